@@ -1,0 +1,2 @@
+//! The `c10d` program.
+fn main() {}

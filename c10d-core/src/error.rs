@@ -1,0 +1,364 @@
+//! One error type for everything. It says who, what, where, how long, and what to do.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::ops::OpKind;
+
+/// The result of everything that can fail here.
+pub type Result<T = (), E = Error> = std::result::Result<T, E>;
+
+/// What went wrong. `Clone`, and one word wide: the first cause is handed to every waiter and to every later call.
+#[derive(Clone)]
+pub struct Error(Box<Report>);
+
+/// The kind of an error, with the data that only this kind has.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// The call has no meaning (shape, dtype, root, operation on this type). Nothing was sent.
+    InvalidArgument,
+    /// The call has a meaning, but the chosen backend does not offer it, or no backend serves the key. Nothing was sent.
+    Unsupported,
+    /// The guilty rank issued a different call at this place.
+    Mismatch {
+        /// The field that differs: `op`, `seq`, `dtype`, `count`, `reduce_op`, `root`, `splits`, ..
+        field: &'static str,
+        /// The value here.
+        mine: String,
+        /// The value on the guilty rank.
+        theirs: String,
+    },
+    /// The guilty rank's process is gone, or left the group.
+    PeerDead {
+        /// How it is known to be gone: `connection closed`, `left the group`, `exited`, ..
+        how: String,
+    },
+    /// The deadline passed while waiting for the guilty ranks.
+    Timeout,
+    /// `abort` was called, here or by the guilty rank.
+    Aborted,
+    /// A backend dropped the operation without answering.
+    Abandoned,
+    /// The group was shut down.
+    Shutdown,
+    /// The store refused or could not be reached.
+    Store,
+    /// The ranks could not find each other, or contradict each other about the group.
+    Rendezvous,
+    /// A peer sent what the protocol does not allow.
+    Protocol,
+    /// The system refused memory, descriptors, threads or ports.
+    Resource,
+    /// A plugin broke its contract.
+    Plugin,
+    /// A defect of this library or of a backend.
+    Internal,
+}
+
+/// Whether anything was sent before the error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Status {
+    /// Nothing was sent; the group stays usable.
+    Rejected,
+    /// Ranks may be in different places: the group is failed for good, make a new one.
+    Failed,
+}
+
+/// Where in the life of an operation or group an error arose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Phase {
+    /// Before anything was sent.
+    Validate,
+    /// Ranks finding each other through the store.
+    Rendezvous,
+    /// Ranks connecting to each other.
+    Connect,
+    /// Waiting for the peers' announcement of the call.
+    Announce,
+    /// Payload on its way.
+    Transfer,
+    /// After the last byte.
+    Complete,
+}
+
+/// The contents of an [`Error`]. Fields that an error has no use for are empty.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Report {
+    /// What kind of error.
+    pub kind: ErrorKind,
+    /// Whether the group is still usable.
+    pub status: Status,
+    /// What happened, in words, and what to do.
+    pub what: String,
+    /// The ranks at fault, as ranks of the group, ascending.
+    pub guilty: Vec<u32>,
+    /// The same ranks in the numbering of the first group, where the group is a sub-group.
+    pub guilty_global: Vec<u32>,
+    /// Where it arose.
+    pub phase: Option<Phase>,
+    /// The group's name.
+    pub group: Option<Arc<str>>,
+    /// The operation's number in its lane.
+    pub seq: Option<u64>,
+    /// The operation.
+    pub op: Option<OpKind>,
+    /// The backend's name; empty where none was chosen yet.
+    pub backend: &'static str,
+    /// The rank that reports.
+    pub rank: Option<u32>,
+    /// How long the operation had waited.
+    pub elapsed: Option<Duration>,
+    /// How long it was allowed to take.
+    pub deadline: Option<Duration>,
+    /// The error below this one.
+    pub source: Option<Arc<dyn std::error::Error + Send + Sync>>,
+}
+
+impl Error {
+    /// An error of this kind; `what` says what happened and, where it helps, what to do.
+    pub fn new(kind: ErrorKind, what: impl Into<String>) -> Error {
+        let status = match kind {
+            ErrorKind::InvalidArgument | ErrorKind::Unsupported => Status::Rejected,
+            _ => Status::Failed,
+        };
+        Error(Box::new(Report {
+            kind,
+            status,
+            what: what.into(),
+            guilty: Vec::new(),
+            guilty_global: Vec::new(),
+            phase: None,
+            group: None,
+            seq: None,
+            op: None,
+            backend: "",
+            rank: None,
+            elapsed: None,
+            deadline: None,
+            source: None,
+        }))
+    }
+
+    /// An [`ErrorKind::InvalidArgument`].
+    pub fn invalid(what: impl Into<String>) -> Error {
+        Error::new(ErrorKind::InvalidArgument, what)
+    }
+
+    /// An [`ErrorKind::Unsupported`].
+    pub fn unsupported(what: impl Into<String>) -> Error {
+        Error::new(ErrorKind::Unsupported, what)
+    }
+
+    /// Names the ranks at fault.
+    pub fn guilty(mut self, ranks: impl IntoIterator<Item = u32>) -> Error {
+        self.0.guilty = ranks.into_iter().collect();
+        self.0.guilty.sort_unstable();
+        self.0.guilty.dedup();
+        self
+    }
+
+    /// Says where it arose.
+    pub fn phase(mut self, phase: Phase) -> Error {
+        self.0.phase = Some(phase);
+        self
+    }
+
+    /// Says that nothing was sent and the group stays usable.
+    pub fn rejected(mut self) -> Error {
+        self.0.status = Status::Rejected;
+        self
+    }
+
+    /// Adds the error below this one.
+    pub fn source(mut self, source: impl std::error::Error + Send + Sync + 'static) -> Error {
+        self.0.source = Some(Arc::new(source));
+        self
+    }
+
+    /// The kind.
+    pub fn kind(&self) -> &ErrorKind {
+        &self.0.kind
+    }
+
+    /// Whether the group is still usable.
+    pub fn status(&self) -> Status {
+        self.0.status
+    }
+
+    /// Everything the error knows.
+    pub fn report(&self) -> &Report {
+        &self.0
+    }
+
+    /// Everything the error knows, to be completed by whoever knows more. The first to fill a field wins by habit.
+    pub fn report_mut(&mut self) -> &mut Report {
+        &mut self.0
+    }
+}
+
+impl ErrorKind {
+    /// The kind's name, as errors print it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            ErrorKind::InvalidArgument => "InvalidArgument",
+            ErrorKind::Unsupported => "Unsupported",
+            ErrorKind::Mismatch { .. } => "Mismatch",
+            ErrorKind::PeerDead { .. } => "PeerDead",
+            ErrorKind::Timeout => "Timeout",
+            ErrorKind::Aborted => "Aborted",
+            ErrorKind::Abandoned => "Abandoned",
+            ErrorKind::Shutdown => "Shutdown",
+            ErrorKind::Store => "Store",
+            ErrorKind::Rendezvous => "Rendezvous",
+            ErrorKind::Protocol => "Protocol",
+            ErrorKind::Resource => "Resource",
+            ErrorKind::Plugin => "Plugin",
+            ErrorKind::Internal => "Internal",
+        }
+    }
+}
+
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Phase::Validate => "validate",
+            Phase::Rendezvous => "rendezvous",
+            Phase::Connect => "connect",
+            Phase::Announce => "announce",
+            Phase::Transfer => "transfer",
+            Phase::Complete => "complete",
+        })
+    }
+}
+
+fn ranks(f: &mut fmt::Formatter<'_>, list: &[u32]) -> fmt::Result {
+    f.write_str(if list.len() == 1 { "rank " } else { "ranks " })?;
+    for (i, r) in list.iter().enumerate() {
+        write!(f, "{}{r}", if i == 0 { "" } else { ", " })?;
+    }
+    Ok(())
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let r = &*self.0;
+        f.write_str(r.kind.name())?;
+        if !r.guilty.is_empty() {
+            f.write_str(" (")?;
+            ranks(f, &r.guilty)?;
+            if !r.guilty_global.is_empty() {
+                f.write_str(", globally ")?;
+                ranks(f, &r.guilty_global)?;
+            }
+            f.write_str(")")?;
+        }
+        match &r.kind {
+            ErrorKind::Mismatch { field, mine, theirs } => write!(f, ": {field} is {mine} here, {theirs} there")?,
+            ErrorKind::PeerDead { how } => write!(f, ": {how}")?,
+            _ => {}
+        }
+        if !r.what.is_empty() {
+            write!(f, ": {}", r.what)?;
+        }
+        let mut sep = " [";
+        let mut field = |f: &mut fmt::Formatter<'_>, text: fmt::Arguments<'_>| {
+            let out = write!(f, "{sep}{text}");
+            sep = ", ";
+            out
+        };
+        let mut any = false;
+        if let Some(rank) = r.rank {
+            field(f, format_args!("on rank {rank}"))?;
+            any = true;
+        }
+        if let Some(op) = r.op {
+            field(f, format_args!("in {}", op.name()))?;
+            any = true;
+        }
+        if let Some(seq) = r.seq {
+            field(f, format_args!("seq {seq}"))?;
+            any = true;
+        }
+        if let Some(group) = &r.group {
+            field(f, format_args!("group {group:?}"))?;
+            any = true;
+        }
+        if !r.backend.is_empty() {
+            field(f, format_args!("backend {}", r.backend))?;
+            any = true;
+        }
+        if let Some(phase) = r.phase {
+            field(f, format_args!("phase {phase}"))?;
+            any = true;
+        }
+        if let Some(elapsed) = r.elapsed {
+            field(f, format_args!("after {elapsed:.3?}"))?;
+            any = true;
+        }
+        if let Some(deadline) = r.deadline {
+            field(f, format_args!("timeout {deadline:?}"))?;
+            any = true;
+        }
+        if any {
+            f.write_str("]")?;
+        }
+        if let Some(source) = &r.source {
+            write!(f, ": {source}")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.0.source.as_ref().map(|s| &**s as &(dyn std::error::Error + 'static))
+    }
+}
+
+/// An error of a call that owned its buffers: the buffers come back with it, unless something that may never let go of
+/// them still holds them (`buffer` is `None`; their memory is written off).
+///
+/// Their contents are unspecified.
+#[must_use]
+pub struct OpError<B> {
+    /// What went wrong.
+    pub error: Error,
+    /// The buffers.
+    pub buffer: Option<B>,
+}
+
+impl<B> From<OpError<B>> for Error {
+    fn from(e: OpError<B>) -> Error {
+        e.error
+    }
+}
+
+impl<B> fmt::Debug for OpError<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.error, f)
+    }
+}
+
+impl<B> fmt::Display for OpError<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.error, f)
+    }
+}
+
+impl<B> std::error::Error for OpError<B> {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        std::error::Error::source(&self.error)
+    }
+}
+
+const _: () = assert!(size_of::<Result<(), Error>>() == 8);

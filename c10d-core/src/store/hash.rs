@@ -1,0 +1,133 @@
+//! A store inside one process.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use parking_lot::{Condvar, Mutex};
+
+use super::Store;
+use crate::{Error, ErrorKind, Result};
+
+/// A store for ranks that are threads of one process. Clones share their contents.
+#[derive(Clone, Default)]
+pub struct HashStore(Arc<Shared>);
+
+#[derive(Default)]
+struct Shared {
+    map: Mutex<HashMap<String, Vec<u8>>>,
+    changed: Condvar,
+}
+
+impl HashStore {
+    /// An empty store.
+    pub fn new() -> HashStore {
+        HashStore::default()
+    }
+
+    fn change<R>(&self, f: impl FnOnce(&mut HashMap<String, Vec<u8>>) -> R) -> R {
+        let out = f(&mut self.0.map.lock());
+        self.0.changed.notify_all();
+        out
+    }
+
+    fn wait_then<R>(
+        &self,
+        keys: &[&str],
+        deadline: Instant,
+        f: impl FnOnce(&HashMap<String, Vec<u8>>) -> R,
+    ) -> Result<R> {
+        let mut map = self.0.map.lock();
+        while !keys.iter().all(|k| map.contains_key(*k)) {
+            if self.0.changed.wait_until(&mut map, deadline).timed_out() {
+                let missing: Vec<_> = keys.iter().filter(|k| !map.contains_key(**k)).copied().collect();
+                if missing.is_empty() {
+                    break;
+                }
+                return Err(Error::new(
+                    ErrorKind::Store,
+                    format!("timed out waiting for keys that no rank has set: {}", missing.join(", ")),
+                ));
+            }
+        }
+        Ok(f(&map))
+    }
+}
+
+impl Store for HashStore {
+    fn set(&self, key: &str, value: &[u8], _: Instant) -> Result {
+        self.change(|map| map.insert(key.to_owned(), value.to_vec()));
+        Ok(())
+    }
+
+    fn get(&self, key: &str, deadline: Instant) -> Result<Vec<u8>> {
+        self.wait_then(&[key], deadline, |map| map.get(key).cloned().unwrap_or_default())
+    }
+
+    fn wait(&self, keys: &[&str], deadline: Instant) -> Result {
+        self.wait_then(keys, deadline, |_| ())
+    }
+
+    fn add(&self, key: &str, delta: i64, _: Instant) -> Result<i64> {
+        self.change(|map| {
+            let old = match map.get(key) {
+                None => 0,
+                Some(text) => std::str::from_utf8(text)
+                    .ok()
+                    .and_then(|t| t.trim().parse::<i64>().ok())
+                    .ok_or_else(|| bad(key, "its value is not a decimal number"))?,
+            };
+            let sum = old.checked_add(delta).ok_or_else(|| bad(key, "the sum does not fit into 64 bits"))?;
+            map.insert(key.to_owned(), sum.to_string().into_bytes());
+            Ok(sum)
+        })
+    }
+
+    fn compare_set(&self, key: &str, expected: &[u8], desired: &[u8], _: Instant) -> Result<Vec<u8>> {
+        Ok(self.change(|map| match map.get_mut(key) {
+            Some(value) => {
+                if value == expected {
+                    *value = desired.to_vec();
+                }
+                value.clone()
+            }
+            None if expected.is_empty() => map.entry(key.to_owned()).insert_entry(desired.to_vec()).get().clone(),
+            None => expected.to_vec(),
+        }))
+    }
+
+    fn append(&self, key: &str, value: &[u8], _: Instant) -> Result {
+        self.change(|map| map.entry(key.to_owned()).or_default().extend_from_slice(value));
+        Ok(())
+    }
+
+    fn check(&self, keys: &[&str], _: Instant) -> Result<bool> {
+        let map = self.0.map.lock();
+        Ok(keys.iter().all(|k| map.contains_key(*k)))
+    }
+
+    fn delete(&self, key: &str, _: Instant) -> Result<bool> {
+        Ok(self.change(|map| map.remove(key).is_some()))
+    }
+
+    fn num_keys(&self, _: Instant) -> Result<u64> {
+        Ok(self.0.map.lock().len() as u64)
+    }
+
+    fn multi_get(&self, keys: &[&str], deadline: Instant) -> Result<Vec<Vec<u8>>> {
+        self.wait_then(keys, deadline, |map| keys.iter().map(|k| map.get(*k).cloned().unwrap_or_default()).collect())
+    }
+
+    fn multi_set(&self, pairs: &[(&str, &[u8])], _: Instant) -> Result {
+        self.change(|map| {
+            for (key, value) in pairs {
+                map.insert((*key).to_owned(), value.to_vec());
+            }
+        });
+        Ok(())
+    }
+}
+
+fn bad(key: &str, why: &str) -> Error {
+    Error::new(ErrorKind::Store, format!("cannot add to key {key:?}: {why}"))
+}

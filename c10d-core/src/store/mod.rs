@@ -1,0 +1,48 @@
+//! The key-value store through which ranks find each other.
+
+mod hash;
+mod prefix;
+
+use std::time::{Duration, Instant};
+
+pub use hash::HashStore;
+pub use prefix::PrefixStore;
+
+use crate::Result;
+
+/// A store shared by all ranks: bytes under names. Semantics are those of PyTorch's TCPStore.
+///
+/// Every verb takes a deadline and returns by it, at the latest a little after, whatever the server does; past it the
+/// error is [`ErrorKind::Store`](crate::ErrorKind::Store) and names the keys. Safe to use from several threads at once.
+pub trait Store: Send + Sync + 'static {
+    /// Sets `key` to `value`.
+    fn set(&self, key: &str, value: &[u8], deadline: Instant) -> Result;
+    /// Waits until `key` exists, then gives its value.
+    fn get(&self, key: &str, deadline: Instant) -> Result<Vec<u8>>;
+    /// Waits until all keys exist.
+    fn wait(&self, keys: &[&str], deadline: Instant) -> Result;
+    /// Adds to the decimal number under `key` (absent = 0) and gives the sum. Overflow and text that is no number are
+    /// errors.
+    fn add(&self, key: &str, delta: i64, deadline: Instant) -> Result<i64>;
+    /// Swaps `key` to `desired` if it holds `expected` (absent and empty `expected`: sets it). Gives what is stored
+    /// afterwards; for an absent key and a non-empty `expected`, gives `expected` and stores nothing.
+    fn compare_set(&self, key: &str, expected: &[u8], desired: &[u8], deadline: Instant) -> Result<Vec<u8>>;
+    /// Appends to the value of `key` (absent = empty).
+    fn append(&self, key: &str, value: &[u8], deadline: Instant) -> Result;
+    /// Whether all keys exist now.
+    fn check(&self, keys: &[&str], deadline: Instant) -> Result<bool>;
+    /// Deletes `key`; whether it existed.
+    fn delete(&self, key: &str, deadline: Instant) -> Result<bool>;
+    /// How many keys the whole store has.
+    fn num_keys(&self, deadline: Instant) -> Result<u64>;
+    /// Waits until all keys exist, then gives their values in order.
+    fn multi_get(&self, keys: &[&str], deadline: Instant) -> Result<Vec<Vec<u8>>>;
+    /// Sets all pairs.
+    fn multi_set(&self, pairs: &[(&str, &[u8])], deadline: Instant) -> Result;
+}
+
+/// `now + timeout`; for timeouts beyond the clock's range, a time some thirty years off.
+pub fn deadline_after(timeout: Duration) -> Instant {
+    let now = Instant::now();
+    now.checked_add(timeout).unwrap_or_else(|| now + Duration::from_secs(1 << 30))
+}

@@ -1,0 +1,75 @@
+//! Devices. Kinds are DLPack's codes, so that conversion is renaming.
+
+use super::DispatchKey;
+
+/// The kind of a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+#[non_exhaustive]
+pub enum DeviceKind {
+    /// Host memory.
+    Cpu = 1,
+    /// An NVIDIA GPU.
+    Cuda = 2,
+    /// A vendor's own accelerator.
+    PrivateUse1 = 12,
+}
+
+/// Where a span lives: kind, vendor (PrivateUse1 only; 0 is the default slot) and index.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct Device {
+    kind: DeviceKind,
+    vendor: u8,
+    index: u16,
+}
+
+impl Device {
+    /// The host.
+    pub const CPU: Device = Device { kind: DeviceKind::Cpu, vendor: 0, index: 0 };
+
+    /// CUDA device `index`.
+    pub const fn cuda(index: u16) -> Device {
+        Device { kind: DeviceKind::Cuda, vendor: 0, index }
+    }
+
+    /// Device `index` of a vendor's accelerator; `vendor` is the slot that the vendor's crate was given (0 = default).
+    pub const fn private(vendor: u8, index: u16) -> Device {
+        Device { kind: DeviceKind::PrivateUse1, vendor, index }
+    }
+
+    /// The kind.
+    pub const fn kind(self) -> DeviceKind {
+        self.kind
+    }
+
+    /// The vendor's slot; 0 except on PrivateUse1.
+    pub const fn vendor(self) -> u8 {
+        self.vendor
+    }
+
+    /// Which device of that kind.
+    pub const fn index(self) -> u16 {
+        self.index
+    }
+
+    /// The dispatch key of a dense buffer on this device.
+    pub const fn key(self) -> DispatchKey {
+        match self.kind {
+            DeviceKind::Cpu => DispatchKey::Cpu,
+            DeviceKind::Cuda => DispatchKey::Cuda,
+            DeviceKind::PrivateUse1 => DispatchKey::PrivateUse1,
+        }
+    }
+}
+
+impl std::fmt::Display for Device {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.kind {
+            DeviceKind::Cpu => f.write_str("cpu"),
+            DeviceKind::Cuda => write!(f, "cuda:{}", self.index),
+            DeviceKind::PrivateUse1 if self.vendor == 0 => write!(f, "privateuse1:{}", self.index),
+            DeviceKind::PrivateUse1 => write!(f, "privateuse1[{}]:{}", self.vendor, self.index),
+        }
+    }
+}

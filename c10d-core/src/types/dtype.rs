@@ -1,0 +1,154 @@
+//! Element types.
+
+use half::{bf16, f16};
+use num_complex::{Complex32, Complex64};
+
+/// An 8-bit float with 4 exponent and 3 mantissa bits (finite only, as PyTorch's `float8_e4m3fn`). Moved, never reduced.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct F8E4M3(pub u8);
+
+/// An 8-bit float with 5 exponent and 2 mantissa bits (PyTorch's `float8_e5m2`). Moved, never reduced.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct F8E5M2(pub u8);
+
+mod sealed {
+    pub trait Sealed {}
+}
+
+/// A type whose slices may be handed to a collective: plain data of one [`DType`].
+///
+/// Sealed: the list of element types is the list of [`DType`]s.
+pub trait Element: sealed::Sealed + Copy + Send + Sync + 'static {
+    /// The element type's code.
+    const DTYPE: DType;
+}
+
+macro_rules! dtypes {
+    ($($(#[$doc:meta])* $variant:ident $rust:ty, $name:literal, $class:ident;)*) => {
+        /// The type of a tensor's elements. The discriminant is the code on the wire and in fingerprints.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[repr(u8)]
+        pub enum DType { $($(#[$doc])* $variant,)* }
+
+        impl DType {
+            /// Every element type, in code order.
+            pub const ALL: &'static [DType] = &[$(DType::$variant,)*];
+            const ROWS: &'static [(&'static str, usize, Class)] =
+                &[$(($name, size_of::<$rust>(), Class::$class),)*];
+        }
+
+        $(impl sealed::Sealed for $rust {}
+        impl Element for $rust { const DTYPE: DType = DType::$variant; })*
+    };
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Class {
+    Integer,
+    Float,
+    Bool,
+    Complex,
+    Opaque,
+}
+
+dtypes! {
+    /// `u8`
+    U8 u8, "u8", Integer;
+    /// `i8`
+    I8 i8, "i8", Integer;
+    /// `u16`
+    U16 u16, "u16", Integer;
+    /// `i16`
+    I16 i16, "i16", Integer;
+    /// `u32`
+    U32 u32, "u32", Integer;
+    /// `i32`
+    I32 i32, "i32", Integer;
+    /// `u64`
+    U64 u64, "u64", Integer;
+    /// `i64`
+    I64 i64, "i64", Integer;
+    /// IEEE half precision, `half::f16`
+    F16 f16, "f16", Float;
+    /// bfloat16, `half::bf16`
+    BF16 bf16, "bf16", Float;
+    /// `f32`
+    F32 f32, "f32", Float;
+    /// `f64`
+    F64 f64, "f64", Float;
+    /// `bool`, one byte, 0 or 1
+    Bool bool, "bool", Bool;
+    /// A pair of `f32`
+    Complex64 Complex32, "complex64", Complex;
+    /// A pair of `f64`
+    Complex128 Complex64, "complex128", Complex;
+    /// [`F8E4M3`]
+    F8E4M3 F8E4M3, "f8e4m3", Opaque;
+    /// [`F8E5M2`]
+    F8E5M2 F8E5M2, "f8e5m2", Opaque;
+}
+
+impl DType {
+    /// Bytes of one element.
+    pub const fn size(self) -> usize {
+        Self::ROWS[self as usize].1
+    }
+
+    /// The name that tables, errors and the command line use, e.g. `bf16`.
+    pub const fn name(self) -> &'static str {
+        Self::ROWS[self as usize].0
+    }
+
+    pub(super) const fn class(self) -> Class {
+        Self::ROWS[self as usize].2
+    }
+
+    /// The element type of this code, if there is one.
+    pub fn from_code(code: u8) -> Option<DType> {
+        Self::ALL.get(code as usize).copied()
+    }
+
+    /// The element type of this name (as [`DType::name`] gives it).
+    pub fn from_name(name: &str) -> Option<DType> {
+        Self::ALL.iter().copied().find(|d| d.name() == name)
+    }
+}
+
+impl std::fmt::Display for DType {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// A set of element types, as a backend declares what it can move and reduce.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DTypeSet(u32);
+
+impl DTypeSet {
+    /// No element type.
+    pub const NONE: DTypeSet = DTypeSet(0);
+    /// Every element type.
+    pub const ALL: DTypeSet = DTypeSet((1 << DType::ALL.len()) - 1);
+
+    /// The set of the listed types.
+    pub const fn of(list: &[DType]) -> DTypeSet {
+        let (mut bits, mut i) = (0, 0);
+        while i < list.len() {
+            bits |= 1 << list[i] as u32;
+            i += 1;
+        }
+        DTypeSet(bits)
+    }
+
+    /// Whether the set has this type.
+    pub const fn contains(self, d: DType) -> bool {
+        self.0 & (1 << d as u32) != 0
+    }
+
+    /// The types of the set, in code order.
+    pub fn iter(self) -> impl Iterator<Item = DType> {
+        DType::ALL.iter().copied().filter(move |d| self.contains(*d))
+    }
+}

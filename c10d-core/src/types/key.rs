@@ -1,0 +1,96 @@
+//! Dispatch keys: what an op is routed by.
+
+/// Device and layout of a call's buffers; the op is served by the backend that the group has for this key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum DispatchKey {
+    /// Dense host memory.
+    Cpu,
+    /// Dense CUDA memory.
+    Cuda,
+    /// Dense memory of a vendor's accelerator.
+    PrivateUse1,
+    /// A sparse tensor in host memory.
+    SparseCpu,
+    /// A sparse tensor in CUDA memory.
+    SparseCuda,
+}
+
+impl DispatchKey {
+    /// Every key.
+    pub const ALL: [DispatchKey; 5] = [
+        DispatchKey::Cpu,
+        DispatchKey::Cuda,
+        DispatchKey::PrivateUse1,
+        DispatchKey::SparseCpu,
+        DispatchKey::SparseCuda,
+    ];
+
+    /// c10d's name of the key.
+    pub const fn name(self) -> &'static str {
+        match self {
+            DispatchKey::Cpu => "CPU",
+            DispatchKey::Cuda => "CUDA",
+            DispatchKey::PrivateUse1 => "PrivateUse1",
+            DispatchKey::SparseCpu => "SparseCPU",
+            DispatchKey::SparseCuda => "SparseCUDA",
+        }
+    }
+
+    /// The key of a dense buffer on the same device: itself but for the sparse keys.
+    pub const fn dense(self) -> DispatchKey {
+        match self {
+            DispatchKey::SparseCpu => DispatchKey::Cpu,
+            DispatchKey::SparseCuda => DispatchKey::Cuda,
+            key => key,
+        }
+    }
+
+    /// Whether the key is for sparse tensors.
+    pub const fn is_sparse(self) -> bool {
+        matches!(self, DispatchKey::SparseCpu | DispatchKey::SparseCuda)
+    }
+
+    /// The device word of a backend map (`"cpu:gloo-like"`) that this key answers to.
+    pub const fn device_word(self) -> &'static str {
+        match self.dense() {
+            DispatchKey::Cpu => "cpu",
+            DispatchKey::Cuda => "cuda",
+            _ => "privateuse1",
+        }
+    }
+}
+
+impl std::fmt::Display for DispatchKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// A set of dispatch keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeySet(u8);
+
+impl KeySet {
+    /// Every key.
+    pub const ALL: KeySet = KeySet(0b1_1111);
+    /// The three dense keys.
+    pub const DENSE: KeySet = KeySet(0b0_0111);
+    /// Host memory alone.
+    pub const CPU_ONLY: KeySet = KeySet(0b0_0001);
+
+    /// Whether the set has this key.
+    pub const fn contains(self, key: DispatchKey) -> bool {
+        self.0 & (1 << key as u8) != 0
+    }
+
+    /// How many keys the set has.
+    pub const fn len(self) -> usize {
+        self.0.count_ones() as usize
+    }
+
+    /// Whether the set has no key.
+    pub const fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+}

@@ -1,0 +1,11 @@
+//! The small vocabulary that every crate shares: element types, reduce operations, devices, dispatch keys.
+
+mod device;
+mod dtype;
+mod key;
+mod reduce;
+
+pub use device::{Device, DeviceKind};
+pub use dtype::{DType, DTypeSet, Element, F8E4M3, F8E5M2};
+pub use key::{DispatchKey, KeySet};
+pub use reduce::ReduceOp;

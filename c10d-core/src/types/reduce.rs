@@ -1,0 +1,157 @@
+//! Reduce operations, and what they mean on which element type.
+
+use super::dtype::Class;
+use super::{DType, DTypeSet};
+
+/// How the ranks' values become one. The codes are c10d's.
+///
+/// Not every operation has a meaning on every type, see [`ReduceOp::is_defined_on`]. Integer sums and products wrap;
+/// NaN propagates through min and max; f16 and bf16 are accumulated in f32; on `bool`, sum and max are "or", product
+/// and min are "and".
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub enum ReduceOp {
+    /// The sum.
+    #[default]
+    Sum,
+    /// The sum divided by the world size. Floats and complex only.
+    Avg,
+    /// The product.
+    Product,
+    /// The smallest value; NaN if any rank has one.
+    Min,
+    /// The largest value; NaN if any rank has one.
+    Max,
+    /// Bitwise and. Integers and bool.
+    Band,
+    /// Bitwise or. Integers and bool.
+    Bor,
+    /// Bitwise exclusive or. Integers and bool.
+    Bxor,
+    /// Each rank's value times this factor (the same on all ranks), then the sum. Floats and complex only.
+    PreMulSum(f64),
+}
+
+impl ReduceOp {
+    /// How many operations there are; [`ReduceOp::code`] is below it.
+    pub const COUNT: usize = 9;
+    const NAMES: [&'static str; Self::COUNT] =
+        ["sum", "avg", "product", "min", "max", "band", "bor", "bxor", "premul_sum"];
+
+    /// c10d's code, 0 to 8.
+    pub const fn code(self) -> u8 {
+        match self {
+            ReduceOp::Sum => 0,
+            ReduceOp::Avg => 1,
+            ReduceOp::Product => 2,
+            ReduceOp::Min => 3,
+            ReduceOp::Max => 4,
+            ReduceOp::Band => 5,
+            ReduceOp::Bor => 6,
+            ReduceOp::Bxor => 7,
+            ReduceOp::PreMulSum(_) => 8,
+        }
+    }
+
+    /// The operation of this code; `factor` is taken by `PreMulSum` alone.
+    pub fn from_code(code: u8, factor: f64) -> Option<ReduceOp> {
+        use ReduceOp::*;
+        [Sum, Avg, Product, Min, Max, Band, Bor, Bxor, PreMulSum(factor)].get(code as usize).copied()
+    }
+
+    /// The operation of this name (as [`ReduceOp::name`] gives it); `premul_sum` gets the factor 1.
+    pub fn from_name(name: &str) -> Option<ReduceOp> {
+        let code = Self::NAMES.iter().position(|n| *n == name)?;
+        Self::from_code(code as u8, 1.0)
+    }
+
+    /// The name that tables, errors and the command line use.
+    pub const fn name(self) -> &'static str {
+        Self::NAMES[self.code() as usize]
+    }
+
+    /// The name of a code, for errors about what a peer sent.
+    pub fn name_of(code: u8) -> &'static str {
+        Self::NAMES.get(code as usize).copied().unwrap_or("unknown")
+    }
+
+    /// Whether this operation has a meaning on this type. Where it has none, every call is `InvalidArgument` before any
+    /// byte is sent, on every rank alike.
+    pub const fn is_defined_on(self, dtype: DType) -> bool {
+        Self::defined(self.code()).contains(dtype)
+    }
+
+    /// The types on which the operation of this code has a meaning.
+    pub const fn defined(code: u8) -> DTypeSet {
+        let mut bits: [DType; DType::ALL.len()] = [DType::U8; DType::ALL.len()];
+        let (mut i, mut n) = (0, 0);
+        let mut any = false;
+        while i < DType::ALL.len() {
+            let d = DType::ALL[i];
+            let yes = match d.class() {
+                Class::Opaque => false,
+                Class::Integer => code != 1 && code != 8,
+                Class::Float => code < 5 || code == 8,
+                Class::Bool => code != 1 && code != 8,
+                Class::Complex => code < 3 || code == 8,
+            };
+            if yes {
+                bits[n] = d;
+                n += 1;
+                any = true;
+            }
+            i += 1;
+        }
+        // Unused places repeat the first entry, so the set is exact as long as it is not empty.
+        while any && n < bits.len() {
+            bits[n] = bits[0];
+            n += 1;
+        }
+        DTypeSet::of(&bits)
+    }
+}
+
+impl std::fmt::Display for ReduceOp {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            ReduceOp::PreMulSum(factor) => write!(f, "premul_sum({factor})"),
+            op => f.write_str(op.name()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn meaning_by_class() {
+        use DType::*;
+        let rows: [(DType, &[u8]); 6] = [
+            (I32, &[0, 2, 3, 4, 5, 6, 7]),
+            (BF16, &[0, 1, 2, 3, 4, 8]),
+            (F64, &[0, 1, 2, 3, 4, 8]),
+            (Bool, &[0, 2, 3, 4, 5, 6, 7]),
+            (Complex128, &[0, 1, 2, 8]),
+            (F8E4M3, &[]),
+        ];
+        for (dtype, codes) in rows {
+            for code in 0..9 {
+                let op = ReduceOp::from_code(code, 1.0).unwrap();
+                assert_eq!(op.is_defined_on(dtype), codes.contains(&code), "{op} on {dtype}");
+            }
+        }
+    }
+
+    #[test]
+    fn names_round_trip() {
+        for code in 0..9 {
+            let op = ReduceOp::from_code(code, 1.0).unwrap();
+            assert_eq!(op.code(), code);
+            assert_eq!(ReduceOp::from_name(op.name()), Some(op));
+        }
+        for d in DType::ALL {
+            assert_eq!(DType::from_name(d.name()), Some(*d));
+            assert_eq!(DType::from_code(*d as u8), Some(*d));
+        }
+    }
+}
