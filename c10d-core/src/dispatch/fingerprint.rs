@@ -1,0 +1,116 @@
+//! What all ranks must agree on before any payload is used.
+
+use crate::ops::OpKind;
+use crate::types::{DType, ReduceOp};
+
+/// The facts of a call on which all ranks must agree, as the 24 bytes that travel before its payload.
+///
+/// Fields, not a hash, so that a disagreement can be named. What may rightly differ between ranks (split sizes, the
+/// lengths of uneven lists, who has outputs) is left out; transports check it pair by pair.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Fingerprint {
+    /// The call's number in its lane (low 32 bits); 0 for point-to-point.
+    pub seq: u32,
+    /// The op's code.
+    pub op: u8,
+    /// The element type's code, or [`Fingerprint::NO_DTYPE`].
+    pub dtype: u8,
+    /// The reduce operation's code, or [`Fingerprint::NO_REDUCE`].
+    pub reduce: u8,
+    /// Which step of a composed kernel; 0 elsewhere.
+    pub step: u8,
+    /// Elements per rank; 0 for uneven ops.
+    pub count: u64,
+    /// The root, or the tag of a point-to-point op.
+    pub root: u32,
+    /// A mix of what is rare: the factor of `PreMulSum`, the number of coalesced tensors, the shape of a sparse one.
+    pub rest: u32,
+}
+
+impl Fingerprint {
+    /// Its length on the wire.
+    pub const SIZE: usize = 24;
+    /// The code for "no element type" (barriers).
+    pub const NO_DTYPE: u8 = 255;
+    /// The code for "does not reduce".
+    pub const NO_REDUCE: u8 = 255;
+
+    /// The wire form, little endian.
+    pub fn to_bytes(&self) -> [u8; Self::SIZE] {
+        let mut out = [0; Self::SIZE];
+        out[0..4].copy_from_slice(&self.seq.to_le_bytes());
+        out[4..8].copy_from_slice(&[self.op, self.dtype, self.reduce, self.step]);
+        out[8..16].copy_from_slice(&self.count.to_le_bytes());
+        out[16..20].copy_from_slice(&self.root.to_le_bytes());
+        out[20..24].copy_from_slice(&self.rest.to_le_bytes());
+        out
+    }
+
+    /// Reads the wire form. Any bytes are a fingerprint; one that makes no sense agrees with none of ours.
+    pub fn from_bytes(b: &[u8; Self::SIZE]) -> Fingerprint {
+        let u32_at = |i: usize| u32::from_le_bytes([b[i], b[i + 1], b[i + 2], b[i + 3]]);
+        Fingerprint {
+            seq: u32_at(0),
+            op: b[4],
+            dtype: b[5],
+            reduce: b[6],
+            step: b[7],
+            count: u64::from(u32_at(8)) | u64::from(u32_at(12)) << 32,
+            root: u32_at(16),
+            rest: u32_at(20),
+        }
+    }
+
+    /// The first field in which `theirs` differs, with both values in words: (field, mine, theirs).
+    ///
+    /// A different number comes last: with equal numbers the calls differ, with different numbers one rank is ahead.
+    pub fn disagreement(&self, theirs: &Fingerprint) -> Option<(&'static str, String, String)> {
+        let op = |code: u8| OpKind::from_code(code).map_or("unknown", OpKind::name).to_owned();
+        let dtype = |code: u8| DType::from_code(code).map_or("none", DType::name).to_owned();
+        if self == theirs {
+            None
+        } else if self.op != theirs.op {
+            Some(("op", op(self.op), op(theirs.op)))
+        } else if self.dtype != theirs.dtype {
+            Some(("dtype", dtype(self.dtype), dtype(theirs.dtype)))
+        } else if self.reduce != theirs.reduce {
+            Some(("reduce_op", ReduceOp::name_of(self.reduce).into(), ReduceOp::name_of(theirs.reduce).into()))
+        } else if self.root != theirs.root {
+            Some(("root", self.root.to_string(), theirs.root.to_string()))
+        } else if self.count != theirs.count {
+            Some(("count", self.count.to_string(), theirs.count.to_string()))
+        } else if self.seq != theirs.seq {
+            Some(("seq", self.seq.to_string(), theirs.seq.to_string()))
+        } else if self.step != theirs.step {
+            Some(("step", self.step.to_string(), theirs.step.to_string()))
+        } else {
+            let field = if self.reduce == ReduceOp::PreMulSum(0.0).code() { "factor" } else { "tensors" };
+            Some((field, format!("{:#010x}", self.rest), format!("{:#010x}", theirs.rest)))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn round_trip_and_field_names() {
+        let a = Fingerprint { seq: 7, op: 4, dtype: 10, reduce: 0, step: 0, count: 1 << 40, root: 3, rest: 9 };
+        assert_eq!(Fingerprint::from_bytes(&a.to_bytes()), a);
+        assert_eq!(a.disagreement(&a), None);
+        let cases: [(Fingerprint, &str); 7] = [
+            (Fingerprint { op: 3, ..a }, "op"),
+            (Fingerprint { dtype: 11, ..a }, "dtype"),
+            (Fingerprint { reduce: 4, ..a }, "reduce_op"),
+            (Fingerprint { root: 1, ..a }, "root"),
+            (Fingerprint { count: 1, ..a }, "count"),
+            (Fingerprint { seq: 8, ..a }, "seq"),
+            (Fingerprint { rest: 1, ..a }, "tensors"),
+        ];
+        for (b, field) in cases {
+            assert_eq!(a.disagreement(&b).map(|d| d.0), Some(field));
+        }
+        assert_eq!(a.disagreement(&Fingerprint { op: 99, ..a }).unwrap().2, "unknown");
+    }
+}
