@@ -1,0 +1,138 @@
+//! One client of the server: its socket, its unfinished request, its unsent answers.
+
+use std::io::{self, Read, Write};
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use mio::net::TcpStream;
+
+use super::Limits;
+use super::protocol::{Parser, Refusal, Request};
+
+/// Above this many unsent bytes no further request of the connection is executed.
+const ENOUGH_UNSENT: usize = 1 << 20;
+
+pub(super) struct Connection {
+    pub(super) stream: TcpStream,
+    pub(super) peer: SocketAddr,
+    pub(super) out: Vec<u8>,
+    parser: Parser,
+    /// Received, not yet parsed: more answers would not fit.
+    backlog: Vec<u8>,
+    sent: usize,
+    /// A request was completed or bytes were taken since somebody asked.
+    progress: bool,
+    /// When the client must have validated, completed its request, or taken its answers.
+    pub(super) due: Option<Instant>,
+    /// What this connection has in the server's sum of buffers.
+    pub(super) accounted: usize,
+}
+
+impl Connection {
+    pub(super) fn new(stream: TcpStream, peer: SocketAddr, limits: Limits) -> Connection {
+        Connection {
+            stream,
+            peer,
+            out: Vec::new(),
+            parser: Parser::new(limits),
+            backlog: Vec::new(),
+            sent: 0,
+            progress: false,
+            due: None,
+            accounted: 0,
+        }
+    }
+
+    pub(super) fn validated(&self) -> bool {
+        self.parser.validated()
+    }
+
+    pub(super) fn footprint(&self) -> usize {
+        self.parser.held() + self.backlog.len() + self.out.len()
+    }
+
+    /// Whether the client owes us something: the rest of a request, or room for answers.
+    pub(super) fn owes(&self) -> bool {
+        self.parser.mid_request() || self.unsent() > 0
+    }
+
+    pub(super) fn take_progress(&mut self) -> bool {
+        std::mem::take(&mut self.progress)
+    }
+
+    pub(super) fn has_backlog(&self) -> bool {
+        !self.backlog.is_empty()
+    }
+
+    pub(super) fn congested(&self) -> bool {
+        self.unsent() > ENOUGH_UNSENT
+    }
+
+    fn unsent(&self) -> usize {
+        self.out.len() - self.sent
+    }
+
+    /// Reads what there is into `buffer`; `None` when there is nothing now.
+    pub(super) fn read(&mut self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+        loop {
+            match self.stream.read(buffer) {
+                Ok(n) => return Ok(Some(n)),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+    }
+
+    /// Hands every complete request in the backlog and in `input` to `execute`, as long as its answers find room.
+    pub(super) fn parse(
+        &mut self,
+        input: &[u8],
+        mut execute: impl FnMut(Request, &mut Vec<u8>) -> Result<(), Refusal>,
+    ) -> Result<(), Refusal> {
+        let joined;
+        let mut rest = if self.backlog.is_empty() {
+            input
+        } else {
+            joined = [std::mem::take(&mut self.backlog).as_slice(), input].concat();
+            &joined
+        };
+        while !self.congested() {
+            let Some(request) = self.parser.next(&mut rest)? else { return Ok(()) };
+            self.compact();
+            self.progress = true;
+            execute(request, &mut self.out)?;
+        }
+        self.backlog = rest.to_vec();
+        Ok(())
+    }
+
+    /// Forgets what was sent, so that the limit on answers counts only the others.
+    fn compact(&mut self) {
+        if self.sent > 0 && self.sent >= self.out.len() / 2 {
+            self.out.drain(..self.sent);
+            self.sent = 0;
+        }
+    }
+
+    /// Sends what the socket takes.
+    pub(super) fn flush(&mut self) -> io::Result<()> {
+        while self.unsent() > 0 {
+            match self.stream.write(&self.out[self.sent..]) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(n) => {
+                    self.sent += n;
+                    self.progress = true;
+                }
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+        // An idle client keeps no large buffer.
+        self.out = if self.out.capacity() > 4096 { Vec::new() } else { std::mem::take(&mut self.out) };
+        self.out.clear();
+        self.sent = 0;
+        Ok(())
+    }
+}

@@ -1,0 +1,164 @@
+//! One connection of a client: blocking reads and writes that obey a deadline.
+
+use std::io::{self, ErrorKind, Read, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+use rustix::io::Errno;
+use rustix::net::RecvFlags;
+
+use super::protocol::{Command, STOP_WAITING, WAIT_CANCELED, Write};
+
+/// How long past the deadline of a wait the server may take to confirm that the wait is off.
+pub(super) const GRACE: Duration = Duration::from_millis(60);
+
+pub(super) struct Link {
+    stream: TcpStream,
+    /// Received and not yet asked for: `buffer[start..end]`.
+    buffer: Box<[u8]>,
+    start: usize,
+    end: usize,
+}
+
+impl Link {
+    /// Connects and shakes hands.
+    pub(super) fn open(addr: SocketAddr, deadline: Instant) -> io::Result<Link> {
+        let stream = TcpStream::connect_timeout(&addr, left(deadline)?)?;
+        if stream.local_addr()? == stream.peer_addr()? {
+            // Without a listener, a port from the ephemeral range can be connected to itself.
+            return Err(ErrorKind::ConnectionRefused.into());
+        }
+        stream.set_nodelay(true)?;
+        let mut link = Link { stream, buffer: vec![0; 4096].into(), start: 0, end: 0 };
+        let nonce = std::process::id();
+        let mut hello = Vec::new();
+        hello.hello(nonce);
+        link.send(&hello, deadline)?;
+        link.pong(nonce, deadline)?;
+        Ok(link)
+    }
+
+    /// Whether the server has neither closed the connection nor sent what nobody asked for.
+    pub(super) fn usable(&self) -> bool {
+        let peek = rustix::net::recv(&self.stream, &mut [0], RecvFlags::PEEK | RecvFlags::DONTWAIT);
+        self.start == self.end && peek == Err(Errno::AGAIN)
+    }
+
+    pub(super) fn send(&mut self, mut bytes: &[u8], deadline: Instant) -> io::Result<()> {
+        while !bytes.is_empty() {
+            self.stream.set_write_timeout(Some(left(deadline)?))?;
+            match self.stream.write(bytes) {
+                Ok(0) => return Err(ErrorKind::WriteZero.into()),
+                Ok(n) => bytes = &bytes[n..],
+                Err(e) if transient(&e) => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn byte(&mut self, deadline: Instant) -> io::Result<u8> {
+        let mut byte = [0];
+        self.read_exact(&mut byte, deadline)?;
+        Ok(byte[0])
+    }
+
+    pub(super) fn integer(&mut self, deadline: Instant) -> io::Result<i64> {
+        let mut bytes = [0; 8];
+        self.read_exact(&mut bytes, deadline)?;
+        Ok(i64::from_le_bytes(bytes))
+    }
+
+    /// A count or length, which must be below `limit`.
+    pub(super) fn length(&mut self, limit: usize, deadline: Instant) -> io::Result<usize> {
+        let n = self.integer(deadline)?;
+        usize::try_from(n).ok().filter(|n| *n <= limit).ok_or_else(|| invalid(format!("a length of {n}")))
+    }
+
+    /// A byte string; memory is taken as its bytes arrive.
+    pub(super) fn string(&mut self, deadline: Instant) -> io::Result<Vec<u8>> {
+        let len = self.length(1 << 30, deadline)?;
+        let mut bytes = Vec::new();
+        while bytes.len() < len {
+            let done = bytes.len();
+            bytes.resize(len.min(done + (1 << 20).max(done)), 0);
+            self.read_exact(&mut bytes[done..], deadline)?;
+        }
+        Ok(bytes)
+    }
+
+    /// The answer to PING: whatever was sent before it has been executed.
+    pub(super) fn pong(&mut self, nonce: u32, deadline: Instant) -> io::Result<()> {
+        let mut bytes = [0; 4];
+        self.read_exact(&mut bytes, deadline)?;
+        if bytes == nonce.to_le_bytes() { Ok(()) } else { Err(invalid(format!("{bytes:02x?} instead of a pong"))) }
+    }
+
+    /// Sends a WAIT or BARRIER; whether what it waits for happened in time.
+    pub(super) fn wait(&mut self, request: &[u8], deadline: Instant) -> io::Result<bool> {
+        self.send(request, deadline)?;
+        match self.byte(deadline) {
+            Ok(STOP_WAITING) => return Ok(true),
+            Ok(other) => return Err(invalid(format!("{other} instead of the end of a wait"))),
+            Err(e) if e.kind() == ErrorKind::TimedOut => {}
+            Err(e) => return Err(e),
+        }
+        let deadline = Instant::now() + GRACE;
+        self.send(&[Command::CancelWait as u8], deadline)?;
+        // The end of the wait may have crossed the cancellation on its way.
+        match (self.byte(deadline)?, STOP_WAITING) {
+            (WAIT_CANCELED, _) => Ok(false),
+            (STOP_WAITING, _) if self.byte(deadline)? == WAIT_CANCELED => Ok(true),
+            _ => Err(invalid("no confirmation of a cancelled wait".into())),
+        }
+    }
+
+    fn read_exact(&mut self, mut out: &mut [u8], deadline: Instant) -> io::Result<()> {
+        while !out.is_empty() {
+            if self.start == self.end {
+                let direct = out.len() >= self.buffer.len();
+                let n = self.receive(if direct { Some(&mut *out) } else { None }, deadline)?;
+                if direct {
+                    out = &mut out[n..];
+                } else {
+                    (self.start, self.end) = (0, n);
+                }
+                continue;
+            }
+            let n = out.len().min(self.end - self.start);
+            let (head, rest) = out.split_at_mut(n);
+            head.copy_from_slice(&self.buffer[self.start..self.start + n]);
+            self.start += n;
+            out = rest;
+        }
+        Ok(())
+    }
+
+    /// Reads once, into `direct` or into the buffer.
+    fn receive(&mut self, direct: Option<&mut [u8]>, deadline: Instant) -> io::Result<usize> {
+        let into = direct.unwrap_or(&mut self.buffer);
+        loop {
+            self.stream.set_read_timeout(Some(left(deadline)?))?;
+            match self.stream.read(into) {
+                Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
+                Ok(n) => return Ok(n),
+                Err(e) if transient(&e) => {}
+                Err(e) => return Err(e),
+            }
+        }
+    }
+}
+
+/// The time left; none left is a time-out.
+fn left(deadline: Instant) -> io::Result<Duration> {
+    let left = deadline.saturating_duration_since(Instant::now());
+    if left.is_zero() { Err(ErrorKind::TimedOut.into()) } else { Ok(left.max(Duration::from_micros(1))) }
+}
+
+fn transient(e: &io::Error) -> bool {
+    matches!(e.kind(), ErrorKind::Interrupted | ErrorKind::WouldBlock | ErrorKind::TimedOut)
+}
+
+fn invalid(what: String) -> io::Error {
+    io::Error::new(ErrorKind::InvalidData, format!("the server answered {what}; is it a TCPStore?"))
+}

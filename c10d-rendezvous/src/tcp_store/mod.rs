@@ -1,0 +1,16 @@
+//! PyTorch's TCPStore: a server, and a client that is a [`Store`](c10d_core::Store).
+
+mod client;
+mod connection;
+mod event_loop;
+mod limits;
+mod link;
+mod protocol;
+mod resolve;
+mod server;
+mod state;
+
+pub use client::TcpStore;
+pub use limits::Limits;
+pub(crate) use resolve::resolve;
+pub use server::{ServerOptions, TcpStoreServer};
