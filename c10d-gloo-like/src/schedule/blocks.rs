@@ -1,0 +1,98 @@
+//! Which bytes belong to which rank.
+
+use std::ops::Range;
+
+use crate::plan::{Region, Space};
+
+/// The bytes of a space, divided into one block per rank.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Blocks<'a> {
+    /// The first `rem` blocks have `q + 1` units, the others `q`; the last unit may be cut short.
+    Even { total: usize, unit: usize, q: usize, rem: usize },
+    /// Where each block starts, and where the last one ends.
+    Listed(&'a [usize]),
+}
+
+/// Divisions of at least this many bytes per block are made on cache lines.
+const ALIGN_FROM: usize = 1024;
+const LINE: usize = 64;
+
+impl Blocks<'static> {
+    /// `parts` blocks of `len` bytes each.
+    pub(crate) fn uniform(parts: u32, len: usize) -> Self {
+        Blocks::Even { total: len * parts as usize, unit: len, q: 1, rem: 0 }
+    }
+
+    /// `total` bytes in `parts` blocks of about equal size, each a multiple of `elem` (a power of two).
+    pub(crate) fn split(total: usize, parts: u32, elem: usize) -> Self {
+        let parts = parts as usize;
+        let unit = if total / parts >= ALIGN_FROM { LINE.max(elem) } else { elem };
+        let units = total.div_ceil(unit);
+        Blocks::Even { total, unit, q: units / parts, rem: units % parts }
+    }
+}
+
+impl Blocks<'_> {
+    /// Where rank `p`'s block starts; for `p` = world, where the last one ends.
+    pub(crate) fn offset(&self, p: u32) -> usize {
+        let p = p as usize;
+        match *self {
+            Blocks::Even { total, unit, q, rem } => ((p * q + p.min(rem)) * unit).min(total),
+            Blocks::Listed(starts) => starts[p],
+        }
+    }
+
+    /// The length of rank `p`'s block.
+    pub(crate) fn len(&self, p: u32) -> usize {
+        self.offset(p + 1) - self.offset(p)
+    }
+
+    /// Rank `p`'s block in `space`.
+    pub(crate) fn region(&self, space: Space, p: u32) -> Region {
+        space.at(self.offset(p), self.len(p))
+    }
+
+    /// The blocks of consecutive ranks in `space`.
+    pub(crate) fn range(&self, space: Space, ranks: Range<u32>) -> Region {
+        let start = self.offset(ranks.start);
+        space.at(start, self.offset(ranks.end) - start)
+    }
+
+    /// `count` blocks from `first` on, around the circle of `world`: one or two stretches of consecutive ranks.
+    pub(crate) fn circle(first: u32, count: u32, world: u32) -> impl Iterator<Item = Range<u32>> {
+        let end = first + count;
+        let wrapped = end.saturating_sub(world);
+        [first..end.min(world), 0..wrapped].into_iter().filter(|r| !r.is_empty())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_split_covers_all_in_whole_elements_and_evenly() {
+        for parts in 1..=33 {
+            for elem in [1, 2, 4, 8, 16] {
+                for count in [0, 1, 2, 31, 33, 1000, 5000] {
+                    let b = Blocks::split(count * elem, parts, elem);
+                    let lens: Vec<_> = (0..parts).map(|p| b.len(p)).collect();
+                    assert_eq!(b.offset(0), 0);
+                    assert_eq!(b.offset(parts), count * elem);
+                    assert!(lens.iter().all(|l| l % elem == 0));
+                    let (min, max) = (lens.iter().min().unwrap(), lens.iter().max().unwrap());
+                    assert!(max - min <= 2 * LINE.max(elem), "{lens:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_circle_wraps_at_most_once() {
+        let stretches = |f, c| Blocks::circle(f, c, 5).collect::<Vec<_>>();
+        assert_eq!(stretches(1, 3), [1..4]);
+        assert_eq!(stretches(3, 2), [3..5]);
+        assert_eq!(stretches(4, 3), [4..5, 0..2]);
+        assert_eq!(stretches(2, 0), []);
+    }
+}

@@ -1,0 +1,186 @@
+//! Everybody to everybody: fewest rounds, and every reduction is done once, at one place, in rank order.
+//!
+//! The family for small worlds, for shared memory, and for element types whose sums must be rounded once.
+
+use super::{Blocks, Place};
+use crate::plan::{After, Plan, Space};
+
+/// Everybody sends all to everybody and reduces all.
+///
+/// 1 round; each rank sends `(world - 1) * bytes`.
+pub(crate) fn all_reduce_one_shot(me: Place, bytes: usize, plan: &mut Plan) {
+    let all = Space::Output.at(0, bytes);
+    for p in me.others() {
+        plan.send(p, all, After::Nothing);
+    }
+    let after = if me.world > 1 { After::Trail(plan.last()) } else { After::Nothing };
+    plan.reduce(me.others(), all, all, true, after);
+}
+
+/// Each rank reduces its block of the result and sends it to everybody.
+///
+/// 2 rounds; each rank sends all but its block, then `world - 1` times its block: about `2 * bytes * (world - 1) / world`.
+pub(crate) fn all_reduce(me: Place, bytes: usize, elem: usize, plan: &mut Plan) {
+    let blocks = Blocks::split(bytes, me.world, elem);
+    let block = |p| blocks.region(Space::Output, p);
+    for p in me.others() {
+        plan.send(p, block(p), After::Nothing);
+    }
+    let reduced = plan.reduce(me.others(), block(me.rank), block(me.rank), true, After::Nothing);
+    for p in me.others() {
+        plan.send(p, block(me.rank), After::Follow(reduced));
+    }
+    for p in me.others() {
+        plan.recv(p, block(p));
+    }
+}
+
+/// Everybody sends all to the root, which reduces.
+///
+/// 1 round; each rank but the root sends `bytes`.
+pub(crate) fn reduce(me: Place, root: u32, bytes: usize, plan: &mut Plan) {
+    let input = Space::Input.at(0, bytes);
+    if me.rank == root {
+        plan.reduce(me.others(), input, Space::Output.at(0, bytes), true, After::Nothing);
+    } else {
+        plan.send(root, input, After::Nothing);
+    }
+}
+
+/// Each rank reduces its block of the result and sends it to the root.
+///
+/// 2 rounds; each rank sends all but its block, and then, except the root, its block: `bytes` in all.
+pub(crate) fn reduce_scatter_gather(me: Place, root: u32, bytes: usize, elem: usize, plan: &mut Plan) {
+    let blocks = Blocks::split(bytes, me.world, elem);
+    for p in me.others() {
+        plan.send(p, blocks.region(Space::Input, p), After::Nothing);
+    }
+    let own = blocks.region(Space::Input, me.rank);
+    if me.rank == root {
+        plan.reduce(me.others(), own, blocks.region(Space::Output, me.rank), true, After::Nothing);
+        for p in me.others() {
+            plan.recv(p, blocks.region(Space::Output, p));
+        }
+    } else {
+        let part = plan.scratch(own.len);
+        let reduced = plan.reduce(me.others(), own, part, true, After::Nothing);
+        plan.send(root, part, After::Follow(reduced));
+    }
+}
+
+/// The root sends all to everybody.
+///
+/// 1 round; the root sends `(world - 1) * bytes`.
+pub(crate) fn broadcast(me: Place, root: u32, bytes: usize, plan: &mut Plan) {
+    let all = Space::Output.at(0, bytes);
+    if me.rank == root {
+        for p in me.others() {
+            plan.send(p, all, After::Nothing);
+        }
+    } else {
+        plan.recv(root, all);
+    }
+}
+
+/// The root sends a different part to each of the others, who pass their parts on to each other.
+///
+/// 2 rounds; the root sends `bytes`, the others `world - 2` times their part of `bytes / (world - 1)`.
+pub(crate) fn broadcast_scatter_gather(me: Place, root: u32, bytes: usize, elem: usize, plan: &mut Plan) {
+    let others = me.world.saturating_sub(1).max(1);
+    let blocks = Blocks::split(bytes, others, elem);
+    let part = |p: u32| blocks.region(Space::Output, Place { rank: p, ..me }.from_root(root) - 1);
+    if me.rank == root {
+        for p in me.others() {
+            plan.send(p, part(p), After::Nothing);
+        }
+        return;
+    }
+    let mine = plan.recv(root, part(me.rank));
+    for p in me.others().filter(|p| *p != root) {
+        plan.send(p, part(me.rank), After::Follow(mine));
+    }
+    for p in me.others().filter(|p| *p != root) {
+        plan.recv(p, part(p));
+    }
+}
+
+/// Everybody sends everybody its block, and reduces the own one.
+///
+/// 1 round; each rank sends all but its block.
+pub(crate) fn reduce_scatter(me: Place, blocks: Blocks<'_>, plan: &mut Plan) {
+    for p in me.others() {
+        plan.send(p, blocks.region(Space::Input, p), After::Nothing);
+    }
+    let own = blocks.region(Space::Input, me.rank);
+    plan.reduce(me.others(), own, Space::Output.at(0, own.len), true, After::Nothing);
+}
+
+/// Everybody sends its block to everybody.
+///
+/// 1 round; each rank sends `world - 1` times its block.
+pub(crate) fn all_gather(me: Place, blocks: Blocks<'_>, plan: &mut Plan) {
+    let own = Space::Input.at(0, blocks.len(me.rank));
+    for p in me.others() {
+        plan.send(p, own, After::Nothing);
+    }
+    plan.copy(own, blocks.region(Space::Output, me.rank), After::Nothing);
+    for p in me.others() {
+        plan.recv(p, blocks.region(Space::Output, p));
+    }
+}
+
+/// Everybody sends its block to the root. Only the root reads `blocks`; the others send `own` bytes.
+///
+/// 1 round; each rank but the root sends its block.
+pub(crate) fn gather(me: Place, root: u32, own: usize, blocks: Blocks<'_>, plan: &mut Plan) {
+    let input = Space::Input.at(0, own);
+    if me.rank != root {
+        plan.send(root, input, After::Nothing);
+        return;
+    }
+    plan.copy(input, blocks.region(Space::Output, root), After::Nothing);
+    for p in me.others() {
+        plan.recv(p, blocks.region(Space::Output, p));
+    }
+}
+
+/// The root sends everybody its block. Only the root reads `blocks`; the others receive `own` bytes.
+///
+/// 1 round; the root sends all but its block.
+pub(crate) fn scatter(me: Place, root: u32, own: usize, blocks: Blocks<'_>, plan: &mut Plan) {
+    let output = Space::Output.at(0, own);
+    if me.rank != root {
+        plan.recv(root, output);
+        return;
+    }
+    for p in me.others() {
+        plan.send(p, blocks.region(Space::Input, p), After::Nothing);
+    }
+    plan.copy(blocks.region(Space::Input, root), output, After::Nothing);
+}
+
+/// Everybody sends everybody a block of its own. The two divisions need not be alike.
+///
+/// 1 round; each rank sends all but the block that it keeps.
+pub(crate) fn all_to_all(me: Place, input: Blocks<'_>, output: Blocks<'_>, plan: &mut Plan) {
+    for p in me.others() {
+        plan.send(p, input.region(Space::Input, p), After::Nothing);
+    }
+    plan.copy(input.region(Space::Input, me.rank), output.region(Space::Output, me.rank), After::Nothing);
+    for p in me.others() {
+        plan.recv(p, output.region(Space::Output, p));
+    }
+}
+
+/// Everybody tells everybody.
+///
+/// 1 round; each rank sends `world - 1` empty messages.
+pub(crate) fn barrier(me: Place, plan: &mut Plan) {
+    let nothing = Space::Output.at(0, 0);
+    for p in me.others() {
+        plan.send(p, nothing, After::Nothing);
+    }
+    for p in me.others() {
+        plan.recv(p, nothing);
+    }
+}

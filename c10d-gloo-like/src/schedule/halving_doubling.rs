@@ -1,0 +1,54 @@
+//! Recursive halving and doubling (Rabenseifner): few rounds and few bytes, for worlds of any size.
+
+use super::{Blocks, Place};
+use crate::plan::{After, Plan, Space};
+
+/// Halves the vector with ever nearer partners while reducing, then doubles it back.
+///
+/// With `n` the largest power of two in the world: `2 * log2(n)` rounds, and 2 more where the world is larger than `n`.
+/// Each of the `n` ranks sends about `2 * bytes * (n - 1) / n`. A rank beyond `n` hands its vector (`bytes`) to a partner
+/// before, and the partner the result (`bytes` more) back after.
+pub(crate) fn all_reduce(me: Place, bytes: usize, elem: usize, plan: &mut Plan) {
+    let all = Space::Output.at(0, bytes);
+    let n = 1 << me.world.ilog2();
+    let extra = me.world - n;
+    // The first `2 * extra` ranks form pairs; the odd one of a pair stands aside.
+    let paired = me.rank < 2 * extra;
+    if paired && me.rank % 2 == 1 {
+        plan.send(me.rank - 1, all, After::Nothing);
+        plan.recv(me.rank - 1, all);
+        return;
+    }
+    let rank_of = |v: u32| if v < extra { 2 * v } else { v + extra };
+    let v = if paired { me.rank / 2 } else { me.rank - extra };
+    let mut after = After::Nothing;
+    if paired {
+        after = After::Follow(plan.reduce([me.rank + 1], all, all, n == 1, after));
+    } else if n == 1 {
+        plan.reduce([], all, all, true, after);
+    }
+
+    let blocks = Blocks::split(bytes, n, elem);
+    let (mut low, mut high) = (0, n);
+    let mut mask = n / 2;
+    while mask > 0 {
+        let middle = low + mask;
+        let (keep, give) = if v & mask == 0 { (low..middle, middle..high) } else { (middle..high, low..middle) };
+        let partner = rank_of(v ^ mask);
+        plan.send(partner, blocks.range(Space::Output, give), after);
+        let kept = blocks.range(Space::Output, keep.clone());
+        after = After::Follow(plan.reduce([partner], kept, kept, mask == 1, after));
+        (low, high) = (keep.start, keep.end);
+        mask /= 2;
+    }
+    for mask in (0..n.ilog2()).map(|k| 1 << k) {
+        let partner = rank_of(v ^ mask);
+        let start = v & !(mask - 1);
+        plan.send(partner, blocks.range(Space::Output, start..start + mask), after);
+        let theirs = start ^ mask;
+        after = After::All(plan.recv(partner, blocks.range(Space::Output, theirs..theirs + mask)));
+    }
+    if paired {
+        plan.send(me.rank + 1, all, after);
+    }
+}

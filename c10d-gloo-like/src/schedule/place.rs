@@ -1,0 +1,40 @@
+//! Where a rank stands among the others.
+
+/// One rank of a world.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) world: u32,
+    pub(crate) rank: u32,
+}
+
+impl Place {
+    /// The rank `distance` after this one, around the circle. `distance <= world`.
+    pub(crate) fn ahead(self, distance: u32) -> u32 {
+        (self.rank + distance) % self.world
+    }
+
+    /// The rank `distance` before this one, around the circle. `distance <= world`.
+    pub(crate) fn behind(self, distance: u32) -> u32 {
+        (self.rank + self.world - distance) % self.world
+    }
+
+    /// Every other rank, from the next one on, so that not everybody begins with the same.
+    pub(crate) fn others(self) -> impl Iterator<Item = u32> {
+        (1..self.world).map(move |d| self.ahead(d))
+    }
+
+    /// This rank's number if the root were 0 and the others counted on from it.
+    pub(crate) fn from_root(self, root: u32) -> u32 {
+        (self.rank + self.world - root) % self.world
+    }
+
+    /// The rank whose [`Place::from_root`] is `v`.
+    pub(crate) fn at(self, v: u32, root: u32) -> u32 {
+        (v + root) % self.world
+    }
+}
+
+/// The smallest `k` with `2^k >= n`: the rounds it takes to reach `n` ranks when the reached ones double.
+pub(crate) fn doublings(n: u32) -> u32 {
+    n.next_power_of_two().trailing_zeros()
+}

@@ -1,0 +1,95 @@
+//! Around the circle, each rank talking to its two neighbours only: fewest bytes, most rounds.
+//!
+//! A block is passed on while it arrives, so the rounds overlap.
+
+use super::{Blocks, Place};
+use crate::plan::{After, Plan, Space, StepId};
+
+/// Reduces each block once around the circle, then passes the results once around.
+///
+/// `2 * (world - 1)` rounds; each rank sends every block but its own, and every block but its next neighbour's:
+/// about `2 * bytes * (world - 1) / world`.
+pub(crate) fn all_reduce(me: Place, bytes: usize, elem: usize, plan: &mut Plan) {
+    let blocks = Blocks::split(bytes, me.world, elem);
+    let block = |p| blocks.region(Space::Output, p);
+    if me.world == 1 {
+        plan.reduce([], block(0), block(0), true, After::Nothing);
+        return;
+    }
+    let mut after = After::Nothing;
+    for s in 0..me.world - 1 {
+        plan.send(me.ahead(1), block(me.behind(s + 1)), after);
+        let next = block(me.behind(s + 2));
+        let reduced = plan.reduce([me.behind(1)], next, next, s == me.world - 2, After::Nothing);
+        after = After::Follow(reduced);
+    }
+    pass_around(me, blocks, after, plan);
+}
+
+/// Reduces each block once around the circle, ending at its rank.
+///
+/// `world - 1` rounds; each rank sends every block but its own.
+pub(crate) fn reduce_scatter(me: Place, blocks: Blocks<'_>, plan: &mut Plan) {
+    let own = |p| blocks.region(Space::Input, p);
+    let output = Space::Output.at(0, blocks.len(me.rank));
+    if me.world == 1 {
+        plan.reduce([], own(0), output, true, After::Nothing);
+        return;
+    }
+    // Two places for what is on its way: one is filled while the other is emptied.
+    let longest = if me.world > 2 { (0..me.world).map(|p| blocks.len(p)).max().unwrap_or(0) } else { 0 };
+    let slots = [plan.scratch(longest), plan.scratch(longest)];
+    // The last send from each place.
+    let mut sent: [StepId; 2] = [plan.send(me.ahead(1), own(me.behind(1)), After::Nothing); 2];
+    for s in 0..me.world - 1 {
+        let slot = s as usize % 2;
+        let from = own(me.behind(s + 2));
+        if s == me.world - 2 {
+            plan.reduce([me.behind(1)], from, output, true, After::Nothing);
+        } else {
+            let to = Space::Scratch.at(slots[slot].offset, from.len);
+            let after = if s < 2 { After::Nothing } else { After::Trail(sent[slot]) };
+            let reduced = plan.reduce([me.behind(1)], from, to, false, after);
+            sent[slot] = plan.send(me.ahead(1), to, After::Follow(reduced));
+        }
+    }
+}
+
+/// Passes each block once around the circle.
+///
+/// `world - 1` rounds; each rank sends every block but its next neighbour's.
+pub(crate) fn all_gather(me: Place, blocks: Blocks<'_>, plan: &mut Plan) {
+    let own = Space::Input.at(0, blocks.len(me.rank));
+    let target = blocks.region(Space::Output, me.rank);
+    if me.world == 1 {
+        plan.copy(own, target, After::Nothing);
+        return;
+    }
+    plan.send(me.ahead(1), own, After::Nothing);
+    plan.copy(own, target, After::Nothing);
+    let mut arrived = plan.recv(me.behind(1), blocks.region(Space::Output, me.behind(1)));
+    for s in 1..me.world - 1 {
+        plan.send(me.ahead(1), blocks.region(Space::Output, me.behind(s)), After::Follow(arrived));
+        arrived = plan.recv(me.behind(1), blocks.region(Space::Output, me.behind(s + 1)));
+    }
+}
+
+/// The own block of the output (there when `after` allows) and what arrives, once around the circle.
+fn pass_around(me: Place, blocks: Blocks<'_>, mut after: After, plan: &mut Plan) {
+    for s in 0..me.world - 1 {
+        plan.send(me.ahead(1), blocks.region(Space::Output, me.behind(s)), after);
+        after = After::Follow(plan.recv(me.behind(1), blocks.region(Space::Output, me.behind(s + 1))));
+    }
+}
+
+/// A chain from the root: each rank passes on to the next what arrives.
+///
+/// `world - 1` rounds; each rank but the last of the chain sends `bytes`.
+pub(crate) fn broadcast(me: Place, root: u32, bytes: usize, plan: &mut Plan) {
+    let all = Space::Output.at(0, bytes);
+    let v = me.from_root(root);
+    let after = if v > 0 { After::Follow(plan.recv(me.behind(1), all)) } else { After::Nothing };
+    if v + 1 < me.world {
+        plan.send(me.ahead(1), all, after);
+    }
+}

@@ -1,0 +1,433 @@
+//! Every algorithm, worlds 1 to 33, against the simulator: results, order, rounds and bytes.
+
+use super::place::doublings;
+use super::simulate::{Random, Value, World};
+use super::{Blocks, Place, bruck, direct, halving_doubling, hierarchical, ring, tree};
+use crate::plan::Plan;
+
+const WORLDS: std::ops::RangeInclusive<u32> = 1..=33;
+const ELEM: usize = 2;
+
+/// Element counts, as bytes, for a world.
+fn sizes(world: u32) -> [usize; 5] {
+    let w = world as usize;
+    [0, 1, w - 1, w, 2 * w + 3].map(|n| n * ELEM)
+}
+
+/// Many orders in small worlds, one per size in large ones.
+fn seeds(world: u32, bytes: usize) -> impl Iterator<Item = u64> {
+    let first = u64::from(world) + (bytes / ELEM) as u64;
+    first..first + if world <= 9 { 10 } else { 1 }
+}
+
+fn planned(fill: impl Fn(&mut Plan)) -> Plan {
+    let mut plan = Plan::default();
+    fill(&mut plan);
+    plan
+}
+
+fn vector(rank: u32, len: usize) -> Vec<Option<Value>> {
+    (0..len).map(|i| Some(Value::of(rank, i))).collect()
+}
+
+fn nothing(len: usize) -> Vec<Option<Value>> {
+    vec![None; len]
+}
+
+/// Every byte of `got` must be a reduction over all ranks of the byte at its place; `once`: in one go and in order.
+fn assert_reduced(world: u32, got: &[Option<Value>], first: usize, once: bool) {
+    let all: Vec<u8> = (0..world as u8).collect();
+    for (i, value) in got.iter().enumerate() {
+        let value = value.as_ref().expect("a byte of the result is missing");
+        assert_eq!(value.pos, first + i);
+        let mut ranks = value.ranks.clone();
+        if once {
+            assert_eq!(value.reductions, 1, "reduced more than once");
+        } else {
+            ranks.sort_unstable();
+        }
+        assert_eq!(ranks, all);
+    }
+}
+
+/// What an algorithm promises about one run: rounds, and bytes sent by each rank.
+struct Promise<'a> {
+    rounds: u32,
+    sent: &'a dyn Fn(u32) -> usize,
+    once: bool,
+}
+
+fn check(world: u32, bytes: usize, promise: &Promise<'_>, make: &dyn Fn() -> World, done: &dyn Fn(&World)) {
+    let fresh = make();
+    if bytes > 0 && world > 1 {
+        assert_eq!(fresh.rounds(), promise.rounds, "rounds, world {world}, {bytes} bytes");
+    }
+    for r in 0..world {
+        assert_eq!(fresh.sent(r), (promise.sent)(r), "bytes sent by {r} of {world}, {bytes} bytes");
+    }
+    for seed in seeds(world, bytes) {
+        let mut w = make();
+        w.run(seed);
+        done(&w);
+    }
+}
+
+fn check_all_reduce(world: u32, bytes: usize, promise: &Promise<'_>, fill: &dyn Fn(Place, &mut Plan)) {
+    let plan = |rank| planned(|p| fill(Place { world, rank }, p));
+    let make = || World::new(world, ELEM, plan, |_| vec![], |r| vector(r, bytes));
+    check(world, bytes, promise, &make, &|w| {
+        for r in 0..world {
+            assert_reduced(world, w.output(r), 0, promise.once);
+            // The same order of reduction everywhere, so the same bits.
+            assert_eq!(w.output(r), w.output(0));
+        }
+    });
+}
+
+#[test]
+fn all_reduce_one_shot() {
+    for world in WORLDS {
+        for bytes in sizes(world) {
+            let sent = |_| (world as usize - 1) * bytes;
+            let promise = Promise { rounds: 1, sent: &sent, once: true };
+            check_all_reduce(world, bytes, &promise, &|me, p| direct::all_reduce_one_shot(me, bytes, p));
+        }
+    }
+}
+
+/// What the block-wise all_reduces send: all but block `skipped` first, then all but a second one.
+fn twice_around(bytes: usize, first: usize, second: usize) -> usize {
+    2 * bytes - first - second
+}
+
+#[test]
+fn all_reduce_direct() {
+    for world in WORLDS {
+        for bytes in sizes(world) {
+            let blocks = Blocks::split(bytes, world, ELEM);
+            let sent = |r| bytes - blocks.len(r) + (world as usize - 1) * blocks.len(r);
+            // A block that is empty everywhere but at one rank still takes two rounds.
+            let promise = Promise { rounds: 2, sent: &sent, once: true };
+            check_all_reduce(world, bytes, &promise, &|me, p| direct::all_reduce(me, bytes, ELEM, p));
+        }
+    }
+}
+
+#[test]
+fn all_reduce_ring() {
+    for world in WORLDS {
+        for bytes in sizes(world) {
+            let blocks = Blocks::split(bytes, world, ELEM);
+            let sent =
+                |r: u32| if world == 1 { 0 } else { twice_around(bytes, blocks.len(r), blocks.len((r + 1) % world)) };
+            let promise = Promise { rounds: 2 * (world - 1), sent: &sent, once: false };
+            check_all_reduce(world, bytes, &promise, &|me, p| ring::all_reduce(me, bytes, ELEM, p));
+        }
+    }
+}
+
+#[test]
+fn all_reduce_halving_doubling() {
+    for world in WORLDS {
+        let n = 1 << world.ilog2();
+        let extra = world - n;
+        for bytes in sizes(world) {
+            let blocks = Blocks::split(bytes, n, ELEM);
+            let sent = |r: u32| {
+                let paired = r < 2 * extra;
+                if paired && r % 2 == 1 {
+                    return bytes;
+                }
+                let v = if paired { r / 2 } else { r - extra };
+                let gathered = (0..n.ilog2())
+                    .map(|k| {
+                        let start = v & !((1 << k) - 1);
+                        blocks.offset(start + (1 << k)) - blocks.offset(start)
+                    })
+                    .sum::<usize>();
+                bytes - blocks.len(v) + gathered + if paired { bytes } else { 0 }
+            };
+            let promise = Promise { rounds: 2 * n.ilog2() + if extra > 0 { 2 } else { 0 }, sent: &sent, once: false };
+            check_all_reduce(world, bytes, &promise, &|me, p| halving_doubling::all_reduce(me, bytes, ELEM, p));
+        }
+        // With equal blocks this is the textbook's number.
+        let bytes = n as usize * ELEM;
+        let plan = planned(|p| halving_doubling::all_reduce(Place { world, rank: world - 1 }, bytes, ELEM, p));
+        let sends = plan.steps.iter().filter(|s| matches!(s.action, crate::plan::Action::Send { .. }));
+        let sum = sends.map(|s| s.action.len()).sum::<usize>();
+        let aside = extra > 0 && 2 * extra == world;
+        assert_eq!(sum, if aside { bytes } else { 2 * bytes * (n as usize - 1) / n as usize });
+    }
+}
+
+/// How many children a rank has in the binomial tree.
+fn children(world: u32, v: u32) -> usize {
+    let span = if v == 0 { doublings(world) } else { v.trailing_zeros() };
+    (0..span).filter(|k| v + (1 << k) < world).count()
+}
+
+#[test]
+fn all_reduce_tree() {
+    for world in WORLDS {
+        for bytes in sizes(world) {
+            let sent = |r: u32| bytes * (children(world, r) + usize::from(r > 0));
+            let promise = Promise { rounds: 2 * world.ilog2(), sent: &sent, once: false };
+            check_all_reduce(world, bytes, &promise, &|me, p| tree::all_reduce(me, bytes, p));
+        }
+    }
+}
+
+#[test]
+fn all_reduce_hierarchical() {
+    for world in WORLDS {
+        for per_host in [1, 2, 3, world] {
+            let hosts: Vec<u32> = (0..world).map(|r| 100 - r / per_host).collect();
+            let count = world.div_ceil(per_host);
+            for bytes in sizes(world) {
+                let blocks = Blocks::split(bytes, count, ELEM);
+                let sent = |r: u32| {
+                    if r % per_host != 0 {
+                        return bytes;
+                    }
+                    let own = blocks.len(r / per_host);
+                    let members = per_host.min(world - r) as usize - 1;
+                    bytes - own + own * (count as usize - 1) + members * bytes
+                };
+                let rounds = if per_host > 1 && world > 1 { 2 } else { 0 } + if count > 1 { 2 } else { 0 };
+                let promise = Promise { rounds, sent: &sent, once: false };
+                let fill = |me, p: &mut Plan| hierarchical::all_reduce(me, &hosts, bytes, ELEM, p);
+                check_all_reduce(world, bytes, &promise, &fill);
+            }
+        }
+        // Hosts may be numbered in any way, and their ranks may be scattered.
+        let hosts: Vec<u32> = (0..world).map(|r| r * 7 % 3).collect();
+        let plan = |rank| planned(|p| hierarchical::all_reduce(Place { world, rank }, &hosts, 40, ELEM, p));
+        let mut w = World::new(world, ELEM, plan, |_| vec![], |r| vector(r, 40));
+        w.run(1);
+        (0..world).for_each(|r| assert_reduced(world, w.output(r), 0, false));
+    }
+}
+
+fn roots(world: u32) -> impl Iterator<Item = u32> {
+    let mut roots = vec![0, world / 2, world - 1];
+    roots.dedup();
+    roots.into_iter()
+}
+
+fn check_reduce(world: u32, root: u32, bytes: usize, promise: &Promise<'_>, fill: &dyn Fn(Place, &mut Plan)) {
+    let plan = |rank| planned(|p| fill(Place { world, rank }, p));
+    let output = |r| if r == root { nothing(bytes) } else { vec![] };
+    let make = || World::new(world, ELEM, plan, |r| vector(r, bytes), output);
+    check(world, bytes, promise, &make, &|w| {
+        assert_reduced(world, w.output(root), 0, promise.once);
+        (0..world).for_each(|r| assert_eq!(w.input(r), vector(r, bytes)));
+    });
+}
+
+#[test]
+fn reduce() {
+    for world in WORLDS {
+        for (root, bytes) in roots(world).flat_map(|r| sizes(world).map(|b| (r, b))) {
+            let sent = |r| if r == root { 0 } else { bytes };
+            let promise = Promise { rounds: 1, sent: &sent, once: true };
+            check_reduce(world, root, bytes, &promise, &|me, p| direct::reduce(me, root, bytes, p));
+
+            let blocks = Blocks::split(bytes, world, ELEM);
+            let shared = |r| if r == root { bytes - blocks.len(r) } else { bytes };
+            let promise = Promise { rounds: 2, sent: &shared, once: true };
+            let fill = |me, p: &mut Plan| direct::reduce_scatter_gather(me, root, bytes, ELEM, p);
+            check_reduce(world, root, bytes, &promise, &fill);
+
+            let promise = Promise { rounds: world.ilog2(), sent: &sent, once: false };
+            check_reduce(world, root, bytes, &promise, &|me, p| tree::reduce(me, root, bytes, p));
+        }
+    }
+}
+
+fn check_broadcast(world: u32, root: u32, bytes: usize, promise: &Promise<'_>, fill: &dyn Fn(Place, &mut Plan)) {
+    let plan = |rank| planned(|p| fill(Place { world, rank }, p));
+    let output = |r| if r == root { vector(r, bytes) } else { nothing(bytes) };
+    let make = || World::new(world, ELEM, plan, |_| vec![], output);
+    check(world, bytes, promise, &make, &|w| {
+        (0..world).for_each(|r| assert_eq!(w.output(r), vector(root, bytes)));
+    });
+}
+
+#[test]
+fn broadcast() {
+    for world in WORLDS {
+        for (root, bytes) in roots(world).flat_map(|r| sizes(world).map(|b| (r, b))) {
+            let w = world as usize;
+            let v = |r: u32| (r + world - root) % world;
+
+            let sent = |r| if r == root { (w - 1) * bytes } else { 0 };
+            let promise = Promise { rounds: 1, sent: &sent, once: false };
+            check_broadcast(world, root, bytes, &promise, &|me, p| direct::broadcast(me, root, bytes, p));
+
+            let parts = Blocks::split(bytes, (world - 1).max(1), ELEM);
+            let sent = |r: u32| match r {
+                _ if world == 1 => 0,
+                r if r == root => bytes,
+                r => (w - 2) * parts.len(v(r) - 1),
+            };
+            let promise = Promise { rounds: if world == 2 { 1 } else { 2 }, sent: &sent, once: false };
+            let fill = |me, p: &mut Plan| direct::broadcast_scatter_gather(me, root, bytes, ELEM, p);
+            check_broadcast(world, root, bytes, &promise, &fill);
+
+            let sent = |r| bytes * children(world, v(r));
+            let promise = Promise { rounds: world.ilog2(), sent: &sent, once: false };
+            check_broadcast(world, root, bytes, &promise, &|me, p| tree::broadcast(me, root, bytes, p));
+
+            let sent = |r| if v(r) == world - 1 { 0 } else { bytes };
+            let promise = Promise { rounds: world - 1, sent: &sent, once: false };
+            check_broadcast(world, root, bytes, &promise, &|me, p| ring::broadcast(me, root, bytes, p));
+        }
+    }
+}
+
+/// Uneven lengths, some of them 0, as starts of blocks.
+fn uneven(world: u32, seed: u64) -> Vec<usize> {
+    let mut random = Random(seed);
+    let mut starts = vec![0];
+    for _ in 0..world {
+        starts.push(starts[starts.len() - 1] + random.below(5) * ELEM);
+    }
+    starts
+}
+
+/// Runs `test` with even blocks and with uneven ones.
+fn with_blocks(test: impl Fn(u32, Blocks<'_>)) {
+    for world in WORLDS {
+        for len in [0, 1, 3] {
+            test(world, Blocks::uniform(world, len * ELEM));
+        }
+        for seed in 0..3 {
+            test(world, Blocks::Listed(&uneven(world, seed)));
+        }
+    }
+}
+
+#[test]
+fn reduce_scatter() {
+    with_blocks(|world, blocks| {
+        let bytes = blocks.offset(world);
+        let sent = |r| bytes - blocks.len(r);
+        let run = |promise: &Promise<'_>, fill: &dyn Fn(Place, &mut Plan)| {
+            let plan = |rank| planned(|p| fill(Place { world, rank }, p));
+            let make = || World::new(world, ELEM, plan, |r| vector(r, bytes), |r| nothing(blocks.len(r)));
+            check(world, bytes, promise, &make, &|w| {
+                for r in 0..world {
+                    assert_reduced(world, w.output(r), blocks.offset(r), promise.once);
+                    assert_eq!(w.input(r), vector(r, bytes));
+                }
+            });
+        };
+        let promise = Promise { rounds: 1, sent: &sent, once: true };
+        run(&promise, &|me, p| direct::reduce_scatter(me, blocks, p));
+        let promise = Promise { rounds: world - 1, sent: &sent, once: false };
+        run(&promise, &|me, p| ring::reduce_scatter(me, blocks, p));
+    });
+}
+
+#[test]
+fn all_gather() {
+    with_blocks(|world, blocks| {
+        let bytes = blocks.offset(world);
+        let own = |r| (0..blocks.len(r)).map(|i| Some(Value::of(r, i))).collect::<Vec<_>>();
+        let all: Vec<_> = (0..world).flat_map(own).collect();
+        let run = |promise: &Promise<'_>, fill: &dyn Fn(Place, &mut Plan)| {
+            let plan = |rank| planned(|p| fill(Place { world, rank }, p));
+            let make = || World::new(world, ELEM, plan, own, |_| nothing(bytes));
+            check(world, bytes, promise, &make, &|w| (0..world).for_each(|r| assert_eq!(w.output(r), all)));
+        };
+        let sent = |r| (world as usize - 1) * blocks.len(r);
+        let promise = Promise { rounds: 1, sent: &sent, once: false };
+        run(&promise, &|me, p| direct::all_gather(me, blocks, p));
+        let sent = |r: u32| if world == 1 { 0 } else { bytes - blocks.len((r + 1) % world) };
+        let promise = Promise { rounds: world - 1, sent: &sent, once: false };
+        run(&promise, &|me, p| ring::all_gather(me, blocks, p));
+        let sent = |r: u32| {
+            let round = |k: u32| {
+                let distance = 1 << k;
+                (0..distance.min(world - distance)).map(|i| blocks.len((r + i) % world)).sum::<usize>()
+            };
+            (0..doublings(world)).map(round).sum::<usize>()
+        };
+        let promise = Promise { rounds: doublings(world), sent: &sent, once: false };
+        run(&promise, &|me, p| bruck::all_gather(me, blocks, p));
+    });
+}
+
+#[test]
+fn gather_and_scatter() {
+    with_blocks(|world, blocks| {
+        let bytes = blocks.offset(world);
+        let block = |r: u32, from: u32| {
+            let start = if from == r { 0 } else { blocks.offset(r) };
+            (0..blocks.len(r)).map(|i| Some(Value::of(from, start + i))).collect::<Vec<_>>()
+        };
+        let all: Vec<_> = (0..world).flat_map(|r| block(r, r)).collect();
+        for root in roots(world) {
+            let sent = |r| if r == root { 0 } else { blocks.len(r) };
+            let promise = Promise { rounds: 1, sent: &sent, once: false };
+            let plan = |rank| planned(|p| direct::gather(Place { world, rank }, root, blocks.len(rank), blocks, p));
+            let make = || World::new(world, ELEM, plan, |r| block(r, r), |_| nothing(bytes));
+            check(world, bytes - blocks.len(root), &promise, &make, &|w| assert_eq!(w.output(root), all));
+
+            let sent = |r| if r == root { bytes - blocks.len(root) } else { 0 };
+            let promise = Promise { rounds: 1, sent: &sent, once: false };
+            let plan = |rank| planned(|p| direct::scatter(Place { world, rank }, root, blocks.len(rank), blocks, p));
+            let make = || World::new(world, ELEM, plan, |r| vector(r, bytes), |r| nothing(blocks.len(r)));
+            check(world, bytes - blocks.len(root), &promise, &make, &|w| {
+                for r in 0..world {
+                    let (start, len) = (blocks.offset(r), blocks.len(r));
+                    assert_eq!(w.output(r), &vector(root, bytes)[start..start + len]);
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn all_to_all() {
+    for world in WORLDS {
+        // What rank r sends to rank p.
+        let len = |r: u32, p: u32| (r * 3 + p * 5) as usize % 4 * ELEM;
+        let starts = |f: &dyn Fn(u32) -> usize| {
+            let mut starts = vec![0];
+            (0..world).for_each(|p| starts.push(starts[p as usize] + f(p)));
+            starts
+        };
+        let input = |r| starts(&|p| len(r, p));
+        let output = |r| starts(&|p| len(p, r));
+        let total = |s: &[usize]| s[s.len() - 1];
+        let plan = |r| {
+            let me = Place { world, rank: r };
+            planned(|p| direct::all_to_all(me, Blocks::Listed(&input(r)), Blocks::Listed(&output(r)), p))
+        };
+        let sent = |r| total(&input(r)) - len(r, r);
+        let promise = Promise { rounds: 1, sent: &sent, once: false };
+        let make = || World::new(world, ELEM, plan, |r| vector(r, total(&input(r))), |r| nothing(total(&output(r))));
+        check(world, 1, &promise, &make, &|w| {
+            for r in 0..world {
+                let piece = |p: u32| (0..len(p, r)).map(move |i| Some(Value::of(p, input(p)[r as usize] + i)));
+                assert_eq!(w.output(r), (0..world).flat_map(piece).collect::<Vec<_>>());
+            }
+        });
+    }
+}
+
+#[test]
+fn barrier() {
+    for world in WORLDS {
+        let none = |_| 0;
+        let plan = |rank| planned(|p| direct::barrier(Place { world, rank }, p));
+        let make = || World::new(world, ELEM, plan, |_| vec![], |_| vec![]);
+        check(world, 1, &Promise { rounds: 1, sent: &none, once: false }, &make, &|_| ());
+        let plan = |rank| planned(|p| bruck::barrier(Place { world, rank }, p));
+        let dissemination = || World::new(world, ELEM, plan, |_| vec![], |_| vec![]);
+        let promise = Promise { rounds: doublings(world), sent: &none, once: false };
+        check(world, 1, &promise, &dissemination, &|_| ());
+        assert!(world == 1 || make().all_met() && dissemination().all_met());
+    }
+}

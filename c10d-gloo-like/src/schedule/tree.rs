@@ -1,0 +1,91 @@
+//! Binomial trees: few rounds and few messages, for small payloads in large worlds.
+//!
+//! Counted from the root, rank `v` stands for the ranks `v .. v + 2^k`, where `2^k` is the lowest set bit of `v` (all
+//! of them for the root); its parent is `v` without that bit.
+
+use super::Place;
+use super::place::doublings;
+use crate::plan::{After, Plan, Space};
+
+/// A rank in the tree, counted from the root.
+struct Node {
+    me: Place,
+    root: u32,
+    v: u32,
+    /// The parent is `v - span`; the subtree is `v .. v + span`, as far as there are ranks.
+    span: u32,
+}
+
+impl Node {
+    fn new(me: Place, root: u32) -> Node {
+        let v = me.from_root(root);
+        let span = if v == 0 { 1 << doublings(me.world) } else { v & v.wrapping_neg() };
+        Node { me, root, v, span }
+    }
+
+    fn rank(&self, v: u32) -> u32 {
+        self.me.at(v, self.root)
+    }
+
+    fn parent(&self) -> Option<u32> {
+        (self.v > 0).then(|| self.rank(self.v - self.span))
+    }
+
+    /// The children, counted from the root, those with the largest subtrees first.
+    fn children(&self) -> impl Iterator<Item = u32> + use<> {
+        let (v, world) = (self.v, self.me.world);
+        (0..self.span.trailing_zeros()).rev().map(move |k| v + (1 << k)).filter(move |c| *c < world)
+    }
+}
+
+/// Reduces towards rank 0, and spreads the result from there.
+///
+/// `2 * floor(log2(world))` rounds; each rank but 0 sends `bytes` up, and each sends `bytes` down to every child.
+pub(crate) fn all_reduce(me: Place, bytes: usize, plan: &mut Plan) {
+    let node = Node::new(me, 0);
+    let all = Space::Output.at(0, bytes);
+    let mut after = After::Nothing;
+    if node.children().next().is_some() || me.world == 1 {
+        after = After::Follow(plan.reduce(node.children(), all, all, me.rank == 0, after));
+    }
+    if let Some(parent) = node.parent() {
+        plan.send(parent, all, after);
+        after = After::Follow(plan.recv(parent, all));
+    }
+    for child in node.children() {
+        plan.send(child, all, after);
+    }
+}
+
+/// Reduces towards the root.
+///
+/// `floor(log2(world))` rounds; each rank but the root sends `bytes`.
+pub(crate) fn reduce(me: Place, root: u32, bytes: usize, plan: &mut Plan) {
+    let node = Node::new(me, root);
+    let input = Space::Input.at(0, bytes);
+    let Some(parent) = node.parent() else {
+        let children = node.children().map(|c| node.rank(c));
+        plan.reduce(children, input, Space::Output.at(0, bytes), true, After::Nothing);
+        return;
+    };
+    if node.children().next().is_none() {
+        plan.send(parent, input, After::Nothing);
+        return;
+    }
+    let part = plan.scratch(bytes);
+    let children = node.children().map(|c| node.rank(c));
+    let reduced = plan.reduce(children, input, part, false, After::Nothing);
+    plan.send(parent, part, After::Follow(reduced));
+}
+
+/// Spreads from the root.
+///
+/// `floor(log2(world))` rounds; each rank sends `bytes` to every child.
+pub(crate) fn broadcast(me: Place, root: u32, bytes: usize, plan: &mut Plan) {
+    let node = Node::new(me, root);
+    let all = Space::Output.at(0, bytes);
+    let after = node.parent().map_or(After::Nothing, |parent| After::Follow(plan.recv(parent, all)));
+    for child in node.children() {
+        plan.send(node.rank(child), all, after);
+    }
+}
