@@ -1,5 +1,10 @@
 #![doc = include_str!("../README.md")]
 
+mod file_store;
+mod init;
+mod log;
 pub mod tcp_store;
 
+pub use file_store::FileStore;
+pub use init::{Joined, init};
 pub use tcp_store::{Limits, ServerOptions, TcpStore, TcpStoreServer};

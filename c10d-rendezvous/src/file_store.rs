@@ -1,0 +1,294 @@
+//! A store in a file: for ranks that share a file system and nothing else.
+
+use std::collections::HashMap;
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use c10d_core::{Error, ErrorKind, Result, Store};
+use parking_lot::{Mutex, MutexGuard};
+use rustix::fs::{FlockOperation, flock};
+
+use crate::log::{self, Change};
+
+/// Pauses between looks at the file.
+const FIRST_PAUSE: Duration = Duration::from_millis(1);
+const LONGEST_PAUSE: Duration = Duration::from_millis(20);
+
+/// Counts the users that left a file for a fixed number of them.
+const LEFT: &str = "c10d/left";
+
+/// A [`Store`] that is a log of changes in a file, guarded by `flock`. Clones share one open file.
+///
+/// A process that dies while writing leaves a torn last record, which the next writer removes. The file stays when the
+/// last rank leaves.
+#[derive(Clone)]
+pub struct FileStore(Arc<Shared>);
+
+struct Shared {
+    path: PathBuf,
+    state: Mutex<State>,
+    /// The file goes with the last of so many users; `None`: it stays.
+    users: Option<u32>,
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        let Some(users) = self.users else { return };
+        let deadline = Instant::now() + Duration::from_secs(1);
+        if self.add(LEFT, 1, deadline).is_ok_and(|left| left >= i64::from(users)) {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+struct State {
+    file: File,
+    /// Where the part of the log ends that `map` contains.
+    read: u64,
+    map: HashMap<String, Vec<u8>>,
+}
+
+impl FileStore {
+    /// Opens the file, creating it (readable by its owner alone) where it is missing.
+    pub fn open(path: impl Into<PathBuf>) -> Result<FileStore> {
+        FileStore::open_for(path.into(), None)
+    }
+
+    /// The same for a number of users, the last of which removes the file.
+    pub(crate) fn open_for(path: PathBuf, users: Option<u32>) -> Result<FileStore> {
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&path)
+            .map_err(|e| failed(&path, "cannot open").source(e))?;
+        let state = Mutex::new(State { file, read: 0, map: HashMap::new() });
+        Ok(FileStore(Arc::new(Shared { path, state, users })))
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.0.path
+    }
+}
+
+impl Shared {
+    /// Under the file's lock: brings the map up to date, then writes the changes that `f` asks for.
+    fn locked<R>(
+        &self,
+        how: FlockOperation,
+        deadline: Instant,
+        f: impl FnOnce(&HashMap<String, Vec<u8>>) -> Result<(R, Vec<Change>)>,
+    ) -> Result<R> {
+        let mut state = self.lock(how, deadline)?;
+        let out = state.refresh().map_err(|e| failed(&self.path, "cannot read").source(e)).and_then(|torn| {
+            let (out, changes) = f(&state.map)?;
+            if !changes.is_empty() {
+                state.write(torn, changes).map_err(|e| failed(&self.path, "cannot write").source(e))?;
+            }
+            Ok(out)
+        });
+        let unlocked = flock(&state.file, FlockOperation::Unlock);
+        let out = out?;
+        unlocked.map_err(|e| failed(&self.path, "cannot unlock").source(e))?;
+        Ok(out)
+    }
+
+    fn lock(&self, how: FlockOperation, deadline: Instant) -> Result<MutexGuard<'_, State>> {
+        let late = || failed(&self.path, "timed out waiting for the lock of");
+        let state = self.state.try_lock_until(deadline).ok_or_else(late)?;
+        let mut pause = FIRST_PAUSE;
+        loop {
+            match flock(&state.file, how) {
+                Ok(()) => break,
+                Err(rustix::io::Errno::WOULDBLOCK) if Instant::now() < deadline => {}
+                Err(rustix::io::Errno::WOULDBLOCK) => return Err(late()),
+                Err(rustix::io::Errno::INTR) => {}
+                Err(e) => return Err(failed(&self.path, "cannot lock").source(e)),
+            }
+            std::thread::sleep(pause.min(deadline.saturating_duration_since(Instant::now())));
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+        match state.file.metadata() {
+            Ok(meta) if meta.nlink() > 0 => Ok(state),
+            Ok(_) => Err(failed(&self.path, "somebody removed")),
+            Err(e) => Err(failed(&self.path, "cannot look at").source(e)),
+        }
+    }
+
+    fn change<R>(
+        &self,
+        deadline: Instant,
+        f: impl FnOnce(&HashMap<String, Vec<u8>>) -> Result<(R, Vec<Change>)>,
+    ) -> Result<R> {
+        self.locked(FlockOperation::NonBlockingLockExclusive, deadline, f)
+    }
+
+    fn look<R>(&self, deadline: Instant, f: impl FnOnce(&HashMap<String, Vec<u8>>) -> R) -> Result<R> {
+        self.locked(FlockOperation::NonBlockingLockShared, deadline, |map| Ok((f(map), Vec::new())))
+    }
+
+    fn wait_then<R>(&self, keys: &[&str], deadline: Instant, f: impl Fn(&HashMap<String, Vec<u8>>) -> R) -> Result<R> {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let now = Instant::now();
+            let found = self.look(deadline.max(now + FIRST_PAUSE), |map| {
+                let missing: Vec<_> = keys.iter().filter(|k| !map.contains_key(**k)).copied().collect();
+                if missing.is_empty() { Ok(f(map)) } else { Err(missing.join(", ")) }
+            })?;
+            match found {
+                Ok(out) => return Ok(out),
+                Err(missing) if now >= deadline => {
+                    let what = format!("timed out waiting for keys that no rank has set ({missing}) in");
+                    return Err(failed(&self.path, &what));
+                }
+                Err(_) => {}
+            }
+            std::thread::sleep(pause.min(deadline.saturating_duration_since(now)));
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    fn add(&self, key: &str, delta: i64, deadline: Instant) -> Result<i64> {
+        self.change(deadline, |map| {
+            let old = match map.get(key) {
+                None => 0,
+                Some(text) => std::str::from_utf8(text)
+                    .ok()
+                    .and_then(|text| text.trim().parse::<i64>().ok())
+                    .ok_or_else(|| failed(&self.path, &format!("key {key:?} is no decimal number in")))?,
+            };
+            let sum = old
+                .checked_add(delta)
+                .ok_or_else(|| failed(&self.path, &format!("the sum does not fit into 64 bits: key {key:?} in")))?;
+            Ok((sum, vec![Change::Set(key.into(), sum.to_string().into_bytes())]))
+        })
+    }
+}
+
+impl State {
+    /// Applies what others have written; whether the log ends in a torn record.
+    fn refresh(&mut self) -> io::Result<bool> {
+        let len = self.file.metadata()?.len();
+        if len < self.read {
+            return Err(io::Error::other("the file became shorter; it is not this store's any more"));
+        }
+        if self.read == 0 && len > 0 {
+            let mut head = vec![0; log::MAGIC.len().min(len as usize)];
+            self.file.read_exact_at(&mut head, 0)?;
+            if !log::MAGIC.starts_with(&head) {
+                return Err(io::Error::other("the file exists and is not a store"));
+            }
+            if head.len() < log::MAGIC.len() {
+                return Ok(true);
+            }
+            self.read = head.len() as u64;
+        }
+        let mut bytes = vec![0; usize::try_from(len - self.read).map_err(io::Error::other)?];
+        self.file.read_exact_at(&mut bytes, self.read)?;
+        let mut rest = bytes.as_slice();
+        while let Some(change) = log::next(&mut rest) {
+            self.apply(change);
+        }
+        self.read = len - rest.len() as u64;
+        Ok(!rest.is_empty())
+    }
+
+    fn write(&mut self, torn: bool, changes: Vec<Change>) -> io::Result<()> {
+        if torn {
+            self.file.set_len(self.read)?;
+        }
+        let mut bytes = Vec::new();
+        if self.read == 0 {
+            bytes.extend_from_slice(log::MAGIC);
+        }
+        for change in &changes {
+            log::put(&mut bytes, change)?;
+        }
+        self.file.write_all_at(&bytes, self.read)?;
+        self.read += bytes.len() as u64;
+        for change in changes {
+            self.apply(change);
+        }
+        Ok(())
+    }
+
+    fn apply(&mut self, change: Change) {
+        match change {
+            Change::Set(key, value) => {
+                self.map.insert(key, value);
+            }
+            Change::Append(key, more) => self.map.entry(key).or_default().extend_from_slice(&more),
+            Change::Delete(key) => {
+                self.map.remove(&key);
+            }
+        }
+    }
+}
+
+impl Store for FileStore {
+    fn set(&self, key: &str, value: &[u8], deadline: Instant) -> Result {
+        self.0.change(deadline, |_| Ok(((), vec![Change::Set(key.into(), value.into())])))
+    }
+
+    fn get(&self, key: &str, deadline: Instant) -> Result<Vec<u8>> {
+        self.0.wait_then(&[key], deadline, |map| map.get(key).cloned().unwrap_or_default())
+    }
+
+    fn wait(&self, keys: &[&str], deadline: Instant) -> Result {
+        self.0.wait_then(keys, deadline, |_| ())
+    }
+
+    fn add(&self, key: &str, delta: i64, deadline: Instant) -> Result<i64> {
+        self.0.add(key, delta, deadline)
+    }
+
+    fn compare_set(&self, key: &str, expected: &[u8], desired: &[u8], deadline: Instant) -> Result<Vec<u8>> {
+        self.0.change(deadline, |map| {
+            let swap = map.get(key).map_or(expected.is_empty(), |value| value == expected);
+            Ok(if swap {
+                (desired.to_vec(), vec![Change::Set(key.into(), desired.into())])
+            } else {
+                (map.get(key).map_or_else(|| expected.to_vec(), Vec::clone), Vec::new())
+            })
+        })
+    }
+
+    fn append(&self, key: &str, value: &[u8], deadline: Instant) -> Result {
+        self.0.change(deadline, |_| Ok(((), vec![Change::Append(key.into(), value.into())])))
+    }
+
+    fn check(&self, keys: &[&str], deadline: Instant) -> Result<bool> {
+        self.0.look(deadline, |map| keys.iter().all(|key| map.contains_key(*key)))
+    }
+
+    fn delete(&self, key: &str, deadline: Instant) -> Result<bool> {
+        self.0.change(deadline, |map| {
+            let there = map.contains_key(key);
+            Ok((there, if there { vec![Change::Delete(key.into())] } else { Vec::new() }))
+        })
+    }
+
+    fn num_keys(&self, deadline: Instant) -> Result<u64> {
+        self.0.look(deadline, |map| map.len() as u64)
+    }
+
+    fn multi_get(&self, keys: &[&str], deadline: Instant) -> Result<Vec<Vec<u8>>> {
+        self.0.wait_then(keys, deadline, |map| keys.iter().map(|k| map.get(*k).cloned().unwrap_or_default()).collect())
+    }
+
+    fn multi_set(&self, pairs: &[(&str, &[u8])], deadline: Instant) -> Result {
+        let changes = pairs.iter().map(|(key, value)| Change::Set((*key).into(), (*value).into())).collect();
+        self.0.change(deadline, |_| Ok(((), changes)))
+    }
+}
+
+fn failed(path: &Path, what: &str) -> Error {
+    Error::new(ErrorKind::Store, format!("{what} the store file {}", path.display()))
+}

@@ -1,0 +1,237 @@
+//! What the variables of torchrun, Open MPI, PMI and SLURM say.
+
+use c10d_core::Result;
+
+use super::{Meeting, Place, checked, unclear};
+
+type Lookup<'a> = &'a dyn Fn(&str) -> Option<String>;
+
+/// How one kind of starter tells a process who it is. Of several names the first that is set counts.
+struct Starter {
+    rank: &'static str,
+    size: &'static [&'static str],
+    /// Ranks on this host.
+    local_size: &'static [&'static str],
+    /// Hosts.
+    hosts: &'static [&'static str],
+    /// Names the job; all that are set count.
+    job: &'static [&'static str],
+    /// Whether ranks on one host may go without `MASTER_ADDR`.
+    alone: bool,
+}
+
+/// In the order in which they are looked for: mpirun inside a SLURM job leaves the outer variables set.
+const STARTERS: &[Starter] = &[
+    Starter { rank: "RANK", size: &["WORLD_SIZE"], local_size: &[], hosts: &[], job: &[], alone: false },
+    Starter {
+        rank: "OMPI_COMM_WORLD_RANK",
+        size: &["OMPI_COMM_WORLD_SIZE"],
+        local_size: &["OMPI_COMM_WORLD_LOCAL_SIZE"],
+        hosts: &[],
+        job: &["PMIX_NAMESPACE", "OMPI_MCA_ess_base_jobid"],
+        alone: true,
+    },
+    Starter {
+        rank: "PMI_RANK",
+        size: &["PMI_SIZE"],
+        local_size: &["MPI_LOCALNRANKS", "PMI_LOCAL_SIZE"],
+        hosts: SLURM_HOSTS,
+        job: &["PMI_JOBID", "SLURM_JOB_ID", "SLURM_STEP_ID"],
+        alone: true,
+    },
+    Starter {
+        rank: "PMIX_RANK",
+        size: &["OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS", "SLURM_NTASKS"],
+        local_size: &["OMPI_COMM_WORLD_LOCAL_SIZE"],
+        hosts: SLURM_HOSTS,
+        job: &["PMIX_NAMESPACE"],
+        alone: true,
+    },
+    Starter {
+        rank: "SLURM_PROCID",
+        size: &["SLURM_STEP_NUM_TASKS", "SLURM_NTASKS", "SLURM_NPROCS"],
+        local_size: &[],
+        hosts: SLURM_HOSTS,
+        job: &["SLURM_JOB_ID", "SLURM_STEP_ID"],
+        alone: true,
+    },
+];
+
+const SLURM_HOSTS: &[&str] = &["SLURM_STEP_NUM_NODES", "SLURM_JOB_NUM_NODES", "SLURM_NNODES"];
+
+/// The place that the variables describe.
+pub(super) fn place(lookup: Lookup<'_>) -> Result<Place> {
+    let starter = STARTERS.iter().find(|s| lookup(s.rank).is_some()).ok_or_else(|| {
+        let names = STARTERS.iter().map(|s| s.rank).collect::<Vec<_>>().join(", ");
+        unclear(format!(
+            "env:// finds no rank: none of {names} is set. Start with `c10d run`, torchrun, mpirun or srun, or set RANK, \
+             WORLD_SIZE, MASTER_ADDR and MASTER_PORT"
+        ))
+    })?;
+    let rank = number(lookup, &[starter.rank])?;
+    let size = number(lookup, starter.size)?;
+    let ((rank_name, rank), (size_name, size)) = match (rank, size) {
+        (Some(rank), Some(size)) => (rank, size),
+        _ => {
+            let missing = starter.size.join(" nor ");
+            return Err(unclear(format!("env://: {} is set, but not {missing}", starter.rank)));
+        }
+    };
+    let (rank, size) = checked(rank, size, (rank_name, size_name))?;
+    let run = lookup("TORCHELASTIC_RUN_ID").filter(|id| !id.is_empty()).unwrap_or_else(|| "none".into());
+    Ok(Place { rank, size, meeting: meeting(lookup, starter, size)?, prefix: Some(format!("c10drs/{run}")) })
+}
+
+fn meeting(lookup: Lookup<'_>, starter: &Starter, size: u32) -> Result<Meeting> {
+    let Some(host) = lookup("MASTER_ADDR").filter(|host| !host.is_empty()) else {
+        return same_host(lookup, starter, size);
+    };
+    let port = match number::<u16>(lookup, &["MASTER_PORT"])? {
+        Some((_, port)) if port > 0 || size == 1 => port,
+        Some(_) => {
+            return Err(unclear("env://: MASTER_PORT is 0; the other ranks cannot know which port that becomes".into()));
+        }
+        None => return Err(unclear(format!("env://: MASTER_ADDR is {host:?}, but MASTER_PORT is not set"))),
+    };
+    let agent = lookup("TORCHELASTIC_USE_AGENT_STORE").unwrap_or_default();
+    match agent.to_ascii_lowercase().as_str() {
+        "true" | "1" => Ok(Meeting::Server { host, port }),
+        "false" | "0" | "" => Ok(Meeting::Rank0 { host, port }),
+        _ => Err(unclear(format!("env://: TORCHELASTIC_USE_AGENT_STORE is {agent:?}, neither True nor False"))),
+    }
+}
+
+fn same_host(lookup: Lookup<'_>, starter: &Starter, size: u32) -> Result<Meeting> {
+    let missing = |why: &str| {
+        unclear(format!(
+            "env://: MASTER_ADDR is not set{why}; set MASTER_ADDR and MASTER_PORT to where rank 0 can serve"
+        ))
+    };
+    if !starter.alone {
+        return Err(missing(""));
+    }
+    let local = number::<u32>(lookup, starter.local_size)?;
+    let hosts = number::<u32>(lookup, starter.hosts)?;
+    match (local, hosts) {
+        _ if size == 1 => {}
+        (Some((_, local)), _) if local == size => {}
+        (None, Some((_, 1))) => {}
+        (Some((name, local)), _) => return Err(missing(&format!(", and {name} is {local} of {size} ranks"))),
+        (None, Some((name, hosts))) => return Err(missing(&format!(", and {name} is {hosts}"))),
+        (None, None) => return Err(missing(", and nothing tells that all ranks are on one host")),
+    }
+    let names: Vec<String> = starter.job.iter().filter_map(|name| lookup(name)).collect();
+    Ok(Meeting::SameHost { job: if names.is_empty() { None } else { Some(names.join(".")) } })
+}
+
+/// The first of these variables that is set.
+fn number<N: std::str::FromStr>(lookup: Lookup<'_>, names: &[&'static str]) -> Result<Option<(&'static str, N)>> {
+    let Some((name, text)) = names.iter().find_map(|name| Some((*name, lookup(name)?))) else { return Ok(None) };
+    match text.trim().parse() {
+        Ok(number) => Ok(Some((name, number))),
+        Err(_) => Err(unclear(format!("env://: {name} is {text:?}, which is not a number in range"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn place_of(vars: &str) -> Result<Place> {
+        let vars: Vec<(&str, &str)> = vars.split_whitespace().filter_map(|pair| pair.split_once('=')).collect();
+        place(&|name| vars.iter().find(|(n, _)| *n == name).map(|(_, v)| (*v).to_owned()))
+    }
+
+    fn server(host: &str, port: u16) -> Meeting {
+        Meeting::Server { host: host.into(), port }
+    }
+
+    fn rank0(host: &str, port: u16) -> Meeting {
+        Meeting::Rank0 { host: host.into(), port }
+    }
+
+    fn alone(job: &str) -> Meeting {
+        Meeting::SameHost { job: Some(job.into()) }
+    }
+
+    #[test]
+    fn every_starter_is_understood() {
+        let torch = "RANK=1 WORLD_SIZE=2 MASTER_ADDR=n0 MASTER_PORT=29500";
+        for (vars, rank, size, meeting, prefix) in [
+            (torch.to_owned(), 1, 2, rank0("n0", 29500), "c10drs/none"),
+            (
+                format!("{torch} TORCHELASTIC_USE_AGENT_STORE=True TORCHELASTIC_RUN_ID=ab"),
+                1,
+                2,
+                server("n0", 29500),
+                "c10drs/ab",
+            ),
+            (format!("{torch} TORCHELASTIC_USE_AGENT_STORE=False"), 1, 2, rank0("n0", 29500), "c10drs/none"),
+            (
+                "OMPI_COMM_WORLD_RANK=2 OMPI_COMM_WORLD_SIZE=4 OMPI_COMM_WORLD_LOCAL_SIZE=4 PMIX_NAMESPACE=j@1 \
+                 PMIX_RANK=2 SLURM_PROCID=0 SLURM_NTASKS=1"
+                    .into(),
+                2,
+                4,
+                alone("j@1"),
+                "c10drs/none",
+            ),
+            (
+                "OMPI_COMM_WORLD_RANK=2 OMPI_COMM_WORLD_SIZE=4 OMPI_COMM_WORLD_LOCAL_SIZE=2 MASTER_ADDR=n0 MASTER_PORT=1"
+                    .into(),
+                2,
+                4,
+                rank0("n0", 1),
+                "c10drs/none",
+            ),
+            ("PMI_RANK=0 PMI_SIZE=2 MPI_LOCALNRANKS=2 PMI_JOBID=7".into(), 0, 2, alone("7"), "c10drs/none"),
+            ("PMIX_RANK=1 SLURM_NTASKS=2 SLURM_NNODES=1 PMIX_NAMESPACE=n".into(), 1, 2, alone("n"), "c10drs/none"),
+            (
+                "SLURM_PROCID=3 SLURM_NTASKS=8 SLURM_STEP_NUM_TASKS=4 SLURM_NNODES=2 SLURM_STEP_NUM_NODES=1 \
+                 SLURM_JOB_ID=12 SLURM_STEP_ID=0"
+                    .into(),
+                3,
+                4,
+                alone("12.0"),
+                "c10drs/none",
+            ),
+            ("PMI_RANK=0 PMI_SIZE=1".into(), 0, 1, Meeting::SameHost { job: None }, "c10drs/none"),
+        ] {
+            let found = place_of(&vars).unwrap();
+            assert_eq!(found, Place { rank, size, meeting, prefix: Some(prefix.into()) }, "{vars}");
+        }
+    }
+
+    #[test]
+    fn errors_name_the_variable_and_its_value() {
+        for (vars, says) in [
+            ("", vec!["RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "SLURM_PROCID", "MASTER_ADDR"]),
+            ("RANK=0", vec!["WORLD_SIZE"]),
+            ("RANK=x WORLD_SIZE=2", vec!["RANK is \"x\""]),
+            ("RANK=-1 WORLD_SIZE=2", vec!["RANK is \"-1\""]),
+            ("RANK=2 WORLD_SIZE=2", vec!["RANK is 2", "WORLD_SIZE is 2"]),
+            ("RANK=0 WORLD_SIZE=0", vec!["WORLD_SIZE is 0"]),
+            ("RANK=0 WORLD_SIZE=2", vec!["MASTER_ADDR"]),
+            ("RANK=0 WORLD_SIZE=2 MASTER_ADDR=h", vec!["MASTER_PORT"]),
+            ("RANK=0 WORLD_SIZE=2 MASTER_ADDR=h MASTER_PORT=99999", vec!["MASTER_PORT is \"99999\""]),
+            ("RANK=0 WORLD_SIZE=2 MASTER_ADDR=h MASTER_PORT=0", vec!["MASTER_PORT is 0"]),
+            (
+                "RANK=0 WORLD_SIZE=2 MASTER_ADDR=h MASTER_PORT=1 TORCHELASTIC_USE_AGENT_STORE=maybe",
+                vec!["TORCHELASTIC_USE_AGENT_STORE is \"maybe\""],
+            ),
+            (
+                "OMPI_COMM_WORLD_RANK=0 OMPI_COMM_WORLD_SIZE=4 OMPI_COMM_WORLD_LOCAL_SIZE=2",
+                vec!["MASTER_ADDR", "OMPI_COMM_WORLD_LOCAL_SIZE is 2"],
+            ),
+            ("SLURM_PROCID=0 SLURM_NTASKS=4 SLURM_NNODES=2", vec!["MASTER_ADDR", "SLURM_NNODES is 2"]),
+            ("SLURM_PROCID=0 SLURM_NTASKS=4", vec!["MASTER_ADDR", "nothing tells"]),
+            ("SLURM_PROCID=0", vec!["SLURM_NTASKS"]),
+            ("PMIX_RANK=0", vec!["SLURM_NTASKS"]),
+        ] {
+            let error = place_of(vars).unwrap_err().to_string();
+            for name in says {
+                assert!(error.contains(name), "{vars}: {error}");
+            }
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! How a process learns its rank and meets the others: `env://`, `tcp://`, `file://`.
+
+mod env;
+mod host;
+mod same_host;
+mod url;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use c10d_core::store::deadline_after;
+use c10d_core::{Error, ErrorKind, Phase, PrefixStore, Result, Store};
+
+use crate::{FileStore, TcpStore};
+
+/// What [`init`] found out.
+#[derive(Clone)]
+#[non_exhaustive]
+pub struct Joined {
+    /// The rank of this process.
+    pub rank: u32,
+    /// The number of ranks.
+    pub size: u32,
+    /// The store that all ranks share. Where this process hosts the server, the server lives with the store's last
+    /// clone, and then until the other ranks have left, at most five seconds.
+    pub store: Arc<dyn Store>,
+}
+
+/// Who this process is, and where the ranks meet.
+#[derive(Debug, PartialEq)]
+struct Place {
+    rank: u32,
+    size: u32,
+    meeting: Meeting,
+    /// Below which keys are kept apart from other users of the store.
+    prefix: Option<String>,
+}
+
+#[derive(Debug, PartialEq)]
+enum Meeting {
+    /// A server of this job; rank 0 runs it.
+    Rank0 { host: String, port: u16 },
+    /// A server that somebody else runs.
+    Server { host: String, port: u16 },
+    /// A file that all ranks see.
+    File(PathBuf),
+    /// All ranks are on this host; the job's name, where the starter gives one.
+    SameHost { job: Option<String> },
+}
+
+/// Finds rank, size and store, by `timeout` at the latest.
+///
+/// | URL | meaning |
+/// | --- | --- |
+/// | `env://` | the variables of `c10d run` and torchrun (`RANK`, `WORLD_SIZE`, `MASTER_ADDR`, `MASTER_PORT`, `TORCHELASTIC_USE_AGENT_STORE`), or of Open MPI, PMI or SLURM; for these, ranks on one host need no `MASTER_ADDR` |
+/// | `tcp://host:port?rank=R&world_size=N` | rank 0 serves the store there |
+/// | `file:///path?rank=R&world_size=N` | the store is that file |
+pub fn init(url: &str, timeout: Duration) -> Result<Joined> {
+    let deadline = deadline_after(timeout);
+    let place = match url.split_once("://") {
+        Some(("env", "")) => env::place(&|name| std::env::var_os(name).map(|v| v.to_string_lossy().into_owned())),
+        Some(("env", rest)) => Err(unclear(format!("init method env://{rest}: env:// takes nothing after it"))),
+        Some(("tcp", rest)) => url::tcp(rest),
+        Some(("file", rest)) => url::file(rest),
+        _ => Err(unclear(format!(
+            "unknown init method {url:?}; there are env://, tcp://host:port?rank=R&world_size=N and \
+             file:///path?rank=R&world_size=N"
+        ))),
+    }?;
+    let (rank, size) = (place.rank, place.size);
+    let store = meet(place, deadline).map_err(|mut e| {
+        let report = e.report_mut();
+        report.phase.get_or_insert(Phase::Rendezvous);
+        report.rank.get_or_insert(rank);
+        report.deadline.get_or_insert(timeout);
+        e
+    })?;
+    Ok(Joined { rank, size, store })
+}
+
+fn meet(place: Place, deadline: Instant) -> Result<Arc<dyn Store>> {
+    let store: Arc<dyn Store> = match place.meeting {
+        Meeting::Rank0 { host, port } => {
+            let store = if place.rank == 0 {
+                TcpStore::hosting(host::serve(&host, port, deadline)?, deadline)?
+            } else {
+                TcpStore::connect(&host, port, deadline)?
+            };
+            // A PyTorch process in the place of rank 0 waits until all have said this.
+            store.count_worker(deadline)?;
+            Arc::new(store)
+        }
+        Meeting::Server { host, port } => Arc::new(TcpStore::connect(&host, port, deadline)?),
+        Meeting::File(path) => Arc::new(FileStore::open(path)?),
+        Meeting::SameHost { job } => Arc::new(same_host::store(job.as_deref(), place.size)?),
+    };
+    Ok(match place.prefix {
+        Some(prefix) => Arc::new(PrefixStore::new(prefix, store)),
+        None => store,
+    })
+}
+
+/// Rank and size that make sense together; `names` says where they come from.
+fn checked(rank: u32, size: u32, names: (&str, &str)) -> Result<(u32, u32)> {
+    let (rank_name, size_name) = names;
+    if size == 0 {
+        return Err(unclear(format!("{size_name} is 0; a group has at least one rank")));
+    }
+    if rank >= size {
+        return Err(unclear(format!("{rank_name} is {rank}, but {size_name} is {size}: ranks are 0 to {}", size - 1)));
+    }
+    Ok((rank, size))
+}
+
+/// What was said about the group has no meaning; nothing was sent.
+fn unclear(what: String) -> Error {
+    Error::new(ErrorKind::Rendezvous, what).phase(Phase::Rendezvous).rejected()
+}
