@@ -1,0 +1,98 @@
+//! Bytes to and from one peer, over whatever lies between.
+#![allow(unsafe_code)]
+
+use std::os::fd::BorrowedFd;
+use std::slice;
+
+use c10d_core::Result;
+
+use crate::shm::ShmLink;
+use crate::tcp::TcpLink;
+
+/// A stream of bytes to a peer and one from it, never blocking. An error is final.
+pub(crate) enum Link {
+    /// Through shared memory.
+    Shm(ShmLink),
+    /// Over a connection.
+    Tcp(TcpLink),
+}
+
+impl Link {
+    /// Sends as much of `head` and then the `len` bytes at `body` as goes now, and says how much that was (0: nothing).
+    /// What was taken is on its way to the peer at return; the caller comes again with the rest.
+    ///
+    /// # Safety
+    /// `body` is readable for `len` bytes.
+    #[inline]
+    pub(crate) unsafe fn write(&mut self, head: &[u8], body: *const u8, len: usize) -> Result<usize> {
+        match self {
+            // SAFETY: as promised by the caller.
+            Link::Shm(l) => unsafe { l.write(head, body, len) },
+            // SAFETY: readable for `len` bytes, says the caller; `body` may dangle only where `len` is 0.
+            Link::Tcp(l) => l.write(head, if len == 0 { &[] } else { unsafe { slice::from_raw_parts(body, len) } }),
+        }
+    }
+
+    /// The bytes that can be read now without a break. They stay in place until consumed, or until the next call on this
+    /// link: read them through the pointer only.
+    ///
+    /// Once the caller has consumed whole elements, the rest of a broken one is continued: nothing stays torn for ever.
+    #[inline]
+    pub(crate) fn peek(&mut self) -> Result<(*const u8, usize)> {
+        match self {
+            Link::Shm(l) => l.peek(),
+            Link::Tcp(l) => l.peek().map(|b| (b.as_ptr(), b.len())),
+        }
+    }
+
+    /// Gives up the first `n` of the bytes that the last [`Link::peek`] showed.
+    #[inline]
+    pub(crate) fn consume(&mut self, n: usize) {
+        match self {
+            Link::Shm(l) => l.consume(n),
+            Link::Tcp(l) => l.consume(n),
+        }
+    }
+
+    /// Copies out what is there, up to `len` bytes, and says how much that was (0: nothing).
+    ///
+    /// # Safety
+    /// `to` is writable for `len` bytes, and nobody else uses them.
+    #[inline]
+    pub(crate) unsafe fn read(&mut self, to: *mut u8, len: usize) -> Result<usize> {
+        match self {
+            // SAFETY: as promised by the caller.
+            Link::Shm(l) => unsafe { l.read(to, len) },
+            // SAFETY: as promised by the caller; `to` may dangle only where `len` is 0.
+            Link::Tcp(l) => l.read(if len == 0 { &mut [] } else { unsafe { slice::from_raw_parts_mut(to, len) } }),
+        }
+    }
+
+    /// The item that was being written is complete. Both sides mark the same places.
+    #[inline]
+    pub(crate) fn end_write(&mut self) {
+        if let Link::Shm(l) = self {
+            l.end_write();
+        }
+    }
+
+    /// The item that was being read is complete. Both sides mark the same places.
+    #[inline]
+    pub(crate) fn end_read(&mut self) {
+        if let Link::Shm(l) = self {
+            l.end_read();
+        }
+    }
+
+    /// What to poll while waiting; `None` for shared memory, where the peer rings the own doorbell.
+    pub(crate) fn fd(&self) -> Option<BorrowedFd<'_>> {
+        match self {
+            Link::Shm(_) => None,
+            Link::Tcp(l) => Some(l.fd()),
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "link_tests.rs"]
+pub(crate) mod tests;

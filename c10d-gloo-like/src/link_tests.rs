@@ -1,0 +1,93 @@
+//! One test body for both kinds of link: items of random sizes in both directions at once, checked byte by byte.
+
+use std::time::{Duration, Instant};
+
+use super::*;
+use crate::pause::{Interest, Pause};
+
+/// A small generator (xorshift); the seed is the test's parameter.
+pub(crate) struct Random(u64);
+
+impl Random {
+    pub(crate) fn new(seed: u64) -> Random {
+        Random(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
+    }
+
+    pub(crate) fn below(&mut self, n: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 11) as usize % n
+    }
+}
+
+pub(crate) fn seeds() -> std::ops::Range<u64> {
+    1..6
+}
+
+fn item(random: &mut Random, largest: usize) -> (Vec<u8>, Vec<u8>) {
+    let n = if random.below(3) == 0 { random.below(largest) } else { random.below(100) };
+    let mut head = vec![0; 32];
+    head[..8].copy_from_slice(&(n as u64).to_le_bytes());
+    let first = random.below(256);
+    (head, (0..n).map(|i| (first + i * 13) as u8).collect())
+}
+
+/// Sends 200 items per seed and receives as many, which the other side derives from the same seeds.
+pub(crate) fn exchange(mut link: Link, me: u64, seeds: std::ops::Range<u64>, largest: usize) {
+    for seed in seeds {
+        let (mut out, mut into) = (Random::new(seed * 2 + me), Random::new(seed * 2 + 1 - me));
+        let mut how = Random::new(seed + 77 * me);
+        let mut pause = Pause::new(how.below(2) == 0, None);
+        let (mut sent, mut received) = (0, 0);
+        let (mut sending, mut done) = (item(&mut out, largest), 0);
+        let (mut expected, mut got) = (item(&mut into, largest), Vec::new());
+        let end = Instant::now() + Duration::from_secs(60);
+        while sent < 200 || received < 200 {
+            let mut progress = false;
+            if sent < 200 {
+                let (head, body) = &sending;
+                let at = done.min(head.len());
+                let body = &body[done - at..];
+                // SAFETY: a slice.
+                let n = unsafe { link.write(&head[at..], body.as_ptr(), body.len()) }.unwrap();
+                done += n;
+                progress |= n > 0;
+                if done == sending.0.len() + sending.1.len() {
+                    link.end_write();
+                    sent += 1;
+                    (sending, done) = (item(&mut out, largest), 0);
+                }
+            }
+            let left = expected.0.len() + expected.1.len() - got.len();
+            if received < 200 {
+                let n = if how.below(2) == 0 {
+                    let (p, n) = link.peek().unwrap();
+                    let n = n.min(left).min(1 + how.below(3000));
+                    // SAFETY: the link shows at least `n` bytes, and the other side leaves them alone.
+                    got.extend_from_slice(unsafe { slice::from_raw_parts(p, n) });
+                    link.consume(n);
+                    n
+                } else {
+                    let mut to = vec![0; left.min(1 + how.below(20_000))];
+                    // SAFETY: a vector of that length.
+                    let n = unsafe { link.read(to.as_mut_ptr(), to.len()) }.unwrap();
+                    got.extend_from_slice(&to[..n]);
+                    n
+                };
+                progress |= n > 0;
+                if n == left {
+                    assert!(got[..32] == expected.0 && got[32..] == expected.1, "item {received} of seed {seed}");
+                    link.end_read();
+                    received += 1;
+                    (expected, got) = (item(&mut into, largest), Vec::new());
+                }
+            }
+            if progress {
+                pause.reset();
+            } else if let Some(now) = pause.wait([Interest::of(&link, received < 200, sent < 200)]) {
+                assert!(now < end, "stuck at {sent} sent, {received} received of seed {seed}");
+            }
+        }
+    }
+}

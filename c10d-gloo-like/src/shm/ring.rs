@@ -1,0 +1,249 @@
+//! A ring of bytes with one writer and one reader, in memory that both map.
+//!
+//! Positions count bytes since the start and never wrap; each side trusts its own and bounds what the other publishes.
+//! An item begins at a multiple of [`LINE`], so a small one is one cache line beside the cursor's.
+#![allow(unsafe_code)]
+
+use std::ptr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use c10d_core::{Error, ErrorKind, Phase, Result};
+
+use super::copy;
+use super::{Lane, Segment};
+
+/// What item boundaries are rounded up to.
+const LINE: u64 = 64;
+/// Above this many bytes stores are non-temporal.
+const STREAM_ABOVE: usize = 4 << 10;
+/// A long write is published in pieces of this size, so that the reader works beside the writer.
+const PIECE: usize = 16 << 10;
+
+/// One cursor, alone in its pair of cache lines (prefetchers fetch pairs).
+#[repr(C, align(128))]
+struct Cursor(AtomicU64);
+
+/// The two cursors of a ring, as they lie in the writer's segment.
+#[repr(C)]
+pub(super) struct Cursors {
+    head: Cursor,
+    tail: Cursor,
+}
+
+/// What both ends know.
+struct End {
+    cursors: *const Cursors,
+    data: *mut u8,
+    capacity: u64,
+    /// The own position.
+    at: u64,
+    /// What the other side published when last looked at.
+    other: u64,
+    peer: u32,
+    /// Keeps the memory mapped.
+    _segment: Arc<Segment>,
+}
+
+// SAFETY: the pointers lead into the mapping that `_segment` keeps; what they lead to is atomics, and bytes that belong
+// to one end at a time according to the cursors. Each end is used through `&mut self`.
+unsafe impl Send for End {}
+
+impl End {
+    fn new(segment: Arc<Segment>, index: usize, lane: Lane, peer: u32) -> End {
+        let (cursors, data, capacity) = segment.ring(index, lane);
+        End { cursors, data, capacity: capacity as u64, at: 0, other: 0, peer, _segment: segment }
+    }
+
+    fn cursors(&self) -> &Cursors {
+        // SAFETY: valid as long as the segment, which we hold; a cursor is an atomic.
+        unsafe { &*self.cursors }
+    }
+
+    /// The bytes at the own position: pointer, and how many until the ring's end.
+    fn here(&self) -> (*mut u8, usize) {
+        let offset = self.at & (self.capacity - 1);
+        // SAFETY: `offset < capacity`.
+        (unsafe { self.data.add(offset as usize) }, (self.capacity - offset) as usize)
+    }
+
+    #[cold]
+    fn corrupt(&self, which: &str, value: u64) -> Error {
+        let (at, seen, capacity) = (self.at, self.other, self.capacity);
+        let what =
+            format!("the {which} of a shared ring is {value}: own position {at}, before {seen}, capacity {capacity}");
+        Error::new(ErrorKind::Protocol, what).guilty([self.peer]).phase(Phase::Transfer)
+    }
+}
+
+/// The writing end.
+pub(super) struct Writer(End);
+
+/// The reading end.
+pub(super) struct Reader {
+    end: End,
+    /// The position that the writer knows of.
+    published: u64,
+}
+
+impl Writer {
+    /// The end that writes to `peer`, in the own segment, where the peer has this index.
+    pub(super) fn new(own: Arc<Segment>, index: usize, lane: Lane, peer: u32) -> Writer {
+        Writer(End::new(own, index, lane, peer))
+    }
+
+    fn free(&mut self, want: usize) -> Result<usize> {
+        let end = &mut self.0;
+        let free = end.capacity.saturating_sub(end.at - end.other);
+        if free >= want as u64 {
+            return Ok(want);
+        }
+        let tail = end.cursors().tail.0.load(Ordering::Acquire);
+        // The reader may be ahead of us by the padding after the last item that it read to the end; never otherwise.
+        if tail < end.other || tail > end.at.next_multiple_of(LINE) {
+            return Err(end.corrupt("tail", tail));
+        }
+        end.other = tail.min(end.at);
+        Ok(want.min(end.capacity.saturating_sub(end.at - end.other) as usize))
+    }
+
+    /// Appends as much of `head` and then the `len` bytes at `body` as fits, and publishes it.
+    ///
+    /// # Safety
+    /// `body` is readable for `len` bytes.
+    #[inline]
+    pub(super) unsafe fn write(&mut self, head: &[u8], body: *const u8, len: usize) -> Result<usize> {
+        let take = self.free(head.len() + len)?;
+        if take == 0 {
+            return Ok(0);
+        }
+        let first = take.min(head.len());
+        // SAFETY: both sources are readable for what is taken of them.
+        unsafe {
+            self.put(head.as_ptr(), first, false);
+            let (mut done, rest) = (0, take - first);
+            while done < rest {
+                // Pieces end at the same places of the ring as lines do.
+                let to_line = (LINE - self.0.at % LINE) as usize % LINE as usize;
+                let n = (rest - done).min(PIECE + to_line);
+                self.put(body.add(done), n, rest > STREAM_ABOVE);
+                done += n;
+                if done < rest {
+                    self.publish();
+                }
+            }
+        }
+        self.publish();
+        Ok(take)
+    }
+
+    /// Copies `n` bytes, for which there is room, to the own position and advances it.
+    ///
+    /// # Safety
+    /// `from` is readable for `n` bytes.
+    #[inline]
+    unsafe fn put(&mut self, from: *const u8, n: usize, stream: bool) {
+        let (here, until_end) = self.0.here();
+        let first = n.min(until_end);
+        // SAFETY: `here` has `until_end` bytes and the ring `capacity >= n`; nobody else touches free room.
+        unsafe {
+            if stream {
+                copy::stream(from, here, first);
+                copy::stream(from.add(first), self.0.data, n - first);
+            } else {
+                ptr::copy_nonoverlapping(from, here, first);
+                if first < n {
+                    ptr::copy_nonoverlapping(from.add(first), self.0.data, n - first);
+                }
+            }
+        }
+        self.0.at += n as u64;
+    }
+
+    fn publish(&self) {
+        self.0.cursors().head.0.store(self.0.at, Ordering::Release);
+    }
+
+    /// The item is complete: the next one begins at a new line.
+    pub(super) fn end(&mut self) {
+        self.0.at = self.0.at.next_multiple_of(LINE);
+    }
+}
+
+impl Reader {
+    /// The end that reads from `peer`, in the peer's segment, where we have this index.
+    pub(super) fn new(theirs: Arc<Segment>, index: usize, lane: Lane, peer: u32) -> Reader {
+        Reader { end: End::new(theirs, index, lane, peer), published: 0 }
+    }
+
+    /// How much can be read now. Looks at the writer's cursor only when what is known is used up, or when `more` is
+    /// asked for.
+    #[inline]
+    fn available(&mut self, more: bool) -> Result<usize> {
+        let end = &mut self.end;
+        if more || end.other <= end.at {
+            let head = end.cursors().head.0.load(Ordering::Acquire);
+            // We may be ahead of the writer by the padding after the last item.
+            let (behind, ahead) = (end.at.saturating_sub(head), head.saturating_sub(end.at));
+            if head < end.other || behind >= LINE || ahead > end.capacity {
+                return Err(end.corrupt("head", head));
+            }
+            end.other = head;
+        }
+        Ok(end.other.saturating_sub(end.at) as usize)
+    }
+
+    /// The bytes that can be read now without a break, in place; they stay until consumed.
+    #[inline]
+    pub(super) fn peek(&mut self) -> Result<(*const u8, usize)> {
+        let n = self.available(true)?;
+        let (here, until_end) = self.end.here();
+        Ok((here, n.min(until_end)))
+    }
+
+    /// Gives the first `n` of the bytes seen back to the writer. True when the writer can know of it: it may be waiting.
+    #[inline]
+    pub(super) fn consume(&mut self, n: usize) -> bool {
+        debug_assert!(n == 0 || self.end.at + n as u64 <= self.end.other);
+        self.end.at += n as u64;
+        // Room is given back in large strokes: the cursor's line travels less often.
+        let stroke = self.end.at - self.published >= self.end.capacity / 8;
+        if stroke {
+            self.publish();
+        }
+        stroke
+    }
+
+    fn publish(&mut self) {
+        self.end.cursors().tail.0.store(self.end.at, Ordering::Release);
+        self.published = self.end.at;
+    }
+
+    /// Copies out what is there, up to `len` bytes. The flag is that of [`Reader::consume`].
+    ///
+    /// # Safety
+    /// `to` is writable for `len` bytes.
+    pub(super) unsafe fn read(&mut self, to: *mut u8, len: usize) -> Result<(usize, bool)> {
+        let known = self.available(false)?;
+        let n = if known < len { self.available(true)? } else { known }.min(len);
+        let (mut done, mut stroke) = (0, false);
+        while done < n {
+            let (here, until_end) = self.end.here();
+            let part = (n - done).min(until_end).min((self.end.capacity / 4) as usize);
+            // SAFETY: `part` bytes are published at `here`, and belong to us until consumed; `to` has room.
+            unsafe { ptr::copy_nonoverlapping(here, to.add(done), part) };
+            done += part;
+            stroke |= self.consume(part);
+        }
+        Ok((n, stroke))
+    }
+
+    /// The item is complete: the next one begins at a new line.
+    pub(super) fn end(&mut self) {
+        self.end.at = self.end.at.next_multiple_of(LINE);
+    }
+}
+
+#[cfg(test)]
+#[path = "ring_tests.rs"]
+mod tests;

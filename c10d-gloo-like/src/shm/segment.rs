@@ -1,0 +1,190 @@
+//! A rank's segment: memory that the rank made and its peers on the host map.
+//!
+//! It begins with a page of words about the rank; then come, for each peer on the host, the rings that the rank writes
+//! and that peer reads, one per [`Lane`]: first all cursors, then all bytes.
+#![allow(unsafe_code)]
+
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::AtomicU32;
+
+use c10d_core::{Error, ErrorKind, Result};
+use memmap2::{MmapOptions, MmapRaw};
+use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags};
+use rustix::io::Errno;
+use rustix::process::{Resource, getrlimit};
+
+use super::futex::Bell;
+use super::memory;
+use super::ring::Cursors;
+
+const PAGE: usize = 4096;
+const SMALLEST_RING: usize = 16 << 10;
+/// A segment grows with the number of peers up to here; from then on the rings shrink.
+const LARGEST_SEGMENT: usize = 4 << 20;
+const SEALS: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlags::SEAL);
+
+/// Which of the two rings between a pair of ranks: point-to-point traffic does not queue behind collectives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lane {
+    /// Of collectives.
+    Collective,
+    /// Of point-to-point operations.
+    PointToPoint,
+}
+
+/// Where everything lies in a segment: a pure function of the number of peers and the sizes wished for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Layout {
+    peers: usize,
+    rings: [usize; 2],
+}
+
+impl Layout {
+    /// The collective ring's size: measured, see the crate's `links` example.
+    pub(crate) const COLLECTIVE: usize = 256 << 10;
+    /// The point-to-point ring's size.
+    pub(crate) const POINT_TO_POINT: usize = 128 << 10;
+
+    /// The usual layout for this many peers on the host.
+    pub(crate) fn new(peers: usize) -> Layout {
+        Layout::with_rings(peers, Layout::COLLECTIVE, Layout::POINT_TO_POINT)
+    }
+
+    /// Rings of about these sizes: powers of two, smaller where there are many peers.
+    pub(crate) fn with_rings(peers: usize, collective: usize, point_to_point: usize) -> Layout {
+        let mut layout = Layout { peers, rings: [collective, point_to_point].map(|n| n.max(64).next_power_of_two()) };
+        while layout.size() > LARGEST_SEGMENT && layout.rings.iter().any(|n| *n > SMALLEST_RING) {
+            layout.rings = layout.rings.map(|n| (n / 2).max(SMALLEST_RING.min(n)));
+        }
+        layout
+    }
+
+    /// Bytes of the segment.
+    pub(crate) fn size(&self) -> usize {
+        self.data() + self.peers * (self.rings[0] + self.rings[1])
+    }
+
+    fn data(&self) -> usize {
+        (PAGE + self.peers * 2 * size_of::<Cursors>()).next_multiple_of(PAGE)
+    }
+
+    /// Offsets of the cursors and the bytes of a ring, and its capacity.
+    pub(super) fn ring(&self, peer: usize, lane: Lane) -> (usize, usize, usize) {
+        assert!(peer < self.peers);
+        let cursors = PAGE + (peer * 2 + lane as usize) * size_of::<Cursors>();
+        let before = [0, self.peers * self.rings[0]][lane as usize];
+        (cursors, self.data() + before + peer * self.rings[lane as usize], self.rings[lane as usize])
+    }
+}
+
+/// The first page of a segment.
+#[repr(C)]
+pub(crate) struct Header {
+    pub(super) bell: Bell,
+    /// Not 0: the owner left the group in good order.
+    pub(crate) left: AtomicU32,
+    /// Not 0: the owner gave the group up, and its peers should do so too.
+    pub(crate) revoked: AtomicU32,
+}
+
+/// A segment, mapped. Threads of one process may share one mapping.
+pub(crate) struct Segment {
+    map: MmapRaw,
+    fd: OwnedFd,
+    layout: Layout,
+}
+
+impl Segment {
+    /// Makes the own segment. All its memory is taken here: later there is no way to report that none is left.
+    pub(crate) fn create(layout: Layout) -> Result<Segment> {
+        let size = layout.size();
+        let refused = |what: String| Error::new(ErrorKind::Resource, what);
+        let hint = "use the TCP transport, fewer ranks per host, or raise the limit";
+        if let Some(left) = memory::headroom()
+            && size as u64 > left / 2
+        {
+            return Err(refused(format!(
+                "a shared segment needs {size} bytes, and the memory cgroup has {left} left: {hint}"
+            )));
+        }
+        // Beyond this limit fallocate is answered with a signal.
+        if let Some(limit) = getrlimit(Resource::Fsize).current
+            && size as u64 > limit
+        {
+            return Err(refused(format!("a shared segment needs {size} bytes, RLIMIT_FSIZE allows {limit}: {hint}")));
+        }
+        let fd = memfd().map_err(|e| refused(format!("no shared memory (memfd_create): {hint}")).source(e))?;
+        reserve(fd.as_fd(), size)
+            .map_err(|e| refused(format!("no memory for a shared segment of {size} bytes: {hint}")).source(e))?;
+        rustix::fs::fcntl_add_seals(&fd, SEALS)
+            .map_err(|e| refused(format!("a shared segment cannot be sealed: {hint}")).source(e))?;
+        Segment::map(fd, layout)
+    }
+
+    /// Maps a peer's segment, if it is one: sealed, so that it cannot shrink under us, and of the size that `layout` has.
+    pub(crate) fn attach(fd: OwnedFd, layout: Layout) -> Result<Segment> {
+        let wrong = |what: &str| Error::new(ErrorKind::Protocol, format!("the peer's shared segment {what}"));
+        let seals = rustix::fs::fcntl_get_seals(&fd).map_err(|e| wrong("is not a memfd").source(e))?;
+        if !seals.contains(SEALS) {
+            return Err(wrong("is not sealed"));
+        }
+        let stat = rustix::fs::fstat(&fd).map_err(|e| wrong("has no size").source(e))?;
+        if stat.st_size != layout.size() as i64 {
+            return Err(wrong(&format!("has {} bytes, not the announced {}", stat.st_size, layout.size())));
+        }
+        Segment::map(fd, layout)
+    }
+
+    fn map(fd: OwnedFd, layout: Layout) -> Result<Segment> {
+        let file = File::from(fd);
+        let map = MmapOptions::new()
+            .len(layout.size())
+            .map_raw(&file)
+            .map_err(|e| Error::new(ErrorKind::Resource, "a shared segment cannot be mapped").source(e))?;
+        Ok(Segment { map, fd: file.into(), layout })
+    }
+
+    /// The descriptor, to be sent to the peers.
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+
+    /// The words about the owner.
+    pub(crate) fn header(&self) -> &Header {
+        // SAFETY: the map is page-aligned and at least a page long, lives as long as `self`, and cannot shrink (sealed);
+        // a header is only atomics, for which every bit pattern is valid, whoever writes them.
+        unsafe { &*self.map.as_ptr().cast::<Header>() }
+    }
+
+    /// A ring's cursors, bytes and capacity; valid as long as the segment.
+    pub(super) fn ring(&self, peer: usize, lane: Lane) -> (*const Cursors, *mut u8, usize) {
+        let (cursors, data, capacity) = self.layout.ring(peer, lane);
+        let base = self.map.as_mut_ptr();
+        // SAFETY: `Layout::ring` stays inside `Layout::size`, which is the map's length.
+        unsafe { (base.add(cursors).cast(), base.add(data), capacity) }
+    }
+}
+
+fn memfd() -> Result<OwnedFd, Errno> {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    // Kernels before 6.3 do not know NOEXEC_SEAL.
+    match rustix::fs::memfd_create(c"c10d", flags | MemfdFlags::NOEXEC_SEAL) {
+        Err(Errno::INVAL) => rustix::fs::memfd_create(c"c10d", flags),
+        other => other,
+    }
+}
+
+/// Takes the memory now: touching a page that is not there later would be a signal.
+fn reserve(fd: BorrowedFd<'_>, size: usize) -> Result<(), Errno> {
+    loop {
+        match rustix::fs::fallocate(fd, FallocateFlags::empty(), 0, size as u64) {
+            Err(Errno::INTR) => {}
+            other => return other,
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "segment_tests.rs"]
+mod tests;

@@ -1,0 +1,159 @@
+//! A connection as a link: reads go through a buffer when they are small, past it when they are large.
+
+use std::io::{IoSlice, IoSliceMut};
+use std::net::TcpStream;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use c10d_core::{Error, ErrorKind, Phase, Result};
+use rustix::io::Errno;
+use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg};
+
+/// The receive buffer, made at the first read.
+const BUFFER: usize = 256 << 10;
+/// Less than this at hand (a header and the largest element fit): the socket is asked for more.
+const LITTLE: usize = 64;
+/// How much a read past the buffer takes along of what comes after.
+const TAKE_ALONG: usize = 4 << 10;
+
+/// One end of a connection.
+pub(crate) struct TcpLink {
+    stream: TcpStream,
+    peer: u32,
+    buffer: Vec<u8>,
+    start: usize,
+    end: usize,
+    /// How many bytes the last peek showed, if none was consumed since: whoever comes again needs more.
+    shown: usize,
+    /// How the connection ended, once it did; told when everything received is handed out.
+    gone: Option<&'static str>,
+}
+
+impl TcpLink {
+    /// The link to `peer` over this connection, which must be non-blocking, as those of [`super::dial`] and
+    /// [`super::Listener`] are.
+    pub(crate) fn new(stream: TcpStream, peer: u32) -> TcpLink {
+        TcpLink { stream, peer, buffer: Vec::new(), start: 0, end: 0, shown: 0, gone: None }
+    }
+
+    /// What to poll.
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
+    }
+
+    /// See [`crate::link::Link::write`].
+    pub(crate) fn write(&mut self, head: &[u8], body: &[u8]) -> Result<usize> {
+        let parts = [IoSlice::new(head), IoSlice::new(body)];
+        let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+        loop {
+            match sendmsg(&self.stream, &parts, &mut SendAncillaryBuffer::default(), flags) {
+                Ok(n) => return Ok(n),
+                Err(Errno::AGAIN) => return Ok(0),
+                Err(Errno::INTR) => {}
+                // The kernel is short of memory for now; the deadline bounds how long.
+                Err(Errno::NOBUFS | Errno::NOMEM) => return Ok(0),
+                Err(e) => return Err(self.dead(how(e))),
+            }
+        }
+    }
+
+    /// See [`crate::link::Link::peek`].
+    pub(crate) fn peek(&mut self) -> Result<&[u8]> {
+        let held = self.end - self.start;
+        if held < LITTLE || held == self.shown {
+            self.receive(&mut [])?;
+        }
+        let held = self.end - self.start;
+        // A peer that is gone is told when there is nothing new to hand out.
+        if let Some(how) = self.gone
+            && held == self.shown
+        {
+            return Err(self.dead(how));
+        }
+        self.shown = held;
+        Ok(&self.buffer[self.start..self.end])
+    }
+
+    /// See [`crate::link::Link::consume`].
+    pub(crate) fn consume(&mut self, n: usize) {
+        debug_assert!(n <= self.end - self.start);
+        self.start += n;
+        if n > 0 {
+            self.shown = 0;
+        }
+    }
+
+    /// See [`crate::link::Link::read`].
+    pub(crate) fn read(&mut self, to: &mut [u8]) -> Result<usize> {
+        let mut done = self.drain(to);
+        if done < to.len() && self.gone.is_none() {
+            done += self.receive(&mut to[done..])?;
+        }
+        match self.gone {
+            Some(how) if done == 0 && !to.is_empty() => Err(self.dead(how)),
+            _ => Ok(done),
+        }
+    }
+
+    fn drain(&mut self, to: &mut [u8]) -> usize {
+        let n = to.len().min(self.end - self.start);
+        to[..n].copy_from_slice(&self.buffer[self.start..self.start + n]);
+        self.consume(n);
+        n
+    }
+
+    /// One receive into `to`, and what goes beyond it into the buffer (which is empty if `to` is not). Says how much
+    /// went into `to`.
+    fn receive(&mut self, to: &mut [u8]) -> Result<usize> {
+        if self.gone.is_some() {
+            return Ok(0);
+        }
+        if self.buffer.is_empty() {
+            self.buffer = vec![0; BUFFER];
+        }
+        if self.start > 0 && (self.start == self.end || self.end - self.start < LITTLE || self.end == BUFFER) {
+            self.buffer.copy_within(self.start..self.end, 0);
+            (self.start, self.end) = (0, self.end - self.start);
+        }
+        let spare = &mut self.buffer[self.end..];
+        // A long read is followed by more of its kind, that had better go past the buffer too.
+        let along = if to.len() > TAKE_ALONG { spare.len().min(TAKE_ALONG) } else { spare.len() };
+        if to.is_empty() && along == 0 {
+            return Ok(0);
+        }
+        let wanted = to.len();
+        loop {
+            let mut parts = [IoSliceMut::new(to), IoSliceMut::new(&mut spare[..along])];
+            match rustix::io::readv(&self.stream, &mut parts) {
+                Ok(0) => self.gone = Some("connection closed"),
+                Ok(n) => {
+                    self.end += n.saturating_sub(wanted);
+                    return Ok(n.min(wanted));
+                }
+                Err(Errno::AGAIN) => {}
+                Err(Errno::INTR) => continue,
+                Err(Errno::NOBUFS | Errno::NOMEM) => {}
+                Err(e) => self.gone = Some(how(e)),
+            }
+            return Ok(0);
+        }
+    }
+
+    #[cold]
+    fn dead(&self, how: &str) -> Error {
+        Error::new(ErrorKind::PeerDead { how: how.into() }, "").guilty([self.peer]).phase(Phase::Transfer)
+    }
+}
+
+fn how(e: Errno) -> &'static str {
+    match e {
+        Errno::CONNRESET => "connection reset",
+        Errno::PIPE => "connection closed",
+        Errno::TIMEDOUT => "connection timed out",
+        Errno::HOSTUNREACH | Errno::NETUNREACH | Errno::HOSTDOWN | Errno::NETDOWN => "host unreachable",
+        _ => "connection failed",
+    }
+}
+
+#[cfg(test)]
+#[path = "link_tests.rs"]
+mod tests;
