@@ -1,13 +1,34 @@
 #![doc = include_str!("../README.md")]
 
+mod backend;
+pub mod buffer;
+mod call;
 mod dispatch;
 mod error;
+mod group;
+mod job;
+pub mod op;
 pub mod ops;
+pub mod registry;
+mod scope;
 pub mod store;
 pub mod types;
+mod work;
 
-pub use dispatch::Fingerprint;
+pub use backend::{Backend, Capabilities};
+pub use buffer::{Buf, BufMut, Buffers, Memory, RawSpans, Root, Span};
+pub use call::Call;
+pub use dispatch::{BackendMap, Fingerprint, KernelContext};
 pub use error::{Error, ErrorKind, OpError, Phase, Report, Result, Status};
+pub use group::{GroupBuilder, GroupInit, ProcessGroup, run_ranks};
+pub use job::{Caller, Job, Kept, Outcome, Request, let_go};
 pub use ops::OpKind;
+pub use scope::Scope;
 pub use store::{HashStore, PrefixStore, Store};
 pub use types::{DType, DTypeSet, Device, DeviceKind, DispatchKey, Element, KeySet, ReduceOp};
+pub use work::{ScopedWork, Work};
+
+#[doc(hidden)]
+pub mod __private {
+    pub use inventory;
+}

@@ -1,0 +1,38 @@
+//! What a backend offers.
+
+use crate::ops::{OpKind, OpSet};
+use crate::types::{DType, DTypeSet, ReduceOp};
+
+/// What a backend offers. A call outside of it is `Unsupported`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Capabilities {
+    /// The ops.
+    pub ops: OpSet,
+    /// The element types that it moves.
+    pub moves: DTypeSet,
+    /// The element types that it reduces, by the reduce operation's code.
+    pub reduces: [DTypeSet; ReduceOp::COUNT],
+}
+
+impl Capabilities {
+    /// Everything that has a meaning.
+    pub const ALL: Capabilities = Capabilities {
+        ops: OpSet::ALL,
+        moves: DTypeSet::ALL,
+        reduces: {
+            let mut all = [DTypeSet::NONE; ReduceOp::COUNT];
+            let mut code = 0;
+            while code < all.len() {
+                all[code] = ReduceOp::defined(code as u8);
+                code += 1;
+            }
+            all
+        },
+    };
+
+    /// Whether the op is offered on this element type (with this reduce operation, if it reduces).
+    pub fn offers(&self, op: OpKind, dtype: DType, reduce: ReduceOp) -> bool {
+        let types = if op.reduces() { self.reduces[reduce.code() as usize] } else { self.moves };
+        self.ops.contains(op) && types.contains(dtype)
+    }
+}

@@ -1,0 +1,64 @@
+//! What a backend is.
+#![allow(unsafe_code)]
+
+mod capabilities;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+pub use capabilities::Capabilities;
+
+use crate::group::GroupInit;
+use crate::job::Job;
+use crate::ops::OpKind;
+use crate::types::{DType, ReduceOp};
+use crate::{Error, Result};
+
+/// An engine that does collectives for one rank of one group.
+///
+/// The dispatcher has validated every request before it comes here: backends do not validate again.
+///
+/// # Safety
+/// 1. After completing or dropping a job, nothing touches its spans.
+/// 2. Every job is completed or dropped at latest [`let_go`](crate::let_go) after its deadline or after `abort`,
+///    whichever is first, also when nobody waits for it. No lock that `abort` needs is held while completing a job.
+pub unsafe trait Backend: Send + Sync + 'static {
+    /// The name under which it was registered.
+    fn name(&self) -> &'static str;
+
+    /// What it offers; asked once, when the group is made.
+    fn capabilities(&self) -> &Capabilities;
+
+    /// Takes a job. Collectives come in the order of their numbers, one at a time; point-to-point jobs may come from
+    /// several threads at once. If the caller waits (see [`Caller`](crate::Caller)), the op may be done here and now,
+    /// after whatever was queued before it.
+    fn submit(&self, job: Job);
+
+    /// Takes several jobs that may be done together.
+    fn submit_batch(&self, jobs: Vec<Job>) {
+        jobs.into_iter().for_each(|job| self.submit(job));
+    }
+
+    /// Ends everything in flight and everything to come with this error, and lets the peers know. Any thread, any
+    /// number of times; the first cause wins.
+    fn abort(&self, cause: &Error);
+
+    /// Waits for what is in flight, then says goodbye to the peers, so that they do not take the coming silence for
+    /// death.
+    fn shutdown(&self, deadline: Instant) -> Result {
+        let _ = deadline;
+        Ok(())
+    }
+
+    /// A backend for a sub-group of these ranks, if it can be had cheaper than by making a new one.
+    fn split(&self, ranks: &[u32], init: &GroupInit) -> Option<Result<Arc<dyn Backend>>> {
+        let _ = (ranks, init);
+        None
+    }
+
+    /// The name of the algorithm that such a call takes, where there is a choice.
+    fn algorithm(&self, op: OpKind, bytes: usize, dtype: DType, reduce: ReduceOp) -> Option<&'static str> {
+        let _ = (op, bytes, dtype, reduce);
+        None
+    }
+}

@@ -1,0 +1,262 @@
+//! The buffers of one call, as a value that describes itself in spans and comes back when the call is over.
+#![allow(unsafe_code)]
+
+use super::{Buf, BufMut, Span, Spans};
+use crate::job::Outcome;
+use crate::{Error, Result};
+
+/// Where a call's buffers write down their spans.
+#[derive(Debug, Default)]
+pub struct Sink {
+    pub(crate) inputs: Spans,
+    pub(crate) outputs: Spans,
+    pub(crate) output_row: usize,
+}
+
+impl Sink {
+    /// Adds a tensor that the op reads.
+    pub fn input(&mut self, span: Span) {
+        self.inputs.push(span);
+    }
+
+    /// Adds a tensor that the op writes; in-place ops have these alone.
+    pub fn output(&mut self, span: Span) {
+        self.outputs.push(span);
+    }
+
+    /// Says that the outputs are a list of lists of this many tensors each.
+    pub fn output_row(&mut self, len: usize) {
+        self.output_row = len;
+    }
+}
+
+/// The buffers of one call.
+///
+/// # Safety
+/// `describe` is called once, when the value is in its final place. From then until the value is dropped or given to
+/// `back`, the memory of every span it wrote down stays allocated, does not move, and is used by nobody else (inputs: is
+/// written by nobody else).
+pub unsafe trait Buffers: Send {
+    /// What the caller gets back.
+    type Back;
+    /// Writes down the spans.
+    fn describe(&mut self, sink: &mut Sink) -> Result;
+    /// Gives the buffers back when the op is over.
+    fn back(self, outcome: Outcome) -> Self::Back;
+}
+
+/// One tensor, read.
+pub struct Source<I>(pub(crate) I);
+
+// SAFETY: passes on what `Buf` promises.
+unsafe impl<I: Buf> Buffers for Source<I> {
+    type Back = I;
+    fn describe(&mut self, sink: &mut Sink) -> Result {
+        sink.input(self.0.span());
+        Ok(())
+    }
+    fn back(self, _: Outcome) -> I {
+        self.0
+    }
+}
+
+/// One tensor, written, or read and written.
+pub struct Target<O>(pub(crate) O);
+
+// SAFETY: passes on what `BufMut` promises.
+unsafe impl<O: BufMut> Buffers for Target<O> {
+    type Back = O;
+    fn describe(&mut self, sink: &mut Sink) -> Result {
+        sink.output(self.0.span());
+        Ok(())
+    }
+    fn back(self, _: Outcome) -> O {
+        self.0
+    }
+}
+
+/// One tensor, written, and the rank it came from.
+pub struct SourceKnown<O>(pub(crate) O);
+
+// SAFETY: passes on what `BufMut` promises.
+unsafe impl<O: BufMut> Buffers for SourceKnown<O> {
+    type Back = (O, u32);
+    fn describe(&mut self, sink: &mut Sink) -> Result {
+        sink.output(self.0.span());
+        Ok(())
+    }
+    fn back(self, outcome: Outcome) -> (O, u32) {
+        (self.0, outcome.source)
+    }
+}
+
+/// Several tensors, read and written.
+pub struct Each<B>(pub(crate) Vec<B>);
+
+// SAFETY: passes on what `BufMut` promises; the vector is not touched between `describe` and `back`.
+unsafe impl<B: BufMut> Buffers for Each<B> {
+    type Back = Vec<B>;
+    fn describe(&mut self, sink: &mut Sink) -> Result {
+        sink.outputs.reserve_exact(self.0.len());
+        self.0.iter_mut().for_each(|b| sink.output(b.span()));
+        Ok(())
+    }
+    fn back(self, _: Outcome) -> Vec<B> {
+        self.0
+    }
+}
+
+/// No tensor.
+pub struct Nothing;
+
+// SAFETY: no span.
+unsafe impl Buffers for Nothing {
+    type Back = ();
+    fn describe(&mut self, _: &mut Sink) -> Result {
+        Ok(())
+    }
+    fn back(self, _: Outcome) {}
+}
+
+/// Inputs and outputs.
+pub struct Both<I, O>(pub(crate) I, pub(crate) O);
+
+// SAFETY: passes on what the sides promise.
+unsafe impl<I: Side, O: Side> Buffers for Both<I, O> {
+    type Back = (I::Back, O::Back);
+    fn describe(&mut self, sink: &mut Sink) -> Result {
+        self.0.spans(&mut sink.inputs, &mut 0)?;
+        self.1.spans(&mut sink.outputs, &mut sink.output_row)
+    }
+    fn back(self, _: Outcome) -> Self::Back {
+        (self.0.back(), self.1.back())
+    }
+}
+
+/// One side of a call with inputs and outputs. Sealed by its module; the promise is that of [`Buffers`].
+///
+/// # Safety
+/// As [`Buffers`].
+pub unsafe trait Side: Send {
+    /// What the caller gets back.
+    type Back;
+    /// Writes down the spans; `row` where they are a list of lists.
+    fn spans(&mut self, to: &mut Spans, row: &mut usize) -> Result;
+    /// Gives the buffers back.
+    fn back(self) -> Self::Back;
+}
+
+/// One tensor of a side.
+pub struct One<B>(pub(crate) B);
+
+// SAFETY: passes on what `Buf` promises.
+unsafe impl<B: Buf> Side for One<B> {
+    type Back = B;
+    fn spans(&mut self, to: &mut Spans, _: &mut usize) -> Result {
+        to.push(self.0.span());
+        Ok(())
+    }
+    fn back(self) -> B {
+        self.0
+    }
+}
+
+/// A list of tensors of a side.
+pub struct Many<B>(pub(crate) Vec<B>);
+
+// SAFETY: passes on what `Buf` promises; the vector is not touched between `spans` and `back`.
+unsafe impl<B: Buf> Side for Many<B> {
+    type Back = Vec<B>;
+    fn spans(&mut self, to: &mut Spans, _: &mut usize) -> Result {
+        to.reserve_exact(self.0.len());
+        self.0.iter_mut().for_each(|b| to.push(b.span()));
+        Ok(())
+    }
+    fn back(self) -> Vec<B> {
+        self.0
+    }
+}
+
+/// A list of lists of tensors, all of one length.
+pub struct Rows<B>(pub(crate) Vec<Vec<B>>);
+
+// SAFETY: as `Many`.
+unsafe impl<B: Buf> Side for Rows<B> {
+    type Back = Vec<Vec<B>>;
+    fn spans(&mut self, to: &mut Spans, row: &mut usize) -> Result {
+        *row = self.0.first().map_or(0, Vec::len);
+        for (i, list) in self.0.iter_mut().enumerate() {
+            if list.len() != *row {
+                return Err(Error::invalid(format!("list 0 has {row} tensors, list {i} has {}", list.len())));
+            }
+            list.iter_mut().for_each(|b| to.push(b.span()));
+        }
+        Ok(())
+    }
+    fn back(self) -> Vec<Vec<B>> {
+        self.0
+    }
+}
+
+/// Which rank is the root: this one, with the buffers that only the root has, or another.
+///
+/// ```
+/// # use c10d_core::Root;
+/// # let (me, mut outs) = (false, vec![vec![0f32]; 2]);
+/// let root = if me { Root::Me(outs) } else { Root::At(0) };
+/// # let _: Root<Vec<Vec<f32>>> = root;
+/// ```
+#[derive(Debug)]
+pub enum Root<B> {
+    /// This rank, with its buffers.
+    Me(B),
+    /// The rank of this number.
+    At(u32),
+}
+
+impl Root<Vec<&'static mut [u8]>> {
+    /// Another rank is the root, and so the type of its buffers is of no interest here.
+    pub fn at(rank: u32) -> Self {
+        Root::At(rank)
+    }
+}
+
+/// The side that only the root has.
+pub struct AtRoot<B>(pub(crate) Option<Vec<B>>);
+
+// SAFETY: as `Many`.
+unsafe impl<B: Buf> Side for AtRoot<B> {
+    type Back = Option<Vec<B>>;
+    fn spans(&mut self, to: &mut Spans, _: &mut usize) -> Result {
+        self.0.iter_mut().flatten().for_each(|b| to.push(b.span()));
+        Ok(())
+    }
+    fn back(self) -> Option<Vec<B>> {
+        self.0
+    }
+}
+
+/// Bare spans, for [`ProcessGroup::submit_raw`](crate::ProcessGroup::submit_raw).
+#[derive(Clone, Debug, Default)]
+pub struct RawSpans {
+    /// What the op reads; empty for in-place ops.
+    pub inputs: Vec<Span>,
+    /// What the op writes.
+    pub outputs: Vec<Span>,
+    /// Tensors per list, where the outputs are a list of lists; else 0.
+    pub output_row: usize,
+}
+
+// SAFETY: whoever calls `submit_raw` answers for the spans.
+unsafe impl Buffers for RawSpans {
+    type Back = Outcome;
+    fn describe(&mut self, sink: &mut Sink) -> Result {
+        sink.inputs.extend_from_slice(&self.inputs);
+        sink.outputs.extend_from_slice(&self.outputs);
+        sink.output_row = self.output_row;
+        Ok(())
+    }
+    fn back(self, outcome: Outcome) -> Outcome {
+        outcome
+    }
+}

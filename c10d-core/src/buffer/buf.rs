@@ -1,0 +1,71 @@
+//! Single buffers: slices, vectors, and what other crates add.
+#![allow(unsafe_code)]
+
+use std::sync::Arc;
+
+use super::Span;
+use crate::types::Element;
+
+/// A buffer that a collective may read.
+///
+/// Implemented for `&[T]`, `&Vec<T>`, `&[T; N]`, `Vec<T>`, `Box<[T]>`, `Arc<[T]>` and the writable forms; device crates
+/// add their own.
+///
+/// # Safety
+/// The memory of the returned span stays where it is, allocated and readable, until the value is dropped, also while the
+/// value itself is moved. Nobody writes to it in that time except through this value.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a buffer for collectives",
+    label = "use `&[T]`, `Vec<T>`, `Box<[T]>` or a device buffer, with `T` an element type such as `f32`"
+)]
+pub unsafe trait Buf: Send {
+    /// The elements.
+    fn span(&mut self) -> Span;
+}
+
+/// A buffer that a collective may also write.
+///
+/// # Safety
+/// As [`Buf`]; in addition the memory is writable, and nobody else reads or writes it until the value is dropped.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a writable buffer for collectives",
+    label = "use `&mut [T]`, `&mut Vec<T>`, `Vec<T>`, `Box<[T]>` or a device buffer"
+)]
+pub unsafe trait BufMut: Buf {}
+
+fn read_only<T: Element>(slice: &[T]) -> Span {
+    Span::host(slice.as_ptr().cast_mut(), slice.len())
+}
+
+macro_rules! buf {
+    ($([$($generics:tt)*] $type:ty, $self:ident => $span:expr;)*) => {$(
+        // SAFETY: the memory belongs to a borrow or an owned allocation that lasts as long as the value and does not
+        // move with it.
+        unsafe impl<$($generics)*> Buf for $type {
+            fn span(&mut $self) -> Span { $span }
+        }
+    )*};
+}
+
+buf! {
+    [T: Element] &[T], self => read_only(self);
+    [T: Element] &Vec<T>, self => read_only(self);
+    [T: Element, const N: usize] &[T; N], self => read_only(*self);
+    [T: Element] Arc<[T]>, self => read_only(self);
+    [T: Element] &mut [T], self => Span::host(self.as_mut_ptr(), self.len());
+    [T: Element] &mut Vec<T>, self => Span::host(self.as_mut_ptr(), self.len());
+    [T: Element, const N: usize] &mut [T; N], self => Span::host(self.as_mut_ptr(), N);
+    [T: Element] Vec<T>, self => Span::host(self.as_mut_ptr(), self.len());
+    [T: Element] Box<[T]>, self => Span::host(self.as_mut_ptr(), self.len());
+}
+
+// SAFETY: an exclusive borrow or sole ownership.
+unsafe impl<T: Element> BufMut for &mut [T] {}
+// SAFETY: as above.
+unsafe impl<T: Element> BufMut for &mut Vec<T> {}
+// SAFETY: as above.
+unsafe impl<T: Element, const N: usize> BufMut for &mut [T; N] {}
+// SAFETY: as above.
+unsafe impl<T: Element> BufMut for Vec<T> {}
+// SAFETY: as above.
+unsafe impl<T: Element> BufMut for Box<[T]> {}

@@ -1,0 +1,126 @@
+//! A span: where the elements of one tensor are.
+#![allow(unsafe_code)]
+
+use smallvec::SmallVec;
+
+use crate::types::{DType, Device, DeviceKind, Element};
+
+/// The elements of one contiguous tensor: base (host address or opaque device handle), byte offset, count, type, device.
+///
+/// A span is a claim, not a borrow: whoever made it answers for the memory behind it (see [`Buffers`](super::Buffers)).
+/// The address comes out only through [`Span::memory`] and [`Span::host_ptr`], so code for the host that meets a device
+/// handle gets `None` instead of a wild pointer.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[repr(C)]
+pub struct Span {
+    data: *mut (),
+    offset: u64,
+    count: u64,
+    device: Device,
+    dtype: DType,
+}
+
+const _: () = assert!(size_of::<Span>() == 32);
+
+// SAFETY: a span is an address and some numbers; using the memory behind it is unsafe and bound by its own rules.
+unsafe impl Send for Span {}
+// SAFETY: as above.
+unsafe impl Sync for Span {}
+
+/// The spans of one side of an op. One costs no allocation.
+pub type Spans = SmallVec<[Span; 1]>;
+
+/// Where a span's memory is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Memory {
+    /// A host address.
+    Host(*mut u8),
+    /// A CUDA device address.
+    Cuda(u64),
+    /// A vendor's own object and a byte offset into it; valid while the buffer lives. The vendor checks `vendor` (the
+    /// device's vendor slot) before it casts the handle.
+    Opaque {
+        /// The vendor's slot.
+        vendor: u8,
+        /// The vendor's object.
+        handle: *mut (),
+        /// Bytes from its start.
+        offset: u64,
+    },
+}
+
+impl Span {
+    /// `count` elements of host memory.
+    pub fn host<T: Element>(data: *mut T, count: usize) -> Span {
+        Span { data: data.cast(), offset: 0, count: count as u64, device: Device::CPU, dtype: T::DTYPE }
+    }
+
+    /// `count` elements of type `dtype` on `device`, `offset` bytes behind `base` (a host address, a CUDA address or a
+    /// vendor's handle, as the device has it).
+    pub fn new(base: *mut (), offset: u64, count: u64, dtype: DType, device: Device) -> Span {
+        Span { data: base, offset, count, device, dtype }
+    }
+
+    /// Where the memory is.
+    pub fn memory(&self) -> Memory {
+        match self.device.kind() {
+            DeviceKind::Cpu => Memory::Host(self.data.cast::<u8>().wrapping_add(self.offset as usize)),
+            DeviceKind::Cuda => Memory::Cuda((self.data as u64).wrapping_add(self.offset)),
+            DeviceKind::PrivateUse1 => {
+                Memory::Opaque { vendor: self.device.vendor(), handle: self.data, offset: self.offset }
+            }
+        }
+    }
+
+    /// The host address, if the memory is the host's.
+    pub fn host_ptr(&self) -> Option<*mut u8> {
+        match self.memory() {
+            Memory::Host(p) => Some(p),
+            _ => None,
+        }
+    }
+
+    /// How many elements.
+    pub fn count(&self) -> usize {
+        self.count as usize
+    }
+
+    /// How many bytes; saturates where no memory can be that large.
+    pub fn bytes(&self) -> usize {
+        self.count().saturating_mul(self.dtype.size())
+    }
+
+    /// The element type.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// The device.
+    pub fn device(&self) -> Device {
+        self.device
+    }
+
+    /// Base and byte range, for comparing spans of one device.
+    pub(crate) fn range(&self) -> (usize, std::ops::Range<u64>) {
+        let len = self.bytes() as u64;
+        match self.memory() {
+            Memory::Host(p) => (0, p as u64..(p as u64).saturating_add(len)),
+            Memory::Cuda(p) => (0, p..p.saturating_add(len)),
+            Memory::Opaque { handle, offset, .. } => (handle as usize, offset..offset.saturating_add(len)),
+        }
+    }
+
+    /// Makes every element of a host `bool` span 0 or 1, so that a peer's stray byte never becomes an invalid `bool`.
+    ///
+    /// # Safety
+    /// The span's memory is writable and nobody else uses it during the call.
+    pub(crate) unsafe fn normalise_bool(&self) {
+        if let (DType::Bool, Some(p)) = (self.dtype, self.host_ptr()) {
+            for i in 0..self.count() {
+                // SAFETY: within the span; the caller answers for the memory.
+                unsafe { *p.add(i) = u8::from(*p.add(i) != 0) };
+            }
+        }
+    }
+}

@@ -1,0 +1,37 @@
+//! A call as a value.
+
+use std::time::Duration;
+
+use crate::Error;
+use crate::ops::{OpKind, Options, Params};
+
+/// A collective that was described but not run: [`run`](crate::ProcessGroup::run) waits for it,
+/// [`start`](crate::ProcessGroup::start) and [`Scope::start`](crate::Scope::start) go on meanwhile.
+#[must_use = "a call does nothing until it is run or started"]
+pub struct Call<B> {
+    pub(crate) op: OpKind,
+    pub(crate) params: Params,
+    pub(crate) timeout: Option<Duration>,
+    /// What was wrong with the arguments, told when the call is run.
+    pub(crate) error: Option<Error>,
+    pub(crate) buffers: B,
+}
+
+impl<B> Call<B> {
+    pub(crate) fn new(op: OpKind, options: impl Options, buffers: B) -> Call<B> {
+        let mut params = Params::default();
+        let timeout = options.apply(&mut params);
+        Call { op, params, timeout, error: None, buffers }
+    }
+
+    /// How long the op may take, instead of the group's timeout.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
+    }
+
+    /// Which op it is.
+    pub fn op(&self) -> OpKind {
+        self.op
+    }
+}

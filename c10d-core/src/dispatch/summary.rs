@@ -1,0 +1,48 @@
+//! The fingerprint of a request.
+
+use super::Fingerprint;
+use crate::job::Request;
+use crate::ops::Shape;
+use crate::types::ReduceOp;
+
+/// Computes what all ranks must agree on. `seq` is filled in when the call takes its turn.
+pub(crate) fn fingerprint(request: &Request) -> Fingerprint {
+    let op = request.op;
+    let (inputs, outputs) = (request.inputs(), request.outputs());
+    let mut rest = 0;
+    let mut total = 0u64;
+    let mut mix = |value: u64| rest = (rest ^ value).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29);
+    let count = match op.row().shape {
+        Shape::InPlace => outputs[0].count() as u64,
+        Shape::GatherFlat => inputs[0].count() as u64,
+        Shape::ScatterFlat => outputs[0].count() as u64,
+        Shape::InPlaceList | Shape::ScatterFlats | Shape::GatherFlats => {
+            let per_rank = if op.row().shape == Shape::GatherFlats { inputs } else { outputs };
+            per_rank.iter().for_each(|s| {
+                total += s.count() as u64;
+                mix(s.count() as u64);
+            });
+            mix(per_rank.len() as u64);
+            total
+        }
+        Shape::GatherLists => {
+            mix(inputs.len() as u64);
+            0
+        }
+        // Counts that may differ between ranks, or that only two ranks share, are checked pair by pair.
+        _ => 0,
+    };
+    if let (true, ReduceOp::PreMulSum(factor)) = (op.reduces(), request.params.reduce) {
+        mix(factor.to_bits());
+    }
+    Fingerprint {
+        seq: request.seq as u32,
+        op: op as u8,
+        dtype: request.dtype().map_or(Fingerprint::NO_DTYPE, |d| d as u8),
+        reduce: if op.reduces() { request.params.reduce.code() } else { Fingerprint::NO_REDUCE },
+        step: 0,
+        count,
+        root: if op.is_rooted() { request.params.root } else { request.params.tag },
+        rest: (rest ^ rest >> 32) as u32,
+    }
+}

@@ -1,0 +1,203 @@
+//! Everything that can be wrong with a call, found before anything is sent, once, for all backends.
+
+use super::overlap;
+use crate::buffer::Span;
+use crate::job::Request;
+use crate::ops::Shape;
+use crate::{Error, Result};
+
+/// Checks a call of `rank` in a group of `size`.
+pub(crate) fn validate(request: &Request, rank: u32, size: u32) -> Result {
+    let op = request.op;
+    let params = &request.params;
+    let (inputs, outputs) = (request.inputs(), request.outputs());
+    let n = size as usize;
+    let me = rank as usize;
+
+    if op.is_rooted() && params.root >= size {
+        return Err(Error::invalid(format!("root {} is not a rank of a group of {size}", params.root)));
+    }
+    if params.root_tensor != 0 {
+        let what = format!("root_tensor is {}, but there is one tensor per rank; use 0", params.root_tensor);
+        return Err(Error::invalid(what));
+    }
+
+    match op.row().shape {
+        Shape::Source => {
+            lists(request, (1, 1), (0, 0))?;
+            peer(params.peer, rank, size)?;
+        }
+        Shape::Target => {
+            lists(request, (0, 0), (1, 1))?;
+            if op != crate::OpKind::RecvAnySource {
+                peer(params.peer, rank, size)?;
+            }
+        }
+        Shape::InPlace => lists(request, (0, 0), (1, 1))?,
+        Shape::InPlaceList => lists(request, (0, 0), (1, usize::MAX))?,
+        Shape::GatherList => {
+            lists(request, (1, 1), (n, n))?;
+            same("input", &inputs[0], &format!("output {me}, this rank's own"), &outputs[me])?;
+        }
+        Shape::GatherFlat => {
+            lists(request, (1, 1), (1, 1))?;
+            times("output", &outputs[0], n, "input", &inputs[0])?;
+        }
+        Shape::GatherLists => {
+            let k = inputs.len();
+            lists(request, (1, usize::MAX), (k.saturating_mul(n), k.saturating_mul(n)))?;
+            if request.output_row() != n {
+                let row = request.output_row();
+                return Err(Error::invalid(format!(
+                    "each list of outputs must have {n} tensors, one per rank, not {row}"
+                )));
+            }
+            for (i, input) in inputs.iter().enumerate() {
+                same(&format!("input {i}"), input, &format!("output {me} of list {i}"), &outputs[i * n + me])?;
+            }
+        }
+        Shape::GatherFlats => {
+            lists(request, (1, usize::MAX), (inputs.len(), inputs.len()))?;
+            for (i, (input, output)) in inputs.iter().zip(outputs).enumerate() {
+                times(&format!("output {i}"), output, n, &format!("input {i}"), input)?;
+            }
+        }
+        Shape::ScatterList => {
+            lists(request, (n, n), (1, 1))?;
+            same(&format!("input {me}, this rank's own"), &inputs[me], "output", &outputs[0])?;
+        }
+        Shape::ScatterFlat => {
+            lists(request, (1, 1), (1, 1))?;
+            times("input", &inputs[0], n, "output", &outputs[0])?;
+        }
+        Shape::ScatterFlats => {
+            lists(request, (1, usize::MAX), (inputs.len(), inputs.len()))?;
+            for (i, (input, output)) in inputs.iter().zip(outputs).enumerate() {
+                times(&format!("input {i}"), input, n, &format!("output {i}"), output)?;
+            }
+        }
+        Shape::RootGather if rank == params.root => {
+            lists(request, (1, 1), (n, n))?;
+            same("input", &inputs[0], &format!("output {me}, this rank's own"), &outputs[me])?;
+        }
+        Shape::RootGather => lists(request, (1, 1), (0, 0))?,
+        Shape::RootScatter if rank == params.root => {
+            lists(request, (n, n), (1, 1))?;
+            same(&format!("input {me}, this rank's own"), &inputs[me], "output", &outputs[0])?;
+        }
+        Shape::RootScatter => lists(request, (0, 0), (1, 1))?,
+        Shape::ExchangeList => {
+            lists(request, (n, n), (n, n))?;
+            same(&format!("input {me}"), &inputs[me], &format!("output {me}"), &outputs[me])?;
+        }
+        Shape::ExchangeFlat => {
+            lists(request, (1, 1), (1, 1))?;
+            let ins = part("input", &inputs[0], params.input_splits(), n, me)?;
+            let outs = part("output", &outputs[0], params.output_splits(), n, me)?;
+            if ins != outs {
+                return Err(Error::invalid(format!(
+                    "this rank sends {ins} elements to itself, but expects {outs}: input and output splits disagree at {me}"
+                )));
+            }
+        }
+        Shape::Nothing => lists(request, (0, 0), (0, 0))?,
+    }
+
+    spans(inputs, outputs)?;
+    if let (true, Some(dtype)) = (op.reduces(), request.dtype())
+        && !params.reduce.is_defined_on(dtype)
+    {
+        return Err(Error::invalid(format!("{} has no meaning on {dtype}", params.reduce)));
+    }
+    overlap::check(request, me)
+}
+
+/// The list lengths that c10d accepts.
+fn lists(request: &Request, inputs: (usize, usize), outputs: (usize, usize)) -> Result {
+    for (what, have, (min, max)) in
+        [("input", request.inputs().len(), inputs), ("output", request.outputs().len(), outputs)]
+    {
+        if have < min || have > max {
+            let want = if max == usize::MAX { format!("at least {min}") } else { min.to_string() };
+            return Err(Error::invalid(format!("the {what} list must have {want} tensors here, not {have}")));
+        }
+    }
+    Ok(())
+}
+
+fn peer(peer: u32, rank: u32, size: u32) -> Result {
+    if peer >= size {
+        return Err(Error::invalid(format!("peer {peer} is not a rank of a group of {size}")));
+    }
+    if peer == rank {
+        return Err(Error::invalid(format!("peer {peer} is this rank itself")));
+    }
+    Ok(())
+}
+
+fn same(name_a: &str, a: &Span, name_b: &str, b: &Span) -> Result {
+    if a.count() == b.count() {
+        return Ok(());
+    }
+    Err(Error::invalid(format!("{name_a} has {} elements, {name_b} has {}; they must be equal", a.count(), b.count())))
+}
+
+fn times(name_whole: &str, whole: &Span, n: usize, name_part: &str, part: &Span) -> Result {
+    if part.count().checked_mul(n) == Some(whole.count()) {
+        return Ok(());
+    }
+    Err(Error::invalid(format!(
+        "{name_whole} has {} elements; it must have {n} times the {} of {name_part}",
+        whole.count(),
+        part.count()
+    )))
+}
+
+/// Checks the splits of one side; gives the size of the own part.
+fn part(name: &str, span: &Span, splits: &[usize], n: usize, me: usize) -> Result<usize> {
+    if splits.is_empty() {
+        if !span.count().is_multiple_of(n) {
+            return Err(Error::invalid(format!(
+                "{name} has {} elements, which do not divide by {n} ranks; give split sizes",
+                span.count()
+            )));
+        }
+        return Ok(span.count() / n);
+    }
+    if splits.len() != n {
+        return Err(Error::invalid(format!("there must be {n} {name} splits, one per rank, not {}", splits.len())));
+    }
+    let sum = splits.iter().try_fold(0usize, |a, b| a.checked_add(*b));
+    if sum != Some(span.count()) {
+        let sum = sum.map_or("more than memory".to_owned(), |s| s.to_string());
+        return Err(Error::invalid(format!("{name} splits sum to {sum}, but {name} has {} elements", span.count())));
+    }
+    Ok(splits[me])
+}
+
+/// One element type and one device for all, sizes that can exist, addresses that are not null.
+fn spans(inputs: &[Span], outputs: &[Span]) -> Result {
+    let mut all = inputs.iter().chain(outputs);
+    let Some(first) = inputs.iter().chain(outputs).next() else { return Ok(()) };
+    if let Some(other) = all.clone().find(|s| s.dtype() != first.dtype()) {
+        return Err(Error::invalid(format!(
+            "one op has one element type, here are {} and {}",
+            first.dtype(),
+            other.dtype()
+        )));
+    }
+    if let Some(other) = all.clone().find(|s| s.device() != first.device()) {
+        return Err(Error::invalid(format!(
+            "one op runs on one device, here are {} and {}",
+            first.device(),
+            other.device()
+        )));
+    }
+    if all.clone().any(|s| s.count().checked_mul(s.dtype().size()).is_none_or(|b| b > isize::MAX as usize)) {
+        return Err(Error::invalid("a tensor is larger than any memory"));
+    }
+    if all.any(|s| s.count() > 0 && s.host_ptr().is_some_and(|p| p.is_null())) {
+        return Err(Error::invalid("a tensor with elements has a null address"));
+    }
+    Ok(())
+}

@@ -1,0 +1,238 @@
+//! Making a group.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use super::{Group, GroupInit, Lane, LaneInfo, ProcessGroup, Route, join};
+use crate::dispatch::BackendMap;
+use crate::ops::OpKind;
+use crate::registry::{Provider, Registry};
+use crate::store::{HashStore, Store, deadline_after};
+use crate::types::{Device, DispatchKey};
+use crate::{Error, Result};
+
+/// Says what a group is made of: rank, world size, store, backends, timeout.
+///
+/// `build` blocks until all ranks are there and connected, or names those that are missing.
+#[derive(Clone)]
+#[must_use = "a builder does nothing until `build`"]
+pub struct GroupBuilder {
+    name: Arc<str>,
+    rank: u32,
+    size: u32,
+    timeout: Duration,
+    bound: Option<Device>,
+    store: Option<Arc<dyn Store>>,
+    providers: Vec<&'static Provider>,
+    map: String,
+    hints: BTreeMap<String, String>,
+}
+
+impl Default for GroupBuilder {
+    fn default() -> Self {
+        GroupBuilder {
+            name: "default".into(),
+            rank: 0,
+            size: 1,
+            timeout: Duration::from_secs(300),
+            bound: None,
+            store: None,
+            providers: Vec::new(),
+            map: String::new(),
+            hints: BTreeMap::new(),
+        }
+    }
+}
+
+impl GroupBuilder {
+    /// One rank of a world of one, with defaults.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The group's name, the same on all ranks. Groups that are made through one store at the same time need different
+    /// names.
+    pub fn name(mut self, name: &str) -> Self {
+        self.name = name.into();
+        self
+    }
+
+    /// This rank.
+    pub fn rank(mut self, rank: u32) -> Self {
+        self.rank = rank;
+        self
+    }
+
+    /// How many ranks.
+    pub fn size(mut self, size: u32) -> Self {
+        self.size = size;
+        self
+    }
+
+    /// The store through which the ranks find each other. A world of one needs none.
+    pub fn store(mut self, store: Arc<dyn Store>) -> Self {
+        self.store = Some(store);
+        self
+    }
+
+    /// How long making the group, and each op on it, may take; 300 s unless set.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// Which backend serves which device, e.g. `"cpu:gloo-like,cuda:nccl"`; see [`BackendMap`].
+    pub fn backend(mut self, map: &str) -> Self {
+        self.map = map.to_owned();
+        self
+    }
+
+    /// The device that this rank works on; barriers use it.
+    pub fn device(mut self, device: Device) -> Self {
+        self.bound = Some(device);
+        self
+    }
+
+    /// Providers besides those that submitted themselves at link time.
+    pub fn providers(mut self, providers: &[&'static Provider]) -> Self {
+        self.providers.extend_from_slice(providers);
+        self
+    }
+
+    /// A setting for a backend, e.g. `("gloo-like.transport", "tcp")`; the backend's documentation lists its own.
+    pub fn hint(mut self, name: &str, value: &str) -> Self {
+        self.hints.insert(name.to_owned(), value.to_owned());
+        self
+    }
+
+    /// Joins the other ranks.
+    pub fn build(self) -> Result<ProcessGroup> {
+        let (name, rank) = (self.name.clone(), self.rank);
+        let described = |mut e: Error| {
+            let report = e.report_mut();
+            report.group.get_or_insert(name);
+            report.rank.get_or_insert(rank);
+            e
+        };
+        self.build_undescribed().map_err(described)
+    }
+
+    fn build_undescribed(self) -> Result<ProcessGroup> {
+        if self.size == 0 || self.rank >= self.size {
+            let what = format!("rank {} of world size {}: ranks go from 0 to world size - 1", self.rank, self.size);
+            return Err(Error::invalid(what));
+        }
+        let store = match self.store {
+            Some(store) => store,
+            None if self.size == 1 => Arc::new(HashStore::new()),
+            None => {
+                return Err(Error::invalid("a world of several ranks needs a store, or an init method such as env://"));
+            }
+        };
+        let parts = Parts {
+            name: self.name,
+            rank: self.rank,
+            size: self.size,
+            timeout: self.timeout,
+            bound: self.bound,
+            global: None,
+            store,
+            registry: Arc::new(Registry::collect(&self.providers)?),
+            map: self.map.parse()?,
+            hints: Arc::new(self.hints),
+        };
+        parts.assemble()
+    }
+}
+
+/// Everything a group is made from, the first one or a sub-group.
+pub(super) struct Parts {
+    pub(super) name: Arc<str>,
+    pub(super) rank: u32,
+    pub(super) size: u32,
+    pub(super) timeout: Duration,
+    pub(super) bound: Option<Device>,
+    pub(super) global: Option<Arc<[u32]>>,
+    pub(super) store: Arc<dyn Store>,
+    pub(super) registry: Arc<Registry>,
+    pub(super) map: BackendMap,
+    pub(super) hints: Arc<BTreeMap<String, String>>,
+}
+
+impl Parts {
+    pub(super) fn assemble(self) -> Result<ProcessGroup> {
+        for name in self.map.names() {
+            self.registry.backend(name)?;
+        }
+        let deadline = deadline_after(self.timeout);
+        let joined = join::join(&self, deadline)?;
+        let init = GroupInit {
+            group: self.name.clone(),
+            rank: self.rank,
+            size: self.size,
+            session: joined.session,
+            store: joined.store.clone(),
+            timeout: self.timeout,
+            deadline,
+            hints: self.hints.clone(),
+            registry: self.registry.clone(),
+            made: Arc::new(Mutex::new(Vec::new())),
+        };
+        let mut lanes: Vec<Lane> = Vec::new();
+        let mut routes = DispatchKey::ALL.map(|key| Err(format!("{key} is not served")));
+        for key in DispatchKey::ALL {
+            let registration = match self.map.choose(&self.registry, key) {
+                Ok(registration) => registration,
+                Err(e) => {
+                    routes[key as usize] = Err(e.report().what.clone());
+                    continue;
+                }
+            };
+            let served = OpKind::ALL.iter().any(|op| self.registry.kernel(*op, key, registration.name).is_some());
+            if !served {
+                routes[key as usize] = Err(format!("no kernel for {key} is linked"));
+                continue;
+            }
+            let lane = match lanes.iter().position(|l| l.info.backend == registration.name) {
+                Some(lane) => lane,
+                None => {
+                    let info = LaneInfo {
+                        group: self.name.clone(),
+                        rank: self.rank,
+                        backend: registration.name,
+                        global: self.global.clone(),
+                    };
+                    lanes.push(Lane::new(info, init.backend(registration.name)?));
+                    lanes.len() - 1
+                }
+            };
+            let mut kernels = [None; OpKind::ALL.len()];
+            for op in OpKind::ALL {
+                if lanes[lane].capabilities.ops.contains(*op) {
+                    kernels[*op as usize] = self.registry.kernel(*op, key, registration.name).map(|k| k.0);
+                }
+            }
+            routes[key as usize] = Ok(Route { lane, kernels });
+        }
+        Ok(ProcessGroup(Arc::new(Group {
+            name: self.name,
+            rank: self.rank,
+            size: self.size,
+            timeout: self.timeout,
+            bound: self.bound,
+            global: self.global,
+            lanes,
+            routes,
+            failed: Default::default(),
+            store: joined.store,
+            registry: self.registry,
+            map: self.map,
+            hints: self.hints,
+            next_subgroup: AtomicU64::new(0),
+        })))
+    }
+}

@@ -1,0 +1,70 @@
+//! What a backend gets when it is made for a group.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use crate::backend::Backend;
+use crate::registry::Registry;
+use crate::store::{PrefixStore, Store};
+use crate::{Error, Result};
+
+/// What a backend gets when it is made for a group.
+#[non_exhaustive]
+pub struct GroupInit {
+    /// The group's name, the same on all ranks.
+    pub group: Arc<str>,
+    /// This rank.
+    pub rank: u32,
+    /// How many ranks.
+    pub size: u32,
+    /// Random, the same on all ranks, different for every group ever made.
+    pub session: [u8; 16],
+    /// A part of the store that this group has for itself.
+    pub store: Arc<dyn Store>,
+    /// How long an op may take unless it says otherwise.
+    pub timeout: Duration,
+    /// When the backend must be ready.
+    pub deadline: Instant,
+    /// Free-form settings, e.g. `gloo-like.transport` = `tcp`.
+    pub hints: Arc<BTreeMap<String, String>>,
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) made: Arc<Mutex<Vec<(&'static str, Arc<dyn Backend>)>>>,
+}
+
+impl GroupInit {
+    /// A setting.
+    pub fn hint(&self, name: &str) -> Option<&str> {
+        self.hints.get(name).map(String::as_str)
+    }
+
+    /// The group's backend of this name, made at the first call. A backend may so stand on another (a device's on the
+    /// CPU's).
+    pub fn backend(&self, name: &str) -> Result<Arc<dyn Backend>> {
+        if let Some((_, backend)) = self.made.lock().iter().find(|(n, _)| *n == name) {
+            return Ok(backend.clone());
+        }
+        let registration = self.registry.backend(name)?;
+        let mine = GroupInit {
+            group: self.group.clone(),
+            store: Arc::new(PrefixStore::new(registration.name, self.store.clone())),
+            hints: self.hints.clone(),
+            registry: self.registry.clone(),
+            made: self.made.clone(),
+            ..*self
+        };
+        let backend = (registration.create)(&mine).map_err(|mut e: Error| {
+            let report = e.report_mut();
+            report.group.get_or_insert_with(|| self.group.clone());
+            report.rank.get_or_insert(self.rank);
+            if report.backend.is_empty() {
+                report.backend = registration.name;
+            }
+            e
+        })?;
+        self.made.lock().push((registration.name, backend.clone()));
+        Ok(backend)
+    }
+}

@@ -1,0 +1,185 @@
+//! Process groups: how they are made, what they hold, how calls run on them.
+
+mod builder;
+mod init;
+mod join;
+mod lane;
+mod methods;
+mod run;
+mod run_ranks;
+mod subgroup;
+
+use std::collections::BTreeMap;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+pub use builder::GroupBuilder;
+pub use init::GroupInit;
+pub(crate) use lane::{Lane, LaneInfo};
+pub(crate) use run::{observe, settle};
+pub use run_ranks::run_ranks;
+
+use crate::dispatch::BackendMap;
+use crate::ops::OpKind;
+use crate::registry::{Kernel, Registry};
+use crate::store::{Store, deadline_after};
+use crate::types::{DType, Device, DispatchKey, ReduceOp};
+use crate::{Error, ErrorKind, Result};
+
+/// The ranks that do collectives together, seen from one of them.
+///
+/// Cheap to clone, usable from any thread. Collectives must be issued in the same order on all ranks of a group; where
+/// they are not, the ranks find out before any payload is used ([`ErrorKind::Mismatch`]). Point-to-point ops are matched
+/// by peer and tag and may be issued in any order.
+///
+/// After an error with status [`Failed`](crate::Status::Failed) the group is failed for good: every later call returns
+/// the first cause. When the last clone is dropped, the peers are told.
+#[derive(Clone)]
+pub struct ProcessGroup(pub(crate) Arc<Group>);
+
+/// Where the calls of one key go.
+pub(crate) struct Route {
+    lane: usize,
+    kernels: [Option<Kernel>; OpKind::ALL.len()],
+}
+
+pub(crate) struct Group {
+    name: Arc<str>,
+    rank: u32,
+    size: u32,
+    timeout: Duration,
+    bound: Option<Device>,
+    /// This group's ranks in the numbering of the first group; `None` in the first group itself.
+    global: Option<Arc<[u32]>>,
+    lanes: Vec<Lane>,
+    /// By dispatch key; `Err`: why the key is not served.
+    routes: [Result<Route, String>; DispatchKey::ALL.len()],
+    failed: OnceLock<Error>,
+    // What sub-groups are made from.
+    store: Arc<dyn Store>,
+    registry: Arc<Registry>,
+    map: BackendMap,
+    hints: Arc<BTreeMap<String, String>>,
+    next_subgroup: AtomicU64,
+}
+
+impl ProcessGroup {
+    /// A builder with nothing but defaults. Most programs take the facade's, which knows the linked backends.
+    pub fn builder() -> GroupBuilder {
+        GroupBuilder::new()
+    }
+
+    /// This rank, 0 to `size() - 1`.
+    pub fn rank(&self) -> u32 {
+        self.0.rank
+    }
+
+    /// The world size: how many ranks the group has.
+    pub fn size(&self) -> u32 {
+        self.0.size
+    }
+
+    /// The group's name.
+    pub fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    /// How long an op may take unless it says otherwise.
+    pub fn timeout(&self) -> Duration {
+        self.0.timeout
+    }
+
+    /// The rank, in the numbering of the first group, of this group's `rank`.
+    pub fn global_rank(&self, rank: u32) -> Option<u32> {
+        match &self.0.global {
+            Some(global) => global.get(rank as usize).copied(),
+            None => (rank < self.0.size).then_some(rank),
+        }
+    }
+
+    /// The part of the store that this group has for itself.
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.0.store
+    }
+
+    /// The name of the backend that serves the key, or why there is none.
+    pub fn backend(&self, key: DispatchKey) -> Result<&'static str> {
+        let (_, lane) = self.0.route(key)?;
+        Ok(lane.info.backend)
+    }
+
+    /// The name of the algorithm that such a call would take, where the backend has a choice. `bytes` is the size of the
+    /// largest buffer of the call.
+    pub fn algorithm(&self, op: OpKind, bytes: usize, dtype: DType, reduce: ReduceOp) -> Option<&'static str> {
+        let (_, lane) = self.0.route(DispatchKey::Cpu).ok()?;
+        lane.backend.algorithm(op, bytes, dtype, reduce)
+    }
+
+    /// The error that failed the group, if it is failed.
+    pub fn failure(&self) -> Option<&Error> {
+        self.0.failed.get()
+    }
+
+    /// Fails the group: everything in flight ends with [`ErrorKind::Aborted`], here and on the peers, and so does every
+    /// later call. Any thread, any number of times.
+    pub fn abort(&self, why: &str) {
+        let mut error = Error::new(ErrorKind::Aborted, why).guilty([self.0.rank]);
+        self.0.describe(&mut error);
+        self.0.fail(&error);
+    }
+
+    /// Waits for everything in flight, then leaves the group: the peers do not take the coming silence for death. Later
+    /// calls on clones return [`ErrorKind::Shutdown`]. Bounded by the group's timeout.
+    pub fn shutdown(self) -> Result {
+        let deadline = deadline_after(self.0.timeout);
+        let mut first = self.0.failed.get().cloned().map_or(Ok(()), Err);
+        if let Err(e) = &first
+            && *e.kind() == ErrorKind::Shutdown
+        {
+            return Ok(());
+        }
+        for lane in &self.0.lanes {
+            if let Err(mut e) = lane.backend.shutdown(deadline) {
+                lane.info.describe(&mut e);
+                first = first.and(Err(e));
+            }
+        }
+        let mut over = Error::new(ErrorKind::Shutdown, "the group was shut down on this rank; make a new one");
+        self.0.describe(&mut over);
+        let _ = self.0.failed.set(over);
+        first
+    }
+}
+
+impl Group {
+    fn route(&self, key: DispatchKey) -> Result<(&Route, &Lane)> {
+        match &self.routes[key as usize] {
+            Ok(route) => Ok((route, &self.lanes[route.lane])),
+            Err(why) => Err(Error::unsupported(why.clone())),
+        }
+    }
+
+    /// Adds group and rank to an error that arose before a lane was chosen.
+    fn describe(&self, error: &mut Error) {
+        let report = error.report_mut();
+        report.group.get_or_insert_with(|| self.name.clone());
+        report.rank.get_or_insert(self.rank);
+    }
+
+    /// Fails the group with its first cause. On the observer's thread, never on a completing one.
+    pub(crate) fn fail(&self, error: &Error) {
+        if self.failed.set(error.clone()).is_ok() {
+            tracing::error!(target: "c10d", group = %self.name, rank = self.rank, "{error}");
+            for lane in &self.lanes {
+                lane.backend.abort(error);
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for ProcessGroup {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "ProcessGroup({:?}, rank {} of {})", self.0.name, self.0.rank, self.0.size)
+    }
+}

@@ -1,0 +1,54 @@
+//! Ranks as threads of one process.
+
+use std::sync::Arc;
+
+use super::{GroupBuilder, ProcessGroup};
+use crate::store::HashStore;
+use crate::{Error, ErrorKind, Result};
+
+/// Runs `body` once per rank, each on a thread of its own, in one group of `size` ranks made from `builder`; gives the
+/// results in rank order.
+///
+/// # Errors
+/// The error of the rank that failed first, by cause: errors that merely report another rank's end come last. A panic of
+/// a rank goes on in the caller when all threads have ended.
+pub fn run_ranks<T: Send>(
+    size: u32,
+    builder: GroupBuilder,
+    body: impl Fn(ProcessGroup) -> Result<T> + Sync,
+) -> Result<Vec<T>> {
+    let store = Arc::new(HashStore::new());
+    let results: Vec<std::thread::Result<Result<T>>> = std::thread::scope(|s| {
+        let threads: Vec<_> = (0..size)
+            .map(|rank| {
+                let builder = builder.clone().rank(rank).size(size).store(store.clone());
+                let body = &body;
+                let name = format!("rank {rank}");
+                std::thread::Builder::new().name(name).spawn_scoped(s, move || body(builder.build()?))
+            })
+            .collect();
+        threads
+            .into_iter()
+            .map(|t| match t {
+                Ok(thread) => thread.join(),
+                Err(e) => Ok(Err(Error::new(ErrorKind::Resource, "cannot start a thread for a rank").source(e))),
+            })
+            .collect()
+    });
+    let mut values = Vec::with_capacity(results.len());
+    let mut errors = Vec::new();
+    let mut panic = None;
+    for result in results {
+        match result {
+            Ok(Ok(value)) => values.push(value),
+            Ok(Err(e)) => errors.push(e),
+            Err(p) => panic = panic.or(Some(p)),
+        }
+    }
+    if let Some(panic) = panic {
+        std::panic::resume_unwind(panic);
+    }
+    // A rank that left early makes others report it as dead; its own error is the cause.
+    errors.sort_by_key(|e| matches!(e.kind(), ErrorKind::PeerDead { .. } | ErrorKind::Aborted));
+    errors.into_iter().next().map_or(Ok(values), Err)
+}

@@ -1,0 +1,84 @@
+//! Groups of some of a group's ranks.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::ProcessGroup;
+use super::builder::Parts;
+use crate::store::deadline_after;
+use crate::{Error, ErrorKind, Phase, Result};
+
+impl ProcessGroup {
+    /// Makes a group of these ranks, which are numbered in it as the list has them. Every rank of this group calls it,
+    /// with the same list and in the same order relative to other calls of `new_group` and `split`; those that are not in
+    /// the list get `None` at once.
+    ///
+    /// # Errors
+    /// As making a first group; `Mismatch` of `members` if the lists differ.
+    pub fn new_group(&self, ranks: &[u32]) -> Result<Option<ProcessGroup>> {
+        let number = self.0.next_subgroup.fetch_add(1, Ordering::Relaxed);
+        self.subgroup(ranks, format!("{}/{number}", self.0.name))
+    }
+
+    /// Divides the group: ranks that give the same color form a group, numbered by `key`, then by rank. `None` = in no
+    /// group. Every rank calls it.
+    pub fn split(&self, color: Option<u32>, key: u32) -> Result<Option<ProcessGroup>> {
+        let number = self.0.next_subgroup.fetch_add(1, Ordering::Relaxed);
+        let deadline = deadline_after(self.0.timeout);
+        let store = &self.0.store;
+        let place = |r: u32| format!("split/{number}/{r}");
+        let mine = color.map_or(String::new(), |c| format!("{c} {key}"));
+        store.set(&place(self.0.rank), mine.as_bytes(), deadline)?;
+        let keys: Vec<String> = (0..self.0.size).map(place).collect();
+        let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+        let all = store.multi_get(&keys, deadline).map_err(|e| {
+            let soon = std::time::Instant::now() + std::time::Duration::from_millis(500);
+            let absent = (0..self.0.size).filter(|r| !matches!(store.check(&[keys[*r as usize]], soon), Ok(true)));
+            let e = Error::new(ErrorKind::Rendezvous, format!("not all ranks came to the split: {e}"));
+            e.guilty(absent).phase(Phase::Rendezvous)
+        })?;
+        let Some(color) = color else { return Ok(None) };
+        let mut members: Vec<(u32, u32)> = Vec::new();
+        for (rank, text) in all.iter().enumerate() {
+            let text = String::from_utf8_lossy(text);
+            if let Some((c, k)) = text.split_once(' ')
+                && c.parse() == Ok(color)
+                && let Ok(k) = k.parse()
+            {
+                members.push((k, rank as u32));
+            }
+        }
+        members.sort_unstable();
+        let ranks: Vec<u32> = members.into_iter().map(|(_, rank)| rank).collect();
+        self.subgroup(&ranks, format!("{}/{number}.{color}", self.0.name))
+    }
+
+    fn subgroup(&self, ranks: &[u32], name: String) -> Result<Option<ProcessGroup>> {
+        if let Some(cause) = self.failure() {
+            return Err(cause.clone());
+        }
+        let size = self.0.size;
+        if ranks.is_empty() || ranks.iter().any(|r| *r >= size) {
+            return Err(Error::invalid(format!("{ranks:?} are not ranks of a group of {size}")));
+        }
+        if ranks.iter().enumerate().any(|(i, r)| ranks[..i].contains(r)) {
+            return Err(Error::invalid(format!("{ranks:?} names a rank twice")));
+        }
+        let Some(rank) = ranks.iter().position(|r| *r == self.0.rank) else { return Ok(None) };
+        let global: Arc<[u32]> = ranks.iter().filter_map(|r| self.global_rank(*r)).collect();
+        let group = &self.0;
+        let parts = Parts {
+            name: name.into(),
+            rank: rank as u32,
+            size: ranks.len() as u32,
+            timeout: group.timeout,
+            bound: group.bound,
+            global: Some(global),
+            store: group.store.clone(),
+            registry: group.registry.clone(),
+            map: group.map.clone(),
+            hints: group.hints.clone(),
+        };
+        parts.assemble().map(Some)
+    }
+}

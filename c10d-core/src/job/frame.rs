@@ -1,0 +1,200 @@
+//! The frame of one operation: request, state, outcome, waiter.
+//!
+//! On the caller's stack for a blocking call, at the head of a counted allocation for the others. The states:
+//! `EMPTY → DONE`; with a waiter `EMPTY → WAITING → TAKING → DONE`. After storing `DONE` the completer touches nothing:
+//! a stack frame may be gone.
+#![allow(unsafe_code)]
+
+use std::cell::UnsafeCell;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::task::Waker;
+use std::thread::Thread;
+use std::time::Instant;
+
+use super::{Outcome, Request};
+use crate::group::LaneInfo;
+use crate::{Error, Result};
+
+const EMPTY: u8 = 0;
+const WAITING: u8 = 1;
+const TAKING: u8 = 2;
+const DONE: u8 = 3;
+
+/// Whom to tell.
+enum Waiter {
+    Thread(Thread),
+    Waker(Waker),
+}
+
+impl Waiter {
+    fn wake(self) {
+        match self {
+            Waiter::Thread(t) => t.unpark(),
+            Waiter::Waker(w) => w.wake(),
+        }
+    }
+}
+
+/// How the completer lets go of a counted frame.
+pub(crate) type Release = unsafe fn(*const Frame);
+
+pub(crate) struct Frame {
+    pub(crate) request: Request,
+    pub(crate) lane: Arc<LaneInfo>,
+    /// `None` for a frame on the stack.
+    pub(crate) release: Option<Release>,
+    /// Whether the frame's allocation owns the buffers (not merely borrows them).
+    pub(crate) owns_buffers: bool,
+    /// Buffers written off: whatever holds them may still write to them.
+    pub(crate) kept: AtomicBool,
+    state: AtomicU8,
+    outcome: UnsafeCell<Option<Result<Outcome>>>,
+    waiter: UnsafeCell<Option<Waiter>>,
+}
+
+// SAFETY: `outcome` is written by the one completer before `DONE` and read after it; `waiter` is written by the one
+// waiter in `EMPTY` (it alone leaves that state for `WAITING`) and taken by the completer in `TAKING` or by the waiter
+// after `WAITING → EMPTY`. The request is not changed once a job exists.
+unsafe impl Sync for Frame {}
+// SAFETY: as above; the contents are `Send`.
+unsafe impl Send for Frame {}
+
+impl Frame {
+    pub(crate) fn new(request: Request, lane: Arc<LaneInfo>, release: Option<Release>, owns_buffers: bool) -> Frame {
+        Frame {
+            request,
+            lane,
+            release,
+            owns_buffers,
+            kept: AtomicBool::new(false),
+            state: AtomicU8::new(EMPTY),
+            outcome: UnsafeCell::new(None),
+            waiter: UnsafeCell::new(None),
+        }
+    }
+
+    pub(crate) fn is_done(&self) -> bool {
+        self.state.load(Ordering::Acquire) == DONE
+    }
+
+    /// Completes the frame and, for a counted one, lets go of it.
+    ///
+    /// # Safety
+    /// Called at most once per frame, by the holder of the right to complete; `this` is not used afterwards.
+    pub(crate) unsafe fn complete(this: *const Frame, result: Result<Outcome>) {
+        // SAFETY: the frame lives until DONE is stored, and a counted one until it is released.
+        let frame = unsafe { &*this };
+        let result = result.map_err(|e| frame.described(e));
+        // SAFETY: sole completer, state is not DONE.
+        unsafe { *frame.outcome.get() = Some(result) };
+        let release = frame.release;
+        let mut waiter = None;
+        if frame.state.compare_exchange(EMPTY, DONE, Ordering::AcqRel, Ordering::Acquire).is_err() {
+            // A waiter is there, or is just taking itself back.
+            if frame.state.compare_exchange(WAITING, TAKING, Ordering::AcqRel, Ordering::Acquire).is_ok() {
+                // SAFETY: TAKING gives the cell to us.
+                waiter = unsafe { (*frame.waiter.get()).take() };
+                frame.state.store(DONE, Ordering::Release);
+            } else {
+                loop {
+                    if frame.state.compare_exchange(EMPTY, DONE, Ordering::AcqRel, Ordering::Acquire).is_ok() {
+                        break;
+                    }
+                    if frame.state.compare_exchange(WAITING, TAKING, Ordering::AcqRel, Ordering::Acquire).is_ok() {
+                        // SAFETY: TAKING gives the cell to us.
+                        waiter = unsafe { (*frame.waiter.get()).take() };
+                        frame.state.store(DONE, Ordering::Release);
+                        break;
+                    }
+                    std::hint::spin_loop();
+                }
+            }
+        }
+        if let Some(waiter) = waiter {
+            waiter.wake();
+        }
+        if let Some(release) = release {
+            // SAFETY: the job's count, given up once.
+            unsafe { release(this) };
+        }
+    }
+
+    /// Leaves word for the completer, unless the op is done already. `true` = done.
+    fn enlist(&self, waiter: Waiter) -> bool {
+        // SAFETY: state is EMPTY or DONE (the one waiter is us), so nobody else uses the cell.
+        unsafe { *self.waiter.get() = Some(waiter) };
+        if self.state.compare_exchange(EMPTY, WAITING, Ordering::AcqRel, Ordering::Acquire).is_ok() {
+            return false;
+        }
+        // SAFETY: DONE was reached from EMPTY, so the completer never looks at the cell.
+        unsafe { *self.waiter.get() = None };
+        true
+    }
+
+    /// Takes the word back. `true` = the op is done.
+    fn withdraw(&self) -> bool {
+        match self.state.compare_exchange(WAITING, EMPTY, Ordering::AcqRel, Ordering::Acquire) {
+            Ok(_) => {
+                // SAFETY: EMPTY again, the cell is ours.
+                unsafe { *self.waiter.get() = None };
+                false
+            }
+            Err(EMPTY) => false,
+            Err(_) => {
+                while !self.is_done() {
+                    std::hint::spin_loop();
+                }
+                true
+            }
+        }
+    }
+
+    /// Waits until the op is done or the time has come. `true` = done. One waiter at a time.
+    pub(crate) fn wait_until(&self, deadline: Instant) -> bool {
+        if self.is_done() || self.enlist(Waiter::Thread(std::thread::current())) {
+            return true;
+        }
+        loop {
+            let now = Instant::now();
+            if now >= deadline {
+                return self.withdraw();
+            }
+            std::thread::park_timeout(deadline - now);
+            if self.is_done() {
+                return true;
+            }
+        }
+    }
+
+    /// For futures: `true` = done; else the waker is called when it is.
+    pub(crate) fn poll(&self, waker: &Waker) -> bool {
+        self.is_done() || self.withdraw() || self.enlist(Waiter::Waker(waker.clone()))
+    }
+
+    /// The outcome of a done frame.
+    ///
+    /// # Safety
+    /// The frame is done, and nobody else takes the outcome.
+    pub(crate) unsafe fn take_outcome(&self) -> Result<Outcome> {
+        // SAFETY: DONE: the completer is finished; the caller is alone.
+        let outcome = unsafe { (*self.outcome.get()).take() };
+        outcome.unwrap_or_else(|| Err(Error::new(crate::ErrorKind::Internal, "the outcome was taken twice")))
+    }
+
+    /// Adds to an error what only dispatch knows; fields that the backend filled stay.
+    pub(crate) fn described(&self, mut error: Error) -> Error {
+        let request = &self.request;
+        self.lane.describe(&mut error);
+        let report = error.report_mut();
+        report.op.get_or_insert(request.op);
+        report.seq.get_or_insert(request.seq);
+        if let Some(deadline) = request.deadline.get() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let over = Instant::now().saturating_duration_since(*deadline);
+            report.elapsed.get_or_insert((request.timeout + over).saturating_sub(left));
+        }
+        report.deadline.get_or_insert(request.timeout);
+        error
+    }
+}

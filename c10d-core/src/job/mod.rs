@@ -1,0 +1,17 @@
+//! One operation on its way: the request, the sole right to complete it, and whoever waits.
+
+mod frame;
+mod handle;
+mod request;
+
+pub(crate) use frame::Frame;
+pub use handle::{Job, Kept};
+pub use request::{Caller, Outcome, Request};
+
+use std::time::Duration;
+
+/// How long after its deadline (or after `abort`) a backend may still hold a job: the larger of 100 ms and 1 % of the
+/// timeout.
+pub fn let_go(timeout: Duration) -> Duration {
+    (timeout / 100).max(Duration::from_millis(100))
+}

@@ -1,0 +1,80 @@
+//! What a backend is asked to do: validated, numbered, type-erased.
+
+use std::any::Any;
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use crate::buffer::{Sink, Span};
+use crate::dispatch::Fingerprint;
+use crate::ops::{OpKind, Params};
+use crate::store::deadline_after;
+use crate::types::{DType, DispatchKey};
+
+/// Whether the caller waits for the op inside the call. If so, the backend may do the whole op inside `submit`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Caller {
+    /// It does (c10d's `asyncOp = false`).
+    Waits,
+    /// It goes on and waits later, if at all.
+    Continues,
+}
+
+/// A validated call. Backends do not check it again.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Request {
+    /// The op.
+    pub op: OpKind,
+    /// The key by which it was routed.
+    pub key: DispatchKey,
+    /// Whether the caller waits.
+    pub caller: Caller,
+    /// The call's number in its lane; for point-to-point a number of its own.
+    pub seq: u64,
+    /// What all ranks must agree on.
+    pub fingerprint: Fingerprint,
+    /// How long it may take.
+    pub timeout: Duration,
+    /// The scalar arguments.
+    pub params: Params,
+    /// The device stream on which it runs; 0 = the device's default, or none.
+    pub stream: u64,
+    pub(crate) spans: Sink,
+    pub(crate) deadline: OnceLock<Instant>,
+}
+
+impl Request {
+    /// What the op reads; empty for in-place ops.
+    pub fn inputs(&self) -> &[Span] {
+        &self.spans.inputs
+    }
+
+    /// What the op writes; in-place ops read it too.
+    pub fn outputs(&self) -> &[Span] {
+        &self.spans.outputs
+    }
+
+    /// Spans per list where the outputs are a list of lists (row-major); else 0.
+    pub fn output_row(&self) -> usize {
+        self.spans.output_row
+    }
+
+    /// The element type of all spans; none for barriers.
+    pub fn dtype(&self) -> Option<DType> {
+        self.outputs().first().or(self.inputs().first()).map(Span::dtype)
+    }
+
+    /// When the op must be over. The clock is read at the first call, so an op that never waits never reads it.
+    pub fn deadline(&self) -> Instant {
+        *self.deadline.get_or_init(|| deadline_after(self.timeout))
+    }
+}
+
+/// What a completed op tells beyond "done".
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// The sender, for `recv_any_source`.
+    pub source: u32,
+    /// A result whose size is new.
+    pub payload: Option<Box<dyn Any + Send>>,
+}

@@ -1,0 +1,166 @@
+//! One options struct per family of ops, with the fields that c10d has.
+//!
+//! A constructor in [`op`](crate::op) takes anything that converts into its options, so the bare reduce operation, root
+//! or tag is enough where nothing else is wanted.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Params;
+use crate::types::ReduceOp;
+
+mod sealed {
+    pub trait Sealed {}
+}
+
+/// Options of some op. Sealed.
+pub trait Options: sealed::Sealed {
+    /// Writes the options into a call's parameters; gives the timeout, if one was set.
+    fn apply(self, params: &mut Params) -> Option<Duration>;
+}
+
+macro_rules! options {
+    ($($(#[$doc:meta])* $name:ident { $($(#[$fdoc:meta])* $field:ident / $with:ident: $type:ty,)* }
+        |$self:ident, $params:ident| $apply:block;)*) => {$(
+        $(#[$doc])*
+        #[derive(Clone, Debug, Default)]
+        #[non_exhaustive]
+        pub struct $name {
+            $($(#[$fdoc])* pub $field: $type,)*
+            /// How long the op may take; `None` = as long as the group allows.
+            pub timeout: Option<Duration>,
+        }
+
+        impl $name {
+            $($(#[$fdoc])* #[must_use] pub fn $with(mut self, value: $type) -> Self { self.$field = value; self })*
+            /// How long the op may take.
+            #[must_use]
+            pub fn with_timeout(mut self, timeout: Duration) -> Self { self.timeout = Some(timeout); self }
+        }
+
+        impl sealed::Sealed for $name {}
+
+        impl Options for $name {
+            fn apply($self, $params: &mut Params) -> Option<Duration> { $apply $self.timeout }
+        }
+    )*};
+}
+
+options! {
+    /// Of `send`.
+    SendOptions {
+        /// What the receiver must ask for.
+        tag / with_tag: u32,
+    } |self, p| { p.tag = self.tag; };
+    /// Of `recv` and `recv_any_source`.
+    RecvOptions {
+        /// What the sender must have given.
+        tag / with_tag: u32,
+    } |self, p| { p.tag = self.tag; };
+    /// Of `broadcast`.
+    BroadcastOptions {
+        /// The rank whose values all get.
+        root_rank / with_root_rank: u32,
+        /// Which tensor of the list; only 0 exists.
+        root_tensor / with_root_tensor: u32,
+    } |self, p| { p.root = self.root_rank; p.root_tensor = self.root_tensor; };
+    /// Of `all_reduce`.
+    AllReduceOptions {
+        /// How values are combined.
+        reduce_op / with_reduce_op: ReduceOp,
+        /// Of a sparse tensor: the indices, if all ranks have the same (host memory, sparse_dim × nnz).
+        sparse_indices / with_sparse_indices: Option<Arc<[i64]>>,
+    } |self, p| {
+        p.reduce = self.reduce_op;
+        if self.sparse_indices.is_some() { p.rare().sparse_indices = self.sparse_indices; }
+    };
+    /// Of `all_reduce_coalesced`.
+    AllReduceCoalescedOptions {
+        /// How values are combined.
+        reduce_op / with_reduce_op: ReduceOp,
+    } |self, p| { p.reduce = self.reduce_op; };
+    /// Of `reduce`.
+    ReduceOptions {
+        /// How values are combined.
+        reduce_op / with_reduce_op: ReduceOp,
+        /// The rank that gets the result.
+        root_rank / with_root_rank: u32,
+        /// Which tensor of the list; only 0 exists.
+        root_tensor / with_root_tensor: u32,
+    } |self, p| { p.reduce = self.reduce_op; p.root = self.root_rank; p.root_tensor = self.root_tensor; };
+    /// Of the `all_gather` family.
+    AllGatherOptions {} |self, _p| {};
+    /// Of the `reduce_scatter` family.
+    ReduceScatterOptions {
+        /// How values are combined.
+        reduce_op / with_reduce_op: ReduceOp,
+    } |self, p| { p.reduce = self.reduce_op; };
+    /// Of `gather`.
+    GatherOptions {
+        /// The rank that gets all buffers.
+        root_rank / with_root_rank: u32,
+    } |self, p| { p.root = self.root_rank; };
+    /// Of `scatter`.
+    ScatterOptions {
+        /// The rank whose buffers are handed out.
+        root_rank / with_root_rank: u32,
+    } |self, p| { p.root = self.root_rank; };
+    /// Of `all_to_all` and `all_to_all_single`.
+    AllToAllOptions {
+        /// Of `all_to_all_single`: elements of the input that go to each rank; empty = equal parts.
+        input_splits / with_input_splits: Vec<usize>,
+        /// Of `all_to_all_single`: elements of the output that come from each rank; empty = equal parts.
+        output_splits / with_output_splits: Vec<usize>,
+    } |self, p| {
+        if !self.input_splits.is_empty() { p.rare().input_splits = self.input_splits; }
+        if !self.output_splits.is_empty() { p.rare().output_splits = self.output_splits; }
+    };
+    /// Of `barrier`.
+    BarrierOptions {
+        /// Which devices to use; empty = the group's bound device, else the CPU, else the only device there is.
+        device_ids / with_device_ids: Vec<u16>,
+    } |self, p| { if !self.device_ids.is_empty() { p.rare().device_ids = self.device_ids; } };
+    /// Of `monitored_barrier`.
+    MonitoredBarrierOptions {
+        /// Name every missing rank, not just the first.
+        wait_all_ranks / with_wait_all_ranks: bool,
+    } |self, p| { p.wait_all_ranks = self.wait_all_ranks; };
+}
+
+macro_rules! reduce_first {
+    ($($name:ident)*) => {$(
+        impl $name {
+            /// With this reduce operation.
+            pub fn new(reduce_op: ReduceOp) -> Self { Self { reduce_op, ..Self::default() } }
+        }
+        impl From<ReduceOp> for $name {
+            fn from(op: ReduceOp) -> Self { Self::new(op) }
+        }
+    )*};
+}
+reduce_first!(AllReduceOptions AllReduceCoalescedOptions ReduceOptions ReduceScatterOptions);
+
+macro_rules! number_first {
+    ($($name:ident $field:ident)*) => {$(
+        impl From<u32> for $name {
+            fn from($field: u32) -> Self { Self { $field, ..Self::default() } }
+        }
+    )*};
+}
+number_first!(SendOptions tag RecvOptions tag BroadcastOptions root_rank GatherOptions root_rank ScatterOptions root_rank);
+
+/// Which missing ranks a monitored barrier names.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Missing {
+    /// The lowest.
+    #[default]
+    First,
+    /// All of them.
+    All,
+}
+
+impl From<Missing> for MonitoredBarrierOptions {
+    fn from(missing: Missing) -> Self {
+        Self { wait_all_ranks: missing == Missing::All, ..Self::default() }
+    }
+}

@@ -1,0 +1,62 @@
+//! The scalar arguments of a call, in one neutral form.
+
+use std::sync::Arc;
+
+use crate::types::ReduceOp;
+
+/// The scalar arguments of a call. Fields that the op's row does not use are neutral.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct Params {
+    /// How values are combined.
+    pub reduce: ReduceOp,
+    /// The root.
+    pub root: u32,
+    /// Which tensor of the list is the root's; only 0 exists, as in c10d's backends.
+    pub root_tensor: u32,
+    /// The other rank of a point-to-point op.
+    pub peer: u32,
+    /// The tag of a point-to-point op.
+    pub tag: u32,
+    /// Whether a monitored barrier names every missing rank, not just the first.
+    pub wait_all_ranks: bool,
+    pub(crate) rare: Option<Box<Rare>>,
+}
+
+/// What few calls have, behind one pointer.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Rare {
+    pub(crate) input_splits: Vec<usize>,
+    pub(crate) output_splits: Vec<usize>,
+    pub(crate) device_ids: Vec<u16>,
+    pub(crate) sparse_indices: Option<Arc<[i64]>>,
+}
+
+impl Params {
+    /// In a call that was not issued yet: the rank that issues it is the root.
+    pub(crate) const ROOT_IS_ME: u32 = u32::MAX;
+
+    pub(crate) fn rare(&mut self) -> &mut Rare {
+        self.rare.get_or_insert_default()
+    }
+
+    /// Elements of the input that go to each rank; empty = equal parts.
+    pub fn input_splits(&self) -> &[usize] {
+        self.rare.as_ref().map_or(&[], |r| &r.input_splits)
+    }
+
+    /// Elements of the output that come from each rank; empty = equal parts.
+    pub fn output_splits(&self) -> &[usize] {
+        self.rare.as_ref().map_or(&[], |r| &r.output_splits)
+    }
+
+    /// The devices that a barrier is told to use.
+    pub fn device_ids(&self) -> &[u16] {
+        self.rare.as_ref().map_or(&[], |r| &r.device_ids)
+    }
+
+    /// The indices of a sparse all-reduce that all ranks share, sparse_dim × nnz.
+    pub fn sparse_indices(&self) -> Option<&Arc<[i64]>> {
+        self.rare.as_ref().and_then(|r| r.sparse_indices.as_ref())
+    }
+}

@@ -1,0 +1,132 @@
+//! The registry of one program, checked for contradictions.
+
+use std::collections::BTreeMap;
+
+use super::{CORE, Kernel, Provider, Registration, Submitted};
+use crate::dispatch::BackendMap;
+use crate::ops::OpKind;
+use crate::types::DispatchKey;
+use crate::{Error, ErrorKind, Result};
+
+/// What is registered: core's kernels, the providers that were listed, and those that submitted themselves.
+pub struct Registry {
+    backends: Vec<(&'static Registration, &'static str)>,
+    kernels: BTreeMap<(OpKind, DispatchKey, Option<&'static str>), (Kernel, &'static str)>,
+}
+
+/// A row of the registration table, as `c10d info` shows it.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct TableRow {
+    /// The op.
+    pub op: OpKind,
+    /// The key.
+    pub key: DispatchKey,
+    /// The crate of its kernel.
+    pub source: Option<&'static str>,
+    /// The backend that a group would take now.
+    pub backend: Option<&'static str>,
+    /// Why there is no kernel or no backend.
+    pub why: Option<String>,
+}
+
+impl Registry {
+    /// Core's provider, `listed` ones and all that submitted themselves. The same provider may come several ways; two
+    /// that register the same (op, key, backend) or the same backend name are an error that names both.
+    pub fn collect(listed: &[&'static Provider]) -> Result<Registry> {
+        let mut providers: Vec<&'static Provider> = vec![&CORE];
+        let submitted = inventory::iter::<Submitted>.into_iter().map(|s| s.0);
+        for p in listed.iter().copied().chain(submitted) {
+            if !providers.iter().any(|q| std::ptr::eq(*q, p)) {
+                providers.push(p);
+            }
+        }
+        let mut registry = Registry { backends: Vec::new(), kernels: BTreeMap::new() };
+        for p in providers {
+            registry.add(p)?;
+        }
+        registry.backends.sort_by_key(|(r, _)| (std::cmp::Reverse(r.priority), r.name));
+        Ok(registry)
+    }
+
+    fn add(&mut self, provider: &'static Provider) -> Result {
+        for r in provider.backends {
+            if let Some((_, other)) = self.backends.iter().find(|(q, _)| q.name == r.name) {
+                return Err(twice(format!("backend {:?}", r.name), other, provider.source));
+            }
+            self.backends.push((r, provider.source));
+        }
+        for row in provider.kernels {
+            let place = (row.op, row.key, row.backend);
+            if !row.op.row().keys.contains(row.key) {
+                let what = format!(
+                    "{} registers {} on {}, which the op table does not declare",
+                    provider.source, row.op, row.key
+                );
+                return Err(Error::invalid(what));
+            }
+            if let Some((_, other)) = self.kernels.insert(place, (row.kernel, provider.source)) {
+                let on = row.backend.map_or(String::new(), |b| format!(" for backend {b:?}"));
+                return Err(twice(format!("{} on {}{on}", row.op, row.key), other, provider.source));
+            }
+        }
+        Ok(())
+    }
+
+    /// The backends with their crates, in order of preference.
+    pub fn backends(&self) -> impl Iterator<Item = (&'static Registration, &'static str)> {
+        self.backends.iter().copied()
+    }
+
+    /// The backend of this name.
+    pub fn backend(&self, name: &str) -> Result<&'static Registration> {
+        self.backends.iter().map(|(r, _)| *r).find(|r| r.name == name).ok_or_else(|| {
+            let have: Vec<_> = self.backends.iter().map(|(r, _)| r.name).collect();
+            let have = if have.is_empty() { "none".to_owned() } else { have.join(", ") };
+            Error::unsupported(format!("no backend is named {name:?}; linked here: {have}"))
+        })
+    }
+
+    /// The backend that a group takes for this key where its map names none: the first that says it could work.
+    pub fn preferred(&self, key: DispatchKey) -> Result<&'static Registration> {
+        let mut refusals = Vec::new();
+        for (r, _) in self.backends.iter().filter(|(r, _)| r.keys.contains(&key.dense())) {
+            match (r.probe)() {
+                Ok(()) => return Ok(r),
+                Err(e) => refusals.push(format!("{}: {}", r.name, e.report().what)),
+            }
+        }
+        let why = if refusals.is_empty() { "no backend for it is linked".to_owned() } else { refusals.join("; ") };
+        Err(Error::unsupported(format!("nothing serves {key}: {why}")))
+    }
+
+    /// The kernel for this op and key in a group where `backend` serves the key, and its crate.
+    pub fn kernel(&self, op: OpKind, key: DispatchKey, backend: &'static str) -> Option<(Kernel, &'static str)> {
+        self.kernels.get(&(op, key, Some(backend))).or_else(|| self.kernels.get(&(op, key, None))).copied()
+    }
+
+    /// The 60 declared rows, with what a group made of this map would use.
+    pub fn table(&self, map: &BackendMap) -> Vec<TableRow> {
+        let mut rows = Vec::new();
+        let chosen = DispatchKey::ALL.map(|key| map.choose(self, key).map(|r| r.name));
+        for op in OpKind::ALL.iter().copied() {
+            for key in DispatchKey::ALL.into_iter().filter(|k| op.row().keys.contains(*k)) {
+                let backend = chosen[key as usize].as_ref();
+                let kernel = self.kernel(op, key, backend.map_or("", |b| b));
+                let why = match (&kernel, backend) {
+                    (None, _) => Some("no kernel is linked".to_owned()),
+                    (_, Err(e)) => Some(e.report().what.clone()),
+                    _ => None,
+                };
+                let backend = backend.ok().copied();
+                rows.push(TableRow { op, key, source: kernel.map(|k| k.1), backend, why });
+            }
+        }
+        rows
+    }
+}
+
+fn twice(what: String, first: &str, second: &str) -> Error {
+    let what = format!("{what} is registered twice: by {first} and by {second}; link only one of them");
+    Error::new(ErrorKind::InvalidArgument, what)
+}

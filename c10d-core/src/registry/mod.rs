@@ -1,0 +1,47 @@
+//! Who offers what: backends and kernels, collected at link time, listed by hand, or loaded at run time.
+
+mod collect;
+mod provider;
+
+pub use collect::{Registry, TableRow};
+pub use provider::{Kernel, KernelRow, Provider, Registration, Submitted};
+
+use crate::dispatch::KernelContext;
+use crate::job::Job;
+use crate::ops::{OpKind, declared};
+use crate::types::{DispatchKey, KeySet};
+
+/// The kernel of every dense row: hands the job to the backend of the key.
+fn forward(ctx: KernelContext<'_>, job: Job) {
+    ctx.backend().submit(job);
+}
+
+const DENSE: usize = declared(KeySet::DENSE);
+
+const fn dense_rows() -> [KernelRow; DENSE] {
+    let mut rows = [KernelRow { op: OpKind::Send, key: DispatchKey::Cpu, backend: None, kernel: forward }; DENSE];
+    let (mut n, mut op) = (0, 0);
+    while op < OpKind::ALL.len() {
+        let mut k = 0;
+        while k < DispatchKey::ALL.len() {
+            let key = DispatchKey::ALL[k];
+            if KeySet::DENSE.contains(key) && OpKind::ALL[op].row().keys.contains(key) {
+                rows[n] = KernelRow { op: OpKind::ALL[op], key, backend: None, kernel: forward };
+                n += 1;
+            }
+            k += 1;
+        }
+        op += 1;
+    }
+    rows
+}
+
+/// Core's own provider: the kernels of the dense rows, no backend.
+pub static CORE: Provider = Provider {
+    source: env!("CARGO_PKG_NAME"),
+    backends: &[],
+    kernels: {
+        const ROWS: [KernelRow; DENSE] = dense_rows();
+        &ROWS
+    },
+};

@@ -1,0 +1,76 @@
+//! What a crate registers.
+
+use std::sync::Arc;
+
+use crate::Result;
+use crate::backend::Backend;
+use crate::dispatch::KernelContext;
+use crate::group::GroupInit;
+use crate::job::Job;
+use crate::ops::OpKind;
+use crate::types::DispatchKey;
+
+/// Everything one crate brings: its backends and its kernels.
+///
+/// One static per crate, submitted with [`submit!`](crate::submit):
+///
+/// ```
+/// use c10d_core::registry::{Provider, Registration};
+///
+/// pub static PROVIDER: Provider = Provider { source: env!("CARGO_PKG_NAME"), backends: &[], kernels: &[] };
+/// c10d_core::submit!(PROVIDER);
+/// ```
+pub struct Provider {
+    /// The crate's name, for errors and for `c10d info`.
+    pub source: &'static str,
+    /// Its backends.
+    pub backends: &'static [Registration],
+    /// Its kernels; most crates have none, since core has those of all dense rows.
+    pub kernels: &'static [KernelRow],
+}
+
+/// A backend by name.
+pub struct Registration {
+    /// The name that backend maps use.
+    pub name: &'static str,
+    /// The keys that it serves.
+    pub keys: &'static [DispatchKey],
+    /// Where a map names no backend for a device, the highest priority is taken.
+    pub priority: u16,
+    /// Whether it could work on this machine, else why not. Must be cheap and free of side effects.
+    pub probe: &'static (dyn Fn() -> Result + Sync),
+    /// Makes one rank's backend for a group; blocks until the ranks are connected, by `init.deadline` at latest.
+    pub create: &'static (dyn Fn(&GroupInit) -> Result<Arc<dyn Backend>> + Sync),
+}
+
+/// A kernel: takes a call that was validated and numbered, and sees to it.
+pub type Kernel = fn(KernelContext<'_>, Job);
+
+/// A row of the registration table.
+#[derive(Clone, Copy)]
+pub struct KernelRow {
+    /// The op.
+    pub op: OpKind,
+    /// The key.
+    pub key: DispatchKey,
+    /// `Some(name)`: only for groups in which the key is served by this backend, where it beats the row with `None`.
+    pub backend: Option<&'static str>,
+    /// The function.
+    pub kernel: Kernel,
+}
+
+/// What [`submit!`](crate::submit) collects.
+pub struct Submitted(pub &'static Provider);
+
+inventory::collect!(Submitted);
+
+/// Registers a crate's [`Provider`](crate::registry::Provider) at link time.
+///
+/// A crate that nobody names is not linked at all: its users write `use the_crate as _;` or hand the provider to the
+/// group builder.
+#[macro_export]
+macro_rules! submit {
+    ($provider:expr) => {
+        $crate::__private::inventory::submit! { $crate::registry::Submitted(&$provider) }
+    };
+}

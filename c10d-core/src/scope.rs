@@ -1,0 +1,112 @@
+//! Starting calls on borrowed buffers.
+
+use std::marker::PhantomData;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+
+use crate::ProcessGroup;
+use crate::buffer::Buffers;
+use crate::call::Call;
+use crate::work::ScopedWork;
+use crate::{Error, ErrorKind};
+
+/// The operations of a scope that are not over.
+#[derive(Default)]
+pub(crate) struct ScopeCount {
+    state: Mutex<Pending>,
+    none: Condvar,
+}
+
+#[derive(Default)]
+struct Pending {
+    count: usize,
+    /// When the last of them must be over.
+    limit: Option<Instant>,
+}
+
+impl ScopeCount {
+    pub(crate) fn join(&self, limit: Instant) {
+        let mut state = self.state.lock();
+        state.count += 1;
+        state.limit = state.limit.max(Some(limit));
+    }
+
+    pub(crate) fn leave(&self) {
+        let mut state = self.state.lock();
+        state.count -= 1;
+        if state.count == 0 {
+            self.none.notify_all();
+        }
+    }
+}
+
+/// Where calls may be started on borrowed buffers; see [`ProcessGroup::scope`].
+///
+/// ```compile_fail,E0597
+/// # fn f(pg: c10d_core::ProcessGroup) {
+/// pg.scope(|s| {
+///     let mut inside = vec![1f32];
+///     s.start(c10d_core::op::all_reduce(&mut inside, c10d_core::ReduceOp::Sum));
+/// });
+/// # }
+/// ```
+///
+/// ```compile_fail,E0499
+/// # fn f(pg: c10d_core::ProcessGroup) {
+/// let mut x = vec![1f32];
+/// pg.scope(|s| {
+///     let work = s.start(c10d_core::op::all_reduce(&mut x, c10d_core::ReduceOp::Sum));
+///     x[0] = 2.0;
+///     work.wait()
+/// });
+/// # }
+/// ```
+pub struct Scope<'scope, 'env: 'scope> {
+    group: ProcessGroup,
+    count: Arc<ScopeCount>,
+    scope: PhantomData<&'scope mut &'scope ()>,
+    env: PhantomData<&'env mut &'env ()>,
+}
+
+impl<'scope, 'env> Scope<'scope, 'env> {
+    pub(crate) fn enter<F, R>(group: &ProcessGroup, body: F) -> R
+    where
+        F: for<'s> FnOnce(&'s Scope<'s, 'env>) -> R,
+    {
+        let scope = Scope { group: group.clone(), count: Arc::default(), scope: PhantomData, env: PhantomData };
+        // Also when the body panics.
+        let _all_over = AllOver { group, count: scope.count.clone() };
+        body(&scope)
+    }
+
+    /// Starts a call, whose buffers may be borrowed from outside the scope.
+    pub fn start<B: Buffers + 'scope>(&'scope self, call: Call<B>) -> ScopedWork<'scope, B::Back> {
+        ScopedWork(self.group.0.start(call, Some(self.count.clone())))
+    }
+}
+
+struct AllOver<'a> {
+    group: &'a ProcessGroup,
+    count: Arc<ScopeCount>,
+}
+
+impl Drop for AllOver<'_> {
+    fn drop(&mut self) {
+        let mut state = self.count.state.lock();
+        while state.count > 0 {
+            let limit = state.limit.unwrap_or_else(Instant::now);
+            let until = limit.max(Instant::now() + Duration::from_secs(1));
+            if self.count.none.wait_until(&mut state, until).timed_out() && state.count > 0 {
+                let what = format!(
+                    "{} operations of a scope are not over past their deadline; the scope can only wait on: a defect of the backend",
+                    state.count
+                );
+                let error = Error::new(ErrorKind::Internal, what);
+                eprintln!("c10d: {error}");
+                parking_lot::MutexGuard::unlocked(&mut state, || self.group.0.fail(&error));
+            }
+        }
+    }
+}

@@ -1,0 +1,235 @@
+//! Handles of calls that were started.
+#![allow(unsafe_code)]
+
+use std::cell::UnsafeCell;
+use std::future::Future;
+use std::pin::Pin;
+use std::ptr::NonNull;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use crate::buffer::Buffers;
+use crate::group::{Group, observe, settle};
+use crate::job::{Frame, Job, Outcome, let_go};
+use crate::scope::ScopeCount;
+use crate::{Error, ErrorKind, OpError, Result};
+
+/// The one allocation of a started call: frame and buffers, shared by handle and job.
+#[repr(C)]
+pub(crate) struct Counted<B> {
+    frame: Frame,
+    buffers: UnsafeCell<Option<B>>,
+    group: Weak<Group>,
+    scope: Option<Arc<ScopeCount>>,
+}
+
+// SAFETY: `buffers` is touched by the handle alone, and only when the frame is done; by the job's release only as the
+// last owner. `B` is `Send`.
+unsafe impl<B: Send> Sync for Counted<B> {}
+
+impl<B: Buffers> Counted<B> {
+    pub(crate) fn new(frame: Frame, buffers: B, group: Weak<Group>, scope: Option<Arc<ScopeCount>>) -> Arc<Self> {
+        Arc::new(Counted { frame, buffers: UnsafeCell::new(Some(buffers)), group, scope })
+    }
+
+    /// The parts of a state that nobody else has yet.
+    pub(crate) fn parts(this: &mut Arc<Self>) -> (&mut Frame, &mut B) {
+        let state = Arc::get_mut(this).expect("a state without job and handle has one owner");
+        (&mut state.frame, state.buffers.get_mut().as_mut().expect("the buffers were just put in"))
+    }
+
+    pub(crate) fn frame(this: &Arc<Self>) -> *const Frame {
+        // The frame comes first (repr(C)), so the pointer may come back as one to the whole.
+        Arc::as_ptr(this).cast()
+    }
+
+    /// The job of this state, with a count of its own.
+    pub(crate) fn job(this: &Arc<Self>) -> Job {
+        if let Some(scope) = &this.scope {
+            scope.join(this.frame.request.deadline() + let_go(this.frame.request.timeout));
+        }
+        let frame = Arc::into_raw(this.clone()).cast::<Frame>().cast_mut();
+        // SAFETY: an Arc's pointer is not null; the count taken here keeps the frame until the job releases it.
+        unsafe { Job::new(NonNull::new_unchecked(frame)) }
+    }
+
+    /// Gives up the job's count.
+    ///
+    /// # Safety
+    /// Called once, with the frame that `job` handed out.
+    pub(crate) unsafe fn release(frame: *const Frame) {
+        // SAFETY: made by `Arc::into_raw` in `job`.
+        let state = unsafe { Arc::from_raw(frame.cast::<Self>()) };
+        let scope = state.scope.clone();
+        if state.frame.kept.load(Ordering::Acquire) {
+            // Something may still write to the buffers: never free them.
+            std::mem::forget(state);
+        } else {
+            drop(state);
+        }
+        // After the buffers' owner is gone, so that a borrow does not end before its last use.
+        if let Some(scope) = scope {
+            scope.leave();
+        }
+    }
+}
+
+/// What a handle needs of a state, whatever the buffers.
+pub(crate) trait Finish<R>: Send + Sync {
+    fn frame(&self) -> &Frame;
+    fn group(&self) -> &Weak<Group>;
+    /// The result; called once, when the frame is done (or given up: then there are no buffers).
+    fn finish(&self, done: bool) -> Result<R, OpError<R>>;
+}
+
+impl<B: Buffers> Finish<B::Back> for Counted<B> {
+    fn frame(&self) -> &Frame {
+        &self.frame
+    }
+
+    fn group(&self) -> &Weak<Group> {
+        &self.group
+    }
+
+    fn finish(&self, done: bool) -> Result<B::Back, OpError<B::Back>> {
+        if !done {
+            let what = "the backend did not let go of the buffers in time; they are lost: a defect of the backend";
+            let error = self.frame.described(Error::new(ErrorKind::Internal, what));
+            observe(&self.group, &Err(error.clone()));
+            return Err(OpError { error, buffer: None });
+        }
+        // SAFETY: done, and `finish` is called once.
+        let outcome = unsafe { self.frame.take_outcome() };
+        let kept = self.frame.kept.load(Ordering::Acquire);
+        if !kept {
+            // SAFETY: the op is over and nobody kept its memory.
+            unsafe { settle(&self.frame.request, &outcome) };
+        }
+        observe(&self.group, &outcome);
+        // SAFETY: done: the backend touches no span, and the one handle is here.
+        let buffers = unsafe { (*self.buffers.get()).take_if(|_| !kept) };
+        match (outcome, buffers) {
+            (Ok(outcome), Some(buffers)) => Ok(buffers.back(outcome)),
+            (Ok(_), None) => {
+                Err(OpError { error: Error::new(ErrorKind::Internal, "the buffers were taken twice"), buffer: None })
+            }
+            (Err(error), buffers) => {
+                Err(OpError { error, buffer: buffers.map(|b| b.back(Outcome { source: u32::MAX, payload: None })) })
+            }
+        }
+    }
+}
+
+/// A handle, whatever it may borrow.
+pub(crate) struct Handle<'a, R>(pub(crate) Arc<dyn Finish<R> + 'a>);
+
+impl<R> Handle<'_, R> {
+    fn is_done(&self) -> bool {
+        self.0.frame().is_done()
+    }
+
+    fn wait_until(&self, until: Instant) -> bool {
+        self.0.frame().wait_until(until)
+    }
+
+    fn wait_owned(self) -> Result<R, OpError<R>> {
+        let request = &self.0.frame().request;
+        let done = self.is_done() || self.wait_until(request.deadline() + let_go(request.timeout));
+        self.0.finish(done)
+    }
+
+    fn wait_borrowed(self) -> Result<R, OpError<R>> {
+        if !self.is_done() {
+            match self.0.group().upgrade() {
+                Some(group) => group.wait_borrowed(self.0.frame()),
+                None => while !self.wait_until(Instant::now() + Duration::from_secs(1)) {},
+            }
+        }
+        self.0.finish(true)
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<R, OpError<R>>> {
+        if self.0.frame().poll(cx.waker()) { Poll::Ready(self.0.finish(true)) } else { Poll::Pending }
+    }
+}
+
+/// A call that was started and owns its buffers. `R` is what comes back.
+///
+/// Also a `Future`, for any executor. It has no clock of its own: the backend ends the op at its deadline.
+#[must_use = "dropping the handle lets the op finish by itself; its result and its buffers are lost"]
+pub struct Work<R>(pub(crate) Handle<'static, R>);
+
+impl<R> Work<R> {
+    /// Waits until the op is over; returns by its deadline, or a little after.
+    ///
+    /// # Errors
+    /// What failed the op, with the buffers.
+    pub fn wait(self) -> Result<R, OpError<R>> {
+        self.0.wait_owned()
+    }
+
+    /// Waits no longer than `patience`; gives the handle back if the op is not over by then. A look, not a failure.
+    pub fn wait_timeout(self, patience: Duration) -> Result<Result<R, OpError<R>>, Self> {
+        let until = crate::store::deadline_after(patience);
+        if self.0.is_done() || self.0.wait_until(until) { Ok(self.0.0.finish(true)) } else { Err(self) }
+    }
+
+    /// Whether the op is over.
+    pub fn is_done(&self) -> bool {
+        self.0.is_done()
+    }
+}
+
+impl<R> Future for Work<R> {
+    type Output = Result<R, OpError<R>>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.0.poll(cx)
+    }
+}
+
+/// A call that was started in a [`scope`](crate::ProcessGroup::scope), possibly on borrowed buffers.
+#[must_use = "dropping the handle loses the op's result; the scope waits for the op all the same"]
+pub struct ScopedWork<'scope, R>(pub(crate) Handle<'scope, R>);
+
+impl<R> ScopedWork<'_, R> {
+    /// Waits until the op is over.
+    ///
+    /// # Errors
+    /// What failed the op.
+    pub fn wait(self) -> Result<R> {
+        self.0.wait_borrowed().map_err(Error::from)
+    }
+
+    /// Waits no longer than `patience`; gives the handle back if the op is not over by then.
+    pub fn wait_timeout(self, patience: Duration) -> Result<Result<R>, Self> {
+        let until = crate::store::deadline_after(patience);
+        if self.0.is_done() || self.0.wait_until(until) {
+            Ok(self.0.0.finish(true).map_err(Error::from))
+        } else {
+            Err(self)
+        }
+    }
+
+    /// Whether the op is over.
+    pub fn is_done(&self) -> bool {
+        self.0.is_done()
+    }
+}
+
+impl<R> Future for ScopedWork<'_, R> {
+    type Output = Result<R>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.0.poll(cx).map_err(Error::from)
+    }
+}
+
+impl<R> std::fmt::Debug for Work<R> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let request = &self.0.0.frame().request;
+        write!(f, "Work({} seq {}, {})", request.op, request.seq, if self.is_done() { "done" } else { "in flight" })
+    }
+}
