@@ -1,1 +1,9 @@
 #![doc = include_str!("../README.md")]
+
+mod builder;
+mod builtin;
+
+pub use builder::{Builder, builder, run_ranks};
+pub use builtin::builtin;
+pub use c10d_core::*;
+pub use c10d_rendezvous::{FileStore, Joined, TcpStore, TcpStoreServer, init, launch, tcp_store};

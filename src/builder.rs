@@ -1,0 +1,116 @@
+//! Joining what the crates below know: the init method's rank, size and store, and the linked backends.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use c10d_core::registry::Provider;
+use c10d_core::{Device, GroupBuilder, ProcessGroup, Result, Store};
+
+use crate::builtin;
+
+/// Makes a [`ProcessGroup`]: [`GroupBuilder`] with the linked backends, and an init method in place of rank, size and
+/// store.
+///
+/// ```no_run
+/// # fn main() -> c10d::Result<()> {
+/// let pg = c10d::builder().init("env://").build()?;
+/// println!("rank {} of {}", pg.rank(), pg.size());
+/// # Ok(()) }
+/// ```
+#[derive(Clone)]
+#[must_use = "a builder does nothing until `build`"]
+pub struct Builder {
+    group: GroupBuilder,
+    init: Option<String>,
+    timeout: Duration,
+}
+
+/// A builder that knows the linked backends.
+pub fn builder() -> Builder {
+    let timeout = Duration::from_secs(300);
+    Builder { group: GroupBuilder::new().providers(builtin()).timeout(timeout), init: None, timeout }
+}
+
+impl Builder {
+    /// How this process learns its rank and meets the others: `env://`, `tcp://..`, `file://..`; see
+    /// [`init`](c10d_rendezvous::init).
+    pub fn init(mut self, url: &str) -> Self {
+        self.init = Some(url.to_owned());
+        self
+    }
+
+    /// See [`GroupBuilder::name`].
+    pub fn name(self, name: &str) -> Self {
+        self.with(|g| g.name(name))
+    }
+
+    /// See [`GroupBuilder::rank`]; not together with [`init`](Builder::init).
+    pub fn rank(self, rank: u32) -> Self {
+        self.with(|g| g.rank(rank))
+    }
+
+    /// See [`GroupBuilder::size`]; not together with [`init`](Builder::init).
+    pub fn size(self, size: u32) -> Self {
+        self.with(|g| g.size(size))
+    }
+
+    /// See [`GroupBuilder::store`]; not together with [`init`](Builder::init).
+    pub fn store(self, store: Arc<dyn Store>) -> Self {
+        self.with(|g| g.store(store))
+    }
+
+    /// How long finding the others, making the group, and each op on it, may take; 300 s unless set.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self.with(|g| g.timeout(timeout))
+    }
+
+    /// See [`GroupBuilder::backend`].
+    pub fn backend(self, map: &str) -> Self {
+        self.with(|g| g.backend(map))
+    }
+
+    /// See [`GroupBuilder::device`].
+    pub fn device(self, device: Device) -> Self {
+        self.with(|g| g.device(device))
+    }
+
+    /// See [`GroupBuilder::providers`].
+    pub fn providers(self, providers: &[&'static Provider]) -> Self {
+        self.with(|g| g.providers(providers))
+    }
+
+    /// See [`GroupBuilder::hint`].
+    pub fn hint(self, name: &str, value: &str) -> Self {
+        self.with(|g| g.hint(name, value))
+    }
+
+    /// Joins the other ranks.
+    pub fn build(self) -> Result<ProcessGroup> {
+        let Some(url) = &self.init else { return self.group.build() };
+        let joined = c10d_rendezvous::init(url, self.timeout)?;
+        self.group.rank(joined.rank).size(joined.size).store(joined.store).build()
+    }
+
+    fn with(mut self, change: impl FnOnce(GroupBuilder) -> GroupBuilder) -> Self {
+        self.group = change(self.group);
+        self
+    }
+}
+
+/// Runs `body` once per rank, each on a thread of its own, in one group of `size` ranks over the linked backends; gives
+/// the results in rank order. See [`c10d_core::run_ranks`].
+///
+/// ```
+/// # fn main() -> c10d::Result<()> {
+/// let sums = c10d::run_ranks(4, |pg| {
+///     let mut x = vec![pg.rank() as f32; 8];
+///     pg.all_reduce(&mut x, c10d::ReduceOp::Sum)?;
+///     Ok(x[0])
+/// })?;
+/// assert_eq!(sums, [6.0; 4]);
+/// # Ok(()) }
+/// ```
+pub fn run_ranks<T: Send>(size: u32, body: impl Fn(ProcessGroup) -> Result<T> + Sync) -> Result<Vec<T>> {
+    c10d_core::run_ranks(size, builder().group, body)
+}
