@@ -2,7 +2,7 @@
 
 use super::Fingerprint;
 use crate::job::Request;
-use crate::ops::Shape;
+use crate::ops::{OpKind, Shape};
 use crate::types::ReduceOp;
 
 /// Computes what all ranks must agree on. `seq` is filled in when the call takes its turn.
@@ -13,7 +13,8 @@ pub(crate) fn fingerprint(request: &Request) -> Fingerprint {
     let mut total = 0u64;
     let mut mix = |value: u64| rest = (rest ^ value).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29);
     let count = match op.row().shape {
-        Shape::InPlace => outputs[0].count() as u64,
+        Shape::Source => inputs[0].count() as u64,
+        Shape::InPlace | Shape::Target => outputs[0].count() as u64,
         Shape::GatherFlat => inputs[0].count() as u64,
         Shape::ScatterFlat => outputs[0].count() as u64,
         Shape::InPlaceList | Shape::ScatterFlats | Shape::GatherFlats => {
@@ -29,7 +30,7 @@ pub(crate) fn fingerprint(request: &Request) -> Fingerprint {
             mix(inputs.len() as u64);
             0
         }
-        // Counts that may differ between ranks, or that only two ranks share, are checked pair by pair.
+        // Counts that may differ between ranks are checked pair by pair.
         _ => 0,
     };
     if let (true, ReduceOp::PreMulSum(factor)) = (op.reduces(), request.params.reduce) {
@@ -37,7 +38,8 @@ pub(crate) fn fingerprint(request: &Request) -> Fingerprint {
     }
     Fingerprint {
         seq: request.seq as u32,
-        op: op as u8,
+        // Both sides of a message have one fingerprint.
+        op: if op.is_p2p() { OpKind::Send as u8 } else { op as u8 },
         dtype: request.dtype().map_or(Fingerprint::NO_DTYPE, |d| d as u8),
         reduce: if op.reduces() { request.params.reduce.code() } else { Fingerprint::NO_REDUCE },
         step: 0,
