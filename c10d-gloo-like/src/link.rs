@@ -96,3 +96,7 @@ impl Link {
 #[cfg(test)]
 #[path = "link_tests.rs"]
 pub(crate) mod tests;
+
+#[cfg(test)]
+#[path = "link_speed.rs"]
+mod speed;

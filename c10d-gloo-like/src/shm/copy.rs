@@ -1,14 +1,92 @@
-//! Copies into shared memory. Above a few KiB the stores are non-temporal: the lines go to memory instead of staying
-//! dirty in the writer's cache, from where a reader on a far core would have to pull them one by one.
+//! Copies into shared memory, by ordinary or by non-temporal stores.
+//!
+//! Ordinary stores leave the lines dirty in the writer's cache, from where the reader's core pulls them, and the writer's
+//! the next time round: two to three times faster than memory between cores that share a cache, several times slower
+//! between cores that do not. Virtual cores move, so the writer goes by what its own stores cost.
 #![allow(unsafe_code)]
 
 use std::ptr;
+
+/// Below this many bytes stores are always ordinary: non-temporal ones are only started sooner, not finished.
+const LARGE: usize = 16 << 10;
+/// Every so many copies the other kind is tried. A try costs at most a few copies' time.
+const TRY_EVERY: u32 = 256;
+
+/// Which stores the writer of a ring uses, and what they have cost so far.
+pub(super) struct Stores {
+    /// Ordinary and non-temporal: recent ticks per [`UNIT`]; 0: unknown.
+    cost: [u64; 2],
+    streaming: bool,
+    next_try: u32,
+}
+
+/// Bytes, for a whole number of ticks with some precision.
+const UNIT: u64 = 64 << 10;
+
+impl Stores {
+    pub(super) fn new() -> Stores {
+        Stores { cost: [0; 2], streaming: false, next_try: 8 }
+    }
+
+    /// Copies `n` bytes.
+    ///
+    /// # Safety
+    /// `from` is readable and `to` writable for `n` bytes, and they do not overlap.
+    #[inline]
+    pub(super) unsafe fn copy(&mut self, from: *const u8, to: *mut u8, n: usize) {
+        if n < LARGE || cfg!(not(target_arch = "x86_64")) {
+            // SAFETY: as promised by the caller.
+            return unsafe { ptr::copy_nonoverlapping(from, to, n) };
+        }
+        self.next_try -= 1;
+        let trying = self.next_try == 0;
+        if trying {
+            self.next_try = TRY_EVERY;
+        }
+        let streaming = self.streaming != trying;
+        let start = ticks();
+        // SAFETY: as promised by the caller.
+        unsafe {
+            if streaming {
+                stream(from, to, n);
+            } else {
+                ptr::copy_nonoverlapping(from, to, n);
+            }
+        }
+        self.learn(streaming, trying, ticks().wrapping_sub(start) * UNIT / n as u64);
+    }
+
+    fn learn(&mut self, streaming: bool, trying: bool, cost: u64) {
+        let known = &mut self.cost[usize::from(streaming)];
+        *known = match *known {
+            0 => cost.max(1),
+            // Outliers (the thread lost its core) must not count for much; a try, being rare, for more.
+            k if trying => (k + cost.min(4 * k)) / 2,
+            k => (7 * k + cost.min(2 * k)) / 8,
+        };
+        let [ordinary, non_temporal] = self.cost;
+        // Non-temporal stores also cost the reader a way to memory.
+        self.streaming = non_temporal != 0 && non_temporal < ordinary / 4 * 3;
+    }
+}
+
+/// A clock that is cheaper to read than a piece is to copy.
+#[inline]
+fn ticks() -> u64 {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: every x86-64 has it.
+    unsafe {
+        std::arch::x86_64::_rdtsc()
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    0
+}
 
 /// Copies with non-temporal stores where the machine has them. Ends with the fence that makes them visible in order.
 ///
 /// # Safety
 /// `from` is readable and `to` writable for `n` bytes, and they do not overlap.
-pub(super) unsafe fn stream(from: *const u8, to: *mut u8, n: usize) {
+unsafe fn stream(from: *const u8, to: *mut u8, n: usize) {
     let edge = (to.align_offset(64)).min(n);
     let lines = (n - edge) / 64;
     // SAFETY: the three parts are [0, edge), [edge, edge + 64 * lines), [edge + 64 * lines, n) of both ranges; the middle
@@ -74,6 +152,29 @@ mod tests {
                 assert!(to[..j].iter().chain(&to[j + n..]).all(|b| *b == 0xEE));
             }
         }
+    }
+
+    #[test]
+    fn the_cheaper_stores_are_taken() {
+        let mut stores = Stores::new();
+        let copy = |stores: &mut Stores, costs: [u64; 2], n: usize| {
+            for _ in 0..n {
+                let trying = stores.cost[1] == 0;
+                let streaming = stores.streaming != trying;
+                stores.learn(streaming, trying, costs[usize::from(streaming)]);
+            }
+            stores.streaming
+        };
+        assert!(!copy(&mut stores, [1000, 3000], 10));
+        // The thread lost its core once.
+        stores.learn(false, false, 1_000_000);
+        assert!(!stores.streaming);
+        // The cores moved apart, and together again.
+        assert!(copy(&mut stores, [20_000, 3000], 100));
+        for _ in 0..4 {
+            stores.learn(false, true, 1000);
+        }
+        assert!(!stores.streaming);
     }
 
     #[test]

@@ -10,13 +10,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use c10d_core::{Error, ErrorKind, Phase, Result};
 
-use super::copy;
+use super::copy::Stores;
 use super::{Lane, Segment};
 
 /// What item boundaries are rounded up to.
 const LINE: u64 = 64;
-/// Above this many bytes stores are non-temporal.
-const STREAM_ABOVE: usize = 4 << 10;
 /// A long write is published in pieces of this size, so that the reader works beside the writer.
 const PIECE: usize = 16 << 10;
 
@@ -77,7 +75,10 @@ impl End {
 }
 
 /// The writing end.
-pub(super) struct Writer(End);
+pub(super) struct Writer {
+    end: End,
+    stores: Stores,
+}
 
 /// The reading end.
 pub(super) struct Reader {
@@ -89,11 +90,11 @@ pub(super) struct Reader {
 impl Writer {
     /// The end that writes to `peer`, in the own segment, where the peer has this index.
     pub(super) fn new(own: Arc<Segment>, index: usize, lane: Lane, peer: u32) -> Writer {
-        Writer(End::new(own, index, lane, peer))
+        Writer { end: End::new(own, index, lane, peer), stores: Stores::new() }
     }
 
     fn free(&mut self, want: usize) -> Result<usize> {
-        let end = &mut self.0;
+        let end = &mut self.end;
         let free = end.capacity.saturating_sub(end.at - end.other);
         if free >= want as u64 {
             return Ok(want);
@@ -120,13 +121,13 @@ impl Writer {
         let first = take.min(head.len());
         // SAFETY: both sources are readable for what is taken of them.
         unsafe {
-            self.put(head.as_ptr(), first, false);
+            self.put(head.as_ptr(), first);
             let (mut done, rest) = (0, take - first);
             while done < rest {
                 // Pieces end at the same places of the ring as lines do.
-                let to_line = (LINE - self.0.at % LINE) as usize % LINE as usize;
+                let to_line = (LINE - self.end.at % LINE) as usize % LINE as usize;
                 let n = (rest - done).min(PIECE + to_line);
-                self.put(body.add(done), n, rest > STREAM_ABOVE);
+                self.put(body.add(done), n);
                 done += n;
                 if done < rest {
                     self.publish();
@@ -142,31 +143,26 @@ impl Writer {
     /// # Safety
     /// `from` is readable for `n` bytes.
     #[inline]
-    unsafe fn put(&mut self, from: *const u8, n: usize, stream: bool) {
-        let (here, until_end) = self.0.here();
+    unsafe fn put(&mut self, from: *const u8, n: usize) {
+        let (here, until_end) = self.end.here();
         let first = n.min(until_end);
         // SAFETY: `here` has `until_end` bytes and the ring `capacity >= n`; nobody else touches free room.
         unsafe {
-            if stream {
-                copy::stream(from, here, first);
-                copy::stream(from.add(first), self.0.data, n - first);
-            } else {
-                ptr::copy_nonoverlapping(from, here, first);
-                if first < n {
-                    ptr::copy_nonoverlapping(from.add(first), self.0.data, n - first);
-                }
+            self.stores.copy(from, here, first);
+            if first < n {
+                self.stores.copy(from.add(first), self.end.data, n - first);
             }
         }
-        self.0.at += n as u64;
+        self.end.at += n as u64;
     }
 
     fn publish(&self) {
-        self.0.cursors().head.0.store(self.0.at, Ordering::Release);
+        self.end.cursors().head.0.store(self.end.at, Ordering::Release);
     }
 
     /// The item is complete: the next one begins at a new line.
     pub(super) fn end(&mut self) {
-        self.0.at = self.0.at.next_multiple_of(LINE);
+        self.end.at = self.end.at.next_multiple_of(LINE);
     }
 }
 

@@ -22,6 +22,8 @@ const PAGE: usize = 4096;
 const SMALLEST_RING: usize = 16 << 10;
 /// A segment grows with the number of peers up to here; from then on the rings shrink.
 const LARGEST_SEGMENT: usize = 4 << 20;
+/// Up to this many peers segments are mapped page by page at once.
+const FEW_PEERS: usize = 7;
 const SEALS: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlags::SEAL);
 
 /// Which of the two rings between a pair of ranks: point-to-point traffic does not queue behind collectives.
@@ -138,8 +140,13 @@ impl Segment {
 
     fn map(fd: OwnedFd, layout: Layout) -> Result<Segment> {
         let file = File::from(fd);
-        let map = MmapOptions::new()
-            .len(layout.size())
+        let mut options = MmapOptions::new();
+        options.len(layout.size());
+        // Page faults now, not in the first operations; with many peers most rings are never used.
+        if layout.peers <= FEW_PEERS {
+            options.populate();
+        }
+        let map = options
             .map_raw(&file)
             .map_err(|e| Error::new(ErrorKind::Resource, "a shared segment cannot be mapped").source(e))?;
         Ok(Segment { map, fd: file.into(), layout })
@@ -155,6 +162,11 @@ impl Segment {
         // SAFETY: the map is page-aligned and at least a page long, lives as long as `self`, and cannot shrink (sealed);
         // a header is only atomics, for which every bit pattern is valid, whoever writes them.
         unsafe { &*self.map.as_ptr().cast::<Header>() }
+    }
+
+    /// Wakes the owner, if it sleeps.
+    pub(crate) fn ring_bell(&self) {
+        self.header().bell.ring();
     }
 
     /// A ring's cursors, bytes and capacity; valid as long as the segment.
