@@ -2,6 +2,8 @@
 
 use c10d_core::{DType, OpKind, ReduceOp};
 
+use crate::mesh::Topology;
+
 /// How an op is done. The name is what `perf` prints.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Algorithm {
@@ -35,13 +37,26 @@ impl Algorithm {
 
 /// What connects the ranks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Topology {
+pub(crate) enum Fabric {
     /// One host, shared memory.
     Shm,
     /// TCP between all.
     Tcp,
     /// Several hosts, at least one with several ranks.
     Mixed,
+}
+
+impl Fabric {
+    /// What the connected ranks have.
+    pub(crate) fn of(topology: &Topology) -> Fabric {
+        if topology.is_shared() {
+            Fabric::Shm
+        } else if topology.hosts_share_memory() && (topology.host_count() as usize) < topology.hosts.len() {
+            Fabric::Mixed
+        } else {
+            Fabric::Tcp
+        }
+    }
 }
 
 /// Up to this world, everybody to everybody costs little, and its few rounds pay.
@@ -71,9 +86,9 @@ pub(crate) fn exact(dtype: DType, op: ReduceOp) -> bool {
 /// together (`all_gather`, `reduce_scatter`); elsewhere unused.
 ///
 /// Ops whose counts may differ between ranks are always direct: there each pair can check its own count.
-pub(crate) fn select(op: OpKind, world: u32, bytes: usize, topology: Topology, exact: bool) -> Algorithm {
+pub(crate) fn select(op: OpKind, world: u32, bytes: usize, fabric: Fabric, exact: bool) -> Algorithm {
     use OpKind::*;
-    let shm = topology == Topology::Shm;
+    let shm = fabric == Fabric::Shm;
     let small_world = world <= SMALL_WORLD;
     if world == 1 {
         return Algorithm::Local;
@@ -90,7 +105,7 @@ pub(crate) fn select(op: OpKind, world: u32, bytes: usize, topology: Topology, e
                 Algorithm::OneShot
             } else if exact {
                 Algorithm::Direct
-            } else if topology == Topology::Mixed && bytes >= HIERARCHICAL {
+            } else if fabric == Fabric::Mixed && bytes >= HIERARCHICAL {
                 Algorithm::Hierarchical
             } else if small_world {
                 Algorithm::Direct
@@ -136,12 +151,12 @@ mod tests {
         for op in OpKind::ALL {
             for world in 1..=64 {
                 for bytes in (0..28).map(|k| 1 << k) {
-                    for topology in [Topology::Shm, Topology::Tcp, Topology::Mixed] {
+                    for fabric in [Fabric::Shm, Fabric::Tcp, Fabric::Mixed] {
                         let direct = |a| matches!(a, Algorithm::Local | Algorithm::OneShot | Algorithm::Direct);
-                        let a = select(*op, world, bytes, topology, true);
+                        let a = select(*op, world, bytes, fabric, true);
                         let once = a == Algorithm::ScatterGather && *op == OpKind::Reduce;
                         assert!(!op.reduces() || direct(a) || once, "{op} {a:?}");
-                        let a = select(*op, world, bytes, topology, false);
+                        let a = select(*op, world, bytes, fabric, false);
                         assert!(!op.is_uneven() || direct(a), "{op} {a:?}");
                         assert_eq!(world == 1, a == Algorithm::Local);
                     }
@@ -154,13 +169,13 @@ mod tests {
     fn every_algorithm_has_its_place() {
         use Algorithm::*;
         let all_reduce = |w, b, t| select(OpKind::AllReduce, w, b, t, false);
-        assert_eq!(all_reduce(2, 8, Topology::Shm), OneShot);
-        assert_eq!(all_reduce(4, 1 << 20, Topology::Tcp), Direct);
-        assert_eq!(all_reduce(16, 1 << 10, Topology::Tcp), Tree);
-        assert_eq!(all_reduce(16, 1 << 18, Topology::Tcp), HalvingDoubling);
-        assert_eq!(all_reduce(16, 1 << 24, Topology::Tcp), Ring);
-        assert_eq!(all_reduce(4, 1 << 20, Topology::Mixed), Hierarchical);
-        assert_eq!(select(OpKind::Broadcast, 4, 1 << 20, Topology::Shm, false), ScatterGather);
-        assert_eq!(select(OpKind::AllGatherInto, 33, 33, Topology::Shm, false), Bruck);
+        assert_eq!(all_reduce(2, 8, Fabric::Shm), OneShot);
+        assert_eq!(all_reduce(4, 1 << 20, Fabric::Tcp), Direct);
+        assert_eq!(all_reduce(16, 1 << 10, Fabric::Tcp), Tree);
+        assert_eq!(all_reduce(16, 1 << 18, Fabric::Tcp), HalvingDoubling);
+        assert_eq!(all_reduce(16, 1 << 24, Fabric::Tcp), Ring);
+        assert_eq!(all_reduce(4, 1 << 20, Fabric::Mixed), Hierarchical);
+        assert_eq!(select(OpKind::Broadcast, 4, 1 << 20, Fabric::Shm, false), ScatterGather);
+        assert_eq!(select(OpKind::AllGatherInto, 33, 33, Fabric::Shm, false), Bruck);
     }
 }

@@ -1,0 +1,41 @@
+//! What goes before the first item to each peer: the call, and how many bytes of payload follow in it.
+
+use c10d_core::{Error, ErrorKind, Fingerprint, Phase};
+
+/// The header's length on the wire.
+pub(super) const HEADER: usize = Fingerprint::SIZE + 8;
+
+/// The header.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Header {
+    pub(super) print: Fingerprint,
+    /// Bytes of payload from the sender to the receiver in this op.
+    pub(super) total: u64,
+}
+
+impl Header {
+    pub(super) fn to_bytes(self) -> [u8; HEADER] {
+        let mut out = [0; HEADER];
+        out[..Fingerprint::SIZE].copy_from_slice(&self.print.to_bytes());
+        out[Fingerprint::SIZE..].copy_from_slice(&self.total.to_le_bytes());
+        out
+    }
+
+    pub(super) fn from_bytes(bytes: &[u8; HEADER]) -> Header {
+        let mut print = [0; Fingerprint::SIZE];
+        print.copy_from_slice(&bytes[..Fingerprint::SIZE]);
+        let mut total = [0; 8];
+        total.copy_from_slice(&bytes[Fingerprint::SIZE..]);
+        Header { print: Fingerprint::from_bytes(&print), total: u64::from_le_bytes(total) }
+    }
+}
+
+/// The calls agree, but not on how much `peer` sends to this rank.
+#[cold]
+pub(super) fn length_error(peer: u32, uneven: bool, elem: usize, mine: u64, theirs: u64) -> Error {
+    let elem = elem.max(1) as u64;
+    let field = if uneven { "splits" } else { "count" };
+    let kind = ErrorKind::Mismatch { field, mine: (mine / elem).to_string(), theirs: (theirs / elem).to_string() };
+    let what = format!("elements that rank {peer} sends to this one, as expected here and as announced there");
+    Error::new(kind, what).guilty([peer]).phase(Phase::Announce)
+}

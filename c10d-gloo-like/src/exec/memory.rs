@@ -1,0 +1,288 @@
+//! The bytes that a plan's regions stand for. The only part of the executor that touches memory through pointers.
+//!
+//! Who adds a piece answers for its memory until the spaces are cleared; everything here stays inside the pieces.
+#![allow(unsafe_code)]
+
+use std::alloc::{Layout, alloc_zeroed, dealloc};
+use std::ptr::{self, NonNull};
+
+use c10d_core::{Error, ErrorKind, Result};
+
+use crate::link::Link;
+use crate::plan::{Region, Space};
+use crate::reduce::Kernel;
+
+/// Tensors laid end to end.
+#[derive(Default)]
+struct Pieces {
+    list: Vec<Piece>,
+    len: usize,
+}
+
+#[derive(Clone, Copy)]
+struct Piece {
+    at: *mut u8,
+    /// Where it ends in the space.
+    end: usize,
+    len: usize,
+}
+
+impl Pieces {
+    fn add(&mut self, at: *mut u8, len: usize) {
+        if len > 0 {
+            self.len += len;
+            self.list.push(Piece { at, end: self.len, len });
+        }
+    }
+
+    fn clear(&mut self) {
+        self.list.clear();
+        self.len = 0;
+    }
+
+    /// Where the byte at `offset` is, and how many follow it in the same piece. None beyond the end.
+    #[inline]
+    fn at(&self, offset: usize) -> (*mut u8, usize) {
+        let i = if self.list.len() == 1 { 0 } else { self.list.partition_point(|p| p.end <= offset) };
+        match self.list.get(i) {
+            Some(p) if offset < p.end => {
+                let there = p.end - offset;
+                // SAFETY: `len - there` is below `len`, so inside the piece.
+                (unsafe { p.at.add(p.len - there) }, there)
+            }
+            _ => (NonNull::dangling().as_ptr(), 0),
+        }
+    }
+}
+
+/// Memory of the backend on cache lines, kept between ops.
+struct Scratch {
+    at: *mut u8,
+    len: usize,
+}
+
+/// Ahead of wanted sizes, so that ops of growing size do not allocate each time.
+const LEAST: usize = 4 << 10;
+
+impl Scratch {
+    fn layout(len: usize) -> Result<Layout> {
+        Layout::from_size_align(len, 64).map_err(|_| Error::new(ErrorKind::Resource, "no memory is that large"))
+    }
+
+    fn reserve(&mut self, len: usize) -> Result {
+        if len <= self.len {
+            return Ok(());
+        }
+        let len = len.max(LEAST).checked_next_power_of_two().unwrap_or(len);
+        let layout = Self::layout(len)?;
+        // SAFETY: the layout is not empty.
+        let at = unsafe { alloc_zeroed(layout) };
+        if at.is_null() {
+            let what = format!("no memory for {len} bytes of intermediate results");
+            return Err(Error::new(ErrorKind::Resource, what));
+        }
+        self.free();
+        (self.at, self.len) = (at, len);
+        Ok(())
+    }
+
+    fn free(&mut self) {
+        if self.len > 0
+            && let Ok(layout) = Self::layout(self.len)
+        {
+            // SAFETY: allocated by `reserve` with this layout, and forgotten here.
+            unsafe { dealloc(self.at, layout) };
+            self.len = 0;
+        }
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        self.free();
+    }
+}
+
+/// The three spaces of an op.
+pub(crate) struct Spaces {
+    input: Pieces,
+    output: Pieces,
+    scratch: Pieces,
+    memory: Scratch,
+    /// The sources of one reduction.
+    sources: Vec<*const u8>,
+}
+
+// SAFETY: the scratch is owned; the pieces are what `add_input` and `add_output` were promised, whoever uses them.
+unsafe impl Send for Spaces {}
+
+/// Bytes that a link shows, until something else is done with that link.
+#[derive(Clone, Copy)]
+pub(super) struct Shown {
+    at: *const u8,
+    pub(super) len: usize,
+}
+
+impl Spaces {
+    pub(crate) fn new() -> Spaces {
+        Spaces {
+            input: Pieces::default(),
+            output: Pieces::default(),
+            scratch: Pieces::default(),
+            memory: Scratch { at: ptr::null_mut(), len: 0 },
+            sources: Vec::new(),
+        }
+    }
+
+    /// Forgets the tensors, keeps the memory for the next op.
+    pub(crate) fn clear(&mut self) {
+        self.input.clear();
+        self.output.clear();
+        self.scratch.clear();
+    }
+
+    /// Appends a tensor to the input.
+    ///
+    /// # Safety
+    /// Readable for `len` bytes, and written by nobody else, until [`Spaces::clear`].
+    pub(crate) unsafe fn add_input(&mut self, at: *const u8, len: usize) {
+        self.input.add(at.cast_mut(), len);
+    }
+
+    /// Appends a tensor to the output.
+    ///
+    /// # Safety
+    /// Readable and writable for `len` bytes, and used by nobody else, until [`Spaces::clear`]; it may overlap the input
+    /// only where the plan allows it.
+    pub(crate) unsafe fn add_output(&mut self, at: *mut u8, len: usize) {
+        self.output.add(at, len);
+    }
+
+    /// Makes the scratch at least `len` bytes long.
+    pub(super) fn reserve(&mut self, len: usize) -> Result {
+        self.memory.reserve(len)?;
+        self.scratch.clear();
+        self.scratch.add(self.memory.at, self.memory.len);
+        Ok(())
+    }
+
+    fn space(&self, space: Space) -> &Pieces {
+        match space {
+            Space::Input => &self.input,
+            Space::Output => &self.output,
+            Space::Scratch => &self.scratch,
+        }
+    }
+
+    /// Whether the region lies inside its space.
+    pub(super) fn holds(&self, region: &Region) -> bool {
+        region.offset.checked_add(region.len).is_some_and(|end| end <= self.space(region.space).len)
+    }
+
+    /// Byte `done` of the region: where, and how many bytes of the region follow without a break.
+    #[inline]
+    fn part(&self, region: &Region, done: usize, most: usize) -> (*mut u8, usize) {
+        let (at, there) = self.space(region.space).at(region.offset + done);
+        (at, there.min(most).min(region.len - done))
+    }
+
+    /// Writes `head` and up to `most` bytes of the region from `done` on, as far as one piece goes. Says how many bytes
+    /// the link took, and how many it was offered.
+    #[inline]
+    pub(super) fn send(
+        &self,
+        link: &mut Link,
+        head: &[u8],
+        from: &Region,
+        done: usize,
+        most: usize,
+    ) -> Result<(usize, usize)> {
+        let (at, n) = self.part(from, done, most);
+        // SAFETY: `n` bytes of a piece.
+        let taken = unsafe { link.write(head, at, n) }?;
+        Ok((taken, head.len() + n))
+    }
+
+    /// Reads into the region from `done` on, as far as one piece goes. Says how many bytes came, and how many were asked for.
+    #[inline]
+    pub(super) fn receive(&self, link: &mut Link, to: &Region, done: usize) -> Result<(usize, usize)> {
+        let (at, n) = self.part(to, done, to.len - done);
+        // SAFETY: `n` bytes of a piece.
+        let got = unsafe { link.read(at, n) }?;
+        Ok((got, n))
+    }
+
+    /// Copies `n` bytes at `done` of one region to the same place of the other.
+    pub(super) fn copy(&self, from: &Region, to: &Region, mut done: usize, n: usize) {
+        let end = done + n;
+        while done < end {
+            let (source, a) = self.part(from, done, end - done);
+            let (target, b) = self.part(to, done, a);
+            if b == 0 {
+                return;
+            }
+            if !ptr::eq(source, target) {
+                // SAFETY: `b` bytes of a piece each. A plan's regions overlap only where they are the same.
+                unsafe { ptr::copy(source, target, b) };
+            }
+            done += b;
+        }
+    }
+
+    /// Begins a reduction: the next ones to be shown are its sources.
+    pub(super) fn begin_sources(&mut self) {
+        self.sources.clear();
+    }
+
+    /// Adds what a link shows to the sources, or (`None`) keeps a place for the own region.
+    pub(super) fn source(&mut self, shown: Option<Shown>) {
+        self.sources.push(shown.map_or(ptr::null(), |s| s.at));
+    }
+
+    /// Reduces `n` bytes, which all sources show, into the region from `done` on.
+    pub(super) fn reduce(&mut self, kernel: &Kernel, own: &Region, to: &Region, last: bool, mut done: usize, n: usize) {
+        let end = done + n;
+        let Some(mine) = self.sources.iter().position(|s| s.is_null()) else { return };
+        while done < end {
+            let (source, a) = self.part(own, done, end - done);
+            let (target, b) = self.part(to, done, a);
+            if b == 0 {
+                return;
+            }
+            self.sources[mine] = source;
+            // SAFETY: every source shows `n` bytes, of which `end - done >= b` are left; own region and target are `b`
+            // bytes of a piece each, and are the same or do not overlap.
+            unsafe { kernel.reduce(target, &self.sources, b, last) };
+            for (i, s) in self.sources.iter_mut().enumerate() {
+                if i != mine {
+                    // SAFETY: at most one beyond the `n` bytes shown.
+                    *s = unsafe { s.add(b) };
+                }
+            }
+            done += b;
+        }
+    }
+}
+
+/// What the link shows now.
+#[inline]
+pub(super) fn peek(link: &mut Link) -> Result<Shown> {
+    link.peek().map(|(at, len)| Shown { at, len })
+}
+
+impl Shown {
+    /// The first `N` bytes, if they are there.
+    #[inline]
+    pub(super) fn first<const N: usize>(&self) -> Option<[u8; N]> {
+        // SAFETY: at least `N` bytes are shown; they may begin anywhere.
+        (self.len >= N).then(|| unsafe { self.at.cast::<[u8; N]>().read_unaligned() })
+    }
+
+    /// The same without the first `n` bytes, `n <= len`.
+    #[inline]
+    pub(super) fn after(self, n: usize) -> Shown {
+        debug_assert!(n <= self.len);
+        // SAFETY: still inside what is shown.
+        Shown { at: unsafe { self.at.add(n) }, len: self.len - n }
+    }
+}

@@ -1,0 +1,183 @@
+//! Runs a [`Plan`] over the links to the peers, on the caller's thread.
+//!
+//! A sweep visits the unfinished steps in plan order and moves what can move; between sweeps that moved nothing the
+//! thread pauses, and looks after the group's health and the deadline.
+
+mod announce;
+mod memory;
+mod steps;
+#[cfg(test)]
+mod tests;
+mod wait;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use c10d_core::{Error, ErrorKind, Fingerprint, Result};
+
+use crate::link::Link;
+use crate::mesh::Health;
+use crate::pause::Pause;
+use crate::plan::{Action, Plan, Region, StepId};
+use crate::reduce::Kernel;
+use wait::Waiting;
+
+pub(crate) use memory::Spaces;
+
+/// One op, as this rank runs it.
+pub(crate) struct Op<'a> {
+    /// What to do.
+    pub(crate) plan: &'a Plan,
+    /// What all ranks must agree on.
+    pub(crate) print: Fingerprint,
+    /// Whether lengths may differ between ranks, so that only the two ranks of a pair can compare theirs.
+    pub(crate) uneven: bool,
+    /// Bytes of an element; 1 where there are none.
+    pub(crate) elem: usize,
+    /// How to reduce; needed where the plan reduces.
+    pub(crate) kernel: Option<&'a Kernel>,
+    /// When it must be over; asked only when it has to wait.
+    pub(crate) deadline: &'a dyn Fn() -> Instant,
+}
+
+/// One direction of the traffic with one peer, during one op.
+#[derive(Clone, Copy, Default)]
+struct Way {
+    /// Payload of the op.
+    total: u64,
+    /// Bytes of the header that are done.
+    head: usize,
+    /// Whether the op has items here.
+    used: bool,
+    /// The last sweep in which an item had to stay, so that later ones had to queue.
+    blocked: u32,
+    /// The last sweep in which the link had too few bytes, or no room.
+    starved: u32,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Side {
+    out: Way,
+    into: Way,
+}
+
+/// What [`Executor::done`] says of a step that is over.
+const OVER: usize = usize::MAX;
+
+/// Runs the ops of one lane on one rank, one after the other.
+pub(crate) struct Executor {
+    rank: u32,
+    /// By rank; none to itself.
+    links: Vec<Option<Link>>,
+    health: Arc<Health>,
+    pause: Pause,
+    sides: Vec<Side>,
+    /// Bytes done, by step.
+    done: Vec<usize>,
+    /// The steps that are not over, in plan order.
+    pending: Vec<StepId>,
+    sweep: u32,
+    sent: u64,
+}
+
+impl Executor {
+    /// `links[p]` leads to rank `p`; the place of the own rank is empty.
+    pub(crate) fn new(rank: u32, links: Vec<Option<Link>>, health: Arc<Health>, pause: Pause) -> Executor {
+        let sides = vec![Side::default(); links.len()];
+        Executor { rank, links, health, pause, sides, done: Vec::new(), pending: Vec::new(), sweep: 0, sent: 0 }
+    }
+
+    /// How many bytes of payload this rank has sent in all ops so far.
+    pub(crate) fn sent(&self) -> u64 {
+        self.sent
+    }
+
+    /// Announces the op, runs it to its end, and says that it is over. An error is the group's first cause: the group has
+    /// failed, and all peers know or will know.
+    pub(crate) fn run(&mut self, op: &Op<'_>, spaces: &mut Spaces) -> Result {
+        let announced = self.health.announce(&op.print);
+        let result = announced.and_then(|()| {
+            self.prepare(op, spaces).map_err(|e| self.health.fail(e))?;
+            self.finish(op, spaces)
+        });
+        self.pause.reset();
+        self.health.finish();
+        result
+    }
+
+    fn finish(&mut self, op: &Op<'_>, spaces: &mut Spaces) -> Result {
+        let mut waiting = Waiting::default();
+        loop {
+            let moved = self.sweep(op, spaces)?;
+            if self.pending.is_empty() {
+                return Ok(());
+            }
+            if moved {
+                self.pause.reset();
+                waiting = Waiting::default();
+            } else {
+                self.wait(op, spaces, &mut waiting)?;
+            }
+        }
+    }
+
+    /// Adds up what goes to and comes from each peer, and sees that the plan stays inside its spaces.
+    fn prepare(&mut self, op: &Op<'_>, spaces: &mut Spaces) -> Result {
+        let plan = op.plan;
+        spaces.reserve(plan.scratch)?;
+        self.sides.fill(Side::default());
+        self.sweep = 0;
+        self.done.clear();
+        self.done.resize(plan.steps.len(), 0);
+        self.pending.clear();
+        self.pending.extend(0..plan.steps.len() as StepId);
+        let inside = |region: &Region| spaces.holds(region);
+        for step in &plan.steps {
+            let fits = match &step.action {
+                Action::Send { peer, from } => self.use_way(*peer, from.len, |s| &mut s.out) && inside(from),
+                Action::Recv { peer, to } => self.use_way(*peer, to.len, |s| &mut s.into) && inside(to),
+                Action::Copy { from, to } => inside(from) && inside(to) && from.len == to.len,
+                Action::Reduce { peers, own, to, .. } => {
+                    let peers = plan.peers.get(peers.start as usize..peers.end as usize);
+                    peers.is_some_and(|peers| peers.iter().all(|p| self.use_way(*p, to.len, |s| &mut s.into)))
+                        && inside(own)
+                        && inside(to)
+                        && own.len == to.len
+                        && op.kernel.is_some()
+                }
+            };
+            if !fits {
+                let what = format!("the plan does not fit the buffers: {step:?}");
+                return Err(Error::new(ErrorKind::Internal, what));
+            }
+        }
+        Ok(())
+    }
+
+    fn use_way(&mut self, peer: u32, len: usize, way: impl Fn(&mut Side) -> &mut Way) -> bool {
+        if self.links.get(peer as usize).is_none_or(Option::is_none) {
+            return false;
+        }
+        let way = way(&mut self.sides[peer as usize]);
+        way.total += len as u64;
+        way.used = true;
+        true
+    }
+
+    /// Visits every unfinished step once. Whether anything moved.
+    fn sweep(&mut self, op: &Op<'_>, spaces: &mut Spaces) -> Result<bool> {
+        self.sweep += 1;
+        let mut moved = false;
+        let mut kept = 0;
+        for i in 0..self.pending.len() {
+            let id = self.pending[i];
+            moved |= self.advance(op, spaces, id, kept)?;
+            if self.done[id as usize] != OVER {
+                self.pending[kept] = id;
+                kept += 1;
+            }
+        }
+        self.pending.truncate(kept);
+        Ok(moved)
+    }
+}

@@ -1,0 +1,255 @@
+//! How far each kind of step can go now.
+
+use c10d_core::Result;
+
+use super::announce::{HEADER, Header, length_error};
+use super::memory::{Shown, peek};
+use super::wait::broken;
+use super::{Executor, OVER, Op, Spaces};
+use crate::plan::{Action, After, Region, StepId};
+
+/// How much is reduced or copied before other steps get their turn: enough to be worth it, and to stay in the cache.
+const CHUNK: usize = 64 << 10;
+
+impl Executor {
+    /// Does what can be done of a step. `kept`: how many earlier steps are still pending. Whether anything moved.
+    #[inline]
+    pub(super) fn advance(&mut self, op: &Op<'_>, spaces: &mut Spaces, id: StepId, kept: usize) -> Result<bool> {
+        let step = &op.plan.steps[id as usize];
+        match &step.action {
+            Action::Send { peer, from } => {
+                if self.sides[*peer as usize].out.blocked == self.sweep {
+                    return Ok(false);
+                }
+                let ready = self.limit(op, id, kept);
+                self.send(op, spaces, id, *peer, from, ready).map_err(|e| broken(&self.health, *peer, e))
+            }
+            Action::Recv { peer, to } => {
+                if self.sides[*peer as usize].into.blocked == self.sweep {
+                    return Ok(false);
+                }
+                self.recv(op, spaces, id, *peer, to)
+            }
+            Action::Reduce { peers, own, to, last } => {
+                let peers = &op.plan.peers[peers.start as usize..peers.end as usize];
+                let queues = peers.iter().any(|p| self.sides[*p as usize].into.blocked == self.sweep);
+                let ready = if queues { None } else { self.limit(op, id, kept) };
+                let moved = match ready {
+                    Some(ready) => self.reduce(op, spaces, id, peers, (own, to, *last), ready)?,
+                    None => false,
+                };
+                if self.done[id as usize] != OVER {
+                    peers.iter().for_each(|p| self.sides[*p as usize].into.blocked = self.sweep);
+                }
+                Ok(moved)
+            }
+            Action::Copy { from, to } => {
+                let done = self.done[id as usize];
+                let Some(ready) = self.limit(op, id, kept) else { return Ok(false) };
+                let n = (ready - done).min(CHUNK);
+                spaces.copy(from, to, done, n);
+                self.done[id as usize] = if done + n == to.len { OVER } else { done + n };
+                Ok(n > 0 || to.len == 0)
+            }
+        }
+    }
+
+    /// How many bytes of the step may be done by now; `None`: it may not begin.
+    #[inline]
+    fn limit(&self, op: &Op<'_>, id: StepId, kept: usize) -> Option<usize> {
+        let steps = &op.plan.steps;
+        let step = &steps[id as usize];
+        let len = step.action.len();
+        let earlier = &self.pending[..kept];
+        match step.after {
+            After::Nothing => Some(len),
+            After::Follow(d) => {
+                let done = self.done[d as usize];
+                if done == OVER {
+                    return Some(len);
+                }
+                let (source, target) = (step.action.source()?, steps[d as usize].action.target()?);
+                let there = done.saturating_sub(source.offset - target.offset).min(len);
+                (there > 0).then_some(there)
+            }
+            After::Trail(d) => {
+                let sends = earlier.iter().take_while(|i| **i <= d);
+                let sends = sends.filter(|i| matches!(steps[**i as usize].action, Action::Send { .. }));
+                Some(sends.map(|i| self.done[*i as usize]).min().unwrap_or(len).min(len))
+            }
+            After::All(d) => {
+                let mut before = earlier.iter().take_while(|i| **i <= d);
+                before.all(|i| matches!(steps[*i as usize].action, Action::Send { .. })).then_some(len)
+            }
+        }
+    }
+
+    fn send(
+        &mut self,
+        op: &Op<'_>,
+        spaces: &Spaces,
+        id: StepId,
+        peer: u32,
+        from: &Region,
+        ready: Option<usize>,
+    ) -> Result<bool> {
+        let way = &mut self.sides[peer as usize].out;
+        let (Some(ready), Some(link)) = (ready, &mut self.links[peer as usize]) else {
+            way.blocked = self.sweep;
+            return Ok(false);
+        };
+        let start = self.done[id as usize];
+        let mut done = start;
+        let mut moved = false;
+        if way.head < HEADER {
+            if ready == done && from.len > 0 {
+                // The header goes with the first bytes.
+                way.blocked = self.sweep;
+                return Ok(false);
+            }
+            let header = Header { print: op.print, total: way.total }.to_bytes();
+            let (taken, offered) = spaces.send(link, &header[way.head..], from, done, ready - done)?;
+            moved = taken > 0;
+            let head = taken.min(HEADER - way.head);
+            way.head += head;
+            done += taken - head;
+            if taken < offered {
+                way.starved = self.sweep;
+            }
+        } else if from.len == 0 {
+            self.done[id as usize] = OVER;
+            return Ok(true);
+        }
+        while done < ready && way.starved != self.sweep {
+            let (taken, offered) = spaces.send(link, &[], from, done, ready - done)?;
+            done += taken;
+            if taken < offered {
+                way.starved = self.sweep;
+            }
+        }
+        self.sent += (done - start) as u64;
+        if done == from.len && way.head == HEADER {
+            link.end_write();
+            self.done[id as usize] = OVER;
+            return Ok(true);
+        }
+        self.done[id as usize] = done;
+        way.blocked = self.sweep;
+        Ok(moved || done > start)
+    }
+
+    fn recv(&mut self, op: &Op<'_>, spaces: &Spaces, id: StepId, peer: u32, to: &Region) -> Result<bool> {
+        let mut moved = false;
+        if self.sides[peer as usize].into.head < HEADER {
+            if self.show(op, peer, to.len)?.is_none() {
+                self.sides[peer as usize].into.blocked = self.sweep;
+                return Ok(false);
+            }
+            moved = true;
+        }
+        let start = self.done[id as usize];
+        let mut done = start;
+        let way = &mut self.sides[peer as usize].into;
+        let Some(link) = &mut self.links[peer as usize] else { return Ok(false) };
+        while done < to.len {
+            let (got, asked) = spaces.receive(link, to, done).map_err(|e| broken(&self.health, peer, e))?;
+            done += got;
+            if got < asked {
+                way.starved = self.sweep;
+                break;
+            }
+        }
+        if done == to.len {
+            if to.len > 0 {
+                link.end_read();
+            }
+            self.done[id as usize] = OVER;
+            return Ok(true);
+        }
+        self.done[id as usize] = done;
+        way.blocked = self.sweep;
+        Ok(moved || done > start)
+    }
+
+    fn reduce(
+        &mut self,
+        op: &Op<'_>,
+        spaces: &mut Spaces,
+        id: StepId,
+        peers: &[u32],
+        (own, to, last): (&Region, &Region, bool),
+        ready: usize,
+    ) -> Result<bool> {
+        let done = self.done[id as usize];
+        let mut n = (ready - done).min(CHUNK);
+        let least = op.elem.min(to.len);
+        let mut moved = false;
+        let mut complete = true;
+        spaces.begin_sources();
+        let mine = peers.partition_point(|p| *p < self.rank);
+        for (i, peer) in peers.iter().enumerate() {
+            if i == mine {
+                spaces.source(None);
+            }
+            let unknown = self.sides[*peer as usize].into.head < HEADER;
+            let Some(shown) = self.show(op, *peer, to.len)? else {
+                complete = false;
+                continue;
+            };
+            moved |= unknown;
+            if shown.len < least {
+                self.sides[*peer as usize].into.starved = self.sweep;
+            }
+            n = n.min(shown.len);
+            spaces.source(Some(shown));
+        }
+        if mine == peers.len() {
+            spaces.source(None);
+        }
+        n -= n % op.elem;
+        if !complete || (n == 0 && to.len > 0) {
+            return Ok(moved);
+        }
+        if let Some(kernel) = op.kernel {
+            spaces.reduce(kernel, own, to, last, done, n);
+        }
+        let over = done + n == to.len;
+        for peer in peers {
+            let Some(link) = &mut self.links[*peer as usize] else { continue };
+            link.consume(n);
+            if over && to.len > 0 {
+                link.end_read();
+            }
+        }
+        self.done[id as usize] = if over { OVER } else { done + n };
+        Ok(true)
+    }
+
+    /// What the peer has sent and is not consumed, after the header, which is compared and consumed here. `len`: of the
+    /// item; an empty one ends with the header. `None`: not even the header is there.
+    fn show(&mut self, op: &Op<'_>, peer: u32, len: usize) -> Result<Option<Shown>> {
+        let Some(link) = &mut self.links[peer as usize] else { return Ok(None) };
+        let shown = peek(link).map_err(|e| broken(&self.health, peer, e))?;
+        let way = &mut self.sides[peer as usize].into;
+        if way.head == HEADER {
+            return Ok(Some(shown));
+        }
+        let Some(bytes) = shown.first::<HEADER>() else {
+            way.starved = self.sweep;
+            return Ok(None);
+        };
+        let header = Header::from_bytes(&bytes);
+        if header.print != op.print {
+            return Err(self.contradiction(op, peer, &header.print));
+        }
+        if header.total != way.total {
+            return Err(self.health.fail(length_error(peer, op.uneven, op.elem, way.total, header.total)));
+        }
+        link.consume(HEADER);
+        if len == 0 {
+            link.end_read();
+        }
+        way.head = HEADER;
+        Ok(Some(shown.after(HEADER)))
+    }
+}

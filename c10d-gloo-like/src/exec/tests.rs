@@ -1,0 +1,352 @@
+//! Plans over real links: ranks are threads, connected by shared memory or TCP.
+
+use std::cell::OnceCell;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use c10d_core::{ErrorKind, Fingerprint, HashStore, OpKind, Result};
+
+use super::{Executor, Op, Spaces};
+use crate::mesh::{Mesh, Transport, Wiring};
+use crate::pause::Pause;
+use crate::plan::Plan;
+use crate::reduce::Kernel;
+use crate::schedule::select::Algorithm;
+use crate::schedule::{Blocks, Place, direct, fill};
+use crate::shm::Doorbell;
+
+const TRANSPORTS: [Transport; 2] = [Transport::Shm, Transport::Tcp];
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// One rank of a test.
+struct Rank {
+    /// First: peers hear the goodbye before the links break.
+    mesh: Mesh,
+    me: Place,
+    executor: Executor,
+    spaces: Spaces,
+    plan: Plan,
+    seq: u32,
+    timeout: Duration,
+}
+
+/// Runs `body` on every rank of a world, and gives what the ranks return.
+fn ranks<T: Send>(world: u32, transport: Transport, body: impl Fn(&mut Rank) -> T + Sync) -> Vec<T> {
+    static WORLDS: AtomicU64 = AtomicU64::new(0);
+    let session = u128::from(WORLDS.fetch_add(1, Ordering::Relaxed)).to_le_bytes();
+    let store = Arc::new(HashStore::new());
+    let (store, body) = (&store, &body);
+    thread::scope(|scope| {
+        let threads: Vec<_> = (0..world)
+            .map(|rank| {
+                scope.spawn(move || {
+                    let wiring = Wiring {
+                        group: "test".into(),
+                        rank,
+                        size: world,
+                        session,
+                        store: store.clone(),
+                        transport,
+                        deadline: Instant::now() + PATIENCE,
+                    };
+                    let mut mesh = Mesh::connect(wiring).unwrap();
+                    let bell = mesh.segment.clone().map(Doorbell::new);
+                    let links = std::mem::take(&mut mesh.collective);
+                    let executor = Executor::new(rank, links, mesh.health.clone(), Pause::new(true, bell));
+                    let me = Place { world, rank };
+                    let (spaces, plan) = (Spaces::new(), Plan::default());
+                    body(&mut Rank { mesh, me, executor, spaces, plan, seq: 0, timeout: PATIENCE })
+                })
+            })
+            .collect();
+        threads.into_iter().map(|t| t.join().unwrap()).collect()
+    })
+}
+
+impl Rank {
+    /// Plans and runs one op of `u32`s on these tensors.
+    fn run(
+        &mut self,
+        op: OpKind,
+        count: u64,
+        input: &[u32],
+        output: &mut [&mut [u32]],
+        fill: impl FnOnce(Place, &mut Plan),
+    ) -> Result {
+        let print = Fingerprint {
+            seq: self.seq,
+            op: op as u8,
+            dtype: 4,
+            reduce: if op.reduces() { 0 } else { Fingerprint::NO_REDUCE },
+            step: 0,
+            count,
+            root: 0,
+            rest: 0,
+        };
+        self.seq += 1;
+        self.plan.clear();
+        fill(self.me, &mut self.plan);
+        self.spaces.clear();
+        // SAFETY: the slices outlive the run, and nothing uses the spaces after it without clearing them.
+        #[allow(unsafe_code)]
+        unsafe {
+            self.spaces.add_input(input.as_ptr().cast(), size_of_val(input));
+            for o in output.iter_mut() {
+                self.spaces.add_output(o.as_mut_ptr().cast(), size_of_val::<[u32]>(o));
+            }
+        }
+        let (timeout, deadline) = (self.timeout, OnceCell::new());
+        let kernel = Kernel;
+        let op = Op {
+            plan: &self.plan,
+            print,
+            uneven: op.is_uneven(),
+            elem: 4,
+            kernel: Some(&kernel),
+            deadline: &|| *deadline.get_or_init(|| Instant::now() + timeout),
+        };
+        self.executor.run(&op, &mut self.spaces)
+    }
+
+    fn all_reduce(&mut self, how: Algorithm, data: &mut [u32]) -> Result {
+        let (hosts, bytes) = ([0, 0, 1, 1, 1, 2, 3, 3], size_of_val(data));
+        self.run(OpKind::AllReduce, data.len() as u64, &[], &mut [data], |me, plan| {
+            fill::all_reduce(how, me, &hosts[..me.world as usize], bytes, 4, plan)
+        })
+    }
+}
+
+/// A number for element `i` of rank `rank`.
+fn value(rank: u32, i: usize) -> u32 {
+    (rank + 1).wrapping_mul(0x9e37_79b9) ^ (i as u32).wrapping_mul(0x85eb_ca6b)
+}
+
+fn vector(rank: u32, len: usize) -> Vec<u32> {
+    (0..len).map(|i| value(rank, i)).collect()
+}
+
+fn summed(world: u32, len: usize) -> Vec<u32> {
+    (0..len).map(|i| (0..world).fold(0, |s: u32, r| s.wrapping_add(value(r, i)))).collect()
+}
+
+#[test]
+fn all_reduce_by_every_algorithm_and_the_bytes_it_sends() {
+    use Algorithm::*;
+    for transport in TRANSPORTS {
+        for world in [1, 2, 3, 5] {
+            ranks(world, transport, |rank| {
+                for how in [OneShot, Direct, Ring, HalvingDoubling, Tree, Hierarchical] {
+                    for len in [0, 1, 7, 1000, 300_001] {
+                        let mut data = vector(rank.me.rank, len);
+                        let before = rank.executor.sent();
+                        rank.all_reduce(how, &mut data).unwrap();
+                        assert!(data == summed(world, len), "{how:?} {len}");
+                        let planned: usize = rank
+                            .plan
+                            .steps
+                            .iter()
+                            .map(|s| match s.action {
+                                crate::plan::Action::Send { from, .. } => from.len,
+                                _ => 0,
+                            })
+                            .sum();
+                        assert_eq!(rank.executor.sent() - before, planned as u64);
+                    }
+                }
+            });
+        }
+    }
+}
+
+#[test]
+fn tensors_end_to_end_count_as_one() {
+    for transport in TRANSPORTS {
+        ranks(3, transport, |rank| {
+            let cuts = [0, 5, 5, 6, 1003, 40_000];
+            let mut data = vector(rank.me.rank, 40_000);
+            let mut rest = &mut data[..];
+            let mut pieces = Vec::new();
+            for cut in cuts.windows(2) {
+                let (piece, tail) = rest.split_at_mut(cut[1] - cut[0]);
+                pieces.push(piece);
+                rest = tail;
+            }
+            let fill = |me, plan: &mut Plan| direct::all_reduce(me, 160_000, 4, plan);
+            rank.run(OpKind::AllReduceCoalesced, 40_000, &[], &mut pieces, fill).unwrap();
+            assert!(data == summed(3, 40_000));
+        });
+    }
+}
+
+#[test]
+fn many_small_ops_of_all_kinds_in_a_row() {
+    for transport in TRANSPORTS {
+        for world in [2, 4] {
+            ranks(world, transport, |rank| {
+                let me = rank.me.rank;
+                for round in 0..100 {
+                    let root = round % world;
+                    rank.run(OpKind::Barrier, 0, &[], &mut [], direct::barrier).unwrap();
+
+                    let mut data = vector(me, 3);
+                    rank.all_reduce(Algorithm::OneShot, &mut data).unwrap();
+                    assert_eq!(data, summed(world, 3));
+
+                    let mut data = vector(me, 5);
+                    let fill = |me, p: &mut Plan| fill::broadcast(Algorithm::Tree, me, root, 20, 4, p);
+                    rank.run(OpKind::Broadcast, 5, &[], &mut [&mut data], fill).unwrap();
+                    assert_eq!(data, vector(root, 5));
+
+                    let mut all = vec![0; 2 * world as usize];
+                    let blocks = Blocks::uniform(world, 8);
+                    let fill = |me, p: &mut Plan| fill::all_gather(Algorithm::Bruck, me, blocks, p);
+                    rank.run(OpKind::AllGatherInto, 2, &vector(me, 2), &mut [&mut all], fill).unwrap();
+                    assert_eq!(all, (0..world).flat_map(|r| vector(r, 2)).collect::<Vec<_>>());
+
+                    let mut mine = [0; 1];
+                    let fill = |me, p: &mut Plan| fill::reduce(Algorithm::Tree, me, root, 4, 4, p);
+                    let mut output: Vec<&mut [u32]> = if me == root { vec![&mut mine] } else { vec![] };
+                    rank.run(OpKind::Reduce, 1, &vector(me, 1), &mut output, fill).unwrap();
+                    assert!(me != root || mine[..] == summed(world, 1));
+
+                    let mut part = [0; 1];
+                    let input = vector(me, world as usize);
+                    let blocks = Blocks::uniform(world, 4);
+                    let fill = |me, p: &mut Plan| fill::reduce_scatter(Algorithm::Ring, me, blocks, p);
+                    rank.run(OpKind::ReduceScatterInto, 1, &input, &mut [&mut part], fill).unwrap();
+                    assert_eq!(part[0], summed(world, world as usize)[me as usize]);
+
+                    // Rank r sends p elements to rank p.
+                    let starts: Vec<usize> = (0..=world as usize).map(|p| p * p.saturating_sub(1) / 2 * 4).collect();
+                    let input = vector(me, starts[world as usize] / 4);
+                    let mut output = vec![0; (me * world) as usize];
+                    let there = Blocks::uniform(world, me as usize * 4);
+                    let fill = |me, p: &mut Plan| direct::all_to_all(me, Blocks::Listed(&starts), there, p);
+                    rank.run(OpKind::AllToAllSingle, 0, &input, &mut [&mut output], fill).unwrap();
+                    let from = |r: u32| (0..me as usize).map(move |i| (r, i));
+                    let first = starts[me as usize] / 4;
+                    let expected = (0..world).flat_map(from).map(|(r, i)| value(r, first + i));
+                    assert_eq!(output, expected.collect::<Vec<_>>());
+                }
+            });
+        }
+    }
+}
+
+fn mismatch(result: Result) -> (&'static str, Vec<u32>) {
+    let error = result.unwrap_err();
+    match error.kind() {
+        ErrorKind::Mismatch { field, .. } => (field, error.report().guilty.clone()),
+        _ => panic!("{error}"),
+    }
+}
+
+#[test]
+fn another_count_is_named_on_both_sides() {
+    for transport in TRANSPORTS {
+        let found = ranks(2, transport, |rank| {
+            let mut data = vector(0, if rank.me.rank == 0 { 4 } else { 50_000 });
+            mismatch(rank.all_reduce(Algorithm::Direct, &mut data))
+        });
+        assert_eq!(found, [("count", vec![1]), ("count", vec![0])]);
+    }
+}
+
+#[test]
+fn other_splits_are_named() {
+    for transport in TRANSPORTS {
+        let found = ranks(2, transport, |rank| {
+            // Rank 1 expects more than rank 0 sends it.
+            let theirs = if rank.me.rank == 1 { [12, 8] } else { [8, 8] };
+            let starts = [0, theirs[0], theirs[0] + theirs[1]];
+            let mut output = vec![0; starts[2] / 4];
+            let blocks = Blocks::Listed(&starts);
+            let fill = |me, p: &mut Plan| direct::all_to_all(me, Blocks::uniform(2, 8), blocks, p);
+            let first = rank.run(OpKind::AllToAllSingle, 0, &vector(0, 4), &mut [&mut output], fill);
+            // The op may be over before a rank can know of it; then the next one fails.
+            first.and_then(|()| rank.all_reduce(Algorithm::OneShot, &mut [1]))
+        });
+        let [zero, one] = &found[..] else { panic!() };
+        let error = one.as_ref().unwrap_err();
+        assert!(matches!(error.kind(), ErrorKind::Mismatch { field: "splits", .. }), "{error}");
+        assert!(zero.is_err());
+    }
+}
+
+#[test]
+fn another_op_is_named_by_all_who_are_in_it() {
+    for transport in TRANSPORTS {
+        let found = ranks(3, transport, |rank| {
+            let mut data = vector(0, 4);
+            match rank.me.rank {
+                // It sends nothing to rank 1, and goes on to the next op.
+                2 => {
+                    let fill = |me, p: &mut Plan| fill::reduce(Algorithm::Direct, me, 0, 16, 4, p);
+                    let first = rank.run(OpKind::Reduce, 4, &data, &mut [], fill);
+                    mismatch(first.and_then(|()| rank.all_reduce(Algorithm::OneShot, &mut data)))
+                }
+                _ => mismatch(rank.all_reduce(Algorithm::OneShot, &mut data)),
+            }
+        });
+        assert_eq!(found[..2], [("op", vec![2]), ("op", vec![2])]);
+        assert_eq!(found[2].0, "op");
+    }
+}
+
+#[test]
+fn ranks_that_wait_for_different_peers_find_out() {
+    for transport in TRANSPORTS {
+        let found = ranks(3, transport, |rank| {
+            let mut data = vector(0, 4);
+            // Rank 0 waits for rank 1, 1 for 2 and 2 for 0, each in a broadcast of its own.
+            let root = (rank.me.rank + 1) % 3;
+            let fill = |me, p: &mut Plan| direct::broadcast(me, root, 16, p);
+            rank.run(OpKind::Broadcast, u64::from(root), &[], &mut [&mut data], fill)
+        });
+        for result in found {
+            assert_eq!(mismatch(result).0, "count");
+        }
+    }
+}
+
+#[test]
+fn an_absent_rank_is_named_at_the_deadline() {
+    for transport in TRANSPORTS {
+        let found = ranks(3, transport, |rank| {
+            rank.timeout = Duration::from_millis(200);
+            if rank.me.rank == 1 {
+                // Absent until the others have given up.
+                let until = Instant::now() + PATIENCE;
+                while !rank.mesh.health.failed() && Instant::now() < until {
+                    thread::sleep(Duration::from_millis(5));
+                }
+                return None;
+            }
+            rank.all_reduce(Algorithm::OneShot, &mut [1]).err()
+        });
+        for error in [&found[0], &found[2]] {
+            let error = error.as_ref().unwrap();
+            assert_eq!((error.kind(), &error.report().guilty[..]), (&ErrorKind::Timeout, &[1][..]), "{error}");
+        }
+    }
+}
+
+#[test]
+fn a_rank_that_left_is_named_but_what_it_sent_counts() {
+    for transport in TRANSPORTS {
+        let found = ranks(2, transport, |rank| {
+            let mut data = vector(rank.me.rank, 6);
+            let fill = |me, p: &mut Plan| direct::broadcast(me, 1, 24, p);
+            if rank.me.rank == 0 {
+                thread::sleep(Duration::from_millis(50));
+            }
+            rank.run(OpKind::Broadcast, 6, &[], &mut [&mut data], fill).unwrap();
+            assert_eq!(data, vector(1, 6));
+            (rank.me.rank == 0).then(|| rank.all_reduce(Algorithm::OneShot, &mut [1]).unwrap_err())
+        });
+        let error = found[0].as_ref().unwrap();
+        assert!(matches!(error.kind(), ErrorKind::PeerDead { .. }) && error.report().guilty == [1], "{error}");
+    }
+}

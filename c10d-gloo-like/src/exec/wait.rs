@@ -1,0 +1,138 @@
+//! What happens while nothing moves: pausing, and looking after the group's health and the deadline.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use c10d_core::{Error, ErrorKind, Fingerprint, Result};
+
+use super::announce::{HEADER, Header};
+use super::memory::peek;
+use super::{Executor, Op, Spaces};
+use crate::mesh::Health;
+use crate::pause::Interest;
+
+/// How long nothing moves before the peers are asked what they are doing.
+const ASK_AFTER: Duration = Duration::from_millis(20);
+/// The longest time between two such questions.
+const ASK_EVERY: Duration = Duration::from_millis(250);
+/// How long the peers have to say what they called where a header comes from another call.
+const EXPLAIN: Duration = Duration::from_millis(100);
+
+/// A time without progress.
+pub(super) struct Waiting {
+    since: Option<Instant>,
+    /// How long it must last for the peers to be asked.
+    ask: Duration,
+}
+
+impl Default for Waiting {
+    fn default() -> Waiting {
+        Waiting { since: None, ask: ASK_AFTER }
+    }
+}
+
+impl Executor {
+    /// Pauses a little, after a sweep that moved nothing. An error where the op cannot be completed any more.
+    pub(super) fn wait(&mut self, op: &Op<'_>, spaces: &mut Spaces, waiting: &mut Waiting) -> Result {
+        if self.health.failed() {
+            return self.last_look(op, spaces);
+        }
+        let sweep = self.sweep;
+        let interest = self.links.iter().zip(&self.sides).filter_map(|(link, side)| {
+            let (read, write) = (side.into.starved == sweep, side.out.starved == sweep);
+            link.as_ref().filter(|_| read || write).map(|link| Interest::of(link, read, write))
+        });
+        let Some(now) = self.pause.wait(interest) else { return Ok(()) };
+        let since = *waiting.since.get_or_insert(now);
+        if let Some(gone) = (0..self.sides.len() as u32).find(|p| self.starved(*p) && self.health.has_left(*p)) {
+            // What it sent before it left counts.
+            if !self.sweep(op, spaces)? {
+                self.health.needs(gone)?;
+            }
+            return Ok(());
+        }
+        if now >= (op.deadline)() {
+            if self.sweep(op, spaces)? {
+                return Ok(());
+            }
+            return Err(self.health.timeout(&op.print, &self.waits_for()));
+        }
+        let lasted = now.duration_since(since);
+        if lasted >= waiting.ask {
+            waiting.ask = lasted + lasted.min(ASK_EVERY);
+            self.ask(op)?;
+        }
+        Ok(())
+    }
+
+    /// The group has failed, but what the op needs may have come before.
+    fn last_look(&mut self, op: &Op<'_>, spaces: &mut Spaces) -> Result {
+        while self.sweep(op, spaces)? {}
+        if self.pending.is_empty() { Ok(()) } else { self.health.check() }
+    }
+
+    fn starved(&self, peer: u32) -> bool {
+        self.sides[peer as usize].into.starved == self.sweep
+    }
+
+    /// The ranks whose bytes are missing; if none are, those that do not take ours.
+    fn waits_for(&self) -> Vec<u32> {
+        let ranks = || 0..self.sides.len() as u32;
+        let missing: Vec<u32> = ranks().filter(|p| self.starved(*p)).collect();
+        if !missing.is_empty() {
+            return missing;
+        }
+        ranks().filter(|p| self.sides[*p as usize].out.starved == self.sweep).collect()
+    }
+
+    /// Asks the peers what they are doing, and looks whether one has sent something that this op does not read.
+    fn ask(&mut self, op: &Op<'_>) -> Result {
+        self.health.stalled(&op.print);
+        for peer in 0..self.links.len() as u32 {
+            let Some(link) = &mut self.links[peer as usize] else { continue };
+            if self.sides[peer as usize].into.head == HEADER {
+                continue;
+            }
+            // An error is told by the step that needs the link.
+            let Some(bytes) = peek(link).ok().and_then(|shown| shown.first::<HEADER>()) else { continue };
+            let theirs = Header::from_bytes(&bytes).print;
+            match age(&theirs, &op.print) {
+                0 if theirs != op.print => return Err(self.health.mismatch(peer, &op.print, &theirs)),
+                // A call of the past, of which nobody here read what it sent.
+                ..0 => self.health.stalled(&theirs),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// The header of `peer` is of another call: finds out what the peer called instead of this one.
+    #[cold]
+    pub(super) fn contradiction(&self, op: &Op<'_>, peer: u32, theirs: &Fingerprint) -> Error {
+        let age = age(theirs, &op.print);
+        if age != 0 {
+            // One of the two is ahead. They parted at the earlier of the two calls.
+            self.health.stalled(if age < 0 { theirs } else { &op.print });
+            let until = Instant::now() + EXPLAIN;
+            while !self.health.failed() && Instant::now() < until {
+                thread::sleep(Duration::from_millis(1));
+            }
+        }
+        self.health.mismatch(peer, &op.print, theirs)
+    }
+}
+
+/// A link broke, or brought what it must not.
+#[cold]
+pub(super) fn broken(health: &Health, peer: u32, error: Error) -> Error {
+    match error.kind() {
+        ErrorKind::PeerDead { how } => health.lost(peer, how),
+        _ => health.fail(error),
+    }
+}
+
+/// Negative: `theirs` was called before `mine`; positive: after it.
+fn age(theirs: &Fingerprint, mine: &Fingerprint) -> i64 {
+    let numbers = i64::from(theirs.seq.wrapping_sub(mine.seq) as i32);
+    numbers * 256 + i64::from(theirs.step) - i64::from(mine.step)
+}
