@@ -2,6 +2,7 @@
 
 mod file_store;
 mod init;
+pub mod launch;
 mod log;
 pub mod tcp_store;
 

@@ -89,7 +89,9 @@ fn meeting(lookup: Lookup<'_>, starter: &Starter, size: u32) -> Result<Meeting> 
     let port = match number::<u16>(lookup, &["MASTER_PORT"])? {
         Some((_, port)) if port > 0 || size == 1 => port,
         Some(_) => {
-            return Err(unclear("env://: MASTER_PORT is 0; the other ranks cannot know which port that becomes".into()));
+            return Err(unclear(
+                "env://: MASTER_PORT is 0; the other ranks cannot know which port that becomes".into(),
+            ));
         }
         None => return Err(unclear(format!("env://: MASTER_ADDR is {host:?}, but MASTER_PORT is not set"))),
     };

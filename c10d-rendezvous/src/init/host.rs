@@ -11,7 +11,7 @@ use crate::{ServerOptions, TcpStoreServer};
 
 /// Serves at `host:port`: at that address alone where it is one of this machine's, else (behind address translation, or
 /// a service name) at all.
-pub(super) fn serve(host: &str, port: u16, deadline: Instant) -> Result<TcpStoreServer> {
+pub(crate) fn serve(host: &str, port: u16, deadline: Instant) -> Result<TcpStoreServer> {
     let failed = |e: io::Error| {
         let why = match e.kind() {
             io::ErrorKind::AddrInUse => {

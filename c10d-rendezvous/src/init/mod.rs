@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 use c10d_core::store::deadline_after;
 use c10d_core::{Error, ErrorKind, Phase, PrefixStore, Result, Store};
 
+pub(crate) use host::serve;
+
 use crate::{FileStore, TcpStore};
 
 /// What [`init`] found out.
@@ -83,7 +85,7 @@ fn meet(place: Place, deadline: Instant) -> Result<Arc<dyn Store>> {
     let store: Arc<dyn Store> = match place.meeting {
         Meeting::Rank0 { host, port } => {
             let store = if place.rank == 0 {
-                TcpStore::hosting(host::serve(&host, port, deadline)?, deadline)?
+                TcpStore::hosting(serve(&host, port, deadline)?, deadline)?
             } else {
                 TcpStore::connect(&host, port, deadline)?
             };

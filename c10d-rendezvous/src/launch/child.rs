@@ -1,0 +1,68 @@
+//! One rank as a process that dies with its launcher.
+#![allow(unsafe_code)]
+
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use c10d_core::{Error, ErrorKind, Result};
+use rustix::process::{Pid, Signal, getpid, getppid, set_parent_process_death_signal};
+
+use super::Output;
+
+pub(super) struct RankPlan {
+    pub(super) rank: u32,
+    pub(super) argv: Vec<OsString>,
+    pub(super) env: Vec<(OsString, OsString)>,
+}
+
+impl RankPlan {
+    /// Starts the process, in the process group `group`. It is killed when the calling *thread* ends.
+    pub(super) fn spawn(&self, output: Output, group: Option<Pid>) -> io::Result<Child> {
+        let (program, args) = self.argv.split_first().ok_or(io::ErrorKind::InvalidInput)?;
+        let mut command = Command::new(program);
+        command.args(args).envs(self.env.iter().map(|(name, value)| (name, value)));
+        let (input, out, err) = match output {
+            Output::Inherit => (Stdio::null(), Stdio::inherit(), Stdio::inherit()),
+            Output::Prefixed | Output::Captured => (Stdio::null(), Stdio::piped(), Stdio::piped()),
+            Output::Piped => (Stdio::piped(), Stdio::piped(), Stdio::piped()),
+        };
+        command.stdin(input).stdout(out).stderr(err);
+        command.process_group(group.map_or(0, |group| group.as_raw_nonzero().get()));
+        let launcher = getpid();
+        let die_with_launcher = move || {
+            set_parent_process_death_signal(Some(Signal::KILL))?;
+            // It may have died before it could be watched.
+            if getppid() == Some(launcher) { Ok(()) } else { Err(io::ErrorKind::BrokenPipe.into()) }
+        };
+        // SAFETY: between fork and exec the closure makes two plain system calls and allocates nothing.
+        unsafe { command.pre_exec(die_with_launcher) };
+        command.spawn()
+    }
+}
+
+/// Says before anything runs that a program cannot be run.
+pub(super) fn check_program(program: &OsStr) -> Result<()> {
+    let runnable = |path: &Path| path.metadata().is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0);
+    let what = if program.as_encoded_bytes().contains(&b'/') {
+        let path = Path::new(program);
+        match path.metadata() {
+            _ if runnable(path) => return Ok(()),
+            Ok(_) => "it is not an executable file".to_owned(),
+            Err(e) => e.to_string(),
+        }
+    } else {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let dirs: Vec<PathBuf> = std::env::split_paths(&path).collect();
+        if dirs.iter().any(|dir| runnable(&dir.join(program))) {
+            return Ok(());
+        }
+        let here = if runnable(Path::new(program)) { "; did you mean ./ in front of it?" } else { "" };
+        format!("no directory of PATH has it{here}")
+    };
+    let name = Path::new(program).display();
+    Err(Error::new(ErrorKind::InvalidArgument, format!("cannot run {name}: {what}")))
+}

@@ -1,0 +1,52 @@
+//! A process that outlives the launcher by a moment, to end what the kernel does not: the ranks' own children.
+
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::process::{Child, ChildStdin, Command, Stdio};
+
+use rustix::process::{Pid, Signal, kill_process_group};
+
+/// Leads the process group of all ranks. When the launcher dies, however it dies, its end of the pipe closes and the
+/// guardian kills the group, itself included.
+pub(super) struct Guardian {
+    child: Child,
+    group: Pid,
+    _pipe: Option<ChildStdin>,
+}
+
+const SCRIPT: &str = "trap '' HUP INT TERM; while read -r _; do :; done; kill -9 0";
+
+impl Guardian {
+    pub(super) fn start() -> io::Result<Guardian> {
+        let mut child = Command::new("/bin/sh")
+            .args(["-c", SCRIPT])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .process_group(0)
+            .spawn()?;
+        let pipe = child.stdin.take();
+        match i32::try_from(child.id()).ok().and_then(Pid::from_raw) {
+            Some(group) => Ok(Guardian { child, group, _pipe: pipe }),
+            None => Err(io::Error::other("a process id out of range")),
+        }
+    }
+
+    pub(super) fn group(&self) -> Pid {
+        self.group
+    }
+
+    /// Signals all ranks and their children.
+    pub(super) fn signal(&self, signal: Signal) {
+        // Nothing to signal is no failure.
+        let _ = kill_process_group(self.group, signal);
+    }
+}
+
+impl Drop for Guardian {
+    fn drop(&mut self) {
+        // The group's number is ours until its leader is reaped, so this can hit nobody else.
+        self.signal(Signal::KILL);
+        let _ = self.child.wait();
+    }
+}

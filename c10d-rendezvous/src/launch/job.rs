@@ -1,0 +1,178 @@
+//! A running job, in the hands of whoever launched it.
+
+use std::process::{ChildStdin, ChildStdout};
+use std::sync::Arc;
+use std::sync::mpsc::sync_channel;
+use std::time::{Duration, Instant};
+
+use c10d_core::{Error, ErrorKind, Result};
+use parking_lot::{Condvar, Mutex};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::pidfd_send_signal;
+
+use super::nodes::Node;
+use super::report::Report;
+use super::supervisor::{Plan, Rank, Requests, Supervisor};
+
+/// How long killed ranks may take to be gone.
+const KILLED: Duration = Duration::from_secs(5);
+
+/// A signal for [`Job::signal`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+#[allow(missing_docs)]
+pub enum Signal {
+    Interrupt,
+    Terminate,
+    Kill,
+    Stop,
+    Continue,
+}
+
+/// The ranks of one launcher while they run. Dropping it kills them.
+pub struct Job {
+    ranks: Vec<Rank>,
+    requests: Arc<Requests>,
+    over: Arc<Over>,
+    node: Node,
+}
+
+#[derive(Default)]
+struct Over {
+    report: Mutex<Option<Report>>,
+    ended: Condvar,
+}
+
+impl Job {
+    pub(super) fn start(plan: Plan, mut node: Node) -> Result<Job> {
+        let cannot = |e: std::io::Error| Error::new(ErrorKind::Resource, "cannot launch").source(e);
+        let requests = Arc::new(Requests::new().map_err(cannot)?);
+        let over = Arc::new(Over::default());
+        let (send, receive) = sync_channel(1);
+        let (asked, told) = (requests.clone(), over.clone());
+        // The kernel kills the ranks when the thread that started them ends, so it lives as long as they do.
+        std::thread::Builder::new()
+            .name("c10d-launch".into())
+            .spawn(move || match Supervisor::start(plan, asked) {
+                Err(e) => {
+                    let _ = send.send(Err(e));
+                }
+                Ok((supervisor, ranks)) => {
+                    let _ = send.send(Ok(ranks));
+                    let report = supervisor.run();
+                    *told.report.lock() = Some(report);
+                    told.ended.notify_all();
+                }
+            })
+            .map_err(cannot)?;
+        let ranks = receive.recv().map_err(|_| Error::new(ErrorKind::Internal, "the launcher's thread ended"))??;
+        node.watch(&requests).map_err(cannot)?;
+        Ok(Job { ranks, requests, over, node })
+    }
+
+    fn rank(&self, rank: u32) -> Result<&Rank> {
+        self.ranks.iter().find(|r| r.rank == rank).ok_or_else(|| no_such(rank))
+    }
+
+    fn rank_mut(&mut self, rank: u32) -> Result<&mut Rank> {
+        self.ranks.iter_mut().find(|r| r.rank == rank).ok_or_else(|| no_such(rank))
+    }
+
+    /// The ranks of this host.
+    pub fn ranks(&self) -> impl Iterator<Item = u32> + '_ {
+        self.ranks.iter().map(|rank| rank.rank)
+    }
+
+    /// The process id of a rank; it stays taken until the job is over.
+    pub fn pid(&self, rank: u32) -> Result<u32> {
+        self.rank(rank).map(|rank| rank.pid)
+    }
+
+    /// The pipe to a rank's standard input, once, under [`Output::Piped`](super::Output::Piped).
+    pub fn take_stdin(&mut self, rank: u32) -> Result<ChildStdin> {
+        self.rank_mut(rank)?.stdin.take().ok_or_else(|| no_pipe(rank, "input"))
+    }
+
+    /// The pipe from a rank's standard output, once, under [`Output::Piped`](super::Output::Piped).
+    pub fn take_stdout(&mut self, rank: u32) -> Result<ChildStdout> {
+        self.rank_mut(rank)?.stdout.take().ok_or_else(|| no_pipe(rank, "output"))
+    }
+
+    /// Sends a signal to a rank's process. One that has ended is not signalled, nor is it an error.
+    pub fn signal(&self, rank: u32, signal: Signal) -> Result {
+        let signal = match signal {
+            Signal::Interrupt => rustix::process::Signal::INT,
+            Signal::Terminate => rustix::process::Signal::TERM,
+            Signal::Kill => rustix::process::Signal::KILL,
+            Signal::Stop => rustix::process::Signal::STOP,
+            Signal::Continue => rustix::process::Signal::CONT,
+        };
+        match pidfd_send_signal(&self.rank(rank)?.pidfd, signal) {
+            Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
+            Err(e) => Err(Error::new(ErrorKind::Resource, format!("cannot signal rank {rank}")).source(e)),
+        }
+    }
+
+    /// Kills all ranks of this host and their children.
+    pub fn kill_all(&self) {
+        self.requests.kill();
+    }
+
+    /// Whether a rank's process has ended.
+    pub fn has_ended(&self, rank: u32) -> Result<bool> {
+        let mut fds = [PollFd::new(&self.rank(rank)?.pidfd, PollFlags::IN)];
+        Ok(poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok_and(|n| n > 0))
+    }
+
+    /// Waits for the end of all ranks. Past the deadline they are killed, and the error names those that still ran.
+    pub fn wait(self, deadline: Instant) -> Result<Report> {
+        if let Some(report) = self.over.until(deadline) {
+            return self.node.finish(report);
+        }
+        let running: Vec<u32> = self.ranks().filter(|rank| !self.has_ended(*rank).unwrap_or(true)).collect();
+        self.kill_all();
+        let gone = self.over.until(Instant::now() + KILLED).is_some();
+        let what = if gone { "still ran and were killed" } else { "still run, and cannot be killed" };
+        Err(Error::new(ErrorKind::Timeout, format!("launched ranks {what}")).guilty(running))
+    }
+
+    /// Waits for the end of all ranks, however long they run.
+    pub fn join(self) -> Result<Report> {
+        loop {
+            if let Some(report) = self.over.until(Instant::now() + Duration::from_secs(5)) {
+                return self.node.finish(report);
+            }
+            if Arc::strong_count(&self.over) == 1 {
+                return Err(Error::new(ErrorKind::Internal, "the launcher's thread ended without a report"));
+            }
+        }
+    }
+}
+
+impl Drop for Job {
+    fn drop(&mut self) {
+        self.requests.kill();
+        // Gone before the caller goes on, unless the system cannot kill them.
+        let _ = self.over.until(Instant::now() + KILLED);
+    }
+}
+
+impl Over {
+    fn until(&self, deadline: Instant) -> Option<Report> {
+        let mut report = self.report.lock();
+        while report.is_none() {
+            if self.ended.wait_until(&mut report, deadline).timed_out() {
+                break;
+            }
+        }
+        report.clone()
+    }
+}
+
+fn no_such(rank: u32) -> Error {
+    Error::invalid(format!("rank {rank} was not launched on this host"))
+}
+
+fn no_pipe(rank: u32, which: &str) -> Error {
+    Error::invalid(format!("no pipe to the standard {which} of rank {rank}: not asked for (Output::Piped), or taken"))
+}

@@ -1,0 +1,127 @@
+//! What became of the ranks.
+
+use std::fmt;
+use std::time::Duration;
+
+use c10d_core::{Error, ErrorKind, Result};
+
+/// How a rank ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Exit {
+    /// Which rank.
+    pub rank: u32,
+    /// Its exit code, if it exited.
+    pub code: Option<i32>,
+    /// The signal that killed it, if one did.
+    pub signal: Option<i32>,
+    /// How long it ran.
+    pub elapsed: Duration,
+}
+
+impl Exit {
+    /// Whether it ended well.
+    pub fn success(&self) -> bool {
+        self.code == Some(0)
+    }
+
+    /// Its status as a shell tells it: the exit code, or 128 + the signal.
+    pub fn status(&self) -> i32 {
+        self.code.unwrap_or_else(|| 128 + self.signal.unwrap_or(0))
+    }
+}
+
+impl fmt::Display for Exit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.code, self.signal) {
+            (Some(code), _) => write!(f, "exited with code {code}"),
+            (None, Some(signal)) => match signal_hook::low_level::signal_name(signal) {
+                Some(name) => write!(f, "was killed by signal {signal} ({name})"),
+                None => write!(f, "was killed by signal {signal}"),
+            },
+            (None, None) => write!(f, "ended in an unknown way"),
+        }
+    }
+}
+
+/// The first rank that failed.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Failure {
+    /// How it ended.
+    pub exit: Exit,
+    /// Its last lines of standard error, where the launcher saw them.
+    pub stderr: String,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "rank {} {} after {:.1?}", self.exit.rank, self.exit, self.exit.elapsed)?;
+        if !self.stderr.is_empty() {
+            write!(f, "; its last lines of stderr:")?;
+            for line in self.stderr.lines() {
+                write!(f, "\n    {line}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The kept output of one rank.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct Captured {
+    /// Standard output.
+    pub stdout: Vec<u8>,
+    /// Standard error.
+    pub stderr: Vec<u8>,
+}
+
+/// What became of a job.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Report {
+    /// How each rank of this host ended, in rank order.
+    pub exits: Vec<Exit>,
+    /// The first rank of this host that failed, before the launcher ended anything.
+    pub failure: Option<Failure>,
+    /// What a launcher on another host said of a rank that failed there first.
+    pub elsewhere: Option<String>,
+    /// The signal that this process passed on to the ranks, if it got one.
+    pub forwarded: Option<i32>,
+    /// Output per rank of this host, under [`Output::Captured`](super::Output::Captured).
+    pub output: Vec<Captured>,
+    /// From the first rank's start to the last one's end.
+    pub elapsed: Duration,
+}
+
+impl Report {
+    /// The exit code for a program that launched this job: 0 where all went well; else 128 + signal where one was passed
+    /// on, the status of the rank that failed first, or 1 where that was on another host.
+    pub fn exit_code(&self) -> i32 {
+        let failed = self.exits.iter().map(Exit::status).find(|status| *status != 0);
+        match (&self.failure, self.forwarded) {
+            (_, Some(signal)) if failed.is_some() => 128 + signal,
+            (Some(failure), _) => failure.exit.status(),
+            _ if self.elsewhere.is_some() => 1,
+            _ => failed.unwrap_or(0),
+        }
+    }
+
+    /// The report of a job in which all went well, else an error that names the rank that failed first.
+    pub fn ok(self) -> Result<Report> {
+        if let Some(failure) = &self.failure {
+            let how = failure.exit.to_string();
+            let what = failure.to_string();
+            return Err(Error::new(ErrorKind::PeerDead { how }, what).guilty([failure.exit.rank]));
+        }
+        if let Some(what) = &self.elsewhere {
+            let how = "failed on another host".into();
+            return Err(Error::new(ErrorKind::PeerDead { how }, what.clone()));
+        }
+        match self.exits.iter().find(|exit| !exit.success()) {
+            Some(exit) => Err(Error::new(ErrorKind::PeerDead { how: exit.to_string() }, "").guilty([exit.rank])),
+            None => Ok(self),
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! Signals to the launcher that are meant for the ranks.
+
+use std::io::{self, Read};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, LazyLock};
+
+use parking_lot::Mutex;
+use rustix::process::Signal;
+use signal_hook::SigId;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::low_level::{pipe, unregister};
+
+const FORWARDED: [(i32, Signal); 3] = [(SIGINT, Signal::INT), (SIGTERM, Signal::TERM), (SIGHUP, Signal::HUP)];
+
+/// Whether the signals do what they did before the first job: nobody forwards them now.
+static DEFAULT: LazyLock<Arc<AtomicBool>> = LazyLock::new(|| Arc::new(AtomicBool::new(false)));
+/// Jobs that forward signals now; `None` before the first of them.
+static JOBS: Mutex<Option<usize>> = Mutex::new(None);
+
+/// While it lives, the signals of this process are here instead of ending it.
+pub(super) struct Forwarding {
+    ids: Vec<SigId>,
+    arrivals: Vec<(Signal, UnixStream)>,
+}
+
+impl Forwarding {
+    pub(super) fn start() -> io::Result<Forwarding> {
+        let mut forwarding = Forwarding { ids: Vec::new(), arrivals: Vec::new() };
+        let mut jobs = JOBS.lock();
+        if jobs.is_none() {
+            // A handler cannot be taken back, so afterwards it must do what the signal does by itself.
+            for (number, _) in FORWARDED {
+                signal_hook::flag::register_conditional_default(number, DEFAULT.clone())?;
+            }
+        }
+        *jobs = Some(jobs.unwrap_or(0) + 1);
+        DEFAULT.store(false, Ordering::SeqCst);
+        drop(jobs);
+        for (number, signal) in FORWARDED {
+            let (receiver, sender) = UnixStream::pair()?;
+            receiver.set_nonblocking(true)?;
+            forwarding.ids.push(pipe::register(number, sender)?);
+            forwarding.arrivals.push((signal, receiver));
+        }
+        Ok(forwarding)
+    }
+
+    /// What to poll.
+    pub(super) fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.arrivals.iter().map(|(_, receiver)| receiver.as_fd())
+    }
+
+    /// The signals that arrived since the last look.
+    pub(super) fn take(&mut self) -> Vec<Signal> {
+        let mut found = Vec::new();
+        for (signal, receiver) in &mut self.arrivals {
+            while let Ok(n) = receiver.read(&mut [0; 16]) {
+                if n == 0 {
+                    break;
+                }
+                found.extend(std::iter::repeat_n(*signal, n));
+            }
+        }
+        found
+    }
+}
+
+impl Drop for Forwarding {
+    fn drop(&mut self) {
+        for id in self.ids.drain(..) {
+            unregister(id);
+        }
+        let mut jobs = JOBS.lock();
+        let left = jobs.unwrap_or(1) - 1;
+        *jobs = Some(left);
+        DEFAULT.store(left == 0, Ordering::SeqCst);
+    }
+}
