@@ -6,9 +6,13 @@ mod event_loop;
 mod limits;
 mod link;
 mod protocol;
+#[cfg(test)]
+mod protocol_tests;
 mod resolve;
 mod server;
 mod state;
+#[cfg(test)]
+mod state_tests;
 
 pub use client::TcpStore;
 pub use limits::Limits;

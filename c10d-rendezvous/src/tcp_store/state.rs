@@ -129,6 +129,12 @@ impl State {
         }
     }
 
+    /// Bytes that keys, queues and waits are counted as.
+    #[cfg(test)]
+    pub(super) fn memory(&self) -> usize {
+        self.bytes
+    }
+
     fn value(&self, key: &[u8]) -> &[u8] {
         self.values.get(key).map_or(&[], Vec::as_slice)
     }
