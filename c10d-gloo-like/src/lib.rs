@@ -1,8 +1,10 @@
 #![doc = include_str!("../README.md")]
 
 mod link;
+mod mesh;
 mod pause;
 mod plan;
+mod reduce;
 mod schedule;
 mod shm;
 mod tcp;

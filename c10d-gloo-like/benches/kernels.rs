@@ -1,0 +1,40 @@
+//! How fast the reduction kernels are: `cargo bench -p c10d-gloo-like`. GB/s of one source; with k sources, k times as many
+//! bytes are read.
+#![allow(missing_docs, dead_code, unsafe_code)]
+
+#[path = "../src/reduce/mod.rs"]
+mod reduce;
+
+use std::time::Duration;
+
+use c10d_core::{DType, ReduceOp};
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+
+fn kernels(c: &mut Criterion) {
+    for (bytes, name) in [(16 << 10, "16K"), (1 << 20, "1M")] {
+        for k in [2, 4] {
+            let mut group = c.benchmark_group(format!("{name}x{k}"));
+            group.throughput(Throughput::Bytes(bytes as u64)).sample_size(20);
+            group.warm_up_time(Duration::from_millis(50)).measurement_time(Duration::from_millis(150));
+            for (op, dtype) in rows() {
+                let kernel = reduce::kernel(op, dtype, true).expect("defined");
+                // 0x3D: small ordinary values as any float.
+                let mut memory = vec![vec![0x3Du8; bytes]; k];
+                let target = memory[0].as_mut_ptr();
+                let sources: Vec<*const u8> = memory.iter().map(|m| m.as_ptr()).collect();
+                group.bench_function(BenchmarkId::new(op.name(), dtype), |b| {
+                    // SAFETY: each source has so many bytes; in place of the first.
+                    b.iter(|| unsafe { kernel(target, &sources, bytes / dtype.size(), 1.0) })
+                });
+            }
+        }
+    }
+}
+
+fn rows() -> Vec<(ReduceOp, DType)> {
+    let ops = (0..ReduceOp::COUNT as u8).filter_map(|code| ReduceOp::from_code(code, 1.0));
+    ops.flat_map(|op| DType::ALL.iter().map(move |d| (op, *d))).filter(|(op, d)| op.is_defined_on(*d)).collect()
+}
+
+criterion_group!(benches, kernels);
+criterion_main!(benches);

@@ -1,0 +1,83 @@
+//! 16-bit floats to `f32` and back, rounding to nearest even, without branches: loops over them become vector code on any
+//! machine. The results are those of the `half` crate, bit by bit.
+
+#[inline(always)]
+pub(super) fn bf16_to_f32(h: u16) -> f32 {
+    f32::from_bits(u32::from(h) << 16)
+}
+
+#[inline(always)]
+pub(super) fn f32_to_bf16(x: f32) -> u16 {
+    let bits = x.to_bits();
+    let rounded = bits.wrapping_add(0x7FFF + (bits >> 16 & 1)) >> 16;
+    // A NaN stays one, quiet, whatever rounding would do to it.
+    let nan = bits >> 16 | 0x40;
+    (if x.is_nan() { nan } else { rounded }) as u16
+}
+
+/// 2^112: the difference of the exponents' biases.
+const REBIAS: f32 = f32::from_bits((127 + 112) << 23);
+
+#[inline(always)]
+pub(super) fn f16_to_f32(h: u16) -> f32 {
+    let magnitude = u32::from(h & 0x7FFF) << 13;
+    // Exact, for subnormals too.
+    let finite = (f32::from_bits(magnitude) * REBIAS).to_bits();
+    // Infinities and NaN; the latter become quiet.
+    let quiet = if magnitude > 0x7C00 << 13 { 0x40_0000 } else { 0 };
+    let special = magnitude | 0x7F80_0000 | quiet;
+    let bits = if magnitude >= 0x7C00 << 13 { special } else { finite };
+    f32::from_bits(bits | u32::from(h & 0x8000) << 16)
+}
+
+#[inline(always)]
+pub(super) fn f32_to_f16(x: f32) -> u16 {
+    let sign = x.to_bits() >> 16 & 0x8000;
+    let magnitude = x.to_bits() & 0x7FFF_FFFF;
+    // Normal: rebias, and round the 13 bits that go; a carry into the exponent is right, and 0x7C00 is infinity.
+    let normal = magnitude.wrapping_sub(112 << 23).wrapping_add(0xFFF + (magnitude >> 13 & 1)) >> 13;
+    // Subnormal: adding 0.5 brings the last bit of the result to the last bit of the sum, which rounds.
+    let subnormal = (f32::from_bits(magnitude) + 0.5).to_bits().wrapping_sub(0.5f32.to_bits());
+    let nan = 0x7E00 | magnitude >> 13 & 0x3FF;
+    let bits = if magnitude < 113 << 23 {
+        subnormal
+    } else if magnitude < 143 << 23 {
+        normal
+    } else if magnitude <= 0x7F80_0000 {
+        0x7C00
+    } else {
+        nan
+    };
+    (bits | sign) as u16
+}
+
+#[cfg(test)]
+mod tests {
+    use ::half::{bf16, f16};
+
+    use super::*;
+
+    #[test]
+    fn every_half_widens_as_it_should() {
+        for h in 0..=u16::MAX {
+            assert_eq!(f16_to_f32(h).to_bits(), f16::from_bits(h).to_f32().to_bits(), "{h:#x}");
+            assert_eq!(bf16_to_f32(h).to_bits(), u32::from(h) << 16);
+        }
+    }
+
+    /// Every value of 16 bits, their neighbours, and the midpoints between them, which decide the rounding.
+    #[test]
+    fn narrowing_rounds_to_nearest_even() {
+        let around =
+            |base: u32| [0u32, 1, 2, 0xFFF, 0x1000, 0x1001, 0x7FFF, 0x8000, 0x8001].map(|d| base.wrapping_add(d));
+        let check = |bits: u32| {
+            let x = f32::from_bits(bits);
+            assert_eq!(f32_to_bf16(x), bf16::from_f32(x).to_bits(), "bf16 of {bits:#x}");
+            assert_eq!(f32_to_f16(x), f16::from_f32(x).to_bits(), "f16 of {bits:#x}");
+        };
+        for h in 0..=u16::MAX {
+            around(u32::from(h) << 16).into_iter().for_each(check);
+            around(f16::from_bits(h).to_f32().to_bits()).into_iter().for_each(check);
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! The arithmetic: several ranks' values become one, in the order given, whatever the operation and the type.
+#![allow(unsafe_code)]
+
+mod element;
+mod half;
+mod operation;
+mod run;
+
+use c10d_core::{DType, ReduceOp};
+
+use element::{BFloat, Boolean, Half, Pair, Parts};
+use operation::{And, Average, Max, Min, Or, PreMultiplied, Product, Sum, Xor};
+use run::Machine;
+
+/// Reduces `n` elements of each source, in the order of the sources, into the target.
+///
+/// The last argument is the factor for a premultiplied sum, the divisor (the world size) for a final average, and of no
+/// meaning otherwise. No alignment is asked for.
+///
+/// # Safety
+/// There is at least one source; each is readable, and the target writable, for `n` elements. The target is exactly one of
+/// the sources or overlaps none.
+pub(crate) type Kernel = unsafe fn(*mut u8, &[*const u8], usize, f64);
+
+/// The kernel of an operation on a type, best for this machine; `None` where the operation has no meaning on the type.
+///
+/// Unless this is the `last` reduction of the values, an average is still a sum. A premultiplied sum multiplies each of
+/// the sources, so it must see original values only.
+pub(crate) fn kernel(op: ReduceOp, dtype: DType, last: bool) -> Option<Kernel> {
+    kernel_on(Machine::all().last()?, op, dtype, last)
+}
+
+fn kernel_on(machine: Machine, op: ReduceOp, dtype: DType, last: bool) -> Option<Kernel> {
+    use DType::*;
+    macro_rules! by_type {
+        ($op:ty: $($dtype:pat => $element:ty,)*) => {
+            match dtype {
+                $($dtype => Some(machine.kernel::<$element, $op>()),)*
+                _ => None,
+            }
+        };
+    }
+    macro_rules! by_parts {
+        ($op:ty) => {
+            by_type!($op: F16 => Half, BF16 => BFloat, F32 => f32, F64 => f64,
+                Complex64 => Parts<f32>, Complex128 => Parts<f64>,)
+        };
+    }
+    // Wrapping sums and products, and bits, do not care about signs.
+    macro_rules! by_bits {
+        ($op:ty) => {
+            by_type!($op: U8 | I8 => u8, U16 | I16 => u16, U32 | I32 => u32, U64 | I64 => u64, Bool => Boolean,)
+        };
+    }
+    macro_rules! by_order {
+        ($op:ty) => {
+            by_type!($op: U8 => u8, I8 => i8, U16 => u16, I16 => i16, U32 => u32, I32 => i32, U64 => u64, I64 => i64,
+                F16 => Half, BF16 => BFloat, F32 => f32, F64 => f64,)
+        };
+    }
+    match (op, dtype) {
+        (ReduceOp::Sum | ReduceOp::Max, Bool) => by_bits!(Or),
+        (ReduceOp::Product | ReduceOp::Min, Bool) => by_bits!(And),
+        (ReduceOp::Avg, _) if last => by_parts!(Average),
+        (ReduceOp::Avg, _) => by_parts!(Sum),
+        (ReduceOp::PreMulSum(_), _) => by_parts!(PreMultiplied),
+        (ReduceOp::Sum, F16 | BF16 | F32 | F64 | Complex64 | Complex128) => by_parts!(Sum),
+        (ReduceOp::Sum, _) => by_type!(Sum: U8 | I8 => u8, U16 | I16 => u16, U32 | I32 => u32, U64 | I64 => u64,),
+        (ReduceOp::Product, _) => by_type!(Product: U8 | I8 => u8, U16 | I16 => u16, U32 | I32 => u32,
+            U64 | I64 => u64, F16 => Half, BF16 => BFloat, F32 => f32, F64 => f64,
+            Complex64 => Pair<f32>, Complex128 => Pair<f64>,),
+        (ReduceOp::Min, _) => by_order!(Min),
+        (ReduceOp::Max, _) => by_order!(Max),
+        (ReduceOp::Band, _) => by_bits!(And),
+        (ReduceOp::Bor, _) => by_bits!(Or),
+        (ReduceOp::Bxor, _) => by_bits!(Xor),
+    }
+}
+
+#[cfg(test)]
+mod tests;
