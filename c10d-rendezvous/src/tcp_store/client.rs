@@ -155,7 +155,7 @@ impl TcpStore {
     pub fn barrier(&self, key: &str, world: u32, deadline: Instant) -> Result {
         let mut request = self.request(Command::Barrier, key)?;
         request.integer(world.into());
-        if self.call("wait at", &[key], deadline, |link| link.wait(&request, deadline))? {
+        if self.call("wait at", &[key], deadline, |link| link.wait(&request, deadline, GRACE))? {
             return Ok(());
         }
         Err(self.timed_out(&[key], &format!("fewer than {world} clients arrived at the barrier")))
@@ -307,7 +307,7 @@ impl TcpStore {
     ) -> Result<R> {
         let request = self.list_request(Command::Wait, keys)?;
         let found = self.call("wait for", keys, deadline, |link| {
-            if link.wait(&request, deadline)? {
+            if link.wait(&request, deadline, GRACE)? {
                 // The keys may have come at the last moment.
                 then(link, deadline.max(Instant::now() + GRACE)).map(Some)
             } else {

@@ -10,7 +10,7 @@ use rustix::net::RecvFlags;
 use super::protocol::{Command, STOP_WAITING, WAIT_CANCELED, Write};
 
 /// How long past the deadline of a wait the server may take to confirm that the wait is off.
-pub(super) const GRACE: Duration = Duration::from_millis(60);
+pub(super) const GRACE: Duration = Duration::from_millis(90);
 
 pub(super) struct Link {
     stream: TcpStream,
@@ -94,8 +94,9 @@ impl Link {
         if bytes == nonce.to_le_bytes() { Ok(()) } else { Err(invalid(format!("{bytes:02x?} instead of a pong"))) }
     }
 
-    /// Sends a WAIT or BARRIER; whether what it waits for happened in time.
-    pub(super) fn wait(&mut self, request: &[u8], deadline: Instant) -> io::Result<bool> {
+    /// Sends a WAIT or BARRIER; whether what it waits for happened in time. Past the deadline the server has `grace` to
+    /// confirm that the wait is off.
+    pub(super) fn wait(&mut self, request: &[u8], deadline: Instant, grace: Duration) -> io::Result<bool> {
         self.send(request, deadline)?;
         match self.byte(deadline) {
             Ok(STOP_WAITING) => return Ok(true),
@@ -103,7 +104,7 @@ impl Link {
             Err(e) if e.kind() == ErrorKind::TimedOut => {}
             Err(e) => return Err(e),
         }
-        let deadline = Instant::now() + GRACE;
+        let deadline = Instant::now() + grace;
         self.send(&[Command::CancelWait as u8], deadline)?;
         // The end of the wait may have crossed the cancellation on its way.
         match (self.byte(deadline)?, STOP_WAITING) {

@@ -5,6 +5,8 @@ mod connection;
 mod event_loop;
 mod limits;
 mod link;
+#[cfg(test)]
+mod link_tests;
 mod protocol;
 #[cfg(test)]
 mod protocol_tests;

@@ -1,0 +1,143 @@
+//! What several of these tests need.
+#![allow(dead_code, unreachable_pub)]
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use c10d_rendezvous::{ServerOptions, TcpStore, TcpStoreServer};
+
+/// A deadline that only a hang reaches.
+pub fn soon() -> Instant {
+    Instant::now() + Duration::from_secs(20)
+}
+
+pub fn server() -> TcpStoreServer {
+    server_with(ServerOptions::default())
+}
+
+pub fn server_with(options: ServerOptions) -> TcpStoreServer {
+    TcpStoreServer::bind("127.0.0.1:0".parse().unwrap(), options).unwrap()
+}
+
+pub fn client(addr: SocketAddr) -> TcpStore {
+    TcpStore::connect(&addr.ip().to_string(), addr.port(), soon()).unwrap()
+}
+
+/// This test program again, playing the test `role` (one that returns at once unless `C10D_TEST_ROLE` is set).
+pub fn role(role: &str) -> Command {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(role_args(role)).env("C10D_TEST_ROLE", role);
+    command
+}
+
+pub fn role_args(role: &str) -> [String; 4] {
+    [role.to_owned(), "--exact".into(), "--nocapture".into(), "--test-threads=1".into()]
+}
+
+pub fn plays(role: &str) -> bool {
+    std::env::var("C10D_TEST_ROLE").is_ok_and(|playing| playing == role)
+}
+
+/// A store server in a process of its own, which ends with this value.
+pub struct ServerProcess {
+    pub child: Child,
+    pub addr: SocketAddr,
+}
+
+/// The body of the test `role_server`, which each program that starts a [`ServerProcess`] has.
+pub fn play_server() {
+    if plays("role_server") {
+        let server = server();
+        println!("\nlistening {}", server.local_addr());
+        let _ = std::io::stdin().read_to_end(&mut Vec::new());
+    }
+}
+
+impl ServerProcess {
+    pub fn start() -> ServerProcess {
+        let mut child =
+            role("role_server").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let addr = lines
+            .map_while(Result::ok)
+            .find_map(|line| line.strip_prefix("listening ").map(|addr| addr.parse().unwrap()))
+            .expect("the server process says where it listens");
+        ServerProcess { child, addr }
+    }
+
+    pub fn signal(&self, signal: rustix::process::Signal) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, signal).unwrap();
+    }
+}
+
+impl Drop for ServerProcess {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+pub const HELLO: &[u8] = &[0x00, 0xce, 0xf7, 0x85, 0x3c];
+
+/// A connection that says what a test wants.
+pub struct Raw(pub TcpStream);
+
+impl Raw {
+    /// Connects and says `first`.
+    pub fn new(addr: SocketAddr, first: &[u8]) -> Raw {
+        let stream = TcpStream::connect(addr).unwrap();
+        stream.set_nodelay(true).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        stream.set_write_timeout(Some(Duration::from_secs(20))).unwrap();
+        let mut raw = Raw(stream);
+        raw.say(first);
+        raw
+    }
+
+    /// Connects and shakes hands.
+    pub fn valid(addr: SocketAddr) -> Raw {
+        let mut raw = Raw::new(addr, HELLO);
+        raw.ping();
+        raw
+    }
+
+    pub fn say(&mut self, bytes: &[u8]) {
+        self.0.write_all(bytes).unwrap();
+    }
+
+    pub fn hear(&mut self, n: usize) -> Vec<u8> {
+        let mut bytes = vec![0; n];
+        self.0.read_exact(&mut bytes).unwrap();
+        bytes
+    }
+
+    pub fn ping(&mut self) {
+        self.say(&[0x0d, 1, 2, 3, 4]);
+        assert_eq!(self.hear(4), [1, 2, 3, 4]);
+    }
+
+    /// Waits until the server closes; panics if it answers or stays.
+    pub fn closed(mut self) {
+        match self.0.read(&mut [0; 64]) {
+            Ok(0) => {}
+            Err(e) if e.kind() == std::io::ErrorKind::ConnectionReset => {}
+            other => panic!("not closed: {other:?}"),
+        }
+    }
+}
+
+pub fn string(bytes: &[u8]) -> Vec<u8> {
+    [&(bytes.len() as u64).to_le_bytes()[..], bytes].concat()
+}
+
+pub fn int(n: i64) -> Vec<u8> {
+    n.to_le_bytes().to_vec()
+}
+
+/// A command with its fields.
+pub fn say(code: u8, fields: &[Vec<u8>]) -> Vec<u8> {
+    [vec![code], fields.concat()].concat()
+}

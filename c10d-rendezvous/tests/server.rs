@@ -1,0 +1,321 @@
+//! The server among clients that misbehave, and among many.
+
+mod common;
+
+use std::io::{Read, Write};
+use std::os::fd::AsRawFd;
+use std::time::{Duration, Instant};
+
+use c10d_core::Store;
+use c10d_rendezvous::{Limits, ServerOptions, TcpStore, TcpStoreServer};
+use common::{HELLO, Raw, ServerProcess, client, int, play_server, say, server, server_with, soon, string};
+
+fn small() -> ServerOptions {
+    let mut limits = Limits::default();
+    limits.reply = 4 << 20;
+    limits.buffers = 16 << 20;
+    limits.total = 8 << 20;
+    limits.per_key = 2 << 20;
+    limits.request = 4 << 20;
+    let mut options = ServerOptions::default();
+    options.limits = limits;
+    options
+}
+
+#[test]
+fn role_server() {
+    play_server();
+}
+
+#[test]
+fn bytes_that_are_no_handshake_close_the_connection_and_execute_nothing() {
+    let server = server();
+    let store = client(server.local_addr());
+    let set = say(1, &[string(b"/evil"), string(b"1")]);
+    let wrong_magic = [0x00, 0xef, 0xbe, 0xad, 0xde];
+    for garbage in [
+        b"GET / HTTP/1.1\r\n\r\n".to_vec(),
+        b"SSH-2.0-OpenSSH_9.0\r\n".to_vec(),
+        vec![0x16, 0x03, 0x01, 0x02, 0x00],
+        vec![0xff; 1000],
+        set.clone(),
+        [&[0x0d, 1, 0, 0, 0][..], &set].concat(),
+        [&wrong_magic[..], &set].concat(),
+        [&[0x00, 0xce][..], &set].concat(),
+    ] {
+        let mut raw = Raw::new(server.local_addr(), &[]);
+        // The server may close while more is on its way.
+        let _ = raw.0.write_all(&garbage);
+        raw.closed();
+    }
+    assert_eq!(store.num_keys(soon()).unwrap(), 0);
+}
+
+#[test]
+fn silent_connections_are_dropped_after_five_seconds_and_validated_ones_kept() {
+    let server = server();
+    let mut valid = Raw::valid(server.local_addr());
+    let start = Instant::now();
+    let silent = Raw::new(server.local_addr(), &[]);
+    let mut half = Raw::new(server.local_addr(), &HELLO[..3]);
+    let trickle = std::thread::spawn(move || {
+        // Bytes that come, but not to an end, do not extend the time.
+        std::thread::sleep(Duration::from_secs(2));
+        let _ = half.0.write_all(&HELLO[3..4]);
+        half.closed();
+    });
+    silent.closed();
+    trickle.join().unwrap();
+    assert!(start.elapsed() >= Duration::from_millis(4900), "dropped after {:?}", start.elapsed());
+    valid.ping();
+}
+
+#[test]
+fn what_breaks_the_rules_costs_the_connection_and_nobody_else() {
+    let server = server_with(small());
+    let addr = server.local_addr();
+    let mut other = Raw::valid(addr);
+    other.say(&say(1, &[string(b"/text"), string(b"hello")]));
+    let key = |n: usize| string(&vec![b'k'; n]);
+    let append = say(9, &[string(b"/k"), string(&vec![0; 1 << 20])]);
+    let cases = [
+        ("a second handshake", HELLO.to_vec()),
+        ("an unknown command", vec![200]),
+        ("add to text", say(4, &[string(b"/text"), int(1)])),
+        ("add beyond 64 bits", [say(4, &[string(b"/n"), int(i64::MAX)]), say(4, &[string(b"/n"), int(1)])].concat()),
+        ("a key of 8193 bytes", say(1, &[key(8193), string(b"")])),
+        ("a value of 8 MiB + 1", say(1, &[string(b"/k"), int((8 << 20) + 1)])),
+        ("131073 keys", say(5, &[int(131_073)])),
+        ("a length of 2^63", say(3, &[int(i64::MIN)])),
+        ("two waits at once", say(6, &[int(1), string(b"/x")]).repeat(2)),
+        ("appending without end", append.repeat(3)),
+        ("queueing without end", say(14, &[string(b"/q"), string(&vec![0; 1 << 20])]).repeat(3)),
+        (
+            "a request of many megabytes",
+            say(11, &[int(9), [string(b"/m"), string(&vec![0; 1 << 20])].concat().repeat(5)]),
+        ),
+    ];
+    for (what, request) in cases {
+        let mut bad = Raw::valid(addr);
+        let _ = bad.0.write_all(&request);
+        // Answers to the part that was right may come first; the end must.
+        let mut rest = Vec::new();
+        match bad.0.read_to_end(&mut rest) {
+            Ok(n) => assert!(n <= 8, "{what}: {n} bytes answered"),
+            Err(e) => assert_eq!(e.kind(), std::io::ErrorKind::ConnectionReset, "{what}"),
+        }
+        other.ping();
+    }
+    // The store fills up, and frees up again.
+    let store = client(addr);
+    let filled = (0..20).take_while(|i| store.set(&format!("fill{i}"), &vec![0; 1 << 20], soon()).is_ok()).count();
+    assert!((3..8).contains(&filled), "{filled} MiB in a store of 8 MiB");
+    assert!(store.set("one more", &vec![0; 1 << 20], soon()).is_err());
+    assert!(store.delete("fill0", soon()).unwrap());
+    store.set("one more", &vec![0; 1 << 20], soon()).unwrap();
+}
+
+#[test]
+fn a_value_above_the_limit_is_the_callers_error_and_the_connection_lives() {
+    let server = server();
+    let store = client(server.local_addr());
+    let error = store.set("k", &vec![0; (8 << 20) + 1], soon()).unwrap_err().to_string();
+    assert!(error.contains("8388609") && error.contains("8388608") && error.contains("\"k\""), "{error}");
+    assert!(store.set(&"k".repeat(8192), b"", soon()).is_err());
+    let keys: Vec<&str> = vec!["k"; (128 << 10) + 1];
+    assert!(store.check(&keys, soon()).is_err());
+    assert_eq!(store.num_keys(soon()).unwrap(), 0);
+    let most = vec![7; 8 << 20];
+    store.set("k", &most, soon()).unwrap();
+    assert!(store.get("k", soon()).unwrap() == most);
+}
+
+#[test]
+fn a_client_that_never_reads_is_held_back_then_dropped_and_hurts_nobody() {
+    let mut options = small();
+    options.request_timeout = Duration::from_millis(500);
+    let server = server_with(options);
+    let store = client(server.local_addr());
+    store.set("big", &vec![1; 1 << 20], soon()).unwrap();
+    let mut greedy = Raw::valid(server.local_addr());
+    greedy.0.set_nonblocking(true).unwrap();
+    let get = say(3, &[string(b"/big")]);
+    // Asks for many gigabytes; the server stops reading long before.
+    let mut asked = 0;
+    while asked < 1_000_000 && greedy.0.write_all(&get).is_ok() {
+        asked += 1;
+    }
+    for _ in 0..100 {
+        assert_eq!(store.get("big", soon()).unwrap().len(), 1 << 20);
+    }
+    // Nothing read for long enough: the rest never comes.
+    std::thread::sleep(Duration::from_secs(1));
+    greedy.0.set_nonblocking(false).unwrap();
+    let mut received = 0;
+    let mut buffer = vec![0; 1 << 20];
+    while let Ok(n @ 1..) = greedy.0.read(&mut buffer) {
+        received += n;
+    }
+    assert!(received < asked * (1 << 20), "{received} bytes of {asked} MiB");
+    // One that asks for as much, but reads, gets it all.
+    let mut patient = Raw::valid(server.local_addr());
+    let mut asking = patient.0.try_clone().unwrap();
+    let get = get.clone();
+    let asker = std::thread::spawn(move || (0..50).for_each(|_| asking.write_all(&get).unwrap()));
+    for _ in 0..50 {
+        assert_eq!(patient.hear(8), int(1 << 20));
+        assert_eq!(patient.hear(1 << 20), vec![1; 1 << 20]);
+    }
+    asker.join().unwrap();
+}
+
+#[test]
+fn a_request_that_does_not_end_is_dropped() {
+    let mut options = ServerOptions::default();
+    options.request_timeout = Duration::from_millis(300);
+    let server = server_with(options);
+    let mut slow = Raw::valid(server.local_addr());
+    slow.say(&say(1, &[string(b"/k")]));
+    let mut waiting = Raw::valid(server.local_addr());
+    waiting.say(&say(6, &[int(1), string(b"/later")]));
+    slow.closed();
+    // A complete request that waits is no such thing.
+    waiting.ping();
+    client(server.local_addr()).set("later", b"", soon()).unwrap();
+    assert_eq!(waiting.hear(1), [0]);
+}
+
+#[test]
+fn the_oldest_unvalidated_connections_make_room() {
+    let mut options = ServerOptions::default();
+    options.max_unvalidated = 3;
+    let server = server_with(options);
+    let mut valid = Raw::valid(server.local_addr());
+    let mut silent: Vec<Raw> = (0..4).map(|_| Raw::new(server.local_addr(), &[])).collect();
+    silent.remove(0).closed();
+    for raw in &mut silent {
+        raw.say(HELLO);
+        raw.ping();
+    }
+    valid.ping();
+}
+
+#[test]
+fn dead_waiters_are_forgotten() {
+    let server = server();
+    let store = client(server.local_addr());
+    for _ in 0..100 {
+        Raw::valid(server.local_addr()).say(&say(6, &[int(1), string(b"/ghost")]));
+    }
+    store.set("ghost", b"", soon()).unwrap();
+    assert_eq!(store.num_keys(soon()).unwrap(), 1);
+}
+
+#[test]
+fn both_address_families_and_a_taken_port() {
+    for addr in ["127.0.0.1:0", "[::1]:0"] {
+        let Ok(server) = TcpStoreServer::bind(addr.parse().unwrap(), ServerOptions::default()) else {
+            println!("skipped: no {addr} on this machine");
+            continue;
+        };
+        client(server.local_addr()).set("k", b"v", soon()).unwrap();
+        let error = TcpStoreServer::bind(server.local_addr(), ServerOptions::default()).unwrap_err().to_string();
+        assert!(error.contains(&server.local_addr().to_string()), "{error}");
+    }
+}
+
+#[test]
+fn a_dropped_server_is_gone_and_a_draining_one_stays_for_its_clients() {
+    let stopped = server();
+    let addr = stopped.local_addr();
+    let store = client(addr);
+    drop(stopped);
+    assert!(store.check(&["k"], soon()).is_err());
+
+    let draining = server();
+    let (host, other) = (client(draining.local_addr()), client(draining.local_addr()));
+    host.set("k", b"v", soon()).unwrap();
+    drop(host);
+    let thread = std::thread::spawn(move || draining.drain(Duration::from_secs(20)));
+    assert_eq!(other.get("k", soon()).unwrap(), b"v");
+    drop(other);
+    let start = Instant::now();
+    thread.join().unwrap();
+    assert!(start.elapsed() < Duration::from_secs(15), "it waited for nobody");
+
+    let draining = server();
+    let stays = client(draining.local_addr());
+    draining.drain(Duration::from_millis(50));
+    assert!(stays.check(&["k"], soon()).is_err());
+}
+
+#[test]
+fn ten_thousand_idle_clients() {
+    const CLIENTS: usize = 10_000;
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    if limit.is_some_and(|limit| limit < CLIENTS as u64 + 200) {
+        println!("skipped: {limit:?} open files are not enough for {CLIENTS} clients");
+        return;
+    }
+    let server = ServerProcess::start();
+    let resident = || {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", server.child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<usize>().unwrap() << 10
+    };
+    let store = client(server.addr);
+    store.set("k", b"v", soon()).unwrap();
+    let before = resident();
+    let mut idle: Vec<Raw> = (0..CLIENTS).map(|_| Raw::valid(server.addr)).collect();
+    let per_client = resident().saturating_sub(before) / CLIENTS;
+    println!("{per_client} bytes per idle client");
+    assert!(per_client <= 4096);
+    for i in 0..100 {
+        assert_eq!(store.add("n", 1, soon()).unwrap(), i + 1);
+    }
+    idle.iter_mut().step_by(97).for_each(Raw::ping);
+    // All of them wait for one key, and all hear of it.
+    let wait = say(6, &[int(1), string(b"/go")]);
+    idle.iter_mut().for_each(|raw| raw.say(&wait));
+    idle.iter_mut().rev().step_by(997).for_each(Raw::ping);
+    store.set("go", b"", soon()).unwrap();
+    idle.iter_mut().for_each(|raw| assert_eq!(raw.hear(1), [0]));
+}
+
+/// Out of descriptors, the server goes on serving those it has, and accepts again when there are some.
+#[test]
+fn role_server_without_descriptors() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    if !common::plays("role_server_without_descriptors") {
+        return;
+    }
+    let server = server();
+    let store: TcpStore = client(server.local_addr());
+    let raws: Vec<Raw> = (0..8).map(|_| Raw::valid(server.local_addr())).collect();
+    store.set("before", b"", soon()).unwrap();
+    // Room for the client's end of a connection, none for the server's: the lowest free descriptor is the last.
+    let next = std::fs::File::open("/dev/null").unwrap().as_raw_fd() as u64;
+    setrlimit(Resource::Nofile, Rlimit { current: Some(next + 1), ..getrlimit(Resource::Nofile) }).unwrap();
+    let mut waiting = std::net::TcpStream::connect(server.local_addr()).unwrap();
+    waiting.write_all(&[HELLO, &[0x0d, 5, 6, 7, 8]].concat()).unwrap();
+    waiting.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+    assert!(waiting.read(&mut [0; 4]).is_err(), "it was accepted: the test does not test");
+    store.set("while", b"", soon()).unwrap();
+    drop(raws);
+    waiting.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    let mut pong = [0; 4];
+    waiting.read_exact(&mut pong).unwrap();
+    assert_eq!(pong, [5, 6, 7, 8]);
+    println!("\nserved without descriptors");
+}
+
+#[test]
+fn no_descriptors_left() {
+    let out = common::role("role_server_without_descriptors").output().unwrap();
+    let text = String::from_utf8_lossy(&out.stdout);
+    assert!(
+        out.status.success() && text.contains("served without descriptors"),
+        "{text}{}",
+        String::from_utf8_lossy(&out.stderr)
+    );
+}
