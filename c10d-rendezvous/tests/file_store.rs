@@ -1,0 +1,139 @@
+//! The file store among processes, crashes and full disks.
+
+mod common;
+
+use std::fs::OpenOptions;
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use c10d_core::{ErrorKind, Store};
+use c10d_rendezvous::FileStore;
+use common::{plays, role, soon};
+use rustix::fs::{FlockOperation, flock};
+
+/// A directory that goes with the test.
+struct Dir(PathBuf);
+
+impl Dir {
+    fn new(name: &str) -> Dir {
+        let path = std::env::temp_dir().join(format!("c10d-file-{name}-{}", std::process::id()));
+        std::fs::create_dir(&path).unwrap();
+        Dir(path)
+    }
+
+    fn file(&self) -> PathBuf {
+        self.0.join("store")
+    }
+}
+
+impl Drop for Dir {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+fn names(error: &c10d_core::Error, path: &std::path::Path) {
+    assert_eq!(*error.kind(), ErrorKind::Store, "{error}");
+    assert!(error.to_string().contains(path.to_str().unwrap()), "{error}");
+}
+
+#[test]
+fn role_counter() {
+    if plays("role_counter") {
+        let store = FileStore::open(std::env::var("C10D_TEST_FILE").unwrap()).unwrap();
+        for _ in 0..100 {
+            store.add("n", 1, soon()).unwrap();
+            store.append("log", b"x", soon()).unwrap();
+        }
+    }
+}
+
+#[test]
+fn processes_count_together() {
+    let dir = Dir::new("count");
+    let mut children: Vec<_> =
+        (0..4).map(|_| role("role_counter").env("C10D_TEST_FILE", dir.file()).stdout(Stdio::null()).spawn().unwrap()).collect();
+    assert!(children.iter_mut().all(|child| child.wait().unwrap().success()));
+    let store = FileStore::open(dir.file()).unwrap();
+    assert_eq!(store.get("n", soon()).unwrap(), b"400");
+    assert_eq!(store.get("log", soon()).unwrap(), vec![b'x'; 400]);
+}
+
+#[test]
+fn a_torn_last_record_is_ignored_then_replaced() {
+    let dir = Dir::new("torn");
+    let (a, b) = (FileStore::open(dir.file()).unwrap(), FileStore::open(dir.file()).unwrap());
+    a.set("k", b"1", soon()).unwrap();
+    let whole = std::fs::metadata(dir.file()).unwrap().len();
+    a.set("k", b"a longer value", soon()).unwrap();
+    let end = std::fs::metadata(dir.file()).unwrap().len();
+    for cut in whole..end {
+        let file = OpenOptions::new().write(true).open(dir.file()).unwrap();
+        std::fs::copy(dir.file(), dir.0.join("copy")).unwrap();
+        let torn = OpenOptions::new().write(true).open(dir.0.join("copy")).unwrap();
+        torn.set_len(cut).unwrap();
+        let store = FileStore::open(dir.0.join("copy")).unwrap();
+        assert_eq!(store.get("k", soon()).unwrap(), b"1", "cut at {cut}");
+        store.set("l", b"2", soon()).unwrap();
+        let again = FileStore::open(dir.0.join("copy")).unwrap();
+        assert_eq!(again.multi_get(&["k", "l"], soon()).unwrap(), [b"1", b"2"], "cut at {cut}");
+        drop(file);
+    }
+    // A head that is torn is no foreign file.
+    std::fs::write(dir.0.join("head"), b"c10d").unwrap();
+    FileStore::open(dir.0.join("head")).unwrap().set("k", b"v", soon()).unwrap();
+    assert_eq!(b.get("k", soon()).unwrap(), b"a longer value");
+}
+
+#[test]
+fn a_file_that_is_something_else_is_refused_and_left_alone() {
+    let dir = Dir::new("foreign");
+    std::fs::write(dir.file(), b"my diary").unwrap();
+    let store = FileStore::open(dir.file()).unwrap();
+    names(&store.set("k", b"v", soon()).unwrap_err(), &dir.file());
+    names(&store.get("k", soon()).unwrap_err(), &dir.file());
+    assert_eq!(std::fs::read(dir.file()).unwrap(), b"my diary");
+}
+
+#[test]
+fn a_removed_or_shortened_file_is_an_error_that_names_it() {
+    let dir = Dir::new("removed");
+    let store = FileStore::open(dir.file()).unwrap();
+    store.set("k", b"v", soon()).unwrap();
+    OpenOptions::new().write(true).open(dir.file()).unwrap().set_len(10).unwrap();
+    names(&store.get("k", soon()).unwrap_err(), &dir.file());
+    std::fs::remove_file(dir.file()).unwrap();
+    names(&store.get("k", soon()).unwrap_err(), &dir.file());
+    names(&store.set("k", b"v", soon()).unwrap_err(), &dir.file());
+}
+
+#[test]
+fn a_file_that_cannot_be_made_or_written() {
+    let dir = Dir::new("nowhere");
+    let path = dir.0.join("missing").join("store");
+    names(&FileStore::open(&path).err().unwrap(), &path);
+    names(&FileStore::open(&dir.0).err().unwrap(), &dir.0);
+    let full = PathBuf::from("/dev/full");
+    match FileStore::open(&full) {
+        Ok(store) => names(&store.set("k", b"v", soon()).unwrap_err(), &full),
+        Err(e) => println!("skipped: no usable /dev/full: {e}"),
+    }
+}
+
+#[test]
+fn a_lock_that_somebody_keeps_does_not_keep_us() {
+    let dir = Dir::new("lock");
+    let store = FileStore::open(dir.file()).unwrap();
+    store.set("k", b"v", soon()).unwrap();
+    let other = std::fs::File::open(dir.file()).unwrap();
+    flock(&other, FlockOperation::LockExclusive).unwrap();
+    let start = Instant::now();
+    let soon_over = || start + Duration::from_millis(100);
+    names(&store.set("k", b"w", soon_over()).unwrap_err(), &dir.file());
+    names(&store.get("k", soon_over()).unwrap_err(), &dir.file());
+    names(&store.wait(&["k", "l"], soon_over()).unwrap_err(), &dir.file());
+    assert!(start.elapsed() < Duration::from_secs(10));
+    drop(other);
+    assert_eq!(store.get("k", soon()).unwrap(), b"v");
+}
