@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+mod exec;
 mod link;
 mod mesh;
 mod pause;

@@ -8,9 +8,9 @@ use std::ptr::{self, NonNull};
 
 use c10d_core::{Error, ErrorKind, Result};
 
+use super::Reduction;
 use crate::link::Link;
 use crate::plan::{Region, Space};
-use crate::reduce::Kernel;
 
 /// Tensors laid end to end.
 #[derive(Default)]
@@ -239,8 +239,9 @@ impl Spaces {
         self.sources.push(shown.map_or(ptr::null(), |s| s.at));
     }
 
-    /// Reduces `n` bytes, which all sources show, into the region from `done` on.
-    pub(super) fn reduce(&mut self, kernel: &Kernel, own: &Region, to: &Region, last: bool, mut done: usize, n: usize) {
+    /// Reduces `n` bytes (whole elements), which all sources show, into the region from `done` on.
+    pub(super) fn reduce(&mut self, by: &Reduction, last: bool, own: &Region, to: &Region, mut done: usize, n: usize) {
+        let kernel = if last { by.last } else { by.partial };
         let end = done + n;
         let Some(mine) = self.sources.iter().position(|s| s.is_null()) else { return };
         while done < end {
@@ -252,7 +253,7 @@ impl Spaces {
             self.sources[mine] = source;
             // SAFETY: every source shows `n` bytes, of which `end - done >= b` are left; own region and target are `b`
             // bytes of a piece each, and are the same or do not overlap.
-            unsafe { kernel.reduce(target, &self.sources, b, last) };
+            unsafe { kernel(target, &self.sources, b / by.elem, by.scale) };
             for (i, s) in self.sources.iter_mut().enumerate() {
                 if i != mine {
                     // SAFETY: at most one beyond the `n` bytes shown.

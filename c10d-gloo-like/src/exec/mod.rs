@@ -5,6 +5,7 @@
 
 mod announce;
 mod memory;
+mod reduction;
 mod steps;
 #[cfg(test)]
 mod tests;
@@ -19,10 +20,10 @@ use crate::link::Link;
 use crate::mesh::Health;
 use crate::pause::Pause;
 use crate::plan::{Action, Plan, Region, StepId};
-use crate::reduce::Kernel;
 use wait::Waiting;
 
 pub(crate) use memory::Spaces;
+pub(crate) use reduction::Reduction;
 
 /// One op, as this rank runs it.
 pub(crate) struct Op<'a> {
@@ -35,7 +36,7 @@ pub(crate) struct Op<'a> {
     /// Bytes of an element; 1 where there are none.
     pub(crate) elem: usize,
     /// How to reduce; needed where the plan reduces.
-    pub(crate) kernel: Option<&'a Kernel>,
+    pub(crate) reduction: Option<Reduction>,
     /// When it must be over; asked only when it has to wait.
     pub(crate) deadline: &'a dyn Fn() -> Instant,
 }
@@ -143,7 +144,7 @@ impl Executor {
                         && inside(own)
                         && inside(to)
                         && own.len == to.len
-                        && op.kernel.is_some()
+                        && op.reduction.is_some()
                 }
             };
             if !fits {
@@ -166,7 +167,7 @@ impl Executor {
 
     /// Visits every unfinished step once. Whether anything moved.
     fn sweep(&mut self, op: &Op<'_>, spaces: &mut Spaces) -> Result<bool> {
-        self.sweep += 1;
+        self.sweep = self.sweep.wrapping_add(1);
         let mut moved = false;
         let mut kept = 0;
         for i in 0..self.pending.len() {

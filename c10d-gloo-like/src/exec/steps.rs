@@ -210,8 +210,8 @@ impl Executor {
         if !complete || (n == 0 && to.len > 0) {
             return Ok(moved);
         }
-        if let Some(kernel) = op.kernel {
-            spaces.reduce(kernel, own, to, last, done, n);
+        if let Some(reduction) = &op.reduction {
+            spaces.reduce(reduction, last, own, to, done, n);
         }
         let over = done + n == to.len;
         for peer in peers {

@@ -1,18 +1,19 @@
 //! Plans over real links: ranks are threads, connected by shared memory or TCP.
 
+mod speed;
+
 use std::cell::OnceCell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use c10d_core::{ErrorKind, Fingerprint, HashStore, OpKind, Result};
+use c10d_core::{DType, ErrorKind, Fingerprint, HashStore, OpKind, ReduceOp, Result};
 
-use super::{Executor, Op, Spaces};
+use super::{Executor, Op, Reduction, Spaces};
 use crate::mesh::{Mesh, Transport, Wiring};
 use crate::pause::Pause;
 use crate::plan::Plan;
-use crate::reduce::Kernel;
 use crate::schedule::select::Algorithm;
 use crate::schedule::{Blocks, Place, direct, fill};
 use crate::shm::Doorbell;
@@ -34,6 +35,16 @@ struct Rank {
 
 /// Runs `body` on every rank of a world, and gives what the ranks return.
 fn ranks<T: Send>(world: u32, transport: Transport, body: impl Fn(&mut Rank) -> T + Sync) -> Vec<T> {
+    ranks_with(world, transport, true, body)
+}
+
+/// The same; `crowded`: the ranks do not spin.
+fn ranks_with<T: Send>(
+    world: u32,
+    transport: Transport,
+    crowded: bool,
+    body: impl Fn(&mut Rank) -> T + Sync,
+) -> Vec<T> {
     static WORLDS: AtomicU64 = AtomicU64::new(0);
     let session = u128::from(WORLDS.fetch_add(1, Ordering::Relaxed)).to_le_bytes();
     let store = Arc::new(HashStore::new());
@@ -54,7 +65,7 @@ fn ranks<T: Send>(world: u32, transport: Transport, body: impl Fn(&mut Rank) -> 
                     let mut mesh = Mesh::connect(wiring).unwrap();
                     let bell = mesh.segment.clone().map(Doorbell::new);
                     let links = std::mem::take(&mut mesh.collective);
-                    let executor = Executor::new(rank, links, mesh.health.clone(), Pause::new(true, bell));
+                    let executor = Executor::new(rank, links, mesh.health.clone(), Pause::new(crowded, bell));
                     let me = Place { world, rank };
                     let (spaces, plan) = (Spaces::new(), Plan::default());
                     body(&mut Rank { mesh, me, executor, spaces, plan, seq: 0, timeout: PATIENCE })
@@ -78,7 +89,7 @@ impl Rank {
         let print = Fingerprint {
             seq: self.seq,
             op: op as u8,
-            dtype: 4,
+            dtype: DType::U32 as u8,
             reduce: if op.reduces() { 0 } else { Fingerprint::NO_REDUCE },
             step: 0,
             count,
@@ -98,13 +109,12 @@ impl Rank {
             }
         }
         let (timeout, deadline) = (self.timeout, OnceCell::new());
-        let kernel = Kernel;
         let op = Op {
             plan: &self.plan,
             print,
             uneven: op.is_uneven(),
             elem: 4,
-            kernel: Some(&kernel),
+            reduction: Reduction::new(ReduceOp::Sum, DType::U32, self.me.world),
             deadline: &|| *deadline.get_or_init(|| Instant::now() + timeout),
         };
         self.executor.run(&op, &mut self.spaces)

@@ -62,7 +62,7 @@ impl Fabric {
 /// Up to this world, everybody to everybody costs little, and its few rounds pay.
 const SMALL_WORLD: u32 = 8;
 /// Bytes that a rank sends in one-shot before the second round of `direct` is cheaper than the repeated bytes.
-const ONE_SHOT_SHM: usize = 16 << 10;
+const ONE_SHOT_SHM: usize = 8 << 10;
 const ONE_SHOT_TCP: usize = 64 << 10;
 /// In large worlds, up to this many bytes few messages matter more than few bytes.
 const TREE_SHM: usize = 16 << 10;

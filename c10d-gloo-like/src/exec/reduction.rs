@@ -1,0 +1,27 @@
+//! How an op reduces.
+
+use c10d_core::{DType, ReduceOp};
+
+use crate::reduce::{self, Kernel};
+
+/// The kernels of one op.
+#[derive(Clone, Copy)]
+pub(crate) struct Reduction {
+    /// Where more is added later.
+    pub(super) partial: Kernel,
+    /// Where nothing is.
+    pub(super) last: Kernel,
+    /// The factor of a premultiplied sum, the divisor of an average.
+    pub(super) scale: f64,
+    /// Bytes of an element.
+    pub(super) elem: usize,
+}
+
+impl Reduction {
+    /// The reduction by `op` of as many values as the world has ranks; none where the operation has no meaning.
+    pub(crate) fn new(op: ReduceOp, dtype: DType, world: u32) -> Option<Reduction> {
+        let scale = if let ReduceOp::PreMulSum(factor) = op { factor } else { f64::from(world) };
+        let kernel = |last| reduce::kernel(op, dtype, last);
+        Some(Reduction { partial: kernel(false)?, last: kernel(true)?, scale, elem: dtype.size() })
+    }
+}
