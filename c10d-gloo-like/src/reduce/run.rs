@@ -10,56 +10,52 @@ use super::operation::Operation;
 const BLOCK: usize = 1024;
 const BLOCK_BYTES: usize = 2048;
 
-/// Block by block: accumulate the sources, two at a time, in memory that nothing else can point to (so the compiler needs
-/// no overlap checks and uses vectors), then write the target.
+/// One or two sources: straight into the target. More: block by block, accumulated in memory that nothing else can point
+/// to. The target may be a source, and a compiler that must doubt it writes no vector code, so each such case has a loop
+/// of its own.
 ///
 /// # Safety
 /// As for [`Kernel`].
 #[inline(always)]
 unsafe fn run<E: Element, O: Operation<E::Wide>>(to: *mut u8, sources: &[*const u8], n: usize, scale: f64) {
-    let mut sum = [MaybeUninit::<E::Wide>::uninit(); BLOCK];
-    let sum = sum.as_mut_ptr().cast::<E::Wide>();
-    let block = (BLOCK_BYTES / size_of::<E::Wide>()).min(BLOCK);
-    let Some((first, others)) = sources.split_first() else { return };
     let n = n * E::PARTS;
-    let mut at = 0;
-    while at < n {
-        let m = block.min(n - at);
-        // SAFETY: `at + i < n` elements are readable at each source and writable at the target, says the caller;
-        // `i < m <= BLOCK`; each place of the block is written before it is read.
-        unsafe {
-            let get = |source: *const u8, i: usize| {
-                let raw = source.cast::<E::Raw>().add(at + i).read_unaligned();
-                O::enter(E::widen(raw), scale)
-            };
-            let rest = if let Some((second, rest)) = others.split_first() {
-                for i in 0..m {
-                    *sum.add(i) = O::combine(get(*first, i), get(*second, i));
+    let to = to.cast::<E::Raw>();
+    // SAFETY, for all that follows: elements below `n` are readable at each source and writable at the target, says the
+    // caller; each place of the block is written before it is read.
+    let get = |source: *const u8, i: usize| {
+        // SAFETY: as above.
+        O::enter(E::widen(unsafe { source.cast::<E::Raw>().add(i).read_unaligned() }), scale)
+    };
+    // SAFETY: as above.
+    let put = |i: usize, value: E::Wide| unsafe { to.add(i).write_unaligned(E::narrow(O::leave(value, scale))) };
+    let onto = to.cast_const().cast::<u8>();
+    match *sources {
+        [] => {}
+        [a] if a == onto => (0..n).for_each(|i| put(i, get(onto, i))),
+        [a] => (0..n).for_each(|i| put(i, get(a, i))),
+        [a, b] if a == onto => (0..n).for_each(|i| put(i, O::combine(get(onto, i), get(b, i)))),
+        [a, b] if b == onto => (0..n).for_each(|i| put(i, O::combine(get(a, i), get(onto, i)))),
+        [a, b] => (0..n).for_each(|i| put(i, O::combine(get(a, i), get(b, i)))),
+        [a, b, ref between @ .., z] => {
+            let mut sum = [MaybeUninit::<E::Wide>::uninit(); BLOCK];
+            let sum = sum.as_mut_ptr().cast::<E::Wide>();
+            let block = (BLOCK_BYTES / size_of::<E::Wide>()).min(BLOCK);
+            for at in (0..n).step_by(block) {
+                let m = block.min(n - at);
+                // SAFETY: as above, and `i < m <= BLOCK`.
+                unsafe {
+                    (0..m).for_each(|i| *sum.add(i) = O::combine(get(a, at + i), get(b, at + i)));
+                    for &c in between {
+                        (0..m).for_each(|i| *sum.add(i) = O::combine(*sum.add(i), get(c, at + i)));
+                    }
+                    if z == onto {
+                        (0..m).for_each(|i| put(at + i, O::combine(*sum.add(i), get(onto, at + i))));
+                    } else {
+                        (0..m).for_each(|i| put(at + i, O::combine(*sum.add(i), get(z, at + i))));
+                    }
                 }
-                rest
-            } else {
-                for i in 0..m {
-                    *sum.add(i) = get(*first, i);
-                }
-                others
-            };
-            let mut twos = rest.chunks_exact(2);
-            for two in &mut twos {
-                let (a, b) = (two[0], two[1]);
-                for i in 0..m {
-                    *sum.add(i) = O::combine(O::combine(*sum.add(i), get(a, i)), get(b, i));
-                }
-            }
-            for &source in twos.remainder() {
-                for i in 0..m {
-                    *sum.add(i) = O::combine(*sum.add(i), get(source, i));
-                }
-            }
-            for i in 0..m {
-                to.cast::<E::Raw>().add(at + i).write_unaligned(E::narrow(O::leave(*sum.add(i), scale)));
             }
         }
-        at += m;
     }
 }
 
