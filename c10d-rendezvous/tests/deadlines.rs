@@ -68,7 +68,7 @@ fn a_stopped_server_times_out_every_verb_and_is_used_again_when_it_goes_on() {
     let server = ServerProcess::start();
     let store = client(server.addr);
     store.set("before", b"1", soon()).unwrap();
-    server.signal(Signal::STOP);
+    server.stop();
     all_time_out(&store);
     server.signal(Signal::CONT);
     assert_eq!(store.get("before", soon()).unwrap(), b"1");

@@ -52,8 +52,9 @@ fn role_counter() {
 #[test]
 fn processes_count_together() {
     let dir = Dir::new("count");
-    let mut children: Vec<_> =
-        (0..4).map(|_| role("role_counter").env("C10D_TEST_FILE", dir.file()).stdout(Stdio::null()).spawn().unwrap()).collect();
+    let mut children: Vec<_> = (0..4)
+        .map(|_| role("role_counter").env("C10D_TEST_FILE", dir.file()).stdout(Stdio::null()).spawn().unwrap())
+        .collect();
     assert!(children.iter_mut().all(|child| child.wait().unwrap().success()));
     let store = FileStore::open(dir.file()).unwrap();
     assert_eq!(store.get("n", soon()).unwrap(), b"400");

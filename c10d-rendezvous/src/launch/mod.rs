@@ -40,7 +40,7 @@ pub enum Output {
     Piped,
 }
 
-type PerRank<T> = Box<dyn Fn(u32) -> T>;
+type PerRank<T> = Box<dyn Fn(u32) -> T + Send>;
 
 /// A job to be launched: a program, and how many ranks of it.
 ///
@@ -127,13 +127,13 @@ impl Launch {
     }
 
     /// Variables that differ by rank; they win over all others.
-    pub fn per_rank_env(mut self, f: impl Fn(u32) -> Vec<(OsString, OsString)> + 'static) -> Launch {
+    pub fn per_rank_env(mut self, f: impl Fn(u32) -> Vec<(OsString, OsString)> + Send + 'static) -> Launch {
         self.per_rank_env = Some(Box::new(f));
         self
     }
 
     /// Words to put before program and arguments, by rank: `numactl`, `ip netns exec`, a debugger. Empty: none.
-    pub fn per_rank_wrapper(mut self, f: impl Fn(u32) -> Vec<OsString> + 'static) -> Launch {
+    pub fn per_rank_wrapper(mut self, f: impl Fn(u32) -> Vec<OsString> + Send + 'static) -> Launch {
         self.wrapper = Some(Box::new(f));
         self
     }

@@ -73,6 +73,22 @@ impl ServerProcess {
     }
 }
 
+impl ServerProcess {
+    /// Stops all of its threads, for sure.
+    pub fn stop(&self) {
+        self.signal(rustix::process::Signal::STOP);
+        let stopped = |stat: String| stat.contains(") T ");
+        let tasks = format!("/proc/{}/task", self.child.id());
+        while !std::fs::read_dir(&tasks)
+            .unwrap()
+            .flatten()
+            .all(|task| std::fs::read_to_string(task.path().join("stat")).is_ok_and(stopped))
+        {
+            std::thread::yield_now();
+        }
+    }
+}
+
 impl Drop for ServerProcess {
     fn drop(&mut self) {
         let _ = self.child.kill();

@@ -1,0 +1,421 @@
+//! The launcher: what ranks are given, and what becomes of them.
+
+mod common;
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use c10d_core::ErrorKind;
+use c10d_rendezvous::init;
+use c10d_rendezvous::launch::{Launch, Output, Report, Signal};
+use common::{plays, role, role_args, soon};
+
+/// What counts as a hang.
+const HANG: Duration = Duration::from_secs(10);
+
+fn sh(script: &str) -> Launch {
+    Launch::new("/bin/sh", ["-c", script]).output(Output::Captured).timeout(Duration::from_secs(30))
+}
+
+fn text(report: &Report, rank: usize) -> String {
+    String::from_utf8(report.output[rank].stdout.clone()).unwrap()
+}
+
+/// Processes, anywhere, whose command line contains `mark`.
+fn living(mark: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+        let Ok(line) = std::fs::read(entry.path().join("cmdline")) else { continue };
+        let line = String::from_utf8_lossy(&line).replace('\0', " ");
+        let stat = std::fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+        if line.contains(mark) && !stat.contains(") Z ") {
+            found.push(format!("{}: {line}", entry.file_name().display()));
+        }
+    }
+    found
+}
+
+/// Waits until no process has `mark` in its command line.
+fn gone(mark: &str) {
+    let start = Instant::now();
+    while !living(mark).is_empty() {
+        assert!(start.elapsed() < HANG, "left behind: {:?}", living(mark));
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// A number that marks processes of one test: `sleep` takes it for seconds.
+fn mark() -> String {
+    static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+    format!("1000{}.{}", std::process::id(), NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed))
+}
+
+#[test]
+fn ranks_have_torchruns_variables() {
+    let script = "echo $RANK $LOCAL_RANK $WORLD_SIZE $LOCAL_WORLD_SIZE $GROUP_RANK $GROUP_WORLD_SIZE $ROLE_RANK \
+                  $ROLE_WORLD_SIZE $TORCHELASTIC_USE_AGENT_STORE $MASTER_ADDR $EXTRA $OWN; echo $MASTER_PORT \
+                  $TORCHELASTIC_RUN_ID";
+    let launch = || {
+        let launch = sh(script).ranks(3).env("EXTRA", "e");
+        launch.per_rank_env(|rank| vec![("OWN".into(), format!("own{rank}").into())]).run().unwrap().ok().unwrap()
+    };
+    let (one, other) = (launch(), launch());
+    for rank in 0..3 {
+        let line = format!("{rank} {rank} 3 3 0 1 {rank} 3 True 127.0.0.1 e own{rank}");
+        assert_eq!(text(&one, rank).lines().next().unwrap(), line);
+    }
+    let id = |report: &Report, rank| text(report, rank).lines().nth(1).unwrap().to_owned();
+    assert_eq!(id(&one, 0), id(&one, 2));
+    assert_ne!(id(&one, 0).split(' ').nth(1), id(&other, 0).split(' ').nth(1), "each launch has its own id");
+    assert_eq!(one.exit_code(), 0);
+}
+
+#[test]
+fn role_meets() {
+    if plays("role_meets") {
+        let me = init("env://", Duration::from_secs(20)).unwrap();
+        me.store.add("arrived", 1, soon()).unwrap();
+        me.store.set(&format!("r{}", me.rank), b"", soon()).unwrap();
+        me.store.wait(&["r0", "r1", "r2"], soon()).unwrap();
+        println!("\nmet {}", me.size);
+    }
+}
+
+#[test]
+fn ranks_meet_through_the_launchers_store_in_two_jobs_at_once() {
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                let launch = Launch::new(std::env::current_exe().unwrap(), role_args("role_meets"));
+                let launch = launch.env("C10D_TEST_ROLE", "role_meets").ranks(3).output(Output::Captured);
+                let report = launch.timeout(Duration::from_secs(30)).run().unwrap().ok().unwrap();
+                assert!((0..3).all(|rank| text(&report, rank).contains("met 3")));
+            });
+        }
+    });
+}
+
+#[test]
+fn the_first_failure_is_told_with_its_last_words_and_ends_the_others() {
+    let mark = mark();
+    let script = format!("if [ $RANK = 1 ]; then echo one >&2; echo my last words >&2; exit 7; fi; sleep {mark}");
+    let start = Instant::now();
+    let report = sh(&script).ranks(3).run().unwrap();
+    assert!(start.elapsed() < HANG);
+    let failure = report.failure.as_ref().unwrap();
+    assert_eq!((failure.exit.rank, failure.exit.code, report.exit_code()), (1, Some(7), 7));
+    assert_eq!(failure.stderr, "one\nmy last words");
+    assert!(failure.to_string().contains("rank 1 exited with code 7"), "{failure}");
+    assert_eq!(report.exits.iter().filter(|exit| exit.signal == Some(15)).count(), 2);
+    gone(&mark);
+    let error = report.ok().unwrap_err();
+    assert_eq!(error.report().guilty, [1]);
+    assert_eq!(*error.kind(), ErrorKind::PeerDead { how: "exited with code 7".into() });
+    assert!(error.to_string().contains("my last words"), "{error}");
+}
+
+#[test]
+fn death_by_a_signal_is_told_as_such() {
+    let report = sh("if [ $RANK = 0 ]; then kill -SEGV $$; fi; sleep 1000").ranks(2).run().unwrap();
+    let failure = report.failure.as_ref().unwrap();
+    assert_eq!((failure.exit.rank, failure.exit.signal, report.exit_code()), (0, Some(11), 139));
+    assert!(failure.to_string().contains("signal 11 (SIGSEGV)"), "{failure}");
+}
+
+#[test]
+fn who_ignores_sigterm_is_killed_after_the_grace() {
+    let mark = mark();
+    let flag = std::env::temp_dir().join(format!("c10d-launch-{mark}"));
+    // Rank 1 fails when rank 0 ignores the signal for sure.
+    let script = format!(
+        "if [ $RANK = 1 ]; then while [ ! -e $FLAG ]; do sleep 0.01; done; exit 3; fi; trap '' TERM; : > $FLAG; \
+         while :; do sleep {mark}; done"
+    );
+    let report = sh(&script).env("FLAG", &flag).ranks(2).grace(Duration::from_millis(100)).run().unwrap();
+    std::fs::remove_file(flag).unwrap();
+    assert_eq!(report.exits[0].signal, Some(9));
+    assert_eq!(report.exit_code(), 3);
+    gone(&mark);
+}
+
+#[test]
+fn what_ranks_leave_behind_ends_with_them() {
+    let mark = mark();
+    let report = sh(&format!("sleep {mark} & exit 0")).ranks(2).run().unwrap();
+    assert_eq!(report.exit_code(), 0);
+    gone(&mark);
+}
+
+#[test]
+fn a_program_that_cannot_run_is_one_error_before_any_rank() {
+    for (program, says) in [
+        ("no-such-program", "PATH"),
+        ("./no/such/program", "No such file"),
+        ("/etc/passwd", "not an executable"),
+        ("/", "not an executable"),
+    ] {
+        let error = Launch::new(program, [""; 0]).ranks(4).run().unwrap_err().to_string();
+        assert!(error.contains(program) && error.contains(says), "{error}");
+    }
+    // What only the system can tell ends the ranks that it let start.
+    let mark = mark();
+    let launch = sh(&format!("sleep {mark}")).ranks(3);
+    let launch = launch.per_rank_wrapper(|rank| if rank == 2 { vec!["/no/such/wrapper".into()] } else { Vec::new() });
+    let error = launch.run().unwrap_err().to_string();
+    assert!(error.contains("rank 2") && error.contains("/no/such/wrapper"), "{error}");
+    gone(&mark);
+    for wrong in [sh("").ranks(0), sh("").nnodes(0), sh("").nnodes(2), sh("").node_rank(1), sh("").rdzv("nowhere")] {
+        assert_eq!(*wrong.run().unwrap_err().kind(), ErrorKind::InvalidArgument);
+    }
+}
+
+#[test]
+fn wrappers_come_before_the_program() {
+    let launch = sh("echo $WRAPPED").ranks(2);
+    let launch = launch.per_rank_wrapper(|rank| vec!["/usr/bin/env".into(), format!("WRAPPED=w{rank}").into()]);
+    let report = launch.run().unwrap().ok().unwrap();
+    assert_eq!((text(&report, 0).trim(), text(&report, 1).trim()), ("w0", "w1"));
+}
+
+#[test]
+fn ranks_are_spoken_with_stopped_and_killed_one_by_one() {
+    let script = "while read -r line; do echo \"$RANK heard $line\"; done; exit 5";
+    let mut job = sh(script).ranks(3).output(Output::Piped).keep_going().spawn().unwrap();
+    assert_eq!(job.ranks().collect::<Vec<_>>(), [0, 1, 2]);
+    let mut pipes: Vec<_> =
+        (0..3).map(|r| (job.take_stdin(r).unwrap(), BufReader::new(job.take_stdout(r).unwrap()))).collect();
+    assert!(job.take_stdin(0).is_err() && job.take_stdout(9).is_err());
+    let ask = |rank: usize, pipes: &mut Vec<(std::process::ChildStdin, BufReader<_>)>, word: &str| {
+        writeln!(pipes[rank].0, "{word}").unwrap();
+        let mut line = String::new();
+        pipes[rank].1.read_line(&mut line).unwrap();
+        assert_eq!(line, format!("{rank} heard {word}\n"));
+    };
+    (0..3).for_each(|rank| ask(rank, &mut pipes, "hello"));
+
+    job.signal(1, Signal::Stop).unwrap();
+    let state =
+        |pid| std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap().split(' ').nth(2).unwrap().to_owned();
+    let pid = job.pid(1).unwrap();
+    while state(pid) != "T" {
+        std::thread::yield_now();
+    }
+    job.signal(1, Signal::Continue).unwrap();
+    ask(1, &mut pipes, "still there");
+
+    assert!(!job.has_ended(2).unwrap());
+    job.signal(2, Signal::Kill).unwrap();
+    while !job.has_ended(2).unwrap() {
+        std::thread::yield_now();
+    }
+    job.signal(2, Signal::Kill).unwrap();
+    ask(0, &mut pipes, "going on");
+    drop(pipes);
+    let report = job.wait(soon()).unwrap();
+    assert_eq!(report.exits.iter().map(|exit| exit.status()).collect::<Vec<_>>(), [5, 5, 137]);
+    assert_eq!(report.failure.unwrap().exit.rank, 2);
+}
+
+#[test]
+fn a_job_past_its_deadline_is_killed_and_named() {
+    let mark = mark();
+    let script = format!("if [ $RANK = 1 ]; then exit 0; fi; trap '' TERM; while :; do sleep {mark}; done");
+    let mut job = sh(&script).ranks(3).spawn().unwrap();
+    while !job.has_ended(1).unwrap() {
+        std::thread::yield_now();
+    }
+    let error = job.wait(Instant::now() + Duration::from_millis(100)).unwrap_err();
+    assert_eq!(*error.kind(), ErrorKind::Timeout);
+    assert_eq!(error.report().guilty, [0, 2]);
+    gone(&mark);
+    job = sh(&script).ranks(2).spawn().unwrap();
+    drop(job);
+    assert!(living(&mark).is_empty(), "{:?}", living(&mark));
+}
+
+/// The kernel kills ranks when the thread that started them ends: that must not be the caller's.
+#[test]
+fn ranks_outlive_the_thread_that_launched_them() {
+    let job = std::thread::spawn(|| sh("read -r x; echo done").output(Output::Piped).spawn().unwrap()).join().unwrap();
+    let mut job = job;
+    let (mut stdin, mut stdout) = (job.take_stdin(0).unwrap(), job.take_stdout(0).unwrap());
+    std::thread::sleep(Duration::from_millis(50));
+    writeln!(stdin).unwrap();
+    let mut text = String::new();
+    stdout.read_to_string(&mut text).unwrap();
+    assert_eq!(text, "done\n");
+    job.wait(soon()).unwrap().ok().unwrap();
+}
+
+#[test]
+fn floods_are_bounded_and_closed_pipes_no_matter() {
+    let script = "head -c 60000000 /dev/zero; head -c 60000000 /dev/zero >&2; exec >&- 2>&-; exit 4";
+    let report = sh(script).ranks(2).run().unwrap();
+    assert_eq!(report.exits.iter().filter(|exit| exit.code == Some(4)).count() + ended_by_us(&report), 2);
+    for output in &report.output {
+        assert!(output.stdout.len() <= 32 << 20 && output.stderr.len() <= 32 << 20);
+    }
+}
+
+fn ended_by_us(report: &Report) -> usize {
+    report.exits.iter().filter(|exit| exit.signal == Some(15)).count()
+}
+
+/// A launcher as a process of its own: runs `C10D_TEST_SCRIPT` as `C10D_TEST_RANKS` ranks.
+#[test]
+fn role_launcher() {
+    if plays("role_launcher") {
+        println!();
+        let ranks = std::env::var("C10D_TEST_RANKS").unwrap().parse().unwrap();
+        let launch = Launch::new("/bin/sh", ["-c", &std::env::var("C10D_TEST_SCRIPT").unwrap()]).ranks(ranks);
+        std::process::exit(launch.run().unwrap().exit_code());
+    }
+}
+
+fn launcher(ranks: u32, script: &str) -> Command {
+    let mut command = role("role_launcher");
+    command.env("C10D_TEST_RANKS", ranks.to_string()).env("C10D_TEST_SCRIPT", script);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+fn signal(child: &std::process::Child, signal: rustix::process::Signal) {
+    rustix::process::kill_process(rustix::process::Pid::from_child(child), signal).unwrap();
+}
+
+/// Reads the launcher's output until each of `n` ranks has said `word`.
+fn until_said(child: &mut std::process::Child, word: &str, n: usize) -> BufReader<std::process::ChildStdout> {
+    let mut out = BufReader::new(child.stdout.take().unwrap());
+    let mut line = String::new();
+    let mut said = 0;
+    while said < n {
+        line.clear();
+        assert!(out.read_line(&mut line).unwrap() > 0, "the launcher ended");
+        said += usize::from(line.contains(word));
+    }
+    out
+}
+
+#[test]
+fn no_orphan_when_the_launcher_is_killed() {
+    let mark = mark();
+    let script = format!("trap '' TERM INT HUP; sleep {mark} & echo ready; sleep {mark}; sleep {mark}");
+    let mut child = launcher(3, &script).spawn().unwrap();
+    let out = until_said(&mut child, "ready", 3);
+    assert!(!living(&mark).is_empty());
+    child.kill().unwrap();
+    child.wait().unwrap();
+    gone(&mark);
+    drop(out);
+}
+
+#[test]
+fn signals_are_forwarded_once_and_the_second_kills() {
+    let mark = mark();
+    let script = "trap 'echo caught; exit 3' INT; echo ready; while :; do sleep 0.02; done";
+    let mut child = launcher(2, script).spawn().unwrap();
+    let mut out = until_said(&mut child, "ready", 2);
+    signal(&child, rustix::process::Signal::INT);
+    let mut rest = String::new();
+    out.read_to_string(&mut rest).unwrap();
+    assert_eq!(rest.matches("caught").count(), 2, "{rest}");
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+
+    let script = format!("trap 'echo caught' TERM; echo ready; while :; do sleep 0.02; done # {mark}");
+    let mut child = launcher(2, &script).spawn().unwrap();
+    let out = until_said(&mut child, "ready", 2);
+    signal(&child, rustix::process::Signal::TERM);
+    child.stdout = Some(out.into_inner());
+    let out = until_said(&mut child, "caught", 2);
+    assert!(child.try_wait().unwrap().is_none());
+    signal(&child, rustix::process::Signal::TERM);
+    assert_eq!(child.wait().unwrap().code(), Some(143));
+    drop(out);
+    gone(&mark);
+}
+
+#[test]
+fn lines_of_ranks_are_not_mixed() {
+    let script = "i=0; while [ $i -lt 300 ]; do printf 'rank '; printf \"$RANK\"; printf ' line %d\\n' $i; i=$((i+1)); \
+                  done; printf 'no newline'";
+    let out = launcher(4, script).output().unwrap();
+    let text = String::from_utf8(out.stdout).unwrap();
+    for rank in 0..4 {
+        let prefix = format!("[{rank}] ");
+        let mine: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix(&prefix)).collect();
+        let mut expected: Vec<String> = (0..300).map(|i| format!("rank {rank} line {i}")).collect();
+        expected.push("no newline".into());
+        assert_eq!(mine, expected);
+    }
+}
+
+#[test]
+fn a_launcher_whose_output_is_closed_goes_on() {
+    let script = "echo ready; sleep 0.2; i=0; while [ $i -lt 2000 ]; do echo line $i; i=$((i+1)); done; exit 6";
+    let mut child = launcher(2, script).spawn().unwrap();
+    drop(until_said(&mut child, "ready", 2));
+    drop(child.stderr.take());
+    assert_eq!(child.wait().unwrap().code(), Some(6));
+}
+
+fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// Launchers that play hosts, at once.
+fn hosts(launches: Vec<Launch>) -> Vec<c10d_core::Result<Report>> {
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = launches.into_iter().map(|launch| scope.spawn(move || launch.run())).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    })
+}
+
+#[test]
+fn several_hosts_are_one_job() {
+    let rdzv = format!("127.0.0.1:{}", free_port());
+    let host = |node| {
+        sh("echo $RANK $LOCAL_RANK $WORLD_SIZE $GROUP_RANK $TORCHELASTIC_RUN_ID").ranks(2).nnodes(2).node_rank(node)
+    };
+    let reports = hosts((0..2).map(|node| host(node).rdzv(&rdzv)).collect());
+    let reports: Vec<_> = reports.into_iter().map(|report| report.unwrap().ok().unwrap()).collect();
+    let id = text(&reports[0], 0).split_whitespace().last().unwrap().to_owned();
+    for (node, report) in reports.iter().enumerate() {
+        for local in 0..2 {
+            assert_eq!(text(report, local).trim(), format!("{} {local} 4 {node} {id}", node * 2 + local));
+        }
+    }
+}
+
+#[test]
+fn a_failure_on_one_host_ends_the_others() {
+    let rdzv = format!("127.0.0.1:{}", free_port());
+    let mark = mark();
+    let script = format!("if [ $RANK = 3 ]; then exit 9; fi; sleep {mark}");
+    let start = Instant::now();
+    let reports = hosts((0..2).map(|node| sh(&script).ranks(2).nnodes(2).node_rank(node).rdzv(&rdzv)).collect());
+    assert!(start.elapsed() < Duration::from_secs(20));
+    let [here, there] = [reports[1].as_ref().unwrap(), reports[0].as_ref().unwrap()];
+    assert_eq!((here.failure.as_ref().unwrap().exit.rank, here.exit_code()), (3, 9));
+    assert!(there.failure.is_none() && there.exit_code() == 1);
+    assert!(there.elsewhere.as_ref().unwrap().contains("rank 3 exited with code 9"), "{:?}", there.elsewhere);
+    gone(&mark);
+}
+
+#[test]
+fn hosts_that_do_not_agree_or_do_not_come_are_named() {
+    let rdzv = format!("127.0.0.1:{}", free_port());
+    let host = |node, ranks| sh("exit 0").ranks(ranks).nnodes(2).node_rank(node).rdzv(&rdzv);
+    let reports = hosts(vec![host(0, 2), host(1, 3)]);
+    for report in reports {
+        let error = report.err().unwrap().to_string();
+        assert!(error.contains("2 ranks") && error.contains("3 on each") || error.contains("3 ranks"), "{error}");
+    }
+    let rdzv = format!("127.0.0.1:{}", free_port());
+    let alone = sh("exit 0").nnodes(3).rdzv(&rdzv).join_timeout(Duration::from_millis(300));
+    let error = alone.run().unwrap_err().to_string();
+    assert!(error.contains("[1, 2] of 3"), "{error}");
+    let rdzv = format!("127.0.0.1:{}", free_port());
+    let lost = sh("exit 0").nnodes(2).node_rank(1).rdzv(&rdzv).join_timeout(Duration::from_millis(300));
+    assert!(lost.run().unwrap_err().to_string().contains(&rdzv));
+}
