@@ -1,0 +1,120 @@
+//! `c10d info`: what is registered.
+
+use std::collections::BTreeSet;
+use std::process::ExitCode;
+
+use c10d::registry::{Registry, TableRow};
+use c10d::{BackendMap, DispatchKey, OpKind};
+use comfy_table::{Table, presets};
+use serde::Serialize;
+
+use crate::Outcome;
+
+/// Show the registration table (op × key → kernel → backend) and the backends.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// As JSON: `registrations` (60 rows) and `backends`.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Info {
+    registrations: Vec<Registration>,
+    backends: Vec<Backend>,
+}
+
+#[derive(Serialize)]
+struct Registration {
+    op: &'static str,
+    key: &'static str,
+    source: Option<&'static str>,
+    backend: Option<&'static str>,
+    why: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Backend {
+    name: &'static str,
+    devices: Vec<&'static str>,
+    source: &'static str,
+    available: bool,
+    why: Option<String>,
+}
+
+pub(crate) fn info(args: &Args) -> Outcome {
+    let registry = Registry::collect(c10d::builtin())?;
+    let rows = registry.table(&BackendMap::default());
+    let backends: Vec<Backend> = registry
+        .backends()
+        .map(|(r, source)| {
+            let probe = (r.probe)();
+            let why = probe.as_ref().err().map(|e| e.report().what.clone());
+            let devices = r.keys.iter().map(|key| key.device_word()).collect();
+            Backend { name: r.name, devices, source, available: probe.is_ok(), why }
+        })
+        .collect();
+    if args.json {
+        let info = Info { registrations: rows.into_iter().map(Registration::from).collect(), backends };
+        println!("{}", serde_json::to_string_pretty(&info)?);
+    } else {
+        print(&rows, &backends);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+impl From<TableRow> for Registration {
+    fn from(row: TableRow) -> Registration {
+        let TableRow { op, key, source, backend, why, .. } = row;
+        Registration { op: op.name(), key: key.name(), source, backend, why }
+    }
+}
+
+fn print(rows: &[TableRow], backends: &[Backend]) {
+    println!("Backends\n");
+    let mut table = table(vec!["name", "devices", "crate", "available"]);
+    for b in backends {
+        let available = if b.available { "yes".to_owned() } else { format!("no: {}", b.why.as_deref().unwrap_or("")) };
+        table.add_row(vec![b.name.to_owned(), b.devices.join(", "), b.source.to_owned(), available]);
+    }
+    println!("{}\n", table.trim_fmt());
+
+    println!("Registrations: {} (op × key → kernel's crate → backend)\n", rows.len());
+    let mut header = vec!["op"];
+    header.extend(DispatchKey::ALL.map(DispatchKey::name));
+    let mut table = self::table(header);
+    let mut reasons = BTreeSet::new();
+    for op in OpKind::ALL {
+        let mut cells = vec![op.name().to_owned()];
+        for key in DispatchKey::ALL {
+            let row = rows.iter().find(|row| row.op == *op && row.key == key);
+            reasons.extend(row.and_then(reason));
+            cells.push(row.map_or_else(String::new, cell));
+        }
+        table.add_row(cells);
+    }
+    println!("{}\n", table.trim_fmt());
+    for reason in reasons {
+        println!("{reason}");
+    }
+}
+
+/// Why something is missing, with the key if that is not said.
+fn reason(row: &TableRow) -> Option<String> {
+    let why = row.why.as_ref()?;
+    Some(if why.contains(row.key.name()) { why.clone() } else { format!("{}: {why}", row.key) })
+}
+
+fn cell(row: &TableRow) -> String {
+    match (row.source, row.backend) {
+        (Some(source), Some(backend)) => format!("{source} → {backend}"),
+        (Some(source), None) => format!("{source} → none"),
+        (None, _) => "no kernel".to_owned(),
+    }
+}
+
+fn table(header: Vec<&str>) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_header(header);
+    table
+}

@@ -1,0 +1,229 @@
+//! The command line of `perf`.
+
+use std::time::Duration;
+
+use c10d::{DType, OpKind, ReduceOp};
+use clap::ValueEnum;
+
+use super::measure::Budget;
+use super::ops::PerfOp;
+
+/// Time every collective over real ranks, and check every result.
+///
+/// Times are of the slowest rank, in batches of back-to-back ops behind a barrier; bandwidths are those of nccl-tests. The
+/// size is that of the larger of a call's two sides on a rank.
+#[derive(clap::Args, Clone, Debug)]
+pub(crate) struct Args {
+    /// How many ranks.
+    #[arg(short = 'n', long = "ranks", value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(super) ranks: u32,
+    /// `all`, or ops separated by commas.
+    #[arg(long, value_name = "all|LIST", default_value = "all", value_parser = parse_ops)]
+    ops: Ops,
+    /// Sizes separated by commas (`8,64K,1M`), or a range that is doubled (`8:64M`; `8:64M:4` is quadrupled).
+    #[arg(long, value_name = "SIZES", default_value = "8,8K,1M,16M", value_parser = parse_sizes)]
+    bytes: Sizes,
+    /// Element type.
+    #[arg(long, default_value = "f32", value_parser = parse_dtype)]
+    pub(super) dtype: DType,
+    /// Reduce operation.
+    #[arg(long, default_value = "sum", value_parser = parse_reduce)]
+    pub(super) reduce: ReduceOp,
+    /// What connects the ranks.
+    #[arg(long, value_enum, default_value_t = Transport::Auto)]
+    pub(super) transport: Transport,
+    /// What a rank is.
+    #[arg(long, value_enum, default_value_t = Mode::Processes)]
+    pub(super) mode: Mode,
+    /// Start each op, then wait for it.
+    #[arg(long = "async")]
+    pub(super) started: bool,
+    /// Bind rank r to core r mod cores.
+    #[arg(long)]
+    pub(super) pin: bool,
+    /// Exactly so many timed iterations per point, without calibration and whatever they take.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    iters: Option<u64>,
+    /// Time for all batches of a point together.
+    #[arg(long, value_name = "MS", default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..))]
+    budget_ms: u64,
+    /// How results are printed.
+    #[arg(long, value_enum, default_value_t = Format::Table)]
+    pub(super) format: Format,
+}
+
+/// What connects the ranks.
+#[derive(ValueEnum, Clone, Copy, Debug)]
+pub(super) enum Transport {
+    /// What suits each pair.
+    Auto,
+    /// Shared memory.
+    Shm,
+    /// TCP.
+    Tcp,
+}
+
+/// What a rank is.
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Mode {
+    /// A child process.
+    Processes,
+    /// A thread of this process.
+    Threads,
+}
+
+/// How results are printed.
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Format {
+    /// For people, at the end.
+    Table,
+    /// Row by row.
+    Csv,
+    /// One object, at the end.
+    Json,
+}
+
+#[derive(Clone, Debug)]
+struct Ops {
+    list: Vec<PerfOp>,
+    /// Whether they were named one by one.
+    named: bool,
+}
+
+#[derive(Clone, Debug)]
+struct Sizes(Vec<usize>);
+
+impl Args {
+    /// The ops to time; an op that was named and can not be timed is an error.
+    pub(super) fn ops(&self) -> Result<Vec<PerfOp>, String> {
+        let mut ops = Vec::new();
+        for op in &self.ops.list {
+            match self.obstacle(op.kind()) {
+                None => ops.push(*op),
+                Some(why) if self.ops.named => return Err(format!("{}: {why}", op.name())),
+                Some(_) => {}
+            }
+        }
+        Ok(ops)
+    }
+
+    fn obstacle(&self, op: OpKind) -> Option<String> {
+        if op.is_p2p() && self.ranks < 2 {
+            return Some("needs two ranks".into());
+        }
+        if op.reduces() && !self.reduce.is_defined_on(self.dtype) {
+            return Some(format!("{} has no meaning on {}", self.reduce, self.dtype));
+        }
+        None
+    }
+
+    /// The sizes for this op, in bytes.
+    pub(super) fn sizes(&self, op: PerfOp) -> &[usize] {
+        if op.is_bare() { &[0] } else { &self.bytes.0 }
+    }
+
+    pub(super) fn budget(&self) -> Budget {
+        self.iters.map_or(Budget::Time(Duration::from_millis(self.budget_ms)), Budget::Iterations)
+    }
+}
+
+/// The word on the command line and in tables.
+pub(super) fn word(value: impl ValueEnum) -> String {
+    value.to_possible_value().map_or_else(String::new, |v| v.get_name().to_owned())
+}
+
+fn parse_ops(text: &str) -> Result<Ops, String> {
+    if text == "all" {
+        return Ok(Ops { list: PerfOp::all().collect(), named: false });
+    }
+    let known = || PerfOp::all().map(PerfOp::name).collect::<Vec<_>>().join(" ");
+    let list: Result<Vec<PerfOp>, String> = text
+        .split(',')
+        .map(|name| PerfOp::from_name(name.trim()).ok_or_else(|| format!("no op {name:?}; there are {}", known())))
+        .collect();
+    Ok(Ops { list: list?, named: true })
+}
+
+fn parse_sizes(text: &str) -> Result<Sizes, String> {
+    let parts: Result<Vec<usize>, String> = text.split([',', ':']).map(parse_size).collect();
+    let parts = parts?;
+    if !text.contains(':') {
+        return Ok(Sizes(parts));
+    }
+    let (first, last, factor) = match (parts.as_slice(), text.contains(',')) {
+        ([first, last], false) => (*first, *last, 2),
+        ([first, last, factor], false) => (*first, *last, *factor),
+        _ => return Err(format!("{text:?} is not FIRST:LAST or FIRST:LAST:FACTOR")),
+    };
+    if first == 0 || factor < 2 || last < first {
+        return Err(format!("{text:?}: the first size must be above 0 and not above the last, the factor at least 2"));
+    }
+    Ok(Sizes(std::iter::successors(Some(first), |s| s.checked_mul(factor)).take_while(|s| *s <= last).collect()))
+}
+
+fn parse_size(text: &str) -> Result<usize, String> {
+    let lower = text.trim().to_ascii_lowercase();
+    let lower = lower.strip_suffix("ib").or(lower.strip_suffix('b')).unwrap_or(&lower);
+    let digits = lower.trim_end_matches(['k', 'm', 'g']);
+    let unit = match &lower[digits.len()..] {
+        "" => 1,
+        "k" => 1 << 10,
+        "m" => 1 << 20,
+        "g" => 1 << 30,
+        _ => return Err(format!("{text:?} is no size; write e.g. 8, 64K, 1M")),
+    };
+    let number: usize = digits.parse().map_err(|_| format!("{text:?} is no size; write e.g. 8, 64K, 1M"))?;
+    number.checked_mul(unit).filter(|n| *n <= isize::MAX as usize / 4).ok_or_else(|| format!("{text:?} is too large"))
+}
+
+fn parse_dtype(name: &str) -> Result<DType, String> {
+    let known = || DType::ALL.iter().map(|d| d.name()).collect::<Vec<_>>().join(" ");
+    DType::from_name(name).ok_or_else(|| format!("no element type {name:?}; there are {}", known()))
+}
+
+fn parse_reduce(name: &str) -> Result<ReduceOp, String> {
+    let all = || (0..ReduceOp::COUNT as u8).map(ReduceOp::name_of).collect::<Vec<_>>().join(" ");
+    ReduceOp::from_name(name).ok_or_else(|| format!("no reduce operation {name:?}; there are {}", all()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_lists_or_ranges() {
+        for (text, sizes) in [
+            ("8", vec![8]),
+            ("8,64,1K,2MiB", vec![8, 64, 1024, 2 << 20]),
+            ("0", vec![0]),
+            ("8:64", vec![8, 16, 32, 64]),
+            ("1k:17K:4", vec![1 << 10, 4 << 10, 16 << 10]),
+        ] {
+            assert_eq!(parse_sizes(text).unwrap().0, sizes, "{text}");
+        }
+        for text in [
+            "",
+            "x",
+            "8:",
+            "8,16:32",
+            "0:8",
+            "9:8",
+            "1:2:1",
+            "1:2:3:4",
+            "K",
+            "-1",
+            "99999999999999999999",
+            "9999999999G",
+        ] {
+            assert!(parse_sizes(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn ops_are_named_or_all() {
+        assert_eq!(parse_ops("all").unwrap().list.len(), OpKind::ALL.len() + 2);
+        let ops = parse_ops("broadcast_rotating,all_reduce").unwrap();
+        assert_eq!(ops.list, [PerfOp::BroadcastRotating, PerfOp::Table(OpKind::AllReduce)]);
+        assert!(parse_ops("allreduce").unwrap_err().contains("all_reduce"));
+    }
+}

@@ -1,0 +1,261 @@
+//! One op on one rank, with its buffers: how it is called, what goes in, what must come out.
+
+use c10d::ops::{BarrierOptions, MonitoredBarrierOptions, Shape};
+use c10d::{Buffers, Call, OpKind, ProcessGroup, ReduceOp, Result, Root, op};
+
+use super::check::{self, Patterns};
+use super::layout::{Layout, Side};
+use super::ops::PerfOp;
+use super::sample::Sample;
+
+const ROOT: u32 = 0;
+const TAG: u32 = 0;
+
+/// How calls are run.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Form {
+    /// On the caller's thread.
+    Blocking,
+    /// Started, then waited for.
+    Started,
+}
+
+impl Form {
+    fn run<B: Buffers>(self, pg: &ProcessGroup, call: Call<B>) -> Result<B::Back> {
+        match self {
+            Form::Blocking => pg.run(call),
+            Form::Started => pg.scope(|s| s.start(call).wait()),
+        }
+    }
+}
+
+/// What a case is about.
+pub(super) struct Setting<'a> {
+    pub(super) pg: &'a ProcessGroup,
+    pub(super) op: PerfOp,
+    pub(super) reduce: ReduceOp,
+    pub(super) form: Form,
+    pub(super) layout: Layout,
+}
+
+/// One op with its buffers, which it uses over and over.
+pub(super) struct Case<'a, 'm, T> {
+    set: &'a Setting<'a>,
+    patterns: Patterns,
+    inputs: Vec<&'m mut [T]>,
+    outputs: Vec<&'m mut [T]>,
+    /// In place of `outputs` where an op wants a list per input.
+    rows: Vec<Vec<&'m mut [T]>>,
+    /// Messages that did not come from whom they must.
+    strays: u64,
+}
+
+impl<'a, 'm, T: Sample> Case<'a, 'm, T> {
+    pub(super) fn new(set: &'a Setting<'a>, inputs: Vec<&'m mut [T]>, mut outputs: Vec<&'m mut [T]>) -> Self {
+        let ranks = set.pg.size();
+        let reduce = set.op.kind().reduces().then_some(set.reduce);
+        let mut rows = Vec::new();
+        if set.op.kind().row().shape == Shape::GatherLists {
+            while !outputs.is_empty() {
+                let rest = outputs.split_off(outputs.len().min(ranks as usize));
+                rows.push(std::mem::replace(&mut outputs, rest));
+            }
+        }
+        let patterns = Patterns { ranks, dtype: T::DTYPE, reduce };
+        Case { set, patterns, inputs, outputs, rows, strays: 0 }
+    }
+
+    /// Runs the op once on known values; gives the number of wrong elements.
+    pub(super) fn verify(&mut self) -> Result<u64> {
+        let rank = self.set.pg.rank();
+        let patterns = self.patterns;
+        pieces(&mut self.inputs, self.set.layout.inputs, |p, piece| check::fill(piece, &patterns.given(rank, p)));
+        self.reset(false);
+        // A root that is not the one of `broadcast`.
+        let last = u64::from(self.set.pg.size() - 1);
+        self.step(last)?;
+        Ok(self.wrong(last as u32, false))
+    }
+
+    /// Makes the buffers ready for any number of repetitions.
+    pub(super) fn ready(&mut self) {
+        self.reset(self.accumulates());
+    }
+
+    /// The number of wrong elements after the repetitions.
+    pub(super) fn verify_last(&mut self) -> u64 {
+        self.wrong(0, self.accumulates()) + self.strays
+    }
+
+    /// Whether a repetition works on what the one before left; then zeros it is, which stay zeros.
+    fn accumulates(&self) -> bool {
+        let op = self.set.op.kind();
+        op.reduces() && matches!(op.row().shape, Shape::InPlace | Shape::InPlaceList)
+    }
+
+    /// Fills the outputs with what must not be found in them afterwards; in-place ops find this rank's values there.
+    fn reset(&mut self, zeros: bool) {
+        let (rank, patterns) = (self.set.pg.rank(), self.patterns);
+        let in_place = self.set.layout.inputs == Side::default();
+        let strange = if in_place { rank } else { u32::MAX - 1 };
+        let fill = |p: usize, piece: &mut [T]| {
+            check::fill(piece, &if zeros { Patterns::zeros() } else { patterns.given(strange, p) });
+        };
+        pieces(self.rows.iter_mut().flatten().chain(&mut self.outputs), self.set.layout.outputs, fill);
+    }
+
+    fn wrong(&mut self, rotated_root: u32, zeros: bool) -> u64 {
+        let mut wrong = 0;
+        let (set, patterns) = (self.set, self.patterns);
+        let all = self.rows.iter_mut().flatten().chain(&mut self.outputs);
+        pieces(all, set.layout.outputs, |p, piece| {
+            let pattern = if zeros { Patterns::zeros() } else { expected(set, &patterns, p, rotated_root) };
+            wrong += check::errors(piece, &pattern, patterns.tolerance());
+        });
+        wrong
+    }
+
+    /// Runs the op once, as iteration `i` of a batch.
+    pub(super) fn step(&mut self, i: u64) -> Result {
+        let Setting { pg, op, reduce, form, .. } = *self.set;
+        let kind = match op {
+            PerfOp::Table(kind) => kind,
+            PerfOp::BroadcastRotating => {
+                let root = (i % u64::from(pg.size())) as u32;
+                return form.run(pg, op::broadcast(&mut *self.outputs[0], root)).map(drop);
+            }
+            PerfOp::SendRecv => return self.round_trip(),
+        };
+        match kind {
+            OpKind::Send => self.one_way(0),
+            OpKind::Recv | OpKind::RecvAnySource => self.one_way(1),
+            OpKind::Broadcast => form.run(pg, op::broadcast(&mut *self.outputs[0], ROOT)).map(drop),
+            OpKind::AllReduce => form.run(pg, op::all_reduce(&mut *self.outputs[0], reduce)).map(drop),
+            OpKind::Reduce => form.run(pg, op::reduce(&mut *self.outputs[0], reduce, ROOT)).map(drop),
+            OpKind::AllReduceCoalesced => {
+                let buffers = std::mem::take(&mut self.outputs);
+                self.outputs = form.run(pg, op::all_reduce_coalesced(buffers, reduce))?;
+                Ok(())
+            }
+            OpKind::AllGather => {
+                let outputs = std::mem::take(&mut self.outputs);
+                (_, self.outputs) = form.run(pg, op::all_gather(&*self.inputs[0], outputs))?;
+                Ok(())
+            }
+            OpKind::AllGatherInto => {
+                form.run(pg, op::all_gather_into(&*self.inputs[0], &mut *self.outputs[0])).map(drop)
+            }
+            OpKind::AllGatherCoalesced => {
+                let (inputs, rows) = (std::mem::take(&mut self.inputs), std::mem::take(&mut self.rows));
+                (self.inputs, self.rows) = form.run(pg, op::all_gather_coalesced(inputs, rows))?;
+                Ok(())
+            }
+            OpKind::AllGatherIntoCoalesced => {
+                let (inputs, outputs) = self.lists();
+                (self.inputs, self.outputs) = form.run(pg, op::all_gather_into_coalesced(inputs, outputs))?;
+                Ok(())
+            }
+            OpKind::ReduceScatter => {
+                let inputs = std::mem::take(&mut self.inputs);
+                (self.inputs, _) = form.run(pg, op::reduce_scatter(inputs, &mut *self.outputs[0], reduce))?;
+                Ok(())
+            }
+            OpKind::ReduceScatterInto => {
+                form.run(pg, op::reduce_scatter_into(&*self.inputs[0], &mut *self.outputs[0], reduce)).map(drop)
+            }
+            OpKind::ReduceScatterIntoCoalesced => {
+                let (inputs, outputs) = self.lists();
+                (self.inputs, self.outputs) =
+                    form.run(pg, op::reduce_scatter_into_coalesced(inputs, outputs, reduce))?;
+                Ok(())
+            }
+            OpKind::Gather => {
+                let root = self.root(|case| &mut case.outputs);
+                let (_, outputs) = form.run(pg, op::gather(&*self.inputs[0], root))?;
+                self.outputs = outputs.unwrap_or_default();
+                Ok(())
+            }
+            OpKind::Scatter => {
+                let root = self.root(|case| &mut case.inputs);
+                let (inputs, _) = form.run(pg, op::scatter(root, &mut *self.outputs[0]))?;
+                self.inputs = inputs.unwrap_or_default();
+                Ok(())
+            }
+            OpKind::AllToAll => {
+                let (inputs, outputs) = self.lists();
+                (self.inputs, self.outputs) = form.run(pg, op::all_to_all(inputs, outputs))?;
+                Ok(())
+            }
+            OpKind::AllToAllSingle => {
+                form.run(pg, op::all_to_all_single(&*self.inputs[0], &mut *self.outputs[0])).map(drop)
+            }
+            OpKind::Barrier => form.run(pg, op::barrier(BarrierOptions::default())),
+            OpKind::MonitoredBarrier => form.run(pg, op::monitored_barrier(MonitoredBarrierOptions::default())),
+        }
+    }
+
+    fn lists(&mut self) -> (Vec<&'m mut [T]>, Vec<&'m mut [T]>) {
+        (std::mem::take(&mut self.inputs), std::mem::take(&mut self.outputs))
+    }
+
+    fn root(&mut self, list: impl FnOnce(&mut Self) -> &mut Vec<&'m mut [T]>) -> Root<Vec<&'m mut [T]>> {
+        if self.set.pg.rank() == ROOT { Root::Me(std::mem::take(list(self))) } else { Root::At(ROOT) }
+    }
+
+    /// A message from rank `from` of ranks 0 and 1 to the other.
+    fn one_way(&mut self, from: u32) -> Result {
+        let Setting { pg, op, form, .. } = *self.set;
+        let to = 1 - from;
+        if pg.rank() == from {
+            form.run(pg, op::send(&*self.outputs[0], to, TAG)).map(drop)
+        } else if pg.rank() != to {
+            Ok(())
+        } else if op.kind() == OpKind::RecvAnySource {
+            let (_, source) = form.run(pg, op::recv_any_source(&mut *self.outputs[0], TAG))?;
+            self.strays += u64::from(source != from);
+            Ok(())
+        } else {
+            form.run(pg, op::recv(&mut *self.outputs[0], from, TAG)).map(drop)
+        }
+    }
+
+    fn round_trip(&mut self) -> Result {
+        self.one_way(0)?;
+        self.one_way(1)
+    }
+}
+
+/// Shows `body` every piece of these tensors, with its number.
+fn pieces<'t, 'm: 't, T: 'm>(
+    tensors: impl IntoIterator<Item = &'t mut &'m mut [T]>,
+    side: Side,
+    mut body: impl FnMut(usize, &mut [T]),
+) {
+    for (t, tensor) in tensors.into_iter().enumerate() {
+        for (k, piece) in tensor.chunks_mut(side.len.max(1)).enumerate() {
+            body(t * side.pieces + k, piece);
+        }
+    }
+}
+
+/// What piece `p` of the outputs must be after one run.
+fn expected<T: Sample>(set: &Setting<'_>, patterns: &Patterns, p: usize, rotated_root: u32) -> Vec<T> {
+    let (me, n) = (set.pg.rank(), set.pg.size() as usize);
+    let (mine, of) = (me as usize, |rank, piece| patterns.given(rank, piece));
+    match (set.op, set.op.kind().row().shape) {
+        (PerfOp::BroadcastRotating, _) => of(rotated_root, p),
+        (PerfOp::SendRecv, _) => of(if me < 2 { 0 } else { me }, p),
+        (_, Shape::Source) => of(if me == 1 { 0 } else { me }, p),
+        (_, Shape::Target) => of(if me == 0 { 1 } else { me }, p),
+        (PerfOp::Table(OpKind::Broadcast), _) => of(ROOT, p),
+        (PerfOp::Table(OpKind::Reduce), _) if me != ROOT => of(me, p),
+        (_, Shape::InPlace | Shape::InPlaceList) => patterns.reduced(p),
+        (_, Shape::GatherList | Shape::GatherFlat | Shape::GatherLists | Shape::GatherFlats | Shape::RootGather) => {
+            of((p % n) as u32, p / n)
+        }
+        (_, Shape::ScatterList | Shape::ScatterFlat | Shape::ScatterFlats) => patterns.reduced(p * n + mine),
+        (_, Shape::RootScatter) => of(ROOT, mine),
+        (_, Shape::ExchangeList | Shape::ExchangeFlat) => of(p as u32, mine),
+        (_, Shape::Nothing) => Vec::new(),
+    }
+}

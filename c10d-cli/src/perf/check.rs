@@ -1,0 +1,140 @@
+//! What ranks put into their buffers, and what must come out.
+//!
+//! A piece (a tensor, or a rank's part of one) repeats a pattern of small whole numbers that depends on the rank that
+//! filled it and on which piece it is: an exchange of ranks, pieces or places shows. The numbers are small enough for every
+//! reduction to be exact in every element type.
+
+use c10d::{DType, ReduceOp};
+
+use super::sample::Sample;
+
+/// Prime, so that a shift by any size of chunk is seen.
+const PERIOD: usize = 251;
+
+/// The number at place `i` of piece `piece` of `rank`'s buffers.
+fn number(rank: u32, piece: usize, i: usize) -> u64 {
+    let mut x = (u64::from(rank) + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15)
+        ^ (piece as u64 + 1).wrapping_mul(0xBF58_476D_1CE4_E5B9)
+        ^ (i as u64 + 1).wrapping_mul(0x94D0_49BB_1331_11EB);
+    x ^= x >> 31;
+    x = x.wrapping_mul(0xD6E8_FEB8_6659_FD93);
+    x >> 33
+}
+
+/// The patterns of one run.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Patterns {
+    pub(super) ranks: u32,
+    pub(super) dtype: DType,
+    /// `None`: values are only moved.
+    pub(super) reduce: Option<ReduceOp>,
+}
+
+impl Patterns {
+    /// What `rank` fills piece `piece` with.
+    pub(super) fn given<T: Sample>(&self, rank: u32, piece: usize) -> Vec<T> {
+        (0..PERIOD).map(|i| T::whole(self.value(rank, piece, i))).collect()
+    }
+
+    /// What the ranks' pieces of this number make together.
+    pub(super) fn reduced<T: Sample>(&self, piece: usize) -> Vec<T> {
+        (0..PERIOD).map(|i| T::whole(self.combined(piece, i))).collect()
+    }
+
+    /// All zeros: what every reduction of zeros makes.
+    pub(super) fn zeros<T: Sample>() -> Vec<T> {
+        vec![T::whole(0); PERIOD]
+    }
+
+    /// How far from the expected value an element may be: averages may be multiplied by the inverse of the size.
+    pub(super) fn tolerance(&self) -> f64 {
+        match self.reduce {
+            Some(ReduceOp::Avg | ReduceOp::PreMulSum(_)) if self.dtype.size() == 2 => 1e-2,
+            Some(ReduceOp::Avg | ReduceOp::PreMulSum(_)) => 1e-5,
+            _ => 0.0,
+        }
+    }
+
+    fn value(&self, rank: u32, piece: usize, i: usize) -> i64 {
+        let x = number(rank, piece, i);
+        let value = match self.reduce {
+            _ if self.dtype == DType::Bool => x % 2,
+            None => x % 113,
+            Some(ReduceOp::Sum | ReduceOp::PreMulSum(_)) => x % 5,
+            Some(ReduceOp::Avg) => u64::from(self.ranks) * (x % 3),
+            Some(ReduceOp::Product) => 1 + x % 2 * u64::from(rank < 6),
+            Some(_) => x % 113,
+        };
+        value as i64
+    }
+
+    fn combined(&self, piece: usize, i: usize) -> i64 {
+        let values = (0..self.ranks).map(|rank| self.value(rank, piece, i));
+        let combined = match self.reduce {
+            Some(ReduceOp::Sum) | None => values.reduce(|a, b| a + b),
+            Some(ReduceOp::PreMulSum(factor)) => values.reduce(|a, b| a + b).map(|sum| (sum as f64 * factor) as i64),
+            Some(ReduceOp::Avg) => values.reduce(|a, b| a + b).map(|sum| sum / i64::from(self.ranks)),
+            Some(ReduceOp::Product) => values.reduce(|a, b| a * b),
+            Some(ReduceOp::Min) => values.min(),
+            Some(ReduceOp::Max) => values.max(),
+            Some(ReduceOp::Band) => values.reduce(|a, b| a & b),
+            Some(ReduceOp::Bor) => values.reduce(|a, b| a | b),
+            Some(ReduceOp::Bxor) => values.reduce(|a, b| a ^ b),
+        };
+        combined.unwrap_or(0)
+    }
+}
+
+/// Repeats `pattern` over `piece`.
+pub(super) fn fill<T: Sample>(piece: &mut [T], pattern: &[T]) {
+    for chunk in piece.chunks_mut(PERIOD) {
+        chunk.copy_from_slice(&pattern[..chunk.len()]);
+    }
+}
+
+/// How many elements of `piece` are not those of the repeated `pattern`.
+pub(super) fn errors<T: Sample>(piece: &[T], pattern: &[T], tolerance: f64) -> u64 {
+    let mut wrong = 0;
+    for chunk in piece.chunks(PERIOD) {
+        if *chunk != pattern[..chunk.len()] {
+            wrong += chunk.iter().zip(pattern).filter(|(a, b)| !a.is_near(**b, tolerance)).count() as u64;
+        }
+    }
+    wrong
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wrong_element_is_counted() {
+        let p = Patterns { ranks: 4, dtype: DType::F32, reduce: Some(ReduceOp::Sum) };
+        let pattern = p.reduced::<f32>(0);
+        let mut piece = vec![0f32; 1000];
+        fill(&mut piece, &pattern);
+        assert_eq!(errors(&piece, &pattern, 0.0), 0);
+        piece[999] += 1.0;
+        piece[0] = f32::NAN;
+        assert_eq!(errors(&piece, &pattern, 1e-5), 2);
+    }
+
+    #[test]
+    fn ranks_pieces_and_places_differ() {
+        let p = Patterns { ranks: 4, dtype: DType::U8, reduce: None };
+        assert_ne!(p.given::<u8>(0, 0), p.given::<u8>(1, 0));
+        assert_ne!(p.given::<u8>(0, 0), p.given::<u8>(0, 1));
+        let mut piece = vec![0u8; 4096];
+        fill(&mut piece, &p.given(0, 0));
+        piece.rotate_left(1024);
+        assert!(errors(&piece, &p.given(0, 0), 0.0) > 2048);
+    }
+
+    #[test]
+    fn reductions_stay_within_the_smallest_types() {
+        for reduce in [ReduceOp::Sum, ReduceOp::Product, ReduceOp::Max, ReduceOp::Bxor] {
+            let p = Patterns { ranks: 64, dtype: DType::BF16, reduce: Some(reduce) };
+            assert!((0..PERIOD).all(|i| (0..=256).contains(&p.combined(3, i))), "{reduce}");
+        }
+    }
+}

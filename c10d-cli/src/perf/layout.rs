@@ -1,0 +1,100 @@
+//! The buffers of one point, by the size conventions of nccl-tests.
+
+use c10d::ops::Shape;
+
+use super::ops::PerfOp;
+
+/// Tensors of a coalesced call.
+const COALESCED: usize = 4;
+
+/// The tensors of one side of a call. A piece is what comes from one rank, or goes to one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Side {
+    pub(super) tensors: usize,
+    /// Pieces in each tensor.
+    pub(super) pieces: usize,
+    /// Elements in each piece.
+    pub(super) len: usize,
+}
+
+impl Side {
+    fn new(tensors: usize, pieces: usize, len: usize) -> Side {
+        Side { tensors, pieces, len }
+    }
+
+    /// Elements in all.
+    pub(super) fn elements(&self) -> usize {
+        self.tensors * self.pieces * self.len
+    }
+}
+
+/// The tensors of a call on one rank.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Layout {
+    pub(super) inputs: Side,
+    /// In-place ops have these alone.
+    pub(super) outputs: Side,
+}
+
+impl Layout {
+    /// For a nominal size of `count` elements: of the one buffer, or of the buffer that has a chunk per rank. No chunk is
+    /// smaller than an element.
+    pub(super) fn of(op: PerfOp, count: usize, ranks: u32, is_root: bool) -> Layout {
+        let n = ranks as usize;
+        let share = |parts: usize| if count == 0 { 0 } else { (count / parts).max(1) };
+        let none = Side::default();
+        let (inputs, outputs) = match op.kind().row().shape {
+            Shape::Nothing => (none, none),
+            Shape::Source | Shape::Target | Shape::InPlace => (none, Side::new(1, 1, count)),
+            Shape::InPlaceList => (none, Side::new(COALESCED, 1, share(COALESCED))),
+            Shape::GatherList => (Side::new(1, 1, share(n)), Side::new(n, 1, share(n))),
+            Shape::GatherFlat => (Side::new(1, 1, share(n)), Side::new(1, n, share(n))),
+            Shape::GatherLists => {
+                let len = share(n * COALESCED);
+                (Side::new(COALESCED, 1, len), Side::new(COALESCED * n, 1, len))
+            }
+            Shape::GatherFlats => {
+                let len = share(n * COALESCED);
+                (Side::new(COALESCED, 1, len), Side::new(COALESCED, n, len))
+            }
+            Shape::ScatterList => (Side::new(n, 1, share(n)), Side::new(1, 1, share(n))),
+            Shape::ScatterFlat => (Side::new(1, n, share(n)), Side::new(1, 1, share(n))),
+            Shape::ScatterFlats => {
+                let len = share(n * COALESCED);
+                (Side::new(COALESCED, n, len), Side::new(COALESCED, 1, len))
+            }
+            Shape::RootGather => (Side::new(1, 1, share(n)), if is_root { Side::new(n, 1, share(n)) } else { none }),
+            Shape::RootScatter => (if is_root { Side::new(n, 1, share(n)) } else { none }, Side::new(1, 1, share(n))),
+            Shape::ExchangeList => (Side::new(n, 1, share(n)), Side::new(n, 1, share(n))),
+            Shape::ExchangeFlat => (Side::new(1, n, share(n)), Side::new(1, n, share(n))),
+        };
+        Layout { inputs, outputs }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_larger_side_has_the_nominal_size() {
+        for op in PerfOp::all().filter(|op| !op.is_bare()) {
+            for n in 1..=8 {
+                let count = 840 * 4;
+                let layout = Layout::of(op, count, n, true);
+                let larger = layout.inputs.elements().max(layout.outputs.elements());
+                assert_eq!(larger, count, "{} on {n}", op.name());
+            }
+        }
+    }
+
+    #[test]
+    fn no_chunk_is_smaller_than_an_element_unless_nothing_is_asked_for() {
+        for op in PerfOp::all().filter(|op| !op.is_bare()) {
+            let layout = Layout::of(op, 1, 5, true);
+            assert!(layout.inputs.tensors == 0 || layout.inputs.len == 1);
+            assert_eq!(layout.outputs.len, 1);
+            assert_eq!(Layout::of(op, 0, 5, true).outputs.elements(), 0);
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! The protocol of a measurement, apart from what is measured and from the clock.
+//!
+//! Calibration doubles as warm-up; then come batches of back-to-back ops. The time of a batch is that of its slowest rank,
+//! so all ranks take the same decisions here.
+
+use std::time::Duration;
+
+/// Batches of one point.
+const BATCHES: usize = 5;
+/// More iterations say nothing more.
+const MOST_ITERATIONS: u64 = 200_000;
+/// Seconds after which a point gets one iteration per batch.
+const LONG_POINT: f64 = 4.0;
+/// Seconds per op from which on there is only one batch.
+const LONG_OP: f64 = 0.8;
+/// Seconds per op from which on larger sizes of the op are not tried.
+const TOO_SLOW: f64 = 1.0;
+
+/// How much to measure.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Budget {
+    /// So much time in all batches together, calibration apart.
+    Time(Duration),
+    /// Exactly so many iterations, without calibration.
+    Iterations(u64),
+}
+
+/// What came out, in seconds per op.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Timing {
+    pub(super) median: f64,
+    pub(super) min: f64,
+    /// Whether larger sizes would break the time budget.
+    pub(super) too_slow: bool,
+    /// Timed iterations in all.
+    pub(super) iterations: u64,
+}
+
+/// Measures. `batch` does so many ops behind a barrier and gives the seconds of the slowest rank.
+pub(super) fn measure<E>(budget: Budget, mut batch: impl FnMut(u64) -> Result<f64, E>) -> Result<Timing, E> {
+    let (plan, per_op) = match budget {
+        Budget::Time(budget) => {
+            let (iterations, per_op) = calibrate(budget.as_secs_f64() / BATCHES as f64, &mut batch)?;
+            let long = iterations as f64 * BATCHES as f64 * per_op > LONG_POINT;
+            let batches = if per_op > LONG_OP { 1 } else { BATCHES };
+            (vec![if long { 1 } else { iterations }; batches], per_op)
+        }
+        Budget::Iterations(n) => (share(n), 0.0),
+    };
+    let mut times = Vec::with_capacity(plan.len());
+    for iterations in &plan {
+        times.push(batch(*iterations)? / *iterations as f64);
+    }
+    times.sort_by(f64::total_cmp);
+    let median = times.get(times.len() / 2).copied().unwrap_or(f64::NAN);
+    let min = times.first().copied().unwrap_or(f64::NAN);
+    Ok(Timing { median, min, too_slow: per_op > TOO_SLOW, iterations: plan.iter().sum() })
+}
+
+/// Raises the iterations until a batch costs enough to tell; gives those of a full batch, and the cost of one.
+fn calibrate<E>(per_batch: f64, batch: &mut impl FnMut(u64) -> Result<f64, E>) -> Result<(u64, f64), E> {
+    let mut n = 1;
+    loop {
+        let elapsed = batch(n)?;
+        if elapsed >= per_batch * 0.5 || n >= MOST_ITERATIONS {
+            let per_op = elapsed / n as f64;
+            let least = if elapsed > 2.0 { 1 } else { 2 };
+            return Ok((((per_batch / per_op) as u64).max(least).min(MOST_ITERATIONS), per_op));
+        }
+        let wanted = if elapsed > 0.0 { (n as f64 * per_batch * 0.6 / elapsed) as u64 } else { n * 8 };
+        n = wanted.clamp(n + 1, n * 8);
+    }
+}
+
+/// `n` iterations in at most as many batches as usual.
+fn share(n: u64) -> Vec<u64> {
+    let batches = (BATCHES as u64).min(n);
+    (0..batches).map(|k| n * (k + 1) / batches - n * k / batches).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Measures an op of constant cost; gives the batches as well.
+    fn constant(budget: Budget, cost: f64) -> (Timing, Vec<u64>) {
+        let mut batches = Vec::new();
+        let timing = measure::<()>(budget, |n| {
+            batches.push(n);
+            Ok(n as f64 * cost)
+        });
+        (timing.unwrap(), batches)
+    }
+
+    #[test]
+    fn batches_fill_the_budget() {
+        for cost in [1e-7, 3e-6, 1e-4, 1e-3] {
+            let (timing, batches) = constant(Budget::Time(Duration::from_millis(250)), cost);
+            let timed = &batches[batches.len() - BATCHES..];
+            assert_eq!(timed.iter().sum::<u64>(), timing.iterations);
+            let spent = timing.iterations as f64 * cost;
+            let capped = timed[0] == MOST_ITERATIONS;
+            assert!((0.2..=0.26).contains(&spent) || capped, "{cost}: {spent}");
+            assert!((timing.median / cost - 1.0).abs() < 1e-9 && (timing.min / cost - 1.0).abs() < 1e-9);
+            assert!(batches.len() - BATCHES <= 10, "{batches:?}");
+        }
+    }
+
+    #[test]
+    fn slow_ops_get_few_iterations() {
+        let budget = Budget::Time(Duration::from_millis(250));
+        assert_eq!(constant(budget, 0.1).1, [1, 2, 2, 2, 2, 2]);
+        assert_eq!(constant(budget, 0.5).1, [1, 1, 1, 1, 1, 1]);
+        assert_eq!(constant(budget, 0.9).1, [1, 1]);
+        assert_eq!(constant(budget, 3.0).1, [1, 1]);
+        assert!(constant(budget, 3.0).0.too_slow && !constant(budget, 0.9).0.too_slow);
+    }
+
+    #[test]
+    fn a_number_of_iterations_is_kept_to_exactly() {
+        for n in 1..=40 {
+            let (timing, batches) = constant(Budget::Iterations(n), 1e-6);
+            assert_eq!(timing.iterations, n);
+            assert_eq!(batches.iter().sum::<u64>(), n);
+            assert!(batches.len() <= BATCHES && batches.iter().all(|b| *b > 0));
+        }
+    }
+
+    #[test]
+    fn median_and_minimum_are_of_the_batches() {
+        let mut costs = [5.0, 1.0, 4.0, 2.0, 3.0].into_iter();
+        let timing = measure::<()>(Budget::Iterations(5), |_| Ok(costs.next().unwrap())).unwrap();
+        assert_eq!((timing.median, timing.min), (3.0, 1.0));
+    }
+}

@@ -1,0 +1,93 @@
+//! What `perf` can time: the ops of the table, and two more that the field times.
+
+use c10d::OpKind;
+use c10d::ops::Shape;
+
+/// Something to time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PerfOp {
+    /// An op of the table. Rooted ones have root 0; of the point-to-point ones, rank 0's call is the one that is named,
+    /// and rank 1 does the opposite.
+    Table(OpKind),
+    /// `broadcast` from root i mod n in iteration i, so that the root cannot run ahead.
+    BroadcastRotating,
+    /// Half of a round trip between ranks 0 and 1.
+    SendRecv,
+}
+
+impl PerfOp {
+    pub(crate) fn all() -> impl Iterator<Item = PerfOp> {
+        OpKind::ALL.iter().map(|op| PerfOp::Table(*op)).chain([PerfOp::BroadcastRotating, PerfOp::SendRecv])
+    }
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            PerfOp::Table(op) => op.name(),
+            PerfOp::BroadcastRotating => "broadcast_rotating",
+            PerfOp::SendRecv => "send_recv",
+        }
+    }
+
+    pub(crate) fn from_name(name: &str) -> Option<PerfOp> {
+        PerfOp::all().find(|op| op.name() == name)
+    }
+
+    /// The op of the table that does the work.
+    pub(crate) fn kind(self) -> OpKind {
+        match self {
+            PerfOp::Table(op) => op,
+            PerfOp::BroadcastRotating => OpKind::Broadcast,
+            PerfOp::SendRecv => OpKind::Send,
+        }
+    }
+
+    /// Whether it has no buffers, and so no sizes.
+    pub(crate) fn is_bare(self) -> bool {
+        self.kind().row().shape == Shape::Nothing
+    }
+
+    /// What nccl-tests multiplies the algorithm's bandwidth with to make it comparable to the hardware's.
+    pub(crate) fn bus_factor(self, ranks: u32) -> f64 {
+        let n = f64::from(ranks);
+        match self.kind() {
+            OpKind::Barrier | OpKind::MonitoredBarrier => 0.0,
+            OpKind::AllReduce | OpKind::AllReduceCoalesced => 2.0 * (n - 1.0) / n,
+            OpKind::Broadcast | OpKind::Reduce => 1.0,
+            op if op.is_p2p() => 1.0,
+            _ => (n - 1.0) / n,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_round_trip() {
+        let all: Vec<PerfOp> = PerfOp::all().collect();
+        assert_eq!(all.len(), OpKind::ALL.len() + 2);
+        for op in all {
+            assert_eq!(PerfOp::from_name(op.name()), Some(op));
+        }
+    }
+
+    #[test]
+    fn bus_factors_are_those_of_nccl_tests() {
+        for (name, factor) in [
+            ("all_reduce", 1.5),
+            ("all_gather_into", 0.75),
+            ("reduce_scatter_into", 0.75),
+            ("all_to_all_single", 0.75),
+            ("gather", 0.75),
+            ("scatter", 0.75),
+            ("broadcast", 1.0),
+            ("broadcast_rotating", 1.0),
+            ("reduce", 1.0),
+            ("send_recv", 1.0),
+            ("barrier", 0.0),
+        ] {
+            assert_eq!(PerfOp::from_name(name).unwrap().bus_factor(4), factor, "{name}");
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! What every rank of a run does.
+
+use std::time::{Duration, Instant};
+
+use c10d::types::{F8E4M3, F8E5M2};
+use c10d::{DType, Error, ProcessGroup, ReduceOp, Result};
+use half::{bf16, f16};
+use num_complex::{Complex32, Complex64};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+
+use super::args::{Args, Transport, word};
+use super::case::{Case, Form, Setting};
+use super::layout::Layout;
+use super::measure::{Timing, measure};
+use super::memory::Memory;
+use super::ops::PerfOp;
+use super::report::Row;
+use super::sample::Sample;
+
+/// No op of a run may take longer.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The group of a run, but for where the ranks meet.
+pub(super) fn builder(args: &Args) -> c10d::Builder {
+    let builder = c10d::builder().name("perf").timeout(PATIENCE);
+    match args.transport {
+        Transport::Auto => builder,
+        forced => builder.hint("gloo-like.transport", &word(forced)),
+    }
+}
+
+/// Binds the calling thread to one of the cores that it may use.
+pub(super) fn pin(rank: u32) -> Result {
+    let pinned = || {
+        let allowed = sched_getaffinity(None)?;
+        let place = rank % allowed.count().max(1);
+        let core = (0..CpuSet::MAX_CPU).filter(|core| allowed.is_set(*core)).nth(place as usize);
+        let mut one = CpuSet::new();
+        one.set(core.unwrap_or(0));
+        sched_setaffinity(None, &one)
+    };
+    pinned().map_err(|e| Error::new(c10d::ErrorKind::Resource, "cannot bind a rank to a core").source(e))
+}
+
+/// Times everything that `args` ask for; rank 0 shows `emit` a row per point.
+pub(super) fn run(pg: &ProcessGroup, args: &Args, emit: impl FnMut(Row)) -> Result {
+    match args.dtype {
+        DType::U8 => points::<u8>(pg, args, emit),
+        DType::I8 => points::<i8>(pg, args, emit),
+        DType::U16 => points::<u16>(pg, args, emit),
+        DType::I16 => points::<i16>(pg, args, emit),
+        DType::U32 => points::<u32>(pg, args, emit),
+        DType::I32 => points::<i32>(pg, args, emit),
+        DType::U64 => points::<u64>(pg, args, emit),
+        DType::I64 => points::<i64>(pg, args, emit),
+        DType::F16 => points::<f16>(pg, args, emit),
+        DType::BF16 => points::<bf16>(pg, args, emit),
+        DType::F32 => points::<f32>(pg, args, emit),
+        DType::F64 => points::<f64>(pg, args, emit),
+        DType::Bool => points::<bool>(pg, args, emit),
+        DType::Complex64 => points::<Complex32>(pg, args, emit),
+        DType::Complex128 => points::<Complex64>(pg, args, emit),
+        DType::F8E4M3 => points::<F8E4M3>(pg, args, emit),
+        DType::F8E5M2 => points::<F8E5M2>(pg, args, emit),
+    }
+}
+
+fn points<T: Sample>(pg: &ProcessGroup, args: &Args, mut emit: impl FnMut(Row)) -> Result {
+    for op in args.ops().map_err(Error::invalid)? {
+        let mut most = usize::MAX;
+        for bytes in args.sizes(op).iter().copied() {
+            if bytes > most {
+                continue;
+            }
+            let (timing, errors) = point::<T>(pg, args, op, bytes)?;
+            if timing.too_slow {
+                most = bytes;
+            }
+            if pg.rank() == 0 {
+                emit(row::<T>(pg, args, op, bytes, timing, errors));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Checks and times one op at one size.
+fn point<T: Sample>(pg: &ProcessGroup, args: &Args, op: PerfOp, bytes: usize) -> Result<(Timing, u64)> {
+    let form = if args.started { Form::Started } else { Form::Blocking };
+    let layout = Layout::of(op, count::<T>(bytes), pg.size(), pg.rank() == 0);
+    let (mut inputs, mut outputs) = (Memory::<T>::new(layout.inputs), Memory::<T>::new(layout.outputs));
+    let setting = Setting { pg, op, reduce: args.reduce, form, layout };
+    let mut case = Case::new(&setting, inputs.tensors(), outputs.tensors());
+
+    let mut errors = [case.verify()?];
+    case.ready();
+    let timing = measure(args.budget(), |iterations| {
+        pg.barrier()?;
+        let start = Instant::now();
+        for i in 0..iterations {
+            case.step(i)?;
+        }
+        let mut slowest = [start.elapsed().as_secs_f64()];
+        pg.all_reduce(&mut slowest, ReduceOp::Max)?;
+        Ok::<f64, Error>(slowest[0])
+    })?;
+    errors[0] += case.verify_last();
+    pg.all_reduce(&mut errors, ReduceOp::Sum)?;
+    Ok((timing, errors[0]))
+}
+
+/// Elements of a nominal size; something is sent unless the size is 0.
+fn count<T>(bytes: usize) -> usize {
+    if bytes == 0 { 0 } else { (bytes / size_of::<T>()).max(1) }
+}
+
+fn row<T: Sample>(pg: &ProcessGroup, args: &Args, op: PerfOp, bytes: usize, timing: Timing, errors: u64) -> Row {
+    let layout = Layout::of(op, count::<T>(bytes), pg.size(), true);
+    let larger = layout.inputs.elements().max(layout.outputs.elements()) * size_of::<T>();
+    let algorithm = pg.algorithm(op.kind(), larger, T::DTYPE, args.reduce);
+    // A round trip is two messages.
+    let trips = if op == PerfOp::SendRecv { 2.0 } else { 1.0 };
+    let (median, min) = (timing.median / trips, timing.min / trips);
+    let algbw = if median > 0.0 { bytes as f64 / median / 1e9 } else { 0.0 };
+    Row {
+        op: op.name().to_owned(),
+        dtype: if op.is_bare() { "-" } else { T::DTYPE.name() }.to_owned(),
+        bytes,
+        ranks: pg.size(),
+        transport: word(args.transport),
+        algorithm: algorithm.map(str::to_owned),
+        iters: timing.iterations,
+        median_us: median * 1e6,
+        min_us: min * 1e6,
+        algbw,
+        busbw: algbw * op.bus_factor(pg.size()),
+        errors,
+    }
+}

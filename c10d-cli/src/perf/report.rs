@@ -1,0 +1,165 @@
+//! What a run prints: a table for people, CSV or JSON for programs; progress where somebody watches.
+
+use std::io::{self, IsTerminal, Write};
+use std::time::Instant;
+
+use comfy_table::{CellAlignment, Table, presets};
+use serde::{Deserialize, Serialize};
+
+use super::args::{Args, Format, word};
+
+/// The result of one point. Times in microseconds, bandwidths in 10⁹ bytes per second.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Row {
+    pub(super) op: String,
+    pub(super) dtype: String,
+    pub(super) bytes: usize,
+    pub(super) ranks: u32,
+    pub(super) transport: String,
+    pub(super) algorithm: Option<String>,
+    pub(super) iters: u64,
+    pub(super) median_us: f64,
+    pub(super) min_us: f64,
+    #[serde(rename = "algbw_GBps")]
+    pub(super) algbw: f64,
+    #[serde(rename = "busbw_GBps")]
+    pub(super) busbw: f64,
+    /// Wrong elements, on all ranks together.
+    pub(super) errors: u64,
+}
+
+const CSV_HEADER: &str = "op,dtype,bytes,ranks,transport,median_us,min_us,algbw_GBps,busbw_GBps,errors";
+
+/// Collects the rows of a run and prints them.
+pub(super) struct Report<'a> {
+    args: &'a Args,
+    rows: Vec<Row>,
+    points: usize,
+    progress: bool,
+    started: Instant,
+}
+
+impl<'a> Report<'a> {
+    /// `points`: how many rows there will be, if none is left out.
+    pub(super) fn new(args: &'a Args, points: usize) -> io::Result<Report<'a>> {
+        if args.format == Format::Csv {
+            writeln!(io::stdout(), "{CSV_HEADER}")?;
+        }
+        let progress = io::stderr().is_terminal();
+        let report = Report { args, rows: Vec::new(), points, progress, started: Instant::now() };
+        report.show_progress("starting");
+        Ok(report)
+    }
+
+    pub(super) fn add(&mut self, row: Row) -> io::Result<()> {
+        self.show_progress(&format!("{} {}", row.op, size(row.bytes)));
+        if self.args.format == Format::Csv {
+            let Row { op, dtype, bytes, ranks, transport, median_us, min_us, algbw, busbw, errors, .. } = &row;
+            let (times, bandwidths) = (format!("{median_us:.3},{min_us:.3}"), format!("{algbw:.4},{busbw:.4}"));
+            let mut out = io::stdout().lock();
+            writeln!(out, "{op},{dtype},{bytes},{ranks},{transport},{times},{bandwidths},{errors}")?;
+            out.flush()?;
+        }
+        self.rows.push(row);
+        Ok(())
+    }
+
+    /// Prints what is printed at the end; gives the number of wrong elements.
+    pub(super) fn end(self) -> io::Result<u64> {
+        if self.progress {
+            eprint!("\r\x1b[K");
+        }
+        let errors = self.rows.iter().map(|row| row.errors).sum();
+        match self.args.format {
+            Format::Csv => {}
+            Format::Json => {
+                let args = self.args;
+                let json = serde_json::json!({
+                    "ranks": args.ranks,
+                    "mode": word(args.mode),
+                    "async": args.started,
+                    "transport": word(args.transport),
+                    "reduce": args.reduce.name(),
+                    "rows": self.rows,
+                });
+                writeln!(io::stdout(), "{json:#}")?;
+            }
+            Format::Table if self.rows.is_empty() => {}
+            Format::Table => self.print_table(errors)?,
+        }
+        Ok(errors)
+    }
+
+    fn print_table(&self, errors: u64) -> io::Result<()> {
+        let args = self.args;
+        let mut table = Table::new();
+        table.load_style(presets::NOTHING);
+        table.set_header([
+            "op",
+            "dtype",
+            "bytes",
+            "algorithm",
+            "median µs",
+            "min µs",
+            "algbw GB/s",
+            "busbw GB/s",
+            "errors",
+        ]);
+        for row in &self.rows {
+            table.add_row([
+                row.op.clone(),
+                row.dtype.clone(),
+                size(row.bytes),
+                row.algorithm.clone().unwrap_or_else(|| "-".into()),
+                number(row.median_us),
+                number(row.min_us),
+                number(row.algbw),
+                number(row.busbw),
+                row.errors.to_string(),
+            ]);
+        }
+        for column in table.column_iter_mut().enumerate().filter(|(i, _)| *i == 2 || *i > 3) {
+            column.1.set_cell_alignment(CellAlignment::Right);
+        }
+        let started = if args.started { ", started and waited for" } else { "" };
+        let mut out = io::stdout().lock();
+        writeln!(
+            out,
+            "{} ranks ({}), transport {}, {} {}{started}\n",
+            args.ranks,
+            word(args.mode),
+            word(args.transport),
+            args.dtype,
+            args.reduce,
+        )?;
+        writeln!(out, "{}\n", table.trim_fmt())?;
+        writeln!(out, "{} rows, {errors} errors, {:.1} s", self.rows.len(), self.started.elapsed().as_secs_f64())
+    }
+
+    fn show_progress(&self, what: &str) {
+        if self.progress {
+            const WIDTH: usize = 30;
+            let done = (self.rows.len() * WIDTH).checked_div(self.points).unwrap_or(WIDTH).min(WIDTH);
+            eprint!("\r\x1b[K[{:<WIDTH$}] {}/{} {what}", "#".repeat(done), self.rows.len(), self.points);
+        }
+    }
+}
+
+/// A size in the unit that suits it, if it is a whole number of them.
+fn size(bytes: usize) -> String {
+    match bytes {
+        b if b > 0 && b.is_multiple_of(1 << 30) => format!("{}G", b >> 30),
+        b if b > 0 && b.is_multiple_of(1 << 20) => format!("{}M", b >> 20),
+        b if b > 0 && b.is_multiple_of(1 << 10) => format!("{}K", b >> 10),
+        b => b.to_string(),
+    }
+}
+
+/// Three digits or so that tell something.
+fn number(x: f64) -> String {
+    match x {
+        x if x >= 100.0 => format!("{x:.0}"),
+        x if x >= 1.0 => format!("{x:.2}"),
+        x => format!("{x:.3}"),
+    }
+}

@@ -1,0 +1,81 @@
+//! Element types as `perf` fills and compares them.
+
+use c10d::types::{Element, F8E4M3, F8E5M2};
+use half::{bf16, f16};
+use num_complex::Complex;
+
+/// An element that stands for a small whole number.
+pub(super) trait Sample: Element + PartialEq {
+    /// The element for `value`; integers wrap.
+    fn whole(value: i64) -> Self;
+    /// Whether this is `other` up to the relative `tolerance`. Types without fractions ask for equality.
+    fn is_near(self, other: Self, tolerance: f64) -> bool {
+        let _ = tolerance;
+        self == other
+    }
+}
+
+macro_rules! sample {
+    (whole: $($int:ty)*) => {$(
+        impl Sample for $int {
+            fn whole(value: i64) -> Self { value as $int }
+        }
+    )*};
+    (float: $($float:ty, $value:ident => $of:expr, $wide:ident => $widen:expr;)*) => {$(
+        impl Sample for $float {
+            fn whole($value: i64) -> Self { $of }
+            fn is_near(self, other: Self, tolerance: f64) -> bool {
+                let widen = |$wide: $float| -> f64 { $widen };
+                near(widen(self), widen(other), tolerance)
+            }
+        }
+    )*};
+}
+
+sample!(whole: u8 i8 u16 i16 u32 i32 u64 i64);
+sample! { float:
+    f16, v => f16::from_f64(v as f64), x => x.to_f64();
+    bf16, v => bf16::from_f64(v as f64), x => x.to_f64();
+    f32, v => v as f32, x => x.into();
+    f64, v => v as f64, x => x;
+}
+
+impl Sample for bool {
+    fn whole(value: i64) -> Self {
+        value != 0
+    }
+}
+
+impl Sample for Complex<f32> {
+    fn whole(value: i64) -> Self {
+        Complex::new(value as f32, 0.0)
+    }
+    fn is_near(self, other: Self, tolerance: f64) -> bool {
+        self.re.is_near(other.re, tolerance) && self.im.is_near(other.im, tolerance)
+    }
+}
+
+impl Sample for Complex<f64> {
+    fn whole(value: i64) -> Self {
+        Complex::new(value as f64, 0.0)
+    }
+    fn is_near(self, other: Self, tolerance: f64) -> bool {
+        near(self.re, other.re, tolerance) && near(self.im, other.im, tolerance)
+    }
+}
+
+impl Sample for F8E4M3 {
+    fn whole(value: i64) -> Self {
+        F8E4M3(value as u8)
+    }
+}
+
+impl Sample for F8E5M2 {
+    fn whole(value: i64) -> Self {
+        F8E5M2(value as u8)
+    }
+}
+
+fn near(a: f64, b: f64, tolerance: f64) -> bool {
+    (a - b).abs() <= tolerance * b.abs().max(1.0)
+}

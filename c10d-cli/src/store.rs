@@ -1,0 +1,38 @@
+//! `c10d store`: a stand-alone store.
+
+use std::io::Write;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::process::ExitCode;
+
+use c10d::TcpStoreServer;
+use c10d::tcp_store::ServerOptions;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use crate::Outcome;
+
+/// Serve a TCPStore that PyTorch's clients and ours can use, until SIGINT or SIGTERM.
+///
+/// Prints the address when it listens.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Where to listen; port 0 takes a free one.
+    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:29500")]
+    bind: String,
+}
+
+pub(crate) fn store(args: &Args) -> Outcome {
+    let addr = address(&args.bind)?;
+    // Before the address is printed: whoever reads it may send a signal at once.
+    let mut signals = Signals::new([SIGINT, SIGTERM])?;
+    let server = TcpStoreServer::bind(addr, ServerOptions::default())?;
+    println!("{}", server.local_addr());
+    std::io::stdout().flush()?;
+    signals.forever().next();
+    Ok(ExitCode::SUCCESS)
+}
+
+fn address(text: &str) -> Result<SocketAddr, String> {
+    let mut found = text.to_socket_addrs().map_err(|e| format!("{text:?} is no address to listen at: {e}"))?;
+    found.next().ok_or_else(|| format!("{text:?} has no address"))
+}
