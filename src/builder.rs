@@ -92,6 +92,11 @@ impl Builder {
         self.group.rank(joined.rank).size(joined.size).store(joined.store).build()
     }
 
+    /// As [`run_ranks`], with what this builder was told; rank, size and store are those of the threads.
+    pub fn run_ranks<T: Send>(self, size: u32, body: impl Fn(ProcessGroup) -> Result<T> + Sync) -> Result<Vec<T>> {
+        c10d_core::run_ranks(size, self.group, body)
+    }
+
     fn with(mut self, change: impl FnOnce(GroupBuilder) -> GroupBuilder) -> Self {
         self.group = change(self.group);
         self
@@ -112,5 +117,5 @@ impl Builder {
 /// # Ok(()) }
 /// ```
 pub fn run_ranks<T: Send>(size: u32, body: impl Fn(ProcessGroup) -> Result<T> + Sync) -> Result<Vec<T>> {
-    c10d_core::run_ranks(size, builder().group, body)
+    builder().run_ranks(size, body)
 }
