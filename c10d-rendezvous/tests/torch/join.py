@@ -1,0 +1,14 @@
+"""One rank of two, by tcp://: argv is port and rank. The other is not PyTorch."""
+
+import sys
+from datetime import timedelta
+
+import torch.distributed as dist
+
+port, rank = int(sys.argv[1]), int(sys.argv[2])
+store, found, size = next(dist.rendezvous(f"tcp://127.0.0.1:{port}?rank={rank}&world_size=2", timeout=timedelta(seconds=60)))
+assert (found, size) == (rank, 2)
+store.set(f"rank{rank}", str(rank))
+assert store.multi_get(["rank0", "rank1"]) == [b"0", b"1"]
+store.barrier("end", 2)
+print("python is content", flush=True)
