@@ -7,8 +7,9 @@ use c10d_core::registry::Provider;
 /// Named here, and not only submitted at link time, because a crate that nobody names is not linked, and because a
 /// `staticlib` loses its constructors.
 pub fn builtin() -> &'static [&'static Provider] {
-    &[
+    static BUILTIN: &[&Provider] = &[
         #[cfg(feature = "gloo-like")]
         &c10d_gloo_like::PROVIDER,
-    ]
+    ];
+    BUILTIN
 }

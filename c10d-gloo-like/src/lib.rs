@@ -1,11 +1,22 @@
 #![doc = include_str!("../README.md")]
 
+mod backend;
+mod collectives;
 mod exec;
+mod layout;
 mod link;
 mod mesh;
+mod p2p;
 mod pause;
 mod plan;
+mod provider;
+mod queue;
 mod reduce;
 mod schedule;
 mod shm;
 mod tcp;
+
+pub use provider::PROVIDER;
+
+/// The backend's name.
+pub const NAME: &str = "gloo-like";

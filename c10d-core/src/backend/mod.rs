@@ -56,6 +56,11 @@ pub unsafe trait Backend: Send + Sync + 'static {
         None
     }
 
+    /// Bytes of payload that this rank has sent to peers in collectives so far, where the backend counts them.
+    fn bytes_sent(&self) -> Option<u64> {
+        None
+    }
+
     /// The name of the algorithm that such a call takes, where there is a choice.
     fn algorithm(&self, op: OpKind, bytes: usize, dtype: DType, reduce: ReduceOp) -> Option<&'static str> {
         let _ = (op, bytes, dtype, reduce);

@@ -20,6 +20,7 @@ pub(crate) use lane::{Lane, LaneInfo};
 pub(crate) use run::{observe, settle};
 pub use run_ranks::run_ranks;
 
+use crate::backend::Capabilities;
 use crate::dispatch::BackendMap;
 use crate::ops::OpKind;
 use crate::registry::{Kernel, Registry};
@@ -109,11 +110,22 @@ impl ProcessGroup {
         Ok(lane.info.backend)
     }
 
+    /// What the backend that serves the key offers, or why there is none.
+    pub fn capabilities(&self, key: DispatchKey) -> Result<&Capabilities> {
+        let (_, lane) = self.0.route(key)?;
+        Ok(&lane.capabilities)
+    }
+
     /// The name of the algorithm that such a call would take, where the backend has a choice. `bytes` is the size of the
     /// largest buffer of the call.
     pub fn algorithm(&self, op: OpKind, bytes: usize, dtype: DType, reduce: ReduceOp) -> Option<&'static str> {
         let (_, lane) = self.0.route(DispatchKey::Cpu).ok()?;
         lane.backend.algorithm(op, bytes, dtype, reduce)
+    }
+
+    /// Bytes of payload that this rank has sent to peers in the key's collectives so far, where the backend counts them.
+    pub fn bytes_sent(&self, key: DispatchKey) -> Option<u64> {
+        self.0.route(key).ok()?.1.backend.bytes_sent()
     }
 
     /// The error that failed the group, if it is failed.

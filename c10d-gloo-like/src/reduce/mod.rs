@@ -8,7 +8,7 @@ mod run;
 
 use c10d_core::{DType, ReduceOp};
 
-use element::{BFloat, Boolean, Half, Pair, Parts};
+use element::{BFloat, Boolean, Element, Half, Pair, Parts};
 use operation::{And, Average, Max, Min, Or, PreMultiplied, Product, Sum, Xor};
 use run::Machine;
 
@@ -35,7 +35,7 @@ fn kernel_on(machine: Machine, op: ReduceOp, dtype: DType, last: bool) -> Option
     macro_rules! by_type {
         ($op:ty: $($dtype:pat => $element:ty,)*) => {
             match dtype {
-                $($dtype => Some(machine.kernel::<$element, $op>()),)*
+                $($dtype => Some(<$element>::kernel::<$op>(machine)),)*
                 _ => None,
             }
         };

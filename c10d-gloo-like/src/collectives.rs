@@ -1,0 +1,58 @@
+//! The collectives of one rank: runs one at a time, on whatever thread it is called.
+
+use c10d_core::{ErrorKind, OpKind, Request, Result};
+
+use crate::exec::{Executor, Op, Reduction, Spaces};
+use crate::layout::Layout;
+use crate::plan::Plan;
+
+/// Everything a collective needs, kept between them so that nothing is allocated after the first ones.
+pub(crate) struct Collectives {
+    executor: Executor,
+    layout: Layout,
+    spaces: Spaces,
+    plan: Plan,
+}
+
+impl Collectives {
+    pub(crate) fn new(executor: Executor, layout: Layout) -> Collectives {
+        Collectives { executor, layout, spaces: Spaces::new(), plan: Plan::default() }
+    }
+
+    /// Runs the op to its end. Touches no span afterwards.
+    pub(crate) fn run(&mut self, request: &Request) -> Result {
+        self.plan.clear();
+        self.spaces.clear();
+        self.layout.fill(request, &mut self.spaces, &mut self.plan);
+        let dtype = request.dtype();
+        let reduction = match dtype {
+            Some(dtype) if request.op.reduces() => Reduction::new(request.params.reduce, dtype, self.layout.world()),
+            _ => None,
+        };
+        let op = Op {
+            plan: &self.plan,
+            print: request.fingerprint,
+            uneven: request.op.is_uneven(),
+            elem: dtype.map_or(1, |d| d.size()),
+            reduction,
+            deadline: &|| request.deadline(),
+        };
+        let result = self.executor.run(&op, &mut self.spaces);
+        self.spaces.clear();
+        result.map_err(|mut error| {
+            // A monitored barrier names the first missing rank, unless asked for all.
+            if request.op == OpKind::MonitoredBarrier
+                && !request.params.wait_all_ranks
+                && *error.kind() == ErrorKind::Timeout
+            {
+                error.report_mut().guilty.truncate(1);
+            }
+            error
+        })
+    }
+
+    /// Bytes of payload sent so far.
+    pub(crate) fn sent(&self) -> u64 {
+        self.executor.sent()
+    }
+}

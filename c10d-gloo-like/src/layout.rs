@@ -1,0 +1,203 @@
+//! From a request to memory and plan: lays the op's tensors end to end, rank by rank, and fills the plan of the chosen
+//! algorithm.
+#![allow(unsafe_code)]
+
+use c10d_core::{OpKind, Request, Span};
+
+use crate::exec::Spaces;
+use crate::plan::Plan;
+use crate::schedule::select::{Algorithm, Fabric, exact, select};
+use crate::schedule::{Blocks, Place, direct, fill};
+
+/// Lays ops out, one after the other. Keeps its memory between them.
+pub(crate) struct Layout {
+    me: Place,
+    fabric: Fabric,
+    hosts: Vec<u32>,
+    /// Where each rank's block of the input, and of the output, starts; and where the last ends.
+    starts: [Vec<usize>; 2],
+}
+
+impl Layout {
+    pub(crate) fn new(me: Place, fabric: Fabric, hosts: Vec<u32>) -> Layout {
+        Layout { me, fabric, hosts, starts: Default::default() }
+    }
+
+    /// How many ranks there are.
+    pub(crate) fn world(&self) -> u32 {
+        self.me.world
+    }
+
+    /// Which algorithm this request takes.
+    fn algorithm(&self, request: &Request, bytes: usize) -> Algorithm {
+        let exact = request.dtype().is_some_and(|d| exact(d, request.params.reduce));
+        select(request.op, self.me.world, bytes, self.fabric, exact)
+    }
+
+    /// Fills `spaces` and `plan`, which are empty, for this request.
+    pub(crate) fn fill(&mut self, request: &Request, spaces: &mut Spaces, plan: &mut Plan) {
+        let me = self.me;
+        let world = me.world as usize;
+        let root = request.params.root;
+        let elem = request.dtype().map_or(1, |d| d.size());
+        let (inputs, outputs) = (request.inputs(), request.outputs());
+        let bytes = |spans: &[Span]| spans.iter().map(Span::bytes).sum::<usize>();
+        match request.op {
+            OpKind::Broadcast => {
+                let total = put(spaces, Side::Output, outputs);
+                let how = self.algorithm(request, total);
+                fill::broadcast(how, me, root, total, elem, plan);
+            }
+            OpKind::AllReduce | OpKind::AllReduceCoalesced => {
+                let total = put(spaces, Side::Output, outputs);
+                let how = self.algorithm(request, total);
+                fill::all_reduce(how, me, &self.hosts, total, elem, plan);
+            }
+            OpKind::Reduce => {
+                let total = put(spaces, Side::Input, outputs);
+                if me.rank == root {
+                    put(spaces, Side::Output, outputs);
+                }
+                let how = self.algorithm(request, total);
+                fill::reduce(how, me, root, total, elem, plan);
+            }
+            OpKind::AllGather => {
+                put(spaces, Side::Input, inputs);
+                put(spaces, Side::Output, outputs);
+                let how = self.algorithm(request, bytes(outputs));
+                fill::all_gather(how, me, list(&mut self.starts[1], outputs.iter().map(Span::bytes)), plan);
+            }
+            OpKind::AllGatherInto => {
+                put(spaces, Side::Input, inputs);
+                put(spaces, Side::Output, outputs);
+                let how = self.algorithm(request, bytes(outputs));
+                fill::all_gather(how, me, Blocks::uniform(me.world, bytes(inputs)), plan);
+            }
+            OpKind::AllGatherCoalesced => {
+                put(spaces, Side::Input, inputs);
+                let of = |p: usize| outputs.iter().skip(p).step_by(world);
+                for p in 0..world {
+                    of(p).for_each(|span| put_part(spaces, Side::Output, span, 0, span.bytes()));
+                }
+                let how = self.algorithm(request, bytes(outputs));
+                let blocks = list(&mut self.starts[1], (0..world).map(|p| of(p).map(Span::bytes).sum()));
+                fill::all_gather(how, me, blocks, plan);
+            }
+            OpKind::AllGatherIntoCoalesced => {
+                put(spaces, Side::Input, inputs);
+                put_blocks(spaces, Side::Output, outputs, world);
+                let how = self.algorithm(request, bytes(outputs));
+                fill::all_gather(how, me, Blocks::uniform(me.world, bytes(inputs)), plan);
+            }
+            OpKind::ReduceScatter => {
+                put(spaces, Side::Input, inputs);
+                put(spaces, Side::Output, outputs);
+                let how = self.algorithm(request, bytes(inputs));
+                fill::reduce_scatter(how, me, list(&mut self.starts[0], inputs.iter().map(Span::bytes)), plan);
+            }
+            OpKind::ReduceScatterInto => {
+                put(spaces, Side::Input, inputs);
+                put(spaces, Side::Output, outputs);
+                let how = self.algorithm(request, bytes(inputs));
+                fill::reduce_scatter(how, me, Blocks::uniform(me.world, bytes(outputs)), plan);
+            }
+            OpKind::ReduceScatterIntoCoalesced => {
+                put_blocks(spaces, Side::Input, inputs, world);
+                put(spaces, Side::Output, outputs);
+                let how = self.algorithm(request, bytes(inputs));
+                fill::reduce_scatter(how, me, Blocks::uniform(me.world, bytes(outputs)), plan);
+            }
+            OpKind::Gather => {
+                let own = put(spaces, Side::Input, inputs);
+                put(spaces, Side::Output, outputs);
+                direct::gather(me, root, own, list(&mut self.starts[1], outputs.iter().map(Span::bytes)), plan);
+            }
+            OpKind::Scatter => {
+                put(spaces, Side::Input, inputs);
+                let own = put(spaces, Side::Output, outputs);
+                direct::scatter(me, root, own, list(&mut self.starts[0], inputs.iter().map(Span::bytes)), plan);
+            }
+            OpKind::AllToAll | OpKind::AllToAllSingle => {
+                let sent = put(spaces, Side::Input, inputs);
+                let received = put(spaces, Side::Output, outputs);
+                let [from, to] = &mut self.starts;
+                let single = request.op == OpKind::AllToAllSingle;
+                let params = &request.params;
+                let from = parts(from, single, params.input_splits(), elem, sent, inputs, world);
+                let to = parts(to, single, params.output_splits(), elem, received, outputs, world);
+                direct::all_to_all(me, from, to, plan);
+            }
+            OpKind::Barrier | OpKind::MonitoredBarrier => {
+                let how = self.algorithm(request, 0);
+                fill::barrier(how, me, plan);
+            }
+            OpKind::Send | OpKind::Recv | OpKind::RecvAnySource => debug_assert!(false, "messages have no plan"),
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Side {
+    Input,
+    Output,
+}
+
+/// Lays whole tensors end to end; gives their bytes.
+fn put(spaces: &mut Spaces, side: Side, spans: &[Span]) -> usize {
+    spans.iter().map(|span| (put_part(spaces, side, span, 0, span.bytes()), span.bytes()).1).sum()
+}
+
+/// Lays the blocks of tensors end to end, rank by rank: each tensor has `world` blocks.
+fn put_blocks(spaces: &mut Spaces, side: Side, spans: &[Span], world: usize) {
+    for p in 0..world {
+        for span in spans {
+            let len = span.bytes() / world;
+            put_part(spaces, side, span, p * len, len);
+        }
+    }
+}
+
+fn put_part(spaces: &mut Spaces, side: Side, span: &Span, offset: usize, len: usize) {
+    // Dispatch sends host memory here and nothing else.
+    let Some(at) = span.host_ptr() else { return };
+    // SAFETY: a part of a span of a job that this backend holds; the spaces are cleared before the job is completed.
+    // Tensors of an op overlap only in the in-place layouts that dispatch admits.
+    unsafe {
+        let at = at.add(offset);
+        match side {
+            Side::Input => spaces.add_input(at, len),
+            Side::Output => spaces.add_output(at, len),
+        }
+    }
+}
+
+/// Blocks of these lengths.
+fn list(starts: &mut Vec<usize>, lens: impl Iterator<Item = usize>) -> Blocks<'_> {
+    starts.clear();
+    starts.push(0);
+    let mut end = 0;
+    starts.extend(lens.map(|len| {
+        end += len;
+        end
+    }));
+    Blocks::Listed(starts)
+}
+
+/// The blocks of one side of an exchange.
+fn parts<'a>(
+    starts: &'a mut Vec<usize>,
+    single: bool,
+    splits: &[usize],
+    elem: usize,
+    bytes: usize,
+    spans: &[Span],
+    world: usize,
+) -> Blocks<'a> {
+    if !single {
+        list(starts, spans.iter().map(Span::bytes))
+    } else if splits.is_empty() {
+        Blocks::uniform(world as u32, bytes / world)
+    } else {
+        list(starts, splits.iter().map(|n| n * elem))
+    }
+}

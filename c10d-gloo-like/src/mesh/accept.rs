@@ -1,0 +1,176 @@
+//! Receiving the ranks that dial this one, among whatever else connects.
+//!
+//! A connection is a stranger until its handshake is whole and right. Strangers are few at a time, wait nowhere in the
+//! way of ranks, and are dropped after five seconds at the latest.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use c10d_core::{Error, ErrorKind, Phase, Result};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SocketFlags, accept_with, recv};
+
+use super::handshake::Handshake;
+use super::socket::{LOOK, Patience, timespec};
+use crate::tcp;
+
+/// How long a stranger may take to introduce itself.
+const INTRODUCTION: Duration = Duration::from_secs(5);
+/// Strangers at a time; beyond it the oldest is dropped, since ranks introduce themselves at once.
+const STRANGERS: usize = 128;
+/// How long nothing is accepted after descriptors have run out.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// Where this rank listens while joining.
+pub(super) struct Door {
+    pub(super) unix: Option<OwnedFd>,
+    pub(super) tcp: Vec<tcp::Listener>,
+    strangers: Vec<Stranger>,
+    closed_until: Option<Instant>,
+}
+
+struct Stranger {
+    fd: OwnedFd,
+    unix: bool,
+    bytes: [u8; Handshake::SIZE],
+    got: usize,
+    until: Instant,
+}
+
+/// A rank's connection; its handshake is not answered yet.
+pub(super) struct Guest {
+    pub(super) fd: OwnedFd,
+    pub(super) unix: bool,
+    pub(super) handshake: Handshake,
+}
+
+impl Door {
+    pub(super) fn new(unix: Option<OwnedFd>, tcp: Vec<tcp::Listener>) -> Door {
+        Door { unix, tcp, strangers: Vec::new(), closed_until: None }
+    }
+
+    /// The next connection that `welcome` has no objection to; `None` at the deadline or when the join has failed.
+    pub(super) fn next(
+        &mut self,
+        patience: &Patience<'_>,
+        welcome: impl Fn(&Handshake) -> Option<&'static str>,
+    ) -> Result<Option<Guest>> {
+        loop {
+            if let Some(guest) = self.introduced(&welcome) {
+                return Ok(Some(guest));
+            }
+            let now = Instant::now();
+            if (patience.stop)() || now >= patience.deadline {
+                return Ok(None);
+            }
+            self.wait(patience.deadline.saturating_duration_since(now))?;
+            self.admit()?;
+        }
+    }
+
+    /// Sleeps until something happens here, for a moment at most.
+    fn wait(&mut self, left: Duration) -> Result {
+        let now = Instant::now();
+        let mut slice = left.min(LOOK);
+        let mut set: Vec<PollFd<'_>> = self.strangers.iter().map(|s| PollFd::new(&s.fd, PollFlags::IN)).collect();
+        match self.closed_until.filter(|t| *t > now) {
+            Some(until) => slice = slice.min(until - now),
+            None => {
+                set.extend(self.unix.iter().map(|l| PollFd::new(l, PollFlags::IN)));
+                set.extend(self.tcp.iter().map(|l| PollFd::from_borrowed_fd(l.fd(), PollFlags::IN)));
+            }
+        }
+        match poll(&mut set, Some(&timespec(slice))) {
+            Ok(_) | Err(Errno::INTR) => Ok(()),
+            Err(e) => Err(refused("waiting for peers failed").source(e)),
+        }
+    }
+
+    /// Takes in who knocks. Without descriptors left the door stays shut for a moment.
+    fn admit(&mut self) -> Result {
+        let now = Instant::now();
+        if self.closed_until.is_some_and(|t| t > now) {
+            return Ok(());
+        }
+        self.closed_until = None;
+        let mut came: Vec<(OwnedFd, bool)> = Vec::new();
+        if let Some(unix) = &self.unix {
+            match accept_with(unix, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
+                Ok(fd) if same_user(fd.as_fd()) => came.push((fd, true)),
+                Ok(_) => tracing::debug!("a process of another user was turned away"),
+                Err(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => {
+                    self.closed_until = Some(now + PAUSE)
+                }
+                Err(Errno::AGAIN | Errno::INTR | Errno::CONNABORTED) => {}
+                Err(e) => return Err(refused("accepting a connection failed").source(e)),
+            }
+        }
+        for listener in &self.tcp {
+            match listener.accept(now) {
+                Ok(Some((stream, _))) => came.push((stream.into(), false)),
+                Ok(None) => {}
+                Err(e) => {
+                    tracing::debug!("a connection was not accepted: {e}");
+                    self.closed_until = Some(now + PAUSE);
+                }
+            }
+        }
+        for (fd, unix) in came {
+            if self.strangers.len() >= STRANGERS {
+                self.strangers.remove(0);
+            }
+            let until = now + INTRODUCTION;
+            self.strangers.push(Stranger { fd, unix, bytes: [0; Handshake::SIZE], got: 0, until });
+        }
+        Ok(())
+    }
+
+    /// Listens to the strangers: one that is welcome, if there is one; those that are not are dropped.
+    fn introduced(&mut self, welcome: impl Fn(&Handshake) -> Option<&'static str>) -> Option<Guest> {
+        let now = Instant::now();
+        let mut guest = None;
+        let mut i = 0;
+        while i < self.strangers.len() && guest.is_none() {
+            match self.strangers[i].listen(now) {
+                Ok(None) => i += 1,
+                Err(why) => {
+                    tracing::debug!("a connection was dropped: {why}");
+                    self.strangers.remove(i);
+                }
+                Ok(Some(handshake)) => {
+                    let stranger = self.strangers.remove(i);
+                    match welcome(&handshake) {
+                        Some(why) => tracing::debug!("a connection was dropped: {why}"),
+                        None => guest = Some(Guest { fd: stranger.fd, unix: stranger.unix, handshake }),
+                    }
+                }
+            }
+        }
+        guest
+    }
+}
+
+impl Stranger {
+    fn listen(&mut self, now: Instant) -> Result<Option<Handshake>, &'static str> {
+        while self.got < self.bytes.len() {
+            match recv(&self.fd, &mut self.bytes[self.got..], RecvFlags::DONTWAIT) {
+                Ok((0, _)) => return Err("it closed"),
+                Ok((n, _)) => self.got += n,
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) if now < self.until => return Ok(None),
+                Err(Errno::AGAIN) => return Err("it did not introduce itself"),
+                Err(_) => return Err("it broke"),
+            }
+        }
+        Handshake::from_bytes(&self.bytes).map(Some)
+    }
+}
+
+fn same_user(fd: BorrowedFd<'_>) -> bool {
+    rustix::net::sockopt::socket_peercred(fd).is_ok_and(|peer| peer.uid == rustix::process::geteuid())
+}
+
+fn refused(what: &str) -> Error {
+    Error::new(ErrorKind::Resource, what).phase(Phase::Connect)
+}

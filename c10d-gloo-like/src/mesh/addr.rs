@@ -1,0 +1,155 @@
+//! The addresses at which this rank can be reached over TCP.
+//!
+//! `C10D_SOCKET_ADDR` (an address) or `C10D_SOCKET_IFNAME` (an interface) decide where they are set. Otherwise a job
+//! whose `MASTER_ADDR` is a loopback address stays on loopback, and any other listens on loopback, for ranks beside it,
+//! and on the addresses of its interfaces, the one that leads towards `MASTER_ADDR` or the default route first. Never on
+//! the wildcard.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+
+use c10d_core::{Error, ErrorKind, Phase, Result};
+
+use super::netlink::{self, Local};
+
+/// More addresses than this are not offered to peers.
+pub(super) const MAX: usize = 8;
+const IFNAME: &str = "C10D_SOCKET_IFNAME";
+const ADDR: &str = "C10D_SOCKET_ADDR";
+
+/// What the environment says about addresses.
+#[derive(Default)]
+pub(super) struct Wish {
+    pub(super) addr: Option<String>,
+    pub(super) interface: Option<String>,
+    pub(super) master: Option<String>,
+}
+
+impl Wish {
+    pub(super) fn from_env() -> Wish {
+        let var = |name| std::env::var(name).ok().filter(|v| !v.is_empty());
+        Wish { addr: var(ADDR), interface: var(IFNAME), master: var("MASTER_ADDR") }
+    }
+}
+
+/// The addresses to listen on, best first.
+pub(super) fn choose(wish: &Wish) -> Result<Vec<IpAddr>> {
+    // Loopback alone is a good answer where the kernel does not tell (a sandbox without netlink).
+    let local = netlink::addresses().unwrap_or_default();
+    let towards = |to: IpAddr| route(to);
+    select(wish, &local, towards)
+}
+
+fn select(wish: &Wish, local: &[Local], towards: impl Fn(IpAddr) -> Option<IpAddr>) -> Result<Vec<IpAddr>> {
+    let refuse = |what: String| Err(Error::new(ErrorKind::Rendezvous, what).phase(Phase::Rendezvous));
+    if let Some(text) = &wish.addr {
+        return match text.parse::<IpAddr>() {
+            Ok(ip) if !ip.is_unspecified() => Ok(vec![ip]),
+            _ => refuse(format!("{ADDR} is {text:?}: expected one IPv4 or IPv6 address of this host")),
+        };
+    }
+    let usable = |l: &&Local| !is_link_local(l.ip);
+    if let Some(name) = &wish.interface {
+        let found: Vec<IpAddr> =
+            local.iter().filter(|l| l.interface == *name).filter(usable).map(|l| l.ip).take(MAX).collect();
+        if found.is_empty() {
+            let mut known: Vec<&str> = local.iter().map(|l| l.interface.as_str()).collect();
+            known.dedup();
+            return refuse(format!(
+                "{IFNAME} is {name:?}, which has no usable address here; known: {}",
+                known.join(", ")
+            ));
+        }
+        return Ok(found);
+    }
+    let loopback = IpAddr::V4(Ipv4Addr::LOCALHOST);
+    let master = wish.master.as_ref().and_then(|m| if m == "localhost" { Some(loopback) } else { m.parse().ok() });
+    let mut list = vec![loopback];
+    if !local.is_empty() && !local.iter().any(|l| l.ip == loopback) {
+        list = vec![IpAddr::V6(Ipv6Addr::LOCALHOST)];
+    }
+    if master.is_some_and(|m| m.is_loopback()) {
+        return Ok(list);
+    }
+    // No packet is sent to these; the route to them tells the address that peers are most likely to reach.
+    let documentation =
+        [IpAddr::V4(Ipv4Addr::new(198, 51, 100, 1)), IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1))];
+    let routed = master.into_iter().chain(documentation).filter_map(towards);
+    for ip in routed.chain(local.iter().filter(usable).map(|l| l.ip)) {
+        if !ip.is_loopback() && !ip.is_unspecified() && !list.contains(&ip) && list.len() < MAX {
+            list.push(ip);
+        }
+    }
+    Ok(list)
+}
+
+/// In which order to try a peer's addresses: loopback first on a shared network and nowhere else.
+pub(super) fn order(theirs: &[SocketAddr], shared_network: bool) -> Vec<SocketAddr> {
+    let (near, far): (Vec<SocketAddr>, Vec<SocketAddr>) = theirs.iter().partition(|a| a.ip().is_loopback());
+    if shared_network { near.into_iter().chain(far).collect() } else { far }
+}
+
+/// The own address on the way to another: what the kernel chooses for a socket that is connected there.
+fn route(to: IpAddr) -> Option<IpAddr> {
+    let any: IpAddr = if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let socket = UdpSocket::bind((any, 0)).ok()?;
+    socket.connect((to, 9)).ok()?;
+    Some(socket.local_addr().ok()?.ip()).filter(|ip| !is_link_local(*ip))
+}
+
+/// Addresses that mean something only together with an interface.
+fn is_link_local(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => ip.is_link_local(),
+        IpAddr::V6(ip) => ip.is_unicast_link_local(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn local() -> Vec<Local> {
+        [("lo", "127.0.0.1"), ("eth0", "10.0.0.2"), ("eth0", "fe80::1"), ("eth1", "10.1.0.2"), ("eth1", "fd00::2")]
+            .map(|(interface, ip)| Local { interface: interface.into(), ip: ip.parse().unwrap() })
+            .into()
+    }
+
+    fn pick(wish: Wish, towards: Option<&str>) -> Result<Vec<String>> {
+        let list = select(&wish, &local(), |_| towards.map(|t| t.parse().unwrap()))?;
+        Ok(list.iter().map(IpAddr::to_string).collect())
+    }
+
+    #[test]
+    fn loopback_jobs_stay_on_loopback() {
+        for master in ["127.0.0.1", "localhost", "::1"] {
+            let wish = Wish { master: Some(master.into()), ..Wish::default() };
+            assert_eq!(pick(wish, Some("10.1.0.2")).unwrap(), ["127.0.0.1"]);
+        }
+    }
+
+    #[test]
+    fn the_way_to_the_master_comes_first_after_loopback() {
+        let wish = Wish { master: Some("10.1.0.9".into()), ..Wish::default() };
+        assert_eq!(pick(wish, Some("10.1.0.2")).unwrap(), ["127.0.0.1", "10.1.0.2", "10.0.0.2", "fd00::2"]);
+        assert_eq!(pick(Wish::default(), None).unwrap(), ["127.0.0.1", "10.0.0.2", "10.1.0.2", "fd00::2"]);
+    }
+
+    #[test]
+    fn the_environment_overrides() {
+        let wish = |name: &str| Wish { interface: Some(name.into()), ..Wish::default() };
+        assert_eq!(pick(wish("eth1"), None).unwrap(), ["10.1.0.2", "fd00::2"]);
+        let error = pick(wish("eth7"), None).unwrap_err().to_string();
+        assert!(error.contains("eth7") && error.contains("eth0, eth1"), "{error}");
+        let wish = |addr: &str| Wish { addr: Some(addr.into()), ..Wish::default() };
+        assert_eq!(pick(wish("fd00::9"), None).unwrap(), ["fd00::9"]);
+        assert!(pick(wish("0.0.0.0"), None).is_err());
+        assert!(pick(wish("my-host"), None).is_err());
+    }
+
+    #[test]
+    fn peers_elsewhere_are_not_looked_for_on_loopback() {
+        let a = ["127.0.0.1:1", "10.0.0.2:2"].map(|a| a.parse().unwrap());
+        assert_eq!(order(&a, true), a);
+        assert_eq!(order(&a, false), a[1..]);
+    }
+}

@@ -1,0 +1,187 @@
+//! What this rank is doing, for others to read: the calls it began lately, and whether it is inside one.
+//!
+//! The thread that runs an op writes, the watcher's thread and ranks of the same process read; nobody waits. A reader
+//! that meets a writer looks again, and after a few times takes it that the entry is gone.
+
+use std::sync::atomic::{AtomicU64, Ordering, fence};
+
+use c10d_core::Fingerprint;
+
+/// A call's place in its lane: its number, and the step within it. Numbers wrap, so places have an order only as long
+/// as they are less than 2^31 calls apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) seq: u32,
+    pub(crate) step: u8,
+}
+
+impl Place {
+    pub(crate) fn of(print: &Fingerprint) -> Place {
+        Place { seq: print.seq, step: print.step }
+    }
+
+    pub(crate) fn is_before(self, other: Place) -> bool {
+        let distance = self.seq.wrapping_sub(other.seq) as i32;
+        distance < 0 || (distance == 0 && self.step < other.step)
+    }
+}
+
+const HISTORY: usize = 64;
+
+#[derive(Default)]
+struct Entry {
+    /// Odd while being written.
+    version: AtomicU64,
+    words: [AtomicU64; 3],
+}
+
+/// The board of one rank in one group.
+pub(crate) struct Board {
+    entries: [Entry; HISTORY],
+    /// Calls begun.
+    begun: AtomicU64,
+    /// Calls begun when the last one ended.
+    ended: AtomicU64,
+}
+
+/// Where a rank is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Position {
+    /// The last call it began, if it began any.
+    pub(crate) last: Option<Place>,
+    /// Whether it is still inside it.
+    pub(crate) inside: bool,
+}
+
+impl Position {
+    /// Whether the rank has not begun the call at `place` yet.
+    pub(crate) fn is_before(&self, place: Place) -> bool {
+        self.last.is_none_or(|last| last.is_before(place))
+    }
+}
+
+impl Board {
+    pub(crate) fn new() -> Board {
+        Board { entries: std::array::from_fn(|_| Entry::default()), begun: AtomicU64::new(0), ended: AtomicU64::new(0) }
+    }
+
+    /// A call begins. One at a time: the ops of a lane run in order.
+    #[inline]
+    pub(crate) fn begin(&self, print: &Fingerprint) {
+        let n = self.begun.load(Ordering::Relaxed);
+        let entry = &self.entries[n as usize % HISTORY];
+        let version = entry.version.load(Ordering::Relaxed) | 1;
+        entry.version.store(version, Ordering::Relaxed);
+        fence(Ordering::Release);
+        for (word, value) in entry.words.iter().zip(pack(print)) {
+            word.store(value, Ordering::Relaxed);
+        }
+        entry.version.store(version + 1, Ordering::Release);
+        self.begun.store(n + 1, Ordering::Release);
+    }
+
+    /// The call that was begun last has ended.
+    #[inline]
+    pub(crate) fn end(&self) {
+        self.ended.store(self.begun.load(Ordering::Relaxed), Ordering::Release);
+    }
+
+    /// The call at `place`, if it was begun and is still remembered.
+    pub(crate) fn find(&self, place: Place) -> Option<Fingerprint> {
+        let begun = self.begun.load(Ordering::Acquire);
+        (begun.saturating_sub(HISTORY as u64)..begun).rev().find_map(|n| self.read(n).filter(|p| Place::of(p) == place))
+    }
+
+    /// Where this rank is.
+    pub(crate) fn position(&self) -> Position {
+        let ended = self.ended.load(Ordering::Acquire);
+        let begun = self.begun.load(Ordering::Acquire);
+        let last = begun.checked_sub(1).and_then(|n| self.read(n)).map(|p| Place::of(&p));
+        Position { last, inside: begun != ended }
+    }
+
+    /// The last call that was completed, or begun and given up.
+    pub(crate) fn last_ended(&self) -> Option<Place> {
+        let n = self.ended.load(Ordering::Acquire).checked_sub(1)?;
+        self.read(n).map(|p| Place::of(&p))
+    }
+
+    fn read(&self, n: u64) -> Option<Fingerprint> {
+        let entry = &self.entries[n as usize % HISTORY];
+        (0..8).find_map(|_| {
+            let before = entry.version.load(Ordering::Acquire);
+            let words: [u64; 3] = std::array::from_fn(|i| entry.words[i].load(Ordering::Relaxed));
+            fence(Ordering::Acquire);
+            let after = entry.version.load(Ordering::Relaxed);
+            (before == after && before.is_multiple_of(2)).then(|| unpack(&words))
+        })
+    }
+}
+
+fn pack(print: &Fingerprint) -> [u64; 3] {
+    let bytes = print.to_bytes();
+    std::array::from_fn(|i| {
+        let mut word = [0; 8];
+        word.copy_from_slice(&bytes[i * 8..i * 8 + 8]);
+        u64::from_le_bytes(word)
+    })
+}
+
+fn unpack(words: &[u64; 3]) -> Fingerprint {
+    let mut bytes = [0; Fingerprint::SIZE];
+    for (chunk, word) in bytes.chunks_exact_mut(8).zip(words) {
+        chunk.copy_from_slice(&word.to_le_bytes());
+    }
+    Fingerprint::from_bytes(&bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn print(seq: u32) -> Fingerprint {
+        Fingerprint { seq, op: 5, dtype: 10, reduce: 0, step: 0, count: u64::from(seq) * 3, root: seq, rest: seq }
+    }
+
+    #[test]
+    fn the_last_64_calls_are_remembered() {
+        let board = Board::new();
+        assert_eq!(board.position(), Position { last: None, inside: false });
+        for seq in 0..100 {
+            board.begin(&print(seq));
+            assert_eq!(board.position(), Position { last: Some(Place { seq, step: 0 }), inside: true });
+            board.end();
+        }
+        assert!(!board.position().inside);
+        assert_eq!(board.last_ended(), Some(Place { seq: 99, step: 0 }));
+        for seq in 0..101 {
+            let expected = (36..100).contains(&seq).then(|| print(seq));
+            assert_eq!(board.find(Place { seq, step: 0 }), expected, "{seq}");
+        }
+    }
+
+    #[test]
+    fn places_wrap() {
+        let place = |seq, step| Place { seq, step };
+        assert!(place(u32::MAX, 0).is_before(place(0, 0)));
+        assert!(!place(0, 0).is_before(place(u32::MAX, 0)));
+        assert!(place(4, 1).is_before(place(4, 2)) && !place(4, 2).is_before(place(4, 2)));
+    }
+
+    #[test]
+    fn readers_never_see_half_an_entry() {
+        let board = Board::new();
+        std::thread::scope(|s| {
+            s.spawn(|| (0..200_000).for_each(|seq| board.begin(&print(seq))));
+            s.spawn(|| {
+                let mut last = 0;
+                while last < 199_999 {
+                    if let Some(place) = board.position().last {
+                        assert!(board.find(place).is_none_or(|p| p == print(place.seq)));
+                        last = place.seq;
+                    }
+                }
+            });
+        });
+    }
+}

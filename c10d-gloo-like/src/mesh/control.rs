@@ -1,0 +1,319 @@
+//! What ranks tell each other about their health: frames, and how they lie on a control connection.
+//!
+//! A frame is its length (4 bytes, at most [`MAX`]), a tag, and a body of fixed layout. Anything else is an error of the
+//! peer's.
+
+use c10d_core::{ErrorKind, Fingerprint, Phase};
+
+use super::board::{Place, Position};
+use super::wire::{Reader, put_text};
+
+/// The longest body. The longest frame in use is a [`Revoke`] of a large group.
+pub(super) const MAX: usize = 64 << 10;
+const TEXT: usize = 1024;
+const GUILTY: usize = 8192;
+
+/// One message.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Frame {
+    /// "Where are you, and what did you call at this place?"
+    Query { id: u32, place: Place },
+    /// The answer, given by the watcher of the asked process, whatever its other threads do.
+    State { id: u32, place: Place, position: Position, print: Option<Fingerprint> },
+    /// "This group has failed", with the cause.
+    Revoke(Box<Revoke>),
+    /// "I leave, and this is the last call I completed."
+    Goodbye { last: Option<Place> },
+}
+
+/// The first cause of a group's failure, as the rank that met it tells the others.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Revoke {
+    pub(crate) kind: ErrorKind,
+    pub(crate) what: String,
+    pub(crate) guilty: Vec<u32>,
+    pub(crate) phase: Option<Phase>,
+    pub(crate) seq: Option<u64>,
+    /// Of a mismatch: what its two ranks called.
+    pub(crate) prints: Option<[(u32, Fingerprint); 2]>,
+}
+
+/// The mismatching fields that have a name of their own on the wire.
+const FIELDS: [&str; 12] =
+    ["call", "op", "seq", "step", "dtype", "reduce_op", "root", "count", "tensors", "factor", "splits", "length"];
+
+const PHASES: [Phase; 6] =
+    [Phase::Validate, Phase::Rendezvous, Phase::Connect, Phase::Announce, Phase::Transfer, Phase::Complete];
+
+impl Frame {
+    /// The frame as it goes over the connection.
+    pub(crate) fn to_bytes(&self) -> Vec<u8> {
+        let mut out = vec![0; 4];
+        match self {
+            Frame::Query { id, place } => {
+                out.push(1);
+                out.extend_from_slice(&id.to_le_bytes());
+                put_place(&mut out, *place);
+            }
+            Frame::State { id, place, position, print } => {
+                out.push(2);
+                out.extend_from_slice(&id.to_le_bytes());
+                put_place(&mut out, *place);
+                put_option(&mut out, position.last, put_place);
+                out.push(position.inside.into());
+                put_option(&mut out, *print, |out, p| out.extend_from_slice(&p.to_bytes()));
+            }
+            Frame::Revoke(revoke) => {
+                out.push(3);
+                revoke.put(&mut out);
+            }
+            Frame::Goodbye { last } => {
+                out.push(4);
+                put_option(&mut out, *last, put_place);
+            }
+        }
+        let len = out.len() as u32 - 4;
+        out[..4].copy_from_slice(&len.to_le_bytes());
+        out
+    }
+
+    fn from_body(body: &[u8]) -> Option<Frame> {
+        let mut r = Reader(body);
+        let frame = match r.u8()? {
+            1 => Frame::Query { id: r.u32()?, place: place(&mut r)? },
+            2 => Frame::State {
+                id: r.u32()?,
+                place: place(&mut r)?,
+                position: Position { last: option(&mut r, place)?, inside: r.u8()? != 0 },
+                print: option(&mut r, print)?,
+            },
+            3 => Frame::Revoke(Box::new(Revoke::read(&mut r)?)),
+            4 => Frame::Goodbye { last: option(&mut r, place)? },
+            _ => return None,
+        };
+        r.end()?;
+        Some(frame)
+    }
+}
+
+impl Revoke {
+    fn put(&self, out: &mut Vec<u8>) {
+        out.push(code(&self.kind));
+        match &self.kind {
+            ErrorKind::Mismatch { field, mine, theirs } => {
+                out.push(FIELDS.iter().position(|f| f == field).unwrap_or(0) as u8);
+                put_text(out, mine, TEXT);
+                put_text(out, theirs, TEXT);
+            }
+            ErrorKind::PeerDead { how } => put_text(out, how, TEXT),
+            _ => {}
+        }
+        put_text(out, &self.what, TEXT);
+        let guilty = &self.guilty[..self.guilty.len().min(GUILTY)];
+        out.extend_from_slice(&(guilty.len() as u32).to_le_bytes());
+        guilty.iter().for_each(|rank| out.extend_from_slice(&rank.to_le_bytes()));
+        let phase = self.phase.and_then(|p| PHASES.iter().position(|q| *q == p));
+        out.push(phase.map_or(255, |p| p as u8));
+        put_option(out, self.seq, |out, seq| out.extend_from_slice(&seq.to_le_bytes()));
+        put_option(out, self.prints, |out, prints| {
+            for (rank, print) in prints {
+                out.extend_from_slice(&rank.to_le_bytes());
+                out.extend_from_slice(&print.to_bytes());
+            }
+        });
+    }
+
+    fn read(r: &mut Reader<'_>) -> Option<Revoke> {
+        let kind = match r.u8()? {
+            CODE_MISMATCH => ErrorKind::Mismatch {
+                field: FIELDS.get(usize::from(r.u8()?)).copied()?,
+                mine: r.text(TEXT)?,
+                theirs: r.text(TEXT)?,
+            },
+            CODE_DEAD => ErrorKind::PeerDead { how: r.text(TEXT)? },
+            code => plain(code)?,
+        };
+        let what = r.text(TEXT)?;
+        let n = r.u32()? as usize;
+        if n > GUILTY {
+            return None;
+        }
+        let guilty = (0..n).map(|_| r.u32()).collect::<Option<_>>()?;
+        Some(Revoke {
+            kind,
+            what,
+            guilty,
+            phase: PHASES.get(usize::from(r.u8()?)).copied(),
+            seq: option(r, Reader::u64)?,
+            prints: option(r, |r| Some([(r.u32()?, print(r)?), (r.u32()?, print(r)?)]))?,
+        })
+    }
+}
+
+const CODE_MISMATCH: u8 = 0;
+const CODE_DEAD: u8 = 1;
+const PLAIN: [ErrorKind; 12] = [
+    ErrorKind::Timeout,
+    ErrorKind::Aborted,
+    ErrorKind::Abandoned,
+    ErrorKind::Shutdown,
+    ErrorKind::Store,
+    ErrorKind::Rendezvous,
+    ErrorKind::Protocol,
+    ErrorKind::Resource,
+    ErrorKind::Plugin,
+    ErrorKind::InvalidArgument,
+    ErrorKind::Unsupported,
+    ErrorKind::Internal,
+];
+
+fn code(kind: &ErrorKind) -> u8 {
+    match kind {
+        ErrorKind::Mismatch { .. } => CODE_MISMATCH,
+        ErrorKind::PeerDead { .. } => CODE_DEAD,
+        // A kind that is younger than this table is a failure of that rank's, whatever it was.
+        kind => PLAIN.iter().position(|k| k == kind).unwrap_or(PLAIN.len() - 1) as u8 + 2,
+    }
+}
+
+fn plain(code: u8) -> Option<ErrorKind> {
+    PLAIN.get(usize::from(code.checked_sub(2)?)).cloned()
+}
+
+fn put_place(out: &mut Vec<u8>, place: Place) {
+    out.extend_from_slice(&place.seq.to_le_bytes());
+    out.push(place.step);
+}
+
+fn place(r: &mut Reader<'_>) -> Option<Place> {
+    Some(Place { seq: r.u32()?, step: r.u8()? })
+}
+
+fn print(r: &mut Reader<'_>) -> Option<Fingerprint> {
+    r.array().map(|b| Fingerprint::from_bytes(&b))
+}
+
+fn put_option<T>(out: &mut Vec<u8>, value: Option<T>, put: impl FnOnce(&mut Vec<u8>, T)) {
+    out.push(value.is_some().into());
+    if let Some(value) = value {
+        put(out, value);
+    }
+}
+
+fn option<'a, T>(r: &mut Reader<'a>, read: impl FnOnce(&mut Reader<'a>) -> Option<T>) -> Option<Option<T>> {
+    match r.u8()? {
+        0 => Some(None),
+        1 => read(r).map(Some),
+        _ => None,
+    }
+}
+
+/// Frames out of a stream of bytes, however it is cut.
+#[derive(Default)]
+pub(crate) struct Decoder {
+    buffer: Vec<u8>,
+}
+
+impl Decoder {
+    /// Takes bytes as they come. The buffer stays below one frame and what is given at once.
+    pub(crate) fn push(&mut self, bytes: &[u8]) {
+        self.buffer.extend_from_slice(bytes);
+    }
+
+    /// The next whole frame, if there is one; an error is final.
+    pub(crate) fn next(&mut self) -> Result<Option<Frame>, &'static str> {
+        let Some(head) = self.buffer.first_chunk::<4>() else { return Ok(None) };
+        let len = u32::from_le_bytes(*head) as usize;
+        if len > MAX {
+            return Err("a frame of forbidden length");
+        }
+        let Some(body) = self.buffer.get(4..4 + len) else { return Ok(None) };
+        let frame = Frame::from_body(body).ok_or("a frame that is not understood")?;
+        self.buffer.drain(..4 + len);
+        Ok(Some(frame))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frames() -> Vec<Frame> {
+        let print = Fingerprint { seq: 7, op: 4, dtype: 10, reduce: 0, step: 2, count: 1 << 40, root: 3, rest: 9 };
+        let at = Place { seq: 7, step: 2 };
+        let revoke = |kind, prints| {
+            Frame::Revoke(Box::new(Revoke {
+                kind,
+                what: "why".into(),
+                guilty: vec![1, 5],
+                phase: Some(Phase::Transfer),
+                seq: Some(1 << 33),
+                prints,
+            }))
+        };
+        vec![
+            Frame::Query { id: 1, place: at },
+            Frame::State { id: 1, place: at, position: Position { last: Some(at), inside: true }, print: Some(print) },
+            Frame::State { id: 2, place: at, position: Position { last: None, inside: false }, print: None },
+            revoke(ErrorKind::Timeout, None),
+            revoke(ErrorKind::Internal, None),
+            revoke(ErrorKind::PeerDead { how: "connection closed".into() }, None),
+            revoke(
+                ErrorKind::Mismatch { field: "count", mine: "1".into(), theirs: "2".into() },
+                Some([(0, print), (1, Fingerprint { count: 2, ..print })]),
+            ),
+            Frame::Goodbye { last: Some(at) },
+            Frame::Goodbye { last: None },
+        ]
+    }
+
+    #[test]
+    fn every_frame_survives_every_cut() {
+        let stream: Vec<u8> = frames().iter().flat_map(Frame::to_bytes).collect();
+        for step in [1, 2, 7, 50, stream.len()] {
+            let (mut decoder, mut got) = (Decoder::default(), Vec::new());
+            for chunk in stream.chunks(step) {
+                decoder.push(chunk);
+                while let Some(frame) = decoder.next().unwrap() {
+                    got.push(frame);
+                }
+            }
+            assert_eq!(got, frames());
+        }
+    }
+
+    #[test]
+    fn damaged_frames_are_refused_and_never_panic() {
+        for frame in frames() {
+            let good = frame.to_bytes();
+            for at in 0..good.len() {
+                for value in [0, 1, 2, 127, 255] {
+                    let mut bad = good.clone();
+                    bad[at] = value;
+                    let mut decoder = Decoder::default();
+                    decoder.push(&bad);
+                    let _ = decoder.next();
+                }
+            }
+        }
+        let mut decoder = Decoder::default();
+        decoder.push(&(MAX as u32 + 1).to_le_bytes());
+        assert!(decoder.next().is_err());
+    }
+
+    #[test]
+    fn a_revoke_has_a_largest_size() {
+        let revoke = Revoke {
+            kind: ErrorKind::PeerDead { how: "x".repeat(9999) },
+            what: "y".repeat(9999),
+            guilty: (0..20_000).collect(),
+            phase: None,
+            seq: None,
+            prints: None,
+        };
+        let bytes = Frame::Revoke(Box::new(revoke)).to_bytes();
+        let mut decoder = Decoder::default();
+        decoder.push(&bytes);
+        assert!(matches!(decoder.next(), Ok(Some(Frame::Revoke(_)))));
+    }
+}

@@ -1,0 +1,314 @@
+//! Connecting each pair of ranks: the higher rank dials the lower.
+//!
+//! Threads of one process meet in a table. Ranks of one host connect over a UNIX socket, pass each other their segments
+//! over it, and keep it as the control connection. All others, and those that could have no segment, use TCP.
+
+use std::net::{SocketAddr, TcpStream};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use c10d_core::{Error, ErrorKind, Phase, Result};
+use rustix::io::Errno;
+
+use super::Transport;
+use super::accept::{Door, Guest};
+use super::addr;
+use super::connection::Connection;
+use super::handshake::{Handshake, Purpose};
+use super::health::{Health, Path};
+use super::hello::Hello;
+use super::local::Presence;
+use super::socket::{Patience, Trouble, dial_unix};
+use crate::shm::{Layout, Segment};
+use crate::tcp;
+
+/// How long one address of several is tried before the next has its turn.
+const TURN: Duration = Duration::from_secs(1);
+
+/// What all connections of a rank have in common while it joins.
+pub(super) struct Join<'a> {
+    pub(super) rank: u32,
+    pub(super) size: u32,
+    pub(super) session: [u8; 16],
+    pub(super) group: u64,
+    pub(super) transport: Transport,
+    pub(super) health: &'a Arc<Health>,
+    pub(super) hellos: &'a [Hello],
+    pub(super) segment: Option<Arc<Segment>>,
+    pub(super) layout: Layout,
+    pub(super) deadline: Instant,
+}
+
+/// What connects this rank to a peer.
+#[derive(Default)]
+pub(super) struct Pair {
+    controlled: bool,
+    /// The peer's segment, if the pair shares memory; otherwise it has the two connections.
+    pub(super) segment: Option<Arc<Segment>>,
+    pub(super) collective: Option<OwnedFd>,
+    pub(super) p2p: Option<OwnedFd>,
+}
+
+impl Pair {
+    fn complete(&self) -> bool {
+        self.controlled && (self.segment.is_some() || (self.collective.is_some() && self.p2p.is_some()))
+    }
+
+    fn slot(&mut self, purpose: Purpose) -> &mut Option<OwnedFd> {
+        if purpose == Purpose::Collective { &mut self.collective } else { &mut self.p2p }
+    }
+}
+
+/// How a pair's control goes.
+#[derive(PartialEq)]
+enum Route {
+    Here,
+    Unix,
+    Tcp,
+}
+
+impl Join<'_> {
+    /// Connects to every peer; the entry of the own rank stays empty.
+    pub(super) fn run(&self, door: &mut Door, presence: &Presence) -> Result<Vec<Pair>> {
+        let mut pairs: Vec<Pair> = (0..self.size).map(|_| Pair::default()).collect();
+        for (peer, pair) in (0..).zip(&mut pairs).filter(|(peer, _)| *peer != self.rank) {
+            if self.route(peer)? == Route::Here {
+                self.meet(peer, pair, presence)?;
+            }
+        }
+        for (peer, pair) in (0..self.rank).zip(&mut pairs) {
+            self.dial(peer, pair)?;
+        }
+        self.receive(door, &mut pairs)?;
+        Ok(pairs)
+    }
+
+    fn route(&self, peer: u32) -> Result<Route> {
+        let (mine, theirs) = (&self.hellos[self.rank as usize], &self.hellos[peer as usize]);
+        let same_host = mine.host == theirs.host;
+        match self.transport {
+            Transport::Tcp => Ok(Route::Tcp),
+            _ if mine.process == theirs.process => Ok(Route::Here),
+            _ if same_host && !mine.unix.is_empty() && !theirs.unix.is_empty() => Ok(Route::Unix),
+            Transport::Auto => Ok(Route::Tcp),
+            Transport::Shm => {
+                let why = if same_host { "have no UNIX socket between them" } else { "are on different hosts" };
+                Err(self.unshared(peer, why))
+            }
+        }
+    }
+
+    fn unshared(&self, peer: u32, why: &str) -> Error {
+        let (a, b) = (self.rank.min(peer), self.rank.max(peer));
+        let what = format!("ranks {a} and {b} {why}, and the transport shm has nothing else: use auto or tcp");
+        Error::new(ErrorKind::Rendezvous, what).guilty([peer]).phase(Phase::Connect)
+    }
+
+    fn stopped(&self) -> bool {
+        self.health.failed()
+    }
+
+    /// The reason for which the join has been stopped, or this error.
+    fn or_cause(&self, error: Error) -> Error {
+        self.health.cause().unwrap_or(error)
+    }
+
+    fn trouble(&self, peer: u32, trouble: &Trouble) -> Error {
+        let what = format!("cannot connect to rank {peer}: {trouble}");
+        self.or_cause(Error::new(ErrorKind::Rendezvous, what).guilty([peer]).phase(Phase::Connect))
+    }
+
+    fn meet(&self, peer: u32, pair: &mut Pair, presence: &Presence) -> Result {
+        let seat = presence.meet(peer, self.deadline, || self.health.check())?;
+        let seat = seat.ok_or_else(|| self.trouble(peer, &Trouble::Late))?;
+        self.health.reach(peer, Path::Here(seat.health));
+        pair.controlled = true;
+        pair.segment = self.segment.as_ref().and(seat.segment);
+        self.require_shm(peer, pair)
+    }
+
+    fn require_shm(&self, peer: u32, pair: &Pair) -> Result {
+        if self.transport == Transport::Shm && pair.segment.is_none() {
+            return Err(self.unshared(peer, "share no memory (one of them could not make or map a segment)"));
+        }
+        Ok(())
+    }
+
+    fn dial(&self, peer: u32, pair: &mut Pair) -> Result {
+        let stop = || self.stopped();
+        let patience = Patience { deadline: self.deadline, stop: &stop };
+        let mut good = None;
+        if self.route(peer)? == Route::Unix {
+            match self.dial_unix(peer, &patience) {
+                Ok(fd) => self.control(peer, pair, fd, true, &patience)?,
+                // Two kernels that look like one (a machine restored twice from one snapshot).
+                Err(Trouble::Os(Errno::CONNREFUSED)) if self.transport == Transport::Auto => {
+                    tracing::warn!("rank {peer} seems to be on this host, but its socket is not: using TCP");
+                }
+                Err(trouble) => return Err(self.trouble(peer, &trouble)),
+            }
+        }
+        if !pair.controlled {
+            let stream = self.dial_tcp(peer, Purpose::Control, &mut good, &patience)?;
+            self.control(peer, pair, stream.into(), false, &patience)?;
+        }
+        if pair.segment.is_none() {
+            for purpose in [Purpose::Collective, Purpose::PointToPoint] {
+                *pair.slot(purpose) = Some(self.dial_tcp(peer, purpose, &mut good, &patience)?.into());
+            }
+        }
+        Ok(())
+    }
+
+    fn handshake(&self, peer: u32, purpose: Purpose) -> Handshake {
+        Handshake { purpose, session: self.session, group: self.group, from: self.rank, to: peer }
+    }
+
+    fn dial_unix(&self, peer: u32, patience: &Patience<'_>) -> Result<OwnedFd, Trouble> {
+        let fd = dial_unix(&self.hellos[peer as usize].unix, patience)?;
+        self.introduce(&fd, peer, Purpose::Control, patience)?;
+        Ok(fd)
+    }
+
+    /// Says who calls, and hears whether it is the right rank that answers.
+    fn introduce(
+        &self,
+        fd: &impl std::os::fd::AsFd,
+        peer: u32,
+        purpose: Purpose,
+        patience: &Patience<'_>,
+    ) -> Result<(), Trouble> {
+        let mine = self.handshake(peer, purpose);
+        patience.write_all(fd, &mine.to_bytes())?;
+        let mut answer = [0; Handshake::SIZE];
+        patience.read_exact(fd, &mut answer)?;
+        if Handshake::from_bytes(&answer) == Ok(mine.answer()) { Ok(()) } else { Err(Trouble::Os(Errno::PROTO)) }
+    }
+
+    /// Tries the peer's addresses in turn; one that was `good` before is the only one tried again.
+    fn dial_tcp(
+        &self,
+        peer: u32,
+        purpose: Purpose,
+        good: &mut Option<SocketAddr>,
+        patience: &Patience<'_>,
+    ) -> Result<TcpStream> {
+        let (mine, theirs) = (&self.hellos[self.rank as usize], &self.hellos[peer as usize]);
+        let all = addr::order(&theirs.tcp, mine.host.shares_network(&theirs.host));
+        let list = good.map_or(all, |a| vec![a]);
+        let named: Vec<String> = list.iter().map(SocketAddr::to_string).collect();
+        let refuse = |last: &str| {
+            let what = match named.is_empty() {
+                true => format!(
+                    "rank {peer} has no address that rank {} can reach: set C10D_SOCKET_IFNAME or C10D_SOCKET_ADDR there",
+                    self.rank
+                ),
+                false => format!(
+                    "cannot connect to rank {peer} at {}: {last}; C10D_SOCKET_IFNAME or C10D_SOCKET_ADDR on that rank chooses another address",
+                    named.join(", ")
+                ),
+            };
+            self.or_cause(Error::new(ErrorKind::Rendezvous, what).guilty([peer]).phase(Phase::Connect))
+        };
+        let mut last = String::new();
+        while !list.is_empty() && Instant::now() < self.deadline && !self.stopped() {
+            for address in &list {
+                let turn = if list.len() == 1 { self.deadline } else { self.deadline.min(Instant::now() + TURN) };
+                match tcp::dial(*address, turn.min(Instant::now() + TURN)) {
+                    Ok(stream) => match self.introduce(&stream, peer, purpose, patience) {
+                        Ok(()) => {
+                            *good = Some(*address);
+                            return Ok(stream);
+                        }
+                        Err(trouble) => last = trouble.to_string(),
+                    },
+                    Err(e) => last = e.report().source.as_ref().map_or_else(|| e.to_string(), |s| s.to_string()),
+                }
+                if self.stopped() || Instant::now() >= self.deadline {
+                    return Err(refuse(&last));
+                }
+            }
+        }
+        Err(refuse(&last))
+    }
+
+    /// The control connection to a peer is there: over a UNIX socket, the segments are exchanged first.
+    fn control(&self, peer: u32, pair: &mut Pair, fd: OwnedFd, unix: bool, patience: &Patience<'_>) -> Result {
+        if unix {
+            pair.segment = self.swap(&fd, peer, patience).map_err(|trouble| self.trouble(peer, &trouble))?;
+        }
+        self.require_shm(peer, pair)?;
+        let connection = Connection::open(fd, peer, Arc::downgrade(self.health))?;
+        self.health.reach(peer, Path::Away(connection));
+        pair.controlled = true;
+        Ok(())
+    }
+
+    /// Each gives its segment, or none, and says whether it could map the other's. Only then do both use them.
+    fn swap(&self, fd: &OwnedFd, peer: u32, patience: &Patience<'_>) -> Result<Option<Arc<Segment>>, Trouble> {
+        let own = self.segment.as_ref();
+        patience.offer(fd, own.map(|s| s.fd()).as_ref())?;
+        let theirs = own.and(patience.accept_offer(fd)?);
+        let mapped = theirs.and_then(|fd| match Segment::attach(fd, self.layout) {
+            Ok(segment) => Some(Arc::new(segment)),
+            Err(e) => {
+                tracing::warn!("rank {peer}'s segment cannot be used: {e}");
+                None
+            }
+        });
+        patience.write_all(fd, &[mapped.is_some().into()])?;
+        let mut there = [0];
+        patience.read_exact(fd, &mut there)?;
+        Ok(mapped.filter(|_| there == [1]))
+    }
+
+    /// Receives the higher ranks until all are connected.
+    fn receive(&self, door: &mut Door, pairs: &mut [Pair]) -> Result {
+        let stop = || self.stopped();
+        let patience = Patience { deadline: self.deadline, stop: &stop };
+        loop {
+            let missing: Vec<u32> = (self.rank + 1..self.size).filter(|r| !pairs[*r as usize].complete()).collect();
+            if missing.is_empty() {
+                return Ok(());
+            }
+            let welcome = |h: &Handshake| {
+                h.objection(&self.session, self.group, self.rank, self.size).or_else(|| {
+                    let pair = &pairs[h.from as usize];
+                    let taken = match h.purpose {
+                        Purpose::Control => pair.controlled,
+                        Purpose::Collective => pair.collective.is_some(),
+                        Purpose::PointToPoint => pair.p2p.is_some(),
+                    };
+                    taken.then_some("that rank is connected already")
+                })
+            };
+            match door.next(&patience, welcome)? {
+                Some(guest) => self.admit(guest, pairs, &patience)?,
+                None => {
+                    let names: Vec<String> = missing.iter().map(u32::to_string).collect();
+                    let what = format!("no connection from rank {} in time", names.join(", "));
+                    return Err(
+                        self.or_cause(Error::new(ErrorKind::Rendezvous, what).guilty(missing).phase(Phase::Connect))
+                    );
+                }
+            }
+        }
+    }
+
+    fn admit(&self, guest: Guest, pairs: &mut [Pair], patience: &Patience<'_>) -> Result {
+        let Handshake { from, purpose, .. } = guest.handshake;
+        let pair = &mut pairs[from as usize];
+        if patience.write_all(&guest.fd, &guest.handshake.answer().to_bytes()).is_err() {
+            // It went away; it will come again, or be missed at the deadline.
+            return Ok(());
+        }
+        match purpose {
+            Purpose::Control => self.control(from, pair, guest.fd, guest.unix, patience),
+            purpose => {
+                *pair.slot(purpose) = Some(guest.fd);
+                Ok(())
+            }
+        }
+    }
+}

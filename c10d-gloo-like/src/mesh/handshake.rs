@@ -1,0 +1,118 @@
+//! The first bytes on every connection between two ranks, in both directions.
+
+use super::wire::Reader;
+
+/// What a connection is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub(crate) enum Purpose {
+    /// Health, for the life of the group; on one host it also passes the segments.
+    Control = 0,
+    /// Payload of collectives.
+    Collective = 1,
+    /// Payload of point-to-point ops.
+    PointToPoint = 2,
+}
+
+/// Who speaks to whom, in which group of which run, and what about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Handshake {
+    pub(crate) purpose: Purpose,
+    pub(crate) session: [u8; 16],
+    /// [`hash`](super::wire::hash) of the group's name.
+    pub(crate) group: u64,
+    pub(crate) from: u32,
+    pub(crate) to: u32,
+}
+
+const MAGIC: [u8; 5] = [0xC1, b'c', b'1', b'0', b'd'];
+const VERSION: u8 = 1;
+const MAC: usize = 32;
+
+impl Handshake {
+    /// Its length on the wire. The last 32 bytes are room for a MAC, zero as long as there is no authentication.
+    pub(crate) const SIZE: usize = MAGIC.len() + 3 + 16 + 8 + 4 + 4 + MAC;
+
+    pub(crate) fn to_bytes(self) -> [u8; Self::SIZE] {
+        let mut out = Vec::with_capacity(Self::SIZE);
+        out.extend_from_slice(&MAGIC);
+        out.extend_from_slice(&[VERSION, self.purpose as u8, 0]);
+        out.extend_from_slice(&self.session);
+        out.extend_from_slice(&self.group.to_le_bytes());
+        out.extend_from_slice(&self.from.to_le_bytes());
+        out.extend_from_slice(&self.to.to_le_bytes());
+        let mut bytes = [0; Self::SIZE];
+        bytes[..out.len()].copy_from_slice(&out);
+        bytes
+    }
+
+    /// Reads one, or says what is wrong with it.
+    pub(crate) fn from_bytes(bytes: &[u8; Self::SIZE]) -> Result<Handshake, &'static str> {
+        let mut r = Reader(bytes);
+        let short = "too short";
+        if r.array() != Some(MAGIC) {
+            return Err("not a rank of this library");
+        }
+        if r.u8() != Some(VERSION) {
+            return Err("another version of the handshake");
+        }
+        let purpose = match r.u8() {
+            Some(0) => Purpose::Control,
+            Some(1) => Purpose::Collective,
+            Some(2) => Purpose::PointToPoint,
+            _ => return Err("unknown purpose"),
+        };
+        r.u8().ok_or(short)?;
+        Ok(Handshake {
+            purpose,
+            session: r.array().ok_or(short)?,
+            group: r.u64().ok_or(short)?,
+            from: r.u32().ok_or(short)?,
+            to: r.u32().ok_or(short)?,
+        })
+    }
+
+    /// The same connection as the other end announces it.
+    pub(crate) fn answer(self) -> Handshake {
+        Handshake { from: self.to, to: self.from, ..self }
+    }
+
+    /// What is wrong with a caller, seen from rank `me` of the group and session of `ours`; `None`: welcome.
+    pub(crate) fn objection(&self, session: &[u8; 16], group: u64, me: u32, size: u32) -> Option<&'static str> {
+        if self.session != *session {
+            Some("another run (session)")
+        } else if self.group != group {
+            Some("another group")
+        } else if self.to != me {
+            Some("looking for another rank")
+        } else if self.from <= me || self.from >= size {
+            Some("a rank that does not call this one")
+        } else {
+            None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn round_trip_and_refusals() {
+        let h = Handshake { purpose: Purpose::Collective, session: [3; 16], group: 77, from: 5, to: 2 };
+        let bytes = h.to_bytes();
+        assert_eq!(Handshake::from_bytes(&bytes), Ok(h));
+        assert_eq!(h.answer().answer(), h);
+        for (at, value) in [(0, b'G'), (5, 2), (6, 3)] {
+            let mut bad = bytes;
+            bad[at] = value;
+            assert!(Handshake::from_bytes(&bad).is_err(), "byte {at}");
+        }
+        assert_eq!(h.objection(&[3; 16], 77, 2, 6), None);
+        assert!(h.objection(&[4; 16], 77, 2, 6).is_some());
+        assert!(h.objection(&[3; 16], 78, 2, 6).is_some());
+        assert!(h.objection(&[3; 16], 77, 1, 6).is_some());
+        assert!(h.objection(&[3; 16], 77, 2, 5).is_some());
+        assert!(Handshake { from: 2, ..h }.objection(&[3; 16], 77, 2, 6).is_some());
+    }
+}

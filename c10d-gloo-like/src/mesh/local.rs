@@ -1,0 +1,88 @@
+//! Ranks that are threads of one process find each other in a table of the process: no sockets between them.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use c10d_core::Result;
+use parking_lot::{Condvar, Mutex};
+
+use super::health::Health;
+use crate::shm::Segment;
+
+/// A group of one run.
+type Group = ([u8; 16], Arc<str>);
+
+/// A rank that is joining.
+#[derive(Clone)]
+pub(super) struct Seat {
+    pub(super) health: Weak<Health>,
+    /// `None`: it could have none.
+    pub(super) segment: Option<Arc<Segment>>,
+}
+
+static TABLE: Mutex<Option<HashMap<(Group, u32), Seat>>> = Mutex::new(None);
+static CHANGED: Condvar = Condvar::new();
+
+/// The own seat, until the join is over.
+pub(super) struct Presence(Group, u32);
+
+/// Takes the seat of this rank. Every rank of the process does, whether or not there are others.
+pub(super) fn sit(session: [u8; 16], group: &Arc<str>, rank: u32, seat: Seat) -> Presence {
+    let group = (session, group.clone());
+    TABLE.lock().get_or_insert_default().insert((group.clone(), rank), seat);
+    CHANGED.notify_all();
+    Presence(group, rank)
+}
+
+impl Presence {
+    /// The seat of another rank of this process; `None` if it has not come by the deadline. `check` ends the wait early.
+    pub(super) fn meet(&self, rank: u32, deadline: Instant, check: impl Fn() -> Result) -> Result<Option<Seat>> {
+        let key = (self.0.clone(), rank);
+        let mut table = TABLE.lock();
+        loop {
+            if let Some(seat) = table.as_ref().and_then(|t| t.get(&key)) {
+                return Ok(Some(seat.clone()));
+            }
+            check()?;
+            let now = Instant::now();
+            if now >= deadline {
+                return Ok(None);
+            }
+            CHANGED.wait_until(&mut table, deadline.min(now + Duration::from_millis(100)));
+        }
+    }
+}
+
+impl Drop for Presence {
+    fn drop(&mut self) {
+        if let Some(table) = TABLE.lock().as_mut() {
+            table.remove(&(self.0.clone(), self.1));
+        }
+    }
+}
+
+/// Random, the same for all ranks of this process.
+pub(super) fn process_token() -> Result<[u8; 16]> {
+    static TOKEN: Mutex<Option<[u8; 16]>> = Mutex::new(None);
+    let mut token = TOKEN.lock();
+    if token.is_none() {
+        *token = Some(random()?);
+    }
+    Ok(token.unwrap_or_default())
+}
+
+/// Random bytes of the kernel's.
+pub(super) fn random() -> Result<[u8; 16]> {
+    use c10d_core::{Error, ErrorKind};
+    use rustix::io::Errno;
+    use rustix::rand::{GetRandomFlags, getrandom};
+    let mut out = [0; 16];
+    loop {
+        match getrandom(&mut out[..], GetRandomFlags::empty()) {
+            Ok(n) if n == out.len() => return Ok(out),
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(e) => return Err(Error::new(ErrorKind::Resource, "the system gives no random bytes").source(e)),
+        }
+    }
+}

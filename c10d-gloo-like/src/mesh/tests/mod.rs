@@ -1,0 +1,58 @@
+//! Meshes of threads and of real processes.
+
+mod joining;
+mod processes;
+mod threads;
+
+use super::*;
+use c10d_core::Fingerprint;
+use c10d_core::store::deadline_after;
+
+/// No verdict depends on it: it only ends a test that hangs.
+const CAP: Duration = Duration::from_secs(20);
+
+fn wiring(rank: u32, size: u32, store: Arc<dyn Store>, transport: Transport) -> Wiring {
+    let deadline = deadline_after(CAP);
+    Wiring { group: "g".into(), rank, size, session: [7; 16], store, transport, deadline }
+}
+
+/// A call, such as an all_reduce of `count` elements.
+fn call(seq: u32, count: u64) -> Fingerprint {
+    Fingerprint { seq, op: 4, dtype: 10, reduce: 0, step: 0, count, root: 0, rest: 0 }
+}
+
+/// Waits until something holds that is certain to hold soon.
+fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let until = Instant::now() + CAP;
+    while !holds() {
+        assert!(Instant::now() < until, "never: {what}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Passes a message both ways over every link of the mesh.
+#[allow(unsafe_code)]
+fn talk(mesh: &mut Mesh, rank: u32) {
+    for links in [&mut mesh.collective, &mut mesh.p2p] {
+        for link in links.iter_mut().flatten() {
+            let text = [rank as u8; 8];
+            // SAFETY: there is no body.
+            let sent = unsafe { link.write(&text, std::ptr::null(), 0) }.unwrap();
+            assert_eq!(sent, text.len());
+            link.end_write();
+        }
+    }
+    for links in [&mut mesh.collective, &mut mesh.p2p] {
+        for (peer, link) in links.iter_mut().enumerate() {
+            let Some(link) = link else { continue };
+            let (mut text, mut got) = ([0u8; 8], 0);
+            eventually("a peer's message", || {
+                // SAFETY: the rest of the buffer.
+                got += unsafe { link.read(text.as_mut_ptr().add(got), text.len() - got) }.unwrap();
+                got == text.len()
+            });
+            link.end_read();
+            assert_eq!(text, [peer as u8; 8]);
+        }
+    }
+}

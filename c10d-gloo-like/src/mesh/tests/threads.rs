@@ -1,0 +1,222 @@
+//! Ranks as threads of this process, over its memory (auto) and over sockets and the watcher (tcp).
+
+use super::*;
+use c10d_core::HashStore;
+
+/// Runs ranks on threads; each gets its mesh.
+fn run<R: Send>(size: u32, transport: Transport, f: impl Fn(u32, Mesh) -> R + Sync) -> Vec<R> {
+    let store: Arc<dyn Store> = Arc::new(HashStore::new());
+    std::thread::scope(|s| {
+        let rank = |rank| {
+            let (store, f) = (store.clone(), &f);
+            s.spawn(move || f(rank, Mesh::connect(wiring(rank, size, store, transport)).unwrap()))
+        };
+        let ranks: Vec<_> = (0..size).map(rank).collect();
+        ranks.into_iter().map(|r| r.join().unwrap()).collect()
+    })
+}
+
+const BOTH: [Transport; 2] = [Transport::Auto, Transport::Tcp];
+
+#[test]
+fn every_pair_is_connected() {
+    for transport in [Transport::Auto, Transport::Shm, Transport::Tcp] {
+        for size in 1..=5 {
+            let topologies = run(size, transport, |rank, mut mesh| {
+                assert_eq!(mesh.collective.iter().filter(|l| l.is_none()).count(), 1);
+                assert!(mesh.collective[rank as usize].is_none() && mesh.p2p[rank as usize].is_none());
+                assert_eq!(mesh.local_ranks, (0..size).collect::<Vec<_>>());
+                talk(&mut mesh, rank);
+                mesh.topology.clone()
+            });
+            assert!(topologies.iter().all(|t| *t == topologies[0]));
+            assert_eq!(topologies[0].is_shared(), transport != Transport::Tcp || size == 1);
+            assert_eq!(topologies[0].host_count(), 1);
+        }
+    }
+}
+
+#[test]
+fn a_failure_reaches_all_and_the_first_cause_stays() {
+    for transport in BOTH {
+        let causes = run(4, transport, |rank, mesh| {
+            if rank == 2 {
+                let error = Error::new(ErrorKind::Protocol, "odd bytes").guilty([3]);
+                mesh.health.fail(error);
+            }
+            eventually("the failure", || mesh.health.failed());
+            let again = mesh.health.fail(Error::new(ErrorKind::Internal, "later"));
+            assert_eq!(again.report().what, mesh.health.cause().unwrap().report().what);
+            assert!(mesh.health.announce(&call(0, 1)).is_err());
+            again
+        });
+        for (rank, cause) in (0..).zip(causes) {
+            assert_eq!(*cause.kind(), ErrorKind::Protocol, "{cause}");
+            assert_eq!(cause.report().guilty, [if rank == 3 { 2 } else { 3 }]);
+            assert_eq!((cause.report().rank, cause.report().group.as_deref()), (Some(rank), Some("g")));
+        }
+    }
+}
+
+#[test]
+fn an_abort_names_who_aborted() {
+    for transport in BOTH {
+        let causes = run(3, transport, |rank, mesh| {
+            if rank == 1 {
+                mesh.health.fail(Error::new(ErrorKind::Aborted, "enough"));
+            }
+            eventually("the abort", || mesh.health.failed());
+            mesh.health.cause().unwrap()
+        });
+        let guilty: Vec<_> = causes.iter().map(|c| c.report().guilty.clone()).collect();
+        assert_eq!(guilty, [vec![1], vec![], vec![1]]);
+        assert!(causes.iter().all(|c| *c.kind() == ErrorKind::Aborted));
+    }
+}
+
+#[test]
+fn ranks_that_wait_for_different_things_find_out() {
+    for transport in BOTH {
+        // Rank 1 calls with another count; rank 3 comes later than all.
+        let causes = run(4, transport, |rank, mesh| {
+            let print = call(0, if rank == 1 { 2 } else { 1 });
+            if rank == 3 {
+                eventually("the news", || mesh.health.disputed() || mesh.health.failed());
+                assert!(mesh.health.announce(&print).is_err());
+                return mesh.health.cause().unwrap();
+            }
+            let _ = mesh.health.announce(&print);
+            eventually("the mismatch", || {
+                mesh.health.stalled(&print);
+                mesh.health.failed()
+            });
+            mesh.health.cause().unwrap()
+        });
+        for (rank, cause) in (0..).zip(&causes) {
+            let ErrorKind::Mismatch { field, mine, theirs } = cause.kind() else { panic!("{cause}") };
+            assert_eq!(*field, "count");
+            let expected = if rank == 1 { ("2", "1") } else { ("1", "2") };
+            assert_eq!((mine.as_str(), theirs.as_str()), expected, "rank {rank}: {cause}");
+            assert_eq!(cause.report().guilty.contains(&1), rank != 1, "rank {rank}: {cause}");
+            assert!(!cause.report().guilty.contains(&rank), "rank {rank} named itself: {cause}");
+        }
+    }
+}
+
+#[test]
+fn a_mismatch_waits_for_the_ranks_that_have_not_called_yet() {
+    for transport in BOTH {
+        let told = std::sync::Barrier::new(3);
+        let causes = run(3, transport, |rank, mesh| {
+            let print = call(0, u64::from(rank == 1));
+            if rank < 2 {
+                mesh.health.announce(&print).unwrap();
+            }
+            told.wait();
+            if rank == 0 {
+                mesh.health.mismatch(1, &call(0, 0), &call(0, 1));
+            }
+            if rank < 2 {
+                eventually("the mismatch", || mesh.health.failed());
+            } else {
+                // The news is here; nothing failed yet, because this rank could still side with either.
+                eventually("the news", || mesh.health.disputed());
+                assert!(!mesh.health.failed());
+                assert!(mesh.health.announce(&call(0, 1)).is_err());
+            }
+            told.wait();
+            mesh.health.cause().unwrap()
+        });
+        let guilty: Vec<_> = causes.iter().map(|c| c.report().guilty.clone()).collect();
+        assert_eq!(guilty, [[1], [0], [0]]);
+    }
+}
+
+#[test]
+fn an_absent_rank_is_named_by_all_that_wait() {
+    for transport in BOTH {
+        let done = std::sync::Barrier::new(4);
+        let causes = run(4, transport, |rank, mesh| {
+            for seq in 0..if rank == 2 { 3 } else { 4 } {
+                mesh.health.announce(&call(seq, 1)).unwrap();
+                if seq < 3 {
+                    mesh.health.finish();
+                }
+            }
+            done.wait();
+            // Everybody waits for its neighbour; only rank 2 is to blame.
+            let cause = (rank != 2).then(|| mesh.health.timeout(&call(3, 1), &[(rank + 1) % 4]));
+            done.wait();
+            cause
+        });
+        for cause in causes.into_iter().flatten() {
+            assert_eq!((cause.kind(), &cause.report().guilty[..]), (&ErrorKind::Timeout, &[2][..]), "{cause}");
+            assert!(cause.report().what.contains("rank 2 has not called it: it is at seq 2"), "{cause}");
+        }
+    }
+}
+
+#[test]
+fn who_leaves_is_missed_only_by_what_needs_it() {
+    for transport in BOTH {
+        let met = std::sync::Barrier::new(3);
+        run(3, transport, |rank, mesh| {
+            mesh.health.announce(&call(0, 1)).unwrap();
+            mesh.health.finish();
+            if rank == 2 {
+                drop(mesh);
+                met.wait();
+                return;
+            }
+            eventually("the goodbye", || mesh.health.has_left(2));
+            assert!(!mesh.health.failed());
+            mesh.health.needs(1 - rank).unwrap();
+            met.wait();
+            let error = if rank == 0 { mesh.health.needs(2) } else { mesh.health.announce(&call(1, 1)) }.unwrap_err();
+            assert_eq!(error.report().guilty, [2], "{error}");
+            assert_eq!(*error.kind(), ErrorKind::PeerDead { how: "left the group after seq 0".into() });
+        });
+    }
+}
+
+#[test]
+fn a_panicking_rank_leaves() {
+    for transport in BOTH {
+        let store: Arc<dyn Store> = Arc::new(HashStore::new());
+        std::thread::scope(|s| {
+            let theirs = store.clone();
+            let rank1 = s.spawn(move || {
+                let _mesh = Mesh::connect(wiring(1, 2, theirs, transport)).unwrap();
+                std::panic::resume_unwind(Box::new("a rank's own bug"));
+            });
+            let mesh = Mesh::connect(wiring(0, 2, store, transport)).unwrap();
+            eventually("the goodbye", || mesh.health.has_left(1));
+            assert!(rank1.join().is_err());
+            let error = mesh.health.announce(&call(0, 1)).unwrap_err();
+            assert_eq!(*error.kind(), ErrorKind::PeerDead { how: "left the group before its first call".into() });
+        });
+    }
+}
+
+#[test]
+fn sleepers_are_woken() {
+    run(2, Transport::Auto, |rank, mesh| {
+        let (tx, rx) = crossbeam_channel::bounded(8);
+        mesh.health.on_news(Box::new(move || drop(tx.try_send(()))));
+        if rank == 0 {
+            mesh.health.fail(Error::new(ErrorKind::Aborted, ""));
+        }
+        rx.recv_timeout(CAP).unwrap();
+    });
+}
+
+#[test]
+fn announcing_is_cheap() {
+    let health = Health::new("g".into(), 0, 2);
+    let (n, t) = (1_000_000u32, Instant::now());
+    for seq in 0..n {
+        health.announce(&call(seq, 1)).unwrap();
+        health.finish();
+    }
+    println!("announce + finish: {:.1} ns", t.elapsed().as_nanos() as f64 / f64::from(n));
+}

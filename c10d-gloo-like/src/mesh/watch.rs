@@ -1,0 +1,176 @@
+//! The watcher: one thread per process that sleeps until a control connection of any group has news.
+//!
+//! It answers peers' questions whatever the other threads do, and sees at once when a peer's process ends. It starts with
+//! the first connection and stays, asleep.
+
+use std::collections::HashMap;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use c10d_core::{Error, ErrorKind, Result};
+use parking_lot::Mutex;
+use rustix::buffer::spare_capacity;
+use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
+use rustix::event::{EventfdFlags, Timespec, eventfd};
+
+use super::connection::{Connection, Next};
+
+/// How long a closed connection stays, for the peer to read the goodbye: longer than any scheduling delay.
+const LINGER: Duration = Duration::from_secs(5);
+
+/// A connection's name at the watcher.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Token(u64);
+
+const WAKE: u64 = 0;
+
+struct Watch {
+    epoll: OwnedFd,
+    /// Readable when the watcher is to look at its deadlines again.
+    wake: OwnedFd,
+    connections: Mutex<Table>,
+}
+
+struct Table {
+    next: u64,
+    open: HashMap<u64, Entry>,
+}
+
+struct Entry {
+    connection: Arc<Connection>,
+    /// Closed on this side; to be dropped at this time.
+    until: Option<Instant>,
+}
+
+fn refused(what: &str, e: impl std::error::Error + Send + Sync + 'static) -> Error {
+    Error::new(ErrorKind::Resource, format!("cannot watch the peers' connections: no {what} left")).source(e)
+}
+
+/// The process's watcher, once it could be started. A refusal is not kept: the next group tries again.
+fn watcher() -> Result<&'static Arc<Watch>> {
+    static WATCH: OnceLock<Arc<Watch>> = OnceLock::new();
+    static START: Mutex<()> = Mutex::new(());
+    if let Some(watch) = WATCH.get() {
+        return Ok(watch);
+    }
+    let _starting = START.lock();
+    if let Some(watch) = WATCH.get() {
+        return Ok(watch);
+    }
+    let epoll = epoll::create(CreateFlags::CLOEXEC).map_err(|e| refused("descriptor", e))?;
+    let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(|e| refused("descriptor", e))?;
+    epoll::add(&epoll, &wake, EventData::new_u64(WAKE), EventFlags::IN).map_err(|e| refused("memory", e))?;
+    let table = Table { next: WAKE + 1, open: HashMap::new() };
+    let watch = Arc::new(Watch { epoll, wake, connections: Mutex::new(table) });
+    let thread = watch.clone();
+    std::thread::Builder::new()
+        .name("c10d-watch".into())
+        .stack_size(256 << 10)
+        .spawn(move || thread.run())
+        .map_err(|e| refused("thread", e))?;
+    Ok(WATCH.get_or_init(|| watch))
+}
+
+/// Puts the connection that `make` builds under watch.
+pub(super) fn watch(make: impl FnOnce(Token) -> Connection) -> Result<Arc<Connection>> {
+    let watch = watcher()?;
+    let mut table = watch.connections.lock();
+    let token = table.next;
+    table.next += 1;
+    let connection = Arc::new(make(Token(token)));
+    epoll::add(&watch.epoll, connection.fd(), EventData::new_u64(token), EventFlags::IN | EventFlags::RDHUP)
+        .map_err(|e| refused("memory", e))?;
+    table.open.insert(token, Entry { connection: connection.clone(), until: None });
+    Ok(connection)
+}
+
+/// Whether the connection wants to know when it can write again.
+pub(super) fn want_write(token: Token, fd: BorrowedFd<'_>, wanted: bool) {
+    if let Ok(watch) = watcher() {
+        let write = if wanted { EventFlags::OUT } else { EventFlags::empty() };
+        // Fails only for a connection that is forgotten already.
+        let _ =
+            epoll::modify(&watch.epoll, fd, EventData::new_u64(token.0), EventFlags::IN | EventFlags::RDHUP | write);
+    }
+}
+
+/// The connection was closed on this side: drop it when the peer has closed too, or after a while.
+pub(super) fn linger(token: Token) {
+    if let Ok(watch) = watcher() {
+        if let Some(entry) = watch.connections.lock().open.get_mut(&token.0) {
+            entry.until = Some(Instant::now() + LINGER);
+        }
+        // Full only if the watcher is about to look anyway.
+        let _ = rustix::io::write(&watch.wake, &1u64.to_ne_bytes());
+    }
+}
+
+impl Watch {
+    fn run(&self) {
+        let mut events: Vec<Event> = Vec::with_capacity(64);
+        loop {
+            let until = self.expire();
+            let left = until.map(|until| {
+                let left = until.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
+                Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() }
+            });
+            events.clear();
+            // Interrupted: look again. Nothing else can fail here.
+            if epoll::wait(&self.epoll, spare_capacity(&mut events), left.as_ref()).is_err() {
+                continue;
+            }
+            for event in &events {
+                let (token, flags) = (event.data.u64(), event.flags);
+                if token == WAKE {
+                    let _ = rustix::io::read(&self.wake, &mut [0; 8][..]);
+                } else {
+                    self.ready(token, flags);
+                }
+            }
+        }
+    }
+
+    fn ready(&self, token: u64, flags: EventFlags) {
+        let Some(connection) = self.connections.lock().open.get(&token).map(|e| e.connection.clone()) else { return };
+        let writable = flags.contains(EventFlags::OUT);
+        let readable = flags.intersects(EventFlags::IN | EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR);
+        let next = catch_unwind(AssertUnwindSafe(|| connection.ready(readable, writable))).unwrap_or_else(|panic| {
+            let text = panic.downcast_ref::<&str>().map(|t| (*t).to_owned());
+            let text = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
+            connection.failed(Error::new(ErrorKind::Internal, format!("the watcher panicked: {text}")));
+            Next::Forget
+        });
+        if next == Next::Forget {
+            self.forget(token);
+        }
+    }
+
+    fn forget(&self, token: u64) {
+        let entry = self.connections.lock().open.remove(&token);
+        if let Some(entry) = entry {
+            // Others may still hold the descriptor.
+            let _ = epoll::delete(&self.epoll, entry.connection.fd());
+        }
+    }
+
+    /// Drops what has lingered long enough; when the next one has.
+    fn expire(&self) -> Option<Instant> {
+        let now = Instant::now();
+        let (late, next) = {
+            let table = self.connections.lock();
+            let deadlines = || table.open.iter().filter_map(|(token, e)| Some((*token, e.until?)));
+            let late: Vec<u64> = deadlines().filter(|(_, t)| *t <= now).map(|(token, _)| token).collect();
+            (late, deadlines().map(|(_, t)| t).filter(|t| *t > now).min())
+        };
+        late.into_iter().for_each(|token| self.forget(token));
+        next
+    }
+}
+
+/// How many connections are under watch: for tests that look for leaks.
+#[cfg(test)]
+pub(super) fn watched() -> usize {
+    watcher().map_or(0, |w| w.connections.lock().open.len())
+}

@@ -1,0 +1,75 @@
+//! Reading and writing the fixed little-endian layouts of the mesh. What a peer sent is read with bounds: a field that
+//! is not there is `None`, never a panic.
+
+/// What is left of some received bytes.
+pub(super) struct Reader<'a>(pub(super) &'a [u8]);
+
+impl<'a> Reader<'a> {
+    pub(super) fn bytes(&mut self, len: usize) -> Option<&'a [u8]> {
+        let (head, tail) = self.0.split_at_checked(len)?;
+        self.0 = tail;
+        Some(head)
+    }
+
+    pub(super) fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+        self.bytes(N)?.try_into().ok()
+    }
+
+    pub(super) fn u8(&mut self) -> Option<u8> {
+        self.array().map(u8::from_le_bytes)
+    }
+
+    pub(super) fn u16(&mut self) -> Option<u16> {
+        self.array().map(u16::from_le_bytes)
+    }
+
+    pub(super) fn u32(&mut self) -> Option<u32> {
+        self.array().map(u32::from_le_bytes)
+    }
+
+    pub(super) fn u64(&mut self) -> Option<u64> {
+        self.array().map(u64::from_le_bytes)
+    }
+
+    /// A text of at most `max` bytes, its length before it.
+    pub(super) fn text(&mut self, max: usize) -> Option<String> {
+        let len = usize::from(self.u16()?);
+        if len > max {
+            return None;
+        }
+        Some(String::from_utf8_lossy(self.bytes(len)?).into_owned())
+    }
+
+    /// `Some(())` if nothing is left.
+    pub(super) fn end(&self) -> Option<()> {
+        self.0.is_empty().then_some(())
+    }
+}
+
+/// Writes the first `max` bytes of a text (whole characters), its length before it.
+pub(super) fn put_text(out: &mut Vec<u8>, text: &str, max: usize) {
+    let max = max.min(usize::from(u16::MAX));
+    let len = (0..=text.len().min(max)).rev().find(|i| text.is_char_boundary(*i)).unwrap_or(0);
+    out.extend_from_slice(&(len as u16).to_le_bytes());
+    out.extend_from_slice(&text.as_bytes()[..len]);
+}
+
+/// FNV-1a: names of groups, compared for equality, never trusted for more.
+pub(super) fn hash(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x0100_0000_01b3))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_are_cut_at_characters_and_read_with_bounds() {
+        let mut out = Vec::new();
+        put_text(&mut out, "aé", 2);
+        assert_eq!(out, [1, 0, b'a']);
+        assert_eq!(Reader(&out).text(8).as_deref(), Some("a"));
+        assert_eq!(Reader(&out).text(0), None);
+        assert_eq!(Reader(&[5, 0, 1]).text(8), None);
+    }
+}

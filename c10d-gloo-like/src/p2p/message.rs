@@ -1,0 +1,156 @@
+//! Messages on their way: one being written to a link, one being read from it.
+#![allow(unsafe_code)]
+
+use c10d_core::{Fingerprint, Job, Result, Span};
+
+use crate::link::Link;
+
+const HEADER: usize = Fingerprint::SIZE + 8;
+
+/// What goes before a message's bytes.
+#[derive(Clone, Copy)]
+pub(super) struct Header {
+    pub(super) print: Fingerprint,
+    /// Bytes that follow.
+    pub(super) len: u64,
+}
+
+impl Header {
+    pub(super) fn tag(&self) -> u32 {
+        self.print.root
+    }
+
+    fn to_bytes(self) -> [u8; HEADER] {
+        let mut out = [0; HEADER];
+        out[..Fingerprint::SIZE].copy_from_slice(&self.print.to_bytes());
+        out[Fingerprint::SIZE..].copy_from_slice(&self.len.to_le_bytes());
+        out
+    }
+
+    fn from_bytes(bytes: &[u8; HEADER]) -> Header {
+        let (mut print, mut len) = ([0; Fingerprint::SIZE], [0; 8]);
+        print.copy_from_slice(&bytes[..Fingerprint::SIZE]);
+        len.copy_from_slice(&bytes[Fingerprint::SIZE..]);
+        Header { print: Fingerprint::from_bytes(&print), len: u64::from_le_bytes(len) }
+    }
+}
+
+/// A message that is being sent.
+pub(super) struct Outgoing {
+    pub(super) job: Job,
+    head: [u8; HEADER],
+    /// Bytes that the link took, header included.
+    done: usize,
+}
+
+/// The one span of a message's job.
+fn span(job: &Job) -> &Span {
+    let request = job.request();
+    request.inputs().first().unwrap_or_else(|| &request.outputs()[0])
+}
+
+impl Outgoing {
+    pub(super) fn new(job: Job) -> Outgoing {
+        let head = Header { print: job.request().fingerprint, len: span(&job).bytes() as u64 }.to_bytes();
+        Outgoing { job, head, done: 0 }
+    }
+
+    /// Writes what the link takes. Whether anything moved; and whether that was all.
+    pub(super) fn write(&mut self, link: &mut Link) -> Result<(bool, bool)> {
+        let span = span(&self.job);
+        let total = HEADER + span.bytes();
+        let Some(body) = span.host_ptr() else { return Ok((false, true)) };
+        let mut moved = false;
+        while self.done < total {
+            let head = &self.head[self.done.min(HEADER)..];
+            let from = self.done.saturating_sub(HEADER);
+            // SAFETY: the bytes of the job's input from `from` on, which are readable as long as the job is here.
+            let n = unsafe { link.write(head, body.add(from), span.bytes() - from) }?;
+            if n == 0 {
+                return Ok((moved, false));
+            }
+            moved = true;
+            self.done += n;
+        }
+        link.end_write();
+        Ok((true, true))
+    }
+}
+
+/// A header that is being read.
+#[derive(Default)]
+pub(super) struct PartialHeader {
+    bytes: [u8; HEADER],
+    done: usize,
+}
+
+impl PartialHeader {
+    /// Reads what is there. Whether anything moved; and the header, once complete.
+    pub(super) fn read(&mut self, link: &mut Link) -> Result<(bool, Option<Header>)> {
+        let rest = &mut self.bytes[self.done..];
+        // SAFETY: a slice of our own.
+        let n = unsafe { link.read(rest.as_mut_ptr(), rest.len()) }?;
+        self.done += n;
+        if self.done < HEADER {
+            return Ok((n > 0, None));
+        }
+        self.done = 0;
+        Ok((true, Some(Header::from_bytes(&self.bytes))))
+    }
+}
+
+/// Where a message's bytes go.
+pub(super) enum Target {
+    /// The buffer of a receive.
+    Job(Job),
+    /// Memory of ours, until somebody asks.
+    Kept(Vec<u8>),
+}
+
+/// A message that is being received.
+pub(super) struct Incoming {
+    pub(super) header: Header,
+    pub(super) target: Target,
+    done: usize,
+}
+
+impl Incoming {
+    /// `target` has room for the whole message.
+    pub(super) fn new(header: Header, target: Target) -> Incoming {
+        Incoming { header, target, done: 0 }
+    }
+
+    /// Reads what is there. Whether anything moved; and whether that was all.
+    pub(super) fn read(&mut self, link: &mut Link) -> Result<(bool, bool)> {
+        let (at, len) = match &mut self.target {
+            Target::Job(job) => {
+                let span = span(job);
+                let Some(at) = span.host_ptr() else { return Ok((false, true)) };
+                (at, span.bytes())
+            }
+            Target::Kept(bytes) => (bytes.as_mut_ptr(), bytes.len()),
+        };
+        let mut moved = false;
+        while self.done < len {
+            // SAFETY: the rest of the receive's buffer, which is ours as long as the job is here, or of our own vector.
+            let n = unsafe { link.read(at.add(self.done), len - self.done) }?;
+            if n == 0 {
+                return Ok((moved, false));
+            }
+            moved = true;
+            self.done += n;
+        }
+        link.end_read();
+        Ok((true, true))
+    }
+}
+
+/// Copies a message that was kept into the buffer of a receive of the same length.
+pub(super) fn deliver(kept: &[u8], job: &Job) {
+    let span = span(job);
+    if let Some(at) = span.host_ptr() {
+        let len = kept.len().min(span.bytes());
+        // SAFETY: the buffer of a job that is here, not longer than either side.
+        unsafe { std::ptr::copy_nonoverlapping(kept.as_ptr(), at, len) };
+    }
+}

@@ -1,0 +1,200 @@
+//! Messages between two ranks, matched by peer and tag.
+//!
+//! Whoever waits for a message moves messages: for itself, and for everybody else of this rank. Messages that nobody
+//! asked for yet are kept, up to a limit; beyond it their sender has to wait.
+
+mod message;
+mod peer;
+mod state;
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use c10d_core::{Caller, Error, ErrorKind, Job, Outcome, Phase, Result};
+use parking_lot::{Condvar, Mutex};
+
+use crate::link::Link;
+use crate::mesh::Health;
+use crate::pause::{Interest, Pause};
+use crate::shm::{Doorbell, Segment};
+use state::State;
+
+/// What is over: to be completed without holding the lock, since completing may run a user's waker.
+type Finished = Vec<(Job, Result<Outcome>)>;
+
+/// From this long without progress on, a thread also takes in messages that nobody asked for: two ranks may be sending
+/// to each other, each waiting for the other to take something.
+const STALL: Duration = Duration::from_millis(1);
+
+/// The point-to-point ops of one rank.
+pub(crate) struct Messages {
+    state: Mutex<State>,
+    health: Arc<Health>,
+    segment: Option<Arc<Segment>>,
+    crowded: bool,
+    /// To poll while others use the links; none for shared memory.
+    fds: Vec<Option<OwnedFd>>,
+    /// A job came for the thread, or it may end.
+    news: Condvar,
+}
+
+impl Messages {
+    pub(crate) fn new(
+        links: Vec<Option<Link>>,
+        health: Arc<Health>,
+        segment: Option<Arc<Segment>>,
+        crowded: bool,
+    ) -> Result<Messages> {
+        let duplicate = |link: &Option<Link>| {
+            link.as_ref().and_then(Link::fd).map(|fd| fd.try_clone_to_owned()).transpose().map_err(|e| {
+                Error::new(ErrorKind::Resource, "cannot duplicate a socket's descriptor; raise the limit (ulimit -n)")
+                    .source(e)
+                    .phase(Phase::Connect)
+            })
+        };
+        let fds = links.iter().map(duplicate).collect::<Result<_>>()?;
+        let state = Mutex::new(State::new(links));
+        Ok(Messages { state, health, segment, crowded, fds, news: Condvar::new() })
+    }
+
+    /// Takes a job. If its caller waits, sees it through on this thread.
+    pub(crate) fn submit(self: &Arc<Self>, job: Job) {
+        if let Err(cause) = self.health.check() {
+            return job.complete(Err(cause));
+        }
+        let waits = job.request().caller == Caller::Waits;
+        let mut finished = Finished::new();
+        let ticket = {
+            let mut state = self.state.lock();
+            let ticket = state.post(job, &self.health, &mut finished);
+            state.pump(&self.health, false, &mut finished);
+            (!waits)
+                .then(|| state.need_thread())
+                .filter(|need| *need)
+                .map(|_| self.start_thread(&mut state, &mut finished));
+            ticket
+        };
+        complete(finished);
+        if waits {
+            self.attend(|state| !state.is_live(ticket));
+        } else {
+            self.news.notify_one();
+        }
+    }
+
+    /// Moves messages until `over`, which is asked under the lock.
+    fn attend(&self, mut over: impl FnMut(&State) -> bool) {
+        let mut pause = Pause::new(self.crowded, self.segment.clone().map(Doorbell::new));
+        let mut since: Option<Instant> = None;
+        let mut stalled = false;
+        loop {
+            let mut finished = Finished::new();
+            let (moved, is_over) = {
+                let mut state = self.state.lock();
+                let moved = state.pump(&self.health, stalled, &mut finished);
+                if !moved {
+                    // What was there before the failure was moved; the rest will not come.
+                    if let Err(cause) = self.health.check() {
+                        state.fail_all(&cause, &mut finished);
+                    } else if let (true, Some(peer)) = (stalled, state.needs(&self.health)) {
+                        // Once more, now that it is known to have left.
+                        if !state.pump(&self.health, true, &mut finished) && self.health.needs(peer).is_err() {
+                            continue;
+                        }
+                    }
+                }
+                (moved, over(&state))
+            };
+            complete(finished);
+            if is_over {
+                return;
+            }
+            if moved {
+                pause.reset();
+                (since, stalled) = (None, false);
+                continue;
+            }
+            let interest = self.fds.iter().flatten().map(|fd| {
+                let fd = std::os::fd::AsFd::as_fd(fd);
+                Interest { fd: Some(fd), read: true, write: false }
+            });
+            let bell = self.segment.iter().map(|_| Interest { fd: None, read: true, write: false });
+            if let Some(now) = pause.wait(interest.chain(bell)) {
+                stalled = now.duration_since(*since.get_or_insert(now)) > STALL;
+                self.watch_deadlines(now);
+            }
+        }
+    }
+
+    fn watch_deadlines(&self, now: Instant) {
+        let late = self.state.lock().late(now);
+        if let Some((print, waiting_for)) = late {
+            // Fails the group, and so all that is in flight, at the next look.
+            self.health.timeout(&print, &waiting_for);
+        }
+    }
+
+    fn start_thread(self: &Arc<Self>, state: &mut State, finished: &mut Finished) {
+        let this = self.clone();
+        let thread = std::thread::Builder::new().name("c10d messages".to_owned());
+        match thread.spawn(move || this.serve()) {
+            Ok(_) => state.has_thread = true,
+            Err(e) => {
+                let what = "cannot start the thread that asynchronous messages need";
+                let cause = self.health.fail(Error::new(ErrorKind::Resource, what).source(e));
+                state.fail_all(&cause, finished);
+            }
+        }
+    }
+
+    /// The thread behind ops that were started.
+    fn serve(&self) {
+        loop {
+            {
+                let mut state = self.state.lock();
+                while !state.has_started() {
+                    if state.closed {
+                        return;
+                    }
+                    self.news.wait(&mut state);
+                }
+            }
+            let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                self.attend(|state| !state.has_started());
+            }));
+            if panicked.is_err() {
+                let cause =
+                    self.health.fail(Error::new(ErrorKind::Internal, "the thread of asynchronous messages panicked"));
+                let mut finished = Finished::new();
+                self.state.lock().fail_all(&cause, &mut finished);
+                complete(finished);
+            }
+        }
+    }
+
+    /// Nothing more will come: the thread ends when nothing is in flight.
+    pub(crate) fn close(&self) {
+        self.state.lock().closed = true;
+        self.news.notify_one();
+    }
+
+    /// Waits until nothing is in flight.
+    pub(crate) fn drain(&self, deadline: Instant) -> Result {
+        let late = std::cell::Cell::new(false);
+        self.attend(|state| {
+            late.set(Instant::now() >= deadline);
+            late.get() || state.is_idle()
+        });
+        if late.get() && !self.state.lock().is_idle() {
+            return Err(Error::new(ErrorKind::Timeout, "messages are still in flight").phase(Phase::Complete));
+        }
+        Ok(())
+    }
+}
+
+fn complete(finished: Finished) {
+    for (job, result) in finished {
+        job.complete_with(result);
+    }
+}

@@ -1,0 +1,42 @@
+//! The messages to and from one peer.
+
+use std::collections::VecDeque;
+
+use super::message::{Header, Incoming, Outgoing, PartialHeader};
+use super::state::Ticket;
+use crate::link::Link;
+
+/// The messages to and from one peer.
+pub(super) struct Peer {
+    pub(super) link: Link,
+    pub(super) outgoing: VecDeque<(Ticket, Outgoing)>,
+    pub(super) partial: PartialHeader,
+    /// A message whose header is read and for which there is no room yet.
+    pub(super) held: Option<Header>,
+    pub(super) incoming: Option<(Ticket, Incoming)>,
+    /// Messages that nobody asked for yet, in order of arrival.
+    pub(super) kept: VecDeque<(Header, Vec<u8>)>,
+    pub(super) kept_bytes: usize,
+}
+
+impl Peer {
+    pub(super) fn new(link: Link) -> Peer {
+        Peer {
+            link,
+            outgoing: VecDeque::new(),
+            partial: PartialHeader::default(),
+            held: None,
+            incoming: None,
+            kept: VecDeque::new(),
+            kept_bytes: 0,
+        }
+    }
+
+    /// Takes the first kept message with this tag.
+    pub(super) fn take_kept(&mut self, tag: u32) -> Option<(Header, Vec<u8>)> {
+        let at = self.kept.iter().position(|(header, _)| header.tag() == tag)?;
+        let (header, bytes) = self.kept.remove(at)?;
+        self.kept_bytes -= bytes.len();
+        Some((header, bytes))
+    }
+}

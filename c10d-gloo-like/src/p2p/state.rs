@@ -1,0 +1,331 @@
+//! All messages of one rank, under one lock.
+
+use std::time::Instant;
+
+use c10d_core::{Error, ErrorKind, Fingerprint, Job, OpKind, Outcome, Phase, Result};
+
+use super::Finished;
+use super::message::{Header, Incoming, Outgoing, Target, deliver};
+use super::peer::Peer;
+use crate::link::Link;
+use crate::mesh::Health;
+
+/// A job's number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Ticket(pub(super) u64);
+
+impl Ticket {
+    /// Of what belongs to no job.
+    const NONE: Ticket = Ticket(u64::MAX);
+}
+
+/// Bytes of messages that nobody asked for, at most, from one peer; what is more waits at the peer's.
+const KEPT: usize = 64 << 20;
+
+/// A receive without a message.
+struct Posted {
+    ticket: Ticket,
+    /// `None`: from whichever rank.
+    from: Option<u32>,
+    job: Job,
+}
+
+/// What a job needs to be known for as long as it is in flight.
+struct Live {
+    ticket: Ticket,
+    /// Nobody waits inside the call.
+    started: bool,
+    print: Fingerprint,
+    peer: Option<u32>,
+    deadline: Option<Instant>,
+}
+
+pub(super) struct State {
+    /// By rank; none for the own.
+    peers: Vec<Option<Peer>>,
+    /// In the order in which they were posted.
+    posted: Vec<Posted>,
+    live: Vec<Live>,
+    next: u64,
+    pub(super) has_thread: bool,
+    pub(super) closed: bool,
+}
+
+impl State {
+    pub(super) fn new(links: Vec<Option<Link>>) -> State {
+        let peers = links.into_iter().map(|link| link.map(Peer::new)).collect();
+        State { peers, posted: Vec::new(), live: Vec::new(), next: 0, has_thread: false, closed: false }
+    }
+
+    pub(super) fn is_live(&self, ticket: Ticket) -> bool {
+        self.live.iter().any(|l| l.ticket == ticket)
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        self.live.is_empty()
+    }
+
+    /// Whether something is in flight for which nobody waits inside a call.
+    pub(super) fn has_started(&self) -> bool {
+        self.live.iter().any(|l| l.started)
+    }
+
+    pub(super) fn need_thread(&self) -> bool {
+        !self.has_thread && self.has_started()
+    }
+
+    /// Takes a job: a send into the line to its peer; a receive is served from what was kept, or posted.
+    pub(super) fn post(&mut self, job: Job, health: &Health, finished: &mut Finished) -> Ticket {
+        let ticket = Ticket(self.next);
+        self.next += 1;
+        let request = job.request();
+        let any = request.op == OpKind::RecvAnySource;
+        let peer = (!any).then_some(request.params.peer);
+        let started = request.caller == c10d_core::Caller::Continues;
+        self.live.push(Live {
+            ticket,
+            started,
+            print: request.fingerprint,
+            peer,
+            deadline: started.then(|| request.deadline()),
+        });
+        if request.op == OpKind::Send {
+            match peer.and_then(|p| self.peers.get_mut(p as usize)?.as_mut()) {
+                Some(peer) => peer.outgoing.push_back((ticket, Outgoing::new(job))),
+                None => {
+                    let error = Error::new(ErrorKind::Internal, "there is no link to this peer");
+                    self.finish(ticket, job, Err(error), finished);
+                }
+            }
+            return ticket;
+        }
+        let tag = request.params.tag;
+        for rank in 0..self.peers.len() as u32 {
+            if peer.is_some_and(|p| p != rank) {
+                continue;
+            }
+            let Some(from) = self.peers[rank as usize].as_mut() else { continue };
+            if let Some((header, bytes)) = from.take_kept(tag) {
+                let result = agree(&job, rank, &header, health);
+                if result.is_ok() {
+                    deliver(&bytes, &job);
+                }
+                let outcome = result.map(|()| Outcome { source: rank, payload: None });
+                self.finish(ticket, job, outcome, finished);
+                return ticket;
+            }
+        }
+        self.posted.push(Posted { ticket, from: peer, job });
+        ticket
+    }
+
+    fn finish(&mut self, ticket: Ticket, job: Job, result: Result<Outcome>, finished: &mut Finished) {
+        self.live.retain(|l| l.ticket != ticket);
+        finished.push((job, result));
+    }
+
+    /// Moves what can be moved. With `all`, also takes in messages that nobody asked for. Whether anything moved.
+    pub(super) fn pump(&mut self, health: &Health, all: bool, finished: &mut Finished) -> bool {
+        let mut moved = false;
+        for rank in 0..self.peers.len() as u32 {
+            moved |= self.write(rank, health, finished);
+            moved |= self.read(rank, health, all, finished);
+        }
+        moved
+    }
+
+    fn write(&mut self, rank: u32, health: &Health, finished: &mut Finished) -> bool {
+        let mut moved = false;
+        loop {
+            let Some(peer) = self.peers[rank as usize].as_mut() else { return false };
+            let Some((ticket, message)) = peer.outgoing.front_mut() else { return moved };
+            let ticket = *ticket;
+            match message.write(&mut peer.link) {
+                Ok((some, false)) => return moved | some,
+                Ok((_, true)) => {
+                    moved = true;
+                    if let Some((_, message)) = peer.outgoing.pop_front() {
+                        self.finish(ticket, message.job, Ok(Outcome::default()), finished);
+                    }
+                }
+                Err(e) => {
+                    broken(rank, &e, health);
+                    return moved;
+                }
+            }
+        }
+    }
+
+    fn read(&mut self, rank: u32, health: &Health, all: bool, finished: &mut Finished) -> bool {
+        let mut moved = false;
+        loop {
+            let wanted = all || self.posted.iter().any(|p| p.from.is_none_or(|from| from == rank));
+            let Some(peer) = self.peers[rank as usize].as_mut() else { return false };
+            if let Some((ticket, message)) = &mut peer.incoming {
+                let ticket = *ticket;
+                match message.read(&mut peer.link) {
+                    Ok((some, false)) => return moved | some,
+                    Ok((_, true)) => {
+                        moved = true;
+                        let Some((_, message)) = peer.incoming.take() else { return moved };
+                        match message.target {
+                            Target::Job(job) => {
+                                self.finish(ticket, job, Ok(Outcome { source: rank, payload: None }), finished);
+                            }
+                            Target::Kept(bytes) => self.arrived(rank, message.header, bytes, health, finished),
+                        }
+                    }
+                    Err(e) => {
+                        broken(rank, &e, health);
+                        return moved;
+                    }
+                }
+                continue;
+            }
+            if !wanted {
+                return moved;
+            }
+            let header = match peer.held.take() {
+                Some(header) => header,
+                None => match peer.partial.read(&mut peer.link) {
+                    Ok((some, None)) => return moved | some,
+                    Ok((_, Some(header))) => {
+                        moved = true;
+                        header
+                    }
+                    Err(e) => {
+                        broken(rank, &e, health);
+                        return moved;
+                    }
+                },
+            };
+            if !self.begin(rank, header, health, finished) {
+                return moved;
+            }
+        }
+    }
+
+    /// Finds a place for a message. `false`: it has to wait.
+    fn begin(&mut self, rank: u32, header: Header, health: &Health, finished: &mut Finished) -> bool {
+        let wants = |p: &Posted| p.from.is_none_or(|from| from == rank) && p.job.request().params.tag == header.tag();
+        if let Some(at) = self.posted.iter().position(wants) {
+            let posted = self.posted.remove(at);
+            if let Err(e) = agree(&posted.job, rank, &header, health) {
+                self.finish(posted.ticket, posted.job, Err(e), finished);
+                return false;
+            }
+            if let Some(peer) = self.peers[rank as usize].as_mut() {
+                peer.incoming = Some((posted.ticket, Incoming::new(header, Target::Job(posted.job))));
+            }
+            return true;
+        }
+        let Some(peer) = self.peers[rank as usize].as_mut() else { return false };
+        let mut bytes = Vec::new();
+        let fits = header.len.saturating_add(peer.kept_bytes as u64) <= KEPT as u64;
+        if !fits || bytes.try_reserve_exact(header.len as usize).is_err() {
+            peer.held = Some(header);
+            return false;
+        }
+        bytes.resize(header.len as usize, 0);
+        peer.kept_bytes += bytes.len();
+        peer.incoming = Some((Ticket::NONE, Incoming::new(header, Target::Kept(bytes))));
+        true
+    }
+
+    /// A message that nobody had asked for is complete; by now somebody may have.
+    fn arrived(&mut self, rank: u32, header: Header, bytes: Vec<u8>, health: &Health, finished: &mut Finished) {
+        let wants = |p: &Posted| p.from.is_none_or(|from| from == rank) && p.job.request().params.tag == header.tag();
+        let Some(at) = self.posted.iter().position(wants) else {
+            if let Some(peer) = self.peers[rank as usize].as_mut() {
+                peer.kept.push_back((header, bytes));
+            }
+            return;
+        };
+        if let Some(peer) = self.peers[rank as usize].as_mut() {
+            peer.kept_bytes -= bytes.len();
+        }
+        let posted = self.posted.remove(at);
+        let result = agree(&posted.job, rank, &header, health);
+        if result.is_ok() {
+            deliver(&bytes, &posted.job);
+        }
+        let outcome = result.map(|()| Outcome { source: rank, payload: None });
+        self.finish(posted.ticket, posted.job, outcome, finished);
+    }
+
+    /// Ends everything in flight.
+    pub(super) fn fail_all(&mut self, cause: &Error, finished: &mut Finished) {
+        let mut end = |job: Job| finished.push((job, Err(cause.clone())));
+        self.posted.drain(..).for_each(|p| end(p.job));
+        for peer in self.peers.iter_mut().flatten() {
+            peer.outgoing.drain(..).for_each(|(_, message)| end(message.job));
+            if let Some((_, Incoming { target: Target::Job(job), .. })) = peer.incoming.take() {
+                end(job);
+            }
+        }
+        self.live.clear();
+    }
+
+    /// A peer that left although something is still wanted from it.
+    pub(super) fn needs(&self, health: &Health) -> Option<u32> {
+        let named = |l: &Live| l.peer.filter(|p| health.has_left(*p));
+        let all_left = || {
+            let mut ranks = (0..self.peers.len() as u32).filter(|r| self.peers[*r as usize].is_some());
+            ranks.all(|r| health.has_left(r))
+        };
+        self.live.iter().find_map(|l| match l.peer {
+            Some(_) => named(l),
+            None if all_left() => (0..self.peers.len() as u32).find(|r| self.peers[*r as usize].is_some()),
+            None => None,
+        })
+    }
+
+    /// The call whose deadline has passed, and whom it waits for.
+    pub(super) fn late(&mut self, now: Instant) -> Option<(Fingerprint, Vec<u32>)> {
+        let peers = &self.peers;
+        let posted = &self.posted;
+        for live in &mut self.live {
+            let deadline = *live.deadline.get_or_insert_with(|| deadline_of(live.ticket, posted, peers).unwrap_or(now));
+            if now >= deadline {
+                let everybody = || (0..peers.len() as u32).filter(|r| peers[*r as usize].is_some()).collect();
+                return Some((live.print, live.peer.map_or_else(everybody, |p| vec![p])));
+            }
+        }
+        None
+    }
+}
+
+/// The deadline of a job, wherever it is.
+fn deadline_of(ticket: Ticket, posted: &[Posted], peers: &[Option<Peer>]) -> Option<Instant> {
+    let receive = posted.iter().find(|p| p.ticket == ticket).map(|p| p.job.request());
+    let mut on_the_way = peers.iter().flatten().filter_map(|peer| {
+        let out = peer.outgoing.iter().find(|(t, _)| *t == ticket).map(|(_, m)| m.job.request());
+        out.or_else(|| match &peer.incoming {
+            Some((t, Incoming { target: Target::Job(job), .. })) if *t == ticket => Some(job.request()),
+            _ => None,
+        })
+    });
+    receive.or_else(|| on_the_way.next()).map(|request| request.deadline())
+}
+
+/// Compares a receive with the message that its tag chose.
+fn agree(job: &Job, rank: u32, header: &Header, health: &Health) -> Result {
+    let mine = &job.request().fingerprint;
+    if mine.disagreement(&header.print).is_some() {
+        return Err(health.mismatch(rank, mine, &header.print));
+    }
+    let expected: u64 = job.request().outputs().iter().map(|s| s.bytes() as u64).sum();
+    if header.len != expected {
+        let what = format!("a message of {} bytes came where {expected} were announced", header.len);
+        return Err(health.fail(Error::new(ErrorKind::Protocol, what).guilty([rank]).phase(Phase::Announce)));
+    }
+    Ok(())
+}
+
+/// A link broke: the peer is gone, unless its end of the group is known already.
+fn broken(rank: u32, error: &Error, health: &Health) {
+    match error.kind() {
+        ErrorKind::PeerDead { how } => drop(health.lost(rank, how)),
+        _ => drop(health.fail(error.clone())),
+    }
+}

@@ -1,0 +1,114 @@
+//! The collectives that nobody waits for yet, and the thread that runs them, in order.
+
+use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+use c10d_core::{Error, ErrorKind, Job, Phase, Result};
+use parking_lot::{Condvar, Mutex};
+
+/// A line of jobs with one thread behind it, which starts with the first job.
+#[derive(Default)]
+pub(crate) struct Queue {
+    /// Jobs in line, and the one that runs. Changed under the lock, read without.
+    pending: AtomicUsize,
+    line: Mutex<Line>,
+    /// A job came, or the line was closed.
+    news: Condvar,
+    /// Nothing is pending.
+    idle: Condvar,
+}
+
+#[derive(Default)]
+struct Line {
+    jobs: VecDeque<Job>,
+    has_thread: bool,
+    closed: bool,
+}
+
+/// Who has a queue and can run its jobs.
+pub(crate) trait Runner: Send + Sync + 'static {
+    fn queue(&self) -> &Queue;
+    /// Runs the job to its end, without completing it.
+    fn run(&self, job: &Job) -> Result;
+    /// A defect showed: the group cannot go on. Gives the first cause.
+    fn fail(&self, error: Error) -> Error;
+}
+
+impl Queue {
+    /// Whether nothing is in line or runs. Stays true as long as nobody pushes, which the lane's turn sees to.
+    #[inline]
+    pub(crate) fn is_idle(&self) -> bool {
+        self.pending.load(Ordering::Acquire) == 0
+    }
+
+    /// Puts a job in line. The first one starts the thread.
+    pub(crate) fn push<R: Runner>(&self, job: Job, runner: &Arc<R>) {
+        let mut line = self.line.lock();
+        if !line.has_thread {
+            let runner = runner.clone();
+            let thread = std::thread::Builder::new().name("c10d collectives".to_owned());
+            if let Err(e) = thread.spawn(move || serve(&*runner)) {
+                drop(line);
+                let what = "cannot start the thread that asynchronous collectives need";
+                return job.complete(Err(Error::new(ErrorKind::Resource, what).source(e)));
+            }
+            line.has_thread = true;
+        }
+        line.jobs.push_back(job);
+        self.pending.fetch_add(1, Ordering::AcqRel);
+        drop(line);
+        self.news.notify_one();
+    }
+
+    /// Nothing more will come: the thread ends when the line is empty.
+    pub(crate) fn close(&self) {
+        self.line.lock().closed = true;
+        self.news.notify_one();
+    }
+
+    /// Waits until nothing is pending.
+    pub(crate) fn drain(&self, deadline: Instant) -> Result {
+        let mut line = self.line.lock();
+        while !self.is_idle() {
+            if self.idle.wait_until(&mut line, deadline).timed_out() && !self.is_idle() {
+                let what = "operations that were started are still in flight";
+                return Err(Error::new(ErrorKind::Timeout, what).phase(Phase::Complete));
+            }
+        }
+        Ok(())
+    }
+
+    fn next(&self) -> Option<Job> {
+        let mut line = self.line.lock();
+        loop {
+            if let Some(job) = line.jobs.pop_front() {
+                return Some(job);
+            }
+            if line.closed {
+                return None;
+            }
+            self.news.wait(&mut line);
+        }
+    }
+
+    fn one_less(&self) {
+        let _line = self.line.lock();
+        if self.pending.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.idle.notify_all();
+        }
+    }
+}
+
+fn serve<R: Runner>(runner: &R) {
+    while let Some(job) = runner.queue().next() {
+        let result = catch_unwind(AssertUnwindSafe(|| runner.run(&job))).unwrap_or_else(|_| {
+            Err(runner.fail(Error::new(ErrorKind::Internal, "the thread of asynchronous collectives panicked")))
+        });
+        // Before the completion, so that whoever it wakes finds the line as it is.
+        runner.queue().one_less();
+        job.complete(result);
+    }
+}
