@@ -1,0 +1,66 @@
+//! Comparing what a rank got with what it must get.
+
+use c10d_core::{DType, ReduceOp};
+use half::{bf16, f16};
+
+use crate::case::Case;
+use crate::reference::Want;
+use crate::tensor::Tensor;
+
+/// Compares one output; `in_rank_order`: the reference's order was the backend's, so nothing may differ.
+pub(crate) fn output(case: &Case, got: &Tensor, want: &Want, in_rank_order: bool) -> Result<(), String> {
+    if !got.is_guarded() {
+        return Err("memory beside the output was written".into());
+    }
+    if got.bytes() == want.bytes {
+        return Ok(());
+    }
+    let size = case.dtype.size();
+    let parts = if matches!(case.dtype, DType::Complex64 | DType::Complex128) { 2 } else { 1 };
+    let pairs = got.bytes().chunks_exact(size / parts).zip(want.bytes.chunks_exact(size / parts));
+    for (i, (g, w)) in pairs.enumerate() {
+        let bound = if in_rank_order { 0.0 } else { want.bounds.get(i).copied().unwrap_or(0.0) };
+        if g != w && !(case.op.reduces() && same(case, g, w, bound)) {
+            let (g, w) = (shown(case.dtype, g), shown(case.dtype, w));
+            return Err(format!("element {} of {} is {g}, must be {w}", i / parts, got.count()));
+        }
+    }
+    Ok(())
+}
+
+/// Whether two different bit patterns are the same result.
+fn same(case: &Case, got: &[u8], want: &[u8], bound: f64) -> bool {
+    let (Some(got), Some(want)) = (number(case.dtype, got), number(case.dtype, want)) else { return false };
+    if got.is_nan() || want.is_nan() {
+        return got.is_nan() && want.is_nan();
+    }
+    // Which zero is smaller is left open.
+    let zeros = matches!(case.reduce, ReduceOp::Min | ReduceOp::Max) && got == 0.0 && want == 0.0;
+    zeros || (bound > 0.0 && (got - want).abs() <= bound)
+}
+
+/// A float (or half of a complex number).
+fn number(dtype: DType, bytes: &[u8]) -> Option<f64> {
+    use bytemuck::pod_read_unaligned as read;
+    Some(match dtype {
+        DType::F16 => read::<f16>(bytes).to_f64(),
+        DType::BF16 => read::<bf16>(bytes).to_f64(),
+        DType::F32 | DType::Complex64 => f64::from(read::<f32>(bytes)),
+        DType::F64 | DType::Complex128 => read::<f64>(bytes),
+        _ => return None,
+    })
+}
+
+fn shown(dtype: DType, bytes: &[u8]) -> String {
+    let hex: String = bytes.iter().rev().map(|b| format!("{b:02x}")).collect();
+    number(dtype, bytes).map_or(format!("0x{hex}"), |x| format!("{x:e} (0x{hex})"))
+}
+
+/// A hash of the outputs, to compare ranks and runs.
+pub(crate) fn digest(outputs: &[Tensor]) -> u64 {
+    let mut hash = 0xcbf2_9ce4_8422_2325u64;
+    for byte in outputs.iter().flat_map(|t| t.bytes()) {
+        hash = (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3);
+    }
+    hash
+}

@@ -1,0 +1,183 @@
+//! Issuing a case's op: one body, whatever the form and whoever owns the buffers.
+
+use c10d_core::buffer::Buffers;
+use c10d_core::ops::{BarrierOptions, Missing};
+use c10d_core::{Buf, BufMut, Call, OpKind, ProcessGroup, Result, Root, Scope, op};
+
+use crate::case::{COALESCED, Case, Form};
+use crate::executor::block_on;
+use crate::raw;
+use crate::reference::Tensors;
+use crate::tensor::Tensor;
+
+/// Does a case's op on this rank, in the case's form.
+pub(crate) fn issue(pg: &ProcessGroup, case: &Case, mut tensors: Tensors) -> Result<Tensors> {
+    let Tensors { inputs, outputs } = &mut tensors;
+    match case.form {
+        Form::Blocking => {
+            go(&Blocking(pg), pg, case, inputs.iter().collect(), outputs.iter_mut().collect()).map(drop)?
+        }
+        Form::Scoped => pg.scope(|s| {
+            let (inputs, outputs) = (inputs.iter().collect(), outputs.iter_mut().collect());
+            go::<&Tensor, &mut Tensor>(&Scoped(s), pg, case, inputs, outputs).map(drop)
+        })?,
+        Form::Owned => {
+            let Tensors { inputs, outputs } = tensors;
+            let (inputs, outputs) = go(&Owned(pg), pg, case, inputs, outputs)?;
+            return Ok(Tensors { inputs, outputs });
+        }
+        Form::Awaited => {
+            let Tensors { inputs, outputs } = tensors;
+            let (inputs, outputs) = go(&Awaited(pg), pg, case, inputs, outputs)?;
+            return Ok(Tensors { inputs, outputs });
+        }
+        Form::InPlace => raw::in_place(pg, case, &mut tensors)?,
+    }
+    Ok(tensors)
+}
+
+/// A verb that runs calls on buffers that live for `'a`.
+trait Verb<'a> {
+    fn run<B: Buffers + 'a>(&self, call: Call<B>) -> Result<B::Back>;
+}
+
+struct Blocking<'g>(&'g ProcessGroup);
+struct Owned<'g>(&'g ProcessGroup);
+struct Awaited<'g>(&'g ProcessGroup);
+struct Scoped<'s, 'e>(&'s Scope<'s, 'e>);
+
+impl<'a> Verb<'a> for Blocking<'_> {
+    fn run<B: Buffers + 'a>(&self, call: Call<B>) -> Result<B::Back> {
+        self.0.run(call)
+    }
+}
+
+impl Verb<'static> for Owned<'_> {
+    fn run<B: Buffers + 'static>(&self, call: Call<B>) -> Result<B::Back> {
+        Ok(self.0.start(call).wait()?)
+    }
+}
+
+impl Verb<'static> for Awaited<'_> {
+    fn run<B: Buffers + 'static>(&self, call: Call<B>) -> Result<B::Back> {
+        Ok(block_on(self.0.start(call))?)
+    }
+}
+
+impl<'s> Verb<'s> for Scoped<'s, '_> {
+    fn run<B: Buffers + 's>(&self, call: Call<B>) -> Result<B::Back> {
+        self.0.start(call).wait()
+    }
+}
+
+/// The tensors that there are exactly one of.
+fn one<T>(list: Vec<T>) -> T {
+    list.into_iter().next().expect("the reference made one tensor")
+}
+
+fn go<'a, I: Buf + 'a, O: BufMut + 'a>(
+    verb: &impl Verb<'a>,
+    pg: &ProcessGroup,
+    case: &Case,
+    mut inputs: Vec<I>,
+    mut outputs: Vec<O>,
+) -> Result<(Vec<I>, Vec<O>)> {
+    let (me, root, reduce) = (pg.rank(), case.root, case.reduce);
+    let is_root = me == root;
+    match case.op {
+        OpKind::Broadcast => outputs = vec![verb.run(op::broadcast(one(outputs), root))?],
+        OpKind::AllReduce => outputs = vec![verb.run(op::all_reduce(one(outputs), reduce))?],
+        OpKind::AllReduceCoalesced => outputs = verb.run(op::all_reduce_coalesced(outputs, reduce))?,
+        OpKind::Reduce => outputs = vec![verb.run(op::reduce(one(outputs), reduce, root))?],
+        OpKind::AllGather => {
+            let (input, all) = verb.run(op::all_gather(one(inputs), outputs))?;
+            (inputs, outputs) = (vec![input], all);
+        }
+        OpKind::AllGatherInto => {
+            let (input, output) = verb.run(op::all_gather_into(one(inputs), one(outputs)))?;
+            (inputs, outputs) = (vec![input], vec![output]);
+        }
+        OpKind::AllGatherCoalesced => {
+            let mut all = outputs.into_iter();
+            let rows = (0..COALESCED).map(|_| all.by_ref().take(case.world as usize).collect()).collect();
+            let (ins, rows) = verb.run(op::all_gather_coalesced(inputs, rows))?;
+            (inputs, outputs) = (ins, rows.into_iter().flatten().collect());
+        }
+        OpKind::AllGatherIntoCoalesced => {
+            (inputs, outputs) = verb.run(op::all_gather_into_coalesced(inputs, outputs))?;
+        }
+        OpKind::ReduceScatter => {
+            let (ins, output) = verb.run(op::reduce_scatter(inputs, one(outputs), reduce))?;
+            (inputs, outputs) = (ins, vec![output]);
+        }
+        OpKind::ReduceScatterInto => {
+            let (input, output) = verb.run(op::reduce_scatter_into(one(inputs), one(outputs), reduce))?;
+            (inputs, outputs) = (vec![input], vec![output]);
+        }
+        OpKind::ReduceScatterIntoCoalesced => {
+            (inputs, outputs) = verb.run(op::reduce_scatter_into_coalesced(inputs, outputs, reduce))?;
+        }
+        OpKind::Gather => {
+            let at = if is_root { Root::Me(outputs) } else { Root::At(root) };
+            let (input, all) = verb.run(op::gather(one(inputs), at))?;
+            (inputs, outputs) = (vec![input], all.unwrap_or_default());
+        }
+        OpKind::Scatter => {
+            let at = if is_root { Root::Me(inputs) } else { Root::At(root) };
+            let (all, output) = verb.run(op::scatter(at, one(outputs)))?;
+            (inputs, outputs) = (all.unwrap_or_default(), vec![output]);
+        }
+        OpKind::AllToAll => (inputs, outputs) = verb.run(op::all_to_all(inputs, outputs))?,
+        OpKind::AllToAllSingle => {
+            let mut call = op::all_to_all_single(one(inputs), one(outputs));
+            if case.uneven {
+                let to: Vec<usize> = (0..case.world).map(|r| case.pair(me, r)).collect();
+                let from: Vec<usize> = (0..case.world).map(|r| case.pair(r, me)).collect();
+                call = call.splits(&to, &from);
+            }
+            let (input, output) = verb.run(call)?;
+            (inputs, outputs) = (vec![input], vec![output]);
+        }
+        OpKind::Barrier => verb.run(op::barrier(BarrierOptions::default()))?,
+        OpKind::MonitoredBarrier => verb.run(op::monitored_barrier(Missing::First))?,
+        OpKind::Send | OpKind::Recv | OpKind::RecvAnySource => {
+            (inputs, outputs) = point_to_point(verb, case, me, inputs, outputs)?;
+        }
+    }
+    Ok((inputs, outputs))
+}
+
+/// `send`: the root sends to each. `recv` and `recv_any_source`: each sends to the root.
+fn point_to_point<'a, I: Buf + 'a, O: BufMut + 'a>(
+    verb: &impl Verb<'a>,
+    case: &Case,
+    me: u32,
+    inputs: Vec<I>,
+    outputs: Vec<O>,
+) -> Result<(Vec<I>, Vec<O>)> {
+    const TAG: u32 = 7;
+    let is_root = me == case.root;
+    match (case.op, is_root) {
+        (OpKind::Send, true) => {
+            let send = |(to, input)| if to == me { Ok(input) } else { verb.run(op::send(input, to, TAG)) };
+            Ok(((0..).zip(inputs).map(send).collect::<Result<_>>()?, outputs))
+        }
+        (OpKind::Send, false) => Ok((inputs, vec![verb.run(op::recv(one(outputs), case.root, TAG))?])),
+        (_, false) => Ok((vec![verb.run(op::send(one(inputs), case.root, TAG))?], outputs)),
+        (OpKind::Recv, true) => {
+            let recv = |(from, output)| if from == me { Ok(output) } else { verb.run(op::recv(output, from, TAG)) };
+            Ok((inputs, (0..).zip(outputs).map(recv).collect::<Result<_>>()?))
+        }
+        (_, true) => {
+            let mut places: Vec<Option<O>> = outputs.into_iter().map(Some).collect();
+            let mut done: Vec<Option<O>> = (0..case.world).map(|_| None).collect();
+            let own = places[me as usize].take();
+            for output in places.into_iter().flatten() {
+                let (output, from) = verb.run(op::recv_any_source(output, TAG))?;
+                done[from as usize] = Some(output);
+            }
+            done[me as usize] = own;
+            Ok((inputs, done.into_iter().flatten().collect()))
+        }
+    }
+}

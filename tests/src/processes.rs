@@ -1,0 +1,90 @@
+//! Ranks as processes: this program, started again once per world, told by a variable which part to play.
+
+use std::fmt::Write as _;
+use std::io::Write as _;
+
+use c10d_core::{Error, ErrorKind, Result};
+use c10d_rendezvous::launch::{Launch, Output};
+
+use crate::run::{Verdict, run as run_cases};
+use crate::suite::{Suite, Verdicts, no_group};
+
+/// `world:begin`: be a rank of this world, and start at this case.
+const ROLE: &str = "C10D_CONFORMANCE_RANK";
+/// In front of what the harness shall read; the rest of a rank's output is for people.
+const MARK: &str = "c10d-conformance ";
+
+impl Suite {
+    /// Plays a rank and ends the process, if this process was started for that; else does nothing. A program that runs
+    /// the suite over processes calls this first in `main`, with the suite made as in the process that started it.
+    pub fn serve_rank(&self) {
+        let Ok(role) = std::env::var(ROLE) else { return };
+        let code = match self.rank(&role) {
+            Ok(()) => 0,
+            Err(e) => {
+                println!("{MARK}end {}", one_line(&e.to_string()));
+                3
+            }
+        };
+        let _ = std::io::stdout().flush();
+        std::process::exit(code);
+    }
+
+    fn rank(&self, role: &str) -> Result {
+        let unclear = || Error::invalid(format!("{ROLE}={role:?} is not world:begin"));
+        let (world, begin) = role.split_once(':').ok_or_else(unclear)?;
+        let (world, begin) = (world.parse().map_err(|_| unclear())?, begin.parse().map_err(|_| unclear())?);
+        let cases = self.cases_of(world)?;
+        let joined = c10d_rendezvous::init("env://", self.timeout)?;
+        let pg = self.builder().rank(joined.rank).size(joined.size).store(joined.store).build()?;
+        run_cases(&pg, cases.get(begin..).unwrap_or_default(), |_, verdict| {
+            let mut line = MARK.to_owned();
+            let written = match verdict {
+                Verdict::Passed(digest) => write!(line, "passed {digest:016x}"),
+                Verdict::Wrong(what) => write!(line, "wrong {}", one_line(&what)),
+                Verdict::Failed(what) => write!(line, "failed {}", one_line(&what)),
+            };
+            debug_assert!(written.is_ok());
+            println!("{line}");
+        });
+        if pg.failure().is_none() { pg.shutdown() } else { Ok(()) }
+    }
+}
+
+pub(crate) fn run(world: u32, begin: usize) -> Vec<Verdicts> {
+    launch(world, begin).unwrap_or_else(|e| no_group(world, &e))
+}
+
+fn launch(world: u32, begin: usize) -> Result<Vec<Verdicts>> {
+    let cannot = |e: std::io::Error| Error::new(ErrorKind::Resource, "cannot find the running program").source(e);
+    let program = std::env::current_exe().map_err(cannot)?;
+    let report = Launch::new(program, std::env::args_os().skip(1))
+        .ranks(world)
+        .env(ROLE, format!("{world}:{begin}"))
+        .output(Output::Captured)
+        .keep_going()
+        .run()?;
+    let ranks = report.output.iter().zip(&report.exits).map(|(output, exit)| {
+        let mut verdicts = Vec::new();
+        let mut end = exit.to_string();
+        for line in String::from_utf8_lossy(&output.stdout).lines().filter_map(|line| line.strip_prefix(MARK)) {
+            let (word, rest) = line.split_once(' ').unwrap_or((line, ""));
+            match word {
+                "passed" => verdicts.push(Verdict::Passed(u64::from_str_radix(rest, 16).unwrap_or_default())),
+                "wrong" => verdicts.push(Verdict::Wrong(rest.to_owned())),
+                "failed" => verdicts.push(Verdict::Failed(rest.to_owned())),
+                _ => end = rest.to_owned(),
+            }
+        }
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        for line in stderr.lines().rev().take(5) {
+            end = format!("{end}; {line}");
+        }
+        Verdicts { verdicts, end }
+    });
+    Ok(ranks.collect())
+}
+
+fn one_line(text: &str) -> String {
+    text.replace('\n', "; ")
+}

@@ -1,0 +1,77 @@
+//! One rank's part in a list of cases.
+
+use c10d_core::{ProcessGroup, Result};
+
+use crate::case::Case;
+use crate::reference::{self, Tensors};
+use crate::{check, issue};
+
+/// What one rank says of one case.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Verdict {
+    /// Right; a hash of the outputs.
+    Passed(u64),
+    /// The values are not what they must be; the group goes on.
+    Wrong(String),
+    /// An error: the group is over.
+    Failed(String),
+}
+
+/// Algorithms that reduce in rank order, at one place.
+const RANK_ORDER: [&str; 4] = ["local", "one-shot", "direct", "scatter-gather"];
+
+/// Runs the cases in order, and tells of each; ends with the first that fails.
+pub(crate) fn run(pg: &ProcessGroup, cases: &[Case], mut tell: impl FnMut(usize, Verdict)) {
+    for (i, case) in cases.iter().enumerate() {
+        let verdict = run_case(pg, case);
+        let over = matches!(verdict, Verdict::Failed(_));
+        tell(i, verdict);
+        if over {
+            return;
+        }
+    }
+}
+
+fn run_case(pg: &ProcessGroup, case: &Case) -> Verdict {
+    let algorithm = pg.algorithm(case.op, case.bytes(), case.dtype, case.reduce);
+    let in_rank_order = algorithm.is_some_and(|name| RANK_ORDER.contains(&name));
+    // Where the order is the backend's own, it must still be the same every time.
+    let runs = if case.op.reduces() && !in_rank_order { 2 } else { 1 };
+    let mut digests = Vec::new();
+    for _ in 0..runs {
+        let done = match issued(pg, case) {
+            Ok(done) => done,
+            Err(e) => return Verdict::Failed(e.to_string()),
+        };
+        if let Err(what) = right(pg, case, &done, in_rank_order) {
+            let by = algorithm.map_or(String::new(), |name| format!(" (algorithm {name})"));
+            return Verdict::Wrong(format!("{what}{by}"));
+        }
+        digests.push(check::digest(&done.outputs));
+    }
+    digests.dedup();
+    match digests[..] {
+        [digest] => Verdict::Passed(digest),
+        _ => Verdict::Wrong("two runs gave different bits".into()),
+    }
+}
+
+fn issued(pg: &ProcessGroup, case: &Case) -> Result<Tensors> {
+    issue::issue(pg, case, reference::begin(case, pg.rank()))
+}
+
+fn right(pg: &ProcessGroup, case: &Case, done: &Tensors, in_rank_order: bool) -> Result<(), String> {
+    let me = pg.rank();
+    let begun = reference::begin(case, me);
+    if done.inputs != begun.inputs {
+        return Err("an input was written".into());
+    }
+    let wants = reference::end(case, me);
+    if wants.len() != done.outputs.len() {
+        return Err(format!("{} outputs came back, must be {}", done.outputs.len(), wants.len()));
+    }
+    for (i, (got, want)) in done.outputs.iter().zip(&wants).enumerate() {
+        check::output(case, got, want, in_rank_order).map_err(|what| format!("output {i}: {what}"))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,199 @@
+//! The suite: what is tested, and how the ranks' verdicts become one.
+
+use std::time::Duration;
+
+use c10d_core::registry::Provider;
+use c10d_core::{DispatchKey, Error, GroupBuilder, OpKind, Result, run_ranks};
+
+use crate::case::Case;
+use crate::cases::{Selection, Space, cases};
+use crate::processes;
+use crate::run::{Verdict, run};
+
+/// What the ranks are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ranks {
+    /// Threads of this process.
+    Threads,
+    /// Processes: this program again, started once per world.
+    Processes,
+}
+
+/// The suite for one backend.
+#[derive(Clone)]
+#[must_use = "a suite does nothing until it is run"]
+pub struct Suite {
+    providers: Vec<&'static Provider>,
+    backend: String,
+    hints: Vec<(String, String)>,
+    pub(crate) worlds: Vec<u32>,
+    chunk: usize,
+    selection: Selection,
+    pub(crate) timeout: Duration,
+}
+
+/// What became of one case.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Outcome {
+    /// The case, e.g. `w4/all_reduce/bf16/sum/chunk+1/owned`.
+    pub name: String,
+    /// What was wrong, and on which rank.
+    pub result: Result<(), String>,
+}
+
+/// A world that ends early is begun again behind the case that ended it, so often.
+const RESTARTS: usize = 8;
+
+impl Suite {
+    /// The suite over these providers, which must have the backend.
+    pub fn new(providers: &[&'static Provider]) -> Suite {
+        Suite {
+            providers: providers.to_vec(),
+            backend: String::new(),
+            hints: Vec::new(),
+            worlds: vec![1, 2, 3, 4, 5, 8],
+            chunk: 64 << 10,
+            selection: Selection::from_env(),
+            timeout: Duration::from_secs(20),
+        }
+    }
+
+    /// Which backend, as a backend map: `"cpu:acme"`.
+    pub fn backend(mut self, map: &str) -> Suite {
+        self.backend = map.to_owned();
+        self
+    }
+
+    /// A setting for the backend.
+    pub fn hint(mut self, name: &str, value: &str) -> Suite {
+        self.hints.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// World sizes; 1, 2, 3, 4, 5 and 8 unless set.
+    pub fn worlds(mut self, worlds: &[u32]) -> Suite {
+        self.worlds = worlds.to_vec();
+        self
+    }
+
+    /// The size in bytes at which the backend begins to cut a transfer, so that sizes just below and above are tried;
+    /// 64 KiB unless set.
+    pub fn chunk(mut self, bytes: usize) -> Suite {
+        self.chunk = bytes.max(64);
+        self
+    }
+
+    /// How much to run; what the environment says unless set.
+    pub fn selection(mut self, selection: Selection) -> Suite {
+        self.selection = selection;
+        self
+    }
+
+    /// How long one op may take; 20 s unless set.
+    pub fn timeout(mut self, timeout: Duration) -> Suite {
+        self.timeout = timeout;
+        self
+    }
+
+    pub(crate) fn builder(&self) -> GroupBuilder {
+        let builder = GroupBuilder::new().providers(&self.providers).backend(&self.backend).timeout(self.timeout);
+        self.hints.iter().fold(builder, |builder, (name, value)| builder.hint(name, value))
+    }
+
+    /// Every case, of all worlds.
+    pub(crate) fn cases(&self) -> Result<Vec<Case>> {
+        let alone = self.builder().build()?;
+        let capabilities = alone.capabilities(DispatchKey::Cpu)?;
+        let space = Space { worlds: &self.worlds, chunk: self.chunk, selection: self.selection };
+        Ok(cases(capabilities, &space))
+    }
+
+    pub(crate) fn cases_of(&self, world: u32) -> Result<Vec<Case>> {
+        Ok(self.cases()?.into_iter().filter(|case| case.world == world).collect())
+    }
+
+    /// Runs all cases of one world.
+    ///
+    /// # Errors
+    /// The backend cannot be had at all. What is wrong with cases is in the outcomes.
+    pub fn run(&self, ranks: Ranks, world: u32) -> Result<Vec<Outcome>> {
+        let cases = self.cases_of(world)?;
+        let mut outcomes = Vec::new();
+        for _ in 0..=RESTARTS {
+            let begin = outcomes.len();
+            if begin == cases.len() {
+                break;
+            }
+            let verdicts = match ranks {
+                Ranks::Threads => self.in_threads(world, &cases[begin..]),
+                Ranks::Processes => processes::run(world, begin),
+            };
+            judge(&cases[begin..], &verdicts, &mut outcomes);
+        }
+        for case in &cases[outcomes.len()..] {
+            let result = Err("not run: too many cases ended the group".to_owned());
+            outcomes.push(Outcome { name: case.to_string(), result });
+        }
+        Ok(outcomes)
+    }
+
+    fn in_threads(&self, world: u32, cases: &[Case]) -> Vec<Verdicts> {
+        let body = |pg| {
+            let mut verdicts = Vec::new();
+            run(&pg, cases, |_, verdict| verdicts.push(verdict));
+            Ok(Verdicts { verdicts, end: String::new() })
+        };
+        match run_ranks(world, self.builder(), body) {
+            Ok(all) => all,
+            Err(e) => no_group(world, &e),
+        }
+    }
+}
+
+/// What one rank said, and why it said no more.
+pub(crate) struct Verdicts {
+    pub(crate) verdicts: Vec<Verdict>,
+    pub(crate) end: String,
+}
+
+pub(crate) fn no_group(world: u32, error: &Error) -> Vec<Verdicts> {
+    (0..world).map(|_| Verdicts { verdicts: Vec::new(), end: error.to_string() }).collect()
+}
+
+/// Makes outcomes of the cases up to and with the first that ended the group.
+fn judge(cases: &[Case], ranks: &[Verdicts], outcomes: &mut Vec<Outcome>) {
+    for (i, case) in cases.iter().enumerate() {
+        let mut faults = Vec::new();
+        let mut over = false;
+        for (rank, said) in ranks.iter().enumerate() {
+            match said.verdicts.get(i) {
+                Some(Verdict::Passed(_)) => {}
+                Some(Verdict::Wrong(what)) => faults.push(format!("rank {rank}: {what}")),
+                Some(Verdict::Failed(what)) => {
+                    faults.push(format!("rank {rank}: {what}"));
+                    over = true;
+                }
+                None => {
+                    faults.push(format!("rank {rank}: said nothing; {}", said.end));
+                    over = true;
+                }
+            }
+        }
+        if faults.is_empty() && same_everywhere(case.op) {
+            let digests: Vec<_> = ranks.iter().map(|said| said.verdicts.get(i)).collect();
+            if digests.iter().any(|d| *d != digests[0]) {
+                faults.push(format!("the ranks have different bits: {digests:?}"));
+            }
+        }
+        let result = if faults.is_empty() { Ok(()) } else { Err(faults.join("\n")) };
+        outcomes.push(Outcome { name: case.to_string(), result });
+        if over {
+            return;
+        }
+    }
+}
+
+fn same_everywhere(op: OpKind) -> bool {
+    matches!(op, OpKind::AllReduce | OpKind::AllReduceCoalesced)
+}

@@ -1,0 +1,84 @@
+//! A tensor whose element type is known at run time, so that one body serves all of them.
+#![allow(unsafe_code)]
+
+use bytemuck::{cast_slice, cast_slice_mut};
+use c10d_core::{Buf, BufMut, DType, Device, Span};
+
+/// Words in front of and behind the elements that nobody may write.
+const GUARD: usize = 4;
+const GUARD_BYTES: usize = GUARD * size_of::<u128>();
+const GUARD_WORD: u128 = 0xa5c3_5a3c_a5c3_5a3c_a5c3_5a3c_a5c3_5a3c;
+
+/// Elements of one type in host memory, between guards.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Tensor {
+    dtype: DType,
+    count: usize,
+    words: Vec<u128>,
+}
+
+impl Tensor {
+    /// Elements of zero bytes.
+    pub(crate) fn zeros(dtype: DType, count: usize) -> Tensor {
+        let inner = (count * dtype.size()).div_ceil(size_of::<u128>());
+        let mut words = vec![GUARD_WORD; inner + 2 * GUARD];
+        words[GUARD..GUARD + inner].fill(0);
+        Tensor { dtype, count, words }
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.count
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &cast_slice(&self.words)[GUARD_BYTES..][..self.count * self.dtype.size()]
+    }
+
+    pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
+        &mut cast_slice_mut(&mut self.words)[GUARD_BYTES..][..self.count * self.dtype.size()]
+    }
+
+    /// Whether the guards are as they were.
+    pub(crate) fn is_guarded(&self) -> bool {
+        let behind = self.words.len() - GUARD;
+        self.words[..GUARD].iter().chain(&self.words[behind..]).all(|word| *word == GUARD_WORD)
+    }
+
+    /// The span of some of the elements, for the in-place layouts that only raw calls can express. The caller of the raw
+    /// call answers for its use.
+    pub(crate) fn part(&mut self, start: usize, count: usize) -> Span {
+        let offset = GUARD_BYTES + start * self.dtype.size();
+        Span::new(self.words.as_mut_ptr().cast(), offset as u64, count as u64, self.dtype, Device::CPU)
+    }
+
+    fn all(&self) -> Span {
+        let base = self.words.as_ptr().cast_mut().cast();
+        Span::new(base, GUARD_BYTES as u64, self.count as u64, self.dtype, Device::CPU)
+    }
+}
+
+// SAFETY: the elements are in a vector that the value owns, does not touch and does not move with the value.
+unsafe impl Buf for Tensor {
+    fn span(&mut self) -> Span {
+        self.part(0, self.count)
+    }
+}
+// SAFETY: as above; sole ownership.
+unsafe impl BufMut for Tensor {}
+
+// SAFETY: the borrow lasts as long as the value, and nobody writes in that time.
+unsafe impl Buf for &Tensor {
+    fn span(&mut self) -> Span {
+        self.all()
+    }
+}
+
+// SAFETY: the borrow is exclusive and lasts as long as the value.
+unsafe impl Buf for &mut Tensor {
+    fn span(&mut self) -> Span {
+        let count = self.count;
+        self.part(0, count)
+    }
+}
+// SAFETY: as above.
+unsafe impl BufMut for &mut Tensor {}
