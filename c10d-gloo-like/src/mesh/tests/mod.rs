@@ -13,7 +13,14 @@ const CAP: Duration = Duration::from_secs(20);
 
 fn wiring(rank: u32, size: u32, store: Arc<dyn Store>, transport: Transport) -> Wiring {
     let deadline = deadline_after(CAP);
-    Wiring { group: "g".into(), rank, size, session: [7; 16], store, transport, deadline }
+    Wiring { group: "g".into(), rank, size, session: session(&*store), store, transport, deadline }
+}
+
+/// Of a run: ranks with one store. Made up by the first rank that asks.
+fn session(store: &dyn Store) -> [u8; 16] {
+    let fresh = local::random().unwrap();
+    let stored = store.compare_set("session", &[], &fresh, deadline_after(CAP)).unwrap();
+    stored.try_into().unwrap()
 }
 
 /// A call, such as an all_reduce of `count` elements.
