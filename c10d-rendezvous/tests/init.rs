@@ -221,6 +221,18 @@ fn the_address_given_is_the_only_one_that_listens() {
 }
 
 #[test]
+fn one_process_may_have_several_groups_at_one_address() {
+    let url = format!("tcp://127.0.0.1:{}?rank=0&world_size=1", free_port("127.0.0.1").unwrap());
+    let first = init(&url, Duration::from_secs(5)).unwrap();
+    let second = init(&url, Duration::from_secs(5)).unwrap();
+    first.store.set("k", b"v", soon()).unwrap();
+    drop(first);
+    assert_eq!(second.store.get("k", soon()).unwrap(), b"v");
+    drop(second);
+    assert!(!init(&url, Duration::from_secs(5)).unwrap().store.check(&["k"], soon()).unwrap());
+}
+
+#[test]
 fn rank_0_leaves_at_once_when_it_is_the_last() {
     let port = free_port("127.0.0.1").unwrap();
     let me = init(&format!("tcp://127.0.0.1:{port}?rank=0&world_size=1"), Duration::from_secs(5)).unwrap();

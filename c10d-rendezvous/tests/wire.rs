@@ -11,8 +11,11 @@ use c10d_core::{Result, Store};
 use c10d_rendezvous::TcpStore;
 use common::{HELLO, Raw, client, int, say, server, soon, string};
 
+/// What is said, and what is answered.
+type Exchange = (Vec<u8>, Vec<u8>);
+
 /// A server that expects certain bytes and gives certain answers, in one piece or byte by byte.
-fn script(exchanges: Vec<(Vec<u8>, Vec<u8>)>, bytewise: bool) -> (TcpStore, JoinHandle<()>) {
+fn script(exchanges: Vec<Exchange>, bytewise: bool) -> (TcpStore, JoinHandle<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = listener.local_addr().unwrap();
     let thread = std::thread::spawn(move || {
@@ -51,7 +54,7 @@ fn the_client_says_what_pytorchs_client_says() {
     // A verb without an answer is followed by a ping, to know that it was executed.
     let told = |request: Vec<u8>| vec![([request, ping.clone()].concat(), pid.to_vec())];
     type Verb = fn(&TcpStore, Instant) -> Result<String>;
-    let cases: Vec<(Verb, Vec<(Vec<u8>, Vec<u8>)>, &str)> = vec![
+    let cases: Vec<(Verb, Vec<Exchange>, &str)> = vec![
         (|s, t| s.set("k", b"v", t).map(|()| "ok".into()), told(say(1, &[k(), string(b"v")])), "ok"),
         (
             |s, t| s.get("k", t).map(|v| String::from_utf8(v).unwrap()),

@@ -5,9 +5,26 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Instant;
 
 use c10d_core::{Error, ErrorKind, Result};
+use parking_lot::Mutex;
 
-use crate::tcp_store::resolve;
-use crate::{ServerOptions, TcpStoreServer};
+use crate::tcp_store::{WeakStore, resolve};
+use crate::{ServerOptions, TcpStore, TcpStoreServer};
+
+/// What [`store`] serves in this process.
+static HOSTED: Mutex<Vec<(String, u16, WeakStore)>> = Mutex::new(Vec::new());
+
+/// The store that this process serves at `host:port`; the same one for every group that it has there.
+pub(super) fn store(host: &str, port: u16, deadline: Instant) -> Result<TcpStore> {
+    let mut hosted = HOSTED.lock();
+    hosted.retain(|(_, _, store)| store.upgrade().is_some());
+    let same = hosted.iter().find(|(h, p, _)| h == host && *p == port && port > 0);
+    if let Some(store) = same.and_then(|(_, _, store)| store.upgrade()) {
+        return Ok(store);
+    }
+    let store = TcpStore::hosting(serve(host, port, deadline)?, deadline)?;
+    hosted.push((host.to_owned(), port, store.downgrade()));
+    Ok(store)
+}
 
 /// Serves at `host:port`: at that address alone where it is one of this machine's, else (behind address translation, or
 /// a service name) at all.

@@ -85,7 +85,7 @@ fn meet(place: Place, deadline: Instant) -> Result<Arc<dyn Store>> {
     let store: Arc<dyn Store> = match place.meeting {
         Meeting::Rank0 { host, port } => {
             let store = if place.rank == 0 {
-                TcpStore::hosting(serve(&host, port, deadline)?, deadline)?
+                host::store(&host, port, deadline)?
             } else {
                 TcpStore::connect(&host, port, deadline)?
             };

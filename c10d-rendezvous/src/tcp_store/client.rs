@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use c10d_core::{Error, ErrorKind, Result, Store};
@@ -28,6 +28,15 @@ const LINGER: Duration = Duration::from_secs(5);
 /// is replaced at the next call.
 #[derive(Clone)]
 pub struct TcpStore(Arc<Shared>);
+
+/// See [`TcpStore::downgrade`].
+pub(crate) struct WeakStore(Weak<Shared>);
+
+impl WeakStore {
+    pub(crate) fn upgrade(&self) -> Option<TcpStore> {
+        self.0.upgrade().map(TcpStore)
+    }
+}
 
 struct Shared {
     addr: SocketAddr,
@@ -98,6 +107,11 @@ impl TcpStore {
             Error::new(ErrorKind::Store, format!("cannot reach this process's own store at {addr}")).source(e)
         })?;
         Ok(TcpStore::with(addr, vec![link], Some(server)))
+    }
+
+    /// A handle that keeps neither client nor server alive.
+    pub(crate) fn downgrade(&self) -> WeakStore {
+        WeakStore(Arc::downgrade(&self.0))
     }
 
     fn with(addr: SocketAddr, idle: Vec<Link>, hosted: Option<TcpStoreServer>) -> TcpStore {

@@ -17,6 +17,7 @@ mod state;
 mod state_tests;
 
 pub use client::TcpStore;
+pub(crate) use client::WeakStore;
 pub use limits::Limits;
 pub(crate) use resolve::resolve;
 pub use server::{ServerOptions, TcpStoreServer};

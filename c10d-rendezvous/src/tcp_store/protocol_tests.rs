@@ -73,7 +73,7 @@ fn every_request_at_every_split() {
             let mut parser = validated(limits());
             let mut found = parse(&mut parser, &bytes[..cut]).unwrap();
             found.extend(parse(&mut parser, &bytes[cut..]).unwrap());
-            assert_eq!(found, [request.clone()], "cut at {cut}");
+            assert_eq!(found, std::slice::from_ref(&request), "cut at {cut}");
             assert!(!parser.mid_request() && parser.held() == 0);
         }
     }
