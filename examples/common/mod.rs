@@ -1,0 +1,22 @@
+//! What the examples share: how a rank comes to its group.
+
+use std::error::Error;
+use std::time::Duration;
+
+use c10d::ProcessGroup;
+use c10d::launch::Launch;
+
+/// Set by `c10d run` and torchrun, mpirun and srun.
+const RANK_VARIABLES: [&str; 5] = ["RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", "SLURM_PROCID"];
+
+/// This rank's group. A program that nobody launched first launches itself as four ranks, and ends when they have.
+pub(crate) fn group() -> Result<ProcessGroup, Box<dyn Error>> {
+    if RANK_VARIABLES.iter().all(|name| std::env::var_os(name).is_none()) {
+        let report = Launch::new(std::env::current_exe()?, std::env::args_os().skip(1)).ranks(4).run()?;
+        if let Some(failure) = &report.failure {
+            eprintln!("{failure}");
+        }
+        std::process::exit(report.exit_code());
+    }
+    Ok(c10d::builder().init("env://").timeout(Duration::from_secs(30)).build()?)
+}

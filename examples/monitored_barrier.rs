@@ -1,0 +1,35 @@
+//! A barrier that says who is missing: the last rank does not come, and all others hear of it.
+//!
+//! `cargo run --release --example monitored_barrier`, or under `c10d run -n 4 --`, torchrun, mpirun or srun.
+
+mod common;
+
+use std::error::Error;
+use std::time::{Duration, Instant};
+
+use c10d::ops::{Missing, MonitoredBarrierOptions};
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let pg = common::group()?;
+    let (rank, absent) = (pg.rank(), pg.size() - 1);
+    pg.monitored_barrier(Missing::First)?;
+    if absent == 0 {
+        println!("one rank waits for nobody");
+        return Ok(());
+    }
+
+    let store = pg.store().clone();
+    let deadline = Instant::now() + Duration::from_secs(20);
+    if rank == absent {
+        // Alive and well, but elsewhere, until all others have noticed.
+        let noticed: Vec<String> = (0..absent).map(|r| format!("noticed/{r}")).collect();
+        store.wait(&noticed.iter().map(String::as_str).collect::<Vec<_>>(), deadline)?;
+        return Ok(());
+    }
+    let options = MonitoredBarrierOptions::from(Missing::All).with_timeout(Duration::from_millis(500));
+    let error = pg.monitored_barrier(options).err().ok_or("the barrier did not miss anybody")?;
+    println!("rank {rank}: {error}");
+    assert_eq!(error.report().guilty, [absent]);
+    store.set(&format!("noticed/{rank}"), b"", deadline)?;
+    Ok(())
+}
