@@ -1,8 +1,5 @@
 //! What an element looks like in memory, and as what it is accumulated.
 
-#[cfg(target_arch = "x86_64")]
-use std::{arch::x86_64::*, mem::transmute};
-
 use super::Kernel;
 use super::half;
 use super::operation::Operation;
@@ -127,25 +124,5 @@ impl<T: Copy + 'static> Element for Parts<T> {
     #[inline(always)]
     fn narrow(wide: T) -> T {
         wide
-    }
-}
-
-/// Eight `f16` at once, where the machine has `f16c`; used only there.
-#[cfg(target_arch = "x86_64")]
-pub(super) struct Eight;
-
-#[cfg(target_arch = "x86_64")]
-impl Element for Eight {
-    type Raw = [u16; 8];
-    type Wide = [f32; 8];
-    #[inline(always)]
-    fn widen(raw: [u16; 8]) -> [f32; 8] {
-        // SAFETY: used only where the feature is; both types are eight lanes of plain data.
-        unsafe { transmute(_mm256_cvtph_ps(transmute::<[u16; 8], __m128i>(raw))) }
-    }
-    #[inline(always)]
-    fn narrow(wide: [f32; 8]) -> [u16; 8] {
-        // SAFETY: as above.
-        unsafe { transmute(_mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(transmute::<[f32; 8], __m256>(wide))) }
     }
 }

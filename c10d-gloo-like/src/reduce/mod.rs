@@ -2,6 +2,8 @@
 #![allow(unsafe_code)]
 
 mod element;
+#[cfg(target_arch = "x86_64")]
+mod f16c;
 mod half;
 mod operation;
 mod run;

@@ -96,21 +96,3 @@ macro_rules! floats {
     )*};
 }
 floats!(f32 f64);
-
-/// An operation on eight values at once.
-pub(super) struct Lanes<O>(O);
-
-impl<O: Operation<f32>> Operation<[f32; 8]> for Lanes<O> {
-    #[inline(always)]
-    fn enter(value: [f32; 8], scale: f64) -> [f32; 8] {
-        value.map(|v| O::enter(v, scale))
-    }
-    #[inline(always)]
-    fn combine(a: [f32; 8], b: [f32; 8]) -> [f32; 8] {
-        std::array::from_fn(|i| O::combine(a[i], b[i]))
-    }
-    #[inline(always)]
-    fn leave(value: [f32; 8], scale: f64) -> [f32; 8] {
-        value.map(|v| O::leave(v, scale))
-    }
-}

@@ -1,13 +1,12 @@
 //! The one loop that all kernels are, and its copies for what the machine can do.
 
 use std::mem::MaybeUninit;
-use std::ops::Range;
 
 use super::Kernel;
 use super::element::{Element, Half};
-use super::operation::Operation;
 #[cfg(target_arch = "x86_64")]
-use super::{element::Eight, operation::Lanes};
+use super::f16c;
+use super::operation::Operation;
 
 /// The most elements at a time; less for large ones. What is accumulated stays in the first-level cache.
 const BLOCK: usize = 1024;
@@ -18,10 +17,10 @@ const BLOCK_BYTES: usize = 2048;
 /// of its own.
 ///
 /// # Safety
-/// As for [`Kernel`]; the range ends at `n`.
+/// As for [`Kernel`].
 #[inline(always)]
-unsafe fn run<E: Element, O: Operation<E::Wide>>(to: *mut u8, sources: &[*const u8], range: Range<usize>, scale: f64) {
-    let (from, n) = (range.start * E::PARTS, range.end * E::PARTS);
+unsafe fn run<E: Element, O: Operation<E::Wide>>(to: *mut u8, sources: &[*const u8], n: usize, scale: f64) {
+    let n = n * E::PARTS;
     let to = to.cast::<E::Raw>();
     // SAFETY, for all that follows: elements below `n` are readable at each source and writable at the target, says the
     // caller; each place of the block is written before it is read.
@@ -34,16 +33,16 @@ unsafe fn run<E: Element, O: Operation<E::Wide>>(to: *mut u8, sources: &[*const 
     let onto = to.cast_const().cast::<u8>();
     match *sources {
         [] => {}
-        [a] if a == onto => (from..n).for_each(|i| put(i, get(onto, i))),
-        [a] => (from..n).for_each(|i| put(i, get(a, i))),
-        [a, b] if a == onto => (from..n).for_each(|i| put(i, O::combine(get(onto, i), get(b, i)))),
-        [a, b] if b == onto => (from..n).for_each(|i| put(i, O::combine(get(a, i), get(onto, i)))),
-        [a, b] => (from..n).for_each(|i| put(i, O::combine(get(a, i), get(b, i)))),
+        [a] if a == onto => (0..n).for_each(|i| put(i, get(onto, i))),
+        [a] => (0..n).for_each(|i| put(i, get(a, i))),
+        [a, b] if a == onto => (0..n).for_each(|i| put(i, O::combine(get(onto, i), get(b, i)))),
+        [a, b] if b == onto => (0..n).for_each(|i| put(i, O::combine(get(a, i), get(onto, i)))),
+        [a, b] => (0..n).for_each(|i| put(i, O::combine(get(a, i), get(b, i)))),
         [a, b, ref between @ .., z] => {
             let mut sum = [MaybeUninit::<E::Wide>::uninit(); BLOCK];
             let sum = sum.as_mut_ptr().cast::<E::Wide>();
             let block = (BLOCK_BYTES / size_of::<E::Wide>()).min(BLOCK);
-            for at in (from..n).step_by(block) {
+            for at in (0..n).step_by(block) {
                 let m = block.min(n - at);
                 // SAFETY: as above, and `i < m <= BLOCK`.
                 unsafe {
@@ -70,7 +69,7 @@ macro_rules! with_features {
         #[target_feature(enable = $features)]
         unsafe fn $name<E: Element, O: Operation<E::Wide>>(to: *mut u8, sources: &[*const u8], n: usize, scale: f64) {
             // SAFETY: as promised by the caller.
-            unsafe { run::<E, O>(to, sources, 0..n, scale) }
+            unsafe { run::<E, O>(to, sources, n, scale) }
         }
     )*};
 }
@@ -79,25 +78,11 @@ with_features! {
     avx512 "avx512f,avx512bw,avx512dq,avx512vl"
 }
 
-/// `f16`, by instructions that convert eight at a time.
-///
-/// # Safety
-/// As for [`Kernel`], and the machine has the features.
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,f16c")]
-unsafe fn halves<O: Operation<f32>>(to: *mut u8, sources: &[*const u8], n: usize, scale: f64) {
-    // SAFETY: as promised by the caller; the same elements, in eights and the rest one by one.
-    unsafe {
-        run::<Eight, Lanes<O>>(to, sources, 0..n / 8, scale);
-        run::<Half, O>(to, sources, n / 8 * 8..n, scale);
-    }
-}
-
 /// # Safety
 /// As for [`Kernel`].
 unsafe fn portable<E: Element, O: Operation<E::Wide>>(to: *mut u8, sources: &[*const u8], n: usize, scale: f64) {
     // SAFETY: as promised by the caller.
-    unsafe { run::<E, O>(to, sources, 0..n, scale) }
+    unsafe { run::<E, O>(to, sources, n, scale) }
 }
 
 /// What the machine can do.
@@ -144,7 +129,9 @@ impl Machine {
     pub(super) fn half_kernel<O: Operation<f32>>(self) -> Kernel {
         match self {
             #[cfg(target_arch = "x86_64")]
-            Machine::Avx2 | Machine::Avx512 if is_x86_feature_detected!("f16c") => halves::<O>,
+            Machine::Avx512 => f16c::by_16::<O>,
+            #[cfg(target_arch = "x86_64")]
+            Machine::Avx2 if is_x86_feature_detected!("f16c") => f16c::by_8::<O>,
             _ => self.kernel::<Half, O>(),
         }
     }
