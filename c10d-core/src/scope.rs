@@ -9,6 +9,7 @@ use parking_lot::{Condvar, Mutex};
 use crate::ProcessGroup;
 use crate::buffer::Buffers;
 use crate::call::Call;
+use crate::group::complain;
 use crate::work::ScopedWork;
 use crate::{Error, ErrorKind};
 
@@ -104,7 +105,7 @@ impl Drop for AllOver<'_> {
                     state.count
                 );
                 let error = Error::new(ErrorKind::Internal, what);
-                eprintln!("c10d: {error}");
+                complain(&error);
                 parking_lot::MutexGuard::unlocked(&mut state, || self.group.0.fail(&error));
             }
         }

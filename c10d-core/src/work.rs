@@ -11,7 +11,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use crate::buffer::Buffers;
-use crate::group::{Group, observe, settle};
+use crate::group::{Group, LaneInfo, observe};
 use crate::job::{Frame, Job, Outcome, let_go};
 use crate::scope::ScopeCount;
 use crate::{Error, ErrorKind, OpError, Result};
@@ -23,6 +23,8 @@ pub(crate) struct Counted<B> {
     buffers: UnsafeCell<Option<B>>,
     group: Weak<Group>,
     scope: Option<Arc<ScopeCount>>,
+    /// Keeps what the frame's `lane` points to.
+    _lane: Option<Arc<LaneInfo>>,
 }
 
 // SAFETY: `buffers` is touched by the handle alone, and only when the frame is done; by the job's release only as the
@@ -31,28 +33,47 @@ unsafe impl<B: Send> Sync for Counted<B> {}
 
 impl<B: Buffers> Counted<B> {
     pub(crate) fn new(frame: Frame, buffers: B, group: Weak<Group>, scope: Option<Arc<ScopeCount>>) -> Arc<Self> {
-        Arc::new(Counted { frame, buffers: UnsafeCell::new(Some(buffers)), group, scope })
+        Arc::new(Counted { frame, buffers: UnsafeCell::new(Some(buffers)), group, scope, _lane: None })
     }
 
-    /// The parts of a state that nobody else has yet.
-    pub(crate) fn parts(this: &mut Arc<Self>) -> (&mut Frame, &mut B) {
-        let state = Arc::get_mut(this).expect("a state without job and handle has one owner");
-        (&mut state.frame, state.buffers.get_mut().as_mut().expect("the buffers were just put in"))
+    /// The state, as long as it has no job and no handle yet.
+    fn alone(this: &mut Arc<Self>) -> &mut Self {
+        Arc::get_mut(this).expect("a state without job and handle has one owner")
     }
 
-    pub(crate) fn frame(this: &Arc<Self>) -> *const Frame {
-        // The frame comes first (repr(C)), so the pointer may come back as one to the whole.
-        Arc::as_ptr(this).cast()
+    /// The frame, as long as the state has no job.
+    pub(crate) fn frame_mut(this: &mut Arc<Self>) -> &mut Frame {
+        &mut Self::alone(this).frame
+    }
+
+    /// Has the buffers write down their spans; they stay where they are from now on.
+    pub(crate) fn describe(this: &mut Arc<Self>) -> Result {
+        let Self { frame, buffers, .. } = Self::alone(this);
+        buffers.get_mut().as_mut().map_or(Ok(()), |b| b.describe(&mut frame.request.spans))
     }
 
     /// The job of this state, with a count of its own.
-    pub(crate) fn job(this: &Arc<Self>) -> Job {
-        if let Some(scope) = &this.scope {
-            scope.join(this.frame.request.deadline() + let_go(this.frame.request.timeout));
+    pub(crate) fn job(this: &mut Arc<Self>, lane: &Arc<LaneInfo>) -> Job {
+        let state = Self::alone(this);
+        state.frame.lane = Some(NonNull::from(&**lane));
+        state.frame.release = Some(Self::release);
+        state._lane = Some(lane.clone());
+        if let Some(scope) = &state.scope {
+            scope.join(state.frame.request.deadline() + let_go(state.frame.request.timeout));
         }
         let frame = Arc::into_raw(this.clone()).cast::<Frame>().cast_mut();
-        // SAFETY: an Arc's pointer is not null; the count taken here keeps the frame until the job releases it.
+        // SAFETY: an Arc's pointer is not null, and the frame comes first (repr(C)); the count taken here keeps it until
+        // the job releases it.
         unsafe { Job::new(NonNull::new_unchecked(frame)) }
+    }
+
+    /// Ends the state without a job.
+    pub(crate) fn refuse(this: &mut Arc<Self>, error: Error) {
+        let frame = Self::frame_mut(this);
+        // The lane is not counted yet.
+        frame.lane = None;
+        // SAFETY: there is no job, so the right to complete is here; there is no release.
+        unsafe { Frame::set(frame, Err(error)) };
     }
 
     /// Gives up the job's count.
@@ -103,10 +124,6 @@ impl<B: Buffers> Finish<B::Back> for Counted<B> {
         // SAFETY: done, and `finish` is called once.
         let outcome = unsafe { self.frame.take_outcome() };
         let kept = self.frame.kept.load(Ordering::Acquire);
-        if !kept {
-            // SAFETY: the op is over and nobody kept its memory.
-            unsafe { settle(&self.frame.request, &outcome) };
-        }
         observe(&self.group, &outcome);
         // SAFETY: done: the backend touches no span, and the one handle is here.
         let buffers = unsafe { (*self.buffers.get()).take_if(|_| !kept) };

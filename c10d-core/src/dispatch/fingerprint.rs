@@ -7,7 +7,7 @@ use crate::types::{DType, ReduceOp};
 ///
 /// Fields, not a hash, so that a disagreement can be named. What may rightly differ between ranks (split sizes, the
 /// lengths of uneven lists, who has outputs) is left out; transports check it pair by pair.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Fingerprint {
     /// The call's number in its lane (low 32 bits); 0 for point-to-point.
     pub seq: u32,

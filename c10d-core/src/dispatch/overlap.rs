@@ -1,25 +1,41 @@
 //! Tensors of one call must not share memory, but for the in-place layouts that have a meaning.
 
+use std::ops::Range;
+
+use smallvec::SmallVec;
+
 use crate::buffer::Span;
 use crate::job::Request;
 use crate::ops::Shape;
 use crate::{Error, Result};
 
-/// Refuses overlapping tensors. Safe buffers cannot overlap; raw spans can.
+/// Refuses overlapping tensors. Safe buffers cannot overlap; raw spans can. Inputs may share memory with each other.
+///
+/// All spans are on one device here.
 pub(super) fn check(request: &Request, rank: usize) -> Result {
     let (inputs, outputs) = (request.inputs(), request.outputs());
-    if inputs.is_empty() && outputs.len() <= 1 {
+    if outputs.is_empty() || (inputs.is_empty() && outputs.len() == 1) {
         return Ok(());
     }
-    for (i, out) in outputs.iter().enumerate() {
-        for (j, other) in outputs[..i].iter().enumerate() {
-            if overlap(out, other) {
-                return Err(Error::invalid(format!("outputs {j} and {i} share memory")));
-            }
+    // In memory order, neighbours tell everything: a list of k tensors costs k log k.
+    let mut order: SmallVec<[(usize, Range<u64>, usize); 4]> = SmallVec::new();
+    order.extend(outputs.iter().map(Span::range).enumerate().map(|(i, (base, range))| (base, range, i)));
+    order.retain(|(_, range, _)| !range.is_empty());
+    order.sort_unstable_by_key(|(base, range, _)| (*base, range.start));
+    for pair in order.windows(2) {
+        let ((base_a, a, i), (base_b, b, j)) = (&pair[0], &pair[1]);
+        if base_a == base_b && b.start < a.end {
+            let (i, j) = (i.min(j), i.max(j));
+            return Err(Error::invalid(format!("outputs {i} and {j} share memory")));
         }
-        for (j, input) in inputs.iter().enumerate() {
-            if overlap(input, out) && !in_place(request, rank, (j, input), (i, out)) {
-                let what = format!("input {j} and output {i} share memory, but not in the op's in-place layout");
+    }
+    for (i, input) in inputs.iter().enumerate() {
+        let (base, range) = input.range();
+        let first = order.partition_point(|(b, r, _)| (*b, r.end) <= (base, range.start));
+        let shared = order[first..].iter().take_while(|(b, r, _)| *b == base && r.start < range.end);
+        for (_, out, o) in shared {
+            if !range.is_empty() && !in_place(request, rank, (i, &range), (*o, out)) {
+                let what = format!("input {i} and output {o} share memory, but not in the op's in-place layout");
                 return Err(Error::invalid(what));
             }
         }
@@ -27,25 +43,14 @@ pub(super) fn check(request: &Request, rank: usize) -> Result {
     Ok(())
 }
 
-fn overlap(a: &Span, b: &Span) -> bool {
-    let ((base_a, a_range), (base_b, b_range)) = (a.range(), b.range());
-    a.device() == b.device()
-        && base_a == base_b
-        && a_range.start < b_range.end
-        && b_range.start < a_range.end
-        && !a_range.is_empty()
-        && !b_range.is_empty()
-}
-
 /// The layouts in which an input may be (part of) an output: the own block of a gather, the own block of a scatter.
-fn in_place(request: &Request, rank: usize, (i, input): (usize, &Span), (o, output): (usize, &Span)) -> bool {
-    let (a, b) = (input.range().1, output.range().1);
-    let own_block = |whole: &std::ops::Range<u64>, part: &std::ops::Range<u64>| {
-        part.start == whole.start + rank as u64 * (part.end - part.start)
+fn in_place(request: &Request, rank: usize, (i, a): (usize, &Range<u64>), (o, b): (usize, &Range<u64>)) -> bool {
+    let own_block = |whole: &Range<u64>, part: &Range<u64>| {
+        part.start == whole.start + rank as u64 * (part.end - part.start) && part.end <= whole.end
     };
     match request.op.row().shape {
-        Shape::GatherFlat | Shape::GatherFlats => i == o && own_block(&b, &a),
-        Shape::ScatterFlat | Shape::ScatterFlats => i == o && own_block(&a, &b),
+        Shape::GatherFlat | Shape::GatherFlats => i == o && own_block(b, a),
+        Shape::ScatterFlat | Shape::ScatterFlats => i == o && own_block(a, b),
         Shape::GatherList | Shape::RootGather => o == rank && a == b,
         Shape::GatherLists => o == i * request.output_row() + rank && a == b,
         Shape::ScatterList | Shape::RootScatter => i == rank && a == b,

@@ -175,29 +175,27 @@ fn part(name: &str, span: &Span, splits: &[usize], n: usize, me: usize) -> Resul
     Ok(splits[me])
 }
 
-/// One element type and one device for all, sizes that can exist, addresses that are not null.
+/// One element type and one device for all, sizes that can exist, addresses that are not null and aligned.
 fn spans(inputs: &[Span], outputs: &[Span]) -> Result {
-    let mut all = inputs.iter().chain(outputs);
-    let Some(first) = inputs.iter().chain(outputs).next() else { return Ok(()) };
-    if let Some(other) = all.clone().find(|s| s.dtype() != first.dtype()) {
-        return Err(Error::invalid(format!(
-            "one op has one element type, here are {} and {}",
-            first.dtype(),
-            other.dtype()
-        )));
-    }
-    if let Some(other) = all.clone().find(|s| s.device() != first.device()) {
-        return Err(Error::invalid(format!(
-            "one op runs on one device, here are {} and {}",
-            first.device(),
-            other.device()
-        )));
-    }
-    if all.clone().any(|s| s.count().checked_mul(s.dtype().size()).is_none_or(|b| b > isize::MAX as usize)) {
-        return Err(Error::invalid("a tensor is larger than any memory"));
-    }
-    if all.any(|s| s.count() > 0 && s.host_ptr().is_some_and(|p| p.is_null())) {
-        return Err(Error::invalid("a tensor with elements has a null address"));
+    let Some(first) = inputs.first().or(outputs.first()) else { return Ok(()) };
+    let (dtype, device) = (first.dtype(), first.device());
+    for s in inputs.iter().chain(outputs) {
+        if s.dtype() != dtype {
+            return Err(Error::invalid(format!("one op has one element type, here are {dtype} and {}", s.dtype())));
+        }
+        if s.device() != device {
+            return Err(Error::invalid(format!("one op runs on one device, here are {device} and {}", s.device())));
+        }
+        if s.bytes() > isize::MAX as usize {
+            return Err(Error::invalid("a tensor is larger than any memory"));
+        }
+        let address = s.host_ptr().map_or(usize::MAX, |p| p as usize);
+        if s.count() > 0 && address == 0 {
+            return Err(Error::invalid("a tensor with elements has a null address"));
+        }
+        if s.count() > 0 && address != usize::MAX && address & (dtype.align() - 1) != 0 {
+            return Err(Error::invalid(format!("a tensor of {dtype} begins at {address:#x}, which is not aligned")));
+        }
     }
     Ok(())
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
+use super::init::Backends;
 use super::{Group, GroupInit, Lane, LaneInfo, ProcessGroup, Route, join};
 use crate::dispatch::BackendMap;
 use crate::ops::OpKind;
@@ -111,17 +112,12 @@ impl GroupBuilder {
 
     /// Joins the other ranks.
     pub fn build(self) -> Result<ProcessGroup> {
-        let (name, rank) = (self.name.clone(), self.rank);
-        let described = |mut e: Error| {
-            let report = e.report_mut();
-            report.group.get_or_insert(name);
-            report.rank.get_or_insert(rank);
-            e
-        };
-        self.build_undescribed().map_err(described)
+        let me = LaneInfo { group: self.name.clone(), rank: self.rank, backend: "", global: None };
+        let parts = self.parts().map_err(|e| me.described(e))?;
+        parts.assemble()
     }
 
-    fn build_undescribed(self) -> Result<ProcessGroup> {
+    fn parts(self) -> Result<Parts> {
         if self.size == 0 || self.rank >= self.size {
             let what = format!("rank {} of world size {}: ranks go from 0 to world size - 1", self.rank, self.size);
             return Err(Error::invalid(what));
@@ -133,7 +129,7 @@ impl GroupBuilder {
                 return Err(Error::invalid("a world of several ranks needs a store, or an init method such as env://"));
             }
         };
-        let parts = Parts {
+        Ok(Parts {
             name: self.name,
             rank: self.rank,
             size: self.size,
@@ -144,8 +140,8 @@ impl GroupBuilder {
             registry: Arc::new(Registry::collect(&self.providers)?),
             map: self.map.parse()?,
             hints: Arc::new(self.hints),
-        };
-        parts.assemble()
+            parent: None,
+        })
     }
 }
 
@@ -161,10 +157,17 @@ pub(super) struct Parts {
     pub(super) registry: Arc<Registry>,
     pub(super) map: BackendMap,
     pub(super) hints: Arc<BTreeMap<String, String>>,
+    pub(super) parent: Option<Arc<(Backends, Vec<u32>)>>,
 }
 
 impl Parts {
     pub(super) fn assemble(self) -> Result<ProcessGroup> {
+        let (group, global) = (self.name.clone(), self.global.clone());
+        let me = LaneInfo { group, rank: self.rank, backend: "", global };
+        self.assembled().map_err(|e| me.described(e))
+    }
+
+    fn assembled(self) -> Result<ProcessGroup> {
         for name in self.map.names() {
             self.registry.backend(name)?;
         }
@@ -181,6 +184,7 @@ impl Parts {
             hints: self.hints.clone(),
             registry: self.registry.clone(),
             made: Arc::new(Mutex::new(Vec::new())),
+            parent: self.parent.clone(),
         };
         let mut lanes: Vec<Lane> = Vec::new();
         let mut routes = DispatchKey::ALL.map(|key| Err(format!("{key} is not served")));
@@ -194,7 +198,8 @@ impl Parts {
             };
             let served = OpKind::ALL.iter().any(|op| self.registry.kernel(*op, key, registration.name).is_some());
             if !served {
-                routes[key as usize] = Err(format!("no kernel for {key} is linked"));
+                routes[key as usize] =
+                    Err(format!("{key} is declared without a kernel: the crate that has it is not linked"));
                 continue;
             }
             let lane = match lanes.iter().position(|l| l.info.backend == registration.name) {

@@ -31,8 +31,14 @@ pub struct GroupInit {
     /// Free-form settings, e.g. `gloo-like.transport` = `tcp`.
     pub hints: Arc<BTreeMap<String, String>>,
     pub(crate) registry: Arc<Registry>,
-    pub(crate) made: Arc<Mutex<Vec<(&'static str, Arc<dyn Backend>)>>>,
+    /// The backends that the group has so far.
+    pub(crate) made: Arc<Mutex<Backends>>,
+    /// Of a sub-group: the backends of the group that it is part of, and its ranks in that one.
+    pub(crate) parent: Option<Arc<(Backends, Vec<u32>)>>,
 }
+
+/// Backends by name.
+pub(crate) type Backends = Vec<(&'static str, Arc<dyn Backend>)>;
 
 impl GroupInit {
     /// A setting.
@@ -47,24 +53,30 @@ impl GroupInit {
             return Ok(backend.clone());
         }
         let registration = self.registry.backend(name)?;
+        let name = registration.name;
         let mine = GroupInit {
             group: self.group.clone(),
-            store: Arc::new(PrefixStore::new(registration.name, self.store.clone())),
+            store: Arc::new(PrefixStore::new(name, self.store.clone())),
             hints: self.hints.clone(),
             registry: self.registry.clone(),
             made: self.made.clone(),
+            parent: None,
             ..*self
         };
-        let backend = (registration.create)(&mine).map_err(|mut e: Error| {
+        let cheaper = self.parent.as_deref().and_then(|(backends, ranks)| {
+            let (_, backend) = backends.iter().find(|(n, _)| *n == name)?;
+            backend.split(ranks, &mine)
+        });
+        let backend = cheaper.unwrap_or_else(|| (registration.create)(&mine)).map_err(|mut e: Error| {
             let report = e.report_mut();
             report.group.get_or_insert_with(|| self.group.clone());
             report.rank.get_or_insert(self.rank);
             if report.backend.is_empty() {
-                report.backend = registration.name;
+                report.backend = name;
             }
             e
         })?;
-        self.made.lock().push((registration.name, backend.clone()));
+        self.made.lock().push((name, backend.clone()));
         Ok(backend)
     }
 }

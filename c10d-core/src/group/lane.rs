@@ -32,7 +32,15 @@ impl LaneInfo {
             report.guilty_global = report.guilty.iter().filter_map(|r| global.get(*r as usize).copied()).collect();
         }
     }
+
+    pub(crate) fn described(&self, mut error: Error) -> Error {
+        self.describe(&mut error);
+        error
+    }
 }
+
+/// The right to give the lane's backend the next collective.
+pub(crate) type Turn<'a> = MutexGuard<'a, u64>;
 
 pub(crate) struct Lane {
     pub(crate) info: Arc<LaneInfo>,
@@ -51,7 +59,7 @@ impl Lane {
 
     /// Waits for the lane's turn, numbers the request, and gives the turn, to be held until the backend has the job.
     /// Point-to-point ops take no turn.
-    pub(crate) fn take_turn(&self, request: &mut Request) -> Result<Option<MutexGuard<'_, u64>>> {
+    pub(crate) fn take_turn(&self, request: &mut Request) -> Result<Option<Turn<'_>>> {
         if request.op.is_p2p() {
             request.seq = self.next_p2p.fetch_add(1, Ordering::Relaxed);
             return Ok(None);

@@ -1,5 +1,6 @@
 //! Process groups: how they are made, what they hold, how calls run on them.
 
+mod aim;
 mod builder;
 mod init;
 mod join;
@@ -17,7 +18,7 @@ use std::time::Duration;
 pub use builder::GroupBuilder;
 pub use init::GroupInit;
 pub(crate) use lane::{Lane, LaneInfo};
-pub(crate) use run::{observe, settle};
+pub(crate) use run::{complain, observe};
 pub use run_ranks::run_ranks;
 
 use crate::backend::Capabilities;
@@ -136,9 +137,8 @@ impl ProcessGroup {
     /// Fails the group: everything in flight ends with [`ErrorKind::Aborted`], here and on the peers, and so does every
     /// later call. Any thread, any number of times.
     pub fn abort(&self, why: &str) {
-        let mut error = Error::new(ErrorKind::Aborted, why).guilty([self.0.rank]);
-        self.0.describe(&mut error);
-        self.0.fail(&error);
+        let error = Error::new(ErrorKind::Aborted, why).guilty([self.0.rank]);
+        self.0.fail(&self.0.described(error));
     }
 
     /// Waits for everything in flight, then leaves the group: the peers do not take the coming silence for death. Later
@@ -157,9 +157,8 @@ impl ProcessGroup {
                 first = first.and(Err(e));
             }
         }
-        let mut over = Error::new(ErrorKind::Shutdown, "the group was shut down on this rank; make a new one");
-        self.0.describe(&mut over);
-        let _ = self.0.failed.set(over);
+        let over = Error::new(ErrorKind::Shutdown, "the group was shut down on this rank; make a new one");
+        let _ = self.0.failed.set(self.0.described(over));
         first
     }
 }
@@ -173,10 +172,9 @@ impl Group {
     }
 
     /// Adds group and rank to an error that arose before a lane was chosen.
-    fn describe(&self, error: &mut Error) {
-        let report = error.report_mut();
-        report.group.get_or_insert_with(|| self.name.clone());
-        report.rank.get_or_insert(self.rank);
+    fn described(&self, error: Error) -> Error {
+        let (group, global) = (self.name.clone(), self.global.clone());
+        LaneInfo { group, rank: self.rank, backend: "", global }.described(error)
     }
 
     /// Fails the group with its first cause. On the observer's thread, never on a completing one.

@@ -1,28 +1,22 @@
 //! The way of a call from the group to its kernel.
 #![allow(unsafe_code)]
 
+use std::io::Write;
 use std::ptr::NonNull;
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use super::{Group, Lane, ProcessGroup};
-use crate::buffer::{Buffers, RawSpans, Sink};
+use super::aim::Aim;
+use super::lane::Turn;
+use super::{Group, ProcessGroup};
+use crate::buffer::{Buffers, RawSpans};
 use crate::call::Call;
-use crate::dispatch::{self, Fingerprint, KernelContext};
+use crate::dispatch::KernelContext;
 use crate::job::{Caller, Frame, Job, Outcome, Request, let_go};
 use crate::ops::{OpKind, Params};
-use crate::registry::Kernel;
 use crate::scope::{Scope, ScopeCount};
-use crate::types::{DType, Device, DispatchKey};
 use crate::work::{Counted, Handle, Work};
-use crate::{Error, Result, Status};
-
-/// Where a validated request goes.
-#[derive(Clone, Copy)]
-pub(crate) struct Aim<'a> {
-    lane: &'a Lane,
-    kernel: Kernel,
-}
+use crate::{Error, ErrorKind, Result, Status};
 
 impl ProcessGroup {
     /// Runs a call and waits for it.
@@ -39,9 +33,12 @@ impl ProcessGroup {
     /// ```
     pub fn run<B: Buffers>(&self, call: Call<B>) -> Result<B::Back> {
         let Call { op, params, timeout, error, mut buffers } = call;
-        let mut spans = Sink::default();
-        let described = error.map_or(Ok(()), Err).and_then(|()| buffers.describe(&mut spans));
-        let outcome = self.0.run(op, params, timeout, spans, described)?;
+        let mut frame = self.0.frame(op, Caller::Waits, params, timeout);
+        let described = match error {
+            None => buffers.describe(&mut frame.request.spans),
+            Some(e) => Err(e),
+        };
+        let outcome = self.0.run(&mut frame, described)?;
         Ok(buffers.back(outcome))
     }
 
@@ -66,7 +63,8 @@ impl ProcessGroup {
     ///
     /// # Safety
     /// The memory behind the spans stays allocated, is used by nobody else, and inputs are written by nobody, until the
-    /// work is done: until `wait` returned, or the handle says `is_done`. Dropping the handle does not end the work.
+    /// work is done: until the handle says `is_done`, or `wait` returned. If `wait` returned an error without a `buffer`,
+    /// the backend broke its promise to let go, and the memory is lost for good. Dropping the handle does not end the work.
     pub unsafe fn submit_raw(
         &self,
         op: OpKind,
@@ -101,49 +99,63 @@ impl ProcessGroup {
     }
 }
 
-/// Leaves a stack frame only when its job is back, also when the kernel panics.
-struct Returned<'a> {
-    frame: &'a Frame,
+/// What happens if a kernel panics: the group is failed, and a stack frame is left only when its job is back.
+struct OnPanic<'a> {
     group: &'a Group,
+    frame: Option<&'a Frame>,
 }
 
-impl Drop for Returned<'_> {
+impl Drop for OnPanic<'_> {
     fn drop(&mut self) {
-        if !self.frame.is_done() {
-            self.group.wait_borrowed(self.frame);
+        let error = Error::new(ErrorKind::Internal, "the backend panicked when it was given an operation");
+        self.group.fail(&self.group.described(error));
+        if let Some(frame) = self.frame {
+            self.group.wait_borrowed(frame);
         }
     }
 }
 
 impl Group {
+    pub(crate) fn frame(&self, op: OpKind, caller: Caller, params: Params, timeout: Option<Duration>) -> Frame {
+        Frame::new(Request::new(op, caller, params, timeout.unwrap_or(self.timeout)))
+    }
+
     /// Runs a call on this thread's stack.
-    fn run(
-        &self,
-        op: OpKind,
-        params: Params,
-        timeout: Option<Duration>,
-        spans: Sink,
-        described: Result,
-    ) -> Result<Outcome> {
-        let mut request = self.request(op, Caller::Waits, params, timeout, spans);
-        let aim = described.and_then(|()| self.aim(&mut request)).map_err(|e| self.refused(op, e))?;
-        if tracing::enabled!(tracing::Level::TRACE) {
-            tracing::trace!(target: "c10d", group = %self.name, rank = self.rank, %op, "run");
-        }
-        let turn = aim.lane.take_turn(&mut request).map_err(|e| self.refused(op, e))?;
-        let frame = Frame::new(request, aim.lane.info.clone(), None, false);
-        let returned = Returned { frame: &frame, group: self };
-        // SAFETY: the frame stays here until `returned` has seen it done.
-        let job = unsafe { Job::new(NonNull::from(&frame)) };
+    fn run(&self, frame: &mut Frame, described: Result) -> Result<Outcome> {
+        let op = frame.request.op;
+        let (aim, turn) = self.prepare(frame, described).map_err(|e| self.refused(op, e))?;
+        let frame = &*frame;
+        let on_panic = OnPanic { group: self, frame: Some(frame) };
+        // SAFETY: the frame stays until it was seen done, here or by `on_panic`.
+        let job = unsafe { Job::new(NonNull::from(frame)) };
         (aim.kernel)(KernelContext { lane: aim.lane }, job);
+        std::mem::forget(on_panic);
         drop(turn);
-        drop(returned);
+        if !frame.is_done() {
+            self.wait_borrowed(frame);
+        }
         // SAFETY: done, and nobody else has the frame.
         let outcome = unsafe { frame.take_outcome() };
-        // SAFETY: the op is over, the spans are the caller's again.
-        unsafe { settle(&frame.request, &outcome) };
         self.observe(&outcome);
         outcome
+    }
+
+    /// From a described frame to one that may be given away: aimed, validated, numbered.
+    fn prepare<'a>(&'a self, frame: &mut Frame, described: Result) -> Result<(Aim<'a>, Option<Turn<'a>>)> {
+        described?;
+        let request = &mut frame.request;
+        let aim = self.aim(request)?;
+        if tracing::enabled!(target: "c10d", tracing::Level::TRACE) {
+            let (op, caller) = (request.op, request.caller);
+            tracing::trace!(target: "c10d", group = %self.name, rank = self.rank, %op, ?caller);
+        }
+        if request.caller == Caller::Continues {
+            // Nobody may ever wait, but the time runs.
+            request.deadline();
+        }
+        frame.lane = Some(NonNull::from(&*aim.lane.info));
+        let turn = aim.lane.take_turn(request)?;
+        Ok((aim, turn))
     }
 
     /// Starts a call whose buffers live in the allocation that the handle and the job share.
@@ -167,111 +179,25 @@ impl Group {
         owns: bool,
     ) -> Handle<'a, B::Back> {
         let Call { op, params, timeout, error, buffers } = call;
-        let request = self.request(op, Caller::Continues, params, timeout, Sink::default());
-        let info = self.lanes.first().map(|l| l.info.clone()).unwrap_or_else(|| self.bare_info());
-        let mut state = Counted::new(Frame::new(request, info, None, owns), buffers, Arc::downgrade(self), scope);
+        let mut frame = self.frame(op, Caller::Continues, params, timeout);
+        frame.owns_buffers = owns;
+        let mut state = Counted::new(frame, buffers, Arc::downgrade(self), scope);
         // The buffers are described where they stay: moving a `Box` would invalidate what was written down.
-        let prepared = {
-            let (frame, buffers) = Counted::parts(&mut state);
-            error
-                .map_or(Ok(()), Err)
-                .and_then(|()| buffers.describe(&mut frame.request.spans))
-                .and_then(|()| self.aim(&mut frame.request))
-                .and_then(|aim| {
-                    frame.lane = aim.lane.info.clone();
-                    frame.request.deadline();
-                    let turn = aim.lane.take_turn(&mut frame.request)?;
-                    frame.release = Some(Counted::<B>::release);
-                    Ok((aim, turn))
-                })
+        let described = match error {
+            None => Counted::describe(&mut state),
+            Some(e) => Err(e),
         };
-        if tracing::enabled!(tracing::Level::TRACE) {
-            tracing::trace!(target: "c10d", group = %self.name, rank = self.rank, %op, "start");
-        }
-        match prepared {
+        match self.prepare(Counted::frame_mut(&mut state), described) {
             Ok((aim, turn)) => {
-                let job = Counted::job(&state);
+                let job = Counted::job(&mut state, &aim.lane.info);
+                let on_panic = OnPanic { group: self, frame: None };
                 (aim.kernel)(KernelContext { lane: aim.lane }, job);
+                std::mem::forget(on_panic);
                 drop(turn);
             }
-            // SAFETY: no job was made, so the right to complete is still here; the frame has no release.
-            Err(e) => unsafe { Frame::complete(Counted::frame(&state), Err(self.refused(op, e))) },
+            Err(e) => Counted::refuse(&mut state, self.refused(op, e)),
         }
         Handle(state)
-    }
-
-    fn bare_info(&self) -> Arc<super::LaneInfo> {
-        let (group, global) = (self.name.clone(), self.global.clone());
-        Arc::new(super::LaneInfo { group, rank: self.rank, backend: "", global })
-    }
-
-    fn request(&self, op: OpKind, caller: Caller, params: Params, timeout: Option<Duration>, spans: Sink) -> Request {
-        Request {
-            op,
-            key: DispatchKey::Cpu,
-            caller,
-            seq: 0,
-            fingerprint: Fingerprint { seq: 0, op: 0, dtype: 0, reduce: 0, step: 0, count: 0, root: 0, rest: 0 },
-            timeout: timeout.unwrap_or(self.timeout),
-            params,
-            stream: 0,
-            spans,
-            deadline: OnceLock::new(),
-        }
-    }
-
-    /// Finds key, lane and kernel; validates; computes the fingerprint.
-    fn aim(&self, request: &mut Request) -> Result<Aim<'_>> {
-        if let Some(cause) = self.failed.get() {
-            return Err(cause.clone());
-        }
-        if matches!(request.op, OpKind::Gather | OpKind::Scatter) && request.params.root == Params::ROOT_IS_ME {
-            request.params.root = self.rank;
-        }
-        request.key = self.key(request);
-        dispatch::validate(request, self.rank, self.size)?;
-        let (route, lane) = self.route(request.key)?;
-        let kernel = route.kernels[request.op as usize].ok_or_else(|| {
-            Error::unsupported(format!(
-                "backend {} does not offer {} on {}",
-                lane.info.backend, request.op, request.key
-            ))
-        })?;
-        if let Some(dtype) = request.dtype()
-            && !lane.capabilities.offers(request.op, dtype, request.params.reduce)
-        {
-            let reduce = if request.op.reduces() { format!(" with {}", request.params.reduce) } else { String::new() };
-            let what = format!("backend {} does not offer {} of {dtype}{reduce}", lane.info.backend, request.op);
-            return Err(Error::unsupported(what));
-        }
-        request.fingerprint = dispatch::fingerprint(request);
-        Ok(Aim { lane, kernel })
-    }
-
-    fn key(&self, request: &Request) -> DispatchKey {
-        if let Some(span) = request.outputs().first().or(request.inputs().first()) {
-            return span.device().key();
-        }
-        if request.op == OpKind::MonitoredBarrier {
-            return DispatchKey::Cpu;
-        }
-        // A barrier has no buffer to go by.
-        let served = |key: &DispatchKey| self.routes[*key as usize].is_ok();
-        let told =
-            self.bound.map(Device::key).or((!request.params.device_ids().is_empty()).then_some(DispatchKey::Cuda));
-        told.filter(served)
-            .or_else(|| [DispatchKey::Cpu, DispatchKey::Cuda, DispatchKey::PrivateUse1].into_iter().find(served))
-            .unwrap_or(DispatchKey::Cpu)
-    }
-
-    /// Describes an error that arose before the backend had the job.
-    fn refused(&self, op: OpKind, mut error: Error) -> Error {
-        self.describe(&mut error);
-        error.report_mut().op.get_or_insert(op);
-        if error.status() == Status::Rejected {
-            error.report_mut().phase.get_or_insert(crate::Phase::Validate);
-        }
-        error
     }
 
     /// A failed outcome fails the group, on the thread that sees it.
@@ -290,12 +216,12 @@ impl Group {
             return;
         }
         let error = frame.described(Error::new(
-            crate::ErrorKind::Internal,
+            ErrorKind::Internal,
             "the backend did not let go of borrowed memory in time; this call can only wait on: a defect of the backend",
         ));
         self.fail(&error);
         loop {
-            eprintln!("c10d: {error}");
+            complain(&error);
             if frame.wait_until(Instant::now() + Duration::from_secs(1)) {
                 return;
             }
@@ -303,18 +229,9 @@ impl Group {
     }
 }
 
-/// What is left to do with the outputs when an op is over.
-///
-/// # Safety
-/// The op is over, and the outputs' memory belongs to the caller of this.
-pub(crate) unsafe fn settle(request: &Request, outcome: &Result<Outcome>) {
-    if request.dtype() == Some(DType::Bool) {
-        for span in request.outputs() {
-            // SAFETY: as promised by our caller.
-            unsafe { span.normalise_bool() };
-        }
-    }
-    let _ = outcome;
+/// Says aloud that the library can only wait. Where nobody listens, that is no reason to panic.
+pub(crate) fn complain(error: &Error) {
+    let _ = writeln!(std::io::stderr(), "c10d: {error}");
 }
 
 /// Lets a handle fail its group, if the group is still there.

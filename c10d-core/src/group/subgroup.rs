@@ -17,13 +17,20 @@ impl ProcessGroup {
     /// As making a first group; `Mismatch` of `members` if the lists differ.
     pub fn new_group(&self, ranks: &[u32]) -> Result<Option<ProcessGroup>> {
         let number = self.0.next_subgroup.fetch_add(1, Ordering::Relaxed);
-        self.subgroup(ranks, format!("{}/{number}", self.0.name))
+        self.subgroup(ranks, format!("{}/{number}", self.0.name)).map_err(|e| self.0.described(e))
     }
 
     /// Divides the group: ranks that give the same color form a group, numbered by `key`, then by rank. `None` = in no
     /// group. Every rank calls it.
     pub fn split(&self, color: Option<u32>, key: u32) -> Result<Option<ProcessGroup>> {
         let number = self.0.next_subgroup.fetch_add(1, Ordering::Relaxed);
+        self.divide(number, color, key).map_err(|e| self.0.described(e))
+    }
+
+    fn divide(&self, number: u64, color: Option<u32>, key: u32) -> Result<Option<ProcessGroup>> {
+        if let Some(cause) = self.failure() {
+            return Err(cause.clone());
+        }
         let deadline = deadline_after(self.0.timeout);
         let store = &self.0.store;
         let place = |r: u32| format!("split/{number}/{r}");
@@ -67,6 +74,7 @@ impl ProcessGroup {
         let Some(rank) = ranks.iter().position(|r| *r == self.0.rank) else { return Ok(None) };
         let global: Arc<[u32]> = ranks.iter().filter_map(|r| self.global_rank(*r)).collect();
         let group = &self.0;
+        let backends = group.lanes.iter().map(|lane| (lane.info.backend, lane.backend.clone()));
         let parts = Parts {
             name: name.into(),
             rank: rank as u32,
@@ -78,6 +86,7 @@ impl ProcessGroup {
             registry: group.registry.clone(),
             map: group.map.clone(),
             hints: group.hints.clone(),
+            parent: Some(Arc::new((backends.collect(), ranks.to_vec()))),
         };
         parts.assemble().map(Some)
     }

@@ -6,7 +6,7 @@
 #![allow(unsafe_code)]
 
 use std::cell::UnsafeCell;
-use std::sync::Arc;
+use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::task::Waker;
 use std::thread::Thread;
@@ -14,6 +14,7 @@ use std::time::Instant;
 
 use super::{Outcome, Request};
 use crate::group::LaneInfo;
+use crate::types::DType;
 use crate::{Error, Result};
 
 const EMPTY: u8 = 0;
@@ -41,7 +42,8 @@ pub(crate) type Release = unsafe fn(*const Frame);
 
 pub(crate) struct Frame {
     pub(crate) request: Request,
-    pub(crate) lane: Arc<LaneInfo>,
+    /// Who speaks in errors. Whoever runs the call holds it for longer than the frame lives; `None` until it has a lane.
+    pub(crate) lane: Option<NonNull<LaneInfo>>,
     /// `None` for a frame on the stack.
     pub(crate) release: Option<Release>,
     /// Whether the frame's allocation owns the buffers (not merely borrows them).
@@ -55,18 +57,18 @@ pub(crate) struct Frame {
 
 // SAFETY: `outcome` is written by the one completer before `DONE` and read after it; `waiter` is written by the one
 // waiter in `EMPTY` (it alone leaves that state for `WAITING`) and taken by the completer in `TAKING` or by the waiter
-// after `WAITING → EMPTY`. The request is not changed once a job exists.
+// after `WAITING → EMPTY`. The request is not changed once a job exists; `lane` points to what is `Sync`.
 unsafe impl Sync for Frame {}
 // SAFETY: as above; the contents are `Send`.
 unsafe impl Send for Frame {}
 
 impl Frame {
-    pub(crate) fn new(request: Request, lane: Arc<LaneInfo>, release: Option<Release>, owns_buffers: bool) -> Frame {
+    pub(crate) fn new(request: Request) -> Frame {
         Frame {
             request,
-            lane,
-            release,
-            owns_buffers,
+            lane: None,
+            release: None,
+            owns_buffers: false,
             kept: AtomicBool::new(false),
             state: AtomicU8::new(EMPTY),
             outcome: UnsafeCell::new(None),
@@ -78,45 +80,54 @@ impl Frame {
         self.state.load(Ordering::Acquire) == DONE
     }
 
-    /// Completes the frame and, for a counted one, lets go of it.
+    /// The job's end: tells the waiter and, for a counted frame, lets go of it.
     ///
     /// # Safety
-    /// Called at most once per frame, by the holder of the right to complete; `this` is not used afterwards.
+    /// Called at most once per frame, by the holder of the right to complete; nobody uses the spans' memory meanwhile
+    /// (but for buffers that are kept). `this` is not used afterwards.
     pub(crate) unsafe fn complete(this: *const Frame, result: Result<Outcome>) {
-        // SAFETY: the frame lives until DONE is stored, and a counted one until it is released.
+        // SAFETY: the frame lives until DONE is stored.
         let frame = unsafe { &*this };
         let result = result.map_err(|e| frame.described(e));
+        if frame.request.dtype() == Some(DType::Bool) && !frame.kept.load(Ordering::Relaxed) {
+            for span in frame.request.outputs() {
+                // SAFETY: not done yet, so the memory is not its owner's again; the job's holder has let go of it.
+                unsafe { span.normalise_bool() };
+            }
+        }
+        // SAFETY: as promised by our caller.
+        unsafe { Self::set(this, result) }
+    }
+
+    /// Sets the outcome as it is; `complete` without a job's duties.
+    ///
+    /// # Safety
+    /// As `complete`.
+    pub(crate) unsafe fn set(this: *const Frame, result: Result<Outcome>) {
+        // SAFETY: the frame lives until DONE is stored, and a counted one until it is released.
+        let frame = unsafe { &*this };
         // SAFETY: sole completer, state is not DONE.
         unsafe { *frame.outcome.get() = Some(result) };
         let release = frame.release;
-        let mut waiter = None;
-        if frame.state.compare_exchange(EMPTY, DONE, Ordering::AcqRel, Ordering::Acquire).is_err() {
-            // A waiter is there, or is just taking itself back.
+        let waiter = loop {
+            if frame.state.compare_exchange(EMPTY, DONE, Ordering::AcqRel, Ordering::Acquire).is_ok() {
+                break None;
+            }
             if frame.state.compare_exchange(WAITING, TAKING, Ordering::AcqRel, Ordering::Acquire).is_ok() {
                 // SAFETY: TAKING gives the cell to us.
-                waiter = unsafe { (*frame.waiter.get()).take() };
+                let waiter = unsafe { (*frame.waiter.get()).take() };
                 frame.state.store(DONE, Ordering::Release);
-            } else {
-                loop {
-                    if frame.state.compare_exchange(EMPTY, DONE, Ordering::AcqRel, Ordering::Acquire).is_ok() {
-                        break;
-                    }
-                    if frame.state.compare_exchange(WAITING, TAKING, Ordering::AcqRel, Ordering::Acquire).is_ok() {
-                        // SAFETY: TAKING gives the cell to us.
-                        waiter = unsafe { (*frame.waiter.get()).take() };
-                        frame.state.store(DONE, Ordering::Release);
-                        break;
-                    }
-                    std::hint::spin_loop();
-                }
+                break waiter;
             }
-        }
-        if let Some(waiter) = waiter {
-            waiter.wake();
-        }
+            // The waiter is just taking itself back.
+            std::hint::spin_loop();
+        };
         if let Some(release) = release {
             // SAFETY: the job's count, given up once.
             unsafe { release(this) };
+        }
+        if let Some(waiter) = waiter {
+            waiter.wake();
         }
     }
 
@@ -152,7 +163,8 @@ impl Frame {
 
     /// Waits until the op is done or the time has come. `true` = done. One waiter at a time.
     pub(crate) fn wait_until(&self, deadline: Instant) -> bool {
-        if self.is_done() || self.enlist(Waiter::Thread(std::thread::current())) {
+        // A waker of an earlier poll may still be enlisted.
+        if self.is_done() || self.withdraw() || self.enlist(Waiter::Thread(std::thread::current())) {
             return true;
         }
         loop {
@@ -185,15 +197,14 @@ impl Frame {
     /// Adds to an error what only dispatch knows; fields that the backend filled stay.
     pub(crate) fn described(&self, mut error: Error) -> Error {
         let request = &self.request;
-        self.lane.describe(&mut error);
+        if let Some(lane) = self.lane {
+            // SAFETY: held for longer than the frame lives.
+            unsafe { lane.as_ref() }.describe(&mut error);
+        }
         let report = error.report_mut();
         report.op.get_or_insert(request.op);
         report.seq.get_or_insert(request.seq);
-        if let Some(deadline) = request.deadline.get() {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let over = Instant::now().saturating_duration_since(*deadline);
-            report.elapsed.get_or_insert((request.timeout + over).saturating_sub(left));
-        }
+        report.elapsed = report.elapsed.or_else(|| request.elapsed());
         report.deadline.get_or_insert(request.timeout);
         error
     }

@@ -10,8 +10,10 @@ pub use request::{Caller, Outcome, Request};
 
 use std::time::Duration;
 
+use crate::store::FOREVER;
+
 /// How long after its deadline (or after `abort`) a backend may still hold a job: the larger of 100 ms and 1 % of the
 /// timeout.
 pub fn let_go(timeout: Duration) -> Duration {
-    (timeout / 100).max(Duration::from_millis(100))
+    (timeout.min(FOREVER) / 100).max(Duration::from_millis(100))
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::buffer::{Sink, Span};
 use crate::dispatch::Fingerprint;
 use crate::ops::{OpKind, Params};
-use crate::store::deadline_after;
+use crate::store::{FOREVER, deadline_after};
 use crate::types::{DType, DispatchKey};
 
 /// Whether the caller waits for the op inside the call. If so, the backend may do the whole op inside `submit`.
@@ -44,6 +44,21 @@ pub struct Request {
 }
 
 impl Request {
+    pub(crate) fn new(op: OpKind, caller: Caller, params: Params, timeout: Duration) -> Request {
+        Request {
+            op,
+            key: DispatchKey::Cpu,
+            caller,
+            seq: 0,
+            fingerprint: Fingerprint::default(),
+            timeout,
+            params,
+            stream: 0,
+            spans: Sink::default(),
+            deadline: OnceLock::new(),
+        }
+    }
+
     /// What the op reads; empty for in-place ops.
     pub fn inputs(&self) -> &[Span] {
         &self.spans.inputs
@@ -67,6 +82,12 @@ impl Request {
     /// When the op must be over. The clock is read at the first call, so an op that never waits never reads it.
     pub fn deadline(&self) -> Instant {
         *self.deadline.get_or_init(|| deadline_after(self.timeout))
+    }
+
+    /// How long the op has taken, if anybody ever looked at the clock.
+    pub(crate) fn elapsed(&self) -> Option<Duration> {
+        let started = self.deadline.get()?.checked_sub(self.timeout.min(FOREVER))?;
+        Some(started.elapsed())
     }
 }
 

@@ -114,7 +114,7 @@ impl Registry {
                 let backend = chosen[key as usize].as_ref();
                 let kernel = self.kernel(op, key, backend.map_or("", |b| b));
                 let why = match (&kernel, backend) {
-                    (None, _) => Some("no kernel is linked".to_owned()),
+                    (None, _) => Some("declared without a kernel: the crate that has it is not linked".to_owned()),
                     (_, Err(e)) => Some(e.report().what.clone()),
                     _ => None,
                 };

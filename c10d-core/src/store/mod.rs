@@ -41,8 +41,10 @@ pub trait Store: Send + Sync + 'static {
     fn multi_set(&self, pairs: &[(&str, &[u8])], deadline: Instant) -> Result;
 }
 
-/// `now + timeout`; for timeouts beyond the clock's range, a time some thirty years off.
+/// No wait is longer: some thirty years. The clock cannot express any time.
+pub(crate) const FOREVER: Duration = Duration::from_secs(1 << 30);
+
+/// `now + timeout`, which is cut to some thirty years.
 pub fn deadline_after(timeout: Duration) -> Instant {
-    let now = Instant::now();
-    now.checked_add(timeout).unwrap_or_else(|| now + Duration::from_secs(1 << 30))
+    Instant::now() + timeout.min(FOREVER)
 }

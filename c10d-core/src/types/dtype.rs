@@ -35,8 +35,8 @@ macro_rules! dtypes {
         impl DType {
             /// Every element type, in code order.
             pub const ALL: &'static [DType] = &[$(DType::$variant,)*];
-            const ROWS: &'static [(&'static str, usize, Class)] =
-                &[$(($name, size_of::<$rust>(), Class::$class),)*];
+            const ROWS: &'static [(&'static str, usize, usize, Class)] =
+                &[$(($name, size_of::<$rust>(), align_of::<$rust>(), Class::$class),)*];
         }
 
         $(impl sealed::Sealed for $rust {}
@@ -101,8 +101,13 @@ impl DType {
         Self::ROWS[self as usize].0
     }
 
-    pub(super) const fn class(self) -> Class {
+    /// Bytes to which an element in host memory is aligned.
+    pub const fn align(self) -> usize {
         Self::ROWS[self as usize].2
+    }
+
+    pub(super) const fn class(self) -> Class {
+        Self::ROWS[self as usize].3
     }
 
     /// The element type of this code, if there is one.

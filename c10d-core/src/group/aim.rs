@@ -1,0 +1,86 @@
+//! Where a call goes: its key, lane and kernel, and whether it has a meaning there.
+
+use super::{Group, Lane};
+use crate::dispatch;
+use crate::job::Request;
+use crate::ops::{OpKind, Params};
+use crate::registry::Kernel;
+use crate::types::DispatchKey;
+use crate::{Error, Result, Status};
+
+/// Where a validated request goes.
+#[derive(Clone, Copy)]
+pub(super) struct Aim<'a> {
+    pub(super) lane: &'a Lane,
+    pub(super) kernel: Kernel,
+}
+
+impl Group {
+    /// Finds key, lane and kernel; validates; computes the fingerprint.
+    pub(super) fn aim(&self, request: &mut Request) -> Result<Aim<'_>> {
+        if let Some(cause) = self.failed.get() {
+            return Err(cause.clone());
+        }
+        if matches!(request.op, OpKind::Gather | OpKind::Scatter) && request.params.root == Params::ROOT_IS_ME {
+            request.params.root = self.rank;
+        }
+        request.key = self.key(request);
+        dispatch::validate(request, self.rank, self.size)?;
+        let (route, lane) = self.route(request.key)?;
+        let offered = match request.dtype() {
+            Some(dtype) => lane.capabilities.offers(request.op, dtype, request.params.reduce),
+            None => true,
+        };
+        match route.kernels[request.op as usize] {
+            Some(kernel) if offered => {
+                request.fingerprint = dispatch::fingerprint(request);
+                Ok(Aim { lane, kernel })
+            }
+            kernel => Err(not_offered(request, lane, kernel.is_some())),
+        }
+    }
+
+    fn key(&self, request: &Request) -> DispatchKey {
+        if let Some(span) = request.outputs().first().or(request.inputs().first()) {
+            return span.device().key();
+        }
+        if request.op == OpKind::MonitoredBarrier {
+            return DispatchKey::Cpu;
+        }
+        // A barrier has no buffer to go by.
+        let served = |key: &DispatchKey| self.routes[*key as usize].is_ok();
+        let first = |keys: &[DispatchKey]| keys.iter().copied().find(served);
+        let bound = self.bound.map(|device| device.key());
+        if request.params.device_ids().is_empty() {
+            return bound.filter(served).or_else(|| first(&DispatchKey::ALL)).unwrap_or(DispatchKey::Cpu);
+        }
+        // Numbers of accelerators; a group without any is refused by its lack of a route.
+        let accelerator = |key: &DispatchKey| *key != DispatchKey::Cpu && served(key);
+        bound
+            .filter(accelerator)
+            .or_else(|| first(&[DispatchKey::Cuda, DispatchKey::PrivateUse1]))
+            .unwrap_or(DispatchKey::Cuda)
+    }
+
+    /// Describes an error that arose before the backend had the job.
+    #[cold]
+    pub(super) fn refused(&self, op: OpKind, error: Error) -> Error {
+        let mut error = self.described(error);
+        error.report_mut().op.get_or_insert(op);
+        if error.status() == Status::Rejected {
+            error.report_mut().phase.get_or_insert(crate::Phase::Validate);
+        }
+        error
+    }
+}
+
+#[cold]
+fn not_offered(request: &Request, lane: &Lane, op_is: bool) -> Error {
+    let (backend, op, key) = (lane.info.backend, request.op, request.key);
+    let what = match request.dtype() {
+        Some(dtype) if op_is && op.reduces() => format!("{op} of {dtype} with {}", request.params.reduce),
+        Some(dtype) if op_is => format!("{op} of {dtype}"),
+        _ => format!("{op}"),
+    };
+    lane.info.described(Error::unsupported(format!("backend {backend} does not offer {what} on {key}")))
+}

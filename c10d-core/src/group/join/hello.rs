@@ -1,0 +1,94 @@
+//! What a rank says of itself and of the group.
+
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher, Hasher};
+
+use crate::{Error, ErrorKind, Result};
+
+pub(super) type Nonce = [u8; 16];
+
+const VERSION: u32 = 2;
+
+/// A rank's greeting. Everything but the nonce must be the same on all ranks.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Hello {
+    pub(super) nonce: Nonce,
+    version: u32,
+    pub(super) size: u32,
+    /// The members in the numbering of the first group; empty for the first group.
+    members: Vec<u32>,
+}
+
+impl Hello {
+    pub(super) fn new(size: u32, members: &[u32]) -> Hello {
+        Hello { nonce: nonce(), version: VERSION, size, members: members.to_vec() }
+    }
+
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let mut out = self.nonce.to_vec();
+        out.extend(self.version.to_le_bytes());
+        out.extend(self.size.to_le_bytes());
+        self.members.iter().for_each(|m| out.extend(m.to_le_bytes()));
+        out
+    }
+
+    pub(super) fn decode(bytes: &[u8]) -> Option<Hello> {
+        let (nonce, rest) = bytes.split_first_chunk::<16>()?;
+        let words: Vec<u32> = rest.chunks_exact(4).map(|w| u32::from_le_bytes([w[0], w[1], w[2], w[3]])).collect();
+        let (&[version, size], members) = words.split_first_chunk::<2>()?;
+        Some(Hello { nonce: *nonce, version, size, members: members.to_vec() })
+    }
+
+    /// Whether `theirs`, the greeting of `rank`, speaks of the same group.
+    pub(super) fn agrees(&self, theirs: &[u8], rank: u32) -> Result {
+        let Some(theirs) = Hello::decode(theirs) else {
+            let what = "its greeting cannot be read; is it another version?";
+            return Err(Error::new(ErrorKind::Rendezvous, what).guilty([rank]));
+        };
+        let (field, mine, theirs) = if theirs.version != self.version {
+            ("version", self.version.to_string(), theirs.version.to_string())
+        } else if theirs.members != self.members {
+            ("members", format!("{:?}", self.members), format!("{:?}", theirs.members))
+        } else if theirs.size != self.size {
+            ("world_size", self.size.to_string(), theirs.size.to_string())
+        } else {
+            return Ok(());
+        };
+        let what = "the ranks contradict each other about the group";
+        Err(Error::new(ErrorKind::Mismatch { field, mine, theirs }, what).guilty([rank]))
+    }
+}
+
+/// 16 bytes that nobody else has.
+pub(super) fn nonce() -> Nonce {
+    // Every RandomState has keys of its own, seeded by the system.
+    let word = || RandomState::new().build_hasher().finish().to_le_bytes();
+    let mut out = [0; 16];
+    out[..8].copy_from_slice(&word());
+    out[8..].copy_from_slice(&word());
+    out
+}
+
+pub(super) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn round_trip_and_disagreement() {
+        let a = Hello::new(3, &[4, 5, 6]);
+        assert_eq!(Hello::decode(&a.encode()), Some(a.clone()));
+        assert!(a.agrees(&Hello { nonce: nonce(), ..a.clone() }.encode(), 1).is_ok());
+        let field = |theirs: Hello| match a.agrees(&theirs.encode(), 2).unwrap_err().kind() {
+            ErrorKind::Mismatch { field, .. } => *field,
+            other => other.name(),
+        };
+        assert_eq!(field(Hello { version: 99, ..a.clone() }), "version");
+        assert_eq!(field(Hello { size: 2, members: vec![4, 5], ..a.clone() }), "members");
+        assert_eq!(field(Hello { size: 4, ..a.clone() }), "world_size");
+        assert_eq!(a.agrees(b"too short", 1).unwrap_err().report().guilty, [1]);
+    }
+}

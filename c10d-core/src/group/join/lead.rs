@@ -1,0 +1,135 @@
+//! The leader's part in joining.
+
+use std::time::Instant;
+
+use super::hello::{Hello, Nonce, hex, nonce};
+use super::{Join, LOOKS, NAMING};
+use crate::{Error, ErrorKind, Result};
+
+/// What the leader knows of every rank: its greeting, if there is one.
+type Hellos = Vec<Option<Vec<u8>>>;
+
+impl Join<'_> {
+    pub(super) fn lead(&self) -> Result<Nonce> {
+        self.find_session().map_err(|e| self.tell_failure(e))
+    }
+
+    fn find_session(&self) -> Result<Nonce> {
+        let mut look = LOOKS.0;
+        loop {
+            let hellos = self.hellos(self.soon(look))?;
+            look = (look * 2).min(LOOKS.1);
+            let doubt = self.contradiction(&hellos);
+            let complete = hellos.iter().all(Option::is_some);
+            if complete || doubt.is_some() {
+                let id = nonce();
+                self.publish(&id, &hellos)?;
+                if self.answered(&id, &hellos, doubt.as_ref().map(|(rank, _)| *rank))? {
+                    return doubt.map_or(Ok(id), |(_, contradiction)| Err(contradiction));
+                }
+            }
+            if self.is_late() {
+                let e = Error::new(ErrorKind::Rendezvous, "the ranks did not answer in time");
+                let mut absent = self.absent(|r| self.hello_key(r));
+                return Err(match doubt {
+                    Some((_, contradiction)) if !self.first => contradiction,
+                    // What contradicts us and does not answer is an earlier run's.
+                    doubt => {
+                        absent.extend(doubt.map(|(rank, _)| rank));
+                        self.missing(absent, &e)
+                    }
+                });
+            }
+        }
+    }
+
+    /// The greetings, when all are there or at `until`.
+    fn hellos(&self, until: Instant) -> Result<Hellos> {
+        let keys: Vec<String> = self.ranks().map(|r| self.hello_key(r)).collect();
+        let refs: Vec<&str> = keys.iter().map(String::as_str).collect();
+        let hellos: Hellos = match self.store.multi_get(&refs, until) {
+            Ok(all) => all.into_iter().map(Some).collect(),
+            Err(_) => {
+                let until = Instant::now() + NAMING;
+                let one = |key: &&str| match self.store.check(&[key], until) {
+                    Ok(true) => self.store.get(key, until).map(Some),
+                    Ok(false) => Ok(None),
+                    Err(e) => Err(e),
+                };
+                refs.iter().map(one).collect::<Result<_>>()?
+            }
+        };
+        match hellos.get(self.rank as usize) {
+            Some(Some(mine)) if *mine == self.hello.encode() => Ok(hellos),
+            _ => {
+                let what = "another process joined the group as this rank; is the rank used twice?";
+                Err(Error::new(ErrorKind::Rendezvous, what).guilty([self.rank]))
+            }
+        }
+    }
+
+    fn contradiction(&self, hellos: &Hellos) -> Option<(u32, Error)> {
+        let greetings = self.ranks().zip(hellos).filter_map(|(r, h)| Some((r, h.as_ref()?)));
+        greetings.filter_map(|(r, h)| Some((r, self.hello.agrees(h, r).err()?))).next()
+    }
+
+    fn publish(&self, id: &Nonce, hellos: &Hellos) -> Result {
+        let mut session = id.to_vec();
+        hellos.iter().flatten().filter_map(|h| h.get(..16)).for_each(|nonce| session.extend_from_slice(nonce));
+        self.store.set(&self.session_key(), &session, self.deadline)
+    }
+
+    /// Waits for the answer of the rank in doubt, or of all, in which case it says `go`. `false` = somebody greets anew.
+    fn answered(&self, id: &Nonce, hellos: &Hellos, doubt: Option<u32>) -> Result<bool> {
+        let asked = self.ranks().filter(|r| doubt.map_or(*r != self.rank, |d| d == *r));
+        let acks: Vec<String> = asked.map(|r| self.ack_key(id, r)).collect();
+        let acks: Vec<&str> = acks.iter().map(String::as_str).collect();
+        let mut look = LOOKS.0;
+        loop {
+            if acks.is_empty() || self.store.wait(&acks, self.soon(look)).is_ok() {
+                if doubt.is_none() {
+                    self.store.set(&format!("{}/go", hex(id)), b"", self.deadline)?;
+                }
+                return Ok(true);
+            }
+            if self.is_late() {
+                return match doubt {
+                    Some(_) => Ok(false),
+                    None => {
+                        let e = Error::new(ErrorKind::Rendezvous, "the ranks did not answer in time");
+                        Err(self.missing(self.absent(|r| self.ack_key(id, r)), &e))
+                    }
+                };
+            }
+            look = (look * 2).min(LOOKS.1);
+            // A greeting that changes while we wait was stale before.
+            if self.hellos(self.soon(LOOKS.0))? != *hellos {
+                return Ok(false);
+            }
+        }
+    }
+
+    /// Publishes why there will be no session, so that the others need not wait; with the nonces of those it is meant
+    /// for, since a failure may outlive its run.
+    fn tell_failure(&self, error: Error) -> Error {
+        let until = Instant::now() + NAMING;
+        let here = |key: &String| matches!(self.store.check(&[key], until), Ok(true));
+        let mut keys: Vec<String> = self.ranks().map(|r| self.hello_key(r)).filter(here).collect();
+        let mut hellos: Vec<Hello> = Vec::new();
+        let mut next = self.ids.len() as u32;
+        while let Some(key) = keys.pop() {
+            hellos.extend(self.store.get(&key, until).ok().and_then(|h| Hello::decode(&h)));
+            // Ranks that this world has not, but a peer's has.
+            let largest = hellos.iter().map(|h| h.size).max().unwrap_or(0);
+            if keys.is_empty() && self.first && next < largest && Instant::now() < until {
+                keys.extend(Some(format!("hello/{next}")).filter(here));
+                next += 1;
+            }
+        }
+        let nonces: Vec<String> = hellos.iter().map(|h| hex(&h.nonce)).collect();
+        let guilty: Vec<String> = error.report().guilty.iter().map(|r| self.ids[*r as usize].to_string()).collect();
+        let text = format!("failed:{}:{}:{}", nonces.join(","), guilty.join(","), error.report().what);
+        let _ = self.store.set(&self.session_key(), text.as_bytes(), until + NAMING);
+        error
+    }
+}
