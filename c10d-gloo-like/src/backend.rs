@@ -130,8 +130,11 @@ impl Runner for Rank {
     }
 
     fn run(&self, job: &Job) -> Result {
+        let request = job.request();
+        // What waits in line must not wait beyond its own deadline, whatever runs before it.
+        let deadline = || self.queue.earliest().map_or(request.deadline(), |line| line.min(request.deadline()));
         let mut collectives = self.collectives.lock();
-        let result = collectives.run(job.request());
+        let result = collectives.run(request, &deadline);
         self.sent.store(collectives.sent(), Ordering::Relaxed);
         result
     }

@@ -1,5 +1,7 @@
 //! The collectives of one rank: runs one at a time, on whatever thread it is called.
 
+use std::time::Instant;
+
 use c10d_core::{ErrorKind, OpKind, Request, Result};
 
 use crate::exec::{Executor, Op, Reduction, Spaces};
@@ -19,8 +21,8 @@ impl Collectives {
         Collectives { executor, layout, spaces: Spaces::new(), plan: Plan::default() }
     }
 
-    /// Runs the op to its end. Touches no span afterwards.
-    pub(crate) fn run(&mut self, request: &Request) -> Result {
+    /// Runs the op to its end, which comes by `deadline` (asked only when it has to wait). Touches no span afterwards.
+    pub(crate) fn run(&mut self, request: &Request, deadline: &dyn Fn() -> Instant) -> Result {
         self.plan.clear();
         self.spaces.clear();
         self.layout.fill(request, &mut self.spaces, &mut self.plan);
@@ -35,7 +37,7 @@ impl Collectives {
             uneven: request.op.is_uneven(),
             elem: dtype.map_or(1, |d| d.size()),
             reduction,
-            deadline: &|| request.deadline(),
+            deadline,
         };
         let result = self.executor.run(&op, &mut self.spaces);
         self.spaces.clear();

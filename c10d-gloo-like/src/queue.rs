@@ -81,6 +81,11 @@ impl Queue {
         Ok(())
     }
 
+    /// When the first of the jobs in line must be over.
+    pub(crate) fn earliest(&self) -> Option<Instant> {
+        self.line.lock().jobs.iter().map(|job| job.request().deadline()).min()
+    }
+
     fn next(&self) -> Option<Job> {
         let mut line = self.line.lock();
         loop {

@@ -92,18 +92,8 @@ impl Messages {
             let mut finished = Finished::new();
             let (moved, is_over) = {
                 let mut state = self.state.lock();
-                let moved = state.pump(&self.health, stalled, &mut finished);
-                if !moved {
-                    // What was there before the failure was moved; the rest will not come.
-                    if let Err(cause) = self.health.check() {
-                        state.fail_all(&cause, &mut finished);
-                    } else if let (true, Some(peer)) = (stalled, state.needs(&self.health)) {
-                        // Once more, now that it is known to have left.
-                        if !state.pump(&self.health, true, &mut finished) && self.health.needs(peer).is_err() {
-                            continue;
-                        }
-                    }
-                }
+                let moved = state.pump(&self.health, stalled, &mut finished)
+                    || self.look_after(&mut state, stalled, &mut finished);
                 (moved, over(&state))
             };
             complete(finished);
@@ -125,6 +115,23 @@ impl Messages {
                 self.watch_deadlines(now);
             }
         }
+    }
+
+    /// Nothing moves: ends what cannot be completed any more. Whether something moved after all: what a peer sent before
+    /// it left or died counts.
+    fn look_after(&self, state: &mut State, stalled: bool, finished: &mut Finished) -> bool {
+        let gone = if stalled { state.needs(&self.health) } else { None };
+        if gone.is_none() && !self.health.failed() {
+            return false;
+        }
+        if state.pump(&self.health, true, finished) {
+            return true;
+        }
+        let cause = gone.map_or(Ok(()), |peer| self.health.needs(peer)).and_then(|()| self.health.check());
+        if let Err(cause) = cause {
+            state.fail_all(&cause, finished);
+        }
+        false
     }
 
     fn watch_deadlines(&self, now: Instant) {
