@@ -69,10 +69,9 @@ impl Messages {
             let mut state = self.state.lock();
             let ticket = state.post(job, &self.health, &mut finished);
             state.pump(&self.health, false, &mut finished);
-            (!waits)
-                .then(|| state.need_thread())
-                .filter(|need| *need)
-                .map(|_| self.start_thread(&mut state, &mut finished));
+            if !waits && state.need_thread() {
+                self.start_thread(&mut state, &mut finished);
+            }
             ticket
         };
         complete(finished);
