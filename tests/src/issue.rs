@@ -155,17 +155,19 @@ fn point_to_point<'a, I: Buf + 'a, O: BufMut + 'a>(
     inputs: Vec<I>,
     outputs: Vec<O>,
 ) -> Result<(Vec<I>, Vec<O>)> {
-    const TAG: u32 = 7;
+    // A sender may be a case ahead, and any-source receivers must not take what is for the next one.
+    let name = case.to_string();
+    let tag = name.bytes().fold(7u32, |hash, byte| hash.wrapping_mul(31).wrapping_add(u32::from(byte))) >> 1;
     let is_root = me == case.root;
     match (case.op, is_root) {
         (OpKind::Send, true) => {
-            let send = |(to, input)| if to == me { Ok(input) } else { verb.run(op::send(input, to, TAG)) };
+            let send = |(to, input)| if to == me { Ok(input) } else { verb.run(op::send(input, to, tag)) };
             Ok(((0..).zip(inputs).map(send).collect::<Result<_>>()?, outputs))
         }
-        (OpKind::Send, false) => Ok((inputs, vec![verb.run(op::recv(one(outputs), case.root, TAG))?])),
-        (_, false) => Ok((vec![verb.run(op::send(one(inputs), case.root, TAG))?], outputs)),
+        (OpKind::Send, false) => Ok((inputs, vec![verb.run(op::recv(one(outputs), case.root, tag))?])),
+        (_, false) => Ok((vec![verb.run(op::send(one(inputs), case.root, tag))?], outputs)),
         (OpKind::Recv, true) => {
-            let recv = |(from, output)| if from == me { Ok(output) } else { verb.run(op::recv(output, from, TAG)) };
+            let recv = |(from, output)| if from == me { Ok(output) } else { verb.run(op::recv(output, from, tag)) };
             Ok((inputs, (0..).zip(outputs).map(recv).collect::<Result<_>>()?))
         }
         (_, true) => {
@@ -173,7 +175,7 @@ fn point_to_point<'a, I: Buf + 'a, O: BufMut + 'a>(
             let mut done: Vec<Option<O>> = (0..case.world).map(|_| None).collect();
             let own = places[me as usize].take();
             for output in places.into_iter().flatten() {
-                let (output, from) = verb.run(op::recv_any_source(output, TAG))?;
+                let (output, from) = verb.run(op::recv_any_source(output, tag))?;
                 done[from as usize] = Some(output);
             }
             done[me as usize] = own;

@@ -1,0 +1,240 @@
+//! Faults among real processes, for every op over every transport: who is named, on whom, and nothing hangs.
+
+mod stage;
+
+use std::process::ExitCode;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use c10d::launch::{Report, Signal};
+use c10d::ops::Shape;
+use c10d::{OpKind, ProcessGroup, ReduceOp, Result};
+use libtest_mimic::{Arguments as TestArguments, Failed, Trial};
+use rustix::process::{Signal as Sig, getpid, kill_process};
+use stage::acts::{Arguments, VICTIM, WORLD, act};
+use stage::{Told, cast, failures, join, shown, tell, tell_error};
+
+const TRANSPORTS: [&str; 2] = ["shm", "tcp"];
+/// No verdict: only so that a hang ends.
+const CAP: Duration = Duration::from_secs(10);
+const OP_TIMEOUT: Duration = Duration::from_secs(1);
+const SURVIVORS: [u32; 2] = [0, 2];
+
+fn main() -> ExitCode {
+    if let Some(part) = stage::part() {
+        let result = match part.split_once(':') {
+            Some(("kill", op)) => be_killed(op_named(op)),
+            _ if part == "stop" || part == "absent" => stand_still(&part),
+            _ => disagree(),
+        };
+        return match result {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(e) => {
+                tell_error("part", &e);
+                ExitCode::FAILURE
+            }
+        };
+    }
+    let mut trials = Vec::new();
+    for transport in TRANSPORTS {
+        for op in OpKind::ALL.iter().copied() {
+            let name = format!("{transport}/killed/{op}");
+            trials.push(Trial::test(name, move || killed(op, transport)));
+        }
+        for part in ["stop", "absent"] {
+            let report = Arc::new(OnceLock::new());
+            for op in OpKind::ALL.iter().copied() {
+                let report = report.clone();
+                let name = format!("{transport}/{part}/{op}");
+                trials.push(Trial::test(name, move || {
+                    timed_out(op, report.get_or_init(|| still(part, transport)).as_ref().map_err(Failed::from)?)
+                }));
+            }
+        }
+        let report = Arc::new(OnceLock::new());
+        for (op, field) in disagreements() {
+            let report = report.clone();
+            let name = format!("{transport}/mismatch/{op}/{field}");
+            trials.push(Trial::test(name, move || {
+                mismatched(op, field, report.get_or_init(|| run("disagree", transport)).as_ref().map_err(Failed::from)?)
+            }));
+        }
+    }
+    let names: Vec<String> = trials.iter().map(|trial| trial.name().to_owned()).collect();
+    trials.push(Trial::test("no_op_is_missing", move || no_op_is_missing(&names)));
+    libtest_mimic::run(&TestArguments::from_args(), trials).exit_code()
+}
+
+fn op_named(name: &str) -> OpKind {
+    OpKind::from_name(name).expect("a part names an op of the table")
+}
+
+fn run(part: &str, transport: &str) -> Result<Report, String> {
+    cast(part, WORLD, transport).run().map_err(|e| e.to_string())
+}
+
+fn no_op_is_missing(names: &[String]) -> Result<(), Failed> {
+    for transport in TRANSPORTS {
+        for op in OpKind::ALL {
+            for kind in ["killed", "stop", "absent", "mismatch"] {
+                let start = format!("{transport}/{kind}/{op}");
+                if !names.iter().any(|name| *name == start || name.starts_with(&format!("{start}/"))) {
+                    return Err(format!("no test of {start}").into());
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+// A rank is killed while ops stream.
+
+fn be_killed(op: OpKind) -> Result {
+    let pg = join(CAP)?;
+    let arguments = Arguments::of(op, 20_000, CAP);
+    act(&pg, &arguments)?;
+    if pg.rank() == VICTIM {
+        std::thread::spawn(|| {
+            std::thread::sleep(Duration::from_millis(20));
+            let _ = kill_process(getpid(), Sig::KILL);
+        });
+    }
+    let begin = Instant::now();
+    while begin.elapsed() < CAP {
+        if let Err(e) = act(&pg, &arguments) {
+            tell_error(op.name(), &e);
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+fn killed(op: OpKind, transport: &str) -> Result<(), Failed> {
+    let report = run(&format!("kill:{op}"), transport)?;
+    for rank in SURVIVORS {
+        let told = only(&report, rank, op.name())?;
+        if told.kind != "PeerDead" || told.guilty != [VICTIM] {
+            return Err(format!("rank {rank} says {told:?}\n{}", shown(&report)).into());
+        }
+    }
+    Ok(())
+}
+
+fn only(report: &Report, rank: u32, about: &str) -> Result<Told, Failed> {
+    let told = failures(report, rank).into_iter().find(|told| told.about == about);
+    told.ok_or_else(|| format!("rank {rank} says nothing of {about}\n{}", shown(report)).into())
+}
+
+// A rank is stopped, or does not come.
+
+fn stand_still(part: &str) -> Result {
+    let pg = join(CAP)?;
+    // A group for each op, so that all can wait at once.
+    let groups: Vec<(OpKind, ProcessGroup)> = OpKind::ALL
+        .iter()
+        .map(|op| Ok((*op, pg.new_group(&[0, 1, 2])?.expect("all ranks are members"))))
+        .collect::<Result<_>>()?;
+    pg.barrier()?;
+    if pg.rank() == VICTIM {
+        if part == "stop" {
+            let _ = kill_process(getpid(), Sig::STOP);
+        }
+        std::thread::sleep(2 * CAP);
+        return Ok(());
+    }
+    std::thread::scope(|s| {
+        for (op, group) in &groups {
+            s.spawn(move || {
+                let begin = Instant::now();
+                // What is small may be sent to a rank that does not look: until there is no more room.
+                while begin.elapsed() < CAP {
+                    if let Err(e) = act(group, &Arguments::of(*op, 50_000, OP_TIMEOUT)) {
+                        tell_error(op.name(), &e);
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    Ok(())
+}
+
+/// Runs the part until all but the victim have ended.
+fn still(part: &str, transport: &str) -> Result<Report, String> {
+    let job = cast(part, WORLD, transport).spawn().map_err(|e| e.to_string())?;
+    let begin = Instant::now();
+    while begin.elapsed() < 3 * CAP && !SURVIVORS.iter().all(|rank| job.has_ended(*rank).unwrap_or(true)) {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    job.signal(VICTIM, Signal::Kill).map_err(|e| e.to_string())?;
+    job.wait(Instant::now() + CAP).map_err(|e| e.to_string())
+}
+
+fn timed_out(op: OpKind, report: &Report) -> Result<(), Failed> {
+    for rank in SURVIVORS {
+        let told = only(report, rank, op.name())?;
+        if told.kind != "Timeout" || told.guilty != [VICTIM] {
+            return Err(format!("rank {rank} says {told:?}").into());
+        }
+    }
+    Ok(())
+}
+
+// A rank calls something else.
+
+/// Every field of every op in which ranks can disagree.
+fn disagreements() -> Vec<(OpKind, &'static str)> {
+    let mut out = Vec::new();
+    for op in OpKind::ALL.iter().copied() {
+        let has_buffers = op.row().shape != Shape::Nothing;
+        let fields = [
+            ("op", !op.is_p2p()),
+            ("dtype", has_buffers),
+            ("count", has_buffers),
+            ("reduce_op", op.reduces()),
+            ("root", op.is_rooted()),
+            ("splits", op == OpKind::AllToAllSingle),
+        ];
+        out.extend(fields.iter().filter(|(_, has)| *has).map(|(field, _)| (op, *field)));
+    }
+    out
+}
+
+fn disagree() -> Result {
+    let pg = join(CAP)?;
+    for (op, field) in disagreements() {
+        let group = pg.new_group(&[0, 1, 2])?.expect("all ranks are members");
+        let usual = Arguments::of(op, 60, CAP / 2);
+        let mut mine = usual;
+        if pg.rank() == VICTIM {
+            match field {
+                "op" => mine.op = if op == OpKind::Broadcast { OpKind::AllReduce } else { OpKind::Broadcast },
+                "dtype" => mine.wide = true,
+                "count" => mine.count += 1,
+                "reduce_op" => mine.reduce = ReduceOp::Max,
+                "root" => mine.root = 2,
+                _ => mine.shifted = true,
+            }
+        }
+        let next = Arguments { op: OpKind::Barrier, ..usual };
+        let about = format!("{op}/{field}");
+        match act(&group, &mine).and_then(|()| act(&group, &next)) {
+            Err(e) => tell_error(&about, &e),
+            Ok(()) => tell(format!("{about}|none|||no error")),
+        }
+    }
+    pg.barrier()
+}
+
+fn mismatched(op: OpKind, field: &str, report: &Report) -> Result<(), Failed> {
+    for rank in 0..WORLD {
+        let told = only(report, rank, &format!("{op}/{field}"))?;
+        // Where counts may differ between ranks, they are checked pair by pair, as what goes from one to the other.
+        let field_right = told.field == field || (op.is_uneven() && matches!(told.field.as_str(), "count" | "splits"));
+        let named = if rank == VICTIM { !told.guilty.is_empty() } else { told.guilty == [VICTIM] };
+        if told.kind != "Mismatch" || !field_right || !named {
+            return Err(format!("rank {rank} says {told:?}").into());
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,91 @@
+//! What the tests over real processes share: this program again as ranks, each told its part by a variable.
+#![allow(dead_code)]
+
+pub mod acts;
+
+use std::time::Duration;
+
+use c10d::launch::{Launch, Output, Report};
+use c10d::{Error, ErrorKind, ProcessGroup, Result};
+
+const PART: &str = "C10D_TEST_PART";
+const MARK: &str = "told: ";
+
+/// The part that this process was started to play.
+pub fn part() -> Option<String> {
+    std::env::var(PART).ok()
+}
+
+/// This program as `ranks` ranks that play `part`; what they `tell` is in the report.
+pub fn cast(part: &str, ranks: u32, transport: &str) -> Launch {
+    let program = std::env::current_exe().expect("a running program has a path");
+    Launch::new(program, std::iter::empty::<&str>())
+        .ranks(ranks)
+        .env(PART, part)
+        .env("C10D_TRANSPORT", transport)
+        .env("C10D_TEST_TRANSPORT", transport)
+        .output(Output::Captured)
+        .keep_going()
+        .grace(Duration::from_secs(1))
+        .timeout(Duration::from_secs(60))
+}
+
+/// The group of all ranks that were cast.
+pub fn join(timeout: Duration) -> Result<ProcessGroup> {
+    c10d::builder().init("env://").timeout(timeout).build()
+}
+
+/// Says one line to whoever cast this rank.
+pub fn tell(line: impl AsRef<str>) {
+    println!("{MARK}{}", line.as_ref().replace('\n', "; "));
+}
+
+/// An error in one line: kind, guilty ranks, field of a mismatch, and all of it in words.
+pub fn tell_error(about: &str, error: &Error) {
+    let report = error.report();
+    let field = match &report.kind {
+        ErrorKind::Mismatch { field, .. } => field,
+        _ => "-",
+    };
+    let guilty: Vec<String> = report.guilty.iter().map(u32::to_string).collect();
+    tell(format!("{about}|{}|{}|{field}|{error}", report.kind.name(), guilty.join(",")));
+}
+
+/// What a rank told of a failure.
+#[derive(Clone, Debug)]
+pub struct Told {
+    pub about: String,
+    pub kind: String,
+    pub guilty: Vec<u32>,
+    pub field: String,
+    pub words: String,
+}
+
+/// The lines that a rank told.
+pub fn lines(report: &Report, rank: u32) -> Vec<String> {
+    let text = String::from_utf8_lossy(&report.output[rank as usize].stdout).into_owned();
+    text.lines().filter_map(|line| line.strip_prefix(MARK)).map(str::to_owned).collect()
+}
+
+/// The failures that a rank told of.
+pub fn failures(report: &Report, rank: u32) -> Vec<Told> {
+    let parse = |line: String| {
+        let mut parts = line.splitn(5, '|').map(str::to_owned);
+        let mut next = || parts.next().unwrap_or_default();
+        let (about, kind, guilty, field, words) = (next(), next(), next(), next(), next());
+        let guilty = guilty.split(',').filter_map(|g| g.parse().ok()).collect();
+        Told { about, kind, guilty, field, words }
+    };
+    lines(report, rank).into_iter().map(parse).collect()
+}
+
+/// How all ranks ended and what they said, for messages.
+pub fn shown(report: &Report) -> String {
+    let mut text = String::new();
+    for (exit, output) in report.exits.iter().zip(&report.output) {
+        text += &format!("rank {} {exit}\n", exit.rank);
+        text += &String::from_utf8_lossy(&output.stdout);
+        text += &String::from_utf8_lossy(&output.stderr);
+    }
+    text
+}
