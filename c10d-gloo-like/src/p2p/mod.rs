@@ -7,7 +7,7 @@ mod message;
 mod peer;
 mod state;
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -18,7 +18,7 @@ use crate::link::Link;
 use crate::mesh::Health;
 use crate::pause::{Interest, Pause};
 use crate::shm::{Doorbell, Segment};
-use state::State;
+use state::{State, Wants};
 
 /// What is over: to be completed without holding the lock, since completing may run a user's waker.
 type Finished = Vec<(Job, Result<Outcome>)>;
@@ -87,12 +87,16 @@ impl Messages {
         let mut pause = Pause::new(self.crowded, self.segment.clone().map(Doorbell::new));
         let mut since: Option<Instant> = None;
         let mut stalled = false;
+        let mut wants: Vec<Wants> = Vec::new();
         loop {
             let mut finished = Finished::new();
             let (moved, is_over) = {
                 let mut state = self.state.lock();
                 let moved = state.pump(&self.health, stalled, &mut finished)
                     || self.look_after(&mut state, stalled, &mut finished);
+                if !moved {
+                    state.wants(stalled, &mut wants);
+                }
                 (moved, over(&state))
             };
             complete(finished);
@@ -104,12 +108,11 @@ impl Messages {
                 (since, stalled) = (None, false);
                 continue;
             }
-            let interest = self.fds.iter().flatten().map(|fd| {
-                let fd = std::os::fd::AsFd::as_fd(fd);
-                Interest { fd: Some(fd), read: true, write: false }
+            let interest = wants.iter().map(|w| {
+                let fd = self.fds[w.rank as usize].as_ref().map(AsFd::as_fd);
+                Interest { fd, read: w.read, write: w.write }
             });
-            let bell = self.segment.iter().map(|_| Interest { fd: None, read: true, write: false });
-            if let Some(now) = pause.wait(interest.chain(bell)) {
+            if let Some(now) = pause.wait(interest) {
                 stalled = now.duration_since(*since.get_or_insert(now)) > STALL;
                 self.watch_deadlines(now);
             }

@@ -40,6 +40,15 @@ struct Live {
     deadline: Option<Instant>,
 }
 
+/// What there is to wait for at one peer's link.
+pub(super) struct Wants {
+    pub(super) rank: u32,
+    /// Bytes from the peer.
+    pub(super) read: bool,
+    /// Room for bytes to the peer.
+    pub(super) write: bool,
+}
+
 pub(super) struct State {
     /// By rank; none for the own.
     peers: Vec<Option<Peer>>,
@@ -132,6 +141,20 @@ impl State {
             moved |= self.read(rank, health, all, finished);
         }
         moved
+    }
+
+    /// Lists the links that a sleeper waits for; with `all`, as in [`State::pump`].
+    pub(super) fn wants(&self, all: bool, list: &mut Vec<Wants>) {
+        list.clear();
+        for (rank, peer) in (0..).zip(&self.peers) {
+            let Some(peer) = peer else { continue };
+            let asked = all || self.posted.iter().any(|p| p.from.is_none_or(|from| from == rank));
+            let read = peer.incoming.is_some() || (asked && peer.held.is_none());
+            let write = !peer.outgoing.is_empty();
+            if read || write {
+                list.push(Wants { rank, read, write });
+            }
+        }
     }
 
     fn write(&mut self, rank: u32, health: &Health, finished: &mut Finished) -> bool {
