@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use c10d_core::{Caller, Error, ErrorKind, Job, Outcome, Phase, Result};
 use parking_lot::{Condvar, Mutex};
+use smallvec::SmallVec;
 
 use crate::link::Link;
 use crate::mesh::Health;
@@ -21,7 +22,7 @@ use crate::shm::{Doorbell, Segment};
 use state::{State, Wants};
 
 /// What is over: to be completed without holding the lock, since completing may run a user's waker.
-type Finished = Vec<(Job, Result<Outcome>)>;
+type Finished = SmallVec<[(Job, Result<Outcome>); 2]>;
 
 /// From this long without progress on, a thread also takes in messages that nobody asked for: two ranks may be sending
 /// to each other, each waiting for the other to take something.
@@ -87,7 +88,7 @@ impl Messages {
         let mut pause = Pause::new(self.crowded, self.segment.clone().map(Doorbell::new));
         let mut since: Option<Instant> = None;
         let mut stalled = false;
-        let mut wants: Vec<Wants> = Vec::new();
+        let mut wants: SmallVec<[Wants; 4]> = SmallVec::new();
         loop {
             let mut finished = Finished::new();
             let (moved, is_over) = {

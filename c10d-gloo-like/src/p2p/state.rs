@@ -4,6 +4,8 @@ use std::time::Instant;
 
 use c10d_core::{Error, ErrorKind, Fingerprint, Job, OpKind, Outcome, Phase, Result};
 
+use smallvec::SmallVec;
+
 use super::Finished;
 use super::message::{Header, Incoming, Outgoing, Target, deliver};
 use super::peer::Peer;
@@ -144,7 +146,7 @@ impl State {
     }
 
     /// Lists the links that a sleeper waits for; with `all`, as in [`State::pump`].
-    pub(super) fn wants(&self, all: bool, list: &mut Vec<Wants>) {
+    pub(super) fn wants(&self, all: bool, list: &mut SmallVec<[Wants; 4]>) {
         list.clear();
         for (rank, peer) in (0..).zip(&self.peers) {
             let Some(peer) = peer else { continue };
