@@ -1,6 +1,6 @@
 //! How fast the reduction kernels are: `cargo bench -p c10d-gloo-like`. GB/s of one source; with k sources, k times as many
 //! bytes are read.
-#![allow(missing_docs, dead_code, unsafe_code)]
+#![allow(missing_docs, dead_code, unused_imports, unsafe_code)]
 
 #[path = "../src/reduce/mod.rs"]
 mod reduce;

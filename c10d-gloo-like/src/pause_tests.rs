@@ -65,3 +65,27 @@ fn spinning_reads_no_clock_and_oversubscription_does_not_spin() {
     assert!(free.wait([]).is_some());
     assert!(Pause::new(true, None).wait([]).is_some());
 }
+
+#[test]
+fn what_a_sleeper_may_wait_for_rings_its_bell() {
+    let [a, b] = [(); 2].map(|_| Arc::new(Segment::create(Layout::with_rings(1, 512, 512)).unwrap()));
+    let mut here = Link::Shm(ShmLink::new(1, Lane::Collective, (a.clone(), 0), (b.clone(), 0)));
+    let mut there = Link::Shm(ShmLink::new(0, Lane::Collective, (b, 0), (a.clone(), 0)));
+    let mut bell = Doorbell::new(a);
+    let full = [7; 1000];
+    // SAFETY, here and below: an array.
+    assert_eq!(unsafe { here.write(&full, [].as_ptr(), 0) }.unwrap(), 512);
+    let seen = bell.value();
+    // SAFETY: as above.
+    unsafe { there.write(&[1], [].as_ptr(), 0) }.unwrap();
+    assert_eq!(bell.value(), seen, "nobody sleeps");
+    let seen = bell.arm();
+    // SAFETY: as above.
+    unsafe { there.write(&[1], [].as_ptr(), 0) }.unwrap();
+    let bytes = bell.value();
+    assert_ne!(bytes, seen);
+    there.peek().unwrap();
+    there.consume(512);
+    assert_ne!(bell.value(), bytes);
+    bell.disarm();
+}
