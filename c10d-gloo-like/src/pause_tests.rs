@@ -73,7 +73,7 @@ fn what_a_sleeper_may_wait_for_rings_its_bell() {
     let mut there = Link::Shm(ShmLink::new(0, Lane::Collective, (b, 0), (a.clone(), 0)));
     let mut bell = Doorbell::new(a);
     let full = [7; 1000];
-    // SAFETY, here and below: an array.
+    // SAFETY: an array.
     assert_eq!(unsafe { here.write(&full, [].as_ptr(), 0) }.unwrap(), 512);
     let seen = bell.value();
     // SAFETY: as above.
