@@ -1,0 +1,108 @@
+//! Backends for tests, made of a closure.
+#![allow(unsafe_code, dead_code, unreachable_pub)]
+
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use c10d_core::registry::{Provider, Registration};
+use c10d_core::{Backend, Capabilities, DispatchKey, Error, GroupBuilder, GroupInit, Job, ProcessGroup};
+
+type Submit = Box<dyn Fn(Job) + Send + Sync>;
+type OnAbort = Box<dyn Fn(&Error) + Send + Sync>;
+
+/// A backend that does what a test says.
+pub struct Puppet {
+    name: &'static str,
+    capabilities: Capabilities,
+    submit: Submit,
+    abort: OnAbort,
+}
+
+// SAFETY: what the tests put in completes jobs as promised, or is there to show what happens if it does not; none
+// touches memory after completion.
+unsafe impl Backend for Puppet {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+    fn capabilities(&self) -> &Capabilities {
+        &self.capabilities
+    }
+    fn submit(&self, job: Job) {
+        (self.submit)(job);
+    }
+    fn abort(&self, cause: &Error) {
+        (self.abort)(cause);
+    }
+}
+
+pub fn puppet(submit: impl Fn(Job) + Send + Sync + 'static) -> Puppet {
+    Puppet { name: "puppet", capabilities: Capabilities::ALL, submit: Box::new(submit), abort: Box::new(|_| ()) }
+}
+
+impl Puppet {
+    pub fn named(mut self, name: &'static str) -> Puppet {
+        self.name = name;
+        self
+    }
+    pub fn offering(mut self, capabilities: Capabilities) -> Puppet {
+        self.capabilities = capabilities;
+        self
+    }
+    pub fn on_abort(mut self, abort: impl Fn(&Error) + Send + Sync + 'static) -> Puppet {
+        self.abort = Box::new(abort);
+        self
+    }
+}
+
+/// A provider that lives as long as the program, as those of plugins do.
+pub fn provider(
+    source: &'static str,
+    name: &'static str,
+    keys: &'static [DispatchKey],
+    create: impl Fn(&GroupInit) -> c10d_core::Result<Arc<dyn Backend>> + Send + Sync + 'static,
+) -> &'static Provider {
+    let create: &'static _ = Box::leak(Box::new(create));
+    let backends = Box::leak(Box::new([Registration { name, keys, priority: 1, probe: &|| Ok(()), create }]));
+    Box::leak(Box::new(Provider { source, backends, kernels: &[] }))
+}
+
+pub const DENSE: &[DispatchKey] = &[DispatchKey::Cpu, DispatchKey::Cuda, DispatchKey::PrivateUse1];
+
+/// A builder of groups whose backend is this puppet, one per group and rank.
+pub fn builder(make: impl Fn(&GroupInit) -> Puppet + Send + Sync + 'static) -> GroupBuilder {
+    let provider = provider("tests", "puppet", DENSE, move |init| Ok(Arc::new(make(init))));
+    ProcessGroup::builder().providers(&[provider]).timeout(Duration::from_secs(10))
+}
+
+/// A group of one rank over this puppet.
+pub fn group(puppet: Puppet) -> ProcessGroup {
+    let puppet = Mutex::new(Some(puppet));
+    builder(move |_| puppet.lock().unwrap().take().expect("one group")).build().unwrap()
+}
+
+/// Fails the test if it takes longer than any healthy run could.
+pub fn within<T>(limit: Duration, body: impl FnOnce() -> T) -> T {
+    let start = Instant::now();
+    let out = body();
+    assert!(start.elapsed() < limit, "took {:?}, which is a hang", start.elapsed());
+    out
+}
+
+/// Runs a future with nothing but a thread.
+pub fn block_on<F: std::future::Future>(future: F) -> F::Output {
+    struct Unpark(std::thread::Thread);
+    impl std::task::Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    let waker = Arc::new(Unpark(std::thread::current())).into();
+    let mut cx = std::task::Context::from_waker(&waker);
+    let mut future = std::pin::pin!(future);
+    loop {
+        match future.as_mut().poll(&mut cx) {
+            std::task::Poll::Ready(out) => return out,
+            std::task::Poll::Pending => std::thread::park_timeout(Duration::from_secs(5)),
+        }
+    }
+}

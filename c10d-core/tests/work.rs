@@ -1,0 +1,409 @@
+//! Waiting, dropping, leaking, panicking: what becomes of an operation, of its buffers, and of the group.
+#![allow(unsafe_code)]
+
+mod common;
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use c10d_core::{Buf, BufMut, Error, ErrorKind, Job, Outcome, ProcessGroup, ReduceOp, Span, Status, let_go, op};
+use common::{block_on, group, puppet, within};
+
+const SUM: ReduceOp = ReduceOp::Sum;
+
+/// Adds 1 to every `f32` of the outputs.
+fn add_one(job: &Job) {
+    for span in job.request().outputs() {
+        let p = span.host_ptr().unwrap().cast::<f32>();
+        for i in 0..span.count() {
+            // SAFETY: within the span, and the job is not complete.
+            unsafe { *p.add(i) += 1.0 };
+        }
+    }
+}
+
+fn later(job: Job) {
+    std::thread::spawn(move || {
+        sleep(Duration::from_millis(20));
+        add_one(&job);
+        job.complete(Ok(()));
+    });
+}
+
+fn at_once(job: Job) {
+    add_one(&job);
+    job.complete(Ok(()));
+}
+
+/// A group whose jobs come out of a channel.
+fn held() -> (ProcessGroup, std::sync::mpsc::Receiver<Job>) {
+    let (tx, rx) = channel();
+    let tx: Mutex<Sender<Job>> = Mutex::new(tx);
+    (group(puppet(move |job| tx.lock().unwrap().send(job).unwrap())), rx)
+}
+
+/// A buffer that tells when it is dropped.
+struct Told(Vec<f32>, Arc<AtomicUsize>);
+
+// SAFETY: the vector's memory stays where it is until the drop.
+unsafe impl Buf for Told {
+    fn span(&mut self) -> Span {
+        Span::host(self.0.as_mut_ptr(), self.0.len())
+    }
+}
+// SAFETY: sole ownership.
+unsafe impl BufMut for Told {}
+
+impl Drop for Told {
+    fn drop(&mut self) {
+        self.1.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+#[test]
+fn every_form_gives_the_buffer_back() {
+    for submit in [at_once as fn(Job), later] {
+        let pg = group(puppet(submit));
+        let mut x = vec![1f32; 4];
+        pg.all_reduce(&mut x, SUM).unwrap();
+        let x = pg.start(op::all_reduce(x, SUM)).wait().unwrap();
+        let mut x = block_on(pg.start(op::all_reduce(x, SUM))).unwrap();
+        let mut y = [10f32; 2];
+        pg.scope(|s| {
+            let a = s.start(op::all_reduce(&mut x, SUM));
+            let b = s.start(op::all_reduce(&mut y, SUM));
+            block_on(b)?;
+            a.wait().map(drop)
+        })
+        .unwrap();
+        assert_eq!((x, y), (vec![5.0; 4], [11.0; 2]));
+    }
+}
+
+#[test]
+fn a_dropped_handle_frees_the_buffer_when_the_op_is_over() {
+    let (pg, jobs) = held();
+    let drops = Arc::new(AtomicUsize::new(0));
+    drop(pg.start(op::all_reduce(Told(vec![0.0; 4], drops.clone()), SUM)));
+    let job = jobs.recv().unwrap();
+    assert_eq!(drops.load(Ordering::SeqCst), 0);
+    at_once(job);
+    assert_eq!(drops.load(Ordering::SeqCst), 1);
+}
+
+#[test]
+fn a_leaked_handle_leaks_the_buffer_and_nothing_dangles() {
+    let (pg, jobs) = held();
+    let drops = Arc::new(AtomicUsize::new(0));
+    std::mem::forget(pg.start(op::all_reduce(Told(vec![0.0; 4], drops.clone()), SUM)));
+    at_once(jobs.recv().unwrap());
+    assert_eq!(drops.load(Ordering::SeqCst), 0);
+}
+
+#[test]
+fn a_scope_waits_for_dropped_and_leaked_handles() {
+    let pg = group(puppet(later));
+    let (mut x, mut y) = ([0f32; 3], [0f32; 3]);
+    pg.scope(|s| {
+        drop(s.start(op::all_reduce(&mut x, SUM)));
+        std::mem::forget(s.start(op::all_reduce(&mut y, SUM)));
+    });
+    assert_eq!((x, y), ([1.0; 3], [1.0; 3]));
+    // Also when the body panics.
+    let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        pg.scope(|s| {
+            std::mem::forget(s.start(op::all_reduce(&mut x, SUM)));
+            panic!("on purpose");
+        })
+    }));
+    assert!(panicked.is_err());
+    assert_eq!(x, [2.0; 3]);
+}
+
+#[test]
+fn wait_timeout_is_a_look() {
+    let (pg, jobs) = held();
+    let work = pg.start(op::all_reduce(vec![0f32; 2], SUM));
+    let work = work.wait_timeout(Duration::from_millis(5)).unwrap_err();
+    assert!(!work.is_done() && pg.failure().is_none());
+    let job = jobs.recv().unwrap();
+    let other = std::thread::spawn(move || work.wait_timeout(Duration::from_secs(10)));
+    at_once(job);
+    assert_eq!(other.join().unwrap().unwrap().unwrap(), [1.0; 2]);
+    let mut x = [0f32];
+    pg.scope(|s| {
+        let work = s.start(op::all_reduce(&mut x, SUM));
+        let work = work.wait_timeout(Duration::ZERO).map(drop).unwrap_err();
+        at_once(jobs.recv().unwrap());
+        work.wait_timeout(Duration::ZERO).map_err(drop).unwrap().map(drop)
+    })
+    .unwrap();
+    assert_eq!(x, [1.0]);
+}
+
+/// A poll leaves its waker with the operation; a wait after it takes that place while the operation is being completed.
+#[test]
+fn waiting_after_polling() {
+    for _ in 0..200 {
+        let (pg, jobs) = held();
+        let mut work = pg.start(op::all_reduce(vec![0f32; 2], SUM));
+        let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+        assert!(std::pin::Pin::new(&mut work).poll(&mut cx).is_pending());
+        let job = jobs.recv().unwrap();
+        let completer = std::thread::spawn(move || at_once(job));
+        assert_eq!(work.wait().unwrap(), [1.0; 2]);
+        completer.join().unwrap();
+    }
+}
+use std::future::Future;
+
+#[test]
+fn an_abandoned_job_says_so() {
+    let pg = group(puppet(drop));
+    let e = pg.all_reduce(&mut [0f32], SUM).unwrap_err();
+    assert_eq!(*e.kind(), ErrorKind::Abandoned);
+    assert_eq!((e.report().backend, e.report().seq, e.report().rank), ("puppet", Some(0), Some(0)));
+    assert!(e.report().op.is_some() && e.report().group.is_some() && e.report().deadline.is_some());
+    let pg = group(puppet(drop));
+    let e = pg.start(op::all_reduce(vec![3f32], SUM)).wait().unwrap_err();
+    assert_eq!((e.error.kind(), e.buffer), (&ErrorKind::Abandoned, Some(vec![3.0])));
+}
+
+/// `submit` hands the job to a thread, then panics; the thread writes 20 ms later, into a buffer that is still there.
+#[test]
+fn a_panic_in_submit_leaves_no_dangling_frame() {
+    let pg = group(puppet(|job| {
+        later(job);
+        panic!("on purpose");
+    }));
+    let mut x = vec![0f32; 1000];
+    let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| pg.all_reduce(&mut x, SUM).map(drop)));
+    assert!(panicked.is_err());
+    assert_eq!(x, vec![1.0; 1000], "the frame was left before the job was back");
+    assert_eq!(pg.failure().map(Error::kind), Some(&ErrorKind::Internal));
+    let pg = group(puppet(|_job| panic!("on purpose")));
+    let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| pg.start(op::all_reduce(x, SUM))));
+    assert!(panicked.is_err() && pg.failure().is_some());
+}
+
+#[test]
+fn kept_buffers_do_not_come_back() {
+    let held = Arc::new(Mutex::new(Vec::new()));
+    let refused = Arc::new(AtomicBool::new(false));
+    let (keep, told) = (held.clone(), refused.clone());
+    let pg = group(puppet(move |job| {
+        let spans: Vec<Span> = job.request().outputs().to_vec();
+        match job.fail_keeping(Error::new(ErrorKind::Plugin, "hangs")) {
+            Ok(_) => keep.lock().unwrap().extend(spans),
+            Err(job) => {
+                told.store(true, Ordering::SeqCst);
+                job.complete(Err(Error::unsupported("it is borrowed")));
+            }
+        }
+    }));
+    // Borrowed memory cannot be kept, in whatever form.
+    let mut x = [1f32; 4];
+    pg.all_reduce(&mut x, SUM).unwrap_err();
+    assert!(refused.swap(false, Ordering::SeqCst));
+    pg.scope(|s| s.start(op::all_reduce(&mut x, SUM)).wait().map(drop)).unwrap_err();
+    assert!(refused.swap(false, Ordering::SeqCst) && held.lock().unwrap().is_empty());
+    let drops = Arc::new(AtomicUsize::new(0));
+    let e = pg.start(op::all_reduce(Told(vec![1.0; 4], drops.clone()), SUM)).wait().map(drop).unwrap_err();
+    assert!(e.buffer.is_none() && *e.error.kind() == ErrorKind::Plugin);
+    // A late write meets memory that was written off, not memory of somebody else.
+    let span = held.lock().unwrap()[0];
+    // SAFETY: the buffers are leaked, so they are still there.
+    unsafe { *span.host_ptr().unwrap().cast::<f32>() = 7.0 };
+    assert_eq!(drops.load(Ordering::SeqCst), 0);
+}
+
+/// A backend that never completes: the owned wait returns all the same, a little after the deadline.
+#[test]
+fn an_owned_wait_is_bounded() {
+    let (pg, jobs) = held();
+    let timeout = Duration::from_millis(50);
+    let start = Instant::now();
+    let e = within(Duration::from_secs(10), || {
+        pg.start(op::all_reduce(vec![0f32], SUM).timeout(timeout)).wait().unwrap_err()
+    });
+    assert!(start.elapsed() >= timeout + let_go(timeout));
+    assert!(e.buffer.is_none() && *e.error.kind() == ErrorKind::Internal);
+    assert!(e.error.report().elapsed.unwrap() >= timeout && pg.failure().is_some());
+    // The job may still come back.
+    at_once(jobs.recv().unwrap());
+}
+
+/// A backend that keeps borrowed memory past its time: the group is failed and aborted, and the caller waits on.
+#[test]
+fn a_borrowed_wait_aborts_and_waits_on() {
+    let jobs: Arc<Mutex<Vec<Job>>> = Arc::default();
+    let (put, take) = (jobs.clone(), jobs);
+    let pg = group(puppet(move |job| put.lock().unwrap().push(job)).on_abort(move |_| {
+        let jobs = std::mem::take(&mut *take.lock().unwrap());
+        std::thread::spawn(|| jobs.into_iter().for_each(later));
+    }));
+    let mut x = [0f32];
+    within(Duration::from_secs(10), || {
+        pg.run(op::all_reduce(&mut x, SUM).timeout(Duration::from_millis(10))).map(drop).unwrap();
+    });
+    assert_eq!(x, [1.0]);
+    assert_eq!(pg.failure().map(Error::kind), Some(&ErrorKind::Internal));
+}
+
+#[test]
+fn a_failed_group_returns_the_first_cause() {
+    let aborts = Arc::new(AtomicUsize::new(0));
+    let count = aborts.clone();
+    let pg = group(
+        puppet(|job| {
+            let e = Error::new(ErrorKind::PeerDead { how: "gone".into() }, "first").guilty([0]);
+            job.complete(Err(e));
+        })
+        .on_abort(move |_| {
+            count.fetch_add(1, Ordering::SeqCst);
+        }),
+    );
+    let first = pg.barrier().unwrap_err();
+    assert_eq!(first.report().guilty, [0]);
+    for _ in 0..2 {
+        let again = pg.all_reduce(&mut [0f32], SUM).unwrap_err();
+        assert_eq!((again.kind(), again.report().seq), (first.kind(), Some(0)));
+    }
+    let e = pg.start(op::all_reduce(vec![1f32], SUM)).wait().unwrap_err();
+    assert_eq!((e.error.kind(), e.buffer), (first.kind(), Some(vec![1.0])));
+    pg.abort("later");
+    assert_eq!(pg.failure().unwrap().kind(), first.kind());
+    assert_eq!(aborts.load(Ordering::SeqCst), 1);
+    assert_eq!(pg.shutdown().unwrap_err().kind(), first.kind());
+}
+
+#[test]
+fn rejected_calls_leave_the_group_alone() {
+    let pg = group(puppet(at_once));
+    let e = pg.start(op::broadcast(vec![1f32], 9)).wait().unwrap_err();
+    assert_eq!((e.error.kind(), e.error.status()), (&ErrorKind::InvalidArgument, Status::Rejected));
+    assert_eq!((e.error.report().seq, e.buffer), (None, Some(vec![1.0])));
+    pg.all_reduce(&mut [0f32], SUM).unwrap();
+}
+
+#[test]
+fn abort_ends_what_is_in_flight_and_what_comes() {
+    let jobs: Arc<Mutex<Vec<Job>>> = Arc::default();
+    let (put, take) = (jobs.clone(), jobs.clone());
+    let pg = group(puppet(move |job| put.lock().unwrap().push(job)).on_abort(move |cause| {
+        std::mem::take(&mut *take.lock().unwrap()).into_iter().for_each(|j| j.complete(Err(cause.clone())));
+    }));
+    let other = pg.clone();
+    let blocked = std::thread::spawn(move || other.all_reduce(&mut [0f32], SUM).map(drop).unwrap_err());
+    let work = pg.start(op::send(vec![0f32], 0, 0));
+    assert!(work.wait().is_err(), "a message to oneself is refused");
+    while jobs.lock().unwrap().is_empty() {
+        std::thread::yield_now();
+    }
+    pg.abort("enough");
+    let e = blocked.join().unwrap();
+    assert_eq!((e.kind(), &*e.report().what), (&ErrorKind::Aborted, "enough"));
+    assert_eq!(*pg.barrier().unwrap_err().kind(), ErrorKind::Aborted);
+    let pg = group(puppet(at_once));
+    let clone = pg.clone();
+    pg.shutdown().unwrap();
+    assert_eq!(*clone.barrier().unwrap_err().kind(), ErrorKind::Shutdown);
+    clone.shutdown().unwrap();
+}
+
+/// Four threads, blocking and asynchronous: the backend gets the collectives in the order of their numbers.
+#[test]
+fn a_lane_gets_its_calls_in_order() {
+    let count = if cfg!(miri) { 20 } else { 2000 };
+    let seen: Arc<Mutex<Vec<u64>>> = Arc::default();
+    let order = seen.clone();
+    let pg = group(puppet(move |job| {
+        let request = job.request();
+        assert_eq!(request.fingerprint.seq as u64, request.seq);
+        order.lock().unwrap().push(request.seq);
+        job.complete(Ok(()));
+    }));
+    std::thread::scope(|s| {
+        for t in 0..4 {
+            let pg = &pg;
+            s.spawn(move || {
+                for i in 0..count {
+                    if (i + t) % 2 == 0 {
+                        pg.all_reduce(&mut [0f32], SUM).unwrap();
+                    } else {
+                        pg.start(op::all_reduce(vec![0f32], SUM)).wait().unwrap();
+                    }
+                }
+            });
+        }
+    });
+    assert!(seen.lock().unwrap().iter().copied().eq(0..4 * count));
+}
+
+/// Point-to-point takes no turn: a blocked `recv` does not stop another thread's `send`.
+#[test]
+fn point_to_point_takes_no_turn() {
+    let store = Arc::new(c10d_core::HashStore::new());
+    let jobs: Arc<Mutex<Vec<Job>>> = Arc::default();
+    let put = jobs.clone();
+    let b = common::builder(move |_| {
+        let put = put.clone();
+        puppet(move |job| match job.request().op {
+            c10d_core::OpKind::Recv => put.lock().unwrap().push(job),
+            _ => job.complete(Ok(())),
+        })
+    });
+    let groups: Vec<_> = std::thread::scope(|s| {
+        let make = |rank| b.clone().rank(rank).size(2).store(store.clone());
+        let threads = [0, 1].map(|rank| s.spawn(move || make(rank).build().unwrap()));
+        threads.map(|t| t.join().unwrap()).into()
+    });
+    std::thread::scope(|s| {
+        let receiver = s.spawn(|| groups[0].recv(vec![0f32], 1, 5));
+        while jobs.lock().unwrap().is_empty() {
+            std::thread::yield_now();
+        }
+        groups[0].send(&[0f32], 1, 5).unwrap();
+        groups[0].barrier().unwrap();
+        jobs.lock().unwrap().pop().unwrap().complete(Ok(()));
+        receiver.join().unwrap().unwrap();
+    });
+}
+
+/// What a peer put into a `bool` is a `bool` when the caller sees it; also over bare spans, before they are done.
+#[test]
+fn bools_are_bools() {
+    let pg = group(puppet(|job| {
+        for span in job.request().outputs() {
+            // SAFETY: within the span, and the job is not complete.
+            unsafe { span.host_ptr().unwrap().write_bytes(0x40, span.count()) };
+        }
+        job.complete(Ok(()));
+    }));
+    let mut x = [false; 3];
+    pg.broadcast(&mut x, 0).unwrap();
+    assert_eq!(x, [true; 3]);
+    assert_eq!(pg.start(op::broadcast(vec![false; 3], 0)).wait().unwrap(), [true; 3]);
+    let mut bytes = [0u8; 3];
+    let outputs = vec![Span::host(bytes.as_mut_ptr().cast::<bool>(), 3)];
+    let spans = c10d_core::RawSpans { outputs, ..Default::default() };
+    // SAFETY: `bytes` outlives the work, and nobody else uses it.
+    let work = unsafe { pg.submit_raw(c10d_core::OpKind::Broadcast, Default::default(), None, spans) };
+    assert!(work.is_done());
+    assert_eq!(bytes, [1; 3]);
+    work.wait().map(|_: Outcome| ()).unwrap();
+}
+
+#[test]
+fn absurd_timeouts_do_not_overflow() {
+    let pg = group(puppet(later));
+    for timeout in [Duration::MAX, Duration::from_secs(i64::MAX as u64 - 1_000_000), Duration::from_secs(1 << 62)] {
+        let mut x = [0f32];
+        pg.run(op::all_reduce(&mut x, SUM).timeout(timeout)).unwrap();
+        pg.start(op::all_reduce(vec![0f32], SUM).timeout(timeout)).wait().unwrap();
+        pg.scope(|s| s.start(op::all_reduce(&mut x, SUM).timeout(timeout)).wait().map(drop)).unwrap();
+    }
+}
