@@ -46,8 +46,9 @@ fn keeps_the_contract(store: &Arc<dyn Store>) {
     ] {
         assert_eq!(*error.kind(), ErrorKind::Store, "{error}");
     }
-    let error = store.wait(&["none"], in_a_moment()).unwrap_err().to_string();
-    assert!(error.contains("none") && error.contains("timed out"), "{error}");
+    let error = store.wait(&["none", "m1", "neither"], in_a_moment()).unwrap_err().to_string();
+    assert!(error.contains("none, neither") && error.contains("timed out"), "{error}");
+    assert!(!error.contains("m1"), "only what is missing: {error}");
     store.set("n", i64::MAX.to_string().as_bytes(), t).unwrap();
     assert!(store.add("n", 1, t).is_err());
     assert_eq!(store.get("n", t).unwrap(), i64::MAX.to_string().as_bytes());

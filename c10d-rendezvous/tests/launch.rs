@@ -336,6 +336,21 @@ fn signals_are_forwarded_once_and_the_second_kills() {
 }
 
 #[test]
+fn under_nohup_a_hang_up_ends_nothing() {
+    let child = launcher(2, "echo ready; sleep 0.3; echo survived");
+    let args: Vec<_> = child.get_args().map(ToOwned::to_owned).collect();
+    let mut nohup = Command::new("/bin/sh");
+    nohup.args(["-c", "trap '' HUP; exec \"$0\" \"$@\""]).arg(child.get_program()).args(args);
+    nohup.envs(child.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let mut child = nohup.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut out = until_said(&mut child, "ready", 2);
+    signal(&child, rustix::process::Signal::HUP);
+    let mut rest = String::new();
+    out.read_to_string(&mut rest).unwrap();
+    assert_eq!((child.wait().unwrap().code(), rest.matches("survived").count()), (Some(0), 2), "{rest}");
+}
+
+#[test]
 fn lines_of_ranks_are_not_mixed() {
     let script = "i=0; while [ $i -lt 300 ]; do printf 'rank '; printf \"$RANK\"; printf ' line %d\\n' $i; i=$((i+1)); \
                   done; printf 'no newline'";

@@ -21,9 +21,11 @@ fn python() -> Option<&'static str> {
     static FOUND: OnceLock<Option<String>> = OnceLock::new();
     let found = FOUND.get_or_init(|| {
         let named = std::env::var("C10D_TORCH_PYTHON").ok();
-        let python = named.unwrap_or_else(|| "python3".into());
+        let python = named.clone().unwrap_or_else(|| "python3".into());
         let tried = Command::new(&python).args(["-c", "import torch.distributed"]).output();
-        tried.is_ok_and(|out| out.status.success()).then_some(python)
+        let has_torch = tried.is_ok_and(|out| out.status.success());
+        assert!(has_torch || named.is_none(), "C10D_TORCH_PYTHON is {python}, which cannot import torch.distributed");
+        has_torch.then_some(python)
     });
     if found.is_none() {
         println!("skipped: no Python with torch (C10D_TORCH_PYTHON names one)");

@@ -12,7 +12,11 @@ use signal_hook::SigId;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::low_level::{pipe, unregister};
 
-const FORWARDED: [(i32, Signal); 3] = [(SIGINT, Signal::INT), (SIGTERM, Signal::TERM), (SIGHUP, Signal::HUP)];
+/// Not SIGHUP where this process was started to ignore it (`nohup`): then the ranks survive a hang-up too.
+static FORWARDED: LazyLock<Vec<(i32, Signal)>> = LazyLock::new(|| {
+    let hup = if ignored(SIGHUP) { None } else { Some((SIGHUP, Signal::HUP)) };
+    [(SIGINT, Signal::INT), (SIGTERM, Signal::TERM)].into_iter().chain(hup).collect()
+});
 
 /// Whether the signals do what they did before the first job: nobody forwards them now.
 static DEFAULT: LazyLock<Arc<AtomicBool>> = LazyLock::new(|| Arc::new(AtomicBool::new(false)));
@@ -31,14 +35,14 @@ impl Forwarding {
         let mut jobs = JOBS.lock();
         if jobs.is_none() {
             // A handler cannot be taken back, so afterwards it must do what the signal does by itself.
-            for (number, _) in FORWARDED {
+            for &(number, _) in FORWARDED.iter() {
                 signal_hook::flag::register_conditional_default(number, DEFAULT.clone())?;
             }
         }
         *jobs = Some(jobs.unwrap_or(0) + 1);
         DEFAULT.store(false, Ordering::SeqCst);
         drop(jobs);
-        for (number, signal) in FORWARDED {
+        for &(number, signal) in FORWARDED.iter() {
             let (receiver, sender) = UnixStream::pair()?;
             receiver.set_nonblocking(true)?;
             forwarding.ids.push(pipe::register(number, sender)?);
@@ -77,4 +81,10 @@ impl Drop for Forwarding {
         *jobs = Some(left);
         DEFAULT.store(left == 0, Ordering::SeqCst);
     }
+}
+
+fn ignored(signal: i32) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask >> (signal - 1) & 1 == 1)
 }

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use c10d_core::{Error, ErrorKind, Result, Store};
+use c10d_core::{Error, ErrorKind, Result};
 use parking_lot::Mutex;
 
 use super::link::{GRACE, Link};
@@ -123,69 +123,8 @@ impl TcpStore {
         self.0.addr
     }
 
-    /// Appends an item to a queue.
-    pub fn queue_push(&self, queue: &str, item: &[u8], deadline: Instant) -> Result {
-        self.write(Command::QueuePush, queue, item, deadline)
-    }
-
-    /// Takes the oldest item of a queue, waiting for one.
-    pub fn queue_pop(&self, queue: &str, deadline: Instant) -> Result<Vec<u8>> {
-        loop {
-            self.wait(&[queue], deadline)?;
-            // Another consumer may have been faster.
-            if let Some(item) = self.queue_try_pop(queue, deadline.max(Instant::now() + GRACE))? {
-                return Ok(item);
-            }
-        }
-    }
-
-    /// Takes the oldest item of a queue, if it has one.
-    pub fn queue_try_pop(&self, queue: &str, deadline: Instant) -> Result<Option<Vec<u8>>> {
-        let request = self.request(Command::QueuePop, queue)?;
-        self.call("pop from", &[queue], deadline, |link| {
-            link.send(&request, deadline)?;
-            if link.integer(deadline)? > 0 { link.string(deadline).map(Some) } else { Ok(None) }
-        })
-    }
-
-    /// How many items a queue has.
-    pub fn queue_len(&self, queue: &str, deadline: Instant) -> Result<u64> {
-        let request = self.request(Command::QueueLen, queue)?;
-        self.ask("measure", &[queue], &request, deadline).map(|n| n as u64)
-    }
-
-    /// The names of all keys that clients have set, in any order.
-    pub fn list_keys(&self, deadline: Instant) -> Result<Vec<String>> {
-        let keys = self.call("list", &[], deadline, |link| {
-            link.send(&[Command::ListKeys as u8], deadline)?;
-            let n = link.length(1 << 30, deadline)?;
-            (0..n).map(|_| link.string(deadline)).collect::<io::Result<Vec<_>>>()
-        })?;
-        let name = |key: &Vec<u8>| Some(String::from_utf8_lossy(key.strip_prefix(b"/")?).into_owned());
-        Ok(keys.iter().filter_map(name).collect())
-    }
-
-    /// Waits until `world` clients have called this. A key serves one barrier; an arrival counts even if it timed out.
-    pub fn barrier(&self, key: &str, world: u32, deadline: Instant) -> Result {
-        let mut request = self.request(Command::Barrier, key)?;
-        request.integer(world.into());
-        if self.call("wait at", &[key], deadline, |link| link.wait(&request, deadline, GRACE))? {
-            return Ok(());
-        }
-        Err(self.timed_out(&[key], &format!("fewer than {world} clients arrived at the barrier")))
-    }
-
-    /// Counts this process among the workers that a PyTorch process hosting the store waits for; gives the count so far.
-    pub fn count_worker(&self, deadline: Instant) -> Result<i64> {
-        let mut request = Vec::new();
-        request.command(Command::Add);
-        request.string(b"init/");
-        request.integer(1);
-        self.ask("join", &["init/"], &request, deadline)
-    }
-
     /// Runs one exchange on a connection of its own, and keeps the connection if it went well.
-    fn call<R>(
+    pub(super) fn call<R>(
         &self,
         verb: &str,
         keys: &[&str],
@@ -218,6 +157,10 @@ impl TcpStore {
         Ok(out)
     }
 
+    pub(super) fn limits(&self) -> &Limits {
+        &self.0.limits
+    }
+
     fn idle_link(&self) -> Option<Link> {
         loop {
             let link = self.0.idle.lock().pop()?;
@@ -228,7 +171,7 @@ impl TcpStore {
     }
 
     /// An exchange whose answer is one integer.
-    fn ask(&self, verb: &str, keys: &[&str], request: &[u8], deadline: Instant) -> Result<i64> {
+    pub(super) fn ask(&self, verb: &str, keys: &[&str], request: &[u8], deadline: Instant) -> Result<i64> {
         self.call(verb, keys, deadline, |link| {
             link.send(request, deadline)?;
             link.integer(deadline)
@@ -236,7 +179,7 @@ impl TcpStore {
     }
 
     /// An exchange without an answer; a ping behind it tells that it was executed.
-    fn tell(&self, verb: &str, keys: &[&str], mut request: Vec<u8>, deadline: Instant) -> Result {
+    pub(super) fn tell(&self, verb: &str, keys: &[&str], mut request: Vec<u8>, deadline: Instant) -> Result {
         let nonce = std::process::id();
         request.ping(nonce);
         self.call(verb, keys, deadline, |link| {
@@ -245,174 +188,51 @@ impl TcpStore {
         })
     }
 
-    fn write(&self, command: Command, key: &str, value: &[u8], deadline: Instant) -> Result {
-        let mut request = self.request(command, key)?;
-        self.check_value(key, value)?;
-        request.string(value);
+    pub(super) fn write(&self, command: Command, key: &str, value: &[u8], deadline: Instant) -> Result {
+        let mut request = self.limits().request(command, key)?;
+        self.limits().put_value(&mut request, key, value)?;
         self.tell("write", &[key], request, deadline)
     }
 
-    fn request(&self, command: Command, key: &str) -> Result<Vec<u8>> {
-        let mut request = Vec::new();
-        request.command(command);
-        self.put_key(&mut request, key)?;
-        Ok(request)
-    }
-
-    fn list_request(&self, command: Command, keys: &[&str]) -> Result<Vec<u8>> {
-        self.check_count(keys.len())?;
-        let mut request = Vec::new();
-        request.command(command);
-        request.integer(keys.len() as i64);
-        for key in keys {
-            self.put_key(&mut request, key)?;
-        }
-        self.check_size(request)
-    }
-
-    fn put_key(&self, request: &mut Vec<u8>, key: &str) -> Result {
-        let (len, limit) = (key.len() + 1, self.0.limits.key);
-        if len > limit {
-            return Err(refused(format!("a key of {len} bytes is above the store's limit of {limit}")));
-        }
-        request.integer(len as i64);
-        request.push(b'/');
-        request.extend_from_slice(key.as_bytes());
-        Ok(())
-    }
-
-    fn check_value(&self, key: &str, value: &[u8]) -> Result {
-        let (len, limit) = (value.len(), self.0.limits.value);
-        if len > limit {
-            return Err(refused(format!(
-                "a value of {len} bytes for key {key:?} is above the store's limit of {limit}"
-            )));
-        }
-        Ok(())
-    }
-
-    fn check_count(&self, n: usize) -> Result {
-        let limit = self.0.limits.list;
-        if n > limit {
-            return Err(refused(format!("{n} keys in one call are above the store's limit of {limit}")));
-        }
-        Ok(())
-    }
-
-    fn check_size(&self, request: Vec<u8>) -> Result<Vec<u8>> {
-        // The server counts somewhat more than the bytes; half of its limit is safe.
-        let limit = self.0.limits.request / 2;
-        if request.len() > limit {
-            return Err(refused(format!("a call of {} bytes is above the limit of {limit}; split it", request.len())));
-        }
-        Ok(request)
-    }
-
-    fn timed_out(&self, keys: &[&str], why: &str) -> Error {
+    pub(super) fn timed_out(&self, keys: &[&str], why: &str) -> Error {
         Error::new(ErrorKind::Store, format!("timed out at the store {}{}: {why}", self.0.addr, names(keys)))
     }
 
     /// Waits for the keys, then runs the second half of the verb on the same connection.
-    fn wait_then<R>(
+    pub(super) fn wait_then<R>(
         &self,
         keys: &[&str],
         deadline: Instant,
         then: impl FnOnce(&mut Link, Instant) -> io::Result<R>,
     ) -> Result<R> {
-        let request = self.list_request(Command::Wait, keys)?;
+        let request = self.limits().list_request(Command::Wait, keys)?;
         let found = self.call("wait for", keys, deadline, |link| {
             if link.wait(&request, deadline, GRACE)? {
                 // The keys may have come at the last moment.
-                then(link, deadline.max(Instant::now() + GRACE)).map(Some)
+                then(link, deadline.max(Instant::now() + GRACE)).map(Ok)
             } else {
-                Ok(None)
+                self.absent(keys, link).map(Err)
             }
         })?;
-        found.ok_or_else(|| self.timed_out(keys, "no rank has set all of these keys"))
-    }
-}
-
-impl Store for TcpStore {
-    fn set(&self, key: &str, value: &[u8], deadline: Instant) -> Result {
-        self.write(Command::Set, key, value, deadline)
+        found.map_err(|absent| self.timed_out(&absent, "no rank has set this"))
     }
 
-    fn get(&self, key: &str, deadline: Instant) -> Result<Vec<u8>> {
-        let request = self.request(Command::Get, key)?;
-        self.wait_then(&[key], deadline, |link, deadline| {
-            link.send(&request, deadline)?;
-            link.string(deadline)
-        })
-    }
-
-    fn wait(&self, keys: &[&str], deadline: Instant) -> Result {
-        self.wait_then(keys, deadline, |_, _| Ok(()))
-    }
-
-    fn add(&self, key: &str, delta: i64, deadline: Instant) -> Result<i64> {
-        let mut request = self.request(Command::Add, key)?;
-        request.integer(delta);
-        self.ask("add to", &[key], &request, deadline)
-    }
-
-    fn compare_set(&self, key: &str, expected: &[u8], desired: &[u8], deadline: Instant) -> Result<Vec<u8>> {
-        let mut request = self.request(Command::CompareSet, key)?;
-        for value in [expected, desired] {
-            self.check_value(key, value)?;
-            request.string(value);
+    /// Those of the keys that are not there: whoever waits in vain wants to know for whom.
+    fn absent<'a>(&self, keys: &[&'a str], link: &mut Link) -> io::Result<Vec<&'a str>> {
+        const FEW: usize = 256;
+        let deadline = Instant::now() + GRACE;
+        let asked = &keys[..keys.len().min(FEW)];
+        let questions = asked.iter().map(|key| self.limits().list_request(Command::Check, &[key]));
+        link.send(&questions.collect::<Result<Vec<_>>>().map_err(io::Error::other)?.concat(), deadline)?;
+        let mut absent = Vec::new();
+        for key in asked {
+            if link.byte(deadline)? != 0 {
+                absent.push(*key);
+            }
         }
-        self.call("compare and set", &[key], deadline, |link| {
-            link.send(&request, deadline)?;
-            link.string(deadline)
-        })
+        absent.extend(&keys[asked.len()..]);
+        Ok(absent)
     }
-
-    fn append(&self, key: &str, value: &[u8], deadline: Instant) -> Result {
-        self.write(Command::Append, key, value, deadline)
-    }
-
-    fn check(&self, keys: &[&str], deadline: Instant) -> Result<bool> {
-        let request = self.list_request(Command::Check, keys)?;
-        self.call("check", keys, deadline, |link| {
-            link.send(&request, deadline)?;
-            Ok(link.byte(deadline)? == 0)
-        })
-    }
-
-    fn delete(&self, key: &str, deadline: Instant) -> Result<bool> {
-        let request = self.request(Command::Delete, key)?;
-        self.ask("delete", &[key], &request, deadline).map(|n| n > 0)
-    }
-
-    fn num_keys(&self, deadline: Instant) -> Result<u64> {
-        self.ask("count keys", &[], &[Command::NumKeys as u8], deadline).map(|n| n as u64)
-    }
-
-    fn multi_get(&self, keys: &[&str], deadline: Instant) -> Result<Vec<Vec<u8>>> {
-        let request = self.list_request(Command::MultiGet, keys)?;
-        self.wait_then(keys, deadline, |link, deadline| {
-            link.send(&request, deadline)?;
-            keys.iter().map(|_| link.string(deadline)).collect()
-        })
-    }
-
-    fn multi_set(&self, pairs: &[(&str, &[u8])], deadline: Instant) -> Result {
-        self.check_count(pairs.len())?;
-        let mut request = Vec::new();
-        request.command(Command::MultiSet);
-        request.integer(pairs.len() as i64);
-        for (key, value) in pairs {
-            self.put_key(&mut request, key)?;
-            self.check_value(key, value)?;
-            request.string(value);
-        }
-        let request = self.check_size(request)?;
-        self.tell("write", &pairs.iter().map(|(key, _)| *key).collect::<Vec<_>>(), request, deadline)
-    }
-}
-
-fn refused(what: String) -> Error {
-    Error::new(ErrorKind::Store, what).rejected()
 }
 
 /// The first keys, as errors list them.

@@ -10,11 +10,13 @@ mod link_tests;
 mod protocol;
 #[cfg(test)]
 mod protocol_tests;
+mod requests;
 mod resolve;
 mod server;
 mod state;
 #[cfg(test)]
 mod state_tests;
+mod verbs;
 
 pub use client::TcpStore;
 pub(crate) use client::WeakStore;
