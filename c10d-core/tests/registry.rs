@@ -1,0 +1,114 @@
+//! Who registers what, and what contradicts.
+
+mod common;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use c10d_core::registry::{KernelRow, Provider, Registry};
+use c10d_core::{BackendMap, DispatchKey, ErrorKind, Job, KernelContext, OpKind, ProcessGroup, ReduceOp};
+use common::{DENSE, provider, puppet};
+
+fn backend(source: &'static str, name: &'static str) -> &'static Provider {
+    provider(source, name, DENSE, move |_| Ok(Arc::new(puppet(|job| job.complete(Ok(()))).named(name))))
+}
+
+fn kernels(source: &'static str, rows: Vec<KernelRow>) -> &'static Provider {
+    Box::leak(Box::new(Provider { source, backends: &[], kernels: rows.leak() }))
+}
+
+fn row(op: OpKind, key: DispatchKey, backend: Option<&'static str>) -> KernelRow {
+    KernelRow { op, key, backend, kernel: counting }
+}
+
+static COUNTED: AtomicUsize = AtomicUsize::new(0);
+
+fn counting(ctx: KernelContext<'_>, job: Job) {
+    COUNTED.fetch_add(1, Ordering::SeqCst);
+    ctx.backend().submit(job);
+}
+
+#[track_caller]
+fn refused(listed: &[&'static Provider], words: &[&str]) {
+    let Err(e) = Registry::collect(listed) else { panic!("was accepted") };
+    assert_eq!(*e.kind(), ErrorKind::InvalidArgument);
+    words.iter().for_each(|w| assert!(e.to_string().contains(w), "{e} lacks {w:?}"));
+}
+
+#[test]
+fn sixty_rows() {
+    let table = Registry::collect(&[backend("acme-crate", "acme")]).unwrap().table(&BackendMap::default());
+    assert_eq!(table.len(), 60);
+    let (with, without): (Vec<_>, Vec<_>) = table.iter().partition(|r| r.source.is_some());
+    assert_eq!((with.len(), without.len()), (58, 2));
+    for r in with {
+        assert_eq!((r.source, r.backend, &r.why), (Some("c10d-core"), Some("acme"), &None), "{r:?}");
+        assert!(!r.key.is_sparse());
+    }
+    for r in without {
+        assert!(r.op == OpKind::AllReduce && r.key.is_sparse());
+        assert!(r.why.as_deref().is_some_and(|w| w.starts_with("declared without a kernel")), "{r:?}");
+    }
+    let bare = Registry::collect(&[]).unwrap().table(&BackendMap::default());
+    assert!(bare.iter().all(|r| r.backend.is_none() && r.why.is_some()));
+    assert_eq!((bare.len(), bare.iter().filter(|r| r.source.is_some()).count()), (60, 58));
+}
+
+#[test]
+fn twice_is_an_error_that_names_both() {
+    refused(&[backend("one-crate", "acme"), backend("other-crate", "acme")], &["\"acme\"", "one-crate", "other-crate"]);
+    let sum = || vec![row(OpKind::AllReduce, DispatchKey::SparseCpu, None)];
+    refused(&[kernels("one", sum()), kernels("two", sum())], &["all_reduce on SparseCPU", "one", "two"]);
+    // Core has the dense rows.
+    let dense = vec![row(OpKind::Barrier, DispatchKey::Cpu, None)];
+    refused(&[kernels("one", dense)], &["barrier on CPU", "c10d-core", "one"]);
+    let own = || vec![row(OpKind::Barrier, DispatchKey::Cpu, Some("acme"))];
+    refused(&[kernels("one", own()), kernels("two", own())], &["barrier on CPU for backend \"acme\"", "one", "two"]);
+    let undeclared = vec![row(OpKind::MonitoredBarrier, DispatchKey::Cuda, None)];
+    refused(&[kernels("one", undeclared)], &["one", "monitored_barrier on CUDA", "does not declare"]);
+}
+
+static SUBMITTED: Provider = Provider { source: "submitted", backends: &[], kernels: &[] };
+c10d_core::submit!(SUBMITTED);
+
+/// What is listed by hand and linked as well is one and the same.
+#[test]
+fn listed_and_submitted() {
+    let acme = backend("acme-crate", "acme");
+    let registry = Registry::collect(&[acme, &SUBMITTED, acme]).unwrap();
+    assert_eq!(registry.backends().count(), 1);
+}
+
+#[test]
+fn a_row_for_one_backend_beats_the_row_for_all() {
+    let rows = vec![row(OpKind::Broadcast, DispatchKey::Cpu, Some("acme"))];
+    let providers = [backend("a", "acme"), backend("b", "other"), kernels("acme-kernels", rows)];
+    let registry = Registry::collect(&providers).unwrap();
+    let source = |name| registry.kernel(OpKind::Broadcast, DispatchKey::Cpu, name).unwrap().1;
+    assert_eq!((source("acme"), source("other")), ("acme-kernels", "c10d-core"));
+    for (name, calls) in [("acme", 1), ("other", 0)] {
+        let pg = ProcessGroup::builder().providers(&providers).backend(name).build().unwrap();
+        COUNTED.store(0, Ordering::SeqCst);
+        pg.broadcast(&mut [0f32], 0).unwrap();
+        pg.all_reduce(&mut [0f32], ReduceOp::Sum).unwrap();
+        assert_eq!(COUNTED.load(Ordering::SeqCst), calls, "{name}");
+        assert_eq!(pg.backend(DispatchKey::Cuda).unwrap(), name);
+    }
+}
+
+#[test]
+fn maps_choose_backends() {
+    let cpu = provider("a", "plain", &[DispatchKey::Cpu], |_| {
+        Ok(Arc::new(puppet(|job| job.complete(Ok(()))).named("plain")))
+    });
+    let providers = [backend("b", "acme"), cpu];
+    let build = |map: &str| ProcessGroup::builder().providers(&providers).backend(map).build();
+    let pg = build("cpu:plain,cuda:acme").unwrap();
+    assert_eq!(pg.backend(DispatchKey::Cpu).unwrap(), "plain");
+    assert_eq!(pg.backend(DispatchKey::Cuda).unwrap(), "acme");
+    assert_eq!(*pg.backend(DispatchKey::PrivateUse1).unwrap_err().kind(), ErrorKind::Unsupported);
+    let e = build("cpu:plian").unwrap_err();
+    assert!(e.to_string().contains("plian") && e.to_string().contains("acme, plain"), "{e}");
+    // Without a map, the first by name among equals.
+    assert_eq!(build("").unwrap().backend(DispatchKey::Cpu).unwrap(), "acme");
+}
