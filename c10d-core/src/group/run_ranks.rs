@@ -1,6 +1,7 @@
 //! Ranks as threads of one process.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::{GroupBuilder, ProcessGroup};
 use crate::store::HashStore;
@@ -17,21 +18,29 @@ pub fn run_ranks<T: Send>(
     builder: GroupBuilder,
     body: impl Fn(ProcessGroup) -> Result<T> + Sync,
 ) -> Result<Vec<T>> {
+    if size == 0 {
+        return Err(Error::invalid("a world has at least one rank"));
+    }
     let store = Arc::new(HashStore::new());
-    let results: Vec<std::thread::Result<Result<T>>> = std::thread::scope(|s| {
+    let ended = AtomicUsize::new(0);
+    let results: Vec<std::thread::Result<Result<T, (usize, Error)>>> = std::thread::scope(|s| {
         let threads: Vec<_> = (0..size)
             .map(|rank| {
                 let builder = builder.clone().rank(rank).size(size).store(store.clone());
-                let body = &body;
+                let (body, ended) = (&body, &ended);
                 let name = format!("rank {rank}");
-                std::thread::Builder::new().name(name).spawn_scoped(s, move || body(builder.build()?))
+                std::thread::Builder::new().name(name).spawn_scoped(s, move || {
+                    let result = builder.build().and_then(body);
+                    let place = ended.fetch_add(1, Ordering::Relaxed);
+                    result.map_err(|e| (place, e))
+                })
             })
             .collect();
         threads
             .into_iter()
             .map(|t| match t {
                 Ok(thread) => thread.join(),
-                Err(e) => Ok(Err(Error::new(ErrorKind::Resource, "cannot start a thread for a rank").source(e))),
+                Err(e) => Ok(Err((0, Error::new(ErrorKind::Resource, "cannot start a thread for a rank").source(e)))),
             })
             .collect()
     });
@@ -49,6 +58,6 @@ pub fn run_ranks<T: Send>(
         std::panic::resume_unwind(panic);
     }
     // A rank that left early makes others report it as dead; its own error is the cause.
-    errors.sort_by_key(|e| matches!(e.kind(), ErrorKind::PeerDead { .. } | ErrorKind::Aborted));
-    errors.into_iter().next().map_or(Ok(values), Err)
+    errors.sort_by_key(|(place, e)| (matches!(e.kind(), ErrorKind::PeerDead { .. } | ErrorKind::Aborted), *place));
+    errors.into_iter().next().map_or(Ok(values), |(_, e)| Err(e))
 }

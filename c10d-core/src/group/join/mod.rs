@@ -154,7 +154,9 @@ impl Join<'_> {
         let mut parts = text.splitn(3, ':');
         let mut list = || parts.next().unwrap_or("").split(',');
         let mine = hex(&self.hello.nonce);
-        if !list().any(|n| n == mine) {
+        // Only the store of a first group may hold another run's failure.
+        let for_me = list().any(|n| n == mine);
+        if self.first && !for_me {
             return Ok(());
         }
         let ids: Vec<u32> = list().filter_map(|g| g.parse().ok()).collect();

@@ -1,0 +1,307 @@
+//! Ranks finding each other, or naming those that they do not find.
+
+mod common;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use c10d_core::{
+    Error, ErrorKind, GroupBuilder, HashStore, Phase, PrefixStore, ProcessGroup, Result, Store, run_ranks,
+};
+use common::{puppet, within};
+
+const HANG: Duration = Duration::from_secs(20);
+const LONG: Duration = Duration::from_secs(15);
+const SHORT: Duration = Duration::from_millis(400);
+
+fn builder() -> GroupBuilder {
+    common::builder(|_| puppet(|job| job.complete(Ok(())))).timeout(LONG)
+}
+
+fn soon() -> Instant {
+    Instant::now() + LONG
+}
+
+/// Builds these (rank, size) at once over one store.
+fn build(store: &Arc<HashStore>, timeout: Duration, ranks: &[(u32, u32)]) -> Vec<Result<ProcessGroup>> {
+    std::thread::scope(|s| {
+        let b = |r, n| builder().timeout(timeout).rank(r).size(n).store(store.clone());
+        let threads: Vec<_> = ranks.iter().map(|&(r, n)| s.spawn(move || b(r, n).build())).collect();
+        within(HANG, || threads.into_iter().map(|t| t.join().unwrap()).collect())
+    })
+}
+
+fn field(e: &Error) -> &'static str {
+    match e.kind() {
+        ErrorKind::Mismatch { field, .. } => field,
+        other => panic!("{other:?}: {e}"),
+    }
+}
+
+/// Keys as an earlier run left them, which died before it was done or after.
+fn used_store(size: u32) -> Arc<HashStore> {
+    let store = Arc::new(HashStore::new());
+    let all: Vec<_> = (0..size).map(|r| (r, size)).collect();
+    build(&store, LONG, &all).into_iter().for_each(|pg| drop(pg.unwrap()));
+    store
+}
+
+#[test]
+fn missing_ranks_are_named_by_all_that_came() {
+    for (present, missing) in [(&[0, 2][..], &[1, 3][..]), (&[1, 2, 3], &[0]), (&[3], &[0, 1, 2])] {
+        let ranks: Vec<_> = present.iter().map(|r| (*r, 4)).collect();
+        for (result, (rank, _)) in build(&Arc::default(), SHORT, &ranks).into_iter().zip(&ranks) {
+            let e = result.unwrap_err();
+            assert_eq!((e.kind(), &*e.report().guilty), (&ErrorKind::Rendezvous, missing), "rank {rank}: {e}");
+            assert_eq!((e.report().rank, e.report().phase), (Some(*rank), Some(Phase::Rendezvous)));
+            assert!(e.report().group.is_some());
+        }
+    }
+}
+
+/// A rank with more patience hears of the failure from the leader.
+#[test]
+fn the_patient_are_told() {
+    let store = Arc::new(HashStore::new());
+    std::thread::scope(|s| {
+        let b = |r| builder().rank(r).size(3).store(store.clone());
+        let patient = s.spawn(move || within(Duration::from_secs(10), || b(1).build().unwrap_err()));
+        while !store.check(&["group/default/hello/1"], soon()).unwrap() {
+            std::thread::yield_now();
+        }
+        let leader = b(0).timeout(SHORT).build().unwrap_err();
+        let told = patient.join().unwrap();
+        assert_eq!((&*leader.report().guilty, &*told.report().guilty), (&[2][..], &[2][..]), "{told}");
+    });
+}
+
+#[test]
+fn world_sizes_that_differ() {
+    let cases = [
+        (&[(0, 2), (1, 3), (2, 3)][..], 1),
+        (&[(0, 3), (1, 2)], 1),
+        (&[(0, 4), (1, 4), (2, 3)], 2),
+        (&[(0, 1), (1, 2)], 9),
+    ];
+    for (ranks, guilty) in cases {
+        let store = Arc::new(HashStore::new());
+        let start = Instant::now();
+        let b = |r, n| builder().rank(r).size(n).store(store.clone());
+        let errors: Vec<Error> = std::thread::scope(|s| {
+            // A world of one is content; the other finds out at its deadline.
+            let timeout = if guilty == 9 { SHORT } else { LONG };
+            let others: Vec<_> = ranks[1..]
+                .iter()
+                .map(|&(r, n)| s.spawn(move || b(r, n).timeout(timeout).build().unwrap_err()))
+                .collect();
+            for (r, _) in &ranks[1..] {
+                store.wait(&[&format!("group/default/hello/{r}")], soon()).unwrap();
+            }
+            let leader = b(ranks[0].0, ranks[0].1).build();
+            assert_eq!(leader.is_ok(), guilty == 9);
+            leader.err().into_iter().chain(others.into_iter().map(|t| t.join().unwrap())).collect()
+        });
+        assert!(start.elapsed() < LONG, "waited for the deadline");
+        errors.iter().for_each(|e| assert_eq!(field(e), "world_size", "{e}"));
+        let leader = errors.first().filter(|_| guilty != 9);
+        assert!(leader.is_none_or(|e| e.report().guilty == [guilty]), "{leader:?}");
+        assert_eq!(errors.last().unwrap().report().guilty, [0]);
+    }
+}
+
+#[test]
+fn keys_of_an_earlier_run() {
+    for earlier in [1, 2, 3, 5] {
+        // All come, some of them late.
+        let store = used_store(earlier);
+        std::thread::scope(|s| {
+            for r in 0..3 {
+                let b = builder().rank(r).size(3).store(store.clone());
+                s.spawn(move || {
+                    sleep(Duration::from_millis(u64::from((r * 2) % 3) * 150));
+                    within(HANG, || b.build()).unwrap_or_else(|e| panic!("after a run of {earlier}, rank {r}: {e}"));
+                });
+            }
+        });
+        // One does not come: only it is named, though its key is there.
+        let store = used_store(earlier);
+        for result in build(&store, SHORT * 2, &[(0, 3), (1, 3)]) {
+            let e = result.unwrap_err();
+            assert_eq!((e.kind(), &*e.report().guilty), (&ErrorKind::Rendezvous, &[2][..]), "after {earlier}: {e}");
+        }
+    }
+    // A failure that was published to an earlier run is not ours.
+    let store = Arc::new(HashStore::new());
+    build(&store, SHORT, &[(0, 2)])[0].as_ref().unwrap_err();
+    for result in build(&store, LONG, &[(0, 2), (1, 2)]) {
+        result.unwrap();
+    }
+}
+
+#[test]
+fn a_rank_used_twice() {
+    for rank in [0, 1] {
+        let errors: Vec<Error> = build(&Arc::default(), SHORT * 2, &[(rank, 3), (rank, 3), (2, 3)])
+            .into_iter()
+            .filter_map(Result::err)
+            .collect();
+        assert!(!errors.is_empty());
+    }
+    let errors: Vec<Error> =
+        build(&Arc::default(), SHORT * 2, &[(1, 2), (1, 2), (0, 2)]).into_iter().filter_map(Result::err).collect();
+    assert!(errors.iter().any(|e| e.to_string().contains("used twice")), "{errors:?}");
+}
+
+#[test]
+fn nonsense_is_refused() {
+    for (rank, size) in [(0, 0), (3, 3), (u32::MAX, 1)] {
+        let e = builder().rank(rank).size(size).build().unwrap_err();
+        assert_eq!(*e.kind(), ErrorKind::InvalidArgument);
+    }
+    assert!(builder().size(2).build().unwrap_err().to_string().contains("needs a store"));
+    // What another program wrote under our keys.
+    let store = Arc::new(HashStore::new());
+    for key in ["hello/1", "session/0"] {
+        store.set(&format!("group/default/{key}"), b"\xff\xfe", soon()).unwrap();
+    }
+    let e = build(&store, SHORT, &[(0, 2)]).remove(0).unwrap_err();
+    assert_eq!(e.report().guilty, [1], "{e}");
+    build(&store, LONG, &[(1, 2), (0, 2)]).into_iter().for_each(|r| drop(r.unwrap()));
+}
+
+#[test]
+fn new_groups_and_splits() {
+    let seen = run_ranks(6, builder(), |pg| {
+        let evens = pg.new_group(&[4, 2, 0])?;
+        let all = pg.new_group(&[0, 1, 2, 3, 4, 5])?.unwrap();
+        let third = pg.split(Some(pg.rank() % 3), 10 - pg.rank())?.unwrap();
+        let some = pg.split((pg.rank() > 3).then_some(0), 0)?;
+        assert_eq!(evens.is_some(), pg.rank() % 2 == 0);
+        assert_eq!((all.rank(), all.size()), (pg.rank(), 6));
+        if let Some(g) = &evens {
+            assert_eq!((g.size(), g.global_rank(g.rank())), (3, Some(pg.rank())));
+            assert_eq!(g.rank(), 2 - pg.rank() / 2);
+            let inner = g.new_group(&[1, 2])?;
+            assert_eq!(inner.map(|i| i.global_rank(0)), (g.rank() > 0).then_some(Some(2)));
+            g.barrier()?;
+        }
+        assert_eq!((third.size(), third.global_rank(third.rank())), (2, Some(pg.rank())));
+        assert_eq!(third.rank(), u32::from(pg.rank() < 3), "a lower key comes first");
+        assert_eq!(some.map(|g| (g.rank(), g.size())), (pg.rank() > 3).then(|| (pg.rank() - 4, 2)));
+        Ok((pg.rank(), third.name().to_owned()))
+    });
+    let seen = seen.unwrap();
+    assert!(seen.iter().map(|s| s.0).eq(0..6));
+    assert_eq!(seen[0].1, seen[3].1);
+    assert_ne!(seen[0].1, seen[1].1);
+}
+
+#[test]
+fn member_lists_that_differ() {
+    let lists: [[&[u32]; 3]; 4] = [
+        [&[0, 1], &[1, 0], &[0, 1]],
+        [&[0, 1], &[0, 1, 2], &[0, 1, 2]],
+        [&[0, 1, 2], &[0, 1], &[0, 1, 2]],
+        [&[0, 1, 2], &[0, 2, 1], &[0, 1, 2]],
+    ];
+    for case in lists {
+        let errors = within(LONG, || {
+            run_ranks(3, builder(), |pg| {
+                Ok(match pg.new_group(case[pg.rank() as usize]) {
+                    Ok(None) => None,
+                    Ok(Some(_)) => panic!("{case:?}: rank {} has a group", pg.rank()),
+                    Err(e) => Some(e),
+                })
+            })
+        });
+        for (rank, e) in errors.unwrap().into_iter().enumerate().filter_map(|(r, e)| Some((r, e?))) {
+            assert_eq!(field(&e), "members", "{case:?}, rank {rank}: {e}");
+            assert!(!e.report().guilty_global.is_empty() && !e.report().guilty_global.contains(&(rank as u32)), "{e}");
+        }
+    }
+}
+
+#[test]
+fn sub_groups_that_cannot_be() {
+    run_ranks(2, builder().timeout(SHORT * 2), |pg| {
+        for list in [&[][..], &[0, 2], &[1, 1]] {
+            let e = pg.new_group(list).unwrap_err();
+            assert_eq!((e.kind(), e.report().rank), (&ErrorKind::InvalidArgument, Some(pg.rank())));
+        }
+        if pg.rank() == 1 {
+            let e = pg.new_group(&[0, 1]).unwrap_err();
+            assert_eq!((&*e.report().guilty, &*e.report().guilty_global), (&[0][..], &[0][..]), "{e}");
+            let e = pg.split(Some(0), 0).unwrap_err();
+            assert_eq!(e.report().guilty, [0], "{e}");
+            pg.abort("done");
+            assert_eq!(*pg.split(Some(0), 0).unwrap_err().kind(), ErrorKind::Aborted);
+        }
+        Ok(())
+    })
+    .unwrap();
+}
+
+#[test]
+fn many_groups_at_once() {
+    run_ranks(3, builder(), |pg| {
+        let groups: Vec<_> = (0..4).map(|_| pg.new_group(&[0, 1, 2]).map(Option::unwrap)).collect::<Result<_>>()?;
+        std::thread::scope(|s| groups.iter().map(|g| s.spawn(|| g.barrier())).for_each(|t| t.join().unwrap().unwrap()));
+        Ok(())
+    })
+    .unwrap();
+    // Different names over one store.
+    let store = Arc::new(HashStore::new());
+    std::thread::scope(|s| {
+        for (name, rank) in ["a", "b", "c"].into_iter().flat_map(|n| [(n, 0), (n, 1)]) {
+            let b = builder().name(name).rank(rank).size(2).store(store.clone());
+            s.spawn(move || assert_eq!(b.build().unwrap().name(), name));
+        }
+    });
+}
+
+#[test]
+fn run_ranks_tells_the_cause() {
+    assert_eq!(run_ranks(4, builder(), |pg| Ok(pg.rank() * 10)).unwrap(), [0, 10, 20, 30]);
+    // Others report the end of the rank that failed; its own error is the cause.
+    let died = AtomicUsize::new(0);
+    let e = run_ranks(3, builder(), |pg| -> Result {
+        if pg.rank() == 2 {
+            died.store(1, Ordering::SeqCst);
+            return Err(Error::new(ErrorKind::Resource, "no more memory"));
+        }
+        while died.load(Ordering::SeqCst) == 0 {
+            std::thread::yield_now();
+        }
+        Err(Error::new(ErrorKind::PeerDead { how: "left".into() }, "").guilty([2]))
+    });
+    assert_eq!(*e.unwrap_err().kind(), ErrorKind::Resource);
+    let panicked = std::panic::catch_unwind(|| {
+        run_ranks(2, builder(), |pg| if pg.rank() == 1 { panic!("rank 1 fell over") } else { Ok(()) })
+    });
+    assert_eq!(panicked.unwrap_err().downcast_ref::<&str>(), Some(&"rank 1 fell over"));
+    assert_eq!(*run_ranks(0, builder(), |_| Ok(())).unwrap_err().kind(), ErrorKind::InvalidArgument);
+}
+
+#[test]
+fn stores() {
+    let base = Arc::new(HashStore::new());
+    let a = PrefixStore::new("a", base.clone());
+    let now = Instant::now();
+    a.set("k", b"1", now).unwrap();
+    assert_eq!(base.get("a/k", now).unwrap(), b"1");
+    assert_eq!((a.add("n", 5, now).unwrap(), a.add("n", -7, now).unwrap()), (5, -2));
+    assert_eq!(*a.add("k2", i64::MAX, now).and_then(|_| a.add("k2", 1, now)).unwrap_err().kind(), ErrorKind::Store);
+    a.append("k", b"23", now).unwrap();
+    assert_eq!(a.compare_set("k", b"123", b"x", now).unwrap(), b"x");
+    assert_eq!(a.compare_set("k", b"no", b"y", now).unwrap(), b"x");
+    assert_eq!(a.compare_set("new", b"", b"z", now).unwrap(), b"z");
+    assert_eq!(a.compare_set("newer", b"e", b"z", now).unwrap(), b"e");
+    assert!(!a.check(&["k", "newer"], now).unwrap());
+    a.multi_set(&[("p", b"1"), ("q", b"2")], now).unwrap();
+    assert_eq!(a.multi_get(&["q", "p"], now).unwrap(), [b"2", b"1"]);
+    assert!(a.delete("p", now).unwrap() && !a.delete("p", now).unwrap());
+    let e = a.wait(&["q", "never"], now + Duration::from_millis(10)).unwrap_err();
+    assert!(e.to_string().contains("a/never") && !e.to_string().contains("a/q"), "{e}");
+}
