@@ -3,7 +3,7 @@
 //! A frame is its length (4 bytes, at most [`MAX`]), a tag, and a body of fixed layout. Anything else is an error of the
 //! peer's.
 
-use c10d_core::{ErrorKind, Fingerprint, Phase};
+use c10d_core::{Error, ErrorKind, Fingerprint, Phase};
 
 use super::board::{Place, Position};
 use super::wire::{Reader, put_text};
@@ -97,6 +97,19 @@ impl Frame {
 }
 
 impl Revoke {
+    /// What others are to know of this error.
+    pub(crate) fn of(error: &Error, prints: Option<[(u32, Fingerprint); 2]>) -> Revoke {
+        let report = error.report();
+        Revoke {
+            kind: report.kind.clone(),
+            what: report.what.clone(),
+            guilty: report.guilty.clone(),
+            phase: report.phase,
+            seq: report.seq,
+            prints,
+        }
+    }
+
     fn put(&self, out: &mut Vec<u8>) {
         out.push(code(&self.kind));
         match &self.kind {

@@ -50,6 +50,8 @@ pub(crate) struct Health {
     news: Condvar,
     wakers: Mutex<Vec<Waker>>,
     queries: AtomicU32,
+    /// Held while a failure is told: no goodbye overtakes it.
+    telling: Mutex<()>,
 }
 
 struct State {
@@ -81,6 +83,7 @@ impl Health {
             news: Condvar::new(),
             wakers: Mutex::new(Vec::new()),
             queries: AtomicU32::new(0),
+            telling: Mutex::new(()),
         })
     }
 
@@ -93,7 +96,13 @@ impl Health {
 
     /// Has `wake` called at every event that a sleeping thread may have to know of: a failure, or a peer that left.
     pub(crate) fn on_news(&self, wake: Waker) {
-        self.wakers.lock().push(wake);
+        let mut wakers = self.wakers.lock();
+        wakers.push(wake);
+        if let Some(wake) = wakers.last()
+            && self.alarm.load(Ordering::Acquire) != 0
+        {
+            wake();
+        }
     }
 
     /// Whether the group has failed. One load.
@@ -237,6 +246,7 @@ impl Health {
 
     /// Tells all peers that this rank leaves in good order. They go on; what still needs this rank fails there.
     pub(super) fn leave(&self) {
+        let _told = self.telling.lock();
         let last = self.board.last_ended();
         self.tell(&Frame::Goodbye { last });
         for path in &self.paths {
@@ -290,17 +300,11 @@ impl Health {
     }
 
     fn fail_with(&self, error: Error, prints: Option<[(u32, Fingerprint); 2]>) -> Error {
+        let telling = self.telling.lock();
         let (cause, first) = self.keep(error);
         if first {
-            let report = cause.report();
-            self.tell(&Frame::Revoke(Box::new(Revoke {
-                kind: report.kind.clone(),
-                what: report.what.clone(),
-                guilty: report.guilty.clone(),
-                phase: report.phase,
-                seq: report.seq,
-                prints,
-            })));
+            self.tell(&Frame::Revoke(Box::new(Revoke::of(&cause, prints))));
+            drop(telling);
             self.wake();
         }
         cause

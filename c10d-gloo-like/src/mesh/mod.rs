@@ -33,6 +33,7 @@ pub(crate) use health::Health;
 pub(crate) use topology::Topology;
 
 use accept::Door;
+use control::{Decoder, Frame, Revoke};
 use dial::{Join, Pair};
 use hello::Hello;
 use host::HostId;
@@ -150,10 +151,33 @@ fn alone() -> Parts {
 }
 
 fn join(wiring: &Wiring, health: &Arc<Health>) -> Result<Parts> {
+    let (mut door, mine) = open(wiring.transport, wiring.size)?;
+    // While the door is still open: nobody fails for finding it closed before the cause is known.
+    join_at(&mut door, &mine, wiring, health).map_err(|error| first_failure(wiring, error))
+}
+
+/// The first failure of all ranks that fail to join, if it is known and this one is not a cause of its own.
+fn first_failure(wiring: &Wiring, error: Error) -> Error {
+    let mut record = Vec::from(wiring.rank.to_le_bytes());
+    record.extend(Frame::Revoke(Box::new(Revoke::of(&error, None))).to_bytes());
+    let soon = Instant::now() + Duration::from_millis(200);
+    let Ok(stored) = wiring.store.compare_set("mesh/failed", &[], &record, soon) else { return error };
+    if stored == record || *error.kind() != ErrorKind::Rendezvous {
+        return error;
+    }
+    let Some((by, frame)) = stored.split_first_chunk() else { return error };
+    let mut decoder = Decoder::default();
+    decoder.push(frame);
+    match decoder.next() {
+        Ok(Some(Frame::Revoke(revoke))) => verdict::retell(wiring.rank, u32::from_le_bytes(*by), &revoke),
+        _ => error,
+    }
+}
+
+fn join_at(door: &mut Door, mine: &Hello, wiring: &Wiring, health: &Arc<Health>) -> Result<Parts> {
     let Wiring { group, rank, size, session, store, transport, deadline } = wiring;
     let (rank, size, transport) = (*rank, *size, *transport);
-    let (mut door, mine) = open(transport, size)?;
-    let hellos = hello::exchange(&**store, &mine, rank, *deadline)?;
+    let hellos = hello::exchange(&**store, mine, rank, *deadline)?;
 
     let ids: Vec<HostId> = hellos.iter().map(|h| h.host).collect();
     let hosts = host::number(&ids);
@@ -181,7 +205,7 @@ fn join(wiring: &Wiring, health: &Arc<Health>) -> Result<Parts> {
         layout,
         deadline: connect_by,
     };
-    let pairs = join.run(&mut door, &presence).map_err(|error| unshared.unwrap_or(error))?;
+    let pairs = join.run(door, &presence).map_err(|error| unshared.unwrap_or(error))?;
     let shm = agree(wiring, health, &pairs)?;
     // All have read it.
     let _ = store.delete(&format!("mesh/{rank}"), *deadline);
@@ -266,9 +290,10 @@ fn agree(wiring: &Wiring, health: &Health, pairs: &[Pair]) -> Result<Vec<Vec<u8>
     loop {
         let slice = wiring.deadline.min(Instant::now() + SLICE);
         let waited = wiring.store.wait(&keys, slice);
-        health.check()?;
         match waited {
+            // All are connected: what goes wrong from here on is a matter of the group's life.
             Ok(()) => break,
+            Err(_) if health.failed() => health.check()?,
             Err(_) if slice == wiring.deadline => break,
             Err(e) if Instant::now() + SLICE / 10 < slice => return Err(rendezvous(e)),
             Err(_) => {}

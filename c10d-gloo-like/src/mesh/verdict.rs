@@ -79,12 +79,13 @@ pub(crate) fn mismatch(rank: u32, mine: &Fingerprint, theirs: &Fingerprint) -> O
 
 const ADVICE: &str = "all ranks must call the same operations with the same arguments in the same order";
 
-/// Another rank's error, seen from here: a rank that is named in it names the reporter instead.
-fn retell(me: u32, by: u32, revoke: &Revoke) -> Error {
+/// Another rank's error, seen from here: a rank that is named in it names the reporter instead,
+/// and a reporter that names nobody is at fault itself.
+pub(crate) fn retell(me: u32, by: u32, revoke: &Revoke) -> Error {
     let mut guilty: Vec<u32> = revoke.guilty.iter().copied().filter(|rank| *rank != me).collect();
     let named = guilty.len() != revoke.guilty.len();
     let mut kind = revoke.kind.clone();
-    if guilty.is_empty() && (named || kind == ErrorKind::Aborted) {
+    if guilty.is_empty() {
         guilty = vec![by];
     }
     if let ErrorKind::Mismatch { mine, theirs, .. } = &mut kind

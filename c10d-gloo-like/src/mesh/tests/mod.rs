@@ -1,5 +1,6 @@
 //! Meshes of threads and of real processes.
 
+mod files;
 mod joining;
 mod processes;
 mod threads;

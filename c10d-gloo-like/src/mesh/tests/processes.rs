@@ -1,1 +1,311 @@
+//! Ranks as processes: this test binary, started again for one test that plays one rank.
 
+use super::files::Files;
+use super::*;
+use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, setrlimit};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+
+const SCENE: &str = "C10D_TEST_MESH_SCENE";
+const RANK: &str = "C10D_TEST_MESH_RANK";
+const SIZE: &str = "C10D_TEST_MESH_SIZE";
+const WAY: &str = "C10D_TEST_MESH_TRANSPORT";
+const DIR: &str = "C10D_TEST_MESH_DIR";
+
+/// The processes of a job, and the directory of their store; both end with it.
+struct Job {
+    ranks: Vec<Child>,
+    store: Files,
+}
+
+impl Drop for Job {
+    fn drop(&mut self) {
+        for rank in &mut self.ranks {
+            let _ = rank.kill();
+            let _ = rank.wait();
+        }
+        let _ = std::fs::remove_dir_all(&self.store.0);
+    }
+}
+
+impl Job {
+    fn start(scene: &str, size: u32, transport: Transport) -> Job {
+        Job::start_with(scene, size, transport, &[])
+    }
+
+    fn start_with(scene: &str, size: u32, transport: Transport, more: &[(&str, &str)]) -> Job {
+        let random: String = local::random().unwrap().iter().map(|b| format!("{b:02x}")).collect();
+        let dir = std::env::temp_dir().join(format!("c10d-mesh-{random}"));
+        std::fs::create_dir(&dir).unwrap();
+        let mut job = Job { ranks: Vec::new(), store: Files(dir) };
+        for rank in 0..size {
+            let child = Command::new(std::env::current_exe().unwrap())
+                .args(["mesh::tests::processes::rank", "--exact", "--nocapture"])
+                .envs([(SCENE, scene), (RANK, &rank.to_string()), (SIZE, &size.to_string()), (WAY, transport.name())])
+                .env(DIR, &job.store.0)
+                .envs(more.iter().copied())
+                .stdout(Stdio::null())
+                .spawn()
+                .unwrap();
+            job.ranks.push(child);
+        }
+        job
+    }
+
+    /// Waits until all ranks have set a key of theirs; one that ends before is a failure.
+    fn await_all(&mut self, name: &str) -> Vec<String> {
+        let ranks: Vec<u32> = (0..self.ranks.len() as u32).collect();
+        self.await_ranks(name, &ranks)
+    }
+
+    fn await_ranks(&mut self, name: &str, ranks: &[u32]) -> Vec<String> {
+        ranks
+            .iter()
+            .map(|rank| {
+                let key = format!("{name}/{rank}");
+                eventually(&key, || self.store.check(&[&key], Instant::now()).unwrap());
+                String::from_utf8(self.store.get(&key, Instant::now()).unwrap()).unwrap()
+            })
+            .collect()
+    }
+
+    fn signal(&self, rank: usize, signal: Signal) {
+        kill_process(Pid::from_child(&self.ranks[rank]), signal).unwrap();
+    }
+
+    fn set(&self, key: &str) {
+        self.store.set(key, b"", Instant::now()).unwrap();
+    }
+}
+
+/// What a rank sees.
+struct Player {
+    rank: u32,
+    size: u32,
+    store: Arc<Files>,
+    transport: Transport,
+}
+
+impl Player {
+    fn mesh(&self) -> Result<Mesh> {
+        Mesh::connect(wiring(self.rank, self.size, self.store.clone(), self.transport))
+    }
+
+    fn tell(&self, name: &str, value: &str) {
+        self.store.set(&format!("{name}/{}", self.rank), value.as_bytes(), Instant::now()).unwrap();
+    }
+
+    fn hear(&self, key: &str) {
+        self.store.wait(&[key], deadline_after(CAP)).unwrap();
+    }
+
+    /// Reports the error as the test looks at it: kind, guilty ranks, all else.
+    fn report(&self, error: &Error) {
+        let guilty: Vec<String> = error.report().guilty.iter().map(u32::to_string).collect();
+        self.tell("result", &format!("{} [{}] {error}", error.kind().name(), guilty.join(" ")));
+    }
+}
+
+/// Not a test: a rank, when started by one of those below.
+#[test]
+fn rank() {
+    let Ok(scene) = std::env::var(SCENE) else { return };
+    let var = |name| std::env::var(name).unwrap();
+    let me = Player {
+        rank: var(RANK).parse().unwrap(),
+        size: var(SIZE).parse().unwrap(),
+        store: Arc::new(Files(PathBuf::from(var(DIR)))),
+        transport: Transport::from_name(&var(WAY)).unwrap(),
+    };
+    match scene.as_str() {
+        "talk" => talks(&me),
+        "killed" => is_killed(&me),
+        "stopped" => is_stopped(&me),
+        "leaves" => leaves(&me),
+        "differs" => differs(&me),
+        scene => panic!("no scene {scene}"),
+    }
+    if scene != "leaves" || me.rank != 2 {
+        // Others may still be looking.
+        me.hear("end");
+    }
+}
+
+const TRANSPORTS: [Transport; 2] = [Transport::Shm, Transport::Tcp];
+
+fn talks(me: &Player) {
+    let limited = std::env::var("C10D_TEST_MESH_LIMITED").is_ok_and(|r| r == me.rank.to_string());
+    if limited {
+        // Below the size of a segment, above what the store writes.
+        setrlimit(Resource::Fsize, Rlimit { current: Some(64 << 10), maximum: Some(64 << 10) }).unwrap();
+    }
+    match me.mesh() {
+        Err(error) => me.report(&error),
+        Ok(mut mesh) => {
+            talk(&mut mesh, me.rank);
+            me.tell("result", &format!("{:?}", mesh.topology));
+        }
+    }
+}
+
+#[test]
+fn processes_talk() {
+    for transport in [Transport::Auto, Transport::Shm, Transport::Tcp] {
+        let mut job = Job::start("talk", 3, transport);
+        let topologies = job.await_all("result");
+        assert!(topologies.iter().all(|t| *t == topologies[0] && t.starts_with("Topology")), "{topologies:?}");
+        job.set("end");
+    }
+}
+
+/// A job in which rank 1 can have no segment.
+fn limited(transport: Transport) -> Vec<String> {
+    let mut job = Job::start_with("talk", 3, transport, &[("C10D_TEST_MESH_LIMITED", "1")]);
+    let results = job.await_all("result");
+    job.set("end");
+    results
+}
+
+#[test]
+fn without_a_segment_a_rank_uses_tcp() {
+    let topologies = limited(Transport::Auto);
+    assert!(topologies.iter().all(|t| *t == topologies[0] && t.starts_with("Topology")), "{topologies:?}");
+    // Ranks 0 and 2 share memory, rank 1 shares none.
+    assert!(topologies[0].contains("shm: [[4], [0], [1]]"), "{}", topologies[0]);
+}
+
+#[test]
+fn where_shm_is_demanded_it_is_an_error() {
+    let errors = limited(Transport::Shm);
+    for (rank, error) in errors.iter().enumerate() {
+        let named: &[&str] = if rank == 1 { &["Resource []"] } else { &["Rendezvous [1]", "Resource [1]"] };
+        assert!(named.iter().any(|n| error.starts_with(n)), "rank {rank}: {error}");
+    }
+}
+
+fn is_killed(me: &Player) {
+    let mesh = me.mesh().unwrap();
+    mesh.health.announce(&call(0, 1)).unwrap();
+    me.tell("ready", "");
+    eventually("a failure", || mesh.health.failed());
+    me.tell("at", &microseconds().to_string());
+    me.report(&mesh.health.cause().unwrap());
+}
+
+/// Microseconds on a clock that all processes share.
+fn microseconds() -> u128 {
+    std::time::UNIX_EPOCH.elapsed().unwrap().as_micros()
+}
+
+#[test]
+fn a_killed_rank_is_named_by_all_survivors() {
+    for transport in TRANSPORTS {
+        let mut job = Job::start("killed", 4, transport);
+        job.await_all("ready");
+        let killed = microseconds();
+        job.signal(2, Signal::KILL);
+        for result in job.await_ranks("result", &[0, 1, 3]) {
+            assert!(result.starts_with("PeerDead [2]"), "{result}");
+        }
+        let since = |at: String| at.parse::<u128>().unwrap().saturating_sub(killed);
+        let times: Vec<u128> = job.await_ranks("at", &[0, 1, 3]).into_iter().map(since).collect();
+        println!("{}: known after {times:?} us", transport.name());
+        job.set("end");
+    }
+}
+
+fn is_stopped(me: &Player) {
+    let mesh = me.mesh().unwrap();
+    let print = call(0, 1);
+    mesh.health.announce(&print).unwrap();
+    me.tell("ready", "");
+    if me.rank == 2 {
+        eventually("the others' verdict", || mesh.health.failed());
+        return me.report(&mesh.health.cause().unwrap());
+    }
+    me.hear("stopped");
+    // Everybody waits for its neighbour.
+    me.report(&mesh.health.timeout(&print, &[(me.rank + 1) % me.size]));
+}
+
+#[test]
+fn a_stopped_rank_is_named_by_all_and_learns_of_it() {
+    for transport in TRANSPORTS {
+        let mut job = Job::start("stopped", 4, transport);
+        job.await_all("ready");
+        job.signal(2, Signal::STOP);
+        job.set("stopped");
+        for result in job.await_ranks("result", &[0, 1, 3]) {
+            assert!(result.starts_with("Timeout [2]"), "{result}");
+            assert!(result.contains("rank 2 is stopped or unreachable"), "{result}");
+        }
+        job.signal(2, Signal::CONT);
+        let result = &job.await_ranks("result", &[2])[0];
+        assert!(result.starts_with("Timeout [") && !result.starts_with("Timeout [2]"), "{result}");
+        assert!(result.contains("gave up waiting for this rank"), "{result}");
+        job.set("end");
+    }
+}
+
+fn leaves(me: &Player) {
+    let mesh = me.mesh().unwrap();
+    mesh.health.announce(&call(0, 1)).unwrap();
+    mesh.health.finish();
+    if me.rank == 2 {
+        // And the process ends at once.
+        return;
+    }
+    eventually("the goodbye", || mesh.health.has_left(2));
+    // Time for a wrong verdict.
+    std::thread::sleep(Duration::from_millis(100));
+    assert!(!mesh.health.failed(), "{:?}", mesh.health.cause());
+    me.tell("fine", "");
+    me.hear("go");
+    me.report(&mesh.health.announce(&call(1, 1)).unwrap_err());
+}
+
+#[test]
+fn leaving_is_no_failure_until_something_is_missing() {
+    for transport in TRANSPORTS {
+        let mut job = Job::start("leaves", 4, transport);
+        job.await_ranks("fine", &[0, 1, 3]);
+        job.set("go");
+        for result in job.await_ranks("result", &[0, 1, 3]) {
+            assert!(result.starts_with("PeerDead [2]") && result.contains("left the group after seq 0"), "{result}");
+        }
+        job.set("end");
+    }
+}
+
+fn differs(me: &Player) {
+    let mesh = me.mesh().unwrap();
+    if me.rank == 3 {
+        // Comes when the others have fallen out already.
+        eventually("the news", || mesh.health.disputed());
+        assert!(!mesh.health.failed());
+    }
+    let print = call(0, if me.rank == 1 { 2 } else { 1 });
+    let begun = mesh.health.announce(&print);
+    eventually("the mismatch", || {
+        mesh.health.stalled(&print);
+        mesh.health.failed()
+    });
+    assert!(me.rank != 3 || begun.is_err());
+    me.report(&mesh.health.cause().unwrap());
+}
+
+#[test]
+fn a_different_call_is_named_by_all() {
+    for transport in TRANSPORTS {
+        let mut job = Job::start("differs", 4, transport);
+        for (rank, result) in job.await_all("result").iter().enumerate() {
+            if rank == 1 {
+                assert!(result.contains("count is 2 here, 1 there"), "{result}");
+            } else {
+                assert!(result.starts_with("Mismatch [1]"), "rank {rank}: {result}");
+                assert!(result.contains("count is 1 here, 2 there"), "{result}");
+            }
+        }
+        job.set("end");
+    }
+}
