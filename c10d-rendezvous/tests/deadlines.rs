@@ -133,7 +133,7 @@ fn a_server_that_never_shakes_hands() {
 
 #[test]
 fn nobody_there() {
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = common::free_port("127.0.0.1").unwrap();
     let start = Instant::now();
     let error = TcpStore::connect("127.0.0.1", port, start + Duration::from_millis(200)).err().unwrap().to_string();
     assert!(error.contains("attempts") && error.contains("refused"), "{error}");

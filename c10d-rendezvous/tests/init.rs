@@ -2,13 +2,12 @@
 
 mod common;
 
-use std::net::TcpListener;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use c10d_core::ErrorKind;
 use c10d_rendezvous::init;
-use common::{plays, role, server, soon};
+use common::{free_port, plays, role, server, soon};
 
 /// Finds itself, meets the others, and says what it found.
 #[test]
@@ -68,10 +67,6 @@ fn meet(size: u32, place: impl Fn(u32) -> (String, Vec<(&'static str, String)>))
     for (r, child) in children.into_iter().enumerate() {
         assert_eq!(result(child), format!("rank {r} of {size} met {all}"));
     }
-}
-
-fn free_port(ip: &str) -> Option<u16> {
-    Some(TcpListener::bind((ip, 0)).ok()?.local_addr().ok()?.port())
 }
 
 fn s(n: impl ToString) -> String {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use c10d_core::ErrorKind;
 use c10d_rendezvous::init;
 use c10d_rendezvous::launch::{Launch, Output, Report, Signal};
-use common::{plays, role, role_args, soon};
+use common::{free_port, plays, role, role_args, soon};
 
 /// What counts as a hang.
 const HANG: Duration = Duration::from_secs(10);
@@ -310,6 +310,27 @@ fn no_orphan_when_the_launcher_is_killed() {
     drop(out);
 }
 
+/// Without its guardian the launcher still takes the ranks with it.
+#[test]
+fn the_kernel_ends_the_ranks_of_a_killed_launcher() {
+    let mark = mark();
+    let mut child = launcher(3, &format!("echo ready; exec sleep {mark}")).spawn().unwrap();
+    let out = until_said(&mut child, "ready", 3);
+    let of_launcher = |line: &String| {
+        let pid = line.split(':').next().unwrap();
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        status.contains(&format!("PPid:\t{}\n", child.id()))
+    };
+    let guardian = living("kill -9 0").into_iter().find(of_launcher).unwrap();
+    let guardian = guardian.split(':').next().unwrap().parse().unwrap();
+    rustix::process::kill_process(rustix::process::Pid::from_raw(guardian).unwrap(), rustix::process::Signal::KILL)
+        .unwrap();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    gone(&mark);
+    drop(out);
+}
+
 #[test]
 fn signals_are_forwarded_once_and_the_second_kills() {
     let mark = mark();
@@ -374,10 +395,6 @@ fn a_launcher_whose_output_is_closed_goes_on() {
     assert_eq!(child.wait().unwrap().code(), Some(6));
 }
 
-fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
 /// Launchers that play hosts, at once.
 fn hosts(launches: Vec<Launch>) -> Vec<c10d_core::Result<Report>> {
     std::thread::scope(|scope| {
@@ -388,7 +405,7 @@ fn hosts(launches: Vec<Launch>) -> Vec<c10d_core::Result<Report>> {
 
 #[test]
 fn several_hosts_are_one_job() {
-    let rdzv = format!("127.0.0.1:{}", free_port());
+    let rdzv = format!("127.0.0.1:{}", free_port("127.0.0.1").unwrap());
     let host = |node| {
         sh("echo $RANK $LOCAL_RANK $WORLD_SIZE $GROUP_RANK $TORCHELASTIC_RUN_ID").ranks(2).nnodes(2).node_rank(node)
     };
@@ -404,7 +421,7 @@ fn several_hosts_are_one_job() {
 
 #[test]
 fn a_failure_on_one_host_ends_the_others() {
-    let rdzv = format!("127.0.0.1:{}", free_port());
+    let rdzv = format!("127.0.0.1:{}", free_port("127.0.0.1").unwrap());
     let mark = mark();
     let script = format!("if [ $RANK = 3 ]; then exit 9; fi; sleep {mark}");
     let start = Instant::now();
@@ -419,18 +436,18 @@ fn a_failure_on_one_host_ends_the_others() {
 
 #[test]
 fn hosts_that_do_not_agree_or_do_not_come_are_named() {
-    let rdzv = format!("127.0.0.1:{}", free_port());
+    let rdzv = format!("127.0.0.1:{}", free_port("127.0.0.1").unwrap());
     let host = |node, ranks| sh("exit 0").ranks(ranks).nnodes(2).node_rank(node).rdzv(&rdzv);
     let reports = hosts(vec![host(0, 2), host(1, 3)]);
     for report in reports {
         let error = report.err().unwrap().to_string();
         assert!(error.contains("2 ranks") && error.contains("3 on each") || error.contains("3 ranks"), "{error}");
     }
-    let rdzv = format!("127.0.0.1:{}", free_port());
+    let rdzv = format!("127.0.0.1:{}", free_port("127.0.0.1").unwrap());
     let alone = sh("exit 0").nnodes(3).rdzv(&rdzv).join_timeout(Duration::from_millis(300));
     let error = alone.run().unwrap_err().to_string();
     assert!(error.contains("[1, 2] of 3"), "{error}");
-    let rdzv = format!("127.0.0.1:{}", free_port());
+    let rdzv = format!("127.0.0.1:{}", free_port("127.0.0.1").unwrap());
     let lost = sh("exit 0").nnodes(2).node_rank(1).rdzv(&rdzv).join_timeout(Duration::from_millis(300));
     assert!(lost.run().unwrap_err().to_string().contains(&rdzv));
 }

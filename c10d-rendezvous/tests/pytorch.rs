@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use c10d_core::Store;
 use c10d_rendezvous::{TcpStore, init};
-use common::{client, plays, role_args, server};
+use common::{client, free_port, plays, role_args, server};
 
 /// PyTorch takes long to load on a busy machine.
 fn late() -> Instant {
@@ -125,16 +125,12 @@ fn our_client_with_pytorchs_server() {
     child.wait().unwrap();
 }
 
-fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
 /// One rank is PyTorch, the other is not; either may host the store.
 #[test]
 fn mixed_ranks_by_tcp() {
     let Some(python) = python() else { return };
     for ours in [0, 1] {
-        let port = free_port();
+        let port = free_port("127.0.0.1").unwrap();
         let child = script(python, "join.py", &[port.to_string(), (1 - ours).to_string()]);
         let url = format!("tcp://127.0.0.1:{port}?rank={ours}&world_size=2");
         let me = init(&url, Duration::from_secs(120)).unwrap();
@@ -159,7 +155,7 @@ fn role_under_torchrun() {
 #[test]
 fn started_by_torchrun() {
     let Some(python) = python() else { return };
-    let port = free_port().to_string();
+    let port = free_port("127.0.0.1").unwrap().to_string();
     for how in [&["--standalone"][..], &["--nnodes=1", "--master-addr=127.0.0.1", "--master-port", &port]] {
         let mut command = Command::new(python);
         command.args(["-m", "torch.distributed.run", "--no-python", "--nproc-per-node=2"]).args(how);

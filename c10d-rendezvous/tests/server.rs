@@ -179,6 +179,19 @@ fn a_request_that_does_not_end_is_dropped() {
     let mut waiting = Raw::valid(server.local_addr());
     waiting.say(&say(6, &[int(1), string(b"/later")]));
     slow.closed();
+    // Bytes that come one by one, without end, do not extend the time.
+    let mut trickle = Raw::valid(server.local_addr());
+    trickle.say(&say(1, &[string(b"/k"), int(10_000)]));
+    let mut sender = trickle.0.try_clone().unwrap();
+    let sent = std::thread::spawn(move || {
+        let more = || sender.write_all(b"x").is_ok();
+        std::iter::repeat_with(more)
+            .take(1000)
+            .inspect(|_| std::thread::sleep(Duration::from_millis(10)))
+            .position(|ok| !ok)
+    });
+    trickle.closed();
+    assert!(sent.join().unwrap().is_some(), "1000 bytes were taken");
     // A complete request that waits is no such thing.
     waiting.ping();
     client(server.local_addr()).set("later", b"", soon()).unwrap();

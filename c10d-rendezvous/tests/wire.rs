@@ -121,6 +121,31 @@ fn the_client_says_what_pytorchs_client_says() {
     }
 }
 
+#[test]
+fn a_connection_that_the_server_closed_meanwhile_is_replaced() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = listener.local_addr().unwrap();
+    let (closed, wait) = std::sync::mpsc::channel();
+    let server = std::thread::spawn(move || {
+        for answer in [11, 12] {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut hello = [0; 10];
+            stream.read_exact(&mut hello).unwrap();
+            stream.write_all(&hello[6..]).unwrap();
+            stream.read_exact(&mut [0]).unwrap();
+            stream.write_all(&int(answer)).unwrap();
+            drop(stream);
+            closed.send(()).unwrap();
+        }
+    });
+    let store = client(addr);
+    for answer in [11, 12] {
+        assert_eq!(store.num_keys(soon()).unwrap(), answer);
+        wait.recv().unwrap();
+    }
+    server.join().unwrap();
+}
+
 /// A session of every command, and all answers to it.
 fn session() -> (Vec<u8>, Vec<u8>) {
     let (k, q) = (|| string(b"/k"), || string(b"/q"));

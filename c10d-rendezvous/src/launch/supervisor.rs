@@ -281,7 +281,7 @@ impl Supervisor {
     }
 
     fn reap(&mut self) {
-        let mut first = None;
+        let mut failed = Vec::new();
         for child in self.children.iter_mut().filter(|child| child.exit.is_none()) {
             let (code, signal) = match child.child.try_wait() {
                 Ok(None) => continue,
@@ -290,11 +290,12 @@ impl Supervisor {
             };
             let exit = Exit { rank: child.rank, code, signal, elapsed: self.started.elapsed() };
             child.exit = Some(exit.clone());
-            if !exit.success() && first.is_none() {
-                first = Some(exit);
+            if !exit.success() {
+                failed.push(exit);
             }
         }
-        let Some(exit) = first else { return };
+        // Of several seen at once, one that was killed: the others may have failed for the lack of it.
+        let Some(exit) = failed.into_iter().min_by_key(|exit| (exit.signal.is_none(), exit.rank)) else { return };
         // A rank that the launcher ended says nothing about what failed.
         if self.failure.is_some() || self.killed || self.elsewhere.is_some() {
             return;

@@ -4,6 +4,7 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use c10d_rendezvous::{ServerOptions, TcpStore, TcpStoreServer};
@@ -94,6 +95,17 @@ impl Drop for ServerProcess {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// A port that nobody listens at, and that the system gives to nobody who asks for any. `None`: no such address here.
+pub fn free_port(ip: &str) -> Option<u16> {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let usable = std::net::TcpListener::bind((ip, 0)).is_ok();
+    let mut candidates = (0..1000).map(|_| {
+        let n = std::process::id().wrapping_mul(17).wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
+        15_000 + (n % 17_000) as u16
+    });
+    if usable { candidates.find(|port| std::net::TcpListener::bind((ip, *port)).is_ok()) } else { None }
 }
 
 pub const HELLO: &[u8] = &[0x00, 0xce, 0xf7, 0x85, 0x3c];
