@@ -19,7 +19,7 @@ use c10d_core::{Error, ErrorKind, Fingerprint, Result};
 use crate::link::Link;
 use crate::mesh::Health;
 use crate::pause::Pause;
-use crate::plan::{Action, Plan, Region, StepId};
+use crate::plan::{Action, After, Plan, Region, StepId};
 use wait::Waiting;
 
 pub(crate) use memory::Spaces;
@@ -147,7 +147,14 @@ impl Executor {
                         && op.reduction.is_some()
                 }
             };
-            if !fits {
+            let follows = match step.after {
+                After::Follow(d) => {
+                    let target = plan.steps.get(d as usize).and_then(|s| s.action.target());
+                    step.action.source().zip(target).is_some_and(|(source, target)| source.lies_in(&target))
+                }
+                _ => true,
+            };
+            if !fits || !follows {
                 let what = format!("the plan does not fit the buffers: {step:?}");
                 return Err(Error::new(ErrorKind::Internal, what));
             }

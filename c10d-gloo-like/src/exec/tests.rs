@@ -105,7 +105,7 @@ impl Rank {
         unsafe {
             self.spaces.add_input(input.as_ptr().cast(), size_of_val(input));
             for o in output.iter_mut() {
-                self.spaces.add_output(o.as_mut_ptr().cast(), size_of_val::<[u32]>(o));
+                self.spaces.add_output(o.as_mut_ptr().cast(), size_of_val(&**o));
             }
         }
         let (timeout, deadline) = (self.timeout, OnceCell::new());

@@ -88,7 +88,7 @@ pub(crate) fn broadcast(me: Place, root: u32, bytes: usize, plan: &mut Plan) {
 pub(crate) fn broadcast_scatter_gather(me: Place, root: u32, bytes: usize, elem: usize, plan: &mut Plan) {
     let others = me.world.saturating_sub(1).max(1);
     let blocks = Blocks::split(bytes, others, elem);
-    let part = |p: u32| blocks.region(Space::Output, Place { rank: p, ..me }.from_root(root) - 1);
+    let part = |p: u32| blocks.region(Space::Output, Place { rank: p, ..me }.counted_from(root) - 1);
     if me.rank == root {
         for p in me.others() {
             plan.send(p, part(p), After::Nothing);

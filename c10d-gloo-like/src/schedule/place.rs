@@ -24,11 +24,11 @@ impl Place {
     }
 
     /// This rank's number if the root were 0 and the others counted on from it.
-    pub(crate) fn from_root(self, root: u32) -> u32 {
+    pub(crate) fn counted_from(self, root: u32) -> u32 {
         (self.rank + self.world - root) % self.world
     }
 
-    /// The rank whose [`Place::from_root`] is `v`.
+    /// The rank whose [`Place::counted_from`] is `v`.
     pub(crate) fn at(self, v: u32, root: u32) -> u32 {
         (v + root) % self.world
     }

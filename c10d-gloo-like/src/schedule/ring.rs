@@ -87,7 +87,7 @@ fn pass_around(me: Place, blocks: Blocks<'_>, mut after: After, plan: &mut Plan)
 /// `world - 1` rounds; each rank but the last of the chain sends `bytes`.
 pub(crate) fn broadcast(me: Place, root: u32, bytes: usize, plan: &mut Plan) {
     let all = Space::Output.at(0, bytes);
-    let v = me.from_root(root);
+    let v = me.counted_from(root);
     let after = if v > 0 { After::Follow(plan.recv(me.behind(1), all)) } else { After::Nothing };
     if v + 1 < me.world {
         plan.send(me.ahead(1), all, after);

@@ -40,6 +40,8 @@ impl Algorithm {
 pub(crate) enum Fabric {
     /// One host, shared memory.
     Shm,
+    /// TCP between all, on one host: a message costs the cores that the ranks share more than it costs time.
+    Loopback,
     /// TCP between all.
     Tcp,
     /// Several hosts, at least one with several ranks.
@@ -53,6 +55,8 @@ impl Fabric {
             Fabric::Shm
         } else if topology.hosts_share_memory() && (topology.host_count() as usize) < topology.hosts.len() {
             Fabric::Mixed
+        } else if topology.host_count() == 1 {
+            Fabric::Loopback
         } else {
             Fabric::Tcp
         }
@@ -67,6 +71,8 @@ const ONE_SHOT_TCP: usize = 64 << 10;
 /// In large worlds, up to this many bytes few messages matter more than few bytes.
 const TREE_SHM: usize = 16 << 10;
 const TREE_TCP: usize = 8 << 10;
+/// The same on one host over TCP, from three ranks on.
+const TREE_LOOPBACK: usize = 64 << 10;
 /// In large worlds over TCP, from this many bytes on few bytes and two neighbours matter more than few rounds.
 const RING_TCP: usize = 1 << 20;
 /// From this many bytes on, the work of a root is shared out.
@@ -75,6 +81,8 @@ const SHARE_ROOT: usize = 128 << 10;
 const HIERARCHICAL: usize = 4 << 10;
 /// Blocks up to this size are gathered in doubling rounds in large worlds.
 const BRUCK: usize = 32 << 10;
+/// The same in small worlds on one host over TCP.
+const BRUCK_LOOPBACK: usize = 4 << 10;
 
 /// Whether sums on this type must be rounded once, in rank order, at one place, so that they do not depend on the
 /// algorithm: 16-bit floats, where partial sums would lose too much, and factors, which must be applied once.
@@ -97,21 +105,25 @@ pub(crate) fn select(op: OpKind, world: u32, bytes: usize, fabric: Fabric, exact
         return Algorithm::Direct;
     }
     let one_shot = if shm { ONE_SHOT_SHM } else { ONE_SHOT_TCP };
-    let tree = bytes <= if shm { TREE_SHM } else { TREE_TCP };
+    // Few messages matter more than few rounds.
+    let costly = !small_world || (fabric == Fabric::Loopback && world > 2);
+    let tree = match fabric {
+        Fabric::Shm => TREE_SHM,
+        Fabric::Loopback => TREE_LOOPBACK,
+        Fabric::Tcp | Fabric::Mixed => TREE_TCP,
+    };
     match op {
         AllReduce | AllReduceCoalesced => {
             let repeated = bytes.saturating_mul(world as usize - 1);
-            if repeated <= one_shot && (small_world || exact) {
+            if repeated <= one_shot && (!costly || exact) {
                 Algorithm::OneShot
             } else if exact {
                 Algorithm::Direct
             } else if fabric == Fabric::Mixed && bytes >= HIERARCHICAL {
                 Algorithm::Hierarchical
-            } else if small_world {
-                Algorithm::Direct
-            } else if tree {
+            } else if costly && bytes <= tree {
                 Algorithm::Tree
-            } else if shm {
+            } else if small_world || shm {
                 Algorithm::Direct
             } else if bytes < RING_TCP {
                 Algorithm::HalvingDoubling
@@ -128,16 +140,16 @@ pub(crate) fn select(op: OpKind, world: u32, bytes: usize, fabric: Fabric, exact
         ReduceScatterInto | ReduceScatterIntoCoalesced if !exact && !small_world && !shm && bytes >= RING_TCP => {
             Algorithm::Ring
         }
-        AllGatherInto | AllGatherIntoCoalesced if !small_world => {
-            if bytes / world as usize <= BRUCK {
+        AllGatherInto | AllGatherIntoCoalesced if costly => {
+            if bytes / world as usize <= if small_world { BRUCK_LOOPBACK } else { BRUCK } {
                 Algorithm::Bruck
-            } else if shm {
+            } else if shm || small_world {
                 Algorithm::Direct
             } else {
                 Algorithm::Ring
             }
         }
-        Barrier | MonitoredBarrier if !small_world => Algorithm::Bruck,
+        Barrier | MonitoredBarrier if costly => Algorithm::Bruck,
         _ => Algorithm::Direct,
     }
 }
@@ -151,7 +163,7 @@ mod tests {
         for op in OpKind::ALL {
             for world in 1..=64 {
                 for bytes in (0..28).map(|k| 1 << k) {
-                    for fabric in [Fabric::Shm, Fabric::Tcp, Fabric::Mixed] {
+                    for fabric in [Fabric::Shm, Fabric::Loopback, Fabric::Tcp, Fabric::Mixed] {
                         let direct = |a| matches!(a, Algorithm::Local | Algorithm::OneShot | Algorithm::Direct);
                         let a = select(*op, world, bytes, fabric, true);
                         let once = a == Algorithm::ScatterGather && *op == OpKind::Reduce;
@@ -175,6 +187,8 @@ mod tests {
         assert_eq!(all_reduce(16, 1 << 18, Fabric::Tcp), HalvingDoubling);
         assert_eq!(all_reduce(16, 1 << 24, Fabric::Tcp), Ring);
         assert_eq!(all_reduce(4, 1 << 20, Fabric::Mixed), Hierarchical);
+        assert_eq!(all_reduce(2, 8, Fabric::Loopback), OneShot);
+        assert_eq!(all_reduce(4, 8, Fabric::Loopback), Tree);
         assert_eq!(select(OpKind::Broadcast, 4, 1 << 20, Fabric::Shm, false), ScatterGather);
         assert_eq!(select(OpKind::AllGatherInto, 33, 33, Fabric::Shm, false), Bruck);
     }

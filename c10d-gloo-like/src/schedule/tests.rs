@@ -186,7 +186,7 @@ fn all_reduce_hierarchical() {
             for bytes in sizes(world) {
                 let blocks = Blocks::split(bytes, count, ELEM);
                 let sent = |r: u32| {
-                    if r % per_host != 0 {
+                    if !r.is_multiple_of(per_host) {
                         return bytes;
                     }
                     let own = blocks.len(r / per_host);

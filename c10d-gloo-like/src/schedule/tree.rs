@@ -18,7 +18,7 @@ struct Node {
 
 impl Node {
     fn new(me: Place, root: u32) -> Node {
-        let v = me.from_root(root);
+        let v = me.counted_from(root);
         let span = if v == 0 { 1 << doublings(me.world) } else { v & v.wrapping_neg() };
         Node { me, root, v, span }
     }
