@@ -15,12 +15,20 @@ pub(crate) fn issue(pg: &ProcessGroup, case: &Case, mut tensors: Tensors) -> Res
     let Tensors { inputs, outputs } = &mut tensors;
     match case.form {
         Form::Blocking => {
-            go(&Blocking(pg), pg, case, inputs.iter().collect(), outputs.iter_mut().collect()).map(drop)?
+            let (_, got) = go(&Blocking(pg), pg, case, inputs.iter().collect(), outputs.iter_mut().collect())?;
+            if let Some(sorted) = by_source(case, &got) {
+                *outputs = sorted;
+            }
         }
-        Form::Scoped => pg.scope(|s| {
-            let (inputs, outputs) = (inputs.iter().collect(), outputs.iter_mut().collect());
-            go::<&Tensor, &mut Tensor>(&Scoped(s), pg, case, inputs, outputs).map(drop)
-        })?,
+        Form::Scoped => {
+            let sorted = pg.scope(|s| {
+                let (inputs, outputs) = (inputs.iter().collect(), outputs.iter_mut().collect());
+                go::<&Tensor, &mut Tensor>(&Scoped(s), pg, case, inputs, outputs).map(|(_, got)| by_source(case, &got))
+            })?;
+            if let Some(sorted) = sorted {
+                *outputs = sorted;
+            }
+        }
         Form::Owned => {
             let Tensors { inputs, outputs } = tensors;
             let (inputs, outputs) = go(&Owned(pg), pg, case, inputs, outputs)?;
@@ -34,6 +42,11 @@ pub(crate) fn issue(pg: &ProcessGroup, case: &Case, mut tensors: Tensors) -> Res
         Form::InPlace => raw::in_place(pg, case, &mut tensors)?,
     }
     Ok(tensors)
+}
+
+/// Borrowed outputs in the order of what they hold, where it is not that of the list they were borrowed from.
+fn by_source(case: &Case, got: &[&mut Tensor]) -> Option<Vec<Tensor>> {
+    (case.op == OpKind::RecvAnySource).then(|| got.iter().map(|tensor| (**tensor).clone()).collect())
 }
 
 /// A verb that runs calls on buffers that live for `'a`.
