@@ -67,14 +67,18 @@ impl<'a, 'm, T: Sample> Case<'a, 'm, T> {
 
     /// Runs the op once on known values; gives the number of wrong elements.
     pub(super) fn verify(&mut self) -> Result<u64> {
-        let rank = self.set.pg.rank();
-        let patterns = self.patterns;
+        self.fill();
+        // A root that is not the one of `broadcast`.
+        let last = self.set.pg.size() - 1;
+        self.step(last.into())?;
+        Ok(self.wrong(last, false))
+    }
+
+    /// Fills inputs and outputs with this rank's values.
+    fn fill(&mut self) {
+        let (rank, patterns) = (self.set.pg.rank(), self.patterns);
         pieces(&mut self.inputs, self.set.layout.inputs, |p, piece| check::fill(piece, &patterns.given(rank, p)));
         self.reset(false);
-        // A root that is not the one of `broadcast`.
-        let last = u64::from(self.set.pg.size() - 1);
-        self.step(last)?;
-        Ok(self.wrong(last as u32, false))
     }
 
     /// Makes the buffers ready for any number of repetitions.
@@ -257,5 +261,34 @@ fn expected<T: Sample>(set: &Setting<'_>, patterns: &Patterns, p: usize, rotated
         (_, Shape::RootScatter) => of(ROOT, mine),
         (_, Shape::ExchangeList | Shape::ExchangeFlat) => of(p as u32, mine),
         (_, Shape::Nothing) => Vec::new(),
+    }
+}
+
+#[cfg(all(test, feature = "gloo-like"))]
+mod tests {
+    use super::super::memory::Memory;
+    use super::*;
+
+    #[test]
+    fn right_results_pass_and_a_call_that_did_nothing_is_noticed() {
+        for form in [Form::Blocking, Form::Started] {
+            for op in PerfOp::all() {
+                let wrong = c10d::run_ranks(3, |pg| {
+                    let layout = Layout::of(op, 999, pg.size(), pg.rank() == 0);
+                    let (mut inputs, mut outputs) = (Memory::<f32>::new(layout.inputs), Memory::new(layout.outputs));
+                    let setting = Setting { pg: &pg, op, reduce: ReduceOp::Sum, form, layout };
+                    let mut case = Case::new(&setting, inputs.tensors(), outputs.tensors());
+                    let mut wrong = case.verify()?;
+                    case.ready();
+                    (0..4).try_for_each(|i| case.step(i))?;
+                    wrong += case.verify_last();
+                    case.fill();
+                    Ok((wrong, case.wrong(2, false)))
+                });
+                let (ran, idle): (Vec<u64>, Vec<u64>) = wrong.unwrap().into_iter().unzip();
+                assert_eq!(ran, [0, 0, 0], "{}", op.name());
+                assert!(op.is_bare() || idle.iter().sum::<u64>() > 0, "{}", op.name());
+            }
+        }
     }
 }

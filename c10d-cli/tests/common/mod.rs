@@ -1,0 +1,111 @@
+//! Running the program under a hang cap.
+#![allow(dead_code, reason = "each test file uses its part")]
+
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+/// Nothing here takes so long unless it hangs.
+pub(crate) const CAP: Duration = Duration::from_secs(120);
+
+pub(crate) struct Ended {
+    pub(crate) status: ExitStatus,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+/// A started `c10d`, killed if the test ends first.
+pub(crate) struct Running {
+    child: Child,
+    lines: Option<BufReader<ChildStdout>>,
+    stderr: Receiver<String>,
+}
+
+pub(crate) fn start(args: &[&str]) -> Running {
+    start_with(args, &[])
+}
+
+pub(crate) fn start_with(args: &[&str], env: &[(&str, &str)]) -> Running {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_c10d"));
+    command.args(args).envs(env.iter().copied());
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let lines = Some(BufReader::new(child.stdout.take().unwrap()));
+    let mut pipe = child.stderr.take().unwrap();
+    let (send, stderr) = channel();
+    std::thread::spawn(move || {
+        let mut text = Vec::new();
+        let _ = pipe.read_to_end(&mut text);
+        let _ = send.send(String::from_utf8_lossy(&text).into_owned());
+    });
+    Running { child, lines, stderr }
+}
+
+/// Runs `c10d` to its end.
+pub(crate) fn run(args: &[&str]) -> Ended {
+    start(args).end()
+}
+
+impl Running {
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The next line of standard output.
+    pub(crate) fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.lines.as_mut().unwrap().read_line(&mut line).unwrap();
+        line.trim_end().to_owned()
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    /// What came of it, and what it printed since the last line that was read.
+    pub(crate) fn end(mut self) -> Ended {
+        // The pipe ends when the last process that holds it does, so reading is what may hang.
+        let mut lines = self.lines.take().unwrap();
+        let (send, receive) = channel();
+        std::thread::spawn(move || {
+            let mut text = Vec::new();
+            let _ = lines.read_to_end(&mut text);
+            let _ = send.send(String::from_utf8_lossy(&text).into_owned());
+        });
+        let stdout = receive.recv_timeout(CAP).expect("c10d hangs");
+        let stderr = self.stderr.recv_timeout(CAP).expect("c10d hangs");
+        let until = Instant::now() + CAP;
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return Ended { status, stdout, stderr };
+            }
+            assert!(Instant::now() < until, "c10d hangs");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Whether a process runs; one that is dead but not yet collected does not.
+pub(crate) fn is_running(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().next()).is_some_and(|state| !"ZX".contains(state))
+}
+
+/// Waits until something holds.
+pub(crate) fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + CAP;
+    while !holds() {
+        assert!(Instant::now() < deadline, "not in time: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}

@@ -1,0 +1,47 @@
+//! `c10d info`: all 60 rows, with what a group would take now.
+
+mod common;
+
+use std::collections::BTreeSet;
+
+use common::run;
+use serde_json::Value;
+
+#[test]
+fn json_has_the_sixty_rows_of_the_seed() {
+    let ended = run(&["info", "--json"]);
+    assert!(ended.status.success(), "{}", ended.stderr);
+    let info: Value = serde_json::from_str(&ended.stdout).unwrap();
+    let rows = info["registrations"].as_array().unwrap();
+    assert_eq!(rows.len(), 60);
+    let pairs: BTreeSet<(&str, &str)> =
+        rows.iter().map(|row| (row["op"].as_str().unwrap(), row["key"].as_str().unwrap())).collect();
+    assert_eq!(pairs.len(), 60);
+    for row in rows {
+        let fields: Vec<&String> = row.as_object().unwrap().keys().collect();
+        assert_eq!(fields.len(), 5);
+        let whole = row["source"].is_string() && row["backend"].is_string();
+        assert_eq!(row["why"].is_null(), whole, "{row}");
+    }
+    let backends = info["backends"].as_array().unwrap();
+    let ours = backends.iter().find(|b| b["name"] == "gloo-like");
+    if cfg!(feature = "gloo-like") {
+        let ours = ours.unwrap();
+        assert_eq!((&ours["source"], &ours["available"]), (&"c10d-gloo-like".into(), &true.into()));
+        assert_eq!(ours["devices"], serde_json::json!(["cpu"]));
+        let served = rows.iter().filter(|row| row["key"] == "CPU" && row["backend"] == "gloo-like").count();
+        assert_eq!(served, 20);
+    } else {
+        assert!(ours.is_none());
+    }
+}
+
+#[test]
+fn the_table_is_for_people() {
+    let ended = run(&["info"]);
+    assert!(ended.status.success(), "{}", ended.stderr);
+    for op in c10d::OpKind::ALL {
+        assert!(ended.stdout.lines().any(|line| line.split_whitespace().next() == Some(op.name())), "{op}");
+    }
+    assert!(ended.stdout.contains("Registrations: 60"));
+}

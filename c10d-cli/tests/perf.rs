@@ -1,0 +1,120 @@
+//! `c10d perf`, as users and scripts see it.
+
+mod common;
+
+use std::collections::BTreeSet;
+
+use common::{run, start, start_with, until};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+/// The cells of CSV output, after the header.
+fn cells(csv: &str) -> Vec<Vec<&str>> {
+    csv.lines().skip(1).map(|line| line.split(',').collect()).collect()
+}
+
+#[test]
+fn csv_has_every_op_at_every_size_without_errors() {
+    let ended = run(&["perf", "--bytes", "8,1K", "--iters", "3", "--format", "csv"]);
+    assert!(ended.status.success(), "{}", ended.stderr);
+    let header = ended.stdout.lines().next().unwrap();
+    assert_eq!(header, "op,dtype,bytes,ranks,transport,median_us,min_us,algbw_GBps,busbw_GBps,errors");
+    let rows = cells(&ended.stdout);
+    let names: BTreeSet<&str> = rows.iter().map(|row| row[0]).collect();
+    assert_eq!(names.len(), c10d::OpKind::ALL.len() + 2);
+    assert!(c10d::OpKind::ALL.iter().all(|op| names.contains(op.name())));
+    for row in &rows {
+        assert_eq!(row.len(), 10);
+        let bare = row[0].ends_with("barrier");
+        assert!(if bare { row[1] == "-" && row[2] == "0" } else { row[1] == "f32" && ["8", "1024"].contains(&row[2]) });
+        assert_eq!((row[3], row[4], row[9]), ("2", "auto", "0"));
+        let numbers: Vec<f64> = row[5..9].iter().map(|cell| cell.parse().unwrap()).collect();
+        assert!(numbers[0] >= numbers[1] && numbers[1] > 0.0, "{row:?}");
+    }
+    assert_eq!(rows.len(), 2 * names.len() - 2);
+}
+
+#[test]
+fn iters_means_exactly_so_many() {
+    let args = ["perf", "--ops", "all_gather_into", "--bytes", "64", "--iters", "7", "--format", "json"];
+    let ended = start_with(&args, &[("C10D_LOG", "trace")]).end();
+    assert!(ended.status.success(), "{}", ended.stderr);
+    let json: Value = serde_json::from_str(&ended.stdout).unwrap();
+    assert_eq!(json["rows"][0]["iters"], 7);
+    // The library's own account of rank 0: one checked call, then those that are timed.
+    let calls = ended.stderr.lines().filter(|l| l.starts_with("[0]") && l.contains("all_gather_into")).count();
+    assert_eq!(calls, 1 + 7, "{}", ended.stderr);
+}
+
+#[test]
+fn forms_types_and_worlds() {
+    for args in [
+        &["-n", "3", "--async", "--dtype", "bf16", "--reduce", "avg"][..],
+        &["-n", "3", "--mode", "threads", "--dtype", "i8", "--reduce", "bxor", "--pin"],
+        &["-n", "2", "--transport", "tcp", "--dtype", "complex64", "--reduce", "product"],
+        &["-n", "1", "--transport", "shm", "--dtype", "bool", "--reduce", "max"],
+        &["-n", "2", "--dtype", "f8e4m3"],
+    ] {
+        let common = ["perf", "--bytes", "0,10,5001", "--iters", "2", "--format", "json"];
+        let ended = run(&[&common, args].concat());
+        assert!(ended.status.success(), "{args:?}: {}", ended.stderr);
+        let json: Value = serde_json::from_str(&ended.stdout).unwrap();
+        let rows = json["rows"].as_array().unwrap();
+        assert!(rows.len() > 20 && rows.iter().all(|row| row["errors"] == 0 && row["iters"] == 2), "{args:?}");
+    }
+}
+
+#[test]
+fn the_table_ends_with_the_number_of_errors() {
+    let ended = run(&["perf", "--ops", "all_reduce,barrier", "--bytes", "64K", "--budget-ms", "5"]);
+    assert!(ended.status.success(), "{}", ended.stderr);
+    assert!(ended.stdout.contains("algorithm") && ended.stdout.contains("64K"), "{}", ended.stdout);
+    assert!(ended.stdout.lines().last().unwrap().starts_with("2 rows, 0 errors"), "{}", ended.stdout);
+    assert!(!ended.stderr.contains('\r'), "a progress bar where nobody watches");
+}
+
+#[test]
+fn a_killed_rank_ends_the_run_and_is_named() {
+    // It would run for hours.
+    let running = start(&["perf", "-n", "3", "--ops", "barrier", "--iters", "1000000000000"]);
+    let mut victim = None;
+    until("rank 1 runs", || {
+        victim = rank_process(running.pid(), 1);
+        victim.is_some()
+    });
+    kill_process(victim.unwrap(), Signal::KILL).unwrap();
+    let ended = running.end();
+    assert!(!ended.status.success());
+    assert!(ended.stderr.contains("c10d perf: rank 1 was killed by signal 9"), "{}", ended.stderr);
+}
+
+/// The process that `launcher` started as `rank`.
+fn rank_process(launcher: u32, rank: u32) -> Option<Pid> {
+    let variable = format!("RANK={rank}");
+    std::fs::read_dir("/proc").unwrap().flatten().find_map(|entry| {
+        let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
+        let stat = std::fs::read_to_string(entry.path().join("stat")).ok()?;
+        let parent: u32 = stat.rsplit(')').next()?.split_whitespace().nth(1)?.parse().ok()?;
+        let environment = std::fs::read(entry.path().join("environ")).ok()?;
+        let is_it = parent == launcher && environment.split(|b| *b == 0).any(|v| v == variable.as_bytes());
+        if is_it { Pid::from_raw(pid as i32) } else { None }
+    })
+}
+
+#[test]
+fn what_makes_no_sense_is_refused_before_anything_runs() {
+    for (args, says) in [
+        (&["--ops", "allreduce"][..], "all_reduce"),
+        (&["--bytes", "8q"], "8q"),
+        (&["--dtype", "f31"], "f32"),
+        (&["--reduce", "plus"], "sum"),
+        (&["-n", "0"], "0"),
+        (&["--iters", "0"], "0"),
+        (&["--ops", "all_reduce", "--reduce", "band"], "band has no meaning on f32"),
+        (&["--ops", "send_recv", "-n", "1"], "needs two ranks"),
+    ] {
+        let ended = run(&[&["perf"], args].concat());
+        assert!(!ended.status.success() && ended.stdout.is_empty(), "{args:?}");
+        assert!(ended.stderr.contains(says), "{args:?}: {}", ended.stderr);
+    }
+}

@@ -1,0 +1,38 @@
+//! `c10d store`: a server that clients can use.
+
+mod common;
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use c10d::{Store, TcpStore};
+use common::{run, start};
+use rustix::process::Signal;
+
+#[test]
+fn clients_share_what_they_set_until_the_server_is_interrupted() {
+    for signal in [Signal::INT, Signal::TERM] {
+        let mut running = start(&["store", "--bind", "127.0.0.1:0"]);
+        let addr: SocketAddr = running.line().parse().unwrap();
+        let deadline = Instant::now() + Duration::from_secs(30);
+        let connect = || TcpStore::connect(&addr.ip().to_string(), addr.port(), deadline).unwrap();
+        let (one, other) = (connect(), connect());
+        one.set("key", b"value", deadline).unwrap();
+        assert_eq!(other.get("key", deadline).unwrap(), b"value");
+        assert_eq!(other.add("count", 2, deadline).unwrap(), 2);
+        running.signal(signal);
+        let ended = running.end();
+        assert!(ended.status.success(), "{}", ended.stderr);
+    }
+}
+
+#[test]
+fn an_address_that_cannot_be_had_is_named() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = taken.local_addr().unwrap().to_string();
+    for bind in [addr.as_str(), "nonsense"] {
+        let ended = run(&["store", "--bind", bind]);
+        assert_eq!(ended.status.code(), Some(1));
+        assert!(ended.stderr.contains(bind), "{}", ended.stderr);
+    }
+}
