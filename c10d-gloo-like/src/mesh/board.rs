@@ -118,13 +118,11 @@ impl Board {
     }
 }
 
+/// By shifts, not through bytes: words that are read right after their bytes were written stall the core.
 fn pack(print: &Fingerprint) -> [u64; 3] {
-    let bytes = print.to_bytes();
-    std::array::from_fn(|i| {
-        let mut word = [0; 8];
-        word.copy_from_slice(&bytes[i * 8..i * 8 + 8]);
-        u64::from_le_bytes(word)
-    })
+    let small = u32::from_le_bytes([print.op, print.dtype, print.reduce, print.step]);
+    let pair = |low: u32, high: u32| u64::from(low) | u64::from(high) << 32;
+    [pair(print.seq, small), print.count, pair(print.root, print.rest)]
 }
 
 fn unpack(words: &[u64; 3]) -> Fingerprint {

@@ -21,6 +21,9 @@ const ANSWER: Duration = Duration::from_millis(80);
 /// How long a broken data connection waits for the control connection to say why.
 const REASON: Duration = Duration::from_millis(50);
 
+/// How long after a goodbye bytes may still be on their way: over TCP they come by another connection than it.
+const UNDERWAY: Duration = Duration::from_secs(1);
+
 /// Something that wakes a thread which sleeps while it waits for peers.
 pub(crate) type Waker = Box<dyn Fn() + Send + Sync>;
 
@@ -62,12 +65,21 @@ struct State {
 
 #[derive(Clone, Default)]
 struct Peer {
-    /// It said goodbye, after this call.
-    left: Option<Option<Place>>,
+    /// It said goodbye, after this call, at this time.
+    left: Option<(Option<Place>, Instant)>,
+    /// Its bytes come over TCP.
+    tcp: bool,
     /// The connection is gone.
     closed: bool,
     /// Its answer to this query.
     answer: Option<(u32, Answer)>,
+}
+
+impl Peer {
+    /// The last call of a peer of which no more bytes will come.
+    fn gone(&self) -> Option<Option<Place>> {
+        self.left.filter(|(_, at)| !self.tcp || at.elapsed() >= UNDERWAY).map(|(last, _)| last)
+    }
 }
 
 impl Health {
@@ -91,6 +103,13 @@ impl Health {
     pub(super) fn reach(&self, peer: u32, path: Path) {
         if let Some(slot) = self.paths.get(peer as usize) {
             let _ = slot.set(path);
+        }
+    }
+
+    /// Says that the bytes of this peer come over TCP.
+    pub(super) fn uses_tcp(&self, peer: u32) {
+        if let Some(peer) = self.state.lock().peers.get_mut(peer as usize) {
+            peer.tcp = true;
         }
     }
 
@@ -143,7 +162,8 @@ impl Health {
         let gone = {
             let state = self.state.lock();
             let before = |last: Option<Place>| last.is_none_or(|last| last.is_before(place));
-            (0..).zip(&*state.peers).find(|(_, p)| p.left.is_some_and(before)).map(|(rank, p)| (rank, p.left.flatten()))
+            let left = (0..).zip(&*state.peers).filter_map(|(rank, p)| Some((rank, p.left?.0)));
+            left.into_iter().find(|(_, last)| before(*last))
         };
         match gone {
             Some((rank, last)) => Err(self.fail(dead(rank, verdict::left_text(last)).phase(Phase::Announce))),
@@ -182,7 +202,7 @@ impl Health {
                 break;
             }
         }
-        let left = state.peers.get(rank as usize).and_then(|p| p.left);
+        let left = state.peers.get(rank as usize).and_then(|p| p.left).map(|(last, _)| last);
         drop(state);
         let how = left.map_or_else(|| how.to_owned(), verdict::left_text);
         self.fail(dead(rank, how).phase(Phase::Transfer))
@@ -199,8 +219,8 @@ impl Health {
     #[cold]
     fn needs_slow(&self, rank: u32) -> Result {
         self.check()?;
-        let left = self.state.lock().peers.get(rank as usize).and_then(|p| p.left);
-        match left {
+        let gone = self.state.lock().peers.get(rank as usize).and_then(Peer::gone);
+        match gone {
             Some(last) => Err(self.fail(dead(rank, verdict::left_text(last)).phase(Phase::Transfer))),
             None => Ok(()),
         }
@@ -212,10 +232,10 @@ impl Health {
         self.alarm.load(Ordering::Acquire) & DISPUTED != 0
     }
 
-    /// Whether this peer has said goodbye.
+    /// Whether this peer has said goodbye, and all its bytes are here.
     pub(crate) fn has_left(&self, rank: u32) -> bool {
         self.alarm.load(Ordering::Acquire) & LEFT != 0
-            && self.state.lock().peers.get(rank as usize).is_some_and(|p| p.left.is_some())
+            && self.state.lock().peers.get(rank as usize).is_some_and(|p| p.gone().is_some())
     }
 
     /// The call waits longer than usual: asks all peers what they called at this place. If one called something else,
@@ -272,7 +292,7 @@ impl Health {
             Frame::Revoke(revoke) => self.revoked(from, revoke),
             Frame::Goodbye { last } => {
                 if let Some(peer) = self.state.lock().peers.get_mut(from as usize) {
-                    peer.left.get_or_insert(last);
+                    peer.left.get_or_insert((last, Instant::now()));
                 }
                 self.alarm.fetch_or(LEFT, Ordering::AcqRel);
                 self.wake();
@@ -400,7 +420,7 @@ impl Health {
         let until = Instant::now() + ANSWER;
         let mut state = self.state.lock();
         let answer = |peer: &Peer| match (peer.left, peer.answer) {
-            (Some(last), _) => Answer::Left(last),
+            (Some((last, _)), _) => Answer::Left(last),
             (_, Some((at, answer))) if at == id => answer,
             _ => Answer::Silent,
         };

@@ -313,6 +313,9 @@ impl Parts {
         let index = |of: u32, within: u32| local_ranks.iter().filter(|r| **r != within && **r < of).count();
         let (mut collective, mut p2p) = (Vec::new(), Vec::new());
         for (peer, pair) in (0..).zip(pairs) {
+            if pair.segment.is_none() {
+                health.uses_tcp(peer);
+            }
             let link = |lane, fd: Option<std::os::fd::OwnedFd>| match (&segment, &pair.segment) {
                 (Some(own), Some(theirs)) => Some(Link::Shm(ShmLink::new(
                     peer,

@@ -65,7 +65,8 @@ fn who_is_late() {
     let place = Some(Place { seq: 7, step: 0 });
     let at = |seq, inside| Answer::At(Position { last: Some(Place { seq, step: 0 }), inside });
     let none = Answer::At(Position { last: None, inside: false });
-    let cases: [(&[u32], &[Answer], &[u32], &str); 7] = [
+    type Case<'a> = (&'a [u32], &'a [Answer], &'a [u32], &'a str);
+    let cases: [Case<'_>; 7] = [
         (&[1], &[at(7, true), at(7, true), Answer::Silent], &[2], "rank 2 is stopped or unreachable"),
         (&[1], &[at(7, true), at(6, false), at(7, true)], &[1], "rank 1 has not called it: it is at seq 6"),
         (&[1], &[at(7, true), none, at(7, true)], &[1], "rank 1 has not called it: it has made no call yet"),

@@ -168,9 +168,3 @@ impl Watch {
         next
     }
 }
-
-/// How many connections are under watch: for tests that look for leaks.
-#[cfg(test)]
-pub(super) fn watched() -> usize {
-    watcher().map_or(0, |w| w.connections.lock().open.len())
-}
