@@ -15,6 +15,7 @@ mod handshake;
 mod health;
 mod hello;
 mod host;
+mod join;
 mod local;
 mod netlink;
 mod socket;
@@ -25,23 +26,18 @@ mod wire;
 
 use std::net::TcpStream;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use c10d_core::{Error, ErrorKind, Phase, Result, Store};
 
 pub(crate) use health::Health;
 pub(crate) use topology::Topology;
 
-use accept::Door;
-use control::{Decoder, Frame, Revoke};
-use dial::{Join, Pair};
-use hello::Hello;
-use host::HostId;
-use local::Seat;
+use join::Parts;
 
 use crate::link::Link;
-use crate::shm::{Lane, Layout, Segment, ShmLink};
-use crate::tcp::{self, TcpLink};
+use crate::shm::{Lane, Segment, ShmLink};
+use crate::tcp::TcpLink;
 
 /// Which way bytes may take between ranks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -131,175 +127,12 @@ impl Mesh {
         }
         let health = Health::new(wiring.group.clone(), wiring.rank, wiring.size);
         let membership = Membership(health.clone());
-        let joined = if wiring.size == 1 { Ok(alone()) } else { join(&wiring, &health) };
+        let joined = if wiring.size == 1 { Ok(Parts::alone()) } else { join::join(&wiring, &health) };
         match joined {
             Ok(parts) => Ok(parts.into_mesh(wiring.rank, health, membership)),
             Err(error) => Err(health.fail(error)),
         }
     }
-}
-
-/// What a join makes.
-struct Parts {
-    topology: Topology,
-    segment: Option<Arc<Segment>>,
-    pairs: Vec<Pair>,
-}
-
-fn alone() -> Parts {
-    Parts { topology: Topology::new(vec![0], vec![vec![0]]), segment: None, pairs: vec![Pair::default()] }
-}
-
-fn join(wiring: &Wiring, health: &Arc<Health>) -> Result<Parts> {
-    let (mut door, mine) = open(wiring.transport, wiring.size)?;
-    // While the door is still open: nobody fails for finding it closed before the cause is known.
-    join_at(&mut door, &mine, wiring, health).map_err(|error| first_failure(wiring, error))
-}
-
-/// The first failure of all ranks that fail to join, if it is known and this one is not a cause of its own.
-fn first_failure(wiring: &Wiring, error: Error) -> Error {
-    let mut record = Vec::from(wiring.rank.to_le_bytes());
-    record.extend(Frame::Revoke(Box::new(Revoke::of(&error, None))).to_bytes());
-    let soon = Instant::now() + Duration::from_millis(200);
-    let Ok(stored) = wiring.store.compare_set("mesh/failed", &[], &record, soon) else { return error };
-    if stored == record || *error.kind() != ErrorKind::Rendezvous {
-        return error;
-    }
-    let Some((by, frame)) = stored.split_first_chunk() else { return error };
-    let mut decoder = Decoder::default();
-    decoder.push(frame);
-    match decoder.next() {
-        Ok(Some(Frame::Revoke(revoke))) => verdict::retell(wiring.rank, u32::from_le_bytes(*by), &revoke),
-        _ => error,
-    }
-}
-
-fn join_at(door: &mut Door, mine: &Hello, wiring: &Wiring, health: &Arc<Health>) -> Result<Parts> {
-    let Wiring { group, rank, size, session, store, transport, deadline } = wiring;
-    let (rank, size, transport) = (*rank, *size, *transport);
-    let hellos = hello::exchange(&**store, mine, rank, *deadline)?;
-
-    let ids: Vec<HostId> = hellos.iter().map(|h| h.host).collect();
-    let hosts = host::number(&ids);
-    let local: Vec<u32> = (0..size).filter(|r| hosts[*r as usize] == hosts[rank as usize]).collect();
-    let layout = Layout::new(local.len() - 1);
-    let (segment, unshared) = match make_segment(transport, &local, layout) {
-        Ok(segment) => (segment, None),
-        Err(error) => (None, Some(error)),
-    };
-    let seat = Seat { health: Arc::downgrade(health), segment: segment.clone() };
-    let presence = local::sit(*session, group, rank, seat);
-
-    // What remains is for telling each other who is missing.
-    let left = deadline.saturating_duration_since(Instant::now());
-    let connect_by = *deadline - (left / 10).min(Duration::from_secs(1));
-    let join = Join {
-        rank,
-        size,
-        session: *session,
-        group: wire::hash(group.as_bytes()),
-        transport,
-        health,
-        hellos: &hellos,
-        segment: segment.clone(),
-        layout,
-        deadline: connect_by,
-    };
-    let pairs = join.run(door, &presence).map_err(|error| unshared.unwrap_or(error))?;
-    let shm = agree(wiring, health, &pairs)?;
-    // All have read it.
-    let _ = store.delete(&format!("mesh/{rank}"), *deadline);
-    let segment = segment.filter(|_| pairs.iter().any(|p| p.segment.is_some()));
-    Ok(Parts { topology: Topology::new(hosts, shm), segment, pairs })
-}
-
-/// Opens what peers connect to, and describes this rank.
-fn open(transport: Transport, size: u32) -> Result<(Door, Hello)> {
-    let process = local::process_token()?;
-    let mut unix = None;
-    let mut name = String::new();
-    if transport != Transport::Tcp {
-        let random: String = local::random()?.iter().map(|b| format!("{b:02x}")).collect();
-        name = format!("c10d-{random}");
-        match socket::listen_unix(&name) {
-            Ok(fd) => unix = Some(fd),
-            Err(e) => {
-                let error =
-                    Error::new(ErrorKind::Resource, "cannot listen on a UNIX socket").source(e).phase(Phase::Connect);
-                if transport == Transport::Shm {
-                    return Err(error);
-                }
-                tracing::warn!("no shared memory with other processes: {error}");
-                name.clear();
-            }
-        }
-    }
-    let listeners = if transport == Transport::Shm { Vec::new() } else { listen(transport)? };
-    let tcp = listeners.iter().map(tcp::Listener::address).collect::<Result<_>>()?;
-    let hello =
-        Hello { host: HostId::here(process), pid: std::process::id(), process, transport, size, unix: name, tcp };
-    Ok((Door::new(unix, listeners), hello))
-}
-
-/// One listening socket per address. Addresses that do not work are left out as long as one does.
-fn listen(transport: Transport) -> Result<Vec<tcp::Listener>> {
-    let wish = addr::Wish::from_env();
-    let explicit = wish.addr.is_some() || wish.interface.is_some();
-    let mut listeners = Vec::new();
-    let mut last = None;
-    for ip in addr::choose(&wish)? {
-        match tcp::Listener::bind(ip) {
-            Ok(listener) => listeners.push(listener),
-            Err(e) => last = Some(e),
-        }
-    }
-    match last {
-        Some(e) if listeners.is_empty() && (explicit || transport == Transport::Tcp) => Err(e),
-        Some(e) if listeners.is_empty() => {
-            tracing::warn!("no connections over TCP: {e}");
-            Ok(listeners)
-        }
-        _ => Ok(listeners),
-    }
-}
-
-/// The own segment. Where none can be had, TCP takes its place, with a warning.
-fn make_segment(transport: Transport, local: &[u32], layout: Layout) -> Result<Option<Arc<Segment>>> {
-    if transport == Transport::Tcp || local.len() < 2 {
-        return Ok(None);
-    }
-    match Segment::create(layout) {
-        Ok(segment) => Ok(Some(Arc::new(segment))),
-        Err(e) if transport == Transport::Shm => Err(e.phase(Phase::Connect)),
-        Err(e) => {
-            tracing::warn!("this rank uses TCP instead of shared memory: {e}");
-            Ok(None)
-        }
-    }
-}
-
-/// Tells all how this rank's pairs turned out, and waits for everybody's word.
-fn agree(wiring: &Wiring, health: &Health, pairs: &[Pair]) -> Result<Vec<Vec<u8>>> {
-    const SLICE: Duration = Duration::from_millis(500);
-    let key = |rank: u32| format!("mesh/ok/{rank}");
-    let bits = topology::bits(wiring.size, |r| pairs[r as usize].segment.is_some());
-    let rendezvous = |e: Error| e.phase(Phase::Rendezvous);
-    wiring.store.set(&key(wiring.rank), &bits, wiring.deadline).map_err(rendezvous)?;
-    let keys: Vec<String> = (0..wiring.size).map(key).collect();
-    let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
-    loop {
-        let slice = wiring.deadline.min(Instant::now() + SLICE);
-        let waited = wiring.store.wait(&keys, slice);
-        match waited {
-            // All are connected: what goes wrong from here on is a matter of the group's life.
-            Ok(()) => break,
-            Err(_) if health.failed() => health.check()?,
-            Err(_) if slice == wiring.deadline => break,
-            Err(e) if Instant::now() + SLICE / 10 < slice => return Err(rendezvous(e)),
-            Err(_) => {}
-        }
-    }
-    hello::gather(&*wiring.store, key, wiring.size, wiring.deadline, "did not get connected to all others")
 }
 
 impl Parts {

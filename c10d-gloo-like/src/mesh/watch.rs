@@ -9,7 +9,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use c10d_core::{Error, ErrorKind, Result};
+use c10d_core::{Error, ErrorKind, Phase, Result};
 use parking_lot::Mutex;
 use rustix::buffer::spare_capacity;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
@@ -45,7 +45,9 @@ struct Entry {
 }
 
 fn refused(what: &str, e: impl std::error::Error + Send + Sync + 'static) -> Error {
-    Error::new(ErrorKind::Resource, format!("cannot watch the peers' connections: no {what} left")).source(e)
+    Error::new(ErrorKind::Resource, format!("cannot watch the peers' connections: no {what} left"))
+        .source(e)
+        .phase(Phase::Connect)
 }
 
 /// The process's watcher, once it could be started. A refusal is not kept: the next group tries again.

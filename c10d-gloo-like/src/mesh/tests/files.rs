@@ -11,12 +11,12 @@ impl Files {
     }
 
     /// A file with this content that is not in the store yet.
-    fn fresh(&self, value: &[u8]) -> PathBuf {
+    fn fresh(&self, value: &[u8]) -> Result<PathBuf> {
         static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
         let n = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let path = self.0.join(format!("tmp-{}-{n}", std::process::id()));
-        std::fs::write(&path, value).unwrap();
-        path
+        std::fs::write(&path, value).map_err(refused)?;
+        Ok(path)
     }
 
     fn unused(&self) -> Error {
@@ -24,15 +24,18 @@ impl Files {
     }
 }
 
+fn refused(e: std::io::Error) -> Error {
+    Error::new(ErrorKind::Store, "the directory refuses").source(e)
+}
+
 impl Store for Files {
     fn set(&self, key: &str, value: &[u8], _: Instant) -> Result {
-        std::fs::rename(self.fresh(value), self.path(key)).unwrap();
-        Ok(())
+        std::fs::rename(self.fresh(value)?, self.path(key)).map_err(refused)
     }
 
     fn get(&self, key: &str, deadline: Instant) -> Result<Vec<u8>> {
         self.wait(&[key], deadline)?;
-        Ok(std::fs::read(self.path(key)).unwrap())
+        std::fs::read(self.path(key)).map_err(refused)
     }
 
     fn wait(&self, keys: &[&str], deadline: Instant) -> Result {
@@ -47,10 +50,10 @@ impl Store for Files {
 
     fn compare_set(&self, key: &str, expected: &[u8], desired: &[u8], _: Instant) -> Result<Vec<u8>> {
         assert!(expected.is_empty());
-        let fresh = self.fresh(desired);
+        let fresh = self.fresh(desired)?;
         let _exists_already = std::fs::hard_link(&fresh, self.path(key));
-        std::fs::remove_file(fresh).unwrap();
-        Ok(std::fs::read(self.path(key)).unwrap())
+        std::fs::remove_file(fresh).map_err(refused)?;
+        std::fs::read(self.path(key)).map_err(refused)
     }
 
     fn check(&self, keys: &[&str], _: Instant) -> Result<bool> {

@@ -115,6 +115,19 @@ fn another_run_in_the_same_store_is_not_mixed_in() {
 }
 
 #[test]
+fn the_store_is_left_as_it_was() {
+    let store = HashStore::new();
+    std::thread::scope(|s| {
+        for rank in 0..3 {
+            let store = Arc::new(store.clone());
+            s.spawn(move || drop(Mesh::connect(wiring(rank, 3, store, Transport::Auto)).unwrap()));
+        }
+    });
+    assert!(store.check(&["session"], Instant::now()).unwrap());
+    assert_eq!(store.num_keys(Instant::now()).unwrap(), 1);
+}
+
+#[test]
 fn nothing_is_left_behind() {
     let fds = || std::fs::read_dir("/proc/self/fd").unwrap().count();
     let round = || {

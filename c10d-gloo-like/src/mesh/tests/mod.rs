@@ -5,9 +5,13 @@ mod joining;
 mod processes;
 mod threads;
 
+use super::accept::Door;
+use super::hello::Hello;
+use super::join::open;
 use super::*;
 use c10d_core::Fingerprint;
 use c10d_core::store::deadline_after;
+use std::time::Duration;
 
 /// No verdict depends on it: it only ends a test that hangs.
 const CAP: Duration = Duration::from_secs(20);

@@ -2,7 +2,7 @@
 
 use super::files::Files;
 use super::*;
-use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, setrlimit};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setrlimit};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
@@ -10,6 +10,7 @@ const SCENE: &str = "C10D_TEST_MESH_SCENE";
 const RANK: &str = "C10D_TEST_MESH_RANK";
 const SIZE: &str = "C10D_TEST_MESH_SIZE";
 const WAY: &str = "C10D_TEST_MESH_TRANSPORT";
+const SPARE: &str = "C10D_TEST_MESH_SPARE";
 const DIR: &str = "C10D_TEST_MESH_DIR";
 
 /// The processes of a job, and the directory of their store; both end with it.
@@ -34,12 +35,22 @@ impl Job {
     }
 
     fn start_with(scene: &str, size: u32, transport: Transport, more: &[(&str, &str)]) -> Job {
+        Job::start_by(scene, size, transport, more, |_| Command::new(std::env::current_exe().unwrap()))
+    }
+
+    fn start_by(
+        scene: &str,
+        size: u32,
+        transport: Transport,
+        more: &[(&str, &str)],
+        command: impl Fn(u32) -> Command,
+    ) -> Job {
         let random: String = local::random().unwrap().iter().map(|b| format!("{b:02x}")).collect();
         let dir = std::env::temp_dir().join(format!("c10d-mesh-{random}"));
         std::fs::create_dir(&dir).unwrap();
         let mut job = Job { ranks: Vec::new(), store: Files(dir) };
         for rank in 0..size {
-            let child = Command::new(std::env::current_exe().unwrap())
+            let child = command(rank)
                 .args(["mesh::tests::processes::rank", "--exact", "--nocapture"])
                 .envs([(SCENE, scene), (RANK, &rank.to_string()), (SIZE, &size.to_string()), (WAY, transport.name())])
                 .env(DIR, &job.store.0)
@@ -119,6 +130,7 @@ fn rank() {
     };
     match scene.as_str() {
         "talk" => talks(&me),
+        "lacks" => lacks_descriptors(&me),
         "killed" => is_killed(&me),
         "stopped" => is_stopped(&me),
         "leaves" => leaves(&me),
@@ -181,6 +193,82 @@ fn where_shm_is_demanded_it_is_an_error() {
         let named: &[&str] = if rank == 1 { &["Resource []"] } else { &["Rendezvous [1]", "Resource [1]"] };
         assert!(named.iter().any(|n| error.starts_with(n)), "rank {rank}: {error}");
     }
+}
+
+fn lacks_descriptors(me: &Player) {
+    let limit = getrlimit(Resource::Nofile);
+    if me.rank == 1 {
+        let more: u64 = std::env::var(SPARE).unwrap().parse().unwrap();
+        // The directory's own descriptor is counted, and closed again.
+        let open = std::fs::read_dir("/proc/self/fd").unwrap().count() as u64 - 1;
+        setrlimit(Resource::Nofile, Rlimit { current: Some(open + more), ..limit }).unwrap();
+    }
+    let deadline = deadline_after(Duration::from_secs(2));
+    let joined = Mesh::connect(Wiring { deadline, ..wiring(me.rank, me.size, me.store.clone(), me.transport) });
+    setrlimit(Resource::Nofile, limit).unwrap();
+    match joined {
+        Err(error) => me.report(&error),
+        Ok(mesh) => me.tell("result", &format!("{:?}", mesh.topology)),
+    }
+}
+
+#[test]
+fn without_descriptors_a_join_works_or_ends_in_an_error() {
+    for (transport, spare) in [(Transport::Auto, 1), (Transport::Auto, 7), (Transport::Auto, 30), (Transport::Tcp, 5)] {
+        let spare = spare.to_string();
+        let mut job = Job::start_with("lacks", 3, transport, &[(SPARE, &spare)]);
+        let results = job.await_all("result");
+        println!("{} with {spare} descriptors left: {}", transport.name(), results[1]);
+        let joined = results.iter().filter(|r| r.starts_with("Topology")).count();
+        assert!(joined == 3 || (joined == 0 && spare != "30"), "{results:?}");
+        job.set("end");
+    }
+}
+
+/// Two network namespaces with a cable between them; both end with it.
+struct TwoHosts([String; 2]);
+
+impl Drop for TwoHosts {
+    fn drop(&mut self) {
+        self.0.iter().for_each(|name| drop(ip(&["netns", "del", name])));
+    }
+}
+
+fn ip(args: &[&str]) -> std::result::Result<(), String> {
+    let out = Command::new("ip").args(args).output().map_err(|e| format!("no program ip: {e}"))?;
+    if out.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&out.stderr).into_owned()) }
+}
+
+fn two_hosts() -> std::result::Result<TwoHosts, String> {
+    let id = std::process::id();
+    let hosts = TwoHosts([format!("c10dA{id}"), format!("c10dB{id}")]);
+    let [a, b] = &hosts.0;
+    ip(&["netns", "add", a])?;
+    ip(&["netns", "add", b])?;
+    ip(&["link", "add", "east", "netns", a, "type", "veth", "peer", "name", "west", "netns", b])?;
+    for (host, link, address) in [(a, "east", "10.77.0.1/24"), (b, "west", "10.77.0.2/24")] {
+        ip(&["-n", host, "addr", "add", address, "dev", link])?;
+        ip(&["-n", host, "link", "set", link, "up"])?;
+        ip(&["-n", host, "link", "set", "lo", "up"])?;
+    }
+    Ok(hosts)
+}
+
+#[test]
+fn network_namespaces_are_hosts() {
+    let hosts = match two_hosts() {
+        Ok(hosts) => hosts,
+        Err(why) => return println!("skipped: no network namespaces here: {}", why.trim()),
+    };
+    let mut job = Job::start_by("talk", 4, Transport::Auto, &[], |rank| {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &hosts.0[rank as usize % 2]]).arg(std::env::current_exe().unwrap());
+        command
+    });
+    for topology in job.await_all("result") {
+        assert_eq!(topology, "Topology { hosts: [0, 1, 0, 1], shm: [[4], [8], [1], [2]] }");
+    }
+    job.set("end");
 }
 
 fn is_killed(me: &Player) {
