@@ -157,14 +157,20 @@ fn a_client_that_never_reads_is_held_back_then_dropped_and_hurts_nobody() {
         received += n;
     }
     assert!(received < asked * (1 << 20), "{received} bytes of {asked} MiB");
-    // One that asks for as much, but reads, gets it all.
-    let mut patient = Raw::valid(server.local_addr());
-    let mut asking = patient.0.try_clone().unwrap();
-    let get = get.clone();
-    let asker = std::thread::spawn(move || (0..50).for_each(|_| asking.write_all(&get).unwrap()));
+}
+
+#[test]
+fn a_client_that_reads_slowly_gets_it_all() {
+    let server = server_with(small());
+    client(server.local_addr()).set("big", &vec![1; 1 << 20], soon()).unwrap();
+    let mut slow = Raw::valid(server.local_addr());
+    rustix::net::sockopt::set_socket_recv_buffer_size(&slow.0, 64 << 10).unwrap();
+    let mut asking = slow.0.try_clone().unwrap();
+    let asker =
+        std::thread::spawn(move || (0..50).for_each(|_| asking.write_all(&say(3, &[string(b"/big")])).unwrap()));
     for _ in 0..50 {
-        assert_eq!(patient.hear(8), int(1 << 20));
-        assert_eq!(patient.hear(1 << 20), vec![1; 1 << 20]);
+        assert_eq!(slow.hear(8), int(1 << 20));
+        assert_eq!(slow.hear(1 << 20), vec![1; 1 << 20]);
     }
     asker.join().unwrap();
 }

@@ -60,32 +60,42 @@ impl TcpStore {
         let began = Instant::now();
         let mut attempts = 0;
         let mut pause = FIRST_PAUSE;
+        let mut cause: Option<io::Error> = None;
         loop {
             attempts += 1;
-            let last = match TcpStore::attempt(host, port, deadline.min(Instant::now() + ATTEMPT)) {
+            match TcpStore::attempt(host, port, deadline.min(Instant::now() + ATTEMPT)) {
                 Ok((addr, link)) => return Ok(TcpStore::with(addr, vec![link], None)),
-                Err(e) => e,
-            };
-            // Ranks that start together should not knock together.
-            let jitter = Instant::now().duration_since(began).subsec_nanos() % 1000;
-            let nap = pause.mul_f64(0.5 + f64::from(jitter) / 1000.0);
-            if Instant::now() + nap >= deadline {
+                // That the time was up in the middle of an attempt tells less than why the one before failed.
+                Err(e) if e.kind() == io::ErrorKind::TimedOut && cause.is_some() => {}
+                Err(e) => cause = Some(e),
+            }
+            let now = Instant::now();
+            if now >= deadline {
                 let what = format!(
                     "cannot reach the store at {host}:{port}: {attempts} attempts in {:.3?}; is the process that hosts it \
                      (rank 0, or the launcher) running and reachable?",
                     began.elapsed()
                 );
-                return Err(Error::new(ErrorKind::Store, what).source(last));
+                let error = Error::new(ErrorKind::Store, what);
+                return Err(match cause {
+                    Some(cause) => error.source(cause),
+                    None => error,
+                });
             }
-            std::thread::sleep(nap);
+            // Ranks that start together should not knock together.
+            let jitter = f64::from(now.duration_since(began).subsec_nanos() % 1000) / 1000.0;
+            std::thread::sleep(pause.mul_f64(0.5 + jitter).min(deadline - now));
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }
 
     fn attempt(host: &str, port: u16, deadline: Instant) -> io::Result<(SocketAddr, Link)> {
         let mut last = io::Error::from(io::ErrorKind::TimedOut);
-        for addr in resolve(host, port, deadline)? {
-            match Link::open(addr, deadline) {
+        let addrs = resolve(host, port, deadline)?;
+        for (i, addr) in addrs.iter().copied().enumerate() {
+            // An address that swallows packets must leave time for the next.
+            let share = deadline.saturating_duration_since(Instant::now()) / (addrs.len() - i) as u32;
+            match Link::open(addr, Instant::now() + share) {
                 Ok(link) => return Ok((addr, link)),
                 Err(e) => last = e,
             }
