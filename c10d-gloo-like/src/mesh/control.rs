@@ -22,8 +22,9 @@ pub(crate) enum Frame {
     State { id: u32, place: Place, position: Position, print: Option<Fingerprint> },
     /// "This group has failed", with the cause.
     Revoke(Box<Revoke>),
-    /// "I leave, and this is the last call I completed."
-    Goodbye { last: Option<Place> },
+    /// "I leave, and this is the last call I completed." `failed`: the group has failed, and the rank that met the cause
+    /// has told all.
+    Goodbye { last: Option<Place>, failed: bool },
 }
 
 /// The first cause of a group's failure, as the rank that met it tells the others.
@@ -67,8 +68,8 @@ impl Frame {
                 out.push(3);
                 revoke.put(&mut out);
             }
-            Frame::Goodbye { last } => {
-                out.push(4);
+            Frame::Goodbye { last, failed } => {
+                out.extend_from_slice(&[4, u8::from(*failed)]);
                 put_option(&mut out, *last, put_place);
             }
         }
@@ -88,7 +89,10 @@ impl Frame {
                 print: option(&mut r, print)?,
             },
             3 => Frame::Revoke(Box::new(Revoke::read(&mut r)?)),
-            4 => Frame::Goodbye { last: option(&mut r, place)? },
+            4 => {
+                let failed = r.u8()? != 0;
+                Frame::Goodbye { last: option(&mut r, place)?, failed }
+            }
             _ => return None,
         };
         r.end()?;
@@ -275,8 +279,8 @@ mod tests {
                 ErrorKind::Mismatch { field: "count", mine: "1".into(), theirs: "2".into() },
                 Some([(0, print), (1, Fingerprint { count: 2, ..print })]),
             ),
-            Frame::Goodbye { last: Some(at) },
-            Frame::Goodbye { last: None },
+            Frame::Goodbye { last: Some(at), failed: false },
+            Frame::Goodbye { last: None, failed: true },
         ]
     }
 

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
-use c10d_core::{Error, ErrorKind, Fingerprint, OpKind, Phase, Result, Status};
+use c10d_core::{Error, ErrorKind, Fingerprint, Phase, Result, Status};
 use parking_lot::{Condvar, Mutex};
 
 use super::board::{Board, Place};
@@ -21,7 +21,7 @@ const ANSWER: Duration = Duration::from_millis(80);
 /// How long a broken data connection waits for the control connection to say why.
 const REASON: Duration = Duration::from_millis(50);
 
-/// How long after a goodbye bytes may still be on their way: over TCP they come by another connection than it.
+/// How long after a goodbye bytes, or the cause of a failure, may still be on their way: they come by another connection.
 const UNDERWAY: Duration = Duration::from_secs(1);
 
 /// Something that wakes a thread which sleeps while it waits for peers.
@@ -65,8 +65,8 @@ struct State {
 
 #[derive(Clone, Default)]
 struct Peer {
-    /// It said goodbye, after this call, at this time.
-    left: Option<(Option<Place>, Instant)>,
+    /// It said goodbye.
+    left: Option<Left>,
     /// Its bytes come over TCP.
     tcp: bool,
     /// The connection is gone.
@@ -75,10 +75,21 @@ struct Peer {
     answer: Option<(u32, Answer)>,
 }
 
+/// A goodbye.
+#[derive(Clone, Copy)]
+struct Left {
+    /// The last call before it.
+    last: Option<Place>,
+    at: Instant,
+    /// It was said because the group has failed; the cause comes by another connection, perhaps later.
+    failed: bool,
+}
+
 impl Peer {
     /// The last call of a peer of which no more bytes will come.
     fn gone(&self) -> Option<Option<Place>> {
-        self.left.filter(|(_, at)| !self.tcp || at.elapsed() >= UNDERWAY).map(|(last, _)| last)
+        let soon = self.tcp || self.left.is_some_and(|l| l.failed);
+        self.left.filter(|l| !soon || l.at.elapsed() >= UNDERWAY).map(|l| l.last)
     }
 }
 
@@ -162,11 +173,12 @@ impl Health {
         let gone = {
             let state = self.state.lock();
             let before = |last: Option<Place>| last.is_none_or(|last| last.is_before(place));
-            let left = (0..).zip(&*state.peers).filter_map(|(rank, p)| Some((rank, p.left?.0)));
-            left.into_iter().find(|(_, last)| before(*last))
+            let left = (0..).zip(&*state.peers).filter_map(|(rank, p)| Some((rank, p.left?)));
+            left.into_iter().find(|(_, left)| before(left.last))
         };
         match gone {
-            Some((rank, last)) => Err(self.fail(dead(rank, verdict::left_text(last)).phase(Phase::Announce))),
+            Some((_, left)) if left.failed && left.at.elapsed() < UNDERWAY => Ok(()),
+            Some((rank, left)) => Err(self.fail(dead(rank, verdict::left_text(left.last)).phase(Phase::Announce))),
             None => Ok(()),
         }
     }
@@ -193,16 +205,20 @@ impl Health {
 
     /// A peer's data connection broke: the peer is gone. Waits a moment for the control connection to say why.
     pub(crate) fn lost(&self, rank: u32, how: &str) -> Error {
-        let until = Instant::now() + REASON;
+        let start = Instant::now();
         let mut state = self.state.lock();
-        let told =
-            |state: &State| state.cause.is_some() || state.peers.get(rank as usize).is_none_or(|p| p.left.is_some());
-        while !told(&state) {
-            if self.news.wait_until(&mut state, until).timed_out() {
+        let left = |state: &State| state.peers.get(rank as usize).and_then(|p| p.left);
+        while state.cause.is_none() {
+            let wait = match left(&state) {
+                Some(left) if !left.failed => break,
+                Some(_) => UNDERWAY,
+                None => REASON,
+            };
+            if self.news.wait_until(&mut state, start + wait).timed_out() {
                 break;
             }
         }
-        let left = state.peers.get(rank as usize).and_then(|p| p.left).map(|(last, _)| last);
+        let left = left(&state).map(|l| l.last);
         drop(state);
         let how = left.map_or_else(|| how.to_owned(), verdict::left_text);
         self.fail(dead(rank, how).phase(Phase::Transfer))
@@ -242,7 +258,7 @@ impl Health {
     /// the group fails when its answer is in. Two ranks that wait for different things find out this way.
     pub(crate) fn stalled(&self, print: &Fingerprint) {
         self.settle();
-        if !self.failed() && !is_p2p(print) {
+        if !self.failed() && !verdict::is_p2p(print) {
             self.ask(Place::of(print));
         }
     }
@@ -256,7 +272,7 @@ impl Health {
         }
         let place = Place::of(print);
         let answers = self.collect(self.ask(place));
-        let collective = !is_p2p(print);
+        let collective = !verdict::is_p2p(print);
         let (guilty, who) = verdict::judge(self.rank, collective.then_some(place), waiting_for, &answers);
         let phase = if collective { Phase::Announce } else { Phase::Transfer };
         let mut error = Error::new(ErrorKind::Timeout, who).guilty(guilty).phase(phase);
@@ -268,7 +284,7 @@ impl Health {
     pub(super) fn leave(&self) {
         let _told = self.telling.lock();
         let last = self.board.last_ended();
-        self.tell(&Frame::Goodbye { last });
+        self.tell(&Frame::Goodbye { last, failed: self.failed() });
         for path in &self.paths {
             if let Some(Path::Away(connection)) = path.get() {
                 connection.close();
@@ -290,9 +306,9 @@ impl Health {
                 self.compare(from, place, print);
             }
             Frame::Revoke(revoke) => self.revoked(from, revoke),
-            Frame::Goodbye { last } => {
+            Frame::Goodbye { last, failed } => {
                 if let Some(peer) = self.state.lock().peers.get_mut(from as usize) {
-                    peer.left.get_or_insert((last, Instant::now()));
+                    peer.left.get_or_insert(Left { last, at: Instant::now(), failed });
                 }
                 self.alarm.fetch_or(LEFT, Ordering::AcqRel);
                 self.wake();
@@ -420,7 +436,7 @@ impl Health {
         let until = Instant::now() + ANSWER;
         let mut state = self.state.lock();
         let answer = |peer: &Peer| match (peer.left, peer.answer) {
-            (Some((last, _)), _) => Answer::Left(last),
+            (Some(left), _) => Answer::Left(left.last),
             (_, Some((at, answer))) if at == id => answer,
             _ => Answer::Silent,
         };
@@ -455,10 +471,6 @@ impl Health {
         self.news.notify_all();
         self.wakers.lock().iter().for_each(|wake| wake());
     }
-}
-
-fn is_p2p(print: &Fingerprint) -> bool {
-    OpKind::from_code(print.op).is_some_and(OpKind::is_p2p)
 }
 
 fn dead(rank: u32, how: String) -> Error {

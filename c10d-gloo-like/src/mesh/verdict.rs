@@ -1,6 +1,6 @@
 //! Who is at fault, from what ranks say of themselves and of each other. Pure functions; no rank ever names itself.
 
-use c10d_core::{Error, ErrorKind, Fingerprint, Phase};
+use c10d_core::{Error, ErrorKind, Fingerprint, OpKind, Phase};
 
 use super::board::{Place, Position};
 use super::control::Revoke;
@@ -35,6 +35,10 @@ pub(crate) fn adopt(
     position: Position,
 ) -> Adopted {
     let Some(prints) = &revoke.prints else { return Adopted::Cause(retell(me, by, revoke)) };
+    if prints.iter().any(|(_, print)| is_p2p(print)) && prints.iter().all(|(rank, _)| *rank != me) {
+        // A message has no place among the collectives; two ranks know of it.
+        return Adopted::Cause(third_party(me, by, revoke));
+    }
     let place = Place::of(&prints[0].1);
     let own = prints.iter().find(|(rank, _)| *rank == me).map(|(_, print)| *print);
     match own.or_else(|| find(place)).or_else(|| find(Place::of(&prints[1].1))) {
@@ -88,10 +92,13 @@ pub(crate) fn retell(me: u32, by: u32, revoke: &Revoke) -> Error {
     if guilty.is_empty() {
         guilty = vec![by];
     }
-    if let ErrorKind::Mismatch { mine, theirs, .. } = &mut kind
-        && named
-    {
-        std::mem::swap(mine, theirs);
+    if let ErrorKind::Mismatch { mine, theirs, .. } = &mut kind {
+        if named {
+            std::mem::swap(mine, theirs);
+        } else if revoke.prints.is_none() {
+            // Only the two can tell which of them is wrong.
+            guilty.push(by);
+        }
     }
     let sep = if revoke.what.is_empty() { "" } else { ": " };
     let text = if named && matches!(kind, ErrorKind::Timeout) {
@@ -154,6 +161,11 @@ pub(crate) fn judge(me: u32, place: Option<Place>, waiting_for: &[u32], answers:
         }
     }
     (guilty, words.join("; "))
+}
+
+/// Whether the call is between two ranks.
+pub(crate) fn is_p2p(print: &Fingerprint) -> bool {
+    OpKind::from_code(print.op).is_some_and(OpKind::is_p2p)
 }
 
 /// How a rank that said goodbye is gone.
