@@ -1,0 +1,77 @@
+//! The bytes that ops really send: no op is another, costlier one in disguise.
+
+use c10d::{DispatchKey, ProcessGroup, ReduceOp, Result, Root};
+
+const N: usize = 4;
+/// Bytes of a rank's part; large enough that headers do not count, and for the algorithms of large sizes.
+const PART: usize = 1 << 20;
+const WHOLE: usize = N * PART;
+
+/// Bytes that all ranks together send for one call.
+fn total(transport: &str, call: impl Fn(&ProcessGroup) -> Result + Sync) -> usize {
+    let builder = c10d::builder().hint("gloo-like.transport", transport);
+    let sent = builder.run_ranks(N as u32, |pg| {
+        let count = || pg.bytes_sent(DispatchKey::Cpu).expect("gloo-like counts");
+        pg.barrier()?;
+        let before = count();
+        call(&pg)?;
+        Ok((count() - before) as usize)
+    });
+    sent.unwrap().iter().sum()
+}
+
+fn check(name: &str, at_least: usize, at_most: usize, call: impl Fn(&ProcessGroup) -> Result + Sync) {
+    for transport in ["shm", "tcp"] {
+        let bytes = total(transport, &call);
+        // A hundredth more for headers.
+        let fits = bytes >= at_least && bytes <= at_most + at_most / 100 + 4096;
+        assert!(fits, "{name} over {transport}: {bytes} bytes, must be {at_least} to {at_most}");
+    }
+}
+
+#[test]
+fn each_op_sends_what_it_must() {
+    let others = N - 1;
+    check("all_reduce", 2 * others * PART, 2 * others * PART, |pg| {
+        pg.all_reduce(vec![1u8; WHOLE], ReduceOp::Sum).map(drop)
+    });
+    // The root's part alone must arrive; sharing its work costs the parts that are reduced elsewhere.
+    check("reduce", others * WHOLE, others * WHOLE + others * PART, |pg| {
+        pg.reduce(vec![1u8; WHOLE], ReduceOp::Sum, 1).map(drop)
+    });
+    check("broadcast", others * WHOLE, others * WHOLE, |pg| pg.broadcast(vec![1u8; WHOLE], 2).map(drop));
+    check("all_gather_into", N * others * PART, N * others * PART, |pg| {
+        pg.all_gather_into(vec![1u8; PART], vec![0u8; WHOLE]).map(drop)
+    });
+    check("all_gather", N * others * PART, N * others * PART, |pg| {
+        pg.all_gather(vec![1u8; PART], vec![vec![0u8; PART]; N]).map(drop)
+    });
+    check("reduce_scatter_into", N * others * PART, N * others * PART, |pg| {
+        pg.reduce_scatter_into(vec![1u8; WHOLE], vec![0u8; PART], ReduceOp::Sum).map(drop)
+    });
+    check("reduce_scatter", N * others * PART, N * others * PART, |pg| {
+        pg.reduce_scatter(vec![vec![1u8; PART]; N], vec![0u8; PART], ReduceOp::Sum).map(drop)
+    });
+    check("all_to_all_single", N * others * PART, N * others * PART, |pg| {
+        pg.all_to_all_single(vec![1u8; WHOLE], vec![0u8; WHOLE]).map(drop)
+    });
+    check("gather", others * PART, others * PART, |pg| {
+        let root = if pg.rank() == 3 { Root::Me(vec![vec![0u8; PART]; N]) } else { Root::At(3) };
+        pg.gather(vec![1u8; PART], root).map(drop)
+    });
+    check("scatter", others * PART, others * PART, |pg| {
+        let root = if pg.rank() == 3 { Root::Me(vec![vec![1u8; PART]; N]) } else { Root::At(3) };
+        pg.scatter(root, vec![0u8; PART]).map(drop)
+    });
+    check("barrier", 0, 0, |pg| pg.barrier());
+}
+
+/// Several tensors at once cost what one of their size does: the same headers, the same synchronisation.
+#[test]
+fn coalesced_costs_one_announcement() {
+    for transport in ["shm", "tcp"] {
+        let one = total(transport, |pg| pg.all_reduce(vec![1f32; 40], ReduceOp::Sum).map(drop));
+        let four = total(transport, |pg| pg.all_reduce_coalesced(vec![vec![1f32; 10]; 4], ReduceOp::Sum).map(drop));
+        assert_eq!(one, four, "{transport}");
+    }
+}

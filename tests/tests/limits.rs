@@ -1,0 +1,174 @@
+//! What the system refuses: an error or another way, never a signal; and nothing is left behind.
+
+mod stage;
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use c10d::launch::Report;
+use c10d::{ReduceOp, Result};
+use libtest_mimic::{Arguments, Failed, Trial};
+use rustix::process::{Resource, Rlimit, setrlimit};
+use stage::{cast, failures, join, lines, shown, tell, tell_error};
+
+fn main() -> ExitCode {
+    if let Some(part) = stage::part() {
+        let (name, value) = part.split_once(':').unwrap_or((&part, ""));
+        match name {
+            "files" => limit(Resource::Nofile, open_files() + value.parse::<u64>().unwrap_or(0)),
+            "size" => limit(Resource::Fsize, 64 << 10),
+            "cgroup" => tighten(Path::new(value)),
+            _ => {}
+        }
+        if let Err(e) = work(name) {
+            tell_error(name, &e);
+        }
+        return ExitCode::SUCCESS;
+    }
+    let trials = vec![
+        Trial::test("few_file_descriptors", few_file_descriptors),
+        Trial::test("small_files_only", || told(run("size", "auto")?, true)),
+        Trial::test("small_files_only_and_shm_forced", || told(run("size", "shm")?, false)),
+        Trial::test("tight_memory_cgroup", tight_memory_cgroup),
+        Trial::test("nothing_left_behind_after_kill_of_all", || nothing_left_behind("shm")),
+        Trial::test("nothing_left_behind_after_kill_of_all_tcp", || nothing_left_behind("tcp")),
+    ];
+    libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
+}
+
+fn limit(resource: Resource, value: u64) {
+    setrlimit(resource, Rlimit { current: Some(value), maximum: Some(value) }).expect("lowering a limit is allowed");
+}
+
+fn open_files() -> u64 {
+    // The listing itself is one of them.
+    std::fs::read_dir("/proc/self/fd").map_or(0, |dir| dir.count() as u64 - 1)
+}
+
+fn work(part: &str) -> Result {
+    let pg = join(Duration::from_secs(5))?;
+    loop {
+        for count in [10, 100_000] {
+            let mut x = vec![1u32; count];
+            pg.all_reduce(&mut x, ReduceOp::Sum)?;
+            assert_eq!(x, vec![pg.size(); count]);
+        }
+        if part != "forever" {
+            break;
+        }
+    }
+    pg.shutdown()?;
+    tell("done");
+    Ok(())
+}
+
+fn run(part: &str, transport: &str) -> Result<Report, Failed> {
+    cast(part, 2, transport).run().map_err(|e| e.to_string().into())
+}
+
+/// Every rank ended by itself, with a result or with an error; `needed`: with a result.
+fn told(report: Report, needed: bool) -> Result<(), Failed> {
+    for rank in 0..2 {
+        let done = lines(&report, rank).contains(&"done".to_owned());
+        let error = failures(&report, rank).into_iter().find(|told| !told.kind.is_empty());
+        let named = error.is_some_and(|told| told.kind != "Internal");
+        if !report.exits[rank as usize].success() || !(done || (named && !needed)) {
+            return Err(format!("rank {rank}:\n{}", shown(&report)).into());
+        }
+    }
+    Ok(())
+}
+
+fn few_file_descriptors() -> Result<(), Failed> {
+    for more in [0, 1, 2, 3, 5, 8, 12, 18, 26] {
+        told(run(&format!("files:{more}"), "auto")?, false)?;
+    }
+    told(run("files:100", "auto")?, true)
+}
+
+// Memory cgroups.
+
+const HERE: &str = "/sys/fs/cgroup";
+
+/// A new memory group for the ranks, if this process may make one.
+fn new_group() -> Option<PathBuf> {
+    let name = format!("c10d-test-{}", std::process::id());
+    let groups = std::fs::read_to_string("/proc/self/cgroup").ok()?;
+    let own = |controller: &str| {
+        let line = groups.lines().find(|line| line.splitn(3, ':').nth(1) == Some(controller))?;
+        Some(line.splitn(3, ':').nth(2)?.trim_start_matches('/').to_owned())
+    };
+    let place = match own("memory") {
+        Some(own) => Path::new(HERE).join("memory").join(own).join(name),
+        None => Path::new(HERE).join(own("")?).join(name),
+    };
+    std::fs::create_dir(&place).ok()?;
+    let limited = ["memory.max", "memory.limit_in_bytes"].iter().any(|file| place.join(file).exists());
+    if limited {
+        Some(place)
+    } else {
+        let _ = std::fs::remove_dir(&place);
+        None
+    }
+}
+
+/// Moves this process into the group, and leaves it half a MiB more than it has.
+fn tighten(group: &Path) {
+    let current = |file: &str| std::fs::read_to_string(group.join(file)).ok()?.trim().parse::<u64>().ok();
+    let joined = std::fs::write(group.join("cgroup.procs"), std::process::id().to_string());
+    let used = current("memory.current").or_else(|| current("memory.usage_in_bytes")).unwrap_or(0);
+    let file = if group.join("memory.max").exists() { "memory.max" } else { "memory.limit_in_bytes" };
+    // The second rank finds the limit that the first one set, and room for its own beginnings.
+    let limit = used + (6 << 20);
+    let limited = std::fs::write(group.join(file), limit.to_string());
+    if joined.is_err() || limited.is_err() {
+        tell("skipped: the group cannot be entered or limited");
+    }
+}
+
+fn tight_memory_cgroup() -> Result<(), Failed> {
+    let Some(group) = new_group() else {
+        println!("skipped: no memory cgroup can be made here");
+        return Ok(());
+    };
+    let report = run(&format!("cgroup:{}", group.display()), "auto");
+    let _ = std::fs::remove_dir(&group);
+    let report = report?;
+    if lines(&report, 0).iter().any(|line| line.starts_with("skipped")) {
+        println!("skipped: a memory cgroup can be made here, but not used");
+        return Ok(());
+    }
+    told(report, false)
+}
+
+// What is left.
+
+fn names_in(dir: &Path) -> BTreeSet<PathBuf> {
+    std::fs::read_dir(dir).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path())).collect()
+}
+
+fn nothing_left_behind(transport: &str) -> Result<(), Failed> {
+    let own = std::env::temp_dir().join(format!("c10d-left-{}-{transport}", std::process::id()));
+    std::fs::create_dir(&own)?;
+    let shm = Path::new("/dev/shm");
+    let before = names_in(shm);
+    let job = cast("forever", 3, transport).env("TMPDIR", &own).spawn().map_err(|e| e.to_string())?;
+    std::thread::sleep(Duration::from_millis(700));
+    let running = (0..3).all(|rank| !job.has_ended(rank).unwrap_or(true));
+    let pids: Vec<u32> = (0..3).filter_map(|rank| job.pid(rank).ok()).collect();
+    job.kill_all();
+    let report = job.wait(Instant::now() + Duration::from_secs(10)).map_err(|e| e.to_string())?;
+    if !running {
+        return Err(format!("the ranks did not run:\n{}", shown(&report)).into());
+    }
+    let left: Vec<PathBuf> = names_in(shm).difference(&before).cloned().chain(names_in(&own)).collect();
+    std::fs::remove_dir_all(&own)?;
+    let alive: Vec<&u32> = pids.iter().filter(|pid| Path::new(&format!("/proc/{pid}")).exists()).collect();
+    if left.is_empty() && alive.is_empty() {
+        Ok(())
+    } else {
+        Err(format!("left behind: {left:?}, processes {alive:?}").into())
+    }
+}

@@ -1,0 +1,131 @@
+//! Two network namespaces with two ranks each: shared memory inside, TCP across.
+
+mod stage;
+
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+use std::process::{Command, ExitCode};
+use std::time::Duration;
+
+use c10d::{ReduceOp, Result};
+use libtest_mimic::{Arguments, Failed, Trial};
+use stage::{cast, lines, shown, tell, tell_error};
+
+fn main() -> ExitCode {
+    if stage::part().is_some() {
+        if let Err(e) = work() {
+            tell_error("work", &e);
+            return ExitCode::FAILURE;
+        }
+        return ExitCode::SUCCESS;
+    }
+    let trials = vec![Trial::test("shared_memory_inside_tcp_across", shared_memory_inside_tcp_across)];
+    libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
+}
+
+/// The address of each namespace.
+const ADDRESSES: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 213, 77, 1), Ipv4Addr::new(10, 213, 77, 2)];
+
+fn work() -> Result {
+    let rank = std::env::var("RANK").unwrap_or_default();
+    let store = std::env::var("C10D_TEST_STORE").unwrap_or_default();
+    let url = format!("file://{store}?rank={rank}&world_size=4");
+    let pg = c10d::builder().init(&url).timeout(Duration::from_secs(10)).build()?;
+    for count in [1, 1000, 500_000] {
+        let mut x = vec![1 + pg.rank(); count];
+        pg.all_reduce(&mut x, ReduceOp::Sum)?;
+        assert_eq!(x, vec![10; count]);
+        let mut all = vec![0u8; 4 * count];
+        pg.all_gather_into(vec![pg.rank() as u8; count], &mut all)?;
+        assert!(all.chunks(count).zip(0..).all(|(part, r)| part.iter().all(|b| *b == r)));
+    }
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
+    tell(format!("memory {}", maps.contains("memfd:")));
+    for address in connected_to() {
+        tell(format!("connected {address}"));
+    }
+    pg.barrier()?;
+    pg.shutdown()
+}
+
+/// The addresses of this process's established connections.
+fn connected_to() -> BTreeSet<Ipv4Addr> {
+    let own: BTreeSet<String> = std::fs::read_dir("/proc/self/fd")
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| Some(std::fs::read_link(entry.ok()?.path()).ok()?.to_string_lossy().into_owned()))
+        .collect();
+    let table = std::fs::read_to_string("/proc/self/net/tcp").unwrap_or_default();
+    let remote = |line: &str| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let (remote, state, inode) = (words.get(2)?, words.get(3)?, words.get(9)?);
+        let address = u32::from_str_radix(remote.split(':').next()?, 16).ok()?;
+        let ours = *state == "01" && own.contains(&format!("socket:[{inode}]"));
+        ours.then(|| Ipv4Addr::from(address.to_le_bytes()))
+    };
+    table.lines().filter_map(remote).collect()
+}
+
+/// Namespaces that are gone when this is.
+struct Namespaces([String; 2]);
+
+impl Namespaces {
+    fn new() -> Result<Namespaces, String> {
+        let id = std::process::id();
+        let names = ["a", "b"].map(|side| format!("c10d-{id}-{side}"));
+        let namespaces = Namespaces(names.clone());
+        let [a, b] = &names;
+        let [va, vb] = [format!("v{id}a"), format!("v{id}b")];
+        ip(&["netns", "add", a])?;
+        ip(&["netns", "add", b])?;
+        ip(&["link", "add", &va, "netns", a, "type", "veth", "peer", "name", &vb, "netns", b])?;
+        for (name, device, address) in [(a, &va, ADDRESSES[0]), (b, &vb, ADDRESSES[1])] {
+            ip(&["-n", name, "addr", "add", &format!("{address}/24"), "dev", device])?;
+            ip(&["-n", name, "link", "set", device, "up"])?;
+            ip(&["-n", name, "link", "set", "lo", "up"])?;
+        }
+        Ok(namespaces)
+    }
+}
+
+impl Drop for Namespaces {
+    fn drop(&mut self) {
+        for name in &self.0 {
+            let _ = ip(&["netns", "del", name]);
+        }
+    }
+}
+
+fn ip(arguments: &[&str]) -> Result<(), String> {
+    let output = Command::new("ip").args(arguments).output().map_err(|e| format!("no iproute2: {e}"))?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    if output.status.success() { Ok(()) } else { Err(format!("ip {}: {}", arguments.join(" "), said.trim())) }
+}
+
+fn shared_memory_inside_tcp_across() -> Result<(), Failed> {
+    let namespaces = match Namespaces::new() {
+        Ok(namespaces) => namespaces,
+        Err(why) => {
+            println!("skipped: {why}");
+            return Ok(());
+        }
+    };
+    let store = std::env::temp_dir().join(format!("c10d-netns-{}", std::process::id()));
+    let names = namespaces.0.clone();
+    let report = cast("work", 4, "auto")
+        .env("C10D_TEST_STORE", &store)
+        .per_rank_wrapper(move |rank| {
+            ["ip", "netns", "exec", &names[rank as usize / 2]].iter().map(Into::into).collect()
+        })
+        .run();
+    let _ = std::fs::remove_file(&store);
+    let report = report.map_err(|e| e.to_string())?;
+    for rank in 0..4 {
+        let across = ADDRESSES[1 - rank as usize / 2];
+        let want = ["memory true".to_owned(), format!("connected {across}")];
+        if !report.exits[rank as usize].success() || lines(&report, rank) != want {
+            return Err(format!("rank {rank} must say {want:?}:\n{}", shown(&report)).into());
+        }
+    }
+    Ok(())
+}
