@@ -1,6 +1,7 @@
 //! `c10d info`: what is registered.
 
 use std::collections::BTreeSet;
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use c10d::registry::{Registry, TableRow};
@@ -56,9 +57,9 @@ pub(crate) fn info(args: &Args) -> Outcome {
         .collect();
     if args.json {
         let info = Info { registrations: rows.into_iter().map(Registration::from).collect(), backends };
-        println!("{}", serde_json::to_string_pretty(&info)?);
+        writeln!(io::stdout(), "{}", serde_json::to_string_pretty(&info)?)?;
     } else {
-        print(&rows, &backends);
+        print(&rows, &backends)?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -70,16 +71,17 @@ impl From<TableRow> for Registration {
     }
 }
 
-fn print(rows: &[TableRow], backends: &[Backend]) {
-    println!("Backends\n");
+fn print(rows: &[TableRow], backends: &[Backend]) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    writeln!(out, "Backends\n")?;
     let mut table = table(vec!["name", "devices", "crate", "available"]);
     for b in backends {
         let available = if b.available { "yes".to_owned() } else { format!("no: {}", b.why.as_deref().unwrap_or("")) };
         table.add_row(vec![b.name.to_owned(), b.devices.join(", "), b.source.to_owned(), available]);
     }
-    println!("{}\n", table.trim_fmt());
+    writeln!(out, "{}\n", table.trim_fmt())?;
 
-    println!("Registrations: {} (op × key → kernel's crate → backend)\n", rows.len());
+    writeln!(out, "Registrations: {} (op × key → kernel's crate → backend)\n", rows.len())?;
     let mut header = vec!["op"];
     header.extend(DispatchKey::ALL.map(DispatchKey::name));
     let mut table = self::table(header);
@@ -93,10 +95,11 @@ fn print(rows: &[TableRow], backends: &[Backend]) {
         }
         table.add_row(cells);
     }
-    println!("{}\n", table.trim_fmt());
+    writeln!(out, "{}\n", table.trim_fmt())?;
     for reason in reasons {
-        println!("{reason}");
+        writeln!(out, "{reason}")?;
     }
+    Ok(())
 }
 
 /// Why something is missing, with the key if that is not said.

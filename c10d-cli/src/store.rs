@@ -26,8 +26,9 @@ pub(crate) fn store(args: &Args) -> Outcome {
     // Before the address is printed: whoever reads it may send a signal at once.
     let mut signals = Signals::new([SIGINT, SIGTERM])?;
     let server = TcpStoreServer::bind(addr, ServerOptions::default())?;
-    println!("{}", server.local_addr());
-    std::io::stdout().flush()?;
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{}", server.local_addr())?;
+    out.flush()?;
     signals.forever().next();
     Ok(ExitCode::SUCCESS)
 }
