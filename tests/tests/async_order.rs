@@ -1,5 +1,7 @@
 //! Started ops: order, patience, and what becomes of handles.
 
+mod stage;
+
 use std::time::{Duration, Instant};
 
 use c10d::{ErrorKind, ReduceOp, op};
@@ -165,4 +167,9 @@ fn buffers_come_back_from_failures() {
         Ok(())
     })
     .unwrap();
+}
+
+#[test]
+fn all_of_this_over_tcp() {
+    stage::again_over_tcp("all_of_this_over_tcp");
 }

@@ -32,7 +32,7 @@ fn check(name: &str, at_least: usize, at_most: usize, call: impl Fn(&ProcessGrou
 #[test]
 fn each_op_sends_what_it_must() {
     let others = N - 1;
-    check("all_reduce", 2 * others * PART, 2 * others * PART, |pg| {
+    check("all_reduce", N * 2 * others * PART, N * 2 * others * PART, |pg| {
         pg.all_reduce(vec![1u8; WHOLE], ReduceOp::Sum).map(drop)
     });
     // The root's part alone must arrive; sharing its work costs the parts that are reduced elsewhere.

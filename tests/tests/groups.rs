@@ -1,5 +1,7 @@
 //! Groups: many, at once, of some ranks; and all the ways in which they end.
 
+mod stage;
+
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
@@ -246,4 +248,9 @@ fn a_missing_rank_is_named_when_the_group_is_made() {
     let e = builder.build().unwrap_err();
     assert_eq!(e.report().guilty, [1], "{e}");
     assert!(begin.elapsed() < CAP);
+}
+
+#[test]
+fn all_of_this_over_tcp() {
+    stage::again_over_tcp("all_of_this_over_tcp");
 }

@@ -1,5 +1,7 @@
 //! The barrier that names who is missing.
 
+mod stage;
+
 use std::time::{Duration, Instant};
 
 use c10d::ops::Missing;
@@ -60,4 +62,9 @@ fn all_are_named_on_every_rank_that_came() {
             assert_eq!(e.report().guilty, absent, "rank {rank}: {e}");
         }
     }
+}
+
+#[test]
+fn all_of_this_over_tcp() {
+    stage::again_over_tcp("all_of_this_over_tcp");
 }

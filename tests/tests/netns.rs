@@ -114,6 +114,8 @@ fn shared_memory_inside_tcp_across() -> Result<(), Failed> {
     let names = namespaces.0.clone();
     let report = cast("work", 4, "auto")
         .env("C10D_TEST_STORE", &store)
+        // Not the launcher's own, which is on loopback: a job with such a master stays on one host.
+        .per_rank_env(|_| vec![("MASTER_ADDR".into(), ADDRESSES[0].to_string().into())])
         .per_rank_wrapper(move |rank| {
             ["ip", "netns", "exec", &names[rank as usize / 2]].iter().map(Into::into).collect()
         })

@@ -1,5 +1,7 @@
 //! Point-to-point: tags, sources, order, threads.
 
+mod stage;
+
 use std::time::Duration;
 
 use c10d::{ErrorKind, Status, op};
@@ -145,4 +147,9 @@ fn a_receive_without_sender_times_out_and_names_it() {
     .unwrap();
     let e = results[0].as_ref().unwrap();
     assert_eq!((e.kind(), &e.report().guilty[..]), (&ErrorKind::Timeout, &[1][..]));
+}
+
+#[test]
+fn all_of_this_over_tcp() {
+    stage::again_over_tcp("all_of_this_over_tcp");
 }

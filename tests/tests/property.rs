@@ -1,5 +1,7 @@
 //! Shapes and splits that nobody thought of, against the plain meaning of the ops.
 
+mod stage;
+
 use c10d::{ReduceOp, Root, op};
 use proptest::prelude::*;
 
@@ -90,4 +92,9 @@ proptest! {
             Ok(())
         }).unwrap();
     }
+}
+
+#[test]
+fn all_of_this_over_tcp() {
+    stage::again_over_tcp("all_of_this_over_tcp");
 }

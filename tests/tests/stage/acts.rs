@@ -7,32 +7,32 @@ use c10d::ops::{BarrierOptions, Missing};
 use c10d::{Element, OpKind, ProcessGroup, ReduceOp, Result, Root, op};
 
 /// The rank to which things happen.
-pub const VICTIM: u32 = 1;
+pub(crate) const VICTIM: u32 = 1;
 /// The world of the fault tests.
-pub const WORLD: u32 = 3;
+pub(crate) const WORLD: u32 = 3;
 
 /// The arguments of one rank.
 #[derive(Clone, Copy)]
-pub struct Arguments {
-    pub op: OpKind,
+pub(crate) struct Arguments {
+    pub(crate) op: OpKind,
     /// Elements per rank.
-    pub count: usize,
-    pub wide: bool,
-    pub reduce: ReduceOp,
-    pub root: u32,
+    pub(crate) count: usize,
+    pub(crate) wide: bool,
+    pub(crate) reduce: ReduceOp,
+    pub(crate) root: u32,
     /// Whether the parts of a flat exchange are shifted.
-    pub shifted: bool,
-    pub timeout: Duration,
+    pub(crate) shifted: bool,
+    pub(crate) timeout: Duration,
 }
 
 impl Arguments {
-    pub fn of(op: OpKind, count: usize, timeout: Duration) -> Arguments {
+    pub(crate) fn of(op: OpKind, count: usize, timeout: Duration) -> Arguments {
         Arguments { op, count, wide: false, reduce: ReduceOp::Sum, root: 0, shifted: false, timeout }
     }
 }
 
 /// Does the op. Point-to-point ops are between the victim and each of the others.
-pub fn act(pg: &ProcessGroup, a: &Arguments) -> Result {
+pub(crate) fn act(pg: &ProcessGroup, a: &Arguments) -> Result {
     if a.wide { typed::<i64>(pg, a) } else { typed::<i32>(pg, a) }
 }
 

@@ -1,7 +1,7 @@
 //! What the tests over real processes share: this program again as ranks, each told its part by a variable.
 #![allow(dead_code)]
 
-pub mod acts;
+pub(crate) mod acts;
 
 use std::time::Duration;
 
@@ -12,12 +12,12 @@ const PART: &str = "C10D_TEST_PART";
 const MARK: &str = "told: ";
 
 /// The part that this process was started to play.
-pub fn part() -> Option<String> {
+pub(crate) fn part() -> Option<String> {
     std::env::var(PART).ok()
 }
 
 /// This program as `ranks` ranks that play `part`; what they `tell` is in the report.
-pub fn cast(part: &str, ranks: u32, transport: &str) -> Launch {
+pub(crate) fn cast(part: &str, ranks: u32, transport: &str) -> Launch {
     let program = std::env::current_exe().expect("a running program has a path");
     Launch::new(program, std::iter::empty::<&str>())
         .ranks(ranks)
@@ -31,17 +31,17 @@ pub fn cast(part: &str, ranks: u32, transport: &str) -> Launch {
 }
 
 /// The group of all ranks that were cast.
-pub fn join(timeout: Duration) -> Result<ProcessGroup> {
+pub(crate) fn join(timeout: Duration) -> Result<ProcessGroup> {
     c10d::builder().init("env://").timeout(timeout).build()
 }
 
 /// Says one line to whoever cast this rank.
-pub fn tell(line: impl AsRef<str>) {
+pub(crate) fn tell(line: impl AsRef<str>) {
     println!("{MARK}{}", line.as_ref().replace('\n', "; "));
 }
 
 /// An error in one line: kind, guilty ranks, field of a mismatch, and all of it in words.
-pub fn tell_error(about: &str, error: &Error) {
+pub(crate) fn tell_error(about: &str, error: &Error) {
     let report = error.report();
     let field = match &report.kind {
         ErrorKind::Mismatch { field, .. } => field,
@@ -53,22 +53,22 @@ pub fn tell_error(about: &str, error: &Error) {
 
 /// What a rank told of a failure.
 #[derive(Clone, Debug)]
-pub struct Told {
-    pub about: String,
-    pub kind: String,
-    pub guilty: Vec<u32>,
-    pub field: String,
-    pub words: String,
+pub(crate) struct Told {
+    pub(crate) about: String,
+    pub(crate) kind: String,
+    pub(crate) guilty: Vec<u32>,
+    pub(crate) field: String,
+    pub(crate) words: String,
 }
 
 /// The lines that a rank told.
-pub fn lines(report: &Report, rank: u32) -> Vec<String> {
+pub(crate) fn lines(report: &Report, rank: u32) -> Vec<String> {
     let text = String::from_utf8_lossy(&report.output[rank as usize].stdout).into_owned();
     text.lines().filter_map(|line| line.strip_prefix(MARK)).map(str::to_owned).collect()
 }
 
 /// The failures that a rank told of.
-pub fn failures(report: &Report, rank: u32) -> Vec<Told> {
+pub(crate) fn failures(report: &Report, rank: u32) -> Vec<Told> {
     let parse = |line: String| {
         let mut parts = line.splitn(5, '|').map(str::to_owned);
         let mut next = || parts.next().unwrap_or_default();
@@ -80,7 +80,7 @@ pub fn failures(report: &Report, rank: u32) -> Vec<Told> {
 }
 
 /// How all ranks ended and what they said, for messages.
-pub fn shown(report: &Report) -> String {
+pub(crate) fn shown(report: &Report) -> String {
     let mut text = String::new();
     for (exit, output) in report.exits.iter().zip(&report.output) {
         text += &format!("rank {} {exit}\n", exit.rank);
@@ -88,4 +88,19 @@ pub fn shown(report: &Report) -> String {
         text += &String::from_utf8_lossy(&output.stderr);
     }
     text
+}
+
+/// Runs the tests of the calling program once more, over TCP.
+pub(crate) fn again_over_tcp(this_test: &str) {
+    if std::env::var_os("C10D_TRANSPORT").is_some() {
+        return;
+    }
+    let program = std::env::current_exe().expect("a running program has a path");
+    let output = std::process::Command::new(program)
+        .args(["--skip", this_test])
+        .env("C10D_TRANSPORT", "tcp")
+        .output()
+        .expect("this program can be run");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "over TCP:\n{said}\n{}", String::from_utf8_lossy(&output.stderr));
 }

@@ -1,0 +1,112 @@
+//! The suite finds what is wrong with a backend.
+#![allow(unsafe_code)]
+
+use std::sync::Arc;
+
+use c10d::ops::OpSet;
+use c10d::registry::{Provider, Registration};
+use c10d::{Backend, Capabilities, DType, DTypeSet, DispatchKey, Error, ErrorKind, Job, OpKind};
+use c10d_conformance::{Outcome, Ranks, Selection, Suite};
+
+/// Says that all is done, and does nothing.
+struct Idle;
+
+// SAFETY: completes at once, keeps nothing.
+unsafe impl Backend for Idle {
+    fn name(&self) -> &'static str {
+        "idle"
+    }
+    fn capabilities(&self) -> &Capabilities {
+        const FEW: Capabilities = Capabilities {
+            ops: OpSet::of(&[OpKind::AllReduce, OpKind::AllGatherInto, OpKind::Send, OpKind::Barrier]),
+            moves: DTypeSet::of(&[DType::F32, DType::Bool]),
+            ..Capabilities::ALL
+        };
+        &FEW
+    }
+    fn submit(&self, job: Job) {
+        job.complete(Ok(()));
+    }
+    fn abort(&self, _: &Error) {}
+}
+
+/// Fails every third op.
+struct Fails(std::sync::atomic::AtomicU32);
+
+// SAFETY: as above.
+unsafe impl Backend for Fails {
+    fn name(&self) -> &'static str {
+        "fails"
+    }
+    fn capabilities(&self) -> &Capabilities {
+        const BARRIERS: Capabilities = Capabilities { ops: OpSet::of(&[OpKind::Barrier]), ..Capabilities::ALL };
+        &BARRIERS
+    }
+    fn submit(&self, job: Job) {
+        let n = self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        job.complete(if n % 3 == 2 { Err(Error::new(ErrorKind::Internal, "third")) } else { Ok(()) });
+    }
+    fn abort(&self, _: &Error) {}
+}
+
+static PROVIDER: Provider = Provider {
+    source: "catches",
+    backends: &[
+        Registration {
+            name: "idle",
+            keys: &[DispatchKey::Cpu],
+            priority: 1,
+            probe: &|| Ok(()),
+            create: &|_| Ok(Arc::new(Idle)),
+        },
+        Registration {
+            name: "fails",
+            keys: &[DispatchKey::Cpu],
+            priority: 1,
+            probe: &|| Ok(()),
+            create: &|_| Ok(Arc::new(Fails(0.into()))),
+        },
+    ],
+    kernels: &[],
+};
+
+fn run(backend: &str) -> Vec<Outcome> {
+    let suite = Suite::new(&[&PROVIDER]).backend(backend).worlds(&[3]).selection(Selection::Full);
+    suite.run(Ranks::Threads, 3).unwrap()
+}
+
+#[test]
+fn wrong_values_are_found_case_by_case() {
+    let outcomes = run("cpu:idle");
+    let of = |part: &str| outcomes.iter().filter(|o| o.name.contains(part)).collect::<Vec<_>>();
+    assert!(of("/barrier/").iter().all(|o| o.result.is_ok()));
+    // Nothing can be wrong with no elements.
+    assert!(of("/0/").iter().all(|o| o.result.is_ok()), "{:?}", of("/0/").iter().find(|o| o.result.is_err()));
+    let wrong = of("/all_gather_into/").into_iter().filter(|o| !o.name.contains("/0/"));
+    for outcome in wrong {
+        let what = outcome.result.as_ref().expect_err("nothing was gathered");
+        assert!(what.contains("rank 0") && what.contains("rank 2"), "{what}");
+    }
+    let sent = of("/send/").into_iter().find(|o| o.name.contains("f32/chunk/")).unwrap();
+    let what = sent.result.as_ref().expect_err("nothing was received");
+    assert!(what.contains("output 0: element "), "{what}");
+}
+
+#[test]
+fn only_what_is_offered_is_tried() {
+    let outcomes = run("cpu:idle");
+    assert!(!outcomes.is_empty());
+    for outcome in &outcomes {
+        let op = outcome.name.split('/').nth(1).unwrap();
+        assert!(["all_reduce", "all_gather_into", "send", "barrier"].contains(&op), "{}", outcome.name);
+        let moves = op == "send" || op == "all_gather_into";
+        assert!(!moves || outcome.name.contains("/f32/") || outcome.name.contains("/bool/"), "{}", outcome.name);
+    }
+}
+
+#[test]
+fn a_failed_group_is_made_anew_behind_the_case_that_failed() {
+    let outcomes = run("cpu:fails");
+    let right: Vec<bool> = outcomes.iter().map(|o| o.result.is_ok()).collect();
+    assert_eq!(right, [true, true, false, true], "{outcomes:?}");
+}
