@@ -1,0 +1,77 @@
+//! A bucket of gradients on its way, with the times of its journey.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, Wake};
+use std::time::{Duration, Instant};
+
+use c10d::{OpError, ProcessGroup, ReduceOp, Work, op};
+
+type Outcome = Result<Vec<f64>, OpError<Vec<f64>>>;
+
+/// An all-reduce that was started.
+pub(crate) struct Flight {
+    started: Instant,
+    landed: Arc<Landed>,
+    state: State,
+}
+
+enum State {
+    Flying(Work<Vec<f64>>),
+    Over(Outcome),
+}
+
+/// When the op was over. It is the op's waker: whoever completes the op sets it.
+#[derive(Default)]
+struct Landed(OnceLock<Instant>);
+
+impl Wake for Landed {
+    fn wake(self: Arc<Self>) {
+        let _ = self.0.set(Instant::now());
+    }
+}
+
+impl Flight {
+    pub(crate) fn start(pg: &ProcessGroup, gradient: Vec<f64>) -> Flight {
+        let (started, landed) = (Instant::now(), Arc::new(Landed::default()));
+        let mut work = pg.start(op::all_reduce(gradient, ReduceOp::Sum));
+        let state = match Pin::new(&mut work).poll(&mut Context::from_waker(&landed.clone().into())) {
+            Poll::Pending => State::Flying(work),
+            Poll::Ready(outcome) => {
+                landed.clone().wake();
+                State::Over(outcome)
+            }
+        };
+        Flight { started, landed, state }
+    }
+}
+
+/// Time in flight, of all flights together.
+#[derive(Default)]
+pub(crate) struct Air {
+    pub(crate) total: Duration,
+    /// While the rank was computing.
+    pub(crate) hidden: Duration,
+}
+
+impl Air {
+    /// Waits for the flights of one step, which land in the order of their start; `computed` is the end of backward.
+    pub(crate) fn land(&mut self, flights: Vec<Flight>, computed: Instant) -> c10d::Result<Vec<Vec<f64>>> {
+        let mut gradients = Vec::with_capacity(flights.len());
+        let mut before = None;
+        for flight in flights {
+            gradients.push(match flight.state {
+                State::Flying(work) => work.wait()?,
+                State::Over(outcome) => outcome?,
+            });
+            let end = flight.landed.0.get().copied().unwrap_or_else(Instant::now);
+            // Time that two flights share counts once.
+            let start = before.map_or(flight.started, |before| flight.started.max(before));
+            self.total += end.saturating_duration_since(start);
+            self.hidden += end.min(computed).saturating_duration_since(start);
+            before = Some(end);
+        }
+        Ok(gradients)
+    }
+}
