@@ -7,6 +7,16 @@ use crate::ops::{OpKind, Options, Params};
 
 /// A collective that was described but not run: [`run`](crate::ProcessGroup::run) waits for it,
 /// [`start`](crate::ProcessGroup::start) and [`Scope::start`](crate::Scope::start) go on meanwhile.
+///
+/// One that is neither run nor started is a mistake, and the compiler says so:
+///
+/// ```compile_fail
+/// # #![deny(unused_must_use)]
+/// # use c10d_core::{ReduceOp, op};
+/// # fn f(mut x: Vec<f32>) {
+/// op::all_reduce(&mut x, ReduceOp::Sum);
+/// # }
+/// ```
 #[must_use = "a call does nothing until it is run or started"]
 pub struct Call<B> {
     pub(crate) op: OpKind,

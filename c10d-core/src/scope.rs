@@ -45,23 +45,49 @@ impl ScopeCount {
 
 /// Where calls may be started on borrowed buffers; see [`ProcessGroup::scope`].
 ///
+/// What would let an operation outlive its buffers does not compile. A buffer of the scope itself:
+///
 /// ```compile_fail,E0597
-/// # fn f(pg: c10d_core::ProcessGroup) {
+/// # use c10d_core::{ProcessGroup, ReduceOp, op};
+/// # fn f(pg: ProcessGroup) {
 /// pg.scope(|s| {
 ///     let mut inside = vec![1f32];
-///     s.start(c10d_core::op::all_reduce(&mut inside, c10d_core::ReduceOp::Sum));
+///     drop(s.start(op::all_reduce(&mut inside, ReduceOp::Sum)));
 /// });
 /// # }
 /// ```
 ///
-/// ```compile_fail,E0499
-/// # fn f(pg: c10d_core::ProcessGroup) {
-/// let mut x = vec![1f32];
+/// Touching a buffer in flight:
+///
+/// ```compile_fail,E0506
+/// # use c10d_core::{ProcessGroup, ReduceOp, op};
+/// # fn f(pg: ProcessGroup) {
+/// let mut x = [1f32];
 /// pg.scope(|s| {
-///     let work = s.start(c10d_core::op::all_reduce(&mut x, c10d_core::ReduceOp::Sum));
+///     let work = s.start(op::all_reduce(&mut x, ReduceOp::Sum));
 ///     x[0] = 2.0;
-///     work.wait()
+///     work.wait().map(drop)
 /// });
+/// # }
+/// ```
+///
+/// A handle that leaves the scope:
+///
+/// ```compile_fail
+/// # use c10d_core::{ProcessGroup, ReduceOp, op};
+/// # fn f(pg: ProcessGroup) {
+/// let mut x = vec![1f32];
+/// let escaped = pg.scope(|s| s.start(op::all_reduce(&mut x, ReduceOp::Sum)));
+/// # }
+/// ```
+///
+/// A borrowed buffer without a scope:
+///
+/// ```compile_fail,E0597
+/// # use c10d_core::{ProcessGroup, ReduceOp, op};
+/// # fn f(pg: ProcessGroup) {
+/// let mut x = vec![1f32];
+/// drop(pg.start(op::all_reduce(&mut x, ReduceOp::Sum)));
 /// # }
 /// ```
 pub struct Scope<'scope, 'env: 'scope> {

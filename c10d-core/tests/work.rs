@@ -147,7 +147,7 @@ fn wait_timeout_is_a_look() {
 /// A poll leaves its waker with the operation; a wait after it takes that place while the operation is being completed.
 #[test]
 fn waiting_after_polling() {
-    for _ in 0..200 {
+    for _ in 0..if cfg!(miri) { 5 } else { 200 } {
         let (pg, jobs) = held();
         let mut work = pg.start(op::all_reduce(vec![0f32; 2], SUM));
         let mut cx = std::task::Context::from_waker(std::task::Waker::noop());

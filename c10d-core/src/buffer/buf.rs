@@ -25,6 +25,15 @@ pub unsafe trait Buf: Send {
 
 /// A buffer that a collective may also write.
 ///
+/// A shared reference is none:
+///
+/// ```compile_fail,E0277
+/// # use c10d_core::{ProcessGroup, ReduceOp};
+/// # fn f(pg: ProcessGroup, x: Vec<f32>) -> c10d_core::Result {
+/// pg.all_reduce(&x, ReduceOp::Sum)?; // `&Vec<f32>` is not a writable buffer for collectives
+/// # Ok(()) }
+/// ```
+///
 /// # Safety
 /// As [`Buf`]; in addition the memory is writable, and nobody else reads or writes it until the value is dropped.
 #[diagnostic::on_unimplemented(

@@ -77,8 +77,18 @@ impl ReduceOp {
     /// Whether this operation has a meaning on this type. Where it has none, every call is `InvalidArgument` before any
     /// byte is sent, on every rank alike.
     pub const fn is_defined_on(self, dtype: DType) -> bool {
-        Self::defined(self.code()).contains(dtype)
+        Self::DEFINED[self.code() as usize].contains(dtype)
     }
+
+    const DEFINED: [DTypeSet; Self::COUNT] = {
+        let mut table = [DTypeSet::NONE; Self::COUNT];
+        let mut code = 0;
+        while code < Self::COUNT {
+            table[code] = Self::defined(code as u8);
+            code += 1;
+        }
+        table
+    };
 
     /// The types on which the operation of this code has a meaning.
     pub const fn defined(code: u8) -> DTypeSet {
