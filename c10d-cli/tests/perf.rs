@@ -85,7 +85,9 @@ fn a_killed_rank_ends_the_run_and_is_named() {
     kill_process(victim.unwrap(), Signal::KILL).unwrap();
     let ended = running.end();
     assert!(!ended.status.success());
-    assert!(ended.stderr.contains("c10d perf: rank 1 was killed by signal 9"), "{}", ended.stderr);
+    // The others may be gone before it can be collected; then it is they who name it.
+    let report = ended.stderr.split("\nc10d perf: ").last().unwrap();
+    assert!(report.contains("rank 1 was killed by signal 9") || report.contains("PeerDead (rank 1)"), "{report}");
 }
 
 /// The process that `launcher` started as `rank`.
