@@ -30,6 +30,9 @@ pub(crate) enum Frame {
 /// The first cause of a group's failure, as the rank that met it tells the others.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Revoke {
+    /// The rank that met it. Every rank passes on what it hears first, so that whoever leaves because of a failure has
+    /// told the cause to all before it is gone.
+    pub(crate) by: u32,
     pub(crate) kind: ErrorKind,
     pub(crate) what: String,
     pub(crate) guilty: Vec<u32>,
@@ -102,9 +105,10 @@ impl Frame {
 
 impl Revoke {
     /// What others are to know of this error.
-    pub(crate) fn of(error: &Error, prints: Option<[(u32, Fingerprint); 2]>) -> Revoke {
+    pub(crate) fn of(by: u32, error: &Error, prints: Option<[(u32, Fingerprint); 2]>) -> Revoke {
         let report = error.report();
         Revoke {
+            by,
             kind: report.kind.clone(),
             what: report.what.clone(),
             guilty: report.guilty.clone(),
@@ -115,6 +119,7 @@ impl Revoke {
     }
 
     fn put(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.by.to_le_bytes());
         out.push(code(&self.kind));
         match &self.kind {
             ErrorKind::Mismatch { field, mine, theirs } => {
@@ -141,6 +146,7 @@ impl Revoke {
     }
 
     fn read(r: &mut Reader<'_>) -> Option<Revoke> {
+        let by = r.u32()?;
         let kind = match r.u8()? {
             CODE_MISMATCH => ErrorKind::Mismatch {
                 field: FIELDS.get(usize::from(r.u8()?)).copied()?,
@@ -157,6 +163,7 @@ impl Revoke {
         }
         let guilty = (0..n).map(|_| r.u32()).collect::<Option<_>>()?;
         Some(Revoke {
+            by,
             kind,
             what,
             guilty,
@@ -260,6 +267,7 @@ mod tests {
         let at = Place { seq: 7, step: 2 };
         let revoke = |kind, prints| {
             Frame::Revoke(Box::new(Revoke {
+                by: 3,
                 kind,
                 what: "why".into(),
                 guilty: vec![1, 5],
@@ -321,6 +329,7 @@ mod tests {
     #[test]
     fn a_revoke_has_a_largest_size() {
         let revoke = Revoke {
+            by: 0,
             kind: ErrorKind::PeerDead { how: "x".repeat(9999) },
             what: "y".repeat(9999),
             guilty: (0..20_000).collect(),

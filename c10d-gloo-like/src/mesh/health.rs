@@ -59,7 +59,7 @@ pub(crate) struct Health {
 
 struct State {
     cause: Option<Error>,
-    dispute: Option<(u32, Box<Revoke>)>,
+    dispute: Option<Box<Revoke>>,
     peers: Box<[Peer]>,
 }
 
@@ -71,6 +71,8 @@ struct Peer {
     tcp: bool,
     /// The connection is gone.
     closed: bool,
+    /// When it said something last.
+    heard: Option<Instant>,
     /// Its answer to this query.
     answer: Option<(u32, Answer)>,
 }
@@ -305,7 +307,7 @@ impl Health {
                 self.answered(from, id, Answer::At(position));
                 self.compare(from, place, print);
             }
-            Frame::Revoke(revoke) => self.revoked(from, revoke),
+            Frame::Revoke(revoke) => self.revoked(revoke),
             Frame::Goodbye { last, failed } => {
                 if let Some(peer) = self.state.lock().peers.get_mut(from as usize) {
                     peer.left.get_or_insert(Left { last, at: Instant::now(), failed });
@@ -336,44 +338,52 @@ impl Health {
     }
 
     fn fail_with(&self, error: Error, prints: Option<[(u32, Fingerprint); 2]>) -> Error {
-        let telling = self.telling.lock();
-        let (cause, first) = self.keep(error);
-        if first {
-            self.tell(&Frame::Revoke(Box::new(Revoke::of(&cause, prints))));
-            drop(telling);
-            self.wake();
+        let revoke = Revoke::of(self.rank, &error, prints);
+        self.keep(error, revoke)
+    }
+
+    /// Keeps the first cause and gives it. The first one is told to all peers, in the words of the rank that met it,
+    /// and only then becomes visible here: nobody leaves because of it, and is missed, before the peers know why.
+    fn keep(&self, error: Error, revoke: Revoke) -> Error {
+        if let Some(cause) = self.cause() {
+            return cause;
         }
+        // Whoever holds this and tells has set the cause before, so two ranks that tell each other wait for neither.
+        let telling = self.telling.lock();
+        let (cause, revoke) = {
+            let mut state = self.state.lock();
+            if let Some(cause) = &state.cause {
+                return cause.clone();
+            }
+            // A disagreement that was heard of came before.
+            let (mut error, revoke) = match state.dispute.take() {
+                Some(dispute) if !matches!(error.kind(), ErrorKind::Mismatch { .. }) => {
+                    (verdict::third_party(self.rank, &dispute), *dispute)
+                }
+                _ => (error, revoke),
+            };
+            let report = error.report_mut();
+            report.status = Status::Failed;
+            report.group.get_or_insert_with(|| self.group.clone());
+            report.rank.get_or_insert(self.rank);
+            state.cause = Some(error.clone());
+            (error, revoke)
+        };
+        self.tell(&Frame::Revoke(Box::new(revoke)));
+        self.alarm.fetch_or(FAILED, Ordering::AcqRel);
+        drop(telling);
+        self.wake();
         cause
     }
 
-    /// Keeps the first cause and gives it; whether it was this one. A disagreement that was heard of came before.
-    fn keep(&self, mut error: Error) -> (Error, bool) {
-        let mut state = self.state.lock();
-        if let Some(cause) = &state.cause {
-            return (cause.clone(), false);
-        }
-        if let Some((by, revoke)) = state.dispute.take() {
-            error = verdict::third_party(self.rank, by, &revoke);
-        }
-        let report = error.report_mut();
-        report.status = Status::Failed;
-        report.group.get_or_insert_with(|| self.group.clone());
-        report.rank.get_or_insert(self.rank);
-        state.cause = Some(error.clone());
-        self.alarm.fetch_or(FAILED, Ordering::AcqRel);
-        (error, true)
-    }
-
-    /// A failure that another rank reports. It has told all others itself.
-    fn revoked(&self, by: u32, revoke: Box<Revoke>) {
-        match verdict::adopt(self.rank, by, &revoke, |place| self.board.find(place), self.board.position()) {
-            Adopted::Cause(error) => {
-                self.keep(error);
-            }
+    /// A failure that another rank reports.
+    fn revoked(&self, revoke: Box<Revoke>) {
+        match self.adopt(&revoke) {
+            Adopted::Cause(error) => drop(self.keep(error, *revoke)),
             Adopted::Later => {
                 let mut state = self.state.lock();
-                if state.cause.is_none() {
-                    state.dispute.get_or_insert((by, revoke));
+                if state.cause.is_none() && state.dispute.is_none() {
+                    state.dispute = Some(revoke);
                     self.alarm.fetch_or(DISPUTED, Ordering::AcqRel);
                 }
             }
@@ -386,14 +396,14 @@ impl Health {
         if self.alarm.load(Ordering::Acquire) & DISPUTED == 0 {
             return;
         }
-        let Some((by, revoke)) = self.state.lock().dispute.clone() else { return };
-        if let Adopted::Cause(error) =
-            verdict::adopt(self.rank, by, &revoke, |place| self.board.find(place), self.board.position())
-        {
-            self.state.lock().dispute = None;
-            self.keep(error);
-            self.wake();
+        let Some(revoke) = self.state.lock().dispute.clone() else { return };
+        if let Adopted::Cause(error) = self.adopt(&revoke) {
+            self.keep(error, *revoke);
         }
+    }
+
+    fn adopt(&self, revoke: &Revoke) -> Adopted {
+        verdict::adopt(self.rank, revoke, |place| self.board.find(place), self.board.position())
     }
 
     /// Asks all peers where they are. Those in this process need not be waited for.
@@ -418,6 +428,7 @@ impl Health {
     fn answered(&self, from: u32, id: u32, answer: Answer) {
         if let Some(peer) = self.state.lock().peers.get_mut(from as usize) {
             peer.answer = Some((id, answer));
+            peer.heard = Some(Instant::now());
         }
         self.news.notify_all();
     }
@@ -438,11 +449,12 @@ impl Health {
         let answer = |peer: &Peer| match (peer.left, peer.answer) {
             (Some(left), _) => Answer::Left(left.last),
             (_, Some((at, answer))) if at == id => answer,
-            _ => Answer::Silent,
+            _ => Answer::Silent(peer.heard.map_or(Duration::MAX, |at| at.elapsed())),
         };
         let complete = |state: &State| {
             let others = (0..).zip(&*state.peers).filter(|(rank, _)| *rank != self.rank);
-            state.cause.is_some() || others.into_iter().all(|(_, p)| p.closed || answer(p) != Answer::Silent)
+            state.cause.is_some()
+                || others.into_iter().all(|(_, p)| p.closed || !matches!(answer(p), Answer::Silent(_)))
         };
         while !complete(&state) {
             if self.news.wait_until(&mut state, until).timed_out() {

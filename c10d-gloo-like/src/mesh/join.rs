@@ -40,18 +40,16 @@ pub(super) fn join(wiring: &Wiring, health: &Arc<Health>) -> Result<Parts> {
 
 /// The first failure of all ranks that fail to join, if it is known and this one is not a cause of its own.
 fn first_failure(wiring: &Wiring, error: Error) -> Error {
-    let mut record = Vec::from(wiring.rank.to_le_bytes());
-    record.extend(Frame::Revoke(Box::new(Revoke::of(&error, None))).to_bytes());
+    let record = Frame::Revoke(Box::new(Revoke::of(wiring.rank, &error, None))).to_bytes();
     let soon = Instant::now() + Duration::from_millis(200);
     let Ok(stored) = wiring.store.compare_set("mesh/failed", &[], &record, soon) else { return error };
     if stored == record || *error.kind() != ErrorKind::Rendezvous {
         return error;
     }
-    let Some((by, frame)) = stored.split_first_chunk() else { return error };
     let mut decoder = Decoder::default();
-    decoder.push(frame);
+    decoder.push(&stored);
     match decoder.next() {
-        Ok(Some(Frame::Revoke(revoke))) => verdict::retell(wiring.rank, u32::from_le_bytes(*by), &revoke),
+        Ok(Some(Frame::Revoke(revoke))) => verdict::retell(wiring.rank, &revoke),
         _ => error,
     }
 }

@@ -2,14 +2,16 @@
 
 use c10d_core::{Error, ErrorKind, Fingerprint, OpKind, Phase};
 
+use std::time::Duration;
+
 use super::board::{Place, Position};
 use super::control::Revoke;
 
 /// What is known of a peer when a deadline has passed.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Answer {
-    /// It does not answer: its process is stopped, or cannot be reached.
-    Silent,
+    /// It does not answer: its process is stopped, or cannot be reached. It was last heard so long ago.
+    Silent(Duration),
     /// It said goodbye after this call.
     Left(Option<Place>),
     /// It is here.
@@ -25,32 +27,31 @@ pub(crate) enum Adopted {
     Later,
 }
 
-/// The error that rank `me` reports after rank `by` reported `revoke`. `find` tells the own call at a place, `position`
+/// The error that rank `me` reports after another one reported `revoke`. `find` tells the own call at a place, `position`
 /// the own place.
 pub(crate) fn adopt(
     me: u32,
-    by: u32,
     revoke: &Revoke,
     find: impl Fn(Place) -> Option<Fingerprint>,
     position: Position,
 ) -> Adopted {
-    let Some(prints) = &revoke.prints else { return Adopted::Cause(retell(me, by, revoke)) };
+    let Some(prints) = &revoke.prints else { return Adopted::Cause(retell(me, revoke)) };
     if prints.iter().any(|(_, print)| is_p2p(print)) && prints.iter().all(|(rank, _)| *rank != me) {
         // A message has no place among the collectives; two ranks know of it.
-        return Adopted::Cause(third_party(me, by, revoke));
+        return Adopted::Cause(third_party(me, revoke));
     }
     let place = Place::of(&prints[0].1);
     let own = prints.iter().find(|(rank, _)| *rank == me).map(|(_, print)| *print);
     match own.or_else(|| find(place)).or_else(|| find(Place::of(&prints[1].1))) {
-        Some(own) => Adopted::Cause(compare(me, &own, prints, revoke).unwrap_or_else(|| retell(me, by, revoke))),
+        Some(own) => Adopted::Cause(compare(me, &own, prints, revoke).unwrap_or_else(|| retell(me, revoke))),
         None if position.is_before(place) => Adopted::Later,
-        None => Adopted::Cause(third_party(me, by, revoke)),
+        None => Adopted::Cause(third_party(me, revoke)),
     }
 }
 
 /// A mismatch between two other ranks, where there is no own call to compare.
-pub(crate) fn third_party(me: u32, by: u32, revoke: &Revoke) -> Error {
-    let error = retell(me, by, revoke);
+pub(crate) fn third_party(me: u32, revoke: &Revoke) -> Error {
+    let error = retell(me, revoke);
     match &revoke.prints {
         Some([(a, _), (b, _)]) => error.guilty([*a, *b].into_iter().filter(|rank| *rank != me)),
         None => error,
@@ -85,7 +86,8 @@ const ADVICE: &str = "all ranks must call the same operations with the same argu
 
 /// Another rank's error, seen from here: a rank that is named in it names the reporter instead,
 /// and a reporter that names nobody is at fault itself.
-pub(crate) fn retell(me: u32, by: u32, revoke: &Revoke) -> Error {
+pub(crate) fn retell(me: u32, revoke: &Revoke) -> Error {
+    let by = revoke.by;
     let mut guilty: Vec<u32> = revoke.guilty.iter().copied().filter(|rank| *rank != me).collect();
     let named = guilty.len() != revoke.guilty.len();
     let mut kind = revoke.kind.clone();
@@ -114,18 +116,24 @@ pub(crate) fn retell(me: u32, by: u32, revoke: &Revoke) -> Error {
     error
 }
 
+/// A silence that cannot be a matter of scheduling: waiting ranks ask each other more often than this.
+const LONG: Duration = Duration::from_millis(400);
+
 /// Who is to blame that the call at `place` is not done at its deadline: the ranks that are stopped, gone, or busy
 /// outside of any call; else those that are stuck in an earlier one; else those whom this rank waits for. `answers` has
 /// one entry per rank; the own one is ignored. Point-to-point calls have no place.
 pub(crate) fn judge(me: u32, place: Option<Place>, waiting_for: &[u32], answers: &[Answer]) -> (Vec<u32>, String) {
     let others = || (0..).zip(answers).filter(|(rank, _)| *rank != me);
     let concerns = |rank: u32| place.is_some() || waiting_for.contains(&rank);
+    let stopped = others().any(|(rank, a)| concerns(rank) && matches!(a, Answer::Silent(since) if *since >= LONG));
     let mut guilty = Vec::new();
     let mut stuck = Vec::new();
     let mut words = Vec::new();
     for (rank, answer) in others().filter(|(rank, _)| concerns(*rank)) {
         match (answer, place) {
-            (Answer::Silent, _) => {
+            // On a busy machine an answer may come late; who was heard lately is not the one that has stopped.
+            (Answer::Silent(since), _) if *since < LONG && stopped => {}
+            (Answer::Silent(_), _) => {
                 guilty.push(rank);
                 words.push(format!("rank {rank} is stopped or unreachable"));
             }

@@ -312,6 +312,11 @@ fn is_stopped(me: &Player) {
         return me.report(&mesh.health.cause().unwrap());
     }
     me.hear("stopped");
+    // As those who wait do: asks now and then, until the deadline.
+    for _ in 0..12 {
+        mesh.health.stalled(&print);
+        std::thread::sleep(Duration::from_millis(50));
+    }
     // Everybody waits for its neighbour.
     me.report(&mesh.health.timeout(&print, &[(me.rank + 1) % me.size]));
 }
@@ -322,6 +327,8 @@ fn a_stopped_rank_is_named_by_all_and_learns_of_it() {
         let mut job = Job::start("stopped", 4, transport);
         job.await_all("ready");
         job.signal(2, Signal::STOP);
+        let stat = format!("/proc/{}/stat", job.ranks[2].id());
+        eventually("the stop", || std::fs::read_to_string(&stat).unwrap().contains(") T "));
         job.set("stopped");
         for result in job.await_ranks("result", &[0, 1, 3]) {
             assert!(result.starts_with("Timeout [2]"), "{result}");
