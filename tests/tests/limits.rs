@@ -97,7 +97,7 @@ fn new_group() -> Option<PathBuf> {
     let name = format!("c10d-test-{}", std::process::id());
     let groups = std::fs::read_to_string("/proc/self/cgroup").ok()?;
     let own = |controller: &str| {
-        let line = groups.lines().find(|line| line.splitn(3, ':').nth(1) == Some(controller))?;
+        let line = groups.lines().find(|line| line.split(':').nth(1) == Some(controller))?;
         Some(line.splitn(3, ':').nth(2)?.trim_start_matches('/').to_owned())
     };
     let place = match own("memory") {
