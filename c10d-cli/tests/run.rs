@@ -2,8 +2,11 @@
 
 mod common;
 
+use std::net::SocketAddr;
+
 use common::{is_running, run, start, until};
 use rustix::process::Signal;
+use socket2::{Domain, Socket, Type};
 
 #[test]
 fn ranks_know_who_they_are_and_output_has_the_rank_in_front() {
@@ -72,8 +75,11 @@ fn a_program_that_cannot_run_is_named() {
 
 #[test]
 fn several_hosts_meet_at_the_rendezvous() {
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let place = format!("127.0.0.1:{port}");
+    // Bound, not listening, and willing to share: nobody else is given the port, and the server can have it.
+    let reserved = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    reserved.set_reuse_address(true).unwrap();
+    reserved.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    let place = reserved.local_addr().unwrap().as_socket().unwrap().to_string();
     let host = |node: &str| {
         start(&[
             "run",
