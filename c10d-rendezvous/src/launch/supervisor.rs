@@ -21,6 +21,10 @@ use super::output::{self, Channel, Kept, Stream};
 use super::report::{Captured, Exit, Failure, Report};
 use super::signals::Forwarding;
 
+/// How long a first failure may turn out to follow from another. A process that is killed closes its connections before
+/// its end can be seen, so a rank that fails for the lack of it may be seen first.
+const HINDSIGHT: Duration = Duration::from_millis(100);
+
 pub(super) struct Plan {
     pub(super) ranks: Vec<RankPlan>,
     pub(super) output: Output,
@@ -281,6 +285,29 @@ impl Supervisor {
     }
 
     fn reap(&mut self) {
+        let mut failed = self.collect();
+        // A rank that the launcher ended says nothing about what failed.
+        if failed.is_empty() || self.failure.is_some() || self.killed || self.elsewhere.is_some() {
+            return;
+        }
+        let until = Instant::now() + HINDSIGHT;
+        let killed = |failed: &[Exit]| failed.iter().any(|exit| exit.signal.is_some());
+        while !killed(&failed) && self.children.iter().any(|child| child.exit.is_none()) && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(2));
+            failed.extend(self.collect());
+        }
+        let Some(exit) = failed.into_iter().min_by_key(|exit| (exit.signal.is_none(), exit.elapsed, exit.rank)) else {
+            return;
+        };
+        self.requests.failed_here(format!("rank {} {exit}", exit.rank));
+        self.failure = Some(exit);
+        if !self.plan.keep_going && self.forwarded.is_none() {
+            self.terminate();
+        }
+    }
+
+    /// Takes note of the ranks that have ended since the last look; gives those that failed.
+    fn collect(&mut self) -> Vec<Exit> {
         let mut failed = Vec::new();
         for child in self.children.iter_mut().filter(|child| child.exit.is_none()) {
             let (code, signal) = match child.child.try_wait() {
@@ -294,17 +321,7 @@ impl Supervisor {
                 failed.push(exit);
             }
         }
-        // Of several seen at once, one that was killed: the others may have failed for the lack of it.
-        let Some(exit) = failed.into_iter().min_by_key(|exit| (exit.signal.is_none(), exit.rank)) else { return };
-        // A rank that the launcher ended says nothing about what failed.
-        if self.failure.is_some() || self.killed || self.elsewhere.is_some() {
-            return;
-        }
-        self.requests.failed_here(format!("rank {} {exit}", exit.rank));
-        self.failure = Some(exit);
-        if !self.plan.keep_going && self.forwarded.is_none() {
-            self.terminate();
-        }
+        failed
     }
 
     fn terminate(&mut self) {
