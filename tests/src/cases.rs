@@ -36,7 +36,9 @@ pub(crate) struct Space<'a> {
 /// Every case of a backend with these capabilities, in an order that is the same everywhere.
 pub(crate) fn cases(capabilities: &Capabilities, space: &Space<'_>) -> Vec<Case> {
     let mut out = Vec::new();
-    for op in OpKind::ALL.iter().copied().filter(|op| capabilities.ops.contains(*op)) {
+    let offered =
+        |op: OpKind| capabilities.ops.contains(op) && partner(op).is_none_or(|p| capabilities.ops.contains(p));
+    for op in OpKind::ALL.iter().copied().filter(|op| offered(*op)) {
         let kinds = kinds(op, capabilities);
         let variants = variants(op, space);
         match space.selection {
@@ -58,6 +60,15 @@ pub(crate) fn cases(capabilities: &Capabilities, space: &Space<'_>) -> Vec<Case>
         }
     }
     out
+}
+
+/// The op on the other side, without which an op cannot be tried.
+fn partner(op: OpKind) -> Option<OpKind> {
+    match op {
+        OpKind::Send => Some(OpKind::Recv),
+        OpKind::Recv | OpKind::RecvAnySource => Some(OpKind::Send),
+        _ => None,
+    }
 }
 
 /// The op on its element types with its reduce operations, as far as offered.
@@ -112,8 +123,8 @@ fn cover_len(op: OpKind, space: &Space<'_>) -> usize {
 fn cover(op: OpKind, space: &Space<'_>, i: usize) -> Variant {
     let (worlds, sizes, forms) = (space.worlds, sizes(op), Form::of(op));
     let world = worlds[i % worlds.len()];
-    let size = sizes[(i + i / sizes.len() + i / worlds.len()) % sizes.len()];
-    let form = forms[(i + i / worlds.len()) % forms.len()];
+    let size = sizes[(i + i / (sizes.len() * worlds.len())) % sizes.len()];
+    let form = forms[(i % worlds.len() + i / worlds.len()) % forms.len()];
     let uneven = may_be_uneven(op) && (i / 2) % 2 == 1;
     (world, size, form, uneven)
 }

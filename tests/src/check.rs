@@ -59,8 +59,10 @@ fn shown(dtype: DType, bytes: &[u8]) -> String {
 /// A hash of the outputs, to compare ranks and runs.
 pub(crate) fn digest(outputs: &[Tensor]) -> u64 {
     let mut hash = 0xcbf2_9ce4_8422_2325u64;
-    for byte in outputs.iter().flat_map(|t| t.bytes()) {
-        hash = (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3);
+    for word in outputs.iter().flat_map(|tensor| tensor.bytes().chunks(8)) {
+        let mut bytes = [0; 8];
+        bytes[..word.len()].copy_from_slice(word);
+        hash = (hash ^ u64::from_le_bytes(bytes)).wrapping_mul(0x100_0000_01b3).rotate_left(23);
     }
     hash
 }

@@ -16,14 +16,24 @@ pub(crate) fn input(case: &Case, rank: u32, slot: usize, count: usize) -> Tensor
     };
     let size = case.dtype.size();
     let seed = mix(u64::from(rank) << 32 | slot as u64) ^ mix((case.op as u64) << 8 | case.dtype as u64);
-    for (i, bytes) in tensor.bytes_mut().chunks_exact_mut(size).enumerate() {
+    let tile = count.min(PERIOD) * size;
+    for (i, bytes) in tensor.bytes_mut()[..tile].chunks_exact_mut(size).enumerate() {
         let r = mix(seed ^ i as u64);
         // Of the values that swallow others, one rank at most has one at a place: then no order of reducing matters.
         let special = style == Style::Any || i as u64 % u64::from(case.world) == u64::from(rank);
         element(case.dtype, r, style, special, bytes);
     }
+    let mut done = tile;
+    while done < count * size {
+        let more = done.min(count * size - done);
+        tensor.bytes_mut().copy_within(..more, done);
+        done += more;
+    }
     tensor
 }
+
+/// After so many elements the values repeat. A prime: what is moved by whole chunks or blocks does not go unnoticed.
+const PERIOD: usize = 1021;
 
 #[derive(Clone, Copy, PartialEq)]
 enum Style {
