@@ -45,6 +45,24 @@ impl Link {
         }
     }
 
+    /// As [`Link::peek`], for somebody who will not consume: the owner's next peek shows the same. Errors are left to it.
+    pub(crate) fn glance(&mut self) -> (*const u8, usize) {
+        match self {
+            Link::Shm(l) => l.peek().unwrap_or((std::ptr::null(), 0)),
+            Link::Tcp(l) => {
+                let bytes = l.glance();
+                (bytes.as_ptr(), bytes.len())
+            }
+        }
+    }
+
+    /// The last [`Link::peek`] was a look from aside: whoever the bytes are for has not seen them yet.
+    pub(crate) fn unpeek(&mut self) {
+        if let Link::Tcp(l) = self {
+            l.unpeek();
+        }
+    }
+
     /// Gives up the first `n` of the bytes that the last [`Link::peek`] showed.
     #[inline]
     pub(crate) fn consume(&mut self, n: usize) {

@@ -271,6 +271,12 @@ pub(super) fn peek(link: &mut Link) -> Result<Shown> {
     link.peek().map(|(at, len)| Shown { at, len })
 }
 
+/// What the link shows to somebody who will not take it.
+pub(super) fn glance(link: &mut Link) -> Shown {
+    let (at, len) = link.glance();
+    Shown { at, len }
+}
+
 impl Shown {
     /// The first `N` bytes, if they are there.
     #[inline]

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use c10d_core::{Error, ErrorKind, Fingerprint, Result};
 
 use super::announce::{HEADER, Header};
-use super::memory::peek;
+use super::memory::glance;
 use super::{Executor, Op, Spaces};
 use crate::mesh::Health;
 use crate::pause::Interest;
@@ -93,8 +93,7 @@ impl Executor {
             if self.sides[peer as usize].into.head == HEADER {
                 continue;
             }
-            // An error is told by the step that needs the link.
-            let Some(bytes) = peek(link).ok().and_then(|shown| shown.first::<HEADER>()) else { continue };
+            let Some(bytes) = glance(link).first::<HEADER>() else { continue };
             let theirs = Header::from_bytes(&bytes).print;
             match age(&theirs, &op.print) {
                 0 if theirs != op.print => return Err(self.health.mismatch(peer, &op.print, &theirs)),

@@ -63,14 +63,28 @@ impl TcpLink {
             self.receive(&mut [])?;
         }
         let held = self.end - self.start;
-        // A peer that is gone is told when there is nothing new to hand out.
+        // What came before the end may be all that is wanted, even if it is looked at many times.
         if let Some(how) = self.gone
-            && held == self.shown
+            && held == 0
         {
             return Err(self.dead(how));
         }
         self.shown = held;
         Ok(&self.buffer[self.start..self.end])
+    }
+
+    /// See [`crate::link::Link::glance`].
+    pub(crate) fn glance(&mut self) -> &[u8] {
+        if self.end - self.start < LITTLE {
+            // How the connection ended is kept for who needs the bytes.
+            let _ = self.receive(&mut []);
+        }
+        &self.buffer[self.start..self.end]
+    }
+
+    /// See [`crate::link::Link::unpeek`].
+    pub(crate) fn unpeek(&mut self) {
+        self.shown = 0;
     }
 
     /// See [`crate::link::Link::consume`].

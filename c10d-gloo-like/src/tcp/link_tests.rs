@@ -77,9 +77,11 @@ fn the_end_comes_after_the_last_byte() {
         link.consume(n);
         got += n;
     }
-    // One byte of two is there: first shown, then nothing more comes.
-    assert_eq!(wait(&mut link, 0).unwrap(), 1);
-    assert_eq!(how(wait(&mut link, 1).unwrap_err()), "connection closed");
+    // However often it is looked at: it may have to wait for what comes from others.
+    for _ in 0..3 {
+        assert_eq!(wait(&mut link, 0).unwrap(), 1);
+        assert_eq!(link.glance().len(), 1);
+    }
     let mut rest = [0; 2];
     assert_eq!(link.read(&mut rest).unwrap(), 1);
     assert_eq!(how(link.read(&mut rest).unwrap_err()), "connection closed");
