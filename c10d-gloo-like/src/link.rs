@@ -56,13 +56,6 @@ impl Link {
         }
     }
 
-    /// The last [`Link::peek`] was a look from aside: whoever the bytes are for has not seen them yet.
-    pub(crate) fn unpeek(&mut self) {
-        if let Link::Tcp(l) = self {
-            l.unpeek();
-        }
-    }
-
     /// Gives up the first `n` of the bytes that the last [`Link::peek`] showed.
     #[inline]
     pub(crate) fn consume(&mut self, n: usize) {

@@ -26,6 +26,8 @@ struct Line {
     jobs: VecDeque<Job>,
     has_thread: bool,
     closed: bool,
+    /// A job is over, and is being told so.
+    completing: bool,
 }
 
 /// Who has a queue and can run its jobs.
@@ -69,11 +71,12 @@ impl Queue {
         self.news.notify_one();
     }
 
-    /// Waits until nothing is pending.
+    /// Waits until nothing is pending, and all who wait for a job know that it is over.
     pub(crate) fn drain(&self, deadline: Instant) -> Result {
         let mut line = self.line.lock();
-        while !self.is_idle() {
-            if self.idle.wait_until(&mut line, deadline).timed_out() && !self.is_idle() {
+        while !self.is_idle() || line.completing {
+            let late = self.idle.wait_until(&mut line, deadline).timed_out();
+            if late && (!self.is_idle() || line.completing) {
                 let what = "operations that were started are still in flight";
                 return Err(Error::new(ErrorKind::Timeout, what).phase(Phase::Complete));
             }
@@ -100,10 +103,13 @@ impl Queue {
     }
 
     fn one_less(&self) {
-        let _line = self.line.lock();
-        if self.pending.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.idle.notify_all();
-        }
+        self.line.lock().completing = true;
+        self.pending.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    fn completed(&self) {
+        self.line.lock().completing = false;
+        self.idle.notify_all();
     }
 }
 
@@ -115,5 +121,6 @@ fn serve<R: Runner>(runner: &R) {
         // Before the completion, so that whoever it wakes finds the line as it is.
         runner.queue().one_less();
         job.complete(result);
+        runner.queue().completed();
     }
 }

@@ -18,8 +18,9 @@ use super::verdict::{self, Adopted, Answer};
 /// How long, past a deadline, peers have to say what they are doing. Live ones do within a millisecond, on busy machines
 /// within some ten.
 const ANSWER: Duration = Duration::from_millis(80);
-/// How long a broken data connection waits for the control connection to say why.
-const REASON: Duration = Duration::from_millis(50);
+/// How long a broken data connection waits for the control connection to say why, or to break too, as it does when the
+/// peer has died.
+const REASON: Duration = Duration::from_millis(400);
 
 /// How long after a goodbye bytes, or the cause of a failure, may still be on their way: they come by another connection.
 const UNDERWAY: Duration = Duration::from_secs(1);

@@ -125,14 +125,14 @@ const LONG: Duration = Duration::from_millis(400);
 pub(crate) fn judge(me: u32, place: Option<Place>, waiting_for: &[u32], answers: &[Answer]) -> (Vec<u32>, String) {
     let others = || (0..).zip(answers).filter(|(rank, _)| *rank != me);
     let concerns = |rank: u32| place.is_some() || waiting_for.contains(&rank);
-    let stopped = others().any(|(rank, a)| concerns(rank) && matches!(a, Answer::Silent(since) if *since >= LONG));
     let mut guilty = Vec::new();
+    let mut late = Vec::new();
     let mut stuck = Vec::new();
     let mut words = Vec::new();
     for (rank, answer) in others().filter(|(rank, _)| concerns(*rank)) {
         match (answer, place) {
-            // On a busy machine an answer may come late; who was heard lately is not the one that has stopped.
-            (Answer::Silent(since), _) if *since < LONG && stopped => {}
+            // On a busy machine an answer may come late; who was heard lately is not the one to blame if there is another.
+            (Answer::Silent(since), _) if *since < LONG => late.push(rank),
             (Answer::Silent(_), _) => {
                 guilty.push(rank);
                 words.push(format!("rank {rank} is stopped or unreachable"));
@@ -155,6 +155,10 @@ pub(crate) fn judge(me: u32, place: Option<Place>, waiting_for: &[u32], answers:
             }
             _ => {}
         }
+    }
+    if guilty.is_empty() && !late.is_empty() {
+        words.extend(late.iter().map(|rank| format!("rank {rank} is stopped or unreachable")));
+        guilty = late;
     }
     if guilty.is_empty() {
         guilty = stuck;

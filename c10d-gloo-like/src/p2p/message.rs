@@ -85,6 +85,11 @@ pub(super) struct PartialHeader {
 }
 
 impl PartialHeader {
+    /// Whether nothing of a message has come.
+    pub(super) fn is_empty(&self) -> bool {
+        self.done == 0
+    }
+
     /// Reads what is there. Whether anything moved; and the header, once complete.
     pub(super) fn read(&mut self, link: &mut Link) -> Result<(bool, Option<Header>)> {
         let rest = &mut self.bytes[self.done..];

@@ -75,7 +75,7 @@ impl Messages {
             }
             ticket
         };
-        complete(finished);
+        self.complete(finished);
         if waits {
             self.attend(|state| !state.is_live(ticket));
         } else {
@@ -100,7 +100,7 @@ impl Messages {
                 }
                 (moved, over(&state))
             };
-            complete(finished);
+            self.complete(finished);
             if is_over {
                 return;
             }
@@ -178,8 +178,19 @@ impl Messages {
                     self.health.fail(Error::new(ErrorKind::Internal, "the thread of asynchronous messages panicked"));
                 let mut finished = Finished::new();
                 self.state.lock().fail_all(&cause, &mut finished);
-                complete(finished);
+                self.complete(finished);
             }
+        }
+    }
+
+    /// Without the lock, since whoever is told may call again.
+    fn complete(&self, finished: Finished) {
+        let jobs = finished.len();
+        for (job, result) in finished {
+            job.complete_with(result);
+        }
+        if jobs > 0 {
+            self.state.lock().told(jobs);
         }
     }
 
@@ -200,11 +211,5 @@ impl Messages {
             return Err(Error::new(ErrorKind::Timeout, "messages are still in flight").phase(Phase::Complete));
         }
         Ok(())
-    }
-}
-
-fn complete(finished: Finished) {
-    for (job, result) in finished {
-        job.complete_with(result);
     }
 }

@@ -14,6 +14,8 @@ pub(super) struct Peer {
     /// A message whose header is read and for which there is no room yet.
     pub(super) held: Option<Header>,
     pub(super) incoming: Option<(Ticket, Incoming)>,
+    /// The connection ended after a whole message.
+    pub(super) ended: bool,
     /// Messages that nobody asked for yet, in order of arrival.
     pub(super) kept: VecDeque<(Header, Vec<u8>)>,
     pub(super) kept_bytes: usize,
@@ -27,6 +29,7 @@ impl Peer {
             partial: PartialHeader::default(),
             held: None,
             incoming: None,
+            ended: false,
             kept: VecDeque::new(),
             kept_bytes: 0,
         }

@@ -58,6 +58,8 @@ pub(super) struct State {
     posted: Vec<Posted>,
     live: Vec<Live>,
     next: u64,
+    /// Jobs that are over and have not been told so.
+    untold: usize,
     pub(super) has_thread: bool,
     pub(super) closed: bool,
 }
@@ -65,7 +67,7 @@ pub(super) struct State {
 impl State {
     pub(super) fn new(links: Vec<Option<Link>>) -> State {
         let peers = links.into_iter().map(|link| link.map(Peer::new)).collect();
-        State { peers, posted: Vec::new(), live: Vec::new(), next: 0, has_thread: false, closed: false }
+        State { peers, posted: Vec::new(), live: Vec::new(), next: 0, untold: 0, has_thread: false, closed: false }
     }
 
     pub(super) fn is_live(&self, ticket: Ticket) -> bool {
@@ -73,7 +75,12 @@ impl State {
     }
 
     pub(super) fn is_idle(&self) -> bool {
-        self.live.is_empty()
+        self.live.is_empty() && self.untold == 0
+    }
+
+    /// So many jobs have been told that they are over.
+    pub(super) fn told(&mut self, jobs: usize) {
+        self.untold -= jobs;
     }
 
     /// Whether something is in flight for which nobody waits inside a call.
@@ -132,6 +139,7 @@ impl State {
 
     fn finish(&mut self, ticket: Ticket, job: Job, result: Result<Outcome>, finished: &mut Finished) {
         self.live.retain(|l| l.ticket != ticket);
+        self.untold += 1;
         finished.push((job, result));
     }
 
@@ -151,7 +159,7 @@ impl State {
         for (rank, peer) in (0..).zip(&self.peers) {
             let Some(peer) = peer else { continue };
             let asked = all || self.posted.iter().any(|p| p.from.is_none_or(|from| from == rank));
-            let read = peer.incoming.is_some() || (asked && peer.held.is_none());
+            let read = peer.incoming.is_some() || (asked && peer.held.is_none() && !peer.ended);
             let write = !peer.outgoing.is_empty();
             if read || write {
                 list.push(Wants { rank, read, write });
@@ -185,6 +193,7 @@ impl State {
         let mut moved = false;
         loop {
             let wanted = all || self.posted.iter().any(|p| p.from.is_none_or(|from| from == rank));
+            let named = self.posted.iter().any(|p| p.from == Some(rank));
             let Some(peer) = self.peers[rank as usize].as_mut() else { return false };
             if let Some((ticket, message)) = &mut peer.incoming {
                 let ticket = *ticket;
@@ -207,7 +216,7 @@ impl State {
                 }
                 continue;
             }
-            if !wanted {
+            if !wanted || (peer.ended && !named) {
                 return moved;
             }
             let header = match peer.held.take() {
@@ -217,6 +226,11 @@ impl State {
                     Ok((_, Some(header))) => {
                         moved = true;
                         header
+                    }
+                    // It left after its last message. Whoever waits for anybody waits for the others.
+                    Err(_) if !named && peer.partial.is_empty() => {
+                        peer.ended = true;
+                        return moved;
                     }
                     Err(e) => {
                         broken(rank, &e, health);
@@ -280,6 +294,7 @@ impl State {
 
     /// Ends everything in flight.
     pub(super) fn fail_all(&mut self, cause: &Error, finished: &mut Finished) {
+        let before = finished.len();
         let mut end = |job: Job| finished.push((job, Err(cause.clone())));
         self.posted.drain(..).for_each(|p| end(p.job));
         for peer in self.peers.iter_mut().flatten() {
@@ -289,6 +304,7 @@ impl State {
             }
         }
         self.live.clear();
+        self.untold += finished.len() - before;
     }
 
     /// A peer that left although something is still wanted from it.

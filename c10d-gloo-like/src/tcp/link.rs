@@ -82,11 +82,6 @@ impl TcpLink {
         &self.buffer[self.start..self.end]
     }
 
-    /// See [`crate::link::Link::unpeek`].
-    pub(crate) fn unpeek(&mut self) {
-        self.shown = 0;
-    }
-
     /// See [`crate::link::Link::consume`].
     pub(crate) fn consume(&mut self, n: usize) {
         debug_assert!(n <= self.end - self.start);
