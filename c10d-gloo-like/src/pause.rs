@@ -61,7 +61,7 @@ impl Pause {
     /// if it has peers in shared memory.
     pub(crate) fn new(oversubscribed: bool, bell: Option<Doorbell>) -> Pause {
         let spins = if oversubscribed { 0 } else { SPINS };
-        Pause { bell, spins, state: State::Spinning(0), set: Vec::new() }
+        Pause { bell, spins, state: State::Spinning(0), set: Vec::with_capacity(16) }
     }
 
     /// There was progress: the next wait begins anew.

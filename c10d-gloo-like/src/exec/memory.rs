@@ -278,6 +278,9 @@ pub(super) fn glance(link: &mut Link) -> Shown {
 }
 
 impl Shown {
+    /// No bytes.
+    pub(super) const NONE: Shown = Shown { at: NonNull::dangling().as_ptr(), len: 0 };
+
     /// The first `N` bytes, if they are there.
     #[inline]
     pub(super) fn first<const N: usize>(&self) -> Option<[u8; N]> {

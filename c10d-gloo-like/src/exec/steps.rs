@@ -229,6 +229,10 @@ impl Executor {
     /// item; an empty one ends with the header. `None`: not even the header is there.
     fn show(&mut self, op: &Op<'_>, peer: u32, len: usize) -> Result<Option<Shown>> {
         let Some(link) = &mut self.links[peer as usize] else { return Ok(None) };
+        if len == 0 && self.sides[peer as usize].into.head == HEADER {
+            // All that was to come is here, and the peer may be gone.
+            return Ok(Some(Shown::NONE));
+        }
         let shown = peek(link).map_err(|e| broken(&self.health, peer, e))?;
         let way = &mut self.sides[peer as usize].into;
         if way.head == HEADER {

@@ -223,7 +223,7 @@ impl Health {
         }
         let left = left(&state).map(|l| l.last);
         drop(state);
-        let how = left.map_or_else(|| how.to_owned(), verdict::left_text);
+        let how = left.map_or_else(|| how.to_owned(), |last| format!("{} ({how})", verdict::left_text(last)));
         self.fail(dead(rank, how).phase(Phase::Transfer))
     }
 
