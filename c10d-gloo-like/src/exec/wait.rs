@@ -45,8 +45,8 @@ impl Executor {
         let Some(now) = self.pause.wait(interest) else { return Ok(()) };
         let since = *waiting.since.get_or_insert(now);
         if let Some(gone) = (0..self.sides.len() as u32).find(|p| self.starved(*p) && self.health.has_left(*p)) {
-            // What it sent before it left counts.
-            if !self.sweep(op, spaces)? {
+            // What it sent before it left counts, also where it has to wait for what others send.
+            if !self.sweep(op, spaces)? && self.starved(gone) {
                 self.health.needs(gone)?;
             }
             return Ok(());
