@@ -17,7 +17,7 @@ fn total(transport: &str, call: impl Fn(&ProcessGroup) -> Result + Sync) -> usiz
         call(&pg)?;
         Ok((count() - before) as usize)
     });
-    sent.unwrap().iter().sum()
+    sent.unwrap_or_else(|e| panic!("over {transport}: {e}")).iter().sum()
 }
 
 fn check(name: &str, at_least: usize, at_most: usize, call: impl Fn(&ProcessGroup) -> Result + Sync) {
