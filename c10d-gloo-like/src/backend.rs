@@ -50,10 +50,10 @@ impl GlooLike {
         let Mesh { membership, collective, p2p, topology, segment, local_ranks, health } = mesh;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let crowded = local_ranks.len() > cores;
-        let pause = || Pause::new(crowded, segment.clone().map(Doorbell::new));
+        let pause = Pause::new(crowded, segment.clone().map(Doorbell::new));
         let me = Place { world: init.size, rank: init.rank };
         let fabric = Fabric::of(&topology);
-        let executor = Executor::new(init.rank, collective, health.clone(), pause());
+        let executor = Executor::new(init.rank, collective, health.clone(), pause.with_room(init.size as usize));
         let layout = Layout::new(me, fabric, topology.hosts);
         let messages = Messages::new(p2p, health.clone(), segment, crowded)?;
         Ok(GlooLike(Arc::new(Rank {

@@ -61,7 +61,13 @@ impl Pause {
     /// if it has peers in shared memory.
     pub(crate) fn new(oversubscribed: bool, bell: Option<Doorbell>) -> Pause {
         let spins = if oversubscribed { 0 } else { SPINS };
-        Pause { bell, spins, state: State::Spinning(0), set: Vec::with_capacity(16) }
+        Pause { bell, spins, state: State::Spinning(0), set: Vec::new() }
+    }
+
+    /// The same with memory for this many links, for who waits often and must not allocate.
+    pub(crate) fn with_room(mut self, links: usize) -> Pause {
+        self.set.reserve(links);
+        self
     }
 
     /// There was progress: the next wait begins anew.
