@@ -177,8 +177,11 @@ fn timed_out(op: OpKind, report: &Report) -> Result<(), Failed> {
     for rank in SURVIVORS {
         let told = only(report, rank, op.name())?;
         // Whoever waits for anybody waits for all that could have sent.
-        let any = op == OpKind::RecvAnySource && told.guilty.contains(&VICTIM);
-        if told.kind != "Timeout" || !(told.guilty == [VICTIM] || any) {
+        let any = op == OpKind::RecvAnySource;
+        // On a machine too busy to let a live rank answer, that rank is named beside the victim, as one that is silent.
+        let silent = |rank: &u32| told.words.contains(&format!("rank {rank} is stopped or unreachable"));
+        let others_excused = told.guilty.iter().all(|rank| *rank == VICTIM || any || silent(rank));
+        if told.kind != "Timeout" || !told.guilty.contains(&VICTIM) || !others_excused {
             return Err(format!("rank {rank} says {told:?}").into());
         }
     }
