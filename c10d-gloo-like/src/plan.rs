@@ -2,6 +2,7 @@
 //! by [`crate::exec`].
 
 use std::ops::Range;
+use std::slice;
 
 /// Which of the op's three address spaces a region lies in. `Input` and `Output` are the op's tensors laid end to end
 /// (rank by rank where the op has one block per rank); `Scratch` is memory of the backend.
@@ -118,6 +119,15 @@ impl Plan {
         self.steps.clear();
         self.peers.clear();
         self.scratch = 0;
+    }
+
+    /// The peers that a step sends to or receives from.
+    pub(crate) fn partners(&self, id: StepId) -> &[u32] {
+        match &self.steps[id as usize].action {
+            Action::Send { peer, .. } | Action::Recv { peer, .. } => slice::from_ref(peer),
+            Action::Reduce { peers, .. } => &self.peers[peers.start as usize..peers.end as usize],
+            Action::Copy { .. } => &[],
+        }
     }
 
     fn push(&mut self, action: Action, after: After) -> StepId {

@@ -62,6 +62,9 @@ struct Side {
     into: Way,
 }
 
+/// Sweeps that moved something between two looks at the clock.
+const CLOCK_EVERY: u32 = 64;
+
 /// What [`Executor::done`] says of a step that is over.
 const OVER: usize = usize::MAX;
 
@@ -108,12 +111,17 @@ impl Executor {
 
     fn finish(&mut self, op: &Op<'_>, spaces: &mut Spaces) -> Result {
         let mut waiting = Waiting::default();
+        let mut moves = 0u32;
         loop {
             let moved = self.sweep(op, spaces)?;
             if self.pending.is_empty() {
                 return Ok(());
             }
             if moved {
+                moves = moves.wrapping_add(1);
+                if moves % CLOCK_EVERY == 0 {
+                    self.in_time(op, spaces)?;
+                }
                 self.pause.reset();
                 waiting = Waiting::default();
             } else {

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use c10d_core::{DType, ErrorKind, Fingerprint, HashStore, OpKind, ReduceOp, Result};
 
+use super::announce::Header;
 use super::{Executor, Op, Reduction, Spaces};
 use crate::mesh::{Mesh, Transport, Wiring};
 use crate::pause::Pause;
@@ -358,5 +359,41 @@ fn a_rank_that_left_is_named_but_what_it_sent_counts() {
         });
         let error = found[0].as_ref().unwrap();
         assert!(matches!(error.kind(), ErrorKind::PeerDead { .. }) && error.report().guilty == [1], "{error}");
+    }
+}
+
+#[test]
+fn a_peer_that_drips_does_not_stretch_the_op() {
+    const COUNT: u64 = 3000;
+    for transport in TRANSPORTS {
+        let found = ranks(2, transport, |rank| {
+            let mut data = vec![0; COUNT as usize];
+            let fill = |me, p: &mut Plan| direct::broadcast(me, 1, 4 * COUNT as usize, p);
+            if rank.me.rank == 0 {
+                rank.timeout = Duration::from_millis(200);
+                return rank.run(OpKind::Broadcast, COUNT, &[], &mut [&mut data], fill).err();
+            }
+            let print = Fingerprint {
+                op: OpKind::Broadcast as u8,
+                dtype: DType::U32 as u8,
+                reduce: Fingerprint::NO_REDUCE,
+                count: COUNT,
+                ..Fingerprint::default()
+            };
+            let header = Header { print, total: 4 * COUNT }.to_bytes();
+            let link = rank.executor.links[0].as_mut().unwrap();
+            for byte in header.into_iter().chain((0..4 * COUNT).map(|_| 1)) {
+                // SAFETY: no body.
+                #[allow(unsafe_code)]
+                let written = unsafe { link.write(&[byte], std::ptr::null(), 0) };
+                if written.is_err() || rank.mesh.health.failed() {
+                    break;
+                }
+                thread::sleep(Duration::from_millis(1));
+            }
+            None
+        });
+        let error = found[0].as_ref().expect("the op was stretched");
+        assert_eq!((error.kind(), &error.report().guilty[..]), (&ErrorKind::Timeout, &[1][..]), "{error}");
     }
 }

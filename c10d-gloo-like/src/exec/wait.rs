@@ -18,6 +18,9 @@ const ASK_EVERY: Duration = Duration::from_millis(250);
 /// How long the peers have to say what they called where a header comes from another call.
 const EXPLAIN: Duration = Duration::from_millis(100);
 
+/// How long after the deadline what has come already is still taken in: a part of what `let_go` allows.
+const OVERTIME: Duration = Duration::from_millis(50);
+
 /// A time without progress.
 pub(super) struct Waiting {
     since: Option<Instant>,
@@ -52,10 +55,7 @@ impl Executor {
             return Ok(());
         }
         if now >= (op.deadline)() {
-            if self.sweep(op, spaces)? {
-                return Ok(());
-            }
-            return Err(self.health.timeout(&op.print, &self.waits_for()));
+            return self.overtime(op, spaces);
         }
         let lasted = now.duration_since(since);
         if lasted >= waiting.ask {
@@ -71,18 +71,35 @@ impl Executor {
         if self.pending.is_empty() { Ok(()) } else { self.health.check() }
     }
 
+    /// The deadline has come. What is there already counts; nothing more is waited for.
+    #[cold]
+    fn overtime(&mut self, op: &Op<'_>, spaces: &mut Spaces) -> Result {
+        let end = Instant::now() + OVERTIME;
+        while self.sweep(op, spaces)? && Instant::now() < end {}
+        if self.pending.is_empty() { Ok(()) } else { Err(self.health.timeout(&op.print, &self.waits_for(op))) }
+    }
+
+    /// Looks at the clock while things move, though slowly: a peer that drips must not stretch the op.
+    #[cold]
+    pub(super) fn in_time(&mut self, op: &Op<'_>, spaces: &mut Spaces) -> Result {
+        if Instant::now() >= (op.deadline)() { self.overtime(op, spaces) } else { Ok(()) }
+    }
+
     fn starved(&self, peer: u32) -> bool {
         self.sides[peer as usize].into.starved == self.sweep
     }
 
-    /// The ranks whose bytes are missing; if none are, those that do not take ours.
-    fn waits_for(&self) -> Vec<u32> {
+    /// The ranks whose bytes are missing; if none are, those that do not take ours; if all move, those that are not done.
+    fn waits_for(&self, op: &Op<'_>) -> Vec<u32> {
         let ranks = || 0..self.sides.len() as u32;
-        let missing: Vec<u32> = ranks().filter(|p| self.starved(*p)).collect();
-        if !missing.is_empty() {
-            return missing;
-        }
-        ranks().filter(|p| self.sides[*p as usize].out.starved == self.sweep).collect()
+        let mut ways: [Vec<u32>; 3] = [
+            ranks().filter(|p| self.starved(*p)).collect(),
+            ranks().filter(|p| self.sides[*p as usize].out.starved == self.sweep).collect(),
+            self.pending.iter().flat_map(|id| op.plan.partners(*id)).copied().collect(),
+        ];
+        ways[2].sort_unstable();
+        ways[2].dedup();
+        ways.into_iter().find(|ranks| !ranks.is_empty()).unwrap_or_default()
     }
 
     /// Asks the peers what they are doing, and looks whether one has sent something that this op does not read.
