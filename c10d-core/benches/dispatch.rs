@@ -33,7 +33,7 @@ static PROVIDER: Provider = Provider {
         probe: &|| Ok(()),
         create: &|_| Ok(Arc::new(Noop)),
     }],
-    kernels: &[],
+    ..Provider::EMPTY
 };
 
 fn dispatch(c: &mut Criterion) {

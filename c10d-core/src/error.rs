@@ -51,6 +51,8 @@ pub enum ErrorKind {
     Protocol,
     /// The system refused memory, descriptors, threads or ports.
     Resource,
+    /// A device, or the runtime that drives it, failed.
+    Device,
     /// A plugin broke its contract.
     Plugin,
     /// A defect of this library or of a backend.
@@ -216,6 +218,7 @@ impl ErrorKind {
             ErrorKind::Rendezvous => "Rendezvous",
             ErrorKind::Protocol => "Protocol",
             ErrorKind::Resource => "Resource",
+            ErrorKind::Device => "Device",
             ErrorKind::Plugin => "Plugin",
             ErrorKind::Internal => "Internal",
         }

@@ -3,6 +3,7 @@
 mod backend;
 pub mod buffer;
 mod call;
+pub mod device;
 mod dispatch;
 mod error;
 mod group;

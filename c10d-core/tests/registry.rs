@@ -14,7 +14,7 @@ fn backend(source: &'static str, name: &'static str) -> &'static Provider {
 }
 
 fn kernels(source: &'static str, rows: Vec<KernelRow>) -> &'static Provider {
-    Box::leak(Box::new(Provider { source, backends: &[], kernels: rows.leak() }))
+    Box::leak(Box::new(Provider { source, kernels: rows.leak(), ..Provider::EMPTY }))
 }
 
 fn row(op: OpKind, key: DispatchKey, backend: Option<&'static str>) -> KernelRow {
@@ -68,7 +68,7 @@ fn twice_is_an_error_that_names_both() {
     refused(&[kernels("one", undeclared)], &["one", "monitored_barrier on CUDA", "does not declare"]);
 }
 
-static SUBMITTED: Provider = Provider { source: "submitted", backends: &[], kernels: &[] };
+static SUBMITTED: Provider = Provider { source: "submitted", ..Provider::EMPTY };
 c10d_core::submit!(SUBMITTED);
 
 /// What is listed by hand and linked as well is one and the same.

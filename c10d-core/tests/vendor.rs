@@ -89,7 +89,7 @@ static PROVIDER: Provider = Provider {
         probe: &|| Ok(()),
         create: &|init| Ok(Arc::new(Recorder { group: init.group.clone(), rank: init.rank, size: init.size })),
     }],
-    kernels: &[],
+    ..Provider::EMPTY
 };
 c10d_core::submit!(PROVIDER);
 

@@ -20,7 +20,7 @@ pub static PROVIDER: Provider = Provider {
         probe: &|| Ok(()),
         create: &create,
     }],
-    kernels: &[],
+    ..Provider::EMPTY
 };
 
 c10d_core::submit!(PROVIDER);

@@ -67,7 +67,7 @@ static PROVIDER: Provider = Provider {
             create: &|_| Ok(Arc::new(Fails(0.into()))),
         },
     ],
-    kernels: &[],
+    ..Provider::EMPTY
 };
 
 fn run(backend: &str) -> Vec<Outcome> {

@@ -1,8 +1,10 @@
 //! The registry of one program, checked for contradictions.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use super::{CORE, Kernel, Provider, Registration, Submitted};
+use super::{CORE, DeviceRegistration, Kernel, Provider, Registration, Submitted};
+use crate::device::{self, DeviceRuntime};
 use crate::dispatch::BackendMap;
 use crate::ops::OpKind;
 use crate::types::DispatchKey;
@@ -11,6 +13,7 @@ use crate::{Error, ErrorKind, Result};
 /// What is registered: core's kernels, the providers that were listed, and those that submitted themselves.
 pub struct Registry {
     backends: Vec<(&'static Registration, &'static str)>,
+    devices: Vec<(&'static DeviceRegistration, &'static str)>,
     kernels: BTreeMap<(OpKind, DispatchKey, Option<&'static str>), (Kernel, &'static str)>,
 }
 
@@ -41,11 +44,12 @@ impl Registry {
                 providers.push(p);
             }
         }
-        let mut registry = Registry { backends: Vec::new(), kernels: BTreeMap::new() };
+        let mut registry = Registry { backends: Vec::new(), devices: Vec::new(), kernels: BTreeMap::new() };
         for p in providers {
             registry.add(p)?;
         }
         registry.backends.sort_by_key(|(r, _)| (std::cmp::Reverse(r.priority), r.name));
+        registry.devices.sort_by_key(|(d, _)| d.name);
         Ok(registry)
     }
 
@@ -55,6 +59,12 @@ impl Registry {
                 return Err(twice(format!("backend {:?}", r.name), other, provider.source));
             }
             self.backends.push((r, provider.source));
+        }
+        for d in provider.devices {
+            if let Some((_, other)) = self.devices.iter().find(|(e, _)| e.name == d.name) {
+                return Err(twice(format!("device {:?}", d.name), other, provider.source));
+            }
+            self.devices.push((d, provider.source));
         }
         for row in provider.kernels {
             let place = (row.op, row.key, row.backend);
@@ -85,6 +95,22 @@ impl Registry {
             let have = if have.is_empty() { "none".to_owned() } else { have.join(", ") };
             Error::unsupported(format!("no backend is named {name:?}; linked here: {have}"))
         })
+    }
+
+    /// The kinds of devices with their crates, in the order of their names.
+    pub fn devices(&self) -> impl Iterator<Item = (&'static DeviceRegistration, &'static str)> {
+        self.devices.iter().copied()
+    }
+
+    /// The runtime of the device of this name, opened at the first call in the process.
+    pub fn device(&self, name: &str) -> Result<Arc<dyn DeviceRuntime>> {
+        let found = self.devices.iter().find(|(d, _)| d.name == name);
+        let (registration, _) = found.ok_or_else(|| {
+            let have: Vec<_> = self.devices.iter().map(|(d, _)| d.name).collect();
+            let have = if have.is_empty() { "none".to_owned() } else { have.join(", ") };
+            Error::unsupported(format!("no device is named {name:?}; linked here: {have}"))
+        })?;
+        device::open(registration)
     }
 
     /// The backend that a group takes for this key where its map names none: the first that says it could work.

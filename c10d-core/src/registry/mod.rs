@@ -4,7 +4,7 @@ mod collect;
 mod provider;
 
 pub use collect::{Registry, TableRow};
-pub use provider::{Kernel, KernelRow, Provider, Registration, Submitted};
+pub use provider::{DeviceRegistration, Kernel, KernelRow, Provider, Registration, Submitted};
 
 use crate::dispatch::KernelContext;
 use crate::job::Job;
@@ -40,6 +40,7 @@ const fn dense_rows() -> [KernelRow; DENSE] {
 pub static CORE: Provider = Provider {
     source: env!("CARGO_PKG_NAME"),
     backends: &[],
+    devices: &[],
     kernels: {
         const ROWS: [KernelRow; DENSE] = dense_rows();
         &ROWS

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::Result;
 use crate::backend::Backend;
+use crate::device::DeviceRuntime;
 use crate::dispatch::KernelContext;
 use crate::group::GroupInit;
 use crate::job::Job;
@@ -15,9 +16,9 @@ use crate::types::DispatchKey;
 /// One static per crate, submitted with [`submit!`](crate::submit):
 ///
 /// ```
-/// use c10d_core::registry::{Provider, Registration};
+/// use c10d_core::registry::Provider;
 ///
-/// pub static PROVIDER: Provider = Provider { source: env!("CARGO_PKG_NAME"), backends: &[], kernels: &[] };
+/// pub static PROVIDER: Provider = Provider { source: env!("CARGO_PKG_NAME"), ..Provider::EMPTY };
 /// c10d_core::submit!(PROVIDER);
 /// ```
 pub struct Provider {
@@ -25,8 +26,25 @@ pub struct Provider {
     pub source: &'static str,
     /// Its backends.
     pub backends: &'static [Registration],
+    /// Its devices, on which every op works through the CPU backend.
+    pub devices: &'static [DeviceRegistration],
     /// Its kernels; most crates have none, since core has those of all dense rows.
     pub kernels: &'static [KernelRow],
+}
+
+impl Provider {
+    /// Nothing, for the fields that a crate does not use.
+    pub const EMPTY: Provider = Provider { source: "", backends: &[], devices: &[], kernels: &[] };
+}
+
+/// A kind of device by name.
+pub struct DeviceRegistration {
+    /// The name that backend maps use for the device: `cuda`, or a vendor's own.
+    pub name: &'static str,
+    /// CUDA, or PrivateUse1 for a vendor's own.
+    pub key: DispatchKey,
+    /// Gives the runtime, or says why it cannot be had here. Called at most until it first succeeds.
+    pub open: &'static (dyn Fn() -> Result<Arc<dyn DeviceRuntime>> + Sync),
 }
 
 /// A backend by name.

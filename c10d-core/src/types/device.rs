@@ -1,6 +1,7 @@
 //! Devices. Kinds are DLPack's codes, so that conversion is renaming.
 
 use super::DispatchKey;
+use crate::device;
 
 /// The kind of a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -68,8 +69,10 @@ impl std::fmt::Display for Device {
         match self.kind {
             DeviceKind::Cpu => f.write_str("cpu"),
             DeviceKind::Cuda => write!(f, "cuda:{}", self.index),
-            DeviceKind::PrivateUse1 if self.vendor == 0 => write!(f, "privateuse1:{}", self.index),
-            DeviceKind::PrivateUse1 => write!(f, "privateuse1[{}]:{}", self.vendor, self.index),
+            DeviceKind::PrivateUse1 => {
+                let name = device::vendor_name(self.vendor).unwrap_or_else(device::private_use1_name);
+                write!(f, "{name}:{}", self.index)
+            }
         }
     }
 }

@@ -63,7 +63,7 @@ pub fn provider(
 ) -> &'static Provider {
     let create: &'static _ = Box::leak(Box::new(create));
     let backends = Box::leak(Box::new([Registration { name, keys, priority: 1, probe: &|| Ok(()), create }]));
-    Box::leak(Box::new(Provider { source, backends, kernels: &[] }))
+    Box::leak(Box::new(Provider { source, backends, ..Provider::EMPTY }))
 }
 
 pub const DENSE: &[DispatchKey] = &[DispatchKey::Cpu, DispatchKey::Cuda, DispatchKey::PrivateUse1];

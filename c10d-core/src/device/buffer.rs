@@ -1,0 +1,193 @@
+//! A buffer in a device's memory.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{DevicePtr, DeviceRuntime};
+use crate::buffer::{Buf, BufMut, Span};
+use crate::store::deadline_after;
+use crate::types::{DType, Element};
+use crate::{Error, Result};
+
+/// Elements in a device's memory, freed on drop. Contents are unspecified until they are written.
+///
+/// ```no_run
+/// # use std::{sync::Arc, time::Duration};
+/// # use c10d_core::{ProcessGroup, ReduceOp, Result, device::{DeviceBuffer, DeviceRuntime}};
+/// # fn f(pg: ProcessGroup, acme: Arc<dyn DeviceRuntime>) -> Result {
+/// let mut x = DeviceBuffer::from_slice(&acme, 0, &[1f32; 1024], Duration::from_secs(1))?;
+/// pg.all_reduce(&mut x, ReduceOp::Sum)?;
+/// assert_eq!(x.to_vec::<f32>(Duration::from_secs(1))?.len(), 1024);
+/// # Ok(()) }
+/// ```
+pub struct DeviceBuffer {
+    runtime: Arc<dyn DeviceRuntime>,
+    index: u16,
+    /// Null if there are no bytes.
+    base: *mut (),
+    count: usize,
+    dtype: DType,
+}
+
+// SAFETY: the runtime may be called from any thread, and the buffer is the only owner of its memory.
+unsafe impl Send for DeviceBuffer {}
+// SAFETY: a shared buffer is only read.
+unsafe impl Sync for DeviceBuffer {}
+
+impl DeviceBuffer {
+    /// `count` elements on device `index`.
+    pub fn new(runtime: &Arc<dyn DeviceRuntime>, index: u16, dtype: DType, count: usize) -> Result<DeviceBuffer> {
+        let bytes = count.checked_mul(dtype.size()).filter(|b| isize::try_from(*b).is_ok());
+        let bytes = bytes.ok_or_else(|| Error::invalid(format!("{count} elements of {dtype} fit no device")))?;
+        let base = if bytes == 0 { std::ptr::null_mut() } else { runtime.allocate(index, bytes)? };
+        Ok(DeviceBuffer { runtime: runtime.clone(), index, base, count, dtype })
+    }
+
+    /// A copy of host memory on device `index`.
+    pub fn from_slice<T: Element>(
+        runtime: &Arc<dyn DeviceRuntime>,
+        index: u16,
+        data: &[T],
+        timeout: Duration,
+    ) -> Result<DeviceBuffer> {
+        let mut buffer = DeviceBuffer::new(runtime, index, T::DTYPE, data.len())?;
+        buffer.write(data, timeout)?;
+        Ok(buffer)
+    }
+
+    /// Copies host memory of the same type and length in.
+    pub fn write<T: Element>(&mut self, data: &[T], timeout: Duration) -> Result {
+        self.fits::<T>(data.len())?;
+        // SAFETY: elements are plain data without padding.
+        let bytes = unsafe { std::slice::from_raw_parts(data.as_ptr().cast::<u8>(), size_of_val(data)) };
+        self.write_bytes(bytes, timeout)
+    }
+
+    /// Copies as many bytes as the buffer has in, whatever their type.
+    pub fn write_bytes(&mut self, data: &[u8], timeout: Duration) -> Result {
+        if data.len() != self.bytes() {
+            return Err(Error::invalid(format!("{} bytes for a buffer of {}", data.len(), self.bytes())));
+        }
+        if data.is_empty() {
+            return Ok(());
+        }
+        // The device may still read after a failed wait, so what it reads is a copy that can be left behind.
+        let staged = data.to_vec().into_boxed_slice();
+        // SAFETY: the memory is ours and as long; the host's side stays until the stream has passed it, or for ever.
+        let done = unsafe {
+            self.runtime
+                .copy_in(self.index, 0, self.place(), staged.as_ptr(), staged.len())
+                .and_then(|()| self.runtime.synchronize(self.index, 0, deadline_after(timeout)))
+        };
+        if done.is_err() {
+            std::mem::forget(staged);
+        }
+        done
+    }
+
+    /// A copy of the contents in host memory; `T` must be the buffer's type.
+    pub fn to_vec<T: Element>(&self, timeout: Duration) -> Result<Vec<T>> {
+        self.fits::<T>(self.count)?;
+        let mut bytes = self.to_bytes(timeout)?;
+        if T::DTYPE == DType::Bool {
+            bytes.iter_mut().for_each(|b| *b = u8::from(*b != 0));
+        }
+        let mut data = Vec::<T>::with_capacity(self.count);
+        // SAFETY: elements are plain data, any bytes are valid (bools were made so), and there is room for them.
+        unsafe {
+            std::ptr::copy_nonoverlapping(bytes.as_ptr(), data.as_mut_ptr().cast::<u8>(), bytes.len());
+            data.set_len(self.count);
+        }
+        Ok(data)
+    }
+
+    /// A copy of the contents in host memory, as bytes.
+    pub fn to_bytes(&self, timeout: Duration) -> Result<Vec<u8>> {
+        let mut data = vec![0u8; self.bytes()].into_boxed_slice();
+        if data.is_empty() {
+            return Ok(Vec::new());
+        }
+        // SAFETY: as in `write_bytes`.
+        let done = unsafe {
+            self.runtime
+                .copy_out(self.index, 0, data.as_mut_ptr(), self.place(), data.len())
+                .and_then(|()| self.runtime.synchronize(self.index, 0, deadline_after(timeout)))
+        };
+        match done {
+            Ok(()) => Ok(data.into_vec()),
+            Err(e) => {
+                std::mem::forget(data);
+                Err(e)
+            }
+        }
+    }
+
+    /// How many elements.
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
+    /// The element type.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    fn bytes(&self) -> usize {
+        self.count * self.dtype.size()
+    }
+
+    fn place(&self) -> DevicePtr {
+        DevicePtr { base: self.base, offset: 0 }
+    }
+
+    fn fits<T: Element>(&self, count: usize) -> Result {
+        if T::DTYPE == self.dtype && count == self.count {
+            return Ok(());
+        }
+        let (have, want) = (format!("{} elements of {}", self.count, self.dtype), T::DTYPE);
+        Err(Error::invalid(format!("the device buffer has {have}, not {count} of {want}")))
+    }
+
+    fn span_of_all(&self) -> Span {
+        Span::new(self.base, 0, self.count as u64, self.dtype, self.runtime.device(self.index))
+    }
+}
+
+impl Drop for DeviceBuffer {
+    fn drop(&mut self) {
+        if !self.base.is_null() {
+            // SAFETY: from `allocate`, and this is its one owner.
+            unsafe { self.runtime.free(self.index, self.base) };
+        }
+    }
+}
+
+impl fmt::Debug for DeviceBuffer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "DeviceBuffer({} x {} on {})", self.count, self.dtype, self.runtime.device(self.index))
+    }
+}
+
+// SAFETY: the allocation stays until the value is dropped, wherever the value is; the value is its only owner.
+unsafe impl Buf for DeviceBuffer {
+    fn span(&mut self) -> Span {
+        self.span_of_all()
+    }
+}
+// SAFETY: as above.
+unsafe impl BufMut for DeviceBuffer {}
+// SAFETY: borrowed for the op; nobody writes to what is shared.
+unsafe impl Buf for &DeviceBuffer {
+    fn span(&mut self) -> Span {
+        self.span_of_all()
+    }
+}
+// SAFETY: borrowed exclusively for the op.
+unsafe impl Buf for &mut DeviceBuffer {
+    fn span(&mut self) -> Span {
+        self.span_of_all()
+    }
+}
+// SAFETY: as above.
+unsafe impl BufMut for &mut DeviceBuffer {}

@@ -1,0 +1,223 @@
+//! Devices other than the host: what a vendor implements so that every op works on its memory.
+//!
+//! A runtime gives memory, copies, streams and events, and by that alone gets every op: core stages the buffers through
+//! the group's CPU backend (level 0). One that also reduces on the device implements [`DeviceReduce`] (level 1). A
+//! vendor with collectives of its own implements [`Backend`](crate::Backend) (level 2).
+#![allow(unsafe_code)]
+
+mod buffer;
+mod open;
+mod poll;
+mod vendor;
+
+use std::time::Instant;
+
+pub use buffer::DeviceBuffer;
+pub(crate) use open::open;
+pub(crate) use poll::{late, poll};
+pub(crate) use vendor::{private_use1_name, vendor_name};
+pub use vendor::{rename_private_use1, vendor};
+
+use crate::Result;
+use crate::types::{DType, DTypeSet, Device, ReduceOp};
+
+/// A place in a device's memory: what the runtime's `allocate` gave, and bytes from its start.
+///
+/// The base is the device's address, or the vendor's own handle where its devices have no addresses. The host does not
+/// look behind it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct DevicePtr {
+    /// The address or handle.
+    pub base: *mut (),
+    /// Bytes from its start.
+    pub offset: u64,
+}
+
+// SAFETY: a place is an address and a number; using the memory behind it is unsafe and bound by its own rules.
+unsafe impl Send for DevicePtr {}
+// SAFETY: as above.
+unsafe impl Sync for DevicePtr {}
+
+impl DevicePtr {
+    /// The place `bytes` further on.
+    pub fn add(self, bytes: usize) -> DevicePtr {
+        DevicePtr { offset: self.offset.wrapping_add(bytes as u64), ..self }
+    }
+}
+
+/// An in-order queue of work on a device, as the runtime numbers it; 0 is the device's default stream.
+pub type Stream = u64;
+
+/// A mark in a stream, as the runtime numbers it.
+pub type Event = u64;
+
+/// A vendor's devices: memory, copies, streams, events.
+///
+/// `index` says which device throughout. Work that is given to one stream runs in the order given; work on different
+/// streams runs in any order, unless an event orders it. Errors are of kind `Device` and carry the vendor's own text.
+///
+/// No call waits for the device: copies and reductions are enqueued, and whoever needs them done asks for an event with
+/// [`query`](DeviceRuntime::query). All calls may come from any thread, several at once.
+///
+/// # Safety
+/// - Memory from `allocate` is not given out again before `free`, and with [`retain`](DeviceRuntime::retain) not before
+///   the last `release`.
+/// - Host memory given to a copy is not touched after the copy's stream has passed it.
+/// - `query` says `true` only when everything given to the stream before `record` is over.
+pub unsafe trait DeviceRuntime: Send + Sync + 'static {
+    /// The vendor's name for its devices, as backend maps have it (`"acme:gloo-like"`).
+    fn name(&self) -> &'static str;
+
+    /// How spans name device `index`: [`Device::cuda`] or, for PrivateUse1, [`Device::private`] with the vendor's slot
+    /// (see [`vendor`]).
+    fn device(&self, index: u16) -> Device {
+        Device::private(vendor(self.name()), index)
+    }
+
+    /// How many devices there are now.
+    fn count(&self) -> Result<u16>;
+
+    /// Memory of a device, at least 64-byte aligned where that means something. `bytes` is not 0.
+    fn allocate(&self, index: u16, bytes: usize) -> Result<*mut ()>;
+
+    /// Gives memory back.
+    ///
+    /// # Safety
+    /// `base` is from `allocate`, is not freed twice, and work in flight that uses it was retained or is over.
+    unsafe fn free(&self, index: u16, base: *mut ());
+
+    /// Keeps memory allocated until `release`, also if it is freed meanwhile; `false`: the runtime cannot. With it, an
+    /// operation whose device hangs can be given up without danger.
+    ///
+    /// # Safety
+    /// `base` is memory that is not freed yet.
+    unsafe fn retain(&self, index: u16, base: *mut ()) -> bool {
+        let _ = (index, base);
+        false
+    }
+
+    /// Undoes one `retain` that said `true`.
+    ///
+    /// # Safety
+    /// As many as there were retains.
+    unsafe fn release(&self, index: u16, base: *mut ()) {
+        let _ = (index, base);
+    }
+
+    /// Host memory from which the device copies fast, e.g. page-locked; `None`: ordinary memory does as well.
+    fn allocate_host(&self, bytes: usize) -> Option<*mut u8> {
+        let _ = bytes;
+        None
+    }
+
+    /// Gives such memory back.
+    ///
+    /// # Safety
+    /// `base` and `bytes` are those of one `allocate_host`; no copy in flight uses it.
+    unsafe fn free_host(&self, base: *mut u8, bytes: usize) {
+        let _ = (base, bytes);
+    }
+
+    /// A stream besides the default one.
+    fn create_stream(&self, index: u16) -> Result<Stream>;
+
+    /// Gives a stream back; work on it still runs.
+    ///
+    /// # Safety
+    /// From `create_stream` of this device, once.
+    unsafe fn destroy_stream(&self, index: u16, stream: Stream);
+
+    /// A mark that is not recorded yet.
+    fn create_event(&self, index: u16) -> Result<Event>;
+
+    /// Gives a mark back.
+    ///
+    /// # Safety
+    /// From `create_event` of this device, once.
+    unsafe fn destroy_event(&self, index: u16, event: Event);
+
+    /// Puts the mark behind all that was given to the stream so far; an earlier record of it is forgotten.
+    ///
+    /// # Safety
+    /// Event and stream are this device's.
+    unsafe fn record(&self, index: u16, event: Event, stream: Stream) -> Result;
+
+    /// What is given to the stream from now on starts when the mark's last record is reached.
+    ///
+    /// # Safety
+    /// Event and stream are this device's.
+    unsafe fn wait(&self, index: u16, stream: Stream, event: Event) -> Result;
+
+    /// Whether the mark's last record is reached. An error: something before it failed.
+    ///
+    /// # Safety
+    /// The event is this device's.
+    unsafe fn query(&self, index: u16, event: Event) -> Result<bool>;
+
+    /// Enqueues a copy from host to device.
+    ///
+    /// # Safety
+    /// Both places have `bytes` bytes, stay, and are used by nobody else until the stream has passed the copy.
+    unsafe fn copy_in(&self, index: u16, stream: Stream, to: DevicePtr, from: *const u8, bytes: usize) -> Result;
+
+    /// Enqueues a copy from device to host.
+    ///
+    /// # Safety
+    /// As `copy_in`.
+    unsafe fn copy_out(&self, index: u16, stream: Stream, to: *mut u8, from: DevicePtr, bytes: usize) -> Result;
+
+    /// Enqueues a copy inside the device.
+    ///
+    /// # Safety
+    /// As `copy_in`; the places do not overlap.
+    unsafe fn copy(&self, index: u16, stream: Stream, to: DevicePtr, from: DevicePtr, bytes: usize) -> Result;
+
+    /// Reduction on the device, where the vendor has it (level 1).
+    fn reduction(&self) -> Option<&dyn DeviceReduce> {
+        None
+    }
+
+    /// Waits until everything given to the stream so far is over; a `Timeout` error at the deadline.
+    ///
+    /// # Safety
+    /// The stream is this device's.
+    unsafe fn synchronize(&self, index: u16, stream: Stream, deadline: Instant) -> Result {
+        // SAFETY: stream as promised; the event is ours, and is destroyed once.
+        unsafe {
+            let event = self.create_event(index)?;
+            let done = self.record(index, event, stream).and_then(|()| {
+                poll(deadline, || self.query(index, event))
+                    .and_then(|done| if done { Ok(()) } else { Err(late(self.name())) })
+            });
+            self.destroy_event(index, event);
+            done
+        }
+    }
+}
+
+/// Reduction on the device (level 1).
+///
+/// # Safety
+/// As [`DeviceRuntime`].
+pub unsafe trait DeviceReduce: Send + Sync {
+    /// Which element types it reduces with this op; what is not in it is reduced on the host. Only sum, product, min, max
+    /// and the bitwise ops are asked for.
+    fn reduces(&self, op: ReduceOp) -> DTypeSet;
+
+    /// Enqueues `acc[i] = op(acc[i], with[i])` for `count` elements. NaN propagates in min and max; integers wrap.
+    ///
+    /// # Safety
+    /// As [`DeviceRuntime::copy`].
+    #[allow(clippy::too_many_arguments)]
+    unsafe fn reduce(
+        &self,
+        index: u16,
+        stream: Stream,
+        op: ReduceOp,
+        dtype: DType,
+        acc: DevicePtr,
+        with: DevicePtr,
+        count: usize,
+    ) -> Result;
+}

@@ -1,0 +1,24 @@
+//! Runtimes are opened once per process.
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::DeviceRuntime;
+use crate::Result;
+use crate::registry::DeviceRegistration;
+
+type Opened = Vec<(&'static DeviceRegistration, Arc<dyn DeviceRuntime>)>;
+
+static OPENED: Mutex<Opened> = Mutex::new(Vec::new());
+
+/// The registered runtime; what failed to open is tried again.
+pub(crate) fn open(registration: &'static DeviceRegistration) -> Result<Arc<dyn DeviceRuntime>> {
+    let mut opened = OPENED.lock();
+    if let Some((_, runtime)) = opened.iter().find(|(r, _)| std::ptr::eq(*r, registration)) {
+        return Ok(runtime.clone());
+    }
+    let runtime = (registration.open)()?;
+    opened.push((registration, runtime.clone()));
+    Ok(runtime)
+}

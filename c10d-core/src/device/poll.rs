@@ -1,0 +1,34 @@
+//! Asking a device whether it is done, without waiting inside it.
+
+use std::time::{Duration, Instant};
+
+use crate::{Error, ErrorKind, Result};
+
+/// The longest pause between two questions.
+const PAUSE: Duration = Duration::from_micros(500);
+
+/// Asks until the answer is yes (`true`), an error, or the deadline has passed (`false`).
+pub(crate) fn poll(deadline: Instant, mut done: impl FnMut() -> Result<bool>) -> Result<bool> {
+    let mut pause = Duration::from_micros(5);
+    for _ in 0..64 {
+        if done()? {
+            return Ok(true);
+        }
+        std::thread::yield_now();
+    }
+    loop {
+        if done()? {
+            return Ok(true);
+        }
+        if Instant::now() >= deadline {
+            return Ok(false);
+        }
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(PAUSE);
+    }
+}
+
+/// A device that did not get done in time.
+pub(crate) fn late(name: &str) -> Error {
+    Error::new(ErrorKind::Timeout, format!("device {name} did not finish its work in time"))
+}

@@ -1,0 +1,71 @@
+//! The names of PrivateUse1 devices, and the slots by which spans tell vendors apart.
+
+use std::sync::OnceLock;
+
+use parking_lot::Mutex;
+
+use crate::{Error, Result};
+
+/// The name at `i` has slot `i + 1`.
+static VENDORS: Mutex<Vec<&'static str>> = Mutex::new(Vec::new());
+static DEFAULT: OnceLock<String> = OnceLock::new();
+
+/// The slot of a vendor's devices in this process, the same at every call with this name. Slot 0 is the default one,
+/// which belongs to whatever backend a group has for PrivateUse1; the 256th name and later get it too.
+pub fn vendor(name: &str) -> u8 {
+    let mut vendors = VENDORS.lock();
+    let at = vendors.iter().position(|v| *v == name).unwrap_or_else(|| {
+        if vendors.len() < usize::from(u8::MAX) {
+            vendors.push(String::leak(name.to_owned()));
+        }
+        vendors.iter().position(|v| *v == name).unwrap_or(usize::MAX)
+    });
+    u8::try_from(at.wrapping_add(1)).unwrap_or(0)
+}
+
+/// The vendor that has this slot.
+pub(crate) fn vendor_name(slot: u8) -> Option<&'static str> {
+    let at = usize::from(slot).checked_sub(1)?;
+    VENDORS.lock().get(at).copied()
+}
+
+/// Gives the default slot of PrivateUse1 another name, for backend maps and messages, as PyTorch's
+/// `rename_privateuse1_backend` does. Once per process; the same name again is no error.
+pub fn rename_private_use1(name: &str) -> Result {
+    let taken = ["", "cpu", "cuda", "privateuse1"].contains(&name) || name.contains([':', ',']);
+    if taken || VENDORS.lock().contains(&name) {
+        let what = format!("PrivateUse1 cannot be called {name:?}: the name is taken, empty, or has a colon or comma");
+        return Err(Error::invalid(what));
+    }
+    let now = DEFAULT.get_or_init(|| name.to_owned());
+    if now == name {
+        return Ok(());
+    }
+    Err(Error::invalid(format!("PrivateUse1 is called {now:?} in this process already; it is renamed once")))
+}
+
+/// What the default slot is called.
+pub(crate) fn private_use1_name() -> &'static str {
+    DEFAULT.get().map_or("privateuse1", String::as_str)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_have_slots_and_the_default_is_renamed_once() {
+        let (a, b) = (vendor("slot-a"), vendor("slot-b"));
+        assert!(a != b && a != 0 && b != 0 && vendor("slot-a") == a);
+        assert_eq!(vendor_name(a), Some("slot-a"));
+        assert_eq!(vendor_name(0), None);
+        for bad in ["", "cpu", "a:b", "slot-a"] {
+            assert!(rename_private_use1(bad).unwrap_err().to_string().contains(bad));
+        }
+        assert_eq!(private_use1_name(), "privateuse1");
+        rename_private_use1("npu").unwrap();
+        rename_private_use1("npu").unwrap();
+        assert!(rename_private_use1("xpu").unwrap_err().to_string().contains("npu"));
+        assert_eq!(private_use1_name(), "npu");
+    }
+}
