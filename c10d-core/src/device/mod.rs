@@ -41,7 +41,7 @@ unsafe impl Sync for DevicePtr {}
 
 impl DevicePtr {
     /// The place `bytes` further on.
-    pub fn add(self, bytes: usize) -> DevicePtr {
+    pub fn after(self, bytes: usize) -> DevicePtr {
         DevicePtr { offset: self.offset.wrapping_add(bytes as u64), ..self }
     }
 }
