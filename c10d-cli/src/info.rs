@@ -30,7 +30,7 @@ struct Registration {
     op: &'static str,
     key: &'static str,
     source: Option<&'static str>,
-    backend: Option<&'static str>,
+    backend: Option<String>,
     why: Option<String>,
 }
 
@@ -45,7 +45,7 @@ struct Backend {
 
 pub(crate) fn info(args: &Args) -> Outcome {
     let registry = Registry::collect(c10d::builtin())?;
-    let rows = registry.table(&BackendMap::default());
+    let rows = registry.table(&BackendMap::default())?;
     let backends: Vec<Backend> = registry
         .backends()
         .map(|(r, source)| {
@@ -109,7 +109,7 @@ fn reason(row: &TableRow) -> Option<String> {
 }
 
 fn cell(row: &TableRow) -> String {
-    match (row.source, row.backend) {
+    match (row.source, row.backend.as_deref()) {
         (Some(source), Some(backend)) => format!("{source} → {backend}"),
         (Some(source), None) => format!("{source} → none"),
         (None, _) => "no kernel".to_owned(),

@@ -4,9 +4,13 @@ mod common;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
+use c10d_core::device::vendor;
 use c10d_core::registry::{KernelRow, Provider, Registry};
-use c10d_core::{BackendMap, DispatchKey, ErrorKind, Job, KernelContext, OpKind, ProcessGroup, ReduceOp};
+use c10d_core::{
+    BackendMap, Device, DispatchKey, ErrorKind, HashStore, Job, KernelContext, OpKind, ProcessGroup, ReduceOp,
+};
 use common::{DENSE, provider, puppet};
 
 fn backend(source: &'static str, name: &'static str) -> &'static Provider {
@@ -37,19 +41,19 @@ fn refused(listed: &[&'static Provider], words: &[&str]) {
 
 #[test]
 fn sixty_rows() {
-    let table = Registry::collect(&[backend("acme-crate", "acme")]).unwrap().table(&BackendMap::default());
+    let table = Registry::collect(&[backend("acme-crate", "acme")]).unwrap().table(&BackendMap::default()).unwrap();
     assert_eq!(table.len(), 60);
     let (with, without): (Vec<_>, Vec<_>) = table.iter().partition(|r| r.source.is_some());
     assert_eq!((with.len(), without.len()), (58, 2));
     for r in with {
-        assert_eq!((r.source, r.backend, &r.why), (Some("c10d-core"), Some("acme"), &None), "{r:?}");
+        assert_eq!((r.source, r.backend.as_deref(), &r.why), (Some("c10d-core"), Some("acme"), &None), "{r:?}");
         assert!(!r.key.is_sparse());
     }
     for r in without {
         assert!(r.op == OpKind::AllReduce && r.key.is_sparse());
         assert!(r.why.as_deref().is_some_and(|w| w.starts_with("declared without a kernel")), "{r:?}");
     }
-    let bare = Registry::collect(&[]).unwrap().table(&BackendMap::default());
+    let bare = Registry::collect(&[]).unwrap().table(&BackendMap::default()).unwrap();
     assert!(bare.iter().all(|r| r.backend.is_none() && r.why.is_some()));
     assert_eq!((bare.len(), bare.iter().filter(|r| r.source.is_some()).count()), (60, 58));
 }
@@ -111,4 +115,58 @@ fn maps_choose_backends() {
     assert!(e.to_string().contains("plian") && e.to_string().contains("acme, plain"), "{e}");
     // Without a map, the first by name among equals.
     assert_eq!(build("").unwrap().backend(DispatchKey::Cpu).unwrap(), "acme");
+}
+
+#[test]
+fn vendors_are_told_apart() {
+    let own = |name: &'static str| {
+        provider(name, name, &[DispatchKey::PrivateUse1], move |_| {
+            Ok(Arc::new(puppet(|job| job.complete(Ok(()))).named(name)))
+        })
+    };
+    let providers = [backend("b", "plain"), own("acme"), own("umbra")];
+    let build = |map: &str| ProcessGroup::builder().providers(&providers).backend(map).build();
+    let of = |pg: &ProcessGroup, name: &str| pg.backend_of(Device::private(vendor(name), 0)).map(|b| b.0);
+    let pg = build("cpu:plain,acme:acme,umbra:umbra").unwrap();
+    assert_eq!((of(&pg, "acme").unwrap(), of(&pg, "umbra").unwrap()), ("acme", "umbra"));
+    // The default slot was not named; a key alone means the first vendor then.
+    assert!(pg.backend_of(Device::private(0, 0)).is_err());
+    assert_eq!(pg.backend(DispatchKey::PrivateUse1).unwrap(), "acme");
+    // Naming a vendor for the default slot names it for its own devices, and for nobody else's.
+    let pg = build("privateuse1:acme").unwrap();
+    assert_eq!((of(&pg, "acme").unwrap(), pg.backend_of(Device::private(0, 0)).unwrap().0), ("acme", "acme"));
+    assert!(of(&pg, "umbra").is_err() && of(&pg, "nobody").unwrap_err().to_string().contains("nobody"));
+    // Without a map, everybody's own.
+    let pg = build("").unwrap();
+    assert_eq!((of(&pg, "acme").unwrap(), of(&pg, "umbra").unwrap()), ("acme", "umbra"));
+    let e = build("cpu:plain,tpu:acme").unwrap_err();
+    assert!(e.to_string().contains("\"tpu\"") && e.to_string().contains("umbra"), "{e}");
+}
+
+#[test]
+fn ranks_with_different_backends_agree_or_are_named() {
+    let plain = backend("b", "plain");
+    let best =
+        provider("a", "best", &[DispatchKey::Cuda], |_| Ok(Arc::new(puppet(|job| job.complete(Ok(()))).named("best"))));
+    let store = Arc::new(HashStore::new());
+    let world = |name: &'static str, maps: [&'static str; 2]| {
+        let make = |rank: u32| {
+            let providers = if rank == 0 { vec![plain, best] } else { vec![plain] };
+            let builder = ProcessGroup::builder().name(name).rank(rank).size(2).store(store.clone());
+            builder.providers(&providers).backend(maps[rank as usize]).timeout(Duration::from_secs(20)).build()
+        };
+        std::thread::scope(|s| {
+            let other = s.spawn(|| make(1));
+            (make(0), other.join().unwrap())
+        })
+    };
+    // `best` is the first by name on rank 0, but rank 1 has not got it.
+    let (a, b) = world("common", ["", ""]);
+    let cuda = |pg: &ProcessGroup| pg.backend(DispatchKey::Cuda).unwrap();
+    assert_eq!((cuda(&a.unwrap()), cuda(&b.unwrap())), ("plain", "plain"));
+    let (a, b) = world("asked", ["cuda:best", ""]);
+    for e in [a.unwrap_err(), b.unwrap_err()] {
+        assert_eq!((e.kind(), &e.report().guilty[..]), (&ErrorKind::Rendezvous, &[1][..]), "{e}");
+        assert!(e.to_string().contains("best on cuda"), "{e}");
+    }
 }

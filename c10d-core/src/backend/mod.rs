@@ -8,6 +8,7 @@ use std::time::Instant;
 
 pub use capabilities::Capabilities;
 
+use crate::device::DeviceRuntime;
 use crate::group::GroupInit;
 use crate::job::Job;
 use crate::ops::OpKind;
@@ -53,6 +54,11 @@ pub unsafe trait Backend: Send + Sync + 'static {
     /// A backend for a sub-group of these ranks, if it can be had cheaper than by making a new one.
     fn split(&self, ranks: &[u32], init: &GroupInit) -> Option<Result<Arc<dyn Backend>>> {
         let _ = (ranks, init);
+        None
+    }
+
+    /// The runtime of the devices whose buffers it takes, where it is not the host.
+    fn device(&self) -> Option<Arc<dyn DeviceRuntime>> {
         None
     }
 

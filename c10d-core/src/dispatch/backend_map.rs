@@ -1,15 +1,19 @@
-//! Which backend serves which device.
+//! Which backend the user wants for which device.
 
-use crate::registry::{Registration, Registry};
+use crate::device::private_use1_name;
 use crate::types::DispatchKey;
 use crate::{Error, Result};
 
-/// Which backend serves which device: `"cpu:gloo-like,cuda:nccl"`, or one name for every device that it serves, or empty
-/// for the preferred one of each device.
+/// Which backend serves which device: `"cpu:gloo-like,cuda:nccl"`, or one name for every device that it can serve, or
+/// empty for the preferred one of each device.
+///
+/// Devices are `cpu`, `cuda`, `privateuse1` (the default slot; also under the name that
+/// [`rename_private_use1`](crate::device::rename_private_use1) gave it) and the names of vendors' devices. A backend for
+/// the CPU may be named for another device too: then buffers are staged through host memory.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct BackendMap {
     one: Option<String>,
-    entries: Vec<(&'static str, String)>,
+    entries: Vec<(String, String)>,
 }
 
 impl std::str::FromStr for BackendMap {
@@ -30,17 +34,16 @@ impl std::str::FromStr for BackendMap {
         }
         for part in text.split(',') {
             let (device, name) = part.split_once(':').ok_or_else(|| bad(text, &format!("{part:?} has no colon")))?;
-            let key = DispatchKey::ALL
-                .into_iter()
-                .find(|k| k.device_word() == device.trim())
-                .ok_or_else(|| bad(text, &format!("{device:?} is not one of cpu, cuda, privateuse1")))?;
-            if map.entries.iter().any(|(d, _)| *d == key.device_word()) {
+            let (device, name) = (device.trim(), name.trim());
+            if device.is_empty() || name.is_empty() || name.contains(':') {
+                return Err(bad(text, &format!("{part:?} is not a device and a backend")));
+            }
+            // The default slot has one name on the wire, whatever it is called here.
+            let word = if device == private_use1_name() { DispatchKey::PrivateUse1.device_word() } else { device };
+            if map.entries.iter().any(|(d, _)| d == word) {
                 return Err(bad(text, &format!("{device:?} comes twice")));
             }
-            if name.trim().is_empty() {
-                return Err(bad(text, &format!("{device:?} has no backend")));
-            }
-            map.entries.push((key.device_word(), name.trim().to_owned()));
+            map.entries.push((word.to_owned(), name.to_owned()));
         }
         Ok(map)
     }
@@ -51,46 +54,58 @@ fn bad(text: &str, why: &str) -> Error {
 }
 
 impl BackendMap {
-    /// The backend for this key, or why there is none.
-    pub fn choose(&self, registry: &Registry, key: DispatchKey) -> Result<&'static Registration> {
-        let name = match &self.one {
-            Some(name) => name,
-            None if self.entries.is_empty() => return registry.preferred(key),
-            None => match self.entries.iter().find(|(d, _)| *d == key.device_word()) {
-                Some((_, name)) => name,
-                None => {
-                    let what = format!("the backend map of this group has no entry for {}", key.device_word());
-                    return Err(Error::unsupported(what));
-                }
-            },
-        };
-        let registration = registry.backend(name)?;
-        if !registration.keys.contains(&key.dense()) {
-            return Err(Error::unsupported(format!("backend {name:?} does not serve {}", key.dense())));
+    /// The name that the map has for this device.
+    pub(crate) fn name(&self, word: &str) -> Named<'_> {
+        match self.entries.iter().find(|(d, _)| d == word) {
+            Some((_, name)) => Named::For(name),
+            None if !self.entries.is_empty() => Named::No,
+            None => self.one.as_deref().map_or(Named::Any, Named::All),
         }
-        Ok(registration)
     }
 
     /// Every name that the map mentions, so that a misspelt one is noticed.
     pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
         self.one.iter().chain(self.entries.iter().map(|(_, n)| n)).map(String::as_str)
     }
+
+    /// Every device that the map mentions.
+    pub(crate) fn words(&self) -> impl Iterator<Item = &str> {
+        self.entries.iter().map(|(d, _)| d.as_str())
+    }
+}
+
+/// What a map says of a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Named<'a> {
+    /// This backend for this device.
+    For(&'a str),
+    /// This backend for every device that it can serve.
+    All(&'a str),
+    /// Nothing for any device: the preferred one.
+    Any,
+    /// Something for others, nothing for this device.
+    No,
 }
 
 #[cfg(test)]
 mod tests {
+    use std::str::FromStr;
+
     use super::*;
 
     #[test]
     fn parses_and_refuses() {
-        assert!(BackendMap::from_str("").unwrap().names().next().is_none());
-        assert_eq!(BackendMap::from_str("gloo-like").unwrap().names().collect::<Vec<_>>(), ["gloo-like"]);
-        let map = BackendMap::from_str("cpu:gloo-like, cuda:nccl").unwrap();
+        let map = BackendMap::from_str("").unwrap();
+        assert!(map.names().next().is_none() && map.name("cpu") == Named::Any);
+        let map = BackendMap::from_str("gloo-like").unwrap();
+        assert_eq!((map.names().collect::<Vec<_>>(), map.name("cuda")), (vec!["gloo-like"], Named::All("gloo-like")));
+        let map = BackendMap::from_str("cpu:gloo-like, acme:nccl").unwrap();
         assert_eq!(map.names().collect::<Vec<_>>(), ["gloo-like", "nccl"]);
-        for bad in ["a,b", "tpu:x", "cpu:a,cpu:b", "cpu:", "cpu:a,b"] {
+        assert_eq!(map.words().collect::<Vec<_>>(), ["cpu", "acme"]);
+        assert_eq!((map.name("acme"), map.name("cuda")), (Named::For("nccl"), Named::No));
+        for bad in ["a,b", "cpu:a,cpu:b", "cpu:", "cpu:a,b", ":a", "cpu:a:b"] {
             let e = BackendMap::from_str(bad).unwrap_err();
             assert!(e.to_string().contains(bad), "{e}");
         }
     }
-    use std::str::FromStr;
 }

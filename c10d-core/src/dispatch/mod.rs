@@ -2,12 +2,14 @@
 
 mod backend_map;
 mod fingerprint;
+mod offers;
 mod overlap;
 mod summary;
 mod validate;
 
 pub use backend_map::BackendMap;
 pub use fingerprint::Fingerprint;
+pub(crate) use offers::{Choice, Offer, offers, place};
 pub(crate) use summary::fingerprint;
 pub(crate) use validate::validate;
 

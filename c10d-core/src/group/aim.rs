@@ -24,9 +24,10 @@ impl Group {
         if matches!(request.op, OpKind::Gather | OpKind::Scatter) && request.params.root == Params::ROOT_IS_ME {
             request.params.root = self.rank;
         }
-        request.key = self.key(request);
+        let (key, vendor) = self.place(request);
+        request.key = key;
         dispatch::validate(request, self.rank, self.size)?;
-        let (route, lane) = self.route(request.key)?;
+        let (route, lane) = self.route(key, vendor)?;
         let offered = match request.dtype() {
             Some(dtype) => lane.capabilities.offers(request.op, dtype, request.params.reduce),
             None => true,
@@ -40,26 +41,29 @@ impl Group {
         }
     }
 
-    fn key(&self, request: &Request) -> DispatchKey {
-        if let Some(span) = request.outputs().first().or(request.inputs().first()) {
-            return span.device().key();
+    /// The key by which a call is routed, and the vendor's slot.
+    #[inline]
+    fn place(&self, request: &Request) -> (DispatchKey, u8) {
+        match request.outputs().first().or(request.inputs().first()) {
+            Some(span) => (span.device().key(), span.device().vendor()),
+            None if request.op == OpKind::MonitoredBarrier => (DispatchKey::Cpu, 0),
+            None => self.place_of_barrier(request),
         }
-        if request.op == OpKind::MonitoredBarrier {
-            return DispatchKey::Cpu;
-        }
-        // A barrier has no buffer to go by.
-        let served = |key: &DispatchKey| self.routes[*key as usize].is_ok();
-        let first = |keys: &[DispatchKey]| keys.iter().copied().find(served);
-        let bound = self.bound.map(|device| device.key());
+    }
+
+    /// A barrier has no buffer to go by.
+    fn place_of_barrier(&self, request: &Request) -> (DispatchKey, u8) {
+        let served = |place: &(DispatchKey, u8)| self.routes.get(place.0, place.1).is_ok();
+        let private = (DispatchKey::PrivateUse1, self.routes.some_vendor());
+        let places = [(DispatchKey::Cpu, 0), (DispatchKey::Cuda, 0), private];
+        let first = |places: &[(DispatchKey, u8)]| places.iter().copied().find(served);
+        let bound = self.bound.map(|device| (device.key(), device.vendor()));
         if request.params.device_ids().is_empty() {
-            return bound.filter(served).or_else(|| first(&DispatchKey::ALL)).unwrap_or(DispatchKey::Cpu);
+            return bound.filter(served).or_else(|| first(&places)).unwrap_or(places[0]);
         }
         // Numbers of accelerators; a group without any is refused by its lack of a route.
-        let accelerator = |key: &DispatchKey| *key != DispatchKey::Cpu && served(key);
-        bound
-            .filter(accelerator)
-            .or_else(|| first(&[DispatchKey::Cuda, DispatchKey::PrivateUse1]))
-            .unwrap_or(DispatchKey::Cuda)
+        let accelerator = |place: &(DispatchKey, u8)| place.0 != DispatchKey::Cpu && served(place);
+        bound.filter(accelerator).or_else(|| first(&places[1..])).unwrap_or(places[1])
     }
 
     /// Describes an error that arose before the backend had the job.

@@ -8,12 +8,12 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use super::init::Backends;
-use super::{Group, GroupInit, Lane, LaneInfo, ProcessGroup, Route, join};
-use crate::dispatch::BackendMap;
-use crate::ops::OpKind;
+use super::routes::Routes;
+use super::{Group, GroupInit, LaneInfo, ProcessGroup, join};
+use crate::dispatch::{BackendMap, offers};
 use crate::registry::{Provider, Registry};
 use crate::store::{HashStore, Store, deadline_after};
-use crate::types::{Device, DispatchKey};
+use crate::types::Device;
 use crate::{Error, Result};
 
 /// Says what a group is made of: rank, world size, store, backends, timeout.
@@ -168,11 +168,9 @@ impl Parts {
     }
 
     fn assembled(self) -> Result<ProcessGroup> {
-        for name in self.map.names() {
-            self.registry.backend(name)?;
-        }
+        let offers = offers(&self.registry, &self.map)?;
         let deadline = deadline_after(self.timeout);
-        let joined = join::join(&self, deadline)?;
+        let joined = join::join(&self, &offers, deadline)?;
         let init = GroupInit {
             group: self.name.clone(),
             rank: self.rank,
@@ -186,43 +184,7 @@ impl Parts {
             made: Arc::new(Mutex::new(Vec::new())),
             parent: self.parent.clone(),
         };
-        let mut lanes: Vec<Lane> = Vec::new();
-        let mut routes = DispatchKey::ALL.map(|key| Err(format!("{key} is not served")));
-        for key in DispatchKey::ALL {
-            let registration = match self.map.choose(&self.registry, key) {
-                Ok(registration) => registration,
-                Err(e) => {
-                    routes[key as usize] = Err(e.report().what.clone());
-                    continue;
-                }
-            };
-            let served = OpKind::ALL.iter().any(|op| self.registry.kernel(*op, key, registration.name).is_some());
-            if !served {
-                routes[key as usize] =
-                    Err(format!("{key} is declared without a kernel: the crate that has it is not linked"));
-                continue;
-            }
-            let lane = match lanes.iter().position(|l| l.info.backend == registration.name) {
-                Some(lane) => lane,
-                None => {
-                    let info = LaneInfo {
-                        group: self.name.clone(),
-                        rank: self.rank,
-                        backend: registration.name,
-                        global: self.global.clone(),
-                    };
-                    lanes.push(Lane::new(info, init.backend(registration.name)?));
-                    lanes.len() - 1
-                }
-            };
-            let mut kernels = [None; OpKind::ALL.len()];
-            for op in OpKind::ALL {
-                if lanes[lane].capabilities.ops.contains(*op) {
-                    kernels[*op as usize] = self.registry.kernel(*op, key, registration.name).map(|k| k.0);
-                }
-            }
-            routes[key as usize] = Ok(Route { lane, kernels });
-        }
+        let (lanes, routes) = Routes::lay(&self, &init, &offers, &joined.served)?;
         Ok(ProcessGroup(Arc::new(Group {
             name: self.name,
             rank: self.rank,

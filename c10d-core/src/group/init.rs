@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+use super::routes::lasting;
 use crate::backend::Backend;
+use crate::dispatch::Choice;
 use crate::registry::Registry;
 use crate::store::{PrefixStore, Store};
 use crate::{Error, Result};
@@ -44,6 +46,37 @@ impl GroupInit {
     /// A setting.
     pub fn hint(&self, name: &str) -> Option<&str> {
         self.hints.get(name).map(String::as_str)
+    }
+
+    /// The backend of a choice, and its name in errors.
+    pub(super) fn make(&self, choice: &Choice) -> Result<(&'static str, Arc<dyn Backend>)> {
+        match choice {
+            Choice::Native(r) => Ok((r.name, self.backend(r.name)?)),
+            Choice::Staged { device, cpu } => {
+                let name = lasting(format!("{} staged by {}", device.name, cpu.name));
+                // The pipeline comes with `staged`: `Staged::new(name, runtime, cpu, self)`.
+                let _ = (self.registry.device(device.name)?, self.own_backend(cpu.name, device.name)?);
+                Err(Error::unsupported(format!("{name}: staging is not there yet")))
+            }
+        }
+    }
+
+    /// A backend of this name for the caller alone, who decides the order of what it is given; `purpose` tells several of
+    /// one group apart. Every rank makes it.
+    pub fn own_backend(&self, name: &str, purpose: &str) -> Result<Arc<dyn Backend>> {
+        let mut session = self.session;
+        purpose.bytes().enumerate().for_each(|(i, b)| session[i % 16] = session[i % 16].rotate_left(3) ^ b);
+        let own = GroupInit {
+            group: self.group.clone(),
+            session,
+            store: Arc::new(PrefixStore::new(format!("for/{purpose}"), self.store.clone())),
+            hints: self.hints.clone(),
+            registry: self.registry.clone(),
+            made: Arc::default(),
+            parent: None,
+            ..*self
+        };
+        own.backend(name)
     }
 
     /// The group's backend of this name, made at the first call. A backend may so stand on another (a device's on the

@@ -6,6 +6,7 @@ mod init;
 mod join;
 mod lane;
 mod methods;
+mod routes;
 mod run;
 mod run_ranks;
 mod subgroup;
@@ -18,13 +19,14 @@ use std::time::Duration;
 pub use builder::GroupBuilder;
 pub use init::GroupInit;
 pub(crate) use lane::{Lane, LaneInfo};
+use routes::{Route, Routes};
 pub(crate) use run::{complain, observe};
 pub use run_ranks::run_ranks;
 
 use crate::backend::Capabilities;
 use crate::dispatch::BackendMap;
 use crate::ops::OpKind;
-use crate::registry::{Kernel, Registry};
+use crate::registry::Registry;
 use crate::store::{Store, deadline_after};
 use crate::types::{DType, Device, DispatchKey, ReduceOp};
 use crate::{Error, ErrorKind, Result};
@@ -40,12 +42,6 @@ use crate::{Error, ErrorKind, Result};
 #[derive(Clone)]
 pub struct ProcessGroup(pub(crate) Arc<Group>);
 
-/// Where the calls of one key go.
-pub(crate) struct Route {
-    lane: usize,
-    kernels: [Option<Kernel>; OpKind::ALL.len()],
-}
-
 pub(crate) struct Group {
     name: Arc<str>,
     rank: u32,
@@ -55,8 +51,7 @@ pub(crate) struct Group {
     /// This group's ranks in the numbering of the first group; `None` in the first group itself.
     global: Option<Arc<[u32]>>,
     lanes: Vec<Lane>,
-    /// By dispatch key; `Err`: why the key is not served.
-    routes: [Result<Route, String>; DispatchKey::ALL.len()],
+    routes: Routes,
     failed: OnceLock<Error>,
     // What sub-groups are made from.
     store: Arc<dyn Store>,
@@ -105,28 +100,33 @@ impl ProcessGroup {
         &self.0.store
     }
 
-    /// The name of the backend that serves the key, or why there is none.
+    /// The name of the backend that serves the key, or why there is none. PrivateUse1 means its default slot if that is
+    /// served, else the first vendor's devices.
     pub fn backend(&self, key: DispatchKey) -> Result<&'static str> {
-        let (_, lane) = self.0.route(key)?;
-        Ok(lane.info.backend)
+        Ok(self.0.lane(key)?.info.backend)
     }
 
     /// What the backend that serves the key offers, or why there is none.
     pub fn capabilities(&self, key: DispatchKey) -> Result<&Capabilities> {
-        let (_, lane) = self.0.route(key)?;
-        Ok(&lane.capabilities)
+        Ok(&self.0.lane(key)?.capabilities)
+    }
+
+    /// The name of the backend that serves dense buffers of this device, and what it offers; or why there is none.
+    pub fn backend_of(&self, device: Device) -> Result<(&'static str, &Capabilities)> {
+        let (_, lane) = self.0.route(device.key(), device.vendor())?;
+        Ok((lane.info.backend, &lane.capabilities))
     }
 
     /// The name of the algorithm that such a call would take, where the backend has a choice. `bytes` is the size of the
     /// largest buffer of the call.
     pub fn algorithm(&self, op: OpKind, bytes: usize, dtype: DType, reduce: ReduceOp) -> Option<&'static str> {
-        let (_, lane) = self.0.route(DispatchKey::Cpu).ok()?;
+        let lane = self.0.lane(DispatchKey::Cpu).ok()?;
         lane.backend.algorithm(op, bytes, dtype, reduce)
     }
 
     /// Bytes of payload that this rank has sent to peers in the key's collectives so far, where the backend counts them.
     pub fn bytes_sent(&self, key: DispatchKey) -> Option<u64> {
-        self.0.route(key).ok()?.1.backend.bytes_sent()
+        self.0.lane(key).ok()?.backend.bytes_sent()
     }
 
     /// The error that failed the group, if it is failed.
@@ -164,11 +164,15 @@ impl ProcessGroup {
 }
 
 impl Group {
-    fn route(&self, key: DispatchKey) -> Result<(&Route, &Lane)> {
-        match &self.routes[key as usize] {
-            Ok(route) => Ok((route, &self.lanes[route.lane])),
-            Err(why) => Err(Error::unsupported(why.clone())),
-        }
+    #[inline]
+    fn route(&self, key: DispatchKey, vendor: u8) -> Result<(&Route, &Lane)> {
+        let route = self.routes.get(key, vendor)?;
+        Ok((route, Routes::lane(route, &self.lanes)))
+    }
+
+    fn lane(&self, key: DispatchKey) -> Result<&Lane> {
+        let vendor = if key == DispatchKey::PrivateUse1 { self.routes.some_vendor() } else { 0 };
+        Ok(self.route(key, vendor)?.1)
     }
 
     /// Adds group and rank to an error that arose before a lane was chosen.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::{CORE, DeviceRegistration, Kernel, Provider, Registration, Submitted};
 use crate::device::{self, DeviceRuntime};
-use crate::dispatch::BackendMap;
+use crate::dispatch::{BackendMap, Choice, offers};
 use crate::ops::OpKind;
 use crate::types::DispatchKey;
 use crate::{Error, ErrorKind, Result};
@@ -28,7 +28,7 @@ pub struct TableRow {
     /// The crate of its kernel.
     pub source: Option<&'static str>,
     /// The backend that a group would take now.
-    pub backend: Option<&'static str>,
+    pub backend: Option<String>,
     /// Why there is no kernel or no backend.
     pub why: Option<String>,
 }
@@ -113,42 +113,35 @@ impl Registry {
         device::open(registration)
     }
 
-    /// The backend that a group takes for this key where its map names none: the first that says it could work.
-    pub fn preferred(&self, key: DispatchKey) -> Result<&'static Registration> {
-        let mut refusals = Vec::new();
-        for (r, _) in self.backends.iter().filter(|(r, _)| r.keys.contains(&key.dense())) {
-            match (r.probe)() {
-                Ok(()) => return Ok(r),
-                Err(e) => refusals.push(format!("{}: {}", r.name, e.report().what)),
-            }
-        }
-        let why = if refusals.is_empty() { "no backend for it is linked".to_owned() } else { refusals.join("; ") };
-        Err(Error::unsupported(format!("nothing serves {key}: {why}")))
-    }
-
     /// The kernel for this op and key in a group where `backend` serves the key, and its crate.
-    pub fn kernel(&self, op: OpKind, key: DispatchKey, backend: &'static str) -> Option<(Kernel, &'static str)> {
-        self.kernels.get(&(op, key, Some(backend))).or_else(|| self.kernels.get(&(op, key, None))).copied()
+    pub fn kernel(&self, op: OpKind, key: DispatchKey, backend: &str) -> Option<(Kernel, &'static str)> {
+        let own = self.backends.iter().find(|(r, _)| r.name == backend);
+        let own = own.and_then(|(r, _)| self.kernels.get(&(op, key, Some(r.name))));
+        own.or_else(|| self.kernels.get(&(op, key, None))).copied()
     }
 
     /// The 60 declared rows, with what a group made of this map would use.
-    pub fn table(&self, map: &BackendMap) -> Vec<TableRow> {
+    pub fn table(&self, map: &BackendMap) -> Result<Vec<TableRow>> {
+        let offers = offers(self, map)?;
+        let chosen = DispatchKey::ALL.map(|key| {
+            let offer = offers.iter().find(|o| o.word == key.device_word());
+            let choices = offer.map_or(Err(String::new()), |o| o.choices.as_ref().map_err(String::clone));
+            choices.map(|choices| choices.first().map_or(String::new(), Choice::name))
+        });
         let mut rows = Vec::new();
-        let chosen = DispatchKey::ALL.map(|key| map.choose(self, key).map(|r| r.name));
         for op in OpKind::ALL.iter().copied() {
             for key in DispatchKey::ALL.into_iter().filter(|k| op.row().keys.contains(*k)) {
                 let backend = chosen[key as usize].as_ref();
                 let kernel = self.kernel(op, key, backend.map_or("", |b| b));
                 let why = match (&kernel, backend) {
                     (None, _) => Some("declared without a kernel: the crate that has it is not linked".to_owned()),
-                    (_, Err(e)) => Some(e.report().what.clone()),
+                    (_, Err(why)) => Some(why.clone()),
                     _ => None,
                 };
-                let backend = backend.ok().copied();
-                rows.push(TableRow { op, key, source: kernel.map(|k| k.1), backend, why });
+                rows.push(TableRow { op, key, source: kernel.map(|k| k.1), backend: backend.ok().cloned(), why });
             }
         }
-        rows
+        Ok(rows)
     }
 }
 

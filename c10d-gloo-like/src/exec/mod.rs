@@ -119,7 +119,7 @@ impl Executor {
             }
             if moved {
                 moves = moves.wrapping_add(1);
-                if moves % CLOCK_EVERY == 0 {
+                if moves.is_multiple_of(CLOCK_EVERY) {
                     self.in_time(op, spaces)?;
                 }
                 self.pause.reset();

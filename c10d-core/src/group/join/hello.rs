@@ -7,9 +7,9 @@ use crate::{Error, ErrorKind, Result};
 
 pub(super) type Nonce = [u8; 16];
 
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 
-/// A rank's greeting. Everything but the nonce must be the same on all ranks.
+/// A rank's greeting. Everything but the nonce and the offers must be the same on all ranks.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Hello {
     pub(super) nonce: Nonce,
@@ -17,26 +17,34 @@ pub(super) struct Hello {
     pub(super) size: u32,
     /// The members in the numbering of the first group; empty for the first group.
     members: Vec<u32>,
+    /// Which backends the rank could use, as [`agree`](super::agree) writes it.
+    pub(super) offers: String,
 }
 
 impl Hello {
-    pub(super) fn new(size: u32, members: &[u32]) -> Hello {
-        Hello { nonce: nonce(), version: VERSION, size, members: members.to_vec() }
+    pub(super) fn new(size: u32, members: &[u32], offers: String) -> Hello {
+        Hello { nonce: nonce(), version: VERSION, size, members: members.to_vec(), offers }
     }
 
     pub(super) fn encode(&self) -> Vec<u8> {
         let mut out = self.nonce.to_vec();
         out.extend(self.version.to_le_bytes());
         out.extend(self.size.to_le_bytes());
+        out.extend((self.members.len() as u32).to_le_bytes());
         self.members.iter().for_each(|m| out.extend(m.to_le_bytes()));
+        out.extend(self.offers.as_bytes());
         out
     }
 
     pub(super) fn decode(bytes: &[u8]) -> Option<Hello> {
         let (nonce, rest) = bytes.split_first_chunk::<16>()?;
-        let words: Vec<u32> = rest.chunks_exact(4).map(|w| u32::from_le_bytes([w[0], w[1], w[2], w[3]])).collect();
-        let (&[version, size], members) = words.split_first_chunk::<2>()?;
-        Some(Hello { nonce: *nonce, version, size, members: members.to_vec() })
+        let (words, _) = rest.as_chunks::<4>();
+        let word = |i: usize| words.get(i).map(|w| u32::from_le_bytes(*w));
+        let (version, size) = (word(0)?, word(1)?);
+        let members = word(2).filter(|_| version == VERSION).map_or(0, |n| n as usize);
+        let offers = rest.get(12..)?.get(members.checked_mul(4)?..)?;
+        let members = (0..members).map_while(|i| word(3 + i)).collect();
+        Some(Hello { nonce: *nonce, version, size, members, offers: String::from_utf8_lossy(offers).into_owned() })
     }
 
     /// Whether `theirs`, the greeting of `rank`, speaks of the same group.
@@ -79,7 +87,7 @@ mod tests {
 
     #[test]
     fn round_trip_and_disagreement() {
-        let a = Hello::new(3, &[4, 5, 6]);
+        let a = Hello::new(3, &[4, 5, 6], "cpu=x\n".to_owned());
         assert_eq!(Hello::decode(&a.encode()), Some(a.clone()));
         assert!(a.agrees(&Hello { nonce: nonce(), ..a.clone() }.encode(), 1).is_ok());
         let field = |theirs: Hello| match a.agrees(&theirs.encode(), 2).unwrap_err().kind() {

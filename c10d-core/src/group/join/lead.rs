@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use super::agree::agree;
 use super::hello::{Hello, Nonce, hex, nonce};
 use super::{Join, LOOKS, NAMING};
 use crate::{Error, ErrorKind, Result};
@@ -10,11 +11,11 @@ use crate::{Error, ErrorKind, Result};
 type Hellos = Vec<Option<Vec<u8>>>;
 
 impl Join<'_> {
-    pub(super) fn lead(&self) -> Result<Nonce> {
+    pub(super) fn lead(&self) -> Result<(Nonce, String)> {
         self.find_session().map_err(|e| self.tell_failure(e))
     }
 
-    fn find_session(&self) -> Result<Nonce> {
+    fn find_session(&self) -> Result<(Nonce, String)> {
         let mut look = LOOKS.0;
         loop {
             let hellos = self.hellos(self.soon(look))?;
@@ -25,7 +26,14 @@ impl Join<'_> {
                 let id = nonce();
                 self.publish(&id, &hellos)?;
                 if self.answered(&id, &hellos, doubt.as_ref().map(|(rank, _)| *rank))? {
-                    return doubt.map_or(Ok(id), |(_, contradiction)| Err(contradiction));
+                    if let Some((_, contradiction)) = doubt {
+                        return Err(contradiction);
+                    }
+                    let hellos: Vec<Hello> = hellos.iter().flatten().filter_map(|h| Hello::decode(h)).collect();
+                    let offers: Vec<&str> = hellos.iter().map(|h| h.offers.as_str()).collect();
+                    let agreed = agree(&offers)?;
+                    self.store.set(&format!("{}/go", hex(&id)), agreed.as_bytes(), self.deadline)?;
+                    return Ok((id, agreed));
                 }
             }
             if self.is_late() {
@@ -79,7 +87,7 @@ impl Join<'_> {
         self.store.set(&self.session_key(), &session, self.deadline)
     }
 
-    /// Waits for the answer of the rank in doubt, or of all, in which case it says `go`. `false` = somebody greets anew.
+    /// Waits for the answer of the rank in doubt, or of all. `false` = somebody greets anew.
     fn answered(&self, id: &Nonce, hellos: &Hellos, doubt: Option<u32>) -> Result<bool> {
         let asked = self.ranks().filter(|r| doubt.map_or(*r != self.rank, |d| d == *r));
         let acks: Vec<String> = asked.map(|r| self.ack_key(id, r)).collect();
@@ -87,9 +95,6 @@ impl Join<'_> {
         let mut look = LOOKS.0;
         loop {
             if acks.is_empty() || self.store.wait(&acks, self.soon(look)).is_ok() {
-                if doubt.is_none() {
-                    self.store.set(&format!("{}/go", hex(id)), b"", self.deadline)?;
-                }
                 return Ok(true);
             }
             if self.is_late() {

@@ -9,6 +9,7 @@
 //! A hello that contradicts the leader's may be stale too, so it is put to the same test: if its rank acknowledges, the
 //! ranks disagree indeed, and all are told.
 
+mod agree;
 mod hello;
 mod lead;
 
@@ -18,6 +19,7 @@ use std::time::{Duration, Instant};
 use hello::{Hello, Nonce, hex};
 
 use super::builder::Parts;
+use crate::dispatch::Offer;
 use crate::store::{PrefixStore, Store};
 use crate::{Error, ErrorKind, Phase, Result};
 
@@ -25,21 +27,24 @@ use crate::{Error, ErrorKind, Phase, Result};
 pub(super) struct Joined {
     pub(super) session: [u8; 16],
     pub(super) store: Arc<dyn Store>,
+    /// Which choice serves which device word.
+    pub(super) served: Vec<(String, String)>,
 }
 
-pub(super) fn join(parts: &Parts, deadline: Instant) -> Result<Joined> {
+pub(super) fn join(parts: &Parts, offers: &[Offer], deadline: Instant) -> Result<Joined> {
     let store: Arc<dyn Store> = Arc::new(PrefixStore::new(format!("group/{}", parts.name), parts.store.clone()));
     let members = parts.global.as_deref();
     let ids: Vec<u32> = members.map_or_else(|| (0..parts.size).collect(), <[u32]>::to_vec);
     let leader = (0..parts.size).min_by_key(|r| ids[*r as usize]).unwrap_or(0);
-    let hello = Hello::new(parts.size, members.unwrap_or(&[]));
+    let hello = Hello::new(parts.size, members.unwrap_or(&[]), agree::write(offers));
     let first = members.is_none();
     let join = Join { store: &*store, rank: parts.rank, leader, ids, first, hello, deadline };
-    let id = join.run().map_err(|mut e| {
+    let (id, agreed) = join.run().map_err(|mut e| {
         e.report_mut().phase.get_or_insert(Phase::Rendezvous);
         e
     })?;
-    Ok(Joined { session: id, store: Arc::new(PrefixStore::new(hex(&id), store)) })
+    let served = agree::decided(&agreed);
+    Ok(Joined { session: id, store: Arc::new(PrefixStore::new(hex(&id), store)), served })
 }
 
 struct Join<'a> {
@@ -61,7 +66,8 @@ const LOOKS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_
 const NAMING: Duration = Duration::from_millis(500);
 
 impl Join<'_> {
-    fn run(&self) -> Result<Nonce> {
+    /// The session's id, and what serves which device.
+    fn run(&self) -> Result<(Nonce, String)> {
         self.store.set(&self.hello_key(self.rank), &self.hello.encode(), self.deadline)?;
         if self.rank == self.leader { self.lead() } else { self.follow() }
     }
@@ -106,7 +112,7 @@ impl Join<'_> {
         Error::new(ErrorKind::Rendezvous, what).guilty(ranks)
     }
 
-    fn follow(&self) -> Result<Nonce> {
+    fn follow(&self) -> Result<(Nonce, String)> {
         let mut pause = Duration::from_micros(200);
         loop {
             let session = self
@@ -115,8 +121,8 @@ impl Join<'_> {
                 .map_err(|e| self.missing(self.absent(|r| self.hello_key(r)), &e))?;
             if let Some(id) = self.believe(&session) {
                 self.store.set(&self.ack_key(&id, self.rank), b"", self.deadline)?;
-                if self.store.wait(&[&format!("{}/go", hex(&id))], self.soon(LOOKS.0)).is_ok() {
-                    return Ok(id);
+                if let Ok(agreed) = self.store.get(&format!("{}/go", hex(&id)), self.soon(LOOKS.0)) {
+                    return Ok((id, String::from_utf8_lossy(&agreed).into_owned()));
                 }
                 if self.is_late() {
                     let silent = self

@@ -1,0 +1,143 @@
+//! What this rank could use for each device, in the order of its preference.
+
+use super::BackendMap;
+use super::backend_map::Named;
+use crate::device::{self, private_use1_name};
+use crate::registry::{DeviceRegistration, Registration, Registry};
+use crate::types::DispatchKey;
+use crate::{Error, Result};
+
+/// How a device is served.
+#[derive(Clone, Copy)]
+pub(crate) enum Choice {
+    /// By a backend that has the device's key.
+    Native(&'static Registration),
+    /// By a backend for the CPU, through host memory.
+    Staged { device: &'static DeviceRegistration, cpu: &'static Registration },
+}
+
+impl Choice {
+    /// The name under which ranks agree on it.
+    pub(crate) fn name(&self) -> String {
+        match self {
+            Choice::Native(r) => r.name.to_owned(),
+            Choice::Staged { cpu, .. } => format!("staged({})", cpu.name),
+        }
+    }
+}
+
+/// What a rank offers for one device.
+pub(crate) struct Offer {
+    /// `cpu`, `cuda`, `privateuse1` or a vendor's name.
+    pub(crate) word: String,
+    /// Whether the user asked for just this, so that there is no going without.
+    pub(crate) explicit: bool,
+    /// In order of preference; `Err`: why there is none.
+    pub(crate) choices: Result<Vec<Choice>, String>,
+}
+
+/// The key and the vendor's slot of a device word.
+pub(crate) fn place(word: &str) -> (DispatchKey, u8) {
+    match DispatchKey::ALL.into_iter().find(|k| k.device_word() == word) {
+        Some(key) => (key, 0),
+        None => (DispatchKey::PrivateUse1, device::vendor(word)),
+    }
+}
+
+/// What this rank offers for every device that it knows. An error: the map asks for what cannot be.
+pub(crate) fn offers(registry: &Registry, map: &BackendMap) -> Result<Vec<Offer>> {
+    for name in map.names() {
+        registry.backend(name)?;
+    }
+    let mut words: Vec<&str> = ["cpu", "cuda", "privateuse1"].into();
+    words.extend(registry.devices().filter(|(d, _)| d.key == DispatchKey::PrivateUse1).map(|(d, _)| d.name));
+    // A backend may bring buffers of its own without a runtime for them.
+    for (r, _) in registry.backends().filter(|(r, _)| r.keys.contains(&DispatchKey::PrivateUse1)) {
+        if !words.contains(&r.name) {
+            words.push(r.name);
+        }
+    }
+    if let Some(word) = map.words().find(|w| !words.contains(w)) {
+        words[2] = private_use1_name();
+        let what = format!("the backend map names {word:?}, which is no device; known here: {}", words.join(", "));
+        return Err(Error::invalid(what));
+    }
+    words.into_iter().map(|word| offer(registry, map, word)).collect()
+}
+
+fn offer(registry: &Registry, map: &BackendMap, word: &str) -> Result<Offer> {
+    let (key, vendor) = place(word);
+    let mut named = map.name(word);
+    if let (Named::No, Named::For(name)) = (named, map.name(key.device_word()))
+        && vendor != 0
+        && (name == word || made_for(registry, word, registry.backend(name)?))
+    {
+        // Whoever named the vendor for the default slot means its devices.
+        named = Named::All(name);
+    }
+    let choices = match named {
+        Named::For(name) => Ok(vec![serve(registry, word, key, registry.backend(name)?)?]),
+        Named::All(name) => serve(registry, word, key, registry.backend(name)?).map(|c| vec![c]),
+        Named::Any => preferred(registry, word, key),
+        Named::No => Err(Error::unsupported(format!("the backend map of this group has no entry for {word}"))),
+    };
+    let choices = choices.map_err(|e| e.report().what.clone());
+    Ok(Offer { word: word.to_owned(), explicit: matches!(named, Named::For(_)), choices })
+}
+
+/// How this backend serves this device, if it can.
+fn serve(registry: &Registry, word: &str, key: DispatchKey, backend: &'static Registration) -> Result<Choice> {
+    if backend.keys.contains(&key) {
+        return Ok(Choice::Native(backend));
+    }
+    let no = |why: String| Error::unsupported(format!("backend {:?} does not serve {key}{why}", backend.name));
+    if !backend.keys.contains(&DispatchKey::Cpu) {
+        return Err(no(String::new()));
+    }
+    let device = device(registry, word, key).ok_or_else(|| no(format!(", and no device {word} is linked")))?;
+    registry.device(device.name).map_err(|e| no(format!(" by staging: {}", e.report().what)))?;
+    Ok(Choice::Staged { device, cpu: backend })
+}
+
+/// The device of this word; the default slot has the first that there is.
+fn device(registry: &Registry, word: &str, key: DispatchKey) -> Option<&'static DeviceRegistration> {
+    let default = word == DispatchKey::PrivateUse1.device_word();
+    registry.devices().map(|(d, _)| d).find(|d| d.key == key && (default || d.name == word))
+}
+
+/// Whether a backend is this vendor's: what is made for one vendor's devices does not serve another's.
+fn made_for(registry: &Registry, word: &str, backend: &Registration) -> bool {
+    let source = |name: &str| registry.backends().find(|(r, _)| r.name == name).map(|(_, source)| source);
+    let device = registry.devices().find(|(d, _)| d.name == word).map(|(_, source)| source);
+    backend.name == word || (device.is_some() && device == source(backend.name))
+}
+
+/// Every way to serve this device that says it could work: backends for it, then staging.
+fn preferred(registry: &Registry, word: &str, key: DispatchKey) -> Result<Vec<Choice>> {
+    let mut refusals = Vec::new();
+    let mut choices = Vec::new();
+    let fits = |r: &Registration| r.keys.contains(&key) && (key.device_word() == word || made_for(registry, word, r));
+    for (r, _) in registry.backends().filter(|(r, _)| fits(r)) {
+        match (r.probe)() {
+            Ok(()) => choices.push(Choice::Native(r)),
+            Err(e) => refusals.push(format!("{}: {}", r.name, e.report().what)),
+        }
+    }
+    if key != DispatchKey::Cpu && device(registry, word, key).is_some() {
+        let cpus = registry.backends().filter(|(r, _)| r.keys.contains(&DispatchKey::Cpu) && (r.probe)().is_ok());
+        for (cpu, _) in cpus {
+            match serve(registry, word, key, cpu) {
+                // One that has the key itself was looked at above.
+                Ok(choice @ Choice::Staged { .. }) => choices.push(choice),
+                Ok(Choice::Native(_)) => {}
+                Err(e) => refusals.push(e.report().what.clone()),
+            }
+        }
+    }
+    if choices.is_empty() {
+        let why = if refusals.is_empty() { "no backend for it is linked".to_owned() } else { refusals.join("; ") };
+        let of = if key.device_word() == word { key.to_string() } else { format!("{key} device {word}") };
+        return Err(Error::unsupported(format!("nothing serves {of}: {why}")));
+    }
+    Ok(choices)
+}

@@ -1,0 +1,99 @@
+//! Which backend serves which device, agreed between ranks that may have different ones.
+
+use crate::dispatch::Offer;
+use crate::{Error, ErrorKind, Result};
+
+/// What one rank offers: `word=choice` lines in order of preference, `word!choice` where the user insists.
+pub(super) fn write(offers: &[Offer]) -> String {
+    let mut lines = String::new();
+    for offer in offers {
+        let sign = if offer.explicit { '!' } else { '=' };
+        for choice in offer.choices.iter().flatten() {
+            lines += &format!("{}{sign}{}\n", offer.word, choice.name());
+        }
+    }
+    lines
+}
+
+struct Line<'a> {
+    word: &'a str,
+    choice: &'a str,
+    explicit: bool,
+}
+
+fn read(lines: &str) -> Vec<Line<'_>> {
+    let line = |line| {
+        let at = str::find(line, ['=', '!'])?;
+        Some(Line { word: &line[..at], choice: &line[at + 1..], explicit: line.as_bytes()[at] == b'!' })
+    };
+    lines.lines().filter_map(line).collect()
+}
+
+/// The leader's decision from what all ranks offer: for each device the first choice that all have.
+///
+/// What some rank lacks is left out; if a user insists on it, it is an error that names the ranks without it.
+pub(super) fn agree(all: &[&str]) -> Result<String> {
+    let all: Vec<Vec<Line<'_>>> = all.iter().map(|lines| read(lines)).collect();
+    let mut words: Vec<&str> = Vec::new();
+    for line in all.iter().flatten() {
+        if !words.contains(&line.word) {
+            words.push(line.word);
+        }
+    }
+    let mut agreed = String::new();
+    for word in words {
+        let of = |rank: usize| all[rank].iter().filter(move |l| l.word == word);
+        let has = |rank: usize, choice: &str| of(rank).any(|l| l.choice == choice);
+        let ranks = 0..all.len();
+        let insists = ranks.clone().find_map(|r| of(r).find(|l| l.explicit));
+        if let Some(asked) = insists {
+            let without: Vec<u32> = ranks.filter(|r| !has(*r, asked.choice)).map(|r| r as u32).collect();
+            if !without.is_empty() {
+                let what = format!(
+                    "the backend map of a rank asks for {} on {word}, which other ranks were not asked for or do not have",
+                    asked.choice
+                );
+                return Err(Error::new(ErrorKind::Rendezvous, what).guilty(without));
+            }
+            agreed += &format!("{word}={}\n", asked.choice);
+            continue;
+        }
+        let first = ranks.clone().find(|r| of(*r).next().is_some()).unwrap_or(0);
+        let common = of(first).find(|l| ranks.clone().all(|r| has(r, l.choice)));
+        if let Some(line) = common {
+            agreed += &format!("{word}={}\n", line.choice);
+        }
+    }
+    Ok(agreed)
+}
+
+/// The decision as (device word, choice) pairs.
+pub(super) fn decided(agreed: &str) -> Vec<(String, String)> {
+    read(agreed).into_iter().map(|l| (l.word.to_owned(), l.choice.to_owned())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_that_all_have() {
+        let full = "cpu=a\ncuda=nccl\ncuda=staged(a)\n";
+        let poor = "cpu=a\ncuda=staged(a)\n";
+        let none = "cpu=a\n";
+        assert_eq!(agree(&[full, full]).unwrap(), "cpu=a\ncuda=nccl\n");
+        assert_eq!(agree(&[full, poor]).unwrap(), "cpu=a\ncuda=staged(a)\n");
+        assert_eq!(agree(&[poor, full]).unwrap(), "cpu=a\ncuda=staged(a)\n");
+        assert_eq!(agree(&[none, full, poor]).unwrap(), "cpu=a\n");
+        assert_eq!(decided("cpu=a\nx=b\n"), [("cpu".into(), "a".into()), ("x".into(), "b".into())]);
+    }
+
+    #[test]
+    fn who_insists_gets_it_or_an_error_that_names_the_others() {
+        let asks = "cpu!a\ncuda!nccl\n";
+        assert_eq!(agree(&[asks, "cpu=b\ncpu=a\ncuda=nccl\n"]).unwrap(), "cpu=a\ncuda=nccl\n");
+        let e = agree(&["cpu=a\n", asks, "cpu=a\ncuda=staged(a)\n"]).unwrap_err();
+        assert_eq!(e.report().guilty, [0, 2]);
+        assert!(e.to_string().contains("nccl on cuda"), "{e}");
+    }
+}

@@ -1,0 +1,135 @@
+//! Which lane and kernels serve the calls of a key, or of a vendor's device.
+
+use super::builder::Parts;
+use super::{GroupInit, Lane, LaneInfo};
+use crate::device::vendor_name;
+use crate::dispatch::{Choice, Offer, place};
+use crate::ops::OpKind;
+use crate::registry::Kernel;
+use crate::types::DispatchKey;
+use crate::{Error, Result};
+
+/// Where the calls of one key go.
+#[derive(Clone)]
+pub(super) struct Route {
+    lane: usize,
+    pub(super) kernels: [Option<Kernel>; OpKind::ALL.len()],
+}
+
+/// Every route of a group; `Err`: why there is none.
+pub(super) struct Routes {
+    /// By dispatch key; for PrivateUse1, the default slot.
+    keys: [Result<Route, String>; DispatchKey::ALL.len()],
+    /// By vendor's slot.
+    vendors: Vec<(u8, Result<Route, String>)>,
+}
+
+impl Routes {
+    /// Makes the backends that the ranks agreed on, in the same order everywhere, and the ways to them.
+    pub(super) fn lay(
+        parts: &Parts,
+        init: &GroupInit,
+        offers: &[Offer],
+        served: &[(String, String)],
+    ) -> Result<(Vec<Lane>, Routes)> {
+        let mut lanes = Vec::new();
+        let mut names: Vec<String> = Vec::new();
+        let mut routes =
+            Routes { keys: DispatchKey::ALL.map(|key| Err(format!("{key} is not served"))), vendors: Vec::new() };
+        for offer in offers.iter().filter(|o| !served.iter().any(|(word, _)| *word == o.word)) {
+            let why = offer.choices.as_ref().map_or_else(Clone::clone, |_| {
+                format!("{} is not served: no backend for it is common to all ranks", offer.word)
+            });
+            routes.set(&offer.word, |_| Err(why.clone()));
+        }
+        for (word, name) in served {
+            let choices = offers.iter().find(|o| o.word == *word).and_then(|o| o.choices.as_ref().ok());
+            let choice = choices.and_then(|c| c.iter().find(|c| c.name() == *name));
+            // The leader chose among what this rank offered.
+            let choice = choice.ok_or_else(|| Error::invalid(format!("this rank has no backend {name} for {word}")))?;
+            let unique = match choice {
+                Choice::Native(_) => name.clone(),
+                Choice::Staged { device, .. } => format!("{}/{name}", device.name),
+            };
+            let lane = match names.iter().position(|n| *n == unique) {
+                Some(lane) => lane,
+                None => {
+                    let (backend, made) = init.make(choice)?;
+                    let (group, global) = (parts.name.clone(), parts.global.clone());
+                    lanes.push(Lane::new(LaneInfo { group, rank: parts.rank, backend, global }, made));
+                    names.push(unique);
+                    lanes.len() - 1
+                }
+            };
+            let (backend, capabilities) = (lanes[lane].info.backend, lanes[lane].capabilities);
+            routes.set(word, |key| {
+                let kernel = |op: OpKind| parts.registry.kernel(op, key, backend).map(|k| k.0);
+                if !OpKind::ALL.iter().any(|op| kernel(*op).is_some()) {
+                    return Err(format!("{key} is declared without a kernel: the crate that has it is not linked"));
+                }
+                let mut kernels = [None; OpKind::ALL.len()];
+                for op in OpKind::ALL.iter().filter(|op| capabilities.ops.contains(**op)) {
+                    kernels[*op as usize] = kernel(*op);
+                }
+                Ok(Route { lane, kernels })
+            });
+        }
+        Ok((lanes, routes))
+    }
+
+    /// Sets the routes of all keys that the device word stands for.
+    fn set(&mut self, word: &str, route: impl Fn(DispatchKey) -> Result<Route, String>) {
+        let (dense, vendor) = place(word);
+        if vendor != 0 {
+            self.vendors.push((vendor, route(dense)));
+            return;
+        }
+        for key in DispatchKey::ALL.into_iter().filter(|k| k.dense() == dense) {
+            self.keys[key as usize] = route(key);
+        }
+    }
+
+    /// The route of a key, on the device of this vendor's slot (0: the default).
+    #[inline]
+    pub(super) fn get(&self, key: DispatchKey, vendor: u8) -> Result<&Route> {
+        let route = match vendor {
+            0 => Some(&self.keys[key as usize]),
+            _ => self.vendors.iter().find(|(v, _)| *v == vendor).map(|(_, route)| route),
+        };
+        match route {
+            Some(Ok(route)) => Ok(route),
+            Some(Err(why)) => Err(Error::unsupported(why.clone())),
+            None => Err(unknown(vendor)),
+        }
+    }
+
+    /// The route's lane.
+    #[inline]
+    pub(super) fn lane<'a>(route: &Route, lanes: &'a [Lane]) -> &'a Lane {
+        &lanes[route.lane]
+    }
+
+    /// The vendor whose devices PrivateUse1 means where no buffer says it.
+    pub(super) fn some_vendor(&self) -> u8 {
+        let served = self.vendors.iter().find(|(_, route)| route.is_ok()).map_or(0, |(vendor, _)| *vendor);
+        if self.keys[DispatchKey::PrivateUse1 as usize].is_ok() { 0 } else { served }
+    }
+}
+
+#[cold]
+fn unknown(vendor: u8) -> Error {
+    let name = vendor_name(vendor).unwrap_or("of an unknown vendor");
+    Error::unsupported(format!("device {name} is not served by this group; name it in the backend map"))
+}
+
+/// A string that lives as long as the program; the same for the same text.
+pub(super) fn lasting(text: String) -> &'static str {
+    static TEXTS: parking_lot::Mutex<Vec<&'static str>> = parking_lot::Mutex::new(Vec::new());
+    let mut texts = TEXTS.lock();
+    if let Some(known) = texts.iter().find(|t| **t == text) {
+        return known;
+    }
+    let text = text.leak();
+    texts.push(text);
+    text
+}
