@@ -47,6 +47,10 @@ impl Routes {
             let choice = choices.and_then(|c| c.iter().find(|c| c.name() == *name));
             // The leader chose among what this rank offered.
             let choice = choice.ok_or_else(|| Error::invalid(format!("this rank has no backend {name} for {word}")))?;
+            let best = choices.and_then(|c| c.first()).map_or(String::new(), Choice::name);
+            if best != *name && parts.rank == 0 {
+                tracing::info!(target: "c10d", group = %parts.name, "{word} is served by {name}: not all ranks can use {best}");
+            }
             let unique = match choice {
                 Choice::Native(_) => name.clone(),
                 Choice::Staged { device, .. } => format!("{}/{name}", device.name),
