@@ -68,6 +68,7 @@ fn twice_is_an_error_that_names_both() {
     refused(&[kernels("one", dense)], &["barrier on CPU", "c10d-core", "one"]);
     let own = || vec![row(OpKind::Barrier, DispatchKey::Cpu, Some("acme"))];
     refused(&[kernels("one", own()), kernels("two", own())], &["barrier on CPU for backend \"acme\"", "one", "two"]);
+    refused(&[backend("one", "a:b")], &["one", "\"a:b\""]);
     let undeclared = vec![row(OpKind::MonitoredBarrier, DispatchKey::Cuda, None)];
     refused(&[kernels("one", undeclared)], &["one", "monitored_barrier on CUDA", "does not declare"]);
 }

@@ -78,6 +78,13 @@ pub unsafe trait DeviceRuntime: Send + Sync + 'static {
     /// How many devices there are now.
     fn count(&self) -> Result<u16>;
 
+    /// What tells device `index` from every other one of any host, e.g. its UUID; `None`: nothing does. Ranks that share a
+    /// device are so known to, since native collectives may not take two of them.
+    fn identity(&self, index: u16) -> Option<String> {
+        let _ = index;
+        None
+    }
+
     /// Memory of a device, at least 64-byte aligned where that means something. `bytes` is not 0.
     fn allocate(&self, index: u16, bytes: usize) -> Result<*mut ()>;
 

@@ -4,7 +4,7 @@ use super::BackendMap;
 use super::backend_map::Named;
 use crate::device::{self, private_use1_name};
 use crate::registry::{DeviceRegistration, Registration, Registry};
-use crate::types::DispatchKey;
+use crate::types::{Device, DispatchKey};
 use crate::{Error, Result};
 
 /// How a device is served.
@@ -32,6 +32,8 @@ pub(crate) struct Offer {
     pub(crate) word: String,
     /// Whether the user asked for just this, so that there is no going without.
     pub(crate) explicit: bool,
+    /// What tells the device that the rank is bound to from every other.
+    pub(crate) identity: Option<String>,
     /// In order of preference; `Err`: why there is none.
     pub(crate) choices: Result<Vec<Choice>, String>,
 }
@@ -44,8 +46,8 @@ pub(crate) fn place(word: &str) -> (DispatchKey, u8) {
     }
 }
 
-/// What this rank offers for every device that it knows. An error: the map asks for what cannot be.
-pub(crate) fn offers(registry: &Registry, map: &BackendMap) -> Result<Vec<Offer>> {
+/// What this rank, bound to this device, offers for every device that it knows. An error: the map asks for what cannot be.
+pub(crate) fn offers(registry: &Registry, map: &BackendMap, bound: Option<Device>) -> Result<Vec<Offer>> {
     for name in map.names() {
         registry.backend(name)?;
     }
@@ -62,10 +64,10 @@ pub(crate) fn offers(registry: &Registry, map: &BackendMap) -> Result<Vec<Offer>
         let what = format!("the backend map names {word:?}, which is no device; known here: {}", words.join(", "));
         return Err(Error::invalid(what));
     }
-    words.into_iter().map(|word| offer(registry, map, word)).collect()
+    words.into_iter().map(|word| offer(registry, map, word, bound)).collect()
 }
 
-fn offer(registry: &Registry, map: &BackendMap, word: &str) -> Result<Offer> {
+fn offer(registry: &Registry, map: &BackendMap, word: &str, bound: Option<Device>) -> Result<Offer> {
     let (key, vendor) = place(word);
     let mut named = map.name(word);
     if let (Named::No, Named::For(name)) = (named, map.name(key.device_word()))
@@ -82,7 +84,13 @@ fn offer(registry: &Registry, map: &BackendMap, word: &str) -> Result<Offer> {
         Named::No => Err(Error::unsupported(format!("the backend map of this group has no entry for {word}"))),
     };
     let choices = choices.map_err(|e| e.report().what.clone());
-    Ok(Offer { word: word.to_owned(), explicit: matches!(named, Named::For(_)), choices })
+    let bound = bound.filter(|b| (b.key(), b.vendor()) == (key, vendor));
+    let identity = bound.zip(device(registry, word, key)).and_then(|(bound, device)| {
+        let runtime = registry.device(device.name).ok()?;
+        // It shares a line with nothing else.
+        runtime.identity(bound.index()).map(|text| text.replace(['\n', '=', '!'], "_"))
+    });
+    Ok(Offer { word: word.to_owned(), explicit: matches!(named, Named::For(_)), identity, choices })
 }
 
 /// How this backend serves this device, if it can.

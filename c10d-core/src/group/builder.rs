@@ -168,7 +168,7 @@ impl Parts {
     }
 
     fn assembled(self) -> Result<ProcessGroup> {
-        let offers = offers(&self.registry, &self.map)?;
+        let offers = offers(&self.registry, &self.map, self.bound)?;
         let deadline = deadline_after(self.timeout);
         let joined = join::join(&self, &offers, deadline)?;
         let init = GroupInit {

@@ -54,6 +54,15 @@ impl Registry {
     }
 
     fn add(&mut self, provider: &'static Provider) -> Result {
+        let names = provider.backends.iter().map(|r| r.name).chain(provider.devices.iter().map(|d| d.name));
+        for name in names {
+            let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+            if name.is_empty() || !name.chars().all(plain) {
+                let what =
+                    format!("{} registers the name {name:?}: letters, digits, - _ . are allowed", provider.source);
+                return Err(Error::invalid(what));
+            }
+        }
         for r in provider.backends {
             if let Some((_, other)) = self.backends.iter().find(|(q, _)| q.name == r.name) {
                 return Err(twice(format!("backend {:?}", r.name), other, provider.source));
@@ -122,7 +131,7 @@ impl Registry {
 
     /// The 60 declared rows, with what a group made of this map would use.
     pub fn table(&self, map: &BackendMap) -> Result<Vec<TableRow>> {
-        let offers = offers(self, map)?;
+        let offers = offers(self, map, None)?;
         let chosen = DispatchKey::ALL.map(|key| {
             let offer = offers.iter().find(|o| o.word == key.device_word());
             let choices = offer.map_or(Err(String::new()), |o| o.choices.as_ref().map_err(String::clone));

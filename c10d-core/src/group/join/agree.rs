@@ -3,11 +3,15 @@
 use crate::dispatch::Offer;
 use crate::{Error, ErrorKind, Result};
 
-/// What one rank offers: `word=choice` lines in order of preference, `word!choice` where the user insists.
+/// What one rank offers: `word=choice` lines in order of preference, `word!choice` where the user insists, and
+/// `word@identity` of the device that the rank is bound to.
 pub(super) fn write(offers: &[Offer]) -> String {
     let mut lines = String::new();
     for offer in offers {
         let sign = if offer.explicit { '!' } else { '=' };
+        if let Some(identity) = &offer.identity {
+            lines += &format!("{}@{identity}\n", offer.word);
+        }
         for choice in offer.choices.iter().flatten() {
             lines += &format!("{}{sign}{}\n", offer.word, choice.name());
         }
@@ -17,21 +21,24 @@ pub(super) fn write(offers: &[Offer]) -> String {
 
 struct Line<'a> {
     word: &'a str,
-    choice: &'a str,
-    explicit: bool,
+    /// `=`, `!` or `@`.
+    sign: u8,
+    /// The choice, or the identity.
+    text: &'a str,
 }
 
 fn read(lines: &str) -> Vec<Line<'_>> {
     let line = |line| {
-        let at = str::find(line, ['=', '!'])?;
-        Some(Line { word: &line[..at], choice: &line[at + 1..], explicit: line.as_bytes()[at] == b'!' })
+        let at = str::find(line, ['=', '!', '@'])?;
+        Some(Line { word: &line[..at], sign: line.as_bytes()[at], text: &line[at + 1..] })
     };
     lines.lines().filter_map(line).collect()
 }
 
 /// The leader's decision from what all ranks offer: for each device the first choice that all have.
 ///
-/// What some rank lacks is left out; if a user insists on it, it is an error that names the ranks without it.
+/// What some rank lacks is left out, and so is everything but staging where two ranks share a device; if a user insists on
+/// what some rank lacks, it is an error that names the ranks without it.
 pub(super) fn agree(all: &[&str]) -> Result<String> {
     let all: Vec<Vec<Line<'_>>> = all.iter().map(|lines| read(lines)).collect();
     let mut words: Vec<&str> = Vec::new();
@@ -42,26 +49,32 @@ pub(super) fn agree(all: &[&str]) -> Result<String> {
     }
     let mut agreed = String::new();
     for word in words {
-        let of = |rank: usize| all[rank].iter().filter(move |l| l.word == word);
-        let has = |rank: usize, choice: &str| of(rank).any(|l| l.choice == choice);
+        let lines = |rank: usize| all[rank].iter().filter(move |l| l.word == word);
+        let of = |rank: usize| lines(rank).filter(|l| l.sign != b'@');
+        let has = |rank: usize, choice: &str| of(rank).any(|l| l.text == choice);
         let ranks = 0..all.len();
-        let insists = ranks.clone().find_map(|r| of(r).find(|l| l.explicit));
+        let insists = ranks.clone().find_map(|r| of(r).find(|l| l.sign == b'!'));
         if let Some(asked) = insists {
-            let without: Vec<u32> = ranks.filter(|r| !has(*r, asked.choice)).map(|r| r as u32).collect();
+            let without: Vec<u32> = ranks.filter(|r| !has(*r, asked.text)).map(|r| r as u32).collect();
             if !without.is_empty() {
                 let what = format!(
                     "the backend map of a rank asks for {} on {word}, which other ranks were not asked for or do not have",
-                    asked.choice
+                    asked.text
                 );
                 return Err(Error::new(ErrorKind::Rendezvous, what).guilty(without));
             }
-            agreed += &format!("{word}={}\n", asked.choice);
+            agreed += &format!("{word}={}\n", asked.text);
             continue;
         }
         let first = ranks.clone().find(|r| of(*r).next().is_some()).unwrap_or(0);
-        let common = of(first).find(|l| ranks.clone().all(|r| has(r, l.choice)));
-        if let Some(line) = common {
-            agreed += &format!("{word}={}\n", line.choice);
+        let mut devices: Vec<&str> = ranks.clone().flat_map(lines).filter(|l| l.sign == b'@').map(|l| l.text).collect();
+        let bound = devices.len();
+        devices.sort_unstable();
+        devices.dedup();
+        let shared = devices.len() < bound;
+        let mut fit = of(first).filter(|l| !shared || l.text.starts_with("staged("));
+        if let Some(line) = fit.find(|l| ranks.clone().all(|r| has(r, l.text))) {
+            agreed += &format!("{word}={}\n", line.text);
         }
     }
     Ok(agreed)
@@ -69,7 +82,7 @@ pub(super) fn agree(all: &[&str]) -> Result<String> {
 
 /// The decision as (device word, choice) pairs.
 pub(super) fn decided(agreed: &str) -> Vec<(String, String)> {
-    read(agreed).into_iter().map(|l| (l.word.to_owned(), l.choice.to_owned())).collect()
+    read(agreed).into_iter().map(|l| (l.word.to_owned(), l.text.to_owned())).collect()
 }
 
 #[cfg(test)]
@@ -86,6 +99,18 @@ mod tests {
         assert_eq!(agree(&[poor, full]).unwrap(), "cpu=a\ncuda=staged(a)\n");
         assert_eq!(agree(&[none, full, poor]).unwrap(), "cpu=a\n");
         assert_eq!(decided("cpu=a\nx=b\n"), [("cpu".into(), "a".into()), ("x".into(), "b".into())]);
+    }
+
+    #[test]
+    fn ranks_that_share_a_device_are_staged_unless_told_otherwise() {
+        let on = |gpu: &str, sign: char| format!("cuda@{gpu}\ncuda{sign}nccl\ncuda=staged(a)\n");
+        let agreed = |gpus: [&str; 3], sign| {
+            let all = gpus.map(|gpu| on(gpu, sign));
+            agree(&[&all[0], &all[1], &all[2]]).unwrap()
+        };
+        assert_eq!(agreed(["a", "b", "c"], '='), "cuda=nccl\n");
+        assert_eq!(agreed(["a", "b", "a"], '='), "cuda=staged(a)\n");
+        assert_eq!(agreed(["a", "b", "a"], '!'), "cuda=nccl\n");
     }
 
     #[test]
