@@ -12,6 +12,7 @@ pub mod op;
 pub mod ops;
 pub mod registry;
 mod scope;
+pub mod staged;
 pub mod store;
 pub mod types;
 mod work;

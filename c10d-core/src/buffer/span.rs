@@ -3,6 +3,7 @@
 
 use smallvec::SmallVec;
 
+use crate::device::DevicePtr;
 use crate::types::{DType, Device, DeviceKind, Element};
 
 /// The elements of one contiguous tensor: base (host address or opaque device handle), byte offset, count, type, device.
@@ -79,6 +80,11 @@ impl Span {
             Memory::Host(p) => Some(p),
             _ => None,
         }
+    }
+
+    /// The place in the device's memory, whatever its base means there.
+    pub(crate) fn place(&self) -> DevicePtr {
+        DevicePtr { base: self.data, offset: self.offset }
     }
 
     /// How many elements.

@@ -2,10 +2,12 @@
 
 mod frame;
 mod handle;
+mod nested;
 mod request;
 
 pub(crate) use frame::Frame;
 pub use handle::{Job, Kept};
+pub(crate) use nested::{Detached, Outer, nested};
 pub use request::{Caller, Outcome, Request};
 
 use std::time::Duration;

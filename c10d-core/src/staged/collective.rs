@@ -1,0 +1,175 @@
+//! The pipeline of collectives: out of the device, through the CPU backend, back into the device, in rounds that overlap.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
+
+use super::host::Host;
+use super::plan::{Chunk, Facts, Plan};
+use super::port::{DEPTH, Port, Watched};
+use super::shared::Shared;
+use super::slot::Slot;
+use crate::buffer::{Sink, Span};
+use crate::job::{Outcome, nested};
+use crate::types::Device;
+use crate::{Error, ErrorKind, Result, Status};
+
+/// What the thread keeps between ops.
+#[derive(Default)]
+pub(super) struct Kept {
+    ports: Vec<Port>,
+    hosts: [Option<Host>; DEPTH],
+}
+
+/// Does ops until the line is closed and empty.
+pub(super) fn serve(shared: &Shared) {
+    let mut kept = Kept::default();
+    while let Some(slot) = shared.collectives.next() {
+        if slot.if_open(|| ()) {
+            let result = catch_unwind(AssertUnwindSafe(|| run(shared, &slot, &mut kept)));
+            let what = "the thread of staged collectives panicked";
+            let result = result.unwrap_or_else(|_| Err(Error::new(ErrorKind::Internal, what)));
+            if let Err(error) = &result
+                && error.status() == Status::Failed
+            {
+                shared.die(error);
+            }
+            slot.finish(result);
+        }
+        shared.leave(&slot);
+    }
+    if shared.death().is_some() {
+        // Something may be in flight for ever.
+        std::mem::forget(kept);
+    } else {
+        kept.ports.iter().for_each(|port| Watched::close(&shared.device, port));
+    }
+}
+
+fn run(shared: &Shared, slot: &Slot, kept: &mut Kept) -> Result<Outcome> {
+    shared.alive()?;
+    let call = &slot.call;
+    let counts = |spans: &[Span]| spans.iter().map(Span::count).collect::<Vec<usize>>();
+    let (inputs, outputs) = (counts(&call.inputs), counts(&call.outputs));
+    let facts = Facts {
+        op: call.op,
+        rank: shared.rank as usize,
+        world: shared.world as usize,
+        root: call.params.root as usize,
+        size: call.dtype.map_or(1, |dtype| dtype.size()),
+        inputs: &inputs,
+        outputs: &outputs,
+    };
+    let plan = Plan::new(facts, shared.chunk);
+    let Some(span) = call.outputs.first().or(call.inputs.first()) else {
+        return step(shared, slot, &plan, 0, &plan.chunk(0), None);
+    };
+    let index = span.device().index();
+    let device = Watched { shared, engine: &shared.collectives, slot, index };
+    let at = match kept.ports.iter().position(|port| port.index == index) {
+        Some(at) => at,
+        None => {
+            kept.ports.push(device.port()?);
+            kept.ports.len() - 1
+        }
+    };
+    let port = &kept.ports[at];
+    let retained = device.retain()?;
+    let result = device.begin(port).and_then(|()| rounds(&device, &plan, port, &mut kept.hosts));
+    if let Err(error) = &result {
+        shared.die(error);
+        while !device.drained(port) {
+            if slot.give_up(error) {
+                // The device may use our memory for ever, too.
+                kept.hosts.iter_mut().for_each(|host| std::mem::forget(host.take()));
+                return result;
+            }
+            // Borrowed memory that could not be retained: whoever waits for the op says so every second.
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+    if let Err(e) = device.release(&retained) {
+        tracing::warn!(target: "c10d", "{e}");
+    }
+    result
+}
+
+fn rounds(device: &Watched<'_>, plan: &Plan<'_>, port: &Port, hosts: &mut [Option<Host>; DEPTH]) -> Result<Outcome> {
+    let mut outcome = Outcome::default();
+    let mut next = Some(enqueue(device, plan, port, hosts, 0)?);
+    for k in 0..plan.rounds() {
+        let Some(chunk) = next.take() else { break };
+        if k + 1 < plan.rounds() {
+            next = Some(enqueue(device, plan, port, hosts, k + 1)?);
+        }
+        if !chunk.out.is_empty() {
+            device.wait_for(port.outs[k % DEPTH], "a copy to the host")?;
+        }
+        let Some(host) = &hosts[k % DEPTH] else { break };
+        outcome = step(device.shared, device.slot, plan, k, &chunk, Some(host))?;
+        // SAFETY: the chunk lies in its host memory, which is used again only when this round is over, see `enqueue`.
+        unsafe { device.copy_in(port.back, &chunk.back, host) }?;
+        device.record(port.backs[k % DEPTH], port.back)?;
+    }
+    device.wait_for(port.backs[(plan.rounds() - 1) % DEPTH], "a copy from the host")?;
+    Ok(outcome)
+}
+
+/// Starts round `k`: finds it host memory, and enqueues its copies to there.
+fn enqueue(
+    device: &Watched<'_>,
+    plan: &Plan<'_>,
+    port: &Port,
+    hosts: &mut [Option<Host>; DEPTH],
+    k: usize,
+) -> Result<Chunk> {
+    let chunk = plan.chunk(k);
+    if k >= DEPTH {
+        device.wait_for(port.backs[k % DEPTH], "a copy from the host")?;
+    }
+    let host = &mut hosts[k % DEPTH];
+    if host.as_ref().is_none_or(|host| host.bytes() < chunk.bytes) {
+        drop(host.take());
+        *host = Some(device.call("allocate_host", |runtime| Host::new(runtime, chunk.bytes))?);
+    }
+    if let Some(host) = host {
+        // SAFETY: the chunk lies in its host memory; nobody uses that until the mark is seen reached.
+        unsafe { device.copy_out(port.out, &chunk.out, host) }?;
+    }
+    device.record(port.outs[k % DEPTH], port.out)?;
+    Ok(chunk)
+}
+
+/// The CPU backend's part of round `k`.
+fn step(
+    shared: &Shared,
+    slot: &Slot,
+    plan: &Plan<'_>,
+    k: usize,
+    chunk: &Chunk,
+    host: Option<&Host>,
+) -> Result<Outcome> {
+    shared.alive()?;
+    let request = request(slot, chunk, host, k, plan.each());
+    slot.set_at_cpu(true);
+    let result = nested(&*shared.cpu, request);
+    slot.set_at_cpu(false);
+    result
+}
+
+/// The request for the CPU backend.
+pub(super) fn request(slot: &Slot, chunk: &Chunk, host: Option<&Host>, k: usize, each: usize) -> crate::job::Request {
+    let call = &slot.call;
+    let mut spans = Sink { output_row: call.output_row, ..Sink::default() };
+    if let (Some(dtype), Some(host)) = (call.dtype, host) {
+        let span =
+            |(at, count): &(usize, usize)| Span::new(host.base().cast(), *at as u64, *count as u64, dtype, Device::CPU);
+        spans.inputs.extend(chunk.inputs.iter().map(span));
+        spans.outputs.extend(chunk.outputs.iter().map(span));
+    }
+    let mut request = call.outer.step(k as u8, call.op, call.params.clone(), spans);
+    if each > 0 {
+        // Ranks that cut differently must not take each other's rounds for their own.
+        request.fingerprint.rest ^= (each as u32).wrapping_mul(0x9e37_79b9).rotate_left(7) ^ (each as u64 >> 32) as u32;
+    }
+    request
+}

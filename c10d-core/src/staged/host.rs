@@ -1,0 +1,66 @@
+//! Host memory through which the device's bytes go.
+
+use std::alloc::{Layout, alloc, dealloc};
+use std::sync::Arc;
+
+use crate::device::DeviceRuntime;
+use crate::{Error, ErrorKind, Result};
+
+/// Host tensors begin at multiples of this.
+const ALIGN: usize = 64;
+/// The least that is allocated, so that small ops of different sizes share one block.
+const LEAST: usize = 4096;
+
+/// A block of host memory, the device's own kind where it has one. Freed on drop; a device that may still use it is
+/// reason to forget it instead.
+pub(super) struct Host {
+    runtime: Arc<dyn DeviceRuntime>,
+    base: *mut u8,
+    bytes: usize,
+    layout: Option<Layout>,
+}
+
+// SAFETY: the block has one owner; the runtime may be called from any thread.
+unsafe impl Send for Host {}
+// SAFETY: a shared block gives out its address only.
+unsafe impl Sync for Host {}
+
+impl Host {
+    /// At least so many bytes, of unspecified contents.
+    pub(super) fn new(runtime: &Arc<dyn DeviceRuntime>, bytes: usize) -> Result<Host> {
+        let bytes = bytes.max(LEAST).checked_next_power_of_two().unwrap_or(bytes);
+        if let Some(base) = runtime.allocate_host(bytes) {
+            let host = Host { runtime: runtime.clone(), base, bytes, layout: None };
+            if base.addr().is_multiple_of(ALIGN) {
+                return Ok(host);
+            }
+        }
+        let no_room = || Error::new(ErrorKind::Resource, format!("no {bytes} bytes of host memory for staging"));
+        let layout = Layout::from_size_align(bytes, ALIGN).map_err(|_| no_room())?;
+        // SAFETY: the size is not 0.
+        let base = unsafe { alloc(layout) };
+        if base.is_null() {
+            return Err(no_room());
+        }
+        Ok(Host { runtime: runtime.clone(), base, bytes, layout: Some(layout) })
+    }
+
+    pub(super) fn base(&self) -> *mut u8 {
+        self.base
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        match self.layout {
+            // SAFETY: allocated with this layout, once freed.
+            Some(layout) => unsafe { dealloc(self.base, layout) },
+            // SAFETY: from `allocate_host` with this size; whoever drops the block knows that no copy uses it.
+            None => unsafe { self.runtime.free_host(self.base, self.bytes) },
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! Collectives on a device's memory through the CPU backend: the one pipeline between device and host.
+//!
+//! Ops are done by a thread of their own, in the order in which they came. The device is lent only memory that can be
+//! written off: host memory of the pipeline, and device memory that was retained. So a device whose calls never return
+//! costs that thread and that memory, and the caller gets an error in time.
+#![allow(unsafe_code)]
+
+mod collective;
+mod engine;
+mod host;
+mod messages;
+mod plan;
+mod port;
+mod shared;
+mod slot;
+mod watchdog;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use shared::Shared;
+use slot::Slot;
+
+use crate::backend::{Backend, Capabilities};
+use crate::device::DeviceRuntime;
+use crate::group::GroupInit;
+use crate::job::Job;
+use crate::ops::OpKind;
+use crate::types::{DType, ReduceOp};
+use crate::{Error, ErrorKind, Phase, Result};
+
+/// Bytes of a round, unless the hint `staged.chunk` says otherwise.
+const CHUNK: usize = 1 << 20;
+
+/// A backend for a device's memory that stands on a CPU backend: every op is copied to the host, done there, and copied
+/// back, in rounds that overlap.
+///
+/// The hint `staged.chunk` sets the bytes of a round (1 MiB unless set); the same on all ranks.
+pub struct Staged {
+    name: &'static str,
+    shared: Arc<Shared>,
+    capabilities: Capabilities,
+}
+
+impl Staged {
+    /// A pipeline between `device` and `cpu`, a CPU backend of the same group to which nobody else submits. Errors call
+    /// it `name`.
+    pub fn new(
+        name: &'static str,
+        device: Arc<dyn DeviceRuntime>,
+        cpu: Arc<dyn Backend>,
+        init: &GroupInit,
+    ) -> Result<Staged> {
+        let chunk = match init.hint("staged.chunk") {
+            None => CHUNK,
+            Some(text) => text.parse().ok().filter(|bytes| *bytes > 0).ok_or_else(|| {
+                Error::invalid(format!("staged.chunk is {text:?}; it must be a number of bytes, at least 1"))
+            })?,
+        };
+        let capabilities = *cpu.capabilities();
+        let shared = Arc::new(Shared::new(device, cpu, (init.rank, init.size), chunk));
+        Ok(Staged { name, shared, capabilities })
+    }
+
+    fn start(&self, slot: &Arc<Slot>) -> Result {
+        self.shared.alive()?;
+        self.shared.enter(slot)?;
+        let shared = self.shared.clone();
+        if slot.call.op.is_p2p() {
+            self.shared.messages.push(slot.clone(), "c10d staged p2p", move || messages::serve(&shared))
+        } else {
+            self.shared.collectives.push(slot.clone(), "c10d staged", move || collective::serve(&shared))
+        }
+    }
+}
+
+// SAFETY: 1. A job's spans are used by the thread that does it and by the device, which is through with them when the
+// thread completes the job. One that is given up before that is completed only if its memory stays for the device:
+// retained, or leaked with the op that owns it. 2. The watchdog ends every job in flight by half of what may be taken to
+// let go after its deadline or `abort`, except where borrowed memory could not be retained; no lock is held while
+// completing.
+unsafe impl Backend for Staged {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn capabilities(&self) -> &Capabilities {
+        &self.capabilities
+    }
+
+    fn submit(&self, job: Job) {
+        let slot = Arc::new(Slot::new(job));
+        if let Err(error) = self.start(&slot) {
+            slot.finish(Err(error));
+            self.shared.leave(&slot);
+        }
+    }
+
+    fn abort(&self, cause: &Error) {
+        self.shared.die(cause);
+    }
+
+    fn shutdown(&self, deadline: Instant) -> Result {
+        let mut flight = self.shared.flight.lock();
+        while !flight.slots.is_empty() {
+            if self.shared.changed.wait_until(&mut flight, deadline).timed_out() && !flight.slots.is_empty() {
+                let what = "operations that were started are still in flight";
+                return Err(Error::new(ErrorKind::Timeout, what).phase(Phase::Complete));
+            }
+        }
+        drop(flight);
+        self.shared.cpu.shutdown(deadline)
+    }
+
+    fn bytes_sent(&self) -> Option<u64> {
+        self.shared.cpu.bytes_sent()
+    }
+
+    fn algorithm(&self, op: OpKind, bytes: usize, dtype: DType, reduce: ReduceOp) -> Option<&'static str> {
+        // Rounds of different sizes may take different algorithms.
+        (bytes <= self.shared.chunk).then(|| self.shared.cpu.algorithm(op, bytes, dtype, reduce)).flatten()
+    }
+}
+
+impl Drop for Staged {
+    fn drop(&mut self) {
+        // What was started is still done.
+        self.shared.collectives.close();
+        self.shared.messages.close();
+        self.shared.flight.lock().closed = true;
+        self.shared.changed.notify_all();
+    }
+}

@@ -1,0 +1,213 @@
+//! Plans played over plain vectors, with a naive op in the CPU backend's place.
+
+use super::*;
+
+/// A rank's device tensors; each element is a number that nobody else has.
+type Tensors = Vec<Vec<u64>>;
+
+struct World {
+    op: OpKind,
+    root: usize,
+    /// Elements of this rank per tensor.
+    counts: Vec<usize>,
+    size: usize,
+}
+
+const UNTOUCHED: u64 = u64::MAX;
+
+impl World {
+    fn shapes(&self, rank: usize, n: usize) -> (Vec<usize>, Vec<usize>) {
+        let one = self.counts.clone();
+        let all: Vec<usize> = one.iter().map(|c| c * n).collect();
+        let each = |c: usize| vec![c; n];
+        match self.op.row().shape {
+            Shape::Source => (vec![one[0]], vec![]),
+            Shape::Target => (vec![], vec![one[0]]),
+            Shape::InPlace => (vec![], vec![one[0]]),
+            Shape::InPlaceList => (vec![], one),
+            Shape::GatherList => (vec![one[0]], each(one[0])),
+            Shape::GatherFlat => (vec![one[0]], vec![all[0]]),
+            Shape::GatherLists => (one.clone(), one.iter().flat_map(|c| each(*c)).collect()),
+            Shape::GatherFlats => (one, all),
+            Shape::ScatterList => (each(one[0]), vec![one[0]]),
+            Shape::ScatterFlat => (vec![all[0]], vec![one[0]]),
+            Shape::ScatterFlats => (all, one),
+            Shape::RootGather => (vec![one[0]], if rank == self.root { each(one[0]) } else { vec![] }),
+            Shape::RootScatter => (if rank == self.root { each(one[0]) } else { vec![] }, vec![one[0]]),
+            Shape::ExchangeList => (each(one[0]), each(one[0])),
+            Shape::ExchangeFlat => (vec![all[0]], vec![all[0]]),
+            Shape::Nothing => (vec![], vec![]),
+        }
+    }
+}
+
+/// What the op does to one host round of all ranks, or to whole tensors: the same function, which is the point.
+fn naive(op: OpKind, root: usize, inputs: &[Tensors], outputs: &mut [Tensors]) {
+    let n = outputs.len().max(inputs.len());
+    let sum = |parts: Vec<Vec<u64>>| {
+        let mut acc = vec![0u64; parts[0].len()];
+        parts.iter().for_each(|p| acc.iter_mut().zip(p).for_each(|(a, b)| *a = a.wrapping_add(*b)));
+        acc
+    };
+    let block = |tensor: &[u64], r: usize| {
+        let len = tensor.len() / n;
+        tensor[r * len..(r + 1) * len].to_vec()
+    };
+    match op.row().shape {
+        Shape::InPlace if op == OpKind::Broadcast => {
+            let from = outputs[root].clone();
+            outputs.iter_mut().for_each(|o| o.clone_from(&from));
+        }
+        Shape::InPlace | Shape::InPlaceList => {
+            for t in 0..outputs[0].len() {
+                let all = sum(outputs.iter().map(|o| o[t].clone()).collect());
+                for (r, output) in outputs.iter_mut().enumerate() {
+                    if op != OpKind::Reduce || r == root {
+                        output[t].clone_from(&all);
+                    }
+                }
+            }
+        }
+        Shape::GatherFlat | Shape::GatherFlats => {
+            for output in outputs.iter_mut() {
+                for (t, o) in output.iter_mut().enumerate() {
+                    *o = inputs.iter().flat_map(|i| i[t].clone()).collect();
+                }
+            }
+        }
+        Shape::ScatterFlat | Shape::ScatterFlats => {
+            for (r, output) in outputs.iter_mut().enumerate() {
+                for (t, o) in output.iter_mut().enumerate() {
+                    *o = sum(inputs.iter().map(|i| block(&i[t], r)).collect());
+                }
+            }
+        }
+        _ => {
+            // Each output is told apart by its place alone: copies of what the same place of the inputs has, if it has one.
+            for (r, output) in outputs.iter_mut().enumerate() {
+                for (t, o) in output.iter_mut().enumerate() {
+                    o.iter_mut().enumerate().for_each(|(i, x)| *x = (r * 1000 + t * 100 + i) as u64);
+                }
+            }
+        }
+    }
+}
+
+fn fresh(world: &World, n: usize) -> (Vec<Tensors>, Vec<Tensors>) {
+    let mut next = 1;
+    let mut fill = |counts: Vec<usize>, used: bool| -> Tensors {
+        let mut tensor = |count| {
+            (0..count)
+                .map(|_| {
+                    next += 1;
+                    if used { next * next } else { UNTOUCHED }
+                })
+                .collect()
+        };
+        counts.into_iter().map(&mut tensor).collect()
+    };
+    let in_place = matches!(world.op.row().shape, Shape::InPlace | Shape::InPlaceList);
+    let ranks = (0..n).map(|r| world.shapes(r, n));
+    ranks.map(|(i, o)| (fill(i, true), fill(o, in_place))).unzip()
+}
+
+/// Runs the plans of all ranks, round by round.
+fn play(world: &World, n: usize, chunk: usize) -> (Vec<Tensors>, usize) {
+    let (inputs, mut outputs) = fresh(world, n);
+    let counts: Vec<_> = (0..n).map(|r| world.shapes(r, n)).collect();
+    let plan = |rank: usize| {
+        let (inputs, outputs) = &counts[rank];
+        Plan::new(Facts { op: world.op, rank, world: n, root: world.root, size: world.size, inputs, outputs }, chunk)
+    };
+    let plans: Vec<Plan<'_>> = (0..n).map(plan).collect();
+    let size = world.size;
+    assert!(plans.iter().all(|p| p.rounds() == plans[0].rounds() && p.each() == plans[0].each()), "cut alike");
+    for k in 0..plans[0].rounds() {
+        let chunks: Vec<Chunk> = plans.iter().map(|p| p.chunk(k)).collect();
+        let mut hosts: Vec<Vec<u64>> = chunks.iter().map(|c| vec![UNTOUCHED; c.bytes / size]).collect();
+        for (rank, chunk) in chunks.iter().enumerate() {
+            for p in &chunk.out {
+                let tensors = if p.side == Side::Input { &inputs[rank] } else { &outputs[rank] };
+                let from = &tensors[p.tensor][p.first..p.first + p.count];
+                hosts[rank][p.at / size..][..p.count].copy_from_slice(from);
+            }
+        }
+        let take = |spans: &[HostSpan], host: &[u64]| -> Tensors {
+            spans.iter().map(|(at, count)| host[at / size..][..*count].to_vec()).collect()
+        };
+        let ins: Vec<Tensors> = chunks.iter().zip(&hosts).map(|(c, h)| take(&c.inputs, h)).collect();
+        let mut outs: Vec<Tensors> = chunks.iter().zip(&hosts).map(|(c, h)| take(&c.outputs, h)).collect();
+        naive(world.op, world.root, &ins, &mut outs);
+        for (rank, chunk) in chunks.iter().enumerate() {
+            for ((at, _), values) in chunk.outputs.iter().zip(&outs[rank]) {
+                hosts[rank][at / size..][..values.len()].copy_from_slice(values);
+            }
+            for p in &chunk.back {
+                assert_eq!(p.side, Side::Output);
+                let to = &mut outputs[rank][p.tensor][p.first..p.first + p.count];
+                to.copy_from_slice(&hosts[rank][p.at / size..][..p.count]);
+            }
+        }
+    }
+    (outputs, plans[0].rounds())
+}
+
+#[test]
+fn rounds_do_what_the_whole_op_does() {
+    for op in OpKind::ALL.iter().copied() {
+        for n in [1, 2, 3, 4, 5, 8] {
+            for (counts, chunk) in [
+                (vec![7], 1 << 20),
+                (vec![100], 64),
+                (vec![100, 0, 33, 1], 80),
+                (vec![0], 64),
+                (vec![0, 0], 64),
+                (vec![5000, 3], 8),
+                (vec![1, 2, 1000], 256),
+            ] {
+                let root = n - 1;
+                let world = World { op, root, counts, size: 8 };
+                let (inputs, mut whole) = fresh(&world, n);
+                naive(op, root, &inputs, &mut whole);
+                let (got, rounds) = play(&world, n, chunk);
+                assert_eq!(got, whole, "{op} in a world of {n}, {:?} by {chunk}", world.counts);
+                assert!((1..=STEPS).contains(&rounds));
+            }
+        }
+    }
+}
+
+fn rounds(op: OpKind, world: usize, count: usize, chunk: usize) -> usize {
+    let w = World { op, root: 0, counts: vec![count], size: 4 };
+    let (inputs, outputs) = w.shapes(0, world);
+    Plan::new(Facts { op, rank: 0, world, root: 0, size: 4, inputs: &inputs, outputs: &outputs }, chunk).rounds()
+}
+
+#[test]
+fn rounds_have_the_size_asked_for_as_long_as_there_are_not_too_many() {
+    assert_eq!(rounds(OpKind::AllReduce, 4, 1 << 20, 1 << 20), 4);
+    assert_eq!(rounds(OpKind::AllReduce, 4, (1 << 20) + 1, 1 << 20), 5);
+    assert_eq!(rounds(OpKind::AllGatherInto, 4, 1 << 20, 1 << 20), 16, "the larger side counts");
+    assert_eq!(rounds(OpKind::ReduceScatterInto, 4, 1 << 20, 1 << 20), 16);
+    assert_eq!(rounds(OpKind::AllReduce, 4, 1 << 30, 1 << 20), 255);
+    for op in [OpKind::AllGather, OpKind::AllToAllSingle, OpKind::Gather, OpKind::Scatter, OpKind::ReduceScatter] {
+        assert_eq!(rounds(op, 4, 1 << 20, 1 << 20), 1, "{op}: others' counts are unknown");
+    }
+}
+
+#[test]
+fn only_what_must_move_moves() {
+    let moves = |op: OpKind, rank: usize| {
+        let world = World { op, root: 1, counts: vec![10], size: 4 };
+        let (inputs, outputs) = world.shapes(rank, 3);
+        let facts = Facts { op, rank, world: 3, root: 1, size: 4, inputs: &inputs, outputs: &outputs };
+        let chunk = Plan::new(facts, 1 << 20).chunk(0);
+        (!chunk.out.is_empty(), !chunk.back.is_empty())
+    };
+    assert_eq!([moves(OpKind::Broadcast, 0), moves(OpKind::Broadcast, 1)], [(false, true), (true, false)]);
+    assert_eq!([moves(OpKind::Reduce, 0), moves(OpKind::Reduce, 1)], [(true, false), (true, true)]);
+    assert_eq!([moves(OpKind::Gather, 0), moves(OpKind::Gather, 1)], [(true, false), (true, true)]);
+    assert_eq!([moves(OpKind::Scatter, 0), moves(OpKind::Scatter, 1)], [(false, true), (true, true)]);
+    assert_eq!([moves(OpKind::Send, 0), moves(OpKind::Recv, 0)], [(true, false), (false, true)]);
+    assert_eq!(moves(OpKind::Barrier, 0), (false, false));
+}

@@ -1,0 +1,230 @@
+//! The way to one device for one op: every call of its runtime, watched; the streams and marks that the copies use.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::engine::Engine;
+use super::host::Host;
+use super::plan::{Piece, Side};
+use super::shared::Shared;
+use super::slot::{Hold, Slot};
+use crate::buffer::Span;
+use crate::device::{DeviceRuntime, Event, Stream, poll};
+use crate::job::let_go;
+use crate::{Error, ErrorKind, Phase, Result};
+
+/// Rounds whose host memory is in use at once: one is copied out, one is at the CPU backend, one is copied back.
+pub(super) const DEPTH: usize = 3;
+
+/// Streams and marks on one device, kept between ops.
+pub(super) struct Port {
+    pub(super) index: u16,
+    /// Device to host.
+    pub(super) out: Stream,
+    /// Host to device.
+    pub(super) back: Stream,
+    /// What the caller's stream had before the op.
+    begin: Event,
+    pub(super) outs: [Event; DEPTH],
+    pub(super) backs: [Event; DEPTH],
+}
+
+/// The device during one op. No call is made once the op was given up, and while one is made the watchdog knows which.
+#[derive(Clone, Copy)]
+pub(super) struct Watched<'a> {
+    pub(super) shared: &'a Shared,
+    pub(super) engine: &'a Engine,
+    pub(super) slot: &'a Slot,
+    pub(super) index: u16,
+}
+
+impl Watched<'_> {
+    /// Makes a call of the runtime.
+    pub(super) fn call<T>(
+        &self,
+        name: &'static str,
+        call: impl FnOnce(&Arc<dyn DeviceRuntime>) -> Result<T>,
+    ) -> Result<T> {
+        if !self.slot.if_open(|| self.engine.does(Some(name))) {
+            return Err(self.cause());
+        }
+        let done = catch_unwind(AssertUnwindSafe(|| call(&self.shared.device)));
+        self.engine.does(None);
+        let device = || self.shared.device_of(self.slot);
+        match done {
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(mut e)) => {
+                let report = e.report_mut();
+                report.what = format!("device {}: {name}: {}", device(), report.what);
+                report.phase.get_or_insert(Phase::Transfer);
+                Err(e)
+            }
+            Err(_) => {
+                Err(Error::new(ErrorKind::Device, format!("the runtime of device {} panicked in {name}", device())))
+            }
+        }
+    }
+
+    /// Why the op was given up.
+    fn cause(&self) -> Error {
+        self.shared.death().map_or_else(|| self.shared.late(self.slot), |(cause, _)| cause.clone())
+    }
+
+    /// Retains what the op's spans stand on. To be released by `release`.
+    pub(super) fn retain(&self) -> Result<Vec<*mut ()>> {
+        let mut bases: Vec<*mut ()> = Vec::new();
+        let call = &self.slot.call;
+        for base in call.inputs.iter().chain(&call.outputs).filter(|s| s.count() > 0).map(|s| s.place().base) {
+            if !bases.contains(&base) {
+                bases.push(base);
+            }
+        }
+        self.slot.hold(Hold::Borrowed);
+        let mut retained = Vec::with_capacity(bases.len());
+        for base in &bases {
+            // SAFETY: the op is not over, so its memory is not freed.
+            if self.call("retain", |device| Ok(unsafe { device.retain(self.index, *base) }))? {
+                retained.push(*base);
+            }
+        }
+        if retained.len() == bases.len() {
+            self.slot.hold(Hold::Retained);
+        }
+        Ok(retained)
+    }
+
+    /// Undoes `retain`. Not if the op was given up: then the device may hold the memory for ever.
+    pub(super) fn release(&self, retained: &[*mut ()]) -> Result {
+        for base in retained {
+            self.call("release", |device| {
+                // SAFETY: retained once each.
+                unsafe { device.release(self.index, *base) };
+                Ok(())
+            })?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn port(&self) -> Result<Port> {
+        let index = self.index;
+        let stream = || self.call("create_stream", |device| device.create_stream(index));
+        let event = || self.call("create_event", |device| device.create_event(index));
+        Ok(Port {
+            index,
+            out: stream()?,
+            back: stream()?,
+            begin: event()?,
+            outs: [event()?, event()?, event()?],
+            backs: [event()?, event()?, event()?],
+        })
+    }
+
+    /// Lets the copies begin after what the caller's stream has so far.
+    pub(super) fn begin(&self, port: &Port) -> Result {
+        let stream = self.slot.call.stream;
+        self.record(port.begin, stream)?;
+        for copies in [port.out, port.back] {
+            // SAFETY: both are of this device.
+            self.call("wait", |device| unsafe { device.wait(self.index, copies, port.begin) })?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn record(&self, event: Event, stream: Stream) -> Result {
+        // SAFETY: both are of this device: the port's, or the request's.
+        self.call("record", |device| unsafe { device.record(self.index, event, stream) })
+    }
+
+    fn span(&self, piece: &Piece) -> &Span {
+        match piece.side {
+            Side::Input => &self.slot.call.inputs[piece.tensor],
+            Side::Output => &self.slot.call.outputs[piece.tensor],
+        }
+    }
+
+    /// Enqueues copies to host memory.
+    ///
+    /// # Safety
+    /// The pieces lie within the host memory, which stays and is not used until the stream has passed the copies.
+    pub(super) unsafe fn copy_out(&self, stream: Stream, pieces: &[Piece], host: &Host) -> Result {
+        for piece in pieces {
+            let span = self.span(piece);
+            let size = span.dtype().size();
+            let (from, bytes) = (span.place().after(piece.first * size), piece.count * size);
+            let to = host.base().wrapping_add(piece.at);
+            // SAFETY: the device's side is the op's, which is not over; the host's as promised by our caller.
+            self.call("copy_out", |device| unsafe { device.copy_out(self.index, stream, to, from, bytes) })?;
+        }
+        Ok(())
+    }
+
+    /// Enqueues copies from host memory.
+    ///
+    /// # Safety
+    /// As `copy_out`.
+    pub(super) unsafe fn copy_in(&self, stream: Stream, pieces: &[Piece], host: &Host) -> Result {
+        for piece in pieces {
+            let span = self.span(piece);
+            let size = span.dtype().size();
+            let (to, bytes) = (span.place().after(piece.first * size), piece.count * size);
+            let from = host.base().wrapping_add(piece.at);
+            // SAFETY: as in `copy_out`.
+            self.call("copy_in", |device| unsafe { device.copy_in(self.index, stream, to, from, bytes) })?;
+        }
+        Ok(())
+    }
+
+    /// Whether the mark is reached.
+    pub(super) fn reached(&self, event: Event) -> Result<bool> {
+        // SAFETY: of this device.
+        self.call("query", |device| unsafe { device.query(self.index, event) })
+    }
+
+    /// Waits for a mark, by the op's deadline and as long as the backend lives.
+    pub(super) fn wait_for(&self, event: Event, what: &str) -> Result {
+        let reached = poll(self.slot.call.outer.deadline, || {
+            self.shared.alive()?;
+            self.reached(event)
+        })?;
+        if reached {
+            return Ok(());
+        }
+        let what = format!("device {} did not finish {what} in time", self.shared.device_of(self.slot));
+        Err(Error::new(ErrorKind::Timeout, what).phase(Phase::Transfer))
+    }
+
+    /// After a failure: waits until the device is through with everything that the op gave it, for as long as it may
+    /// take. `false`: it was not in time, and may never be.
+    pub(super) fn drained(&self, port: &Port) -> bool {
+        let outer = &self.slot.call.outer;
+        let now = Instant::now();
+        let end = self.shared.death().map_or(outer.deadline, |(_, at)| outer.deadline.min(*at)).max(now);
+        self.drained_by(port, end + let_go(outer.timeout) / 4)
+    }
+
+    /// The same, without waiting.
+    pub(super) fn drained_now(&self, port: &Port) -> bool {
+        self.drained_by(port, Instant::now())
+    }
+
+    fn drained_by(&self, port: &Port, limit: Instant) -> bool {
+        [(port.out, port.outs[0]), (port.back, port.backs[0])].into_iter().all(|(stream, event)| {
+            // A stream that takes no mark tells nothing of what it holds. An error of the device's at a mark is an end,
+            // too: nothing of it runs any more.
+            let over = || if self.slot.if_open(|| ()) { self.reached(event).or(Ok(true)) } else { Ok(false) };
+            self.record(event, stream).is_ok() && poll(limit, over).unwrap_or(false)
+        })
+    }
+
+    /// Gives streams and marks back.
+    pub(super) fn close(device: &Arc<dyn DeviceRuntime>, port: &Port) {
+        let events = port.outs.iter().chain(&port.backs).chain([&port.begin]);
+        // SAFETY: made by `port` on this device, nothing runs on them, and they are not used again.
+        let _ = catch_unwind(AssertUnwindSafe(|| unsafe {
+            events.for_each(|event| device.destroy_event(port.index, *event));
+            device.destroy_stream(port.index, port.out);
+            device.destroy_stream(port.index, port.back);
+        }));
+    }
+}

@@ -1,0 +1,137 @@
+//! What the threads of one staged backend share: its parts, its end, its ops in flight.
+
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
+
+use parking_lot::{Condvar, Mutex};
+
+use super::engine::Engine;
+use super::{Slot, watchdog};
+use crate::backend::Backend;
+use crate::device::DeviceRuntime;
+use crate::{Error, ErrorKind, Phase, Result};
+
+pub(super) struct Shared {
+    pub(super) device: Arc<dyn DeviceRuntime>,
+    pub(super) cpu: Arc<dyn Backend>,
+    pub(super) rank: u32,
+    pub(super) world: u32,
+    /// Bytes of the larger side of a round.
+    pub(super) chunk: usize,
+    pub(super) collectives: Engine,
+    pub(super) messages: Engine,
+    pub(super) flight: Mutex<Flight>,
+    /// The ops in flight changed, or the backend died.
+    pub(super) changed: Condvar,
+    dead: OnceLock<(Error, Instant)>,
+}
+
+/// The ops that are not over.
+#[derive(Default)]
+pub(super) struct Flight {
+    pub(super) slots: Vec<Arc<Slot>>,
+    pub(super) has_watchdog: bool,
+    pub(super) closed: bool,
+}
+
+impl Shared {
+    pub(super) fn new(
+        device: Arc<dyn DeviceRuntime>,
+        cpu: Arc<dyn Backend>,
+        (rank, world): (u32, u32),
+        chunk: usize,
+    ) -> Shared {
+        Shared {
+            device,
+            cpu,
+            rank,
+            world,
+            chunk,
+            collectives: Engine::default(),
+            messages: Engine::default(),
+            flight: Mutex::default(),
+            changed: Condvar::new(),
+            dead: OnceLock::new(),
+        }
+    }
+
+    /// What ended the backend, and when.
+    pub(super) fn death(&self) -> Option<&(Error, Instant)> {
+        self.dead.get()
+    }
+
+    /// Refuses to go on after the backend's end.
+    pub(super) fn alive(&self) -> Result {
+        self.dead.get().map_or(Ok(()), |(cause, _)| Err(cause.clone()))
+    }
+
+    /// Ends the backend, and what runs on the CPU, with its first cause. Completes nothing.
+    pub(super) fn die(&self, cause: &Error) {
+        if self.dead.set((cause.clone(), Instant::now())).is_ok() {
+            self.cpu.abort(cause);
+            // Under the lock, so that nobody is between looking and waiting.
+            drop(self.flight.lock());
+            self.changed.notify_all();
+            self.collectives.rouse();
+            self.messages.rouse();
+        }
+    }
+
+    /// Counts an op as in flight; the first one starts the watchdog.
+    pub(super) fn enter(self: &Arc<Self>, slot: &Arc<Slot>) -> Result {
+        let mut flight = self.flight.lock();
+        if !flight.has_watchdog {
+            let shared = self.clone();
+            let thread = std::thread::Builder::new().name("c10d staged watchdog".to_owned());
+            thread.spawn(move || watchdog::watch(&shared)).map_err(|e| {
+                Error::new(ErrorKind::Resource, "cannot start the thread that watches a device").source(e)
+            })?;
+            flight.has_watchdog = true;
+        }
+        flight.slots.push(slot.clone());
+        drop(flight);
+        self.changed.notify_all();
+        Ok(())
+    }
+
+    /// An op is over.
+    pub(super) fn leave(&self, slot: &Arc<Slot>) {
+        self.flight.lock().slots.retain(|s| !Arc::ptr_eq(s, slot));
+        self.changed.notify_all();
+    }
+
+    /// The thread that does an op.
+    pub(super) fn engine(&self, slot: &Slot) -> &Engine {
+        if slot.call.op.is_p2p() { &self.messages } else { &self.collectives }
+    }
+
+    /// What errors call the device of an op.
+    pub(super) fn device_of(&self, slot: &Slot) -> String {
+        let span = slot.call.outputs.first().or(slot.call.inputs.first());
+        span.map_or_else(|| self.device.name().to_owned(), |span| span.device().to_string())
+    }
+
+    /// Why an op is not over although its time is.
+    pub(super) fn late(&self, slot: &Slot) -> Error {
+        let device = self.device_of(slot);
+        let error = match self.engine(slot).doing() {
+            Some((call, time)) => {
+                let time = time.as_secs_f64();
+                let what =
+                    format!("device {device} has been stuck in {call} for {time:.1} s: its driver does not return");
+                Error::new(ErrorKind::Device, what)
+            }
+            None if slot.at_cpu() => {
+                let what =
+                    format!("backend {} did not give the staged op back in time: a defect of it", self.cpu.name());
+                Error::new(ErrorKind::Internal, what)
+            }
+            None => {
+                let what =
+                    format!("device {device} did not get through with its work in time, or with that of earlier ops");
+                Error::new(ErrorKind::Timeout, what)
+            }
+        };
+        error.phase(Phase::Transfer)
+    }
+}

@@ -1,0 +1,63 @@
+//! The watchdog: ends ops whose thread does not come back in time.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::Slot;
+use super::shared::Shared;
+use crate::job::let_go;
+
+/// How long an op that could not be given up is left alone before it is looked at again.
+const AGAIN: Duration = Duration::from_millis(100);
+
+/// Until when an op has time: past its deadline, or past the backend's end, by a part of what a backend may take to let
+/// go. The CPU backend, which watches the deadline itself, has a larger part.
+fn limit(shared: &Shared, slot: &Slot) -> Instant {
+    let (deadline, timeout) = (slot.call.outer.deadline, slot.call.outer.timeout);
+    let end = shared.death().map_or(deadline, |(_, at)| deadline.min(*at));
+    let tenths = if slot.at_cpu() { 8 } else { 5 };
+    end + let_go(timeout) * tenths / 10
+}
+
+/// Watches until the backend is closed and nothing is in flight.
+pub(super) fn watch(shared: &Arc<Shared>) {
+    let mut flight = shared.flight.lock();
+    loop {
+        if flight.closed && flight.slots.is_empty() {
+            return;
+        }
+        let now = Instant::now();
+        let next = flight.slots.iter().map(|slot| (limit(shared, slot), slot)).min_by_key(|(limit, _)| *limit);
+        match next {
+            None => shared.changed.wait(&mut flight),
+            Some((limit, _)) if limit > now => drop(shared.changed.wait_until(&mut flight, limit)),
+            Some(_) => {
+                let late: Vec<Arc<Slot>> =
+                    flight.slots.iter().filter(|slot| limit(shared, slot) <= now).cloned().collect();
+                drop(flight);
+                let mut held = false;
+                for slot in late {
+                    held |= !end(shared, &slot);
+                }
+                flight = shared.flight.lock();
+                if held {
+                    shared.changed.wait_for(&mut flight, AGAIN);
+                }
+            }
+        }
+    }
+}
+
+/// Gives an op up. `false`: it can only be waited for.
+fn end(shared: &Shared, slot: &Arc<Slot>) -> bool {
+    let error = match shared.death() {
+        Some((cause, _)) => cause.clone(),
+        None => shared.late(slot),
+    };
+    shared.die(&error);
+    let given_up = slot.give_up(&error);
+    if given_up {
+        shared.leave(slot);
+    }
+    given_up
+}

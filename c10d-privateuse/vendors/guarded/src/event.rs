@@ -1,0 +1,57 @@
+//! Marks in streams.
+
+use parking_lot::{Condvar, Mutex};
+
+#[derive(Default)]
+pub(crate) struct Event {
+    state: Mutex<State>,
+    reached: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    recorded: u64,
+    reached: u64,
+    error: Option<String>,
+}
+
+impl Event {
+    /// Recorded once more; the number of this record.
+    pub(crate) fn record(&self) -> u64 {
+        let mut state = self.state.lock();
+        state.recorded += 1;
+        state.error = None;
+        state.recorded
+    }
+
+    /// The number of the last record.
+    pub(crate) fn last(&self) -> u64 {
+        self.state.lock().recorded
+    }
+
+    /// A stream got there; with what went wrong before it.
+    pub(crate) fn reach(&self, record: u64, error: Option<&str>) {
+        let mut state = self.state.lock();
+        state.reached = state.reached.max(record);
+        if record == state.recorded {
+            state.error = error.map(str::to_owned);
+        }
+        self.reached.notify_all();
+    }
+
+    /// Waits until a stream gets there.
+    pub(crate) fn wait(&self, record: u64) {
+        let mut state = self.state.lock();
+        while state.reached < record {
+            self.reached.wait(&mut state);
+        }
+    }
+
+    pub(crate) fn query(&self) -> Result<bool, String> {
+        let state = self.state.lock();
+        match &state.error {
+            Some(error) if state.reached >= state.recorded => Err(error.clone()),
+            _ => Ok(state.reached >= state.recorded),
+        }
+    }
+}

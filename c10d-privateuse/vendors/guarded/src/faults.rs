@@ -1,0 +1,91 @@
+//! Faults on request.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use c10d_core::{Error, ErrorKind, Result};
+use parking_lot::{Condvar, Mutex};
+
+#[derive(Default)]
+pub(crate) struct Faults {
+    asked: Mutex<Asked>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Asked {
+    hangs: BTreeSet<(u16, String)>,
+    stalls: BTreeSet<u16>,
+    errors: BTreeMap<(u16, String), String>,
+    /// By device: after how many more copies one fails, and what it says.
+    copies: BTreeMap<u16, (u64, String)>,
+    forgetful: bool,
+}
+
+impl Faults {
+    pub(crate) fn hang(&self, index: u16, call: &str) {
+        self.asked.lock().hangs.insert((index, call.to_owned()));
+    }
+
+    pub(crate) fn stall(&self, index: u16) {
+        self.asked.lock().stalls.insert(index);
+    }
+
+    pub(crate) fn error(&self, index: u16, call: &str, text: &str) {
+        self.asked.lock().errors.insert((index, call.to_owned()), text.to_owned());
+    }
+
+    pub(crate) fn fail_copy(&self, index: u16, nth: u64, text: &str) {
+        self.asked.lock().copies.insert(index, (nth, text.to_owned()));
+    }
+
+    pub(crate) fn forget(&self) {
+        self.asked.lock().forgetful = true;
+    }
+
+    pub(crate) fn forgetful(&self) -> bool {
+        self.asked.lock().forgetful
+    }
+
+    pub(crate) fn recover(&self) {
+        *self.asked.lock() = Asked::default();
+        self.changed.notify_all();
+    }
+
+    /// At the start of a call: does not return while the call is to hang.
+    pub(crate) fn enter(&self, index: u16, call: &str) -> Result {
+        let mut asked = self.asked.lock();
+        let key = (index, call.to_owned());
+        while asked.hangs.contains(&key) {
+            self.changed.wait(&mut asked);
+        }
+        match asked.errors.get(&key) {
+            Some(text) => Err(Error::new(ErrorKind::Device, text.clone())),
+            None => Ok(()),
+        }
+    }
+
+    /// In front of each piece of work on a stream: waits while the device stalls.
+    pub(crate) fn pass(&self, index: u16) {
+        let mut asked = self.asked.lock();
+        while asked.stalls.contains(&index) {
+            self.changed.wait(&mut asked);
+        }
+    }
+
+    /// Whether this copy is the one to fail.
+    pub(crate) fn copy(&self, index: u16) -> Result<(), String> {
+        let mut asked = self.asked.lock();
+        match asked.copies.get_mut(&index) {
+            Some((0, text)) => {
+                let text = text.clone();
+                asked.copies.remove(&index);
+                Err(text)
+            }
+            Some((left, _)) => {
+                *left -= 1;
+                Ok(())
+            }
+            None => Ok(()),
+        }
+    }
+}

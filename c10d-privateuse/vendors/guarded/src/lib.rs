@@ -1,0 +1,13 @@
+#![doc = include_str!("../README.md")]
+
+mod event;
+mod faults;
+mod log;
+mod memory;
+mod provider;
+mod runtime;
+mod stream;
+
+pub use log::{Entry, What};
+pub use provider::{PROVIDER, runtime};
+pub use runtime::Guarded;

@@ -1,0 +1,165 @@
+//! The device's memory: addresses that the host may not follow, and the bytes behind them, which only streams reach.
+#![allow(unsafe_code)]
+
+use std::cell::UnsafeCell;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use c10d_core::device::DevicePtr;
+use c10d_core::{Error, ErrorKind, Result};
+use parking_lot::{Mutex, RwLock};
+use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous};
+
+/// Addresses that one runtime can give out in its life.
+const RESERVED: usize = 1 << 40;
+const PAGE: usize = 4096;
+
+/// What nobody wrote yet.
+const FRESH: u8 = 0xcd;
+
+#[derive(Default)]
+pub(crate) struct Memory(Mutex<Space>);
+
+#[derive(Default)]
+struct Space {
+    /// The next address and the end of what is reserved.
+    next: usize,
+    end: usize,
+    blocks: BTreeMap<usize, Arc<Block>>,
+}
+
+/// One allocation.
+pub(crate) struct Block {
+    start: usize,
+    len: usize,
+    /// Gone when the memory was freed and nobody retains it.
+    bytes: RwLock<Option<Box<[UnsafeCell<u8>]>>>,
+    life: Mutex<Life>,
+}
+
+struct Life {
+    freed: bool,
+    retained: u64,
+}
+
+// SAFETY: the bytes are touched by streams alone, whose order is their users' affair, as on a device.
+unsafe impl Sync for Block {}
+
+/// A part of an allocation.
+#[derive(Clone)]
+pub(crate) struct Part {
+    block: Arc<Block>,
+    first: usize,
+    len: usize,
+}
+
+fn bad(what: String) -> Error {
+    Error::new(ErrorKind::Device, what)
+}
+
+impl Memory {
+    pub(crate) fn allocate(&self, len: usize) -> Result<*mut ()> {
+        let mut space = self.0.lock();
+        if space.end == 0 {
+            let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
+            // SAFETY: a new mapping at an address of the system's choice.
+            let base = unsafe { mmap_anonymous(std::ptr::null_mut(), RESERVED, ProtFlags::empty(), flags) }
+                .map_err(|e| Error::new(ErrorKind::Resource, "cannot reserve addresses").source(e))?;
+            space.next = base.expose_provenance();
+            space.end = space.next + RESERVED;
+        }
+        let start = space.next;
+        // A page between any two, so that no end is another's start.
+        let room = len.checked_next_multiple_of(PAGE).and_then(|room| room.checked_add(PAGE));
+        let next = room.and_then(|room| start.checked_add(room)).filter(|next| *next <= space.end);
+        space.next = next.ok_or_else(|| bad(format!("out of memory: {len} bytes asked for")))?;
+        let bytes = RwLock::new(Some((0..len).map(|_| UnsafeCell::new(FRESH)).collect()));
+        let life = Mutex::new(Life { freed: false, retained: 0 });
+        space.blocks.insert(start, Arc::new(Block { start, len, bytes, life }));
+        Ok(std::ptr::with_exposed_provenance_mut(start))
+    }
+
+    /// The allocation that has this address.
+    fn block(&self, address: usize) -> Result<Arc<Block>> {
+        let space = self.0.lock();
+        let block = space.blocks.range(..=address).next_back().map(|(_, block)| block.clone());
+        block
+            .filter(|block| address < block.start + block.len)
+            .ok_or_else(|| bad(format!("{address:#x} is not memory of this device, or was freed")))
+    }
+
+    /// `len` bytes at a place.
+    pub(crate) fn part(&self, place: DevicePtr, len: usize) -> Result<Part> {
+        let address = (place.base.addr() as u64).wrapping_add(place.offset) as usize;
+        let block = self.block(address)?;
+        let first = address - block.start;
+        if len > block.len - first {
+            return Err(bad(format!("{len} bytes at {address:#x} go beyond the end of their allocation")));
+        }
+        Ok(Part { block, first, len })
+    }
+
+    pub(crate) fn free(&self, base: *mut ()) -> Result {
+        let block = self.block(base.addr())?;
+        if block.start != base.addr() {
+            return Err(bad(format!("{base:?} is not the start of an allocation")));
+        }
+        self.ends(&block, |life| {
+            if life.freed {
+                return Err(bad(format!("{base:?} was freed already")));
+            }
+            life.freed = true;
+            Ok(())
+        })
+    }
+
+    pub(crate) fn retain(&self, base: *mut ()) -> Result {
+        let block = self.block(base.addr())?;
+        let mut life = block.life.lock();
+        if life.freed {
+            return Err(bad(format!("{base:?} was freed already")));
+        }
+        life.retained += 1;
+        Ok(())
+    }
+
+    pub(crate) fn release(&self, base: *mut ()) -> Result {
+        let block = self.block(base.addr())?;
+        self.ends(&block, |life| {
+            life.retained = life.retained.checked_sub(1).ok_or_else(|| bad(format!("{base:?} was not retained")))?;
+            Ok(())
+        })
+    }
+
+    /// Changes the count; the bytes go with the last who wanted them.
+    fn ends(&self, block: &Arc<Block>, change: impl FnOnce(&mut Life) -> Result) -> Result {
+        let mut life = block.life.lock();
+        change(&mut life)?;
+        let over = life.freed && life.retained == 0;
+        drop(life);
+        if over {
+            *block.bytes.write() = None;
+            self.0.lock().blocks.remove(&block.start);
+        }
+        Ok(())
+    }
+
+    /// How many allocations there are.
+    pub(crate) fn count(&self) -> usize {
+        self.0.lock().blocks.len()
+    }
+}
+
+impl Part {
+    /// Reads or writes the bytes; an error if they are no more. As on a device, several may do so at once, and it is the
+    /// streams' order that keeps them apart.
+    pub(crate) fn with<T>(&self, use_it: impl FnOnce(*mut u8, usize) -> T) -> Result<T, String> {
+        let bytes = self.block.bytes.read();
+        match &*bytes {
+            Some(bytes) => Ok(use_it(UnsafeCell::raw_get(bytes.as_ptr()).wrapping_add(self.first), self.len)),
+            None => {
+                Err(format!("work on memory at {:#x}, which was freed before it ran", self.block.start + self.first))
+            }
+        }
+    }
+}

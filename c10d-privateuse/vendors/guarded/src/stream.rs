@@ -1,0 +1,143 @@
+//! Streams: threads that run what they are given in order, but late, and each in its own time.
+#![allow(unsafe_code)]
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex};
+
+use crate::event::Event;
+use crate::faults::Faults;
+use crate::log::{Entry, Log, What};
+use crate::memory::Part;
+
+/// What the host must not take for a result.
+const NOT_YET: u8 = 0xa5;
+
+/// A piece of work.
+pub(crate) enum Task {
+    CopyIn { to: Part, from: Host, entry: Entry },
+    CopyOut { to: Host, from: Part, entry: Entry },
+    Copy { to: Part, from: Part, entry: Entry },
+    Record { event: Arc<Event>, record: u64 },
+    Wait { event: Arc<Event>, record: u64 },
+}
+
+/// Host memory of a copy.
+pub(crate) struct Host(pub(crate) *mut u8);
+
+// SAFETY: whoever enqueues a copy promises the memory until the stream has passed it.
+unsafe impl Send for Host {}
+
+pub(crate) struct Stream {
+    line: Mutex<Line>,
+    news: Condvar,
+}
+
+#[derive(Default)]
+struct Line {
+    tasks: VecDeque<Task>,
+    closed: bool,
+}
+
+/// What the thread of a stream needs besides its line.
+pub(crate) struct Env {
+    pub(crate) faults: Arc<Faults>,
+    pub(crate) log: Arc<Log>,
+    pub(crate) index: u16,
+    pub(crate) seed: u64,
+}
+
+impl Stream {
+    pub(crate) fn start(env: Env) -> std::io::Result<Arc<Stream>> {
+        let stream = Arc::new(Stream { line: Mutex::default(), news: Condvar::new() });
+        let mine = stream.clone();
+        std::thread::Builder::new().name("guarded stream".to_owned()).spawn(move || mine.serve(&env))?;
+        Ok(stream)
+    }
+
+    pub(crate) fn push(&self, task: Task) {
+        self.line.lock().tasks.push_back(task);
+        self.news.notify_one();
+    }
+
+    pub(crate) fn close(&self) {
+        self.line.lock().closed = true;
+        self.news.notify_one();
+    }
+
+    fn next(&self) -> Option<Task> {
+        let mut line = self.line.lock();
+        loop {
+            if let Some(task) = line.tasks.pop_front() {
+                return Some(task);
+            }
+            if line.closed {
+                return None;
+            }
+            self.news.wait(&mut line);
+        }
+    }
+
+    fn serve(&self, env: &Env) {
+        let mut seed = env.seed;
+        // As on real devices, a stream that failed does nothing more but pass marks, and says why at each.
+        let mut failed: Option<String> = None;
+        while let Some(task) = self.next() {
+            env.faults.pass(env.index);
+            match task {
+                Task::Record { event, record } => event.reach(record, failed.as_deref()),
+                Task::Wait { event, record } => event.wait(record),
+                _ if failed.is_some() => {}
+                work => {
+                    scribble(&work);
+                    dawdle(&mut seed);
+                    failed = env.faults.copy(env.index).and_then(|()| run(&work, &env.log)).err();
+                }
+            }
+        }
+    }
+}
+
+/// What is being written holds nothing of use meanwhile.
+fn scribble(task: &Task) {
+    if let Task::CopyOut { to, from, .. } = task {
+        // SAFETY: the copy's host memory, promised as long as the part.
+        let _ = from.with(|_, len| unsafe { to.0.write_bytes(NOT_YET, len) });
+    }
+}
+
+fn dawdle(seed: &mut u64) {
+    *seed = seed.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
+    match *seed >> 59 {
+        0 => std::thread::sleep(Duration::from_micros(700)),
+        1..8 => std::thread::sleep(Duration::from_micros(50)),
+        8..16 => std::thread::yield_now(),
+        _ => {}
+    }
+}
+
+fn run(task: &Task, log: &Log) -> Result<(), String> {
+    let entry = match task {
+        Task::CopyIn { to, from, entry } => {
+            // SAFETY: host memory as promised, device memory is there; they are different allocations.
+            to.with(|to, len| unsafe { to.copy_from_nonoverlapping(from.0, len) })?;
+            entry
+        }
+        Task::CopyOut { to, from, entry } => {
+            // SAFETY: as above.
+            from.with(|from, len| unsafe { to.0.copy_from_nonoverlapping(from, len) })?;
+            entry
+        }
+        Task::Copy { to, from, entry } => {
+            // SAFETY: device memory is there; the caller promised that the places do not overlap.
+            to.with(|to, len| from.with(|from, _| unsafe { to.copy_from_nonoverlapping(from, len) }))??;
+            entry
+        }
+        Task::Record { .. } | Task::Wait { .. } => return Ok(()),
+    };
+    debug_assert!(matches!(entry.what, What::CopyIn | What::CopyOut | What::Copy));
+    log.add(Entry { ran: true, ..*entry });
+    Ok(())
+}
