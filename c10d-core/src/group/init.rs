@@ -10,6 +10,7 @@ use super::routes::lasting;
 use crate::backend::Backend;
 use crate::dispatch::Choice;
 use crate::registry::Registry;
+use crate::staged::Staged;
 use crate::store::{PrefixStore, Store};
 use crate::{Error, Result};
 
@@ -54,9 +55,8 @@ impl GroupInit {
             Choice::Native(r) => Ok((r.name, self.backend(r.name)?)),
             Choice::Staged { device, cpu } => {
                 let name = lasting(format!("{} staged by {}", device.name, cpu.name));
-                // The pipeline comes with `staged`: `Staged::new(name, runtime, cpu, self)`.
-                let _ = (self.registry.device(device.name)?, self.own_backend(cpu.name, device.name)?);
-                Err(Error::unsupported(format!("{name}: staging is not there yet")))
+                let (runtime, cpu) = (self.registry.device(device.name)?, self.own_backend(cpu.name, device.name)?);
+                Ok((name, Arc::new(Staged::new(name, runtime, cpu, self)?)))
             }
         }
     }

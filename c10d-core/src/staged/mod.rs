@@ -112,6 +112,10 @@ unsafe impl Backend for Staged {
         self.shared.cpu.shutdown(deadline)
     }
 
+    fn device(&self) -> Option<Arc<dyn DeviceRuntime>> {
+        Some(self.shared.device.clone())
+    }
+
     fn bytes_sent(&self) -> Option<u64> {
         self.shared.cpu.bytes_sent()
     }

@@ -1,38 +1,31 @@
 //! Collectives on the guarded device, through the CPU backend.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use c10d_core::device::{DeviceBuffer, DeviceRuntime};
-use c10d_core::registry::{Provider, Registration};
-use c10d_core::staged::Staged;
-use c10d_core::{Backend, DispatchKey, GroupBuilder, ReduceOp, op, run_ranks};
+use c10d_core::registry::{DeviceRegistration, Provider};
+use c10d_core::{DispatchKey, GroupBuilder, ReduceOp, op, run_ranks};
 use c10d_guarded::Guarded;
 
 const CAP: Duration = Duration::from_secs(20);
 
-/// A runtime of the test's own under a backend name of its own.
+/// A device of the test's own, and a group of which it is staged.
 macro_rules! staged {
     ($name:literal) => {{
-        static RUNTIME: std::sync::LazyLock<Arc<Guarded>> = std::sync::LazyLock::new(|| Arc::new(Guarded::new($name)));
+        static RUNTIME: LazyLock<Arc<Guarded>> = LazyLock::new(|| Arc::new(Guarded::new($name)));
         static PROVIDER: Provider = Provider {
             source: $name,
-            backends: &[Registration {
-                name: concat!("staged-", $name),
-                keys: &[DispatchKey::PrivateUse1],
-                priority: 0,
-                probe: &|| Ok(()),
-                create: &|init| {
-                    let staged =
-                        Staged::new(concat!("staged-", $name), RUNTIME.clone(), init.backend("gloo-like")?, init)?;
-                    Ok(Arc::new(staged) as Arc<dyn Backend>)
-                },
+            devices: &[DeviceRegistration {
+                name: $name,
+                key: DispatchKey::PrivateUse1,
+                open: &|| Ok(RUNTIME.clone()),
             }],
             ..Provider::EMPTY
         };
         let builder = GroupBuilder::new()
             .providers(&[&PROVIDER, &c10d_gloo_like::PROVIDER])
-            .backend(concat!("privateuse1:staged-", $name))
+            .backend(concat!($name, ":gloo-like"))
             .timeout(CAP);
         (RUNTIME.clone(), builder)
     }};
