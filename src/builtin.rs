@@ -10,6 +10,8 @@ pub fn builtin() -> &'static [&'static Provider] {
     static BUILTIN: &[&Provider] = &[
         #[cfg(feature = "gloo-like")]
         &c10d_gloo_like::PROVIDER,
+        #[cfg(feature = "nccl")]
+        &c10d_nccl::PROVIDER,
     ];
     BUILTIN
 }

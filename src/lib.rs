@@ -6,4 +6,6 @@ mod builtin;
 pub use builder::{Builder, builder, run_ranks};
 pub use builtin::builtin;
 pub use c10d_core::*;
+#[cfg(feature = "nccl")]
+pub use c10d_nccl as nccl;
 pub use c10d_rendezvous::{FileStore, Joined, TcpStore, TcpStoreServer, init, launch, tcp_store};

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io::{self, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use c10d::registry::{Registry, TableRow};
@@ -14,7 +15,7 @@ use crate::Outcome;
 /// Show the registration table (op × key → kernel → backend) and the backends.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// As JSON: `registrations` (60 rows) and `backends`.
+    /// As JSON: `registrations` (60 rows), `backends` and `libraries`.
     #[arg(long)]
     json: bool,
 }
@@ -23,6 +24,7 @@ pub(crate) struct Args {
 struct Info {
     registrations: Vec<Registration>,
     backends: Vec<Backend>,
+    libraries: Vec<Library>,
 }
 
 #[derive(Serialize)]
@@ -43,6 +45,25 @@ struct Backend {
     why: Option<String>,
 }
 
+/// A vendor's library that is loaded at run time.
+#[derive(Serialize)]
+struct Library {
+    name: &'static str,
+    path: Option<PathBuf>,
+    version: Option<String>,
+    why: Option<String>,
+}
+
+fn libraries() -> Vec<Library> {
+    vec![
+        #[cfg(feature = "nccl")]
+        match c10d::nccl::library() {
+            Ok((path, version)) => Library { name: "nccl", path: Some(path), version: Some(version), why: None },
+            Err(e) => Library { name: "nccl", path: None, version: None, why: Some(e.report().what.clone()) },
+        },
+    ]
+}
+
 pub(crate) fn info(args: &Args) -> Outcome {
     let registry = Registry::collect(c10d::builtin())?;
     let rows = registry.table(&BackendMap::default())?;
@@ -55,11 +76,13 @@ pub(crate) fn info(args: &Args) -> Outcome {
             Backend { name: r.name, devices, source, available: probe.is_ok(), why }
         })
         .collect();
+    let libraries = libraries();
     if args.json {
-        let info = Info { registrations: rows.into_iter().map(Registration::from).collect(), backends };
+        let registrations = rows.into_iter().map(Registration::from).collect();
+        let info = Info { registrations, backends, libraries };
         writeln!(io::stdout(), "{}", serde_json::to_string_pretty(&info)?)?;
     } else {
-        print(&rows, &backends)?;
+        print(&rows, &backends, &libraries)?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -71,7 +94,7 @@ impl From<TableRow> for Registration {
     }
 }
 
-fn print(rows: &[TableRow], backends: &[Backend]) -> io::Result<()> {
+fn print(rows: &[TableRow], backends: &[Backend], libraries: &[Library]) -> io::Result<()> {
     let mut out = io::stdout().lock();
     writeln!(out, "Backends\n")?;
     let mut table = table(vec!["name", "devices", "crate", "available"]);
@@ -80,6 +103,16 @@ fn print(rows: &[TableRow], backends: &[Backend]) -> io::Result<()> {
         table.add_row(vec![b.name.to_owned(), b.devices.join(", "), b.source.to_owned(), available]);
     }
     writeln!(out, "{}\n", table.trim_fmt())?;
+
+    if !libraries.is_empty() {
+        writeln!(out, "Libraries\n")?;
+        let mut table = self::table(vec!["name", "version", "file"]);
+        for l in libraries {
+            let file = l.path.as_ref().map(|p| p.display().to_string()).or(l.why.clone()).unwrap_or_default();
+            table.add_row(vec![l.name.to_owned(), l.version.clone().unwrap_or_else(|| "none".to_owned()), file]);
+        }
+        writeln!(out, "{}\n", table.trim_fmt())?;
+    }
 
     writeln!(out, "Registrations: {} (op × key → kernel's crate → backend)\n", rows.len())?;
     let mut header = vec!["op"];

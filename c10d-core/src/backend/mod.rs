@@ -57,6 +57,10 @@ pub unsafe trait Backend: Send + Sync + 'static {
         None
     }
 
+    /// In place of `split` on a rank that is in no part: every rank of the group hears of each division once, in the same
+    /// order.
+    fn no_split(&self) {}
+
     /// The runtime of the devices whose buffers it takes, where it is not the host.
     fn device(&self) -> Option<Arc<dyn DeviceRuntime>> {
         None

@@ -44,7 +44,7 @@ impl ProcessGroup {
             let e = Error::new(ErrorKind::Rendezvous, format!("not all ranks came to the split: {e}"));
             e.guilty(absent).phase(Phase::Rendezvous)
         })?;
-        let Some(color) = color else { return Ok(None) };
+        let Some(color) = color else { return Ok(self.no_part()) };
         let mut members: Vec<(u32, u32)> = Vec::new();
         for (rank, text) in all.iter().enumerate() {
             let text = String::from_utf8_lossy(text);
@@ -71,7 +71,7 @@ impl ProcessGroup {
         if ranks.iter().enumerate().any(|(i, r)| ranks[..i].contains(r)) {
             return Err(Error::invalid(format!("{ranks:?} names a rank twice")));
         }
-        let Some(rank) = ranks.iter().position(|r| *r == self.0.rank) else { return Ok(None) };
+        let Some(rank) = ranks.iter().position(|r| *r == self.0.rank) else { return Ok(self.no_part()) };
         let global: Arc<[u32]> = ranks.iter().filter_map(|r| self.global_rank(*r)).collect();
         let group = &self.0;
         let backends = group.lanes.iter().map(|lane| (lane.info.backend, lane.backend.clone()));
@@ -89,5 +89,11 @@ impl ProcessGroup {
             parent: Some(Arc::new((backends.collect(), ranks.to_vec()))),
         };
         parts.assemble().map(Some)
+    }
+
+    /// This rank is in no part of a division.
+    fn no_part(&self) -> Option<ProcessGroup> {
+        self.0.lanes.iter().for_each(|lane| lane.backend.no_split());
+        None
     }
 }

@@ -1,0 +1,219 @@
+//! The jobs in flight, and the one cause for which they all end early. Nothing here calls CUDA or NCCL, so nothing here
+//! hangs.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use c10d_core::{Error, ErrorKind, Job, Phase, Result, let_go};
+use parking_lot::{Condvar, Mutex};
+
+/// How far a job is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// Nothing was told to the device.
+    Queued,
+    /// The device may be using the job's memory.
+    Issued,
+}
+
+struct Slot {
+    job: Job,
+    stage: Stage,
+    deadline: Instant,
+}
+
+#[derive(Default)]
+struct Jobs {
+    slots: BTreeMap<u64, Slot>,
+    next: u64,
+    failed: Option<Error>,
+    /// When the keeper looks again by itself.
+    wakes: Option<Instant>,
+    /// The backend is gone, or was shut down.
+    closed: bool,
+    /// The device's thread is through.
+    over: bool,
+}
+
+/// What the device's thread is inside of.
+#[derive(Default)]
+struct Calling {
+    what: Option<(&'static str, Instant)>,
+    /// The communicators are being given up: no new call.
+    barred: bool,
+}
+
+#[derive(Default)]
+pub(crate) struct Board {
+    jobs: Mutex<Jobs>,
+    changed: Condvar,
+    calling: Mutex<Calling>,
+    called: Condvar,
+}
+
+impl Board {
+    /// Takes a job in; gives its number, or ends the job where the backend has failed.
+    pub(crate) fn enter(&self, job: Job) -> Option<u64> {
+        let deadline = job.request().deadline();
+        let mut jobs = self.jobs.lock();
+        let refusal = jobs.failed.clone().or_else(|| jobs.closed.then(closed));
+        if let Some(cause) = refusal {
+            drop(jobs);
+            job.complete(Err(cause));
+            return None;
+        }
+        let id = jobs.next;
+        jobs.next += 1;
+        jobs.slots.insert(id, Slot { job, stage: Stage::Queued, deadline });
+        if jobs.wakes.is_none_or(|at| deadline < at) {
+            self.changed.notify_all();
+        }
+        Some(id)
+    }
+
+    /// The device's thread is about to use the job's memory; `false`: the job is ended already.
+    pub(crate) fn issue(&self, id: u64) -> bool {
+        let mut jobs = self.jobs.lock();
+        if jobs.failed.is_some() {
+            return false;
+        }
+        jobs.slots.get_mut(&id).map(|slot| slot.stage = Stage::Issued).is_some()
+    }
+
+    /// Ends a job, if nobody else did.
+    pub(crate) fn finish(&self, id: u64, result: Result) {
+        let mut jobs = self.jobs.lock();
+        // What has failed is ended by the keeper, in one way for all.
+        if jobs.failed.is_some() {
+            return;
+        }
+        let slot = jobs.slots.remove(&id);
+        if jobs.slots.is_empty() && jobs.closed {
+            self.changed.notify_all();
+        }
+        drop(jobs);
+        if let Some(slot) = slot {
+            slot.job.complete(result);
+        }
+    }
+
+    /// Fails everything in flight and to come; the first cause wins.
+    pub(crate) fn fail(&self, cause: Error) {
+        let mut jobs = self.jobs.lock();
+        if jobs.failed.is_none() {
+            jobs.failed = Some(cause);
+            self.changed.notify_all();
+        }
+    }
+
+    pub(crate) fn failure(&self) -> Option<Error> {
+        self.jobs.lock().failed.clone()
+    }
+
+    /// No more jobs.
+    pub(crate) fn close(&self) {
+        self.jobs.lock().closed = true;
+        self.changed.notify_all();
+    }
+
+    /// The device's thread is through.
+    pub(crate) fn over(&self) {
+        self.jobs.lock().over = true;
+        self.changed.notify_all();
+    }
+
+    /// Waits until the device's thread is through.
+    pub(crate) fn wait_over(&self, deadline: Instant) -> Result {
+        let mut jobs = self.jobs.lock();
+        while !jobs.over {
+            if let Some(cause) = &jobs.failed {
+                return Err(cause.clone());
+            }
+            if self.changed.wait_until(&mut jobs, deadline).timed_out() {
+                drop(jobs);
+                return Err(late(&format!("the communicators did not close in time{}", self.inside())));
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until something has failed: by its own cause, or because a job's time is over. `None`: closed and through.
+    pub(crate) fn wait_failure(&self) -> Option<Error> {
+        let mut jobs = self.jobs.lock();
+        loop {
+            if let Some(cause) = &jobs.failed {
+                return Some(cause.clone());
+            }
+            if jobs.over || (jobs.closed && jobs.slots.is_empty()) {
+                return None;
+            }
+            let next = jobs.slots.values().map(|s| s.deadline).min();
+            if let Some(next) = next
+                && next <= Instant::now()
+            {
+                drop(jobs);
+                let where_ = self.inside();
+                self.fail(late(&format!("the collective did not end in time{where_}")));
+                jobs = self.jobs.lock();
+                continue;
+            }
+            jobs.wakes = next;
+            match next {
+                Some(next) => drop(self.changed.wait_until(&mut jobs, next)),
+                None => self.changed.wait(&mut jobs),
+            }
+        }
+    }
+
+    /// Everything in flight, taken from the board; and how long it may still be held.
+    pub(crate) fn take_all(&self) -> Vec<(Job, Stage)> {
+        let slots = std::mem::take(&mut self.jobs.lock().slots);
+        slots.into_values().map(|s| (s.job, s.stage)).collect()
+    }
+
+    /// The shortest time for which a job in flight may still be held after a failure.
+    pub(crate) fn grace(&self) -> Duration {
+        let jobs = self.jobs.lock();
+        let least = jobs.slots.values().map(|s| let_go(s.job.request().timeout)).min();
+        least.unwrap_or(Duration::from_millis(100))
+    }
+
+    /// Runs a call of a library that may not come back; not at all if the communicators are being given up.
+    pub(crate) fn calling<T>(&self, what: &'static str, call: impl FnOnce() -> Result<T>) -> Result<T> {
+        {
+            let mut calling = self.calling.lock();
+            if calling.barred {
+                return Err(self.failure().unwrap_or_else(closed));
+            }
+            calling.what = Some((what, Instant::now()));
+        }
+        let result = call();
+        self.calling.lock().what = None;
+        self.called.notify_all();
+        result
+    }
+
+    /// Lets no new call begin, and waits a little for the one that runs.
+    pub(crate) fn bar(&self, patience: Duration) {
+        let until = Instant::now() + patience;
+        let mut calling = self.calling.lock();
+        calling.barred = true;
+        while calling.what.is_some() && !self.called.wait_until(&mut calling, until).timed_out() {}
+    }
+
+    /// Which call the device's thread is inside of, in words that go on a sentence.
+    pub(crate) fn inside(&self) -> String {
+        match self.calling.lock().what {
+            Some((what, since)) => format!(", inside {what} for {:.1?}", since.elapsed()),
+            None => String::new(),
+        }
+    }
+}
+
+fn late(what: &str) -> Error {
+    Error::new(ErrorKind::Timeout, what.to_owned()).phase(Phase::Transfer)
+}
+
+fn closed() -> Error {
+    Error::new(ErrorKind::Shutdown, "the group's communicators are closed")
+}

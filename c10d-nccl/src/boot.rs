@@ -1,0 +1,96 @@
+//! How the ranks of a communicator come by its ids: the roots make them, the store hands them out.
+
+use std::time::Instant;
+
+use c10d_core::{Error, ErrorKind, Phase, Result, Store};
+
+use crate::nccl::{NcclApi, Optional, UniqueId, failure};
+
+/// More ranks than this have several roots.
+pub(crate) const RANKS_PER_ROOT: u32 = 128;
+
+/// How many ids a communicator of this size has.
+pub(crate) fn roots(size: u32, nccl: &dyn NcclApi) -> u32 {
+    if nccl.has(Optional::InitRankScalable) { size.div_ceil(RANKS_PER_ROOT).max(1) } else { 1 }
+}
+
+/// Which rank makes id `n` of `roots`: the ranks are dealt out evenly, the first of each part is its root.
+pub(crate) fn maker(n: u32, roots: u32, size: u32) -> u32 {
+    n * (size / roots) + n.min(size % roots)
+}
+
+fn id_key(n: u32) -> String {
+    format!("id/{n}")
+}
+
+fn here_key(rank: u32) -> String {
+    format!("here/{rank}")
+}
+
+/// Makes the ids that are this rank's to make, and gets all of them.
+pub(crate) fn exchange(
+    nccl: &dyn NcclApi,
+    store: &dyn Store,
+    (rank, size): (u32, u32),
+    deadline: Instant,
+) -> Result<Vec<UniqueId>> {
+    let roots = roots(size, nccl);
+    for n in (0..roots).filter(|n| maker(*n, roots, size) == rank) {
+        store.set(&id_key(n), &make(nccl)?.0, deadline)?;
+    }
+    store.set(&here_key(rank), b"1", deadline)?;
+    let keys: Vec<String> = (0..roots).map(id_key).collect();
+    let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+    let found = store.multi_get(&keys, deadline).map_err(|e| {
+        let absent = (0..roots).filter(|n| !there(store, &id_key(*n))).map(|n| maker(n, roots, size));
+        let what = format!("the id of the NCCL communicator did not come: {e}");
+        Error::new(ErrorKind::Timeout, what).guilty(absent).phase(Phase::Rendezvous)
+    })?;
+    found.iter().map(|bytes| parse(bytes)).collect()
+}
+
+/// Makes one id.
+pub(crate) fn make(nccl: &dyn NcclApi) -> Result<UniqueId> {
+    nccl.unique_id().map_err(|r| failure(nccl, crate::nccl::Comm::NULL, "ncclGetUniqueId", r))
+}
+
+/// An id as it lies in the store.
+pub(crate) fn parse(bytes: &[u8]) -> Result<UniqueId> {
+    let id: Result<[u8; UniqueId::SIZE], _> = bytes.try_into();
+    id.map(UniqueId).map_err(|_| {
+        let what = format!("an NCCL id has {} bytes, the store holds {}", UniqueId::SIZE, bytes.len());
+        Error::new(ErrorKind::Protocol, what).phase(Phase::Rendezvous)
+    })
+}
+
+/// The ranks that never came as far as connecting.
+pub(crate) fn absent(store: &dyn Store, size: u32) -> Vec<u32> {
+    (0..size).filter(|r| !there(store, &here_key(*r))).collect()
+}
+
+fn there(store: &dyn Store, key: &str) -> bool {
+    let soon = Instant::now() + std::time::Duration::from_millis(200);
+    matches!(store.check(&[key], soon), Ok(true))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn roots_are_spread_evenly() {
+        assert_eq!(maker(0, 1, 8), 0);
+        let makers: Vec<u32> = (0..3).map(|n| maker(n, 3, 257)).collect();
+        assert_eq!(makers, [0, 86, 172]);
+        for (size, roots) in [(129, 2), (300, 3), (1000, 8)] {
+            let makers: Vec<u32> = (0..roots).map(|n| maker(n, roots, size)).collect();
+            assert!(makers.windows(2).all(|w| w[0] < w[1]) && makers.iter().all(|r| *r < size));
+        }
+    }
+
+    #[test]
+    fn an_id_of_another_length_is_refused() {
+        assert!(parse(&[7; 128]).is_ok());
+        assert!(parse(b"short").unwrap_err().to_string().contains("128 bytes"));
+    }
+}

@@ -1,0 +1,277 @@
+//! A communicator with its stream, and the tasks on their way through it.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use c10d_core::{DType, Error, Phase, Result, Store};
+
+use crate::board::Board;
+use crate::boot;
+use crate::comms::Comms;
+use crate::cuda::{CudaApi, Line, Mark};
+use crate::nccl::{Communicator, NcclApi, RedOp, UniqueId};
+use crate::ops::Plan;
+use crate::task::{Part, Task};
+
+/// How often a communicator with work on its way is asked for errors.
+const ASK: Duration = Duration::from_millis(20);
+/// The longest pause between two looks for a pair's id.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// What all channels of a backend use.
+pub(crate) struct Means {
+    pub(crate) board: Arc<Board>,
+    pub(crate) comms: Arc<Comms>,
+    pub(crate) nccl: Arc<dyn NcclApi>,
+    pub(crate) cuda: Arc<dyn CudaApi>,
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) device: u16,
+    /// One float of device memory, for barriers.
+    pub(crate) token: Part,
+}
+
+/// A message's way, from one rank to another: a communicator of its own, so that messages neither stop collectives nor
+/// those of the other direction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Way {
+    pub(crate) from: u32,
+    pub(crate) to: u32,
+}
+
+/// What a rank gets of a division.
+pub(crate) struct Share {
+    /// The lowest rank of the part.
+    pub(crate) color: u32,
+    /// This rank's number in it.
+    pub(crate) key: u32,
+    /// Where the new communicator is entered.
+    pub(crate) comms: Arc<Comms>,
+}
+
+enum State {
+    /// The receiver looks for the sender's id.
+    Seeking {
+        way: Way,
+        again: Instant,
+        pause: Duration,
+    },
+    Connecting,
+    Ready,
+    /// Calls were accepted that are not through yet.
+    Issuing {
+        task: Task,
+        made: Option<RedOp>,
+    },
+}
+
+struct Flight {
+    id: u64,
+    end: Mark,
+}
+
+pub(crate) struct Channel {
+    rank: u32,
+    size: u32,
+    line: Line,
+    comm: Option<Communicator>,
+    state: State,
+    queue: VecDeque<Task>,
+    flights: VecDeque<Flight>,
+    asked: Instant,
+}
+
+impl Channel {
+    /// The channel of all ranks.
+    pub(crate) fn of_all(means: &Means, place: (u32, u32), ids: &[UniqueId]) -> Result<Channel> {
+        let comm = means
+            .board
+            .calling("ncclCommInitRankConfig", || Communicator::begin(&means.nccl, &means.comms, place, ids))?;
+        Self::new(means, place, Some(comm), State::Connecting)
+    }
+
+    /// The channel of a communicator that is being made.
+    pub(crate) fn over(means: &Means, place: (u32, u32), comm: Communicator) -> Result<Channel> {
+        Self::new(means, place, Some(comm), State::Connecting)
+    }
+
+    /// The channel of messages from one rank to another, of which `rank` is one.
+    pub(crate) fn of_pair(means: &Means, way: Way, rank: u32, deadline: Instant) -> Result<Channel> {
+        if rank != way.from {
+            let state = State::Seeking { way, again: Instant::now(), pause: Duration::from_micros(200) };
+            return Self::new(means, (1, 2), None, state);
+        }
+        let id = means.board.calling("ncclGetUniqueId", || boot::make(&*means.nccl))?;
+        means.store.set(&key(way), &id.0, deadline)?;
+        Self::of_all(means, (0, 2), &[id])
+    }
+
+    fn new(means: &Means, (rank, size): (u32, u32), comm: Option<Communicator>, state: State) -> Result<Channel> {
+        let line = means.board.calling("cuStreamCreate", || Line::new(means.cuda.clone(), means.device))?;
+        let (queue, flights) = (VecDeque::new(), VecDeque::new());
+        Ok(Channel { rank, size, line, comm, state, queue, flights, asked: Instant::now() })
+    }
+
+    pub(crate) fn push(&mut self, task: Task) {
+        self.queue.push_back(task);
+    }
+
+    pub(crate) fn is_ready(&self) -> bool {
+        matches!(self.state, State::Ready)
+    }
+
+    /// Whether there is nothing to look after.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.is_ready() && self.queue.is_empty() && self.flights.is_empty()
+    }
+
+    /// Takes part in dividing the communicator.
+    pub(crate) fn split(&self, means: &Means, part: Option<&Share>) -> Result<Option<Communicator>> {
+        let Some(comm) = &self.comm else { return Ok(None) };
+        let (color, key, comms) = part.map_or((None, 0, &means.comms), |p| (Some(p.color), p.key, &p.comms));
+        means.board.calling("ncclCommSplit", || comm.split(color, key, comms))
+    }
+
+    /// Does what can be done now; whether that was anything.
+    pub(crate) fn step(&mut self, means: &Means) -> Result<bool> {
+        let ended = self.collect(means)?;
+        let moved = match &self.state {
+            State::Seeking { .. } => self.seek(means)?,
+            State::Connecting => self.ask(means)? && self.enter(State::Ready),
+            State::Issuing { .. } => self.ask(means)? && self.issued(means)?,
+            State::Ready => match self.queue.pop_front() {
+                Some(task) => self.issue(means, task)?,
+                None => false,
+            },
+        };
+        if !self.flights.is_empty() && self.asked.elapsed() > ASK {
+            self.ask(means)?;
+        }
+        Ok(ended || moved)
+    }
+
+    fn enter(&mut self, state: State) -> bool {
+        self.state = state;
+        true
+    }
+
+    /// Ends the jobs whose work the device has passed.
+    fn collect(&mut self, means: &Means) -> Result<bool> {
+        let mut any = false;
+        while let Some(flight) = self.flights.front() {
+            if !means.board.calling("cuEventQuery", || self.line.passed(&flight.end))? {
+                break;
+            }
+            if let Some(Flight { id, end }) = self.flights.pop_front() {
+                self.line.forget(end);
+                means.board.finish(id, Ok(()));
+                any = true;
+            }
+        }
+        Ok(any)
+    }
+
+    /// Asks the communicator whether it is through with what it was told.
+    fn ask(&mut self, means: &Means) -> Result<bool> {
+        self.asked = Instant::now();
+        match &self.comm {
+            Some(comm) => means.board.calling("ncclCommGetAsyncError", || comm.ready()),
+            None => Ok(true),
+        }
+    }
+
+    fn seek(&mut self, means: &Means) -> Result<bool> {
+        let State::Seeking { way, again, pause } = &mut self.state else { return Ok(false) };
+        let (way, now) = (*way, Instant::now());
+        if now < *again {
+            return Ok(false);
+        }
+        let soon = now + Duration::from_secs(1);
+        if !means.store.check(&[&key(way)], soon)? {
+            *pause = (*pause * 2).min(LOOK);
+            *again = now + *pause;
+            return Ok(false);
+        }
+        let id = boot::parse(&means.store.get(&key(way), soon)?)?;
+        let begin = || Communicator::begin(&means.nccl, &means.comms, (self.rank, self.size), &[id]);
+        self.comm = Some(means.board.calling("ncclCommInitRankConfig", begin)?);
+        Ok(self.enter(State::Connecting))
+    }
+
+    /// Gives a task's calls to the library, behind what the caller's stream has to do before.
+    fn issue(&mut self, means: &Means, task: Task) -> Result<bool> {
+        let Some(comm) = &self.comm else { return Ok(false) };
+        if let Err(e) = check(means, &self.line, &task) {
+            means.board.finish(task.id, Err(e));
+            return Ok(true);
+        }
+        if !means.board.issue(task.id) {
+            return Ok(true);
+        }
+        means.board.calling("cuStreamWaitEvent", || self.line.follow(task.stream))?;
+        let dtype = task.dtype.unwrap_or(DType::F32);
+        let mut issuer = comm.issuer(&*means.cuda, means.device, self.line.stream(), dtype);
+        let (rank, size) = (self.rank as usize, self.size as usize);
+        let mut plan = Plan { task: &task, rank, size, issuer: &mut issuer, made: None, token: means.token };
+        let what = task.op.name();
+        means.board.calling(what, || plan.issue()).map_err(|e| e.phase(Phase::Announce))?;
+        let made = plan.made;
+        let pending = issuer.pending();
+        self.state = State::Issuing { task, made };
+        if pending { Ok(true) } else { self.issued(means) }
+    }
+
+    /// All calls of the task are on the stream: marks its end.
+    fn issued(&mut self, means: &Means) -> Result<bool> {
+        let State::Issuing { task, made } = std::mem::replace(&mut self.state, State::Ready) else { return Ok(false) };
+        if let (Some(comm), Some(op)) = (&self.comm, made) {
+            means.board.calling("ncclRedOpDestroy", || {
+                comm.destroy_op(op);
+                Ok(())
+            })?;
+        }
+        let end = means.board.calling("cuEventRecord", || self.line.mark())?;
+        if task.waits {
+            means.board.calling("cuStreamWaitEvent", || self.line.lead(task.stream, &end))?;
+        }
+        self.flights.push_back(Flight { id: task.id, end });
+        Ok(true)
+    }
+
+    /// Flushes and frees the communicator.
+    pub(crate) fn close(mut self, means: &Means, deadline: Instant) -> Result {
+        let Some(comm) = self.comm.take() else { return Ok(()) };
+        means.board.calling("ncclCommFinalize", || comm.finalize())?;
+        while !means.board.calling("ncclCommGetAsyncError", || comm.ready())? {
+            if Instant::now() >= deadline {
+                return Err(Error::new(c10d_core::ErrorKind::Timeout, "the communicator did not flush in time"));
+            }
+            std::thread::sleep(Duration::from_micros(200));
+        }
+        means.board.calling("ncclCommDestroy", || comm.destroy())?;
+        means.board.calling("cuStreamDestroy", || {
+            self.line.close();
+            Ok(())
+        })
+    }
+}
+
+/// What only CUDA can say of a task's tensors and stream.
+fn check(means: &Means, line: &Line, task: &Task) -> Result {
+    if means.board.calling("cuStreamIsCapturing", || line.records(task.stream))? {
+        return Err(Error::invalid("the stream records a graph; collectives in graphs are not offered"));
+    }
+    for part in task.parts().filter(|p| p.count > 0) {
+        let found = means.board.calling("cuPointerGetAttribute", || means.cuda.device_of(part.at))?;
+        if found != Some(means.device) {
+            let on = found.map_or_else(|| "in no device's memory".to_owned(), |d| format!("on cuda:{d}"));
+            let what = format!("a tensor that is said to be on cuda:{} is {on} ({:#x})", means.device, part.at);
+            return Err(Error::invalid(what));
+        }
+    }
+    Ok(())
+}
+
+fn key(way: Way) -> String {
+    format!("pair/{}/{}", way.from, way.to)
+}

@@ -1,0 +1,23 @@
+//! What is asked of CUDA, as a trait, so that tests can put something else in its place.
+#![allow(unsafe_code)]
+
+use c10d_core::Result;
+use c10d_core::device::{DeviceRuntime, Stream};
+
+/// CUDA: what every device runtime has, and what NCCL's backend needs besides.
+///
+/// # Safety
+/// As [`DeviceRuntime`].
+pub(crate) unsafe trait CudaApi: DeviceRuntime {
+    /// Makes the device the calling thread's, as NCCL wants it.
+    fn enter(&self, index: u16) -> Result;
+
+    /// On which device this address lies, if it is a device's.
+    fn device_of(&self, address: u64) -> Result<Option<u16>>;
+
+    /// Whether the stream records a graph instead of running.
+    ///
+    /// # Safety
+    /// The stream is this device's.
+    unsafe fn is_capturing(&self, index: u16, stream: Stream) -> Result<bool>;
+}

@@ -1,0 +1,85 @@
+//! Whether there is CUDA here, found out without any call that would panic where there is none.
+#![allow(unsafe_code)]
+
+use c10d_core::{Error, Result};
+use cudarc::driver::result::{self, DriverError};
+use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
+use parking_lot::Mutex;
+
+/// The driver's library, as systems name it.
+const NAMES: [&str; 2] = ["libcuda.so.1", "libcuda.so"];
+
+/// What is called of the driver. An older one that lacks any is refused here, since a call would panic.
+const SYMBOLS: [&str; 25] = [
+    "cuCtxGetStreamPriorityRange",
+    "cuCtxSetCurrent",
+    "cuDeviceGet",
+    "cuDeviceGetCount",
+    "cuDeviceGetUuid_v2",
+    "cuDevicePrimaryCtxRetain",
+    "cuEventCreate",
+    "cuEventDestroy_v2",
+    "cuEventQuery",
+    "cuEventRecord",
+    "cuGetErrorName",
+    "cuGetErrorString",
+    "cuInit",
+    "cuMemAlloc_v2",
+    "cuMemFreeHost",
+    "cuMemFree_v2",
+    "cuMemHostAlloc",
+    "cuMemcpyDtoDAsync_v2",
+    "cuMemcpyDtoHAsync_v2",
+    "cuMemcpyHtoDAsync_v2",
+    "cuPointerGetAttribute",
+    "cuStreamCreateWithPriority",
+    "cuStreamDestroy_v2",
+    "cuStreamIsCapturing",
+    "cuStreamWaitEvent",
+];
+
+/// How many CUDA devices there are; at least one.
+///
+/// # Errors
+/// `Unsupported`, with what was tried: no driver, one that is too old, no device.
+pub fn available() -> Result<u16> {
+    // What was found stays; what was missing is looked for again.
+    static FOUND: Mutex<Option<u16>> = Mutex::new(None);
+    let mut found = FOUND.lock();
+    if let Some(count) = *found {
+        return Ok(count);
+    }
+    let count = look()?;
+    *found = Some(count);
+    Ok(count)
+}
+
+fn look() -> Result<u16> {
+    let mut tried = Vec::new();
+    let open = |name: &&str| {
+        // SAFETY: the driver's own library; loading it runs its constructors, which any CUDA program does.
+        unsafe { Library::open(Some(*name), RTLD_NOW | RTLD_LOCAL) }
+            .map_err(|e| tried.push(format!("{name}: {}", crate::nccl::words(&e))))
+            .ok()
+    };
+    let Some(library) = NAMES.iter().find_map(open) else {
+        return Err(Error::unsupported(format!("no CUDA driver; tried {}", tried.join("; "))));
+    };
+    // SAFETY: only asked whether they are there.
+    let lacks =
+        |symbol: &&&str| unsafe { library.get::<unsafe extern "C" fn()>(format!("{symbol}\0").as_bytes()) }.is_err();
+    let missing: Vec<&str> = SYMBOLS.iter().filter(lacks).copied().collect();
+    if !missing.is_empty() {
+        return Err(Error::unsupported(format!("the CUDA driver is too old: it lacks {}", missing.join(", "))));
+    }
+    result::init().map_err(|e| refused("does not start", e))?;
+    let count = result::device::get_count().map_err(|e| refused("does not count its devices", e))?;
+    match u16::try_from(count) {
+        Ok(count) if count > 0 => Ok(count),
+        _ => Err(Error::unsupported("the CUDA driver has no device here; see CUDA_VISIBLE_DEVICES and nvidia-smi")),
+    }
+}
+
+fn refused(what: &str, e: DriverError) -> Error {
+    Error::unsupported(format!("the CUDA driver {what}: {}", super::driver::describe(e)))
+}

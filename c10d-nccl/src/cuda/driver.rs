@@ -1,0 +1,269 @@
+//! CUDA through its driver's interface.
+#![allow(unsafe_code)]
+
+use std::ffi::c_void;
+use std::sync::{Arc, OnceLock};
+
+use c10d_core::device::{DevicePtr, DeviceRuntime, Event, Stream};
+use c10d_core::{Device, Error, ErrorKind, Result};
+use cudarc::driver::result::{self, DriverError};
+use cudarc::driver::sys;
+use parking_lot::Mutex;
+
+use super::api::CudaApi;
+use super::ledger::Ledger;
+
+/// The CUDA devices of this process, each by its primary context, which other libraries share.
+pub(crate) struct Driver {
+    /// Contexts by device, taken at the first use and kept for good.
+    contexts: Vec<OnceLock<Context>>,
+    ledger: Ledger,
+}
+
+/// A primary context.
+struct Context(sys::CUcontext);
+
+// SAFETY: contexts may be made current on any thread.
+unsafe impl Send for Context {}
+// SAFETY: as above.
+unsafe impl Sync for Context {}
+
+impl Driver {
+    /// The process's CUDA, if it has any; the same at every call.
+    pub(crate) fn get() -> Result<Arc<Driver>> {
+        static DRIVER: Mutex<Option<Arc<Driver>>> = Mutex::new(None);
+        let mut driver = DRIVER.lock();
+        if let Some(driver) = &*driver {
+            return Ok(driver.clone());
+        }
+        let count = super::available()?;
+        let contexts = (0..count).map(|_| OnceLock::new()).collect();
+        let made = Arc::new(Driver { contexts, ledger: Ledger::default() });
+        *driver = Some(made.clone());
+        Ok(made)
+    }
+
+    fn context(&self, index: u16) -> Result<&Context> {
+        let slot = self.contexts.get(usize::from(index)).ok_or_else(|| {
+            Error::invalid(format!("there is no cuda:{index}; this process sees {} devices", self.contexts.len()))
+        })?;
+        if slot.get().is_none() {
+            let device = result::device::get(i32::from(index)).map_err(|e| failed("looking at a device", e))?;
+            // SAFETY: the device was just given to us.
+            let context = unsafe { result::primary_ctx::retain(device) };
+            let context = context.map_err(|e| failed("taking a device's context", e))?;
+            // Of two takers one is one too many, which costs nothing: the context stays anyway.
+            let _ = slot.set(Context(context));
+        }
+        slot.get().ok_or_else(|| Error::new(ErrorKind::Internal, "a context that was taken is gone"))
+    }
+}
+
+/// What the driver says of an error.
+pub(super) fn describe(e: DriverError) -> String {
+    let name = e.error_name().map_or_else(|_| format!("code {}", e.0 as u32), |s| s.to_string_lossy().into_owned());
+    let words = e.error_string().map_or_else(|_| String::new(), |s| format!(" ({})", s.to_string_lossy()));
+    format!("{name}{words}")
+}
+
+/// A failed call. After some errors the context is of no more use to anybody in the process.
+fn failed(doing: &str, e: DriverError) -> Error {
+    use sys::CUresult::*;
+    let lost = matches!(
+        e.0,
+        CUDA_ERROR_ILLEGAL_ADDRESS
+            | CUDA_ERROR_LAUNCH_FAILED
+            | CUDA_ERROR_LAUNCH_TIMEOUT
+            | CUDA_ERROR_HARDWARE_STACK_ERROR
+            | CUDA_ERROR_ILLEGAL_INSTRUCTION
+            | CUDA_ERROR_MISALIGNED_ADDRESS
+            | CUDA_ERROR_INVALID_ADDRESS_SPACE
+            | CUDA_ERROR_INVALID_PC
+            | CUDA_ERROR_ASSERT
+            | CUDA_ERROR_ECC_UNCORRECTABLE
+            | CUDA_ERROR_CONTEXT_IS_DESTROYED
+            | CUDA_ERROR_DEINITIALIZED
+    );
+    let advice = if lost { "; the CUDA context is lost: restart this process" } else { "" };
+    let what = format!("CUDA failed at {doing}: {}{advice}", describe(e));
+    let kind = if e.0 == CUDA_ERROR_OUT_OF_MEMORY { ErrorKind::Resource } else { ErrorKind::Device };
+    Error::new(kind, what)
+}
+
+fn address(place: DevicePtr) -> sys::CUdeviceptr {
+    (place.base as u64).wrapping_add(place.offset)
+}
+
+fn stream(stream: Stream) -> sys::CUstream {
+    stream as *mut _
+}
+
+fn event(event: Event) -> sys::CUevent {
+    event as *mut _
+}
+
+// SAFETY: memory comes from the driver, and the ledger frees it after the last of its holders; streams, events and
+// copies are the driver's own.
+unsafe impl DeviceRuntime for Driver {
+    fn name(&self) -> &'static str {
+        "cuda"
+    }
+
+    fn device(&self, index: u16) -> Device {
+        Device::cuda(index)
+    }
+
+    fn count(&self) -> Result<u16> {
+        Ok(self.contexts.len() as u16)
+    }
+
+    fn identity(&self, index: u16) -> Option<String> {
+        let device = result::device::get(i32::from(index)).ok()?;
+        let uuid = result::device::get_uuid(device).ok()?;
+        Some(uuid.bytes.iter().map(|byte| format!("{:02x}", *byte as u8)).collect())
+    }
+
+    fn allocate(&self, index: u16, bytes: usize) -> Result<*mut ()> {
+        self.enter(index)?;
+        // SAFETY: the contents are unspecified, as the trait has it.
+        let base =
+            unsafe { result::malloc_sync(bytes) }.map_err(|e| failed(&format!("allocating {bytes} bytes"), e))?;
+        self.ledger.add(base, bytes);
+        Ok(base as *mut ())
+    }
+
+    unsafe fn free(&self, index: u16, base: *mut ()) {
+        if self.ledger.free(base as u64) && self.enter(index).is_ok() {
+            // SAFETY: from `allocate`, and nobody holds it any more.
+            let _ = unsafe { result::free_sync(base as u64) };
+        }
+    }
+
+    unsafe fn retain(&self, _: u16, base: *mut ()) -> bool {
+        self.ledger.retain(base as u64)
+    }
+
+    unsafe fn release(&self, index: u16, base: *mut ()) {
+        if let Some(base) = self.ledger.release(base as u64)
+            && self.enter(index).is_ok()
+        {
+            // SAFETY: freed by its owner before, and nobody holds it any more.
+            let _ = unsafe { result::free_sync(base) };
+        }
+    }
+
+    fn allocate_host(&self, bytes: usize) -> Option<*mut u8> {
+        self.enter(0).ok()?;
+        // SAFETY: page-locked memory for all contexts; the contents are unspecified.
+        let base = unsafe { result::malloc_host(bytes, sys::CU_MEMHOSTALLOC_PORTABLE) };
+        base.ok().map(|p| p.cast())
+    }
+
+    unsafe fn free_host(&self, base: *mut u8, _: usize) {
+        // SAFETY: from `allocate_host`.
+        let _ = unsafe { result::free_host(base.cast::<c_void>()) };
+    }
+
+    fn create_stream(&self, index: u16) -> Result<Stream> {
+        self.enter(index)?;
+        let (_, highest) = result::stream::get_priority_range().map_err(|e| failed("asking for priorities", e))?;
+        // Communication first: others wait for it, and it waits for nobody's arithmetic.
+        let made = result::stream::create_with_priority(result::stream::StreamKind::NonBlocking, highest);
+        made.map(|s| s as Stream).map_err(|e| failed("making a stream", e))
+    }
+
+    unsafe fn destroy_stream(&self, index: u16, of: Stream) {
+        if self.enter(index).is_ok() {
+            // SAFETY: from `create_stream`, once.
+            let _ = unsafe { result::stream::destroy(stream(of)) };
+        }
+    }
+
+    fn create_event(&self, index: u16) -> Result<Event> {
+        self.enter(index)?;
+        // Without times an event costs the device nothing.
+        let made = result::event::create(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING);
+        made.map(|e| e as Event).map_err(|e| failed("making an event", e))
+    }
+
+    unsafe fn destroy_event(&self, index: u16, of: Event) {
+        if self.enter(index).is_ok() {
+            // SAFETY: from `create_event`, once.
+            let _ = unsafe { result::event::destroy(event(of)) };
+        }
+    }
+
+    unsafe fn record(&self, index: u16, mark: Event, on: Stream) -> Result {
+        self.enter(index)?;
+        // SAFETY: both are this device's.
+        unsafe { result::event::record(event(mark), stream(on)) }.map_err(|e| failed("recording an event", e))
+    }
+
+    unsafe fn wait(&self, index: u16, on: Stream, mark: Event) -> Result {
+        self.enter(index)?;
+        let flags = sys::CUevent_wait_flags::CU_EVENT_WAIT_DEFAULT;
+        // SAFETY: both are this device's.
+        let done = unsafe { result::stream::wait_event(stream(on), event(mark), flags) };
+        done.map_err(|e| failed("having a stream wait", e))
+    }
+
+    unsafe fn query(&self, index: u16, mark: Event) -> Result<bool> {
+        self.enter(index)?;
+        // SAFETY: this device's.
+        match unsafe { result::event::query(event(mark)) } {
+            Ok(()) => Ok(true),
+            Err(DriverError(sys::CUresult::CUDA_ERROR_NOT_READY)) => Ok(false),
+            Err(e) => Err(failed("the work before an event", e)),
+        }
+    }
+
+    unsafe fn copy_in(&self, index: u16, on: Stream, to: DevicePtr, from: *const u8, bytes: usize) -> Result {
+        self.enter(index)?;
+        // SAFETY: the caller answers for both places.
+        let done = unsafe { sys::cuMemcpyHtoDAsync_v2(address(to), from.cast(), bytes, stream(on)).result() };
+        done.map_err(|e| failed("copying to the device", e))
+    }
+
+    unsafe fn copy_out(&self, index: u16, on: Stream, to: *mut u8, from: DevicePtr, bytes: usize) -> Result {
+        self.enter(index)?;
+        // SAFETY: as above.
+        let done = unsafe { sys::cuMemcpyDtoHAsync_v2(to.cast(), address(from), bytes, stream(on)).result() };
+        done.map_err(|e| failed("copying from the device", e))
+    }
+
+    unsafe fn copy(&self, index: u16, on: Stream, to: DevicePtr, from: DevicePtr, bytes: usize) -> Result {
+        self.enter(index)?;
+        // SAFETY: as above.
+        let done = unsafe { sys::cuMemcpyDtoDAsync_v2(address(to), address(from), bytes, stream(on)).result() };
+        done.map_err(|e| failed("copying inside the device", e))
+    }
+}
+
+// SAFETY: as above.
+unsafe impl CudaApi for Driver {
+    fn enter(&self, index: u16) -> Result {
+        let context = self.context(index)?;
+        // SAFETY: a primary context, kept for good. Other libraries change the thread's context, so it is set each time.
+        unsafe { result::ctx::set_current(context.0) }.map_err(|e| failed("taking a device", e))
+    }
+
+    fn device_of(&self, address: u64) -> Result<Option<u16>> {
+        let mut ordinal = -1i32;
+        let attribute = sys::CUpointer_attribute::CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL;
+        // SAFETY: any address may be asked for; the answer is one integer.
+        let found = unsafe { sys::cuPointerGetAttribute((&raw mut ordinal).cast(), attribute, address).result() };
+        match found {
+            Ok(()) => Ok(u16::try_from(ordinal).ok()),
+            Err(DriverError(sys::CUresult::CUDA_ERROR_INVALID_VALUE)) => Ok(None),
+            Err(e) => Err(failed("asking whose memory an address is", e)),
+        }
+    }
+
+    unsafe fn is_capturing(&self, index: u16, on: Stream) -> Result<bool> {
+        self.enter(index)?;
+        // SAFETY: this device's.
+        let status = unsafe { result::stream::is_capturing(stream(on)) };
+        let status = status.map_err(|e| failed("asking whether a stream records a graph", e))?;
+        Ok(status != sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE)
+    }
+}

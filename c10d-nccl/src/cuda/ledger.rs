@@ -1,0 +1,76 @@
+//! Which device memory is allocated, and who holds it besides its owner.
+
+use std::collections::BTreeMap;
+
+use parking_lot::Mutex;
+
+/// Allocations by address. Memory that its owner freed while others hold it is freed with the last of them.
+#[derive(Default)]
+pub(crate) struct Ledger(Mutex<BTreeMap<u64, Allocation>>);
+
+struct Allocation {
+    bytes: usize,
+    holders: usize,
+    freed: bool,
+}
+
+impl Ledger {
+    /// Enters an allocation.
+    pub(crate) fn add(&self, base: u64, bytes: usize) {
+        self.0.lock().insert(base, Allocation { bytes, holders: 0, freed: false });
+    }
+
+    /// The owner gives it up; `true`: it is to be freed now.
+    pub(crate) fn free(&self, base: u64) -> bool {
+        let mut allocations = self.0.lock();
+        match allocations.get_mut(&base) {
+            Some(a) if a.holders > 0 => {
+                a.freed = true;
+                false
+            }
+            Some(_) => allocations.remove(&base).is_some(),
+            None => false,
+        }
+    }
+
+    /// Holds the allocation that this address lies in; `false`: it is in none.
+    pub(crate) fn retain(&self, address: u64) -> bool {
+        let mut allocations = self.0.lock();
+        let found = allocations.range_mut(..=address).next_back();
+        match found {
+            Some((base, a)) if address - base < a.bytes as u64 => {
+                a.holders += 1;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Lets go of it; gives the base if it is to be freed now.
+    pub(crate) fn release(&self, address: u64) -> Option<u64> {
+        let mut allocations = self.0.lock();
+        let (base, a) = allocations.range_mut(..=address).next_back()?;
+        let base = *base;
+        a.holders = a.holders.saturating_sub(1);
+        (a.holders == 0 && a.freed).then(|| allocations.remove(&base)).flatten().map(|_| base)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn freed_with_the_last_holder() {
+        let ledger = Ledger::default();
+        ledger.add(0x1000, 64);
+        ledger.add(0x2000, 64);
+        assert!(ledger.retain(0x1010) && ledger.retain(0x1000), "anywhere in it");
+        assert!(!ledger.retain(0x1040), "behind it");
+        assert!(!ledger.free(0x1000), "held");
+        assert_eq!(ledger.release(0x1000), None);
+        assert_eq!(ledger.release(0x1010), Some(0x1000));
+        assert!(ledger.free(0x2000), "not held");
+        assert!(!ledger.free(0x2000), "once");
+    }
+}

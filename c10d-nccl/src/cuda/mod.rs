@@ -1,0 +1,14 @@
+//! CUDA devices through the driver: memory, copies, streams, events.
+
+mod api;
+mod available;
+mod driver;
+mod hold;
+mod ledger;
+mod line;
+
+pub(crate) use api::CudaApi;
+pub use available::available;
+pub(crate) use driver::Driver;
+pub(crate) use hold::{release, retain};
+pub(crate) use line::{Line, Mark};

@@ -1,0 +1,22 @@
+#![doc = include_str!("../README.md")]
+
+mod backend;
+mod board;
+mod boot;
+mod channel;
+mod comms;
+mod cuda;
+mod engine;
+mod keeper;
+mod nccl;
+mod ops;
+mod provider;
+mod start;
+mod task;
+mod types;
+
+pub use cuda::available;
+pub use provider::{PROVIDER, library};
+
+/// The backend's name.
+pub const NAME: &str = "nccl";

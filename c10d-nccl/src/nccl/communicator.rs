@@ -1,0 +1,102 @@
+//! A communicator that is owned: begun, asked, divided, closed.
+#![allow(unsafe_code)]
+
+use std::sync::Arc;
+
+use c10d_core::{DType, Result};
+
+use super::api::NcclApi;
+use super::issue::{Issuer, failure};
+use super::types::{Comm, Config, NcclResult, RedOp, UniqueId};
+use crate::comms::Comms;
+use crate::cuda::CudaApi;
+
+/// One rank's end of a communicator. Dropped, it stays until an abort.
+pub(crate) struct Communicator {
+    nccl: Arc<dyn NcclApi>,
+    comms: Arc<Comms>,
+    comm: Comm,
+}
+
+impl Communicator {
+    /// Begins to connect; `ready` says when it is done.
+    pub(crate) fn begin(
+        nccl: &Arc<dyn NcclApi>,
+        comms: &Arc<Comms>,
+        (rank, size): (u32, u32),
+        ids: &[UniqueId],
+    ) -> Result<Communicator> {
+        let (result, comm) = nccl.init(size as i32, ids, rank as i32, &Config::NONBLOCKING);
+        Self::begun(nccl, comms, "ncclCommInitRankConfig", (result, comm))
+    }
+
+    /// Begins to divide this one; every rank of it calls. The new one is entered in `comms`.
+    pub(crate) fn split(&self, color: Option<u32>, key: u32, comms: &Arc<Comms>) -> Result<Option<Communicator>> {
+        let color = color.map(|c| c as i32);
+        // SAFETY: alive as long as it is ours.
+        let made = unsafe { self.nccl.split(self.comm, color, key as i32, &Config::NONBLOCKING) };
+        let through = [NcclResult::SUCCESS, NcclResult::IN_PROGRESS].contains(&made.0);
+        if color.is_none() && through {
+            return Ok(None);
+        }
+        Self::begun(&self.nccl, comms, "ncclCommSplit", made).map(Some)
+    }
+
+    fn begun(
+        nccl: &Arc<dyn NcclApi>,
+        comms: &Arc<Comms>,
+        what: &str,
+        (result, comm): (NcclResult, Comm),
+    ) -> Result<Communicator> {
+        if ![NcclResult::SUCCESS, NcclResult::IN_PROGRESS].contains(&result) || comm.is_null() {
+            return Err(failure(&**nccl, Comm::NULL, what, result));
+        }
+        comms.add(comm);
+        Ok(Communicator { nccl: nccl.clone(), comms: comms.clone(), comm })
+    }
+
+    /// Whether all that was asked of it is done (for calls: issued).
+    pub(crate) fn ready(&self) -> Result<bool> {
+        // SAFETY: alive as long as it is ours.
+        match unsafe { self.nccl.async_error(self.comm) } {
+            Ok(NcclResult::SUCCESS) => Ok(true),
+            Ok(NcclResult::IN_PROGRESS) => Ok(false),
+            Ok(state) => Err(failure(&*self.nccl, self.comm, "the communicator", state)),
+            Err(result) => Err(failure(&*self.nccl, self.comm, "ncclCommGetAsyncError", result)),
+        }
+    }
+
+    /// For the calls of one task, whose tensors are of `dtype`.
+    pub(crate) fn issuer<'a>(&'a self, cuda: &'a dyn CudaApi, device: u16, stream: u64, dtype: DType) -> Issuer<'a> {
+        // SAFETY: the communicator is ours, the stream its channel's; the tensors are those of a job that the board keeps
+        // from its owner until the stream has passed them, or until the abort.
+        unsafe { Issuer::new(&*self.nccl, cuda, device, self.comm, stream, dtype) }
+    }
+
+    /// Gives a reduction back whose call is through.
+    pub(crate) fn destroy_op(&self, op: RedOp) {
+        // SAFETY: made for this communicator.
+        let _ = unsafe { self.nccl.destroy_op(op, self.comm) };
+    }
+
+    /// Begins to flush.
+    pub(crate) fn finalize(&self) -> Result {
+        // SAFETY: alive as long as it is ours.
+        match unsafe { self.nccl.finalize(self.comm) } {
+            NcclResult::SUCCESS | NcclResult::IN_PROGRESS => Ok(()),
+            result => Err(failure(&*self.nccl, self.comm, "ncclCommFinalize", result)),
+        }
+    }
+
+    /// Frees it; it was flushed.
+    pub(crate) fn destroy(self) -> Result {
+        if !self.comms.remove(self.comm) {
+            return Ok(());
+        }
+        // SAFETY: ours alone, and gone with this value.
+        match unsafe { self.nccl.destroy(self.comm) } {
+            NcclResult::SUCCESS => Ok(()),
+            result => Err(failure(&*self.nccl, Comm::NULL, "ncclCommDestroy", result)),
+        }
+    }
+}

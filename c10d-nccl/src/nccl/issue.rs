@@ -1,0 +1,176 @@
+//! Calls on one communicator and stream, for code that knows nothing of pointers.
+#![allow(unsafe_code)]
+
+use std::marker::PhantomData;
+
+use c10d_core::device::DevicePtr;
+use c10d_core::{DType, Error, ErrorKind, Result};
+
+use super::api::{Call, NcclApi};
+use super::types::{Comm, NcclResult, RedOp};
+use crate::cuda::CudaApi;
+use crate::task::Part;
+use crate::types::{Reduction, moved, scalar};
+
+/// Issues the calls of one task. Not `Send`: groups belong to a thread.
+pub(crate) struct Issuer<'a> {
+    nccl: &'a dyn NcclApi,
+    cuda: &'a dyn CudaApi,
+    device: u16,
+    comm: Comm,
+    stream: u64,
+    dtype: DType,
+    /// Whether a call was accepted that is not through yet.
+    pending: bool,
+    _here: PhantomData<*const ()>,
+}
+
+impl<'a> Issuer<'a> {
+    /// # Safety
+    /// Communicator and stream are alive and of this device. All tensors given to the methods are of `dtype`, lie in this
+    /// device's memory, and stay, used by nobody else, until the stream has passed the calls.
+    pub(crate) unsafe fn new(
+        nccl: &'a dyn NcclApi,
+        cuda: &'a dyn CudaApi,
+        device: u16,
+        comm: Comm,
+        stream: u64,
+        dtype: DType,
+    ) -> Issuer<'a> {
+        Issuer { nccl, cuda, device, comm, stream, dtype, pending: false, _here: PhantomData }
+    }
+
+    /// Whether the communicator must be asked when the calls are through.
+    pub(crate) fn pending(&self) -> bool {
+        self.pending
+    }
+
+    /// Whether the library has all-to-all as one call.
+    pub(crate) fn has_all_to_all(&self) -> bool {
+        self.nccl.has(super::api::Optional::AllToAll)
+    }
+
+    /// Issues several calls as one.
+    pub(crate) fn group(&mut self, body: impl FnOnce(&mut Self) -> Result) -> Result {
+        let started = self.nccl.group_start();
+        self.checked("ncclGroupStart", started)?;
+        let issued = body(self);
+        // A group that was begun is ended, whatever became of its calls.
+        let ended = self.nccl.group_end();
+        issued.and(self.checked("ncclGroupEnd", ended))
+    }
+
+    /// Makes a reduction for the calls of `body`; gives it back in `made` if it must outlive them.
+    pub(crate) fn reducing(
+        &mut self,
+        reduction: Reduction,
+        made: &mut Option<RedOp>,
+        body: impl FnOnce(&mut Self, RedOp) -> Result,
+    ) -> Result {
+        match reduction {
+            Reduction::Is(op) => body(self, op),
+            Reduction::Scaled(factor) => {
+                let (dtype, _) = moved(self.dtype);
+                // SAFETY: the scalar is one element of the type.
+                let op = unsafe { self.nccl.premul_sum(&scalar(factor, dtype), dtype, self.comm) };
+                let op = op.map_err(|r| self.failed("ncclRedOpCreatePreMulSum", r))?;
+                *made = Some(op);
+                body(self, op)
+            }
+        }
+    }
+
+    pub(crate) fn all_reduce(&mut self, buffer: Part, op: RedOp) -> Result {
+        // SAFETY: as promised to `new`, here and below.
+        let result = unsafe { self.nccl.all_reduce(self.call(buffer.at, buffer.at, buffer.count), op) };
+        self.checked("ncclAllReduce", result)
+    }
+
+    pub(crate) fn reduce(&mut self, from: Part, to: Part, op: RedOp, root: u32) -> Result {
+        // SAFETY: as above.
+        let result = unsafe { self.nccl.reduce(self.call(from.at, to.at, from.count), op, root as i32) };
+        self.checked("ncclReduce", result)
+    }
+
+    pub(crate) fn broadcast(&mut self, from: Part, to: Part, root: u32) -> Result {
+        // SAFETY: as above.
+        let result = unsafe { self.nccl.broadcast(self.call(from.at, to.at, to.count), root as i32) };
+        self.checked("ncclBroadcast", result)
+    }
+
+    pub(crate) fn all_gather(&mut self, from: Part, to: Part) -> Result {
+        // SAFETY: as above.
+        let result = unsafe { self.nccl.all_gather(self.call(from.at, to.at, from.count)) };
+        self.checked("ncclAllGather", result)
+    }
+
+    pub(crate) fn reduce_scatter(&mut self, from: Part, to: Part, op: RedOp) -> Result {
+        // SAFETY: as above.
+        let result = unsafe { self.nccl.reduce_scatter(self.call(from.at, to.at, to.count), op) };
+        self.checked("ncclReduceScatter", result)
+    }
+
+    /// `each` elements for each rank.
+    pub(crate) fn all_to_all(&mut self, from: Part, to: Part, each: usize) -> Result {
+        // SAFETY: as above.
+        let result = unsafe { self.nccl.all_to_all(self.call(from.at, to.at, each)) };
+        self.checked("ncclAlltoAll", result)
+    }
+
+    /// Sends; nothing where there is nothing.
+    pub(crate) fn send(&mut self, from: Part, peer: u32) -> Result {
+        if from.count == 0 {
+            return Ok(());
+        }
+        // SAFETY: as above.
+        let result = unsafe { self.nccl.send(self.call(from.at, 0, from.count), peer as i32) };
+        self.checked("ncclSend", result)
+    }
+
+    /// Receives; nothing where there is nothing.
+    pub(crate) fn recv(&mut self, to: Part, peer: u32) -> Result {
+        if to.count == 0 {
+            return Ok(());
+        }
+        // SAFETY: as above.
+        let result = unsafe { self.nccl.recv(self.call(0, to.at, to.count), peer as i32) };
+        self.checked("ncclRecv", result)
+    }
+
+    /// Copies inside the device; nothing where it is there already.
+    pub(crate) fn copy(&mut self, from: Part, to: Part) -> Result {
+        if from.at == to.at || from.count == 0 {
+            return Ok(());
+        }
+        let place = |part: Part| DevicePtr { base: part.at as *mut (), offset: 0 };
+        // SAFETY: as above.
+        unsafe { self.cuda.copy(self.device, self.stream, place(to), place(from), from.bytes()) }
+    }
+
+    fn call(&self, from: u64, to: u64, count: usize) -> Call {
+        let (dtype, times) = moved(self.dtype);
+        Call { from, to, count: count * times, dtype, comm: self.comm, stream: self.stream }
+    }
+
+    fn checked(&mut self, what: &'static str, result: NcclResult) -> Result {
+        match result {
+            NcclResult::SUCCESS => Ok(()),
+            NcclResult::IN_PROGRESS => {
+                self.pending = true;
+                Ok(())
+            }
+            result => Err(self.failed(what, result)),
+        }
+    }
+
+    fn failed(&self, what: &str, result: NcclResult) -> Error {
+        failure(self.nccl, self.comm, what, result)
+    }
+}
+
+/// An error with the library's own words.
+pub(crate) fn failure(nccl: &dyn NcclApi, comm: Comm, what: &str, result: NcclResult) -> Error {
+    let (words, last) = (nccl.error_string(result), nccl.last_error(comm));
+    let last = if last.is_empty() { String::new() } else { format!(": {last}") };
+    Error::new(ErrorKind::Device, format!("NCCL {}: {what} gave {result:?}, {words}{last}", nccl.version()))
+}

@@ -1,0 +1,166 @@
+//! The calls of the loaded library.
+#![allow(unsafe_code)]
+
+use std::ffi::{CStr, c_char, c_void};
+
+use super::api::{Call, NcclApi, Optional};
+use super::library::Library;
+use super::types::{Comm, Config, NcclResult, RedOp, UniqueId, Version};
+
+/// What a function that this library lacks would say.
+const ABSENT: NcclResult = NcclResult::INVALID_USAGE;
+
+fn done<T>(result: NcclResult, value: T) -> Result<T, NcclResult> {
+    if result == NcclResult::SUCCESS { Ok(value) } else { Err(result) }
+}
+
+fn text(words: *const c_char) -> String {
+    if words.is_null() {
+        return String::new();
+    }
+    // SAFETY: the library gives null or a string that ends.
+    unsafe { CStr::from_ptr(words) }.to_string_lossy().trim().to_owned()
+}
+
+impl NcclApi for Library {
+    fn version(&self) -> Version {
+        self.version
+    }
+
+    fn has(&self, what: Optional) -> bool {
+        match what {
+            Optional::InitRankScalable => self.functions.init_rank_scalable.is_some(),
+            Optional::AllToAll => self.functions.all_to_all.is_some(),
+        }
+    }
+
+    fn error_string(&self, result: NcclResult) -> String {
+        // SAFETY: takes any code.
+        text(unsafe { (self.functions.error_string)(result) })
+    }
+
+    fn last_error(&self, comm: Comm) -> String {
+        // SAFETY: the communicator is only looked at; null stands for the process.
+        self.functions.last_error.map_or_else(String::new, |f| text(unsafe { f(comm) }))
+    }
+
+    fn unique_id(&self) -> Result<UniqueId, NcclResult> {
+        let mut id = UniqueId::default();
+        // SAFETY: writes the id.
+        let result = unsafe { (self.functions.get_unique_id)(&mut id) };
+        done(result, id)
+    }
+
+    fn init(&self, size: i32, ids: &[UniqueId], rank: i32, config: &Config) -> (NcclResult, Comm) {
+        let (mut comm, mut config) = (Comm::NULL, *config);
+        let result = match (ids, self.functions.init_rank_scalable) {
+            // SAFETY: all are ours; the library copies the settings.
+            ([id], _) => unsafe { (self.functions.init_rank_config)(&mut comm, size, *id, rank, &mut config) },
+            (ids, Some(f)) => {
+                let mut ids = ids.to_vec();
+                // SAFETY: as above; the list is as long as said and is copied.
+                unsafe { f(&mut comm, size, rank, ids.len() as i32, ids.as_mut_ptr(), &mut config) }
+            }
+            _ => ABSENT,
+        };
+        (result, comm)
+    }
+
+    unsafe fn split(&self, comm: Comm, color: Option<i32>, key: i32, config: &Config) -> (NcclResult, Comm) {
+        const NO_COLOR: i32 = -1;
+        let (mut new, mut config) = (Comm::NULL, *config);
+        // SAFETY: the communicator is the caller's, the rest ours.
+        let result = unsafe { (self.functions.split)(comm, color.unwrap_or(NO_COLOR), key, &mut new, &mut config) };
+        (result, new)
+    }
+
+    unsafe fn async_error(&self, comm: Comm) -> Result<NcclResult, NcclResult> {
+        let mut state = NcclResult::SUCCESS;
+        // SAFETY: the communicator is the caller's.
+        let result = unsafe { (self.functions.get_async_error)(comm, &mut state) };
+        done(result, state)
+    }
+
+    unsafe fn finalize(&self, comm: Comm) -> NcclResult {
+        // SAFETY: as above.
+        unsafe { (self.functions.finalize)(comm) }
+    }
+
+    unsafe fn destroy(&self, comm: Comm) -> NcclResult {
+        // SAFETY: as above.
+        unsafe { (self.functions.destroy)(comm) }
+    }
+
+    unsafe fn abort(&self, comm: Comm) -> NcclResult {
+        // SAFETY: as above.
+        unsafe { (self.functions.abort)(comm) }
+    }
+
+    fn group_start(&self) -> NcclResult {
+        // SAFETY: no arguments.
+        unsafe { (self.functions.group_start)() }
+    }
+
+    fn group_end(&self) -> NcclResult {
+        // SAFETY: issues calls whose arguments were answered for when they were made.
+        unsafe { (self.functions.group_end)() }
+    }
+
+    unsafe fn premul_sum(&self, scalar: &[u8], dtype: super::types::DataType, comm: Comm) -> Result<RedOp, NcclResult> {
+        /// The scalar lies in host memory and is read before the call returns.
+        const HOST_IMMEDIATE: i32 = 1;
+        let mut op = RedOp::SUM;
+        let scalar = scalar.as_ptr().cast_mut().cast::<c_void>();
+        // SAFETY: the scalar is one element of the type, as promised.
+        let result = unsafe { (self.functions.premul_sum)(&mut op, scalar, dtype, HOST_IMMEDIATE, comm) };
+        done(result, op)
+    }
+
+    unsafe fn destroy_op(&self, op: RedOp, comm: Comm) -> NcclResult {
+        // SAFETY: made by `premul_sum` for this communicator.
+        unsafe { (self.functions.destroy_op)(op, comm) }
+    }
+
+    unsafe fn all_reduce(&self, c: Call, op: RedOp) -> NcclResult {
+        // SAFETY: the caller answers for memory, communicator and stream, here and below.
+        unsafe { (self.functions.all_reduce)(c.source(), c.target(), c.count, c.dtype, op, c.comm, c.stream()) }
+    }
+
+    unsafe fn reduce(&self, c: Call, op: RedOp, root: i32) -> NcclResult {
+        // SAFETY: as above.
+        unsafe { (self.functions.reduce)(c.source(), c.target(), c.count, c.dtype, op, root, c.comm, c.stream()) }
+    }
+
+    unsafe fn broadcast(&self, c: Call, root: i32) -> NcclResult {
+        // SAFETY: as above.
+        unsafe { (self.functions.broadcast)(c.source(), c.target(), c.count, c.dtype, root, c.comm, c.stream()) }
+    }
+
+    unsafe fn all_gather(&self, c: Call) -> NcclResult {
+        // SAFETY: as above.
+        unsafe { (self.functions.all_gather)(c.source(), c.target(), c.count, c.dtype, c.comm, c.stream()) }
+    }
+
+    unsafe fn reduce_scatter(&self, c: Call, op: RedOp) -> NcclResult {
+        // SAFETY: as above.
+        unsafe { (self.functions.reduce_scatter)(c.source(), c.target(), c.count, c.dtype, op, c.comm, c.stream()) }
+    }
+
+    unsafe fn all_to_all(&self, c: Call) -> NcclResult {
+        // SAFETY: as above.
+        let call = |f: unsafe extern "C" fn(_, _, _, _, _, _) -> _| unsafe {
+            f(c.source(), c.target(), c.count, c.dtype, c.comm, c.stream())
+        };
+        self.functions.all_to_all.map_or(ABSENT, call)
+    }
+
+    unsafe fn send(&self, c: Call, peer: i32) -> NcclResult {
+        // SAFETY: as above.
+        unsafe { (self.functions.send)(c.source(), c.count, c.dtype, peer, c.comm, c.stream()) }
+    }
+
+    unsafe fn recv(&self, c: Call, peer: i32) -> NcclResult {
+        // SAFETY: as above.
+        unsafe { (self.functions.recv)(c.target(), c.count, c.dtype, peer, c.comm, c.stream()) }
+    }
+}

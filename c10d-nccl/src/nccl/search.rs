@@ -1,0 +1,90 @@
+//! Where libnccl may be.
+
+use std::path::{Path, PathBuf};
+
+/// The variable that names the library's file; if it is set, nothing else is tried.
+pub(crate) const VARIABLE: &str = "C10D_NCCL_LIB";
+
+/// What the search goes by. The process's own in production.
+pub(super) struct Surroundings {
+    /// What the builder was told.
+    pub(super) argument: Option<String>,
+    /// `C10D_NCCL_LIB`.
+    pub(super) variable: Option<String>,
+    /// The active Python environments: `$VIRTUAL_ENV`, `$CONDA_PREFIX`.
+    pub(super) environments: Vec<PathBuf>,
+}
+
+impl Surroundings {
+    pub(super) fn of_process(argument: Option<&str>) -> Surroundings {
+        let set = |name: &str| std::env::var(name).ok().filter(|v| !v.is_empty());
+        Surroundings {
+            argument: argument.map(str::to_owned),
+            variable: set(VARIABLE),
+            environments: ["VIRTUAL_ENV", "CONDA_PREFIX"].iter().filter_map(|n| set(n)).map(PathBuf::from).collect(),
+        }
+    }
+
+    /// What to open, in order; an error where what was asked for cannot be meant.
+    pub(super) fn candidates(&self) -> Result<Vec<PathBuf>, String> {
+        if let Some(path) = &self.argument {
+            return Ok(vec![PathBuf::from(path)]);
+        }
+        if let Some(path) = &self.variable {
+            let path = PathBuf::from(path);
+            if !path.is_absolute() {
+                return Err(format!("{VARIABLE} is {path:?}; it must be an absolute path"));
+            }
+            return Ok(vec![path]);
+        }
+        let mut out = vec![PathBuf::from("libnccl.so.2"), PathBuf::from("libnccl.so")];
+        out.extend(self.environments.iter().flat_map(|root| wheels(root)));
+        Ok(out)
+    }
+}
+
+/// The library of a pip wheel in this environment, for each Python that it has.
+fn wheels(root: &Path) -> Vec<PathBuf> {
+    let lib = root.join("lib");
+    let entries = std::fs::read_dir(&lib).into_iter().flatten().flatten();
+    let mut pythons: Vec<PathBuf> = entries
+        .filter(|e| e.file_name().to_str().is_some_and(|name| name.starts_with("python3")))
+        .map(|e| e.path().join("site-packages/nvidia/nccl/lib/libnccl.so.2"))
+        .collect();
+    pythons.sort();
+    if pythons.is_empty() {
+        // Named all the same, so that an error shows that the environment was looked at.
+        pythons.push(lib.join("python3*/site-packages/nvidia/nccl/lib/libnccl.so.2"));
+    }
+    pythons
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn surroundings(argument: Option<&str>, variable: Option<&str>, environment: &Path) -> Surroundings {
+        Surroundings {
+            argument: argument.map(str::to_owned),
+            variable: variable.map(str::to_owned),
+            environments: vec![environment.to_owned()],
+        }
+    }
+
+    #[test]
+    fn the_order_of_the_search() {
+        let root = std::env::temp_dir().join(format!("c10d-nccl-search-{}", std::process::id()));
+        let wheel = root.join("lib/python3.12/site-packages/nvidia/nccl/lib");
+        std::fs::create_dir_all(&wheel).unwrap();
+        let found = surroundings(None, None, &root).candidates().unwrap();
+        assert_eq!(found, [Path::new("libnccl.so.2"), Path::new("libnccl.so"), &wheel.join("libnccl.so.2")]);
+        std::fs::remove_dir_all(&root).unwrap();
+
+        let variable = surroundings(None, Some("/opt/nccl/libnccl.so.2"), &root).candidates().unwrap();
+        assert_eq!(variable, [Path::new("/opt/nccl/libnccl.so.2")], "nothing else is tried");
+        let argument = surroundings(Some("./mine.so"), Some("/opt/other.so"), &root).candidates().unwrap();
+        assert_eq!(argument, [Path::new("./mine.so")], "the argument wins");
+        let relative = surroundings(None, Some("libnccl.so.2"), &root).candidates().unwrap_err();
+        assert!(relative.contains(VARIABLE) && relative.contains("absolute"), "{relative}");
+    }
+}

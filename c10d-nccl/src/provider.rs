@@ -1,0 +1,68 @@
+//! What this crate registers.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use c10d_core::device::DeviceRuntime;
+use c10d_core::registry::{DeviceRegistration, Provider, Registration};
+use c10d_core::{Backend, DispatchKey, Error, GroupInit, Result};
+
+use crate::backend::Nccl;
+use crate::cuda::Driver;
+use crate::nccl::Library;
+use crate::start::Facts;
+
+/// CUDA devices under the name `cuda`, and the backend `nccl`.
+///
+/// Settings: hints `nccl.lib` (the library's file) and `nccl.device` (the number of this rank's GPU).
+pub static PROVIDER: Provider = Provider {
+    source: env!("CARGO_PKG_NAME"),
+    backends: &[Registration {
+        name: crate::NAME,
+        keys: &[DispatchKey::Cuda],
+        priority: 100,
+        probe: &probe,
+        create: &create,
+    }],
+    devices: &[DeviceRegistration { name: "cuda", key: DispatchKey::Cuda, open: &open }],
+    ..Provider::EMPTY
+};
+
+c10d_core::submit!(PROVIDER);
+
+fn open() -> Result<Arc<dyn DeviceRuntime>> {
+    Ok(Driver::get()?)
+}
+
+fn probe() -> Result {
+    let missing = [crate::available().err(), Library::get(None).err()].into_iter().flatten();
+    let missing: Vec<String> = missing.map(|e| e.report().what.clone()).collect();
+    if missing.is_empty() { Ok(()) } else { Err(Error::unsupported(missing.join("; "))) }
+}
+
+fn create(init: &GroupInit) -> Result<Arc<dyn Backend>> {
+    let cuda = Driver::get()?;
+    let nccl = Library::get(init.hint("nccl.lib"))?;
+    let device = device(init, cuda.count()?)?;
+    Ok(Arc::new(Nccl::connect(nccl, cuda, Facts::of(init, device))?))
+}
+
+/// Which GPU is this rank's: the hint's, else by the launcher's local rank, else by the rank.
+fn device(init: &GroupInit, count: u16) -> Result<u16> {
+    const HINT: &str = "nccl.device";
+    if let Some(text) = init.hint(HINT) {
+        let index = text.parse().ok().filter(|index| *index < count);
+        return index.ok_or_else(|| Error::invalid(format!("{HINT} is {text:?}; here are {count} CUDA devices")));
+    }
+    let local = std::env::var("LOCAL_RANK").ok().and_then(|text| text.parse::<u32>().ok());
+    Ok((local.unwrap_or(init.rank) % u32::from(count)) as u16)
+}
+
+/// Where this process's libnccl lies, and its version; loads it if that was not done yet.
+///
+/// # Errors
+/// `Unsupported`, with all that was tried, where there is none that can be used.
+pub fn library() -> Result<(PathBuf, String)> {
+    let library = Library::get(None)?;
+    Ok((library.path.clone(), library.version.to_string()))
+}

@@ -1,0 +1,114 @@
+//! From a group's facts to a running backend.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use c10d_core::device::{DeviceBuffer, DeviceRuntime};
+use c10d_core::{Buf, DType, Error, ErrorKind, GroupInit, Memory, Phase, Result, Store};
+use crossbeam_channel::{RecvTimeoutError, Sender, bounded, unbounded};
+
+use crate::board::Board;
+use crate::boot;
+use crate::channel::Means;
+use crate::comms::Comms;
+use crate::cuda::CudaApi;
+use crate::engine::{Engine, Order, Origin};
+use crate::keeper::Keeper;
+use crate::nccl::NcclApi;
+use crate::task::Part;
+
+/// What the threads of one backend share with it.
+pub(crate) struct Running {
+    pub(crate) board: Arc<Board>,
+    pub(crate) orders: Sender<Order>,
+    pub(crate) nccl: Arc<dyn NcclApi>,
+    pub(crate) cuda: Arc<dyn CudaApi>,
+    pub(crate) device: u16,
+}
+
+/// What a backend is started with.
+pub(crate) struct Facts {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) rank: u32,
+    pub(crate) size: u32,
+    pub(crate) timeout: Duration,
+    pub(crate) deadline: Instant,
+    pub(crate) device: u16,
+}
+
+impl Facts {
+    pub(crate) fn of(init: &GroupInit, device: u16) -> Facts {
+        let (rank, size, timeout, deadline) = (init.rank, init.size, init.timeout, init.deadline);
+        Facts { store: init.store.clone(), rank, size, timeout, deadline, device }
+    }
+}
+
+/// Connects the ranks by a new communicator.
+pub(crate) fn connect(nccl: Arc<dyn NcclApi>, cuda: Arc<dyn CudaApi>, facts: Facts) -> Result<Running> {
+    let ids = boot::exchange(&*nccl, &*facts.store, (facts.rank, facts.size), facts.deadline)?;
+    let comms = Arc::new(Comms::new(nccl.clone(), cuda.clone(), facts.device));
+    run(nccl, cuda, comms, facts, Origin::Ids(ids))
+}
+
+/// Starts the threads, and waits until the communicator is ready.
+pub(crate) fn run(
+    nccl: Arc<dyn NcclApi>,
+    cuda: Arc<dyn CudaApi>,
+    comms: Arc<Comms>,
+    facts: Facts,
+    origin: Origin,
+) -> Result<Running> {
+    let Facts { store, rank, size, timeout, deadline, device } = facts;
+    let runtime: Arc<dyn DeviceRuntime> = cuda.clone();
+    let token_buffer = DeviceBuffer::new(&runtime, device, DType::F32, 1)?;
+    let token = match (&token_buffer).span().memory() {
+        Memory::Cuda(at) => Part { at, count: 1, size: DType::F32.size() },
+        _ => return Err(Error::new(ErrorKind::Internal, "CUDA gave memory that is not CUDA's")),
+    };
+    let board = Arc::new(Board::default());
+    let (orders, receiver) = unbounded();
+    let (ready, is_ready) = bounded(1);
+    let means = Means {
+        board: board.clone(),
+        comms: comms.clone(),
+        nccl: nccl.clone(),
+        cuda: cuda.clone(),
+        store: store.clone(),
+        device,
+        token,
+    };
+    let keeper = Keeper { board: board.clone(), comms, cuda: cuda.clone(), device };
+    let engine = Engine { means, rank, size, timeout, orders: receiver, ready: Some(ready), token: token_buffer };
+    spawn("c10d-nccl-keeper", move || keeper.run())?;
+    spawn("c10d-nccl", move || engine.run(origin)).inspect_err(|_| board.over())?;
+    let running = Running { board, orders, nccl, cuda, device };
+    match is_ready.recv_deadline(deadline) {
+        Ok(()) => Ok(running),
+        Err(RecvTimeoutError::Timeout) => {
+            let what = format!("the NCCL communicator was not ready in time{}", running.board.inside());
+            let absent = boot::absent(&*store, size);
+            let error = Error::new(ErrorKind::Timeout, what).guilty(absent).phase(Phase::Connect);
+            running.fail(error.clone());
+            Err(error)
+        }
+        Err(RecvTimeoutError::Disconnected) => {
+            let failure = running.board.failure();
+            let error = failure.unwrap_or_else(|| Error::new(ErrorKind::Internal, "NCCL's thread ended by itself"));
+            Err(error.phase(Phase::Connect))
+        }
+    }
+}
+
+impl Running {
+    /// Fails everything, for this cause.
+    pub(crate) fn fail(&self, cause: Error) {
+        self.board.fail(cause);
+        // An engine that is gone knows already.
+        let _ = self.orders.send(Order::Look);
+    }
+}
+
+fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result {
+    let spawned = std::thread::Builder::new().name(name.to_owned()).spawn(body);
+    spawned.map(drop).map_err(|e| Error::new(ErrorKind::Resource, format!("no thread for {name}: {e}")))
+}

@@ -1,0 +1,83 @@
+//! A job as the device's thread sees it: a copy of what is to be done, so that the job itself can be ended by others
+//! while a call of the library does not come back.
+
+use c10d_core::ops::Params;
+use c10d_core::{Caller, Error, Job, Memory, OpKind, Result, Span};
+use smallvec::SmallVec;
+
+use crate::nccl::Address;
+
+/// The tensors of one side.
+pub(crate) type Parts = SmallVec<[Part; 1]>;
+
+/// One tensor in device memory.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Part {
+    pub(crate) at: Address,
+    pub(crate) count: usize,
+    /// Bytes of one element.
+    pub(crate) size: usize,
+}
+
+impl Part {
+    /// `count` elements from element `start`.
+    pub(crate) fn slice(self, start: usize, count: usize) -> Part {
+        Part { at: self.at + (start * self.size) as u64, count, ..self }
+    }
+
+    pub(crate) fn bytes(self) -> usize {
+        self.count * self.size
+    }
+}
+
+/// What is to be done.
+#[derive(Clone, Debug)]
+pub(crate) struct Task {
+    /// Its number on the board.
+    pub(crate) id: u64,
+    pub(crate) op: OpKind,
+    pub(crate) dtype: Option<c10d_core::DType>,
+    pub(crate) inputs: Parts,
+    pub(crate) outputs: Parts,
+    pub(crate) params: Params,
+    /// The caller's stream.
+    pub(crate) stream: u64,
+    /// Whether the caller waits, so that its stream may, too.
+    pub(crate) waits: bool,
+}
+
+impl Task {
+    /// The task of a job on this device.
+    pub(crate) fn of(job: &Job, device: u16) -> Result<Task> {
+        let request = job.request();
+        let parts = |spans: &[Span]| spans.iter().map(|s| part(s, device)).collect::<Result<Parts>>();
+        Ok(Task {
+            id: 0,
+            op: request.op,
+            dtype: request.dtype(),
+            inputs: parts(request.inputs())?,
+            outputs: parts(request.outputs())?,
+            params: request.params.clone(),
+            stream: request.stream,
+            waits: request.caller == Caller::Waits,
+        })
+    }
+
+    /// All its tensors.
+    pub(crate) fn parts(&self) -> impl Iterator<Item = &Part> {
+        self.inputs.iter().chain(&self.outputs)
+    }
+}
+
+fn part(span: &Span, device: u16) -> Result<Part> {
+    match span.memory() {
+        Memory::Cuda(at) if span.device().index() == device => {
+            Ok(Part { at, count: span.count(), size: span.dtype().size() })
+        }
+        _ => Err(Error::invalid(format!(
+            "this group's communicator is on cuda:{device}, the tensor on {}; choose the device with the group \
+             builder's `device`, the hint nccl.device or LOCAL_RANK",
+            span.device()
+        ))),
+    }
+}

@@ -1,0 +1,128 @@
+//! What NCCL makes of element types and reductions, and so what the backend offers.
+
+use c10d_core::ops::OpSet;
+use c10d_core::{Capabilities, DType, DTypeSet, OpKind, ReduceOp};
+use half::{bf16, f16};
+
+use crate::nccl::{DataType, RedOp};
+
+/// Everything but receiving from whoever sends first, for which NCCL has no call; and `monitored_barrier`, which is the
+/// CPU's.
+pub(crate) const CAPABILITIES: Capabilities = Capabilities {
+    ops: OpSet::ALL.without(&[OpKind::RecvAnySource, OpKind::MonitoredBarrier]),
+    moves: DTypeSet::ALL,
+    reduces: {
+        let mut all = [DTypeSet::NONE; ReduceOp::COUNT];
+        let mut code = 0;
+        while code < all.len() {
+            all[code] = reduced_by(code as u8);
+            code += 1;
+        }
+        all
+    },
+};
+
+const fn reduced_by(code: u8) -> DTypeSet {
+    use DType::*;
+    match code {
+        0 => DTypeSet::of(&[U8, I8, U32, I32, U64, I64, F16, BF16, F32, F64, Bool, Complex64, Complex128]),
+        1 | 8 => DTypeSet::of(&[F16, BF16, F32, F64, Complex64, Complex128]),
+        2..=4 => DTypeSet::of(&[U8, I8, U32, I32, U64, I64, F16, BF16, F32, F64, Bool]),
+        5 | 6 => DTypeSet::of(&[Bool]),
+        _ => DTypeSet::NONE,
+    }
+}
+
+/// An element type as NCCL moves it: its type, and how many of those one element is.
+pub(crate) fn moved(dtype: DType) -> (DataType, usize) {
+    match dtype {
+        DType::I8 => (DataType::I8, 1),
+        DType::I32 => (DataType::I32, 1),
+        DType::U32 => (DataType::U32, 1),
+        DType::I64 => (DataType::I64, 1),
+        DType::U64 => (DataType::U64, 1),
+        DType::F16 => (DataType::F16, 1),
+        DType::F32 => (DataType::F32, 1),
+        DType::F64 => (DataType::F64, 1),
+        DType::BF16 => (DataType::BF16, 1),
+        DType::Complex64 => (DataType::F32, 2),
+        DType::Complex128 => (DataType::F64, 2),
+        // What NCCL has no type for is moved as bytes.
+        other => (DataType::U8, other.size()),
+    }
+}
+
+/// A reduction as NCCL does it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Reduction {
+    /// One that it has.
+    Is(RedOp),
+    /// One that is made for the call: times this factor, then the sum.
+    Scaled(f64),
+}
+
+/// The reduction on this type; within the capabilities.
+pub(crate) fn reduction(op: ReduceOp, dtype: DType) -> Reduction {
+    // A bool is 0 or 1, of which the sum is "or", the product "and".
+    let bool = dtype == DType::Bool;
+    Reduction::Is(match op {
+        ReduceOp::Sum | ReduceOp::Bor if bool => RedOp::MAX,
+        ReduceOp::Product | ReduceOp::Band if bool => RedOp::MIN,
+        ReduceOp::Avg => RedOp::AVG,
+        ReduceOp::Product => RedOp::PROD,
+        ReduceOp::Min => RedOp::MIN,
+        ReduceOp::Max => RedOp::MAX,
+        ReduceOp::PreMulSum(factor) => return Reduction::Scaled(factor),
+        _ => RedOp::SUM,
+    })
+}
+
+/// The factor as one element of NCCL's type.
+pub(crate) fn scalar(factor: f64, dtype: DataType) -> Vec<u8> {
+    match dtype {
+        DataType::F16 => f16::from_f64(factor).to_ne_bytes().to_vec(),
+        DataType::BF16 => bf16::from_f64(factor).to_ne_bytes().to_vec(),
+        DataType::F32 => (factor as f32).to_ne_bytes().to_vec(),
+        _ => factor.to_ne_bytes().to_vec(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nineteen_ops_less_the_one_without_a_call() {
+        let offered = OpKind::ALL.iter().filter(|op| CAPABILITIES.ops.contains(**op)).count();
+        assert_eq!(offered, 18);
+        assert!(!CAPABILITIES.ops.contains(OpKind::RecvAnySource));
+    }
+
+    #[test]
+    fn whatever_is_offered_has_a_meaning() {
+        for code in 0..ReduceOp::COUNT as u8 {
+            let op = ReduceOp::from_code(code, 0.5).unwrap();
+            for dtype in CAPABILITIES.reduces[code as usize].iter() {
+                assert!(op.is_defined_on(dtype), "{op} on {dtype}");
+                let (kind, times) = moved(dtype);
+                assert!(times == 1 || kind != DataType::U8, "{dtype} is reduced as what it is");
+            }
+        }
+        assert_eq!(reduction(ReduceOp::Sum, DType::Bool), Reduction::Is(RedOp::MAX));
+        assert_eq!(reduction(ReduceOp::Sum, DType::F32), Reduction::Is(RedOp::SUM));
+    }
+
+    #[test]
+    fn sizes_fit() {
+        for dtype in DType::ALL {
+            let (kind, times) = moved(*dtype);
+            let size = match kind.0 {
+                0 | 1 => 1,
+                6 | 9 => 2,
+                2 | 3 | 7 => 4,
+                _ => 8,
+            };
+            assert_eq!(size * times, dtype.size(), "{dtype}");
+        }
+    }
+}
