@@ -1,0 +1,380 @@
+/* c10d_plugin.h: the contract between c10d and a plugin `libc10d_<name>.so`. Needs C11 or C++11 and nothing else.
+ *
+ * A plugin
+ *   - has one line  C10D_PLUGIN_NOTE("name");  it puts the name and the ABI's version where c10d reads them
+ *     without running any code of the plugin;
+ *   - exports one function, c10d_plugin_v1, that gives a c10d_plugin table: a `device` part (memory, copies,
+ *     streams), a `collectives` part, or both. With a device part alone every collective works on the device's
+ *     buffers: c10d takes them through host memory.
+ *
+ * Rules that hold everywhere:
+ *   - Every struct begins with its size. Minor versions only append: read and write no more than both sides have
+ *     (min of the sizes). A function that is absent, or null, is a feature that is absent.
+ *   - Codes are fixed-width integers. A code that you do not know is C10D_UNSUPPORTED, not a guess.
+ *   - Text is UTF-8, pointer and length, without a nul at the end. It is copied during the call.
+ *   - Nobody frees the other side's memory.
+ *   - No exception, panic or longjmp crosses the border: in C++, catch everything in every function.
+ *   - Tables, and all that they point to, stay as they are until the process ends. Plugins are never unloaded.
+ *   - Functions may be called from any thread, several at once, except where it says otherwise.
+ *   - Functions that return int32_t return a C10D_ status. Other values are a broken contract, which c10d reports
+ *     under the plugin's name.
+ */
+#ifndef C10D_PLUGIN_H
+#define C10D_PLUGIN_H
+
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* The major version is also in the entry's name. */
+#define C10D_ABI_MAJOR 1
+#define C10D_ABI_MINOR 1
+
+/* ---- Codes -------------------------------------------------------------------------------------------------- */
+
+/* Status. C10D_OK is the only success. */
+#define C10D_OK 0
+#define C10D_INVALID 1     /* The call has no meaning. Nothing was sent. */
+#define C10D_UNSUPPORTED 2 /* The call has a meaning, but is not offered. Nothing was sent. */
+#define C10D_MISMATCH 3    /* The guilty rank issued a different call. */
+#define C10D_PEER_DEAD 4   /* The guilty rank is gone. */
+#define C10D_TIMEOUT 5     /* The deadline passed while waiting for the guilty ranks. */
+#define C10D_ABORTED 6     /* The group was aborted. */
+#define C10D_RESOURCE 7    /* No memory, descriptors, threads, ports; or a buffer of the caller that is too small. */
+#define C10D_DEVICE 8      /* The device, or the software that drives it, failed. */
+#define C10D_PROTOCOL 9    /* A peer sent what must not be. */
+#define C10D_STORE 10      /* The store refused or could not be reached. */
+#define C10D_INTERNAL 11   /* A defect. */
+
+/* Kinds of devices: DLPack's DLDeviceType. */
+#define C10D_DEVICE_CPU 1
+#define C10D_DEVICE_CUDA 2
+#define C10D_DEVICE_PRIVATE 12 /* kDLExtDev: the plugin's own device. */
+
+/* Element types: our code, then DLPack's DLDataType {code, bits}; lanes is always 1. */
+#define C10D_U8 0          /* {1, 8} */
+#define C10D_I8 1          /* {0, 8} */
+#define C10D_U16 2         /* {1, 16} */
+#define C10D_I16 3         /* {0, 16} */
+#define C10D_U32 4         /* {1, 32} */
+#define C10D_I32 5         /* {0, 32} */
+#define C10D_U64 6         /* {1, 64} */
+#define C10D_I64 7         /* {0, 64} */
+#define C10D_F16 8         /* {2, 16} */
+#define C10D_BF16 9        /* {4, 16} */
+#define C10D_F32 10        /* {2, 32} */
+#define C10D_F64 11        /* {2, 64} */
+#define C10D_BOOL 12       /* {6, 8}: one byte, 0 or 1 */
+#define C10D_COMPLEX64 13  /* {5, 64}: two f32 */
+#define C10D_COMPLEX128 14 /* {5, 128}: two f64 */
+#define C10D_F8E4M3 15     /* {10, 8}: kDLFloat8_e4m3fn; moved, never reduced */
+#define C10D_F8E5M2 16     /* {12, 8}: kDLFloat8_e5m2; moved, never reduced */
+#define C10D_NO_DTYPE 0xffffffffu
+
+/* A set of element types or ops: the bit of each code. */
+#define C10D_BIT(code) (1u << (code))
+#define C10D_ALL_DTYPES 0x1ffffu
+
+/* Reduce operations. Integer sums and products wrap; NaN propagates in min and max; f16 and bf16 add in f32. */
+#define C10D_SUM 0
+#define C10D_AVG 1
+#define C10D_PRODUCT 2
+#define C10D_MIN 3
+#define C10D_MAX 4
+#define C10D_BAND 5
+#define C10D_BOR 6
+#define C10D_BXOR 7
+#define C10D_PREMUL_SUM 8 /* Each rank's values times the request's factor, then the sum. */
+#define C10D_REDUCE_OPS 9
+#define C10D_NO_REDUCE 0xffffffffu
+
+/* Ops. n is the world size; "one per rank" lists are in rank order. */
+#define C10D_SEND 0                /* in: 1. To `peer`, with `tag`. */
+#define C10D_RECV 1                /* out: 1. From `peer`, with `tag`. */
+#define C10D_RECV_ANY_SOURCE 2     /* out: 1. From whoever sends first with `tag`; the result says who. */
+#define C10D_BROADCAST 3           /* out: 1, read on the root, written elsewhere. */
+#define C10D_ALL_REDUCE 4          /* out: 1, read and written. */
+#define C10D_ALL_REDUCE_COALESCED 5 /* out: several, each as in ALL_REDUCE. */
+#define C10D_REDUCE 6              /* out: 1, read; written on the root only (elsewhere its contents are free). */
+#define C10D_ALL_GATHER 7          /* in: 1; out: one per rank, of any lengths. */
+#define C10D_ALL_GATHER_INTO 8     /* in: 1; out: 1 of n times the length. */
+#define C10D_ALL_GATHER_COALESCED 9 /* in: k; out: k rows of `output_row` (= n) spans, row-major. */
+#define C10D_ALL_GATHER_INTO_COALESCED 10 /* in: k; out: k, each n times as long. */
+#define C10D_REDUCE_SCATTER 11     /* in: one per rank, of any lengths; out: 1. */
+#define C10D_REDUCE_SCATTER_INTO 12 /* in: 1 of n times the length; out: 1. */
+#define C10D_REDUCE_SCATTER_INTO_COALESCED 13 /* in: k; out: k, each an n-th as long. */
+#define C10D_GATHER 14             /* in: 1; out: one per rank on the root, else none. */
+#define C10D_SCATTER 15            /* in: one per rank on the root, else none; out: 1. */
+#define C10D_ALL_TO_ALL 16         /* in: one per rank; out: one per rank, of any lengths. */
+#define C10D_ALL_TO_ALL_SINGLE 17  /* in: 1; out: 1; cut by the splits, or into n equal parts if there are none. */
+#define C10D_BARRIER 18            /* No spans. */
+#define C10D_MONITORED_BARRIER 19  /* No spans. Names the first missing rank, or all (C10D_WAIT_ALL_RANKS). CPU only. */
+#define C10D_ALL_OPS 0xfffffu
+
+/* Request flags. */
+#define C10D_WAIT_ALL_RANKS 1u
+#define C10D_CALLER_WAITS 2u /* The caller waits for the op: latency matters more than overlap. */
+
+/* Levels of log lines. */
+#define C10D_LOG_ERROR 1
+#define C10D_LOG_WARN 2
+#define C10D_LOG_INFO 3
+#define C10D_LOG_DEBUG 4
+
+/* ---- What both sides use ------------------------------------------------------------------------------------ */
+
+/* Where a function that fails says why. The caller gives `capacity` bytes at `text`; the callee sets `len`. May be
+ * null. See c10d_fail. */
+typedef struct c10d_why {
+    uint32_t struct_size;
+    uint32_t len;
+    uint64_t capacity;
+    char *text;
+} c10d_why;
+
+/* The elements of one contiguous tensor. On the CPU `data + offset` is their address (null if there are none). On a
+ * device `data` is what the device's `allocate` gave, and the elements begin `offset` bytes behind its start.
+ * Arrays of spans: the next one is `struct_size` bytes further on, see c10d_span_at. */
+typedef struct c10d_span {
+    uint32_t struct_size;
+    uint32_t dtype; /* C10D_U8 .. */
+    void *data;
+    uint64_t offset; /* Bytes. */
+    uint64_t count;  /* Elements. */
+    int32_t device_type; /* DLDevice */
+    int32_t device_id;
+    uint8_t type_code; /* DLDataType */
+    uint8_t type_bits;
+    uint16_t type_lanes;
+    uint32_t reserved;
+} c10d_span;
+
+/* One operation. It, its arrays and the memory of its spans stay until the operation is done. Inputs are not
+ * written. Everything was checked already: shapes, types, roots, splits, overlap. */
+typedef struct c10d_request {
+    uint32_t struct_size;
+    uint32_t op;
+    uint32_t dtype;  /* Of all spans; C10D_NO_DTYPE for barriers. */
+    uint32_t reduce; /* C10D_NO_REDUCE unless the op reduces. */
+    double factor;   /* Of C10D_PREMUL_SUM. */
+    uint32_t root;
+    uint32_t peer;
+    uint32_t tag;
+    uint32_t flags;
+    uint64_t seq;        /* The call's number, the same on all ranks; a local number for point-to-point. */
+    uint64_t timeout_ns; /* From now. */
+    uint64_t stream;     /* The device's stream that produced the inputs and will use the outputs; 0 = default. */
+    const c10d_span *inputs; /* Null if there are none. */
+    uint64_t input_count;
+    const c10d_span *outputs; /* In-place ops have these alone. */
+    uint64_t output_count;
+    uint64_t output_row;
+    const uint64_t *input_splits; /* Elements per rank; null: equal parts. */
+    const uint64_t *output_splits;
+    /* What all ranks must agree on. Exchange it with the peers before using their payload; if theirs differs, end
+     * the operation with C10D_MISMATCH and hand theirs over in c10d_result. */
+    uint8_t fingerprint[24];
+} c10d_request;
+
+/* How an operation ended. All zero but for the size and the status is fine. */
+typedef struct c10d_result {
+    uint32_t struct_size;
+    int32_t status;
+    uint32_t source; /* The sender, for C10D_RECV_ANY_SOURCE. */
+    uint32_t guilty_count;
+    const uint32_t *guilty; /* The ranks at fault. */
+    const char *message;
+    uint64_t message_len;
+    const uint8_t *fingerprint; /* C10D_MISMATCH: the guilty rank's 24 bytes, */
+    const char *field;          /* or the field that differs, and the values, in words. */
+    uint64_t field_len;
+    const char *mine;
+    uint64_t mine_len;
+    const char *theirs;
+    uint64_t theirs_len;
+} c10d_result;
+
+/* ---- What the host offers ----------------------------------------------------------------------------------- */
+
+typedef struct c10d_host c10d_host;
+
+/* Ends an operation. Exactly once per submit that returned C10D_OK, from any thread, also from inside submit; never
+ * for one that returned an error. The operation's memory is not touched afterwards. */
+typedef void (*c10d_done)(const c10d_host *host, uint64_t token, const c10d_result *result);
+
+/* One table per plugin, valid until the process ends. Every wait has a timeout and returns by it. */
+struct c10d_host {
+    uint32_t struct_size;
+    uint32_t abi_minor;
+    void (*log)(const c10d_host *host, uint32_t level, const char *text, uint64_t len);
+    /* The store of a group, shared by its ranks (c10d_group_init.store); keys are the plugin's own. */
+    int32_t (*store_set)(const c10d_host *host, uint64_t store, const char *key, uint64_t key_len, const void *value,
+                         uint64_t len, uint64_t timeout_ns, c10d_why *why);
+    /* Waits for the key. `len` is set to the value's length; C10D_RESOURCE if it is above `capacity`. */
+    int32_t (*store_get)(const c10d_host *host, uint64_t store, const char *key, uint64_t key_len, void *value,
+                         uint64_t capacity, uint64_t *len, uint64_t timeout_ns, c10d_why *why);
+    int32_t (*store_wait)(const c10d_host *host, uint64_t store, const char *key, uint64_t key_len,
+                          uint64_t timeout_ns, c10d_why *why);
+    /* Adds to the decimal number under the key (absent = 0). */
+    int32_t (*store_add)(const c10d_host *host, uint64_t store, const char *key, uint64_t key_len, int64_t delta,
+                         int64_t *sum, uint64_t timeout_ns, c10d_why *why); /* since 1.1 */
+    /* Nanoseconds on a clock that never goes back. */
+    uint64_t (*now)(const c10d_host *host); /* since 1.1 */
+};
+
+/* ---- What a plugin offers ----------------------------------------------------------------------------------- */
+
+/* A device runtime. `index` says which device. Work given to one stream runs in the order given; on different
+ * streams in any order, unless an event orders it. No function waits for the device.
+ *
+ * Needed: count, allocate, free, copy_in, copy_out, copy. The seven functions of streams and events come together
+ * or not at all; without them there is one stream, 0, and every copy is over when it returns. Likewise `retain` and
+ * `release`, `allocate_host` and `free_host`, `reduces` and `reduce`. A plugin whose collectives serve its device
+ * has `retain` and `release`: c10d counts what it lends, so that an operation that never ends harms nobody. */
+typedef struct c10d_device {
+    uint32_t struct_size;
+    uint32_t reserved;
+    int32_t (*count)(uint32_t *count, c10d_why *why);
+    /* At least 64-byte aligned where that means something; `bytes` is not 0. `base` is an address or any handle but
+     * null; c10d does not look behind it. */
+    int32_t (*allocate)(uint32_t index, uint64_t bytes, void **base, c10d_why *why);
+    void (*free)(uint32_t index, void *base);
+    /* Enqueue copies from host to device, to host, and inside the device. `to` and `from` are bases. */
+    int32_t (*copy_in)(uint32_t index, uint64_t stream, void *to, uint64_t to_offset, const void *from,
+                       uint64_t bytes, c10d_why *why);
+    int32_t (*copy_out)(uint32_t index, uint64_t stream, void *to, const void *from, uint64_t from_offset,
+                        uint64_t bytes, c10d_why *why);
+    int32_t (*copy)(uint32_t index, uint64_t stream, void *to, uint64_t to_offset, const void *from,
+                    uint64_t from_offset, uint64_t bytes, c10d_why *why);
+    int32_t (*create_stream)(uint32_t index, uint64_t *stream, c10d_why *why);
+    void (*destroy_stream)(uint32_t index, uint64_t stream);
+    int32_t (*create_event)(uint32_t index, uint64_t *event, c10d_why *why);
+    void (*destroy_event)(uint32_t index, uint64_t event);
+    /* Puts the event behind all that was given to the stream so far; an earlier record is forgotten. */
+    int32_t (*record)(uint32_t index, uint64_t event, uint64_t stream, c10d_why *why);
+    /* What is given to the stream from now on starts when the event's last record is reached. */
+    int32_t (*wait)(uint32_t index, uint64_t stream, uint64_t event, c10d_why *why);
+    /* Sets `reached` to 1 or 0. An error: something before the event failed. */
+    int32_t (*query)(uint32_t index, uint64_t event, uint32_t *reached, c10d_why *why);
+    /* Keeps memory until `release`, also if it is freed meanwhile. */
+    int32_t (*retain)(uint32_t index, void *base, c10d_why *why);
+    void (*release)(uint32_t index, void *base);
+    /* Host memory from which the device copies fast; null if there is none left. */
+    void *(*allocate_host)(uint64_t bytes);
+    void (*free_host)(void *base, uint64_t bytes);
+    /* The element types that `reduce` takes with this operation (sum, product, min, max and bitwise are asked for).
+     * What is not among them is reduced on the host. */
+    uint32_t (*reduces)(uint32_t reduce_op); /* since 1.1 */
+    /* Enqueues acc[i] = op(acc[i], with[i]). */
+    int32_t (*reduce)(uint32_t index, uint64_t stream, uint32_t reduce_op, uint32_t dtype, void *acc,
+                      uint64_t acc_offset, const void *with, uint64_t with_offset, uint64_t count,
+                      c10d_why *why); /* since 1.1 */
+} c10d_device;
+
+/* What the collectives offer on one kind of device. A call outside of it never comes. */
+typedef struct c10d_capabilities {
+    uint32_t struct_size;
+    int32_t device_type; /* C10D_DEVICE_CPU, or C10D_DEVICE_PRIVATE for the plugin's own device part. */
+    uint32_t ops;        /* Bits of ops. */
+    uint32_t moves;      /* Bits of element types, for ops that do not reduce. */
+    uint32_t reduces[C10D_REDUCE_OPS]; /* Bits of element types, for each reduce operation. */
+    uint32_t reserved;
+} c10d_capabilities;
+
+typedef struct c10d_group_init {
+    uint32_t struct_size;
+    uint32_t rank;
+    uint32_t size;
+    uint32_t reserved;
+    const char *name; /* The same on all ranks. */
+    uint64_t name_len;
+    uint8_t session[16]; /* Random, the same on all ranks, different for every group ever made. */
+    uint64_t store;      /* For the host's store functions, until destroy_group returned. */
+    uint64_t timeout_ns; /* How long making the group may take. */
+    /* Becomes 1 when everything in flight shall end, with C10D_ABORTED; look at it with an atomic load whenever you
+     * wait. Valid until destroy_group returned. */
+    const uint32_t *aborted;
+} c10d_group_init;
+
+/* Collectives of the plugin's own. */
+typedef struct c10d_collectives {
+    uint32_t struct_size;
+    uint32_t capability_count;
+    const c10d_capabilities *capabilities; /* One per kind of device; the next is struct_size further on. */
+    /* Whether it could work on this machine. May be null: yes. Cheap, no side effects. */
+    int32_t (*probe)(c10d_why *why);
+    /* This rank's part of a group: meets the other ranks through the store. */
+    int32_t (*create_group)(const c10d_host *host, const c10d_group_init *init, void **group, c10d_why *why);
+    /* No operation is in flight then; no `done` may follow. */
+    void (*destroy_group)(void *group);
+    /* Takes an operation; may do it here, or on a thread of the plugin. Ends by the request's timeout, with an error
+     * that names the ranks that were waited for. Collectives of a group come one at a time, in the same order on all
+     * ranks; point-to-point comes from other threads meanwhile, in order for each peer, direction and tag. */
+    int32_t (*submit)(void *group, const c10d_request *request, c10d_done done, uint64_t token, c10d_why *why);
+    /* End everything in flight, and tell the peers. Comes while other calls are running. */
+    void (*abort)(void *group, const char *cause, uint64_t len);
+    /* Say goodbye to the peers, so that they do not take the coming silence for death. Nothing is in flight. */
+    int32_t (*shutdown)(void *group, uint64_t timeout_ns, c10d_why *why); /* since 1.1 */
+} c10d_collectives;
+
+typedef struct c10d_plugin {
+    uint32_t struct_size;
+    uint32_t abi_minor; /* C10D_ABI_MINOR of the header that the plugin was built with. */
+    const char *name;   /* As in the note. */
+    uint64_t name_len;
+    const char *version; /* The plugin's own. */
+    uint64_t version_len;
+    const c10d_device *device;           /* Or null. */
+    const c10d_collectives *collectives; /* Or null. */
+} c10d_plugin;
+
+#ifdef __cplusplus
+#define C10D_EXPORT extern "C" __attribute__((visibility("default")))
+#else
+#define C10D_EXPORT __attribute__((visibility("default")))
+#endif
+
+/* The entry. Called once per process, after the checks. Null: it cannot work at all. */
+C10D_EXPORT const c10d_plugin *c10d_plugin_v1(const c10d_host *host);
+
+/* ---- The note ----------------------------------------------------------------------------------------------- */
+
+/* What c10d reads from the file before it loads it: an ELF note, owner "c10d", type 1. */
+typedef struct c10d_note {
+    uint32_t owner_size, note_size, type;
+    char owner[8];
+    uint32_t struct_size; /* From here on to the end. */
+    uint16_t abi_major, abi_minor;
+    uint32_t plugin_size; /* sizeof(c10d_plugin) */
+    char name[52];        /* Lower-case letters, digits, - and _; then zeros. */
+} c10d_note;
+
+#define C10D_PLUGIN_NOTE(NAME)                                                                                  \
+    static const c10d_note c10d_plugin_note __attribute__((section(".note.c10d"), used, aligned(4))) = {        \
+        5, 64, 1, "c10d", 64, C10D_ABI_MAJOR, C10D_ABI_MINOR, (uint32_t)sizeof(c10d_plugin), NAME}
+
+/* ---- Helpers ------------------------------------------------------------------------------------------------ */
+
+/* return c10d_fail(why, C10D_DEVICE, "the device is on fire"); */
+static inline int32_t c10d_fail(c10d_why *why, int32_t status, const char *text) {
+    if (why) {
+        uint64_t n = 0;
+        while (n < why->capacity && text[n]) {
+            why->text[n] = text[n];
+            n++;
+        }
+        why->len = (uint32_t)n;
+    }
+    return status;
+}
+
+static inline const c10d_span *c10d_span_at(const c10d_span *spans, uint64_t i) {
+    return (const c10d_span *)(const void *)((const char *)spans + i * spans->struct_size);
+}
+
+#ifdef __cplusplus
+}
+#endif
+#endif

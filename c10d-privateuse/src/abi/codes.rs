@@ -1,0 +1,118 @@
+//! Codes on the border, and what they are in core.
+
+use c10d_core::{DType, DTypeSet, Error, ErrorKind};
+
+/// Success.
+pub const OK: i32 = 0;
+/// No meaning; nothing was sent.
+pub const INVALID: i32 = 1;
+/// Not offered; nothing was sent.
+pub const UNSUPPORTED: i32 = 2;
+/// The guilty rank issued a different call.
+pub const MISMATCH: i32 = 3;
+/// The guilty rank is gone.
+pub const PEER_DEAD: i32 = 4;
+/// The deadline passed.
+pub const TIMEOUT: i32 = 5;
+/// The group was aborted.
+pub const ABORTED: i32 = 6;
+/// No memory, descriptors, threads.
+pub const RESOURCE: i32 = 7;
+/// The device failed.
+pub const DEVICE: i32 = 8;
+/// A peer sent what must not be.
+pub const PROTOCOL: i32 = 9;
+/// The store refused.
+pub const STORE: i32 = 10;
+/// A defect.
+pub const INTERNAL: i32 = 11;
+
+/// Host memory.
+pub const DEVICE_CPU: i32 = 1;
+/// CUDA memory.
+pub const DEVICE_CUDA: i32 = 2;
+/// The plugin's own device.
+pub const DEVICE_PRIVATE: i32 = 12;
+
+/// No element type.
+pub const NO_DTYPE: u32 = u32::MAX;
+/// Does not reduce.
+pub const NO_REDUCE: u32 = u32::MAX;
+/// A monitored barrier names every missing rank.
+pub const WAIT_ALL_RANKS: u32 = 1;
+/// The caller waits for the op.
+pub const CALLER_WAITS: u32 = 2;
+
+/// The kind of error that a status stands for; `None` for codes that do not exist (and for success).
+pub fn kind(status: i32) -> Option<ErrorKind> {
+    Some(match status {
+        INVALID => ErrorKind::InvalidArgument,
+        UNSUPPORTED => ErrorKind::Unsupported,
+        MISMATCH => ErrorKind::Mismatch { field: "call", mine: "?".into(), theirs: "?".into() },
+        PEER_DEAD => ErrorKind::PeerDead { how: "the plugin says so".into() },
+        TIMEOUT => ErrorKind::Timeout,
+        ABORTED => ErrorKind::Aborted,
+        RESOURCE => ErrorKind::Resource,
+        DEVICE => ErrorKind::Device,
+        PROTOCOL => ErrorKind::Protocol,
+        STORE => ErrorKind::Store,
+        INTERNAL => ErrorKind::Internal,
+        _ => return None,
+    })
+}
+
+/// The status of an error.
+pub fn status(error: &Error) -> i32 {
+    match error.kind() {
+        ErrorKind::InvalidArgument => INVALID,
+        ErrorKind::Unsupported => UNSUPPORTED,
+        ErrorKind::Mismatch { .. } => MISMATCH,
+        ErrorKind::PeerDead { .. } => PEER_DEAD,
+        ErrorKind::Timeout => TIMEOUT,
+        ErrorKind::Aborted | ErrorKind::Shutdown => ABORTED,
+        ErrorKind::Resource => RESOURCE,
+        ErrorKind::Device => DEVICE,
+        ErrorKind::Protocol => PROTOCOL,
+        ErrorKind::Store | ErrorKind::Rendezvous => STORE,
+        _ => INTERNAL,
+    }
+}
+
+/// DLPack's (code, bits) of an element type.
+pub const fn dlpack(dtype: DType) -> (u8, u8) {
+    match dtype {
+        DType::U8 => (1, 8),
+        DType::I8 => (0, 8),
+        DType::U16 => (1, 16),
+        DType::I16 => (0, 16),
+        DType::U32 => (1, 32),
+        DType::I32 => (0, 32),
+        DType::U64 => (1, 64),
+        DType::I64 => (0, 64),
+        DType::F16 => (2, 16),
+        DType::BF16 => (4, 16),
+        DType::F32 => (2, 32),
+        DType::F64 => (2, 64),
+        DType::Bool => (6, 8),
+        DType::Complex64 => (5, 64),
+        DType::Complex128 => (5, 128),
+        DType::F8E4M3 => (10, 8),
+        DType::F8E5M2 => (12, 8),
+    }
+}
+
+/// The set of these bits; bits that are no type are left out.
+pub fn dtypes(bits: u32) -> DTypeSet {
+    let mut list = [DType::U8; 32];
+    let mut n = 0;
+    for d in DType::ALL.iter().filter(|d| bits & (1 << **d as u32) != 0) {
+        list[n] = *d;
+        n += 1;
+    }
+    DTypeSet::of(&list[..n])
+}
+
+/// The bits of a set.
+pub fn bits(set: DTypeSet) -> u32 {
+    set.iter().fold(0, |bits, d| bits | 1 << d as u32)
+}

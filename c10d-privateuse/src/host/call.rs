@@ -1,0 +1,94 @@
+//! A request as the plugin sees it; it stays until the operation is done.
+#![allow(unsafe_code)]
+
+use std::time::Duration;
+
+use c10d_core::{Caller, Request, Span};
+
+use super::lend::Lent;
+use crate::abi::{self, codes};
+
+/// The request and all that it points to.
+pub(super) struct Call {
+    pub(super) request: abi::Request,
+    _inputs: Box<[abi::Span]>,
+    _outputs: Box<[abi::Span]>,
+    _splits: [Box<[u64]>; 2],
+}
+
+// SAFETY: the pointers lead into the boxes beside them, and to memory that is lent to the operation.
+unsafe impl Send for Call {}
+
+pub(super) fn call(request: &Request, lent: &Lent, remaining: Duration) -> Box<Call> {
+    let first_output = request.inputs().len();
+    let inputs: Box<[_]> = request.inputs().iter().enumerate().map(|(i, s)| span(s, lent, i)).collect();
+    let outputs: Box<[_]> =
+        request.outputs().iter().enumerate().map(|(i, s)| span(s, lent, first_output + i)).collect();
+    let p = &request.params;
+    let splits = [p.input_splits(), p.output_splits()].map(|s| s.iter().map(|n| *n as u64).collect::<Box<[u64]>>());
+    let (mut flags, mut factor, mut reduce) = (0, 0.0, codes::NO_REDUCE);
+    if p.wait_all_ranks {
+        flags |= codes::WAIT_ALL_RANKS;
+    }
+    if request.caller == Caller::Waits {
+        flags |= codes::CALLER_WAITS;
+    }
+    if request.op.reduces() {
+        reduce = u32::from(p.reduce.code());
+        if let c10d_core::ReduceOp::PreMulSum(by) = p.reduce {
+            factor = by;
+        }
+    }
+    let request = abi::Request {
+        struct_size: abi::size::<abi::Request>(),
+        op: request.op as u32,
+        dtype: request.dtype().map_or(codes::NO_DTYPE, |d| d as u32),
+        reduce,
+        factor,
+        root: p.root,
+        peer: p.peer,
+        tag: p.tag,
+        flags,
+        seq: request.seq,
+        timeout_ns: u64::try_from(remaining.as_nanos()).unwrap_or(u64::MAX),
+        stream: request.stream,
+        inputs: pointer(&inputs),
+        input_count: inputs.len() as u64,
+        outputs: pointer(&outputs),
+        output_count: outputs.len() as u64,
+        output_row: request.output_row() as u64,
+        input_splits: pointer(&splits[0]),
+        output_splits: pointer(&splits[1]),
+        fingerprint: request.fingerprint.to_bytes(),
+    };
+    Box::new(Call { request, _inputs: inputs, _outputs: outputs, _splits: splits })
+}
+
+/// Null where there is nothing to point to.
+fn pointer<T>(list: &[T]) -> *const T {
+    if list.is_empty() { std::ptr::null() } else { list.as_ptr() }
+}
+
+fn span(span: &Span, lent: &Lent, i: usize) -> abi::Span {
+    let (type_code, type_bits) = codes::dlpack(span.dtype());
+    let (data, offset) = match (span.memory(), lent.address(i)) {
+        (_, Some(copy)) => (copy.cast(), 0),
+        (c10d_core::Memory::Host(p), None) => (p.cast(), 0),
+        (c10d_core::Memory::Opaque { handle, offset, .. }, None) => (handle.cast(), offset),
+        (_, None) => (std::ptr::null_mut(), 0),
+    };
+    let data = if span.count() == 0 { std::ptr::null_mut() } else { data };
+    abi::Span {
+        struct_size: abi::size::<abi::Span>(),
+        dtype: span.dtype() as u32,
+        data,
+        offset,
+        count: span.count() as u64,
+        device_type: span.device().kind() as i32,
+        device_id: i32::from(span.device().index()),
+        type_code,
+        type_bits,
+        type_lanes: 1,
+        reserved: 0,
+    }
+}

@@ -1,0 +1,211 @@
+//! A plugin's device as a runtime. Translates, and never waits.
+#![allow(unsafe_code)]
+
+use std::ffi::c_void;
+
+use c10d_core::device::{DevicePtr, DeviceReduce, DeviceRuntime, Event, Stream};
+use c10d_core::{DType, DTypeSet, Error, ErrorKind, ReduceOp, Result};
+
+use super::{Hosted, verdict};
+use crate::abi::{self, Why, codes};
+
+pub(crate) struct PluginDevice {
+    plugin: &'static Hosted,
+    functions: abi::Device,
+}
+
+impl PluginDevice {
+    pub(super) fn new(plugin: &'static Hosted, functions: abi::Device) -> PluginDevice {
+        PluginDevice { plugin, functions }
+    }
+
+    /// Calls a function that may be absent.
+    fn call<F>(&self, name: &'static str, function: Option<F>, call: impl FnOnce(F, *mut Why) -> i32) -> Result {
+        let function = function.ok_or_else(|| self.plugin.error(name, "it has no such function"))?;
+        let (status, why) = Why::ask(|why| call(function, why));
+        verdict::status(self.plugin, name, status, &why)
+    }
+}
+
+// SAFETY: passes on to the plugin, whose contract (c10d_plugin.h) promises the same.
+unsafe impl DeviceRuntime for PluginDevice {
+    fn name(&self) -> &'static str {
+        self.plugin.name
+    }
+
+    fn count(&self) -> Result<u16> {
+        let mut count = 0;
+        // SAFETY: validated; a place for the number.
+        self.call("count", self.functions.count, |f, why| unsafe { f(&mut count, why) })?;
+        u16::try_from(count).map_err(|_| self.plugin.error("count", format!("it says {count} devices")))
+    }
+
+    fn allocate(&self, index: u16, bytes: usize) -> Result<*mut ()> {
+        let mut base: *mut c_void = std::ptr::null_mut();
+        self.call("allocate", self.functions.allocate, |f, why| {
+            // SAFETY: validated; a place for the handle.
+            unsafe { f(index.into(), bytes as u64, &mut base, why) }
+        })?;
+        if base.is_null() {
+            return Err(self.plugin.error("allocate", "it returned success and no memory"));
+        }
+        Ok(base.cast())
+    }
+
+    unsafe fn free(&self, index: u16, base: *mut ()) {
+        if let Some(free) = self.functions.free {
+            // SAFETY: the caller's promise is the ABI's.
+            unsafe { free(index.into(), base.cast()) };
+        }
+    }
+
+    unsafe fn retain(&self, index: u16, base: *mut ()) -> bool {
+        let Some(retain) = self.functions.retain else { return false };
+        // SAFETY: as above.
+        let (status, _) = Why::ask(|why| unsafe { retain(index.into(), base.cast(), why) });
+        status == codes::OK
+    }
+
+    unsafe fn release(&self, index: u16, base: *mut ()) {
+        if let Some(release) = self.functions.release {
+            // SAFETY: as above.
+            unsafe { release(index.into(), base.cast()) };
+        }
+    }
+
+    fn allocate_host(&self, bytes: usize) -> Option<*mut u8> {
+        let allocate = self.functions.allocate_host?;
+        // SAFETY: validated.
+        let base = unsafe { allocate(bytes as u64) };
+        (!base.is_null()).then_some(base.cast())
+    }
+
+    unsafe fn free_host(&self, base: *mut u8, bytes: usize) {
+        if let Some(free) = self.functions.free_host {
+            // SAFETY: the caller's promise is the ABI's.
+            unsafe { free(base.cast(), bytes as u64) };
+        }
+    }
+
+    fn create_stream(&self, index: u16) -> Result<Stream> {
+        let mut stream = 0;
+        match self.functions.create_stream {
+            None => Ok(0),
+            some => {
+                // SAFETY: validated; a place for the number.
+                let made = self.call("create_stream", some, |f, why| unsafe { f(index.into(), &mut stream, why) });
+                made.map(|()| stream)
+            }
+        }
+    }
+
+    unsafe fn destroy_stream(&self, index: u16, stream: Stream) {
+        if let Some(destroy) = self.functions.destroy_stream {
+            // SAFETY: the caller's promise is the ABI's.
+            unsafe { destroy(index.into(), stream) };
+        }
+    }
+
+    fn create_event(&self, index: u16) -> Result<Event> {
+        let mut event = 0;
+        match self.functions.create_event {
+            None => Ok(0),
+            some => {
+                // SAFETY: validated; a place for the number.
+                let made = self.call("create_event", some, |f, why| unsafe { f(index.into(), &mut event, why) });
+                made.map(|()| event)
+            }
+        }
+    }
+
+    unsafe fn destroy_event(&self, index: u16, event: Event) {
+        if let Some(destroy) = self.functions.destroy_event {
+            // SAFETY: the caller's promise is the ABI's.
+            unsafe { destroy(index.into(), event) };
+        }
+    }
+
+    unsafe fn record(&self, index: u16, event: Event, stream: Stream) -> Result {
+        match self.functions.record {
+            None => Ok(()),
+            // SAFETY: the caller's promise is the ABI's.
+            some => self.call("record", some, |f, why| unsafe { f(index.into(), event, stream, why) }),
+        }
+    }
+
+    unsafe fn wait(&self, index: u16, stream: Stream, event: Event) -> Result {
+        match self.functions.wait {
+            None => Ok(()),
+            // SAFETY: the caller's promise is the ABI's.
+            some => self.call("wait", some, |f, why| unsafe { f(index.into(), stream, event, why) }),
+        }
+    }
+
+    unsafe fn query(&self, index: u16, event: Event) -> Result<bool> {
+        let mut reached = 1;
+        if let some @ Some(_) = self.functions.query {
+            // SAFETY: the caller's promise is the ABI's; a place for the answer.
+            self.call("query", some, |f, why| unsafe { f(index.into(), event, &mut reached, why) })?;
+        }
+        match reached {
+            0 => Ok(false),
+            1 => Ok(true),
+            other => Err(self.plugin.error("query", format!("it says {other}, which is neither yes nor no"))),
+        }
+    }
+
+    unsafe fn copy_in(&self, index: u16, stream: Stream, to: DevicePtr, from: *const u8, bytes: usize) -> Result {
+        self.call("copy_in", self.functions.copy_in, |f, why| {
+            // SAFETY: the caller's promise is the ABI's.
+            unsafe { f(index.into(), stream, to.base.cast(), to.offset, from.cast(), bytes as u64, why) }
+        })
+    }
+
+    unsafe fn copy_out(&self, index: u16, stream: Stream, to: *mut u8, from: DevicePtr, bytes: usize) -> Result {
+        self.call("copy_out", self.functions.copy_out, |f, why| {
+            // SAFETY: the caller's promise is the ABI's.
+            unsafe { f(index.into(), stream, to.cast(), from.base.cast(), from.offset, bytes as u64, why) }
+        })
+    }
+
+    unsafe fn copy(&self, index: u16, stream: Stream, to: DevicePtr, from: DevicePtr, bytes: usize) -> Result {
+        self.call("copy", self.functions.copy, |f, why| {
+            let (to, at) = (to.base.cast(), to.offset);
+            // SAFETY: the caller's promise is the ABI's.
+            unsafe { f(index.into(), stream, to, at, from.base.cast_const().cast(), from.offset, bytes as u64, why) }
+        })
+    }
+
+    fn reduction(&self) -> Option<&dyn DeviceReduce> {
+        self.functions.reduce.is_some().then_some(self)
+    }
+}
+
+// SAFETY: as above.
+unsafe impl DeviceReduce for PluginDevice {
+    fn reduces(&self, op: ReduceOp) -> DTypeSet {
+        // SAFETY: validated.
+        self.functions.reduces.map_or(DTypeSet::NONE, |f| codes::dtypes(unsafe { f(op.code().into()) }))
+    }
+
+    unsafe fn reduce(
+        &self,
+        index: u16,
+        stream: Stream,
+        op: ReduceOp,
+        dtype: DType,
+        acc: DevicePtr,
+        with: DevicePtr,
+        count: usize,
+    ) -> Result {
+        if matches!(op, ReduceOp::Avg | ReduceOp::PreMulSum(_)) {
+            return Err(Error::new(ErrorKind::Internal, "devices are not asked for averages and factors"));
+        }
+        self.call("reduce", self.functions.reduce, |f, why| {
+            let (index, op, dtype) = (index.into(), op.code().into(), dtype as u32);
+            let (with, at) = (with.base.cast_const().cast(), with.offset);
+            // SAFETY: the caller's promise is the ABI's.
+            unsafe { f(index, stream, op, dtype, acc.base.cast(), acc.offset, with, at, count as u64, why) }
+        })
+    }
+}

@@ -1,0 +1,201 @@
+//! Memory that a plugin gets, and that can be written off if it never lets go.
+#![allow(unsafe_code)]
+
+use std::alloc::{Layout, alloc_zeroed, dealloc};
+use std::sync::Arc;
+
+use c10d_core::device::DeviceRuntime;
+use c10d_core::ops::Shape;
+use c10d_core::{Error, ErrorKind, Job, Result, Span};
+
+use super::Hosted;
+
+const ALIGN: usize = 64;
+
+/// What an operation's memory is to the plugin.
+pub(super) enum Lent {
+    /// Nothing.
+    None,
+    /// The operation's own buffers; on write-off they are lost to the caller.
+    Owned,
+    /// A copy of borrowed host memory.
+    Staged(Arena),
+    /// Device memory whose owner is kept from reusing it.
+    Counted(Holds),
+}
+
+/// One allocation with room for every span; leaked by being forgotten.
+pub(super) struct Arena {
+    base: *mut u8,
+    layout: Layout,
+    /// Where each span is, inputs first.
+    offsets: Vec<usize>,
+}
+
+// SAFETY: the one owner of its memory.
+unsafe impl Send for Arena {}
+
+/// Device memory held by count.
+pub(super) struct Holds {
+    runtime: Arc<dyn DeviceRuntime>,
+    held: Vec<(u16, usize)>,
+}
+
+/// Takes what the job's plugin will need. Copies, so it may take a while, but never waits.
+pub(super) fn lend(plugin: &Hosted, runtime: Option<&Arc<dyn DeviceRuntime>>, job: &Job) -> Result<Lent> {
+    let request = job.request();
+    let spans = || request.inputs().iter().chain(request.outputs());
+    if spans().all(|s| s.count() == 0) {
+        return Ok(Lent::None);
+    }
+    if spans().any(|s| s.host_ptr().is_none()) {
+        let runtime = runtime.ok_or_else(|| plugin.error("submit", "it has no device part for this memory"))?;
+        return Holds::take(plugin, runtime.clone(), spans()).map(Lent::Counted);
+    }
+    if job.owns_buffers() {
+        return Ok(Lent::Owned);
+    }
+    let arena = Arena::new(spans())?;
+    let read = matches!(request.op.row().shape, Shape::InPlace | Shape::InPlaceList);
+    let inputs = request.inputs().len();
+    for (i, span) in spans().enumerate() {
+        if i < inputs || read {
+            arena.copy_in(i, span);
+        }
+    }
+    Ok(Lent::Staged(arena))
+}
+
+impl Lent {
+    /// The address that the plugin gets for span `i`, where it is not the span's own.
+    pub(super) fn address(&self, i: usize) -> Option<*mut u8> {
+        match self {
+            Lent::Staged(arena) => Some(arena.at(i)),
+            _ => None,
+        }
+    }
+
+    /// Gives the results to the caller's memory, which is still the job's.
+    pub(super) fn give_back(&self, job: &Job) {
+        if let Lent::Staged(arena) = self {
+            let inputs = job.request().inputs().len();
+            for (i, span) in job.request().outputs().iter().enumerate() {
+                arena.copy_out(inputs + i, span);
+            }
+        }
+    }
+
+    /// Ends the job while the plugin may still use what it was lent. Gives the bytes that are lost.
+    pub(super) fn write_off(self, job: Job, error: Error) -> u64 {
+        match self {
+            Lent::None => {
+                job.complete(Err(error));
+                0
+            }
+            Lent::Staged(arena) => {
+                let bytes = arena.layout.size() as u64;
+                std::mem::forget(arena);
+                job.complete(Err(error));
+                bytes
+            }
+            Lent::Counted(holds) => {
+                let bytes = sum(&job);
+                std::mem::forget(holds);
+                job.complete(Err(error));
+                bytes
+            }
+            Lent::Owned => {
+                let bytes = sum(&job);
+                // What is `Owned` came from `owns_buffers`, so it is never given back.
+                let kept = job.fail_keeping(error);
+                debug_assert!(kept.is_ok());
+                bytes
+            }
+        }
+    }
+}
+
+fn sum(job: &Job) -> u64 {
+    let request = job.request();
+    request.inputs().iter().chain(request.outputs()).map(|s| s.bytes() as u64).sum()
+}
+
+impl Arena {
+    fn new<'a>(spans: impl Iterator<Item = &'a Span>) -> Result<Arena> {
+        let none = |bytes: usize| Error::new(ErrorKind::Resource, format!("no memory for a copy of {bytes} bytes"));
+        let (mut offsets, mut size) = (Vec::new(), 0usize);
+        for span in spans {
+            offsets.push(size);
+            size = size
+                .checked_add(span.bytes())
+                .and_then(|s| s.checked_next_multiple_of(ALIGN))
+                .ok_or_else(|| none(size))?;
+        }
+        let layout = Layout::from_size_align(size.max(ALIGN), ALIGN).map_err(|_| none(size))?;
+        // SAFETY: the size is not 0.
+        let base = unsafe { alloc_zeroed(layout) };
+        if base.is_null() {
+            return Err(none(size));
+        }
+        Ok(Arena { base, layout, offsets })
+    }
+
+    fn at(&self, i: usize) -> *mut u8 {
+        self.base.wrapping_add(self.offsets[i])
+    }
+
+    fn copy_in(&self, i: usize, span: &Span) {
+        if let Some(from) = span.host_ptr().filter(|_| span.bytes() > 0) {
+            // SAFETY: the job still has the caller's memory; the arena has room for as much, and is apart from it.
+            unsafe { std::ptr::copy_nonoverlapping(from, self.at(i), span.bytes()) };
+        }
+    }
+
+    fn copy_out(&self, i: usize, span: &Span) {
+        if let Some(to) = span.host_ptr().filter(|_| span.bytes() > 0) {
+            // SAFETY: as above; outputs are the job's to write.
+            unsafe { std::ptr::copy_nonoverlapping(self.at(i), to, span.bytes()) };
+        }
+    }
+}
+
+impl Drop for Arena {
+    fn drop(&mut self) {
+        // SAFETY: from `alloc_zeroed` with this layout; the plugin has let go.
+        unsafe { dealloc(self.base, self.layout) };
+    }
+}
+
+impl Holds {
+    fn take<'a>(
+        plugin: &Hosted,
+        runtime: Arc<dyn DeviceRuntime>,
+        spans: impl Iterator<Item = &'a Span>,
+    ) -> Result<Holds> {
+        let mut holds = Holds { runtime, held: Vec::new() };
+        for span in spans.filter(|s| s.count() > 0) {
+            let c10d_core::Memory::Opaque { handle, .. } = span.memory() else {
+                return Err(plugin.error("submit", "the call mixes its device's memory with other memory"));
+            };
+            let place = (span.device().index(), handle as usize);
+            if holds.held.contains(&place) {
+                continue;
+            }
+            // SAFETY: the job has the memory, so it is not freed yet.
+            if !unsafe { holds.runtime.retain(place.0, handle) } {
+                return Err(plugin.error("retain", "it does not keep memory of a running operation"));
+            }
+            holds.held.push(place);
+        }
+        Ok(holds)
+    }
+}
+
+impl Drop for Holds {
+    fn drop(&mut self) {
+        for (index, base) in &self.held {
+            // SAFETY: retained in `take`, once.
+            unsafe { self.runtime.release(*index, *base as *mut ()) };
+        }
+    }
+}

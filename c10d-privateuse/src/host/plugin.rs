@@ -1,0 +1,158 @@
+//! A plugin in this process: its table, the host's table made for it, and what it did wrong.
+#![allow(unsafe_code)]
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
+
+use c10d_core::device::DeviceRuntime;
+use c10d_core::registry::{DeviceRegistration, Provider, Registration};
+use c10d_core::{DispatchKey, Error, ErrorKind, GroupInit, Result};
+use parking_lot::Mutex;
+
+use super::device::PluginDevice;
+use super::group::Group;
+use super::{backend, serve};
+use crate::abi::{self, Why};
+use crate::load::Table;
+
+/// What the host keeps of a plugin; never freed. The table comes first, so that its address is also this one's.
+#[repr(C)]
+pub(crate) struct Hosted {
+    table: abi::Host,
+    pub(crate) name: &'static str,
+    pub(crate) path: PathBuf,
+    /// How it broke its contract, if it did.
+    broken: OnceLock<Error>,
+    groups: Mutex<Vec<Weak<Group>>>,
+    /// Bytes lent to operations that never ended.
+    pub(super) written_off: AtomicU64,
+    /// Calls that were given up, with their threads.
+    pub(super) given_up: AtomicU64,
+}
+
+// SAFETY: the table is never written after it was made; the rest is `Sync` by itself.
+unsafe impl Sync for Hosted {}
+// SAFETY: as above.
+unsafe impl Send for Hosted {}
+
+/// The address of every host table that was ever given out.
+static TABLES: Mutex<Vec<usize>> = Mutex::new(Vec::new());
+
+impl Hosted {
+    pub(crate) fn leak(name: &str, path: &Path) -> &'static Hosted {
+        let hosted: &'static Hosted = Box::leak(Box::new(Hosted {
+            table: serve::table(),
+            name: String::leak(name.to_owned()),
+            path: path.to_owned(),
+            broken: OnceLock::new(),
+            groups: Mutex::new(Vec::new()),
+            written_off: AtomicU64::new(0),
+            given_up: AtomicU64::new(0),
+        }));
+        TABLES.lock().push(std::ptr::from_ref(hosted) as usize);
+        hosted
+    }
+
+    /// What the plugin is given.
+    pub(crate) fn table(&self) -> *const abi::Host {
+        std::ptr::from_ref(self).cast()
+    }
+
+    /// Whose table this is; `None` for an address that the plugin made up.
+    pub(super) fn of(table: *const abi::Host) -> Option<&'static Hosted> {
+        let known = TABLES.lock().contains(&(table as usize));
+        // SAFETY: one of ours, which are never freed.
+        known.then(|| unsafe { &*table.cast::<Hosted>() })
+    }
+
+    /// An error that names the plugin and the call.
+    pub(super) fn error(&self, call: &str, why: impl std::fmt::Display) -> Error {
+        let what = format!("plugin {:?} ({}), {call}: {why}", self.name, self.path.display());
+        Error::new(ErrorKind::Plugin, what)
+    }
+
+    /// Notes that the plugin broke its contract where no group can be told apart: all of its groups end.
+    pub(super) fn break_with(&self, error: Error) {
+        tracing::error!(target: "c10d::plugin", plugin = self.name, "{error}");
+        let _ = self.broken.set(error.clone());
+        let groups: Vec<Arc<Group>> = self.groups.lock().iter().filter_map(Weak::upgrade).collect();
+        for group in groups {
+            group.fail(&error);
+        }
+    }
+
+    pub(super) fn broken(&self) -> Option<&Error> {
+        self.broken.get()
+    }
+
+    pub(super) fn joined_by(&self, group: &Arc<Group>) {
+        let mut groups = self.groups.lock();
+        groups.retain(|g| g.strong_count() > 0);
+        groups.push(Arc::downgrade(group));
+    }
+
+    pub(crate) fn written_off(&self) -> (u64, u64) {
+        (self.written_off.load(Ordering::Relaxed), self.given_up.load(Ordering::Relaxed))
+    }
+}
+
+/// A plugin that was loaded and validated; never freed.
+pub(crate) struct LoadedPlugin {
+    pub(crate) hosted: &'static Hosted,
+    pub(crate) table: Table,
+    device: Option<Arc<PluginDevice>>,
+}
+
+/// A plugin's own device comes before staging, but never before what is built in.
+const PRIORITY: u16 = 10;
+
+impl LoadedPlugin {
+    pub(crate) fn leak(hosted: &'static Hosted, table: Table) -> &'static LoadedPlugin {
+        let device = table.device.map(|d| Arc::new(PluginDevice::new(hosted, d)));
+        Box::leak(Box::new(LoadedPlugin { hosted, table, device }))
+    }
+
+    pub(super) fn runtime(&self) -> Option<Arc<dyn DeviceRuntime>> {
+        self.device.clone().map(|d| d as Arc<dyn DeviceRuntime>)
+    }
+
+    /// The plugin as core's registry has crates: leaked, since plugins are never unloaded.
+    pub(crate) fn provider(&'static self) -> &'static Provider {
+        let backends: Vec<Registration> =
+            self.table.collectives.iter().map(|(_, offer)| self.backend(&offer.keys)).collect();
+        let devices: Vec<DeviceRegistration> = self.device.iter().map(|device| registration(device.clone())).collect();
+        Box::leak(Box::new(Provider {
+            source: String::leak(format!("plugin {}", self.hosted.path.display())),
+            backends: backends.leak(),
+            devices: devices.leak(),
+            ..Provider::EMPTY
+        }))
+    }
+
+    fn backend(&'static self, keys: &[DispatchKey]) -> Registration {
+        Registration {
+            name: self.hosted.name,
+            keys: keys.to_vec().leak(),
+            priority: PRIORITY,
+            probe: Box::leak(Box::new(move || self.probe())),
+            create: Box::leak(Box::new(move |init: &GroupInit| backend::create(self, init))),
+        }
+    }
+
+    fn probe(&self) -> Result {
+        if let Some(error) = self.hosted.broken() {
+            return Err(error.clone());
+        }
+        let Some(probe) = self.table.collectives.as_ref().and_then(|(c, _)| c.probe) else { return Ok(()) };
+        // SAFETY: validated; `why` is good for the call.
+        let (status, why) = Why::ask(|why| unsafe { probe(why) });
+        super::verdict::status(self.hosted, "probe", status, &why)
+    }
+}
+
+fn registration(device: Arc<PluginDevice>) -> DeviceRegistration {
+    let name = device.name();
+    let open = move || Ok(device.clone() as Arc<dyn DeviceRuntime>);
+    DeviceRegistration { name, key: DispatchKey::PrivateUse1, open: Box::leak(Box::new(open)) }
+}

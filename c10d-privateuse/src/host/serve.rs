@@ -1,0 +1,158 @@
+//! The functions that plugins call.
+#![allow(unsafe_code)]
+
+use std::ffi::{c_char, c_void};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::LazyLock;
+use std::time::{Duration, Instant};
+
+use c10d_core::store::deadline_after;
+use c10d_core::{Error, ErrorKind, Result, Store};
+
+use super::{Hosted, stores};
+use crate::abi::{self, Host, Why, codes};
+
+pub(super) fn table() -> Host {
+    Host {
+        struct_size: abi::size::<Host>(),
+        abi_minor: u32::from(abi::MINOR),
+        log: Some(log),
+        store_set: Some(store_set),
+        store_get: Some(store_get),
+        store_wait: Some(store_wait),
+        store_add: Some(store_add),
+        now: Some(now),
+    }
+}
+
+unsafe extern "C" fn log(host: *const Host, level: u32, text: *const c_char, len: u64) {
+    let _ = catch_unwind(|| {
+        let plugin = Hosted::of(host).map_or("unknown", |h| h.name);
+        // SAFETY: the ABI: `len` bytes.
+        let text = unsafe { abi::text(text, len) };
+        match level {
+            1 => tracing::error!(target: "c10d::plugin", plugin, "{text}"),
+            2 => tracing::warn!(target: "c10d::plugin", plugin, "{text}"),
+            3 => tracing::info!(target: "c10d::plugin", plugin, "{text}"),
+            _ => tracing::debug!(target: "c10d::plugin", plugin, "{text}"),
+        }
+    });
+}
+
+static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+unsafe extern "C" fn now(_: *const Host) -> u64 {
+    u64::try_from(START.elapsed().as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// Runs a verb on the store of this number; its error goes into `why`.
+fn verb(
+    store: u64,
+    key: *const c_char,
+    key_len: u64,
+    timeout_ns: u64,
+    why: *mut Why,
+    verb: impl FnOnce(&dyn Store, &str, Instant) -> Result,
+) -> i32 {
+    let ran = catch_unwind(AssertUnwindSafe(|| {
+        let found = stores::find(store);
+        let found = found.ok_or_else(|| Error::new(ErrorKind::Store, "this group has no store, or no longer"))?;
+        if key.is_null() || key_len > 4096 {
+            return Err(Error::invalid("a key has a pointer, and at most 4096 bytes"));
+        }
+        // SAFETY: the ABI: `key_len` bytes.
+        let key = unsafe { abi::text(key, key_len) };
+        verb(&*found, &key, deadline_after(Duration::from_nanos(timeout_ns)))
+    }));
+    let error = match ran {
+        Ok(Ok(())) => return codes::OK,
+        Ok(Err(e)) => e,
+        Err(_) => Error::new(ErrorKind::Internal, "the store panicked"),
+    };
+    // SAFETY: the ABI: null or valid.
+    unsafe { Why::say(why, &error.to_string()) };
+    codes::status(&error)
+}
+
+unsafe extern "C" fn store_set(
+    _: *const Host,
+    store: u64,
+    key: *const c_char,
+    key_len: u64,
+    value: *const c_void,
+    len: u64,
+    timeout_ns: u64,
+    why: *mut Why,
+) -> i32 {
+    verb(store, key, key_len, timeout_ns, why, |store, key, deadline| {
+        let len = usize::try_from(len).ok().filter(|len| isize::try_from(*len).is_ok());
+        let value = match len {
+            Some(0) => &[][..],
+            // SAFETY: the ABI: `len` bytes.
+            Some(len) if !value.is_null() => unsafe { std::slice::from_raw_parts(value.cast::<u8>(), len) },
+            _ => return Err(Error::invalid("a value has a pointer and a length")),
+        };
+        store.set(key, value, deadline)
+    })
+}
+
+unsafe extern "C" fn store_get(
+    _: *const Host,
+    store: u64,
+    key: *const c_char,
+    key_len: u64,
+    value: *mut c_void,
+    capacity: u64,
+    len: *mut u64,
+    timeout_ns: u64,
+    why: *mut Why,
+) -> i32 {
+    verb(store, key, key_len, timeout_ns, why, |store, key, deadline| {
+        let got = store.get(key, deadline)?;
+        if len.is_null() || (value.is_null() && !got.is_empty() && capacity > 0) {
+            return Err(Error::invalid("there is no place for the value"));
+        }
+        // SAFETY: the ABI: a place for a number.
+        unsafe { len.write(got.len() as u64) };
+        if got.len() as u64 > capacity {
+            let what = format!("the value has {} bytes; there is room for {capacity}", got.len());
+            return Err(Error::new(ErrorKind::Resource, what));
+        }
+        if !got.is_empty() {
+            // SAFETY: the ABI: `capacity` bytes, which are enough.
+            unsafe { std::ptr::copy_nonoverlapping(got.as_ptr(), value.cast::<u8>(), got.len()) };
+        }
+        Ok(())
+    })
+}
+
+unsafe extern "C" fn store_wait(
+    _: *const Host,
+    store: u64,
+    key: *const c_char,
+    key_len: u64,
+    timeout_ns: u64,
+    why: *mut Why,
+) -> i32 {
+    verb(store, key, key_len, timeout_ns, why, |store, key, deadline| store.wait(&[key], deadline))
+}
+
+unsafe extern "C" fn store_add(
+    _: *const Host,
+    store: u64,
+    key: *const c_char,
+    key_len: u64,
+    delta: i64,
+    sum: *mut i64,
+    timeout_ns: u64,
+    why: *mut Why,
+) -> i32 {
+    verb(store, key, key_len, timeout_ns, why, |store, key, deadline| {
+        let value = store.add(key, delta, deadline)?;
+        if !sum.is_null() {
+            // SAFETY: the ABI: a place for a number.
+            unsafe { sum.write(value) };
+        }
+        Ok(())
+    })
+}

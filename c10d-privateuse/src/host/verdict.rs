@@ -1,0 +1,95 @@
+//! From what a plugin answers to a result, or to an error that names it.
+#![allow(unsafe_code)]
+
+use c10d_core::{Error, ErrorKind, Fingerprint, OpKind, Outcome, Result, Status};
+
+use super::Hosted;
+use crate::abi::{self, codes};
+
+/// Kinds of disagreement that core knows by name.
+const FIELDS: [&str; 10] = ["op", "seq", "dtype", "count", "reduce_op", "root", "splits", "factor", "tensors", "step"];
+
+/// The result of a call that says no more than a status and a reason.
+pub(super) fn status(plugin: &Hosted, call: &str, status: i32, why: &str) -> Result {
+    if status == codes::OK {
+        return Ok(());
+    }
+    let kind = codes::kind(status);
+    let kind = kind.ok_or_else(|| plugin.error(call, format!("it returned status {status}, which does not exist")))?;
+    let why = if why.is_empty() { "it gave no reason" } else { why };
+    Err(Error::new(kind, format!("plugin {:?}, {call}: {why}", plugin.name)))
+}
+
+/// What is known of the operation that ended.
+pub(super) struct About<'a> {
+    pub(super) plugin: &'a Hosted,
+    pub(super) op: OpKind,
+    pub(super) fingerprint: Fingerprint,
+    pub(super) size: u32,
+}
+
+/// What a completion says.
+///
+/// # Safety
+/// `result` is null or a `c10d_result` as the ABI has it.
+pub(super) unsafe fn of(about: &About<'_>, result: *const abi::Result) -> Result<Outcome> {
+    let broken = |why: String| Err(about.plugin.error(&format!("done({})", about.op), why));
+    if result.is_null() {
+        return broken("it gave no result".into());
+    }
+    // SAFETY: the ABI: at least its size can be read.
+    let size = unsafe { result.cast::<u32>().read() } as usize;
+    if size < <abi::Result as abi::Sized32>::LEAST {
+        return broken(format!("its c10d_result says {size} bytes"));
+    }
+    // SAFETY: as long as this side's, as just seen.
+    let result = unsafe { result.read() };
+    if result.status == codes::OK {
+        if about.op == OpKind::RecvAnySource && result.source >= about.size {
+            return broken(format!("it received from rank {} of {}", result.source, about.size));
+        }
+        return Ok(Outcome { source: result.source, payload: None });
+    }
+    // SAFETY: the ABI: pointers with their lengths.
+    let (message, field) =
+        unsafe { (abi::text(result.message, result.message_len), abi::text(result.field, result.field_len)) };
+    let Err(error) = status(about.plugin, about.op.name(), result.status, &message) else { return broken("?".into()) };
+    if *error.kind() == ErrorKind::Plugin || result.guilty_count > about.size {
+        return Err(error);
+    }
+    let mut error = error;
+    if result.guilty_count > 0 && !result.guilty.is_null() {
+        // SAFETY: the ABI: as many ranks.
+        let ranks = unsafe { std::slice::from_raw_parts(result.guilty, result.guilty_count as usize) };
+        error = error.guilty(ranks.iter().copied().filter(|r| *r < about.size));
+    }
+    match &mut error.report_mut().kind {
+        ErrorKind::PeerDead { how } if !message.is_empty() => *how = message.into_owned(),
+        ErrorKind::Mismatch { field: name, mine, theirs } => {
+            if !result.fingerprint.is_null() {
+                // SAFETY: the ABI: 24 bytes.
+                let bytes = unsafe { result.fingerprint.cast::<[u8; Fingerprint::SIZE]>().read() };
+                if let Some(differs) = about.fingerprint.disagreement(&Fingerprint::from_bytes(&bytes)) {
+                    (*name, *mine, *theirs) = differs;
+                }
+            } else if let Some(known) = FIELDS.iter().find(|f| **f == field) {
+                *name = known;
+                // SAFETY: the ABI: pointers with their lengths.
+                (*mine, *theirs) = unsafe {
+                    (
+                        abi::text(result.mine, result.mine_len).into_owned(),
+                        abi::text(result.theirs, result.theirs_len).into_owned(),
+                    )
+                };
+            }
+        }
+        _ => {}
+    }
+    Err(error)
+}
+
+/// An error after which ranks may be in different places, whatever the plugin called it.
+pub(super) fn failed(mut error: Error) -> Error {
+    error.report_mut().status = Status::Failed;
+    error
+}

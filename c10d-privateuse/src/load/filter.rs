@@ -1,0 +1,51 @@
+//! The allow or deny list.
+
+use std::cell::RefCell;
+
+/// `"a,b"`: only these names; `"^a,b"`: all but these.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Filter {
+    deny: bool,
+    names: Vec<String>,
+    met: RefCell<Vec<bool>>,
+}
+
+impl Filter {
+    pub(super) fn parse(text: &str) -> Filter {
+        let text = text.trim();
+        let (deny, list) = text.strip_prefix('^').map_or((false, text), |rest| (true, rest));
+        let names: Vec<String> = list.split(',').map(|n| n.trim().to_owned()).filter(|n| !n.is_empty()).collect();
+        Filter { deny, met: RefCell::new(vec![false; names.len()]), names }
+    }
+
+    /// Whether a plugin of this name may be loaded.
+    pub(super) fn admits(&self, name: &str) -> bool {
+        let at = self.names.iter().position(|n| n == name);
+        if let Some(at) = at {
+            self.met.borrow_mut()[at] = true;
+        }
+        if self.names.is_empty() || self.deny { at.is_none() } else { at.is_some() }
+    }
+
+    /// The names that were never asked about: misspelt, or not there.
+    pub(super) fn unmet(&self) -> Vec<String> {
+        let met = self.met.borrow();
+        self.names.iter().zip(met.iter()).filter(|(_, met)| !**met).map(|(n, _)| n.clone()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn allow_deny_and_what_matches_nothing() {
+        let allow = Filter::parse("acme, other");
+        assert!(allow.admits("acme") && !allow.admits("third"));
+        assert_eq!(allow.unmet(), ["other"]);
+        let deny = Filter::parse("^acme");
+        assert!(!deny.admits("acme") && deny.admits("third"));
+        assert!(deny.unmet().is_empty());
+        assert!(Filter::parse("").admits("any") && Filter::parse("^").admits("any"));
+    }
+}

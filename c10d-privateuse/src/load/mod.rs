@@ -1,0 +1,17 @@
+//! From a path to a provider: checks first, the system's loader last.
+
+mod elf;
+mod filter;
+mod loaded;
+mod open;
+mod report;
+mod rule;
+mod search;
+mod space;
+mod table;
+mod trust;
+
+pub use report::{Decision, Report, Verdict};
+pub use rule::{Refusal, Rule};
+pub use search::Search;
+pub(crate) use table::Table;

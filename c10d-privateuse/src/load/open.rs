@@ -1,0 +1,70 @@
+//! Loading what passed the checks.
+#![allow(unsafe_code)]
+
+use std::ffi::OsStr;
+use std::os::fd::AsRawFd;
+use std::path::PathBuf;
+
+use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
+
+use super::rule::{Refusal, Rule};
+use super::trust::{TrustedDir, TrustedFile};
+use crate::abi;
+
+/// The entry as the ABI has it.
+pub(crate) type Entry = unsafe extern "C" fn(*const abi::Host) -> *const abi::Plugin;
+
+/// Loads the file for good, and gives its entry.
+///
+/// By way of the directory's descriptor: the path that was checked cannot be led elsewhere, and `$ORIGIN` still finds
+/// the plugin's own libraries.
+pub(crate) fn open(dir: &TrustedDir, name: &OsStr, file: &TrustedFile) -> Result<Entry, Refusal> {
+    // The descriptor stays open: `$ORIGIN` may be looked up again whenever the plugin loads something.
+    let fd = dir.fd().try_clone_to_owned();
+    let fd = fd.map_err(|e| Refusal::new(Rule::Link, format!("cannot keep {:?} open: {e}", dir.path())))?;
+    let path: PathBuf = ["/proc/self/fd".as_ref(), fd.as_raw_fd().to_string().as_ref(), name].iter().collect();
+    unchanged(dir, name, file)?;
+    // SAFETY: runs the plugin's constructors, which is what its owner, root or our user, asked for by putting it there.
+    let library = unsafe { Library::open(Some(&path), RTLD_NOW | RTLD_LOCAL) };
+    let library = library.map_err(|e| {
+        let what = reason(&e).replace(&*path.to_string_lossy(), &dir.path().join(name).to_string_lossy());
+        Refusal::new(Rule::Link, what)
+    })?;
+    std::mem::forget(fd);
+    // Never unloaded: its threads and thread-local destructors would outlive its code.
+    let library = std::mem::ManuallyDrop::new(library);
+    unchanged(dir, name, file)?;
+    // SAFETY: the ABI gives the function of this name this type.
+    let entry = unsafe { library.get::<Entry>(abi::ENTRY.as_bytes()) };
+    entry.map(|e| *e).map_err(|e| Refusal::new(Rule::Entry, reason(&e)))
+}
+
+/// The name still stands for the file that was checked, and the file is as it was.
+fn unchanged(dir: &TrustedDir, name: &OsStr, file: &TrustedFile) -> Result<(), Refusal> {
+    let facts =
+        |s: &rustix::fs::Stat| (s.st_dev, s.st_ino, s.st_size, s.st_mode, s.st_uid, s.st_mtime, s.st_mtime_nsec);
+    match dir.stat(name) {
+        Ok(now) if facts(&now) == facts(&file.stat) => Ok(()),
+        _ => {
+            let what = format!("{:?} is no longer the file that was checked", dir.path().join(name));
+            Err(Refusal::new(Rule::Replaced, what))
+        }
+    }
+}
+
+/// The loader's own words.
+fn reason(e: &libloading::Error) -> String {
+    std::error::Error::source(e).map_or_else(|| e.to_string(), ToString::to_string)
+}
+
+/// Calls the entry: the first code of the plugin after its constructors.
+pub(crate) fn enter(entry: Entry, host: *const abi::Host) -> *const abi::Plugin {
+    // SAFETY: of the type that the ABI gives it; the host's table stays for ever.
+    unsafe { entry(host) }
+}
+
+/// Whether the system says that this process is privileged beyond its user: set-id, capabilities.
+pub(crate) fn secure() -> bool {
+    // SAFETY: reads a value that the kernel left at start.
+    unsafe { libc::getauxval(libc::AT_SECURE) != 0 }
+}

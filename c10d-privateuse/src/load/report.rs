@@ -1,0 +1,102 @@
+//! What was decided about each file, and why.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use c10d_core::registry::Provider;
+
+use super::rule::{Refusal, Rule};
+
+/// What became of a file, a directory or a variable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Its backend or device can be used.
+    Loaded,
+    /// It passed every check that needs no loading.
+    Passed,
+    /// Nothing is wrong with it, but it is not needed or not wanted.
+    Skipped,
+    /// It broke a rule.
+    Refused,
+}
+
+impl Verdict {
+    /// The verdict's name in reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Verdict::Loaded => "loaded",
+            Verdict::Passed => "passed",
+            Verdict::Skipped => "skipped",
+            Verdict::Refused => "refused",
+        }
+    }
+}
+
+/// One decision.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Decision {
+    /// The file or directory; for variables, their name.
+    pub path: PathBuf,
+    /// What became of it.
+    pub verdict: Verdict,
+    /// The rule by which it was refused or skipped.
+    pub rule: Option<Rule>,
+    /// The plugin's name, where its note could be read.
+    pub name: Option<String>,
+    /// The ABI that it was built for.
+    pub abi: Option<(u16, u16)>,
+    /// What exactly was found.
+    pub detail: String,
+}
+
+impl fmt::Display for Decision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.path.display(), self.verdict.name())?;
+        if let Some(rule) = self.rule {
+            write!(f, " ({rule})")?;
+        }
+        if !self.detail.is_empty() {
+            write!(f, ": {}", self.detail)?;
+        }
+        Ok(())
+    }
+}
+
+impl Decision {
+    pub(super) fn new(path: impl Into<PathBuf>, verdict: Verdict) -> Decision {
+        Decision { path: path.into(), verdict, rule: None, name: None, abi: None, detail: String::new() }
+    }
+
+    pub(super) fn refused(path: impl Into<PathBuf>, refusal: Refusal) -> Decision {
+        // These say that the plugin is there already, or that it is not wanted: no fault of the file.
+        let skipped = matches!(refusal.rule, Rule::Duplicate | Rule::Filter | Rule::Privileged);
+        let verdict = if skipped { Verdict::Skipped } else { Verdict::Refused };
+        Decision { rule: Some(refusal.rule), detail: refusal.detail, ..Decision::new(path, verdict) }
+    }
+
+    pub(super) fn log(&self) {
+        match self.verdict {
+            Verdict::Refused => tracing::warn!(target: "c10d::plugin", "{self}"),
+            _ if self.rule == Some(Rule::Privileged) => tracing::warn!(target: "c10d::plugin", "{self}"),
+            _ => tracing::info!(target: "c10d::plugin", "{self}"),
+        }
+    }
+}
+
+/// What a search came to.
+#[derive(Clone, Default)]
+#[non_exhaustive]
+pub struct Report {
+    /// Every decision, in the order in which it was taken.
+    pub decisions: Vec<Decision>,
+    /// What the loaded plugins bring, for the group builder.
+    pub providers: Vec<&'static Provider>,
+}
+
+impl Report {
+    /// Whether something was refused.
+    pub fn has_refusals(&self) -> bool {
+        self.decisions.iter().any(|d| d.verdict == Verdict::Refused)
+    }
+}

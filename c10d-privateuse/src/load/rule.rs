@@ -1,0 +1,145 @@
+//! Why a file is not loaded.
+
+use std::fmt;
+
+/// The rule that a file or directory broke. F-numbers are those of the project's fault catalogue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Rule {
+    /// The path is relative, empty, or climbs with `..`.
+    Path,
+    /// It does not exist, or cannot be read.
+    Unreadable,
+    /// Some directory above it belongs to somebody else or can be written by others (F97).
+    Directory,
+    /// The file belongs to somebody else (F98).
+    Owner,
+    /// The file can be written by group or others (F98).
+    Writable,
+    /// The file is set-user-id or set-group-id (F98).
+    SetId,
+    /// Not a regular file (F98).
+    NotRegular,
+    /// A symbolic link, at the end of the path or on the way (F99).
+    Symlink,
+    /// Not an ELF file (F100).
+    NotElf,
+    /// It ends before what its headers promise (F100).
+    Truncated,
+    /// An ELF file for another machine, word size or byte order, or no shared library (F100).
+    Foreign,
+    /// It asks for an executable stack.
+    ExecutableStack,
+    /// It does not export the entry (F101).
+    Entry,
+    /// It has no note, or one that makes no sense (F102).
+    Note,
+    /// It was built for another ABI (F102).
+    Abi,
+    /// The system's loader refuses it: undefined symbols, missing libraries (F103).
+    Link,
+    /// It ended, hung or crashed while it was loaded (F104).
+    Crash,
+    /// Its entry gave a table that breaks the contract (F105).
+    Table,
+    /// Its name is taken by a built-in backend or by a plugin that came before (F109).
+    Name,
+    /// The same file was loaded under another path (F110).
+    Duplicate,
+    /// A variable that is ignored, because the process has more rights than its user (F111).
+    Privileged,
+    /// It was replaced while it was checked or loaded (F112).
+    Replaced,
+    /// More files in a directory than are looked at (F113).
+    Limit,
+    /// The allow or deny list says so.
+    Filter,
+}
+
+impl Rule {
+    /// Every rule.
+    pub const ALL: &[Rule] = &[
+        Rule::Path,
+        Rule::Unreadable,
+        Rule::Directory,
+        Rule::Owner,
+        Rule::Writable,
+        Rule::SetId,
+        Rule::NotRegular,
+        Rule::Symlink,
+        Rule::NotElf,
+        Rule::Truncated,
+        Rule::Foreign,
+        Rule::ExecutableStack,
+        Rule::Entry,
+        Rule::Note,
+        Rule::Abi,
+        Rule::Link,
+        Rule::Crash,
+        Rule::Table,
+        Rule::Name,
+        Rule::Duplicate,
+        Rule::Privileged,
+        Rule::Replaced,
+        Rule::Limit,
+        Rule::Filter,
+    ];
+
+    /// The rule's name in reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Rule::Path => "path",
+            Rule::Unreadable => "unreadable",
+            Rule::Directory => "directory",
+            Rule::Owner => "owner",
+            Rule::Writable => "writable",
+            Rule::SetId => "set-id",
+            Rule::NotRegular => "not-regular",
+            Rule::Symlink => "symlink",
+            Rule::NotElf => "not-elf",
+            Rule::Truncated => "truncated",
+            Rule::Foreign => "foreign",
+            Rule::ExecutableStack => "executable-stack",
+            Rule::Entry => "entry",
+            Rule::Note => "note",
+            Rule::Abi => "abi",
+            Rule::Link => "link",
+            Rule::Crash => "crash",
+            Rule::Table => "table",
+            Rule::Name => "name",
+            Rule::Duplicate => "duplicate",
+            Rule::Privileged => "privileged",
+            Rule::Replaced => "replaced",
+            Rule::Limit => "limit",
+            Rule::Filter => "filter",
+        }
+    }
+
+    /// The rule of this name.
+    pub fn from_name(name: &str) -> Option<Rule> {
+        Rule::ALL.iter().copied().find(|rule| rule.name() == name)
+    }
+}
+
+impl fmt::Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// A refusal: the rule, and what exactly was found.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{rule}: {detail}")]
+#[non_exhaustive]
+pub struct Refusal {
+    /// The rule.
+    pub rule: Rule,
+    /// What was found, and where it helps, what to do.
+    pub detail: String,
+}
+
+impl Refusal {
+    pub(crate) fn new(rule: Rule, detail: impl Into<String>) -> Refusal {
+        Refusal { rule, detail: detail.into() }
+    }
+}

@@ -1,0 +1,276 @@
+//! Where plugins are looked for, and what is done with each.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+
+use super::elf::{self, Facts};
+use super::filter::Filter;
+use super::loaded::{KNOWN, Known};
+use super::report::{Decision, Report, Verdict};
+use super::rule::{Refusal, Rule};
+use super::trust::{TrustedDir, TrustedFile};
+use super::{open, table};
+use crate::host::{Hosted, LoadedPlugin};
+
+/// Directories to scan, separated by colons.
+const PATH_VARIABLE: &str = "C10D_PLUGIN_PATH";
+/// Which plugins to take: `a,b` only these, `^a,b` all but these.
+const LIST_VARIABLE: &str = "C10D_PLUGINS";
+
+/// Which files to look at, in order. Nothing is looked at that nobody asked for.
+///
+/// ```no_run
+/// use c10d_privateuse::Search;
+/// let report = Search::new().file("/opt/acme/libc10d_acme.so").load();
+/// for decision in &report.decisions {
+///     println!("{decision}");
+/// }
+/// let builder = c10d_core::GroupBuilder::new().providers(&report.providers);
+/// ```
+#[derive(Clone, Debug, Default)]
+#[must_use = "a search does nothing until `load` or `inspect`"]
+pub struct Search {
+    files: Vec<PathBuf>,
+    directories: Vec<PathBuf>,
+    standard: bool,
+    environment: bool,
+    taken: Vec<(String, String)>,
+}
+
+/// How far to go with a file.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Depth {
+    Look,
+    Load,
+}
+
+impl Search {
+    /// Looks nowhere yet.
+    pub fn new() -> Search {
+        Search::default()
+    }
+
+    /// This file, whatever its name; from the root.
+    pub fn file(mut self, path: impl Into<PathBuf>) -> Search {
+        self.files.push(path.into());
+        self
+    }
+
+    /// The files `libc10d_*.so` of this directory, in the order of their names; from the root.
+    pub fn directory(mut self, path: impl Into<PathBuf>) -> Search {
+        self.directories.push(path.into());
+        self
+    }
+
+    /// Also the user's directory (`$XDG_DATA_HOME/c10d/plugins`) and the program's (`../lib/c10d/plugins` from its own),
+    /// where they exist.
+    pub fn standard(mut self) -> Search {
+        self.standard = true;
+        self
+    }
+
+    /// Does what the variables say: `C10D_PLUGIN_PATH` lists directories, `C10D_PLUGINS` names the plugins that are
+    /// wanted (`a,b`) or not (`^a,b`); either one also asks for the standard directories. Both are ignored, and that is
+    /// reported, in a process that has more rights than its user.
+    pub fn environment(mut self) -> Search {
+        self.environment = true;
+        self
+    }
+
+    /// A backend or device name that is taken, and by whom: what is built in wins over plugins.
+    pub fn taken(mut self, name: impl Into<String>, by: impl Into<String>) -> Search {
+        self.taken.push((name.into(), by.into()));
+        self
+    }
+
+    /// Checks everything that can be checked without running any of the plugins' code.
+    pub fn inspect(&self) -> Report {
+        self.run(Depth::Look)
+    }
+
+    /// Loads what passes, and keeps it for as long as the process lives.
+    pub fn load(&self) -> Report {
+        self.run(Depth::Load)
+    }
+
+    fn run(&self, depth: Depth) -> Report {
+        let mut known = KNOWN.lock();
+        let mut pass = Pass {
+            search: self,
+            depth,
+            known: &mut known,
+            names: Vec::new(),
+            files: Vec::new(),
+            out: Report::default(),
+        };
+        pass.all();
+        for decision in &pass.out.decisions {
+            decision.log();
+        }
+        pass.out
+    }
+}
+
+/// One run of a search.
+struct Pass<'a> {
+    search: &'a Search,
+    depth: Depth,
+    known: &'a mut Vec<Known>,
+    /// Names of this pass, and whose they are.
+    names: Vec<(String, PathBuf)>,
+    /// Files of this pass by device and inode.
+    files: Vec<(u64, u64, PathBuf)>,
+    out: Report,
+}
+
+impl Pass<'_> {
+    fn all(&mut self) {
+        for path in &self.search.files {
+            let decision = match (path.parent(), path.file_name()) {
+                (Some(parent), Some(name)) => TrustedDir::open(parent).map(|dir| self.file(&dir, name, None)),
+                _ => Err(Refusal::new(Rule::Path, format!("{path:?} names no file"))),
+            };
+            self.out.decisions.push(decision.unwrap_or_else(|refusal| Decision::refused(path, refusal)));
+        }
+        let mut filter = Filter::default();
+        let (mut directories, mut standard) = (self.search.directories.clone(), self.search.standard);
+        if self.search.environment {
+            if let Some(path) = self.variable(PATH_VARIABLE) {
+                directories.extend(std::env::split_paths(&path));
+                standard = true;
+            }
+            if let Some(list) = self.variable(LIST_VARIABLE) {
+                filter = Filter::parse(&list.to_string_lossy());
+                standard = true;
+            }
+        }
+        for path in directories {
+            self.directory(&path, &filter);
+        }
+        if standard && !privileged() {
+            // These are asked for if they are there.
+            standard_directories().iter().filter(|path| path.exists()).for_each(|path| self.directory(path, &filter));
+        }
+        for name in filter.unmet() {
+            let refusal = Refusal::new(Rule::Filter, format!("{name:?} matches no plugin that was found"));
+            self.out.decisions.push(Decision::refused(LIST_VARIABLE, refusal));
+        }
+    }
+
+    /// A variable that is set, unless it must not be believed.
+    fn variable(&mut self, name: &str) -> Option<std::ffi::OsString> {
+        let value = std::env::var_os(name).filter(|v| !v.is_empty())?;
+        if !privileged() {
+            return Some(value);
+        }
+        let what = "ignored: the process has more rights than the user who set it";
+        self.out.decisions.push(Decision::refused(name, Refusal::new(Rule::Privileged, what)));
+        None
+    }
+
+    fn directory(&mut self, path: &Path, filter: &Filter) {
+        let names = TrustedDir::open(path).and_then(|dir| dir.names().map(|names| (dir, names)));
+        match names {
+            Ok((dir, names)) => {
+                for name in names {
+                    let decision = self.file(&dir, &name, Some(filter));
+                    self.out.decisions.push(decision);
+                }
+            }
+            Err(refusal) => self.out.decisions.push(Decision::refused(path, refusal)),
+        }
+    }
+
+    fn file(&mut self, dir: &TrustedDir, name: &OsStr, filter: Option<&Filter>) -> Decision {
+        let path = dir.path().join(name);
+        let looked = dir.file(name).and_then(|file| {
+            let facts = elf::inspect(&file.file, u64::try_from(file.stat.st_size).unwrap_or(0))?;
+            Ok((file, facts))
+        });
+        let (file, facts) = match looked {
+            Ok(looked) => looked,
+            Err(refusal) => return Decision::refused(path, refusal),
+        };
+        let note = facts.note.clone();
+        let decision = match self.admitted(&path, &file, &facts, filter) {
+            Err(refusal) => Decision::refused(path, refusal),
+            Ok(()) if self.depth == Depth::Look => {
+                self.note(&note.name, &path, &file);
+                Decision::new(path, Verdict::Passed)
+            }
+            Ok(()) => match self.load(dir, name, &path, &file, &facts) {
+                Ok(detail) => {
+                    self.note(&note.name, &path, &file);
+                    Decision { detail, ..Decision::new(path, Verdict::Loaded) }
+                }
+                Err(refusal) => Decision::refused(path, refusal),
+            },
+        };
+        Decision { name: Some(note.name), abi: Some((note.major, note.minor)), ..decision }
+    }
+
+    fn note(&mut self, name: &str, path: &Path, file: &TrustedFile) {
+        self.names.push((name.to_owned(), path.to_owned()));
+        self.files.push((file.stat.st_dev, file.stat.st_ino, path.to_owned()));
+    }
+
+    /// Lists, duplicates, names.
+    fn admitted(&self, path: &Path, file: &TrustedFile, facts: &Facts, filter: Option<&Filter>) -> Result<(), Refusal> {
+        let name = &facts.note.name;
+        if filter.is_some_and(|f| !f.admits(name)) {
+            return Err(Refusal::new(Rule::Filter, format!("{LIST_VARIABLE} does not let {name:?} in")));
+        }
+        let id = (file.stat.st_dev, file.stat.st_ino);
+        if let Some((_, _, first)) = self.files.iter().find(|(d, i, _)| (*d, *i) == id) {
+            return Err(Refusal::new(Rule::Duplicate, format!("the same file as {first:?}")));
+        }
+        if let Some((_, by)) = self.search.taken.iter().find(|(n, _)| n == name) {
+            return Err(Refusal::new(Rule::Name, format!("{name:?} is built in ({by}), which wins over {path:?}")));
+        }
+        let before = self.known.iter().find(|k| k.name == *name && !k.same_file(&file.stat)).map(|k| &k.path);
+        let before = before.or(self.names.iter().find(|(n, _)| n == name).map(|(_, p)| p));
+        match before {
+            Some(first) => {
+                let what = format!("{name:?} is the name of {first:?}, which came first, and of {path:?}");
+                Err(Refusal::new(Rule::Name, what))
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn load(
+        &mut self,
+        dir: &TrustedDir,
+        name: &OsStr,
+        path: &Path,
+        file: &TrustedFile,
+        facts: &Facts,
+    ) -> Result<String, Refusal> {
+        if let Some(known) = self.known.iter().find(|k| k.same_file(&file.stat)) {
+            self.out.providers.push(known.provider);
+            return Ok(known.summary());
+        }
+        let entry = open::open(dir, name, file)?;
+        let hosted = Hosted::leak(&facts.note.name, path);
+        let table = table::read(open::enter(entry, hosted.table()), &facts.note)?;
+        let known = Known::new(path, &file.stat, LoadedPlugin::leak(hosted, table));
+        let summary = known.summary();
+        self.out.providers.push(known.provider);
+        self.known.push(known);
+        Ok(summary)
+    }
+}
+
+/// Whether the process has rights that the user who started it has not.
+fn privileged() -> bool {
+    open::secure()
+}
+
+fn standard_directories() -> Vec<PathBuf> {
+    let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|p| p.is_absolute());
+    let data = absolute("XDG_DATA_HOME").or_else(|| absolute("HOME").map(|home| home.join(".local/share")));
+    let user = data.map(|data| data.join("c10d/plugins"));
+    let program = std::env::current_exe().ok();
+    let prefix = program.as_deref().and_then(Path::parent).and_then(Path::parent);
+    user.into_iter().chain(prefix.map(|prefix| prefix.join("lib/c10d/plugins"))).collect()
+}

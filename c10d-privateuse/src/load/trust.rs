@@ -1,0 +1,167 @@
+//! Whom a path can be written by: every directory from the root down, then the file.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Component, Path, PathBuf};
+
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Stat, fstat, openat, statat};
+use rustix::io::Errno;
+use rustix::process::geteuid;
+
+use super::rule::{Refusal, Rule};
+
+const WRITABLE: u32 = 0o022;
+const SET_ID: u32 = 0o6000;
+const STICKY: u32 = 0o1000;
+const MOST_NAMES: usize = 4096;
+
+/// A directory that only root or we can change, as are all above it.
+#[derive(Debug)]
+pub(crate) struct TrustedDir {
+    fd: OwnedFd,
+    path: PathBuf,
+}
+
+/// A regular file that only root or we can change, open.
+#[derive(Debug)]
+pub(crate) struct TrustedFile {
+    pub(crate) file: File,
+    pub(crate) stat: Stat,
+}
+
+impl TrustedDir {
+    /// Walks down from the root. Each step is opened once, and what is opened is what is checked.
+    pub(crate) fn open(path: &Path) -> Result<TrustedDir, Refusal> {
+        if !path.is_absolute() {
+            return Err(Refusal::new(Rule::Path, format!("{path:?} is relative; give it from the root")));
+        }
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let mut at = PathBuf::from("/");
+        let mut fd = openat(CWD, "/", flags, Mode::empty()).map_err(|e| unreadable(&at, e))?;
+        check(&fd, &at)?;
+        for part in path.components() {
+            match part {
+                Component::RootDir => continue,
+                Component::Normal(name) => {
+                    at.push(name);
+                    fd = match openat(&fd, name, flags, Mode::empty()) {
+                        Ok(fd) => fd,
+                        Err(e) => return Err(no_directory(&fd, name, &at, e)),
+                    };
+                    check(&fd, &at)?;
+                }
+                _ => return Err(Refusal::new(Rule::Path, format!("{path:?} has a component that climbs"))),
+            }
+        }
+        Ok(TrustedDir { fd, path: at })
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+
+    /// The names in it that a plugin may have, sorted.
+    pub(crate) fn names(&self) -> Result<Vec<OsString>, Refusal> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let fd = openat(&self.fd, ".", flags, Mode::empty()).map_err(|e| unreadable(&self.path, e))?;
+        let mut names = Vec::new();
+        for entry in rustix::fs::Dir::new(fd).map_err(|e| unreadable(&self.path, e))? {
+            let entry = entry.map_err(|e| unreadable(&self.path, e))?;
+            let name = entry.file_name().to_bytes();
+            if !(name.starts_with(b"libc10d_") && name.ends_with(b".so")) {
+                continue;
+            }
+            if names.len() == MOST_NAMES {
+                let what = format!("{:?} has more than {MOST_NAMES} files libc10d_*.so; none is taken", self.path);
+                return Err(Refusal::new(Rule::Limit, what));
+            }
+            names.push(OsStr::from_bytes(name).to_owned());
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    /// Opens a file of this directory, if it may be trusted. What is no regular file is not even opened.
+    pub(crate) fn file(&self, name: &OsStr) -> Result<TrustedFile, Refusal> {
+        let path = self.path.join(name);
+        let before = self.stat(name).map_err(|e| unreadable(&path, e))?;
+        regular(&before, &path)?;
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let fd = match openat(&self.fd, name, flags, Mode::empty()) {
+            Err(Errno::LOOP) => return Err(Refusal::new(Rule::Symlink, format!("{path:?} is a symbolic link"))),
+            opened => opened.map_err(|e| unreadable(&path, e))?,
+        };
+        let stat = fstat(&fd).map_err(|e| unreadable(&path, e))?;
+        regular(&stat, &path)?;
+        let mode = stat.st_mode;
+        if !ours(&stat) {
+            return Err(Refusal::new(
+                Rule::Owner,
+                format!("{path:?} belongs to uid {}, not to root or us", stat.st_uid),
+            ));
+        }
+        if mode & SET_ID != 0 {
+            return Err(Refusal::new(Rule::SetId, format!("{path:?} is set-id (mode {:04o})", mode & 0o7777)));
+        }
+        if mode & WRITABLE != 0 {
+            let what = format!("{path:?} can be written by others (mode {:04o}); chmod go-w it", mode & 0o7777);
+            return Err(Refusal::new(Rule::Writable, what));
+        }
+        Ok(TrustedFile { file: File::from(fd), stat })
+    }
+
+    /// What the name stands for now.
+    pub(crate) fn stat(&self, name: &OsStr) -> Result<Stat, Errno> {
+        statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW)
+    }
+}
+
+/// Nobody but root or us can change what is in it. In a sticky directory of root others can make files, but not touch
+/// those of root and of us; that the next component is one of these is checked when it is opened.
+fn check(fd: &OwnedFd, path: &Path) -> Result<(), Refusal> {
+    let stat = fstat(fd).map_err(|e| unreadable(path, e))?;
+    let mode = stat.st_mode;
+    if !ours(&stat) {
+        let what = format!("directory {path:?} belongs to uid {}, not to root or us", stat.st_uid);
+        return Err(Refusal::new(Rule::Directory, what));
+    }
+    let sticky = mode & STICKY != 0 && stat.st_uid == 0;
+    if mode & WRITABLE != 0 && !sticky {
+        let what = format!("directory {path:?} can be written by others (mode {:04o}); chmod go-w it", mode & 0o7777);
+        return Err(Refusal::new(Rule::Directory, what));
+    }
+    Ok(())
+}
+
+fn ours(stat: &Stat) -> bool {
+    stat.st_uid == 0 || stat.st_uid == geteuid().as_raw()
+}
+
+fn regular(stat: &Stat, path: &Path) -> Result<(), Refusal> {
+    match FileType::from_raw_mode(stat.st_mode) {
+        FileType::RegularFile => Ok(()),
+        FileType::Symlink => Err(Refusal::new(Rule::Symlink, format!("{path:?} is a symbolic link"))),
+        other => Err(Refusal::new(Rule::NotRegular, format!("{path:?} is no regular file but a {other:?}"))),
+    }
+}
+
+fn unreadable(path: &Path, e: Errno) -> Refusal {
+    Refusal::new(Rule::Unreadable, format!("{path:?}: {e}"))
+}
+
+fn no_directory(parent: &OwnedFd, name: &OsStr, path: &Path, e: Errno) -> Refusal {
+    let kind = statat(parent, name, AtFlags::SYMLINK_NOFOLLOW).map(|s| FileType::from_raw_mode(s.st_mode));
+    match kind {
+        Ok(FileType::Symlink) => {
+            Refusal::new(Rule::Symlink, format!("{path:?} is a symbolic link; give the path that it leads to"))
+        }
+        Ok(FileType::Directory) | Err(_) => unreadable(path, e),
+        Ok(_) => Refusal::new(Rule::Directory, format!("{path:?} is no directory")),
+    }
+}

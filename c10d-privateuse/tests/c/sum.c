@@ -1,0 +1,189 @@
+/* Collectives that do all_reduce(f32, sum), barrier, send and recv through the host's store, and go wrong on demand:
+ * MODE says how, NAME what the plugin is called. */
+#include "c10d_plugin.h"
+
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#ifndef NAME
+#define NAME "sum"
+#endif
+#ifndef MODE
+#define MODE 0
+#endif
+
+enum { HONEST, HANG_IN_SUBMIT, NEVER_DONE, TWICE, LATER, UNKNOWN_TOKEN, ODD_STATUS, NO_RESULT, BOTH, HANG_IN_CREATE,
+       AFTER_DESTROY, ODD_RETURN, MISMATCHED, LATE };
+
+C10D_PLUGIN_NOTE(NAME);
+
+typedef struct group {
+    const c10d_host *host;
+    uint64_t store;
+    uint32_t rank, size;
+    uint64_t sent, received;
+    c10d_done done;
+    uint64_t token;
+} group;
+
+#define NS 1000000000ull
+
+static void end(group *g, c10d_done done, uint64_t token, int32_t status) {
+    c10d_result result = {sizeof result, status, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0};
+    done(g->host, token, &result);
+}
+
+static int32_t create_group(const c10d_host *host, const c10d_group_init *init, void **out, c10d_why *why) {
+    group *g = calloc(1, sizeof *g);
+    if (!g) return c10d_fail(why, C10D_RESOURCE, "no memory for a group");
+    if (MODE == HANG_IN_CREATE) for (;;) pause();
+    g->host = host;
+    g->store = init->store;
+    g->rank = init->rank;
+    g->size = init->size;
+    *out = g;
+    return C10D_OK;
+}
+
+static c10d_done last_done;
+static uint64_t last_token;
+
+static void destroy_group(void *group_) {
+    group *g = group_;
+    if (MODE == AFTER_DESTROY && last_done) end(g, last_done, last_token, C10D_OK);
+    free(g);
+}
+
+static int key(char *text, const char *kind, uint64_t seq, uint32_t from, uint32_t to) {
+    return snprintf(text, 64, "%s/%llu/%u/%u", kind, (unsigned long long)seq, from, to);
+}
+
+static int32_t put(group *g, const c10d_request *r, const char *kind, uint64_t n, uint32_t to, c10d_why *why) {
+    const c10d_span *s = r->input_count ? r->inputs : r->outputs;
+    char name[64];
+    uint64_t len = s && s->count ? s->count * s->type_bits / 8 : 0;
+    int size = key(name, kind, n, g->rank, to);
+    const void *data = len ? (const char *)s->data + s->offset : "";
+    return g->host->store_set(g->host, g->store, name, (uint64_t)size, data, len, 10 * NS, why);
+}
+
+static int32_t get(group *g, const c10d_request *r, const char *kind, uint64_t n, uint32_t from, uint32_t to, void *into,
+                   uint64_t room, c10d_why *why) {
+    char name[64];
+    uint64_t len = 0;
+    int size = key(name, kind, n, from, to);
+    return g->host->store_get(g->host, g->store, name, (uint64_t)size, into, room, &len, r->timeout_ns, why);
+}
+
+static int32_t all_reduce(group *g, const c10d_request *r, c10d_why *why) {
+    const c10d_span *s = r->outputs;
+    uint64_t count = s ? s->count : 0;
+    float *theirs = calloc(count + 1, sizeof *theirs), *sum = calloc(count + 1, sizeof *sum);
+    int32_t status = put(g, r, "sum", r->seq, 0, why);
+    for (uint32_t rank = 0; !status && rank < g->size; rank++) {
+        status = get(g, r, "sum", r->seq, rank, 0, theirs, count * sizeof *theirs, why);
+        for (uint64_t i = 0; i < count; i++) sum[i] += theirs[i];
+    }
+    if (!status && count) memcpy((char *)s->data + s->offset, sum, count * sizeof *sum);
+    free(theirs);
+    free(sum);
+    return status;
+}
+
+static void *finish_later(void *group_) {
+    group *g = group_;
+    usleep(MODE == LATE ? 900000 : 20000);
+    end(g, g->done, g->token, C10D_OK);
+    return 0;
+}
+
+static int32_t submit(void *group_, const c10d_request *r, c10d_done done, uint64_t token, c10d_why *why) {
+    group *g = group_;
+    int32_t status = C10D_UNSUPPORTED;
+    last_done = done;
+    last_token = token;
+    switch (MODE) {
+    case HANG_IN_SUBMIT: for (;;) pause();
+    case NEVER_DONE: return C10D_OK;
+    case UNKNOWN_TOKEN: end(g, done, token ^ 0x500000000ull, C10D_OK); break;
+    case ODD_STATUS: end(g, done, token, 4711); return C10D_OK;
+    case ODD_RETURN: return -7;
+    case NO_RESULT: done(g->host, token, 0); return C10D_OK;
+    case BOTH: end(g, done, token, C10D_OK); return c10d_fail(why, C10D_DEVICE, "and an error");
+    case LATER: case LATE: {
+        pthread_t thread;
+        g->done = done;
+        g->token = token;
+        pthread_create(&thread, 0, finish_later, g);
+        pthread_detach(thread);
+        return C10D_OK;
+    }
+    case MISMATCHED: {
+        uint8_t theirs[24];
+        uint32_t guilty = 0;
+        memcpy(theirs, r->fingerprint, 24);
+        theirs[8] ^= 1; /* Another count. */
+        c10d_result result = {sizeof result, C10D_MISMATCH, 0, 1, &guilty, 0, 0, theirs, 0, 0, 0, 0, 0, 0};
+        done(g->host, token, &result);
+        return C10D_OK;
+    }
+    default: break;
+    }
+    switch (r->op) {
+    case C10D_BARRIER:
+    case C10D_ALL_REDUCE: status = all_reduce(g, r, why); break;
+    case C10D_SEND: status = put(g, r, "p2p", g->sent++, r->peer, why); break;
+    case C10D_RECV: {
+        const c10d_span *s = r->outputs;
+        status = get(g, r, "p2p", g->received++, r->peer, g->rank, (char *)s->data + s->offset,
+                     s->count * s->type_bits / 8, why);
+        break;
+    }
+    default: break;
+    }
+    if (status) return status;
+    end(g, done, token, C10D_OK);
+    if (MODE == TWICE) end(g, done, token, C10D_OK);
+    return C10D_OK;
+}
+
+static void abort_group(void *group_, const char *cause, uint64_t len) {
+    (void)group_, (void)cause, (void)len;
+}
+
+static const c10d_capabilities capabilities = {
+    .struct_size = sizeof capabilities,
+    .device_type = C10D_DEVICE_CPU,
+    .ops = C10D_BIT(C10D_ALL_REDUCE) | C10D_BIT(C10D_BARRIER) | C10D_BIT(C10D_SEND) | C10D_BIT(C10D_RECV),
+    .moves = C10D_BIT(C10D_F32),
+    .reduces = {C10D_BIT(C10D_F32)},
+};
+
+static const c10d_collectives collectives = {
+    .struct_size = sizeof collectives,
+    .capability_count = 1,
+    .capabilities = &capabilities,
+    .create_group = create_group,
+    .destroy_group = destroy_group,
+    .submit = submit,
+    .abort = abort_group,
+};
+
+static const c10d_plugin plugin = {
+    .struct_size = sizeof plugin,
+    .abi_minor = C10D_ABI_MINOR,
+    .name = NAME,
+    .name_len = sizeof NAME - 1,
+    .version = "0.1",
+    .version_len = 3,
+    .collectives = &collectives,
+};
+
+const c10d_plugin *c10d_plugin_v1(const c10d_host *host) {
+    static const char hello[] = "hello from " NAME;
+    host->log(host, C10D_LOG_INFO, hello, sizeof hello - 1);
+    return &plugin;
+}

@@ -1,0 +1,244 @@
+//! A C plugin's collectives through a group, and what becomes of callers when it misbehaves.
+
+mod common;
+
+use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use c10d_core::{DispatchKey, Error, ErrorKind, GroupBuilder, ReduceOp, Result, let_go, op, run_ranks};
+use c10d_privateuse::{Search, Verdict};
+
+const TIMEOUT: Duration = Duration::from_millis(400);
+
+fn load(path: &Path, name: &str) -> GroupBuilder {
+    let report = Search::new().file(path).load();
+    assert_eq!(report.decisions[0].verdict, Verdict::Loaded, "{}", report.decisions[0]);
+    assert_eq!(report.decisions[0].name.as_deref(), Some(name));
+    GroupBuilder::new().providers(&report.providers).backend(&format!("cpu:{name}")).timeout(Duration::from_secs(20))
+}
+
+/// The plugin of `sum.c` that goes wrong in this way; the compiled file may go once it is loaded.
+fn bad(mode: &str) -> GroupBuilder {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let dir = common::directory();
+    // A name is a plugin's for as long as the process lives.
+    let n = COUNT.fetch_add(1, Ordering::Relaxed);
+    let name = format!("bad-{}-{n}", mode.to_lowercase().replace('_', "-"));
+    load(&common::sum(dir.path(), &name, mode), &name)
+}
+
+fn names_it(e: &Error, kind: &ErrorKind, words: &[&str]) {
+    assert_eq!(e.kind(), kind, "{e}");
+    for word in words {
+        assert!(e.to_string().contains(word), "{e} does not say {word:?}");
+    }
+}
+
+#[test]
+fn a_c_plugin_reduces_in_every_form() {
+    let dir = common::directory();
+    let builder = load(&common::sum(dir.path(), "sum", "HONEST"), "sum");
+    for world in 1..=4 {
+        let sums = run_ranks(world, builder.clone(), |pg| {
+            assert_eq!(pg.backend(DispatchKey::Cpu)?, "sum");
+            let mut x = vec![pg.rank() as f32 + 1.0; 1000];
+            pg.all_reduce(&mut x, ReduceOp::Sum)?;
+            let y = pg.start(op::all_reduce(vec![1f32; 3], ReduceOp::Sum)).wait()?;
+            let mut z = [2f32; 5];
+            pg.scope(|s| s.start(op::all_reduce(&mut z, ReduceOp::Sum)).wait())?;
+            pg.all_reduce(&mut [0f32; 0], ReduceOp::Sum)?;
+            pg.barrier()?;
+            let e = pg.all_reduce(&mut [1f64], ReduceOp::Sum).unwrap_err();
+            assert_eq!(*e.kind(), ErrorKind::Unsupported);
+            let out = (x[0], x[999], y, z);
+            pg.shutdown()?;
+            Ok(out)
+        });
+        let n = world as f32;
+        let sum = n * (n + 1.0) / 2.0;
+        assert_eq!(sums.unwrap(), vec![(sum, sum, vec![n; 3], [2.0 * n; 5]); world as usize]);
+    }
+}
+
+#[test]
+fn a_waiting_receive_does_not_keep_a_send_back() {
+    let dir = common::directory();
+    let builder = load(&common::sum(dir.path(), "sum-p2p", "HONEST"), "sum-p2p");
+    run_ranks(2, builder, |pg| {
+        let other = 1 - pg.rank();
+        // Both wait for the other's message before they send their own.
+        let got = pg.start(op::recv(vec![0f32; 2], other, 0));
+        pg.send(&[pg.rank() as f32; 2], other, 0)?;
+        assert_eq!(got.wait()?, [other as f32; 2]);
+        Ok(())
+    })
+    .unwrap();
+}
+
+/// Runs one op in each form on a plugin that goes wrong, each in a group of its own; gives the errors.
+fn each_form(builder: &GroupBuilder) -> Vec<Error> {
+    let group = || builder.clone().build().unwrap();
+    let mut errors = Vec::new();
+    let mut timed = |run: &mut dyn FnMut() -> Error| {
+        let begun = Instant::now();
+        errors.push(run());
+        // The promise of a backend; the rest is for a busy machine.
+        assert!(begun.elapsed() < TIMEOUT + let_go(TIMEOUT) + Duration::from_secs(5), "{:?}", begun.elapsed());
+    };
+    let pg = group();
+    timed(&mut || pg.run(op::all_reduce(&mut [1f32; 64], ReduceOp::Sum).timeout(TIMEOUT)).unwrap_err());
+    let pg = group();
+    timed(&mut || pg.start(op::all_reduce(vec![1f32; 64], ReduceOp::Sum).timeout(TIMEOUT)).wait().unwrap_err().error);
+    let pg = group();
+    timed(&mut || {
+        let mut x = [1f32; 64];
+        pg.scope(|s| s.start(op::all_reduce(&mut x, ReduceOp::Sum).timeout(TIMEOUT)).wait()).unwrap_err()
+    });
+    errors
+}
+
+#[test]
+fn one_that_hangs_in_submit() {
+    for e in each_form(&bad("HANG_IN_SUBMIT")) {
+        names_it(&e, &ErrorKind::Plugin, &["bad-hang-in-submit", "submit(all_reduce)", "did not return"]);
+    }
+}
+
+#[test]
+fn one_that_never_answers() {
+    for e in each_form(&bad("NEVER_DONE")) {
+        names_it(
+            &e,
+            &ErrorKind::Plugin,
+            &["bad-never-done", "submit(all_reduce)", "never said that the operation was done"],
+        );
+    }
+}
+
+#[test]
+fn what_stands_behind_a_hanging_operation_ends_in_time_too() {
+    let pg = bad("HANG_IN_SUBMIT").build().unwrap();
+    let works: Vec<_> =
+        (0..4).map(|_| pg.start(op::all_reduce(vec![1f32; 4], ReduceOp::Sum).timeout(TIMEOUT))).collect();
+    let begun = Instant::now();
+    for work in works {
+        names_it(&work.wait().unwrap_err().error, &ErrorKind::Plugin, &["bad-hang-in-submit"]);
+    }
+    assert!(begun.elapsed() < TIMEOUT + Duration::from_secs(5));
+    let e = pg.barrier().unwrap_err();
+    names_it(&e, &ErrorKind::Plugin, &["bad-hang-in-submit"]);
+}
+
+#[test]
+fn owned_buffers_of_an_operation_that_never_ends_are_lost_and_not_reused() {
+    let pg = bad("NEVER_DONE").build().unwrap();
+    let lost = pg.start(op::all_reduce(vec![1f32; 64], ReduceOp::Sum).timeout(TIMEOUT)).wait().unwrap_err();
+    assert!(lost.buffer.is_none());
+}
+
+#[test]
+fn a_late_answer_touches_nothing_and_is_no_second_fault() {
+    let builder = bad("LATE");
+    let pg = builder.clone().build().unwrap();
+    let mut x = vec![1f32; 64];
+    let e = pg.run(op::all_reduce(&mut x, ReduceOp::Sum).timeout(TIMEOUT)).unwrap_err();
+    names_it(&e, &ErrorKind::Plugin, &["bad-late"]);
+    drop(x);
+    std::thread::sleep(Duration::from_millis(700));
+    // The plugin is not held to have broken its contract by being late: a new group can be made, and works.
+    let pg = builder.build().unwrap();
+    pg.all_reduce(&mut [1f32], ReduceOp::Sum).unwrap();
+}
+
+#[test]
+fn one_that_answers_from_another_thread_is_fine() {
+    let pg = bad("LATER").build().unwrap();
+    pg.all_reduce(&mut [1f32], ReduceOp::Sum).unwrap();
+    pg.start(op::all_reduce(vec![1f32; 7], ReduceOp::Sum)).wait().unwrap();
+}
+
+/// The error of the first op that fails, within a few.
+fn soon(pg: &c10d_core::ProcessGroup) -> Error {
+    let run = || pg.run(op::all_reduce(&mut [1f32; 8], ReduceOp::Sum).timeout(TIMEOUT)).map(drop);
+    let end = Instant::now() + Duration::from_secs(20);
+    loop {
+        match run() {
+            Err(e) => return e,
+            Ok(_) => assert!(Instant::now() < end, "nobody noticed"),
+        }
+    }
+}
+
+#[test]
+fn one_that_answers_twice() {
+    let pg = bad("TWICE").build().unwrap();
+    names_it(&soon(&pg), &ErrorKind::Plugin, &["bad-twice", "done", "twice"]);
+}
+
+#[test]
+fn one_that_answers_what_nobody_asked() {
+    let builder = bad("UNKNOWN_TOKEN");
+    let pg = builder.clone().build().unwrap();
+    names_it(&soon(&pg), &ErrorKind::Plugin, &["bad-unknown-token", "done", "does not exist"]);
+    // From then on it is not used at all.
+    names_it(&builder.build().unwrap_err(), &ErrorKind::Plugin, &["bad-unknown-token"]);
+}
+
+#[test]
+fn one_that_makes_codes_up() {
+    for e in each_form(&bad("ODD_STATUS")) {
+        names_it(&e, &ErrorKind::Plugin, &["bad-odd-status", "4711"]);
+    }
+    for e in each_form(&bad("ODD_RETURN")) {
+        names_it(&e, &ErrorKind::Plugin, &["bad-odd-return", "-7"]);
+    }
+    for e in each_form(&bad("NO_RESULT")) {
+        names_it(&e, &ErrorKind::Plugin, &["bad-no-result", "no result"]);
+    }
+}
+
+#[test]
+fn one_that_both_ends_and_refuses_an_operation() {
+    let pg = bad("BOTH").build().unwrap();
+    names_it(&soon(&pg), &ErrorKind::Plugin, &["bad-both", "as well", "and an error"]);
+}
+
+#[test]
+fn one_that_hangs_while_the_group_is_made() {
+    let begun = Instant::now();
+    let e = bad("HANG_IN_CREATE").timeout(TIMEOUT).build().unwrap_err();
+    names_it(&e, &ErrorKind::Plugin, &["bad-hang-in-create", "create_group"]);
+    assert!(begun.elapsed() < TIMEOUT + Duration::from_secs(8), "{:?}", begun.elapsed());
+}
+
+#[test]
+fn one_that_answers_after_its_group_is_gone() {
+    let builder = bad("AFTER_DESTROY");
+    let (first, second) = (builder.clone().build().unwrap(), builder.build().unwrap());
+    first.all_reduce(&mut [1f32], ReduceOp::Sum).unwrap();
+    second.all_reduce(&mut [1f32], ReduceOp::Sum).unwrap();
+    drop(first);
+    names_it(&soon(&second), &ErrorKind::Plugin, &["bad-after-destroy", "done"]);
+}
+
+#[test]
+fn a_mismatch_is_named_from_the_fingerprints() {
+    let pg = bad("MISMATCHED").build().unwrap();
+    let e = pg.all_reduce(&mut [1f32; 8], ReduceOp::Sum).unwrap_err();
+    let ErrorKind::Mismatch { field, mine, theirs } = e.kind() else { panic!("{e}") };
+    assert_eq!((*field, mine.as_str(), theirs.as_str()), ("count", "8", "9"));
+    assert_eq!(e.report().guilty, [0]);
+}
+
+#[test]
+fn abort_from_another_thread_ends_what_hangs() -> Result {
+    let pg = bad("NEVER_DONE").build()?;
+    let begun = Instant::now();
+    let work = pg.start(op::all_reduce(vec![1f32; 4], ReduceOp::Sum));
+    std::thread::scope(|s| s.spawn(|| pg.abort("enough")).join()).unwrap();
+    let e = work.wait().unwrap_err().error;
+    names_it(&e, &ErrorKind::Aborted, &["enough"]);
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    Ok(())
+}

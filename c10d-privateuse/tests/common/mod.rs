@@ -1,0 +1,45 @@
+//! Building plugins from C.
+#![allow(dead_code, reason = "each test file uses its part")]
+
+use std::ffi::OsStr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use tempfile::TempDir;
+
+/// A directory that nobody but us can write to.
+pub(crate) fn directory() -> TempDir {
+    tempfile::Builder::new().prefix("c10d-plugins-").permissions(mode(0o700)).tempdir().unwrap()
+}
+
+pub(crate) fn mode(bits: u32) -> std::fs::Permissions {
+    std::fs::Permissions::from_mode(bits)
+}
+
+pub(crate) fn include() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("include")
+}
+
+/// Compiles a C file of `tests/c` into a plugin, with these definitions.
+pub(crate) fn plugin(source: &str, to: &Path, definitions: &[&str]) -> PathBuf {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/c").join(source);
+    let definitions = definitions.iter().map(|d| format!("-D{d}"));
+    let include = format!("-I{}", include().display());
+    let words = ["-std=c11", "-D_GNU_SOURCE", "-O1", "-shared", "-fPIC", "-Wall", "-Wextra", "-Werror", "-pthread"];
+    let words = words.iter().map(ToString::to_string).chain(definitions).chain([include]);
+    let words = words.chain([source.display().to_string(), "-o".into(), to.display().to_string()]);
+    cc(words.collect::<Vec<_>>());
+    std::fs::set_permissions(to, mode(0o755)).unwrap();
+    to.to_owned()
+}
+
+pub(crate) fn cc<S: AsRef<OsStr>>(words: impl IntoIterator<Item = S>) {
+    let out = Command::new("cc").args(words).output().expect("these tests need a C compiler, cc");
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+}
+
+/// A plugin of mode `mode` of `sum.c`, under a name of its own.
+pub(crate) fn sum(dir: &Path, name: &str, mode: &str) -> PathBuf {
+    plugin("sum.c", &dir.join(format!("libc10d_{name}.so")), &[&format!("NAME=\"{name}\""), &format!("MODE={mode}")])
+}
