@@ -6,47 +6,66 @@ use c10d_core::{Buf, BufMut, Call, OpKind, ProcessGroup, Result, Root, Scope, op
 
 use crate::case::{COALESCED, Case, Form};
 use crate::executor::block_on;
+use crate::place::Place;
 use crate::raw;
 use crate::reference::Tensors;
-use crate::tensor::Tensor;
 
-/// Does a case's op on this rank, in the case's form.
-pub(crate) fn issue(pg: &ProcessGroup, case: &Case, mut tensors: Tensors) -> Result<Tensors> {
+/// Does a case's op on this rank, in the case's form, with the tensors in the place.
+pub(crate) fn issue(pg: &ProcessGroup, case: &Case, mut tensors: Tensors, place: Option<&Place>) -> Result<Tensors> {
+    match (case.form, place) {
+        (Form::InPlace, _) => raw::in_place(pg, case, &mut tensors, place).map(|()| tensors),
+        (_, None) => apart(pg, case, tensors),
+        (_, Some(place)) => place.get_all(apart(pg, case, place.put_all(tensors)?)?),
+    }
+}
+
+/// The forms in which inputs and outputs are apart.
+fn apart<T: BufMut + 'static>(pg: &ProcessGroup, case: &Case, mut tensors: Tensors<T>) -> Result<Tensors<T>>
+where
+    for<'a> &'a T: Buf,
+    for<'a> &'a mut T: BufMut,
+{
     let Tensors { inputs, outputs } = &mut tensors;
     match case.form {
         Form::Blocking => {
+            let first = outputs.as_ptr().addr();
             let (_, got) = go(&Blocking(pg), pg, case, inputs.iter().collect(), outputs.iter_mut().collect())?;
-            if let Some(sorted) = by_source(case, &got) {
-                *outputs = sorted;
-            }
+            let sources = sources(case, first, &got);
+            arrange(outputs, sources);
         }
         Form::Scoped => {
-            let sorted = pg.scope(|s| {
+            let first = outputs.as_ptr().addr();
+            let sources = pg.scope(|s| {
                 let (inputs, outputs) = (inputs.iter().collect(), outputs.iter_mut().collect());
-                go::<&Tensor, &mut Tensor>(&Scoped(s), pg, case, inputs, outputs).map(|(_, got)| by_source(case, &got))
+                go::<&T, &mut T>(&Scoped(s), pg, case, inputs, outputs).map(|(_, got)| sources(case, first, &got))
             })?;
-            if let Some(sorted) = sorted {
-                *outputs = sorted;
-            }
+            arrange(outputs, sources);
         }
         Form::Owned => {
             let Tensors { inputs, outputs } = tensors;
             let (inputs, outputs) = go(&Owned(pg), pg, case, inputs, outputs)?;
             return Ok(Tensors { inputs, outputs });
         }
-        Form::Awaited => {
+        Form::Awaited | Form::InPlace => {
             let Tensors { inputs, outputs } = tensors;
             let (inputs, outputs) = go(&Awaited(pg), pg, case, inputs, outputs)?;
             return Ok(Tensors { inputs, outputs });
         }
-        Form::InPlace => raw::in_place(pg, case, &mut tensors)?,
     }
     Ok(tensors)
 }
 
-/// Borrowed outputs in the order of what they hold, where it is not that of the list they were borrowed from.
-fn by_source(case: &Case, got: &[&mut Tensor]) -> Option<Vec<Tensor>> {
-    (case.op == OpKind::RecvAnySource).then(|| got.iter().map(|tensor| (**tensor).clone()).collect())
+/// Which tensors of the list they were borrowed from the outputs are, where their order is that of what they hold.
+fn sources<T>(case: &Case, first: usize, got: &[&mut T]) -> Option<Vec<usize>> {
+    let place = |tensor: &&mut T| (std::ptr::from_ref::<T>(tensor).addr() - first) / size_of::<T>();
+    (case.op == OpKind::RecvAnySource).then(|| got.iter().map(place).collect())
+}
+
+/// Puts a list into this order.
+fn arrange<T>(list: &mut Vec<T>, order: Option<Vec<usize>>) {
+    let Some(order) = order else { return };
+    let mut places: Vec<Option<T>> = std::mem::take(list).into_iter().map(Some).collect();
+    list.extend(order.into_iter().filter_map(|i| places[i].take()));
 }
 
 /// A verb that runs calls on buffers that live for `'a`.

@@ -8,6 +8,7 @@ mod executor;
 mod fold;
 mod harness;
 mod issue;
+mod place;
 mod processes;
 mod raw;
 mod reference;

@@ -5,89 +5,102 @@
 use c10d_core::ops::{Params, Shape};
 use c10d_core::{ProcessGroup, RawSpans, Result, Span};
 
-use crate::case::{COALESCED, Case};
+use crate::case::Case;
+use crate::place::{Far, Place};
 use crate::reference::Tensors;
 use crate::tensor::Tensor;
 
+/// Elements of a tensor of the list that the op works on: which, the first, how many.
+type Part = (usize, usize, usize);
+
 /// Runs the case with the own block shared; copies so that inputs and outputs look as if they had been apart.
-pub(crate) fn in_place(pg: &ProcessGroup, case: &Case, tensors: &mut Tensors) -> Result {
+pub(crate) fn in_place(pg: &ProcessGroup, case: &Case, tensors: &mut Tensors, place: Option<&Place>) -> Result {
     let me = pg.rank() as usize;
     let n = case.world as usize;
+    let shape = case.op.row().shape;
     let Tensors { inputs, outputs } = tensors;
-    let mut spans = RawSpans::default();
+    let all = |list: &[Tensor], at: usize| -> Vec<Part> {
+        list.iter().enumerate().map(|(i, t)| (at + i, 0, t.count())).collect()
+    };
     // Where inputs alias parts of outputs, the original inputs stay aside, untouched; likewise the outputs.
-    let mut shared: Vec<Tensor> = Vec::new();
-    match case.op.row().shape {
+    let (mut memory, ins, outs, row): (Vec<Tensor>, Vec<Part>, Vec<Part>, usize) = match shape {
         Shape::GatherFlat | Shape::GatherFlats => {
-            for (input, output) in inputs.iter().zip(outputs.iter_mut()) {
-                put(output, me, input);
-                spans.inputs.push(output.part(me * input.count(), input.count()));
-                spans.outputs.push(output.part(0, output.count()));
-            }
+            outputs.iter_mut().zip(inputs.iter()).for_each(|(output, input)| put(output, me, input));
+            let own = |(i, input): (usize, &Tensor)| (i, me * input.count(), input.count());
+            (outputs.clone(), inputs.iter().enumerate().map(own).collect(), all(outputs, 0), 0)
         }
         Shape::GatherList | Shape::GatherLists | Shape::RootGather if !outputs.is_empty() => {
             let lists = outputs.len() / n;
-            for list in 0..lists {
-                put(&mut outputs[list * n + me], 0, &inputs[list]);
-            }
-            spans.outputs = outputs.iter_mut().map(whole).collect();
-            spans.inputs = (0..lists).map(|list| spans.outputs[list * n + me]).collect();
-            spans.output_row = if case.op.row().shape == Shape::GatherLists { n } else { 0 };
-            debug_assert!(lists == 1 || lists == COALESCED);
+            (0..lists).for_each(|list| put(&mut outputs[list * n + me], 0, &inputs[list]));
+            let outs = all(outputs, 0);
+            let ins = (0..lists).map(|list| outs[list * n + me]).collect();
+            (outputs.clone(), ins, outs, if shape == Shape::GatherLists { n } else { 0 })
         }
         Shape::ScatterFlat | Shape::ScatterFlats => {
-            shared = inputs.clone();
-            for (input, output) in shared.iter_mut().zip(outputs.iter()) {
-                spans.inputs.push(whole(input));
-                spans.outputs.push(input.part(me * output.count(), output.count()));
-            }
+            let own = |(i, output): (usize, &Tensor)| (i, me * output.count(), output.count());
+            (inputs.clone(), all(inputs, 0), outputs.iter().enumerate().map(own).collect(), 0)
         }
         Shape::ScatterList | Shape::RootScatter if !inputs.is_empty() => {
-            shared = inputs.clone();
-            spans.inputs = shared.iter_mut().map(whole).collect();
-            spans.outputs = vec![spans.inputs[me]];
+            let ins = all(inputs, 0);
+            let own = ins[me];
+            (inputs.clone(), ins, vec![own], 0)
         }
         _ => {
-            spans.inputs = inputs.iter_mut().map(whole).collect();
-            spans.outputs = outputs.iter_mut().map(whole).collect();
+            let memory = inputs.iter().chain(outputs.iter()).cloned().collect();
+            (memory, all(inputs, 0), all(outputs, inputs.len()), 0)
         }
-    }
+    };
+
     let mut params = Params::default();
     params.reduce = case.reduce;
     params.root = case.root;
-    // SAFETY: the tensors outlive the wait and are not touched before it returns.
-    let outcome = unsafe { pg.submit_raw(case.op, params, None, spans) }.wait();
-    outcome?;
+    let run = |part: &mut dyn FnMut(&Part) -> Span| {
+        let inputs = ins.iter().map(&mut *part).collect();
+        let outputs = outs.iter().map(part).collect();
+        let spans = RawSpans { inputs, outputs, output_row: row };
+        // SAFETY: the tensors outlive the wait and are not touched before it returns.
+        unsafe { pg.submit_raw(case.op, params, None, spans) }.wait()
+    };
+    match place {
+        None => drop(run(&mut |(i, start, count)| memory[*i].part(*start, *count))?),
+        Some(place) => {
+            let far = memory.into_iter().map(|tensor| place.put(tensor)).collect::<Result<Vec<Far>>>()?;
+            run(&mut |(i, start, count)| far[*i].part(*start, *count))?;
+            memory = far.into_iter().map(|tensor| place.get(tensor)).collect::<Result<_>>()?;
+        }
+    }
+
     // Where the output was a part of an input, show it as the output.
-    match case.op.row().shape {
+    match shape {
+        Shape::GatherFlat | Shape::GatherFlats => *outputs = memory,
+        Shape::GatherList | Shape::GatherLists | Shape::RootGather if !outputs.is_empty() => *outputs = memory,
         Shape::ScatterFlat | Shape::ScatterFlats => {
-            for (input, output) in shared.iter().zip(outputs.iter_mut()) {
+            for (input, output) in memory.iter().zip(outputs.iter_mut()) {
                 let len = output.bytes().len();
                 output.bytes_mut().copy_from_slice(&input.bytes()[me * len..(me + 1) * len]);
             }
+            beside(inputs, &memory, |_, len| me * (len / n)..(me + 1) * (len / n));
         }
-        Shape::ScatterList | Shape::RootScatter if !shared.is_empty() => put(&mut outputs[0], 0, &shared[me]),
-        _ => {}
-    }
-    // What lies beside the own block is input still, and must be as it was.
-    for (j, (input, shared)) in inputs.iter_mut().zip(&shared).enumerate() {
-        let own = match case.op.row().shape {
-            Shape::ScatterFlat | Shape::ScatterFlats => {
-                let len = input.bytes().len() / n;
-                me * len..(me + 1) * len
-            }
-            _ if j == me => 0..input.bytes().len(),
-            _ => 0..0,
-        };
-        let (before, after) = (..own.start, own.end..);
-        input.bytes_mut()[before].copy_from_slice(&shared.bytes()[before]);
-        input.bytes_mut()[after.clone()].copy_from_slice(&shared.bytes()[after]);
+        Shape::ScatterList | Shape::RootScatter if !inputs.is_empty() => {
+            put(&mut outputs[0], 0, &memory[me]);
+            beside(inputs, &memory, |j, len| if j == me { 0..len } else { 0..0 });
+        }
+        _ => {
+            *outputs = memory.split_off(inputs.len());
+            *inputs = memory;
+        }
     }
     Ok(())
 }
 
-fn whole(tensor: &mut Tensor) -> Span {
-    tensor.part(0, tensor.count())
+/// What lies beside the own block is input still, and must be as it was.
+fn beside(inputs: &mut [Tensor], memory: &[Tensor], own: impl Fn(usize, usize) -> std::ops::Range<usize>) {
+    for (j, (input, shared)) in inputs.iter_mut().zip(memory).enumerate() {
+        let own = own(j, input.bytes().len());
+        let (before, after) = (..own.start, own.end..);
+        input.bytes_mut()[before].copy_from_slice(&shared.bytes()[before]);
+        input.bytes_mut()[after.clone()].copy_from_slice(&shared.bytes()[after]);
+    }
 }
 
 /// Copies `from` into block number `block` of `to`.

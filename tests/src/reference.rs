@@ -9,9 +9,9 @@ use crate::fold::fold;
 use crate::tensor::Tensor;
 
 /// One rank's tensors for a case.
-pub(crate) struct Tensors {
-    pub(crate) inputs: Vec<Tensor>,
-    pub(crate) outputs: Vec<Tensor>,
+pub(crate) struct Tensors<T = Tensor> {
+    pub(crate) inputs: Vec<T>,
+    pub(crate) outputs: Vec<T>,
 }
 
 /// What an output must hold.

@@ -3,6 +3,7 @@
 use c10d_core::{ProcessGroup, Result};
 
 use crate::case::Case;
+use crate::place::Place;
 use crate::reference::{self, Tensors};
 use crate::{check, issue};
 
@@ -21,9 +22,9 @@ pub(crate) enum Verdict {
 const RANK_ORDER: [&str; 4] = ["local", "one-shot", "direct", "scatter-gather"];
 
 /// Runs the cases in order, and tells of each; ends with the first that fails.
-pub(crate) fn run(pg: &ProcessGroup, cases: &[Case], mut tell: impl FnMut(usize, Verdict)) {
+pub(crate) fn run(pg: &ProcessGroup, cases: &[Case], place: Option<&Place>, mut tell: impl FnMut(usize, Verdict)) {
     for (i, case) in cases.iter().enumerate() {
-        let verdict = run_case(pg, case);
+        let verdict = run_case(pg, case, place);
         let over = matches!(verdict, Verdict::Failed(_));
         tell(i, verdict);
         if over {
@@ -32,14 +33,14 @@ pub(crate) fn run(pg: &ProcessGroup, cases: &[Case], mut tell: impl FnMut(usize,
     }
 }
 
-fn run_case(pg: &ProcessGroup, case: &Case) -> Verdict {
-    let algorithm = pg.algorithm(case.op, case.bytes(), case.dtype, case.reduce);
+fn run_case(pg: &ProcessGroup, case: &Case, place: Option<&Place>) -> Verdict {
+    let algorithm = pg.algorithm(case.op, case.bytes(), case.dtype, case.reduce).filter(|_| place.is_none());
     let in_rank_order = algorithm.is_some_and(|name| RANK_ORDER.contains(&name));
     // Where the order is the backend's own, it must still be the same every time.
     let runs = if case.op.reduces() && !in_rank_order { 2 } else { 1 };
     let mut digests = Vec::new();
     for _ in 0..runs {
-        let done = match issued(pg, case) {
+        let done = match issued(pg, case, place) {
             Ok(done) => done,
             Err(e) => return Verdict::Failed(e.to_string()),
         };
@@ -56,8 +57,8 @@ fn run_case(pg: &ProcessGroup, case: &Case) -> Verdict {
     }
 }
 
-fn issued(pg: &ProcessGroup, case: &Case) -> Result<Tensors> {
-    issue::issue(pg, case, reference::begin(case, pg.rank()))
+fn issued(pg: &ProcessGroup, case: &Case, place: Option<&Place>) -> Result<Tensors> {
+    issue::issue(pg, case, reference::begin(case, pg.rank()), place)
 }
 
 fn right(pg: &ProcessGroup, case: &Case, done: &Tensors, in_rank_order: bool) -> Result<(), String> {

@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use c10d_core::registry::Provider;
-use c10d_core::{DispatchKey, Error, GroupBuilder, OpKind, Result, run_ranks};
+use c10d_core::{Capabilities, Device, Error, GroupBuilder, OpKind, ProcessGroup, Result, run_ranks};
 
 use crate::case::Case;
 use crate::cases::{Selection, Space, cases};
+use crate::place::Place;
 use crate::processes;
 use crate::run::{Verdict, run};
 
@@ -25,6 +26,7 @@ pub enum Ranks {
 pub struct Suite {
     providers: Vec<&'static Provider>,
     backend: String,
+    device: Option<String>,
     hints: Vec<(String, String)>,
     pub(crate) worlds: Vec<u32>,
     chunk: usize,
@@ -51,6 +53,7 @@ impl Suite {
         Suite {
             providers: providers.to_vec(),
             backend: String::new(),
+            device: None,
             hints: Vec::new(),
             worlds: vec![1, 2, 3, 4, 5, 8],
             chunk: 64 << 10,
@@ -62,6 +65,12 @@ impl Suite {
     /// Which backend, as a backend map: `"cpu:acme"`.
     pub fn backend(mut self, map: &str) -> Suite {
         self.backend = map.to_owned();
+        self
+    }
+
+    /// Where the tensors are: on the devices of this name, which the map must serve; in host memory unless set.
+    pub fn device(mut self, name: &str) -> Suite {
+        self.device = Some(name.to_owned());
         self
     }
 
@@ -96,6 +105,12 @@ impl Suite {
         self
     }
 
+    /// Where this rank's tensors are, if not in host memory.
+    pub(crate) fn place(&self, rank: u32) -> Result<Option<Place>> {
+        let place = |name: &String| Place::of(&self.providers, name, rank, self.timeout);
+        self.device.as_ref().map(place).transpose()
+    }
+
     pub(crate) fn builder(&self) -> GroupBuilder {
         let builder = GroupBuilder::new().providers(&self.providers).backend(&self.backend).timeout(self.timeout);
         self.hints.iter().fold(builder, |builder, (name, value)| builder.hint(name, value))
@@ -104,9 +119,13 @@ impl Suite {
     /// Every case, of all worlds.
     pub(crate) fn cases(&self) -> Result<Vec<Case>> {
         let alone = self.builder().build()?;
-        let capabilities = alone.capabilities(DispatchKey::Cpu)?;
+        let device = self.place(0)?.map_or(Device::CPU, |place| place.device());
+        let (_, capabilities) = alone.backend_of(device)?;
+        let missing: Vec<OpKind> =
+            OpKind::ALL.iter().copied().filter(|op| !op.row().keys.contains(device.key())).collect();
+        let declared = Capabilities { ops: capabilities.ops.without(&missing), ..*capabilities };
         let space = Space { worlds: &self.worlds, chunk: self.chunk, selection: self.selection };
-        Ok(cases(capabilities, &space))
+        Ok(cases(&declared, &space))
     }
 
     pub(crate) fn cases_of(&self, world: u32) -> Result<Vec<Case>> {
@@ -139,9 +158,10 @@ impl Suite {
     }
 
     fn in_threads(&self, world: u32, cases: &[Case]) -> Vec<Verdicts> {
-        let body = |pg| {
+        let body = |pg: ProcessGroup| {
             let mut verdicts = Vec::new();
-            run(&pg, cases, |_, verdict| verdicts.push(verdict));
+            let place = self.place(pg.rank())?;
+            run(&pg, cases, place.as_ref(), |_, verdict| verdicts.push(verdict));
             Ok(Verdicts { verdicts, end: String::new() })
         };
         match run_ranks(world, self.builder(), body) {

@@ -38,6 +38,24 @@ impl Tensor {
         &mut cast_slice_mut(&mut self.words)[GUARD_BYTES..][..self.count * self.dtype.size()]
     }
 
+    pub(crate) fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// Bytes from the start of everything to an element.
+    pub(crate) fn offset(&self, element: usize) -> u64 {
+        (GUARD_BYTES + element * self.dtype.size()) as u64
+    }
+
+    /// The elements and their guards.
+    pub(crate) fn everything(&self) -> &[u8] {
+        cast_slice(&self.words)
+    }
+
+    pub(crate) fn everything_mut(&mut self) -> &mut [u8] {
+        cast_slice_mut(&mut self.words)
+    }
+
     /// Whether the guards are as they were.
     pub(crate) fn is_guarded(&self) -> bool {
         let behind = self.words.len() - GUARD;
@@ -47,8 +65,7 @@ impl Tensor {
     /// The span of some of the elements, for the in-place layouts that only raw calls can express. The caller of the raw
     /// call answers for its use.
     pub(crate) fn part(&mut self, start: usize, count: usize) -> Span {
-        let offset = GUARD_BYTES + start * self.dtype.size();
-        Span::new(self.words.as_mut_ptr().cast(), offset as u64, count as u64, self.dtype, Device::CPU)
+        Span::new(self.words.as_mut_ptr().cast(), self.offset(start), count as u64, self.dtype, Device::CPU)
     }
 
     fn all(&self) -> Span {

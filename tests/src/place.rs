@@ -1,0 +1,112 @@
+//! A device's memory as the place of a case's tensors.
+#![allow(unsafe_code)]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use c10d_core::device::{DeviceBuffer, DeviceRuntime};
+use c10d_core::registry::{Provider, Registry};
+use c10d_core::{Buf, BufMut, Device, Error, Memory, Result, Span};
+
+use crate::reference::Tensors;
+use crate::tensor::Tensor;
+
+/// A device on which a rank has its tensors.
+pub(crate) struct Place {
+    runtime: Arc<dyn DeviceRuntime>,
+    index: u16,
+    patience: Duration,
+}
+
+impl Place {
+    /// The device of this rank, among those of this name.
+    pub(crate) fn of(providers: &[&'static Provider], name: &str, rank: u32, patience: Duration) -> Result<Place> {
+        let runtime = Registry::collect(providers)?.device(name)?;
+        let count = runtime.count()?;
+        if count == 0 {
+            return Err(Error::unsupported(format!("there is no device {name} here")));
+        }
+        let index = (rank % u32::from(count)) as u16;
+        Ok(Place { runtime, index, patience })
+    }
+
+    pub(crate) fn device(&self) -> Device {
+        self.runtime.device(self.index)
+    }
+
+    /// Copies a tensor to the device, guards and all.
+    pub(crate) fn put(&self, tensor: Tensor) -> Result<Far> {
+        let mut memory = DeviceBuffer::from_slice(&self.runtime, self.index, tensor.everything(), self.patience)?;
+        let whole = memory.span();
+        let base = match whole.memory() {
+            Memory::Cuda(address) => std::ptr::with_exposed_provenance_mut(address as usize),
+            Memory::Opaque { handle, .. } => handle,
+            _ => return Err(Error::unsupported(format!("{} is the host's memory", whole.device()))),
+        };
+        Ok(Far { tensor, base, memory })
+    }
+
+    /// Copies a tensor back.
+    pub(crate) fn get(&self, far: Far) -> Result<Tensor> {
+        let Far { mut tensor, memory, .. } = far;
+        tensor.everything_mut().copy_from_slice(&memory.to_vec::<u8>(self.patience)?);
+        Ok(tensor)
+    }
+
+    pub(crate) fn put_all(&self, tensors: Tensors) -> Result<Tensors<Far>> {
+        let put = |list: Vec<Tensor>| list.into_iter().map(|t| self.put(t)).collect::<Result<Vec<Far>>>();
+        Ok(Tensors { inputs: put(tensors.inputs)?, outputs: put(tensors.outputs)? })
+    }
+
+    pub(crate) fn get_all(&self, tensors: Tensors<Far>) -> Result<Tensors> {
+        let get = |list: Vec<Far>| list.into_iter().map(|t| self.get(t)).collect::<Result<Vec<Tensor>>>();
+        Ok(Tensors { inputs: get(tensors.inputs)?, outputs: get(tensors.outputs)? })
+    }
+}
+
+/// A tensor in a device's memory, between guards as at home.
+pub(crate) struct Far {
+    tensor: Tensor,
+    base: *mut (),
+    memory: DeviceBuffer,
+}
+
+// SAFETY: the base is the buffer's own, which may go to any thread.
+unsafe impl Send for Far {}
+// SAFETY: as above.
+unsafe impl Sync for Far {}
+
+impl Far {
+    /// The span of some of the elements; the caller of a raw call answers for its use.
+    pub(crate) fn part(&self, start: usize, count: usize) -> Span {
+        let device = (&mut &self.memory).span().device();
+        Span::new(self.base, self.tensor.offset(start), count as u64, self.tensor.dtype(), device)
+    }
+
+    fn all(&self) -> Span {
+        self.part(0, self.tensor.count())
+    }
+}
+
+// SAFETY: the allocation stays until the value is dropped, wherever the value is; the value is its only owner.
+unsafe impl Buf for Far {
+    fn span(&mut self) -> Span {
+        self.all()
+    }
+}
+// SAFETY: as above.
+unsafe impl BufMut for Far {}
+// SAFETY: borrowed as long as the value lives, and nobody writes in that time.
+unsafe impl Buf for &Far {
+    fn span(&mut self) -> Span {
+        self.all()
+    }
+}
+// SAFETY: borrowed exclusively.
+unsafe impl Buf for &mut Far {
+    fn span(&mut self) -> Span {
+        self.all()
+    }
+}
+// SAFETY: as above.
+unsafe impl BufMut for &mut Far {}
