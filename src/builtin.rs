@@ -12,6 +12,8 @@ pub fn builtin() -> &'static [&'static Provider] {
         &c10d_gloo_like::PROVIDER,
         #[cfg(feature = "nccl")]
         &c10d_nccl::PROVIDER,
+        #[cfg(feature = "sparse")]
+        &c10d_sparse::PROVIDER,
     ];
     BUILTIN
 }

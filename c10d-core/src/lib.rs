@@ -18,9 +18,9 @@ pub mod types;
 mod work;
 
 pub use backend::{Backend, Capabilities};
-pub use buffer::{Buf, BufMut, Buffers, Memory, RawSpans, Root, Span};
+pub use buffer::{Buf, BufMut, Buffers, Coo, DeviceCoo, Memory, RawSpans, Root, Span};
 pub use call::Call;
-pub use dispatch::{BackendMap, Fingerprint, KernelContext};
+pub use dispatch::{BackendMap, Composed, Fingerprint, KernelContext};
 pub use error::{Error, ErrorKind, OpError, Phase, Report, Result, Status};
 pub use group::{GroupBuilder, GroupInit, ProcessGroup, run_ranks};
 pub use job::{Caller, Job, Kept, Outcome, Request, let_go};

@@ -8,7 +8,9 @@
 //! [`Mismatch`](crate::ErrorKind::Mismatch), [`Timeout`](crate::ErrorKind::Timeout) and
 //! [`PeerDead`](crate::ErrorKind::PeerDead), which name the guilty ranks and fail the group.
 
-use crate::buffer::{AtRoot, Both, Buf, BufMut, Each, Many, Nothing, One, Root, Rows, Source, SourceKnown, Target};
+use crate::buffer::{
+    AtRoot, Both, Buf, BufMut, Each, Gathered, InPlace, Many, Nothing, One, Root, Rows, Source, SourceKnown, Target,
+};
 use crate::call::Call;
 use crate::ops::{
     AllGatherOptions, AllReduceCoalescedOptions, AllReduceOptions, AllToAllOptions, BarrierOptions, BroadcastOptions,
@@ -47,8 +49,13 @@ pub fn reduce<B: BufMut>(buffer: B, options: impl Into<ReduceOptions>, root: u32
 }
 
 /// Reduces everybody's `buffer`; all get the result, bit for bit the same.
-pub fn all_reduce<B: BufMut>(buffer: B, options: impl Into<AllReduceOptions>) -> Call<Target<B>> {
-    Call::new(OpKind::AllReduce, options.into(), Target(buffer))
+///
+/// Of a sparse tensor ([`Coo`](crate::Coo)) the ranks may have different entries, and different numbers of them; the
+/// result has those that any rank has, and is coalesced. It is summed; see [`Absent`](crate::ops::Absent) for minimum,
+/// maximum and product. Shapes must be the same. Sparse and dense calls have numbers of their own: their order may differ
+/// between ranks.
+pub fn all_reduce<B: InPlace>(buffer: B, options: impl Into<AllReduceOptions>) -> Call<B::Buffers> {
+    Call::new(OpKind::AllReduce, options.into(), buffer.into_buffers())
 }
 
 /// Reduces several buffers of one element type at once, at the cost of one.
@@ -62,6 +69,12 @@ pub fn all_reduce_coalesced<B: BufMut>(
 /// Gathers everybody's `input` into `outputs`, one buffer per rank, in rank order. Lengths may differ between ranks.
 pub fn all_gather<I: Buf, O: BufMut>(input: I, outputs: Vec<O>) -> Call<Both<One<I>, Many<O>>> {
     Call::new(OpKind::AllGather, AllGatherOptions::default(), Both(One(input), Many(outputs)))
+}
+
+/// Gathers into `buffers`, one per rank, in rank order, of which `buffers[rank]`, where `rank` is this one, is what this
+/// rank gives. Lengths may differ between ranks.
+pub fn all_gather_in_place<B: BufMut>(buffers: Vec<B>, rank: u32) -> Call<Gathered<B>> {
+    Call::new(OpKind::AllGather, AllGatherOptions::default(), Gathered(buffers, rank as usize))
 }
 
 /// Gathers everybody's `input` into `output`, which has world size times its length.

@@ -1,6 +1,7 @@
 //! The buffers of one call, as a value that describes itself in spans and comes back when the call is over.
 #![allow(unsafe_code)]
 
+use super::coo::SparseCall;
 use super::{Buf, BufMut, Span, Spans};
 use crate::job::Outcome;
 use crate::{Error, Result};
@@ -11,6 +12,8 @@ pub struct Sink {
     pub(crate) inputs: Spans,
     pub(crate) outputs: Spans,
     pub(crate) output_row: usize,
+    /// Of a sparse tensor, whose values and indices are the inputs.
+    pub(crate) sparse: Option<Box<SparseCall>>,
 }
 
 impl Sink {
@@ -75,6 +78,26 @@ unsafe impl<O: BufMut> Buffers for Target<O> {
     }
 }
 
+/// A tensor that [`op::all_reduce`](crate::op::all_reduce) takes and gives back: a dense one (any [`BufMut`]), or a
+/// sparse one ([`Coo`](super::Coo) and [`DeviceCoo`](super::DeviceCoo), by value or by `&mut`).
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a writable buffer for collectives",
+    label = "use `&mut [T]`, `&mut Vec<T>`, `Vec<T>`, `Box<[T]>`, a device buffer or a sparse tensor"
+)]
+pub trait InPlace: Sized {
+    /// The call's buffers.
+    type Buffers: Buffers<Back = Self>;
+    /// This tensor as the buffers of a call.
+    fn into_buffers(self) -> Self::Buffers;
+}
+
+impl<B: BufMut> InPlace for B {
+    type Buffers = Target<B>;
+    fn into_buffers(self) -> Target<B> {
+        Target(self)
+    }
+}
+
 /// One tensor, written, and the rank it came from.
 pub struct SourceKnown<O>(pub(crate) O);
 
@@ -116,6 +139,25 @@ unsafe impl Buffers for Nothing {
         Ok(())
     }
     fn back(self, _: Outcome) {}
+}
+
+/// One tensor per rank, of which this rank's own is read and the others are written.
+pub struct Gathered<B>(pub(crate) Vec<B>, pub(crate) usize);
+
+// SAFETY: passes on what `BufMut` promises; the vector is not touched between `describe` and `back`. The input is the
+// same memory as one output, a layout that is refused wherever it has no meaning.
+unsafe impl<B: BufMut> Buffers for Gathered<B> {
+    type Back = Vec<B>;
+    fn describe(&mut self, sink: &mut Sink) -> Result {
+        sink.outputs.reserve_exact(self.0.len());
+        self.0.iter_mut().for_each(|b| sink.output(b.span()));
+        let own = sink.outputs.get(self.1).copied();
+        sink.input(own.ok_or_else(|| Error::invalid(format!("there is no buffer of rank {}", self.1)))?);
+        Ok(())
+    }
+    fn back(self, _: Outcome) -> Vec<B> {
+        self.0
+    }
 }
 
 /// Inputs and outputs.

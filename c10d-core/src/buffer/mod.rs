@@ -2,10 +2,13 @@
 
 mod arguments;
 mod buf;
+mod coo;
 mod span;
 
 pub use arguments::{
-    AtRoot, Both, Buffers, Each, Many, Nothing, One, RawSpans, Root, Rows, Sink, Source, SourceKnown, Target,
+    AtRoot, Both, Buffers, Each, Gathered, InPlace, Many, Nothing, One, RawSpans, Root, Rows, Sink, Source,
+    SourceKnown, Target,
 };
 pub use buf::{Buf, BufMut};
+pub use coo::{Coo, CooLayout, DeviceCoo, Sparse};
 pub use span::{Memory, Span, Spans};

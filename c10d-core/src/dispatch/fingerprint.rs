@@ -17,7 +17,7 @@ pub struct Fingerprint {
     pub dtype: u8,
     /// The reduce operation's code, or [`Fingerprint::NO_REDUCE`].
     pub reduce: u8,
-    /// Which step of a composed kernel; 0 elsewhere.
+    /// Which step of a composed kernel, beside [`Fingerprint::SPARSE`]; 0 elsewhere.
     pub step: u8,
     /// Elements per rank; 0 for uneven ops.
     pub count: u64,
@@ -34,6 +34,8 @@ impl Fingerprint {
     pub const NO_DTYPE: u8 = 255;
     /// The code for "does not reduce".
     pub const NO_REDUCE: u8 = 255;
+    /// Set in `step` for sparse tensors: `rest` is then of their shape, or of the step's own op.
+    pub const SPARSE: u8 = 0x80;
 
     /// The wire form, little endian.
     pub fn to_bytes(&self) -> [u8; Self::SIZE] {
@@ -83,6 +85,9 @@ impl Fingerprint {
             Some(("seq", self.seq.to_string(), theirs.seq.to_string()))
         } else if self.step != theirs.step {
             Some(("step", self.step.to_string(), theirs.step.to_string()))
+        } else if self.step & Self::SPARSE != 0 {
+            let field = if self.step == Self::SPARSE { "shape" } else { "step" };
+            Some((field, format!("{:#010x}", self.rest), format!("{:#010x}", theirs.rest)))
         } else {
             let field = if self.reduce == ReduceOp::PreMulSum(0.0).code() { "factor" } else { "tensors" };
             Some((field, format!("{:#010x}", self.rest), format!("{:#010x}", theirs.rest)))
@@ -111,6 +116,10 @@ mod tests {
         for (b, field) in cases {
             assert_eq!(a.disagreement(&b).map(|d| d.0), Some(field));
         }
+        let sparse = Fingerprint { step: Fingerprint::SPARSE, ..a };
+        assert_eq!(sparse.disagreement(&Fingerprint { rest: 1, ..sparse }).unwrap().0, "shape");
+        let step = Fingerprint { step: Fingerprint::SPARSE | 2, ..a };
+        assert_eq!(step.disagreement(&Fingerprint { rest: 1, ..step }).unwrap().0, "step");
         assert_eq!(a.disagreement(&Fingerprint { op: 99, ..a }).unwrap().2, "unknown");
     }
 }

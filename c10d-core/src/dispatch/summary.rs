@@ -1,12 +1,15 @@
 //! The fingerprint of a request.
 
-use super::Fingerprint;
+use super::{Fingerprint, sparse};
 use crate::job::Request;
 use crate::ops::{OpKind, Shape};
 use crate::types::ReduceOp;
 
 /// Computes what all ranks must agree on. `seq` is filled in when the call takes its turn.
 pub(crate) fn fingerprint(request: &Request) -> Fingerprint {
+    if let Some(layout) = request.sparse() {
+        return sparse::fingerprint(request, layout);
+    }
     let op = request.op;
     let (inputs, outputs) = (request.inputs(), request.outputs());
     let mut rest = 0;

@@ -1,6 +1,6 @@
 //! Everything that can be wrong with a call, found before anything is sent, once, for all backends.
 
-use super::overlap;
+use super::{overlap, sparse};
 use crate::buffer::Span;
 use crate::job::Request;
 use crate::ops::Shape;
@@ -8,6 +8,9 @@ use crate::{Error, Result};
 
 /// Checks a call of `rank` in a group of `size`.
 pub(crate) fn validate(request: &Request, rank: u32, size: u32) -> Result {
+    if let Some(layout) = request.sparse() {
+        return sparse::validate(request, layout);
+    }
     let op = request.op;
     let params = &request.params;
     let (inputs, outputs) = (request.inputs(), request.outputs());
@@ -186,16 +189,23 @@ fn spans(inputs: &[Span], outputs: &[Span]) -> Result {
         if s.device() != device {
             return Err(Error::invalid(format!("one op runs on one device, here are {device} and {}", s.device())));
         }
-        if s.bytes() > isize::MAX as usize {
-            return Err(Error::invalid("a tensor is larger than any memory"));
-        }
-        let address = s.host_ptr().map_or(usize::MAX, |p| p as usize);
-        if s.count() > 0 && address == 0 {
-            return Err(Error::invalid("a tensor with elements has a null address"));
-        }
-        if s.count() > 0 && address != usize::MAX && address & (dtype.align() - 1) != 0 {
-            return Err(Error::invalid(format!("a tensor of {dtype} begins at {address:#x}, which is not aligned")));
-        }
+        span(s)?;
+    }
+    Ok(())
+}
+
+/// A size that can exist, an address that is not null and aligned.
+#[inline]
+pub(super) fn span(s: &Span) -> Result {
+    if s.bytes() > isize::MAX as usize {
+        return Err(Error::invalid("a tensor is larger than any memory"));
+    }
+    let address = s.host_ptr().map_or(usize::MAX, |p| p as usize);
+    if s.count() > 0 && address == 0 {
+        return Err(Error::invalid("a tensor with elements has a null address"));
+    }
+    if s.count() > 0 && address != usize::MAX && address & (s.dtype().align() - 1) != 0 {
+        return Err(Error::invalid(format!("a tensor of {} begins at {address:#x}, which is not aligned", s.dtype())));
     }
     Ok(())
 }

@@ -25,6 +25,7 @@ impl Group {
             request.params.root = self.rank;
         }
         let (key, vendor) = self.place(request);
+        let key = if request.sparse().is_some() { dispatch::sparse_key(key)? } else { key };
         request.key = key;
         dispatch::validate(request, self.rank, self.size)?;
         let (route, lane) = self.route(key, vendor)?;

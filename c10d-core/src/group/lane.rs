@@ -2,15 +2,17 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 use parking_lot::{Mutex, MutexGuard};
 
+use super::Line;
 use crate::backend::{Backend, Capabilities};
 use crate::job::Request;
 use crate::{Error, ErrorKind, Phase, Result};
 
 /// What every error of a lane is told.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct LaneInfo {
     pub(crate) group: Arc<str>,
     pub(crate) rank: u32,
@@ -46,6 +48,8 @@ pub(crate) struct Lane {
     pub(crate) info: Arc<LaneInfo>,
     pub(crate) backend: Arc<dyn Backend>,
     pub(crate) capabilities: Capabilities,
+    /// Of a sparse key's lane alone: the calls that were started.
+    pub(crate) line: Option<Line>,
     /// The number of the next collective. Held from numbering until the backend has the job, so that both have one order.
     next: Mutex<u64>,
     next_p2p: AtomicU64,
@@ -54,7 +58,25 @@ pub(crate) struct Lane {
 impl Lane {
     pub(crate) fn new(info: LaneInfo, backend: Arc<dyn Backend>) -> Lane {
         let capabilities = *backend.capabilities();
-        Lane { info: Arc::new(info), backend, capabilities, next: Mutex::new(0), next_p2p: AtomicU64::new(0) }
+        Lane {
+            info: Arc::new(info),
+            backend,
+            capabilities,
+            line: None,
+            next: Mutex::new(0),
+            next_p2p: AtomicU64::new(0),
+        }
+    }
+
+    /// The lane of a sparse key. What it offers is its kernels' matter; the steps that they run are checked.
+    pub(crate) fn sparse(info: LaneInfo, backend: Arc<dyn Backend>) -> Lane {
+        Lane { capabilities: Capabilities::ALL, line: Some(Line::default()), ..Lane::new(info, backend) }
+    }
+
+    /// Waits for what is in flight, then leaves the peers.
+    pub(crate) fn shutdown(&self, deadline: Instant) -> Result {
+        let drained = self.line.as_ref().map_or(Ok(()), |line| line.wait_idle(deadline));
+        drained.and(self.backend.shutdown(deadline))
     }
 
     /// Waits for the lane's turn, numbers the request, and gives the turn, to be held until the backend has the job.

@@ -1,7 +1,7 @@
 //! The blocking form of every op, as a method: sugar for `run(op::..)`.
 
 use super::ProcessGroup;
-use crate::buffer::{Buf, BufMut, Root};
+use crate::buffer::{Buf, BufMut, InPlace, Root};
 use crate::ops::{
     AllReduceCoalescedOptions, AllReduceOptions, BarrierOptions, BroadcastOptions, MonitoredBarrierOptions,
     RecvOptions, ReduceOptions, ReduceScatterOptions, SendOptions,
@@ -35,7 +35,7 @@ impl ProcessGroup {
     }
 
     /// Runs [`op::all_reduce`].
-    pub fn all_reduce<B: BufMut>(&self, buffer: B, options: impl Into<AllReduceOptions>) -> Result<B> {
+    pub fn all_reduce<B: InPlace>(&self, buffer: B, options: impl Into<AllReduceOptions>) -> Result<B> {
         self.run(op::all_reduce(buffer, options))
     }
 

@@ -2,9 +2,11 @@
 
 mod aim;
 mod builder;
+mod deferred;
 mod init;
 mod join;
 mod lane;
+mod line;
 mod methods;
 mod routes;
 mod run;
@@ -19,6 +21,7 @@ use std::time::Duration;
 pub use builder::GroupBuilder;
 pub use init::GroupInit;
 pub(crate) use lane::{Lane, LaneInfo};
+pub(crate) use line::Line;
 use routes::{Route, Routes};
 pub(crate) use run::{complain, observe};
 pub use run_ranks::run_ranks;
@@ -152,7 +155,7 @@ impl ProcessGroup {
             return Ok(());
         }
         for lane in &self.0.lanes {
-            if let Err(mut e) = lane.backend.shutdown(deadline) {
+            if let Err(mut e) = lane.shutdown(deadline) {
                 lane.info.describe(&mut e);
                 first = first.and(Err(e));
             }

@@ -1,6 +1,7 @@
 //! Which lane and kernels serve the calls of a key, or of a vendor's device.
 
 use super::builder::Parts;
+use super::deferred::sparse_lane;
 use super::{GroupInit, Lane, LaneInfo};
 use crate::device::vendor_name;
 use crate::dispatch::{Choice, Offer, place};
@@ -66,10 +67,21 @@ impl Routes {
                 }
             };
             let (backend, capabilities) = (lanes[lane].info.backend, lanes[lane].capabilities);
+            let cpu = match choice {
+                Choice::Staged { cpu, .. } => Some(cpu.name),
+                Choice::Native(r) if r.keys.contains(&DispatchKey::Cpu) => Some(r.name),
+                Choice::Native(_) => served.iter().find(|(word, _)| word == "cpu").map(|(_, name)| name.as_str()),
+            };
             routes.set(word, |key| {
                 let kernel = |op: OpKind| parts.registry.kernel(op, key, backend).map(|k| k.0);
                 if !OpKind::ALL.iter().any(|op| kernel(*op).is_some()) {
                     return Err(format!("{key} is declared without a kernel: the crate that has it is not linked"));
+                }
+                if key.is_sparse() {
+                    lanes.push(sparse_lane(init, key, &lanes[lane], cpu)?);
+                    let mut kernels = [None; OpKind::ALL.len()];
+                    kernels[OpKind::AllReduce as usize] = kernel(OpKind::AllReduce);
+                    return Ok(Route { lane: lanes.len() - 1, kernels });
                 }
                 let mut kernels = [None; OpKind::ALL.len()];
                 for op in OpKind::ALL.iter().filter(|op| capabilities.ops.contains(**op)) {
@@ -82,7 +94,7 @@ impl Routes {
     }
 
     /// Sets the routes of all keys that the device word stands for.
-    fn set(&mut self, word: &str, route: impl Fn(DispatchKey) -> Result<Route, String>) {
+    fn set(&mut self, word: &str, mut route: impl FnMut(DispatchKey) -> Result<Route, String>) {
         let (dense, vendor) = place(word);
         if vendor != 0 {
             self.vendors.push((vendor, route(dense)));

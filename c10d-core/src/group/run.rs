@@ -128,7 +128,7 @@ impl Group {
         let on_panic = OnPanic { group: self, frame: Some(frame) };
         // SAFETY: the frame stays until it was seen done, here or by `on_panic`.
         let job = unsafe { Job::new(NonNull::from(frame)) };
-        (aim.kernel)(KernelContext { lane: aim.lane }, job);
+        (aim.kernel)(KernelContext::of(aim.lane, self.size), job);
         std::mem::forget(on_panic);
         drop(turn);
         if !frame.is_done() {
@@ -191,7 +191,7 @@ impl Group {
             Ok((aim, turn)) => {
                 let job = Counted::job(&mut state, &aim.lane.info);
                 let on_panic = OnPanic { group: self, frame: None };
-                (aim.kernel)(KernelContext { lane: aim.lane }, job);
+                (aim.kernel)(KernelContext::of(aim.lane, self.size), job);
                 std::mem::forget(on_panic);
                 drop(turn);
             }

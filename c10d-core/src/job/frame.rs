@@ -88,6 +88,13 @@ impl Frame {
     pub(crate) unsafe fn complete(this: *const Frame, result: Result<Outcome>) {
         // SAFETY: the frame lives until DONE is stored.
         let frame = unsafe { &*this };
+        let result = match (&frame.request.spans.sparse, result) {
+            (Some(sparse), Ok(outcome)) if !sparse.accepts(&outcome) => {
+                let what = "the kernel of a sparse call gave no tensor of the caller's kind; this is a defect of it";
+                Err(Error::new(crate::ErrorKind::Internal, what))
+            }
+            (_, result) => result,
+        };
         let result = result.map_err(|e| frame.described(e));
         if frame.request.dtype() == Some(DType::Bool) && !frame.kept.load(Ordering::Relaxed) {
             for span in frame.request.outputs() {

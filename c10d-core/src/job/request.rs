@@ -1,14 +1,15 @@
 //! What a backend is asked to do: validated, numbered, type-erased.
+#![allow(unsafe_code)]
 
 use std::any::Any;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use crate::buffer::{Sink, Span};
+use crate::buffer::{CooLayout, Sink, Span};
 use crate::dispatch::Fingerprint;
 use crate::ops::{OpKind, Params};
 use crate::store::{FOREVER, deadline_after};
-use crate::types::{DType, DispatchKey};
+use crate::types::{DType, DispatchKey, Element};
 
 /// Whether the caller waits for the op inside the call. If so, the backend may do the whole op inside `submit`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,6 +78,23 @@ impl Request {
     /// The element type of all spans; none for barriers.
     pub fn dtype(&self) -> Option<DType> {
         self.outputs().first().or(self.inputs().first()).map(Span::dtype)
+    }
+
+    /// Of a call with a sparse tensor: what it is. Its inputs are then the values, and the indices.
+    pub fn sparse(&self) -> Option<&CooLayout> {
+        self.spans.sparse.as_deref().map(|call| &call.layout)
+    }
+
+    /// The elements of an input in host memory; `None` if there is no such input, or it is of another type or elsewhere.
+    pub fn input<T: Element>(&self, i: usize) -> Option<&[T]> {
+        let span = self.inputs().get(i).filter(|s| s.dtype() == T::DTYPE)?;
+        let base = span.host_ptr()?.cast::<T>();
+        if span.count() == 0 {
+            return Some(&[]);
+        }
+        // SAFETY: validated (type, length, alignment, not null). The memory is the call's until its job is completed,
+        // which the request does not outlive, and nobody writes to inputs meanwhile.
+        Some(unsafe { std::slice::from_raw_parts(base, span.count()) })
     }
 
     /// When the op must be over. The clock is read at the first call, so an op that never waits never reads it.

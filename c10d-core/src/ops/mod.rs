@@ -5,9 +5,9 @@ mod params;
 mod table;
 
 pub use options::{
-    AllGatherOptions, AllReduceCoalescedOptions, AllReduceOptions, AllToAllOptions, BarrierOptions, BroadcastOptions,
-    GatherOptions, Missing, MonitoredBarrierOptions, Options, RecvOptions, ReduceOptions, ReduceScatterOptions,
-    ScatterOptions, SendOptions,
+    Absent, AllGatherOptions, AllReduceCoalescedOptions, AllReduceOptions, AllToAllOptions, BarrierOptions,
+    BroadcastOptions, GatherOptions, Missing, MonitoredBarrierOptions, Options, RecvOptions, ReduceOptions,
+    ReduceScatterOptions, ScatterOptions, SendOptions,
 };
 pub use params::Params;
 pub use table::{OpKind, OpRow, OpSet, Shape, declared};

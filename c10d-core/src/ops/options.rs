@@ -68,10 +68,14 @@ options! {
     AllReduceOptions {
         /// How values are combined.
         reduce_op / with_reduce_op: ReduceOp,
-        /// Of a sparse tensor: the indices, if all ranks have the same (host memory, sparse_dim × nnz).
+        /// Of a sparse tensor: the indices of the result, if all ranks know them (host memory, sparse_dim × nnz, sorted,
+        /// each at most once). They hold every rank's own, and need not be exchanged. Sums only.
         sparse_indices / with_sparse_indices: Option<Arc<[i64]>>,
+        /// Of a sparse tensor: what the entries count as that a rank does not have.
+        absent / with_absent: Absent,
     } |self, p| {
         p.reduce = self.reduce_op;
+        if self.absent != Absent::default() { p.rare().absent = self.absent; }
         if self.sparse_indices.is_some() { p.rare().sparse_indices = self.sparse_indices; }
     };
     /// Of `all_reduce_coalesced`.
@@ -148,6 +152,24 @@ macro_rules! number_first {
     )*};
 }
 number_first!(SendOptions tag RecvOptions tag BroadcastOptions root_rank GatherOptions root_rank ScatterOptions root_rank);
+
+/// What the entries of a sparse tensor count as that a rank does not have.
+///
+/// A sum is the same either way. Minimum, maximum and product are not; with zeros almost every result would be dense, so
+/// they are offered over present entries alone, and only to who says so:
+///
+/// ```
+/// # use c10d_core::{ReduceOp, ops::{Absent, AllReduceOptions}};
+/// let largest = AllReduceOptions::new(ReduceOp::Max).with_absent(Absent::Ignored);
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Absent {
+    /// Zeros, as everywhere in mathematics. Sums only.
+    #[default]
+    Zero,
+    /// Nothing: an entry's result is made of those ranks' values that have it.
+    Ignored,
+}
 
 /// Which missing ranks a monitored barrier names.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::Absent;
 use crate::types::ReduceOp;
 
 /// The scalar arguments of a call. Fields that the op's row does not use are neutral.
@@ -30,6 +31,7 @@ pub(crate) struct Rare {
     pub(crate) output_splits: Vec<usize>,
     pub(crate) device_ids: Vec<u16>,
     pub(crate) sparse_indices: Option<Arc<[i64]>>,
+    pub(crate) absent: Absent,
 }
 
 impl Params {
@@ -53,6 +55,11 @@ impl Params {
     /// The devices that a barrier is told to use.
     pub fn device_ids(&self) -> &[u16] {
         self.rare.as_ref().map_or(&[], |r| &r.device_ids)
+    }
+
+    /// What the entries of a sparse tensor count as that a rank does not have.
+    pub fn absent(&self) -> Absent {
+        self.rare.as_ref().map_or(Absent::default(), |r| r.absent)
     }
 
     /// The indices of a sparse all-reduce that all ranks share, sparse_dim × nnz.

@@ -1,0 +1,139 @@
+//! What a kernel may use besides the job; kernels that are made of several dense ops.
+#![allow(unsafe_code)]
+
+use std::ptr::NonNull;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::{Fingerprint, fingerprint, validate};
+use crate::backend::Backend;
+use crate::buffer::Buffers;
+use crate::call::Call;
+use crate::group::{Lane, LaneInfo, Line, complain};
+use crate::job::{Caller, Frame, Job, Outcome, Request, let_go};
+use crate::{Error, ErrorKind, Result, Status};
+
+/// What a kernel may use besides the job.
+pub struct KernelContext<'a> {
+    pub(crate) info: &'a Arc<LaneInfo>,
+    pub(crate) backend: &'a Arc<dyn Backend>,
+    pub(crate) size: u32,
+    /// Where a sparse key's started calls run.
+    pub(crate) line: Option<&'a Line>,
+}
+
+/// A kernel that is made of several dense ops, which it runs by [`KernelContext::run_step`]. It waits for each.
+pub type Composed = fn(&KernelContext<'_>, &Request) -> Result<Outcome>;
+
+impl<'a> KernelContext<'a> {
+    #[inline]
+    pub(crate) fn of(lane: &'a Lane, size: u32) -> KernelContext<'a> {
+        KernelContext { info: &lane.info, backend: &lane.backend, size, line: lane.line.as_ref() }
+    }
+
+    /// The backend that serves the job's key in the job's group.
+    pub fn backend(&self) -> &Arc<dyn Backend> {
+        self.backend
+    }
+
+    /// This rank.
+    pub fn rank(&self) -> u32 {
+        self.info.rank
+    }
+
+    /// How many ranks the group has.
+    pub fn size(&self) -> u32 {
+        self.size
+    }
+
+    /// Runs a kernel that is made of several dense ops, and completes the job with what it gives. For sparse keys, whose
+    /// lane belongs to such kernels alone: a caller that waits does the work itself, after whatever was started before; a
+    /// call that was started runs on the lane's thread.
+    pub fn compose(self, job: Job, kernel: Composed) {
+        match self.line {
+            Some(line) if job.request().caller == Caller::Continues => line.push(job, kernel, &self),
+            Some(line) => match line.wait_idle(job.request().deadline()) {
+                Ok(()) => self.finish(job, kernel),
+                Err(e) => job.complete(Err(e)),
+            },
+            None => {
+                let what = "a kernel made of several ops is registered for a dense key, whose lane is shared";
+                job.complete(Err(Error::new(ErrorKind::Internal, what)));
+            }
+        }
+    }
+
+    pub(crate) fn finish(&self, job: Job, kernel: Composed) {
+        let result = kernel(self, job.request());
+        job.complete_with(result);
+    }
+
+    /// Runs one dense op as step `step` (1 to 127) of a composed kernel, and waits for it, for as long as the call that
+    /// it is part of may still take. All ranks must run the same steps. Nothing is numbered: the step has the call's
+    /// number, and its element type and reduce operation go before the step's payload, so that ranks that disagree about
+    /// them learn it at the first step.
+    ///
+    /// # Errors
+    /// As of the op; all of status `Failed`.
+    pub fn run_step<B: Buffers>(&self, outer: &Request, step: u8, call: Call<B>) -> Result<B::Back> {
+        let Call { op, params, error, mut buffers, .. } = call;
+        let left = outer.deadline().saturating_duration_since(Instant::now());
+        let mut frame = Frame::new(Request::new(op, Caller::Waits, params, left));
+        let described = error.map_or(Ok(()), Err).and_then(|()| buffers.describe(&mut frame.request.spans));
+        let outcome = described.and_then(|()| self.step(outer, step, &mut frame)).map_err(|mut e| {
+            // Something may have been sent, if not in this step.
+            e.report_mut().status = Status::Failed;
+            e
+        })?;
+        Ok(buffers.back(outcome))
+    }
+
+    fn step(&self, outer: &Request, step: u8, frame: &mut Frame) -> Result<Outcome> {
+        let request = &mut frame.request;
+        let span = request.outputs().first().or(request.inputs().first());
+        request.key = span.map_or(outer.key.dense(), |s| s.device().key());
+        validate(request, self.info.rank, self.size)?;
+        request.seq = outer.seq;
+        let own = fingerprint(request);
+        request.fingerprint = Fingerprint {
+            step: outer.fingerprint.step | step,
+            count: own.count,
+            root: own.root,
+            rest: own.rest ^ (u32::from(own.op) << 8 | u32::from(own.dtype)) << 16,
+            ..outer.fingerprint
+        };
+        frame.lane = Some(NonNull::from(&**self.info));
+        let frame = &*frame;
+        let back = LetGo { frame, backend: self.backend };
+        // SAFETY: the frame stays until it was seen done, which `back` waits for, also when the backend panics.
+        let job = unsafe { Job::new(NonNull::from(frame)) };
+        self.backend.submit(job);
+        drop(back);
+        // SAFETY: done, and nobody else has the frame.
+        unsafe { frame.take_outcome() }
+    }
+}
+
+/// Leaves a frame only when its job is back.
+struct LetGo<'a> {
+    frame: &'a Frame,
+    backend: &'a Arc<dyn Backend>,
+}
+
+impl Drop for LetGo<'_> {
+    fn drop(&mut self) {
+        let request = &self.frame.request;
+        if self.frame.is_done() || self.frame.wait_until(request.deadline() + let_go(request.timeout)) {
+            return;
+        }
+        let what = "the backend did not let go of borrowed memory in time; this call can only wait on: a defect of it";
+        let error = self.frame.described(Error::new(ErrorKind::Internal, what));
+        self.backend.abort(&error);
+        loop {
+            complain(&error);
+            if self.frame.wait_until(Instant::now() + Duration::from_secs(1)) {
+                return;
+            }
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! Calls with sparse tensors: their key, what can be wrong with them, and what ranks must agree on.
+
+use super::Fingerprint;
+use crate::buffer::CooLayout;
+use crate::job::Request;
+use crate::ops::Absent;
+use crate::types::{DType, DispatchKey, ReduceOp};
+use crate::{Error, Result};
+
+/// The key for sparse tensors on the device of this dense one.
+pub(crate) fn sparse_key(dense: DispatchKey) -> Result<DispatchKey> {
+    match dense {
+        DispatchKey::Cpu => Ok(DispatchKey::SparseCpu),
+        DispatchKey::Cuda => Ok(DispatchKey::SparseCuda),
+        key => Err(Error::unsupported(format!("there are no sparse tensors on {key}"))),
+    }
+}
+
+/// Checks a call with a sparse tensor. What its indices hold is for the kernel to check, which reads them anyway.
+pub(super) fn validate(request: &Request, layout: &CooLayout) -> Result {
+    let op = request.op;
+    if !op.row().keys.contains(request.key) {
+        return Err(Error::unsupported(format!("{op} takes no sparse tensors")));
+    }
+    let [values, indices] = request.inputs() else {
+        return Err(Error::invalid("a sparse tensor has values and indices"));
+    };
+    super::validate::span(values)?;
+    super::validate::span(indices)?;
+    let lengths = (layout.nnz.checked_mul(layout.row), layout.nnz.checked_mul(layout.sparse_dim));
+    if lengths != (Some(values.count()), Some(indices.count())) || indices.dtype() != DType::I64 {
+        return Err(Error::invalid("values and indices do not fit the shape of the sparse tensor"));
+    }
+    if indices.device() != values.device() {
+        let (a, b) = (indices.device(), values.device());
+        return Err(Error::invalid(format!("the indices of a sparse tensor are on {a}, its values on {b}")));
+    }
+    let reduce = request.params.reduce;
+    if !reduce.is_defined_on(values.dtype()) {
+        return Err(Error::invalid(format!("{reduce} has no meaning on {}", values.dtype())));
+    }
+    match (reduce, request.params.absent()) {
+        (ReduceOp::Sum, _) => {}
+        (ReduceOp::Min | ReduceOp::Max | ReduceOp::Product, Absent::Ignored) => {}
+        (ReduceOp::Min | ReduceOp::Max | ReduceOp::Product, Absent::Zero) => {
+            let what = format!("{reduce} of sparse tensors is over present entries only: say so with Absent::Ignored");
+            return Err(Error::invalid(what));
+        }
+        _ => return Err(Error::invalid(format!("sparse tensors have sum, min, max and product, not {reduce}"))),
+    }
+    if let Some(known) = request.params.sparse_indices() {
+        if reduce != ReduceOp::Sum {
+            return Err(Error::invalid(format!("{reduce} takes no sparse_indices: sums only")));
+        }
+        if !known.len().is_multiple_of(layout.sparse_dim) {
+            let what = format!("{} sparse_indices are not {} for each entry", known.len(), layout.sparse_dim);
+            return Err(Error::invalid(what));
+        }
+    }
+    Ok(())
+}
+
+/// What all ranks must agree on: not how many entries each has, but the shape.
+pub(super) fn fingerprint(request: &Request, layout: &CooLayout) -> Fingerprint {
+    let hash = layout.shape_hash();
+    Fingerprint {
+        seq: request.seq as u32,
+        op: request.op as u8,
+        dtype: request.dtype().map_or(Fingerprint::NO_DTYPE, |d| d as u8),
+        reduce: request.params.reduce.code(),
+        step: Fingerprint::SPARSE,
+        count: 0,
+        root: 0,
+        rest: (hash ^ hash >> 32) as u32,
+    }
+}

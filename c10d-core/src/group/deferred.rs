@@ -1,0 +1,168 @@
+//! The lane of a sparse key, whose backend object is made when it is first used.
+#![allow(unsafe_code)]
+
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
+
+use parking_lot::{Condvar, Mutex};
+
+use super::{GroupInit, Lane, LaneInfo};
+use crate::backend::{Backend, Capabilities};
+use crate::device::DeviceRuntime;
+use crate::job::Job;
+use crate::types::DispatchKey;
+use crate::{Error, ErrorKind, Phase, Result};
+
+/// The lane of a sparse key beside the lane of its dense one: over an own object of the backend for host memory, so that
+/// its steps and the dense calls may come in different orders on different ranks. `Err`: why there is none.
+pub(super) fn sparse_lane(init: &GroupInit, key: DispatchKey, dense: &Lane, cpu: Option<&str>) -> Result<Lane, String> {
+    let why = || format!("{key} goes through host memory, but this group has no backend for the CPU");
+    let registration = init.registry.backend(cpu.ok_or_else(why)?).map_err(|e| e.report().what.clone())?;
+    let own = GroupInit {
+        group: init.group.clone(),
+        store: init.store.clone(),
+        hints: init.hints.clone(),
+        registry: init.registry.clone(),
+        made: Arc::default(),
+        parent: None,
+        ..*init
+    };
+    let backend = Deferred {
+        shared: Arc::new(Shared {
+            made: OnceLock::new(),
+            state: Mutex::new(State::Not(Box::new(own))),
+            news: Condvar::new(),
+        }),
+        backend: registration.name,
+        key,
+        device: dense.backend.device(),
+    };
+    let LaneInfo { group, rank, backend: name, global } = &*dense.info;
+    let info = LaneInfo { group: group.clone(), rank: *rank, backend: name, global: global.clone() };
+    Ok(Lane::sparse(info, Arc::new(backend)))
+}
+
+/// A backend that is made by its first job.
+struct Deferred {
+    shared: Arc<Shared>,
+    backend: &'static str,
+    key: DispatchKey,
+    /// Of the device whose sparse tensors the lane serves.
+    device: Option<Arc<dyn DeviceRuntime>>,
+}
+
+struct Shared {
+    made: OnceLock<Arc<dyn Backend>>,
+    state: Mutex<State>,
+    news: Condvar,
+}
+
+enum State {
+    /// What it is made from.
+    Not(Box<GroupInit>),
+    Making,
+    Over(Result),
+}
+
+impl Deferred {
+    /// The backend, which is there by the deadline or not at all.
+    fn made(&self, deadline: Instant) -> Result<&Arc<dyn Backend>> {
+        if let Some(backend) = self.shared.made.get() {
+            return Ok(backend);
+        }
+        let mut state = self.shared.state.lock();
+        if let State::Not(_) = *state
+            && let State::Not(mut init) = std::mem::replace(&mut *state, State::Making)
+        {
+            init.deadline = deadline;
+            let (shared, backend, key) = (self.shared.clone(), self.backend, self.key);
+            // On a thread of its own, since nothing but its deadline ends it, while an abort must end the job.
+            let thread = std::thread::Builder::new().name("c10d sparse lane".to_owned());
+            if let Err(e) = thread.spawn(move || shared.make(&init, backend, key)) {
+                let what = "cannot start the thread that connects a sparse lane";
+                *state = State::Over(Err(Error::new(ErrorKind::Resource, what).source(e)));
+            }
+        }
+        while let State::Making = *state {
+            let late = self.shared.news.wait_until(&mut state, deadline).timed_out();
+            if late && matches!(*state, State::Making) {
+                let what = "the ranks did not connect for their first sparse call in time";
+                return Err(Error::new(ErrorKind::Timeout, what).phase(Phase::Connect));
+            }
+        }
+        if let State::Over(Err(e)) = &*state {
+            return Err(e.clone());
+        }
+        let lost = || Error::new(ErrorKind::Internal, "the backend of a sparse lane is gone");
+        self.shared.made.get().ok_or_else(lost)
+    }
+}
+
+impl Shared {
+    fn make(&self, init: &GroupInit, backend: &str, key: DispatchKey) {
+        let make = || init.own_backend(backend, key.name());
+        let made = std::panic::catch_unwind(std::panic::AssertUnwindSafe(make))
+            .unwrap_or_else(|_| Err(Error::new(ErrorKind::Internal, "the backend panicked when it was made")));
+        let mut state = self.state.lock();
+        // An abort came first.
+        if let State::Over(Err(cause)) = &*state {
+            if let Ok(backend) = made {
+                backend.abort(cause);
+            }
+            return;
+        }
+        *state = State::Over(made.map(|backend| drop(self.made.set(backend))));
+        drop(state);
+        self.news.notify_all();
+    }
+}
+
+// SAFETY: touches no span; the job is given to the backend made, or completed by its deadline or at an abort.
+unsafe impl Backend for Deferred {
+    fn name(&self) -> &'static str {
+        self.backend
+    }
+
+    /// Nobody asks: what a step needs is checked when it comes.
+    fn capabilities(&self) -> &Capabilities {
+        self.shared.made.get().map_or(&Capabilities::ALL, |backend| backend.capabilities())
+    }
+
+    fn submit(&self, job: Job) {
+        let request = job.request();
+        let backend = match self.made(request.deadline()) {
+            Ok(backend) => backend,
+            Err(e) => return job.complete(Err(e)),
+        };
+        let reduce = request.params.reduce;
+        if request.dtype().is_some_and(|dtype| !backend.capabilities().offers(request.op, dtype, reduce)) {
+            let what = format!("backend {} does not offer {}, which sparse tensors need", self.backend, request.op);
+            return job.complete(Err(Error::unsupported(what)));
+        }
+        backend.submit(job);
+    }
+
+    fn abort(&self, cause: &Error) {
+        let mut state = self.shared.state.lock();
+        if let State::Not(_) | State::Making = *state {
+            *state = State::Over(Err(cause.clone()));
+        }
+        drop(state);
+        self.shared.news.notify_all();
+        if let Some(backend) = self.shared.made.get() {
+            backend.abort(cause);
+        }
+    }
+
+    fn shutdown(&self, deadline: Instant) -> Result {
+        self.shared.made.get().map_or(Ok(()), |backend| backend.shutdown(deadline))
+    }
+
+    fn device(&self) -> Option<Arc<dyn DeviceRuntime>> {
+        self.device.clone()
+    }
+
+    fn bytes_sent(&self) -> Option<u64> {
+        self.shared.made.get().map_or(Some(0), |backend| backend.bytes_sent())
+    }
+}

@@ -1,0 +1,56 @@
+//! One rank's entries, sorted, each once.
+
+use std::borrow::Cow;
+
+use c10d_core::buffer::CooLayout;
+use c10d_core::{Error, Result};
+
+use crate::keys::{Key, is_coalesced, linearise};
+use crate::memory::zeroed;
+use crate::value::{Combine, Value};
+
+/// Sorted entries.
+pub(crate) struct Entries<'a, K, V: Value> {
+    pub(crate) keys: Vec<K>,
+    /// A row for each key.
+    pub(crate) values: Cow<'a, [V]>,
+}
+
+/// The entries of a tensor. Entries with the same coordinates become one, in the order in which they come.
+///
+/// # Errors
+/// `InvalidArgument` if a coordinate is outside of the tensor, or the tensor is not coalesced and is said to be.
+pub(crate) fn coalesce<'a, K: Key, V: Value, C: Combine<V::Wide>>(
+    layout: &CooLayout,
+    indices: &[i64],
+    values: &'a [V],
+) -> Result<Entries<'a, K, V>> {
+    let keys: Vec<K> = linearise(layout, indices)?;
+    if is_coalesced(&keys) {
+        return Ok(Entries { keys, values: Cow::Borrowed(values) });
+    }
+    if layout.coalesced {
+        let at = keys.windows(2).position(|pair| pair[0] >= pair[1]).map_or(0, |at| at + 1);
+        let what = format!("the tensor is said to be coalesced, but entry {at} does not come after the one before it");
+        return Err(Error::invalid(what));
+    }
+    let mut order: Vec<(K, usize)> = keys.into_iter().zip(0..).collect();
+    // Places make all pairs different, so equal keys stay in order.
+    order.sort_unstable();
+    let mut keys: Vec<K> = order.iter().map(|(key, _)| *key).collect();
+    keys.dedup();
+    let row = layout.row;
+    let mut out = zeroed::<V>(keys.len(), row)?;
+    V::accumulate(&mut out, |out| {
+        for (same, i) in order.chunk_by(|a, b| a.0 == b.0).zip(0..) {
+            let out = &mut out[i * row..(i + 1) * row];
+            for (n, (_, entry)) in same.iter().enumerate() {
+                let values = &values[entry * row..(entry + 1) * row];
+                for (out, value) in out.iter_mut().zip(values) {
+                    *out = if n == 0 { value.widen() } else { C::combine(*out, value.widen()) };
+                }
+            }
+        }
+    });
+    Ok(Entries { keys, values: Cow::Owned(out) })
+}

@@ -1,0 +1,154 @@
+//! All ranks' rows of a range of keys become one row per entry, in rank order.
+
+use std::ops::Range;
+
+use crate::keys::Key;
+use crate::union::{Piece, Union};
+use crate::value::{Combine, Value};
+
+/// Words of bits after which the next rank has its turn, so that the rows in the making stay in the cache.
+const BLOCK: usize = 64;
+
+/// Reduces the rows of `pieces`, which are in rank order and whose keys are in the union, into `out`, which has a row for
+/// each entry of the union.
+pub(crate) fn fold<K: Key, V: Value, C: Combine<V::Wide>>(
+    range: &Range<u64>,
+    union: &Union<K>,
+    pieces: &[(Piece<'_, K>, &[V])],
+    row: usize,
+    out: &mut [V],
+) {
+    if row == 0 {
+        return;
+    }
+    V::accumulate(out, |out| match union {
+        Union::Bits(bits, before) => by_bits::<K, V, C>(range, bits, before, pieces, row, out),
+        Union::List(keys) => by_search::<K, V, C>(keys, pieces, row, out),
+    });
+}
+
+/// Entries of one rank that were not folded yet.
+struct Rest<'a, K, V> {
+    piece: Piece<'a, K>,
+    values: &'a [V],
+}
+
+impl<'a, K: Key, V> Rest<'a, K, V> {
+    /// The next word of bits, whose first key is `base`.
+    fn word(&mut self, base: u64) -> u64 {
+        match &mut self.piece {
+            Piece::Bits(bits) => {
+                let (first, rest) = bits.split_first().unwrap_or((&0, &[]));
+                *bits = rest;
+                *first
+            }
+            Piece::List(keys) => {
+                let (mut word, mut n) = (0, 0);
+                while let Some(key) = keys.get(n)
+                    && key.number() - base < 64
+                {
+                    word |= 1 << (key.number() - base);
+                    n += 1;
+                }
+                *keys = &keys[n..];
+                word
+            }
+        }
+    }
+
+    fn take(&mut self, count: usize) -> &'a [V] {
+        let (now, later) = self.values.split_at(count);
+        self.values = later;
+        now
+    }
+}
+
+fn by_bits<K: Key, V: Value, C: Combine<V::Wide>>(
+    range: &Range<u64>,
+    bits: &[u64],
+    before: &[usize],
+    pieces: &[(Piece<'_, K>, &[V])],
+    row: usize,
+    out: &mut [V::Wide],
+) {
+    let mut rests: Vec<Rest<'_, K, V>> = pieces.iter().map(|(piece, values)| Rest { piece: *piece, values }).collect();
+    let mut seen = [0u64; BLOCK];
+    for (block, words) in bits.chunks(BLOCK).enumerate() {
+        seen.fill(0);
+        for rest in &mut rests {
+            for (i, all) in words.iter().copied().enumerate() {
+                let w = block * BLOCK + i;
+                let mine = rest.word(range.start + 64 * w as u64);
+                if mine == 0 {
+                    continue;
+                }
+                let values = rest.take(mine.count_ones() as usize * row);
+                let out = &mut out[before[w] * row..before[w + 1] * row];
+                word::<V, C>(all, seen[i], mine, values, row, out);
+                seen[i] |= mine;
+            }
+        }
+    }
+}
+
+/// Folds one rank's rows of one word into the rows of all.
+#[inline]
+fn word<V: Value, C: Combine<V::Wide>>(all: u64, seen: u64, mine: u64, values: &[V], row: usize, out: &mut [V::Wide]) {
+    if mine == all && seen == 0 {
+        return set(out, values);
+    }
+    if mine == all && seen == all {
+        return add::<V, C>(out, values);
+    }
+    let mut rest = mine;
+    for values in values.chunks_exact(row) {
+        let bit = rest & rest.wrapping_neg();
+        rest ^= bit;
+        let place = (all & (bit - 1)).count_ones() as usize * row;
+        let out = &mut out[place..place + row];
+        if seen & bit == 0 { set(out, values) } else { add::<V, C>(out, values) }
+    }
+}
+
+fn by_search<K: Key, V: Value, C: Combine<V::Wide>>(
+    all: &[K],
+    pieces: &[(Piece<'_, K>, &[V])],
+    row: usize,
+    out: &mut [V::Wide],
+) {
+    let mut seen = vec![false; all.len()];
+    for (piece, values) in pieces {
+        let Piece::List(keys) = piece else { continue };
+        let mut at = 0;
+        for (key, values) in keys.iter().zip(values.chunks_exact(row)) {
+            at += leap(&all[at..], *key);
+            let out = &mut out[at * row..(at + 1) * row];
+            if seen[at] {
+                add::<V, C>(out, values)
+            } else {
+                set(out, values)
+            }
+            seen[at] = true;
+        }
+    }
+}
+
+/// Where the key, which is there, is: found in steps that double, since it is mostly near.
+fn leap<K: Key>(sorted: &[K], key: K) -> usize {
+    let mut step = 1;
+    while step < sorted.len() && sorted[step] <= key {
+        step *= 2;
+    }
+    let from = step / 2;
+    from + sorted[from..sorted.len().min(step)].partition_point(|k| *k < key)
+}
+
+#[inline]
+fn set<V: Value>(out: &mut [V::Wide], values: &[V]) {
+    out.iter_mut().zip(values).for_each(|(out, value)| *out = value.widen());
+}
+
+#[inline]
+fn add<V: Value, C: Combine<V::Wide>>(out: &mut [V::Wide], values: &[V]) {
+    out.iter_mut().zip(values).for_each(|(out, value)| *out = C::combine(*out, value.widen()));
+}

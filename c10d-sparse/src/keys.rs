@@ -1,0 +1,165 @@
+//! Coordinates as one number each, and back.
+
+use bytemuck::Pod;
+use c10d_core::buffer::CooLayout;
+use c10d_core::{Element, Error, Result};
+
+/// The number of an entry: its place in the tensor of the sparse dimensions, row-major.
+pub(crate) trait Key: Element + Pod + Ord + std::hash::Hash {
+    fn new(number: u64) -> Self;
+    fn number(self) -> u64;
+}
+
+impl Key for u32 {
+    #[inline]
+    fn new(number: u64) -> u32 {
+        number as u32
+    }
+    #[inline]
+    fn number(self) -> u64 {
+        self.into()
+    }
+}
+
+impl Key for u64 {
+    #[inline]
+    fn new(number: u64) -> u64 {
+        number
+    }
+    #[inline]
+    fn number(self) -> u64 {
+        self
+    }
+}
+
+/// How many entries there could be.
+pub(crate) fn space(layout: &CooLayout) -> u64 {
+    // The layout was refused if it had more.
+    layout.sparse_shape().iter().map(|size| *size as u64).product()
+}
+
+/// The numbers of the entries, in their order.
+///
+/// # Errors
+/// `InvalidArgument` if a coordinate is negative or too large.
+pub(crate) fn linearise<K: Key>(layout: &CooLayout, indices: &[i64]) -> Result<Vec<K>> {
+    let nnz = indices.len() / layout.sparse_dim;
+    let sizes = layout.sparse_shape();
+    let mut keys = vec![K::new(0); nnz];
+    let mut stride = space(layout);
+    for (dim, size) in sizes.iter().map(|size| *size as u64).enumerate() {
+        // A size of zero lets no coordinate pass.
+        stride = stride.checked_div(size).unwrap_or(0);
+        let row = &indices[dim * nnz..(dim + 1) * nnz];
+        let mut outside = false;
+        for (key, index) in keys.iter_mut().zip(row) {
+            // Negative ones are large.
+            let index = *index as u64;
+            outside |= index >= size;
+            *key = K::new(key.number().wrapping_add(index.wrapping_mul(stride)));
+        }
+        if outside {
+            let bad = row.iter().enumerate().find(|(_, index)| (**index as u64) >= size);
+            let (entry, index) = bad.unwrap_or((0, &0));
+            let what = format!("index {index} of entry {entry} is not within 0..{size}, dimension {dim} of the tensor");
+            return Err(Error::invalid(what));
+        }
+    }
+    Ok(keys)
+}
+
+/// Writes the coordinates of sorted entries, from column `at` on, into `sparse_dim` rows.
+pub(crate) fn delinearise(layout: &CooLayout, keys: impl Iterator<Item = u64>, indices: &mut [i64], at: usize) {
+    if let [_] = layout.sparse_shape() {
+        for (index, key) in indices[at..].iter_mut().zip(keys) {
+            *index = key as i64;
+        }
+        return;
+    }
+    let nnz = indices.len() / layout.sparse_dim;
+    let (last, outer) = (*layout.sparse_shape().last().unwrap_or(&1) as u64, layout.sparse_dim - 1);
+    // Neighbours mostly differ in the last coordinate alone.
+    let (mut line, mut begin, mut first) = (0, 0, true);
+    for (i, key) in (at..nnz).zip(keys) {
+        if first || key - begin >= last {
+            (line, first) = (key / last, false);
+            begin = line * last;
+        }
+        indices[outer * nnz + i] = (key - begin) as i64;
+        let mut rest = line;
+        for (dim, size) in layout.sparse_shape()[..outer].iter().enumerate().rev() {
+            indices[dim * nnz + i] = (rest % *size as u64) as i64;
+            rest /= *size as u64;
+        }
+    }
+}
+
+/// Whether the entries are sorted, each at most once.
+pub(crate) fn is_coalesced<K: Key>(keys: &[K]) -> bool {
+    // Without a way out inside a block the loop is vectorised.
+    let pairs = |block: &[K]| block.iter().zip(&block[1..]).fold(true, |sorted, (a, b)| sorted & (a < b));
+    let blocks = (0..keys.len()).step_by(1024);
+    blocks.into_iter().all(|begin| pairs(&keys[begin..keys.len().min(begin + 1025)]))
+}
+
+#[cfg(test)]
+mod tests {
+    use c10d_core::Coo;
+
+    use super::*;
+
+    #[test]
+    fn numbers_and_back() {
+        for (shape, sparse_dim, indices) in [
+            (vec![5], 1, vec![0, 4, 2]),
+            (vec![3, 4, 2], 3, vec![0, 2, 1, 3, 0, 1, 1, 1, 0]),
+            (vec![3, 4, 2], 2, vec![0, 2, 1, 3, 0, 1]),
+        ] {
+            let layout = layout(&shape, sparse_dim);
+            let mut keys: Vec<u64> = linearise(&layout, &indices).unwrap();
+            let narrow: Vec<u32> = linearise(&layout, &indices).unwrap();
+            assert!(keys.iter().zip(&narrow).all(|(a, b)| *a == u64::from(*b)));
+            let n = keys.len();
+            let columns: Vec<Vec<i64>> =
+                (0..n).map(|i| (0..sparse_dim).map(|d| indices[d * n + i]).collect()).collect();
+            let mut order: Vec<usize> = (0..n).collect();
+            order.sort_by_key(|i| columns[*i].clone());
+            keys.sort_unstable();
+            let mut back = vec![-1; indices.len()];
+            delinearise(&layout, keys.iter().copied(), &mut back, 0);
+            let want: Vec<i64> =
+                (0..sparse_dim).flat_map(|d| order.iter().map(move |i| (d, *i))).map(|(d, i)| columns[i][d]).collect();
+            assert_eq!(back, want);
+        }
+    }
+
+    #[test]
+    fn what_is_outside_is_refused() {
+        let layout = layout(&[3, 4], 2);
+        for (indices, word) in [
+            (vec![0, -1, 0, 0], "index -1 of entry 1 is not within 0..3"),
+            (vec![0, 3, 0, 0], "index 3 of entry 1"),
+            (vec![0, 0, 4, 0], "index 4 of entry 0 is not within 0..4, dimension 1"),
+            (vec![0, 0, i64::MAX, i64::MIN], "dimension 1"),
+        ] {
+            let e = linearise::<u32>(&layout, &indices).unwrap_err();
+            assert!(e.to_string().contains(word), "{e}");
+        }
+    }
+
+    #[test]
+    fn sorted_or_not() {
+        let mut keys: Vec<u32> = (0..5000).collect();
+        assert!(is_coalesced(&keys) && is_coalesced::<u64>(&[]) && is_coalesced(&[7u64]));
+        for at in [0, 1022, 1023, 1024, 4998] {
+            keys[at + 1] = keys[at];
+            assert!(!is_coalesced(&keys), "{at}");
+            keys[at + 1] = at as u32 + 1;
+        }
+        assert!(is_coalesced(&keys));
+    }
+
+    fn layout(shape: &[usize], sparse_dim: usize) -> CooLayout {
+        Coo::<u8>::new(shape, sparse_dim, vec![], vec![]).unwrap().layout().clone()
+    }
+}

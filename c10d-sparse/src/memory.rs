@@ -1,0 +1,53 @@
+//! Memory for results and for what comes from peers, asked for before anything is written to it.
+
+use bytemuck::Zeroable;
+use bytemuck::allocation::try_zeroed_slice_box;
+use c10d_core::{Error, ErrorKind, Result};
+
+/// Whoever asks for less is not worth a look at the system's books.
+const LARGE: usize = 256 << 20;
+
+/// Zeros.
+///
+/// # Errors
+/// `Resource` if the memory is not there.
+pub(crate) fn zeroed<V: Zeroable>(rows: usize, row: usize) -> Result<Vec<V>> {
+    let none = |why: String| {
+        let what = format!("no memory for {rows} entries of {row} elements of {} bytes: {why}", size_of::<V>());
+        Error::new(ErrorKind::Resource, what)
+    };
+    let count = rows.checked_mul(row);
+    let bytes = count.and_then(|count| count.checked_mul(size_of::<V>())).filter(|b| isize::try_from(*b).is_ok());
+    let (Some(count), Some(bytes)) = (count, bytes) else { return Err(none("more than any machine has".into())) };
+    if bytes >= LARGE
+        && let Some(available) = available()
+        && bytes > available
+    {
+        // The system would promise it, and end somebody when the promise is called in.
+        return Err(none(format!("{available} bytes are available")));
+    }
+    try_zeroed_slice_box(count).map(Vec::from).map_err(|()| none("refused by the system".into()))
+}
+
+/// Bytes that the system can give without ending somebody, where it says so.
+fn available() -> Option<usize> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kilobytes: usize = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    kilobytes.checked_mul(1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_is_refused() {
+        assert_eq!(zeroed::<u32>(3, 2).unwrap(), [0; 6]);
+        assert!(zeroed::<u32>(0, usize::MAX).unwrap().is_empty());
+        for (rows, row) in [(usize::MAX, 2), (usize::MAX / 2, 1), (1 << 40, 64)] {
+            let e = zeroed::<u64>(rows, row).unwrap_err();
+            assert_eq!(*e.kind(), ErrorKind::Resource, "{e}");
+        }
+    }
+}

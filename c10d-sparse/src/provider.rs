@@ -1,0 +1,15 @@
+//! What this crate registers.
+
+use c10d_core::registry::{KernelRow, Provider};
+use c10d_core::{DispatchKey, OpKind};
+
+use crate::kernel;
+
+/// The kernels of `all_reduce` on SparseCPU and SparseCUDA, over whichever backend serves the device.
+pub static PROVIDER: Provider = Provider {
+    source: env!("CARGO_PKG_NAME"),
+    kernels: &[KernelRow { op: OpKind::AllReduce, key: DispatchKey::SparseCpu, backend: None, kernel: kernel::host }],
+    ..Provider::EMPTY
+};
+
+c10d_core::submit!(PROVIDER);

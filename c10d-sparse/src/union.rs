@@ -1,0 +1,148 @@
+//! Sets of entries: as sorted lists of keys, or as bits where that is shorter.
+
+use std::ops::Range;
+
+use crate::keys::Key;
+
+/// Some rank's entries in a range of keys.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Piece<'a, K> {
+    /// The keys, sorted, each once.
+    List(&'a [K]),
+    /// A bit for each key of the range.
+    Bits(&'a [u64]),
+}
+
+/// All ranks' entries in a range of keys.
+#[derive(Debug)]
+pub(crate) enum Union<K> {
+    /// The keys.
+    List(Vec<K>),
+    /// A bit for each key of the range; and how many are set before each word, and in all.
+    Bits(Vec<u64>, Vec<usize>),
+}
+
+/// Words of 64 bits for a bit per key.
+pub(crate) fn words(range: &Range<u64>) -> u64 {
+    (range.end - range.start).div_ceil(64)
+}
+
+/// Whether `count` keys of the range are sent as bits: if that is shorter. Whoever knows both numbers knows the form.
+pub(crate) fn sent_as_bits<K>(range: &Range<u64>, count: usize) -> bool {
+    words(range).saturating_mul(8) < (count as u64).saturating_mul(size_of::<K>() as u64)
+}
+
+/// The length, in units of 32 bits, of so many keys on the wire.
+pub(crate) fn wire_len<K>(range: &Range<u64>, count: usize) -> usize {
+    if sent_as_bits::<K>(range, count) { 2 * words(range) as usize } else { count * (size_of::<K>() / 4) }
+}
+
+/// Sets the bits of keys of the range.
+pub(crate) fn set_bits<K: Key>(range: &Range<u64>, keys: &[K], bits: &mut [u64]) {
+    for key in keys {
+        let at = key.number() - range.start;
+        bits[(at / 64) as usize] |= 1 << (at % 64);
+    }
+}
+
+impl<'a, K: Key> Piece<'a, K> {
+    /// What came over the wire. `None`: it is not `count` sorted keys of the range.
+    pub(crate) fn read(range: &Range<u64>, count: usize, wire: &'a [u64]) -> Option<Piece<'a, K>> {
+        if sent_as_bits::<K>(range, count) {
+            let set: usize = wire.iter().map(|word| word.count_ones() as usize).sum();
+            let beyond = match ((range.end - range.start) % 64, wire.last()) {
+                (0, _) | (_, None) => 0,
+                (used, Some(last)) => last >> used,
+            };
+            return (set == count && beyond == 0).then_some(Piece::Bits(wire));
+        }
+        let keys = bytemuck::cast_slice::<u64, K>(wire).get(..count)?;
+        let inside = keys.first().is_none_or(|key| key.number() >= range.start)
+            && keys.last().is_none_or(|key| key.number() < range.end);
+        (inside && crate::keys::is_coalesced(keys)).then_some(Piece::List(keys))
+    }
+
+    fn len(&self) -> usize {
+        match self {
+            Piece::List(keys) => keys.len(),
+            Piece::Bits(bits) => bits.iter().map(|word| word.count_ones() as usize).sum(),
+        }
+    }
+}
+
+impl<K: Key> Union<K> {
+    /// The union of pieces of one range. As bits where at least every 128th key is there: then finding an entry's place is
+    /// counting bits.
+    pub(crate) fn of(range: &Range<u64>, pieces: &[Piece<'_, K>]) -> Union<K> {
+        let total: u64 = pieces.iter().map(|piece| piece.len() as u64).sum();
+        let bits = pieces.iter().any(|piece| matches!(piece, Piece::Bits(_)));
+        if !bits && words(range) > total.saturating_mul(2) {
+            let mut keys: Vec<K> = Vec::with_capacity(total as usize);
+            for piece in pieces {
+                if let Piece::List(list) = piece {
+                    keys.extend_from_slice(list);
+                }
+            }
+            // Finds the sorted runs and merges them.
+            keys.sort();
+            keys.dedup();
+            return Union::List(keys);
+        }
+        let mut all = vec![0; words(range) as usize];
+        for piece in pieces {
+            match piece {
+                Piece::List(keys) => set_bits(range, keys, &mut all),
+                Piece::Bits(bits) => all.iter_mut().zip(*bits).for_each(|(all, bits)| *all |= bits),
+            }
+        }
+        Union::from_bits(all)
+    }
+
+    fn from_bits(bits: Vec<u64>) -> Union<K> {
+        let mut before = Vec::with_capacity(bits.len() + 1);
+        let mut count = 0;
+        for word in &bits {
+            before.push(count);
+            count += word.count_ones() as usize;
+        }
+        before.push(count);
+        Union::Bits(bits, before)
+    }
+
+    /// How many entries.
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Union::List(keys) => keys.len(),
+            Union::Bits(_, before) => before.last().copied().unwrap_or(0),
+        }
+    }
+
+    /// The entries as they go over the wire.
+    pub(crate) fn to_wire(&self, range: &Range<u64>) -> Vec<u64> {
+        let list = |keys: &mut dyn Iterator<Item = K>| {
+            let mut wire = vec![0u64; (self.len() * size_of::<K>()).div_ceil(8)];
+            bytemuck::cast_slice_mut::<u64, K>(&mut wire).iter_mut().zip(keys).for_each(|(to, key)| *to = key);
+            wire
+        };
+        match self {
+            Union::Bits(bits, _) if sent_as_bits::<K>(range, self.len()) => bits.clone(),
+            Union::Bits(bits, _) => list(&mut bits_of(range, bits).map(K::new)),
+            Union::List(keys) => list(&mut keys.iter().copied()),
+        }
+    }
+}
+
+/// The keys whose bits are set.
+pub(crate) fn bits_of(range: &Range<u64>, bits: &[u64]) -> impl Iterator<Item = u64> {
+    let begin = range.start;
+    bits.iter().zip((begin..).step_by(64)).flat_map(|(word, base)| {
+        let mut rest = *word;
+        std::iter::from_fn(move || {
+            let bit = u64::from(rest.trailing_zeros());
+            (rest != 0).then(|| {
+                rest &= rest - 1;
+                base + bit
+            })
+        })
+    })
+}
