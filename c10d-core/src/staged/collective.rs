@@ -7,7 +7,7 @@ use super::host::Host;
 use super::plan::{Chunk, Facts, Plan};
 use super::port::{DEPTH, Port, Watched};
 use super::shared::Shared;
-use super::slot::Slot;
+use super::slot::{Call, Slot};
 use crate::buffer::{Sink, Span};
 use crate::job::{Outcome, nested};
 use crate::types::Device;
@@ -25,7 +25,8 @@ pub(super) fn serve(shared: &Shared) {
     let mut kept = Kept::default();
     while let Some(slot) = shared.collectives.next() {
         if slot.if_open(|| ()) {
-            let result = catch_unwind(AssertUnwindSafe(|| run(shared, &slot, &mut kept)));
+            let mut retained = Vec::new();
+            let result = catch_unwind(AssertUnwindSafe(|| run(shared, &slot, &mut kept, &mut retained)));
             let what = "the thread of staged collectives panicked";
             let result = result.unwrap_or_else(|_| Err(Error::new(ErrorKind::Internal, what)));
             if let Err(error) = &result
@@ -34,8 +35,11 @@ pub(super) fn serve(shared: &Shared) {
                 shared.die(error);
             }
             slot.finish(result);
+            shared.leave(&slot);
+            Watched { shared, engine: &shared.collectives, slot: &slot, index: index(&slot.call) }.release(&retained);
+        } else {
+            shared.leave(&slot);
         }
-        shared.leave(&slot);
     }
     if shared.death().is_some() {
         // Something may be in flight for ever.
@@ -45,7 +49,8 @@ pub(super) fn serve(shared: &Shared) {
     }
 }
 
-fn run(shared: &Shared, slot: &Slot, kept: &mut Kept) -> Result<Outcome> {
+/// Does an op. What is left in `retained` is to be released.
+fn run(shared: &Shared, slot: &Slot, kept: &mut Kept, retained: &mut Vec<*mut ()>) -> Result<Outcome> {
     shared.alive()?;
     let call = &slot.call;
     let counts = |spans: &[Span]| spans.iter().map(Span::count).collect::<Vec<usize>>();
@@ -60,10 +65,10 @@ fn run(shared: &Shared, slot: &Slot, kept: &mut Kept) -> Result<Outcome> {
         outputs: &outputs,
     };
     let plan = Plan::new(facts, shared.chunk);
-    let Some(span) = call.outputs.first().or(call.inputs.first()) else {
+    if call.dtype.is_none() {
         return step(shared, slot, &plan, 0, &plan.chunk(0), None);
-    };
-    let index = span.device().index();
+    }
+    let index = index(call);
     let device = Watched { shared, engine: &shared.collectives, slot, index };
     let at = match kept.ports.iter().position(|port| port.index == index) {
         Some(at) => at,
@@ -73,13 +78,14 @@ fn run(shared: &Shared, slot: &Slot, kept: &mut Kept) -> Result<Outcome> {
         }
     };
     let port = &kept.ports[at];
-    let retained = device.retain()?;
+    *retained = device.retain()?;
     let result = device.begin(port).and_then(|()| rounds(&device, &plan, port, &mut kept.hosts));
     if let Err(error) = &result {
         shared.die(error);
         while !device.drained(port) {
             if slot.give_up(error) {
                 // The device may use our memory for ever, too.
+                retained.clear();
                 kept.hosts.iter_mut().for_each(|host| std::mem::forget(host.take()));
                 return result;
             }
@@ -87,10 +93,12 @@ fn run(shared: &Shared, slot: &Slot, kept: &mut Kept) -> Result<Outcome> {
             std::thread::sleep(Duration::from_millis(10));
         }
     }
-    if let Err(e) = device.release(&retained) {
-        tracing::warn!(target: "c10d", "{e}");
-    }
     result
+}
+
+/// Which device the op's memory is on.
+pub(super) fn index(call: &Call) -> u16 {
+    call.outputs.first().or(call.inputs.first()).map_or(0, |span| span.device().index())
 }
 
 fn rounds(device: &Watched<'_>, plan: &Plan<'_>, port: &Port, hosts: &mut [Option<Host>; DEPTH]) -> Result<Outcome> {

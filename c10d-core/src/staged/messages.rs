@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::task::{Wake, Waker};
 use std::time::{Duration, Instant};
 
-use super::collective::request;
+use super::collective::{index, request};
 use super::host::Host;
 use super::plan::{Chunk, Facts, Plan};
 use super::port::{Port, Watched};
@@ -107,13 +107,11 @@ fn work(shared: &Arc<Shared>, kept: &mut Kept) {
             match advance(&device, port, parcel, &waker, send_waits) {
                 Some(result) => {
                     let parcel = kept.parcels.remove(i);
-                    if let Err(e) = device.release(&parcel.retained) {
-                        tracing::warn!(target: "c10d", "{e}");
-                    }
                     kept.events.push((parcel.index, parcel.event));
                     drop(parcel.stage);
                     kept.hosts.extend(Arc::into_inner(parcel.host).filter(|_| kept.hosts.len() < SPARE));
                     over(shared, &slot, result);
+                    device.release(&parcel.retained);
                     pause = Duration::ZERO;
                 }
                 None => {
@@ -154,7 +152,7 @@ fn begin(shared: &Shared, slot: &Arc<Slot>, kept: &mut Kept) -> Result<Parcel> {
         outputs: &outputs,
     };
     let chunk = Plan::new(facts, usize::MAX).chunk(0);
-    let index = call.outputs.first().or(call.inputs.first()).map_or(0, |span| span.device().index());
+    let index = index(call);
     let device = Watched { shared, engine: &shared.messages, slot, index };
     let at = match kept.ports.iter().position(|port| port.index == index) {
         Some(at) => at,

@@ -76,7 +76,7 @@ impl Staged {
 
 // SAFETY: 1. A job's spans are used by the thread that does it and by the device, which is through with them when the
 // thread completes the job. One that is given up before that is completed only if its memory stays for the device:
-// retained, or leaked with the op that owns it. 2. The watchdog ends every job in flight by half of what may be taken to
+// retained, or leaked with the op that owns it. 2. The watchdog ends every job in flight well within what may be taken to
 // let go after its deadline or `abort`, except where borrowed memory could not be retained; no lock is held while
 // completing.
 unsafe impl Backend for Staged {

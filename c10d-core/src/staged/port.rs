@@ -49,6 +49,10 @@ impl Watched<'_> {
         if !self.slot.if_open(|| self.engine.does(Some(name))) {
             return Err(self.cause());
         }
+        self.made(name, call)
+    }
+
+    fn made<T>(&self, name: &'static str, call: impl FnOnce(&Arc<dyn DeviceRuntime>) -> Result<T>) -> Result<T> {
         let done = catch_unwind(AssertUnwindSafe(|| call(&self.shared.device)));
         self.engine.does(None);
         let device = || self.shared.device_of(self.slot);
@@ -94,16 +98,20 @@ impl Watched<'_> {
         Ok(retained)
     }
 
-    /// Undoes `retain`. Not if the op was given up: then the device may hold the memory for ever.
-    pub(super) fn release(&self, retained: &[*mut ()]) -> Result {
+    /// Undoes `retain`, when the device is through with the op. The op may be over already: its result need not wait for
+    /// this.
+    pub(super) fn release(&self, retained: &[*mut ()]) {
         for base in retained {
-            self.call("release", |device| {
+            self.engine.does(Some("release"));
+            let released = self.made("release", |device| {
                 // SAFETY: retained once each.
                 unsafe { device.release(self.index, *base) };
                 Ok(())
-            })?;
+            });
+            if let Err(e) = released {
+                tracing::warn!(target: "c10d", "{e}");
+            }
         }
-        Ok(())
     }
 
     pub(super) fn port(&self) -> Result<Port> {
@@ -200,7 +208,7 @@ impl Watched<'_> {
         let outer = &self.slot.call.outer;
         let now = Instant::now();
         let end = self.shared.death().map_or(outer.deadline, |(_, at)| outer.deadline.min(*at)).max(now);
-        self.drained_by(port, end + let_go(outer.timeout) / 4)
+        self.drained_by(port, end + let_go(outer.timeout) / 8)
     }
 
     /// The same, without waiting.

@@ -15,8 +15,8 @@ const AGAIN: Duration = Duration::from_millis(100);
 fn limit(shared: &Shared, slot: &Slot) -> Instant {
     let (deadline, timeout) = (slot.call.outer.deadline, slot.call.outer.timeout);
     let end = shared.death().map_or(deadline, |(_, at)| deadline.min(*at));
-    let tenths = if slot.at_cpu() { 8 } else { 5 };
-    end + let_go(timeout) * tenths / 10
+    let eighths = if slot.at_cpu() { 6 } else { 2 };
+    end + let_go(timeout) * eighths / 8
 }
 
 /// Watches until the backend is closed and nothing is in flight.

@@ -5,6 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use c10d_core::{Error, ErrorKind, Result};
 use parking_lot::{Condvar, Mutex};
 
+use crate::log::What;
+
 #[derive(Default)]
 pub(crate) struct Faults {
     asked: Mutex<Asked>,
@@ -15,6 +17,7 @@ pub(crate) struct Faults {
 struct Asked {
     hangs: BTreeSet<(u16, String)>,
     stalls: BTreeSet<u16>,
+    held: Vec<(u16, What)>,
     errors: BTreeMap<(u16, String), String>,
     /// By device: after how many more copies one fails, and what it says.
     copies: BTreeMap<u16, (u64, String)>,
@@ -28,6 +31,10 @@ impl Faults {
 
     pub(crate) fn stall(&self, index: u16) {
         self.asked.lock().stalls.insert(index);
+    }
+
+    pub(crate) fn hold(&self, index: u16, what: What) {
+        self.asked.lock().held.push((index, what));
     }
 
     pub(crate) fn error(&self, index: u16, call: &str, text: &str) {
@@ -64,10 +71,10 @@ impl Faults {
         }
     }
 
-    /// In front of each piece of work on a stream: waits while the device stalls.
-    pub(crate) fn pass(&self, index: u16) {
+    /// In front of each piece of work on a stream: waits while the device stalls, or holds such work.
+    pub(crate) fn pass(&self, index: u16, what: Option<What>) {
         let mut asked = self.asked.lock();
-        while asked.stalls.contains(&index) {
+        while asked.stalls.contains(&index) || what.is_some_and(|what| asked.held.contains(&(index, what))) {
             self.changed.wait(&mut asked);
         }
     }

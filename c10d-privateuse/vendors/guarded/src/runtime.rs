@@ -66,6 +66,12 @@ impl Guarded {
         self.faults.stall(index);
     }
 
+    /// From now on work of this kind does not run on this device, nor what is behind it on its stream, until
+    /// [`recover`](Guarded::recover).
+    pub fn hold(&self, index: u16, what: What) {
+        self.faults.hold(index, what);
+    }
+
     /// From now on this call on this device fails with this text.
     pub fn fail(&self, index: u16, call: &str, text: &str) {
         self.faults.error(index, call, text);

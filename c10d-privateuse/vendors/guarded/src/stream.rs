@@ -9,7 +9,7 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::event::Event;
 use crate::faults::Faults;
-use crate::log::{Entry, Log, What};
+use crate::log::{Entry, Log};
 use crate::memory::Part;
 
 /// What the host must not take for a result.
@@ -22,6 +22,15 @@ pub(crate) enum Task {
     Copy { to: Part, from: Part, entry: Entry },
     Record { event: Arc<Event>, record: u64 },
     Wait { event: Arc<Event>, record: u64 },
+}
+
+impl Task {
+    fn entry(&self) -> Option<&Entry> {
+        match self {
+            Task::CopyIn { entry, .. } | Task::CopyOut { entry, .. } | Task::Copy { entry, .. } => Some(entry),
+            Task::Record { .. } | Task::Wait { .. } => None,
+        }
+    }
 }
 
 /// Host memory of a copy.
@@ -85,7 +94,7 @@ impl Stream {
         // As on real devices, a stream that failed does nothing more but pass marks, and says why at each.
         let mut failed: Option<String> = None;
         while let Some(task) = self.next() {
-            env.faults.pass(env.index);
+            env.faults.pass(env.index, task.entry().map(|entry| entry.what));
             match task {
                 Task::Record { event, record } => event.reach(record, failed.as_deref()),
                 Task::Wait { event, record } => event.wait(record),
@@ -119,25 +128,19 @@ fn dawdle(seed: &mut u64) {
 }
 
 fn run(task: &Task, log: &Log) -> Result<(), String> {
-    let entry = match task {
-        Task::CopyIn { to, from, entry } => {
-            // SAFETY: host memory as promised, device memory is there; they are different allocations.
-            to.with(|to, len| unsafe { to.copy_from_nonoverlapping(from.0, len) })?;
-            entry
-        }
-        Task::CopyOut { to, from, entry } => {
-            // SAFETY: as above.
-            from.with(|from, len| unsafe { to.0.copy_from_nonoverlapping(from, len) })?;
-            entry
-        }
-        Task::Copy { to, from, entry } => {
+    match task {
+        // SAFETY: host memory as promised, device memory is there; they are different allocations.
+        Task::CopyIn { to, from, .. } => to.with(|to, len| unsafe { to.copy_from_nonoverlapping(from.0, len) })?,
+        // SAFETY: as above.
+        Task::CopyOut { to, from, .. } => from.with(|from, len| unsafe { to.0.copy_from_nonoverlapping(from, len) })?,
+        Task::Copy { to, from, .. } => {
             // SAFETY: device memory is there; the caller promised that the places do not overlap.
             to.with(|to, len| from.with(|from, _| unsafe { to.copy_from_nonoverlapping(from, len) }))??;
-            entry
         }
-        Task::Record { .. } | Task::Wait { .. } => return Ok(()),
-    };
-    debug_assert!(matches!(entry.what, What::CopyIn | What::CopyOut | What::Copy));
-    log.add(Entry { ran: true, ..*entry });
+        Task::Record { .. } | Task::Wait { .. } => {}
+    }
+    if let Some(entry) = task.entry() {
+        log.add(Entry { ran: true, ..*entry });
+    }
     Ok(())
 }

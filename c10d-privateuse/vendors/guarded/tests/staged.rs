@@ -1,35 +1,13 @@
 //! Collectives on the guarded device, through the CPU backend.
 
-use std::sync::{Arc, LazyLock};
-use std::time::Duration;
+#[macro_use]
+mod common;
+
+use std::sync::Arc;
 
 use c10d_core::device::{DeviceBuffer, DeviceRuntime};
-use c10d_core::registry::{DeviceRegistration, Provider};
-use c10d_core::{DispatchKey, GroupBuilder, ReduceOp, op, run_ranks};
-use c10d_guarded::Guarded;
-
-const CAP: Duration = Duration::from_secs(20);
-
-/// A device of the test's own, and a group of which it is staged.
-macro_rules! staged {
-    ($name:literal) => {{
-        static RUNTIME: LazyLock<Arc<Guarded>> = LazyLock::new(|| Arc::new(Guarded::new($name)));
-        static PROVIDER: Provider = Provider {
-            source: $name,
-            devices: &[DeviceRegistration {
-                name: $name,
-                key: DispatchKey::PrivateUse1,
-                open: &|| Ok(RUNTIME.clone()),
-            }],
-            ..Provider::EMPTY
-        };
-        let builder = GroupBuilder::new()
-            .providers(&[&PROVIDER, &c10d_gloo_like::PROVIDER])
-            .backend(concat!($name, ":gloo-like"))
-            .timeout(CAP);
-        (RUNTIME.clone(), builder)
-    }};
-}
+use c10d_core::{ReduceOp, op, run_ranks};
+use common::CAP;
 
 #[test]
 fn all_reduce_sums_what_the_devices_have() {

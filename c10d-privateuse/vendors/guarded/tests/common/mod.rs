@@ -1,0 +1,37 @@
+//! What the tests share.
+#![allow(dead_code, unused_macros)]
+
+use std::sync::mpsc::channel;
+use std::time::Duration;
+
+/// No verdict: only so that a hang ends.
+pub(crate) const CAP: Duration = Duration::from_secs(20);
+
+/// Runs a body that must return, on a thread of its own.
+pub(crate) fn returns<T: Send + 'static>(body: impl FnOnce() -> T + Send + 'static) -> T {
+    let (done, wait) = channel();
+    std::thread::spawn(move || done.send(body()));
+    wait.recv_timeout(CAP).expect("this must return")
+}
+
+/// A device of the test's own, and a group of which it is staged.
+macro_rules! staged {
+    ($name:literal) => {{
+        static RUNTIME: std::sync::LazyLock<std::sync::Arc<c10d_guarded::Guarded>> =
+            std::sync::LazyLock::new(|| std::sync::Arc::new(c10d_guarded::Guarded::new($name)));
+        static PROVIDER: c10d_core::registry::Provider = c10d_core::registry::Provider {
+            source: $name,
+            devices: &[c10d_core::registry::DeviceRegistration {
+                name: $name,
+                key: c10d_core::DispatchKey::PrivateUse1,
+                open: &|| Ok(RUNTIME.clone()),
+            }],
+            ..c10d_core::registry::Provider::EMPTY
+        };
+        let builder = c10d_core::GroupBuilder::new()
+            .providers(&[&PROVIDER, &c10d_gloo_like::PROVIDER])
+            .backend(concat!($name, ":gloo-like"))
+            .timeout(common::CAP);
+        (RUNTIME.clone(), builder)
+    }};
+}

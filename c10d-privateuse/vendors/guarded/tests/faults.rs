@@ -1,0 +1,247 @@
+//! Devices that hang, stall or fail in the middle of an op: the caller is told by whom, in time.
+
+#[macro_use]
+mod common;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use c10d_core::device::{DeviceBuffer, DeviceRuntime};
+use c10d_core::{Error, ErrorKind, GroupBuilder, ProcessGroup, ReduceOp, op, run_ranks};
+use c10d_guarded::{Guarded, What};
+use common::{CAP, returns};
+
+const SHORT: Duration = Duration::from_millis(300);
+
+/// Calls of a runtime in the course of an op.
+const CALLS: [&str; 9] =
+    ["retain", "create_stream", "create_event", "allocate_host", "record", "wait", "copy_out", "query", "copy_in"];
+/// Those that are made before the device gets anything of the op's.
+const EARLY: [&str; 2] = ["create_stream", "create_event"];
+
+fn buffer(runtime: &Arc<Guarded>, index: u16, count: usize) -> DeviceBuffer {
+    let device: Arc<dyn DeviceRuntime> = runtime.clone();
+    DeviceBuffer::from_slice(&device, index, &vec![1f32; count], CAP).unwrap()
+}
+
+fn alone(builder: &GroupBuilder) -> ProcessGroup {
+    builder.clone().timeout(SHORT).hint("staged.chunk", "256").build().unwrap()
+}
+
+fn names_device_and_call(error: &Error, call: &str) {
+    assert_eq!(*error.kind(), ErrorKind::Device, "{error}");
+    let text = error.to_string();
+    for word in ["hangs:0", &format!("stuck in {call} for"), "all_reduce", "hangs staged by gloo-like"] {
+        assert!(text.contains(word), "{word:?} is missing: {text}");
+    }
+}
+
+#[test]
+fn whoever_calls_a_device_that_hangs_is_told_which_and_in_what() {
+    let (runtime, builder) = staged!("hangs");
+    for call in CALLS {
+        for form in ["blocking", "owned", "scoped"] {
+            if call == "retain" && form != "owned" {
+                // What is being retained is not retained: borrowed memory cannot be given back meanwhile.
+                continue;
+            }
+            let (runtime, builder) = (runtime.clone(), builder.clone());
+            let (device, error) = (
+                runtime.clone(),
+                returns(move || {
+                    let pg = alone(&builder);
+                    let mut x = buffer(&runtime, 0, 200);
+                    runtime.hang(0, call);
+                    let error = match form {
+                        "blocking" => pg.all_reduce(&mut x, ReduceOp::Sum).map(drop).unwrap_err(),
+                        "owned" => {
+                            let failed = pg.start(op::all_reduce(x, ReduceOp::Sum)).wait().unwrap_err();
+                            // What the device was given is its own for good.
+                            assert!(failed.buffer.is_none() || EARLY.contains(&call), "{call}: {failed}");
+                            failed.error
+                        }
+                        _ => pg.scope(|s| s.start(op::all_reduce(&mut x, ReduceOp::Sum)).wait().map(drop)).unwrap_err(),
+                    };
+                    assert!(pg.failure().is_some());
+                    error
+                }),
+            );
+            names_device_and_call(&error, call);
+            device.recover();
+        }
+    }
+}
+
+#[test]
+fn a_thread_that_comes_back_late_gives_the_device_nothing_more() {
+    let (runtime, builder) = staged!("late");
+    let (device, error) = (
+        runtime.clone(),
+        returns(move || {
+            let pg = alone(&builder);
+            let mut x = buffer(&runtime, 0, 2000);
+            runtime.hang(0, "copy_out");
+            pg.all_reduce(&mut x, ReduceOp::Sum).map(drop).unwrap_err()
+        }),
+    );
+    assert!(error.to_string().contains("stuck in copy_out"), "{error}");
+    device.start_log();
+    device.recover();
+    std::thread::sleep(Duration::from_millis(100));
+    let given: Vec<_> = device.log().into_iter().filter(|entry| !entry.ran).collect();
+    assert!(given.len() <= 1, "only the call that hung may go on: {given:?}");
+}
+
+#[test]
+fn borrowed_memory_that_cannot_be_retained_is_waited_for() {
+    let (runtime, builder) = staged!("forgets");
+    runtime.forget();
+    let mut x = buffer(&runtime, 0, 200);
+    let pg = alone(&builder);
+    runtime.hang(0, "copy_in");
+    let device = runtime.clone();
+    let helper = std::thread::spawn(move || {
+        // Longer than the op may take; no verdict if it is not.
+        std::thread::sleep(Duration::from_millis(800));
+        device.start_log();
+        device.recover();
+    });
+    let error = pg.all_reduce(&mut x, ReduceOp::Sum).map(drop).unwrap_err();
+    // Nothing that is given to the device later is ours: the one copy that hung is over.
+    assert!(runtime.log().iter().any(|entry| entry.what == What::CopyIn && entry.ran), "{error}");
+    helper.join().unwrap();
+    // What the op owns is written off instead.
+    runtime.forget();
+    let pg = alone(&builder);
+    runtime.hang(0, "copy_in");
+    let failed = returns(move || pg.start(op::all_reduce(x, ReduceOp::Sum)).wait().unwrap_err());
+    assert!(failed.buffer.is_none() && failed.error.to_string().contains("stuck in copy_in"), "{failed}");
+    runtime.recover();
+}
+
+#[test]
+fn a_device_that_stalls_is_named_and_late_work_finds_its_memory() {
+    let (runtime, builder) = staged!("stalls");
+    let (device, error) = (
+        runtime.clone(),
+        returns(move || {
+            let pg = alone(&builder);
+            let mut x = buffer(&runtime, 0, 200);
+            runtime.stall(0);
+            let error = pg.all_reduce(&mut x, ReduceOp::Sum).map(drop).unwrap_err();
+            // Freed while the device still has copies of it in line.
+            drop(x);
+            error
+        }),
+    );
+    assert_eq!(*error.kind(), ErrorKind::Timeout, "{error}");
+    assert!(error.to_string().contains("device stalls:0 did not finish a copy to the host in time"), "{error}");
+    assert_eq!(device.allocations(), 1, "retained");
+    device.recover();
+}
+
+#[test]
+fn what_a_device_says_reaches_all_ranks() {
+    let (runtime, builder) = staged!("fails");
+    for fault in ["copy_out", "copy_in", "query", "a copy"] {
+        let (device, builder) = (runtime.clone(), builder.clone().hint("staged.chunk", "256"));
+        let errors = returns(move || {
+            run_ranks(2, builder, |pg| {
+                let index = pg.rank() as u16;
+                let mut x = buffer(&device, index, 500);
+                pg.barrier()?;
+                match fault {
+                    _ if pg.rank() == 0 => {}
+                    "a copy" => device.fail_copy(1, 5, "parity error"),
+                    call => device.fail(1, call, "parity error"),
+                }
+                let error = pg.all_reduce(&mut x, ReduceOp::Sum).map(drop).unwrap_err();
+                Ok(error)
+            })
+            .unwrap()
+        });
+        let text = errors[1].to_string();
+        assert_eq!(*errors[1].kind(), ErrorKind::Device, "{text}");
+        assert!(text.contains("parity error") && text.contains("device fails:1"), "{text}");
+        assert!(fault == "a copy" || text.contains(&format!("{fault}: parity error")), "{text}");
+        assert_eq!(errors[0].report().guilty, [1], "{}", errors[0]);
+        runtime.recover();
+    }
+}
+
+#[test]
+fn ops_behind_one_that_hangs_end_with_it() {
+    let (runtime, builder) = staged!("queue");
+    let device = runtime.clone();
+    let errors = returns(move || {
+        let pg = alone(&builder);
+        runtime.hang(0, "copy_out");
+        let start = || pg.start(op::all_reduce(buffer(&runtime, 0, 10), ReduceOp::Sum));
+        let works = [start(), start(), start()];
+        let to_self = pg.start(op::all_to_all_single(buffer(&runtime, 0, 4), buffer(&runtime, 0, 4)));
+        let mut errors: Vec<Error> = works.into_iter().map(|work| work.wait().unwrap_err().error).collect();
+        errors.push(to_self.wait().unwrap_err().error);
+        errors
+    });
+    for error in errors {
+        assert!(error.to_string().contains("queue:0 has been stuck in copy_out"), "{error}");
+    }
+    device.recover();
+}
+
+#[test]
+fn abort_ends_an_op_whose_device_hangs() {
+    let (runtime, builder) = staged!("aborts");
+    let device = runtime.clone();
+    let error = returns(move || {
+        // No deadline comes to help.
+        let pg = builder.timeout(Duration::from_secs(3600)).build().unwrap();
+        let mut x = buffer(&runtime, 0, 200);
+        runtime.hang(0, "copy_in");
+        let other = pg.clone();
+        std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(50));
+            other.abort("enough");
+        });
+        pg.all_reduce(&mut x, ReduceOp::Sum).map(drop).unwrap_err()
+    });
+    assert_eq!(*error.kind(), ErrorKind::Aborted, "{error}");
+    device.recover();
+}
+
+#[test]
+fn messages_end_in_time_too() {
+    for (call, sends) in [("copy_out", true), ("copy_in", false)] {
+        let (runtime, builder) = staged!("mail");
+        let device = runtime.clone();
+        let errors = returns(move || {
+            run_ranks(2, builder.timeout(Duration::from_secs(1)), |pg| {
+                let index = pg.rank() as u16;
+                let mut x = buffer(&runtime, index, 50);
+                pg.barrier()?;
+                runtime.hang(u16::from(!sends), call);
+                let done = if pg.rank() == 0 { pg.send(&x, 1, 3).map(drop) } else { pg.recv(&mut x, 0, 3).map(drop) };
+                Ok(done.err())
+            })
+            .unwrap()
+        });
+        let mine = errors[usize::from(!sends)].as_ref().expect("its device hangs");
+        assert!(mine.to_string().contains(&format!("stuck in {call}")), "{mine}");
+        device.recover();
+    }
+}
+
+#[test]
+fn a_release_that_hangs_costs_the_ops_behind_it() {
+    let (runtime, builder) = staged!("releases");
+    let device = runtime.clone();
+    let error = returns(move || {
+        let pg = alone(&builder);
+        let mut x = buffer(&runtime, 0, 200);
+        runtime.hang(0, "release");
+        pg.all_reduce(&mut x, ReduceOp::Sum).map(drop).unwrap();
+        pg.all_reduce(&mut x, ReduceOp::Sum).map(drop).unwrap_err()
+    });
+    assert!(error.to_string().contains("stuck in release"), "{error}");
+    device.recover();
+}

@@ -1,0 +1,111 @@
+//! Copies go on while the CPU backend transfers, shown by a CPU backend that would wait for ever if they did not.
+#![allow(unsafe_code)]
+
+#[macro_use]
+mod common;
+
+use std::sync::{Arc, LazyLock};
+use std::time::{Duration, Instant};
+
+use c10d_core::device::{DeviceBuffer, DevicePtr, DeviceRuntime};
+use c10d_core::registry::{DeviceRegistration, Provider, Registration};
+use c10d_core::{
+    Backend, Buf, Capabilities, DispatchKey, Error, ErrorKind, GroupBuilder, Job, Memory, OpKind, ReduceOp, Result,
+};
+use c10d_guarded::{Guarded, What};
+use common::CAP;
+
+static RUNTIME: LazyLock<Arc<Guarded>> = LazyLock::new(|| Arc::new(Guarded::new("overlaps")));
+const ROUNDS: usize = 8;
+const EACH: usize = 256;
+
+/// The one rank of a world; holds each transfer until the device is where an overlapping pipeline brings it.
+struct Holding;
+
+/// Waits until the log says so.
+fn until(what: &str, reached: impl Fn() -> bool) -> Result {
+    let end = Instant::now() + CAP;
+    while !reached() {
+        if Instant::now() > end {
+            return Err(Error::new(ErrorKind::Timeout, format!("{what} does not happen meanwhile: no overlap")));
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    Ok(())
+}
+
+fn count(what: What, ran: bool) -> usize {
+    RUNTIME.log().iter().filter(|entry| entry.what == what && entry.ran == ran).count()
+}
+
+// SAFETY: completes at once but for the wait, keeps nothing. The wait has a cap of its own.
+unsafe impl Backend for Holding {
+    fn name(&self) -> &'static str {
+        "holding"
+    }
+    fn capabilities(&self) -> &Capabilities {
+        &Capabilities::ALL
+    }
+    fn submit(&self, job: Job) {
+        let step = usize::from(job.request().fingerprint.step);
+        let mut result = Ok(());
+        if job.request().op == OpKind::AllReduce && step + 1 < ROUNDS {
+            result = until("the next round's copy to the host", || count(What::CopyOut, true) > step + 1);
+        }
+        if step == 1 {
+            // The first copy back was given, and cannot have run: this transfer does not wait for it.
+            let given = until("the copy back of the round before", || count(What::CopyIn, false) == 1);
+            assert_eq!(count(What::CopyIn, true), 0);
+            result = result.and(given);
+            RUNTIME.recover();
+        }
+        job.complete(result);
+    }
+    fn abort(&self, _: &Error) {}
+}
+
+static PROVIDER: Provider = Provider {
+    source: "overlap",
+    devices: &[DeviceRegistration { name: "overlaps", key: DispatchKey::PrivateUse1, open: &|| Ok(RUNTIME.clone()) }],
+    backends: &[Registration {
+        name: "holding",
+        keys: &[DispatchKey::Cpu],
+        priority: 1,
+        probe: &|| Ok(()),
+        create: &|_| Ok(Arc::new(Holding)),
+    }],
+    ..Provider::EMPTY
+};
+
+#[test]
+fn copies_go_on_while_the_cpu_transfers() {
+    let chunk = (EACH * 4).to_string();
+    let builder = GroupBuilder::new().providers(&[&PROVIDER]).backend("overlaps:holding").hint("staged.chunk", &chunk);
+    let pg = builder.timeout(3 * CAP).build().unwrap();
+    let device: Arc<dyn DeviceRuntime> = RUNTIME.clone();
+    let mine: Vec<f32> = (0..ROUNDS * EACH).map(|i| i as f32).collect();
+    let mut x = DeviceBuffer::from_slice(&device, 0, &mine, CAP).unwrap();
+    RUNTIME.start_log();
+    RUNTIME.hold(0, What::CopyIn);
+    pg.all_reduce(&mut x, ReduceOp::Sum).unwrap();
+    assert_eq!((count(What::CopyOut, true), count(What::CopyIn, true)), (ROUNDS, ROUNDS));
+    assert_eq!(x.to_vec::<f32>(CAP).unwrap(), mine);
+}
+
+#[test]
+fn an_op_begins_behind_what_its_stream_has() {
+    let (runtime, builder) = staged!("ordered");
+    let pg = builder.build().unwrap();
+    let device: Arc<dyn DeviceRuntime> = runtime;
+    let mut x = DeviceBuffer::from_slice(&device, 0, &[0u32; 64], CAP).unwrap();
+    let Memory::Opaque { handle: base, .. } = (&x).span().memory() else { panic!("a vendor's memory") };
+    for turn in 0..20u32 {
+        let values: Vec<[u32; 64]> = (0..20).map(|i| [turn * 100 + i; 64]).collect();
+        for value in &values {
+            // SAFETY: both places have so many bytes, and stay until the op below is over, which is behind them.
+            unsafe { device.copy_in(0, 0, DevicePtr { base, offset: 0 }, value.as_ptr().cast(), 256) }.unwrap();
+        }
+        pg.all_reduce(&mut x, ReduceOp::Max).unwrap();
+        assert_eq!(x.to_vec::<u32>(CAP).unwrap(), [turn * 100 + 19; 64]);
+    }
+}
