@@ -52,16 +52,17 @@ impl Suite {
     }
 }
 
-pub(crate) fn run(world: u32, begin: usize) -> Vec<Verdicts> {
-    launch(world, begin).unwrap_or_else(|e| no_group(world, &e))
+pub(crate) fn run(world: u32, begin: usize, environment: &[(String, String)]) -> Vec<Verdicts> {
+    launch(world, begin, environment).unwrap_or_else(|e| no_group(world, &e))
 }
 
-fn launch(world: u32, begin: usize) -> Result<Vec<Verdicts>> {
+fn launch(world: u32, begin: usize, environment: &[(String, String)]) -> Result<Vec<Verdicts>> {
     let cannot = |e: std::io::Error| Error::new(ErrorKind::Resource, "cannot find the running program").source(e);
     let program = std::env::current_exe().map_err(cannot)?;
-    let report = Launch::new(program, std::env::args_os().skip(1))
-        .ranks(world)
-        .env(ROLE, format!("{world}:{begin}"))
+    let launch = Launch::new(program, std::env::args_os().skip(1)).ranks(world).env(ROLE, format!("{world}:{begin}"));
+    let report = environment
+        .iter()
+        .fold(launch, |launch, (name, value)| launch.env(name, value))
         .output(Output::Captured)
         .keep_going()
         .run()?;

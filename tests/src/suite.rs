@@ -28,6 +28,7 @@ pub struct Suite {
     backend: String,
     device: Option<String>,
     hints: Vec<(String, String)>,
+    pub(crate) environment: Vec<(String, String)>,
     pub(crate) worlds: Vec<u32>,
     chunk: usize,
     selection: Selection,
@@ -55,6 +56,7 @@ impl Suite {
             backend: String::new(),
             device: None,
             hints: Vec::new(),
+            environment: Vec::new(),
             worlds: vec![1, 2, 3, 4, 5, 8],
             chunk: 64 << 10,
             selection: Selection::from_env(),
@@ -77,6 +79,12 @@ impl Suite {
     /// A setting for the backend.
     pub fn hint(mut self, name: &str, value: &str) -> Suite {
         self.hints.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// A variable for ranks that are processes, so that a program of several suites knows which one they are of.
+    pub fn environment(mut self, name: &str, value: &str) -> Suite {
+        self.environment.push((name.to_owned(), value.to_owned()));
         self
     }
 
@@ -146,7 +154,7 @@ impl Suite {
             }
             let verdicts = match ranks {
                 Ranks::Threads => self.in_threads(world, &cases[begin..]),
-                Ranks::Processes => processes::run(world, begin),
+                Ranks::Processes => processes::run(world, begin, &self.environment),
             };
             judge(&cases[begin..], &verdicts, &mut outcomes);
         }

@@ -1,0 +1,98 @@
+//! The suite over the sample vendors in every form that a plugin takes: built as a vendor builds it, by explicit path and
+//! dropped into a directory, ranks as threads and as processes.
+
+mod samples;
+
+use std::process::ExitCode;
+
+use c10d_conformance::{Ranks, Suite};
+use c10d_core::registry::Provider;
+use c10d_privateuse::{Search, Verdict};
+use libtest_mimic::{Arguments, Failed, Trial};
+use samples::{Sample, directory};
+
+/// Tells a rank which form it is of.
+const FORM: &str = "C10D_VENDORS_FORM";
+
+/// How the plugin is found.
+#[derive(Clone, Copy)]
+enum Found {
+    ByPath,
+    InDirectory,
+}
+
+/// One sample, loaded in one way, with its tensors in one place.
+struct Form {
+    name: &'static str,
+    sample: Sample,
+    found: Found,
+    map: &'static str,
+    device: Option<&'static str>,
+    worlds: &'static [u32],
+}
+
+const ALL: &[u32] = &[1, 2, 3, 4];
+const SOME: &[u32] = &[2, 3];
+
+#[rustfmt::skip]
+const FORMS: &[Form] = &[
+    Form { name: "c-device", sample: Sample::CDevice, found: Found::ByPath, map: "c-device:gloo-like", device: Some("c-device"), worlds: ALL },
+    Form { name: "c-device/directory", sample: Sample::CDevice, found: Found::InDirectory, map: "c-device:gloo-like", device: Some("c-device"), worlds: SOME },
+    Form { name: "c-collectives/cpu", sample: Sample::CCollectives, found: Found::ByPath, map: "cpu:c-collectives", device: None, worlds: ALL },
+    Form { name: "c-collectives/cpu/directory", sample: Sample::CCollectives, found: Found::InDirectory, map: "cpu:c-collectives", device: None, worlds: SOME },
+    Form { name: "c-collectives/device", sample: Sample::CCollectives, found: Found::ByPath, map: "c-collectives:c-collectives", device: Some("c-collectives"), worlds: SOME },
+    Form { name: "c-collectives/staged", sample: Sample::CCollectives, found: Found::InDirectory, map: "cpu:c-collectives,c-collectives:gloo-like", device: Some("c-collectives"), worlds: SOME },
+];
+
+impl Form {
+    fn providers(&self) -> Result<Vec<&'static Provider>, String> {
+        let search = match self.found {
+            Found::ByPath => Search::new().file(self.sample.file()),
+            Found::InDirectory => Search::new().directory(directory()),
+        };
+        let report = search.load();
+        if report.providers.is_empty() || report.decisions.iter().any(|d| d.verdict != Verdict::Loaded) {
+            return Err(report.decisions.iter().map(|d| format!("{d}\n")).collect());
+        }
+        Ok(c10d::builtin().iter().chain(&report.providers).copied().collect())
+    }
+
+    fn suite(&self) -> Result<Suite, String> {
+        let suite = Suite::new(&self.providers()?).backend(self.map).worlds(self.worlds).environment(FORM, self.name);
+        Ok(match self.device {
+            Some(device) => suite.device(device).hint("staged.chunk", "65536"),
+            None => suite,
+        })
+    }
+
+    fn run(&self, ranks: Ranks, world: u32) -> Result<(), Failed> {
+        let outcomes = self.suite()?.run(ranks, world).map_err(|e| e.to_string())?;
+        let wrong: Vec<String> =
+            outcomes.iter().filter_map(|o| o.result.as_ref().err().map(|e| format!("{}: {e}", o.name))).collect();
+        match outcomes.is_empty() || !wrong.is_empty() {
+            true => Err(format!("{} of {} cases: {}", wrong.len(), outcomes.len(), wrong.join("\n")).into()),
+            false => Ok(()),
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    if let Ok(name) = std::env::var(FORM) {
+        let form = FORMS.iter().find(|form| form.name == name);
+        match form.ok_or(format!("no form {name:?}")).and_then(Form::suite) {
+            Ok(suite) => suite.serve_rank(),
+            Err(e) => eprintln!("{e}"),
+        }
+        return ExitCode::FAILURE;
+    }
+    samples::build();
+    let mut trials = Vec::new();
+    for form in FORMS {
+        for world in form.worlds {
+            for (name, ranks) in [("threads", Ranks::Threads), ("processes", Ranks::Processes)] {
+                trials.push(Trial::test(format!("{}/{name}/w{world}", form.name), move || form.run(ranks, *world)));
+            }
+        }
+    }
+    libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
+}
