@@ -220,6 +220,20 @@ struct c10d_host {
     /* Adds to the decimal number under the key (absent = 0). */
     int32_t (*store_add)(const c10d_host *host, uint64_t store, const char *key, uint64_t key_len, int64_t delta,
                          int64_t *sum, uint64_t timeout_ns, c10d_why *why); /* since 1.1 */
+    /* Sets the key to `desired` if it holds `expected` (absent and empty `expected`: sets it). `value` gets what is
+     * stored afterwards; if that is above `capacity` it is C10D_RESOURCE, but the key is set all the same. */
+    int32_t (*store_compare_set)(const c10d_host *host, uint64_t store, const char *key, uint64_t key_len,
+                                 const void *expected, uint64_t expected_len, const void *desired,
+                                 uint64_t desired_len, void *value, uint64_t capacity, uint64_t *len,
+                                 uint64_t timeout_ns, c10d_why *why); /* since 1.1 */
+    int32_t (*store_append)(const c10d_host *host, uint64_t store, const char *key, uint64_t key_len,
+                            const void *value, uint64_t len, uint64_t timeout_ns, c10d_why *why); /* since 1.1 */
+    /* Sets `exists` to 1 or 0. */
+    int32_t (*store_check)(const c10d_host *host, uint64_t store, const char *key, uint64_t key_len, uint32_t *exists,
+                           uint64_t timeout_ns, c10d_why *why); /* since 1.1 */
+    /* Sets `existed` to 1 or 0. */
+    int32_t (*store_delete)(const c10d_host *host, uint64_t store, const char *key, uint64_t key_len,
+                            uint32_t *existed, uint64_t timeout_ns, c10d_why *why); /* since 1.1 */
     /* Nanoseconds on a clock that never goes back. */
     uint64_t (*now)(const c10d_host *host); /* since 1.1 */
 };

@@ -1,7 +1,17 @@
 #![doc = include_str!("../README.md")]
 
 pub mod abi;
+mod export;
 mod host;
 mod load;
 
 pub use load::{Decision, Refusal, Report, Rule, Search, Verdict};
+
+/// What the macros name.
+#[doc(hidden)]
+pub mod __private {
+    pub use c10d_core::Capabilities;
+    pub use c10d_core::registry::Provider;
+
+    pub use crate::export::{Exported, State, entry};
+}

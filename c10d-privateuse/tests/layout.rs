@@ -28,7 +28,8 @@ fn header_and_mirror_agree() {
             outputs output_count output_row input_splits output_splits fingerprint];
         Result "c10d_result" [struct_size status source guilty_count guilty message message_len fingerprint field field_len
             mine mine_len theirs theirs_len];
-        Host "c10d_host" [struct_size abi_minor log store_set store_get store_wait store_add now];
+        Host "c10d_host" [struct_size abi_minor log store_set store_get store_wait store_add store_compare_set store_append store_check
+            store_delete now];
         Device "c10d_device" [struct_size reserved count allocate free copy_in copy_out copy create_stream destroy_stream
             create_event destroy_event record wait query retain release allocate_host free_host reduces reduce];
         Capabilities "c10d_capabilities" [struct_size device_type ops moves reduces reserved];

@@ -42,6 +42,14 @@ impl Params {
         self.rare.get_or_insert_default()
     }
 
+    /// Cuts the buffers of an `all_to_all_single` into these many elements per rank; empty = equal parts.
+    pub fn set_splits(&mut self, input: Vec<usize>, output: Vec<usize>) {
+        if !(input.is_empty() && output.is_empty()) {
+            let rare = self.rare();
+            (rare.input_splits, rare.output_splits) = (input, output);
+        }
+    }
+
     /// Elements of the input that go to each rank; empty = equal parts.
     pub fn input_splits(&self) -> &[usize] {
         self.rare.as_ref().map_or(&[], |r| &r.input_splits)

@@ -9,6 +9,22 @@ type StoreGet =
     unsafe extern "C" fn(*const Host, u64, *const c_char, u64, *mut c_void, u64, *mut u64, u64, *mut Why) -> i32;
 type StoreWait = unsafe extern "C" fn(*const Host, u64, *const c_char, u64, u64, *mut Why) -> i32;
 type StoreAdd = unsafe extern "C" fn(*const Host, u64, *const c_char, u64, i64, *mut i64, u64, *mut Why) -> i32;
+type StoreCompareSet = unsafe extern "C" fn(
+    *const Host,
+    u64,
+    *const c_char,
+    u64,
+    *const c_void,
+    u64,
+    *const c_void,
+    u64,
+    *mut c_void,
+    u64,
+    *mut u64,
+    u64,
+    *mut Why,
+) -> i32;
+type StoreAsk = unsafe extern "C" fn(*const Host, u64, *const c_char, u64, *mut u32, u64, *mut Why) -> i32;
 
 #[derive(Clone, Copy)]
 #[repr(C)]
@@ -20,6 +36,10 @@ pub struct Host {
     pub store_get: Option<StoreGet>,
     pub store_wait: Option<StoreWait>,
     pub store_add: Option<StoreAdd>,
+    pub store_compare_set: Option<StoreCompareSet>,
+    pub store_append: Option<StoreSet>,
+    pub store_check: Option<StoreAsk>,
+    pub store_delete: Option<StoreAsk>,
     pub now: Option<unsafe extern "C" fn(*const Host) -> u64>,
 }
 

@@ -20,7 +20,8 @@ layout!(Request, 144, op 4, dtype 8, reduce 12, factor 16, root 24, peer 28, tag
     inputs 64, input_count 72, outputs 80, output_count 88, output_row 96, input_splits 104, output_splits 112, fingerprint 120);
 layout!(Result, 96, status 4, source 8, guilty_count 12, guilty 16, message 24, message_len 32, fingerprint 40,
     field 48, field_len 56, mine 64, mine_len 72, theirs 80, theirs_len 88);
-layout!(Host, 56, abi_minor 4, log 8, store_set 16, store_get 24, store_wait 32, store_add 40, now 48);
+layout!(Host, 88, abi_minor 4, log 8, store_set 16, store_get 24, store_wait 32, store_add 40, store_compare_set 48, store_append 56,
+    store_check 64, store_delete 72, now 80);
 layout!(Device, 160, count 8, allocate 16, free 24, copy_in 32, copy_out 40, copy 48, create_stream 56, destroy_stream 64,
     create_event 72, destroy_event 80, record 88, wait 96, query 104, retain 112, release 120, allocate_host 128,
     free_host 136, reduces 144, reduce 152);

@@ -21,6 +21,10 @@ pub(super) fn table() -> Host {
         store_get: Some(store_get),
         store_wait: Some(store_wait),
         store_add: Some(store_add),
+        store_compare_set: Some(store_compare_set),
+        store_append: Some(store_append),
+        store_check: Some(store_check),
+        store_delete: Some(store_delete),
         now: Some(now),
     }
 }
@@ -74,6 +78,40 @@ fn verb(
     codes::status(&error)
 }
 
+/// A value that the plugin gives.
+///
+/// # Safety
+/// `value` is null or points to `len` bytes.
+unsafe fn bytes<'a>(value: *const c_void, len: u64) -> Result<&'a [u8]> {
+    match usize::try_from(len).ok().filter(|len| isize::try_from(*len).is_ok()) {
+        Some(0) => Ok(&[]),
+        // SAFETY: as promised.
+        Some(len) if !value.is_null() => Ok(unsafe { std::slice::from_raw_parts(value.cast::<u8>(), len) }),
+        _ => Err(Error::invalid("a value has a pointer and a length")),
+    }
+}
+
+/// A value that the plugin gets.
+///
+/// # Safety
+/// `len` is null or a place for a number, `value` null or `capacity` bytes.
+unsafe fn put(got: &[u8], value: *mut c_void, capacity: u64, len: *mut u64) -> Result {
+    if len.is_null() || (value.is_null() && capacity > 0) {
+        return Err(Error::invalid("there is no place for the value"));
+    }
+    // SAFETY: as promised.
+    unsafe { len.write(got.len() as u64) };
+    if got.len() as u64 > capacity {
+        let what = format!("the value has {} bytes; there is room for {capacity}", got.len());
+        return Err(Error::new(ErrorKind::Resource, what));
+    }
+    if !got.is_empty() {
+        // SAFETY: as promised, and they are enough.
+        unsafe { std::ptr::copy_nonoverlapping(got.as_ptr(), value.cast::<u8>(), got.len()) };
+    }
+    Ok(())
+}
+
 unsafe extern "C" fn store_set(
     _: *const Host,
     store: u64,
@@ -85,14 +123,8 @@ unsafe extern "C" fn store_set(
     why: *mut Why,
 ) -> i32 {
     verb(store, key, key_len, timeout_ns, why, |store, key, deadline| {
-        let len = usize::try_from(len).ok().filter(|len| isize::try_from(*len).is_ok());
-        let value = match len {
-            Some(0) => &[][..],
-            // SAFETY: the ABI: `len` bytes.
-            Some(len) if !value.is_null() => unsafe { std::slice::from_raw_parts(value.cast::<u8>(), len) },
-            _ => return Err(Error::invalid("a value has a pointer and a length")),
-        };
-        store.set(key, value, deadline)
+        // SAFETY: the ABI: `len` bytes.
+        store.set(key, unsafe { bytes(value, len) }?, deadline)
     })
 }
 
@@ -109,20 +141,8 @@ unsafe extern "C" fn store_get(
 ) -> i32 {
     verb(store, key, key_len, timeout_ns, why, |store, key, deadline| {
         let got = store.get(key, deadline)?;
-        if len.is_null() || (value.is_null() && !got.is_empty() && capacity > 0) {
-            return Err(Error::invalid("there is no place for the value"));
-        }
-        // SAFETY: the ABI: a place for a number.
-        unsafe { len.write(got.len() as u64) };
-        if got.len() as u64 > capacity {
-            let what = format!("the value has {} bytes; there is room for {capacity}", got.len());
-            return Err(Error::new(ErrorKind::Resource, what));
-        }
-        if !got.is_empty() {
-            // SAFETY: the ABI: `capacity` bytes, which are enough.
-            unsafe { std::ptr::copy_nonoverlapping(got.as_ptr(), value.cast::<u8>(), got.len()) };
-        }
-        Ok(())
+        // SAFETY: the ABI: places for a number and for `capacity` bytes.
+        unsafe { put(&got, value, capacity, len) }
     })
 }
 
@@ -154,5 +174,84 @@ unsafe extern "C" fn store_add(
             unsafe { sum.write(value) };
         }
         Ok(())
+    })
+}
+
+unsafe extern "C" fn store_compare_set(
+    _: *const Host,
+    store: u64,
+    key: *const c_char,
+    key_len: u64,
+    expected: *const c_void,
+    expected_len: u64,
+    desired: *const c_void,
+    desired_len: u64,
+    value: *mut c_void,
+    capacity: u64,
+    len: *mut u64,
+    timeout_ns: u64,
+    why: *mut Why,
+) -> i32 {
+    verb(store, key, key_len, timeout_ns, why, |store, key, deadline| {
+        // SAFETY: the ABI: pointers with their lengths.
+        let (expected, desired) = unsafe { (bytes(expected, expected_len)?, bytes(desired, desired_len)?) };
+        let got = store.compare_set(key, expected, desired, deadline)?;
+        // SAFETY: the ABI: places for a number and for `capacity` bytes.
+        unsafe { put(&got, value, capacity, len) }
+    })
+}
+
+unsafe extern "C" fn store_append(
+    _: *const Host,
+    store: u64,
+    key: *const c_char,
+    key_len: u64,
+    value: *const c_void,
+    len: u64,
+    timeout_ns: u64,
+    why: *mut Why,
+) -> i32 {
+    verb(store, key, key_len, timeout_ns, why, |store, key, deadline| {
+        // SAFETY: the ABI: `len` bytes.
+        store.append(key, unsafe { bytes(value, len) }?, deadline)
+    })
+}
+
+/// # Safety
+/// `answer` is null or a place for a number.
+unsafe fn tell(answer: *mut u32, yes: bool) {
+    if !answer.is_null() {
+        // SAFETY: as promised.
+        unsafe { answer.write(u32::from(yes)) };
+    }
+}
+
+unsafe extern "C" fn store_check(
+    _: *const Host,
+    store: u64,
+    key: *const c_char,
+    key_len: u64,
+    exists: *mut u32,
+    timeout_ns: u64,
+    why: *mut Why,
+) -> i32 {
+    verb(store, key, key_len, timeout_ns, why, |store, key, deadline| {
+        // SAFETY: the ABI: a place for a number.
+        store.check(&[key], deadline).map(|yes| unsafe { tell(exists, yes) })
+    })
+}
+
+unsafe extern "C" fn store_delete(
+    _: *const Host,
+    store: u64,
+    key: *const c_char,
+    key_len: u64,
+    existed: *mut u32,
+    timeout_ns: u64,
+    why: *mut Why,
+) -> i32 {
+    verb(store, key, key_len, timeout_ns, why, |store, key, deadline| {
+        // SAFETY: the ABI: a place for a number.
+        store.delete(key, deadline).map(|yes| unsafe { tell(existed, yes) })
     })
 }

@@ -43,3 +43,20 @@ pub(crate) fn cc<S: AsRef<OsStr>>(words: impl IntoIterator<Item = S>) {
 pub(crate) fn sum(dir: &Path, name: &str, mode: &str) -> PathBuf {
     plugin("sum.c", &dir.join(format!("libc10d_{name}.so")), &[&format!("NAME=\"{name}\""), &format!("MODE={mode}")])
 }
+
+/// Builds a plugin package of the workspace into a target directory of its own, and gives its library.
+pub(crate) fn rust_plugin(package: &str, library: &str) -> PathBuf {
+    use std::sync::Mutex;
+    // One at a time: they share the directory.
+    static BUILDING: Mutex<()> = Mutex::new(());
+    let _guard = BUILDING.lock();
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("plugins");
+    let out = Command::new(env!("CARGO"))
+        .args(["build", "--offline", "-p", package, "--target-dir"])
+        .arg(&target)
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .unwrap();
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    target.join("debug").join(format!("lib{library}.so"))
+}

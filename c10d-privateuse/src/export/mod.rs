@@ -1,0 +1,87 @@
+//! The plugin's side of the border, for plugins in Rust: makes a plugin's tables out of what a vendor's crate registers.
+//!
+//! The macros belong in a thin crate of their own, of type `cdylib` alone: a library that exports the entry could not be
+//! linked into one program with another such library.
+
+mod catch;
+mod collectives;
+mod device;
+mod entry;
+mod group;
+mod reporter;
+mod store;
+mod work;
+
+pub use entry::{Exported, State, entry};
+
+/// Makes a plugin of the backend of this name in a [`Provider`](c10d_core::registry::Provider); of the device of this
+/// name, too, if the provider has one. The third argument says what the backend offers, as
+/// [`Capabilities`](c10d_core::Capabilities); all, unless given.
+///
+/// Panics of the backend become errors of the operation.
+///
+/// ```no_run
+/// # use c10d_core::{DispatchKey, registry::{Provider, Registration}};
+/// # static PROVIDER: Provider = Provider::EMPTY;
+/// c10d_privateuse::export_backend!("acme", PROVIDER);
+/// # fn main() {}
+/// ```
+#[macro_export]
+macro_rules! export_backend {
+    ($name:literal, $provider:path) => {
+        $crate::export_backend!($name, $provider, $crate::__private::Capabilities::ALL);
+    };
+    ($name:literal, $provider:path, $capabilities:expr) => {
+        $crate::__export!($name, $provider, Some($capabilities));
+    };
+}
+
+/// Makes a plugin of the device of this name in a [`Provider`](c10d_core::registry::Provider): every op works on its
+/// buffers, through host memory.
+///
+/// Panics of the device become errors.
+///
+/// ```no_run
+/// # static PROVIDER: c10d_core::registry::Provider = c10d_core::registry::Provider::EMPTY;
+/// c10d_privateuse::export_device!("acme", PROVIDER);
+/// # fn main() {}
+/// ```
+#[macro_export]
+macro_rules! export_device {
+    ($name:literal, $provider:path) => {
+        $crate::__export!($name, $provider, None);
+    };
+}
+
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __export {
+    ($name:literal, $provider:path, $capabilities:expr) => {
+        #[allow(unsafe_code)]
+        const _: () = {
+            struct Plugin;
+            static STATE: $crate::__private::State = $crate::__private::State::new();
+
+            impl $crate::__private::Exported for Plugin {
+                const NAME: &'static str = $name;
+                const VERSION: &'static str = env!("CARGO_PKG_VERSION");
+                fn provider() -> &'static $crate::__private::Provider {
+                    &$provider
+                }
+                fn state() -> &'static $crate::__private::State {
+                    &STATE
+                }
+            }
+
+            #[used]
+            #[unsafe(link_section = ".note.c10d")]
+            static NOTE: $crate::abi::Note = $crate::abi::note($name);
+
+            /// The entry of `c10d_plugin.h`.
+            #[unsafe(no_mangle)]
+            pub extern "C" fn c10d_plugin_v1(host: *const $crate::abi::Host) -> *const $crate::abi::Plugin {
+                $crate::__private::entry::<Plugin>(host, $capabilities)
+            }
+        };
+    };
+}

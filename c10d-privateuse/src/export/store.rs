@@ -1,0 +1,204 @@
+//! The host's store, as core's trait has it.
+#![allow(unsafe_code)]
+
+use std::time::Instant;
+
+use c10d_core::{Error, ErrorKind, Result, Store};
+
+use crate::abi::{Host, Why, codes};
+
+/// The host's table as far as both sides know it, and where it is: its functions want their own.
+#[derive(Clone, Copy)]
+pub(super) struct Given {
+    table: Host,
+    host: *const Host,
+}
+
+// SAFETY: a table that is not written any more, and whose functions may be called from any thread.
+unsafe impl Sync for Given {}
+// SAFETY: as above.
+unsafe impl Send for Given {}
+
+impl Given {
+    /// # Safety
+    /// `host` is what the host gave.
+    pub(super) unsafe fn new(host: *const Host) -> Given {
+        let mut table = crate::abi::empty::<Host>();
+        // SAFETY: as promised; no more than both sides have is copied.
+        unsafe {
+            let size = (host.cast::<u32>().read() as usize).min(size_of::<Host>());
+            std::ptr::copy_nonoverlapping(host.cast::<u8>(), (&raw mut table).cast::<u8>(), size);
+        }
+        Given { table, host }
+    }
+
+    pub(super) fn host(&self) -> *const Host {
+        self.host
+    }
+
+    /// Tells the host's log.
+    pub(super) fn error(&self, text: &str) {
+        if let Some(log) = self.table.log {
+            // SAFETY: the host's function, its own table, text with its length.
+            unsafe { log(self.host, 1, text.as_ptr().cast(), text.len() as u64) };
+        }
+    }
+}
+
+/// The store of one group.
+pub(super) struct HostStore {
+    given: Given,
+    number: u64,
+}
+
+/// Values are fetched with room for so much, and again if they have more.
+const ROOM: usize = 4096;
+
+/// How often a value is asked for again that keeps growing.
+const TRIES: usize = 8;
+
+fn left(deadline: Instant) -> u64 {
+    u64::try_from(deadline.saturating_duration_since(Instant::now()).as_nanos()).unwrap_or(u64::MAX)
+}
+
+fn result((status, why): (i32, String)) -> Result {
+    match codes::kind(status) {
+        None if status == codes::OK => Ok(()),
+        // Whatever it was, the store did not do it.
+        Some(ErrorKind::InvalidArgument) => Err(Error::invalid(why)),
+        _ => Err(Error::new(ErrorKind::Store, why)),
+    }
+}
+
+/// The function, or the error that the host is too old.
+fn have<F>(f: Option<F>, name: &str) -> Result<F> {
+    f.ok_or_else(|| Error::unsupported(format!("this host has no {name}; the plugin needs ABI 1.1 of it")))
+}
+
+impl HostStore {
+    pub(super) fn new(given: Given, number: u64) -> HostStore {
+        HostStore { given, number }
+    }
+
+    /// Calls with room for a value, which the callee fills: (room, len, why) -> status.
+    fn value(
+        &self,
+        room: usize,
+        call: impl FnOnce(&mut [u8], &mut u64, *mut Why) -> i32,
+    ) -> Result<Result<Vec<u8>, usize>> {
+        let mut value = vec![0u8; room];
+        let mut len = 0;
+        let (status, why) = Why::ask(|why| call(&mut value, &mut len, why));
+        let len = usize::try_from(len).unwrap_or(usize::MAX);
+        if status == codes::RESOURCE && len > room {
+            return Ok(Err(len));
+        }
+        result((status, why))?;
+        value.truncate(len);
+        Ok(Ok(value))
+    }
+}
+
+impl Store for HostStore {
+    fn set(&self, key: &str, value: &[u8], deadline: Instant) -> Result {
+        let f = have(self.given.table.store_set, "store_set")?;
+        let (k, n, v) = (key.as_ptr().cast(), key.len() as u64, value.as_ptr().cast());
+        // SAFETY: the ABI, here and below: pointers with their lengths, the host's own table.
+        result(Why::ask(|why| unsafe {
+            f(self.given.host, self.number, k, n, v, value.len() as u64, left(deadline), why)
+        }))
+    }
+
+    fn get(&self, key: &str, deadline: Instant) -> Result<Vec<u8>> {
+        let f = have(self.given.table.store_get, "store_get")?;
+        let mut room = ROOM;
+        for _ in 0..TRIES {
+            let got = self.value(room, |value, len, why| {
+                let (k, n, to) = (key.as_ptr().cast(), key.len() as u64, value.as_mut_ptr().cast());
+                // SAFETY: see `set`.
+                unsafe { f(self.given.host, self.number, k, n, to, value.len() as u64, len, left(deadline), why) }
+            })?;
+            match got {
+                Ok(value) => return Ok(value),
+                Err(larger) => room = larger,
+            }
+        }
+        Err(Error::new(ErrorKind::Store, format!("the value of {key:?} grows faster than it is read")))
+    }
+
+    fn wait(&self, keys: &[&str], deadline: Instant) -> Result {
+        let f = have(self.given.table.store_wait, "store_wait")?;
+        keys.iter().try_for_each(|key| {
+            let (k, n) = (key.as_ptr().cast(), key.len() as u64);
+            // SAFETY: see `set`.
+            result(Why::ask(|why| unsafe { f(self.given.host, self.number, k, n, left(deadline), why) }))
+        })
+    }
+
+    fn add(&self, key: &str, delta: i64, deadline: Instant) -> Result<i64> {
+        let f = have(self.given.table.store_add, "store_add")?;
+        let (k, n) = (key.as_ptr().cast(), key.len() as u64);
+        let mut sum = 0;
+        // SAFETY: see `set`.
+        result(Why::ask(|why| unsafe { f(self.given.host, self.number, k, n, delta, &mut sum, left(deadline), why) }))?;
+        Ok(sum)
+    }
+
+    fn compare_set(&self, key: &str, expected: &[u8], desired: &[u8], deadline: Instant) -> Result<Vec<u8>> {
+        let f = have(self.given.table.store_compare_set, "store_compare_set")?;
+        let got = self.value(ROOM.max(expected.len()).max(desired.len()), |value, len, why| {
+            let (k, n, to) = (key.as_ptr().cast(), key.len() as u64, value.as_mut_ptr().cast());
+            let (e, d) = (expected.as_ptr().cast(), desired.as_ptr().cast());
+            let (el, dl) = (expected.len() as u64, desired.len() as u64);
+            // SAFETY: see `set`.
+            unsafe {
+                f(self.given.host, self.number, k, n, e, el, d, dl, to, value.len() as u64, len, left(deadline), why)
+            }
+        })?;
+        got.or_else(|_| self.get(key, deadline))
+    }
+
+    fn append(&self, key: &str, value: &[u8], deadline: Instant) -> Result {
+        let f = have(self.given.table.store_append, "store_append")?;
+        let (k, n, v) = (key.as_ptr().cast(), key.len() as u64, value.as_ptr().cast());
+        // SAFETY: see `set`.
+        result(Why::ask(|why| unsafe {
+            f(self.given.host, self.number, k, n, v, value.len() as u64, left(deadline), why)
+        }))
+    }
+
+    fn check(&self, keys: &[&str], deadline: Instant) -> Result<bool> {
+        let f = have(self.given.table.store_check, "store_check")?;
+        for key in keys {
+            let (k, n) = (key.as_ptr().cast(), key.len() as u64);
+            let mut exists = 0;
+            // SAFETY: see `set`.
+            result(Why::ask(|why| unsafe { f(self.given.host, self.number, k, n, &mut exists, left(deadline), why) }))?;
+            if exists == 0 {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn delete(&self, key: &str, deadline: Instant) -> Result<bool> {
+        let f = have(self.given.table.store_delete, "store_delete")?;
+        let (k, n) = (key.as_ptr().cast(), key.len() as u64);
+        let mut existed = 0;
+        // SAFETY: see `set`.
+        result(Why::ask(|why| unsafe { f(self.given.host, self.number, k, n, &mut existed, left(deadline), why) }))?;
+        Ok(existed != 0)
+    }
+
+    fn num_keys(&self, _: Instant) -> Result<u64> {
+        Err(Error::unsupported("a plugin sees its group's part of the store, and cannot count all keys"))
+    }
+
+    fn multi_get(&self, keys: &[&str], deadline: Instant) -> Result<Vec<Vec<u8>>> {
+        keys.iter().map(|key| self.get(key, deadline)).collect()
+    }
+
+    fn multi_set(&self, pairs: &[(&str, &[u8])], deadline: Instant) -> Result {
+        pairs.iter().try_for_each(|(key, value)| self.set(key, value, deadline))
+    }
+}
