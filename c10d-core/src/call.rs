@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::Error;
+use crate::device::Stream;
 use crate::ops::{OpKind, Options, Params};
 
 /// A collective that was described but not run: [`run`](crate::ProcessGroup::run) waits for it,
@@ -37,6 +38,17 @@ impl<B> Call<B> {
     /// How long the op may take, instead of the group's timeout.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
+        self
+    }
+
+    /// The device stream that the buffers are ready on: the op runs after what the stream was given so far. Where the
+    /// caller waits for the op, so does the stream. Unless set: the device's default stream.
+    ///
+    /// # Safety
+    /// The stream is one of the buffers' device, and stays until the op is over.
+    #[allow(unsafe_code)]
+    pub unsafe fn on_stream(mut self, stream: Stream) -> Self {
+        self.params.stream = stream;
         self
     }
 

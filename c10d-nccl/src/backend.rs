@@ -8,7 +8,7 @@ use c10d_core::device::DeviceRuntime;
 use c10d_core::{Backend, Capabilities, Error, ErrorKind, GroupInit, Job, Result};
 use crossbeam_channel::bounded;
 
-use crate::channel::Share;
+use crate::channel::{Item, Share};
 use crate::comms::Comms;
 use crate::cuda::CudaApi;
 use crate::engine::{Order, Origin};
@@ -28,14 +28,13 @@ impl Nccl {
     /// Takes part in a division of the communicator.
     fn divide(&self, share: Share, deadline: Instant) -> Result<Communicator> {
         let (answer, answered) = bounded(1);
-        let order = Order::Split(Some((share, answer)));
+        let order = Order::Do(Item::Split(Some((share, answer))));
         let gone = || self.0.board.failure().unwrap_or_else(|| Error::new(ErrorKind::Shutdown, "the group is closed"));
         self.0.orders.send(order).map_err(|_| gone())?;
-        let made = answered.recv_deadline(deadline).map_err(|_| {
+        answered.recv_deadline(deadline).map_err(|_| {
             let what = format!("ncclCommSplit did not come back in time{}", self.0.board.inside());
             self.0.board.failure().unwrap_or_else(|| Error::new(ErrorKind::Timeout, what))
-        })?;
-        made?.ok_or_else(|| Error::new(ErrorKind::Internal, "ncclCommSplit gave no communicator"))
+        })
     }
 }
 
@@ -58,7 +57,7 @@ unsafe impl Backend for Nccl {
         };
         if let Some(id) = self.0.board.enter(job) {
             task.id = id;
-            if self.0.orders.send(Order::Run(task)).is_err() {
+            if self.0.orders.send(Order::Do(Item::Run(task))).is_err() {
                 let what = "the thread of this group's communicators is gone";
                 self.0.board.fail(Error::new(ErrorKind::Internal, what));
             }
@@ -90,7 +89,7 @@ unsafe impl Backend for Nccl {
 
     fn no_split(&self) {
         // Where the thread is gone, the group has failed, and the others see that.
-        let _ = self.0.orders.send(Order::Split(None));
+        let _ = self.0.orders.send(Order::Do(Item::Split(None)));
     }
 
     fn device(&self) -> Option<Arc<dyn DeviceRuntime>> {

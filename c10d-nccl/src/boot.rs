@@ -38,7 +38,6 @@ pub(crate) fn exchange(
     for n in (0..roots).filter(|n| maker(*n, roots, size) == rank) {
         store.set(&id_key(n), &make(nccl)?.0, deadline)?;
     }
-    store.set(&here_key(rank), b"1", deadline)?;
     let keys: Vec<String> = (0..roots).map(id_key).collect();
     let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
     let found = store.multi_get(&keys, deadline).map_err(|e| {
@@ -47,6 +46,11 @@ pub(crate) fn exchange(
         Error::new(ErrorKind::Timeout, what).guilty(absent).phase(Phase::Rendezvous)
     })?;
     found.iter().map(|bytes| parse(bytes)).collect()
+}
+
+/// Tells that this rank is connecting.
+pub(crate) fn arrive(store: &dyn Store, rank: u32, deadline: Instant) -> Result {
+    store.set(&here_key(rank), b"1", deadline)
 }
 
 /// Makes one id.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use c10d_core::{DType, Error, Phase, Result, Store};
+use crossbeam_channel::Sender;
 
 use crate::board::Board;
 use crate::boot;
@@ -37,6 +38,13 @@ pub(crate) struct Means {
 pub(crate) struct Way {
     pub(crate) from: u32,
     pub(crate) to: u32,
+}
+
+/// What is done in the order in which it came.
+pub(crate) enum Item {
+    Run(Task),
+    /// Divides the communicator: what this rank gets, and whom to give it; `None`: nothing.
+    Split(Option<(Share, Sender<Communicator>)>),
 }
 
 /// What a rank gets of a division.
@@ -76,7 +84,7 @@ pub(crate) struct Channel {
     line: Line,
     comm: Option<Communicator>,
     state: State,
-    queue: VecDeque<Task>,
+    queue: VecDeque<Item>,
     flights: VecDeque<Flight>,
     asked: Instant,
 }
@@ -112,8 +120,8 @@ impl Channel {
         Ok(Channel { rank, size, line, comm, state, queue, flights, asked: Instant::now() })
     }
 
-    pub(crate) fn push(&mut self, task: Task) {
-        self.queue.push_back(task);
+    pub(crate) fn push(&mut self, item: Item) {
+        self.queue.push_back(item);
     }
 
     pub(crate) fn is_ready(&self) -> bool {
@@ -125,13 +133,6 @@ impl Channel {
         self.is_ready() && self.queue.is_empty() && self.flights.is_empty()
     }
 
-    /// Takes part in dividing the communicator.
-    pub(crate) fn split(&self, means: &Means, part: Option<&Share>) -> Result<Option<Communicator>> {
-        let Some(comm) = &self.comm else { return Ok(None) };
-        let (color, key, comms) = part.map_or((None, 0, &means.comms), |p| (Some(p.color), p.key, &p.comms));
-        means.board.calling("ncclCommSplit", || comm.split(color, key, comms))
-    }
-
     /// Does what can be done now; whether that was anything.
     pub(crate) fn step(&mut self, means: &Means) -> Result<bool> {
         let ended = self.collect(means)?;
@@ -140,7 +141,8 @@ impl Channel {
             State::Connecting => self.ask(means)? && self.enter(State::Ready),
             State::Issuing { .. } => self.ask(means)? && self.issued(means)?,
             State::Ready => match self.queue.pop_front() {
-                Some(task) => self.issue(means, task)?,
+                Some(Item::Run(task)) => self.issue(means, task)?,
+                Some(Item::Split(share)) => self.split(means, share)?,
                 None => false,
             },
         };
@@ -195,6 +197,19 @@ impl Channel {
         let id = boot::parse(&means.store.get(&key(way), soon)?)?;
         let begin = || Communicator::begin(&means.nccl, &means.comms, (self.rank, self.size), &[id]);
         self.comm = Some(means.board.calling("ncclCommInitRankConfig", begin)?);
+        Ok(self.enter(State::Connecting))
+    }
+
+    /// Takes part in dividing the communicator, which is busy with that for a while.
+    fn split(&mut self, means: &Means, share: Option<(Share, Sender<Communicator>)>) -> Result<bool> {
+        let Some(comm) = &self.comm else { return Ok(false) };
+        let part = share.as_ref().map(|(share, _)| share);
+        let (color, key, comms) = part.map_or((None, 0, &means.comms), |p| (Some(p.color), p.key, &p.comms));
+        let made = means.board.calling("ncclCommSplit", || comm.split(color, key, comms))?;
+        if let (Some((_, answer)), Some(made)) = (share, made) {
+            // Whoever asked may have given up.
+            let _ = answer.send(made);
+        }
         Ok(self.enter(State::Connecting))
     }
 

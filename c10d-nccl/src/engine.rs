@@ -7,7 +7,8 @@ use c10d_core::device::DeviceBuffer;
 use c10d_core::{OpKind, Result};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
-use crate::channel::{Channel, Means, Share, Way};
+use crate::boot;
+use crate::channel::{Channel, Item, Means, Way};
 use crate::nccl::{Communicator, UniqueId};
 use crate::task::Task;
 
@@ -18,9 +19,7 @@ const PAUSE: Duration = Duration::from_micros(200);
 
 /// What the thread is told.
 pub(crate) enum Order {
-    Run(Task),
-    /// Divides the communicator; the answer is the new one for this rank, if it gets any.
-    Split(Option<(Share, Sender<Result<Option<Communicator>>>)>),
+    Do(Item),
     /// Looks whether something failed.
     Look,
     /// Ends when all that came before is over.
@@ -68,6 +67,7 @@ impl Engine {
             Origin::Ids(ids) => Channel::of_all(means, (self.rank, self.size), &ids)?,
             Origin::Split(comm) => Channel::over(means, (self.rank, self.size), comm)?,
         };
+        boot::arrive(&*means.store, self.rank, Instant::now() + self.timeout)?;
         let mut pairs: BTreeMap<Way, Channel> = BTreeMap::new();
         let mut closing = None;
         let mut busy_since = Instant::now();
@@ -95,22 +95,17 @@ impl Engine {
             }
             let Some(order) = self.next(idle, busy_since) else { continue };
             match order {
-                Order::Run(task) if task.op.is_p2p() => {
+                Order::Do(Item::Run(task)) if task.op.is_p2p() => {
                     let way = self.way(&task);
                     if let std::collections::btree_map::Entry::Vacant(place) = pairs.entry(way) {
                         let deadline = Instant::now() + self.timeout;
                         place.insert(Channel::of_pair(means, way, self.rank, deadline)?);
                     }
                     if let Some(channel) = pairs.get_mut(&way) {
-                        channel.push(task);
+                        channel.push(Item::Run(task));
                     }
                 }
-                Order::Run(task) => all.push(task),
-                Order::Split(Some((share, answer))) => {
-                    // Whoever asked may have given up.
-                    let _ = answer.send(all.split(means, Some(&share)));
-                }
-                Order::Split(None) => drop(all.split(means, None)?),
+                Order::Do(item) => all.push(item),
                 Order::Look => {}
                 Order::Close { deadline } => closing = Some(deadline),
             }

@@ -13,6 +13,8 @@ mod ops;
 mod provider;
 mod start;
 mod task;
+#[cfg(test)]
+mod tests;
 mod types;
 
 pub use cuda::available;

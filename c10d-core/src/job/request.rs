@@ -53,8 +53,8 @@ impl Request {
             seq: 0,
             fingerprint: Fingerprint::default(),
             timeout,
+            stream: params.stream,
             params,
-            stream: 0,
             spans: Sink::default(),
             deadline: OnceLock::new(),
         }

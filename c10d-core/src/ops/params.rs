@@ -19,6 +19,8 @@ pub struct Params {
     pub peer: u32,
     /// The tag of a point-to-point op.
     pub tag: u32,
+    /// The device stream behind which the op runs; 0 = the device's default, or none.
+    pub stream: u64,
     /// Whether a monitored barrier names every missing rank, not just the first.
     pub wait_all_ranks: bool,
     pub(crate) rare: Option<Box<Rare>>,

@@ -1,0 +1,193 @@
+//! Communicators: process groups of the CPU backend, behind handles.
+
+use std::collections::HashMap;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock};
+use std::time::{Duration, Instant};
+
+use c10d_core::{ProcessGroup, Result};
+use c10d_rendezvous::TcpStore;
+use c10d_rendezvous::TcpStoreServer;
+use c10d_rendezvous::tcp_store::ServerOptions;
+use parking_lot::{Condvar, Mutex};
+
+use crate::fault;
+
+pub(crate) const IN_PROGRESS: i32 = 7;
+const PATIENCE: Duration = Duration::from_secs(120);
+
+pub(crate) struct Comm {
+    pub(crate) rank: u32,
+    pub(crate) size: u32,
+    pub(crate) device: u16,
+    group: Mutex<Option<ProcessGroup>>,
+    state: AtomicI32,
+    pub(crate) launches: AtomicU64,
+    /// Launches whose work is not over.
+    flying: Mutex<u64>,
+    changed: Condvar,
+    aborted: AtomicBool,
+    finalized: AtomicBool,
+    /// The factors of the reductions that were made.
+    pub(crate) factors: Mutex<Vec<Option<f64>>>,
+    pub(crate) words: Mutex<String>,
+}
+
+static COMMS: LazyLock<Mutex<HashMap<u64, Arc<Comm>>>> = LazyLock::new(Mutex::default);
+static NEXT: AtomicU64 = AtomicU64::new(1);
+
+/// The communicator of a handle, if it is not gone.
+pub(crate) fn get(handle: u64) -> Option<Arc<Comm>> {
+    COMMS.lock().get(&handle).cloned()
+}
+
+pub(crate) fn take(handle: u64) -> Option<Arc<Comm>> {
+    COMMS.lock().remove(&handle)
+}
+
+/// A new store for ranks to meet in; its port.
+pub(crate) fn meeting() -> Result<u16> {
+    let server = TcpStoreServer::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), ServerOptions::default())?;
+    let port = server.local_addr().port();
+    // The ranks may come whenever they like.
+    std::mem::forget(server);
+    Ok(port)
+}
+
+impl Comm {
+    fn new(rank: u32, size: u32, device: u16) -> Arc<Comm> {
+        Arc::new(Comm {
+            rank,
+            size,
+            device,
+            group: Mutex::default(),
+            state: AtomicI32::new(IN_PROGRESS),
+            launches: AtomicU64::new(0),
+            flying: Mutex::default(),
+            changed: Condvar::new(),
+            aborted: AtomicBool::new(false),
+            finalized: AtomicBool::new(false),
+            factors: Mutex::default(),
+            words: Mutex::default(),
+        })
+    }
+
+    fn entered(self: Arc<Comm>) -> u64 {
+        let handle = 0x70_0000 + NEXT.fetch_add(1, Ordering::Relaxed) * 16;
+        COMMS.lock().insert(handle, self);
+        handle
+    }
+
+    /// Begins to meet the others.
+    pub(crate) fn begin(port: u16, rank: u32, size: u32, device: u16) -> u64 {
+        let comm = Comm::new(rank, size, device);
+        let this = comm.clone();
+        std::thread::spawn(move || {
+            if fault::is("init", "progress", rank) {
+                fault::hang();
+            }
+            let made = TcpStore::connect("127.0.0.1", port, Instant::now() + PATIENCE).and_then(|store| {
+                let builder = ProcessGroup::builder().providers(&[&c10d_gloo_like::PROVIDER]).backend("cpu:gloo-like");
+                builder.name("fake").rank(rank).size(size).store(Arc::new(store)).timeout(PATIENCE).build()
+            });
+            this.met(made);
+        });
+        comm.entered()
+    }
+
+    /// Begins to divide; 0 for a rank without a color.
+    pub(crate) fn split(self: &Arc<Comm>, color: Option<u32>, key: u32) -> u64 {
+        self.state.store(IN_PROGRESS, Ordering::Release);
+        let Some(group) = self.group() else { return 0 };
+        let parent = self.clone();
+        let Some(color) = color else {
+            std::thread::spawn(move || {
+                let over = group.split(None, key).map(|_| group.clone());
+                parent.met(over);
+            });
+            return 0;
+        };
+        // Its place is known when the division is done, which nobody looks at before.
+        let child = Comm::new(self.rank, self.size, self.device);
+        let this = child.clone();
+        std::thread::spawn(move || {
+            let made = group.split(Some(color), key);
+            parent.met(made.as_ref().map(|_| group.clone()).map_err(Clone::clone));
+            this.met(made.map(|made| made.unwrap_or(group)));
+        });
+        child.entered()
+    }
+
+    fn met(&self, made: Result<ProcessGroup>) {
+        match made {
+            Ok(group) => {
+                *self.group.lock() = Some(group);
+                self.set(0);
+            }
+            Err(e) => self.fail(6, &e.to_string()),
+        }
+    }
+
+    pub(crate) fn fail(&self, code: i32, words: &str) {
+        *self.words.lock() = words.to_owned();
+        self.set(code);
+    }
+
+    pub(crate) fn set(&self, state: i32) {
+        self.state.store(state, Ordering::Release);
+    }
+
+    pub(crate) fn state(&self) -> i32 {
+        if self.finalized.load(Ordering::Acquire) && *self.flying.lock() > 0 {
+            return IN_PROGRESS;
+        }
+        self.state.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn group(&self) -> Option<ProcessGroup> {
+        self.group.lock().clone()
+    }
+
+    pub(crate) fn launch(&self) -> u64 {
+        *self.flying.lock() += 1;
+        self.launches.fetch_add(1, Ordering::Relaxed)
+    }
+
+    pub(crate) fn landed(&self) {
+        *self.flying.lock() -= 1;
+        self.changed.notify_all();
+    }
+
+    pub(crate) fn finalize(&self) {
+        self.finalized.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn is_finalized(&self) -> bool {
+        self.finalized.load(Ordering::Acquire)
+    }
+
+    /// Never ends but by an abort.
+    pub(crate) fn stick(&self) {
+        let mut flying = self.flying.lock();
+        while !self.aborted.load(Ordering::Acquire) {
+            self.changed.wait(&mut flying);
+        }
+    }
+
+    pub(crate) fn abort(&self) {
+        {
+            let _flying = self.flying.lock();
+            self.aborted.store(true, Ordering::Release);
+            self.changed.notify_all();
+        }
+        if let Some(group) = self.group.lock().take() {
+            group.abort("ncclCommAbort");
+        }
+        // The real one waits for its kernels.
+        let mut flying = self.flying.lock();
+        while *flying > 0 {
+            self.changed.wait(&mut flying);
+        }
+    }
+}

@@ -1,0 +1,290 @@
+//! The driver's interface.
+#![allow(non_snake_case)]
+
+use std::alloc::{Layout, alloc, dealloc};
+use std::cell::Cell;
+use std::collections::HashMap;
+use std::ffi::{c_char, c_int, c_uint, c_void};
+use std::sync::LazyLock;
+
+use parking_lot::Mutex;
+
+use crate::fault;
+use crate::world::{Touch, WORLD, Work};
+
+const SUCCESS: c_int = 0;
+const INVALID_VALUE: c_int = 1;
+const OUT_OF_MEMORY: c_int = 2;
+const INVALID_CONTEXT: c_int = 201;
+const INVALID_HANDLE: c_int = 400;
+const NOT_READY: c_int = 600;
+const LAUNCH_FAILED: c_int = 719;
+
+const CONTEXT: u64 = 0x1000;
+
+thread_local! {
+    static CURRENT: Cell<Option<u16>> = const { Cell::new(None) };
+}
+
+/// The calling thread's device.
+pub(crate) fn current() -> Option<u16> {
+    CURRENT.get()
+}
+
+fn devices() -> u16 {
+    fault::number("devices").map_or(8, |n| n as u16)
+}
+
+fn said(result: Result<(), String>) -> c_int {
+    match result {
+        Ok(()) => SUCCESS,
+        Err(why) => {
+            eprintln!("fake CUDA: {why}");
+            LAUNCH_FAILED
+        }
+    }
+}
+
+/// A pointer that goes to a stream's thread.
+struct At(u64);
+
+#[unsafe(no_mangle)]
+extern "C" fn cuInit(_: c_uint) -> c_int {
+    if devices() == 0 { 100 } else { SUCCESS }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn cuDeviceGetCount(count: *mut c_int) -> c_int {
+    // SAFETY: the caller's integer, here and in all calls that answer.
+    unsafe { *count = c_int::from(devices() as i16) };
+    SUCCESS
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn cuDeviceGet(device: *mut c_int, ordinal: c_int) -> c_int {
+    // SAFETY: as above.
+    unsafe { *device = ordinal };
+    SUCCESS
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn cuDeviceGetUuid_v2(uuid: *mut [u8; 16], device: c_int) -> c_int {
+    // Every process sees the same devices.
+    // SAFETY: as above.
+    unsafe { *uuid = [device as u8; 16] };
+    SUCCESS
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn cuDeviceGetUuid(uuid: *mut [u8; 16], device: c_int) -> c_int {
+    // SAFETY: as above.
+    unsafe { cuDeviceGetUuid_v2(uuid, device) }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn cuDevicePrimaryCtxRetain(context: *mut u64, device: c_int) -> c_int {
+    // SAFETY: as above.
+    unsafe { *context = CONTEXT + device as u64 };
+    SUCCESS
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn cuCtxSetCurrent(context: u64) -> c_int {
+    CURRENT.set(context.checked_sub(CONTEXT).map(|d| d as u16));
+    SUCCESS
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn cuCtxGetStreamPriorityRange(least: *mut c_int, greatest: *mut c_int) -> c_int {
+    // SAFETY: as above.
+    unsafe {
+        *least = 0;
+        *greatest = -5;
+    }
+    SUCCESS
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn cuGetErrorName(code: c_int, name: *mut *const c_char) -> c_int {
+    let text = match code {
+        INVALID_VALUE => c"CUDA_ERROR_INVALID_VALUE",
+        OUT_OF_MEMORY => c"CUDA_ERROR_OUT_OF_MEMORY",
+        INVALID_CONTEXT => c"CUDA_ERROR_INVALID_CONTEXT",
+        INVALID_HANDLE => c"CUDA_ERROR_INVALID_HANDLE",
+        LAUNCH_FAILED => c"CUDA_ERROR_LAUNCH_FAILED",
+        100 => c"CUDA_ERROR_NO_DEVICE",
+        _ => c"CUDA_ERROR_UNKNOWN",
+    };
+    // SAFETY: as above.
+    unsafe { *name = text.as_ptr() };
+    SUCCESS
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn cuGetErrorString(_: c_int, text: *mut *const c_char) -> c_int {
+    // SAFETY: as above.
+    unsafe { *text = c"the fake device says no".as_ptr() };
+    SUCCESS
+}
+
+static SIZES: LazyLock<Mutex<HashMap<u64, Layout>>> = LazyLock::new(Mutex::default);
+
+fn take(bytes: usize) -> Option<u64> {
+    let layout = Layout::from_size_align(bytes.max(1), 256).ok()?;
+    // SAFETY: the size is not 0.
+    let at = unsafe { alloc(layout) };
+    if at.is_null() {
+        return None;
+    }
+    // What nobody wrote is no zero.
+    // SAFETY: as long as was asked for.
+    unsafe { at.write_bytes(0xa5, bytes) };
+    SIZES.lock().insert(at as u64, layout);
+    Some(at as u64)
+}
+
+fn give(at: u64) -> bool {
+    let Some(layout) = SIZES.lock().remove(&at) else { return false };
+    // SAFETY: from `take`, once.
+    unsafe { dealloc(at as *mut u8, layout) };
+    true
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn cuMemAlloc_v2(at: *mut u64, bytes: usize) -> c_int {
+    let Some(device) = current() else { return INVALID_CONTEXT };
+    if bytes > isize::MAX as usize / 2 {
+        return OUT_OF_MEMORY;
+    }
+    let Some(base) = take(bytes) else { return OUT_OF_MEMORY };
+    WORLD.lock().allocate(device, base, bytes);
+    // SAFETY: as above.
+    unsafe { *at = base };
+    SUCCESS
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn cuMemFree_v2(at: u64) -> c_int {
+    let Some(streams) = WORLD.lock().free(at) else { return INVALID_VALUE };
+    // The real one waits for the device, too.
+    for stream in streams {
+        let (told, hear) = crossbeam_channel::bounded(1);
+        let tell = move || {
+            let _ = told.send(());
+        };
+        if WORLD.lock().enqueue(stream, &[], Box::new(tell)).is_ok() {
+            let _ = hear.recv();
+        }
+    }
+    if give(at) { SUCCESS } else { INVALID_VALUE }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn cuMemHostAlloc(at: *mut u64, bytes: usize, _: c_uint) -> c_int {
+    let Some(base) = take(bytes) else { return OUT_OF_MEMORY };
+    // SAFETY: as above.
+    unsafe { *at = base };
+    SUCCESS
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn cuMemFreeHost(at: u64) -> c_int {
+    if give(at) { SUCCESS } else { INVALID_VALUE }
+}
+
+fn copy(to: u64, from: u64, bytes: usize, stream: u64, touches: &[Touch]) -> c_int {
+    let Some(device) = current() else { return INVALID_CONTEXT };
+    let (to, from) = (At(to), At(from));
+    let work: Work = Box::new(move || {
+        let (to, from) = (&to, &from);
+        // SAFETY: both sides stay until the stream has passed the copy, by the caller's promise.
+        unsafe { std::ptr::copy(from.0 as *const u8, to.0 as *mut u8, bytes) };
+    });
+    let mut world = WORLD.lock();
+    let Some(stream) = world.stream(stream, device) else { return INVALID_HANDLE };
+    said(world.enqueue(stream, touches, work))
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn cuMemcpyHtoDAsync_v2(to: u64, from: u64, bytes: usize, stream: u64) -> c_int {
+    copy(to, from, bytes, stream, &[Touch { at: to, bytes, writes: true }])
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn cuMemcpyDtoHAsync_v2(to: u64, from: u64, bytes: usize, stream: u64) -> c_int {
+    copy(to, from, bytes, stream, &[Touch { at: from, bytes, writes: false }])
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn cuMemcpyDtoDAsync_v2(to: u64, from: u64, bytes: usize, stream: u64) -> c_int {
+    let touches = [Touch { at: to, bytes, writes: true }, Touch { at: from, bytes, writes: false }];
+    copy(to, from, bytes, stream, &touches)
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn cuPointerGetAttribute(answer: *mut c_void, _: c_int, at: u64) -> c_int {
+    let Some(device) = WORLD.lock().device_of(at) else { return INVALID_VALUE };
+    // SAFETY: the only attribute that is asked for is the device's number, an integer.
+    unsafe { *answer.cast::<c_int>() = c_int::from(device as i16) };
+    SUCCESS
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn cuStreamCreateWithPriority(stream: *mut u64, _: c_uint, _: c_int) -> c_int {
+    let Some(device) = current() else { return INVALID_CONTEXT };
+    // SAFETY: as above.
+    unsafe { *stream = WORLD.lock().create_stream(device) };
+    SUCCESS
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn cuStreamDestroy_v2(stream: u64) -> c_int {
+    if WORLD.lock().destroy_stream(stream) { SUCCESS } else { INVALID_HANDLE }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn cuStreamIsCapturing(_: u64, status: *mut c_int) -> c_int {
+    // SAFETY: as above.
+    unsafe { *status = c_int::from(fault::word("capturing").is_some()) };
+    SUCCESS
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn cuStreamWaitEvent(stream: u64, event: u64, _: c_uint) -> c_int {
+    let Some(device) = current() else { return INVALID_CONTEXT };
+    let mut world = WORLD.lock();
+    let Some(stream) = world.stream(stream, device) else { return INVALID_HANDLE };
+    said(world.wait(stream, event))
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn cuEventCreate(event: *mut u64, _: c_uint) -> c_int {
+    // SAFETY: as above.
+    unsafe { *event = WORLD.lock().create_event() };
+    SUCCESS
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn cuEventDestroy_v2(event: u64) -> c_int {
+    if WORLD.lock().destroy_event(event) { SUCCESS } else { INVALID_HANDLE }
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn cuEventRecord(event: u64, stream: u64) -> c_int {
+    let Some(device) = current() else { return INVALID_CONTEXT };
+    let mut world = WORLD.lock();
+    let Some(stream) = world.stream(stream, device) else { return INVALID_HANDLE };
+    said(world.record(event, stream))
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn cuEventQuery(event: u64) -> c_int {
+    if crate::nccl::launched_past("query") {
+        fault::hang();
+    }
+    match WORLD.lock().query(event) {
+        Some(true) => SUCCESS,
+        Some(false) => NOT_READY,
+        None => INVALID_HANDLE,
+    }
+}

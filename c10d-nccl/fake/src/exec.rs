@@ -1,0 +1,132 @@
+//! Collectives on host memory, by a process group.
+
+use c10d_core::ops::Params;
+use c10d_core::{DType, Device, OpKind, ProcessGroup, RawSpans, ReduceOp, Result, Span, Work};
+
+/// One call of the library.
+#[derive(Clone, Debug)]
+pub(crate) struct Call {
+    pub(crate) kind: Kind,
+    pub(crate) from: u64,
+    pub(crate) to: u64,
+    pub(crate) count: usize,
+    pub(crate) dtype: DType,
+    pub(crate) reduce: ReduceOp,
+    /// The root, or the other rank.
+    pub(crate) peer: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    AllReduce,
+    Reduce,
+    Broadcast,
+    AllGather,
+    ReduceScatter,
+    AllToAll,
+    Send,
+    Recv,
+}
+
+impl Call {
+    fn bytes(&self) -> usize {
+        self.count * self.dtype.size()
+    }
+
+    /// Bytes that are read and written by a rank in a world of `size`.
+    pub(crate) fn ranges(&self, rank: u32, size: u32) -> (usize, usize) {
+        let (one, all) = (self.bytes(), self.bytes() * size as usize);
+        match self.kind {
+            Kind::AllReduce => (one, one),
+            Kind::Reduce => (one, if rank == self.peer { one } else { 0 }),
+            Kind::Broadcast => (if rank == self.peer { one } else { 0 }, one),
+            Kind::AllGather => (one, all),
+            Kind::ReduceScatter => (all, one),
+            Kind::AllToAll => (all, all),
+            Kind::Send => (one, 0),
+            Kind::Recv => (0, one),
+        }
+    }
+}
+
+/// Runs the calls of one launch, all at once.
+pub(crate) fn run(group: &ProcessGroup, calls: &[Call]) -> Result {
+    let mut scratch: Vec<Vec<u128>> = Vec::new();
+    let mut works: Vec<Work<_>> = Vec::new();
+    // What a rank sends to itself is not sent.
+    let own = |kind: Kind| calls.iter().filter(move |c| c.kind == kind && c.peer == group.rank());
+    for (from, to) in own(Kind::Send).zip(own(Kind::Recv)) {
+        copy(from.from, to.to, from.bytes());
+    }
+    for call in calls {
+        let one = call.bytes();
+        let span = |at: u64, count: usize| Span::new(at as *mut (), 0, count as u64, call.dtype, Device::CPU);
+        let all = call.count * group.size() as usize;
+        let mut spans = RawSpans::default();
+        let mut params = Params::default();
+        params.reduce = call.reduce;
+        params.root = call.peer;
+        params.peer = call.peer;
+        let op = match call.kind {
+            Kind::AllReduce => {
+                copy(call.from, call.to, one);
+                spans.outputs = vec![span(call.to, call.count)];
+                OpKind::AllReduce
+            }
+            Kind::Reduce => {
+                let mut to = call.to;
+                if group.rank() != call.peer {
+                    // What is no result here must not be touched.
+                    scratch.push(vec![0; one.div_ceil(16)]);
+                    to = scratch.last().map_or(0, |s| s.as_ptr() as u64);
+                }
+                copy(call.from, to, one);
+                spans.outputs = vec![span(to, call.count)];
+                OpKind::Reduce
+            }
+            Kind::Broadcast => {
+                if group.rank() == call.peer {
+                    copy(call.from, call.to, one);
+                }
+                spans.outputs = vec![span(call.to, call.count)];
+                OpKind::Broadcast
+            }
+            Kind::AllGather => {
+                spans.inputs = vec![span(call.from, call.count)];
+                spans.outputs = vec![span(call.to, all)];
+                OpKind::AllGatherInto
+            }
+            Kind::ReduceScatter => {
+                spans.inputs = vec![span(call.from, all)];
+                spans.outputs = vec![span(call.to, call.count)];
+                OpKind::ReduceScatterInto
+            }
+            Kind::AllToAll => {
+                spans.inputs = vec![span(call.from, all)];
+                spans.outputs = vec![span(call.to, all)];
+                OpKind::AllToAllSingle
+            }
+            Kind::Send | Kind::Recv if call.peer == group.rank() => continue,
+            Kind::Send => {
+                spans.inputs = vec![span(call.from, call.count)];
+                OpKind::Send
+            }
+            Kind::Recv => {
+                spans.outputs = vec![span(call.to, call.count)];
+                OpKind::Recv
+            }
+        };
+        // SAFETY: the stream's caller keeps the memory until the stream has passed the launch; scratch stays until here.
+        works.push(unsafe { group.submit_raw(op, params, None, spans) });
+    }
+    // All are waited for, whatever becomes of one, so that nothing is touched afterwards.
+    let results: Vec<Result> = works.into_iter().map(|w| w.wait().map(drop).map_err(Into::into)).collect();
+    results.into_iter().collect()
+}
+
+fn copy(from: u64, to: u64, bytes: usize) {
+    if from != to && bytes > 0 {
+        // SAFETY: ranges of device memory that were checked at the call.
+        unsafe { std::ptr::copy(from as *const u8, to as *mut u8, bytes) };
+    }
+}

@@ -1,0 +1,38 @@
+//! The script of faults: `C10D_FAKE_NCCL="init=hang,rank=1"`.
+//!
+//! | word | what happens |
+//! | --- | --- |
+//! | `devices=N` | there are N devices (8) |
+//! | `version=CODE` | `ncclGetVersion` says so |
+//! | `rank=R` | the faults below are rank R's alone |
+//! | `init=hang` | the call that begins a communicator does not return |
+//! | `init=progress` | a communicator is in progress for ever |
+//! | `issue=N` | the N-th launch (from 0) is in progress for ever |
+//! | `hang=N` | the N-th launch never ends on the device |
+//! | `error=N` | the N-th launch never ends, and the communicator reports an asynchronous error |
+//! | `abort=hang` | `ncclCommAbort` does not return |
+//! | `query=N` | `cuEventQuery` does not return on a thread after its N-th launch |
+//! | `capturing=yes` | every stream records a graph |
+
+/// The value of a word of the script.
+pub fn word(name: &str) -> Option<String> {
+    let script = std::env::var("C10D_FAKE_NCCL").ok()?;
+    script.split(',').find_map(|pair| pair.split_once('=').filter(|(n, _)| *n == name).map(|(_, v)| v.to_owned()))
+}
+
+/// The value as a number.
+pub fn number(name: &str) -> Option<u64> {
+    word(name)?.parse().ok()
+}
+
+/// Whether the script says this of this rank.
+pub(crate) fn is(name: &str, value: &str, rank: u32) -> bool {
+    number("rank").is_none_or(|r| r == u64::from(rank)) && word(name).as_deref() == Some(value)
+}
+
+/// Never returns.
+pub(crate) fn hang() -> ! {
+    loop {
+        std::thread::park();
+    }
+}

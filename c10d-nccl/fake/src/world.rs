@@ -1,0 +1,208 @@
+//! Memory, streams, events, and who has touched what in which order.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, LazyLock};
+
+use crossbeam_channel::{Sender, unbounded};
+use parking_lot::{Condvar, Mutex};
+
+/// For each stream, how many of its pieces of work are known to be over.
+type Clock = HashMap<u64, u64>;
+
+/// A piece of work for a stream.
+pub(crate) type Work = Box<dyn FnOnce() + Send>;
+
+/// A range of device memory, and whether it is written.
+#[derive(Clone, Copy)]
+pub(crate) struct Touch {
+    pub(crate) at: u64,
+    pub(crate) bytes: usize,
+    pub(crate) writes: bool,
+}
+
+struct Use {
+    stream: u64,
+    tick: u64,
+    touch: Touch,
+}
+
+struct Allocation {
+    bytes: usize,
+    device: u16,
+    uses: Vec<Use>,
+}
+
+struct Stream {
+    device: u16,
+    work: Sender<Work>,
+    clock: Clock,
+    tick: u64,
+}
+
+struct Event {
+    clock: Clock,
+    recorded: u64,
+    reached: Arc<(Mutex<u64>, Condvar)>,
+}
+
+#[derive(Default)]
+pub(crate) struct World {
+    allocations: BTreeMap<u64, Allocation>,
+    streams: HashMap<u64, Stream>,
+    events: HashMap<u64, Event>,
+    /// What the host has seen to be over.
+    host: Clock,
+    next: u64,
+}
+
+pub(crate) static WORLD: LazyLock<Mutex<World>> = LazyLock::new(Mutex::default);
+
+/// The device's default stream has a handle of its own.
+const DEFAULT: u64 = 1 << 40;
+
+fn join(clock: &mut Clock, other: &Clock) {
+    for (stream, tick) in other {
+        let known = clock.entry(*stream).or_default();
+        *known = (*known).max(*tick);
+    }
+}
+
+impl World {
+    fn handle(&mut self) -> u64 {
+        self.next += 1;
+        // Looks like nothing that anybody would read from.
+        0x10_0000 + self.next * 16
+    }
+
+    pub(crate) fn allocate(&mut self, device: u16, at: u64, bytes: usize) {
+        self.allocations.insert(at, Allocation { bytes, device, uses: Vec::new() });
+    }
+
+    /// Takes an allocation out; the streams that may be using it still, to be waited for.
+    pub(crate) fn free(&mut self, at: u64) -> Option<Vec<u64>> {
+        let allocation = self.allocations.remove(&at)?;
+        let host = &self.host;
+        let open = |u: &&Use| host.get(&u.stream).is_none_or(|t| *t < u.tick);
+        Some(allocation.uses.iter().filter(open).map(|u| u.stream).collect())
+    }
+
+    pub(crate) fn device_of(&self, at: u64) -> Option<u16> {
+        let (base, a) = self.allocations.range(..=at).next_back()?;
+        (at - base < a.bytes as u64).then_some(a.device)
+    }
+
+    pub(crate) fn create_stream(&mut self, device: u16) -> u64 {
+        let handle = self.handle();
+        self.start(handle, device);
+        handle
+    }
+
+    fn start(&mut self, handle: u64, device: u16) {
+        let (work, todo) = unbounded::<Work>();
+        let run = move || todo.into_iter().for_each(|work| work());
+        std::thread::Builder::new().name("fake stream".to_owned()).spawn(run).expect("a thread for a stream");
+        self.streams.insert(handle, Stream { device, work, clock: Clock::new(), tick: 0 });
+    }
+
+    /// The stream's own handle: the default stream is one per device.
+    pub(crate) fn stream(&mut self, given: u64, device: u16) -> Option<u64> {
+        if given != 0 {
+            return self.streams.contains_key(&given).then_some(given);
+        }
+        let handle = DEFAULT + u64::from(device);
+        if !self.streams.contains_key(&handle) {
+            self.start(handle, device);
+        }
+        Some(handle)
+    }
+
+    pub(crate) fn stream_device(&self, stream: u64) -> Option<u16> {
+        self.streams.get(&stream).map(|s| s.device)
+    }
+
+    pub(crate) fn destroy_stream(&mut self, stream: u64) -> bool {
+        self.streams.remove(&stream).is_some()
+    }
+
+    /// Gives work to a stream; refuses what would be a race, or memory that is not the device's.
+    pub(crate) fn enqueue(&mut self, stream: u64, touches: &[Touch], work: Work) -> Result<(), String> {
+        let World { allocations, streams, host, .. } = self;
+        let s = streams.get_mut(&stream).ok_or("no such stream")?;
+        // Whatever the host saw before it made the call came before.
+        join(&mut s.clock, host);
+        s.tick += 1;
+        s.clock.insert(stream, s.tick);
+        for touch in touches.iter().filter(|t| t.bytes > 0) {
+            let (base, a) = allocations.range_mut(..=touch.at).next_back().ok_or("no device memory")?;
+            if touch.at - base + touch.bytes as u64 > a.bytes as u64 {
+                return Err(format!("{} bytes at {:#x} are not in one allocation", touch.bytes, touch.at));
+            }
+            if a.device != s.device {
+                return Err(format!("memory of device {} on a stream of device {}", a.device, s.device));
+            }
+            let end = |t: &Touch| t.at + t.bytes as u64;
+            let meets = |t: &Touch| t.at < end(touch) && touch.at < end(t) && (t.writes || touch.writes);
+            let before = |u: &Use| s.clock.get(&u.stream).is_some_and(|tick| *tick >= u.tick);
+            if let Some(u) = a.uses.iter().find(|u| u.stream != stream && meets(&u.touch) && !before(u)) {
+                return Err(format!(
+                    "a race: {} bytes at {:#x} are used by stream {:#x}, which stream {stream:#x} does not wait for",
+                    touch.bytes, touch.at, u.stream
+                ));
+            }
+            a.uses.retain(|u| !before(u) || u.stream == stream);
+            a.uses.push(Use { stream, tick: s.tick, touch: *touch });
+        }
+        s.work.send(work).map_err(|_| "the stream is gone".to_owned())
+    }
+
+    pub(crate) fn create_event(&mut self) -> u64 {
+        let handle = self.handle();
+        self.events.insert(handle, Event { clock: Clock::new(), recorded: 0, reached: Arc::default() });
+        handle
+    }
+
+    pub(crate) fn destroy_event(&mut self, event: u64) -> bool {
+        self.events.remove(&event).is_some()
+    }
+
+    pub(crate) fn record(&mut self, event: u64, stream: u64) -> Result<(), String> {
+        let e = self.events.get_mut(&event).ok_or("no such event")?;
+        e.recorded += 1;
+        let (n, reached) = (e.recorded, e.reached.clone());
+        let mark = move || {
+            *reached.0.lock() = n;
+            reached.1.notify_all();
+        };
+        self.enqueue(stream, &[], Box::new(mark))?;
+        let clock = self.streams.get(&stream).map(|s| s.clock.clone()).unwrap_or_default();
+        if let Some(e) = self.events.get_mut(&event) {
+            e.clock = clock;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn wait(&mut self, stream: u64, event: u64) -> Result<(), String> {
+        let e = self.events.get(&event).ok_or("no such event")?;
+        let (n, reached, clock) = (e.recorded, e.reached.clone(), e.clock.clone());
+        let wait = move || {
+            let mut at = reached.0.lock();
+            while *at < n {
+                reached.1.wait(&mut at);
+            }
+        };
+        self.enqueue(stream, &[], Box::new(wait))?;
+        if let Some(s) = self.streams.get_mut(&stream) {
+            join(&mut s.clock, &clock);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn query(&mut self, event: u64) -> Option<bool> {
+        let e = self.events.get(&event)?;
+        let over = *e.reached.0.lock() >= e.recorded;
+        if over {
+            join(&mut self.host, &e.clock);
+        }
+        Some(over)
+    }
+}

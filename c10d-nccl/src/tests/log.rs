@@ -1,0 +1,170 @@
+//! Which calls each op makes, and in which order.
+
+use c10d_core::device::DeviceBuffer;
+use c10d_core::{DType, GroupBuilder, ProcessGroup, ReduceOp, Result, Root, op, run_ranks};
+
+use super::mock::{PROVIDER, cuda, log};
+
+/// The stream of the collectives' communicator; that of the caller is 0.
+const BEFORE: [&str; 2] = ["record on 0", "1 waits"];
+const AFTER: [&str; 2] = ["record on 1", "0 waits"];
+
+fn buffer(count: usize) -> DeviceBuffer {
+    DeviceBuffer::new(&cuda(), 0, DType::F32, count).unwrap()
+}
+
+fn buffers(counts: &[usize]) -> Vec<DeviceBuffer> {
+    counts.iter().map(|count| buffer(*count)).collect()
+}
+
+/// The logs of two ranks in one op.
+fn of_two(name: &str, hint: Option<&str>, body: impl Fn(&ProcessGroup) -> Result + Sync) -> Vec<Vec<String>> {
+    let builder = GroupBuilder::new().name(name).providers(&[&PROVIDER]).backend("cuda:mock");
+    let builder = hint.into_iter().fold(builder, |b, hint| b.hint(hint, "yes"));
+    let run = |pg: ProcessGroup| {
+        let log = log(name, pg.rank());
+        assert_eq!(log.take(), [format!("init {} of 2 with 1 ids", pg.rank())]);
+        body(&pg)?;
+        let calls = log.take();
+        pg.shutdown()?;
+        // Each communicator.
+        assert!(log.take().chunks(2).all(|c| c == ["finalize", "destroy"]));
+        Ok(calls)
+    };
+    run_ranks(2, builder, run).unwrap()
+}
+
+/// What a blocking collective makes: these calls between the marks.
+fn between(calls: &[&str]) -> Vec<String> {
+    BEFORE.iter().chain(calls).chain(&AFTER).map(|s| (*s).to_owned()).collect()
+}
+
+#[test]
+fn all_reduce() {
+    let logs = of_two("all_reduce", None, |pg| pg.all_reduce(&mut buffer(5), ReduceOp::Avg).map(drop));
+    assert_eq!(logs, vec![between(&["all_reduce 5xf32 avg on 1"]); 2]);
+}
+
+#[test]
+fn a_started_op_leaves_the_callers_stream_alone() {
+    let logs = of_two("started", None, |pg| Ok(pg.start(op::all_reduce(buffer(5), ReduceOp::Sum)).wait().map(drop)?));
+    let want = ["record on 0", "1 waits", "all_reduce 5xf32 sum on 1", "record on 1"];
+    assert_eq!(logs, vec![want.map(str::to_owned).to_vec(); 2]);
+}
+
+#[test]
+fn a_made_reduction_is_given_back() {
+    let logs = of_two("premul", None, |pg| pg.all_reduce(&mut buffer(5), ReduceOp::PreMulSum(0.5)).map(drop));
+    let want = between(&["make op5 of 4 bytes", "all_reduce 5xf32 op5 on 1", "destroy op5"]);
+    assert_eq!(logs, vec![want; 2]);
+}
+
+#[test]
+fn all_reduce_coalesced() {
+    let logs = of_two("coalesced", None, |pg| pg.all_reduce_coalesced(buffers(&[2, 3]), ReduceOp::Max).map(drop));
+    let want = between(&["group {", "all_reduce 2xf32 max on 1", "all_reduce 3xf32 max on 1", "}"]);
+    assert_eq!(logs, vec![want; 2]);
+}
+
+#[test]
+fn broadcast_and_reduce() {
+    let logs = of_two("broadcast", None, |pg| pg.broadcast(&mut buffer(4), 1).map(drop));
+    assert_eq!(logs, vec![between(&["broadcast 4xf32 from 1 on 1"]); 2]);
+    let logs = of_two("reduce", None, |pg| pg.reduce(&mut buffer(4), ReduceOp::Sum, 1).map(drop));
+    assert_eq!(logs, vec![between(&["reduce 4xf32 sum to 1 on 1"]); 2]);
+}
+
+#[test]
+fn all_gathers() {
+    let logs =
+        of_two("all_gather", None, |pg| pg.all_gather(buffer(2 + pg.rank() as usize), buffers(&[2, 3])).map(drop));
+    let want = between(&["group {", "broadcast 2xf32 from 0 on 1", "broadcast 3xf32 from 1 on 1", "}"]);
+    assert_eq!(logs, vec![want; 2]);
+    let logs = of_two("all_gather_into", None, |pg| pg.all_gather_into(buffer(2), buffer(4)).map(drop));
+    assert_eq!(logs, vec![between(&["all_gather 2xf32 on 1"]); 2]);
+    let logs = of_two("all_gather_into_coalesced", None, |pg| {
+        pg.all_gather_into_coalesced(buffers(&[2, 1]), buffers(&[4, 2])).map(drop)
+    });
+    assert_eq!(logs, vec![between(&["group {", "all_gather 2xf32 on 1", "all_gather 1xf32 on 1", "}"]); 2]);
+    let logs = of_two("all_gather_coalesced", None, |pg| {
+        pg.all_gather_coalesced(buffers(&[2, 1]), vec![buffers(&[2, 2]), buffers(&[1, 1])]).map(drop)
+    });
+    let want = ["2xf32 from 0", "2xf32 from 1", "1xf32 from 0", "1xf32 from 1"].map(|c| format!("broadcast {c} on 1"));
+    let want: Vec<&str> = ["group {"].into_iter().chain(want.iter().map(String::as_str)).chain(["}"]).collect();
+    assert_eq!(logs, vec![between(&want); 2]);
+}
+
+#[test]
+fn reduce_scatters() {
+    let logs = of_two("reduce_scatter", None, |pg| {
+        pg.reduce_scatter(buffers(&[2, 3]), buffer(2 + pg.rank() as usize), ReduceOp::Sum).map(drop)
+    });
+    assert_eq!(logs, vec![between(&["group {", "reduce 2xf32 sum to 0 on 1", "reduce 3xf32 sum to 1 on 1", "}"]); 2]);
+    let logs =
+        of_two("reduce_scatter_into", None, |pg| pg.reduce_scatter_into(buffer(4), buffer(2), ReduceOp::Sum).map(drop));
+    assert_eq!(logs, vec![between(&["reduce_scatter 2xf32 sum on 1"]); 2]);
+    let logs = of_two("reduce_scatter_into_coalesced", None, |pg| {
+        pg.reduce_scatter_into_coalesced(buffers(&[4, 2]), buffers(&[2, 1]), ReduceOp::Sum).map(drop)
+    });
+    let want = between(&["group {", "reduce_scatter 2xf32 sum on 1", "reduce_scatter 1xf32 sum on 1", "}"]);
+    assert_eq!(logs, vec![want; 2]);
+}
+
+#[test]
+fn gather_and_scatter_copy_what_is_the_roots_own() {
+    let logs = of_two("gather", None, |pg| {
+        let at = if pg.rank() == 0 { Root::Me(buffers(&[3, 4])) } else { Root::At(0) };
+        pg.gather(buffer(3 + pg.rank() as usize), at).map(drop)
+    });
+    assert_eq!(logs[0], between(&["copy 12 on 1", "group {", "recv 4xf32 from 1 on 1", "}"]));
+    assert_eq!(logs[1], between(&["group {", "send 4xf32 to 0 on 1", "}"]));
+    let logs = of_two("scatter", None, |pg| {
+        let at = if pg.rank() == 1 { Root::Me(buffers(&[3, 4])) } else { Root::At(1) };
+        pg.scatter(at, buffer(3 + pg.rank() as usize)).map(drop)
+    });
+    assert_eq!(logs[0], between(&["group {", "recv 3xf32 from 1 on 1", "}"]));
+    assert_eq!(logs[1], between(&["copy 16 on 1", "group {", "send 3xf32 to 0 on 1", "}"]));
+}
+
+#[test]
+fn exchanges() {
+    let logs = of_two("all_to_all", None, |pg| {
+        let (to, from) = if pg.rank() == 0 { ([2, 3], [2, 0]) } else { ([0, 4], [3, 4]) };
+        pg.all_to_all(buffers(&to), buffers(&from)).map(drop)
+    });
+    assert_eq!(logs[0], between(&["copy 8 on 1", "group {", "send 3xf32 to 1 on 1", "}"]), "nothing is not received");
+    assert_eq!(logs[1], between(&["copy 16 on 1", "group {", "recv 3xf32 from 0 on 1", "}"]));
+
+    let even = |pg: &ProcessGroup| pg.all_to_all_single(buffer(4), buffer(4)).map(drop);
+    assert_eq!(of_two("even", None, even), vec![between(&["all_to_all 2xf32 on 1"]); 2]);
+    let pairs = ["copy 8 on 1", "group {", "send 2xf32 to 1 on 1", "recv 2xf32 from 1 on 1", "}"];
+    assert_eq!(of_two("even of old", Some("mock.old"), even)[0], between(&pairs));
+
+    let logs = of_two("uneven", None, |pg| {
+        let (to, from) = if pg.rank() == 0 { ([1, 3], [1, 2]) } else { ([2, 2], [3, 2]) };
+        let (input, output) = (buffer(to.iter().sum()), buffer(from.iter().sum()));
+        pg.run(op::all_to_all_single(input, output).splits(&to, &from)).map(drop)
+    });
+    let want = ["copy 4 on 1", "group {", "send 3xf32 to 1 on 1", "recv 2xf32 from 1 on 1", "}"];
+    assert_eq!(logs[0], between(&want));
+}
+
+#[test]
+fn a_message_has_a_communicator_of_its_own_way() {
+    let logs = of_two("message", None, |pg| {
+        if pg.rank() == 0 { pg.send(buffer(3), 1, 7).map(drop) } else { pg.recv(buffer(3), 0, 7).map(drop) }
+    });
+    let with = |rank: u32, call: &str| {
+        let init = format!("init {rank} of 2 with 1 ids");
+        let calls = [&init, "record on 0", "2 waits", "group {", call, "}", "record on 2", "0 waits"];
+        calls.map(str::to_owned).to_vec()
+    };
+    assert_eq!(logs[0], with(0, "send 3xf32 to 1 on 2"));
+    assert_eq!(logs[1], with(1, "recv 3xf32 from 0 on 2"));
+}
+
+#[test]
+fn barrier() {
+    let logs = of_two("barrier", None, |pg| pg.barrier());
+    assert_eq!(logs, vec![between(&["all_reduce 1xf32 sum on 1"]); 2]);
+}

@@ -1,0 +1,237 @@
+//! CUDA and NCCL that do nothing, at once, and write it down.
+#![allow(unsafe_code)]
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use c10d_core::device::{DevicePtr, DeviceRuntime, Event, Stream};
+use c10d_core::registry::{Provider, Registration};
+use c10d_core::{Backend, Device, DispatchKey, GroupInit, Result};
+use parking_lot::Mutex;
+
+use crate::backend::Nccl;
+use crate::cuda::CudaApi;
+use crate::nccl::{Comm, Config, DataType, NcclApi, NcclResult, Optional, RawCall, RedOp, UniqueId, Version};
+use crate::start::Facts;
+
+/// What was asked for, in order.
+#[derive(Clone, Default)]
+pub(super) struct Log(Arc<Mutex<Vec<String>>>);
+
+impl Log {
+    fn add(&self, line: String) {
+        self.0.lock().push(line);
+    }
+
+    /// What there is so far, and nothing of it again.
+    pub(super) fn take(&self) -> Vec<String> {
+        std::mem::take(&mut *self.0.lock())
+    }
+}
+
+/// The logs of the ranks, by group and rank.
+static LOGS: Mutex<BTreeMap<(String, u32), Log>> = Mutex::new(BTreeMap::new());
+
+pub(super) fn log(group: &str, rank: u32) -> Log {
+    LOGS.lock().entry((group.to_owned(), rank)).or_default().clone()
+}
+
+/// The backend over the mocks.
+pub(super) static PROVIDER: Provider = Provider {
+    source: "mock",
+    backends: &[Registration {
+        name: "mock",
+        keys: &[DispatchKey::Cuda],
+        priority: 100,
+        probe: &|| Ok(()),
+        create: &create,
+    }],
+    ..Provider::EMPTY
+};
+
+fn create(init: &GroupInit) -> Result<Arc<dyn Backend>> {
+    let log = log(&init.group, init.rank);
+    let (old, next) = (init.hint("mock.old").is_some(), AtomicU64::new(1));
+    let nccl = Arc::new(Mock { log: log.clone(), next, old });
+    Ok(Arc::new(Nccl::connect(nccl, Arc::new(MockCuda { log, next: AtomicU64::new(1) }), Facts::of(init, 0))?))
+}
+
+/// The device of a test's buffers.
+pub(super) fn cuda() -> Arc<dyn DeviceRuntime> {
+    Arc::new(MockCuda { log: Log::default(), next: AtomicU64::new(1) })
+}
+
+pub(super) struct MockCuda {
+    log: Log,
+    next: AtomicU64,
+}
+
+// SAFETY: its memory is an address that nobody looks behind; copies do nothing.
+unsafe impl DeviceRuntime for MockCuda {
+    fn name(&self) -> &'static str {
+        "cuda"
+    }
+    fn device(&self, index: u16) -> Device {
+        Device::cuda(index)
+    }
+    fn count(&self) -> Result<u16> {
+        Ok(1)
+    }
+    fn allocate(&self, _: u16, _: usize) -> Result<*mut ()> {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        Ok((NEXT.fetch_add(1, Ordering::Relaxed) << 20) as *mut ())
+    }
+    unsafe fn free(&self, _: u16, _: *mut ()) {}
+    fn create_stream(&self, _: u16) -> Result<Stream> {
+        Ok(self.next.fetch_add(1, Ordering::Relaxed))
+    }
+    unsafe fn destroy_stream(&self, _: u16, _: Stream) {}
+    fn create_event(&self, _: u16) -> Result<Event> {
+        Ok(0)
+    }
+    unsafe fn destroy_event(&self, _: u16, _: Event) {}
+    unsafe fn record(&self, _: u16, _: Event, stream: Stream) -> Result {
+        self.log.add(format!("record on {stream}"));
+        Ok(())
+    }
+    unsafe fn wait(&self, _: u16, stream: Stream, _: Event) -> Result {
+        self.log.add(format!("{stream} waits"));
+        Ok(())
+    }
+    unsafe fn query(&self, _: u16, _: Event) -> Result<bool> {
+        Ok(true)
+    }
+    unsafe fn copy_in(&self, _: u16, _: Stream, _: DevicePtr, _: *const u8, _: usize) -> Result {
+        Ok(())
+    }
+    unsafe fn copy_out(&self, _: u16, _: Stream, _: *mut u8, _: DevicePtr, _: usize) -> Result {
+        Ok(())
+    }
+    unsafe fn copy(&self, _: u16, stream: Stream, _: DevicePtr, _: DevicePtr, bytes: usize) -> Result {
+        self.log.add(format!("copy {bytes} on {stream}"));
+        Ok(())
+    }
+}
+
+// SAFETY: as above.
+unsafe impl CudaApi for MockCuda {
+    fn enter(&self, _: u16) -> Result {
+        Ok(())
+    }
+    fn device_of(&self, _: u64) -> Result<Option<u16>> {
+        Ok(Some(0))
+    }
+    unsafe fn is_capturing(&self, _: u16, _: Stream) -> Result<bool> {
+        Ok(false)
+    }
+}
+
+pub(super) struct Mock {
+    pub(super) log: Log,
+    pub(super) next: AtomicU64,
+    /// Lacks what is optional.
+    pub(super) old: bool,
+}
+
+impl Mock {
+    fn did(&self, line: String) -> NcclResult {
+        self.log.add(line);
+        NcclResult::SUCCESS
+    }
+
+    fn data(&self, what: &str, c: RawCall, more: String) -> NcclResult {
+        let ty = match c.dtype {
+            DataType::F32 => "f32",
+            DataType::U8 => "u8",
+            _ => "?",
+        };
+        self.did(format!("{what} {}x{ty}{more} on {}", c.count, c.stream))
+    }
+}
+
+fn op(op: RedOp) -> String {
+    match op {
+        RedOp::SUM => " sum".to_owned(),
+        RedOp::AVG => " avg".to_owned(),
+        RedOp::MAX => " max".to_owned(),
+        RedOp(made) => format!(" op{made}"),
+    }
+}
+
+impl NcclApi for Mock {
+    fn version(&self) -> Version {
+        Version::new(2, 28, 9)
+    }
+    fn has(&self, _: Optional) -> bool {
+        !self.old
+    }
+    fn error_string(&self, _: NcclResult) -> String {
+        String::new()
+    }
+    fn last_error(&self, _: Comm) -> String {
+        String::new()
+    }
+    fn unique_id(&self) -> Result<UniqueId, NcclResult> {
+        let mut id = UniqueId::default();
+        id.0[0] = self.next.fetch_add(1, Ordering::Relaxed) as u8;
+        Ok(id)
+    }
+    fn init(&self, size: i32, ids: &[UniqueId], rank: i32, _: &Config) -> (NcclResult, Comm) {
+        self.did(format!("init {rank} of {size} with {} ids", ids.len()));
+        (NcclResult::IN_PROGRESS, Comm(self as *const Mock as *mut _))
+    }
+    unsafe fn split(&self, _: Comm, color: Option<i32>, key: i32, _: &Config) -> (NcclResult, Comm) {
+        self.did(format!("split {color:?} {key}"));
+        (NcclResult::SUCCESS, Comm(self as *const Mock as *mut _))
+    }
+    unsafe fn async_error(&self, _: Comm) -> Result<NcclResult, NcclResult> {
+        Ok(NcclResult::SUCCESS)
+    }
+    unsafe fn finalize(&self, _: Comm) -> NcclResult {
+        self.did("finalize".to_owned())
+    }
+    unsafe fn destroy(&self, _: Comm) -> NcclResult {
+        self.did("destroy".to_owned())
+    }
+    unsafe fn abort(&self, _: Comm) -> NcclResult {
+        self.did("abort".to_owned())
+    }
+    fn group_start(&self) -> NcclResult {
+        self.did("group {".to_owned())
+    }
+    fn group_end(&self) -> NcclResult {
+        self.did("}".to_owned())
+    }
+    unsafe fn premul_sum(&self, scalar: &[u8], _: DataType, _: Comm) -> Result<RedOp, NcclResult> {
+        self.did(format!("make op5 of {} bytes", scalar.len()));
+        Ok(RedOp(5))
+    }
+    unsafe fn destroy_op(&self, op: RedOp, _: Comm) -> NcclResult {
+        self.did(format!("destroy op{}", op.0))
+    }
+    unsafe fn all_reduce(&self, c: RawCall, o: RedOp) -> NcclResult {
+        self.data("all_reduce", c, op(o))
+    }
+    unsafe fn reduce(&self, c: RawCall, o: RedOp, root: i32) -> NcclResult {
+        self.data("reduce", c, format!("{} to {root}", op(o)))
+    }
+    unsafe fn broadcast(&self, c: RawCall, root: i32) -> NcclResult {
+        self.data("broadcast", c, format!(" from {root}"))
+    }
+    unsafe fn all_gather(&self, c: RawCall) -> NcclResult {
+        self.data("all_gather", c, String::new())
+    }
+    unsafe fn reduce_scatter(&self, c: RawCall, o: RedOp) -> NcclResult {
+        self.data("reduce_scatter", c, op(o))
+    }
+    unsafe fn all_to_all(&self, c: RawCall) -> NcclResult {
+        self.data("all_to_all", c, String::new())
+    }
+    unsafe fn send(&self, c: RawCall, peer: i32) -> NcclResult {
+        self.data("send", c, format!(" to {peer}"))
+    }
+    unsafe fn recv(&self, c: RawCall, peer: i32) -> NcclResult {
+        self.data("recv", c, format!(" from {peer}"))
+    }
+}

@@ -1,0 +1,101 @@
+//! The backend over the fake library, through the real loader and the real driver bindings.
+
+mod common;
+
+use c10d_core::{DType, ReduceOp, Result, op, run_ranks};
+use common::{SECOND, builder, on, with_fake};
+
+#[test]
+fn all_reduce_of_four() {
+    with_fake("all_reduce_of_four", "", || {
+        let sums = run_ranks(4, builder(), |pg| -> Result<Vec<f32>> {
+            let mut x = on(pg.rank(), &[pg.rank() as f32, 1.0]);
+            pg.all_reduce(&mut x, ReduceOp::Sum)?;
+            let y = pg.start(op::all_reduce(x, ReduceOp::Avg)).wait()?;
+            let y = y.to_vec(SECOND);
+            pg.shutdown()?;
+            y
+        });
+        assert_eq!(sums.unwrap(), vec![vec![6.0, 4.0]; 4]);
+    });
+}
+
+#[test]
+fn messages_cross() {
+    with_fake("messages_cross", "", || {
+        let got = run_ranks(2, builder(), |pg| -> Result<Vec<i64>> {
+            let other = 1 - pg.rank();
+            let big = vec![i64::from(pg.rank()); 100_000];
+            // Both send before either receives.
+            let send = pg.start(op::send(on(pg.rank(), &big), other, 0));
+            let mut x = on(pg.rank(), &vec![0i64; 100_000]);
+            pg.recv(&mut x, other, 0)?;
+            send.wait()?;
+            x.to_vec(SECOND)
+        });
+        let got = got.unwrap();
+        assert!(got[0].iter().all(|v| *v == 1) && got[1].iter().all(|v| *v == 0));
+        assert_eq!(DType::I64.size(), 8);
+    });
+}
+
+/// Splits and sub-groups are made by the library, and every rank takes part in each division.
+#[test]
+fn sub_groups_are_split_off() {
+    with_fake("sub_groups_are_split_off", "", || {
+        let got = run_ranks(4, builder(), |pg| -> Result<Vec<f32>> {
+            let mut seen = Vec::new();
+            let mut sum = |pg: &c10d_core::ProcessGroup, device: u32| -> Result {
+                let mut x = on(device, &[device as f32]);
+                pg.all_reduce(&mut x, ReduceOp::Sum)?;
+                seen.push(x.to_vec::<f32>(SECOND)?[0]);
+                Ok(())
+            };
+            // Two ranks are in no part.
+            if let Some(some) = pg.new_group(&[3, 1])? {
+                sum(&some, pg.rank())?;
+            }
+            // Two parts, in reverse order.
+            let halves = pg.split(Some(pg.rank() % 2), 10 - pg.rank())?;
+            sum(&halves.expect("each has a color"), pg.rank())?;
+            // One rank without a color.
+            if let Some(three) = pg.split((pg.rank() != 2).then_some(0), 0)? {
+                sum(&three, pg.rank())?;
+            }
+            sum(&pg, pg.rank())?;
+            Ok(seen)
+        });
+        let want = [vec![2.0, 4.0, 6.0], vec![4.0, 4.0, 4.0, 6.0], vec![2.0, 6.0], vec![4.0, 4.0, 4.0, 6.0]];
+        assert_eq!(got.unwrap(), want);
+    });
+}
+
+/// What the caller's stream was given before comes before, and what it is given after a blocking call comes after; the
+/// fake refuses what would be a race.
+#[test]
+fn the_callers_stream_is_ordered() {
+    with_fake("the_callers_stream_is_ordered", "", || {
+        let got = run_ranks(2, builder(), |pg| -> Result<Vec<f32>> {
+            let (cuda, index) = (common::cuda(), pg.rank() as u16);
+            let stream = cuda.create_stream(index)?;
+            let mut x = on(pg.rank(), &[0f32; 4]);
+            let host = [1f32 + pg.rank() as f32; 4];
+            let mut back = [0f32; 4];
+            let place = common::place(&mut x);
+            let event = cuda.create_event(index)?;
+            // SAFETY: host and device memory stay until the event was seen.
+            #[allow(unsafe_code)]
+            unsafe {
+                cuda.copy_in(index, stream, place, host.as_ptr().cast(), 16)?;
+                pg.run(op::all_reduce(&mut x, ReduceOp::Sum).on_stream(stream))?;
+                cuda.copy_out(index, stream, back.as_mut_ptr().cast(), place, 16)?;
+                cuda.record(index, event, stream)?;
+                while !cuda.query(index, event)? {
+                    std::thread::yield_now();
+                }
+            }
+            Ok(back.to_vec())
+        });
+        assert_eq!(got.unwrap(), vec![vec![3.0; 4]; 2]);
+    });
+}

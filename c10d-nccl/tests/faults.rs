@@ -1,0 +1,183 @@
+//! What happens when NCCL or CUDA misbehave: every call returns in time, says why, and the group stays failed.
+
+mod common;
+
+use std::time::{Duration, Instant};
+
+use c10d_core::{Error, ErrorKind, ProcessGroup, ReduceOp, Result, op, run_ranks};
+use common::{SECOND, builder, on, with_fake, within};
+
+/// No timing decides a test; a hang would.
+const CAP: Duration = Duration::from_secs(20);
+const SHORT: Duration = Duration::from_millis(700);
+
+/// What each rank of two sees when it makes a group and reduces.
+fn two(body: impl Fn(&ProcessGroup) -> Result + Sync) -> Vec<Result> {
+    let made = run_ranks(2, builder().timeout(3 * SECOND), |pg| Ok(body(&pg)));
+    made.unwrap_or_else(|e| vec![Err(e.clone()), Err(e)])
+}
+
+fn reduce(pg: &ProcessGroup) -> Result {
+    let mut x = on(pg.rank(), &[1f32; 1000]);
+    pg.run(op::all_reduce(&mut x, ReduceOp::Sum).timeout(SHORT)).map(drop)
+}
+
+fn error(result: &Result) -> &Error {
+    result.as_ref().expect_err("must fail")
+}
+
+/// The op that hangs ends in time, and the group stays failed with its first cause.
+fn ends_in_time(test: &str, script: &str, words: &'static str) {
+    with_fake(test, script, move || {
+        let results = within(CAP, || {
+            two(|pg| {
+                reduce(pg)?;
+                let first = reduce(pg).expect_err("the script hangs the second");
+                let later = reduce(pg).expect_err("the group is failed");
+                assert_eq!(later.report().what, first.report().what, "the first cause stays");
+                assert_eq!(pg.failure().map(|e| e.report().what.clone()), Some(first.report().what.clone()));
+                Err(first)
+            })
+        });
+        for result in &results {
+            let e = error(result);
+            assert!(e.to_string().contains(words), "{e}");
+            assert!(e.report().op.is_some() && e.report().seq == Some(1), "{e}");
+        }
+    });
+}
+
+#[test]
+fn a_kernel_that_never_ends() {
+    ends_in_time("a_kernel_that_never_ends", "hang=1", "did not end in time");
+}
+
+#[test]
+fn issued_for_ever() {
+    ends_in_time("issued_for_ever", "issue=1", "did not end in time");
+}
+
+#[test]
+fn an_event_query_that_hangs_is_named() {
+    ends_in_time("an_event_query_that_hangs_is_named", "query=1", "inside cuEventQuery");
+}
+
+#[test]
+fn an_asynchronous_error_has_the_librarys_words() {
+    let words = "the fault script ends the connection";
+    ends_in_time("an_asynchronous_error_has_the_librarys_words", "error=1", words);
+}
+
+#[test]
+fn an_abort_that_hangs_holds_nobody_up() {
+    with_fake("an_abort_that_hangs_holds_nobody_up", "hang=0,abort=hang", || {
+        let results = within(CAP, || {
+            two(|pg| {
+                let x = on(pg.rank(), &[1f32; 1000]);
+                let ended = pg.start(op::all_reduce(x, ReduceOp::Sum).timeout(SHORT)).wait();
+                let e = ended.expect_err("the script hangs it");
+                // The memory is held back from reuse, so the buffer may come back.
+                assert!(e.buffer.is_some());
+                Err(e.error)
+            })
+        });
+        for result in &results {
+            assert_eq!(*error(result).kind(), ErrorKind::Timeout, "{}", error(result));
+        }
+    });
+}
+
+#[test]
+fn abort_ends_what_is_in_flight() {
+    with_fake("abort_ends_what_is_in_flight", "hang=0", || {
+        let results = within(CAP, || {
+            two(|pg| {
+                let x = on(pg.rank(), &[1f32; 10]);
+                let work = pg.start(op::all_reduce(x, ReduceOp::Sum));
+                let begun = Instant::now();
+                pg.abort("enough");
+                let e = work.wait().expect_err("aborted").error;
+                assert!(begun.elapsed() < 2 * SECOND, "its own time would be three seconds");
+                Err(e)
+            })
+        });
+        assert!(results.iter().all(|r| *error(r).kind() == ErrorKind::Aborted), "{results:?}");
+    });
+}
+
+#[test]
+fn a_rank_that_hangs_in_init_is_named() {
+    with_fake("a_rank_that_hangs_in_init_is_named", "init=hang,rank=1", || {
+        let errors = std::sync::Mutex::new(Vec::new());
+        let store: std::sync::Arc<dyn c10d_core::Store> = std::sync::Arc::new(c10d_core::HashStore::new());
+        within(CAP, || {
+            std::thread::scope(|s| {
+                for rank in 0..2 {
+                    let (errors, store) = (&errors, store.clone());
+                    s.spawn(move || {
+                        let made = builder().timeout(2 * SECOND).rank(rank).size(2).store(store).build();
+                        errors.lock().unwrap().push((rank, made.expect_err("never ready")));
+                    });
+                }
+            });
+        });
+        for (rank, e) in errors.into_inner().unwrap() {
+            assert_eq!(*e.kind(), ErrorKind::Timeout, "{e}");
+            if rank == 0 {
+                assert_eq!(e.report().guilty, [1], "{e}");
+            } else {
+                assert!(e.to_string().contains("inside ncclCommInitRankConfig"), "{e}");
+            }
+        }
+    });
+}
+
+#[test]
+fn a_communicator_that_is_never_ready() {
+    with_fake("a_communicator_that_is_never_ready", "init=progress", || {
+        let made = within(CAP, || run_ranks(2, builder().timeout(2 * SECOND), |_| Ok(())));
+        let e = made.expect_err("never ready");
+        assert!(e.to_string().contains("not ready in time"), "{e}");
+    });
+}
+
+#[test]
+fn a_tensor_of_another_device_is_refused() {
+    with_fake("a_tensor_of_another_device_is_refused", "", || {
+        let results = two(|pg| {
+            let mut elsewhere = on(7, &[1f32; 4]);
+            let e = pg.all_reduce(&mut elsewhere, ReduceOp::Sum).expect_err("another device");
+            assert_eq!(*e.kind(), ErrorKind::InvalidArgument, "{e}");
+            assert!(e.to_string().contains("cuda:7"), "{e}");
+            // Nothing was sent: the group goes on.
+            reduce(pg)
+        });
+        assert!(results.iter().all(Result::is_ok), "{results:?}");
+    });
+}
+
+#[test]
+fn a_stream_that_records_a_graph_is_refused() {
+    with_fake("a_stream_that_records_a_graph_is_refused", "capturing=yes", || {
+        let results = two(|pg| {
+            let stream = common::cuda().create_stream(pg.rank() as u16)?;
+            let mut x = on(pg.rank(), &[1f32; 4]);
+            // SAFETY: the stream is this device's and stays.
+            #[allow(unsafe_code)]
+            let call = unsafe { op::all_reduce(&mut x, ReduceOp::Sum).on_stream(stream) };
+            pg.run(call).map(drop)
+        });
+        assert!(results.iter().all(|r| error(r).to_string().contains("graph")), "{results:?}");
+    });
+}
+
+#[test]
+fn receiving_from_anybody_is_not_offered() {
+    with_fake("receiving_from_anybody_is_not_offered", "", || {
+        let results = two(|pg| {
+            let mut x = on(pg.rank(), &[1f32; 4]);
+            pg.recv_any_source(&mut x, 0).map(drop)
+        });
+        assert!(results.iter().all(|r| *error(r).kind() == ErrorKind::Unsupported), "{results:?}");
+    });
+}
