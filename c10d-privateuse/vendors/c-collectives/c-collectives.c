@@ -52,16 +52,17 @@ struct announcement {
 struct header {
     uint8_t fingerprint[24];
     uint64_t bytes;
-    uint32_t tag, reserved;
+    uint32_t tag, dtype;
 };
 
 /* Why a rank gave up. Status C10D_OK: it did not, it leaves. */
 struct words {
     int32_t status;
-    uint64_t guilty;        /* Bits of ranks. */
-    uint8_t calls[2][24];   /* C10D_MISMATCH: the speaker's fingerprint and the guilty rank's, or */
-    char field[16];         /* the field, and the values on both. */
-    uint64_t mine, theirs;
+    uint32_t speaker;
+    uint64_t guilty;      /* Bits of ranks. */
+    uint8_t calls[2][24]; /* C10D_MISMATCH: the speaker's fingerprint and the guilty rank's, */
+    char field[16];       /* and, if it is known or not in there, the field, with the values on both. */
+    uint64_t values[2];
     char text[160];
 };
 
@@ -120,10 +121,14 @@ static uint64_t now(void) {
     return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
+/* A little early, so that the answer is in time on a busy machine. */
 static uint64_t later(uint64_t timeout) {
-    uint64_t begin = now();
+    uint64_t begin = now(), early = timeout / 16 < 50000000 ? timeout / 16 : 50000000;
+    timeout -= early;
     return timeout < UINT64_MAX - begin ? begin + timeout : UINT64_MAX;
 }
+
+static uint64_t everybody(const struct group *g) { return g->size < 64 ? BIT(g->size) - 1 : UINT64_MAX; }
 
 /* For poll: until the deadline, but no longer than a slice. */
 static int slice_ms(uint64_t deadline) {
@@ -139,7 +144,7 @@ static void give_up(struct group *g, const struct words *why) {
     g->failed = 1;
     g->failure = *why;
     struct words told = *why;
-    if (!told.guilty) told.guilty = BIT(g->rank);
+    if (!told.guilty) told.guilty = BIT(told.speaker);
     for (uint32_t p = 0; p < g->size; p++) {
         if (p == g->rank) continue;
         if (send(g->sockets[p][WORDS], &told, sizeof told, MSG_DONTWAIT | MSG_NOSIGNAL) < 0) continue;
@@ -153,24 +158,20 @@ static void give_up(struct group *g, const struct words *why) {
 }
 
 static int fail(struct group *g, int32_t status, uint64_t guilty, const char *text) {
-    struct words why = {.status = status, .guilty = guilty};
+    struct words why = {.status = status, .speaker = g->rank, .guilty = guilty};
     snprintf(why.text, sizeof why.text, "%s", text);
     give_up(g, &why);
     return -1;
 }
 
-static int differs(struct op *op, uint32_t rank, const uint8_t theirs[24]) {
-    struct words why = {.status = C10D_MISMATCH, .guilty = BIT(rank), .text = "another call at this place"};
+/* Another rank calls something else. `field`, mine and theirs: what differs, where the fingerprints do not say it. */
+static int differs(struct op *op, uint32_t rank, const uint8_t call[24], const char *field, uint64_t mine,
+                   uint64_t theirs) {
+    struct words why = {.status = C10D_MISMATCH, .speaker = op->group->rank, .guilty = BIT(rank), .values = {mine, theirs}};
     memcpy(why.calls[0], op->request->fingerprint, 24);
-    memcpy(why.calls[1], theirs, 24);
-    give_up(op->group, &why);
-    return -1;
-}
-
-static int differs_in(struct op *op, uint32_t rank, const char *field, uint64_t mine, uint64_t theirs) {
-    struct words why = {.status = C10D_MISMATCH, .guilty = BIT(rank), .mine = mine, .theirs = theirs};
+    memcpy(why.calls[1], call, 24);
     snprintf(why.field, sizeof why.field, "%s", field);
-    snprintf(why.text, sizeof why.text, "what one rank sends is not what the other expects");
+    snprintf(why.text, sizeof why.text, "ranks call different things at the same place");
     give_up(op->group, &why);
     return -1;
 }
@@ -188,8 +189,9 @@ static void hear(struct group *g) {
             g->left |= BIT(p);
             continue;
         }
+        if (w.speaker >= g->size) w.speaker = p;
         w.text[sizeof w.text - 1] = w.field[sizeof w.field - 1] = 0;
-        if (g->size < 64) w.guilty &= BIT(g->size) - 1;
+        w.guilty &= everybody(g);
         give_up(g, &w);
     }
 }
@@ -529,9 +531,10 @@ static int announce(struct op *op) {
     for (uint32_t p = 0; p < g->size && !over; p++) {
         if (p == g->rank) continue;
         if (memcmp(theirs[p].fingerprint, want[p].fingerprint, 24))
-            over = differs(op, p, theirs[p].fingerprint);
+            over = differs(op, p, theirs[p].fingerprint, "", 0, 0);
         else if (theirs[p].bytes != want[p].bytes || theirs[p].cut != want[p].cut)
-            over = differs_in(op, p, "count", want[p].bytes / element(r), theirs[p].bytes / element(r));
+            over = differs(op, p, theirs[p].fingerprint, "count", want[p].bytes / element(r),
+                           theirs[p].bytes / element(r));
     }
     pthread_mutex_unlock(&g->lock);
     return over;
@@ -667,7 +670,7 @@ static int send_message(struct op *op) {
     struct group *g = op->group;
     const uint32_t peer = op->request->peer;
     struct piece payload = in_of(op->request, 0);
-    struct header header = {.bytes = payload.bytes, .tag = op->request->tag};
+    struct header header = {.bytes = payload.bytes, .tag = op->request->tag, .dtype = op->request->dtype};
     memcpy(header.fingerprint, op->request->fingerprint, 24);
     struct piece head = {(char *)&header, sizeof header};
     while (g->writing & BIT(peer)) {
@@ -689,8 +692,7 @@ static int send_message(struct op *op) {
 
 static int receive_message(struct op *op, uint32_t from, uint32_t *source) {
     struct group *g = op->group;
-    const uint64_t others = (g->size < 64 ? BIT(g->size) - 1 : UINT64_MAX) & ~BIT(g->rank);
-    const uint64_t senders = from == NOBODY ? others : BIT(from);
+    const uint64_t senders = from == NOBODY ? everybody(g) & ~BIT(g->rank) : BIT(from);
     const struct piece to = out_of(op->request, 0);
     struct message *m;
     while (!(m = take(g, from, op->request->tag))) {
@@ -705,10 +707,11 @@ static int receive_message(struct op *op, uint32_t from, uint32_t *source) {
         progress(op, NOBODY);
     }
     int over = 0;
-    if (memcmp(m->header.fingerprint, op->request->fingerprint, 24))
-        over = differs(op, m->from, m->header.fingerprint);
-    else if (m->header.bytes != to.bytes)
-        over = differs_in(op, m->from, "count", to.bytes / element(op->request), m->header.bytes / element(op->request));
+    if (m->header.dtype != op->request->dtype)
+        over = differs(op, m->from, m->header.fingerprint, "dtype", op->request->dtype, m->header.dtype);
+    else if (memcmp(m->header.fingerprint, op->request->fingerprint, 24) || m->header.bytes != to.bytes)
+        over = differs(op, m->from, m->header.fingerprint, "count", to.bytes / element(op->request),
+                       m->header.bytes / element(op->request));
     else if (to.bytes)
         memcpy(to.data, m->data, to.bytes);
     *source = m->from;
@@ -726,16 +729,25 @@ static void report(struct op *op, c10d_result *result, c10d_done done, uint64_t 
     pthread_mutex_lock(&g->lock);
     struct words why = g->failure;
     pthread_mutex_unlock(&g->lock);
-    if (why.status == C10D_MISMATCH && !why.field[0]) {
-        /* If the speaker's guilty rank calls what this rank calls, then it is the speaker that differs from both. */
-        result->fingerprint = why.calls[memcmp(why.calls[1], op->request->fingerprint, 24) ? 1 : 0];
-    } else if (why.status == C10D_MISMATCH) {
-        result->field = why.field;
-        result->field_len = strlen(why.field);
-        result->mine = mine;
-        result->mine_len = (uint64_t)snprintf(mine, sizeof mine, "%llu", (unsigned long long)why.mine);
-        result->theirs = theirs;
-        result->theirs_len = (uint64_t)snprintf(theirs, sizeof theirs, "%llu", (unsigned long long)why.theirs);
+    if (why.status == C10D_MISMATCH) {
+        /* As this rank sees it: on the speaker's side, on the other, or watching two that disagree. */
+        const uint8_t *call = op->request->fingerprint;
+        int same_calls = !memcmp(why.calls[0], why.calls[1], 24);
+        int as_speaker = !same_calls && !memcmp(call, why.calls[0], 24);
+        int as_guilty = !same_calls && !memcmp(call, why.calls[1], 24);
+        int other = (why.guilty & BIT(g->rank)) || as_guilty;
+        if (other) why.guilty = BIT(why.speaker);
+        else if (why.speaker != g->rank && !as_speaker) why.guilty |= BIT(why.speaker);
+        if (other ? as_guilty : as_speaker) {
+            result->fingerprint = why.calls[!other];
+        } else {
+            result->field = why.field;
+            result->field_len = strlen(why.field);
+            result->mine = mine;
+            result->mine_len = (uint64_t)snprintf(mine, sizeof mine, "%llu", (unsigned long long)why.values[other]);
+            result->theirs = theirs;
+            result->theirs_len = (uint64_t)snprintf(theirs, sizeof theirs, "%llu", (unsigned long long)why.values[!other]);
+        }
     }
     for (uint32_t p = 0; p < g->size; p++)
         if (why.guilty & BIT(p)) guilty[result->guilty_count++] = p;
@@ -772,7 +784,7 @@ static int32_t submit(void *group, const c10d_request *request, c10d_done done, 
 
 static void abort_group(void *group, const char *cause, uint64_t len) {
     struct group *g = group;
-    struct words why = {.status = C10D_ABORTED};
+    struct words why = {.status = C10D_ABORTED, .speaker = g->rank};
     if (len >= sizeof why.text) len = sizeof why.text - 1;
     memcpy(why.text, cause, len);
     pthread_mutex_lock(&g->lock);
@@ -926,7 +938,7 @@ static int32_t create_group(const c10d_host *host, const c10d_group_init *init, 
 
 static const c10d_capabilities OFFERS[] = {
     OFFER(C10D_DEVICE_CPU, C10D_ALL_OPS),
-    OFFER(C10D_DEVICE_PRIVATE, C10D_ALL_OPS & ~C10D_BIT(C10D_MONITORED_BARRIER)),
+    OFFER(C10D_DEVICE_PRIVATE, C10D_ALL_OPS),
 };
 
 static const c10d_collectives COLLECTIVES = {

@@ -1,4 +1,5 @@
 //! The sample plugins, built as their vendors would.
+#![allow(dead_code)]
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
