@@ -39,7 +39,7 @@ fn main() -> ExitCode {
             }
         };
     }
-    samples::build();
+    samples::build(&[Sample::CCollectives]);
     let mut trials = Vec::new();
     for transport in TRANSPORTS {
         for op in OpKind::ALL.iter().copied() {

@@ -9,15 +9,16 @@ use std::process::Command;
 pub(crate) enum Sample {
     CDevice,
     CCollectives,
+    /// In Rust: the guarded device by `export_device!`.
+    Guarded,
 }
 
 impl Sample {
-    const ALL: [Sample; 2] = [Sample::CDevice, Sample::CCollectives];
-
     fn name(self) -> &'static str {
         match self {
             Sample::CDevice => "c-device",
             Sample::CCollectives => "c-collectives",
+            Sample::Guarded => "guarded_plugin",
         }
     }
 
@@ -32,14 +33,36 @@ pub(crate) fn directory() -> PathBuf {
     Path::new(env!("CARGO_TARGET_TMPDIR")).join(env!("CARGO_CRATE_NAME"))
 }
 
-/// Builds them all.
-pub(crate) fn build() {
+/// Builds them, and drops them into the directory.
+pub(crate) fn build(samples: &[Sample]) {
     std::fs::create_dir_all(directory()).expect("cargo's folder for tests takes another folder");
-    for sample in Sample::ALL {
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../c10d-privateuse/vendors").join(sample.name());
-        let mut out = std::ffi::OsString::from("OUT=");
-        out.push(directory());
-        let make = Command::new("make").arg("-C").arg(source).arg(out).output().expect("make is there");
-        assert!(make.status.success(), "{}", String::from_utf8_lossy(&make.stderr));
+    for sample in samples {
+        match sample {
+            Sample::Guarded => in_rust(*sample, "c10d-guarded-plugin"),
+            _ => in_c(*sample),
+        }
     }
+}
+
+fn in_c(sample: Sample) {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../c10d-privateuse/vendors").join(sample.name());
+    let mut out = std::ffi::OsString::from("OUT=");
+    out.push(directory());
+    succeed(Command::new("make").arg("-C").arg(source).arg(out));
+}
+
+fn in_rust(sample: Sample, package: &str) {
+    // The folder that c10d-privateuse's tests use, too: cargo sees to it that one builds at a time.
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("plugins");
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo.args(["build", "--offline", "-p", package, "--target-dir"]).arg(&target);
+    succeed(cargo.current_dir(env!("CARGO_MANIFEST_DIR")));
+    let _ = std::fs::remove_file(sample.file());
+    let built = target.join("debug").join(sample.file().file_name().expect("a sample is a file"));
+    std::fs::copy(built, sample.file()).expect("the plugin was built");
+}
+
+fn succeed(command: &mut Command) {
+    let output = command.output().unwrap_or_else(|e| panic!("{command:?}: {e}"));
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
