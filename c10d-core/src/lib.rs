@@ -23,7 +23,7 @@ pub use call::Call;
 pub use dispatch::{BackendMap, Composed, Fingerprint, KernelContext};
 pub use error::{Error, ErrorKind, OpError, Phase, Report, Result, Status};
 pub use group::{GroupBuilder, GroupInit, ProcessGroup, run_ranks};
-pub use job::{Caller, Job, Kept, Outcome, Request, let_go};
+pub use job::{Aside, Caller, Job, Kept, Outcome, Request, let_go};
 pub use ops::OpKind;
 pub use scope::Scope;
 pub use store::{HashStore, PrefixStore, Store};

@@ -13,6 +13,7 @@ use crate::comms::Comms;
 use crate::cuda::CudaApi;
 use crate::engine::{Order, Origin};
 use crate::nccl::{Communicator, NcclApi};
+use crate::side::Side;
 use crate::start::{Facts, Running, connect, run};
 use crate::task::Task;
 use crate::types::CAPABILITIES;
@@ -73,7 +74,9 @@ unsafe impl Backend for Nccl {
         if self.0.orders.send(Order::Close { deadline }).is_err() {
             return self.0.board.failure().map_or(Ok(()), Err);
         }
-        self.0.board.wait_over(deadline)
+        self.0.board.wait_over(deadline)?;
+        self.0.side.iter().for_each(Side::leave);
+        Ok(())
     }
 
     fn split(&self, ranks: &[u32], init: &GroupInit) -> Option<Result<Arc<dyn Backend>>> {
@@ -81,9 +84,12 @@ unsafe impl Backend for Nccl {
         let Running { nccl, cuda, device, .. } = &self.0;
         // The new group fails by itself.
         let comms = Arc::new(Comms::new(nccl.clone(), cuda.clone(), *device));
+        let facts = match Facts::of(init, *device) {
+            Ok(facts) => facts,
+            Err(e) => return Some(Err(e)),
+        };
         let divided = self.divide(Share { color, key: init.rank, comms: comms.clone() }, init.deadline);
-        let started = divided
-            .and_then(|comm| run(nccl.clone(), cuda.clone(), comms, Facts::of(init, *device), Origin::Split(comm)));
+        let started = divided.and_then(|comm| run(nccl.clone(), cuda.clone(), comms, facts, Origin::Split(comm)));
         Some(started.map(|running| Arc::new(Nccl(running)) as Arc<dyn Backend>))
     }
 
@@ -99,6 +105,7 @@ unsafe impl Backend for Nccl {
 
 impl Drop for Nccl {
     fn drop(&mut self) {
+        self.0.side.iter().for_each(Side::leave);
         self.0.board.close();
         // What was started is still run.
         let _ = self.0.orders.send(Order::Close { deadline: Instant::now() + std::time::Duration::from_secs(30) });

@@ -7,18 +7,23 @@ use c10d_core::{Error, Job, Memory, Span, Status};
 use crate::board::{Board, Stage};
 use crate::comms::Comms;
 use crate::cuda::CudaApi;
+use crate::side::Side;
 
 pub(crate) struct Keeper {
     pub(crate) board: Arc<Board>,
     pub(crate) comms: Arc<Comms>,
     pub(crate) cuda: Arc<dyn CudaApi>,
     pub(crate) device: u16,
+    pub(crate) side: Option<Side>,
 }
 
 impl Keeper {
     /// Watches until everything is over, or something fails.
     pub(crate) fn run(self) {
         let Some(cause) = self.board.wait_failure() else { return };
+        if let Some(side) = &self.side {
+            side.abort(&cause);
+        }
         let grace = self.board.grace();
         // Half of the time for the device to let go, the rest to spare.
         self.board.bar(grace / 10);

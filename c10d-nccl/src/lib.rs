@@ -11,6 +11,7 @@ mod keeper;
 mod nccl;
 mod ops;
 mod provider;
+mod side;
 mod start;
 mod task;
 #[cfg(test)]

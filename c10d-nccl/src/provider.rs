@@ -44,7 +44,7 @@ fn create(init: &GroupInit) -> Result<Arc<dyn Backend>> {
     let cuda = Driver::get()?;
     let nccl = Library::get(init.hint("nccl.lib"))?;
     let device = device(init, cuda.count()?)?;
-    Ok(Arc::new(Nccl::connect(nccl, cuda, Facts::of(init, device))?))
+    Ok(Arc::new(Nccl::connect(nccl, cuda, Facts::of(init, device)?)?))
 }
 
 /// Which GPU is this rank's: the hint's, else by the launcher's local rank, else by the rank.

@@ -15,6 +15,7 @@ use crate::cuda::CudaApi;
 use crate::engine::{Engine, Order, Origin};
 use crate::keeper::Keeper;
 use crate::nccl::NcclApi;
+use crate::side::Side;
 use crate::task::Part;
 
 /// What the threads of one backend share with it.
@@ -24,6 +25,7 @@ pub(crate) struct Running {
     pub(crate) nccl: Arc<dyn NcclApi>,
     pub(crate) cuda: Arc<dyn CudaApi>,
     pub(crate) device: u16,
+    pub(crate) side: Option<Side>,
 }
 
 /// What a backend is started with.
@@ -34,12 +36,14 @@ pub(crate) struct Facts {
     pub(crate) timeout: Duration,
     pub(crate) deadline: Instant,
     pub(crate) device: u16,
+    pub(crate) side: Option<Side>,
 }
 
 impl Facts {
-    pub(crate) fn of(init: &GroupInit, device: u16) -> Facts {
+    pub(crate) fn of(init: &GroupInit, device: u16) -> Result<Facts> {
         let (rank, size, timeout, deadline) = (init.rank, init.size, init.timeout, init.deadline);
-        Facts { store: init.store.clone(), rank, size, timeout, deadline, device }
+        let side = Side::connect(init)?;
+        Ok(Facts { store: init.store.clone(), rank, size, timeout, deadline, device, side })
     }
 }
 
@@ -58,7 +62,7 @@ pub(crate) fn run(
     facts: Facts,
     origin: Origin,
 ) -> Result<Running> {
-    let Facts { store, rank, size, timeout, deadline, device } = facts;
+    let Facts { store, rank, size, timeout, deadline, device, side } = facts;
     let runtime: Arc<dyn DeviceRuntime> = cuda.clone();
     let token_buffer = DeviceBuffer::new(&runtime, device, DType::F32, 1)?;
     let token = match (&token_buffer).span().memory() {
@@ -77,11 +81,12 @@ pub(crate) fn run(
         device,
         token,
     };
-    let keeper = Keeper { board: board.clone(), comms, cuda: cuda.clone(), device };
+    let keeper = Keeper { board: board.clone(), comms, cuda: cuda.clone(), device, side: side.clone() };
     let engine = Engine { means, rank, size, timeout, orders: receiver, ready: Some(ready), token: token_buffer };
     spawn("c10d-nccl-keeper", move || keeper.run())?;
     spawn("c10d-nccl", move || engine.run(origin)).inspect_err(|_| board.over())?;
-    let running = Running { board, orders, nccl, cuda, device };
+    let running = Running { board, orders, nccl, cuda, device, side };
+    running.watch()?;
     match is_ready.recv_deadline(deadline) {
         Ok(()) => Ok(running),
         Err(RecvTimeoutError::Timeout) => {
@@ -100,6 +105,18 @@ pub(crate) fn run(
 }
 
 impl Running {
+    /// Fails as soon as a peer is gone or gives up.
+    fn watch(&self) -> Result {
+        let Some(side) = self.side.clone() else { return Ok(()) };
+        let (board, orders) = (self.board.clone(), self.orders.clone());
+        spawn("c10d-nccl-side", move || {
+            if let Some(cause) = side.watch() {
+                board.fail(cause);
+                let _ = orders.send(Order::Look);
+            }
+        })
+    }
+
     /// Fails everything, for this cause.
     pub(crate) fn fail(&self, cause: Error) {
         self.board.fail(cause);

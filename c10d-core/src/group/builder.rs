@@ -171,6 +171,8 @@ impl Parts {
         let offers = offers(&self.registry, &self.map, self.bound)?;
         let deadline = deadline_after(self.timeout);
         let joined = join::join(&self, &offers, deadline)?;
+        let cpu = joined.served.iter().find(|(word, _)| word == "cpu");
+        let cpu = cpu.map(|(_, name)| self.registry.backend(name)).transpose()?.map(|r| r.name);
         let init = GroupInit {
             group: self.name.clone(),
             rank: self.rank,
@@ -180,6 +182,7 @@ impl Parts {
             timeout: self.timeout,
             deadline,
             hints: self.hints.clone(),
+            cpu,
             registry: self.registry.clone(),
             made: Arc::new(Mutex::new(Vec::new())),
             parent: self.parent.clone(),

@@ -33,6 +33,8 @@ pub struct GroupInit {
     pub deadline: Instant,
     /// Free-form settings, e.g. `gloo-like.transport` = `tcp`.
     pub hints: Arc<BTreeMap<String, String>>,
+    /// The name of the backend that the ranks agreed on for the CPU, if there is any.
+    pub cpu: Option<&'static str>,
     pub(crate) registry: Arc<Registry>,
     /// The backends that the group has so far.
     pub(crate) made: Arc<Mutex<Backends>>,

@@ -1,10 +1,12 @@
 //! One operation on its way: the request, the sole right to complete it, and whoever waits.
 
+mod aside;
 mod frame;
 mod handle;
 mod nested;
 mod request;
 
+pub use aside::Aside;
 pub(crate) use frame::Frame;
 pub use handle::{Job, Kept};
 pub(crate) use nested::{Detached, Outer, nested};

@@ -54,7 +54,7 @@ fn create(init: &GroupInit) -> Result<Arc<dyn Backend>> {
     let log = log(&init.group, init.rank);
     let (old, next) = (init.hint("mock.old").is_some(), AtomicU64::new(1));
     let nccl = Arc::new(Mock { log: log.clone(), next, old });
-    Ok(Arc::new(Nccl::connect(nccl, Arc::new(MockCuda { log, next: AtomicU64::new(1) }), Facts::of(init, 0))?))
+    Ok(Arc::new(Nccl::connect(nccl, Arc::new(MockCuda { log, next: AtomicU64::new(1) }), Facts::of(init, 0)?)?))
 }
 
 /// The device of a test's buffers.

@@ -105,6 +105,12 @@ pub(crate) fn builder() -> GroupBuilder {
     GroupBuilder::new().providers(&[&c10d_nccl::PROVIDER]).backend("cuda:nccl").timeout(20 * SECOND)
 }
 
+/// A builder of groups that have a CPU backend, too.
+pub(crate) fn with_cpu() -> GroupBuilder {
+    let providers = [&c10d_nccl::PROVIDER, &c10d_gloo_like::PROVIDER];
+    GroupBuilder::new().providers(&providers).backend("cpu:gloo-like,cuda:nccl").timeout(60 * SECOND)
+}
+
 /// The devices.
 pub(crate) fn cuda() -> Arc<dyn DeviceRuntime> {
     (c10d_nccl::PROVIDER.devices[0].open)().unwrap()

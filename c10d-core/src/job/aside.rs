@@ -1,0 +1,69 @@
+//! Small messages between the ranks, beside the ops of their group.
+#![allow(unsafe_code)]
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use smallvec::smallvec;
+
+use super::nested::nested;
+use super::{Caller, Request};
+use crate::backend::Backend;
+use crate::buffer::{Sink, Span};
+use crate::dispatch::fingerprint;
+use crate::ops::{OpKind, Params};
+use crate::types::DispatchKey;
+use crate::{Error, Result};
+
+/// Small messages between the ranks over a CPU backend, by which a backend for a device tells and hears what its own
+/// library does not: that a peer is gone, that one gives up and why.
+///
+/// The backend is the holder's alone, see [`GroupInit::own_backend`](crate::GroupInit::own_backend).
+#[derive(Clone)]
+pub struct Aside(Arc<dyn Backend>);
+
+impl Aside {
+    /// Over this backend.
+    pub fn new(backend: Arc<dyn Backend>) -> Aside {
+        Aside(backend)
+    }
+
+    /// Sends bytes to a rank, and waits until they may be used again.
+    ///
+    /// # Errors
+    /// As of [`op::send`](crate::op::send).
+    pub fn send(&self, bytes: &[u8], to: u32, tag: u32, timeout: Duration) -> Result {
+        let span = Span::host(bytes.as_ptr().cast_mut(), bytes.len());
+        self.message(OpKind::Send, Sink { inputs: smallvec![span], ..Sink::default() }, to, tag, timeout)
+    }
+
+    /// Waits for as many bytes from a rank. What ends the group ends this, too: it names the rank that is gone.
+    ///
+    /// # Errors
+    /// As of [`op::recv`](crate::op::recv).
+    pub fn recv(&self, bytes: &mut [u8], from: u32, tag: u32, timeout: Duration) -> Result {
+        let span = Span::host(bytes.as_mut_ptr(), bytes.len());
+        self.message(OpKind::Recv, Sink { outputs: smallvec![span], ..Sink::default() }, from, tag, timeout)
+    }
+
+    fn message(&self, op: OpKind, spans: Sink, peer: u32, tag: u32, timeout: Duration) -> Result {
+        let params = Params { peer, tag, ..Params::default() };
+        let mut request = Request::new(op, Caller::Waits, params, timeout);
+        request.key = DispatchKey::Cpu;
+        request.spans = spans;
+        request.fingerprint = fingerprint(&request);
+        // The bytes are borrowed for as long as this lasts, and the backend lets go before it ends.
+        nested(&*self.0, request).map(drop)
+    }
+
+    /// Ends all messages, here and on the peers, for this cause.
+    pub fn abort(&self, cause: &Error) {
+        self.0.abort(cause);
+    }
+
+    /// Leaves, so that the peers do not take the coming silence for death. Waits for nothing.
+    pub fn leave(&self) {
+        // What still waits for messages is no reason to stay.
+        let _ = self.0.shutdown(Instant::now());
+    }
+}

@@ -1,0 +1,103 @@
+//! What one rank's trouble is to the others: known at once through the CPU backend, long before any deadline.
+
+mod common;
+
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use c10d_core::{Error, ErrorKind, ReduceOp, op, run_ranks};
+use c10d_rendezvous::tcp_store::ServerOptions;
+use c10d_rendezvous::{TcpStore, TcpStoreServer};
+use common::{SECOND, command, folder, on, with_cpu, with_fake, within};
+
+/// Deadlines are sixty seconds here.
+const CAP: Duration = Duration::from_secs(20);
+const RANK: &str = "C10D_NCCL_TEST_RANK";
+const PORT: &str = "C10D_NCCL_TEST_PORT";
+
+#[test]
+fn an_abort_reaches_the_peers() {
+    with_fake("an_abort_reaches_the_peers", "hang=0", || {
+        let errors = within(CAP, || {
+            run_ranks(3, with_cpu(), |pg| {
+                let work = pg.start(op::all_reduce(on(pg.rank(), &[1f32; 10]), ReduceOp::Sum));
+                if pg.rank() == 1 {
+                    pg.abort("enough");
+                }
+                Ok(work.wait().expect_err("the script hangs it").error)
+            })
+        });
+        for e in errors.unwrap() {
+            assert_eq!((e.kind(), &*e.report().guilty), (&ErrorKind::Aborted, &[1][..]), "{e}");
+            assert!(e.to_string().contains("enough"), "{e}");
+        }
+    });
+}
+
+#[test]
+fn what_nccl_says_on_one_rank_reaches_the_others() {
+    with_fake("what_nccl_says_on_one_rank_reaches_the_others", "error=0,rank=1", || {
+        let errors = within(CAP, || {
+            run_ranks(2, with_cpu(), |pg| {
+                let mut x = on(pg.rank(), &[1f32; 10]);
+                Ok(pg.all_reduce(&mut x, ReduceOp::Sum).map(drop).expect_err("the script ends it"))
+            })
+        });
+        for e in errors.unwrap() {
+            assert!(e.to_string().contains("the fault script ends the connection"), "{e}");
+        }
+    });
+}
+
+/// A rank of `a_dead_peer_is_named`, in a process of its own.
+#[test]
+fn rank() {
+    let (Ok(rank), Ok(port)) = (std::env::var(RANK), std::env::var(PORT)) else { return };
+    let (rank, port): (u32, u16) = (rank.parse().unwrap(), port.parse().unwrap());
+    let store = Arc::new(TcpStore::connect("127.0.0.1", port, Instant::now() + 20 * SECOND).unwrap());
+    let pg = with_cpu().rank(rank).size(3).store(store).build().unwrap();
+    let work = pg.start(op::all_reduce(on(rank, &[1f32; 10]), ReduceOp::Sum));
+    if rank == 2 {
+        std::process::abort();
+    }
+    let e: Error = work.wait().expect_err("a rank is gone").error;
+    println!("rank {rank} saw {} of {:?}", e.kind().name(), e.report().guilty);
+}
+
+#[test]
+fn a_dead_peer_is_named() {
+    let server = TcpStoreServer::bind("127.0.0.1:0".parse().unwrap(), ServerOptions::default()).unwrap();
+    let dir = folder("dead");
+    let start = |rank: u32| {
+        let mut command = command(&dir, "hang=0");
+        command.env(RANK, rank.to_string()).env(PORT, server.local_addr().port().to_string());
+        command.args(["rank", "--exact", "--nocapture"]).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.spawn().unwrap()
+    };
+    let ranks: Vec<_> = (0..3).map(start).collect();
+    let said = within(CAP, || ranks.into_iter().map(|r| r.wait_with_output().unwrap()).collect::<Vec<_>>());
+    for (rank, output) in said.iter().take(2).enumerate() {
+        let out = String::from_utf8_lossy(&output.stdout);
+        let err = String::from_utf8_lossy(&output.stderr);
+        assert!(out.contains(&format!("rank {rank} saw PeerDead of [2]")), "{out}\n{err}");
+    }
+    let _ = std::fs::remove_dir_all(dir);
+}
+
+/// Ranks that leave in order, at different times, disturb nobody.
+#[test]
+fn leaving_in_order_is_no_failure() {
+    with_fake("leaving_in_order_is_no_failure", "", || {
+        let left = run_ranks(3, with_cpu(), |pg| {
+            let mut x = on(pg.rank(), &[1f32; 10]);
+            pg.all_reduce(&mut x, ReduceOp::Sum)?;
+            std::thread::sleep(Duration::from_millis(50) * pg.rank());
+            let clone = pg.clone();
+            pg.shutdown()?;
+            // Its own shutdown is all that it knows of.
+            Ok(clone.failure().map(|e| e.kind().clone()))
+        });
+        assert_eq!(left.unwrap(), vec![Some(ErrorKind::Shutdown); 3]);
+    });
+}
