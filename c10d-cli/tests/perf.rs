@@ -35,6 +35,31 @@ fn csv_has_every_op_at_every_size_without_errors() {
 }
 
 #[test]
+fn sparse_tensors_have_points_of_their_own() {
+    if !cfg!(all(feature = "gloo-like", feature = "sparse")) {
+        return;
+    }
+    let common = ["perf", "--ops", "all_reduce_sparse", "--iters", "2", "--format", "csv"];
+    let points = ["-n", "3", "--nnz", "40,3K", "--row", "1,5", "--overlap", "0,50,100"];
+    let ended = run(&[&common[..], &points].concat());
+    assert!(ended.status.success(), "{}", ended.stderr);
+    assert!(ended.stdout.lines().next().unwrap().ends_with(",errors,nnz,row,overlap"));
+    let rows = cells(&ended.stdout);
+    let seen: Vec<String> = rows.iter().map(|row| row[10..].join(" ")).collect();
+    assert_eq!(seen.len(), 12);
+    assert_eq!((&*seen[0], &*seen[5], &*seen[11]), ("40 1 0", "40 5 100", "3000 5 100"));
+    assert!(rows.iter().all(|row| row[0] == "all_reduce_sparse" && row[9] == "0"), "{}", ended.stdout);
+    assert_eq!(rows[0][2], (40 * 12).to_string());
+
+    for (args, word) in
+        [(["--overlap", "101"], "no room"), (["--reduce", "max"], "sums only"), (["--nnz", "x"], "number")]
+    {
+        let ended = run(&[&common[..], &args].concat());
+        assert!(!ended.status.success() && ended.stderr.contains(word), "{}", ended.stderr);
+    }
+}
+
+#[test]
 fn iters_means_exactly_so_many() {
     let args = ["perf", "--ops", "all_gather_into", "--bytes", "64", "--iters", "7", "--format", "json"];
     let ended = start_with(&args, &[("C10D_LOG", "trace")]).end();

@@ -1,42 +1,81 @@
-//! The kernels: which element type, which operation, how wide the keys.
+//! The kernels: where the tensor is, which element type, which operation, how wide the keys.
 
-use c10d_core::{Coo, DType, Error, Job, KernelContext, Outcome, ReduceOp, Request, Result};
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::Instant;
+
+use c10d_core::buffer::CooLayout;
+use c10d_core::device::{DeviceBuffer, DeviceRuntime};
+use c10d_core::{Coo, DType, DeviceCoo, Error, Job, KernelContext, Outcome, ReduceOp, Request, Result};
 use half::{bf16, f16};
 use num_complex::{Complex32, Complex64};
 
 use crate::keys::space;
-use crate::run::{Call, Result2};
+use crate::run::{Call, Parts};
 use crate::value::{Combine, Max, Min, Product, Sum, Value};
 
 /// `all_reduce` on SparseCPU.
 pub(crate) fn host(ctx: KernelContext<'_>, job: Job) {
-    ctx.compose(job, |ctx, request| {
-        let sparse = Sparse { ctx, request };
-        with_type(request, &sparse)
-    });
+    ctx.compose(job, |ctx, request| Kernel { ctx, request, device: None }.with_type());
 }
 
-struct Sparse<'a> {
+/// `all_reduce` on SparseCUDA: through host memory.
+pub(crate) fn device(ctx: KernelContext<'_>, job: Job) {
+    ctx.compose(job, |ctx, request| Kernel { ctx, request, device: Some(ctx.device()?) }.with_type());
+}
+
+struct Kernel<'a> {
     ctx: &'a KernelContext<'a>,
     request: &'a Request,
+    /// `None`: the host.
+    device: Option<Arc<dyn DeviceRuntime>>,
 }
 
-impl Sparse<'_> {
+impl Kernel<'_> {
     fn reduce<V: Value, C: Combine<V::Wide>>(&self) -> Result<Outcome> {
         let request = self.request;
-        let layout = request.sparse();
-        let (Some(layout), Some(values), Some(indices)) = (layout, request.input::<V>(0), request.input::<i64>(1))
-        else {
-            return Err(Error::invalid("a sparse tensor in host memory has values and indices there"));
-        };
+        let layout = request.sparse().ok_or_else(|| Error::invalid("this kernel is for sparse tensors"))?;
         let call = Call { ctx: self.ctx, request, layout };
-        let (indices, values): Result2<V> = if space(layout) <= 1 << 32 {
-            call.reduce::<u32, V, C>(indices, values)?
+        // What is wrong here is told to all ranks, which otherwise would wait.
+        let input = self.input::<V>();
+        let (indices, values) = if space(layout) <= 1 << 32 {
+            call.reduce::<u32, V, C>(&input)?
         } else {
-            call.reduce::<u64, V, C>(indices, values)?
+            call.reduce::<u64, V, C>(&input)?
         };
-        let result = Coo::new(&*layout.shape, layout.sparse_dim, indices, values)?.assume_coalesced();
-        Ok(Outcome { payload: Some(Box::new(result)), ..Outcome::default() })
+        let payload: Box<dyn std::any::Any + Send> = match &self.device {
+            None => {
+                let result = Coo::new(&*layout.shape, layout.sparse_dim, indices, values)?;
+                Box::new(result.assume_coalesced())
+            }
+            Some(runtime) => Box::new(self.to_device(runtime, layout, &indices, &values)?),
+        };
+        Ok(Outcome { payload: Some(payload), ..Outcome::default() })
+    }
+
+    fn input<V: Value>(&self) -> Result<Parts<'_, V>> {
+        let request = self.request;
+        if let Some(runtime) = &self.device {
+            return Ok((Cow::Owned(request.fetch(1, &**runtime)?), Cow::Owned(request.fetch(0, &**runtime)?)));
+        }
+        let (Some(indices), Some(values)) = (request.input(1), request.input(0)) else {
+            return Err(Error::invalid("the tensor is not in host memory"));
+        };
+        Ok((Cow::Borrowed(indices), Cow::Borrowed(values)))
+    }
+
+    fn to_device<V: Value>(
+        &self,
+        runtime: &Arc<dyn DeviceRuntime>,
+        layout: &CooLayout,
+        indices: &[i64],
+        values: &[V],
+    ) -> Result<DeviceCoo> {
+        let index = self.request.inputs().first().map_or(0, |span| span.device().index());
+        let left = || self.request.deadline().saturating_duration_since(Instant::now());
+        let indices = DeviceBuffer::from_slice(runtime, index, indices, left())?;
+        let values = DeviceBuffer::from_slice(runtime, index, values, left())?;
+        Ok(DeviceCoo::new(&*layout.shape, layout.sparse_dim, indices, values)?.assume_coalesced())
     }
 
     /// Types without an order.
@@ -65,25 +104,25 @@ impl Sparse<'_> {
             _ => self.unordered::<V>(),
         }
     }
-}
 
-fn with_type(request: &Request, sparse: &Sparse<'_>) -> Result<Outcome> {
-    match request.dtype() {
-        Some(DType::U8) => sparse.ordered::<u8>(),
-        Some(DType::I8) => sparse.ordered::<i8>(),
-        Some(DType::U16) => sparse.ordered::<u16>(),
-        Some(DType::I16) => sparse.ordered::<i16>(),
-        Some(DType::U32) => sparse.ordered::<u32>(),
-        Some(DType::I32) => sparse.ordered::<i32>(),
-        Some(DType::U64) => sparse.ordered::<u64>(),
-        Some(DType::I64) => sparse.ordered::<i64>(),
-        Some(DType::F16) => sparse.ordered::<f16>(),
-        Some(DType::BF16) => sparse.ordered::<bf16>(),
-        Some(DType::F32) => sparse.ordered::<f32>(),
-        Some(DType::F64) => sparse.ordered::<f64>(),
-        Some(DType::Bool) => sparse.ordered::<bool>(),
-        Some(DType::Complex64) => sparse.unordered::<Complex32>(),
-        Some(DType::Complex128) => sparse.unordered::<Complex64>(),
-        other => Err(Error::unsupported(format!("sparse tensors of {other:?}"))),
+    fn with_type(&self) -> Result<Outcome> {
+        match self.request.dtype() {
+            Some(DType::U8) => self.ordered::<u8>(),
+            Some(DType::I8) => self.ordered::<i8>(),
+            Some(DType::U16) => self.ordered::<u16>(),
+            Some(DType::I16) => self.ordered::<i16>(),
+            Some(DType::U32) => self.ordered::<u32>(),
+            Some(DType::I32) => self.ordered::<i32>(),
+            Some(DType::U64) => self.ordered::<u64>(),
+            Some(DType::I64) => self.ordered::<i64>(),
+            Some(DType::F16) => self.ordered::<f16>(),
+            Some(DType::BF16) => self.ordered::<bf16>(),
+            Some(DType::F32) => self.ordered::<f32>(),
+            Some(DType::F64) => self.ordered::<f64>(),
+            Some(DType::Bool) => self.ordered::<bool>(),
+            Some(DType::Complex64) => self.unordered::<Complex32>(),
+            Some(DType::Complex128) => self.unordered::<Complex64>(),
+            other => Err(Error::unsupported(format!("sparse tensors of {other:?}"))),
+        }
     }
 }

@@ -5,6 +5,7 @@ mod coalesce;
 mod fold;
 mod kernel;
 mod keys;
+mod known;
 mod memory;
 mod meta;
 mod provider;

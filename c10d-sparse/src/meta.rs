@@ -35,18 +35,17 @@ impl Meta {
         ctx: &KernelContext<'_>,
         request: &Request,
         layout: &CooLayout,
-        local: &Result<Entries<'_, K, V>>,
-        known: u64,
+        local: Result<(&Entries<'_, K, V>, u64), &Error>,
     ) -> Result<Meta> {
         let row_bytes = layout.row.saturating_mul(size_of::<V>());
         let mut mine = [0u64; WORDS];
         mine[2] = layout.shape_hash();
         mine[3] = (layout.shape.len() as u64) << 32 | layout.sparse_dim as u64;
         mine[4..4 + DIMS].iter_mut().zip(&layout.shape).for_each(|(to, size)| *to = *size as u64);
-        mine[12] = known;
+        let known = local.as_ref().map_or(0, |(_, known)| *known);
         let payload = &mut mine[HEAD..];
         match local {
-            Ok(entries) => {
+            Ok((entries, _)) => {
                 write_entries(entries, row_bytes, payload);
                 mine[1] = entries.keys.len() as u64;
             }
@@ -54,14 +53,16 @@ impl Meta {
                 let text = e.report().what.as_bytes();
                 let to = bytemuck::cast_slice_mut::<u64, u8>(payload);
                 to.iter_mut().zip(text).for_each(|(to, byte)| *to = *byte);
-                mine[0] = 1 + u64::from(*e.kind() == ErrorKind::Resource);
+                mine[0] = if *e.kind() == ErrorKind::InvalidArgument { 1 } else { 2 };
             }
         }
+        mine[12] = known;
         let words = vec![0; WORDS * ctx.size() as usize];
         let (_, words) = ctx.run_step(request, 1, op::all_gather_into(&mine[..], words))?;
         let meta = Meta { words, row_bytes };
         meta.same_shape(ctx.rank(), layout)?;
-        meta.sound(local)?;
+        meta.sound(local.err())?;
+        meta.same_known(ctx.rank())?;
         Ok(meta)
     }
 
@@ -80,17 +81,19 @@ impl Meta {
 
     fn same_shape(&self, rank: u32, layout: &CooLayout) -> Result {
         let mine = self.of(rank as usize);
-        let differ = |at: std::ops::Range<usize>| {
-            let guilty = self.ranks().filter(move |r| self.of(*r)[at.clone()] != mine[at.clone()]);
-            guilty.map(|r| r as u32).collect::<Vec<u32>>()
-        };
-        let guilty = differ(2..4 + DIMS);
+        let shape = |words: &[u64]| words[2..4 + DIMS].to_vec();
+        let guilty = self.ranks().filter(|r| shape(self.of(*r)) != shape(mine)).map(|r| r as u32).collect::<Vec<u32>>();
         if let Some(first) = guilty.first() {
             let theirs = shape_words(self.of(*first as usize));
             let kind = ErrorKind::Mismatch { field: "shape", mine: layout.to_string(), theirs };
             return Err(Error::new(kind, "").guilty(guilty).phase(Phase::Announce));
         }
-        let guilty = differ(12..13);
+        Ok(())
+    }
+
+    fn same_known(&self, rank: u32) -> Result {
+        let mine = self.of(rank as usize)[12];
+        let guilty = self.ranks().filter(|r| self.of(*r)[12] != mine).map(|r| r as u32).collect::<Vec<u32>>();
         if let Some(first) = guilty.first() {
             let words = |rank: u32| match self.of(rank as usize)[12] {
                 0 => "not given".to_owned(),
@@ -103,16 +106,16 @@ impl Meta {
     }
 
     /// Whether all ranks' tensors are sound. All ranks take the same decision, so that the group stays usable.
-    fn sound<T>(&self, local: &Result<T>) -> Result {
+    fn sound(&self, local: Option<&Error>) -> Result {
         let guilty: Vec<u32> = self.ranks().filter(|r| self.of(*r)[0] != 0).map(|r| r as u32).collect();
         let Some(first) = guilty.first().copied() else { return Ok(()) };
         let theirs = self.of(first as usize);
         let text = bytemuck::cast_slice::<u64, u8>(&theirs[HEAD..]);
         let text = String::from_utf8_lossy(text.split(|byte| *byte == 0).next().unwrap_or_default());
         let error = match local {
-            Err(mine) => mine.clone(),
-            Ok(_) if theirs[0] == 1 => Error::invalid(format!("the sparse tensor of rank {first}: {text}")),
-            Ok(_) => Error::new(ErrorKind::Resource, format!("rank {first}: {text}")),
+            Some(mine) => mine.clone(),
+            None if theirs[0] == 1 => Error::invalid(format!("the sparse tensor of rank {first}: {text}")),
+            None => Error::new(ErrorKind::Resource, format!("rank {first}: {text}")),
         };
         Err(error.guilty(guilty).phase(Phase::Validate).rejected())
     }

@@ -8,7 +8,10 @@ use crate::kernel;
 /// The kernels of `all_reduce` on SparseCPU and SparseCUDA, over whichever backend serves the device.
 pub static PROVIDER: Provider = Provider {
     source: env!("CARGO_PKG_NAME"),
-    kernels: &[KernelRow { op: OpKind::AllReduce, key: DispatchKey::SparseCpu, backend: None, kernel: kernel::host }],
+    kernels: &[
+        KernelRow { op: OpKind::AllReduce, key: DispatchKey::SparseCpu, backend: None, kernel: kernel::host },
+        KernelRow { op: OpKind::AllReduce, key: DispatchKey::SparseCuda, backend: None, kernel: kernel::device },
+    ],
     ..Provider::EMPTY
 };
 

@@ -4,19 +4,20 @@ use std::borrow::Cow;
 use std::ops::Range;
 
 use c10d_core::buffer::CooLayout;
-use c10d_core::{KernelContext, Request, Result, op};
+use c10d_core::{Error, KernelContext, Request, Result, op};
 
 use crate::coalesce::{Entries, coalesce};
 use crate::fold::fold;
 use crate::keys::{Key, delinearise, space};
+use crate::known::Known;
 use crate::memory::zeroed;
 use crate::meta::{Meta, unsound};
 use crate::split::split;
 use crate::union::{Piece, Union, bits_of, sent_as_bits, set_bits, wire_len, words};
 use crate::value::{Combine, Value};
 
-/// Coordinates and values of the result.
-pub(crate) type Result2<V> = (Vec<i64>, Vec<V>);
+/// Coordinates and values of a tensor.
+pub(crate) type Parts<'a, V> = (Cow<'a, [i64]>, Cow<'a, [V]>);
 
 /// One call on one rank.
 pub(crate) struct Call<'a> {
@@ -29,19 +30,30 @@ impl Call<'_> {
     /// Reduces the tensors of all ranks.
     pub(crate) fn reduce<K: Key, V: Value, C: Combine<V::Wide>>(
         &self,
-        indices: &[i64],
-        values: &[V],
-    ) -> Result<Result2<V>> {
-        let local = coalesce::<K, V, C>(self.layout, indices, values);
+        input: &Result<Parts<'_, V>>,
+    ) -> Result<(Vec<i64>, Vec<V>)> {
+        let known = self.request.params.sparse_indices();
+        let prepared = input.as_ref().map_err(Error::clone).and_then(|(indices, values)| {
+            let local = coalesce::<K, V, C>(self.layout, indices, values)?;
+            let known = known.map(|known| Known::new(self.layout, known, &local)).transpose()?;
+            Ok((local, known))
+        });
         if self.ctx.size() == 1 {
-            return self.alone(local?);
+            return match (prepared?, known) {
+                ((local, Some(keys)), Some(known)) => self.sum_known::<K, V, C>(known, keys, &local),
+                ((local, _), _) => self.alone(local),
+            };
         }
-        let meta = Meta::exchange(self.ctx, self.request, self.layout, &local, 0)?;
-        let local = local?;
+        let told = prepared.as_ref().map(|(local, known)| (local, known.as_ref().map_or(0, |known| known.hash)));
+        let meta = Meta::exchange(self.ctx, self.request, self.layout, told)?;
+        let (local, keys) = prepared?;
+        if let (Some(keys), Some(known)) = (keys, known) {
+            return self.sum_known::<K, V, C>(known, keys, &local);
+        }
         if meta.is_all() { self.at_once::<K, V, C>(&meta) } else { self.by_ranges::<K, V, C>(&meta, local) }
     }
 
-    fn alone<K: Key, V: Value>(&self, local: Entries<'_, K, V>) -> Result<Result2<V>> {
+    fn alone<K: Key, V: Value>(&self, local: Entries<'_, K, V>) -> Result<(Vec<i64>, Vec<V>)> {
         let mut indices = zeroed(local.keys.len(), self.layout.sparse_dim)?;
         delinearise(self.layout, local.keys.iter().map(|key| key.number()), &mut indices, 0);
         let values = match local.values {
@@ -56,7 +68,7 @@ impl Call<'_> {
     }
 
     /// All tensors came with the first round: every rank reduces everything.
-    fn at_once<K: Key, V: Value, C: Combine<V::Wide>>(&self, meta: &Meta) -> Result<Result2<V>> {
+    fn at_once<K: Key, V: Value, C: Combine<V::Wide>>(&self, meta: &Meta) -> Result<(Vec<i64>, Vec<V>)> {
         let (space, row) = (space(self.layout), self.layout.row);
         let all: Vec<(Vec<K>, Vec<V>)> = (0..self.ctx.size() as usize)
             .map(|rank| Ok((meta.keys(rank, space)?, meta.values(rank, row))))
@@ -81,7 +93,7 @@ impl Call<'_> {
         &self,
         meta: &Meta,
         local: Entries<'_, K, V>,
-    ) -> Result<Result2<V>> {
+    ) -> Result<(Vec<i64>, Vec<V>)> {
         let (ranks, me) = (self.ctx.size() as usize, self.ctx.rank() as usize);
         let (space, row, sparse_dim) = (space(self.layout), self.layout.row, self.layout.sparse_dim);
         let samples = (0..ranks).map(|rank| Ok((meta.nnz(rank), meta.keys::<K>(rank, space)?)));

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use c10d::{DType, OpKind, ReduceOp};
+use c10d::{DType, ReduceOp};
 use clap::ValueEnum;
 
 use super::measure::Budget;
 use super::ops::PerfOp;
+use super::sparse::SparsePoint;
 
 /// Time every collective over real ranks, and check every result.
 ///
@@ -23,6 +24,15 @@ pub(crate) struct Args {
     /// Sizes separated by commas (`8,64K,1M`), or a range that is doubled (`8:64M`; `8:64M:4` is quadrupled).
     #[arg(long, value_name = "SIZES", default_value = "8,8K,1M,16M", value_parser = parse_sizes)]
     bytes: Sizes,
+    /// Of `all_reduce_sparse`: entries of each rank, separated by commas. There are ten times as many places.
+    #[arg(long, value_name = "LIST", default_value = "1K,100K", value_parser = parse_counts)]
+    nnz: Sizes,
+    /// Of `all_reduce_sparse`: elements of an entry.
+    #[arg(long, value_name = "LIST", default_value = "1", value_parser = parse_counts)]
+    row: Sizes,
+    /// Of `all_reduce_sparse`: which share of the entries all ranks have in common, in percent.
+    #[arg(long, value_name = "LIST", default_value = "50", value_parser = parse_counts)]
+    overlap: Sizes,
     /// Element type.
     #[arg(long, default_value = "f32", value_parser = parse_dtype)]
     pub(super) dtype: DType,
@@ -98,7 +108,7 @@ impl Args {
     pub(super) fn ops(&self) -> Result<Vec<PerfOp>, String> {
         let mut ops = Vec::new();
         for op in &self.ops.list {
-            match self.obstacle(op.kind()) {
+            match self.obstacle(*op) {
                 None => ops.push(*op),
                 Some(why) if self.ops.named => return Err(format!("{}: {why}", op.name())),
                 Some(_) => {}
@@ -107,7 +117,16 @@ impl Args {
         Ok(ops)
     }
 
-    fn obstacle(&self, op: OpKind) -> Option<String> {
+    fn obstacle(&self, op: PerfOp) -> Option<String> {
+        if op == PerfOp::AllReduceSparse {
+            if self.reduce != ReduceOp::Sum {
+                return Some("sums only".into());
+            }
+            if let Some(point) = self.sparse_points().find(|point| !point.fits(self.ranks)) {
+                return Some(format!("{} ranks with {}: no room for so many entries", self.ranks, point.words()));
+            }
+        }
+        let op = op.kind();
         if op.is_p2p() && self.ranks < 2 {
             return Some("needs two ranks".into());
         }
@@ -115,6 +134,19 @@ impl Args {
             return Some(format!("{} has no meaning on {}", self.reduce, self.dtype));
         }
         None
+    }
+
+    /// How many points there are of this op.
+    pub(super) fn points(&self, op: PerfOp) -> usize {
+        if op == PerfOp::AllReduceSparse { self.sparse_points().count() } else { self.sizes(op).len() }
+    }
+
+    /// The points of `all_reduce_sparse`.
+    pub(super) fn sparse_points(&self) -> impl Iterator<Item = SparsePoint> {
+        let rows = |nnz| self.row.0.iter().map(move |row| (nnz, *row));
+        let overlaps =
+            |(nnz, row)| self.overlap.0.iter().map(move |overlap| SparsePoint { nnz, row, overlap: *overlap });
+        self.nnz.0.iter().copied().flat_map(rows).flat_map(overlaps)
     }
 
     /// The sizes for this op, in bytes.
@@ -136,7 +168,7 @@ fn parse_ops(text: &str) -> Result<Ops, String> {
     if text == "all" {
         return Ok(Ops { list: PerfOp::all().collect(), named: false });
     }
-    let known = || PerfOp::all().map(PerfOp::name).collect::<Vec<_>>().join(" ");
+    let known = || PerfOp::all().chain([PerfOp::AllReduceSparse]).map(PerfOp::name).collect::<Vec<_>>().join(" ");
     let list: Result<Vec<PerfOp>, String> = text
         .split(',')
         .map(|name| PerfOp::from_name(name.trim()).ok_or_else(|| format!("no op {name:?}; there are {}", known())))
@@ -159,6 +191,20 @@ fn parse_sizes(text: &str) -> Result<Sizes, String> {
         return Err(format!("{text:?}: the first size must be above 0 and not above the last, the factor at least 2"));
     }
     Ok(Sizes(std::iter::successors(Some(first), |s| s.checked_mul(factor)).take_while(|s| *s <= last).collect()))
+}
+
+/// Numbers, of which a thousand is a K.
+fn parse_counts(text: &str) -> Result<Sizes, String> {
+    let number = |text: &str| {
+        let (digits, unit) = match text.trim().to_ascii_lowercase() {
+            t if t.ends_with('k') => (t.trim_end_matches('k').to_owned(), 1_000),
+            t if t.ends_with('m') => (t.trim_end_matches('m').to_owned(), 1_000_000),
+            t => (t, 1),
+        };
+        let number = digits.parse::<usize>().ok().and_then(|n| n.checked_mul(unit)).filter(|n| *n <= 1 << 40);
+        number.ok_or_else(|| format!("{text:?} is no number; write e.g. 8, 64K, 1M"))
+    };
+    text.split(',').map(number).collect::<Result<_, _>>().map(Sizes)
 }
 
 fn parse_size(text: &str) -> Result<usize, String> {
@@ -188,6 +234,8 @@ fn parse_reduce(name: &str) -> Result<ReduceOp, String> {
 
 #[cfg(test)]
 mod tests {
+    use c10d::OpKind;
+
     use super::*;
 
     #[test]
@@ -217,6 +265,12 @@ mod tests {
         ] {
             assert!(parse_sizes(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn counts_are_decimal() {
+        assert_eq!(parse_counts("8,64K,1m").unwrap().0, [8, 64_000, 1_000_000]);
+        assert!(["", "x", "1:2", "-1", "K"].iter().all(|text| parse_counts(text).is_err()));
     }
 
     #[test]

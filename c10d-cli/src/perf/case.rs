@@ -21,7 +21,7 @@ pub(super) enum Form {
 }
 
 impl Form {
-    fn run<B: Buffers>(self, pg: &ProcessGroup, call: Call<B>) -> Result<B::Back> {
+    pub(super) fn run<B: Buffers>(self, pg: &ProcessGroup, call: Call<B>) -> Result<B::Back> {
         match self {
             Form::Blocking => pg.run(call),
             Form::Started => pg.scope(|s| s.start(call).wait()),
@@ -129,6 +129,7 @@ impl<'a, 'm, T: Sample> Case<'a, 'm, T> {
                 return form.run(pg, op::broadcast(&mut *self.outputs[0], root)).map(drop);
             }
             PerfOp::SendRecv => return self.round_trip(),
+            PerfOp::AllReduceSparse => return Err(c10d::Error::invalid("sparse tensors have no dense buffers")),
         };
         match kind {
             OpKind::Send => self.one_way(0),

@@ -10,6 +10,7 @@ mod ops;
 mod rank;
 mod report;
 mod sample;
+mod sparse;
 
 use std::error::Error;
 use std::io::{BufRead, BufReader, Write};
@@ -28,7 +29,7 @@ use crate::{Outcome, exit_code};
 pub(crate) const RANK_VERB: &str = "perf-rank";
 
 pub(crate) fn perf(args: &Args) -> Outcome {
-    let points = args.ops()?.into_iter().map(|op| args.sizes(op).len()).sum();
+    let points = args.ops()?.into_iter().map(|op| args.points(op)).sum();
     let mut report = Report::new(args, points)?;
     let ran = match args.mode {
         Mode::Processes => processes(args, &mut report),

@@ -13,6 +13,8 @@ pub(crate) enum PerfOp {
     BroadcastRotating,
     /// Half of a round trip between ranks 0 and 1.
     SendRecv,
+    /// `all_reduce` of sparse tensors. Not one of all: its sizes are others.
+    AllReduceSparse,
 }
 
 impl PerfOp {
@@ -25,11 +27,12 @@ impl PerfOp {
             PerfOp::Table(op) => op.name(),
             PerfOp::BroadcastRotating => "broadcast_rotating",
             PerfOp::SendRecv => "send_recv",
+            PerfOp::AllReduceSparse => "all_reduce_sparse",
         }
     }
 
     pub(crate) fn from_name(name: &str) -> Option<PerfOp> {
-        PerfOp::all().find(|op| op.name() == name)
+        PerfOp::all().chain([PerfOp::AllReduceSparse]).find(|op| op.name() == name)
     }
 
     /// The op of the table that does the work.
@@ -38,6 +41,7 @@ impl PerfOp {
             PerfOp::Table(op) => op,
             PerfOp::BroadcastRotating => OpKind::Broadcast,
             PerfOp::SendRecv => OpKind::Send,
+            PerfOp::AllReduceSparse => OpKind::AllReduce,
         }
     }
 

@@ -16,6 +16,7 @@ use super::memory::Memory;
 use super::ops::PerfOp;
 use super::report::Row;
 use super::sample::Sample;
+use super::sparse;
 
 /// No op of a run may take longer.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -67,6 +68,15 @@ pub(super) fn run(pg: &ProcessGroup, args: &Args, emit: impl FnMut(Row)) -> Resu
 
 fn points<T: Sample>(pg: &ProcessGroup, args: &Args, mut emit: impl FnMut(Row)) -> Result {
     for op in args.ops().map_err(Error::invalid)? {
+        if op == PerfOp::AllReduceSparse {
+            for point in args.sparse_points() {
+                let row = sparse::measured::<T>(pg, args, point)?;
+                if pg.rank() == 0 {
+                    emit(row);
+                }
+            }
+            continue;
+        }
         let mut most = usize::MAX;
         for bytes in args.sizes(op).iter().copied() {
             if bytes > most {
@@ -135,5 +145,6 @@ fn row<T: Sample>(pg: &ProcessGroup, args: &Args, op: PerfOp, bytes: usize, timi
         algbw,
         busbw: algbw * op.bus_factor(pg.size()),
         errors,
+        sparse: None,
     }
 }

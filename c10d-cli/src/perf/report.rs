@@ -7,6 +7,8 @@ use comfy_table::{CellAlignment, Table, presets};
 use serde::{Deserialize, Serialize};
 
 use super::args::{Args, Format, word};
+use super::ops::PerfOp;
+use super::sparse::SparsePoint;
 
 /// The result of one point. Times in microseconds, bandwidths in 10⁹ bytes per second.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -26,6 +28,15 @@ pub(super) struct Row {
     pub(super) busbw: f64,
     /// Wrong elements, on all ranks together.
     pub(super) errors: u64,
+    #[serde(flatten)]
+    pub(super) sparse: Option<SparsePoint>,
+}
+
+impl Row {
+    /// The op, and what it was timed on where that is not a number of bytes.
+    fn name(&self) -> String {
+        self.sparse.map_or_else(|| self.op.clone(), |point| format!("{} {}", self.op, point.words()))
+    }
 }
 
 const CSV_HEADER: &str = "op,dtype,bytes,ranks,transport,median_us,min_us,algbw_GBps,busbw_GBps,errors";
@@ -34,6 +45,8 @@ const CSV_HEADER: &str = "op,dtype,bytes,ranks,transport,median_us,min_us,algbw_
 pub(super) struct Report<'a> {
     args: &'a Args,
     rows: Vec<Row>,
+    /// Whether rows have the columns of sparse tensors.
+    is_sparse: bool,
     points: usize,
     progress: bool,
     started: Instant,
@@ -42,22 +55,28 @@ pub(super) struct Report<'a> {
 impl<'a> Report<'a> {
     /// `points`: how many rows there will be, if none is left out.
     pub(super) fn new(args: &'a Args, points: usize) -> io::Result<Report<'a>> {
+        let is_sparse = args.ops().is_ok_and(|ops| ops.contains(&PerfOp::AllReduceSparse));
         if args.format == Format::Csv {
-            writeln!(io::stdout(), "{CSV_HEADER}")?;
+            writeln!(io::stdout(), "{CSV_HEADER}{}", if is_sparse { ",nnz,row,overlap" } else { "" })?;
         }
         let progress = io::stderr().is_terminal();
-        let report = Report { args, rows: Vec::new(), points, progress, started: Instant::now() };
+        let report = Report { args, rows: Vec::new(), is_sparse, points, progress, started: Instant::now() };
         report.show_progress("starting");
         Ok(report)
     }
 
     pub(super) fn add(&mut self, row: Row) -> io::Result<()> {
-        self.show_progress(&format!("{} {}", row.op, size(row.bytes)));
+        self.show_progress(&format!("{} {}", row.name(), size(row.bytes)));
         if self.args.format == Format::Csv {
             let Row { op, dtype, bytes, ranks, transport, median_us, min_us, algbw, busbw, errors, .. } = &row;
             let (times, bandwidths) = (format!("{median_us:.3},{min_us:.3}"), format!("{algbw:.4},{busbw:.4}"));
             let mut out = io::stdout().lock();
-            writeln!(out, "{op},{dtype},{bytes},{ranks},{transport},{times},{bandwidths},{errors}")?;
+            let sparse = match row.sparse {
+                Some(SparsePoint { nnz, row, overlap }) => format!(",{nnz},{row},{overlap}"),
+                None if self.is_sparse => ",,,".to_owned(),
+                None => String::new(),
+            };
+            writeln!(out, "{op},{dtype},{bytes},{ranks},{transport},{times},{bandwidths},{errors}{sparse}")?;
             out.flush()?;
         }
         self.rows.push(row);
@@ -107,7 +126,7 @@ impl<'a> Report<'a> {
         ]);
         for row in &self.rows {
             table.add_row([
-                row.op.clone(),
+                row.name(),
                 row.dtype.clone(),
                 size(row.bytes),
                 row.algorithm.clone().unwrap_or_else(|| "-".into()),

@@ -89,17 +89,7 @@ impl DeviceBuffer {
     /// A copy of the contents in host memory; `T` must be the buffer's type.
     pub fn to_vec<T: Element>(&self, timeout: Duration) -> Result<Vec<T>> {
         self.fits::<T>(self.count)?;
-        let mut bytes = self.to_bytes(timeout)?;
-        if T::DTYPE == DType::Bool {
-            bytes.iter_mut().for_each(|b| *b = u8::from(*b != 0));
-        }
-        let mut data = Vec::<T>::with_capacity(self.count);
-        // SAFETY: elements are plain data, any bytes are valid (bools were made so), and there is room for them.
-        unsafe {
-            std::ptr::copy_nonoverlapping(bytes.as_ptr(), data.as_mut_ptr().cast::<u8>(), bytes.len());
-            data.set_len(self.count);
-        }
-        Ok(data)
+        Ok(typed(self.to_bytes(timeout)?, self.count))
     }
 
     /// A copy of the contents in host memory, as bytes.
@@ -152,6 +142,21 @@ impl DeviceBuffer {
     fn span_of_all(&self) -> Span {
         Span::new(self.base, 0, self.count as u64, self.dtype, self.runtime.device(self.index))
     }
+}
+
+/// The bytes of `count` elements as these.
+pub(super) fn typed<T: Element>(mut bytes: Vec<u8>, count: usize) -> Vec<T> {
+    if T::DTYPE == DType::Bool {
+        bytes.iter_mut().for_each(|b| *b = u8::from(*b != 0));
+    }
+    assert_eq!(bytes.len(), count * size_of::<T>());
+    let mut data = Vec::<T>::with_capacity(count);
+    // SAFETY: elements are plain data, any bytes are valid (bools were made so), and there is room for them.
+    unsafe {
+        std::ptr::copy_nonoverlapping(bytes.as_ptr(), data.as_mut_ptr().cast::<u8>(), bytes.len());
+        data.set_len(count);
+    }
+    data
 }
 
 impl Drop for DeviceBuffer {

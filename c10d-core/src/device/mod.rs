@@ -6,6 +6,7 @@
 #![allow(unsafe_code)]
 
 mod buffer;
+mod fetch;
 mod open;
 mod poll;
 mod vendor;

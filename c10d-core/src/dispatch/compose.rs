@@ -9,6 +9,7 @@ use super::{Fingerprint, fingerprint, validate};
 use crate::backend::Backend;
 use crate::buffer::Buffers;
 use crate::call::Call;
+use crate::device::DeviceRuntime;
 use crate::group::{Lane, LaneInfo, Line, complain};
 use crate::job::{Caller, Frame, Job, Outcome, Request, let_go};
 use crate::{Error, ErrorKind, Result, Status};
@@ -34,6 +35,12 @@ impl<'a> KernelContext<'a> {
     /// The backend that serves the job's key in the job's group.
     pub fn backend(&self) -> &Arc<dyn Backend> {
         self.backend
+    }
+
+    /// The runtime of the device whose tensors the key is for, where that is not the host.
+    pub fn device(&self) -> Result<Arc<dyn DeviceRuntime>> {
+        let why = || format!("backend {} has no device runtime, by which its tensors could be read", self.info.backend);
+        self.backend.device().ok_or_else(|| Error::unsupported(why()))
     }
 
     /// This rank.

@@ -1,0 +1,142 @@
+"""Sparse all-reduce: PyTorch's Gloo and `c10d perf` on the same inputs, in turns. Prints a Markdown table.
+
+    python sparse.py --c10d target/release/c10d [--ranks 2,4] [--nnz 1000,..] [--row 1,64,256] [--overlap 0,50,100]
+
+Python needs torch and numpy. Per point and repetition both do the same: copy the input, a barrier, then one timed op;
+so for three batches, of which the slowest rank counts; the median of the batches, and of the repetitions.
+"""
+
+import argparse, csv, io, os, socket, statistics, subprocess, sys, time
+
+PLACES = 10
+BATCHES = 3
+LIMIT = 1 << 30
+
+
+def shuffled(np, n):
+    """The order in which places are taken, as `c10d perf` has it."""
+    u = np.uint64
+    x = (np.arange(n, dtype=u) + u(1)) * u(0x9E3779B97F4A7C15)
+    x = (x ^ x >> u(30)) * u(0xBF58476D1CE4E5B9)
+    x = (x ^ x >> u(27)) * u(0x94D049BB133111EB)
+    return np.argsort(x ^ x >> u(31))
+
+
+def tensor(np, torch, rank, ranks, nnz, row, overlap):
+    common = nnz * overlap // 100
+    own = nnz - common
+    order = shuffled(np, nnz * PLACES)
+    mine = np.sort(np.concatenate([order[:common], order[common + rank * own : common + (rank + 1) * own]]))
+    values = ((mine[:, None] + np.arange(row)[None, :]) % 5 + rank % 2).astype(np.float32)
+    size = (nnz * PLACES,) if row == 1 else (nnz * PLACES, row)
+    values = values[:, 0] if row == 1 else values
+    t = torch.sparse_coo_tensor(torch.from_numpy(mine)[None, :], torch.from_numpy(values.copy()), size)
+    return t.coalesce()
+
+
+def rank_main():
+    """A rank of Gloo: reads points from standard input."""
+    rank, ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    os.sched_setaffinity(0, {rank % os.cpu_count()})
+    import numpy as np, torch, torch.distributed as dist
+
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo")
+    last = None
+    for line in sys.stdin:
+        nnz, row, overlap, iterations = map(int, line.split())
+        if last is None or last[0] != (nnz, row, overlap):
+            last = ((nnz, row, overlap), tensor(np, torch, rank, ranks, nnz, row, overlap))
+        t = last[1]
+        batches = []
+        for batch in range(BATCHES + 1):  # the first warms up
+            spent = 0.0
+            for _ in range(iterations):
+                x = t.clone()
+                dist.barrier()
+                start = time.perf_counter()
+                dist.all_reduce(x)
+                spent += time.perf_counter() - start
+            slowest = torch.tensor([spent / iterations])
+            dist.all_reduce(slowest, dist.ReduceOp.MAX)
+            batches.append(slowest.item())
+        if rank == 0:
+            print(statistics.median(batches[1:]) * 1e6, flush=True)
+
+
+class Gloo:
+    def __init__(self, ranks):
+        with socket.socket() as s:
+            s.bind(("127.0.0.1", 0))
+            port = s.getsockname()[1]
+        env = dict(os.environ, MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), WORLD_SIZE=str(ranks), OMP_NUM_THREADS="1")
+        start = lambda r: subprocess.Popen(
+            [sys.executable, __file__, "--rank"], env=dict(env, RANK=str(r)), text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE if r == 0 else subprocess.DEVNULL,
+        )
+        self.ranks = [start(r) for r in range(ranks)]
+
+    def measure(self, nnz, row, overlap, iterations):
+        for p in self.ranks:
+            print(nnz, row, overlap, iterations, file=p.stdin, flush=True)
+        return float(self.ranks[0].stdout.readline())
+
+    def end(self):
+        for p in self.ranks:
+            p.stdin.close()
+        for p in self.ranks:
+            p.wait()
+
+
+def ours(args, transport, ranks, nnz, row, overlap, iterations):
+    command = [args.c10d, "perf", "-n", str(ranks), "--ops", "all_reduce_sparse", "--transport", transport, "--pin"]
+    command += ["--nnz", str(nnz), "--row", str(row), "--overlap", str(overlap), "--format", "csv"]
+    command += ["--iters", str(iterations * 5)]
+    out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    line = next(csv.DictReader(io.StringIO(out)))
+    if line["errors"] != "0":
+        sys.exit(f"wrong results: {line}")
+    return float(line["median_us"])
+
+
+def number(us):
+    return f"{us / 1000:.1f} ms" if us >= 10000 else f"{us:.0f}" if us >= 100 else f"{us:.1f}"
+
+
+def main():
+    numbers = lambda text: [int(n) for n in text.split(",")]
+    p = argparse.ArgumentParser()
+    p.add_argument("--c10d", required=True)
+    p.add_argument("--ranks", type=numbers, default=[2, 4])
+    p.add_argument("--nnz", type=numbers, default=[1000, 10000, 100000, 1000000])
+    p.add_argument("--row", type=numbers, default=[1, 64, 256])
+    p.add_argument("--overlap", type=numbers, default=[0, 50, 100])
+    p.add_argument("--repeat", type=int, default=3)
+    args = p.parse_args()
+    print("| ranks | nnz | row | overlap | Gloo | ours, TCP | Gloo / ours | ours, shm | Gloo / ours |")
+    print("| --- | --- | --- | --- | ---: | ---: | ---: | ---: | ---: |")
+    for ranks in args.ranks:
+        gloo = Gloo(ranks)
+        for nnz in args.nnz:
+            for row in args.row:
+                for overlap in args.overlap:
+                    common = nnz * overlap // 100
+                    union = common + ranks * (nnz - common)
+                    # What Gloo holds on all ranks: everybody's rows, and the sums in the making.
+                    if union * (4 * row + 8) > LIMIT or ranks * ranks * nnz * (4 * row + 8) > 8 * LIMIT:
+                        continue
+                    iterations = max(1, min(50, 2_000_000 // (nnz * (row + 4))))
+                    point = (nnz, row, overlap, iterations)
+                    times = {"gloo": [], "tcp": [], "shm": []}
+                    for _ in range(args.repeat):
+                        times["gloo"].append(gloo.measure(*point))
+                        for transport in ("tcp", "shm"):
+                            times[transport].append(ours(args, transport, ranks, *point))
+                    g, t, s = (statistics.median(times[k]) for k in ("gloo", "tcp", "shm"))
+                    cells = [ranks, nnz, row, f"{overlap} %", number(g), number(t), f"{g / t:.1f}", number(s), f"{g / s:.1f}"]
+                    print("| " + " | ".join(map(str, cells)) + " |", flush=True)
+        gloo.end()
+
+
+if __name__ == "__main__":
+    rank_main() if "--rank" in sys.argv[1:] else main()

@@ -1,0 +1,147 @@
+//! `all_reduce_sparse`: inputs whose sums are known, and how it is timed.
+
+use std::time::Instant;
+
+use c10d::{Coo, Error, ProcessGroup, ReduceOp, Result, op};
+use serde::{Deserialize, Serialize};
+
+use super::args::{Args, word};
+use super::case::Form;
+use super::measure::measure;
+use super::ops::PerfOp;
+use super::report::Row;
+use super::sample::Sample;
+
+/// Places for each entry of a rank.
+const PLACES: usize = 10;
+
+/// What is reduced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct SparsePoint {
+    /// Entries of each rank.
+    pub(super) nnz: usize,
+    /// Elements of an entry.
+    pub(super) row: usize,
+    /// Which share of the entries all ranks have in common, in percent. The others only one rank has.
+    pub(super) overlap: usize,
+}
+
+impl SparsePoint {
+    pub(super) fn words(self) -> String {
+        format!("nnz {} row {} overlap {} %", self.nnz, self.row, self.overlap)
+    }
+
+    fn common(self) -> usize {
+        self.nnz * self.overlap / 100
+    }
+
+    /// Entries of the result.
+    fn union(self, ranks: u32) -> usize {
+        self.common() + ranks as usize * (self.nnz - self.common())
+    }
+
+    pub(super) fn fits(self, ranks: u32) -> bool {
+        self.overlap <= 100 && self.union(ranks) <= self.nnz * PLACES
+    }
+}
+
+/// The inputs of all ranks, and their sum.
+struct Inputs {
+    point: SparsePoint,
+    ranks: u32,
+    /// The entries of the result, sorted by place: which place, and the one rank that has it, if not all.
+    entries: Vec<(usize, Option<u32>)>,
+}
+
+impl Inputs {
+    fn new(point: SparsePoint, ranks: u32) -> Inputs {
+        let mut places: Vec<(u64, usize)> =
+            (0..point.nnz * PLACES).map(|place| (shuffled(place as u64), place)).collect();
+        places.sort_unstable();
+        let own = point.nnz - point.common();
+        let owner = |i: usize| i.checked_sub(point.common()).map(|i| (i / own) as u32);
+        let entries = places.into_iter().take(point.union(ranks)).enumerate();
+        let mut entries: Vec<(usize, Option<u32>)> = entries.map(|(i, (_, place))| (place, owner(i))).collect();
+        entries.sort_unstable();
+        Inputs { point, ranks, entries }
+    }
+
+    fn of<T: Sample>(&self, rank: u32) -> Result<Coo<T>> {
+        let mine = self.entries.iter().filter(|(_, owner)| owner.is_none_or(|owner| owner == rank));
+        let places: Vec<usize> = mine.map(|(place, _)| *place).collect();
+        let indices = places.iter().map(|place| *place as i64).collect();
+        let row = 0..self.point.row;
+        let values =
+            places.iter().flat_map(|place| row.clone().map(move |i| T::whole(value(*place, i, rank)))).collect();
+        Ok(Coo::new([self.point.nnz * PLACES, self.point.row], 1, indices, values)?.assume_coalesced())
+    }
+
+    /// Wrong elements of a result.
+    fn errors<T: Sample>(&self, sum: &Coo<T>) -> u64 {
+        let places = self.entries.iter().map(|(place, _)| *place as i64);
+        if !sum.is_coalesced() || !places.eq(sum.indices().iter().copied()) {
+            return (self.entries.len() * self.point.row.max(1)) as u64;
+        }
+        let wanted = self.entries.iter().flat_map(|(place, owner)| {
+            let ranks = owner.map_or(0..self.ranks, |owner| owner..owner + 1);
+            (0..self.point.row).map(move |i| T::whole(ranks.clone().map(|rank| value(*place, i, rank)).sum()))
+        });
+        sum.values().iter().zip(wanted).filter(|(have, want)| !have.is_near(*want, 0.01)).count() as u64
+    }
+}
+
+/// What a rank has in column `i` at a place; small, so that sums are exact.
+fn value(place: usize, i: usize, rank: u32) -> i64 {
+    ((place + i) % 5) as i64 + i64::from(rank % 2)
+}
+
+/// The order in which places are taken: no order.
+fn shuffled(x: u64) -> u64 {
+    let x = (x.wrapping_add(1)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let x = (x ^ x >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let x = (x ^ x >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+    x ^ x >> 31
+}
+
+/// Checks and times one point. The input, which an op replaces by its result, is copied before each, outside of the time.
+pub(super) fn measured<T: Sample>(pg: &ProcessGroup, args: &Args, point: SparsePoint) -> Result<Row> {
+    let form = if args.started { Form::Started } else { Form::Blocking };
+    let inputs = Inputs::new(point, pg.size());
+    let mine = inputs.of::<T>(pg.rank())?;
+    let mut errors = [inputs.errors(&form.run(pg, op::all_reduce(mine.clone(), ReduceOp::Sum))?)];
+    let mut last = None;
+    let timing = measure(args.budget(), |iterations| {
+        let mut seconds = 0.0;
+        for _ in 0..iterations {
+            drop(last.take());
+            let input = mine.clone();
+            pg.barrier()?;
+            let start = Instant::now();
+            last = Some(form.run(pg, op::all_reduce(input, ReduceOp::Sum))?);
+            seconds += start.elapsed().as_secs_f64();
+        }
+        let mut slowest = [seconds];
+        pg.all_reduce(&mut slowest, ReduceOp::Max)?;
+        Ok::<f64, Error>(slowest[0])
+    })?;
+    errors[0] += last.map_or(0, |last| inputs.errors(&last));
+    pg.all_reduce(&mut errors, ReduceOp::Sum)?;
+
+    let bytes = point.nnz * (point.row * size_of::<T>() + size_of::<i64>());
+    let algbw = if timing.median > 0.0 { bytes as f64 / timing.median / 1e9 } else { 0.0 };
+    Ok(Row {
+        op: PerfOp::AllReduceSparse.name().to_owned(),
+        dtype: T::DTYPE.name().to_owned(),
+        bytes,
+        ranks: pg.size(),
+        transport: word(args.transport),
+        algorithm: None,
+        iters: timing.iterations,
+        median_us: timing.median * 1e6,
+        min_us: timing.min * 1e6,
+        algbw,
+        busbw: algbw * PerfOp::AllReduceSparse.bus_factor(pg.size()),
+        errors: errors[0],
+        sparse: Some(point),
+    })
+}
