@@ -56,8 +56,12 @@ unsafe impl Backend for Nccl {
             Ok(task) => task,
             Err(e) => return job.complete(Err(e)),
         };
-        if let Some(id) = self.0.board.enter(job) {
+        let (print, timeout) = (job.request().fingerprint, job.request().timeout);
+        let checks = self.0.checks.as_ref().filter(|_| !task.op.is_p2p());
+        let awaits = checks.and(self.0.side.as_ref()).map(Side::before);
+        if let Some(id) = self.0.board.enter(job, awaits) {
             task.id = id;
+            checks.into_iter().for_each(|c| c.issued(id, print, timeout));
             if self.0.orders.send(Order::Do(Item::Run(task))).is_err() {
                 let what = "the thread of this group's communicators is gone";
                 self.0.board.fail(Error::new(ErrorKind::Internal, what));

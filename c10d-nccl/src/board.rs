@@ -20,6 +20,10 @@ struct Slot {
     job: Job,
     stage: Stage,
     deadline: Instant,
+    /// The rank whose fingerprint of this call is still to come.
+    awaits: Option<u32>,
+    /// The device is through with it.
+    passed: bool,
 }
 
 #[derive(Default)]
@@ -52,8 +56,9 @@ pub(crate) struct Board {
 }
 
 impl Board {
-    /// Takes a job in; gives its number, or ends the job where the backend has failed.
-    pub(crate) fn enter(&self, job: Job) -> Option<u64> {
+    /// Takes a job in; gives its number, or ends the job where the backend has failed. It is over when the device is
+    /// through with it and the fingerprint of rank `awaits` was heard.
+    pub(crate) fn enter(&self, job: Job, awaits: Option<u32>) -> Option<u64> {
         let deadline = job.request().deadline();
         let mut jobs = self.jobs.lock();
         let refusal = jobs.failed.clone().or_else(|| jobs.closed.then(closed));
@@ -64,7 +69,7 @@ impl Board {
         }
         let id = jobs.next;
         jobs.next += 1;
-        jobs.slots.insert(id, Slot { job, stage: Stage::Queued, deadline });
+        jobs.slots.insert(id, Slot { job, stage: Stage::Queued, deadline, awaits, passed: false });
         if jobs.wakes.is_none_or(|at| deadline < at) {
             self.changed.notify_all();
         }
@@ -87,6 +92,14 @@ impl Board {
         if jobs.failed.is_some() {
             return;
         }
+        if let Some(slot) = jobs.slots.get_mut(&id)
+            && result.is_ok()
+        {
+            slot.passed = true;
+            if slot.awaits.is_some() {
+                return;
+            }
+        }
         let slot = jobs.slots.remove(&id);
         if jobs.slots.is_empty() && jobs.closed {
             self.changed.notify_all();
@@ -94,6 +107,17 @@ impl Board {
         drop(jobs);
         if let Some(slot) = slot {
             slot.job.complete(result);
+        }
+    }
+
+    /// The fingerprint that a job awaited agrees with it.
+    pub(crate) fn checked(&self, id: u64) {
+        let passed = self.jobs.lock().slots.get_mut(&id).is_some_and(|slot| {
+            slot.awaits = None;
+            slot.passed
+        });
+        if passed {
+            self.finish(id, Ok(()));
         }
     }
 
@@ -147,16 +171,18 @@ impl Board {
             if jobs.over || (jobs.closed && jobs.slots.is_empty()) {
                 return None;
             }
-            let next = jobs.slots.values().map(|s| s.deadline).min();
-            if let Some(next) = next
-                && next <= Instant::now()
+            let first = jobs.slots.values().min_by_key(|s| s.deadline).map(|s| (s.deadline, s.awaits));
+            if let Some((deadline, awaits)) = first
+                && deadline <= Instant::now()
             {
                 drop(jobs);
-                let where_ = self.inside();
-                self.fail(late(&format!("the collective did not end in time{where_}")));
+                let absent = awaits.map_or(String::new(), |r| format!(", and rank {r} has not come to it"));
+                let what = format!("the collective did not end in time{absent}{}", self.inside());
+                self.fail(late(&what).guilty(awaits));
                 jobs = self.jobs.lock();
                 continue;
             }
+            let next = first.map(|(deadline, _)| deadline);
             jobs.wakes = next;
             match next {
                 Some(next) => drop(self.changed.wait_until(&mut jobs, next)),

@@ -4,6 +4,7 @@ mod backend;
 mod board;
 mod boot;
 mod channel;
+mod check;
 mod comms;
 mod cuda;
 mod engine;

@@ -14,7 +14,8 @@ use crate::start::Facts;
 
 /// CUDA devices under the name `cuda`, and the backend `nccl`.
 ///
-/// Settings: hints `nccl.lib` (the library's file) and `nccl.device` (the number of this rank's GPU).
+/// Settings: hints `nccl.lib` (the library's file), `nccl.device` (the number of this rank's GPU),
+/// `nccl.check` (`off`: the ranks' calls are not compared).
 pub static PROVIDER: Provider = Provider {
     source: env!("CARGO_PKG_NAME"),
     backends: &[Registration {

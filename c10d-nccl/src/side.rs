@@ -4,10 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use c10d_core::{Aside, Error, ErrorKind, GroupInit, Result};
+use c10d_core::{Aside, Error, ErrorKind, Fingerprint, GroupInit, Result};
 
 /// Tells the goodbye of an orderly rank from all other messages.
 const GOODBYE: u32 = 1;
+/// Tells fingerprints from all other messages.
+const PRINT: u32 = 2;
 /// No deadline: the watch lasts as long as the group.
 const ALWAYS: Duration = Duration::MAX;
 const SOON: Duration = Duration::from_secs(1);
@@ -46,6 +48,23 @@ impl Side {
         Some(error)
     }
 
+    /// The rank before this one.
+    pub(crate) fn before(&self) -> u32 {
+        (self.rank + self.size - 1) % self.size
+    }
+
+    /// Tells the next rank what this one issued.
+    pub(crate) fn tell(&self, print: &Fingerprint, timeout: Duration) -> Result {
+        self.aside.send(&print.to_bytes(), (self.rank + 1) % self.size, PRINT, timeout)
+    }
+
+    /// What the rank before issued.
+    pub(crate) fn hear(&self, timeout: Duration) -> Result<Fingerprint> {
+        let mut bytes = [0; Fingerprint::SIZE];
+        self.aside.recv(&mut bytes, self.before(), PRINT, timeout)?;
+        Ok(Fingerprint::from_bytes(&bytes))
+    }
+
     /// Lets the peers know why this rank gives up.
     pub(crate) fn abort(&self, cause: &Error) {
         self.aside.abort(cause);
@@ -54,9 +73,8 @@ impl Side {
     /// Leaves in order.
     pub(crate) fn leave(&self) {
         if !self.left.swap(true, Ordering::AcqRel) {
-            let before = (self.rank + self.size - 1) % self.size;
             // One that is gone already needs no goodbye.
-            let _ = self.aside.send(&[0], before, GOODBYE, SOON);
+            let _ = self.aside.send(&[0], self.before(), GOODBYE, SOON);
             self.aside.leave();
         }
     }

@@ -10,6 +10,7 @@ use crossbeam_channel::{RecvTimeoutError, Sender, bounded, unbounded};
 use crate::board::Board;
 use crate::boot;
 use crate::channel::Means;
+use crate::check::Checks;
 use crate::comms::Comms;
 use crate::cuda::CudaApi;
 use crate::engine::{Engine, Order, Origin};
@@ -17,6 +18,9 @@ use crate::keeper::Keeper;
 use crate::nccl::NcclApi;
 use crate::side::Side;
 use crate::task::Part;
+
+/// The hint that switches the comparison of calls off.
+const CHECK: &str = "nccl.check";
 
 /// What the threads of one backend share with it.
 pub(crate) struct Running {
@@ -26,6 +30,8 @@ pub(crate) struct Running {
     pub(crate) cuda: Arc<dyn CudaApi>,
     pub(crate) device: u16,
     pub(crate) side: Option<Side>,
+    /// Where the ranks' calls are compared, unless that was switched off.
+    pub(crate) checks: Option<Checks>,
 }
 
 /// What a backend is started with.
@@ -37,13 +43,20 @@ pub(crate) struct Facts {
     pub(crate) deadline: Instant,
     pub(crate) device: u16,
     pub(crate) side: Option<Side>,
+    /// Whether the ranks' calls are compared.
+    pub(crate) checks: bool,
 }
 
 impl Facts {
     pub(crate) fn of(init: &GroupInit, device: u16) -> Result<Facts> {
         let (rank, size, timeout, deadline) = (init.rank, init.size, init.timeout, init.deadline);
         let side = Side::connect(init)?;
-        Ok(Facts { store: init.store.clone(), rank, size, timeout, deadline, device, side })
+        let checks = match init.hint(CHECK) {
+            None | Some("on") => true,
+            Some("off") => false,
+            Some(other) => return Err(Error::invalid(format!("{CHECK} is {other:?}; it must be on or off"))),
+        };
+        Ok(Facts { store: init.store.clone(), rank, size, timeout, deadline, device, side, checks })
     }
 }
 
@@ -62,7 +75,7 @@ pub(crate) fn run(
     facts: Facts,
     origin: Origin,
 ) -> Result<Running> {
-    let Facts { store, rank, size, timeout, deadline, device, side } = facts;
+    let Facts { store, rank, size, timeout, deadline, device, side, checks } = facts;
     let runtime: Arc<dyn DeviceRuntime> = cuda.clone();
     let token_buffer = DeviceBuffer::new(&runtime, device, DType::F32, 1)?;
     let token = match (&token_buffer).span().memory() {
@@ -85,7 +98,9 @@ pub(crate) fn run(
     let engine = Engine { means, rank, size, timeout, orders: receiver, ready: Some(ready), token: token_buffer };
     spawn("c10d-nccl-keeper", move || keeper.run())?;
     spawn("c10d-nccl", move || engine.run(origin)).inspect_err(|_| board.over())?;
-    let running = Running { board, orders, nccl, cuda, device, side };
+    let compared = side.as_ref().filter(|_| checks);
+    let checks = compared.map(|side| Checks::start(side, &board, &orders)).transpose()?;
+    let running = Running { board, orders, nccl, cuda, device, side, checks };
     running.watch()?;
     match is_ready.recv_deadline(deadline) {
         Ok(()) => Ok(running),
@@ -125,7 +140,7 @@ impl Running {
     }
 }
 
-fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result {
+pub(crate) fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result {
     let spawned = std::thread::Builder::new().name(name.to_owned()).spawn(body);
     spawned.map(drop).map_err(|e| Error::new(ErrorKind::Resource, format!("no thread for {name}: {e}")))
 }

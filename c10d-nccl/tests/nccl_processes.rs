@@ -1,4 +1,4 @@
-//! The suite over the backend and the fake libraries, ranks as processes.
+//! The suite over the backend and the fake libraries, ranks as processes, a CPU backend beside it.
 
 mod common;
 
@@ -8,7 +8,8 @@ use c10d_conformance::{Ranks, Suite};
 
 fn main() -> ExitCode {
     common::again_with_fake(|| {
-        let suite = Suite::new(&[&c10d_nccl::PROVIDER]).backend("cuda:nccl").device("cuda");
+        let providers = [&c10d_nccl::PROVIDER, &c10d_gloo_like::PROVIDER];
+        let suite = Suite::new(&providers).backend("cpu:gloo-like,cuda:nccl").device("cuda");
         suite.worlds(&[1, 2, 3, 4]).main(Ranks::Processes)
     })
 }

@@ -85,6 +85,41 @@ fn a_dead_peer_is_named() {
     let _ = std::fs::remove_dir_all(dir);
 }
 
+#[test]
+fn calls_that_differ_are_a_mismatch() {
+    with_fake("calls_that_differ_are_a_mismatch", "hang=0", || {
+        let errors = within(CAP, || {
+            run_ranks(3, with_cpu(), |pg| {
+                let count = if pg.rank() == 1 { 11 } else { 10 };
+                let mut x = on(pg.rank(), &vec![1f32; count]);
+                Ok(pg.all_reduce(&mut x, ReduceOp::Sum).map(drop).expect_err("they disagree"))
+            })
+        });
+        for e in errors.unwrap() {
+            assert!(matches!(e.kind(), ErrorKind::Mismatch { field: "count", .. }), "{e}");
+        }
+    });
+}
+
+#[test]
+fn a_rank_that_does_not_come_is_named() {
+    with_fake("a_rank_that_does_not_come_is_named", "", || {
+        let errors = within(CAP, || {
+            run_ranks(2, with_cpu(), |pg| {
+                if pg.rank() == 1 {
+                    // Until the other gave up.
+                    let mut x = on(1, &[1f32; 10]);
+                    return Ok(pg.recv(&mut x, 0, 0).map(drop).expect_err("nothing comes"));
+                }
+                let call = op::all_reduce(on(0, &[1f32; 10]), ReduceOp::Sum).timeout(SECOND);
+                Ok(pg.start(call).wait().expect_err("nobody else comes").error)
+            })
+        });
+        let e = &errors.unwrap()[0];
+        assert_eq!((e.kind(), &*e.report().guilty), (&ErrorKind::Timeout, &[1][..]), "{e}");
+    });
+}
+
 /// Ranks that leave in order, at different times, disturb nobody.
 #[test]
 fn leaving_in_order_is_no_failure() {
