@@ -1,9 +1,14 @@
 //! Joining what the crates below know: the init method's rank, size and store, and the linked backends.
 
+#[cfg(feature = "plugins")]
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use c10d_core::registry::Provider;
+#[cfg(feature = "plugins")]
+use c10d_core::{Device, Error, ErrorKind, GroupBuilder, ProcessGroup, Result, Store};
+#[cfg(not(feature = "plugins"))]
 use c10d_core::{Device, GroupBuilder, ProcessGroup, Result, Store};
 
 use crate::builtin;
@@ -23,12 +28,29 @@ pub struct Builder {
     group: GroupBuilder,
     init: Option<String>,
     timeout: Duration,
+    #[cfg(feature = "plugins")]
+    plugins: Plugins,
+}
+
+/// Which plugins were asked for.
+#[cfg(feature = "plugins")]
+#[derive(Clone, Default)]
+struct Plugins {
+    files: Vec<PathBuf>,
+    directories: Vec<PathBuf>,
+    standard: bool,
 }
 
 /// A builder that knows the linked backends.
 pub fn builder() -> Builder {
     let timeout = Duration::from_secs(300);
-    Builder { group: GroupBuilder::new().providers(builtin()).timeout(timeout), init: None, timeout }
+    Builder {
+        group: GroupBuilder::new().providers(builtin()).timeout(timeout),
+        init: None,
+        timeout,
+        #[cfg(feature = "plugins")]
+        plugins: Plugins::default(),
+    }
 }
 
 impl Builder {
@@ -85,16 +107,62 @@ impl Builder {
         self.with(|g| g.hint(name, value))
     }
 
+    /// Loads this plugin, whatever its file's name; the path is absolute. `build` fails if it is refused.
+    #[cfg(feature = "plugins")]
+    pub fn plugin(mut self, path: impl Into<PathBuf>) -> Self {
+        self.plugins.files.push(path.into());
+        self
+    }
+
+    /// Loads the plugins of this directory (`libc10d_*.so`); what is refused is logged and left out.
+    #[cfg(feature = "plugins")]
+    pub fn plugin_directory(mut self, path: impl Into<PathBuf>) -> Self {
+        self.plugins.directories.push(path.into());
+        self
+    }
+
+    /// Loads the plugins of the user's and the program's directory; see
+    /// [`Search::standard`](crate::plugins::Search::standard).
+    ///
+    /// Without this call, too, the variables `C10D_PLUGIN_PATH` and `C10D_PLUGINS` have plugins loaded.
+    #[cfg(feature = "plugins")]
+    pub fn plugins(mut self) -> Self {
+        self.plugins.standard = true;
+        self
+    }
+
     /// Joins the other ranks.
     pub fn build(self) -> Result<ProcessGroup> {
-        let Some(url) = &self.init else { return self.group.build() };
-        let joined = c10d_rendezvous::init(url, self.timeout)?;
-        self.group.rank(joined.rank).size(joined.size).store(joined.store).build()
+        let Builder { group, init, timeout, .. } = self.with_plugins()?;
+        let Some(url) = init else { return group.build() };
+        let joined = c10d_rendezvous::init(&url, timeout)?;
+        group.rank(joined.rank).size(joined.size).store(joined.store).build()
     }
 
     /// As [`run_ranks`], with what this builder was told; rank, size and store are those of the threads.
     pub fn run_ranks<T: Send>(self, size: u32, body: impl Fn(ProcessGroup) -> Result<T> + Sync) -> Result<Vec<T>> {
-        c10d_core::run_ranks(size, self.group, body)
+        c10d_core::run_ranks(size, self.with_plugins()?.group, body)
+    }
+
+    #[cfg(not(feature = "plugins"))]
+    fn with_plugins(self) -> Result<Self> {
+        Ok(self)
+    }
+
+    #[cfg(feature = "plugins")]
+    fn with_plugins(mut self) -> Result<Self> {
+        use crate::plugins::{Verdict, search};
+
+        let Plugins { files, directories, standard } = std::mem::take(&mut self.plugins);
+        let mut search = search()?.environment();
+        search = files.iter().fold(search, |search, file| search.file(file));
+        search = directories.into_iter().fold(search, |search, directory| search.directory(directory));
+        let report = if standard { search.standard() } else { search }.load();
+        let refused = report.decisions.iter().find(|d| d.verdict == Verdict::Refused && files.contains(&d.path));
+        if let Some(decision) = refused {
+            return Err(Error::new(ErrorKind::Plugin, decision.to_string()).rejected());
+        }
+        Ok(self.providers(&report.providers))
     }
 
     fn with(mut self, change: impl FnOnce(GroupBuilder) -> GroupBuilder) -> Self {

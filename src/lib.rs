@@ -2,6 +2,8 @@
 
 mod builder;
 mod builtin;
+#[cfg(feature = "plugins")]
+pub mod plugins;
 
 pub use builder::{Builder, builder, run_ranks};
 pub use builtin::builtin;

@@ -11,11 +11,13 @@ use comfy_table::{Table, presets};
 use serde::Serialize;
 
 use crate::Outcome;
+#[cfg(feature = "plugins")]
+use crate::plugins::{Row, print_rows};
 
 /// Show the registration table (op × key → kernel → backend) and the backends.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// As JSON: `registrations` (60 rows), `backends` and `libraries`.
+    /// As JSON: `registrations` (60 rows), `backends`, `libraries` and `plugins` (decisions).
     #[arg(long)]
     json: bool,
 }
@@ -25,6 +27,8 @@ struct Info {
     registrations: Vec<Registration>,
     backends: Vec<Backend>,
     libraries: Vec<Library>,
+    #[cfg(feature = "plugins")]
+    plugins: Vec<Row>,
 }
 
 #[derive(Serialize)]
@@ -65,7 +69,14 @@ fn libraries() -> Vec<Library> {
 }
 
 pub(crate) fn info(args: &Args) -> Outcome {
-    let registry = Registry::collect(c10d::builtin())?;
+    // What the variables ask for; nothing, unless they are set.
+    #[cfg(feature = "plugins")]
+    let report = c10d::plugins::search()?.environment().load();
+    #[cfg(feature = "plugins")]
+    let (plugins, loaded) = (report.decisions.iter().map(Row::from).collect::<Vec<_>>(), report.providers);
+    #[cfg(not(feature = "plugins"))]
+    let loaded = Vec::new();
+    let registry = Registry::collect(&[c10d::builtin().to_vec(), loaded].concat())?;
     let rows = registry.table(&BackendMap::default())?;
     let backends: Vec<Backend> = registry
         .backends()
@@ -79,9 +90,21 @@ pub(crate) fn info(args: &Args) -> Outcome {
     let libraries = libraries();
     if args.json {
         let registrations = rows.into_iter().map(Registration::from).collect();
-        let info = Info { registrations, backends, libraries };
+        let info = Info {
+            registrations,
+            backends,
+            libraries,
+            #[cfg(feature = "plugins")]
+            plugins,
+        };
         writeln!(io::stdout(), "{}", serde_json::to_string_pretty(&info)?)?;
     } else {
+        #[cfg(feature = "plugins")]
+        if !plugins.is_empty() {
+            println!("Plugins\n");
+            print_rows(&plugins, false)?;
+            println!();
+        }
         print(&rows, &backends, &libraries)?;
     }
     Ok(ExitCode::SUCCESS)

@@ -2,6 +2,8 @@
 
 mod info;
 mod perf;
+#[cfg(feature = "plugins")]
+mod plugins;
 mod run;
 mod store;
 
@@ -10,7 +12,8 @@ use std::process::ExitCode;
 use clap::Parser;
 use tracing_subscriber::filter::LevelFilter;
 
-/// Collective communication for Rust: launch ranks, time collectives, show what is registered, serve a store.
+/// Collective communication for Rust: launch ranks, time collectives, show what is registered, try plugins,
+/// serve a store.
 #[derive(Parser)]
 #[command(name = "c10d", version, arg_required_else_help = true)]
 enum Command {
@@ -18,9 +21,20 @@ enum Command {
     Perf(perf::Args),
     Info(info::Args),
     Store(store::Args),
+    #[cfg(feature = "plugins")]
+    #[command(subcommand)]
+    Plugins(plugins::Verb),
     /// One rank of `perf`; takes the same arguments.
     #[command(name = perf::RANK_VERB, hide = true)]
     PerfRank(perf::Args),
+    /// The process in which `plugins check` loads one file.
+    #[cfg(feature = "plugins")]
+    #[command(name = plugins::LOAD_VERB, hide = true)]
+    PluginsLoad(plugins::File),
+    /// The process in which `plugins test` runs the suite on one file; and each of its ranks.
+    #[cfg(feature = "plugins")]
+    #[command(name = plugins::SUITE_VERB, hide = true)]
+    PluginsSuite(plugins::File),
 }
 
 /// What a command comes to: an exit code, or an error for people.
@@ -34,6 +48,12 @@ fn main() -> ExitCode {
         Command::Perf(args) => ("perf", perf::perf(args)),
         Command::Info(args) => ("info", info::info(args)),
         Command::Store(args) => ("store", store::store(args)),
+        #[cfg(feature = "plugins")]
+        Command::Plugins(verb) => ("plugins", plugins::plugins(verb)),
+        #[cfg(feature = "plugins")]
+        Command::PluginsLoad(file) => ("plugins", plugins::load(file)),
+        #[cfg(feature = "plugins")]
+        Command::PluginsSuite(file) => ("plugins", plugins::suite(file)),
         Command::PerfRank(args) => ("perf", perf::perf_rank(args)),
     };
     outcome.unwrap_or_else(|e| {

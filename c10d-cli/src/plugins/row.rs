@@ -1,0 +1,60 @@
+//! Decisions as rows, for people and as JSON.
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+
+use c10d::plugins::{Decision, Rule, Verdict};
+use comfy_table::{Table, presets};
+use serde::{Deserialize, Serialize};
+
+#[derive(Clone, Serialize, Deserialize)]
+pub(crate) struct Row {
+    pub(crate) path: PathBuf,
+    pub(crate) verdict: String,
+    pub(crate) rule: Option<String>,
+    pub(crate) name: Option<String>,
+    pub(crate) abi: Option<String>,
+    pub(crate) detail: String,
+}
+
+impl From<&Decision> for Row {
+    fn from(d: &Decision) -> Row {
+        Row {
+            path: d.path.clone(),
+            verdict: d.verdict.name().to_owned(),
+            rule: d.rule.map(|rule| rule.name().to_owned()),
+            name: d.name.clone(),
+            abi: d.abi.map(|(major, minor)| format!("{major}.{minor}")),
+            detail: d.detail.clone(),
+        }
+    }
+}
+
+impl Row {
+    pub(super) fn is(&self, verdict: Verdict) -> bool {
+        self.verdict == verdict.name()
+    }
+
+    /// The same file, refused after all.
+    pub(super) fn refused(&self, rule: Rule, detail: String) -> Row {
+        Row { verdict: Verdict::Refused.name().into(), rule: Some(rule.name().into()), detail, ..self.clone() }
+    }
+}
+
+pub(crate) fn print_rows(rows: &[Row], json: bool) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    if json {
+        return writeln!(out, "{}", serde_json::to_string_pretty(rows)?);
+    }
+    if rows.is_empty() {
+        return writeln!(out, "no plugins");
+    }
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_header(vec!["file", "verdict", "rule", "name", "abi", "detail"]);
+    for row in rows {
+        let text = |t: &Option<String>| t.clone().unwrap_or_default();
+        let (rule, name, abi) = (text(&row.rule), text(&row.name), text(&row.abi));
+        table.add_row(vec![row.path.display().to_string(), row.verdict.clone(), rule, name, abi, row.detail.clone()]);
+    }
+    writeln!(out, "{}", table.trim_fmt())
+}

@@ -1,0 +1,118 @@
+//! `c10d plugins test`: the conformance suite on a plugin.
+
+use std::path::Path;
+use std::process::{Command, ExitCode};
+
+use c10d::plugins::Verdict;
+use c10d::registry::{Provider, Registry};
+use c10d::{DispatchKey, builtin};
+use c10d_conformance::{Ranks, Selection, Suite};
+
+use super::check::checked;
+use super::{File, SUITE_VERB, one, print_rows};
+use crate::Outcome;
+
+#[derive(clap::Args, Clone)]
+pub(crate) struct Options {
+    /// World sizes.
+    #[arg(long, value_delimiter = ',', default_values_t = [1, 2, 3, 4], value_parser = clap::value_parser!(u32).range(1..))]
+    worlds: Vec<u32>,
+    /// Every combination, not just a cover of them.
+    #[arg(long)]
+    full: bool,
+    /// The CPU backend through which a device without collectives of its own is tried.
+    #[arg(long, value_name = "BACKEND")]
+    through: Option<String>,
+}
+
+pub(super) fn test(path: &Path, options: &Options) -> Outcome {
+    let rows = checked(path)?;
+    print_rows(&rows, false)?;
+    let mut good = !rows.is_empty() && !rows.iter().any(|row| row.is(Verdict::Refused));
+    for row in rows.iter().filter(|row| row.is(Verdict::Loaded)) {
+        let mut command = Command::new(std::env::current_exe()?);
+        command.arg(SUITE_VERB).arg(&row.path);
+        command.arg("--worlds").arg(options.worlds.iter().map(u32::to_string).collect::<Vec<_>>().join(","));
+        if options.full {
+            command.arg("--full");
+        }
+        if let Some(through) = &options.through {
+            command.arg("--through").arg(through);
+        }
+        good &= command.status()?.success();
+    }
+    Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The suite's process, and, told so by a variable, each of its ranks.
+pub(crate) fn suite(file: &File) -> Outcome {
+    let report = one(&file.path)?.load();
+    let [plugin] = report.providers[..] else {
+        return Err(report.decisions.first().map_or("nothing was loaded".into(), ToString::to_string).into());
+    };
+    let suites = suites(plugin, &file.options)?;
+    let Some(part) = file.part else { return parts(suites.len()) };
+    let Named { title, suite } = suites.into_iter().nth(part).ok_or("there is no such part")?;
+    suite.serve_rank();
+    println!("\n{title}");
+    let mut good = true;
+    for world in &file.options.worlds {
+        let outcomes = suite.run(Ranks::Processes, *world)?;
+        let failed: Vec<_> = outcomes.iter().filter(|o| o.result.is_err()).collect();
+        println!("world {world}: {} cases, {} failed", outcomes.len(), failed.len());
+        for outcome in &failed {
+            let why = outcome.result.as_ref().err().map_or("", String::as_str);
+            println!("  {}: {}", outcome.name, why.replace('\n', "\n    "));
+        }
+        good &= failed.is_empty() && !outcomes.is_empty();
+    }
+    Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Each suite in a process of its own, which the ranks are started from.
+fn parts(count: usize) -> Outcome {
+    let mut good = count > 0;
+    for part in 0..count {
+        let mut command = Command::new(std::env::current_exe()?);
+        command.args(std::env::args_os().skip(1)).arg("--part").arg(part.to_string());
+        good &= command.status()?.success();
+    }
+    Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The CPU backend that a group would take.
+fn preferred(providers: &[&'static Provider]) -> Result<&'static str, Box<dyn std::error::Error>> {
+    let registry = Registry::collect(providers)?;
+    let mut able = registry.backends().map(|(r, _)| r);
+    let found = able.find(|r| r.keys.contains(&DispatchKey::Cpu) && (r.probe)().is_ok());
+    found.map(|r| r.name).ok_or_else(|| "no CPU backend is linked through which a device could be tried".into())
+}
+
+struct Named {
+    title: String,
+    suite: Suite,
+}
+
+/// One suite for each kind of memory on which the plugin works.
+fn suites(plugin: &'static Provider, options: &Options) -> Result<Vec<Named>, Box<dyn std::error::Error>> {
+    let mut providers = builtin().to_vec();
+    providers.push(plugin);
+    let selection = if options.full { Selection::Full } else { Selection::from_env() };
+    let base = |map: &str| Suite::new(&providers).backend(map).worlds(&options.worlds).selection(selection);
+    let mut out = Vec::new();
+    for backend in plugin.backends.iter().filter(|b| b.keys.contains(&DispatchKey::Cpu)) {
+        let title = format!("{} on host memory", backend.name);
+        out.push(Named { title, suite: base(&format!("cpu:{}", backend.name)) });
+    }
+    for device in plugin.devices {
+        let own = plugin.backends.iter().find(|b| b.keys.contains(&DispatchKey::PrivateUse1)).map(|b| b.name);
+        let through = match (own, &options.through) {
+            (Some(own), None) => own.to_owned(),
+            (_, Some(through)) => through.clone(),
+            (None, None) => preferred(&providers)?.to_owned(),
+        };
+        let suite = base(&format!("{}:{through}", device.name)).device(device.name);
+        out.push(Named { title: format!("device {} through {through}", device.name), suite });
+    }
+    Ok(out)
+}
