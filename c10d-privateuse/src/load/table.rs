@@ -27,6 +27,8 @@ pub(crate) struct Offer {
 
 /// More kinds of devices there are not.
 const MOST_ROWS: u32 = 16;
+/// No version of a table will have more.
+const MOST_BYTES: usize = 4096;
 
 pub(crate) fn read(plugin: *const abi::Plugin, note: &NoteInfo) -> Result<Table, Refusal> {
     if plugin.is_null() {
@@ -70,7 +72,7 @@ impl Look {
         }
         // SAFETY: aligned and readable, as just seen.
         let size = unsafe { from.cast::<u32>().read() } as usize;
-        if size < T::LEAST || size > 1 << 16 {
+        if size < T::LEAST || size > MOST_BYTES {
             return Err(bad(format!("{what} says that it has {size} bytes; version 1.0 has {}", T::LEAST)));
         }
         if !self.space.readable(address, size) {

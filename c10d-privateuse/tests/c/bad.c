@@ -1,0 +1,139 @@
+/* A plugin with a canary: whatever of its code runs too early leaves a file. Definitions make it bad in one way each. */
+#include "c10d_plugin.h"
+
+#include <fcntl.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#ifndef NAME
+#define NAME "bad"
+#endif
+#ifndef ENTRY
+#define ENTRY c10d_plugin_v1
+#endif
+#ifndef NOTE_NAME
+#define NOTE_NAME NAME
+#endif
+#ifndef MAJOR
+#define MAJOR C10D_ABI_MAJOR
+#endif
+#ifndef PLUGIN_SIZE
+#define PLUGIN_SIZE sizeof(c10d_plugin)
+#endif
+#ifndef OWNER
+#define OWNER "c10d"
+#endif
+#ifndef NOTE_SIZE
+#define NOTE_SIZE 64
+#endif
+
+static void sing(void) {
+#ifdef CANARY
+    int fd = open(CANARY, O_CREAT | O_WRONLY, 0600);
+    if (fd >= 0) close(fd);
+#endif
+}
+
+#ifndef QUIET_CONSTRUCTOR
+__attribute__((constructor)) static void constructor(void) { sing(); }
+#endif
+
+#ifndef NO_NOTE
+static const c10d_note note __attribute__((section(".note.c10d"), used, aligned(4))) = {
+    5, NOTE_SIZE, 1, OWNER, 64, MAJOR, C10D_ABI_MINOR, (uint32_t)(PLUGIN_SIZE), NOTE_NAME};
+#endif
+
+#ifdef MISSING_SYMBOL
+extern int nobody_has_this_function(void);
+int (*use_it)(void) = nobody_has_this_function;
+#endif
+
+static int32_t count(uint32_t *n, c10d_why *why) { sing(); (void)why; *n = 1; return C10D_OK; }
+static int32_t allocate(uint32_t i, uint64_t n, void **b, c10d_why *why) { sing(); (void)i, (void)n, (void)b; return c10d_fail(why, C10D_RESOURCE, "none"); }
+static void release(uint32_t i, void *b) { sing(); (void)i, (void)b; }
+static int32_t in(uint32_t i, uint64_t s, void *t, uint64_t o, const void *f, uint64_t n, c10d_why *why) { sing(); (void)i, (void)s, (void)t, (void)o, (void)f, (void)n, (void)why; return C10D_OK; }
+static int32_t out(uint32_t i, uint64_t s, void *t, const void *f, uint64_t o, uint64_t n, c10d_why *why) { sing(); (void)i, (void)s, (void)t, (void)o, (void)f, (void)n, (void)why; return C10D_OK; }
+static int32_t inside(uint32_t i, uint64_t s, void *t, uint64_t o, const void *f, uint64_t p, uint64_t n, c10d_why *why) { sing(); (void)i, (void)s, (void)t, (void)o, (void)f, (void)p, (void)n, (void)why; return C10D_OK; }
+static int32_t make(uint32_t i, uint64_t *s, c10d_why *why) { sing(); (void)i, (void)s, (void)why; return C10D_OK; }
+
+static const c10d_device device = {
+    .struct_size = sizeof device,
+    .count = count,
+    .allocate = allocate,
+    .free = release,
+    .copy_in = in,
+    .copy_out = out,
+    .copy = inside,
+#ifdef HALF_STREAMS
+    .create_stream = make,
+#endif
+#ifdef HALF_RETAIN
+    .release = release,
+#endif
+};
+
+#ifdef COLLECTIVES
+static int32_t create(const c10d_host *h, const c10d_group_init *i, void **g, c10d_why *why) { sing(); (void)h, (void)i, (void)g, (void)why; return C10D_OK; }
+static void destroy(void *g) { sing(); (void)g; }
+static int32_t submit(void *g, const c10d_request *r, c10d_done d, uint64_t t, c10d_why *why) { sing(); (void)g, (void)r, (void)d, (void)t, (void)why; return C10D_OK; }
+static void stop(void *g, const char *c, uint64_t n) { sing(); (void)g, (void)c, (void)n; }
+#ifndef DEVICE_TYPE
+#define DEVICE_TYPE C10D_DEVICE_CPU
+#endif
+#ifndef OPS
+#define OPS C10D_ALL_OPS
+#endif
+#ifndef ROWS
+#define ROWS 1
+#endif
+#ifndef SUBMIT
+#define SUBMIT submit
+#endif
+static const c10d_capabilities rows[2] = {
+    {.struct_size = sizeof rows[0], .device_type = DEVICE_TYPE, .ops = OPS, .moves = C10D_ALL_DTYPES},
+    {.struct_size = sizeof rows[0], .device_type = DEVICE_TYPE, .ops = OPS, .moves = C10D_ALL_DTYPES},
+};
+static const c10d_collectives collectives = {
+    .struct_size = sizeof collectives, .capability_count = ROWS, .capabilities = rows,
+    .create_group = create, .destroy_group = destroy, .submit = SUBMIT, .abort = stop,
+};
+#endif
+
+static c10d_plugin plugin = {
+    .struct_size = sizeof plugin,
+    .abi_minor = C10D_ABI_MINOR,
+    .name = NAME,
+    .name_len = sizeof NAME - 1,
+    .device = &device,
+};
+
+/* The table as the last bytes of a page, with nothing behind. */
+__attribute__((unused)) static const c10d_plugin *at_the_edge(void) {
+    char *pages = mmap(0, 8192, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    munmap(pages + 4096, 4096);
+    return memcpy(pages + 4096 - sizeof plugin, &plugin, sizeof plugin);
+}
+
+#ifdef ENTRY_IS_DATA
+__asm__(".pushsection .data\n.globl c10d_plugin_v1\n.type c10d_plugin_v1, @object\n"
+        "c10d_plugin_v1: .quad 7\n.size c10d_plugin_v1, 8\n.popsection");
+#elif !defined(NO_ENTRY)
+const c10d_plugin *ENTRY(const c10d_host *host) {
+    static c10d_device broken;
+    (void)host;
+    (void)make;
+    broken = device;
+    (void)broken;
+#ifdef COLLECTIVES
+    plugin.device = 0;
+    plugin.collectives = &collectives;
+#endif
+#ifdef AT_ENTRY
+    AT_ENTRY;
+#endif
+    return &plugin;
+}
+#endif
+
+int main(void) { return 0; }

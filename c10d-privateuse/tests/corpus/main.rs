@@ -1,0 +1,129 @@
+//! Bad plugins: each is refused by its rule before any of its code runs, and the good ones beside them load.
+
+#[path = "../common/mod.rs"]
+mod common;
+mod elf;
+mod files;
+mod lab;
+mod paths;
+mod tables;
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use c10d_privateuse::{Decision, Rule, Search, Verdict};
+use lab::{Entry, Lab};
+
+/// Refused before they are loaded, all in one directory.
+fn before_loading() -> Vec<Entry> {
+    [elf::entries(), files::entries()].concat()
+}
+
+/// Puts entries and two good plugins into one directory; gives what was set up.
+fn fill(lab: &Lab, entries: &[Entry]) -> BTreeMap<String, Entry> {
+    // One comes first, one last.
+    common::plugin("sum.c", &lab.junk().join("libc10d_00_good.so"), &[&format!("NAME=\"{}a\"", lab.prefix)]);
+    common::plugin("sum.c", &lab.junk().join("libc10d_zz_good.so"), &[&format!("NAME=\"{}z\"", lab.prefix)]);
+    let mut there = BTreeMap::new();
+    for (i, entry) in entries.iter().enumerate() {
+        let file = format!("libc10d_{i:02}_{}.so", entry.name.replace(' ', "_"));
+        match (entry.make)(lab, &lab.junk().join(&file)) {
+            Ok(()) => drop(there.insert(file, *entry)),
+            Err(why) => eprintln!("{} ({}) skipped: {why}", entry.name, entry.fault),
+        }
+    }
+    there
+}
+
+fn judge(lab: &Lab, decisions: &[Decision], there: &BTreeMap<String, Entry>) {
+    let mut wrong = Vec::new();
+    let mut loaded = 0;
+    for d in decisions {
+        let file = d.path.file_name().unwrap().to_string_lossy().into_owned();
+        match there.get(&file) {
+            None => {
+                assert_eq!(d.verdict, Verdict::Loaded, "{d}");
+                loaded += 1;
+            }
+            Some(e) if d.rule != Some(e.rule) => wrong.push(format!("{} ({}) wants {}: {d}", e.name, e.fault, e.rule)),
+            Some(_) => assert!(matches!(d.verdict, Verdict::Refused | Verdict::Skipped), "{d}"),
+        }
+    }
+    assert_eq!(loaded, 2, "the good ones load");
+    assert_eq!(decisions.len(), there.len() + 2);
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert!(!lab.canary().exists(), "code of a refused plugin ran");
+}
+
+#[test]
+fn nothing_bad_is_loaded_and_nothing_good_is_kept_out() {
+    let lab = Lab::new("corpus-");
+    let there = fill(&lab, &before_loading());
+    let report = Search::new().directory(lab.junk()).load();
+    judge(&lab, &report.decisions, &there);
+    assert_eq!(report.providers.len(), 2);
+}
+
+#[test]
+fn the_corpus_covers_the_faults() {
+    let all = [before_loading(), paths::entries(), tables::entries()].concat();
+    assert!(all.len() >= 40, "{}", all.len());
+    for fault in ["F97", "F98", "F99", "F100", "F101", "F102", "F103", "F105", "F109", "F110"] {
+        assert!(all.iter().any(|e| e.fault == fault), "{fault}");
+    }
+    let mut names: Vec<_> = all.iter().map(|e| e.name).collect();
+    names.sort_unstable();
+    names.dedup();
+    assert_eq!(names.len(), all.len(), "names are unique");
+}
+
+#[test]
+fn the_canary_sings() {
+    // The corpus would show nothing if the constructor did not work.
+    let lab = Lab::new("sings-");
+    let file = lab.junk().join("libc10d_good.so");
+    lab.compile(&file, &["NAME=\"sings\""], &[]);
+    assert_eq!(Search::new().file(&file).load().decisions[0].verdict, Verdict::Loaded);
+    assert!(lab.canary().exists());
+}
+
+#[test]
+fn paths_and_directories_are_refused_by_their_rule() {
+    for entry in paths::entries() {
+        let lab = Lab::new("paths-");
+        match (entry.make)(&lab, &lab.junk().join("libc10d_it.so")) {
+            Ok(()) => assert!(!lab.canary().exists(), "{}: code of a refused plugin ran", entry.name),
+            Err(why) if why.starts_with("skipped: ") => eprintln!("{} {why}", entry.name),
+            Err(why) => panic!("{} ({}) wants {}: {why}", entry.name, entry.fault, entry.rule),
+        }
+    }
+}
+
+#[test]
+fn tables_are_validated_before_anything_in_them_is_used() {
+    let lab = Lab::new("tables-");
+    let there = fill(&lab, &tables::entries());
+    let report = Search::new().directory(lab.junk()).load();
+    judge(&lab, &report.decisions, &there);
+}
+
+#[test]
+fn a_thousand_junk_files_are_looked_through_and_the_good_one_found() {
+    let lab = Lab::new("many-");
+    for i in 0..1000 {
+        std::fs::write(lab.junk().join(format!("libc10d_junk{i:04}.so")), format!("junk {i}")).unwrap();
+    }
+    common::plugin("sum.c", &lab.junk().join("libc10d_sum.so"), &["NAME=\"among-many\""]);
+    let begun = Instant::now();
+    let report = Search::new().directory(lab.junk()).load();
+    eprintln!("1001 files in {:?}", begun.elapsed());
+    assert_eq!(report.decisions.len(), 1001);
+    assert_eq!(report.decisions.iter().filter(|d| d.rule == Some(Rule::NotElf)).count(), 1000);
+    assert_eq!(report.providers.len(), 1);
+    // More than anybody has: refused as a whole, whatever order the directory lists them in.
+    for i in 1000..4200 {
+        std::fs::write(lab.junk().join(format!("libc10d_junk{i:04}.so")), "").unwrap();
+    }
+    let report = Search::new().directory(lab.junk()).load();
+    assert_eq!((report.decisions.len(), report.decisions[0].rule), (1, Some(Rule::Limit)));
+}

@@ -1,0 +1,101 @@
+//! Paths and directories that cannot be trusted. Each entry does its own search; an error is what it decided instead.
+
+use std::os::unix::fs::{chown, symlink};
+use std::path::{Path, PathBuf};
+
+use c10d_privateuse::{Rule, Search};
+
+use crate::common::mode;
+use crate::lab::{Entry, Lab, is_root};
+
+pub(crate) fn entries() -> Vec<Entry> {
+    let entry = |name, fault, rule, make| Entry { name, fault, rule, make };
+    vec![
+        entry("directory that everybody can write", "F97", Rule::Directory, |lab, to| in_directory(lab, to, 0o757)),
+        entry("directory that a group can write", "F97", Rule::Directory, |lab, to| in_directory(lab, to, 0o775)),
+        entry("file in a directory that others can write", "F97", Rule::Directory, |lab, to| {
+            base(lab, to);
+            std::fs::set_permissions(lab.junk(), mode(0o777)).unwrap();
+            want(Search::new().file(to), Rule::Directory, "junk")
+        }),
+        entry("a parent that others can write", "F97", Rule::Directory, |lab, _| below(lab, 0o777)),
+        entry("a sticky parent whose child others can write", "F97", Rule::Directory, |lab, _| {
+            let (up, down) = (lab.place("up"), lab.place("up/down"));
+            std::fs::create_dir_all(&down).unwrap();
+            base(lab, &down.join("libc10d_it.so"));
+            std::fs::set_permissions(&up, mode(0o1777)).unwrap();
+            std::fs::set_permissions(&down, mode(0o777)).unwrap();
+            // As root the parent passes and the child does not; else the parent is not root's, and does not.
+            want(Search::new().directory(&down), Rule::Directory, "up")
+        }),
+        entry("directory of another user", "F97", Rule::Directory, |lab, to| {
+            if !is_root() {
+                return Err("skipped: only root can give directories away".into());
+            }
+            base(lab, to);
+            chown(lab.junk(), Some(65534), None).unwrap();
+            want(Search::new().directory(lab.junk()), Rule::Directory, "65534")
+        }),
+        entry("a directory that is a link", "F99", Rule::Symlink, |lab, to| {
+            base(lab, to);
+            symlink(lab.junk(), lab.place("link")).unwrap();
+            want(Search::new().directory(lab.place("link")), Rule::Symlink, "link")
+        }),
+        entry("a link on the way", "F99", Rule::Symlink, |lab, to| {
+            base(lab, to);
+            symlink(lab.junk(), lab.place("link")).unwrap();
+            want(Search::new().file(lab.place("link/libc10d_it.so")), Rule::Symlink, "link")
+        }),
+        entry("a relative path", "F97", Rule::Path, |lab, to| {
+            base(lab, to);
+            want(Search::new().file("libc10d_it.so"), Rule::Path, "")
+        }),
+        entry("a relative directory", "F97", Rule::Path, |_, _| want(Search::new().directory("."), Rule::Path, "")),
+        entry("an empty directory name", "F97", Rule::Path, |_, _| want(Search::new().directory(""), Rule::Path, "")),
+        entry("a path that climbs", "F97", Rule::Path, |lab, to| {
+            base(lab, to);
+            want(Search::new().file(lab.place("junk/../junk/libc10d_it.so")), Rule::Path, "climbs")
+        }),
+        entry("a directory that is none", "F97", Rule::Directory, |lab, to| {
+            base(lab, to);
+            want(Search::new().directory(to), Rule::Directory, "no directory")
+        }),
+        entry("a file that is not there", "F98", Rule::Unreadable, |_, to| {
+            want(Search::new().file(to), Rule::Unreadable, "libc10d_it.so")
+        }),
+        entry("a name that is built in", "F109", Rule::Name, |lab, to| {
+            base(lab, to);
+            let search = Search::new().taken(format!("{}base", lab.prefix), "c10d-somebody");
+            want(search.file(to), Rule::Name, "c10d-somebody")
+        }),
+    ]
+}
+
+fn base(lab: &Lab, to: &Path) -> PathBuf {
+    lab.write(to, &lab.base());
+    to.to_owned()
+}
+
+fn in_directory(lab: &Lab, to: &Path, bits: u32) -> Result<(), String> {
+    base(lab, to);
+    std::fs::set_permissions(lab.junk(), mode(bits)).unwrap();
+    want(Search::new().directory(lab.junk()), Rule::Directory, "junk")
+}
+
+fn below(lab: &Lab, bits: u32) -> Result<(), String> {
+    let (up, down) = (lab.place("up"), lab.place("up/down"));
+    std::fs::create_dir_all(&down).unwrap();
+    std::fs::set_permissions(&down, mode(0o755)).unwrap();
+    base(lab, &down.join("libc10d_it.so"));
+    std::fs::set_permissions(&up, mode(bits)).unwrap();
+    want(Search::new().directory(&down), Rule::Directory, "up\"")
+}
+
+/// One decision, by this rule, that names this.
+fn want(search: Search, rule: Rule, names: &str) -> Result<(), String> {
+    let report = search.load();
+    match &report.decisions[..] {
+        [d] if d.rule == Some(rule) && d.detail.contains(names) && report.providers.is_empty() => Ok(()),
+        other => Err(other.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")),
+    }
+}

@@ -1,0 +1,48 @@
+//! Plugins whose entry gives what breaks the contract. They are loaded, so their constructor is quiet; the canary sings
+//! if any function of the table is called.
+
+use c10d_privateuse::Rule;
+
+use crate::elf::entry;
+use crate::lab::Entry;
+
+macro_rules! table {
+    ($name:literal, $($definition:literal),*) => {
+        entry!("F105" Table $name, |lab, to| {
+            let own = format!("NAME=\"{}{}\"", lab.prefix, $name.replace(' ', "-"));
+            lab.compile(to, &["QUIET_CONSTRUCTOR", &own, $($definition),*], &[]);
+        })
+    };
+}
+
+pub(crate) fn entries() -> Vec<Entry> {
+    vec![
+        table!("null", "AT_ENTRY=return 0"),
+        table!("wild pointer", "AT_ENTRY=return (void*)0x5a5a5a5a5a5a5a58"),
+        table!("odd pointer", "AT_ENTRY=return (void*)((char*)&plugin+1)"),
+        table!("size 0", "AT_ENTRY=plugin.struct_size=0"),
+        table!("a size that is not there", "AT_ENTRY=plugin.struct_size=1000;return at_the_edge()"),
+        table!("a size that nothing has", "AT_ENTRY=plugin.struct_size=65000"),
+        table!("size of four gigabytes", "AT_ENTRY=plugin.struct_size=0xffffffff"),
+        table!("another name", "AT_ENTRY=plugin.name=\"other\",plugin.name_len=5"),
+        table!("wild name", "AT_ENTRY=plugin.name=(char*)16"),
+        table!("long name", "AT_ENTRY=plugin.name_len=1u<<31"),
+        table!("wild version", "AT_ENTRY=plugin.version=(char*)16,plugin.version_len=3"),
+        table!("nothing in it", "AT_ENTRY=plugin.device=0"),
+        table!("wild device", "AT_ENTRY=plugin.device=(void*)4096"),
+        table!("device without copy", "AT_ENTRY=broken.copy=0,plugin.device=&broken"),
+        table!("device without allocate", "AT_ENTRY=broken.allocate=0,plugin.device=&broken"),
+        table!("function that is data", "AT_ENTRY=broken.copy=(void*)&plugin,plugin.device=&broken"),
+        table!("function that is nowhere", "AT_ENTRY=broken.free=(void*)64,plugin.device=&broken"),
+        table!("device of size 4", "AT_ENTRY=broken.struct_size=4,plugin.device=&broken"),
+        table!("some of the streams", "HALF_STREAMS"),
+        table!("release without retain", "HALF_RETAIN"),
+        table!("no submit", "COLLECTIVES", "SUBMIT=0"),
+        table!("no capabilities", "COLLECTIVES", "ROWS=0"),
+        table!("a million capabilities", "COLLECTIVES", "ROWS=1000000"),
+        table!("two rows for one device", "COLLECTIVES", "ROWS=2"),
+        table!("no ops", "COLLECTIVES", "OPS=0"),
+        table!("a device type of its own", "COLLECTIVES", "DEVICE_TYPE=7"),
+        table!("collectives for a device it does not have", "COLLECTIVES", "DEVICE_TYPE=C10D_DEVICE_PRIVATE"),
+    ]
+}
