@@ -16,7 +16,7 @@
 #endif
 
 enum { HONEST, HANG_IN_SUBMIT, NEVER_DONE, TWICE, LATER, UNKNOWN_TOKEN, ODD_STATUS, NO_RESULT, BOTH, HANG_IN_CREATE,
-       AFTER_DESTROY, ODD_RETURN, MISMATCHED, LATE };
+       AFTER_DESTROY, ODD_RETURN, MISMATCHED, LATE, WRONG };
 
 C10D_PLUGIN_NOTE(NAME);
 
@@ -24,7 +24,7 @@ typedef struct group {
     const c10d_host *host;
     uint64_t store;
     uint32_t rank, size;
-    uint64_t sent, received;
+    uint64_t sent[64][4], received[64][4]; /* By peer and tag. */
     c10d_done done;
     uint64_t token;
 } group;
@@ -32,7 +32,7 @@ typedef struct group {
 #define NS 1000000000ull
 
 static void end(group *g, c10d_done done, uint64_t token, int32_t status) {
-    c10d_result result = {sizeof result, status, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0};
+    c10d_result result = {.struct_size = sizeof result, .status = status};
     done(g->host, token, &result);
 }
 
@@ -87,6 +87,7 @@ static int32_t all_reduce(group *g, const c10d_request *r, c10d_why *why) {
         status = get(g, r, "sum", r->seq, rank, 0, theirs, count * sizeof *theirs, why);
         for (uint64_t i = 0; i < count; i++) sum[i] += theirs[i];
     }
+    if (MODE == WRONG && count) sum[0] += 1;
     if (!status && count) memcpy((char *)s->data + s->offset, sum, count * sizeof *sum);
     free(theirs);
     free(sum);
@@ -126,7 +127,8 @@ static int32_t submit(void *group_, const c10d_request *r, c10d_done done, uint6
         uint32_t guilty = 0;
         memcpy(theirs, r->fingerprint, 24);
         theirs[8] ^= 1; /* Another count. */
-        c10d_result result = {sizeof result, C10D_MISMATCH, 0, 1, &guilty, 0, 0, theirs, 0, 0, 0, 0, 0, 0};
+        c10d_result result = {.struct_size = sizeof result, .status = C10D_MISMATCH, .guilty_count = 1,
+                              .guilty = &guilty, .fingerprint = theirs};
         done(g->host, token, &result);
         return C10D_OK;
     }
@@ -135,10 +137,15 @@ static int32_t submit(void *group_, const c10d_request *r, c10d_done done, uint6
     switch (r->op) {
     case C10D_BARRIER:
     case C10D_ALL_REDUCE: status = all_reduce(g, r, why); break;
-    case C10D_SEND: status = put(g, r, "p2p", g->sent++, r->peer, why); break;
+    case C10D_SEND: status = put(g, r, "p2p", g->sent[r->peer % 64][r->tag % 4]++ * 4 + r->tag % 4, r->peer, why); break;
     case C10D_RECV: {
         const c10d_span *s = r->outputs;
-        status = get(g, r, "p2p", g->received++, r->peer, g->rank, (char *)s->data + s->offset,
+        if (!s->count) {
+            char nothing;
+            status = get(g, r, "p2p", g->received[r->peer % 64][r->tag % 4]++ * 4 + r->tag % 4, r->peer, g->rank, &nothing, 0, why);
+            break;
+        }
+        status = get(g, r, "p2p", g->received[r->peer % 64][r->tag % 4]++ * 4 + r->tag % 4, r->peer, g->rank, (char *)s->data + s->offset,
                      s->count * s->type_bits / 8, why);
         break;
     }
@@ -160,6 +167,9 @@ static const c10d_capabilities capabilities = {
     .ops = C10D_BIT(C10D_ALL_REDUCE) | C10D_BIT(C10D_BARRIER) | C10D_BIT(C10D_SEND) | C10D_BIT(C10D_RECV),
     .moves = C10D_BIT(C10D_F32),
     .reduces = {C10D_BIT(C10D_F32)},
+#ifdef FUTURE
+    .future = 7,
+#endif
 };
 
 static const c10d_collectives collectives = {
@@ -170,6 +180,9 @@ static const c10d_collectives collectives = {
     .destroy_group = destroy_group,
     .submit = submit,
     .abort = abort_group,
+#ifdef FUTURE
+    .future = 7,
+#endif
 };
 
 static const c10d_plugin plugin = {
@@ -180,6 +193,9 @@ static const c10d_plugin plugin = {
     .version = "0.1",
     .version_len = 3,
     .collectives = &collectives,
+#ifdef FUTURE
+    .future = 7,
+#endif
 };
 
 const c10d_plugin *c10d_plugin_v1(const c10d_host *host) {

@@ -23,9 +23,14 @@ pub(crate) fn include() -> PathBuf {
 
 /// Compiles a C file of `tests/c` into a plugin, with these definitions.
 pub(crate) fn plugin(source: &str, to: &Path, definitions: &[&str]) -> PathBuf {
+    plugin_against(&include(), source, to, definitions)
+}
+
+/// As `plugin`, against the header in this directory.
+pub(crate) fn plugin_against(header: &Path, source: &str, to: &Path, definitions: &[&str]) -> PathBuf {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/c").join(source);
     let definitions = definitions.iter().map(|d| format!("-D{d}"));
-    let include = format!("-I{}", include().display());
+    let include = format!("-I{}", header.display());
     let words = ["-std=c11", "-D_GNU_SOURCE", "-O1", "-shared", "-fPIC", "-Wall", "-Wextra", "-Werror", "-pthread"];
     let words = words.iter().map(ToString::to_string).chain(definitions).chain([include]);
     let words = words.chain([source.display().to_string(), "-o".into(), to.display().to_string()]);

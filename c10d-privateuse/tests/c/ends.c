@@ -1,0 +1,15 @@
+/* A plugin whose constructor ends its process, or never ends: HOW says it. */
+#include "c10d_plugin.h"
+
+#include <unistd.h>
+
+C10D_PLUGIN_NOTE(NAME);
+
+__attribute__((constructor)) static void constructor(void) {
+    HOW;
+}
+
+const c10d_plugin *c10d_plugin_v1(const c10d_host *host) {
+    (void)host;
+    return 0;
+}
