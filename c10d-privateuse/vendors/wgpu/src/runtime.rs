@@ -1,0 +1,160 @@
+//! The devices as c10d has them.
+#![allow(unsafe_code)]
+
+use c10d_core::device::{DevicePtr, DeviceReduce, DeviceRuntime, Event, Stream};
+use c10d_core::{DType, DTypeSet, Error, ErrorKind, ReduceOp, Result};
+use wgpu::{Backends, DeviceType, Instance, InstanceDescriptor};
+
+use crate::copies::Place;
+use crate::gpu::Gpu;
+use crate::kernel::{self, Kernel};
+use crate::memory::Memory;
+
+/// The machine's GPUs.
+pub struct Wgpu {
+    gpus: Vec<Gpu>,
+}
+
+impl Wgpu {
+    /// Opens all GPUs, or, where there is none, the software that stands in for one. `WGPU_BACKEND` chooses among
+    /// Vulkan, Metal and DX12, as for every program that uses wgpu.
+    ///
+    /// # Errors
+    /// There is neither; or none would open.
+    pub fn open() -> Result<Wgpu> {
+        let instance = Instance::new(InstanceDescriptor::new_without_display_handle_from_env());
+        let adapters = pollster::block_on(instance.enumerate_adapters(Backends::PRIMARY));
+        let is_real = |a: &&wgpu::Adapter| a.get_info().device_type != DeviceType::Cpu;
+        let real: Vec<_> = adapters.iter().filter(is_real).collect();
+        let chosen = if real.is_empty() { adapters.iter().collect() } else { real };
+        if chosen.is_empty() {
+            let what = "wgpu finds no adapter: no GPU with Vulkan, Metal or DX12 and its driver, and no software Vulkan \
+                        (Mesa's is mesa-vulkan-drivers on Debian)";
+            return Err(Error::new(ErrorKind::Device, what));
+        }
+        let gpus = chosen.into_iter().map(Gpu::open).collect::<Result<_>>()?;
+        Ok(Wgpu { gpus })
+    }
+
+    fn gpu(&self, index: u16) -> Result<&Gpu> {
+        let have = self.gpus.len();
+        self.gpus
+            .get(usize::from(index))
+            .ok_or_else(|| Error::invalid(format!("there is no wgpu device {index}, but {have}, from 0")))
+    }
+}
+
+/// # Safety
+/// The base is a handle that still has an owner.
+unsafe fn place(of: DevicePtr) -> Place {
+    // SAFETY: as promised.
+    Place { buffer: unsafe { Memory::buffer(of) }, offset: of.offset }
+}
+
+// SAFETY: a buffer is wgpu's until the last owner released it and the queue is through with it. Host memory is read at
+// once, and written before the event behind it is reached.
+unsafe impl DeviceRuntime for Wgpu {
+    fn name(&self) -> &'static str {
+        "wgpu"
+    }
+
+    fn count(&self) -> Result<u16> {
+        Ok(u16::try_from(self.gpus.len()).unwrap_or(u16::MAX))
+    }
+
+    fn allocate(&self, index: u16, bytes: usize) -> Result<*mut ()> {
+        self.gpu(index)?.allocate(bytes).map(Memory::into_handle)
+    }
+
+    unsafe fn free(&self, _: u16, base: *mut ()) {
+        // SAFETY: the caller's handle, for the last time.
+        unsafe { Memory::release(base) }
+    }
+
+    unsafe fn retain(&self, _: u16, base: *mut ()) -> bool {
+        // SAFETY: the caller's handle.
+        unsafe { Memory::retain(base) };
+        true
+    }
+
+    unsafe fn release(&self, _: u16, base: *mut ()) {
+        // SAFETY: what `retain` added.
+        unsafe { Memory::release(base) }
+    }
+
+    fn create_stream(&self, index: u16) -> Result<Stream> {
+        Ok(self.gpu(index)?.streams.lock().create())
+    }
+
+    unsafe fn destroy_stream(&self, index: u16, stream: Stream) {
+        if let Ok(gpu) = self.gpu(index) {
+            gpu.streams.lock().destroy_stream(stream);
+        }
+    }
+
+    fn create_event(&self, index: u16) -> Result<Event> {
+        Ok(self.gpu(index)?.streams.lock().create())
+    }
+
+    unsafe fn destroy_event(&self, index: u16, event: Event) {
+        if let Ok(gpu) = self.gpu(index) {
+            gpu.streams.lock().destroy_event(event);
+        }
+    }
+
+    unsafe fn record(&self, index: u16, event: Event, stream: Stream) -> Result {
+        self.gpu(index)?.record(event, stream)
+    }
+
+    unsafe fn wait(&self, index: u16, stream: Stream, event: Event) -> Result {
+        self.gpu(index)?.streams.lock().wait(stream, event);
+        Ok(())
+    }
+
+    unsafe fn query(&self, index: u16, event: Event) -> Result<bool> {
+        self.gpu(index)?.query(event)
+    }
+
+    unsafe fn copy_in(&self, index: u16, stream: Stream, to: DevicePtr, from: *const u8, bytes: usize) -> Result {
+        // SAFETY: the caller's memory on both sides.
+        unsafe { self.gpu(index)?.copy_in(stream, &place(to), from, bytes) }
+    }
+
+    unsafe fn copy_out(&self, index: u16, stream: Stream, to: *mut u8, from: DevicePtr, bytes: usize) -> Result {
+        // SAFETY: as above.
+        unsafe { self.gpu(index)?.copy_out(stream, to, &place(from), bytes) }
+    }
+
+    unsafe fn copy(&self, index: u16, _: Stream, to: DevicePtr, from: DevicePtr, bytes: usize) -> Result {
+        // SAFETY: as above.
+        let (to, from) = unsafe { (place(to), place(from)) };
+        self.gpu(index)?.copy(&to, &from, bytes as u64)
+    }
+
+    fn reduction(&self) -> Option<&dyn DeviceReduce> {
+        Some(self)
+    }
+}
+
+// SAFETY: as above.
+unsafe impl DeviceReduce for Wgpu {
+    fn reduces(&self, op: ReduceOp) -> DTypeSet {
+        kernel::reduces(op)
+    }
+
+    unsafe fn reduce(
+        &self,
+        index: u16,
+        _: Stream,
+        op: ReduceOp,
+        dtype: DType,
+        acc: DevicePtr,
+        with: DevicePtr,
+        count: usize,
+    ) -> Result {
+        // SAFETY: the caller's memory.
+        let (acc, with) = unsafe { (place(acc), place(with)) };
+        let kernel = Kernel::Reduce(op.code(), dtype);
+        self.gpu(index)?.run(kernel, &acc, &with, (count * kernel.size()) as u64)
+    }
+}

@@ -1,0 +1,15 @@
+//! The conformance suite with its tensors in wgpu buffers, staged through gloo-like.
+
+use std::process::ExitCode;
+
+use c10d_conformance::{Ranks, Suite};
+
+fn main() -> ExitCode {
+    let providers = [c10d::builtin(), &[&c10d_wgpu::PROVIDER]].concat();
+    let suite = Suite::new(&providers).backend("wgpu:gloo-like").device("wgpu").worlds(&[1, 2, 3]);
+    if let Err(e) = c10d_wgpu::runtime() {
+        println!("skipped: {e}");
+        return ExitCode::SUCCESS;
+    }
+    suite.hint("staged.chunk", "65536").main(Ranks::Threads)
+}
