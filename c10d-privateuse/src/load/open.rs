@@ -68,3 +68,36 @@ pub(crate) fn secure() -> bool {
     // SAFETY: reads a value that the kernel left at start.
     unsafe { libc::getauxval(libc::AT_SECURE) != 0 }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn what_was_replaced_since_the_check_is_not_loaded() {
+        let mode = std::fs::Permissions::from_mode;
+        let home = tempfile::Builder::new().permissions(mode(0o755)).tempdir().unwrap();
+        let (path, other) = (home.path().join("libc10d_it.so"), home.path().join("other"));
+        let write = |path: &std::path::Path, text: &str| {
+            std::fs::write(path, text).unwrap();
+            std::fs::set_permissions(path, mode(0o644)).unwrap();
+        };
+        write(&path, "checked");
+        let dir = TrustedDir::open(home.path()).unwrap();
+        let file = dir.file("libc10d_it.so".as_ref()).unwrap();
+        // As it is, it comes as far as the system's loader, which takes no text.
+        let rule = |file: &TrustedFile| open(&dir, "libc10d_it.so".as_ref(), file).unwrap_err().rule;
+        assert_eq!(rule(&file), Rule::Link);
+        write(&other, "checked");
+        std::fs::rename(&other, &path).unwrap();
+        assert_eq!(rule(&file), Rule::Replaced);
+        // Written to in place, it is no longer what was checked either.
+        let file = dir.file("libc10d_it.so".as_ref()).unwrap();
+        write(&path, "checked, and more");
+        assert_eq!(rule(&file), Rule::Replaced);
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(rule(&file), Rule::Replaced);
+    }
+}
