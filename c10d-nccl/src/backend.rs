@@ -13,7 +13,7 @@ use crate::comms::Comms;
 use crate::cuda::CudaApi;
 use crate::engine::{Order, Origin};
 use crate::nccl::{Communicator, NcclApi};
-use crate::side::Side;
+use crate::side::{Messages, Side};
 use crate::start::{Facts, Running, connect, run};
 use crate::task::Task;
 use crate::types::CAPABILITIES;
@@ -58,7 +58,7 @@ unsafe impl Backend for Nccl {
         };
         let (print, timeout) = (job.request().fingerprint, job.request().timeout);
         let checks = self.0.checks.as_ref().filter(|_| !task.op.is_p2p());
-        let awaits = checks.and(self.0.side.as_ref()).map(Side::before);
+        let awaits = checks.and(self.0.side.as_ref()).and_then(Side::messages).map(Messages::before);
         if let Some(id) = self.0.board.enter(job, awaits) {
             task.id = id;
             checks.into_iter().for_each(|c| c.issued(id, print, timeout));

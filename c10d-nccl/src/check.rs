@@ -11,7 +11,7 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 
 use crate::board::Board;
 use crate::engine::Order;
-use crate::side::Side;
+use crate::side::Messages;
 use crate::start::spawn;
 
 /// A collective that this rank has issued.
@@ -29,7 +29,7 @@ pub(crate) struct Checks {
 
 impl Checks {
     /// Starts the two threads that tell and hear.
-    pub(crate) fn start(side: &Side, board: &Arc<Board>, orders: &Sender<Order>) -> Result<Checks> {
+    pub(crate) fn start(side: &Messages, board: &Arc<Board>, orders: &Sender<Order>) -> Result<Checks> {
         let (tell, told) = unbounded::<(Fingerprint, Duration)>();
         let (hear, heard) = unbounded();
         let (teller, hearer) = (side.clone(), side.clone());
@@ -55,7 +55,7 @@ impl Checks {
     }
 }
 
-fn listen(side: &Side, board: &Board, heard: Receiver<Issued>) -> Result {
+fn listen(side: &Messages, board: &Board, heard: Receiver<Issued>) -> Result {
     for Issued { id, print, timeout } in heard {
         // One that is late is the deadline's to name, and one that is gone the watch's.
         let Ok(theirs) = side.hear(timeout) else { return Ok(()) };

@@ -1,10 +1,12 @@
-//! What the ranks tell each other beside NCCL: who is gone, and why somebody gives up.
+//! What the ranks tell each other beside NCCL: who is gone, why somebody gives up, and what they issued.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use c10d_core::{Aside, Error, ErrorKind, Fingerprint, GroupInit, Result};
+
+use crate::beats::Beats;
 
 /// Tells the goodbye of an orderly rank from all other messages.
 const GOODBYE: u32 = 1;
@@ -14,38 +16,85 @@ const PRINT: u32 = 2;
 const ALWAYS: Duration = Duration::MAX;
 const SOON: Duration = Duration::from_secs(1);
 
-/// This rank's end of the side channel. All ranks watch each other by it: the CPU backend below ends every message when a
-/// peer's process is gone, or when one aborts.
+/// This rank's end of the side channel, by which all ranks watch each other.
 #[derive(Clone)]
-pub(crate) struct Side {
+pub(crate) enum Side {
+    /// Over the group's CPU backend, which ends every message when a peer's process is gone, or when one aborts.
+    Messages(Messages),
+    /// Over the store, for groups without one.
+    Beats(Beats),
+}
+
+impl Side {
+    /// Connects; `None`: the rank is alone.
+    pub(crate) fn connect(init: &GroupInit) -> Result<Option<Side>> {
+        if init.size == 1 {
+            return Ok(None);
+        }
+        let Some(cpu) = init.cpu else {
+            return Ok(Some(Side::Beats(Beats::new(init.store.clone(), init.rank, init.size))));
+        };
+        let aside = Aside::new(init.own_backend(cpu, "nccl")?);
+        let (rank, size, left) = (init.rank, init.size, Arc::default());
+        Ok(Some(Side::Messages(Messages { aside, rank, size, left })))
+    }
+
+    /// What messages can be sent by.
+    pub(crate) fn messages(&self) -> Option<&Messages> {
+        match self {
+            Side::Messages(messages) => Some(messages),
+            Side::Beats(_) => None,
+        }
+    }
+
+    /// Waits until a peer is gone or gives up; `None`: there is nothing more to watch.
+    pub(crate) fn watch(&self) -> Option<Error> {
+        match self {
+            Side::Messages(messages) => messages.watch(),
+            Side::Beats(beats) => beats.watch(),
+        }
+    }
+
+    /// Lets the peers know why this rank gives up.
+    pub(crate) fn abort(&self, cause: &Error) {
+        match self {
+            Side::Messages(messages) => messages.aside.abort(cause),
+            Side::Beats(beats) => beats.abort(cause),
+        }
+    }
+
+    /// Leaves in order.
+    pub(crate) fn leave(&self) {
+        match self {
+            Side::Messages(messages) => messages.leave(),
+            Side::Beats(beats) => beats.leave(),
+        }
+    }
+}
+
+/// The messages between neighbours.
+#[derive(Clone)]
+pub(crate) struct Messages {
     aside: Aside,
     rank: u32,
     size: u32,
     left: Arc<AtomicBool>,
 }
 
-impl Side {
-    /// Connects, over the group's CPU backend. `None`: the group has none, or is alone.
-    pub(crate) fn connect(init: &GroupInit) -> Result<Option<Side>> {
-        let (Some(cpu), true) = (init.cpu, init.size > 1) else { return Ok(None) };
-        let aside = Aside::new(init.own_backend(cpu, "nccl")?);
-        Ok(Some(Side { aside, rank: init.rank, size: init.size, left: Arc::default() }))
-    }
-
-    /// Waits until a peer is gone or gives up; `None`: the peer next in line left in order, or this rank did.
-    pub(crate) fn watch(&self) -> Option<Error> {
-        let next = (self.rank + 1) % self.size;
-        let mut error = self.aside.recv(&mut [0], next, GOODBYE, ALWAYS).err()?;
-        if self.left.load(Ordering::Acquire) {
+impl Messages {
+    fn watch(&self) -> Option<Error> {
+        let mut error = self.aside.recv(&mut [0], self.next(), GOODBYE, ALWAYS).err()?;
+        if self.left.load(Ordering::Acquire) || *error.kind() == ErrorKind::Shutdown {
             return None;
         }
         let report = error.report_mut();
         // What the message was does not matter to whoever waits for a collective.
         (report.op, report.seq, report.elapsed, report.deadline, report.phase) = (None, None, None, None, None);
-        if matches!(report.kind, ErrorKind::Shutdown) {
-            return None;
-        }
         Some(error)
+    }
+
+    fn next(&self) -> u32 {
+        (self.rank + 1) % self.size
     }
 
     /// The rank before this one.
@@ -55,7 +104,7 @@ impl Side {
 
     /// Tells the next rank what this one issued.
     pub(crate) fn tell(&self, print: &Fingerprint, timeout: Duration) -> Result {
-        self.aside.send(&print.to_bytes(), (self.rank + 1) % self.size, PRINT, timeout)
+        self.aside.send(&print.to_bytes(), self.next(), PRINT, timeout)
     }
 
     /// What the rank before issued.
@@ -65,13 +114,7 @@ impl Side {
         Ok(Fingerprint::from_bytes(&bytes))
     }
 
-    /// Lets the peers know why this rank gives up.
-    pub(crate) fn abort(&self, cause: &Error) {
-        self.aside.abort(cause);
-    }
-
-    /// Leaves in order.
-    pub(crate) fn leave(&self) {
+    fn leave(&self) {
         if !self.left.swap(true, Ordering::AcqRel) {
             // One that is gone already needs no goodbye.
             let _ = self.aside.send(&[0], self.before(), GOODBYE, SOON);

@@ -98,7 +98,7 @@ pub(crate) fn run(
     let engine = Engine { means, rank, size, timeout, orders: receiver, ready: Some(ready), token: token_buffer };
     spawn("c10d-nccl-keeper", move || keeper.run())?;
     spawn("c10d-nccl", move || engine.run(origin)).inspect_err(|_| board.over())?;
-    let compared = side.as_ref().filter(|_| checks);
+    let compared = side.as_ref().and_then(Side::messages).filter(|_| checks);
     let checks = compared.map(|side| Checks::start(side, &board, &orders)).transpose()?;
     let running = Running { board, orders, nccl, cuda, device, side, checks };
     running.watch()?;

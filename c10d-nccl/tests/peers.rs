@@ -35,6 +35,25 @@ fn an_abort_reaches_the_peers() {
     });
 }
 
+/// As above, through the store.
+#[test]
+fn an_abort_reaches_the_peers_without_a_cpu_backend() {
+    with_fake("an_abort_reaches_the_peers_without_a_cpu_backend", "hang=0", || {
+        let errors = within(CAP, || {
+            run_ranks(3, common::builder().timeout(60 * SECOND), |pg| {
+                let work = pg.start(op::all_reduce(on(pg.rank(), &[1f32; 10]), ReduceOp::Sum));
+                if pg.rank() == 1 {
+                    pg.abort("enough");
+                }
+                Ok(work.wait().expect_err("the script hangs it").error)
+            })
+        });
+        for e in errors.unwrap() {
+            assert_eq!((e.kind(), &*e.report().guilty), (&ErrorKind::Aborted, &[1][..]), "{e}");
+        }
+    });
+}
+
 #[test]
 fn what_nccl_says_on_one_rank_reaches_the_others() {
     with_fake("what_nccl_says_on_one_rank_reaches_the_others", "error=0,rank=1", || {

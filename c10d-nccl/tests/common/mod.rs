@@ -134,6 +134,14 @@ pub(crate) fn again_with_fake(body: impl FnOnce() -> ExitCode) -> ExitCode {
     if std::env::var(CHILD).is_ok() {
         return body();
     }
+    if std::env::var("C10D_HARDWARE").is_ok() {
+        // Over what there really is; see hardware/run.sh.
+        if let (Ok(_), Ok(rank)) = (std::env::var("C10D_HARDWARE_HOSTID"), std::env::var("RANK")) {
+            // SAFETY: the process has one thread yet.
+            unsafe { std::env::set_var("NCCL_HOSTID", rank) };
+        }
+        return body();
+    }
     let dir = folder("suite");
     let status = command(&dir, "").env(CHILD, "suite").args(std::env::args_os().skip(1)).status();
     let _ = std::fs::remove_dir_all(dir);

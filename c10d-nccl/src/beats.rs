@@ -1,0 +1,182 @@
+//! Watching each other through the store, for groups that have no CPU backend: slower, and the store sees every beat.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use c10d_core::{Error, ErrorKind, Store};
+
+use crate::start::spawn;
+
+/// Between two beats.
+const PERIOD: Duration = Duration::from_secs(1);
+/// A rank without a beat for so long is taken for dead.
+const SILENCE: Duration = Duration::from_secs(6);
+/// Holds who gave up first, and why.
+const CAUSE: &str = "cause";
+
+/// This rank's heartbeat.
+#[derive(Clone)]
+pub(crate) struct Beats {
+    store: Arc<dyn Store>,
+    rank: u32,
+    /// The rank that this one watches.
+    next: u32,
+    over: Arc<AtomicBool>,
+}
+
+impl Beats {
+    pub(crate) fn new(store: Arc<dyn Store>, rank: u32, size: u32) -> Beats {
+        Beats { store, rank, next: (rank + 1) % size, over: Arc::default() }
+    }
+
+    /// Beats and listens until a peer falls silent or gives up; `None`: this rank left, or the store did.
+    pub(crate) fn watch(&self) -> Option<Error> {
+        let (mut seen, mut since) = (0, Instant::now());
+        let mut silent = Instant::now();
+        loop {
+            match self.look() {
+                Ok(Look::Cause(cause)) => return (!self.over.load(Ordering::Acquire)).then_some(cause),
+                Ok(Look::Left) => since = Instant::now(),
+                Ok(Look::Beat(beat)) if beat != seen => (seen, since) = (beat, Instant::now()),
+                Ok(Look::Beat(_)) if since.elapsed() > SILENCE => {
+                    let how = format!("no heartbeat for {SILENCE:?}");
+                    let error = Error::new(ErrorKind::PeerDead { how }, "seen through the store").guilty([self.next]);
+                    self.tell("dead", self.next, "its heartbeat stopped");
+                    return Some(error);
+                }
+                Ok(Look::Beat(_)) => silent = Instant::now(),
+                // Collectives go on without a store, only the watch does not.
+                Err(_) if silent.elapsed() > SILENCE => return None,
+                Err(_) => {}
+            }
+            for _ in 0..10 {
+                if self.over.load(Ordering::Acquire) {
+                    return None;
+                }
+                std::thread::sleep(PERIOD / 10);
+            }
+        }
+    }
+
+    fn look(&self) -> c10d_core::Result<Look> {
+        let soon = Instant::now() + PERIOD;
+        self.store.add(&beat(self.rank), 1, soon)?;
+        if self.store.check(&[CAUSE], soon)? {
+            return Ok(Look::Cause(parse(&self.store.get(CAUSE, soon)?)));
+        }
+        if self.store.check(&[&left(self.next)], soon)? {
+            return Ok(Look::Left);
+        }
+        Ok(Look::Beat(self.store.add(&beat(self.next), 0, soon)?))
+    }
+
+    /// Lets the peers know why this rank gives up. Waits for nothing: the store may take its time.
+    pub(crate) fn abort(&self, cause: &Error) {
+        // From here on the rank does not leave in order any more.
+        if self.over.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let how = if *cause.kind() == ErrorKind::Aborted { "aborted" } else { "failed" };
+        let (this, what) = (self.clone(), cause.report().what.clone());
+        // Without a thread the peers have their deadlines.
+        let _ = spawn("c10d-nccl-tell", move || this.tell(how, this.rank, &what));
+    }
+
+    /// The first that tells is believed.
+    fn tell(&self, how: &str, rank: u32, what: &str) {
+        let (soon, text) = (Instant::now() + PERIOD, format!("{how} {rank} {what}"));
+        // Where the store is gone, too, the peers have their deadlines.
+        let _ = self.store.compare_set(CAUSE, b"", text.as_bytes(), soon);
+    }
+
+    /// Leaves in order.
+    pub(crate) fn leave(&self) {
+        if !self.over.swap(true, Ordering::AcqRel) {
+            let _ = self.store.set(&left(self.rank), b"1", Instant::now() + PERIOD);
+        }
+    }
+}
+
+enum Look {
+    Cause(Error),
+    Left,
+    Beat(i64),
+}
+
+fn beat(rank: u32) -> String {
+    format!("beat/{rank}")
+}
+
+fn left(rank: u32) -> String {
+    format!("left/{rank}")
+}
+
+/// A cause as it lies in the store.
+fn parse(bytes: &[u8]) -> Error {
+    let text = String::from_utf8_lossy(bytes);
+    let mut words = text.splitn(3, ' ');
+    let (how, rank, what) = (words.next(), words.next(), words.next().unwrap_or_default());
+    let rank = rank.and_then(|r| r.parse::<u32>().ok());
+    let kind = match how {
+        Some("aborted") => ErrorKind::Aborted,
+        Some("dead") => ErrorKind::PeerDead { how: "no heartbeat".to_owned() },
+        _ => ErrorKind::Device,
+    };
+    Error::new(kind, what).guilty(rank)
+}
+
+#[cfg(test)]
+mod tests {
+    use c10d_core::HashStore;
+
+    use super::*;
+
+    fn three() -> [Beats; 3] {
+        let store: Arc<dyn Store> = Arc::new(HashStore::new());
+        [0, 1, 2].map(|rank| Beats::new(store.clone(), rank, 3))
+    }
+
+    #[test]
+    fn the_first_cause_reaches_all() {
+        let [a, b, c] = three();
+        c.abort(&Error::new(ErrorKind::Aborted, "enough of this"));
+        let e = b.watch().unwrap();
+        a.abort(&Error::new(ErrorKind::Device, "too late"));
+        c.leave();
+        let again = b.watch().unwrap();
+        assert_eq!(again.report().what, e.report().what);
+        assert_eq!((e.kind(), &*e.report().guilty), (&ErrorKind::Aborted, &[2][..]), "{e}");
+        assert_eq!(e.report().what, "enough of this");
+    }
+
+    #[test]
+    fn a_rank_without_a_heartbeat_is_dead_and_one_that_left_is_not() {
+        let [a, b, c] = three();
+        // c never beats; b watches it, and a watches b.
+        let watches = std::thread::scope(|s| {
+            let watches = [&a, &b].map(|r| s.spawn(|| r.watch()));
+            watches.map(|w| w.join().unwrap().unwrap())
+        });
+        for e in watches {
+            assert!(matches!(e.kind(), ErrorKind::PeerDead { .. }) && e.report().guilty == [2], "{e}");
+        }
+        let [a, b, _] = three();
+        b.leave();
+        let watch = std::thread::spawn({
+            let a = a.clone();
+            move || a.watch()
+        });
+        std::thread::sleep(SILENCE + 2 * PERIOD);
+        a.leave();
+        assert!(watch.join().unwrap().is_none());
+        drop(c);
+    }
+
+    #[test]
+    fn any_bytes_are_a_cause() {
+        for bytes in [&b""[..], b"\xff\xfe", b"dead", b"dead x y", b"aborted 99999999999 z"] {
+            assert!(parse(bytes).report().guilty.is_empty());
+        }
+    }
+}
