@@ -77,18 +77,22 @@ fn copies_inside_one_buffer_and_over_many_pieces() {
     let Some(gpu) = device() else { return };
     let bytes = (33 << 20) + 7;
     let data: Vec<u8> = (0..bytes).map(|i| (i * 7 + i / 251) as u8).collect();
-    let base = gpu.allocate(0, 2 * bytes + 1).unwrap();
-    let (first, second) = (DevicePtr { base, offset: 0 }, DevicePtr { base, offset: bytes as u64 + 1 });
-    let mut back = vec![0u8; bytes];
-    // SAFETY: two places of one buffer that do not overlap; the host's memory stays.
-    unsafe {
-        gpu.copy_in(0, 0, first, data.as_ptr(), bytes).unwrap();
-        gpu.copy(0, 0, second, first, bytes).unwrap();
-        gpu.copy_out(0, 0, back.as_mut_ptr(), second, bytes).unwrap();
-        gpu.synchronize(0, 0, Instant::now() + CAP).unwrap();
-        gpu.free(0, base);
+    let base = gpu.allocate(0, 2 * bytes + 9).unwrap();
+    // Once inside of a word, once in whole words.
+    for (gap, bytes) in [(1, bytes), (0, bytes - 7)] {
+        let (first, second) = (DevicePtr { base, offset: 0 }, DevicePtr { base, offset: (bytes + gap) as u64 });
+        let mut back = vec![0u8; bytes];
+        // SAFETY: two places of one buffer that do not overlap; the host's memory stays.
+        unsafe {
+            gpu.copy_in(0, 0, first, data.as_ptr(), bytes).unwrap();
+            gpu.copy(0, 0, second, first, bytes).unwrap();
+            gpu.copy_out(0, 0, back.as_mut_ptr(), second, bytes).unwrap();
+            gpu.synchronize(0, 0, Instant::now() + CAP).unwrap();
+        }
+        assert!(back == data[..bytes]);
     }
-    assert!(back == data);
+    // SAFETY: the handle is freed once.
+    unsafe { gpu.free(0, base) };
 }
 
 /// Values that break things, then ordinary ones.
