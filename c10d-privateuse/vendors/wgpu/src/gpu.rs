@@ -47,7 +47,14 @@ impl Gpu {
         device.on_uncaptured_error(Arc::new(move |e| {
             let _ = wrong.set(e.to_string());
         }));
-        Ok(Gpu { name, device, queue, failure, streams: Mutex::default(), pipelines: Mutex::default() })
+        Ok(Gpu { failure, ..Gpu::adopt(device, queue) })
+    }
+
+    /// A device that somebody else opened, and whose errors somebody else hears of.
+    pub(crate) fn adopt(device: wgpu::Device, queue: wgpu::Queue) -> Gpu {
+        let name = device.adapter_info().name;
+        let (failure, streams, pipelines) = Default::default();
+        Gpu { name, device, queue, failure, streams, pipelines }
     }
 
     /// An error of this device.

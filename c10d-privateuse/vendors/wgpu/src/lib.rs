@@ -7,6 +7,8 @@ mod memory;
 mod provider;
 mod runtime;
 mod streams;
+mod tensor;
 
-pub use provider::{PROVIDER, runtime};
+pub use provider::{PROVIDER, adopt, runtime};
 pub use runtime::Wgpu;
+pub use tensor::Tensor;

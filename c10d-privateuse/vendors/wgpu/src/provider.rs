@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock};
 
 use c10d_core::registry::{DeviceRegistration, Provider};
-use c10d_core::{DispatchKey, Result};
+use c10d_core::{DispatchKey, Error, Result};
 
 use crate::Wgpu;
 
@@ -16,11 +16,27 @@ pub static PROVIDER: Provider = Provider {
 
 c10d_core::submit!(PROVIDER);
 
-/// The runtime behind [`PROVIDER`], one per process.
+static RUNTIME: OnceLock<Result<Arc<Wgpu>>> = OnceLock::new();
+
+/// Makes the program's own devices the ones behind [`PROVIDER`], so that its buffers can be used (see
+/// [`Tensor`](crate::Tensor)). What goes wrong on them is for the program's own error handler.
+///
+/// # Errors
+/// The process has devices already: this comes before every other use of the crate.
+pub fn adopt(devices: Vec<(wgpu::Device, wgpu::Queue)>) -> Result<Arc<Wgpu>> {
+    let mine = Arc::new(Wgpu::adopt(devices));
+    match RUNTIME.set(Ok(mine.clone())) {
+        Ok(()) => Ok(mine),
+        Err(_) => Err(Error::invalid("this process uses wgpu devices already; adopt yours before anything else")),
+    }
+}
+
+/// The runtime behind [`PROVIDER`], one per process. Unless the program gave its own devices, these are all GPUs of the
+/// machine, or, where there is none, the software that stands in for one; `WGPU_BACKEND` chooses among Vulkan, Metal and
+/// DX12.
 ///
 /// # Errors
 /// There is no GPU, and no software that stands in for one; or it would not open.
 pub fn runtime() -> Result<Arc<Wgpu>> {
-    static RUNTIME: OnceLock<Result<Arc<Wgpu>>> = OnceLock::new();
     RUNTIME.get_or_init(|| Wgpu::open().map(Arc::new)).clone()
 }

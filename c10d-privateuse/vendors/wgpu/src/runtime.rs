@@ -16,12 +16,11 @@ pub struct Wgpu {
 }
 
 impl Wgpu {
-    /// Opens all GPUs, or, where there is none, the software that stands in for one. `WGPU_BACKEND` chooses among
-    /// Vulkan, Metal and DX12, as for every program that uses wgpu.
+    /// Opens all GPUs, or, where there is none, the software that stands in for one.
     ///
     /// # Errors
     /// There is neither; or none would open.
-    pub fn open() -> Result<Wgpu> {
+    pub(crate) fn open() -> Result<Wgpu> {
         let instance = Instance::new(InstanceDescriptor::new_without_display_handle_from_env());
         let adapters = pollster::block_on(instance.enumerate_adapters(Backends::PRIMARY));
         let is_real = |a: &&wgpu::Adapter| a.get_info().device_type != DeviceType::Cpu;
@@ -34,6 +33,11 @@ impl Wgpu {
         }
         let gpus = chosen.into_iter().map(Gpu::open).collect::<Result<_>>()?;
         Ok(Wgpu { gpus })
+    }
+
+    /// The devices of a program that has opened them itself.
+    pub(crate) fn adopt(devices: Vec<(wgpu::Device, wgpu::Queue)>) -> Wgpu {
+        Wgpu { gpus: devices.into_iter().map(|(device, queue)| Gpu::adopt(device, queue)).collect() }
     }
 
     fn gpu(&self, index: u16) -> Result<&Gpu> {

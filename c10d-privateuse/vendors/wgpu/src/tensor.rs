@@ -1,0 +1,107 @@
+//! A caller's own buffer as an argument of collectives.
+#![allow(unsafe_code)]
+
+use std::fmt;
+
+use c10d_core::device::DeviceRuntime;
+use c10d_core::{Buf, BufMut, DType, Device, Error, Result, Span};
+use wgpu::BufferUsages;
+
+use crate::Wgpu;
+use crate::memory::Memory;
+
+/// A `wgpu::Buffer` of the caller, all of it, as elements of one type.
+///
+/// A collective reads it behind what was submitted to the device's queue before the call, and what is submitted after it
+/// is done finds the result.
+///
+/// ```no_run
+/// # use c10d_core::{DType, ProcessGroup, ReduceOp, Result};
+/// # fn f(pg: ProcessGroup, device: wgpu::Device, queue: wgpu::Queue, gradients: wgpu::Buffer) -> Result {
+/// // Before the group was made: let gpu = c10d_wgpu::adopt(vec![(device, queue)])?;
+/// let gpu = c10d_wgpu::runtime()?;
+/// let mut gradients = c10d_wgpu::Tensor::new(&gpu, 0, gradients, DType::F32)?;
+/// pg.all_reduce(&mut gradients, ReduceOp::Sum)?;
+/// # Ok(())
+/// # }
+/// ```
+pub struct Tensor {
+    base: *mut (),
+    buffer: wgpu::Buffer,
+    device: Device,
+    dtype: DType,
+}
+
+// SAFETY: the handle is to a counted object that any thread may use.
+unsafe impl Send for Tensor {}
+// SAFETY: as above; a shared tensor is only read.
+unsafe impl Sync for Tensor {}
+
+impl Tensor {
+    /// The buffer must be of the runtime's device `index`.
+    ///
+    /// # Errors
+    /// Its usages are not at least `STORAGE`, `COPY_SRC` and `COPY_DST`; or its size is not whole elements and a multiple
+    /// of 4 bytes.
+    pub fn new(runtime: &Wgpu, index: u16, buffer: wgpu::Buffer, dtype: DType) -> Result<Tensor> {
+        let needed = BufferUsages::STORAGE | BufferUsages::COPY_SRC | BufferUsages::COPY_DST;
+        let missing = needed - buffer.usage();
+        if !missing.is_empty() {
+            return Err(Error::invalid(format!("a buffer in collectives needs the usages {missing:?}, too")));
+        }
+        let size = buffer.size();
+        if !size.is_multiple_of(4) || !size.is_multiple_of(dtype.size() as u64) {
+            let what = format!("a buffer of {size} bytes is not whole elements of {dtype} and whole words");
+            return Err(Error::invalid(what));
+        }
+        let base = Memory { buffer: buffer.clone() }.into_handle();
+        Ok(Tensor { base, buffer, device: runtime.device(index), dtype })
+    }
+
+    /// The buffer.
+    pub fn buffer(&self) -> &wgpu::Buffer {
+        &self.buffer
+    }
+
+    fn all(&self) -> Span {
+        let count = self.buffer.size() / self.dtype.size() as u64;
+        Span::new(self.base, 0, count, self.dtype, self.device)
+    }
+}
+
+impl Drop for Tensor {
+    fn drop(&mut self) {
+        // SAFETY: from `into_handle`; this is its one owner.
+        unsafe { Memory::release(self.base) }
+    }
+}
+
+impl fmt::Debug for Tensor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Tensor({} bytes of {} on {})", self.buffer.size(), self.dtype, self.device)
+    }
+}
+
+// SAFETY: the memory stays until the value is dropped, wherever the value is. Who has a clone of the buffer can reach it
+// only through the queue, which keeps the order of accesses.
+unsafe impl Buf for Tensor {
+    fn span(&mut self) -> Span {
+        self.all()
+    }
+}
+// SAFETY: as above.
+unsafe impl BufMut for Tensor {}
+// SAFETY: as above; borrowed for the op.
+unsafe impl Buf for &Tensor {
+    fn span(&mut self) -> Span {
+        self.all()
+    }
+}
+// SAFETY: as above; borrowed exclusively for the op.
+unsafe impl Buf for &mut Tensor {
+    fn span(&mut self) -> Span {
+        self.all()
+    }
+}
+// SAFETY: as above.
+unsafe impl BufMut for &mut Tensor {}
