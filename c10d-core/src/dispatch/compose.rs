@@ -1,17 +1,15 @@
 //! What a kernel may use besides the job; kernels that are made of several dense ops.
-#![allow(unsafe_code)]
 
-use std::ptr::NonNull;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::{Fingerprint, fingerprint, validate};
 use crate::backend::Backend;
 use crate::buffer::Buffers;
 use crate::call::Call;
 use crate::device::DeviceRuntime;
-use crate::group::{Lane, LaneInfo, Line, complain};
-use crate::job::{Caller, Frame, Job, Outcome, Request, let_go};
+use crate::group::{Lane, LaneInfo, Line};
+use crate::job::{Caller, Job, Outcome, Request, nested};
 use crate::{Error, ErrorKind, Result, Status};
 
 /// What a kernel may use besides the job.
@@ -85,9 +83,9 @@ impl<'a> KernelContext<'a> {
     pub fn run_step<B: Buffers>(&self, outer: &Request, step: u8, call: Call<B>) -> Result<B::Back> {
         let Call { op, params, error, mut buffers, .. } = call;
         let left = outer.deadline().saturating_duration_since(Instant::now());
-        let mut frame = Frame::new(Request::new(op, Caller::Waits, params, left));
-        let described = error.map_or(Ok(()), Err).and_then(|()| buffers.describe(&mut frame.request.spans));
-        let outcome = described.and_then(|()| self.step(outer, step, &mut frame)).map_err(|mut e| {
+        let mut request = Request::new(op, Caller::Waits, params, left);
+        let described = error.map_or(Ok(()), Err).and_then(|()| buffers.describe(&mut request.spans));
+        let outcome = described.and_then(|()| self.step(outer, step, request)).map_err(|mut e| {
             // Something may have been sent, if not in this step.
             e.report_mut().status = Status::Failed;
             e
@@ -95,13 +93,12 @@ impl<'a> KernelContext<'a> {
         Ok(buffers.back(outcome))
     }
 
-    fn step(&self, outer: &Request, step: u8, frame: &mut Frame) -> Result<Outcome> {
-        let request = &mut frame.request;
+    fn step(&self, outer: &Request, step: u8, mut request: Request) -> Result<Outcome> {
         let span = request.outputs().first().or(request.inputs().first());
         request.key = span.map_or(outer.key.dense(), |s| s.device().key());
-        validate(request, self.info.rank, self.size)?;
+        validate(&request, self.info.rank, self.size)?;
         request.seq = outer.seq;
-        let own = fingerprint(request);
+        let own = fingerprint(&request);
         request.fingerprint = Fingerprint {
             step: outer.fingerprint.step | step,
             count: own.count,
@@ -109,38 +106,6 @@ impl<'a> KernelContext<'a> {
             rest: own.rest ^ (u32::from(own.op) << 8 | u32::from(own.dtype)) << 16,
             ..outer.fingerprint
         };
-        frame.lane = Some(NonNull::from(&**self.info));
-        let frame = &*frame;
-        let back = LetGo { frame, backend: self.backend };
-        // SAFETY: the frame stays until it was seen done, which `back` waits for, also when the backend panics.
-        let job = unsafe { Job::new(NonNull::from(frame)) };
-        self.backend.submit(job);
-        drop(back);
-        // SAFETY: done, and nobody else has the frame.
-        unsafe { frame.take_outcome() }
-    }
-}
-
-/// Leaves a frame only when its job is back.
-struct LetGo<'a> {
-    frame: &'a Frame,
-    backend: &'a Arc<dyn Backend>,
-}
-
-impl Drop for LetGo<'_> {
-    fn drop(&mut self) {
-        let request = &self.frame.request;
-        if self.frame.is_done() || self.frame.wait_until(request.deadline() + let_go(request.timeout)) {
-            return;
-        }
-        let what = "the backend did not let go of borrowed memory in time; this call can only wait on: a defect of it";
-        let error = self.frame.described(Error::new(ErrorKind::Internal, what));
-        self.backend.abort(&error);
-        loop {
-            complain(&error);
-            if self.frame.wait_until(Instant::now() + Duration::from_secs(1)) {
-                return;
-            }
-        }
+        nested(&**self.backend, Some(self.info), request)
     }
 }

@@ -12,7 +12,7 @@ use super::{Caller, Frame, Job, Outcome, Request, let_go};
 use crate::backend::Backend;
 use crate::buffer::Sink;
 use crate::dispatch::Fingerprint;
-use crate::group::complain;
+use crate::group::{LaneInfo, complain};
 use crate::ops::{OpKind, Params};
 use crate::types::DispatchKey;
 use crate::{Error, ErrorKind, Result};
@@ -46,28 +46,39 @@ impl Outer {
 }
 
 /// Leaves a frame on the stack only when its job is back, also when the backend panics.
-struct UntilDone<'a>(&'a Frame);
+struct UntilDone<'a> {
+    frame: &'a Frame,
+    backend: &'a dyn Backend,
+}
 
 impl Drop for UntilDone<'_> {
     fn drop(&mut self) {
-        let request = &self.0.request;
-        let mut limit = request.deadline() + let_go(request.timeout);
-        while !self.0.is_done() && !self.0.wait_until(limit) {
-            let what =
-                "the backend did not let go of a step's memory in time; this can only wait on: a defect of the backend";
-            complain(&self.0.described(Error::new(ErrorKind::Internal, what)));
-            limit = Instant::now() + Duration::from_secs(1);
+        let request = &self.frame.request;
+        if self.frame.is_done() || self.frame.wait_until(request.deadline() + let_go(request.timeout)) {
+            return;
+        }
+        let what =
+            "the backend did not let go of a step's memory in time; this can only wait on: a defect of the backend";
+        let error = self.frame.described(Error::new(ErrorKind::Internal, what));
+        self.backend.abort(&error);
+        loop {
+            complain(&error);
+            if self.frame.wait_until(Instant::now() + Duration::from_secs(1)) {
+                return;
+            }
         }
     }
 }
 
 /// Has the backend do a step, and waits for it. The memory behind the step's spans stays and is the step's alone until
-/// this returns.
-pub(crate) fn nested(backend: &dyn Backend, request: Request) -> Result<Outcome> {
-    let frame = Frame::new(request);
-    let wait = UntilDone(&frame);
+/// this returns. `lane` says who speaks in errors.
+pub(crate) fn nested(backend: &dyn Backend, lane: Option<&LaneInfo>, request: Request) -> Result<Outcome> {
+    let mut frame = Frame::new(request);
+    frame.lane = lane.map(NonNull::from);
+    let frame = &frame;
+    let wait = UntilDone { frame, backend };
     // SAFETY: the frame stays until it was seen done, by `wait`.
-    let job = unsafe { Job::new(NonNull::from(&frame)) };
+    let job = unsafe { Job::new(NonNull::from(frame)) };
     backend.submit(job);
     drop(wait);
     // SAFETY: done, and nobody else has the frame.

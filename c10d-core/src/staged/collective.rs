@@ -4,12 +4,14 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use super::host::Host;
-use super::plan::{Chunk, Facts, Plan};
+use super::plan::{Chunk, Facts, HostSpan, Plan};
 use super::port::{DEPTH, Port, Watched};
+use super::reduction::{self, Scratch};
 use super::shared::Shared;
 use super::slot::{Call, Slot};
 use crate::buffer::{Sink, Span};
-use crate::job::{Outcome, nested};
+use crate::job::{Outcome, Request, nested};
+use crate::ops::{OpKind, Params};
 use crate::types::Device;
 use crate::{Error, ErrorKind, Result, Status};
 
@@ -18,6 +20,7 @@ use crate::{Error, ErrorKind, Result, Status};
 pub(super) struct Kept {
     ports: Vec<Port>,
     hosts: [Option<Host>; DEPTH],
+    scratch: Scratch,
 }
 
 /// Does ops until the line is closed and empty.
@@ -46,6 +49,7 @@ pub(super) fn serve(shared: &Shared) {
         std::mem::forget(kept);
     } else {
         kept.ports.iter().for_each(|port| Watched::close(&shared.device, port));
+        kept.scratch.close(&shared.device);
     }
 }
 
@@ -79,13 +83,21 @@ fn run(shared: &Shared, slot: &Slot, kept: &mut Kept, retained: &mut Vec<*mut ()
     };
     let port = &kept.ports[at];
     *retained = device.retain()?;
-    let result = device.begin(port).and_then(|()| rounds(&device, &plan, port, &mut kept.hosts));
+    let result = device.begin(port).and_then(|()| {
+        if reduction::applies(&device, &plan)? {
+            let plan = plan.limited(shared.chunk, reduction::ROUNDS);
+            reduction::rounds(&device, &plan, port, &mut kept.hosts, &mut kept.scratch)
+        } else {
+            rounds(&device, &plan, port, &mut kept.hosts)
+        }
+    });
     if let Err(error) = &result {
         shared.die(error);
         while !device.drained(port) {
             if slot.give_up(error) {
                 // The device may use our memory for ever, too.
                 retained.clear();
+                kept.scratch.write_off();
                 kept.hosts.iter_mut().for_each(|host| std::mem::forget(host.take()));
                 return result;
             }
@@ -103,11 +115,11 @@ pub(super) fn index(call: &Call) -> u16 {
 
 fn rounds(device: &Watched<'_>, plan: &Plan<'_>, port: &Port, hosts: &mut [Option<Host>; DEPTH]) -> Result<Outcome> {
     let mut outcome = Outcome::default();
-    let mut next = Some(enqueue(device, plan, port, hosts, 0)?);
+    let mut next = Some(enqueue(device, plan.chunk(0), port, hosts, 0)?);
     for k in 0..plan.rounds() {
         let Some(chunk) = next.take() else { break };
         if k + 1 < plan.rounds() {
-            next = Some(enqueue(device, plan, port, hosts, k + 1)?);
+            next = Some(enqueue(device, plan.chunk(k + 1), port, hosts, k + 1)?);
         }
         if !chunk.out.is_empty() {
             device.wait_for(port.outs[k % DEPTH], "a copy to the host")?;
@@ -123,14 +135,13 @@ fn rounds(device: &Watched<'_>, plan: &Plan<'_>, port: &Port, hosts: &mut [Optio
 }
 
 /// Starts round `k`: finds it host memory, and enqueues its copies to there.
-fn enqueue(
+pub(super) fn enqueue(
     device: &Watched<'_>,
-    plan: &Plan<'_>,
+    chunk: Chunk,
     port: &Port,
     hosts: &mut [Option<Host>; DEPTH],
     k: usize,
 ) -> Result<Chunk> {
-    let chunk = plan.chunk(k);
     if k >= DEPTH {
         device.wait_for(port.backs[k % DEPTH], "a copy from the host")?;
     }
@@ -156,16 +167,37 @@ fn step(
     chunk: &Chunk,
     host: Option<&Host>,
 ) -> Result<Outcome> {
+    hand_over(shared, slot, request(slot, chunk, host, k, plan.each()))
+}
+
+/// A step that moves for a reduction on the device: another op than the one asked for, which ranks that reduce on the
+/// host so learn.
+pub(super) fn exchange(
+    shared: &Shared,
+    slot: &Slot,
+    host: &Host,
+    number: u8,
+    each: usize,
+    (op, params): (OpKind, Params),
+    (inputs, outputs): (&[HostSpan], &[HostSpan]),
+) -> Result<Outcome> {
+    let chunk = Chunk { inputs: inputs.to_vec(), outputs: outputs.to_vec(), ..Chunk::default() };
+    let mut request = request(slot, &chunk, Some(host), number.into(), each);
+    (request.op, request.params) = (op, params);
+    request.fingerprint.op = op as u8;
+    hand_over(shared, slot, request)
+}
+
+fn hand_over(shared: &Shared, slot: &Slot, request: Request) -> Result<Outcome> {
     shared.alive()?;
-    let request = request(slot, chunk, host, k, plan.each());
     slot.set_at_cpu(true);
-    let result = nested(&*shared.cpu, request);
+    let result = nested(&*shared.cpu, None, request);
     slot.set_at_cpu(false);
     result
 }
 
 /// The request for the CPU backend.
-pub(super) fn request(slot: &Slot, chunk: &Chunk, host: Option<&Host>, k: usize, each: usize) -> crate::job::Request {
+pub(super) fn request(slot: &Slot, chunk: &Chunk, host: Option<&Host>, k: usize, each: usize) -> Request {
     let call = &slot.call;
     let mut spans = Sink { output_row: call.output_row, ..Sink::default() };
     if let (Some(dtype), Some(host)) = (call.dtype, host) {
@@ -175,6 +207,9 @@ pub(super) fn request(slot: &Slot, chunk: &Chunk, host: Option<&Host>, k: usize,
         spans.outputs.extend(chunk.outputs.iter().map(span));
     }
     let mut request = call.outer.step(k as u8, call.op, call.params.clone(), spans);
+    // The op may be a step itself, whose number gives way to that of the round.
+    let outer = call.outer.fingerprint.step;
+    request.fingerprint.rest ^= u32::from(outer).wrapping_mul(0x85eb_ca6b);
     if each > 0 {
         // Ranks that cut differently must not take each other's rounds for their own.
         request.fingerprint.rest ^= (each as u32).wrapping_mul(0x9e37_79b9).rotate_left(7) ^ (each as u64 >> 32) as u32;

@@ -11,6 +11,7 @@ mod host;
 mod messages;
 mod plan;
 mod port;
+mod reduction;
 mod shared;
 mod slot;
 mod watchdog;

@@ -98,15 +98,30 @@ pub(super) struct Plan<'a> {
 impl<'a> Plan<'a> {
     /// Rounds of about `chunk` bytes of the larger side.
     pub(super) fn new(facts: Facts<'a>, chunk: usize) -> Plan<'a> {
+        Plan::with_rounds(facts, chunk, STEPS)
+    }
+
+    /// At most so many rounds.
+    pub(super) fn with_rounds(facts: Facts<'a>, chunk: usize, most: usize) -> Plan<'a> {
         let cut = cut(&facts);
         let tensors = if cut == Cut::Gather { facts.inputs } else { facts.outputs };
         let total: usize = if cut == Cut::Whole { 0 } else { tensors.iter().sum() };
         let fan = if matches!(cut, Cut::Gather | Cut::Scatter) { facts.world } else { 1 };
         let bytes = total.saturating_mul(facts.size).saturating_mul(fan);
-        let rounds = bytes.div_ceil(chunk.max(1)).clamp(1, STEPS);
+        let rounds = bytes.div_ceil(chunk.max(1)).clamp(1, most);
         let each = total.div_ceil(rounds).max(1);
         let rounds = total.div_ceil(each).max(1);
         Plan { facts, cut, total, each, rounds }
+    }
+
+    /// The same op in at most so many rounds.
+    pub(super) fn limited(self, chunk: usize, most: usize) -> Plan<'a> {
+        if self.rounds <= most { self } else { Plan::with_rounds(self.facts, chunk, most) }
+    }
+
+    /// Whether it is an op that is cut, and has something to be cut.
+    pub(super) fn is_cut(&self) -> bool {
+        self.cut != Cut::Whole && self.total > 0
     }
 
     pub(super) fn rounds(&self) -> usize {

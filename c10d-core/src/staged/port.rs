@@ -10,7 +10,7 @@ use super::plan::{Piece, Side};
 use super::shared::Shared;
 use super::slot::{Hold, Slot};
 use crate::buffer::Span;
-use crate::device::{DeviceRuntime, Event, Stream, poll};
+use crate::device::{DevicePtr, DeviceRuntime, Event, Stream, poll};
 use crate::job::let_go;
 use crate::{Error, ErrorKind, Phase, Result};
 
@@ -181,6 +181,42 @@ impl Watched<'_> {
             self.call("copy_in", |device| unsafe { device.copy_in(self.index, stream, to, from, bytes) })?;
         }
         Ok(())
+    }
+
+    /// Enqueues a copy of host memory to scratch memory of ours.
+    ///
+    /// # Safety
+    /// Both have so many bytes there, and are left alone until the stream has passed the copy.
+    pub(super) unsafe fn load(&self, stream: Stream, to: DevicePtr, host: &Host, at: usize, bytes: usize) -> Result {
+        let from = host.base().wrapping_add(at);
+        // SAFETY: as promised by our caller.
+        self.call("copy_in", |device| unsafe { device.copy_in(self.index, stream, to, from, bytes) })
+    }
+
+    /// Enqueues a copy of scratch memory to host memory.
+    ///
+    /// # Safety
+    /// As `load`.
+    pub(super) unsafe fn unload(
+        &self,
+        stream: Stream,
+        from: DevicePtr,
+        host: &Host,
+        at: usize,
+        bytes: usize,
+    ) -> Result {
+        let to = host.base().wrapping_add(at);
+        // SAFETY: as promised by our caller.
+        self.call("copy_out", |device| unsafe { device.copy_out(self.index, stream, to, from, bytes) })
+    }
+
+    /// Enqueues a copy of scratch memory to where a piece of the op's belongs.
+    pub(super) fn move_to(&self, stream: Stream, piece: &Piece, from: DevicePtr) -> Result {
+        let span = self.span(piece);
+        let size = span.dtype().size();
+        let (to, bytes) = (span.place().after(piece.first * size), piece.count * size);
+        // SAFETY: the op's memory, which is not over, and scratch of the stream's own.
+        self.call("copy", |device| unsafe { device.copy(self.index, stream, to, from, bytes) })
     }
 
     /// Whether the mark is reached.

@@ -5,9 +5,10 @@ mod faults;
 mod log;
 mod memory;
 mod provider;
+mod reduce;
 mod runtime;
 mod stream;
 
 pub use log::{Entry, What};
-pub use provider::{PROVIDER, runtime};
+pub use provider::{PROVIDER, reducing, runtime};
 pub use runtime::Guarded;

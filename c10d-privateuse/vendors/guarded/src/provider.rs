@@ -7,16 +7,25 @@ use c10d_core::registry::{DeviceRegistration, Provider};
 
 use crate::Guarded;
 
-/// The device `guarded`.
+/// The devices `guarded`, whose elements are reduced on the host, and `guarded-reduces`, which reduces by itself.
 pub static PROVIDER: Provider = Provider {
     source: env!("CARGO_PKG_NAME"),
-    devices: &[DeviceRegistration { name: "guarded", key: DispatchKey::PrivateUse1, open: &|| Ok(runtime()) }],
+    devices: &[
+        DeviceRegistration { name: "guarded", key: DispatchKey::PrivateUse1, open: &|| Ok(runtime()) },
+        DeviceRegistration { name: "guarded-reduces", key: DispatchKey::PrivateUse1, open: &|| Ok(reducing()) },
+    ],
     ..Provider::EMPTY
 };
 
 c10d_core::submit!(PROVIDER);
 
-/// The runtime behind [`PROVIDER`], one per process.
+/// The runtime of `guarded-reduces`, one per process.
+pub fn reducing() -> Arc<Guarded> {
+    static RUNTIME: OnceLock<Arc<Guarded>> = OnceLock::new();
+    RUNTIME.get_or_init(|| Arc::new(Guarded::new("guarded-reduces").with_reduction())).clone()
+}
+
+/// The runtime of `guarded`, one per process.
 pub fn runtime() -> Arc<Guarded> {
     static RUNTIME: OnceLock<Arc<Guarded>> = OnceLock::new();
     RUNTIME.get_or_init(|| Arc::new(Guarded::new("guarded"))).clone()

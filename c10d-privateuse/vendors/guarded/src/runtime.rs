@@ -6,14 +6,15 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use c10d_core::device::{self, DevicePtr, DeviceRuntime};
-use c10d_core::{Device, Error, ErrorKind, Result};
+use c10d_core::device::{self, DevicePtr, DeviceReduce, DeviceRuntime};
+use c10d_core::{DType, DTypeSet, Device, Error, ErrorKind, ReduceOp, Result};
 use parking_lot::Mutex;
 
 use crate::event::Event;
 use crate::faults::Faults;
 use crate::log::{Entry, Log, What};
 use crate::memory::Memory;
+use crate::reduce;
 use crate::stream::{Env, Host, Stream, Task};
 
 /// How many devices a runtime has, so that ranks that are threads can have one each.
@@ -24,6 +25,7 @@ const PINNED: usize = 4096;
 pub struct Guarded {
     name: &'static str,
     cuda: bool,
+    reduces: bool,
     memory: Memory,
     streams: Mutex<BTreeMap<(u16, u64), Arc<Stream>>>,
     events: Mutex<BTreeMap<(u16, u64), Arc<Event>>>,
@@ -39,6 +41,7 @@ impl Guarded {
         Guarded {
             name,
             cuda: false,
+            reduces: false,
             memory: Memory::default(),
             streams: Mutex::default(),
             events: Mutex::default(),
@@ -53,6 +56,12 @@ impl Guarded {
         let mut runtime = Guarded::new("cuda");
         runtime.cuda = true;
         runtime
+    }
+
+    /// The same, reducing on the device (level 1): integers, f32 and f64; the rest is the host's.
+    pub fn with_reduction(mut self) -> Guarded {
+        self.reduces = true;
+        self
     }
 
     /// From now on this call on this device does not return, until [`recover`](Guarded::recover). `call` is the name of
@@ -274,6 +283,38 @@ unsafe impl DeviceRuntime for Guarded {
         let (to, from) = (self.memory.part(to, bytes)?, self.memory.part(from, bytes)?);
         let entry = self.given(index, stream, What::Copy, bytes);
         line.push(Task::Copy { to, from, entry });
+        Ok(())
+    }
+
+    fn reduction(&self) -> Option<&dyn DeviceReduce> {
+        self.reduces.then_some(self)
+    }
+}
+
+// SAFETY: as above.
+unsafe impl DeviceReduce for Guarded {
+    fn reduces(&self, op: ReduceOp) -> DTypeSet {
+        reduce::types(op)
+    }
+
+    unsafe fn reduce(
+        &self,
+        index: u16,
+        stream: u64,
+        op: ReduceOp,
+        dtype: DType,
+        acc: DevicePtr,
+        with: DevicePtr,
+        count: usize,
+    ) -> Result {
+        self.enter(index, "reduce")?;
+        let no_way = || Error::new(ErrorKind::Device, format!("{} does not reduce {dtype} with {op}", self.name));
+        let by = reduce::reducer(op, dtype).ok_or_else(no_way)?;
+        let line = self.stream(index, stream)?;
+        let bytes = count * dtype.size();
+        let (acc, with) = (self.memory.part(acc, bytes)?, self.memory.part(with, bytes)?);
+        let entry = self.given(index, stream, What::Reduce, bytes);
+        line.push(Task::Reduce { acc, with, by, entry });
         Ok(())
     }
 }

@@ -11,6 +11,7 @@ use crate::event::Event;
 use crate::faults::Faults;
 use crate::log::{Entry, Log};
 use crate::memory::Part;
+use crate::reduce::Reducer;
 
 /// What the host must not take for a result.
 const NOT_YET: u8 = 0xa5;
@@ -20,6 +21,7 @@ pub(crate) enum Task {
     CopyIn { to: Part, from: Host, entry: Entry },
     CopyOut { to: Host, from: Part, entry: Entry },
     Copy { to: Part, from: Part, entry: Entry },
+    Reduce { acc: Part, with: Part, by: Reducer, entry: Entry },
     Record { event: Arc<Event>, record: u64 },
     Wait { event: Arc<Event>, record: u64 },
 }
@@ -27,7 +29,10 @@ pub(crate) enum Task {
 impl Task {
     fn entry(&self) -> Option<&Entry> {
         match self {
-            Task::CopyIn { entry, .. } | Task::CopyOut { entry, .. } | Task::Copy { entry, .. } => Some(entry),
+            Task::CopyIn { entry, .. }
+            | Task::CopyOut { entry, .. }
+            | Task::Copy { entry, .. }
+            | Task::Reduce { entry, .. } => Some(entry),
             Task::Record { .. } | Task::Wait { .. } => None,
         }
     }
@@ -136,6 +141,10 @@ fn run(task: &Task, log: &Log) -> Result<(), String> {
         Task::Copy { to, from, .. } => {
             // SAFETY: device memory is there; the caller promised that the places do not overlap.
             to.with(|to, len| from.with(|from, _| unsafe { to.copy_from_nonoverlapping(from, len) }))??;
+        }
+        Task::Reduce { acc, with, by, .. } => {
+            // SAFETY: device memory is there; the caller promised that the places do not overlap.
+            acc.with(|acc, len| with.with(|with, _| unsafe { by(acc, with, len) }))??;
         }
         Task::Record { .. } | Task::Wait { .. } => {}
     }

@@ -3,7 +3,7 @@
 #[macro_use]
 mod common;
 
-use std::sync::Arc;
+use std::sync::{Arc, Barrier};
 use std::time::Duration;
 
 use c10d_core::device::{DeviceBuffer, DeviceRuntime};
@@ -167,6 +167,29 @@ fn what_a_device_says_reaches_all_ranks() {
         assert_eq!(errors[0].report().guilty, [1], "{}", errors[0]);
         runtime.recover();
     }
+}
+
+#[test]
+fn peers_learn_of_it_although_nobody_waits_here() {
+    let (runtime, builder) = staged!("unheard");
+    let errors = returns(move || {
+        let heard = Barrier::new(2);
+        run_ranks(2, builder.timeout(3 * CAP), |pg| {
+            let mut x = buffer(&runtime, pg.rank() as u16, 500);
+            pg.barrier()?;
+            if pg.rank() == 1 {
+                runtime.fail(1, "copy_in", "parity error");
+                let work = pg.start(op::all_reduce(x, ReduceOp::Sum));
+                heard.wait();
+                return Ok(work.wait().map(drop).unwrap_err().error);
+            }
+            let error = pg.all_reduce(&mut x, ReduceOp::Sum).and_then(|_| pg.barrier()).unwrap_err();
+            heard.wait();
+            Ok(error)
+        })
+        .unwrap()
+    });
+    assert_eq!(errors[0].report().guilty, [1], "{}", errors[0]);
 }
 
 #[test]

@@ -98,14 +98,15 @@ fn an_op_begins_behind_what_its_stream_has() {
     let pg = builder.build().unwrap();
     let device: Arc<dyn DeviceRuntime> = runtime;
     let mut x = DeviceBuffer::from_slice(&device, 0, &[0u32; 64], CAP).unwrap();
-    let Memory::Opaque { handle: base, .. } = (&x).span().memory() else { panic!("a vendor's memory") };
+    let mut y = DeviceBuffer::from_slice(&device, 0, &[0u32; 64], CAP).unwrap();
+    let Memory::Opaque { handle: base, .. } = x.span().memory() else { panic!("a vendor's memory") };
     for turn in 0..20u32 {
         let values: Vec<[u32; 64]> = (0..20).map(|i| [turn * 100 + i; 64]).collect();
         for value in &values {
             // SAFETY: both places have so many bytes, and stay until the op below is over, which is behind them.
             unsafe { device.copy_in(0, 0, DevicePtr { base, offset: 0 }, value.as_ptr().cast(), 256) }.unwrap();
         }
-        pg.all_reduce(&mut x, ReduceOp::Max).unwrap();
-        assert_eq!(x.to_vec::<u32>(CAP).unwrap(), [turn * 100 + 19; 64]);
+        pg.all_gather_into(&x, &mut y).unwrap();
+        assert_eq!(y.to_vec::<u32>(CAP).unwrap(), [turn * 100 + 19; 64]);
     }
 }

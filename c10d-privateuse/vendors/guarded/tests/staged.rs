@@ -3,11 +3,13 @@
 #[macro_use]
 mod common;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use c10d_core::device::{DeviceBuffer, DeviceRuntime};
-use c10d_core::{ReduceOp, op, run_ranks};
-use common::CAP;
+use c10d_core::registry::{DeviceRegistration, Provider};
+use c10d_core::{DType, DispatchKey, GroupBuilder, ReduceOp, op, run_ranks};
+use c10d_guarded::{Guarded, What};
+use common::{CAP, returns};
 
 #[test]
 fn all_reduce_sums_what_the_devices_have() {
@@ -53,4 +55,46 @@ fn messages_do_not_wait_for_each_other() {
         pg.shutdown()
     })
     .unwrap();
+}
+
+#[test]
+fn a_device_that_reduces_is_left_to() {
+    static PROVIDER: Provider = Provider {
+        source: "reducer",
+        devices: &[DeviceRegistration { name: "reducer", key: DispatchKey::PrivateUse1, open: &|| Ok(reducer()) }],
+        ..Provider::EMPTY
+    };
+    fn reducer() -> Arc<Guarded> {
+        static RUNTIME: OnceLock<Arc<Guarded>> = OnceLock::new();
+        RUNTIME.get_or_init(|| Arc::new(Guarded::new("reducer").with_reduction())).clone()
+    }
+    let builder = GroupBuilder::new().providers(&[&PROVIDER, &c10d_gloo_like::PROVIDER]).timeout(CAP);
+    let runtime: Arc<dyn DeviceRuntime> = reducer();
+    reducer().start_log();
+    run_ranks(3, builder.backend("reducer:gloo-like").hint("staged.chunk", "1000"), |pg| {
+        let (me, index) = (pg.rank(), pg.rank() as u16);
+        let mine: Vec<i64> = (0..700).map(|i| i64::from(i + me * 7)).collect();
+        let want: Vec<i64> = (0..700).map(|i| 3 * i + 21).collect();
+        let mut x = DeviceBuffer::from_slice(&runtime, index, &mine, CAP)?;
+        pg.all_reduce(&mut x, ReduceOp::Sum)?;
+        assert_eq!(x.to_vec::<i64>(CAP)?, want);
+        x.write(&mine, CAP)?;
+        pg.reduce(&mut x, ReduceOp::Sum, 2)?;
+        assert_eq!(x.to_vec::<i64>(CAP)?, if me == 2 { want } else { mine });
+        let whole: Vec<i64> = (0..900).collect();
+        let whole = DeviceBuffer::from_slice(&runtime, index, &whole, CAP)?;
+        let mut part = DeviceBuffer::new(&runtime, index, DType::I64, 300)?;
+        pg.reduce_scatter_into(&whole, &mut part, ReduceOp::Sum)?;
+        let want: Vec<i64> = (0..300).map(|i| 3 * (i + 300 * i64::from(me))).collect();
+        assert_eq!(part.to_vec::<i64>(CAP)?, want);
+        pg.shutdown()
+    })
+    .unwrap();
+    assert!(reducer().log().iter().any(|entry| entry.what == What::Reduce && entry.ran));
+    // What it took for that goes when the threads do.
+    returns(|| {
+        while reducer().allocations() > 0 {
+            std::thread::yield_now();
+        }
+    });
 }

@@ -1,0 +1,184 @@
+//! Reductions on the device (level 1): the CPU backend only moves. Each rank gets its part of every rank's elements,
+//! reduces them on its device in rank order, and shares the result.
+
+use super::collective::{enqueue, exchange};
+use super::host::Host;
+use super::plan::{Chunk, HostSpan, Plan, STEPS};
+use super::port::{DEPTH, Port, Watched};
+use crate::device::DevicePtr;
+use crate::job::Outcome;
+use crate::ops::{OpKind, Params, Shape};
+use crate::types::{DType, ReduceOp};
+use crate::{Error, ErrorKind, Result};
+
+/// Device memory in which is reduced, kept between ops.
+#[derive(Default)]
+pub(super) struct Scratch {
+    index: u16,
+    base: Option<*mut ()>,
+    bytes: usize,
+}
+
+/// Whether the device reduces this call, and the CPU backend moves what that takes.
+pub(super) fn applies(device: &Watched<'_>, plan: &Plan<'_>) -> Result<bool> {
+    let (shared, call) = (device.shared, &device.slot.call);
+    let Some(dtype) = call.dtype.filter(|_| call.op.reduces() && shared.world > 1 && plan.is_cut()) else {
+        return Ok(false);
+    };
+    let reduce = call.params.reduce;
+    if matches!(reduce, ReduceOp::Avg | ReduceOp::PreMulSum(_)) {
+        return Ok(false);
+    }
+    let moves = [OpKind::AllToAllSingle, OpKind::AllGatherInto, OpKind::Gather];
+    if !moves.iter().all(|op| shared.cpu.capabilities().offers(*op, dtype, ReduceOp::Sum)) {
+        return Ok(false);
+    }
+    device.call("reduction", |runtime| Ok(runtime.reduction().is_some_and(|r| r.reduces(reduce).contains(dtype))))
+}
+
+/// How many rounds there may be: each has two steps.
+pub(super) const ROUNDS: usize = STEPS / 2;
+
+/// Where things are in a round's host memory, in bytes, and how many elements a part has.
+struct Layout {
+    part: usize,
+    /// Elements of all ranks' parts.
+    all: usize,
+    received: usize,
+    result: usize,
+    bytes: usize,
+}
+
+fn layout(chunk: &Chunk, world: usize, size: usize, scatters: bool) -> Layout {
+    let count = chunk.outputs.first().map_or(0, |(_, count)| *count);
+    let part = if scatters { count } else { count.div_ceil(world) };
+    let all = part * world;
+    let received = (all * size).next_multiple_of(64);
+    let result = received + (all * size).next_multiple_of(64);
+    Layout { part, all, received, result, bytes: result + part * size }
+}
+
+/// Does the op's rounds with the reduction on the device.
+pub(super) fn rounds(
+    device: &Watched<'_>,
+    plan: &Plan<'_>,
+    port: &Port,
+    hosts: &mut [Option<Host>; DEPTH],
+    scratch: &mut Scratch,
+) -> Result<Outcome> {
+    let (shared, call) = (device.shared, &device.slot.call);
+    let world = shared.world as usize;
+    let dtype = call.dtype.ok_or_else(|| Error::new(ErrorKind::Internal, "a reduction without an element type"))?;
+    let size = dtype.size();
+    let scatters = matches!(call.op.row().shape, Shape::ScatterFlat | Shape::ScatterFlats);
+    let start = |hosts: &mut [Option<Host>; DEPTH], k: usize| {
+        let mut chunk = plan.chunk(k);
+        let layout = layout(&chunk, world, size, scatters);
+        chunk.bytes = layout.bytes;
+        enqueue(device, chunk, port, hosts, k).map(|chunk| (chunk, layout))
+    };
+    let mut next = Some(start(hosts, 0)?);
+    for k in 0..plan.rounds() {
+        let Some((chunk, at)) = next.take() else { break };
+        if k + 1 < plan.rounds() {
+            next = Some(start(hosts, k + 1)?);
+        }
+        device.wait_for(port.outs[k % DEPTH], "a copy to the host")?;
+        let Some(host) = &hosts[k % DEPTH] else { break };
+        if !scatters {
+            pad(host, chunk.outputs[0].1 * size, at.all * size);
+        }
+        let step = |which: u8, op: OpKind, inputs: &[HostSpan], outputs: &[HostSpan]| {
+            let mut params = Params::default();
+            params.root = call.params.root;
+            let number = (2 * k) as u8 + which;
+            exchange(shared, device.slot, host, number, plan.each(), (op, params), (inputs, outputs))
+        };
+        step(0, OpKind::AllToAllSingle, &[(0, at.all)], &[(at.received, at.all)])?;
+        let base = room(device, scratch, at.all * size)?;
+        // SAFETY: as many bytes as were received; host memory and scratch are used again behind this, on the same stream
+        // or after its mark.
+        unsafe { device.load(port.back, base, host, at.received, at.all * size) }?;
+        for rank in 1..world {
+            reduce(device, port.back, (call.params.reduce, dtype), base, base.after(rank * at.part * size), at.part)?;
+        }
+        if scatters {
+            let beyond = chunk.outputs[0].0;
+            for piece in &chunk.back {
+                device.move_to(port.back, piece, base.after(piece.at - beyond))?;
+            }
+        } else {
+            // SAFETY: the host memory has room for a part there; it is used when the mark is reached.
+            unsafe { device.unload(port.back, base, host, at.result, at.part * size) }?;
+            device.record(port.backs[k % DEPTH], port.back)?;
+            device.wait_for(port.backs[k % DEPTH], "a reduction")?;
+            let result = [(at.result, at.part)];
+            if call.op == OpKind::Reduce {
+                let parts: Vec<HostSpan> = (0..world).map(|rank| (rank * at.part * size, at.part)).collect();
+                let is_root = shared.rank == call.params.root;
+                step(1, OpKind::Gather, &result, if is_root { &parts } else { &[] })?;
+            } else {
+                step(1, OpKind::AllGatherInto, &result, &[(0, at.all)])?;
+            }
+            // SAFETY: the chunk lies in its host memory, which is used again only when this round is over.
+            unsafe { device.copy_in(port.back, &chunk.back, host) }?;
+        }
+        device.record(port.backs[k % DEPTH], port.back)?;
+    }
+    device.wait_for(port.backs[(plan.rounds() - 1) % DEPTH], "a copy from the host")?;
+    Ok(Outcome::default())
+}
+
+/// What fills the last part holds nothing, but something.
+fn pad(host: &Host, from: usize, to: usize) {
+    // SAFETY: the layout's, which the host memory has; no copy in flight touches it.
+    unsafe { host.base().add(from).write_bytes(0, to - from) };
+}
+
+/// So much device memory. An op's first round asks for the most, so what is replaced is in no use.
+fn room(device: &Watched<'_>, scratch: &mut Scratch, bytes: usize) -> Result<DevicePtr> {
+    if let Some(base) = scratch.base.filter(|_| scratch.bytes >= bytes && scratch.index == device.index) {
+        return Ok(DevicePtr { base, offset: 0 });
+    }
+    if let Some(base) = scratch.base.take() {
+        device.call("free", |runtime| {
+            // SAFETY: from `allocate`, once; nothing that uses it is in flight.
+            unsafe { runtime.free(scratch.index, base) };
+            Ok(())
+        })?;
+    }
+    let bytes = bytes.next_power_of_two();
+    let base = device.call("allocate", |runtime| runtime.allocate(device.index, bytes))?;
+    *scratch = Scratch { index: device.index, base: Some(base), bytes };
+    Ok(DevicePtr { base, offset: 0 })
+}
+
+impl Scratch {
+    /// Gives device memory back when nothing is in flight any more.
+    pub(super) fn close(self, device: &std::sync::Arc<dyn crate::device::DeviceRuntime>) {
+        if let Some(base) = self.base {
+            // SAFETY: from `allocate`, once; nothing that uses it is in flight.
+            unsafe { device.free(self.index, base) };
+        }
+    }
+
+    /// The device may use it for ever.
+    pub(super) fn write_off(&mut self) {
+        self.base = None;
+    }
+}
+
+fn reduce(
+    device: &Watched<'_>,
+    stream: u64,
+    (op, dtype): (ReduceOp, DType),
+    acc: DevicePtr,
+    with: DevicePtr,
+    count: usize,
+) -> Result {
+    device.call("reduce", |runtime| match runtime.reduction() {
+        // SAFETY: both places are in the scratch memory, apart from each other.
+        Some(reduction) => unsafe { reduction.reduce(device.index, stream, op, dtype, acc, with, count) },
+        None => Err(Error::new(ErrorKind::Device, "the device reduces no more")),
+    })
+}

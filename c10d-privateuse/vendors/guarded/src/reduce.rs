@@ -1,0 +1,108 @@
+//! Reduction of what streams have at hand.
+#![allow(unsafe_code)]
+
+use c10d_core::{DType, DTypeSet, Element, ReduceOp};
+
+/// Combines so many bytes of the second place into the first.
+///
+/// # Safety
+/// Both places have so many bytes, which nobody else uses meanwhile.
+pub(crate) type Reducer = unsafe fn(*mut u8, *const u8, usize);
+
+/// What is reduced here; the rest is the host's.
+pub(crate) fn types(op: ReduceOp) -> DTypeSet {
+    let of: Vec<DType> = DType::ALL.iter().copied().filter(|dtype| reducer(op, *dtype).is_some()).collect();
+    DTypeSet::of(&of)
+}
+
+unsafe fn each<T: Element, const OP: u8>(acc: *mut u8, with: *const u8, bytes: usize)
+where
+    T: Combine,
+{
+    for i in 0..bytes / size_of::<T>() {
+        // SAFETY: within the bytes, which need not be aligned.
+        unsafe {
+            let (acc, with) = (acc.cast::<T>().add(i), with.cast::<T>().add(i));
+            acc.write_unaligned(T::combine::<OP>(acc.read_unaligned(), with.read_unaligned()));
+        }
+    }
+}
+
+const SUM: u8 = ReduceOp::Sum.code();
+const PRODUCT: u8 = ReduceOp::Product.code();
+const MIN: u8 = ReduceOp::Min.code();
+const MAX: u8 = ReduceOp::Max.code();
+const BAND: u8 = ReduceOp::Band.code();
+const BOR: u8 = ReduceOp::Bor.code();
+const BXOR: u8 = ReduceOp::Bxor.code();
+
+trait Combine: Copy {
+    fn combine<const OP: u8>(a: Self, b: Self) -> Self;
+}
+
+macro_rules! integers {
+    ($($t:ty)*) => {$(impl Combine for $t {
+        fn combine<const OP: u8>(a: $t, b: $t) -> $t {
+            match OP {
+                SUM => a.wrapping_add(b),
+                PRODUCT => a.wrapping_mul(b),
+                MIN => a.min(b),
+                MAX => a.max(b),
+                BAND => a & b,
+                BOR => a | b,
+                _ => a ^ b,
+            }
+        }
+    })*};
+}
+
+macro_rules! floats {
+    ($($t:ty)*) => {$(impl Combine for $t {
+        fn combine<const OP: u8>(a: $t, b: $t) -> $t {
+            match OP {
+                SUM => a + b,
+                PRODUCT => a * b,
+                _ if a.is_nan() || b.is_nan() => <$t>::NAN,
+                MIN => a.min(b),
+                _ => a.max(b),
+            }
+        }
+    })*};
+}
+
+integers! { u8 i8 u16 i16 u32 i32 u64 i64 }
+floats! { f32 f64 }
+
+fn integer<T: Element + Combine>(op: ReduceOp) -> Option<Reducer> {
+    Some(match op.code() {
+        SUM => each::<T, SUM>,
+        PRODUCT => each::<T, PRODUCT>,
+        MIN => each::<T, MIN>,
+        MAX => each::<T, MAX>,
+        BAND => each::<T, BAND>,
+        BOR => each::<T, BOR>,
+        BXOR => each::<T, BXOR>,
+        _ => return None,
+    })
+}
+
+fn float<T: Element + Combine>(op: ReduceOp) -> Option<Reducer> {
+    if matches!(op, ReduceOp::Band | ReduceOp::Bor | ReduceOp::Bxor) { None } else { integer::<T>(op) }
+}
+
+/// What does the op on the type, if anything here does.
+pub(crate) fn reducer(op: ReduceOp, dtype: DType) -> Option<Reducer> {
+    match dtype {
+        DType::U8 => integer::<u8>(op),
+        DType::I8 => integer::<i8>(op),
+        DType::U16 => integer::<u16>(op),
+        DType::I16 => integer::<i16>(op),
+        DType::U32 => integer::<u32>(op),
+        DType::I32 => integer::<i32>(op),
+        DType::U64 => integer::<u64>(op),
+        DType::I64 => integer::<i64>(op),
+        DType::F32 => float::<f32>(op),
+        DType::F64 => float::<f64>(op),
+        _ => None,
+    }
+}
