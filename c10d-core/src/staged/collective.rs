@@ -10,8 +10,9 @@ use super::reduction::{self, Scratch};
 use super::shared::Shared;
 use super::slot::{Call, Slot};
 use crate::buffer::{Sink, Span};
-use crate::job::{Outcome, Request, nested};
+use crate::job::{Outcome, Request, let_go, nested};
 use crate::ops::{OpKind, Params};
+use crate::store::FOREVER;
 use crate::types::Device;
 use crate::{Error, ErrorKind, Result, Status};
 
@@ -92,7 +93,9 @@ fn run(shared: &Shared, slot: &Slot, kept: &mut Kept, retained: &mut Vec<*mut ()
         }
     });
     if let Err(error) = &result {
-        shared.die(error);
+        if error.status() == Status::Failed {
+            shared.die(error);
+        }
         while !device.drained(port) {
             if slot.give_up(error) {
                 // The device may use our memory for ever, too.
@@ -193,7 +196,14 @@ fn hand_over(shared: &Shared, slot: &Slot, request: Request) -> Result<Outcome> 
     slot.set_at_cpu(true);
     let result = nested(&*shared.cpu, None, request);
     slot.set_at_cpu(false);
-    result
+    result.map_err(told)
+}
+
+/// A step's error as the op's: how long it took and might have taken is the op's to say.
+pub(super) fn told(mut error: Error) -> Error {
+    let report = error.report_mut();
+    (report.elapsed, report.deadline) = (None, None);
+    error
 }
 
 /// The request for the CPU backend.
@@ -207,6 +217,11 @@ pub(super) fn request(slot: &Slot, chunk: &Chunk, host: Option<&Host>, k: usize,
         spans.outputs.extend(chunk.outputs.iter().map(span));
     }
     let mut request = call.outer.step(k as u8, call.op, call.params.clone(), spans);
+    // The CPU backend may take a while past its deadline to find out whom it waited for. That is told in our own time.
+    let timeout = call.outer.timeout.min(FOREVER);
+    let margin = (let_go(timeout) / 4 * 3).min(timeout / 4);
+    request.timeout = timeout - margin;
+    request.deadline = call.outer.deadline.checked_sub(margin).unwrap_or(call.outer.deadline).into();
     // The op may be a step itself, whose number gives way to that of the round.
     let outer = call.outer.fingerprint.step;
     request.fingerprint.rest ^= u32::from(outer).wrapping_mul(0x85eb_ca6b);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::task::{Wake, Waker};
 use std::time::{Duration, Instant};
 
-use super::collective::{index, request};
+use super::collective::{index, request, told};
 use super::host::Host;
 use super::plan::{Chunk, Facts, Plan};
 use super::port::{Port, Watched};
@@ -215,7 +215,7 @@ fn advance(
                     let given = unsafe { device.copy_in(port.back, &parcel.chunk.back, &parcel.host) };
                     given.and_then(|()| device.record(parcel.event, port.back)).map(|()| Stage::Back(outcome))
                 }
-                Err(error) => return Some(Err(error)),
+                Err(error) => return Some(Err(told(error))),
             }
         }
         Stage::Back(outcome) => match in_time(device, parcel.event) {

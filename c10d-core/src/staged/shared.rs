@@ -9,6 +9,7 @@ use super::engine::Engine;
 use super::{Slot, watchdog};
 use crate::backend::Backend;
 use crate::device::DeviceRuntime;
+use crate::ops::OpKind;
 use crate::{Error, ErrorKind, Phase, Result};
 
 pub(super) struct Shared {
@@ -111,6 +112,13 @@ impl Shared {
         span.map_or_else(|| self.device.name().to_owned(), |span| span.device().to_string())
     }
 
+    /// The collective for which this one waits, where that is with the CPU backend.
+    fn in_front(&self, slot: &Slot) -> Option<(OpKind, u64)> {
+        let flight = self.flight.lock();
+        let first = flight.slots.iter().find(|s| s.at_cpu() && !s.call.op.is_p2p())?;
+        (!slot.call.op.is_p2p()).then_some((first.call.op, first.call.outer.seq))
+    }
+
     /// Why an op is not over although its time is.
     pub(super) fn late(&self, slot: &Slot) -> Error {
         let device = self.device_of(slot);
@@ -127,8 +135,10 @@ impl Shared {
                 Error::new(ErrorKind::Internal, what)
             }
             None => {
-                let what =
-                    format!("device {device} did not get through with its work in time, or with that of earlier ops");
+                let what = match self.in_front(slot) {
+                    Some((op, seq)) => format!("{op} seq {seq}, which comes first, still waits for other ranks"),
+                    None => format!("device {device} did not get through with its work in time"),
+                };
                 Error::new(ErrorKind::Timeout, what)
             }
         };

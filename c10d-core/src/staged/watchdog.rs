@@ -15,7 +15,7 @@ const AGAIN: Duration = Duration::from_millis(100);
 fn limit(shared: &Shared, slot: &Slot) -> Instant {
     let (deadline, timeout) = (slot.call.outer.deadline, slot.call.outer.timeout);
     let end = shared.death().map_or(deadline, |(_, at)| deadline.min(*at));
-    let eighths = if slot.at_cpu() { 6 } else { 2 };
+    let eighths = if slot.at_cpu() { 7 } else { 2 };
     end + let_go(timeout) * eighths / 8
 }
 

@@ -213,6 +213,31 @@ fn ops_behind_one_that_hangs_end_with_it() {
 }
 
 #[test]
+fn what_waits_in_line_keeps_its_own_deadline() {
+    let (runtime, builder) = staged!("line");
+    let errors = returns(move || {
+        let heard = Barrier::new(2);
+        run_ranks(2, builder.timeout(Duration::from_secs(3600)), |pg| {
+            pg.barrier()?;
+            let mut errors = Vec::new();
+            if pg.rank() == 0 {
+                let long = pg.start(op::all_reduce(buffer(&runtime, 0, 10), ReduceOp::Sum));
+                let short = pg.start(op::all_reduce(buffer(&runtime, 0, 10), ReduceOp::Sum).timeout(SHORT));
+                errors.push(short.wait().unwrap_err().error);
+                errors.push(long.wait().unwrap_err().error);
+            }
+            heard.wait();
+            Ok(errors)
+        })
+        .unwrap()
+    });
+    for error in &errors[0] {
+        assert_eq!(*error.kind(), ErrorKind::Timeout, "{error}");
+        assert!(error.to_string().contains("all_reduce seq 1, which comes first, still waits"), "{error}");
+    }
+}
+
+#[test]
 fn abort_ends_an_op_whose_device_hangs() {
     let (runtime, builder) = staged!("aborts");
     let device = runtime.clone();

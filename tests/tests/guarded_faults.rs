@@ -1,0 +1,113 @@
+//! Peers that die or stop during ops on the guarded device: who is named, on whom.
+
+mod stage;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use c10d::device::{DeviceBuffer, DeviceRuntime};
+use c10d::launch::{Launch, Report, Signal};
+use c10d::{OpKind, ProcessGroup, ReduceOp, Result};
+use libtest_mimic::{Arguments, Failed, Trial};
+use rustix::process::{Signal as Sig, getpid, kill_process};
+use stage::acts::{VICTIM, WORLD};
+use stage::{Told, cast, failures, shown, tell_error};
+
+/// No verdict: only so that a hang ends.
+const CAP: Duration = Duration::from_secs(10);
+const OP_TIMEOUT: Duration = Duration::from_secs(2);
+const SURVIVORS: [u32; 2] = [0, 2];
+const OPS: [OpKind; 6] = [
+    OpKind::AllReduce,
+    OpKind::Broadcast,
+    OpKind::AllGatherInto,
+    OpKind::AllToAllSingle,
+    OpKind::Barrier,
+    OpKind::Recv,
+];
+
+fn main() -> std::process::ExitCode {
+    if let Some(part) = stage::part() {
+        let (what, op) = part.split_once(':').unwrap_or((&part, ""));
+        let op = OpKind::from_name(op).expect("a part names an op of the table");
+        return match be(what, op) {
+            Ok(()) => std::process::ExitCode::SUCCESS,
+            Err(e) => {
+                tell_error("part", &e);
+                std::process::ExitCode::FAILURE
+            }
+        };
+    }
+    let mut trials = Vec::new();
+    for op in OPS {
+        trials.push(Trial::test(format!("killed/{op}"), move || named(op, "kill", "PeerDead")));
+        trials.push(Trial::test(format!("stopped/{op}"), move || named(op, "stop", "Timeout")));
+    }
+    libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
+}
+
+/// Does ops until one fails; the victim comes to its end in the midst of them.
+fn be(what: &str, op: OpKind) -> Result {
+    let timeout = if what == "stop" { OP_TIMEOUT } else { CAP };
+    let builder = c10d::builder().init("env://").timeout(timeout).hint("staged.chunk", "16384");
+    let pg = builder.providers(&[&c10d_guarded::PROVIDER]).backend("guarded:gloo-like").build()?;
+    act(&pg, op)?;
+    if pg.rank() == VICTIM {
+        let signal = if what == "stop" { Sig::STOP } else { Sig::KILL };
+        std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(20));
+            let _ = kill_process(getpid(), signal);
+        });
+    }
+    let begin = Instant::now();
+    while begin.elapsed() < CAP {
+        if let Err(e) = act(&pg, op) {
+            tell_error(op.name(), &e);
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+fn act(pg: &ProcessGroup, op: OpKind) -> Result {
+    let device: Arc<dyn DeviceRuntime> = c10d_guarded::runtime();
+    let buffer = |count: usize| DeviceBuffer::from_slice(&device, 0, &vec![1i32; count], CAP);
+    let count = 30_000;
+    let mut x = buffer(count)?;
+    match op {
+        OpKind::Broadcast => pg.broadcast(&mut x, VICTIM).map(drop),
+        OpKind::AllGatherInto => pg.all_gather_into(&x, buffer(count * WORLD as usize)?).map(drop),
+        OpKind::AllToAllSingle => pg.all_to_all_single(&x, buffer(count)?).map(drop),
+        OpKind::Barrier => pg.barrier(),
+        OpKind::Recv if pg.rank() == VICTIM => SURVIVORS.iter().try_for_each(|to| pg.send(&x, *to, 3).map(drop)),
+        OpKind::Recv => pg.recv(&mut x, VICTIM, 3).map(drop),
+        _ => pg.all_reduce(&mut x, ReduceOp::Sum).map(drop),
+    }
+}
+
+/// Runs the part until all but the victim have ended.
+fn awakened(launch: Launch) -> Result<Report, String> {
+    let job = launch.spawn().map_err(|e| e.to_string())?;
+    let begin = Instant::now();
+    while begin.elapsed() < 3 * CAP && !SURVIVORS.iter().all(|rank| job.has_ended(*rank).unwrap_or(true)) {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    job.signal(VICTIM, Signal::Kill).map_err(|e| e.to_string())?;
+    job.wait(Instant::now() + CAP).map_err(|e| e.to_string())
+}
+
+fn named(op: OpKind, what: &str, kind: &str) -> Result<(), Failed> {
+    let launch = cast(&format!("{what}:{op}"), WORLD, "shm");
+    let report = if what == "stop" { awakened(launch)? } else { launch.run().map_err(|e| e.to_string())? };
+    for rank in SURVIVORS {
+        let told = failures(&report, rank).into_iter().find(|told: &Told| told.about == op.name());
+        let told = told.ok_or_else(|| format!("rank {rank} says nothing of {op}\n{}", shown(&report)))?;
+        // On a machine too busy to let a live rank answer, that rank is named beside the victim, as one that is silent.
+        let silent = |rank: &u32| told.words.contains(&format!("rank {rank} is stopped or unreachable"));
+        let right = told.guilty.contains(&VICTIM) && told.guilty.iter().all(|rank| *rank == VICTIM || silent(rank));
+        if told.kind != kind || !right || !told.words.contains("guarded staged by gloo-like") {
+            return Err(format!("rank {rank} says {told:?}\n{}", shown(&report)).into());
+        }
+    }
+    Ok(())
+}
