@@ -53,7 +53,7 @@ impl Aside {
         request.spans = spans;
         request.fingerprint = fingerprint(&request);
         // The bytes are borrowed for as long as this lasts, and the backend lets go before it ends.
-        nested(&*self.0, request).map(drop)
+        nested(&*self.0, None, request).map(drop)
     }
 
     /// Ends all messages, here and on the peers, for this cause.

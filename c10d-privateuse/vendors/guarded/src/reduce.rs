@@ -15,10 +15,7 @@ pub(crate) fn types(op: ReduceOp) -> DTypeSet {
     DTypeSet::of(&of)
 }
 
-unsafe fn each<T: Element, const OP: u8>(acc: *mut u8, with: *const u8, bytes: usize)
-where
-    T: Combine,
-{
+unsafe fn each<T: Element + Combine, const OP: u8>(acc: *mut u8, with: *const u8, bytes: usize) {
     for i in 0..bytes / size_of::<T>() {
         // SAFETY: within the bytes, which need not be aligned.
         unsafe {
