@@ -22,6 +22,8 @@ struct Slot {
     deadline: Instant,
     /// The rank whose fingerprint of this call is still to come.
     awaits: Option<u32>,
+    /// The other rank of a message.
+    peer: Option<u32>,
     /// The device is through with it.
     passed: bool,
 }
@@ -60,6 +62,7 @@ impl Board {
     /// through with it and the fingerprint of rank `awaits` was heard.
     pub(crate) fn enter(&self, job: Job, awaits: Option<u32>) -> Option<u64> {
         let deadline = job.request().deadline();
+        let peer = job.request().op.is_p2p().then_some(job.request().params.peer);
         let mut jobs = self.jobs.lock();
         let refusal = jobs.failed.clone().or_else(|| jobs.closed.then(closed));
         if let Some(cause) = refusal {
@@ -69,7 +72,7 @@ impl Board {
         }
         let id = jobs.next;
         jobs.next += 1;
-        jobs.slots.insert(id, Slot { job, stage: Stage::Queued, deadline, awaits, passed: false });
+        jobs.slots.insert(id, Slot { job, stage: Stage::Queued, deadline, awaits, peer, passed: false });
         if jobs.wakes.is_none_or(|at| deadline < at) {
             self.changed.notify_all();
         }
@@ -171,13 +174,13 @@ impl Board {
             if jobs.over || (jobs.closed && jobs.slots.is_empty()) {
                 return None;
             }
-            let first = jobs.slots.values().min_by_key(|s| s.deadline).map(|s| (s.deadline, s.awaits));
+            let first = jobs.slots.values().min_by_key(|s| s.deadline).map(|s| (s.deadline, s.awaits.or(s.peer)));
             if let Some((deadline, awaits)) = first
                 && deadline <= Instant::now()
             {
                 drop(jobs);
                 let absent = awaits.map_or(String::new(), |r| format!(", and rank {r} has not come to it"));
-                let what = format!("the collective did not end in time{absent}{}", self.inside());
+                let what = format!("the operation did not end in time{absent}{}", self.inside());
                 self.fail(late(&what).guilty(awaits));
                 jobs = self.jobs.lock();
                 continue;

@@ -69,6 +69,28 @@ fn an_asynchronous_error_has_the_librarys_words() {
 }
 
 #[test]
+fn a_lost_context_says_what_to_do() {
+    ends_in_time("a_lost_context_says_what_to_do", "lost=1", "the CUDA context is lost: restart this process");
+}
+
+#[test]
+fn a_message_that_does_not_come_names_its_sender() {
+    with_fake("a_message_that_does_not_come_names_its_sender", "", || {
+        let errors = within(CAP, || {
+            run_ranks(2, builder().timeout(3 * SECOND), |pg| {
+                if pg.rank() == 1 {
+                    return Ok(None);
+                }
+                let mut x = on(0, &[1f32; 10]);
+                Ok(pg.run(op::recv(&mut x, 1, 0).timeout(SHORT)).map(drop).err())
+            })
+        });
+        let e = errors.unwrap().swap_remove(0).expect("nothing comes");
+        assert_eq!((e.kind(), &*e.report().guilty), (&ErrorKind::Timeout, &[1][..]), "{e}");
+    });
+}
+
+#[test]
 fn an_abort_that_hangs_holds_nobody_up() {
     with_fake("an_abort_that_hangs_holds_nobody_up", "hang=0,abort=hang", || {
         let results = within(CAP, || {

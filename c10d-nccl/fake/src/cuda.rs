@@ -282,6 +282,9 @@ extern "C" fn cuEventQuery(event: u64) -> c_int {
     if crate::nccl::launched_past("query") {
         fault::hang();
     }
+    if crate::nccl::launched_past("lost") {
+        return LAUNCH_FAILED;
+    }
     match WORLD.lock().query(event) {
         Some(true) => SUCCESS,
         Some(false) => NOT_READY,

@@ -12,6 +12,7 @@
 //! | `error=N` | the N-th launch never ends, and the communicator reports an asynchronous error |
 //! | `abort=hang` | `ncclCommAbort` does not return |
 //! | `query=N` | `cuEventQuery` does not return on a thread after its N-th launch |
+//! | `lost=N` | the device is lost to a thread after its N-th launch |
 //! | `capturing=yes` | every stream records a graph |
 
 /// The value of a word of the script.
