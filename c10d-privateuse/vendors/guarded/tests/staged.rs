@@ -98,3 +98,26 @@ fn a_device_that_reduces_is_left_to() {
         }
     });
 }
+
+#[test]
+fn tensors_of_no_elements_are_tensors() {
+    let (runtime, builder) = staged!("nothing");
+    let device: Arc<dyn DeviceRuntime> = runtime;
+    run_ranks(2, builder, |pg| {
+        let index = pg.rank() as u16;
+        let empty = || DeviceBuffer::new(&device, index, DType::F32, 0);
+        pg.all_reduce(empty()?, ReduceOp::Sum)?;
+        pg.all_gather(empty()?, vec![empty()?, empty()?])?;
+        if pg.rank() == 0 {
+            pg.send(empty()?, 1, 1).map(drop)?
+        } else {
+            pg.recv(empty()?, 0, 1).map(drop)?
+        }
+        // Beside others that have some.
+        let some = DeviceBuffer::from_slice(&device, index, &[1f32; 3], CAP)?;
+        let back = pg.all_reduce_coalesced(vec![empty()?, some, empty()?], ReduceOp::Sum)?;
+        assert_eq!(back[1].to_vec::<f32>(CAP)?, [2.0; 3]);
+        pg.shutdown()
+    })
+    .unwrap();
+}
