@@ -78,7 +78,8 @@ impl Decision {
     pub(super) fn log(&self) {
         match self.verdict {
             Verdict::Refused => tracing::warn!(target: "c10d::plugin", "{self}"),
-            _ if self.rule == Some(Rule::Privileged) => tracing::warn!(target: "c10d::plugin", "{self}"),
+            // About a variable: ignored, or with a name in it that matches nothing.
+            Verdict::Skipped if self.name.is_none() => tracing::warn!(target: "c10d::plugin", "{self}"),
             _ => tracing::info!(target: "c10d::plugin", "{self}"),
         }
     }

@@ -105,6 +105,8 @@ fn tables_are_validated_before_anything_in_them_is_used() {
     let there = fill(&lab, &tables::entries());
     let report = Search::new().directory(lab.junk()).load();
     judge(&lab, &report.decisions, &there);
+    let null = report.decisions.iter().find(|d| d.path.to_string_lossy().ends_with("_null.so")).unwrap();
+    assert!(null.detail.contains("returned null"), "{null}");
 }
 
 #[test]
