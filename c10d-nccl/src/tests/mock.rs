@@ -62,6 +62,11 @@ pub(super) fn cuda() -> Arc<dyn DeviceRuntime> {
     Arc::new(MockCuda { log: Log::default(), next: AtomicU64::new(1) })
 }
 
+/// The same, as the backend sees it.
+pub(super) fn cuda_api() -> Arc<dyn CudaApi> {
+    Arc::new(MockCuda { log: Log::default(), next: AtomicU64::new(1) })
+}
+
 pub(super) struct MockCuda {
     log: Log,
     next: AtomicU64,

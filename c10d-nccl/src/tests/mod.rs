@@ -2,4 +2,5 @@
 
 mod log;
 mod mock;
+mod real;
 mod roots;

@@ -1,0 +1,53 @@
+//! The real library, where one is found: named by `C10D_NCCL_LIB`, installed, or in the active environment.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::mock::cuda_api;
+use crate::boot;
+use crate::comms::Comms;
+use crate::nccl::{Communicator, Library, NcclApi, Optional};
+
+fn real() -> Option<Arc<dyn NcclApi>> {
+    match Library::get(None) {
+        Ok(library) => Some(library),
+        Err(e) => {
+            println!("skipped: {e}");
+            None
+        }
+    }
+}
+
+#[test]
+fn ids_are_made_and_differ() {
+    let Some(nccl) = real() else { return };
+    let ids = [(); 2].map(|()| boot::make(&*nccl).unwrap());
+    assert_ne!(ids[0], ids[1]);
+    assert_eq!(boot::parse(&ids[0].0).unwrap(), ids[0]);
+    println!("NCCL {}, scalable: {}", nccl.version(), nccl.has(Optional::InitRankScalable));
+}
+
+#[test]
+fn without_a_device_init_fails_in_words() {
+    let Some(nccl) = real() else { return };
+    if crate::available().is_ok() {
+        return println!("skipped: this machine has CUDA");
+    }
+    let comms = Arc::new(Comms::new(nccl.clone(), cuda_api(), 0));
+    let id = boot::make(&*nccl).unwrap();
+    let until = Instant::now() + Duration::from_secs(60);
+    let e = match Communicator::begin(&nccl, &comms, (0, 1), &[id]) {
+        Err(e) => e,
+        // It may find out later.
+        Ok(comm) => loop {
+            match comm.ready() {
+                Err(e) => break e,
+                Ok(ready) => assert!(!ready && Instant::now() < until),
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        },
+    };
+    let text = e.to_string();
+    println!("{text}");
+    assert!(text.contains("NCCL 2.") && text.contains("CUDA"), "{text}");
+}
