@@ -5,9 +5,10 @@ use std::borrow::Cow;
 use c10d_core::buffer::CooLayout;
 use c10d_core::{Error, Result};
 
+use crate::fold::By;
 use crate::keys::{Key, is_coalesced, linearise};
 use crate::memory::zeroed;
-use crate::value::{Combine, Value};
+use crate::value::Value;
 
 /// Sorted entries.
 pub(crate) struct Entries<'a, K, V: Value> {
@@ -20,7 +21,8 @@ pub(crate) struct Entries<'a, K, V: Value> {
 ///
 /// # Errors
 /// `InvalidArgument` if a coordinate is outside of the tensor, or the tensor is not coalesced and is said to be.
-pub(crate) fn coalesce<'a, K: Key, V: Value, C: Combine<V::Wide>>(
+pub(crate) fn coalesce<'a, K: Key, V: Value>(
+    by: &By<K, V>,
     layout: &CooLayout,
     indices: &[i64],
     values: &'a [V],
@@ -41,16 +43,6 @@ pub(crate) fn coalesce<'a, K: Key, V: Value, C: Combine<V::Wide>>(
     keys.dedup();
     let row = layout.row;
     let mut out = zeroed::<V>(keys.len(), row)?;
-    V::accumulate(&mut out, |out| {
-        for (same, i) in order.chunk_by(|a, b| a.0 == b.0).zip(0..) {
-            let out = &mut out[i * row..(i + 1) * row];
-            for (n, (_, entry)) in same.iter().enumerate() {
-                let values = &values[entry * row..(entry + 1) * row];
-                for (out, value) in out.iter_mut().zip(values) {
-                    *out = if n == 0 { value.widen() } else { C::combine(*out, value.widen()) };
-                }
-            }
-        }
-    });
+    (by.merge)(&order, values, row, &mut out);
     Ok(Entries { keys, values: Cow::Owned(out) })
 }

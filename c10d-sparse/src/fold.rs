@@ -3,17 +3,47 @@
 use std::ops::Range;
 
 use crate::keys::Key;
-use crate::union::{Piece, Union};
+use crate::union::{Piece, View, each_bit};
 use crate::value::{Combine, Value};
 
 /// Words of bits after which the next rank has its turn, so that the rows in the making stay in the cache.
 const BLOCK: usize = 64;
 
+/// One operation on one element type, as functions: what calls them is compiled once per type.
+pub(crate) struct By<K: Key, V: Value> {
+    pub(crate) fold: Fold<K, V>,
+    pub(crate) merge: Merge<K, V>,
+}
+
+/// [`fold`].
+type Fold<K, V> = fn(&Range<u64>, View<'_, K>, &[(Piece<'_, K>, &[V])], usize, &mut [V]);
+/// [`merge`].
+type Merge<K, V> = fn(&[(K, usize)], &[V], usize, &mut [V]);
+
+impl<K: Key, V: Value> By<K, V> {
+    pub(crate) fn of<C: Combine<V::Wide>>() -> By<K, V> {
+        By { fold: fold::<K, V, C>, merge: merge::<K, V, C> }
+    }
+}
+
+/// Makes one row of the rows of each key: `order` has the keys sorted, with the places of their rows.
+fn merge<K: Key, V: Value, C: Combine<V::Wide>>(order: &[(K, usize)], values: &[V], row: usize, out: &mut [V]) {
+    V::accumulate(out, |out| {
+        for (same, i) in order.chunk_by(|a, b| a.0 == b.0).zip(0..) {
+            let out = &mut out[i * row..(i + 1) * row];
+            for (n, (_, entry)) in same.iter().enumerate() {
+                let values = &values[entry * row..(entry + 1) * row];
+                if n == 0 { set(out, values) } else { add::<V, C>(out, values) }
+            }
+        }
+    });
+}
+
 /// Reduces the rows of `pieces`, which are in rank order and whose keys are in the union, into `out`, which has a row for
-/// each entry of the union.
-pub(crate) fn fold<K: Key, V: Value, C: Combine<V::Wide>>(
-    range: &Range<u64>,
-    union: &Union<K>,
+/// each entry of the union. All are of one chunk.
+fn fold<K: Key, V: Value, C: Combine<V::Wide>>(
+    chunk: &Range<u64>,
+    union: View<'_, K>,
     pieces: &[(Piece<'_, K>, &[V])],
     row: usize,
     out: &mut [V],
@@ -21,10 +51,59 @@ pub(crate) fn fold<K: Key, V: Value, C: Combine<V::Wide>>(
     if row == 0 {
         return;
     }
-    V::accumulate(out, |out| match union {
-        Union::Bits(bits, before) => by_bits::<K, V, C>(range, bits, before, pieces, row, out),
-        Union::List(keys) => by_search::<K, V, C>(keys, pieces, row, out),
+    V::accumulate(out, |out| match (union, C::NEUTRAL) {
+        (View::Bits(bits, _), Some(neutral)) if row == 1 => by_place::<K, V, C>(chunk, bits, neutral, pieces, out),
+        (View::Bits(bits, before), _) => by_bits::<K, V, C>(chunk, bits, before, pieces, row, out),
+        (View::List(keys), _) => by_search::<K, V, C>(keys, pieces, row, out),
     });
+}
+
+/// Single values, by way of a place for each key of a block.
+fn by_place<K: Key, V: Value, C: Combine<V::Wide>>(
+    chunk: &Range<u64>,
+    bits: &[u64],
+    neutral: V::Wide,
+    pieces: &[(Piece<'_, K>, &[V])],
+    out: &mut [V::Wide],
+) {
+    let mut pieces = pieces.to_vec();
+    let mut places = [neutral; BLOCK * 64];
+    let mut out = out.iter_mut();
+    for (words, base) in bits.chunks(BLOCK).zip((chunk.start..).step_by(BLOCK * 64)) {
+        places.fill(neutral);
+        for (piece, values) in &mut pieces {
+            let count = match piece {
+                Piece::List(keys) => {
+                    let mut count = 0;
+                    for (key, value) in keys.iter().zip(values.iter()) {
+                        let place = (key.number() - base) as usize;
+                        let Some(sum) = places.get_mut(place) else { break };
+                        *sum = C::combine(*sum, value.widen());
+                        count += 1;
+                    }
+                    *keys = &keys[count..];
+                    count
+                }
+                Piece::Bits(bits) => {
+                    let (now, later) = bits.split_at(words.len());
+                    *bits = later;
+                    let mut count = 0;
+                    each_bit(&(0..0), now, |place| {
+                        let sum = &mut places[place as usize % (BLOCK * 64)];
+                        *sum = C::combine(*sum, values[count].widen());
+                        count += 1;
+                    });
+                    count
+                }
+            };
+            *values = &values[count..];
+        }
+        each_bit(&(0..0), words, |place| {
+            if let Some(out) = out.next() {
+                *out = places[place as usize % (BLOCK * 64)];
+            }
+        });
+    }
 }
 
 /// Entries of one rank that were not folded yet.
@@ -64,7 +143,7 @@ impl<'a, K: Key, V> Rest<'a, K, V> {
 }
 
 fn by_bits<K: Key, V: Value, C: Combine<V::Wide>>(
-    range: &Range<u64>,
+    chunk: &Range<u64>,
     bits: &[u64],
     before: &[usize],
     pieces: &[(Piece<'_, K>, &[V])],
@@ -78,12 +157,12 @@ fn by_bits<K: Key, V: Value, C: Combine<V::Wide>>(
         for rest in &mut rests {
             for (i, all) in words.iter().copied().enumerate() {
                 let w = block * BLOCK + i;
-                let mine = rest.word(range.start + 64 * w as u64);
+                let mine = rest.word(chunk.start + 64 * w as u64);
                 if mine == 0 {
                     continue;
                 }
                 let values = rest.take(mine.count_ones() as usize * row);
-                let out = &mut out[before[w] * row..before[w + 1] * row];
+                let out = &mut out[(before[w] - before[0]) * row..(before[w + 1] - before[0]) * row];
                 word::<V, C>(all, seen[i], mine, values, row, out);
                 seen[i] |= mine;
             }

@@ -10,6 +10,7 @@ use c10d_core::{Coo, DType, DeviceCoo, Error, Job, KernelContext, Outcome, Reduc
 use half::{bf16, f16};
 use num_complex::{Complex32, Complex64};
 
+use crate::fold::By;
 use crate::keys::space;
 use crate::run::{Call, Parts};
 use crate::value::{Combine, Max, Min, Product, Sum, Value};
@@ -39,9 +40,9 @@ impl Kernel<'_> {
         // What is wrong here is told to all ranks, which otherwise would wait.
         let input = self.input::<V>();
         let (indices, values) = if space(layout) <= 1 << 32 {
-            call.reduce::<u32, V, C>(&input)?
+            call.reduce(&By::<u32, V>::of::<C>(), &input)?
         } else {
-            call.reduce::<u64, V, C>(&input)?
+            call.reduce(&By::<u64, V>::of::<C>(), &input)?
         };
         let payload: Box<dyn std::any::Any + Send> = match &self.device {
             None => {

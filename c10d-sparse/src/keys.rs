@@ -1,8 +1,12 @@
 //! Coordinates as one number each, and back.
 
+use std::ops::Range;
+
 use bytemuck::Pod;
 use c10d_core::buffer::CooLayout;
 use c10d_core::{Element, Error, Result};
+
+use crate::union::each_bit;
 
 /// The number of an entry: its place in the tensor of the sparse dimensions, row-major.
 pub(crate) trait Key: Element + Pod + Ord + std::hash::Hash {
@@ -52,7 +56,14 @@ pub(crate) fn linearise<K: Key>(layout: &CooLayout, indices: &[i64]) -> Result<V
         stride = stride.checked_div(size).unwrap_or(0);
         let row = &indices[dim * nnz..(dim + 1) * nnz];
         let mut outside = false;
-        for (key, index) in keys.iter_mut().zip(row) {
+        if let [_] = sizes {
+            for (key, index) in keys.iter_mut().zip(row) {
+                outside |= *index as u64 >= size;
+                *key = K::new(*index as u64);
+            }
+        }
+        let several = if sizes.len() > 1 { &mut keys[..] } else { &mut [] };
+        for (key, index) in several.iter_mut().zip(row) {
             // Negative ones are large.
             let index = *index as u64;
             outside |= index >= size;
@@ -68,29 +79,60 @@ pub(crate) fn linearise<K: Key>(layout: &CooLayout, indices: &[i64]) -> Result<V
     Ok(keys)
 }
 
-/// Writes the coordinates of sorted entries, from column `at` on, into `sparse_dim` rows.
-pub(crate) fn delinearise(layout: &CooLayout, keys: impl Iterator<Item = u64>, indices: &mut [i64], at: usize) {
-    if let [_] = layout.sparse_shape() {
-        for (index, key) in indices[at..].iter_mut().zip(keys) {
-            *index = key as i64;
-        }
-        return;
+/// Writes the coordinates of sorted entries, one after the other, into `sparse_dim` rows.
+pub(crate) struct Columns<'a> {
+    layout: &'a CooLayout,
+    indices: &'a mut [i64],
+    /// The next column.
+    at: usize,
+    /// The first key that has all coordinates but the last of the previous one; and those.
+    line: (u64, u64),
+}
+
+impl<'a> Columns<'a> {
+    pub(crate) fn new(layout: &'a CooLayout, indices: &'a mut [i64]) -> Columns<'a> {
+        Columns { layout, indices, at: 0, line: (0, 0) }
     }
-    let nnz = indices.len() / layout.sparse_dim;
-    let (last, outer) = (*layout.sparse_shape().last().unwrap_or(&1) as u64, layout.sparse_dim - 1);
-    // Neighbours mostly differ in the last coordinate alone.
-    let (mut line, mut begin, mut first) = (0, 0, true);
-    for (i, key) in (at..nnz).zip(keys) {
-        if first || key - begin >= last {
-            (line, first) = (key / last, false);
-            begin = line * last;
+
+    pub(crate) fn list<K: Key>(&mut self, keys: &[K]) {
+        if self.layout.sparse_dim == 1 {
+            self.indices[self.at..].iter_mut().zip(keys).for_each(|(index, key)| *index = key.number() as i64);
+            self.at += keys.len();
+        } else {
+            keys.iter().for_each(|key| self.several(key.number()));
         }
-        indices[outer * nnz + i] = (key - begin) as i64;
-        let mut rest = line;
-        for (dim, size) in layout.sparse_shape()[..outer].iter().enumerate().rev() {
-            indices[dim * nnz + i] = (rest % *size as u64) as i64;
+    }
+
+    pub(crate) fn bits(&mut self, range: &Range<u64>, bits: &[u64]) {
+        if self.layout.sparse_dim == 1 {
+            let all = self.indices.len();
+            let mut free = self.indices[self.at..].iter_mut();
+            each_bit(range, bits, |key| {
+                if let Some(index) = free.next() {
+                    *index = key as i64;
+                }
+            });
+            self.at = all - free.len();
+        } else {
+            each_bit(range, bits, |key| self.several(key));
+        }
+    }
+
+    fn several(&mut self, key: u64) {
+        let (nnz, outer) = (self.indices.len() / self.layout.sparse_dim, self.layout.sparse_dim - 1);
+        let last = self.layout.shape[outer] as u64;
+        // Neighbours mostly differ in the last coordinate alone.
+        if key.wrapping_sub(self.line.0) >= last {
+            let line = key / last;
+            self.line = (line * last, line);
+        }
+        self.indices[outer * nnz + self.at] = (key - self.line.0) as i64;
+        let mut rest = self.line.1;
+        for (dim, size) in self.layout.shape[..outer].iter().enumerate().rev() {
+            self.indices[dim * nnz + self.at] = (rest % *size as u64) as i64;
             rest /= *size as u64;
         }
+        self.at += 1;
     }
 }
 
@@ -126,7 +168,7 @@ mod tests {
             order.sort_by_key(|i| columns[*i].clone());
             keys.sort_unstable();
             let mut back = vec![-1; indices.len()];
-            delinearise(&layout, keys.iter().copied(), &mut back, 0);
+            Columns::new(&layout, &mut back).list(&keys);
             let want: Vec<i64> =
                 (0..sparse_dim).flat_map(|d| order.iter().map(move |i| (d, *i))).map(|(d, i)| columns[i][d]).collect();
             assert_eq!(back, want);

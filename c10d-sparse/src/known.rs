@@ -4,12 +4,12 @@ use c10d_core::buffer::CooLayout;
 use c10d_core::{Error, ReduceOp, Result, op};
 
 use crate::coalesce::Entries;
-use crate::fold::fold;
+use crate::fold::By;
 use crate::keys::{Key, is_coalesced, linearise, space};
 use crate::memory::zeroed;
 use crate::run::Call;
-use crate::union::{Piece, Union};
-use crate::value::{Combine, Value};
+use crate::union::{Piece, View};
+use crate::value::Value;
 
 /// The numbers of the result's entries.
 pub(crate) struct Known<K> {
@@ -37,9 +37,10 @@ impl<K: Key> Known<K> {
 }
 
 impl Call<'_> {
-    /// Sums rows whose places all ranks know. `C` is the sum: there is no other with known places.
-    pub(crate) fn sum_known<K: Key, V: Value, C: Combine<V::Wide>>(
+    /// Sums rows whose places all ranks know; `by` is the sum, since there is no other with known places.
+    pub(crate) fn sum_known<K: Key, V: Value>(
         &self,
+        by: &By<K, V>,
         indices: &[i64],
         known: Known<K>,
         local: &Entries<'_, K, V>,
@@ -48,9 +49,8 @@ impl Call<'_> {
         let mut values = zeroed::<V>(known.keys.len(), row)?;
         let mut copy = zeroed::<i64>(indices.len(), 1)?;
         copy.copy_from_slice(indices);
-        let union = Union::List(known.keys);
         let mine = [(Piece::List(&local.keys[..]), &local.values[..])];
-        fold::<K, V, C>(&(0..space(self.layout)), &union, &mine, row, &mut values);
+        (by.fold)(&(0..space(self.layout)), View::List(&known.keys), &mine, row, &mut values);
         if self.ctx.size() > 1 {
             self.ctx.run_step(self.request, 2, op::all_reduce(&mut values[..], ReduceOp::Sum))?;
         }

@@ -125,6 +125,13 @@ impl Meta {
         self.ranks().all(|r| self.is_whole(r))
     }
 
+    /// Bytes that a rank sends to another, about.
+    pub(crate) fn bytes_per_pair(&self) -> usize {
+        let rows: u128 = self.ranks().map(|rank| self.nnz(rank) as u128).sum();
+        let bytes = rows * self.row_bytes as u128 / (self.ranks().len() * self.ranks().len()) as u128;
+        usize::try_from(bytes).unwrap_or(usize::MAX)
+    }
+
     fn is_whole(&self, rank: usize) -> bool {
         whole(self.nnz(rank), self.row_bytes) <= PAYLOAD
     }

@@ -1,13 +1,60 @@
-//! Which rank reduces which keys: ranges that hold about equally many entries.
+//! Which rank reduces which keys, and in which order: ranges that hold about equally many entries.
 
 use std::ops::Range;
 
 use crate::keys::Key;
 
-/// One range per rank, in order, which together are all keys below `space`. `samples`: for each rank how many entries it
-/// has, and keys of them at equal distances. Everybody computes the same.
-pub(crate) fn split<K: Key>(space: u64, samples: &[(usize, Vec<K>)]) -> Vec<Range<u64>> {
-    let ranks = samples.len() as u128;
+/// The ranges of all ranks, each in chunks. Everybody computes the same.
+pub(crate) struct Ranges {
+    chunks: Vec<Range<u64>>,
+    per_rank: usize,
+}
+
+impl Ranges {
+    /// `samples`: for each rank how many entries it has, and keys of them at equal distances.
+    pub(crate) fn new<K: Key>(space: u64, samples: &[(usize, Vec<K>)], per_rank: usize) -> Ranges {
+        let mut chunks = split(space, samples, samples.len() * per_rank);
+        for chunks in chunks.chunks_mut(per_rank) {
+            // A chunk begins with a word of bits, so that it is a part of the range's bits.
+            let begin = chunks[0].start;
+            for i in 1..per_rank {
+                let end = begin + (chunks[i].start - begin) / 64 * 64;
+                (chunks[i - 1].end, chunks[i].start) = (end, end);
+            }
+        }
+        Ranges { chunks, per_rank }
+    }
+
+    /// How many chunks a rank's range has.
+    pub(crate) fn per_rank(&self) -> usize {
+        self.per_rank
+    }
+
+    /// The range of a rank.
+    pub(crate) fn of(&self, rank: usize) -> Range<u64> {
+        let chunks = self.chunks_of(rank);
+        chunks[0].start..chunks[self.per_rank - 1].end
+    }
+
+    /// The chunks of a rank's range.
+    pub(crate) fn chunks_of(&self, rank: usize) -> &[Range<u64>] {
+        &self.chunks[rank * self.per_rank..(rank + 1) * self.per_rank]
+    }
+
+    /// All chunks, rank by rank.
+    pub(crate) fn chunks(&self) -> &[Range<u64>] {
+        &self.chunks
+    }
+
+    /// All ranks' ranges.
+    pub(crate) fn ranges(&self) -> impl Iterator<Item = Range<u64>> {
+        (0..self.chunks.len() / self.per_rank).map(|rank| self.of(rank))
+    }
+}
+
+/// So many ranges, in order, which together are all keys below `space`.
+fn split<K: Key>(space: u64, samples: &[(usize, Vec<K>)], parts: usize) -> Vec<Range<u64>> {
+    let parts = parts as u128;
     // A sampled key stands for as many entries as there are up to the next one.
     let mut keys: Vec<(K, u128)> = Vec::new();
     for (nnz, sample) in samples {
@@ -16,9 +63,9 @@ pub(crate) fn split<K: Key>(space: u64, samples: &[(usize, Vec<K>)]) -> Vec<Rang
     }
     keys.sort_unstable();
     let total: u128 = keys.iter().map(|(_, weight)| weight).sum();
-    let (mut ranges, mut begin, mut before, mut i) = (Vec::with_capacity(samples.len()), 0, 0, 0);
-    for rank in 1..ranks {
-        while i < keys.len() && before * ranks < total * rank {
+    let (mut ranges, mut begin, mut before, mut i) = (Vec::with_capacity(parts as usize), 0, 0, 0);
+    for part in 1..parts {
+        while i < keys.len() && before * parts < total * part {
             before += keys[i].1;
             i += 1;
         }
@@ -40,7 +87,7 @@ mod tests {
             // Skewed: squares.
             let sample = |r: u64| (1000, (0..200u32).map(|i| i * i + r as u32).collect::<Vec<_>>());
             let samples: Vec<_> = (0..ranks).map(sample).collect();
-            let ranges = split(1 << 20, &samples);
+            let ranges = split(1 << 20, &samples, ranks as usize);
             assert_eq!((ranges.len() as u64, ranges[0].start, ranges.last().unwrap().end), (ranks, 0, 1 << 20));
             assert!(ranges.windows(2).all(|pair| pair[0].end == pair[1].start));
             for range in ranges {
@@ -53,10 +100,23 @@ mod tests {
 
     #[test]
     fn few_or_no_entries() {
-        assert_eq!(split::<u32>(10, &[(0, vec![]), (0, vec![])]), [0..10, 10..10]);
-        assert_eq!(split::<u64>(10, &[(1, vec![4]), (0, vec![]), (0, vec![])]), [0..10, 10..10, 10..10]);
-        assert_eq!(split::<u64>(0, &[(0, vec![]), (0, vec![])]), [0..0, 0..0]);
-        let ranges = split::<u64>(10, &[(2, vec![4, 6]), (1, vec![4])]);
+        assert_eq!(split::<u32>(10, &[(0, vec![]), (0, vec![])], 2), [0..10, 10..10]);
+        assert_eq!(split::<u64>(10, &[(1, vec![4]), (0, vec![]), (0, vec![])], 3), [0..10, 10..10, 10..10]);
+        assert_eq!(split::<u64>(0, &[(0, vec![]), (0, vec![])], 2), [0..0, 0..0]);
+        let ranges = split::<u64>(10, &[(2, vec![4, 6]), (1, vec![4])], 2);
         assert_eq!(ranges, [0..6, 6..10]);
+    }
+
+    #[test]
+    fn chunks_begin_with_words() {
+        let samples: Vec<_> = (0..3).map(|r| (5000, (0..240u32).map(|i| i * i * 7 + r).collect::<Vec<_>>())).collect();
+        let ranges = Ranges::new(1 << 20, &samples, 8);
+        assert!(ranges.chunks().windows(2).all(|pair| pair[0].end == pair[1].start));
+        for rank in 0..3 {
+            let range = ranges.of(rank);
+            assert_eq!(ranges.chunks_of(rank).len(), 8);
+            assert!(ranges.chunks_of(rank).iter().all(|chunk| (chunk.start - range.start) % 64 == 0));
+        }
+        assert_eq!((ranges.of(0).start, ranges.of(2).end), (0, 1 << 20));
     }
 }

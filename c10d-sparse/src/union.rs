@@ -62,7 +62,15 @@ impl<'a, K: Key> Piece<'a, K> {
         (inside && crate::keys::is_coalesced(keys)).then_some(Piece::List(keys))
     }
 
-    fn len(&self) -> usize {
+    /// The part of a chunk.
+    pub(crate) fn part(&self, range: &Range<u64>, chunk: &Range<u64>) -> Piece<'a, K> {
+        match self {
+            Piece::List(keys) => Piece::List(&keys[within(keys, chunk)]),
+            Piece::Bits(bits) => Piece::Bits(&bits[words_of(range, chunk)]),
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
         match self {
             Piece::List(keys) => keys.len(),
             Piece::Bits(bits) => bits.iter().map(|word| word.count_ones() as usize).sum(),
@@ -70,7 +78,49 @@ impl<'a, K: Key> Piece<'a, K> {
     }
 }
 
+/// What a chunk of a range has of a union.
+#[derive(Clone, Copy)]
+pub(crate) enum View<'a, K> {
+    /// The keys.
+    List(&'a [K]),
+    /// The bits; and how many of the union are set before each word, and in all words up to the chunk's end.
+    Bits(&'a [u64], &'a [usize]),
+}
+
+impl<K> View<'_, K> {
+    /// How many entries.
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            View::List(keys) => keys.len(),
+            View::Bits(_, before) => before.last().unwrap_or(&0) - before.first().unwrap_or(&0),
+        }
+    }
+}
+
+/// The words of bits of a chunk that begins with one.
+fn words_of(range: &Range<u64>, chunk: &Range<u64>) -> Range<usize> {
+    let begin = (chunk.start - range.start) / 64;
+    begin as usize..(begin + words(chunk)) as usize
+}
+
+/// The keys of a chunk.
+pub(crate) fn within<K: Key>(keys: &[K], chunk: &Range<u64>) -> Range<usize> {
+    let below = |end: u64| keys.partition_point(|key| key.number() < end);
+    below(chunk.start)..below(chunk.end)
+}
+
 impl<K: Key> Union<K> {
+    /// The part of a chunk.
+    pub(crate) fn part(&self, range: &Range<u64>, chunk: &Range<u64>) -> View<'_, K> {
+        match self {
+            Union::List(keys) => View::List(&keys[within(keys, chunk)]),
+            Union::Bits(bits, before) => {
+                let words = words_of(range, chunk);
+                View::Bits(&bits[words.clone()], &before[words.start..=words.end])
+            }
+        }
+    }
+
     /// The union of pieces of one range. As bits where at least every 128th key is there: then finding an entry's place is
     /// counting bits.
     pub(crate) fn of(range: &Range<u64>, pieces: &[Piece<'_, K>]) -> Union<K> {
@@ -119,30 +169,29 @@ impl<K: Key> Union<K> {
 
     /// The entries as they go over the wire.
     pub(crate) fn to_wire(&self, range: &Range<u64>) -> Vec<u64> {
-        let list = |keys: &mut dyn Iterator<Item = K>| {
-            let mut wire = vec![0u64; (self.len() * size_of::<K>()).div_ceil(8)];
-            bytemuck::cast_slice_mut::<u64, K>(&mut wire).iter_mut().zip(keys).for_each(|(to, key)| *to = key);
-            wire
-        };
+        let mut wire = vec![0u64; (self.len() * size_of::<K>()).div_ceil(8)];
+        let mut list = bytemuck::cast_slice_mut::<u64, K>(&mut wire).iter_mut();
         match self {
-            Union::Bits(bits, _) if sent_as_bits::<K>(range, self.len()) => bits.clone(),
-            Union::Bits(bits, _) => list(&mut bits_of(range, bits).map(K::new)),
-            Union::List(keys) => list(&mut keys.iter().copied()),
+            Union::Bits(bits, _) if sent_as_bits::<K>(range, self.len()) => return bits.clone(),
+            Union::Bits(bits, _) => each_bit(range, bits, |key| {
+                if let Some(to) = list.next() {
+                    *to = K::new(key);
+                }
+            }),
+            Union::List(keys) => list.zip(keys).for_each(|(to, key)| *to = *key),
         }
+        wire
     }
 }
 
-/// The keys whose bits are set.
-pub(crate) fn bits_of(range: &Range<u64>, bits: &[u64]) -> impl Iterator<Item = u64> {
-    let begin = range.start;
-    bits.iter().zip((begin..).step_by(64)).flat_map(|(word, base)| {
+/// Calls `each` with every key whose bit is set, in order.
+#[inline]
+pub(crate) fn each_bit(range: &Range<u64>, bits: &[u64], mut each: impl FnMut(u64)) {
+    for (word, base) in bits.iter().zip((range.start..).step_by(64)) {
         let mut rest = *word;
-        std::iter::from_fn(move || {
-            let bit = u64::from(rest.trailing_zeros());
-            (rest != 0).then(|| {
-                rest &= rest - 1;
-                base + bit
-            })
-        })
-    })
+        while rest != 0 {
+            each(base + u64::from(rest.trailing_zeros()));
+            rest &= rest - 1;
+        }
+    }
 }

@@ -24,6 +24,8 @@ pub(crate) trait Value: Element + Zeroable {
 
 /// How two values become one.
 pub(crate) trait Combine<V>: 'static {
+    /// What leaves every value, to the bit, as it is; where there is such a thing.
+    const NEUTRAL: Option<V>;
     fn combine(a: V, b: V) -> V;
 }
 
@@ -102,8 +104,9 @@ impl Value for bool {
 }
 
 macro_rules! combine {
-    ($($op:ident [$($value:ty)*] |$a:ident, $b:ident| $result:expr;)*) => {$($(
+    ($($op:ident [$($value:ty)*] $neutral:expr, |$a:ident, $b:ident| $result:expr;)*) => {$($(
         impl Combine<$value> for $op {
+            const NEUTRAL: Option<$value> = $neutral;
             #[inline]
             fn combine($a: $value, $b: $value) -> $value {
                 $result
@@ -112,15 +115,37 @@ macro_rules! combine {
     )*)*};
 }
 combine! {
-    Sum [u8 i8 u16 i16 u32 i32 u64 i64] |a, b| a.wrapping_add(b);
-    Sum [f32 f64 Complex<f32> Complex<f64>] |a, b| a + b;
-    Sum [bool] |a, b| a | b;
-    Product [u8 i8 u16 i16 u32 i32 u64 i64] |a, b| a.wrapping_mul(b);
-    Product [f32 f64 Complex<f32> Complex<f64>] |a, b| a * b;
-    Product [bool] |a, b| a & b;
-    Min [u8 i8 u16 i16 u32 i32 u64 i64 bool] |a, b| a.min(b);
-    Max [u8 i8 u16 i16 u32 i32 u64 i64 bool] |a, b| a.max(b);
+    Sum [u8 i8 u16 i16 u32 i32 u64 i64] Some(0), |a, b| a.wrapping_add(b);
+    // 0.0 would make 0.0 of -0.0.
+    Sum [f32 f64] Some(-0.0), |a, b| a + b;
+    Sum [Complex<f32> Complex<f64>] Some(Complex::new(-0.0, -0.0)), |a, b| a + b;
+    Sum [bool] Some(false), |a, b| a | b;
+    Product [u8 i8 u16 i16 u32 i32 u64 i64] Some(1), |a, b| a.wrapping_mul(b);
+    Product [f32 f64] Some(1.0), |a, b| a * b;
+    // Times 1 an infinity has a NaN beside it.
+    Product [Complex<f32> Complex<f64>] None, |a, b| a * b;
+    Product [bool] Some(true), |a, b| a & b;
+    Min [bool] Some(true), |a, b| a & b;
+    Max [bool] Some(false), |a, b| a | b;
+    Min [u8] Some(u8::MAX), |a, b| a.min(b);
+    Min [i8] Some(i8::MAX), |a, b| a.min(b);
+    Min [u16] Some(u16::MAX), |a, b| a.min(b);
+    Min [i16] Some(i16::MAX), |a, b| a.min(b);
+    Min [u32] Some(u32::MAX), |a, b| a.min(b);
+    Min [i32] Some(i32::MAX), |a, b| a.min(b);
+    Min [u64] Some(u64::MAX), |a, b| a.min(b);
+    Min [i64] Some(i64::MAX), |a, b| a.min(b);
+    Max [u8] Some(u8::MIN), |a, b| a.max(b);
+    Max [i8] Some(i8::MIN), |a, b| a.max(b);
+    Max [u16] Some(u16::MIN), |a, b| a.max(b);
+    Max [i16] Some(i16::MIN), |a, b| a.max(b);
+    Max [u32] Some(u32::MIN), |a, b| a.max(b);
+    Max [i32] Some(i32::MIN), |a, b| a.max(b);
+    Max [u64] Some(u64::MIN), |a, b| a.max(b);
+    Max [i64] Some(i64::MIN), |a, b| a.max(b);
     // NaN wins.
-    Min [f32 f64] |a, b| if a < b || a.is_nan() { a } else { b };
-    Max [f32 f64] |a, b| if a > b || a.is_nan() { a } else { b };
+    Min [f32] Some(f32::INFINITY), |a, b| if a < b || a.is_nan() { a } else { b };
+    Min [f64] Some(f64::INFINITY), |a, b| if a < b || a.is_nan() { a } else { b };
+    Max [f32] Some(f32::NEG_INFINITY), |a, b| if a > b || a.is_nan() { a } else { b };
+    Max [f64] Some(f64::NEG_INFINITY), |a, b| if a > b || a.is_nan() { a } else { b };
 }

@@ -82,6 +82,23 @@ proptest! {
     }
 }
 
+/// More than goes between two ranks at once: as bits, as lists, and where few keys have most of the entries.
+#[test]
+fn large_rows_go_in_chunks() {
+    let mut random = Random(3);
+    for (shape, sparse_dim) in
+        [(vec![9000, 300], 1), (vec![1 << 40, 300], 1), (vec![70, 50, 20, 15], 2), (vec![3, 70_000], 1)]
+    {
+        for counts in [&[3000, 2000][..], &[2500, 0, 4000, 1], &[4000, 3000, 2000]] {
+            let nnz = |nnz: &usize| if shape[0] == 3 { nnz / 150 } else { *nnz };
+            let value = |x: u64| x as i32;
+            let tensors: Vec<Coo<i32>> =
+                counts.iter().map(|n| tensor(&shape, sparse_dim, nnz(n), &mut random, value)).collect();
+            agrees(&tensors, &ReduceOp::Sum.into(), i32::wrapping_add);
+        }
+    }
+}
+
 /// Some ranks' tensors, large and small.
 fn some<T: Element>(value: fn(u64) -> T) -> Vec<Vec<Coo<T>>> {
     let mut random = Random(7);
