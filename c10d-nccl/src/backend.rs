@@ -79,7 +79,7 @@ unsafe impl Backend for Nccl {
             return self.0.board.failure().map_or(Ok(()), Err);
         }
         self.0.board.wait_over(deadline)?;
-        self.0.side.iter().for_each(Side::leave);
+        self.0.leave();
         Ok(())
     }
 
@@ -109,7 +109,7 @@ unsafe impl Backend for Nccl {
 
 impl Drop for Nccl {
     fn drop(&mut self) {
-        self.0.side.iter().for_each(Side::leave);
+        self.0.leave();
         self.0.board.close();
         // What was started is still run.
         let _ = self.0.orders.send(Order::Close { deadline: Instant::now() + std::time::Duration::from_secs(30) });

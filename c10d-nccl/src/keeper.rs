@@ -26,7 +26,7 @@ impl Keeper {
         }
         let grace = self.board.grace();
         // Half of the time for the device to let go, the rest to spare.
-        self.board.bar(grace / 10);
+        self.board.bar(grace / 20);
         let jobs = self.board.take_all();
         let (queued, issued): (Vec<_>, Vec<_>) = jobs.into_iter().partition(|(_, stage)| *stage == Stage::Queued);
         for (job, _) in queued {
@@ -37,7 +37,7 @@ impl Keeper {
         let addresses: Vec<u64> = held.iter().flat_map(|(_, _, addresses)| addresses.clone()).collect();
         let (cuda, device) = (self.cuda.clone(), self.device);
         let abort = self.comms.abort(move || release(&*cuda, device, &addresses));
-        let ended = abort.wait(grace * 4 / 10);
+        let ended = abort.wait(grace / 4);
         for (job, all, _) in held {
             end(job, &cause, ended || all);
         }

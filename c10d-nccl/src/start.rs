@@ -132,9 +132,19 @@ impl Running {
         })
     }
 
+    /// Leaves the peers: in order, or with what went wrong.
+    pub(crate) fn leave(&self) {
+        let Some(side) = &self.side else { return };
+        match self.board.failure() {
+            Some(cause) => side.abort(&cause),
+            None => side.leave(),
+        }
+    }
+
     /// Fails everything, for this cause.
     pub(crate) fn fail(&self, cause: Error) {
-        self.board.fail(cause);
+        self.board.fail(cause.clone());
+        self.side.iter().for_each(|side| side.abort(&cause));
         // An engine that is gone knows already.
         let _ = self.orders.send(Order::Look);
     }
