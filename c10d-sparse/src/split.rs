@@ -115,7 +115,7 @@ mod tests {
         for rank in 0..3 {
             let range = ranges.of(rank);
             assert_eq!(ranges.chunks_of(rank).len(), 8);
-            assert!(ranges.chunks_of(rank).iter().all(|chunk| (chunk.start - range.start) % 64 == 0));
+            assert!(ranges.chunks_of(rank).iter().all(|chunk| (chunk.start - range.start).is_multiple_of(64)));
         }
         assert_eq!((ranges.of(0).start, ranges.of(2).end), (0, 1 << 20));
     }
