@@ -182,7 +182,7 @@ impl Look {
                 return Err(bad(format!("its collectives have two rows for {key}")));
             }
             offer.keys.push(key);
-            narrow(&mut offer.capabilities, &row);
+            narrow(&mut offer.capabilities, &row, key);
             at = at.wrapping_byte_add(row.struct_size as usize);
         }
         if offer.capabilities.ops == OpSet::NONE {
@@ -192,9 +192,10 @@ impl Look {
     }
 }
 
-/// One backend has one set of capabilities: what all rows have.
-fn narrow(have: &mut Capabilities, row: &abi::Capabilities) {
-    let missing: Vec<OpKind> = OpKind::ALL.iter().copied().filter(|op| row.ops & (1 << *op as u32) == 0).collect();
+/// One backend has one set of capabilities: what all rows have, of the ops that there are on their devices.
+fn narrow(have: &mut Capabilities, row: &abi::Capabilities, key: DispatchKey) {
+    let lacks = |op: &OpKind| op.row().keys.contains(key) && row.ops & (1 << *op as u32) == 0;
+    let missing: Vec<OpKind> = OpKind::ALL.iter().copied().filter(lacks).collect();
     have.ops = have.ops.without(&missing);
     have.moves = both(have.moves, codes::dtypes(row.moves));
     for (have, bits) in have.reduces.iter_mut().zip(row.reduces) {

@@ -938,7 +938,7 @@ static int32_t create_group(const c10d_host *host, const c10d_group_init *init, 
 
 static const c10d_capabilities OFFERS[] = {
     OFFER(C10D_DEVICE_CPU, C10D_ALL_OPS),
-    OFFER(C10D_DEVICE_PRIVATE, C10D_ALL_OPS),
+    OFFER(C10D_DEVICE_PRIVATE, C10D_ALL_OPS & ~C10D_BIT(C10D_MONITORED_BARRIER)),
 };
 
 static const c10d_collectives COLLECTIVES = {
