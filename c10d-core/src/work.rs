@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use crate::buffer::Buffers;
 use crate::group::{Group, LaneInfo, observe};
-use crate::job::{Frame, Job, Outcome, let_go};
+use crate::job::{Frame, Job, Outcome, overdue};
 use crate::scope::ScopeCount;
 use crate::{Error, ErrorKind, OpError, Result};
 
@@ -59,7 +59,7 @@ impl<B: Buffers> Counted<B> {
         state.frame.release = Some(Self::release);
         state._lane = Some(lane.clone());
         if let Some(scope) = &state.scope {
-            scope.join(state.frame.request.deadline() + let_go(state.frame.request.timeout));
+            scope.join(state.frame.request.deadline() + overdue(state.frame.request.timeout));
         }
         let frame = Arc::into_raw(this.clone()).cast::<Frame>().cast_mut();
         // SAFETY: an Arc's pointer is not null, and the frame comes first (repr(C)); the count taken here keeps it until
@@ -153,7 +153,7 @@ impl<R> Handle<'_, R> {
 
     fn wait_owned(self) -> Result<R, OpError<R>> {
         let request = &self.0.frame().request;
-        let done = self.is_done() || self.wait_until(request.deadline() + let_go(request.timeout));
+        let done = self.is_done() || self.wait_until(request.deadline() + overdue(request.timeout));
         self.0.finish(done)
     }
 

@@ -12,7 +12,7 @@ use super::{Group, ProcessGroup};
 use crate::buffer::{Buffers, RawSpans};
 use crate::call::Call;
 use crate::dispatch::KernelContext;
-use crate::job::{Caller, Frame, Job, Outcome, Request, let_go};
+use crate::job::{Caller, Frame, Job, Outcome, Request, overdue};
 use crate::ops::{OpKind, Params};
 use crate::scope::{Scope, ScopeCount};
 use crate::work::{Counted, Handle, Work};
@@ -211,7 +211,7 @@ impl Group {
 
     /// Waits for a job whose memory is only borrowed: there is no returning before the backend let go.
     pub(crate) fn wait_borrowed(&self, frame: &Frame) {
-        let limit = frame.request.deadline() + let_go(frame.request.timeout);
+        let limit = frame.request.deadline() + overdue(frame.request.timeout);
         if frame.wait_until(limit) {
             return;
         }

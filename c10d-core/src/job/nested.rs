@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
-use super::{Caller, Frame, Job, Outcome, Request, let_go};
+use super::{Caller, Frame, Job, Outcome, Request, overdue};
 use crate::backend::Backend;
 use crate::buffer::Sink;
 use crate::dispatch::Fingerprint;
@@ -54,7 +54,7 @@ struct UntilDone<'a> {
 impl Drop for UntilDone<'_> {
     fn drop(&mut self) {
         let request = &self.frame.request;
-        if self.frame.is_done() || self.frame.wait_until(request.deadline() + let_go(request.timeout)) {
+        if self.frame.is_done() || self.frame.wait_until(request.deadline() + overdue(request.timeout)) {
             return;
         }
         let what =
