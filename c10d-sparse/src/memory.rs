@@ -1,8 +1,6 @@
 //! Memory for results and for what comes from peers, asked for before anything is written to it.
 
-use bytemuck::Zeroable;
-use bytemuck::allocation::try_zeroed_slice_box;
-use c10d_core::{Error, ErrorKind, Result};
+use c10d_core::{Element, Error, ErrorKind, Result, buffer};
 
 /// Whoever asks for less is not worth a look at the system's books.
 const LARGE: usize = 256 << 20;
@@ -11,7 +9,7 @@ const LARGE: usize = 256 << 20;
 ///
 /// # Errors
 /// `Resource` if the memory is not there.
-pub(crate) fn zeroed<V: Zeroable>(rows: usize, row: usize) -> Result<Vec<V>> {
+pub(crate) fn zeroed<V: Element>(rows: usize, row: usize) -> Result<Vec<V>> {
     let none = |why: String| {
         let what = format!("no memory for {rows} entries of {row} elements of {} bytes: {why}", size_of::<V>());
         Error::new(ErrorKind::Resource, what)
@@ -26,7 +24,7 @@ pub(crate) fn zeroed<V: Zeroable>(rows: usize, row: usize) -> Result<Vec<V>> {
         // The system would promise it, and end somebody when the promise is called in.
         return Err(none(format!("{available} bytes are available")));
     }
-    try_zeroed_slice_box(count).map(Vec::from).map_err(|()| none("refused by the system".into()))
+    buffer::zeroed(count).ok_or_else(|| none("refused by the system".into()))
 }
 
 /// Bytes that the system can give without ending somebody, where it says so.

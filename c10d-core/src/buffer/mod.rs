@@ -4,6 +4,7 @@ mod arguments;
 mod buf;
 mod coo;
 mod span;
+mod zeroed;
 
 pub use arguments::{
     AtRoot, Both, Buffers, Each, Gathered, InPlace, Many, Nothing, One, RawSpans, Root, Rows, Sink, Source,
@@ -12,3 +13,4 @@ pub use arguments::{
 pub use buf::{Buf, BufMut};
 pub use coo::{Coo, CooLayout, DeviceCoo, Sparse};
 pub use span::{Memory, Span, Spans};
+pub use zeroed::zeroed;
