@@ -15,6 +15,9 @@ const PAYLOAD: usize = WORDS - HEAD;
 /// Dimensions whose sizes are sent, for errors; all are in the hash.
 const DIMS: usize = 8;
 
+/// The step after which ranks that disagree part.
+const LAST: u8 = 127;
+
 /// What all ranks sent in the first round.
 pub(crate) struct Meta {
     words: Vec<u64>,
@@ -60,9 +63,14 @@ impl Meta {
         let words = vec![0; WORDS * ctx.size() as usize];
         let (_, words) = ctx.run_step(request, 1, op::all_gather_into(&mine[..], words))?;
         let meta = Meta { words, row_bytes };
-        meta.same_shape(ctx.rank(), layout)?;
+        let disagreed = |error| {
+            // All ranks know it by now, or will: whoever left at once would be taken for the cause by those that do not.
+            let _ = ctx.run_step(request, LAST, op::all_gather_into(&[0u8][..], vec![0u8; ctx.size() as usize]));
+            error
+        };
+        meta.same_shape(ctx.rank(), layout).map_err(disagreed)?;
         meta.sound(local.err())?;
-        meta.same_known(ctx.rank())?;
+        meta.same_known(ctx.rank()).map_err(disagreed)?;
         Ok(meta)
     }
 
