@@ -75,14 +75,7 @@ fn run(shared: &Shared, slot: &Slot, kept: &mut Kept, retained: &mut Vec<*mut ()
     }
     let index = index(call);
     let device = Watched { shared, engine: &shared.collectives, slot, index };
-    let at = match kept.ports.iter().position(|port| port.index == index) {
-        Some(at) => at,
-        None => {
-            kept.ports.push(device.port()?);
-            kept.ports.len() - 1
-        }
-    };
-    let port = &kept.ports[at];
+    let port = device.port(&mut kept.ports)?;
     *retained = device.retain()?;
     let result = device.begin(port).and_then(|()| {
         if reduction::applies(&device, &plan)? {

@@ -154,14 +154,7 @@ fn begin(shared: &Shared, slot: &Arc<Slot>, kept: &mut Kept) -> Result<Parcel> {
     let chunk = Plan::new(facts, usize::MAX).chunk(0);
     let index = index(call);
     let device = Watched { shared, engine: &shared.messages, slot, index };
-    let at = match kept.ports.iter().position(|port| port.index == index) {
-        Some(at) => at,
-        None => {
-            kept.ports.push(device.port()?);
-            kept.ports.len() - 1
-        }
-    };
-    let port = &kept.ports[at];
+    let port = device.port(&mut kept.ports)?;
     let event = match kept.events.iter().position(|(of, _)| *of == index) {
         Some(at) => kept.events.swap_remove(at).1,
         None => device.call("create_event", |runtime| runtime.create_event(index))?,

@@ -114,7 +114,19 @@ impl Watched<'_> {
         }
     }
 
-    pub(super) fn port(&self) -> Result<Port> {
+    /// The device's port among these, made at the first call.
+    pub(super) fn port<'p>(&self, ports: &'p mut Vec<Port>) -> Result<&'p Port> {
+        let at = match ports.iter().position(|port| port.index == self.index) {
+            Some(at) => at,
+            None => {
+                ports.push(self.new_port()?);
+                ports.len() - 1
+            }
+        };
+        Ok(&ports[at])
+    }
+
+    fn new_port(&self) -> Result<Port> {
         let index = self.index;
         let stream = || self.call("create_stream", |device| device.create_stream(index));
         let event = || self.call("create_event", |device| device.create_event(index));
