@@ -10,6 +10,7 @@ mod comms;
 mod cuda;
 mod engine;
 mod keeper;
+mod kernels;
 mod nccl;
 mod ops;
 mod provider;

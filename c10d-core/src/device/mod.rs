@@ -19,8 +19,8 @@ pub(crate) use poll::{late, poll};
 pub(crate) use vendor::{private_use1_name, vendor_name};
 pub use vendor::{rename_private_use1, vendor};
 
-use crate::Result;
 use crate::types::{DType, DTypeSet, Device, ReduceOp};
+use crate::{Error, Result};
 
 /// A place in a device's memory: what the runtime's `allocate` gave, and bytes from its start.
 ///
@@ -204,6 +204,15 @@ pub unsafe trait DeviceRuntime: Send + Sync + 'static {
     }
 }
 
+/// By what elements are scaled.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Scale {
+    /// Times this.
+    Times(f64),
+    /// Divided by this.
+    Over(f64),
+}
+
 /// Reduction on the device (level 1).
 ///
 /// # Safety
@@ -228,4 +237,18 @@ pub unsafe trait DeviceReduce: Send + Sync {
         with: DevicePtr,
         count: usize,
     ) -> Result;
+
+    /// Which element types it scales. With them it does average and premul_sum, too; without, those are the host's.
+    fn scales(&self) -> DTypeSet {
+        DTypeSet::NONE
+    }
+
+    /// Enqueues the scaling of `count` elements in place, each rounded once.
+    ///
+    /// # Safety
+    /// As [`DeviceRuntime::copy`].
+    unsafe fn scale(&self, index: u16, stream: Stream, by: Scale, dtype: DType, at: DevicePtr, count: usize) -> Result {
+        let _ = (index, stream, by, at, count);
+        Err(Error::unsupported(format!("this device does not scale {dtype}")))
+    }
 }

@@ -5,7 +5,7 @@ use super::collective::{enqueue, exchange};
 use super::host::Host;
 use super::plan::{Chunk, HostSpan, Plan, STEPS};
 use super::port::{DEPTH, Port, Watched};
-use crate::device::DevicePtr;
+use crate::device::{DevicePtr, DeviceReduce, Scale};
 use crate::job::Outcome;
 use crate::ops::{OpKind, Params, Shape};
 use crate::types::{DType, ReduceOp};
@@ -26,14 +26,18 @@ pub(super) fn applies(device: &Watched<'_>, plan: &Plan<'_>) -> Result<bool> {
         return Ok(false);
     };
     let reduce = call.params.reduce;
-    if matches!(reduce, ReduceOp::Avg | ReduceOp::PreMulSum(_)) {
-        return Ok(false);
-    }
     let moves = [OpKind::AllToAllSingle, OpKind::AllGatherInto, OpKind::Gather];
     if !moves.iter().all(|op| shared.cpu.capabilities().offers(*op, dtype, ReduceOp::Sum)) {
         return Ok(false);
     }
-    device.call("reduction", |runtime| Ok(runtime.reduction().is_some_and(|r| r.reduces(reduce).contains(dtype))))
+    let (op, scales) = (summed(reduce), summed(reduce) != reduce);
+    let does = |r: &dyn DeviceReduce| r.reduces(op).contains(dtype) && (!scales || r.scales().contains(dtype));
+    device.call("reduction", |runtime| Ok(runtime.reduction().is_some_and(does)))
+}
+
+/// What is left of the operation beside the scaling.
+fn summed(reduce: ReduceOp) -> ReduceOp {
+    if matches!(reduce, ReduceOp::Avg | ReduceOp::PreMulSum(_)) { ReduceOp::Sum } else { reduce }
 }
 
 /// How many rounds there may be: each has two steps.
@@ -99,8 +103,15 @@ pub(super) fn rounds(
         // SAFETY: as many bytes as were received; host memory and scratch are used again behind this, on the same stream
         // or after its mark.
         unsafe { device.load(port.back, base, host, at.received, at.all * size) }?;
+        if let ReduceOp::PreMulSum(factor) = call.params.reduce {
+            scale(device, port.back, (Scale::Times(factor), dtype), base, at.all)?;
+        }
+        let op = summed(call.params.reduce);
         for rank in 1..world {
-            reduce(device, port.back, (call.params.reduce, dtype), base, base.after(rank * at.part * size), at.part)?;
+            reduce(device, port.back, (op, dtype), base, base.after(rank * at.part * size), at.part)?;
+        }
+        if call.params.reduce == ReduceOp::Avg {
+            scale(device, port.back, (Scale::Over(world as f64), dtype), base, at.part)?;
         }
         if scatters {
             let beyond = chunk.outputs[0].0;
@@ -180,5 +191,13 @@ fn reduce(
         // SAFETY: both places are in the scratch memory, apart from each other.
         Some(reduction) => unsafe { reduction.reduce(device.index, stream, op, dtype, acc, with, count) },
         None => Err(Error::new(ErrorKind::Device, "the device reduces no more")),
+    })
+}
+
+fn scale(device: &Watched<'_>, stream: u64, (by, dtype): (Scale, DType), at: DevicePtr, count: usize) -> Result {
+    device.call("scale", |runtime| match runtime.reduction() {
+        // SAFETY: in the scratch memory.
+        Some(reduction) => unsafe { reduction.scale(device.index, stream, by, dtype, at, count) },
+        None => Err(Error::new(ErrorKind::Device, "the device scales no more")),
     })
 }

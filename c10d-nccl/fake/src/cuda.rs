@@ -12,13 +12,13 @@ use parking_lot::Mutex;
 use crate::fault;
 use crate::world::{Touch, WORLD, Work};
 
-const SUCCESS: c_int = 0;
-const INVALID_VALUE: c_int = 1;
+pub(crate) const SUCCESS: c_int = 0;
+pub(crate) const INVALID_VALUE: c_int = 1;
 const OUT_OF_MEMORY: c_int = 2;
-const INVALID_CONTEXT: c_int = 201;
-const INVALID_HANDLE: c_int = 400;
+pub(crate) const INVALID_CONTEXT: c_int = 201;
+pub(crate) const INVALID_HANDLE: c_int = 400;
 const NOT_READY: c_int = 600;
-const LAUNCH_FAILED: c_int = 719;
+pub(crate) const LAUNCH_FAILED: c_int = 719;
 
 const CONTEXT: u64 = 0x1000;
 
@@ -35,7 +35,7 @@ fn devices() -> u16 {
     fault::number("devices").map_or(8, |n| n as u16)
 }
 
-fn said(result: Result<(), String>) -> c_int {
+pub(crate) fn said(result: Result<(), String>) -> c_int {
     match result {
         Ok(()) => SUCCESS,
         Err(why) => {
@@ -85,6 +85,21 @@ unsafe extern "C" fn cuDeviceGetUuid(uuid: *mut [u8; 16], device: c_int) -> c_in
 unsafe extern "C" fn cuDevicePrimaryCtxRetain(context: *mut u64, device: c_int) -> c_int {
     // SAFETY: as above.
     unsafe { *context = CONTEXT + device as u64 };
+    SUCCESS
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn cuDriverGetVersion(version: *mut c_int) -> c_int {
+    // SAFETY: as above.
+    unsafe { *version = fault::number("driver").map_or(12_000, |v| v as c_int) };
+    SUCCESS
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn cuDeviceGetAttribute(answer: *mut c_int, _: c_int, _: c_int) -> c_int {
+    // The only one that is asked for is the major number of the compute capability.
+    // SAFETY: as above.
+    unsafe { *answer = 9 };
     SUCCESS
 }
 

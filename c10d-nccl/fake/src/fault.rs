@@ -3,6 +3,7 @@
 //! | word | what happens |
 //! | --- | --- |
 //! | `devices=N` | there are N devices (8) |
+//! | `driver=CODE` | `cuDriverGetVersion` says so |
 //! | `version=CODE` | `ncclGetVersion` says so |
 //! | `rank=R` | the faults below are rank R's alone |
 //! | `init=hang` | the call that begins a communicator does not return |

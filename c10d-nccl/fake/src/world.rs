@@ -91,6 +91,12 @@ impl World {
         (at - base < a.bytes as u64).then_some(a.device)
     }
 
+    /// How many bytes there are from an address to the end of its allocation.
+    pub(crate) fn rest(&self, at: u64) -> Option<usize> {
+        let (base, a) = self.allocations.range(..=at).next_back()?;
+        a.bytes.checked_sub((at - base) as usize)
+    }
+
     pub(crate) fn create_stream(&mut self, device: u16) -> u64 {
         let handle = self.handle();
         self.start(handle, device);

@@ -4,6 +4,8 @@
 use c10d_core::Result;
 use c10d_core::device::{DeviceRuntime, Stream};
 
+use crate::kernels::Kernel;
+
 /// CUDA: what every device runtime has, and what NCCL's backend needs besides.
 ///
 /// # Safety
@@ -20,4 +22,13 @@ pub(crate) unsafe trait CudaApi: DeviceRuntime {
     /// # Safety
     /// The stream is this device's.
     unsafe fn is_capturing(&self, index: u16, stream: Stream) -> Result<bool>;
+
+    /// Whether this crate's kernels can be run on every device here; says why not.
+    fn has_kernels(&self) -> Result;
+
+    /// Gives a kernel to the stream, which is run by `threads` threads, or by fewer that take turns.
+    ///
+    /// # Safety
+    /// As [`DeviceRuntime::copy`], for all memory that the arguments name. They are what the kernel takes.
+    unsafe fn launch(&self, index: u16, stream: Stream, kernel: &Kernel, threads: usize, arguments: &[u64]) -> Result;
 }

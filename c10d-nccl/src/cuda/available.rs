@@ -10,13 +10,15 @@ use parking_lot::Mutex;
 const NAMES: [&str; 2] = ["libcuda.so.1", "libcuda.so"];
 
 /// What is called of the driver. An older one that lacks any is refused here, since a call would panic.
-const SYMBOLS: [&str; 25] = [
+const SYMBOLS: [&str; 30] = [
     "cuCtxGetStreamPriorityRange",
     "cuCtxSetCurrent",
     "cuDeviceGet",
+    "cuDeviceGetAttribute",
     "cuDeviceGetCount",
     "cuDeviceGetUuid_v2",
     "cuDevicePrimaryCtxRetain",
+    "cuDriverGetVersion",
     "cuEventCreate",
     "cuEventDestroy_v2",
     "cuEventQuery",
@@ -24,6 +26,7 @@ const SYMBOLS: [&str; 25] = [
     "cuGetErrorName",
     "cuGetErrorString",
     "cuInit",
+    "cuLaunchKernel",
     "cuMemAlloc_v2",
     "cuMemFreeHost",
     "cuMemFree_v2",
@@ -31,6 +34,8 @@ const SYMBOLS: [&str; 25] = [
     "cuMemcpyDtoDAsync_v2",
     "cuMemcpyDtoHAsync_v2",
     "cuMemcpyHtoDAsync_v2",
+    "cuModuleGetFunction",
+    "cuModuleLoadData",
     "cuPointerGetAttribute",
     "cuStreamCreateWithPriority",
     "cuStreamDestroy_v2",

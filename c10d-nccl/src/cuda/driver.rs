@@ -4,20 +4,23 @@
 use std::ffi::c_void;
 use std::sync::{Arc, OnceLock};
 
-use c10d_core::device::{DevicePtr, DeviceRuntime, Event, Stream};
+use c10d_core::device::{DevicePtr, DeviceReduce, DeviceRuntime, Event, Stream};
 use c10d_core::{Device, Error, ErrorKind, Result};
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys;
 use parking_lot::Mutex;
 
 use super::api::CudaApi;
+use super::functions::{self, Functions};
 use super::ledger::Ledger;
+use crate::kernels::Kernel;
 
 /// The CUDA devices of this process, each by its primary context, which other libraries share.
 pub(crate) struct Driver {
     /// Contexts by device, taken at the first use and kept for good.
     contexts: Vec<OnceLock<Context>>,
     ledger: Ledger,
+    functions: Functions,
 }
 
 /// A primary context.
@@ -38,7 +41,7 @@ impl Driver {
         }
         let count = super::available()?;
         let contexts = (0..count).map(|_| OnceLock::new()).collect();
-        let made = Arc::new(Driver { contexts, ledger: Ledger::default() });
+        let made = Arc::new(Driver { contexts, ledger: Ledger::default(), functions: Functions::default() });
         *driver = Some(made.clone());
         Ok(made)
     }
@@ -67,7 +70,7 @@ pub(super) fn describe(e: DriverError) -> String {
 }
 
 /// A failed call. After some errors the context is of no more use to anybody in the process.
-fn failed(doing: &str, e: DriverError) -> Error {
+pub(super) fn failed(doing: &str, e: DriverError) -> Error {
     use sys::CUresult::*;
     let lost = matches!(
         e.0,
@@ -90,11 +93,11 @@ fn failed(doing: &str, e: DriverError) -> Error {
     Error::new(kind, what)
 }
 
-fn address(place: DevicePtr) -> sys::CUdeviceptr {
+pub(super) fn address(place: DevicePtr) -> sys::CUdeviceptr {
     (place.base as u64).wrapping_add(place.offset)
 }
 
-fn stream(stream: Stream) -> sys::CUstream {
+pub(super) fn stream(stream: Stream) -> sys::CUstream {
     stream as *mut _
 }
 
@@ -237,6 +240,10 @@ unsafe impl DeviceRuntime for Driver {
         let done = unsafe { sys::cuMemcpyDtoDAsync_v2(address(to), address(from), bytes, stream(on)).result() };
         done.map_err(|e| failed("copying inside the device", e))
     }
+
+    fn reduction(&self) -> Option<&dyn DeviceReduce> {
+        self.has_kernels().is_ok().then_some(self)
+    }
 }
 
 // SAFETY: as above.
@@ -265,5 +272,15 @@ unsafe impl CudaApi for Driver {
         let status = unsafe { result::stream::is_capturing(stream(on)) };
         let status = status.map_err(|e| failed("asking whether a stream records a graph", e))?;
         Ok(status != sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE)
+    }
+
+    fn has_kernels(&self) -> Result {
+        functions::can_run(self.contexts.len())
+    }
+
+    unsafe fn launch(&self, index: u16, on: Stream, kernel: &Kernel, threads: usize, arguments: &[u64]) -> Result {
+        self.enter(index)?;
+        // SAFETY: the device is current; the caller answers for the arguments.
+        unsafe { self.functions.launch(index, on, kernel, threads, arguments) }
     }
 }

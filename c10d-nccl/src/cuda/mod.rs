@@ -3,9 +3,11 @@
 mod api;
 mod available;
 mod driver;
+mod functions;
 mod hold;
 mod ledger;
 mod line;
+mod reduce;
 
 pub(crate) use api::CudaApi;
 pub use available::available;

@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 
 use crate::backend::Nccl;
 use crate::cuda::CudaApi;
+use crate::kernels::Kernel;
 use crate::nccl::{Comm, Config, DataType, NcclApi, NcclResult, Optional, RawCall, RedOp, UniqueId, Version};
 use crate::start::Facts;
 
@@ -129,6 +130,13 @@ unsafe impl CudaApi for MockCuda {
     }
     unsafe fn is_capturing(&self, _: u16, _: Stream) -> Result<bool> {
         Ok(false)
+    }
+    fn has_kernels(&self) -> Result {
+        Ok(())
+    }
+    unsafe fn launch(&self, _: u16, stream: Stream, kernel: &Kernel, _: usize, _: &[u64]) -> Result {
+        self.log.add(format!("{} on {stream}", kernel.name));
+        Ok(())
     }
 }
 

@@ -1,0 +1,12 @@
+/* CUDA's words for one thread on the host. */
+#pragma once
+
+#define __device__
+#define __forceinline__ inline
+
+typedef struct {
+    unsigned int x;
+} Place;
+
+/* Where the thread is that runs now, of the host's thread that runs it. */
+extern _Thread_local Place threadIdx, blockIdx, blockDim, gridDim;

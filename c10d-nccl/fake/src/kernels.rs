@@ -1,0 +1,163 @@
+//! Modules and kernels: the real sources, compiled for the host, one thread after the other.
+#![allow(non_snake_case)]
+
+use std::collections::HashMap;
+use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
+use std::sync::LazyLock;
+
+use parking_lot::Mutex;
+
+use crate::cuda::{INVALID_CONTEXT, INVALID_HANDLE, INVALID_VALUE, LAUNCH_FAILED, SUCCESS, current, said};
+use crate::world::{Touch, WORLD, Work};
+
+include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
+
+unsafe extern "C" {
+    fn c10d_host_grid(blocks: c_uint, threads: c_uint);
+    fn c10d_host_thread(block: c_uint, thread: c_uint);
+}
+
+const INVALID_PTX: c_int = 218;
+const NOT_FOUND: c_int = 500;
+
+/// What a kernel does with each of its parameters: `r`eads or `w`rites memory from there on; `.`: a number.
+const USES: [(&str, &str); 2] = [("c10d_reduce_", ".wr."), ("c10d_scale_", "..w.")];
+
+/// A module's device, and the names in its PTX.
+struct Module {
+    device: u16,
+    names: Vec<String>,
+}
+
+/// A function's device, and its place among all.
+#[derive(Clone, Copy)]
+struct Function {
+    device: u16,
+    kernel: usize,
+}
+
+#[derive(Default)]
+struct Loaded {
+    modules: HashMap<u64, Module>,
+    functions: HashMap<u64, Function>,
+    next: u64,
+}
+
+static LOADED: LazyLock<Mutex<Loaded>> = LazyLock::new(Mutex::default);
+
+impl Loaded {
+    fn handle(&mut self) -> u64 {
+        self.next += 1;
+        0x50_0000 + self.next * 16
+    }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn cuModuleLoadData(module: *mut u64, image: *const c_char) -> c_int {
+    let Some(device) = current() else { return INVALID_CONTEXT };
+    // SAFETY: text that ends with a zero, by the caller's word; here and below the caller's integers.
+    let text = unsafe { CStr::from_ptr(image) }.to_string_lossy();
+    if !text.contains(".version ") || !text.contains(".target ") {
+        return INVALID_PTX;
+    }
+    let name = |entry: &str| entry.split_once('(').map(|(name, _)| name.to_owned());
+    let names = text.split(".entry ").skip(1).filter_map(name).collect();
+    let mut loaded = LOADED.lock();
+    let handle = loaded.handle();
+    loaded.modules.insert(handle, Module { device, names });
+    // SAFETY: as above.
+    unsafe { *module = handle };
+    SUCCESS
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn cuModuleGetFunction(function: *mut u64, module: u64, name: *const c_char) -> c_int {
+    // SAFETY: as above.
+    let name = unsafe { CStr::from_ptr(name) }.to_string_lossy();
+    let mut loaded = LOADED.lock();
+    let Some(found) = loaded.modules.get(&module) else { return INVALID_HANDLE };
+    let kernel = KERNELS.iter().position(|(known, ..)| *known == name);
+    let (Some(kernel), true) = (kernel, found.names.iter().any(|n| *n == name)) else { return NOT_FOUND };
+    let made = Function { device: found.device, kernel };
+    let handle = loaded.handle();
+    loaded.functions.insert(handle, made);
+    // SAFETY: as above.
+    unsafe { *function = handle };
+    SUCCESS
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn cuLaunchKernel(
+    function: u64,
+    blocks: c_uint,
+    blocks_y: c_uint,
+    blocks_z: c_uint,
+    threads: c_uint,
+    threads_y: c_uint,
+    threads_z: c_uint,
+    shared: c_uint,
+    stream: u64,
+    parameters: *const *const u64,
+    extra: *const c_void,
+) -> c_int {
+    let Some(device) = current() else { return INVALID_CONTEXT };
+    let Some(found) = LOADED.lock().functions.get(&function).copied() else { return INVALID_HANDLE };
+    let flat = blocks_y == 1 && blocks_z == 1 && threads_y == 1 && threads_z == 1;
+    if !flat || shared != 0 || !extra.is_null() || blocks == 0 || threads == 0 || threads > 1024 {
+        eprintln!("fake CUDA: a grid of {blocks} blocks of {threads} threads, or of more dimensions than one");
+        return INVALID_VALUE;
+    }
+    let (name, count, code) = KERNELS[found.kernel];
+    // SAFETY: as many pointers to as many integers as the PTX says.
+    let arguments: Vec<u64> = (0..count).map(|i| unsafe { **parameters.add(i) }).collect();
+    let uses = USES.iter().find(|(prefix, _)| name.starts_with(prefix)).map(|(_, uses)| *uses);
+    let Some(uses) = uses.filter(|uses| uses.len() == count) else {
+        return said(Err(format!("nothing is known of what {name} does with its parameters")));
+    };
+    let work: Work = Box::new(move || {
+        // SAFETY: one of the kernels, with the arguments that the caller answers for.
+        unsafe { run(code, &arguments, blocks, threads) }
+    });
+    let mut world = WORLD.lock();
+    let Some(stream) = world.stream(stream, device) else { return INVALID_HANDLE };
+    if found.device != device || world.stream_device(stream) != Some(device) {
+        eprintln!("fake CUDA: {name} is of device {}, its stream is not", found.device);
+        return INVALID_HANDLE;
+    }
+    let mut touches = Vec::new();
+    // SAFETY: as above.
+    let arguments = (0..count).map(|i| unsafe { **parameters.add(i) });
+    for (at, what) in arguments.zip(uses.bytes()).filter(|(at, what)| *what != b'.' && *at != 0) {
+        let Some(bytes) = world.rest(at) else {
+            eprintln!("fake CUDA: {name} is given {at:#x}, which is no device's memory");
+            return LAUNCH_FAILED;
+        };
+        touches.push(Touch { at, bytes, writes: what == b'w' });
+    }
+    said(world.enqueue(stream, &touches, work))
+}
+
+/// Runs all threads of a grid.
+///
+/// # Safety
+/// The code takes so many integers or addresses, and may be run with these.
+unsafe fn run(code: unsafe extern "C" fn(), arguments: &[u64], blocks: c_uint, threads: c_uint) {
+    macro_rules! call {
+        ($($type:ident $i:literal),*) => {{
+            // SAFETY: pointers and integers of 64 bits are handed over alike.
+            let code: unsafe extern "C" fn($($type),*) = unsafe { std::mem::transmute(code) };
+            // SAFETY: as promised.
+            unsafe { code($(arguments[$i]),*) }
+        }};
+    }
+    // SAFETY: sets this thread's own place.
+    unsafe { c10d_host_grid(blocks, threads) };
+    for (block, thread) in (0..blocks).flat_map(|b| (0..threads).map(move |t| (b, t))) {
+        // SAFETY: as above.
+        unsafe { c10d_host_thread(block, thread) };
+        match arguments.len() {
+            4 => call!(u64 0, u64 1, u64 2, u64 3),
+            n => unreachable!("no kernel has {n} parameters"),
+        }
+    }
+}

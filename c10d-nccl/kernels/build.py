@@ -1,0 +1,63 @@
+#!/usr/bin/env python3
+"""Makes the PTX beside the kernels' sources, or sees that it is what they give.
+
+    build.py          writes NAME.ptx for each NAME.cu
+    build.py --check  compares, and fails where they differ
+
+Needs no GPU and no CUDA, but NVRTC of CUDA 12.0, so that every driver since then takes the result:
+
+    python3 -m venv DIR && DIR/bin/pip install --no-deps nvidia-cuda-nvrtc-cu12==12.0.140 && DIR/bin/python build.py
+"""
+
+import ctypes
+import pathlib
+import sys
+import sysconfig
+
+HERE = pathlib.Path(__file__).resolve().parent
+LIBRARY = "nvidia/cuda_nvrtc/lib/libnvrtc.so.12"
+OPTIONS = ["--gpu-architecture=compute_70", "--fmad=false", f"--include-path={HERE}"]
+
+
+def nvrtc():
+    library = ctypes.CDLL(str(pathlib.Path(sysconfig.get_path("purelib")) / LIBRARY))
+    major, minor = ctypes.c_int(), ctypes.c_int()
+    library.nvrtcVersion(ctypes.byref(major), ctypes.byref(minor))
+    if (major.value, minor.value) != (12, 0):
+        sys.exit(f"this is NVRTC {major.value}.{minor.value}; PTX of any but 12.0 keeps drivers out")
+    return library
+
+
+def text(library, program, what):
+    size = ctypes.c_size_t()
+    getattr(library, f"nvrtcGet{what}Size")(program, ctypes.byref(size))
+    buffer = ctypes.create_string_buffer(size.value)
+    getattr(library, f"nvrtcGet{what}")(program, buffer)
+    return buffer.value.decode()
+
+
+def ptx(library, source):
+    program = ctypes.c_void_p()
+    options = (ctypes.c_char_p * len(OPTIONS))(*(option.encode() for option in OPTIONS))
+    name = source.name.encode()
+    if library.nvrtcCreateProgram(ctypes.byref(program), source.read_bytes(), name, 0, None, None):
+        sys.exit(f"{source.name}: NVRTC takes no program")
+    if library.nvrtcCompileProgram(program, len(OPTIONS), options):
+        sys.exit(text(library, program, "ProgramLog"))
+    return text(library, program, "PTX")
+
+
+def main():
+    check = sys.argv[1:] == ["--check"]
+    library, differ = nvrtc(), []
+    for source in sorted(HERE.glob("*.cu")):
+        target, made = source.with_suffix(".ptx"), ptx(library, source)
+        if not check:
+            target.write_text(made)
+        elif not target.exists() or target.read_text() != made:
+            differ.append(target.name)
+    if differ:
+        sys.exit(f"not what the sources give: {', '.join(differ)}; run build.py")
+
+
+main()

@@ -1,0 +1,127 @@
+//! Kernels in the driver's hands: loaded at the first use on each device, and kept for good.
+#![allow(unsafe_code)]
+
+use std::collections::BTreeMap;
+use std::ffi::{CString, c_void};
+use std::sync::OnceLock;
+
+use c10d_core::device::Stream;
+use c10d_core::{Error, ErrorKind, Result};
+use cudarc::driver::{result, sys};
+use parking_lot::Mutex;
+
+use super::driver::{failed, stream};
+use crate::kernels::{Kernel, Module};
+
+/// The first driver that takes the PTX, as `cuDriverGetVersion` has it.
+const OLDEST_DRIVER: i32 = 12_000;
+/// The first devices for which it is, by major number of their compute capability.
+const OLDEST_DEVICE: i32 = 7;
+/// `off`: no kernel is run; to be set on all ranks alike.
+const SWITCH: &str = "C10D_CUDA_KERNELS";
+
+const BLOCK: u32 = 256;
+/// Blocks for any device to be busy; more elements than threads are taken in turns.
+const MOST_BLOCKS: usize = 4096;
+
+/// What was loaded.
+#[derive(Default)]
+pub(super) struct Functions(Mutex<Loaded>);
+
+#[derive(Default)]
+struct Loaded {
+    modules: BTreeMap<(u16, Module), Handle>,
+    functions: BTreeMap<(u16, &'static str), Handle>,
+}
+
+/// A `CUmodule` or `CUfunction`.
+#[derive(Clone, Copy)]
+struct Handle(*mut c_void);
+
+// SAFETY: handles of a device's context may be used on any thread.
+unsafe impl Send for Handle {}
+
+impl Functions {
+    /// # Safety
+    /// The device is the thread's current one; the rest as [`CudaApi::launch`](super::CudaApi::launch).
+    pub(super) unsafe fn launch(
+        &self,
+        index: u16,
+        on: Stream,
+        kernel: &Kernel,
+        threads: usize,
+        arguments: &[u64],
+    ) -> Result {
+        if arguments.len() != kernel.parameters {
+            let what =
+                format!("{} was given {} arguments, it takes {}", kernel.name, arguments.len(), kernel.parameters);
+            return Err(Error::new(ErrorKind::Internal, what));
+        }
+        if threads == 0 {
+            return Ok(());
+        }
+        let function = self.function(index, kernel)?;
+        let blocks = threads.div_ceil(BLOCK as usize).min(MOST_BLOCKS) as u32;
+        let mut places: Vec<*mut c_void> = arguments.iter().map(|a| (&raw const *a).cast_mut().cast()).collect();
+        // SAFETY: a function of this device's context, with as many arguments as it takes, which are read at once.
+        let done = unsafe {
+            result::launch_kernel(function.0.cast(), (blocks, 1, 1), (BLOCK, 1, 1), 0, stream(on), &mut places)
+        };
+        done.map_err(|e| failed(&format!("launching {}", kernel.name), e))
+    }
+
+    fn function(&self, index: u16, kernel: &Kernel) -> Result<Handle> {
+        let mut loaded = self.0.lock();
+        if let Some(function) = loaded.functions.get(&(index, kernel.name)) {
+            return Ok(*function);
+        }
+        let module = match loaded.modules.get(&(index, kernel.module)) {
+            Some(module) => *module,
+            None => {
+                // SAFETY: text that ends with a zero.
+                let module = unsafe { result::module::load_data(kernel.module.ptx().as_ptr().cast()) };
+                let module = Handle(module.map_err(|e| failed("loading a module of kernels", e))?.cast());
+                loaded.modules.insert((index, kernel.module), module);
+                module
+            }
+        };
+        let name = CString::new(kernel.name).map_err(|_| Error::new(ErrorKind::Internal, "a name with a zero"))?;
+        // SAFETY: loaded above, and never unloaded.
+        let function = unsafe { result::module::get_function(module.0.cast(), name) };
+        let function = function.map_err(|e| failed(&format!("looking up {}", kernel.name), e))?;
+        loaded.functions.insert((index, kernel.name), Handle(function.cast()));
+        Ok(Handle(function.cast()))
+    }
+}
+
+/// Whether kernels can be run on so many devices.
+pub(super) fn can_run(devices: usize) -> Result {
+    static ANSWER: OnceLock<Result> = OnceLock::new();
+    ANSWER.get_or_init(|| look(devices)).clone()
+}
+
+fn look(devices: usize) -> Result {
+    if std::env::var(SWITCH).as_deref() == Ok("off") {
+        return Err(Error::unsupported(format!("kernels are switched off by {SWITCH}")));
+    }
+    let mut version = 0;
+    // SAFETY: asks for one integer.
+    unsafe { sys::cuDriverGetVersion(&mut version).result() }
+        .map_err(|e| failed("asking for the driver's version", e))?;
+    if version < OLDEST_DRIVER {
+        let what = format!("the CUDA driver is of version {version}; kernels need {OLDEST_DRIVER}, which is CUDA 12.0");
+        return Err(Error::unsupported(what));
+    }
+    for index in 0..devices as i32 {
+        let attribute = sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR;
+        let device = result::device::get(index).map_err(|e| failed("looking at a device", e))?;
+        // SAFETY: the device was just given to us.
+        let major = unsafe { result::device::get_attribute(device, attribute) };
+        let major = major.map_err(|e| failed("asking what a device can", e))?;
+        if major < OLDEST_DEVICE {
+            let what = format!("cuda:{index} has compute capability {major}; kernels need {OLDEST_DEVICE}.0 or later");
+            return Err(Error::unsupported(what));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,46 @@
+//! Reductions on the device, for the staged path.
+#![allow(unsafe_code)]
+
+use c10d_core::device::{DevicePtr, DeviceReduce, Scale, Stream};
+use c10d_core::{DType, DTypeSet, Error, ReduceOp, Result};
+
+use super::api::CudaApi;
+use super::driver::{Driver, address};
+use crate::kernels::{SCALED, reducer, reduces, scaler};
+
+// SAFETY: kernels run in the order of their stream, and touch the elements they are given.
+unsafe impl DeviceReduce for Driver {
+    fn reduces(&self, op: ReduceOp) -> DTypeSet {
+        reduces(op)
+    }
+
+    unsafe fn reduce(
+        &self,
+        index: u16,
+        stream: Stream,
+        op: ReduceOp,
+        dtype: DType,
+        acc: DevicePtr,
+        with: DevicePtr,
+        count: usize,
+    ) -> Result {
+        let kernel = reducer(dtype).ok_or_else(|| Error::unsupported(format!("no kernel reduces {dtype}")))?;
+        let arguments = [u64::from(op.code()), address(acc), address(with), count as u64];
+        // SAFETY: the caller's memory, and the kernel's parameters.
+        unsafe { self.launch(index, stream, kernel, count, &arguments) }
+    }
+
+    fn scales(&self) -> DTypeSet {
+        SCALED
+    }
+
+    unsafe fn scale(&self, index: u16, stream: Stream, by: Scale, dtype: DType, at: DevicePtr, count: usize) -> Result {
+        let kernel = scaler(dtype).ok_or_else(|| Error::unsupported(format!("no kernel scales {dtype}")))?;
+        let (divides, factor) = match by {
+            Scale::Times(factor) => (0, factor),
+            Scale::Over(divisor) => (1, divisor),
+        };
+        // SAFETY: as above.
+        unsafe { self.launch(index, stream, kernel, count, &[divides, factor.to_bits(), address(at), count as u64]) }
+    }
+}

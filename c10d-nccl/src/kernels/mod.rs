@@ -1,0 +1,47 @@
+//! The kernels of `kernels/`: which there are, and their PTX.
+
+mod reduce;
+#[cfg(test)]
+mod tests;
+
+use std::ffi::CStr;
+
+pub(crate) use reduce::{SCALED, reducer, reduces, scaler};
+
+/// A source file, and what the driver loads of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Module {
+    Reduce,
+    Scale,
+}
+
+/// A function of a module. All its parameters have 64 bits.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Kernel {
+    pub(crate) module: Module,
+    pub(crate) name: &'static str,
+    /// How many parameters it has.
+    pub(crate) parameters: usize,
+}
+
+macro_rules! ptx {
+    ($file:literal) => {
+        match CStr::from_bytes_with_nul(concat!(include_str!(concat!("../../kernels/", $file)), "\0").as_bytes()) {
+            Ok(text) => text,
+            Err(_) => panic!("PTX is text"),
+        }
+    };
+}
+
+const REDUCE: &CStr = ptx!("reduce.ptx");
+const SCALE: &CStr = ptx!("scale.ptx");
+
+impl Module {
+    /// What the driver is given.
+    pub(crate) fn ptx(self) -> &'static CStr {
+        match self {
+            Module::Reduce => REDUCE,
+            Module::Scale => SCALE,
+        }
+    }
+}
