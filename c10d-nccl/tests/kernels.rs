@@ -5,9 +5,13 @@
 mod common;
 
 use std::fmt::Debug;
+use std::sync::Arc;
+use std::time::Instant;
 
 use c10d_core::device::{DeviceReduce, Scale};
 use c10d_core::{Element, ReduceOp, run_ranks};
+use c10d_rendezvous::tcp_store::ServerOptions;
+use c10d_rendezvous::{TcpStore, TcpStoreServer};
 use common::{SECOND, cuda, on, place, with_fake};
 use half::{bf16, f16};
 
@@ -147,6 +151,39 @@ fn without_kernels_the_host_reduces() {
         });
         assert_eq!(sums.unwrap(), vec![vec![3.0, 1.0]; 2]);
     });
+}
+
+const PORT: &str = "C10D_NCCL_TEST_PORT";
+const RANK: &str = "C10D_NCCL_TEST_RANK";
+
+/// A rank of `ranks_that_reduce_elsewhere_disagree`, in a process of its own.
+#[test]
+fn rank() {
+    let (Ok(rank), Ok(port)) = (std::env::var(RANK), std::env::var(PORT)) else { return };
+    let (rank, port): (u32, u16) = (rank.parse().unwrap(), port.parse().unwrap());
+    let store = Arc::new(TcpStore::connect("127.0.0.1", port, Instant::now() + 20 * SECOND).unwrap());
+    let builder = common::with_cpu().backend("cuda:gloo-like").rank(rank).size(2).store(store);
+    let e = builder.build().unwrap().all_reduce(&mut on(rank, &[1f32; 10]), ReduceOp::Sum).unwrap_err();
+    println!("rank {rank} saw {}", e.kind().name());
+}
+
+/// One rank's driver is too old for kernels: no wrong answer, and no hang.
+#[test]
+fn ranks_that_reduce_elsewhere_disagree() {
+    let server = TcpStoreServer::bind("127.0.0.1:0".parse().unwrap(), ServerOptions::default()).unwrap();
+    let dir = common::folder("elsewhere");
+    let start = |rank: u32| {
+        let mut command = common::command(&dir, if rank == 0 { "" } else { "driver=11080" });
+        command.env(RANK, rank.to_string()).env(PORT, server.local_addr().port().to_string());
+        command.args(["rank", "--exact", "--nocapture"]);
+        std::thread::spawn(|| common::output(command))
+    };
+    for (rank, ended) in [start(0), start(1)].into_iter().enumerate() {
+        let output = ended.join().unwrap();
+        let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(out.contains(&format!("rank {rank} saw Mismatch")), "{out}\n{err}");
+    }
+    let _ = std::fs::remove_dir_all(dir);
 }
 
 /// The fake is as strict as a device would be unforgiving.
