@@ -82,7 +82,7 @@ fn check_passes_what_is_good_and_fails_on_nothing() {
     let good = plugin(dir.path(), "good", "sum.c", &[]);
     let ended = run(&["plugins", "check", text(&good)]);
     assert!(ended.status.success(), "{}{}", ended.stdout, ended.stderr);
-    assert!(ended.stdout.contains("good 0.1, ABI 1.1: collectives"), "{}", ended.stdout);
+    assert!(ended.stdout.contains("good 0.1, ABI 1.2: collectives"), "{}", ended.stdout);
     let none = dir.path().join("none");
     std::fs::create_dir(&none).unwrap();
     assert!(!run(&["plugins", "check", text(&none)]).status.success());
@@ -98,7 +98,7 @@ fn list_runs_none_of_their_code() {
     assert!(ended.status.success(), "{}", ended.stderr);
     let list = json(&ended);
     assert_eq!(rows(&list), [("libc10d_sings.so".into(), "passed".into(), String::new())]);
-    assert_eq!((list[0]["name"].as_str(), list[0]["abi"].as_str()), (Some("sings"), Some("1.1")));
+    assert_eq!((list[0]["name"].as_str(), list[0]["abi"].as_str()), (Some("sings"), Some("1.2")));
     assert!(!canary.exists());
     assert!(run(&["plugins", "check", text(dir.path())]).status.success());
     assert!(canary.exists(), "the canary works");

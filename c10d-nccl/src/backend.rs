@@ -11,13 +11,12 @@ use crossbeam_channel::bounded;
 use crate::channel::{Item, Share};
 use crate::comms::Comms;
 use crate::cuda::CudaApi;
-use crate::dialect::Dialect;
 use crate::engine::{Order, Origin};
 use crate::nccl::{Communicator, NcclApi};
 use crate::side::{Messages, Side};
 use crate::start::{Facts, Running, connect, run};
 use crate::task::Task;
-use crate::types::{CAPABILITIES, LEGACY_CAPABILITIES};
+use crate::types::CAPABILITIES;
 
 /// One rank of one group, on one GPU.
 pub(crate) struct Nccl(Running);
@@ -49,7 +48,7 @@ unsafe impl Backend for Nccl {
     }
 
     fn capabilities(&self) -> &Capabilities {
-        if self.0.dialect == Dialect::TorchLegacy { &LEGACY_CAPABILITIES } else { &CAPABILITIES }
+        &CAPABILITIES
     }
 
     fn submit(&self, job: Job) {

@@ -20,12 +20,7 @@ pub(crate) const CAPABILITIES: Capabilities = Capabilities {
         }
         all
     },
-};
-
-/// The same without what PyTorch's first engine lacks.
-pub(crate) const LEGACY_CAPABILITIES: Capabilities = Capabilities {
-    ops: OpSet::ALL.without(&[OpKind::RecvAnySource, OpKind::MonitoredBarrier, OpKind::AllGatherCoalesced]),
-    ..CAPABILITIES
+    ..Capabilities::ALL
 };
 
 const fn reduced_by(code: u8) -> DTypeSet {

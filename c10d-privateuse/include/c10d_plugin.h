@@ -30,7 +30,7 @@ extern "C" {
 
 /* The major version is also in the entry's name. */
 #define C10D_ABI_MAJOR 1
-#define C10D_ABI_MINOR 1
+#define C10D_ABI_MINOR 2
 
 /* ---- Codes -------------------------------------------------------------------------------------------------- */
 
@@ -112,6 +112,7 @@ extern "C" {
 #define C10D_BARRIER 18            /* No spans. */
 #define C10D_MONITORED_BARRIER 19  /* No spans. Names the first missing rank, or all (C10D_WAIT_ALL_RANKS). CPU only. */
 #define C10D_ALL_OPS 0xfffffu
+#define C10D_OPS 20
 
 /* Request flags. */
 #define C10D_WAIT_ALL_RANKS 1u
@@ -135,7 +136,8 @@ typedef struct c10d_why {
 } c10d_why;
 
 /* The elements of one contiguous tensor. On the CPU `data + offset` is their address (null if there are none). On a
- * device `data` is what the device's `allocate` gave, and the elements begin `offset` bytes behind its start.
+ * device `data` is what the device's `allocate` gave, and the elements begin `offset` bytes behind its start. On CUDA
+ * `data + offset` is their address, and `data` what the buffer's owner calls its beginning.
  * Arrays of spans: the next one is `struct_size` bytes further on, see c10d_span_at. */
 typedef struct c10d_span {
     uint32_t struct_size;
@@ -249,7 +251,10 @@ struct c10d_host {
  * has `retain` and `release`: c10d counts what it lends, so that an operation that never ends harms nobody. */
 typedef struct c10d_device {
     uint32_t struct_size;
-    uint32_t reserved;
+    /* C10D_DEVICE_PRIVATE, or 0: its own. C10D_DEVICE_CUDA: it drives CUDA devices, and its bases are CUDA addresses. It
+     * is then c10d's runtime for them only where no other is, and keeps memory for operations in any case. Used since
+     * 1.2; 0 before. */
+    uint32_t device_type;
     int32_t (*count)(uint32_t *count, c10d_why *why);
     /* At least 64-byte aligned where that means something; `bytes` is not 0. `base` is an address or any handle but
      * null; c10d does not look behind it. */
@@ -285,16 +290,24 @@ typedef struct c10d_device {
     int32_t (*reduce)(uint32_t index, uint64_t stream, uint32_t reduce_op, uint32_t dtype, void *acc,
                       uint64_t acc_offset, const void *with, uint64_t with_offset, uint64_t count,
                       c10d_why *why); /* since 1.1 */
+    /* What tells the device from every other one of any host, such as a serial number: ranks that share a device are
+     * known by it. `len` is set to the text's length (C10D_RESOURCE if that is above `capacity`). C10D_UNSUPPORTED, or no
+     * such function: nothing does. */
+    int32_t (*identity)(uint32_t index, char *text, uint64_t capacity, uint64_t *len, c10d_why *why); /* since 1.2 */
 } c10d_device;
 
 /* What the collectives offer on one kind of device. A call outside of it never comes. */
 typedef struct c10d_capabilities {
     uint32_t struct_size;
-    int32_t device_type; /* C10D_DEVICE_CPU, or C10D_DEVICE_PRIVATE for the plugin's own device part. */
+    /* C10D_DEVICE_CPU; C10D_DEVICE_PRIVATE or C10D_DEVICE_CUDA if the plugin has a device part of this type. */
+    int32_t device_type;
     uint32_t ops;        /* Bits of ops. */
     uint32_t moves;      /* Bits of element types, for ops that do not reduce. */
     uint32_t reduces[C10D_REDUCE_OPS]; /* Bits of element types, for each reduce operation. */
-    uint32_t reserved;
+    uint32_t op_count; /* How many `by_op` has. Used since 1.2; 0 before. */
+    /* For each op: the bits of the element types beyond which it does not go, whatever `moves` and `reduces` say. Null:
+     * the ops are all alike. */
+    const uint32_t *by_op; /* since 1.2 */
 } c10d_capabilities;
 
 typedef struct c10d_group_init {
@@ -319,7 +332,8 @@ typedef struct c10d_collectives {
     const c10d_capabilities *capabilities; /* One per kind of device; the next is struct_size further on. */
     /* Whether it could work on this machine. May be null: yes. Cheap, no side effects. */
     int32_t (*probe)(c10d_why *why);
-    /* This rank's part of a group: meets the other ranks through the store. */
+    /* This rank's part of a group: meets the other ranks through the store. Where that takes an id of the plugin's own,
+     * of whatever size, rank 0 makes it and puts it there (store_set), and the others take it from there (store_get). */
     int32_t (*create_group)(const c10d_host *host, const c10d_group_init *init, void **group, c10d_why *why);
     /* No operation is in flight then; no `done` may follow. */
     void (*destroy_group)(void *group);
@@ -331,6 +345,20 @@ typedef struct c10d_collectives {
     void (*abort)(void *group, const char *cause, uint64_t len);
     /* Say goodbye to the peers, so that they do not take the coming silence for death. Nothing is in flight. */
     int32_t (*shutdown)(void *group, uint64_t timeout_ns, c10d_why *why); /* since 1.1 */
+    /* Makes a group of some ranks of a group, where that is cheaper than meeting anew. `ranks` has `init->size` ranks of
+     * `group` in the order of their numbers in the part. Every rank of the list calls it. A rank that is in no part of the
+     * division calls it too, with null for `ranks`, `init` and `part`. The part is destroyed by destroy_group, before or
+     * after the group that it came from. C10D_UNSUPPORTED, on all ranks alike: c10d uses create_group. May come while
+     * operations run. */
+    int32_t (*split)(void *group, const uint32_t *ranks, const c10d_group_init *init, void **part,
+                     c10d_why *why); /* since 1.2 */
+    /* Takes several point-to-point operations, of which any may need any other: all, or on an error none. Each is done for
+     * itself, by its own token. In order with what `submit` gets, as there. */
+    int32_t (*submit_batch)(void *group, const c10d_request *const *requests, const uint64_t *tokens, uint64_t count,
+                            c10d_done done, c10d_why *why); /* since 1.2 */
+    /* What the group failed of while nobody waited: a peer that is gone, say. C10D_OK: nothing is wrong. Asked from time
+     * to time, and answers at once. `guilty` has room for as many ranks as the group has, `guilty_count` is to be set. */
+    int32_t (*async_error)(void *group, uint32_t *guilty, uint32_t *guilty_count, c10d_why *why); /* since 1.2 */
 } c10d_collectives;
 
 typedef struct c10d_plugin {

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use c10d_core::{DispatchKey, Error, ErrorKind, GroupBuilder, ReduceOp, Result, let_go, op, run_ranks};
+use c10d_core::{DType, DispatchKey, Error, ErrorKind, GroupBuilder, OpKind, ReduceOp, Result, let_go, op, run_ranks};
 use c10d_privateuse::{Search, Verdict};
 
 const TIMEOUT: Duration = Duration::from_millis(400);
@@ -59,6 +59,83 @@ fn a_c_plugin_reduces_in_every_form() {
         let sum = n * (n + 1.0) / 2.0;
         assert_eq!(sums.unwrap(), vec![(sum, sum, vec![n; 3], [2.0 * n; 5]); world as usize]);
     }
+}
+
+#[test]
+fn messages_of_a_batch_come_together_and_in_line() {
+    let pg_of = bad("BATCHES_ONLY");
+    run_ranks(2, pg_of, |pg| {
+        let other = 1 - pg.rank();
+        for round in 0..20u8 {
+            let sends = (0..3).map(|tag| op::send(vec![f32::from(round); 2], other, tag)).collect();
+            let receives = (0..3).rev().map(|tag| op::recv(vec![0f32; 2], other, tag)).collect();
+            let (sent, received) = pg.batch(sends, receives);
+            for work in received {
+                assert_eq!(work.wait()?, [f32::from(round); 2]);
+            }
+            sent.into_iter().try_for_each(|work| work.wait().map(drop))?;
+        }
+        Ok(())
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_batch_stands_behind_what_was_sent_before() {
+    let dir = common::directory();
+    run_ranks(2, load(&common::sum(dir.path(), "sum-behind", "HONEST"), "sum-behind"), |pg| {
+        let other = 1 - pg.rank();
+        for _ in 0..20 {
+            // One tag: what is started first arrives first, alone or in a batch.
+            let first = pg.start(op::recv(vec![0f32], other, 2));
+            let (_, second) = pg.batch::<Vec<f32>, _>(Vec::new(), vec![op::recv(vec![0f32], other, 2)]);
+            let third = pg.start(op::recv(vec![0f32], other, 2));
+            let sent = pg.start(op::send(vec![1f32], other, 2));
+            let (batch, _) = pg.batch::<_, Vec<f32>>(vec![op::send(vec![2f32], other, 2)], Vec::new());
+            let last = pg.start(op::send(vec![3f32], other, 2));
+            assert_eq!(first.wait()?, [1.0]);
+            assert_eq!(second.into_iter().next().unwrap().wait()?, [2.0]);
+            assert_eq!(third.wait()?, [3.0]);
+            for work in [sent, last].into_iter().chain(batch) {
+                work.wait()?;
+            }
+        }
+        Ok(())
+    })
+    .unwrap();
+}
+
+#[test]
+fn types_that_an_op_does_not_take_are_refused() {
+    let dir = common::directory();
+    run_ranks(2, load(&common::sum(dir.path(), "sum-types", "HONEST"), "sum-types"), |pg| {
+        let e = pg.send(&[1u8], 1 - pg.rank(), 0).unwrap_err();
+        names_it(&e, &ErrorKind::Unsupported, &["send of u8", "sum-types"]);
+        let offers = pg.capabilities(DispatchKey::Cpu)?;
+        let offered = |op| offers.offers(op, DType::U8, ReduceOp::Sum);
+        assert!(offered(OpKind::Recv) && !offered(OpKind::Send));
+        Ok(())
+    })
+    .unwrap();
+}
+
+#[test]
+fn an_error_that_nobody_waits_for_is_told() {
+    let pg = bad("FAILS_IDLE").build().unwrap();
+    assert!(pg.failure().is_none());
+    pg.all_reduce(&mut [1f32], ReduceOp::Sum).unwrap();
+    let end = Instant::now() + Duration::from_secs(20);
+    let error = loop {
+        assert!(Instant::now() < end, "nobody noticed");
+        match pg.failure() {
+            Some(error) => break error,
+            None => std::thread::sleep(Duration::from_millis(5)),
+        }
+    };
+    assert!(matches!(error.kind(), ErrorKind::PeerDead { .. }), "{error}");
+    assert!(error.to_string().contains("heart has stopped") && error.to_string().contains("bad-fails-idle"), "{error}");
+    assert_eq!(error.report().guilty, [0]);
+    assert_eq!(pg.barrier().unwrap_err().report().what, error.report().what);
 }
 
 #[test]

@@ -30,12 +30,12 @@ fn header_and_mirror_agree() {
             mine mine_len theirs theirs_len];
         Host "c10d_host" [struct_size abi_minor log store_set store_get store_wait store_add store_compare_set store_append store_check
             store_delete now];
-        Device "c10d_device" [struct_size reserved count allocate free copy_in copy_out copy create_stream destroy_stream
-            create_event destroy_event record wait query retain release allocate_host free_host reduces reduce];
-        Capabilities "c10d_capabilities" [struct_size device_type ops moves reduces reserved];
+        Device "c10d_device" [struct_size device_type count allocate free copy_in copy_out copy create_stream destroy_stream
+            create_event destroy_event record wait query retain release allocate_host free_host reduces reduce identity];
+        Capabilities "c10d_capabilities" [struct_size device_type ops moves reduces op_count by_op];
         GroupInit "c10d_group_init" [struct_size rank size reserved name name_len session store timeout_ns aborted];
         Collectives "c10d_collectives" [struct_size capability_count capabilities probe create_group destroy_group submit
-            abort shutdown];
+            abort shutdown split submit_batch async_error];
         Plugin "c10d_plugin" [struct_size abi_minor name name_len version version_len device collectives];
         Note "c10d_note" [owner_size note_size owner struct_size abi_major abi_minor plugin_size name];
     };
@@ -67,6 +67,7 @@ fn header_and_mirror_agree() {
         ("C10D_ABI_MAJOR", abi::MAJOR.into()),
         ("C10D_ABI_MINOR", abi::MINOR.into()),
         ("C10D_REDUCE_OPS", ReduceOp::COUNT as i32),
+        ("C10D_OPS", OpKind::ALL.len() as i32),
         ("C10D_ALL_OPS", (1 << OpKind::ALL.len()) - 1),
         ("C10D_ALL_DTYPES", (1 << DType::ALL.len()) - 1),
     ];

@@ -2,37 +2,47 @@
 
 mod common;
 
-use c10d_core::{GroupBuilder, ReduceOp, run_ranks};
+use std::time::{Duration, Instant};
+
+use c10d_core::{GroupBuilder, ReduceOp, op, run_ranks};
 use c10d_privateuse::{Search, Verdict, abi};
 
-const NEW: &str = "/* since 1.1 */";
-
-/// The header as it was before version 1.1: without the members that it appended.
-fn older(header: &str) -> String {
-    let mut text = header.replace("#define C10D_ABI_MINOR 1\n", "#define C10D_ABI_MINOR 0\n");
-    while let Some(mark) = text.find(NEW) {
-        let end = mark + text[mark..].find('\n').unwrap();
-        let this = text[..mark].rfind(';').unwrap();
-        let before = text[..this].rfind(';').unwrap();
-        let begin = before + text[before..].find('\n').unwrap();
-        text.replace_range(begin..end, "");
+/// The header as it was in a minor version: without the members that later ones appended.
+fn older(header: &str, minor: u16) -> String {
+    let mut text = version(header, minor);
+    for later in minor + 1..=abi::MINOR {
+        let new = format!("/* since 1.{later} */");
+        while let Some(mark) = text.find(&new) {
+            let end = mark + text[mark..].find('\n').unwrap();
+            let this = text[..mark].rfind(';').unwrap();
+            let before = text[..this].rfind(';').unwrap();
+            let begin = before + text[before..].find('\n').unwrap();
+            text.replace_range(begin..end, "");
+        }
     }
     text
 }
 
+fn version(header: &str, minor: u16) -> String {
+    let define = |minor: u16| format!("#define C10D_ABI_MINOR {minor}\n");
+    assert_eq!(header.matches(&define(abi::MINOR)).count(), 1);
+    header.replace(&define(abi::MINOR), &define(minor))
+}
+
 /// The header as the next version may have it: every struct that a plugin fills, or that the host fills, is longer.
 fn newer(header: &str) -> String {
-    let text = header.replace("#define C10D_ABI_MINOR 1\n", "#define C10D_ABI_MINOR 2\n");
+    let text = version(header, abi::MINOR + 1);
     let longer = |text: String, end: &str| {
         assert_eq!(text.matches(end).count(), 1, "{end}");
-        text.replace(end, &format!("    uint64_t future; /* since 1.2 */\n{end}"))
+        text.replace(end, &format!("    uint64_t future;\n{end}"))
     };
     let ends =
         ["} c10d_result;", "} c10d_capabilities;", "} c10d_collectives;", "} c10d_plugin;", "} c10d_group_init;"];
     ends.into_iter().fold(text, longer)
 }
 
-fn works(name: &str, header: &str, minor: u16, definitions: &[&str]) {
+/// Builds `sum.c` against the header, and uses it. `splits`: what becomes of its parts.
+fn works(name: &str, header: &str, minor: u16, definitions: &[&str], splits: &str) {
     let dir = common::directory();
     std::fs::write(dir.path().join("c10d_plugin.h"), header).unwrap();
     let name_is = format!("NAME=\"{name}\"");
@@ -46,23 +56,39 @@ fn works(name: &str, header: &str, minor: u16, definitions: &[&str]) {
         let mut x = [pg.rank() as f32 + 1.0; 100];
         pg.all_reduce(&mut x, ReduceOp::Sum)?;
         assert_eq!(x, [3.0; 100]);
+        // Both have somebody to wait for.
+        let other = 1 - pg.rank();
+        let (sent, got) = pg.batch(vec![op::send(vec![7f32], other, 1)], vec![op::recv(vec![0f32], other, 1)]);
+        assert_eq!(got.into_iter().map(|w| w.wait()).collect::<Result<Vec<_>, _>>()?, [[7.0]]);
+        sent.into_iter().try_for_each(|w| w.wait().map(drop))?;
+        let part = pg.new_group(&[1, 0])?.unwrap();
+        part.all_reduce(&mut x, ReduceOp::Sum)?;
+        assert_eq!(x, [6.0; 100]);
+        let soon = Instant::now() + Duration::from_secs(20);
+        assert_eq!(part.store().get(&format!("{name}/made/{}", part.rank()), soon)?, splits.as_bytes());
+        assert!(pg.failure().is_none());
+        part.shutdown()?;
         pg.shutdown()
     })
     .unwrap();
 }
 
 #[test]
-fn plugins_of_the_version_before_and_after_work() {
+fn plugins_of_the_versions_before_and_after_work() {
     let header = std::fs::read_to_string(common::include().join("c10d_plugin.h")).unwrap();
-    assert_eq!(abi::MINOR, 1, "these headers are made for minor version 1");
-    let old = older(&header);
-    for gone in ["store_add", "(*now)", "(*reduces)", "(*reduce)", "(*shutdown)", NEW] {
-        assert!(header.contains(gone) && !old.contains(gone), "{gone}");
+    assert_eq!(abi::MINOR, 2, "these headers are made for minor version 2");
+    let (first, before) = (older(&header, 0), older(&header, 1));
+    for gone in ["store_add", "(*now)", "(*reduces)", "(*reduce)", "(*shutdown)", "/* since 1.1 */"] {
+        assert!(before.contains(gone) && !first.contains(gone), "{gone}");
     }
-    for kept in ["(*store_wait)", "(*free_host)", "(*abort)"] {
-        assert!(old.contains(kept), "{kept}");
+    for gone in ["(*identity)", "by_op;", "(*split)", "(*submit_batch)", "(*async_error)", "/* since 1.2 */"] {
+        assert!(header.contains(gone) && !before.contains(gone), "{gone}");
     }
-    works("older", &old, 0, &[]);
-    works("same", &header, 1, &[]);
-    works("newer", &newer(&header), 2, &["FUTURE"]);
+    for kept in ["(*store_wait)", "(*free_host)", "(*abort)", "op_count;"] {
+        assert!(first.contains(kept), "{kept}");
+    }
+    works("first", &first, 0, &[], "anew");
+    works("before", &before, 1, &[], "anew");
+    works("same", &header, 2, &[], "split");
+    works("newer", &newer(&header), 3, &["FUTURE"], "split");
 }

@@ -12,6 +12,8 @@ pub struct Capabilities {
     pub moves: DTypeSet,
     /// The element types that it reduces, by the reduce operation's code.
     pub reduces: [DTypeSet; ReduceOp::COUNT],
+    /// By the op's code: the element types beyond which this op does not go, whatever is moved and reduced.
+    pub by_op: [DTypeSet; OpKind::ALL.len()],
 }
 
 impl Capabilities {
@@ -28,11 +30,12 @@ impl Capabilities {
             }
             all
         },
+        by_op: [DTypeSet::ALL; OpKind::ALL.len()],
     };
 
     /// Whether the op is offered on this element type (with this reduce operation, if it reduces).
     pub fn offers(&self, op: OpKind, dtype: DType, reduce: ReduceOp) -> bool {
         let types = if op.reduces() { self.reduces[reduce.code() as usize] } else { self.moves };
-        self.ops.contains(op) && types.contains(dtype)
+        self.ops.contains(op) && types.contains(dtype) && self.by_op[op as usize].contains(dtype)
     }
 }

@@ -12,7 +12,7 @@ use crate::device::DeviceRuntime;
 use crate::group::GroupInit;
 use crate::job::Job;
 use crate::ops::OpKind;
-use crate::types::{DType, ReduceOp};
+use crate::types::{DType, DispatchKey, ReduceOp};
 use crate::{Error, Result};
 
 /// An engine that does collectives for one rank of one group.
@@ -30,12 +30,18 @@ pub unsafe trait Backend: Send + Sync + 'static {
     /// What it offers; asked once, when the group is made.
     fn capabilities(&self) -> &Capabilities;
 
+    /// What it offers on the devices of one key, where they differ.
+    fn capabilities_on(&self, key: DispatchKey) -> &Capabilities {
+        let _ = key;
+        self.capabilities()
+    }
+
     /// Takes a job. Collectives come in the order of their numbers, one at a time; point-to-point jobs may come from
     /// several threads at once. If the caller waits (see [`Caller`](crate::Caller)), the op may be done here and now,
     /// after whatever was queued before it.
     fn submit(&self, job: Job);
 
-    /// Takes several jobs that may be done together.
+    /// Takes several point-to-point jobs, which may need each other: a message to a rank and one from it, say.
     fn submit_batch(&self, jobs: Vec<Job>) {
         jobs.into_iter().for_each(|job| self.submit(job));
     }
@@ -43,6 +49,11 @@ pub unsafe trait Backend: Send + Sync + 'static {
     /// Ends everything in flight and everything to come with this error, and lets the peers know. Any thread, any
     /// number of times; the first cause wins.
     fn abort(&self, cause: &Error);
+
+    /// What the group failed of while nobody asked anything of it, as far as the backend has noticed. Answers at once.
+    fn failure(&self) -> Option<Error> {
+        None
+    }
 
     /// Waits for what is in flight, then says goodbye to the peers, so that they do not take the coming silence for
     /// death.
@@ -53,14 +64,6 @@ pub unsafe trait Backend: Send + Sync + 'static {
 
     /// A backend for a sub-group of these ranks, if it can be had cheaper than by making a new one.
     fn split(&self, ranks: &[u32], init: &GroupInit) -> Option<Result<Arc<dyn Backend>>> {
-        let _ = (ranks, init);
-        None
-    }
-
-    /// A backend for the group's ranks that are left when others are gone, if it can be had cheaper than by making a new
-    /// one. The ranks that are not in the list do not take part. Must not fail where a new one would do: `None` on any
-    /// rank must be `None` on all.
-    fn shrink(&self, ranks: &[u32], init: &GroupInit) -> Option<Result<Arc<dyn Backend>>> {
         let _ = (ranks, init);
         None
     }

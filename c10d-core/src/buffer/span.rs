@@ -82,6 +82,11 @@ impl Span {
         }
     }
 
+    /// Where the memory is on its device, base and offset apart, as whoever allocated it knows it; `None` on the host.
+    pub fn device_ptr(&self) -> Option<DevicePtr> {
+        (self.device.kind() != DeviceKind::Cpu).then(|| self.place())
+    }
+
     /// The place in the device's memory, whatever its base means there.
     pub(crate) fn place(&self) -> DevicePtr {
         DevicePtr { base: self.data, offset: self.offset }

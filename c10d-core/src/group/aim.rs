@@ -30,7 +30,7 @@ impl Group {
         dispatch::validate(request, self.rank, self.size)?;
         let (route, lane) = self.route(key, vendor)?;
         let offered = match request.dtype() {
-            Some(dtype) => lane.capabilities.offers(request.op, dtype, request.params.reduce),
+            Some(dtype) => route.capabilities.offers(request.op, dtype, request.params.reduce),
             None => true,
         };
         match route.kernels[request.op as usize] {

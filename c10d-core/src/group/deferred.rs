@@ -21,7 +21,6 @@ pub(super) fn sparse_lane(init: &GroupInit, key: DispatchKey, dense: &Lane, cpu:
     let own = GroupInit {
         group: init.group.clone(),
         store: init.store.clone(),
-        root: init.root.clone(),
         hints: init.hints.clone(),
         registry: init.registry.clone(),
         made: Arc::default(),
@@ -136,7 +135,8 @@ unsafe impl Backend for Deferred {
             Err(e) => return job.complete(Err(e)),
         };
         let reduce = request.params.reduce;
-        if request.dtype().is_some_and(|dtype| !backend.capabilities().offers(request.op, dtype, reduce)) {
+        if request.dtype().is_some_and(|dtype| !backend.capabilities_on(request.key).offers(request.op, dtype, reduce))
+        {
             let what = format!("backend {} does not offer {}, which sparse tensors need", self.backend, request.op);
             return job.complete(Err(Error::unsupported(what)));
         }

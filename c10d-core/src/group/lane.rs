@@ -7,7 +7,7 @@ use std::time::Instant;
 use parking_lot::{Mutex, MutexGuard};
 
 use super::Line;
-use crate::backend::{Backend, Capabilities};
+use crate::backend::Backend;
 use crate::job::Request;
 use crate::{Error, ErrorKind, Phase, Result};
 
@@ -47,7 +47,6 @@ pub(crate) type Turn<'a> = MutexGuard<'a, u64>;
 pub(crate) struct Lane {
     pub(crate) info: Arc<LaneInfo>,
     pub(crate) backend: Arc<dyn Backend>,
-    pub(crate) capabilities: Capabilities,
     /// Of a sparse key's lane alone: the calls that were started.
     pub(crate) line: Option<Line>,
     /// The number of the next collective. Held from numbering until the backend has the job, so that both have one order.
@@ -57,20 +56,12 @@ pub(crate) struct Lane {
 
 impl Lane {
     pub(crate) fn new(info: LaneInfo, backend: Arc<dyn Backend>) -> Lane {
-        let capabilities = *backend.capabilities();
-        Lane {
-            info: Arc::new(info),
-            backend,
-            capabilities,
-            line: None,
-            next: Mutex::new(0),
-            next_p2p: AtomicU64::new(0),
-        }
+        Lane { info: Arc::new(info), backend, line: None, next: Mutex::new(0), next_p2p: AtomicU64::new(0) }
     }
 
     /// The lane of a sparse key. What it offers is its kernels' matter; the steps that they run are checked.
     pub(crate) fn sparse(info: LaneInfo, backend: Arc<dyn Backend>) -> Lane {
-        Lane { capabilities: Capabilities::ALL, line: Some(Line::default()), ..Lane::new(info, backend) }
+        Lane { line: Some(Line::default()), ..Lane::new(info, backend) }
     }
 
     /// Waits for what is in flight, then leaves the peers.

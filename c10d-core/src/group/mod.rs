@@ -1,6 +1,7 @@
 //! Process groups: how they are made, what they hold, how calls run on them.
 
 mod aim;
+mod batch;
 mod builder;
 mod deferred;
 mod init;
@@ -62,8 +63,6 @@ pub(crate) struct Group {
     map: BackendMap,
     hints: Arc<BTreeMap<String, String>>,
     next_subgroup: AtomicU64,
-    /// Counted apart: a failure may come between the others' sub-groups.
-    next_shrink: AtomicU64,
 }
 
 impl ProcessGroup {
@@ -113,13 +112,13 @@ impl ProcessGroup {
 
     /// What the backend that serves the key offers, or why there is none.
     pub fn capabilities(&self, key: DispatchKey) -> Result<&Capabilities> {
-        Ok(&self.0.lane(key)?.capabilities)
+        Ok(&self.0.lane_of(key)?.0.capabilities)
     }
 
     /// The name of the backend that serves dense buffers of this device, and what it offers; or why there is none.
     pub fn backend_of(&self, device: Device) -> Result<(&'static str, &Capabilities)> {
-        let (_, lane) = self.0.route(device.key(), device.vendor())?;
-        Ok((lane.info.backend, &lane.capabilities))
+        let (route, lane) = self.0.route(device.key(), device.vendor())?;
+        Ok((lane.info.backend, &route.capabilities))
     }
 
     /// The name of the algorithm that such a call would take, where the backend has a choice. `bytes` is the size of the
@@ -134,8 +133,14 @@ impl ProcessGroup {
         self.0.lane(key).ok()?.backend.bytes_sent()
     }
 
-    /// The error that failed the group, if it is failed.
+    /// The error that failed the group, if it is failed: also by what a backend noticed while no call was running.
     pub fn failure(&self) -> Option<&Error> {
+        if self.0.failed.get().is_none() {
+            let noticed = |lane: &Lane| lane.backend.failure().map(|e| lane.info.described(e));
+            if let Some(error) = self.0.lanes.iter().find_map(noticed) {
+                self.0.fail(&error);
+            }
+        }
         self.0.failed.get()
     }
 
@@ -175,9 +180,13 @@ impl Group {
         Ok((route, Routes::lane(route, &self.lanes)))
     }
 
-    fn lane(&self, key: DispatchKey) -> Result<&Lane> {
+    fn lane_of(&self, key: DispatchKey) -> Result<(&Route, &Lane)> {
         let vendor = if key == DispatchKey::PrivateUse1 { self.routes.some_vendor() } else { 0 };
-        Ok(self.route(key, vendor)?.1)
+        self.route(key, vendor)
+    }
+
+    fn lane(&self, key: DispatchKey) -> Result<&Lane> {
+        Ok(self.lane_of(key)?.1)
     }
 
     /// Adds group and rank to an error that arose before a lane was chosen.

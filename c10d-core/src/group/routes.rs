@@ -3,6 +3,7 @@
 use super::builder::Parts;
 use super::deferred::sparse_lane;
 use super::{GroupInit, Lane, LaneInfo};
+use crate::backend::Capabilities;
 use crate::device::vendor_name;
 use crate::dispatch::{Choice, Offer, place};
 use crate::ops::OpKind;
@@ -15,6 +16,7 @@ use crate::{Error, Result};
 pub(super) struct Route {
     lane: usize,
     pub(super) kernels: [Option<Kernel>; OpKind::ALL.len()],
+    pub(super) capabilities: Capabilities,
 }
 
 /// Every route of a group; `Err`: why there is none.
@@ -66,7 +68,7 @@ impl Routes {
                     lanes.len() - 1
                 }
             };
-            let (backend, capabilities) = (lanes[lane].info.backend, lanes[lane].capabilities);
+            let backend = lanes[lane].info.backend;
             let cpu = match choice {
                 Choice::Staged { cpu, .. } => Some(cpu.name),
                 Choice::Native(r) if r.keys.contains(&DispatchKey::Cpu) => Some(r.name),
@@ -81,13 +83,14 @@ impl Routes {
                     lanes.push(sparse_lane(init, key, &lanes[lane], cpu)?);
                     let mut kernels = [None; OpKind::ALL.len()];
                     kernels[OpKind::AllReduce as usize] = kernel(OpKind::AllReduce);
-                    return Ok(Route { lane: lanes.len() - 1, kernels });
+                    return Ok(Route { lane: lanes.len() - 1, kernels, capabilities: Capabilities::ALL });
                 }
+                let capabilities = *lanes[lane].backend.capabilities_on(key);
                 let mut kernels = [None; OpKind::ALL.len()];
                 for op in OpKind::ALL.iter().filter(|op| capabilities.ops.contains(**op)) {
                     kernels[*op as usize] = kernel(*op);
                 }
-                Ok(Route { lane, kernels })
+                Ok(Route { lane, kernels, capabilities })
             });
         }
         Ok((lanes, routes))

@@ -99,10 +99,17 @@ impl ProcessGroup {
     }
 }
 
+/// A call that only its kernel is missing.
+pub(super) struct Ready<'a> {
+    pub(super) aim: Aim<'a>,
+    turn: Option<Turn<'a>>,
+    pub(super) job: Job,
+}
+
 /// What happens if a kernel panics: the group is failed, and a stack frame is left only when its job is back.
-struct OnPanic<'a> {
-    group: &'a Group,
-    frame: Option<&'a Frame>,
+pub(super) struct OnPanic<'a> {
+    pub(super) group: &'a Group,
+    pub(super) frame: Option<&'a Frame>,
 }
 
 impl Drop for OnPanic<'_> {
@@ -178,6 +185,23 @@ impl Group {
         scope: Option<Arc<ScopeCount>>,
         owns: bool,
     ) -> Handle<'a, B::Back> {
+        let (handle, ready) = self.ready(call, scope, owns);
+        if let Some(Ready { aim, turn, job }) = ready {
+            let on_panic = OnPanic { group: self, frame: None };
+            (aim.kernel)(KernelContext::of(aim.lane, self.size), job);
+            std::mem::forget(on_panic);
+            drop(turn);
+        }
+        handle
+    }
+
+    /// A started call up to where its kernel takes it; nothing of it is left if it was refused.
+    pub(super) fn ready<'a, B: Buffers + 'a>(
+        self: &Arc<Self>,
+        call: Call<B>,
+        scope: Option<Arc<ScopeCount>>,
+        owns: bool,
+    ) -> (Handle<'a, B::Back>, Option<Ready<'_>>) {
         let Call { op, params, timeout, error, buffers } = call;
         let mut frame = self.frame(op, Caller::Continues, params, timeout);
         frame.owns_buffers = owns;
@@ -190,14 +214,13 @@ impl Group {
         match self.prepare(Counted::frame_mut(&mut state), described) {
             Ok((aim, turn)) => {
                 let job = Counted::job(&mut state, &aim.lane.info);
-                let on_panic = OnPanic { group: self, frame: None };
-                (aim.kernel)(KernelContext::of(aim.lane, self.size), job);
-                std::mem::forget(on_panic);
-                drop(turn);
+                (Handle(state), Some(Ready { aim, turn, job }))
             }
-            Err(e) => Counted::refuse(&mut state, self.refused(op, e)),
+            Err(e) => {
+                Counted::refuse(&mut state, self.refused(op, e));
+                (Handle(state), None)
+            }
         }
-        Handle(state)
     }
 
     /// A failed outcome fails the group, on the thread that sees it.

@@ -12,7 +12,7 @@ use crate::ops::{OpKind, declared};
 use crate::types::{DispatchKey, KeySet};
 
 /// The kernel of every dense row: hands the job to the backend of the key.
-fn forward(ctx: KernelContext<'_>, job: Job) {
+pub(crate) fn forward(ctx: KernelContext<'_>, job: Job) {
     ctx.backend().submit(job);
 }
 

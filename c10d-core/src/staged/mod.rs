@@ -27,7 +27,7 @@ use crate::device::DeviceRuntime;
 use crate::group::GroupInit;
 use crate::job::Job;
 use crate::ops::OpKind;
-use crate::types::{DType, ReduceOp};
+use crate::types::{DType, DispatchKey, ReduceOp};
 use crate::{Error, ErrorKind, Phase, Result};
 
 /// Bytes of a round, unless the hint `staged.chunk` says otherwise.
@@ -58,7 +58,7 @@ impl Staged {
                 Error::invalid(format!("staged.chunk is {text:?}; it must be a number of bytes, at least 1"))
             })?,
         };
-        let capabilities = *cpu.capabilities();
+        let capabilities = *cpu.capabilities_on(DispatchKey::Cpu);
         let shared = Arc::new(Shared::new(device, cpu, (init.rank, init.size), chunk));
         Ok(Staged { name, shared, capabilities })
     }
@@ -99,6 +99,10 @@ unsafe impl Backend for Staged {
 
     fn abort(&self, cause: &Error) {
         self.shared.die(cause);
+    }
+
+    fn failure(&self) -> Option<Error> {
+        self.shared.death().map(|(cause, _)| cause.clone()).or_else(|| self.shared.cpu.failure())
     }
 
     fn shutdown(&self, deadline: Instant) -> Result {

@@ -8,7 +8,7 @@ use super::port::{DEPTH, Port, Watched};
 use crate::device::{DevicePtr, DeviceReduce, Scale};
 use crate::job::Outcome;
 use crate::ops::{OpKind, Params, Shape};
-use crate::types::{DType, ReduceOp};
+use crate::types::{DType, DispatchKey, ReduceOp};
 use crate::{Error, ErrorKind, Result};
 
 /// Device memory in which is reduced, kept between ops.
@@ -27,7 +27,7 @@ pub(super) fn applies(device: &Watched<'_>, plan: &Plan<'_>) -> Result<bool> {
     };
     let reduce = call.params.reduce;
     let moves = [OpKind::AllToAllSingle, OpKind::AllGatherInto, OpKind::Gather];
-    if !moves.iter().all(|op| shared.cpu.capabilities().offers(*op, dtype, ReduceOp::Sum)) {
+    if !moves.iter().all(|op| shared.cpu.capabilities_on(DispatchKey::Cpu).offers(*op, dtype, ReduceOp::Sum)) {
         return Ok(false);
     }
     let (op, scales) = (summed(reduce), summed(reduce) != reduce);

@@ -1,6 +1,6 @@
 //! A plugin's device runtime.
 
-use std::ffi::c_void;
+use std::ffi::{c_char, c_void};
 
 use super::{Sized32, Why};
 
@@ -12,11 +12,13 @@ type Destroy = unsafe extern "C" fn(u32, u64);
 type Pair = unsafe extern "C" fn(u32, u64, u64, *mut Why) -> i32;
 type Reduce = unsafe extern "C" fn(u32, u64, u32, u32, *mut c_void, u64, *const c_void, u64, u64, *mut Why) -> i32;
 
+type Identity = unsafe extern "C" fn(u32, *mut c_char, u64, *mut u64, *mut Why) -> i32;
+
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub struct Device {
     pub struct_size: u32,
-    pub reserved: u32,
+    pub device_type: u32,
     pub count: Option<unsafe extern "C" fn(*mut u32, *mut Why) -> i32>,
     pub allocate: Option<unsafe extern "C" fn(u32, u64, *mut *mut c_void, *mut Why) -> i32>,
     pub free: Option<unsafe extern "C" fn(u32, *mut c_void)>,
@@ -36,6 +38,7 @@ pub struct Device {
     pub free_host: Option<unsafe extern "C" fn(*mut c_void, u64)>,
     pub reduces: Option<unsafe extern "C" fn(u32) -> u32>,
     pub reduce: Option<Reduce>,
+    pub identity: Option<Identity>,
 }
 
 // SAFETY: repr(C), size first, zero is valid.

@@ -23,7 +23,7 @@ pub use why::Why;
 /// The major version, also in the entry's name.
 pub const MAJOR: u16 = 1;
 /// The minor version of this side.
-pub const MINOR: u16 = 1;
+pub const MINOR: u16 = 2;
 /// The entry's name.
 pub const ENTRY: &str = "c10d_plugin_v1";
 

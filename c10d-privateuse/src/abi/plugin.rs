@@ -14,7 +14,8 @@ pub struct Capabilities {
     pub ops: u32,
     pub moves: u32,
     pub reduces: [u32; ReduceOp::COUNT],
-    pub reserved: u32,
+    pub op_count: u32,
+    pub by_op: *const u32,
 }
 
 #[derive(Clone, Copy)]
@@ -34,6 +35,9 @@ pub struct GroupInit {
 
 type CreateGroup = unsafe extern "C" fn(*const Host, *const GroupInit, *mut *mut c_void, *mut Why) -> i32;
 type Submit = unsafe extern "C" fn(*mut c_void, *const Request, Option<DoneFn>, u64, *mut Why) -> i32;
+type Split = unsafe extern "C" fn(*mut c_void, *const u32, *const GroupInit, *mut *mut c_void, *mut Why) -> i32;
+type SubmitBatch =
+    unsafe extern "C" fn(*mut c_void, *const *const Request, *const u64, u64, Option<DoneFn>, *mut Why) -> i32;
 
 #[derive(Clone, Copy)]
 #[repr(C)]
@@ -47,6 +51,9 @@ pub struct Collectives {
     pub submit: Option<Submit>,
     pub abort: Option<unsafe extern "C" fn(*mut c_void, *const c_char, u64)>,
     pub shutdown: Option<unsafe extern "C" fn(*mut c_void, u64, *mut Why) -> i32>,
+    pub split: Option<Split>,
+    pub submit_batch: Option<SubmitBatch>,
+    pub async_error: Option<unsafe extern "C" fn(*mut c_void, *mut u32, *mut u32, *mut Why) -> i32>,
 }
 
 #[derive(Clone, Copy)]
@@ -72,10 +79,12 @@ unsafe impl Sync for Collectives {}
 unsafe impl Send for Collectives {}
 // SAFETY: as above.
 unsafe impl Sync for Capabilities {}
+// SAFETY: as above.
+unsafe impl Send for Capabilities {}
 
 // SAFETY: repr(C), size first, zero is valid.
 unsafe impl Sized32 for Capabilities {
-    const LEAST: usize = size_of::<Capabilities>();
+    const LEAST: usize = std::mem::offset_of!(Capabilities, by_op);
 }
 // SAFETY: as above.
 unsafe impl Sized32 for GroupInit {

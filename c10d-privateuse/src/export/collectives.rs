@@ -9,41 +9,62 @@ use c10d_core::ops::{OpKind, OpSet};
 use c10d_core::{Capabilities, DispatchKey, Error};
 
 use super::catch::{caught, status};
-use super::entry::{Exported, runtime};
+use super::entry::Exported;
 use super::group::ExportedGroup;
 use super::store::Given;
 use crate::abi::{self, Collectives, DoneFn, GroupInit, Host, Request, Why, codes};
 
+/// What a plugin's collectives offer, in the border's words.
+pub(super) struct Rows {
+    rows: Vec<abi::Capabilities>,
+    /// What the rows point to.
+    _by_op: Box<[u32]>,
+}
+
 /// One row for each key that the border knows.
-pub(super) fn rows(offers: &Capabilities, keys: &[DispatchKey]) -> Vec<abi::Capabilities> {
+pub(super) fn rows(offers: &Capabilities, keys: &[DispatchKey]) -> Rows {
     let device_type = |key: &DispatchKey| match key {
         DispatchKey::Cpu => Some(codes::DEVICE_CPU),
+        DispatchKey::Cuda => Some(codes::DEVICE_CUDA),
         DispatchKey::PrivateUse1 => Some(codes::DEVICE_PRIVATE),
         _ => None,
     };
     let has =
         |set: &OpSet| OpKind::ALL.iter().filter(|op| set.contains(**op)).fold(0, |bits, op| bits | 1 << *op as u32);
+    let by_op: Box<[u32]> = offers.by_op.iter().map(|types| codes::bits(*types)).collect();
     let row = |device_type| abi::Capabilities {
         device_type,
         ops: has(&offers.ops),
         moves: codes::bits(offers.moves),
         reduces: offers.reduces.map(codes::bits),
+        op_count: by_op.len() as u32,
+        by_op: by_op.as_ptr(),
         ..abi::empty()
     };
-    keys.iter().filter_map(device_type).map(row).collect()
+    Rows { rows: keys.iter().filter_map(device_type).map(row).collect(), _by_op: by_op }
 }
 
-pub(super) fn table<E: Exported>(rows: &[abi::Capabilities]) -> Collectives {
+impl Rows {
+    pub(super) fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+}
+
+/// The rows stay where they are: their memory does not move with them.
+pub(super) fn table<E: Exported>(rows: &Rows) -> Collectives {
     Collectives {
         struct_size: abi::size::<Collectives>(),
-        capability_count: rows.len() as u32,
-        capabilities: rows.as_ptr(),
+        capability_count: rows.rows.len() as u32,
+        capabilities: rows.rows.as_ptr(),
         probe: Some(probe::<E>),
         create_group: Some(create_group::<E>),
         destroy_group: Some(destroy_group),
         submit: Some(submit),
         abort: Some(abort),
         shutdown: Some(shutdown),
+        split: Some(split::<E>),
+        submit_batch: Some(submit_batch),
+        async_error: Some(async_error),
     }
 }
 
@@ -65,17 +86,52 @@ unsafe extern "C" fn create_group<E: Exported>(
     let create = || {
         // SAFETY: the ABI: valid for the call, and as long as version 1.0 has it.
         let (given, init) = unsafe { (Given::new(host), init.read()) };
-        // SAFETY: the ABI: text with its length.
-        let name = unsafe { abi::text(init.name, init.name_len) };
-        let runtime =
-            if E::provider().devices.iter().any(|d| d.name == E::NAME) { Some(runtime::<E>()?) } else { None };
-        let made = ExportedGroup::create::<E>(given, &init, &name, runtime.cloned())?;
-        // SAFETY: the ABI: a place for the pointer.
-        unsafe { group.write(Arc::into_raw(Arc::new(made)).cast_mut().cast()) };
+        // SAFETY: the ABI: text with its length, a place for the pointer.
+        unsafe { hand_out(ExportedGroup::create::<E>(given, &init, &name(&init), None)?, group) };
         Ok(())
     };
     // SAFETY: the ABI: null or valid.
     unsafe { status(why, create) }
+}
+
+/// # Safety
+/// As the ABI has it.
+unsafe fn name(init: &GroupInit) -> std::borrow::Cow<'_, str> {
+    // SAFETY: as promised: text with its length.
+    unsafe { abi::text(init.name, init.name_len) }
+}
+
+/// # Safety
+/// `group` is a place for the pointer.
+unsafe fn hand_out(made: ExportedGroup, group: *mut *mut c_void) {
+    // SAFETY: as promised.
+    unsafe { group.write(Arc::into_raw(Arc::new(made)).cast_mut().cast()) };
+}
+
+unsafe extern "C" fn split<E: Exported>(
+    group: *mut c_void,
+    ranks: *const u32,
+    init: *const GroupInit,
+    part: *mut *mut c_void,
+    why: *mut Why,
+) -> i32 {
+    let split = || {
+        // SAFETY: the ABI: a group.
+        let parent = unsafe { of(group) };
+        if init.is_null() {
+            parent.no_split();
+            return Ok(());
+        }
+        // SAFETY: the ABI: valid for the call; as many ranks as the part has; text with its length, a place for the pointer.
+        unsafe {
+            let init = init.read();
+            let ranks = std::slice::from_raw_parts(ranks, init.size as usize);
+            hand_out(parent.split::<E>(ranks, &init, &name(&init))?, part);
+        }
+        Ok(())
+    };
+    // SAFETY: the ABI: null or valid.
+    unsafe { status(why, split) }
 }
 
 /// # Safety
@@ -104,6 +160,45 @@ unsafe extern "C" fn submit(
             of(group).submit(&*request, done, token)
         })
     }
+}
+
+unsafe extern "C" fn submit_batch(
+    group: *mut c_void,
+    requests: *const *const Request,
+    tokens: *const u64,
+    count: u64,
+    done: Option<DoneFn>,
+    why: *mut Why,
+) -> i32 {
+    // SAFETY: the ABI: as in `submit`, `count` times.
+    unsafe {
+        status(why, || {
+            let done = done.ok_or_else(|| Error::invalid("there is no function to say that it is done"))?;
+            let (requests, tokens) = (
+                std::slice::from_raw_parts(requests, count as usize),
+                std::slice::from_raw_parts(tokens, count as usize),
+            );
+            of(group).submit_batch(requests.iter().map(|r| &**r).zip(tokens.iter().copied()), done)
+        })
+    }
+}
+
+unsafe extern "C" fn async_error(group: *mut c_void, guilty: *mut u32, count: *mut u32, why: *mut Why) -> i32 {
+    let ask = || {
+        // SAFETY: the ABI: a group.
+        let Some(error) = (unsafe { of(group).failure() }) else { return Ok(()) };
+        // Each rank is named once, so there is room for all.
+        for (i, rank) in error.report().guilty.iter().enumerate() {
+            // SAFETY: the ABI: room for as many ranks as the group has, and for their number.
+            unsafe {
+                guilty.add(i).write(*rank);
+                count.write(i as u32 + 1);
+            }
+        }
+        Err(error)
+    };
+    // SAFETY: the ABI: null or valid.
+    unsafe { status(why, ask) }
 }
 
 unsafe extern "C" fn abort(group: *mut c_void, cause: *const c_char, len: u64) {

@@ -1,10 +1,10 @@
 //! A device's table, from its runtime.
 #![allow(unsafe_code)]
 
-use std::ffi::c_void;
+use std::ffi::{c_char, c_void};
 
 use c10d_core::device::{DevicePtr, DeviceRuntime};
-use c10d_core::{DType, Error, ReduceOp, Result};
+use c10d_core::{DType, DispatchKey, Error, ErrorKind, ReduceOp, Result};
 
 use super::catch::{caught, status};
 use super::entry::{Exported, runtime};
@@ -13,7 +13,7 @@ use crate::abi::{self, Device, Why, codes};
 pub(super) fn table<E: Exported>() -> Device {
     Device {
         struct_size: abi::size::<Device>(),
-        reserved: 0,
+        device_type: device_type::<E>(),
         count: Some(count::<E>),
         allocate: Some(allocate::<E>),
         free: Some(free::<E>),
@@ -33,7 +33,15 @@ pub(super) fn table<E: Exported>() -> Device {
         free_host: Some(free_host::<E>),
         reduces: Some(reduces::<E>),
         reduce: Some(reduce::<E>),
+        identity: Some(identity::<E>),
     }
+}
+
+/// What it is registered for; asking the runtime would open it.
+fn device_type<E: Exported>() -> u32 {
+    let found = E::provider().devices.iter().find(|d| d.name == E::NAME);
+    let cuda = found.is_some_and(|d| d.key == DispatchKey::Cuda);
+    (if cuda { codes::DEVICE_CUDA } else { codes::DEVICE_PRIVATE }) as u32
 }
 
 fn index(index: u32) -> Result<u16> {
@@ -223,4 +231,27 @@ unsafe extern "C" fn reduce<E: Exported>(
             reduction.reduce(index(i)?, stream, op, dtype, acc, with, length(count)?)
         })
     }
+}
+
+unsafe extern "C" fn identity<E: Exported>(
+    i: u32,
+    text: *mut c_char,
+    capacity: u64,
+    len: *mut u64,
+    why: *mut Why,
+) -> i32 {
+    let tell = || {
+        let nothing = || Error::unsupported("nothing tells the device from others");
+        let identity = runtime::<E>()?.identity(index(i)?).ok_or_else(nothing)?;
+        // SAFETY: see `count`.
+        unsafe { len.write(identity.len() as u64) };
+        if identity.len() as u64 > capacity {
+            return Err(Error::new(ErrorKind::Resource, format!("the identity has {} bytes", identity.len())));
+        }
+        // SAFETY: see `count`; there is room for it.
+        unsafe { std::ptr::copy_nonoverlapping(identity.as_ptr(), text.cast::<u8>(), identity.len()) };
+        Ok(())
+    };
+    // SAFETY: see `count`.
+    unsafe { status(why, tell) }
 }

@@ -32,7 +32,8 @@ pub struct State {
 /// The tables of one plugin.
 struct Parts {
     device: Option<abi::Device>,
-    rows: Vec<abi::Capabilities>,
+    /// What the collectives point to.
+    _rows: Option<collectives::Rows>,
     collectives: Option<abi::Collectives>,
     plugin: OnceLock<abi::Plugin>,
 }
@@ -89,13 +90,9 @@ fn parts<E: Exported>(offers: Option<Capabilities>) -> Parts {
     let provider = E::provider();
     let device = provider.devices.iter().any(|d| d.name == E::NAME).then(device::table::<E>);
     let backend = offers.and_then(|offers| Some((offers, provider.backends.iter().find(|r| r.name == E::NAME)?)));
-    let rows = backend.map_or_else(Vec::new, |(offers, r)| collectives::rows(&offers, r.keys));
-    let mut parts = Parts { device, rows, collectives: None, plugin: OnceLock::new() };
-    if !parts.rows.is_empty() {
-        // The rows stay where they are: a vector's memory does not move with it.
-        parts.collectives = Some(collectives::table::<E>(&parts.rows));
-    }
-    parts
+    let rows = backend.map(|(offers, r)| collectives::rows(&offers, r.keys)).filter(|rows| !rows.is_empty());
+    let collectives = rows.as_ref().map(collectives::table::<E>);
+    Parts { device, _rows: rows, collectives, plugin: OnceLock::new() }
 }
 
 const _: () = assert!(<abi::Plugin as Sized32>::LEAST == size_of::<abi::Plugin>());

@@ -6,30 +6,41 @@ use std::sync::mpsc::{Sender, channel};
 use std::time::Duration;
 
 use c10d_core::device::DeviceRuntime;
-use c10d_core::registry::{Provider, Registration};
-use c10d_core::{Backend, Capabilities, Error, ErrorKind, GroupBuilder, GroupInit, Job, ProcessGroup, Result};
+use c10d_core::ops::{OpKind, Params};
+use c10d_core::{Backend, Error, ErrorKind, GroupBuilder, Outcome, ProcessGroup, RawSpans, Result, Work};
 
 use super::catch::caught;
-use super::entry::Exported;
+use super::entry::{Exported, runtime};
 use super::reporter::{News, report};
 use super::store::{Given, HostStore};
+use super::watched::{MAKING, Making, watched};
 use super::work;
 use crate::abi::{self, DoneFn, Request};
 
+/// As core takes calls over bare spans.
+type RawCall = (OpKind, Params, Option<Duration>, RawSpans);
+
 pub(super) struct ExportedGroup {
     group: Option<ProcessGroup>,
+    /// The exported backend, for splitting.
+    inner: Arc<dyn Backend>,
+    given: Given,
     runtime: Option<Arc<dyn DeviceRuntime>>,
     news: Sender<News>,
 }
 
 impl ExportedGroup {
+    /// Of its own, or a part of another group: that one's backend, and its ranks there.
     pub(super) fn create<E: Exported>(
         given: Given,
         init: &abi::GroupInit,
         name: &str,
-        runtime: Option<Arc<dyn DeviceRuntime>>,
+        whole: Option<(Arc<dyn Backend>, Vec<u32>)>,
     ) -> Result<ExportedGroup> {
+        let runtime =
+            if E::provider().devices.iter().any(|d| d.name == E::NAME) { Some(runtime::<E>()?.clone()) } else { None };
         let provider = watched::<E>(given)?;
+        MAKING.set(Making { whole, made: None });
         let group = GroupBuilder::new()
             .name(name)
             .rank(init.rank)
@@ -38,7 +49,9 @@ impl ExportedGroup {
             .timeout(Duration::from_nanos(init.timeout_ns))
             .providers(&[provider])
             .backend(provider.backends[0].name)
-            .build()?;
+            .build();
+        let made = MAKING.take().made;
+        let (group, inner) = (group?, made.ok_or_else(|| Error::new(ErrorKind::Internal, "no backend was made"))?);
         let (news, heard) = channel();
         let bell = news.clone();
         let started = std::thread::Builder::new()
@@ -46,24 +59,73 @@ impl ExportedGroup {
             .spawn(move || drop(caught(|| report(given, &heard, &bell))));
         started
             .map_err(|e| Error::new(ErrorKind::Resource, "cannot start a thread that says what is done").source(e))?;
-        Ok(ExportedGroup { group: Some(group), runtime, news })
+        Ok(ExportedGroup { group: Some(group), inner, given, runtime, news })
+    }
+
+    /// The group of these ranks of this one.
+    pub(super) fn split<E: Exported>(&self, ranks: &[u32], init: &abi::GroupInit, name: &str) -> Result<ExportedGroup> {
+        ExportedGroup::create::<E>(self.given, init, name, Some((self.inner.clone(), ranks.to_vec())))
+    }
+
+    pub(super) fn no_split(&self) {
+        self.inner.no_split();
+    }
+
+    /// What went wrong while nobody asked.
+    pub(super) fn failure(&self) -> Option<Error> {
+        self.group.as_ref()?.failure().cloned()
+    }
+
+    fn group(&self) -> Result<&ProcessGroup> {
+        self.group.as_ref().ok_or_else(|| Error::new(ErrorKind::Shutdown, "the group was shut down"))
     }
 
     /// # Safety
     /// The request is as the ABI has it, and stays with its memory until the operation is done.
     pub(super) unsafe fn submit(&self, request: &Request, done: DoneFn, token: u64) -> Result {
-        let group = self.group.as_ref().ok_or_else(|| Error::new(ErrorKind::Shutdown, "the group was shut down"))?;
+        let group = self.group()?;
         // SAFETY: as promised.
-        let mut call = unsafe { work::of(request, self.runtime.as_ref())? };
-        // SAFETY: as promised.
-        let [input, output] = unsafe { work::splits(request, group.size()) };
-        call.params.set_splits(input, output);
-        let timeout = Duration::from_nanos(request.timeout_ns);
+        let (op, params, timeout, spans) = unsafe { self.call(group, request)? };
         // SAFETY: the memory stays until `done` was called, which the reporter does when the work is over.
-        let work = unsafe { group.submit_raw(call.op, call.params, Some(timeout), call.spans) };
+        let work = unsafe { group.submit_raw(op, params, timeout, spans) };
+        self.report(token, done, work);
+        Ok(())
+    }
+
+    /// # Safety
+    /// As `submit`, for each.
+    pub(super) unsafe fn submit_batch<'a>(
+        &self,
+        requests: impl Iterator<Item = (&'a Request, u64)>,
+        done: DoneFn,
+    ) -> Result {
+        let group = self.group()?;
+        let (mut calls, mut tokens) = (Vec::new(), Vec::new());
+        for (request, token) in requests {
+            // SAFETY: as promised.
+            calls.push(unsafe { self.call(group, request)? });
+            tokens.push(token);
+        }
+        // SAFETY: as in `submit`.
+        let works = unsafe { group.submit_raw_batch(calls) };
+        works.into_iter().zip(tokens).for_each(|(work, token)| self.report(token, done, work));
+        Ok(())
+    }
+
+    fn report(&self, token: u64, done: DoneFn, work: Work<Outcome>) {
         // The reporter goes with the group.
         let _ = self.news.send(News::Started { token, done, work: Box::new(work) });
-        Ok(())
+    }
+
+    /// # Safety
+    /// The request is as the ABI has it.
+    unsafe fn call(&self, group: &ProcessGroup, request: &Request) -> Result<RawCall> {
+        // SAFETY: as promised.
+        let work::RawCall { op, mut params, spans } = unsafe { work::of(request, self.runtime.as_ref())? };
+        // SAFETY: as promised.
+        let [input, output] = unsafe { work::splits(request, group.size()) };
+        params.set_splits(input, output);
+        Ok((op, params, Some(Duration::from_nanos(request.timeout_ns)), spans))
     }
 
     pub(super) fn abort(&self, cause: &str) {
@@ -81,71 +143,5 @@ impl Drop for ExportedGroup {
     fn drop(&mut self) {
         self.group = None;
         let _ = self.news.send(News::Over);
-    }
-}
-
-/// The exported backend under a name of its own, watched for panics. Beside the original, which the plugin's copy of
-/// core may know by the vendor crate's own `submit!`.
-fn watched<E: Exported>(given: Given) -> Result<&'static Provider> {
-    let provider = E::provider();
-    let original = provider.backends.iter().find(|r| r.name == E::NAME);
-    let original = original.ok_or_else(|| Error::unsupported(format!("no backend {:?} is registered", E::NAME)))?;
-    let create = move |init: &GroupInit| -> Result<Arc<dyn Backend>> {
-        let inner = caught(|| (original.create)(init)).flatten()?;
-        Ok(Arc::new(Watched { inner, given }))
-    };
-    // One per group and process would be a leak that grows; the registry wants what lasts.
-    static ONE: std::sync::OnceLock<&'static Provider> = std::sync::OnceLock::new();
-    Ok(ONE.get_or_init(|| {
-        let registration = Registration {
-            name: String::leak(format!("{}.plugin", E::NAME)),
-            keys: original.keys,
-            priority: 0,
-            probe: original.probe,
-            create: Box::leak(Box::new(create)),
-        };
-        let submitted = Box::leak(Box::new([registration]));
-        Box::leak(Box::new(Provider { source: provider.source, backends: submitted, ..Provider::EMPTY }))
-    }))
-}
-
-/// A backend whose panics stay inside: a job that it was given ends as `Abandoned`, or later by another thread of it.
-struct Watched {
-    inner: Arc<dyn Backend>,
-    given: Given,
-}
-
-impl Watched {
-    fn watch<T>(&self, f: impl FnOnce() -> T) -> Result<T> {
-        caught(f).inspect_err(|e| self.given.error(&e.to_string()))
-    }
-}
-
-// SAFETY: passes on what the inner backend promises.
-unsafe impl Backend for Watched {
-    fn name(&self) -> &'static str {
-        self.inner.name()
-    }
-
-    fn capabilities(&self) -> &Capabilities {
-        self.inner.capabilities()
-    }
-
-    fn submit(&self, job: Job) {
-        if let Err(e) = self.watch(|| self.inner.submit(job)) {
-            let _ = self.watch(|| self.inner.abort(&e));
-        }
-    }
-
-    fn abort(&self, cause: &Error) {
-        let _ = self.watch(|| self.inner.abort(cause));
-    }
-
-    fn shutdown(&self, deadline: std::time::Instant) -> Result {
-        self.watch(|| self.inner.shutdown(deadline)).flatten()
-    }
-
-    fn device(&self) -> Option<Arc<dyn DeviceRuntime>> {
-        self.inner.device()
     }
 }

@@ -10,6 +10,7 @@ mod entry;
 mod group;
 mod reporter;
 mod store;
+mod watched;
 mod work;
 
 pub use entry::{Exported, State, entry};

@@ -75,6 +75,7 @@ fn span(s: &abi::Span, runtime: Option<&Arc<dyn DeviceRuntime>>) -> Result<Span>
         u16::try_from(s.device_id).map_err(|_| Error::invalid(format!("there is no device {}", s.device_id)))?;
     let device = match s.device_type {
         codes::DEVICE_CPU => Device::CPU,
+        codes::DEVICE_CUDA => Device::cuda(index),
         codes::DEVICE_PRIVATE => runtime.map_or(Device::private(0, index), |r| r.device(index)),
         other => return Err(Error::unsupported(format!("device type {other} is not known to this plugin"))),
     };

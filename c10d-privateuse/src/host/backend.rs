@@ -2,10 +2,10 @@
 #![allow(unsafe_code)]
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use c10d_core::device::DeviceRuntime;
-use c10d_core::{Backend, Capabilities, Error, GroupInit, Job, Result};
+use c10d_core::{Backend, Capabilities, DispatchKey, Error, GroupInit, Job, Result};
 
 use super::LoadedPlugin;
 use super::group::Group;
@@ -13,14 +13,22 @@ use super::group::Group;
 /// One rank of one group, in a plugin.
 struct PluginBackend {
     name: &'static str,
-    capabilities: Capabilities,
+    /// By the kind of device; the host's come first, if it serves the host.
+    offers: Vec<(DispatchKey, Capabilities)>,
     group: Arc<Group>,
+    timeout: Duration,
+}
+
+impl PluginBackend {
+    fn of(loaded: &LoadedPlugin, group: Arc<Group>, init: &GroupInit) -> Arc<dyn Backend> {
+        let mut offers = loaded.table.collectives.as_ref().map_or(Vec::new(), |(_, offer)| offer.rows.clone());
+        offers.sort_by_key(|(key, _)| *key);
+        Arc::new(PluginBackend { name: loaded.hosted.name, offers, group, timeout: init.timeout })
+    }
 }
 
 pub(super) fn create(loaded: &'static LoadedPlugin, init: &GroupInit) -> Result<Arc<dyn Backend>> {
-    let capabilities = loaded.table.collectives.as_ref().map_or(Capabilities::ALL, |(_, offer)| offer.capabilities);
-    let group = Group::create(loaded, init)?;
-    Ok(Arc::new(PluginBackend { name: loaded.hosted.name, capabilities, group }))
+    Ok(PluginBackend::of(loaded, Group::create(loaded, init)?, init))
 }
 
 // SAFETY: 1. The plugin gets copies, the operation's own buffers, or counted handles; a job that is ended while the
@@ -33,11 +41,36 @@ unsafe impl Backend for PluginBackend {
     }
 
     fn capabilities(&self) -> &Capabilities {
-        &self.capabilities
+        self.offers.first().map_or(&Capabilities::ALL, |(_, offers)| offers)
+    }
+
+    fn capabilities_on(&self, key: DispatchKey) -> &Capabilities {
+        let row = self.offers.iter().find(|(k, _)| *k == key);
+        row.map_or_else(|| self.capabilities(), |(_, offers)| offers)
     }
 
     fn submit(&self, job: Job) {
-        self.group.submit(job);
+        self.group.submit([job]);
+    }
+
+    fn submit_batch(&self, jobs: Vec<Job>) {
+        match self.group.functions().submit_batch {
+            Some(_) => self.group.submit(jobs),
+            None => jobs.into_iter().for_each(|job| self.submit(job)),
+        }
+    }
+
+    fn split(&self, ranks: &[u32], init: &GroupInit) -> Option<Result<Arc<dyn Backend>>> {
+        let part = self.group.split(ranks, init)?;
+        Some(part.map(|part| PluginBackend::of(part.loaded(), part, init)))
+    }
+
+    fn no_split(&self) {
+        self.group.no_split(self.timeout);
+    }
+
+    fn failure(&self) -> Option<Error> {
+        self.group.failure()
     }
 
     fn abort(&self, cause: &Error) {

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use c10d_core::device::DevicePtr;
 use c10d_core::{Caller, Request, Span};
 
 use super::lend::Lent;
@@ -71,11 +72,10 @@ fn pointer<T>(list: &[T]) -> *const T {
 
 fn span(span: &Span, lent: &Lent, i: usize) -> abi::Span {
     let (type_code, type_bits) = codes::dlpack(span.dtype());
-    let (data, offset) = match (span.memory(), lent.address(i)) {
-        (_, Some(copy)) => (copy.cast(), 0),
-        (c10d_core::Memory::Host(p), None) => (p.cast(), 0),
-        (c10d_core::Memory::Opaque { handle, offset, .. }, None) => (handle.cast(), offset),
-        (_, None) => (std::ptr::null_mut(), 0),
+    let (data, offset) = match (lent.address(i).or(span.host_ptr()), span.device_ptr()) {
+        (Some(host), _) => (host.cast(), 0),
+        (None, Some(DevicePtr { base, offset })) => (base.cast(), offset),
+        (None, None) => (std::ptr::null_mut(), 0),
     };
     let data = if span.count() == 0 { std::ptr::null_mut() } else { data };
     abi::Span {

@@ -3,20 +3,28 @@
 
 use std::ffi::c_void;
 
-use c10d_core::device::{DevicePtr, DeviceReduce, DeviceRuntime, Event, Stream};
-use c10d_core::{DType, DTypeSet, Error, ErrorKind, ReduceOp, Result};
+use c10d_core::device::{DevicePtr, DeviceReduce, DeviceRuntime, Event, Stream, vendor};
+use c10d_core::{DType, DTypeSet, Device, DispatchKey, Error, ErrorKind, ReduceOp, Result};
 
 use super::{Hosted, verdict};
 use crate::abi::{self, Why, codes};
+use crate::load::device_key;
 
 pub(crate) struct PluginDevice {
     plugin: &'static Hosted,
     functions: abi::Device,
+    key: DispatchKey,
 }
 
 impl PluginDevice {
     pub(super) fn new(plugin: &'static Hosted, functions: abi::Device) -> PluginDevice {
-        PluginDevice { plugin, functions }
+        let key = device_key(&functions).unwrap_or(DispatchKey::PrivateUse1);
+        PluginDevice { plugin, functions, key }
+    }
+
+    /// The kind of device.
+    pub(super) fn key(&self) -> DispatchKey {
+        self.key
     }
 
     /// Calls a function that may be absent.
@@ -31,6 +39,21 @@ impl PluginDevice {
 unsafe impl DeviceRuntime for PluginDevice {
     fn name(&self) -> &'static str {
         self.plugin.name
+    }
+
+    fn device(&self, index: u16) -> Device {
+        if self.key == DispatchKey::Cuda { Device::cuda(index) } else { Device::private(vendor(self.name()), index) }
+    }
+
+    fn identity(&self, index: u16) -> Option<String> {
+        let identity = self.functions.identity?;
+        let mut room = [0u8; 256];
+        let mut len = 0;
+        let (capacity, text) = (room.len() as u64, room.as_mut_ptr().cast());
+        // SAFETY: validated; room for a text, and a place for its length.
+        let (status, _) = Why::ask(|why| unsafe { identity(index.into(), text, capacity, &mut len, why) });
+        let len = usize::try_from(len).ok().filter(|len| status == codes::OK && (1..=room.len()).contains(len))?;
+        Some(String::from_utf8_lossy(&room[..len]).into_owned())
     }
 
     fn count(&self) -> Result<u16> {

@@ -7,43 +7,61 @@ use std::time::{Duration, Instant};
 
 use c10d_core::device::DeviceRuntime;
 use c10d_core::store::deadline_after;
-use c10d_core::{DispatchKey, Error, GroupInit, Job, Result, let_go};
+use c10d_core::{Error, ErrorKind, GroupInit, Job, Result, let_go};
 use parking_lot::{Condvar, Mutex};
 
 use super::aside::{Aside, aside, detached};
 use super::flight::Flight;
 use super::lanes::{Lane, Lanes};
 use super::stores::{self, Lease};
-use super::{Hosted, LoadedPlugin, call, done, lend, slots, verdict, watch};
+use super::{Hosted, LoadedPlugin, board, lend, slots, verdict, watch};
 use crate::abi::{self, Why};
 
 /// What the plugin's calls on this group need.
 pub(super) struct Group {
     loaded: &'static LoadedPlugin,
-    functions: abi::Collectives,
+    pub(super) functions: abi::Collectives,
     /// The plugin's object; 0 until it is made.
-    handle: OnceLock<usize>,
+    pub(super) handle: OnceLock<usize>,
     pub(super) size: u32,
     /// What the plugin looks at; set when all must end.
-    aborted: AtomicU32,
+    pub(super) aborted: AtomicU32,
     failed: OnceLock<Error>,
     /// When everything in flight is given up, once it must end.
     limit: Mutex<Option<Instant>>,
     lanes: Arc<Lanes>,
-    /// Operations in flight, and calls that have not returned.
-    busy: Mutex<(usize, usize)>,
+    busy: Mutex<Busy>,
     quieter: Condvar,
-    store: Lease,
+    pub(super) store: Lease,
+}
+
+/// What the plugin's object is needed for.
+#[derive(Default)]
+struct Busy {
+    operations: usize,
+    /// Calls that have not returned.
+    calls: usize,
+    /// The object is destroyed.
+    gone: bool,
+}
+
+/// A call of the plugin that has not returned; its object stays meanwhile.
+pub(super) struct Called(pub(super) Arc<Group>);
+
+impl Drop for Called {
+    fn drop(&mut self) {
+        self.0.busy.lock().calls -= 1;
+        self.0.quieter.notify_all();
+    }
 }
 
 /// Half of the time that a backend has for letting go; the rest is for us.
-fn grace(timeout: Duration) -> Duration {
+pub(super) fn grace(timeout: Duration) -> Duration {
     let_go(timeout) / 2
 }
 
 impl Group {
-    /// Meets the other ranks, by the plugin.
-    pub(super) fn create(loaded: &'static LoadedPlugin, init: &GroupInit) -> Result<Arc<Group>> {
+    pub(super) fn new(loaded: &'static LoadedPlugin, init: &GroupInit) -> Result<Arc<Group>> {
         let plugin = loaded.hosted;
         if let Some(error) = plugin.broken() {
             return Err(error.clone());
@@ -59,86 +77,77 @@ impl Group {
             aborted: AtomicU32::new(0),
             failed: OnceLock::new(),
             limit: Mutex::new(None),
-            lanes: Lanes::new(board),
-            busy: Mutex::new((0, 0)),
+            lanes: Lanes::new(board::board),
+            busy: Mutex::default(),
             quieter: Condvar::new(),
             store: stores::lease(init.store.clone()),
         });
         plugin.joined_by(&group);
-        group.make(init)?;
         Ok(group)
     }
 
-    fn make(self: &Arc<Self>, init: &GroupInit) -> Result {
-        let plugin = self.plugin();
-        let Some(create) = self.functions.create_group else { return Err(plugin.error("create_group", "it has none")) };
-        let (me, name, session) = (self.clone(), init.group.clone(), init.session);
-        let (rank, timeout) = (init.rank, init.deadline.saturating_duration_since(Instant::now()));
-        self.called();
-        let made = aside(init.deadline + grace(init.timeout), move || {
-            let init = abi::GroupInit {
-                struct_size: abi::size::<abi::GroupInit>(),
-                rank,
-                size: me.size,
-                reserved: 0,
-                name: name.as_ptr().cast(),
-                name_len: name.len() as u64,
-                session,
-                store: me.store.0,
-                timeout_ns: u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX),
-                aborted: me.aborted.as_ptr(),
-            };
-            let mut handle = std::ptr::null_mut();
-            // SAFETY: validated; everything that `init` points to stays: the group as long as this thread holds it, and
-            // for ever if the call never returns.
-            let (status, why) = Why::ask(|why| unsafe { create(me.plugin().table(), &init, &mut handle, why) });
-            let _ = me.handle.set(handle as usize);
-            me.returned();
-            (status, why)
-        })?;
-        match made {
-            Aside::Returned((status, why)) => verdict::status(plugin, "create_group", status, &why),
-            Aside::Hangs => {
-                self.aborted.store(1, Ordering::Release);
-                plugin.given_up.fetch_add(1, Ordering::Relaxed);
-                Err(plugin.error("create_group", "it did not return in time"))
-            }
-        }
+    /// A call of the plugin that did not return in time.
+    pub(super) fn gave_up(&self, call: &str) -> Error {
+        self.plugin().given_up.fetch_add(1, Ordering::Relaxed);
+        self.plugin().error(call, "it did not return in time")
     }
 
     pub(super) fn plugin(&self) -> &'static Hosted {
         self.loaded.hosted
     }
 
-    fn handle(&self) -> *mut std::ffi::c_void {
+    pub(super) fn loaded(&self) -> &'static LoadedPlugin {
+        self.loaded
+    }
+
+    pub(super) fn functions(&self) -> &abi::Collectives {
+        &self.functions
+    }
+
+    pub(super) fn runtime(&self) -> Option<Arc<dyn DeviceRuntime>> {
+        self.loaded.runtime()
+    }
+
+    pub(super) fn handle(&self) -> *mut std::ffi::c_void {
         self.handle.get().copied().unwrap_or_default() as *mut _
     }
 
     /// The plugin's own device, if that is what the collectives serve.
     pub(super) fn device(&self) -> Option<Arc<dyn DeviceRuntime>> {
         let (_, offer) = self.loaded.table.collectives.as_ref()?;
-        if offer.keys.contains(&DispatchKey::PrivateUse1) { self.loaded.runtime() } else { None }
+        offer.accelerator().and_then(|_| self.loaded.runtime())
     }
 
-    /// Takes an operation.
-    pub(super) fn submit(self: &Arc<Self>, job: Job) {
+    /// Takes operations that go together.
+    pub(super) fn submit(self: &Arc<Self>, jobs: impl IntoIterator<Item = Job>) {
+        let operations: Vec<(Lane, slots::Token)> = jobs.into_iter().filter_map(|job| self.enter(job)).collect();
+        if operations.is_empty() {
+            return;
+        }
+        let Err(e) = self.lanes.push(&operations) else { return };
+        for (_, token) in operations {
+            if let Some(flight) = slots::board(token) {
+                slots::unboard(token);
+                flight.refuse(e.clone());
+            }
+        }
+    }
+
+    /// Counts an operation in, unless the group is over.
+    fn enter(self: &Arc<Self>, job: Job) -> Option<(Lane, slots::Token)> {
         let request = job.request();
         let limit = request.deadline() + grace(request.timeout);
         let lane = Lane::of(request);
-        self.busy.lock().0 += 1;
+        self.busy.lock().operations += 1;
         let flight =
             Flight { job, lent: lend::Lent::None, call: None, group: self.clone(), limit, returned: Arc::default() };
         if let Some(error) = self.failure() {
-            return flight.refuse(error);
+            flight.refuse(error);
+            return None;
         }
         let token = slots::put(flight);
         watch::at(limit);
-        if let Err(e) = self.lanes.push(lane, token)
-            && let Some(flight) = slots::board(token)
-        {
-            slots::unboard(token);
-            flight.refuse(e);
-        }
+        Some((lane, token))
     }
 
     pub(super) fn failure(&self) -> Option<Error> {
@@ -160,46 +169,35 @@ impl Group {
         *self.limit.lock() = Some(limit);
         watch::at(limit);
         let (Some(abort), Some(_)) = (self.functions.abort, self.handle.get()) else { return };
-        let (me, text) = (self.clone(), cause.to_string());
-        self.called();
-        let spawned = detached(move || {
+        let (Some(me), text) = (self.called(), cause.to_string()) else { return };
+        // Without a thread for it, the flag is up all the same, and the clock ends what is in flight.
+        let _ = detached(move || {
             // SAFETY: validated; the group is not destroyed before this call was counted as returned.
-            unsafe { abort(me.handle(), text.as_ptr().cast(), text.len() as u64) };
-            me.returned();
+            unsafe { abort(me.0.handle(), text.as_ptr().cast(), text.len() as u64) };
         });
-        if spawned.is_err() {
-            // The flag is up, and the clock ends what is in flight.
-            self.returned();
-        }
     }
 
     /// Waits until nothing is in flight, then has the plugin say goodbye.
     pub(super) fn shutdown(self: &Arc<Self>, deadline: Instant) -> Result {
         {
             let mut busy = self.busy.lock();
-            while busy.0 > 0 {
+            while busy.operations > 0 {
                 if self.quieter.wait_until(&mut busy, deadline).timed_out() {
                     return Err(self.plugin().error("shutdown", "operations were in flight when the time was over"));
                 }
             }
         }
         let (Some(shutdown), None) = (self.functions.shutdown, self.failure()) else { return Ok(()) };
-        let me = self.clone();
-        self.called();
+        let Some(me) = self.called() else { return Ok(()) };
         let left = deadline.saturating_duration_since(Instant::now());
         let told = aside(deadline + grace(Duration::ZERO), move || {
             let left = u64::try_from(left.as_nanos()).unwrap_or(u64::MAX);
             // SAFETY: as in `fail`.
-            let (status, why) = Why::ask(|why| unsafe { shutdown(me.handle(), left, why) });
-            me.returned();
-            (status, why)
+            Why::ask(|why| unsafe { shutdown(me.0.handle(), left, why) })
         })?;
         match told {
             Aside::Returned((status, why)) => verdict::status(self.plugin(), "shutdown", status, &why),
-            Aside::Hangs => {
-                self.plugin().given_up.fetch_add(1, Ordering::Relaxed);
-                Err(self.plugin().error("shutdown", "it did not return in time"))
-            }
+            Aside::Hangs => Err(self.gave_up("shutdown")),
         }
     }
 
@@ -211,9 +209,10 @@ impl Group {
         let _ = detached(move || {
             {
                 let mut busy = me.busy.lock();
-                while *busy != (0, 0) {
+                while (busy.operations, busy.calls) != (0, 0) {
                     me.quieter.wait(&mut busy);
                 }
+                busy.gone = true;
             }
             if let (Some(destroy), Some(handle)) = (me.functions.destroy_group, me.handle.get())
                 && *handle != 0
@@ -224,61 +223,46 @@ impl Group {
         });
     }
 
-    fn called(&self) {
-        self.busy.lock().1 += 1;
+    /// Asks what went wrong while nobody waited.
+    pub(super) fn listen(self: &Arc<Self>) {
+        let (Some(ask), Some(_), None) = (self.functions.async_error, self.handle.get(), self.failure()) else {
+            return;
+        };
+        let Some(_called) = self.called() else { return };
+        let mut guilty = vec![0u32; self.size as usize];
+        let mut count = 0;
+        // SAFETY: validated; a made object that is not destroyed before this call was counted as returned; room for as many
+        // ranks as the group has.
+        let (status, why) = Why::ask(|why| unsafe { ask(self.handle(), guilty.as_mut_ptr(), &mut count, why) });
+        if let Err(e) = verdict::status(self.plugin(), "async_error", status, &why) {
+            let guilty = guilty.into_iter().take(count as usize).filter(|rank| *rank < self.size);
+            let mut e = verdict::failed(e.guilty(guilty));
+            if let ErrorKind::PeerDead { how } = &mut e.report_mut().kind {
+                *how = why;
+            }
+            tracing::error!(target: "c10d::plugin", plugin = self.plugin().name, "{e}");
+            self.fail(&e);
+        }
     }
 
-    fn returned(&self) {
-        self.busy.lock().1 -= 1;
-        self.quieter.notify_all();
+    /// Counts a call of the plugin on this group; `None`: there is nothing left to be called on.
+    pub(super) fn called(self: &Arc<Self>) -> Option<Called> {
+        let mut busy = self.busy.lock();
+        if busy.gone {
+            return None;
+        }
+        busy.calls += 1;
+        Some(Called(self.clone()))
+    }
+
+    /// Counts a call for an operation in flight, or one that makes the object: it is there.
+    pub(super) fn operation_called(self: &Arc<Self>) -> Called {
+        self.busy.lock().calls += 1;
+        Called(self.clone())
     }
 
     pub(super) fn landed(&self) {
-        self.busy.lock().0 -= 1;
+        self.busy.lock().operations -= 1;
         self.quieter.notify_all();
-    }
-}
-
-/// On a lane's thread: gives the operation to the plugin.
-fn board(token: slots::Token) {
-    // Gone if its time was over while it stood in line.
-    let Some(mut flight) = slots::board(token) else { return };
-    let group = flight.group.clone();
-    let refuse = |flight: Flight, error| {
-        slots::unboard(token);
-        flight.refuse(error);
-    };
-    if let Some(error) = group.failure() {
-        return refuse(flight, error);
-    }
-    match lend::lend(group.plugin(), group.loaded.runtime().as_ref(), &flight.job) {
-        Ok(lent) => flight.lent = lent,
-        Err(e) => return refuse(flight, e),
-    }
-    let request = flight.job.request();
-    let op = request.op;
-    let remaining = request.deadline().saturating_duration_since(Instant::now());
-    let call = call::call(request, &flight.lent, remaining);
-    let (request, came_back) = (&raw const call.request, flight.returned.clone());
-    flight.call = Some(call);
-    let Some(submit) = group.functions.submit else { return refuse(flight, group.plugin().error("submit", "gone")) };
-    group.called();
-    let limit = flight.limit.min(group.limit());
-    slots::give(token, flight);
-    // The clock did not see the operation meanwhile.
-    watch::at(limit);
-    // SAFETY: validated; the request stays until the operation is done, and for ever if it is given up. The plugin may
-    // end it during the call, and by the ABI does not look at it afterwards.
-    let (status, why) = Why::ask(|why| unsafe { submit(group.handle(), request, Some(done::done), token, why) });
-    came_back.store(true, Ordering::Release);
-    group.returned();
-    let Err(error) = verdict::status(group.plugin(), &format!("submit({op})"), status, &why) else { return };
-    match slots::answered(token, |g| std::ptr::eq(g, &*group)) {
-        slots::Found::Flight(flight) => flight.end(Err(error)),
-        slots::Found::GivenUp => {}
-        _ => {
-            let what = format!("it called done and returned an error as well: {error}");
-            group.fail(&group.plugin().error(&format!("submit({op})"), what));
-        }
     }
 }

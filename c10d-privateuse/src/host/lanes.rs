@@ -1,14 +1,15 @@
 //! Threads that call `submit`: one at a time for each lane, any number of lanes at once.
 //!
 //! All collectives are one lane; point-to-point has one for each direction, peer and tag, so that a `recv` that waits
-//! inside the plugin does not keep a `send` from being submitted, and order is kept where it means something.
+//! inside the plugin does not keep a `send` from being submitted, and order is kept where it means something. A batch
+//! stands in every lane that it touches, and goes when it is first in all of them.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use c10d_core::{OpKind, Request, Result};
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::aside::detached;
 use super::slots::Token;
@@ -31,11 +32,21 @@ impl Lane {
     }
 }
 
+/// Operations that are given to the plugin together, and the lanes that they are in.
+struct Batch {
+    tokens: Vec<Token>,
+    lanes: Vec<Lane>,
+    /// Lanes in which something is before it.
+    behind: usize,
+}
+
 #[derive(Default)]
 struct State {
-    /// Lanes that have work, or are being worked at.
-    queues: HashMap<Lane, VecDeque<Token>>,
-    /// Of these, those that no thread works at.
+    /// Lanes that have work, or are being worked at; of batches, their number.
+    queues: HashMap<Lane, VecDeque<usize>>,
+    batches: HashMap<usize, Batch>,
+    next: usize,
+    /// Of the lanes with work, those that no thread works at, and that wait for no batch.
     ready: VecDeque<Lane>,
     idle: usize,
     closed: bool,
@@ -44,35 +55,53 @@ struct State {
 pub(super) struct Lanes {
     state: Mutex<State>,
     more: Condvar,
-    run: fn(Token),
+    run: fn(&[Token]),
 }
 
 /// A thread without work stays so long.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 impl Lanes {
-    pub(super) fn new(run: fn(Token)) -> Arc<Lanes> {
+    pub(super) fn new(run: fn(&[Token])) -> Arc<Lanes> {
         Arc::new(Lanes { state: Mutex::new(State::default()), more: Condvar::new(), run })
     }
 
-    /// Puts an operation at the end of its lane. On an error there is no thread for it, and it is not there.
-    pub(super) fn push(self: &Arc<Self>, lane: Lane, token: Token) -> Result {
+    /// Puts operations that go together at the end of their lanes. On an error there is no thread for them, and they are
+    /// not there.
+    pub(super) fn push(self: &Arc<Self>, operations: &[(Lane, Token)]) -> Result {
         let mut state = self.state.lock();
-        if let Some(queue) = state.queues.get_mut(&lane) {
-            queue.push_back(token);
-            return Ok(());
+        let number = state.next;
+        state.next += 1;
+        let mut batch = Batch { tokens: Vec::new(), lanes: Vec::new(), behind: 0 };
+        let mut fresh = false;
+        for (lane, token) in operations {
+            batch.tokens.push(*token);
+            if batch.lanes.contains(lane) {
+                continue;
+            }
+            batch.lanes.push(*lane);
+            match state.queues.get_mut(lane) {
+                Some(queue) => queue.push_back(number),
+                None => {
+                    state.queues.insert(*lane, VecDeque::from([number]));
+                    state.ready.push_back(*lane);
+                    fresh = true;
+                }
+            }
         }
-        state.queues.insert(lane, VecDeque::from([token]));
-        state.ready.push_back(lane);
+        batch.behind = batch.lanes.len();
+        state.batches.insert(number, batch);
+        if fresh { self.staff(&mut state).inspect_err(|_| state.forget(number)) } else { Ok(()) }
+    }
+
+    /// Sees to it that somebody comes for what is ready.
+    fn staff(self: &Arc<Self>, state: &mut State) -> Result {
         if state.idle >= state.ready.len() {
-            self.more.notify_one();
+            self.more.notify_all();
             return Ok(());
         }
         let me = self.clone();
-        detached(move || me.work()).inspect_err(|_| {
-            state.queues.remove(&lane);
-            state.ready.retain(|l| *l != lane);
-        })
+        detached(move || me.work())
     }
 
     /// Lets the threads go when they have nothing to do.
@@ -81,16 +110,11 @@ impl Lanes {
         self.more.notify_all();
     }
 
-    fn work(&self) {
+    fn work(self: &Arc<Self>) {
         let mut state = self.state.lock();
         loop {
             if let Some(lane) = state.ready.pop_front() {
-                while let Some(token) = state.queues.get_mut(&lane).and_then(VecDeque::pop_front) {
-                    drop(state);
-                    (self.run)(token);
-                    state = self.state.lock();
-                }
-                state.queues.remove(&lane);
+                state = self.serve(lane, state);
                 continue;
             }
             if state.closed {
@@ -101,6 +125,50 @@ impl Lanes {
             state.idle -= 1;
             if timed_out && state.ready.is_empty() {
                 return;
+            }
+        }
+    }
+
+    /// Works at a lane until it is empty, or waits for a batch.
+    fn serve<'a>(self: &'a Arc<Self>, lane: Lane, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        while let Some(number) = state.queues.get(&lane).and_then(|queue| queue.front().copied()) {
+            let Some(batch) = state.batches.get_mut(&number) else { break };
+            batch.behind -= 1;
+            if batch.behind > 0 {
+                // Whoever comes to it last, in another lane, takes it, and frees this one.
+                return state;
+            }
+            let Some(batch) = state.batches.remove(&number) else { break };
+            drop(state);
+            (self.run)(&batch.tokens);
+            state = self.state.lock();
+            for other in &batch.lanes {
+                let left = state.queues.get_mut(other).map_or(0, |queue| {
+                    queue.pop_front();
+                    queue.len()
+                });
+                if left == 0 {
+                    state.queues.remove(other);
+                } else if *other != lane {
+                    state.ready.push_back(*other);
+                    // Without a further thread it is this one's next.
+                    let _ = self.staff(&mut state);
+                }
+            }
+        }
+        state
+    }
+}
+
+impl State {
+    /// Takes a batch that was just put in line out again.
+    fn forget(&mut self, number: usize) {
+        for lane in self.batches.remove(&number).map_or(Vec::new(), |batch| batch.lanes) {
+            let Some(queue) = self.queues.get_mut(&lane) else { continue };
+            queue.pop_back();
+            if queue.is_empty() {
+                self.queues.remove(&lane);
+                self.ready.retain(|l| *l != lane);
             }
         }
     }

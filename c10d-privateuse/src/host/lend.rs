@@ -4,9 +4,9 @@
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::sync::Arc;
 
-use c10d_core::device::DeviceRuntime;
+use c10d_core::device::{DevicePtr, DeviceRuntime};
 use c10d_core::ops::Shape;
-use c10d_core::{Error, ErrorKind, Job, Result, Span};
+use c10d_core::{DispatchKey, Error, ErrorKind, Job, Result, Span};
 
 use super::Hosted;
 
@@ -49,6 +49,10 @@ pub(super) fn lend(plugin: &Hosted, runtime: Option<&Arc<dyn DeviceRuntime>>, jo
         return Ok(Lent::None);
     }
     if spans().any(|s| s.host_ptr().is_none()) {
+        if job.owns_buffers() && spans().all(|s| s.device().key() == DispatchKey::Cuda) {
+            // Whoever allocated it, it is the operation's.
+            return Ok(Lent::Owned);
+        }
         let runtime = runtime.ok_or_else(|| plugin.error("submit", "it has no device part for this memory"))?;
         return Holds::take(plugin, runtime.clone(), spans()).map(Lent::Counted);
     }
@@ -174,16 +178,18 @@ impl Holds {
     ) -> Result<Holds> {
         let mut holds = Holds { runtime, held: Vec::new() };
         for span in spans.filter(|s| s.count() > 0) {
-            let c10d_core::Memory::Opaque { handle, .. } = span.memory() else {
+            let Some(DevicePtr { base, .. }) = span.device_ptr() else {
                 return Err(plugin.error("submit", "the call mixes its device's memory with other memory"));
             };
-            let place = (span.device().index(), handle as usize);
+            let place = (span.device().index(), base as usize);
             if holds.held.contains(&place) {
                 continue;
             }
             // SAFETY: the job has the memory, so it is not freed yet.
-            if !unsafe { holds.runtime.retain(place.0, handle) } {
-                return Err(plugin.error("retain", "it does not keep memory of a running operation"));
+            if !unsafe { holds.runtime.retain(place.0, base) } {
+                let what =
+                    "it does not keep this memory for a running operation; start the call with buffers of its own";
+                return Err(plugin.error("retain", what));
             }
             holds.held.push(place);
         }

@@ -5,6 +5,7 @@
 
 mod aside;
 mod backend;
+mod board;
 mod call;
 mod device;
 mod done;
@@ -12,6 +13,8 @@ mod flight;
 mod group;
 mod lanes;
 mod lend;
+mod listen;
+mod make;
 mod plugin;
 mod serve;
 mod slots;

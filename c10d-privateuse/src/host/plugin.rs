@@ -25,6 +25,8 @@ pub(crate) struct Hosted {
     /// How it broke its contract, if it did.
     broken: OnceLock<Error>,
     groups: Mutex<Vec<Weak<Group>>>,
+    /// Whether somebody asks the groups what went wrong.
+    pub(super) listening: Mutex<bool>,
     /// Bytes lent to operations that never ended.
     pub(super) written_off: AtomicU64,
     /// Calls that were given up, with their threads.
@@ -47,6 +49,7 @@ impl Hosted {
             path: path.to_owned(),
             broken: OnceLock::new(),
             groups: Mutex::new(Vec::new()),
+            listening: Mutex::new(false),
             written_off: AtomicU64::new(0),
             given_up: AtomicU64::new(0),
         }));
@@ -76,10 +79,14 @@ impl Hosted {
     pub(super) fn break_with(&self, error: Error) {
         tracing::error!(target: "c10d::plugin", plugin = self.name, "{error}");
         let _ = self.broken.set(error.clone());
-        let groups: Vec<Arc<Group>> = self.groups.lock().iter().filter_map(Weak::upgrade).collect();
-        for group in groups {
+        for group in self.groups() {
             group.fail(&error);
         }
+    }
+
+    /// The groups that there are.
+    pub(super) fn groups(&self) -> Vec<Arc<Group>> {
+        self.groups.lock().iter().filter_map(Weak::upgrade).collect()
     }
 
     pub(super) fn broken(&self) -> Option<&Error> {
@@ -117,11 +124,17 @@ impl LoadedPlugin {
         self.device.clone().map(|d| d as Arc<dyn DeviceRuntime>)
     }
 
-    /// The plugin as core's registry has crates: leaked, since plugins are never unloaded.
-    pub(crate) fn provider(&'static self) -> &'static Provider {
+    /// The kind of device that its device part drives.
+    pub(crate) fn drives(&self) -> Option<DispatchKey> {
+        self.device.as_ref().map(|device| device.key())
+    }
+
+    /// The plugin as core's registry has crates: leaked, since plugins are never unloaded. `device`: its device part, too.
+    pub(crate) fn provider(&'static self, device: bool) -> &'static Provider {
         let backends: Vec<Registration> =
-            self.table.collectives.iter().map(|(_, offer)| self.backend(&offer.keys)).collect();
-        let devices: Vec<DeviceRegistration> = self.device.iter().map(|device| registration(device.clone())).collect();
+            self.table.collectives.iter().map(|(_, offer)| self.backend(offer.keys())).collect();
+        let devices: Vec<DeviceRegistration> =
+            self.device.iter().filter(|_| device).map(|device| registration(device.clone())).collect();
         Box::leak(Box::new(Provider {
             source: String::leak(format!("plugin {}", self.hosted.path.display())),
             backends: backends.leak(),
@@ -130,10 +143,10 @@ impl LoadedPlugin {
         }))
     }
 
-    fn backend(&'static self, keys: &[DispatchKey]) -> Registration {
+    fn backend(&'static self, keys: impl Iterator<Item = DispatchKey>) -> Registration {
         Registration {
             name: self.hosted.name,
-            keys: keys.to_vec().leak(),
+            keys: keys.collect::<Vec<_>>().leak(),
             priority: PRIORITY,
             probe: Box::leak(Box::new(move || self.probe())),
             create: Box::leak(Box::new(move |init: &GroupInit| backend::create(self, init))),
@@ -152,7 +165,9 @@ impl LoadedPlugin {
 }
 
 fn registration(device: Arc<PluginDevice>) -> DeviceRegistration {
-    let name = device.name();
+    let key = device.key();
+    // CUDA's buffers are one kind, whoever drives the device.
+    let name = if key == DispatchKey::Cuda { key.device_word() } else { device.name() };
     let open = move || Ok(device.clone() as Arc<dyn DeviceRuntime>);
-    DeviceRegistration { name, key: DispatchKey::PrivateUse1, open: Box::leak(Box::new(open)) }
+    DeviceRegistration { name, key, open: Box::leak(Box::new(open)) }
 }

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use c10d_core::DispatchKey;
 use c10d_core::registry::Provider;
 use parking_lot::Mutex;
 
@@ -16,6 +17,8 @@ pub(super) struct Known {
     inode: u64,
     pub(super) plugin: &'static LoadedPlugin,
     pub(super) provider: &'static Provider,
+    /// The same, where another runtime has its kind of device.
+    pub(super) without_device: &'static Provider,
 }
 
 /// Held while a search decides, so that two searches do not load one file twice.
@@ -27,9 +30,9 @@ impl Known {
     }
 
     pub(super) fn new(path: &Path, stat: &rustix::fs::Stat, plugin: &'static LoadedPlugin) -> Known {
-        let provider = plugin.provider();
-        let name = plugin.hosted.name.to_owned();
-        Known { name, path: path.to_owned(), device: stat.st_dev, inode: stat.st_ino, plugin, provider }
+        let (provider, without_device) = (plugin.provider(true), plugin.provider(false));
+        let (name, path) = (plugin.hosted.name.to_owned(), path.to_owned());
+        Known { name, path, device: stat.st_dev, inode: stat.st_ino, plugin, provider, without_device }
     }
 
     /// What it brings, in words.
@@ -37,10 +40,11 @@ impl Known {
         let table = &self.plugin.table;
         let mut parts = Vec::new();
         if let Some(device) = &table.device {
-            parts.push(if device.reduce.is_some() { "device that reduces" } else { "device" });
+            let cuda = if self.plugin.drives() == Some(DispatchKey::Cuda) { "CUDA " } else { "" };
+            parts.push(format!("{cuda}device{}", if device.reduce.is_some() { " that reduces" } else { "" }));
         }
         if table.collectives.is_some() {
-            parts.push("collectives");
+            parts.push("collectives".to_owned());
         }
         let version = if table.version.is_empty() { "-" } else { &table.version };
         let (lost, calls) = Hosted::written_off(self.plugin.hosted);

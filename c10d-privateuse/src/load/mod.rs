@@ -3,6 +3,7 @@
 mod elf;
 mod filter;
 mod loaded;
+mod offer;
 mod open;
 mod report;
 mod rule;
@@ -14,4 +15,4 @@ mod trust;
 pub use report::{Decision, Report, Verdict};
 pub use rule::{Refusal, Rule};
 pub use search::Search;
-pub(crate) use table::Table;
+pub(crate) use table::{Table, device_key};

@@ -3,6 +3,8 @@
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
+use c10d_core::DispatchKey;
+
 use super::elf::{self, Facts};
 use super::filter::Filter;
 use super::loaded::{KNOWN, Known};
@@ -101,6 +103,7 @@ impl Search {
             known: &mut known,
             names: Vec::new(),
             files: Vec::new(),
+            cuda: None,
             out: Report::default(),
         };
         pass.all();
@@ -120,6 +123,8 @@ struct Pass<'a> {
     names: Vec<(String, PathBuf)>,
     /// Files of this pass by device and inode.
     files: Vec<(u64, u64, PathBuf)>,
+    /// Whose runtime CUDA devices have.
+    cuda: Option<PathBuf>,
     out: Report,
 }
 
@@ -247,17 +252,32 @@ impl Pass<'_> {
         facts: &Facts,
     ) -> Result<String, Refusal> {
         if let Some(known) = self.known.iter().find(|k| k.same_file(&file.stat)) {
-            self.out.providers.push(known.provider);
-            return Ok(known.summary());
+            let known = known.clone();
+            return Ok(self.bring(&known));
         }
         let entry = open::open(dir, name, file)?;
         let hosted = Hosted::leak(&facts.note.name, path);
         let table = table::read(open::enter(entry, hosted.table()), &facts.note)?;
         let known = Known::new(path, &file.stat, LoadedPlugin::leak(hosted, table));
-        let summary = known.summary();
-        self.out.providers.push(known.provider);
+        let summary = self.bring(&known);
         self.known.push(known);
         Ok(summary)
+    }
+
+    /// Puts what a plugin brings into the report. CUDA devices have one runtime in a program.
+    fn bring(&mut self, known: &Known) -> String {
+        let cuda = known.plugin.drives() == Some(DispatchKey::Cuda);
+        let word = DispatchKey::Cuda.device_word();
+        let taken = self.search.taken.iter().find(|(name, _)| name == word).map(|(_, by)| by.clone());
+        let taken = taken.or_else(|| self.cuda.as_ref().map(|by| format!("{by:?}"))).filter(|_| cuda);
+        if cuda && taken.is_none() {
+            self.cuda = Some(known.path.clone());
+        }
+        self.out.providers.push(if taken.is_none() { known.provider } else { known.without_device });
+        match taken {
+            Some(by) => format!("{}; {word} buffers come from {by}, which came first", known.summary()),
+            None => known.summary(),
+        }
     }
 }
 

@@ -1,13 +1,13 @@
 //! A plugin's table, validated field by field before anything in it is used.
 #![allow(unsafe_code)]
 
-use c10d_core::ops::{OpKind, OpSet};
-use c10d_core::{Capabilities, DTypeSet, DispatchKey};
+use c10d_core::DispatchKey;
 
 use super::elf::NoteInfo;
+use super::offer::{self, Offer};
 use super::rule::{Refusal, Rule};
 use super::space::Space;
-use crate::abi::{self, Sized32, codes};
+use crate::abi::{self, Sized32};
 
 /// What a plugin offers, as a copy that it cannot change any more.
 #[derive(Clone)]
@@ -18,15 +18,6 @@ pub(crate) struct Table {
     pub(crate) collectives: Option<(abi::Collectives, Offer)>,
 }
 
-/// What the collectives serve.
-#[derive(Clone, Debug)]
-pub(crate) struct Offer {
-    pub(crate) keys: Vec<DispatchKey>,
-    pub(crate) capabilities: Capabilities,
-}
-
-/// More kinds of devices there are not.
-const MOST_ROWS: u32 = 16;
 /// No version of a table will have more.
 const MOST_BYTES: usize = 4096;
 
@@ -46,26 +37,40 @@ pub(crate) fn read(plugin: *const abi::Plugin, note: &NoteInfo) -> Result<Table,
     if device.is_none() && collectives.is_none() {
         return Err(bad("it has neither a device nor collectives"));
     }
-    let serves_device = collectives.as_ref().is_some_and(|(_, offer)| offer.keys.contains(&DispatchKey::PrivateUse1));
-    if serves_device && device.is_none_or(|d| d.retain.is_none()) {
-        return Err(bad(
-            "its collectives serve a device of its own, but it has no device part with retain and release",
-        ));
+    if let Some(key) = collectives.as_ref().and_then(|(_, offer)| offer.accelerator())
+        && device.is_none_or(|d| d.retain.is_none() || device_key(&d) != Some(key))
+    {
+        let what = format!("its collectives serve {key}, but it has no device part for that with retain and release");
+        return Err(bad(what));
     }
     Ok(Table { minor: table.abi_minor, version, device, collectives })
 }
 
-fn bad(what: impl Into<String>) -> Refusal {
+pub(super) fn bad(what: impl Into<String>) -> Refusal {
     Refusal::new(Rule::Table, what)
 }
 
-struct Look {
+/// The kind of device that a device part drives.
+pub(crate) fn device_key(device: &abi::Device) -> Option<DispatchKey> {
+    match i32::try_from(device.device_type) {
+        Ok(0) => Some(DispatchKey::PrivateUse1),
+        Ok(code) => offer::key(code).filter(|key| *key != DispatchKey::Cpu),
+        Err(_) => None,
+    }
+}
+
+/// Looks at what is at the plugin's addresses.
+pub(super) struct Look {
     space: Space,
 }
 
 impl Look {
+    pub(super) fn readable(&self, address: usize, len: usize) -> bool {
+        self.space.readable(address, len)
+    }
+
     /// As much of a struct as both sides have; zeros behind it.
-    fn copy<T: Sized32>(&self, from: *const T, what: &str) -> Result<T, Refusal> {
+    pub(super) fn copy<T: Sized32>(&self, from: *const T, what: &str) -> Result<T, Refusal> {
         let address = from as usize;
         if !address.is_multiple_of(align_of::<T>()) || !self.space.readable(address, 4) {
             return Err(bad(format!("{what} is at {from:p}, where nothing can be")));
@@ -117,6 +122,9 @@ impl Look {
 
     fn device(&self, from: *const abi::Device) -> Result<abi::Device, Refusal> {
         let d = self.copy(from, "its device")?;
+        if device_key(&d).is_none() {
+            return Err(bad(format!("its device is of type {}; 2 and 12 are possible", d.device_type)));
+        }
         let needed = [
             ("count", d.count.is_some()),
             ("allocate", d.allocate.is_some()),
@@ -162,47 +170,6 @@ impl Look {
         if let Some((name, _)) = needed.iter().find(|(_, there)| !there) {
             return Err(bad(format!("its collectives have no function {name}")));
         }
-        Ok((c, self.offer(&c)?))
+        Ok((c, Offer::read(self, &c)?))
     }
-
-    fn offer(&self, c: &abi::Collectives) -> Result<Offer, Refusal> {
-        let mut offer = Offer { keys: Vec::new(), capabilities: Capabilities::ALL };
-        if c.capability_count == 0 || c.capability_count > MOST_ROWS {
-            return Err(bad(format!("its collectives have {} rows of capabilities", c.capability_count)));
-        }
-        let mut at = c.capabilities;
-        for _ in 0..c.capability_count {
-            let row = self.copy(at, "a row of its capabilities")?;
-            let key = match row.device_type {
-                codes::DEVICE_CPU => DispatchKey::Cpu,
-                codes::DEVICE_PRIVATE => DispatchKey::PrivateUse1,
-                other => return Err(bad(format!("its collectives serve device type {other}; 1 and 12 are possible"))),
-            };
-            if offer.keys.contains(&key) {
-                return Err(bad(format!("its collectives have two rows for {key}")));
-            }
-            offer.keys.push(key);
-            narrow(&mut offer.capabilities, &row, key);
-            at = at.wrapping_byte_add(row.struct_size as usize);
-        }
-        if offer.capabilities.ops == OpSet::NONE {
-            return Err(bad("its collectives offer no op"));
-        }
-        Ok(offer)
-    }
-}
-
-/// One backend has one set of capabilities: what all rows have, of the ops that there are on their devices.
-fn narrow(have: &mut Capabilities, row: &abi::Capabilities, key: DispatchKey) {
-    let lacks = |op: &OpKind| op.row().keys.contains(key) && row.ops & (1 << *op as u32) == 0;
-    let missing: Vec<OpKind> = OpKind::ALL.iter().copied().filter(lacks).collect();
-    have.ops = have.ops.without(&missing);
-    have.moves = both(have.moves, codes::dtypes(row.moves));
-    for (have, bits) in have.reduces.iter_mut().zip(row.reduces) {
-        *have = both(*have, codes::dtypes(bits));
-    }
-}
-
-fn both(a: DTypeSet, b: DTypeSet) -> DTypeSet {
-    codes::dtypes(codes::bits(a) & codes::bits(b))
 }

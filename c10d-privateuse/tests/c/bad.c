@@ -55,6 +55,7 @@ static void release(uint32_t i, void *b) { sing(); (void)i, (void)b; }
 static int32_t in(uint32_t i, uint64_t s, void *t, uint64_t o, const void *f, uint64_t n, c10d_why *why) { sing(); (void)i, (void)s, (void)t, (void)o, (void)f, (void)n, (void)why; return C10D_OK; }
 static int32_t out(uint32_t i, uint64_t s, void *t, const void *f, uint64_t o, uint64_t n, c10d_why *why) { sing(); (void)i, (void)s, (void)t, (void)o, (void)f, (void)n, (void)why; return C10D_OK; }
 static int32_t inside(uint32_t i, uint64_t s, void *t, uint64_t o, const void *f, uint64_t p, uint64_t n, c10d_why *why) { sing(); (void)i, (void)s, (void)t, (void)o, (void)f, (void)p, (void)n, (void)why; return C10D_OK; }
+__attribute__((unused)) static int32_t retain(uint32_t i, void *b, c10d_why *why) { sing(); (void)i, (void)b, (void)why; return C10D_OK; }
 static int32_t make(uint32_t i, uint64_t *s, c10d_why *why) { sing(); (void)i, (void)s, (void)why; return C10D_OK; }
 
 static const c10d_device device = {
@@ -65,6 +66,13 @@ static const c10d_device device = {
     .copy_in = in,
     .copy_out = out,
     .copy = inside,
+#ifdef DRIVES
+    .device_type = DRIVES,
+#endif
+#ifdef RETAINS
+    .retain = retain,
+    .release = release,
+#endif
 #ifdef HALF_STREAMS
     .create_stream = make,
 #endif
@@ -90,9 +98,15 @@ static void stop(void *g, const char *c, uint64_t n) { sing(); (void)g, (void)c,
 #ifndef SUBMIT
 #define SUBMIT submit
 #endif
+#ifndef OTHER_TYPE
+#define OTHER_TYPE DEVICE_TYPE
+#endif
+#ifndef BY_OP
+#define BY_OP
+#endif
 static const c10d_capabilities rows[2] = {
-    {.struct_size = sizeof rows[0], .device_type = DEVICE_TYPE, .ops = OPS, .moves = C10D_ALL_DTYPES},
-    {.struct_size = sizeof rows[0], .device_type = DEVICE_TYPE, .ops = OPS, .moves = C10D_ALL_DTYPES},
+    {.struct_size = sizeof rows[0], .device_type = DEVICE_TYPE, .ops = OPS, .moves = C10D_ALL_DTYPES, BY_OP},
+    {.struct_size = sizeof rows[0], .device_type = OTHER_TYPE, .ops = OPS, .moves = C10D_ALL_DTYPES},
 };
 static const c10d_collectives collectives = {
     .struct_size = sizeof collectives, .capability_count = ROWS, .capabilities = rows,
@@ -126,7 +140,9 @@ const c10d_plugin *ENTRY(const c10d_host *host) {
     broken = device;
     (void)broken;
 #ifdef COLLECTIVES
+#if !defined(DRIVES) && !defined(RETAINS)
     plugin.device = 0;
+#endif
     plugin.collectives = &collectives;
 #endif
 #ifdef AT_ENTRY

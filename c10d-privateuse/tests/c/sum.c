@@ -16,7 +16,7 @@
 #endif
 
 enum { HONEST, HANG_IN_SUBMIT, NEVER_DONE, TWICE, LATER, UNKNOWN_TOKEN, ODD_STATUS, NO_RESULT, BOTH, HANG_IN_CREATE,
-       AFTER_DESTROY, ODD_RETURN, MISMATCHED, LATE, WRONG };
+       AFTER_DESTROY, ODD_RETURN, MISMATCHED, LATE, WRONG, BATCHES_ONLY, FAILS_IDLE };
 
 C10D_PLUGIN_NOTE(NAME);
 
@@ -28,6 +28,7 @@ typedef struct group {
     const uint32_t *aborted;
     c10d_done done;
     uint64_t token;
+    uint32_t done_before; /* Whether an operation was done. */
 } group;
 
 #define NS 1000000000ull
@@ -37,8 +38,10 @@ static void end(group *g, c10d_done done, uint64_t token, int32_t status) {
     done(g->host, token, &result);
 }
 
-static int32_t create_group(const c10d_host *host, const c10d_group_init *init, void **out, c10d_why *why) {
+/* `how` is left in the store, for the tests. */
+static int32_t make(const c10d_host *host, const c10d_group_init *init, const char *how, void **out, c10d_why *why) {
     group *g = calloc(1, sizeof *g);
+    char name[64];
     if (!g) return c10d_fail(why, C10D_RESOURCE, "no memory for a group");
     if (MODE == HANG_IN_CREATE) for (;;) pause();
     g->host = host;
@@ -47,7 +50,12 @@ static int32_t create_group(const c10d_host *host, const c10d_group_init *init, 
     g->size = init->size;
     g->aborted = init->aborted;
     *out = g;
-    return C10D_OK;
+    return host->store_set(host, init->store, name, (uint64_t)snprintf(name, sizeof name, "made/%u", init->rank), how,
+                           strlen(how), 10 * NS, why);
+}
+
+static int32_t create_group(const c10d_host *host, const c10d_group_init *init, void **out, c10d_why *why) {
+    return make(host, init, "anew", out, why);
 }
 
 static c10d_done last_done;
@@ -96,6 +104,15 @@ static int32_t all_reduce(group *g, const c10d_request *r, c10d_why *why) {
     return status;
 }
 
+static int32_t message(group *g, const c10d_request *r, c10d_why *why) {
+    const uint32_t tag = r->tag % 4;
+    const c10d_span *s = r->outputs;
+    char nothing;
+    if (r->op == C10D_SEND) return put(g, r, "p2p", g->sent[r->peer % 64][tag]++ * 4 + tag, r->peer, why);
+    uint64_t n = g->received[r->peer % 64][tag]++ * 4 + tag, len = s->count * s->type_bits / 8;
+    return get(g, r, "p2p", n, r->peer, g->rank, len ? (char *)s->data + s->offset : &nothing, len, why);
+}
+
 static void *finish_later(void *group_) {
     group *g = group_;
     usleep(20000);
@@ -111,6 +128,7 @@ static int32_t submit(void *group_, const c10d_request *r, c10d_done done, uint6
     int32_t status = C10D_UNSUPPORTED;
     last_done = done;
     last_token = token;
+    if (MODE == BATCHES_ONLY && r->op <= C10D_RECV) return c10d_fail(why, C10D_UNSUPPORTED, "messages come in batches");
     switch (MODE) {
     case HANG_IN_SUBMIT: for (;;) pause();
     case NEVER_DONE: return C10D_OK;
@@ -142,21 +160,12 @@ static int32_t submit(void *group_, const c10d_request *r, c10d_done done, uint6
     switch (r->op) {
     case C10D_BARRIER:
     case C10D_ALL_REDUCE: status = all_reduce(g, r, why); break;
-    case C10D_SEND: status = put(g, r, "p2p", g->sent[r->peer % 64][r->tag % 4]++ * 4 + r->tag % 4, r->peer, why); break;
-    case C10D_RECV: {
-        const c10d_span *s = r->outputs;
-        if (!s->count) {
-            char nothing;
-            status = get(g, r, "p2p", g->received[r->peer % 64][r->tag % 4]++ * 4 + r->tag % 4, r->peer, g->rank, &nothing, 0, why);
-            break;
-        }
-        status = get(g, r, "p2p", g->received[r->peer % 64][r->tag % 4]++ * 4 + r->tag % 4, r->peer, g->rank, (char *)s->data + s->offset,
-                     s->count * s->type_bits / 8, why);
-        break;
-    }
+    case C10D_SEND:
+    case C10D_RECV: status = message(g, r, why); break;
     default: break;
     }
     if (status) return status;
+    g->done_before = 1;
     end(g, done, token, C10D_OK);
     if (MODE == TWICE) end(g, done, token, C10D_OK);
     return C10D_OK;
@@ -166,12 +175,51 @@ static void abort_group(void *group_, const char *cause, uint64_t len) {
     (void)group_, (void)cause, (void)len;
 }
 
+#if C10D_ABI_MINOR >= 2
+static int32_t split(void *whole, const uint32_t *ranks, const c10d_group_init *init, void **part, c10d_why *why) {
+    group *g = whole;
+    if (!init) return C10D_OK;
+    if (ranks[init->rank] != g->rank) return c10d_fail(why, C10D_INTERNAL, "the list of ranks is in no order");
+    return make(g->host, init, "split", part, why);
+}
+
+/* What is sent first, so that what is received can come. */
+static int32_t submit_batch(void *group_, const c10d_request *const *requests, const uint64_t *tokens, uint64_t count,
+                            c10d_done done, c10d_why *why) {
+    group *g = group_;
+    (void)why;
+    for (uint32_t op = C10D_SEND; op <= C10D_RECV; op++) {
+        for (uint64_t i = 0; i < count; i++) {
+            const c10d_request *r = requests[i];
+            if (r->op == op) end(g, done, tokens[i], message(g, r, 0));
+        }
+    }
+    return C10D_OK;
+}
+
+static int32_t async_error(void *group_, uint32_t *guilty, uint32_t *guilty_count, c10d_why *why) {
+    group *g = group_;
+    if (MODE != FAILS_IDLE || !g->done_before) return C10D_OK;
+    guilty[0] = g->size - 1;
+    *guilty_count = 1;
+    return c10d_fail(why, C10D_PEER_DEAD, "its heart has stopped");
+}
+
+/* Sends f32 alone. */
+static const uint32_t by_op[] = {[C10D_SEND] = C10D_BIT(C10D_F32), [C10D_RECV] = C10D_ALL_DTYPES,
+                                 [C10D_BROADCAST] = 0, [C10D_ALL_REDUCE] = C10D_ALL_DTYPES};
+#endif
+
 static const c10d_capabilities capabilities = {
     .struct_size = sizeof capabilities,
     .device_type = C10D_DEVICE_CPU,
     .ops = C10D_BIT(C10D_ALL_REDUCE) | C10D_BIT(C10D_BARRIER) | C10D_BIT(C10D_SEND) | C10D_BIT(C10D_RECV),
-    .moves = C10D_BIT(C10D_F32),
+    .moves = C10D_BIT(C10D_F32) | C10D_BIT(C10D_U8),
     .reduces = {C10D_BIT(C10D_F32)},
+#if C10D_ABI_MINOR >= 2
+    .op_count = sizeof by_op / sizeof by_op[0],
+    .by_op = by_op,
+#endif
 #ifdef FUTURE
     .future = 7,
 #endif
@@ -185,6 +233,11 @@ static const c10d_collectives collectives = {
     .destroy_group = destroy_group,
     .submit = submit,
     .abort = abort_group,
+#if C10D_ABI_MINOR >= 2
+    .split = split,
+    .submit_batch = submit_batch,
+    .async_error = async_error,
+#endif
 #ifdef FUTURE
     .future = 7,
 #endif

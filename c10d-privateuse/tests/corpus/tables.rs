@@ -9,7 +9,7 @@ use crate::lab::Entry;
 macro_rules! table {
     ($name:literal, $($definition:literal),*) => {
         entry!("F105" Table $name, |lab, to| {
-            let own = format!("NAME=\"{}{}\"", lab.prefix, $name.replace(' ', "-"));
+            let own = format!("NAME=\"{}{}\"", lab.prefix, $name.replace(' ', "-").to_lowercase());
             lab.compile(to, &["QUIET_CONSTRUCTOR", &own, $($definition),*], &[]);
         })
     };
@@ -44,5 +44,19 @@ pub(crate) fn entries() -> Vec<Entry> {
         table!("no ops", "COLLECTIVES", "OPS=0"),
         table!("a device type of its own", "COLLECTIVES", "DEVICE_TYPE=7"),
         table!("collectives for a device it does not have", "COLLECTIVES", "DEVICE_TYPE=C10D_DEVICE_PRIVATE"),
+        table!("collectives for CUDA without a device", "COLLECTIVES", "DEVICE_TYPE=C10D_DEVICE_CUDA"),
+        table!("collectives for CUDA with another device", "COLLECTIVES", "RETAINS", "DEVICE_TYPE=C10D_DEVICE_CUDA"),
+        table!(
+            "collectives for a device that keeps nothing",
+            "COLLECTIVES",
+            "DRIVES=12",
+            "DEVICE_TYPE=C10D_DEVICE_PRIVATE"
+        ),
+        table!("collectives for two devices", "COLLECTIVES", "RETAINS", "DEVICE_TYPE=2", "ROWS=2", "OTHER_TYPE=12"),
+        table!("a device that is the host", "DRIVES=1"),
+        table!("a device of an unknown type", "DRIVES=77"),
+        table!("types by op nowhere", "COLLECTIVES", "BY_OP=.op_count=20,.by_op=(const uint32_t*)16"),
+        table!("types by op at an odd place", "COLLECTIVES", "BY_OP=.op_count=1,.by_op=(const uint32_t*)(OWNER+1)"),
+        table!("types of a million ops", "COLLECTIVES", "BY_OP=.op_count=1000000,.by_op=(const uint32_t*)rows"),
     ]
 }

@@ -1,0 +1,120 @@
+//! The exported backend, watched for panics.
+#![allow(unsafe_code)]
+
+use std::cell::RefCell;
+use std::sync::Arc;
+
+use c10d_core::device::DeviceRuntime;
+use c10d_core::registry::{Provider, Registration};
+use c10d_core::{Backend, Capabilities, DispatchKey, Error, GroupInit, Job, Result};
+
+use super::catch::caught;
+use super::entry::Exported;
+use super::store::Given;
+
+/// What goes in and out of a backend's making, which core calls on the thread that builds the group.
+#[derive(Default)]
+pub(super) struct Making {
+    /// Whose part it is: that group's backend, and its ranks there.
+    pub(super) whole: Option<(Arc<dyn Backend>, Vec<u32>)>,
+    pub(super) made: Option<Arc<dyn Backend>>,
+}
+
+thread_local! {
+    pub(super) static MAKING: RefCell<Making> = RefCell::default();
+}
+
+/// The exported backend under a name of its own, watched for panics. Beside the original, which the plugin's copy of
+/// core may know by the vendor crate's own `submit!`.
+pub(super) fn watched<E: Exported>(given: Given) -> Result<&'static Provider> {
+    let provider = E::provider();
+    let original = provider.backends.iter().find(|r| r.name == E::NAME);
+    let original = original.ok_or_else(|| Error::unsupported(format!("no backend {:?} is registered", E::NAME)))?;
+    let create = move |init: &GroupInit| -> Result<Arc<dyn Backend>> {
+        let part = MAKING.take().whole.and_then(|(whole, ranks)| whole.split(&ranks, init));
+        let inner: Arc<dyn Backend> = match part {
+            Some(inner) => inner?,
+            None => Arc::new(Watched { inner: caught(|| (original.create)(init)).flatten()?, given }),
+        };
+        MAKING.set(Making { whole: None, made: Some(inner.clone()) });
+        Ok(inner)
+    };
+    // One per group and process would be a leak that grows; the registry wants what lasts.
+    static ONE: std::sync::OnceLock<&'static Provider> = std::sync::OnceLock::new();
+    Ok(ONE.get_or_init(|| {
+        let registration = Registration {
+            name: String::leak(format!("{}.plugin", E::NAME)),
+            keys: original.keys,
+            priority: 0,
+            probe: original.probe,
+            create: Box::leak(Box::new(create)),
+        };
+        let submitted = Box::leak(Box::new([registration]));
+        Box::leak(Box::new(Provider { source: provider.source, backends: submitted, ..Provider::EMPTY }))
+    }))
+}
+
+/// A backend whose panics stay inside: a job that it was given ends as `Abandoned`, or later by another thread of it.
+struct Watched {
+    inner: Arc<dyn Backend>,
+    given: Given,
+}
+
+impl Watched {
+    fn watch<T>(&self, f: impl FnOnce() -> T) -> Result<T> {
+        caught(f).inspect_err(|e| self.given.error(&e.to_string()))
+    }
+}
+
+// SAFETY: passes on what the inner backend promises.
+unsafe impl Backend for Watched {
+    fn name(&self) -> &'static str {
+        self.inner.name()
+    }
+
+    fn capabilities(&self) -> &Capabilities {
+        self.inner.capabilities()
+    }
+
+    fn capabilities_on(&self, key: DispatchKey) -> &Capabilities {
+        self.inner.capabilities_on(key)
+    }
+
+    fn submit(&self, job: Job) {
+        if let Err(e) = self.watch(|| self.inner.submit(job)) {
+            let _ = self.watch(|| self.inner.abort(&e));
+        }
+    }
+
+    fn submit_batch(&self, jobs: Vec<Job>) {
+        if let Err(e) = self.watch(|| self.inner.submit_batch(jobs)) {
+            let _ = self.watch(|| self.inner.abort(&e));
+        }
+    }
+
+    fn split(&self, ranks: &[u32], init: &GroupInit) -> Option<Result<Arc<dyn Backend>>> {
+        let part = self.watch(|| self.inner.split(ranks, init));
+        let part = part.unwrap_or_else(|e| Some(Err(e)))?;
+        Some(part.map(|inner| Arc::new(Watched { inner, given: self.given }) as Arc<dyn Backend>))
+    }
+
+    fn no_split(&self) {
+        let _ = self.watch(|| self.inner.no_split());
+    }
+
+    fn failure(&self) -> Option<Error> {
+        self.watch(|| self.inner.failure()).unwrap_or_else(Some)
+    }
+
+    fn abort(&self, cause: &Error) {
+        let _ = self.watch(|| self.inner.abort(cause));
+    }
+
+    fn shutdown(&self, deadline: std::time::Instant) -> Result {
+        self.watch(|| self.inner.shutdown(deadline)).flatten()
+    }
+
+    fn device(&self) -> Option<Arc<dyn DeviceRuntime>> {
+        self.inner.device()
+    }
+}

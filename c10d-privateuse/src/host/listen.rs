@@ -1,0 +1,34 @@
+//! Asks plugins now and then what went wrong while nobody waited: one thread for each plugin that can tell.
+
+use std::time::Duration;
+
+use c10d_core::Result;
+
+use super::Hosted;
+use super::aside::detached;
+
+/// How long an error may go unheard.
+const PERIOD: Duration = Duration::from_millis(100);
+
+/// Sees to it that the plugin's groups are asked, as long as there are any.
+pub(super) fn to(plugin: &'static Hosted) -> Result {
+    let mut listening = plugin.listening.lock();
+    if !*listening {
+        detached(move || listen(plugin))?;
+        *listening = true;
+    }
+    Ok(())
+}
+
+fn listen(plugin: &'static Hosted) {
+    loop {
+        std::thread::sleep(PERIOD);
+        // A plugin that does not return keeps this thread, and nobody else: operations have their own clock.
+        plugin.groups().iter().for_each(super::group::Group::listen);
+        let mut listening = plugin.listening.lock();
+        if plugin.groups().is_empty() {
+            *listening = false;
+            return;
+        }
+    }
+}

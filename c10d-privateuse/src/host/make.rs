@@ -1,0 +1,129 @@
+//! How a plugin makes its objects: a group anew, or a part of one.
+#![allow(unsafe_code)]
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use c10d_core::{ErrorKind, GroupInit, Result};
+
+use super::aside::{Aside, aside};
+use super::group::{Group, grace};
+use super::{LoadedPlugin, listen, verdict};
+use crate::abi::{self, Why};
+
+/// What the plugin is told of a group that it is to make.
+struct Terms {
+    rank: u32,
+    name: Arc<str>,
+    session: [u8; 16],
+    deadline: Instant,
+    limit: Instant,
+}
+
+impl Group {
+    /// Meets the other ranks, by the plugin.
+    pub(super) fn create(loaded: &'static LoadedPlugin, init: &GroupInit) -> Result<Arc<Group>> {
+        let group = Group::new(loaded, init)?;
+        let Some(create) = group.functions.create_group else {
+            return Err(group.plugin().error("create_group", "it has none"));
+        };
+        let plugin = group.plugin();
+        // SAFETY: validated; everything that `init` points to stays: the group as long as the call's thread holds it, and
+        // for ever if the call never returns.
+        group.make("create_group", init, move |init, handle, why| unsafe {
+            create(plugin.table(), init, handle, why)
+        })?;
+        Ok(group)
+    }
+
+    /// The group of these ranks, if the plugin makes it out of this one.
+    pub(super) fn split(self: &Arc<Self>, ranks: &[u32], init: &GroupInit) -> Option<Result<Arc<Group>>> {
+        let split = self.functions.split?;
+        let group = match Group::new(self.loaded(), init) {
+            Ok(group) => group,
+            Err(e) => return Some(Err(e)),
+        };
+        let (parent, ranks) = (self.called()?, ranks.to_vec());
+        let made = group.make("split", init, move |init, handle, why| {
+            // SAFETY: as in `create`; the parent is not destroyed before this call was counted as returned.
+            unsafe { split(parent.0.handle(), ranks.as_ptr(), init, handle, why) }
+        });
+        match made {
+            Err(e) if *e.kind() == ErrorKind::Unsupported => None,
+            made => Some(made.map(|()| group)),
+        }
+    }
+
+    /// Tells the plugin that this rank is in no part of a division.
+    pub(super) fn no_split(self: &Arc<Self>, patience: Duration) {
+        let Some(split) = self.functions.split.filter(|_| self.failure().is_none()) else { return };
+        let Some(me) = self.called() else { return };
+        let told = aside(Instant::now() + patience, move || {
+            // SAFETY: as in `split`; nulls are what the ABI has here.
+            Why::ask(|why| unsafe {
+                split(me.0.handle(), std::ptr::null(), std::ptr::null(), std::ptr::null_mut(), why)
+            })
+        });
+        let result = match told {
+            Ok(Aside::Returned((abi::codes::UNSUPPORTED, _))) => Ok(()),
+            Ok(Aside::Returned((status, why))) => verdict::status(self.plugin(), "split", status, &why),
+            Ok(Aside::Hangs) => Err(self.gave_up("split")),
+            Err(e) => Err(e),
+        };
+        if let Err(e) = result {
+            self.fail(&e);
+        }
+    }
+
+    /// Has the plugin make its object, elsewhere, in time.
+    fn make(
+        self: &Arc<Self>,
+        call: &'static str,
+        init: &GroupInit,
+        make: impl FnOnce(*const abi::GroupInit, *mut *mut std::ffi::c_void, *mut Why) -> i32 + Send + 'static,
+    ) -> Result {
+        let terms = Terms {
+            rank: init.rank,
+            name: init.group.clone(),
+            session: init.session,
+            deadline: init.deadline,
+            limit: init.deadline + grace(init.timeout),
+        };
+        let me = self.operation_called();
+        let made = aside(terms.limit, move || {
+            let init = me.0.init(&terms);
+            let mut handle = std::ptr::null_mut();
+            let answer = Why::ask(|why| make(&init, &mut handle, why));
+            let _ = me.0.handle.set(handle as usize);
+            answer
+        })?;
+        match made {
+            Aside::Returned((status, why)) => verdict::status(self.plugin(), call, status, &why)?,
+            Aside::Hangs => {
+                self.aborted.store(1, Ordering::Release);
+                return Err(self.gave_up(call));
+            }
+        }
+        if self.functions.async_error.is_some() {
+            listen::to(self.plugin())?;
+        }
+        Ok(())
+    }
+
+    fn init(&self, terms: &Terms) -> abi::GroupInit {
+        let left = terms.deadline.saturating_duration_since(Instant::now());
+        abi::GroupInit {
+            struct_size: abi::size::<abi::GroupInit>(),
+            rank: terms.rank,
+            size: self.size,
+            reserved: 0,
+            name: terms.name.as_ptr().cast(),
+            name_len: terms.name.len() as u64,
+            session: terms.session,
+            store: self.store.0,
+            timeout_ns: u64::try_from(left.as_nanos()).unwrap_or(u64::MAX),
+            aborted: self.aborted.as_ptr(),
+        }
+    }
+}

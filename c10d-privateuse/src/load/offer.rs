@@ -1,0 +1,90 @@
+//! What a plugin's collectives offer, device by device.
+#![allow(unsafe_code)]
+
+use c10d_core::ops::{OpKind, OpSet};
+use c10d_core::{Capabilities, DispatchKey};
+
+use super::rule::Refusal;
+use super::table::{Look, bad};
+use crate::abi::{self, codes};
+
+/// What the collectives serve, and what they offer there.
+#[derive(Clone, Debug)]
+pub(crate) struct Offer {
+    pub(crate) rows: Vec<(DispatchKey, Capabilities)>,
+}
+
+/// More kinds of devices there are not.
+const MOST_ROWS: u32 = 16;
+/// More ops will not be.
+const MOST_OPS: u32 = 64;
+
+impl Offer {
+    pub(crate) fn keys(&self) -> impl Iterator<Item = DispatchKey> {
+        self.rows.iter().map(|(key, _)| *key)
+    }
+
+    /// The device other than the host that they serve.
+    pub(crate) fn accelerator(&self) -> Option<DispatchKey> {
+        self.keys().find(|key| *key != DispatchKey::Cpu)
+    }
+
+    pub(super) fn read(look: &Look, c: &abi::Collectives) -> Result<Offer, Refusal> {
+        let mut offer = Offer { rows: Vec::new() };
+        if c.capability_count == 0 || c.capability_count > MOST_ROWS {
+            return Err(bad(format!("its collectives have {} rows of capabilities", c.capability_count)));
+        }
+        let mut at = c.capabilities;
+        for _ in 0..c.capability_count {
+            let row = look.copy(at, "a row of its capabilities")?;
+            let key = key(row.device_type).ok_or_else(|| {
+                bad(format!("its collectives serve device type {}; 1, 2 and 12 are possible", row.device_type))
+            })?;
+            if offer.keys().any(|k| k == key) {
+                return Err(bad(format!("its collectives have two rows for {key}")));
+            }
+            if key != DispatchKey::Cpu && offer.accelerator().is_some() {
+                return Err(bad("its collectives serve two kinds of devices; a plugin drives one"));
+            }
+            let capabilities = capabilities(look, &row)?;
+            if capabilities.ops == OpSet::NONE {
+                return Err(bad(format!("its collectives offer no op on {key}")));
+            }
+            offer.rows.push((key, capabilities));
+            at = at.wrapping_byte_add(row.struct_size as usize);
+        }
+        Ok(offer)
+    }
+}
+
+/// The dispatch key of a kind of device.
+pub(super) fn key(device_type: i32) -> Option<DispatchKey> {
+    match device_type {
+        codes::DEVICE_CPU => Some(DispatchKey::Cpu),
+        codes::DEVICE_CUDA => Some(DispatchKey::Cuda),
+        codes::DEVICE_PRIVATE => Some(DispatchKey::PrivateUse1),
+        _ => None,
+    }
+}
+
+fn capabilities(look: &Look, row: &abi::Capabilities) -> Result<Capabilities, Refusal> {
+    let missing: Vec<OpKind> = OpKind::ALL.iter().copied().filter(|op| row.ops & (1 << *op as u32) == 0).collect();
+    let mut offers = Capabilities {
+        ops: OpSet::ALL.without(&missing),
+        moves: codes::dtypes(row.moves),
+        reduces: row.reduces.map(codes::dtypes),
+        ..Capabilities::ALL
+    };
+    if row.by_op.is_null() {
+        return Ok(offers);
+    }
+    let place = row.by_op as usize;
+    if row.op_count > MOST_OPS || !place.is_multiple_of(4) || !look.readable(place, row.op_count as usize * 4) {
+        return Err(bad(format!("its element types by op are {} words at {place:#x}", row.op_count)));
+    }
+    for (i, types) in offers.by_op.iter_mut().enumerate().take(row.op_count as usize) {
+        // SAFETY: aligned, readable, and one of so many, as just seen.
+        *types = codes::dtypes(unsafe { row.by_op.add(i).read() });
+    }
+    Ok(offers)
+}
