@@ -136,7 +136,8 @@ impl Builder {
         let Builder { group, init, timeout, .. } = self.with_plugins()?;
         let Some(url) = init else { return group.build() };
         let joined = c10d_rendezvous::init(&url, timeout)?;
-        group.rank(joined.rank).size(joined.size).store(joined.store).build()
+        let store = if group.has_foreign_ranks() { joined.root } else { joined.store };
+        group.rank(joined.rank).size(joined.size).store(store).build()
     }
 
     /// As [`run_ranks`], with what this builder was told; rank, size and store are those of the threads.

@@ -11,12 +11,13 @@ use crossbeam_channel::bounded;
 use crate::channel::{Item, Share};
 use crate::comms::Comms;
 use crate::cuda::CudaApi;
+use crate::dialect::Dialect;
 use crate::engine::{Order, Origin};
 use crate::nccl::{Communicator, NcclApi};
 use crate::side::{Messages, Side};
 use crate::start::{Facts, Running, connect, run};
 use crate::task::Task;
-use crate::types::CAPABILITIES;
+use crate::types::{CAPABILITIES, LEGACY_CAPABILITIES};
 
 /// One rank of one group, on one GPU.
 pub(crate) struct Nccl(Running);
@@ -48,7 +49,7 @@ unsafe impl Backend for Nccl {
     }
 
     fn capabilities(&self) -> &Capabilities {
-        &CAPABILITIES
+        if self.0.dialect == Dialect::TorchLegacy { &LEGACY_CAPABILITIES } else { &CAPABILITIES }
     }
 
     fn submit(&self, job: Job) {

@@ -4,14 +4,15 @@ use std::time::Instant;
 
 use c10d_core::{Error, ErrorKind, Phase, Result, Store};
 
+use crate::dialect::Dialect;
 use crate::nccl::{NcclApi, Optional, UniqueId, failure};
 
 /// More ranks than this have several roots.
 pub(crate) const RANKS_PER_ROOT: u32 = 128;
 
 /// How many ids a communicator of this size has.
-pub(crate) fn roots(size: u32, nccl: &dyn NcclApi) -> u32 {
-    if nccl.has(Optional::InitRankScalable) { size.div_ceil(RANKS_PER_ROOT).max(1) } else { 1 }
+pub(crate) fn roots(size: u32, nccl: &dyn NcclApi, dialect: &Dialect) -> u32 {
+    if nccl.has(Optional::InitRankScalable) { size.div_ceil(dialect.ranks_per_root()).max(1) } else { 1 }
 }
 
 /// Which rank makes id `n` of `roots`: the ranks are dealt out evenly, the first of each part is its root.
@@ -19,33 +20,80 @@ pub(crate) fn maker(n: u32, roots: u32, size: u32) -> u32 {
     n * (size / roots) + n.min(size % roots)
 }
 
-fn id_key(n: u32) -> String {
-    format!("id/{n}")
-}
-
 fn here_key(rank: u32) -> String {
     format!("here/{rank}")
 }
 
-/// Makes the ids that are this rank's to make, and gets all of them.
-pub(crate) fn exchange(
-    nccl: &dyn NcclApi,
-    store: &dyn Store,
-    (rank, size): (u32, u32),
-    deadline: Instant,
-) -> Result<Vec<UniqueId>> {
-    let roots = roots(size, nccl);
-    for n in (0..roots).filter(|n| maker(*n, roots, size) == rank) {
-        store.set(&id_key(n), &make(nccl)?.0, deadline)?;
+/// Where the ids of a communicator lie.
+pub(crate) struct Ids {
+    /// Their keys.
+    keys: Vec<String>,
+    /// Who makes each.
+    makers: Vec<u32>,
+}
+
+impl Ids {
+    /// Those of the communicator of all `size` ranks.
+    pub(crate) fn of_all(nccl: &dyn NcclApi, dialect: &Dialect, size: u32) -> Ids {
+        let roots = roots(size, nccl, dialect);
+        let keys = (0..roots).map(|n| dialect.id_key(n, roots)).collect();
+        Ids { keys, makers: (0..roots).map(|n| maker(n, roots, size)).collect() }
     }
-    let keys: Vec<String> = (0..roots).map(id_key).collect();
-    let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
-    let found = store.multi_get(&keys, deadline).map_err(|e| {
-        let absent = (0..roots).filter(|n| !there(store, &id_key(*n))).map(|n| maker(n, roots, size));
-        let what = format!("the id of the NCCL communicator did not come: {e}");
-        Error::new(ErrorKind::Timeout, what).guilty(absent).phase(Phase::Rendezvous)
-    })?;
-    found.iter().map(|bytes| parse(bytes)).collect()
+
+    /// That of the communicator of two, of which the first makes it.
+    pub(crate) fn of_pair(dialect: &Dialect, (first, second): (u32, u32)) -> Ids {
+        Ids { keys: vec![dialect.pair_key(first, second)], makers: vec![0] }
+    }
+
+    fn keys(&self) -> Vec<&str> {
+        self.keys.iter().map(String::as_str).collect()
+    }
+
+    /// Makes those that are this rank's to make; gives them all if that is all of them.
+    pub(crate) fn offer(
+        &self,
+        nccl: &dyn NcclApi,
+        store: &dyn Store,
+        rank: u32,
+        deadline: Instant,
+    ) -> Result<Option<Vec<UniqueId>>> {
+        let mut made = Vec::new();
+        for (key, _) in self.keys.iter().zip(&self.makers).filter(|(_, maker)| **maker == rank) {
+            let id = make(nccl)?;
+            store.set(key, &id.0, deadline)?;
+            made.push(id);
+        }
+        Ok((made.len() == self.keys.len()).then_some(made))
+    }
+
+    /// All of them, if all are there.
+    pub(crate) fn look(&self, store: &dyn Store, deadline: Instant) -> Result<Option<Vec<UniqueId>>> {
+        if !store.check(&self.keys(), deadline)? {
+            return Ok(None);
+        }
+        let found = store.multi_get(&self.keys(), deadline)?;
+        found.iter().map(|bytes| parse(bytes)).collect::<Result<_>>().map(Some)
+    }
+
+    /// Makes those that are this rank's to make, and waits for all of them.
+    pub(crate) fn exchange(
+        &self,
+        nccl: &dyn NcclApi,
+        store: &dyn Store,
+        rank: u32,
+        deadline: Instant,
+    ) -> Result<Vec<UniqueId>> {
+        if let Some(all) = self.offer(nccl, store, rank, deadline)? {
+            return Ok(all);
+        }
+        let found = store.multi_get(&self.keys(), deadline).map_err(|e| {
+            let absent =
+                self.keys.iter().zip(&self.makers).filter(|(key, _)| !there(store, key)).map(|(_, maker)| *maker);
+            let what = format!("the id of the NCCL communicator did not come: {e}");
+            Error::new(ErrorKind::Timeout, what).guilty(absent).phase(Phase::Rendezvous)
+        })?;
+        found.iter().map(|bytes| parse(bytes)).collect()
+    }
 }
 
 /// Tells that this rank is connecting.

@@ -8,11 +8,13 @@ use c10d_core::{DType, Error, Phase, Result, Store};
 use crossbeam_channel::Sender;
 
 use crate::board::Board;
-use crate::boot;
+use crate::boot::Ids;
 use crate::comms::Comms;
 use crate::cuda::{CudaApi, Line, Mark};
+use crate::dialect::Dialect;
 use crate::nccl::{Communicator, NcclApi, RedOp, UniqueId};
 use crate::ops::Plan;
+use crate::scratch::Scratch;
 use crate::task::{Part, Task};
 
 /// How often a communicator with work on its way is asked for errors.
@@ -30,14 +32,19 @@ pub(crate) struct Means {
     pub(crate) device: u16,
     /// One float of device memory, for barriers.
     pub(crate) token: Part,
+    pub(crate) dialect: Dialect,
 }
 
-/// A message's way, from one rank to another: a communicator of its own, so that messages neither stop collectives nor
-/// those of the other direction.
+/// The ranks of a communicator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Way {
-    pub(crate) from: u32,
-    pub(crate) to: u32,
+pub(crate) enum Between {
+    All,
+    /// For messages: from the first to the second, so that they neither stop collectives nor those of the other
+    /// direction. In a dialect of PyTorch's, for both directions.
+    Two {
+        first: u32,
+        second: u32,
+    },
 }
 
 /// What is done in the order in which it came.
@@ -58,9 +65,9 @@ pub(crate) struct Share {
 }
 
 enum State {
-    /// The receiver looks for the sender's id.
+    /// Looks for ids that others make.
     Seeking {
-        way: Way,
+        ids: Ids,
         again: Instant,
         pause: Duration,
     },
@@ -87,6 +94,7 @@ pub(crate) struct Channel {
     queue: VecDeque<Item>,
     flights: VecDeque<Flight>,
     asked: Instant,
+    scratch: Scratch,
 }
 
 impl Channel {
@@ -103,21 +111,32 @@ impl Channel {
         Self::new(means, place, Some(comm), State::Connecting)
     }
 
-    /// The channel of messages from one rank to another, of which `rank` is one.
-    pub(crate) fn of_pair(means: &Means, way: Way, rank: u32, deadline: Instant) -> Result<Channel> {
-        if rank != way.from {
-            let state = State::Seeking { way, again: Instant::now(), pause: Duration::from_micros(200) };
-            return Self::new(means, (1, 2), None, state);
+    /// The channel of these ranks, of which `rank` is one, that have yet to meet through the store.
+    pub(crate) fn meeting(
+        means: &Means,
+        between: Between,
+        (rank, size): (u32, u32),
+        deadline: Instant,
+    ) -> Result<Channel> {
+        let (place, ids) = match between {
+            Between::All => ((rank, size), Ids::of_all(&*means.nccl, &means.dialect, size)),
+            Between::Two { first, second } => {
+                ((u32::from(rank != first), 2), Ids::of_pair(&means.dialect, (first, second)))
+            }
+        };
+        let offer = || ids.offer(&*means.nccl, &*means.store, place.0, deadline);
+        if let Some(made) = means.board.calling("ncclGetUniqueId, or the store", offer)? {
+            return Self::of_all(means, place, &made);
         }
-        let id = means.board.calling("ncclGetUniqueId", || boot::make(&*means.nccl))?;
-        means.store.set(&key(way), &id.0, deadline)?;
-        Self::of_all(means, (0, 2), &[id])
+        let state = State::Seeking { ids, again: Instant::now(), pause: Duration::from_micros(200) };
+        Self::new(means, place, None, state)
     }
 
     fn new(means: &Means, (rank, size): (u32, u32), comm: Option<Communicator>, state: State) -> Result<Channel> {
         let line = means.board.calling("cuStreamCreate", || Line::new(means.cuda.clone(), means.device))?;
         let (queue, flights) = (VecDeque::new(), VecDeque::new());
-        Ok(Channel { rank, size, line, comm, state, queue, flights, asked: Instant::now() })
+        let scratch = Scratch::new(means.cuda.clone(), means.device);
+        Ok(Channel { rank, size, line, comm, state, queue, flights, asked: Instant::now(), scratch })
     }
 
     pub(crate) fn push(&mut self, item: Item) {
@@ -170,6 +189,9 @@ impl Channel {
                 any = true;
             }
         }
+        if any && self.flights.is_empty() {
+            self.scratch.tidy();
+        }
         Ok(any)
     }
 
@@ -183,19 +205,17 @@ impl Channel {
     }
 
     fn seek(&mut self, means: &Means) -> Result<bool> {
-        let State::Seeking { way, again, pause } = &mut self.state else { return Ok(false) };
-        let (way, now) = (*way, Instant::now());
+        let State::Seeking { ids, again, pause } = &mut self.state else { return Ok(false) };
+        let now = Instant::now();
         if now < *again {
             return Ok(false);
         }
-        let soon = now + Duration::from_secs(1);
-        if !means.store.check(&[&key(way)], soon)? {
+        let Some(found) = ids.look(&*means.store, now + Duration::from_secs(1))? else {
             *pause = (*pause * 2).min(LOOK);
             *again = now + *pause;
             return Ok(false);
-        }
-        let id = boot::parse(&means.store.get(&key(way), soon)?)?;
-        let begin = || Communicator::begin(&means.nccl, &means.comms, (self.rank, self.size), &[id]);
+        };
+        let begin = || Communicator::begin(&means.nccl, &means.comms, (self.rank, self.size), &found);
         self.comm = Some(means.board.calling("ncclCommInitRankConfig", begin)?);
         Ok(self.enter(State::Connecting))
     }
@@ -227,7 +247,9 @@ impl Channel {
         let dtype = task.dtype.unwrap_or(DType::F32);
         let mut issuer = comm.issuer(&*means.cuda, means.device, self.line.stream(), dtype);
         let (rank, size) = (self.rank as usize, self.size as usize);
-        let mut plan = Plan { task: &task, rank, size, issuer: &mut issuer, made: None, token: means.token };
+        let (dialect, scratch) = (&means.dialect, &mut self.scratch);
+        let mut plan =
+            Plan { task: &task, rank, size, issuer: &mut issuer, made: None, token: means.token, dialect, scratch };
         let what = task.op.name();
         means.board.calling(what, || plan.issue()).map_err(|e| e.phase(Phase::Announce))?;
         let made = plan.made;
@@ -264,6 +286,7 @@ impl Channel {
             std::thread::sleep(Duration::from_micros(200));
         }
         means.board.calling("ncclCommDestroy", || comm.destroy())?;
+        self.scratch.close();
         means.board.calling("cuStreamDestroy", || {
             self.line.close();
             Ok(())
@@ -285,8 +308,4 @@ fn check(means: &Means, line: &Line, task: &Task) -> Result {
         }
     }
     Ok(())
-}
-
-fn key(way: Way) -> String {
-    format!("pair/{}/{}", way.from, way.to)
 }

@@ -1,6 +1,7 @@
 //! The thread on which all calls of CUDA and NCCL are made, for one backend.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::time::{Duration, Instant};
 
 use c10d_core::device::DeviceBuffer;
@@ -8,9 +9,8 @@ use c10d_core::{OpKind, Result};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
 use crate::boot;
-use crate::channel::{Channel, Item, Means, Way};
+use crate::channel::{Between, Channel, Item, Means};
 use crate::nccl::{Communicator, UniqueId};
-use crate::task::Task;
 
 /// How long the thread asks without a pause while the device is at work.
 const EAGER: Duration = Duration::from_micros(200);
@@ -34,6 +34,8 @@ pub(crate) enum Origin {
     Ids(Vec<UniqueId>),
     /// A split of another, which is on its way.
     Split(Communicator),
+    /// The first op makes it.
+    Later,
 }
 
 pub(crate) struct Engine {
@@ -63,49 +65,54 @@ impl Engine {
     fn work(&mut self, origin: Origin) -> Result {
         let means = &self.means;
         means.board.calling("cuCtxSetCurrent", || means.cuda.enter(means.device))?;
-        let mut all = match origin {
-            Origin::Ids(ids) => Channel::of_all(means, (self.rank, self.size), &ids)?,
-            Origin::Split(comm) => Channel::over(means, (self.rank, self.size), comm)?,
-        };
-        boot::arrive(&*means.store, self.rank, Instant::now() + self.timeout)?;
-        let mut pairs: BTreeMap<Way, Channel> = BTreeMap::new();
+        let mut channels: BTreeMap<Between, Channel> = BTreeMap::new();
+        match origin {
+            Origin::Ids(ids) => {
+                channels.insert(Between::All, Channel::of_all(means, (self.rank, self.size), &ids)?);
+            }
+            Origin::Split(comm) => {
+                channels.insert(Between::All, Channel::over(means, (self.rank, self.size), comm)?);
+            }
+            Origin::Later => {}
+        }
+        if means.dialect.is_native() {
+            boot::arrive(&*means.store, self.rank, Instant::now() + self.timeout)?;
+        }
         let mut closing = None;
         let mut busy_since = Instant::now();
         loop {
-            let mut moved = all.step(means)?;
-            if all.is_ready()
+            let mut moved = false;
+            for channel in channels.values_mut() {
+                moved |= channel.step(means)?;
+            }
+            if channels.get(&Between::All).is_none_or(Channel::is_ready)
                 && let Some(ready) = self.ready.take()
             {
                 // Whoever made the backend may have given up.
                 let _ = ready.send(());
             }
-            for channel in pairs.values_mut() {
-                moved |= channel.step(means)?;
-            }
-            let idle = all.is_idle() && pairs.values().all(Channel::is_idle);
+            let idle = channels.values().all(Channel::is_idle);
             if moved {
                 busy_since = Instant::now();
             }
             if let (Some(deadline), true) = (closing, idle) {
-                std::mem::take(&mut pairs).into_values().try_for_each(|c| c.close(means, deadline))?;
-                return all.close(means, deadline);
+                return channels.into_values().rev().try_for_each(|c| c.close(means, deadline));
             }
             if let Some(cause) = means.board.failure() {
                 return Err(cause);
             }
             let Some(order) = self.next(idle, busy_since) else { continue };
             match order {
-                Order::Do(Item::Run(task)) if task.op.is_p2p() => {
-                    let way = self.way(&task);
-                    if let std::collections::btree_map::Entry::Vacant(place) = pairs.entry(way) {
+                Order::Do(item) => {
+                    let between = self.between(&item);
+                    if let Entry::Vacant(place) = channels.entry(between) {
                         let deadline = Instant::now() + self.timeout;
-                        place.insert(Channel::of_pair(means, way, self.rank, deadline)?);
+                        place.insert(Channel::meeting(means, between, (self.rank, self.size), deadline)?);
                     }
-                    if let Some(channel) = pairs.get_mut(&way) {
-                        channel.push(Item::Run(task));
+                    if let Some(channel) = channels.get_mut(&between) {
+                        channel.push(item);
                     }
                 }
-                Order::Do(item) => all.push(item),
                 Order::Look => {}
                 Order::Close { deadline } => closing = Some(deadline),
             }
@@ -136,8 +143,14 @@ impl Engine {
         }
     }
 
-    fn way(&self, task: &Task) -> Way {
+    /// Whose communicator it is for.
+    fn between(&self, item: &Item) -> Between {
+        let Item::Run(task) = item else { return Between::All };
+        if !task.op.is_p2p() {
+            return Between::All;
+        }
         let peer = task.params.peer;
-        if task.op == OpKind::Send { Way { from: self.rank, to: peer } } else { Way { from: peer, to: self.rank } }
+        let (from, to) = if task.op == OpKind::Send { (self.rank, peer) } else { (peer, self.rank) };
+        self.means.dialect.pair(from, to).map_or(Between::All, |(first, second)| Between::Two { first, second })
     }
 }

@@ -8,13 +8,17 @@ mod channel;
 mod check;
 mod comms;
 mod cuda;
+mod dialect;
 mod engine;
 mod keeper;
 mod kernels;
 mod nccl;
 mod ops;
 mod provider;
+mod scratch;
 mod side;
+#[cfg(feature = "cudarc")]
+mod slices;
 mod start;
 mod task;
 #[cfg(test)]
@@ -23,6 +27,8 @@ mod types;
 
 pub use cuda::available;
 pub use provider::{PROVIDER, library};
+#[cfg(feature = "cudarc")]
+pub use slices::{OnDevice, on_device};
 
 /// The backend's name.
 pub const NAME: &str = "nccl";

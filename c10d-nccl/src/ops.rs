@@ -2,9 +2,11 @@
 
 use c10d_core::{DType, Error, OpKind, Result};
 
+use crate::dialect::Dialect;
 use crate::nccl::{Issuer, RedOp};
+use crate::scratch::Scratch;
 use crate::task::{Part, Task};
-use crate::types::{Reduction, reduction};
+use crate::types::reduction;
 
 /// Issues a task's calls.
 pub(crate) struct Plan<'t, 'i, 'a> {
@@ -16,6 +18,9 @@ pub(crate) struct Plan<'t, 'i, 'a> {
     pub(crate) made: Option<RedOp>,
     /// One float in device memory, for barriers.
     pub(crate) token: Part,
+    /// Whose calls are made. Ranks of one communicator must make the same ones, grouped in the same way.
+    pub(crate) dialect: &'t Dialect,
+    pub(crate) scratch: &'t mut Scratch,
 }
 
 impl Plan<'_, '_, '_> {
@@ -54,15 +59,38 @@ impl Plan<'_, '_, '_> {
         self.task.params.root as usize
     }
 
-    /// On a communicator of two, of which the sender is rank 0.
     fn send(&mut self) -> Result {
-        let from = self.input(0);
-        self.issuer.group(|i| i.send(from, 1))
+        let (from, peer) = (self.input(0), self.peer());
+        self.issuer.group(|i| i.send(from, peer))
     }
 
     fn recv(&mut self) -> Result {
-        let to = self.output(0);
-        self.issuer.group(|i| i.recv(to, 0))
+        let (to, peer) = (self.output(0), self.peer());
+        self.issuer.group(|i| i.recv(to, peer))
+    }
+
+    /// Runs `body` with the task's reduction; one that was made for it is given back when the calls are through.
+    fn reducing(&mut self, body: impl FnOnce(&mut Self, RedOp) -> Result) -> Result {
+        let dtype = self.task.dtype.unwrap_or(DType::F32);
+        let (op, made) = self.issuer.make(reduction(self.task.params.reduce, dtype))?;
+        self.made = made;
+        body(self, op)
+    }
+
+    /// The other rank of a message, as the communicator numbers it.
+    fn peer(&self) -> u32 {
+        // A communicator of two has no others.
+        if self.size == 2 { 1 - self.rank as u32 } else { self.task.params.peer }
+    }
+
+    /// Issues one call for each of `calls`: together, but for PyTorch's second engine, which has them one by one.
+    fn each<T>(
+        &mut self,
+        calls: impl Iterator<Item = T>,
+        mut call: impl FnMut(&mut Issuer<'_>, T) -> Result,
+    ) -> Result {
+        let all = |i: &mut Issuer<'_>| calls.into_iter().try_for_each(|c| call(i, c));
+        if matches!(self.dialect, Dialect::TorchNccl2(_)) { all(self.issuer) } else { self.issuer.group(all) }
     }
 
     fn broadcast(&mut self) -> Result {
@@ -72,35 +100,44 @@ impl Plan<'_, '_, '_> {
 
     fn all_reduce(&mut self) -> Result {
         let buffer = self.output(0);
-        self.issuer.reducing(reduction_of(self.task), &mut self.made, |i, op| i.all_reduce(buffer, op))
+        self.reducing(|plan, op| plan.issuer.all_reduce(buffer, op))
     }
 
     fn all_reduce_coalesced(&mut self) -> Result {
         let buffers = &self.task.outputs;
-        self.issuer.reducing(reduction_of(self.task), &mut self.made, |i, op| {
-            i.group(|i| buffers.iter().try_for_each(|b| i.all_reduce(*b, op)))
-        })
+        self.reducing(|plan, op| plan.each(buffers.iter(), |i, b| i.all_reduce(*b, op)))
     }
 
     fn reduce(&mut self) -> Result {
         let (buffer, root) = (self.output(0), self.task.params.root);
-        self.issuer.reducing(reduction_of(self.task), &mut self.made, |i, op| i.reduce(buffer, buffer, op, root))
+        self.reducing(|plan, op| plan.issuer.reduce(buffer, buffer, op, root))
     }
 
     /// Each rank broadcasts its input into everybody's output of that rank: any lengths, no scratch memory.
     fn all_gather_lists(&mut self) -> Result {
         let (task, size) = (self.task, self.size);
-        self.issuer.group(|i| {
-            for (list, input) in task.inputs.iter().enumerate() {
-                for root in 0..size {
-                    let to = task.outputs[list * size + root];
-                    if to.count > 0 {
-                        i.broadcast(*input, to, root as u32)?;
-                    }
-                }
-            }
-            Ok(())
-        })
+        if *self.dialect == Dialect::TorchLegacy && all_alike(&task.outputs) {
+            return self.all_gather_flat();
+        }
+        let list = |i: &mut Issuer<'_>, list: usize| {
+            let outputs = &task.outputs[list * size..][..size];
+            let mut parts = (0u32..).zip(outputs).filter(|(_, to)| to.count > 0);
+            parts.try_for_each(|(root, to)| i.broadcast(task.inputs[list], *to, root))
+        };
+        let mut lists = 0..task.inputs.len();
+        if self.dialect.is_native() {
+            return self.issuer.group(|i| lists.try_for_each(|l| list(i, l)));
+        }
+        // PyTorch gathers one list after the other.
+        lists.try_for_each(|l| self.issuer.group(|i| list(i, l)))
+    }
+
+    fn all_gather_flat(&mut self) -> Result {
+        let (from, outputs) = (self.input(0), &self.task.outputs);
+        let flat = self.scratch.part(from.count * self.size, from.size)?;
+        self.issuer.all_gather(from, flat)?;
+        let parts = (0..).map(|r| flat.slice(r * from.count, from.count));
+        parts.zip(outputs).try_for_each(|(part, to)| self.issuer.copy(part, *to))
     }
 
     fn all_gather_into(&mut self) -> Result {
@@ -109,14 +146,17 @@ impl Plan<'_, '_, '_> {
 
     fn all_gather_into_coalesced(&mut self) -> Result {
         let task = self.task;
-        self.issuer.group(|i| task.inputs.iter().zip(&task.outputs).try_for_each(|(from, to)| i.all_gather(*from, *to)))
+        self.each(task.inputs.iter().zip(&task.outputs), |i, (from, to)| i.all_gather(*from, *to))
     }
 
     /// Each rank's output is the reduction of everybody's input for it: any lengths, no scratch memory.
     fn reduce_scatter(&mut self) -> Result {
         let (task, rank, size) = (self.task, self.rank, self.size);
-        self.issuer.reducing(reduction_of(task), &mut self.made, |i, op| {
-            i.group(|i| {
+        if *self.dialect == Dialect::TorchLegacy && all_alike(&task.inputs) {
+            return self.reduce_scatter_flat();
+        }
+        self.reducing(|plan, op| {
+            plan.issuer.group(|i| {
                 for root in (0..size).filter(|r| task.inputs[*r].count > 0) {
                     let from = task.inputs[root];
                     let to = if root == rank { task.outputs[0] } else { from };
@@ -127,18 +167,23 @@ impl Plan<'_, '_, '_> {
         })
     }
 
+    fn reduce_scatter_flat(&mut self) -> Result {
+        let (to, inputs) = (self.output(0), &self.task.inputs);
+        let flat = self.scratch.part(to.count * self.size, to.size)?;
+        let parts = (0..).map(|r| flat.slice(r * to.count, to.count));
+        inputs.iter().zip(parts).try_for_each(|(from, part)| self.issuer.copy(*from, part))?;
+        self.reducing(|plan, op| plan.issuer.reduce_scatter(flat, to, op))
+    }
+
     fn reduce_scatter_into(&mut self) -> Result {
         let (from, to) = (self.input(0), self.output(0));
-        self.issuer.reducing(reduction_of(self.task), &mut self.made, |i, op| i.reduce_scatter(from, to, op))
+        self.reducing(|plan, op| plan.issuer.reduce_scatter(from, to, op))
     }
 
     fn reduce_scatter_into_coalesced(&mut self) -> Result {
         let task = self.task;
-        self.issuer.reducing(reduction_of(task), &mut self.made, |i, op| {
-            i.group(|i| {
-                let mut pairs = task.inputs.iter().zip(&task.outputs);
-                pairs.try_for_each(|(from, to)| i.reduce_scatter(*from, *to, op))
-            })
+        self.reducing(|plan, op| {
+            plan.each(task.inputs.iter().zip(&task.outputs), |i, (from, to)| i.reduce_scatter(*from, *to, op))
         })
     }
 
@@ -177,7 +222,8 @@ impl Plan<'_, '_, '_> {
     fn all_to_all_single(&mut self) -> Result {
         let (from, to, rank, size) = (self.input(0), self.output(0), self.rank, self.size);
         let (ins, outs) = (self.task.params.input_splits(), self.task.params.output_splits());
-        let even = ins.is_empty() && outs.is_empty();
+        // Ranks with splits and ranks without may meet, so all make the same calls. PyTorch makes others.
+        let even = ins.is_empty() && outs.is_empty() && !self.dialect.is_native();
         if even && self.issuer.has_all_to_all() {
             return if from.count == 0 { Ok(()) } else { self.issuer.all_to_all(from, to, from.count / size) };
         }
@@ -197,8 +243,9 @@ impl Plan<'_, '_, '_> {
     }
 }
 
-fn reduction_of(task: &Task) -> Reduction {
-    reduction(task.params.reduce, task.dtype.unwrap_or(DType::F32))
+/// Whether all have one length.
+fn all_alike(parts: &[Part]) -> bool {
+    parts.iter().all(|part| part.count == parts[0].count)
 }
 
 /// Where each rank's part begins, and where the last ends.

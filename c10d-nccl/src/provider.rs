@@ -15,7 +15,7 @@ use crate::start::Facts;
 /// CUDA devices under the name `cuda`, and the backend `nccl`.
 ///
 /// Settings: hints `nccl.lib` (the library's file), `nccl.device` (the number of this rank's GPU),
-/// `nccl.check` (`off`: the ranks' calls are not compared).
+/// `nccl.check` (`off`: the ranks' calls are not compared), `nccl.compat` (PyTorch's ranks are in the group, too).
 pub static PROVIDER: Provider = Provider {
     source: env!("CARGO_PKG_NAME"),
     backends: &[Registration {

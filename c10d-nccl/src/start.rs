@@ -8,11 +8,12 @@ use c10d_core::{Buf, DType, Error, ErrorKind, GroupInit, Memory, Phase, Result, 
 use crossbeam_channel::{RecvTimeoutError, Sender, bounded, unbounded};
 
 use crate::board::Board;
-use crate::boot;
+use crate::boot::{self, Ids};
 use crate::channel::Means;
 use crate::check::Checks;
 use crate::comms::Comms;
 use crate::cuda::CudaApi;
+use crate::dialect::Dialect;
 use crate::engine::{Engine, Order, Origin};
 use crate::keeper::Keeper;
 use crate::nccl::NcclApi;
@@ -32,6 +33,7 @@ pub(crate) struct Running {
     pub(crate) side: Option<Side>,
     /// Where the ranks' calls are compared, unless that was switched off.
     pub(crate) checks: Option<Checks>,
+    pub(crate) dialect: Dialect,
 }
 
 /// What a backend is started with.
@@ -45,26 +47,35 @@ pub(crate) struct Facts {
     pub(crate) side: Option<Side>,
     /// Whether the ranks' calls are compared.
     pub(crate) checks: bool,
+    pub(crate) dialect: Dialect,
 }
 
 impl Facts {
     pub(crate) fn of(init: &GroupInit, device: u16) -> Result<Facts> {
         let (rank, size, timeout, deadline) = (init.rank, init.size, init.timeout, init.deadline);
-        let side = Side::connect(init)?;
+        let dialect = Dialect::of(init)?;
+        // Ranks of PyTorch have no ear for it.
+        let side = if dialect.is_native() { Side::connect(init)? } else { None };
         let checks = match init.hint(CHECK) {
             None | Some("on") => true,
             Some("off") => false,
             Some(other) => return Err(Error::invalid(format!("{CHECK} is {other:?}; it must be on or off"))),
         };
-        Ok(Facts { store: init.store.clone(), rank, size, timeout, deadline, device, side, checks })
+        Ok(Facts { store: dialect.store(init), rank, size, timeout, deadline, device, side, checks, dialect })
     }
 }
 
 /// Connects the ranks by a new communicator.
 pub(crate) fn connect(nccl: Arc<dyn NcclApi>, cuda: Arc<dyn CudaApi>, facts: Facts) -> Result<Running> {
-    let ids = boot::exchange(&*nccl, &*facts.store, (facts.rank, facts.size), facts.deadline)?;
+    let origin = match facts.dialect.is_lazy() {
+        true => Origin::Later,
+        false => {
+            let ids = Ids::of_all(&*nccl, &facts.dialect, facts.size);
+            Origin::Ids(ids.exchange(&*nccl, &*facts.store, facts.rank, facts.deadline)?)
+        }
+    };
     let comms = Arc::new(Comms::new(nccl.clone(), cuda.clone(), facts.device));
-    run(nccl, cuda, comms, facts, Origin::Ids(ids))
+    run(nccl, cuda, comms, facts, origin)
 }
 
 /// Starts the threads, and waits until the communicator is ready.
@@ -75,7 +86,7 @@ pub(crate) fn run(
     facts: Facts,
     origin: Origin,
 ) -> Result<Running> {
-    let Facts { store, rank, size, timeout, deadline, device, side, checks } = facts;
+    let Facts { store, rank, size, timeout, deadline, device, side, checks, dialect } = facts;
     let runtime: Arc<dyn DeviceRuntime> = cuda.clone();
     let token_buffer = DeviceBuffer::new(&runtime, device, DType::F32, 1)?;
     let token = match (&token_buffer).span().memory() {
@@ -93,6 +104,7 @@ pub(crate) fn run(
         store: store.clone(),
         device,
         token,
+        dialect: dialect.clone(),
     };
     let keeper = Keeper { board: board.clone(), comms, cuda: cuda.clone(), device, side: side.clone() };
     let engine = Engine { means, rank, size, timeout, orders: receiver, ready: Some(ready), token: token_buffer };
@@ -100,13 +112,14 @@ pub(crate) fn run(
     spawn("c10d-nccl", move || engine.run(origin)).inspect_err(|_| board.over())?;
     let compared = side.as_ref().and_then(Side::messages).filter(|_| checks);
     let checks = compared.map(|side| Checks::start(side, &board, &orders)).transpose()?;
-    let running = Running { board, orders, nccl, cuda, device, side, checks };
+    let running = Running { board, orders, nccl, cuda, device, side, checks, dialect };
     running.watch()?;
     match is_ready.recv_deadline(deadline) {
         Ok(()) => Ok(running),
         Err(RecvTimeoutError::Timeout) => {
             let what = format!("the NCCL communicator was not ready in time{}", running.board.inside());
-            let absent = boot::absent(&*store, size);
+            // Only ranks of this crate say that they are there.
+            let absent = if running.dialect.is_native() { boot::absent(&*store, size) } else { Vec::new() };
             let error = Error::new(ErrorKind::Timeout, what).guilty(absent).phase(Phase::Connect);
             running.fail(error.clone());
             Err(error)

@@ -23,6 +23,12 @@ pub(crate) const CAPABILITIES: Capabilities = Capabilities {
     ..Capabilities::ALL
 };
 
+/// The same without what PyTorch's first engine lacks.
+pub(crate) const LEGACY_CAPABILITIES: Capabilities = Capabilities {
+    ops: OpSet::ALL.without(&[OpKind::RecvAnySource, OpKind::MonitoredBarrier, OpKind::AllGatherCoalesced]),
+    ..CAPABILITIES
+};
+
 const fn reduced_by(code: u8) -> DTypeSet {
     use DType::*;
     match code {

@@ -39,6 +39,21 @@ fn messages_cross() {
     });
 }
 
+/// A rank that says how its tensors are split and one that does not make the same calls.
+#[test]
+fn splits_on_some_ranks() {
+    with_fake("splits_on_some_ranks", "", || {
+        let got = run_ranks(3, builder(), |pg| -> Result<Vec<u8>> {
+            let first = 10 * pg.rank() as u8;
+            let (input, output) = (on(pg.rank(), &[first, first + 1, first + 2]), on(pg.rank(), &[0u8; 3]));
+            let call = op::all_to_all_single(input, output);
+            let call = if pg.rank() == 1 { call.splits(&[1, 1, 1], &[1, 1, 1]) } else { call };
+            pg.run(call)?.1.to_vec(SECOND)
+        });
+        assert_eq!(got.unwrap(), [[0, 10, 20], [1, 11, 21], [2, 12, 22]]);
+    });
+}
+
 /// Splits and sub-groups are made by the library, and every rank takes part in each division.
 #[test]
 fn sub_groups_are_split_off() {

@@ -68,6 +68,14 @@ pub unsafe trait Backend: Send + Sync + 'static {
         None
     }
 
+    /// A backend for the group's ranks that are left when others are gone, if it can be had cheaper than by making a new
+    /// one. The ranks that are not in the list do not take part. Must not fail where a new one would do: `None` on any
+    /// rank must be `None` on all.
+    fn shrink(&self, ranks: &[u32], init: &GroupInit) -> Option<Result<Arc<dyn Backend>>> {
+        let _ = (ranks, init);
+        None
+    }
+
     /// In place of `split` on a rank that is in no part: every rank of the group hears of each division once, in the same
     /// order.
     fn no_split(&self) {}

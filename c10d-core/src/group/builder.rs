@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use super::init::Backends;
+use super::init::Parent;
 use super::routes::Routes;
 use super::{Group, GroupInit, LaneInfo, ProcessGroup, join};
 use crate::dispatch::{BackendMap, offers};
@@ -110,6 +110,15 @@ impl GroupBuilder {
         self
     }
 
+    /// Whether other ranks of the group are another library's: a hint says so, whose name ends in `.compat` and whose
+    /// value is not `native` (`nccl.compat` of c10d-nccl).
+    ///
+    /// Nothing is agreed through the store of such a group: the backend map must name its one backend, and the store is
+    /// the one in which the other library's ranks meet, without a prefix of this one's. It has no sub-groups.
+    pub fn has_foreign_ranks(&self) -> bool {
+        foreign(&self.hints)
+    }
+
     /// Joins the other ranks.
     pub fn build(self) -> Result<ProcessGroup> {
         let me = LaneInfo { group: self.name.clone(), rank: self.rank, backend: "", global: None };
@@ -145,6 +154,14 @@ impl GroupBuilder {
     }
 }
 
+/// Whether the hints say that other ranks are another library's.
+pub(super) fn foreign(hints: &BTreeMap<String, String>) -> bool {
+    hints.iter().any(|(name, value)| name.ends_with(FOREIGN) && value != "native")
+}
+
+/// The end of the names of hints by which a backend is told to be compatible with another library.
+pub(super) const FOREIGN: &str = ".compat";
+
 /// Everything a group is made from, the first one or a sub-group.
 pub(super) struct Parts {
     pub(super) name: Arc<str>,
@@ -157,7 +174,7 @@ pub(super) struct Parts {
     pub(super) registry: Arc<Registry>,
     pub(super) map: BackendMap,
     pub(super) hints: Arc<BTreeMap<String, String>>,
-    pub(super) parent: Option<Arc<(Backends, Vec<u32>)>>,
+    pub(super) parent: Option<Arc<Parent>>,
 }
 
 impl Parts {
@@ -170,7 +187,10 @@ impl Parts {
     fn assembled(self) -> Result<ProcessGroup> {
         let offers = offers(&self.registry, &self.map, self.bound)?;
         let deadline = deadline_after(self.timeout);
-        let joined = join::join(&self, &offers, deadline)?;
+        let joined = match foreign(&self.hints) {
+            true => join::on_trust(&self, &offers)?,
+            false => join::join(&self, &offers, deadline)?,
+        };
         let cpu = joined.served.iter().find(|(word, _)| word == "cpu");
         let cpu = cpu.map(|(_, name)| self.registry.backend(name)).transpose()?.map(|r| r.name);
         let init = GroupInit {
@@ -179,6 +199,7 @@ impl Parts {
             size: self.size,
             session: joined.session,
             store: joined.store.clone(),
+            root: self.store.clone(),
             timeout: self.timeout,
             deadline,
             hints: self.hints.clone(),
@@ -203,6 +224,7 @@ impl Parts {
             map: self.map,
             hints: self.hints,
             next_subgroup: AtomicU64::new(0),
+            next_shrink: AtomicU64::new(0),
         })))
     }
 }

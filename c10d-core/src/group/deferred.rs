@@ -21,6 +21,7 @@ pub(super) fn sparse_lane(init: &GroupInit, key: DispatchKey, dense: &Lane, cpu:
     let own = GroupInit {
         group: init.group.clone(),
         store: init.store.clone(),
+        root: init.root.clone(),
         hints: init.hints.clone(),
         registry: init.registry.clone(),
         made: Arc::default(),

@@ -27,6 +27,8 @@ pub struct GroupInit {
     pub session: [u8; 16],
     /// A part of the store that this group has for itself.
     pub store: Arc<dyn Store>,
+    /// The store as the group's maker gave it, for a backend that meets ranks of another library there.
+    pub root: Arc<dyn Store>,
     /// How long an op may take unless it says otherwise.
     pub timeout: Duration,
     /// When the backend must be ready.
@@ -39,7 +41,16 @@ pub struct GroupInit {
     /// The backends that the group has so far.
     pub(crate) made: Arc<Mutex<Backends>>,
     /// Of a sub-group: the backends of the group that it is part of, and its ranks in that one.
-    pub(crate) parent: Option<Arc<(Backends, Vec<u32>)>>,
+    pub(crate) parent: Option<Arc<Parent>>,
+}
+
+/// What a sub-group is made from.
+pub(crate) struct Parent {
+    pub(crate) backends: Backends,
+    /// The members, in the numbering of the parent.
+    pub(crate) ranks: Vec<u32>,
+    /// The parent's other ranks take no part: they are gone, or are to be left behind.
+    pub(crate) shrinks: bool,
 }
 
 /// Backends by name.
@@ -72,6 +83,7 @@ impl GroupInit {
             group: self.group.clone(),
             session,
             store: Arc::new(PrefixStore::new(format!("for/{purpose}"), self.store.clone())),
+            root: self.root.clone(),
             hints: self.hints.clone(),
             registry: self.registry.clone(),
             made: Arc::default(),
@@ -92,15 +104,16 @@ impl GroupInit {
         let mine = GroupInit {
             group: self.group.clone(),
             store: Arc::new(PrefixStore::new(name, self.store.clone())),
+            root: self.root.clone(),
             hints: self.hints.clone(),
             registry: self.registry.clone(),
             made: self.made.clone(),
             parent: None,
             ..*self
         };
-        let cheaper = self.parent.as_deref().and_then(|(backends, ranks)| {
+        let cheaper = self.parent.as_deref().and_then(|Parent { backends, ranks, shrinks }| {
             let (_, backend) = backends.iter().find(|(n, _)| *n == name)?;
-            backend.split(ranks, &mine)
+            if *shrinks { backend.shrink(ranks, &mine) } else { backend.split(ranks, &mine) }
         });
         let backend = cheaper.unwrap_or_else(|| (registration.create)(&mine)).map_err(|mut e: Error| {
             let report = e.report_mut();

@@ -63,6 +63,8 @@ pub(crate) struct Group {
     map: BackendMap,
     hints: Arc<BTreeMap<String, String>>,
     next_subgroup: AtomicU64,
+    /// Counted apart: a failure may come between the others' sub-groups.
+    next_shrink: AtomicU64,
 }
 
 impl ProcessGroup {

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::ProcessGroup;
-use super::builder::Parts;
+use super::builder::{Parts, foreign};
+use super::init::Parent;
 use crate::store::deadline_after;
 use crate::{Error, ErrorKind, Phase, Result};
 
@@ -17,7 +18,7 @@ impl ProcessGroup {
     /// As making a first group; `Mismatch` of `members` if the lists differ.
     pub fn new_group(&self, ranks: &[u32]) -> Result<Option<ProcessGroup>> {
         let number = self.0.next_subgroup.fetch_add(1, Ordering::Relaxed);
-        self.subgroup(ranks, format!("{}/{number}", self.0.name)).map_err(|e| self.0.described(e))
+        self.subgroup(ranks, format!("{}/{number}", self.0.name), false).map_err(|e| self.0.described(e))
     }
 
     /// Divides the group: ranks that give the same color form a group, numbered by `key`, then by rank. `None` = in no
@@ -27,10 +28,46 @@ impl ProcessGroup {
         self.divide(number, color, key).map_err(|e| self.0.described(e))
     }
 
+    /// Makes a group of this group's ranks without those in `lost`, in their old order. Unlike
+    /// [`new_group`](ProcessGroup::new_group) it asks nothing of the ranks that are left out, and works on a failed group
+    /// too: it is how the survivors go on when a rank has died. Every survivor calls it with the same `lost`, as often as
+    /// the others. What the old group had in flight is not repeated.
+    ///
+    /// The store must have outlived what happened: one that a lost rank hosted did not.
+    ///
+    /// ```no_run
+    /// # use c10d_core::{ProcessGroup, ReduceOp, Result};
+    /// # fn f(pg: ProcessGroup, x: &mut Vec<f32>) -> Result<()> {
+    /// if let Err(e) = pg.all_reduce(&mut *x, ReduceOp::Sum) {
+    ///     let survivors = pg.shrink(&e.report().guilty)?;
+    ///     survivors.barrier()?;
+    /// }
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// As making a first group; `Mismatch` of `members` if the lists differ; `InvalidArgument` on a rank that is lost
+    /// itself, or if nobody is.
+    pub fn shrink(&self, lost: &[u32]) -> Result<ProcessGroup> {
+        self.survivors(lost).map_err(|e| self.0.described(e))
+    }
+
+    fn survivors(&self, lost: &[u32]) -> Result<ProcessGroup> {
+        let ranks: Vec<u32> = (0..self.0.size).filter(|r| !lost.contains(r)).collect();
+        if ranks.len() as u32 == self.0.size || !ranks.contains(&self.0.rank) {
+            let what = format!("rank {} of {} cannot go on without {lost:?}", self.0.rank, self.0.size);
+            return Err(Error::invalid(what));
+        }
+        let number = self.0.next_shrink.fetch_add(1, Ordering::Relaxed);
+        let group = self.subgroup(&ranks, format!("{}/shrunk/{number}", self.0.name), true)?;
+        group.ok_or_else(|| Error::new(ErrorKind::Internal, "a survivor is in no group"))
+    }
+
     fn divide(&self, number: u64, color: Option<u32>, key: u32) -> Result<Option<ProcessGroup>> {
         if let Some(cause) = self.failure() {
             return Err(cause.clone());
         }
+        self.is_ours()?;
         let deadline = deadline_after(self.0.timeout);
         let store = &self.0.store;
         let place = |r: u32| format!("split/{number}/{r}");
@@ -57,12 +94,22 @@ impl ProcessGroup {
         }
         members.sort_unstable();
         let ranks: Vec<u32> = members.into_iter().map(|(_, rank)| rank).collect();
-        self.subgroup(&ranks, format!("{}/{number}.{color}", self.0.name))
+        self.subgroup(&ranks, format!("{}/{number}.{color}", self.0.name), false)
     }
 
-    fn subgroup(&self, ranks: &[u32], name: String) -> Result<Option<ProcessGroup>> {
-        if let Some(cause) = self.failure() {
-            return Err(cause.clone());
+    fn is_ours(&self) -> Result {
+        if foreign(&self.0.hints) {
+            let what =
+                "a group with another library's ranks has no sub-groups; make one beside it as that library does";
+            return Err(Error::unsupported(what));
+        }
+        Ok(())
+    }
+
+    fn subgroup(&self, ranks: &[u32], name: String, shrinks: bool) -> Result<Option<ProcessGroup>> {
+        match self.failure() {
+            Some(cause) if !shrinks || *cause.kind() == ErrorKind::Shutdown => return Err(cause.clone()),
+            _ => self.is_ours()?,
         }
         let size = self.0.size;
         if ranks.is_empty() || ranks.iter().any(|r| *r >= size) {
@@ -74,7 +121,7 @@ impl ProcessGroup {
         let Some(rank) = ranks.iter().position(|r| *r == self.0.rank) else { return Ok(self.no_part()) };
         let global: Arc<[u32]> = ranks.iter().filter_map(|r| self.global_rank(*r)).collect();
         let group = &self.0;
-        let backends = group.lanes.iter().map(|lane| (lane.info.backend, lane.backend.clone()));
+        let backends = group.lanes.iter().map(|lane| (lane.info.backend, lane.backend.clone())).collect();
         let parts = Parts {
             name: name.into(),
             rank: rank as u32,
@@ -86,7 +133,7 @@ impl ProcessGroup {
             registry: group.registry.clone(),
             map: group.map.clone(),
             hints: group.hints.clone(),
-            parent: Some(Arc::new((backends.collect(), ranks.to_vec()))),
+            parent: Some(Arc::new(Parent { backends, ranks: ranks.to_vec(), shrinks })),
         };
         parts.assemble().map(Some)
     }

@@ -96,10 +96,56 @@ unsafe extern "C" fn cuDriverGetVersion(version: *mut c_int) -> c_int {
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn cuDeviceGetAttribute(answer: *mut c_int, _: c_int, _: c_int) -> c_int {
-    // The only one that is asked for is the major number of the compute capability.
+extern "C" fn cuDevicePrimaryCtxRelease_v2(_: c_int) -> c_int {
+    SUCCESS
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn cuDeviceGetAttribute(answer: *mut c_int, attribute: c_int, _: c_int) -> c_int {
+    /// The major number of the compute capability. No device has anything special besides.
+    const MAJOR: c_int = 75;
     // SAFETY: as above.
-    unsafe { *answer = 9 };
+    unsafe { *answer = if attribute == MAJOR { 9 } else { 0 } };
+    SUCCESS
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn cuCtxGetCurrent(context: *mut u64) -> c_int {
+    // SAFETY: as above.
+    unsafe { *context = current().map_or(0, |device| CONTEXT + u64::from(device)) };
+    SUCCESS
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn cuCtxSynchronize() -> c_int {
+    let Some(device) = current() else { return INVALID_CONTEXT };
+    let streams = WORLD.lock().streams(device);
+    streams.into_iter().for_each(pass);
+    SUCCESS
+}
+
+/// Waits until a stream has passed what it was given.
+fn pass(stream: u64) {
+    let (told, hear) = crossbeam_channel::bounded(1);
+    let tell = move || {
+        let _ = told.send(());
+    };
+    let mut world = WORLD.lock();
+    if world.enqueue(stream, &[], Box::new(tell)).is_err() {
+        return;
+    }
+    let clock = world.clock(stream);
+    drop(world);
+    let _ = hear.recv();
+    // What the host has seen to be over comes before whatever it does next.
+    WORLD.lock().saw(&clock);
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn cuStreamSynchronize(stream: u64) -> c_int {
+    let Some(device) = current() else { return INVALID_CONTEXT };
+    let Some(stream) = WORLD.lock().stream(stream, device) else { return INVALID_HANDLE };
+    pass(stream);
     SUCCESS
 }
 
@@ -182,15 +228,7 @@ unsafe extern "C" fn cuMemAlloc_v2(at: *mut u64, bytes: usize) -> c_int {
 extern "C" fn cuMemFree_v2(at: u64) -> c_int {
     let Some(streams) = WORLD.lock().free(at) else { return INVALID_VALUE };
     // The real one waits for the device, too.
-    for stream in streams {
-        let (told, hear) = crossbeam_channel::bounded(1);
-        let tell = move || {
-            let _ = told.send(());
-        };
-        if WORLD.lock().enqueue(stream, &[], Box::new(tell)).is_ok() {
-            let _ = hear.recv();
-        }
-    }
+    streams.into_iter().for_each(pass);
     if give(at) { SUCCESS } else { INVALID_VALUE }
 }
 
@@ -237,6 +275,20 @@ extern "C" fn cuMemcpyDtoDAsync_v2(to: u64, from: u64, bytes: usize, stream: u64
 }
 
 #[unsafe(no_mangle)]
+extern "C" fn cuMemsetD8Async(at: u64, value: u8, bytes: usize, stream: u64) -> c_int {
+    let Some(device) = current() else { return INVALID_CONTEXT };
+    let to = At(at);
+    let work: Work = Box::new(move || {
+        let to = &to;
+        // SAFETY: as in `copy`.
+        unsafe { (to.0 as *mut u8).write_bytes(value, bytes) };
+    });
+    let mut world = WORLD.lock();
+    let Some(stream) = world.stream(stream, device) else { return INVALID_HANDLE };
+    said(world.enqueue(stream, &[Touch { at, bytes, writes: true }], work))
+}
+
+#[unsafe(no_mangle)]
 unsafe extern "C" fn cuPointerGetAttribute(answer: *mut c_void, _: c_int, at: u64) -> c_int {
     let Some(device) = WORLD.lock().device_of(at) else { return INVALID_VALUE };
     // SAFETY: the only attribute that is asked for is the device's number, an integer.
@@ -250,6 +302,12 @@ unsafe extern "C" fn cuStreamCreateWithPriority(stream: *mut u64, _: c_uint, _: 
     // SAFETY: as above.
     unsafe { *stream = WORLD.lock().create_stream(device) };
     SUCCESS
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn cuStreamCreate(stream: *mut u64, flags: c_uint) -> c_int {
+    // SAFETY: as above.
+    unsafe { cuStreamCreateWithPriority(stream, flags, 0) }
 }
 
 #[unsafe(no_mangle)]

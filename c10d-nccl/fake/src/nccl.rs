@@ -146,6 +146,22 @@ unsafe extern "C" fn ncclCommInitRankConfig(
     }
 }
 
+/// As a program without settings calls it: waits until the ranks have met.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn ncclCommInitRank(comm: *mut u64, size: c_int, id: UniqueId, rank: c_int) -> c_int {
+    let config = Config { size: 80, magic: 0xcafe_beef, version: 22800, blocking: 0 };
+    let handle = match begin(&id, rank, size, &config) {
+        Ok(handle) => handle,
+        Err(code) => return code,
+    };
+    // SAFETY: as above.
+    unsafe { *comm = handle };
+    while comm::get(handle).is_some_and(|c| c.state() == IN_PROGRESS) {
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    comm::get(handle).map_or(SYSTEM_ERROR, |c| c.state())
+}
+
 #[unsafe(no_mangle)]
 unsafe extern "C" fn ncclCommInitRankScalable(
     comm: *mut u64,
@@ -159,7 +175,13 @@ unsafe extern "C" fn ncclCommInitRankScalable(
         return refuse(INVALID_ARGUMENT, "no ids");
     }
     // SAFETY: as above; the list is not empty.
-    unsafe { ncclCommInitRankConfig(comm, size, *list, rank, config) }
+    let first = unsafe { *list };
+    if config.is_null() {
+        // SAFETY: as above.
+        return unsafe { ncclCommInitRank(comm, size, first, rank) };
+    }
+    // SAFETY: as above.
+    unsafe { ncclCommInitRankConfig(comm, size, first, rank, config) }
 }
 
 #[unsafe(no_mangle)]

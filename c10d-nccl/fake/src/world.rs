@@ -7,7 +7,7 @@ use crossbeam_channel::{Sender, unbounded};
 use parking_lot::{Condvar, Mutex};
 
 /// For each stream, how many of its pieces of work are known to be over.
-type Clock = HashMap<u64, u64>;
+pub(crate) type Clock = HashMap<u64, u64>;
 
 /// A piece of work for a stream.
 pub(crate) type Work = Box<dyn FnOnce() + Send>;
@@ -126,6 +126,21 @@ impl World {
         self.streams.get(&stream).map(|s| s.device)
     }
 
+    /// The streams of a device.
+    pub(crate) fn streams(&self, device: u16) -> Vec<u64> {
+        self.streams.iter().filter(|(_, s)| s.device == device).map(|(handle, _)| *handle).collect()
+    }
+
+    /// What comes before whatever the stream is given next.
+    pub(crate) fn clock(&self, stream: u64) -> Clock {
+        self.streams.get(&stream).map(|s| s.clock.clone()).unwrap_or_default()
+    }
+
+    /// The host knows that this is over.
+    pub(crate) fn saw(&mut self, clock: &Clock) {
+        join(&mut self.host, clock);
+    }
+
     pub(crate) fn destroy_stream(&mut self, stream: u64) -> bool {
         self.streams.remove(&stream).is_some()
     }
@@ -180,7 +195,7 @@ impl World {
             reached.1.notify_all();
         };
         self.enqueue(stream, &[], Box::new(mark))?;
-        let clock = self.streams.get(&stream).map(|s| s.clock.clone()).unwrap_or_default();
+        let clock = self.clock(stream);
         if let Some(e) = self.events.get_mut(&event) {
             e.clock = clock;
         }

@@ -60,22 +60,16 @@ impl<'a> Issuer<'a> {
         issued.and(self.checked("ncclGroupEnd", ended))
     }
 
-    /// Makes a reduction for the calls of `body`; gives it back in `made` if it must outlive them.
-    pub(crate) fn reducing(
-        &mut self,
-        reduction: Reduction,
-        made: &mut Option<RedOp>,
-        body: impl FnOnce(&mut Self, RedOp) -> Result,
-    ) -> Result {
+    /// The reduction as the library's; and, where it was made for the calls, as what is to be given back after them.
+    pub(crate) fn make(&mut self, reduction: Reduction) -> Result<(RedOp, Option<RedOp>)> {
         match reduction {
-            Reduction::Is(op) => body(self, op),
+            Reduction::Is(op) => Ok((op, None)),
             Reduction::Scaled(factor) => {
                 let (dtype, _) = moved(self.dtype);
                 // SAFETY: the scalar is one element of the type.
                 let op = unsafe { self.nccl.premul_sum(&scalar(factor, dtype), dtype, self.comm) };
                 let op = op.map_err(|r| self.failed("ncclRedOpCreatePreMulSum", r))?;
-                *made = Some(op);
-                body(self, op)
+                Ok((op, Some(op)))
             }
         }
     }

@@ -7,8 +7,13 @@ use std::time::{Duration, Instant};
 use c10d_core::{HashStore, Store};
 
 use super::mock::{Log, Mock};
-use crate::boot;
+use crate::boot::Ids;
+use crate::dialect::Dialect;
 use crate::nccl::UniqueId;
+
+fn ids(mock: &Mock, size: u32) -> Ids {
+    Ids::of_all(mock, &Dialect::Native, size)
+}
 
 fn ids_of_all(size: u32, old: bool) -> Vec<Vec<UniqueId>> {
     let store: Arc<dyn Store> = Arc::new(HashStore::new());
@@ -18,7 +23,7 @@ fn ids_of_all(size: u32, old: bool) -> Vec<Vec<UniqueId>> {
             let store = store.clone();
             move || {
                 let mock = Mock { log: Log::default(), next: AtomicU64::new(u64::from(rank) + 1), old };
-                boot::exchange(&mock, &*store, (rank, size), deadline).unwrap()
+                ids(&mock, size).exchange(&mock, &*store, rank, deadline).unwrap()
             }
         };
         let ranks: Vec<_> = (0..size).map(|r| s.spawn(rank(r))).collect();
@@ -41,6 +46,6 @@ fn one_root_for_each_128_ranks() {
 fn the_maker_that_did_not_come_is_named() {
     let mock = Mock { log: Log::default(), next: AtomicU64::new(1), old: false };
     let soon = Instant::now() + Duration::from_millis(50);
-    let e = boot::exchange(&mock, &HashStore::new(), (1, 4), soon).unwrap_err();
+    let e = ids(&mock, 4).exchange(&mock, &HashStore::new(), 1, soon).unwrap_err();
     assert_eq!(e.report().guilty, [0], "{e}");
 }

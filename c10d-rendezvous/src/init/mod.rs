@@ -27,6 +27,9 @@ pub struct Joined {
     /// The store that all ranks share. Where this process hosts the server, the server lives with the store's last
     /// clone, and then until the other ranks have left, at most five seconds.
     pub store: Arc<dyn Store>,
+    /// The same store without the prefix that keeps this library's keys apart: where ranks of PyTorch look, in a group of
+    /// both.
+    pub root: Arc<dyn Store>,
 }
 
 /// Who this process is, and where the ranks meet.
@@ -71,18 +74,18 @@ pub fn init(url: &str, timeout: Duration) -> Result<Joined> {
         ))),
     }?;
     let (rank, size) = (place.rank, place.size);
-    let store = meet(place, deadline).map_err(|mut e| {
+    let (store, root) = meet(place, deadline).map_err(|mut e| {
         let report = e.report_mut();
         report.phase.get_or_insert(Phase::Rendezvous);
         report.rank.get_or_insert(rank);
         report.deadline.get_or_insert(timeout);
         e
     })?;
-    Ok(Joined { rank, size, store })
+    Ok(Joined { rank, size, store, root })
 }
 
-fn meet(place: Place, deadline: Instant) -> Result<Arc<dyn Store>> {
-    let store: Arc<dyn Store> = match place.meeting {
+fn meet(place: Place, deadline: Instant) -> Result<(Arc<dyn Store>, Arc<dyn Store>)> {
+    let root: Arc<dyn Store> = match place.meeting {
         Meeting::Rank0 { host, port } => {
             let store = if place.rank == 0 {
                 host::store(&host, port, deadline)?
@@ -97,10 +100,11 @@ fn meet(place: Place, deadline: Instant) -> Result<Arc<dyn Store>> {
         Meeting::File(path) => Arc::new(FileStore::open(path)?),
         Meeting::SameHost { job } => Arc::new(same_host::store(job.as_deref(), place.size)?),
     };
-    Ok(match place.prefix {
-        Some(prefix) => Arc::new(PrefixStore::new(prefix, store)),
-        None => store,
-    })
+    let store: Arc<dyn Store> = match place.prefix {
+        Some(prefix) => Arc::new(PrefixStore::new(prefix, root.clone())),
+        None => root.clone(),
+    };
+    Ok((store, root))
 }
 
 /// Rank and size that make sense together; `names` says where they come from.

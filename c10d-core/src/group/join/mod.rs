@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use hello::{Hello, Nonce, hex};
 
-use super::builder::Parts;
+use super::builder::{FOREIGN, Parts};
 use crate::dispatch::Offer;
 use crate::store::{PrefixStore, Store};
 use crate::{Error, ErrorKind, Phase, Result};
@@ -45,6 +45,31 @@ pub(super) fn join(parts: &Parts, offers: &[Offer], deadline: Instant) -> Result
     })?;
     let served = agree::decided(&agreed);
     Ok(Joined { session: id, store: Arc::new(PrefixStore::new(hex(&id), store)), served })
+}
+
+/// A group of which other ranks are another library's, which knows nothing of all this: what this rank's map names is
+/// taken, and the store is left alone.
+pub(super) fn on_trust(parts: &Parts, offers: &[Offer]) -> Result<Joined> {
+    let mut served = Vec::new();
+    for offer in offers.iter().filter(|o| o.explicit) {
+        let Some(choice) = offer.choices.as_ref().ok().and_then(|c| c.first()) else { continue };
+        let hint = format!("{}{FOREIGN}", choice.name());
+        if !parts.hints.contains_key(&hint) {
+            let what = format!(
+                "{} on {} cannot be in a group with another library's ranks; leave it out of the backend map",
+                choice.name(),
+                offer.word
+            );
+            return Err(Error::invalid(what));
+        }
+        served.push((offer.word.clone(), choice.name()));
+    }
+    if served.is_empty() {
+        return Err(Error::invalid(
+            "a group with another library's ranks needs a backend map that names its backend, such as cuda:nccl",
+        ));
+    }
+    Ok(Joined { session: [0; 16], store: parts.store.clone(), served })
 }
 
 struct Join<'a> {

@@ -1,0 +1,76 @@
+//! cudarc's slices and streams, over the fake driver, which refuses what would be a race.
+
+mod common;
+
+use std::sync::Arc;
+
+use c10d_core::{Error, ErrorKind, ReduceOp, Result, op, run_ranks};
+use c10d_nccl::on_device;
+use common::{builder, with_fake};
+use cudarc::driver::{CudaContext, CudaStream, DriverError};
+use half::bf16;
+
+fn cuda<T>(result: std::result::Result<T, DriverError>) -> Result<T> {
+    result.map_err(|e| Error::new(ErrorKind::Device, format!("{e:?}")))
+}
+
+/// A stream of its own on the rank's device.
+fn stream(rank: u32) -> Result<Arc<CudaStream>> {
+    cuda(cuda(CudaContext::new(rank as usize))?.new_stream())
+}
+
+#[test]
+fn slices_are_buffers() {
+    with_fake("slices_are_buffers", "", || {
+        let got = run_ranks(2, builder(), |pg| -> Result<Vec<f32>> {
+            let s = stream(pg.rank())?;
+            // Nothing waits for the copy but the op.
+            let mut x = cuda(s.clone_htod(&[1.0 + pg.rank() as f32, 10.0]))?;
+            pg.all_reduce(on_device(&mut x), ReduceOp::Sum)?;
+            let mut all = cuda(s.alloc_zeros::<f32>(4))?;
+            pg.all_gather_into(on_device(&x), on_device(&mut all))?;
+            // Owned, and without waiting.
+            let all = pg.start(op::all_reduce(on_device(all), ReduceOp::Sum)).wait()?.into_inner();
+            cuda(s.clone_dtoh(&all))
+        });
+        assert_eq!(got.unwrap(), vec![vec![6.0, 40.0, 6.0, 40.0]; 2]);
+    });
+}
+
+#[test]
+fn parts_of_slices_and_half_floats() {
+    with_fake("parts_of_slices_and_half_floats", "", || {
+        let got = run_ranks(2, builder(), |pg| -> Result<Vec<bf16>> {
+            let s = stream(pg.rank())?;
+            let mut x = cuda(s.clone_htod(&[bf16::from_f32(pg.rank() as f32 + 1.0); 4]))?;
+            pg.broadcast(on_device(x.slice_mut(1..2)), 1)?;
+            let (input, mut output) = (x.slice(1..3), cuda(s.alloc_zeros::<bf16>(2))?);
+            pg.all_to_all_single(on_device(input), on_device(&mut output))?;
+            cuda(s.clone_dtoh(&output))
+        });
+        let want = [[2.0, 2.0], [1.0, 2.0]].map(|v| v.map(bf16::from_f32).to_vec());
+        assert_eq!(got.unwrap(), want);
+    });
+}
+
+/// What other streams do to the slice comes before the op: by cudarc's own marks, or because the caller says so.
+#[test]
+fn other_streams_come_before() {
+    with_fake("other_streams_come_before", "", || {
+        let got = run_ranks(2, builder(), |pg| -> Result<Vec<f32>> {
+            let (s, other) = (stream(pg.rank())?, stream(pg.rank())?);
+            let mut x = cuda(s.alloc_zeros::<f32>(2))?;
+            cuda(other.memcpy_htod(&[3f32, 4.0], &mut x))?;
+            pg.all_reduce(on_device(&mut x), ReduceOp::Sum)?;
+            // SAFETY: the stream is told to the op.
+            #[allow(unsafe_code)]
+            unsafe {
+                s.context().disable_event_tracking();
+            }
+            cuda(other.memcpy_htod(&[5f32, 6.0], &mut x))?;
+            pg.all_reduce(on_device(&mut x).after(&other), ReduceOp::Sum)?;
+            cuda(s.clone_dtoh(&x))
+        });
+        assert_eq!(got.unwrap(), vec![vec![10.0, 12.0]; 2]);
+    });
+}
