@@ -1,0 +1,233 @@
+//! A peer that sends what cannot be: an error that names it, no panic, nobody left waiting.
+#![allow(unsafe_code)]
+
+mod common;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use c10d_core::registry::{Provider, Registration};
+use c10d_core::{
+    Backend, Capabilities, Coo, DispatchKey, Error, ErrorKind, Fingerprint, GroupInit, Job, ReduceOp, Result,
+};
+use common::{Random, builder, check, reference};
+
+const WORLD: u32 = 3;
+const LIAR: usize = 1;
+/// The rank that is lied to.
+const TOLD: usize = 2;
+/// The hint with what the liar sends: step, 64-bit word of what it sends (from the end, if negative), its value, and whether
+/// that is added to what was there.
+const LIE: &str = "forged.lie";
+
+static PROVIDER: Provider = Provider {
+    source: "forged",
+    backends: &[Registration {
+        name: "forged",
+        keys: &[DispatchKey::Cpu],
+        priority: 1,
+        probe: &|| Ok(()),
+        create: &create,
+    }],
+    ..Provider::EMPTY
+};
+
+fn create(init: &GroupInit) -> Result<Arc<dyn Backend>> {
+    let inner = (c10d_gloo_like::PROVIDER.backends[0].create)(init)?;
+    let lie = init.hint(LIE).filter(|_| init.rank as usize == TOLD).map(|text| {
+        let mut numbers = text.split(',').map(|n| n.parse::<i128>().unwrap());
+        let mut next = || numbers.next().unwrap();
+        Lie { step: next() as u8, word: next() as i64, value: next() as u64, added: next() != 0 }
+    });
+    Ok(Arc::new(Forged { inner, lie }))
+}
+
+#[derive(Clone, Copy)]
+struct Lie {
+    step: u8,
+    word: i64,
+    value: u64,
+    added: bool,
+}
+
+/// gloo-like, except that on one rank one word of what the liar sent in one step is another.
+struct Forged {
+    inner: Arc<dyn Backend>,
+    lie: Option<Lie>,
+}
+
+// SAFETY: passes on what gloo-like promises. What is written after the op is still the waiting caller's, on whose thread
+// this runs.
+unsafe impl Backend for Forged {
+    fn name(&self) -> &'static str {
+        "forged"
+    }
+
+    fn capabilities(&self) -> &Capabilities {
+        self.inner.capabilities()
+    }
+
+    fn submit(&self, job: Job) {
+        let request = job.request();
+        let step = request.fingerprint.step;
+        let lie = self.lie.filter(|lie| step == Fingerprint::SPARSE | lie.step);
+        let outputs: Vec<(*mut u8, usize)> =
+            request.outputs().iter().map(|span| (span.host_ptr().unwrap(), span.bytes())).collect();
+        self.inner.submit(job);
+        let Some(lie) = lie else { return };
+        // Either a buffer for each rank, or one with a part for each.
+        let (base, bytes) = match outputs[..] {
+            [(base, bytes)] => (base.wrapping_add(bytes / WORLD as usize * LIAR), bytes / WORLD as usize),
+            _ => outputs[LIAR],
+        };
+        let word = if lie.word < 0 { bytes as i64 / 8 + lie.word } else { lie.word };
+        if word < 0 || word as usize >= bytes / 8 {
+            return;
+        }
+        // SAFETY: inside of the buffer, which the caller, who waits on this thread, has lent to the op.
+        unsafe {
+            let place = base.add(word as usize * 8).cast::<u64>();
+            let truth = if lie.added { place.read_unaligned() } else { 0 };
+            place.write_unaligned(truth.wrapping_add(lie.value));
+        }
+    }
+
+    fn abort(&self, cause: &Error) {
+        self.inner.abort(cause);
+    }
+
+    fn shutdown(&self, deadline: Instant) -> Result {
+        self.inner.shutdown(deadline)
+    }
+}
+
+/// Entries, places for them, and elements of each.
+type Case = (i64, usize, usize);
+/// They ride along in the first round.
+const FEW: Case = (20, 5000, 2);
+/// Keys are sent as lists.
+const LISTS: Case = (3000, 1 << 20, 2);
+/// Keys are sent as bits.
+const BITS: Case = (3000, 9003, 2);
+/// Lists, and rows that go in several chunks.
+const CHUNKS: Case = (3000, 1 << 20, 300);
+
+fn tensor(rank: u32, (nnz, space, row): Case) -> Coo<i32> {
+    let step = space as i64 / (nnz + 1);
+    let indices = (0..nnz).map(|i| i * step + i64::from(rank)).collect();
+    Coo::new([space, row], 1, indices, (0..nnz as usize * row).map(|i| i as i32).collect()).unwrap()
+}
+
+/// What all ranks get, where one is lied to.
+fn told(lie: &str, case: Case) -> Vec<Result<Coo<i32>>> {
+    let group = builder().providers(&[&PROVIDER]).backend("cpu:forged").hint(LIE, lie);
+    let body = |pg: c10d_core::ProcessGroup| {
+        // Leaving at once would be a second cause for the others.
+        let result = pg.all_reduce(tensor(pg.rank(), case), ReduceOp::Sum);
+        Ok((result, pg))
+    };
+    c10d_core::run_ranks(WORLD, group, body).unwrap().into_iter().map(|(result, _)| result).collect()
+}
+
+#[test]
+fn the_truth_is_believed() {
+    for case in [FEW, LISTS, BITS, CHUNKS] {
+        let want = reference(&[0, 1, 2].map(|rank| tensor(rank, case)), |a, b| a + b);
+        for result in told("0,0,0,0", case) {
+            check(&result.unwrap(), &want).unwrap();
+        }
+    }
+}
+
+/// The error of the rank that is lied to, which must name the liar.
+fn found_out(case: Case, lie: (u8, i64, u64)) -> Error {
+    let (step, word, value) = lie;
+    let results = told(&format!("{step},{word},{value},0"), case);
+    let e = results.into_iter().nth(TOLD).unwrap().expect_err(&format!("{case:?}, {lie:x?}"));
+    assert!(matches!(e.kind(), ErrorKind::Protocol | ErrorKind::Mismatch { .. }), "{case:?}, {lie:x?}: {e}");
+    assert_eq!(&*e.report().guilty, [LIAR as u32], "{case:?}, {lie:x?}: {e}");
+    e
+}
+
+#[test]
+fn what_cannot_be_names_the_liar() {
+    let max = u64::MAX;
+    let half = 1u64 << 63;
+    // In the first round: 16 words in front, of which the second is the number of entries.
+    let lies = [
+        (FEW, (1, 1, max), "keys"),
+        (FEW, (1, 16, max), "keys"),
+        (FEW, (1, 35, 5000), "keys"),
+        (LISTS, (1, 1, 0), "number of entries"),
+        (LISTS, (1, 20, half), "keys"),
+        (LISTS, (1, -1, 0), "keys"),
+        (LISTS, (2, 0, max), "number of entries"),
+        // Its keys are announced as fewer: that is found out when they are sent.
+        (LISTS, (2, 0, 2999), "splits"),
+        // Two keys in a word: not sorted; before the range; behind it.
+        (LISTS, (3, 1, 0), "as announced"),
+        (LISTS, (3, 0, 1 << 32), "as announced"),
+        (LISTS, (3, -1, max - 1), "as announced"),
+        (BITS, (3, 0, max), "as announced"),
+        (BITS, (3, -1, max), "as announced"),
+        (LISTS, (4, 0, max), "more entries"),
+        (BITS, (4, 0, half), "more entries"),
+        (LISTS, (5, 0, max), "as announced"),
+        (LISTS, (5, 0, 1 << 32), "as announced"),
+        (LISTS, (5, -1, max - 1), "as announced"),
+        (BITS, (5, 0, 0), "as announced"),
+    ];
+    for (case, lie, words) in lies {
+        let e = found_out(case, lie);
+        assert!(e.to_string().contains(words), "{case:?}, {lie:x?}: {e}");
+    }
+}
+
+/// As many bits as announced, but behind the range's end.
+#[test]
+fn bits_beyond_the_range() {
+    for count in 1..=22 {
+        found_out(BITS, (3, -1, u64::MAX << (64 - count)));
+    }
+}
+
+/// As many keys as announced, but not in each chunk: of the keys near the end of a chunk, which has about a third of them,
+/// each in turn is moved to right before the next.
+#[test]
+fn keys_of_another_chunk() {
+    let (nnz, space, _) = CHUNKS;
+    let further = space as u64 / (nnz as u64 + 1) - 1;
+    let moves = (300..360).map(|key| format!("3,{},{},1", key / 2, further << (key % 2 * 32)));
+    let results = moves.map(|lie| told(&lie, CHUNKS).swap_remove(TOLD));
+    let errors: Vec<Error> = results.filter_map(|result| result.err()).collect();
+    assert!(!errors.is_empty() && errors.iter().all(|e| *e.kind() == ErrorKind::Protocol), "{errors:?}");
+}
+
+/// Whatever comes: an answer or an error, never a panic, and all ranks come back.
+#[test]
+fn nothing_that_comes_is_fatal() {
+    let mut random = Random(11);
+    for n in 0..300u64 {
+        let case = [FEW, LISTS, BITS][random.below(3) as usize];
+        let step = 1 + random.below(6);
+        let word = random.below(600) as i64 - 20;
+        let value = match random.below(5) {
+            0 => random.next(),
+            1 => 0,
+            2 => u64::MAX >> random.below(64),
+            3 => random.below(case.1 as u64),
+            _ => 1 << random.below(64),
+        };
+        if (step, word) == (1, 0) {
+            // "My tensor is wrong", to one rank alone: it leaves, and the others wait for it until their deadline.
+            continue;
+        }
+        let lie = format!("{step},{word},{value},0");
+        for (rank, result) in told(&lie, case).into_iter().enumerate() {
+            if let Err(e) = result {
+                let expected = !matches!(e.kind(), ErrorKind::Internal | ErrorKind::Timeout);
+                assert!(expected, "{n}: {lie}, {case:?}, rank {rank}: {e}");
+            }
+        }
+    }
+}
