@@ -5,6 +5,7 @@ pub mod buffer;
 mod call;
 pub mod device;
 mod dispatch;
+pub mod dlpack;
 mod error;
 mod group;
 mod job;

@@ -87,6 +87,14 @@ impl Span {
         (self.device.kind() != DeviceKind::Cpu).then(|| self.place())
     }
 
+    /// The same memory as another vendor's, if it is a vendor's at all.
+    pub(crate) fn of_vendor(self, vendor: u8) -> Span {
+        match self.device.kind() {
+            DeviceKind::PrivateUse1 => Span { device: Device::private(vendor, self.device.index()), ..self },
+            _ => self,
+        }
+    }
+
     /// The place in the device's memory, whatever its base means there.
     pub(crate) fn place(&self) -> DevicePtr {
         DevicePtr { base: self.data, offset: self.offset }

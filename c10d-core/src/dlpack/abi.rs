@@ -1,0 +1,168 @@
+//! What crosses the border: DLPack's structs, with its codes as integers.
+
+use std::ffi::c_void;
+
+use crate::types::{DType, Device, DeviceKind};
+use crate::{Error, Result};
+
+/// `DLPackVersion`: a change of `major` changes the layout of [`ManagedTensorVersioned`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Version {
+    /// 1 is known here.
+    pub major: u32,
+    /// What was added since, such as element types.
+    pub minor: u32,
+}
+
+impl Version {
+    /// What tensors of ours say.
+    pub const OURS: Version = Version { major: 1, minor: 2 };
+}
+
+/// `DLDevice`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Place {
+    /// `DLDeviceType`, e.g. 1 for host memory.
+    pub kind: i32,
+    /// Which device of that kind.
+    pub index: i32,
+}
+
+/// `DLDataType`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct DataType {
+    /// `DLDataTypeCode`, e.g. 2 for IEEE floats.
+    pub code: u8,
+    /// Bits of a number.
+    pub bits: u8,
+    /// Numbers of an element; always 1 here.
+    pub lanes: u16,
+}
+
+/// `DLTensor`.
+#[derive(Debug)]
+#[repr(C)]
+pub struct Tensor {
+    /// Host address, device address or a vendor's handle.
+    pub data: *mut c_void,
+    /// Where it is.
+    pub device: Place,
+    /// How many dimensions.
+    pub ndim: i32,
+    /// The element type.
+    pub dtype: DataType,
+    /// Their sizes.
+    pub shape: *mut i64,
+    /// Elements from one to the next in each dimension; null: contiguous.
+    pub strides: *mut i64,
+    /// Bytes from `data` to the first element.
+    pub byte_offset: u64,
+}
+
+/// `DLManagedTensor`: what a capsule called `dltensor` holds.
+#[derive(Debug)]
+#[repr(C)]
+pub struct ManagedTensor {
+    /// The tensor.
+    pub tensor: Tensor,
+    /// Its owner's.
+    pub context: *mut c_void,
+    /// Gives it back, once.
+    pub deleter: Option<unsafe extern "C" fn(*mut ManagedTensor)>,
+}
+
+/// `DLManagedTensorVersioned`: what a capsule called `dltensor_versioned` holds.
+#[derive(Debug)]
+#[repr(C)]
+pub struct ManagedTensorVersioned {
+    /// Of the struct.
+    pub version: Version,
+    /// Its owner's.
+    pub context: *mut c_void,
+    /// Gives it back, once.
+    pub deleter: Option<unsafe extern "C" fn(*mut ManagedTensorVersioned)>,
+    /// What else is to be known.
+    pub flags: Flags,
+    /// The tensor.
+    pub tensor: Tensor,
+}
+
+/// Bits of [`ManagedTensorVersioned::flags`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct Flags(pub u64);
+
+impl Flags {
+    /// The tensor must not be written.
+    pub const READ_ONLY: Flags = Flags(1);
+
+    /// Whether the tensor must not be written.
+    pub fn is_read_only(self) -> bool {
+        self.0 & Flags::READ_ONLY.0 != 0
+    }
+}
+
+#[cfg(target_pointer_width = "64")]
+const _: () = {
+    assert!(size_of::<Tensor>() == 48 && std::mem::offset_of!(Tensor, shape) == 24);
+    assert!(size_of::<ManagedTensor>() == 64 && std::mem::offset_of!(ManagedTensor, deleter) == 56);
+    assert!(size_of::<ManagedTensorVersioned>() == 80);
+    assert!(std::mem::offset_of!(ManagedTensorVersioned, flags) == 24);
+    assert!(std::mem::offset_of!(ManagedTensorVersioned, tensor) == 32);
+};
+
+impl DataType {
+    /// DLPack's code of an element type.
+    pub const fn of(dtype: DType) -> DataType {
+        let code = match dtype {
+            DType::I8 | DType::I16 | DType::I32 | DType::I64 => 0,
+            DType::U8 | DType::U16 | DType::U32 | DType::U64 => 1,
+            DType::F16 | DType::F32 | DType::F64 => 2,
+            DType::BF16 => 4,
+            DType::Complex64 | DType::Complex128 => 5,
+            DType::Bool => 6,
+            DType::F8E4M3 => 10,
+            DType::F8E5M2 => 12,
+        };
+        DataType { code, bits: 8 * dtype.size() as u8, lanes: 1 }
+    }
+
+    pub(super) fn dtype(self) -> Result<DType> {
+        let found = DType::ALL.iter().copied().find(|dtype| DataType::of(*dtype) == self);
+        found.ok_or_else(|| {
+            let DataType { code, bits, lanes } = self;
+            Error::invalid(format!(
+                "a DLPack tensor of type code {code}, {bits} bits, {lanes} lanes is no element type here"
+            ))
+        })
+    }
+}
+
+impl Place {
+    /// Host memory that a CUDA device may reach.
+    const CUDA_HOST: i32 = 3;
+    /// Memory that host and CUDA devices share.
+    const CUDA_MANAGED: i32 = 13;
+
+    pub(super) fn of(device: Device) -> Place {
+        Place { kind: device.kind() as i32, index: i32::from(device.index()) }
+    }
+
+    pub(super) fn device(self) -> Result<Device> {
+        let index = u16::try_from(self.index).ok();
+        let known = |kind: DeviceKind| self.kind == kind as i32;
+        match index {
+            Some(_) if known(DeviceKind::Cpu) || self.kind == Self::CUDA_HOST => Ok(Device::CPU),
+            Some(index) if known(DeviceKind::Cuda) || self.kind == Self::CUDA_MANAGED => Ok(Device::cuda(index)),
+            Some(index) if known(DeviceKind::PrivateUse1) => Ok(Device::private(0, index)),
+            _ => {
+                let what =
+                    format!("a DLPack tensor on device kind {}, index {}, is out of reach", self.kind, self.index);
+                Err(Error::invalid(what))
+            }
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! Buffers as other libraries' tensors.
+#![allow(unsafe_code)]
+
+use std::ffi::c_void;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::ptr::NonNull;
+
+use super::{DataType, Flags, ManagedTensor, ManagedTensorVersioned, Place, Tensor, Version};
+use crate::buffer::{Buf, BufMut};
+use crate::{Error, Result};
+
+/// A buffer with what describes it, in one allocation, which the deleter frees.
+struct Exported<B, M> {
+    managed: M,
+    shape: Vec<i64>,
+    strides: Vec<i64>,
+    buffer: B,
+}
+
+/// A buffer (a `Vec<T>`, a `Box<[T]>`, a [`DeviceBuffer`](crate::device::DeviceBuffer) or any other that is owned) as a
+/// tensor of this shape, for a capsule called `dltensor_versioned`. Whoever takes it calls its deleter, on any thread; where
+/// nobody does, the buffer is leaked.
+///
+/// A PrivateUse1 buffer's `data` is its vendor's handle.
+///
+/// # Errors
+/// `InvalidArgument` if the shape has another number of elements.
+pub fn export<B: BufMut + 'static>(buffer: B, shape: &[usize]) -> Result<NonNull<ManagedTensorVersioned>> {
+    versioned(buffer, shape, Flags(0))
+}
+
+/// As [`export`], for a buffer that others read as well, such as an `Arc<[T]>`.
+///
+/// # Errors
+/// As [`export`].
+pub fn export_read_only<B: Buf + 'static>(buffer: B, shape: &[usize]) -> Result<NonNull<ManagedTensorVersioned>> {
+    versioned(buffer, shape, Flags::READ_ONLY)
+}
+
+/// As [`export`], for a capsule called `dltensor`, which older libraries take.
+///
+/// # Errors
+/// As [`export`].
+pub fn export_legacy<B: BufMut + 'static>(buffer: B, shape: &[usize]) -> Result<NonNull<ManagedTensor>> {
+    let make = |tensor| ManagedTensor { tensor, context: std::ptr::null_mut(), deleter: Some(free_legacy::<B>) };
+    let exported = lay(buffer, shape, make)?;
+    // SAFETY: just made, and nobody else has it.
+    unsafe {
+        let managed = &raw mut (*exported.as_ptr()).managed;
+        (*managed).context = exported.as_ptr().cast();
+        Ok(NonNull::new_unchecked(managed))
+    }
+}
+
+fn versioned<B: Buf + 'static>(buffer: B, shape: &[usize], flags: Flags) -> Result<NonNull<ManagedTensorVersioned>> {
+    let (version, context) = (Version::OURS, std::ptr::null_mut());
+    let make = |tensor| ManagedTensorVersioned { version, context, deleter: Some(free::<B>), flags, tensor };
+    let exported = lay(buffer, shape, make)?;
+    // SAFETY: just made, and nobody else has it.
+    unsafe {
+        let managed = &raw mut (*exported.as_ptr()).managed;
+        (*managed).context = exported.as_ptr().cast();
+        Ok(NonNull::new_unchecked(managed))
+    }
+}
+
+/// Puts everything in its final place.
+fn lay<B: Buf, M>(buffer: B, shape: &[usize], make: impl FnOnce(Tensor) -> M) -> Result<NonNull<Exported<B, M>>> {
+    let mut buffer = buffer;
+    let span = buffer.span();
+    let count = shape.iter().try_fold(1usize, |all, size| all.checked_mul(*size));
+    if count != Some(span.count()) {
+        let what = format!("a buffer of {} elements is no tensor of shape {shape:?}", span.count());
+        return Err(Error::invalid(what));
+    }
+    let mut shape: Vec<i64> = shape.iter().map(|size| *size as i64).collect();
+    let mut strides = vec![1i64; shape.len()];
+    for i in (1..shape.len()).rev() {
+        strides[i - 1] = strides[i].saturating_mul(shape[i].max(1));
+    }
+    let place = span.place();
+    let tensor = Tensor {
+        data: place.base.cast::<c_void>(),
+        device: Place::of(span.device()),
+        ndim: shape.len() as i32,
+        dtype: DataType::of(span.dtype()),
+        shape: shape.as_mut_ptr(),
+        strides: strides.as_mut_ptr(),
+        byte_offset: place.offset,
+    };
+    // The vectors' elements stay where they are, and so does the buffer's memory.
+    let exported = Box::new(Exported { managed: make(tensor), shape, strides, buffer });
+    Ok(NonNull::from(Box::leak(exported)))
+}
+
+/// # Safety
+/// The tensor is one of `versioned::<B>`, and nobody uses it any more.
+unsafe extern "C" fn free<B>(tensor: *mut ManagedTensorVersioned) {
+    // SAFETY: as promised.
+    unsafe { release::<B, ManagedTensorVersioned>((*tensor).context) };
+}
+
+/// # Safety
+/// The tensor is one of `export_legacy::<B>`, and nobody uses it any more.
+unsafe extern "C" fn free_legacy<B>(tensor: *mut ManagedTensor) {
+    // SAFETY: as promised.
+    unsafe { release::<B, ManagedTensor>((*tensor).context) };
+}
+
+/// # Safety
+/// The context is a leaked box of these, which comes here once.
+unsafe fn release<B, M>(context: *mut c_void) {
+    // SAFETY: as promised.
+    let exported = unsafe { Box::from_raw(context.cast::<Exported<B, M>>()) };
+    // No panic goes on in another library's code.
+    let freed = catch_unwind(AssertUnwindSafe(|| {
+        let Exported { buffer, shape, strides, .. } = *exported;
+        drop((buffer, shape, strides));
+    }));
+    if freed.is_err() {
+        tracing::error!(target: "c10d", "freeing a buffer that was handed out by DLPack panicked");
+    }
+}

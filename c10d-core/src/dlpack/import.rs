@@ -1,0 +1,210 @@
+//! Other libraries' tensors as buffers.
+#![allow(unsafe_code)]
+
+use std::ptr::NonNull;
+
+use super::{Flags, ManagedTensor, ManagedTensorVersioned, Tensor, Version};
+use crate::buffer::{Buf, BufMut, Span};
+use crate::types::{DType, Device};
+use crate::{Error, Result};
+
+/// A tensor of another library, to be read; given back to it on drop. [`writable`](Imported::writable) makes it one that
+/// is written as well.
+#[derive(Debug)]
+pub struct Imported {
+    span: Span,
+    read_only: bool,
+    _owner: Owner,
+}
+
+/// A tensor of another library, to be read and written; given back to it on drop.
+#[derive(Debug)]
+pub struct ImportedMut(Imported);
+
+/// Calls the deleter once.
+#[derive(Debug)]
+enum Owner {
+    Versioned(NonNull<ManagedTensorVersioned>),
+    Legacy(NonNull<ManagedTensor>),
+}
+
+// SAFETY: as promised to `Imported`, the deleter may be called on any thread.
+unsafe impl Send for Owner {}
+// SAFETY: nothing is done with a shared one.
+unsafe impl Sync for Owner {}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        // SAFETY: the tensor was handed over, and this is the one place where it is given back.
+        unsafe {
+            match self {
+                Owner::Versioned(tensor) => (*tensor.as_ptr()).deleter.iter().for_each(|f| f(tensor.as_ptr())),
+                Owner::Legacy(tensor) => (*tensor.as_ptr()).deleter.iter().for_each(|f| f(tensor.as_ptr())),
+            }
+        }
+    }
+}
+
+impl Imported {
+    /// Takes a tensor over, from a capsule called `dltensor_versioned`. On errors, too, it is given back to its library.
+    ///
+    /// # Errors
+    /// `InvalidArgument` if it is not contiguous, or of a type or on a device that is not known here.
+    ///
+    /// # Safety
+    /// The struct is what DLPack says, and nobody else calls its deleter, which may be called on any thread. Its memory is
+    /// not written by others while an op reads it, and not used by others while an op writes it. What its device was still
+    /// to do to it is done, or comes before on the op's stream.
+    pub unsafe fn versioned(tensor: NonNull<ManagedTensorVersioned>) -> Result<Imported> {
+        let owner = Owner::Versioned(tensor);
+        // SAFETY: the caller answers for the struct, whose head is the same in all versions.
+        let version = unsafe { tensor.as_ref() }.version;
+        if version.major != Version::OURS.major {
+            let what = format!("a tensor of DLPack {}.{}; version 1 is known here", version.major, version.minor);
+            return Err(Error::invalid(what));
+        }
+        // SAFETY: as above.
+        let ManagedTensorVersioned { flags, tensor, .. } = unsafe { tensor.as_ref() };
+        // SAFETY: as above.
+        unsafe { Self::of(tensor, *flags, owner) }
+    }
+
+    /// The same, from a capsule called `dltensor`, in which older libraries hand their tensors out.
+    ///
+    /// # Errors
+    /// As [`versioned`](Imported::versioned).
+    ///
+    /// # Safety
+    /// As [`versioned`](Imported::versioned). Such a tensor does not say whether it may be written.
+    pub unsafe fn legacy(tensor: NonNull<ManagedTensor>) -> Result<Imported> {
+        // SAFETY: as above.
+        unsafe { Self::of(&tensor.as_ref().tensor, Flags(0), Owner::Legacy(tensor)) }
+    }
+
+    /// # Safety
+    /// As `versioned`.
+    unsafe fn of(tensor: &Tensor, flags: Flags, owner: Owner) -> Result<Imported> {
+        let (dtype, device) = (tensor.dtype.dtype()?, tensor.device.device()?);
+        // SAFETY: as above.
+        let count = unsafe { count(tensor, dtype) }?;
+        let mut data = tensor.data.cast::<()>();
+        let mut offset = tensor.byte_offset;
+        if count == 0 {
+            // Nothing is there, but what is asked for its address must be one.
+            (data, offset) = (std::ptr::without_provenance_mut(dtype.align()), 0);
+        } else if data.is_null() {
+            return Err(Error::invalid("a DLPack tensor with elements has no data"));
+        }
+        if device == Device::CPU && (data as u64).wrapping_add(offset) % dtype.align() as u64 != 0 {
+            return Err(Error::invalid(format!(
+                "a DLPack tensor of {dtype} is not aligned to {} bytes",
+                dtype.align()
+            )));
+        }
+        let span = Span::new(data, offset, count as u64, dtype, device);
+        Ok(Imported { span, read_only: flags.is_read_only(), _owner: owner })
+    }
+
+    /// As a tensor of this vendor's slot, where it is on PrivateUse1; unless said, it is on the default one.
+    pub fn of_vendor(mut self, vendor: u8) -> Imported {
+        self.span = self.span.of_vendor(vendor);
+        self
+    }
+
+    /// The same tensor, to be written as well.
+    ///
+    /// # Errors
+    /// `InvalidArgument` if its library says that it is read-only.
+    pub fn writable(self) -> Result<ImportedMut> {
+        if self.read_only {
+            return Err(Error::invalid("a DLPack tensor is read-only, so it cannot be an output; copy it first"));
+        }
+        Ok(ImportedMut(self))
+    }
+
+    /// How many elements.
+    pub fn count(&self) -> usize {
+        self.span.count()
+    }
+
+    /// The element type.
+    pub fn dtype(&self) -> DType {
+        self.span.dtype()
+    }
+
+    /// Where it is.
+    pub fn device(&self) -> Device {
+        self.span.device()
+    }
+}
+
+impl ImportedMut {
+    /// The same tensor, to be read.
+    pub fn read(self) -> Imported {
+        self.0
+    }
+}
+
+/// How many elements a contiguous tensor has.
+///
+/// # Safety
+/// `shape` and `strides` are as long as `ndim` says, or null.
+unsafe fn count(tensor: &Tensor, dtype: DType) -> Result<usize> {
+    let wrong = |what: String| Error::invalid(format!("a DLPack tensor {what}"));
+    let ndim = usize::try_from(tensor.ndim).map_err(|_| wrong(format!("of {} dimensions", tensor.ndim)))?;
+    if ndim > 0 && tensor.shape.is_null() {
+        return Err(wrong("without a shape".to_owned()));
+    }
+    let list = |at: *mut i64| match at.is_null() || ndim == 0 {
+        true => &[][..],
+        // SAFETY: as promised.
+        false => unsafe { std::slice::from_raw_parts(at, ndim) },
+    };
+    let (shape, strides) = (list(tensor.shape), list(tensor.strides));
+    let sizes = shape.iter().map(|size| usize::try_from(*size).ok());
+    let count = sizes.clone().try_fold(1usize, |all, size| all.checked_mul(size?));
+    let fits = |count: &usize| count.checked_mul(dtype.size()).is_some_and(|bytes| isize::try_from(bytes).is_ok());
+    // A size of 0 makes all others harmless.
+    let count = if shape.contains(&0) && shape.iter().all(|s| *s >= 0) { Some(0) } else { count.filter(fits) };
+    let count = count.ok_or_else(|| wrong(format!("of shape {shape:?} is no tensor")))?;
+    let mut step = 1i64;
+    for (size, stride) in shape.iter().zip(strides).rev() {
+        // Where there is one element, no step is ever taken.
+        if count > 0 && *size > 1 && *stride != step {
+            let what = format!("of shape {shape:?} has strides {strides:?}; make it contiguous first");
+            return Err(wrong(what));
+        }
+        step = step.saturating_mul((*size).max(1));
+    }
+    Ok(count)
+}
+
+// SAFETY: the memory stays until the deleter is called, which is when the value is dropped; others keep off it, as promised
+// when it was taken over.
+unsafe impl Buf for Imported {
+    fn span(&mut self) -> Span {
+        self.span
+    }
+}
+// SAFETY: as above; borrowed.
+unsafe impl Buf for &Imported {
+    fn span(&mut self) -> Span {
+        self.span
+    }
+}
+// SAFETY: as above.
+unsafe impl Buf for ImportedMut {
+    fn span(&mut self) -> Span {
+        self.0.span
+    }
+}
+// SAFETY: as above; it may be written.
+unsafe impl BufMut for ImportedMut {}
+// SAFETY: as above; borrowed exclusively.
+unsafe impl Buf for &mut ImportedMut {
+    fn span(&mut self) -> Span {
+        self.0.span
+    }
+}
+// SAFETY: as above.
+unsafe impl BufMut for &mut ImportedMut {}
