@@ -6,14 +6,14 @@ use std::time::Instant;
 
 use c10d_core::device::DeviceRuntime;
 use c10d_core::{Backend, Capabilities, Error, ErrorKind, GroupInit, Job, Result};
-use crossbeam_channel::bounded;
+use crossbeam_channel::{Sender, bounded};
 
-use crate::channel::{Item, Share};
+use crate::channel::{Item, Rest, Share};
 use crate::comms::Comms;
 use crate::cuda::CudaApi;
 use crate::dialect::Dialect;
 use crate::engine::{Order, Origin};
-use crate::nccl::{Communicator, NcclApi};
+use crate::nccl::{Communicator, NcclApi, Optional};
 use crate::side::{Messages, Side};
 use crate::start::{Facts, Running, connect, run};
 use crate::task::Task;
@@ -27,17 +27,35 @@ impl Nccl {
         Ok(Nccl(connect(nccl, cuda, facts)?))
     }
 
-    /// Takes part in a division of the communicator.
-    fn divide(&self, share: Share, deadline: Instant) -> Result<Communicator> {
+    /// Has the communicator make another, in order with the ops.
+    fn derive(&self, what: &str, item: impl FnOnce(Sender<Communicator>) -> Item, init: &GroupInit) -> Result<Nccl> {
+        let Running { nccl, cuda, device, board, orders, .. } = &self.0;
+        let facts = Facts::of(init, *device)?;
         let (answer, answered) = bounded(1);
-        let order = Order::Do(Item::Split(Some((share, answer))));
-        let gone = || self.0.board.failure().unwrap_or_else(|| Error::new(ErrorKind::Shutdown, "the group is closed"));
-        self.0.orders.send(order).map_err(|_| gone())?;
-        answered.recv_deadline(deadline).map_err(|_| {
-            let what = format!("ncclCommSplit did not come back in time{}", self.0.board.inside());
-            self.0.board.failure().unwrap_or_else(|| Error::new(ErrorKind::Timeout, what))
-        })
+        let gone = || board.failure().unwrap_or_else(|| Error::new(ErrorKind::Shutdown, "the group is closed"));
+        orders.send(Order::Do(item(answer))).map_err(|_| gone())?;
+        let comm = answered.recv_deadline(init.deadline).map_err(|_| {
+            let what = format!("{what} did not come back in time{}", board.inside());
+            board.failure().unwrap_or_else(|| Error::new(ErrorKind::Timeout, what))
+        })?;
+        let comms = comm.comms().clone();
+        Ok(Nccl(run(nccl.clone(), cuda.clone(), comms, facts, Origin::Split(comm))?))
     }
+
+    /// The new group fails by itself, so its communicators are entered apart.
+    fn apart(&self) -> Arc<Comms> {
+        Arc::new(Comms::new(self.0.nccl.clone(), self.0.cuda.clone(), self.0.device))
+    }
+}
+
+/// Whether this holds on all ranks.
+fn on_all(mine: bool, init: &GroupInit) -> Result<bool> {
+    let key = |rank: u32| format!("shrink/{rank}");
+    init.store.set(&key(init.rank), &[u8::from(mine)], init.deadline)?;
+    let keys: Vec<String> = (0..init.size).map(key).collect();
+    let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+    let all = init.store.multi_get(&keys, init.deadline)?;
+    Ok(all.iter().all(|answer| answer == &[1]))
 }
 
 // SAFETY: 1. A job is completed when its stream has passed its last call; or, after a failure, when the communicators were
@@ -85,17 +103,23 @@ unsafe impl Backend for Nccl {
     }
 
     fn split(&self, ranks: &[u32], init: &GroupInit) -> Option<Result<Arc<dyn Backend>>> {
-        let color = ranks.iter().copied().min()?;
-        let Running { nccl, cuda, device, .. } = &self.0;
-        // The new group fails by itself.
-        let comms = Arc::new(Comms::new(nccl.clone(), cuda.clone(), *device));
-        let facts = match Facts::of(init, *device) {
-            Ok(facts) => facts,
+        let share = Share { color: ranks.iter().copied().min()?, key: init.rank, comms: self.apart() };
+        let made = self.derive("ncclCommSplit", |answer| Item::Split(Some((share, answer))), init);
+        Some(made.map(|nccl| Arc::new(nccl) as Arc<dyn Backend>))
+    }
+
+    fn shrink(&self, ranks: &[u32], init: &GroupInit) -> Option<Result<Arc<dyn Backend>>> {
+        // One that has failed was aborted, and there is nothing to make another from.
+        let able = self.0.nccl.has(Optional::Shrink) && self.0.board.failure().is_none();
+        match on_all(able, init) {
+            Ok(true) => {}
+            Ok(false) => return None,
             Err(e) => return Some(Err(e)),
-        };
-        let divided = self.divide(Share { color, key: init.rank, comms: comms.clone() }, init.deadline);
-        let started = divided.and_then(|comm| run(nccl.clone(), cuda.clone(), comms, facts, Origin::Split(comm)));
-        Some(started.map(|running| Arc::new(Nccl(running)) as Arc<dyn Backend>))
+        }
+        let without = (0..self.0.size).filter(|r| !ranks.contains(r)).map(|r| r as i32).collect();
+        let rest = Rest { without, comms: self.apart() };
+        let made = self.derive("ncclCommShrink", |answer| Item::Shrink(rest, answer), init);
+        Some(made.map(|nccl| Arc::new(nccl) as Arc<dyn Backend>))
     }
 
     fn no_split(&self) {

@@ -52,6 +52,16 @@ pub(crate) enum Item {
     Run(Task),
     /// Divides the communicator: what this rank gets, and whom to give it; `None`: nothing.
     Split(Option<(Share, Sender<Communicator>)>),
+    /// Makes a communicator of the ranks that are left.
+    Shrink(Rest, Sender<Communicator>),
+}
+
+/// The ranks that are left.
+pub(crate) struct Rest {
+    /// The others.
+    pub(crate) without: Vec<i32>,
+    /// Where the new communicator is entered.
+    pub(crate) comms: Arc<Comms>,
 }
 
 /// What a rank gets of a division.
@@ -159,9 +169,12 @@ impl Channel {
             State::Seeking { .. } => self.seek(means)?,
             State::Connecting => self.ask(means)? && self.enter(State::Ready),
             State::Issuing { .. } => self.ask(means)? && self.issued(means)?,
+            // The library wants nothing in flight.
+            State::Ready if !self.flights.is_empty() && matches!(self.queue.front(), Some(Item::Shrink(..))) => false,
             State::Ready => match self.queue.pop_front() {
                 Some(Item::Run(task)) => self.issue(means, task)?,
                 Some(Item::Split(share)) => self.split(means, share)?,
+                Some(Item::Shrink(rest, answer)) => self.shrink(means, &rest, &answer)?,
                 None => false,
             },
         };
@@ -230,6 +243,14 @@ impl Channel {
             // Whoever asked may have given up.
             let _ = answer.send(made);
         }
+        Ok(self.enter(State::Connecting))
+    }
+
+    fn shrink(&mut self, means: &Means, rest: &Rest, answer: &Sender<Communicator>) -> Result<bool> {
+        let Some(comm) = &self.comm else { return Ok(false) };
+        let made = means.board.calling("ncclCommShrink", || comm.shrink(&rest.without, &rest.comms))?;
+        // Whoever asked may have given up.
+        let _ = answer.send(made);
         Ok(self.enter(State::Connecting))
     }
 

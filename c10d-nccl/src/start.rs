@@ -30,6 +30,7 @@ pub(crate) struct Running {
     pub(crate) nccl: Arc<dyn NcclApi>,
     pub(crate) cuda: Arc<dyn CudaApi>,
     pub(crate) device: u16,
+    pub(crate) size: u32,
     pub(crate) side: Option<Side>,
     /// Where the ranks' calls are compared, unless that was switched off.
     pub(crate) checks: Option<Checks>,
@@ -112,7 +113,7 @@ pub(crate) fn run(
     spawn("c10d-nccl", move || engine.run(origin)).inspect_err(|_| board.over())?;
     let compared = side.as_ref().and_then(Side::messages).filter(|_| checks);
     let checks = compared.map(|side| Checks::start(side, &board, &orders)).transpose()?;
-    let running = Running { board, orders, nccl, cuda, device, side, checks, dialect };
+    let running = Running { board, orders, nccl, cuda, device, size, side, checks, dialect };
     running.watch()?;
     match is_ready.recv_deadline(deadline) {
         Ok(()) => Ok(running),

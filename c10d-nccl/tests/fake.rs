@@ -85,6 +85,28 @@ fn sub_groups_are_split_off() {
     });
 }
 
+/// Ranks are left behind by the library, in order with what is in flight; the old group goes on, and so does the new one.
+#[test]
+fn a_group_is_shrunk() {
+    with_fake("a_group_is_shrunk", "", || {
+        let got = run_ranks(3, builder(), |pg| -> Result<Vec<f32>> {
+            let work = pg.start(op::all_reduce(on(pg.rank(), &[1f32; 50_000]), ReduceOp::Sum));
+            let mut seen = Vec::new();
+            if pg.rank() != 1 {
+                let rest = pg.shrink(&[1])?;
+                let mut x = on(pg.rank(), &[1.0 + pg.rank() as f32]);
+                rest.all_reduce(&mut x, ReduceOp::Sum)?;
+                seen = x.to_vec(SECOND)?;
+            }
+            let mut x = work.wait()?;
+            pg.all_reduce(&mut x, ReduceOp::Sum)?;
+            seen.push(x.to_vec::<f32>(SECOND)?[49_999]);
+            Ok(seen)
+        });
+        assert_eq!(got.unwrap(), [vec![4.0, 9.0], vec![9.0], vec![4.0, 9.0]]);
+    });
+}
+
 /// What the caller's stream was given before comes before, and what it is given after a blocking call comes after; the
 /// fake refuses what would be a race.
 #[test]

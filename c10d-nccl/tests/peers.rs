@@ -69,27 +69,32 @@ fn what_nccl_says_on_one_rank_reaches_the_others() {
     });
 }
 
-/// A rank of `a_dead_peer_is_named`, in a process of its own.
+/// A rank of `a_dead_peer_is_named_and_the_others_go_on`, in a process of its own.
 #[test]
 fn rank() {
     let (Ok(rank), Ok(port)) = (std::env::var(RANK), std::env::var(PORT)) else { return };
     let (rank, port): (u32, u16) = (rank.parse().unwrap(), port.parse().unwrap());
     let store = Arc::new(TcpStore::connect("127.0.0.1", port, Instant::now() + 20 * SECOND).unwrap());
     let pg = with_cpu().rank(rank).size(3).store(store).build().unwrap();
+    pg.all_reduce(on(rank, &[1f32; 10]), ReduceOp::Sum).unwrap();
     let work = pg.start(op::all_reduce(on(rank, &[1f32; 10]), ReduceOp::Sum));
     if rank == 2 {
         std::process::abort();
     }
     let e: Error = work.wait().expect_err("a rank is gone").error;
     println!("rank {rank} saw {} of {:?}", e.kind().name(), e.report().guilty);
+    let rest = pg.shrink(&e.report().guilty).unwrap();
+    let mut x = on(rank, &[1f32 + rank as f32]);
+    rest.all_reduce(&mut x, ReduceOp::Sum).unwrap();
+    println!("rank {rank} goes on as {} of {}: {:?}", rest.rank(), rest.size(), x.to_vec::<f32>(SECOND).unwrap());
 }
 
 #[test]
-fn a_dead_peer_is_named() {
+fn a_dead_peer_is_named_and_the_others_go_on() {
     let server = TcpStoreServer::bind("127.0.0.1:0".parse().unwrap(), ServerOptions::default()).unwrap();
     let dir = folder("dead");
     let start = |rank: u32| {
-        let mut command = command(&dir, "hang=0");
+        let mut command = command(&dir, "hang=1");
         command.env(RANK, rank.to_string()).env(PORT, server.local_addr().port().to_string());
         command.args(["rank", "--exact", "--nocapture"]).stdout(Stdio::piped()).stderr(Stdio::piped());
         command.spawn().unwrap()
@@ -100,6 +105,7 @@ fn a_dead_peer_is_named() {
         let out = String::from_utf8_lossy(&output.stdout);
         let err = String::from_utf8_lossy(&output.stderr);
         assert!(out.contains(&format!("rank {rank} saw PeerDead of [2]")), "{out}\n{err}");
+        assert!(out.contains(&format!("rank {rank} goes on as {rank} of 2: [3.0]")), "{out}\n{err}");
     }
     let _ = std::fs::remove_dir_all(dir);
 }

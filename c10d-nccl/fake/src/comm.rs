@@ -119,6 +119,27 @@ impl Comm {
         child.entered()
     }
 
+    /// Begins to leave ranks behind.
+    pub(crate) fn shrink(self: &Arc<Comm>, lost: Vec<u32>) -> u64 {
+        self.state.store(IN_PROGRESS, Ordering::Release);
+        let Some(group) = self.group() else { return 0 };
+        let left = |r: &u32| !lost.contains(r);
+        let (rank, size) = ((0..self.rank).filter(left).count(), (0..self.size).filter(left).count());
+        let child = Comm::new(rank as u32, size as u32, self.device);
+        let (parent, this) = (self.clone(), child.clone());
+        std::thread::spawn(move || {
+            let made = group.shrink(&lost);
+            parent.met(Ok(group));
+            this.met(made);
+        });
+        child.entered()
+    }
+
+    /// Whether work was given to the device that is not over.
+    pub(crate) fn is_at_work(&self) -> bool {
+        *self.flying.lock() > 0
+    }
+
     fn met(&self, made: Result<ProcessGroup>) {
         match made {
             Ok(group) => {

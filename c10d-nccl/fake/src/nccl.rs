@@ -196,6 +196,31 @@ unsafe extern "C" fn ncclCommSplit(comm: u64, color: c_int, key: c_int, new: *mu
     IN_PROGRESS
 }
 
+#[unsafe(no_mangle)]
+unsafe extern "C" fn ncclCommShrink(
+    comm: u64,
+    without: *const c_int,
+    count: c_int,
+    new: *mut u64,
+    _: *mut Config,
+    flags: c_int,
+) -> c_int {
+    let parent = match ready(comm) {
+        Ok(parent) => parent,
+        Err(code) => return code,
+    };
+    if flags == 0 && parent.is_at_work() {
+        return refuse(INVALID_USAGE, "a communicator is shrunk while it is at work");
+    }
+    // SAFETY: the list is as long as said.
+    let lost = unsafe { std::slice::from_raw_parts(without, count as usize) };
+    let lost: Vec<u32> = lost.iter().map(|r| *r as u32).collect();
+    let child = parent.shrink(lost);
+    // SAFETY: as above.
+    unsafe { *new = child };
+    IN_PROGRESS
+}
+
 fn ready(handle: u64) -> Result<Arc<Comm>, c_int> {
     let comm = comm::get(handle).ok_or_else(|| refuse(INVALID_ARGUMENT, "a communicator that is gone"))?;
     match comm.state() {

@@ -12,6 +12,8 @@ pub(crate) enum Optional {
     InitRankScalable,
     /// All-to-all as one call (2.28).
     AllToAll,
+    /// Leaving ranks behind (2.27).
+    Shrink,
 }
 
 /// One side of a call: a device address and how many elements.
@@ -40,6 +42,8 @@ pub(crate) trait NcclApi: Send + Sync {
     fn init(&self, size: i32, ids: &[UniqueId], rank: i32, config: &Config) -> (NcclResult, Comm);
     /// Divides a communicator; a null one comes back without a color.
     unsafe fn split(&self, comm: Comm, color: Option<i32>, key: i32, config: &Config) -> (NcclResult, Comm);
+    /// A communicator without these ranks, which take no part. Nothing is in flight on the old one.
+    unsafe fn shrink(&self, comm: Comm, without: &[i32], config: &Config) -> (NcclResult, Comm);
     /// What the communicator is at.
     unsafe fn async_error(&self, comm: Comm) -> Result<NcclResult, NcclResult>;
     /// Flushes what was issued.

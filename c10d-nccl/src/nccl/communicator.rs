@@ -42,6 +42,13 @@ impl Communicator {
         Self::begun(&self.nccl, comms, "ncclCommSplit", made).map(Some)
     }
 
+    /// Begins to make one without these ranks, which do not call; nothing is in flight. The new one is entered in `comms`.
+    pub(crate) fn shrink(&self, without: &[i32], comms: &Arc<Comms>) -> Result<Communicator> {
+        // SAFETY: alive as long as it is ours.
+        let made = unsafe { self.nccl.shrink(self.comm, without, &Config::NONBLOCKING) };
+        Self::begun(&self.nccl, comms, "ncclCommShrink", made)
+    }
+
     fn begun(
         nccl: &Arc<dyn NcclApi>,
         comms: &Arc<Comms>,
@@ -53,6 +60,11 @@ impl Communicator {
         }
         comms.add(comm);
         Ok(Communicator { nccl: nccl.clone(), comms: comms.clone(), comm })
+    }
+
+    /// Where it is entered.
+    pub(crate) fn comms(&self) -> &Arc<Comms> {
+        &self.comms
     }
 
     /// Whether all that was asked of it is done (for calls: issued).

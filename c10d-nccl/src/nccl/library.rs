@@ -85,6 +85,7 @@ functions! {
     optional {
         init_rank_scalable "ncclCommInitRankScalable" (*mut Comm, c_int, c_int, c_int, *mut UniqueId, *mut Config);
         all_to_all "ncclAlltoAll" (Const, Mut, usize, DataType, Comm, Mut);
+        shrink "ncclCommShrink" (Comm, *mut c_int, c_int, *mut Comm, *mut Config, c_int);
     }
 }
 

@@ -31,6 +31,7 @@ impl NcclApi for Library {
         match what {
             Optional::InitRankScalable => self.functions.init_rank_scalable.is_some(),
             Optional::AllToAll => self.functions.all_to_all.is_some(),
+            Optional::Shrink => self.functions.shrink.is_some(),
         }
     }
 
@@ -71,6 +72,18 @@ impl NcclApi for Library {
         let (mut new, mut config) = (Comm::NULL, *config);
         // SAFETY: the communicator is the caller's, the rest ours.
         let result = unsafe { (self.functions.split)(comm, color.unwrap_or(NO_COLOR), key, &mut new, &mut config) };
+        (result, new)
+    }
+
+    unsafe fn shrink(&self, comm: Comm, without: &[i32], config: &Config) -> (NcclResult, Comm) {
+        /// What is in flight is not aborted.
+        const DEFAULT: i32 = 0;
+        let (mut new, mut config, mut without) = (Comm::NULL, *config, without.to_vec());
+        // SAFETY: the communicator is the caller's, the rest ours; the list is as long as said.
+        let call = |f: unsafe extern "C" fn(_, _, _, _, _, _) -> _| unsafe {
+            f(comm, without.as_mut_ptr(), without.len() as i32, &raw mut new, &raw mut config, DEFAULT)
+        };
+        let result = self.functions.shrink.map_or(ABSENT, call);
         (result, new)
     }
 

@@ -170,3 +170,28 @@ fn barrier() {
     let logs = of_two("barrier", None, |pg| pg.barrier());
     assert_eq!(logs, vec![between(&["all_reduce 1xf32 sum on 1"]); 2]);
 }
+
+#[test]
+fn the_rest_of_a_group() {
+    let of_three = |name: &str, hint: &str| {
+        let builder = GroupBuilder::new().name(name).providers(&[&PROVIDER]).backend("cuda:mock").hint(hint, "yes");
+        let run = |pg: ProcessGroup| {
+            let log = log(name, pg.rank());
+            log.take();
+            if pg.rank() == 1 {
+                return Ok(Vec::new());
+            }
+            // On its way when the group is shrunk.
+            let work = pg.start(op::all_reduce(buffer(5), ReduceOp::Sum));
+            let rest = pg.shrink(&[1])?;
+            work.wait()?;
+            assert_eq!((rest.size(), rest.rank(), rest.global_rank(1)), (2, pg.rank() / 2, Some(2)));
+            Ok(log.take().into_iter().filter(|l| l.starts_with("shrink") || l.starts_with("init")).collect())
+        };
+        run_ranks(3, builder, run).unwrap()
+    };
+    assert_eq!(of_three("rest", "mock.any")[2], ["shrink by [1]"]);
+    // An older library cannot: the group is made anew, under another log's name.
+    assert!(of_three("rest of old", "mock.old")[2].is_empty());
+    assert_eq!(log("rest of old/shrunk/0", 1).take()[0], "init 1 of 2 with 1 ids");
+}

@@ -198,6 +198,10 @@ impl NcclApi for Mock {
         self.did(format!("split {color:?} {key}"));
         (NcclResult::SUCCESS, Comm(self as *const Mock as *mut _))
     }
+    unsafe fn shrink(&self, _: Comm, without: &[i32], _: &Config) -> (NcclResult, Comm) {
+        self.did(format!("shrink by {without:?}"));
+        (NcclResult::SUCCESS, Comm(self as *const Mock as *mut _))
+    }
     unsafe fn async_error(&self, _: Comm) -> Result<NcclResult, NcclResult> {
         Ok(NcclResult::SUCCESS)
     }
