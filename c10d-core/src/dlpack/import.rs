@@ -95,7 +95,8 @@ impl Imported {
         } else if data.is_null() {
             return Err(Error::invalid("a DLPack tensor with elements has no data"));
         }
-        if device == Device::CPU && (data as u64).wrapping_add(offset) % dtype.align() as u64 != 0 {
+        let address = (data as u64).wrapping_add(offset);
+        if device == Device::CPU && !address.is_multiple_of(dtype.align() as u64) {
             return Err(Error::invalid(format!(
                 "a DLPack tensor of {dtype} is not aligned to {} bytes",
                 dtype.align()
