@@ -85,7 +85,8 @@ fn take(tensor: NonNull<ManagedTensorVersioned>) -> c10d_core::Result<Imported> 
 
 #[test]
 fn contiguous_tensors_are_taken_and_given_back_once() {
-    let shapes: [(&[i64], Option<&[i64]>, usize); 6] = [
+    type Case = (&'static [i64], Option<&'static [i64]>, usize);
+    let shapes: [Case; 6] = [
         (&[6], None, 6),
         (&[2, 3], Some(&[3, 1]), 6),
         // Steps that are never taken may be anything.
@@ -175,7 +176,7 @@ impl Drop for Counted {
 // SAFETY: the vector's.
 unsafe impl Buf for Counted {
     fn span(&mut self) -> c10d_core::Span {
-        (&mut self.0).span()
+        self.0.span()
     }
 }
 // SAFETY: as above.
