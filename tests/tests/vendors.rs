@@ -42,6 +42,7 @@ const FORMS: &[Form] = &[
     Form { name: "c-collectives/cpu/directory", sample: Sample::CCollectives, found: Found::InDirectory, map: "cpu:c-collectives", device: None, worlds: SOME },
     Form { name: "c-collectives/device", sample: Sample::CCollectives, found: Found::ByPath, map: "c-collectives:c-collectives", device: Some("c-collectives"), worlds: SOME },
     Form { name: "c-collectives/staged", sample: Sample::CCollectives, found: Found::InDirectory, map: "cpu:c-collectives,c-collectives:gloo-like", device: Some("c-collectives"), worlds: SOME },
+    Form { name: "c-collectives/cuda", sample: Sample::CCuda, found: Found::ByPath, map: "cpu:c-cuda,cuda:c-cuda", device: Some("cuda"), worlds: SOME },
     Form { name: "guarded", sample: Sample::Guarded, found: Found::ByPath, map: "guarded:gloo-like", device: Some("guarded"), worlds: ALL },
     Form { name: "guarded/directory", sample: Sample::Guarded, found: Found::InDirectory, map: "guarded:gloo-like", device: Some("guarded"), worlds: SOME },
 ];
@@ -87,7 +88,7 @@ fn main() -> ExitCode {
         }
         return ExitCode::FAILURE;
     }
-    samples::build(&[Sample::CDevice, Sample::CCollectives, Sample::Guarded]);
+    samples::build(&[Sample::CDevice, Sample::CCollectives, Sample::CCuda, Sample::Guarded]);
     let mut trials = Vec::new();
     for form in FORMS {
         for world in form.worlds {

@@ -30,8 +30,10 @@
 
 #include "c10d_plugin.h"
 
-#ifndef NAME /* The tests build it a second time, for CUDA's kind of device. */
+#ifndef NAME
 #define NAME "c-collectives"
+#endif
+#ifndef DEVICE_TYPE /* With C10D_DEVICE_CUDA it is what a vendor of collectives for CUDA's kind of memory would ship. */
 #define DEVICE_TYPE C10D_DEVICE_PRIVATE
 #endif
 C10D_PLUGIN_NOTE(NAME);
@@ -223,8 +225,9 @@ struct memory {
     _Alignas(64) char data[];
 };
 
-/* No address that the host could use: its complement, which lies outside of every process. */
-static struct memory *memory_of(const void *handle) { return (struct memory *)~(uintptr_t)handle; }
+/* Handles are no addresses that the host could use, but far outside of every process. */
+#define FAR ((uintptr_t)1 << 63)
+static struct memory *memory_of(const void *handle) { return (struct memory *)((uintptr_t)handle ^ FAR); }
 
 static int32_t count_devices(uint32_t *count, c10d_why *why) { (void)why; *count = 1; return C10D_OK; }
 
@@ -234,7 +237,7 @@ static int32_t allocate(uint32_t index, uint64_t bytes, void **base, c10d_why *w
     if (bytes < SIZE_MAX / 2) memory = aligned_alloc(64, (sizeof *memory + bytes + 63) / 64 * 64);
     if (!memory) return c10d_fail(why, C10D_RESOURCE, "c-collectives is out of memory");
     atomic_init(&memory->owners, 1);
-    *base = (void *)~(uintptr_t)memory;
+    *base = (void *)((uintptr_t)memory ^ FAR);
     return C10D_OK;
 }
 

@@ -9,6 +9,8 @@ use std::process::Command;
 pub(crate) enum Sample {
     CDevice,
     CCollectives,
+    /// The same, for CUDA's kind of device.
+    CCuda,
     /// In Rust: the guarded device by `export_device!`.
     Guarded,
 }
@@ -17,14 +19,19 @@ impl Sample {
     fn name(self) -> &'static str {
         match self {
             Sample::CDevice => "c-device",
-            Sample::CCollectives => "c-collectives",
+            Sample::CCollectives | Sample::CCuda => "c-collectives",
             Sample::Guarded => "guarded_plugin",
         }
     }
 
     /// Where it is, once built.
     pub(crate) fn file(self) -> PathBuf {
-        directory().join(format!("libc10d_{}.so", self.name()))
+        self.directory().join(format!("libc10d_{}.so", self.name()))
+    }
+
+    /// Apart where the name would be another's.
+    fn directory(self) -> PathBuf {
+        if let Sample::CCuda = self { directory().join("cuda") } else { directory() }
     }
 }
 
@@ -35,8 +42,8 @@ pub(crate) fn directory() -> PathBuf {
 
 /// Builds them, and drops them into the directory.
 pub(crate) fn build(samples: &[Sample]) {
-    std::fs::create_dir_all(directory()).expect("cargo's folder for tests takes another folder");
     for sample in samples {
+        std::fs::create_dir_all(sample.directory()).expect("cargo's folder for tests takes another folder");
         match sample {
             Sample::Guarded => in_rust(*sample, "c10d-guarded-plugin"),
             _ => in_c(*sample),
@@ -47,8 +54,13 @@ pub(crate) fn build(samples: &[Sample]) {
 fn in_c(sample: Sample) {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../c10d-privateuse/vendors").join(sample.name());
     let mut out = std::ffi::OsString::from("OUT=");
-    out.push(directory());
-    succeed(Command::new("make").arg("-C").arg(source).arg(out));
+    out.push(sample.directory());
+    let mut make = Command::new("make");
+    make.arg("-C").arg(source).arg(out);
+    if let Sample::CCuda = sample {
+        make.arg(r#"CFLAGS=-O2 -g -DDEVICE_TYPE=C10D_DEVICE_CUDA -DNAME='"c-cuda"'"#);
+    }
+    succeed(&mut make);
 }
 
 fn in_rust(sample: Sample, package: &str) {

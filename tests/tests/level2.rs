@@ -1,0 +1,121 @@
+//! What a vendor's collectives do beyond ops: batches of messages, groups split off, errors that nobody waits for. On the
+//! host, on a device of the vendor's own, and on CUDA's kind of memory.
+
+mod samples;
+
+use std::sync::{Arc, Barrier, OnceLock};
+use std::time::{Duration, Instant};
+
+use c10d::device::{DeviceBuffer, DeviceRuntime};
+use c10d::registry::{Provider, Registry};
+use c10d::{ErrorKind, ReduceOp, op};
+use c10d_privateuse::{Search, Verdict};
+use samples::Sample;
+
+const CAP: Duration = Duration::from_secs(30);
+
+fn providers() -> &'static [&'static Provider] {
+    static LOADED: OnceLock<Vec<&'static Provider>> = OnceLock::new();
+    LOADED.get_or_init(|| {
+        let both = [Sample::CCollectives, Sample::CCuda];
+        samples::build(&both);
+        let report = both.iter().fold(Search::new(), |search, sample| search.file(sample.file())).load();
+        assert!(report.decisions.iter().all(|d| d.verdict == Verdict::Loaded), "{:?}", report.decisions);
+        report.providers
+    })
+}
+
+fn builder(map: &str) -> c10d::Builder {
+    c10d::builder().providers(providers()).backend(map).timeout(CAP)
+}
+
+fn device(name: &str) -> Arc<dyn DeviceRuntime> {
+    Registry::collect(providers()).unwrap().device(name).unwrap()
+}
+
+#[test]
+fn a_ring_of_messages_on_the_host() {
+    builder("cpu:c-collectives")
+        .run_ranks(3, |pg| {
+            let (left, right) = ((pg.rank() + 2) % 3, (pg.rank() + 1) % 3);
+            // More than the rings between the ranks hold, both ways, and a message behind it that is waited for first.
+            let sends = vec![op::send(vec![pg.rank(); 1 << 18], right, 0), op::send(vec![pg.rank(); 3], left, 1)];
+            let receives = vec![op::recv(vec![9; 3], right, 1), op::recv(vec![9; 1 << 18], left, 0)];
+            let (sent, received) = pg.batch(sends, receives);
+            let received: Vec<Vec<u32>> = received.into_iter().map(|work| work.wait()).collect::<Result<_, _>>()?;
+            assert_eq!(received, [vec![right; 3], vec![left; 1 << 18]]);
+            sent.into_iter().try_for_each(|work| work.wait().map(drop))?;
+            pg.shutdown()
+        })
+        .unwrap();
+}
+
+/// Messages and sums on the device, in the group and in parts of it.
+fn on_device(map: &str, name: &str) {
+    let runtime = device(name);
+    builder(map)
+        .run_ranks(4, |pg| {
+            let buffer = |of: &[f32]| DeviceBuffer::from_slice(&runtime, 0, of, CAP);
+            let other = pg.rank() ^ 1;
+            let mine = buffer(&[pg.rank() as f32; 5])?;
+            let (sent, got) = pg.batch(vec![op::send(mine, other, 0)], vec![op::recv(buffer(&[9.0; 5])?, other, 0)]);
+            for work in got {
+                assert_eq!(work.wait()?.to_vec::<f32>(CAP)?, [other as f32; 5]);
+            }
+            sent.into_iter().try_for_each(|work| work.wait().map(drop))?;
+            let part = pg.split((pg.rank() != 3).then_some(0), 10 - pg.rank())?;
+            let Some(part) = part else { return pg.shutdown() };
+            // The part has its id from the whole, not from the store.
+            let (backend, _) = part.backend_of(runtime.device(0))?;
+            assert!(pg.store().check(&[&format!("{backend}/id")], Instant::now() + CAP)?);
+            assert!(!part.store().check(&[&format!("{backend}/id")], Instant::now() + CAP)?);
+            let mut x = buffer(&[pg.rank() as f32; 100])?;
+            part.all_reduce(&mut x, ReduceOp::Sum)?;
+            assert_eq!(x.to_vec::<f32>(CAP)?, [3.0; 100]);
+            // And a part of the part.
+            let pair = part.new_group(&[2, 0])?;
+            if let Some(pair) = pair {
+                pair.all_reduce(&mut x, ReduceOp::Sum)?;
+                assert_eq!(x.to_vec::<f32>(CAP)?, [6.0; 100]);
+                pair.shutdown()?;
+            }
+            part.shutdown()?;
+            pg.shutdown()
+        })
+        .unwrap();
+}
+
+#[test]
+fn on_the_vendors_device() {
+    on_device("cpu:c-collectives,c-collectives:c-collectives", "c-collectives");
+}
+
+#[test]
+fn on_cudas_kind_of_memory() {
+    let runtime = device("cuda");
+    assert_eq!(runtime.device(0), c10d::Device::cuda(0));
+    assert!(runtime.identity(0).unwrap().starts_with("heap of process"));
+    on_device("cpu:c-cuda,cuda:c-cuda", "cuda");
+}
+
+#[test]
+fn an_error_reaches_ranks_that_wait_for_nothing() {
+    let together = Barrier::new(2);
+    builder("cpu:c-collectives")
+        .run_ranks(2, |pg| {
+            pg.barrier()?;
+            if pg.rank() == 0 {
+                pg.abort("enough");
+            }
+            let end = Instant::now() + CAP;
+            while pg.failure().is_none() && Instant::now() < end {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            let error = pg.failure().expect("it is told").clone();
+            assert_eq!(*error.kind(), ErrorKind::Aborted);
+            assert!(error.to_string().contains("enough") && error.report().guilty == [0], "{error}");
+            together.wait();
+            Ok(())
+        })
+        .unwrap();
+}
