@@ -1,0 +1,64 @@
+//! Two ranks whose ops do not end by themselves: a deadline, an abort; and what goes on afterwards.
+
+use std::time::{Duration, Instant};
+
+use c10d_core::{Error, ErrorKind, ProcessGroup, ReduceOp, Result, op};
+
+use super::{MINUTE, SECOND, builder, on};
+
+const SHORT: Duration = Duration::from_secs(2);
+/// No time decides but this one: a hang.
+const CAP: Duration = Duration::from_secs(20);
+
+pub(super) fn run() -> Result<()> {
+    let me = c10d_rendezvous::init("env://", MINUTE)?;
+    let group = |name: &str| {
+        let builder = builder("cpu:gloo-like,cuda:nccl").name(name);
+        builder.rank(me.rank).size(me.size).store(me.store.clone()).build()
+    };
+    let late = group("late")?;
+    reduce(&late)?;
+    let begun = Instant::now();
+    if me.rank == 0 {
+        let e = failure(late.run(op::all_reduce(on(&[1f32; 1000])?, ReduceOp::Sum).timeout(SHORT)))?;
+        let (kind, after) = (e.kind().clone(), begun.elapsed());
+        check(kind == ErrorKind::Timeout && e.report().guilty == [1] && after < CAP, &e)?;
+        println!("timeout of {SHORT:?}: rank 1 named after {after:.3?}");
+        // The device is of use still.
+        reduce(&late.shrink(&[1])?)?;
+    } else {
+        // Hears of the other's end.
+        let e = failure(late.recv(on(&[0f32])?, 0, 0))?;
+        check(begun.elapsed() < CAP, &e)?;
+    }
+    let given_up = group("given up")?;
+    reduce(&given_up)?;
+    if me.rank == 1 {
+        std::thread::sleep(SECOND);
+        given_up.abort("enough");
+    } else {
+        let begun = Instant::now();
+        let e = failure(given_up.start(op::all_reduce(on(&[1f32; 1000])?, ReduceOp::Sum)).wait().map_err(Error::from))?;
+        let after = begun.elapsed();
+        check(*e.kind() == ErrorKind::Aborted && e.report().guilty == [1] && after < CAP, &e)?;
+        println!("abort by rank 1 after a second: heard after {after:.3?}");
+        println!("ok: timeout and abort, the device of use afterwards");
+    }
+    Ok(())
+}
+
+fn reduce(pg: &ProcessGroup) -> Result<()> {
+    let mut x = on(&[1f32; 4])?;
+    pg.all_reduce(&mut x, ReduceOp::Sum)?;
+    let sum = pg.size() as f32;
+    let got = x.to_vec::<f32>(SECOND)?;
+    if got == [sum; 4] { Ok(()) } else { Err(Error::invalid(format!("the sum is {got:?}"))) }
+}
+
+fn failure<T>(result: Result<T>) -> Result<Error> {
+    result.err().ok_or_else(|| Error::invalid("an op ended that cannot end"))
+}
+
+fn check(holds: bool, e: &Error) -> Result<()> {
+    if holds { Ok(()) } else { Err(Error::invalid(format!("not as it should end: {e}"))) }
+}

@@ -1,0 +1,60 @@
+//! What `hardware/run.sh` runs besides the suite: times beside PyTorch's, a communicator shared with PyTorch, the ends of
+//! ops that never end. Ranks are told who they are by a launcher's variables (`c10d run`).
+
+mod ends;
+mod mixed;
+mod times;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use c10d_core::device::{DeviceBuffer, DeviceRuntime};
+use c10d_core::{Element, GroupBuilder, Result};
+
+const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_secs(60);
+
+fn main() -> ExitCode {
+    let word = std::env::args().nth(1).unwrap_or_default();
+    let rank = std::env::var("RANK").unwrap_or_default();
+    if std::env::var_os("C10D_HARDWARE_HOSTID").is_some() {
+        // Two ranks on one GPU pass for two hosts.
+        // SAFETY: the process has one thread yet.
+        #[allow(unsafe_code)]
+        unsafe {
+            std::env::set_var("NCCL_HOSTID", &rank);
+        }
+    }
+    let done = match word.as_str() {
+        "world1" => times::world_of_one(),
+        "staged" => times::staged(),
+        "mixed" => mixed::run(),
+        "ends" => ends::run(),
+        _ => {
+            eprintln!("hardware world1|staged|mixed DIALECT|ends");
+            return ExitCode::FAILURE;
+        }
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            println!("failed: {e}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The first GPU, which all ranks share.
+fn cuda() -> Result<Arc<dyn DeviceRuntime>> {
+    (c10d_nccl::PROVIDER.devices[0].open)()
+}
+
+fn on<T: Element>(data: &[T]) -> Result<DeviceBuffer> {
+    DeviceBuffer::from_slice(&cuda()?, 0, data, MINUTE)
+}
+
+fn builder(map: &str) -> GroupBuilder {
+    let providers = [&c10d_nccl::PROVIDER, &c10d_gloo_like::PROVIDER];
+    GroupBuilder::new().providers(&providers).backend(map).hint("nccl.device", "0").timeout(MINUTE)
+}
