@@ -14,7 +14,6 @@ use crate::cuda::CudaApi;
 use crate::dialect::Dialect;
 use crate::engine::{Order, Origin};
 use crate::nccl::{Communicator, NcclApi, Optional};
-use crate::side::{Messages, Side};
 use crate::start::{Facts, Running, connect, run};
 use crate::task::Task;
 use crate::types::{CAPABILITIES, LEGACY_CAPABILITIES};
@@ -76,11 +75,13 @@ unsafe impl Backend for Nccl {
             Err(e) => return job.complete(Err(e)),
         };
         let (print, timeout) = (job.request().fingerprint, job.request().timeout);
-        let checks = self.0.checks.as_ref().filter(|_| !task.op.is_p2p());
-        let awaits = checks.and(self.0.side.as_ref()).and_then(Side::messages).map(Messages::before);
+        let checks = self.0.checks.as_ref();
+        let awaits = checks.and_then(|c| c.awaits(&task));
+        // Messages may come from several threads; what is compared and what is sent must be in one order.
+        let _turn = task.op.is_p2p().then(|| self.0.messages.lock());
         if let Some(id) = self.0.board.enter(job, awaits) {
             task.id = id;
-            checks.into_iter().for_each(|c| c.issued(id, print, timeout));
+            checks.into_iter().for_each(|c| c.issued(&task, print, timeout));
             if self.0.orders.send(Order::Do(Item::Run(task))).is_err() {
                 let what = "the thread of this group's communicators is gone";
                 self.0.board.fail(Error::new(ErrorKind::Internal, what));

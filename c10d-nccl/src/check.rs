@@ -1,68 +1,133 @@
-//! Whether the ranks issue the same collectives. NCCL does not look; ranks that disagree would hang, or get garbage.
+//! Whether the ranks issue the same calls. NCCL does not look; ranks that disagree would hang, or get garbage.
 //!
-//! Each rank sends the fingerprint of its call to the next rank and compares the one of the rank before, beside NCCL's own
-//! work. A job is over when both are.
+//! Each rank sends the fingerprint of a collective to the next rank and compares the one of the rank before, beside NCCL's
+//! own work; that of a message goes from its sender to its receiver. A job is over when both are.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use c10d_core::{Error, ErrorKind, Fingerprint, Phase, Result};
+use c10d_core::{Error, ErrorKind, Fingerprint, OpKind, Phase, Result};
 use crossbeam_channel::{Receiver, Sender, unbounded};
+use parking_lot::Mutex;
 
 use crate::board::Board;
 use crate::engine::Order;
-use crate::side::Messages;
+use crate::side::{Messages, Print};
 use crate::start::spawn;
+use crate::task::Task;
 
-/// A collective that this rank has issued.
+/// A call that this rank has issued.
 struct Issued {
     id: u64,
     print: Fingerprint,
     timeout: Duration,
 }
 
-/// Where issued collectives are told.
+/// Where issued calls are told. Each line has a thread of its own, so that none waits for another.
 pub(crate) struct Checks {
-    tell: Sender<(Fingerprint, Duration)>,
-    hear: Sender<Issued>,
+    side: Messages,
+    board: Arc<Board>,
+    orders: Sender<Order>,
+    collectives: (Sender<Issued>, Sender<Issued>),
+    /// By the rank that they go to.
+    sent: Mutex<BTreeMap<u32, Sender<Issued>>>,
+    /// By the rank that they come from.
+    received: Mutex<BTreeMap<u32, Sender<Issued>>>,
 }
 
 impl Checks {
-    /// Starts the two threads that tell and hear.
+    /// Starts the two threads that tell and hear of collectives.
     pub(crate) fn start(side: &Messages, board: &Arc<Board>, orders: &Sender<Order>) -> Result<Checks> {
-        let (tell, told) = unbounded::<(Fingerprint, Duration)>();
-        let (hear, heard) = unbounded();
-        let (teller, hearer) = (side.clone(), side.clone());
-        spawn("c10d-nccl-tell", move || {
-            // A peer that cannot be told is gone, which the watch over it says.
-            told.into_iter().take_while(|(print, timeout)| teller.tell(print, *timeout).is_ok()).for_each(drop);
-        })?;
-        let (board, orders) = (board.clone(), orders.clone());
-        spawn("c10d-nccl-hear", move || {
-            if let Err(e) = listen(&hearer, &board, heard) {
-                board.fail(e);
-                let _ = orders.send(Order::Look);
-            }
-        })?;
-        Ok(Checks { tell, hear })
+        let tell = teller(side, side.next(), Print::Collective)?;
+        let hear = hearer(side, side.before(), Print::Collective, board, orders)?;
+        let (sent, received) = (Mutex::default(), Mutex::default());
+        let (side, board, orders) = (side.clone(), board.clone(), orders.clone());
+        Ok(Checks { side, board, orders, collectives: (tell, hear), sent, received })
     }
 
-    /// A job's collective was given to NCCL's thread.
-    pub(crate) fn issued(&self, id: u64, print: Fingerprint, timeout: Duration) {
-        // Threads that are gone have failed the group.
-        let _ = self.tell.send((print, timeout));
-        let _ = self.hear.send(Issued { id, print, timeout });
+    /// The rank whose fingerprint of this call is compared with this rank's.
+    pub(crate) fn awaits(&self, task: &Task) -> Option<u32> {
+        match task.op {
+            OpKind::Send => None,
+            OpKind::Recv => Some(task.params.peer),
+            _ => Some(self.side.before()),
+        }
+    }
+
+    /// A job's call is given to NCCL's thread. Messages of one direction come here in the order in which they go there.
+    pub(crate) fn issued(&self, task: &Task, print: Fingerprint, timeout: Duration) {
+        let issued = || Issued { id: task.id, print, timeout };
+        let peer = task.params.peer;
+        let line = |lines: &Mutex<BTreeMap<u32, Sender<Issued>>>, make: &dyn Fn() -> Result<Sender<Issued>>| {
+            let mut lines = lines.lock();
+            if let Some(line) = lines.get(&peer) {
+                return Ok(line.clone());
+            }
+            make().inspect(|line| drop(lines.insert(peer, line.clone())))
+        };
+        let lines = match task.op {
+            OpKind::Send => vec![line(&self.sent, &|| teller(&self.side, peer, Print::Message))],
+            OpKind::Recv => {
+                let make = || hearer(&self.side, peer, Print::Message, &self.board, &self.orders);
+                vec![line(&self.received, &make)]
+            }
+            _ => vec![Ok(self.collectives.0.clone()), Ok(self.collectives.1.clone())],
+        };
+        for line in lines {
+            match line {
+                // Threads that are gone have failed the group.
+                Ok(line) => drop(line.send(issued())),
+                Err(e) => self.board.fail(e),
+            }
+        }
     }
 }
 
-fn listen(side: &Messages, board: &Board, heard: Receiver<Issued>) -> Result {
+fn teller(side: &Messages, to: u32, what: Print) -> Result<Sender<Issued>> {
+    let (tell, told) = unbounded::<Issued>();
+    let side = side.clone();
+    spawn("c10d-nccl-tell", move || {
+        // A peer that cannot be told is gone, which the watch over it says.
+        let done = |i: &Issued| side.tell(to, what, &i.print, i.timeout).is_ok();
+        told.into_iter().take_while(done).for_each(drop);
+    })?;
+    Ok(tell)
+}
+
+fn hearer(
+    side: &Messages,
+    from: u32,
+    what: Print,
+    board: &Arc<Board>,
+    orders: &Sender<Order>,
+) -> Result<Sender<Issued>> {
+    let (hear, heard) = unbounded();
+    let (side, board, orders) = (side.clone(), board.clone(), orders.clone());
+    spawn("c10d-nccl-hear", move || {
+        if let Err(e) = listen(&side, from, what, &board, heard) {
+            board.fail(e);
+            let _ = orders.send(Order::Look);
+        }
+    })?;
+    Ok(hear)
+}
+
+fn listen(side: &Messages, from: u32, what: Print, board: &Board, heard: Receiver<Issued>) -> Result {
     for Issued { id, print, timeout } in heard {
         // One that is late is the deadline's to name, and one that is gone the watch's.
-        let Ok(theirs) = side.hear(timeout) else { return Ok(()) };
+        let Ok(mut theirs) = side.hear(from, what, timeout) else { return Ok(()) };
+        if what == Print::Message {
+            // NCCL has no tags.
+            theirs.root = print.root;
+        }
         if let Some((field, mine, theirs)) = print.disagreement(&theirs) {
-            let what = "the ranks disagree about this collective";
+            let what = match what {
+                Print::Collective => "the ranks disagree about this collective",
+                Print::Message => "the ranks disagree about this message",
+            };
             let kind = ErrorKind::Mismatch { field, mine, theirs };
-            return Err(Error::new(kind, what).guilty([side.before()]).phase(Phase::Announce));
+            return Err(Error::new(kind, what).guilty([from]).phase(Phase::Announce));
         }
         board.checked(id);
     }

@@ -10,8 +10,14 @@ use crate::beats::Beats;
 
 /// Tells the goodbye of an orderly rank from all other messages.
 const GOODBYE: u32 = 1;
-/// Tells fingerprints from all other messages.
-const PRINT: u32 = 2;
+
+/// Of what a fingerprint is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Print {
+    Collective = 2,
+    Message = 3,
+}
+
 /// No deadline: the watch lasts as long as the group.
 const ALWAYS: Duration = Duration::MAX;
 const SOON: Duration = Duration::from_secs(1);
@@ -93,7 +99,8 @@ impl Messages {
         Some(error)
     }
 
-    fn next(&self) -> u32 {
+    /// The rank after this one.
+    pub(crate) fn next(&self) -> u32 {
         (self.rank + 1) % self.size
     }
 
@@ -102,15 +109,15 @@ impl Messages {
         (self.rank + self.size - 1) % self.size
     }
 
-    /// Tells the next rank what this one issued.
-    pub(crate) fn tell(&self, print: &Fingerprint, timeout: Duration) -> Result {
-        self.aside.send(&print.to_bytes(), self.next(), PRINT, timeout)
+    /// Tells a rank what this one issued.
+    pub(crate) fn tell(&self, to: u32, what: Print, print: &Fingerprint, timeout: Duration) -> Result {
+        self.aside.send(&print.to_bytes(), to, what as u32, timeout)
     }
 
-    /// What the rank before issued.
-    pub(crate) fn hear(&self, timeout: Duration) -> Result<Fingerprint> {
+    /// What that rank issued.
+    pub(crate) fn hear(&self, from: u32, what: Print, timeout: Duration) -> Result<Fingerprint> {
         let mut bytes = [0; Fingerprint::SIZE];
-        self.aside.recv(&mut bytes, self.before(), PRINT, timeout)?;
+        self.aside.recv(&mut bytes, from, what as u32, timeout)?;
         Ok(Fingerprint::from_bytes(&bytes))
     }
 

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use c10d_core::device::{DeviceBuffer, DeviceRuntime};
 use c10d_core::{Buf, DType, Error, ErrorKind, GroupInit, Memory, Phase, Result, Store};
 use crossbeam_channel::{RecvTimeoutError, Sender, bounded, unbounded};
+use parking_lot::Mutex;
 
 use crate::board::Board;
 use crate::boot::{self, Ids};
@@ -35,6 +36,8 @@ pub(crate) struct Running {
     /// Where the ranks' calls are compared, unless that was switched off.
     pub(crate) checks: Option<Checks>,
     pub(crate) dialect: Dialect,
+    /// Held while a message is given to those who are to see it.
+    pub(crate) messages: Mutex<()>,
 }
 
 /// What a backend is started with.
@@ -113,7 +116,7 @@ pub(crate) fn run(
     spawn("c10d-nccl", move || engine.run(origin)).inspect_err(|_| board.over())?;
     let compared = side.as_ref().and_then(Side::messages).filter(|_| checks);
     let checks = compared.map(|side| Checks::start(side, &board, &orders)).transpose()?;
-    let running = Running { board, orders, nccl, cuda, device, size, side, checks, dialect };
+    let running = Running { board, orders, nccl, cuda, device, size, side, checks, dialect, messages: Mutex::new(()) };
     running.watch()?;
     match is_ready.recv_deadline(deadline) {
         Ok(()) => Ok(running),

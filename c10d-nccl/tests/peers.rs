@@ -126,6 +126,32 @@ fn calls_that_differ_are_a_mismatch() {
     });
 }
 
+/// The receiver compares; the sender hears of it. Tags are not compared, since NCCL has none.
+#[test]
+fn messages_that_differ_are_a_mismatch() {
+    with_fake("messages_that_differ_are_a_mismatch", "hang=2", || {
+        let errors = within(CAP, || {
+            run_ranks(2, with_cpu(), |pg| {
+                let (rank, other) = (pg.rank(), 1 - pg.rank());
+                if rank == 0 {
+                    pg.send(&on(0, &[5i32; 4]), other, 1)?;
+                    pg.send(&on(0, &[5i32; 4]), other, 2)?;
+                } else {
+                    pg.recv(&mut on(1, &[0i32; 4]), other, 2)?;
+                    pg.recv(&mut on(1, &[0i32; 4]), other, 1)?;
+                }
+                let wrong = if rank == 0 { pg.send(on(0, &[1f32; 4]), 1, 0) } else { pg.recv(on(1, &[1i32; 4]), 0, 0) };
+                Ok(wrong.map(drop).expect_err("they disagree"))
+            })
+        });
+        let errors = errors.unwrap();
+        for e in &errors {
+            assert!(matches!(e.kind(), ErrorKind::Mismatch { field: "dtype", .. }), "{e}");
+        }
+        assert_eq!(errors[1].report().guilty, [0], "{}", errors[1]);
+    });
+}
+
 #[test]
 fn a_rank_that_does_not_come_is_named() {
     with_fake("a_rank_that_does_not_come_is_named", "", || {
