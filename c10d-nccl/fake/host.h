@@ -10,3 +10,10 @@ typedef struct {
 
 /* Where the thread is that runs now, of the host's thread that runs it. */
 extern _Thread_local Place threadIdx, blockIdx, blockDim, gridDim;
+
+/* One thread at a time needs no more. */
+static inline unsigned long long atomicMin(unsigned long long *at, unsigned long long value) {
+    unsigned long long was = *at;
+    *at = value < was ? value : was;
+    return was;
+}

@@ -19,6 +19,7 @@ mod scratch;
 mod side;
 #[cfg(feature = "cudarc")]
 mod slices;
+mod sparse;
 mod start;
 mod task;
 #[cfg(test)]

@@ -4,15 +4,16 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use c10d_core::device::DeviceRuntime;
-use c10d_core::registry::{DeviceRegistration, Provider, Registration};
-use c10d_core::{Backend, DispatchKey, Error, GroupInit, Result};
+use c10d_core::registry::{DeviceRegistration, KernelRow, Provider, Registration};
+use c10d_core::{Backend, DispatchKey, Error, GroupInit, OpKind, Result};
 
 use crate::backend::Nccl;
 use crate::cuda::Driver;
 use crate::nccl::Library;
+use crate::sparse;
 use crate::start::Facts;
 
-/// CUDA devices under the name `cuda`, and the backend `nccl`.
+/// CUDA devices under the name `cuda`, the backend `nccl`, and its kernel for sparse tensors.
 ///
 /// Settings: hints `nccl.lib` (the library's file), `nccl.device` (the number of this rank's GPU),
 /// `nccl.check` (`off`: the ranks' calls are not compared), `nccl.compat` (PyTorch's ranks are in the group, too).
@@ -26,6 +27,12 @@ pub static PROVIDER: Provider = Provider {
         create: &create,
     }],
     devices: &[DeviceRegistration { name: "cuda", key: DispatchKey::Cuda, open: &open }],
+    kernels: &[KernelRow {
+        op: OpKind::AllReduce,
+        key: DispatchKey::SparseCuda,
+        backend: Some(crate::NAME),
+        kernel: sparse::all_reduce,
+    }],
     ..Provider::EMPTY
 };
 

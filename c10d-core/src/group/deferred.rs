@@ -13,11 +13,17 @@ use crate::job::Job;
 use crate::types::DispatchKey;
 use crate::{Error, ErrorKind, Phase, Result};
 
-/// The lane of a sparse key beside the lane of its dense one: over an own object of the backend for host memory, so that
-/// its steps and the dense calls may come in different orders on different ranks. `Err`: why there is none.
-pub(super) fn sparse_lane(init: &GroupInit, key: DispatchKey, dense: &Lane, cpu: Option<&str>) -> Result<Lane, String> {
+/// The lane of a sparse key beside the lane of its dense one: over an own object of the backend `over`, by default that
+/// for host memory, so that its steps and the dense calls may come in different orders on different ranks. `Err`: why
+/// there is none.
+pub(super) fn sparse_lane(
+    init: &GroupInit,
+    key: DispatchKey,
+    dense: &Lane,
+    over: Option<&str>,
+) -> Result<Lane, String> {
     let why = || format!("{key} goes through host memory, but this group has no backend for the CPU");
-    let registration = init.registry.backend(cpu.ok_or_else(why)?).map_err(|e| e.report().what.clone())?;
+    let registration = init.registry.backend(over.ok_or_else(why)?).map_err(|e| e.report().what.clone())?;
     let own = GroupInit {
         group: init.group.clone(),
         store: init.store.clone(),

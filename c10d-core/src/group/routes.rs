@@ -80,7 +80,9 @@ impl Routes {
                     return Err(format!("{key} is declared without a kernel: the crate that has it is not linked"));
                 }
                 if key.is_sparse() {
-                    lanes.push(sparse_lane(init, key, &lanes[lane], cpu)?);
+                    // Kernels for all backends go through host memory, a backend's own over itself.
+                    let own = parts.registry.has_own_kernel(OpKind::AllReduce, key, backend);
+                    lanes.push(sparse_lane(init, key, &lanes[lane], if own { Some(backend) } else { cpu })?);
                     let mut kernels = [None; OpKind::ALL.len()];
                     kernels[OpKind::AllReduce as usize] = kernel(OpKind::AllReduce);
                     return Ok(Route { lane: lanes.len() - 1, kernels, capabilities: Capabilities::ALL });

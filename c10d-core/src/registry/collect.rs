@@ -129,6 +129,11 @@ impl Registry {
         own.or_else(|| self.kernels.get(&(op, key, None))).copied()
     }
 
+    /// Whether this backend has a kernel of its own for this op and key, which then runs over that backend.
+    pub(crate) fn has_own_kernel(&self, op: OpKind, key: DispatchKey, backend: &str) -> bool {
+        self.kernels.keys().any(|(o, k, of)| (*o, *k, *of) == (op, key, Some(backend)))
+    }
+
     /// The 60 declared rows, with what a group made of this map would use.
     pub fn table(&self, map: &BackendMap) -> Result<Vec<TableRow>> {
         let offers = offers(self, map, None)?;

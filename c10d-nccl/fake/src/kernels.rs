@@ -21,7 +21,22 @@ const INVALID_PTX: c_int = 218;
 const NOT_FOUND: c_int = 500;
 
 /// What a kernel does with each of its parameters: `r`eads or `w`rites memory from there on; `.`: a number.
-const USES: [(&str, &str); 2] = [("c10d_reduce_", ".wr."), ("c10d_scale_", "..w.")];
+const USES: [(&str, &str); 14] = [
+    ("c10d_reduce_", ".wr."),
+    ("c10d_scale_", "..w."),
+    ("c10d_sparse_linearise_", "r.r.ww"),
+    ("c10d_sparse_check_", "r..w"),
+    ("c10d_sparse_locate_", "r.r.ww"),
+    ("c10d_sparse_mark_", "r.r.w"),
+    ("c10d_sparse_place_", "r.r.r.rw"),
+    ("c10d_sparse_union_", "r.r.rw"),
+    ("c10d_sparse_gather_", "r.r.w"),
+    ("c10d_sparse_sums", "r.w"),
+    ("c10d_sparse_scan", "rw."),
+    ("c10d_sparse_fill_", ".w."),
+    ("c10d_sparse_scatter_", "rr..w"),
+    ("c10d_sparse_merge_", ".rrr..w"),
+];
 
 /// A module's device, and the names in its PTX.
 struct Module {
@@ -156,7 +171,12 @@ unsafe fn run(code: unsafe extern "C" fn(), arguments: &[u64], blocks: c_uint, t
         // SAFETY: as above.
         unsafe { c10d_host_thread(block, thread) };
         match arguments.len() {
+            3 => call!(u64 0, u64 1, u64 2),
             4 => call!(u64 0, u64 1, u64 2, u64 3),
+            5 => call!(u64 0, u64 1, u64 2, u64 3, u64 4),
+            6 => call!(u64 0, u64 1, u64 2, u64 3, u64 4, u64 5),
+            7 => call!(u64 0, u64 1, u64 2, u64 3, u64 4, u64 5, u64 6),
+            8 => call!(u64 0, u64 1, u64 2, u64 3, u64 4, u64 5, u64 6, u64 7),
             n => unreachable!("no kernel has {n} parameters"),
         }
     }

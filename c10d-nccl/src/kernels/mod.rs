@@ -1,6 +1,7 @@
 //! The kernels of `kernels/`: which there are, and their PTX.
 
 mod reduce;
+pub(crate) mod sparse;
 #[cfg(test)]
 mod tests;
 
@@ -13,6 +14,7 @@ pub(crate) use reduce::{SCALED, reducer, reduces, scaler};
 pub(crate) enum Module {
     Reduce,
     Scale,
+    Sparse,
 }
 
 /// A function of a module. All its parameters have 64 bits.
@@ -35,6 +37,7 @@ macro_rules! ptx {
 
 const REDUCE: &CStr = ptx!("reduce.ptx");
 const SCALE: &CStr = ptx!("scale.ptx");
+const SPARSE: &CStr = ptx!("sparse.ptx");
 
 impl Module {
     /// What the driver is given.
@@ -42,6 +45,7 @@ impl Module {
         match self {
             Module::Reduce => REDUCE,
             Module::Scale => SCALE,
+            Module::Sparse => SPARSE,
         }
     }
 }

@@ -22,12 +22,12 @@ fn entries(module: Module) -> BTreeMap<String, usize> {
 }
 
 fn all() -> Vec<&'static Kernel> {
-    super::reduce::all().collect()
+    super::reduce::all().chain(super::sparse::all()).collect()
 }
 
 #[test]
 fn every_kernel_is_in_its_ptx_and_nothing_else() {
-    for module in [Module::Reduce, Module::Scale] {
+    for module in [Module::Reduce, Module::Scale, Module::Sparse] {
         let asked = all().into_iter().filter(|k| k.module == module);
         let asked: BTreeMap<String, usize> = asked.map(|k| (k.name.to_owned(), k.parameters)).collect();
         assert_eq!(asked, entries(module));

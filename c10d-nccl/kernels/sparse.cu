@@ -1,0 +1,200 @@
+/* Sparse tensors: coordinates as keys and back, the union of the ranks' sorted keys, and rows to their places in it. */
+
+#include "common.h"
+#include "combine.h"
+
+/* Elements of a running sum that one thread adds up. */
+#define CHUNK 64
+
+/* Quotient and rest by 32 bits where they do. */
+INLINE u64 over(u64 a, u64 b) {
+    return (a | b) >> 32 ? a / b : (u32)a / (u32)b;
+}
+
+/* The keys of all ranks lie one list after the other, each padded to the longest. prefix[i] says how many keys before
+ * place i are the first of their kind, which is the one on the lowest rank. */
+
+#define SPARSE(key) \
+    /* The first place in a sorted list whose key is not less. */ \
+    INLINE u64 lower_##key(const key *keys, u64 count, key what) { \
+        u64 from = 0; \
+        while (count > 0) { \
+            u64 half = count / 2; \
+            if (keys[from + half] < what) { \
+                from += half + 1; \
+                count -= half + 1; \
+            } else { \
+                count = half; \
+            } \
+        } \
+        return from; \
+    } \
+\
+    /* How many different keys are less, of all ranks. */ \
+    INLINE u64 rank_##key( \
+        key what, const key *keys, u64 longest, const u64 *counts, u64 lists, const u64 *prefix) { \
+        u64 sum = 0; \
+        for (u64 list = 0; list < lists; list++) { \
+            u64 at = list * longest; \
+            sum += prefix[at + lower_##key(keys + at, counts[list], what)] - prefix[at]; \
+        } \
+        return sum; \
+    } \
+\
+    /* Coordinates as one number each. flags[0]: the first entry that is outside of the tensor. */ \
+    KERNEL c10d_sparse_linearise_##key( \
+        const i64 *indices, u64 count, const u64 *sizes, u64 dims, key *keys, u64 *flags) { \
+        EACH(i, count) { \
+            u64 number = 0, outside = 0; \
+            for (u64 d = 0; d < dims; d++) { \
+                u64 index = (u64)indices[d * count + i]; \
+                outside |= index >= sizes[d]; \
+                number = number * sizes[d] + index; \
+            } \
+            keys[i] = (key)number; \
+            if (outside) { \
+                atomicMin(&flags[0], i); \
+            } \
+        } \
+    } \
+\
+    /* flags[0]: the first key that is not in the tensor. flags[1]: the first that does not come after the one before. */ \
+    KERNEL c10d_sparse_check_##key(const key *keys, u64 count, u64 space, u64 *flags) { \
+        EACH(i, count) { \
+            if (keys[i] >= space) { \
+                atomicMin(&flags[0], i); \
+            } \
+            if (i > 0 && keys[i - 1] >= keys[i]) { \
+                atomicMin(&flags[1], i); \
+            } \
+        } \
+    } \
+\
+    /* Places in one sorted list. flags[2]: the first entry that is not there. */ \
+    KERNEL c10d_sparse_locate_##key( \
+        const key *keys, u64 count, const key *known, u64 all, u64 *places, u64 *flags) { \
+        EACH(i, count) { \
+            u64 place = lower_##key(known, all, keys[i]); \
+            places[i] = place; \
+            if (place == all || known[place] != keys[i]) { \
+                atomicMin(&flags[2], i); \
+            } \
+        } \
+    } \
+\
+    /* 1 for each key that no list before has. */ \
+    KERNEL c10d_sparse_mark_##key(const key *keys, u64 longest, const u64 *counts, u64 lists, u64 *marks) { \
+        EACH(i, longest * lists) { \
+            u64 mine = over(i, longest), first = i - mine * longest < counts[mine]; \
+            for (u64 list = 0; first && list < mine; list++) { \
+                const key *others = keys + list * longest; \
+                u64 place = lower_##key(others, counts[list], keys[i]); \
+                first = place == counts[list] || others[place] != keys[i]; \
+            } \
+            marks[i] = first; \
+        } \
+    } \
+\
+    /* Places in the union. */ \
+    KERNEL c10d_sparse_place_##key( \
+        const key *mine, u64 count, const key *keys, u64 longest, const u64 *counts, u64 lists, const u64 *prefix, \
+        u64 *places) { \
+        EACH(i, count) { \
+            places[i] = rank_##key(mine[i], keys, longest, counts, lists, prefix); \
+        } \
+    } \
+\
+    /* The union, sorted. */ \
+    KERNEL c10d_sparse_union_##key( \
+        const key *keys, u64 longest, const u64 *counts, u64 lists, const u64 *prefix, key *all) { \
+        EACH(i, longest * lists) { \
+            if (prefix[i + 1] != prefix[i]) { \
+                all[rank_##key(keys[i], keys, longest, counts, lists, prefix)] = keys[i]; \
+            } \
+        } \
+    } \
+\
+    /* Keys back to coordinates. */ \
+    KERNEL c10d_sparse_gather_##key(const key *keys, u64 count, const u64 *sizes, u64 dims, i64 *indices) { \
+        EACH(i, count) { \
+            u64 number = keys[i]; \
+            for (u64 d = dims; d-- > 0;) { \
+                u64 line = over(number, sizes[d]); \
+                indices[d * count + i] = (i64)(number - line * sizes[d]); \
+                number = line; \
+            } \
+        } \
+    }
+
+SPARSE(u32)
+SPARSE(u64)
+
+/* The sum of each chunk. */
+KERNEL c10d_sparse_sums(const u64 *values, u64 count, u64 *sums) {
+    EACH(chunk, (count + CHUNK - 1) / CHUNK) {
+        u64 from = chunk * CHUNK, end = from + CHUNK < count ? from + CHUNK : count, sum = 0;
+        for (u64 i = from; i < end; i++) {
+            sum += values[i];
+        }
+        sums[chunk] = sum;
+    }
+}
+
+/* Puts the sum of all values before it in each value's place; bases has that of each chunk, if there are several. */
+KERNEL c10d_sparse_scan(const u64 *bases, u64 *values, u64 count) {
+    EACH(chunk, (count + CHUNK - 1) / CHUNK) {
+        u64 from = chunk * CHUNK, end = from + CHUNK < count ? from + CHUNK : count;
+        u64 sum = bases ? bases[chunk] : 0;
+        for (u64 i = from; i < end; i++) {
+            u64 value = values[i];
+            values[i] = sum;
+            sum += value;
+        }
+    }
+}
+
+#define ROWS(bits, type) \
+    KERNEL c10d_sparse_fill_##bits(u64 value, type *to, u64 count) { \
+        EACH(i, count) { \
+            to[i] = (type)value; \
+        } \
+    } \
+\
+    /* Rows to their places, of which each is taken once. */ \
+    KERNEL c10d_sparse_scatter_##bits(const type *values, const u64 *places, u64 count, u64 row, type *to) { \
+        EACH(i, count * row) { \
+            u64 entry = over(i, row); \
+            to[places[entry] * row + (i - entry * row)] = values[i]; \
+        } \
+    }
+
+ROWS(8, u8)
+ROWS(16, u16)
+ROWS(32, u32)
+ROWS(64, u64)
+
+/* Entries with the same coordinates become one, in the order in which they came: those of segment s are
+ * order[starts[s]] and those behind it before starts[s + 1]. */
+#define MERGE(name, type, wide, from, to) \
+    KERNEL c10d_sparse_merge_##name( \
+        u64 op, const type *values, const u64 *order, const u64 *starts, u64 segments, u64 row, type *out) { \
+        EACH(i, segments * row) { \
+            u64 segment = over(i, row), column = i - segment * row, entry = starts[segment]; \
+            wide sum = from(values[order[entry] * row + column]); \
+            for (entry++; entry < starts[segment + 1]; entry++) { \
+                sum = combine_##wide(op, sum, from(values[order[entry] * row + column])); \
+            } \
+            out[i] = to(sum); \
+        } \
+    }
+
+MERGE(u8, u8, u8, SAME, SAME)
+MERGE(i8, i8, i8, SAME, SAME)
+MERGE(u32, u32, u32, SAME, SAME)
+MERGE(i32, i32, i32, SAME, SAME)
+MERGE(u64, u64, u64, SAME, SAME)
+MERGE(i64, i64, i64, SAME, SAME)
+MERGE(f16, u16, f32, from_f16, to_f16)
+MERGE(bf16, u16, f32, from_bf16, to_bf16)
+MERGE(f32, f32, f32, SAME, SAME)
+MERGE(f64, f64, f64, SAME, SAME)

@@ -1,0 +1,238 @@
+//! The device's part of one sparse call: its memory, its stream, and what is given to it.
+#![allow(unsafe_code)]
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use c10d_core::device::{DeviceBuffer, DevicePtr, DeviceRuntime, Stream};
+use c10d_core::{Buf, BufMut, DType, Device, Error, ErrorKind, Memory, Phase, Result, Span};
+
+use crate::cuda::{CudaApi, Line};
+use crate::kernels::Kernel;
+
+/// How long the device is waited for after a failure, before its memory is left to it for good.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// The longest pause between two questions.
+const PAUSE: Duration = Duration::from_micros(200);
+
+/// Elements in the device's memory, which belongs to a bench, or is the caller's for the whole call.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Tensor {
+    pub(super) at: u64,
+    pub(super) count: usize,
+    pub(super) dtype: DType,
+}
+
+impl Tensor {
+    /// That of a span, if it is on a CUDA device.
+    pub(super) fn of(span: &Span) -> Option<Tensor> {
+        match span.memory() {
+            Memory::Cuda(at) => Some(Tensor { at, count: span.count(), dtype: span.dtype() }),
+            _ => None,
+        }
+    }
+
+    /// `count` elements from element `start`.
+    pub(super) fn slice(self, start: usize, count: usize) -> Result<Tensor> {
+        match start.checked_add(count) {
+            Some(end) if end <= self.count => {
+                Ok(Tensor { at: self.at + (start * self.dtype.size()) as u64, count, ..self })
+            }
+            _ => Err(Error::new(ErrorKind::Internal, "a slice beyond its tensor")),
+        }
+    }
+
+    pub(super) fn bytes(self) -> usize {
+        self.count * self.dtype.size()
+    }
+
+    fn place(self) -> DevicePtr {
+        DevicePtr { base: self.at as *mut (), offset: 0 }
+    }
+}
+
+/// A tensor that is lent to a step of the call.
+pub(super) struct Lent {
+    tensor: Tensor,
+    index: u16,
+}
+
+impl Lent {
+    /// # Safety
+    /// The tensor's memory stays, and is the step's alone, until the step is over.
+    pub(super) unsafe fn new(tensor: Tensor, index: u16) -> Lent {
+        Lent { tensor, index }
+    }
+}
+
+// SAFETY: as promised to `new`.
+unsafe impl Buf for Lent {
+    fn span(&mut self) -> Span {
+        let Tensor { at, count, dtype } = self.tensor;
+        Span::new(at as *mut (), 0, count as u64, dtype, Device::cuda(self.index))
+    }
+}
+// SAFETY: as above.
+unsafe impl BufMut for Lent {}
+
+/// The means of one call. Everything is given to one stream, behind what the caller's stream had.
+pub(super) struct Bench {
+    cuda: Arc<dyn CudaApi>,
+    runtime: Arc<dyn DeviceRuntime>,
+    index: u16,
+    line: Line,
+    deadline: Instant,
+    buffers: Vec<(u64, DeviceBuffer)>,
+    /// What the device reads or writes of the host's memory.
+    hosts: Vec<Box<[u8]>>,
+    /// Why the caller's stream cannot be followed.
+    refused: Option<Error>,
+}
+
+impl Bench {
+    pub(super) fn new(cuda: Arc<dyn CudaApi>, index: u16, caller: Stream, deadline: Instant) -> Result<Bench> {
+        cuda.enter(index)?;
+        let mut line = Line::new(cuda.clone(), index)?;
+        let mut refused = None;
+        if line.records(caller)? {
+            refused = Some(Error::invalid("the stream records a graph; collectives in graphs are not offered"));
+        } else {
+            line.follow(caller)?;
+        }
+        let (buffers, hosts) = (Vec::new(), Vec::new());
+        Ok(Bench { runtime: cuda.clone(), cuda, index, line, deadline, buffers, hosts, refused })
+    }
+
+    /// Whether the caller's tensors may be read.
+    pub(super) fn is_open(&self) -> Result {
+        self.refused.clone().map_or(Ok(()), Err)
+    }
+
+    pub(super) fn stream(&self) -> Stream {
+        self.line.stream()
+    }
+
+    /// Memory that stays until the call is over.
+    pub(super) fn allocate(&mut self, dtype: DType, count: usize) -> Result<Tensor> {
+        let mut buffer = DeviceBuffer::new(&self.runtime, self.index, dtype, count)?;
+        let at = match buffer.span().memory() {
+            Memory::Cuda(at) => at,
+            _ => return Err(Error::new(ErrorKind::Internal, "memory of CUDA is none of CUDA")),
+        };
+        self.buffers.push((at, buffer));
+        Ok(Tensor { at, count, dtype })
+    }
+
+    /// A copy of host memory.
+    pub(super) fn upload(&mut self, dtype: DType, bytes: Vec<u8>) -> Result<Tensor> {
+        let tensor = self.allocate(dtype, bytes.len() / dtype.size())?;
+        self.write(tensor, bytes)?;
+        Ok(tensor)
+    }
+
+    fn write(&mut self, to: Tensor, bytes: Vec<u8>) -> Result {
+        let bytes = bytes.into_boxed_slice();
+        if !bytes.is_empty() {
+            // SAFETY: both are as long, and stay until the device has passed the copy.
+            unsafe {
+                self.cuda.copy_in(self.index, self.line.stream(), to.place(), bytes.as_ptr(), to.bytes())?;
+            }
+            self.hosts.push(bytes);
+        }
+        Ok(())
+    }
+
+    /// A copy of numbers.
+    pub(super) fn upload_numbers(&mut self, numbers: &[u64]) -> Result<Tensor> {
+        self.upload(DType::U64, numbers.iter().flat_map(|n| n.to_ne_bytes()).collect())
+    }
+
+    /// The contents, when the device has passed all that it was given.
+    pub(super) fn download(&mut self, from: Tensor) -> Result<Vec<u8>> {
+        let mut bytes = vec![0; from.bytes()].into_boxed_slice();
+        if bytes.is_empty() {
+            return Ok(Vec::new());
+        }
+        let to = bytes.as_mut_ptr();
+        self.hosts.push(bytes);
+        // SAFETY: both are as long, and stay until the device has passed the copy.
+        unsafe { self.cuda.copy_out(self.index, self.line.stream(), to, from.place(), from.bytes())? };
+        self.settle()?;
+        Ok(self.hosts.pop().unwrap_or_default().into_vec())
+    }
+
+    /// The contents as numbers.
+    pub(super) fn download_numbers(&mut self, from: Tensor) -> Result<Vec<u64>> {
+        let number = |bytes: &[u8]| bytes.iter().rev().fold(0, |n, byte| n << 8 | u64::from(*byte));
+        let number =
+            |bytes: &[u8]| if cfg!(target_endian = "big") { number(bytes).swap_bytes() } else { number(bytes) };
+        Ok(self.download(from)?.chunks_exact(from.dtype.size()).map(number).collect())
+    }
+
+    pub(super) fn copy(&mut self, from: Tensor, to: Tensor) -> Result {
+        if from.bytes() == 0 {
+            return Ok(());
+        }
+        if from.bytes() > to.bytes() {
+            return Err(Error::new(ErrorKind::Internal, "a copy beyond its tensor"));
+        }
+        // SAFETY: different tensors, of which each has as many bytes.
+        unsafe { self.cuda.copy(self.index, self.line.stream(), to.place(), from.place(), from.bytes()) }
+    }
+
+    /// # Safety
+    /// The arguments are what the kernel takes, and their memory is the call's.
+    pub(super) unsafe fn launch(&mut self, kernel: &Kernel, threads: usize, arguments: &[u64]) -> Result {
+        // SAFETY: as promised.
+        unsafe { self.cuda.launch(self.index, self.line.stream(), kernel, threads, arguments) }
+    }
+
+    /// Waits until the device has passed all that it was given.
+    pub(super) fn settle(&mut self) -> Result {
+        self.settle_by(self.deadline)
+    }
+
+    fn settle_by(&mut self, deadline: Instant) -> Result {
+        let mark = self.line.mark()?;
+        let mut pause = Duration::from_micros(5);
+        for turn in 0.. {
+            if self.line.passed(&mark)? {
+                self.line.forget(mark);
+                return Ok(());
+            }
+            if Instant::now() >= deadline {
+                let what = "the device did not get done with a sparse tensor in time";
+                return Err(Error::new(ErrorKind::Timeout, what).phase(Phase::Transfer));
+            }
+            if turn < 64 {
+                std::thread::yield_now();
+            } else {
+                std::thread::sleep(pause);
+                pause = (pause * 2).min(PAUSE);
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives a buffer away that the device is through with.
+    pub(super) fn take(&mut self, tensor: Tensor) -> Result<DeviceBuffer> {
+        // Where there is nothing in it, any place will do.
+        let found = self
+            .buffers
+            .iter()
+            .position(|(at, b)| *at == tensor.at && b.count() == tensor.count && b.dtype() == tensor.dtype);
+        let at = found.ok_or_else(|| Error::new(ErrorKind::Internal, "a result that is not there"))?;
+        Ok(self.buffers.swap_remove(at).1)
+    }
+
+    /// Gives everything back; `false`: the device did not let go, and what it may still use is left to it.
+    pub(super) fn end(mut self) -> bool {
+        let over = self.settle_by(Instant::now() + PATIENCE).is_ok();
+        if over {
+            self.line.close();
+        } else {
+            std::mem::forget((std::mem::take(&mut self.buffers), std::mem::take(&mut self.hosts)));
+        }
+        over
+    }
+}

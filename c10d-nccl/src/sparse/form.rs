@@ -1,0 +1,96 @@
+//! Element types and operations, as the kernels and NCCL see them.
+
+use c10d_core::{DType, Error, ReduceOp, Result};
+use half::{bf16, f16};
+
+use crate::types::CAPABILITIES;
+
+/// How rows of a type are combined.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Form {
+    /// The type that a kernel takes the elements for.
+    pub(super) part: DType,
+    /// How many of those one element is.
+    pub(super) parts: usize,
+    /// The operation on them.
+    pub(super) op: ReduceOp,
+    /// The bits of what leaves every part as it is.
+    pub(super) neutral: u64,
+}
+
+impl Form {
+    /// # Errors
+    /// `Unsupported` where NCCL has no such reduction.
+    pub(super) fn of(dtype: DType, reduce: ReduceOp) -> Result<Form> {
+        let offered = CAPABILITIES.reduces.get(usize::from(reduce.code())).is_some_and(|set| set.contains(dtype));
+        if !offered {
+            return Err(Error::unsupported(format!("backend nccl does not offer {reduce} of {dtype}")));
+        }
+        let (part, parts) = match dtype {
+            DType::Bool => (DType::U8, 1),
+            DType::Complex64 => (DType::F32, 2),
+            DType::Complex128 => (DType::F64, 2),
+            other => (other, 1),
+        };
+        // A bool is 0 or 1, of which the sum is "or", the product "and".
+        let op = match reduce {
+            ReduceOp::Sum if dtype == DType::Bool => ReduceOp::Max,
+            ReduceOp::Product if dtype == DType::Bool => ReduceOp::Min,
+            other => other,
+        };
+        let neutral = if dtype == DType::Bool { u64::from(op == ReduceOp::Min) } else { neutral(part, op) };
+        Ok(Form { part, parts, op, neutral })
+    }
+}
+
+fn neutral(dtype: DType, op: ReduceOp) -> u64 {
+    use DType::*;
+    // In a sum, 0.0 would make 0.0 of -0.0.
+    let float = match op {
+        ReduceOp::Sum => -0.0,
+        ReduceOp::Product => 1.0,
+        ReduceOp::Min => f64::INFINITY,
+        _ => f64::NEG_INFINITY,
+    };
+    let (least, most): (u64, u64) = match dtype {
+        I8 => (i8::MIN as u64, i8::MAX as u64),
+        I32 => (i32::MIN as u64, i32::MAX as u64),
+        I64 => (i64::MIN as u64, i64::MAX as u64),
+        _ => (0, u64::MAX),
+    };
+    match (dtype, op) {
+        (F16, _) => f16::from_f64(float).to_bits().into(),
+        (BF16, _) => bf16::from_f64(float).to_bits().into(),
+        (F32, _) => (float as f32).to_bits().into(),
+        (F64, _) => float.to_bits(),
+        (_, ReduceOp::Sum) => 0,
+        (_, ReduceOp::Product) => 1,
+        (_, ReduceOp::Min) => most,
+        _ => least,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::sparse::merger;
+
+    #[test]
+    fn whatever_nccl_reduces_has_a_form_and_a_kernel() {
+        for reduce in [ReduceOp::Sum, ReduceOp::Product, ReduceOp::Min, ReduceOp::Max] {
+            for dtype in DType::ALL.iter().copied() {
+                match Form::of(dtype, reduce) {
+                    Ok(form) => {
+                        assert_eq!(form.part.size() * form.parts, dtype.size());
+                        assert!(merger(form.part).is_some(), "{dtype}");
+                    }
+                    Err(e) => assert!(e.to_string().contains(dtype.name()), "{e}"),
+                }
+            }
+        }
+        assert_eq!(Form::of(DType::I8, ReduceOp::Min).unwrap().neutral as u8, 0x7f);
+        assert_eq!(Form::of(DType::F16, ReduceOp::Product).unwrap().neutral, 0x3c00);
+        assert_eq!(Form::of(DType::Bool, ReduceOp::Product).unwrap().neutral, 1);
+        assert!(Form::of(DType::U16, ReduceOp::Sum).is_err());
+    }
+}

@@ -1,0 +1,216 @@
+//! The algorithm: the union of all ranks' keys, rows in their places of it, and one dense all-reduce of those.
+#![allow(unsafe_code)]
+
+use c10d_core::device::DeviceBuffer;
+use c10d_core::{
+    Call, DType, DeviceCoo, Error, ErrorKind, KernelContext, Outcome, Phase, ReduceOp, Request, Result, op,
+};
+
+use super::bench::{Bench, Lent, Tensor};
+use super::entries::{Entries, Facts, Known, prepare};
+use super::meta::{Meta, WORDS, told};
+use super::steps::{self, FLAGS, Lists, NONE, Space};
+use super::worker::Worker;
+use crate::cuda::{CudaApi, Driver};
+
+/// The step after which ranks that disagree part.
+const LAST: u8 = 127;
+
+/// Coordinates and rows of the result.
+type Parts = (Tensor, Tensor);
+
+/// Reduces the tensors of all ranks.
+pub(super) fn reduce(ctx: &KernelContext<'_>, request: &Request) -> Result<Outcome> {
+    let cuda = Driver::get()?;
+    let worker = Worker::start(cuda.clone(), request)?;
+    let call = Run { ctx, request, worker: &worker, stream: worker.call("making a stream", |b| Ok(b.stream()))? };
+    // What is wrong here is told to all ranks, which otherwise would wait.
+    let facts = worker.is_open().and_then(|()| cuda.has_kernels()).and_then(|()| Facts::of(request));
+    let (indices, rows) = call.reduce(facts)?;
+    let (indices, rows): (DeviceBuffer, DeviceBuffer) = worker.call("giving the result", move |b| {
+        b.settle()?;
+        Ok((b.take(indices)?, b.take(rows)?))
+    })?;
+    let layout = request.sparse().ok_or_else(|| Error::invalid("this kernel is for sparse tensors"))?;
+    let result = DeviceCoo::new(&*layout.shape, layout.sparse_dim, indices, rows)?.assume_coalesced();
+    Ok(Outcome { payload: Some(Box::new(result)), ..Outcome::default() })
+}
+
+/// One call on one rank.
+struct Run<'a> {
+    ctx: &'a KernelContext<'a>,
+    request: &'a Request,
+    worker: &'a Worker,
+    /// On which everything runs.
+    stream: u64,
+}
+
+impl Run<'_> {
+    fn reduce(&self, facts: Result<Facts>) -> Result<Parts> {
+        let prepared = facts.and_then(|facts| {
+            let mine = facts.clone();
+            let prepared = self.worker.call("reading a tensor", move |b| prepare(b, &mine))?;
+            Ok((facts, prepared))
+        });
+        if self.ctx.size() == 1 {
+            let (facts, (space, entries, known)) = prepared?;
+            return match known {
+                Some(known) => self.sum_known(facts, entries, known),
+                None => self.worker.call("copying a tensor", move |b| alone(b, &facts, space, entries)),
+            };
+        }
+        let meta = self.meet(prepared.as_ref().map(|(_, (_, entries, _))| entries.keys.count).map_err(Error::clone))?;
+        let (facts, (space, entries, known)) = prepared?;
+        match known {
+            Some(known) => self.sum_known(facts, entries, known),
+            None => self.over_union(facts, space, entries, &meta),
+        }
+    }
+
+    /// Runs a step behind what the device was given, with tensors that the device's thread keeps.
+    fn step<B: c10d_core::Buffers>(&self, step: u8, call: Call<B>) -> Result {
+        // SAFETY: the stream is the worker's, which is there until the call is over.
+        let call = unsafe { call.on_stream(self.stream) };
+        self.ctx.run_step(self.request, step, call).map(drop)
+    }
+
+    fn lend(&self, tensor: Tensor) -> Lent {
+        // SAFETY: tensors stay with the worker until the call is over, which waits for its steps; nothing else that uses
+        // one is given to the device meanwhile.
+        unsafe { Lent::new(tensor, self.worker.index) }
+    }
+
+    /// Tells all ranks what this one has, or that its tensor is wrong; learns the same of them.
+    fn meet(&self, nnz: Result<usize, Error>) -> Result<Meta> {
+        let (ctx, request) = (self.ctx, self.request);
+        let layout = request.sparse().ok_or_else(|| Error::invalid("this kernel is for sparse tensors"))?;
+        let words = told(request, layout, &nnz, request.params.sparse_indices());
+        let ranks = ctx.size() as usize;
+        let (mine, all) = self.worker.call("the first round", move |b| {
+            Ok((b.upload_numbers(&words)?, b.allocate(DType::U64, WORDS * ranks)?))
+        })?;
+        self.step(1, op::all_gather_into(self.lend(mine), self.lend(all)))?;
+        let meta = Meta(self.worker.call("the first round", move |b| b.download_numbers(all))?);
+        let disagreed = |error| {
+            // All ranks know it by now, or will: whoever left at once would be taken for the cause by those that do not.
+            if let Ok(mine) = mine.slice(0, 1)
+                && let Ok(all) = all.slice(0, ranks)
+            {
+                let _ = self.step(LAST, op::all_gather_into(self.lend(mine), self.lend(all)));
+            }
+            error
+        };
+        meta.same(ctx.rank()).map_err(disagreed)?;
+        meta.sound(nnz.as_ref().err())?;
+        meta.same_known(ctx.rank()).map_err(disagreed)?;
+        Ok(meta)
+    }
+
+    /// All ranks know the result's coordinates beforehand: what is left is a dense sum.
+    fn sum_known(&self, facts: Facts, entries: Entries, known: Known) -> Result<Parts> {
+        let rows = self.worker.call("taking rows to their places", move |b| {
+            let layout = &facts.layout;
+            let rows = result(b, facts.values.dtype, known.indices.count / layout.sparse_dim, layout.row)?;
+            // Zero, also where no rank has an entry.
+            steps::fill(b, rows, facts.form.part, 0)?;
+            steps::scatter(b, facts.form, entries.rows, known.places, layout.row, rows)?;
+            Ok((known.indices, rows))
+        })?;
+        self.sum(rows.1, ReduceOp::Sum)?;
+        Ok(rows)
+    }
+
+    fn sum(&self, rows: Tensor, by: ReduceOp) -> Result {
+        if self.ctx.size() == 1 || rows.count == 0 {
+            return Ok(());
+        }
+        self.step(3, op::all_reduce(self.lend(rows), by))
+    }
+
+    /// Makes the union of all ranks' keys, and reduces a row for each.
+    fn over_union(&self, facts: Facts, space: Space, entries: Entries, meta: &Meta) -> Result<Parts> {
+        let counts = meta.counts();
+        let longest = counts.iter().copied().max().unwrap_or(0);
+        let longest = usize::try_from(longest).unwrap_or(usize::MAX);
+        let ranks = counts.len();
+        let (mine, lists) = self.worker.call("gathering keys", move |b| {
+            let places = longest.checked_mul(ranks).filter(|n| n.checked_mul(8).is_some());
+            let places =
+                places.ok_or_else(|| Error::new(ErrorKind::Resource, "more entries than any GPU has room for"))?;
+            let all = b.allocate(space.dtype(), places)?;
+            let mine = b.allocate(space.dtype(), longest)?;
+            b.copy(entries.keys, mine)?;
+            Ok((mine, Lists { keys: all, longest, counts: b.upload_numbers(&counts)? }))
+        })?;
+        if longest > 0 {
+            self.step(2, op::all_gather_into(self.lend(mine), self.lend(lists.keys)))?;
+        }
+        let counts = meta.counts();
+        let (parts, by) = (
+            self.worker.call("the union of keys", move |b| compact(b, &facts, space, entries, lists, &counts))?,
+            self.request.params.reduce,
+        );
+        self.sum(parts.1, by)?;
+        Ok(parts)
+    }
+}
+
+/// The result's coordinates, and its rows with this rank's entries in them.
+fn compact(
+    bench: &mut Bench,
+    facts: &Facts,
+    space: Space,
+    entries: Entries,
+    lists: Lists,
+    counts: &[u64],
+) -> Result<Parts> {
+    let flags = steps::flags(bench, counts.len())?;
+    for (rank, count) in counts.iter().enumerate() {
+        let keys = lists.keys.slice(rank * lists.longest, *count as usize)?;
+        steps::check(bench, space, keys, flags.slice(rank * FLAGS, FLAGS)?)?;
+    }
+    let numbers = steps::number(bench, space, lists)?;
+    let said = bench.download_numbers(flags)?;
+    if let Some(rank) = said.chunks(FLAGS).position(|flags| flags.iter().any(|flag| *flag != NONE)) {
+        let what = format!("rank {rank} sent keys that are not sorted, or outside of the tensor");
+        return Err(Error::new(ErrorKind::Protocol, what).guilty([rank as u32]).phase(Phase::Transfer));
+    }
+    let all = bench.download_numbers(numbers.slice(numbers.count - 1, 1)?)?[0] as usize;
+    let (layout, form) = (&facts.layout, facts.form);
+    // All memory first, so that nothing is written where there is not enough.
+    let indices = result(bench, DType::I64, all, layout.sparse_dim)?;
+    let rows = result(bench, facts.values.dtype, all, layout.row)?;
+    let keys = bench.allocate(space.dtype(), all)?;
+    let places = bench.allocate(DType::U64, entries.keys.count)?;
+    steps::union(bench, space, lists, numbers, keys)?;
+    steps::gather(bench, space, keys, indices)?;
+    steps::place(bench, space, entries.keys, lists, numbers, places)?;
+    steps::fill(bench, rows, form.part, form.neutral)?;
+    steps::scatter(bench, form, entries.rows, places, layout.row, rows)?;
+    Ok((indices, rows))
+}
+
+/// A world of one: its entries, coalesced.
+fn alone(bench: &mut Bench, facts: &Facts, space: Space, entries: Entries) -> Result<Parts> {
+    let layout = &facts.layout;
+    let indices = result(bench, DType::I64, entries.keys.count, layout.sparse_dim)?;
+    let rows = result(bench, facts.values.dtype, entries.keys.count, layout.row)?;
+    steps::gather(bench, space, entries.keys, indices)?;
+    bench.copy(entries.rows, rows)?;
+    Ok((indices, rows))
+}
+
+/// Memory for a part of the result.
+fn result(bench: &mut Bench, dtype: DType, entries: usize, each: usize) -> Result<Tensor> {
+    let none = |why: &str| {
+        let what = format!("no memory for {entries} entries of {each} elements of {dtype}: {why}");
+        Error::new(ErrorKind::Resource, what)
+    };
+    let count =
+        entries.checked_mul(each).filter(|n| n.checked_mul(dtype.size()).is_some_and(|b| b <= isize::MAX as usize));
+    let count = count.ok_or_else(|| none("more than any GPU has"))?;
+    bench.allocate(dtype, count).map_err(|e| match e.kind() {
+        ErrorKind::Resource => none(&e.report().what),
+        _ => e,
+    })
+}

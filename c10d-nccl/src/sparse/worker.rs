@@ -1,0 +1,102 @@
+//! The thread that makes a sparse call's calls of CUDA: one that does not come back holds nobody up.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use c10d_core::{Error, ErrorKind, Phase, Request, Result, let_go};
+use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+
+use super::bench::{Bench, Tensor};
+use crate::cuda::{CudaApi, release, retain};
+
+type Order = Box<dyn FnOnce(&mut Result<Bench>) + Send>;
+
+/// The thread, as the call sees it. It ends when this is dropped, and then gives back what it has.
+pub(super) struct Worker {
+    orders: Sender<Order>,
+    /// When a call of CUDA's is given up.
+    patience: Instant,
+    pub(super) index: u16,
+    /// Why the request's tensors cannot be used.
+    refused: Option<Error>,
+}
+
+impl Worker {
+    /// Starts it. The request's tensors are held until the device is through with them.
+    pub(super) fn start(cuda: Arc<dyn CudaApi>, request: &Request) -> Result<Worker> {
+        let index = request.inputs().first().map_or(0, |span| span.device().index());
+        let mut refused = None;
+        let mut held = Held { cuda: cuda.clone(), index, addresses: Vec::new() };
+        for tensor in request.inputs().iter().filter_map(Tensor::of).filter(|t| t.bytes() > 0) {
+            if retain(&*cuda, index, tensor.at) {
+                held.addresses.push(tensor.at);
+            } else {
+                let what = "a sparse tensor on a GPU must be in memory that c10d allocated (DeviceBuffer)";
+                refused = Some(Error::invalid(what));
+            }
+        }
+        let (orders, todo) = unbounded::<Order>();
+        let (deadline, caller) = (request.deadline(), request.stream);
+        let run = move || serve(Bench::new(cuda, index, caller, deadline), todo, held);
+        let thread = std::thread::Builder::new().name("c10d-nccl-sparse".to_owned());
+        thread.spawn(run).map_err(|e| {
+            let what = "cannot start the thread that a sparse call on a GPU needs";
+            Error::new(ErrorKind::Resource, what).source(e)
+        })?;
+        Ok(Worker { orders, patience: deadline + let_go(request.timeout) / 4, index, refused })
+    }
+
+    /// Whether the request's tensors may be used.
+    pub(super) fn is_open(&self) -> Result {
+        self.refused.clone().map_or(Ok(()), Err)
+    }
+
+    /// Has something done on the device; what comes too late is given back there.
+    pub(super) fn call<T: Send + 'static>(
+        &self,
+        what: &'static str,
+        order: impl FnOnce(&mut Bench) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let (answer, answered) = bounded(1);
+        let run = move |bench: &mut Result<Bench>| {
+            let done = match bench {
+                Ok(bench) => order(bench),
+                Err(e) => Err(e.clone()),
+            };
+            // Nobody may be waiting any more.
+            let _ = answer.send(done);
+        };
+        let gone = || Error::new(ErrorKind::Internal, "the thread of a sparse call on a GPU is gone");
+        self.orders.send(Box::new(run)).map_err(|_| gone())?;
+        let since = Instant::now();
+        match answered.recv_deadline(self.patience) {
+            Ok(done) => done,
+            Err(e) if e.is_disconnected() => Err(gone()),
+            Err(_) => {
+                let what = format!("CUDA does not come back from {what} after {:.1?}", since.elapsed());
+                Err(Error::new(ErrorKind::Timeout, what).phase(Phase::Transfer))
+            }
+        }
+    }
+}
+
+/// Tensors that are kept allocated although their owner may free them.
+struct Held {
+    cuda: Arc<dyn CudaApi>,
+    index: u16,
+    addresses: Vec<u64>,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.addresses.iter().for_each(|at| release(&*self.cuda, self.index, *at));
+    }
+}
+
+fn serve(mut bench: Result<Bench>, todo: Receiver<Order>, held: Held) {
+    todo.into_iter().for_each(|order| order(&mut bench));
+    if bench.is_ok_and(|bench| !bench.end()) {
+        // The device may be at it for ever.
+        std::mem::forget(held);
+    }
+}
