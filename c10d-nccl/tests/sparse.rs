@@ -5,12 +5,14 @@ mod common;
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::sync::Arc;
+use std::time::Instant;
 
 use c10d_core::ops::{Absent, AllReduceOptions};
 use c10d_core::{
-    Coo, DeviceCoo, DispatchKey, Element, Error, ErrorKind, GroupBuilder, ProcessGroup, ReduceOp, Result, Status, op,
-    run_ranks,
+    Coo, DeviceCoo, DispatchKey, Element, ErrorKind, GroupBuilder, ProcessGroup, ReduceOp, Status, op, run_ranks,
 };
+use c10d_rendezvous::tcp_store::ServerOptions;
+use c10d_rendezvous::{TcpStore, TcpStoreServer};
 use common::{SECOND, builder, on, with_cpu, with_fake};
 use half::{bf16, f16};
 
@@ -142,4 +144,357 @@ fn sums_of_anything() {
             agrees(if world % 2 == 0 { builder() } else { with_cpu() }, &rounds);
         }
     });
+}
+
+/// Tensors of three ranks, with duplicates, few and many.
+fn some<T: Element>(value: fn(u64) -> T) -> Vec<Vec<Coo<T>>> {
+    let mut random = Random(7);
+    let worlds = [[3, 0, 5], [900, 1100, 70]];
+    worlds.iter().map(|w| w.iter().map(|nnz| tensor(&[400, 3], 1, *nnz, &mut random, value)).collect()).collect()
+}
+
+fn over_present(op: ReduceOp) -> AllReduceOptions {
+    AllReduceOptions::new(op).with_absent(Absent::Ignored)
+}
+
+fn by<T: Element + PartialEq + Debug>(value: fn(u64) -> T, ops: &[(ReduceOp, fn(T, T) -> T)]) {
+    let rounds = ops
+        .iter()
+        .flat_map(|(op, combine)| some(value).into_iter().map(move |tensors| (tensors, over_present(*op), *combine)));
+    agrees(builder(), &rounds.collect::<Vec<_>>());
+}
+
+macro_rules! whole_numbers {
+    ($($t:ty)*) => {$(
+        by(|x| x as $t, &[
+            (ReduceOp::Sum, <$t>::wrapping_add),
+            (ReduceOp::Product, <$t>::wrapping_mul),
+            (ReduceOp::Min, <$t>::min),
+            (ReduceOp::Max, <$t>::max),
+        ]);
+    )*};
+}
+
+#[test]
+fn every_operation_on_whole_numbers() {
+    with_fake("every_operation_on_whole_numbers", "", || {
+        whole_numbers!(u8 i8 u32 i32 u64 i64);
+        by(
+            |x| x & 1 == 1,
+            &[
+                (ReduceOp::Sum, |a, b| a | b),
+                (ReduceOp::Product, |a, b| a & b),
+                (ReduceOp::Min, |a, b| a & b),
+                (ReduceOp::Max, |a, b| a | b),
+            ],
+        );
+    });
+}
+
+/// Values of which every order gives the same.
+#[test]
+fn every_operation_on_floats() {
+    with_fake("every_operation_on_floats", "", || {
+        by(|x| x as i16 as f32, &[(ReduceOp::Sum, |a, b| a + b), (ReduceOp::Min, f32::min), (ReduceOp::Max, f32::max)]);
+        by(|x| x as i32 as f64, &[(ReduceOp::Sum, |a, b| a + b), (ReduceOp::Min, f64::min), (ReduceOp::Max, f64::max)]);
+        by(|x| if x % 2 == 0 { 1f64 } else { -1.0 }, &[(ReduceOp::Product, |a, b| a * b)]);
+        by(|x| if x % 2 == 0 { 1f32 } else { -1.0 }, &[(ReduceOp::Product, |a, b| a * b)]);
+        by(
+            |x| f16::from_f32((x % 16) as f32),
+            &[
+                (ReduceOp::Sum, |a: f16, b: f16| f16::from_f32(a.to_f32() + b.to_f32())),
+                (ReduceOp::Min, |a, b| if a < b { a } else { b }),
+                (ReduceOp::Max, |a, b| if a > b { a } else { b }),
+            ],
+        );
+        by(
+            |x| bf16::from_f32((x % 4) as f32),
+            &[
+                (ReduceOp::Sum, |a: bf16, b: bf16| bf16::from_f32(a.to_f32() + b.to_f32())),
+                (ReduceOp::Min, |a, b| if a < b { a } else { b }),
+                (ReduceOp::Max, |a, b| if a > b { a } else { b }),
+            ],
+        );
+        use num_complex::Complex;
+        by(|x| Complex::new(x as i8 as f32, 1.0), &[(ReduceOp::Sum, |a, b| a + b)]);
+        by(|x| Complex::new(1.0, x as i8 as f64), &[(ReduceOp::Sum, |a, b| a + b)]);
+    });
+}
+
+/// Entries of one rank with the same coordinates: in the order in which they came, halves in f32, NaN wins.
+#[test]
+fn duplicates_are_added_in_order() {
+    with_fake("duplicates_are_added_in_order", "", || {
+        let one = |nnz: usize, values: Vec<f32>| Coo::new([9], 1, vec![4; nnz], values).unwrap();
+        let values: Vec<f32> = (0..1000).map(|i| 1.0 / (i as f32 + 1.0)).collect();
+        let sum = values.iter().copied().reduce(|a, b| a + b).unwrap();
+        let halves = Coo::new([9], 1, vec![4; 3], [2048.0, 1.0, 1.0].map(f16::from_f32).to_vec()).unwrap();
+        // Alone, and with a rank that has nothing.
+        for world in [1, 2] {
+            let results = run_ranks(world, builder(), |pg| {
+                let mine = |nnz: usize, values: Vec<f32>| {
+                    let t = if pg.rank() == 0 { one(nnz, values) } else { one(0, vec![]) };
+                    sent(&t, pg.rank())
+                };
+                let in_order = fetched::<f32>(&pg.all_reduce(mine(1000, values.clone()), ReduceOp::Sum)?);
+                let nan = mine(3, vec![1.0, f32::NAN, 2.0]);
+                let nan = fetched::<f32>(&pg.all_reduce(nan, over_present(ReduceOp::Min))?);
+                let zero = fetched::<f32>(&pg.all_reduce(mine(1, vec![-0.0]), ReduceOp::Sum)?);
+                let halves = if pg.rank() == 0 { halves.clone() } else { Coo::new([9], 1, vec![], vec![])? };
+                let halves = fetched::<f16>(&pg.all_reduce(sent(&halves, pg.rank()), ReduceOp::Sum)?);
+                Ok((in_order, nan, zero, halves))
+            });
+            for (in_order, nan, zero, halves) in results.unwrap() {
+                assert_eq!((in_order.indices(), in_order.values()), (&[4i64][..], &[sum][..]));
+                assert!(nan.values()[0].is_nan() && zero.values()[0].is_sign_negative());
+                assert_eq!(halves.values(), [f16::from_f32(2050.0)]);
+            }
+        }
+    });
+}
+
+/// A rank whose tensor is wrong: all learn who and why, and the group goes on.
+#[test]
+fn wrong_indices() {
+    with_fake("wrong_indices", "", || {
+        let cases: [(Vec<i64>, bool, &str); 5] = [
+            (vec![1, -1], false, "index -1 of entry 1"),
+            (vec![1, 50], false, "index 50 of entry 1 is not within 0..50, dimension 0"),
+            (vec![2, 1], true, "said to be coalesced, but entry 1"),
+            (vec![1, 1], true, "said to be coalesced, but entry 1"),
+            (vec![i64::MAX, i64::MIN], false, "of entry 0"),
+        ];
+        for groups in [builder(), with_cpu()] {
+            let told = run_ranks(3, groups, |pg| {
+                for (indices, coalesced, words) in &cases {
+                    let indices = if pg.rank() == 1 { indices.clone() } else { vec![0, 1] };
+                    let tensor = Coo::new([50], 1, indices, vec![1f32, 2.0])?;
+                    let tensor = if *coalesced { tensor.assume_coalesced() } else { tensor };
+                    let e = pg.all_reduce(sent(&tensor, pg.rank()), ReduceOp::Sum).unwrap_err();
+                    let report = e.report();
+                    assert_eq!((&report.kind, &report.guilty[..]), (&ErrorKind::InvalidArgument, &[1][..]), "{e}");
+                    assert!(report.status == Status::Rejected && report.what.contains(words), "{e}");
+                    let sum = Coo::new([50], 1, vec![7], vec![1f32])?;
+                    let sum = fetched::<f32>(&pg.all_reduce(sent(&sum, pg.rank()), ReduceOp::Sum)?);
+                    assert_eq!((sum.indices(), sum.values()), (&[7i64][..], &[3f32][..]));
+                }
+                pg.shutdown()
+            });
+            told.unwrap();
+        }
+    });
+}
+
+/// What one rank calls differently is a mismatch on all.
+fn differs<T: Element, U: Element>(
+    field: &str,
+    groups: GroupBuilder,
+    odd: (Coo<T>, ReduceOp),
+    rest: (Coo<U>, ReduceOp),
+) {
+    let errors = run_ranks(3, groups, |pg| {
+        let done = match pg.rank() {
+            1 => pg.all_reduce(sent(&odd.0, 1), over_present(odd.1)),
+            rank => pg.all_reduce(sent(&rest.0, rank), over_present(rest.1)),
+        };
+        Ok(done.unwrap_err())
+    });
+    for (rank, e) in errors.unwrap().iter().enumerate() {
+        assert!(matches!(e.kind(), ErrorKind::Mismatch { field: f, .. } if *f == field), "rank {rank}: {e}");
+        assert!(!e.report().guilty.is_empty(), "rank {rank}: {e}");
+    }
+}
+
+#[test]
+fn ranks_that_disagree() {
+    with_fake("ranks_that_disagree", "", || {
+        let row = |shape: [usize; 2]| Coo::new(shape, 1, vec![3], vec![1f32; shape[1]]).unwrap();
+        let one = || Coo::new([9], 1, vec![3], vec![1i32]).unwrap();
+        let wide = || Coo::new([9], 1, vec![3], vec![1f64]).unwrap();
+        for groups in [builder, with_cpu] {
+            differs("shape", groups(), (row([50, 2]), ReduceOp::Sum), (row([50, 3]), ReduceOp::Sum));
+            differs("dtype", groups(), (wide(), ReduceOp::Sum), (one(), ReduceOp::Sum));
+            differs("reduce_op", groups(), (one(), ReduceOp::Max), (one(), ReduceOp::Min));
+        }
+    });
+}
+
+#[test]
+fn known_indices() {
+    with_fake("known_indices", "", || {
+        let told = run_ranks(3, builder(), |pg| {
+            let (all, rank): (Arc<[i64]>, i64) = ((0..90).collect(), pg.rank().into());
+            let known = |indices: Arc<[i64]>| AllReduceOptions::new(ReduceOp::Sum).with_sparse_indices(Some(indices));
+            let mine = || Coo::new([100], 1, vec![rank, 50, 50], vec![1f64, 2.0, 3.0]).unwrap();
+            let sum = fetched::<f64>(&pg.all_reduce(sent(&mine(), pg.rank()), known(all.clone()))?);
+            let want = |i: i64| if i < 3 { 1.0 } else { f64::from(u8::from(i == 50)) * 15.0 };
+            assert!(sum.indices() == &all[..] && sum.values().iter().zip(0..).all(|(v, i)| *v == want(i)));
+            let fails = |tensor: Coo<f64>, indices: Arc<[i64]>| {
+                pg.all_reduce(sent(&tensor, pg.rank()), known(indices)).unwrap_err()
+            };
+            // Whatever is wrong on one rank is told to all.
+            let only = |bad: Arc<[i64]>| if rank == 1 { bad } else { all.clone() };
+            let stray = Coo::new([100], 1, vec![if rank == 1 { 95 } else { 5 }], vec![1f64])?;
+            let errors = [
+                (fails(stray, all.clone()), "is not among them"),
+                (fails(mine(), only(Arc::new([3, 2]))), "must be sorted"),
+                (fails(mine(), only(Arc::new([0, 100]))), "index 100 of entry 1"),
+            ];
+            for (e, words) in errors {
+                assert!(*e.kind() == ErrorKind::InvalidArgument && e.report().guilty == [1], "{e}");
+                assert!(e.report().what.contains(words), "{e}");
+            }
+            Ok(fails(mine(), only((0..80).collect())))
+        });
+        for e in told.unwrap() {
+            assert!(matches!(e.kind(), ErrorKind::Mismatch { field: "sparse_indices", .. }), "{e}");
+        }
+    });
+}
+
+/// Dense and sparse calls in other orders on other ranks; the sparse ones go over NCCL, with and without a CPU backend.
+#[test]
+fn beside_dense() {
+    with_fake("beside_dense", "", || {
+        for groups in [builder(), with_cpu()] {
+            run_ranks(3, groups, |pg| {
+                assert_eq!(pg.backend(DispatchKey::SparseCuda)?, "nccl");
+                let mut dense = on(pg.rank(), &[1f32; 1000]);
+                let sparse = || sent(&Coo::new([9], 1, vec![3], vec![2f32]).unwrap(), pg.rank());
+                let sum = if pg.rank() == 1 {
+                    pg.all_reduce(&mut dense, ReduceOp::Sum)?;
+                    pg.all_reduce(sparse(), ReduceOp::Sum)?
+                } else {
+                    let work = pg.start(op::all_reduce(sparse(), ReduceOp::Sum));
+                    pg.all_reduce(&mut dense, ReduceOp::Sum)?;
+                    work.wait()?
+                };
+                assert_eq!(fetched::<f32>(&sum).values(), [6.0]);
+                assert_eq!(dense.to_vec::<f32>(SECOND)?, [3.0; 1000]);
+                pg.shutdown()
+            })
+            .unwrap();
+        }
+    });
+}
+
+/// What NCCL has no reduction for, and what no GPU has room for.
+#[test]
+fn types_and_sizes_that_cannot_be() {
+    with_fake("types_and_sizes_that_cannot_be", "", || {
+        run_ranks(2, builder(), |pg| {
+            let e = pg.all_reduce(sent(&Coo::new([9], 1, vec![3], vec![2u16])?, pg.rank()), ReduceOp::Sum).unwrap_err();
+            assert!(*e.kind() == ErrorKind::Unsupported && e.to_string().contains("sum of u16"), "{e}");
+            // Known places, so many that only the result is large.
+            let known = AllReduceOptions::new(ReduceOp::Sum).with_sparse_indices(Some((0..64).collect()));
+            let row = 1usize << 56;
+            let none = Coo::new([64, row], 1, vec![], Vec::<f32>::new())?;
+            let e = pg.all_reduce(sent(&none, pg.rank()), known).unwrap_err();
+            assert!(*e.kind() == ErrorKind::Resource && e.to_string().contains("64 entries"), "{e}");
+            Ok(())
+        })
+        .unwrap();
+    });
+}
+
+/// A device that takes no kernel any more is named in time, and the peers learn whose it is.
+#[test]
+fn a_launch_that_hangs_is_named() {
+    with_fake("a_launch_that_hangs_is_named", "rank=1,kernel=20", || {
+        let errors = run_ranks(2, with_cpu(), |pg| {
+            let mine = || sent(&Coo::new([9], 1, vec![3], vec![2f32]).unwrap(), pg.rank());
+            pg.all_reduce(mine(), ReduceOp::Sum)?;
+            // The other is told long before its own time is over.
+            let call = op::all_reduce(mine(), ReduceOp::Sum).timeout(SECOND * if pg.rank() == 1 { 1 } else { 100 });
+            let begun = Instant::now();
+            let e = pg.start(call).wait().unwrap_err().error;
+            assert!(begun.elapsed() < 20 * SECOND);
+            Ok(e)
+        });
+        let errors = errors.unwrap();
+        assert!(*errors[1].kind() == ErrorKind::Timeout, "{}", errors[1]);
+        assert!(errors.iter().all(|e| e.to_string().contains("CUDA does not come back from")), "{errors:?}");
+        assert_eq!(errors[0].report().guilty, [1], "{}", errors[0]);
+    });
+}
+
+#[test]
+fn without_kernels_all_ranks_are_told_why() {
+    with_fake("without_kernels_all_ranks_are_told_why", "driver=11080", || {
+        let errors = run_ranks(2, builder(), |pg| {
+            let mine = sent(&Coo::new([9], 1, vec![3], vec![2f32])?, pg.rank());
+            Ok(pg.all_reduce(mine, ReduceOp::Sum).unwrap_err())
+        });
+        for e in errors.unwrap() {
+            assert!(*e.kind() == ErrorKind::Unsupported && e.to_string().contains("11080"), "{e}");
+        }
+    });
+}
+
+const PORT: &str = "C10D_NCCL_TEST_PORT";
+const PLACE: &str = "C10D_NCCL_TEST_PLACE";
+
+/// A rank of the tests over processes: `PLACE` has its number, the world's size and the test's name.
+#[test]
+fn rank() {
+    let (Ok(place), Ok(port)) = (std::env::var(PLACE), std::env::var(PORT)) else { return };
+    let words: Vec<&str> = place.split(' ').collect();
+    let (rank, size): (u32, u32) = (words[0].parse().unwrap(), words[1].parse().unwrap());
+    let store = TcpStore::connect("127.0.0.1", port.parse().unwrap(), Instant::now() + 20 * SECOND).unwrap();
+    let pg = with_cpu().rank(rank).size(size).store(Arc::new(store)).build().unwrap();
+    if words[2] == "killed" {
+        return killed(&pg);
+    }
+    for (round, (shape, sparse)) in SHAPES.into_iter().enumerate() {
+        let value = |x: u64| x as i32;
+        let of = |rank: u32| {
+            let mut random = Random(100 * round as u64 + u64::from(rank));
+            tensor(shape, sparse, 300 * (rank as usize + round) % 1000, &mut random, value)
+        };
+        let want = reference(&(0..size).map(of).collect::<Vec<_>>(), i32::wrapping_add);
+        let sum = fetched::<i32>(&pg.all_reduce(sent(&of(rank), rank), ReduceOp::Sum).unwrap());
+        assert!(sum.is_coalesced() && entries(&sum).eq(want), "{shape:?}");
+    }
+    pg.shutdown().unwrap();
+    println!("rank {rank} is well");
+}
+
+fn killed(pg: &ProcessGroup) {
+    let one = || sent(&Coo::new([9], 1, vec![3], vec![1i32]).unwrap(), pg.rank());
+    pg.all_reduce(one(), ReduceOp::Sum).unwrap();
+    if pg.rank() == 1 {
+        std::process::abort();
+    }
+    let e = pg.all_reduce(one(), ReduceOp::Sum).unwrap_err();
+    println!("rank {} saw {} of {:?}", pg.rank(), e.kind().name(), e.report().guilty);
+}
+
+/// So many processes; what each says must contain these words.
+fn processes(name: &str, size: u32, words: impl Fn(u32) -> Option<String>) {
+    let server = TcpStoreServer::bind("127.0.0.1:0".parse().unwrap(), ServerOptions::default()).unwrap();
+    let dir = common::folder(&format!("{name}-{size}"));
+    let start = |rank: u32| {
+        // Where a peer is gone, NCCL hangs in the second call.
+        let mut command = common::command(&dir, if name == "killed" { "hang=3" } else { "" });
+        command.env(PLACE, format!("{rank} {size} {name}")).env(PORT, server.local_addr().port().to_string());
+        command.args(["rank", "--exact", "--nocapture"]);
+        std::thread::spawn(|| common::output(command))
+    };
+    let ranks: Vec<_> = (0..size).map(start).collect();
+    for (rank, ended) in (0..).zip(ranks) {
+        let output = ended.join().unwrap();
+        let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(words(rank).is_none_or(|words| out.contains(&words)), "rank {rank} of {size}:\n{out}\n{err}");
+    }
+    let _ = std::fs::remove_dir_all(dir);
+}
+
+#[test]
+fn sums_over_processes() {
+    (1..=4).for_each(|size| processes("sums", size, |rank| Some(format!("rank {rank} is well"))));
+}
+
+#[test]
+fn a_peer_is_killed() {
+    processes("killed", 3, |rank| (rank != 1).then(|| format!("rank {rank} saw PeerDead of [1]")));
 }

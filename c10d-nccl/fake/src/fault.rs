@@ -14,6 +14,7 @@
 //! | `abort=hang` | `ncclCommAbort` does not return |
 //! | `query=N` | `cuEventQuery` does not return on a thread after its N-th launch |
 //! | `lost=N` | the device is lost to a thread after its N-th launch |
+//! | `kernel=N` | the N-th `cuLaunchKernel` does not return, nor those after it (those on device R, if a rank is named) |
 //! | `capturing=yes` | every stream records a graph |
 
 /// The value of a word of the script.

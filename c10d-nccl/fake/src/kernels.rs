@@ -4,10 +4,12 @@
 use std::collections::HashMap;
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
 use crate::cuda::{INVALID_CONTEXT, INVALID_HANDLE, INVALID_VALUE, LAUNCH_FAILED, SUCCESS, current, said};
+use crate::fault;
 use crate::world::{Touch, WORLD, Work};
 
 include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
@@ -58,6 +60,8 @@ struct Loaded {
     next: u64,
 }
 
+/// Of those that the script speaks of.
+static LAUNCHES: AtomicU64 = AtomicU64::new(0);
 static LOADED: LazyLock<Mutex<Loaded>> = LazyLock::new(Mutex::default);
 
 impl Loaded {
@@ -116,6 +120,10 @@ unsafe extern "C" fn cuLaunchKernel(
     extra: *const c_void,
 ) -> c_int {
     let Some(device) = current() else { return INVALID_CONTEXT };
+    let here = fault::number("rank").is_none_or(|rank| rank == u64::from(device));
+    if here && fault::number("kernel").is_some_and(|n| LAUNCHES.fetch_add(1, Ordering::Relaxed) >= n) {
+        fault::hang();
+    }
     let Some(found) = LOADED.lock().functions.get(&function).copied() else { return INVALID_HANDLE };
     let flat = blocks_y == 1 && blocks_z == 1 && threads_y == 1 && threads_z == 1;
     if !flat || shared != 0 || !extra.is_null() || blocks == 0 || threads == 0 || threads > 1024 {

@@ -335,6 +335,8 @@ fn launch(handle: u64, stream: u64, calls: Vec<Call>) -> c_int {
             && let Err(e) = exec::run(&group, &calls)
         {
             this.fail(6, &e.to_string());
+            // As the real one's kernels, which do not end by themselves: nobody may take what is there for a result.
+            this.stick();
         }
         this.landed();
     };
