@@ -33,7 +33,6 @@ pub static PROVIDER: Provider = Provider {
         backend: Some(crate::NAME),
         kernel: sparse::all_reduce,
     }],
-    ..Provider::EMPTY
 };
 
 c10d_core::submit!(PROVIDER);

@@ -278,6 +278,11 @@ fn wrong_indices() {
                     let sum = fetched::<f32>(&pg.all_reduce(sent(&sum, pg.rank()), ReduceOp::Sum)?);
                     assert_eq!((sum.indices(), sum.values()), (&[7i64][..], &[3f32][..]));
                 }
+                // Outside of the second dimension, although its number would be another entry's.
+                let place = if pg.rank() == 1 { vec![1, 2, 3, 10] } else { vec![0, 1, 2, 3] };
+                let tensor = Coo::new([5, 10], 2, place, vec![1f32, 2.0])?;
+                let e = pg.all_reduce(sent(&tensor, pg.rank()), ReduceOp::Sum).unwrap_err();
+                assert!(e.report().what.contains("index 10 of entry 1 is not within 0..10, dimension 1"), "{e}");
                 pg.shutdown()
             });
             told.unwrap();
