@@ -19,7 +19,7 @@ if [ "${1:-}" = build ]; then
   built=${CARGO_TARGET_DIR:-target}/release
   cp "$built/c10d" "$built/examples/hardware" "$here"/run.sh "$here"/torch_*.py "$dir/"
   cargo test --release --locked -p c10d-nccl --no-run --message-format=json |
-    sed -n 's/.*"name":"\(nccl_processes\|nccl_threads\|staged_processes\)".*"executable":"\([^"]*\)".*/\1 \2/p' |
+    sed -n 's/.*"name":"\(kernels\|nccl_processes\|nccl_threads\|sparse\|staged_processes\)".*"executable":"\([^"]*\)".*/\1 \2/p' |
     while read -r name file; do cp "$file" "$dir/$name"; done
   exit
 fi
@@ -84,11 +84,14 @@ lines() {
 }
 
 row "NCCL, world 1, every op and type" "$bin/nccl_processes" w1/
+row "kernels, every type and operation" "$bin/kernels" reduce_ scale_ all_halves_
+row "sparse over NCCL, world 1" env C10D_HARDWARE_RANKS=1 "$bin/sparse" sums_of_anything
 row "staged, 2 processes on one GPU" "$bin/staged_processes" w2/
 row "staged, 4 processes on one GPU" "$bin/staged_processes" w4/
 multi=(env NCCL_MULTI_RANK_GPU_ENABLE=1 NCCL_MAX_CTAS=8)
 row "NCCL 2.30 or later, 2 threads on one GPU" "${multi[@]}" "$bin/nccl_threads" w2/
 row "NCCL 2.30 or later, 2 processes on one GPU" "${multi[@]}" "$bin/nccl_processes" w2/
+row "sparse over NCCL 2.30 or later, 2 threads on one GPU" "${multi[@]}" C10D_HARDWARE_RANKS=2 "$bin/sparse" sums_of_anything
 hosts=(env C10D_HARDWARE_HOSTID=1 NCCL_SOCKET_IFNAME=lo NCCL_IB_DISABLE=1)
 row "NCCL over sockets, 2 processes that say they are two hosts" "${hosts[@]}" "$bin/nccl_processes" w2/
 row "timeout and abort, 2 ranks on one GPU" "${multi[@]}" "$bin/c10d" run -n 2 -- "$bin/hardware" ends

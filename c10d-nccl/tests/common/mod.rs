@@ -49,9 +49,9 @@ pub(crate) fn command(folder: &Path, script: &str) -> Command {
     command
 }
 
-/// Runs `body` in a process of its own, of which the test is a shell.
+/// Runs `body` in a process of its own, of which the test is a shell; on hardware, where that is said to be there.
 pub(crate) fn with_fake(test: &str, script: &str, body: impl FnOnce()) {
-    if std::env::var(CHILD).as_deref() == Ok(test) {
+    if std::env::var(CHILD).as_deref() == Ok(test) || std::env::var("C10D_HARDWARE").is_ok() {
         return body();
     }
     let dir = folder(test);
