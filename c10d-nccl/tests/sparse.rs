@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use c10d_core::ops::{Absent, AllReduceOptions};
 use c10d_core::{
-    Coo, DeviceCoo, DispatchKey, Element, ErrorKind, GroupBuilder, ProcessGroup, ReduceOp, Status, op, run_ranks,
+    Coo, DeviceCoo, DispatchKey, Element, ErrorKind, GroupBuilder, ProcessGroup, ReduceOp, Status, Store, op, run_ranks,
 };
 use c10d_rendezvous::tcp_store::ServerOptions;
 use c10d_rendezvous::{TcpStore, TcpStoreServer};
@@ -453,9 +453,10 @@ fn rank() {
     let words: Vec<&str> = place.split(' ').collect();
     let (rank, size): (u32, u32) = (words[0].parse().unwrap(), words[1].parse().unwrap());
     let store = TcpStore::connect("127.0.0.1", port.parse().unwrap(), Instant::now() + 20 * SECOND).unwrap();
-    let pg = with_cpu().rank(rank).size(size).store(Arc::new(store)).build().unwrap();
+    let store = Arc::new(store);
+    let pg = with_cpu().rank(rank).size(size).store(store.clone()).build().unwrap();
     if words[2] == "killed" {
-        return killed(&pg);
+        return killed(&pg, &*store);
     }
     for (round, (shape, sparse)) in SHAPES.into_iter().enumerate() {
         let value = |x: u64| x as i32;
@@ -471,12 +472,15 @@ fn rank() {
     println!("rank {rank} is well");
 }
 
-fn killed(pg: &ProcessGroup) {
+fn killed(pg: &ProcessGroup, store: &dyn Store) {
     let one = || sent(&Coo::new([9], 1, vec![3], vec![1i32]).unwrap(), pg.rank());
     pg.all_reduce(one(), ReduceOp::Sum).unwrap();
+    let soon = Instant::now() + 20 * SECOND;
     if pg.rank() == 1 {
+        store.wait(&["well/0", "well/2"], soon).unwrap();
         std::process::abort();
     }
+    store.set(&format!("well/{}", pg.rank()), b"", soon).unwrap();
     let e = pg.all_reduce(one(), ReduceOp::Sum).unwrap_err();
     println!("rank {} saw {} of {:?}", pg.rank(), e.kind().name(), e.report().guilty);
 }
