@@ -99,6 +99,22 @@ fn large_rows_go_in_chunks() {
     }
 }
 
+/// Entries that are far apart, many of them on several ranks: lists of keys that share some.
+#[test]
+fn far_apart_and_shared() {
+    let mut random = Random(5);
+    for counts in [&[700, 500][..], &[600, 0, 900], &[1000, 300, 5, 800]] {
+        let tensors: Vec<Coo<i32>> = counts
+            .iter()
+            .map(|nnz| {
+                let indices = (0..*nnz).map(|_| (random.below(1000) << 28 | 5) as i64).collect();
+                Coo::new([1 << 40, 3], 1, indices, (0..3 * *nnz).map(|i| i as i32).collect()).unwrap()
+            })
+            .collect();
+        agrees(&tensors, &ReduceOp::Sum.into(), i32::wrapping_add);
+    }
+}
+
 /// Some ranks' tensors, large and small.
 fn some<T: Element>(value: fn(u64) -> T) -> Vec<Vec<Coo<T>>> {
     let mut random = Random(7);

@@ -12,7 +12,8 @@ use rustix::process::pidfd_send_signal;
 
 use super::nodes::Node;
 use super::report::Report;
-use super::supervisor::{Plan, Rank, Requests, Supervisor};
+use super::requests::Requests;
+use super::supervisor::{Plan, Rank, Supervisor};
 
 /// How long killed ranks may take to be gone.
 const KILLED: Duration = Duration::from_secs(5);

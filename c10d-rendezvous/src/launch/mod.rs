@@ -8,6 +8,7 @@ mod job;
 mod nodes;
 mod output;
 mod report;
+mod requests;
 mod signals;
 mod supervisor;
 

@@ -11,7 +11,7 @@ use c10d_core::{Error, ErrorKind, Phase, PrefixStore, Result, Store};
 
 use super::Launch;
 use super::report::Report;
-use super::supervisor::Requests;
+use super::requests::Requests;
 use crate::{ServerOptions, TcpStore, TcpStoreServer};
 
 /// How often launchers look whether another failed, and how long one look may take.

@@ -3,24 +3,20 @@
 //! All threads of the backend share it. The first cause wins and is told to all peers at once; what they tell comes in
 //! by the watcher's thread, or directly from ranks of the same process.
 
+mod failure;
+mod query;
+
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
-use c10d_core::{Error, ErrorKind, Fingerprint, Phase, Result, Status};
+use c10d_core::{Error, ErrorKind, Fingerprint, Phase, Result};
 use parking_lot::{Condvar, Mutex};
 
 use super::board::{Board, Place};
 use super::connection::Connection;
 use super::control::{Frame, Revoke};
-use super::verdict::{self, Adopted, Answer};
-
-/// How long, past a deadline, peers have to say what they are doing. Live ones do within a millisecond, on busy machines
-/// within some ten.
-const ANSWER: Duration = Duration::from_millis(80);
-/// How long a broken data connection waits for the control connection to say why, or to break too, as it does when the
-/// peer has died.
-const REASON: Duration = Duration::from_millis(400);
+use super::verdict::{self, Answer};
 
 /// How long after a goodbye bytes, or the cause of a failure, may still be on their way: they come by another connection.
 const UNDERWAY: Duration = Duration::from_secs(1);
@@ -192,41 +188,6 @@ impl Health {
         self.board.end();
     }
 
-    /// The group has failed: keeps the error unless there is an earlier cause, tells all peers, wakes who sleeps.
-    /// Gives the first cause. Never blocks.
-    pub(crate) fn fail(&self, error: Error) -> Error {
-        self.fail_with(error, None)
-    }
-
-    /// The same for a disagreement that was found in a message of `rank`, which came with the call `theirs`.
-    pub(crate) fn mismatch(&self, rank: u32, mine: &Fingerprint, theirs: &Fingerprint) -> Error {
-        let error = verdict::mismatch(rank, mine, theirs).unwrap_or_else(|| {
-            Error::new(ErrorKind::Protocol, "a peer's call was taken for another one").guilty([rank])
-        });
-        self.fail_with(error, Some([(self.rank, *mine), (rank, *theirs)]))
-    }
-
-    /// A peer's data connection broke: the peer is gone. Waits a moment for the control connection to say why.
-    pub(crate) fn lost(&self, rank: u32, how: &str) -> Error {
-        let start = Instant::now();
-        let mut state = self.state.lock();
-        let left = |state: &State| state.peers.get(rank as usize).and_then(|p| p.left);
-        while state.cause.is_none() {
-            let wait = match left(&state) {
-                Some(left) if !left.failed => break,
-                Some(_) => UNDERWAY,
-                None => REASON,
-            };
-            if self.news.wait_until(&mut state, start + wait).timed_out() {
-                break;
-            }
-        }
-        let left = left(&state).map(|l| l.last);
-        drop(state);
-        let how = left.map_or_else(|| how.to_owned(), |last| format!("{} ({how})", verdict::left_text(last)));
-        self.fail(dead(rank, how).phase(Phase::Transfer))
-    }
-
     /// To be asked while waiting for bytes of `rank`, after finding none: an error if no more will come.
     ///
     /// What a peer wrote to shared memory before it left is there before this says so; look once more, then ask again.
@@ -255,32 +216,6 @@ impl Health {
     pub(crate) fn has_left(&self, rank: u32) -> bool {
         self.alarm.load(Ordering::Acquire) & LEFT != 0
             && self.state.lock().peers.get(rank as usize).is_some_and(|p| p.gone().is_some())
-    }
-
-    /// The call waits longer than usual: asks all peers what they called at this place. If one called something else,
-    /// the group fails when its answer is in. Two ranks that wait for different things find out this way.
-    pub(crate) fn stalled(&self, print: &Fingerprint) {
-        self.settle();
-        if !self.failed() && !verdict::is_p2p(print) {
-            self.ask(Place::of(print));
-        }
-    }
-
-    /// The deadline has passed: finds out within 80 ms who is at fault, and fails the group. Of a point-to-point call,
-    /// only the ranks in `waiting_for` can be.
-    pub(crate) fn timeout(&self, print: &Fingerprint, waiting_for: &[u32]) -> Error {
-        self.settle();
-        if self.failed() {
-            return self.failure();
-        }
-        let place = Place::of(print);
-        let answers = self.collect(self.ask(place));
-        let collective = !verdict::is_p2p(print);
-        let (guilty, who) = verdict::judge(self.rank, collective.then_some(place), waiting_for, &answers);
-        let phase = if collective { Phase::Announce } else { Phase::Transfer };
-        let mut error = Error::new(ErrorKind::Timeout, who).guilty(guilty).phase(phase);
-        error.report_mut().seq = collective.then_some(print.seq.into());
-        self.fail(error)
     }
 
     /// Tells all peers that this rank leaves in good order. They go on; what still needs this rank fails there.
@@ -336,133 +271,6 @@ impl Health {
 
     fn path(&self, peer: u32) -> Option<&Path> {
         self.paths.get(peer as usize)?.get()
-    }
-
-    fn fail_with(&self, error: Error, prints: Option<[(u32, Fingerprint); 2]>) -> Error {
-        let revoke = Revoke::of(self.rank, &error, prints);
-        self.keep(error, revoke)
-    }
-
-    /// Keeps the first cause and gives it. The first one is told to all peers, in the words of the rank that met it,
-    /// and only then becomes visible here: nobody leaves because of it, and is missed, before the peers know why.
-    fn keep(&self, error: Error, revoke: Revoke) -> Error {
-        if let Some(cause) = self.cause() {
-            return cause;
-        }
-        // Whoever holds this and tells has set the cause before, so two ranks that tell each other wait for neither.
-        let telling = self.telling.lock();
-        let (cause, revoke) = {
-            let mut state = self.state.lock();
-            if let Some(cause) = &state.cause {
-                return cause.clone();
-            }
-            // A disagreement that was heard of came before.
-            let (mut error, revoke) = match state.dispute.take() {
-                Some(dispute) if !matches!(error.kind(), ErrorKind::Mismatch { .. }) => {
-                    (verdict::third_party(self.rank, &dispute), *dispute)
-                }
-                _ => (error, revoke),
-            };
-            let report = error.report_mut();
-            report.status = Status::Failed;
-            report.group.get_or_insert_with(|| self.group.clone());
-            report.rank.get_or_insert(self.rank);
-            state.cause = Some(error.clone());
-            (error, revoke)
-        };
-        self.tell(&Frame::Revoke(Box::new(revoke)));
-        self.alarm.fetch_or(FAILED, Ordering::AcqRel);
-        drop(telling);
-        self.wake();
-        cause
-    }
-
-    /// A failure that another rank reports.
-    fn revoked(&self, revoke: Box<Revoke>) {
-        match self.adopt(&revoke) {
-            Adopted::Cause(error) => drop(self.keep(error, *revoke)),
-            Adopted::Later => {
-                let mut state = self.state.lock();
-                if state.cause.is_none() && state.dispute.is_none() {
-                    state.dispute = Some(revoke);
-                    self.alarm.fetch_or(DISPUTED, Ordering::AcqRel);
-                }
-            }
-        }
-        self.wake();
-    }
-
-    /// Decides a dispute that this rank's own call has reached by now.
-    fn settle(&self) {
-        if self.alarm.load(Ordering::Acquire) & DISPUTED == 0 {
-            return;
-        }
-        let Some(revoke) = self.state.lock().dispute.clone() else { return };
-        if let Adopted::Cause(error) = self.adopt(&revoke) {
-            self.keep(error, *revoke);
-        }
-    }
-
-    fn adopt(&self, revoke: &Revoke) -> Adopted {
-        verdict::adopt(self.rank, revoke, |place| self.board.find(place), self.board.position())
-    }
-
-    /// Asks all peers where they are. Those in this process need not be waited for.
-    fn ask(&self, place: Place) -> u32 {
-        let id = self.queries.fetch_add(1, Ordering::Relaxed);
-        let query = Frame::Query { id, place }.to_bytes();
-        for (rank, path) in (0..).zip(&self.paths) {
-            match path.get() {
-                Some(Path::Away(connection)) => connection.send_bytes(&query, false),
-                Some(Path::Here(peer)) => {
-                    if let Some(peer) = peer.upgrade() {
-                        self.answered(rank, id, Answer::At(peer.board.position()));
-                        self.compare(rank, place, peer.board.find(place));
-                    }
-                }
-                None => {}
-            }
-        }
-        id
-    }
-
-    fn answered(&self, from: u32, id: u32, answer: Answer) {
-        if let Some(peer) = self.state.lock().peers.get_mut(from as usize) {
-            peer.answer = Some((id, answer));
-            peer.heard = Some(Instant::now());
-        }
-        self.news.notify_all();
-    }
-
-    fn compare(&self, rank: u32, place: Place, theirs: Option<Fingerprint>) {
-        if let Some(theirs) = theirs
-            && let Some(mine) = self.board.find(place)
-            && mine != theirs
-        {
-            self.mismatch(rank, &mine, &theirs);
-        }
-    }
-
-    /// Waits for the answers to this query, but not for long.
-    fn collect(&self, id: u32) -> Vec<Answer> {
-        let until = Instant::now() + ANSWER;
-        let mut state = self.state.lock();
-        let answer = |peer: &Peer| match (peer.left, peer.answer) {
-            (Some(left), _) => Answer::Left(left.last),
-            (_, Some((at, answer))) if at == id => answer,
-            _ => Answer::Silent(peer.heard.map_or(Duration::MAX, |at| at.elapsed())),
-        };
-        let complete = |state: &State| {
-            let others = (0..).zip(&*state.peers).filter(|(rank, _)| *rank != self.rank);
-            state.cause.is_some()
-                || others.into_iter().all(|(_, p)| p.closed || !matches!(answer(p), Answer::Silent(_)))
-        };
-        while !complete(&state) {
-            if self.news.wait_until(&mut state, until).timed_out() {
-                break;
-            }
-        }
-        state.peers.iter().map(answer).collect()
     }
 
     fn tell(&self, frame: &Frame) {

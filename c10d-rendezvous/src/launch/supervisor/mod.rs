@@ -1,24 +1,24 @@
 //! The thread that starts the ranks and sees them end.
 
-use std::io;
+mod start;
+
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, ChildStdin, ChildStdout};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
-use c10d_core::{Error, ErrorKind, Result};
-use parking_lot::Mutex;
-use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use c10d_core::{Error, ErrorKind};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Signal, pidfd_send_signal};
 
 use super::Output;
 use super::child::RankPlan;
 use super::guardian::Guardian;
-use super::output::{self, Channel, Kept, Stream};
-use super::report::{Captured, Exit, Failure, Report};
+use super::output::{self, Kept};
+use super::report::{Exit, Failure, Report};
+use super::requests::{Requests, raise};
 use super::signals::Forwarding;
 
 /// How long a first failure may turn out to follow from another. A process that is killed closes its connections before
@@ -31,47 +31,6 @@ pub(super) struct Plan {
     pub(super) keep_going: bool,
     pub(super) forward_signals: bool,
     pub(super) grace: Duration,
-}
-
-/// What the owner of the job asks of the supervisor.
-pub(super) struct Requests {
-    wake: OwnedFd,
-    kill: AtomicBool,
-    /// A failure on another host, and one on this host, in words.
-    elsewhere: Mutex<Option<String>>,
-    here: Mutex<Option<String>>,
-}
-
-impl Requests {
-    pub(super) fn new() -> io::Result<Requests> {
-        Ok(Requests {
-            wake: event()?,
-            kill: AtomicBool::new(false),
-            elsewhere: Mutex::new(None),
-            here: Mutex::new(None),
-        })
-    }
-
-    /// Kill all ranks now.
-    pub(super) fn kill(&self) {
-        self.kill.store(true, Ordering::Release);
-        raise(&self.wake);
-    }
-
-    /// End the ranks: one failed on another host.
-    pub(super) fn failed_elsewhere(&self, what: String) {
-        self.elsewhere.lock().get_or_insert(what);
-        raise(&self.wake);
-    }
-
-    fn failed_here(&self, what: String) {
-        self.here.lock().get_or_insert(what);
-    }
-
-    /// What failed on this host, told once.
-    pub(super) fn take_failure(&self) -> Option<String> {
-        self.here.lock().take()
-    }
 }
 
 /// One rank of this host.
@@ -110,101 +69,6 @@ struct Running {
 }
 
 impl Supervisor {
-    /// Starts all ranks; where one cannot start, none is left.
-    pub(super) fn start(plan: Plan, requests: Arc<Requests>) -> Result<(Supervisor, Vec<Rank>)> {
-        let forwarding = if plan.forward_signals {
-            Some(Forwarding::start().map_err(|e| failed("cannot take over signals").source(e))?)
-        } else {
-            None
-        };
-        let guardian = Guardian::start()
-            .inspect_err(|e| tracing::warn!(error = %e, "no guardian: if this process is killed, only the ranks end"))
-            .ok();
-        let kept: Kept = Arc::new(Mutex::new(vec![Captured::default(); plan.ranks.len()]));
-        let mut supervisor = Supervisor {
-            children: Vec::new(),
-            guardian,
-            forwarding,
-            requests,
-            started: Instant::now(),
-            kept,
-            printer: None,
-            failure: None,
-            forwarded: None,
-            elsewhere: None,
-            killed: false,
-            kill_at: None,
-            plan,
-        };
-        let (mut ranks, mut streams) = (Vec::new(), Vec::new());
-        for index in 0..supervisor.plan.ranks.len() {
-            let (rank, program) = {
-                let plan = &supervisor.plan.ranks[index];
-                (plan.rank, plan.argv.first().cloned().unwrap_or_default())
-            };
-            match supervisor.spawn(index, &mut streams) {
-                Ok(rank) => ranks.push(rank),
-                Err(e) => {
-                    supervisor.end_by_force();
-                    let what = format!("cannot start rank {rank}: {}; no rank was kept", program.display());
-                    return Err(failed(&what).source(e));
-                }
-            }
-        }
-        supervisor.print(streams).map_err(|e| {
-            supervisor.end_by_force();
-            failed("cannot read the ranks' output").source(e)
-        })?;
-        Ok((supervisor, ranks))
-    }
-
-    fn spawn(&mut self, index: usize, streams: &mut Vec<Stream>) -> io::Result<Rank> {
-        let plan = &self.plan.ranks[index];
-        let output = self.plan.output;
-        let mut child = plan.spawn(output, self.guardian.as_ref().map(Guardian::group))?;
-        let (stdin, mut stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
-        let (rank, pid) = (plan.rank, child.id());
-        let opened = i32::try_from(pid)
-            .ok()
-            .and_then(Pid::from_raw)
-            .ok_or_else(|| io::Error::other("a process id out of range"))
-            .and_then(|pid| Ok(pidfd_open(pid, PidfdFlags::empty())?));
-        let pidfd = match opened {
-            Ok(pidfd) => Arc::new(pidfd),
-            Err(e) => {
-                let _ = child.kill();
-                let _ = child.wait();
-                return Err(e);
-            }
-        };
-        self.children.push(Running { rank, child, pidfd: pidfd.clone(), exit: None });
-        let capture = output == Output::Captured;
-        if output != Output::Piped
-            && let Some(out) = stdout.take()
-        {
-            streams.push(Stream::new(out.into(), index, rank, Channel::Out, capture)?);
-        }
-        if let Some(err) = stderr {
-            streams.push(Stream::new(err.into(), index, rank, Channel::Err, capture)?);
-        }
-        Ok(Rank { rank, pid, pidfd, stdin, stdout })
-    }
-
-    fn print(&mut self, streams: Vec<Stream>) -> io::Result<()> {
-        if streams.is_empty() {
-            return Ok(());
-        }
-        let stop = Arc::new(event()?);
-        let (kept, until) = (self.kept.clone(), stop.clone());
-        let (done, printed) = sync_channel(1);
-        std::thread::Builder::new().name("c10d-output".into()).spawn(move || {
-            output::pump(streams, &kept, &until);
-            let _ = done.send(());
-        })?;
-        self.printer = Some((printed, stop));
-        Ok(())
-    }
-
     /// Waits for the end of all ranks.
     pub(super) fn run(mut self) -> Report {
         while self.children.iter().any(|child| child.exit.is_none()) {
@@ -241,7 +105,7 @@ impl Supervisor {
     }
 
     fn wait_for_news(&self) {
-        let mut fds = vec![PollFd::new(&self.requests.wake, PollFlags::IN)];
+        let mut fds = vec![PollFd::new(self.requests.wake(), PollFlags::IN)];
         for child in self.children.iter().filter(|child| child.exit.is_none()) {
             fds.push(PollFd::from_borrowed_fd(child.pidfd.as_fd(), PollFlags::IN));
         }
@@ -261,13 +125,12 @@ impl Supervisor {
     }
 
     fn look_at_requests(&mut self) {
-        let _ = rustix::io::read(&self.requests.wake, &mut [0; 8]);
-        if self.requests.kill.swap(false, Ordering::AcqRel) {
+        let (kill, elsewhere) = self.requests.take();
+        if kill {
             self.kill_at = None;
             self.killed = true;
             self.signal(Signal::KILL);
         }
-        let elsewhere = self.requests.elsewhere.lock().take();
         if let Some(what) = elsewhere
             && self.failure.is_none()
         {
@@ -358,14 +221,6 @@ impl Supervisor {
             let _ = printed.recv_timeout(patience);
         }
     }
-}
-
-fn event() -> io::Result<OwnedFd> {
-    Ok(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?)
-}
-
-fn raise(event: &OwnedFd) {
-    let _ = rustix::io::write(event, &1u64.to_ne_bytes());
 }
 
 fn failed(what: &str) -> Error {

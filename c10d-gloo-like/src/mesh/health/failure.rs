@@ -1,0 +1,120 @@
+//! The group fails: the first cause wins, and is told to all peers before anybody here acts on it.
+
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use c10d_core::{Error, ErrorKind, Fingerprint, Phase, Status};
+
+use super::{DISPUTED, FAILED, Health, State, UNDERWAY, dead};
+use crate::mesh::control::{Frame, Revoke};
+use crate::mesh::verdict::{self, Adopted};
+
+/// How long a broken data connection waits for the control connection to say why, or to break too, as it does when the
+/// peer has died.
+const REASON: Duration = Duration::from_millis(400);
+
+impl Health {
+    /// The group has failed: keeps the error unless there is an earlier cause, tells all peers, wakes who sleeps.
+    /// Gives the first cause. Never blocks.
+    pub(crate) fn fail(&self, error: Error) -> Error {
+        self.fail_with(error, None)
+    }
+
+    /// The same for a disagreement that was found in a message of `rank`, which came with the call `theirs`.
+    pub(crate) fn mismatch(&self, rank: u32, mine: &Fingerprint, theirs: &Fingerprint) -> Error {
+        let error = verdict::mismatch(rank, mine, theirs).unwrap_or_else(|| {
+            Error::new(ErrorKind::Protocol, "a peer's call was taken for another one").guilty([rank])
+        });
+        self.fail_with(error, Some([(self.rank, *mine), (rank, *theirs)]))
+    }
+
+    /// A peer's data connection broke: the peer is gone. Waits a moment for the control connection to say why.
+    pub(crate) fn lost(&self, rank: u32, how: &str) -> Error {
+        let start = Instant::now();
+        let mut state = self.state.lock();
+        let left = |state: &State| state.peers.get(rank as usize).and_then(|p| p.left);
+        while state.cause.is_none() {
+            let wait = match left(&state) {
+                Some(left) if !left.failed => break,
+                Some(_) => UNDERWAY,
+                None => REASON,
+            };
+            if self.news.wait_until(&mut state, start + wait).timed_out() {
+                break;
+            }
+        }
+        let left = left(&state).map(|l| l.last);
+        drop(state);
+        let how = left.map_or_else(|| how.to_owned(), |last| format!("{} ({how})", verdict::left_text(last)));
+        self.fail(dead(rank, how).phase(Phase::Transfer))
+    }
+
+    fn fail_with(&self, error: Error, prints: Option<[(u32, Fingerprint); 2]>) -> Error {
+        let revoke = Revoke::of(self.rank, &error, prints);
+        self.keep(error, revoke)
+    }
+
+    /// Keeps the first cause and gives it. The first one is told to all peers, in the words of the rank that met it,
+    /// and only then becomes visible here: nobody leaves because of it, and is missed, before the peers know why.
+    fn keep(&self, error: Error, revoke: Revoke) -> Error {
+        if let Some(cause) = self.cause() {
+            return cause;
+        }
+        // Whoever holds this and tells has set the cause before, so two ranks that tell each other wait for neither.
+        let telling = self.telling.lock();
+        let (cause, revoke) = {
+            let mut state = self.state.lock();
+            if let Some(cause) = &state.cause {
+                return cause.clone();
+            }
+            // A disagreement that was heard of came before.
+            let (mut error, revoke) = match state.dispute.take() {
+                Some(dispute) if !matches!(error.kind(), ErrorKind::Mismatch { .. }) => {
+                    (verdict::third_party(self.rank, &dispute), *dispute)
+                }
+                _ => (error, revoke),
+            };
+            let report = error.report_mut();
+            report.status = Status::Failed;
+            report.group.get_or_insert_with(|| self.group.clone());
+            report.rank.get_or_insert(self.rank);
+            state.cause = Some(error.clone());
+            (error, revoke)
+        };
+        self.tell(&Frame::Revoke(Box::new(revoke)));
+        self.alarm.fetch_or(FAILED, Ordering::AcqRel);
+        drop(telling);
+        self.wake();
+        cause
+    }
+
+    /// A failure that another rank reports.
+    pub(super) fn revoked(&self, revoke: Box<Revoke>) {
+        match self.adopt(&revoke) {
+            Adopted::Cause(error) => drop(self.keep(error, *revoke)),
+            Adopted::Later => {
+                let mut state = self.state.lock();
+                if state.cause.is_none() && state.dispute.is_none() {
+                    state.dispute = Some(revoke);
+                    self.alarm.fetch_or(DISPUTED, Ordering::AcqRel);
+                }
+            }
+        }
+        self.wake();
+    }
+
+    /// Decides a dispute that this rank's own call has reached by now.
+    pub(super) fn settle(&self) {
+        if self.alarm.load(Ordering::Acquire) & DISPUTED == 0 {
+            return;
+        }
+        let Some(revoke) = self.state.lock().dispute.clone() else { return };
+        if let Adopted::Cause(error) = self.adopt(&revoke) {
+            self.keep(error, *revoke);
+        }
+    }
+
+    fn adopt(&self, revoke: &Revoke) -> Adopted {
+        verdict::adopt(self.rank, revoke, |place| self.board.find(place), self.board.position())
+    }
+}

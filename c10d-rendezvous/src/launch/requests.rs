@@ -1,0 +1,71 @@
+//! What the owner of a job asks of the thread that supervises it, and what that thread tells.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use parking_lot::Mutex;
+use rustix::event::{EventfdFlags, eventfd};
+
+/// What the owner of the job asks of the supervisor.
+pub(super) struct Requests {
+    wake: OwnedFd,
+    kill: AtomicBool,
+    /// A failure on another host, and one on this host, in words.
+    elsewhere: Mutex<Option<String>>,
+    here: Mutex<Option<String>>,
+}
+
+impl Requests {
+    pub(super) fn new() -> io::Result<Requests> {
+        Ok(Requests {
+            wake: event()?,
+            kill: AtomicBool::new(false),
+            elsewhere: Mutex::new(None),
+            here: Mutex::new(None),
+        })
+    }
+
+    /// Kill all ranks now.
+    pub(super) fn kill(&self) {
+        self.kill.store(true, Ordering::Release);
+        raise(&self.wake);
+    }
+
+    /// End the ranks: one failed on another host.
+    pub(super) fn failed_elsewhere(&self, what: String) {
+        self.elsewhere.lock().get_or_insert(what);
+        raise(&self.wake);
+    }
+
+    /// A rank failed on this host.
+    pub(super) fn failed_here(&self, what: String) {
+        self.here.lock().get_or_insert(what);
+    }
+
+    /// What is readable when something was asked.
+    pub(super) fn wake(&self) -> &OwnedFd {
+        &self.wake
+    }
+
+    /// What was asked since the last look: whether to kill, and what failed elsewhere.
+    pub(super) fn take(&self) -> (bool, Option<String>) {
+        let _ = rustix::io::read(&self.wake, &mut [0; 8]);
+        (self.kill.swap(false, Ordering::AcqRel), self.elsewhere.lock().take())
+    }
+
+    /// What failed on this host, told once.
+    pub(super) fn take_failure(&self) -> Option<String> {
+        self.here.lock().take()
+    }
+}
+
+/// Something to be woken by.
+pub(super) fn event() -> io::Result<OwnedFd> {
+    Ok(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?)
+}
+
+/// Wakes whoever polls it.
+pub(super) fn raise(event: &OwnedFd) {
+    let _ = rustix::io::write(event, &1u64.to_ne_bytes());
+}

@@ -1,0 +1,115 @@
+//! All ranks are started, or none.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::mpsc::sync_channel;
+use std::time::Instant;
+
+use c10d_core::Result;
+use parking_lot::Mutex;
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+use super::{Plan, Rank, Running, Supervisor, failed};
+use crate::launch::Output;
+use crate::launch::guardian::Guardian;
+use crate::launch::output::{self, Channel, Kept, Stream};
+use crate::launch::report::Captured;
+use crate::launch::requests::{Requests, event};
+use crate::launch::signals::Forwarding;
+
+impl Supervisor {
+    /// Starts all ranks; where one cannot start, none is left.
+    pub(in crate::launch) fn start(plan: Plan, requests: Arc<Requests>) -> Result<(Supervisor, Vec<Rank>)> {
+        let forwarding = if plan.forward_signals {
+            Some(Forwarding::start().map_err(|e| failed("cannot take over signals").source(e))?)
+        } else {
+            None
+        };
+        let guardian = Guardian::start()
+            .inspect_err(|e| tracing::warn!(error = %e, "no guardian: if this process is killed, only the ranks end"))
+            .ok();
+        let kept: Kept = Arc::new(Mutex::new(vec![Captured::default(); plan.ranks.len()]));
+        let mut supervisor = Supervisor {
+            children: Vec::new(),
+            guardian,
+            forwarding,
+            requests,
+            started: Instant::now(),
+            kept,
+            printer: None,
+            failure: None,
+            forwarded: None,
+            elsewhere: None,
+            killed: false,
+            kill_at: None,
+            plan,
+        };
+        let (mut ranks, mut streams) = (Vec::new(), Vec::new());
+        for index in 0..supervisor.plan.ranks.len() {
+            let (rank, program) = {
+                let plan = &supervisor.plan.ranks[index];
+                (plan.rank, plan.argv.first().cloned().unwrap_or_default())
+            };
+            match supervisor.spawn(index, &mut streams) {
+                Ok(rank) => ranks.push(rank),
+                Err(e) => {
+                    supervisor.end_by_force();
+                    let what = format!("cannot start rank {rank}: {}; no rank was kept", program.display());
+                    return Err(failed(&what).source(e));
+                }
+            }
+        }
+        supervisor.print(streams).map_err(|e| {
+            supervisor.end_by_force();
+            failed("cannot read the ranks' output").source(e)
+        })?;
+        Ok((supervisor, ranks))
+    }
+
+    fn spawn(&mut self, index: usize, streams: &mut Vec<Stream>) -> io::Result<Rank> {
+        let plan = &self.plan.ranks[index];
+        let output = self.plan.output;
+        let mut child = plan.spawn(output, self.guardian.as_ref().map(Guardian::group))?;
+        let (stdin, mut stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+        let (rank, pid) = (plan.rank, child.id());
+        let opened = i32::try_from(pid)
+            .ok()
+            .and_then(Pid::from_raw)
+            .ok_or_else(|| io::Error::other("a process id out of range"))
+            .and_then(|pid| Ok(pidfd_open(pid, PidfdFlags::empty())?));
+        let pidfd = match opened {
+            Ok(pidfd) => Arc::new(pidfd),
+            Err(e) => {
+                let _ = child.kill();
+                let _ = child.wait();
+                return Err(e);
+            }
+        };
+        self.children.push(Running { rank, child, pidfd: pidfd.clone(), exit: None });
+        let capture = output == Output::Captured;
+        if output != Output::Piped
+            && let Some(out) = stdout.take()
+        {
+            streams.push(Stream::new(out.into(), index, rank, Channel::Out, capture)?);
+        }
+        if let Some(err) = stderr {
+            streams.push(Stream::new(err.into(), index, rank, Channel::Err, capture)?);
+        }
+        Ok(Rank { rank, pid, pidfd, stdin, stdout })
+    }
+
+    fn print(&mut self, streams: Vec<Stream>) -> io::Result<()> {
+        if streams.is_empty() {
+            return Ok(());
+        }
+        let stop = Arc::new(event()?);
+        let (kept, until) = (self.kept.clone(), stop.clone());
+        let (done, printed) = sync_channel(1);
+        std::thread::Builder::new().name("c10d-output".into()).spawn(move || {
+            output::pump(streams, &kept, &until);
+            let _ = done.send(());
+        })?;
+        self.printer = Some((printed, stop));
+        Ok(())
+    }
+}
