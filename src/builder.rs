@@ -38,6 +38,7 @@ pub struct Builder {
 struct Plugins {
     files: Vec<PathBuf>,
     directories: Vec<PathBuf>,
+    trusted: Vec<String>,
     standard: bool,
 }
 
@@ -121,6 +122,13 @@ impl Builder {
         self
     }
 
+    /// Lets the plugin of this name work on the callers' own memory; see [`Search::trust`](crate::plugins::Search::trust).
+    #[cfg(feature = "plugins")]
+    pub fn trust_plugin(mut self, name: &str) -> Self {
+        self.plugins.trusted.push(name.to_owned());
+        self
+    }
+
     /// Loads the plugins of the user's and the program's directory; see
     /// [`Search::standard`](crate::plugins::Search::standard).
     ///
@@ -154,10 +162,11 @@ impl Builder {
     fn with_plugins(mut self) -> Result<Self> {
         use crate::plugins::{Verdict, search};
 
-        let Plugins { files, directories, standard } = std::mem::take(&mut self.plugins);
+        let Plugins { files, directories, trusted, standard } = std::mem::take(&mut self.plugins);
         let mut search = search()?.environment();
         search = files.iter().fold(search, |search, file| search.file(file));
         search = directories.into_iter().fold(search, |search, directory| search.directory(directory));
+        search = trusted.into_iter().fold(search, |search, name| search.trust(name));
         let report = if standard { search.standard() } else { search }.load();
         let refused = report.decisions.iter().find(|d| d.verdict == Verdict::Refused && files.contains(&d.path));
         if let Some(decision) = refused {

@@ -105,6 +105,40 @@ fn a_batch_stands_behind_what_was_sent_before() {
     .unwrap();
 }
 
+/// A plugin that the user vouches for, which goes wrong in this way.
+fn trusted(mode: &str, name: &str) -> GroupBuilder {
+    let dir = common::directory();
+    let report = Search::new().trust(name).file(common::sum(dir.path(), name, mode)).load();
+    assert!(report.decisions[0].detail.contains("trusted"), "{}", report.decisions[0]);
+    GroupBuilder::new().providers(&report.providers).backend(&format!("cpu:{name}")).timeout(TIMEOUT)
+}
+
+#[test]
+fn a_trusted_plugin_works_on_the_callers_memory() {
+    // The plugin leaves the address that it saw in the result.
+    let (copied, own) = (bad("ADDRESS").build().unwrap(), trusted("ADDRESS", "trusted-address").build().unwrap());
+    let seen = |pg: &c10d_core::ProcessGroup, x: &mut [f32]| {
+        let at = x.as_ptr() as usize;
+        pg.all_reduce(&mut *x, ReduceOp::Sum).unwrap();
+        at == x[..2].iter().rev().fold(0, |at, half| at << 32 | half.to_bits() as usize)
+    };
+    let mut x = [0f32; 16];
+    assert!(!seen(&copied, &mut x));
+    assert!(seen(&own, &mut x));
+}
+
+#[test]
+fn a_trusted_plugin_that_is_late_has_the_memory_until_it_answers() {
+    let pg = trusted("LATE", "trusted-late").build().unwrap();
+    let begun = Instant::now();
+    let mut x = [1f32; 64];
+    let e = pg.run(op::all_reduce(&mut x, ReduceOp::Sum).timeout(TIMEOUT)).map(drop);
+    // Its late answer is an answer; but the group is over.
+    assert!(begun.elapsed() >= TIMEOUT);
+    assert!(e.is_ok(), "{e:?}");
+    names_it(&pg.barrier().unwrap_err(), &ErrorKind::Internal, &["trusted-late", "did not let go"]);
+}
+
 #[test]
 fn types_that_an_op_does_not_take_are_refused() {
     let dir = common::directory();

@@ -223,6 +223,13 @@ impl Group {
         });
     }
 
+    /// A trusted plugin's operation is past its time: all must end, and the caller's memory waits for the plugin.
+    pub(super) fn is_late(self: &Arc<Self>) {
+        self.fail(
+            &self.plugin().error("submit", "an operation is past its time, and has the caller's memory on trust"),
+        );
+    }
+
     /// Asks what went wrong while nobody waited.
     pub(super) fn listen(self: &Arc<Self>) {
         let (Some(ask), Some(_), None) = (self.functions.async_error, self.handle.get(), self.failure()) else {

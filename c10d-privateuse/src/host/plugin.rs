@@ -2,7 +2,7 @@
 #![allow(unsafe_code)]
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
 use c10d_core::device::DeviceRuntime;
@@ -25,6 +25,8 @@ pub(crate) struct Hosted {
     /// How it broke its contract, if it did.
     broken: OnceLock<Error>,
     groups: Mutex<Vec<Weak<Group>>>,
+    /// Works on the callers' own memory: the user vouches for it by name.
+    trusted: AtomicBool,
     /// Whether somebody asks the groups what went wrong.
     pub(super) listening: Mutex<bool>,
     /// Bytes lent to operations that never ended.
@@ -49,6 +51,7 @@ impl Hosted {
             path: path.to_owned(),
             broken: OnceLock::new(),
             groups: Mutex::new(Vec::new()),
+            trusted: AtomicBool::new(false),
             listening: Mutex::new(false),
             written_off: AtomicU64::new(0),
             given_up: AtomicU64::new(0),
@@ -87,6 +90,14 @@ impl Hosted {
     /// The groups that there are.
     pub(super) fn groups(&self) -> Vec<Arc<Group>> {
         self.groups.lock().iter().filter_map(Weak::upgrade).collect()
+    }
+
+    pub(crate) fn trust(&self) {
+        self.trusted.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_trusted(&self) -> bool {
+        self.trusted.load(Ordering::Relaxed)
     }
 
     pub(super) fn broken(&self) -> Option<&Error> {

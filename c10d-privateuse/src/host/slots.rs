@@ -126,16 +126,30 @@ pub(super) fn answered(token: Token, mine: impl Fn(&Group) -> bool) -> Found {
     }
 }
 
-/// Takes every operation whose time is over at `now`; and the next time at which one's will be.
-pub(super) fn overdue(now: Instant) -> (Vec<Flight>, Option<Instant>) {
+/// Operations whose time is over.
+#[derive(Default)]
+pub(super) struct Overdue {
+    pub(super) late: Vec<Flight>,
+    /// The groups of those that cannot be ended without the plugin: it has memory that is not its to keep.
+    pub(super) held: Vec<Arc<Group>>,
+    /// When the next one's time is over.
+    pub(super) next: Option<Instant>,
+}
+
+/// Takes every operation whose time is over at `now`.
+pub(super) fn overdue(now: Instant) -> Overdue {
     let mut all = SLOTS.lock();
-    let (mut late, mut next) = (Vec::new(), None::<Instant>);
+    let Overdue { mut late, mut held, mut next } = Overdue::default();
     for index in 0..all.slots.len() {
         let slot = &mut all.slots[index];
         let (Held::Waiting(f) | Held::Given(f)) = &slot.held else { continue };
         let limit = f.limit.min(f.group.limit());
         if limit > now {
             next = Some(next.map_or(limit, |n| n.min(limit)));
+            continue;
+        }
+        if !f.lent.can_be_lost() {
+            held.push(f.group.clone());
             continue;
         }
         match std::mem::replace(&mut slot.held, Held::GivenUp) {
@@ -148,5 +162,5 @@ pub(super) fn overdue(now: Instant) -> (Vec<Flight>, Option<Instant>) {
             _ => {}
         }
     }
-    (late, next)
+    Overdue { late, held, next }
 }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use c10d_core::{Error, ErrorKind, Result};
 use parking_lot::{Condvar, Mutex};
 
+use super::group::Group;
 use super::slots;
 
 /// When the thread looks next; `None`: when it is told to.
@@ -54,9 +55,10 @@ fn run() {
                 // Set before looking: an operation that comes meanwhile brings it forward again.
                 *next = None;
                 drop(next);
-                let (late, soonest) = slots::overdue(now);
-                late.into_iter().for_each(super::flight::Flight::give_up);
-                if let Some(soonest) = soonest {
+                let overdue = slots::overdue(now);
+                overdue.late.into_iter().for_each(super::flight::Flight::give_up);
+                overdue.held.iter().for_each(Group::is_late);
+                if let Some(soonest) = overdue.next {
                     self::at(soonest);
                 }
                 next = NEXT.lock();

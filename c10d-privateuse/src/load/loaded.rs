@@ -48,6 +48,9 @@ impl Known {
         }
         let version = if table.version.is_empty() { "-" } else { &table.version };
         let (lost, calls) = Hosted::written_off(self.plugin.hosted);
+        if self.plugin.hosted.is_trusted() {
+            parts.push("trusted with the callers' memory".to_owned());
+        }
         let lost = if lost + calls == 0 { String::new() } else { format!("; {lost} bytes and {calls} calls given up") };
         format!("{} {version}, ABI 1.{}: {}{lost}", self.name, table.minor, parts.join(", "))
     }

@@ -37,6 +37,7 @@ pub struct Search {
     standard: bool,
     environment: bool,
     taken: Vec<(String, String)>,
+    trusted: Vec<String>,
 }
 
 /// How far to go with a file.
@@ -82,6 +83,14 @@ impl Search {
     /// A backend or device name that is taken, and by whom: what is built in wins over plugins.
     pub fn taken(mut self, name: impl Into<String>, by: impl Into<String>) -> Search {
         self.taken.push((name.into(), by.into()));
+        self
+    }
+
+    /// Lets the plugin of this name, if it is loaded, work on the callers' own memory, without a copy of what is only
+    /// borrowed. It is then held to what every linked backend promises: where it does not let go in time, the call that
+    /// lent the memory can only wait on, and says so. For as long as the process lives.
+    pub fn trust(mut self, name: impl Into<String>) -> Search {
+        self.trusted.push(name.into());
         self
     }
 
@@ -137,6 +146,7 @@ impl Pass<'_> {
             };
             self.out.decisions.push(decision.unwrap_or_else(|refusal| Decision::refused(path, refusal)));
         }
+        let explicit: Vec<String> = self.names.iter().map(|(name, _)| name.clone()).collect();
         let mut filter = Filter::default();
         let (mut directories, mut standard) = (self.search.directories.clone(), self.search.standard);
         if self.search.environment {
@@ -156,7 +166,7 @@ impl Pass<'_> {
             // These are asked for if they are there.
             standard_directories().iter().filter(|path| path.exists()).for_each(|path| self.directory(path, &filter));
         }
-        for name in filter.unmet() {
+        for name in filter.unmet().into_iter().filter(|name| !explicit.contains(name)) {
             let refusal = Refusal::new(Rule::Filter, format!("{name:?} matches no plugin that was found"));
             self.out.decisions.push(Decision::refused(LIST_VARIABLE, refusal));
         }
@@ -269,6 +279,9 @@ impl Pass<'_> {
         let cuda = known.plugin.drives() == Some(DispatchKey::Cuda);
         let word = DispatchKey::Cuda.device_word();
         let taken = self.search.taken.iter().find(|(name, _)| name == word).map(|(_, by)| by.clone());
+        if self.search.trusted.contains(&known.name) {
+            known.plugin.hosted.trust();
+        }
         let taken = taken.or_else(|| self.cuda.as_ref().map(|by| format!("{by:?}"))).filter(|_| cuda);
         if cuda && taken.is_none() {
             self.cuda = Some(known.path.clone());

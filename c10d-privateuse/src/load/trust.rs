@@ -40,7 +40,7 @@ impl TrustedDir {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mut at = PathBuf::from("/");
         let mut fd = openat(CWD, "/", flags, Mode::empty()).map_err(|e| unreadable(&at, e))?;
-        check(&fd, &at)?;
+        let mut sticky = check(&fd, &at, false)?;
         for part in path.components() {
             match part {
                 Component::RootDir => continue,
@@ -50,7 +50,7 @@ impl TrustedDir {
                         Ok(fd) => fd,
                         Err(e) => return Err(no_directory(&fd, name, &at, e)),
                     };
-                    check(&fd, &at)?;
+                    sticky = check(&fd, &at, sticky)?;
                 }
                 _ => return Err(Refusal::new(Rule::Path, format!("{path:?} has a component that climbs"))),
             }
@@ -123,8 +123,9 @@ impl TrustedDir {
 }
 
 /// Nobody but root or us can change what is in it. In a sticky directory of root others can make files, but not touch
-/// those of root and of us; that the next component is one of these is checked when it is opened.
-fn check(fd: &OwnedFd, path: &Path) -> Result<(), Refusal> {
+/// those of root and of us: so what comes next must be one of these, and writable to nobody else. Gives whether others can
+/// make files in it.
+fn check(fd: &OwnedFd, path: &Path, in_sticky: bool) -> Result<bool, Refusal> {
     let stat = fstat(fd).map_err(|e| unreadable(path, e))?;
     let mode = stat.st_mode;
     if !ours(&stat) {
@@ -132,11 +133,11 @@ fn check(fd: &OwnedFd, path: &Path) -> Result<(), Refusal> {
         return Err(Refusal::new(Rule::Directory, what));
     }
     let sticky = mode & STICKY != 0 && stat.st_uid == 0;
-    if mode & WRITABLE != 0 && !sticky {
+    if mode & WRITABLE != 0 && (!sticky || in_sticky) {
         let what = format!("directory {path:?} can be written by others (mode {:04o}); chmod go-w it", mode & 0o7777);
         return Err(Refusal::new(Rule::Directory, what));
     }
-    Ok(())
+    Ok(mode & WRITABLE != 0)
 }
 
 fn ours(stat: &Stat) -> bool {

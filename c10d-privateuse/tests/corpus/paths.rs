@@ -28,6 +28,17 @@ pub(crate) fn entries() -> Vec<Entry> {
             // As root the parent passes and the child does not; else the parent is not root's, and does not.
             want(Search::new().directory(&down), Rule::Directory, "up")
         }),
+        entry("a sticky directory in a sticky one", "F97", Rule::Directory, |lab, _| {
+            if !is_root() {
+                return Err("skipped: only root has sticky directories that are accepted".into());
+            }
+            let (up, down) = (lab.place("up"), lab.place("up/down"));
+            std::fs::create_dir_all(&down).unwrap();
+            base(lab, &down.join("libc10d_it.so"));
+            std::fs::set_permissions(&up, mode(0o1777)).unwrap();
+            std::fs::set_permissions(&down, mode(0o1777)).unwrap();
+            want(Search::new().directory(&down), Rule::Directory, "down\"")
+        }),
         entry("directory of another user", "F97", Rule::Directory, |lab, to| {
             if !is_root() {
                 return Err("skipped: only root can give directories away".into());
