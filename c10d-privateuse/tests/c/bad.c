@@ -24,6 +24,9 @@
 #ifndef OWNER
 #define OWNER "c10d"
 #endif
+#ifndef STRUCT_SIZE
+#define STRUCT_SIZE 64
+#endif
 #ifndef NOTE_SIZE
 #define NOTE_SIZE 64
 #endif
@@ -41,7 +44,7 @@ __attribute__((constructor)) static void constructor(void) { sing(); }
 
 #ifndef NO_NOTE
 static const c10d_note note __attribute__((section(".note.c10d"), used, aligned(4))) = {
-    5, NOTE_SIZE, 1, OWNER, 64, MAJOR, C10D_ABI_MINOR, (uint32_t)(PLUGIN_SIZE), NOTE_NAME};
+    5, NOTE_SIZE, 1, OWNER, STRUCT_SIZE, MAJOR, C10D_ABI_MINOR, (uint32_t)(PLUGIN_SIZE), NOTE_NAME};
 #endif
 
 #ifdef MISSING_SYMBOL

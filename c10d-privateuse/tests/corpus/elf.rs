@@ -43,6 +43,10 @@ pub(crate) fn entries() -> Vec<Entry> {
         entry!("F100" Truncated "no headers", |lab, to| lab.patched(to, 56, &[0, 0])),
         entry!("F100" Truncated "headers of one byte", |lab, to| lab.patched(to, 54, &[1, 0])),
         entry!("F100" Truncated "a dynamic section of a gigabyte", |lab, to| lab.patched(to, lab.header(2) + 32, &(1u64 << 30).to_le_bytes())),
+        entry!("F100" Truncated "a dynamic section of a gigabyte, which is there", |lab, to| {
+            lab.patched(to, lab.header(2) + 32, &(1u64 << 30).to_le_bytes());
+            std::fs::OpenOptions::new().write(true).open(to).unwrap().set_len(4 << 30).unwrap();
+        }),
         entry!("F100" Truncated "symbols at no address", |lab, to| lab.patched(to, lab.tag(6), &(1u64 << 60).to_le_bytes())),
         entry!("F100" Truncated "hash table at no address", |lab, to| lab.patched(to, lab.tag(0x6fff_fef5), &u64::MAX.to_le_bytes())),
         entry!("F100" Truncated "no symbols", |lab, to| lab.patched(to, lab.tag(6) - 8, &0x6000_0000u64.to_le_bytes())),
@@ -70,6 +74,8 @@ pub(crate) fn entries() -> Vec<Entry> {
         entry!("F102" Note "note of another owner", |lab, to| lab.compile(to, &["OWNER=\"d01c\""], &[])),
         entry!("F102" Note "note longer than its segment", |lab, to| lab.compile(to, &["NOTE_SIZE=65"], &[])),
         entry!("F102" Note "note of four gigabytes", |lab, to| lab.compile(to, &["NOTE_SIZE=0xffffffff"], &[])),
+        entry!("F102" Note "note that claims more than it has", |lab, to| lab.compile(to, &["STRUCT_SIZE=65"], &[])),
+        entry!("F102" Note "note too short for a name", |lab, to| lab.compile(to, &["STRUCT_SIZE=12"], &[])),
         entry!("F102" Note "note without a name", |lab, to| lab.compile(to, &["NOTE_NAME=\"\""], &[])),
         entry!("F102" Note "name with a slash", |lab, to| lab.compile(to, &["NOTE_NAME=\"../x\""], &[])),
         entry!("F102" Note "name that is a device's", |lab, to| lab.compile(to, &["NOTE_NAME=\"cpu\""], &[])),

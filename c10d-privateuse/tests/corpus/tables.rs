@@ -52,7 +52,7 @@ pub(crate) fn entries() -> Vec<Entry> {
             "DRIVES=12",
             "DEVICE_TYPE=C10D_DEVICE_PRIVATE"
         ),
-        table!("collectives for two devices", "COLLECTIVES", "RETAINS", "DEVICE_TYPE=2", "ROWS=2", "OTHER_TYPE=12"),
+        table!("collectives for two devices", "COLLECTIVES", "RETAINS", "DEVICE_TYPE=12", "ROWS=2", "OTHER_TYPE=2"),
         table!("a device that is the host", "DRIVES=1"),
         table!("a device of an unknown type", "DRIVES=77"),
         table!("types by op nowhere", "COLLECTIVES", "BY_OP=.op_count=20,.by_op=(const uint32_t*)16"),

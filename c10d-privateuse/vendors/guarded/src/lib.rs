@@ -1,11 +1,13 @@
 #![doc = include_str!("../README.md")]
 
+mod control;
 mod event;
 mod faults;
 mod log;
 mod memory;
 mod provider;
 mod reduce;
+mod reduction;
 mod runtime;
 mod stream;
 

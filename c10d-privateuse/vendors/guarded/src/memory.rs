@@ -1,14 +1,15 @@
-//! The device's memory: addresses that the host may not follow, and the bytes behind them, which only streams reach.
+//! The device's memory: addresses that the host may not follow. The same pages are mapped a second time, where only
+//! streams reach them.
 #![allow(unsafe_code)]
 
-use std::cell::UnsafeCell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use c10d_core::device::DevicePtr;
 use c10d_core::{Error, ErrorKind, Result};
 use parking_lot::{Mutex, RwLock};
-use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous};
+use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
 
 /// Addresses that one runtime can give out in its life.
 const RESERVED: usize = 1 << 40;
@@ -33,7 +34,7 @@ pub(crate) struct Block {
     start: usize,
     len: usize,
     /// Gone when the memory was freed and nobody retains it.
-    bytes: RwLock<Option<Box<[UnsafeCell<u8>]>>>,
+    pages: RwLock<Option<Pages>>,
     life: Mutex<Life>,
 }
 
@@ -42,8 +43,44 @@ struct Life {
     retained: u64,
 }
 
-// SAFETY: the bytes are touched by streams alone, whose order is their users' affair, as on a device.
-unsafe impl Sync for Block {}
+/// Pages that are mapped twice: as the address that is given out, without any right, and for the streams.
+struct Pages {
+    face: *mut std::ffi::c_void,
+    inside: *mut std::ffi::c_void,
+    len: usize,
+}
+
+// SAFETY: what is inside is touched by streams alone, whose order is their users' affair, as on a device.
+unsafe impl Send for Pages {}
+// SAFETY: as above.
+unsafe impl Sync for Pages {}
+
+impl Pages {
+    /// Pages behind `start`, where nothing but reserved addresses are.
+    fn new(start: usize, len: usize) -> rustix::io::Result<Pages> {
+        let file = memfd_create("guarded", MemfdFlags::CLOEXEC)?;
+        ftruncate(&file, len as u64)?;
+        let face = std::ptr::with_exposed_provenance_mut(start);
+        // SAFETY: in place of reserved addresses, which are this block's alone.
+        unsafe { mmap(face, len, ProtFlags::empty(), MapFlags::SHARED | MapFlags::FIXED, &file, 0) }?;
+        let rights = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: a new mapping at an address of the system's choice.
+        let inside = unsafe { mmap(std::ptr::null_mut(), len, rights, MapFlags::SHARED, &file, 0) }?;
+        // SAFETY: just mapped, and nobody else has it yet.
+        unsafe { inside.cast::<u8>().write_bytes(FRESH, len) };
+        Ok(Pages { face, inside, len })
+    }
+}
+
+impl Drop for Pages {
+    fn drop(&mut self) {
+        let flags = MapFlags::PRIVATE | MapFlags::NORESERVE | MapFlags::FIXED;
+        // SAFETY: mapped in `new`; no stream is using them; the addresses stay reserved.
+        let _ = unsafe {
+            munmap(self.inside, self.len).and(mmap_anonymous(self.face, self.len, ProtFlags::empty(), flags))
+        };
+    }
+}
 
 /// A part of an allocation.
 #[derive(Clone)]
@@ -73,9 +110,11 @@ impl Memory {
         let room = len.checked_next_multiple_of(PAGE).and_then(|room| room.checked_add(PAGE));
         let next = room.and_then(|room| start.checked_add(room)).filter(|next| *next <= space.end);
         space.next = next.ok_or_else(|| bad(format!("out of memory: {len} bytes asked for")))?;
-        let bytes = RwLock::new(Some((0..len).map(|_| UnsafeCell::new(FRESH)).collect()));
+        let pages = Pages::new(start, len.next_multiple_of(PAGE))
+            .map_err(|e| Error::new(ErrorKind::Resource, format!("no pages for {len} bytes")).source(e))?;
+        let pages = RwLock::new(Some(pages));
         let life = Mutex::new(Life { freed: false, retained: 0 });
-        space.blocks.insert(start, Arc::new(Block { start, len, bytes, life }));
+        space.blocks.insert(start, Arc::new(Block { start, len, pages, life }));
         Ok(std::ptr::with_exposed_provenance_mut(start))
     }
 
@@ -138,7 +177,7 @@ impl Memory {
         let over = life.freed && life.retained == 0;
         drop(life);
         if over {
-            *block.bytes.write() = None;
+            *block.pages.write() = None;
             self.0.lock().blocks.remove(&block.start);
         }
         Ok(())
@@ -154,9 +193,9 @@ impl Part {
     /// Reads or writes the bytes; an error if they are no more. As on a device, several may do so at once, and it is the
     /// streams' order that keeps them apart.
     pub(crate) fn with<T>(&self, use_it: impl FnOnce(*mut u8, usize) -> T) -> Result<T, String> {
-        let bytes = self.block.bytes.read();
-        match &*bytes {
-            Some(bytes) => Ok(use_it(UnsafeCell::raw_get(bytes.as_ptr()).wrapping_add(self.first), self.len)),
+        let pages = self.block.pages.read();
+        match &*pages {
+            Some(pages) => Ok(use_it(pages.inside.cast::<u8>().wrapping_add(self.first), self.len)),
             None => {
                 Err(format!("work on memory at {:#x}, which was freed before it ran", self.block.start + self.first))
             }

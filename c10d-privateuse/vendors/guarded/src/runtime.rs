@@ -7,14 +7,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use c10d_core::device::{self, DevicePtr, DeviceReduce, DeviceRuntime};
-use c10d_core::{DType, DTypeSet, Device, Error, ErrorKind, ReduceOp, Result};
+use c10d_core::{Device, Error, ErrorKind, Result};
 use parking_lot::Mutex;
 
 use crate::event::Event;
 use crate::faults::Faults;
 use crate::log::{Entry, Log, What};
 use crate::memory::Memory;
-use crate::reduce;
 use crate::stream::{Env, Host, Stream, Task};
 
 /// How many devices a runtime has, so that ranks that are threads can have one each.
@@ -23,14 +22,14 @@ const PINNED: usize = 4096;
 
 /// A runtime with its devices.
 pub struct Guarded {
-    name: &'static str,
+    pub(crate) name: &'static str,
     cuda: bool,
     reduces: bool,
-    memory: Memory,
+    pub(crate) memory: Memory,
     streams: Mutex<BTreeMap<(u16, u64), Arc<Stream>>>,
     events: Mutex<BTreeMap<(u16, u64), Arc<Event>>>,
-    faults: Arc<Faults>,
-    log: Arc<Log>,
+    pub(crate) faults: Arc<Faults>,
+    pub(crate) log: Arc<Log>,
     /// Numbers of streams, events and work.
     next: AtomicU64,
 }
@@ -64,63 +63,11 @@ impl Guarded {
         self
     }
 
-    /// From now on this call on this device does not return, until [`recover`](Guarded::recover). `call` is the name of
-    /// a method of [`DeviceRuntime`].
-    pub fn hang(&self, index: u16, call: &str) {
-        self.faults.hang(index, call);
-    }
-
-    /// From now on nothing that was given to streams of this device runs, until [`recover`](Guarded::recover).
-    pub fn stall(&self, index: u16) {
-        self.faults.stall(index);
-    }
-
-    /// From now on work of this kind does not run on this device, nor what is behind it on its stream, until
-    /// [`recover`](Guarded::recover).
-    pub fn hold(&self, index: u16, what: What) {
-        self.faults.hold(index, what);
-    }
-
-    /// From now on this call on this device fails with this text.
-    pub fn fail(&self, index: u16, call: &str, text: &str) {
-        self.faults.error(index, call, text);
-    }
-
-    /// After `nth` more copies on this device, one fails with this text when it runs.
-    pub fn fail_copy(&self, index: u16, nth: u64, text: &str) {
-        self.faults.fail_copy(index, nth, text);
-    }
-
-    /// From now on memory cannot be retained.
-    pub fn forget(&self) {
-        self.faults.forget();
-    }
-
-    /// Ends all faults that were asked for; what hung goes on.
-    pub fn recover(&self) {
-        self.faults.recover();
-    }
-
-    /// Begins a new log.
-    pub fn start_log(&self) {
-        self.log.start();
-    }
-
-    /// What was logged since `start_log`.
-    pub fn log(&self) -> Vec<Entry> {
-        self.log.so_far()
-    }
-
-    /// How many allocations are there, those that were freed but are retained among them.
-    pub fn allocations(&self) -> usize {
-        self.memory.count()
-    }
-
     fn number(&self) -> u64 {
         self.next.fetch_add(1, Ordering::Relaxed)
     }
 
-    fn enter(&self, index: u16, call: &str) -> Result {
+    pub(crate) fn enter(&self, index: u16, call: &str) -> Result {
         self.faults.enter(index, call)?;
         if index >= DEVICES {
             return Err(Error::new(ErrorKind::Device, format!("{} has no device {index}", self.name)));
@@ -135,7 +82,7 @@ impl Guarded {
             .map_err(|e| Error::new(ErrorKind::Resource, "cannot start a stream").source(e))
     }
 
-    fn stream(&self, index: u16, number: u64) -> Result<Arc<Stream>> {
+    pub(crate) fn stream(&self, index: u16, number: u64) -> Result<Arc<Stream>> {
         let mut streams = self.streams.lock();
         if let Some(stream) = streams.get(&(index, number)) {
             return Ok(stream.clone());
@@ -153,7 +100,7 @@ impl Guarded {
         event.ok_or_else(|| Error::new(ErrorKind::Device, format!("{} has no event {number}", self.device(index))))
     }
 
-    fn given(&self, index: u16, stream: u64, what: What, bytes: usize) -> Entry {
+    pub(crate) fn given(&self, index: u16, stream: u64, what: What, bytes: usize) -> Entry {
         let entry = Entry { index, stream, what, bytes, number: self.number(), ran: false };
         self.log.add(entry);
         entry
@@ -288,34 +235,6 @@ unsafe impl DeviceRuntime for Guarded {
 
     fn reduction(&self) -> Option<&dyn DeviceReduce> {
         self.reduces.then_some(self)
-    }
-}
-
-// SAFETY: as above.
-unsafe impl DeviceReduce for Guarded {
-    fn reduces(&self, op: ReduceOp) -> DTypeSet {
-        reduce::types(op)
-    }
-
-    unsafe fn reduce(
-        &self,
-        index: u16,
-        stream: u64,
-        op: ReduceOp,
-        dtype: DType,
-        acc: DevicePtr,
-        with: DevicePtr,
-        count: usize,
-    ) -> Result {
-        self.enter(index, "reduce")?;
-        let no_way = || Error::new(ErrorKind::Device, format!("{} does not reduce {dtype} with {op}", self.name));
-        let by = reduce::reducer(op, dtype).ok_or_else(no_way)?;
-        let line = self.stream(index, stream)?;
-        let bytes = count * dtype.size();
-        let (acc, with) = (self.memory.part(acc, bytes)?, self.memory.part(with, bytes)?);
-        let entry = self.given(index, stream, What::Reduce, bytes);
-        line.push(Task::Reduce { acc, with, by, entry });
-        Ok(())
     }
 }
 
