@@ -430,6 +430,21 @@ fn a_launch_that_hangs_is_named() {
     });
 }
 
+/// A peer's keys are not believed.
+#[test]
+fn keys_that_cannot_be_are_refused() {
+    // The second launch of a call gathers keys.
+    with_fake("keys_that_cannot_be_are_refused", "rank=1,garble=1", || {
+        let errors = run_ranks(3, builder(), |pg| {
+            let mine = sent(&Coo::new([9], 1, vec![3, 4], vec![2f32, 1.0])?, pg.rank());
+            Ok(pg.all_reduce(mine, ReduceOp::Sum).unwrap_err())
+        });
+        for e in errors.unwrap() {
+            assert_eq!((e.kind(), &e.report().guilty[..]), (&ErrorKind::Protocol, &[1][..]), "{e}");
+        }
+    });
+}
+
 #[test]
 fn without_kernels_all_ranks_are_told_why() {
     with_fake("without_kernels_all_ranks_are_told_why", "driver=11080", || {

@@ -11,6 +11,7 @@
 //! | `issue=N` | the N-th launch (from 0) is in progress for ever |
 //! | `hang=N` | the N-th launch never ends on the device |
 //! | `error=N` | the N-th launch never ends, and the communicator reports an asynchronous error |
+//! | `garble=N` | the N-th launch sends ones in all bits |
 //! | `abort=hang` | `ncclCommAbort` does not return |
 //! | `query=N` | `cuEventQuery` does not return on a thread after its N-th launch |
 //! | `lost=N` | the device is lost to a thread after its N-th launch |

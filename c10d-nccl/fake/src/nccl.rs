@@ -327,11 +327,19 @@ fn launch(handle: u64, stream: u64, calls: Vec<Call>) -> c_int {
     let n = comm.launch();
     let (this, here) = (comm.clone(), fault::number("rank").is_none_or(|r| r == u64::from(comm.rank)));
     let is = |name: &str| here && fault::number(name) == Some(n);
-    let (hangs, errs) = (is("hang"), is("error"));
+    let (hangs, errs, garbles) = (is("hang"), is("error"), is("garble"));
     let work = move || {
         if hangs || errs {
             this.stick();
-        } else if let Some(group) = this.group()
+            this.landed();
+            return;
+        }
+        for call in calls.iter().filter(|_| garbles) {
+            let (reads, _) = call.ranges(this.rank, this.size);
+            // SAFETY: a range of device memory that was checked at the call.
+            unsafe { std::ptr::write_bytes(call.from as *mut u8, 0xff, reads) };
+        }
+        if let Some(group) = this.group()
             && let Err(e) = exec::run(&group, &calls)
         {
             this.fail(6, &e.to_string());
