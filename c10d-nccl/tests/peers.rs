@@ -6,7 +6,7 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use c10d_core::{Error, ErrorKind, ReduceOp, op, run_ranks};
+use c10d_core::{Error, ErrorKind, ReduceOp, Store, op, run_ranks};
 use c10d_rendezvous::tcp_store::ServerOptions;
 use c10d_rendezvous::{TcpStore, TcpStoreServer};
 use common::{SECOND, command, folder, on, with_cpu, with_fake, within};
@@ -75,10 +75,14 @@ fn rank() {
     let (Ok(rank), Ok(port)) = (std::env::var(RANK), std::env::var(PORT)) else { return };
     let (rank, port): (u32, u16) = (rank.parse().unwrap(), port.parse().unwrap());
     let store = Arc::new(TcpStore::connect("127.0.0.1", port, Instant::now() + 20 * SECOND).unwrap());
-    let pg = with_cpu().rank(rank).size(3).store(store).build().unwrap();
+    let pg = with_cpu().rank(rank).size(3).store(store.clone()).build().unwrap();
     pg.all_reduce(on(rank, &[1f32; 10]), ReduceOp::Sum).unwrap();
     let work = pg.start(op::all_reduce(on(rank, &[1f32; 10]), ReduceOp::Sum));
+    let soon = Instant::now() + 20 * SECOND;
+    store.set(&format!("well/{rank}"), b"", soon).unwrap();
     if rank == 2 {
+        // The others are through with the first call.
+        store.wait(&["well/0", "well/1"], soon).unwrap();
         std::process::abort();
     }
     let e: Error = work.wait().expect_err("a rank is gone").error;
