@@ -108,7 +108,7 @@ fn far_apart_and_shared() {
             .iter()
             .map(|nnz| {
                 let indices = (0..*nnz).map(|_| (random.below(1000) << 28 | 5) as i64).collect();
-                Coo::new([1 << 40, 3], 1, indices, (0..3 * *nnz).map(|i| i as i32).collect()).unwrap()
+                Coo::new([1 << 40, 3], 1, indices, (0..3 * *nnz).collect()).unwrap()
             })
             .collect();
         agrees(&tensors, &ReduceOp::Sum.into(), i32::wrapping_add);
