@@ -101,7 +101,8 @@ pub(crate) struct Channel {
     line: Line,
     comm: Option<Communicator>,
     state: State,
-    queue: VecDeque<Item>,
+    /// Each task with what comes before it on the caller's stream.
+    queue: VecDeque<(Item, Option<Mark>)>,
     flights: VecDeque<Flight>,
     asked: Instant,
     scratch: Scratch,
@@ -149,8 +150,19 @@ impl Channel {
         Ok(Channel { rank, size, line, comm, state, queue, flights, asked: Instant::now(), scratch })
     }
 
-    pub(crate) fn push(&mut self, item: Item) {
-        self.queue.push_back(item);
+    /// Takes an item in. The caller's stream is marked here and now: when the task is issued, it may have been told to wait
+    /// for another that came later.
+    pub(crate) fn push(&mut self, means: &Means, item: Item) -> Result {
+        let mut before = None;
+        if let Item::Run(task) = &item {
+            if let Err(e) = check(means, &self.line, task) {
+                means.board.finish(task.id, Err(e));
+                return Ok(());
+            }
+            before = Some(means.board.calling("cuEventRecord", || self.line.before(task.stream))?);
+        }
+        self.queue.push_back((item, before));
+        Ok(())
     }
 
     pub(crate) fn is_ready(&self) -> bool {
@@ -170,11 +182,13 @@ impl Channel {
             State::Connecting => self.ask(means)? && self.enter(State::Ready),
             State::Issuing { .. } => self.ask(means)? && self.issued(means)?,
             // The library wants nothing in flight.
-            State::Ready if !self.flights.is_empty() && matches!(self.queue.front(), Some(Item::Shrink(..))) => false,
+            State::Ready if !self.flights.is_empty() && matches!(self.queue.front(), Some((Item::Shrink(..), _))) => {
+                false
+            }
             State::Ready => match self.queue.pop_front() {
-                Some(Item::Run(task)) => self.issue(means, task)?,
-                Some(Item::Split(share)) => self.split(means, share)?,
-                Some(Item::Shrink(rest, answer)) => self.shrink(means, &rest, &answer)?,
+                Some((Item::Run(task), before)) => self.issue(means, task, before)?,
+                Some((Item::Split(share), _)) => self.split(means, share)?,
+                Some((Item::Shrink(rest, answer), _)) => self.shrink(means, &rest, &answer)?,
                 None => false,
             },
         };
@@ -255,16 +269,14 @@ impl Channel {
     }
 
     /// Gives a task's calls to the library, behind what the caller's stream has to do before.
-    fn issue(&mut self, means: &Means, task: Task) -> Result<bool> {
+    fn issue(&mut self, means: &Means, task: Task, before: Option<Mark>) -> Result<bool> {
         let Some(comm) = &self.comm else { return Ok(false) };
-        if let Err(e) = check(means, &self.line, &task) {
-            means.board.finish(task.id, Err(e));
-            return Ok(true);
-        }
         if !means.board.issue(task.id) {
             return Ok(true);
         }
-        means.board.calling("cuStreamWaitEvent", || self.line.follow(task.stream))?;
+        if let Some(before) = before {
+            means.board.calling("cuStreamWaitEvent", || self.line.follow(before))?;
+        }
         let dtype = task.dtype.unwrap_or(DType::F32);
         let mut issuer = comm.issuer(&*means.cuda, means.device, self.line.stream(), dtype);
         let (rank, size) = (self.rank as usize, self.size as usize);

@@ -110,7 +110,7 @@ impl Engine {
                         place.insert(Channel::meeting(means, between, (self.rank, self.size), deadline)?);
                     }
                     if let Some(channel) = channels.get_mut(&between) {
-                        channel.push(item);
+                        channel.push(means, item)?;
                     }
                 }
                 Order::Look => {}

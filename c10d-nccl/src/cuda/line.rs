@@ -29,16 +29,20 @@ impl Line {
         self.stream
     }
 
-    /// What comes on the line runs after what the caller's stream was given so far.
-    pub(crate) fn follow(&mut self, caller: Stream) -> Result {
+    /// Marks what the caller's stream was given so far.
+    pub(crate) fn before(&mut self, caller: Stream) -> Result<Mark> {
         let event = self.event()?;
-        // SAFETY: event and line are ours, the caller's stream is of this device by its word.
-        let done = unsafe {
-            let recorded = self.cuda.record(self.device, event, caller);
-            recorded.and_then(|()| self.cuda.wait(self.device, self.stream, event))
-        };
+        // SAFETY: the event is ours, the caller's stream is of this device by its word.
+        unsafe { self.cuda.record(self.device, event, caller) }?;
+        Ok(Mark(event))
+    }
+
+    /// What comes on the line runs after the mark.
+    pub(crate) fn follow(&mut self, before: Mark) -> Result {
+        // SAFETY: both are ours.
+        let done = unsafe { self.cuda.wait(self.device, self.stream, before.0) };
         // The wait is for what was recorded, so the event may be used again.
-        self.free.push(event);
+        self.free.push(before.0);
         done
     }
 

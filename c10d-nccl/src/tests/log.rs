@@ -156,13 +156,34 @@ fn a_message_has_a_communicator_of_its_own_way() {
     let logs = of_two("message", None, |pg| {
         if pg.rank() == 0 { pg.send(buffer(3), 1, 7).map(drop) } else { pg.recv(buffer(3), 0, 7).map(drop) }
     });
-    let with = |rank: u32, call: &str| {
-        let init = format!("init {rank} of 2 with 1 ids");
-        let calls = [&init, "record on 0", "2 waits", "group {", call, "}", "record on 2", "0 waits"];
-        calls.map(str::to_owned).to_vec()
-    };
-    assert_eq!(logs[0], with(0, "send 3xf32 to 1 on 2"));
-    assert_eq!(logs[1], with(1, "recv 3xf32 from 0 on 2"));
+    let init = |rank: u32| format!("init {rank} of 2 with 1 ids");
+    let after = |call: &str| ["2 waits", "group {", call, "}", "record on 2", "0 waits"].map(str::to_owned).to_vec();
+    let before = "record on 0".to_owned();
+    let want = [vec![init(0), before.clone()], after("send 3xf32 to 1 on 2")].concat();
+    assert_eq!(logs[0], want);
+    // The receiver has to look for the id first.
+    let want = [vec![before, init(1)], after("recv 3xf32 from 0 on 2")].concat();
+    assert_eq!(logs[1], want);
+}
+
+/// A message follows what its caller's stream was given before it, and not what it was given while the ranks met.
+#[test]
+fn a_message_does_not_wait_for_later_ops() {
+    let (sent, may_send) = crossbeam_channel::bounded(1);
+    let logs = of_two("late", None, |pg| {
+        if pg.rank() == 1 {
+            let _ = may_send.recv();
+            return pg.send(buffer(3), 0, 0).map(drop);
+        }
+        let work = pg.start(op::recv(buffer(3), 1, 0));
+        pg.all_reduce(buffer(5), ReduceOp::Sum)?;
+        let _ = sent.send(());
+        Ok(work.wait().map(drop)?)
+    });
+    let collective = between(&["all_reduce 5xf32 sum on 1"]);
+    let message = ["init 1 of 2 with 1 ids", "2 waits", "group {", "recv 3xf32 from 0 on 2", "}", "record on 2"];
+    let want = [vec!["record on 0".to_owned()], collective, message.map(str::to_owned).to_vec()].concat();
+    assert_eq!(logs[0], want);
 }
 
 #[test]
