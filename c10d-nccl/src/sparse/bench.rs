@@ -97,7 +97,8 @@ impl Bench {
         if line.records(caller)? {
             refused = Some(Error::invalid("the stream records a graph; collectives in graphs are not offered"));
         } else {
-            line.follow(caller)?;
+            let before = line.before(caller)?;
+            line.follow(before)?;
         }
         let (buffers, hosts) = (Vec::new(), Vec::new());
         Ok(Bench { runtime: cuda.clone(), cuda, index, line, deadline, buffers, hosts, refused })
