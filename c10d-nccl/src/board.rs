@@ -137,6 +137,13 @@ impl Board {
         self.jobs.lock().failed.clone()
     }
 
+    /// Waits until somebody fails it, but no longer than this.
+    pub(crate) fn wait_for_failure(&self, patience: Duration) {
+        let until = Instant::now() + patience;
+        let mut jobs = self.jobs.lock();
+        while jobs.failed.is_none() && !self.changed.wait_until(&mut jobs, until).timed_out() {}
+    }
+
     /// No more jobs.
     pub(crate) fn close(&self) {
         self.jobs.lock().closed = true;

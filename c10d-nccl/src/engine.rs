@@ -5,7 +5,7 @@ use std::collections::btree_map::Entry;
 use std::time::{Duration, Instant};
 
 use c10d_core::device::DeviceBuffer;
-use c10d_core::{OpKind, Result};
+use c10d_core::{ErrorKind, OpKind, Result};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
 use crate::boot;
@@ -16,6 +16,9 @@ use crate::nccl::{Communicator, UniqueId};
 const EAGER: Duration = Duration::from_micros(200);
 /// The longest pause between two questions.
 const PAUSE: Duration = Duration::from_micros(200);
+
+/// How long after NCCL lost a peer the side channel may take to say which.
+const NAMED: Duration = Duration::from_millis(400);
 
 /// What the thread is told.
 pub(crate) enum Order {
@@ -55,6 +58,9 @@ impl Engine {
     pub(crate) fn run(mut self, origin: Origin) {
         let board = self.means.board.clone();
         if let Err(e) = self.work(origin) {
+            if matches!(e.kind(), ErrorKind::PeerDead { .. }) && e.report().guilty.is_empty() {
+                board.wait_for_failure(NAMED);
+            }
             board.fail(e);
             // The device may be at it still.
             std::mem::forget(self.token);

@@ -83,6 +83,7 @@ fn rank() {
     if rank == 2 {
         // The others are through with the first call.
         store.wait(&["well/0", "well/1"], soon).unwrap();
+        std::thread::sleep(Duration::from_millis(50));
         std::process::abort();
     }
     let e: Error = work.wait().expect_err("a rank is gone").error;
@@ -95,10 +96,20 @@ fn rank() {
 
 #[test]
 fn a_dead_peer_is_named_and_the_others_go_on() {
+    a_peer_dies("dead", "hang=1");
+}
+
+/// NCCL itself says that a peer is gone before it is, but not which.
+#[test]
+fn a_peer_that_nccl_loses_is_named() {
+    a_peer_dies("lost", "error=1");
+}
+
+fn a_peer_dies(name: &str, survivors: &str) {
     let server = TcpStoreServer::bind("127.0.0.1:0".parse().unwrap(), ServerOptions::default()).unwrap();
-    let dir = folder("dead");
+    let dir = folder(name);
     let start = |rank: u32| {
-        let mut command = command(&dir, "hang=1");
+        let mut command = command(&dir, if rank == 2 { "hang=1" } else { survivors });
         command.env(RANK, rank.to_string()).env(PORT, server.local_addr().port().to_string());
         command.args(["rank", "--exact", "--nocapture"]).stdout(Stdio::piped()).stderr(Stdio::piped());
         command.spawn().unwrap()

@@ -14,6 +14,8 @@ impl NcclResult {
     pub(crate) const SUCCESS: NcclResult = NcclResult(0);
     /// The call makes no sense to the library.
     pub(crate) const INVALID_USAGE: NcclResult = NcclResult(5);
+    /// A peer is gone, or the network to it.
+    pub(crate) const REMOTE_ERROR: NcclResult = NcclResult(6);
     /// Still at it; ask the communicator later.
     pub(crate) const IN_PROGRESS: NcclResult = NcclResult(7);
 }
