@@ -92,13 +92,18 @@ impl TrustedDir {
         let path = self.path.join(name);
         let before = self.stat(name).map_err(|e| unreadable(&path, e))?;
         regular(&before, &path)?;
+        self.open_file(name, &path)
+    }
+
+    /// Opens and checks a file, whatever it was a moment ago.
+    fn open_file(&self, name: &OsStr, path: &Path) -> Result<TrustedFile, Refusal> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
         let fd = match openat(&self.fd, name, flags, Mode::empty()) {
             Err(Errno::LOOP) => return Err(Refusal::new(Rule::Symlink, format!("{path:?} is a symbolic link"))),
-            opened => opened.map_err(|e| unreadable(&path, e))?,
+            opened => opened.map_err(|e| unreadable(path, e))?,
         };
-        let stat = fstat(&fd).map_err(|e| unreadable(&path, e))?;
-        regular(&stat, &path)?;
+        let stat = fstat(&fd).map_err(|e| unreadable(path, e))?;
+        regular(&stat, path)?;
         let mode = stat.st_mode;
         if !ours(&stat) {
             return Err(Refusal::new(
@@ -164,5 +169,24 @@ fn no_directory(parent: &OwnedFd, name: &OsStr, path: &Path, e: Errno) -> Refusa
         }
         Ok(FileType::Directory) | Err(_) => unreadable(path, e),
         Ok(_) => Refusal::new(Rule::Directory, format!("{path:?} is no directory")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    use super::*;
+
+    #[test]
+    fn what_became_something_else_since_it_was_looked_at() {
+        let mode = std::fs::Permissions::from_mode(0o755);
+        let home = tempfile::Builder::new().permissions(mode).tempdir().unwrap();
+        let dir = TrustedDir::open(home.path()).unwrap();
+        let rule = |name: &str| dir.open_file(name.as_ref(), &home.path().join(name)).unwrap_err().rule;
+        std::fs::write(home.path().join("file"), "").unwrap();
+        symlink("file", home.path().join("link")).unwrap();
+        rustix::fs::mknodat(CWD, home.path().join("pipe"), FileType::Fifo, Mode::RWXU, 0).unwrap();
+        assert_eq!((rule("link"), rule("pipe"), rule("absent")), (Rule::Symlink, Rule::NotRegular, Rule::Unreadable));
     }
 }

@@ -90,6 +90,15 @@ impl Lab {
         (0..count).map(|i| table + 56 * i).find(|at| b[*at..at + 4] == kind.to_le_bytes()).unwrap()
     }
 
+    /// Where the entry's symbol is in the base, whose first segment lies where it is loaded.
+    pub(crate) fn entry(&self) -> usize {
+        let number =
+            |at: usize, len: usize| self.base[at..at + len].iter().rev().fold(0, |n, b| n << 8 | usize::from(*b));
+        let (symbols, strings) = (number(self.tag(6), 8), number(self.tag(5), 8));
+        let is_it = |at: &usize| self.base[strings + number(*at, 4)..].starts_with(b"c10d_plugin_v1\0");
+        (symbols..strings).step_by(24).find(is_it).unwrap()
+    }
+
     /// Where the value of this tag is in the base's dynamic section.
     pub(crate) fn tag(&self, tag: u64) -> usize {
         let at = self.header(2);

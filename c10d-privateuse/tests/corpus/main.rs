@@ -110,6 +110,36 @@ fn tables_are_validated_before_anything_in_them_is_used() {
 }
 
 #[test]
+fn names_are_taken_in_one_look_and_from_one_search_to_the_next() {
+    let lab = Lab::new("twice-");
+    let place = |file: &str| lab.junk().join(file);
+    for file in ["libc10d_a.so", "libc10d_b.so"] {
+        lab.compile(&place(file), &["NAME=\"twice\""], &[]);
+    }
+    let looked = Search::new().directory(lab.junk()).inspect().decisions;
+    assert_eq!((looked[0].verdict, looked[1].rule), (Verdict::Passed, Some(Rule::Name)), "{}", looked[1]);
+    assert!(!lab.canary().exists());
+    assert_eq!(Search::new().file(place("libc10d_a.so")).load().decisions[0].verdict, Verdict::Loaded);
+    let second = &Search::new().file(place("libc10d_b.so")).load().decisions[0];
+    assert_eq!(second.rule, Some(Rule::Name), "{second}");
+}
+
+#[test]
+fn a_file_that_changes_while_it_is_loaded_is_not_used() {
+    let lab = Lab::new("changes-");
+    let file = lab.junk().join("libc10d_it.so");
+    let how = format!("HOW=unlink(\"{}\")", file.display());
+    common::plugin("ends.c", &file, &["NAME=\"changes\"", &how]);
+    let report = Search::new().file(&file).load();
+    assert_eq!(
+        (report.decisions[0].rule, report.providers.len()),
+        (Some(Rule::Replaced), 0),
+        "{}",
+        report.decisions[0]
+    );
+}
+
+#[test]
 fn a_thousand_junk_files_are_looked_through_and_the_good_one_found() {
     let lab = Lab::new("many-");
     for i in 0..1000 {

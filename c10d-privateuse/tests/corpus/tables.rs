@@ -19,7 +19,11 @@ pub(crate) fn entries() -> Vec<Entry> {
     vec![
         table!("null", "AT_ENTRY=return 0"),
         table!("wild pointer", "AT_ENTRY=return (void*)0x5a5a5a5a5a5a5a58"),
+        table!("forbidden pointer", "AT_ENTRY=return mmap(0,4096,PROT_NONE,MAP_PRIVATE|MAP_ANONYMOUS,-1,0)"),
         table!("odd pointer", "AT_ENTRY=return (void*)((char*)&plugin+1)"),
+        table!("good at an odd place", "AT_ENTRY=static char room[99];return memcpy(room+1,&plugin,sizeof plugin)"),
+        table!("without its last field", "AT_ENTRY=plugin.struct_size=48"),
+        table!("long version", "AT_ENTRY=static char room[300];plugin.version=room,plugin.version_len=300"),
         table!("size 0", "AT_ENTRY=plugin.struct_size=0"),
         table!("a size that is not there", "AT_ENTRY=plugin.struct_size=1000;return at_the_edge()"),
         table!("a size that nothing has", "AT_ENTRY=plugin.struct_size=65000"),
@@ -57,6 +61,7 @@ pub(crate) fn entries() -> Vec<Entry> {
         table!("a device of an unknown type", "DRIVES=77"),
         table!("types by op nowhere", "COLLECTIVES", "BY_OP=.op_count=20,.by_op=(const uint32_t*)16"),
         table!("types by op at an odd place", "COLLECTIVES", "BY_OP=.op_count=1,.by_op=(const uint32_t*)(OWNER+1)"),
+        table!("types of more ops than there can be", "COLLECTIVES", "BY_OP=.op_count=65,.by_op=(const uint32_t*)rows"),
         table!("types of a million ops", "COLLECTIVES", "BY_OP=.op_count=1000000,.by_op=(const uint32_t*)rows"),
     ]
 }
