@@ -4,7 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use super::host::Host;
-use super::plan::{Chunk, Facts, HostSpan, Plan};
+use super::plan::{Chunk, HostSpan, Plan};
 use super::port::{DEPTH, Port, Watched};
 use super::reduction::{self, Scratch};
 use super::shared::Shared;
@@ -58,17 +58,8 @@ pub(super) fn serve(shared: &Shared) {
 fn run(shared: &Shared, slot: &Slot, kept: &mut Kept, retained: &mut Vec<*mut ()>) -> Result<Outcome> {
     shared.alive()?;
     let call = &slot.call;
-    let counts = |spans: &[Span]| spans.iter().map(Span::count).collect::<Vec<usize>>();
-    let (inputs, outputs) = (counts(&call.inputs), counts(&call.outputs));
-    let facts = Facts {
-        op: call.op,
-        rank: shared.rank as usize,
-        world: shared.world as usize,
-        root: call.params.root as usize,
-        size: call.dtype.map_or(1, |dtype| dtype.size()),
-        inputs: &inputs,
-        outputs: &outputs,
-    };
+    let (inputs, outputs) = call.counts();
+    let facts = shared.facts(call, &inputs, &outputs);
     let plan = Plan::new(facts, shared.chunk);
     if call.dtype.is_none() {
         return step(shared, slot, &plan, 0, &plan.chunk(0), None);

@@ -7,11 +7,10 @@ use std::time::{Duration, Instant};
 
 use super::collective::{index, request, told};
 use super::host::Host;
-use super::plan::{Chunk, Facts, Plan};
+use super::plan::{Chunk, Plan};
 use super::port::{Port, Watched};
 use super::shared::Shared;
 use super::slot::Slot;
-use crate::buffer::Span;
 use crate::device::Event;
 use crate::job::{Detached, Outcome};
 use crate::{Error, ErrorKind, Phase, Result, Status};
@@ -140,17 +139,8 @@ fn over(shared: &Shared, slot: &Arc<Slot>, result: Result<Outcome>) {
 fn begin(shared: &Shared, slot: &Arc<Slot>, kept: &mut Kept) -> Result<Parcel> {
     shared.alive()?;
     let call = &slot.call;
-    let counts = |spans: &[Span]| spans.iter().map(Span::count).collect::<Vec<usize>>();
-    let (inputs, outputs) = (counts(&call.inputs), counts(&call.outputs));
-    let facts = Facts {
-        op: call.op,
-        rank: shared.rank as usize,
-        world: shared.world as usize,
-        root: 0,
-        size: call.dtype.map_or(1, |dtype| dtype.size()),
-        inputs: &inputs,
-        outputs: &outputs,
-    };
+    let (inputs, outputs) = call.counts();
+    let facts = shared.facts(call, &inputs, &outputs);
     let chunk = Plan::new(facts, usize::MAX).chunk(0);
     let index = index(call);
     let device = Watched { shared, engine: &shared.messages, slot, index };

@@ -6,6 +6,8 @@ use std::time::Instant;
 use parking_lot::{Condvar, Mutex};
 
 use super::engine::Engine;
+use super::plan::Facts;
+use super::slot::Call;
 use super::{Slot, watchdog};
 use crate::backend::Backend;
 use crate::device::DeviceRuntime;
@@ -59,6 +61,19 @@ impl Shared {
     /// What ended the backend, and when.
     pub(super) fn death(&self) -> Option<&(Error, Instant)> {
         self.dead.get()
+    }
+
+    /// What a plan depends on: the call's, with its `counts`, and the group's.
+    pub(super) fn facts<'a>(&self, call: &Call, inputs: &'a [usize], outputs: &'a [usize]) -> Facts<'a> {
+        Facts {
+            op: call.op,
+            rank: self.rank as usize,
+            world: self.world as usize,
+            root: call.params.root as usize,
+            size: call.dtype.map_or(1, |dtype| dtype.size()),
+            inputs,
+            outputs,
+        }
     }
 
     /// Refuses to go on after the backend's end.

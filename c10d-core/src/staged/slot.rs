@@ -24,6 +24,14 @@ pub(super) struct Call {
     pub(super) owns: bool,
 }
 
+impl Call {
+    /// Elements of each input and output.
+    pub(super) fn counts(&self) -> (Vec<usize>, Vec<usize>) {
+        let counts = |spans: &[Span]| spans.iter().map(Span::count).collect();
+        (counts(&self.inputs), counts(&self.outputs))
+    }
+}
+
 /// An op, shared by the thread that does it and the watchdog.
 pub(super) struct Slot {
     pub(super) call: Call,
