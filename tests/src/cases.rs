@@ -79,7 +79,8 @@ fn kinds(op: OpKind, capabilities: &Capabilities) -> Vec<(DType, ReduceOp)> {
     let reduces = if op.reduces() { reduce_ops() } else { vec![ReduceOp::Sum] };
     let pairs = reduces.into_iter().flat_map(|r| DType::ALL.iter().map(move |d| (*d, r)));
     let meaningful = pairs.filter(|(d, r)| !op.reduces() || r.is_defined_on(*d));
-    meaningful.filter(|(d, r)| capabilities.offers(op, *d, *r)).collect()
+    let offered = |op, (dtype, reduce): &(DType, ReduceOp)| capabilities.offers(op, *dtype, *reduce);
+    meaningful.filter(|pair| offered(op, pair) && partner(op).is_none_or(|other| offered(other, pair))).collect()
 }
 
 /// Every reduce operation; the factor is one that no type has exactly.
