@@ -74,7 +74,7 @@ fn together(python: &str, dialect: &str, rank: u32, ranks_per_root: Option<&str>
     command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/torch/peer.py"));
     command.arg(fake()).args([port.to_string(), (1 - rank).to_string(), dialect.to_owned()]);
     // Torch brings an NCCL of its own, which is not to be the fake.
-    command.env_remove("LD_LIBRARY_PATH").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.env_remove("LD_LIBRARY_PATH").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     if let Some(n) = ranks_per_root {
         command.env("TORCH_NCCL_RANKS_PER_ROOT", n);
     }
@@ -85,6 +85,7 @@ fn together(python: &str, dialect: &str, rank: u32, ranks_per_root: Option<&str>
     if done.is_err() {
         let _ = child.as_mut().map(|c| c.kill());
     }
+    // Which closes its standard input.
     let said = child.take().map(|c| c.wait_with_output().unwrap()).unwrap();
     let (out, err) = (String::from_utf8_lossy(&said.stdout), String::from_utf8_lossy(&said.stderr));
     assert!(done.is_ok() && out.contains("python is content"), "{dialect}, rank {rank}: {done:?}\n{out}\n{err}");
