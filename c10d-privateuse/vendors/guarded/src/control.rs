@@ -5,7 +5,7 @@ use crate::runtime::Guarded;
 
 impl Guarded {
     /// From now on this call on this device does not return, until [`recover`](Guarded::recover). `call` is the name of
-    /// a method of [`DeviceRuntime`].
+    /// a method of [`DeviceRuntime`](c10d_core::device::DeviceRuntime).
     pub fn hang(&self, index: u16, call: &str) {
         self.faults.hang(index, call);
     }
