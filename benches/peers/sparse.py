@@ -11,7 +11,7 @@ import argparse, csv, io, os, socket, statistics, subprocess, sys, time
 
 PLACES = 10
 BATCHES = 3
-LIMIT = 1 << 30
+LIMIT = int(os.environ.get("LIMIT_MIB", 1024)) << 20
 
 
 def shuffled(np, n):

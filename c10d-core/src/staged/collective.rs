@@ -3,6 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
+use super::announce;
 use super::host::Host;
 use super::plan::{Chunk, HostSpan, Plan};
 use super::port::{DEPTH, Port, Watched};
@@ -58,12 +59,16 @@ pub(super) fn serve(shared: &Shared) {
 fn run(shared: &Shared, slot: &Slot, kept: &mut Kept, retained: &mut Vec<*mut ()>) -> Result<Outcome> {
     shared.alive()?;
     let call = &slot.call;
-    let (inputs, outputs) = call.counts();
+    let (inputs, outputs) = call.counts(shared.world as usize);
     let facts = shared.facts(call, &inputs, &outputs);
-    let plan = Plan::new(facts, shared.chunk);
     if call.dtype.is_none() {
+        let plan = Plan::new(facts, shared.chunk);
         return step(shared, slot, &plan, 0, &plan.chunk(0), None);
     }
+    let plan = match announce::longest(shared, slot, &facts)? {
+        Some(longest) => Plan::apart(facts, shared.chunk, longest),
+        None => Plan::new(facts, shared.chunk),
+    };
     let index = index(call);
     let device = Watched { shared, engine: &shared.collectives, slot, index };
     let port = device.port(&mut kept.ports)?;
@@ -154,7 +159,7 @@ fn step(
     chunk: &Chunk,
     host: Option<&Host>,
 ) -> Result<Outcome> {
-    hand_over(shared, slot, request(slot, chunk, host, k, plan.each()))
+    hand_over(shared, slot, request(slot, chunk, host, k + plan.first_step(), plan.each()))
 }
 
 /// A step that moves for a reduction on the device: another op than the one asked for, which ranks that reduce on the
@@ -175,7 +180,7 @@ pub(super) fn exchange(
     hand_over(shared, slot, request)
 }
 
-fn hand_over(shared: &Shared, slot: &Slot, request: Request) -> Result<Outcome> {
+pub(super) fn hand_over(shared: &Shared, slot: &Slot, request: Request) -> Result<Outcome> {
     shared.alive()?;
     slot.set_at_cpu(true);
     let result = nested(&*shared.cpu, None, request);
@@ -200,7 +205,22 @@ pub(super) fn request(slot: &Slot, chunk: &Chunk, host: Option<&Host>, k: usize,
         spans.inputs.extend(chunk.inputs.iter().map(span));
         spans.outputs.extend(chunk.outputs.iter().map(span));
     }
-    let mut request = call.outer.step(k as u8, call.op, call.params.clone(), spans);
+    let mut params = call.params.clone();
+    if let Some((inputs, outputs)) = &chunk.splits {
+        params.set_splits(inputs.clone(), outputs.clone());
+    }
+    let mut request = step_of(slot, k as u8, call.op, params, spans);
+    if each > 0 {
+        // Ranks that cut differently must not take each other's rounds for their own.
+        request.fingerprint.rest ^= (each as u32).wrapping_mul(0x9e37_79b9).rotate_left(7) ^ (each as u64 >> 32) as u32;
+    }
+    request
+}
+
+/// A request for the CPU backend inside the op.
+pub(super) fn step_of(slot: &Slot, number: u8, op: OpKind, params: Params, spans: Sink) -> Request {
+    let call = &slot.call;
+    let mut request = call.outer.step(number, op, params, spans);
     // The CPU backend may take a while past its deadline to find out whom it waited for. That is told in our own time.
     let timeout = call.outer.timeout.min(FOREVER);
     let margin = (let_go(timeout) / 4 * 3).min(timeout / 4);
@@ -209,9 +229,5 @@ pub(super) fn request(slot: &Slot, chunk: &Chunk, host: Option<&Host>, k: usize,
     // The op may be a step itself, whose number gives way to that of the round.
     let outer = call.outer.fingerprint.step;
     request.fingerprint.rest ^= u32::from(outer).wrapping_mul(0x85eb_ca6b);
-    if each > 0 {
-        // Ranks that cut differently must not take each other's rounds for their own.
-        request.fingerprint.rest ^= (each as u32).wrapping_mul(0x9e37_79b9).rotate_left(7) ^ (each as u64 >> 32) as u32;
-    }
     request
 }

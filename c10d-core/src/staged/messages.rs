@@ -139,7 +139,7 @@ fn over(shared: &Shared, slot: &Arc<Slot>, result: Result<Outcome>) {
 fn begin(shared: &Shared, slot: &Arc<Slot>, kept: &mut Kept) -> Result<Parcel> {
     shared.alive()?;
     let call = &slot.call;
-    let (inputs, outputs) = call.counts();
+    let (inputs, outputs) = call.counts(shared.world as usize);
     let facts = shared.facts(call, &inputs, &outputs);
     let chunk = Plan::new(facts, usize::MAX).chunk(0);
     let index = index(call);

@@ -5,6 +5,7 @@
 //! costs that thread and that memory, and the caller gets an error in time.
 #![allow(unsafe_code)]
 
+mod announce;
 mod collective;
 mod engine;
 mod host;

@@ -1,7 +1,8 @@
 //! What an op moves between device and host, chunk by chunk: arithmetic alone.
 //!
 //! Ops whose counts all ranks know are cut over the virtual concatenation of their tensors. Where another rank's counts
-//! are its own affair, no cut could be the same everywhere, so those go in one piece.
+//! are its own affair, each tensor is cut by itself, as soon as the ranks have told each other what is the longest; see
+//! [`announce`](super::announce).
 
 use crate::ops::{OpKind, Shape};
 
@@ -34,12 +35,14 @@ pub(super) struct Chunk {
     pub(super) inputs: Vec<HostSpan>,
     pub(super) outputs: Vec<HostSpan>,
     pub(super) back: Vec<Piece>,
+    /// Where one host tensor has blocks for several ranks: their elements, of input and output.
+    pub(super) splits: Option<(Vec<usize>, Vec<usize>)>,
     /// How much host memory it takes.
     pub(super) bytes: usize,
 }
 
 /// The facts of a call that a plan depends on.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Facts<'a> {
     pub(super) op: OpKind,
     pub(super) rank: usize,
@@ -47,9 +50,16 @@ pub(super) struct Facts<'a> {
     pub(super) root: usize,
     /// Bytes of an element; 1 where there are none.
     pub(super) size: usize,
-    /// Elements of each input and output.
+    /// Elements of each input and output; of each block, where one tensor has a block per rank by split sizes.
     pub(super) inputs: &'a [usize],
     pub(super) outputs: &'a [usize],
+}
+
+impl Facts<'_> {
+    /// Whether the blocks of one tensor are told apart.
+    fn in_blocks(&self) -> bool {
+        self.op.row().shape == Shape::ExchangeFlat
+    }
 }
 
 /// How many rounds fit the fingerprint's step.
@@ -67,8 +77,8 @@ enum Cut {
     Gather,
     /// Outputs, whose parts every rank has for every rank.
     Scatter,
-    /// Not at all.
-    Whole,
+    /// Each tensor by itself.
+    Apart,
 }
 
 fn cut(facts: &Facts<'_>) -> Cut {
@@ -79,7 +89,7 @@ fn cut(facts: &Facts<'_>) -> Cut {
         (Shape::InPlace | Shape::InPlaceList, _) => Cut::InPlace { read: true, write: true },
         (Shape::GatherFlat | Shape::GatherFlats, _) => Cut::Gather,
         (Shape::ScatterFlat | Shape::ScatterFlats, _) => Cut::Scatter,
-        _ => Cut::Whole,
+        _ => Cut::Apart,
     }
 }
 
@@ -88,30 +98,45 @@ fn cut(facts: &Facts<'_>) -> Cut {
 pub(super) struct Plan<'a> {
     facts: Facts<'a>,
     cut: Cut,
-    /// Elements of this rank in all tensors that are cut.
+    /// Elements of this rank in all tensors that are cut; of the longest one anywhere, if each is cut by itself.
     total: usize,
-    /// Elements of this rank in a round; the last may have fewer.
+    /// As many of them are in a round; the last may have fewer.
     each: usize,
     rounds: usize,
+    announced: bool,
 }
 
 impl<'a> Plan<'a> {
-    /// Rounds of about `chunk` bytes of the larger side.
+    /// Rounds of about `chunk` bytes of the larger side; one round where nothing of that is known.
     pub(super) fn new(facts: Facts<'a>, chunk: usize) -> Plan<'a> {
         Plan::with_rounds(facts, chunk, STEPS)
     }
 
-    /// At most so many rounds.
-    pub(super) fn with_rounds(facts: Facts<'a>, chunk: usize, most: usize) -> Plan<'a> {
+    /// The same, where each tensor is cut by itself and the longest one anywhere has so many elements.
+    pub(super) fn apart(facts: Facts<'a>, chunk: usize, longest: usize) -> Plan<'a> {
+        Plan { announced: true, ..Plan::cut(facts, Cut::Apart, longest, chunk, STEPS - 1) }
+    }
+
+    fn with_rounds(facts: Facts<'a>, chunk: usize, most: usize) -> Plan<'a> {
         let cut = cut(&facts);
-        let tensors = if cut == Cut::Gather { facts.inputs } else { facts.outputs };
-        let total: usize = if cut == Cut::Whole { 0 } else { tensors.iter().sum() };
-        let fan = if matches!(cut, Cut::Gather | Cut::Scatter) { facts.world } else { 1 };
+        match cut {
+            Cut::Apart => Plan { facts, cut, total: usize::MAX, each: usize::MAX, rounds: 1, announced: false },
+            Cut::Gather => Plan::cut(facts, cut, facts.inputs.iter().sum(), chunk, most),
+            _ => Plan::cut(facts, cut, facts.outputs.iter().sum(), chunk, most),
+        }
+    }
+
+    fn cut(facts: Facts<'a>, cut: Cut, total: usize, chunk: usize, most: usize) -> Plan<'a> {
+        let fan = match (cut, facts.op.row().shape) {
+            (Cut::InPlace { .. }, _) => 1,
+            (_, Shape::GatherLists) => facts.inputs.len().max(1) * facts.world,
+            _ => facts.world,
+        };
         let bytes = total.saturating_mul(facts.size).saturating_mul(fan);
         let rounds = bytes.div_ceil(chunk.max(1)).clamp(1, most);
         let each = total.div_ceil(rounds).max(1);
         let rounds = total.div_ceil(each).max(1);
-        Plan { facts, cut, total, each, rounds }
+        Plan { facts, cut, total, each, rounds, announced: false }
     }
 
     /// The same op in at most so many rounds.
@@ -119,9 +144,9 @@ impl<'a> Plan<'a> {
         if self.rounds <= most { self } else { Plan::with_rounds(self.facts, chunk, most) }
     }
 
-    /// Whether it is an op that is cut, and has something to be cut.
-    pub(super) fn is_cut(&self) -> bool {
-        self.cut != Cut::Whole && self.total > 0
+    /// Whether all ranks have the same elements in a round, and some at all.
+    pub(super) fn is_even(&self) -> bool {
+        self.cut != Cut::Apart && self.total > 0
     }
 
     pub(super) fn rounds(&self) -> usize {
@@ -133,8 +158,16 @@ impl<'a> Plan<'a> {
         if self.rounds == 1 { 0 } else { self.each }
     }
 
+    /// The step in which the first round is: one was the announcement, if there was one.
+    pub(super) fn first_step(&self) -> usize {
+        usize::from(self.announced)
+    }
+
     /// Round number `k`.
     pub(super) fn chunk(&self, k: usize) -> Chunk {
+        if self.cut == Cut::Apart {
+            return self.apart_chunk(k);
+        }
         let (from, to) = (self.total.min(k * self.each), self.total.min((k + 1) * self.each));
         let (size, world) = (self.facts.size, self.facts.world);
         let count = to - from;
@@ -171,25 +204,51 @@ impl<'a> Plan<'a> {
                 chunk.back = self.parts(Side::Output, from, to, beyond, None).collect();
                 chunk.bytes = beyond + one;
             }
-            Cut::Whole => {
-                let mut at = 0;
-                let mut whole = |side, counts: &[usize]| {
-                    let place = |(tensor, count): (usize, &usize)| {
-                        let piece = Piece { side, tensor, first: 0, count: *count, at };
-                        at += (count * size).next_multiple_of(ALIGN);
-                        piece
-                    };
-                    counts.iter().enumerate().map(place).collect::<Vec<Piece>>()
-                };
-                chunk.out = whole(Side::Input, self.facts.inputs);
-                chunk.back = whole(Side::Output, self.facts.outputs);
-                chunk.bytes = at;
-                let span = |p: &Piece| (p.at, p.count);
-                chunk.inputs = chunk.out.iter().map(span).collect();
-                chunk.outputs = chunk.back.iter().map(span).collect();
-                chunk.out.retain(|p| p.count > 0);
-                chunk.back.retain(|p| p.count > 0);
+            Cut::Apart => {}
+        }
+        chunk
+    }
+
+    /// A round of tensors that are cut by themselves.
+    fn apart_chunk(&self, k: usize) -> Chunk {
+        let Facts { inputs, outputs, size, .. } = self.facts;
+        let blocks = self.facts.in_blocks();
+        let mut chunk = Chunk::default();
+        let mut place = |side, counts: &[usize]| {
+            let (mut pieces, mut start) = (Vec::with_capacity(counts.len()), 0);
+            for (i, &len) in counts.iter().enumerate() {
+                let from = len.min(k.saturating_mul(self.each));
+                let count = self.each.min(len - from);
+                let (tensor, first) = if blocks { (0, start + from) } else { (i, from) };
+                pieces.push(Piece { side, tensor, first, count, at: chunk.bytes });
+                chunk.bytes += count * size;
+                start += len;
+                if !blocks {
+                    chunk.bytes = chunk.bytes.next_multiple_of(ALIGN);
+                }
             }
+            chunk.bytes = chunk.bytes.next_multiple_of(ALIGN);
+            pieces
+        };
+        (chunk.out, chunk.back) = (place(Side::Input, inputs), place(Side::Output, outputs));
+        let spans = |pieces: &[Piece]| -> Vec<HostSpan> {
+            match pieces {
+                [first, ..] if blocks => vec![(first.at, pieces.iter().map(|p| p.count).sum())],
+                _ => pieces.iter().map(|p| (p.at, p.count)).collect(),
+            }
+        };
+        (chunk.inputs, chunk.outputs) = (spans(&chunk.out), spans(&chunk.back));
+        if blocks {
+            let counts = |pieces: &[Piece]| pieces.iter().map(|p| p.count).collect();
+            chunk.splits = Some((counts(&chunk.out), counts(&chunk.back)));
+        }
+        for pieces in [&mut chunk.out, &mut chunk.back] {
+            pieces.retain(|p| p.count > 0);
+            pieces.dedup_by(|next, last| {
+                let joins = blocks && last.first + last.count == next.first;
+                last.count += if joins { next.count } else { 0 };
+                joins
+            });
         }
         chunk
     }

@@ -22,7 +22,7 @@ pub(super) struct Scratch {
 /// Whether the device reduces this call, and the CPU backend moves what that takes.
 pub(super) fn applies(device: &Watched<'_>, plan: &Plan<'_>) -> Result<bool> {
     let (shared, call) = (device.shared, &device.slot.call);
-    let Some(dtype) = call.dtype.filter(|_| call.op.reduces() && shared.world > 1 && plan.is_cut()) else {
+    let Some(dtype) = call.dtype.filter(|_| call.op.reduces() && shared.world > 1 && plan.is_even()) else {
         return Ok(false);
     };
     let reduce = call.params.reduce;

@@ -6,7 +6,7 @@ use parking_lot::Mutex;
 
 use crate::buffer::Span;
 use crate::job::{Job, Outcome, Outer};
-use crate::ops::{OpKind, Params};
+use crate::ops::{OpKind, Params, Shape};
 use crate::types::DType;
 use crate::{Error, Result};
 
@@ -25,10 +25,14 @@ pub(super) struct Call {
 }
 
 impl Call {
-    /// Elements of each input and output.
-    pub(super) fn counts(&self) -> (Vec<usize>, Vec<usize>) {
-        let counts = |spans: &[Span]| spans.iter().map(Span::count).collect();
-        (counts(&self.inputs), counts(&self.outputs))
+    /// Elements of each input and output; of each rank's block, where one tensor has them for all.
+    pub(super) fn counts(&self, world: usize) -> (Vec<usize>, Vec<usize>) {
+        let counts = |spans: &[Span], splits: &[usize]| match (spans, self.op.row().shape) {
+            ([tensor], Shape::ExchangeFlat) if splits.is_empty() => vec![tensor.count() / world; world],
+            (_, Shape::ExchangeFlat) => splits.to_vec(),
+            _ => spans.iter().map(Span::count).collect(),
+        };
+        (counts(&self.inputs, self.params.input_splits()), counts(&self.outputs, self.params.output_splits()))
     }
 }
 

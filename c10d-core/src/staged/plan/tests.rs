@@ -16,26 +16,32 @@ struct World {
 const UNTOUCHED: u64 = u64::MAX;
 
 impl World {
+    /// Elements of each tensor, or of each block for a rank, on this rank. Lists are of another length for each pair.
     fn shapes(&self, rank: usize, n: usize) -> (Vec<usize>, Vec<usize>) {
         let one = self.counts.clone();
         let all: Vec<usize> = one.iter().map(|c| c * n).collect();
-        let each = |c: usize| vec![c; n];
+        let of = |c: usize, from: usize, to: usize| c * (from % 3) + to;
+        let from_each = |to: usize| (0..n).map(|from| of(one[0], from, to)).collect::<Vec<usize>>();
+        let to_each = |from: usize| (0..n).map(|to| of(one[0], from, to)).collect::<Vec<usize>>();
+        let (root, is_root) = (self.root, rank == self.root);
         match self.op.row().shape {
             Shape::Source => (vec![one[0]], vec![]),
             Shape::Target => (vec![], vec![one[0]]),
             Shape::InPlace => (vec![], vec![one[0]]),
             Shape::InPlaceList => (vec![], one),
-            Shape::GatherList => (vec![one[0]], each(one[0])),
+            Shape::GatherList => (vec![of(one[0], rank, 1)], (0..n).map(|from| of(one[0], from, 1)).collect()),
             Shape::GatherFlat => (vec![one[0]], vec![all[0]]),
-            Shape::GatherLists => (one.clone(), one.iter().flat_map(|c| each(*c)).collect()),
+            Shape::GatherLists => {
+                let lists = one.iter().flat_map(|c| (0..n).map(|from| of(*c, from, 1))).collect();
+                (one.iter().map(|c| of(*c, rank, 1)).collect(), lists)
+            }
             Shape::GatherFlats => (one, all),
-            Shape::ScatterList => (each(one[0]), vec![one[0]]),
+            Shape::ScatterList => ((0..n).map(|to| of(one[0], 1, to)).collect(), vec![of(one[0], 1, rank)]),
             Shape::ScatterFlat => (vec![all[0]], vec![one[0]]),
             Shape::ScatterFlats => (all, one),
-            Shape::RootGather => (vec![one[0]], if rank == self.root { each(one[0]) } else { vec![] }),
-            Shape::RootScatter => (if rank == self.root { each(one[0]) } else { vec![] }, vec![one[0]]),
-            Shape::ExchangeList => (each(one[0]), each(one[0])),
-            Shape::ExchangeFlat => (vec![all[0]], vec![all[0]]),
+            Shape::RootGather => (vec![of(one[0], rank, root)], if is_root { from_each(root) } else { vec![] }),
+            Shape::RootScatter => (if is_root { to_each(root) } else { vec![] }, vec![of(one[0], root, rank)]),
+            Shape::ExchangeList | Shape::ExchangeFlat => (to_each(rank), from_each(rank)),
             Shape::Nothing => (vec![], vec![]),
         }
     }
@@ -82,14 +88,25 @@ fn naive(op: OpKind, root: usize, inputs: &[Tensors], outputs: &mut [Tensors]) {
                 }
             }
         }
-        _ => {
-            // Each output is told apart by its place alone: copies of what the same place of the inputs has, if it has one.
+        Shape::ScatterList => {
             for (r, output) in outputs.iter_mut().enumerate() {
-                for (t, o) in output.iter_mut().enumerate() {
-                    o.iter_mut().enumerate().for_each(|(i, x)| *x = (r * 1000 + t * 100 + i) as u64);
-                }
+                output[0] = sum(inputs.iter().map(|i| i[r].clone()).collect());
             }
         }
+        Shape::GatherList | Shape::GatherLists | Shape::RootGather => {
+            for output in outputs.iter_mut() {
+                output.iter_mut().enumerate().for_each(|(o, tensor)| tensor.clone_from(&inputs[o % n][o / n]));
+            }
+        }
+        Shape::RootScatter => {
+            outputs.iter_mut().enumerate().for_each(|(r, output)| output[0].clone_from(&inputs[root][r]));
+        }
+        Shape::ExchangeList | Shape::ExchangeFlat => {
+            for (r, output) in outputs.iter_mut().enumerate() {
+                output.iter_mut().enumerate().for_each(|(from, tensor)| tensor.clone_from(&inputs[from][r]));
+            }
+        }
+        Shape::Source | Shape::Target | Shape::Nothing => {}
     }
 }
 
@@ -111,15 +128,37 @@ fn fresh(world: &World, n: usize) -> (Vec<Tensors>, Vec<Tensors>) {
     ranks.map(|(i, o)| (fill(i, true), fill(o, in_place))).unzip()
 }
 
+/// A tensor's part for each rank, one after the other.
+fn parts(tensor: &[u64], counts: &[usize]) -> Tensors {
+    let mut rest = tensor;
+    counts
+        .iter()
+        .map(|count| {
+            let (part, behind) = rest.split_at(*count);
+            rest = behind;
+            part.to_vec()
+        })
+        .collect()
+}
+
+fn plan<'a>(world: &World, rank: usize, counts: &'a [(Vec<usize>, Vec<usize>)], chunk: usize) -> Plan<'a> {
+    let (inputs, outputs) = &counts[rank];
+    let facts =
+        Facts { op: world.op, rank, world: counts.len(), root: world.root, size: world.size, inputs, outputs };
+    let longest = counts.iter().flat_map(|(i, o)| i.iter().chain(o)).max().copied().unwrap_or(0);
+    if world.op.is_uneven() { Plan::apart(facts, chunk, longest) } else { Plan::new(facts, chunk) }
+}
+
 /// Runs the plans of all ranks, round by round.
 fn play(world: &World, n: usize, chunk: usize) -> (Vec<Tensors>, usize) {
-    let (inputs, mut outputs) = fresh(world, n);
-    let counts: Vec<_> = (0..n).map(|r| world.shapes(r, n)).collect();
-    let plan = |rank: usize| {
-        let (inputs, outputs) = &counts[rank];
-        Plan::new(Facts { op: world.op, rank, world: n, root: world.root, size: world.size, inputs, outputs }, chunk)
+    let (inputs, outputs) = fresh(world, n);
+    let in_blocks = world.op.row().shape == Shape::ExchangeFlat;
+    let on_device = |ranks: Vec<Tensors>| -> Vec<Tensors> {
+        if in_blocks { ranks.iter().map(|blocks| vec![blocks.concat()]).collect() } else { ranks }
     };
-    let plans: Vec<Plan<'_>> = (0..n).map(plan).collect();
+    let (inputs, mut outputs) = (on_device(inputs), on_device(outputs));
+    let counts: Vec<_> = (0..n).map(|r| world.shapes(r, n)).collect();
+    let plans: Vec<Plan<'_>> = (0..n).map(|rank| plan(world, rank, &counts, chunk)).collect();
     let size = world.size;
     assert!(plans.iter().all(|p| p.rounds() == plans[0].rounds() && p.each() == plans[0].each()), "cut alike");
     for k in 0..plans[0].rounds() {
@@ -132,14 +171,22 @@ fn play(world: &World, n: usize, chunk: usize) -> (Vec<Tensors>, usize) {
                 hosts[rank][p.at / size..][..p.count].copy_from_slice(from);
             }
         }
-        let take = |spans: &[HostSpan], host: &[u64]| -> Tensors {
-            spans.iter().map(|(at, count)| host[at / size..][..*count].to_vec()).collect()
+        let take = |spans: &[HostSpan], splits: Option<&Vec<usize>>, host: &[u64]| -> Tensors {
+            let whole = |(at, count): &HostSpan| host[at / size..][..*count].to_vec();
+            match splits {
+                Some(splits) => parts(&whole(&spans[0]), splits),
+                None => spans.iter().map(whole).collect(),
+            }
         };
-        let ins: Vec<Tensors> = chunks.iter().zip(&hosts).map(|(c, h)| take(&c.inputs, h)).collect();
-        let mut outs: Vec<Tensors> = chunks.iter().zip(&hosts).map(|(c, h)| take(&c.outputs, h)).collect();
+        let host = || chunks.iter().zip(&hosts);
+        let ins: Vec<Tensors> = host().map(|(c, h)| take(&c.inputs, c.splits.as_ref().map(|s| &s.0), h)).collect();
+        let mut outs: Vec<Tensors> =
+            host().map(|(c, h)| take(&c.outputs, c.splits.as_ref().map(|s| &s.1), h)).collect();
         naive(world.op, world.root, &ins, &mut outs);
+        let outs = on_device(outs);
         for (rank, chunk) in chunks.iter().enumerate() {
-            for ((at, _), values) in chunk.outputs.iter().zip(&outs[rank]) {
+            for ((at, count), values) in chunk.outputs.iter().zip(&outs[rank]) {
+                assert_eq!(values.len(), *count, "what comes of a round is as long as its place");
                 hosts[rank][at / size..][..values.len()].copy_from_slice(values);
             }
             for p in &chunk.back {
@@ -149,7 +196,10 @@ fn play(world: &World, n: usize, chunk: usize) -> (Vec<Tensors>, usize) {
             }
         }
     }
-    (outputs, plans[0].rounds())
+    if in_blocks {
+        outputs = outputs.iter().zip(&counts).map(|(o, (_, splits))| parts(&o[0], splits)).collect();
+    }
+    (outputs, plans[0].first_step() + plans[0].rounds())
 }
 
 #[test]
@@ -169,18 +219,18 @@ fn rounds_do_what_the_whole_op_does() {
                 let world = World { op, root, counts, size: 8 };
                 let (inputs, mut whole) = fresh(&world, n);
                 naive(op, root, &inputs, &mut whole);
-                let (got, rounds) = play(&world, n, chunk);
+                let (got, steps) = play(&world, n, chunk);
                 assert_eq!(got, whole, "{op} in a world of {n}, {:?} by {chunk}", world.counts);
-                assert!((1..=STEPS).contains(&rounds));
+                assert!((1..=STEPS).contains(&steps));
             }
         }
     }
 }
 
 fn rounds(op: OpKind, world: usize, count: usize, chunk: usize) -> usize {
-    let w = World { op, root: 0, counts: vec![count], size: 4 };
-    let (inputs, outputs) = w.shapes(0, world);
-    Plan::new(Facts { op, rank: 0, world, root: 0, size: 4, inputs: &inputs, outputs: &outputs }, chunk).rounds()
+    let w = World { op, root: 1, counts: vec![count], size: 4 };
+    let counts: Vec<_> = (0..world).map(|rank| w.shapes(rank, world)).collect();
+    plan(&w, 0, &counts, chunk).rounds()
 }
 
 #[test]
@@ -190,9 +240,12 @@ fn rounds_have_the_size_asked_for_as_long_as_there_are_not_too_many() {
     assert_eq!(rounds(OpKind::AllGatherInto, 4, 1 << 20, 1 << 20), 16, "the larger side counts");
     assert_eq!(rounds(OpKind::ReduceScatterInto, 4, 1 << 20, 1 << 20), 16);
     assert_eq!(rounds(OpKind::AllReduce, 4, 1 << 30, 1 << 20), 255);
-    for op in [OpKind::AllGather, OpKind::AllToAllSingle, OpKind::Gather, OpKind::Scatter, OpKind::ReduceScatter] {
-        assert_eq!(rounds(op, 4, 1 << 20, 1 << 20), 1, "{op}: others' counts are unknown");
+    // The longest tensor is of twice the length, and a little longer.
+    for op in [OpKind::AllGather, OpKind::AllToAllSingle, OpKind::Gather, OpKind::AllGatherCoalesced] {
+        assert_eq!(rounds(op, 4, 1 << 20, 1 << 20), 33, "{op}");
+        assert_eq!(rounds(op, 4, 1 << 30, 1 << 20), 254, "{op}: one step is the announcement");
     }
+    assert_eq!(rounds(OpKind::Recv, 4, 1 << 20, 1 << 20), 1);
 }
 
 #[test]

@@ -10,17 +10,26 @@ use std::time::{Duration, Instant};
 use c10d_core::device::{DeviceBuffer, DevicePtr, DeviceRuntime};
 use c10d_core::registry::{DeviceRegistration, Provider, Registration};
 use c10d_core::{
-    Backend, Buf, Capabilities, DispatchKey, Error, ErrorKind, GroupBuilder, Job, Memory, OpKind, ReduceOp, Result,
+    Backend, Buf, Capabilities, DType, DispatchKey, Error, ErrorKind, GroupBuilder, Job, Memory, OpKind, ProcessGroup,
+    ReduceOp, Result,
 };
 use c10d_guarded::{Guarded, What};
 use common::CAP;
 
-static RUNTIME: LazyLock<Arc<Guarded>> = LazyLock::new(|| Arc::new(Guarded::new("overlaps")));
+type Runtime = LazyLock<Arc<Guarded>>;
+
+static EVEN: Runtime = LazyLock::new(|| Arc::new(Guarded::new("even")));
+static UNEVEN: Runtime = LazyLock::new(|| Arc::new(Guarded::new("uneven")));
 const ROUNDS: usize = 8;
 const EACH: usize = 256;
 
 /// The one rank of a world; holds each transfer until the device is where an overlapping pipeline brings it.
-struct Holding;
+struct Holding {
+    runtime: &'static Runtime,
+    op: OpKind,
+    /// The step that is the first round.
+    first: usize,
+}
 
 /// Waits until the log says so.
 fn until(what: &str, reached: impl Fn() -> bool) -> Result {
@@ -34,8 +43,8 @@ fn until(what: &str, reached: impl Fn() -> bool) -> Result {
     Ok(())
 }
 
-fn count(what: What, ran: bool) -> usize {
-    RUNTIME.log().iter().filter(|entry| entry.what == what && entry.ran == ran).count()
+fn count(runtime: &Runtime, what: What, ran: bool) -> usize {
+    runtime.log().iter().filter(|entry| entry.what == what && entry.ran == ran).count()
 }
 
 // SAFETY: completes at once but for the wait, keeps nothing. The wait has a cap of its own.
@@ -47,17 +56,26 @@ unsafe impl Backend for Holding {
         &Capabilities::ALL
     }
     fn submit(&self, job: Job) {
-        let step = usize::from(job.request().fingerprint.step);
+        let request = job.request();
         let mut result = Ok(());
-        if job.request().op == OpKind::AllReduce && step + 1 < ROUNDS {
-            result = until("the next round's copy to the host", || count(What::CopyOut, true) > step + 1);
-        }
-        if step == 1 {
-            // The first copy back was given, and cannot have run: this transfer does not wait for it.
-            let given = until("the copy back of the round before", || count(What::CopyIn, false) == 1);
-            assert_eq!(count(What::CopyIn, true), 0);
-            result = result.and(given);
-            RUNTIME.recover();
+        if request.op == self.op {
+            let round = usize::from(request.fingerprint.step) - self.first;
+            let count = |what, ran| count(self.runtime, what, ran);
+            if round + 1 < ROUNDS {
+                result = until("the next round's copy to the host", || count(What::CopyOut, true) > round + 1);
+            }
+            if round == 1 {
+                // The first copy back was given, and cannot have run: this transfer does not wait for it.
+                let given = until("the copy back of the round before", || count(What::CopyIn, false) == 1);
+                assert_eq!(count(What::CopyIn, true), 0);
+                result = result.and(given);
+                self.runtime.recover();
+            }
+            for (from, to) in request.inputs().iter().zip(request.outputs()) {
+                let (bytes, from, to) = (from.bytes(), from.host_ptr().unwrap(), to.host_ptr().unwrap());
+                // SAFETY: in a world of one, an output has the input's length; both are the job's.
+                unsafe { std::ptr::copy_nonoverlapping(from, to, bytes) };
+            }
         }
         job.complete(result);
     }
@@ -66,30 +84,60 @@ unsafe impl Backend for Holding {
 
 static PROVIDER: Provider = Provider {
     source: "overlap",
-    devices: &[DeviceRegistration { name: "overlaps", key: DispatchKey::PrivateUse1, open: &|| Ok(RUNTIME.clone()) }],
-    backends: &[Registration {
-        name: "holding",
-        keys: &[DispatchKey::Cpu],
-        priority: 1,
-        probe: &|| Ok(()),
-        create: &|_| Ok(Arc::new(Holding)),
-    }],
+    devices: &[
+        DeviceRegistration { name: "even", key: DispatchKey::PrivateUse1, open: &|| Ok(EVEN.clone()) },
+        DeviceRegistration { name: "uneven", key: DispatchKey::PrivateUse1, open: &|| Ok(UNEVEN.clone()) },
+    ],
+    backends: &[
+        Registration {
+            name: "holding",
+            keys: &[DispatchKey::Cpu],
+            priority: 1,
+            probe: &|| Ok(()),
+            create: &|_| Ok(Arc::new(Holding { runtime: &EVEN, op: OpKind::AllReduce, first: 0 })),
+        },
+        Registration {
+            name: "holding-lists",
+            keys: &[DispatchKey::Cpu],
+            priority: 2,
+            probe: &|| Ok(()),
+            create: &|_| Ok(Arc::new(Holding { runtime: &UNEVEN, op: OpKind::AllGather, first: 1 })),
+        },
+    ],
     ..Provider::EMPTY
 };
 
+/// Runs `body` on a group of one and a device that holds its copies back, and looks at what was copied.
+fn copies_overlap(runtime: &Runtime, map: &str, body: impl FnOnce(&ProcessGroup, DeviceBuffer) -> DeviceBuffer) {
+    let chunk = (EACH * 4).to_string();
+    let builder = GroupBuilder::new().providers(&[&PROVIDER]).backend(map).hint("staged.chunk", &chunk);
+    let pg = builder.timeout(3 * CAP).build().unwrap();
+    let mine: Vec<f32> = (0..ROUNDS * EACH).map(|i| i as f32).collect();
+    let device: Arc<dyn DeviceRuntime> = (**runtime).clone();
+    let x = DeviceBuffer::from_slice(&device, 0, &mine, CAP).unwrap();
+    runtime.start_log();
+    runtime.hold(0, What::CopyIn);
+    let done = body(&pg, x);
+    assert_eq!((count(runtime, What::CopyOut, true), count(runtime, What::CopyIn, true)), (ROUNDS, ROUNDS));
+    assert_eq!(done.to_vec::<f32>(CAP).unwrap(), mine);
+}
+
 #[test]
 fn copies_go_on_while_the_cpu_transfers() {
-    let chunk = (EACH * 4).to_string();
-    let builder = GroupBuilder::new().providers(&[&PROVIDER]).backend("overlaps:holding").hint("staged.chunk", &chunk);
-    let pg = builder.timeout(3 * CAP).build().unwrap();
-    let device: Arc<dyn DeviceRuntime> = RUNTIME.clone();
-    let mine: Vec<f32> = (0..ROUNDS * EACH).map(|i| i as f32).collect();
-    let mut x = DeviceBuffer::from_slice(&device, 0, &mine, CAP).unwrap();
-    RUNTIME.start_log();
-    RUNTIME.hold(0, What::CopyIn);
-    pg.all_reduce(&mut x, ReduceOp::Sum).unwrap();
-    assert_eq!((count(What::CopyOut, true), count(What::CopyIn, true)), (ROUNDS, ROUNDS));
-    assert_eq!(x.to_vec::<f32>(CAP).unwrap(), mine);
+    copies_overlap(&EVEN, "even:holding", |pg, mut x| {
+        pg.all_reduce(&mut x, ReduceOp::Sum).unwrap();
+        x
+    });
+}
+
+#[test]
+fn lists_of_any_lengths_are_copied_meanwhile_too() {
+    copies_overlap(&UNEVEN, "uneven:holding-lists", |pg, x| {
+        let device: Arc<dyn DeviceRuntime> = UNEVEN.clone();
+        let mut y = DeviceBuffer::new(&device, 0, DType::F32, ROUNDS * EACH).unwrap();
+        pg.all_gather(&x, vec![&mut y]).unwrap();
+        y
+    });
 }
 
 #[test]

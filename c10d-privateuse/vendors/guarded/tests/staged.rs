@@ -4,11 +4,12 @@
 mod common;
 
 use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use c10d_core::device::{DeviceBuffer, DeviceRuntime};
 use c10d_core::registry::{DeviceRegistration, Provider};
-use c10d_core::{DType, DispatchKey, GroupBuilder, ReduceOp, op, run_ranks};
-use c10d_guarded::{Guarded, What};
+use c10d_core::{DType, DispatchKey, ErrorKind, GroupBuilder, ReduceOp, op, run_ranks};
+use c10d_guarded::{Entry, Guarded, What};
 use common::{CAP, returns};
 
 #[test]
@@ -52,6 +53,64 @@ fn messages_do_not_wait_for_each_other() {
         }
         pg.send(&buffer(77)?, peer, 7)?;
         assert_eq!(late.wait()?.to_vec::<i32>(CAP)?, [77; 300]);
+        pg.shutdown()
+    })
+    .unwrap();
+}
+
+#[test]
+fn lists_of_other_lengths_than_a_peer_expects_are_a_mismatch_of_all_elements() {
+    let (runtime, builder) = staged!("lengths");
+    let device: Arc<dyn DeviceRuntime> = runtime;
+    let told = run_ranks(3, builder.hint("staged.chunk", "1000"), |pg| {
+        let index = pg.rank() as u16;
+        let on = |count: usize| DeviceBuffer::from_slice(&device, index, &vec![1i32; count], CAP);
+        // Rank 1 has more than rank 0 expects of it; both in many rounds.
+        let from_1 = if pg.rank() == 0 { 4000 } else { 5000 };
+        let mine = if pg.rank() == 1 { 5000 } else { 10 };
+        let outputs = vec![on(10)?, on(from_1)?, on(10)?];
+        let error = pg.all_gather(&on(mine)?, outputs).unwrap_err();
+        let guilty = error.report().guilty.clone();
+        Ok((error.kind().clone(), guilty))
+    })
+    .unwrap();
+    let mismatch =
+        |mine: &str, theirs: &str| ErrorKind::Mismatch { field: "splits", mine: mine.into(), theirs: theirs.into() };
+    assert_eq!(told[0], (mismatch("4000", "5000"), vec![1]));
+    assert_eq!(told[1], (mismatch("5000", "4000"), vec![0]));
+    let (kind, mut guilty) = told[2].clone();
+    guilty.sort_unstable();
+    assert_eq!((kind, guilty), (mismatch("4000", "5000"), vec![0, 1]));
+}
+
+#[test]
+fn messages_of_one_sender_keep_their_order() {
+    let (runtime, builder) = staged!("order");
+    let device: Arc<dyn DeviceRuntime> = runtime.clone();
+    let on = |index: u16, value: i32| DeviceBuffer::from_slice(&device, index, &[value; 300], CAP);
+    runtime.start_log();
+    run_ranks(2, builder, |pg| {
+        if pg.rank() == 1 {
+            for value in [1, 2] {
+                let mut x = on(2, 0)?;
+                pg.recv(&mut x, 0, 5)?;
+                assert_eq!(x.to_vec::<i32>(CAP)?, [value; 300]);
+            }
+            return pg.shutdown();
+        }
+        let (first, second) = (on(0, 1)?, on(1, 2)?);
+        // The first message's copy to the host waits until that of the second is through.
+        runtime.hold(0, What::CopyOut);
+        let works = [pg.start(op::send(first, 1, 5)), pg.start(op::send(second, 1, 5))];
+        let out = |e: &Entry| e.index == 1 && e.what == What::CopyOut && e.ran;
+        let end = Instant::now() + CAP;
+        while !runtime.log().iter().any(out) && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        // Long enough for a pipeline that would send it now.
+        std::thread::sleep(Duration::from_millis(20));
+        runtime.recover();
+        works.into_iter().try_for_each(|work| work.wait().map(drop))?;
         pg.shutdown()
     })
     .unwrap();

@@ -1,0 +1,74 @@
+//! Before an op whose counts differ between ranks: each tells each how many elements it has for it, and the most that it
+//! has in one tensor. So all cut alike, and know before anything moves who expects another number.
+
+use super::collective::{hand_over, step_of};
+use super::plan::Facts;
+use super::shared::Shared;
+use super::slot::Slot;
+use crate::buffer::{Sink, Span};
+use crate::ops::{OpKind, Params, Shape};
+use crate::types::{DType, DispatchKey, ReduceOp};
+use crate::{Error, ErrorKind, Phase, Result};
+
+/// What a rank tells another: elements that it sends to it, elements of its longest tensor.
+type Told = [u64; 2];
+
+/// Told apart from a round of the op itself.
+const MARK: u32 = 0xa55e_3b1d;
+
+/// Elements of the longest tensor of any rank. `None` where all ranks know that without being told, or cannot be told.
+pub(super) fn longest(shared: &Shared, slot: &Slot, facts: &Facts<'_>) -> Result<Option<usize>> {
+    let own = facts.inputs.iter().chain(facts.outputs).copied().max().unwrap_or(0);
+    if !facts.op.is_uneven() {
+        return Ok(None);
+    }
+    if facts.world == 1 {
+        return Ok(Some(own));
+    }
+    let capabilities = shared.cpu.capabilities_on(DispatchKey::Cpu);
+    if !capabilities.offers(OpKind::AllToAllSingle, DType::U64, ReduceOp::Sum) {
+        return Ok(None);
+    }
+    let (to, from) = pairs(facts);
+    let mut mine: Vec<Told> = to.into_iter().map(|count| [count as u64, own as u64]).collect();
+    let mut theirs = vec![Told::default(); facts.world];
+    let span = |told: &mut [Told]| Span::host(told.as_mut_ptr().cast::<u64>(), 2 * facts.world);
+    let mut spans = Sink::default();
+    spans.inputs.push(span(&mut mine));
+    spans.outputs.push(span(&mut theirs));
+    let mut request = step_of(slot, 0, OpKind::AllToAllSingle, Params::default(), spans);
+    request.fingerprint.rest ^= MARK;
+    hand_over(shared, slot, request)?;
+    for (rank, (expected, [sent, _])) in from.into_iter().zip(&theirs).enumerate() {
+        if expected as u64 != *sent {
+            return Err(differs(rank as u32, expected, *sent));
+        }
+    }
+    let longest = theirs.iter().map(|[_, longest]| *longest as usize).max().unwrap_or(0);
+    Ok(Some(longest.max(own)))
+}
+
+fn differs(rank: u32, mine: usize, theirs: u64) -> Error {
+    let kind = ErrorKind::Mismatch { field: "splits", mine: mine.to_string(), theirs: theirs.to_string() };
+    let what = format!("elements that rank {rank} sends to this one, as expected here and as announced there");
+    Error::new(kind, what).guilty([rank]).phase(Phase::Announce)
+}
+
+/// How many elements this rank sends to each, and expects of each.
+fn pairs(facts: &Facts<'_>) -> (Vec<usize>, Vec<usize>) {
+    let Facts { rank, world, root, inputs, outputs, .. } = *facts;
+    let all = |tensors: &[usize]| vec![tensors[0]; world];
+    let root_alone = |tensors: &[usize]| (0..world).map(|r| if r == root { tensors[0] } else { 0 }).collect();
+    let at_root = |tensors: &[usize]| if rank == root { tensors.to_vec() } else { vec![0; world] };
+    match facts.op.row().shape {
+        Shape::GatherList => (all(inputs), outputs.to_vec()),
+        Shape::GatherLists => {
+            let of = |rank| outputs.iter().skip(rank).step_by(world).sum();
+            (vec![inputs.iter().sum(); world], (0..world).map(of).collect())
+        }
+        Shape::ScatterList => (inputs.to_vec(), all(outputs)),
+        Shape::RootGather => (root_alone(inputs), at_root(outputs)),
+        Shape::RootScatter => (at_root(inputs), root_alone(outputs)),
+        _ => (inputs.to_vec(), outputs.to_vec()),
+    }
+}
