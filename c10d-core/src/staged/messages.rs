@@ -3,52 +3,48 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::task::{Wake, Waker};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use super::collective::{index, request, told};
 use super::host::Host;
-use super::plan::{Chunk, Plan};
+use super::parcel::Parcel;
 use super::port::{Port, Watched};
 use super::shared::Shared;
 use super::slot::Slot;
 use crate::device::Event;
-use crate::job::{Detached, Outcome};
-use crate::{Error, ErrorKind, Phase, Result, Status};
+use crate::job::Outcome;
+use crate::ops::OpKind;
+use crate::{Error, ErrorKind, Result, Status};
 
 /// How long the thread sleeps at most between two looks at a device that is at work.
 const LOOK: Duration = Duration::from_micros(500);
 /// Host memory kept for later messages.
 const SPARE: usize = 8;
 
-/// A message on its way.
-struct Parcel {
-    slot: Arc<Slot>,
-    index: u16,
-    retained: Vec<*mut ()>,
-    chunk: Chunk,
-    host: Arc<Host>,
-    event: Event,
-    stage: Stage,
-}
-
-enum Stage {
-    /// Being copied to the host, up to the event.
-    Out,
-    /// With the CPU backend.
-    Cpu(Arc<Detached<Arc<Host>>>),
-    /// Being copied to the device, up to the event.
-    Back(Outcome),
-    /// Failed, while the device may still be at it.
-    Failed(Error),
-}
-
 /// What the thread keeps between messages.
 #[derive(Default)]
-struct Kept {
+pub(super) struct Kept {
     parcels: Vec<Parcel>,
-    ports: Vec<Port>,
+    pub(super) ports: Vec<Port>,
     events: Vec<(u16, Event)>,
     hosts: Vec<Host>,
+}
+
+impl Kept {
+    /// A mark on the device.
+    pub(super) fn event(&mut self, device: &Watched<'_>) -> Result<Event> {
+        match self.events.iter().position(|(of, _)| *of == device.index) {
+            Some(at) => Ok(self.events.swap_remove(at).1),
+            None => device.call("create_event", |runtime| runtime.create_event(device.index)),
+        }
+    }
+
+    /// Host memory of at least so many bytes.
+    pub(super) fn host(&mut self, device: &Watched<'_>, bytes: usize) -> Result<Host> {
+        match self.hosts.iter().position(|host| host.bytes() >= bytes) {
+            Some(at) => Ok(self.hosts.swap_remove(at)),
+            None => device.call("allocate_host", |runtime| Host::new(runtime, bytes)),
+        }
+    }
 }
 
 struct Rouse(Arc<Shared>);
@@ -82,17 +78,18 @@ fn work(shared: &Arc<Shared>, kept: &mut Kept) {
     let mut arrived = Vec::new();
     let mut pause = Duration::ZERO;
     loop {
-        let at_device = kept.parcels.iter().any(|p| !matches!(p.stage, Stage::Cpu(_)));
+        let at_device = kept.parcels.iter().any(Parcel::is_at_device);
         let closed = shared.messages.take(&mut arrived, at_device.then_some(pause));
         pause = if arrived.is_empty() { (pause * 2).clamp(Duration::from_micros(5), LOOK) } else { Duration::ZERO };
         for slot in arrived.drain(..).filter(|slot| slot.if_open(|| ())) {
-            match begin(shared, &slot, kept) {
+            match Parcel::begin(shared, &slot, kept) {
                 Ok(parcel) => kept.parcels.push(parcel),
                 Err(error) => over(shared, &slot, Err(error)),
             }
         }
         let mut i = 0;
-        let mut send_waits = false;
+        // Messages that the device has not brought yet hold up all behind them, so that a sender's keep their order.
+        let (mut waits, mut open_tags) = (false, Vec::new());
         while i < kept.parcels.len() {
             let parcel = &mut kept.parcels[i];
             let (slot, index) = (parcel.slot.clone(), parcel.index);
@@ -103,18 +100,21 @@ fn work(shared: &Arc<Shared>, kept: &mut Kept) {
                 continue;
             };
             let device = Watched { shared, engine: &shared.messages, slot: &slot, index };
-            match advance(&device, port, parcel, &waker, send_waits) {
+            let receives = slot.call.op != OpKind::Send;
+            let waits_for_round = receives && open_tags.contains(&slot.call.params.tag);
+            match parcel.advance(&device, port, &waker, waits || waits_for_round) {
                 Some(result) => {
                     let parcel = kept.parcels.remove(i);
-                    kept.events.push((parcel.index, parcel.event));
-                    drop(parcel.stage);
-                    kept.hosts.extend(Arc::into_inner(parcel.host).filter(|_| kept.hosts.len() < SPARE));
+                    let Parcel { index, retained, host, outs, .. } = parcel;
+                    kept.events.extend(outs.into_iter().map(|event| (index, event)));
+                    kept.hosts.extend(Arc::into_inner(host).filter(|_| kept.hosts.len() < SPARE));
                     over(shared, &slot, result);
-                    device.release(&parcel.retained);
+                    device.release(&retained);
                     pause = Duration::ZERO;
                 }
                 None => {
-                    send_waits |= matches!(kept.parcels[i].stage, Stage::Out);
+                    waits |= kept.parcels[i].awaits_copies();
+                    open_tags.extend(kept.parcels[i].open_tag());
                     i += 1;
                 }
             }
@@ -133,97 +133,4 @@ fn over(shared: &Shared, slot: &Arc<Slot>, result: Result<Outcome>) {
     }
     slot.finish(result);
     shared.leave(slot);
-}
-
-/// Gives a message its memory, and takes its first step.
-fn begin(shared: &Shared, slot: &Arc<Slot>, kept: &mut Kept) -> Result<Parcel> {
-    shared.alive()?;
-    let call = &slot.call;
-    let (inputs, outputs) = call.counts(shared.world as usize);
-    let facts = shared.facts(call, &inputs, &outputs);
-    let chunk = Plan::new(facts, usize::MAX).chunk(0);
-    let index = index(call);
-    let device = Watched { shared, engine: &shared.messages, slot, index };
-    let port = device.port(&mut kept.ports)?;
-    let event = match kept.events.iter().position(|(of, _)| *of == index) {
-        Some(at) => kept.events.swap_remove(at).1,
-        None => device.call("create_event", |runtime| runtime.create_event(index))?,
-    };
-    let host = match kept.hosts.iter().position(|host| host.bytes() >= chunk.bytes) {
-        Some(at) => kept.hosts.swap_remove(at),
-        None => device.call("allocate_host", |runtime| Host::new(runtime, chunk.bytes))?,
-    };
-    let retained = device.retain()?;
-    device.begin(port)?;
-    let host = Arc::new(host);
-    let mut parcel = Parcel { slot: slot.clone(), index, retained, chunk, host, event, stage: Stage::Out };
-    // SAFETY: the host memory is the message's alone, and stays until the mark is reached, or for ever.
-    let given = unsafe { device.copy_out(port.out, &parcel.chunk.out, &parcel.host) };
-    if let Err(error) = given.and_then(|()| device.record(event, port.out)) {
-        shared.die(&error);
-        parcel.stage = Stage::Failed(error);
-    }
-    Ok(parcel)
-}
-
-/// Takes the next step if it can be taken; `Some` = the message is over.
-fn advance(
-    device: &Watched<'_>,
-    port: &Port,
-    parcel: &mut Parcel,
-    waker: &Waker,
-    send_waits: bool,
-) -> Option<Result<Outcome>> {
-    let shared = device.shared;
-    let next = match &mut parcel.stage {
-        Stage::Out => match in_time(device, parcel.event) {
-            Ok(false) => return None,
-            // Messages of one sender keep their order.
-            Ok(true) if send_waits => return None,
-            Ok(true) => {
-                let request = request(device.slot, &parcel.chunk, Some(&parcel.host), 0, 0);
-                device.slot.set_at_cpu(true);
-                Ok(Stage::Cpu(Detached::start(&*shared.cpu, request, parcel.host.clone())))
-            }
-            Err(error) => Err(error),
-        },
-        Stage::Cpu(step) if !step.poll(waker) => return None,
-        Stage::Cpu(step) => {
-            let outcome = step.outcome();
-            device.slot.set_at_cpu(false);
-            match outcome {
-                Ok(outcome) if parcel.chunk.back.is_empty() => return Some(Ok(outcome)),
-                Ok(outcome) => {
-                    // SAFETY: as in `begin`.
-                    let given = unsafe { device.copy_in(port.back, &parcel.chunk.back, &parcel.host) };
-                    given.and_then(|()| device.record(parcel.event, port.back)).map(|()| Stage::Back(outcome))
-                }
-                Err(error) => return Some(Err(told(error))),
-            }
-        }
-        Stage::Back(outcome) => match in_time(device, parcel.event) {
-            Ok(false) => return None,
-            Ok(true) => return Some(Ok(std::mem::take(outcome))),
-            Err(error) => Err(error),
-        },
-        Stage::Failed(error) => return device.drained_now(port).then(|| Err(error.clone())),
-    };
-    parcel.stage = next.unwrap_or_else(|error| {
-        shared.die(&error);
-        Stage::Failed(error)
-    });
-    advance(device, port, parcel, waker, send_waits)
-}
-
-/// Whether the mark is reached; an error if it should have been, or if the backend is dead.
-fn in_time(device: &Watched<'_>, event: Event) -> Result<bool> {
-    device.shared.alive()?;
-    if device.reached(event)? {
-        return Ok(true);
-    }
-    if Instant::now() < device.slot.call.outer.deadline {
-        return Ok(false);
-    }
-    let what = format!("device {} did not finish a copy of a message in time", device.shared.device_of(device.slot));
-    Err(Error::new(ErrorKind::Timeout, what).phase(Phase::Transfer))
 }

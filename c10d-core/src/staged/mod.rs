@@ -10,6 +10,7 @@ mod collective;
 mod engine;
 mod host;
 mod messages;
+mod parcel;
 mod plan;
 mod port;
 mod reduction;

@@ -41,6 +41,15 @@ pub(super) struct Chunk {
     pub(super) bytes: usize,
 }
 
+impl Chunk {
+    /// The same, further behind in the host memory.
+    pub(super) fn behind(mut self, bytes: usize) -> Chunk {
+        self.out.iter_mut().chain(&mut self.back).for_each(|piece| piece.at += bytes);
+        self.inputs.iter_mut().chain(&mut self.outputs).for_each(|(at, _)| *at += bytes);
+        self
+    }
+}
+
 /// The facts of a call that a plan depends on.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Facts<'a> {
@@ -103,7 +112,6 @@ pub(super) struct Plan<'a> {
     /// As many of them are in a round; the last may have fewer.
     each: usize,
     rounds: usize,
-    announced: bool,
 }
 
 impl<'a> Plan<'a> {
@@ -114,13 +122,13 @@ impl<'a> Plan<'a> {
 
     /// The same, where each tensor is cut by itself and the longest one anywhere has so many elements.
     pub(super) fn apart(facts: Facts<'a>, chunk: usize, longest: usize) -> Plan<'a> {
-        Plan { announced: true, ..Plan::cut(facts, Cut::Apart, longest, chunk, STEPS - 1) }
+        Plan::cut(facts, Cut::Apart, longest, chunk, STEPS - 1)
     }
 
     fn with_rounds(facts: Facts<'a>, chunk: usize, most: usize) -> Plan<'a> {
         let cut = cut(&facts);
         match cut {
-            Cut::Apart => Plan { facts, cut, total: usize::MAX, each: usize::MAX, rounds: 1, announced: false },
+            Cut::Apart => Plan { facts, cut, total: usize::MAX, each: usize::MAX, rounds: 1 },
             Cut::Gather => Plan::cut(facts, cut, facts.inputs.iter().sum(), chunk, most),
             _ => Plan::cut(facts, cut, facts.outputs.iter().sum(), chunk, most),
         }
@@ -128,7 +136,7 @@ impl<'a> Plan<'a> {
 
     fn cut(facts: Facts<'a>, cut: Cut, total: usize, chunk: usize, most: usize) -> Plan<'a> {
         let fan = match (cut, facts.op.row().shape) {
-            (Cut::InPlace { .. }, _) => 1,
+            (Cut::InPlace { .. }, _) | (_, Shape::Source | Shape::Target) => 1,
             (_, Shape::GatherLists) => facts.inputs.len().max(1) * facts.world,
             _ => facts.world,
         };
@@ -136,7 +144,7 @@ impl<'a> Plan<'a> {
         let rounds = bytes.div_ceil(chunk.max(1)).clamp(1, most);
         let each = total.div_ceil(rounds).max(1);
         let rounds = total.div_ceil(each).max(1);
-        Plan { facts, cut, total, each, rounds, announced: false }
+        Plan { facts, cut, total, each, rounds }
     }
 
     /// The same op in at most so many rounds.
@@ -158,9 +166,9 @@ impl<'a> Plan<'a> {
         if self.rounds == 1 { 0 } else { self.each }
     }
 
-    /// The step in which the first round is: one was the announcement, if there was one.
+    /// The step in which the first round is: the first one is for the announcement, where counts differ.
     pub(super) fn first_step(&self) -> usize {
-        usize::from(self.announced)
+        usize::from(self.facts.op.is_uneven())
     }
 
     /// Round number `k`.

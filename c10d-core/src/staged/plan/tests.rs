@@ -143,10 +143,10 @@ fn parts(tensor: &[u64], counts: &[usize]) -> Tensors {
 
 fn plan<'a>(world: &World, rank: usize, counts: &'a [(Vec<usize>, Vec<usize>)], chunk: usize) -> Plan<'a> {
     let (inputs, outputs) = &counts[rank];
-    let facts =
-        Facts { op: world.op, rank, world: counts.len(), root: world.root, size: world.size, inputs, outputs };
+    let facts = Facts { op: world.op, rank, world: counts.len(), root: world.root, size: world.size, inputs, outputs };
     let longest = counts.iter().flat_map(|(i, o)| i.iter().chain(o)).max().copied().unwrap_or(0);
-    if world.op.is_uneven() { Plan::apart(facts, chunk, longest) } else { Plan::new(facts, chunk) }
+    let apart = world.op.is_uneven() || world.op.is_p2p();
+    if apart { Plan::apart(facts, chunk, longest) } else { Plan::new(facts, chunk) }
 }
 
 /// Runs the plans of all ranks, round by round.
@@ -245,7 +245,7 @@ fn rounds_have_the_size_asked_for_as_long_as_there_are_not_too_many() {
         assert_eq!(rounds(op, 4, 1 << 20, 1 << 20), 33, "{op}");
         assert_eq!(rounds(op, 4, 1 << 30, 1 << 20), 254, "{op}: one step is the announcement");
     }
-    assert_eq!(rounds(OpKind::Recv, 4, 1 << 20, 1 << 20), 1);
+    assert_eq!(rounds(OpKind::Recv, 4, 1 << 20, 1 << 20), 4);
 }
 
 #[test]

@@ -117,6 +117,73 @@ fn messages_of_one_sender_keep_their_order() {
 }
 
 #[test]
+fn long_messages_go_in_rounds_that_wait_for_no_copy_back() {
+    let (runtime, builder) = staged!("rounds");
+    let device: Arc<dyn DeviceRuntime> = runtime.clone();
+    let values: Vec<i32> = (0..5000).collect();
+    run_ranks(2, builder.hint("staged.chunk", "4000"), |pg| {
+        let index = pg.rank() as u16;
+        let mut x = DeviceBuffer::from_slice(&device, index, if pg.rank() == 0 { &values } else { &[0; 5000] }, CAP)?;
+        pg.barrier()?;
+        if pg.rank() == 0 {
+            runtime.start_log();
+            runtime.hold(1, What::CopyIn);
+            pg.barrier()?;
+            // All of it gets there, although nothing gets into the receiver's device.
+            pg.send(&x, 1, 5)?;
+            let of = |what, ran| runtime.log().iter().filter(|e| e.what == what && e.ran == ran).count();
+            assert_eq!((of(What::CopyOut, true), of(What::CopyIn, true)), (5, 0));
+            let end = Instant::now() + CAP;
+            while of(What::CopyIn, false) < 5 && Instant::now() < end {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            assert_eq!(of(What::CopyIn, false), 5);
+            runtime.recover();
+        } else {
+            pg.barrier()?;
+            pg.recv(&mut x, 0, 5)?;
+            assert_eq!(x.to_vec::<i32>(CAP)?, values);
+        }
+        pg.shutdown()
+    })
+    .unwrap();
+}
+
+#[test]
+fn whoever_sends_first_is_received_whole() {
+    let (runtime, builder) = staged!("whole");
+    let device: Arc<dyn DeviceRuntime> = runtime;
+    run_ranks(3, builder.hint("staged.chunk", "1000"), |pg| {
+        let index = pg.rank() as u16;
+        let on = |value: u32| DeviceBuffer::from_slice(&device, index, &[value; 3000], CAP);
+        if pg.rank() > 0 {
+            pg.barrier()?;
+            (0..3).try_for_each(|_| pg.send(&on(pg.rank())?, 0, 5).map(drop))?;
+            return pg.shutdown();
+        }
+        // Three from anybody wait at once. Then come those, and the rest in the order of the ranks.
+        let buffers: Vec<_> = (0..3).map(|_| on(9)).collect::<c10d_core::Result<_>>()?;
+        let any: Vec<_> = buffers.into_iter().map(|x| pg.start(op::recv_any_source(x, 5))).collect();
+        pg.barrier()?;
+        let mut seen = [0; 3];
+        for work in any {
+            let (x, from) = work.wait()?;
+            assert_eq!(x.to_vec::<u32>(CAP)?, [from; 3000]);
+            seen[from as usize] += 1;
+        }
+        for from in [1, 2] {
+            for _ in seen[from as usize]..3 {
+                let mut x = on(9)?;
+                pg.recv(&mut x, from, 5)?;
+                assert_eq!(x.to_vec::<u32>(CAP)?, [from; 3000]);
+            }
+        }
+        pg.shutdown()
+    })
+    .unwrap();
+}
+
+#[test]
 fn a_device_that_reduces_is_left_to() {
     static PROVIDER: Provider = Provider {
         source: "reducer",

@@ -1,0 +1,213 @@
+//! A message on its way, in rounds: each goes to the CPU backend as soon as its copy is through, and back to the device as
+//! soon as it came. Both ranks know the count, so they cut alike.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::task::Waker;
+use std::time::Instant;
+
+use super::collective::{index, request, told};
+use super::host::Host;
+use super::messages::Kept;
+use super::plan::{Chunk, Plan};
+use super::port::{Port, Watched};
+use super::shared::Shared;
+use super::slot::Slot;
+use crate::device::Event;
+use crate::job::{Detached, Outcome};
+use crate::ops::OpKind;
+use crate::{Error, ErrorKind, Phase, Result, Status};
+
+/// A message on its way.
+pub(super) struct Parcel {
+    pub(super) slot: Arc<Slot>,
+    pub(super) index: u16,
+    pub(super) retained: Vec<*mut ()>,
+    /// Room for the whole message: the rounds' places do not wait for each other.
+    pub(super) host: Arc<Host>,
+    /// Marks on the way to the host: behind each round of what is sent; behind what comes before what is received.
+    pub(super) outs: Vec<Event>,
+    chunks: Vec<Chunk>,
+    each: usize,
+    /// Rounds that are with the CPU backend; how many it was given, and how many are through.
+    steps: VecDeque<Arc<Detached<Arc<Host>>>>,
+    given: usize,
+    through: usize,
+    outcome: Outcome,
+    stage: Stage,
+}
+
+enum Stage {
+    /// To the CPU backend, and from there.
+    Moving,
+    /// The last copies to the device, up to the first mark.
+    Back,
+    /// Failed, while the device may still be at it.
+    Failed(Error),
+}
+
+impl Parcel {
+    /// Gives a message its memory, and takes its first step.
+    pub(super) fn begin(shared: &Shared, slot: &Arc<Slot>, kept: &mut Kept) -> Result<Parcel> {
+        shared.alive()?;
+        let call = &slot.call;
+        let (inputs, outputs) = call.counts(shared.world as usize);
+        let count = inputs.iter().chain(&outputs).sum();
+        let plan = Plan::apart(shared.facts(call, &inputs, &outputs), shared.chunk, count);
+        let (mut chunks, mut bytes) = (Vec::with_capacity(plan.rounds()), 0);
+        for k in 0..plan.rounds() {
+            let chunk = plan.chunk(k).behind(bytes);
+            bytes += chunk.bytes;
+            chunks.push(chunk);
+        }
+        let index = index(call);
+        let device = Watched { shared, engine: &shared.messages, slot, index };
+        let marks = if call.op == OpKind::Send { chunks.len() } else { 1 };
+        let outs = (0..marks).map(|_| kept.event(&device)).collect::<Result<Vec<Event>>>()?;
+        let host = Arc::new(kept.host(&device, bytes)?);
+        let port = device.port(&mut kept.ports)?;
+        let retained = device.retain()?;
+        device.begin(port)?;
+        let mut parcel = Parcel {
+            slot: slot.clone(),
+            index,
+            retained,
+            host,
+            outs,
+            chunks,
+            each: plan.each(),
+            steps: VecDeque::new(),
+            given: 0,
+            through: 0,
+            outcome: Outcome::default(),
+            stage: Stage::Moving,
+        };
+        if let Err(error) = parcel.copy_out(&device, port) {
+            shared.die(&error);
+            parcel.stage = Stage::Failed(error);
+        }
+        Ok(parcel)
+    }
+
+    fn copy_out(&self, device: &Watched<'_>, port: &Port) -> Result {
+        for (mark, chunk) in self.outs.iter().zip(&self.chunks) {
+            // SAFETY: the host memory is the message's alone, and stays until the mark is reached, or for ever.
+            unsafe { device.copy_out(port.out, &chunk.out, &self.host) }?;
+            device.record(*mark, port.out)?;
+        }
+        Ok(())
+    }
+
+    /// Whether the device has to get on with it.
+    pub(super) fn is_at_device(&self) -> bool {
+        !matches!(self.stage, Stage::Moving) || self.awaits_copies()
+    }
+
+    /// Whether copies to the host, or what comes before them, are awaited.
+    pub(super) fn awaits_copies(&self) -> bool {
+        matches!(self.stage, Stage::Moving) && self.given < self.outs.len()
+    }
+
+    /// The tag of what comes in rounds from a sender that is not known yet: who receives with the same tag would take
+    /// its second round.
+    pub(super) fn open_tag(&self) -> Option<u32> {
+        let call = &self.slot.call;
+        let open = call.op == OpKind::RecvAnySource && self.given < self.chunks.len();
+        open.then_some(call.params.tag)
+    }
+
+    /// Takes all steps that can be taken; `Some` = the message is over. One that `waits` is given to nobody yet.
+    pub(super) fn advance(
+        &mut self,
+        device: &Watched<'_>,
+        port: &Port,
+        waker: &Waker,
+        waits: bool,
+    ) -> Option<Result<Outcome>> {
+        let over = match &self.stage {
+            Stage::Moving => self.go_on(device, port, waker, waits),
+            Stage::Back => in_time(device, self.outs[0]),
+            Stage::Failed(error) => return device.drained_now(port).then(|| Err(error.clone())),
+        };
+        match over {
+            Ok(over) => over.then(|| Ok(std::mem::take(&mut self.outcome))),
+            Err(error) => {
+                if error.status() == Status::Failed {
+                    device.shared.die(&error);
+                }
+                self.stage = Stage::Failed(error);
+                self.advance(device, port, waker, waits)
+            }
+        }
+    }
+
+    /// `true`: the message is over.
+    fn go_on(&mut self, device: &Watched<'_>, port: &Port, waker: &Waker, waits: bool) -> Result<bool> {
+        self.hand_over(device, waits)?;
+        while self.collect(device, port, waker)? {
+            // What came may say from whom the rest comes. It is looked at once more, so that it wakes this thread.
+            self.hand_over(device, waits)?;
+        }
+        if self.through < self.chunks.len() {
+            return Ok(false);
+        }
+        if self.chunks.iter().all(|chunk| chunk.back.is_empty()) {
+            return Ok(true);
+        }
+        device.record(self.outs[0], port.back)?;
+        self.stage = Stage::Back;
+        in_time(device, self.outs[0])
+    }
+
+    /// Gives the CPU backend the rounds that are ready for it.
+    fn hand_over(&mut self, device: &Watched<'_>, waits: bool) -> Result {
+        while let Some(chunk) = self.chunks.get(self.given) {
+            if let Some(mark) = self.outs.get(self.given)
+                && !in_time(device, *mark)?
+            {
+                break;
+            }
+            let is_open = self.open_tag().is_some() && self.given > 0;
+            if waits || is_open && self.through == 0 {
+                break;
+            }
+            let mut request = request(&self.slot, chunk, Some(&self.host), self.given, self.each);
+            if is_open {
+                (request.op, request.params.peer) = (OpKind::Recv, self.outcome.source);
+            }
+            self.slot.set_at_cpu(true);
+            self.steps.push_back(Detached::start(&*device.shared.cpu, request, self.host.clone()));
+            self.given += 1;
+        }
+        Ok(())
+    }
+
+    /// Takes back the rounds that the CPU backend is through with; says whether there were any.
+    fn collect(&mut self, device: &Watched<'_>, port: &Port, waker: &Waker) -> Result<bool> {
+        let before = self.through;
+        while let Some(step) = self.steps.pop_front_if(|step| step.poll(waker)) {
+            let outcome = step.outcome().map_err(told)?;
+            if self.through == 0 {
+                self.outcome = outcome;
+            }
+            // SAFETY: as in `copy_out`; the round is over.
+            unsafe { device.copy_in(port.back, &self.chunks[self.through].back, &self.host) }?;
+            self.through += 1;
+        }
+        self.slot.set_at_cpu(!self.steps.is_empty());
+        Ok(self.through > before)
+    }
+}
+
+/// Whether the mark is reached; an error if it should have been, or if the backend is dead.
+fn in_time(device: &Watched<'_>, event: Event) -> Result<bool> {
+    device.shared.alive()?;
+    if device.reached(event)? {
+        return Ok(true);
+    }
+    if Instant::now() < device.slot.call.outer.deadline {
+        return Ok(false);
+    }
+    let what = format!("device {} did not finish a copy of a message in time", device.shared.device_of(device.slot));
+    Err(Error::new(ErrorKind::Timeout, what).phase(Phase::Transfer))
+}
