@@ -16,9 +16,12 @@ const MARK: &str = "c10d-conformance ";
 
 impl Suite {
     /// Plays a rank and ends the process, if this process was started for that; else does nothing. A program that runs
-    /// the suite over processes calls this first in `main`, with the suite made as in the process that started it.
+    /// the suite over processes calls this first in `main`, or in the test that runs it, with the suite made as in the
+    /// process that started it.
     pub fn serve_rank(&self) {
         let Ok(role) = std::env::var(ROLE) else { return };
+        // A test harness may have begun a line.
+        println!();
         let code = match self.rank(&role) {
             Ok(()) => 0,
             Err(e) => {
@@ -52,15 +55,20 @@ impl Suite {
     }
 }
 
-pub(crate) fn run(world: u32, begin: usize, environment: &[(String, String)]) -> Vec<Verdicts> {
-    launch(world, begin, environment).unwrap_or_else(|e| no_group(world, &e))
+pub(crate) fn run(suite: &Suite, world: u32, begin: usize) -> Vec<Verdicts> {
+    launch(suite, world, begin).unwrap_or_else(|e| no_group(world, &e))
 }
 
-fn launch(world: u32, begin: usize, environment: &[(String, String)]) -> Result<Vec<Verdicts>> {
+fn launch(suite: &Suite, world: u32, begin: usize) -> Result<Vec<Verdicts>> {
+    if std::env::var_os(ROLE).is_some() {
+        return Err(Error::invalid("a rank runs the suite instead of serving it: call `Suite::serve_rank` before"));
+    }
     let cannot = |e: std::io::Error| Error::new(ErrorKind::Resource, "cannot find the running program").source(e);
     let program = std::env::current_exe().map_err(cannot)?;
-    let launch = Launch::new(program, std::env::args_os().skip(1)).ranks(world).env(ROLE, format!("{world}:{begin}"));
-    let report = environment
+    let arguments = suite.arguments.clone().unwrap_or_else(|| std::env::args_os().skip(1).collect());
+    let launch = Launch::new(program, arguments).ranks(world).env(ROLE, format!("{world}:{begin}"));
+    let report = suite
+        .environment
         .iter()
         .fold(launch, |launch, (name, value)| launch.env(name, value))
         .output(Output::Captured)

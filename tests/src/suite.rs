@@ -1,5 +1,6 @@
 //! The suite: what is tested, and how the ranks' verdicts become one.
 
+use std::ffi::OsString;
 use std::time::Duration;
 
 use c10d_core::registry::Provider;
@@ -16,7 +17,7 @@ use crate::run::{Verdict, run};
 pub enum Ranks {
     /// Threads of this process.
     Threads,
-    /// Processes: this program again, started once per world.
+    /// Processes: this program again, started once per world. See [`Suite::arguments`].
     Processes,
 }
 
@@ -29,6 +30,7 @@ pub struct Suite {
     device: Option<String>,
     hints: Vec<(String, String)>,
     pub(crate) environment: Vec<(String, String)>,
+    pub(crate) arguments: Option<Vec<OsString>>,
     pub(crate) worlds: Vec<u32>,
     chunk: usize,
     selection: Selection,
@@ -57,6 +59,7 @@ impl Suite {
             device: None,
             hints: Vec::new(),
             environment: Vec::new(),
+            arguments: None,
             worlds: vec![1, 2, 3, 4, 5, 8],
             chunk: 64 << 10,
             selection: Selection::from_env(),
@@ -85,6 +88,13 @@ impl Suite {
     /// A variable for ranks that are processes, so that a program of several suites knows which one they are of.
     pub fn environment(mut self, name: &str, value: &str) -> Suite {
         self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// The arguments of ranks that are processes; this program's own unless set. A test among others of one program names
+    /// itself, and calls [`serve_rank`](Suite::serve_rank) first: `["tests::suite", "--exact", "--nocapture"]`.
+    pub fn arguments<A: Into<OsString>>(mut self, arguments: impl IntoIterator<Item = A>) -> Suite {
+        self.arguments = Some(arguments.into_iter().map(Into::into).collect());
         self
     }
 
@@ -154,7 +164,7 @@ impl Suite {
             }
             let verdicts = match ranks {
                 Ranks::Threads => self.in_threads(world, &cases[begin..]),
-                Ranks::Processes => processes::run(world, begin, &self.environment),
+                Ranks::Processes => processes::run(self, world, begin),
             };
             judge(&cases[begin..], &verdicts, &mut outcomes);
         }
