@@ -12,6 +12,7 @@ use c10d_rendezvous::TcpStoreServer;
 use c10d_rendezvous::tcp_store::ServerOptions;
 use parking_lot::{Condvar, Mutex};
 
+use crate::cpu::Cpu;
 use crate::fault;
 
 pub(crate) const IN_PROGRESS: i32 = 7;
@@ -80,7 +81,7 @@ impl Comm {
     }
 
     /// Begins to meet the others.
-    pub(crate) fn begin(port: u16, rank: u32, size: u32, device: u16) -> u64 {
+    pub(crate) fn begin(cpu: Cpu, port: u16, rank: u32, size: u32, device: u16) -> u64 {
         let comm = Comm::new(rank, size, device);
         let this = comm.clone();
         std::thread::spawn(move || {
@@ -88,8 +89,8 @@ impl Comm {
                 fault::hang();
             }
             let made = TcpStore::connect("127.0.0.1", port, Instant::now() + PATIENCE).and_then(|store| {
-                let builder = ProcessGroup::builder().providers(&[&c10d_gloo_like::PROVIDER]).backend("cpu:gloo-like");
-                builder.name("fake").rank(rank).size(size).store(Arc::new(store)).timeout(PATIENCE).build()
+                let builder = cpu.group().name("fake").rank(rank).size(size);
+                builder.store(Arc::new(store)).timeout(PATIENCE).build()
             });
             this.met(made);
         });

@@ -1,5 +1,5 @@
-//! The driver's interface.
-#![allow(non_snake_case)]
+//! The driver's interface. Each function is what the driver's documentation says of it.
+#![allow(non_snake_case, missing_docs, clippy::missing_safety_doc)]
 
 use std::alloc::{Layout, alloc, dealloc};
 use std::cell::Cell;
@@ -12,12 +12,12 @@ use parking_lot::Mutex;
 use crate::fault;
 use crate::world::{Touch, WORLD, Work};
 
-pub(crate) const SUCCESS: c_int = 0;
-pub(crate) const INVALID_VALUE: c_int = 1;
+pub const SUCCESS: c_int = 0;
+pub const INVALID_VALUE: c_int = 1;
 const OUT_OF_MEMORY: c_int = 2;
 pub(crate) const INVALID_CONTEXT: c_int = 201;
 pub(crate) const INVALID_HANDLE: c_int = 400;
-const NOT_READY: c_int = 600;
+pub const NOT_READY: c_int = 600;
 pub(crate) const LAUNCH_FAILED: c_int = 719;
 
 const CONTEXT: u64 = 0x1000;
@@ -49,26 +49,26 @@ pub(crate) fn said(result: Result<(), String>) -> c_int {
 struct At(u64);
 
 #[unsafe(no_mangle)]
-extern "C" fn cuInit(_: c_uint) -> c_int {
+pub extern "C" fn cuInit(_: c_uint) -> c_int {
     if devices() == 0 { 100 } else { SUCCESS }
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn cuDeviceGetCount(count: *mut c_int) -> c_int {
+pub unsafe extern "C" fn cuDeviceGetCount(count: *mut c_int) -> c_int {
     // SAFETY: the caller's integer, here and in all calls that answer.
     unsafe { *count = c_int::from(devices() as i16) };
     SUCCESS
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn cuDeviceGet(device: *mut c_int, ordinal: c_int) -> c_int {
+pub unsafe extern "C" fn cuDeviceGet(device: *mut c_int, ordinal: c_int) -> c_int {
     // SAFETY: as above.
     unsafe { *device = ordinal };
     SUCCESS
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn cuDeviceGetUuid_v2(uuid: *mut [u8; 16], device: c_int) -> c_int {
+pub unsafe extern "C" fn cuDeviceGetUuid_v2(uuid: *mut [u8; 16], device: c_int) -> c_int {
     // Every process sees the same devices.
     // SAFETY: as above.
     unsafe { *uuid = [device as u8; 16] };
@@ -76,32 +76,32 @@ unsafe extern "C" fn cuDeviceGetUuid_v2(uuid: *mut [u8; 16], device: c_int) -> c
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn cuDeviceGetUuid(uuid: *mut [u8; 16], device: c_int) -> c_int {
+pub unsafe extern "C" fn cuDeviceGetUuid(uuid: *mut [u8; 16], device: c_int) -> c_int {
     // SAFETY: as above.
     unsafe { cuDeviceGetUuid_v2(uuid, device) }
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn cuDevicePrimaryCtxRetain(context: *mut u64, device: c_int) -> c_int {
+pub unsafe extern "C" fn cuDevicePrimaryCtxRetain(context: *mut u64, device: c_int) -> c_int {
     // SAFETY: as above.
     unsafe { *context = CONTEXT + device as u64 };
     SUCCESS
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn cuDriverGetVersion(version: *mut c_int) -> c_int {
+pub unsafe extern "C" fn cuDriverGetVersion(version: *mut c_int) -> c_int {
     // SAFETY: as above.
     unsafe { *version = fault::number("driver").map_or(12_000, |v| v as c_int) };
     SUCCESS
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn cuDevicePrimaryCtxRelease_v2(_: c_int) -> c_int {
+pub extern "C" fn cuDevicePrimaryCtxRelease_v2(_: c_int) -> c_int {
     SUCCESS
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn cuDeviceGetAttribute(answer: *mut c_int, attribute: c_int, _: c_int) -> c_int {
+pub unsafe extern "C" fn cuDeviceGetAttribute(answer: *mut c_int, attribute: c_int, _: c_int) -> c_int {
     /// The major number of the compute capability. No device has anything special besides.
     const MAJOR: c_int = 75;
     // SAFETY: as above.
@@ -110,14 +110,14 @@ unsafe extern "C" fn cuDeviceGetAttribute(answer: *mut c_int, attribute: c_int, 
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn cuCtxGetCurrent(context: *mut u64) -> c_int {
+pub unsafe extern "C" fn cuCtxGetCurrent(context: *mut u64) -> c_int {
     // SAFETY: as above.
     unsafe { *context = current().map_or(0, |device| CONTEXT + u64::from(device)) };
     SUCCESS
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn cuCtxSynchronize() -> c_int {
+pub extern "C" fn cuCtxSynchronize() -> c_int {
     let Some(device) = current() else { return INVALID_CONTEXT };
     let streams = WORLD.lock().streams(device);
     streams.into_iter().for_each(pass);
@@ -142,7 +142,7 @@ fn pass(stream: u64) {
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn cuStreamSynchronize(stream: u64) -> c_int {
+pub extern "C" fn cuStreamSynchronize(stream: u64) -> c_int {
     let Some(device) = current() else { return INVALID_CONTEXT };
     let Some(stream) = WORLD.lock().stream(stream, device) else { return INVALID_HANDLE };
     pass(stream);
@@ -150,13 +150,13 @@ extern "C" fn cuStreamSynchronize(stream: u64) -> c_int {
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn cuCtxSetCurrent(context: u64) -> c_int {
+pub extern "C" fn cuCtxSetCurrent(context: u64) -> c_int {
     CURRENT.set(context.checked_sub(CONTEXT).map(|d| d as u16));
     SUCCESS
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn cuCtxGetStreamPriorityRange(least: *mut c_int, greatest: *mut c_int) -> c_int {
+pub unsafe extern "C" fn cuCtxGetStreamPriorityRange(least: *mut c_int, greatest: *mut c_int) -> c_int {
     // SAFETY: as above.
     unsafe {
         *least = 0;
@@ -166,7 +166,7 @@ unsafe extern "C" fn cuCtxGetStreamPriorityRange(least: *mut c_int, greatest: *m
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn cuGetErrorName(code: c_int, name: *mut *const c_char) -> c_int {
+pub unsafe extern "C" fn cuGetErrorName(code: c_int, name: *mut *const c_char) -> c_int {
     let text = match code {
         INVALID_VALUE => c"CUDA_ERROR_INVALID_VALUE",
         OUT_OF_MEMORY => c"CUDA_ERROR_OUT_OF_MEMORY",
@@ -182,7 +182,7 @@ unsafe extern "C" fn cuGetErrorName(code: c_int, name: *mut *const c_char) -> c_
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn cuGetErrorString(_: c_int, text: *mut *const c_char) -> c_int {
+pub unsafe extern "C" fn cuGetErrorString(_: c_int, text: *mut *const c_char) -> c_int {
     // SAFETY: as above.
     unsafe { *text = c"the fake device says no".as_ptr() };
     SUCCESS
@@ -212,7 +212,7 @@ fn give(at: u64) -> bool {
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn cuMemAlloc_v2(at: *mut u64, bytes: usize) -> c_int {
+pub unsafe extern "C" fn cuMemAlloc_v2(at: *mut u64, bytes: usize) -> c_int {
     let Some(device) = current() else { return INVALID_CONTEXT };
     if bytes > isize::MAX as usize / 2 {
         return OUT_OF_MEMORY;
@@ -225,7 +225,7 @@ unsafe extern "C" fn cuMemAlloc_v2(at: *mut u64, bytes: usize) -> c_int {
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn cuMemFree_v2(at: u64) -> c_int {
+pub extern "C" fn cuMemFree_v2(at: u64) -> c_int {
     let Some(streams) = WORLD.lock().free(at) else { return INVALID_VALUE };
     // The real one waits for the device, too.
     streams.into_iter().for_each(pass);
@@ -233,7 +233,7 @@ extern "C" fn cuMemFree_v2(at: u64) -> c_int {
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn cuMemHostAlloc(at: *mut u64, bytes: usize, _: c_uint) -> c_int {
+pub unsafe extern "C" fn cuMemHostAlloc(at: *mut u64, bytes: usize, _: c_uint) -> c_int {
     let Some(base) = take(bytes) else { return OUT_OF_MEMORY };
     // SAFETY: as above.
     unsafe { *at = base };
@@ -241,7 +241,7 @@ unsafe extern "C" fn cuMemHostAlloc(at: *mut u64, bytes: usize, _: c_uint) -> c_
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn cuMemFreeHost(at: u64) -> c_int {
+pub extern "C" fn cuMemFreeHost(at: u64) -> c_int {
     if give(at) { SUCCESS } else { INVALID_VALUE }
 }
 
@@ -259,23 +259,23 @@ fn copy(to: u64, from: u64, bytes: usize, stream: u64, touches: &[Touch]) -> c_i
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn cuMemcpyHtoDAsync_v2(to: u64, from: u64, bytes: usize, stream: u64) -> c_int {
+pub extern "C" fn cuMemcpyHtoDAsync_v2(to: u64, from: u64, bytes: usize, stream: u64) -> c_int {
     copy(to, from, bytes, stream, &[Touch { at: to, bytes, writes: true }])
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn cuMemcpyDtoHAsync_v2(to: u64, from: u64, bytes: usize, stream: u64) -> c_int {
+pub extern "C" fn cuMemcpyDtoHAsync_v2(to: u64, from: u64, bytes: usize, stream: u64) -> c_int {
     copy(to, from, bytes, stream, &[Touch { at: from, bytes, writes: false }])
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn cuMemcpyDtoDAsync_v2(to: u64, from: u64, bytes: usize, stream: u64) -> c_int {
+pub extern "C" fn cuMemcpyDtoDAsync_v2(to: u64, from: u64, bytes: usize, stream: u64) -> c_int {
     let touches = [Touch { at: to, bytes, writes: true }, Touch { at: from, bytes, writes: false }];
     copy(to, from, bytes, stream, &touches)
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn cuMemsetD8Async(at: u64, value: u8, bytes: usize, stream: u64) -> c_int {
+pub extern "C" fn cuMemsetD8Async(at: u64, value: u8, bytes: usize, stream: u64) -> c_int {
     let Some(device) = current() else { return INVALID_CONTEXT };
     let to = At(at);
     let work: Work = Box::new(move || {
@@ -289,7 +289,7 @@ extern "C" fn cuMemsetD8Async(at: u64, value: u8, bytes: usize, stream: u64) -> 
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn cuPointerGetAttribute(answer: *mut c_void, _: c_int, at: u64) -> c_int {
+pub unsafe extern "C" fn cuPointerGetAttribute(answer: *mut c_void, _: c_int, at: u64) -> c_int {
     let Some(device) = WORLD.lock().device_of(at) else { return INVALID_VALUE };
     // SAFETY: the only attribute that is asked for is the device's number, an integer.
     unsafe { *answer.cast::<c_int>() = c_int::from(device as i16) };
@@ -297,7 +297,7 @@ unsafe extern "C" fn cuPointerGetAttribute(answer: *mut c_void, _: c_int, at: u6
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn cuStreamCreateWithPriority(stream: *mut u64, _: c_uint, _: c_int) -> c_int {
+pub unsafe extern "C" fn cuStreamCreateWithPriority(stream: *mut u64, _: c_uint, _: c_int) -> c_int {
     let Some(device) = current() else { return INVALID_CONTEXT };
     // SAFETY: as above.
     unsafe { *stream = WORLD.lock().create_stream(device) };
@@ -305,25 +305,25 @@ unsafe extern "C" fn cuStreamCreateWithPriority(stream: *mut u64, _: c_uint, _: 
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn cuStreamCreate(stream: *mut u64, flags: c_uint) -> c_int {
+pub unsafe extern "C" fn cuStreamCreate(stream: *mut u64, flags: c_uint) -> c_int {
     // SAFETY: as above.
     unsafe { cuStreamCreateWithPriority(stream, flags, 0) }
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn cuStreamDestroy_v2(stream: u64) -> c_int {
+pub extern "C" fn cuStreamDestroy_v2(stream: u64) -> c_int {
     if WORLD.lock().destroy_stream(stream) { SUCCESS } else { INVALID_HANDLE }
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn cuStreamIsCapturing(_: u64, status: *mut c_int) -> c_int {
+pub unsafe extern "C" fn cuStreamIsCapturing(_: u64, status: *mut c_int) -> c_int {
     // SAFETY: as above.
     unsafe { *status = c_int::from(fault::word("capturing").is_some()) };
     SUCCESS
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn cuStreamWaitEvent(stream: u64, event: u64, _: c_uint) -> c_int {
+pub extern "C" fn cuStreamWaitEvent(stream: u64, event: u64, _: c_uint) -> c_int {
     let Some(device) = current() else { return INVALID_CONTEXT };
     let mut world = WORLD.lock();
     let Some(stream) = world.stream(stream, device) else { return INVALID_HANDLE };
@@ -331,19 +331,19 @@ extern "C" fn cuStreamWaitEvent(stream: u64, event: u64, _: c_uint) -> c_int {
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn cuEventCreate(event: *mut u64, _: c_uint) -> c_int {
+pub unsafe extern "C" fn cuEventCreate(event: *mut u64, _: c_uint) -> c_int {
     // SAFETY: as above.
     unsafe { *event = WORLD.lock().create_event() };
     SUCCESS
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn cuEventDestroy_v2(event: u64) -> c_int {
+pub extern "C" fn cuEventDestroy_v2(event: u64) -> c_int {
     if WORLD.lock().destroy_event(event) { SUCCESS } else { INVALID_HANDLE }
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn cuEventRecord(event: u64, stream: u64) -> c_int {
+pub extern "C" fn cuEventRecord(event: u64, stream: u64) -> c_int {
     let Some(device) = current() else { return INVALID_CONTEXT };
     let mut world = WORLD.lock();
     let Some(stream) = world.stream(stream, device) else { return INVALID_HANDLE };
@@ -351,7 +351,7 @@ extern "C" fn cuEventRecord(event: u64, stream: u64) -> c_int {
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn cuEventQuery(event: u64) -> c_int {
+pub extern "C" fn cuEventQuery(event: u64) -> c_int {
     if crate::nccl::launched_past("query") {
         fault::hang();
     }

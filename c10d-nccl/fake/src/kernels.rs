@@ -1,5 +1,6 @@
-//! Modules and kernels: the real sources, compiled for the host, one thread after the other.
-#![allow(non_snake_case)]
+//! Modules and kernels: the real sources, compiled for the host, one thread after the other. Each function is what
+//! the driver's documentation says of it.
+#![allow(non_snake_case, missing_docs, clippy::missing_safety_doc)]
 
 use std::collections::HashMap;
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
@@ -72,7 +73,7 @@ impl Loaded {
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn cuModuleLoadData(module: *mut u64, image: *const c_char) -> c_int {
+pub unsafe extern "C" fn cuModuleLoadData(module: *mut u64, image: *const c_char) -> c_int {
     let Some(device) = current() else { return INVALID_CONTEXT };
     // SAFETY: text that ends with a zero, by the caller's word; here and below the caller's integers.
     let text = unsafe { CStr::from_ptr(image) }.to_string_lossy();
@@ -90,7 +91,7 @@ unsafe extern "C" fn cuModuleLoadData(module: *mut u64, image: *const c_char) ->
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn cuModuleGetFunction(function: *mut u64, module: u64, name: *const c_char) -> c_int {
+pub unsafe extern "C" fn cuModuleGetFunction(function: *mut u64, module: u64, name: *const c_char) -> c_int {
     // SAFETY: as above.
     let name = unsafe { CStr::from_ptr(name) }.to_string_lossy();
     let mut loaded = LOADED.lock();
@@ -106,7 +107,7 @@ unsafe extern "C" fn cuModuleGetFunction(function: *mut u64, module: u64, name: 
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn cuLaunchKernel(
+pub unsafe extern "C" fn cuLaunchKernel(
     function: u64,
     blocks: c_uint,
     blocks_y: c_uint,

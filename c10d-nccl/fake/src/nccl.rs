@@ -1,5 +1,5 @@
-//! NCCL's interface.
-#![allow(non_snake_case)]
+//! NCCL's interface. Each function is what NCCL's documentation says of it.
+#![allow(non_snake_case, missing_docs, clippy::missing_safety_doc)]
 
 use std::cell::{Cell, RefCell};
 use std::ffi::{CString, c_char, c_int, c_void};
@@ -9,6 +9,7 @@ use c10d_core::{DType, ReduceOp};
 use parking_lot::Mutex;
 
 use crate::comm::{self, Comm, IN_PROGRESS};
+use crate::cpu::Cpu;
 use crate::exec::{self, Call, Kind};
 use crate::fault;
 use crate::world::{Touch, WORLD};
@@ -21,11 +22,11 @@ const INVALID_USAGE: c_int = 5;
 /// By value, as the real one.
 #[repr(C)]
 #[derive(Clone, Copy)]
-pub(crate) struct UniqueId([u8; 128]);
+pub struct UniqueId(pub [u8; 128]);
 
 /// The head of the settings, which is all that is looked at.
 #[repr(C)]
-pub(crate) struct Config {
+pub struct Config {
     size: usize,
     magic: u32,
     version: u32,
@@ -62,14 +63,14 @@ fn refuse(code: c_int, why: impl Into<String>) -> c_int {
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn ncclGetVersion(version: *mut c_int) -> c_int {
+pub unsafe extern "C" fn ncclGetVersion(version: *mut c_int) -> c_int {
     // SAFETY: the caller's integer, here and in all calls that answer.
     unsafe { *version = fault::number("version").map_or(22809, |v| v as c_int) };
     SUCCESS
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn ncclGetErrorString(code: c_int) -> *const c_char {
+pub extern "C" fn ncclGetErrorString(code: c_int) -> *const c_char {
     match code {
         SUCCESS => c"no error",
         SYSTEM_ERROR => c"unhandled system error",
@@ -83,7 +84,7 @@ extern "C" fn ncclGetErrorString(code: c_int) -> *const c_char {
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn ncclGetLastError(comm: u64) -> *const c_char {
+pub extern "C" fn ncclGetLastError(comm: u64) -> *const c_char {
     let words = comm::get(comm).map(|c| c.words.lock().clone()).filter(|w| !w.is_empty());
     let words = words.unwrap_or_else(|| WORDS.lock().clone());
     // Kept for ever: the caller may read it whenever it likes.
@@ -91,7 +92,7 @@ extern "C" fn ncclGetLastError(comm: u64) -> *const c_char {
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn ncclGetUniqueId(id: *mut UniqueId) -> c_int {
+pub unsafe extern "C" fn ncclGetUniqueId(id: *mut UniqueId) -> c_int {
     match comm::meeting() {
         Ok(port) => {
             let mut bytes = [0; 128];
@@ -109,7 +110,8 @@ fn port(id: &UniqueId) -> Option<u16> {
     (id.0[..4] == MAGIC).then(|| u16::from_le_bytes([id.0[4], id.0[5]]))
 }
 
-fn begin(id: &UniqueId, rank: c_int, size: c_int, config: &Config) -> Result<u64, c_int> {
+/// Begins a communicator whose collectives go over this CPU backend.
+pub fn begin(cpu: Cpu, id: &UniqueId, rank: c_int, size: c_int, config: &Config) -> Result<u64, c_int> {
     if config.magic != 0xcafe_beef || config.version == 0 || config.size < 32 {
         return Err(refuse(INVALID_ARGUMENT, "the settings were not initialised"));
     }
@@ -124,11 +126,11 @@ fn begin(id: &UniqueId, rank: c_int, size: c_int, config: &Config) -> Result<u64
     if fault::is("init", "hang", rank as u32) {
         fault::hang();
     }
-    Ok(Comm::begin(port, rank as u32, size as u32, device))
+    Ok(Comm::begin(cpu, port, rank as u32, size as u32, device))
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn ncclCommInitRankConfig(
+pub unsafe extern "C" fn ncclCommInitRankConfig(
     comm: *mut u64,
     size: c_int,
     id: UniqueId,
@@ -136,7 +138,7 @@ unsafe extern "C" fn ncclCommInitRankConfig(
     config: *mut Config,
 ) -> c_int {
     // SAFETY: as above; the settings are read only.
-    match begin(&id, rank, size, unsafe { &*config }) {
+    match begin(Cpu::own(), &id, rank, size, unsafe { &*config }) {
         Ok(handle) => {
             // SAFETY: as above.
             unsafe { *comm = handle };
@@ -148,9 +150,9 @@ unsafe extern "C" fn ncclCommInitRankConfig(
 
 /// As a program without settings calls it: waits until the ranks have met.
 #[unsafe(no_mangle)]
-unsafe extern "C" fn ncclCommInitRank(comm: *mut u64, size: c_int, id: UniqueId, rank: c_int) -> c_int {
+pub unsafe extern "C" fn ncclCommInitRank(comm: *mut u64, size: c_int, id: UniqueId, rank: c_int) -> c_int {
     let config = Config { size: 80, magic: 0xcafe_beef, version: 22800, blocking: 0 };
-    let handle = match begin(&id, rank, size, &config) {
+    let handle = match begin(Cpu::own(), &id, rank, size, &config) {
         Ok(handle) => handle,
         Err(code) => return code,
     };
@@ -163,7 +165,7 @@ unsafe extern "C" fn ncclCommInitRank(comm: *mut u64, size: c_int, id: UniqueId,
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn ncclCommInitRankScalable(
+pub unsafe extern "C" fn ncclCommInitRankScalable(
     comm: *mut u64,
     size: c_int,
     rank: c_int,
@@ -185,7 +187,7 @@ unsafe extern "C" fn ncclCommInitRankScalable(
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn ncclCommSplit(comm: u64, color: c_int, key: c_int, new: *mut u64, _: *mut Config) -> c_int {
+pub unsafe extern "C" fn ncclCommSplit(comm: u64, color: c_int, key: c_int, new: *mut u64, _: *mut Config) -> c_int {
     let parent = match ready(comm) {
         Ok(parent) => parent,
         Err(code) => return code,
@@ -197,7 +199,7 @@ unsafe extern "C" fn ncclCommSplit(comm: u64, color: c_int, key: c_int, new: *mu
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn ncclCommShrink(
+pub unsafe extern "C" fn ncclCommShrink(
     comm: u64,
     without: *const c_int,
     count: c_int,
@@ -232,7 +234,7 @@ fn ready(handle: u64) -> Result<Arc<Comm>, c_int> {
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn ncclCommFinalize(comm: u64) -> c_int {
+pub extern "C" fn ncclCommFinalize(comm: u64) -> c_int {
     match ready(comm) {
         Ok(comm) => {
             comm.finalize();
@@ -243,7 +245,7 @@ extern "C" fn ncclCommFinalize(comm: u64) -> c_int {
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn ncclCommDestroy(comm: u64) -> c_int {
+pub extern "C" fn ncclCommDestroy(comm: u64) -> c_int {
     match comm::get(comm) {
         Some(c) if c.state() == IN_PROGRESS => refuse(INVALID_USAGE, "destroyed while it is at work"),
         Some(_) => {
@@ -255,7 +257,7 @@ extern "C" fn ncclCommDestroy(comm: u64) -> c_int {
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn ncclCommAbort(comm: u64) -> c_int {
+pub extern "C" fn ncclCommAbort(comm: u64) -> c_int {
     let Some(comm) = comm::take(comm) else { return refuse(INVALID_ARGUMENT, "a communicator that is gone") };
     if fault::is("abort", "hang", comm.rank) {
         fault::hang();
@@ -265,7 +267,7 @@ extern "C" fn ncclCommAbort(comm: u64) -> c_int {
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn ncclCommGetAsyncError(comm: u64, state: *mut c_int) -> c_int {
+pub unsafe extern "C" fn ncclCommGetAsyncError(comm: u64, state: *mut c_int) -> c_int {
     let Some(comm) = comm::get(comm) else { return refuse(INVALID_ARGUMENT, "a communicator that is gone") };
     // SAFETY: as above.
     unsafe { *state = comm.state() };
@@ -273,13 +275,13 @@ unsafe extern "C" fn ncclCommGetAsyncError(comm: u64, state: *mut c_int) -> c_in
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn ncclGroupStart() -> c_int {
+pub extern "C" fn ncclGroupStart() -> c_int {
     GROUP.with_borrow_mut(|g| g.depth += 1);
     SUCCESS
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn ncclGroupEnd() -> c_int {
+pub extern "C" fn ncclGroupEnd() -> c_int {
     let group = GROUP.with_borrow_mut(|g| {
         g.depth = g.depth.saturating_sub(1);
         (g.depth == 0).then(|| std::mem::take(g))
@@ -428,47 +430,47 @@ fn call(
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn ncclAllReduce(f: u64, t: u64, n: usize, ty: c_int, op: c_int, comm: u64, s: u64) -> c_int {
+pub extern "C" fn ncclAllReduce(f: u64, t: u64, n: usize, ty: c_int, op: c_int, comm: u64, s: u64) -> c_int {
     call(Kind::AllReduce, f, t, n, ty, op, 0, comm, s)
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn ncclReduce(f: u64, t: u64, n: usize, ty: c_int, op: c_int, root: c_int, comm: u64, s: u64) -> c_int {
+pub extern "C" fn ncclReduce(f: u64, t: u64, n: usize, ty: c_int, op: c_int, root: c_int, comm: u64, s: u64) -> c_int {
     call(Kind::Reduce, f, t, n, ty, op, root, comm, s)
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn ncclBroadcast(f: u64, t: u64, n: usize, ty: c_int, root: c_int, comm: u64, s: u64) -> c_int {
+pub extern "C" fn ncclBroadcast(f: u64, t: u64, n: usize, ty: c_int, root: c_int, comm: u64, s: u64) -> c_int {
     call(Kind::Broadcast, f, t, n, ty, 0, root, comm, s)
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn ncclAllGather(f: u64, t: u64, n: usize, ty: c_int, comm: u64, s: u64) -> c_int {
+pub extern "C" fn ncclAllGather(f: u64, t: u64, n: usize, ty: c_int, comm: u64, s: u64) -> c_int {
     call(Kind::AllGather, f, t, n, ty, 0, 0, comm, s)
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn ncclReduceScatter(f: u64, t: u64, n: usize, ty: c_int, op: c_int, comm: u64, s: u64) -> c_int {
+pub extern "C" fn ncclReduceScatter(f: u64, t: u64, n: usize, ty: c_int, op: c_int, comm: u64, s: u64) -> c_int {
     call(Kind::ReduceScatter, f, t, n, ty, op, 0, comm, s)
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn ncclAlltoAll(f: u64, t: u64, n: usize, ty: c_int, comm: u64, s: u64) -> c_int {
+pub extern "C" fn ncclAlltoAll(f: u64, t: u64, n: usize, ty: c_int, comm: u64, s: u64) -> c_int {
     call(Kind::AllToAll, f, t, n, ty, 0, 0, comm, s)
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn ncclSend(f: u64, n: usize, ty: c_int, peer: c_int, comm: u64, s: u64) -> c_int {
+pub extern "C" fn ncclSend(f: u64, n: usize, ty: c_int, peer: c_int, comm: u64, s: u64) -> c_int {
     call(Kind::Send, f, 0, n, ty, 0, peer, comm, s)
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn ncclRecv(t: u64, n: usize, ty: c_int, peer: c_int, comm: u64, s: u64) -> c_int {
+pub extern "C" fn ncclRecv(t: u64, n: usize, ty: c_int, peer: c_int, comm: u64, s: u64) -> c_int {
     call(Kind::Recv, 0, t, n, ty, 0, peer, comm, s)
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn ncclRedOpCreatePreMulSum(
+pub unsafe extern "C" fn ncclRedOpCreatePreMulSum(
     op: *mut c_int,
     scalar: *const c_void,
     ty: c_int,
@@ -508,7 +510,7 @@ fn half(bits: u32, fraction: u32, bias: i32) -> f64 {
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn ncclRedOpDestroy(op: c_int, comm: u64) -> c_int {
+pub extern "C" fn ncclRedOpDestroy(op: c_int, comm: u64) -> c_int {
     let Some(comm) = comm::get(comm) else { return refuse(INVALID_ARGUMENT, "a communicator that is gone") };
     let mut factors = comm.factors.lock();
     match factors.get_mut((op as usize).wrapping_sub(5)).and_then(Option::take) {
