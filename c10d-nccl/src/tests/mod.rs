@@ -1,6 +1,8 @@
-//! The backend over libraries that only write down what they are asked for.
+//! The backend over libraries that only write down what they are asked for (`mock`), and over some that do it
+//! (`executing`).
 
 mod dialects;
+mod executing;
 mod log;
 mod mock;
 mod real;
