@@ -41,8 +41,8 @@ struct Stream {
 
 struct Event {
     clock: Clock,
-    recorded: u64,
-    reached: Arc<(Mutex<u64>, Condvar)>,
+    /// Of its last record. Who waits for an earlier one goes on to wait for that.
+    reached: Arc<(Mutex<bool>, Condvar)>,
 }
 
 #[derive(Default)]
@@ -178,7 +178,8 @@ impl World {
 
     pub(crate) fn create_event(&mut self) -> u64 {
         let handle = self.handle();
-        self.events.insert(handle, Event { clock: Clock::new(), recorded: 0, reached: Arc::default() });
+        let reached = Arc::new((Mutex::new(true), Condvar::new()));
+        self.events.insert(handle, Event { clock: Clock::new(), reached });
         handle
     }
 
@@ -187,28 +188,27 @@ impl World {
     }
 
     pub(crate) fn record(&mut self, event: u64, stream: u64) -> Result<(), String> {
-        let e = self.events.get_mut(&event).ok_or("no such event")?;
-        e.recorded += 1;
-        let (n, reached) = (e.recorded, e.reached.clone());
-        let mark = move || {
-            *reached.0.lock() = n;
-            reached.1.notify_all();
-        };
-        self.enqueue(stream, &[], Box::new(mark))?;
-        let clock = self.clock(stream);
-        if let Some(e) = self.events.get_mut(&event) {
-            e.clock = clock;
+        if !self.events.contains_key(&event) {
+            return Err("no such event".to_owned());
         }
+        let reached = Arc::new((Mutex::new(false), Condvar::new()));
+        let mark = reached.clone();
+        let pass = move || {
+            *mark.0.lock() = true;
+            mark.1.notify_all();
+        };
+        self.enqueue(stream, &[], Box::new(pass))?;
+        self.events.insert(event, Event { clock: self.clock(stream), reached });
         Ok(())
     }
 
     pub(crate) fn wait(&mut self, stream: u64, event: u64) -> Result<(), String> {
         let e = self.events.get(&event).ok_or("no such event")?;
-        let (n, reached, clock) = (e.recorded, e.reached.clone(), e.clock.clone());
+        let (reached, clock) = (e.reached.clone(), e.clock.clone());
         let wait = move || {
-            let mut at = reached.0.lock();
-            while *at < n {
-                reached.1.wait(&mut at);
+            let mut passed = reached.0.lock();
+            while !*passed {
+                reached.1.wait(&mut passed);
             }
         };
         self.enqueue(stream, &[], Box::new(wait))?;
@@ -220,7 +220,7 @@ impl World {
 
     pub(crate) fn query(&mut self, event: u64) -> Option<bool> {
         let e = self.events.get(&event)?;
-        let over = *e.reached.0.lock() >= e.recorded;
+        let over = *e.reached.0.lock();
         if over {
             join(&mut self.host, &e.clock);
         }

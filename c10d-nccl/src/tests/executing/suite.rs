@@ -1,10 +1,11 @@
-//! The whole conformance suite over the fakes, and who does their work.
+//! The whole conformance suite over the fakes, its order with the caller's stream, and who does the work.
+#![allow(unsafe_code)]
 
 use std::time::Duration;
 
 use c10d_conformance::{Ranks, Suite};
-use c10d_core::device::DeviceBuffer;
-use c10d_core::{GroupBuilder, ProcessGroup, ReduceOp, Result, run_ranks};
+use c10d_core::device::{DeviceBuffer, DevicePtr};
+use c10d_core::{Buf, DType, GroupBuilder, Memory, ProcessGroup, ReduceOp, Result, op, run_ranks};
 
 use super::{GIVEN, PROVIDER};
 
@@ -25,6 +26,33 @@ fn every_case_over_processes() {
         assert!(outcomes.len() > 100, "world {world} has {} cases", outcomes.len());
         assert!(wrong.is_empty(), "{} of {} cases:\n{}", wrong.len(), outcomes.len(), wrong.join("\n"));
     }
+}
+
+/// What the caller's stream was given before comes before, and what it is given after a blocking call comes after; the
+/// fake refuses what would be a race.
+#[test]
+fn the_callers_stream_is_ordered() {
+    let builder = GroupBuilder::new().name("ordered").providers(&[&PROVIDER, &c10d_gloo_like::PROVIDER]).backend(MAP);
+    let done = run_ranks(2, builder, |pg| {
+        let (cuda, index) = ((PROVIDER.devices[0].open)()?, pg.rank() as u16);
+        let (stream, event) = (cuda.create_stream(index)?, cuda.create_event(index)?);
+        let mut x = DeviceBuffer::new(&cuda, index, DType::F32, 1 << 20)?;
+        let Memory::Cuda(at) = (&x).span().memory() else { panic!("CUDA's memory") };
+        let place = DevicePtr { base: at as *mut (), offset: 0 };
+        let (mine, mut sums) = (vec![1.0 + f32::from(index); 1 << 20], vec![0f32; 1 << 20]);
+        // SAFETY: host and device memory stay until the event was seen.
+        unsafe {
+            cuda.copy_in(index, stream, place, mine.as_ptr().cast(), 4 << 20)?;
+            pg.run(op::all_reduce(&mut x, ReduceOp::Sum).on_stream(stream))?;
+            cuda.copy_out(index, stream, sums.as_mut_ptr().cast(), place, 4 << 20)?;
+            cuda.record(index, event, stream)?;
+            while !cuda.query(index, event)? {
+                std::thread::yield_now();
+            }
+        }
+        Ok(sums.iter().all(|sum| *sum == 3.0))
+    });
+    assert_eq!(done.unwrap(), [true; 2]);
 }
 
 /// The group's collectives are done by the CPU backend that was given to the fake, and those of its parts are not.
