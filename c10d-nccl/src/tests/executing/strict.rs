@@ -16,25 +16,26 @@ use crate::nccl::{Comm, Config, DataType, NcclApi, NcclResult, RawCall, RedOp};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// A communicator of one rank, on device 0.
-fn alone(nccl: &dyn NcclApi) -> Comm {
+/// A communicator of so many ranks, all on device 0.
+fn met(nccl: &dyn NcclApi, size: i32) -> Vec<Comm> {
     FakeCuda.enter(0).unwrap();
-    let id = nccl.unique_id().unwrap();
-    let (begun, comm) = nccl.init(1, &[id], 0, &Config::NONBLOCKING);
-    assert_eq!(begun, NcclResult::IN_PROGRESS);
+    let ids = [nccl.unique_id().unwrap()];
+    let comms: Vec<_> = (0..size).map(|rank| nccl.init(size, &ids, rank, &Config::NONBLOCKING)).collect();
+    assert!(comms.iter().all(|(begun, _)| *begun == NcclResult::IN_PROGRESS));
+    let comms: Vec<Comm> = comms.into_iter().map(|(_, comm)| comm).collect();
     let until = Instant::now() + 60 * SECOND;
     // SAFETY: alive.
-    while unsafe { nccl.async_error(comm) } != Ok(NcclResult::SUCCESS) {
+    while comms.iter().any(|comm| unsafe { nccl.async_error(*comm) } != Ok(NcclResult::SUCCESS)) {
         assert!(Instant::now() < until);
         std::thread::sleep(Duration::from_millis(1));
     }
-    comm
+    comms
 }
 
 #[test]
 fn wrong_calls_are_refused() {
     let nccl = FakeNccl(Cpu::own());
-    let comm = alone(&nccl);
+    let comm = met(&nccl, 1)[0];
     let memory = |device: u16| FakeCuda.allocate(device, 64).unwrap() as u64;
     let (here, there, own, other) = (memory(0), memory(1), FakeCuda.create_stream(0), FakeCuda.create_stream(0));
     let (own, other, foreign) = (own.unwrap(), other.unwrap(), FakeCuda.create_stream(1).unwrap());
@@ -59,6 +60,38 @@ fn wrong_calls_are_refused() {
         FakeCuda.wait(0, other, mark).unwrap();
     }
     assert_eq!(sum(here, other), NcclResult::SUCCESS, "in order");
+}
+
+/// A mark that one stream reaches when another has reached its later record.
+#[test]
+fn an_event_is_that_of_its_last_record() {
+    let nccl = FakeNccl(Cpu::own());
+    let comms = met(&nccl, 2);
+    let at = FakeCuda.allocate(0, 64).unwrap() as u64;
+    let stream = || FakeCuda.create_stream(0).unwrap();
+    let (held, free, sending) = (stream(), stream(), stream());
+    let soon = || Instant::now() + 60 * SECOND;
+    let message = |rank: usize, stream: u64| {
+        let place = at + 32 * rank as u64;
+        let call = RawCall { from: place, to: place, count: 8, dtype: DataType::F32, comm: comms[rank], stream };
+        nccl.group_start();
+        // SAFETY: all stays until the end of the process, here and below.
+        let said = if rank == 0 { unsafe { nccl.recv(call, 1) } } else { unsafe { nccl.send(call, 0) } };
+        assert_eq!((said, nccl.group_end()), (NcclResult::SUCCESS, NcclResult::SUCCESS));
+    };
+    message(0, held);
+    let mark = FakeCuda.create_event(0).unwrap();
+    // SAFETY: all are device 0's.
+    unsafe {
+        FakeCuda.record(0, mark, held).unwrap();
+        assert!(!FakeCuda.query(0, mark).unwrap(), "nothing was sent");
+        FakeCuda.record(0, mark, free).unwrap();
+        FakeCuda.synchronize(0, free, soon()).unwrap();
+        assert!(FakeCuda.query(0, mark).unwrap());
+        message(1, sending);
+        FakeCuda.synchronize(0, held, soon()).unwrap();
+        assert!(FakeCuda.query(0, mark).unwrap(), "the earlier record takes nothing back");
+    }
 }
 
 #[test]
