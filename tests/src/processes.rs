@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::io::Write as _;
+use std::time::{Duration, Instant};
 
 use c10d_core::{Error, ErrorKind, Result};
 use c10d_rendezvous::launch::{Launch, Output};
@@ -13,6 +14,8 @@ use crate::suite::{Suite, Verdicts, no_group};
 const ROLE: &str = "C10D_CONFORMANCE_RANK";
 /// In front of what the harness shall read; the rest of a rank's output is for people.
 const MARK: &str = "c10d-conformance ";
+/// No verdict: only so that ranks that hang outside of an op end.
+const LIMIT: Duration = Duration::from_secs(1800);
 
 impl Suite {
     /// Plays a rank and ends the process, if this process was started for that; else does nothing. A program that runs
@@ -67,13 +70,9 @@ fn launch(suite: &Suite, world: u32, begin: usize) -> Result<Vec<Verdicts>> {
     let program = std::env::current_exe().map_err(cannot)?;
     let arguments = suite.arguments.clone().unwrap_or_else(|| std::env::args_os().skip(1).collect());
     let launch = Launch::new(program, arguments).ranks(world).env(ROLE, format!("{world}:{begin}"));
-    let report = suite
-        .environment
-        .iter()
-        .fold(launch, |launch, (name, value)| launch.env(name, value))
-        .output(Output::Captured)
-        .keep_going()
-        .run()?;
+    let launch = suite.environment.iter().fold(launch, |launch, (name, value)| launch.env(name, value));
+    // Not `run`: a signal that ends this program is to end it, and with it the ranks.
+    let report = launch.output(Output::Captured).keep_going().spawn()?.wait(Instant::now() + LIMIT)?;
     let ranks = report.output.iter().zip(&report.exits).map(|(output, exit)| {
         let mut verdicts = Vec::new();
         let mut end = exit.to_string();
