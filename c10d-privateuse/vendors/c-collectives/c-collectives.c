@@ -2,12 +2,14 @@
  * processes (or threads) of one machine.
  *
  * Ranks share one piece of memory. Rank 0 makes it, and hands the others an id by which they find it: through c10d's
- * store, or, where a group is split, through the memory of the whole. In it every rank has a seat, and two rings to each
- * other: STREAM for collectives, which come one at a time, and MAIL for messages, each behind a header.
+ * store, or, where a group is split, through the memory of the whole. In it every rank has a seat, and rings to each rank,
+ * itself among them: one for collectives, so that they never wait behind messages, and one for messages.
  *
- * A collective begins with one announcement from each rank to each: the call's fingerprint, and how much will follow for
- * whom. So all know who called something else, before any payload moves. The rest is `exchange`: one piece to each rank
- * and one from each, all at once, reduced as it comes or not. The first failure is written down once, for all.
+ * All that goes through a ring is a message: a header with the call's fingerprint, then the bytes. Send and receive are
+ * one message; a collective is, for each of its tensors, one message from each rank to each, of which many are empty. A
+ * message that belongs to another call, or has another length than the receiver's call has it, is told before it is used.
+ * So every rank learns of it when ranks call different things, since it hears from all. When all is there, what came is
+ * copied to where it belongs, or reduced in rank order. The first failure is written down once, for all.
  *
  * There are no threads here: c10d's thread that submits does the work. Every wait looks at the deadline, at c10d's abort
  * flag, at that failure, and at whether the ranks it waits for still live. */
@@ -39,35 +41,27 @@
 C10D_PLUGIN_NOTE(NAME);
 
 #define MAX_RANKS 64u
-#define NOBODY MAX_RANKS
-#define CHUNK (64u << 10)          /* Bytes that are reduced at a time, for each rank. */
 #define UNCLAIMED (64u << 20)      /* Bytes of messages that nobody asked for yet, for each sender. */
 #define SLICE_NS (20 * 1000000ull) /* How often a wait looks around. */
 #define BIT(rank) ((uint64_t)1 << (rank))
-
-enum lane { STREAM, MAIL, LANES };
+#define LANES 2 /* Of collectives, and of messages. */
 
 /* ---- What the ranks share. All of them are this program on this machine: structs as they are. ------------ */
-
-struct id { int32_t pid, fd; };
 
 struct seat {
     _Alignas(64) atomic_int pid; /* Once the rank is here. */
     atomic_int left;             /* It said goodbye. */
     atomic_uint bell;            /* Rung when there is news for the rank. */
-    atomic_int offers;           /* The id of a part that this rank makes: */
-    uint8_t session[16];
-    struct id id;
 };
 
-/* The first failure. `speaker` and `guilty` disagree, or the speaker misses the guilty. */
+/* The first failure. With C10D_MISMATCH, `speaker` got a message from `guilty` that is not of its call. */
 struct failure {
     int32_t status;
     uint32_t speaker;
     uint64_t guilty;      /* Bits of ranks. */
-    uint8_t calls[2][24]; /* C10D_MISMATCH: their fingerprints, */
-    uint64_t values[2];   /* and, if those are the same or say nothing of it, the field with both values. */
-    char field[16], text[160];
+    uint8_t calls[2][24]; /* C10D_MISMATCH: the fingerprints of speaker and guilty, */
+    uint64_t values[2];   /* and the field in which they differ where those do not say it. */
+    char field[8], text[160];
 };
 
 struct shared {
@@ -83,15 +77,9 @@ struct ring {
     char data[];
 };
 
-struct announcement { /* Only as many entries as there are ranks are sent. */
-    uint8_t fingerprint[24];
-    struct { uint64_t to, to_cut, from, from_cut; } with[MAX_RANKS]; /* Bytes, and a hash of how they are cut. */
-};
-
 struct header {
-    uint8_t fingerprint[24];
-    uint64_t bytes;
-    uint32_t tag, dtype;
+    uint8_t call[24]; /* The fingerprint. */
+    uint64_t tag, bytes, dtype;
 };
 
 /* ---- A group --------------------------------------------------------------------------------------------- */
@@ -100,16 +88,23 @@ struct piece { char *data; uint64_t bytes; };
 
 struct message {
     struct message *next;
-    struct header header;
     uint32_t from;
-    char data[];
+    struct header header;
+    _Alignas(16) char data[];
 };
 
 struct inbox { /* What is being read from one rank. */
     struct header header;
-    struct piece head, body;
-    struct message *message;
+    struct message *message; /* Once its header is here. */
+    struct piece rest;       /* Of the header, then of the message. */
     uint64_t unclaimed;
+};
+
+struct lane { /* All under the lock. */
+    pthread_mutex_t lock;
+    const struct transfer *writing[MAX_RANKS]; /* What is being written to each rank. */
+    struct inbox inboxes[MAX_RANKS];
+    struct message *messages, **last; /* Whole ones, in the order in which they came. */
 };
 
 struct group {
@@ -119,20 +114,23 @@ struct group {
     struct shared *shared;
     size_t bytes;
     struct pollfd lives[MAX_RANKS];
-    char *scratch; /* A chunk per rank, of the collective that runs. */
-    pthread_mutex_t lock, splitting;
-    /* Under the lock: */
-    uint64_t writing; /* Ranks to which a message is being written. */
-    struct inbox inboxes[MAX_RANKS];
-    struct message *messages, **last; /* Whole ones, in the order in which they came. */
+    struct lane lanes[LANES];
+};
+
+struct transfer { /* One message, to a rank or from one of these. */
+    int out, over;
+    uint64_t ranks;
+    struct header header;
+    struct piece head, body; /* What is still to be written; or where what comes belongs. */
+    struct message *got;
 };
 
 struct op {
     const c10d_request *request;
-    uint64_t token, deadline;
-    int over, writes;
-    struct header header;
-    struct piece head, payload;
+    uint64_t deadline, count;
+    struct lane *lane;
+    struct transfer *transfers;
+    int over;
     uint32_t source;
 };
 
@@ -179,16 +177,6 @@ static int fail_with(struct group *g, const struct failure *why) {
 static int fail(struct group *g, int32_t status, uint64_t guilty, const char *text) {
     struct failure why = {.status = status, .speaker = g->rank, .guilty = guilty};
     snprintf(why.text, sizeof why.text, "%s", text);
-    return fail_with(g, &why);
-}
-
-static int differ(struct group *g, uint32_t speaker, const uint8_t *its, uint32_t guilty, const uint8_t *call,
-                  const char *field, uint64_t mine, uint64_t theirs) {
-    struct failure why = {.status = C10D_MISMATCH, .speaker = speaker, .guilty = BIT(guilty), .values = {mine, theirs}};
-    memcpy(why.calls[0], its, 24);
-    memcpy(why.calls[1], call, 24);
-    snprintf(why.field, sizeof why.field, "%s", field);
-    snprintf(why.text, sizeof why.text, "ranks call different things at the same place");
     return fail_with(g, &why);
 }
 
@@ -268,13 +256,13 @@ static int32_t identity(uint32_t index, char *text, uint64_t capacity, uint64_t 
     return *len < capacity ? C10D_OK : C10D_RESOURCE;
 }
 
-/* ---- Moving bytes ---------------------------------------------------------------------------------------- */
+/* ---- Messages. All under the lane's lock. ---------------------------------------------------------------- */
 
-/* Sends to a rank, or receives from it, what goes at once, and moves the piece on. */
-static void pump(struct group *g, enum lane lane, uint32_t peer, struct piece *piece, int out) {
+/* Writes to a rank, or reads from it, what goes at once, and moves the piece on. */
+static void pump(struct group *g, struct lane *lane, uint32_t peer, struct piece *piece, int out) {
     const uint32_t from = out ? g->rank : peer, to = out ? peer : g->rank;
-    const size_t stride = sizeof(struct ring) + g->ring;
-    struct ring *ring = (void *)((char *)(g->shared + 1) + (((size_t)lane * g->size + from) * g->size + to) * stride);
+    const size_t index = ((size_t)(lane - g->lanes) * g->size + from) * g->size + to;
+    struct ring *ring = (void *)((char *)(g->shared + 1) + index * (sizeof *ring + g->ring));
     while (piece->bytes > 0) {
         uint64_t at = atomic_load(out ? &ring->written : &ring->read);
         uint64_t room = out ? g->ring - (at - atomic_load(&ring->read)) : atomic_load(&ring->written) - at;
@@ -289,25 +277,75 @@ static void pump(struct group *g, enum lane lane, uint32_t peer, struct piece *p
     }
 }
 
-/* One piece to each rank and one from each, all at once. The pieces of this rank are left alone. */
-static int exchange(struct group *g, struct op *op, const struct piece *to, const struct piece *from) {
-    struct piece out[MAX_RANKS], in[MAX_RANKS];
-    memcpy(out, to, g->size * sizeof *out);
-    memcpy(in, from, g->size * sizeof *in);
+static struct piece head(struct header *header) { return (struct piece){(char *)header, sizeof *header}; }
+
+/* Reads what has come from one rank. Of a rank with too many unclaimed messages no further one is begun. */
+static int read_from(struct group *g, struct lane *lane, uint32_t from) {
+    struct inbox *in = &lane->inboxes[from];
     for (;;) {
-        uint32_t heard = atomic_load(&seat(g, g->rank)->bell);
-        uint64_t waiting = 0, dead, left;
-        look(g, &dead, &left);
-        for (uint32_t p = 0; p < g->size; p++) {
-            if (p == g->rank) continue;
-            pump(g, STREAM, p, &in[p], 0);
-            pump(g, STREAM, p, &out[p], 1);
-            if (in[p].bytes || out[p].bytes) waiting |= BIT(p);
+        pump(g, lane, from, &in->rest, 0);
+        if (in->rest.bytes) return 0;
+        if (in->message) {
+            *lane->last = in->message;
+            lane->last = &in->message->next;
+            in->message = NULL;
+            in->rest = head(&in->header);
+        } else {
+            if (in->unclaimed >= UNCLAIMED) return 0;
+            in->message = malloc(sizeof *in->message + in->header.bytes);
+            if (!in->message) return fail(g, C10D_RESOURCE, 0, "no memory for a message");
+            *in->message = (struct message){.from = from, .header = in->header};
+            in->rest = (struct piece){in->message->data, in->header.bytes};
+            in->unclaimed += in->header.bytes;
         }
-        if (!waiting) return 0;
-        if (check(g, op, waiting, dead, left)) return -1;
-        rest(g, heard);
     }
+}
+
+/* The first message from these ranks with this tag, taken out of the list. */
+static struct message *take(struct lane *lane, uint64_t from, uint64_t tag) {
+    for (struct message **at = &lane->messages; *at; at = &(*at)->next) {
+        struct message *m = *at;
+        if (!(from & BIT(m->from)) || m->header.tag != tag) continue;
+        *at = m->next;
+        if (!m->next) lane->last = at;
+        lane->inboxes[m->from].unclaimed -= m->header.bytes;
+        return m;
+    }
+    return NULL;
+}
+
+/* Goes on with a message that is to be written to a rank. */
+static void give(struct group *g, struct lane *lane, struct transfer *t) {
+    const uint32_t to = (uint32_t)__builtin_ctzll(t->ranks);
+    if (lane->writing[to] && lane->writing[to] != t) return;
+    lane->writing[to] = t;
+    pump(g, lane, to, &t->head, 1);
+    if (!t->head.bytes) pump(g, lane, to, &t->body, 1);
+    if (t->head.bytes || t->body.bytes) return;
+    t->over = 1;
+    lane->writing[to] = NULL;
+    ring_bell(g, g->rank);
+}
+
+static uint64_t elements(const c10d_request *r, uint64_t bytes) {
+    const c10d_span *any = r->inputs ? r->inputs : r->outputs;
+    return any ? bytes / (any->type_bits / 8) : 0;
+}
+
+/* Looks for a message that shall come, and whether it is of this call. */
+static int get(struct group *g, const c10d_request *r, struct lane *lane, struct transfer *t) {
+    struct message *m = t->got = take(lane, t->ranks, t->header.tag);
+    if (!m) return 0;
+    t->over = 1;
+    if (!memcmp(m->header.call, r->fingerprint, 24) && m->header.bytes == t->body.bytes) return 0;
+    struct failure why = {.status = C10D_MISMATCH, .speaker = g->rank, .guilty = BIT(m->from), .field = "count",
+                          .values = {elements(r, t->body.bytes), elements(r, m->header.bytes)},
+                          .text = "ranks call different things at the same place"};
+    if (m->header.dtype != r->dtype)
+        strcpy(why.field, "dtype"), why.values[0] = r->dtype, why.values[1] = m->header.dtype;
+    memcpy(why.calls[0], r->fingerprint, 24);
+    memcpy(why.calls[1], m->header.call, 24);
+    return fail_with(g, &why);
 }
 
 /* ---- Reducing: acc[i] = op(acc[i], with[i]) -------------------------------------------------------------- */
@@ -344,183 +382,75 @@ static void average(const c10d_request *r, void *acc, uint64_t bytes, uint32_t s
     else for (uint64_t i = 0; i < bytes / 8; i++) ((double *)acc)[i] /= (double)size;
 }
 
-/* As `exchange`, but what comes in, the own piece among it, is reduced in rank order into from[rank].data. Chunk by
- * chunk through the scratch memory, so that the result may lie where the own piece is. */
-static int exchange_reducing(struct group *g, struct op *op, const struct piece *to, const struct piece *from) {
-    for (uint64_t done = 0;; done += CHUNK) {
-        struct piece out[MAX_RANKS], in[MAX_RANKS];
-        uint64_t left = 0;
-        for (uint32_t p = 0; p < g->size; p++) {
-            uint64_t o = to[p].bytes > done ? to[p].bytes - done : 0, i = from[p].bytes > done ? from[p].bytes - done : 0;
-            out[p] = (struct piece){o ? to[p].data + done : NULL, o < CHUNK ? o : CHUNK};
-            in[p] = (struct piece){g->scratch + (size_t)p * CHUNK, i < CHUNK ? i : CHUNK};
-            left |= o | i;
-        }
-        if (!left) return 0;
-        struct piece own = in[g->rank];
-        if (own.bytes) memcpy(own.data, out[g->rank].data, own.bytes);
-        if (exchange(g, op, out, in)) return -1;
-        if (!own.bytes) continue;
-        for (uint32_t p = 1; p < g->size; p++) combine(op->request, g->scratch, in[p].data, own.bytes);
-        if (op->request->reduce == C10D_AVG) average(op->request, g->scratch, own.bytes, g->size);
-        memcpy(from[g->rank].data + done, g->scratch, own.bytes);
+/* When all is there: what came is copied to where it belongs, or reduced there. The messages of a tensor are in rank
+ * order, and what this rank had for it is among them. */
+static void finish(const struct group *g, struct op *op) {
+    const c10d_request *r = op->request;
+    for (uint64_t i = 0; i < op->count; i++) {
+        const struct transfer *t = &op->transfers[i];
+        if (t->out) continue;
+        op->source = t->got->from;
+        if (!t->body.bytes) continue;
+        if (r->reduce == C10D_NO_REDUCE || t->got->from == 0) memcpy(t->body.data, t->got->data, t->body.bytes);
+        else combine(r, t->body.data, t->got->data, t->body.bytes);
+        if (r->reduce == C10D_AVG && t->got->from == g->size - 1) average(r, t->body.data, t->body.bytes, g->size);
     }
 }
 
-/* ---- Collectives ----------------------------------------------------------------------------------------- */
-
-static uint64_t element(const c10d_request *r) {
-    static const uint8_t SIZES[] = {1, 1, 2, 2, 4, 4, 8, 8, 2, 2, 4, 8, 1, 8, 16, 1, 1};
-    return r->dtype < sizeof SIZES ? SIZES[r->dtype] : 1;
-}
+/* ---- What an operation is made of ------------------------------------------------------------------------ */
 
 /* Elements first .. first + count of a tensor. */
-static struct piece part(const c10d_request *r, const c10d_span *span, uint64_t first, uint64_t count) {
+static struct piece part(const c10d_span *span, uint64_t first, uint64_t count) {
     if (!count) return (struct piece){NULL, 0};
+    const uint64_t size = span->type_bits / 8;
     char *base = span->device_type == C10D_DEVICE_CPU ? span->data : memory_of(span->data)->data;
-    return (struct piece){base + span->offset + first * element(r), count * element(r)};
+    return (struct piece){base + span->offset + first * size, count * size};
 }
 
 /* What goes to a rank, or comes from it: a whole tensor, the rank's of a list, its block, or its split. A root has to do
  * with it at one end. */
 enum cut { NONE, WHOLE, EACH_ONE, BLOCK, SPLIT };
 enum root { ANY, FROM_ROOT, TO_ROOT };
-static const struct { uint8_t in_place, to, from, root, reduces; } WAYS[C10D_OPS] = {
-    [C10D_BROADCAST] = {1, WHOLE, WHOLE, FROM_ROOT, 0},
-    [C10D_ALL_REDUCE] = {1, WHOLE, WHOLE, ANY, 1},
-    [C10D_ALL_REDUCE_COALESCED] = {1, WHOLE, WHOLE, ANY, 1},
-    [C10D_REDUCE] = {1, WHOLE, WHOLE, TO_ROOT, 1},
-    [C10D_ALL_GATHER] = {0, WHOLE, EACH_ONE, ANY, 0},
-    [C10D_ALL_GATHER_COALESCED] = {0, WHOLE, EACH_ONE, ANY, 0},
-    [C10D_ALL_GATHER_INTO] = {0, WHOLE, BLOCK, ANY, 0},
-    [C10D_ALL_GATHER_INTO_COALESCED] = {0, WHOLE, BLOCK, ANY, 0},
-    [C10D_REDUCE_SCATTER] = {0, EACH_ONE, WHOLE, ANY, 1},
-    [C10D_REDUCE_SCATTER_INTO] = {0, BLOCK, WHOLE, ANY, 1},
-    [C10D_REDUCE_SCATTER_INTO_COALESCED] = {0, BLOCK, WHOLE, ANY, 1},
-    [C10D_GATHER] = {0, WHOLE, EACH_ONE, TO_ROOT, 0},
-    [C10D_SCATTER] = {0, EACH_ONE, WHOLE, FROM_ROOT, 0},
-    [C10D_ALL_TO_ALL] = {0, EACH_ONE, EACH_ONE, ANY, 0},
-    [C10D_ALL_TO_ALL_SINGLE] = {0, SPLIT, SPLIT, ANY, 0},
+static const struct { uint8_t to, from, root; } WAYS[C10D_OPS] = {
+    [C10D_BROADCAST] = {WHOLE, WHOLE, FROM_ROOT},
+    [C10D_ALL_REDUCE] = {WHOLE, WHOLE, ANY},
+    [C10D_ALL_REDUCE_COALESCED] = {WHOLE, WHOLE, ANY},
+    [C10D_REDUCE] = {WHOLE, WHOLE, TO_ROOT},
+    [C10D_ALL_GATHER] = {WHOLE, EACH_ONE, ANY},
+    [C10D_ALL_GATHER_COALESCED] = {WHOLE, EACH_ONE, ANY},
+    [C10D_ALL_GATHER_INTO] = {WHOLE, BLOCK, ANY},
+    [C10D_ALL_GATHER_INTO_COALESCED] = {WHOLE, BLOCK, ANY},
+    [C10D_REDUCE_SCATTER] = {EACH_ONE, WHOLE, ANY},
+    [C10D_REDUCE_SCATTER_INTO] = {BLOCK, WHOLE, ANY},
+    [C10D_REDUCE_SCATTER_INTO_COALESCED] = {BLOCK, WHOLE, ANY},
+    [C10D_GATHER] = {WHOLE, EACH_ONE, TO_ROOT},
+    [C10D_SCATTER] = {EACH_ONE, WHOLE, FROM_ROOT},
+    [C10D_ALL_TO_ALL] = {EACH_ONE, EACH_ONE, ANY},
+    [C10D_ALL_TO_ALL_SINGLE] = {SPLIT, SPLIT, ANY},
 };
 
-static struct piece cut(const struct group *g, const c10d_request *r, const c10d_span *spans, const uint64_t *splits,
-                        enum cut how, uint64_t i, uint32_t p) {
+/* Of tensor (or list of them) i, what rank p has to do with. */
+static struct piece cut(const struct group *g, const c10d_span *spans, const uint64_t *splits, enum cut how, uint64_t i,
+                        uint32_t p) {
+    if (how == NONE) return (struct piece){NULL, 0};
     const c10d_span *span = c10d_span_at(spans, how == EACH_ONE ? i * g->size + p : i);
     uint64_t first = 0, each = span->count / g->size;
-    if (how == WHOLE || how == EACH_ONE) return part(r, span, 0, span->count);
-    if (how == BLOCK || !splits) return part(r, span, p * each, each);
+    if (how == WHOLE || how == EACH_ONE) return part(span, 0, span->count);
+    if (how == BLOCK || !splits) return part(span, p * each, each);
     for (uint32_t q = 0; q < p; q++) first += splits[q];
-    return part(r, span, first, splits[p]);
+    return part(span, first, splits[p]);
 }
 
-/* For tensor (or list of them) i of the call: what goes to each rank, and what comes from each. */
-static void lay_out(const struct group *g, const c10d_request *r, uint64_t i, struct piece *to, struct piece *from) {
-    const int way = WAYS[r->op].root, me_root = g->rank == r->root, in_place = WAYS[r->op].in_place;
-    for (uint32_t p = 0; p < g->size; p++) {
-        const int out = way == FROM_ROOT ? me_root : way == TO_ROOT ? p == r->root : 1;
-        const int in = way == FROM_ROOT ? p == r->root : way == TO_ROOT ? me_root : 1;
-        to[p] = from[p] = (struct piece){NULL, 0};
-        if (WAYS[r->op].to == NONE) continue;
-        if (out) to[p] = cut(g, r, in_place ? r->outputs : r->inputs, r->input_splits, WAYS[r->op].to, i, p);
-        if (in) from[p] = cut(g, r, r->outputs, r->output_splits, WAYS[r->op].from, i, p);
-    }
+/* Whether the tensors of one rank go to another. */
+static int goes(const c10d_request *r, uint32_t from, uint32_t to) {
+    return WAYS[r->op].root == FROM_ROOT ? from == r->root : WAYS[r->op].root == TO_ROOT ? to == r->root : 1;
 }
 
-/* How many tensors (or lists of them) the call has; each is laid out for itself. */
+/* How many tensors (or lists of them) the call has. */
 static uint64_t tensors(const c10d_request *r) {
     if (r->op == C10D_ALL_REDUCE_COALESCED) return r->output_count;
     return r->op == C10D_ALL_GATHER_COALESCED || r->op == C10D_ALL_GATHER_INTO_COALESCED ||
                    r->op == C10D_REDUCE_SCATTER_INTO_COALESCED ? r->input_count : 1;
-}
-
-/* Every rank tells every other what it calls; back when all have, and all call the same. */
-static int announce(struct group *g, struct op *op) {
-    const c10d_request *r = op->request;
-    const uint64_t len = offsetof(struct announcement, with[g->size]);
-    struct announcement all[MAX_RANKS], *mine = &all[g->rank];
-    struct piece to[MAX_RANKS], from[MAX_RANKS];
-    memset(mine, 0, sizeof *mine);
-    memcpy(mine->fingerprint, r->fingerprint, 24);
-    for (uint64_t i = 0; i < tensors(r); i++) {
-        lay_out(g, r, i, to, from);
-        for (uint32_t p = 0; p < g->size; p++) {
-            mine->with[p].to += to[p].bytes;
-            mine->with[p].to_cut = (mine->with[p].to_cut ^ to[p].bytes) * 0x100000001b3u;
-            mine->with[p].from += from[p].bytes;
-            mine->with[p].from_cut = (mine->with[p].from_cut ^ from[p].bytes) * 0x100000001b3u;
-        }
-    }
-    for (uint32_t p = 0; p < g->size; p++) {
-        to[p] = (struct piece){(char *)mine, len};
-        from[p] = (struct piece){(char *)&all[p], len};
-    }
-    if (exchange(g, op, to, from)) return -1;
-    for (uint32_t p = 0; p < g->size; p++)
-        if (memcmp(all[p].fingerprint, mine->fingerprint, 24))
-            return differ(g, g->rank, mine->fingerprint, p, all[p].fingerprint, "", 0, 0);
-    for (uint32_t p = 0; p < g->size; p++) /* What q has for p. */
-        for (uint32_t q = 0; q < g->size; q++)
-            if (all[p].with[q].from != all[q].with[p].to || all[p].with[q].from_cut != all[q].with[p].to_cut)
-                return differ(g, p, all[p].fingerprint, q, all[q].fingerprint, "count",
-                              all[p].with[q].from / element(r), all[q].with[p].to / element(r));
-    return 0;
-}
-
-static int collective(struct group *g, struct op *op) {
-    const c10d_request *r = op->request;
-    if (announce(g, op)) return -1;
-    for (uint64_t i = 0; i < tensors(r); i++) {
-        struct piece to[MAX_RANKS], from[MAX_RANKS];
-        int over;
-        lay_out(g, r, i, to, from);
-        if (WAYS[r->op].reduces) {
-            over = exchange_reducing(g, op, to, from);
-        } else {
-            /* The own piece may already be where it belongs. */
-            if (from[g->rank].bytes) memmove(from[g->rank].data, to[g->rank].data, from[g->rank].bytes);
-            over = exchange(g, op, to, from);
-        }
-        if (over) return -1;
-    }
-    return 0;
-}
-
-/* ---- Messages. All under the lock. ----------------------------------------------------------------------- */
-
-/* Reads what has come from one rank. Of a rank with too many unclaimed messages no further one is begun. */
-static int read_mail(struct group *g, uint32_t from) {
-    struct inbox *in = &g->inboxes[from];
-    for (;;) {
-        if (!in->message && !in->head.bytes) in->head = (struct piece){(char *)&in->header, sizeof in->header};
-        if (!in->message && in->unclaimed < UNCLAIMED) {
-            pump(g, MAIL, from, &in->head, 0);
-            if (in->head.bytes) return 0;
-            in->message = malloc(sizeof *in->message + in->header.bytes);
-            if (!in->message) return fail(g, C10D_RESOURCE, 0, "no memory for a message");
-            *in->message = (struct message){.header = in->header, .from = from};
-            in->body = (struct piece){in->message->data, in->header.bytes};
-            in->unclaimed += in->header.bytes;
-        }
-        if (!in->message) return 0;
-        pump(g, MAIL, from, &in->body, 0);
-        if (in->body.bytes) return 0;
-        *g->last = in->message;
-        g->last = &in->message->next;
-        in->message = NULL;
-    }
-}
-
-/* The first message from these ranks with this tag, taken out of the list. */
-static struct message *take(struct group *g, uint64_t from, uint32_t tag) {
-    for (struct message **at = &g->messages; *at; at = &(*at)->next) {
-        struct message *m = *at;
-        if (!(from & BIT(m->from)) || m->header.tag != tag) continue;
-        *at = m->next;
-        if (!m->next) g->last = at;
-        g->inboxes[m->from].unclaimed -= m->header.bytes;
-        return m;
-    }
-    return NULL;
 }
 
 static uint64_t peers(const struct group *g, const c10d_request *r) {
@@ -528,47 +458,73 @@ static uint64_t peers(const struct group *g, const c10d_request *r) {
     return r->op == C10D_RECV_ANY_SOURCE ? all & ~BIT(g->rank) : BIT(r->peer);
 }
 
-static int receive(struct group *g, struct op *op, struct message *m) {
-    const c10d_request *r = op->request;
-    const uint8_t *call = m->header.fingerprint;
-    int bad = 0;
-    if (m->header.dtype != r->dtype)
-        bad = differ(g, g->rank, r->fingerprint, m->from, call, "dtype", r->dtype, m->header.dtype);
-    else if (memcmp(call, r->fingerprint, 24) || m->header.bytes != op->payload.bytes)
-        bad = differ(g, g->rank, r->fingerprint, m->from, call, "count", op->payload.bytes / element(r),
-                     m->header.bytes / element(r));
-    else if (m->header.bytes)
-        memcpy(op->payload.data, m->data, m->header.bytes);
-    op->source = m->from;
-    free(m);
-    return bad ? bad : 1;
+static void add(struct op *op, int out, uint64_t ranks, uint64_t tag, struct piece body) {
+    struct transfer *t = &op->transfers[op->count++];
+    *t = (struct transfer){.out = out, .ranks = ranks, .body = body};
+    t->header = (struct header){.tag = tag, .bytes = body.bytes, .dtype = op->request->dtype};
+    memcpy(t->header.call, op->request->fingerprint, 24);
+    t->head = head(&t->header);
 }
 
-/* Goes on with a message as far as it goes. 1: it is over. */
-static int step(struct group *g, struct op *op) {
-    const c10d_request *r = op->request;
-    struct message *m;
-    if (r->op != C10D_SEND) return (m = take(g, peers(g, r), r->tag)) ? receive(g, op, m) : 0;
-    if (!op->writes && (g->writing & BIT(r->peer))) return 0;
-    op->writes = 1;
-    g->writing |= BIT(r->peer);
-    pump(g, MAIL, r->peer, &op->head, 1);
-    if (!op->head.bytes) pump(g, MAIL, r->peer, &op->payload, 1);
-    if (op->head.bytes || op->payload.bytes) return 0;
-    g->writing &= ~BIT(r->peer);
-    ring_bell(g, g->rank);
-    return 1;
+/* An operation of so many messages, none of which is there yet. */
+static int open_op(struct group *g, struct op *op, const c10d_request *r, uint64_t messages) {
+    *op = (struct op){.request = r, .deadline = later(r->timeout_ns), .lane = &g->lanes[r->op <= C10D_RECV_ANY_SOURCE]};
+    op->transfers = calloc(messages, sizeof *op->transfers);
+    return op->transfers ? 0 : -1;
+}
+
+static void close_op(struct op *op) {
+    for (uint64_t i = 0; i < op->count; i++) free(op->transfers[i].got);
+    free(op->transfers);
+}
+
+static int begin(struct group *g, struct op *op, const c10d_request *r) {
+    const int message = r->op <= C10D_RECV_ANY_SOURCE;
+    if (open_op(g, op, r, message ? 1 : tensors(r) * g->size * 2)) return -1;
+    if (message) {
+        const c10d_span *span = r->op == C10D_SEND ? r->inputs : r->outputs;
+        add(op, r->op == C10D_SEND, peers(g, r), r->tag, part(span, 0, span->count));
+        return 0;
+    }
+    for (uint64_t i = 0; i < tensors(r); i++) {
+        for (uint32_t p = 0; p < g->size; p++) {
+            struct piece to = {NULL, 0}, from = to;
+            if (goes(r, g->rank, p)) to = cut(g, r->inputs ? r->inputs : r->outputs, r->input_splits, WAYS[r->op].to, i, p);
+            if (goes(r, p, g->rank)) from = cut(g, r->outputs, r->output_splits, WAYS[r->op].from, i, p);
+            add(op, 1, BIT(p), 0, to);
+            add(op, 0, BIT(p), 0, from);
+        }
+    }
+    return 0;
 }
 
 /* ---- Operations ------------------------------------------------------------------------------------------ */
 
+/* Goes on with an operation as far as it goes. 1: it is over. */
+static int advance(struct group *g, struct op *op, uint64_t dead, uint64_t left) {
+    uint64_t waiting = 0;
+    int failed = 0;
+    pthread_mutex_lock(&op->lane->lock);
+    for (uint32_t p = 0; p < g->size && !failed; p++) failed = read_from(g, op->lane, p);
+    for (uint64_t i = 0; i < op->count && !failed; i++) {
+        struct transfer *t = &op->transfers[i];
+        if (!t->over && t->out) give(g, op->lane, t);
+        else if (!t->over) failed = get(g, op->request, op->lane, t);
+        if (!t->over) waiting |= t->ranks;
+    }
+    pthread_mutex_unlock(&op->lane->lock);
+    if (failed) return -1;
+    if (waiting) return check(g, op, waiting & ~BIT(g->rank), dead, left);
+    finish(g, op);
+    return 1;
+}
+
 /* Ends an operation, as the group's failure has it. */
-static void end(struct group *g, struct op *op, c10d_done done, int failed) {
+static void end(struct group *g, struct op *op, int failed, c10d_done done, uint64_t token) {
     c10d_result result = {.struct_size = sizeof result, .source = op->source};
     struct failure why = g->shared->failure;
     uint32_t guilty[MAX_RANKS];
     char values[2][24];
-    op->over = 1;
     if (failed && why.status == C10D_MISMATCH) {
         /* As this rank sees it: on the speaker's side, on the other, or watching two that disagree. */
         const uint8_t *call = op->request->fingerprint;
@@ -585,56 +541,43 @@ static void end(struct group *g, struct op *op, c10d_done done, int failed) {
     }
     for (uint32_t p = 0; failed && p < g->size; p++)
         if (why.guilty & BIT(p)) guilty[result.guilty_count++] = p;
-    if (failed) result.status = why.status, result.guilty = guilty;
-    if (failed) result.message = why.text, result.message_len = strlen(why.text);
-    done(g->host, op->token, &result);
+    if (failed) {
+        result.status = why.status ? why.status : C10D_ABORTED; /* Somebody is just writing it down. */
+        result.message = why.text, result.message_len = strlen(why.text), result.guilty = guilty;
+    }
+    done(g->host, token, &result);
 }
 
-/* Messages, all at once. */
-static void exchange_messages(struct group *g, struct op *ops, uint64_t count, c10d_done done) {
+/* Operations, all at once, to their end; `done` may be null. */
+static int run(struct group *g, struct op *ops, uint64_t count, c10d_done done, const uint64_t *tokens) {
+    int failed = 0;
     for (uint64_t left = count; left > 0;) {
         uint32_t heard = atomic_load(&seat(g, g->rank)->bell);
         uint64_t dead, gone;
-        int failed = 0;
         look(g, &dead, &gone);
         for (uint64_t i = 0; i < count; i++) {
-            struct op *op = &ops[i];
-            if (op->over) continue;
-            pthread_mutex_lock(&g->lock);
-            for (uint32_t p = 0; p < g->size && !failed; p++) failed = p != g->rank && read_mail(g, p);
-            int over = failed ? -1 : step(g, op);
-            if (!over) over = check(g, op, peers(g, op->request), dead, gone);
-            pthread_mutex_unlock(&g->lock);
+            int over = ops[i].over ? 0 : advance(g, &ops[i], dead, gone);
             if (!over) continue;
-            end(g, op, done, over < 0);
+            if (done) end(g, &ops[i], over < 0, done, tokens[i]);
+            ops[i].over = 1;
+            failed |= over < 0;
             left--;
         }
         if (left) rest(g, heard);
     }
+    for (uint64_t i = 0; i < count; i++) close_op(&ops[i]);
+    return failed;
 }
 
 static int32_t submit_batch(void *group, const c10d_request *const *requests, const uint64_t *tokens, uint64_t count,
                             c10d_done done, c10d_why *why) {
-    struct group *g = group;
     struct op *ops = calloc(count, sizeof *ops);
-    if (!ops) return c10d_fail(why, C10D_RESOURCE, "no memory for a batch");
-    for (uint64_t i = 0; i < count; i++) {
-        const c10d_request *r = requests[i];
-        const c10d_span *span = r->op == C10D_SEND ? r->inputs : r->outputs;
-        struct op *op = &ops[i];
-        *op = (struct op){.request = r, .token = tokens[i], .deadline = later(r->timeout_ns)};
-        if (r->op > C10D_RECV_ANY_SOURCE) continue;
-        op->payload = part(r, span, 0, span->count);
-        op->header = (struct header){.bytes = op->payload.bytes, .tag = r->tag, .dtype = r->dtype};
-        memcpy(op->header.fingerprint, r->fingerprint, 24);
-        op->head = (struct piece){(char *)&op->header, sizeof op->header};
-    }
-    if (requests[0]->op > C10D_RECV_ANY_SOURCE)
-        end(g, ops, done, check(g, ops, 0, 0, 0) || collective(g, ops));
-    else
-        exchange_messages(g, ops, count, done);
+    uint64_t begun = 0;
+    while (ops && begun < count && !begin(group, &ops[begun], requests[begun])) begun++;
+    if (begun == count) run(group, ops, count, done, tokens);
+    else while (begun > 0) close_op(&ops[--begun]);
     free(ops);
-    return C10D_OK;
+    return begun == count ? C10D_OK : c10d_fail(why, C10D_RESOURCE, "no memory for an operation");
 }
 
 static int32_t submit(void *group, const c10d_request *request, c10d_done done, uint64_t token, c10d_why *why) {
@@ -668,71 +611,64 @@ static int32_t async_error(void *group, uint32_t *guilty, uint32_t *guilty_count
 
 static void destroy_group(void *group) {
     struct group *g = group;
-    for (uint32_t p = 0; p < g->size; p++) {
+    for (uint32_t p = 0; p < g->size; p++)
         if (g->lives[p].fd >= 0) close(g->lives[p].fd);
-        free(g->inboxes[p].message);
+    for (struct lane *lane = g->lanes; lane < g->lanes + LANES; lane++) {
+        for (uint32_t p = 0; p < g->size; p++) free(lane->inboxes[p].message);
+        for (struct message *m; (m = lane->messages); free(m)) lane->messages = m->next;
+        pthread_mutex_destroy(&lane->lock);
     }
-    for (struct message *m; (m = g->messages); free(m)) g->messages = m->next;
     if (g->shared) {
         if (atomic_load(&seat(g, g->rank)->pid)) shut_down(g, 0, NULL); /* Or it was never here. */
         munmap(g->shared, g->bytes);
     }
-    pthread_mutex_destroy(&g->lock);
-    pthread_mutex_destroy(&g->splitting);
-    free(g->scratch);
     free(g);
 }
 
 /* ---- Meeting --------------------------------------------------------------------------------------------- */
 
-/* Whether the meeting may go on; a moment later. */
-static int32_t patience(const c10d_group_init *init, uint64_t deadline, const char *absent, uint32_t rank, c10d_why *why) {
-    char text[80];
-    struct timespec moment = {.tv_nsec = 200000};
-    snprintf(text, sizeof text, absent, rank);
-    if (__atomic_load_n(init->aborted, __ATOMIC_ACQUIRE)) return c10d_fail(why, C10D_ABORTED, "aborted");
-    if (now() >= deadline) return c10d_fail(why, C10D_TIMEOUT, text);
-    nanosleep(&moment, NULL);
-    return C10D_OK;
+struct id { int32_t pid, fd; };
+
+/* The group's failure, with a guilty rank in the words. */
+static int32_t explain(struct group *g, c10d_why *why) {
+    const struct failure *failure = &g->shared->failure;
+    char text[200];
+    if (!failure->guilty) return c10d_fail(why, failure->status, failure->text);
+    snprintf(text, sizeof text, "rank %d: %s", __builtin_ctzll(failure->guilty), failure->text);
+    return c10d_fail(why, failure->status, text);
 }
 
-/* The id that rank 0 has for the others: by the store, or by its seat in the whole. */
-static int32_t hand_out(struct group *g, struct group *whole, const c10d_group_init *init, struct id id, c10d_why *why) {
-    if (!whole) return g->host->store_set(g->host, init->store, "id", 2, &id, sizeof id, init->timeout_ns, why);
-    struct seat *mine = seat(whole, whole->rank);
-    memcpy(mine->session, init->session, 16);
-    mine->id = id;
-    atomic_store(&mine->offers, 1);
-    return C10D_OK;
-}
-
-static int32_t fetch(struct group *g, struct group *whole, uint32_t maker, const c10d_group_init *init, uint64_t deadline,
-                     struct id *id, c10d_why *why) {
-    uint64_t len = 0;
-    if (!whole) {
-        int32_t status = g->host->store_get(g->host, init->store, "id", 2, id, sizeof *id, &len, init->timeout_ns, why);
-        return status || len == sizeof *id ? status : c10d_fail(why, C10D_PROTOCOL, "an id has another size");
-    }
-    struct seat *its = seat(whole, maker);
-    while (!atomic_load(&its->offers) || memcmp(its->session, init->session, 16)) {
-        int32_t status = patience(init, deadline, "rank %u of the whole did not make the part in time", maker, why);
-        if (status) return status;
-    }
-    *id = its->id;
-    return C10D_OK;
+/* Rank 0 hands the id to the others: by the store, or, of a part, by messages in the whole. */
+static int32_t hand_out(const c10d_host *host, struct group *whole, const uint32_t *ranks, const c10d_group_init *init,
+                        const c10d_request *words, struct id *id, c10d_why *why) {
+    uint64_t len = sizeof *id, tag;
+    struct piece piece = {(char *)id, sizeof *id};
+    struct op op;
+    if (!whole && init->rank == 0) return host->store_set(host, init->store, "id", 2, id, len, init->timeout_ns, why);
+    if (!whole) return host->store_get(host, init->store, "id", 2, id, len, &len, init->timeout_ns, why);
+    if (open_op(whole, &op, words, init->size)) return c10d_fail(why, C10D_RESOURCE, "no memory for an id");
+    memcpy(&tag, init->session, sizeof tag); /* Several parts may be made at once. */
+    if (init->rank > 0) add(&op, 0, BIT(ranks[0]), tag, piece);
+    else for (uint32_t p = 1; p < init->size; p++) add(&op, 1, BIT(ranks[p]), tag, piece);
+    return run(whole, &op, 1, NULL, NULL) ? explain(whole, why) : C10D_OK;
 }
 
 /* Finds the memory, takes a seat, and waits until every seat is taken. */
-static int32_t meet(struct group *g, struct group *whole, uint32_t maker, const c10d_group_init *init, int *fd, c10d_why *why) {
-    uint64_t deadline = later(init->timeout_ns);
-    struct id id = {getpid(), 0};
+static int32_t meet(struct group *g, struct group *whole, const uint32_t *ranks, const c10d_group_init *init, int *fd,
+                    c10d_why *why) {
+    c10d_request words = {.op = C10D_BARRIER, .reduce = C10D_NO_REDUCE, .timeout_ns = init->timeout_ns};
+    struct id id = {getpid(), -1};
+    struct op op;
     char path[64];
+    memcpy(words.fingerprint, init->session, 16);
     if (g->rank == 0) {
         *fd = id.fd = memfd_create(NAME, MFD_CLOEXEC);
-        if (*fd < 0 || posix_fallocate(*fd, 0, (off_t)g->bytes)) return c10d_fail(why, C10D_RESOURCE, "no memory to share");
-    } else {
-        int32_t status = fetch(g, whole, maker, init, deadline, &id, why);
-        if (status) return status;
+        if (*fd < 0 || posix_fallocate(*fd, 0, (off_t)g->bytes) || pwrite(*fd, init->session, 16, 0) != 16)
+            return c10d_fail(why, C10D_RESOURCE, "no memory to share");
+    }
+    int32_t status = hand_out(g->host, whole, ranks, init, &words, &id, why);
+    if (status) return status;
+    if (g->rank > 0) {
         snprintf(path, sizeof path, "/proc/%d/fd/%d", id.pid, id.fd);
         *fd = open(path, O_RDWR | O_CLOEXEC);
         if (*fd < 0) return c10d_fail(why, C10D_PEER_DEAD, "rank 0 is gone, or its memory cannot be opened");
@@ -740,20 +676,13 @@ static int32_t meet(struct group *g, struct group *whole, uint32_t maker, const 
     void *shared = mmap(NULL, g->bytes, PROT_READ | PROT_WRITE, MAP_SHARED, *fd, 0);
     if (shared == MAP_FAILED) return c10d_fail(why, C10D_RESOURCE, "cannot map the shared memory");
     g->shared = shared;
-    if (g->rank == 0) {
-        memcpy(g->shared->session, init->session, 16);
-        int32_t status = hand_out(g, whole, init, id, why);
-        if (status) return status;
-    } else if (memcmp(g->shared->session, init->session, 16)) {
+    if (memcmp(g->shared->session, init->session, 16))
         return c10d_fail(why, C10D_PROTOCOL, "the shared memory is another group's");
-    }
     atomic_store(&seat(g, g->rank)->pid, getpid());
+    if (begin(g, &op, &words)) return c10d_fail(why, C10D_RESOURCE, "no memory for a barrier");
+    if (run(g, &op, 1, NULL, NULL)) return explain(g, why);
     for (uint32_t p = 0; p < g->size; p++) {
-        int pid;
-        while (!(pid = atomic_load(&seat(g, p)->pid))) {
-            int32_t status = patience(init, deadline, "rank %u did not come in time", p, why);
-            if (status) return status;
-        }
+        int pid = atomic_load(&seat(g, p)->pid);
         if (pid == getpid()) continue;
         g->lives[p] = (struct pollfd){.fd = (int)syscall(SYS_pidfd_open, pid, 0), .events = POLLIN};
         if (g->lives[p].fd < 0) return c10d_fail(why, errno == ESRCH ? C10D_PEER_DEAD : C10D_RESOURCE, "a rank is gone");
@@ -761,21 +690,22 @@ static int32_t meet(struct group *g, struct group *whole, uint32_t maker, const 
     return C10D_OK;
 }
 
-static int32_t make(const c10d_host *host, struct group *whole, uint32_t maker, const c10d_group_init *init, void **out,
-                    c10d_why *why) {
+static int32_t make(const c10d_host *host, struct group *whole, const uint32_t *ranks, const c10d_group_init *init,
+                    void **out, c10d_why *why) {
     if (init->size > MAX_RANKS) return c10d_fail(why, C10D_UNSUPPORTED, "c-collectives is for 64 ranks at most");
     struct group *g = calloc(1, sizeof *g);
     if (!g) return c10d_fail(why, C10D_RESOURCE, "no memory for a group");
     *g = (struct group){.host = host, .aborted = init->aborted, .rank = init->rank, .size = init->size};
     g->ring = init->size > 8 ? 8 << 10 : 64 << 10;
     g->bytes = sizeof *g->shared + (size_t)LANES * g->size * g->size * (sizeof(struct ring) + g->ring);
-    g->last = &g->messages;
     for (uint32_t p = 0; p < MAX_RANKS; p++) g->lives[p].fd = -1;
-    pthread_mutex_init(&g->lock, NULL);
-    pthread_mutex_init(&g->splitting, NULL);
-    g->scratch = aligned_alloc(64, (size_t)g->size * CHUNK);
+    for (struct lane *lane = g->lanes; lane < g->lanes + LANES; lane++) {
+        pthread_mutex_init(&lane->lock, NULL);
+        lane->last = &lane->messages;
+        for (uint32_t p = 0; p < g->size; p++) lane->inboxes[p].rest = head(&lane->inboxes[p].header);
+    }
     int fd = -1;
-    int32_t status = g->scratch ? meet(g, whole, maker, init, &fd, why) : C10D_RESOURCE;
+    int32_t status = meet(g, whole, ranks, init, &fd, why);
     if (fd >= 0) close(fd); /* On rank 0, when all have it open, or it failed. */
     if (status) destroy_group(g);
     else *out = g;
@@ -783,18 +713,12 @@ static int32_t make(const c10d_host *host, struct group *whole, uint32_t maker, 
 }
 
 static int32_t create_group(const c10d_host *host, const c10d_group_init *init, void **out, c10d_why *why) {
-    return make(host, NULL, 0, init, out, why);
+    return make(host, NULL, NULL, init, out, why);
 }
 
-static int32_t split(void *group, const uint32_t *ranks, const c10d_group_init *init, void **out, c10d_why *why) {
+static int32_t split(void *group, const uint32_t *ranks, const c10d_group_init *init, void **part, c10d_why *why) {
     struct group *whole = group;
-    if (!init) return C10D_OK;
-    if (init->rank > 0) return make(whole->host, whole, ranks[0], init, out, why);
-    pthread_mutex_lock(&whole->splitting); /* One offer at a time. */
-    int32_t status = make(whole->host, whole, ranks[0], init, out, why);
-    atomic_store(&seat(whole, whole->rank)->offers, 0);
-    pthread_mutex_unlock(&whole->splitting);
-    return status;
+    return init ? make(whole->host, whole, ranks, init, part, why) : C10D_OK; /* One of no part has nothing to do. */
 }
 
 /* ---- The tables ------------------------------------------------------------------------------------------ */
