@@ -7,7 +7,8 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use common::{Ended, run, start_with};
+use common::{Ended, is_running, run, start, start_with, until};
+use rustix::process::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -181,18 +182,84 @@ fn no_set_id(dir: &Path) -> bool {
     out.map_or(true, |out| out.stdout.trim_ascii() != b"65534")
 }
 
+/// The suite passes in worlds 1 to this one, with cases in each.
+fn passes(args: &[&str], worlds: u32) {
+    let ended = run(args);
+    assert!(ended.status.success(), "{}{}", ended.stdout, ended.stderr);
+    for world in 1..=worlds {
+        let line = ended.stdout.lines().find(|line| line.starts_with(&format!("world {world}: "))).unwrap();
+        assert!(line.ends_with(" 0 failed") && !line.contains(": 0 cases"), "{line}");
+    }
+}
+
+/// A plugin package of the workspace, as the plugin of this name.
+#[cfg(feature = "gloo-like")]
+fn rust_plugin(dir: &Path, package: &str, name: &str) -> PathBuf {
+    // The folder that other packages' tests use, too: cargo sees to it that one builds at a time.
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("plugins");
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo.args(["build", "--offline", "-p", package, "--target-dir"]).arg(&target);
+    let out = cargo.current_dir(env!("CARGO_MANIFEST_DIR")).output().unwrap();
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    let to = dir.join(format!("libc10d_{name}.so"));
+    std::fs::copy(target.join("debug").join(format!("lib{}.so", package.replace('-', "_"))), &to).unwrap();
+    to
+}
+
+#[test]
+#[cfg(feature = "gloo-like")]
+fn test_passes_a_backend_in_rust() {
+    let dir = directory();
+    passes(&["plugins", "test", text(&rust_plugin(dir.path(), "c10d-elsewhere-plugin", "elsewhere"))], 4);
+}
+
+#[test]
+#[cfg(feature = "gloo-like")]
+fn test_passes_a_device_in_rust() {
+    let dir = directory();
+    passes(&["plugins", "test", text(&rust_plugin(dir.path(), "c10d-guarded-plugin", "guarded"))], 4);
+}
+
 #[test]
 fn test_runs_the_suite_and_finds_what_is_wrong() {
     let dir = directory();
-    let good = plugin(dir.path(), "good", "sum.c", &[]);
-    let ended = run(&["plugins", "test", "--worlds", "1,2", text(&good)]);
-    assert!(ended.status.success(), "{}{}", ended.stdout, ended.stderr);
-    for world in ["world 1: ", "world 2: "] {
-        let line = ended.stdout.lines().find(|line| line.starts_with(world)).unwrap();
-        assert!(line.ends_with(" 0 failed") && !line.contains(": 0 cases"), "{line}");
-    }
+    passes(&["plugins", "test", "--worlds", "1,2", text(&plugin(dir.path(), "good", "sum.c", &[]))], 2);
     let wrong = plugin(dir.path(), "wrong", "sum.c", &["-DMODE=WRONG"]);
     let ended = run(&["plugins", "test", "--worlds", "2", text(&wrong)]);
     assert!(!ended.status.success());
     assert!(ended.stdout.contains("w2/all_reduce/f32/sum/"), "{}", ended.stdout);
+}
+
+/// The processes that descend from this one and have the word in the file of /proc.
+fn descendants(of: u32, file: &str, word: &str) -> Vec<u32> {
+    let parent = |pid: u32| -> Option<u32> {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        stat.rsplit(')').next()?.split_whitespace().nth(1)?.parse().ok()
+    };
+    let is_of = |pid: u32| std::iter::successors(parent(pid), |pid| parent(*pid)).any(|pid| pid == of);
+    let has = |pid: u32| {
+        let text = std::fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default();
+        String::from_utf8_lossy(&text).contains(word)
+    };
+    let all = std::fs::read_dir("/proc").unwrap().filter_map(|e| e.ok()?.file_name().to_str()?.parse().ok());
+    all.filter(|pid| is_of(*pid) && has(*pid)).collect()
+}
+
+#[test]
+fn nothing_outlives_check_and_test() {
+    let dir = directory();
+    // One hangs while it is loaded, and has a process of its own; with the other each rank hangs.
+    let loading = plugin(dir.path(), "loading", "ends.c", &["-DHOW=fork();for(;;)pause()"]);
+    let working = plugin(dir.path(), "working", "sum.c", &["-DMODE=HANG_IN_SUBMIT"]);
+    let check = ["plugins", "check", text(&loading)];
+    let test = ["plugins", "test", "--worlds", "2", text(&working)];
+    for (args, file, word) in [(&check[..], "cmdline", "plugins-load"), (&test, "environ", "C10D_CONFORMANCE_RANK")] {
+        let running = start(args);
+        until("two processes hang", || descendants(running.pid(), file, word).len() == 2);
+        let all = descendants(running.pid(), "cmdline", "");
+        running.signal(Signal::KILL);
+        for pid in all {
+            until("all are gone", || !is_running(pid));
+        }
+    }
 }

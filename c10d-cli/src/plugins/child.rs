@@ -1,10 +1,13 @@
-//! A process in which a plugin may do its worst.
+//! This program once more, as a process in which a plugin may do its worst. It and whatever it starts end with this one,
+//! however this one ends.
 
-use std::io::Read;
+use std::ffi::OsString;
+use std::io::Write;
 use std::path::Path;
-use std::process::{Command, Stdio};
-use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
+
+use c10d::ErrorKind;
+use c10d::launch::{Launch, Output, Report};
 
 use super::{LOAD_VERB, Row};
 
@@ -13,35 +16,41 @@ const LIMIT: Duration = Duration::from_secs(5);
 /// In front of what the parent shall read; a plugin's constructor may print, too.
 pub(super) const MARK: &str = "c10d-plugin ";
 
-/// Loads the file in a child of this program, and gives what it decided, or how it ended instead.
-pub(super) fn load(path: &Path) -> std::io::Result<Result<Row, String>> {
-    let mut command = Command::new(std::env::current_exe()?);
-    command.arg(LOAD_VERB).arg(path).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit());
-    let mut child = command.spawn()?;
-    let mut pipe = child.stdout.take();
-    let (send, heard) = channel();
-    std::thread::spawn(move || {
-        let mut text = Vec::new();
-        let _ = pipe.as_mut().map(|p| p.take(1 << 20).read_to_end(&mut text));
-        let _ = send.send(text);
-    });
-    let until = Instant::now() + LIMIT;
-    let status = loop {
-        match child.try_wait()? {
-            Some(status) => break Some(status),
-            None if Instant::now() >= until => break None,
-            None => std::thread::sleep(Duration::from_millis(5)),
+type Fallible<T> = Result<T, Box<dyn std::error::Error>>;
+
+fn child(words: impl IntoIterator<Item = OsString>) -> std::io::Result<Launch> {
+    Ok(Launch::new(std::env::current_exe()?, words).ranks(1))
+}
+
+/// Whether this program comes to a good end with these words.
+pub(super) fn succeeds(words: impl IntoIterator<Item = OsString>) -> Fallible<bool> {
+    // Signals are not handed on: they end this process, and so the child.
+    let report = child(words)?.output(Output::Inherit).spawn()?.join()?;
+    if let Some(failure) = report.failure.as_ref().filter(|failure| failure.exit.signal.is_some()) {
+        eprintln!("c10d plugins: the suite {}", failure.exit);
+    }
+    Ok(report.exit_code() == 0)
+}
+
+/// Loads the file in a child, and gives what it decided, or how it ended instead.
+pub(super) fn load(path: &Path) -> Fallible<Result<Row, String>> {
+    let job = child([LOAD_VERB.into(), path.into()])?.output(Output::Captured).spawn()?;
+    match job.wait(Instant::now() + LIMIT) {
+        Ok(report) => Ok(decision(&report)),
+        Err(e) if *e.kind() == ErrorKind::Timeout => {
+            Ok(Err(format!("loading it took longer than {} s", LIMIT.as_secs())))
         }
-    };
-    let Some(status) = status else {
-        child.kill()?;
-        child.wait()?;
-        return Ok(Err(format!("loading it took longer than {} s", LIMIT.as_secs())));
-    };
-    // Somebody whom the plugin started may hold the pipe still.
-    let text = heard.recv_timeout(Duration::from_secs(1)).unwrap_or_default();
-    let text = String::from_utf8_lossy(&text);
-    let said = text.lines().rev().find_map(|line| line.strip_prefix(MARK));
-    let row = said.and_then(|json| serde_json::from_str(json).ok());
-    Ok(row.ok_or_else(|| format!("the process that loaded it ended early: {status}")))
+        Err(e) => Err(e.into()),
+    }
+}
+
+fn decision(report: &Report) -> Result<Row, String> {
+    let said = report.output.first().cloned().unwrap_or_default();
+    // The plugin's own words, for people; nobody may be there to read them.
+    let _ = std::io::stderr().write_all(&said.stderr);
+    let text = String::from_utf8_lossy(&said.stdout);
+    let row = text.lines().rev().find_map(|line| line.strip_prefix(MARK));
+    let row = row.and_then(|json| serde_json::from_str(json).ok());
+    let how = report.exits.first().map_or_else(String::new, ToString::to_string);
+    row.ok_or_else(|| format!("the process that loaded it ended early: it {how}"))
 }

@@ -1,7 +1,8 @@
 //! `c10d plugins test`: the conformance suite on a plugin.
 
+use std::ffi::OsString;
 use std::path::Path;
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 
 use c10d::plugins::Verdict;
 use c10d::registry::{Provider, Registry};
@@ -9,7 +10,7 @@ use c10d::{DispatchKey, builtin};
 use c10d_conformance::{Ranks, Selection, Suite};
 
 use super::check::checked;
-use super::{File, SUITE_VERB, one, print_rows};
+use super::{File, SUITE_VERB, child, one, print_rows};
 use crate::Outcome;
 
 #[derive(clap::Args, Clone)]
@@ -30,16 +31,12 @@ pub(super) fn test(path: &Path, options: &Options) -> Outcome {
     print_rows(&rows, false)?;
     let mut good = !rows.is_empty() && !rows.iter().any(|row| row.is(Verdict::Refused));
     for row in rows.iter().filter(|row| row.is(Verdict::Loaded)) {
-        let mut command = Command::new(std::env::current_exe()?);
-        command.arg(SUITE_VERB).arg(&row.path);
-        command.arg("--worlds").arg(options.worlds.iter().map(u32::to_string).collect::<Vec<_>>().join(","));
-        if options.full {
-            command.arg("--full");
-        }
-        if let Some(through) = &options.through {
-            command.arg("--through").arg(through);
-        }
-        good &= command.status()?.success();
+        let worlds: Vec<String> = options.worlds.iter().map(u32::to_string).collect();
+        let mut words: Vec<OsString> = vec![SUITE_VERB.into(), row.path.clone().into()];
+        words.extend(["--worlds".into(), worlds.join(",").into()]);
+        words.extend(options.full.then(|| "--full".into()));
+        words.extend(options.through.iter().flat_map(|through| ["--through".into(), through.into()]));
+        good &= child::succeeds(words)?;
     }
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -73,9 +70,7 @@ pub(crate) fn suite(file: &File) -> Outcome {
 fn parts(count: usize) -> Outcome {
     let mut good = count > 0;
     for part in 0..count {
-        let mut command = Command::new(std::env::current_exe()?);
-        command.args(std::env::args_os().skip(1)).arg("--part").arg(part.to_string());
-        good &= command.status()?.success();
+        good &= child::succeeds(std::env::args_os().skip(1).chain(["--part".into(), part.to_string().into()]))?;
     }
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
