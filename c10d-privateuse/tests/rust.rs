@@ -3,7 +3,7 @@
 mod common;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use c10d_core::device::{DeviceBuffer, DeviceRuntime};
 use c10d_core::ops::MonitoredBarrierOptions;
@@ -70,11 +70,61 @@ fn disagreement_inside_a_plugin_has_its_fields() {
 fn panics_are_errors() {
     let e = elsewhere().name("panics in create").build().unwrap_err();
     assert!(e.to_string().contains("create was told to") && e.to_string().contains("elsewhere"), "{e}");
+    let e = elsewhere().name("panics in split").build().unwrap().new_group(&[0]).map(drop).unwrap_err();
+    assert!(e.to_string().contains("split was told to") && e.to_string().contains("elsewhere"), "{e}");
     let pg = elsewhere().name("panics in submit").build().unwrap();
     let e = pg.all_reduce(&mut [1f32; 4], ReduceOp::Sum).unwrap_err();
     assert!(e.to_string().contains("elsewhere"), "{e}");
     // And the process goes on.
     elsewhere().build().unwrap().barrier().unwrap();
+}
+
+#[test]
+fn a_plugin_splits_groups_and_tells_what_nobody_asked_for() {
+    run_ranks(3, elsewhere().name("divided"), |pg| {
+        // The first division has a rank that is in no part.
+        if let Some(pair) = pg.new_group(&[2, 0])? {
+            let mut x = [pair.rank(); 100];
+            pair.all_reduce(&mut x, ReduceOp::Sum)?;
+            assert_eq!(x, [1; 100]);
+            assert!(pair.failure().is_none());
+            pair.shutdown()?;
+        }
+        let alone = pg.split(Some(pg.rank()), 0)?.unwrap();
+        assert!(alone.failure().is_none());
+        alone.barrier()?;
+        let end = Instant::now() + CAP;
+        let error = loop {
+            assert!(Instant::now() < end, "nobody was told");
+            match alone.failure() {
+                Some(error) => break error.clone(),
+                None => std::thread::sleep(Duration::from_millis(5)),
+            }
+        };
+        let words = format!("division 2: the part of [{}] is out of breath", pg.rank());
+        assert!(error.to_string().contains(&words) && error.to_string().contains("elsewhere"), "{error}");
+        assert_eq!((error.kind(), &error.report().guilty[..]), (&ErrorKind::Device, &[0][..]));
+        // The whole goes on.
+        pg.barrier()?;
+        assert!(pg.failure().is_none());
+        pg.shutdown()
+    })
+    .unwrap();
+}
+
+#[test]
+fn messages_of_a_batch_reach_a_plugin_together() {
+    run_ranks(2, elsewhere().name("batches only"), |pg| {
+        let other = 1 - pg.rank();
+        let sends = (0..3).map(|tag| op::send(vec![tag; 2], other, tag)).collect();
+        let receives = (0..3).rev().map(|tag| op::recv(vec![9; 2], other, tag)).collect();
+        let (sent, received) = pg.batch(sends, receives);
+        let received: Vec<Vec<u32>> = received.into_iter().map(|work| work.wait()).collect::<Result<_, _>>()?;
+        assert_eq!(received, [[2; 2], [1; 2], [0; 2]]);
+        sent.into_iter().try_for_each(|work| work.wait().map(drop))?;
+        pg.shutdown()
+    })
+    .unwrap();
 }
 
 #[test]

@@ -1,11 +1,13 @@
-//! gloo-like as the plugin `elsewhere`. In a group whose name says so it panics.
+//! gloo-like as the plugin `elsewhere`, with groups split off, batches, and an error that nobody waits for. In a group
+//! whose name says so it panics.
 #![allow(unsafe_code)]
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Instant;
 
 use c10d_core::registry::{Provider, Registration};
-use c10d_core::{Backend, Capabilities, DispatchKey, Error, GroupInit, Job, Result};
+use c10d_core::{Backend, Capabilities, DispatchKey, Error, ErrorKind, GroupInit, Job, Result};
 
 static PROVIDER: Provider = Provider {
     source: env!("CARGO_PKG_NAME"),
@@ -23,13 +25,29 @@ c10d_privateuse::export_backend!("elsewhere", PROVIDER);
 
 fn create(init: &GroupInit) -> Result<Arc<dyn Backend>> {
     assert!(&*init.group != "panics in create", "create was told to");
-    let inner = (c10d_gloo_like::PROVIDER.backends[0].create)(init)?;
-    Ok(Arc::new(Elsewhere { inner, panics: &*init.group == "panics in submit" }))
+    Ok(Arc::new(Elsewhere::new(init, None)?))
 }
 
 struct Elsewhere {
     inner: Arc<dyn Backend>,
-    panics: bool,
+    group: Arc<str>,
+    rank: u32,
+    /// The group's ranks in the one that it was split off, and the how manyth division of that one it was.
+    part: Option<(Vec<u32>, u32)>,
+    divisions: AtomicU32,
+    used: AtomicBool,
+}
+
+impl Elsewhere {
+    fn new(init: &GroupInit, part: Option<(Vec<u32>, u32)>) -> Result<Elsewhere> {
+        let inner = (c10d_gloo_like::PROVIDER.backends[0].create)(init)?;
+        let (divisions, used) = (AtomicU32::new(0), AtomicBool::new(false));
+        Ok(Elsewhere { inner, group: init.group.clone(), rank: init.rank, part, divisions, used })
+    }
+
+    fn divided(&self) -> u32 {
+        self.divisions.fetch_add(1, Ordering::Relaxed) + 1
+    }
 }
 
 // SAFETY: passes on what gloo-like promises.
@@ -43,8 +61,33 @@ unsafe impl Backend for Elsewhere {
     }
 
     fn submit(&self, job: Job) {
-        assert!(!self.panics, "submit was told to");
+        assert!(&*self.group != "panics in submit", "submit was told to");
+        assert!(&*self.group != "batches only" || !job.request().op.is_p2p(), "messages come in batches");
+        self.used.store(true, Ordering::Relaxed);
         self.inner.submit(job);
+    }
+
+    fn submit_batch(&self, jobs: Vec<Job>) {
+        self.inner.submit_batch(jobs);
+    }
+
+    fn split(&self, ranks: &[u32], init: &GroupInit) -> Option<Result<Arc<dyn Backend>>> {
+        assert!(&*self.group != "panics in split", "split was told to");
+        assert_eq!(ranks[init.rank as usize], self.rank, "the list of ranks is in no order");
+        let part = Elsewhere::new(init, Some((ranks.to_vec(), self.divided())));
+        Some(part.map(|part| Arc::new(part) as Arc<dyn Backend>))
+    }
+
+    fn no_split(&self) {
+        self.divided();
+    }
+
+    /// A part of one rank fails once it was used.
+    fn failure(&self) -> Option<Error> {
+        let (ranks, division) = self.part.as_ref()?;
+        let failed = ranks.len() == 1 && self.used.load(Ordering::Relaxed);
+        let what = format!("division {division}: the part of {ranks:?} is out of breath");
+        failed.then(|| Error::new(ErrorKind::Device, what).guilty([0]))
     }
 
     fn abort(&self, cause: &Error) {
