@@ -604,6 +604,8 @@ static int32_t async_error(void *group, uint32_t *guilty, uint32_t *guilty_count
     look(g, &dead, &left);
     if (dead) fail(g, C10D_PEER_DEAD, dead, "its process has ended");
     if (atomic_load(&g->shared->failed) != 2) return C10D_OK;
+    /* Of ranks that disagree, each is told at its own call, with what that is. */
+    if (g->shared->failure.status == C10D_MISMATCH) return C10D_OK;
     for (uint32_t p = 0; p < g->size; p++)
         if (g->shared->failure.guilty & BIT(p)) guilty[(*guilty_count)++] = p;
     return c10d_fail(why, g->shared->failure.status, g->shared->failure.text);
