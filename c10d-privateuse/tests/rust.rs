@@ -92,7 +92,8 @@ fn a_plugin_splits_groups_and_tells_what_nobody_asked_for() {
         }
         let alone = pg.split(Some(pg.rank()), 0)?.unwrap();
         assert!(alone.failure().is_none());
-        alone.barrier()?;
+        // It fails from then on, perhaps before this is over.
+        let _ = alone.barrier();
         let end = Instant::now() + CAP;
         let error = loop {
             assert!(Instant::now() < end, "nobody was told");
