@@ -357,7 +357,8 @@ typedef struct c10d_collectives {
     int32_t (*submit_batch)(void *group, const c10d_request *const *requests, const uint64_t *tokens, uint64_t count,
                             c10d_done done, c10d_why *why); /* since 1.2 */
     /* What the group failed of while nobody waited: a peer that is gone, say. C10D_OK: nothing is wrong. Asked from time
-     * to time, and answers at once. `guilty` has room for as many ranks as the group has, `guilty_count` is to be set. */
+     * to time, and answers at once. `guilty` has room for as many ranks as the group has, `guilty_count` is to be set. Not
+     * for C10D_MISMATCH, which each rank is told at its own call, with what differs. */
     int32_t (*async_error)(void *group, uint32_t *guilty, uint32_t *guilty_count, c10d_why *why); /* since 1.2 */
 } c10d_collectives;
 

@@ -71,9 +71,10 @@ impl ExportedGroup {
         self.inner.no_split();
     }
 
-    /// What went wrong while nobody asked.
+    /// What went wrong while nobody asked. Ranks that disagree are each told at their own call, which has the fields.
     pub(super) fn failure(&self) -> Option<Error> {
-        self.group.as_ref()?.failure().cloned()
+        let error = self.group.as_ref()?.failure()?;
+        (!matches!(error.kind(), ErrorKind::Mismatch { .. })).then(|| error.clone())
     }
 
     fn group(&self) -> Result<&ProcessGroup> {
