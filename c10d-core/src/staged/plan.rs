@@ -117,21 +117,17 @@ pub(super) struct Plan<'a> {
 impl<'a> Plan<'a> {
     /// Rounds of about `chunk` bytes of the larger side; one round where nothing of that is known.
     pub(super) fn new(facts: Facts<'a>, chunk: usize) -> Plan<'a> {
-        Plan::with_rounds(facts, chunk, STEPS)
+        let cut = cut(&facts);
+        match cut {
+            Cut::Apart => Plan { facts, cut, total: usize::MAX, each: usize::MAX, rounds: 1 },
+            Cut::Gather => Plan::cut(facts, cut, facts.inputs.iter().sum(), chunk, STEPS),
+            _ => Plan::cut(facts, cut, facts.outputs.iter().sum(), chunk, STEPS),
+        }
     }
 
     /// The same, where each tensor is cut by itself and the longest one anywhere has so many elements.
     pub(super) fn apart(facts: Facts<'a>, chunk: usize, longest: usize) -> Plan<'a> {
         Plan::cut(facts, Cut::Apart, longest, chunk, STEPS - 1)
-    }
-
-    fn with_rounds(facts: Facts<'a>, chunk: usize, most: usize) -> Plan<'a> {
-        let cut = cut(&facts);
-        match cut {
-            Cut::Apart => Plan { facts, cut, total: usize::MAX, each: usize::MAX, rounds: 1 },
-            Cut::Gather => Plan::cut(facts, cut, facts.inputs.iter().sum(), chunk, most),
-            _ => Plan::cut(facts, cut, facts.outputs.iter().sum(), chunk, most),
-        }
     }
 
     fn cut(facts: Facts<'a>, cut: Cut, total: usize, chunk: usize, most: usize) -> Plan<'a> {
@@ -149,12 +145,12 @@ impl<'a> Plan<'a> {
 
     /// The same op in at most so many rounds.
     pub(super) fn limited(self, chunk: usize, most: usize) -> Plan<'a> {
-        if self.rounds <= most { self } else { Plan::with_rounds(self.facts, chunk, most) }
+        if self.rounds <= most { self } else { Plan::cut(self.facts, self.cut, self.total, chunk, most) }
     }
 
-    /// Whether all ranks have the same elements in a round, and some at all.
-    pub(super) fn is_even(&self) -> bool {
-        self.cut != Cut::Apart && self.total > 0
+    /// Whether there is nothing to be cut.
+    pub(super) fn is_empty(&self) -> bool {
+        self.total == 0
     }
 
     pub(super) fn rounds(&self) -> usize {

@@ -22,11 +22,11 @@ pub(super) struct Scratch {
 /// Whether the device reduces this call, and the CPU backend moves what that takes.
 pub(super) fn applies(device: &Watched<'_>, plan: &Plan<'_>) -> Result<bool> {
     let (shared, call) = (device.shared, &device.slot.call);
-    let Some(dtype) = call.dtype.filter(|_| call.op.reduces() && shared.world > 1 && plan.is_even()) else {
+    let Some(dtype) = call.dtype.filter(|_| call.op.reduces() && shared.world > 1 && !plan.is_empty()) else {
         return Ok(false);
     };
     let reduce = call.params.reduce;
-    let moves = [OpKind::AllToAllSingle, OpKind::AllGatherInto, OpKind::Gather];
+    let moves = [OpKind::AllToAllSingle, OpKind::AllToAll, OpKind::AllGatherInto, OpKind::Gather];
     if !moves.iter().all(|op| shared.cpu.capabilities_on(DispatchKey::Cpu).offers(*op, dtype, ReduceOp::Sum)) {
         return Ok(false);
     }
@@ -40,10 +40,10 @@ fn summed(reduce: ReduceOp) -> ReduceOp {
     if matches!(reduce, ReduceOp::Avg | ReduceOp::PreMulSum(_)) { ReduceOp::Sum } else { reduce }
 }
 
-/// How many rounds there may be: each has two steps.
-pub(super) const ROUNDS: usize = STEPS / 2;
+/// How many rounds there may be: each has two steps, and one may go before them.
+pub(super) const ROUNDS: usize = (STEPS - 1) / 2;
 
-/// Where things are in a round's host memory, in bytes, and how many elements a part has.
+/// Where things are in a round's host memory, in bytes, and how many elements this rank's part has.
 struct Layout {
     part: usize,
     /// Elements of all ranks' parts.
@@ -53,13 +53,19 @@ struct Layout {
     bytes: usize,
 }
 
-fn layout(chunk: &Chunk, world: usize, size: usize, scatters: bool) -> Layout {
+fn layout(chunk: &Chunk, world: usize, size: usize, shape: Shape) -> Layout {
     let count = chunk.outputs.first().map_or(0, |(_, count)| *count);
-    let part = if scatters { count } else { count.div_ceil(world) };
+    let part = if scatters(shape) { count } else { count.div_ceil(world) };
     let all = part * world;
-    let received = (all * size).next_multiple_of(64);
+    // The inputs of a list are behind each other, of any lengths.
+    let received = if shape == Shape::ScatterList { chunk.bytes } else { (all * size).next_multiple_of(64) };
     let result = received + (all * size).next_multiple_of(64);
     Layout { part, all, received, result, bytes: result + part * size }
+}
+
+/// Whether each rank keeps its part of the result.
+fn scatters(shape: Shape) -> bool {
+    matches!(shape, Shape::ScatterList | Shape::ScatterFlat | Shape::ScatterFlats)
 }
 
 /// Does the op's rounds with the reduction on the device.
@@ -74,10 +80,11 @@ pub(super) fn rounds(
     let world = shared.world as usize;
     let dtype = call.dtype.ok_or_else(|| Error::new(ErrorKind::Internal, "a reduction without an element type"))?;
     let size = dtype.size();
-    let scatters = matches!(call.op.row().shape, Shape::ScatterFlat | Shape::ScatterFlats);
+    let shape = call.op.row().shape;
+    let scatters = scatters(shape);
     let start = |hosts: &mut [Option<Host>; DEPTH], k: usize| {
         let mut chunk = plan.chunk(k);
-        let layout = layout(&chunk, world, size, scatters);
+        let layout = layout(&chunk, world, size, shape);
         chunk.bytes = layout.bytes;
         enqueue(device, chunk, port, hosts, k).map(|chunk| (chunk, layout))
     };
@@ -95,10 +102,15 @@ pub(super) fn rounds(
         let step = |which: u8, op: OpKind, inputs: &[HostSpan], outputs: &[HostSpan]| {
             let mut params = Params::default();
             params.root = call.params.root;
-            let number = (2 * k) as u8 + which;
+            let number = (plan.first_step() + 2 * k) as u8 + which;
             exchange(shared, device.slot, host, number, plan.each(), (op, params), (inputs, outputs))
         };
-        step(0, OpKind::AllToAllSingle, &[(0, at.all)], &[(at.received, at.all)])?;
+        if shape == Shape::ScatterList {
+            let received: Vec<HostSpan> = (0..world).map(|r| (at.received + r * at.part * size, at.part)).collect();
+            step(0, OpKind::AllToAll, &chunk.inputs, &received)?;
+        } else {
+            step(0, OpKind::AllToAllSingle, &[(0, at.all)], &[(at.received, at.all)])?;
+        }
         let base = room(device, scratch, at.all * size)?;
         // SAFETY: as many bytes as were received; host memory and scratch are used again behind this, on the same stream
         // or after its mark.

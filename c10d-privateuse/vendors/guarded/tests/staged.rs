@@ -197,7 +197,8 @@ fn a_device_that_reduces_is_left_to() {
     let builder = GroupBuilder::new().providers(&[&PROVIDER, &c10d_gloo_like::PROVIDER]).timeout(CAP);
     let runtime: Arc<dyn DeviceRuntime> = reducer();
     reducer().start_log();
-    run_ranks(3, builder.backend("reducer:gloo-like").hint("staged.chunk", "1000"), |pg| {
+    let builder = builder.backend("reducer:gloo-like").hint("staged.chunk", "1000");
+    run_ranks(3, builder.clone(), |pg| {
         let (me, index) = (pg.rank(), pg.rank() as u16);
         let mine: Vec<i64> = (0..700).map(|i| i64::from(i + me * 7)).collect();
         let want: Vec<i64> = (0..700).map(|i| 3 * i + 21).collect();
@@ -216,7 +217,21 @@ fn a_device_that_reduces_is_left_to() {
         pg.shutdown()
     })
     .unwrap();
-    assert!(reducer().log().iter().any(|entry| entry.what == What::Reduce && entry.ran));
+    let reduced = || reducer().log().iter().any(|entry| entry.what == What::Reduce && entry.ran);
+    assert!(reduced());
+    reducer().start_log();
+    run_ranks(3, builder, |pg| {
+        let (me, index) = (i64::from(pg.rank()), pg.rank() as u16);
+        // Parts of another length for each rank, none for the first.
+        let part = |rank: i64| (0..700 * rank).map(|i| i + 10 * rank).collect::<Vec<i64>>();
+        let on = |values: &[i64]| DeviceBuffer::from_slice(&runtime, index, values, CAP);
+        let inputs = (0..3).map(|rank| on(&part(rank))).collect::<c10d_core::Result<Vec<_>>>()?;
+        let (_, output) = pg.reduce_scatter(inputs, on(&part(me))?, ReduceOp::Sum)?;
+        assert_eq!(output.to_vec::<i64>(CAP)?, part(me).iter().map(|x| 3 * x).collect::<Vec<i64>>());
+        pg.shutdown()
+    })
+    .unwrap();
+    assert!(reduced(), "lists are reduced there, too");
     // What it took for that goes when the threads do.
     returns(|| {
         while reducer().allocations() > 0 {
