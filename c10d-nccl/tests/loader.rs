@@ -68,9 +68,12 @@ fn the_variable_is_the_only_place() {
         c.env("C10D_NCCL_LIB", fake());
     });
     assert!(said.contains(&format!("loaded 2.28.9 from {}", fake().canonicalize().unwrap().display())), "{said}");
+    // One that the linker would find.
+    let other = folder("variable");
     let said = says(|c| {
-        c.env("C10D_NCCL_LIB", "/nowhere/libnccl.so.2").env("LD_LIBRARY_PATH", fake().parent().unwrap());
+        c.env("C10D_NCCL_LIB", "/nowhere/libnccl.so.2").env("LD_LIBRARY_PATH", &other);
     });
+    let _ = std::fs::remove_dir_all(other);
     assert!(said.contains("refused") && said.contains("/nowhere/libnccl.so.2"), "{said}");
     let said = says(|c| {
         c.env("C10D_NCCL_LIB", "libnccl.so.2");
@@ -111,11 +114,18 @@ fn a_missing_function_is_named() {
 }
 
 #[test]
-fn no_library_at_all_is_refused() {
+fn what_is_no_libnccl_is_refused() {
     let said = says(|c| {
         c.env("C10D_NCCL_LIB", "/proc/self/exe");
     });
-    assert!(said.contains("refused Unsupported"), "{said}");
+    assert!(said.contains("refused Unsupported") && said.contains("/proc/self/exe: "), "{said}");
+    let root = scratch("other");
+    let other = copy(&root.join("libother.so"), Some((b"ncclGetVersion\0", b"otherGetAnswer\0")));
+    let said = says(|c| {
+        c.env("C10D_NCCL_LIB", &other);
+    });
+    assert!(said.contains("refused Unsupported") && said.contains("is no libnccl"), "{said}");
+    std::fs::remove_dir_all(root).unwrap();
 }
 
 #[test]
