@@ -142,7 +142,7 @@ mod tests {
         let [a, b, c] = three();
         c.abort(&Error::new(ErrorKind::Aborted, "enough of this"));
         let e = b.watch().unwrap();
-        a.abort(&Error::new(ErrorKind::Device, "too late"));
+        a.tell("failed", 0, "too late");
         c.leave();
         let again = b.watch().unwrap();
         assert_eq!(again.report().what, e.report().what);

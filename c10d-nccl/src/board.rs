@@ -253,3 +253,18 @@ fn late(what: &str) -> Error {
 fn closed() -> Error {
     Error::new(ErrorKind::Shutdown, "the group's communicators are closed")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_cause_stays() {
+        let board = Board::default();
+        for what in ["first", "second"] {
+            board.fail(Error::new(ErrorKind::Device, what));
+        }
+        assert_eq!(board.failure().unwrap().report().what, "first");
+        assert_eq!(board.wait_failure().unwrap().report().what, "first");
+    }
+}

@@ -2,7 +2,7 @@
 
 mod common;
 
-use c10d_core::{DType, ReduceOp, Result, op, run_ranks};
+use c10d_core::{DType, GroupBuilder, ReduceOp, Result, op, run_ranks};
 use common::{SECOND, builder, on, with_fake};
 
 #[test]
@@ -54,13 +54,17 @@ fn splits_on_some_ranks() {
     });
 }
 
-/// Splits and sub-groups are made by the library, and every rank takes part in each division.
+/// Every rank takes part in each division.
 #[test]
 fn sub_groups_are_split_off() {
     with_fake("sub_groups_are_split_off", "", || {
         let got = run_ranks(4, builder(), |pg| -> Result<Vec<f32>> {
             let mut seen = Vec::new();
             let mut sum = |pg: &c10d_core::ProcessGroup, device: u32| -> Result {
+                // The library numbers the ranks as the group does.
+                let mut x = on(device, &[device as f32]);
+                pg.broadcast(&mut x, 0)?;
+                assert_eq!(x.to_vec::<f32>(SECOND)?, [pg.global_rank(0).unwrap() as f32]);
                 let mut x = on(device, &[device as f32]);
                 pg.all_reduce(&mut x, ReduceOp::Sum)?;
                 seen.push(x.to_vec::<f32>(SECOND)?[0]);
@@ -112,27 +116,32 @@ fn a_group_is_shrunk() {
 #[test]
 fn the_callers_stream_is_ordered() {
     with_fake("the_callers_stream_is_ordered", "", || {
-        let got = run_ranks(2, builder(), |pg| -> Result<Vec<f32>> {
-            let (cuda, index) = (common::cuda(), pg.rank() as u16);
-            let stream = cuda.create_stream(index)?;
-            let mut x = on(pg.rank(), &[0f32; 4]);
-            let host = [1f32 + pg.rank() as f32; 4];
-            let mut back = [0f32; 4];
-            let place = common::place(&mut x);
-            let event = cuda.create_event(index)?;
-            // SAFETY: host and device memory stay until the event was seen.
-            #[allow(unsafe_code)]
-            unsafe {
-                cuda.copy_in(index, stream, place, host.as_ptr().cast(), 16)?;
-                pg.run(op::all_reduce(&mut x, ReduceOp::Sum).on_stream(stream))?;
-                cuda.copy_out(index, stream, back.as_mut_ptr().cast(), place, 16)?;
-                cuda.record(index, event, stream)?;
-                while !cuda.query(index, event)? {
-                    std::thread::yield_now();
-                }
-            }
-            Ok(back.to_vec())
-        });
-        assert_eq!(got.unwrap(), vec![vec![3.0; 4]; 2]);
+        ordered(builder());
+        ordered(common::with_cpu().backend("cuda:gloo-like"));
     });
+}
+
+fn ordered(groups: GroupBuilder) {
+    let got = run_ranks(2, groups, |pg| -> Result<Vec<f32>> {
+        let (cuda, index) = (common::cuda(), pg.rank() as u16);
+        let stream = cuda.create_stream(index)?;
+        let mut x = on(pg.rank(), &[0f32; 4]);
+        let host = [1f32 + pg.rank() as f32; 4];
+        let mut back = [0f32; 4];
+        let place = common::place(&mut x);
+        let event = cuda.create_event(index)?;
+        // SAFETY: host and device memory stay until the event was seen.
+        #[allow(unsafe_code)]
+        unsafe {
+            cuda.copy_in(index, stream, place, host.as_ptr().cast(), 16)?;
+            pg.run(op::all_reduce(&mut x, ReduceOp::Sum).on_stream(stream))?;
+            cuda.copy_out(index, stream, back.as_mut_ptr().cast(), place, 16)?;
+            cuda.record(index, event, stream)?;
+            while !cuda.query(index, event)? {
+                std::thread::yield_now();
+            }
+        }
+        Ok(back.to_vec())
+    });
+    assert_eq!(got.unwrap(), vec![vec![3.0; 4]; 2]);
 }

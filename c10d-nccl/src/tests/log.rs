@@ -166,6 +166,20 @@ fn a_message_has_a_communicator_of_its_own_way() {
     assert_eq!(logs[1], want);
 }
 
+/// Each direction has a stream of its own, so that both may send first.
+#[test]
+fn messages_both_ways() {
+    let logs = of_two("both ways", None, |pg| {
+        let (mine, theirs) = (buffer(3 + pg.rank() as usize), buffer(4 - pg.rank() as usize));
+        let send = pg.start(op::send(mine, 1 - pg.rank(), 0));
+        pg.recv(theirs, 1 - pg.rank(), 0)?;
+        Ok(send.wait().map(drop)?)
+    });
+    let messages: Vec<&String> = logs[0].iter().filter(|l| l.starts_with("send") || l.starts_with("recv")).collect();
+    // The sender is the first of its communicator.
+    assert_eq!(messages, ["send 3xf32 to 1 on 2", "recv 4xf32 from 0 on 3"]);
+}
+
 /// A message follows what its caller's stream was given before it, and not what it was given while the ranks met.
 #[test]
 fn a_message_does_not_wait_for_later_ops() {
@@ -190,6 +204,28 @@ fn a_message_does_not_wait_for_later_ops() {
 fn barrier() {
     let logs = of_two("barrier", None, |pg| pg.barrier());
     assert_eq!(logs, vec![between(&["all_reduce 1xf32 sum on 1"]); 2]);
+}
+
+/// The library divides; a rank without a part takes part in that.
+#[test]
+fn the_parts_of_a_group() {
+    let builder = GroupBuilder::new().name("parts").providers(&[&PROVIDER]).backend("cuda:mock");
+    let logs = run_ranks(3, builder, |pg| {
+        let log = log("parts", pg.rank());
+        log.take();
+        let two = pg.new_group(&[2, 1])?;
+        let parts = pg.split(Some(pg.rank() % 2), 10 - pg.rank())?;
+        // After what the ranks without a part were asked for.
+        pg.barrier()?;
+        drop((two, parts));
+        Ok(log.take().into_iter().filter(|l| l.starts_with("split") || l.starts_with("init")).collect::<Vec<_>>())
+    });
+    let want = [
+        ["split None 0", "split Some(0) 1"],
+        ["split Some(1) 1", "split Some(1) 0"],
+        ["split Some(1) 0", "split Some(0) 0"],
+    ];
+    assert_eq!(logs.unwrap(), want);
 }
 
 #[test]

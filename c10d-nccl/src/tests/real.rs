@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::mock::cuda_api;
 use crate::boot;
 use crate::comms::Comms;
-use crate::nccl::{Communicator, Library, NcclApi, Optional};
+use crate::nccl::{Comm, Communicator, Library, NcclApi, Optional};
 
 fn real() -> Option<Arc<dyn NcclApi>> {
     match Library::get(None) {
@@ -49,5 +49,7 @@ fn without_a_device_init_fails_in_words() {
     };
     let text = e.to_string();
     println!("{text}");
+    let last = nccl.last_error(Comm::NULL);
     assert!(text.contains("NCCL 2.") && text.contains("CUDA"), "{text}");
+    assert!(!last.is_empty() && text.contains(&last), "{text}\n{last}");
 }
