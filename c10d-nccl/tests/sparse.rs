@@ -228,7 +228,7 @@ fn every_operation_on_floats() {
     });
 }
 
-/// Entries of one rank with the same coordinates: in the order in which they came, halves in f32, NaN wins.
+/// Entries of one rank with the same coordinates: in the order in which they came, halves in f32, NaN wins, a bool is one.
 #[test]
 fn duplicates_are_added_in_order() {
     with_fake("duplicates_are_added_in_order", "", || {
@@ -249,9 +249,13 @@ fn duplicates_are_added_in_order() {
                 let zero = fetched::<f32>(&pg.all_reduce(mine(1, vec![-0.0]), ReduceOp::Sum)?);
                 let halves = if pg.rank() == 0 { halves.clone() } else { Coo::new([9], 1, vec![], vec![])? };
                 let halves = fetched::<f16>(&pg.all_reduce(sent(&halves, pg.rank()), ReduceOp::Sum)?);
-                Ok((in_order, nan, zero, halves))
+                let many = if pg.rank() == 0 { 256 } else { 0 };
+                let many = Coo::new([9], 1, vec![4; many], vec![true; many])?;
+                let truth = fetched::<bool>(&pg.all_reduce(sent(&many, pg.rank()), ReduceOp::Sum)?);
+                Ok((in_order, nan, zero, halves, truth))
             });
-            for (in_order, nan, zero, halves) in results.unwrap() {
+            for (in_order, nan, zero, halves, truth) in results.unwrap() {
+                assert_eq!(truth.values(), [true], "no number of 8 bits that begins again");
                 assert_eq!((in_order.indices(), in_order.values()), (&[4i64][..], &[sum][..]));
                 assert!(nan.values()[0].is_nan() && zero.values()[0].is_sign_negative());
                 assert_eq!(halves.values(), [f16::from_f32(2050.0)]);
@@ -340,7 +344,9 @@ fn known_indices() {
             let mine = || Coo::new([100], 1, vec![rank, 50, 50], vec![1f64, 2.0, 3.0]).unwrap();
             let sum = fetched::<f64>(&pg.all_reduce(sent(&mine(), pg.rank()), known(all.clone()))?);
             let want = |i: i64| if i < 3 { 1.0 } else { f64::from(u8::from(i == 50)) * 15.0 };
-            assert!(sum.indices() == &all[..] && sum.values().iter().zip(0..).all(|(v, i)| *v == want(i)));
+            // Where no rank has an entry is 0.0, not -0.0.
+            let same = |v: f64, i: i64| v.to_bits() == want(i).to_bits();
+            assert!(sum.indices() == &all[..] && sum.values().iter().zip(0..).all(|(v, i)| same(*v, i)));
             let fails = |tensor: Coo<f64>, indices: Arc<[i64]>| {
                 pg.all_reduce(sent(&tensor, pg.rank()), known(indices)).unwrap_err()
             };
@@ -378,6 +384,8 @@ fn beside_dense() {
                     pg.all_reduce(sparse(), ReduceOp::Sum)?
                 } else {
                     let work = pg.start(op::all_reduce(sparse(), ReduceOp::Sum));
+                    // Whatever comes first is right; most likely this.
+                    std::thread::sleep(SECOND / 20);
                     pg.all_reduce(&mut dense, ReduceOp::Sum)?;
                     work.wait()?
                 };
@@ -386,6 +394,32 @@ fn beside_dense() {
                 pg.shutdown()
             })
             .unwrap();
+        }
+    });
+}
+
+/// What the caller's stream was given before comes before; the fake refuses what would be a race.
+#[test]
+fn the_callers_stream_comes_before() {
+    with_fake("the_callers_stream_comes_before", "", || {
+        let got = run_ranks(2, builder(), |pg| {
+            let (cuda, index) = (common::cuda(), pg.rank() as u16);
+            let stream = cuda.create_stream(index)?;
+            let (mut indices, mut values) = (on(pg.rank(), &[0i64; 2]), on(pg.rank(), &[0f32; 2]));
+            let (keys, numbers) = ([7i64, 3], [1f32, 2.0]);
+            let (to_indices, to_values) = (common::place(&mut indices), common::place(&mut values));
+            let tensor = DeviceCoo::new([9], 1, indices, values)?;
+            // SAFETY: the host memory stays until the call is over, which comes after both copies; the stream stays.
+            #[allow(unsafe_code)]
+            let sum = unsafe {
+                cuda.copy_in(index, stream, to_indices, keys.as_ptr().cast(), 16)?;
+                cuda.copy_in(index, stream, to_values, numbers.as_ptr().cast(), 8)?;
+                pg.run(op::all_reduce(tensor, ReduceOp::Sum).on_stream(stream))?
+            };
+            Ok(fetched::<f32>(&sum))
+        });
+        for sum in got.unwrap() {
+            assert_eq!((sum.indices(), sum.values()), (&[3i64, 7][..], &[4f32, 2.0][..]));
         }
     });
 }
@@ -399,10 +433,13 @@ fn types_and_sizes_that_cannot_be() {
             assert!(*e.kind() == ErrorKind::Unsupported && e.to_string().contains("sum of u16"), "{e}");
             // Known places, so many that only the result is large.
             let known = AllReduceOptions::new(ReduceOp::Sum).with_sparse_indices(Some((0..64).collect()));
-            let row = 1usize << 56;
-            let none = Coo::new([64, row], 1, vec![], Vec::<f32>::new())?;
-            let e = pg.all_reduce(sent(&none, pg.rank()), known).unwrap_err();
-            assert!(*e.kind() == ErrorKind::Resource && e.to_string().contains("64 entries"), "{e}");
+            for (row, words) in [(1usize << 56, "more than any GPU has"), (1 << 50, "OUT_OF_MEMORY")] {
+                let pg = pg.new_group(&[0, 1])?.unwrap();
+                let none = Coo::new([64, row], 1, vec![], Vec::<f32>::new())?;
+                let e = pg.all_reduce(sent(&none, pg.rank()), known.clone()).unwrap_err();
+                assert!(*e.kind() == ErrorKind::Resource && e.to_string().contains("64 entries"), "{e}");
+                assert!(e.to_string().contains(words), "{e}");
+            }
             Ok(())
         })
         .unwrap();

@@ -125,3 +125,25 @@ fn shape(words: &[u64]) -> String {
     let more = if dims > DIMS { ", .." } else { "" };
     format!("[{}{more}] of which {} sparse", sizes.join(", "), words[3] as u32)
 }
+
+#[cfg(test)]
+mod tests {
+    use c10d_core::Status;
+
+    use super::*;
+
+    /// Whatever it is, no rank has begun: the group stays usable.
+    #[test]
+    fn what_is_wrong_on_one_rank_is_rejected_on_all() {
+        let kinds = [ErrorKind::InvalidArgument, ErrorKind::Unsupported, ErrorKind::Resource, ErrorKind::Resource];
+        for (code, kind) in (1..).zip(kinds) {
+            let mut words = vec![0; 2 * WORDS];
+            assert!(Meta(words.clone()).sound(None).is_ok());
+            words[WORDS] = code;
+            words[WORDS + HEAD] = u64::from_le_bytes(*b"no room\0");
+            let e = Meta(words).sound(None).unwrap_err();
+            assert_eq!((e.kind(), &e.report().guilty[..], e.status()), (&kind, &[1][..], Status::Rejected), "{e}");
+            assert!(e.report().what.contains("rank 1: no room"), "{e}");
+        }
+    }
+}
