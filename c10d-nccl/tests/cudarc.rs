@@ -7,7 +7,7 @@ use std::sync::Arc;
 use c10d_core::{Error, ErrorKind, ReduceOp, Result, op, run_ranks};
 use c10d_nccl::on_device;
 use common::{builder, with_fake};
-use cudarc::driver::{CudaContext, CudaStream, DriverError};
+use cudarc::driver::{CudaContext, CudaSlice, CudaStream, DeviceRepr, DriverError};
 use half::bf16;
 
 fn cuda<T>(result: std::result::Result<T, DriverError>) -> Result<T> {
@@ -19,19 +19,27 @@ fn stream(rank: u32) -> Result<Arc<CudaStream>> {
     cuda(cuda(CudaContext::new(rank as usize))?.new_stream())
 }
 
+/// What is in the slice. The fake copies to any host memory as CUDA does to page-locked memory: behind the caller's back.
+fn fetched<T: DeviceRepr>(s: &Arc<CudaStream>, slice: &CudaSlice<T>) -> Result<Vec<T>> {
+    let host = cuda(s.clone_dtoh(slice))?;
+    cuda(s.synchronize())?;
+    Ok(host)
+}
+
 #[test]
 fn slices_are_buffers() {
     with_fake("slices_are_buffers", "", || {
         let got = run_ranks(2, builder(), |pg| -> Result<Vec<f32>> {
             let s = stream(pg.rank())?;
             // Nothing waits for the copy but the op.
-            let mut x = cuda(s.clone_htod(&[1.0 + pg.rank() as f32, 10.0]))?;
+            let mine = [1.0 + pg.rank() as f32, 10.0];
+            let mut x = cuda(s.clone_htod(&mine))?;
             pg.all_reduce(on_device(&mut x), ReduceOp::Sum)?;
             let mut all = cuda(s.alloc_zeros::<f32>(4))?;
             pg.all_gather_into(on_device(&x), on_device(&mut all))?;
             // Owned, and without waiting.
             let all = pg.start(op::all_reduce(on_device(all), ReduceOp::Sum)).wait()?.into_inner();
-            cuda(s.clone_dtoh(&all))
+            fetched(&s, &all)
         });
         assert_eq!(got.unwrap(), vec![vec![6.0, 40.0, 6.0, 40.0]; 2]);
     });
@@ -42,13 +50,16 @@ fn parts_of_slices_and_half_floats() {
     with_fake("parts_of_slices_and_half_floats", "", || {
         let got = run_ranks(2, builder(), |pg| -> Result<Vec<bf16>> {
             let s = stream(pg.rank())?;
-            let mut x = cuda(s.clone_htod(&[bf16::from_f32(pg.rank() as f32 + 1.0); 4]))?;
+            let mine = [0.0, 1.0, 2.0, 3.0].map(|v| bf16::from_f32(10.0 * pg.rank() as f32 + v));
+            let mut x = cuda(s.clone_htod(&mine))?;
             pg.broadcast(on_device(x.slice_mut(1..2)), 1)?;
             let (input, mut output) = (x.slice(1..3), cuda(s.alloc_zeros::<bf16>(2))?);
             pg.all_to_all_single(on_device(input), on_device(&mut output))?;
-            cuda(s.clone_dtoh(&output))
+            let parts = fetched(&s, &output)?;
+            pg.all_reduce(on_device(&mut output), ReduceOp::Sum)?;
+            Ok([parts, fetched(&s, &output)?].concat())
         });
-        let want = [[2.0, 2.0], [1.0, 2.0]].map(|v| v.map(bf16::from_f32).to_vec());
+        let want = [[11.0, 11.0, 13.0, 23.0], [2.0, 12.0, 13.0, 23.0]].map(|v| v.map(bf16::from_f32).to_vec());
         assert_eq!(got.unwrap(), want);
     });
 }
@@ -69,8 +80,13 @@ fn other_streams_come_before() {
             }
             cuda(other.memcpy_htod(&[5f32, 6.0], &mut x))?;
             pg.all_reduce(on_device(&mut x).after(&other), ReduceOp::Sum)?;
-            cuda(s.clone_dtoh(&x))
+            let mut seen = fetched(&s, &x)?;
+            // The slice's own stream needs no telling.
+            cuda(s.memcpy_htod(&[7f32, 8.0], &mut x))?;
+            pg.all_reduce(on_device(&mut x), ReduceOp::Sum)?;
+            seen.extend(fetched(&s, &x)?);
+            Ok(seen)
         });
-        assert_eq!(got.unwrap(), vec![vec![10.0, 12.0]; 2]);
+        assert_eq!(got.unwrap(), vec![vec![10.0, 12.0, 14.0, 16.0]; 2]);
     });
 }
