@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use c10d_core::device::{DeviceBuffer, DeviceRuntime};
 use c10d_core::registry::{DeviceRegistration, Provider};
-use c10d_core::{Coo, DeviceCoo, DispatchKey, ErrorKind, ReduceOp, op};
+use c10d_core::{Buf, Coo, DeviceCoo, DispatchKey, ErrorKind, ReduceOp, op};
 use c10d_guarded::Guarded;
 use common::{builder, check, reference};
 
@@ -46,6 +46,8 @@ fn tensors_on_a_device_are_summed() {
             assert!(pg.backend(DispatchKey::SparseCuda)?.contains("gloo-like"));
             let mine = on_device(&tensor(pg.rank().into()), pg.rank() as u16)?;
             let sum = pg.all_reduce(mine, ReduceOp::Sum)?;
+            let places = [sum.indices(), sum.values()].map(|mut buffer| Buf::span(&mut buffer).device().index());
+            assert_eq!(places, [pg.rank() as u16; 2], "where its tensor was");
             let started =
                 pg.start(op::all_reduce(on_device(&tensor(pg.rank().into()), pg.rank() as u16)?, ReduceOp::Sum));
             let (sum, started) = (on_host(&sum)?, on_host(&started.wait()?)?);
