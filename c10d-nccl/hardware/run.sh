@@ -22,13 +22,14 @@ if [ "${1:-}" = build ]; then
   cargo test --release --locked -p c10d-nccl --no-run --message-format=json >"$dir/tests.json" || exit 1
   built=${CARGO_TARGET_DIR:-target}/release
   cp "$built/c10d" "$built/examples/hardware" "$here"/run.sh "$here"/torch_*.py "$dir/" || exit 1
-  for name in kernels nccl_processes sparse staged_processes; do
+  tests="kernels nccl_processes nccl_threads sparse staged_processes"
+  for name in $tests; do
     file=$(sed -n 's/.*"name":"'$name'".*"executable":"\([^"]*\)".*/\1/p' "$dir/tests.json" | tail -1)
     cp "${file:?cargo names no $name}" "$dir/$name" || exit 1
   done
   rm "$dir/tests.json"
   # They are to travel; half of them is for debuggers.
-  for name in c10d hardware kernels nccl_processes sparse staged_processes; do
+  for name in c10d hardware $tests; do
     ! command -v strip >/dev/null || strip --strip-debug "$dir/$name"
   done
   du -sh "$dir"
@@ -142,7 +143,7 @@ if part suite; then
 fi
 if part two; then
   row_of_230 "NCCL 2.30 or later, 2 processes on one GPU" "$bin/nccl_processes" w2/
-  # Threads share the GPU's default stream, on which one rank's dense op would wait for the other's: this has streams of its own.
+  row_of_230 "NCCL 2.30 or later, 2 threads on one GPU" "$bin/nccl_threads" w2/
   row_of_230 "sparse over NCCL 2.30 or later, 2 threads on one GPU" C10D_HARDWARE_RANKS=2 "$bin/sparse" sums_of_anything
   row "NCCL over sockets, 2 processes that say they are two hosts" env "${two_hosts[@]}" "$bin/nccl_processes" w2/
 fi

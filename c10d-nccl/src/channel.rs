@@ -301,9 +301,6 @@ impl Channel {
             })?;
         }
         let end = means.board.calling("cuEventRecord", || self.line.mark())?;
-        if task.waits {
-            means.board.calling("cuStreamWaitEvent", || self.line.lead(task.stream, &end))?;
-        }
         self.flights.push_back(Flight { id: task.id, end });
         Ok(true)
     }

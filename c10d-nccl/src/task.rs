@@ -2,7 +2,7 @@
 //! while a call of the library does not come back.
 
 use c10d_core::ops::Params;
-use c10d_core::{Caller, Error, Job, Memory, OpKind, Result, Span};
+use c10d_core::{Error, Job, Memory, OpKind, Result, Span};
 use smallvec::SmallVec;
 
 use crate::nccl::Address;
@@ -42,8 +42,6 @@ pub(crate) struct Task {
     pub(crate) params: Params,
     /// The caller's stream.
     pub(crate) stream: u64,
-    /// Whether the caller waits, so that its stream may, too.
-    pub(crate) waits: bool,
 }
 
 impl Task {
@@ -59,7 +57,6 @@ impl Task {
             outputs: parts(request.outputs())?,
             params: request.params.clone(),
             stream: request.stream,
-            waits: request.caller == Caller::Waits,
         })
     }
 

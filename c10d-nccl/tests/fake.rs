@@ -145,3 +145,19 @@ fn ordered(groups: GroupBuilder) {
     });
     assert_eq!(got.unwrap(), vec![vec![3.0; 4]; 2]);
 }
+
+/// No rank's op waits behind another's on the stream that they share.
+#[test]
+fn threads_on_one_gpu_share_its_default_stream() {
+    with_fake("threads_on_one_gpu_share_its_default_stream", "devices=1", || {
+        let got = run_ranks(3, builder(), |pg| -> Result<Vec<i32>> {
+            let mut x = on(0, &[pg.rank() as i32; 100]);
+            for _ in 0..3 {
+                pg.all_reduce(&mut x, ReduceOp::Sum)?;
+            }
+            let y = pg.start(op::broadcast(x, 1)).wait()?;
+            y.to_vec(SECOND)
+        });
+        assert_eq!(got.unwrap(), vec![vec![27; 100]; 3]);
+    });
+}

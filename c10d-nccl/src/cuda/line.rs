@@ -61,12 +61,6 @@ impl Line {
         Ok(Mark(event))
     }
 
-    /// What the caller's stream is given from now on runs after the mark.
-    pub(crate) fn lead(&self, caller: Stream, mark: &Mark) -> Result {
-        // SAFETY: as above.
-        unsafe { self.cuda.wait(self.device, caller, mark.0) }
-    }
-
     /// Whether the device has passed the mark.
     pub(crate) fn passed(&self, mark: &Mark) -> Result<bool> {
         // SAFETY: ours.

@@ -7,7 +7,7 @@ use super::mock::{PROVIDER, cuda, log};
 
 /// The stream of the collectives' communicator; that of the caller is 0.
 const BEFORE: [&str; 2] = ["record on 0", "1 waits"];
-const AFTER: [&str; 2] = ["record on 1", "0 waits"];
+const AFTER: [&str; 1] = ["record on 1"];
 
 /// An exchange of two elements with rank 1.
 const PAIRS: [&str; 5] = ["copy 8 on 1", "group {", "send 2xf32 to 1 on 1", "recv 2xf32 from 1 on 1", "}"];
@@ -48,11 +48,12 @@ fn all_reduce() {
     assert_eq!(logs, vec![between(&["all_reduce 5xf32 avg on 1"]); 2]);
 }
 
+/// A blocking op, too, is over when the device has passed it: its caller's stream need not wait, which would hold up other
+/// ranks that share the stream.
 #[test]
-fn a_started_op_leaves_the_callers_stream_alone() {
+fn a_started_op_makes_the_same_calls() {
     let logs = of_two("started", None, |pg| Ok(pg.start(op::all_reduce(buffer(5), ReduceOp::Sum)).wait().map(drop)?));
-    let want = ["record on 0", "1 waits", "all_reduce 5xf32 sum on 1", "record on 1"];
-    assert_eq!(logs, vec![want.map(str::to_owned).to_vec(); 2]);
+    assert_eq!(logs, vec![between(&["all_reduce 5xf32 sum on 1"]); 2]);
 }
 
 #[test]
@@ -157,7 +158,7 @@ fn a_message_has_a_communicator_of_its_own_way() {
         if pg.rank() == 0 { pg.send(buffer(3), 1, 7).map(drop) } else { pg.recv(buffer(3), 0, 7).map(drop) }
     });
     let init = |rank: u32| format!("init {rank} of 2 with 1 ids");
-    let after = |call: &str| ["2 waits", "group {", call, "}", "record on 2", "0 waits"].map(str::to_owned).to_vec();
+    let after = |call: &str| ["2 waits", "group {", call, "}", "record on 2"].map(str::to_owned).to_vec();
     let before = "record on 0".to_owned();
     let want = [vec![init(0), before.clone()], after("send 3xf32 to 1 on 2")].concat();
     assert_eq!(logs[0], want);
