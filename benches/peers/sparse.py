@@ -3,15 +3,15 @@
     python sparse.py --c10d target/release/c10d [--ranks 2,4] [--nnz 1000,..] [--row 1,64,256] [--overlap 0,50,100]
 
 Python needs torch and numpy. Per point and repetition both do the same: copy the input, a barrier, then one timed op;
-so for three batches, of which the slowest rank counts; the median of the batches, and of the repetitions. Gloo runs with
-its ranks bound to cores, as ours are, and without: the better of the two is shown.
+so for --batches batches (3), of which the slowest rank counts; the median of the batches, and of --repeat repetitions
+(3). Gloo runs with its ranks bound to cores, as ours are, and without: the better of the two is shown.
+
+Points whose sums take more than --limit MiB (1024) are left out: Gloo holds them, and everybody's rows, on all ranks.
 """
 
 import argparse, csv, io, os, socket, statistics, subprocess, sys, time
 
 PLACES = 10
-BATCHES = 3
-LIMIT = int(os.environ.get("LIMIT_MIB", 1024)) << 20
 
 
 def shuffled(np, n):
@@ -47,12 +47,12 @@ def rank_main():
     dist.init_process_group("gloo")
     last = None
     for line in sys.stdin:
-        nnz, row, overlap, iterations = map(int, line.split())
+        nnz, row, overlap, iterations, count = map(int, line.split())
         if last is None or last[0] != (nnz, row, overlap):
             last = ((nnz, row, overlap), tensor(np, torch, rank, ranks, nnz, row, overlap))
         t = last[1]
         batches = []
-        for batch in range(BATCHES + 1):  # the first warms up
+        for batch in range(count + 1):  # the first warms up
             spent = 0.0
             for _ in range(iterations):
                 x = t.clone()
@@ -79,9 +79,9 @@ class Gloo:
         )
         self.ranks = [start(r) for r in range(ranks)]
 
-    def measure(self, nnz, row, overlap, iterations):
+    def measure(self, nnz, row, overlap, iterations, batches):
         for p in self.ranks:
-            print(nnz, row, overlap, iterations, file=p.stdin, flush=True)
+            print(nnz, row, overlap, iterations, batches, file=p.stdin, flush=True)
         return float(self.ranks[0].stdout.readline())
 
     def end(self):
@@ -114,7 +114,9 @@ def main():
     p.add_argument("--nnz", type=numbers, default=[1000, 10000, 100000, 1000000])
     p.add_argument("--row", type=numbers, default=[1, 64, 256])
     p.add_argument("--overlap", type=numbers, default=[0, 50, 100])
+    p.add_argument("--batches", type=int, default=3)
     p.add_argument("--repeat", type=int, default=3)
+    p.add_argument("--limit", type=lambda mib: int(mib) << 20, default=1 << 30)
     args = p.parse_args()
     print("| ranks | nnz | row | overlap | Gloo | ours, TCP | Gloo / ours | ours, shm | Gloo / ours |")
     print("| --- | --- | --- | --- | ---: | ---: | ---: | ---: | ---: |")
@@ -125,15 +127,15 @@ def main():
                 for overlap in args.overlap:
                     common = nnz * overlap // 100
                     union = common + ranks * (nnz - common)
-                    # What Gloo holds on all ranks: everybody's rows, and the sums in the making.
-                    if union * (4 * row + 8) > LIMIT or ranks * ranks * nnz * (4 * row + 8) > 8 * LIMIT:
+                    entry = 4 * row + 8
+                    if union * entry > args.limit or ranks * ranks * nnz * entry > 8 * args.limit:
                         continue
                     iterations = max(1, min(50, 2_000_000 // (nnz * (row + 4))))
                     point = (nnz, row, overlap, iterations)
                     times = {key: [] for key in (*gloos, "tcp", "shm")}
                     for _ in range(args.repeat):
                         for key, gloo in gloos.items():
-                            times[key].append(gloo.measure(*point))
+                            times[key].append(gloo.measure(*point, args.batches))
                         for transport in ("tcp", "shm"):
                             times[transport].append(ours(args, transport, ranks, *point))
                     medians = {key: statistics.median(of) for key, of in times.items()}

@@ -71,7 +71,7 @@ fn follow(headings: &[&str]) {
                 .current_dir(dir.path())
                 .env("C10D", root())
                 .env("PATH", &path)
-                .env("CARGO_TARGET_DIR", Path::new(env!("CARGO_TARGET_TMPDIR")).join("walks"))
+                .env("CARGO_TARGET_DIR", Path::new(env!("CARGO_TARGET_TMPDIR")).join("plugins"))
                 .env("CARGO_NET_OFFLINE", "true")
                 .output()
                 .unwrap();
