@@ -161,3 +161,16 @@ fn threads_on_one_gpu_share_its_default_stream() {
         assert_eq!(got.unwrap(), vec![vec![27; 100]; 3]);
     });
 }
+
+/// From 129 ranks on, the library is given several ids to meet by.
+#[test]
+fn more_ranks_than_one_root_serves() {
+    with_fake("more_ranks_than_one_root_serves", "", || {
+        let done = run_ranks(130, builder().timeout(60 * SECOND), |pg| -> Result<Vec<i32>> {
+            let mut x = on(pg.rank() % 8, &[pg.rank() as i32; 10]);
+            pg.all_reduce(&mut x, ReduceOp::Sum)?;
+            x.to_vec(60 * SECOND)
+        });
+        assert_eq!(done.unwrap(), vec![vec![130 * 129 / 2; 10]; 130]);
+    });
+}
