@@ -1,4 +1,4 @@
-//! Point-to-point ops: many at once, none of which waits for another, but for sends, which go out in their order.
+//! Point-to-point ops: many at once, none of which waits for another, but for what keeps those with one tag in order.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -88,7 +88,7 @@ fn work(shared: &Arc<Shared>, kept: &mut Kept) {
             }
         }
         let mut i = 0;
-        // Messages that the device has not brought yet hold up all behind them, so that a sender's keep their order.
+        // What the device has yet to bring holds up all behind it, so that messages keep their order.
         let (mut waits, mut open_tags) = (false, Vec::new());
         while i < kept.parcels.len() {
             let parcel = &mut kept.parcels[i];

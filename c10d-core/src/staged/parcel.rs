@@ -167,12 +167,13 @@ impl Parcel {
             {
                 break;
             }
-            let is_open = self.open_tag().is_some() && self.given > 0;
-            if waits || is_open && self.through == 0 {
+            // The sender of the first round is the sender of all.
+            let follows = self.given > 0 && self.slot.call.op == OpKind::RecvAnySource;
+            if waits || follows && self.through == 0 {
                 break;
             }
             let mut request = request(&self.slot, chunk, Some(&self.host), self.given, self.each);
-            if is_open {
+            if follows {
                 (request.op, request.params.peer) = (OpKind::Recv, self.outcome.source);
             }
             self.slot.set_at_cpu(true);
