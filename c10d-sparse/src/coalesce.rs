@@ -7,7 +7,7 @@ use c10d_core::{Error, Result};
 
 use crate::fold::By;
 use crate::keys::{Key, is_coalesced, linearise};
-use crate::memory::zeroed;
+use crate::memory::{room_for, zeroed};
 use crate::value::Value;
 
 /// Sorted entries.
@@ -36,13 +36,15 @@ pub(crate) fn coalesce<'a, K: Key, V: Value>(
         let what = format!("the tensor is said to be coalesced, but entry {at} does not come after the one before it");
         return Err(Error::invalid(what));
     }
-    let mut order: Vec<(K, usize)> = keys.into_iter().zip(0..).collect();
+    let mut order = room_for(keys.len())?;
+    order.extend(keys.into_iter().zip(0..));
     // Places make all pairs different, so equal keys stay in order.
     order.sort_unstable();
-    let mut keys: Vec<K> = order.iter().map(|(key, _)| *key).collect();
+    let mut keys: Vec<K> = room_for(order.len())?;
+    keys.extend(order.iter().map(|(key, _)| *key));
     keys.dedup();
     let row = layout.row;
     let mut out = zeroed::<V>(keys.len(), row)?;
-    (by.merge)(&order, values, row, &mut out);
+    (by.merge)(&order, values, row, &mut out)?;
     Ok(Entries { keys, values: Cow::Owned(out) })
 }

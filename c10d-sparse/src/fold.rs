@@ -2,7 +2,10 @@
 
 use std::ops::Range;
 
+use c10d_core::Result;
+
 use crate::keys::Key;
+use crate::memory::zeroed;
 use crate::union::{Piece, View, each_bit};
 use crate::value::{Combine, Value};
 
@@ -16,9 +19,9 @@ pub(crate) struct By<K: Key, V: Value> {
 }
 
 /// [`fold`].
-type Fold<K, V> = fn(&Range<u64>, View<'_, K>, &[(Piece<'_, K>, &[V])], usize, &mut [V]);
+type Fold<K, V> = fn(&Range<u64>, View<'_, K>, &[(Piece<'_, K>, &[V])], usize, &mut [V]) -> Result;
 /// [`merge`].
-type Merge<K, V> = fn(&[(K, usize)], &[V], usize, &mut [V]);
+type Merge<K, V> = fn(&[(K, usize)], &[V], usize, &mut [V]) -> Result;
 
 impl<K: Key, V: Value> By<K, V> {
     pub(crate) fn of<C: Combine<V::Wide>>() -> By<K, V> {
@@ -27,7 +30,12 @@ impl<K: Key, V: Value> By<K, V> {
 }
 
 /// Makes one row of the rows of each key: `order` has the keys sorted, with the places of their rows.
-fn merge<K: Key, V: Value, C: Combine<V::Wide>>(order: &[(K, usize)], values: &[V], row: usize, out: &mut [V]) {
+fn merge<K: Key, V: Value, C: Combine<V::Wide>>(
+    order: &[(K, usize)],
+    values: &[V],
+    row: usize,
+    out: &mut [V],
+) -> Result {
     V::accumulate(out, |out| {
         for (same, i) in order.chunk_by(|a, b| a.0 == b.0).zip(0..) {
             let out = &mut out[i * row..(i + 1) * row];
@@ -36,7 +44,8 @@ fn merge<K: Key, V: Value, C: Combine<V::Wide>>(order: &[(K, usize)], values: &[
                 if n == 0 { set(out, values) } else { add::<V, C>(out, values) }
             }
         }
-    });
+        Ok(())
+    })
 }
 
 /// Reduces the rows of `pieces`, which are in rank order and whose keys are in the union, into `out`, which has a row for
@@ -47,15 +56,18 @@ fn fold<K: Key, V: Value, C: Combine<V::Wide>>(
     pieces: &[(Piece<'_, K>, &[V])],
     row: usize,
     out: &mut [V],
-) {
+) -> Result {
     if row == 0 {
-        return;
+        return Ok(());
     }
-    V::accumulate(out, |out| match (union, C::NEUTRAL) {
-        (View::Bits(bits, _), Some(neutral)) if row == 1 => by_place::<K, V, C>(chunk, bits, neutral, pieces, out),
-        (View::Bits(bits, before), _) => by_bits::<K, V, C>(chunk, bits, before, pieces, row, out),
-        (View::List(keys), _) => by_search::<K, V, C>(keys, pieces, row, out),
-    });
+    V::accumulate(out, |out| {
+        match (union, C::NEUTRAL) {
+            (View::Bits(bits, _), Some(neutral)) if row == 1 => by_place::<K, V, C>(chunk, bits, neutral, pieces, out),
+            (View::Bits(bits, before), _) => by_bits::<K, V, C>(chunk, bits, before, pieces, row, out),
+            (View::List(keys), _) => return by_search::<K, V, C>(keys, pieces, row, out),
+        }
+        Ok(())
+    })
 }
 
 /// Single values, by way of a place for each key of a block.
@@ -194,8 +206,8 @@ fn by_search<K: Key, V: Value, C: Combine<V::Wide>>(
     pieces: &[(Piece<'_, K>, &[V])],
     row: usize,
     out: &mut [V::Wide],
-) {
-    let mut seen = vec![false; all.len()];
+) -> Result {
+    let mut seen = zeroed::<bool>(all.len(), 1)?;
     for (piece, values) in pieces {
         let Piece::List(keys) = piece else { continue };
         let mut at = 0;
@@ -210,6 +222,7 @@ fn by_search<K: Key, V: Value, C: Combine<V::Wide>>(
             seen[at] = true;
         }
     }
+    Ok(())
 }
 
 /// Where the key, which is there, is: found in steps that double, since it is mostly near.

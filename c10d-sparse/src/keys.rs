@@ -6,6 +6,7 @@ use bytemuck::Pod;
 use c10d_core::buffer::CooLayout;
 use c10d_core::{Element, Error, Result};
 
+use crate::memory::zeroed;
 use crate::union::each_bit;
 
 /// The number of an entry: its place in the tensor of the sparse dimensions, row-major.
@@ -49,7 +50,7 @@ pub(crate) fn space(layout: &CooLayout) -> u64 {
 pub(crate) fn linearise<K: Key>(layout: &CooLayout, indices: &[i64]) -> Result<Vec<K>> {
     let nnz = indices.len() / layout.sparse_dim;
     let sizes = layout.sparse_shape();
-    let mut keys = vec![K::new(0); nnz];
+    let mut keys: Vec<K> = zeroed(nnz, 1)?;
     let mut stride = space(layout);
     for (dim, size) in sizes.iter().map(|size| *size as u64).enumerate() {
         // A size of zero lets no coordinate pass.

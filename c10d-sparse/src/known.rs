@@ -50,7 +50,7 @@ impl Call<'_> {
         let mut copy = zeroed::<i64>(indices.len(), 1)?;
         copy.copy_from_slice(indices);
         let mine = [(Piece::List(&local.keys[..]), &local.values[..])];
-        (by.fold)(&(0..space(self.layout)), View::List(&known.keys), &mine, row, &mut values);
+        (by.fold)(&(0..space(self.layout)), View::List(&known.keys), &mine, row, &mut values)?;
         if self.ctx.size() > 1 {
             self.ctx.run_step(self.request, 2, op::all_reduce(&mut values[..], ReduceOp::Sum))?;
         }

@@ -10,21 +10,40 @@ const LARGE: usize = 256 << 20;
 /// # Errors
 /// `Resource` if the memory is not there.
 pub(crate) fn zeroed<V: Element>(rows: usize, row: usize) -> Result<Vec<V>> {
-    let none = |why: String| {
-        let what = format!("no memory for {rows} entries of {row} elements of {} bytes: {why}", size_of::<V>());
-        Error::new(ErrorKind::Resource, what)
-    };
+    let count = count_of::<V>(rows, row)?;
+    buffer::zeroed(count).ok_or_else(|| none::<V>(rows, row, "refused by the system"))
+}
+
+/// Room for so many.
+///
+/// # Errors
+/// `Resource` if the memory is not there.
+pub(crate) fn room_for<T>(count: usize) -> Result<Vec<T>> {
+    let mut room = Vec::new();
+    room.try_reserve_exact(count_of::<T>(count, 1)?).map_err(|_| none::<T>(count, 1, "refused by the system"))?;
+    Ok(room)
+}
+
+fn none<T>(rows: usize, row: usize, why: &str) -> Error {
+    let what = format!("no memory for {rows} entries of {row} elements of {} bytes: {why}", size_of::<T>());
+    Error::new(ErrorKind::Resource, what)
+}
+
+/// How many elements these are, if there can be memory for them.
+fn count_of<T>(rows: usize, row: usize) -> Result<usize> {
     let count = rows.checked_mul(row);
-    let bytes = count.and_then(|count| count.checked_mul(size_of::<V>())).filter(|b| isize::try_from(*b).is_ok());
-    let (Some(count), Some(bytes)) = (count, bytes) else { return Err(none("more than any machine has".into())) };
+    let bytes = count.and_then(|count| count.checked_mul(size_of::<T>())).filter(|b| isize::try_from(*b).is_ok());
+    let (Some(count), Some(bytes)) = (count, bytes) else {
+        return Err(none::<T>(rows, row, "more than any machine has"));
+    };
     if bytes >= LARGE
         && let Some(available) = available()
         && bytes > available
     {
         // The system would promise it, and end somebody when the promise is called in.
-        return Err(none(format!("{available} bytes are available")));
+        return Err(none::<T>(rows, row, &format!("{available} bytes are available")));
     }
-    buffer::zeroed(count).ok_or_else(|| none("refused by the system".into()))
+    Ok(count)
 }
 
 /// Bytes that the system can give without ending somebody, where it says so.
@@ -45,6 +64,8 @@ mod tests {
         assert!(zeroed::<u32>(0, usize::MAX).unwrap().is_empty());
         for (rows, row) in [(usize::MAX, 2), (usize::MAX / 2, 1), (1 << 40, 64)] {
             let e = zeroed::<u64>(rows, row).unwrap_err();
+            assert_eq!(*e.kind(), ErrorKind::Resource, "{e}");
+            let e = room_for::<[u64; 64]>(rows).unwrap_err();
             assert_eq!(*e.kind(), ErrorKind::Resource, "{e}");
         }
     }

@@ -80,12 +80,12 @@ impl Call<'_> {
             .collect::<Result<_>>()?;
         let range = 0..space;
         let keys: Vec<Piece<'_, K>> = all.iter().map(|(keys, _)| Piece::List(keys)).collect();
-        let union = Union::of(&range, &keys);
+        let union = Union::of(&range, &keys)?;
         let mut indices = zeroed(union.len(), self.layout.sparse_dim)?;
         let mut values = zeroed(union.len(), row)?;
         let pieces: Vec<(Piece<'_, K>, &[V])> =
             all.iter().map(|(keys, values)| (Piece::List(keys), &values[..])).collect();
-        (by.fold)(&range, union.part(&range, &range), &pieces, row, &mut values);
+        (by.fold)(&range, union.part(&range, &range), &pieces, row, &mut values)?;
         match &union {
             Union::List(keys) => Columns::new(self.layout, &mut indices).list(keys),
             Union::Bits(bits, _) => Columns::new(self.layout, &mut indices).bits(&range, bits),
@@ -123,7 +123,7 @@ impl Call<'_> {
             let what = "entries outside of this rank's range, or not as announced";
             pieces.push(piece.filter(sound).ok_or_else(|| unsound(rank, what))?);
         }
-        let union = Union::of(&range, &pieces);
+        let union = Union::of(&range, &pieces)?;
         let sizes = self.sizes(&ranges, &union)?;
         let total = sizes.iter().try_fold(0usize, |sum, size| sum.checked_add(*size)).unwrap_or(usize::MAX);
         let mut indices = zeroed::<i64>(total, sparse_dim)?;
@@ -142,7 +142,7 @@ impl Call<'_> {
             };
             let pieces: Vec<(Piece<'_, K>, &[V])> =
                 pieces.iter().enumerate().map(|(rank, piece)| (piece.part(&range, chunk), rows(rank))).collect();
-            (by.fold)(chunk, union.part(&range, chunk), &pieces, row, results[of_chunk(me)]);
+            (by.fold)(chunk, union.part(&range, chunk), &pieces, row, results[of_chunk(me)])?;
             // While it is still in the cache.
             let results = (0..ranks).map(|rank| std::mem::take(&mut results[of_chunk(rank)])).collect();
             self.ctx.run_step(self.request, 7, op::all_gather_in_place(results, me as u32))?;
@@ -223,7 +223,7 @@ impl Call<'_> {
         let lens: Vec<usize> = ranges.ranges().zip(&sizes).map(|(range, size)| wire_len::<K>(&range, *size)).collect();
         let mut wires: Vec<Vec<u64>> = Vec::with_capacity(lens.len());
         for (rank, len) in lens.iter().enumerate() {
-            wires.push(if rank == me { union.to_wire(&ranges.of(me)) } else { zeroed(len.div_ceil(2), 1)? });
+            wires.push(if rank == me { union.to_wire(&ranges.of(me))? } else { zeroed(len.div_ceil(2), 1)? });
         }
         let buffers = wires.iter_mut().zip(&lens).map(|(wire, len)| &mut bytemuck::cast_slice_mut(wire)[..*len]);
         let buffers: Vec<&mut [u32]> = buffers.collect();

@@ -2,7 +2,10 @@
 
 use std::ops::Range;
 
+use c10d_core::Result;
+
 use crate::keys::Key;
+use crate::memory::{room_for, zeroed};
 
 /// Some rank's entries in a range of keys.
 #[derive(Clone, Copy, Debug)]
@@ -123,11 +126,14 @@ impl<K: Key> Union<K> {
 
     /// The union of pieces of one range. As bits where at least every 128th key is there: then finding an entry's place is
     /// counting bits.
-    pub(crate) fn of(range: &Range<u64>, pieces: &[Piece<'_, K>]) -> Union<K> {
+    ///
+    /// # Errors
+    /// `Resource` if there is no memory for it.
+    pub(crate) fn of(range: &Range<u64>, pieces: &[Piece<'_, K>]) -> Result<Union<K>> {
         let total: u64 = pieces.iter().map(|piece| piece.len() as u64).sum();
         let bits = pieces.iter().any(|piece| matches!(piece, Piece::Bits(_)));
         if !bits && words(range) > total.saturating_mul(2) {
-            let mut keys: Vec<K> = Vec::with_capacity(total as usize);
+            let mut keys: Vec<K> = room_for(total as usize)?;
             for piece in pieces {
                 if let Piece::List(list) = piece {
                     keys.extend_from_slice(list);
@@ -136,9 +142,9 @@ impl<K: Key> Union<K> {
             // Finds the sorted runs and merges them.
             keys.sort();
             keys.dedup();
-            return Union::List(keys);
+            return Ok(Union::List(keys));
         }
-        let mut all = vec![0; words(range) as usize];
+        let mut all = zeroed(words(range) as usize, 1)?;
         for piece in pieces {
             match piece {
                 Piece::List(keys) => set_bits(range, keys, &mut all),
@@ -148,15 +154,15 @@ impl<K: Key> Union<K> {
         Union::from_bits(all)
     }
 
-    fn from_bits(bits: Vec<u64>) -> Union<K> {
-        let mut before = Vec::with_capacity(bits.len() + 1);
+    fn from_bits(bits: Vec<u64>) -> Result<Union<K>> {
+        let mut before = room_for(bits.len() + 1)?;
         let mut count = 0;
         for word in &bits {
             before.push(count);
             count += word.count_ones() as usize;
         }
         before.push(count);
-        Union::Bits(bits, before)
+        Ok(Union::Bits(bits, before))
     }
 
     /// How many entries.
@@ -168,11 +174,11 @@ impl<K: Key> Union<K> {
     }
 
     /// The entries as they go over the wire.
-    pub(crate) fn to_wire(&self, range: &Range<u64>) -> Vec<u64> {
-        let mut wire = vec![0u64; (self.len() * size_of::<K>()).div_ceil(8)];
+    pub(crate) fn to_wire(&self, range: &Range<u64>) -> Result<Vec<u64>> {
+        let mut wire = zeroed::<u64>(wire_len::<K>(range, self.len()).div_ceil(2), 1)?;
         let mut list = bytemuck::cast_slice_mut::<u64, K>(&mut wire).iter_mut();
         match self {
-            Union::Bits(bits, _) if sent_as_bits::<K>(range, self.len()) => return bits.clone(),
+            Union::Bits(bits, _) if sent_as_bits::<K>(range, self.len()) => wire.copy_from_slice(bits),
             Union::Bits(bits, _) => each_bit(range, bits, |key| {
                 if let Some(to) = list.next() {
                     *to = K::new(key);
@@ -180,7 +186,7 @@ impl<K: Key> Union<K> {
             }),
             Union::List(keys) => list.zip(keys).for_each(|(to, key)| *to = *key),
         }
-        wire
+        Ok(wire)
     }
 }
 

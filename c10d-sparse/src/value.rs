@@ -1,9 +1,11 @@
 //! Element types, and how two values become one.
 
 use bytemuck::Zeroable;
-use c10d_core::Element;
+use c10d_core::{Element, Result};
 use half::{bf16, f16};
 use num_complex::Complex;
+
+use crate::memory::zeroed;
 
 /// An element type as it is reduced: 16-bit floats are widened first, and rounded once.
 pub(crate) trait Value: Element + Zeroable {
@@ -13,7 +15,10 @@ pub(crate) trait Value: Element + Zeroable {
     fn widen(self) -> Self::Wide;
 
     /// Accumulates into `out` by `reduce`, which writes every element of what it is given.
-    fn accumulate(out: &mut [Self], reduce: impl FnOnce(&mut [Self::Wide]));
+    ///
+    /// # Errors
+    /// `Resource` if there is no memory for what is wider.
+    fn accumulate(out: &mut [Self], reduce: impl FnOnce(&mut [Self::Wide]) -> Result) -> Result;
 
     /// The values' bytes.
     fn bytes(values: &[Self]) -> &[u8];
@@ -48,8 +53,8 @@ macro_rules! as_they_are {
             fn widen(self) -> $value {
                 self
             }
-            fn accumulate(out: &mut [$value], reduce: impl FnOnce(&mut [$value])) {
-                reduce(out);
+            fn accumulate(out: &mut [$value], reduce: impl FnOnce(&mut [$value]) -> Result) -> Result {
+                reduce(out)
             }
             fn bytes(values: &[$value]) -> &[u8] {
                 bytemuck::cast_slice(values)
@@ -70,10 +75,11 @@ macro_rules! halves {
             fn widen(self) -> f32 {
                 self.to_f32()
             }
-            fn accumulate(out: &mut [$value], reduce: impl FnOnce(&mut [f32])) {
-                let mut wide = vec![0f32; out.len()];
-                reduce(&mut wide);
+            fn accumulate(out: &mut [$value], reduce: impl FnOnce(&mut [f32]) -> Result) -> Result {
+                let mut wide = zeroed(out.len(), 1)?;
+                reduce(&mut wide)?;
                 out.iter_mut().zip(wide).for_each(|(out, wide)| *out = <$value>::from_f32(wide));
+                Ok(())
             }
             fn bytes(values: &[$value]) -> &[u8] {
                 bytemuck::cast_slice(values)
@@ -92,8 +98,8 @@ impl Value for bool {
     fn widen(self) -> bool {
         self
     }
-    fn accumulate(out: &mut [bool], reduce: impl FnOnce(&mut [bool])) {
-        reduce(out);
+    fn accumulate(out: &mut [bool], reduce: impl FnOnce(&mut [bool]) -> Result) -> Result {
+        reduce(out)
     }
     fn bytes(values: &[bool]) -> &[u8] {
         bytemuck::cast_slice(values)
