@@ -2,11 +2,12 @@
 
 mod common;
 
+use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
 use c10d_core::device::DeviceBuffer;
 use c10d_core::{Buf, BufMut, DType, Device, Error, ErrorKind, ProcessGroup, ReduceOp, Result, Span, op, run_ranks};
-use common::{SECOND, builder, on, place, with_fake, within};
+use common::{SECOND, builder, driver, on, place, with_fake, within};
 
 /// No timing decides a test; a hang would.
 const CAP: Duration = Duration::from_secs(20);
@@ -199,16 +200,24 @@ fn a_tensor_of_another_device_is_refused() {
 
 #[test]
 fn a_stream_that_records_a_graph_is_refused() {
-    with_fake("a_stream_that_records_a_graph_is_refused", "capturing=yes", || {
+    with_fake("a_stream_that_records_a_graph_is_refused", "", || {
+        let ready = Barrier::new(2);
         let results = two(|pg| {
             let stream = common::cuda().create_stream(pg.rank() as u16)?;
             let mut x = on(pg.rank(), &[1f32; 4]);
+            // Until one rank's graph is recorded, no other may so much as allocate memory.
+            ready.wait();
             // SAFETY: the stream is this device's and stays.
             #[allow(unsafe_code)]
             let call = unsafe { op::all_reduce(&mut x, ReduceOp::Sum).on_stream(stream) };
-            pg.run(call).map(drop)
+            let e = driver::recording(stream, || pg.run(call).map(drop)).expect_err("a graph");
+            ready.wait();
+            assert_eq!(*e.kind(), ErrorKind::InvalidArgument, "{e}");
+            assert!(e.to_string().contains("the stream records a graph"), "{e}");
+            // Nothing was sent: the group goes on.
+            reduce(pg)
         });
-        assert!(results.iter().all(|r| error(r).to_string().contains("graph")), "{results:?}");
+        assert!(results.iter().all(Result::is_ok), "{results:?}");
     });
 }
 

@@ -22,6 +22,8 @@ pub(crate) struct Comm {
     pub(crate) rank: u32,
     pub(crate) size: u32,
     pub(crate) device: u16,
+    /// Where its ranks have met, those that it was divided from among them.
+    port: u16,
     group: Mutex<Option<ProcessGroup>>,
     state: AtomicI32,
     pub(crate) launches: AtomicU64,
@@ -57,11 +59,12 @@ pub(crate) fn meeting() -> Result<u16> {
 }
 
 impl Comm {
-    fn new(rank: u32, size: u32, device: u16) -> Arc<Comm> {
+    fn new(rank: u32, size: u32, device: u16, port: u16) -> Arc<Comm> {
         Arc::new(Comm {
             rank,
             size,
             device,
+            port,
             group: Mutex::default(),
             state: AtomicI32::new(IN_PROGRESS),
             launches: AtomicU64::new(0),
@@ -82,7 +85,7 @@ impl Comm {
 
     /// Begins to meet the others.
     pub(crate) fn begin(cpu: Cpu, port: u16, rank: u32, size: u32, device: u16) -> u64 {
-        let comm = Comm::new(rank, size, device);
+        let comm = Comm::new(rank, size, device, port);
         let this = comm.clone();
         std::thread::spawn(move || {
             if fault::is("init", "progress", rank) {
@@ -110,7 +113,7 @@ impl Comm {
             return 0;
         };
         // Its place is known when the division is done, which nobody looks at before.
-        let child = Comm::new(self.rank, self.size, self.device);
+        let child = Comm::new(self.rank, self.size, self.device, self.port);
         let this = child.clone();
         std::thread::spawn(move || {
             let made = group.split(Some(color), key);
@@ -126,7 +129,7 @@ impl Comm {
         let Some(group) = self.group() else { return 0 };
         let left = |r: &u32| !lost.contains(r);
         let (rank, size) = ((0..self.rank).filter(left).count(), (0..self.size).filter(left).count());
-        let child = Comm::new(rank as u32, size as u32, self.device);
+        let child = Comm::new(rank as u32, size as u32, self.device, self.port);
         let (parent, this) = (self.clone(), child.clone());
         std::thread::spawn(move || {
             let made = group.shrink(&lost);
@@ -176,6 +179,10 @@ impl Comm {
         self.launches.fetch_add(1, Ordering::Relaxed)
     }
 
+    fn launches(&self) -> u64 {
+        self.launches.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn landed(&self) {
         *self.flying.lock() -= 1;
         self.changed.notify_all();
@@ -187,6 +194,14 @@ impl Comm {
 
     pub(crate) fn is_finalized(&self) -> bool {
         self.finalized.load(Ordering::Acquire)
+    }
+
+    /// Waits until the other ranks in this process have made a launch after this one, or are gone.
+    pub(crate) fn let_others_go_on(&self, launch: u64) {
+        let waits = |c: &Arc<Comm>| c.port == self.port && c.rank != self.rank && c.launches() <= launch + 1;
+        while COMMS.lock().values().any(waits) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 
     /// Never ends but by an abort.

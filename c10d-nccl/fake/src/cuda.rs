@@ -3,14 +3,15 @@
 
 use std::alloc::{Layout, alloc, dealloc};
 use std::cell::Cell;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ffi::{c_char, c_int, c_uint, c_void};
 use std::sync::LazyLock;
 
 use parking_lot::Mutex;
 
+use crate::capture;
 use crate::fault;
-use crate::world::{Touch, WORLD, Work};
+use crate::world::{Clock, Touch, WORLD, Work};
 
 pub const SUCCESS: c_int = 0;
 pub const INVALID_VALUE: c_int = 1;
@@ -119,31 +120,42 @@ pub unsafe extern "C" fn cuCtxGetCurrent(context: *mut u64) -> c_int {
 #[unsafe(no_mangle)]
 pub extern "C" fn cuCtxSynchronize() -> c_int {
     let Some(device) = current() else { return INVALID_CONTEXT };
+    if let Some(code) = capture::forbids("cuCtxSynchronize") {
+        return code;
+    }
     let streams = WORLD.lock().streams(device);
     streams.into_iter().for_each(pass);
     SUCCESS
 }
 
-/// Waits until a stream has passed what it was given.
+/// Waits until a stream has passed what it was given, and lets the host know.
 fn pass(stream: u64) {
+    if let Some(clock) = reach(stream) {
+        // What the host has seen to be over comes before whatever it does next.
+        WORLD.lock().saw(&clock);
+    }
+}
+
+/// Waits until a stream has passed what it was given; what that was.
+fn reach(stream: u64) -> Option<Clock> {
     let (told, hear) = crossbeam_channel::bounded(1);
     let tell = move || {
         let _ = told.send(());
     };
     let mut world = WORLD.lock();
-    if world.enqueue(stream, &[], Box::new(tell)).is_err() {
-        return;
-    }
+    world.enqueue(stream, &[], Box::new(tell)).ok()?;
     let clock = world.clock(stream);
     drop(world);
-    let _ = hear.recv();
-    // What the host has seen to be over comes before whatever it does next.
-    WORLD.lock().saw(&clock);
+    hear.recv().ok()?;
+    Some(clock)
 }
 
 #[unsafe(no_mangle)]
 pub extern "C" fn cuStreamSynchronize(stream: u64) -> c_int {
     let Some(device) = current() else { return INVALID_CONTEXT };
+    if let Some(code) = capture::forbids("cuStreamSynchronize") {
+        return code;
+    }
     let Some(stream) = WORLD.lock().stream(stream, device) else { return INVALID_HANDLE };
     pass(stream);
     SUCCESS
@@ -174,6 +186,7 @@ pub unsafe extern "C" fn cuGetErrorName(code: c_int, name: *mut *const c_char) -
         INVALID_HANDLE => c"CUDA_ERROR_INVALID_HANDLE",
         LAUNCH_FAILED => c"CUDA_ERROR_LAUNCH_FAILED",
         100 => c"CUDA_ERROR_NO_DEVICE",
+        900 => c"CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED",
         _ => c"CUDA_ERROR_UNKNOWN",
     };
     // SAFETY: as above.
@@ -189,6 +202,8 @@ pub unsafe extern "C" fn cuGetErrorString(_: c_int, text: *mut *const c_char) ->
 }
 
 static SIZES: LazyLock<Mutex<HashMap<u64, Layout>>> = LazyLock::new(Mutex::default);
+/// How many bytes of host memory are page-locked from where on.
+static LOCKED: LazyLock<Mutex<BTreeMap<u64, usize>>> = LazyLock::new(Mutex::default);
 
 fn take(bytes: usize) -> Option<u64> {
     let layout = Layout::from_size_align(bytes.max(1), 256).ok()?;
@@ -214,6 +229,9 @@ fn give(at: u64) -> bool {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuMemAlloc_v2(at: *mut u64, bytes: usize) -> c_int {
     let Some(device) = current() else { return INVALID_CONTEXT };
+    if let Some(code) = capture::forbids("cuMemAlloc") {
+        return code;
+    }
     if bytes > isize::MAX as usize / 2 {
         return OUT_OF_MEMORY;
     }
@@ -226,7 +244,14 @@ pub unsafe extern "C" fn cuMemAlloc_v2(at: *mut u64, bytes: usize) -> c_int {
 
 #[unsafe(no_mangle)]
 pub extern "C" fn cuMemFree_v2(at: u64) -> c_int {
+    if let Some(code) = capture::forbids("cuMemFree") {
+        return code;
+    }
     let Some(streams) = WORLD.lock().free(at) else { return INVALID_VALUE };
+    if !streams.is_empty() && fault::word("freed").is_some() {
+        eprintln!("fake CUDA: memory at {at:#x} is freed while streams may be using it");
+        std::process::abort();
+    }
     // The real one waits for the device, too.
     streams.into_iter().for_each(pass);
     if give(at) { SUCCESS } else { INVALID_VALUE }
@@ -235,13 +260,19 @@ pub extern "C" fn cuMemFree_v2(at: u64) -> c_int {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuMemHostAlloc(at: *mut u64, bytes: usize, _: c_uint) -> c_int {
     let Some(base) = take(bytes) else { return OUT_OF_MEMORY };
+    LOCKED.lock().insert(base, bytes);
     // SAFETY: as above.
     unsafe { *at = base };
     SUCCESS
 }
 
+fn is_locked(at: u64, bytes: usize) -> bool {
+    LOCKED.lock().range(..=at).next_back().is_some_and(|(base, len)| at - base + bytes as u64 <= *len as u64)
+}
+
 #[unsafe(no_mangle)]
 pub extern "C" fn cuMemFreeHost(at: u64) -> c_int {
+    LOCKED.lock().remove(&at);
     if give(at) { SUCCESS } else { INVALID_VALUE }
 }
 
@@ -258,13 +289,26 @@ fn copy(to: u64, from: u64, bytes: usize, stream: u64, touches: &[Touch]) -> c_i
     said(world.enqueue(stream, touches, work))
 }
 
+/// What comes before a copy of host memory. If that is pageable the driver may wait for the stream, and may or may not
+/// copy late: who relies on either is wrong. So it waits here, copies late all the same, and tells nobody that it waited.
+fn before_copy(host: u64, bytes: usize, stream: u64) {
+    if !is_locked(host, bytes)
+        && let Some(device) = current()
+    {
+        let stream = WORLD.lock().stream(stream, device);
+        stream.and_then(reach);
+    }
+}
+
 #[unsafe(no_mangle)]
 pub extern "C" fn cuMemcpyHtoDAsync_v2(to: u64, from: u64, bytes: usize, stream: u64) -> c_int {
+    before_copy(from, bytes, stream);
     copy(to, from, bytes, stream, &[Touch { at: to, bytes, writes: true }])
 }
 
 #[unsafe(no_mangle)]
 pub extern "C" fn cuMemcpyDtoHAsync_v2(to: u64, from: u64, bytes: usize, stream: u64) -> c_int {
+    before_copy(to, bytes, stream);
     copy(to, from, bytes, stream, &[Touch { at: from, bytes, writes: false }])
 }
 
@@ -316,15 +360,27 @@ pub extern "C" fn cuStreamDestroy_v2(stream: u64) -> c_int {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamIsCapturing(_: u64, status: *mut c_int) -> c_int {
-    // SAFETY: as above.
-    unsafe { *status = c_int::from(fault::word("capturing").is_some()) };
-    SUCCESS
+pub extern "C" fn cuLaunchHostFunc(
+    stream: u64,
+    function: unsafe extern "C" fn(*mut c_void),
+    data: *mut c_void,
+) -> c_int {
+    let Some(device) = current() else { return INVALID_CONTEXT };
+    let data = At(data as u64);
+    let work: Work = Box::new(move || {
+        let data = &data;
+        // SAFETY: the caller's function, which takes this.
+        unsafe { function(data.0 as *mut c_void) }
+    });
+    let mut world = WORLD.lock();
+    let Some(stream) = world.stream(stream, device) else { return INVALID_HANDLE };
+    said(world.enqueue(stream, &[], work))
 }
 
 #[unsafe(no_mangle)]
 pub extern "C" fn cuStreamWaitEvent(stream: u64, event: u64, _: c_uint) -> c_int {
     let Some(device) = current() else { return INVALID_CONTEXT };
+    capture::joins(event);
     let mut world = WORLD.lock();
     let Some(stream) = world.stream(stream, device) else { return INVALID_HANDLE };
     said(world.wait(stream, event))
@@ -345,6 +401,9 @@ pub extern "C" fn cuEventDestroy_v2(event: u64) -> c_int {
 #[unsafe(no_mangle)]
 pub extern "C" fn cuEventRecord(event: u64, stream: u64) -> c_int {
     let Some(device) = current() else { return INVALID_CONTEXT };
+    if capture::records(event, stream) {
+        return SUCCESS;
+    }
     let mut world = WORLD.lock();
     let Some(stream) = world.stream(stream, device) else { return INVALID_HANDLE };
     said(world.record(event, stream))
@@ -352,6 +411,9 @@ pub extern "C" fn cuEventRecord(event: u64, stream: u64) -> c_int {
 
 #[unsafe(no_mangle)]
 pub extern "C" fn cuEventQuery(event: u64) -> c_int {
+    if let Some(code) = capture::forbids("cuEventQuery") {
+        return code;
+    }
     if crate::nccl::launched_past("query") {
         fault::hang();
     }

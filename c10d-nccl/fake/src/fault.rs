@@ -11,12 +11,13 @@
 //! | `issue=N` | the N-th launch (from 0) is in progress for ever |
 //! | `hang=N` | the N-th launch never ends on the device |
 //! | `error=N` | the N-th launch never ends, and the communicator reports an asynchronous error |
+//! | `behind=N` | the N-th launch ends on the device when the other ranks of this process have made a later one, or have gone |
 //! | `garble=N` | the N-th launch sends ones in all bits |
 //! | `abort=hang` | `ncclCommAbort` does not return |
 //! | `query=N` | `cuEventQuery` does not return on a thread after its N-th launch |
 //! | `lost=N` | the device is lost to a thread after its N-th launch |
 //! | `kernel=N` | the N-th `cuLaunchKernel` does not return, nor those after it (those on device R, if a rank is named) |
-//! | `capturing=yes` | every stream records a graph |
+//! | `freed=ends` | memory that is freed before an event has shown it to be out of use ends the process; the real one waits |
 
 /// The value of a word of the script.
 pub fn word(name: &str) -> Option<String> {

@@ -5,9 +5,11 @@
 //! done by a CPU backend: of each communicator's own, or one that was given ([`Cpu`]). It is strict: what a real device would
 //! answer with a wrong result or a hang is an error here, in words: two streams that touch the same memory without an event
 //! between them, messages outside of a group, memory or streams of another device, communicators that are not ready or gone.
+//! Where the driver may do one thing or another, as with pageable memory, it does what is harder on its caller.
 //! The variable `C10D_FAKE_NCCL` makes it fail on purpose, see [`fault`].
 #![allow(unsafe_code)]
 
+pub mod capture;
 mod comm;
 mod cpu;
 pub mod cuda;

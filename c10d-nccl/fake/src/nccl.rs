@@ -329,7 +329,7 @@ fn launch(handle: u64, stream: u64, calls: Vec<Call>) -> c_int {
     let n = comm.launch();
     let (this, here) = (comm.clone(), fault::number("rank").is_none_or(|r| r == u64::from(comm.rank)));
     let is = |name: &str| here && fault::number(name) == Some(n);
-    let (hangs, errs, garbles) = (is("hang"), is("error"), is("garble"));
+    let (hangs, errs, garbles, behind) = (is("hang"), is("error"), is("garble"), is("behind"));
     let work = move || {
         if hangs || errs {
             this.stick();
@@ -347,6 +347,9 @@ fn launch(handle: u64, stream: u64, calls: Vec<Call>) -> c_int {
             this.fail(6, &e.to_string());
             // As the real one's kernels, which do not end by themselves: nobody may take what is there for a result.
             this.stick();
+        }
+        if behind {
+            this.let_others_go_on(n);
         }
         this.landed();
     };

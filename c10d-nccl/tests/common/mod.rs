@@ -1,6 +1,8 @@
 //! Tests run in processes of their own in which the fake libcuda and libnccl are all that the linker finds.
 #![allow(dead_code, unsafe_code)]
 
+pub(crate) mod driver;
+
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Output, Stdio};
 use std::sync::Arc;

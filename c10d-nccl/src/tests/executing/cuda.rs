@@ -5,7 +5,7 @@ use std::ffi::{CString, c_int};
 
 use c10d_core::device::{DevicePtr, DeviceRuntime, Event, Stream};
 use c10d_core::{Device, Error, ErrorKind, Result};
-use c10d_fake_nccl::{cuda as driver, kernels};
+use c10d_fake_nccl::{capture, cuda as driver, kernels};
 
 use crate::cuda::CudaApi;
 use crate::kernels::Kernel;
@@ -122,7 +122,7 @@ unsafe impl CudaApi for FakeCuda {
     unsafe fn is_capturing(&self, index: u16, stream: Stream) -> Result<bool> {
         self.enter(index)?;
         // SAFETY: as above.
-        let status = answer("cuStreamIsCapturing", |status| unsafe { driver::cuStreamIsCapturing(stream, status) })?;
+        let status = answer("cuStreamIsCapturing", |status| unsafe { capture::cuStreamIsCapturing(stream, status) })?;
         Ok(status != 0)
     }
     fn has_kernels(&self) -> Result {

@@ -1,12 +1,15 @@
 //! What a device would answer with a wrong result or a hang is refused behind the traits, too.
 #![allow(unsafe_code)]
 
+use std::ffi::c_void;
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
-use c10d_core::device::{DeviceBuffer, DeviceRuntime};
+use c10d_core::device::{DeviceBuffer, DevicePtr, DeviceRuntime};
 use c10d_core::{Buf, DType, Memory};
 use c10d_fake_nccl::Cpu;
+use c10d_fake_nccl::cuda::{SUCCESS, cuLaunchHostFunc, cuMemHostAlloc};
 
 use super::cuda::FakeCuda;
 use super::nccl::FakeNccl;
@@ -92,6 +95,48 @@ fn an_event_is_that_of_its_last_record() {
         FakeCuda.synchronize(0, held, soon()).unwrap();
         assert!(FakeCuda.query(0, mark).unwrap(), "the earlier record takes nothing back");
     }
+}
+
+unsafe extern "C" fn wait(opened: *mut c_void) {
+    // SAFETY: what the test gives it, once.
+    let opened: Box<Receiver<()>> = unsafe { Box::from_raw(opened.cast()) };
+    let _ = opened.recv();
+}
+
+/// Copies of page-locked memory are all late; before one of pageable memory the driver may wait for the stream.
+#[test]
+fn a_copy_of_pageable_memory_waits() {
+    const HELD: Duration = Duration::from_millis(100);
+    FakeCuda.enter(0).unwrap();
+    let (stream, base) = (FakeCuda.create_stream(0).unwrap(), FakeCuda.allocate(0, 8).unwrap() as u64);
+    let ((open, opened), (tell, told)) = (channel(), channel());
+    let (mut locked, opened) = (0u64, Box::into_raw(Box::new(opened)));
+    // SAFETY: the function's own data; writes its answer.
+    let done = unsafe { (cuLaunchHostFunc(stream, wait, opened.cast()), cuMemHostAlloc(&mut locked, 8, 0)) };
+    assert_eq!(done, (SUCCESS, SUCCESS));
+    let write = move |value: u64| {
+        // SAFETY: eight bytes of ours, which the device does not read before the stream goes on.
+        unsafe { (locked as *mut u64).write_volatile(value) }
+    };
+    write(1);
+    std::thread::spawn(move || {
+        let (place, back) = (DevicePtr { base: base as *mut (), offset: 0 }, Box::leak(Box::new(0u64)));
+        // SAFETY: all stays until the end of the process.
+        unsafe { FakeCuda.copy_in(0, stream, place, locked as *const u8, 8) }.unwrap();
+        tell.send(0).unwrap();
+        // SAFETY: as above.
+        unsafe { FakeCuda.copy_out(0, stream, (&raw mut *back).cast(), place, 8) }.unwrap();
+        tell.send(0).unwrap();
+        // SAFETY: as above.
+        unsafe { FakeCuda.synchronize(0, stream, Instant::now() + 60 * SECOND) }.unwrap();
+        tell.send(*back).unwrap();
+    });
+    told.recv_timeout(60 * SECOND).expect("the stream is not waited for");
+    assert!(told.recv_timeout(HELD).is_err(), "the stream is waited for");
+    write(2);
+    open.send(()).unwrap();
+    told.recv_timeout(60 * SECOND).expect("the stream goes on");
+    assert_eq!(told.recv_timeout(60 * SECOND), Ok(2), "copied late");
 }
 
 #[test]
