@@ -15,7 +15,7 @@ use crate::dialect::Dialect;
 use crate::nccl::{Communicator, NcclApi, RedOp, UniqueId};
 use crate::ops::Plan;
 use crate::scratch::Scratch;
-use crate::task::{Part, Task};
+use crate::task::Task;
 
 /// How often a communicator with work on its way is asked for errors.
 const ASK: Duration = Duration::from_millis(20);
@@ -30,8 +30,6 @@ pub(crate) struct Means {
     pub(crate) cuda: Arc<dyn CudaApi>,
     pub(crate) store: Arc<dyn Store>,
     pub(crate) device: u16,
-    /// One float of device memory, for barriers.
-    pub(crate) token: Part,
     pub(crate) dialect: Dialect,
 }
 
@@ -281,8 +279,7 @@ impl Channel {
         let mut issuer = comm.issuer(&*means.cuda, means.device, self.line.stream(), dtype);
         let (rank, size) = (self.rank as usize, self.size as usize);
         let (dialect, scratch) = (&means.dialect, &mut self.scratch);
-        let mut plan =
-            Plan { task: &task, rank, size, issuer: &mut issuer, made: None, token: means.token, dialect, scratch };
+        let mut plan = Plan { task: &task, rank, size, issuer: &mut issuer, made: None, dialect, scratch };
         let what = task.op.name();
         means.board.calling(what, || plan.issue()).map_err(|e| e.phase(Phase::Announce))?;
         let made = plan.made;

@@ -88,7 +88,7 @@ impl Comms {
         if comms.is_empty() {
             return;
         }
-        if let Err(e) = self.cuda.enter(self.device) {
+        if let Err(e) = self.cuda.enter_own(self.device) {
             tracing::error!(target: "c10d", "{e}");
         }
         // Several in one group, so that none waits for another's end.

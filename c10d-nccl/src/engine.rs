@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::time::{Duration, Instant};
 
-use c10d_core::device::DeviceBuffer;
 use c10d_core::{ErrorKind, OpKind, Result};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
@@ -49,8 +48,6 @@ pub(crate) struct Engine {
     pub(crate) orders: Receiver<Order>,
     /// Told once, when the communicator is ready.
     pub(crate) ready: Option<Sender<()>>,
-    /// What barriers reduce.
-    pub(crate) token: DeviceBuffer,
 }
 
 impl Engine {
@@ -62,15 +59,13 @@ impl Engine {
                 board.wait_for_failure(NAMED);
             }
             board.fail(e);
-            // The device may be at it still.
-            std::mem::forget(self.token);
         }
         board.over();
     }
 
     fn work(&mut self, origin: Origin) -> Result {
         let means = &self.means;
-        means.board.calling("cuCtxSetCurrent", || means.cuda.enter(means.device))?;
+        means.board.calling("cuCtxSetCurrent", || means.cuda.enter_own(means.device))?;
         let mut channels: BTreeMap<Between, Channel> = BTreeMap::new();
         match origin {
             Origin::Ids(ids) => {

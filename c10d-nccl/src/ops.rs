@@ -16,8 +16,6 @@ pub(crate) struct Plan<'t, 'i, 'a> {
     pub(crate) issuer: &'i mut Issuer<'a>,
     /// A reduction that was made for the calls.
     pub(crate) made: Option<RedOp>,
-    /// One float in device memory, for barriers.
-    pub(crate) token: Part,
     /// Whose calls are made. Ranks of one communicator must make the same ones, grouped in the same way.
     pub(crate) dialect: &'t Dialect,
     pub(crate) scratch: &'t mut Scratch,
@@ -239,7 +237,9 @@ impl Plan<'_, '_, '_> {
     }
 
     fn barrier(&mut self) -> Result {
-        self.issuer.all_reduce(self.token, RedOp::SUM)
+        // One float, whatever is in it.
+        let token = self.scratch.part(1, DType::F32.size())?;
+        self.issuer.all_reduce(token, RedOp::SUM)
     }
 }
 

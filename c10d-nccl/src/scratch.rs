@@ -1,4 +1,4 @@
-//! Device memory of a stream's own, for ops that PyTorch's ranks do by way of one flat tensor.
+//! Device memory of a stream's own, for barriers and for ops that PyTorch's ranks do by way of one flat tensor.
 
 use std::mem::ManuallyDrop;
 use std::sync::Arc;

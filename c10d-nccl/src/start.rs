@@ -3,8 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use c10d_core::device::{DeviceBuffer, DeviceRuntime};
-use c10d_core::{Buf, DType, Error, ErrorKind, GroupInit, Memory, Phase, Result, Store};
+use c10d_core::{Error, ErrorKind, GroupInit, Phase, Result, Store};
 use crossbeam_channel::{RecvTimeoutError, Sender, bounded, unbounded};
 use parking_lot::Mutex;
 
@@ -19,7 +18,6 @@ use crate::engine::{Engine, Order, Origin};
 use crate::keeper::Keeper;
 use crate::nccl::NcclApi;
 use crate::side::Side;
-use crate::task::Part;
 
 /// The hint that switches the comparison of calls off.
 const CHECK: &str = "nccl.check";
@@ -91,12 +89,6 @@ pub(crate) fn run(
     origin: Origin,
 ) -> Result<Running> {
     let Facts { store, rank, size, timeout, deadline, device, side, checks, dialect } = facts;
-    let runtime: Arc<dyn DeviceRuntime> = cuda.clone();
-    let token_buffer = DeviceBuffer::new(&runtime, device, DType::F32, 1)?;
-    let token = match (&token_buffer).span().memory() {
-        Memory::Cuda(at) => Part { at, count: 1, size: DType::F32.size() },
-        _ => return Err(Error::new(ErrorKind::Internal, "CUDA gave memory that is not CUDA's")),
-    };
     let board = Arc::new(Board::default());
     let (orders, receiver) = unbounded();
     let (ready, is_ready) = bounded(1);
@@ -107,11 +99,10 @@ pub(crate) fn run(
         cuda: cuda.clone(),
         store: store.clone(),
         device,
-        token,
         dialect: dialect.clone(),
     };
     let keeper = Keeper { board: board.clone(), comms, cuda: cuda.clone(), device, side: side.clone() };
-    let engine = Engine { means, rank, size, timeout, orders: receiver, ready: Some(ready), token: token_buffer };
+    let engine = Engine { means, rank, size, timeout, orders: receiver, ready: Some(ready) };
     spawn("c10d-nccl-keeper", move || keeper.run())?;
     spawn("c10d-nccl", move || engine.run(origin)).inspect_err(|_| board.over())?;
     let compared = side.as_ref().and_then(Side::messages).filter(|_| checks);

@@ -4,7 +4,7 @@ mod common;
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
-use std::sync::Arc;
+use std::sync::{Arc, Barrier};
 use std::time::Instant;
 
 use c10d_core::ops::{Absent, AllReduceOptions};
@@ -492,6 +492,36 @@ fn without_kernels_all_ranks_are_told_why() {
         for e in errors.unwrap() {
             assert!(*e.kind() == ErrorKind::Unsupported && e.to_string().contains("11080"), "{e}");
         }
+    });
+}
+
+/// What a stream records is neither run nor spoilt, all ranks learn why not, and the group goes on.
+#[test]
+fn a_stream_that_records_a_graph_is_refused() {
+    with_fake("a_stream_that_records_a_graph_is_refused", "", || {
+        let ready = Barrier::new(2);
+        run_ranks(2, builder(), |pg| {
+            let mut mine = sent(&Coo::new([9], 1, vec![3], vec![2f32])?, pg.rank());
+            let stream = common::cuda().create_stream(pg.rank() as u16)?;
+            // Until rank 1's graph is recorded, no other may so much as allocate memory.
+            ready.wait();
+            let e = if pg.rank() == 1 {
+                // SAFETY: the stream is this device's and stays.
+                #[allow(unsafe_code)]
+                let call = unsafe { op::all_reduce(&mut mine, ReduceOp::Sum).on_stream(stream) };
+                common::driver::recording(stream, || pg.run(call).map(drop))
+            } else {
+                pg.all_reduce(&mut mine, ReduceOp::Sum).map(drop)
+            };
+            ready.wait();
+            let e = e.unwrap_err();
+            assert_eq!((e.kind(), &e.report().guilty[..]), (&ErrorKind::InvalidArgument, &[1][..]), "{e}");
+            assert!(e.report().what.contains("the stream records a graph"), "{e}");
+            let sum = fetched::<f32>(&pg.all_reduce(mine, ReduceOp::Sum)?);
+            assert_eq!((sum.indices(), sum.values()), (&[3i64][..], &[4f32][..]));
+            Ok(())
+        })
+        .unwrap();
     });
 }
 

@@ -14,6 +14,11 @@ pub(crate) unsafe trait CudaApi: DeviceRuntime {
     /// Makes the device the calling thread's, as NCCL wants it.
     fn enter(&self, index: u16) -> Result;
 
+    /// The same for a thread of our own: its calls do not break the graphs that the caller's threads record.
+    fn enter_own(&self, index: u16) -> Result {
+        self.enter(index)
+    }
+
     /// On which device this address lies, if it is a device's.
     fn device_of(&self, address: u64) -> Result<Option<u16>>;
 

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 const NAMES: [&str; 2] = ["libcuda.so.1", "libcuda.so"];
 
 /// What is called of the driver. An older one that lacks any is refused here, since a call would panic.
-const SYMBOLS: [&str; 30] = [
+const SYMBOLS: [&str; 31] = [
     "cuCtxGetStreamPriorityRange",
     "cuCtxSetCurrent",
     "cuDeviceGet",
@@ -41,6 +41,7 @@ const SYMBOLS: [&str; 30] = [
     "cuStreamDestroy_v2",
     "cuStreamIsCapturing",
     "cuStreamWaitEvent",
+    "cuThreadExchangeStreamCaptureMode",
 ];
 
 /// How many CUDA devices there are; at least one.

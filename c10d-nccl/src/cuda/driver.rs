@@ -254,6 +254,14 @@ unsafe impl CudaApi for Driver {
         unsafe { result::ctx::set_current(context.0) }.map_err(|e| failed("taking a device", e))
     }
 
+    fn enter_own(&self, index: u16) -> Result {
+        self.enter(index)?;
+        let mut mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+        // SAFETY: swaps one integer with the thread's.
+        let done = unsafe { sys::cuThreadExchangeStreamCaptureMode(&mut mode).result() };
+        done.map_err(|e| failed("leaving other threads' graphs alone", e))
+    }
+
     fn device_of(&self, address: u64) -> Result<Option<u16>> {
         let mut ordinal = -1i32;
         let attribute = sys::CUpointer_attribute::CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL;

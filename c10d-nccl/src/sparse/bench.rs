@@ -91,7 +91,7 @@ pub(super) struct Bench {
 
 impl Bench {
     pub(super) fn new(cuda: Arc<dyn CudaApi>, index: u16, caller: Stream, deadline: Instant) -> Result<Bench> {
-        cuda.enter(index)?;
+        cuda.enter_own(index)?;
         let mut line = Line::new(cuda.clone(), index)?;
         let mut refused = None;
         if line.records(caller)? {
