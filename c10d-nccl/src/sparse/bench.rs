@@ -11,7 +11,7 @@ use crate::cuda::{CudaApi, Line};
 use crate::kernels::Kernel;
 
 /// How long the device is waited for after a failure, before its memory is left to it for good.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 /// The longest pause between two questions.
 const PAUSE: Duration = Duration::from_micros(200);
 
@@ -227,8 +227,8 @@ impl Bench {
     }
 
     /// Gives everything back; `false`: the device did not let go, and what it may still use is left to it.
-    pub(super) fn end(mut self) -> bool {
-        let over = self.settle_by(Instant::now() + PATIENCE).is_ok();
+    pub(super) fn end(mut self, patience: Duration) -> bool {
+        let over = self.settle_by(Instant::now() + patience).is_ok();
         if over {
             self.line.close();
         } else {

@@ -1,12 +1,12 @@
 //! The thread that makes a sparse call's calls of CUDA: one that does not come back holds nobody up.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use c10d_core::{Error, ErrorKind, Phase, Request, Result, let_go};
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 
-use super::bench::{Bench, Tensor};
+use super::bench::{Bench, PATIENCE, Tensor};
 use crate::cuda::{CudaApi, release, retain};
 
 type Order = Box<dyn FnOnce(&mut Result<Bench>) + Send>;
@@ -37,7 +37,7 @@ impl Worker {
         }
         let (orders, todo) = unbounded::<Order>();
         let (deadline, caller) = (request.deadline(), request.stream);
-        let run = move || serve(Bench::new(cuda, index, caller, deadline), todo, held);
+        let run = move || serve(Bench::new(cuda, index, caller, deadline), todo, held, PATIENCE);
         let thread = std::thread::Builder::new().name("c10d-nccl-sparse".to_owned());
         thread.spawn(run).map_err(|e| {
             let what = "cannot start the thread that a sparse call on a GPU needs";
@@ -93,10 +93,41 @@ impl Drop for Held {
     }
 }
 
-fn serve(mut bench: Result<Bench>, todo: Receiver<Order>, held: Held) {
+fn serve(mut bench: Result<Bench>, todo: Receiver<Order>, held: Held, patience: Duration) {
     todo.into_iter().for_each(|order| order(&mut bench));
-    if bench.is_ok_and(|bench| !bench.end()) {
+    if bench.is_ok_and(|bench| !bench.end(patience)) {
         // The device may be at it for ever.
         std::mem::forget(held);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use c10d_core::DType;
+
+    use super::*;
+    use crate::tests::mock::MockCuda;
+
+    /// How much is freed at the end of a call whose device is at work for so many more questions.
+    fn freed(questions: u64, patience: Duration) -> u64 {
+        let cuda = Arc::new(MockCuda::at_work(questions));
+        let mut bench = Bench::new(cuda.clone(), 0, 0, Instant::now());
+        bench.as_mut().unwrap().allocate(DType::F32, 5).unwrap();
+        let held = Held { cuda: cuda.clone(), index: 0, addresses: vec![1 << 20] };
+        // Without a sender: the call is over.
+        let (_, todo) = unbounded();
+        serve(bench, todo, held, patience);
+        cuda.freed()
+    }
+
+    /// The mock refuses to free anything before.
+    #[test]
+    fn memory_is_freed_when_the_device_is_through() {
+        assert_eq!(freed(100, PATIENCE), 2, "the call's own and the caller's");
+    }
+
+    #[test]
+    fn memory_is_left_to_a_device_that_never_is() {
+        assert_eq!(freed(u64::MAX, Duration::ZERO), 0);
     }
 }

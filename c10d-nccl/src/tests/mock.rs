@@ -52,25 +52,52 @@ pub(super) static PROVIDER: Provider = Provider {
 };
 
 fn create(init: &GroupInit) -> Result<Arc<dyn Backend>> {
+    Ok(Arc::new(connect(init)?))
+}
+
+/// The backend that one rank has.
+pub(super) fn connect(init: &GroupInit) -> Result<Nccl> {
     let log = log(&init.group, init.rank);
     let (old, next) = (init.hint("mock.old").is_some(), AtomicU64::new(1));
     let nccl = Arc::new(Mock { log: log.clone(), next, old });
-    Ok(Arc::new(Nccl::connect(nccl, Arc::new(MockCuda { log, next: AtomicU64::new(1) }), Facts::of(init, 0)?)?))
+    let cuda = MockCuda { log, ..MockCuda::at_work(0) };
+    Nccl::connect(nccl, Arc::new(cuda), Facts::of(init, 0)?)
 }
 
 /// The device of a test's buffers.
 pub(super) fn cuda() -> Arc<dyn DeviceRuntime> {
-    Arc::new(MockCuda { log: Log::default(), next: AtomicU64::new(1) })
+    Arc::new(MockCuda::at_work(0))
 }
 
 /// The same, as the backend sees it.
 pub(super) fn cuda_api() -> Arc<dyn CudaApi> {
-    Arc::new(MockCuda { log: Log::default(), next: AtomicU64::new(1) })
+    Arc::new(MockCuda::at_work(0))
 }
 
-pub(super) struct MockCuda {
+pub(crate) struct MockCuda {
     log: Log,
     next: AtomicU64,
+    /// How often it will say that the device is not through.
+    questions: AtomicU64,
+    freed: AtomicU64,
+}
+
+impl MockCuda {
+    /// A device that is at work for so many questions.
+    pub(crate) fn at_work(questions: u64) -> MockCuda {
+        let (questions, freed) = (AtomicU64::new(questions), AtomicU64::new(0));
+        MockCuda { log: Log::default(), next: AtomicU64::new(1), questions, freed }
+    }
+
+    /// How much memory was given back.
+    pub(crate) fn freed(&self) -> u64 {
+        self.freed.load(Ordering::Relaxed)
+    }
+
+    fn give_back(&self) {
+        assert_eq!(self.questions.load(Ordering::Relaxed), 0, "freed while the device is at work");
+        self.freed.fetch_add(1, Ordering::Relaxed);
+    }
 }
 
 // SAFETY: its memory is an address that nobody looks behind; copies do nothing.
@@ -88,7 +115,12 @@ unsafe impl DeviceRuntime for MockCuda {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         Ok((NEXT.fetch_add(1, Ordering::Relaxed) << 20) as *mut ())
     }
-    unsafe fn free(&self, _: u16, _: *mut ()) {}
+    unsafe fn free(&self, _: u16, _: *mut ()) {
+        self.give_back();
+    }
+    unsafe fn release(&self, _: u16, _: *mut ()) {
+        self.give_back();
+    }
     fn create_stream(&self, _: u16) -> Result<Stream> {
         Ok(self.next.fetch_add(1, Ordering::Relaxed))
     }
@@ -106,7 +138,8 @@ unsafe impl DeviceRuntime for MockCuda {
         Ok(())
     }
     unsafe fn query(&self, _: u16, _: Event) -> Result<bool> {
-        Ok(true)
+        let one_less = |n: u64| n.checked_sub(1);
+        Ok(self.questions.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less).is_err())
     }
     unsafe fn copy_in(&self, _: u16, _: Stream, _: DevicePtr, _: *const u8, _: usize) -> Result {
         Ok(())

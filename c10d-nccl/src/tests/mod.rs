@@ -4,6 +4,6 @@
 mod dialects;
 mod executing;
 mod log;
-mod mock;
+pub(crate) mod mock;
 mod real;
 mod roots;

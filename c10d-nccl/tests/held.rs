@@ -1,0 +1,59 @@
+//! The memory of a sparse call that was given up: the device may be using it still. The fake ends the process where memory
+//! is freed of which nobody has seen that the device is through with it.
+
+mod common;
+
+use std::time::{Duration, Instant};
+
+use c10d_core::{DeviceCoo, ErrorKind, ProcessGroup, ReduceOp, Result, op, run_ranks};
+use common::driver::{Gate, is_allocated};
+use common::{SECOND, builder, cuda, on, place, with_fake};
+
+const SHORT: Duration = Duration::from_millis(700);
+
+/// Reduces a tensor on this stream, which does not end in time; the tensor is dropped. Gives where it was.
+fn given_up(pg: &ProcessGroup, stream: u64) -> Result<[u64; 2]> {
+    let (mut indices, mut values) = (on(pg.rank(), &[3i64, 4]), on(pg.rank(), &[2f32, 1.0]));
+    let places = [place(&mut indices), place(&mut values)].map(|place| place.base as u64);
+    let tensor = DeviceCoo::new([9], 1, indices, values)?;
+    // SAFETY: the stream is this device's and stays.
+    #[allow(unsafe_code)]
+    let call = unsafe { op::all_reduce(tensor, ReduceOp::Sum).on_stream(stream) };
+    let e = pg.run(call.timeout(SHORT)).map(drop).expect_err("the device does not get done");
+    assert_eq!(*e.kind(), ErrorKind::Timeout, "{e}");
+    Ok(places)
+}
+
+/// The call's thread frees the tensor last.
+fn wait_for_the_free(places: [u64; 2]) {
+    let begun = Instant::now();
+    while places.iter().any(|at| is_allocated(*at)) {
+        assert!(begun.elapsed() < 60 * SECOND, "never freed");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// What reads the tensor comes after what its stream was given before.
+#[test]
+fn a_tensor_stays_until_it_was_read() {
+    with_fake("a_tensor_stays_until_it_was_read", "freed=ends", || {
+        run_ranks(1, builder(), |pg| {
+            let stream = cuda().create_stream(0)?;
+            let gate = Gate::on(stream);
+            let places = given_up(&pg, stream)?;
+            assert!(places.iter().all(|at| is_allocated(*at)), "the stream is to read it yet");
+            gate.open();
+            wait_for_the_free(places);
+            Ok(())
+        })
+        .unwrap();
+    });
+}
+
+/// The third launch of a call reduces its rows: NCCL's own stream has them for good.
+#[test]
+fn what_an_abort_does_not_end_keeps_its_memory() {
+    with_fake("what_an_abort_does_not_end_keeps_its_memory", "freed=ends,hang=2,abort=hang", || {
+        run_ranks(2, builder(), |pg| given_up(&pg, 0).map(wait_for_the_free)).unwrap();
+    });
+}
