@@ -495,6 +495,19 @@ fn without_kernels_all_ranks_are_told_why() {
     });
 }
 
+/// A rank that learns of it after the others names the odd one, too: nobody gives the group up until all know. It would be
+/// told what another sees, else.
+#[test]
+fn the_last_to_learn_of_a_disagreement() {
+    with_fake("the_last_to_learn_of_a_disagreement", "rank=2,behind=0", || {
+        let guilty = run_ranks(3, with_cpu(), |pg| {
+            let mine = Coo::new([if pg.rank() == 1 { 8 } else { 9 }], 1, vec![3], vec![1f32])?;
+            Ok(pg.all_reduce(sent(&mine, pg.rank()), ReduceOp::Sum).unwrap_err().report().guilty.to_vec())
+        });
+        assert_eq!(guilty.unwrap(), [vec![1], vec![0, 2], vec![1]]);
+    });
+}
+
 /// What a stream records is neither run nor spoilt, all ranks learn why not, and the group goes on.
 #[test]
 fn a_stream_that_records_a_graph_is_refused() {

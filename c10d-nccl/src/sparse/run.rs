@@ -92,7 +92,8 @@ impl Run<'_> {
         self.step(1, op::all_gather_into(self.lend(mine), self.lend(all)))?;
         let meta = Meta(self.worker.call("the first round", move |b| b.download_numbers(all))?);
         let disagreed = |error| {
-            // All ranks know it by now, or will: whoever left at once would be taken for the cause by those that do not.
+            // All ranks know it by now, or will: whoever gave up at once would tell those that do not what it sees itself,
+            // which may be another rank's fault than what they see.
             if let Ok(mine) = mine.slice(0, 1)
                 && let Ok(all) = all.slice(0, ranks)
             {
