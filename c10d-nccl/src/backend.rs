@@ -133,6 +133,28 @@ unsafe impl Backend for Nccl {
     }
 }
 
+/// What a test sees of a rank's messages on their way.
+#[cfg(test)]
+pub(crate) struct Tap {
+    /// What is to be compared.
+    pub(crate) compared: crossbeam_channel::Receiver<crate::check::Issued>,
+    /// What is given to NCCL's thread, which nobody can go past until it is taken.
+    pub(crate) given: crossbeam_channel::Receiver<Order>,
+    /// Where that is to go on to.
+    pub(crate) orders: Sender<Order>,
+}
+
+#[cfg(test)]
+impl Nccl {
+    /// Puts a test between this rank and those who are to see its messages to another.
+    pub(crate) fn tap(&mut self, to: u32) -> Option<Tap> {
+        let compared = self.0.checks.as_ref()?.tap(to);
+        let (give, given) = bounded(0);
+        let orders = std::mem::replace(&mut self.0.orders, give);
+        Some(Tap { compared, given, orders })
+    }
+}
+
 impl Drop for Nccl {
     fn drop(&mut self) {
         self.0.leave();

@@ -18,10 +18,27 @@ use crate::start::spawn;
 use crate::task::Task;
 
 /// A call that this rank has issued.
-struct Issued {
+pub(crate) struct Issued {
     id: u64,
     print: Fingerprint,
     timeout: Duration,
+}
+
+#[cfg(test)]
+impl Issued {
+    pub(crate) fn count(&self) -> u64 {
+        self.print.count
+    }
+}
+
+#[cfg(test)]
+impl Checks {
+    /// Tells the messages to this rank to a test.
+    pub(crate) fn tap(&self, to: u32) -> Receiver<Issued> {
+        let (tell, told) = unbounded();
+        self.sent.lock().insert(to, tell);
+        told
+    }
 }
 
 /// Where issued calls are told. Each line has a thread of its own, so that none waits for another.

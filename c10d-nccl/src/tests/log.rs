@@ -12,7 +12,7 @@ const AFTER: [&str; 1] = ["record on 1"];
 /// An exchange of two elements with rank 1.
 const PAIRS: [&str; 5] = ["copy 8 on 1", "group {", "send 2xf32 to 1 on 1", "recv 2xf32 from 1 on 1", "}"];
 
-fn buffer(count: usize) -> DeviceBuffer {
+pub(super) fn buffer(count: usize) -> DeviceBuffer {
     DeviceBuffer::new(&cuda(), 0, DType::F32, count).unwrap()
 }
 

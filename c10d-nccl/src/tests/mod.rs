@@ -7,3 +7,4 @@ mod log;
 pub(crate) mod mock;
 mod real;
 mod roots;
+mod turns;
