@@ -137,6 +137,12 @@ impl Board {
         self.jobs.lock().failed.clone()
     }
 
+    /// How long the job in flight with the first deadline has left.
+    pub(crate) fn left(&self) -> Option<Duration> {
+        let first = self.jobs.lock().slots.values().map(|s| s.deadline).min();
+        first.map(|deadline| deadline.saturating_duration_since(Instant::now()))
+    }
+
     /// Waits until somebody fails it, but no longer than this.
     pub(crate) fn wait_for_failure(&self, patience: Duration) {
         let until = Instant::now() + patience;

@@ -16,8 +16,9 @@ const EAGER: Duration = Duration::from_micros(200);
 /// The longest pause between two questions.
 const PAUSE: Duration = Duration::from_micros(200);
 
-/// How long after NCCL lost a peer the side channel may take to say which.
-const NAMED: Duration = Duration::from_millis(400);
+/// How long after NCCL lost a peer the side channel may take to say which: whoever goes on without it must know. Machines
+/// that are busy take their time, and what has failed will not succeed by an early answer.
+const NAMED: Duration = Duration::from_secs(2);
 
 /// What the thread is told.
 pub(crate) enum Order {
@@ -56,7 +57,9 @@ impl Engine {
         let board = self.means.board.clone();
         if let Err(e) = self.work(origin) {
             if matches!(e.kind(), ErrorKind::PeerDead { .. }) && e.report().guilty.is_empty() {
-                board.wait_for_failure(NAMED);
+                // NCCL's words are worth more than the next deadline's.
+                let left = board.left().map_or(NAMED, |left| left / 2);
+                board.wait_for_failure(NAMED.min(left));
             }
             board.fail(e);
         }
