@@ -28,23 +28,21 @@ struct Form {
     found: Found,
     map: &'static str,
     device: Option<&'static str>,
-    worlds: &'static [u32],
 }
 
-const ALL: &[u32] = &[1, 2, 3, 4];
-const SOME: &[u32] = &[2, 3];
+const WORLDS: &[u32] = &[1, 2, 3, 4];
 
 #[rustfmt::skip]
 const FORMS: &[Form] = &[
-    Form { name: "c-device", sample: Sample::CDevice, found: Found::ByPath, map: "c-device:gloo-like", device: Some("c-device"), worlds: ALL },
-    Form { name: "c-device/directory", sample: Sample::CDevice, found: Found::InDirectory, map: "c-device:gloo-like", device: Some("c-device"), worlds: SOME },
-    Form { name: "c-collectives/cpu", sample: Sample::CCollectives, found: Found::ByPath, map: "cpu:c-collectives", device: None, worlds: ALL },
-    Form { name: "c-collectives/cpu/directory", sample: Sample::CCollectives, found: Found::InDirectory, map: "cpu:c-collectives", device: None, worlds: SOME },
-    Form { name: "c-collectives/device", sample: Sample::CCollectives, found: Found::ByPath, map: "c-collectives:c-collectives", device: Some("c-collectives"), worlds: SOME },
-    Form { name: "c-collectives/staged", sample: Sample::CCollectives, found: Found::InDirectory, map: "cpu:c-collectives,c-collectives:gloo-like", device: Some("c-collectives"), worlds: SOME },
-    Form { name: "c-collectives/cuda", sample: Sample::CCuda, found: Found::ByPath, map: "cpu:c-cuda,cuda:c-cuda", device: Some("cuda"), worlds: SOME },
-    Form { name: "guarded", sample: Sample::Guarded, found: Found::ByPath, map: "guarded:gloo-like", device: Some("guarded"), worlds: ALL },
-    Form { name: "guarded/directory", sample: Sample::Guarded, found: Found::InDirectory, map: "guarded:gloo-like", device: Some("guarded"), worlds: SOME },
+    Form { name: "c-device", sample: Sample::CDevice, found: Found::ByPath, map: "c-device:gloo-like", device: Some("c-device") },
+    Form { name: "c-device/directory", sample: Sample::CDevice, found: Found::InDirectory, map: "c-device:gloo-like", device: Some("c-device") },
+    Form { name: "c-collectives/cpu", sample: Sample::CCollectives, found: Found::ByPath, map: "cpu:c-collectives", device: None },
+    Form { name: "c-collectives/cpu/directory", sample: Sample::CCollectives, found: Found::InDirectory, map: "cpu:c-collectives", device: None },
+    Form { name: "c-collectives/device", sample: Sample::CCollectives, found: Found::ByPath, map: "c-collectives:c-collectives", device: Some("c-collectives") },
+    Form { name: "c-collectives/staged", sample: Sample::CCollectives, found: Found::InDirectory, map: "cpu:c-collectives,c-collectives:gloo-like", device: Some("c-collectives") },
+    Form { name: "c-collectives/cuda", sample: Sample::CCuda, found: Found::ByPath, map: "cpu:c-cuda,cuda:c-cuda", device: Some("cuda") },
+    Form { name: "guarded", sample: Sample::Guarded, found: Found::ByPath, map: "guarded:gloo-like", device: Some("guarded") },
+    Form { name: "guarded/directory", sample: Sample::Guarded, found: Found::InDirectory, map: "guarded:gloo-like", device: Some("guarded") },
 ];
 
 impl Form {
@@ -61,7 +59,7 @@ impl Form {
     }
 
     fn suite(&self) -> Result<Suite, String> {
-        let suite = Suite::new(&self.providers()?).backend(self.map).worlds(self.worlds).environment(FORM, self.name);
+        let suite = Suite::new(&self.providers()?).backend(self.map).worlds(WORLDS).environment(FORM, self.name);
         Ok(match self.device {
             Some(device) => suite.device(device).hint("staged.chunk", "65536"),
             None => suite,
@@ -91,7 +89,7 @@ fn main() -> ExitCode {
     samples::build(&[Sample::CDevice, Sample::CCollectives, Sample::CCuda, Sample::Guarded]);
     let mut trials = Vec::new();
     for form in FORMS {
-        for world in form.worlds {
+        for world in WORLDS {
             for (name, ranks) in [("threads", Ranks::Threads), ("processes", Ranks::Processes)] {
                 trials.push(Trial::test(format!("{}/{name}/w{world}", form.name), move || form.run(ranks, *world)));
             }

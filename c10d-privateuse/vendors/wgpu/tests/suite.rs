@@ -6,7 +6,7 @@ use c10d_conformance::{Ranks, Suite};
 
 fn main() -> ExitCode {
     let providers = [c10d::builtin(), &[&c10d_wgpu::PROVIDER]].concat();
-    let suite = Suite::new(&providers).backend("wgpu:gloo-like").device("wgpu").worlds(&[1, 2, 3]);
+    let suite = Suite::new(&providers).backend("wgpu:gloo-like").device("wgpu").worlds(&[1, 2, 3, 4]);
     if let Err(e) = c10d_wgpu::runtime() {
         println!("skipped: {e}");
         return ExitCode::SUCCESS;
