@@ -121,9 +121,17 @@ fn differs(pg: &ProcessGroup, mine: impl FnOnce() -> Result, others: impl FnOnce
         Err(e) => tell_error("differs", &e),
         Ok(()) => tell("no error"),
     }
-    // Nobody leaves before all have told.
-    std::thread::sleep(Duration::from_millis(300));
-    Ok(())
+    until_all_have_told(WORLD)
+}
+
+/// A rank that leaves earlier would be a second cause for the others.
+fn until_all_have_told(ranks: u32) -> Result {
+    let store = c10d::init("env://", CAP)?.store;
+    let deadline = Instant::now() + CAP;
+    if store.add("told", 1, deadline)? == i64::from(ranks) {
+        store.set("all told", b"", deadline)?;
+    }
+    store.wait(&["all told"], deadline)
 }
 
 fn shape(pg: &ProcessGroup) -> Result {
@@ -199,8 +207,7 @@ fn known_indices(pg: &ProcessGroup) -> Result {
     let e = pg.all_reduce(mine()?, options).err();
     well &= e.is_some_and(|e| matches!(e.kind(), ErrorKind::Mismatch { field: "sparse_indices", .. }));
     tell(if well { "well" } else { "wrong" });
-    std::thread::sleep(Duration::from_millis(300));
-    Ok(())
+    until_all_have_told(WORLD)
 }
 
 /// Dense and sparse calls in different orders on different ranks, the very first ones too.
@@ -235,7 +242,7 @@ fn killed(pg: &ProcessGroup) -> Result {
     while begin.elapsed() < CAP {
         if let Err(e) = pg.all_reduce(tensor(pg, 20_000)?, ReduceOp::Sum) {
             tell_error("killed", &e);
-            return Ok(());
+            return until_all_have_told(WORLD - 1);
         }
     }
     Ok(())
