@@ -1,6 +1,9 @@
 //! Rust plugins, built as a vendor builds them.
+#![allow(unsafe_code)]
 
 mod common;
+
+use std::ffi::{CStr, c_char};
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,7 +11,7 @@ use std::time::{Duration, Instant};
 use c10d_core::device::{DeviceBuffer, DeviceRuntime};
 use c10d_core::ops::MonitoredBarrierOptions;
 use c10d_core::registry::Registry;
-use c10d_core::{DType, ErrorKind, GroupBuilder, ReduceOp, op, run_ranks};
+use c10d_core::{DType, DTypeSet, ErrorKind, GroupBuilder, ReduceOp, op, run_ranks};
 use c10d_privateuse::{Report, Search, Verdict};
 
 const CAP: Duration = Duration::from_secs(30);
@@ -148,6 +151,96 @@ fn a_device_serves_from_a_plugin() {
     let e = device.allocate(9999, 8).unwrap_err();
     assert_eq!(*e.kind(), ErrorKind::Device, "{e}");
     assert!(e.to_string().contains("guarded"), "{e}");
-    let reduction = device.reduction();
-    assert!(reduction.is_none_or(|r| !r.reduces(ReduceOp::Sum).contains(DType::F8E4M3)));
+    let reduces = device.reduction().map(|reduction| reduction.reduces(ReduceOp::Sum));
+    assert!(reduces.is_none_or(|types| types == DTypeSet::NONE), "it leaves that to the host");
+}
+
+/// What the plugin `guarded-reduces` exports besides its entry.
+struct Asked {
+    library: libloading::Library,
+}
+
+impl Asked {
+    /// The library that is loaded already: one file is one library.
+    fn of(report: &Report) -> Asked {
+        // SAFETY: its constructors have run.
+        Asked { library: unsafe { libloading::Library::new(&report.decisions[0].path) }.unwrap() }
+    }
+
+    /// How many reductions ran since this was last asked.
+    fn reductions(&self) -> u64 {
+        // SAFETY: of this type in the plugin.
+        unsafe { self.library.get::<extern "C" fn() -> u64>(b"reductions").unwrap()() }
+    }
+
+    fn panics(&self, call: Option<&CStr>) {
+        let call = call.map_or(std::ptr::null(), CStr::as_ptr);
+        // SAFETY: of this type in the plugin; a name, or null.
+        unsafe { self.library.get::<unsafe extern "C" fn(*const c_char)>(b"panics").unwrap()(call) }
+    }
+}
+
+/// Two ranks whose devices, in a plugin, reduce by themselves, or panic.
+#[test]
+fn a_device_reduces_in_a_plugin_and_its_panics_are_errors() {
+    let report = load("c10d-reduces-plugin", "c10d_reduces_plugin");
+    let mut providers = report.providers.clone();
+    providers.push(&c10d_gloo_like::PROVIDER);
+    let device: Arc<dyn DeviceRuntime> = Registry::collect(&providers).unwrap().device("guarded-reduces").unwrap();
+    let asked = Asked::of(&report);
+    let builder = || GroupBuilder::new().providers(&providers).backend("guarded-reduces:gloo-like").timeout(CAP);
+
+    let reduction = device.reduction().unwrap();
+    assert!(reduction.reduces(ReduceOp::Sum).contains(DType::F32));
+    assert!(!reduction.reduces(ReduceOp::Sum).contains(DType::F8E4M3));
+    for (factor, on_device) in [(None, true), (Some(2.0), false)] {
+        asked.reductions();
+        let op = factor.map_or(ReduceOp::Sum, ReduceOp::PreMulSum);
+        run_ranks(2, builder(), |pg| {
+            let mut x = DeviceBuffer::from_slice(&device, pg.rank() as u16, &[pg.rank() as f32 + 1.0; 5000], CAP)?;
+            pg.all_reduce(&mut x, op)?;
+            assert_eq!(x.to_vec::<f32>(CAP)?, [factor.map_or(3.0, |_| 6.0); 5000]);
+            pg.shutdown()
+        })
+        .unwrap();
+        assert_eq!(asked.reductions() > 0, on_device, "a plugin's device is not asked to scale");
+    }
+
+    for call in [c"create_stream", c"create_event", c"record", c"wait", c"query", c"copy_in", c"copy_out", c"reduce"] {
+        let errors = run_ranks(2, builder(), |pg| {
+            let mut x = DeviceBuffer::from_slice(&device, pg.rank() as u16, &[1f32; 5000], CAP)?;
+            pg.barrier()?;
+            if pg.rank() == 1 {
+                asked.panics(Some(call));
+            }
+            Ok(pg.all_reduce(&mut x, ReduceOp::Sum).map(drop).err())
+        });
+        asked.panics(None);
+        let errors = errors.unwrap();
+        let name = call.to_str().unwrap();
+        let e = errors[1].as_ref().unwrap_or_else(|| panic!("{name} did not panic, or nobody heard"));
+        let words = format!("the plugin panicked: {name} was told to");
+        assert!(e.to_string().contains(&words) && e.to_string().contains("guarded-reduces"), "{e}");
+        assert_eq!(errors[0].as_ref().unwrap().report().guilty, [1], "{name}");
+    }
+    // That memory cannot be retained is no error: the op is waited for.
+    asked.panics(Some(c"retain"));
+    // SAFETY: allocated, and released only if it was retained.
+    unsafe {
+        let base = device.allocate(1, 64).unwrap();
+        assert!(!device.retain(1, base));
+        device.free(1, base);
+    }
+    asked.panics(Some(c"allocate"));
+    let e = device.allocate(1, 64).unwrap_err();
+    assert!(e.to_string().contains("the plugin panicked: allocate was told to"), "{e}");
+    asked.panics(None);
+    // Where nothing can be said, the process goes on.
+    let base = device.allocate(1, 64).unwrap();
+    asked.panics(Some(c"free"));
+    // SAFETY: allocated, and freed once more below: the first one comes to nothing.
+    unsafe { device.free(1, base) };
+    asked.panics(None);
+    // SAFETY: as above.
+    unsafe { device.free(1, base) };
 }

@@ -42,6 +42,7 @@ const FORMS: &[Form] = &[
     Form { name: "c-collectives/staged", sample: Sample::CCollectives, found: Found::InDirectory, map: "cpu:c-collectives,c-collectives:gloo-like", device: Some("c-collectives") },
     Form { name: "c-collectives/cuda", sample: Sample::CCuda, found: Found::ByPath, map: "cpu:c-cuda,cuda:c-cuda", device: Some("cuda") },
     Form { name: "guarded", sample: Sample::Guarded, found: Found::ByPath, map: "guarded:gloo-like", device: Some("guarded") },
+    Form { name: "guarded-reduces", sample: Sample::Reduces, found: Found::ByPath, map: "guarded-reduces:gloo-like", device: Some("guarded-reduces") },
     Form { name: "guarded/directory", sample: Sample::Guarded, found: Found::InDirectory, map: "guarded:gloo-like", device: Some("guarded") },
 ];
 
@@ -86,7 +87,7 @@ fn main() -> ExitCode {
         }
         return ExitCode::FAILURE;
     }
-    samples::build(&[Sample::CDevice, Sample::CCollectives, Sample::CCuda, Sample::Guarded]);
+    samples::build(&[Sample::CDevice, Sample::CCollectives, Sample::CCuda, Sample::Guarded, Sample::Reduces]);
     let mut trials = Vec::new();
     for form in FORMS {
         for world in WORLDS {

@@ -13,6 +13,8 @@ pub(crate) enum Sample {
     CCuda,
     /// In Rust: the guarded device by `export_device!`.
     Guarded,
+    /// The same, which reduces on the device.
+    Reduces,
 }
 
 impl Sample {
@@ -21,6 +23,7 @@ impl Sample {
             Sample::CDevice => "c-device",
             Sample::CCollectives | Sample::CCuda => "c-collectives",
             Sample::Guarded => "guarded_plugin",
+            Sample::Reduces => "reduces_plugin",
         }
     }
 
@@ -46,6 +49,7 @@ pub(crate) fn build(samples: &[Sample]) {
         std::fs::create_dir_all(sample.directory()).expect("cargo's folder for tests takes another folder");
         match sample {
             Sample::Guarded => in_rust(*sample, "c10d-guarded-plugin"),
+            Sample::Reduces => in_rust(*sample, "c10d-reduces-plugin"),
             _ => in_c(*sample),
         }
     }

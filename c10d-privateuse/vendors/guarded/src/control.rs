@@ -26,6 +26,11 @@ impl Guarded {
         self.faults.error(index, call, text);
     }
 
+    /// From now on this call on this device panics.
+    pub fn panic(&self, index: u16, call: &str) {
+        self.faults.panic(index, call);
+    }
+
     /// After `nth` more copies on this device, one fails with this text when it runs.
     pub fn fail_copy(&self, index: u16, nth: u64, text: &str) {
         self.faults.fail_copy(index, nth, text);

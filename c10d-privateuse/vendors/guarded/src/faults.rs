@@ -19,6 +19,7 @@ struct Asked {
     stalls: BTreeSet<u16>,
     held: Vec<(u16, What)>,
     errors: BTreeMap<(u16, String), String>,
+    panics: BTreeSet<(u16, String)>,
     /// By device: after how many more copies one fails, and what it says.
     copies: BTreeMap<u16, (u64, String)>,
     forgetful: bool,
@@ -39,6 +40,10 @@ impl Faults {
 
     pub(crate) fn error(&self, index: u16, call: &str, text: &str) {
         self.asked.lock().errors.insert((index, call.to_owned()), text.to_owned());
+    }
+
+    pub(crate) fn panic(&self, index: u16, call: &str) {
+        self.asked.lock().panics.insert((index, call.to_owned()));
     }
 
     pub(crate) fn fail_copy(&self, index: u16, nth: u64, text: &str) {
@@ -65,6 +70,7 @@ impl Faults {
         while asked.hangs.contains(&key) {
             self.changed.wait(&mut asked);
         }
+        assert!(!asked.panics.contains(&key), "{call} was told to");
         match asked.errors.get(&key) {
             Some(text) => Err(Error::new(ErrorKind::Device, text.clone())),
             None => Ok(()),
