@@ -1,11 +1,16 @@
 //! A host of minor version n works with plugins that were built with the header of n - 1 and of n + 1.
+#![allow(unsafe_code)]
 
 mod common;
 
 use std::time::{Duration, Instant};
 
-use c10d_core::{GroupBuilder, ReduceOp, op, run_ranks};
-use c10d_privateuse::{Search, Verdict, abi};
+use c10d_core::device::{DeviceBuffer, DevicePtr, DeviceRuntime};
+use c10d_core::registry::Registry;
+use c10d_core::{DType, DTypeSet, Device, GroupBuilder, ReduceOp, op, run_ranks};
+use c10d_privateuse::{Report, Search, Verdict, abi};
+
+const CAP: Duration = Duration::from_secs(20);
 
 /// The header as it was in a minor version: without the members that later ones appended.
 fn older(header: &str, minor: u16) -> String {
@@ -36,21 +41,83 @@ fn newer(header: &str) -> String {
         assert_eq!(text.matches(end).count(), 1, "{end}");
         text.replace(end, &format!("    uint64_t future;\n{end}"))
     };
-    let ends =
-        ["} c10d_result;", "} c10d_capabilities;", "} c10d_collectives;", "} c10d_plugin;", "} c10d_group_init;"];
+    let ends = [
+        "} c10d_why;",
+        "} c10d_span;",
+        "} c10d_request;",
+        "} c10d_result;",
+        // The end of c10d_host, whose name is in front.
+        "};\n\n/* ---- What a plugin offers",
+        "} c10d_device;",
+        "} c10d_capabilities;",
+        "} c10d_group_init;",
+        "} c10d_collectives;",
+        "} c10d_plugin;",
+    ];
+    // The note has a size of its own, and is read before the plugin's code may run.
+    let tables = header.matches("    uint32_t struct_size;").count();
+    assert_eq!(tables, ends.len() + 1, "one of them is not longer");
     ends.into_iter().fold(text, longer)
 }
 
-/// Builds `sum.c` against the header, and uses it. `splits`: what becomes of its parts.
-fn works(name: &str, header: &str, minor: u16, definitions: &[&str], splits: &str) {
+/// Builds a C file against the header, and loads it.
+fn load(source: &str, name: &str, header: &str, minor: u16, definitions: &[&str]) -> Report {
     let dir = common::directory();
     std::fs::write(dir.path().join("c10d_plugin.h"), header).unwrap();
     let name_is = format!("NAME=\"{name}\"");
     let words: Vec<&str> = definitions.iter().copied().chain([name_is.as_str()]).collect();
-    let file = common::plugin_against(dir.path(), "sum.c", &dir.path().join("plugin.so"), &words);
+    let file = common::plugin_against(dir.path(), source, &dir.path().join("plugin.so"), &words);
     let report = Search::new().file(file).load();
     let decision = &report.decisions[0];
     assert_eq!((decision.verdict, decision.abi), (Verdict::Loaded, Some((1, minor))), "{decision}");
+    report
+}
+
+/// Loads `device.c`, of this type, and uses it. `adds`: it reduces; `named`: it says which device is which.
+fn drives(name: &str, header: &str, minor: u16, definitions: &[&str], (adds, named): (bool, bool)) {
+    let cuda = definitions.contains(&"DEVICE_TYPE=C10D_DEVICE_CUDA");
+    let word = if cuda { "cuda" } else { name };
+    let mut providers = load("device.c", name, header, minor, definitions).providers;
+    providers.push(&c10d_gloo_like::PROVIDER);
+    let device = Registry::collect(&providers).unwrap().device(word).unwrap();
+    assert_eq!(device.count().unwrap(), 2);
+    assert_eq!(device.device(1) == Device::cuda(1), cuda, "{name}");
+    assert_eq!(device.identity(1), named.then(|| format!("{name} 1")));
+    let sums = device.reduction().map(|reduction| reduction.reduces(ReduceOp::Sum));
+    assert_eq!(sums, adds.then(|| DTypeSet::of(&[DType::F32])), "{name}");
+
+    let builder = GroupBuilder::new().providers(&providers).backend(&format!("{word}:gloo-like")).timeout(CAP);
+    run_ranks(2, builder, |pg| {
+        let mut x = DeviceBuffer::from_slice(&device, pg.rank() as u16, &[pg.rank() as f32 + 1.0; 5000], CAP)?;
+        pg.all_reduce(&mut x, ReduceOp::Sum)?;
+        assert_eq!(x.to_vec::<f32>(CAP)?, [3.0; 5000]);
+        pg.shutdown()
+    })
+    .unwrap();
+    if adds {
+        adds_what_it_is_told(&*device);
+    }
+}
+
+/// Elements of one allocation are added to others of it.
+fn adds_what_it_is_told(device: &dyn DeviceRuntime) {
+    let (elements, mut out) = ([1f32, 2.0, 3.0, 40.0, 50.0, 60.0], [0f32; 6]);
+    let bytes = size_of_val(&elements);
+    let at = DevicePtr { base: device.allocate(0, bytes).unwrap(), offset: 0 };
+    // SAFETY: places within the allocation and the arrays; this device's calls are over when they return.
+    unsafe {
+        device.copy_in(0, 0, at, elements.as_ptr().cast(), bytes).unwrap();
+        let reduction = device.reduction().unwrap();
+        reduction.reduce(0, 0, ReduceOp::Sum, DType::F32, at.after(4), at.after(16), 2).unwrap();
+        device.copy_out(0, 0, out.as_mut_ptr().cast(), at, bytes).unwrap();
+        device.free(0, at.base);
+    }
+    assert_eq!(out, [1.0, 52.0, 63.0, 40.0, 50.0, 60.0]);
+}
+
+/// Loads `sum.c`, and uses it. `splits`: what becomes of its parts.
+fn works(name: &str, header: &str, minor: u16, definitions: &[&str], splits: &str) {
+    let report = load("sum.c", name, header, minor, definitions);
     let builder = GroupBuilder::new().providers(&report.providers).backend(&format!("cpu:{name}"));
     run_ranks(2, builder, |pg| {
         let mut x = [pg.rank() as f32 + 1.0; 100];
@@ -64,7 +131,7 @@ fn works(name: &str, header: &str, minor: u16, definitions: &[&str], splits: &st
         let part = pg.new_group(&[1, 0])?.unwrap();
         part.all_reduce(&mut x, ReduceOp::Sum)?;
         assert_eq!(x, [6.0; 100]);
-        let soon = Instant::now() + Duration::from_secs(20);
+        let soon = Instant::now() + CAP;
         assert_eq!(part.store().get(&format!("{name}/made/{}", part.rank()), soon)?, splits.as_bytes());
         assert!(pg.failure().is_none());
         part.shutdown()?;
@@ -91,4 +158,11 @@ fn plugins_of_the_versions_before_and_after_work() {
     works("before", &before, 1, &[], "anew");
     works("same", &header, 2, &[], "split");
     works("newer", &newer(&header), 3, &["FUTURE"], "split");
+    let (private, cuda) = ("DEVICE_TYPE=C10D_DEVICE_PRIVATE", "DEVICE_TYPE=C10D_DEVICE_CUDA");
+    drives("first-device", &first, 0, &[], (false, false));
+    drives("device-before", &before, 1, &[], (true, false));
+    drives("same-device", &header, 2, &[private], (true, true));
+    drives("same-cuda", &header, 2, &[cuda], (true, true));
+    drives("newer-device", &newer(&header), 3, &["FUTURE", private], (true, true));
+    drives("newer-cuda", &newer(&header), 3, &["FUTURE", cuda], (true, true));
 }
