@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::ops::Range;
 
 use c10d_core::buffer::CooLayout;
-use c10d_core::{Error, KernelContext, Request, Result, op};
+use c10d_core::{Error, ErrorKind, KernelContext, Request, Result, op};
 
 use crate::coalesce::{Entries, coalesce};
 use crate::fold::By;
@@ -50,7 +50,11 @@ impl Call<'_> {
             };
         }
         let told = prepared.as_ref().map(|(local, known)| (local, known.as_ref().map_or(0, |known| known.hash)));
-        let meta = Meta::exchange(self.ctx, self.request, self.layout, told)?;
+        let meta = match (Meta::exchange(self.ctx, self.request, self.layout, told), told) {
+            // The time went by here, before the others could be told.
+            (Err(late), Err(own)) if *late.kind() == ErrorKind::Timeout => return Err(own.clone()),
+            (meta, _) => meta?,
+        };
         let (local, keys) = prepared?;
         if let (Some(keys), Some(known)) = (keys, known) {
             return self.sum_known(by, known, keys, &local);

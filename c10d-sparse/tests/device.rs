@@ -1,66 +1,38 @@
-//! SparseCUDA through a device whose memory the host cannot touch.
+//! SparseCUDA through a device whose memory the host cannot touch. What it makes of tensors of any kind is shown in
+//! `reference.rs`.
 
 mod common;
 
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use c10d_core::device::{DeviceBuffer, DeviceRuntime};
-use c10d_core::registry::{DeviceRegistration, Provider};
-use c10d_core::{Buf, Coo, DeviceCoo, DispatchKey, ErrorKind, ReduceOp, op};
+use c10d_core::ops::AllReduceOptions;
+use c10d_core::{Buf, Coo, DeviceCoo, DispatchKey, Error, ErrorKind, GroupBuilder, ReduceOp, Result, Status, op};
 use c10d_guarded::Guarded;
-use common::{builder, check, reference};
+use common::check;
+use common::device::{CAP, RUNTIME, builder, builder_over, on_device, on_host};
 
-const CAP: Duration = Duration::from_secs(20);
+const VICTIM: u32 = 1;
 
-static RUNTIME: LazyLock<Arc<Guarded>> = LazyLock::new(|| Arc::new(Guarded::cuda()));
-static PROVIDER: Provider = Provider {
-    source: "cuda",
-    devices: &[DeviceRegistration { name: "cuda", key: DispatchKey::Cuda, open: &|| Ok(RUNTIME.clone()) }],
-    ..Provider::EMPTY
-};
-
-fn on_device(t: &Coo<f32>, index: u16) -> c10d_core::Result<DeviceCoo> {
-    let runtime: Arc<dyn DeviceRuntime> = RUNTIME.clone();
-    let indices = DeviceBuffer::from_slice(&runtime, index, t.indices(), CAP)?;
-    let values = DeviceBuffer::from_slice(&runtime, index, t.values(), CAP)?;
-    DeviceCoo::new(t.shape(), t.sparse_dim(), indices, values)
-}
-
-fn on_host(t: &DeviceCoo) -> c10d_core::Result<Coo<f32>> {
-    let (indices, values) = (t.indices().to_vec(CAP)?, t.values().to_vec(CAP)?);
-    let host = Coo::new(t.shape(), t.sparse_dim(), indices, values)?;
-    Ok(if t.is_coalesced() { host.assume_coalesced() } else { host })
+/// Two entries of which each rank has its own and one that all have.
+fn tensor(rank: u32) -> Coo<f32> {
+    Coo::new([9, 2], 1, vec![7, i64::from(rank)], vec![1.0, 2.0, 3.0, 4.0]).unwrap()
 }
 
 #[test]
-fn tensors_on_a_device_are_summed() {
-    for nnz in [0, 5, 4000] {
-        let tensor = |rank: i64| {
-            let indices = (0..nnz).map(|i| (7 * i + rank) % 9000).rev().collect();
-            Coo::new([9000, 2], 1, indices, (0..2 * nnz).map(|i| (i % 50 + rank) as f32).collect()).unwrap()
-        };
-        let want = reference(&[tensor(0), tensor(1), tensor(2)], |a, b| a + b);
-        let group = builder().providers(&[&PROVIDER]).backend("cuda:gloo-like,cpu:gloo-like");
-        let results = c10d_core::run_ranks(3, group, |pg| {
-            assert!(pg.backend(DispatchKey::SparseCuda)?.contains("gloo-like"));
-            let mine = on_device(&tensor(pg.rank().into()), pg.rank() as u16)?;
-            let sum = pg.all_reduce(mine, ReduceOp::Sum)?;
-            let places = [sum.indices(), sum.values()].map(|mut buffer| Buf::span(&mut buffer).device().index());
-            assert_eq!(places, [pg.rank() as u16; 2], "where its tensor was");
-            let started =
-                pg.start(op::all_reduce(on_device(&tensor(pg.rank().into()), pg.rank() as u16)?, ReduceOp::Sum));
-            let (sum, started) = (on_host(&sum)?, on_host(&started.wait()?)?);
-            assert!(sum == started);
-            let mut replaced = on_device(&tensor(pg.rank().into()), pg.rank() as u16)?;
-            pg.all_reduce(&mut replaced, ReduceOp::Sum)?;
-            assert!(on_host(&replaced)? == sum);
-            pg.shutdown()?;
-            Ok(sum)
-        });
-        for result in results.unwrap() {
-            check(&result, &want).unwrap();
-        }
+fn the_result_is_where_its_tensor_was() {
+    let results = c10d_core::run_ranks(3, builder(), |pg| {
+        assert!(pg.backend(DispatchKey::SparseCuda)?.contains("gloo-like"));
+        let sum = pg.all_reduce(on_device(&RUNTIME, &tensor(pg.rank()), pg.rank())?, ReduceOp::Sum)?;
+        let places = [sum.indices(), sum.values()].map(|mut buffer| Buf::span(&mut buffer).device().index());
+        assert_eq!(places, [pg.rank() as u16; 2]);
+        pg.shutdown()?;
+        on_host::<f32>(&sum)
+    });
+    let want = common::reference(&[0, 1, 2].map(tensor), |a, b| a + b);
+    for result in results.unwrap() {
+        check(&result, &want).unwrap();
     }
 }
 
@@ -70,4 +42,111 @@ fn a_device_has_indices_of_one_type() {
     let buffer = || DeviceBuffer::from_slice(&runtime, 0, &[1f32], CAP).unwrap();
     let e = DeviceCoo::new([9], 1, buffer(), buffer()).unwrap_err();
     assert_eq!(*e.kind(), ErrorKind::InvalidArgument);
+}
+
+/// What all ranks are told of a call that goes wrong on the victim. Nobody leaves before all were told.
+fn told(builder: GroupBuilder, call: impl Fn(&c10d_core::ProcessGroup) -> Result + Sync) -> Vec<Error> {
+    let outcomes = c10d_core::run_ranks(3, builder, |pg| {
+        let e = call(&pg).expect_err("it cannot succeed");
+        Ok((e, pg))
+    });
+    outcomes.unwrap().into_iter().map(|(e, _)| e).collect()
+}
+
+#[test]
+fn wrong_indices_are_told_to_all() {
+    c10d_core::run_ranks(3, builder(), |pg| {
+        for (indices, words) in [([1, -1], "index -1 of entry 1"), ([1, 50], "index 50 of entry 1")] {
+            let indices = if pg.rank() == VICTIM { indices } else { [0, 1] };
+            let wrong = Coo::new([50], 1, indices.to_vec(), vec![1f32, 2.0])?;
+            let e = pg.all_reduce(on_device(&RUNTIME, &wrong, pg.rank())?, ReduceOp::Sum).map(drop).unwrap_err();
+            let report = e.report();
+            assert_eq!((&report.kind, report.status), (&ErrorKind::InvalidArgument, Status::Rejected), "{e}");
+            assert!(*report.guilty == [VICTIM] && report.what.contains(words), "{e}");
+        }
+        // The group goes on.
+        pg.all_reduce(on_device(&RUNTIME, &tensor(pg.rank()), pg.rank())?, ReduceOp::Sum)?;
+        pg.shutdown()
+    })
+    .unwrap();
+}
+
+#[test]
+fn shapes_that_differ_are_a_mismatch() {
+    for (rank, e) in told(builder(), |pg| {
+        let row = if pg.rank() == VICTIM { 2 } else { 3 };
+        let mine = Coo::new([50, row], 1, vec![3], vec![1f32; row])?;
+        pg.all_reduce(on_device(&RUNTIME, &mine, pg.rank())?, ReduceOp::Sum).map(drop)
+    })
+    .into_iter()
+    .enumerate()
+    {
+        assert!(matches!(e.kind(), ErrorKind::Mismatch { field: "shape", .. }), "{e}");
+        let guilty = &*e.report().guilty;
+        assert!(if rank as u32 == VICTIM { !guilty.is_empty() } else { guilty == [VICTIM] }, "{e}");
+    }
+}
+
+#[test]
+fn known_indices() {
+    let all: Arc<[i64]> = (0..9).collect();
+    c10d_core::run_ranks(3, builder(), |pg| {
+        let options = AllReduceOptions::new(ReduceOp::Sum).with_sparse_indices(Some(all.clone()));
+        let sum = pg.all_reduce(on_device(&RUNTIME, &tensor(pg.rank()), pg.rank())?, options)?;
+        let sum = on_host::<f32>(&sum)?;
+        let at = |i: usize| &sum.values()[2 * i..2 * i + 2];
+        assert_eq!(sum.indices(), &all[..]);
+        assert_eq!((at(0), at(5), at(7)), (&[3.0, 4.0][..], &[0.0; 2][..], &[3.0, 6.0][..]));
+        // Not among them on one rank: told to all.
+        let some: Arc<[i64]> = (1..9).collect();
+        let options = AllReduceOptions::new(ReduceOp::Sum).with_sparse_indices(Some(some));
+        let e = pg.all_reduce(on_device(&RUNTIME, &tensor(pg.rank()), pg.rank())?, options).map(drop).unwrap_err();
+        assert_eq!((e.kind(), &*e.report().guilty), (&ErrorKind::InvalidArgument, &[0][..]), "{e}");
+        pg.shutdown()
+    })
+    .unwrap();
+}
+
+/// A sum in which a copy from or to the victim's device goes wrong.
+fn spoiled(timeout: Duration, spoil: impl Fn(&Guarded) + Sync) -> Vec<Error> {
+    let runtime = Arc::new(Guarded::cuda());
+    let errors = told(builder_over(&runtime), |pg| {
+        // The first such call also connects the ranks.
+        pg.all_reduce(on_device(&runtime, &tensor(pg.rank()), pg.rank())?, ReduceOp::Sum)?;
+        let mine = on_device(&runtime, &tensor(pg.rank()), pg.rank())?;
+        if pg.rank() == VICTIM {
+            spoil(&runtime);
+        }
+        pg.run(op::all_reduce(mine, ReduceOp::Sum).timeout(timeout)).map(drop)
+    });
+    runtime.recover();
+    errors
+}
+
+#[test]
+fn a_copy_that_fails_is_told_to_all() {
+    for (spoil, words) in [
+        (
+            &(|device: &Guarded| device.fail(1, "copy_out", "parity error")) as &(dyn Fn(&Guarded) + Sync),
+            "parity error",
+        ),
+        // When it runs, behind the first.
+        (&|device: &Guarded| device.fail_copy(1, 1, "burnt out"), "burnt out"),
+    ] {
+        let errors = spoiled(CAP, spoil);
+        assert_eq!(*errors[VICTIM as usize].kind(), ErrorKind::Device, "{}", errors[VICTIM as usize]);
+        for e in errors {
+            assert!(e.to_string().contains(words) && e.report().guilty.iter().all(|rank| *rank == VICTIM), "{e}");
+        }
+    }
+}
+
+#[test]
+fn a_copy_that_is_never_over_ends_with_the_call() {
+    let errors = spoiled(Duration::from_secs(2), |device| device.stall(1));
+    let e = &errors[VICTIM as usize];
+    assert!(*e.kind() == ErrorKind::Timeout && e.to_string().contains("device cuda"), "{e}");
+    for e in errors.iter().filter(|e| e.report().rank != Some(VICTIM)) {
+        assert!(e.report().guilty.contains(&VICTIM), "{e}");
+    }
 }

@@ -4,6 +4,7 @@ mod common;
 
 use c10d_core::ops::{Absent, AllReduceOptions};
 use c10d_core::{Coo, Element, ReduceOp, op};
+use common::device::{self, RUNTIME, on_device, on_host};
 use common::{Random, check, reference, world};
 use half::{bf16, f16};
 use proptest::prelude::*;
@@ -27,7 +28,7 @@ fn tensor<T: Element>(
     Coo::new(shape, sparse_dim, indices, (0..nnz * row).map(|_| value(random.next())).collect()).unwrap()
 }
 
-/// Runs all forms of the call, and checks all ranks.
+/// Runs all forms of the call, in host memory and on devices, and checks all ranks.
 fn agrees<T: Element + PartialEq + std::fmt::Debug>(
     tensors: &[Coo<T>],
     options: &AllReduceOptions,
@@ -43,8 +44,17 @@ fn agrees<T: Element + PartialEq + std::fmt::Debug>(
         assert!(blocking == borrowed && blocking == started);
         Ok(blocking)
     });
+    let on_devices = c10d_core::run_ranks(tensors.len() as u32, device::builder(), |pg| {
+        let mine = || on_device(&RUNTIME, &tensors[pg.rank() as usize], pg.rank());
+        let blocking = on_host(&pg.all_reduce(mine()?, options.clone())?)?;
+        let mut replaced = mine()?;
+        pg.all_reduce(&mut replaced, options.clone())?;
+        let started = pg.start(op::all_reduce(mine()?, options.clone())).wait()?;
+        assert!(blocking == on_host(&replaced)? && blocking == on_host(&started)?);
+        Ok(blocking)
+    });
     let results = results.unwrap();
-    for result in &results {
+    for result in results.iter().chain(&on_devices.unwrap()) {
         check(result, &want).unwrap();
         assert_eq!(result, &results[0]);
     }

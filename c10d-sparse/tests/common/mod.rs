@@ -1,6 +1,8 @@
 //! Ranks as threads over the CPU backend, and what a sparse all-reduce means.
 #![allow(dead_code, unreachable_pub)]
 
+pub mod device;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 

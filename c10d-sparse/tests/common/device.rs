@@ -1,0 +1,50 @@
+//! Tensors on a CUDA device that is pretended: its memory cannot be touched by the host.
+#![allow(dead_code, unreachable_pub)]
+
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+
+use c10d_core::device::{DeviceBuffer, DeviceRuntime};
+use c10d_core::registry::{DeviceRegistration, Provider};
+use c10d_core::{Coo, DeviceCoo, DispatchKey, Element, GroupBuilder, Result};
+use c10d_guarded::Guarded;
+
+pub const CAP: Duration = Duration::from_secs(20);
+
+/// The devices of this test program; a rank has the one of its own number.
+pub static RUNTIME: LazyLock<Arc<Guarded>> = LazyLock::new(|| Arc::new(Guarded::cuda()));
+static PROVIDER: Provider = Provider {
+    source: "cuda",
+    devices: &[DeviceRegistration { name: "cuda", key: DispatchKey::Cuda, open: &|| Ok(RUNTIME.clone()) }],
+    ..Provider::EMPTY
+};
+
+pub fn builder() -> GroupBuilder {
+    over(&PROVIDER)
+}
+
+/// A group whose devices are those of a runtime of its own, with which a test does as it likes.
+pub fn builder_over(runtime: &Arc<Guarded>) -> GroupBuilder {
+    let runtime = runtime.clone();
+    let open = Box::leak(Box::new(move || Ok(runtime.clone() as Arc<dyn DeviceRuntime>)));
+    let devices = Box::leak(Box::new([DeviceRegistration { name: "cuda", key: DispatchKey::Cuda, open }]));
+    over(Box::leak(Box::new(Provider { source: "cuda of a test", devices, ..Provider::EMPTY })))
+}
+
+fn over(provider: &'static Provider) -> GroupBuilder {
+    super::builder().providers(&[provider]).backend("cuda:gloo-like,cpu:gloo-like")
+}
+
+pub fn on_device<T: Element>(runtime: &Arc<Guarded>, t: &Coo<T>, index: u32) -> Result<DeviceCoo> {
+    let runtime: Arc<dyn DeviceRuntime> = runtime.clone();
+    let indices = DeviceBuffer::from_slice(&runtime, index as u16, t.indices(), CAP)?;
+    let values = DeviceBuffer::from_slice(&runtime, index as u16, t.values(), CAP)?;
+    let tensor = DeviceCoo::new(t.shape(), t.sparse_dim(), indices, values)?;
+    Ok(if t.is_coalesced() { tensor.assume_coalesced() } else { tensor })
+}
+
+pub fn on_host<T: Element>(t: &DeviceCoo) -> Result<Coo<T>> {
+    let (indices, values) = (t.indices().to_vec(CAP)?, t.values().to_vec(CAP)?);
+    let host = Coo::new(t.shape(), t.sparse_dim(), indices, values)?;
+    Ok(if t.is_coalesced() { host.assume_coalesced() } else { host })
+}
