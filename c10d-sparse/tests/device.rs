@@ -107,12 +107,14 @@ fn known_indices() {
     .unwrap();
 }
 
-/// A sum in which a copy from or to the victim's device goes wrong.
-fn spoiled(timeout: Duration, spoil: impl Fn(&Guarded) + Sync) -> Vec<Error> {
+/// A sum in which a copy from or to the victim's device goes wrong; the first one, which also connects the ranks, or the
+/// second.
+fn spoiled(timeout: Duration, first: bool, spoil: impl Fn(&Guarded) + Sync) -> Vec<Error> {
     let runtime = Arc::new(Guarded::cuda());
     let errors = told(builder_over(&runtime), |pg| {
-        // The first such call also connects the ranks.
-        pg.all_reduce(on_device(&runtime, &tensor(pg.rank()), pg.rank())?, ReduceOp::Sum)?;
+        if !first {
+            pg.all_reduce(on_device(&runtime, &tensor(pg.rank()), pg.rank())?, ReduceOp::Sum)?;
+        }
         let mine = on_device(&runtime, &tensor(pg.rank()), pg.rank())?;
         if pg.rank() == VICTIM {
             spoil(&runtime);
@@ -133,7 +135,7 @@ fn a_copy_that_fails_is_told_to_all() {
         // When it runs, behind the first.
         (&|device: &Guarded| device.fail_copy(1, 1, "burnt out"), "burnt out"),
     ] {
-        let errors = spoiled(CAP, spoil);
+        let errors = spoiled(CAP, false, spoil);
         assert_eq!(*errors[VICTIM as usize].kind(), ErrorKind::Device, "{}", errors[VICTIM as usize]);
         for e in errors {
             assert!(e.to_string().contains(words) && e.report().guilty.iter().all(|rank| *rank == VICTIM), "{e}");
@@ -143,10 +145,13 @@ fn a_copy_that_fails_is_told_to_all() {
 
 #[test]
 fn a_copy_that_is_never_over_ends_with_the_call() {
-    let errors = spoiled(Duration::from_secs(2), |device| device.stall(1));
-    let e = &errors[VICTIM as usize];
-    assert!(*e.kind() == ErrorKind::Timeout && e.to_string().contains("device cuda"), "{e}");
-    for e in errors.iter().filter(|e| e.report().rank != Some(VICTIM)) {
-        assert!(e.report().guilty.contains(&VICTIM), "{e}");
+    for first in [true, false] {
+        let errors = spoiled(Duration::from_secs(2), first, |device| device.stall(1));
+        let e = &errors[VICTIM as usize];
+        assert!(*e.kind() == ErrorKind::Timeout && e.to_string().contains("device cuda did not finish"), "{e}");
+        // The others know who it was once they are connected.
+        for e in errors.iter().filter(|e| !first && e.report().rank != Some(VICTIM)) {
+            assert!(e.report().guilty.contains(&VICTIM), "{e}");
+        }
     }
 }
