@@ -60,6 +60,12 @@ static int32_t out(uint32_t i, uint64_t s, void *t, const void *f, uint64_t o, u
 static int32_t inside(uint32_t i, uint64_t s, void *t, uint64_t o, const void *f, uint64_t p, uint64_t n, c10d_why *why) { sing(); (void)i, (void)s, (void)t, (void)o, (void)f, (void)p, (void)n, (void)why; return C10D_OK; }
 __attribute__((unused)) static int32_t retain(uint32_t i, void *b, c10d_why *why) { sing(); (void)i, (void)b, (void)why; return C10D_OK; }
 static int32_t make(uint32_t i, uint64_t *s, c10d_why *why) { sing(); (void)i, (void)s, (void)why; return C10D_OK; }
+__attribute__((unused)) static void unmake(uint32_t i, uint64_t s) { sing(); (void)i, (void)s; }
+__attribute__((unused)) static int32_t order(uint32_t i, uint64_t a, uint64_t b, c10d_why *why) { sing(); (void)i, (void)a, (void)b, (void)why; return C10D_OK; }
+__attribute__((unused)) static int32_t query(uint32_t i, uint64_t e, uint32_t *r, c10d_why *why) { sing(); (void)i, (void)e, (void)r, (void)why; return C10D_OK; }
+__attribute__((unused)) static void *allocate_host(uint64_t n) { sing(); (void)n; return 0; }
+__attribute__((unused)) static void free_host(void *b, uint64_t n) { sing(); (void)b, (void)n; }
+__attribute__((unused)) static uint32_t reduces(uint32_t op) { sing(); (void)op; return 0; }
 
 static const c10d_device device = {
     .struct_size = sizeof device,
@@ -76,11 +82,14 @@ static const c10d_device device = {
     .retain = retain,
     .release = release,
 #endif
-#ifdef HALF_STREAMS
+#ifdef STREAMS
     .create_stream = make,
-#endif
-#ifdef HALF_RETAIN
-    .release = release,
+    .destroy_stream = unmake,
+    .create_event = make,
+    .destroy_event = unmake,
+    .record = order,
+    .wait = order,
+    .query = query,
 #endif
 };
 
@@ -98,8 +107,17 @@ static void stop(void *g, const char *c, uint64_t n) { sing(); (void)g, (void)c,
 #ifndef ROWS
 #define ROWS 1
 #endif
+#ifndef CREATE
+#define CREATE create
+#endif
+#ifndef DESTROY
+#define DESTROY destroy
+#endif
 #ifndef SUBMIT
 #define SUBMIT submit
+#endif
+#ifndef ABORT
+#define ABORT stop
 #endif
 #ifndef OTHER_TYPE
 #define OTHER_TYPE DEVICE_TYPE
@@ -113,7 +131,7 @@ static const c10d_capabilities rows[2] = {
 };
 static const c10d_collectives collectives = {
     .struct_size = sizeof collectives, .capability_count = ROWS, .capabilities = rows,
-    .create_group = create, .destroy_group = destroy, .submit = SUBMIT, .abort = stop,
+    .create_group = CREATE, .destroy_group = DESTROY, .submit = SUBMIT, .abort = ABORT,
 };
 #endif
 

@@ -1,0 +1,68 @@
+#!/usr/bin/env python3
+"""Takes the checks of src/load away, one at a time, and tells which of them no test misses.
+
+    c10d-privateuse/tests/mutants.py [FILE ...]     all files of src/load unless given
+
+An `if` in front of a refusal never holds any more; a function that a table must have is always there. Takes minutes for each
+file, since everything is built anew for each check. The sources are put back, also after ctrl-C.
+"""
+
+import pathlib
+import re
+import subprocess
+import sys
+
+HOME = pathlib.Path(__file__).resolve().parents[1]
+TESTS = ["cargo", "test", "--offline", "-p", "c10d-privateuse", "--lib", "--test", "corpus"]
+CONDITION = re.compile(r"(\s*(?:\} else )?if )(.+)( \{)$")
+NEEDED = re.compile(r'\s*\("[^"]+", .*is_some\(\)')
+TOGETHER = re.compile(r"\s*d\.(\w+)\.is_some\(\),$")
+
+
+def mutants(lines):
+    """The number of each line that is changed, and what it becomes."""
+    for i, line in enumerate(lines):
+        if "#[cfg(test)]" in line:
+            return
+        refuses = any(word in " ".join(lines[i + 1 : i + 3]) for word in ("Err(", "foreign("))
+        if (found := CONDITION.match(line)) and refuses:
+            before, condition, after = found.groups()
+            held = condition if "let " in condition else f"({condition})"
+            yield i, f"{before}false && {held}{after}"
+        elif NEEDED.match(line):
+            yield i, re.sub(r"\b[cd]\.\w+\.is_some\(\)", "true", line)
+        elif found := TOGETHER.match(line):
+            # As its neighbour says.
+            other = TOGETHER.match(lines[i + 1]) or TOGETHER.match(lines[i - 1])
+            yield i, line.replace(found[1], other[1])
+
+
+def missed():
+    """Whether the tests of the changed source fail; a build that fails says nothing."""
+    if subprocess.run([*TESTS, "--no-run"], capture_output=True, cwd=HOME).returncode:
+        return None
+    try:
+        return subprocess.run(TESTS, capture_output=True, cwd=HOME, timeout=300).returncode != 0
+    except subprocess.TimeoutExpired:
+        return True
+
+
+def main():
+    files = [pathlib.Path(f).resolve() for f in sys.argv[1:]] or sorted((HOME / "src/load").rglob("*.rs"))
+    survivors = 0
+    for file in files:
+        text = file.read_text()
+        lines = text.split("\n")
+        try:
+            for i, changed in mutants(lines):
+                file.write_text("\n".join([*lines[:i], changed, *lines[i + 1 :]]))
+                verdict = {None: "does not build", True: "missed", False: "NOT MISSED"}[missed()]
+                survivors += verdict == "NOT MISSED"
+                print(f"{file.relative_to(HOME)}:{i + 1}: {verdict}: {lines[i].strip()}", flush=True)
+        finally:
+            file.write_text(text)
+    return 1 if survivors else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
