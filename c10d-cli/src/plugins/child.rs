@@ -11,8 +11,6 @@ use c10d::launch::{Launch, Output, Report};
 
 use super::{LOAD_VERB, Row};
 
-/// Loading may take so long.
-const LIMIT: Duration = Duration::from_secs(5);
 /// In front of what the parent shall read; a plugin's constructor may print, too.
 pub(super) const MARK: &str = "c10d-plugin ";
 
@@ -32,13 +30,13 @@ pub(super) fn succeeds(words: impl IntoIterator<Item = OsString>) -> Fallible<bo
     Ok(report.exit_code() == 0)
 }
 
-/// Loads the file in a child, and gives what it decided, or how it ended instead.
-pub(super) fn load(path: &Path) -> Fallible<Result<Row, String>> {
+/// Loads the file in a child within this time, and gives what it decided, or how it ended instead.
+pub(super) fn load(path: &Path, limit: Duration) -> Fallible<Result<Row, String>> {
     let job = child([LOAD_VERB.into(), path.into()])?.output(Output::Captured).spawn()?;
-    match job.wait(Instant::now() + LIMIT) {
+    match job.wait(Instant::now() + limit) {
         Ok(report) => Ok(decision(&report)),
         Err(e) if *e.kind() == ErrorKind::Timeout => {
-            Ok(Err(format!("loading it took longer than {} s", LIMIT.as_secs())))
+            Ok(Err(format!("loading it took longer than {} s", limit.as_secs())))
         }
         Err(e) => Err(e.into()),
     }

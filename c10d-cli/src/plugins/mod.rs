@@ -7,6 +7,7 @@ mod suite;
 
 use std::path::{Component, Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use c10d::plugins::{Report, Search, search};
 
@@ -37,6 +38,8 @@ pub(crate) enum Verb {
     Check {
         /// A plugin, or a directory of plugins.
         path: PathBuf,
+        #[command(flatten)]
+        limit: Limit,
         /// As JSON, a list of decisions.
         #[arg(long)]
         json: bool,
@@ -46,8 +49,24 @@ pub(crate) enum Verb {
         /// A plugin, or a directory of plugins.
         path: PathBuf,
         #[command(flatten)]
+        limit: Limit,
+        #[command(flatten)]
         options: suite::Options,
     },
+}
+
+/// How long a plugin may take to be loaded.
+#[derive(clap::Args, Clone, Copy)]
+pub(crate) struct Limit {
+    /// Seconds that loading one plugin may take.
+    #[arg(long, value_name = "SECONDS", default_value_t = 5)]
+    load_timeout: u32,
+}
+
+impl Limit {
+    fn time(self) -> Duration {
+        Duration::from_secs(self.load_timeout.into())
+    }
 }
 
 /// One plugin's file, for the hidden verbs.
@@ -64,8 +83,8 @@ pub(crate) struct File {
 pub(crate) fn plugins(verb: &Verb) -> Outcome {
     match verb {
         Verb::List { path, json } => list(path.as_deref(), *json),
-        Verb::Check { path, json } => check::check(path, *json),
-        Verb::Test { path, options } => suite::test(path, options),
+        Verb::Check { path, limit, json } => check::check(path, *limit, *json),
+        Verb::Test { path, limit, options } => suite::test(path, *limit, options),
     }
 }
 

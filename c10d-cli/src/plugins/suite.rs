@@ -10,7 +10,7 @@ use c10d::{DispatchKey, builtin};
 use c10d_conformance::{Ranks, Selection, Suite};
 
 use super::check::checked;
-use super::{File, SUITE_VERB, child, one, print_rows};
+use super::{File, Limit, SUITE_VERB, child, one, print_rows};
 use crate::Outcome;
 
 #[derive(clap::Args, Clone)]
@@ -26,8 +26,8 @@ pub(crate) struct Options {
     through: Option<String>,
 }
 
-pub(super) fn test(path: &Path, options: &Options) -> Outcome {
-    let rows = checked(path)?;
+pub(super) fn test(path: &Path, limit: Limit, options: &Options) -> Outcome {
+    let rows = checked(path, limit)?;
     print_rows(&rows, false)?;
     let mut good = !rows.is_empty() && !rows.iter().any(|row| row.is(Verdict::Refused));
     for row in rows.iter().filter(|row| row.is(Verdict::Loaded)) {

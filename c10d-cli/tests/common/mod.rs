@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// Nothing here takes so long unless it hangs.
-pub(crate) const CAP: Duration = Duration::from_secs(120);
+pub(crate) const CAP: Duration = Duration::from_secs(600);
 
 pub(crate) struct Ended {
     pub(crate) status: ExitStatus,
