@@ -66,7 +66,7 @@ impl Search {
     }
 
     /// Also the user's directory (`$XDG_DATA_HOME/c10d/plugins`) and the program's (`../lib/c10d/plugins` from its own),
-    /// where they exist.
+    /// where they exist. They are ignored, and that is reported, in a process that has more rights than its user.
     pub fn standard(mut self) -> Search {
         self.standard = true;
         self
@@ -162,9 +162,15 @@ impl Pass<'_> {
         for path in directories {
             self.directory(&path, &filter);
         }
+        let directories = standard_directories();
         if standard && !privileged() {
             // These are asked for if they are there.
-            standard_directories().iter().filter(|path| path.exists()).for_each(|path| self.directory(path, &filter));
+            directories.iter().filter(|path| path.exists()).for_each(|path| self.directory(path, &filter));
+        } else if self.search.standard {
+            // Variables, and where the program's file lies, say where they are.
+            let what = "ignored: the process has more rights than the user who started it";
+            let ignored = |path| Decision::refused(path, Refusal::new(Rule::Privileged, what));
+            self.out.decisions.extend(directories.iter().map(ignored));
         }
         for name in filter.unmet().into_iter().filter(|name| !explicit.contains(name)) {
             let refusal = Refusal::new(Rule::Filter, format!("{name:?} matches no plugin that was found"));
