@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Lines of a walk, from its heading to the next.
+/// Lines of a walk, from its heading to the next: its words, its blocks and what is empty.
 const MOST_LINES: usize = 60;
 
 fn root() -> PathBuf {
@@ -19,7 +19,7 @@ struct Block {
     text: String,
 }
 
-/// The code blocks of the section with this heading; and how many lines the walk has, blocks and words.
+/// The code blocks of the section with this heading; and how many lines there are from it to the next.
 fn walk(heading: &str) -> (Vec<Block>, usize) {
     let text = std::fs::read_to_string(root().join("docs/backends.md")).unwrap();
     let section = text.split("\n## ").find(|s| s.lines().next() == Some(heading)).expect(heading);
@@ -31,8 +31,16 @@ fn walk(heading: &str) -> (Vec<Block>, usize) {
         let text: Vec<&str> = lines.by_ref().take_while(|l| *l != "```").collect();
         blocks.push(Block { language: language.to_owned(), file, text: text.join("\n") + "\n" });
     }
-    let of_code = blocks.iter().map(|b| b.text.lines().count()).sum();
-    (blocks, of_code)
+    // The empty line in front of the next heading went with it.
+    (blocks, section.lines().count() + 1)
+}
+
+/// What is copied from a walk is formatted as its readers' own code is: with the tool's own rules.
+fn formatted(file: &Path) {
+    match Command::new("rustfmt").args(["--check", "--edition", "2024"]).arg(file).output() {
+        Ok(out) => assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stdout)),
+        Err(e) => eprintln!("skipped: {file:?} is not checked by rustfmt: {e}"),
+    }
 }
 
 fn follow(headings: &[&str]) {
@@ -50,10 +58,10 @@ fn follow(headings: &[&str]) {
     std::fs::write(dir.path().join(".cargo/config.toml"), format!("[patch.crates-io]\n{patches}")).unwrap();
     let program = Path::new(env!("CARGO_BIN_EXE_c10d")).parent().unwrap();
     let path = format!("{}:{}", program.display(), std::env::var("PATH").unwrap());
+    let mut runs = false;
     for heading in headings {
         let (blocks, lines) = walk(heading);
         assert!(lines < MOST_LINES, "{heading}: {lines} lines");
-        assert!(blocks.iter().any(|b| b.language == "sh"), "{heading} runs nothing");
         for block in blocks {
             if let Some(file) = &block.file {
                 let file = dir.path().join(file);
@@ -63,9 +71,13 @@ fn follow(headings: &[&str]) {
                     std::fs::copy(root().join("Cargo.lock"), home.join("Cargo.lock")).unwrap();
                 }
                 std::fs::write(&file, &block.text).unwrap();
+                if block.language == "rust" {
+                    formatted(&file);
+                }
                 continue;
             }
             assert_eq!(block.language, "sh");
+            runs = true;
             let out = Command::new("bash")
                 .args(["-euo", "pipefail", "-c", &format!("umask 022\n{}", block.text)])
                 .current_dir(dir.path())
@@ -79,6 +91,7 @@ fn follow(headings: &[&str]) {
             assert!(out.status.success(), "{heading}: {}\n{said}", block.text);
         }
     }
+    assert!(runs, "{headings:?} run nothing");
 }
 
 #[test]
@@ -87,6 +100,6 @@ fn a_plugin_in_c() {
 }
 
 #[test]
-fn a_vendors_crate_and_a_plugin_in_rust() {
-    follow(&["A vendor's crate", "A plugin in Rust"]);
+fn a_vendors_crate_a_program_and_a_plugin_in_rust() {
+    follow(&["A vendor's crate", "A program that uses it", "A plugin in Rust"]);
 }

@@ -92,3 +92,40 @@ macro_rules! submit {
         $crate::__private::inventory::submit! { $crate::registry::Submitted(&$provider) }
     };
 }
+
+/// Registers a crate's devices under a name, as a [`Provider`](crate::registry::Provider) called `PROVIDER`, where that is
+/// all that the crate brings. Takes the name, and what makes the [`DeviceRuntime`](crate::device::DeviceRuntime).
+///
+/// ```
+/// # use c10d_core::{Result, device::{DevicePtr, DeviceRuntime, Stream}};
+/// struct Acme;
+/// # unsafe impl DeviceRuntime for Acme {
+/// #     fn name(&self) -> &'static str { "acme" }
+/// #     fn allocate(&self, _: u16, _: usize) -> Result<*mut ()> { todo!() }
+/// #     unsafe fn free(&self, _: u16, _: *mut ()) {}
+/// #     unsafe fn copy_in(&self, _: u16, _: Stream, _: DevicePtr, _: *const u8, _: usize) -> Result { todo!() }
+/// #     unsafe fn copy_out(&self, _: u16, _: Stream, _: *mut u8, _: DevicePtr, _: usize) -> Result { todo!() }
+/// #     unsafe fn copy(&self, _: u16, _: Stream, _: DevicePtr, _: DevicePtr, _: usize) -> Result { todo!() }
+/// # }
+/// c10d_core::submit_device!("acme", Acme);
+/// # fn main() -> Result {
+/// let acme = c10d_core::registry::Registry::collect(&[&PROVIDER])?.device("acme")?;
+/// assert_eq!(acme.count()?, 1);
+/// # Ok(()) }
+/// ```
+#[macro_export]
+macro_rules! submit_device {
+    ($name:literal, $runtime:expr) => {
+        #[doc = concat!("The registration of the devices `", $name, "`.")]
+        pub static PROVIDER: $crate::registry::Provider = $crate::registry::Provider {
+            source: env!("CARGO_PKG_NAME"),
+            devices: &[$crate::registry::DeviceRegistration {
+                name: $name,
+                key: $crate::DispatchKey::PrivateUse1,
+                open: &|| Ok(::std::sync::Arc::new($runtime)),
+            }],
+            ..$crate::registry::Provider::EMPTY
+        };
+        $crate::submit!(PROVIDER);
+    };
+}
