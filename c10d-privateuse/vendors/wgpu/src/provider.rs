@@ -36,7 +36,7 @@ pub fn adopt(devices: Vec<(wgpu::Device, wgpu::Queue)>) -> Result<Arc<Wgpu>> {
 /// DX12.
 ///
 /// # Errors
-/// There is no GPU, and no software that stands in for one; or it would not open.
+/// `Unsupported`: there is no GPU, and no software that stands in for one. `Device`: none would open.
 pub fn runtime() -> Result<Arc<Wgpu>> {
     RUNTIME.get_or_init(|| Wgpu::open().map(Arc::new)).clone()
 }

@@ -2,7 +2,7 @@
 #![allow(unsafe_code)]
 
 use c10d_core::device::{DevicePtr, DeviceReduce, DeviceRuntime, Event, Stream};
-use c10d_core::{DType, DTypeSet, Error, ErrorKind, ReduceOp, Result};
+use c10d_core::{DType, DTypeSet, Error, ReduceOp, Result};
 use wgpu::{Backends, DeviceType, Instance, InstanceDescriptor};
 
 use crate::copies::Place;
@@ -13,13 +13,16 @@ use crate::memory::Memory;
 /// The machine's GPUs.
 pub struct Wgpu {
     gpus: Vec<Gpu>,
+    /// What those said that would not open.
+    closed: Vec<Error>,
 }
 
 impl Wgpu {
-    /// Opens all GPUs, or, where there is none, the software that stands in for one.
+    /// Opens all GPUs, or, where there is none, the software that stands in for one. Does without those that would not
+    /// open.
     ///
     /// # Errors
-    /// There is neither; or none would open.
+    /// `Unsupported`: there is neither. `Device`: none would open.
     pub(crate) fn open() -> Result<Wgpu> {
         let instance = Instance::new(InstanceDescriptor::new_without_display_handle_from_env());
         let adapters = pollster::block_on(instance.enumerate_adapters(Backends::PRIMARY));
@@ -29,23 +32,37 @@ impl Wgpu {
         if chosen.is_empty() {
             let what = "wgpu finds no adapter: no GPU with Vulkan, Metal or DX12 and its driver, and no software Vulkan \
                         (Mesa's is mesa-vulkan-drivers on Debian)";
-            return Err(Error::new(ErrorKind::Device, what));
+            return Err(Error::unsupported(what));
         }
-        let gpus = chosen.into_iter().map(Gpu::open).collect::<Result<_>>()?;
-        Ok(Wgpu { gpus })
+        let (gpus, closed) = opened(chosen.into_iter().map(Gpu::open))?;
+        Ok(Wgpu { gpus, closed })
     }
 
     /// The devices of a program that has opened them itself.
     pub(crate) fn adopt(devices: Vec<(wgpu::Device, wgpu::Queue)>) -> Wgpu {
-        Wgpu { gpus: devices.into_iter().map(|(device, queue)| Gpu::adopt(device, queue)).collect() }
+        let gpus = devices.into_iter().map(|(device, queue)| Gpu::adopt(device, queue)).collect();
+        Wgpu { gpus, closed: Vec::new() }
     }
 
     fn gpu(&self, index: u16) -> Result<&Gpu> {
-        let have = self.gpus.len();
-        self.gpus
-            .get(usize::from(index))
-            .ok_or_else(|| Error::invalid(format!("there is no wgpu device {index}, but {have}, from 0")))
+        self.gpus.get(usize::from(index)).ok_or_else(|| {
+            let closed: Vec<String> = self.closed.iter().map(|e| format!("; {}", e.report().what)).collect();
+            let have = self.gpus.len();
+            Error::invalid(format!("there is no wgpu device {index}, but {have}, from 0{}", closed.concat()))
+        })
     }
+}
+
+/// Those that opened, and what the others said.
+fn opened<T>(all: impl Iterator<Item = Result<T>>) -> Result<(Vec<T>, Vec<Error>)> {
+    let (mut open, mut closed) = (Vec::new(), Vec::new());
+    for one in all {
+        match one {
+            Ok(one) => open.push(one),
+            Err(e) => closed.push(e),
+        }
+    }
+    if open.is_empty() && !closed.is_empty() { Err(closed.swap_remove(0)) } else { Ok((open, closed)) }
 }
 
 /// # Safety
@@ -160,5 +177,21 @@ unsafe impl DeviceReduce for Wgpu {
         let (acc, with) = unsafe { (place(acc), place(with)) };
         let kernel = Kernel::Reduce(op.code(), dtype);
         self.gpu(index)?.run(kernel, &acc, &with, (count * kernel.size()) as u64)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use c10d_core::ErrorKind;
+
+    use super::*;
+
+    #[test]
+    fn one_that_does_not_open_is_done_without() {
+        let closed = |what: &'static str| Err(Error::new(ErrorKind::Device, what));
+        let (open, said) = opened([Ok(1), closed("lost"), Ok(3)].into_iter()).unwrap();
+        assert_eq!((open, said.len()), (vec![1, 3], 1));
+        let e = opened::<u32>([closed("first"), closed("second")].into_iter()).unwrap_err();
+        assert!(e.to_string().contains("first"), "{e}");
     }
 }

@@ -1,7 +1,8 @@
 //! Copies and reductions on the device, at every alignment, against the plainest reference.
 #![allow(unsafe_code)]
 
-use std::sync::Arc;
+mod common;
+
 use std::time::{Duration, Instant};
 
 use c10d_core::device::{DevicePtr, DeviceReduce, DeviceRuntime};
@@ -11,11 +12,6 @@ use half::{bf16, f16};
 
 const CAP: Duration = Duration::from_secs(60);
 const ROOM: usize = 4096;
-
-/// The first device, if there is one here.
-fn device() -> Option<Arc<Wgpu>> {
-    c10d_wgpu::runtime().map_err(|e| println!("skipped: {e}")).ok()
-}
 
 /// Device memory with these bytes at `offset`, and 0xee around them.
 fn put(gpu: &Wgpu, offset: usize, bytes: &[u8]) -> DevicePtr {
@@ -45,7 +41,7 @@ fn get(gpu: &Wgpu, from: DevicePtr, bytes: usize) -> Vec<u8> {
 
 #[test]
 fn copies_at_every_alignment() {
-    let Some(gpu) = device() else { return };
+    let Some(gpu) = common::runtime() else { return };
     let data: Vec<u8> = (1..=40).collect();
     for (to, from, bytes) in
         [(0, 0, 8), (0, 0, 0), (1, 0, 1), (3, 0, 2), (5, 2, 30), (4, 8, 33), (258, 511, 40), (2, 2, 4)]
@@ -74,7 +70,7 @@ fn copies_at_every_alignment() {
 
 #[test]
 fn copies_inside_one_buffer_and_over_many_pieces() {
-    let Some(gpu) = device() else { return };
+    let Some(gpu) = common::runtime() else { return };
     let bytes = (33 << 20) + 7;
     let data: Vec<u8> = (0..bytes).map(|i| (i * 7 + i / 251) as u8).collect();
     let base = gpu.allocate(0, 2 * bytes + 9).unwrap();
@@ -187,7 +183,7 @@ fn is_nan(dtype: DType, bytes: &[u8]) -> bool {
 
 #[test]
 fn reductions_of_every_kind() {
-    let Some(gpu) = device() else { return };
+    let Some(gpu) = common::runtime() else { return };
     let ops =
         [ReduceOp::Sum, ReduceOp::Product, ReduceOp::Min, ReduceOp::Max, ReduceOp::Band, ReduceOp::Bor, ReduceOp::Bxor];
     let mut kinds = 0;
@@ -215,7 +211,7 @@ fn reductions_of_every_kind() {
 
 #[test]
 fn errors_are_for_people() {
-    let Some(gpu) = device() else { return };
+    let Some(gpu) = common::runtime() else { return };
     let text = gpu.allocate(9, 8).unwrap_err().to_string();
     assert!(text.contains("no wgpu device 9"), "{text}");
     let text = gpu.allocate(0, 1 << 50).unwrap_err().to_string();

@@ -1,5 +1,7 @@
 //! A program with devices and buffers of its own.
 
+mod common;
+
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -13,7 +15,13 @@ const CAP: Duration = Duration::from_secs(30);
 fn open() -> Option<(wgpu::Device, wgpu::Queue)> {
     let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle_from_env());
     let adapter = pollster::block_on(instance.request_adapter(&Default::default()));
-    let adapter = adapter.map_err(|e| println!("skipped: {e}")).ok()?;
+    let adapter = match adapter {
+        Err(e @ wgpu::RequestAdapterError::NotFound { .. }) => {
+            common::skip(e);
+            return None;
+        }
+        adapter => adapter.unwrap(),
+    };
     Some(pollster::block_on(adapter.request_device(&Default::default())).unwrap())
 }
 
