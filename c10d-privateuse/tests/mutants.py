@@ -49,6 +49,8 @@ def missed():
 
 def main():
     files = [pathlib.Path(f).resolve() for f in sys.argv[1:]] or sorted((HOME / "src/load").rglob("*.rs"))
+    if missed() is not False:
+        sys.exit("the tests do not pass as it is")
     survivors = 0
     for file in files:
         text = file.read_text()
