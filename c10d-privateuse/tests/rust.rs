@@ -132,6 +132,15 @@ fn messages_of_a_batch_reach_a_plugin_together() {
 }
 
 #[test]
+fn a_plugin_has_as_long_for_its_goodbye_as_the_host_says() {
+    let pg = elsewhere().timeout(Duration::from_secs(3600)).name("tells its time").build().unwrap();
+    let e = pg.shutdown_within(Duration::from_secs(10)).unwrap_err();
+    let text = e.to_string();
+    let left = text.split(" seconds are left").next().and_then(|t| t.split(' ').next_back()?.parse::<u64>().ok());
+    assert!(left.is_some_and(|left| left <= 10), "{e}");
+}
+
+#[test]
 fn a_device_serves_from_a_plugin() {
     let report = load("c10d-guarded-plugin", "c10d_guarded_plugin");
     let mut providers = report.providers.clone();

@@ -156,7 +156,13 @@ impl ProcessGroup {
     /// Waits for everything in flight, then leaves the group: the peers do not take the coming silence for death. Later
     /// calls on clones return [`ErrorKind::Shutdown`]. Bounded by the group's timeout.
     pub fn shutdown(self) -> Result {
-        let deadline = deadline_after(self.0.timeout);
+        let timeout = self.0.timeout;
+        self.shutdown_within(timeout)
+    }
+
+    /// As [`shutdown`](ProcessGroup::shutdown), within this time.
+    pub fn shutdown_within(self, timeout: Duration) -> Result {
+        let deadline = deadline_after(timeout);
         let mut first = self.0.failed.get().cloned().map_or(Ok(()), Err);
         if let Err(e) = &first
             && *e.kind() == ErrorKind::Shutdown

@@ -135,8 +135,8 @@ impl ExportedGroup {
         }
     }
 
-    pub(super) fn shutdown(&self, _: Duration) -> Result {
-        self.group.clone().map_or(Ok(()), ProcessGroup::shutdown)
+    pub(super) fn shutdown(&self, timeout: Duration) -> Result {
+        self.group.clone().map_or(Ok(()), |group| group.shutdown_within(timeout))
     }
 }
 

@@ -95,6 +95,10 @@ unsafe impl Backend for Elsewhere {
     }
 
     fn shutdown(&self, deadline: Instant) -> Result {
+        if &*self.group == "tells its time" {
+            let left = deadline.saturating_duration_since(Instant::now());
+            return Err(Error::new(ErrorKind::Timeout, format!("{} seconds are left", left.as_secs())));
+        }
         self.inner.shutdown(deadline)
     }
 }
