@@ -8,6 +8,7 @@ use c10d_core::registry::Provider;
 use c10d_core::{Capabilities, Error, Result};
 
 use super::catch::caught;
+use super::store::Given;
 use super::{collectives, device};
 use crate::abi::{self, Sized32};
 
@@ -61,29 +62,37 @@ pub(super) fn runtime<E: Exported>() -> Result<&'static Arc<dyn DeviceRuntime>> 
     opened.as_ref().map_err(Clone::clone)
 }
 
-/// The tables, made at the first call; null if the provider does not have what was exported.
+/// The tables, made at the first call; null if the provider does not have what was exported, which the log is told.
 pub fn entry<E: Exported>(host: *const abi::Host, offers: Option<Capabilities>) -> *const abi::Plugin {
-    let made = caught(|| {
-        if host.is_null() {
-            return std::ptr::null();
-        }
-        let parts = E::state().parts.get_or_init(|| parts::<E>(offers));
-        if parts.device.is_none() && parts.collectives.is_none() {
-            return std::ptr::null();
-        }
-        let pointer = |table: Option<&abi::Device>| table.map_or(std::ptr::null(), std::ptr::from_ref);
-        std::ptr::from_ref(parts.plugin.get_or_init(|| abi::Plugin {
-            abi_minor: u32::from(abi::MINOR),
-            name: E::NAME.as_ptr().cast(),
-            name_len: E::NAME.len() as u64,
-            version: E::VERSION.as_ptr().cast(),
-            version_len: E::VERSION.len() as u64,
-            device: pointer(parts.device.as_ref()),
-            collectives: parts.collectives.as_ref().map_or(std::ptr::null(), std::ptr::from_ref),
-            ..abi::empty()
-        }))
-    });
-    made.unwrap_or(std::ptr::null())
+    if host.is_null() {
+        return std::ptr::null();
+    }
+    let made = caught(|| plugin::<E>(offers)).flatten();
+    made.unwrap_or_else(|e| {
+        // SAFETY: the ABI: the host's table.
+        unsafe { Given::new(host) }.error(&e.report().what);
+        std::ptr::null()
+    })
+}
+
+fn plugin<E: Exported>(offers: Option<Capabilities>) -> Result<*const abi::Plugin> {
+    let parts = E::state().parts.get_or_init(|| parts::<E>(offers));
+    if parts.device.is_none() && parts.collectives.is_none() {
+        let what = if offers.is_some() { "backend or device" } else { "device" };
+        let source = E::provider().source;
+        return Err(Error::unsupported(format!("provider {source:?} has no {what} {:?}", E::NAME)));
+    }
+    let pointer = |table: Option<&abi::Device>| table.map_or(std::ptr::null(), std::ptr::from_ref);
+    Ok(std::ptr::from_ref(parts.plugin.get_or_init(|| abi::Plugin {
+        abi_minor: u32::from(abi::MINOR),
+        name: E::NAME.as_ptr().cast(),
+        name_len: E::NAME.len() as u64,
+        version: E::VERSION.as_ptr().cast(),
+        version_len: E::VERSION.len() as u64,
+        device: pointer(parts.device.as_ref()),
+        collectives: parts.collectives.as_ref().map_or(std::ptr::null(), std::ptr::from_ref),
+        ..abi::empty()
+    })))
 }
 
 fn parts<E: Exported>(offers: Option<Capabilities>) -> Parts {
@@ -96,3 +105,57 @@ fn parts<E: Exported>(offers: Option<Capabilities>) -> Parts {
 }
 
 const _: () = assert!(<abi::Plugin as Sized32>::LEAST == size_of::<abi::Plugin>());
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::c_char;
+
+    use parking_lot::Mutex;
+
+    use super::*;
+
+    static TOLD: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+    unsafe extern "C" fn log(_: *const abi::Host, _: u32, text: *const c_char, len: u64) {
+        // SAFETY: the ABI: text with its length.
+        TOLD.lock().push(unsafe { abi::text(text, len) }.into_owned());
+    }
+
+    struct Misspelt;
+    struct Panics;
+
+    impl Exported for Misspelt {
+        const NAME: &'static str = "acmee";
+        const VERSION: &'static str = "1";
+        fn provider() -> &'static Provider {
+            static PROVIDER: Provider = Provider { source: "acme's crate", ..Provider::EMPTY };
+            &PROVIDER
+        }
+        fn state() -> &'static State {
+            static STATE: State = State::new();
+            &STATE
+        }
+    }
+
+    impl Exported for Panics {
+        const NAME: &'static str = "acme";
+        const VERSION: &'static str = "1";
+        fn provider() -> &'static Provider {
+            panic!("there is no driver")
+        }
+        fn state() -> &'static State {
+            static STATE: State = State::new();
+            &STATE
+        }
+    }
+
+    #[test]
+    fn the_log_is_told_why_there_is_no_table() {
+        let host = abi::Host { log: Some(log), ..abi::empty() };
+        assert!(entry::<Misspelt>(&host, None).is_null() && entry::<Panics>(&host, None).is_null());
+        let told = TOLD.lock();
+        assert_eq!(told[0], "provider \"acme's crate\" has no device \"acmee\"");
+        assert!(told[1].contains("there is no driver"), "{}", told[1]);
+        assert_eq!(told.len(), 2);
+    }
+}
