@@ -44,4 +44,5 @@ pub struct Device {
 // SAFETY: repr(C), size first, zero is valid.
 unsafe impl Sized32 for Device {
     const LEAST: usize = std::mem::offset_of!(Device, reduces);
+    const FUNCTIONS: usize = std::mem::offset_of!(Device, count);
 }

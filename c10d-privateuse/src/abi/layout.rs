@@ -31,4 +31,7 @@ layout!(Collectives, 88, capability_count 4, capabilities 8, probe 16, create_gr
     split 64, submit_batch 72, async_error 80);
 layout!(Plugin, 56, abi_minor 4, name 8, name_len 16, version 24, version_len 32, device 40, collectives 48);
 
+// From there on they are pointers to functions, one every 8 bytes.
+const _: () = assert!(Device::FUNCTIONS == 8 && Collectives::FUNCTIONS == 16);
+
 const _: () = assert!(size_of::<Note>() == 84 && offset_of!(Note, struct_size) == 20 && offset_of!(Note, name) == 32);

@@ -34,6 +34,8 @@ pub const ENTRY: &str = "c10d_plugin_v1";
 pub unsafe trait Sized32: Copy {
     /// The size that version 1.0 has; a smaller one is no such struct.
     const LEAST: usize;
+    /// From where on all of it are pointers to functions; most structs have none.
+    const FUNCTIONS: usize = usize::MAX;
 }
 
 /// The struct's own size, for its first field.

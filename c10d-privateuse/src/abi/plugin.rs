@@ -93,6 +93,7 @@ unsafe impl Sized32 for GroupInit {
 // SAFETY: as above.
 unsafe impl Sized32 for Collectives {
     const LEAST: usize = std::mem::offset_of!(Collectives, shutdown);
+    const FUNCTIONS: usize = std::mem::offset_of!(Collectives, probe);
 }
 // SAFETY: as above.
 unsafe impl Sized32 for Plugin {

@@ -23,7 +23,7 @@ const MOST_BYTES: usize = 4096;
 
 pub(crate) fn read(plugin: *const abi::Plugin, note: &NoteInfo) -> Result<Table, Refusal> {
     if plugin.is_null() {
-        return Err(bad("its entry returned null: it cannot work at all"));
+        return Err(bad("its entry returned null: it cannot work at all, and may have told the log why"));
     }
     let look = Look { space: Space::now()? };
     let table = look.copy(plugin, "c10d_plugin")?;
@@ -94,15 +94,10 @@ impl Look {
         Ok(value)
     }
 
-    /// The functions of tables are where code can be. Which words are functions is known by type: see `words`.
+    /// The functions of tables are where code can be.
     fn functions<T: Sized32>(&self, value: &T, what: &str) -> Result<(), Refusal> {
-        let skip = match what {
-            "its device" => 8,
-            "its collectives" => 16,
-            _ => return Ok(()),
-        };
-        for at in (skip..size_of::<T>()).step_by(8) {
-            // SAFETY: within the value; the tables consist of 8-byte function pointers from `skip` on (layout.rs).
+        for at in (T::FUNCTIONS..size_of::<T>()).step_by(8) {
+            // SAFETY: within the value, which consists of 8-byte function pointers from there on (layout.rs).
             let address = unsafe { (&raw const *value).cast::<u8>().add(at).cast::<usize>().read() };
             if address != 0 && !self.space.executable(address) {
                 return Err(bad(format!("{what}: the function at byte {at} is at {address:#x}, where no code is")));
