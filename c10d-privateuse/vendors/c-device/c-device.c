@@ -18,36 +18,14 @@ struct memory {
     unsigned char data[];
 };
 
-/* No address that the host could use: its complement, which lies outside of every process. */
-static void *handle_of(struct memory *memory) { return (void *)~(uintptr_t)memory; }
+/* Handles are the complement of an address, which lies outside of every process: the host could not use it as one. */
 static struct memory *memory_of(const void *handle) { return (struct memory *)~(uintptr_t)handle; }
 
 /* The bytes of a buffer, or null if they are not all on this device. */
-static unsigned char *bytes_of(uint32_t index, const void *handle, uint64_t offset, uint64_t bytes) {
+static unsigned char *at(uint32_t index, const void *handle, uint64_t offset, uint64_t bytes) {
     struct memory *memory = memory_of(handle);
     int inside = memory->index == index && offset <= memory->bytes && bytes <= memory->bytes - offset;
     return inside ? memory->data + offset : NULL;
-}
-
-static int32_t count(uint32_t *devices, c10d_why *why) {
-    (void)why;
-    *devices = DEVICES;
-    return C10D_OK;
-}
-
-static int32_t allocate(uint32_t index, uint64_t bytes, void **base, c10d_why *why) {
-    if (index >= DEVICES) return c10d_fail(why, C10D_INVALID, "c-device has the devices 0 and 1");
-    struct memory *memory = bytes < SIZE_MAX / 2 ? malloc(sizeof *memory + bytes) : NULL;
-    if (!memory) return c10d_fail(why, C10D_RESOURCE, "c-device is out of memory");
-    memory->bytes = bytes;
-    memory->index = index;
-    *base = handle_of(memory);
-    return C10D_OK;
-}
-
-static void release(uint32_t index, void *base) {
-    (void)index;
-    free(memory_of(base));
 }
 
 static int32_t move(void *to, const void *from, uint64_t bytes, c10d_why *why) {
@@ -56,45 +34,45 @@ static int32_t move(void *to, const void *from, uint64_t bytes, c10d_why *why) {
     return C10D_OK;
 }
 
-static int32_t copy_in(uint32_t index, uint64_t stream, void *to, uint64_t offset, const void *from, uint64_t bytes,
-                       c10d_why *why) {
-    (void)stream;
-    return move(bytes_of(index, to, offset, bytes), from, bytes, why);
+static int32_t count(uint32_t *devices, c10d_why *why) { (void)why; *devices = DEVICES; return C10D_OK; }
+
+static int32_t allocate(uint32_t index, uint64_t bytes, void **base, c10d_why *why) {
+    if (index >= DEVICES) return c10d_fail(why, C10D_INVALID, "c-device has the devices 0 and 1");
+    struct memory *memory = bytes < SIZE_MAX / 2 ? malloc(sizeof *memory + bytes) : NULL;
+    if (!memory) return c10d_fail(why, C10D_RESOURCE, "c-device is out of memory");
+    *memory = (struct memory){.bytes = bytes, .index = index};
+    *base = (void *)~(uintptr_t)memory;
+    return C10D_OK;
 }
 
-static int32_t copy_out(uint32_t index, uint64_t stream, void *to, const void *from, uint64_t offset, uint64_t bytes,
-                        c10d_why *why) {
+static void release(uint32_t index, void *base) { (void)index; free(memory_of(base)); }
+
+static int32_t copy_in(uint32_t index, uint64_t stream, void *to, uint64_t to_offset, const void *from, uint64_t bytes,
+                       c10d_why *why) {
     (void)stream;
-    return move(to, bytes_of(index, from, offset, bytes), bytes, why);
+    return move(at(index, to, to_offset, bytes), from, bytes, why);
+}
+
+static int32_t copy_out(uint32_t index, uint64_t stream, void *to, const void *from, uint64_t from_offset,
+                        uint64_t bytes, c10d_why *why) {
+    (void)stream;
+    return move(to, at(index, from, from_offset, bytes), bytes, why);
 }
 
 static int32_t copy(uint32_t index, uint64_t stream, void *to, uint64_t to_offset, const void *from,
                     uint64_t from_offset, uint64_t bytes, c10d_why *why) {
     (void)stream;
-    return move(bytes_of(index, to, to_offset, bytes), bytes_of(index, from, from_offset, bytes), bytes, why);
+    return move(at(index, to, to_offset, bytes), at(index, from, from_offset, bytes), bytes, why);
 }
 
 static const c10d_device DEVICE = {
-    .struct_size = sizeof(c10d_device),
-    .count = count,
-    .allocate = allocate,
-    .free = release,
-    .copy_in = copy_in,
-    .copy_out = copy_out,
-    .copy = copy,
+    .struct_size = sizeof DEVICE, .count = count, .allocate = allocate, .free = release,
+    .copy_in = copy_in, .copy_out = copy_out, .copy = copy,
 };
 
 static const c10d_plugin PLUGIN = {
-    .struct_size = sizeof(c10d_plugin),
-    .abi_minor = C10D_ABI_MINOR,
-    .name = "c-device",
-    .name_len = sizeof("c-device") - 1,
-    .version = "1.0",
-    .version_len = sizeof("1.0") - 1,
-    .device = &DEVICE,
+    .struct_size = sizeof PLUGIN, .abi_minor = C10D_ABI_MINOR, .name = "c-device", .name_len = sizeof "c-device" - 1,
+    .version = "1.0", .version_len = 3, .device = &DEVICE,
 };
 
-const c10d_plugin *c10d_plugin_v1(const c10d_host *host) {
-    (void)host;
-    return &PLUGIN;
-}
+const c10d_plugin *c10d_plugin_v1(const c10d_host *host) { (void)host; return &PLUGIN; }
