@@ -48,6 +48,10 @@ pub(crate) fn suite(file: &File) -> Outcome {
         return Err(report.decisions.first().map_or("nothing was loaded".into(), ToString::to_string).into());
     };
     let suites = suites(plugin, &file.options)?;
+    if suites.is_empty() {
+        let decision = report.decisions.first().map_or(String::new(), ToString::to_string);
+        return Err(format!("nothing to test: no kind of memory is the plugin's to serve here ({decision})").into());
+    }
     let Some(part) = file.part else { return parts(suites.len()) };
     let Named { title, suite } = suites.into_iter().nth(part).ok_or("there is no such part")?;
     suite.serve_rank();
@@ -68,7 +72,7 @@ pub(crate) fn suite(file: &File) -> Outcome {
 
 /// Each suite in a process of its own, which the ranks are started from.
 fn parts(count: usize) -> Outcome {
-    let mut good = count > 0;
+    let mut good = true;
     for part in 0..count {
         good &= child::succeeds(std::env::args_os().skip(1).chain(["--part".into(), part.to_string().into()]))?;
     }
@@ -100,7 +104,7 @@ fn suites(plugin: &'static Provider, options: &Options) -> Result<Vec<Named>, Bo
         out.push(Named { title, suite: base(&format!("cpu:{}", backend.name)) });
     }
     for device in plugin.devices {
-        let own = plugin.backends.iter().find(|b| b.keys.contains(&DispatchKey::PrivateUse1)).map(|b| b.name);
+        let own = plugin.backends.iter().find(|b| b.keys.contains(&device.key)).map(|b| b.name);
         let through = match (own, &options.through) {
             (Some(own), None) => own.to_owned(),
             (_, Some(through)) => through.clone(),
@@ -110,4 +114,45 @@ fn suites(plugin: &'static Provider, options: &Options) -> Result<Vec<Named>, Bo
         out.push(Named { title: format!("device {} through {through}", device.name), suite });
     }
     Ok(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use c10d::registry::{DeviceRegistration, Registration};
+    use c10d::{Error, ErrorKind};
+
+    use super::*;
+
+    /// A plugin with collectives for one kind of device, and the device.
+    macro_rules! plugin {
+        ($device:literal, $key:expr) => {{
+            static PLUGIN: Provider = Provider {
+                source: "acme",
+                backends: &[Registration {
+                    name: "acme",
+                    keys: &[$key],
+                    priority: 10,
+                    probe: &|| Ok(()),
+                    create: &|_| Err(Error::new(ErrorKind::Device, "it is pretended")),
+                }],
+                devices: &[DeviceRegistration {
+                    name: $device,
+                    key: $key,
+                    open: &|| Err(Error::new(ErrorKind::Device, "it is pretended")),
+                }],
+                ..Provider::EMPTY
+            };
+            &PLUGIN
+        }};
+    }
+
+    #[test]
+    fn a_device_is_tried_through_the_collectives_that_serve_it() {
+        let options = Options { worlds: vec![1], full: false, through: None };
+        let titles = |plugin| -> Vec<String> {
+            suites(plugin, &options).unwrap().into_iter().map(|named| named.title).collect()
+        };
+        assert_eq!(titles(plugin!("cuda", DispatchKey::Cuda)), ["device cuda through acme"]);
+        assert_eq!(titles(plugin!("acme", DispatchKey::PrivateUse1)), ["device acme through acme"]);
+    }
 }
