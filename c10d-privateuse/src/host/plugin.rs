@@ -4,17 +4,19 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
+use std::time::{Duration, Instant};
 
 use c10d_core::device::DeviceRuntime;
 use c10d_core::registry::{DeviceRegistration, Provider, Registration};
 use c10d_core::{DispatchKey, Error, ErrorKind, GroupInit, Result};
 use parking_lot::Mutex;
 
+use super::aside::{Aside, aside};
 use super::device::PluginDevice;
 use super::group::Group;
 use super::{backend, serve};
 use crate::abi::{self, Why};
-use crate::load::Table;
+use crate::load::{Entry, Refusal, Rule, Table};
 
 /// What the host keeps of a plugin; never freed. The table comes first, so that its address is also this one's.
 #[repr(C)]
@@ -39,6 +41,9 @@ pub(crate) struct Hosted {
 unsafe impl Sync for Hosted {}
 // SAFETY: as above.
 unsafe impl Send for Hosted {}
+
+/// How long the plugin's code may take where no caller says so.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The address of every host table that was ever given out.
 static TABLES: Mutex<Vec<usize>> = Mutex::new(Vec::new());
@@ -76,6 +81,28 @@ impl Hosted {
     pub(super) fn error(&self, call: &str, why: impl std::fmt::Display) -> Error {
         let what = format!("plugin {:?} ({}), {call}: {why}", self.name, self.path.display());
         Error::new(ErrorKind::Plugin, what)
+    }
+
+    /// Calls the entry: the first code of the plugin after its constructors.
+    pub(crate) fn enter(&'static self, entry: Entry) -> Result<*const abi::Plugin, Refusal> {
+        // SAFETY: of the type that the ABI gives it; the host's table stays for ever.
+        let entered = self.in_time("entry", move || unsafe { entry(self.table()) } as usize);
+        let table = entered.map_err(|e| Refusal::new(Rule::Crash, e.report().what.clone()))?;
+        Ok(table as *const abi::Plugin)
+    }
+
+    /// Runs code of the plugin for which nobody has a deadline: on a thread of its own, which is given up if it hangs.
+    pub(super) fn in_time<T: Send + 'static>(&self, call: &str, f: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+        match aside(Instant::now() + PATIENCE, f)? {
+            Aside::Returned(value) => Ok(value),
+            Aside::Hangs => Err(self.gave_up(call)),
+        }
+    }
+
+    /// A call that did not return in time.
+    pub(super) fn gave_up(&self, call: &str) -> Error {
+        self.given_up.fetch_add(1, Ordering::Relaxed);
+        self.error(call, "it did not return in time")
     }
 
     /// Notes that the plugin broke its contract where no group can be told apart: all of its groups end.
@@ -170,7 +197,9 @@ impl LoadedPlugin {
         }
         let Some(probe) = self.table.collectives.as_ref().and_then(|(c, _)| c.probe) else { return Ok(()) };
         // SAFETY: validated; `why` is good for the call.
-        let (status, why) = Why::ask(|why| unsafe { probe(why) });
+        let asked = self.hosted.in_time("probe", move || Why::ask(|why| unsafe { probe(why) }));
+        // One that hung is not asked again: each question would cost the time, and a thread.
+        let (status, why) = asked.inspect_err(|e| drop(self.hosted.broken.set(e.clone())))?;
         super::verdict::status(self.hosted, "probe", status, &why)
     }
 }

@@ -1,20 +1,22 @@
 //! The plugins of this process. They are loaded once and stay.
 
-use std::path::{Path, PathBuf};
-
 use c10d_core::DispatchKey;
 use c10d_core::registry::Provider;
 use parking_lot::Mutex;
 
+use super::rule::Refusal;
 use crate::host::{Hosted, LoadedPlugin};
 
-/// A plugin that stays.
-#[derive(Clone)]
+/// A file whose entry was called, which happens once: it stays mapped, so its inode is nobody else's.
 pub(super) struct Known {
-    pub(super) name: String,
-    pub(super) path: PathBuf,
     device: u64,
     inode: u64,
+    pub(super) came_to: Result<Loaded, Refusal>,
+}
+
+/// A plugin that stays.
+#[derive(Clone, Copy)]
+pub(super) struct Loaded {
     pub(super) plugin: &'static LoadedPlugin,
     pub(super) provider: &'static Provider,
     /// The same, where another runtime has its kind of device.
@@ -29,10 +31,14 @@ impl Known {
         (self.device, self.inode) == (stat.st_dev, stat.st_ino)
     }
 
-    pub(super) fn new(path: &Path, stat: &rustix::fs::Stat, plugin: &'static LoadedPlugin) -> Known {
-        let (provider, without_device) = (plugin.provider(true), plugin.provider(false));
-        let (name, path) = (plugin.hosted.name.to_owned(), path.to_owned());
-        Known { name, path, device: stat.st_dev, inode: stat.st_ino, plugin, provider, without_device }
+    pub(super) fn new(stat: &rustix::fs::Stat, came_to: Result<Loaded, Refusal>) -> Known {
+        Known { device: stat.st_dev, inode: stat.st_ino, came_to }
+    }
+}
+
+impl Loaded {
+    pub(super) fn new(plugin: &'static LoadedPlugin) -> Loaded {
+        Loaded { plugin, provider: plugin.provider(true), without_device: plugin.provider(false) }
     }
 
     /// What it brings, in words.
@@ -52,6 +58,6 @@ impl Known {
             parts.push("trusted with the callers' memory".to_owned());
         }
         let lost = if lost + calls == 0 { String::new() } else { format!("; {lost} bytes and {calls} calls given up") };
-        format!("{} {version}, ABI 1.{}: {}{lost}", self.name, table.minor, parts.join(", "))
+        format!("{} {version}, ABI 1.{}: {}{lost}", self.plugin.hosted.name, table.minor, parts.join(", "))
     }
 }

@@ -12,6 +12,7 @@ mod space;
 mod table;
 mod trust;
 
+pub(crate) use open::Entry;
 pub use report::{Decision, Report, Verdict};
 pub use rule::{Refusal, Rule};
 pub use search::Search;

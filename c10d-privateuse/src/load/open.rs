@@ -57,12 +57,6 @@ fn reason(e: &libloading::Error) -> String {
     std::error::Error::source(e).map_or_else(|| e.to_string(), ToString::to_string)
 }
 
-/// Calls the entry: the first code of the plugin after its constructors.
-pub(crate) fn enter(entry: Entry, host: *const abi::Host) -> *const abi::Plugin {
-    // SAFETY: of the type that the ABI gives it; the host's table stays for ever.
-    unsafe { entry(host) }
-}
-
 /// Whether the system says that this process is privileged beyond its user: set-id, capabilities.
 pub(crate) fn secure() -> bool {
     // SAFETY: reads a value that the kernel left at start.

@@ -7,7 +7,7 @@ use c10d_core::DispatchKey;
 
 use super::elf::{self, Facts};
 use super::filter::Filter;
-use super::loaded::{KNOWN, Known};
+use super::loaded::{KNOWN, Known, Loaded};
 use super::report::{Decision, Report, Verdict};
 use super::rule::{Refusal, Rule};
 use super::trust::{TrustedDir, TrustedFile};
@@ -88,7 +88,7 @@ impl Search {
 
     /// Lets the plugin of this name, if it is loaded, work on the callers' own memory, without a copy of what is only
     /// borrowed. It is then held to what every linked backend promises: where it does not let go in time, the call that
-    /// lent the memory can only wait on, and says so. For as long as the process lives.
+    /// lent the memory can only wait on, and says so. For as long as the process lives. A name that no plugin has is reported.
     pub fn trust(mut self, name: impl Into<String>) -> Search {
         self.trusted.push(name.into());
         self
@@ -176,6 +176,11 @@ impl Pass<'_> {
             let refusal = Refusal::new(Rule::Filter, format!("{name:?} matches no plugin that was found"));
             self.out.decisions.push(Decision::refused(LIST_VARIABLE, refusal));
         }
+        for name in self.search.trusted.iter().filter(|name| !self.names.iter().any(|(met, _)| met == *name)) {
+            let refusal =
+                Refusal::new(Rule::Filter, format!("{name:?}, which is trusted, matches no plugin that was found"));
+            self.out.decisions.push(Decision::refused("trust", refusal));
+        }
     }
 
     /// A variable that is set, unless it must not be believed.
@@ -248,7 +253,9 @@ impl Pass<'_> {
         if let Some((_, by)) = self.search.taken.iter().find(|(n, _)| n == name) {
             return Err(Refusal::new(Rule::Name, format!("{name:?} is built in ({by}), which wins over {path:?}")));
         }
-        let before = self.known.iter().find(|k| k.name == *name && !k.same_file(&file.stat)).map(|k| &k.path);
+        let others = self.known.iter().filter(|known| !known.same_file(&file.stat));
+        let mut others = others.filter_map(|known| Some(known.came_to.as_ref().ok()?.plugin.hosted));
+        let before = others.find(|other| other.name == name).map(|other| &other.path);
         let before = before.or(self.names.iter().find(|(n, _)| n == name).map(|(_, p)| p));
         match before {
             Some(first) => {
@@ -268,34 +275,33 @@ impl Pass<'_> {
         facts: &Facts,
     ) -> Result<String, Refusal> {
         if let Some(known) = self.known.iter().find(|k| k.same_file(&file.stat)) {
-            let known = known.clone();
-            return Ok(self.bring(&known));
+            return known.came_to.clone().map(|loaded| self.bring(loaded));
         }
         let entry = open::open(dir, name, file)?;
         let hosted = Hosted::leak(&facts.note.name, path);
-        let table = table::read(open::enter(entry, hosted.table()), &facts.note)?;
-        let known = Known::new(path, &file.stat, LoadedPlugin::leak(hosted, table));
-        let summary = self.bring(&known);
-        self.known.push(known);
-        Ok(summary)
+        let table = hosted.enter(entry).and_then(|table| table::read(table, &facts.note));
+        let came_to = table.map(|table| Loaded::new(LoadedPlugin::leak(hosted, table)));
+        self.known.push(Known::new(&file.stat, came_to.clone()));
+        came_to.map(|loaded| self.bring(loaded))
     }
 
     /// Puts what a plugin brings into the report. CUDA devices have one runtime in a program.
-    fn bring(&mut self, known: &Known) -> String {
-        let cuda = known.plugin.drives() == Some(DispatchKey::Cuda);
+    fn bring(&mut self, loaded: Loaded) -> String {
+        let hosted = loaded.plugin.hosted;
+        let cuda = loaded.plugin.drives() == Some(DispatchKey::Cuda);
         let word = DispatchKey::Cuda.device_word();
         let taken = self.search.taken.iter().find(|(name, _)| name == word).map(|(_, by)| by.clone());
-        if self.search.trusted.contains(&known.name) {
-            known.plugin.hosted.trust();
+        if self.search.trusted.iter().any(|name| name == hosted.name) {
+            hosted.trust();
         }
         let taken = taken.or_else(|| self.cuda.as_ref().map(|by| format!("{by:?}"))).filter(|_| cuda);
         if cuda && taken.is_none() {
-            self.cuda = Some(known.path.clone());
+            self.cuda = Some(hosted.path.clone());
         }
-        self.out.providers.push(if taken.is_none() { known.provider } else { known.without_device });
+        self.out.providers.push(if taken.is_none() { loaded.provider } else { loaded.without_device });
         match taken {
-            Some(by) => format!("{}; {word} buffers come from {by}, which came first", known.summary()),
-            None => known.summary(),
+            Some(by) => format!("{}; {word} buffers come from {by}, which came first", loaded.summary()),
+            None => loaded.summary(),
         }
     }
 }

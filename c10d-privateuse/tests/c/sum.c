@@ -1,7 +1,9 @@
 /* Collectives that do all_reduce(f32, sum), barrier, send and recv through the host's store, and go wrong on demand:
- * MODE says how, NAME what the plugin is called. */
+ * MODE says how, NAME what the plugin is called. With DEVICE they serve a device, too (device.h). With GATE, a path, what is late
+ * comes when that file is there, and leaves a file GATE.answered. */
 #include "c10d_plugin.h"
 
+#include <fcntl.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,7 +18,8 @@
 #endif
 
 enum { HONEST, HANG_IN_SUBMIT, NEVER_DONE, TWICE, LATER, UNKNOWN_TOKEN, ODD_STATUS, NO_RESULT, BOTH, HANG_IN_CREATE,
-       AFTER_DESTROY, ODD_RETURN, MISMATCHED, LATE, WRONG, BATCHES_ONLY, FAILS_IDLE, ADDRESS };
+       AFTER_DESTROY, ODD_RETURN, MISMATCHED, LATE, WRONG, BATCHES_ONLY, FAILS_IDLE, ADDRESS, HANG_IN_PROBE,
+       HANG_IN_ENTRY, REFUSED };
 
 C10D_PLUGIN_NOTE(NAME);
 
@@ -32,6 +35,14 @@ typedef struct group {
 } group;
 
 #define NS 1000000000ull
+#ifndef GATE
+#define GATE "/"
+#endif
+
+#ifdef DEVICE
+#define RETAINS
+#include "device.h"
+#endif
 
 static void end(group *g, c10d_done done, uint64_t token, int32_t status) {
     c10d_result result = {.struct_size = sizeof result, .status = status};
@@ -113,13 +124,13 @@ static int32_t message(group *g, const c10d_request *r, c10d_why *why) {
     return get(g, r, "p2p", n, r->peer, g->rank, len ? (char *)s->data + s->offset : &nothing, len, why);
 }
 
+/* `group_`: a copy, for the group may be gone. */
 static void *finish_later(void *group_) {
     group *g = group_;
-    usleep(20000);
-    /* Late is after the host gave up, whenever that is. */
-    while (MODE == LATE && !__atomic_load_n(g->aborted, __ATOMIC_ACQUIRE)) usleep(1000);
-    if (MODE == LATE) usleep(200000);
+    while (access(GATE, F_OK)) usleep(1000);
     end(g, g->done, g->token, C10D_OK);
+    if (MODE == LATE) close(open(GATE ".answered", O_CREAT | O_WRONLY, 0600));
+    free(g);
     return 0;
 }
 
@@ -144,9 +155,12 @@ static int32_t submit(void *group_, const c10d_request *r, c10d_done done, uint6
     case BOTH: end(g, done, token, C10D_OK); return c10d_fail(why, C10D_DEVICE, "and an error");
     case LATER: case LATE: {
         pthread_t thread;
-        g->done = done;
-        g->token = token;
-        pthread_create(&thread, 0, finish_later, g);
+        group *later = malloc(sizeof *later);
+        if (!later) return c10d_fail(why, C10D_RESOURCE, "no memory for an operation");
+        *later = *g;
+        later->done = done;
+        later->token = token;
+        pthread_create(&thread, 0, finish_later, later);
         pthread_detach(thread);
         return C10D_OK;
     }
@@ -216,8 +230,8 @@ static const uint32_t by_op[] = {[C10D_SEND] = C10D_BIT(C10D_F32), [C10D_RECV] =
                                  [C10D_BROADCAST] = 0, [C10D_ALL_REDUCE] = C10D_ALL_DTYPES};
 #endif
 
-static const c10d_capabilities capabilities = {
-    .struct_size = sizeof capabilities,
+static const c10d_capabilities capabilities[] = {{
+    .struct_size = sizeof capabilities[0],
     .device_type = C10D_DEVICE_CPU,
     .ops = C10D_BIT(C10D_ALL_REDUCE) | C10D_BIT(C10D_BARRIER) | C10D_BIT(C10D_SEND) | C10D_BIT(C10D_RECV),
     .moves = C10D_BIT(C10D_F32) | C10D_BIT(C10D_U8),
@@ -229,12 +243,24 @@ static const c10d_capabilities capabilities = {
 #ifdef FUTURE
     .future = 7,
 #endif
+},
+#ifdef DEVICE
+    {.struct_size = sizeof capabilities[0], .device_type = C10D_DEVICE_PRIVATE,
+     .ops = C10D_BIT(C10D_ALL_REDUCE) | C10D_BIT(C10D_BARRIER), .reduces = {C10D_BIT(C10D_F32)}},
+#endif
 };
+
+static int32_t probe(c10d_why *why) {
+    (void)why;
+    while (MODE == HANG_IN_PROBE) pause();
+    return C10D_OK;
+}
 
 static const c10d_collectives collectives = {
     .struct_size = sizeof collectives,
-    .capability_count = 1,
-    .capabilities = &capabilities,
+    .capability_count = sizeof capabilities / sizeof capabilities[0],
+    .capabilities = capabilities,
+    .probe = probe,
     .create_group = create_group,
     .destroy_group = destroy_group,
     .submit = submit,
@@ -257,6 +283,9 @@ static const c10d_plugin plugin = {
     .version = "0.1",
     .version_len = 3,
     .collectives = &collectives,
+#ifdef DEVICE
+    .device = &device,
+#endif
 #ifdef FUTURE
     .future = 7,
 #endif
@@ -264,6 +293,9 @@ static const c10d_plugin plugin = {
 
 const c10d_plugin *c10d_plugin_v1(const c10d_host *host) {
     static const char hello[] = "hello from " NAME;
+    static const c10d_plugin none = {.struct_size = sizeof none, .name = NAME, .name_len = sizeof NAME - 1};
     host->log(host, C10D_LOG_INFO, hello, sizeof hello - 1);
-    return &plugin;
+    while (MODE == HANG_IN_ENTRY) pause();
+    if (MODE == REFUSED) (void)!write(open(GATE, O_CREAT | O_WRONLY | O_APPEND, 0600), "x", 1);
+    return MODE == REFUSED ? &none : &plugin;
 }

@@ -44,9 +44,11 @@ pub(crate) fn cc<S: AsRef<OsStr>>(words: impl IntoIterator<Item = S>) {
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
 }
 
-/// A plugin of mode `mode` of `sum.c`, under a name of its own.
+/// A plugin of mode `mode` of `sum.c`, under a name of its own. The mode may be followed by further definitions.
 pub(crate) fn sum(dir: &Path, name: &str, mode: &str) -> PathBuf {
-    plugin("sum.c", &dir.join(format!("libc10d_{name}.so")), &[&format!("NAME=\"{name}\""), &format!("MODE={mode}")])
+    let definitions = [format!("NAME=\"{name}\""), format!("MODE={mode}")];
+    let definitions: Vec<&str> = definitions.iter().flat_map(|d| d.split_whitespace()).collect();
+    plugin("sum.c", &dir.join(format!("libc10d_{name}.so")), &definitions)
 }
 
 /// Builds a plugin package of the workspace into a target directory of its own, and gives its library.
