@@ -2,14 +2,15 @@
 #![allow(unsafe_code)]
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use c10d_core::OpKind;
+use c10d_core::{OpKind, Result};
 
+use super::flight::Inside;
 use super::group::{Called, Group};
+use super::lend::{self, Holds};
 use super::slots::{self, Token};
-use super::{call, done, lend, verdict, watch};
+use super::{call, done, verdict, watch};
 use crate::abi::{self, Why};
 
 /// An operation that the plugin is about to get.
@@ -18,7 +19,7 @@ struct Given {
     group: Arc<Group>,
     op: OpKind,
     request: *const abi::Request,
-    came_back: Arc<AtomicBool>,
+    inside: Inside,
     called: Called,
 }
 
@@ -43,7 +44,7 @@ pub(super) fn board(tokens: &[Token]) {
         }
         _ => (abi::codes::INTERNAL, "it has no such function".to_owned()),
     };
-    given.iter().for_each(|g| g.came_back.store(true, Ordering::Release));
+    given.iter().for_each(|g| *g.inside.lock() = None);
     let group = group.clone();
     given.into_iter().for_each(|g| drop(g.called));
     let Err(error) = verdict::status(group.plugin(), &name, status, &why) else { return };
@@ -59,16 +60,41 @@ pub(super) fn board(tokens: &[Token]) {
     }
 }
 
+/// Has the plugin keep the operation's device memory. The operation stays where the clock can end it. `None`: it did.
+fn hold(token: Token) -> Option<Result<Option<Holds>>> {
+    let (group, inside, places) = slots::look(token, |flight| {
+        let places = lend::to_hold(flight.group.plugin(), &flight.job);
+        (flight.group.clone(), flight.inside.clone(), places)
+    })?;
+    let places = match places {
+        Ok(Some(places)) => places,
+        Ok(None) => return Some(Ok(None)),
+        Err(e) => return Some(Err(e)),
+    };
+    *inside.lock() = Some("retain");
+    let holds = Holds::take(group.plugin(), group.runtime(), places);
+    *inside.lock() = None;
+    Some(holds.map(Some))
+}
+
 /// Takes the operation out of the line, and makes it one that the plugin has. `None`: it is over.
 fn give(token: Token) -> Option<Given> {
-    // Gone if its time was over while it stood in line.
+    let holds = hold(token)?;
+    // Gone if its time was over meanwhile.
     let mut flight = slots::board(token)?;
     let group = flight.group.clone();
+    let limit = flight.limit.min(group.limit());
     let lent = match group.failure() {
         Some(error) => Err(error),
-        None => lend::lend(group.plugin(), group.runtime().as_ref(), &flight.job),
+        None => holds.and_then(|holds| lend::lend(group.plugin(), holds, &flight.job)),
     };
     match lent {
+        // The copies took too long; the plugin is not to blame.
+        Ok(_) if limit <= Instant::now() => {
+            slots::unboard(token);
+            flight.give_up();
+            return None;
+        }
         Ok(lent) => flight.lent = lent,
         Err(e) => {
             slots::unboard(token);
@@ -80,12 +106,12 @@ fn give(token: Token) -> Option<Given> {
     let op = request.op;
     let remaining = request.deadline().saturating_duration_since(Instant::now());
     let call = call::call(request, &flight.lent, remaining);
-    let (request, came_back) = (&raw const call.request, flight.returned.clone());
+    let (request, inside) = (&raw const call.request, flight.inside.clone());
     flight.call = Some(call);
+    *inside.lock() = Some("submit");
     let called = group.operation_called();
-    let limit = flight.limit.min(group.limit());
     slots::give(token, flight);
     // The clock did not see the operation meanwhile.
-    watch::at(limit);
-    Some(Given { token, group, op, request, came_back, called })
+    watch::at(limit.min(group.limit()));
+    Some(Given { token, group, op, request, inside, called })
 }

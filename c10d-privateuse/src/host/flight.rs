@@ -1,17 +1,23 @@
 //! An operation between `submit` and its end.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use c10d_core::{Error, Job, Outcome, Result};
+use c10d_core::{Error, ErrorKind, Job, Outcome, Result};
+use parking_lot::Mutex;
 
 use super::call::Call;
 use super::group::Group;
 use super::lend::Lent;
+use super::slots::Token;
+
+/// The plugin's function that runs for an operation, if one does: `retain`, then `submit`.
+pub(super) type Inside = Arc<Mutex<Option<&'static str>>>;
 
 /// An operation, what it was lent, and whose it is. Whoever takes it out of its slot ends it.
 pub(super) struct Flight {
+    pub(super) token: Token,
     pub(super) job: Job,
     pub(super) lent: Lent,
     /// What the plugin reads; from when it is given the operation.
@@ -19,8 +25,7 @@ pub(super) struct Flight {
     pub(super) group: Arc<Group>,
     /// When it is ended without the plugin.
     pub(super) limit: Instant,
-    /// Whether the plugin's `submit` has come back.
-    pub(super) returned: Arc<AtomicBool>,
+    pub(super) inside: Inside,
 }
 
 impl Flight {
@@ -32,41 +37,46 @@ impl Flight {
         if result.is_ok() {
             lent.give_back(&job);
         }
-        drop((lent, call));
         job.complete_with(result);
         group.landed();
+        // Last, since nobody needs to wait for it: the plugin's `release` may take for ever.
+        drop((lent, call));
     }
 
     /// Ends it because its time is over. What the plugin was lent is lost.
     pub(super) fn give_up(self) {
-        let Flight { job, lent, call, group, returned, .. } = self;
-        let plugin = group.plugin();
-        let Some(call) = call else {
-            let error = group.failure().unwrap_or_else(|| {
-                plugin.error("submit", "it was still busy with an earlier operation when the time of this one was over")
-            });
-            group.fail(&error);
-            job.complete(Err(error));
-            group.landed();
-            return;
-        };
-        let op = job.request().op;
-        let error = group.failure().unwrap_or_else(|| {
-            let what = if returned.load(Ordering::Acquire) {
-                "it never said that the operation was done"
-            } else {
-                "it did not return"
-            };
-            plugin.error(&format!("submit({op})"), format!("{what} within the operation's time; the group is over"))
-        });
-        if !returned.load(Ordering::Acquire) {
-            plugin.given_up.fetch_add(1, Ordering::Relaxed);
+        let error = self.group.failure().unwrap_or_else(|| self.over());
+        let Flight { job, lent, call, group, inside, .. } = self;
+        let inside = inside.lock().is_some();
+        if inside {
+            group.plugin().given_up.fetch_add(1, Ordering::Relaxed);
         }
+        // What it owns is left to a `retain` that runs still.
+        let lent = if inside && call.is_none() && job.owns_buffers() { Lent::Owned } else { lent };
         // The plugin may still read it.
         std::mem::forget(call);
         group.fail(&error);
-        plugin.written_off.fetch_add(lent.write_off(job, error), Ordering::Relaxed);
+        group.plugin().written_off.fetch_add(lent.write_off(job, error), Ordering::Relaxed);
         group.landed();
+    }
+
+    /// Why its time is over.
+    fn over(&self) -> Error {
+        let (plugin, op) = (self.group.plugin(), self.job.request().op);
+        let broken = |function: &str, what: &str| {
+            plugin.error(&format!("{function}({op})"), format!("{what} within the operation's time; the group is over"))
+        };
+        match (*self.inside.lock(), &self.call) {
+            (Some(function), _) => broken(function, "it did not return"),
+            (None, Some(_)) => broken("submit", "it never said that the operation was done"),
+            (None, None) if self.group.is_behind(self.token) => {
+                plugin.error("submit", "it was still busy with an earlier operation when the time of this one was over")
+            }
+            (None, None) => {
+                let what = format!("the time was over before plugin {:?} could be given the operation", plugin.name);
+                Error::new(ErrorKind::Timeout, what)
+            }
+        }
     }
 
     /// Ends it before the plugin had it.

@@ -86,12 +86,6 @@ impl Group {
         Ok(group)
     }
 
-    /// A call of the plugin that did not return in time.
-    pub(super) fn gave_up(&self, call: &str) -> Error {
-        self.plugin().given_up.fetch_add(1, Ordering::Relaxed);
-        self.plugin().error(call, "it did not return in time")
-    }
-
     pub(super) fn plugin(&self) -> &'static Hosted {
         self.loaded.hosted
     }
@@ -139,8 +133,8 @@ impl Group {
         let limit = request.deadline() + grace(request.timeout);
         let lane = Lane::of(request);
         self.busy.lock().operations += 1;
-        let flight =
-            Flight { job, lent: lend::Lent::None, call: None, group: self.clone(), limit, returned: Arc::default() };
+        let (lent, inside) = (lend::Lent::None, Arc::default());
+        let flight = Flight { token: 0, job, lent, call: None, group: self.clone(), limit, inside };
         if let Some(error) = self.failure() {
             flight.refuse(error);
             return None;
@@ -148,6 +142,11 @@ impl Group {
         let token = slots::put(flight);
         watch::at(limit);
         Some((lane, token))
+    }
+
+    /// Whether the plugin is still busy with what was submitted before an operation that it was not given.
+    pub(super) fn is_behind(&self, token: slots::Token) -> bool {
+        self.lanes.is_behind(token)
     }
 
     pub(super) fn failure(&self) -> Option<Error> {
@@ -197,7 +196,7 @@ impl Group {
         })?;
         match told {
             Aside::Returned((status, why)) => verdict::status(self.plugin(), "shutdown", status, &why),
-            Aside::Hangs => Err(self.gave_up("shutdown")),
+            Aside::Hangs => Err(self.plugin().gave_up("shutdown")),
         }
     }
 

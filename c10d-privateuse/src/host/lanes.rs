@@ -104,6 +104,15 @@ impl Lanes {
         detached(move || me.work())
     }
 
+    /// Whether a thread is at what stands before this operation; not so where no thread came to it yet.
+    pub(super) fn is_behind(&self, token: Token) -> bool {
+        let state = self.state.lock();
+        let Some(batch) = state.batches.values().find(|batch| batch.tokens.contains(&token)) else { return false };
+        // Whoever is being worked at is first in its lane, and no longer among those that wait.
+        let first = |lane| state.queues.get(lane).and_then(VecDeque::front);
+        batch.lanes.iter().filter_map(first).any(|number| !state.batches.contains_key(number))
+    }
+
     /// Lets the threads go when they have nothing to do.
     pub(super) fn close(&self) {
         self.state.lock().closed = true;
@@ -171,5 +180,34 @@ impl State {
                 self.ready.retain(|l| *l != lane);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Barrier;
+
+    use super::*;
+
+    #[test]
+    fn only_what_a_thread_is_at_keeps_others_waiting() {
+        static BEGUN: Barrier = Barrier::new(2);
+        static END: Barrier = Barrier::new(2);
+        let lanes = Lanes::new(|tokens| {
+            if tokens == [1] {
+                BEGUN.wait();
+                END.wait();
+            }
+        });
+        let message = |tag| Lane::Message { op: OpKind::Send, peer: 0, tag };
+        lanes.push(&[(Lane::Collectives, 1)]).unwrap();
+        BEGUN.wait();
+        lanes.push(&[(Lane::Collectives, 2)]).unwrap();
+        lanes.push(&[(Lane::Collectives, 3), (message(0), 4)]).unwrap();
+        // Put in line as `push` does it, before a thread came.
+        lanes.state.lock().queues.insert(message(1), VecDeque::from([99]));
+        lanes.state.lock().batches.insert(99, Batch { tokens: vec![5], lanes: vec![message(1)], behind: 1 });
+        assert_eq!([1, 2, 3, 4, 5, 6].map(|token| lanes.is_behind(token)), [false, true, true, true, false, false]);
+        END.wait();
     }
 }

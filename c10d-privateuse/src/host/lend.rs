@@ -37,26 +37,46 @@ pub(super) struct Arena {
 // SAFETY: the one owner of its memory.
 unsafe impl Send for Arena {}
 
+/// Device memory by device and base.
+type Place = (u16, usize);
+
 /// Device memory held by count.
 pub(super) struct Holds {
     runtime: Arc<dyn DeviceRuntime>,
-    held: Vec<(u16, usize)>,
+    held: Vec<Place>,
+}
+
+/// The device memory that must be held while the job runs; `None`: the job has none, or what it has is its own.
+pub(super) fn to_hold(plugin: &Hosted, job: &Job) -> Result<Option<Vec<Place>>> {
+    let request = job.request();
+    let spans = || request.inputs().iter().chain(request.outputs()).filter(|s| s.count() > 0);
+    // Whoever allocated CUDA's memory, it is the operation's where that owns its buffers.
+    let own = job.owns_buffers() && spans().all(|s| s.device().key() == DispatchKey::Cuda);
+    if own || spans().all(|s| s.host_ptr().is_some()) {
+        return Ok(None);
+    }
+    let mut places = Vec::new();
+    for span in spans() {
+        let Some(DevicePtr { base, .. }) = span.device_ptr() else {
+            return Err(plugin.error("submit", "the call mixes its device's memory with other memory"));
+        };
+        let place = (span.device().index(), base as usize);
+        if !places.contains(&place) {
+            places.push(place);
+        }
+    }
+    Ok(Some(places))
 }
 
 /// Takes what the job's plugin will need. Copies, so it may take a while, but never waits.
-pub(super) fn lend(plugin: &Hosted, runtime: Option<&Arc<dyn DeviceRuntime>>, job: &Job) -> Result<Lent> {
+pub(super) fn lend(plugin: &Hosted, holds: Option<Holds>, job: &Job) -> Result<Lent> {
+    if let Some(holds) = holds {
+        return Ok(Lent::Counted(holds));
+    }
     let request = job.request();
     let spans = || request.inputs().iter().chain(request.outputs());
     if spans().all(|s| s.count() == 0) {
         return Ok(Lent::None);
-    }
-    if spans().any(|s| s.host_ptr().is_none()) {
-        if job.owns_buffers() && spans().all(|s| s.device().key() == DispatchKey::Cuda) {
-            // Whoever allocated it, it is the operation's.
-            return Ok(Lent::Owned);
-        }
-        let runtime = runtime.ok_or_else(|| plugin.error("submit", "it has no device part for this memory"))?;
-        return Holds::take(plugin, runtime.clone(), spans()).map(Lent::Counted);
     }
     if job.owns_buffers() {
         return Ok(Lent::Owned);
@@ -182,22 +202,14 @@ impl Drop for Arena {
 }
 
 impl Holds {
-    fn take<'a>(
-        plugin: &Hosted,
-        runtime: Arc<dyn DeviceRuntime>,
-        spans: impl Iterator<Item = &'a Span>,
-    ) -> Result<Holds> {
+    /// Runs the plugin's code, which may take for ever.
+    pub(super) fn take(plugin: &Hosted, runtime: Option<Arc<dyn DeviceRuntime>>, places: Vec<Place>) -> Result<Holds> {
+        let runtime = runtime.ok_or_else(|| plugin.error("submit", "it has no device part for this memory"))?;
         let mut holds = Holds { runtime, held: Vec::new() };
-        for span in spans.filter(|s| s.count() > 0) {
-            let Some(DevicePtr { base, .. }) = span.device_ptr() else {
-                return Err(plugin.error("submit", "the call mixes its device's memory with other memory"));
-            };
-            let place = (span.device().index(), base as usize);
-            if holds.held.contains(&place) {
-                continue;
-            }
-            // SAFETY: the job has the memory, so it is not freed yet.
-            if !unsafe { holds.runtime.retain(place.0, base) } {
+        for place in places {
+            // SAFETY: the job has the memory. If it is given up meanwhile, the memory may be freed while this call runs,
+            // which is the plugin's to expect: the ABI says so.
+            if !unsafe { holds.runtime.retain(place.0, place.1 as *mut ()) } {
                 let what =
                     "it does not keep this memory for a running operation; start the call with buffers of its own";
                 return Err(plugin.error("retain", what));

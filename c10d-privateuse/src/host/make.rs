@@ -68,7 +68,7 @@ impl Group {
         let result = match told {
             Ok(Aside::Returned((abi::codes::UNSUPPORTED, _))) => Ok(()),
             Ok(Aside::Returned((status, why))) => verdict::status(self.plugin(), "split", status, &why),
-            Ok(Aside::Hangs) => Err(self.gave_up("split")),
+            Ok(Aside::Hangs) => Err(self.plugin().gave_up("split")),
             Err(e) => Err(e),
         };
         if let Err(e) = result {
@@ -102,7 +102,7 @@ impl Group {
             Aside::Returned((status, why)) => verdict::status(self.plugin(), call, status, &why)?,
             Aside::Hangs => {
                 self.aborted.store(1, Ordering::Release);
-                return Err(self.gave_up(call));
+                return Err(self.plugin().gave_up(call));
             }
         }
         if self.functions.async_error.is_some() {

@@ -54,7 +54,7 @@ struct Slots {
 static SLOTS: Mutex<Slots> = Mutex::new(Slots { slots: Vec::new(), free: VecDeque::new() });
 
 /// A new token.
-pub(super) fn put(flight: Flight) -> Token {
+pub(super) fn put(mut flight: Flight) -> Token {
     let mut all = SLOTS.lock();
     let index = all.free.pop_front().unwrap_or_else(|| {
         all.slots.push(Slot::default());
@@ -62,8 +62,10 @@ pub(super) fn put(flight: Flight) -> Token {
     });
     let slot = &mut all.slots[index as usize];
     slot.generation = slot.generation.wrapping_add(1).max(1);
+    let token = Token::from(slot.generation) << 32 | Token::from(index);
+    flight.token = token;
     slot.held = Held::Waiting(flight);
-    Token::from(slot.generation) << 32 | Token::from(index)
+    token
 }
 
 impl Slots {
@@ -82,6 +84,14 @@ impl Slots {
             Held::Waiting(f) | Held::Given(f) => Some(f),
             _ => None,
         }
+    }
+}
+
+/// Looks at an operation that waits for the plugin, if it was not given up meanwhile.
+pub(super) fn look<T>(token: Token, look: impl FnOnce(&Flight) -> T) -> Option<T> {
+    match &SLOTS.lock().find(token)?.held {
+        Held::Waiting(flight) => Some(look(flight)),
+        _ => None,
     }
 }
 
