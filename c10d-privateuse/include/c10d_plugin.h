@@ -247,8 +247,11 @@ struct c10d_host {
  *
  * Needed: count, allocate, free, copy_in, copy_out, copy. The seven functions of streams and events come together
  * or not at all; without them there is one stream, 0, and every copy is over when it returns. Likewise `retain` and
- * `release`, `allocate_host` and `free_host`, `reduces` and `reduce`. A plugin whose collectives serve its device
- * has `retain` and `release`: c10d counts what it lends, so that an operation that never ends harms nobody. */
+ * `release`, `allocate_host` and `free_host`, `reduces` and `reduce`.
+ *
+ * c10d counts the owners of what it allocated, so `free` comes when no operation can use the memory any more, perhaps
+ * from inside `done`. What came from elsewhere, a tensor of another library say, it cannot count: a plugin whose
+ * collectives serve its device has `retain` and `release` for that. */
 typedef struct c10d_device {
     uint32_t struct_size;
     /* C10D_DEVICE_PRIVATE, or 0: its own. C10D_DEVICE_CUDA: it drives CUDA devices, and its bases are CUDA addresses. It
@@ -277,7 +280,9 @@ typedef struct c10d_device {
     int32_t (*wait)(uint32_t index, uint64_t stream, uint64_t event, c10d_why *why);
     /* Sets `reached` to 1 or 0. An error: something before the event failed. */
     int32_t (*query)(uint32_t index, uint64_t event, uint32_t *reached, c10d_why *why);
-    /* Keeps memory until `release`, also if it is freed meanwhile. */
+    /* Keeps memory that c10d did not allocate until `release`, also if its owner frees it meanwhile. The owner may do so
+     * while `retain` still runs, if that has not returned when the operation's time was over. `release` may come from
+     * inside `done`. */
     int32_t (*retain)(uint32_t index, void *base, c10d_why *why);
     void (*release)(uint32_t index, void *base);
     /* Host memory from which the device copies fast; null if there is none left. */
@@ -379,7 +384,8 @@ typedef struct c10d_plugin {
 #define C10D_EXPORT __attribute__((visibility("default")))
 #endif
 
-/* The entry. Called once per process, after the checks. Null: it cannot work at all. */
+/* The entry. Called once per process, after the checks, on a thread of its own. Null: it cannot work at all; tell the
+ * host's `log` why. It, `probe` and `identity` have 10 seconds; whoever does not return is not asked again or refused. */
 C10D_EXPORT const c10d_plugin *c10d_plugin_v1(const c10d_host *host);
 
 /* ---- The note ----------------------------------------------------------------------------------------------- */

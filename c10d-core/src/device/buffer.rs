@@ -12,6 +12,9 @@ use crate::{Error, Result};
 
 /// Elements in a device's memory, freed on drop. Contents are unspecified until they are written.
 ///
+/// Everything here calls the runtime on the caller's thread. A `timeout` bounds how long is waited for the device; a driver
+/// whose own call does not return keeps the caller. Collectives on the buffer do not: they give such a driver up.
+///
 /// ```no_run
 /// # use std::{sync::Arc, time::Duration};
 /// # use c10d_core::{ProcessGroup, ReduceOp, Result, device::{DeviceBuffer, DeviceRuntime}};

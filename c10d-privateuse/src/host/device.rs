@@ -6,6 +6,7 @@ use std::ffi::c_void;
 use c10d_core::device::{DevicePtr, DeviceReduce, DeviceRuntime, Event, Stream, vendor};
 use c10d_core::{DType, DTypeSet, Device, DispatchKey, Error, ErrorKind, ReduceOp, Result};
 
+use super::owners::{Left, Owners};
 use super::{Hosted, verdict};
 use crate::abi::{self, Why, codes};
 use crate::load::device_key;
@@ -14,17 +15,26 @@ pub(crate) struct PluginDevice {
     plugin: &'static Hosted,
     functions: abi::Device,
     key: DispatchKey,
+    owners: Owners,
 }
 
 impl PluginDevice {
     pub(super) fn new(plugin: &'static Hosted, functions: abi::Device) -> PluginDevice {
         let key = device_key(&functions).unwrap_or(DispatchKey::PrivateUse1);
-        PluginDevice { plugin, functions, key }
+        PluginDevice { plugin, functions, key, owners: Owners::default() }
     }
 
     /// The kind of device.
     pub(super) fn key(&self) -> DispatchKey {
         self.key
+    }
+
+    /// Gives memory back that nobody owns any more.
+    fn gone(&self, index: u16, base: *mut ()) {
+        if let Some(free) = self.functions.free {
+            // SAFETY: validated; the plugin's, and nobody's any more.
+            unsafe { free(index.into(), base.cast()) };
+        }
     }
 
     /// Calls a function that may be absent.
@@ -47,11 +57,15 @@ unsafe impl DeviceRuntime for PluginDevice {
 
     fn identity(&self, index: u16) -> Option<String> {
         let identity = self.functions.identity?;
-        let mut room = [0u8; 256];
-        let mut len = 0;
-        let (capacity, text) = (room.len() as u64, room.as_mut_ptr().cast());
-        // SAFETY: validated; room for a text, and a place for its length.
-        let (status, _) = Why::ask(|why| unsafe { identity(index.into(), text, capacity, &mut len, why) });
+        // Asked while a group is made, so it must come back.
+        let asked = self.plugin.in_time("identity", move || {
+            let (mut room, mut len) = ([0u8; 256], 0);
+            let (capacity, text) = (room.len() as u64, room.as_mut_ptr().cast());
+            // SAFETY: validated; room for a text, and a place for its length.
+            let (status, _) = Why::ask(|why| unsafe { identity(index.into(), text, capacity, &mut len, why) });
+            (status, len, room)
+        });
+        let (status, len, room) = asked.inspect_err(|e| tracing::warn!(target: "c10d::plugin", "{e}")).ok()?;
         let len = usize::try_from(len).ok().filter(|len| status == codes::OK && (1..=room.len()).contains(len))?;
         Some(String::from_utf8_lossy(&room[..len]).into_owned())
     }
@@ -72,27 +86,35 @@ unsafe impl DeviceRuntime for PluginDevice {
         if base.is_null() {
             return Err(self.plugin.error("allocate", "it returned success and no memory"));
         }
+        if !self.owners.first(index, base as usize) {
+            return Err(self.plugin.error("allocate", "it gave memory out that is in use"));
+        }
         Ok(base.cast())
     }
 
     unsafe fn free(&self, index: u16, base: *mut ()) {
-        if let Some(free) = self.functions.free {
-            // SAFETY: the caller's promise is the ABI's.
-            unsafe { free(index.into(), base.cast()) };
+        if self.owners.less(index, base as usize) == Left::Nobody {
+            self.gone(index, base);
         }
     }
 
     unsafe fn retain(&self, index: u16, base: *mut ()) -> bool {
+        if self.owners.more(index, base as usize) {
+            return true;
+        }
+        // Memory that came from elsewhere: the plugin may know it.
         let Some(retain) = self.functions.retain else { return false };
-        // SAFETY: as above.
+        // SAFETY: the caller's promise is the ABI's.
         let (status, _) = Why::ask(|why| unsafe { retain(index.into(), base.cast(), why) });
         status == codes::OK
     }
 
     unsafe fn release(&self, index: u16, base: *mut ()) {
-        if let Some(release) = self.functions.release {
+        match (self.owners.less(index, base as usize), self.functions.release) {
+            (Left::Somebody, _) | (Left::Unknown, None) => {}
+            (Left::Nobody, _) => self.gone(index, base),
             // SAFETY: as above.
-            unsafe { release(index.into(), base.cast()) };
+            (Left::Unknown, Some(release)) => unsafe { release(index.into(), base.cast()) },
         }
     }
 

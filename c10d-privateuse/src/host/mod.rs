@@ -15,6 +15,7 @@ mod lanes;
 mod lend;
 mod listen;
 mod make;
+mod owners;
 mod plugin;
 mod serve;
 mod slots;

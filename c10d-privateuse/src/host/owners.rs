@@ -1,0 +1,67 @@
+//! How many owners memory of a device has: so that it stays while somebody uses it, whoever frees it meanwhile.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+
+use parking_lot::Mutex;
+
+/// By device and base.
+#[derive(Default)]
+pub(super) struct Owners(Mutex<HashMap<(u16, usize), u64>>);
+
+/// Who is left.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Left {
+    Somebody,
+    Nobody,
+    /// It is not counted here.
+    Unknown,
+}
+
+impl Owners {
+    /// Memory that was just allocated. `false`: it has owners.
+    pub(super) fn first(&self, index: u16, base: usize) -> bool {
+        match self.0.lock().entry((index, base)) {
+            Entry::Vacant(place) => *place.insert(1) == 1,
+            Entry::Occupied(_) => false,
+        }
+    }
+
+    /// One more. `false`: it is not counted here.
+    pub(super) fn more(&self, index: u16, base: usize) -> bool {
+        self.0.lock().get_mut(&(index, base)).map(|owners| *owners += 1).is_some()
+    }
+
+    /// One less.
+    pub(super) fn less(&self, index: u16, base: usize) -> Left {
+        let mut all = self.0.lock();
+        match all.get_mut(&(index, base)) {
+            None => Left::Unknown,
+            Some(1) => {
+                all.remove(&(index, base));
+                Left::Nobody
+            }
+            Some(owners) => {
+                *owners -= 1;
+                Left::Somebody
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_owner_is_told_so() {
+        let owners = Owners::default();
+        assert!(owners.first(0, 64) && !owners.first(0, 64));
+        assert!(owners.first(1, 64), "another device's");
+        assert!(owners.more(0, 64) && !owners.more(0, 128));
+        assert_eq!(owners.less(0, 64), Left::Somebody);
+        assert_eq!(owners.less(0, 64), Left::Nobody);
+        assert_eq!(owners.less(0, 64), Left::Unknown);
+        assert!(owners.first(0, 64), "given out anew");
+    }
+}

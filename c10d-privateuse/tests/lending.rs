@@ -1,0 +1,129 @@
+//! A plugin's device memory while its collectives use it, and what becomes of callers when the device misbehaves.
+#![allow(unsafe_code)]
+
+mod common;
+
+use std::sync::Arc;
+use std::sync::mpsc::channel;
+use std::time::Duration;
+
+use c10d_core::device::{DeviceBuffer, DeviceRuntime, vendor};
+use c10d_core::registry::Registry;
+use c10d_core::{Buf, BufMut, DType, Device, Error, ErrorKind, GroupBuilder, ProcessGroup, ReduceOp, Result, Span, op};
+use c10d_privateuse::{Search, Verdict};
+
+/// No verdict: only so that a hang ends.
+const CAP: Duration = Duration::from_secs(60);
+
+/// Memory of the device that c10d did not allocate, as another library's tensor is.
+struct Tensor {
+    data: Vec<f32>,
+    device: Device,
+}
+
+// SAFETY: the heap is where `sum.c`'s device has its memory; it stays as long as the value, its only owner.
+unsafe impl Buf for Tensor {
+    fn span(&mut self) -> Span {
+        Span::new(self.data.as_mut_ptr().cast(), 0, self.data.len() as u64, DType::F32, self.device)
+    }
+}
+// SAFETY: as above.
+unsafe impl BufMut for Tensor {}
+// SAFETY: borrowed exclusively for the op.
+unsafe impl Buf for &mut Tensor {
+    fn span(&mut self) -> Span {
+        Tensor::span(self)
+    }
+}
+// SAFETY: as above.
+unsafe impl BufMut for &mut Tensor {}
+
+/// A plugin whose device hangs in this function.
+fn plugin(name: &str, function: &str) -> GroupBuilder {
+    let dir = common::directory();
+    let report =
+        Search::new().file(common::sum(dir.path(), name, &format!("HONEST DEVICE HANGS_IN=\"{function}\""))).load();
+    assert_eq!(report.decisions[0].verdict, Verdict::Loaded, "{}", report.decisions[0]);
+    GroupBuilder::new().providers(&report.providers).backend(&format!("{name}:{name}"))
+}
+
+fn tensor(name: &str) -> Tensor {
+    Tensor { data: vec![1.0; 8], device: Device::private(vendor(name), 0) }
+}
+
+/// Runs a body that must return, on a thread of its own.
+fn returns<T: Send + 'static>(body: impl FnOnce() -> T + Send + 'static) -> T {
+    let (done, wait) = channel();
+    std::thread::spawn(move || done.send(body()));
+    wait.recv_timeout(CAP).expect("this must return")
+}
+
+/// One op, blocking or owned.
+fn run(pg: &ProcessGroup, name: &str, blocking: bool, timeout: Duration) -> Result<Vec<f32>, Error> {
+    let mut x = tensor(name);
+    if blocking {
+        return pg.run(op::all_reduce(&mut x, ReduceOp::Sum).timeout(timeout)).map(drop).map(|()| x.data);
+    }
+    pg.start(op::all_reduce(x, ReduceOp::Sum).timeout(timeout)).wait().map(|x| x.data).map_err(|e| e.error)
+}
+
+/// Fails an op, with more time where this machine had none for the thread that calls the plugin.
+fn fails(how: &str, attempt: impl Fn(Duration) -> Error) -> Error {
+    let mut timeout = Duration::from_secs(1);
+    loop {
+        let e = attempt(timeout);
+        if e.to_string().contains(how) || timeout > CAP / 4 {
+            return e;
+        }
+        timeout *= 2;
+    }
+}
+
+#[test]
+fn a_retain_that_hangs_is_named() {
+    for blocking in [true, false] {
+        let e = returns(move || {
+            let name = if blocking { "retains-blocking" } else { "retains-owned" };
+            let builder = plugin(name, "retain");
+            fails("did not return", |timeout| {
+                run(&builder.clone().build().unwrap(), name, blocking, timeout).unwrap_err()
+            })
+        });
+        assert_eq!(*e.kind(), ErrorKind::Plugin, "{e}");
+        assert!(e.to_string().contains("retain(all_reduce): it did not return"), "{e}");
+    }
+}
+
+#[test]
+fn a_release_that_hangs_keeps_nobody() {
+    for blocking in [true, false] {
+        let (x, e) = returns(move || {
+            let name = if blocking { "releases-blocking" } else { "releases-owned" };
+            let pg = plugin(name, "release").build().unwrap();
+            let x = run(&pg, name, blocking, CAP).unwrap();
+            // But what comes next finds the plugin busy.
+            (x, run(&pg, name, blocking, Duration::from_secs(1)).unwrap_err())
+        });
+        assert_eq!(x, [1.0; 8]);
+        assert!(e.to_string().contains("still busy with an earlier operation"), "{e}");
+    }
+}
+
+#[test]
+fn a_device_that_counts_no_owners_is_given_up_too() {
+    let e = returns(|| {
+        let dir = common::directory();
+        let file =
+            common::plugin("device.c", &dir.path().join("x.so"), &["NAME=\"countless\"", "HANGS_IN=\"copy_out\""]);
+        let mut providers = Search::new().file(file).load().providers;
+        providers.push(&c10d_gloo_like::PROVIDER);
+        let device: Arc<dyn DeviceRuntime> = Registry::collect(&providers).unwrap().device("countless").unwrap();
+        let builder = GroupBuilder::new().providers(&providers).backend("countless:gloo-like");
+        fails("stuck in copy_out", |timeout| {
+            let pg = builder.clone().build().unwrap();
+            let mut x = DeviceBuffer::from_slice(&device, 0, &[1f32; 8], CAP).unwrap();
+            pg.run(op::all_reduce(&mut x, ReduceOp::Sum).timeout(timeout)).map(drop).unwrap_err()
+        })
+    });
+    assert!(e.to_string().contains("device countless:0 has been stuck in copy_out"), "{e}");
+}
