@@ -385,7 +385,7 @@ typedef struct c10d_plugin {
 #endif
 
 /* The entry. Called once per process, after the checks, on a thread of its own. Null: it cannot work at all; tell the
- * host's `log` why. It, `probe` and `identity` have 10 seconds; whoever does not return is not asked again or refused. */
+ * host's `log` why. It, `probe` and `identity` are given up where they do not return within 10 seconds. */
 C10D_EXPORT const c10d_plugin *c10d_plugin_v1(const c10d_host *host);
 
 /* ---- The note ----------------------------------------------------------------------------------------------- */

@@ -11,6 +11,7 @@ use c10d_core::{Error, ErrorKind, GroupBuilder, ProcessGroup, ReduceOp, op, run_
 use c10d_guarded::{Guarded, What};
 use common::{CAP, returns};
 
+/// A deadline that is to pass, where the machine is not starved.
 const SHORT: Duration = Duration::from_millis(300);
 
 /// Calls of a runtime in the course of an op.
@@ -25,7 +26,27 @@ fn buffer(runtime: &Arc<Guarded>, index: u16, count: usize) -> DeviceBuffer {
 }
 
 fn alone(builder: &GroupBuilder) -> ProcessGroup {
-    builder.clone().timeout(SHORT).hint("staged.chunk", "256").build().unwrap()
+    builder.clone().hint("staged.chunk", "256").build().unwrap()
+}
+
+/// Fails an op by its deadline, so that its errors say this: with a later one where the machine had no time for the
+/// thread that calls the device, which makes another error. After each attempt the device recovers.
+fn fails(
+    runtime: &Arc<Guarded>,
+    how: &str,
+    attempt: impl Fn(Duration) -> Vec<Error> + Send + Sync + 'static,
+) -> Vec<Error> {
+    let attempt = Arc::new(attempt);
+    let mut timeout = SHORT;
+    loop {
+        let attempt = attempt.clone();
+        let errors = returns(move || attempt(timeout));
+        runtime.recover();
+        if errors.iter().all(|e| e.to_string().contains(how)) || timeout > CAP / 4 {
+            return errors;
+        }
+        timeout *= 2;
+    }
 }
 
 fn names_device_and_call(error: &Error, call: &str) {
@@ -45,29 +66,31 @@ fn whoever_calls_a_device_that_hangs_is_told_which_and_in_what() {
                 // What is being retained is not retained: borrowed memory cannot be given back meanwhile.
                 continue;
             }
-            let (runtime, builder) = (runtime.clone(), builder.clone());
-            let (device, error) = (
-                runtime.clone(),
-                returns(move || {
-                    let pg = alone(&builder);
-                    let mut x = buffer(&runtime, 0, 200);
-                    runtime.hang(0, call);
-                    let error = match form {
-                        "blocking" => pg.all_reduce(&mut x, ReduceOp::Sum).map(drop).unwrap_err(),
-                        "owned" => {
-                            let failed = pg.start(op::all_reduce(x, ReduceOp::Sum)).wait().unwrap_err();
-                            // What the device was given is its own for good.
-                            assert!(failed.buffer.is_none() || EARLY.contains(&call), "{call}: {failed}");
-                            failed.error
-                        }
-                        _ => pg.scope(|s| s.start(op::all_reduce(&mut x, ReduceOp::Sum)).wait().map(drop)).unwrap_err(),
-                    };
-                    assert!(pg.failure().is_some());
-                    error
-                }),
-            );
-            names_device_and_call(&error, call);
-            device.recover();
+            let (device, builder, how) = (runtime.clone(), builder.clone(), format!("stuck in {call} for"));
+            let stuck = how.clone();
+            let errors = fails(&runtime, &how, move |timeout| {
+                let pg = alone(&builder);
+                let mut x = buffer(&device, 0, 200);
+                device.hang(0, call);
+                let error = match form {
+                    "blocking" => pg.run(op::all_reduce(&mut x, ReduceOp::Sum).timeout(timeout)).map(drop).unwrap_err(),
+                    "owned" => {
+                        let op = op::all_reduce(x, ReduceOp::Sum).timeout(timeout);
+                        let failed = pg.start(op).wait().unwrap_err();
+                        // What the device was given is its own for good.
+                        let early = EARLY.contains(&call) || !failed.error.to_string().contains(&stuck);
+                        assert!(failed.buffer.is_none() || early, "{call}: {failed}");
+                        failed.error
+                    }
+                    _ => {
+                        let op = op::all_reduce(&mut x, ReduceOp::Sum).timeout(timeout);
+                        pg.scope(|s| s.start(op).wait().map(drop)).unwrap_err()
+                    }
+                };
+                assert!(pg.failure().is_some());
+                vec![error]
+            });
+            names_device_and_call(&errors[0], call);
         }
     }
 }
@@ -75,69 +98,74 @@ fn whoever_calls_a_device_that_hangs_is_told_which_and_in_what() {
 #[test]
 fn a_thread_that_comes_back_late_gives_the_device_nothing_more() {
     let (runtime, builder) = staged!("late");
-    let (device, error) = (
-        runtime.clone(),
-        returns(move || {
-            let pg = alone(&builder);
-            let mut x = buffer(&runtime, 0, 2000);
-            runtime.hang(0, "copy_out");
-            pg.all_reduce(&mut x, ReduceOp::Sum).map(drop).unwrap_err()
-        }),
-    );
-    assert!(error.to_string().contains("stuck in copy_out"), "{error}");
-    device.start_log();
-    device.recover();
+    let device = runtime.clone();
+    let errors = fails(&runtime, "stuck in copy_out", move |timeout| {
+        let pg = alone(&builder);
+        let mut x = buffer(&device, 0, 2000);
+        device.hang(0, "copy_out");
+        let error = pg.run(op::all_reduce(&mut x, ReduceOp::Sum).timeout(timeout)).map(drop).unwrap_err();
+        device.start_log();
+        vec![error]
+    });
+    assert!(errors[0].to_string().contains("stuck in copy_out"), "{}", errors[0]);
     std::thread::sleep(Duration::from_millis(100));
-    let given: Vec<_> = device.log().into_iter().filter(|entry| !entry.ran).collect();
+    let given: Vec<_> = runtime.log().into_iter().filter(|entry| !entry.ran).collect();
     assert!(given.len() <= 1, "only the call that hung may go on: {given:?}");
 }
 
 #[test]
 fn borrowed_memory_that_cannot_be_retained_is_waited_for() {
     let (runtime, builder) = staged!("forgets");
-    runtime.forget();
-    let mut x = buffer(&runtime, 0, 200);
-    let pg = alone(&builder);
-    runtime.hang(0, "copy_in");
-    let device = runtime.clone();
-    let helper = std::thread::spawn(move || {
-        // Longer than the op may take; no verdict if it is not.
-        std::thread::sleep(Duration::from_millis(800));
-        device.start_log();
-        device.recover();
+    let (device, group) = (runtime.clone(), builder.clone());
+    fails(&runtime, "stuck in copy_in", move |timeout| {
+        let (pg, mut x) = (alone(&group), buffer(&device, 0, 200));
+        device.forget();
+        device.hang(0, "copy_in");
+        let error = std::thread::scope(|s| {
+            s.spawn(|| {
+                // The op's time is over, and nobody is told so yet but the group.
+                while pg.failure().is_none() {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                device.start_log();
+                device.recover();
+            });
+            pg.run(op::all_reduce(&mut x, ReduceOp::Sum).timeout(timeout)).map(drop).unwrap_err()
+        });
+        // Nothing that is given to the device later is ours: the one copy that hung is over.
+        let over = device.log().iter().any(|entry| entry.what == What::CopyIn && entry.ran);
+        assert!(over || !error.to_string().contains("stuck"), "{error}");
+        vec![error]
     });
-    let error = pg.all_reduce(&mut x, ReduceOp::Sum).map(drop).unwrap_err();
-    // Nothing that is given to the device later is ours: the one copy that hung is over.
-    assert!(runtime.log().iter().any(|entry| entry.what == What::CopyIn && entry.ran), "{error}");
-    helper.join().unwrap();
     // What the op owns is written off instead.
-    runtime.forget();
-    let pg = alone(&builder);
-    runtime.hang(0, "copy_in");
-    let failed = returns(move || pg.start(op::all_reduce(x, ReduceOp::Sum)).wait().unwrap_err());
-    assert!(failed.buffer.is_none() && failed.error.to_string().contains("stuck in copy_in"), "{failed}");
-    runtime.recover();
+    let device = runtime.clone();
+    fails(&runtime, "stuck in copy_in", move |timeout| {
+        let (pg, x) = (alone(&builder), buffer(&device, 0, 200));
+        device.forget();
+        device.hang(0, "copy_in");
+        let failed = pg.start(op::all_reduce(x, ReduceOp::Sum).timeout(timeout)).wait().unwrap_err();
+        assert!(failed.buffer.is_none() || !failed.error.to_string().contains("stuck"), "{failed}");
+        vec![failed.error]
+    });
 }
 
 #[test]
 fn a_device_that_stalls_is_named_and_late_work_finds_its_memory() {
     let (runtime, builder) = staged!("stalls");
-    let (device, error) = (
-        runtime.clone(),
-        returns(move || {
-            let pg = alone(&builder);
-            let mut x = buffer(&runtime, 0, 200);
-            runtime.stall(0);
-            let error = pg.all_reduce(&mut x, ReduceOp::Sum).map(drop).unwrap_err();
-            // Freed while the device still has copies of it in line.
-            drop(x);
-            error
-        }),
-    );
-    assert_eq!(*error.kind(), ErrorKind::Timeout, "{error}");
-    assert!(error.to_string().contains("device stalls:0 did not finish a copy to the host in time"), "{error}");
-    assert_eq!(device.allocations(), 1, "retained");
-    device.recover();
+    let (device, how) = (runtime.clone(), "device stalls:0 did not finish a copy to the host in time");
+    let errors = fails(&runtime, how, move |timeout| {
+        let pg = alone(&builder);
+        let mut x = buffer(&device, 0, 200);
+        let before = device.allocations();
+        device.stall(0);
+        let error = pg.run(op::all_reduce(&mut x, ReduceOp::Sum).timeout(timeout)).map(drop).unwrap_err();
+        // Freed while the device still has copies of it in line.
+        drop(x);
+        assert!(device.allocations() == before || !error.to_string().contains(how), "retained");
+        vec![error]
+    });
+    assert_eq!(*errors[0].kind(), ErrorKind::Timeout, "{}", errors[0]);
+    assert!(errors[0].to_string().contains(how), "{}", errors[0]);
 }
 
 #[test]
@@ -196,12 +224,13 @@ fn peers_learn_of_it_although_nobody_waits_here() {
 fn ops_behind_one_that_hangs_end_with_it() {
     let (runtime, builder) = staged!("queue");
     let device = runtime.clone();
-    let errors = returns(move || {
+    let errors = fails(&runtime, "stuck in copy_out", move |timeout| {
         let pg = alone(&builder);
-        runtime.hang(0, "copy_out");
-        let start = || pg.start(op::all_reduce(buffer(&runtime, 0, 10), ReduceOp::Sum));
+        device.hang(0, "copy_out");
+        let start = || pg.start(op::all_reduce(buffer(&device, 0, 10), ReduceOp::Sum).timeout(timeout));
         let works = [start(), start(), start()];
-        let to_self = pg.start(op::all_to_all_single(buffer(&runtime, 0, 4), buffer(&runtime, 0, 4)));
+        let to_self = op::all_to_all_single(buffer(&device, 0, 4), buffer(&device, 0, 4)).timeout(timeout);
+        let to_self = pg.start(to_self);
         let mut errors: Vec<Error> = works.into_iter().map(|work| work.wait().unwrap_err().error).collect();
         errors.push(to_self.wait().unwrap_err().error);
         errors
@@ -209,29 +238,29 @@ fn ops_behind_one_that_hangs_end_with_it() {
     for error in errors {
         assert!(error.to_string().contains("queue:0 has been stuck in copy_out"), "{error}");
     }
-    device.recover();
 }
 
 #[test]
 fn what_waits_in_line_keeps_its_own_deadline() {
     let (runtime, builder) = staged!("line");
-    let errors = returns(move || {
+    let device = runtime.clone();
+    let errors = fails(&runtime, "which comes first, still waits", move |timeout| {
         let heard = Barrier::new(2);
-        run_ranks(2, builder.timeout(Duration::from_secs(3600)), |pg| {
+        let errors = run_ranks(2, builder.clone().timeout(Duration::from_secs(3600)), |pg| {
             pg.barrier()?;
             let mut errors = Vec::new();
             if pg.rank() == 0 {
-                let long = pg.start(op::all_reduce(buffer(&runtime, 0, 10), ReduceOp::Sum));
-                let short = pg.start(op::all_reduce(buffer(&runtime, 0, 10), ReduceOp::Sum).timeout(SHORT));
+                let long = pg.start(op::all_reduce(buffer(&device, 0, 10), ReduceOp::Sum));
+                let short = pg.start(op::all_reduce(buffer(&device, 0, 10), ReduceOp::Sum).timeout(timeout));
                 errors.push(short.wait().unwrap_err().error);
                 errors.push(long.wait().unwrap_err().error);
             }
             heard.wait();
             Ok(errors)
-        })
-        .unwrap()
+        });
+        errors.unwrap().swap_remove(0)
     });
-    for error in &errors[0] {
+    for error in &errors {
         assert_eq!(*error.kind(), ErrorKind::Timeout, "{error}");
         assert!(error.to_string().contains("all_reduce seq 1, which comes first, still waits"), "{error}");
     }
@@ -261,21 +290,23 @@ fn abort_ends_an_op_whose_device_hangs() {
 fn messages_end_in_time_too() {
     for (call, sends) in [("copy_out", true), ("copy_in", false)] {
         let (runtime, builder) = staged!("mail");
-        let device = runtime.clone();
-        let errors = returns(move || {
-            run_ranks(2, builder.timeout(Duration::from_secs(1)), |pg| {
+        let (device, how) = (runtime.clone(), format!("stuck in {call}"));
+        let errors = fails(&runtime, &how, move |timeout| {
+            let mut errors = run_ranks(2, builder.clone(), |pg| {
                 let index = pg.rank() as u16;
-                let mut x = buffer(&runtime, index, 50);
+                let mut x = buffer(&device, index, 50);
                 pg.barrier()?;
-                runtime.hang(u16::from(!sends), call);
-                let done = if pg.rank() == 0 { pg.send(&x, 1, 3).map(drop) } else { pg.recv(&mut x, 0, 3).map(drop) };
+                device.hang(u16::from(!sends), call);
+                let done = match pg.rank() {
+                    0 => pg.run(op::send(&x, 1, 3).timeout(timeout)).map(drop),
+                    _ => pg.run(op::recv(&mut x, 0, 3).timeout(timeout)).map(drop),
+                };
                 Ok(done.err())
             })
-            .unwrap()
+            .unwrap();
+            vec![errors.swap_remove(usize::from(!sends)).expect("its device hangs")]
         });
-        let mine = errors[usize::from(!sends)].as_ref().expect("its device hangs");
-        assert!(mine.to_string().contains(&format!("stuck in {call}")), "{mine}");
-        device.recover();
+        assert!(errors[0].to_string().contains(&how), "{}", errors[0]);
     }
 }
 
@@ -283,13 +314,12 @@ fn messages_end_in_time_too() {
 fn a_release_that_hangs_costs_the_ops_behind_it() {
     let (runtime, builder) = staged!("releases");
     let device = runtime.clone();
-    let error = returns(move || {
+    let errors = fails(&runtime, "stuck in release", move |timeout| {
         let pg = alone(&builder);
-        let mut x = buffer(&runtime, 0, 200);
-        runtime.hang(0, "release");
+        let mut x = buffer(&device, 0, 200);
+        device.hang(0, "release");
         pg.all_reduce(&mut x, ReduceOp::Sum).map(drop).unwrap();
-        pg.all_reduce(&mut x, ReduceOp::Sum).map(drop).unwrap_err()
+        vec![pg.run(op::all_reduce(&mut x, ReduceOp::Sum).timeout(timeout)).map(drop).unwrap_err()]
     });
-    assert!(error.to_string().contains("stuck in release"), "{error}");
-    device.recover();
+    assert!(errors[0].to_string().contains("stuck in release"), "{}", errors[0]);
 }

@@ -11,7 +11,7 @@ pub(crate) const CAP: Duration = Duration::from_secs(20);
 pub(crate) fn returns<T: Send + 'static>(body: impl FnOnce() -> T + Send + 'static) -> T {
     let (done, wait) = channel();
     std::thread::spawn(move || done.send(body()));
-    wait.recv_timeout(CAP).expect("this must return")
+    wait.recv_timeout(3 * CAP).expect("this must return")
 }
 
 /// A device of the test's own, and a group of which it is staged.
