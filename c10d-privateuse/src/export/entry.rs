@@ -63,13 +63,16 @@ pub(super) fn runtime<E: Exported>() -> Result<&'static Arc<dyn DeviceRuntime>> 
 }
 
 /// The tables, made at the first call; null if the provider does not have what was exported, which the log is told.
-pub fn entry<E: Exported>(host: *const abi::Host, offers: Option<Capabilities>) -> *const abi::Plugin {
+///
+/// # Safety
+/// `host` is null or the host's table.
+pub unsafe fn entry<E: Exported>(host: *const abi::Host, offers: Option<Capabilities>) -> *const abi::Plugin {
     if host.is_null() {
         return std::ptr::null();
     }
     let made = caught(|| plugin::<E>(offers)).flatten();
     made.unwrap_or_else(|e| {
-        // SAFETY: the ABI: the host's table.
+        // SAFETY: as promised, and not null.
         unsafe { Given::new(host) }.error(&e.report().what);
         std::ptr::null()
     })
@@ -152,7 +155,9 @@ mod tests {
     #[test]
     fn the_log_is_told_why_there_is_no_table() {
         let host = abi::Host { log: Some(log), ..abi::empty() };
-        assert!(entry::<Misspelt>(&host, None).is_null() && entry::<Panics>(&host, None).is_null());
+        // SAFETY: the host's table.
+        let tables = unsafe { [entry::<Misspelt>(&host, None), entry::<Panics>(&host, None)] };
+        assert!(tables.iter().all(|table| table.is_null()));
         let told = TOLD.lock();
         assert_eq!(told[0], "provider \"acme's crate\" has no device \"acmee\"");
         assert!(told[1].contains("there is no driver"), "{}", told[1]);

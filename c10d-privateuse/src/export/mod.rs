@@ -81,7 +81,8 @@ macro_rules! __export {
             /// The entry of `c10d_plugin.h`.
             #[unsafe(no_mangle)]
             pub extern "C" fn c10d_plugin_v1(host: *const $crate::abi::Host) -> *const $crate::abi::Plugin {
-                $crate::__private::entry::<Plugin>(host, $capabilities)
+                // SAFETY: the ABI: the host's table.
+                unsafe { $crate::__private::entry::<Plugin>(host, $capabilities) }
             }
         };
     };
