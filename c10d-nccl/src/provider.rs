@@ -15,8 +15,9 @@ use crate::start::Facts;
 
 /// CUDA devices under the name `cuda`, the backend `nccl`, and its kernel for sparse tensors.
 ///
-/// Settings: hints `nccl.lib` (the library's file), `nccl.device` (the number of this rank's GPU),
-/// `nccl.check` (`off`: the ranks' calls are not compared), `nccl.compat` (PyTorch's ranks are in the group, too).
+/// Settings: hints `nccl.lib` (the library's file), `nccl.device` (the number of this rank's GPU, where the group's builder
+/// was told no device), `nccl.check` (`off`: the ranks' calls are not compared), `nccl.compat` (PyTorch's ranks are in the
+/// group, too).
 pub static PROVIDER: Provider = Provider {
     source: env!("CARGO_PKG_NAME"),
     backends: &[Registration {
@@ -50,19 +51,8 @@ fn probe() -> Result {
 fn create(init: &GroupInit) -> Result<Arc<dyn Backend>> {
     let cuda = Driver::get()?;
     let nccl = Library::get(init.hint("nccl.lib"))?;
-    let device = device(init, cuda.count()?)?;
+    let device = init.device_index(&*cuda)?.unwrap_or_default();
     Ok(Arc::new(Nccl::connect(nccl, cuda, Facts::of(init, device)?)?))
-}
-
-/// Which GPU is this rank's: the hint's, else by the launcher's local rank, else by the rank.
-fn device(init: &GroupInit, count: u16) -> Result<u16> {
-    const HINT: &str = "nccl.device";
-    if let Some(text) = init.hint(HINT) {
-        let index = text.parse().ok().filter(|index| *index < count);
-        return index.ok_or_else(|| Error::invalid(format!("{HINT} is {text:?}; here are {count} CUDA devices")));
-    }
-    let local = std::env::var("LOCAL_RANK").ok().and_then(|text| text.parse::<u32>().ok());
-    Ok((local.unwrap_or(init.rank) % u32::from(count)) as u16)
 }
 
 /// Where this process's libnccl lies, and its version; loads it if that was not done yet.

@@ -44,6 +44,15 @@ fn staged_where_ranks_share_a_gpu() {
     });
 }
 
+/// Also where nobody said so: they would choose the same one.
+#[test]
+fn staged_where_there_is_one_gpu() {
+    with_fake("staged_where_there_is_one_gpu", "devices=1", || {
+        let got = served(|_| open_map());
+        assert!(got.iter().all(|name| name.contains("staged")), "{got:?}");
+    });
+}
+
 /// Only a driver is there; NCCL by name does not fall back.
 #[test]
 fn staged_where_nccl_is_missing() {

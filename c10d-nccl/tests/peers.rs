@@ -15,6 +15,8 @@ use common::{SECOND, command, folder, on, with_cpu, with_fake, within};
 const CAP: Duration = Duration::from_secs(20);
 const RANK: &str = "C10D_NCCL_TEST_RANK";
 const PORT: &str = "C10D_NCCL_TEST_PORT";
+/// The rank that dies.
+const MORTAL: &str = "C10D_NCCL_TEST_MORTAL";
 
 #[test]
 fn an_abort_reaches_the_peers() {
@@ -69,20 +71,20 @@ fn what_nccl_says_on_one_rank_reaches_the_others() {
     });
 }
 
-/// A rank of `a_dead_peer_is_named_and_the_others_go_on`, in a process of its own.
+/// A rank of `a_peer_dies`, in a process of its own.
 #[test]
 fn rank() {
-    let (Ok(rank), Ok(port)) = (std::env::var(RANK), std::env::var(PORT)) else { return };
-    let (rank, port): (u32, u16) = (rank.parse().unwrap(), port.parse().unwrap());
-    let store = Arc::new(TcpStore::connect("127.0.0.1", port, Instant::now() + 20 * SECOND).unwrap());
+    let number = |name| std::env::var(name).ok().map(|text| text.parse::<u32>().unwrap());
+    let (Some(rank), Some(port), Some(mortal)) = (number(RANK), number(PORT), number(MORTAL)) else { return };
+    let store = Arc::new(TcpStore::connect("127.0.0.1", port as u16, Instant::now() + 20 * SECOND).unwrap());
     let pg = with_cpu().rank(rank).size(3).store(store.clone()).build().unwrap();
     pg.all_reduce(on(rank, &[1f32; 10]), ReduceOp::Sum).unwrap();
     let work = pg.start(op::all_reduce(on(rank, &[1f32; 10]), ReduceOp::Sum));
     let soon = Instant::now() + 20 * SECOND;
     store.set(&format!("well/{rank}"), b"", soon).unwrap();
-    if rank == 2 {
+    if rank == mortal {
         // The others are through with the first call.
-        store.wait(&["well/0", "well/1"], soon).unwrap();
+        store.wait(&["well/0", "well/1", "well/2"], soon).unwrap();
         std::thread::sleep(Duration::from_millis(50));
         std::process::abort();
     }
@@ -96,31 +98,41 @@ fn rank() {
 
 #[test]
 fn a_dead_peer_is_named_and_the_others_go_on() {
-    a_peer_dies("dead", "hang=1");
+    a_peer_dies("dead", 2, "hang=1");
 }
 
 /// NCCL itself says that a peer is gone before it is, but not which.
 #[test]
 fn a_peer_that_nccl_loses_is_named() {
-    a_peer_dies("lost", "error=1");
+    a_peer_dies("lost", 2, "error=1");
 }
 
-fn a_peer_dies(name: &str, survivors: &str) {
+/// The others have new numbers, and their old GPUs.
+#[test]
+fn without_the_first_rank_the_others_go_on() {
+    a_peer_dies("first", 0, "hang=1");
+}
+
+fn a_peer_dies(name: &str, mortal: u32, survivors: &str) {
     let server = TcpStoreServer::bind("127.0.0.1:0".parse().unwrap(), ServerOptions::default()).unwrap();
     let dir = folder(name);
     let start = |rank: u32| {
-        let mut command = command(&dir, if rank == 2 { "hang=1" } else { survivors });
+        let mut command = command(&dir, if rank == mortal { "hang=1" } else { survivors });
         command.env(RANK, rank.to_string()).env(PORT, server.local_addr().port().to_string());
+        command.env(MORTAL, mortal.to_string());
         command.args(["rank", "--exact", "--nocapture"]).stdout(Stdio::piped()).stderr(Stdio::piped());
         command.spawn().unwrap()
     };
     let ranks: Vec<_> = (0..3).map(start).collect();
     let said = within(CAP, || ranks.into_iter().map(|r| r.wait_with_output().unwrap()).collect::<Vec<_>>());
-    for (rank, output) in said.iter().take(2).enumerate() {
+    let survivors: Vec<u32> = (0..3).filter(|rank| *rank != mortal).collect();
+    let sum = (survivors.len() as u32 + survivors.iter().sum::<u32>()) as f32;
+    for (place, rank) in survivors.iter().enumerate() {
+        let output = &said[*rank as usize];
         let out = String::from_utf8_lossy(&output.stdout);
         let err = String::from_utf8_lossy(&output.stderr);
-        assert!(out.contains(&format!("rank {rank} saw PeerDead of [2]")), "{out}\n{err}");
-        assert!(out.contains(&format!("rank {rank} goes on as {rank} of 2: [3.0]")), "{out}\n{err}");
+        assert!(out.contains(&format!("rank {rank} saw PeerDead of [{mortal}]")), "{out}\n{err}");
+        assert!(out.contains(&format!("rank {rank} goes on as {place} of 2: [{sum:.1}]")), "{out}\n{err}");
     }
     let _ = std::fs::remove_dir_all(dir);
 }

@@ -9,13 +9,16 @@ mod buffer;
 mod fetch;
 mod open;
 mod poll;
+mod seat;
 mod vendor;
 
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 pub use buffer::DeviceBuffer;
 pub(crate) use open::open;
 pub(crate) use poll::{late, poll};
+pub(crate) use seat::Seat;
 pub(crate) use vendor::{private_use1_name, vendor_name};
 pub use vendor::{rename_private_use1, vendor};
 
@@ -91,6 +94,13 @@ pub unsafe trait DeviceRuntime: Send + Sync + 'static {
     fn identity(&self, index: u16) -> Option<String> {
         let _ = index;
         None
+    }
+
+    /// Which device is the one of a rank that was bound to none, where the vendor's own backend works on one device only;
+    /// `None`: any. `rank` is that in the first group, and `hints` are the group's settings.
+    fn default_index(&self, hints: &BTreeMap<String, String>, rank: u32) -> Result<Option<u16>> {
+        let _ = (hints, rank);
+        Ok(None)
     }
 
     /// Memory of a device, at least 64-byte aligned where that means something. `bytes` is not 0.

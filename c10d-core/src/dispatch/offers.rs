@@ -2,9 +2,9 @@
 
 use super::BackendMap;
 use super::backend_map::Named;
-use crate::device::{self, private_use1_name};
+use crate::device::{self, Seat, private_use1_name};
 use crate::registry::{DeviceRegistration, Registration, Registry};
-use crate::types::{Device, DispatchKey};
+use crate::types::DispatchKey;
 use crate::{Error, Result};
 
 /// How a device is served.
@@ -32,7 +32,7 @@ pub(crate) struct Offer {
     pub(crate) word: String,
     /// Whether the user asked for just this, so that there is no going without.
     pub(crate) explicit: bool,
-    /// What tells the device that the rank is bound to from every other.
+    /// What tells the rank's own device from every other, where a backend of the device's might work on that.
     pub(crate) identity: Option<String>,
     /// In order of preference; `Err`: why there is none.
     pub(crate) choices: Result<Vec<Choice>, String>,
@@ -46,8 +46,9 @@ pub(crate) fn place(word: &str) -> (DispatchKey, u8) {
     }
 }
 
-/// What this rank, bound to this device, offers for every device that it knows. An error: the map asks for what cannot be.
-pub(crate) fn offers(registry: &Registry, map: &BackendMap, bound: Option<Device>) -> Result<Vec<Offer>> {
+/// What this rank offers for every device that it knows, of which `seat` says which are its own. An error: the map asks
+/// for what cannot be.
+pub(crate) fn offers(registry: &Registry, map: &BackendMap, seat: &Seat) -> Result<Vec<Offer>> {
     for name in map.names() {
         registry.backend(name)?;
     }
@@ -64,10 +65,10 @@ pub(crate) fn offers(registry: &Registry, map: &BackendMap, bound: Option<Device
         let what = format!("the backend map names {word:?}, which is no device; known here: {}", words.join(", "));
         return Err(Error::invalid(what));
     }
-    words.into_iter().map(|word| offer(registry, map, word, bound)).collect()
+    words.into_iter().map(|word| offer(registry, map, word, seat)).collect()
 }
 
-fn offer(registry: &Registry, map: &BackendMap, word: &str, bound: Option<Device>) -> Result<Offer> {
+fn offer(registry: &Registry, map: &BackendMap, word: &str, seat: &Seat) -> Result<Offer> {
     let (key, vendor) = place(word);
     let mut named = map.name(word);
     if let (Named::No, Named::For(name)) = (named, map.name(key.device_word()))
@@ -84,11 +85,13 @@ fn offer(registry: &Registry, map: &BackendMap, word: &str, bound: Option<Device
         Named::No => Err(Error::unsupported(format!("the backend map of this group has no entry for {word}"))),
     };
     let choices = choices.map_err(|e| e.report().what.clone());
-    let bound = bound.filter(|b| (b.key(), b.vendor()) == (key, vendor));
-    let identity = bound.zip(device(registry, word, key)).and_then(|(bound, device)| {
+    let native = choices.iter().flatten().any(|c| matches!(c, Choice::Native(_)));
+    let identity = device(registry, word, key).filter(|_| native).and_then(|device| {
         let runtime = registry.device(device.name).ok()?;
+        // Where it cannot be told, the backend says why.
+        let index = seat.index((key, vendor), &*runtime).ok()??;
         // It shares a line with nothing else.
-        runtime.identity(bound.index()).map(|text| text.replace(['\n', '=', '!'], "_"))
+        runtime.identity(index).map(|text| text.replace(['\n', '=', '!'], "_"))
     });
     Ok(Offer { word: word.to_owned(), explicit: matches!(named, Named::For(_)), identity, choices })
 }

@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use super::init::Parent;
 use super::routes::Routes;
 use super::{Group, GroupInit, LaneInfo, ProcessGroup, join};
+use crate::device::Seat;
 use crate::dispatch::{BackendMap, offers};
 use crate::registry::{Provider, Registry};
 use crate::store::{HashStore, Store, deadline_after};
@@ -92,7 +93,7 @@ impl GroupBuilder {
         self
     }
 
-    /// The device that this rank works on; barriers use it.
+    /// The device that this rank works on: barriers use it, and so does a backend that works on one device only.
     pub fn device(mut self, device: Device) -> Self {
         self.bound = Some(device);
         self
@@ -185,7 +186,9 @@ impl Parts {
     }
 
     fn assembled(self) -> Result<ProcessGroup> {
-        let offers = offers(&self.registry, &self.map, self.bound)?;
+        let first_rank = self.global.as_ref().and_then(|g| g.get(self.rank as usize)).copied().unwrap_or(self.rank);
+        let seat = Seat { bound: self.bound, hints: self.hints.clone(), rank: first_rank };
+        let offers = offers(&self.registry, &self.map, &seat)?;
         let deadline = deadline_after(self.timeout);
         let joined = match foreign(&self.hints) {
             true => join::on_trust(&self, &offers)?,
@@ -204,6 +207,7 @@ impl Parts {
             deadline,
             hints: self.hints.clone(),
             cpu,
+            seat,
             registry: self.registry.clone(),
             made: Arc::new(Mutex::new(Vec::new())),
             parent: self.parent.clone(),

@@ -29,6 +29,7 @@ pub(super) fn sparse_lane(
         store: init.store.clone(),
         root: init.root.clone(),
         hints: init.hints.clone(),
+        seat: init.seat.clone(),
         registry: init.registry.clone(),
         made: Arc::default(),
         parent: None,

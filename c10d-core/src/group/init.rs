@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 
 use super::routes::lasting;
 use crate::backend::Backend;
+use crate::device::{DeviceRuntime, Seat};
 use crate::dispatch::Choice;
 use crate::registry::Registry;
 use crate::staged::Staged;
@@ -37,6 +38,7 @@ pub struct GroupInit {
     pub hints: Arc<BTreeMap<String, String>>,
     /// The name of the backend that the ranks agreed on for the CPU, if there is any.
     pub cpu: Option<&'static str>,
+    pub(crate) seat: Seat,
     pub(crate) registry: Arc<Registry>,
     /// The backends that the group has so far.
     pub(crate) made: Arc<Mutex<Backends>>,
@@ -62,6 +64,13 @@ impl GroupInit {
         self.hints.get(name).map(String::as_str)
     }
 
+    /// Which of the runtime's devices is this rank's: the one that the program bound it to, else what
+    /// [`DeviceRuntime::default_index`] says.
+    pub fn device_index(&self, runtime: &dyn DeviceRuntime) -> Result<Option<u16>> {
+        let any = runtime.device(0);
+        self.seat.index((any.key(), any.vendor()), runtime)
+    }
+
     /// The backend of a choice, and its name in errors.
     pub(super) fn make(&self, choice: &Choice) -> Result<(&'static str, Arc<dyn Backend>)> {
         match choice {
@@ -85,6 +94,7 @@ impl GroupInit {
             store: Arc::new(PrefixStore::new(format!("for/{purpose}"), self.store.clone())),
             root: self.root.clone(),
             hints: self.hints.clone(),
+            seat: self.seat.clone(),
             registry: self.registry.clone(),
             made: Arc::default(),
             parent: None,
@@ -106,6 +116,7 @@ impl GroupInit {
             store: Arc::new(PrefixStore::new(name, self.store.clone())),
             root: self.root.clone(),
             hints: self.hints.clone(),
+            seat: self.seat.clone(),
             registry: self.registry.clone(),
             made: self.made.clone(),
             parent: None,

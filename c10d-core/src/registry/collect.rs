@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::{CORE, DeviceRegistration, Kernel, Provider, Registration, Submitted};
-use crate::device::{self, DeviceRuntime};
+use crate::device::{self, DeviceRuntime, Seat};
 use crate::dispatch::{BackendMap, Choice, offers};
 use crate::ops::OpKind;
 use crate::types::DispatchKey;
@@ -136,7 +136,7 @@ impl Registry {
 
     /// The 60 declared rows, with what a group made of this map would use.
     pub fn table(&self, map: &BackendMap) -> Result<Vec<TableRow>> {
-        let offers = offers(self, map, None)?;
+        let offers = offers(self, map, &Seat::default())?;
         let chosen = DispatchKey::ALL.map(|key| {
             let offer = offers.iter().find(|o| o.word == key.device_word());
             let choices = offer.map_or(Err(String::new()), |o| o.choices.as_ref().map_err(String::clone));

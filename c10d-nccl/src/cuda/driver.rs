@@ -1,6 +1,7 @@
 //! CUDA through its driver's interface.
 #![allow(unsafe_code)]
 
+use std::collections::BTreeMap;
 use std::ffi::c_void;
 use std::sync::{Arc, OnceLock};
 
@@ -11,6 +12,7 @@ use cudarc::driver::sys;
 use parking_lot::Mutex;
 
 use super::api::CudaApi;
+use super::default_index::default_index;
 use super::functions::{self, Functions};
 use super::ledger::Ledger;
 use crate::kernels::Kernel;
@@ -124,6 +126,10 @@ unsafe impl DeviceRuntime for Driver {
         let device = result::device::get(i32::from(index)).ok()?;
         let uuid = result::device::get_uuid(device).ok()?;
         Some(uuid.bytes.iter().map(|byte| format!("{:02x}", *byte as u8)).collect())
+    }
+
+    fn default_index(&self, hints: &BTreeMap<String, String>, rank: u32) -> Result<Option<u16>> {
+        default_index(hints, rank, self.count()?).map(Some)
     }
 
     fn allocate(&self, index: u16, bytes: usize) -> Result<*mut ()> {

@@ -2,6 +2,7 @@
 
 mod api;
 mod available;
+mod default_index;
 mod driver;
 mod functions;
 mod hold;

@@ -4,7 +4,7 @@ use crate::dispatch::Offer;
 use crate::{Error, ErrorKind, Result};
 
 /// What one rank offers: `word=choice` lines in order of preference, `word!choice` where the user insists, and
-/// `word@identity` of the device that the rank is bound to.
+/// `word@identity` of the device that is the rank's.
 pub(super) fn write(offers: &[Offer]) -> String {
     let mut lines = String::new();
     for offer in offers {
@@ -68,10 +68,10 @@ pub(super) fn agree(all: &[&str]) -> Result<String> {
         }
         let first = ranks.clone().find(|r| of(*r).next().is_some()).unwrap_or(0);
         let mut devices: Vec<&str> = ranks.clone().flat_map(lines).filter(|l| l.sign == b'@').map(|l| l.text).collect();
-        let bound = devices.len();
+        let told = devices.len();
         devices.sort_unstable();
         devices.dedup();
-        let shared = devices.len() < bound;
+        let shared = devices.len() < told;
         let mut fit = of(first).filter(|l| !shared || l.text.starts_with("staged("));
         if let Some(line) = fit.find(|l| ranks.clone().all(|r| has(r, l.text))) {
             agreed += &format!("{word}={}\n", line.text);

@@ -1,0 +1,17 @@
+//! Which GPU is a rank's that was bound to none.
+
+use std::collections::BTreeMap;
+
+use c10d_core::{Error, Result};
+
+const HINT: &str = "nccl.device";
+
+/// The hint's, else by the launcher's local rank, else by the rank.
+pub(super) fn default_index(hints: &BTreeMap<String, String>, rank: u32, count: u16) -> Result<u16> {
+    if let Some(text) = hints.get(HINT) {
+        let index = text.parse().ok().filter(|index| *index < count);
+        return index.ok_or_else(|| Error::invalid(format!("{HINT} is {text:?}; here are {count} CUDA devices")));
+    }
+    let local = std::env::var("LOCAL_RANK").ok().and_then(|text| text.parse::<u32>().ok());
+    Ok((local.unwrap_or(rank) % u32::from(count)) as u16)
+}

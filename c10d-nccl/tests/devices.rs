@@ -1,0 +1,37 @@
+//! On which GPU a rank works.
+
+mod common;
+
+use c10d_core::{Device, DeviceCoo, ReduceOp, Result, run_ranks};
+use common::{SECOND, builder, on, with_cpu, with_fake};
+
+#[test]
+fn the_one_that_the_builder_was_told() {
+    with_fake("the_one_that_the_builder_was_told", "", || {
+        let reduced = |groups: c10d_core::GroupBuilder| -> Result<Vec<f32>> {
+            let pg = groups.rank(0).size(1).build()?;
+            let mut x = on(3, &[5f32]);
+            pg.all_reduce(&mut x, ReduceOp::Sum)?;
+            x.to_vec(20 * SECOND)
+        };
+        assert_eq!(reduced(builder().device(Device::cuda(3))).unwrap(), [5.0]);
+        assert_eq!(reduced(builder().hint("nccl.device", "3")).unwrap(), [5.0]);
+        let e = reduced(builder().hint("nccl.device", "8")).unwrap_err();
+        assert!(e.to_string().contains("here are 8 CUDA devices"), "{e}");
+        let e = reduced(builder().device(Device::cuda(8))).unwrap_err();
+        assert!(e.to_string().contains("there is no cuda:8"), "{e}");
+    });
+}
+
+/// What a part of a group makes anew, as it does for sparse tensors, is on the GPU that the rank has in the whole.
+#[test]
+fn the_same_in_a_part_of_the_group() {
+    with_fake("the_same_in_a_part_of_the_group", "", || {
+        let got = run_ranks(4, with_cpu(), |pg| -> Result<Vec<f32>> {
+            let Some(part) = pg.new_group(&[3, 1])? else { return Ok(Vec::new()) };
+            let t = DeviceCoo::new(&[4], 1, on(pg.rank(), &[2i64]), on(pg.rank(), &[pg.rank() as f32]))?;
+            part.all_reduce(t, ReduceOp::Sum)?.values().to_vec(20 * SECOND)
+        });
+        assert_eq!(got.unwrap(), [vec![], vec![4.0], vec![], vec![4.0]]);
+    });
+}
