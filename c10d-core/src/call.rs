@@ -41,8 +41,12 @@ impl<B> Call<B> {
         self
     }
 
-    /// The device stream that the buffers are ready on: the op runs after what the stream was given so far. Where the
-    /// caller waits for the op, so does the stream. Unless set: the device's default stream.
+    /// The device stream that the buffers are ready on: the op runs after what the stream was given so far. The stream
+    /// itself waits for nothing: the op is over on the device when the call returns, or the work is done, and what any
+    /// stream is given from then on comes after. Unless set: the device's default stream.
+    ///
+    /// CUDA's per-thread default stream (`CU_STREAM_PER_THREAD`, handle 2) is refused, since another thread is to wait for
+    /// it, where it is another stream; so is a stream that records a graph.
     ///
     /// # Safety
     /// The stream is one of the buffers' device, and stays until the op is over.

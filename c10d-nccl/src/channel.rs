@@ -323,9 +323,7 @@ impl Channel {
 
 /// What only CUDA can say of a task's tensors and stream.
 fn check(means: &Means, line: &Line, task: &Task) -> Result {
-    if means.board.calling("cuStreamIsCapturing", || line.records(task.stream))? {
-        return Err(Error::invalid("the stream records a graph; collectives in graphs are not offered"));
-    }
+    means.board.calling("cuStreamIsCapturing", || line.check(task.stream))?;
     for part in task.parts().filter(|p| p.count > 0) {
         let found = means.board.calling("cuPointerGetAttribute", || means.cuda.device_of(part.at))?;
         if found != Some(means.device) {

@@ -17,6 +17,8 @@ impl Request {
             let (here, name) = (span.device(), runtime.name());
             return Err(Error::invalid(format!("the input is on {here}, not on a device of {name}")));
         }
+        // SAFETY: of this device, by the caller's word.
+        unsafe { runtime.check_stream(index, self.stream) }?;
         let mut bytes = vec![0u8; span.bytes()].into_boxed_slice();
         if bytes.is_empty() {
             return Ok(Vec::new());

@@ -199,6 +199,15 @@ pub unsafe trait DeviceRuntime: Send + Sync + 'static {
         Ok(true)
     }
 
+    /// Refuses, with `InvalidArgument`, a stream behind which no op can run, such as one that records a graph.
+    ///
+    /// # Safety
+    /// The stream is this device's.
+    unsafe fn check_stream(&self, index: u16, stream: Stream) -> Result {
+        let _ = (index, stream);
+        Ok(())
+    }
+
     /// Enqueues a copy from host to device.
     ///
     /// # Safety

@@ -65,12 +65,12 @@ fn run(shared: &Shared, slot: &Slot, kept: &mut Kept, retained: &mut Vec<*mut ()
         let plan = Plan::new(facts, shared.chunk);
         return step(shared, slot, &plan, 0, &plan.chunk(0), None);
     }
+    let device = Watched { shared, engine: &shared.collectives, slot, index: index(call) };
+    device.check_stream()?;
     let plan = match announce::longest(shared, slot, &facts)? {
         Some(longest) => Plan::apart(facts, shared.chunk, longest),
         None => Plan::new(facts, shared.chunk),
     };
-    let index = index(call);
-    let device = Watched { shared, engine: &shared.collectives, slot, index };
     let port = device.port(&mut kept.ports)?;
     *retained = device.retain()?;
     let result = device.begin(port).and_then(|()| {

@@ -62,6 +62,7 @@ impl Parcel {
         }
         let index = index(call);
         let device = Watched { shared, engine: &shared.messages, slot, index };
+        device.check_stream()?;
         let marks = if call.op == OpKind::Send { chunks.len() } else { 1 };
         let outs = (0..marks).map(|_| kept.event(&device)).collect::<Result<Vec<Event>>>()?;
         let host = Arc::new(kept.host(&device, bytes)?);

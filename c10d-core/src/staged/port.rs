@@ -75,6 +75,12 @@ impl Watched<'_> {
         self.shared.death().map_or_else(|| self.shared.late(self.slot), |(cause, _)| cause.clone())
     }
 
+    /// Refuses a stream behind which the copies cannot begin.
+    pub(super) fn check_stream(&self) -> Result {
+        // SAFETY: of this device, by the caller's word.
+        self.call("check_stream", |device| unsafe { device.check_stream(self.index, self.slot.call.stream) })
+    }
+
     /// Retains what the op's spans stand on. To be released by `release`.
     pub(super) fn retain(&self) -> Result<Vec<*mut ()>> {
         let mut bases: Vec<*mut ()> = Vec::new();

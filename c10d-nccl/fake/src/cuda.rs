@@ -3,7 +3,7 @@
 
 use std::alloc::{Layout, alloc, dealloc};
 use std::cell::Cell;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::{c_char, c_int, c_uint, c_void};
 use std::sync::LazyLock;
 
@@ -22,6 +22,9 @@ pub const NOT_READY: c_int = 600;
 pub(crate) const LAUNCH_FAILED: c_int = 719;
 
 const CONTEXT: u64 = 0x1000;
+
+/// The devices whose primary contexts were made. They stay: whoever releases one has not been the last here.
+static RETAINED: Mutex<BTreeSet<c_int>> = Mutex::new(BTreeSet::new());
 
 thread_local! {
     static CURRENT: Cell<Option<u16>> = const { Cell::new(None) };
@@ -84,6 +87,7 @@ pub unsafe extern "C" fn cuDeviceGetUuid(uuid: *mut [u8; 16], device: c_int) -> 
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuDevicePrimaryCtxRetain(context: *mut u64, device: c_int) -> c_int {
+    RETAINED.lock().insert(device);
     // SAFETY: as above.
     unsafe { *context = CONTEXT + device as u64 };
     SUCCESS
@@ -93,6 +97,16 @@ pub unsafe extern "C" fn cuDevicePrimaryCtxRetain(context: *mut u64, device: c_i
 pub unsafe extern "C" fn cuDriverGetVersion(version: *mut c_int) -> c_int {
     // SAFETY: as above.
     unsafe { *version = fault::number("driver").map_or(12_000, |v| v as c_int) };
+    SUCCESS
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuDevicePrimaryCtxGetState(device: c_int, flags: *mut c_uint, active: *mut c_int) -> c_int {
+    // SAFETY: as above.
+    unsafe {
+        *flags = 0;
+        *active = c_int::from(RETAINED.lock().contains(&device));
+    }
     SUCCESS
 }
 
@@ -259,6 +273,12 @@ pub extern "C" fn cuMemFree_v2(at: u64) -> c_int {
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuMemHostAlloc(at: *mut u64, bytes: usize, _: c_uint) -> c_int {
+    if current().is_none() {
+        return INVALID_CONTEXT;
+    }
+    if let Some(code) = capture::forbids("cuMemHostAlloc") {
+        return code;
+    }
     let Some(base) = take(bytes) else { return OUT_OF_MEMORY };
     LOCKED.lock().insert(base, bytes);
     // SAFETY: as above.
@@ -272,8 +292,24 @@ fn is_locked(at: u64, bytes: usize) -> bool {
 
 #[unsafe(no_mangle)]
 pub extern "C" fn cuMemFreeHost(at: u64) -> c_int {
+    if current().is_none() {
+        return INVALID_CONTEXT;
+    }
+    if let Some(code) = capture::forbids("cuMemFreeHost") {
+        return code;
+    }
     LOCKED.lock().remove(&at);
     if give(at) { SUCCESS } else { INVALID_VALUE }
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuMemHostGetFlags(flags: *mut c_uint, at: u64) -> c_int {
+    if !SIZES.lock().contains_key(&at) || WORLD.lock().device_of(at).is_some() {
+        return INVALID_VALUE;
+    }
+    // SAFETY: as above.
+    unsafe { *flags = 0 };
+    SUCCESS
 }
 
 fn copy(to: u64, from: u64, bytes: usize, stream: u64, touches: &[Touch]) -> c_int {

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, LazyLock};
+use std::thread::{ThreadId, current};
 
 use crossbeam_channel::{Sender, unbounded};
 use parking_lot::{Condvar, Mutex};
@@ -52,6 +53,8 @@ pub(crate) struct World {
     events: HashMap<u64, Event>,
     /// What the host has seen to be over.
     host: Clock,
+    /// Those that have used a default stream of their own.
+    threads: Vec<ThreadId>,
     next: u64,
 }
 
@@ -59,6 +62,8 @@ pub(crate) static WORLD: LazyLock<Mutex<World>> = LazyLock::new(Mutex::default);
 
 /// The device's default stream has a handle of its own.
 const DEFAULT: u64 = 1 << 40;
+const LEGACY: u64 = 1;
+const PER_THREAD: u64 = 2;
 
 fn join(clock: &mut Clock, other: &Clock) {
     for (stream, tick) in other {
@@ -110,12 +115,20 @@ impl World {
         self.streams.insert(handle, Stream { device, work, clock: Clock::new(), tick: 0 });
     }
 
-    /// The stream's own handle: the default stream is one per device.
+    /// The stream's own handle: the default stream is one per device, or one per device and thread.
     pub(crate) fn stream(&mut self, given: u64, device: u16) -> Option<u64> {
-        if given != 0 {
-            return self.streams.contains_key(&given).then_some(given);
-        }
-        let handle = DEFAULT + u64::from(device);
+        let handle = match given {
+            0 | LEGACY => DEFAULT + u64::from(device),
+            PER_THREAD => {
+                let threads = &mut self.threads;
+                let at = threads.iter().position(|t| *t == current().id()).unwrap_or(threads.len());
+                if at == threads.len() {
+                    threads.push(current().id());
+                }
+                DEFAULT + ((1 + at as u64) << 16) + u64::from(device)
+            }
+            _ => return self.streams.contains_key(&given).then_some(given),
+        };
         if !self.streams.contains_key(&handle) {
             self.start(handle, device);
         }

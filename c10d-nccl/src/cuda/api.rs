@@ -22,12 +22,6 @@ pub(crate) unsafe trait CudaApi: DeviceRuntime {
     /// On which device this address lies, if it is a device's.
     fn device_of(&self, address: u64) -> Result<Option<u16>>;
 
-    /// Whether the stream records a graph instead of running.
-    ///
-    /// # Safety
-    /// The stream is this device's.
-    unsafe fn is_capturing(&self, index: u16, stream: Stream) -> Result<bool>;
-
     /// Whether this crate's kernels can be run on every device here; says why not.
     fn has_kernels(&self) -> Result;
 

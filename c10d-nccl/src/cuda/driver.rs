@@ -15,6 +15,7 @@ use super::api::CudaApi;
 use super::default_index::default_index;
 use super::functions::{self, Functions};
 use super::ledger::Ledger;
+use super::relaxed::Relaxed;
 use crate::kernels::Kernel;
 
 /// The CUDA devices of this process, each by its primary context, which other libraries share.
@@ -24,6 +25,11 @@ pub(crate) struct Driver {
     ledger: Ledger,
     functions: Functions,
 }
+
+/// The default stream under a handle of its own, as `CU_STREAM_LEGACY` has it.
+const LEGACY: Stream = 1;
+/// `CU_STREAM_PER_THREAD`.
+const PER_THREAD: Stream = 2;
 
 /// A primary context.
 struct Context(sys::CUcontext);
@@ -62,6 +68,18 @@ impl Driver {
         }
         slot.get().ok_or_else(|| Error::new(ErrorKind::Internal, "a context that was taken is gone"))
     }
+
+    /// Before a call: the thread is on this device, and breaks no graph.
+    fn call(&self, index: u16) -> Result<Relaxed> {
+        self.enter(index)?;
+        Relaxed::begin()
+    }
+
+    /// The same for what is of no device: on one that is in use, since a context takes memory of its device.
+    fn call_any(&self) -> Result<Relaxed> {
+        let used = self.contexts.iter().position(|context| context.get().is_some());
+        self.call(used.ok_or_else(|| Error::invalid("no CUDA device is in use yet"))? as u16)
+    }
 }
 
 /// What the driver says of an error.
@@ -72,7 +90,7 @@ pub(super) fn describe(e: DriverError) -> String {
 }
 
 /// A failed call. After some errors the context is of no more use to anybody in the process.
-pub(super) fn failed(doing: &str, e: DriverError) -> Error {
+pub(crate) fn failed(doing: &str, e: DriverError) -> Error {
     use sys::CUresult::*;
     let lost = matches!(
         e.0,
@@ -133,7 +151,7 @@ unsafe impl DeviceRuntime for Driver {
     }
 
     fn allocate(&self, index: u16, bytes: usize) -> Result<*mut ()> {
-        self.enter(index)?;
+        let _relaxed = self.call(index)?;
         // SAFETY: the contents are unspecified, as the trait has it.
         let base =
             unsafe { result::malloc_sync(bytes) }.map_err(|e| failed(&format!("allocating {bytes} bytes"), e))?;
@@ -142,7 +160,9 @@ unsafe impl DeviceRuntime for Driver {
     }
 
     unsafe fn free(&self, index: u16, base: *mut ()) {
-        if self.ledger.free(base as u64) && self.enter(index).is_ok() {
+        if self.ledger.free(base as u64)
+            && let Ok(_relaxed) = self.call(index)
+        {
             // SAFETY: from `allocate`, and nobody holds it any more.
             let _ = unsafe { result::free_sync(base as u64) };
         }
@@ -154,7 +174,7 @@ unsafe impl DeviceRuntime for Driver {
 
     unsafe fn release(&self, index: u16, base: *mut ()) {
         if let Some(base) = self.ledger.release(base as u64)
-            && self.enter(index).is_ok()
+            && let Ok(_relaxed) = self.call(index)
         {
             // SAFETY: freed by its owner before, and nobody holds it any more.
             let _ = unsafe { result::free_sync(base) };
@@ -162,19 +182,25 @@ unsafe impl DeviceRuntime for Driver {
     }
 
     fn allocate_host(&self, bytes: usize) -> Option<*mut u8> {
-        self.enter(0).ok()?;
+        let _relaxed = self.call_any().ok()?;
         // SAFETY: page-locked memory for all contexts; the contents are unspecified.
         let base = unsafe { result::malloc_host(bytes, sys::CU_MEMHOSTALLOC_PORTABLE) };
         base.ok().map(|p| p.cast())
     }
 
     unsafe fn free_host(&self, base: *mut u8, _: usize) {
-        // SAFETY: from `allocate_host`.
-        let _ = unsafe { result::free_host(base.cast::<c_void>()) };
+        let freed = self.call_any().and_then(|_relaxed| {
+            // SAFETY: from `allocate_host`.
+            let done = unsafe { result::free_host(base.cast::<c_void>()) };
+            done.map_err(|e| failed("freeing page-locked memory", e))
+        });
+        if let Err(e) = freed {
+            tracing::warn!(target: "c10d", "{e}");
+        }
     }
 
     fn create_stream(&self, index: u16) -> Result<Stream> {
-        self.enter(index)?;
+        let _relaxed = self.call(index)?;
         let (_, highest) = result::stream::get_priority_range().map_err(|e| failed("asking for priorities", e))?;
         // Communication first: others wait for it, and it waits for nobody's arithmetic.
         let made = result::stream::create_with_priority(result::stream::StreamKind::NonBlocking, highest);
@@ -182,34 +208,34 @@ unsafe impl DeviceRuntime for Driver {
     }
 
     unsafe fn destroy_stream(&self, index: u16, of: Stream) {
-        if self.enter(index).is_ok() {
+        if let Ok(_relaxed) = self.call(index) {
             // SAFETY: from `create_stream`, once.
             let _ = unsafe { result::stream::destroy(stream(of)) };
         }
     }
 
     fn create_event(&self, index: u16) -> Result<Event> {
-        self.enter(index)?;
+        let _relaxed = self.call(index)?;
         // Without times an event costs the device nothing.
         let made = result::event::create(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING);
         made.map(|e| e as Event).map_err(|e| failed("making an event", e))
     }
 
     unsafe fn destroy_event(&self, index: u16, of: Event) {
-        if self.enter(index).is_ok() {
+        if let Ok(_relaxed) = self.call(index) {
             // SAFETY: from `create_event`, once.
             let _ = unsafe { result::event::destroy(event(of)) };
         }
     }
 
     unsafe fn record(&self, index: u16, mark: Event, on: Stream) -> Result {
-        self.enter(index)?;
+        let _relaxed = self.call(index)?;
         // SAFETY: both are this device's.
         unsafe { result::event::record(event(mark), stream(on)) }.map_err(|e| failed("recording an event", e))
     }
 
     unsafe fn wait(&self, index: u16, on: Stream, mark: Event) -> Result {
-        self.enter(index)?;
+        let _relaxed = self.call(index)?;
         let flags = sys::CUevent_wait_flags::CU_EVENT_WAIT_DEFAULT;
         // SAFETY: both are this device's.
         let done = unsafe { result::stream::wait_event(stream(on), event(mark), flags) };
@@ -217,7 +243,7 @@ unsafe impl DeviceRuntime for Driver {
     }
 
     unsafe fn query(&self, index: u16, mark: Event) -> Result<bool> {
-        self.enter(index)?;
+        let _relaxed = self.call(index)?;
         // SAFETY: this device's.
         match unsafe { result::event::query(event(mark)) } {
             Ok(()) => Ok(true),
@@ -226,22 +252,42 @@ unsafe impl DeviceRuntime for Driver {
         }
     }
 
+    unsafe fn check_stream(&self, index: u16, on: Stream) -> Result {
+        match on {
+            // The default stream records no graph.
+            0 | LEGACY => return Ok(()),
+            PER_THREAD => {
+                let what = "CU_STREAM_PER_THREAD is a stream of the calling thread's, which no other can wait for; give \
+                            the op a stream that was created";
+                return Err(Error::invalid(what));
+            }
+            _ => {}
+        }
+        let _relaxed = self.call(index)?;
+        // SAFETY: this device's.
+        let status = unsafe { result::stream::is_capturing(stream(on)) };
+        match status.map_err(|e| failed("asking whether a stream records a graph", e))? {
+            sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE => Ok(()),
+            _ => Err(Error::invalid("the stream records a graph; collectives in graphs are not offered")),
+        }
+    }
+
     unsafe fn copy_in(&self, index: u16, on: Stream, to: DevicePtr, from: *const u8, bytes: usize) -> Result {
-        self.enter(index)?;
+        let _relaxed = self.call(index)?;
         // SAFETY: the caller answers for both places.
         let done = unsafe { sys::cuMemcpyHtoDAsync_v2(address(to), from.cast(), bytes, stream(on)).result() };
         done.map_err(|e| failed("copying to the device", e))
     }
 
     unsafe fn copy_out(&self, index: u16, on: Stream, to: *mut u8, from: DevicePtr, bytes: usize) -> Result {
-        self.enter(index)?;
+        let _relaxed = self.call(index)?;
         // SAFETY: as above.
         let done = unsafe { sys::cuMemcpyDtoHAsync_v2(to.cast(), address(from), bytes, stream(on)).result() };
         done.map_err(|e| failed("copying from the device", e))
     }
 
     unsafe fn copy(&self, index: u16, on: Stream, to: DevicePtr, from: DevicePtr, bytes: usize) -> Result {
-        self.enter(index)?;
+        let _relaxed = self.call(index)?;
         // SAFETY: as above.
         let done = unsafe { sys::cuMemcpyDtoDAsync_v2(address(to), address(from), bytes, stream(on)).result() };
         done.map_err(|e| failed("copying inside the device", e))
@@ -280,20 +326,12 @@ unsafe impl CudaApi for Driver {
         }
     }
 
-    unsafe fn is_capturing(&self, index: u16, on: Stream) -> Result<bool> {
-        self.enter(index)?;
-        // SAFETY: this device's.
-        let status = unsafe { result::stream::is_capturing(stream(on)) };
-        let status = status.map_err(|e| failed("asking whether a stream records a graph", e))?;
-        Ok(status != sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE)
-    }
-
     fn has_kernels(&self) -> Result {
         functions::can_run(self.contexts.len())
     }
 
     unsafe fn launch(&self, index: u16, on: Stream, kernel: &Kernel, threads: usize, arguments: &[u64]) -> Result {
-        self.enter(index)?;
+        let _relaxed = self.call(index)?;
         // SAFETY: the device is current; the caller answers for the arguments.
         unsafe { self.functions.launch(index, on, kernel, threads, arguments) }
     }

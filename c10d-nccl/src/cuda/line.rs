@@ -46,11 +46,10 @@ impl Line {
         done
     }
 
-    /// Whether the caller's stream records a graph instead of running.
-    pub(crate) fn records(&self, caller: Stream) -> Result<bool> {
-        // The default stream cannot.
+    /// Refuses a stream of the caller's behind which nothing can run.
+    pub(crate) fn check(&self, caller: Stream) -> Result {
         // SAFETY: as above.
-        if caller == 0 { Ok(false) } else { unsafe { self.cuda.is_capturing(self.device, caller) } }
+        unsafe { self.cuda.check_stream(self.device, caller) }
     }
 
     /// Marks the end of what the line was given so far.

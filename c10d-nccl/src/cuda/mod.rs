@@ -9,9 +9,10 @@ mod hold;
 mod ledger;
 mod line;
 mod reduce;
+mod relaxed;
 
 pub(crate) use api::CudaApi;
 pub use available::available;
-pub(crate) use driver::Driver;
+pub(crate) use driver::{Driver, failed};
 pub(crate) use hold::{release, retain};
 pub(crate) use line::{Line, Mark};

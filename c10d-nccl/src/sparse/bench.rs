@@ -93,10 +93,8 @@ impl Bench {
     pub(super) fn new(cuda: Arc<dyn CudaApi>, index: u16, caller: Stream, deadline: Instant) -> Result<Bench> {
         cuda.enter_own(index)?;
         let mut line = Line::new(cuda.clone(), index)?;
-        let mut refused = None;
-        if line.records(caller)? {
-            refused = Some(Error::invalid("the stream records a graph; collectives in graphs are not offered"));
-        } else {
+        let refused = line.check(caller).err();
+        if refused.is_none() {
             let before = line.before(caller)?;
             line.follow(before)?;
         }

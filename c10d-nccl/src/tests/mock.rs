@@ -161,9 +161,6 @@ unsafe impl CudaApi for MockCuda {
     fn device_of(&self, _: u64) -> Result<Option<u16>> {
         Ok(Some(0))
     }
-    unsafe fn is_capturing(&self, _: u16, _: Stream) -> Result<bool> {
-        Ok(false)
-    }
     fn has_kernels(&self) -> Result {
         Ok(())
     }

@@ -119,12 +119,6 @@ unsafe impl CudaApi for FakeCuda {
             code => done("cuPointerGetAttribute", code).map(|()| u16::try_from(ordinal).ok()),
         }
     }
-    unsafe fn is_capturing(&self, index: u16, stream: Stream) -> Result<bool> {
-        self.enter(index)?;
-        // SAFETY: as above.
-        let status = answer("cuStreamIsCapturing", |status| unsafe { capture::cuStreamIsCapturing(stream, status) })?;
-        Ok(status != 0)
-    }
     fn has_kernels(&self) -> Result {
         Ok(())
     }

@@ -1,0 +1,50 @@
+//! Page-locked memory, which is of no device.
+#![allow(unsafe_code)]
+
+mod common;
+
+use c10d_core::{ReduceOp, run_ranks};
+use common::{SECOND, cuda, on, with_cpu, with_fake};
+use cudarc::driver::sys;
+
+/// Whether the device's context, which takes memory of it, was made.
+fn has_context(index: i32) -> bool {
+    let (mut flags, mut active) = (0, 0);
+    // SAFETY: writes two integers.
+    unsafe { sys::cuDevicePrimaryCtxGetState(index, &mut flags, &mut active).result() }.unwrap();
+    active != 0
+}
+
+#[test]
+fn it_makes_no_context_on_another_gpu() {
+    with_fake("it_makes_no_context_on_another_gpu", "", || {
+        let groups = with_cpu().backend("cpu:gloo-like,cuda:gloo-like");
+        run_ranks(2, groups, |pg| {
+            let index = 5 + pg.rank();
+            let mut x = on(index, &[1f32; 4]);
+            pg.all_reduce(&mut x, ReduceOp::Sum)?;
+            assert_eq!(x.to_vec::<f32>(20 * SECOND)?, [2.0; 4]);
+            Ok(())
+        })
+        .unwrap();
+        assert_eq!([0, 5, 6].map(has_context), [false, true, true]);
+    });
+}
+
+#[test]
+fn it_is_freed_on_a_thread_without_a_context() {
+    with_fake("it_is_freed_on_a_thread_without_a_context", "", || {
+        let locked = |at: u64| {
+            let mut flags = 0;
+            // SAFETY: any address may be asked for; the answer is one integer.
+            unsafe { sys::cuMemHostGetFlags(&mut flags, at as *mut _).result() }.is_ok()
+        };
+        let keep = on(5, &[1f32]);
+        let at = cuda().allocate_host(4096).expect("a device is in use") as u64;
+        assert!(locked(at));
+        // SAFETY: from above, once.
+        std::thread::spawn(move || unsafe { cuda().free_host(at as *mut u8, 4096) }).join().unwrap();
+        assert!(!locked(at), "not freed");
+        drop(keep);
+    });
+}

@@ -1,0 +1,121 @@
+//! The caller's streams: those that no op can follow, and those that record a graph while collectives run.
+#![allow(unsafe_code)]
+
+mod common;
+
+use std::sync::Barrier;
+
+use c10d_core::{
+    DeviceCoo, DispatchKey, Error, ErrorKind, GroupBuilder, ProcessGroup, ReduceOp, Result, op, run_ranks,
+};
+use common::driver::recording;
+use common::{SECOND, builder, cuda, on, with_cpu, with_fake};
+
+/// Groups whose collectives are NCCL's, and such whose are staged.
+fn both() -> [GroupBuilder; 2] {
+    [builder(), with_cpu().backend("cpu:gloo-like,cuda:gloo-like")]
+}
+
+/// Why two ranks' calls behind this stream of theirs are refused: collectives, messages, and sparse ones where the group has
+/// any. The groups go on.
+fn refusals(groups: &GroupBuilder, stream: impl Fn(&ProcessGroup) -> Result<u64> + Sync, records: bool) -> Vec<Error> {
+    let ready = Barrier::new(2);
+    let refused = run_ranks(2, groups.clone(), |pg| {
+        let (stream, device) = (stream(&pg)?, pg.rank());
+        let (mut x, mut y) = (on(device, &[1f32; 4]), on(device, &[1f32; 4]));
+        let t = sparse(&pg)?;
+        let calls = || {
+            // SAFETY: the stream is this device's and stays.
+            let collective = pg.run(unsafe { op::all_reduce(&mut x, ReduceOp::Sum).on_stream(stream) }).map(drop);
+            let message = match pg.rank() {
+                // SAFETY: as above.
+                0 => pg.run(unsafe { op::send(&y, 1, 0).on_stream(stream) }).map(drop),
+                _ => pg.run(unsafe { op::recv(&mut y, 0, 0).on_stream(stream) }).map(drop),
+            };
+            let sparse = t.map(|t| {
+                // SAFETY: as above.
+                pg.run(unsafe { op::all_reduce(t, ReduceOp::Sum).on_stream(stream) }).map(drop)
+            });
+            let refused = [Some(collective), Some(message), sparse].into_iter().flatten();
+            refused.map(|refused| refused.expect_err("no op can follow the stream")).collect::<Vec<Error>>()
+        };
+        let refused = if records { recording(stream, calls) } else { calls() };
+        ready.wait();
+        pg.all_reduce(&mut x, ReduceOp::Sum)?;
+        assert_eq!(x.to_vec::<f32>(20 * SECOND)?, [2.0; 4]);
+        Ok(refused)
+    });
+    refused.unwrap().into_iter().flatten().collect()
+}
+
+#[test]
+fn one_that_records_a_graph_is_refused() {
+    with_fake("one_that_records_a_graph_is_refused", "", || {
+        for groups in both() {
+            for e in refusals(&groups, |pg| cuda().create_stream(pg.rank() as u16), true) {
+                assert_eq!(*e.kind(), ErrorKind::InvalidArgument, "{e}");
+                assert!(e.to_string().contains("the stream records a graph"), "{e}");
+            }
+        }
+    });
+}
+
+/// It is another stream on each thread.
+#[test]
+fn the_default_stream_of_a_thread_is_refused() {
+    with_fake("the_default_stream_of_a_thread_is_refused", "", || {
+        for groups in both() {
+            for e in refusals(&groups, |_| Ok(2), false) {
+                assert_eq!(*e.kind(), ErrorKind::InvalidArgument, "{e}");
+                assert!(e.to_string().contains("CU_STREAM_PER_THREAD"), "{e}");
+            }
+        }
+    });
+}
+
+/// A graph that the program records on a stream of its own comes to a good end whatever other threads do, and so do they.
+#[test]
+fn a_graph_is_recorded_meanwhile() {
+    with_fake("a_graph_is_recorded_meanwhile", "", || {
+        for groups in both() {
+            let (begun, done) = (Barrier::new(3), Barrier::new(3));
+            std::thread::scope(|s| {
+                s.spawn(|| {
+                    let stream = cuda().create_stream(0).unwrap();
+                    recording(stream, || {
+                        begun.wait();
+                        done.wait();
+                    });
+                });
+                let sums = run_ranks(2, groups, |pg| {
+                    begun.wait();
+                    let sum = reduced(&pg);
+                    done.wait();
+                    sum
+                });
+                assert_eq!(sums.unwrap(), vec![vec![2.0; 1000]; 2]);
+            });
+        }
+    });
+}
+
+/// A sparse tensor, where the group's backend takes any.
+fn sparse(pg: &ProcessGroup) -> Result<Option<DeviceCoo>> {
+    let tensor = || DeviceCoo::new([4], 1, on(pg.rank(), &[2i64]), on(pg.rank(), &[1f32]));
+    (pg.backend(DispatchKey::Cuda)? == "nccl").then(tensor).transpose()
+}
+
+/// All kinds of calls, with memory of their own.
+fn reduced(pg: &ProcessGroup) -> Result<Vec<f32>> {
+    if let Some(t) = sparse(pg)? {
+        assert_eq!(pg.all_reduce(t, ReduceOp::Sum)?.values().to_vec::<f32>(20 * SECOND)?, [2.0]);
+    }
+    let mut y = on(pg.rank(), &[pg.rank() as f32]);
+    match pg.rank() {
+        0 => pg.send(&y, 1, 0).map(drop)?,
+        _ => pg.recv(&mut y, 0, 0).map(drop)?,
+    }
+    let mut x = on(pg.rank(), &[1f32; 1000]);
+    pg.all_reduce(&mut x, ReduceOp::Sum)?;
+    x.to_vec(20 * SECOND)
+}
