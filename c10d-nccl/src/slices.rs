@@ -3,8 +3,11 @@
 
 use std::sync::Arc;
 
-use c10d_core::{Buf, BufMut, Device, Element, Span};
+use c10d_core::{Buf, BufMut, Device, Element, Error, Result, Span};
+use cudarc::driver::sys::CUstreamCaptureStatus;
 use cudarc::driver::{CudaSlice, CudaStream, CudaView, CudaViewMut, DevicePtr, DevicePtrMut, DeviceSlice};
+
+use crate::cuda::failed;
 
 /// A slice of cudarc's as a buffer for collectives; [`on_device`] makes it.
 ///
@@ -14,7 +17,9 @@ use cudarc::driver::{CudaSlice, CudaStream, CudaView, CudaViewMut, DevicePtr, De
 /// # Order
 /// The op runs after everything that the slice's stream was given before the call, and after what cudarc knows to use the
 /// slice on other streams. When the call returns, or the work is done, the device has passed the op: any stream may use the
-/// slice.
+/// slice. Where the stream records a graph, the call is refused.
+///
+/// [`Call::on_stream`](c10d_core::Call::on_stream) needs not be said; if it is, it must be the slice's own stream.
 #[derive(Debug)]
 pub struct OnDevice<B> {
     slice: B,
@@ -54,15 +59,30 @@ impl<B> OnDevice<B> {
         self.slice
     }
 
-    /// Has the default stream, behind which the op runs unless the call says otherwise, wait for these.
-    fn join(&self, own: &Arc<CudaStream>) -> Arc<CudaStream> {
-        let default = own.context().default_stream();
-        for stream in self.after.iter().chain([own]).filter(|s| !s.cu_stream().is_null()) {
-            // What goes wrong here stays with the context, and shows at the op's own calls.
-            own.context().record_err(default.join(stream));
+    /// Has the slice's own stream wait for the others.
+    fn gather(&self, own: &CudaStream) -> Result {
+        for stream in self.after.iter().map(|s| &**s).chain([own]) {
+            match stream.capture_status().map_err(|e| failed("asking whether a stream records a graph", e))? {
+                CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE => {}
+                _ => {
+                    return Err(Error::invalid(
+                        "the slice's stream records a graph; collectives in graphs are not offered",
+                    ));
+                }
+            }
         }
-        default
+        self.after.iter().try_for_each(|stream| own.join(stream)).map_err(|e| failed("having a slice's stream wait", e))
     }
+}
+
+/// Has the default stream, behind which the op runs unless the call says otherwise, wait for a slice's.
+fn lead(own: &CudaStream) -> Result {
+    // What went wrong with cudarc's own marks it keeps to itself until it is asked.
+    let done = own.context().check_err().and_then(|()| match own.cu_stream().is_null() {
+        true => Ok(()),
+        false => own.context().default_stream().join(own),
+    });
+    done.map_err(|e| failed("having the default stream wait for a slice's", e))
 }
 
 fn span<T: Element>(at: u64, count: usize, stream: &CudaStream) -> Span {
@@ -76,12 +96,18 @@ macro_rules! buf {
         // when the pointer's user is through is not needed, since the op is over on the device before the value is free.
         unsafe impl<$($generics)*> Buf for OnDevice<$type> {
             fn span(&mut self) -> Span {
-                let own = self.slice.stream().clone();
-                let default = self.join(&own);
-                let count = self.slice.len();
-                let (at, record) = self.slice.$pointer(&default);
+                let (own, count) = (self.slice.stream().clone(), self.slice.len());
+                // Has the slice's stream wait for what cudarc knows to use the slice.
+                let (at, record) = self.slice.$pointer(&own);
                 std::mem::forget(record);
                 span::<T>(at, count, &own)
+            }
+
+            fn ready(&mut self) -> Result<Span> {
+                let own = self.slice.stream().clone();
+                self.gather(&own)?;
+                let span = self.span();
+                lead(&own).map(|()| span)
             }
         }
     )*};

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use c10d_core::{Error, ErrorKind, ReduceOp, Result, op, run_ranks};
 use c10d_nccl::on_device;
+use common::driver::recording;
 use common::{builder, with_fake};
 use cudarc::driver::{CudaContext, CudaSlice, CudaStream, DeviceRepr, DriverError};
 use half::bf16;
@@ -88,5 +89,62 @@ fn other_streams_come_before() {
             Ok(seen)
         });
         assert_eq!(got.unwrap(), vec![vec![10.0, 12.0, 14.0, 16.0]; 2]);
+    });
+}
+
+/// What is recorded does not run, so no op can follow it; the recording comes to a good end.
+#[test]
+fn a_slice_of_a_stream_that_records_a_graph_is_refused() {
+    with_fake("a_slice_of_a_stream_that_records_a_graph_is_refused", "", || {
+        run_ranks(2, builder(), |pg| -> Result<()> {
+            let (s, other) = (stream(pg.rank())?, stream(pg.rank())?);
+            let (mut x, mut y) = (cuda(s.clone_htod(&[1f32; 2]))?, cuda(other.clone_htod(&[1f32; 2]))?);
+            // No other call of CUDA's is made meanwhile.
+            pg.barrier()?;
+            recording(s.cu_stream() as u64, || {
+                for refused in [
+                    pg.all_reduce(on_device(&mut x), ReduceOp::Sum).map(drop),
+                    pg.all_reduce(on_device(&mut y).after(&s), ReduceOp::Sum).map(drop),
+                ] {
+                    let e = refused.expect_err("a graph");
+                    assert_eq!(*e.kind(), ErrorKind::InvalidArgument, "{e}");
+                    assert!(e.to_string().contains("records a graph"), "{e}");
+                }
+            });
+            pg.barrier()?;
+            pg.all_reduce(on_device(&mut x), ReduceOp::Sum)?;
+            assert_eq!(fetched(&s, &x)?, [2.0; 2]);
+            Ok(())
+        })
+        .unwrap();
+    });
+}
+
+/// The call may say what the slice knows: what comes before on other streams comes before that one, too.
+#[test]
+fn the_slices_own_stream_may_be_said() {
+    with_fake("the_slices_own_stream_may_be_said", "", || {
+        let got = run_ranks(2, builder(), |pg| -> Result<Vec<f32>> {
+            let (s, other) = (stream(pg.rank())?, stream(pg.rank())?);
+            let mut x = cuda(s.alloc_zeros::<f32>(2))?;
+            cuda(other.memcpy_htod(&[3f32, 4.0], &mut x))?;
+            let own = s.cu_stream() as u64;
+            // SAFETY: the slices' own stream, which stays; the other one is told to the second op.
+            #[allow(unsafe_code)]
+            unsafe {
+                pg.run(op::all_reduce(on_device(&mut x), ReduceOp::Sum).on_stream(own))?;
+                s.context().disable_event_tracking();
+            }
+            let mut y = cuda(s.alloc_zeros::<f32>(2))?;
+            cuda(other.join(&s))?;
+            cuda(other.memcpy_htod(&[5f32, 6.0], &mut y))?;
+            // SAFETY: as above.
+            #[allow(unsafe_code)]
+            unsafe {
+                pg.run(op::all_reduce(on_device(&mut y).after(&other), ReduceOp::Sum).on_stream(own))?;
+            }
+            Ok([fetched(&s, &x)?, fetched(&s, &y)?].concat())
+        });
+        assert_eq!(got.unwrap(), vec![vec![6.0, 8.0, 10.0, 12.0]; 2]);
     });
 }

@@ -55,7 +55,7 @@ pub struct Source<I>(pub(crate) I);
 unsafe impl<I: Buf> Buffers for Source<I> {
     type Back = I;
     fn describe(&mut self, sink: &mut Sink) -> Result {
-        sink.input(self.0.span());
+        sink.input(self.0.ready()?);
         Ok(())
     }
     fn back(self, _: Outcome) -> I {
@@ -70,7 +70,7 @@ pub struct Target<O>(pub(crate) O);
 unsafe impl<O: BufMut> Buffers for Target<O> {
     type Back = O;
     fn describe(&mut self, sink: &mut Sink) -> Result {
-        sink.output(self.0.span());
+        sink.output(self.0.ready()?);
         Ok(())
     }
     fn back(self, _: Outcome) -> O {
@@ -105,7 +105,7 @@ pub struct SourceKnown<O>(pub(crate) O);
 unsafe impl<O: BufMut> Buffers for SourceKnown<O> {
     type Back = (O, u32);
     fn describe(&mut self, sink: &mut Sink) -> Result {
-        sink.output(self.0.span());
+        sink.output(self.0.ready()?);
         Ok(())
     }
     fn back(self, outcome: Outcome) -> (O, u32) {
@@ -121,8 +121,7 @@ unsafe impl<B: BufMut> Buffers for Each<B> {
     type Back = Vec<B>;
     fn describe(&mut self, sink: &mut Sink) -> Result {
         sink.outputs.reserve_exact(self.0.len());
-        self.0.iter_mut().for_each(|b| sink.output(b.span()));
-        Ok(())
+        self.0.iter_mut().try_for_each(|b| b.ready().map(|span| sink.output(span)))
     }
     fn back(self, _: Outcome) -> Vec<B> {
         self.0
@@ -150,7 +149,7 @@ unsafe impl<B: BufMut> Buffers for Gathered<B> {
     type Back = Vec<B>;
     fn describe(&mut self, sink: &mut Sink) -> Result {
         sink.outputs.reserve_exact(self.0.len());
-        self.0.iter_mut().for_each(|b| sink.output(b.span()));
+        self.0.iter_mut().try_for_each(|b| b.ready().map(|span| sink.output(span)))?;
         let own = sink.outputs.get(self.1).copied();
         sink.input(own.ok_or_else(|| Error::invalid(format!("there is no buffer of rank {}", self.1)))?);
         Ok(())
@@ -195,7 +194,7 @@ pub struct One<B>(pub(crate) B);
 unsafe impl<B: Buf> Side for One<B> {
     type Back = B;
     fn spans(&mut self, to: &mut Spans, _: &mut usize) -> Result {
-        to.push(self.0.span());
+        to.push(self.0.ready()?);
         Ok(())
     }
     fn back(self) -> B {
@@ -211,8 +210,7 @@ unsafe impl<B: Buf> Side for Many<B> {
     type Back = Vec<B>;
     fn spans(&mut self, to: &mut Spans, _: &mut usize) -> Result {
         to.reserve_exact(self.0.len());
-        self.0.iter_mut().for_each(|b| to.push(b.span()));
-        Ok(())
+        self.0.iter_mut().try_for_each(|b| b.ready().map(|span| to.push(span)))
     }
     fn back(self) -> Vec<B> {
         self.0
@@ -231,7 +229,7 @@ unsafe impl<B: Buf> Side for Rows<B> {
             if list.len() != *row {
                 return Err(Error::invalid(format!("list 0 has {row} tensors, list {i} has {}", list.len())));
             }
-            list.iter_mut().for_each(|b| to.push(b.span()));
+            list.iter_mut().try_for_each(|b| b.ready().map(|span| to.push(span)))?;
         }
         Ok(())
     }
@@ -270,8 +268,7 @@ pub struct AtRoot<B>(pub(crate) Option<Vec<B>>);
 unsafe impl<B: Buf> Side for AtRoot<B> {
     type Back = Option<Vec<B>>;
     fn spans(&mut self, to: &mut Spans, _: &mut usize) -> Result {
-        self.0.iter_mut().flatten().for_each(|b| to.push(b.span()));
-        Ok(())
+        self.0.iter_mut().flatten().try_for_each(|b| b.ready().map(|span| to.push(span)))
     }
     fn back(self) -> Option<Vec<B>> {
         self.0

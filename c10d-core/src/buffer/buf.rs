@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use super::Span;
+use crate::Result;
 use crate::types::Element;
 
 /// A buffer that a collective may read.
@@ -21,6 +22,12 @@ use crate::types::Element;
 pub unsafe trait Buf: Send {
     /// The elements.
     fn span(&mut self) -> Span;
+
+    /// The elements as a call takes them. A device's buffer that is ready on a stream of its own has the device's default
+    /// stream wait for that here, or says why that cannot be.
+    fn ready(&mut self) -> Result<Span> {
+        Ok(self.span())
+    }
 }
 
 /// A buffer that a collective may also write.

@@ -67,7 +67,7 @@ fn versioned<B: Buf + 'static>(buffer: B, shape: &[usize], flags: Flags) -> Resu
 /// Puts everything in its final place.
 fn lay<B: Buf, M>(buffer: B, shape: &[usize], make: impl FnOnce(Tensor) -> M) -> Result<NonNull<Exported<B, M>>> {
     let mut buffer = buffer;
-    let span = buffer.span();
+    let span = buffer.ready()?;
     let count = shape.iter().try_fold(1usize, |all, size| all.checked_mul(*size));
     if count != Some(span.count()) {
         let what = format!("a buffer of {} elements is no tensor of shape {shape:?}", span.count());
