@@ -18,14 +18,14 @@ ops = {
 }
 most = int(os.environ.get("C10D_HARDWARE_MAX", 1 << 40))
 median = lambda times: sorted(times)[len(times) // 2]
-print("op,bytes,enqueue_us,end_to_end_us")
+print("op,bytes,enqueue_us,cpu_us,end_to_end_us")
 for name, op in ops.items():
     for size in [s for s in [4, 4 << 10, 1 << 20, 16 << 20, 256 << 20] if s <= most]:
         x, y = torch.zeros(size // 4, device="cuda"), torch.zeros(size // 4, device="cuda")
         torch.cuda.synchronize()
-        enqueue, whole = [], []
+        enqueue, cpu, whole = [], [], []
         for i in range((20 if size > 8 << 20 else 100) + 5):
-            begun = time.perf_counter()
+            begun, used = time.perf_counter(), time.process_time()
             work = op(x, y)
             started = time.perf_counter()
             work.wait()
@@ -33,5 +33,6 @@ for name, op in ops.items():
             if i >= 5:
                 enqueue.append((started - begun) * 1e6)
                 whole.append((time.perf_counter() - begun) * 1e6)
-        print(f"{name},{size},{median(enqueue):.2f},{median(whole):.2f}")
+                cpu.append((time.process_time() - used) * 1e6)
+        print(f"{name},{size},{median(enqueue):.2f},{median(cpu):.2f},{median(whole):.2f}")
 dist.destroy_process_group()
