@@ -28,7 +28,7 @@ fn tensors_of_both_devices() {
             assert_eq!(tensor.device(), Device::cuda(pg.rank() as u16));
             let mut back = [0f32; 3];
             let index = pg.rank() as u16;
-            let until = std::time::Instant::now() + SECOND;
+            let until = std::time::Instant::now() + 60 * SECOND;
             // SAFETY: three floats on both sides, which nobody else uses, until the stream was waited for.
             #[allow(unsafe_code)]
             unsafe {

@@ -12,7 +12,7 @@ fn all_reduce_of_four() {
             let mut x = on(pg.rank(), &[pg.rank() as f32, 1.0]);
             pg.all_reduce(&mut x, ReduceOp::Sum)?;
             let y = pg.start(op::all_reduce(x, ReduceOp::Avg)).wait()?;
-            let y = y.to_vec(SECOND);
+            let y = y.to_vec(60 * SECOND);
             pg.shutdown()?;
             y
         });
@@ -31,7 +31,7 @@ fn messages_cross() {
             let mut x = on(pg.rank(), &vec![0i64; 100_000]);
             pg.recv(&mut x, other, 0)?;
             send.wait()?;
-            x.to_vec(SECOND)
+            x.to_vec(60 * SECOND)
         });
         let got = got.unwrap();
         assert!(got[0].iter().all(|v| *v == 1) && got[1].iter().all(|v| *v == 0));
@@ -48,7 +48,7 @@ fn splits_on_some_ranks() {
             let (input, output) = (on(pg.rank(), &[first, first + 1, first + 2]), on(pg.rank(), &[0u8; 3]));
             let call = op::all_to_all_single(input, output);
             let call = if pg.rank() == 1 { call.splits(&[1, 1, 1], &[1, 1, 1]) } else { call };
-            pg.run(call)?.1.to_vec(SECOND)
+            pg.run(call)?.1.to_vec(60 * SECOND)
         });
         assert_eq!(got.unwrap(), [[0, 10, 20], [1, 11, 21], [2, 12, 22]]);
     });
@@ -64,10 +64,10 @@ fn sub_groups_are_split_off() {
                 // The library numbers the ranks as the group does.
                 let mut x = on(device, &[device as f32]);
                 pg.broadcast(&mut x, 0)?;
-                assert_eq!(x.to_vec::<f32>(SECOND)?, [pg.global_rank(0).unwrap() as f32]);
+                assert_eq!(x.to_vec::<f32>(60 * SECOND)?, [pg.global_rank(0).unwrap() as f32]);
                 let mut x = on(device, &[device as f32]);
                 pg.all_reduce(&mut x, ReduceOp::Sum)?;
-                seen.push(x.to_vec::<f32>(SECOND)?[0]);
+                seen.push(x.to_vec::<f32>(60 * SECOND)?[0]);
                 Ok(())
             };
             // Two ranks are in no part.
@@ -100,11 +100,11 @@ fn a_group_is_shrunk() {
                 let rest = pg.shrink(&[1])?;
                 let mut x = on(pg.rank(), &[1.0 + pg.rank() as f32]);
                 rest.all_reduce(&mut x, ReduceOp::Sum)?;
-                seen = x.to_vec(SECOND)?;
+                seen = x.to_vec(60 * SECOND)?;
             }
             let mut x = work.wait()?;
             pg.all_reduce(&mut x, ReduceOp::Sum)?;
-            seen.push(x.to_vec::<f32>(SECOND)?[49_999]);
+            seen.push(x.to_vec::<f32>(60 * SECOND)?[49_999]);
             Ok(seen)
         });
         assert_eq!(got.unwrap(), [vec![4.0, 9.0], vec![9.0], vec![4.0, 9.0]]);
@@ -156,7 +156,7 @@ fn threads_on_one_gpu_share_its_default_stream() {
                 pg.all_reduce(&mut x, ReduceOp::Sum)?;
             }
             let y = pg.start(op::broadcast(x, 1)).wait()?;
-            y.to_vec(SECOND)
+            y.to_vec(60 * SECOND)
         });
         assert_eq!(got.unwrap(), vec![vec![27; 100]; 3]);
     });

@@ -3,25 +3,32 @@
 mod common;
 
 use std::sync::Barrier;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use c10d_core::device::DeviceBuffer;
 use c10d_core::{Buf, BufMut, DType, Device, Error, ErrorKind, ProcessGroup, ReduceOp, Result, Span, op, run_ranks};
 use common::{SECOND, builder, driver, on, place, with_fake, within};
 
 /// No timing decides a test; a hang would.
-const CAP: Duration = Duration::from_secs(20);
-const SHORT: Duration = Duration::from_millis(700);
+const CAP: Duration = Duration::from_secs(100);
+/// For what the script does not let end, and for nothing else.
+const SHORT: Duration = Duration::from_secs(2);
+/// For what must be over before, however busy the machine is.
+const LONG: Duration = Duration::from_secs(60);
 
 /// What each rank of two sees when it makes a group and reduces.
 fn two(body: impl Fn(&ProcessGroup) -> Result + Sync) -> Vec<Result> {
-    let made = run_ranks(2, builder().timeout(3 * SECOND), |pg| Ok(body(&pg)));
+    let made = run_ranks(2, builder().timeout(LONG), |pg| Ok(body(&pg)));
     made.unwrap_or_else(|e| vec![Err(e.clone()), Err(e)])
 }
 
 fn reduce(pg: &ProcessGroup) -> Result {
+    reduce_within(pg, LONG)
+}
+
+fn reduce_within(pg: &ProcessGroup, timeout: Duration) -> Result {
     let mut x = on(pg.rank(), &[1f32; 1000]);
-    pg.run(op::all_reduce(&mut x, ReduceOp::Sum).timeout(SHORT)).map(drop)
+    pg.run(op::all_reduce(&mut x, ReduceOp::Sum).timeout(timeout)).map(drop)
 }
 
 fn error(result: &Result) -> &Error {
@@ -30,11 +37,15 @@ fn error(result: &Result) -> &Error {
 
 /// The op that hangs ends in time, and the group stays failed with its first cause.
 fn ends_in_time(test: &str, script: &str, words: &'static str) {
+    ends_within(SHORT, test, script, words);
+}
+
+fn ends_within(timeout: Duration, test: &str, script: &str, words: &'static str) {
     with_fake(test, script, move || {
         let results = within(CAP, || {
             two(|pg| {
                 reduce(pg)?;
-                let first = reduce(pg).expect_err("the script hangs the second");
+                let first = reduce_within(pg, timeout).expect_err("the script hangs the second");
                 let later = reduce(pg).expect_err("the group is failed");
                 assert_eq!(later.report().what, first.report().what, "the first cause stays");
                 assert_eq!(pg.failure().map(|e| e.report().what.clone()), Some(first.report().what.clone()));
@@ -67,19 +78,19 @@ fn an_event_query_that_hangs_is_named() {
 #[test]
 fn an_asynchronous_error_has_the_librarys_words() {
     let words = "the fault script ends the connection";
-    ends_in_time("an_asynchronous_error_has_the_librarys_words", "error=1", words);
+    ends_within(LONG, "an_asynchronous_error_has_the_librarys_words", "error=1", words);
 }
 
 #[test]
 fn a_lost_context_says_what_to_do() {
-    ends_in_time("a_lost_context_says_what_to_do", "lost=1", "the CUDA context is lost: restart this process");
+    ends_within(LONG, "a_lost_context_says_what_to_do", "lost=1", "the CUDA context is lost: restart this process");
 }
 
 #[test]
 fn a_message_that_does_not_come_names_its_sender() {
     with_fake("a_message_that_does_not_come_names_its_sender", "", || {
         let errors = within(CAP, || {
-            run_ranks(2, builder().timeout(3 * SECOND), |pg| {
+            run_ranks(2, builder().timeout(LONG), |pg| {
                 if pg.rank() == 1 {
                     return Ok(None);
                 }
@@ -118,11 +129,8 @@ fn abort_ends_what_is_in_flight() {
             two(|pg| {
                 let x = on(pg.rank(), &[1f32; 10]);
                 let work = pg.start(op::all_reduce(x, ReduceOp::Sum));
-                let begun = Instant::now();
                 pg.abort("enough");
-                let e = work.wait().expect_err("aborted").error;
-                assert!(begun.elapsed() < 2 * SECOND, "its own time would be three seconds");
-                Err(e)
+                Err(work.wait().expect_err("aborted").error)
             })
         });
         assert!(results.iter().all(|r| *error(r).kind() == ErrorKind::Aborted), "{results:?}");

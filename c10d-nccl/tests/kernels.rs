@@ -28,7 +28,7 @@ fn reduced<T: Element>(r: &dyn DeviceReduce, op: ReduceOp, acc: &[T], with: &[T]
     let (mut x, mut y) = (on(0, acc), on(0, with));
     // SAFETY: both have as many elements; they are read when the stream has passed the kernel.
     unsafe { r.reduce(0, 0, op, T::DTYPE, place(&mut x), place(&mut y), acc.len()) }.unwrap();
-    x.to_vec(10 * SECOND).unwrap()
+    x.to_vec(60 * SECOND).unwrap()
 }
 
 fn agrees<T: Element + Debug>(op: ReduceOp, make: fn(u64) -> T, bits: fn(T) -> u64, combine: fn(T, T) -> T) {
@@ -99,7 +99,7 @@ macro_rules! floats {
                     let mut x = on(0, &data);
                     // SAFETY: as many elements, read when the stream has passed the kernel.
                     unsafe { r.scale(0, 0, by, <$t as Element>::DTYPE, place(&mut x), n) }.unwrap();
-                    for (got, was) in x.to_vec::<$t>(10 * SECOND).unwrap().into_iter().zip(data) {
+                    for (got, was) in x.to_vec::<$t>(60 * SECOND).unwrap().into_iter().zip(data) {
                         let want = $narrow(match by {
                             Scale::Times(f) => $widen(was) * f as $wide,
                             Scale::Over(f) => $widen(was) / f as $wide,
@@ -147,7 +147,7 @@ fn without_kernels_the_host_reduces() {
         let sums = run_ranks(2, builder, |pg| {
             let mut x = on(pg.rank(), &[1.5f32, f32::from(pg.rank() as u8)]);
             pg.all_reduce(&mut x, ReduceOp::Sum)?;
-            x.to_vec::<f32>(SECOND)
+            x.to_vec::<f32>(60 * SECOND)
         });
         assert_eq!(sums.unwrap(), vec![vec![3.0, 1.0]; 2]);
     });

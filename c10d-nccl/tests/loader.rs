@@ -170,7 +170,7 @@ fn an_optional_function_may_be_missing() {
             let me = pg.rank() as i32;
             let (mut x, mut y) = (on(pg.rank(), &[me, 10 + me]), on(pg.rank(), &[0i32; 2]));
             pg.all_to_all_single(&mut x, &mut y)?;
-            y.to_vec::<i32>(SECOND)
+            y.to_vec::<i32>(60 * SECOND)
         });
         assert_eq!(got.unwrap(), [[0, 1], [10, 11]]);
     });

@@ -1,4 +1,5 @@
-//! What one rank's trouble is to the others: known at once through the CPU backend, long before any deadline.
+//! What one rank's trouble is to the others: known through the CPU backend, and told before any deadline is over, which would
+//! be another error.
 
 mod common;
 
@@ -11,8 +12,8 @@ use c10d_rendezvous::tcp_store::ServerOptions;
 use c10d_rendezvous::{TcpStore, TcpStoreServer};
 use common::{SECOND, command, folder, on, with_cpu, with_fake, within};
 
-/// Deadlines are sixty seconds here.
-const CAP: Duration = Duration::from_secs(20);
+/// No timing decides a test; a hang would.
+const CAP: Duration = Duration::from_secs(100);
 const RANK: &str = "C10D_NCCL_TEST_RANK";
 const PORT: &str = "C10D_NCCL_TEST_PORT";
 /// The rank that dies.
@@ -76,11 +77,11 @@ fn what_nccl_says_on_one_rank_reaches_the_others() {
 fn rank() {
     let number = |name| std::env::var(name).ok().map(|text| text.parse::<u32>().unwrap());
     let (Some(rank), Some(port), Some(mortal)) = (number(RANK), number(PORT), number(MORTAL)) else { return };
-    let store = Arc::new(TcpStore::connect("127.0.0.1", port as u16, Instant::now() + 20 * SECOND).unwrap());
+    let store = Arc::new(TcpStore::connect("127.0.0.1", port as u16, Instant::now() + 60 * SECOND).unwrap());
     let pg = with_cpu().rank(rank).size(3).store(store.clone()).build().unwrap();
     pg.all_reduce(on(rank, &[1f32; 10]), ReduceOp::Sum).unwrap();
     let work = pg.start(op::all_reduce(on(rank, &[1f32; 10]), ReduceOp::Sum));
-    let soon = Instant::now() + 20 * SECOND;
+    let soon = Instant::now() + 60 * SECOND;
     store.set(&format!("well/{rank}"), b"", soon).unwrap();
     if rank == mortal {
         // The others are through with the first call.
@@ -93,7 +94,7 @@ fn rank() {
     let rest = pg.shrink(&e.report().guilty).unwrap();
     let mut x = on(rank, &[1f32 + rank as f32]);
     rest.all_reduce(&mut x, ReduceOp::Sum).unwrap();
-    println!("rank {rank} goes on as {} of {}: {:?}", rest.rank(), rest.size(), x.to_vec::<f32>(SECOND).unwrap());
+    println!("rank {rank} goes on as {} of {}: {:?}", rest.rank(), rest.size(), x.to_vec::<f32>(60 * SECOND).unwrap());
 }
 
 #[test]

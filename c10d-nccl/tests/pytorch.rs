@@ -40,18 +40,18 @@ fn ops(dialect: &str, store: Arc<dyn Store>, rank: u32) -> Result {
     let pg = with_torch(dialect, store, rank).build()?;
     let mut x = on(rank, &[1.0 + rank as f32, 10.0]);
     pg.all_reduce(&mut x, ReduceOp::Sum)?;
-    assert_eq!(x.to_vec::<f32>(SECOND)?, [3.0, 20.0]);
+    assert_eq!(x.to_vec::<f32>(60 * SECOND)?, [3.0, 20.0]);
     pg.barrier()?;
 
     let (_, all) = pg.all_gather(on(rank, &[rank as f32, 5.0]), vec![on(rank, &[0f32; 2]), on(rank, &[0f32; 2])])?;
-    let all: Vec<Vec<f32>> = all.iter().map(|t| t.to_vec(SECOND)).collect::<Result<_>>()?;
+    let all: Vec<Vec<f32>> = all.iter().map(|t| t.to_vec(60 * SECOND)).collect::<Result<_>>()?;
     assert_eq!(all, [[0.0, 5.0], [1.0, 5.0]]);
     let inputs = vec![on(rank, &[1f32, 2.0]), on(rank, &[3f32, 4.0])];
     let (_, sum) = pg.reduce_scatter(inputs, on(rank, &[0f32; 2]), ReduceOp::Sum)?;
-    assert_eq!(sum.to_vec::<f32>(SECOND)?, [[2.0, 4.0], [6.0, 8.0]][rank as usize]);
+    assert_eq!(sum.to_vec::<f32>(60 * SECOND)?, [[2.0, 4.0], [6.0, 8.0]][rank as usize]);
     let mine = 10.0 * rank as f32;
     let (_, parts) = pg.all_to_all_single(on(rank, &[mine, mine + 1.0]), on(rank, &[0f32; 2]))?;
-    assert_eq!(parts.to_vec::<f32>(SECOND)?, [rank as f32, 10.0 + rank as f32]);
+    assert_eq!(parts.to_vec::<f32>(60 * SECOND)?, [rank as f32, 10.0 + rank as f32]);
 
     let (sent, mut got, peer) = (on(rank, &[7.0 + rank as f32]), on(rank, &[0f32]), 1 - rank);
     if rank == 0 {
@@ -61,7 +61,7 @@ fn ops(dialect: &str, store: Arc<dyn Store>, rank: u32) -> Result {
         pg.recv(&mut got, peer, 3)?;
         pg.send(&sent, peer, 3)?;
     }
-    assert_eq!(got.to_vec::<f32>(SECOND)?, [7.0 + peer as f32]);
+    assert_eq!(got.to_vec::<f32>(60 * SECOND)?, [7.0 + peer as f32]);
     assert!(pg.new_group(&[0]).is_err_and(|e| *e.kind() == ErrorKind::Unsupported));
     Ok(())
 }

@@ -42,7 +42,7 @@ fn refusals(groups: &GroupBuilder, stream: impl Fn(&ProcessGroup) -> Result<u64>
         let refused = if records { recording(stream, calls) } else { calls() };
         ready.wait();
         pg.all_reduce(&mut x, ReduceOp::Sum)?;
-        assert_eq!(x.to_vec::<f32>(20 * SECOND)?, [2.0; 4]);
+        assert_eq!(x.to_vec::<f32>(60 * SECOND)?, [2.0; 4]);
         Ok(refused)
     });
     refused.unwrap().into_iter().flatten().collect()
@@ -108,7 +108,7 @@ fn sparse(pg: &ProcessGroup) -> Result<Option<DeviceCoo>> {
 /// All kinds of calls, with memory of their own.
 fn reduced(pg: &ProcessGroup) -> Result<Vec<f32>> {
     if let Some(t) = sparse(pg)? {
-        assert_eq!(pg.all_reduce(t, ReduceOp::Sum)?.values().to_vec::<f32>(20 * SECOND)?, [2.0]);
+        assert_eq!(pg.all_reduce(t, ReduceOp::Sum)?.values().to_vec::<f32>(60 * SECOND)?, [2.0]);
     }
     let mut y = on(pg.rank(), &[pg.rank() as f32]);
     match pg.rank() {
@@ -117,5 +117,5 @@ fn reduced(pg: &ProcessGroup) -> Result<Vec<f32>> {
     }
     let mut x = on(pg.rank(), &[1f32; 1000]);
     pg.all_reduce(&mut x, ReduceOp::Sum)?;
-    x.to_vec(20 * SECOND)
+    x.to_vec(60 * SECOND)
 }

@@ -120,7 +120,7 @@ pub(crate) fn cuda() -> Arc<dyn DeviceRuntime> {
 
 /// Elements on a device.
 pub(crate) fn on<T: Element>(index: u32, data: &[T]) -> DeviceBuffer {
-    DeviceBuffer::from_slice(&cuda(), index as u16, data, 10 * SECOND).unwrap()
+    DeviceBuffer::from_slice(&cuda(), index as u16, data, 60 * SECOND).unwrap()
 }
 
 /// Whether this is over within the time.
