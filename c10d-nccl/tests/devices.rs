@@ -29,7 +29,7 @@ fn the_same_in_a_part_of_the_group() {
     with_fake("the_same_in_a_part_of_the_group", "", || {
         let got = run_ranks(4, with_cpu(), |pg| -> Result<Vec<f32>> {
             let Some(part) = pg.new_group(&[3, 1])? else { return Ok(Vec::new()) };
-            let t = DeviceCoo::new(&[4], 1, on(pg.rank(), &[2i64]), on(pg.rank(), &[pg.rank() as f32]))?;
+            let t = DeviceCoo::new([4], 1, on(pg.rank(), &[2i64]), on(pg.rank(), &[pg.rank() as f32]))?;
             part.all_reduce(t, ReduceOp::Sum)?.values().to_vec(60 * SECOND)
         });
         assert_eq!(got.unwrap(), [vec![], vec![4.0], vec![], vec![4.0]]);

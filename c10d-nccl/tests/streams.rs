@@ -30,6 +30,7 @@ fn refusals(groups: &GroupBuilder, stream: impl Fn(&ProcessGroup) -> Result<u64>
             let message = match pg.rank() {
                 // SAFETY: as above.
                 0 => pg.run(unsafe { op::send(&y, 1, 0).on_stream(stream) }).map(drop),
+                // SAFETY: as above.
                 _ => pg.run(unsafe { op::recv(&mut y, 0, 0).on_stream(stream) }).map(drop),
             };
             let sparse = t.map(|t| {
