@@ -5,7 +5,7 @@ use std::ffi::{CString, c_int};
 
 use c10d_core::device::{DevicePtr, DeviceRuntime, Event, Stream};
 use c10d_core::{Device, Error, ErrorKind, Result};
-use c10d_fake_nccl::{capture, cuda as driver, kernels};
+use c10d_fake_nccl::{cuda as driver, kernels};
 
 use crate::cuda::CudaApi;
 use crate::kernels::Kernel;
