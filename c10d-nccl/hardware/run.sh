@@ -146,6 +146,9 @@ if part two; then
   row_of_230 "NCCL 2.30 or later, 2 threads on one GPU" "$bin/nccl_threads" w2/
   row_of_230 "sparse over NCCL 2.30 or later, 2 threads on one GPU" C10D_HARDWARE_RANKS=2 "$bin/sparse" sums_of_anything
   row "NCCL over sockets, 2 processes that say they are two hosts" env "${two_hosts[@]}" "$bin/nccl_processes" w2/
+  row_of_230 "split and shrink, 2 ranks on one GPU" "$bin/c10d" run -n 2 -- "$bin/hardware" derived
+  row "split and shrink, 2 processes that say they are two hosts" \
+    env "${two_hosts[@]}" "$bin/c10d" run -n 2 -- "$bin/hardware" derived
 fi
 if part ends; then
   row_of_230 "timeout and abort, 2 ranks on one GPU" "$bin/c10d" run -n 2 -- "$bin/hardware" ends

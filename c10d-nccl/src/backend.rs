@@ -6,14 +6,14 @@ use std::time::Instant;
 
 use c10d_core::device::DeviceRuntime;
 use c10d_core::{Backend, Capabilities, Error, ErrorKind, GroupInit, Job, Result};
-use crossbeam_channel::{Sender, bounded};
+use crossbeam_channel::bounded;
 
-use crate::channel::{Item, Rest, Share};
+use crate::channel::{Derive, Heir, Item};
 use crate::comms::Comms;
 use crate::cuda::CudaApi;
 use crate::dialect::Dialect;
 use crate::engine::{Order, Origin};
-use crate::nccl::{Communicator, NcclApi, Optional};
+use crate::nccl::{NcclApi, Optional};
 use crate::start::{Facts, Running, connect, run};
 use crate::task::Task;
 use crate::types::{CAPABILITIES, LEGACY_CAPABILITIES};
@@ -27,23 +27,20 @@ impl Nccl {
     }
 
     /// Has the communicator make another, in order with the ops.
-    fn derive(&self, what: &str, item: impl FnOnce(Sender<Communicator>) -> Item, init: &GroupInit) -> Result<Nccl> {
+    fn derive(&self, what: &str, how: Derive, init: &GroupInit) -> Result<Nccl> {
         let Running { nccl, cuda, device, board, orders, .. } = &self.0;
         let facts = Facts::of(init, *device)?;
         let (answer, answered) = bounded(1);
         let gone = || board.failure().unwrap_or_else(|| Error::new(ErrorKind::Shutdown, "the group is closed"));
-        orders.send(Order::Do(item(answer))).map_err(|_| gone())?;
+        // The new group fails by itself, so its communicators are entered apart.
+        let comms = Arc::new(Comms::new(nccl.clone(), cuda.clone(), *device));
+        let heir = Heir { comms: comms.clone(), answer };
+        orders.send(Order::Do(Item::Derive(how, Some(heir)))).map_err(|_| gone())?;
         let comm = answered.recv_deadline(init.deadline).map_err(|_| {
             let what = format!("{what} did not come back in time{}", board.inside());
             board.failure().unwrap_or_else(|| Error::new(ErrorKind::Timeout, what))
         })?;
-        let comms = comm.comms().clone();
         Ok(Nccl(run(nccl.clone(), cuda.clone(), comms, facts, Origin::Split(comm))?))
-    }
-
-    /// The new group fails by itself, so its communicators are entered apart.
-    fn apart(&self) -> Arc<Comms> {
-        Arc::new(Comms::new(self.0.nccl.clone(), self.0.cuda.clone(), self.0.device))
     }
 }
 
@@ -104,8 +101,8 @@ unsafe impl Backend for Nccl {
     }
 
     fn split(&self, ranks: &[u32], init: &GroupInit) -> Option<Result<Arc<dyn Backend>>> {
-        let share = Share { color: ranks.iter().copied().min()?, key: init.rank, comms: self.apart() };
-        let made = self.derive("ncclCommSplit", |answer| Item::Split(Some((share, answer))), init);
+        let how = Derive::Split { color: Some(ranks.iter().copied().min()?), key: init.rank };
+        let made = self.derive("ncclCommSplit", how, init);
         Some(made.map(|nccl| Arc::new(nccl) as Arc<dyn Backend>))
     }
 
@@ -118,14 +115,13 @@ unsafe impl Backend for Nccl {
             Err(e) => return Some(Err(e)),
         }
         let without = (0..self.0.size).filter(|r| !ranks.contains(r)).map(|r| r as i32).collect();
-        let rest = Rest { without, comms: self.apart() };
-        let made = self.derive("ncclCommShrink", |answer| Item::Shrink(rest, answer), init);
+        let made = self.derive("ncclCommShrink", Derive::Shrink { without }, init);
         Some(made.map(|nccl| Arc::new(nccl) as Arc<dyn Backend>))
     }
 
     fn no_split(&self) {
         // Where the thread is gone, the group has failed, and the others see that.
-        let _ = self.0.orders.send(Order::Do(Item::Split(None)));
+        let _ = self.0.orders.send(Order::Do(Item::Derive(Derive::Split { color: None, key: 0 }, None)));
     }
 
     fn device(&self) -> Option<Arc<dyn DeviceRuntime>> {

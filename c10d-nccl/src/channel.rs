@@ -12,7 +12,7 @@ use crate::boot::Ids;
 use crate::comms::Comms;
 use crate::cuda::{CudaApi, Line, Mark};
 use crate::dialect::Dialect;
-use crate::nccl::{Communicator, NcclApi, RedOp, UniqueId};
+use crate::nccl::{Child, Communicator, NcclApi, RedOp, UniqueId};
 use crate::ops::Plan;
 use crate::scratch::Scratch;
 use crate::task::Task;
@@ -48,28 +48,28 @@ pub(crate) enum Between {
 /// What is done in the order in which it came.
 pub(crate) enum Item {
     Run(Task),
-    /// Divides the communicator: what this rank gets, and whom to give it; `None`: nothing.
-    Split(Option<(Share, Sender<Communicator>)>),
-    /// Makes a communicator of the ranks that are left.
-    Shrink(Rest, Sender<Communicator>),
+    /// Makes another communicator of this one; `None`: this rank has no part in it.
+    Derive(Derive, Option<Heir>),
 }
 
-/// The ranks that are left.
-pub(crate) struct Rest {
-    /// The others.
-    pub(crate) without: Vec<i32>,
-    /// Where the new communicator is entered.
-    pub(crate) comms: Arc<Comms>,
+/// How another communicator is made of one.
+pub(crate) enum Derive {
+    /// By dividing the ranks.
+    Split {
+        /// The lowest rank of this rank's part; `None`: it is in no part.
+        color: Option<u32>,
+        /// This rank's number in it.
+        key: u32,
+    },
+    /// By leaving these ranks behind.
+    Shrink { without: Vec<i32> },
 }
 
-/// What a rank gets of a division.
-pub(crate) struct Share {
-    /// The lowest rank of the part.
-    pub(crate) color: u32,
-    /// This rank's number in it.
-    pub(crate) key: u32,
-    /// Where the new communicator is entered.
+/// Who gets a communicator that is made.
+pub(crate) struct Heir {
+    /// Where it is entered.
     pub(crate) comms: Arc<Comms>,
+    pub(crate) answer: Sender<Communicator>,
 }
 
 enum State {
@@ -80,6 +80,11 @@ enum State {
         pause: Duration,
     },
     Connecting,
+    /// Another communicator is being made of this one.
+    Deriving {
+        child: Child,
+        heir: Option<Heir>,
+    },
     Ready,
     /// Calls were accepted that are not through yet.
     Issuing {
@@ -178,15 +183,15 @@ impl Channel {
         let moved = match &self.state {
             State::Seeking { .. } => self.seek(means)?,
             State::Connecting => self.ask(means)? && self.enter(State::Ready),
+            State::Deriving { .. } => self.ask(means)? && self.derived()?,
             State::Issuing { .. } => self.ask(means)? && self.issued(means)?,
             // The library wants nothing in flight.
-            State::Ready if !self.flights.is_empty() && matches!(self.queue.front(), Some((Item::Shrink(..), _))) => {
+            State::Ready if !self.flights.is_empty() && matches!(self.queue.front(), Some((Item::Derive(..), _))) => {
                 false
             }
             State::Ready => match self.queue.pop_front() {
                 Some((Item::Run(task), before)) => self.issue(means, task, before)?,
-                Some((Item::Split(share), _)) => self.split(means, share)?,
-                Some((Item::Shrink(rest, answer), _)) => self.shrink(means, &rest, &answer)?,
+                Some((Item::Derive(how, heir), _)) => self.derive(means, &how, heir)?,
                 None => false,
             },
         };
@@ -245,25 +250,24 @@ impl Channel {
         Ok(self.enter(State::Connecting))
     }
 
-    /// Takes part in dividing the communicator, which is busy with that for a while.
-    fn split(&mut self, means: &Means, share: Option<(Share, Sender<Communicator>)>) -> Result<bool> {
+    /// Begins to make another communicator of this one, which is busy with that for a while.
+    fn derive(&mut self, means: &Means, how: &Derive, heir: Option<Heir>) -> Result<bool> {
         let Some(comm) = &self.comm else { return Ok(false) };
-        let part = share.as_ref().map(|(share, _)| share);
-        let (color, key, comms) = part.map_or((None, 0, &means.comms), |p| (Some(p.color), p.key, &p.comms));
-        let made = means.board.calling("ncclCommSplit", || comm.split(color, key, comms))?;
-        if let (Some((_, answer)), Some(made)) = (share, made) {
-            // Whoever asked may have given up.
-            let _ = answer.send(made);
-        }
-        Ok(self.enter(State::Connecting))
+        let child = match how {
+            Derive::Split { color, key } => means.board.calling("ncclCommSplit", || comm.split(*color, *key)),
+            Derive::Shrink { without } => means.board.calling("ncclCommShrink", || comm.shrink(without)),
+        }?;
+        Ok(self.enter(State::Deriving { child, heir }))
     }
 
-    fn shrink(&mut self, means: &Means, rest: &Rest, answer: &Sender<Communicator>) -> Result<bool> {
-        let Some(comm) = &self.comm else { return Ok(false) };
-        let made = means.board.calling("ncclCommShrink", || comm.shrink(&rest.without, &rest.comms))?;
-        // Whoever asked may have given up.
-        let _ = answer.send(made);
-        Ok(self.enter(State::Connecting))
+    /// The communicator is ready again: gives away what was made of it.
+    fn derived(&mut self) -> Result<bool> {
+        let State::Deriving { child, heir } = std::mem::replace(&mut self.state, State::Ready) else { return Ok(false) };
+        if let (Some(comm), Some(heir)) = (&self.comm, heir) {
+            // Whoever asked may have given up.
+            let _ = heir.answer.send(comm.made(child, &heir.comms)?);
+        }
+        Ok(true)
     }
 
     /// Gives a task's calls to the library, behind what the caller's stream has to do before.

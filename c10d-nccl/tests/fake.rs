@@ -89,6 +89,30 @@ fn sub_groups_are_split_off() {
     });
 }
 
+/// The library wants nothing in flight on a communicator that it divides; the fake refuses that.
+#[test]
+fn a_group_is_split_behind_what_is_in_flight() {
+    with_fake("a_group_is_split_behind_what_is_in_flight", "", || {
+        let (started, goes_on) = crossbeam_channel::bounded(1);
+        let got = run_ranks(2, builder(), |pg| -> Result<Vec<f32>> {
+            if pg.rank() == 1 {
+                // Rank 0's op waits for this one; its split is asked for meanwhile.
+                let _ = goes_on.recv();
+                std::thread::sleep(SECOND / 10);
+            }
+            let work = pg.start(op::all_reduce(on(pg.rank(), &[1f32; 10]), ReduceOp::Sum));
+            if pg.rank() == 0 {
+                let _ = started.send(());
+            }
+            let both = pg.split(Some(0), 1 - pg.rank())?.expect("each has a color");
+            let mut x = work.wait()?;
+            both.all_reduce(&mut x, ReduceOp::Sum)?;
+            Ok(vec![x.to_vec::<f32>(SECOND)?[9], both.rank() as f32])
+        });
+        assert_eq!(got.unwrap(), [[4.0, 1.0], [4.0, 0.0]]);
+    });
+}
+
 /// Ranks are left behind by the library, in order with what is in flight; the old group goes on, and so does the new one.
 #[test]
 fn a_group_is_shrunk() {

@@ -1,6 +1,7 @@
 //! What `hardware/run.sh` runs besides the suite: times beside PyTorch's, a communicator shared with PyTorch, the ends of
-//! ops that never end. Ranks are told who they are by a launcher's variables (`c10d run`).
+//! ops that never end, groups made of others. Ranks are told who they are by a launcher's variables (`c10d run`).
 
+mod derived;
 mod ends;
 mod mixed;
 mod times;
@@ -10,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use c10d_core::device::{DeviceBuffer, DeviceRuntime};
-use c10d_core::{Element, GroupBuilder, Result};
+use c10d_core::{Element, Error, GroupBuilder, Result};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -31,8 +32,9 @@ fn main() -> ExitCode {
         "staged" => times::staged(),
         "mixed" => mixed::run(),
         "ends" => ends::run(),
+        "derived" => derived::run(),
         _ => {
-            eprintln!("hardware world1|staged|mixed DIALECT|ends");
+            eprintln!("hardware world1|staged|mixed DIALECT|ends|derived");
             return ExitCode::FAILURE;
         }
     };
@@ -57,4 +59,8 @@ fn on<T: Element>(data: &[T]) -> Result<DeviceBuffer> {
 fn builder(map: &str) -> GroupBuilder {
     let providers = [&c10d_nccl::PROVIDER, &c10d_gloo_like::PROVIDER];
     GroupBuilder::new().providers(&providers).backend(map).hint("nccl.device", "0").timeout(MINUTE)
+}
+
+fn same(what: &str, got: &[f32], want: &[f32]) -> Result<()> {
+    if got == want { Ok(()) } else { Err(Error::invalid(format!("{what} gave {got:?} instead of {want:?}"))) }
 }

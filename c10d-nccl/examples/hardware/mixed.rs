@@ -1,8 +1,8 @@
 //! One rank of a communicator whose other rank is PyTorch's; see torch_mixed.py.
 
-use c10d_core::{Error, ReduceOp, Result};
+use c10d_core::{ReduceOp, Result};
 
-use super::{MINUTE, SECOND, builder, on};
+use super::{MINUTE, SECOND, builder, on, same};
 
 pub(super) fn run() -> Result<()> {
     let dialect = std::env::args().nth(2).unwrap_or_default();
@@ -28,8 +28,4 @@ pub(super) fn run() -> Result<()> {
     pg.shutdown()?;
     println!("ok: 7 ops with PyTorch, {dialect}");
     Ok(())
-}
-
-fn same(what: &str, got: &[f32], want: &[f32]) -> Result<()> {
-    if got == want { Ok(()) } else { Err(Error::invalid(format!("{what} gave {got:?} instead of {want:?}"))) }
 }

@@ -14,6 +14,7 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::cpu::Cpu;
 use crate::fault;
+use crate::world::Work;
 
 pub(crate) const IN_PROGRESS: i32 = 7;
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -26,6 +27,8 @@ pub(crate) struct Comm {
     port: u16,
     group: Mutex<Option<ProcessGroup>>,
     state: AtomicI32,
+    /// What is done when it was asked so many times more.
+    later: Mutex<Option<(u64, Work)>>,
     pub(crate) launches: AtomicU64,
     /// Launches whose work is not over.
     flying: Mutex<u64>,
@@ -67,6 +70,7 @@ impl Comm {
             port,
             group: Mutex::default(),
             state: AtomicI32::new(IN_PROGRESS),
+            later: Mutex::default(),
             launches: AtomicU64::new(0),
             flying: Mutex::default(),
             changed: Condvar::new(),
@@ -100,43 +104,54 @@ impl Comm {
         comm.entered()
     }
 
-    /// Begins to divide; 0 for a rank without a color.
-    pub(crate) fn split(self: &Arc<Comm>, color: Option<u32>, key: u32) -> u64 {
-        self.state.store(IN_PROGRESS, Ordering::Release);
-        let Some(group) = self.group() else { return 0 };
+    /// Begins to make another of this one. Its handle, if there is to be one, is written to `new` late: by a thread of its
+    /// own, and not before somebody asks whether this one is ready again.
+    ///
+    /// # Safety
+    /// The place stays until this one is ready again, or for good where it never is.
+    pub(crate) unsafe fn derive(
+        self: &Arc<Comm>,
+        new: *mut u64,
+        make: impl FnOnce(&ProcessGroup) -> Result<Option<ProcessGroup>> + Send + 'static,
+    ) {
+        // SAFETY: as promised, here and below.
+        let new: &'static AtomicU64 = unsafe { AtomicU64::from_ptr(new) };
+        new.store(0, Ordering::Release);
         let parent = self.clone();
-        let Some(color) = color else {
-            std::thread::spawn(move || {
-                let over = group.split(None, key).map(|_| group.clone());
-                parent.met(over);
-            });
-            return 0;
+        let make = move || {
+            let made = parent.group().map_or(Ok(None), |group| make(&group));
+            match made {
+                Ok(made) => {
+                    if let Some(group) = made {
+                        let child = Comm::new(group.rank(), group.size(), parent.device, parent.port);
+                        child.met(Ok(group));
+                        new.store(child.entered(), Ordering::Release);
+                    }
+                    parent.set(0);
+                }
+                Err(e) => parent.fail(6, &e.to_string()),
+            }
         };
-        // Its place is known when the division is done, which nobody looks at before.
-        let child = Comm::new(self.rank, self.size, self.device, self.port);
-        let this = child.clone();
-        std::thread::spawn(move || {
-            let made = group.split(Some(color), key);
-            parent.met(made.as_ref().map(|_| group.clone()).map_err(Clone::clone));
-            this.met(made.map(|made| made.unwrap_or(group)));
-        });
-        child.entered()
+        self.later(1, move || drop(std::thread::spawn(make)));
     }
 
-    /// Begins to leave ranks behind.
-    pub(crate) fn shrink(self: &Arc<Comm>, lost: Vec<u32>) -> u64 {
-        self.state.store(IN_PROGRESS, Ordering::Release);
-        let Some(group) = self.group() else { return 0 };
-        let left = |r: &u32| !lost.contains(r);
-        let (rank, size) = ((0..self.rank).filter(left).count(), (0..self.size).filter(left).count());
-        let child = Comm::new(rank as u32, size as u32, self.device, self.port);
-        let (parent, this) = (self.clone(), child.clone());
-        std::thread::spawn(move || {
-            let made = group.shrink(&lost);
-            parent.met(Ok(group));
-            this.met(made);
-        });
-        child.entered()
+    /// In progress, and this is done when it was asked so many times whether it still is.
+    pub(crate) fn later(&self, asks: u64, work: impl FnOnce() + Send + 'static) {
+        self.set(IN_PROGRESS);
+        *self.later.lock() = Some((asks, Box::new(work)));
+    }
+
+    /// The state, for somebody who waits for it.
+    pub(crate) fn ask(&self) -> i32 {
+        let due = {
+            let mut later = self.later.lock();
+            later.iter_mut().for_each(|(asks, _)| *asks -= 1);
+            later.take_if(|(asks, _)| *asks == 0)
+        };
+        if let Some((_, work)) = due {
+            work();
+        }
+        self.state()
     }
 
     /// Whether work was given to the device that is not over.

@@ -192,9 +192,12 @@ pub unsafe extern "C" fn ncclCommSplit(comm: u64, color: c_int, key: c_int, new:
         Ok(parent) => parent,
         Err(code) => return code,
     };
-    let child = parent.split(u32::try_from(color).ok(), key as u32);
+    if parent.is_at_work() {
+        return refuse(INVALID_USAGE, "a communicator is divided while it is at work");
+    }
+    let color = u32::try_from(color).ok();
     // SAFETY: as above.
-    unsafe { *new = child };
+    unsafe { parent.derive(new, move |group| group.split(color, key as u32)) };
     IN_PROGRESS
 }
 
@@ -217,9 +220,8 @@ pub unsafe extern "C" fn ncclCommShrink(
     // SAFETY: the list is as long as said.
     let lost = unsafe { std::slice::from_raw_parts(without, count as usize) };
     let lost: Vec<u32> = lost.iter().map(|r| *r as u32).collect();
-    let child = parent.shrink(lost);
     // SAFETY: as above.
-    unsafe { *new = child };
+    unsafe { parent.derive(new, move |group| group.shrink(&lost).map(Some)) };
     IN_PROGRESS
 }
 
@@ -270,7 +272,7 @@ pub extern "C" fn ncclCommAbort(comm: u64) -> c_int {
 pub unsafe extern "C" fn ncclCommGetAsyncError(comm: u64, state: *mut c_int) -> c_int {
     let Some(comm) = comm::get(comm) else { return refuse(INVALID_ARGUMENT, "a communicator that is gone") };
     // SAFETY: as above.
-    unsafe { *state = comm.state() };
+    unsafe { *state = comm.ask() };
     SUCCESS
 }
 

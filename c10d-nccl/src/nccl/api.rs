@@ -40,10 +40,11 @@ pub(crate) trait NcclApi: Send + Sync {
     fn unique_id(&self) -> Result<UniqueId, NcclResult>;
     /// Joins; returns before the peers are there.
     fn init(&self, size: i32, ids: &[UniqueId], rank: i32, config: &Config) -> (NcclResult, Comm);
-    /// Divides a communicator; a null one comes back without a color.
-    unsafe fn split(&self, comm: Comm, color: Option<i32>, key: i32, config: &Config) -> (NcclResult, Comm);
-    /// A communicator without these ranks, which take no part. Nothing is in flight on the old one.
-    unsafe fn shrink(&self, comm: Comm, without: &[i32], config: &Config) -> (NcclResult, Comm);
+    /// Begins to divide a communicator, on which nothing is in flight. The new one, if there is a color, is written to `new`
+    /// later, by a thread of the library, before `async_error` of the old one says success: until then `new` must stay.
+    unsafe fn split(&self, comm: Comm, color: Option<i32>, key: i32, new: *mut Comm, config: &Config) -> NcclResult;
+    /// Begins to make a communicator without these ranks, which take no part; as `split`.
+    unsafe fn shrink(&self, comm: Comm, without: &[i32], new: *mut Comm, config: &Config) -> NcclResult;
     /// What the communicator is at.
     unsafe fn async_error(&self, comm: Comm) -> Result<NcclResult, NcclResult>;
     /// Flushes what was issued.

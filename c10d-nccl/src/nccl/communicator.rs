@@ -3,9 +3,10 @@
 
 use std::sync::Arc;
 
-use c10d_core::{DType, Result};
+use c10d_core::{DType, Error, ErrorKind, Result};
 
 use super::api::NcclApi;
+use super::child::Child;
 use super::issue::{Issuer, failure};
 use super::types::{Comm, Config, NcclResult, RedOp, UniqueId};
 use crate::comms::Comms;
@@ -27,44 +28,43 @@ impl Communicator {
         ids: &[UniqueId],
     ) -> Result<Communicator> {
         let (result, comm) = nccl.init(size as i32, ids, rank as i32, &Config::NONBLOCKING);
-        Self::begun(nccl, comms, "ncclCommInitRankConfig", (result, comm))
-    }
-
-    /// Begins to divide this one; every rank of it calls. The new one is entered in `comms`.
-    pub(crate) fn split(&self, color: Option<u32>, key: u32, comms: &Arc<Comms>) -> Result<Option<Communicator>> {
-        let color = color.map(|c| c as i32);
-        // SAFETY: alive as long as it is ours.
-        let made = unsafe { self.nccl.split(self.comm, color, key as i32, &Config::NONBLOCKING) };
-        let through = [NcclResult::SUCCESS, NcclResult::IN_PROGRESS].contains(&made.0);
-        if color.is_none() && through {
-            return Ok(None);
+        if !result.is_accepted() || comm.is_null() {
+            return Err(failure(&**nccl, Comm::NULL, "ncclCommInitRankConfig", result));
         }
-        Self::begun(&self.nccl, comms, "ncclCommSplit", made).map(Some)
+        Ok(Self::entered(nccl, comms, comm))
     }
 
-    /// Begins to make one without these ranks, which do not call; nothing is in flight. The new one is entered in `comms`.
-    pub(crate) fn shrink(&self, without: &[i32], comms: &Arc<Comms>) -> Result<Communicator> {
-        // SAFETY: alive as long as it is ours.
-        let made = unsafe { self.nccl.shrink(self.comm, without, &Config::NONBLOCKING) };
-        Self::begun(&self.nccl, comms, "ncclCommShrink", made)
-    }
-
-    fn begun(
-        nccl: &Arc<dyn NcclApi>,
-        comms: &Arc<Comms>,
-        what: &str,
-        (result, comm): (NcclResult, Comm),
-    ) -> Result<Communicator> {
-        if ![NcclResult::SUCCESS, NcclResult::IN_PROGRESS].contains(&result) || comm.is_null() {
-            return Err(failure(&**nccl, Comm::NULL, what, result));
-        }
+    fn entered(nccl: &Arc<dyn NcclApi>, comms: &Arc<Comms>, comm: Comm) -> Communicator {
         comms.add(comm);
-        Ok(Communicator { nccl: nccl.clone(), comms: comms.clone(), comm })
+        Communicator { nccl: nccl.clone(), comms: comms.clone(), comm }
     }
 
-    /// Where it is entered.
-    pub(crate) fn comms(&self) -> &Arc<Comms> {
-        &self.comms
+    /// Begins to divide this one, on which nothing is in flight; every rank of it calls.
+    pub(crate) fn split(&self, color: Option<u32>, key: u32) -> Result<Child> {
+        let (color, child) = (color.map(|c| c as i32), Child::default());
+        // SAFETY: alive as long as it is ours; the place stays until the library is through with it.
+        let begun = unsafe { self.nccl.split(self.comm, color, key as i32, child.place(), &Config::NONBLOCKING) };
+        self.accepted("ncclCommSplit", begun).map(|()| child)
+    }
+
+    /// Begins to make one without these ranks, which do not call; nothing is in flight.
+    pub(crate) fn shrink(&self, without: &[i32]) -> Result<Child> {
+        let child = Child::default();
+        // SAFETY: as above.
+        let begun = unsafe { self.nccl.shrink(self.comm, without, child.place(), &Config::NONBLOCKING) };
+        self.accepted("ncclCommShrink", begun).map(|()| child)
+    }
+
+    /// What was made of this one, which is ready again; enters it in `comms`.
+    pub(crate) fn made(&self, child: Child, comms: &Arc<Comms>) -> Result<Communicator> {
+        match child.take() {
+            Comm::NULL => Err(Error::new(ErrorKind::Device, "NCCL made no communicator of another, and no error")),
+            comm => Ok(Self::entered(&self.nccl, comms, comm)),
+        }
+    }
+
+    fn accepted(&self, what: &str, result: NcclResult) -> Result {
+        if result.is_accepted() { Ok(()) } else { Err(failure(&*self.nccl, self.comm, what, result)) }
     }
 
     /// Whether all that was asked of it is done (for calls: issued).
@@ -94,10 +94,8 @@ impl Communicator {
     /// Begins to flush.
     pub(crate) fn finalize(&self) -> Result {
         // SAFETY: alive as long as it is ours.
-        match unsafe { self.nccl.finalize(self.comm) } {
-            NcclResult::SUCCESS | NcclResult::IN_PROGRESS => Ok(()),
-            result => Err(failure(&*self.nccl, self.comm, "ncclCommFinalize", result)),
-        }
+        let begun = unsafe { self.nccl.finalize(self.comm) };
+        self.accepted("ncclCommFinalize", begun)
     }
 
     /// Frees it; it was flushed.

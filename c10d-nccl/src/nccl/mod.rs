@@ -1,6 +1,7 @@
 //! libnccl: found, loaded and called by this crate itself.
 
 mod api;
+mod child;
 mod communicator;
 mod issue;
 mod library;
@@ -12,6 +13,7 @@ mod types;
 #[cfg(test)]
 pub(crate) use api::Call as RawCall;
 pub(crate) use api::{Address, NcclApi, Optional};
+pub(crate) use child::Child;
 pub(crate) use communicator::Communicator;
 pub(crate) use issue::{Issuer, failure};
 pub(crate) use library::{Library, words};

@@ -67,24 +67,22 @@ impl NcclApi for Library {
         (result, comm)
     }
 
-    unsafe fn split(&self, comm: Comm, color: Option<i32>, key: i32, config: &Config) -> (NcclResult, Comm) {
+    unsafe fn split(&self, comm: Comm, color: Option<i32>, key: i32, new: *mut Comm, config: &Config) -> NcclResult {
         const NO_COLOR: i32 = -1;
-        let (mut new, mut config) = (Comm::NULL, *config);
-        // SAFETY: the communicator is the caller's, the rest ours.
-        let result = unsafe { (self.functions.split)(comm, color.unwrap_or(NO_COLOR), key, &mut new, &mut config) };
-        (result, new)
+        let mut config = *config;
+        // SAFETY: the communicator and the place of the new one are the caller's; the library copies the settings.
+        unsafe { (self.functions.split)(comm, color.unwrap_or(NO_COLOR), key, new, &mut config) }
     }
 
-    unsafe fn shrink(&self, comm: Comm, without: &[i32], config: &Config) -> (NcclResult, Comm) {
+    unsafe fn shrink(&self, comm: Comm, without: &[i32], new: *mut Comm, config: &Config) -> NcclResult {
         /// What is in flight is not aborted.
         const DEFAULT: i32 = 0;
-        let (mut new, mut config, mut without) = (Comm::NULL, *config, without.to_vec());
-        // SAFETY: the communicator is the caller's, the rest ours; the list is as long as said.
+        let (mut config, mut without) = (*config, without.to_vec());
+        // SAFETY: as above; the list is as long as said and is copied.
         let call = |f: unsafe extern "C" fn(_, _, _, _, _, _) -> _| unsafe {
-            f(comm, without.as_mut_ptr(), without.len() as i32, &raw mut new, &raw mut config, DEFAULT)
+            f(comm, without.as_mut_ptr(), without.len() as i32, new, &raw mut config, DEFAULT)
         };
-        let result = self.functions.shrink.map_or(ABSENT, call);
-        (result, new)
+        self.functions.shrink.map_or(ABSENT, call)
     }
 
     unsafe fn async_error(&self, comm: Comm) -> Result<NcclResult, NcclResult> {

@@ -18,6 +18,11 @@ impl NcclResult {
     pub(crate) const REMOTE_ERROR: NcclResult = NcclResult(6);
     /// Still at it; ask the communicator later.
     pub(crate) const IN_PROGRESS: NcclResult = NcclResult(7);
+
+    /// Whether the library does what it was told, now or later.
+    pub(crate) fn is_accepted(self) -> bool {
+        [Self::SUCCESS, Self::IN_PROGRESS].contains(&self)
+    }
 }
 
 impl fmt::Debug for NcclResult {

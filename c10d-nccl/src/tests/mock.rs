@@ -224,13 +224,15 @@ impl NcclApi for Mock {
         self.did(format!("init {rank} of {size} with {} ids", ids.len()));
         (NcclResult::IN_PROGRESS, Comm(self as *const Mock as *mut _))
     }
-    unsafe fn split(&self, _: Comm, color: Option<i32>, key: i32, _: &Config) -> (NcclResult, Comm) {
-        self.did(format!("split {color:?} {key}"));
-        (NcclResult::SUCCESS, Comm(self as *const Mock as *mut _))
+    unsafe fn split(&self, _: Comm, color: Option<i32>, key: i32, new: *mut Comm, _: &Config) -> NcclResult {
+        // SAFETY: the caller's place, here and below.
+        unsafe { *new = color.map_or(Comm::NULL, |_| Comm(self as *const Mock as *mut _)) };
+        self.did(format!("split {color:?} {key}"))
     }
-    unsafe fn shrink(&self, _: Comm, without: &[i32], _: &Config) -> (NcclResult, Comm) {
-        self.did(format!("shrink by {without:?}"));
-        (NcclResult::SUCCESS, Comm(self as *const Mock as *mut _))
+    unsafe fn shrink(&self, _: Comm, without: &[i32], new: *mut Comm, _: &Config) -> NcclResult {
+        // SAFETY: as above.
+        unsafe { *new = Comm(self as *const Mock as *mut _) };
+        self.did(format!("shrink by {without:?}"))
     }
     unsafe fn async_error(&self, _: Comm) -> Result<NcclResult, NcclResult> {
         Ok(NcclResult::SUCCESS)

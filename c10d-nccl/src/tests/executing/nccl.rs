@@ -20,13 +20,6 @@ fn text(words: *const c_char) -> String {
     unsafe { CStr::from_ptr(words) }.to_string_lossy().into_owned()
 }
 
-/// A call that makes a communicator of another.
-fn derived(make: impl FnOnce(&mut u64) -> c_int) -> (NcclResult, Comm) {
-    let mut made = 0;
-    let result = make(&mut made);
-    (NcclResult(result), Comm(made as *mut _))
-}
-
 fn done<T>(code: c_int, value: T) -> Result<T, NcclResult> {
     if code == 0 { Ok(value) } else { Err(NcclResult(code)) }
 }
@@ -61,15 +54,18 @@ impl NcclApi for FakeNccl {
             Err(code) => (NcclResult(code), Comm::NULL),
         }
     }
-    unsafe fn split(&self, comm: Comm, color: Option<i32>, key: i32, _: &Config) -> (NcclResult, Comm) {
-        let (color, none) = (color.unwrap_or(-1), std::ptr::null_mut());
-        // SAFETY: as above; the settings are not looked at, here and below.
-        derived(|new| unsafe { nccl::ncclCommSplit(handle(comm), color, key, new, none) })
+    unsafe fn split(&self, comm: Comm, color: Option<i32>, key: i32, new: *mut Comm, _: &Config) -> NcclResult {
+        // SAFETY: the caller's place; the settings are not looked at, here and below.
+        NcclResult(unsafe {
+            nccl::ncclCommSplit(handle(comm), color.unwrap_or(-1), key, new.cast(), std::ptr::null_mut())
+        })
     }
-    unsafe fn shrink(&self, comm: Comm, without: &[i32], _: &Config) -> (NcclResult, Comm) {
-        let (list, count, none) = (without.as_ptr(), without.len() as c_int, std::ptr::null_mut());
+    unsafe fn shrink(&self, comm: Comm, without: &[i32], new: *mut Comm, _: &Config) -> NcclResult {
+        let (list, count) = (without.as_ptr(), without.len() as c_int);
         // SAFETY: as above; the list is as long as said.
-        derived(|new| unsafe { nccl::ncclCommShrink(handle(comm), list, count, new, none, 0) })
+        NcclResult(unsafe {
+            nccl::ncclCommShrink(handle(comm), list, count, new.cast(), std::ptr::null_mut(), 0)
+        })
     }
     unsafe fn async_error(&self, comm: Comm) -> Result<NcclResult, NcclResult> {
         let mut state = 0;

@@ -1,0 +1,42 @@
+//! Groups that NCCL makes of another one while that goes on: parts of it, and what is left when somebody is left behind.
+
+use c10d_core::{ProcessGroup, ReduceOp, Result, op};
+
+use super::{MINUTE, SECOND, builder, on, same};
+
+pub(super) fn run() -> Result<()> {
+    let me = c10d_rendezvous::init("env://", MINUTE)?;
+    let pg = builder("cpu:gloo-like,cuda:nccl").rank(me.rank).size(me.size).store(me.store).build()?;
+    // The division comes behind what is in flight.
+    let work = pg.start(op::all_reduce(on(&vec![1f32; 1 << 20])?, ReduceOp::Sum));
+    if let Some(reversed) = pg.split(Some(0), me.size - me.rank)? {
+        let mut x = on(&[me.rank as f32])?;
+        reversed.broadcast(&mut x, 0)?;
+        same("a broadcast in reverse order", &x.to_vec::<f32>(SECOND)?, &[(me.size - 1) as f32])?;
+        sum(&reversed)?;
+        reversed.shutdown()?;
+    }
+    same("the op before", &work.wait()?.to_vec::<f32>(SECOND)?[..1], &[me.size as f32])?;
+    // The others are in no part.
+    if let Some(first) = pg.new_group(&[0])? {
+        sum(&first)?;
+    }
+    sum(&pg)?;
+    // Nothing has failed: where the library can, it leaves the last rank behind.
+    let last = me.size - 1;
+    if me.rank != last {
+        let rest = pg.shrink(&[last])?;
+        sum(&rest)?;
+        rest.shutdown()?;
+    }
+    sum(&pg)?;
+    pg.shutdown()?;
+    println!("ok: split, sub-group and shrink beside the group that they are of");
+    Ok(())
+}
+
+fn sum(pg: &ProcessGroup) -> Result<()> {
+    let mut x = on(&[1f32; 4])?;
+    pg.all_reduce(&mut x, ReduceOp::Sum)?;
+    same("a sum", &x.to_vec::<f32>(SECOND)?, &[pg.size() as f32; 4])
+}
