@@ -67,22 +67,19 @@ unsafe impl Backend for Nccl {
     }
 
     fn submit(&self, job: Job) {
-        let mut task = match Task::of(&job, self.0.device) {
-            Ok(task) => task,
-            Err(e) => return job.complete(Err(e)),
-        };
-        let (print, timeout) = (job.request().fingerprint, job.request().timeout);
-        let checks = self.0.checks.as_ref();
-        let awaits = checks.and_then(|c| c.awaits(&task));
-        // Messages may come from several threads; what is compared and what is sent must be in one order.
-        let _turn = task.op.is_p2p().then(|| self.0.messages.lock());
-        if let Some(id) = self.0.board.enter(job, awaits) {
-            task.id = id;
-            checks.into_iter().for_each(|c| c.issued(&task, print, timeout));
-            if self.0.orders.send(Order::Do(Item::Run(task))).is_err() {
-                let what = "the thread of this group's communicators is gone";
-                self.0.board.fail(Error::new(ErrorKind::Internal, what));
+        let Running { board, orders, checks, device, .. } = &self.0;
+        let task = Task::of(&job, *device);
+        let awaits = checks.as_ref().and_then(|c| c.awaits(job.request()));
+        let Some(id) = board.enter(job, awaits) else { return };
+        let order = match task {
+            Ok(task) => Order::Do(Item::Run(Task { id, ..task })),
+            Err(e) => {
+                board.refuse(id, e);
+                Order::Look
             }
+        };
+        if orders.send(order).is_err() {
+            board.fail(Error::new(ErrorKind::Internal, "the thread of this group's communicators is gone"));
         }
     }
 
@@ -126,28 +123,6 @@ unsafe impl Backend for Nccl {
 
     fn device(&self) -> Option<Arc<dyn DeviceRuntime>> {
         Some(self.0.cuda.clone())
-    }
-}
-
-/// What a test sees of a rank's messages on their way.
-#[cfg(test)]
-pub(crate) struct Tap {
-    /// What is to be compared.
-    pub(crate) compared: crossbeam_channel::Receiver<crate::check::Issued>,
-    /// What is given to NCCL's thread, which nobody can go past until it is taken.
-    pub(crate) given: crossbeam_channel::Receiver<Order>,
-    /// Where that is to go on to.
-    pub(crate) orders: Sender<Order>,
-}
-
-#[cfg(test)]
-impl Nccl {
-    /// Puts a test between this rank and those who are to see its messages to another.
-    pub(crate) fn tap(&mut self, to: u32) -> Option<Tap> {
-        let compared = self.0.checks.as_ref()?.tap(to);
-        let (give, given) = bounded(0);
-        let orders = std::mem::replace(&mut self.0.orders, give);
-        Some(Tap { compared, given, orders })
     }
 }
 

@@ -51,6 +51,9 @@ struct Calling {
 
 #[derive(Default)]
 pub(crate) struct Board {
+    /// Whether a collective that this rank refuses ends the group: nobody compares the ranks' calls, so the others' would
+    /// meet a later one of this rank, unseen.
+    strict: bool,
     jobs: Mutex<Jobs>,
     changed: Condvar,
     calling: Mutex<Calling>,
@@ -58,6 +61,10 @@ pub(crate) struct Board {
 }
 
 impl Board {
+    pub(crate) fn new(strict: bool) -> Board {
+        Board { strict, ..Board::default() }
+    }
+
     /// Takes a job in; gives its number, or ends the job where the backend has failed. It is over when the device is
     /// through with it and the fingerprint of rank `awaits` was heard.
     pub(crate) fn enter(&self, job: Job, awaits: Option<u32>) -> Option<u64> {
@@ -110,6 +117,17 @@ impl Board {
         drop(jobs);
         if let Some(slot) = slot {
             slot.job.complete(result);
+        }
+    }
+
+    /// Ends a job that is not told to the library.
+    pub(crate) fn refuse(&self, id: u64, mut error: Error) {
+        let collective = self.jobs.lock().slots.get(&id).is_some_and(|slot| slot.peer.is_none());
+        if self.strict && collective {
+            error.report_mut().what.push_str("; the ranks' calls are not compared in this group, so it has failed");
+            self.fail(error);
+        } else {
+            self.finish(id, Err(error));
         }
     }
 

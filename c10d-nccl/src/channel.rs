@@ -9,6 +9,7 @@ use crossbeam_channel::Sender;
 
 use crate::board::Board;
 use crate::boot::Ids;
+use crate::check::Checks;
 use crate::comms::Comms;
 use crate::cuda::{CudaApi, Line, Mark};
 use crate::dialect::Dialect;
@@ -25,6 +26,8 @@ const LOOK: Duration = Duration::from_millis(20);
 /// What all channels of a backend use.
 pub(crate) struct Means {
     pub(crate) board: Arc<Board>,
+    /// Where the ranks' calls are compared, if they are.
+    pub(crate) checks: Option<Arc<Checks>>,
     pub(crate) comms: Arc<Comms>,
     pub(crate) nccl: Arc<dyn NcclApi>,
     pub(crate) cuda: Arc<dyn CudaApi>,
@@ -159,9 +162,10 @@ impl Channel {
         let mut before = None;
         if let Item::Run(task) = &item {
             if let Err(e) = check(means, &self.line, task) {
-                means.board.finish(task.id, Err(e));
+                means.board.refuse(task.id, e);
                 return Ok(());
             }
+            means.checks.iter().for_each(|checks| checks.issued(task));
             before = Some(means.board.calling("cuEventRecord", || self.line.before(task.stream))?);
         }
         self.queue.push_back((item, before));
@@ -262,7 +266,9 @@ impl Channel {
 
     /// The communicator is ready again: gives away what was made of it.
     fn derived(&mut self) -> Result<bool> {
-        let State::Deriving { child, heir } = std::mem::replace(&mut self.state, State::Ready) else { return Ok(false) };
+        let State::Deriving { child, heir } = std::mem::replace(&mut self.state, State::Ready) else {
+            return Ok(false);
+        };
         if let (Some(comm), Some(heir)) = (&self.comm, heir) {
             // Whoever asked may have given up.
             let _ = heir.answer.send(comm.made(child, &heir.comms)?);

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use c10d_core::{Error, ErrorKind, Fingerprint, OpKind, Phase, Result};
+use c10d_core::{Error, ErrorKind, Fingerprint, OpKind, Phase, Request, Result};
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use parking_lot::Mutex;
 
@@ -17,28 +17,11 @@ use crate::side::{Messages, Print};
 use crate::start::spawn;
 use crate::task::Task;
 
-/// A call that this rank has issued.
-pub(crate) struct Issued {
+/// A call that this rank issues.
+struct Issued {
     id: u64,
     print: Fingerprint,
     timeout: Duration,
-}
-
-#[cfg(test)]
-impl Issued {
-    pub(crate) fn count(&self) -> u64 {
-        self.print.count
-    }
-}
-
-#[cfg(test)]
-impl Checks {
-    /// Tells the messages to this rank to a test.
-    pub(crate) fn tap(&self, to: u32) -> Receiver<Issued> {
-        let (tell, told) = unbounded();
-        self.sent.lock().insert(to, tell);
-        told
-    }
 }
 
 /// Where issued calls are told. Each line has a thread of its own, so that none waits for another.
@@ -64,17 +47,17 @@ impl Checks {
     }
 
     /// The rank whose fingerprint of this call is compared with this rank's.
-    pub(crate) fn awaits(&self, task: &Task) -> Option<u32> {
-        match task.op {
+    pub(crate) fn awaits(&self, request: &Request) -> Option<u32> {
+        match request.op {
             OpKind::Send => None,
-            OpKind::Recv => Some(task.params.peer),
+            OpKind::Recv => Some(request.params.peer),
             _ => Some(self.side.before()),
         }
     }
 
-    /// A job's call is given to NCCL's thread. Messages of one direction come here in the order in which they go there.
-    pub(crate) fn issued(&self, task: &Task, print: Fingerprint, timeout: Duration) {
-        let issued = || Issued { id: task.id, print, timeout };
+    /// A job's call will be issued. One that is refused is not told: its peers must not take a later call for it.
+    pub(crate) fn issued(&self, task: &Task) {
+        let issued = || Issued { id: task.id, print: task.print, timeout: task.timeout };
         let peer = task.params.peer;
         let line = |lines: &Mutex<BTreeMap<u32, Sender<Issued>>>, make: &dyn Fn() -> Result<Sender<Issued>>| {
             let mut lines = lines.lock();

@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 use c10d_core::{Error, ErrorKind, GroupInit, Phase, Result, Store};
 use crossbeam_channel::{RecvTimeoutError, Sender, bounded, unbounded};
-use parking_lot::Mutex;
 
 use crate::board::Board;
 use crate::boot::{self, Ids};
@@ -32,10 +31,8 @@ pub(crate) struct Running {
     pub(crate) size: u32,
     pub(crate) side: Option<Side>,
     /// Where the ranks' calls are compared, unless that was switched off.
-    pub(crate) checks: Option<Checks>,
+    pub(crate) checks: Option<Arc<Checks>>,
     pub(crate) dialect: Dialect,
-    /// Held while a message is given to those who are to see it.
-    pub(crate) messages: Mutex<()>,
 }
 
 /// What a backend is started with.
@@ -89,11 +86,14 @@ pub(crate) fn run(
     origin: Origin,
 ) -> Result<Running> {
     let Facts { store, rank, size, timeout, deadline, device, side, checks, dialect } = facts;
-    let board = Arc::new(Board::default());
+    let compared = side.as_ref().and_then(Side::messages).filter(|_| checks);
+    let board = Arc::new(Board::new(size > 1 && compared.is_none()));
     let (orders, receiver) = unbounded();
+    let checks = compared.map(|side| Checks::start(side, &board, &orders)).transpose()?.map(Arc::new);
     let (ready, is_ready) = bounded(1);
     let means = Means {
         board: board.clone(),
+        checks: checks.clone(),
         comms: comms.clone(),
         nccl: nccl.clone(),
         cuda: cuda.clone(),
@@ -105,9 +105,7 @@ pub(crate) fn run(
     let engine = Engine { means, rank, size, timeout, orders: receiver, ready: Some(ready) };
     spawn("c10d-nccl-keeper", move || keeper.run())?;
     spawn("c10d-nccl", move || engine.run(origin)).inspect_err(|_| board.over())?;
-    let compared = side.as_ref().and_then(Side::messages).filter(|_| checks);
-    let checks = compared.map(|side| Checks::start(side, &board, &orders)).transpose()?;
-    let running = Running { board, orders, nccl, cuda, device, size, side, checks, dialect, messages: Mutex::new(()) };
+    let running = Running { board, orders, nccl, cuda, device, size, side, checks, dialect };
     running.watch()?;
     match is_ready.recv_deadline(deadline) {
         Ok(()) => Ok(running),

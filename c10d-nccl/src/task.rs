@@ -1,8 +1,10 @@
 //! A job as the device's thread sees it: a copy of what is to be done, so that the job itself can be ended by others
 //! while a call of the library does not come back.
 
+use std::time::Duration;
+
 use c10d_core::ops::Params;
-use c10d_core::{Error, Job, Memory, OpKind, Result, Span};
+use c10d_core::{Error, Fingerprint, Job, Memory, OpKind, Result, Span};
 use smallvec::SmallVec;
 
 use crate::nccl::Address;
@@ -42,6 +44,8 @@ pub(crate) struct Task {
     pub(crate) params: Params,
     /// The caller's stream.
     pub(crate) stream: u64,
+    pub(crate) print: Fingerprint,
+    pub(crate) timeout: Duration,
 }
 
 impl Task {
@@ -57,6 +61,8 @@ impl Task {
             outputs: parts(request.outputs())?,
             params: request.params.clone(),
             stream: request.stream,
+            print: request.fingerprint,
+            timeout: request.timeout,
         })
     }
 

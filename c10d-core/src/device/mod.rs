@@ -199,10 +199,10 @@ pub unsafe trait DeviceRuntime: Send + Sync + 'static {
         Ok(true)
     }
 
-    /// Refuses, with `InvalidArgument`, a stream behind which no op can run, such as one that records a graph.
+    /// Refuses, with `InvalidArgument`, a stream behind which no op can run, such as another device's, or one that records a graph.
     ///
     /// # Safety
-    /// The stream is this device's.
+    /// The stream is one of this runtime's.
     unsafe fn check_stream(&self, index: u16, stream: Stream) -> Result {
         let _ = (index, stream);
         Ok(())

@@ -414,6 +414,17 @@ pub extern "C" fn cuLaunchHostFunc(
 }
 
 #[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuStreamGetCtx(stream: u64, context: *mut u64) -> c_int {
+    let Some(device) = current() else { return INVALID_CONTEXT };
+    let mut world = WORLD.lock();
+    let stream = world.stream(stream, device);
+    let Some(device) = stream.and_then(|s| world.stream_device(s)) else { return INVALID_HANDLE };
+    // SAFETY: as above.
+    unsafe { *context = CONTEXT + u64::from(device) };
+    SUCCESS
+}
+
+#[unsafe(no_mangle)]
 pub extern "C" fn cuStreamWaitEvent(stream: u64, event: u64, _: c_uint) -> c_int {
     let Some(device) = current() else { return INVALID_CONTEXT };
     capture::joins(event);
@@ -424,8 +435,9 @@ pub extern "C" fn cuStreamWaitEvent(stream: u64, event: u64, _: c_uint) -> c_int
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuEventCreate(event: *mut u64, _: c_uint) -> c_int {
+    let Some(device) = current() else { return INVALID_CONTEXT };
     // SAFETY: as above.
-    unsafe { *event = WORLD.lock().create_event() };
+    unsafe { *event = WORLD.lock().create_event(device) };
     SUCCESS
 }
 
@@ -442,6 +454,9 @@ pub extern "C" fn cuEventRecord(event: u64, stream: u64) -> c_int {
     }
     let mut world = WORLD.lock();
     let Some(stream) = world.stream(stream, device) else { return INVALID_HANDLE };
+    if world.event_device(event) != world.stream_device(stream) {
+        return INVALID_HANDLE;
+    }
     said(world.record(event, stream))
 }
 

@@ -41,6 +41,7 @@ struct Stream {
 }
 
 struct Event {
+    device: u16,
     clock: Clock,
     /// Of its last record. Who waits for an earlier one goes on to wait for that.
     reached: Arc<(Mutex<bool>, Condvar)>,
@@ -189,11 +190,15 @@ impl World {
         s.work.send(work).map_err(|_| "the stream is gone".to_owned())
     }
 
-    pub(crate) fn create_event(&mut self) -> u64 {
+    pub(crate) fn create_event(&mut self, device: u16) -> u64 {
         let handle = self.handle();
         let reached = Arc::new((Mutex::new(true), Condvar::new()));
-        self.events.insert(handle, Event { clock: Clock::new(), reached });
+        self.events.insert(handle, Event { device, clock: Clock::new(), reached });
         handle
+    }
+
+    pub(crate) fn event_device(&self, event: u64) -> Option<u16> {
+        self.events.get(&event).map(|e| e.device)
     }
 
     pub(crate) fn destroy_event(&mut self, event: u64) -> bool {
@@ -201,9 +206,7 @@ impl World {
     }
 
     pub(crate) fn record(&mut self, event: u64, stream: u64) -> Result<(), String> {
-        if !self.events.contains_key(&event) {
-            return Err("no such event".to_owned());
-        }
+        let device = self.event_device(event).ok_or("no such event")?;
         let reached = Arc::new((Mutex::new(false), Condvar::new()));
         let mark = reached.clone();
         let pass = move || {
@@ -211,7 +214,7 @@ impl World {
             mark.1.notify_all();
         };
         self.enqueue(stream, &[], Box::new(pass))?;
-        self.events.insert(event, Event { clock: self.clock(stream), reached });
+        self.events.insert(event, Event { device, clock: self.clock(stream), reached });
         Ok(())
     }
 

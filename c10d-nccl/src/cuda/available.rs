@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 const NAMES: [&str; 2] = ["libcuda.so.1", "libcuda.so"];
 
 /// What is called of the driver. An older one that lacks any is refused here, since a call would panic.
-const SYMBOLS: [&str; 31] = [
+const SYMBOLS: [&str; 32] = [
     "cuCtxGetStreamPriorityRange",
     "cuCtxSetCurrent",
     "cuDeviceGet",
@@ -39,6 +39,7 @@ const SYMBOLS: [&str; 31] = [
     "cuPointerGetAttribute",
     "cuStreamCreateWithPriority",
     "cuStreamDestroy_v2",
+    "cuStreamGetCtx",
     "cuStreamIsCapturing",
     "cuStreamWaitEvent",
     "cuThreadExchangeStreamCaptureMode",

@@ -264,6 +264,16 @@ unsafe impl DeviceRuntime for Driver {
             _ => {}
         }
         let _relaxed = self.call(index)?;
+        let mut context = std::ptr::null_mut();
+        // SAFETY: the caller's stream, of whatever device; the answer is one handle.
+        match unsafe { sys::cuStreamGetCtx(stream(on), &mut context).result() } {
+            Ok(()) if context == self.context(index)?.0 => {}
+            Ok(()) | Err(DriverError(sys::CUresult::CUDA_ERROR_INVALID_HANDLE)) => {
+                let what = format!("the stream is not of cuda:{index}, or not of its primary context");
+                return Err(Error::invalid(what));
+            }
+            Err(e) => return Err(failed("asking whose a stream is", e)),
+        }
         // SAFETY: this device's.
         let status = unsafe { result::stream::is_capturing(stream(on)) };
         match status.map_err(|e| failed("asking whether a stream records a graph", e))? {

@@ -7,4 +7,3 @@ mod log;
 pub(crate) mod mock;
 mod real;
 mod roots;
-mod turns;

@@ -63,9 +63,7 @@ impl NcclApi for FakeNccl {
     unsafe fn shrink(&self, comm: Comm, without: &[i32], new: *mut Comm, _: &Config) -> NcclResult {
         let (list, count) = (without.as_ptr(), without.len() as c_int);
         // SAFETY: as above; the list is as long as said.
-        NcclResult(unsafe {
-            nccl::ncclCommShrink(handle(comm), list, count, new.cast(), std::ptr::null_mut(), 0)
-        })
+        NcclResult(unsafe { nccl::ncclCommShrink(handle(comm), list, count, new.cast(), std::ptr::null_mut(), 0) })
     }
     unsafe fn async_error(&self, comm: Comm) -> Result<NcclResult, NcclResult> {
         let mut state = 0;

@@ -1,0 +1,97 @@
+//! Calls that a rank refuses, because its tensor or stream is not what it must be: they are told to nobody, and no other
+//! rank's call meets a later one in their place.
+
+mod common;
+
+use c10d_core::device::DeviceBuffer;
+use c10d_core::{Buf, BufMut, DType, Device, ErrorKind, ProcessGroup, ReduceOp, Result, Span, op, run_ranks};
+use common::{builder, on, place, with_cpu, with_fake};
+
+/// Four floats that are said to be on this device, wherever they are.
+struct SaidToBeOn(u16, DeviceBuffer);
+
+// SAFETY: the memory stays, and is the value's alone; that it is another device's is for the backend to see.
+#[allow(unsafe_code)]
+unsafe impl Buf for SaidToBeOn {
+    fn span(&mut self) -> Span {
+        Span::new(place(&mut self.1).base, 0, 4, DType::F32, Device::cuda(self.0))
+    }
+}
+// SAFETY: as above.
+#[allow(unsafe_code)]
+unsafe impl BufMut for SaidToBeOn {}
+
+fn reduce(pg: &ProcessGroup) -> Result {
+    let mut x = on(pg.rank(), &[1f32; 4]);
+    pg.all_reduce(&mut x, ReduceOp::Sum).map(drop)
+}
+
+#[test]
+fn a_tensor_of_another_device() {
+    with_fake("a_tensor_of_another_device", "", || {
+        let done = run_ranks(2, with_cpu(), |pg| {
+            let mut elsewhere = on(7, &[1f32; 4]);
+            let e = pg.all_reduce(&mut elsewhere, ReduceOp::Sum).expect_err("another device");
+            assert_eq!(*e.kind(), ErrorKind::InvalidArgument, "{e}");
+            assert!(e.to_string().contains("the tensor on cuda:7"), "{e}");
+            let liar = SaidToBeOn(pg.rank() as u16, on(7, &[1f32; 4]));
+            let e = pg.all_reduce(liar, ReduceOp::Sum).map(drop).expect_err("another device");
+            assert_eq!(*e.kind(), ErrorKind::InvalidArgument, "{e}");
+            assert!(e.to_string().contains(&format!("said to be on cuda:{} is on cuda:7", pg.rank())), "{e}");
+            // Nothing was sent, on no rank: the group goes on.
+            reduce(&pg)
+        });
+        done.unwrap();
+    });
+}
+
+#[test]
+fn a_stream_of_another_device() {
+    with_fake("a_stream_of_another_device", "", || {
+        let done = run_ranks(2, with_cpu(), |pg| {
+            let other = common::cuda().create_stream(7)?;
+            let mut x = on(pg.rank(), &[1f32; 4]);
+            // SAFETY: the stream stays; that it is another device's is for the backend to see.
+            #[allow(unsafe_code)]
+            let call = unsafe { op::all_reduce(&mut x, ReduceOp::Sum).on_stream(other) };
+            let e = pg.run(call).map(drop).expect_err("another device");
+            assert_eq!(*e.kind(), ErrorKind::InvalidArgument, "{e}");
+            reduce(&pg)
+        });
+        done.unwrap();
+    });
+}
+
+/// Rank 1 refuses its first call, by what it is told or by what the driver says, and goes on with the next of the same shape.
+fn one_refuses(pg: &ProcessGroup, said: bool) -> Vec<ErrorKind> {
+    let mut kinds = Vec::new();
+    if pg.rank() == 1 {
+        let elsewhere = SaidToBeOn(if said { 7 } else { 1 }, on(7, &[1f32; 4]));
+        let e = pg.all_reduce(elsewhere, ReduceOp::Sum).map(drop).expect_err("another device");
+        kinds.push(e.kind().clone());
+    }
+    kinds.push(reduce(pg).expect_err("the ranks are not at the same call").kind().clone());
+    kinds
+}
+
+#[test]
+fn the_others_see_that_one_refuses() {
+    with_fake("the_others_see_that_one_refuses", "", || {
+        for said in [true, false] {
+            let kinds = run_ranks(2, with_cpu(), |pg| Ok(one_refuses(&pg, said))).unwrap();
+            assert_eq!(kinds[1][0], ErrorKind::InvalidArgument);
+            assert!(matches!(kinds[0][0], ErrorKind::Mismatch { field: "seq", .. }), "{kinds:?}");
+        }
+    });
+}
+
+/// Where calls are not compared, the group fails.
+#[test]
+fn one_refuses_and_nobody_compares() {
+    with_fake("one_refuses_and_nobody_compares", "", || {
+        for said in [true, false] {
+            let kinds = run_ranks(2, builder(), |pg| Ok(one_refuses(&pg, said))).unwrap();
+            assert_eq!(kinds[1], [ErrorKind::InvalidArgument, ErrorKind::InvalidArgument]);
+        }
+    });
+}
