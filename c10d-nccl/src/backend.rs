@@ -55,8 +55,9 @@ fn on_all(mine: bool, init: &GroupInit) -> Result<bool> {
 }
 
 // SAFETY: 1. A job is completed when its stream has passed its last call; or, after a failure, when the communicators were
-// aborted; or else with its memory held back from reuse, as far as it is ours. 2. The keeper ends every job in time: it
-// calls neither CUDA nor NCCL, and no lock is held while a job is completed.
+// aborted; or before that where its memory was retained until then, or is the operation's own, and written off. 2. The keeper
+// ends every job in time, but for borrowed memory that cannot be retained, which waits for the abort: it calls neither CUDA
+// nor NCCL, and no lock is held while a job is completed.
 unsafe impl Backend for Nccl {
     fn name(&self) -> &'static str {
         crate::NAME

@@ -253,11 +253,15 @@ impl Board {
         result
     }
 
-    /// Lets no new call begin, and waits a little for the one that runs.
-    pub(crate) fn bar(&self, patience: Duration) {
+    /// Lets no new call begin.
+    pub(crate) fn bar(&self) {
+        self.calling.lock().barred = true;
+    }
+
+    /// Waits for the call that runs, but no longer than this.
+    pub(crate) fn quiet(&self, patience: Duration) {
         let until = Instant::now() + patience;
         let mut calling = self.calling.lock();
-        calling.barred = true;
         while calling.what.is_some() && !self.called.wait_until(&mut calling, until).timed_out() {}
     }
 
@@ -290,5 +294,27 @@ mod tests {
         }
         assert_eq!(board.failure().unwrap().report().what, "first");
         assert_eq!(board.wait_failure().unwrap().report().what, "first");
+    }
+
+    #[test]
+    fn a_call_that_runs_is_waited_for() {
+        let (board, order) = (Board::default(), Mutex::new(Vec::new()));
+        let (begun, is_begun) = crossbeam_channel::bounded(1);
+        std::thread::scope(|s| {
+            s.spawn(|| {
+                board.calling("ncclAllReduce", || {
+                    begun.send(()).unwrap();
+                    std::thread::sleep(Duration::from_millis(100));
+                    order.lock().push("the call is back");
+                    Ok(())
+                })
+            });
+            is_begun.recv().unwrap();
+            board.bar();
+            board.quiet(Duration::from_secs(60));
+            order.lock().push("aborted");
+        });
+        assert_eq!(*order.lock(), ["the call is back", "aborted"]);
+        assert!(board.calling("ncclAllReduce", || Ok(())).is_err(), "no new one begins");
     }
 }

@@ -1,13 +1,21 @@
 //! The thread that keeps the promise of time: it ends every job by its deadline, whatever CUDA and NCCL are stuck in.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use c10d_core::{Error, Job, Memory, Span, Status};
+use c10d_core::{Job, Memory, Span, Status};
+use crossbeam_channel::{Receiver, bounded};
 
 use crate::board::{Board, Stage};
 use crate::comms::Comms;
 use crate::cuda::CudaApi;
 use crate::side::Side;
+use crate::start::spawn;
+
+/// How long a call that runs is waited for before its communicator is aborted: by then it was not just held up.
+const CALL: Duration = Duration::from_secs(1);
+/// How long an abort may take before the communicators are declared lost.
+const ABORT: Duration = Duration::from_secs(5);
 
 pub(crate) struct Keeper {
     pub(crate) board: Arc<Board>,
@@ -15,6 +23,15 @@ pub(crate) struct Keeper {
     pub(crate) cuda: Arc<dyn CudaApi>,
     pub(crate) device: u16,
     pub(crate) side: Option<Side>,
+}
+
+/// A job that the device may be at.
+struct Held {
+    job: Job,
+    /// What of its memory is kept allocated until the abort is through.
+    addresses: Vec<u64>,
+    /// Whether that is all of it.
+    all: bool,
 }
 
 impl Keeper {
@@ -25,55 +42,67 @@ impl Keeper {
             side.abort(&cause);
         }
         let grace = self.board.grace();
-        // Half of the time for the device to let go, the rest to spare.
-        self.board.bar(grace / 20);
+        self.board.bar();
         let jobs = self.board.take_all();
         let (queued, issued): (Vec<_>, Vec<_>) = jobs.into_iter().partition(|(_, stage)| *stage == Stage::Queued);
         for (job, _) in queued {
             job.complete(Err(cause.clone()));
         }
         // Held from here, so that memory that is given back meanwhile is not given out again under a running kernel.
-        let held: Vec<(Job, bool, Vec<u64>)> = issued.into_iter().map(|(job, _)| self.hold(job)).collect();
-        let addresses: Vec<u64> = held.iter().flat_map(|(_, _, addresses)| addresses.clone()).collect();
-        let (cuda, device) = (self.cuda.clone(), self.device);
-        let abort = self.comms.abort(move || release(&*cuda, device, &addresses));
-        let ended = abort.wait(grace / 4);
-        for (job, all, _) in held {
-            end(job, &cause, ended || all);
+        let held: Vec<Held> = issued.into_iter().map(|(job, _)| self.hold(job)).collect();
+        let aborted = self.abort(held.iter().flat_map(|h| h.addresses.clone()).collect());
+        let through = aborted.recv_timeout(grace / 4).is_ok();
+        let mut borrowed = Vec::new();
+        for Held { job, all, .. } in held {
+            if through || all {
+                job.complete(Err(cause.clone()));
+                continue;
+            }
+            let mut error = cause.clone();
+            let report = error.report_mut();
+            report.status = Status::Failed;
+            report.what.push_str("; the device did not let go of the buffers, which are left to it");
+            borrowed.extend(job.fail_keeping(error).err());
         }
-        self.comms.see_to_end(&abort);
+        if !through && aborted.recv_timeout(ABORT).is_err() {
+            let what = "ncclCommAbort does not come back; the communicators are lost, their memory is left behind";
+            tracing::error!(target: "c10d", "{what}");
+            // Nothing else keeps borrowed memory from its owner.
+            if borrowed.is_empty() || aborted.recv().is_err() {
+                return std::mem::forget(borrowed);
+            }
+        }
+        borrowed.into_iter().for_each(|job| job.complete(Err(cause.clone())));
     }
 
-    /// Keeps the job's memory allocated until the abort is through; whether that could be done for all of it.
-    fn hold(&self, job: Job) -> (Job, bool, Vec<u64>) {
+    /// Aborts the communicators, on a thread of its own, since that may never come back; says when it is through. Then the
+    /// memory at these addresses is let go.
+    fn abort(&self, addresses: Vec<u64>) -> Receiver<()> {
+        let (tell, aborted) = bounded(1);
+        let (board, comms, cuda, device) = (self.board.clone(), self.comms.clone(), self.cuda.clone(), self.device);
+        let run = move || {
+            board.quiet(CALL);
+            comms.abort();
+            let _ = tell.send(());
+            addresses.iter().for_each(|at| crate::cuda::release(&*cuda, device, *at));
+        };
+        if let Err(e) = spawn("c10d-nccl-abort", run) {
+            tracing::error!(target: "c10d", "{e}; communicators and buffers are left behind");
+        }
+        aborted
+    }
+
+    /// Keeps the job's memory allocated until the abort is through, as far as that can be done.
+    fn hold(&self, job: Job) -> Held {
         let request = job.request();
         let spans: Vec<Span> = request.inputs().iter().chain(request.outputs()).copied().collect();
-        let mut held = Vec::new();
+        let mut addresses = Vec::new();
         let mut all = true;
         for span in spans.iter().filter(|s| s.count() > 0) {
             if let Memory::Cuda(at) = span.memory() {
-                if crate::cuda::retain(&*self.cuda, self.device, at) { held.push(at) } else { all = false }
+                if crate::cuda::retain(&*self.cuda, self.device, at) { addresses.push(at) } else { all = false }
             }
         }
-        (job, all, held)
+        Held { job, addresses, all }
     }
-}
-
-/// Ends a job that the device may still be at, unless `safe`.
-fn end(job: Job, cause: &Error, safe: bool) {
-    if safe {
-        return job.complete(Err(cause.clone()));
-    }
-    let mut error = cause.clone();
-    let report = error.report_mut();
-    report.status = Status::Failed;
-    report.what.push_str("; the device did not let go of the buffers: restart the process before you trust its memory");
-    // Buffers that the operation owns are written off.
-    if let Err(job) = job.fail_keeping(error.clone()) {
-        job.complete(Err(error));
-    }
-}
-
-fn release(cuda: &dyn CudaApi, device: u16, addresses: &[u64]) {
-    addresses.iter().for_each(|at| crate::cuda::release(cuda, device, *at));
 }

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use c10d_core::{Error, ErrorKind, ReduceOp, Result, op, run_ranks};
 use c10d_nccl::on_device;
 use common::driver::recording;
-use common::{builder, with_fake};
-use cudarc::driver::{CudaContext, CudaSlice, CudaStream, DeviceRepr, DriverError};
+use common::{SECOND, builder, with_fake};
+use cudarc::driver::{CudaContext, CudaSlice, CudaStream, DevicePtr, DeviceRepr, DriverError};
 use half::bf16;
 
 fn cuda<T>(result: std::result::Result<T, DriverError>) -> Result<T> {
@@ -146,5 +146,26 @@ fn the_slices_own_stream_may_be_said() {
             Ok([fetched(&s, &x)?, fetched(&s, &y)?].concat())
         });
         assert_eq!(got.unwrap(), vec![vec![6.0, 8.0, 10.0, 12.0]; 2]);
+    });
+}
+
+/// c10d cannot keep cudarc's memory from being freed, so the call comes back when the device is through with it.
+#[test]
+fn a_slice_comes_back_when_the_device_has_let_go() {
+    with_fake("a_slice_comes_back_when_the_device_has_let_go", "hang=0,abort=slow", || {
+        let seen = run_ranks(2, builder(), |pg| -> Result<[f32; 2]> {
+            let s = stream(pg.rank())?;
+            let mut x = cuda(s.clone_htod(&[1f32, 2.0]))?;
+            let (at, _) = x.device_ptr(&s);
+            let call = op::all_reduce(on_device(&mut x), ReduceOp::Sum).timeout(SECOND / 2);
+            let e = pg.run(call).map(drop).expect_err("the script hangs it");
+            assert!(e.to_string().contains("did not end in time"), "{e}");
+            // SAFETY: the fake's device memory is the host's, and the slice is still there.
+            #[allow(unsafe_code)]
+            let seen = unsafe { (at as *const [f32; 2]).read_volatile() };
+            Ok(seen)
+        });
+        // What a kernel leaves that was ended: nothing is written later.
+        assert!(seen.unwrap().iter().flatten().all(|v| v.is_nan()));
     });
 }

@@ -9,11 +9,12 @@
 //! | `init=hang` | the call that begins a communicator does not return |
 //! | `init=progress` | a communicator is in progress for ever |
 //! | `issue=N` | the N-th launch (from 0) is in progress for ever |
-//! | `hang=N` | the N-th launch never ends on the device |
+//! | `hang=N` | the N-th launch never ends on the device; when it is aborted, it writes ones in all bits |
 //! | `error=N` | the N-th launch never ends, and the communicator reports an asynchronous error |
 //! | `behind=N` | the N-th launch ends on the device when the other ranks of this process have made a later one, or have gone |
 //! | `garble=N` | the N-th launch sends ones in all bits |
 //! | `abort=hang` | `ncclCommAbort` does not return |
+//! | `abort=slow` | `ncclCommAbort` takes a second to begin |
 //! | `query=N` | `cuEventQuery` does not return on a thread after its N-th launch |
 //! | `lost=N` | the device is lost to a thread after its N-th launch |
 //! | `kernel=N` | the N-th `cuLaunchKernel` does not return, nor those after it (those on device R, if a rank is named) |

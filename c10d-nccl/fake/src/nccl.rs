@@ -264,6 +264,9 @@ pub extern "C" fn ncclCommAbort(comm: u64) -> c_int {
     if fault::is("abort", "hang", comm.rank) {
         fault::hang();
     }
+    if fault::is("abort", "slow", comm.rank) {
+        std::thread::sleep(std::time::Duration::from_secs(1));
+    }
     comm.abort();
     SUCCESS
 }
@@ -335,6 +338,12 @@ fn launch(handle: u64, stream: u64, calls: Vec<Call>) -> c_int {
     let work = move || {
         if hangs || errs {
             this.stick();
+            // One that is ended has written something, and nobody knows what.
+            for call in &calls {
+                let (_, writes) = call.ranges(this.rank, this.size);
+                // SAFETY: a range of device memory that was checked at the call, which stays until this is over.
+                unsafe { std::ptr::write_bytes(call.to as *mut u8, 0xff, writes) };
+            }
             this.landed();
             return;
         }
