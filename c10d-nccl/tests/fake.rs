@@ -113,6 +113,42 @@ fn a_group_is_split_behind_what_is_in_flight() {
     });
 }
 
+/// As calls are on real communicators that do not block: accepted at once, given to the stream later.
+#[test]
+fn calls_are_in_progress_for_a_while() {
+    with_fake("calls_are_in_progress_for_a_while", "progress=3", || {
+        let got = run_ranks(3, builder(), |pg| -> Result<Vec<f32>> {
+            let rank = pg.rank();
+            let works = (0..5).map(|i| {
+                let x = on(rank, &vec![(rank + i) as f32; 10_000]);
+                pg.start(op::all_reduce(x, ReduceOp::Sum))
+            });
+            let mut seen = Vec::new();
+            for work in works.collect::<Vec<_>>() {
+                seen.push(work.wait()?.to_vec::<f32>(SECOND)?[9_999]);
+            }
+            let mut x = on(rank, &[1f32]);
+            pg.all_reduce(&mut x, ReduceOp::PreMulSum(0.5))?;
+            seen.extend(x.to_vec::<f32>(SECOND)?);
+            let (_, all) = pg.all_gather(on(rank, &[rank as f32]), (0..3).map(|_| on(rank, &[9f32])).collect())?;
+            for part in &all {
+                seen.extend(part.to_vec::<f32>(SECOND)?);
+            }
+            let send = pg.start(op::send(on(rank, &[rank as f32]), (rank + 1) % 3, 0));
+            pg.recv(&mut x, (rank + 2) % 3, 0)?;
+            send.wait()?;
+            assert_eq!(x.to_vec::<f32>(SECOND)?, [((rank + 2) % 3) as f32]);
+            let halves = pg.split(Some(rank % 2), rank)?.expect("each has a color");
+            halves.all_reduce(&mut x, ReduceOp::Max)?;
+            pg.all_reduce(&mut x, ReduceOp::Sum)?;
+            seen.extend(x.to_vec::<f32>(SECOND)?);
+            Ok(seen)
+        });
+        let want = vec![3.0, 6.0, 9.0, 12.0, 15.0, 1.5, 0.0, 1.0, 2.0, 4.0];
+        assert_eq!(got.unwrap(), vec![want; 3]);
+    });
+}
+
 /// Ranks are left behind by the library, in order with what is in flight; the old group goes on, and so does the new one.
 #[test]
 fn a_group_is_shrunk() {

@@ -364,20 +364,24 @@ fn launch(handle: u64, stream: u64, calls: Vec<Call>) -> c_int {
         }
         this.landed();
     };
-    let mut world = WORLD.lock();
-    match world.stream_device(stream) {
-        Some(device) if device == comm.device => {}
-        _ => {
-            comm.landed();
-            return refuse(INVALID_ARGUMENT, "a stream that is not of the communicator's device");
-        }
-    }
-    if let Err(why) = world.enqueue(stream, &touches, Box::new(work)) {
+    if WORLD.lock().stream_device(stream) != Some(comm.device) {
         comm.landed();
+        return refuse(INVALID_ARGUMENT, "a stream that is not of the communicator's device");
+    }
+    LAUNCHES.set(LAUNCHES.get() + 1);
+    let of = comm.clone();
+    let enqueue = move || WORLD.lock().enqueue(stream, &touches, Box::new(work)).inspect_err(|_| of.landed());
+    if let Some(asks) = fault::number("progress") {
+        let of = comm.clone();
+        comm.later(asks, move || match enqueue() {
+            Ok(()) => of.set(SUCCESS),
+            Err(why) => of.fail(INVALID_USAGE, &why),
+        });
+        return IN_PROGRESS;
+    }
+    if let Err(why) = enqueue() {
         return refuse(INVALID_USAGE, why);
     }
-    drop(world);
-    LAUNCHES.set(LAUNCHES.get() + 1);
     if errs {
         comm.fail(6, "the fault script ends the connection");
     }
