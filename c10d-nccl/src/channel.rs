@@ -223,9 +223,6 @@ impl Channel {
                 any = true;
             }
         }
-        if any && self.flights.is_empty() {
-            self.scratch.tidy();
-        }
         Ok(any)
     }
 

@@ -69,6 +69,10 @@ impl Engine {
     fn work(&mut self, origin: Origin) -> Result {
         let means = &self.means;
         means.board.calling("cuCtxSetCurrent", || means.cuda.enter_own(means.device))?;
+        if means.cuda.has_kernels().is_ok() {
+            // What goes wrong here is told to the call that needs a kernel.
+            let _ = means.board.calling("cuModuleLoadData", || means.cuda.load(means.device));
+        }
         let mut channels: BTreeMap<Between, Channel> = BTreeMap::new();
         match origin {
             Origin::Ids(ids) => {

@@ -13,8 +13,9 @@ use crate::task::Part;
 pub(crate) struct Scratch {
     cuda: Arc<dyn CudaApi>,
     device: u16,
-    /// The last is in use; the others became too small while the device was at work. Left behind after a failure, since
-    /// the device may be at it still.
+    /// The last is in use; the others became too small, and are together no larger. They stay until the end, since freeing
+    /// waits for the whole device, other communicators' kernels too. Left behind after a failure, since the device may be at
+    /// it still.
     buffers: Vec<ManuallyDrop<DeviceBuffer>>,
 }
 
@@ -34,13 +35,6 @@ impl Scratch {
         match self.buffers.last().map(|last| (&**last).span().memory()) {
             Some(Memory::Cuda(at)) => Ok(Part { at, count, size }),
             _ => Err(Error::new(ErrorKind::Internal, "CUDA gave memory that is not CUDA's")),
-        }
-    }
-
-    /// The stream has passed everything: what became too small is given back.
-    pub(crate) fn tidy(&mut self) {
-        while self.buffers.len() > 1 {
-            drop(ManuallyDrop::into_inner(self.buffers.remove(0)));
         }
     }
 

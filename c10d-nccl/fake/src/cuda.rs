@@ -261,12 +261,12 @@ pub extern "C" fn cuMemFree_v2(at: u64) -> c_int {
     if let Some(code) = capture::forbids("cuMemFree") {
         return code;
     }
-    let Some(streams) = WORLD.lock().free(at) else { return INVALID_VALUE };
-    if !streams.is_empty() && fault::word("freed").is_some() {
+    let Some((in_use, streams)) = WORLD.lock().free(at) else { return INVALID_VALUE };
+    if in_use && fault::word("freed").is_some() {
         eprintln!("fake CUDA: memory at {at:#x} is freed while streams may be using it");
         std::process::abort();
     }
-    // The real one waits for the device, too.
+    // The real one waits for the whole device, too.
     streams.into_iter().for_each(pass);
     if give(at) { SUCCESS } else { INVALID_VALUE }
 }

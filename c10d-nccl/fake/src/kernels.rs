@@ -80,6 +80,8 @@ pub unsafe extern "C" fn cuModuleLoadData(module: *mut u64, image: *const c_char
     if !text.contains(".version ") || !text.contains(".target ") {
         return INVALID_PTX;
     }
+    // The real one may wait for the whole device, too.
+    crate::cuda::cuCtxSynchronize();
     let name = |entry: &str| entry.split_once('(').map(|(name, _)| name.to_owned());
     let names = text.split(".entry ").skip(1).filter_map(name).collect();
     let mut loaded = LOADED.lock();

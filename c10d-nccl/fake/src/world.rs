@@ -84,12 +84,11 @@ impl World {
         self.allocations.insert(at, Allocation { bytes, device, uses: Vec::new() });
     }
 
-    /// Takes an allocation out; the streams that may be using it still, to be waited for.
-    pub(crate) fn free(&mut self, at: u64) -> Option<Vec<u64>> {
+    /// Takes an allocation out; whether streams may be using it still, and all streams of its device.
+    pub(crate) fn free(&mut self, at: u64) -> Option<(bool, Vec<u64>)> {
         let allocation = self.allocations.remove(&at)?;
-        let host = &self.host;
-        let open = |u: &&Use| host.get(&u.stream).is_none_or(|t| *t < u.tick);
-        Some(allocation.uses.iter().filter(open).map(|u| u.stream).collect())
+        let in_use = allocation.uses.iter().any(|u| self.host.get(&u.stream).is_none_or(|t| *t < u.tick));
+        Some((in_use, self.streams(allocation.device)))
     }
 
     pub(crate) fn device_of(&self, at: u64) -> Option<u16> {

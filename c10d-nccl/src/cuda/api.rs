@@ -25,6 +25,12 @@ pub(crate) unsafe trait CudaApi: DeviceRuntime {
     /// Whether this crate's kernels can be run on every device here; says why not.
     fn has_kernels(&self) -> Result;
 
+    /// Loads what sparse calls run, on a device with kernels: loading waits for the whole device, and so for collectives that
+    /// wait for a peer.
+    fn load(&self, _index: u16) -> Result {
+        Ok(())
+    }
+
     /// Gives a kernel to the stream, which is run by `threads` threads, or by fewer that take turns.
     ///
     /// # Safety

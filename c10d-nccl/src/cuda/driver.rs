@@ -16,7 +16,7 @@ use super::default_index::default_index;
 use super::functions::{self, Functions};
 use super::ledger::Ledger;
 use super::relaxed::Relaxed;
-use crate::kernels::Kernel;
+use crate::kernels::{Kernel, sparse};
 
 /// The CUDA devices of this process, each by its primary context, which other libraries share.
 pub(crate) struct Driver {
@@ -338,6 +338,11 @@ unsafe impl CudaApi for Driver {
 
     fn has_kernels(&self) -> Result {
         functions::can_run(self.contexts.len())
+    }
+
+    fn load(&self, index: u16) -> Result {
+        let _relaxed = self.call(index)?;
+        sparse::all().try_for_each(|kernel| self.functions.load(index, kernel))
     }
 
     unsafe fn launch(&self, index: u16, on: Stream, kernel: &Kernel, threads: usize, arguments: &[u64]) -> Result {

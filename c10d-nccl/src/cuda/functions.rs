@@ -1,4 +1,4 @@
-//! Kernels in the driver's hands: loaded at the first use on each device, and kept for good.
+//! Kernels in the driver's hands: loaded once on each device, at the first use at the latest, and kept for good.
 #![allow(unsafe_code)]
 
 use std::collections::BTreeMap;
@@ -68,6 +68,11 @@ impl Functions {
             result::launch_kernel(function.0.cast(), (blocks, 1, 1), (BLOCK, 1, 1), 0, stream(on), &mut places)
         };
         done.map_err(|e| failed(&format!("launching {}", kernel.name), e))
+    }
+
+    /// The device is the thread's current one.
+    pub(super) fn load(&self, index: u16, kernel: &Kernel) -> Result {
+        self.function(index, kernel).map(drop)
     }
 
     fn function(&self, index: u16, kernel: &Kernel) -> Result<Handle> {

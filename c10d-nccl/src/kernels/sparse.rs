@@ -87,8 +87,7 @@ pub(crate) fn merger(dtype: DType) -> Option<&'static Kernel> {
 }
 
 /// Everything there is.
-#[cfg(test)]
-pub(super) fn all() -> impl Iterator<Item = &'static Kernel> {
+pub(crate) fn all() -> impl Iterator<Item = &'static Kernel> {
     let keyed = [&KEYED_U32, &KEYED_U64].into_iter();
     let keyed = keyed.flat_map(|k| [&k.linearise, &k.check, &k.locate, &k.mark, &k.place, &k.union, &k.gather]);
     let merge = MERGERS.iter().map(|(_, kernel)| kernel);
