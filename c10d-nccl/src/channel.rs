@@ -266,9 +266,10 @@ impl Channel {
         let State::Deriving { child, heir } = std::mem::replace(&mut self.state, State::Ready) else {
             return Ok(false);
         };
+        let made = child.take();
         if let (Some(comm), Some(heir)) = (&self.comm, heir) {
             // Whoever asked may have given up.
-            let _ = heir.answer.send(comm.made(child, &heir.comms)?);
+            let _ = heir.answer.send(comm.made(made, &heir.comms)?);
         }
         Ok(true)
     }

@@ -18,7 +18,7 @@ impl Child {
     }
 
     /// What was made. The old communicator is ready again.
-    pub(super) fn take(self) -> Comm {
+    pub(crate) fn take(self) -> Comm {
         Comm(ManuallyDrop::into_inner(self.0).load(Ordering::Acquire))
     }
 }

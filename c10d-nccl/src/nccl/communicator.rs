@@ -55,9 +55,9 @@ impl Communicator {
         self.accepted("ncclCommShrink", begun).map(|()| child)
     }
 
-    /// What was made of this one, which is ready again; enters it in `comms`.
-    pub(crate) fn made(&self, child: Child, comms: &Arc<Comms>) -> Result<Communicator> {
-        match child.take() {
+    /// Owns what was made of this one, and enters it in `comms`.
+    pub(crate) fn made(&self, comm: Comm, comms: &Arc<Comms>) -> Result<Communicator> {
+        match comm {
             Comm::NULL => Err(Error::new(ErrorKind::Device, "NCCL made no communicator of another, and no error")),
             comm => Ok(Self::entered(&self.nccl, comms, comm)),
         }
