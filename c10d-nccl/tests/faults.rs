@@ -5,9 +5,8 @@ mod common;
 use std::sync::Barrier;
 use std::time::Duration;
 
-use c10d_core::device::DeviceBuffer;
-use c10d_core::{Buf, BufMut, DType, Device, Error, ErrorKind, ProcessGroup, ReduceOp, Result, Span, op, run_ranks};
-use common::{SECOND, builder, driver, on, place, with_fake, within};
+use c10d_core::{Error, ErrorKind, ProcessGroup, ReduceOp, Result, op, run_ranks};
+use common::{SECOND, builder, driver, on, with_fake, within};
 
 /// No timing decides a test; a hang would.
 const CAP: Duration = Duration::from_secs(100);
