@@ -9,11 +9,11 @@ use c10d_core::{
     DeviceCoo, DispatchKey, Error, ErrorKind, GroupBuilder, ProcessGroup, ReduceOp, Result, op, run_ranks,
 };
 use common::driver::recording;
-use common::{SECOND, builder, cuda, on, with_cpu, with_fake};
+use common::{SECOND, cuda, on, with_cpu, with_fake};
 
 /// Groups whose collectives are NCCL's, and such whose are staged.
 fn both() -> [GroupBuilder; 2] {
-    [builder(), with_cpu().backend("cpu:gloo-like,cuda:gloo-like")]
+    [with_cpu(), with_cpu().backend("cpu:gloo-like,cuda:gloo-like")]
 }
 
 /// Why two ranks' calls behind this stream of theirs are refused: collectives, messages, and sparse ones where the group has

@@ -19,7 +19,7 @@
 //! | `query=N` | `cuEventQuery` does not return on a thread after its N-th launch |
 //! | `lost=N` | the device is lost to a thread after its N-th launch |
 //! | `kernel=N` | the N-th `cuLaunchKernel` does not return, nor those after it (those on device R, if a rank is named) |
-//! | `freed=ends` | memory that is freed before an event has shown it to be out of use ends the process; the real one waits |
+//! | `freed=ends` | memory that is freed before an event has shown it to be out of use ends the process; no free waits |
 
 /// The value of a word of the script.
 pub fn word(name: &str) -> Option<String> {
