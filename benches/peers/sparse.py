@@ -12,6 +12,7 @@ Points whose sums take more than --limit MiB (1024) are left out: Gloo holds the
 import argparse, csv, io, os, socket, statistics, subprocess, sys, time
 
 PLACES = 10
+LARGE = 256 << 20
 
 
 def shuffled(np, n):
@@ -48,6 +49,9 @@ def rank_main():
     last = None
     for line in sys.stdin:
         nnz, row, overlap, iterations, count = map(int, line.split())
+        if count == 0:
+            last = t = x = None
+            continue
         if last is None or last[0] != (nnz, row, overlap):
             last = ((nnz, row, overlap), tensor(np, torch, rank, ranks, nnz, row, overlap))
         t = last[1]
@@ -83,6 +87,11 @@ class Gloo:
         for p in self.ranks:
             print(nnz, row, overlap, iterations, batches, file=p.stdin, flush=True)
         return float(self.ranks[0].stdout.readline())
+
+    def forget(self):
+        """Frees the tensors, which would take the memory in which the others are timed."""
+        for p in self.ranks:
+            print(0, 0, 0, 0, 0, file=p.stdin, flush=True)
 
     def end(self):
         for p in self.ranks:
@@ -136,6 +145,8 @@ def main():
                     for _ in range(args.repeat):
                         for key, gloo in gloos.items():
                             times[key].append(gloo.measure(*point, args.batches))
+                            if ranks * nnz * entry > LARGE:
+                                gloo.forget()
                         for transport in ("tcp", "shm"):
                             times[transport].append(ours(args, transport, ranks, *point))
                     medians = {key: statistics.median(of) for key, of in times.items()}
