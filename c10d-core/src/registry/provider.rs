@@ -97,15 +97,16 @@ macro_rules! submit {
 /// all that the crate brings. Takes the name, and what makes the [`DeviceRuntime`](crate::device::DeviceRuntime).
 ///
 /// ```
-/// # use c10d_core::{Result, device::{DevicePtr, DeviceRuntime, Stream}};
+/// # use c10d_core::{Error, Result, device::{DevicePtr, DeviceRuntime, Stream}};
+/// # fn absent() -> Error { Error::invalid("this device is only there to be registered") }
 /// struct Acme;
 /// # unsafe impl DeviceRuntime for Acme {
 /// #     fn name(&self) -> &'static str { "acme" }
-/// #     fn allocate(&self, _: u16, _: usize) -> Result<*mut ()> { todo!() }
+/// #     fn allocate(&self, _: u16, _: usize) -> Result<*mut ()> { Err(absent()) }
 /// #     unsafe fn free(&self, _: u16, _: *mut ()) {}
-/// #     unsafe fn copy_in(&self, _: u16, _: Stream, _: DevicePtr, _: *const u8, _: usize) -> Result { todo!() }
-/// #     unsafe fn copy_out(&self, _: u16, _: Stream, _: *mut u8, _: DevicePtr, _: usize) -> Result { todo!() }
-/// #     unsafe fn copy(&self, _: u16, _: Stream, _: DevicePtr, _: DevicePtr, _: usize) -> Result { todo!() }
+/// #     unsafe fn copy_in(&self, _: u16, _: Stream, _: DevicePtr, _: *const u8, _: usize) -> Result { Err(absent()) }
+/// #     unsafe fn copy_out(&self, _: u16, _: Stream, _: *mut u8, _: DevicePtr, _: usize) -> Result { Err(absent()) }
+/// #     unsafe fn copy(&self, _: u16, _: Stream, _: DevicePtr, _: DevicePtr, _: usize) -> Result { Err(absent()) }
 /// # }
 /// c10d_core::submit_device!("acme", Acme);
 /// # fn main() -> Result {
