@@ -114,7 +114,7 @@ fn a_device_that_counts_no_owners_is_given_up_too() {
     let e = returns(|| {
         let dir = common::directory();
         let file =
-            common::plugin("only_device.c", &dir.path().join("x.so"), &["NAME=\"countless\"", "HANGS_IN=\"copy_out\""]);
+            common::plugin("device.c", &dir.path().join("x.so"), &["NAME=\"countless\"", "HANGS_IN=\"copy_out\""]);
         let mut providers = Search::new().file(file).load().providers;
         providers.push(&c10d_gloo_like::PROVIDER);
         let device: Arc<dyn DeviceRuntime> = Registry::collect(&providers).unwrap().device("countless").unwrap();

@@ -199,7 +199,8 @@ pub unsafe trait DeviceRuntime: Send + Sync + 'static {
         Ok(true)
     }
 
-    /// Refuses, with `InvalidArgument`, a stream behind which no op can run, such as another device's, or one that records a graph.
+    /// Refuses, with `InvalidArgument`, a stream behind which no op can run, such as another device's, or one that records
+    /// a graph.
     ///
     /// # Safety
     /// The stream is one of this runtime's.

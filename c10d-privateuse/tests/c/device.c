@@ -1,47 +1,15 @@
-/* A device of two, with what its header's version has: it adds f32 since 1.1, and says what it is and who since 1.2. */
+/* The device of device.h alone, with what its header's version has: it adds f32 since 1.1, and says what it is and who since 1.2. */
 #include "c10d_plugin.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
+
+#define FUNCTIONS_ONLY
+#include "device.h"
 
 C10D_PLUGIN_NOTE(NAME);
-
-static int32_t count(uint32_t *n, c10d_why *why) {
-    (void)why;
-    *n = 2;
-    return C10D_OK;
-}
-
-static int32_t allocate(uint32_t i, uint64_t bytes, void **base, c10d_why *why) {
-    if (i > 1) return c10d_fail(why, C10D_INVALID, "there are the devices 0 and 1");
-    *base = malloc(bytes);
-    return *base ? C10D_OK : c10d_fail(why, C10D_RESOURCE, "no memory");
-}
-
-static void release(uint32_t i, void *base) {
-    (void)i;
-    free(base);
-}
-
-static int32_t copy_in(uint32_t i, uint64_t stream, void *to, uint64_t at, const void *from, uint64_t n, c10d_why *why) {
-    (void)i, (void)stream, (void)why;
-    memcpy((char *)to + at, from, n);
-    return C10D_OK;
-}
-
-static int32_t copy_out(uint32_t i, uint64_t stream, void *to, const void *from, uint64_t at, uint64_t n, c10d_why *why) {
-    (void)i, (void)stream, (void)why;
-    memcpy(to, (const char *)from + at, n);
-    return C10D_OK;
-}
-
-static int32_t copy(uint32_t i, uint64_t stream, void *to, uint64_t at, const void *from, uint64_t of, uint64_t n,
-                    c10d_why *why) {
-    (void)i, (void)stream, (void)why;
-    memcpy((char *)to + at, (const char *)from + of, n);
-    return C10D_OK;
-}
 
 #if C10D_ABI_MINOR >= 1
 static uint32_t reduces(uint32_t op) { return op == C10D_SUM ? C10D_BIT(C10D_F32) : 0; }
@@ -67,9 +35,9 @@ static int32_t identity(uint32_t i, char *text, uint64_t capacity, uint64_t *len
 
 static const c10d_device device = {
     .struct_size = sizeof device,
-    .count = count,
+    .count = devices,
     .allocate = allocate,
-    .free = release,
+    .free = give_back,
     .copy_in = copy_in,
     .copy_out = copy_out,
     .copy = copy,
@@ -78,7 +46,9 @@ static const c10d_device device = {
     .reduce = reduce,
 #endif
 #if C10D_ABI_MINOR >= 2
+#ifdef DEVICE_TYPE
     .device_type = DEVICE_TYPE,
+#endif
     .identity = identity,
 #endif
 #ifdef FUTURE

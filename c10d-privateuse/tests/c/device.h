@@ -1,4 +1,5 @@
-/* A device: the heap of this process. HANGS_IN names the function that does not return. */
+/* A device: the heap of this process. HANGS_IN names the function that does not return. With FUNCTIONS_ONLY there is no
+ * table of them. */
 #ifndef HANGS_IN
 #define HANGS_IN ""
 #endif
@@ -55,6 +56,7 @@ static void release(uint32_t index, void *base) {
 }
 #endif
 
+#ifndef FUNCTIONS_ONLY
 static const c10d_device device = {
     .struct_size = sizeof device, .count = devices, .allocate = allocate, .free = give_back, .copy_in = copy_in,
     .copy_out = copy_out, .copy = copy,
@@ -62,3 +64,4 @@ static const c10d_device device = {
     .retain = retain, .release = release,
 #endif
 };
+#endif
