@@ -11,6 +11,7 @@ mod group;
 mod job;
 pub mod op;
 pub mod ops;
+pub mod process;
 pub mod registry;
 mod scope;
 pub mod staged;

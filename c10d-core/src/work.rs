@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use crate::buffer::Buffers;
 use crate::group::{Group, LaneInfo, observe};
 use crate::job::{Frame, Job, Outcome, overdue};
+use crate::process::Process;
 use crate::scope::ScopeCount;
 use crate::{Error, ErrorKind, OpError, Result};
 
@@ -22,6 +23,8 @@ pub(crate) struct Counted<B> {
     frame: Frame,
     buffers: UnsafeCell<Option<B>>,
     group: Weak<Group>,
+    /// Where it was started, and will be over.
+    owner: Process,
     scope: Option<Arc<ScopeCount>>,
     /// Keeps what the frame's `lane` points to.
     _lane: Option<Arc<LaneInfo>>,
@@ -32,8 +35,9 @@ pub(crate) struct Counted<B> {
 unsafe impl<B: Send> Sync for Counted<B> {}
 
 impl<B: Buffers> Counted<B> {
-    pub(crate) fn new(frame: Frame, buffers: B, group: Weak<Group>, scope: Option<Arc<ScopeCount>>) -> Arc<Self> {
-        Arc::new(Counted { frame, buffers: UnsafeCell::new(Some(buffers)), group, scope, _lane: None })
+    pub(crate) fn new(frame: Frame, buffers: B, group: &Arc<Group>, scope: Option<Arc<ScopeCount>>) -> Arc<Self> {
+        let (buffers, owner, group) = (UnsafeCell::new(Some(buffers)), group.owner, Arc::downgrade(group));
+        Arc::new(Counted { frame, buffers, group, owner, scope, _lane: None })
     }
 
     /// The state, as long as it has no job and no handle yet.
@@ -101,6 +105,8 @@ impl<B: Buffers> Counted<B> {
 pub(crate) trait Finish<R>: Send + Sync {
     fn frame(&self) -> &Frame;
     fn group(&self) -> &Weak<Group>;
+    /// Whether the op, which is not over, will never be: this is a fork of the process that started it.
+    fn is_foreign(&self) -> bool;
     /// The result; called once, when the frame is done (or given up: then there are no buffers).
     fn finish(&self, done: bool) -> Result<R, OpError<R>>;
 }
@@ -114,7 +120,15 @@ impl<B: Buffers> Finish<B::Back> for Counted<B> {
         &self.group
     }
 
+    fn is_foreign(&self) -> bool {
+        !self.owner.is_current()
+    }
+
     fn finish(&self, done: bool) -> Result<B::Back, OpError<B::Back>> {
+        if self.is_foreign() && !self.frame.is_done() {
+            // What would complete it is not here. Its buffers stay where they are: a device or a peer may have a part.
+            return Err(OpError { error: self.frame.described(self.owner.foreign("the operation")), buffer: None });
+        }
         if !done {
             let what = "the backend did not let go of the buffers in time; they are lost: a defect of the backend";
             let error = self.frame.described(Error::new(ErrorKind::Internal, what));
@@ -143,8 +157,9 @@ impl<B: Buffers> Finish<B::Back> for Counted<B> {
 pub(crate) struct Handle<'a, R>(pub(crate) Arc<dyn Finish<R> + 'a>);
 
 impl<R> Handle<'_, R> {
+    /// Whether waiting has an end.
     fn is_done(&self) -> bool {
-        self.0.frame().is_done()
+        self.0.frame().is_done() || self.0.is_foreign()
     }
 
     fn wait_until(&self, until: Instant) -> bool {
@@ -168,7 +183,11 @@ impl<R> Handle<'_, R> {
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<R, OpError<R>>> {
-        if self.0.frame().poll(cx.waker()) { Poll::Ready(self.0.finish(true)) } else { Poll::Pending }
+        if self.0.is_foreign() || self.0.frame().poll(cx.waker()) {
+            Poll::Ready(self.0.finish(true))
+        } else {
+            Poll::Pending
+        }
     }
 }
 

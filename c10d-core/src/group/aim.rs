@@ -18,6 +18,7 @@ pub(super) struct Aim<'a> {
 impl Group {
     /// Finds key, lane and kernel; validates; computes the fingerprint.
     pub(super) fn aim(&self, request: &mut Request) -> Result<Aim<'_>> {
+        self.is_here()?;
         if let Some(cause) = self.failed.get() {
             return Err(cause.clone());
         }

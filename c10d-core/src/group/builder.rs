@@ -12,6 +12,7 @@ use super::routes::Routes;
 use super::{Group, GroupInit, LaneInfo, ProcessGroup, join};
 use crate::device::Seat;
 use crate::dispatch::{BackendMap, offers};
+use crate::process::Process;
 use crate::registry::{Provider, Registry};
 use crate::store::{HashStore, Store, deadline_after};
 use crate::types::Device;
@@ -214,6 +215,8 @@ impl Parts {
         };
         let (lanes, routes) = Routes::lay(&self, &init, &offers, &joined.served)?;
         Ok(ProcessGroup(Arc::new(Group {
+            owner: Process::current(),
+            foreign: Default::default(),
             name: self.name,
             rank: self.rank,
             size: self.size,

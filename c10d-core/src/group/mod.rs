@@ -30,6 +30,7 @@ pub use run_ranks::run_ranks;
 use crate::backend::Capabilities;
 use crate::dispatch::BackendMap;
 use crate::ops::OpKind;
+use crate::process::Process;
 use crate::registry::Registry;
 use crate::store::{Store, deadline_after};
 use crate::types::{DType, Device, DispatchKey, ReduceOp};
@@ -43,10 +44,17 @@ use crate::{Error, ErrorKind, Result};
 ///
 /// After an error with status [`Failed`](crate::Status::Failed) the group is failed for good: every later call returns
 /// the first cause. When the last clone is dropped, the peers are told.
+///
+/// A group belongs to the process that made it. In a forked child every call is an error that says so, and dropping does
+/// nothing: a child that wants to take part makes a group of its own. See [`process`](crate::process).
 #[derive(Clone)]
 pub struct ProcessGroup(pub(crate) Arc<Group>);
 
 pub(crate) struct Group {
+    /// The process that made it.
+    pub(crate) owner: Process,
+    /// In a forked child: what every use of its copy is told.
+    foreign: OnceLock<Error>,
     name: Arc<str>,
     rank: u32,
     size: u32,
@@ -137,6 +145,9 @@ impl ProcessGroup {
 
     /// The error that failed the group, if it is failed: also by what a backend noticed while no call was running.
     pub fn failure(&self) -> Option<&Error> {
+        if !self.0.is_home() {
+            return Some(self.0.foreign());
+        }
         if self.0.failed.get().is_none() {
             let noticed = |lane: &Lane| lane.backend.failure().map(|e| lane.info.described(e));
             if let Some(error) = self.0.lanes.iter().find_map(noticed) {
@@ -149,6 +160,10 @@ impl ProcessGroup {
     /// Fails the group: everything in flight ends with [`ErrorKind::Aborted`], here and on the peers, and so does every
     /// later call. Any thread, any number of times.
     pub fn abort(&self, why: &str) {
+        if !self.0.is_home() {
+            // The peers are the parent's.
+            return;
+        }
         let error = Error::new(ErrorKind::Aborted, why).guilty([self.0.rank]);
         self.0.fail(&self.0.described(error));
     }
@@ -162,6 +177,7 @@ impl ProcessGroup {
 
     /// As [`shutdown`](ProcessGroup::shutdown), within this time.
     pub fn shutdown_within(self, timeout: Duration) -> Result {
+        self.0.is_here()?;
         let deadline = deadline_after(timeout);
         let mut first = self.0.failed.get().cloned().map_or(Ok(()), Err);
         if let Err(e) = &first
@@ -182,6 +198,23 @@ impl ProcessGroup {
 }
 
 impl Group {
+    /// Whether this is the group's process.
+    #[inline]
+    pub(crate) fn is_home(&self) -> bool {
+        self.owner.is_current()
+    }
+
+    /// An error in a process that was forked from the group's.
+    #[inline]
+    fn is_here(&self) -> Result {
+        if self.is_home() { Ok(()) } else { Err(self.foreign().clone()) }
+    }
+
+    #[cold]
+    pub(crate) fn foreign(&self) -> &Error {
+        self.foreign.get_or_init(|| self.described(self.owner.foreign("the group")))
+    }
+
     #[inline]
     fn route(&self, key: DispatchKey, vendor: u8) -> Result<(&Route, &Lane)> {
         let route = self.routes.get(key, vendor)?;
@@ -205,11 +238,24 @@ impl Group {
 
     /// Fails the group with its first cause. On the observer's thread, never on a completing one.
     pub(crate) fn fail(&self, error: &Error) {
+        if !self.is_home() {
+            return;
+        }
         if self.failed.set(error.clone()).is_ok() {
             tracing::error!(target: "c10d", group = %self.name, rank = self.rank, "{error}");
             for lane in &self.lanes {
                 lane.backend.abort(error);
             }
+        }
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        if !self.is_home() {
+            // Backends and stores say goodbye to peers, take locks and wait for threads when they are dropped. The peers
+            // are the parent's, its threads are not here, and a lock may be held by one of them.
+            std::mem::forget((std::mem::take(&mut self.lanes), self.store.clone()));
         }
     }
 }

@@ -205,7 +205,7 @@ impl Group {
         let Call { op, params, timeout, error, buffers } = call;
         let mut frame = self.frame(op, Caller::Continues, params, timeout);
         frame.owns_buffers = owns;
-        let mut state = Counted::new(frame, buffers, Arc::downgrade(self), scope);
+        let mut state = Counted::new(frame, buffers, self, scope);
         // The buffers are described where they stay: moving a `Box` would invalidate what was written down.
         let described = match error {
             None => Counted::describe(&mut state),

@@ -107,6 +107,7 @@ impl ProcessGroup {
     }
 
     fn subgroup(&self, ranks: &[u32], name: String, shrinks: bool) -> Result<Option<ProcessGroup>> {
+        self.0.is_here()?;
         match self.failure() {
             Some(cause) if !shrinks || *cause.kind() == ErrorKind::Shutdown => return Err(cause.clone()),
             _ => self.is_ours()?,

@@ -4,14 +4,21 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::Store;
+use crate::process::Process;
 use crate::{Error, ErrorKind, Result};
 
-/// A store for ranks that are threads of one process. Clones share their contents.
-#[derive(Clone, Default)]
-pub struct HashStore(Arc<Shared>);
+/// A store for ranks that are threads of one process, the one that made it. Clones share their contents.
+#[derive(Clone)]
+pub struct HashStore(Arc<Shared>, Process);
+
+impl Default for HashStore {
+    fn default() -> HashStore {
+        HashStore(Arc::default(), Process::current())
+    }
+}
 
 #[derive(Default)]
 struct Shared {
@@ -25,10 +32,16 @@ impl HashStore {
         HashStore::default()
     }
 
-    fn change<R>(&self, f: impl FnOnce(&mut HashMap<String, Vec<u8>>) -> R) -> R {
-        let out = f(&mut self.0.map.lock());
+    /// The map. In a forked child it is a copy that no other rank sees.
+    fn map(&self) -> Result<MutexGuard<'_, HashMap<String, Vec<u8>>>> {
+        self.1.check("the store")?;
+        Ok(self.0.map.lock())
+    }
+
+    fn change<R>(&self, f: impl FnOnce(&mut HashMap<String, Vec<u8>>) -> R) -> Result<R> {
+        let out = f(&mut *self.map()?);
         self.0.changed.notify_all();
-        out
+        Ok(out)
     }
 
     fn wait_then<R>(
@@ -37,7 +50,7 @@ impl HashStore {
         deadline: Instant,
         f: impl FnOnce(&HashMap<String, Vec<u8>>) -> R,
     ) -> Result<R> {
-        let mut map = self.0.map.lock();
+        let mut map = self.map()?;
         while !keys.iter().all(|k| map.contains_key(*k)) {
             if self.0.changed.wait_until(&mut map, deadline).timed_out() {
                 let missing: Vec<_> = keys.iter().filter(|k| !map.contains_key(**k)).copied().collect();
@@ -56,8 +69,7 @@ impl HashStore {
 
 impl Store for HashStore {
     fn set(&self, key: &str, value: &[u8], _: Instant) -> Result {
-        self.change(|map| map.insert(key.to_owned(), value.to_vec()));
-        Ok(())
+        self.change(|map| map.insert(key.to_owned(), value.to_vec())).map(drop)
     }
 
     fn get(&self, key: &str, deadline: Instant) -> Result<Vec<u8>> {
@@ -80,11 +92,11 @@ impl Store for HashStore {
             let sum = old.checked_add(delta).ok_or_else(|| bad(key, "the sum does not fit into 64 bits"))?;
             map.insert(key.to_owned(), sum.to_string().into_bytes());
             Ok(sum)
-        })
+        })?
     }
 
     fn compare_set(&self, key: &str, expected: &[u8], desired: &[u8], _: Instant) -> Result<Vec<u8>> {
-        Ok(self.change(|map| match map.get_mut(key) {
+        self.change(|map| match map.get_mut(key) {
             Some(value) => {
                 if value == expected {
                     *value = desired.to_vec();
@@ -93,25 +105,24 @@ impl Store for HashStore {
             }
             None if expected.is_empty() => map.entry(key.to_owned()).insert_entry(desired.to_vec()).get().clone(),
             None => expected.to_vec(),
-        }))
+        })
     }
 
     fn append(&self, key: &str, value: &[u8], _: Instant) -> Result {
-        self.change(|map| map.entry(key.to_owned()).or_default().extend_from_slice(value));
-        Ok(())
+        self.change(|map| map.entry(key.to_owned()).or_default().extend_from_slice(value))
     }
 
     fn check(&self, keys: &[&str], _: Instant) -> Result<bool> {
-        let map = self.0.map.lock();
+        let map = self.map()?;
         Ok(keys.iter().all(|k| map.contains_key(*k)))
     }
 
     fn delete(&self, key: &str, _: Instant) -> Result<bool> {
-        Ok(self.change(|map| map.remove(key).is_some()))
+        self.change(|map| map.remove(key).is_some())
     }
 
     fn num_keys(&self, _: Instant) -> Result<u64> {
-        Ok(self.0.map.lock().len() as u64)
+        Ok(self.map()?.len() as u64)
     }
 
     fn multi_get(&self, keys: &[&str], deadline: Instant) -> Result<Vec<Vec<u8>>> {
@@ -123,8 +134,7 @@ impl Store for HashStore {
             for (key, value) in pairs {
                 map.insert((*key).to_owned(), value.to_vec());
             }
-        });
-        Ok(())
+        })
     }
 }
 

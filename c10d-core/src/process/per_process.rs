@@ -1,0 +1,56 @@
+//! A `static` that a forked child begins anew.
+#![allow(unsafe_code)]
+
+use std::sync::atomic::{AtomicPtr, Ordering};
+
+use super::Process;
+
+/// Something that each process has once, made when it is first asked for. A forked child gets one of its own instead of
+/// the parent's, whose locks may be held for ever and whose threads are not there. For `static`s: what was made is never
+/// freed.
+///
+/// ```
+/// use c10d_core::process::PerProcess;
+/// use std::sync::Mutex;
+///
+/// static NAMES: PerProcess<Mutex<Vec<String>>> = PerProcess::new();
+/// NAMES.get().lock().unwrap().push("of this process".into());
+/// ```
+pub struct PerProcess<T: 'static>(AtomicPtr<Owned<T>>);
+
+struct Owned<T> {
+    owner: Process,
+    value: T,
+}
+
+impl<T: Default + Send + Sync> PerProcess<T> {
+    /// Nothing yet.
+    pub const fn new() -> PerProcess<T> {
+        PerProcess(AtomicPtr::new(std::ptr::null_mut()))
+    }
+
+    /// This process's own.
+    pub fn get(&self) -> &'static T {
+        let mut there = self.0.load(Ordering::Acquire);
+        // SAFETY: leaked below, in this process or in one that it was forked from.
+        while unsafe { there.as_ref() }.is_none_or(|t| !t.owner.is_current()) {
+            let fresh = Box::into_raw(Box::new(Owned { owner: Process::current(), value: T::default() }));
+            match self.0.compare_exchange(there, fresh, Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => there = fresh,
+                Err(theirs) => {
+                    // SAFETY: made above, and nobody else saw it.
+                    drop(unsafe { Box::from_raw(fresh) });
+                    there = theirs;
+                }
+            }
+        }
+        // SAFETY: not null, and leaked.
+        unsafe { &(*there).value }
+    }
+}
+
+impl<T: Default + Send + Sync> Default for PerProcess<T> {
+    fn default() -> Self {
+        PerProcess::new()
+    }
+}

@@ -1,0 +1,202 @@
+//! Real forks of this test program. A child does little and ends at once: the other tests' threads are not there.
+
+use std::future::Future;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::sync::Mutex as StdMutex;
+use std::sync::atomic::AtomicU32;
+use std::time::{Duration, Instant};
+
+use super::*;
+use crate::Store;
+
+/// Runs `f` in a forked child, with nothing but the bare system call where `bare`; whether it was true there.
+fn in_child(bare: bool, f: impl FnOnce() -> bool) -> bool {
+    // SAFETY: the child calls nothing that needs other threads, and ends here.
+    let pid =
+        unsafe { if bare { libc::syscall(libc::SYS_clone, libc::SIGCHLD, 0, 0, 0, 0) as i32 } else { libc::fork() } };
+    if pid == 0 {
+        // SAFETY: a child that hangs is ended by the signal.
+        unsafe { libc::alarm(20) };
+        let held = std::panic::catch_unwind(std::panic::AssertUnwindSafe(f)).unwrap_or(false);
+        // SAFETY: no exit handlers, which are the parent's.
+        unsafe { libc::_exit(i32::from(!held)) };
+    }
+    assert!(pid > 0, "no fork");
+    let mut status = -1;
+    // SAFETY: waits for the own child.
+    unsafe { libc::waitpid(pid, &mut status, 0) };
+    status == 0
+}
+
+#[test]
+fn a_child_is_another_process_and_so_is_its_child() {
+    for bare in [false, true] {
+        let me = Process::current();
+        assert!(me.is_current() && Process::current().is_current() && me.check("it").is_ok());
+        assert!(in_child(bare, || {
+            let foreign = !me.is_current();
+            let child = Process::current();
+            let grandchild = in_child(bare, || {
+                !me.is_current() && !child.is_current() && Process::current().is_current() && !me.is_current()
+            });
+            foreign && grandchild && child.is_current() && !me.is_current()
+        }));
+        assert!(me.is_current());
+        let text = me.foreign("the group").to_string();
+        assert!(text.contains(&format!("the group was made in process {}", me.id())), "{text}");
+    }
+}
+
+#[test]
+fn what_each_process_has_once_is_new_in_a_child() {
+    static NUMBERS: PerProcess<StdMutex<u32>> = PerProcess::new();
+    *NUMBERS.get().lock().unwrap() = 7;
+    // A lock that is held at the fork is no matter either.
+    let held = NUMBERS.get().lock().unwrap();
+    assert!(in_child(false, || {
+        let fresh = *NUMBERS.get().lock().unwrap() == 0;
+        *NUMBERS.get().lock().unwrap() = 9;
+        fresh && *NUMBERS.get().lock().unwrap() == 9
+    }));
+    drop(held);
+    assert_eq!(*NUMBERS.get().lock().unwrap(), 7);
+}
+
+#[test]
+fn threads_agree_on_what_is_made_once() {
+    static MADE: PerProcess<AtomicU32> = PerProcess::new();
+    let places: Vec<usize> = std::thread::scope(|s| {
+        let threads: Vec<_> = (0..8).map(|_| s.spawn(|| std::ptr::from_ref(MADE.get()) as usize)).collect();
+        threads.into_iter().map(|t| t.join().unwrap()).collect()
+    });
+    assert!(places.iter().all(|p| *p == places[0]));
+}
+
+#[test]
+fn a_child_keeps_no_private_descriptor() {
+    let (mut here, mut there) = UnixStream::pair().unwrap();
+    let private = Private::new(&here);
+    let many: Vec<Private> = (0..3000).map(|_| Private::new(&here)).collect();
+    let (mut done, mut ready) = UnixStream::pair().unwrap();
+    ready.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    // SAFETY: the child reads and writes, and ends here.
+    let pid = unsafe { libc::fork() };
+    if pid == 0 {
+        // Its copy is dead: the end at once, and nothing reaches the peer.
+        let dead = matches!(here.read(&mut [0; 1]), Ok(0)) && here.write(b"x").is_err();
+        let _ = done.write(&[u8::from(dead)]);
+        // SAFETY: ends with the signal that the parent sends, or a timer.
+        unsafe {
+            libc::alarm(30);
+            loop {
+                libc::pause();
+            }
+        }
+    }
+    let mut dead = [0];
+    ready.read_exact(&mut dead).unwrap();
+    drop(many);
+    drop(private);
+    here.write_all(b"y").unwrap();
+    drop(here);
+    // The child lives and has the number; the peer sees the end all the same.
+    there.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    let mut text = Vec::new();
+    let ended = there.read_to_end(&mut text);
+    // SAFETY: the own child.
+    unsafe {
+        libc::kill(pid, libc::SIGKILL);
+        libc::waitpid(pid, std::ptr::null_mut(), 0);
+    }
+    assert_eq!((ended.unwrap(), &text[..], dead), (1, &b"y"[..], [1]));
+}
+
+/// A backend that keeps what it is told to, answers nothing else, and counts its end.
+struct Holds(StdMutex<Vec<crate::Job>>, UnixStream);
+
+// SAFETY: touches no span; the test drops the jobs, or the process ends.
+unsafe impl crate::Backend for Holds {
+    fn name(&self) -> &'static str {
+        "holds"
+    }
+    fn capabilities(&self) -> &crate::Capabilities {
+        &crate::Capabilities::ALL
+    }
+    fn submit(&self, job: crate::Job) {
+        match job.request().op {
+            crate::OpKind::Barrier => job.complete(Ok(())),
+            _ => self.0.lock().unwrap().push(job),
+        }
+    }
+    fn abort(&self, _: &Error) {
+        let _ = (&self.1).write(b"abort");
+        self.0.lock().unwrap().clear();
+    }
+}
+
+impl Drop for Holds {
+    fn drop(&mut self) {
+        let _ = self.1.write(b"drop");
+    }
+}
+
+fn group(tell: UnixStream) -> crate::ProcessGroup {
+    use crate::registry::{Provider, Registration};
+    let tell = StdMutex::new(Some(tell));
+    let create = move |_: &crate::GroupInit| {
+        let backend = Holds(StdMutex::default(), tell.lock().unwrap().take().unwrap());
+        Ok(std::sync::Arc::new(backend) as std::sync::Arc<dyn crate::Backend>)
+    };
+    let (name, keys) = ("holds", &[crate::DispatchKey::Cpu][..]);
+    let create: &'static _ = Box::leak(Box::new(create));
+    let backends = Box::leak(Box::new([Registration { name, keys, priority: 1, probe: &|| Ok(()), create }]));
+    let provider = Box::leak(Box::new(Provider { source: "tests", backends, ..Provider::EMPTY }));
+    crate::GroupBuilder::new().providers(&[provider]).build().unwrap()
+}
+
+#[test]
+fn in_a_child_every_use_of_a_group_is_an_error_and_drop_does_nothing() {
+    let (tell, mut told) = UnixStream::pair().unwrap();
+    let pg = group(tell);
+    pg.barrier().unwrap();
+    let flying = [(); 4].map(|()| pg.start(crate::op::all_reduce(vec![1f32; 4], crate::ReduceOp::Sum)));
+    let over = pg.start(crate::op::barrier(crate::ops::BarrierOptions::default()));
+    let (me, store, mut pg) = (std::process::id(), crate::HashStore::new(), Some(pg));
+    assert!(in_child(false, || {
+        let pg = pg.take().unwrap();
+        let foreign = |e: &Error| {
+            let text = e.to_string();
+            text.contains(&format!("made in process {me}")) && text.contains("fork") && text.contains("make a new one")
+        };
+        let began = Instant::now();
+        let [a, b, mut c, d] = flying;
+        let calls = [
+            pg.barrier().unwrap_err(),
+            pg.all_reduce(vec![1f32], crate::ReduceOp::Sum).unwrap_err(),
+            pg.send(&[1u8], 0, 0).unwrap_err(),
+            pg.monitored_barrier(crate::ops::MonitoredBarrierOptions::default()).unwrap_err(),
+            pg.start(crate::op::all_reduce(vec![1f32], crate::ReduceOp::Sum)).wait().unwrap_err().error,
+            pg.scope(|s| s.start(crate::op::all_reduce(vec![1f32], crate::ReduceOp::Sum)).wait()).unwrap_err(),
+            pg.new_group(&[0]).unwrap_err(),
+            pg.split(Some(0), 0).unwrap_err(),
+            pg.failure().cloned().unwrap(),
+            // Started before the fork, and not over: no thread of this process ends them.
+            a.wait().unwrap_err().error,
+            b.wait_timeout(Duration::from_secs(100)).unwrap().unwrap_err().error,
+            match std::pin::Pin::new(&mut c).poll(&mut std::task::Context::from_waker(std::task::Waker::noop())) {
+                std::task::Poll::Ready(Err(e)) => e.error,
+                _ => Error::invalid("pending"),
+            },
+            store.set("k", b"v", Instant::now()).unwrap_err(),
+            pg.clone().shutdown().unwrap_err(),
+        ];
+        pg.abort("not ours");
+        let all = calls.iter().all(|e| foreign(e) && e.status() == crate::Status::Rejected);
+        let finished = d.is_done() && over.wait().is_ok();
+        drop(pg);
+        all && finished && began.elapsed() < Duration::from_secs(10)
+    }));
+    told.set_nonblocking(true).unwrap();
+    assert!(told.read(&mut [0; 16]).is_err(), "the child spoke to the backend");
+}
