@@ -1,6 +1,6 @@
 //! `c10d info`: all 60 rows, with what a group would take now.
 
-mod common;
+use crate::common;
 
 use std::collections::BTreeSet;
 

@@ -1,6 +1,6 @@
 //! `c10d perf`, as users and scripts see it.
 
-mod common;
+use crate::common;
 
 use std::collections::BTreeSet;
 

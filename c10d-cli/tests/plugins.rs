@@ -1,7 +1,7 @@
 //! `c10d plugins`, and plugins in `c10d info`.
 #![cfg(feature = "plugins")]
 
-mod common;
+use crate::common;
 
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
@@ -246,7 +246,7 @@ const LAID_OUT: &str = "C10D_TEST_LAID_OUT";
 /// This test once more, as a process with variables of its own.
 fn again(test: &str, dir: &Path, env: &[(&str, &Path)]) {
     let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["--exact", test, "--nocapture"]).env(LAID_OUT, dir).envs(env.iter().copied());
+    command.args(["--exact", &format!("plugins::{test}"), "--nocapture"]).env(LAID_OUT, dir).envs(env.iter().copied());
     let out = command.output().unwrap();
     let said = [&out.stdout[..], &out.stderr[..]].map(String::from_utf8_lossy).join("\n");
     assert!(out.status.success() && said.contains("1 passed"), "{said}");

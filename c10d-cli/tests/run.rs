@@ -1,6 +1,6 @@
 //! `c10d run`, as a user sees it.
 
-mod common;
+use crate::common;
 
 use std::net::SocketAddr;
 

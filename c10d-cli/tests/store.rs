@@ -1,6 +1,6 @@
 //! `c10d store`: a server that clients can use.
 
-mod common;
+use crate::common;
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};

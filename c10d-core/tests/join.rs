@@ -1,6 +1,6 @@
 //! Ranks finding each other, or naming those that they do not find.
 
-mod common;
+use crate::common;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -1,7 +1,7 @@
 //! What has no meaning is refused before a backend hears of it.
 #![allow(unsafe_code)]
 
-mod common;
+use crate::common;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -1,7 +1,7 @@
 //! Waiting, dropping, leaking, panicking: what becomes of an operation, of its buffers, and of the group.
 #![allow(unsafe_code)]
 
-mod common;
+use crate::common;
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Sender, channel};

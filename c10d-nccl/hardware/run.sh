@@ -22,7 +22,7 @@ if [ "${1:-}" = build ]; then
   cargo test --release --locked -p c10d-nccl --no-run --message-format=json >"$dir/tests.json" || exit 1
   built=${CARGO_TARGET_DIR:-target}/release
   cp "$built/c10d" "$built/examples/hardware" "$here"/run.sh "$here"/torch_*.py "$dir/" || exit 1
-  tests="kernels nccl_processes nccl_threads sparse staged_processes"
+  tests="main suites"
   for name in $tests; do
     file=$(sed -n 's/.*"name":"'$name'".*"executable":"\([^"]*\)".*/\1/p' "$dir/tests.json" | tail -1)
     cp "${file:?cargo names no $name}" "$dir/$name" || exit 1
@@ -134,18 +134,18 @@ row_of_230() {
 }
 
 if part suite; then
-  row "NCCL, world 1, every op and type" "$bin/nccl_processes" w1/
+  row "NCCL, world 1, every op and type" "$bin/suites" nccl_processes/w1/
   # The test of ranks that disagree is about drivers that are made up.
-  row "kernels, every type and operation" "$bin/kernels" reduce_ scale_ all_halves_ --skip disagree
-  row "sparse over NCCL, world 1" env C10D_HARDWARE_RANKS=1 "$bin/sparse" sums_of_anything
-  row "staged, 2 processes on one GPU" "$bin/staged_processes" w2/
-  row "staged, 4 processes on one GPU" "$bin/staged_processes" w4/
+  row "kernels, every type and operation" "$bin/main" kernels::reduce_ kernels::scale_ kernels::all_halves_ --skip disagree
+  row "sparse over NCCL, world 1" env C10D_HARDWARE_RANKS=1 "$bin/main" sparse::sums_of_anything
+  row "staged, 2 processes on one GPU" "$bin/suites" staged_processes/w2/
+  row "staged, 4 processes on one GPU" "$bin/suites" staged_processes/w4/
 fi
 if part two; then
-  row_of_230 "NCCL 2.30 or later, 2 processes on one GPU" "$bin/nccl_processes" w2/
-  row_of_230 "NCCL 2.30 or later, 2 threads on one GPU" "$bin/nccl_threads" w2/
-  row_of_230 "sparse over NCCL 2.30 or later, 2 threads on one GPU" C10D_HARDWARE_RANKS=2 "$bin/sparse" sums_of_anything
-  row "NCCL over sockets, 2 processes that say they are two hosts" env "${two_hosts[@]}" "$bin/nccl_processes" w2/
+  row_of_230 "NCCL 2.30 or later, 2 processes on one GPU" "$bin/suites" nccl_processes/w2/
+  row_of_230 "NCCL 2.30 or later, 2 threads on one GPU" "$bin/suites" nccl_threads/w2/
+  row_of_230 "sparse over NCCL 2.30 or later, 2 threads on one GPU" C10D_HARDWARE_RANKS=2 "$bin/main" sparse::sums_of_anything
+  row "NCCL over sockets, 2 processes that say they are two hosts" env "${two_hosts[@]}" "$bin/suites" nccl_processes/w2/
   row_of_230 "split and shrink, 2 ranks on one GPU" "$bin/c10d" run -n 2 -- "$bin/hardware" derived
   row "split and shrink, 2 processes that say they are two hosts" \
     env "${two_hosts[@]}" "$bin/c10d" run -n 2 -- "$bin/hardware" derived

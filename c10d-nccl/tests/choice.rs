@@ -1,6 +1,6 @@
 //! How CUDA buffers are served where the map leaves it open.
 
-mod common;
+use crate::common;
 
 use c10d_core::{DispatchKey, GroupBuilder, ReduceOp, run_ranks};
 use common::{SECOND, fake, on, with_fake, with_library};

@@ -1,6 +1,6 @@
 //! cudarc's slices and streams, over the fake driver, which refuses what would be a race.
 
-mod common;
+use crate::common;
 
 use std::sync::Arc;
 

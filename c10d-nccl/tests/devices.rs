@@ -1,6 +1,6 @@
 //! On which GPU a rank works.
 
-mod common;
+use crate::common;
 
 use c10d_core::{Device, DeviceCoo, ReduceOp, Result, run_ranks};
 use common::{SECOND, builder, on, with_cpu, with_fake};

@@ -1,6 +1,6 @@
 //! DLPack tensors in collectives, on the host and on CUDA.
 
-mod common;
+use crate::common;
 
 use std::ptr::NonNull;
 

@@ -1,6 +1,6 @@
 //! The backend over the fake library, through the real loader and the real driver bindings.
 
-mod common;
+use crate::common;
 
 use c10d_core::{DType, GroupBuilder, ReduceOp, Result, op, run_ranks};
 use common::{SECOND, builder, on, with_fake};

@@ -1,6 +1,6 @@
 //! What happens when NCCL or CUDA misbehave: every call returns in time, says why, and the group stays failed.
 
-mod common;
+use crate::common;
 
 use std::time::Duration;
 

@@ -1,7 +1,7 @@
 //! The memory of a sparse call that was given up: the device may be using it still. The fake ends the process where memory
 //! is freed of which nobody has seen that the device is through with it.
 
-mod common;
+use crate::common;
 
 use std::time::{Duration, Instant};
 

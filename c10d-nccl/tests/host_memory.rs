@@ -1,7 +1,7 @@
 //! Page-locked memory, which is of no device.
 #![allow(unsafe_code)]
 
-mod common;
+use crate::common;
 
 use c10d_core::{ReduceOp, run_ranks};
 use common::{SECOND, cuda, on, with_cpu, with_fake};

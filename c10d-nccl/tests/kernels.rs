@@ -2,7 +2,7 @@
 //! `C10D_HARDWARE=1` runs them on a real one.
 #![allow(unsafe_code)]
 
-mod common;
+use crate::common;
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -176,7 +176,7 @@ fn ranks_that_reduce_elsewhere_disagree() {
     let start = |rank: u32| {
         let mut command = common::command(&dir, if rank == 0 { "" } else { "driver=11080" });
         command.env(RANK, rank.to_string()).env(PORT, server.local_addr().port().to_string());
-        command.args(["rank", "--exact", "--nocapture"]);
+        command.args(["kernels::rank", "--exact", "--nocapture"]);
         std::thread::spawn(|| common::output(command))
     };
     for (rank, ended) in [start(0), start(1)].into_iter().enumerate() {

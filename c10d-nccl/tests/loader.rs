@@ -1,6 +1,6 @@
 //! Which libnccl is loaded, and what is said where none can be.
 
-mod common;
+use crate::common;
 
 use std::path::{Path, PathBuf};
 
@@ -14,7 +14,7 @@ fn says(set: impl FnOnce(&mut std::process::Command)) -> String {
     let empty = folder("nothing");
     let _ = std::fs::remove_file(empty.join("libnccl.so.2"));
     let mut command = command(&empty, "");
-    command.env(PROBE, "1").args(["probe", "--exact", "--nocapture"]);
+    command.env(PROBE, "1").args(["loader::probe", "--exact", "--nocapture"]);
     set(&mut command);
     let output = output(command);
     let _ = std::fs::remove_dir_all(empty);

@@ -1,7 +1,7 @@
 //! What one rank's trouble is to the others: known through the CPU backend, and told before any deadline is over, which would
 //! be another error.
 
-mod common;
+use crate::common;
 
 use std::process::Stdio;
 use std::sync::Arc;
@@ -121,7 +121,7 @@ fn a_peer_dies(name: &str, mortal: u32, survivors: &str) {
         let mut command = command(&dir, if rank == mortal { "hang=1" } else { survivors });
         command.env(RANK, rank.to_string()).env(PORT, server.local_addr().port().to_string());
         command.env(MORTAL, mortal.to_string());
-        command.args(["rank", "--exact", "--nocapture"]).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.args(["peers::rank", "--exact", "--nocapture"]).stdout(Stdio::piped()).stderr(Stdio::piped());
         command.spawn().unwrap()
     };
     let ranks: Vec<_> = (0..3).map(start).collect();

@@ -1,7 +1,7 @@
 //! In one communicator with a rank of PyTorch: torch's own stores hold the ids, and the other rank makes torch's calls, over
 //! the fake library. `C10D_TORCH_PYTHON` names a Python that has torch, else `python3` is tried.
 
-mod common;
+use crate::common;
 
 use std::path::Path;
 use std::process::{Command, Stdio};

@@ -1,7 +1,7 @@
 //! Calls that a rank refuses, because its tensor or stream is not what it must be: they are told to nobody, and no other
 //! rank's call meets a later one in their place.
 
-mod common;
+use crate::common;
 
 use c10d_core::device::DeviceBuffer;
 use c10d_core::{Buf, BufMut, DType, Device, ErrorKind, ProcessGroup, ReduceOp, Result, Span, op, run_ranks};

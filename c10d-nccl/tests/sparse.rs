@@ -1,6 +1,6 @@
 //! Sparse all-reduce over NCCL: the plain meaning, on the fake device; ranks as threads and as processes.
 
-mod common;
+use crate::common;
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -588,7 +588,7 @@ fn processes(name: &str, size: u32, words: impl Fn(u32) -> Option<String>) {
         // Where a peer is gone, NCCL hangs in the second call.
         let mut command = common::command(&dir, if name == "killed" { "hang=3" } else { "" });
         command.env(PLACE, format!("{rank} {size} {name}")).env(PORT, server.local_addr().port().to_string());
-        command.args(["rank", "--exact", "--nocapture"]);
+        command.args(["sparse::rank", "--exact", "--nocapture"]);
         std::thread::spawn(|| common::output(command))
     };
     let ranks: Vec<_> = (0..size).map(start).collect();

@@ -1,7 +1,7 @@
 //! The caller's streams: those that no op can follow, and those that record a graph while collectives run.
 #![allow(unsafe_code)]
 
-mod common;
+use crate::common;
 
 use std::sync::Barrier;
 

@@ -1,6 +1,6 @@
 //! No call waits for all that the device is at: that may be waiting for a peer that waits for this rank's next call.
 
-mod common;
+use crate::common;
 
 use c10d_core::{DeviceCoo, ReduceOp, Result, op, run_ranks};
 use common::{SECOND, builder, on, with_fake};

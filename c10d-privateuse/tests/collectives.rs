@@ -1,6 +1,6 @@
 //! A C plugin's collectives through a group, and what becomes of callers when it misbehaves.
 
-mod common;
+use crate::common;
 
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};

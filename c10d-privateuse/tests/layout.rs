@@ -1,7 +1,7 @@
 //! The header and its Rust mirror have one layout.
 #![allow(unsafe_code)]
 
-mod common;
+use crate::common;
 
 use std::process::Command;
 

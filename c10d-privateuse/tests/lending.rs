@@ -1,7 +1,7 @@
 //! A plugin's device memory while its collectives use it, and what becomes of callers when the device misbehaves.
 #![allow(unsafe_code)]
 
-mod common;
+use crate::common;
 
 use std::sync::Arc;
 use std::sync::mpsc::channel;

@@ -1,7 +1,7 @@
 //! A host of minor version n works with plugins that were built with the header of n - 1 and of n + 1.
 #![allow(unsafe_code)]
 
-mod common;
+use crate::common;
 
 use std::time::{Duration, Instant};
 

@@ -1,7 +1,7 @@
 //! Rust plugins, built as a vendor builds them.
 #![allow(unsafe_code)]
 
-mod common;
+use crate::common;
 
 use std::ffi::{CStr, c_char};
 

@@ -1,6 +1,6 @@
 //! What every store promises, whatever it is made of.
 
-mod common;
+use crate::common;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

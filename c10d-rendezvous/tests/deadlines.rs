@@ -1,6 +1,6 @@
 //! Every verb of the client comes back, whatever the server does.
 
-mod common;
+use crate::common;
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use c10d_core::{Error, ErrorKind, Store};
 use c10d_rendezvous::TcpStore;
-use common::{HELLO, ServerProcess, client, play_server, soon};
+use common::{HELLO, ServerProcess, client, soon};
 use rustix::process::Signal;
 
 /// What counts as a hang.
@@ -56,11 +56,6 @@ fn all_time_out(store: &TcpStore) {
             });
         }
     });
-}
-
-#[test]
-fn role_server() {
-    play_server();
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! The file store among processes, crashes and full disks.
 
-mod common;
+use crate::common;
 
 use std::fs::OpenOptions;
 use std::path::PathBuf;

@@ -1,6 +1,6 @@
 //! Ranks that are processes find each other by every init method.
 
-mod common;
+use crate::common;
 
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};

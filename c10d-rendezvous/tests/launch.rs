@@ -1,6 +1,6 @@
 //! The launcher: what ranks are given, and what becomes of them.
 
-mod common;
+use crate::common;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Command, Stdio};

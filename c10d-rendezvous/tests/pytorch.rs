@@ -1,6 +1,6 @@
 //! Together with PyTorch, where there is one: `C10D_TORCH_PYTHON` names a Python that has it, else `python3` is tried.
 
-mod common;
+use crate::common;
 
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;

@@ -1,6 +1,6 @@
 //! The server among clients that misbehave, and among many.
 
-mod common;
+use crate::common;
 
 use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use c10d_core::Store;
 use c10d_rendezvous::{Limits, ServerOptions, TcpStore, TcpStoreServer};
-use common::{HELLO, Raw, ServerProcess, client, int, play_server, say, server, server_with, soon, string};
+use common::{HELLO, Raw, ServerProcess, client, int, say, server, server_with, soon, string};
 
 fn small() -> ServerOptions {
     let mut limits = Limits::default();
@@ -20,11 +20,6 @@ fn small() -> ServerOptions {
     let mut options = ServerOptions::default();
     options.limits = limits;
     options
-}
-
-#[test]
-fn role_server() {
-    play_server();
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! The bytes on the wire: our client against a script, our server against a script.
 
-mod common;
+use crate::common;
 
 use std::io::{Read, Write};
 use std::net::TcpListener;

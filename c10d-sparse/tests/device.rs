@@ -1,7 +1,7 @@
 //! SparseCUDA through a device whose memory the host cannot touch. What it makes of tensors of any kind is shown in
 //! `reference.rs`.
 
-mod common;
+use crate::common;
 
 use std::sync::Arc;
 use std::time::Duration;

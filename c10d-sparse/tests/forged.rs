@@ -1,7 +1,7 @@
 //! A peer that sends what cannot be: an error that names it, no panic, nobody left waiting.
 #![allow(unsafe_code)]
 
-mod common;
+use crate::common;
 
 use std::sync::Arc;
 use std::time::Instant;

@@ -1,6 +1,6 @@
 //! Shapes, worlds, types and operations, against the plain meaning of a sparse all-reduce.
 
-mod common;
+use crate::common;
 
 use c10d_core::ops::{Absent, AllReduceOptions};
 use c10d_core::{Coo, Element, ReduceOp, op};

@@ -1,6 +1,6 @@
 //! What has no meaning is refused before anything is sent.
 
-mod common;
+use crate::common;
 
 use c10d_core::ops::{Absent, AllReduceOptions};
 use c10d_core::{Coo, Element, ErrorKind, ReduceOp, Status};

@@ -18,4 +18,5 @@ mod tensor;
 
 pub use cases::Selection;
 pub use executor::block_on;
+pub use harness::Program;
 pub use suite::{Outcome, Ranks, Suite};

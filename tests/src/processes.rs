@@ -12,6 +12,8 @@ use crate::suite::{Suite, Verdicts, no_group};
 
 /// `world:begin`: be a rank of this world, and start at this case.
 const ROLE: &str = "C10D_CONFORMANCE_RANK";
+/// Which suite of a program of several.
+pub(crate) const SUITE: &str = "C10D_CONFORMANCE_SUITE";
 /// In front of what the harness shall read; the rest of a rank's output is for people.
 const MARK: &str = "c10d-conformance ";
 /// No verdict: only so that ranks that hang outside of an op end.

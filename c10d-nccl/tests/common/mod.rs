@@ -51,18 +51,31 @@ pub(crate) fn command(folder: &Path, script: &str) -> Command {
     command
 }
 
+/// The path of a test in this program: its module has the name of the file that names it.
+#[track_caller]
+fn path(test: &str) -> String {
+    let file = Path::new(std::panic::Location::caller().file());
+    format!("{}::{test}", file.file_stem().unwrap().display())
+}
+
 /// Runs `body` in a process of its own, of which the test is a shell; on hardware, where that is said to be there.
+#[track_caller]
 pub(crate) fn with_fake(test: &str, script: &str, body: impl FnOnce()) {
+    let test = path(test);
+    let test = test.as_str();
     if std::env::var(CHILD).as_deref() == Ok(test) || std::env::var("C10D_HARDWARE").is_ok() {
         return body();
     }
-    let dir = folder(test);
+    let dir = folder(&test.replace("::", "-"));
     in_process(test, &dir, script, None);
     let _ = std::fs::remove_dir_all(dir);
 }
 
 /// As `with_fake`, with this library in the place of the fake; `body` is given its name.
+#[track_caller]
 pub(crate) fn with_library(test: &str, library: impl FnOnce() -> PathBuf, body: impl FnOnce(&Path)) {
+    let test = path(test);
+    let test = test.as_str();
     if let (Ok(name), true) = (std::env::var(LIBRARY), std::env::var(CHILD).as_deref() == Ok(test)) {
         return body(Path::new(&name));
     }

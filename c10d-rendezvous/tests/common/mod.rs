@@ -26,15 +26,21 @@ pub fn client(addr: SocketAddr) -> TcpStore {
     TcpStore::connect(&addr.ip().to_string(), addr.port(), soon()).unwrap()
 }
 
-/// This test program again, playing the test `role` (one that returns at once unless `C10D_TEST_ROLE` is set).
+/// This test program again, playing the caller's test `role` (one that returns at once unless `C10D_TEST_ROLE` is set).
+#[track_caller]
 pub fn role(role: &str) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(role_args(role)).env("C10D_TEST_ROLE", role);
     command
 }
 
+/// The arguments by which this program runs the test `role` alone. Its module has the name of the caller's file.
+#[track_caller]
 pub fn role_args(role: &str) -> [String; 4] {
-    [role.to_owned(), "--exact".into(), "--nocapture".into(), "--test-threads=1".into()]
+    let file = std::path::Path::new(std::panic::Location::caller().file());
+    let module = if file.ends_with("mod.rs") { file.parent() } else { Some(file) };
+    let module = module.and_then(|path| path.file_stem()).unwrap().display();
+    [format!("{module}::{role}"), "--exact".into(), "--nocapture".into(), "--test-threads=1".into()]
 }
 
 pub fn plays(role: &str) -> bool {
@@ -47,8 +53,8 @@ pub struct ServerProcess {
     pub addr: SocketAddr,
 }
 
-/// The body of the test `role_server`, which each program that starts a [`ServerProcess`] has.
-pub fn play_server() {
+#[test]
+fn role_server() {
     if plays("role_server") {
         let server = server();
         println!("\nlistening {}", server.local_addr());

@@ -1,7 +1,6 @@
 //! Devices that hang, stall or fail in the middle of an op: the caller is told by whom, in time.
 
-#[macro_use]
-mod common;
+use crate::common;
 
 use std::sync::{Arc, Barrier};
 use std::time::Duration;

@@ -1,8 +1,7 @@
 //! The guarded device catches what it is there to catch.
 #![allow(unsafe_code)]
 
-#[macro_use]
-mod common;
+use crate::common;
 
 use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
@@ -23,7 +22,7 @@ fn following_an_address_on_the_host_is_a_segmentation_fault() {
         let _ = unsafe { base.read_volatile() };
         return;
     }
-    let name = "following_an_address_on_the_host_is_a_segmentation_fault";
+    let name = "memory::following_an_address_on_the_host_is_a_segmentation_fault";
     let program = std::env::current_exe().unwrap();
     let output = Command::new(program).args(["--exact", name]).env(FOLLOW, "1").output().unwrap();
     const SIGSEGV: i32 = 11;

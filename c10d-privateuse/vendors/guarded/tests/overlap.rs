@@ -1,8 +1,7 @@
 //! Copies go on while the CPU backend transfers, shown by a CPU backend that would wait for ever if they did not.
 #![allow(unsafe_code)]
 
-#[macro_use]
-mod common;
+use crate::common;
 
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};

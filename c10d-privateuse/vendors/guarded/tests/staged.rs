@@ -1,7 +1,6 @@
 //! Collectives on the guarded device, through the CPU backend.
 
-#[macro_use]
-mod common;
+use crate::common;
 
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};

@@ -1,0 +1,9 @@
+//! The `c10d` program, as users and scripts see it.
+
+mod common;
+mod info;
+mod perf;
+mod plugins;
+mod run;
+mod store;
+mod walks;

@@ -1,0 +1,20 @@
+//! The backend over the fake library, through the real loader and the real driver bindings.
+
+mod choice;
+mod common;
+#[cfg(feature = "cudarc")]
+mod cudarc;
+mod devices;
+mod dlpack;
+mod fake;
+mod faults;
+mod held;
+mod host_memory;
+mod kernels;
+mod loader;
+mod peers;
+mod pytorch;
+mod refused;
+mod sparse;
+mod streams;
+mod whole_device;

@@ -1,0 +1,9 @@
+//! The plugin host, with plugins in C and Rust that the tests build as vendors would. `entry` needs a
+//! process without another backend, and is a program of its own.
+
+mod collectives;
+mod common;
+mod layout;
+mod lending;
+mod minor;
+mod rust;

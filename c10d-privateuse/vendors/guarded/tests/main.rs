@@ -1,0 +1,8 @@
+//! The guarded device, and staged collectives on it.
+
+#[macro_use]
+mod common;
+mod faults;
+mod memory;
+mod overlap;
+mod staged;
