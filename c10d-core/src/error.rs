@@ -112,7 +112,8 @@ pub struct Report {
     pub backend: &'static str,
     /// The rank that reports.
     pub rank: Option<u32>,
-    /// How long the operation had waited.
+    /// How long ago the operation was called, whoever it stood behind in line; 0 where it failed without waiting. Every
+    /// error of an operation that went to a backend has it.
     pub elapsed: Option<Duration>,
     /// How long it was allowed to take.
     pub deadline: Option<Duration>,

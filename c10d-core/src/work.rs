@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use crate::buffer::Buffers;
 use crate::group::{Group, LaneInfo, observe};
 use crate::job::{Frame, Job, Outcome, overdue};
+use crate::panics::contain;
 use crate::process::Process;
 use crate::scope::ScopeCount;
 use crate::{Error, ErrorKind, OpError, Result};
@@ -80,7 +81,7 @@ impl<B: Buffers> Counted<B> {
         unsafe { Frame::set(frame, Err(error)) };
     }
 
-    /// Gives up the job's count.
+    /// Gives up the job's count. Does not unwind, and leaves the scope in any case.
     ///
     /// # Safety
     /// Called once, with the frame that `job` handed out.
@@ -92,7 +93,7 @@ impl<B: Buffers> Counted<B> {
             // Something may still write to the buffers: never free them.
             std::mem::forget(state);
         } else {
-            drop(state);
+            contain("the drop of a started operation's buffers", || drop(state));
         }
         // After the buffers' owner is gone, so that a borrow does not end before its last use.
         if let Some(scope) = scope {
@@ -154,46 +155,86 @@ impl<B: Buffers> Finish<B::Back> for Counted<B> {
 }
 
 /// A handle, whatever it may borrow.
-pub(crate) struct Handle<'a, R>(pub(crate) Arc<dyn Finish<R> + 'a>);
+pub(crate) struct Handle<'a, R> {
+    pub(crate) state: Arc<dyn Finish<R> + 'a>,
+    /// A poll has given the result away.
+    pub(crate) taken: bool,
+}
 
-impl<R> Handle<'_, R> {
+impl<'a, R> Handle<'a, R> {
+    pub(crate) fn new(state: Arc<dyn Finish<R> + 'a>) -> Self {
+        Handle { state, taken: false }
+    }
+
+    /// Refuses a second use of a result that was taken. A mistake of the caller's, of which the group knows nothing.
+    pub(crate) fn has_result(&self) -> Result {
+        if !self.taken {
+            return Ok(());
+        }
+        let what = "the result of this op was taken already, by the poll that was ready; a finished future is not to be \
+                    polled or waited for again (in a `select!` loop, fuse it)";
+        Err(self.state.frame().described(Error::invalid(what)))
+    }
+
     /// Whether waiting has an end.
     fn is_done(&self) -> bool {
-        self.0.frame().is_done() || self.0.is_foreign()
+        self.state.frame().is_done() || self.state.is_foreign()
     }
 
     fn wait_until(&self, until: Instant) -> bool {
-        self.0.frame().wait_until(until)
+        self.state.frame().wait_until(until)
+    }
+
+    /// The result of an op that is done, or was given up.
+    fn finish(&self, done: bool) -> Result<R, OpError<R>> {
+        self.has_result().map_err(|error| OpError { error, buffer: None })?;
+        self.state.finish(done)
     }
 
     fn wait_owned(self) -> Result<R, OpError<R>> {
-        let request = &self.0.frame().request;
+        let request = &self.state.frame().request;
         let done = self.is_done() || self.wait_until(request.deadline() + overdue(request.timeout));
-        self.0.finish(done)
+        self.finish(done)
     }
 
     fn wait_borrowed(self) -> Result<R, OpError<R>> {
         if !self.is_done() {
-            match self.0.group().upgrade() {
-                Some(group) => group.wait_borrowed(self.0.frame()),
+            match self.state.group().upgrade() {
+                Some(group) => group.wait_borrowed(self.state.frame()),
                 None => while !self.wait_until(Instant::now() + Duration::from_secs(1)) {},
             }
         }
-        self.0.finish(true)
+        self.finish(true)
+    }
+
+    fn wait_timeout(self, patience: Duration) -> Result<Result<R, OpError<R>>, Self> {
+        let until = crate::store::deadline_after(patience);
+        if self.is_done() || self.wait_until(until) { Ok(self.finish(true)) } else { Err(self) }
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<R, OpError<R>>> {
-        if self.0.is_foreign() || self.0.frame().poll(cx.waker()) {
-            Poll::Ready(self.0.finish(true))
-        } else {
-            Poll::Pending
+        if !self.state.is_foreign() && !self.state.frame().poll(cx.waker()) {
+            return Poll::Pending;
         }
+        let result = self.finish(true);
+        self.taken = true;
+        Poll::Ready(result)
     }
 }
 
 /// A call that was started and owns its buffers. `R` is what comes back.
 ///
-/// Also a `Future`, for any executor. It has no clock of its own: the backend ends the op at its deadline.
+/// Also a `Future`, for any executor. It has no clock of its own: the backend ends the op at its deadline. When it has
+/// been ready, the result is gone: to poll it again, or to wait for it, is an
+/// [`InvalidArgument`](crate::ErrorKind::InvalidArgument) of that caller alone, of which the group and the other ranks know
+/// nothing.
+///
+/// Dropping the handle, or a future around it such as a runtime's timeout, does not end the op: it goes on by itself, its
+/// peers go on with it, and its buffers are freed when it is over. A receive then still takes the next message that is
+/// meant for it, and that message is lost. [`cancel`](Work::cancel) gives a receive up and says whether it took one.
+///
+/// Wakers, and the drops of buffers, may run on a backend's thread. A panic of theirs ends there, see
+/// [`panics`](crate::panics).
 #[must_use = "dropping the handle lets the op finish by itself; its result and its buffers are lost"]
 pub struct Work<R>(pub(crate) Handle<'static, R>);
 
@@ -208,8 +249,7 @@ impl<R> Work<R> {
 
     /// Waits no longer than `patience`; gives the handle back if the op is not over by then. A look, not a failure.
     pub fn wait_timeout(self, patience: Duration) -> Result<Result<R, OpError<R>>, Self> {
-        let until = crate::store::deadline_after(patience);
-        if self.0.is_done() || self.0.wait_until(until) { Ok(self.0.0.finish(true)) } else { Err(self) }
+        self.0.wait_timeout(patience).map_err(Work)
     }
 
     /// Whether the op is over.
@@ -226,7 +266,8 @@ impl<R> Future for Work<R> {
     }
 }
 
-/// A call that was started in a [`scope`](crate::ProcessGroup::scope), possibly on borrowed buffers.
+/// A call that was started in a [`scope`](crate::ProcessGroup::scope), possibly on borrowed buffers. As a future, and when
+/// it is dropped, it is as [`Work`], except that the scope waits for the op.
 #[must_use = "dropping the handle loses the op's result; the scope waits for the op all the same"]
 pub struct ScopedWork<'scope, R>(pub(crate) Handle<'scope, R>);
 
@@ -241,12 +282,7 @@ impl<R> ScopedWork<'_, R> {
 
     /// Waits no longer than `patience`; gives the handle back if the op is not over by then.
     pub fn wait_timeout(self, patience: Duration) -> Result<Result<R>, Self> {
-        let until = crate::store::deadline_after(patience);
-        if self.0.is_done() || self.0.wait_until(until) {
-            Ok(self.0.0.finish(true).map_err(Error::from))
-        } else {
-            Err(self)
-        }
+        self.0.wait_timeout(patience).map(|result| result.map_err(Error::from)).map_err(ScopedWork)
     }
 
     /// Whether the op is over.
@@ -265,7 +301,7 @@ impl<R> Future for ScopedWork<'_, R> {
 
 impl<R> std::fmt::Debug for Work<R> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let request = &self.0.0.frame().request;
+        let request = &self.0.state.frame().request;
         write!(f, "Work({} seq {}, {})", request.op, request.seq, if self.is_done() { "done" } else { "in flight" })
     }
 }

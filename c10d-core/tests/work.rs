@@ -9,7 +9,9 @@ use std::sync::{Arc, Mutex};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use c10d_core::{Buf, BufMut, Error, ErrorKind, Job, Outcome, ProcessGroup, ReduceOp, Span, Status, let_go, op};
+use c10d_core::{
+    Buf, BufMut, Cancel, Error, ErrorKind, Job, Outcome, ProcessGroup, ReduceOp, Span, Status, let_go, op, run_ranks,
+};
 use common::{block_on, group, puppet, within};
 
 const SUM: ReduceOp = ReduceOp::Sum;
@@ -424,4 +426,205 @@ fn absurd_timeouts_do_not_overflow() {
         pg.start(op::all_reduce(vec![0f32], SUM).timeout(timeout)).wait().unwrap();
         pg.scope(|s| s.start(op::all_reduce(&mut x, SUM).timeout(timeout)).wait().map(drop)).unwrap();
     }
+}
+
+/// A finished future that is polled or waited for again is its caller's mistake, of which the group knows nothing.
+#[test]
+fn a_result_is_given_once() {
+    let pg = group(puppet(at_once));
+    let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+    let polled = || {
+        let mut work = pg.start(op::all_reduce(vec![1f32], SUM));
+        let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+        assert!(std::pin::Pin::new(&mut work).poll(&mut cx).is_ready());
+        work
+    };
+    let again = |e: Error| {
+        assert_eq!((e.kind(), e.status()), (&ErrorKind::InvalidArgument, Status::Rejected), "{e}");
+        assert_eq!((e.report().op, e.report().seq.is_some()), (Some(c10d_core::OpKind::AllReduce), true), "{e}");
+        assert!(pg.failure().is_none());
+    };
+    let mut work = polled();
+    for _ in 0..2 {
+        let std::task::Poll::Ready(Err(e)) = std::pin::Pin::new(&mut work).poll(&mut cx) else { panic!("a result") };
+        assert!(e.buffer.is_none());
+        again(e.error);
+    }
+    again(work.wait().unwrap_err().error);
+    again(polled().wait_timeout(Duration::ZERO).unwrap().unwrap_err().error);
+    again(polled().cancel().unwrap_err().error);
+    let mut x = [0f32];
+    pg.scope(|s| {
+        let mut work = s.start(op::all_reduce(&mut x, SUM));
+        assert!(std::pin::Pin::new(&mut work).poll(&mut cx).is_ready());
+        let std::task::Poll::Ready(Err(e)) = std::pin::Pin::new(&mut work).poll(&mut cx) else { panic!("a result") };
+        again(e);
+        again(work.wait().unwrap_err());
+    });
+    pg.all_reduce(&mut x, SUM).unwrap();
+    assert_eq!(x, [2.0]);
+}
+
+/// A panic's payload that panics when it is dropped.
+struct Bomb;
+
+impl Drop for Bomb {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            std::panic::panic_any("the payload");
+        }
+    }
+}
+
+/// Panics with a bomb when it is woken.
+struct Alarm;
+
+impl std::task::Wake for Alarm {
+    fn wake(self: Arc<Self>) {
+        std::panic::panic_any(Bomb);
+    }
+}
+
+/// A buffer whose drop panics.
+struct Cursed(Vec<f32>);
+
+// SAFETY: the vector's memory stays where it is until the drop.
+unsafe impl Buf for Cursed {
+    fn span(&mut self) -> Span {
+        Span::host(self.0.as_mut_ptr(), self.0.len())
+    }
+}
+// SAFETY: sole ownership.
+unsafe impl BufMut for Cursed {}
+
+impl Drop for Cursed {
+    fn drop(&mut self) {
+        std::panic::panic_any(Bomb);
+    }
+}
+
+/// What completes a job is a backend's thread: a waker, or the drop of a buffer, that panics does not end it.
+#[test]
+fn a_completing_thread_outlives_foreign_code() {
+    let (pg, jobs) = held();
+    let waker = Arc::new(Alarm).into();
+    let mut cx = std::task::Context::from_waker(&waker);
+    let mut work = pg.start(op::all_reduce(vec![0f32], SUM));
+    assert!(std::pin::Pin::new(&mut work).poll(&mut cx).is_pending());
+    drop(pg.start(op::all_reduce(Cursed(vec![0.0]), SUM)));
+    within(Duration::from_secs(30), || {
+        std::thread::scope(|s| {
+            s.spawn(move || {
+                // The thread of this backend: it must get to its end.
+                (0..3).for_each(|_| at_once(jobs.recv().unwrap()));
+            });
+            pg.scope(|s| drop(s.start(op::all_reduce(Cursed(vec![0.0]), SUM))));
+        });
+    });
+    assert_eq!(work.wait().unwrap(), [1.0]);
+    // Nor does an abort that panics keep the caller from its error.
+    let pg = group(puppet(|job| job.complete(Err(Error::new(ErrorKind::Device, "gone")))).on_abort(|_| panic!("no")));
+    assert_eq!(*pg.barrier().unwrap_err().kind(), ErrorKind::Device);
+}
+
+/// Two ranks over puppets whose messages lie in a list until they are taken out of it.
+fn mailboxes() -> (c10d_core::GroupBuilder, Arc<Mutex<Vec<Job>>>) {
+    let jobs: Arc<Mutex<Vec<Job>>> = Arc::default();
+    let list = jobs.clone();
+    let builder = common::builder(move |_| {
+        let (put, take) = (list.clone(), list.clone());
+        puppet(move |job| put.lock().unwrap().push(job)).on_cancel(move |ids| {
+            let mut jobs = take.lock().unwrap();
+            if !ids.iter().all(|id| jobs.iter().any(|job| job.id() == *id)) {
+                return Vec::new();
+            }
+            jobs.extract_if(.., |job| ids.contains(&job.id())).collect()
+        })
+    });
+    (builder, jobs)
+}
+
+#[test]
+fn a_message_is_taken_back_or_too_late() {
+    let (builder, jobs) = mailboxes();
+    run_ranks(2, builder, |pg| {
+        if pg.rank() == 1 {
+            return Ok(());
+        }
+        let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+        // Polled before, as under a runtime's timeout.
+        let mut work = pg.start(op::recv(vec![7f32], 1, 5));
+        assert!(std::pin::Pin::new(&mut work).poll(&mut cx).is_pending());
+        let other = pg.start(op::recv_any_source(vec![8f32], 5));
+        let Ok(Cancel::Back(buffer)) = work.cancel() else { panic!("it was not begun") };
+        assert_eq!(buffer, [7.0]);
+        let Ok(Cancel::Back((buffer, from))) = other.cancel() else { panic!("it was not begun") };
+        assert_eq!((buffer, from), (vec![8.0], u32::MAX));
+        assert!(jobs.lock().unwrap().is_empty() && pg.failure().is_none());
+        // On its way: the backend has it no more in its list.
+        let work = pg.start(op::recv(vec![7f32], 1, 5));
+        let job = jobs.lock().unwrap().pop().unwrap();
+        let Ok(Cancel::TooLate(work)) = work.cancel() else { panic!("it is on its way") };
+        at_once(job);
+        let Ok(Cancel::TooLate(work)) = work.cancel() else { panic!("it is over") };
+        assert_eq!(work.wait()?, [8.0]);
+        // Of a batch, each for itself; and borrowed.
+        let (mut sent, mut received) = pg.batch(vec![op::send(vec![1u8], 1, 1)], vec![op::recv(vec![2u8], 1, 2)]);
+        let Ok(Cancel::Back(buffer)) = received.pop().unwrap().cancel() else { panic!("it was not begun") };
+        assert_eq!(buffer, [2]);
+        let Ok(Cancel::Back(buffer)) = sent.pop().unwrap().cancel() else { panic!("it was not begun") };
+        assert_eq!(buffer, [1]);
+        let mut x = [3f32];
+        pg.scope(|s| {
+            let work = s.start(op::recv(&mut x, 1, 5));
+            let Ok(Cancel::Back(x)) = work.cancel() else { panic!("it was not begun") };
+            *x = [4.0];
+        });
+        assert_eq!(x, [4.0]);
+        Ok(())
+    })
+    .unwrap();
+}
+
+/// What cannot be taken back goes on, and the handle is there.
+#[test]
+fn unsupported_leaves_the_op_as_it_was() {
+    let (pg, jobs) = held();
+    let refused = pg.start(op::all_reduce(vec![0f32], SUM)).cancel().unwrap_err();
+    let e = &refused.error;
+    assert_eq!((e.kind(), e.status()), (&ErrorKind::Unsupported, Status::Rejected), "{e}");
+    at_once(jobs.recv().unwrap());
+    assert_eq!(refused.work.wait().unwrap(), [1.0]);
+    let jobs: Arc<Mutex<Vec<Job>>> = Arc::default();
+    let list = jobs.clone();
+    let builder = common::builder(move |_| {
+        let put = list.clone();
+        puppet(move |job| put.lock().unwrap().push(job))
+    });
+    run_ranks(2, builder, |pg| {
+        if pg.rank() == 1 {
+            return Ok(());
+        }
+        let refused = pg.start(op::recv(vec![0f32], 1, 0)).cancel().unwrap_err();
+        assert_eq!(*refused.error.kind(), ErrorKind::Unsupported, "{}", refused.error);
+        at_once(jobs.lock().unwrap().pop().unwrap());
+        assert_eq!(refused.work.wait()?, [1.0]);
+        Ok(())
+    })
+    .unwrap();
+}
+
+/// How long an op took counts from its call, and is told of every op that a backend had.
+#[test]
+fn errors_say_how_long_it_took() {
+    let fail = |job: Job| job.complete(Err(Error::new(ErrorKind::Device, "at once")));
+    assert!(group(puppet(fail)).barrier().unwrap_err().report().elapsed.is_some());
+    let e = group(puppet(fail)).start(op::all_reduce(vec![0f32], SUM)).wait().unwrap_err();
+    assert!(e.error.report().elapsed.is_some());
+    let (pg, jobs) = held();
+    let work = pg.start(op::all_reduce(vec![0f32], SUM));
+    sleep(Duration::from_millis(30));
+    fail(jobs.recv().unwrap());
+    let e = work.wait().unwrap_err();
+    assert!(e.error.report().elapsed.unwrap() >= Duration::from_millis(30), "{}", e.error);
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use c10d_core::{Backend, Caller, Capabilities, DType, Error, GroupInit, Job, OpKind, ReduceOp, Result};
+use c10d_core::{Backend, Caller, Capabilities, DType, Error, GroupInit, Job, JobId, OpKind, ReduceOp, Result};
 use parking_lot::Mutex;
 
 use crate::collectives::Collectives;
@@ -91,6 +91,10 @@ unsafe impl Backend for GlooLike {
         } else {
             self.0.queue.push(job, &self.0);
         }
+    }
+
+    fn cancel(&self, jobs: &[JobId]) -> Result<Vec<Job>> {
+        Ok(self.0.messages.take_back(jobs))
     }
 
     fn abort(&self, cause: &Error) {

@@ -1,11 +1,11 @@
 //! The collectives that nobody waits for yet, and the thread that runs them, in order.
 
 use std::collections::VecDeque;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
+use c10d_core::panics::caught;
 use c10d_core::{Error, ErrorKind, Job, Phase, Result};
 use parking_lot::{Condvar, Mutex};
 
@@ -48,6 +48,8 @@ impl Queue {
 
     /// Puts a job in line. The first one starts the thread.
     pub(crate) fn push<R: Runner>(&self, job: Job, runner: &Arc<R>) {
+        // Its time runs from here, whatever is before it in line.
+        job.request().deadline();
         let mut line = self.line.lock();
         if !line.has_thread {
             let runner = runner.clone();
@@ -115,8 +117,9 @@ impl Queue {
 
 fn serve<R: Runner>(runner: &R) {
     while let Some(job) = runner.queue().next() {
-        let result = catch_unwind(AssertUnwindSafe(|| runner.run(&job))).unwrap_or_else(|_| {
-            Err(runner.fail(Error::new(ErrorKind::Internal, "the thread of asynchronous collectives panicked")))
+        let result = caught(|| runner.run(&job)).unwrap_or_else(|words| {
+            let what = format!("the thread of asynchronous collectives panicked: {words}");
+            Err(runner.fail(Error::new(ErrorKind::Internal, what)))
         });
         // Before the completion, so that whoever it wakes finds the line as it is.
         runner.queue().one_less();

@@ -169,6 +169,96 @@ fn buffers_come_back_from_failures() {
     .unwrap();
 }
 
+/// A waker that panics.
+struct Alarm;
+
+impl std::task::Wake for Alarm {
+    fn wake(self: std::sync::Arc<Self>) {
+        panic!("a waker's panic");
+    }
+}
+
+/// The threads of a group outlive wakers that panic: what was started later is done as if nothing had been.
+#[test]
+fn wakers_that_panic_harm_nobody() {
+    c10d::run_ranks(2, |pg| {
+        let other = 1 - pg.rank();
+        let waker = std::sync::Arc::new(Alarm).into();
+        let mut context = std::task::Context::from_waker(&waker);
+        for i in 0..3u8 {
+            let mut sum = pg.start(op::all_reduce(vec![1u8], ReduceOp::Sum).timeout(Duration::from_secs(10)));
+            let mut message = pg.start(op::recv(vec![0u8], other, 0).timeout(Duration::from_secs(10)));
+            if pg.rank() == 0 {
+                assert!(std::pin::Pin::new(&mut message).poll(&mut context).is_pending());
+                let _ = std::pin::Pin::new(&mut sum).poll(&mut context).is_ready();
+                // From here on the other may come.
+                pg.send(&[i], other, 0)?;
+                assert_eq!(message.wait()?, [i]);
+            } else {
+                assert_eq!(message.wait()?, [i]);
+                pg.send(&[i], other, 0)?;
+            }
+            drop(sum);
+        }
+        let works: Vec<_> = (0..3).map(|i| pg.start(op::all_reduce(vec![i], ReduceOp::Sum))).collect();
+        for (i, work) in works.into_iter().enumerate() {
+            assert_eq!(work.wait()?, [2 * i as u64]);
+        }
+        pg.barrier()
+    })
+    .unwrap();
+}
+
+/// One rank polls a finished op once more: the others never hear of it.
+#[test]
+fn a_second_poll_is_its_callers_error() {
+    let told = c10d::run_ranks(3, |pg| {
+        let mut work = pg.start(op::all_reduce(vec![1u8], ReduceOp::Sum));
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        while std::pin::Pin::new(&mut work).poll(&mut context).is_pending() {
+            std::thread::yield_now();
+        }
+        let again = match pg.rank() {
+            1 => std::pin::Pin::new(&mut work).poll(&mut context),
+            _ => std::task::Poll::Pending,
+        };
+        pg.barrier()?;
+        assert_eq!(pg.all_reduce(vec![1u8], ReduceOp::Sum)?, [3]);
+        Ok(match again {
+            std::task::Poll::Ready(result) => result.map_err(|e| e.error.kind().clone()),
+            std::task::Poll::Pending => Ok(Vec::new()),
+        })
+    });
+    assert_eq!(told.unwrap(), [Ok(vec![]), Err(ErrorKind::InvalidArgument), Ok(vec![])]);
+}
+
+/// How long an op took counts from its call, also where it stood behind others.
+#[test]
+fn elapsed_counts_from_the_call() {
+    c10d::run_ranks(2, |pg| {
+        if pg.rank() == 1 {
+            pg.store().get("failed", soon())?;
+            return Ok(());
+        }
+        let started = Instant::now();
+        let works = [1, 2].map(|i| pg.start(op::all_reduce(vec![i], ReduceOp::Sum)));
+        std::thread::sleep(Duration::from_millis(100));
+        let called = Instant::now();
+        let mut x = [1i32];
+        let blocked = pg.run(op::all_reduce(&mut x, ReduceOp::Sum).timeout(Duration::from_millis(200))).unwrap_err();
+        let took = blocked.report().elapsed.unwrap();
+        assert!(took >= Duration::from_millis(200) && took <= called.elapsed(), "{blocked}");
+        pg.store().set("failed", b"", soon())?;
+        for work in works {
+            let e = work.wait().expect_err("the other rank does not come").error;
+            let took = e.report().elapsed.unwrap();
+            assert!(took >= Duration::from_millis(300) && took <= started.elapsed(), "{e}");
+        }
+        Ok(())
+    })
+    .unwrap();
+}
+
 #[test]
 fn all_of_this_over_tcp() {
     stage::again_over_tcp("all_of_this_over_tcp");

@@ -2,9 +2,36 @@
 
 mod stage;
 
-use std::time::Duration;
+use std::pin::Pin;
+use std::task::{Context, Waker};
+use std::time::{Duration, Instant};
 
-use c10d::{ErrorKind, Status, op};
+use c10d::{Cancel, ErrorKind, ProcessGroup, ReduceOp, Status, Work, op};
+
+fn soon() -> Instant {
+    Instant::now() + Duration::from_secs(20)
+}
+
+/// Starts it, and looks at it once, as under the timeout of an async runtime.
+fn polled<R>(mut work: Work<R>) -> Work<R> {
+    assert!(Pin::new(&mut work).poll(&mut Context::from_waker(Waker::noop())).is_pending());
+    work
+}
+
+/// What was handed in: the message had not come.
+fn back<R>(work: Work<R>) -> R {
+    match work.cancel() {
+        Ok(Cancel::Back(buffer)) => buffer,
+        Ok(Cancel::TooLate(_)) => panic!("a message was taken"),
+        Err(e) => panic!("{e}"),
+    }
+}
+
+fn receive(pg: &ProcessGroup, from: u32, tag: u32) -> u32 {
+    let mut x = [0];
+    pg.recv(&mut x, from, tag).unwrap();
+    x[0]
+}
 
 #[test]
 fn tags_are_matched_and_each_is_in_order() {
@@ -147,6 +174,127 @@ fn a_receive_without_sender_times_out_and_names_it() {
     .unwrap();
     let e = results[0].as_ref().unwrap();
     assert_eq!((e.kind(), &e.report().guilty[..]), (&ErrorKind::Timeout, &[1][..]));
+}
+
+/// A receive that was given up is as if it had never been: messages go to the others, in order.
+#[test]
+fn a_cancelled_receive_takes_no_message() {
+    c10d::run_ranks(3, |pg| {
+        if pg.rank() != 1 {
+            pg.store().get("cancelled", soon())?;
+            for i in [1u32, 2, 3] {
+                pg.send(&[10 * pg.rank() + i], 1, 5)?;
+            }
+            return pg.barrier();
+        }
+        let start = |from| pg.start(op::recv(vec![77u32], from, 5));
+        let (first, second) = (polled(start(0)), start(0));
+        let (any, third) = (polled(pg.start(op::recv_any_source(vec![88u32], 5))), start(0));
+        let sends = vec![op::send(vec![0u32], 0, 6)];
+        let (_, mut batch) = pg.batch(sends, vec![op::recv(vec![99u32], 0, 5), op::recv(vec![99u32], 2, 5)]);
+        let (of_2, of_0) = (batch.pop().unwrap(), batch.pop().unwrap());
+        // Cancelled beyond its deadline, it would have failed the group.
+        let short = pg.start(op::recv(vec![66u32], 2, 5).timeout(Duration::from_millis(300)));
+        assert_eq!((back(first), back(any), back(of_0)), (vec![77], (vec![88], u32::MAX), vec![99]));
+        assert_eq!(back(short), [66]);
+        std::thread::sleep(Duration::from_millis(400));
+        pg.store().set("cancelled", b"", soon())?;
+        assert_eq!([second.wait()?, third.wait()?, of_2.wait()?], [[1], [2], [21]]);
+        assert_eq!([receive(&pg, 0, 5), receive(&pg, 2, 5), receive(&pg, 2, 5)], [3, 22, 23]);
+        pg.barrier()
+    })
+    .unwrap();
+}
+
+/// Receives are given up while messages come: each message is received once, in order, whoever was faster.
+#[test]
+fn cancelling_races_with_messages_and_loses_none() {
+    for (count, messages) in [(1usize, 2000u32), (200_000, 60)] {
+        c10d::run_ranks(2, |pg| {
+            if pg.rank() == 0 {
+                for i in 0..messages {
+                    pg.send(&vec![i; count], 1, i % 2)?;
+                }
+                return pg.barrier();
+            }
+            let (mut buffer, mut seen, mut patience) = (vec![0u32; count], [0, 0], 0u32);
+            for i in 0..messages {
+                loop {
+                    let work = pg.start(op::recv(buffer, 0, i % 2));
+                    patience = patience.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                    (0..patience >> 22).for_each(|_| std::hint::spin_loop());
+                    let taken = match work.cancel()? {
+                        Cancel::Back(back) => Err(back),
+                        Cancel::TooLate(work) => Ok(work.wait()?),
+                    };
+                    seen[usize::from(taken.is_ok())] += 1;
+                    match taken {
+                        Ok(message) => {
+                            assert!(message.iter().all(|x| *x == i), "message {i}");
+                            buffer = message;
+                            break;
+                        }
+                        Err(back) => buffer = back,
+                    }
+                }
+            }
+            println!("{count} elements: {} times too early, {} times too late", seen[0], seen[1]);
+            pg.barrier()
+        })
+        .unwrap();
+    }
+}
+
+/// A send of which nothing is on its way never comes; one that has begun does.
+#[test]
+fn a_send_is_taken_back_before_it_begins() {
+    const LARGE: usize = 32 << 20;
+    c10d::run_ranks(2, |pg| {
+        if pg.rank() == 1 {
+            pg.store().get("cancelled", soon())?;
+            assert_eq!(pg.recv(vec![0u8; LARGE], 0, 1)?, vec![1; LARGE]);
+            assert_eq!([receive(&pg, 0, 2), receive(&pg, 0, 2)], [4, 5]);
+            return pg.barrier();
+        }
+        let large = pg.start(op::send(vec![1u8; LARGE], 1, 1));
+        let small = |i: u32| pg.start(op::send(vec![i], 1, 2));
+        let (second, third, fourth) = (small(3), small(4), small(5));
+        assert_eq!(back(second), [3]);
+        let Ok(Cancel::TooLate(large)) = large.cancel() else { panic!("it has begun") };
+        pg.store().set("cancelled", b"", soon())?;
+        large.wait()?;
+        third.wait()?;
+        fourth.wait()?;
+        pg.barrier()
+    })
+    .unwrap();
+}
+
+/// Nothing is left of a receive that was given up: the group ends at once, in order.
+#[test]
+fn a_group_leaves_after_a_cancel() {
+    c10d::run_ranks(2, |pg| {
+        let other = 1 - pg.rank();
+        back(pg.start(op::recv(vec![0u8], other, 0)));
+        let mut x = [0u8];
+        pg.scope(|s| {
+            let Ok(Cancel::Back(x)) = s.start(op::recv(&mut x, other, 0)).cancel() else { panic!("nothing came") };
+            *x = [9];
+        });
+        assert_eq!(x, [9]);
+        let all = pg.start(op::all_reduce(vec![1u8], ReduceOp::Sum)).cancel();
+        let work = match all {
+            Err(refused) => {
+                assert_eq!((refused.error.kind(), refused.error.status()), (&ErrorKind::Unsupported, Status::Rejected));
+                refused.work
+            }
+            Ok(Cancel::TooLate(work)) => work,
+            Ok(Cancel::Back(_)) => panic!("a collective cannot be taken back"),
+        };
+        assert_eq!(work.wait()?, [2]);
+        pg.shutdown_within(Duration::from_secs(10))
+    })
+    .unwrap();
 }
 
 #[test]

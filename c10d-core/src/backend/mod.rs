@@ -10,7 +10,7 @@ pub use capabilities::Capabilities;
 
 use crate::device::DeviceRuntime;
 use crate::group::GroupInit;
-use crate::job::Job;
+use crate::job::{Job, JobId};
 use crate::ops::OpKind;
 use crate::types::{DType, DispatchKey, ReduceOp};
 use crate::{Error, Result};
@@ -44,6 +44,18 @@ pub unsafe trait Backend: Send + Sync + 'static {
     /// Takes several point-to-point jobs, which may need each other: a message to a rank and one from it, say.
     fn submit_batch(&self, jobs: Vec<Job>) {
         jobs.into_iter().for_each(|job| self.submit(job));
+    }
+
+    /// Gives point-to-point jobs back that it was given: all of these, if nothing of any one's message was sent, or came and
+    /// was matched with it; else none (the empty list), and they go on. What is given back is its caller's to complete: the
+    /// backend has let go of its memory, and messages that come later go to the next receives. From any thread, at any time
+    /// between `submit` and the end of the jobs' handles, so a job may be over already. Returns soon: waits for no peer.
+    ///
+    /// # Errors
+    /// `Unsupported`, unless the backend can: the jobs go on.
+    fn cancel(&self, jobs: &[JobId]) -> Result<Vec<Job>> {
+        let _ = jobs;
+        Err(Error::unsupported(format!("backend {} cannot take back what it was given", self.name())))
     }
 
     /// Ends everything in flight and everything to come with this error, and lets the peers know. Any thread, any

@@ -1,7 +1,6 @@
 //! What a kernel may use besides the job; kernels that are made of several dense ops.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use super::{Fingerprint, fingerprint, validate};
 use crate::backend::Backend;
@@ -82,8 +81,9 @@ impl<'a> KernelContext<'a> {
     /// As of the op; all of status `Failed`.
     pub fn run_step<B: Buffers>(&self, outer: &Request, step: u8, call: Call<B>) -> Result<B::Back> {
         let Call { op, params, error, mut buffers, .. } = call;
-        let left = outer.deadline().saturating_duration_since(Instant::now());
-        let mut request = Request::new(op, Caller::Waits, params, left);
+        let mut request = Request::new(op, Caller::Waits, params, outer.timeout);
+        // So that errors count from the call, too, and not from the step.
+        request.deadline = outer.deadline().into();
         let described = error.map_or(Ok(()), Err).and_then(|()| buffers.describe(&mut request.spans));
         let outcome = described.and_then(|()| self.step(outer, step, request)).map_err(|mut e| {
             // Something may have been sent, if not in this step.

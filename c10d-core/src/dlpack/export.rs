@@ -2,11 +2,11 @@
 #![allow(unsafe_code)]
 
 use std::ffi::c_void;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::NonNull;
 
 use super::{DataType, Flags, ManagedTensor, ManagedTensorVersioned, Place, Tensor, Version};
 use crate::buffer::{Buf, BufMut};
+use crate::panics::contain;
 use crate::{Error, Result};
 
 /// A buffer with what describes it, in one allocation, which the deleter frees.
@@ -113,11 +113,8 @@ unsafe fn release<B, M>(context: *mut c_void) {
     // SAFETY: as promised.
     let exported = unsafe { Box::from_raw(context.cast::<Exported<B, M>>()) };
     // No panic goes on in another library's code.
-    let freed = catch_unwind(AssertUnwindSafe(|| {
+    contain("freeing a buffer that was handed out by DLPack", || {
         let Exported { buffer, shape, strides, .. } = *exported;
         drop((buffer, shape, strides));
-    }));
-    if freed.is_err() {
-        tracing::error!(target: "c10d", "freeing a buffer that was handed out by DLPack panicked");
-    }
+    });
 }

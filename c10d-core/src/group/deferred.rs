@@ -10,6 +10,7 @@ use super::{GroupInit, Lane, LaneInfo};
 use crate::backend::{Backend, Capabilities};
 use crate::device::DeviceRuntime;
 use crate::job::Job;
+use crate::panics::caught;
 use crate::types::DispatchKey;
 use crate::{Error, ErrorKind, Phase, Result};
 
@@ -108,9 +109,9 @@ impl Deferred {
 
 impl Shared {
     fn make(&self, init: &GroupInit, backend: &str, key: DispatchKey) {
-        let make = || init.own_backend(backend, key.name());
-        let made = std::panic::catch_unwind(std::panic::AssertUnwindSafe(make))
-            .unwrap_or_else(|_| Err(Error::new(ErrorKind::Internal, "the backend panicked when it was made")));
+        let made = caught(|| init.own_backend(backend, key.name())).unwrap_or_else(|words| {
+            Err(Error::new(ErrorKind::Internal, format!("the backend panicked when it was made: {words}")))
+        });
         let mut state = self.state.lock();
         // An abort came first.
         if let State::Over(Err(cause)) = &*state {

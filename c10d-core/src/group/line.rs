@@ -1,7 +1,6 @@
 //! The calls of a sparse lane that were started, and the thread that runs them, in order.
 
 use std::collections::VecDeque;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -11,6 +10,7 @@ use super::LaneInfo;
 use crate::backend::Backend;
 use crate::dispatch::{Composed, KernelContext};
 use crate::job::Job;
+use crate::panics::{caught, contain};
 use crate::{Error, ErrorKind, Phase, Result};
 
 /// A line of calls with one thread behind it, which starts with the first call and ends after the last one.
@@ -88,10 +88,10 @@ fn serve(shared: &Shared, info: &Arc<LaneInfo>, backend: &Arc<dyn Backend>, size
             }
         };
         drop(state);
-        let result = catch_unwind(AssertUnwindSafe(|| kernel(&ctx, job.request())));
-        let result = result.unwrap_or_else(|_| {
-            let error = info.described(Error::new(ErrorKind::Internal, "the kernel of a sparse call panicked"));
-            backend.abort(&error);
+        let result = caught(|| kernel(&ctx, job.request())).unwrap_or_else(|words| {
+            let what = format!("the kernel of a sparse call panicked: {words}");
+            let error = info.described(Error::new(ErrorKind::Internal, what));
+            contain("a backend's abort", || backend.abort(&error));
             Err(error)
         });
         job.complete_with(result);

@@ -27,9 +27,11 @@ use routes::{Route, Routes};
 pub(crate) use run::{complain, observe};
 pub use run_ranks::run_ranks;
 
-use crate::backend::Capabilities;
+use crate::backend::{Backend, Capabilities};
 use crate::dispatch::BackendMap;
+use crate::job::Frame;
 use crate::ops::OpKind;
+use crate::panics::contain;
 use crate::process::Process;
 use crate::registry::Registry;
 use crate::store::{Store, deadline_after};
@@ -230,6 +232,12 @@ impl Group {
         Ok(self.lane_of(key)?.1)
     }
 
+    /// The backend that a frame's job was given to.
+    pub(crate) fn backend_of(&self, frame: &Frame) -> Option<&Arc<dyn Backend>> {
+        let info = frame.lane?.as_ptr().cast_const();
+        self.lanes.iter().find(|lane| std::ptr::eq(Arc::as_ptr(&lane.info), info)).map(|lane| &lane.backend)
+    }
+
     /// Adds group and rank to an error that arose before a lane was chosen.
     fn described(&self, error: Error) -> Error {
         let (group, global) = (self.name.clone(), self.global.clone());
@@ -242,9 +250,12 @@ impl Group {
             return;
         }
         if self.failed.set(error.clone()).is_ok() {
-            tracing::error!(target: "c10d", group = %self.name, rank = self.rank, "{error}");
+            // A panic on the way must not keep another lane from its end.
+            contain("a tracing subscriber", || {
+                tracing::error!(target: "c10d", group = %self.name, rank = self.rank, "{error}");
+            });
             for lane in &self.lanes {
-                lane.backend.abort(error);
+                contain("a backend's abort", || lane.backend.abort(error));
             }
         }
     }

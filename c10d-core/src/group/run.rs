@@ -45,7 +45,8 @@ impl ProcessGroup {
     /// Starts a call that owns its buffers, and goes on.
     ///
     /// The buffers come back from [`Work::wait`], on errors too. Dropping the handle lets the op finish by itself and
-    /// frees the buffers then; leaking it leaks them.
+    /// frees the buffers then; leaking it leaks them. A receive whose handle was dropped still takes a message:
+    /// [`Work::cancel`] gives it up.
     ///
     /// ```no_run
     /// # use c10d_core::{ProcessGroup, ReduceOp, op};
@@ -214,11 +215,11 @@ impl Group {
         match self.prepare(Counted::frame_mut(&mut state), described) {
             Ok((aim, turn)) => {
                 let job = Counted::job(&mut state, &aim.lane.info);
-                (Handle(state), Some(Ready { aim, turn, job }))
+                (Handle::new(state), Some(Ready { aim, turn, job }))
             }
             Err(e) => {
                 Counted::refuse(&mut state, self.refused(op, e));
-                (Handle(state), None)
+                (Handle::new(state), None)
             }
         }
     }

@@ -14,6 +14,7 @@ use std::time::Instant;
 
 use super::{Outcome, Request};
 use crate::group::LaneInfo;
+use crate::panics::contain;
 use crate::types::DType;
 use crate::{Error, Result};
 
@@ -32,12 +33,12 @@ impl Waiter {
     fn wake(self) {
         match self {
             Waiter::Thread(t) => t.unpark(),
-            Waiter::Waker(w) => w.wake(),
+            Waiter::Waker(w) => contain("the waker of a started operation", || w.wake()),
         }
     }
 }
 
-/// How the completer lets go of a counted frame.
+/// How the completer lets go of a counted frame. Does not unwind, whatever it drops.
 pub(crate) type Release = unsafe fn(*const Frame);
 
 pub(crate) struct Frame {
@@ -84,12 +85,13 @@ impl Frame {
     ///
     /// # Safety
     /// Called at most once per frame, by the holder of the right to complete; nobody uses the spans' memory meanwhile
-    /// (but for buffers that are kept). `this` is not used afterwards.
+    /// (but for buffers that are kept). `this` is not used afterwards. Does not unwind: the thread is a backend's.
     pub(crate) unsafe fn complete(this: *const Frame, result: Result<Outcome>) {
         // SAFETY: the frame lives until DONE is stored.
         let frame = unsafe { &*this };
         let result = match (&frame.request.spans.sparse, result) {
             (Some(sparse), Ok(outcome)) if !sparse.accepts(&outcome) => {
+                contain("the drop of a kernel's result", || drop(outcome));
                 let what = "the kernel of a sparse call gave no tensor of the caller's kind; this is a defect of it";
                 Err(Error::new(crate::ErrorKind::Internal, what))
             }
@@ -211,7 +213,7 @@ impl Frame {
         let report = error.report_mut();
         report.op.get_or_insert(request.op);
         report.seq.get_or_insert(request.seq);
-        report.elapsed = report.elapsed.or_else(|| request.elapsed());
+        report.elapsed.get_or_insert_with(|| request.elapsed());
         report.deadline.get_or_insert(request.timeout);
         error
     }

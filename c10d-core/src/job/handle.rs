@@ -19,6 +19,17 @@ unsafe impl Send for Job {}
 // SAFETY: `&Job` gives `&Request` and plain facts only.
 unsafe impl Sync for Job {}
 
+/// Which job. No other has the same as long as the op's handle is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct JobId(usize);
+
+impl JobId {
+    /// Of the job of this frame.
+    pub(crate) fn of(frame: &Frame) -> JobId {
+        JobId(std::ptr::from_ref(frame).addr())
+    }
+}
+
 /// Proof that an operation's buffers were written off.
 #[derive(Debug)]
 #[non_exhaustive]
@@ -36,6 +47,11 @@ impl Job {
     fn frame(&self) -> &Frame {
         // SAFETY: the frame lives at least until the job completes it.
         unsafe { self.0.as_ref() }
+    }
+
+    /// Which job it is; by this [`Backend::cancel`](crate::Backend::cancel) asks for it.
+    pub fn id(&self) -> JobId {
+        JobId::of(self.frame())
     }
 
     /// What is to be done.

@@ -8,7 +8,7 @@ mod request;
 
 pub use aside::Aside;
 pub(crate) use frame::Frame;
-pub use handle::{Job, Kept};
+pub use handle::{Job, JobId, Kept};
 pub(crate) use nested::{Detached, Outer, nested};
 pub use request::{Caller, Outcome, Request};
 

@@ -1,7 +1,6 @@
 //! Operations inside operations: the steps of a composed kernel, and the host's part of a staged op.
 #![allow(unsafe_code)]
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::OnceLock;
@@ -14,6 +13,7 @@ use crate::buffer::Sink;
 use crate::dispatch::Fingerprint;
 use crate::group::{LaneInfo, complain};
 use crate::ops::{OpKind, Params};
+use crate::panics::contain;
 use crate::types::DispatchKey;
 use crate::{Error, ErrorKind, Result};
 
@@ -104,7 +104,7 @@ impl<T: Send + Sync + 'static> Detached<T> {
         // the job releases it.
         let job = unsafe { Job::new(NonNull::new_unchecked(frame)) };
         // A backend that panics drops the job on its way out, which says so.
-        let _ = catch_unwind(AssertUnwindSafe(|| backend.submit(job)));
+        contain("a backend's submit", || backend.submit(job));
         state
     }
 
@@ -114,7 +114,8 @@ impl<T: Send + Sync + 'static> Detached<T> {
     /// Called once, with the frame of `start`.
     unsafe fn release(frame: *const Frame) {
         // SAFETY: made by `Arc::into_raw` in `start`.
-        drop(unsafe { Arc::from_raw(frame.cast::<Self>()) });
+        let state = unsafe { Arc::from_raw(frame.cast::<Self>()) };
+        contain("the drop of a step's memory", || drop(state));
     }
 
     /// Whether the step is over; else the waker is called when it is. From one thread only.

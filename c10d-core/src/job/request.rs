@@ -102,10 +102,11 @@ impl Request {
         *self.deadline.get_or_init(|| deadline_after(self.timeout))
     }
 
-    /// How long the op has taken, if anybody ever looked at the clock.
-    pub(crate) fn elapsed(&self) -> Option<Duration> {
-        let started = self.deadline.get()?.checked_sub(self.timeout.min(FOREVER))?;
-        Some(started.elapsed())
+    /// How long the op has taken since it was called. Whoever waits looks at the clock first, so 0 is right where nobody
+    /// has: the op did not wait.
+    pub(crate) fn elapsed(&self) -> Duration {
+        let started = self.deadline.get().and_then(|deadline| deadline.checked_sub(self.timeout.min(FOREVER)));
+        started.map_or(Duration::ZERO, |started| started.elapsed())
     }
 }
 

@@ -5,10 +5,11 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use c10d_core::registry::{Provider, Registration};
-use c10d_core::{Backend, Capabilities, DispatchKey, Error, GroupBuilder, GroupInit, Job, ProcessGroup};
+use c10d_core::{Backend, Capabilities, DispatchKey, Error, GroupBuilder, GroupInit, Job, JobId, ProcessGroup, Result};
 
 type Submit = Box<dyn Fn(Job) + Send + Sync>;
 type OnAbort = Box<dyn Fn(&Error) + Send + Sync>;
+type OnCancel = Box<dyn Fn(&[JobId]) -> Vec<Job> + Send + Sync>;
 
 /// A backend that does what a test says.
 pub struct Puppet {
@@ -16,6 +17,7 @@ pub struct Puppet {
     capabilities: Capabilities,
     submit: Submit,
     abort: OnAbort,
+    cancel: Option<OnCancel>,
 }
 
 // SAFETY: what the tests put in completes jobs as promised, or is there to show what happens if it does not; none
@@ -33,10 +35,19 @@ unsafe impl Backend for Puppet {
     fn abort(&self, cause: &Error) {
         (self.abort)(cause);
     }
+    fn cancel(&self, jobs: &[JobId]) -> Result<Vec<Job>> {
+        self.cancel.as_ref().map(|cancel| cancel(jobs)).ok_or_else(|| Error::unsupported("the puppet cannot"))
+    }
 }
 
 pub fn puppet(submit: impl Fn(Job) + Send + Sync + 'static) -> Puppet {
-    Puppet { name: "puppet", capabilities: Capabilities::ALL, submit: Box::new(submit), abort: Box::new(|_| ()) }
+    Puppet {
+        name: "puppet",
+        capabilities: Capabilities::ALL,
+        submit: Box::new(submit),
+        abort: Box::new(|_| ()),
+        cancel: None,
+    }
 }
 
 impl Puppet {
@@ -46,6 +57,10 @@ impl Puppet {
     }
     pub fn offering(mut self, capabilities: Capabilities) -> Puppet {
         self.capabilities = capabilities;
+        self
+    }
+    pub fn on_cancel(mut self, cancel: impl Fn(&[JobId]) -> Vec<Job> + Send + Sync + 'static) -> Puppet {
+        self.cancel = Some(Box::new(cancel));
         self
     }
     pub fn on_abort(mut self, abort: impl Fn(&Error) + Send + Sync + 'static) -> Puppet {

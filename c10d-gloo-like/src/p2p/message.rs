@@ -55,6 +55,11 @@ impl Outgoing {
         Outgoing { job, head, done: 0 }
     }
 
+    /// Whether the link has taken nothing of it.
+    pub(super) fn is_unsent(&self) -> bool {
+        self.done == 0
+    }
+
     /// Writes what the link takes. Whether anything moved; and whether that was all.
     pub(super) fn write(&mut self, link: &mut Link) -> Result<(bool, bool)> {
         let span = span(&self.job);

@@ -11,7 +11,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use c10d_core::{Caller, Error, ErrorKind, Job, Outcome, Phase, Result};
+use c10d_core::panics::caught;
+use c10d_core::{Caller, Error, ErrorKind, Job, JobId, Outcome, Phase, Result};
 use parking_lot::{Condvar, Mutex};
 use smallvec::SmallVec;
 
@@ -170,12 +171,9 @@ impl Messages {
                     self.news.wait(&mut state);
                 }
             }
-            let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-                self.attend(|state| !state.has_started());
-            }));
-            if panicked.is_err() {
-                let cause =
-                    self.health.fail(Error::new(ErrorKind::Internal, "the thread of asynchronous messages panicked"));
+            if let Err(words) = caught(|| self.attend(|state| !state.has_started())) {
+                let what = format!("the thread of asynchronous messages panicked: {words}");
+                let cause = self.health.fail(Error::new(ErrorKind::Internal, what));
                 let mut finished = Finished::new();
                 self.state.lock().fail_all(&cause, &mut finished);
                 self.complete(finished);
@@ -192,6 +190,12 @@ impl Messages {
         if jobs > 0 {
             self.state.lock().told(jobs);
         }
+    }
+
+    /// Gives these jobs back, if no message was matched with any of them, and nothing of one was sent; else none. A message
+    /// that is on its way to memory of ours meets a receive only when it is whole.
+    pub(crate) fn take_back(&self, jobs: &[JobId]) -> Vec<Job> {
+        self.state.lock().take_back(jobs)
     }
 
     /// Nothing more will come: the thread ends when nothing is in flight.

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use c10d_core::{Error, ErrorKind, Fingerprint, Job, OpKind, Outcome, Phase, Result};
+use c10d_core::{Error, ErrorKind, Fingerprint, Job, JobId, OpKind, Outcome, Phase, Result};
 
 use smallvec::SmallVec;
 
@@ -290,6 +290,32 @@ impl State {
         }
         let outcome = result.map(|()| Outcome { source: rank, payload: None });
         self.finish(posted.ticket, posted.job, outcome, finished);
+    }
+
+    /// Gives these jobs back, if no message was matched with any of them, and nothing of one was sent; else none.
+    pub(super) fn take_back(&mut self, jobs: &[JobId]) -> Vec<Job> {
+        let is_free = |id: JobId| {
+            let mut unsent = self.peers.iter().flatten().flat_map(|peer| &peer.outgoing);
+            self.posted.iter().any(|p| p.job.id() == id)
+                || unsent.any(|(_, message)| message.is_unsent() && message.job.id() == id)
+        };
+        if !jobs.iter().all(|id| is_free(*id)) {
+            return Vec::new();
+        }
+        let (mut tickets, mut taken) = (Vec::new(), Vec::new());
+        for Posted { ticket, job, .. } in self.posted.extract_if(.., |p| jobs.contains(&p.job.id())) {
+            tickets.push(ticket);
+            taken.push(job);
+        }
+        for peer in self.peers.iter_mut().flatten() {
+            while let Some(at) = peer.outgoing.iter().position(|(_, message)| jobs.contains(&message.job.id())) {
+                let Some((ticket, message)) = peer.outgoing.remove(at) else { break };
+                tickets.push(ticket);
+                taken.push(message.job);
+            }
+        }
+        self.live.retain(|l| !tickets.contains(&l.ticket));
+        taken
     }
 
     /// Ends everything in flight.

@@ -1,0 +1,167 @@
+//! Taking back a message that was started.
+
+use std::fmt;
+
+use crate::job::JobId;
+use crate::work::{Handle, ScopedWork, Work};
+use crate::{Error, ErrorKind, OpError, Result};
+
+/// What [`Work::cancel`] came to.
+#[must_use = "a message that was taken is in the handle"]
+pub enum Cancel<R, W = Work<R>> {
+    /// The op is over: no message was taken (of a send: nothing was sent), and none will be. What the op gives back, as it
+    /// was handed in; the source that [`recv_any_source`](crate::op::recv_any_source) tells is `u32::MAX`.
+    Back(R),
+    /// Too late: the op is over, or its message is on its way. It goes on as if nothing had been asked; the handle has, or
+    /// will have, its result.
+    TooLate(W),
+}
+
+/// Why there is no cancelling the op. It goes on.
+#[must_use = "the op goes on, and the handle has its result"]
+pub struct CancelError<W> {
+    /// The reason: [`ErrorKind::Unsupported`] for a collective, in which the other ranks wait for this one, and of a backend
+    /// that takes nothing back.
+    pub error: Error,
+    /// The op's handle.
+    pub work: W,
+}
+
+impl<R> Work<R> {
+    /// Takes a started message back: a receive whose message has not come, or a send that has not begun. Says for certain
+    /// whether a message was taken. Does not wait for the message, or for a peer.
+    ///
+    /// A receive has taken a message from the moment when the message was matched with it, even if only a part has come; then
+    /// the answer is [`Cancel::TooLate`], and the handle has the rest. Otherwise a message that comes later goes to the next
+    /// receive that asks for it, as if this one had never been. Cancelling ends the op for this rank alone: the peer is
+    /// told nothing, and its message waits.
+    ///
+    /// This is how a receive is given up, under the timeout of an async runtime, say. A future that is merely dropped is
+    /// not: its op goes on and takes a message, which is lost.
+    ///
+    /// ```
+    /// use std::{pin::pin, task::{Context, Waker}, time::Duration};
+    /// use c10d_core::{Cancel, ProcessGroup, op};
+    /// # use std::{future::Future, task::Poll};
+    /// # /// As `tokio::time::timeout`: `None` when the time is over.
+    /// # async fn timeout<F: Future>(patience: Duration, future: F) -> Option<F::Output> {
+    /// #     let (mut future, end) = (pin!(future), std::time::Instant::now() + patience);
+    /// #     std::future::poll_fn(|cx| match future.as_mut().poll(cx) {
+    /// #         Poll::Ready(value) => Poll::Ready(Some(value)),
+    /// #         Poll::Pending if std::time::Instant::now() >= end => Poll::Ready(None),
+    /// #         Poll::Pending => Poll::Pending,
+    /// #     }).await
+    /// # }
+    ///
+    /// /// One message from rank 0, or the buffer again.
+    /// async fn receive(pg: &ProcessGroup, buffer: Vec<u8>) -> c10d_core::Result<Result<Vec<u8>, Vec<u8>>> {
+    ///     let mut work = pg.start(op::recv(buffer, 0, 5));
+    ///     // By reference: the handle stays when the time is over.
+    ///     if let Some(result) = timeout(Duration::from_millis(50), &mut work).await {
+    ///         return Ok(Ok(result?));
+    ///     }
+    ///     match work.cancel()? {
+    ///         Cancel::Back(buffer) => Ok(Err(buffer)),
+    ///         Cancel::TooLate(work) => Ok(Ok(work.await?)),
+    ///     }
+    /// }
+    /// # let _ = receive;
+    /// ```
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unsupported`] for collectives, and from backends that take nothing back (NCCL, plugins): the op goes on,
+    /// and the handle comes back.
+    pub fn cancel(self) -> Result<Cancel<R>, CancelError<Self>> {
+        self.0.cancel(Work)
+    }
+}
+
+impl<'scope, R> ScopedWork<'scope, R> {
+    /// Takes a started message back; see [`Work::cancel`].
+    ///
+    /// # Errors
+    /// As of [`Work::cancel`].
+    pub fn cancel(self) -> Result<Cancel<R, Self>, CancelError<Self>> {
+        self.0.cancel(ScopedWork)
+    }
+}
+
+impl<'a, R> Handle<'a, R> {
+    fn cancel<W>(self, wrap: impl FnOnce(Handle<'a, R>) -> W) -> Result<Cancel<R, W>, CancelError<W>> {
+        match self.take_back() {
+            Ok(true) => {}
+            Ok(false) => return Ok(Cancel::TooLate(wrap(self))),
+            Err(error) => return Err(CancelError { error, work: wrap(self) }),
+        }
+        match self.state.finish(true) {
+            Err(OpError { buffer: Some(back), .. }) => Ok(Cancel::Back(back)),
+            _ => {
+                let error = Error::new(ErrorKind::Internal, "the buffers of a cancelled op are gone");
+                Err(CancelError { error, work: wrap(Handle { taken: true, ..self }) })
+            }
+        }
+    }
+
+    /// Has the backend give the job up, and ends it. `false`: too late.
+    fn take_back(&self) -> Result<bool> {
+        self.has_result()?;
+        let frame = self.state.frame();
+        if frame.is_done() {
+            return Ok(false);
+        }
+        let refused = |error: Error| frame.described(error.rejected());
+        let op = frame.request.op;
+        if !op.is_p2p() {
+            let what = format!("{op} cannot be cancelled by one rank: the others wait for it; `abort` ends the group");
+            return Err(refused(Error::unsupported(what)));
+        }
+        let Some(group) = self.state.group().upgrade() else {
+            let what = "the group was dropped; the op ends by itself, by its deadline";
+            return Err(refused(Error::new(ErrorKind::Shutdown, what)));
+        };
+        if !group.is_home() {
+            return Err(refused(group.foreign().clone()));
+        }
+        let backend = group.backend_of(frame).ok_or_else(|| refused(Error::unsupported("the op has no backend")))?;
+        let id = JobId::of(frame);
+        // Whatever else a backend should give back is dropped, and so is abandoned.
+        let Some(job) = backend.cancel(&[id]).map_err(refused)?.into_iter().find(|job| job.id() == id) else {
+            return Ok(false);
+        };
+        job.complete(Err(Error::new(ErrorKind::Aborted, "the op was cancelled").rejected()));
+        Ok(true)
+    }
+}
+
+impl<W> From<CancelError<W>> for Error {
+    fn from(e: CancelError<W>) -> Error {
+        e.error
+    }
+}
+
+impl<W> fmt::Debug for CancelError<W> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.error, f)
+    }
+}
+
+impl<W> fmt::Display for CancelError<W> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.error, f)
+    }
+}
+
+impl<W> std::error::Error for CancelError<W> {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        std::error::Error::source(&self.error)
+    }
+}
+
+impl<R: fmt::Debug, W> fmt::Debug for Cancel<R, W> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Cancel::Back(back) => f.debug_tuple("Back").field(back).finish(),
+            Cancel::TooLate(_) => f.write_str("TooLate"),
+        }
+    }
+}
