@@ -18,11 +18,10 @@ use stage::{cast, join, lines, shown, tell};
 const CAP: Duration = Duration::from_secs(10);
 
 fn main() -> ExitCode {
-    let result = match stage::part() {
-        Some(part) => rank(&part).map_err(|e| e.to_string()),
-        None => table(std::env::args().nth(1).and_then(|n| n.parse().ok()).unwrap_or(40)),
-    };
-    match result {
+    if let Some(code) = stage::play(&[("faults", rank)]) {
+        return code;
+    }
+    match table(std::env::args().nth(1).and_then(|n| n.parse().ok()).unwrap_or(40)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {
             eprintln!("{why}");

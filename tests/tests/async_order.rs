@@ -1,6 +1,6 @@
 //! Started ops: order, patience, and what becomes of handles.
 
-mod stage;
+use crate::stage;
 
 use std::time::{Duration, Instant};
 

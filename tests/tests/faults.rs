@@ -1,17 +1,15 @@
 //! Faults among real processes, for every op over every transport, and over a plugin's collectives: who is named, on
 //! whom, and nothing hangs.
 
-mod samples;
-mod stage;
+use crate::{samples, stage};
 
-use std::process::ExitCode;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use c10d::launch::{Launch, Report, Signal};
 use c10d::ops::Shape;
 use c10d::{OpKind, ProcessGroup, ReduceOp, Result};
-use libtest_mimic::{Arguments as TestArguments, Failed, Trial};
+use libtest_mimic::{Failed, Trial};
 use rustix::process::{Signal as Sig, getpid, kill_process};
 use samples::Sample;
 use stage::acts::{Arguments, VICTIM, WORLD, act};
@@ -24,33 +22,26 @@ const CAP: Duration = Duration::from_secs(10);
 const OP_TIMEOUT: Duration = Duration::from_secs(1);
 const SURVIVORS: [u32; 2] = [0, 2];
 
-fn main() -> ExitCode {
-    if let Some(part) = stage::part() {
-        let result = match part.split_once(':') {
-            Some(("kill", op)) => be_killed(op_named(op)),
-            _ if part == "stop" || part == "absent" => stand_still(&part),
-            _ => disagree(),
-        };
-        return match result {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(e) => {
-                tell_error("part", &e);
-                ExitCode::FAILURE
-            }
-        };
+pub(crate) fn play(part: &str) -> Result {
+    match part.split_once(':') {
+        Some(("kill", op)) => be_killed(op_named(op)),
+        _ if part == "stop" || part == "absent" => stand_still(part),
+        _ => disagree(),
     }
-    samples::build(&[Sample::CCollectives]);
+}
+
+pub(crate) fn trials() -> Vec<Trial> {
     let mut trials = Vec::new();
     for transport in TRANSPORTS {
         for op in OpKind::ALL.iter().copied() {
-            let name = format!("{transport}/killed/{op}");
+            let name = format!("faults/{transport}/killed/{op}");
             trials.push(Trial::test(name, move || killed(op, transport)));
         }
         for part in ["stop", "absent"] {
             let report = Arc::new(OnceLock::new());
             for op in OpKind::ALL.iter().copied() {
                 let report = report.clone();
-                let name = format!("{transport}/{part}/{op}");
+                let name = format!("faults/{transport}/{part}/{op}");
                 trials.push(Trial::test(name, move || {
                     timed_out(op, report.get_or_init(|| still(part, transport)).as_ref().map_err(Failed::from)?)
                 }));
@@ -59,15 +50,15 @@ fn main() -> ExitCode {
         let report = Arc::new(OnceLock::new());
         for (op, field) in disagreements() {
             let report = report.clone();
-            let name = format!("{transport}/mismatch/{op}/{field}");
+            let name = format!("faults/{transport}/mismatch/{op}/{field}");
             trials.push(Trial::test(name, move || {
                 mismatched(op, field, report.get_or_init(|| run("disagree", transport)).as_ref().map_err(Failed::from)?)
             }));
         }
     }
     let names: Vec<String> = trials.iter().map(|trial| trial.name().to_owned()).collect();
-    trials.push(Trial::test("no_op_is_missing", move || no_op_is_missing(&names)));
-    libtest_mimic::run(&TestArguments::from_args(), trials).exit_code()
+    trials.push(Trial::test("faults/no_op_is_missing", move || no_op_is_missing(&names)));
+    trials
 }
 
 fn op_named(name: &str) -> OpKind {
@@ -77,7 +68,10 @@ fn op_named(name: &str) -> OpKind {
 /// The ranks over a transport of gloo-like, or over the plugin.
 fn ranks(part: &str, transport: &str) -> Launch {
     match transport {
-        PLUGIN => cast(part, WORLD, "shm").env(stage::PLUGIN, Sample::CCollectives.file()),
+        PLUGIN => {
+            samples::build(&[Sample::CCollectives]);
+            cast(part, WORLD, "shm").env(stage::PLUGIN, Sample::CCollectives.file())
+        }
         _ => cast(part, WORLD, transport),
     }
 }
@@ -90,7 +84,7 @@ fn no_op_is_missing(names: &[String]) -> Result<(), Failed> {
     for transport in TRANSPORTS {
         for op in OpKind::ALL {
             for kind in ["killed", "stop", "absent", "mismatch"] {
-                let start = format!("{transport}/{kind}/{op}");
+                let start = format!("faults/{transport}/{kind}/{op}");
                 if !names.iter().any(|name| *name == start || name.starts_with(&format!("{start}/"))) {
                     return Err(format!("no test of {start}").into());
                 }

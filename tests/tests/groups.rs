@@ -1,6 +1,6 @@
 //! Groups: many, at once, of some ranks; and all the ways in which they end.
 
-mod stage;
+use crate::stage;
 
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};

@@ -1,6 +1,6 @@
 //! Peers that die or stop during ops on the guarded device: who is named, on whom.
 
-mod stage;
+use crate::stage;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use c10d::device::{DeviceBuffer, DeviceRuntime};
 use c10d::launch::{Launch, Report, Signal};
 use c10d::{OpKind, ProcessGroup, ReduceOp, Result};
-use libtest_mimic::{Arguments, Failed, Trial};
+use libtest_mimic::{Failed, Trial};
 use rustix::process::{Signal as Sig, getpid, kill_process};
 use stage::acts::{VICTIM, WORLD};
 use stage::{Told, cast, failures, shown, tell_error};
@@ -26,24 +26,18 @@ const OPS: [OpKind; 6] = [
     OpKind::Recv,
 ];
 
-fn main() -> std::process::ExitCode {
-    if let Some(part) = stage::part() {
-        let (what, op) = part.split_once(':').unwrap_or((&part, ""));
-        let op = OpKind::from_name(op).expect("a part names an op of the table");
-        return match be(what, op) {
-            Ok(()) => std::process::ExitCode::SUCCESS,
-            Err(e) => {
-                tell_error("part", &e);
-                std::process::ExitCode::FAILURE
-            }
-        };
-    }
+pub(crate) fn play(part: &str) -> Result {
+    let (what, op) = part.split_once(':').unwrap_or((part, ""));
+    be(what, OpKind::from_name(op).expect("a part names an op of the table"))
+}
+
+pub(crate) fn trials() -> Vec<Trial> {
     let mut trials = Vec::new();
     for op in OPS {
-        trials.push(Trial::test(format!("killed/{op}"), move || named(op, "kill", "PeerDead")));
-        trials.push(Trial::test(format!("stopped/{op}"), move || named(op, "stop", "Timeout")));
+        trials.push(Trial::test(format!("guarded_faults/killed/{op}"), move || named(op, "kill", "PeerDead")));
+        trials.push(Trial::test(format!("guarded_faults/stopped/{op}"), move || named(op, "stop", "Timeout")));
     }
-    libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
+    trials
 }
 
 /// Does ops until one fails; the victim comes to its end in the midst of them.

@@ -1,7 +1,7 @@
 //! What a vendor's collectives do beyond ops: batches of messages, groups split off, errors that nobody waits for. On the
 //! host, on a device of the vendor's own, and on CUDA's kind of memory.
 
-mod samples;
+use crate::samples;
 
 use std::sync::{Arc, Barrier, OnceLock};
 use std::time::{Duration, Instant};

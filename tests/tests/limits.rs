@@ -1,41 +1,40 @@
 //! What the system refuses: an error or another way, never a signal; and nothing is left behind.
 
-mod stage;
+use crate::stage;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use c10d::launch::Report;
 use c10d::{ReduceOp, Result};
-use libtest_mimic::{Arguments, Failed, Trial};
+use libtest_mimic::{Failed, Trial};
 use rustix::process::{Resource, Rlimit, setrlimit};
 use stage::{cast, failures, join, lines, shown, tell, tell_error};
 
-fn main() -> ExitCode {
-    if let Some(part) = stage::part() {
-        let (name, value) = part.split_once(':').unwrap_or((&part, ""));
-        match name {
-            "files" => limit(Resource::Nofile, open_files() + value.parse::<u64>().unwrap_or(0)),
-            "size" => limit(Resource::Fsize, 64 << 10),
-            "cgroup" => tighten(Path::new(value)),
-            _ => {}
-        }
-        if let Err(e) = work(name) {
-            tell_error(name, &e);
-        }
-        return ExitCode::SUCCESS;
+pub(crate) fn play(part: &str) -> Result {
+    let (name, value) = part.split_once(':').unwrap_or((part, ""));
+    match name {
+        "files" => limit(Resource::Nofile, open_files() + value.parse::<u64>().unwrap_or(0)),
+        "size" => limit(Resource::Fsize, 64 << 10),
+        "cgroup" => tighten(Path::new(value)),
+        _ => {}
     }
-    let trials = vec![
-        Trial::test("few_file_descriptors", few_file_descriptors),
-        Trial::test("small_files_only", || told(run("size", "auto")?, true)),
-        Trial::test("small_files_only_and_shm_forced", || told(run("size", "shm")?, false)),
-        Trial::test("tight_memory_cgroup", tight_memory_cgroup),
-        Trial::test("nothing_left_behind_after_kill_of_all", || nothing_left_behind("shm")),
-        Trial::test("nothing_left_behind_after_kill_of_all_tcp", || nothing_left_behind("tcp")),
-    ];
-    libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
+    if let Err(e) = work(name) {
+        tell_error(name, &e);
+    }
+    Ok(())
+}
+
+pub(crate) fn trials() -> Vec<Trial> {
+    vec![
+        Trial::test("limits/few_file_descriptors", few_file_descriptors),
+        Trial::test("limits/small_files_only", || told(run("size", "auto")?, true)),
+        Trial::test("limits/small_files_only_and_shm_forced", || told(run("size", "shm")?, false)),
+        Trial::test("limits/tight_memory_cgroup", tight_memory_cgroup),
+        Trial::test("limits/nothing_left_behind_after_kill_of_all", || nothing_left_behind("shm")),
+        Trial::test("limits/nothing_left_behind_after_kill_of_all_tcp", || nothing_left_behind("tcp")),
+    ]
 }
 
 fn limit(resource: Resource, value: u64) {

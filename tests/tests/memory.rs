@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use c10d::{ProcessGroup, ReduceOp, Result};
 use libtest_mimic::{Arguments, Failed, Trial};
-use stage::{cast, join, lines, shown, tell, tell_error};
+use stage::{cast, join, lines, shown, tell};
 
 /// Counts the allocations of threads that asked for it.
 struct Counting;
@@ -49,13 +49,8 @@ unsafe impl GlobalAlloc for Counting {
 static ALLOCATOR: Counting = Counting;
 
 fn main() -> ExitCode {
-    if let Some(part) = stage::part() {
-        let result = if part == "idle" { idle() } else { small_ops() };
-        if let Err(e) = result {
-            tell_error(&part, &e);
-            return ExitCode::FAILURE;
-        }
-        return ExitCode::SUCCESS;
+    if let Some(code) = stage::play(&[("memory", |part| if part == "idle" { idle() } else { small_ops() })]) {
+        return code;
     }
     let trials = ["shm", "tcp"].into_iter().flat_map(|transport| {
         [

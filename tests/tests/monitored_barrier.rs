@@ -1,6 +1,6 @@
 //! The barrier that names who is missing.
 
-mod stage;
+use crate::stage;
 
 use std::time::{Duration, Instant};
 

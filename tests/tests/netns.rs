@@ -1,26 +1,22 @@
 //! Two network namespaces with two ranks each: shared memory inside, TCP across.
 
-mod stage;
+use crate::stage;
 
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
-use std::process::{Command, ExitCode};
+use std::process::Command;
 use std::time::Duration;
 
 use c10d::{ReduceOp, Result};
-use libtest_mimic::{Arguments, Failed, Trial};
-use stage::{cast, lines, shown, tell, tell_error};
+use libtest_mimic::{Failed, Trial};
+use stage::{cast, lines, shown, tell};
 
-fn main() -> ExitCode {
-    if stage::part().is_some() {
-        if let Err(e) = work() {
-            tell_error("work", &e);
-            return ExitCode::FAILURE;
-        }
-        return ExitCode::SUCCESS;
-    }
-    let trials = vec![Trial::test("shared_memory_inside_tcp_across", shared_memory_inside_tcp_across)];
-    libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
+pub(crate) fn play(_: &str) -> Result {
+    work()
+}
+
+pub(crate) fn trials() -> Vec<Trial> {
+    vec![Trial::test("netns/shared_memory_inside_tcp_across", shared_memory_inside_tcp_across)]
 }
 
 /// The address of each namespace.

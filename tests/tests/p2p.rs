@@ -1,6 +1,6 @@
 //! Point-to-point: tags, sources, order, threads.
 
-mod stage;
+use crate::stage;
 
 use std::pin::Pin;
 use std::task::{Context, Waker};

@@ -1,6 +1,6 @@
 //! Shapes and splits that nobody thought of, against the plain meaning of the ops.
 
-mod stage;
+use crate::stage;
 
 use c10d::{ReduceOp, Root, op};
 use proptest::prelude::*;

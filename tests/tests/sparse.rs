@@ -1,15 +1,14 @@
 //! Sparse all-reduce over real processes: sums, faults, and order beside dense calls.
 
-mod stage;
+use crate::stage;
 
-use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use c10d::launch::Report;
 use c10d::ops::{Absent, AllReduceOptions};
 use c10d::{Coo, DispatchKey, ErrorKind, ProcessGroup, ReduceOp, Result, Status, op};
-use libtest_mimic::{Arguments as TestArguments, Trial};
+use libtest_mimic::Trial;
 use rustix::process::{Signal as Sig, getpid, kill_process};
 use stage::acts::{VICTIM, WORLD};
 use stage::{cast, failures, join, lines, shown, tell, tell_error};
@@ -30,27 +29,22 @@ const PARTS: [(&str, Part); 8] = [
     ("killed", killed),
 ];
 
-fn main() -> ExitCode {
-    if let Some(part) = stage::part() {
-        let body = PARTS.iter().find(|(name, _)| *name == part).expect("a part of the list").1;
-        return match join(CAP).and_then(|pg| body(&pg)) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(e) => {
-                tell_error("part", &e);
-                ExitCode::FAILURE
-            }
-        };
-    }
+pub(crate) fn play(part: &str) -> Result {
+    let body = PARTS.iter().find(|(name, _)| *name == part).expect("a part of the list").1;
+    join(CAP).and_then(|pg| body(&pg))
+}
+
+pub(crate) fn trials() -> Vec<Trial> {
     let mut trials = Vec::new();
     for transport in ["shm", "tcp"] {
         for (part, _) in PARTS {
-            trials.push(Trial::test(format!("{transport}/{part}"), move || {
+            trials.push(Trial::test(format!("sparse/{transport}/{part}"), move || {
                 let report = cast(part, WORLD, transport).run().map_err(|e| e.to_string())?;
                 judge(part, &report).map_err(|what| format!("{what}\n{}", shown(&report)).into())
             }));
         }
     }
-    libtest_mimic::run(&TestArguments::from_args(), trials).exit_code()
+    trials
 }
 
 /// What all ranks, or all but a rank that is killed, must have told.

@@ -1,11 +1,13 @@
 //! The sample plugins, built as their vendors would.
 #![allow(dead_code)]
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Mutex;
 
 /// A sample under `c10d-privateuse/vendors`.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Sample {
     CDevice,
     CCollectives,
@@ -43,9 +45,14 @@ pub(crate) fn directory() -> PathBuf {
     Path::new(env!("CARGO_TARGET_TMPDIR")).join(env!("CARGO_CRATE_NAME"))
 }
 
-/// Builds them, and drops them into the directory.
+/// Builds them, and drops them into the directory; once in this process.
 pub(crate) fn build(samples: &[Sample]) {
+    static BUILT: Mutex<BTreeSet<Sample>> = Mutex::new(BTreeSet::new());
+    let mut built = BUILT.lock().expect("a build that failed has ended the process");
     for sample in samples {
+        if !built.insert(*sample) {
+            continue;
+        }
         std::fs::create_dir_all(sample.directory()).expect("cargo's folder for tests takes another folder");
         match sample {
             Sample::Guarded => in_rust(*sample, "c10d-guarded-plugin"),

@@ -1,8 +1,12 @@
-//! What the tests over real processes share: this program again as ranks, each told its part by a variable.
+//! What the tests over real processes share: this program again as ranks, each told its part by a variable. A part
+//! belongs to the module that casts it.
 #![allow(dead_code)]
 
 pub(crate) mod acts;
 
+use std::panic::Location;
+use std::path::Path;
+use std::process::ExitCode;
 use std::time::Duration;
 
 use c10d::launch::{Launch, Output, Report};
@@ -13,17 +17,37 @@ pub(crate) const PLUGIN: &str = "C10D_TEST_PLUGIN";
 const PART: &str = "C10D_TEST_PART";
 const MARK: &str = "told: ";
 
-/// The part that this process was started to play.
-pub(crate) fn part() -> Option<String> {
-    std::env::var(PART).ok()
+/// Plays one of a module's parts.
+pub(crate) type Play = fn(&str) -> Result;
+
+/// The module whose code is at this place: it has the name of its file.
+fn module(place: &Location<'_>) -> String {
+    let file = Path::new(place.file());
+    let named = if file.ends_with("mod.rs") { file.parent() } else { Some(file) };
+    named.and_then(Path::file_stem).expect("a module has a name").to_string_lossy().into_owned()
 }
 
-/// This program as `ranks` ranks that play `part`; what they `tell` is in the report.
+/// Plays the part that this process was started to play, if it was: each module has a function for its parts.
+pub(crate) fn play(modules: &[(&str, Play)]) -> Option<ExitCode> {
+    let part = std::env::var(PART).ok()?;
+    let (module, part) = part.split_once('/').expect("a part is of a module");
+    let (_, play) = modules.iter().find(|(name, _)| *name == module).expect("a module of this program");
+    Some(match play(part) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            tell_error("part", &e);
+            ExitCode::FAILURE
+        }
+    })
+}
+
+/// This program as `ranks` ranks that play `part` of the calling module; what they `tell` is in the report.
+#[track_caller]
 pub(crate) fn cast(part: &str, ranks: u32, transport: &str) -> Launch {
     let program = std::env::current_exe().expect("a running program has a path");
     Launch::new(program, std::iter::empty::<&str>())
         .ranks(ranks)
-        .env(PART, part)
+        .env(PART, format!("{}/{part}", module(Location::caller())))
         .env("C10D_TRANSPORT", transport)
         .env("C10D_TEST_TRANSPORT", transport)
         .output(Output::Captured)
@@ -96,14 +120,16 @@ pub(crate) fn shown(report: &Report) -> String {
     text
 }
 
-/// Runs the tests of the calling program once more, over TCP.
+/// Runs the tests of the calling module once more, over TCP.
+#[track_caller]
 pub(crate) fn again_over_tcp(this_test: &str) {
     if std::env::var_os("C10D_TRANSPORT").is_some() {
         return;
     }
+    let module = module(Location::caller());
     let program = std::env::current_exe().expect("a running program has a path");
     let output = std::process::Command::new(program)
-        .args(["--skip", this_test])
+        .args([&format!("{module}::"), "--skip", this_test])
         .env("C10D_TRANSPORT", "tcp")
         .output()
         .expect("this program can be run");

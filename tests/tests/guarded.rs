@@ -1,0 +1,26 @@
+//! The suite over the guarded device, staged through gloo-like, and what becomes of its ranks when one is killed or stopped.
+//! A program of its own, since the device is there for every group of the program that links it.
+
+mod guarded_faults;
+mod stage;
+
+use std::process::ExitCode;
+
+use c10d_conformance::{Program, Ranks, Suite};
+
+fn main() -> ExitCode {
+    if let Some(code) = stage::play(&[("guarded_faults", guarded_faults::play)]) {
+        return code;
+    }
+    let suite = |device: &str| {
+        let providers: Vec<_> = c10d::builtin().iter().copied().chain([&c10d_guarded::PROVIDER]).collect();
+        let suite = Suite::new(&providers).backend(&format!("{device}:gloo-like")).device(device);
+        suite.hint("staged.chunk", "65536").worlds(&[1, 2, 3, 4])
+    };
+    Program::default()
+        .suite("guarded_threads", suite("guarded"), Ranks::Threads)
+        .suite("guarded_reduces", suite("guarded-reduces"), Ranks::Threads)
+        .suite("guarded_processes", suite("guarded"), Ranks::Processes)
+        .trials(guarded_faults::trials())
+        .main()
+}

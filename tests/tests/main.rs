@@ -1,0 +1,15 @@
+//! Groups over threads of this program, and over TCP once more: order, messages, sub-groups, large worlds, plugins that
+//! reduce.
+
+mod samples;
+mod stage;
+
+mod async_order;
+mod bytes;
+mod catches;
+mod groups;
+mod large_worlds;
+mod level2;
+mod monitored_barrier;
+mod p2p;
+mod property;

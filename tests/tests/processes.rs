@@ -1,0 +1,33 @@
+//! The suite over gloo-like, and what becomes of ranks that are processes: faults, limits, namespaces, sparse calls. Ranks
+//! are this program, started again.
+
+mod samples;
+mod stage;
+
+mod faults;
+mod limits;
+mod netns;
+mod sparse;
+
+use std::process::ExitCode;
+
+use c10d_conformance::{Program, Ranks, Suite};
+
+fn main() -> ExitCode {
+    let parts: [(&str, stage::Play); 4] =
+        [("faults", faults::play), ("limits", limits::play), ("netns", netns::play), ("sparse", sparse::play)];
+    if let Some(code) = stage::play(&parts) {
+        return code;
+    }
+    let suite = || Suite::new(c10d::builtin()).backend("cpu:gloo-like");
+    let over = |transport| suite().hint("gloo-like.transport", transport);
+    Program::default()
+        .suite("gloo_like_threads", suite(), Ranks::Threads)
+        .suite("gloo_like_shm", over("shm"), Ranks::Processes)
+        .suite("gloo_like_tcp", over("tcp"), Ranks::Processes)
+        .trials(faults::trials())
+        .trials(limits::trials())
+        .trials(netns::trials())
+        .trials(sparse::trials())
+        .main()
+}
