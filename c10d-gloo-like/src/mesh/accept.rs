@@ -3,7 +3,7 @@
 //! A connection is a stranger until its handshake is whole and right. Strangers are few at a time, wait nowhere in the
 //! way of ranks, and are dropped after five seconds at the latest.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use c10d_core::{Error, ErrorKind, Phase, Result};
@@ -11,8 +11,9 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SocketFlags, accept_with, recv};
 
+use super::credentials::is_same_user;
 use super::handshake::Handshake;
-use super::socket::{LOOK, Patience, timespec};
+use super::socket::{LOOK, Patience, Socket, timespec};
 use crate::tcp;
 
 /// How long a stranger may take to introduce itself.
@@ -24,14 +25,14 @@ const PAUSE: Duration = Duration::from_millis(20);
 
 /// Where this rank listens while joining.
 pub(super) struct Door {
-    pub(super) unix: Option<OwnedFd>,
+    pub(super) unix: Option<Socket>,
     pub(super) tcp: Vec<tcp::Listener>,
     strangers: Vec<Stranger>,
     closed_until: Option<Instant>,
 }
 
 struct Stranger {
-    fd: OwnedFd,
+    fd: Socket,
     unix: bool,
     bytes: [u8; Handshake::SIZE],
     got: usize,
@@ -40,13 +41,13 @@ struct Stranger {
 
 /// A rank's connection; its handshake is not answered yet.
 pub(super) struct Guest {
-    pub(super) fd: OwnedFd,
+    pub(super) fd: Socket,
     pub(super) unix: bool,
     pub(super) handshake: Handshake,
 }
 
 impl Door {
-    pub(super) fn new(unix: Option<OwnedFd>, tcp: Vec<tcp::Listener>) -> Door {
+    pub(super) fn new(unix: Option<Socket>, tcp: Vec<tcp::Listener>) -> Door {
         Door { unix, tcp, strangers: Vec::new(), closed_until: None }
     }
 
@@ -94,10 +95,10 @@ impl Door {
             return Ok(());
         }
         self.closed_until = None;
-        let mut came: Vec<(OwnedFd, bool)> = Vec::new();
+        let mut came: Vec<(Socket, bool)> = Vec::new();
         if let Some(unix) = &self.unix {
             match accept_with(unix, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
-                Ok(fd) if same_user(fd.as_fd()) => came.push((fd, true)),
+                Ok(fd) if is_same_user(&fd) => came.push((fd.into(), true)),
                 Ok(_) => tracing::debug!("a process of another user was turned away"),
                 Err(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => {
                     self.closed_until = Some(now + PAUSE)
@@ -108,7 +109,7 @@ impl Door {
         }
         for listener in &self.tcp {
             match listener.accept(now) {
-                Ok(Some((stream, _))) => came.push((stream.into(), false)),
+                Ok(Some((stream, _))) => came.push((Socket::from(OwnedFd::from(stream)), false)),
                 Ok(None) => {}
                 Err(e) => {
                     tracing::debug!("a connection was not accepted: {e}");
@@ -165,10 +166,6 @@ impl Stranger {
         }
         Handshake::from_bytes(&self.bytes).map(Some)
     }
-}
-
-fn same_user(fd: BorrowedFd<'_>) -> bool {
-    rustix::net::sockopt::socket_peercred(fd).is_ok_and(|peer| peer.uid == rustix::process::geteuid())
 }
 
 fn refused(what: &str) -> Error {

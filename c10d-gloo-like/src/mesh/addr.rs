@@ -82,10 +82,15 @@ fn select(wish: &Wish, local: &[Local], towards: impl Fn(IpAddr) -> Option<IpAdd
     Ok(list)
 }
 
-/// In which order to try a peer's addresses: loopback first on a shared network and nowhere else.
-pub(super) fn order(theirs: &[SocketAddr], shared_network: bool) -> Vec<SocketAddr> {
+/// In which order to try a peer's addresses: loopback first on a shared network and nowhere else. `None`: it is not known
+/// whether the network is shared; loopback comes last then.
+pub(super) fn order(theirs: &[SocketAddr], shared_network: Option<bool>) -> Vec<SocketAddr> {
     let (near, far): (Vec<SocketAddr>, Vec<SocketAddr>) = theirs.iter().partition(|a| a.ip().is_loopback());
-    if shared_network { near.into_iter().chain(far).collect() } else { far }
+    match shared_network {
+        Some(true) => near.into_iter().chain(far).collect(),
+        Some(false) => far,
+        None => far.into_iter().chain(near).collect(),
+    }
 }
 
 /// The own address on the way to another: what the kernel chooses for a socket that is connected there.
@@ -149,7 +154,8 @@ mod tests {
     #[test]
     fn peers_elsewhere_are_not_looked_for_on_loopback() {
         let a = ["127.0.0.1:1", "10.0.0.2:2"].map(|a| a.parse().unwrap());
-        assert_eq!(order(&a, true), a);
-        assert_eq!(order(&a, false), a[1..]);
+        assert_eq!(order(&a, Some(true)), a);
+        assert_eq!(order(&a, Some(false)), a[1..]);
+        assert_eq!(order(&a, None), [&a[1..], &a[..1]].concat());
     }
 }

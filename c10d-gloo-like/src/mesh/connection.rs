@@ -1,7 +1,8 @@
 //! A control connection: frames to and from one peer process, for the life of the group.
 //!
 //! Any thread sends, none of them waits; what does not go at once is kept and sent by the watcher. Only the watcher
-//! reads.
+//! reads. Between processes of one host the peer's process is watched, too: a connection lasts as long as any process has
+//! a copy of its other end, such as a child that the peer has forked.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -15,6 +16,7 @@ use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown};
 
 use super::control::{Decoder, Frame};
 use super::health::Health;
+use super::socket::Socket;
 use super::watch::{self, Token};
 
 /// What may wait for a peer that does not read: questions beyond it are dropped, the rest is small and said once.
@@ -26,7 +28,9 @@ const TURN: usize = 64 << 10;
 pub(crate) struct Connection {
     peer: u32,
     health: Weak<Health>,
-    fd: OwnedFd,
+    fd: Socket,
+    /// The peer's process, where it can be watched.
+    life: Option<OwnedFd>,
     token: Token,
     out: Mutex<Vec<u8>>,
     decoder: Mutex<Decoder>,
@@ -40,13 +44,30 @@ pub(super) enum Next {
     Forget,
 }
 
+/// What a look at the socket brought.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Received {
+    /// There may be more.
+    Part,
+    /// There is no more now.
+    All,
+    /// Nothing will come any more.
+    End,
+}
+
 impl Connection {
     /// Puts a connected non-blocking socket to `peer` under watch.
-    pub(super) fn open(fd: OwnedFd, peer: u32, health: Weak<Health>) -> Result<std::sync::Arc<Connection>> {
+    pub(super) fn open(
+        fd: Socket,
+        life: Option<OwnedFd>,
+        peer: u32,
+        health: Weak<Health>,
+    ) -> Result<std::sync::Arc<Connection>> {
         watch::watch(|token| Connection {
             peer,
             health,
             fd,
+            life,
             token,
             out: Mutex::new(Vec::new()),
             decoder: Mutex::new(Decoder::default()),
@@ -56,6 +77,10 @@ impl Connection {
 
     pub(super) fn fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
+    }
+
+    pub(super) fn life(&self) -> Option<BorrowedFd<'_>> {
+        self.life.as_ref().map(AsFd::as_fd)
     }
 
     pub(super) fn send(&self, frame: &Frame) {
@@ -92,17 +117,31 @@ impl Connection {
                 watch::want_write(self.token, self.fd(), false);
             }
         }
-        if readable { self.receive() } else { Next::Watch }
+        if readable && self.receive() == Received::End { Next::Forget } else { Next::Watch }
     }
 
-    fn receive(&self) -> Next {
+    /// The peer's process has ended. What it said before is heard, and nothing comes after that.
+    pub(super) fn peer_ended(&self) -> Next {
+        loop {
+            match self.receive() {
+                Received::Part => {}
+                Received::All => {
+                    self.ended("its process ended");
+                    return Next::Forget;
+                }
+                Received::End => return Next::Forget,
+            }
+        }
+    }
+
+    fn receive(&self) -> Received {
         let mut decoder = self.decoder.lock();
         let mut buffer = [0; 4096];
         for _ in 0..TURN / buffer.len() {
             match recv(&self.fd, &mut buffer[..], RecvFlags::DONTWAIT) {
                 Ok((0, _)) => return self.ended("connection closed"),
                 Ok((n, _)) => decoder.push(&buffer[..n]),
-                Err(Errno::AGAIN) => break,
+                Err(Errno::AGAIN) => return Received::All,
                 Err(Errno::INTR) => continue,
                 Err(Errno::CONNRESET | Errno::PIPE) => return self.ended("connection reset"),
                 Err(Errno::TIMEDOUT) => return self.ended("unreachable: nothing heard for 10 s"),
@@ -120,16 +159,16 @@ impl Connection {
                 }
             }
         }
-        Next::Watch
+        Received::Part
     }
 
-    fn ended(&self, how: &str) -> Next {
+    fn ended(&self, how: &str) -> Received {
         if !self.closing.load(Ordering::Relaxed)
             && let Some(health) = self.health.upgrade()
         {
             health.hung_up(self.peer, how);
         }
-        Next::Forget
+        Received::End
     }
 
     /// The watcher gave up on this connection.

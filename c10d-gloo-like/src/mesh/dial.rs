@@ -1,10 +1,11 @@
 //! Connecting each pair of ranks: the higher rank dials the lower.
 //!
-//! Threads of one process meet in a table. Ranks of one host connect over a UNIX socket, pass each other their segments
-//! over it, and keep it as the control connection. All others, and those that could have no segment, use TCP.
+//! Threads of one process meet in a table, unless the transport is tcp. Ranks of one host connect over a UNIX socket, pass
+//! each other their segments over it (not if the transport is tcp) and a descriptor of their process, and keep it as the
+//! control connection. All others use TCP, and so does the payload of those that have no segments.
 
-use std::net::{SocketAddr, TcpStream};
-use std::os::fd::OwnedFd;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -19,7 +20,7 @@ use super::handshake::{Handshake, Purpose};
 use super::health::{Health, Path};
 use super::hello::Hello;
 use super::local::Presence;
-use super::socket::{Patience, Trouble, dial_unix};
+use super::socket::{Patience, Socket, Trouble, dial_unix};
 use crate::shm::{Layout, Segment};
 use crate::tcp;
 
@@ -36,6 +37,8 @@ pub(super) struct Join<'a> {
     pub(super) health: &'a Arc<Health>,
     pub(super) hellos: &'a [Hello],
     pub(super) segment: Option<Arc<Segment>>,
+    /// This process, for the peers to watch; `None` where the kernel has no such descriptors, or has none left.
+    pub(super) life: Option<OwnedFd>,
     pub(super) layout: Layout,
     pub(super) deadline: Instant,
 }
@@ -46,8 +49,8 @@ pub(super) struct Pair {
     controlled: bool,
     /// The peer's segment, if the pair shares memory; otherwise it has the two connections.
     pub(super) segment: Option<Arc<Segment>>,
-    pub(super) collective: Option<OwnedFd>,
-    pub(super) p2p: Option<OwnedFd>,
+    pub(super) collective: Option<Socket>,
+    pub(super) p2p: Option<Socket>,
 }
 
 impl Pair {
@@ -55,7 +58,7 @@ impl Pair {
         self.controlled && (self.segment.is_some() || (self.collective.is_some() && self.p2p.is_some()))
     }
 
-    fn slot(&mut self, purpose: Purpose) -> &mut Option<OwnedFd> {
+    fn slot(&mut self, purpose: Purpose) -> &mut Option<Socket> {
         if purpose == Purpose::Collective { &mut self.collective } else { &mut self.p2p }
     }
 }
@@ -88,13 +91,12 @@ impl Join<'_> {
         let (mine, theirs) = (&self.hellos[self.rank as usize], &self.hellos[peer as usize]);
         let same_host = mine.host == theirs.host;
         match self.transport {
-            Transport::Tcp => Ok(Route::Tcp),
-            _ if mine.process == theirs.process => Ok(Route::Here),
+            Transport::Auto | Transport::Shm if mine.process == theirs.process => Ok(Route::Here),
             _ if same_host && !mine.unix.is_empty() && !theirs.unix.is_empty() => Ok(Route::Unix),
-            Transport::Auto => Ok(Route::Tcp),
+            Transport::Auto | Transport::Tcp => Ok(Route::Tcp),
             Transport::Shm => {
-                let why = if same_host { "have no UNIX socket between them" } else { "are on different hosts" };
-                Err(self.unshared(peer, why))
+                let why = mine.host.apart(&theirs.host).unwrap_or_else(|| "have no UNIX socket between them".into());
+                Err(self.unshared(peer, &why))
             }
         }
     }
@@ -143,7 +145,7 @@ impl Join<'_> {
             match self.dial_unix(peer, &patience) {
                 Ok(fd) => self.control(peer, pair, fd, true, &patience)?,
                 // Two kernels that look like one (a machine restored twice from one snapshot).
-                Err(Trouble::Os(Errno::CONNREFUSED)) if self.transport == Transport::Auto => {
+                Err(Trouble::Os(Errno::CONNREFUSED)) if self.transport != Transport::Shm => {
                     tracing::warn!("rank {peer} seems to be on this host, but its socket is not: using TCP");
                 }
                 Err(trouble) => return Err(self.trouble(peer, &trouble)),
@@ -151,11 +153,11 @@ impl Join<'_> {
         }
         if !pair.controlled {
             let stream = self.dial_tcp(peer, Purpose::Control, &mut good, &patience)?;
-            self.control(peer, pair, stream.into(), false, &patience)?;
+            self.control(peer, pair, stream, false, &patience)?;
         }
         if pair.segment.is_none() {
             for purpose in [Purpose::Collective, Purpose::PointToPoint] {
-                *pair.slot(purpose) = Some(self.dial_tcp(peer, purpose, &mut good, &patience)?.into());
+                *pair.slot(purpose) = Some(self.dial_tcp(peer, purpose, &mut good, &patience)?);
             }
         }
         Ok(())
@@ -165,7 +167,7 @@ impl Join<'_> {
         Handshake { purpose, session: self.session, group: self.group, from: self.rank, to: peer }
     }
 
-    fn dial_unix(&self, peer: u32, patience: &Patience<'_>) -> Result<OwnedFd, Trouble> {
+    fn dial_unix(&self, peer: u32, patience: &Patience<'_>) -> Result<Socket, Trouble> {
         let fd = dial_unix(&self.hellos[peer as usize].unix, patience)?;
         self.introduce(&fd, peer, Purpose::Control, patience)?;
         Ok(fd)
@@ -193,7 +195,7 @@ impl Join<'_> {
         purpose: Purpose,
         good: &mut Option<SocketAddr>,
         patience: &Patience<'_>,
-    ) -> Result<TcpStream> {
+    ) -> Result<Socket> {
         let (mine, theirs) = (&self.hellos[self.rank as usize], &self.hellos[peer as usize]);
         let all = addr::order(&theirs.tcp, mine.host.shares_network(&theirs.host));
         let list = good.map_or(all, |a| vec![a]);
@@ -216,13 +218,16 @@ impl Join<'_> {
             for address in &list {
                 let turn = if list.len() == 1 { self.deadline } else { self.deadline.min(Instant::now() + TURN) };
                 match tcp::dial(*address, turn.min(Instant::now() + TURN)) {
-                    Ok(stream) => match self.introduce(&stream, peer, purpose, patience) {
-                        Ok(()) => {
-                            *good = Some(*address);
-                            return Ok(stream);
+                    Ok(stream) => {
+                        let socket = Socket::from(OwnedFd::from(stream));
+                        match self.introduce(&socket, peer, purpose, patience) {
+                            Ok(()) => {
+                                *good = Some(*address);
+                                return Ok(socket);
+                            }
+                            Err(trouble) => last = trouble.to_string(),
                         }
-                        Err(trouble) => last = trouble.to_string(),
-                    },
+                    }
                     Err(e) => last = e.report().source.as_ref().map_or_else(|| e.to_string(), |s| s.to_string()),
                 }
                 if self.stopped() || Instant::now() >= self.deadline {
@@ -233,23 +238,32 @@ impl Join<'_> {
         Err(refuse(&last))
     }
 
-    /// The control connection to a peer is there: over a UNIX socket, the segments are exchanged first.
-    fn control(&self, peer: u32, pair: &mut Pair, fd: OwnedFd, unix: bool, patience: &Patience<'_>) -> Result {
+    /// The control connection to a peer is there: over a UNIX socket, segments and processes are exchanged first.
+    fn control(&self, peer: u32, pair: &mut Pair, fd: Socket, unix: bool, patience: &Patience<'_>) -> Result {
+        let mut life = None;
         if unix {
-            pair.segment = self.swap(&fd, peer, patience).map_err(|trouble| self.trouble(peer, &trouble))?;
+            (pair.segment, life) = self.swap(&fd, peer, patience).map_err(|trouble| self.trouble(peer, &trouble))?;
         }
         self.require_shm(peer, pair)?;
-        let connection = Connection::open(fd, peer, Arc::downgrade(self.health))?;
+        let connection = Connection::open(fd, life, peer, Arc::downgrade(self.health))?;
         self.health.reach(peer, Path::Away(connection));
         pair.controlled = true;
         Ok(())
     }
 
-    /// Each gives its segment, or none, and says whether it could map the other's. Only then do both use them.
-    fn swap(&self, fd: &OwnedFd, peer: u32, patience: &Patience<'_>) -> Result<Option<Arc<Segment>>, Trouble> {
+    /// Each gives its segment and its process, or none, and says whether it could map the other's segment. Only then do
+    /// both use them. A process can be watched by its descriptor wherever it is, by its number only in one's own PID
+    /// namespace, and its number may be another's by then.
+    fn swap(
+        &self,
+        fd: &Socket,
+        peer: u32,
+        patience: &Patience<'_>,
+    ) -> Result<(Option<Arc<Segment>>, Option<OwnedFd>), Trouble> {
         let own = self.segment.as_ref();
-        patience.offer(fd, own.map(|s| s.fd()).as_ref())?;
-        let theirs = own.and(patience.accept_offer(fd)?);
+        patience.offer(fd, [own.map(|s| s.fd()), self.life.as_ref().map(AsFd::as_fd)])?;
+        let [theirs, life] = patience.accept_offer(fd)?;
+        let theirs = own.and(theirs);
         let mapped = theirs.and_then(|fd| match Segment::attach(fd, self.layout) {
             Ok(segment) => Some(Arc::new(segment)),
             Err(e) => {
@@ -260,7 +274,7 @@ impl Join<'_> {
         patience.write_all(fd, &[mapped.is_some().into()])?;
         let mut there = [0];
         patience.read_exact(fd, &mut there)?;
-        Ok(mapped.filter(|_| there == [1]))
+        Ok((mapped.filter(|_| there == [1]), life))
     }
 
     /// Receives the higher ranks until all are connected.

@@ -26,7 +26,7 @@ pub(crate) struct Handshake {
 }
 
 const MAGIC: [u8; 5] = [0xC1, b'c', b'1', b'0', b'd'];
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 const MAC: usize = 32;
 
 impl Handshake {
@@ -103,7 +103,7 @@ mod tests {
         let bytes = h.to_bytes();
         assert_eq!(Handshake::from_bytes(&bytes), Ok(h));
         assert_eq!(h.answer().answer(), h);
-        for (at, value) in [(0, b'G'), (5, 2), (6, 3)] {
+        for (at, value) in [(0, b'G'), (5, 1), (6, 3)] {
             let mut bad = bytes;
             bad[at] = value;
             assert!(Handshake::from_bytes(&bad).is_err(), "byte {at}");

@@ -2,10 +2,14 @@
 //!
 //! Segments are passed over abstract UNIX sockets, and those are seen within one network namespace of one running
 //! kernel: that, and not a host name, is the identity. Two containers with a network each are two hosts; two containers
-//! on the host's network are one. A different user (or user namespace) is a different host too, because the check of
-//! the peer's user would refuse it.
+//! on the host's network are one, whatever else they have for themselves: process ids, mounts and System V's memory play
+//! no part. A different user (or user namespace, where the same number may be another user) is a different host too,
+//! because the check of the peer's user would refuse it.
 
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
+
+use rustix::process::PidfdFlags;
 
 use super::wire::Reader;
 
@@ -15,6 +19,8 @@ pub(crate) struct Namespace {
     device: u64,
     inode: u64,
 }
+
+const NOWHERE: Namespace = Namespace { device: 0, inode: 0 };
 
 /// Equal on two ranks exactly if they can share memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -36,16 +42,39 @@ impl HostId {
                 "/proc does not tell boot id and network namespace: this process shares memory with no other"
             );
         }
-        let nowhere = Namespace { device: 0, inode: 0 };
-        let (boot, net) = known.unwrap_or((alone, nowhere));
+        let (boot, net) = known.unwrap_or((alone, NOWHERE));
         // Without user namespaces in the kernel, the user id alone tells users apart.
-        let user = namespace("/proc/self/ns/user").unwrap_or(nowhere);
+        let user = namespace("/proc/self/ns/user").unwrap_or(NOWHERE);
         HostId { boot, net, user, uid: rustix::process::geteuid().as_raw() }
     }
 
-    /// Whether both see the same network, so that loopback connects them, be they allowed to share memory or not.
-    pub(crate) fn shares_network(&self, other: &HostId) -> bool {
-        self.boot == other.boot && self.net == other.net
+    /// Whether /proc did not tell.
+    fn is_unknown(&self) -> bool {
+        self.net == NOWHERE
+    }
+
+    /// Whether both see the same network, so that loopback connects them, be they allowed to share memory or not; `None`:
+    /// one of them does not know.
+    pub(crate) fn shares_network(&self, other: &HostId) -> Option<bool> {
+        let same = self.boot == other.boot && self.net == other.net;
+        if same || !(self.is_unknown() || other.is_unknown()) { Some(same) } else { None }
+    }
+
+    /// Why the two cannot share memory, as what is said of both; `None`: they can.
+    pub(crate) fn apart(&self, other: &HostId) -> Option<String> {
+        if self == other {
+            None
+        } else if self.is_unknown() || other.is_unknown() {
+            Some("may be on different hosts (/proc does not tell; is it mounted?)".into())
+        } else if self.boot != other.boot {
+            Some("are on different hosts".into())
+        } else if self.net != other.net {
+            Some("are in different network namespaces of one host".into())
+        } else if self.user != other.user {
+            Some("are in different user namespaces, where a user id does not tell who somebody is".into())
+        } else {
+            Some(format!("run as different users (user ids {} and {})", self.uid, other.uid))
+        }
     }
 
     pub(crate) fn put(&self, out: &mut Vec<u8>) {
@@ -63,6 +92,17 @@ impl HostId {
             user: Namespace { device: r.u64()?, inode: r.u64()? },
             uid: r.u32()?,
         })
+    }
+}
+
+/// This process, for others to watch. Kernels before 5.3 have no such descriptors.
+pub(super) fn own_process() -> Option<OwnedFd> {
+    match rustix::process::pidfd_open(rustix::process::getpid(), PidfdFlags::empty()) {
+        Ok(fd) => Some(fd),
+        Err(e) => {
+            tracing::debug!("peers watch this process by its connections alone: {e}");
+            None
+        }
     }
 }
 
@@ -131,7 +171,20 @@ mod tests {
         let other_user = HostId { uid: 1000, ..a };
         let other_kernel = HostId { boot: [8; 16], ..a };
         assert_eq!(number(&[a, other_net, a, other_user, other_kernel, other_net]), [0, 1, 0, 2, 3, 1]);
-        assert!(a.shares_network(&other_user));
-        assert!(!a.shares_network(&other_net) && !a.shares_network(&other_kernel));
+        let blind = HostId { boot: [9; 16], net: NOWHERE, ..a };
+        assert_eq!(a.shares_network(&other_user), Some(true));
+        assert!([other_net, other_kernel].iter().all(|b| a.shares_network(b) == Some(false)));
+        assert_eq!((a.shares_network(&blind), blind.shares_network(&blind)), (None, Some(true)));
+        let other_namespace = HostId { user: ns(3), uid: 1000, ..a };
+        for (b, why) in [
+            (other_net, "different network namespaces"),
+            (other_user, "different users (user ids 0 and 1000)"),
+            (other_namespace, "different user namespaces"),
+            (other_kernel, "different hosts"),
+            (blind, "/proc does not tell"),
+        ] {
+            assert!(a.apart(&b).is_some_and(|text| text.contains(why)), "{:?}", a.apart(&b));
+        }
+        assert_eq!(a.apart(&a), None);
     }
 }

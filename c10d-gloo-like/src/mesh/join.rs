@@ -82,6 +82,7 @@ fn join_at(door: &mut Door, mine: &Hello, wiring: &Wiring, health: &Arc<Health>)
         health,
         hellos: &hellos,
         segment: segment.clone(),
+        life: host::own_process(),
         layout,
         deadline: connect_by,
     };
@@ -109,21 +110,19 @@ fn clear(wiring: &Wiring) {
 pub(super) fn open(transport: Transport, size: u32) -> Result<(Door, Hello)> {
     let process = local::process_token()?;
     let mut unix = None;
-    let mut name = String::new();
-    if transport != Transport::Tcp {
-        let random: String = local::random()?.iter().map(|b| format!("{b:02x}")).collect();
-        name = format!("c10d-{random}");
-        match socket::listen_unix(&name) {
-            Ok(fd) => unix = Some(fd),
-            Err(e) => {
-                let error =
-                    Error::new(ErrorKind::Resource, "cannot listen on a UNIX socket").source(e).phase(Phase::Connect);
-                if transport == Transport::Shm {
-                    return Err(error);
-                }
-                tracing::warn!("no shared memory with other processes: {error}");
-                name.clear();
+    let random: String = local::random()?.iter().map(|b| format!("{b:02x}")).collect();
+    let mut name = format!("c10d-{random}");
+    match socket::listen_unix(&name) {
+        Ok(fd) => unix = Some(fd),
+        Err(e) => {
+            let error =
+                Error::new(ErrorKind::Resource, "cannot listen on a UNIX socket").source(e).phase(Phase::Connect);
+            match transport {
+                Transport::Shm => return Err(error),
+                Transport::Auto => tracing::warn!("no shared memory with other processes: {error}"),
+                Transport::Tcp => tracing::debug!("other processes of this host are reached by TCP alone: {error}"),
             }
+            name.clear();
         }
     }
     let listeners = if transport == Transport::Shm { Vec::new() } else { listen(transport)? };

@@ -5,6 +5,7 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use c10d_core::Result;
+use c10d_core::process::PerProcess;
 use parking_lot::{Condvar, Mutex};
 
 use super::health::Health;
@@ -21,8 +22,14 @@ pub(super) struct Seat {
     pub(super) segment: Option<Arc<Segment>>,
 }
 
-static TABLE: Mutex<Option<HashMap<(Group, u32), Seat>>> = Mutex::new(None);
-static CHANGED: Condvar = Condvar::new();
+/// Where those who join look for each other.
+#[derive(Default)]
+struct Room {
+    table: Mutex<HashMap<(Group, u32), Seat>>,
+    changed: Condvar,
+}
+
+static ROOM: PerProcess<Room> = PerProcess::new();
 
 /// The own seat, until the join is over.
 pub(super) struct Presence(Group, u32);
@@ -30,8 +37,9 @@ pub(super) struct Presence(Group, u32);
 /// Takes the seat of this rank. Every rank of the process does, whether or not there are others.
 pub(super) fn sit(session: [u8; 16], group: &Arc<str>, rank: u32, seat: Seat) -> Presence {
     let group = (session, group.clone());
-    TABLE.lock().get_or_insert_default().insert((group.clone(), rank), seat);
-    CHANGED.notify_all();
+    let room = ROOM.get();
+    room.table.lock().insert((group.clone(), rank), seat);
+    room.changed.notify_all();
     Presence(group, rank)
 }
 
@@ -39,9 +47,10 @@ impl Presence {
     /// The seat of another rank of this process; `None` if it has not come by the deadline. `check` ends the wait early.
     pub(super) fn meet(&self, rank: u32, deadline: Instant, check: impl Fn() -> Result) -> Result<Option<Seat>> {
         let key = (self.0.clone(), rank);
-        let mut table = TABLE.lock();
+        let room = ROOM.get();
+        let mut table = room.table.lock();
         loop {
-            if let Some(seat) = table.as_ref().and_then(|t| t.get(&key)) {
+            if let Some(seat) = table.get(&key) {
                 return Ok(Some(seat.clone()));
             }
             check()?;
@@ -49,23 +58,21 @@ impl Presence {
             if now >= deadline {
                 return Ok(None);
             }
-            CHANGED.wait_until(&mut table, deadline.min(now + Duration::from_millis(100)));
+            room.changed.wait_until(&mut table, deadline.min(now + Duration::from_millis(100)));
         }
     }
 }
 
 impl Drop for Presence {
     fn drop(&mut self) {
-        if let Some(table) = TABLE.lock().as_mut() {
-            table.remove(&(self.0.clone(), self.1));
-        }
+        ROOM.get().table.lock().remove(&(self.0.clone(), self.1));
     }
 }
 
-/// Random, the same for all ranks of this process.
+/// Random, the same for all ranks of this process, and another one in its forked children.
 pub(super) fn process_token() -> Result<[u8; 16]> {
-    static TOKEN: Mutex<Option<[u8; 16]>> = Mutex::new(None);
-    let mut token = TOKEN.lock();
+    static TOKEN: PerProcess<Mutex<Option<[u8; 16]>>> = PerProcess::new();
+    let mut token = TOKEN.get().lock();
     if token.is_none() {
         *token = Some(random()?);
     }

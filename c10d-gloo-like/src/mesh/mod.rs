@@ -10,6 +10,7 @@ mod addr;
 mod board;
 mod connection;
 mod control;
+mod credentials;
 mod dial;
 mod handshake;
 mod health;
@@ -149,14 +150,14 @@ impl Parts {
             if pair.segment.is_none() {
                 health.uses_tcp(peer);
             }
-            let link = |lane, fd: Option<std::os::fd::OwnedFd>| match (&segment, &pair.segment) {
+            let link = |lane, socket: Option<socket::Socket>| match (&segment, &pair.segment) {
                 (Some(own), Some(theirs)) => Some(Link::Shm(ShmLink::new(
                     peer,
                     lane,
                     (own.clone(), index(peer, rank)),
                     (theirs.clone(), index(rank, peer)),
                 ))),
-                _ => fd.map(|fd| Link::Tcp(TcpLink::new(TcpStream::from(fd), peer))),
+                _ => socket.map(|s| Link::Tcp(TcpLink::new(TcpStream::from(s.into_fd()), peer))),
             };
             collective.push(link(Lane::Collective, pair.collective));
             p2p.push(link(Lane::PointToPoint, pair.p2p));

@@ -2,9 +2,10 @@
 
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
+use c10d_core::process::Private;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{
@@ -13,9 +14,38 @@ use rustix::net::{
     socket_with,
 };
 
+use super::credentials;
+
 /// How often a wait looks whether the join has failed meanwhile.
 pub(super) const LOOK: Duration = Duration::from_millis(50);
 const BACKLOG: i32 = 1024;
+
+/// A connection or listener of this process, which its forked children do not keep: it ends when this process does.
+#[derive(Debug)]
+pub(super) struct Socket {
+    /// First, so that it ends before the descriptor is closed.
+    private: Private,
+    fd: OwnedFd,
+}
+
+impl Socket {
+    pub(super) fn into_fd(self) -> OwnedFd {
+        drop(self.private);
+        self.fd
+    }
+}
+
+impl From<OwnedFd> for Socket {
+    fn from(fd: OwnedFd) -> Socket {
+        Socket { private: Private::new(&fd), fd }
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
 
 /// Why an exchange did not happen.
 #[derive(Debug)]
@@ -26,6 +56,8 @@ pub(super) enum Trouble {
     Stopped,
     /// The other end closed.
     Closed,
+    /// The other end is of another user.
+    Stranger(u32),
     /// The system's word.
     Os(Errno),
 }
@@ -45,6 +77,11 @@ impl std::fmt::Display for Trouble {
             Trouble::Late => f.write_str("no answer in time"),
             Trouble::Stopped => f.write_str("the join has failed"),
             Trouble::Closed => f.write_str("it closed the connection"),
+            Trouble::Stranger(user) => write!(
+                f,
+                "its socket belongs to another user (user id {user}, here {})",
+                rustix::process::geteuid().as_raw()
+            ),
             Trouble::Os(e) => write!(f, "{}", std::io::Error::from(*e)),
         }
     }
@@ -109,11 +146,11 @@ impl Patience<'_> {
         Ok(())
     }
 
-    /// Sends one byte: 1 and a descriptor, or 0 and none.
-    pub(super) fn offer(&self, fd: &impl AsFd, descriptor: Option<&impl AsFd>) -> Result<(), Trouble> {
-        let rights: Vec<_> = descriptor.iter().map(|d| d.as_fd()).collect();
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-        let byte = [u8::from(descriptor.is_some())];
+    /// Sends what there is: a byte that says so with a bit for each, and the descriptors in this order.
+    pub(super) fn offer(&self, fd: &impl AsFd, offers: [Option<BorrowedFd<'_>>; 2]) -> Result<(), Trouble> {
+        let rights: Vec<_> = offers.iter().flatten().copied().collect();
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
+        let byte = [u8::from(offers[0].is_some()) | u8::from(offers[1].is_some()) << 1];
         self.until(fd, PollFlags::OUT, || {
             let mut control = SendAncillaryBuffer::new(&mut space);
             if !rights.is_empty() && !control.push(SendAncillaryMessage::ScmRights(&rights)) {
@@ -124,24 +161,25 @@ impl Patience<'_> {
         Ok(())
     }
 
-    /// Receives what the peer offers. A descriptor that found no place here (limit reached) counts as none.
-    pub(super) fn accept_offer(&self, fd: &impl AsFd) -> Result<Option<OwnedFd>, Trouble> {
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    /// Receives what the peer offers. A descriptor that found no place here (limit reached) counts as none; the later
+    /// one is the first that does.
+    pub(super) fn accept_offer(&self, fd: &impl AsFd) -> Result<[Option<OwnedFd>; 2], Trouble> {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
         let mut byte = [0];
-        let (n, descriptor) = self.until(fd, PollFlags::IN, || {
+        let (n, descriptors) = self.until(fd, PollFlags::IN, || {
             let mut control = RecvAncillaryBuffer::new(&mut space);
             let got = recvmsg(fd, &mut [IoSliceMut::new(&mut byte)], &mut control, RecvFlags::CMSG_CLOEXEC)?;
-            let mut descriptors = control.drain().filter_map(|message| match message {
+            let descriptors = control.drain().filter_map(|message| match message {
                 RecvAncillaryMessage::ScmRights(rights) => Some(rights),
                 _ => None,
             });
-            Ok((got.bytes, descriptors.next().and_then(|mut rights| rights.next())))
+            Ok((got.bytes, descriptors.flatten().collect::<Vec<OwnedFd>>()))
         })?;
-        match (n, byte) {
-            (0, _) => Err(Trouble::Closed),
-            (_, [1]) => Ok(descriptor),
-            _ => Ok(None),
+        if n == 0 {
+            return Err(Trouble::Closed);
         }
+        let mut descriptors = descriptors.into_iter();
+        Ok([1, 2].map(|bit| if byte[0] & bit != 0 { descriptors.next() } else { None }))
     }
 }
 
@@ -154,20 +192,23 @@ fn stream() -> Result<OwnedFd, Errno> {
 }
 
 /// A socket under this abstract name: it has no file, and goes with its last descriptor.
-pub(super) fn listen_unix(name: &str) -> Result<OwnedFd, Errno> {
-    let socket = stream()?;
+pub(super) fn listen_unix(name: &str) -> Result<Socket, Errno> {
+    let socket = Socket::from(stream()?);
     bind(&socket, &SocketAddrUnix::new_abstract_name(name.as_bytes())?)?;
     listen(&socket, BACKLOG)?;
     Ok(socket)
 }
 
-/// Connects to an abstract name. Refused: nobody has it here.
-pub(super) fn dial_unix(name: &str, patience: &Patience<'_>) -> Result<OwnedFd, Trouble> {
+/// Connects to an abstract name. Refused: nobody has it here. What another user has is no peer's: it gets no byte.
+pub(super) fn dial_unix(name: &str, patience: &Patience<'_>) -> Result<Socket, Trouble> {
     let address = SocketAddrUnix::new_abstract_name(name.as_bytes())?;
-    let socket = stream()?;
+    let socket = Socket::from(stream()?);
     loop {
         match connect(&socket, &address) {
-            Ok(()) => return Ok(socket),
+            Ok(()) => match credentials::peer_user(&socket)? {
+                user if user == rustix::process::geteuid().as_raw() => return Ok(socket),
+                user => return Err(Trouble::Stranger(user)),
+            },
             // The listener's queue is full; a UNIX socket cannot be polled for its room.
             Err(Errno::AGAIN | Errno::INTR) => {
                 if (patience.stop)() {

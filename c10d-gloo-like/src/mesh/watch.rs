@@ -1,7 +1,7 @@
 //! The watcher: one thread per process that sleeps until a control connection of any group has news.
 //!
 //! It answers peers' questions whatever the other threads do, and sees at once when a peer's process ends. It starts with
-//! the first connection and stays, asleep.
+//! the first connection and stays, asleep. A forked child has one of its own.
 
 use std::collections::HashMap;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -9,6 +9,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use c10d_core::process::PerProcess;
 use c10d_core::{Error, ErrorKind, Phase, Result};
 use parking_lot::Mutex;
 use rustix::buffer::spare_capacity;
@@ -25,6 +26,8 @@ const LINGER: Duration = Duration::from_secs(5);
 pub(super) struct Token(u64);
 
 const WAKE: u64 = 0;
+/// In an event's name: it is about the peer's process and not about the connection.
+const LIFE: u64 = 1 << 63;
 
 struct Watch {
     epoll: OwnedFd,
@@ -50,15 +53,21 @@ fn refused(what: &str, e: impl std::error::Error + Send + Sync + 'static) -> Err
         .phase(Phase::Connect)
 }
 
+#[derive(Default)]
+struct Start {
+    watch: OnceLock<Arc<Watch>>,
+    starting: Mutex<()>,
+}
+
 /// The process's watcher, once it could be started. A refusal is not kept: the next group tries again.
 fn watcher() -> Result<&'static Arc<Watch>> {
-    static WATCH: OnceLock<Arc<Watch>> = OnceLock::new();
-    static START: Mutex<()> = Mutex::new(());
-    if let Some(watch) = WATCH.get() {
+    static START: PerProcess<Start> = PerProcess::new();
+    let start = START.get();
+    if let Some(watch) = start.watch.get() {
         return Ok(watch);
     }
-    let _starting = START.lock();
-    if let Some(watch) = WATCH.get() {
+    let _starting = start.starting.lock();
+    if let Some(watch) = start.watch.get() {
         return Ok(watch);
     }
     let epoll = epoll::create(CreateFlags::CLOEXEC).map_err(|e| refused("descriptor", e))?;
@@ -72,7 +81,7 @@ fn watcher() -> Result<&'static Arc<Watch>> {
         .stack_size(256 << 10)
         .spawn(move || thread.run())
         .map_err(|e| refused("thread", e))?;
-    Ok(WATCH.get_or_init(|| watch))
+    Ok(start.watch.get_or_init(|| watch))
 }
 
 /// Puts the connection that `make` builds under watch.
@@ -84,6 +93,12 @@ pub(super) fn watch(make: impl FnOnce(Token) -> Connection) -> Result<Arc<Connec
     let connection = Arc::new(make(Token(token)));
     epoll::add(&watch.epoll, connection.fd(), EventData::new_u64(token), EventFlags::IN | EventFlags::RDHUP)
         .map_err(|e| refused("memory", e))?;
+    if let Some(life) = connection.life()
+        && let Err(e) = epoll::add(&watch.epoll, life, EventData::new_u64(token | LIFE), EventFlags::IN)
+    {
+        // What the peer gave is no process, or there is no memory for it: the connection's end tells, too.
+        tracing::debug!("a peer's process cannot be watched: {e}");
+    }
     table.open.insert(token, Entry { connection: connection.clone(), until: None });
     Ok(connection)
 }
@@ -135,10 +150,15 @@ impl Watch {
     }
 
     fn ready(&self, token: u64, flags: EventFlags) {
+        let (ended, token) = (token & LIFE != 0, token & !LIFE);
         let Some(connection) = self.connections.lock().open.get(&token).map(|e| e.connection.clone()) else { return };
         let writable = flags.contains(EventFlags::OUT);
         let readable = flags.intersects(EventFlags::IN | EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR);
-        let next = catch_unwind(AssertUnwindSafe(|| connection.ready(readable, writable))).unwrap_or_else(|panic| {
+        let next = catch_unwind(AssertUnwindSafe(|| match ended {
+            true => connection.peer_ended(),
+            false => connection.ready(readable, writable),
+        }));
+        let next = next.unwrap_or_else(|panic| {
             let text = panic.downcast_ref::<&str>().map(|t| (*t).to_owned());
             let text = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
             connection.failed(Error::new(ErrorKind::Internal, format!("the watcher panicked: {text}")));
@@ -152,8 +172,11 @@ impl Watch {
     fn forget(&self, token: u64) {
         let entry = self.connections.lock().open.remove(&token);
         if let Some(entry) = entry {
-            // Others may still hold the descriptor.
+            // Others may still hold the descriptors.
             let _ = epoll::delete(&self.epoll, entry.connection.fd());
+            if let Some(life) = entry.connection.life() {
+                let _ = epoll::delete(&self.epoll, life);
+            }
         }
     }
 

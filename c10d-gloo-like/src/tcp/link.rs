@@ -4,6 +4,7 @@ use std::io::{IoSlice, IoSliceMut};
 use std::net::TcpStream;
 use std::os::fd::{AsFd, BorrowedFd};
 
+use c10d_core::process::Private;
 use c10d_core::{Error, ErrorKind, Phase, Result};
 use rustix::io::Errno;
 use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg};
@@ -17,6 +18,8 @@ const TAKE_ALONG: usize = 4 << 10;
 
 /// One end of a connection.
 pub(crate) struct TcpLink {
+    /// Before the stream, so that it ends before the descriptor is closed.
+    _private: Private,
     stream: TcpStream,
     peer: u32,
     buffer: Vec<u8>,
@@ -32,7 +35,16 @@ impl TcpLink {
     /// The link to `peer` over this connection, which must be non-blocking, as those of [`super::dial`] and
     /// [`super::Listener`] are.
     pub(crate) fn new(stream: TcpStream, peer: u32) -> TcpLink {
-        TcpLink { stream, peer, buffer: Vec::new(), start: 0, end: 0, shown: 0, gone: None }
+        TcpLink {
+            _private: Private::new(&stream),
+            stream,
+            peer,
+            buffer: Vec::new(),
+            start: 0,
+            end: 0,
+            shown: 0,
+            gone: None,
+        }
     }
 
     /// What to poll.

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
+use c10d_core::process::Private;
 use c10d_core::{Error, ErrorKind, Phase, Result};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -17,8 +18,12 @@ const RETRY: Duration = Duration::from_millis(20);
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 1024;
 
-/// A socket where peers connect.
-pub(crate) struct Listener(TcpListener);
+/// A socket where peers connect. Forked children do not keep it.
+pub(crate) struct Listener {
+    /// Before the socket, so that it ends before the descriptor is closed.
+    _private: Private,
+    socket: TcpListener,
+}
 
 impl Listener {
     /// Listens on a free port of this address.
@@ -32,24 +37,24 @@ impl Listener {
             Ok(socket)
         };
         let socket = listen().map_err(|e: io::Error| refused(format!("cannot listen on {ip}"), e))?;
-        Ok(Listener(socket.into()))
+        Ok(Listener { _private: Private::new(&socket), socket: socket.into() })
     }
 
     /// The address that peers dial.
     pub(crate) fn address(&self) -> Result<SocketAddr> {
-        self.0.local_addr().map_err(|e| refused("the listening socket has no address".into(), e))
+        self.socket.local_addr().map_err(|e| refused("the listening socket has no address".into(), e))
     }
 
     /// What to poll for reading while waiting for a peer.
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.socket.as_fd()
     }
 
     /// The next connection, tuned and non-blocking; `None` when none came until the deadline (a deadline in the past
     /// only looks).
     pub(crate) fn accept(&self, deadline: Instant) -> Result<Option<(TcpStream, SocketAddr)>> {
         loop {
-            match self.0.accept() {
+            match self.socket.accept() {
                 Ok((stream, from)) => match tune(&stream) {
                     Ok(()) => return Ok(Some((stream, from))),
                     // It went away while it waited.

@@ -1,6 +1,8 @@
 //! Meshes of threads and of real processes.
 
 mod files;
+mod forks;
+mod hosts;
 mod joining;
 mod processes;
 mod threads;

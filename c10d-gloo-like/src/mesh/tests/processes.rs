@@ -11,11 +11,12 @@ const RANK: &str = "C10D_TEST_MESH_RANK";
 const SIZE: &str = "C10D_TEST_MESH_SIZE";
 const WAY: &str = "C10D_TEST_MESH_TRANSPORT";
 const SPARE: &str = "C10D_TEST_MESH_SPARE";
+pub(super) const LIMITED: &str = "C10D_TEST_MESH_LIMITED";
 const DIR: &str = "C10D_TEST_MESH_DIR";
 
 /// The processes of a job, and the directory of their store; both end with it.
-struct Job {
-    ranks: Vec<Child>,
+pub(super) struct Job {
+    pub(super) ranks: Vec<Child>,
     store: Files,
 }
 
@@ -30,15 +31,15 @@ impl Drop for Job {
 }
 
 impl Job {
-    fn start(scene: &str, size: u32, transport: Transport) -> Job {
+    pub(super) fn start(scene: &str, size: u32, transport: Transport) -> Job {
         Job::start_with(scene, size, transport, &[])
     }
 
-    fn start_with(scene: &str, size: u32, transport: Transport, more: &[(&str, &str)]) -> Job {
+    pub(super) fn start_with(scene: &str, size: u32, transport: Transport, more: &[(&str, &str)]) -> Job {
         Job::start_by(scene, size, transport, more, |_| Command::new(std::env::current_exe().unwrap()))
     }
 
-    fn start_by(
+    pub(super) fn start_by(
         scene: &str,
         size: u32,
         transport: Transport,
@@ -64,12 +65,12 @@ impl Job {
     }
 
     /// Waits until all ranks have set a key of theirs; one that ends before is a failure.
-    fn await_all(&mut self, name: &str) -> Vec<String> {
+    pub(super) fn await_all(&mut self, name: &str) -> Vec<String> {
         let ranks: Vec<u32> = (0..self.ranks.len() as u32).collect();
         self.await_ranks(name, &ranks)
     }
 
-    fn await_ranks(&mut self, name: &str, ranks: &[u32]) -> Vec<String> {
+    pub(super) fn await_ranks(&mut self, name: &str, ranks: &[u32]) -> Vec<String> {
         ranks
             .iter()
             .map(|rank| {
@@ -80,38 +81,38 @@ impl Job {
             .collect()
     }
 
-    fn signal(&self, rank: usize, signal: Signal) {
+    pub(super) fn signal(&self, rank: usize, signal: Signal) {
         kill_process(Pid::from_child(&self.ranks[rank]), signal).unwrap();
     }
 
-    fn set(&self, key: &str) {
+    pub(super) fn set(&self, key: &str) {
         self.store.set(key, b"", Instant::now()).unwrap();
     }
 }
 
 /// What a rank sees.
-struct Player {
-    rank: u32,
+pub(super) struct Player {
+    pub(super) rank: u32,
     size: u32,
     store: Arc<Files>,
     transport: Transport,
 }
 
 impl Player {
-    fn mesh(&self) -> Result<Mesh> {
+    pub(super) fn mesh(&self) -> Result<Mesh> {
         Mesh::connect(wiring(self.rank, self.size, self.store.clone(), self.transport))
     }
 
-    fn tell(&self, name: &str, value: &str) {
+    pub(super) fn tell(&self, name: &str, value: &str) {
         self.store.set(&format!("{name}/{}", self.rank), value.as_bytes(), Instant::now()).unwrap();
     }
 
-    fn hear(&self, key: &str) {
+    pub(super) fn hear(&self, key: &str) {
         self.store.wait(&[key], deadline_after(CAP)).unwrap();
     }
 
     /// Reports the error as the test looks at it: kind, guilty ranks, all else.
-    fn report(&self, error: &Error) {
+    pub(super) fn report(&self, error: &Error) {
         let guilty: Vec<String> = error.report().guilty.iter().map(u32::to_string).collect();
         self.tell("result", &format!("{} [{}] {error}", error.kind().name(), guilty.join(" ")));
     }
@@ -135,7 +136,7 @@ fn rank() {
         "stopped" => is_stopped(&me),
         "leaves" => leaves(&me),
         "differs" => differs(&me),
-        scene => panic!("no scene {scene}"),
+        scene => forks::play(scene, &me),
     }
     if scene != "leaves" || me.rank != 2 {
         // Others may still be looking.
@@ -143,14 +144,19 @@ fn rank() {
     }
 }
 
-const TRANSPORTS: [Transport; 2] = [Transport::Shm, Transport::Tcp];
+pub(super) const TRANSPORTS: [Transport; 2] = [Transport::Shm, Transport::Tcp];
 
-fn talks(me: &Player) {
-    let limited = std::env::var("C10D_TEST_MESH_LIMITED").is_ok_and(|r| r == me.rank.to_string());
+/// The rank that is told so can have no segment.
+pub(super) fn limit(me: &Player) {
+    let limited = std::env::var(LIMITED).is_ok_and(|r| r == me.rank.to_string());
     if limited {
         // Below the size of a segment, above what the store writes.
         setrlimit(Resource::Fsize, Rlimit { current: Some(64 << 10), maximum: Some(64 << 10) }).unwrap();
     }
+}
+
+fn talks(me: &Player) {
+    limit(me);
     match me.mesh() {
         Err(error) => me.report(&error),
         Ok(mut mesh) => {
@@ -172,7 +178,7 @@ fn processes_talk() {
 
 /// A job in which rank 1 can have no segment.
 fn limited(transport: Transport) -> Vec<String> {
-    let mut job = Job::start_with("talk", 3, transport, &[("C10D_TEST_MESH_LIMITED", "1")]);
+    let mut job = Job::start_with("talk", 3, transport, &[(LIMITED, "1")]);
     let results = job.await_all("result");
     job.set("end");
     results
@@ -225,63 +231,21 @@ fn without_descriptors_a_join_works_or_ends_in_an_error() {
     }
 }
 
-/// Two network namespaces with a cable between them; both end with it.
-struct TwoHosts([String; 2]);
-
-impl Drop for TwoHosts {
-    fn drop(&mut self) {
-        self.0.iter().for_each(|name| drop(ip(&["netns", "del", name])));
-    }
-}
-
-fn ip(args: &[&str]) -> std::result::Result<(), String> {
-    let out = Command::new("ip").args(args).output().map_err(|e| format!("no program ip: {e}"))?;
-    if out.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&out.stderr).into_owned()) }
-}
-
-fn two_hosts() -> std::result::Result<TwoHosts, String> {
-    let id = std::process::id();
-    let hosts = TwoHosts([format!("c10dA{id}"), format!("c10dB{id}")]);
-    let [a, b] = &hosts.0;
-    ip(&["netns", "add", a])?;
-    ip(&["netns", "add", b])?;
-    ip(&["link", "add", "east", "netns", a, "type", "veth", "peer", "name", "west", "netns", b])?;
-    for (host, link, address) in [(a, "east", "10.77.0.1/24"), (b, "west", "10.77.0.2/24")] {
-        ip(&["-n", host, "addr", "add", address, "dev", link])?;
-        ip(&["-n", host, "link", "set", link, "up"])?;
-        ip(&["-n", host, "link", "set", "lo", "up"])?;
-    }
-    Ok(hosts)
-}
-
-#[test]
-fn network_namespaces_are_hosts() {
-    let hosts = match two_hosts() {
-        Ok(hosts) => hosts,
-        Err(why) => return println!("skipped: no network namespaces here: {}", why.trim()),
-    };
-    let mut job = Job::start_by("talk", 4, Transport::Auto, &[], |rank| {
-        let mut command = Command::new("ip");
-        command.args(["netns", "exec", &hosts.0[rank as usize % 2]]).arg(std::env::current_exe().unwrap());
-        command
-    });
-    for topology in job.await_all("result") {
-        assert_eq!(topology, "Topology { hosts: [0, 1, 0, 1], shm: [[4], [8], [1], [2]] }");
-    }
-    job.set("end");
-}
-
 fn is_killed(me: &Player) {
     let mesh = me.mesh().unwrap();
     mesh.health.announce(&call(0, 1)).unwrap();
     me.tell("ready", "");
+    waits_for_a_failure(me, &mesh);
+}
+
+pub(super) fn waits_for_a_failure(me: &Player, mesh: &Mesh) {
     eventually("a failure", || mesh.health.failed());
     me.tell("at", &microseconds().to_string());
     me.report(&mesh.health.cause().unwrap());
 }
 
 /// Microseconds on a clock that all processes share.
-fn microseconds() -> u128 {
+pub(super) fn microseconds() -> u128 {
     std::time::UNIX_EPOCH.elapsed().unwrap().as_micros()
 }
 

@@ -1,0 +1,27 @@
+//! Who is at the other end of a UNIX socket.
+#![allow(unsafe_code)]
+
+use std::os::fd::{AsFd, AsRawFd};
+
+use rustix::io::Errno;
+
+/// The user id of the process that connected, or listened, at the other end, as this user namespace has it.
+///
+/// Not rustix's function: that takes the peer's process id for one, which it has not if it is in a PID namespace that
+/// this process cannot see.
+pub(super) fn peer_user(socket: &impl AsFd) -> Result<u32, Errno> {
+    let mut peer = libc::ucred { pid: 0, uid: u32::MAX, gid: u32::MAX };
+    let mut len = size_of::<libc::ucred>() as libc::socklen_t;
+    let (fd, place) = (socket.as_fd().as_raw_fd(), (&raw mut peer).cast());
+    // SAFETY: the place has the length that is given, and any bytes are a `ucred`.
+    match unsafe { libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_PEERCRED, place, &mut len) } {
+        0 if len as usize == size_of::<libc::ucred>() => Ok(peer.uid),
+        0 => Err(Errno::INVAL),
+        _ => Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::INVAL)),
+    }
+}
+
+/// Whether it is this user: nobody else gets or gives memory.
+pub(super) fn is_same_user(socket: &impl AsFd) -> bool {
+    peer_user(socket) == Ok(rustix::process::geteuid().as_raw())
+}

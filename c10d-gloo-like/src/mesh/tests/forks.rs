@@ -1,0 +1,134 @@
+//! Ranks that have forked: whoever lives on with copies of their sockets, their end is seen.
+#![allow(unsafe_code)]
+
+use super::hosts::two_hosts;
+use super::processes::*;
+use super::*;
+use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+use std::process::Command;
+
+/// A rank of one of the scenes below.
+pub(super) fn play(scene: &str, me: &Player) {
+    match scene {
+        "forked" => has_forked(me, false),
+        "cloned" => has_forked(me, true),
+        scene => panic!("no scene {scene}"),
+    }
+}
+
+/// A child of this process that lives for half a minute and does nothing. `bare`: by the system call, of which the C
+/// library's handlers know nothing.
+fn idle_child(bare: bool) -> i32 {
+    // SAFETY: the child does nothing but sleep.
+    let pid =
+        unsafe { if bare { libc::syscall(libc::SYS_clone, libc::SIGCHLD, 0, 0, 0, 0) as i32 } else { libc::fork() } };
+    if pid == 0 {
+        // SAFETY: a system call, which a signal may end, and the end.
+        unsafe {
+            libc::sleep(30);
+            libc::_exit(0);
+        }
+    }
+    assert!(pid > 0);
+    pid
+}
+
+fn has_forked(me: &Player, bare: bool) {
+    limit(me);
+    let mesh = me.mesh().unwrap();
+    mesh.health.announce(&call(0, 1)).unwrap();
+    let child = if me.rank == 2 { idle_child(bare).to_string() } else { String::new() };
+    me.tell("ready", &child);
+    waits_for_a_failure(me, &mesh);
+}
+
+/// Kills rank 2 and sees that all others name it while its child lives.
+fn is_named_while_its_child_lives(mut job: Job, what: &str) {
+    let child = job.await_all("ready")[2].parse().ok().and_then(Pid::from_raw).unwrap();
+    let killed = microseconds();
+    job.signal(2, Signal::KILL);
+    let results = job.await_ranks("result", &[0, 1, 3]);
+    let lives = test_kill_process(child);
+    kill_process(child, Signal::KILL).unwrap();
+    let since = |at: String| at.parse::<u128>().unwrap().saturating_sub(killed);
+    let times: Vec<u128> = job.await_ranks("at", &[0, 1, 3]).into_iter().map(since).collect();
+    println!("{what}: known after {times:?} us: {results:?}");
+    assert!(results.iter().all(|r| r.starts_with("PeerDead [2]")), "{what}: {results:?}");
+    assert_eq!(lives, Ok(()), "{what}: it took as long as the child lived");
+    job.set("end");
+}
+
+#[test]
+fn a_killed_rank_is_named_while_its_child_lives() {
+    for scene in ["forked", "cloned"] {
+        for transport in TRANSPORTS {
+            is_named_while_its_child_lives(Job::start(scene, 4, transport), &format!("{scene}, {}", transport.name()));
+        }
+        // The pairs of rank 2 use TCP, all others shared memory.
+        let mixed = Job::start_with(scene, 4, Transport::Auto, &[(LIMITED, "2")]);
+        is_named_while_its_child_lives(mixed, &format!("{scene}, mixed"));
+    }
+}
+
+#[test]
+fn a_killed_rank_is_named_by_other_hosts_while_its_child_lives() {
+    let hosts = match two_hosts() {
+        Ok(hosts) => hosts,
+        Err(why) => return println!("skipped: no network namespaces here: {}", why.trim()),
+    };
+    let job = Job::start_by("forked", 4, Transport::Auto, &[], |rank| {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &hosts.0[rank as usize % 2]]).arg(std::env::current_exe().unwrap());
+        command
+    });
+    is_named_while_its_child_lives(job, "two hosts");
+}
+
+/// Whoever is not this user gets no byte and no descriptor, whichever end dials.
+#[test]
+fn another_user_is_turned_away_at_both_ends() {
+    const OTHER: libc::uid_t = 65534;
+    let stop = || false;
+    let patience = socket::Patience { deadline: deadline_after(CAP), stop: &stop };
+    let name = |end: &str| format!("c10d-test-{end}-{}", std::process::id());
+    // The bare call changes this thread alone.
+    // SAFETY: plain numbers.
+    let become_other = || unsafe { libc::syscall(libc::SYS_setresuid, -1, OTHER, -1) } == 0;
+    let run = |f: &(dyn Fn() -> bool + Sync)| std::thread::scope(|s| s.spawn(|| become_other() && f()).join().unwrap());
+    if !run(&|| true) {
+        return println!("skipped: only root may act as another user");
+    }
+    // Another user listens under a rank's name.
+    let (ours, theirs) = (name("ours"), name("theirs"));
+    let held = parking_lot::Mutex::new(None);
+    assert!(run(&|| held.lock().insert(socket::listen_unix(&theirs)).is_ok()));
+    match socket::dial_unix(&theirs, &patience) {
+        Err(socket::Trouble::Stranger(OTHER)) => {}
+        other => panic!("{other:?}"),
+    }
+    // Another user dials: the door closes the connection without a word.
+    let mut door = Door::new(Some(socket::listen_unix(&ours).unwrap()), Vec::new());
+    std::thread::scope(|s| {
+        s.spawn(|| {
+            let soon = || Instant::now() + Duration::from_millis(300);
+            let patience = socket::Patience { deadline: soon(), stop: &stop };
+            assert!(matches!(door.next(&patience, |_| None), Ok(None)));
+        });
+        assert!(run(&|| {
+            use std::io::Read;
+            use std::os::linux::net::SocketAddrExt;
+            let address = std::os::unix::net::SocketAddr::from_abstract_name(&ours).unwrap();
+            let mut stream = std::os::unix::net::UnixStream::connect_addr(&address).unwrap();
+            let hello = handshake::Handshake {
+                purpose: handshake::Purpose::Control,
+                session: [0; 16],
+                group: 0,
+                from: 1,
+                to: 0,
+            };
+            let _ = std::io::Write::write_all(&mut stream, &hello.to_bytes());
+            stream.set_read_timeout(Some(CAP)).unwrap();
+            matches!(stream.read(&mut [0; 8]), Ok(0)) || matches!(stream.read(&mut [0; 8]), Ok(0))
+        }));
+    });
+}
