@@ -332,7 +332,7 @@ fn the_kernel_ends_the_ranks_of_a_killed_launcher() {
 }
 
 #[test]
-fn signals_are_forwarded_once_and_the_second_kills() {
+fn signals_are_forwarded_once_and_a_later_interrupt_kills() {
     let mark = mark();
     let script = "trap 'echo caught; exit 3' INT; echo ready; while :; do sleep 0.02; done";
     let mut child = launcher(2, script).spawn().unwrap();
@@ -343,15 +343,16 @@ fn signals_are_forwarded_once_and_the_second_kills() {
     assert_eq!(rest.matches("caught").count(), 2, "{rest}");
     assert_eq!(child.wait().unwrap().code(), Some(130));
 
-    let script = format!("trap 'echo caught' TERM; echo ready; while :; do sleep 0.02; done # {mark}");
+    let script = format!("trap 'echo caught' INT; echo ready; while :; do sleep 0.02; done # {mark}");
     let mut child = launcher(2, &script).spawn().unwrap();
     let out = until_said(&mut child, "ready", 2);
-    signal(&child, rustix::process::Signal::TERM);
+    signal(&child, rustix::process::Signal::INT);
     child.stdout = Some(out.into_inner());
     let out = until_said(&mut child, "caught", 2);
     assert!(child.try_wait().unwrap().is_none());
-    signal(&child, rustix::process::Signal::TERM);
-    assert_eq!(child.wait().unwrap().code(), Some(143));
+    std::thread::sleep(Duration::from_millis(1100));
+    signal(&child, rustix::process::Signal::INT);
+    assert_eq!(child.wait().unwrap().code(), Some(130));
     drop(out);
     gone(&mark);
 }
@@ -387,12 +388,18 @@ fn lines_of_ranks_are_not_mixed() {
 }
 
 #[test]
-fn a_launcher_whose_output_is_closed_goes_on() {
-    let script = "echo ready; sleep 0.2; i=0; while [ $i -lt 2000 ]; do echo line $i; i=$((i+1)); done; exit 6";
+fn a_launcher_whose_errors_nobody_reads_goes_on_and_one_whose_output_nobody_reads_ends() {
+    let script = "echo ready; sleep 0.2; i=0; while [ $i -lt 2000 ]; do echo line $i >&2; i=$((i+1)); done; exit 6";
     let mut child = launcher(2, script).spawn().unwrap();
-    drop(until_said(&mut child, "ready", 2));
     drop(child.stderr.take());
+    let out = until_said(&mut child, "ready", 2);
     assert_eq!(child.wait().unwrap().code(), Some(6));
+    drop(out);
+    let mark = mark();
+    let mut child = launcher(2, &format!("echo ready; while sleep 0.02; do echo more; done # {mark}")).spawn().unwrap();
+    drop(until_said(&mut child, "ready", 2));
+    assert_eq!(child.wait().unwrap().code(), Some(128 + 13));
+    gone(&mark);
 }
 
 /// Launchers that play hosts, at once.

@@ -12,6 +12,7 @@ use c10d_core::{Error, ErrorKind, Result};
 use rustix::process::{Pid, Signal, getpid, getppid, set_parent_process_death_signal};
 
 use super::Output;
+use super::input::Source;
 
 pub(super) struct RankPlan {
     pub(super) rank: u32,
@@ -21,14 +22,18 @@ pub(super) struct RankPlan {
 
 impl RankPlan {
     /// Starts the process, in the process group `group`. It is killed when the calling *thread* ends.
-    pub(super) fn spawn(&self, output: Output, group: Option<Pid>) -> io::Result<Child> {
+    pub(super) fn spawn(&self, output: Output, source: Source, group: Option<Pid>) -> io::Result<Child> {
         let (program, args) = self.argv.split_first().ok_or(io::ErrorKind::InvalidInput)?;
         let mut command = Command::new(program);
         command.args(args).envs(self.env.iter().map(|(name, value)| (name, value)));
-        let (input, out, err) = match output {
-            Output::Inherit => (Stdio::null(), Stdio::inherit(), Stdio::inherit()),
-            Output::Prefixed | Output::Captured => (Stdio::null(), Stdio::piped(), Stdio::piped()),
-            Output::Piped => (Stdio::piped(), Stdio::piped(), Stdio::piped()),
+        let input = match source {
+            Source::Nothing => Stdio::null(),
+            Source::Ours => Stdio::inherit(),
+            Source::Fed | Source::Callers => Stdio::piped(),
+        };
+        let (out, err) = match output {
+            Output::Inherit => (Stdio::inherit(), Stdio::inherit()),
+            Output::Prefixed | Output::Captured | Output::Piped => (Stdio::piped(), Stdio::piped()),
         };
         command.stdin(input).stdout(out).stderr(err);
         command.process_group(group.map_or(0, |group| group.as_raw_nonzero().get()));
@@ -64,5 +69,5 @@ pub(super) fn check_program(program: &OsStr) -> Result<()> {
         format!("no directory of PATH has it{here}")
     };
     let name = Path::new(program).display();
-    Err(Error::new(ErrorKind::InvalidArgument, format!("cannot run {name}: {what}")))
+    Err(Error::new(ErrorKind::Resource, format!("cannot run {name}: {what}")))
 }

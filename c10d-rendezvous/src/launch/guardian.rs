@@ -14,7 +14,7 @@ pub(super) struct Guardian {
     _pipe: Option<ChildStdin>,
 }
 
-const SCRIPT: &str = "trap '' HUP INT TERM; while read -r _; do :; done; kill -9 0";
+const SCRIPT: &str = "trap '' HUP INT TERM USR1 USR2 WINCH; while read -r _; do :; done; kill -9 0";
 
 impl Guardian {
     pub(super) fn start() -> io::Result<Guardian> {

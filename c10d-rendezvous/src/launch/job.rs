@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
 use std::time::{Duration, Instant};
 
+use c10d_core::store::deadline_after;
 use c10d_core::{Error, ErrorKind, Result};
 use parking_lot::{Condvar, Mutex};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -79,6 +80,10 @@ impl Job {
         self.ranks.iter_mut().find(|r| r.rank == rank).ok_or_else(|| no_such(rank))
     }
 
+    fn finish(&self, report: Report) -> Result<Report> {
+        self.node.finish(report)
+    }
+
     /// The ranks of this host.
     pub fn ranks(&self) -> impl Iterator<Item = u32> + '_ {
         self.ranks.iter().map(|rank| rank.rank)
@@ -128,7 +133,7 @@ impl Job {
     /// Waits for the end of all ranks. Past the deadline they are killed, and the error names those that still ran.
     pub fn wait(self, deadline: Instant) -> Result<Report> {
         if let Some(report) = self.over.until(deadline) {
-            return self.node.finish(report);
+            return self.finish(report);
         }
         let running: Vec<u32> = self.ranks().filter(|rank| !self.has_ended(*rank).unwrap_or(true)).collect();
         self.kill_all();
@@ -137,11 +142,25 @@ impl Job {
         Err(Error::new(ErrorKind::Timeout, format!("launched ranks {what}")).guilty(running))
     }
 
+    /// Waits for the end of all ranks. Past the deadline they get SIGTERM and, after the grace time, SIGKILL; the error
+    /// names those that still ran then.
+    pub(super) fn wait_or_end(self, deadline: Instant, grace: Duration) -> Result<Report> {
+        if let Some(report) = self.over.until(deadline) {
+            return self.finish(report);
+        }
+        let running: Vec<u32> = self.ranks().filter(|rank| !self.has_ended(*rank).unwrap_or(true)).collect();
+        self.requests.end();
+        let gone = self.over.until(deadline_after(grace.saturating_add(KILLED))).is_some();
+        let what =
+            if gone { "still ran at the job's time limit and were ended" } else { "still run, and cannot be ended" };
+        Err(Error::new(ErrorKind::Timeout, format!("launched ranks {what}")).guilty(running))
+    }
+
     /// Waits for the end of all ranks, however long they run.
     pub fn join(self) -> Result<Report> {
         loop {
             if let Some(report) = self.over.until(Instant::now() + Duration::from_secs(5)) {
-                return self.node.finish(report);
+                return self.finish(report);
             }
             if Arc::strong_count(&self.over) == 1 {
                 return Err(Error::new(ErrorKind::Internal, "the launcher's thread ended without a report"));

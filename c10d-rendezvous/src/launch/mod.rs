@@ -4,7 +4,9 @@
 mod child;
 mod environment;
 mod guardian;
+mod input;
 mod job;
+mod lines;
 mod nodes;
 mod output;
 mod report;
@@ -19,7 +21,7 @@ use c10d_core::store::deadline_after;
 use c10d_core::{Error, Result};
 
 pub use job::{Job, Signal};
-pub use report::{Captured, Exit, Failure, Report};
+pub use report::{Captured, Exit, Failure, Report, Success};
 
 use child::RankPlan;
 use nodes::Node;
@@ -40,6 +42,24 @@ pub enum Output {
     /// as under [`Prefixed`](Output::Prefixed).
     Piped,
 }
+
+/// Which ranks get the launcher's standard input; the others find theirs empty.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Stdin {
+    /// None.
+    #[default]
+    None,
+    /// Rank 0.
+    Rank0,
+    /// All of this host, each the whole of it. It goes as fast as the slowest of them reads.
+    All,
+}
+
+/// Most ranks on one host, and most hosts.
+pub const MOST_RANKS: u32 = 1 << 14;
+/// See [`MOST_RANKS`].
+pub const MOST_HOSTS: u32 = 1 << 16;
 
 type PerRank<T> = Box<dyn Fn(u32) -> T + Send>;
 
@@ -67,7 +87,9 @@ pub struct Launch {
     per_rank_env: Option<PerRank<Vec<(OsString, OsString)>>>,
     wrapper: Option<PerRank<Vec<OsString>>>,
     output: Output,
+    stdin: Stdin,
     keep_going: bool,
+    success: Success,
     forward_signals: bool,
     grace: Duration,
     join_timeout: Duration,
@@ -88,7 +110,9 @@ impl Launch {
             per_rank_env: None,
             wrapper: None,
             output: Output::default(),
+            stdin: Stdin::default(),
             keep_going: false,
+            success: Success::default(),
             forward_signals: false,
             grace: Duration::from_secs(5),
             join_timeout: Duration::from_secs(300),
@@ -145,6 +169,19 @@ impl Launch {
         self
     }
 
+    /// Which ranks get this process's standard input; none unless set. Under [`Output::Piped`] it is the caller's.
+    pub fn stdin(mut self, stdin: Stdin) -> Launch {
+        self.stdin = stdin;
+        self
+    }
+
+    /// Which ranks must end well; all unless set. Any other choice makes the others go on when a rank fails.
+    pub fn success(mut self, success: Success) -> Launch {
+        self.success = success;
+        self.keep_going |= success != Success::All;
+        self
+    }
+
     /// A failing rank does not end the others.
     pub fn keep_going(mut self) -> Launch {
         self.keep_going = true;
@@ -163,20 +200,26 @@ impl Launch {
         self
     }
 
-    /// Ends the job by force after this time. Without it, a job may run as long as its ranks do.
+    /// Ends the job after this time, as by SIGTERM to this process; [`run`](Launch::run) then gives an error. Without it,
+    /// a job may run as long as its ranks do.
     pub fn timeout(mut self, timeout: Duration) -> Launch {
         self.timeout = Some(timeout);
         self
     }
 
-    /// Launches the ranks and waits for their end. SIGINT, SIGTERM and SIGHUP to this process go to the ranks; a second
-    /// one kills them. An error means that nothing was run; what became of the ranks is in the report.
+    /// Launches the ranks and waits for their end. What became of them is in the report; an error means that nothing was
+    /// run, or that the time limit passed.
+    ///
+    /// Signals to this process are passed on. After SIGINT and SIGTERM the ranks have the grace time, then they are
+    /// killed; a second SIGINT, a second later or more, kills them at once. SIGHUP (unless this process ignores it),
+    /// SIGUSR1, SIGUSR2 and SIGWINCH mean what the ranks make of them. When nobody reads the ranks' output any more, they
+    /// are ended.
     pub fn run(mut self) -> Result<Report> {
         self.forward_signals = true;
-        let timeout = self.timeout;
+        let (timeout, grace) = (self.timeout, self.grace);
         let job = self.spawn()?;
         match timeout {
-            Some(timeout) => job.wait(deadline_after(timeout)),
+            Some(timeout) => job.wait_or_end(deadline_after(timeout), grace),
             None => job.join(),
         }
     }
@@ -190,11 +233,13 @@ impl Launch {
             let (node, nodes) = (self.node_rank, self.nodes);
             return Err(Error::invalid(format!("launch: host {node} of {nodes}; hosts are 0 to {}", nodes - 1)));
         }
+        for (what, number, most) in [("ranks on a host", self.ranks, MOST_RANKS), ("hosts", self.nodes, MOST_HOSTS)] {
+            if number > most {
+                return Err(Error::invalid(format!("launch: {number} {what}; the limit is {most}")));
+            }
+        }
         if self.nodes > 1 && self.rdzv.is_none() {
             return Err(Error::invalid("launch: several hosts need the host:port of the store on host 0 (--rdzv)"));
-        }
-        if self.ranks.checked_mul(self.nodes).is_none() {
-            return Err(Error::invalid(format!("launch: {} ranks on {} hosts are too many", self.ranks, self.nodes)));
         }
         child::check_program(&self.program)?;
         let node = Node::meet(&self)?;
@@ -202,7 +247,9 @@ impl Launch {
         let plan = Plan {
             ranks,
             output: self.output,
+            stdin: self.stdin,
             keep_going: self.keep_going,
+            success: self.success,
             forward_signals: self.forward_signals,
             grace: self.grace,
         };

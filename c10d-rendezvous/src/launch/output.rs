@@ -1,17 +1,19 @@
 //! The ranks' output: read as it comes, kept within bounds, printed by whole lines.
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, IsTerminal, Read, Write};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+use super::lines::Lines;
 use super::report::Captured;
+use super::requests::Requests;
 
-/// A line longer than this is printed in pieces.
-const LONGEST_LINE: usize = 64 << 10;
+/// How long the beginning of a line that overwrites another may wait for its end.
+const PROGRESS: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
 /// Kept of each captured stream, and of standard error for the report.
 const CAPTURE: usize = 16 << 20;
 const TAIL: usize = 4 << 10;
@@ -44,37 +46,40 @@ impl Stream {
 /// What is kept, per rank of this host.
 pub(super) type Kept = Arc<Mutex<Vec<Captured>>>;
 
-/// Reads all streams to their ends, or until `stop` becomes readable and nothing more is there.
-pub(super) fn pump(mut streams: Vec<Stream>, kept: &Kept, stop: &OwnedFd) {
+/// Reads all streams to their ends, or until `stop` becomes readable and nothing more is there. Tells when nobody reads
+/// what is printed any more.
+pub(super) fn pump(mut streams: Vec<Stream>, kept: &Kept, stop: &OwnedFd, requests: &Requests) {
     let mut buffer = vec![0; 64 << 10];
+    let mut printer = Printer { requests, open: None, lost: [false; 2] };
     let mut stopping = false;
     while !streams.is_empty() {
         if !stopping {
             let mut fds: Vec<PollFd<'_>> = vec![PollFd::new(stop, PollFlags::IN)];
             fds.extend(streams.iter().map(|stream| PollFd::new(&stream.source, PollFlags::IN)));
-            match poll(&mut fds, None) {
+            let waits = streams.iter().any(|stream| stream.lines.as_ref().is_some_and(Lines::waits));
+            match poll(&mut fds, waits.then_some(&PROGRESS)) {
+                Ok(0) => streams.iter_mut().for_each(|stream| printer.print(stream, Lines::so_far)),
                 Ok(_) | Err(rustix::io::Errno::INTR) => stopping = !fds[0].revents().is_empty(),
                 Err(_) => return,
             }
         }
         streams.retain_mut(|stream| match stream.source.read(&mut buffer) {
             Ok(n) if n > 0 => {
-                take(stream, &buffer[..n], kept);
+                keep(stream, &buffer[..n], kept);
+                printer.print(stream, |lines| lines.push(&buffer[..n]));
                 true
             }
             Err(e) if e.kind() == io::ErrorKind::Interrupted => true,
             Err(e) if e.kind() == io::ErrorKind::WouldBlock && !stopping => true,
             _ => {
-                if let Some(lines) = &mut stream.lines {
-                    print(stream.channel, &lines.rest());
-                }
+                printer.print(stream, Lines::rest);
                 false
             }
         });
     }
 }
 
-fn take(stream: &mut Stream, bytes: &[u8], kept: &Kept) {
+fn keep(stream: &Stream, bytes: &[u8], kept: &Kept) {
     let limit = if stream.lines.is_some() { TAIL } else { CAPTURE };
     if stream.channel == Channel::Err || stream.lines.is_none() {
         let mut kept = kept.lock();
@@ -86,20 +91,59 @@ fn take(stream: &mut Stream, bytes: &[u8], kept: &Kept) {
             }
         }
     }
-    if let Some(lines) = &mut stream.lines {
-        print(stream.channel, &lines.push(bytes));
+}
+
+struct Printer<'a> {
+    requests: &'a Requests,
+    /// Whose line, to be overwritten, was printed last.
+    open: Option<(usize, Channel)>,
+    /// Whether output and errors go nowhere.
+    lost: [bool; 2],
+}
+
+impl Printer<'_> {
+    fn print(&mut self, stream: &mut Stream, text: impl FnOnce(&mut Lines) -> Vec<u8>) {
+        let Some(lines) = &mut stream.lines else { return };
+        let text = text(lines);
+        let (me, channel) = ((stream.index, stream.channel), stream.channel);
+        if text.is_empty() || self.lost[channel as usize] {
+            return;
+        }
+        // Another's line takes the place of one that is to be overwritten; in a file it comes below it.
+        let between: &[u8] = match self.open {
+            Some(open) if open != me && is_terminal(channel) => b"\x1b[K",
+            Some(open) if open != me && open.1 == channel => b"\n",
+            _ => b"",
+        };
+        self.open = text.ends_with(b"\r").then_some(me);
+        let written = match channel {
+            Channel::Out => write(&mut io::stdout().lock(), between, &text),
+            Channel::Err => write(&mut io::stderr().lock(), between, &text),
+        };
+        let Err(e) = written else { return };
+        self.lost[channel as usize] = true;
+        match channel {
+            Channel::Out if e.kind() == io::ErrorKind::BrokenPipe => self.requests.reader_gone(),
+            // Without its own words a job is still a job.
+            Channel::Err => {}
+            Channel::Out => {
+                let _ = writeln!(io::stderr(), "c10d: the ranks' output is lost from here on: {e}");
+            }
+        }
     }
 }
 
-/// A launcher whose own output is closed goes on.
-fn print(channel: Channel, text: &[u8]) {
-    if text.is_empty() {
-        return;
+fn is_terminal(channel: Channel) -> bool {
+    match channel {
+        Channel::Out => io::stdout().is_terminal(),
+        Channel::Err => io::stderr().is_terminal(),
     }
-    let _ = match channel {
-        Channel::Out => io::stdout().lock().write_all(text).and_then(|()| io::stdout().flush()),
-        Channel::Err => io::stderr().lock().write_all(text),
-    };
+}
+
+fn write(to: &mut impl Write, between: &[u8], text: &[u8]) -> io::Result<()> {
+    to.write_all(between)?;
+    to.write_all(text)?;
+    to.flush()
 }
 
 /// The last lines of what was kept of standard error.
@@ -109,78 +153,9 @@ pub(super) fn tail(stderr: &[u8]) -> String {
     lines[lines.len().saturating_sub(TAIL_LINES)..].join("\n")
 }
 
-/// Cuts a stream into lines with the rank in front.
-struct Lines {
-    prefix: String,
-    line: Vec<u8>,
-}
-
-impl Lines {
-    fn new(rank: u32) -> Lines {
-        Lines { prefix: format!("[{rank}] "), line: Vec::new() }
-    }
-
-    /// The lines that `bytes` completes.
-    fn push(&mut self, bytes: &[u8]) -> Vec<u8> {
-        let mut out = Vec::new();
-        for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
-            let mut piece = piece;
-            while self.line.len() + piece.len() > LONGEST_LINE {
-                let (head, rest) = piece.split_at(LONGEST_LINE - self.line.len());
-                self.line.extend_from_slice(head);
-                self.end(&mut out);
-                piece = rest;
-            }
-            self.line.extend_from_slice(piece);
-            if piece.ends_with(b"\n") {
-                self.end(&mut out);
-            }
-        }
-        out
-    }
-
-    /// What is left at the end, as a line.
-    fn rest(&mut self) -> Vec<u8> {
-        let mut out = Vec::new();
-        if !self.line.is_empty() {
-            self.end(&mut out);
-        }
-        out
-    }
-
-    fn end(&mut self, out: &mut Vec<u8>) {
-        out.extend_from_slice(self.prefix.as_bytes());
-        out.append(&mut self.line);
-        if !out.ends_with(b"\n") {
-            out.push(b'\n');
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn lines_are_whole_wherever_the_stream_is_cut() {
-        let text = b"one\n\ntwo\nthree";
-        for cut in 0..=text.len() {
-            let mut lines = Lines::new(3);
-            let mut out = lines.push(&text[..cut]);
-            out.extend(lines.push(&text[cut..]));
-            out.extend(lines.rest());
-            assert_eq!(out, b"[3] one\n[3] \n[3] two\n[3] three\n");
-        }
-    }
-
-    #[test]
-    fn a_line_without_end_is_printed_in_pieces() {
-        let mut lines = Lines::new(0);
-        let out = lines.push(&vec![b'x'; 3 * LONGEST_LINE + 5]);
-        assert_eq!(out.iter().filter(|byte| **byte == b'\n').count(), 3);
-        assert_eq!(lines.line.len(), 5);
-        assert!(lines.line.capacity() <= 2 * LONGEST_LINE);
-    }
 
     #[test]
     fn the_tail_is_the_last_lines() {

@@ -5,6 +5,19 @@ use std::time::Duration;
 
 use c10d_core::{Error, ErrorKind, Result};
 
+/// Which ranks of a host must end well for a job to be a success.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Success {
+    /// All of them.
+    #[default]
+    All,
+    /// Those that nothing killed, at least one: for programs that go on without the dead (`shrink`).
+    Survivors,
+    /// At least one, whatever becomes of the others.
+    Any,
+}
+
 /// How a rank ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -87,8 +100,14 @@ pub struct Report {
     pub failure: Option<Failure>,
     /// What a launcher on another host said of a rank that failed there first.
     pub elsewhere: Option<String>,
-    /// The signal that this process passed on to the ranks, if it got one.
+    /// The first of SIGINT and SIGTERM that this process passed on to the ranks, if it got one.
     pub forwarded: Option<i32>,
+    /// Whether the ranks were ended because nobody read their output any more.
+    pub reader_gone: bool,
+    /// Ranks of this host that did not end within the grace time, and were killed.
+    pub overdue: Vec<u32>,
+    /// Which ranks had to end well.
+    pub success: Success,
     /// Output per rank of this host, under [`Output::Captured`](super::Output::Captured).
     pub output: Vec<Captured>,
     /// From the first rank's start to the last one's end.
@@ -97,19 +116,36 @@ pub struct Report {
 
 impl Report {
     /// The exit code for a program that launched this job: 0 where all went well; else 128 + signal where one was passed
-    /// on, the status of the rank that failed first, or 1 where that was on another host.
+    /// on, the status of the rank that failed first (128 + the signal that killed it), 141 (128 + SIGPIPE) where nobody
+    /// read the output any more, or 1 where a rank failed on another host.
     pub fn exit_code(&self) -> i32 {
         let failed = self.exits.iter().map(Exit::status).find(|status| *status != 0);
         match (&self.failure, self.forwarded) {
             (_, Some(signal)) if failed.is_some() => 128 + signal,
+            _ if self.forgiven() => 0,
             (Some(failure), _) => failure.exit.status(),
+            _ if self.reader_gone => 128 + signal_hook::consts::SIGPIPE,
             _ if self.elsewhere.is_some() => 1,
             _ => failed.unwrap_or(0),
         }
     }
 
-    /// The report of a job in which all went well, else an error that names the rank that failed first.
+    /// Whether ranks failed, but not those on which success depends.
+    fn forgiven(&self) -> bool {
+        let tolerable = |exit: &Exit| match self.success {
+            Success::All => exit.success(),
+            Success::Survivors => exit.success() || exit.signal.is_some(),
+            Success::Any => true,
+        };
+        let asked = self.success != Success::All && !self.reader_gone;
+        asked && self.exits.iter().any(Exit::success) && self.exits.iter().all(tolerable)
+    }
+
+    /// The report of a job that went well, else an error that names the rank that failed first.
     pub fn ok(self) -> Result<Report> {
+        if self.forgiven() {
+            return Ok(self);
+        }
         if let Some(failure) = &self.failure {
             let how = failure.exit.to_string();
             let what = failure.to_string();

@@ -11,9 +11,19 @@ use rustix::event::{EventfdFlags, eventfd};
 pub(super) struct Requests {
     wake: OwnedFd,
     kill: AtomicBool,
+    end: AtomicBool,
+    reader_gone: AtomicBool,
     /// A failure on another host, and one on this host, in words.
     elsewhere: Mutex<Option<String>>,
     here: Mutex<Option<String>>,
+}
+
+/// What was asked of the supervisor.
+pub(super) struct Asked {
+    pub(super) kill: bool,
+    pub(super) end: bool,
+    pub(super) reader_gone: bool,
+    pub(super) elsewhere: Option<String>,
 }
 
 impl Requests {
@@ -21,6 +31,8 @@ impl Requests {
         Ok(Requests {
             wake: event()?,
             kill: AtomicBool::new(false),
+            end: AtomicBool::new(false),
+            reader_gone: AtomicBool::new(false),
             elsewhere: Mutex::new(None),
             here: Mutex::new(None),
         })
@@ -29,6 +41,18 @@ impl Requests {
     /// Kill all ranks now.
     pub(super) fn kill(&self) {
         self.kill.store(true, Ordering::Release);
+        raise(&self.wake);
+    }
+
+    /// End all ranks, with time to be orderly about it.
+    pub(super) fn end(&self) {
+        self.end.store(true, Ordering::Release);
+        raise(&self.wake);
+    }
+
+    /// End all ranks: nobody reads their output any more.
+    pub(super) fn reader_gone(&self) {
+        self.reader_gone.store(true, Ordering::Release);
         raise(&self.wake);
     }
 
@@ -48,10 +72,15 @@ impl Requests {
         &self.wake
     }
 
-    /// What was asked since the last look: whether to kill, and what failed elsewhere.
-    pub(super) fn take(&self) -> (bool, Option<String>) {
+    /// What was asked since the last look.
+    pub(super) fn take(&self) -> Asked {
         let _ = rustix::io::read(&self.wake, &mut [0; 8]);
-        (self.kill.swap(false, Ordering::AcqRel), self.elsewhere.lock().take())
+        Asked {
+            kill: self.kill.swap(false, Ordering::AcqRel),
+            end: self.end.swap(false, Ordering::AcqRel),
+            reader_gone: self.reader_gone.swap(false, Ordering::AcqRel),
+            elsewhere: self.elsewhere.lock().take(),
+        }
     }
 
     /// What failed on this host, told once.

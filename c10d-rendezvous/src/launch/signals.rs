@@ -9,13 +9,14 @@ use std::sync::{Arc, LazyLock};
 use parking_lot::Mutex;
 use rustix::process::Signal;
 use signal_hook::SigId;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH};
 use signal_hook::low_level::{pipe, unregister};
 
 /// Not SIGHUP where this process was started to ignore it (`nohup`): then the ranks survive a hang-up too.
 static FORWARDED: LazyLock<Vec<(i32, Signal)>> = LazyLock::new(|| {
     let hup = if ignored(SIGHUP) { None } else { Some((SIGHUP, Signal::HUP)) };
-    [(SIGINT, Signal::INT), (SIGTERM, Signal::TERM)].into_iter().chain(hup).collect()
+    let words = [(SIGUSR1, Signal::USR1), (SIGUSR2, Signal::USR2), (SIGWINCH, Signal::WINCH)];
+    [(SIGINT, Signal::INT), (SIGTERM, Signal::TERM)].into_iter().chain(hup).chain(words).collect()
 });
 
 /// Whether the signals do what they did before the first job: nobody forwards them now.

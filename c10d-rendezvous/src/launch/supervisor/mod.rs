@@ -1,5 +1,6 @@
 //! The thread that starts the ranks and sees them end.
 
+mod ending;
 mod start;
 
 use std::os::fd::{AsFd, OwnedFd};
@@ -11,15 +12,15 @@ use std::time::{Duration, Instant};
 
 use c10d_core::{Error, ErrorKind};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Signal, pidfd_send_signal};
+use rustix::process::Signal;
 
-use super::Output;
 use super::child::RankPlan;
 use super::guardian::Guardian;
 use super::output::{self, Kept};
-use super::report::{Exit, Failure, Report};
-use super::requests::{Requests, raise};
+use super::report::{Exit, Failure, Report, Success};
+use super::requests::{Asked, Requests, raise};
 use super::signals::Forwarding;
+use super::{Output, Stdin};
 
 /// How long a first failure may turn out to follow from another. A process that is killed closes its connections before
 /// its end can be seen, so a rank that fails for the lack of it may be seen first.
@@ -28,7 +29,9 @@ const HINDSIGHT: Duration = Duration::from_millis(100);
 pub(super) struct Plan {
     pub(super) ranks: Vec<RankPlan>,
     pub(super) output: Output,
+    pub(super) stdin: Stdin,
     pub(super) keep_going: bool,
+    pub(super) success: Success,
     pub(super) forward_signals: bool,
     pub(super) grace: Duration,
 }
@@ -52,13 +55,20 @@ pub(super) struct Supervisor {
     kept: Kept,
     /// Says when all output is printed; what makes it stop early.
     printer: Option<(Receiver<()>, Arc<OwnedFd>)>,
+    /// What makes whoever hands on standard input stop.
+    feeder: Option<Arc<OwnedFd>>,
     failure: Option<Exit>,
-    forwarded: Option<Signal>,
+    /// SIGINT and SIGTERM that were passed on, each once, and when.
+    asked: Vec<(Signal, Instant)>,
     elsewhere: Option<String>,
-    /// The owner had the ranks killed.
-    killed: bool,
-    /// When SIGKILL follows SIGTERM.
+    reader_gone: bool,
+    /// The ranks were ended for a reason that is none of theirs.
+    ended: bool,
+    /// When SIGKILL follows.
     kill_at: Option<Instant>,
+    /// Whether it followed, and whom it met.
+    overdue_known: bool,
+    overdue: Vec<u32>,
 }
 
 struct Running {
@@ -75,15 +85,17 @@ impl Supervisor {
             self.wait_for_news();
             self.look_at_requests();
             self.reap();
-            if self.kill_at.is_some_and(|at| Instant::now() >= at) {
-                self.kill_at = None;
-                self.signal(Signal::KILL);
-            }
+            self.kill_if_due();
         }
         let elapsed = self.started.elapsed();
         // Ends what the ranks left behind, which may hold their output open.
         self.guardian = None;
+        if let Some(stop) = &self.feeder {
+            raise(stop);
+        }
         self.finish_output();
+        // The reader may be gone only for the last words.
+        self.reader_gone |= self.requests.take().reader_gone;
         let mut output = std::mem::take(&mut *self.kept.lock());
         let failure = self.failure.take().map(|exit| {
             let index = self.children.iter().position(|child| child.rank == exit.rank);
@@ -98,7 +110,10 @@ impl Supervisor {
             exits: self.children.iter().filter_map(|child| child.exit.clone()).collect(),
             failure,
             elsewhere: self.elsewhere,
-            forwarded: self.forwarded.map(Signal::as_raw),
+            forwarded: self.asked.first().map(|(signal, _)| signal.as_raw()),
+            reader_gone: self.reader_gone,
+            overdue: self.overdue,
+            success: self.plan.success,
             output,
             elapsed,
         }
@@ -125,32 +140,39 @@ impl Supervisor {
     }
 
     fn look_at_requests(&mut self) {
-        let (kill, elsewhere) = self.requests.take();
+        let Asked { kill, end, reader_gone, elsewhere } = self.requests.take();
         if kill {
             self.kill_at = None;
-            self.killed = true;
+            self.ended = true;
             self.signal(Signal::KILL);
+        }
+        if reader_gone && !self.reader_gone {
+            self.reader_gone = true;
+            self.ended = true;
+            self.end_with(Signal::TERM);
+        }
+        if end {
+            self.ended = true;
+            self.end_with(Signal::TERM);
         }
         if let Some(what) = elsewhere
             && self.failure.is_none()
         {
-            self.elsewhere = Some(what);
-            self.terminate();
+            self.elsewhere.get_or_insert(what);
+            if !self.plan.keep_going {
+                self.ended = true;
+                self.end_with(Signal::TERM);
+            }
         }
         for signal in self.forwarding.as_mut().map_or_else(Vec::new, Forwarding::take) {
-            if self.forwarded.is_some() {
-                self.signal(Signal::KILL);
-            } else {
-                self.forwarded = Some(signal);
-                self.signal(signal);
-            }
+            self.pass_on(signal);
         }
     }
 
     fn reap(&mut self) {
         let mut failed = self.collect();
         // A rank that the launcher ended says nothing about what failed.
-        if failed.is_empty() || self.failure.is_some() || self.killed || self.elsewhere.is_some() {
+        if failed.is_empty() || self.failure.is_some() || self.ended {
             return;
         }
         let until = Instant::now() + HINDSIGHT;
@@ -164,8 +186,8 @@ impl Supervisor {
         };
         self.requests.failed_here(format!("rank {} {exit}", exit.rank));
         self.failure = Some(exit);
-        if !self.plan.keep_going && self.forwarded.is_none() {
-            self.terminate();
+        if !self.plan.keep_going && self.asked.is_empty() {
+            self.end_with(Signal::TERM);
         }
     }
 
@@ -185,30 +207,6 @@ impl Supervisor {
             }
         }
         failed
-    }
-
-    fn terminate(&mut self) {
-        self.signal(Signal::TERM);
-        self.kill_at = Some(Instant::now() + self.plan.grace);
-    }
-
-    fn signal(&self, signal: Signal) {
-        match &self.guardian {
-            Some(guardian) => guardian.signal(signal),
-            None => {
-                for child in self.children.iter().filter(|child| child.exit.is_none()) {
-                    let _ = pidfd_send_signal(&child.pidfd, signal);
-                }
-            }
-        }
-    }
-
-    fn end_by_force(&mut self) {
-        self.signal(Signal::KILL);
-        for child in &mut self.children {
-            let _ = child.child.kill();
-            let _ = child.child.wait();
-        }
     }
 
     /// The ranks are gone, so the pipes are at their ends, unless somebody who left the group holds them.

@@ -1,6 +1,7 @@
 //! All ranks are started, or none.
 
 use std::io;
+use std::process::ChildStdin;
 use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
 use std::time::Instant;
@@ -12,6 +13,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use super::{Plan, Rank, Running, Supervisor, failed};
 use crate::launch::Output;
 use crate::launch::guardian::Guardian;
+use crate::launch::input::{self, Source};
 use crate::launch::output::{self, Channel, Kept, Stream};
 use crate::launch::report::Captured;
 use crate::launch::requests::{Requests, event};
@@ -37,20 +39,24 @@ impl Supervisor {
             started: Instant::now(),
             kept,
             printer: None,
+            feeder: None,
             failure: None,
-            forwarded: None,
+            asked: Vec::new(),
             elsewhere: None,
-            killed: false,
+            reader_gone: false,
+            ended: false,
             kill_at: None,
+            overdue_known: false,
+            overdue: Vec::new(),
             plan,
         };
-        let (mut ranks, mut streams) = (Vec::new(), Vec::new());
+        let (mut ranks, mut streams, mut sinks) = (Vec::new(), Vec::new(), Vec::new());
         for index in 0..supervisor.plan.ranks.len() {
             let (rank, program) = {
                 let plan = &supervisor.plan.ranks[index];
                 (plan.rank, plan.argv.first().cloned().unwrap_or_default())
             };
-            match supervisor.spawn(index, &mut streams) {
+            match supervisor.spawn(index, &mut streams, &mut sinks) {
                 Ok(rank) => ranks.push(rank),
                 Err(e) => {
                     supervisor.end_by_force();
@@ -59,18 +65,19 @@ impl Supervisor {
                 }
             }
         }
-        supervisor.print(streams).map_err(|e| {
+        supervisor.print(streams).and_then(|()| supervisor.feed(sinks)).map_err(|e| {
             supervisor.end_by_force();
-            failed("cannot read the ranks' output").source(e)
+            failed("cannot pass on the ranks' input and output").source(e)
         })?;
         Ok((supervisor, ranks))
     }
 
-    fn spawn(&mut self, index: usize, streams: &mut Vec<Stream>) -> io::Result<Rank> {
+    fn spawn(&mut self, index: usize, streams: &mut Vec<Stream>, sinks: &mut Vec<ChildStdin>) -> io::Result<Rank> {
         let plan = &self.plan.ranks[index];
         let output = self.plan.output;
-        let mut child = plan.spawn(output, self.guardian.as_ref().map(Guardian::group))?;
-        let (stdin, mut stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+        let source = Source::of(output, self.plan.stdin, plan.rank);
+        let mut child = plan.spawn(output, source, self.guardian.as_ref().map(Guardian::group))?;
+        let (mut stdin, mut stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
         let (rank, pid) = (plan.rank, child.id());
         let opened = i32::try_from(pid)
             .ok()
@@ -86,6 +93,9 @@ impl Supervisor {
             }
         };
         self.children.push(Running { rank, child, pidfd: pidfd.clone(), exit: None });
+        if source == Source::Fed {
+            sinks.extend(stdin.take());
+        }
         let capture = output == Output::Captured;
         if output != Output::Piped
             && let Some(out) = stdout.take()
@@ -103,13 +113,24 @@ impl Supervisor {
             return Ok(());
         }
         let stop = Arc::new(event()?);
-        let (kept, until) = (self.kept.clone(), stop.clone());
+        let (kept, until, requests) = (self.kept.clone(), stop.clone(), self.requests.clone());
         let (done, printed) = sync_channel(1);
         std::thread::Builder::new().name("c10d-output".into()).spawn(move || {
-            output::pump(streams, &kept, &until);
+            output::pump(streams, &kept, &until, &requests);
             let _ = done.send(());
         })?;
         self.printer = Some((printed, stop));
+        Ok(())
+    }
+
+    fn feed(&mut self, sinks: Vec<ChildStdin>) -> io::Result<()> {
+        if sinks.is_empty() {
+            return Ok(());
+        }
+        let stop = Arc::new(event()?);
+        let until = stop.clone();
+        std::thread::Builder::new().name("c10d-input".into()).spawn(move || input::feed(sinks, &until))?;
+        self.feeder = Some(stop);
         Ok(())
     }
 }

@@ -1,0 +1,94 @@
+//! How ranks are signalled, and ended.
+
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, getpgid, pidfd_send_signal};
+
+use super::{Running, Supervisor};
+use crate::launch::guardian::Guardian;
+
+/// A second SIGINT this long after the first is somebody who has no patience; an earlier one is the same, delivered twice
+/// (to the process, then to its group).
+const IMPATIENCE: Duration = Duration::from_secs(1);
+
+impl Supervisor {
+    /// Passes on a signal that this process got.
+    pub(super) fn pass_on(&mut self, signal: Signal) {
+        match signal {
+            Signal::INT | Signal::TERM => self.asked_to_end(signal),
+            // Who handles or ignores it goes on, as without a launcher.
+            Signal::HUP => {
+                self.signal(Signal::HUP);
+                self.signal(Signal::CONT);
+            }
+            // Words to the ranks, whose children need not know them: by default such a signal ends a process.
+            _ => {
+                for child in self.children.iter().filter(|child| child.exit.is_none()) {
+                    let _ = pidfd_send_signal(&child.pidfd, signal);
+                }
+            }
+        }
+    }
+
+    fn asked_to_end(&mut self, signal: Signal) {
+        let now = Instant::now();
+        let earlier = self.asked.iter().find(|(asked, _)| *asked == signal).map(|(_, at)| *at);
+        match earlier {
+            None => {
+                self.asked.push((signal, now));
+                self.end_with(signal);
+            }
+            Some(at) if signal == Signal::INT && now.saturating_duration_since(at) >= IMPATIENCE => {
+                self.kill_at = None;
+                self.signal(Signal::KILL);
+            }
+            // The grace time ends the ranks.
+            Some(_) => {}
+        }
+    }
+
+    /// The signal now, SIGKILL after the grace time. What is stopped is continued, or it could do neither.
+    pub(super) fn end_with(&mut self, signal: Signal) {
+        self.signal(signal);
+        self.signal(Signal::CONT);
+        if !self.overdue_known {
+            self.kill_at.get_or_insert(Instant::now() + self.plan.grace);
+        }
+    }
+
+    /// Kills what the grace time did not end.
+    pub(super) fn kill_if_due(&mut self) {
+        if self.kill_at.is_some_and(|at| Instant::now() >= at) {
+            self.kill_at = None;
+            self.overdue_known = true;
+            self.overdue = self.children.iter().filter(|child| child.exit.is_none()).map(|child| child.rank).collect();
+            self.signal(Signal::KILL);
+        }
+    }
+
+    /// Signals the ranks and their children.
+    pub(super) fn signal(&self, signal: Signal) {
+        let group = self.guardian.as_ref().map(Guardian::group);
+        if let Some(guardian) = &self.guardian {
+            guardian.signal(signal);
+        }
+        for child in self.children.iter().filter(|child| child.exit.is_none() && !child.is_in(group)) {
+            let _ = pidfd_send_signal(&child.pidfd, signal);
+        }
+    }
+
+    pub(super) fn end_by_force(&mut self) {
+        self.signal(Signal::KILL);
+        for child in &mut self.children {
+            let _ = child.child.kill();
+            let _ = child.child.wait();
+        }
+    }
+}
+
+impl Running {
+    /// Whether it is still in the group that it was started in; a rank may have left it (`setsid`).
+    fn is_in(&self, group: Option<Pid>) -> bool {
+        group.is_some() && getpgid(Some(Pid::from_child(&self.child))).ok() == group
+    }
+}
