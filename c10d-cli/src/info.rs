@@ -68,7 +68,15 @@ fn libraries() -> Vec<Library> {
     ]
 }
 
+/// A reader that has seen enough is served as well as one that reads to the end.
 pub(crate) fn info(args: &Args) -> Outcome {
+    shown(args).or_else(|e| match e.downcast_ref::<io::Error>() {
+        Some(broken) if broken.kind() == io::ErrorKind::BrokenPipe => Ok(ExitCode::SUCCESS),
+        _ => Err(e),
+    })
+}
+
+fn shown(args: &Args) -> Outcome {
     // What the variables ask for; nothing, unless they are set.
     #[cfg(feature = "plugins")]
     let report = c10d::plugins::search()?.environment().load();
@@ -101,9 +109,9 @@ pub(crate) fn info(args: &Args) -> Outcome {
     } else {
         #[cfg(feature = "plugins")]
         if !plugins.is_empty() {
-            println!("Plugins\n");
+            writeln!(io::stdout(), "Plugins\n")?;
             print_rows(&plugins, false)?;
-            println!();
+            writeln!(io::stdout())?;
         }
         print(&rows, &backends, &libraries)?;
     }

@@ -5,8 +5,11 @@ mod perf;
 #[cfg(feature = "plugins")]
 mod plugins;
 mod run;
+mod say;
 mod store;
 
+use std::fmt;
+use std::io;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -40,6 +43,29 @@ enum Command {
 /// What a command comes to: an exit code, or an error for people.
 type Outcome = Result<ExitCode, Box<dyn std::error::Error>>;
 
+/// Arguments that make no sense together, or here.
+#[derive(Debug)]
+struct Bad(String);
+
+impl Bad {
+    fn argument(what: impl Into<String>) -> Box<dyn std::error::Error> {
+        Box::new(Bad(what.into()))
+    }
+}
+
+impl fmt::Display for Bad {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Bad {}
+
+/// As clap ends for an argument that makes no sense by itself.
+const BAD_ARGUMENT: u8 = 2;
+/// As SIGPIPE ends a program whose output nobody reads any more.
+const READER_GONE: u8 = 128 + 13;
+
 fn main() -> ExitCode {
     log();
     let command = Command::parse();
@@ -57,8 +83,12 @@ fn main() -> ExitCode {
         Command::PerfRank(args) => ("perf", perf::perf_rank(args)),
     };
     outcome.unwrap_or_else(|e| {
-        eprintln!("c10d {verb}: {e}");
-        ExitCode::FAILURE
+        // Who does not read on is not told that, either.
+        if e.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe) {
+            return ExitCode::from(READER_GONE);
+        }
+        say::say(format_args!("c10d {verb}: {}", say::plain(&e.to_string())));
+        if e.is::<Bad>() { ExitCode::from(BAD_ARGUMENT) } else { ExitCode::FAILURE }
     })
 }
 

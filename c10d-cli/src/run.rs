@@ -1,21 +1,29 @@
 //! `c10d run`: launches the ranks of a program.
 
 use std::ffi::OsString;
+use std::time::Duration;
 
-use c10d::launch::Launch;
+use c10d::ErrorKind;
+use c10d::launch::{self, Launch, Report};
+use clap::ValueEnum;
 
-use crate::{Outcome, exit_code};
+use crate::say::{plain, say};
+use crate::{Bad, Outcome, exit_code};
+
+/// How `timeout` ends, too, when time is up.
+const TIME_IS_UP: i32 = 124;
 
 /// Run a program as N ranks, with torchrun's variables and a store.
 ///
-/// Output is prefixed by rank. The first rank that fails ends the others, and its exit code is this program's.
+/// Output is prefixed by rank. The first rank that fails ends the others, and its exit code is this program's: 128 + signal
+/// where a signal killed it or one was passed on, 124 at the time limit, 141 where nobody reads the output any more.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Ranks on this host.
-    #[arg(short = 'n', value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(short = 'n', value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(launch::MOST_RANKS)))]
     ranks: u32,
     /// Hosts; `c10d run` is started on each of them.
-    #[arg(long, value_name = "M", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "M", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=i64::from(launch::MOST_HOSTS)))]
     nnodes: u32,
     /// Which host this is, 0 to M - 1.
     #[arg(long, value_name = "R", default_value_t = 0)]
@@ -23,22 +31,129 @@ pub(crate) struct Args {
     /// Where host 0 serves the store; needed with several hosts.
     #[arg(long, value_name = "HOST:PORT")]
     rdzv: Option<String>,
+    /// How long the launchers of several hosts look for each other.
+    #[arg(long, value_name = "SECONDS", default_value = "300", value_parser = seconds, allow_negative_numbers = true)]
+    join_timeout: Duration,
+    /// A failing rank does not end the others.
+    #[arg(long)]
+    keep_going: bool,
+    /// Which ranks must end well. Others than `all` imply --keep-going.
+    #[arg(long, value_enum, value_name = "WHICH", default_value_t = Success::All)]
+    success: Success,
+    /// Time between the signal that ends the ranks and SIGKILL.
+    #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = seconds, allow_negative_numbers = true)]
+    grace: Duration,
+    /// Time for the whole job, after which the ranks are ended.
+    #[arg(long, value_name = "SECONDS", value_parser = seconds, allow_negative_numbers = true)]
+    timeout: Option<Duration>,
+    /// A variable for every rank; as often as needed.
+    #[arg(long, value_name = "NAME=VALUE", value_parser = variable)]
+    env: Vec<(OsString, OsString)>,
+    /// Which ranks get standard input.
+    #[arg(long, value_enum, value_name = "WHICH", default_value_t = Stdin::Rank0)]
+    stdin: Stdin,
     /// The program and its arguments.
-    #[arg(value_name = "PROG", required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    #[arg(value_name = "PROG", required = true, trailing_var_arg = true)]
     command: Vec<OsString>,
+}
+
+#[derive(ValueEnum, Clone, Copy)]
+enum Success {
+    /// All.
+    All,
+    /// Those that no signal killed, at least one.
+    Survivors,
+    /// At least one.
+    Any,
+}
+
+#[derive(ValueEnum, Clone, Copy)]
+enum Stdin {
+    /// Rank 0.
+    Rank0,
+    /// All ranks of this host, each the whole of it; as fast as the slowest reads.
+    All,
+    /// None.
+    None,
 }
 
 pub(crate) fn run(args: &Args) -> Outcome {
     let (program, rest) = args.command.split_first().ok_or("no program was given")?;
-    let mut launch = Launch::new(program, rest).ranks(args.ranks).nnodes(args.nnodes).node_rank(args.node_rank);
+    if args.node_rank >= args.nnodes {
+        return Err(Bad::argument(format!(
+            "--node-rank {} of {} hosts: they are numbered from 0",
+            args.node_rank, args.nnodes
+        )));
+    }
+    if args.nnodes > 1 && args.rdzv.is_none() {
+        return Err(Bad::argument("several hosts need --rdzv HOST:PORT, where host 0 serves the store"));
+    }
+    let mut launch = Launch::new(program, rest)
+        .ranks(args.ranks)
+        .nnodes(args.nnodes)
+        .node_rank(args.node_rank)
+        .join_timeout(args.join_timeout)
+        .grace(args.grace)
+        .success(match args.success {
+            Success::All => launch::Success::All,
+            Success::Survivors => launch::Success::Survivors,
+            Success::Any => launch::Success::Any,
+        })
+        .stdin(match args.stdin {
+            Stdin::Rank0 => launch::Stdin::Rank0,
+            Stdin::All => launch::Stdin::All,
+            Stdin::None => launch::Stdin::None,
+        });
+    launch = args.env.iter().fold(launch, |launch, (name, value)| launch.env(name, value));
+    if args.keep_going {
+        launch = launch.keep_going();
+    }
     if let Some(place) = &args.rdzv {
         launch = launch.rdzv(place);
     }
-    let report = launch.run()?;
-    if let Some(failure) = &report.failure {
-        eprintln!("c10d run: {failure}");
-    } else if let Some(elsewhere) = &report.elsewhere {
-        eprintln!("c10d run: {elsewhere}");
+    if let Some(limit) = args.timeout {
+        launch = launch.timeout(limit);
     }
-    Ok(exit_code(report.exit_code()))
+    match launch.run() {
+        Ok(report) => {
+            tell(&report);
+            Ok(exit_code(report.exit_code()))
+        }
+        Err(e) if *e.kind() == ErrorKind::Timeout => {
+            say(format_args!("c10d run: {e}"));
+            Ok(exit_code(TIME_IS_UP))
+        }
+        Err(e) if *e.kind() == ErrorKind::InvalidArgument => Err(Bad::argument(e.to_string())),
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// Why it ended as it did.
+fn tell(report: &Report) {
+    if let Some(failure) = &report.failure {
+        say(format_args!("c10d run: {failure}"));
+    } else if report.reader_gone {
+        say("c10d run: nobody reads the output any more, so the ranks were ended");
+    } else if let Some(elsewhere) = &report.elsewhere {
+        say(format_args!("c10d run: {}", plain(elsewhere)));
+    }
+    if !report.overdue.is_empty() {
+        say(format_args!("c10d run: ranks {:?} did not end within the grace time and were killed", report.overdue));
+    }
+}
+
+/// Most seconds of any option: a year.
+const YEAR: f64 = 365.0 * 24.0 * 3600.0;
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse::<f64>().ok().filter(|s| (0.0..=YEAR).contains(s));
+    let wrong = || format!("{text:?} is no number of seconds from 0 to {YEAR}");
+    seconds.and_then(|s| Duration::try_from_secs_f64(s).ok()).ok_or_else(wrong)
+}
+
+fn variable(text: &str) -> Result<(OsString, OsString), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.into(), value.into())),
+        _ => Err(format!("{text:?} is not NAME=VALUE")),
+    }
 }

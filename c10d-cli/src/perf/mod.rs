@@ -23,6 +23,7 @@ pub(crate) use args::Args;
 use args::Mode;
 use report::{Report, Row};
 
+use crate::say::say;
 use crate::{Outcome, exit_code};
 
 /// The command by which `perf` starts itself as a rank.
@@ -71,7 +72,7 @@ fn processes(args: &Args, report: &mut Report<'_>) -> Outcome {
     }
     let end = job.join()?;
     if let Some(failure) = &end.failure {
-        eprintln!("c10d perf: {failure}");
+        say(format_args!("c10d perf: {failure}"));
     }
     Ok(exit_code(end.exit_code()))
 }

@@ -86,7 +86,7 @@ impl<'a> Report<'a> {
     /// Prints what is printed at the end; gives the number of wrong elements.
     pub(super) fn end(self) -> io::Result<u64> {
         if self.progress {
-            eprint!("\r\x1b[K");
+            let _ = write!(io::stderr(), "\r\x1b[K");
         }
         let errors = self.rows.iter().map(|row| row.errors).sum();
         match self.args.format {
@@ -159,7 +159,8 @@ impl<'a> Report<'a> {
         if self.progress {
             const WIDTH: usize = 30;
             let done = (self.rows.len() * WIDTH).checked_div(self.points).unwrap_or(WIDTH).min(WIDTH);
-            eprint!("\r\x1b[K[{:<WIDTH$}] {}/{} {what}", "#".repeat(done), self.rows.len(), self.points);
+            let bar = "#".repeat(done);
+            let _ = write!(io::stderr(), "\r\x1b[K[{bar:<WIDTH$}] {}/{} {what}", self.rows.len(), self.points);
         }
     }
 }

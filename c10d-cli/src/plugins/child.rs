@@ -10,6 +10,7 @@ use c10d::ErrorKind;
 use c10d::launch::{Launch, Output, Report};
 
 use super::{LOAD_VERB, Row};
+use crate::say::say;
 
 /// In front of what the parent shall read; a plugin's constructor may print, too.
 pub(super) const MARK: &str = "c10d-plugin ";
@@ -25,7 +26,7 @@ pub(super) fn succeeds(words: impl IntoIterator<Item = OsString>) -> Fallible<bo
     // Signals are not handed on: they end this process, and so the child.
     let report = child(words)?.output(Output::Inherit).spawn()?.join()?;
     if let Some(failure) = report.failure.as_ref().filter(|failure| failure.exit.signal.is_some()) {
-        eprintln!("c10d plugins: the suite {}", failure.exit);
+        say(format_args!("c10d plugins: the suite {}", failure.exit));
     }
     Ok(report.exit_code() == 0)
 }

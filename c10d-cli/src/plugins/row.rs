@@ -7,6 +7,8 @@ use c10d::plugins::{Decision, Rule, Verdict};
 use comfy_table::{Table, presets};
 use serde::{Deserialize, Serialize};
 
+use crate::say::plain;
+
 #[derive(Clone, Serialize, Deserialize)]
 pub(crate) struct Row {
     pub(crate) path: PathBuf,
@@ -52,9 +54,17 @@ pub(crate) fn print_rows(rows: &[Row], json: bool) -> io::Result<()> {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_header(vec!["file", "verdict", "rule", "name", "abi", "detail"]);
     for row in rows {
-        let text = |t: &Option<String>| t.clone().unwrap_or_default();
+        // A file may be called anything, and its author may say anything.
+        let text = |t: &Option<String>| plain(t.as_deref().unwrap_or_default());
         let (rule, name, abi) = (text(&row.rule), text(&row.name), text(&row.abi));
-        table.add_row(vec![row.path.display().to_string(), row.verdict.clone(), rule, name, abi, row.detail.clone()]);
+        table.add_row(vec![
+            plain(&row.path.display().to_string()),
+            row.verdict.clone(),
+            rule,
+            name,
+            abi,
+            plain(&row.detail),
+        ]);
     }
     writeln!(out, "{}", table.trim_fmt())
 }

@@ -1,6 +1,7 @@
 //! `c10d plugins test`: the conformance suite on a plugin.
 
 use std::ffi::OsString;
+use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -13,10 +14,13 @@ use super::check::checked;
 use super::{File, Limit, SUITE_VERB, child, one, print_rows};
 use crate::Outcome;
 
+/// Every rank is a process of this host.
+const MOST_RANKS: i64 = c10d::launch::MOST_RANKS as i64;
+
 #[derive(clap::Args, Clone)]
 pub(crate) struct Options {
     /// World sizes.
-    #[arg(long, value_delimiter = ',', default_values_t = [1, 2, 3, 4], value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_delimiter = ',', default_values_t = [1, 2, 3, 4], value_parser = clap::value_parser!(u32).range(1..=MOST_RANKS))]
     worlds: Vec<u32>,
     /// Every combination, not just a cover of them.
     #[arg(long)]
@@ -55,15 +59,16 @@ pub(crate) fn suite(file: &File) -> Outcome {
     let Some(part) = file.part else { return parts(suites.len()) };
     let Named { title, suite } = suites.into_iter().nth(part).ok_or("there is no such part")?;
     suite.serve_rank();
-    println!("\n{title}");
+    let mut out = std::io::stdout();
+    writeln!(out, "\n{title}")?;
     let mut good = true;
     for world in &file.options.worlds {
         let outcomes = suite.run(Ranks::Processes, *world)?;
         let failed: Vec<_> = outcomes.iter().filter(|o| o.result.is_err()).collect();
-        println!("world {world}: {} cases, {} failed", outcomes.len(), failed.len());
+        writeln!(out, "world {world}: {} cases, {} failed", outcomes.len(), failed.len())?;
         for outcome in &failed {
             let why = outcome.result.as_ref().err().map_or("", String::as_str);
-            println!("  {}: {}", outcome.name, why.replace('\n', "\n    "));
+            writeln!(out, "  {}: {}", outcome.name, why.replace('\n', "\n    "))?;
         }
         good &= failed.is_empty() && !outcomes.is_empty();
     }

@@ -2,7 +2,7 @@
 #![allow(dead_code, reason = "each test file uses its part")]
 
 use std::io::{BufRead, BufReader, Read};
-use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
@@ -20,6 +20,8 @@ pub(crate) struct Ended {
 /// A started `c10d`, killed if the test ends first.
 pub(crate) struct Running {
     child: Child,
+    /// The pipe to standard input, where the test asked for one.
+    pub(crate) stdin: Option<ChildStdin>,
     lines: Option<BufReader<ChildStdout>>,
     stderr: Receiver<String>,
 }
@@ -31,8 +33,16 @@ pub(crate) fn start(args: &[&str]) -> Running {
 pub(crate) fn start_with(args: &[&str], env: &[(&str, &str)]) -> Running {
     let mut command = Command::new(env!("CARGO_BIN_EXE_c10d"));
     command.args(args).envs(env.iter().copied());
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().unwrap();
+    start_command(command.stdin(Stdio::null()))
+}
+
+/// With a pipe for standard input.
+pub(crate) fn start_piped(args: &[&str]) -> Running {
+    start_command(Command::new(env!("CARGO_BIN_EXE_c10d")).args(args).stdin(Stdio::piped()))
+}
+
+pub(crate) fn start_command(command: &mut Command) -> Running {
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let lines = Some(BufReader::new(child.stdout.take().unwrap()));
     let mut pipe = child.stderr.take().unwrap();
     let (send, stderr) = channel();
@@ -41,7 +51,7 @@ pub(crate) fn start_with(args: &[&str], env: &[(&str, &str)]) -> Running {
         let _ = pipe.read_to_end(&mut text);
         let _ = send.send(String::from_utf8_lossy(&text).into_owned());
     });
-    Running { child, lines, stderr }
+    Running { stdin: child.stdin.take(), child, lines, stderr }
 }
 
 /// Runs `c10d` to its end.
@@ -61,18 +71,41 @@ impl Running {
         line.trim_end().to_owned()
     }
 
+    /// Reads standard output until it has said this.
+    pub(crate) fn until_said(&mut self, word: &str) {
+        let mut said = Vec::new();
+        let lines = self.lines.as_mut().unwrap();
+        while !String::from_utf8_lossy(&said).contains(word) {
+            let buffer = lines.fill_buf().unwrap();
+            assert!(!buffer.is_empty(), "it ended before {word:?}");
+            said.extend_from_slice(&buffer[..1]);
+            lines.consume(1);
+        }
+    }
+
+    /// Nobody reads standard output any more.
+    pub(crate) fn stop_reading(&mut self) {
+        self.lines = None;
+    }
+
     pub(crate) fn signal(&self, signal: Signal) {
-        kill_process(Pid::from_child(&self.child), signal).unwrap();
+        // One that has ended since is no matter: it is there until it is waited for.
+        let _ = kill_process(Pid::from_child(&self.child), signal);
+    }
+
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
     }
 
     /// What came of it, and what it printed since the last line that was read.
     pub(crate) fn end(mut self) -> Ended {
         // The pipe ends when the last process that holds it does, so reading is what may hang.
-        let mut lines = self.lines.take().unwrap();
+        drop(self.stdin.take());
+        let lines = self.lines.take();
         let (send, receive) = channel();
         std::thread::spawn(move || {
             let mut text = Vec::new();
-            let _ = lines.read_to_end(&mut text);
+            let _ = lines.map(|mut lines| lines.read_to_end(&mut text));
             let _ = send.send(String::from_utf8_lossy(&text).into_owned());
         });
         let stdout = receive.recv_timeout(CAP).expect("c10d hangs");

@@ -1,0 +1,47 @@
+//! What this program says on standard error. Nobody needs to listen: that changes nothing about how it ends.
+
+use std::fmt::Display;
+use std::io::Write;
+use std::sync::mpsc::sync_channel;
+use std::time::Duration;
+
+/// How long a full pipe that nobody empties may hold up the end of this program.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// Writes a line, if somebody takes it.
+pub(crate) fn say(line: impl Display) {
+    let line = format!("{line}\n");
+    let (written, wait) = sync_channel(1);
+    let write = move || {
+        let _ = std::io::stderr().write_all(line.as_bytes());
+        let _ = written.send(());
+    };
+    if std::thread::Builder::new().name("c10d-say".into()).spawn(write).is_ok() {
+        let _ = wait.recv_timeout(PATIENCE);
+    }
+}
+
+/// Text from elsewhere for a terminal: no control characters, and no more than a few lines of it.
+pub(crate) fn plain(text: &str) -> String {
+    const MOST: usize = 2000;
+    let mut out: String = text
+        .chars()
+        .take(MOST)
+        .map(|c| if c.is_control() && c != '\n' { char::REPLACEMENT_CHARACTER } else { c })
+        .collect();
+    if text.chars().nth(MOST).is_some() {
+        out.push('…');
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn terminals_are_not_told_what_to_do() {
+        assert_eq!(plain("a\x1b[2Jb\nc\u{9b}"), "a\u{fffd}[2Jb\nc\u{fffd}");
+        assert_eq!(plain(&"x".repeat(5000)).chars().count(), 2001);
+    }
+}
