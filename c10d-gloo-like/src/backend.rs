@@ -55,13 +55,15 @@ impl GlooLike {
         let fabric = Fabric::of(&topology);
         let executor = Executor::new(init.rank, collective, health.clone(), pause.with_room(init.size as usize));
         let layout = Layout::new(me, fabric, topology.hosts);
-        let messages = Messages::new(p2p, health.clone(), segment, crowded)?;
+        let messages = Arc::new(Messages::new(p2p, health.clone(), segment, crowded)?);
+        let asked = Arc::downgrade(&messages);
+        health.ask_messages(Box::new(move || asked.upgrade()?.waits()));
         Ok(GlooLike(Arc::new(Rank {
             health,
             membership: Mutex::new(Some(membership)),
             collectives: Mutex::new(Collectives::new(executor, layout)),
             queue: Queue::default(),
-            messages: Arc::new(messages),
+            messages,
             world: init.size,
             fabric,
             sent: AtomicU64::new(0),
@@ -99,6 +101,10 @@ unsafe impl Backend for GlooLike {
 
     fn abort(&self, cause: &Error) {
         self.0.health.fail(cause.clone());
+    }
+
+    fn refused(&self, op: OpKind, error: &Error) {
+        self.0.health.refused(op, error);
     }
 
     fn shutdown(&self, deadline: Instant) -> Result {

@@ -4,6 +4,7 @@
 mod samples;
 mod stage;
 
+mod blame;
 mod faults;
 mod limits;
 mod netns;
@@ -14,8 +15,13 @@ use std::process::ExitCode;
 use c10d_conformance::{Program, Ranks, Suite};
 
 fn main() -> ExitCode {
-    let parts: [(&str, stage::Play); 4] =
-        [("faults", faults::play), ("limits", limits::play), ("netns", netns::play), ("sparse", sparse::play)];
+    let parts: [(&str, stage::Play); 5] = [
+        ("blame", blame::play),
+        ("faults", faults::play),
+        ("limits", limits::play),
+        ("netns", netns::play),
+        ("sparse", sparse::play),
+    ];
     if let Some(code) = stage::play(&parts) {
         return code;
     }
@@ -25,6 +31,7 @@ fn main() -> ExitCode {
         .suite("gloo_like_threads", suite(), Ranks::Threads)
         .suite("gloo_like_shm", over("shm"), Ranks::Processes)
         .suite("gloo_like_tcp", over("tcp"), Ranks::Processes)
+        .trials(blame::trials())
         .trials(faults::trials())
         .trials(limits::trials())
         .trials(netns::trials())

@@ -67,6 +67,12 @@ pub unsafe trait Backend: Send + Sync + 'static {
         None
     }
 
+    /// A call of this rank was refused before the backend had it, so that peers may wait for it in vain: what a backend
+    /// says where another rank asks what this one is doing. Answers at once.
+    fn refused(&self, op: OpKind, error: &Error) {
+        let _ = (op, error);
+    }
+
     /// Waits for what is in flight, then says goodbye to the peers, so that they do not take the coming silence for
     /// death.
     fn shutdown(&self, deadline: Instant) -> Result {

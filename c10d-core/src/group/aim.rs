@@ -75,6 +75,7 @@ impl Group {
         error.report_mut().op.get_or_insert(op);
         if error.status() == Status::Rejected {
             error.report_mut().phase.get_or_insert(crate::Phase::Validate);
+            self.lanes.iter().for_each(|lane| lane.backend.refused(op, &error));
         }
         error
     }

@@ -10,6 +10,7 @@ use super::{GroupInit, Lane, LaneInfo};
 use crate::backend::{Backend, Capabilities};
 use crate::device::DeviceRuntime;
 use crate::job::Job;
+use crate::ops::OpKind;
 use crate::panics::caught;
 use crate::types::DispatchKey;
 use crate::{Error, ErrorKind, Phase, Result};
@@ -161,6 +162,12 @@ unsafe impl Backend for Deferred {
         self.shared.news.notify_all();
         if let Some(backend) = self.shared.made.get() {
             backend.abort(cause);
+        }
+    }
+
+    fn refused(&self, op: OpKind, error: &Error) {
+        if let Some(backend) = self.shared.made.get() {
+            backend.refused(op, error);
         }
     }
 

@@ -107,6 +107,10 @@ unsafe impl Backend for Staged {
         self.shared.death().map(|(cause, _)| cause.clone()).or_else(|| self.shared.cpu.failure())
     }
 
+    fn refused(&self, op: OpKind, error: &Error) {
+        self.shared.cpu.refused(op, error);
+    }
+
     fn shutdown(&self, deadline: Instant) -> Result {
         let mut flight = self.shared.flight.lock();
         while !flight.slots.is_empty() {

@@ -123,6 +123,9 @@ impl Executor {
                     self.in_time(op, spaces)?;
                 }
                 self.pause.reset();
+                if waiting.asked() {
+                    self.health.moves();
+                }
                 waiting = Waiting::default();
             } else {
                 self.wait(op, spaces, &mut waiting)?;

@@ -34,6 +34,13 @@ impl Default for Waiting {
     }
 }
 
+impl Waiting {
+    /// Whether the peers were asked, and told that this rank waits.
+    pub(super) fn asked(&self) -> bool {
+        self.ask != ASK_AFTER
+    }
+}
+
 impl Executor {
     /// Pauses a little, after a sweep that moved nothing. An error where the op cannot be completed any more.
     pub(super) fn wait(&mut self, op: &Op<'_>, spaces: &mut Spaces, waiting: &mut Waiting) -> Result {
@@ -76,7 +83,12 @@ impl Executor {
     fn overtime(&mut self, op: &Op<'_>, spaces: &mut Spaces) -> Result {
         let end = Instant::now() + OVERTIME;
         while self.sweep(op, spaces)? && Instant::now() < end {}
-        if self.pending.is_empty() { Ok(()) } else { Err(self.health.timeout(&op.print, &self.waits_for(op))) }
+        if self.pending.is_empty() {
+            return Ok(());
+        }
+        let waits_for = self.waits_for(op);
+        self.health.waits(&op.print, waits_for.clone());
+        Err(self.health.timeout(&op.print, &waits_for))
     }
 
     /// Looks at the clock while things move, though slowly: a peer that drips must not stretch the op.
@@ -104,6 +116,7 @@ impl Executor {
 
     /// Asks the peers what they are doing, and looks whether one has sent something that this op does not read.
     fn ask(&mut self, op: &Op<'_>) -> Result {
+        self.health.waits(&op.print, self.waits_for(op));
         self.health.stalled(&op.print);
         for peer in 0..self.links.len() as u32 {
             let Some(link) = &mut self.links[peer as usize] else { continue };

@@ -100,6 +100,16 @@ impl Board {
         Position { last, inside: begun != ended }
     }
 
+    /// The call that was begun last.
+    pub(crate) fn last(&self) -> Option<Fingerprint> {
+        self.begun().checked_sub(1).and_then(|n| self.read(n))
+    }
+
+    /// How many calls were begun.
+    pub(crate) fn begun(&self) -> u64 {
+        self.begun.load(Ordering::Acquire)
+    }
+
     /// The last call that was completed, or begun and given up.
     pub(crate) fn last_ended(&self) -> Option<Place> {
         let n = self.ended.load(Ordering::Acquire).checked_sub(1)?;

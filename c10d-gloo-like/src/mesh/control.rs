@@ -6,6 +6,7 @@
 use c10d_core::{Error, ErrorKind, Fingerprint, Phase};
 
 use super::board::{Place, Position};
+use super::doing::Doing;
 use super::wire::{Reader, put_text};
 
 /// The longest body. The longest frame in use is a [`Revoke`] of a large group.
@@ -19,7 +20,7 @@ pub(crate) enum Frame {
     /// "Where are you, and what did you call at this place?"
     Query { id: u32, place: Place },
     /// The answer, given by the watcher of the asked process, whatever its other threads do.
-    State { id: u32, place: Place, position: Position, print: Option<Fingerprint> },
+    State { id: u32, place: Place, doing: Doing, print: Option<Fingerprint> },
     /// "This group has failed", with the cause.
     Revoke(Box<Revoke>),
     /// "I leave, and this is the last call I completed." `failed`: the group has failed, and the rank that met the cause
@@ -59,13 +60,14 @@ impl Frame {
                 out.extend_from_slice(&id.to_le_bytes());
                 put_place(&mut out, *place);
             }
-            Frame::State { id, place, position, print } => {
+            Frame::State { id, place, doing, print } => {
                 out.push(2);
                 out.extend_from_slice(&id.to_le_bytes());
                 put_place(&mut out, *place);
-                put_option(&mut out, position.last, put_place);
-                out.push(position.inside.into());
+                put_option(&mut out, doing.position.last, put_place);
+                out.push(doing.position.inside.into());
                 put_option(&mut out, *print, |out, p| out.extend_from_slice(&p.to_bytes()));
+                doing.put(&mut out);
             }
             Frame::Revoke(revoke) => {
                 out.push(3);
@@ -85,12 +87,12 @@ impl Frame {
         let mut r = Reader(body);
         let frame = match r.u8()? {
             1 => Frame::Query { id: r.u32()?, place: place(&mut r)? },
-            2 => Frame::State {
-                id: r.u32()?,
-                place: place(&mut r)?,
-                position: Position { last: option(&mut r, place)?, inside: r.u8()? != 0 },
-                print: option(&mut r, print)?,
-            },
+            2 => {
+                let (id, at) = (r.u32()?, place(&mut r)?);
+                let position = Position { last: option(&mut r, place)?, inside: r.u8()? != 0 };
+                let print = option(&mut r, print)?;
+                Frame::State { id, place: at, doing: Doing::read(position, &mut r)?, print }
+            }
             3 => Frame::Revoke(Box::new(Revoke::read(&mut r)?)),
             4 => {
                 let failed = r.u8()? != 0;
@@ -261,6 +263,7 @@ impl Decoder {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mesh::doing::{Refused, Wait};
 
     fn frames() -> Vec<Frame> {
         let print = Fingerprint { seq: 7, op: 4, dtype: 10, reduce: 0, step: 2, count: 1 << 40, root: 3, rest: 9 };
@@ -276,10 +279,16 @@ mod tests {
                 prints,
             }))
         };
+        let wait = |on: &[u32], started| Wait { op: 4, at: 7, on: on.to_vec(), started };
+        let state = |id, last: Option<Place>, print: Option<Fingerprint>, waits: Vec<Wait>| {
+            let refused = print.map(|_| Refused { op: 3, why: "InvalidArgument: no".into() });
+            let doing = Doing { position: Position { last, inside: last.is_some() }, waits, refused };
+            Frame::State { id, place: at, doing, print }
+        };
         vec![
             Frame::Query { id: 1, place: at },
-            Frame::State { id: 1, place: at, position: Position { last: Some(at), inside: true }, print: Some(print) },
-            Frame::State { id: 2, place: at, position: Position { last: None, inside: false }, print: None },
+            state(1, Some(at), Some(print), vec![wait(&[2, 1 << 20], true), wait(&[], false)]),
+            state(2, None, None, vec![]),
             revoke(ErrorKind::Timeout, None),
             revoke(ErrorKind::Internal, None),
             revoke(ErrorKind::PeerDead { how: "connection closed".into() }, None),

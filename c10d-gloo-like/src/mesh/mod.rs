@@ -7,11 +7,13 @@
 
 mod accept;
 mod addr;
+mod blame;
 mod board;
 mod connection;
 mod control;
 mod credentials;
 mod dial;
+mod doing;
 mod handshake;
 mod health;
 mod hello;
@@ -31,6 +33,7 @@ use std::time::Instant;
 
 use c10d_core::{Error, ErrorKind, Phase, Result, Store};
 
+pub(crate) use doing::{WAITS, Wait};
 pub(crate) use health::Health;
 pub(crate) use topology::Topology;
 

@@ -4,18 +4,20 @@ use c10d_core::{Error, ErrorKind, Fingerprint, OpKind, Phase};
 
 use std::time::Duration;
 
+use super::blame::Chains;
 use super::board::{Place, Position};
 use super::control::Revoke;
+use super::doing::{Doing, Wait, ranks};
 
 /// What is known of a peer when a deadline has passed.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Answer {
     /// It does not answer: its process is stopped, or cannot be reached. It was last heard so long ago.
     Silent(Duration),
     /// It said goodbye after this call.
     Left(Option<Place>),
     /// It is here.
-    At(Position),
+    At(Doing),
 }
 
 /// What a rank makes of a failure that another one reports.
@@ -85,10 +87,12 @@ pub(crate) fn mismatch(rank: u32, mine: &Fingerprint, theirs: &Fingerprint) -> O
 const ADVICE: &str = "all ranks must call the same operations with the same arguments in the same order";
 
 /// Another rank's error, seen from here: a rank that is named in it names the reporter instead,
-/// and a reporter that names nobody is at fault itself.
+/// and a reporter that names nobody is at fault itself. What lies between ranks (a deadlock, a broken connection) names
+/// all of them, on all ranks.
 pub(crate) fn retell(me: u32, revoke: &Revoke) -> Error {
     let by = revoke.by;
-    let mut guilty: Vec<u32> = revoke.guilty.iter().copied().filter(|rank| *rank != me).collect();
+    let between = revoke.guilty.contains(&by);
+    let mut guilty: Vec<u32> = revoke.guilty.iter().copied().filter(|rank| between || *rank != me).collect();
     let named = guilty.len() != revoke.guilty.len();
     let mut kind = revoke.kind.clone();
     if guilty.is_empty() {
@@ -119,60 +123,142 @@ pub(crate) fn retell(me: u32, revoke: &Revoke) -> Error {
 /// A silence that cannot be a matter of scheduling: waiting ranks ask each other more often than this.
 const LONG: Duration = Duration::from_millis(400);
 
-/// Who is to blame that the call at `place` is not done at its deadline: the ranks that are stopped, gone, or busy
-/// outside of any call; else those that are stuck in an earlier one; else those whom this rank waits for. `answers` has
-/// one entry per rank; the own one is ignored. Point-to-point calls have no place.
-pub(crate) fn judge(me: u32, place: Option<Place>, waiting_for: &[u32], answers: &[Answer]) -> (Vec<u32>, String) {
-    let others = || (0..).zip(answers).filter(|(rank, _)| *rank != me);
-    let concerns = |rank: u32| place.is_some() || waiting_for.contains(&rank);
-    let mut guilty = Vec::new();
-    let mut late = Vec::new();
-    let mut stuck = Vec::new();
+/// Why the call at `place`, which waits for what `mine` says, is not done at its deadline: who is to blame, and in words.
+/// `answers` has one entry per rank; the own one is ignored. Point-to-point calls have no place.
+///
+/// Of a collective: the ranks that are stopped, gone, or busy outside of any call; else those that are stuck in other
+/// calls; else those whom this rank waits for. Of a message: those at the ends of the chain of ranks that wait for each
+/// other. Ranks that wait for each other in a circle are named all, this one included.
+pub(crate) fn judge(me: u32, place: Option<Place>, mine: &Wait, answers: &[Answer]) -> (Vec<u32>, String) {
+    match place {
+        Some(place) => judge_collective(me, place, mine, answers),
+        None => judge_message(me, mine, answers),
+    }
+}
+
+fn judge_collective(me: u32, place: Place, mine: &Wait, answers: &[Answer]) -> (Vec<u32>, String) {
+    let (mut guilty, mut late, mut stuck) = (Vec::new(), Vec::new(), Vec::new());
     let mut words = Vec::new();
-    for (rank, answer) in others().filter(|(rank, _)| concerns(*rank)) {
-        match (answer, place) {
+    for (rank, answer) in (0..).zip(answers).filter(|(rank, _)| *rank != me) {
+        match answer {
             // On a busy machine an answer may come late; who was heard lately is not the one to blame if there is another.
-            (Answer::Silent(since), _) if *since < LONG => late.push(rank),
-            (Answer::Silent(_), _) => {
+            Answer::Silent(since) if *since < LONG => late.push(rank),
+            Answer::Silent(_) => {
                 guilty.push(rank);
-                words.push(format!("rank {rank} is stopped or unreachable"));
+                words.push(stopped(rank));
             }
-            (Answer::Left(last), _) => {
+            Answer::Left(last) => {
                 guilty.push(rank);
                 words.push(format!("rank {rank} {}", left_text(*last)));
             }
-            (Answer::At(position), Some(place)) if position.is_before(place) => {
-                let at = match position.last {
-                    None => "has made no call yet".to_owned(),
-                    Some(last) => format!("{} seq {}", if position.inside { "is still in" } else { "is at" }, last.seq),
-                };
-                if position.inside {
-                    stuck.push(rank)
-                } else {
+            Answer::At(doing) if doing.position.is_before(place) => {
+                if doing.blocked().is_none() {
                     guilty.push(rank)
+                } else {
+                    stuck.push(rank)
                 }
-                words.push(format!("rank {rank} has not called it: it {at}"));
+                words.push(format!("rank {rank} has not called it: it {}", at(doing)));
             }
             _ => {}
         }
     }
     if guilty.is_empty() && !late.is_empty() {
-        words.extend(late.iter().map(|rank| format!("rank {rank} is stopped or unreachable")));
+        words.extend(late.iter().map(|rank| stopped(*rank)));
         guilty = late;
     }
-    if guilty.is_empty() {
+    if guilty.is_empty() && !stuck.is_empty() {
+        let circle = Chains { me, mine, answers }.deadlock(&stuck);
         guilty = stuck;
+        if let Some((ranks, chain)) = circle {
+            words.push(format!("deadlock: {chain}"));
+            guilty = ranks;
+        }
     }
     if guilty.is_empty() {
-        guilty = waiting_for.iter().copied().filter(|rank| *rank != me).collect();
-        let names: Vec<String> = guilty.iter().map(u32::to_string).collect();
-        let doing =
-            if place.is_some() { "called it but did not finish its part" } else { "runs, but did not take part" };
-        if !names.is_empty() {
-            words.push(format!("rank {} {doing}", names.join(", ")));
+        guilty = mine.on(me, answers.len() as u32);
+        if !guilty.is_empty() {
+            words.push(format!("{} called it but did not finish its part", ranks(&guilty)));
         }
     }
     (guilty, words.join("; "))
+}
+
+/// Where a rank is that has not come to a collective.
+fn at(doing: &Doing) -> String {
+    let at = match (doing.position.last, doing.blocked()) {
+        (_, Some(wait)) if wait.on.is_empty() => wait.words(),
+        (_, Some(wait)) => format!("is still in {} and waits for {}", wait.call(), ranks(&wait.on)),
+        (None, None) if doing.refused.is_some() => "is in no call".to_owned(),
+        (None, None) => "has made no call yet".to_owned(),
+        (Some(last), None) => format!("is at seq {}", last.seq),
+    };
+    match &doing.refused {
+        Some(refused) => format!("{at}; {}", refused.words()),
+        None => at,
+    }
+}
+
+fn judge_message(me: u32, mine: &Wait, answers: &[Answer]) -> (Vec<u32>, String) {
+    let chains = Chains { me, mine, answers };
+    let reached = chains.reached(&[me]);
+    // By how sure it is that they are the ones: gone, in no call, silent since a moment ago, in a call that moves.
+    let (mut gone, mut idle, mut late, mut busy) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    for rank in &reached.ranks {
+        let Some(answer) = answers.get(*rank as usize) else { continue };
+        match answer {
+            Answer::Silent(since) if *since < LONG => late.push((*rank, stopped(*rank))),
+            Answer::Silent(_) => gone.push((*rank, stopped(*rank))),
+            Answer::Left(last) => gone.push((*rank, format!("rank {rank} {}", left_text(*last)))),
+            Answer::At(Doing { refused: Some(refused), waits, .. }) if waits.is_empty() => {
+                idle.push((*rank, format!("rank {rank} runs, but is in no call; {}", refused.words())));
+            }
+            Answer::At(doing) => match &doing.waits[..] {
+                [] => idle.push((*rank, format!("rank {rank} runs, but is in no call of this group"))),
+                waits if waits.iter().all(|w| w.on(*rank, chains.size()).is_empty()) => {
+                    busy.push((*rank, format!("rank {rank} {}", waits[0].words())));
+                }
+                _ => {}
+            },
+        }
+    }
+    let deadlock = || chains.deadlock(&[me]).map(|(ranks, chain)| (ranks, format!("deadlock: {chain}")));
+    let ends = [gone, idle, late].into_iter().find(|ends| !ends.is_empty());
+    let ends = match ends {
+        Some(ends) => ends,
+        None => match deadlock() {
+            Some(found) => return found,
+            None => busy,
+        },
+    };
+    if ends.is_empty() {
+        let direct = mine.on(me, chains.size());
+        let words = |rank: &u32| format!("rank {rank} {}", doing(answers.get(*rank as usize)));
+        let words: Vec<String> = direct.iter().map(words).collect();
+        return (direct, words.join("; "));
+    }
+    let words = ends.iter().map(|(rank, words)| match reached.chain(*rank) {
+        chain if chain.is_empty() => words.clone(),
+        chain => format!("{chain}; {words}"),
+    });
+    let words: Vec<String> = words.collect();
+    (ends.into_iter().map(|(rank, _)| rank).collect(), words.join("; "))
+}
+
+fn stopped(rank: u32) -> String {
+    format!("rank {rank} is stopped or unreachable")
+}
+
+/// What a rank does, for whoever waits for it.
+pub(super) fn doing(answer: Option<&Answer>) -> String {
+    match answer {
+        None | Some(Answer::Silent(_)) => "is stopped or unreachable".to_owned(),
+        Some(Answer::Left(last)) => left_text(*last),
+        Some(Answer::At(doing)) => match (&doing.refused, doing.waits.first()) {
+            (_, Some(wait)) => wait.words(),
+            (Some(refused), None) => format!("is in no call; {}", refused.words()),
+            (None, None) => "is in no call".to_owned(),
+        },
+    }
 }
 
 /// Whether the call is between two ranks.

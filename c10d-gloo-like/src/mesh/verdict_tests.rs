@@ -1,4 +1,5 @@
 use super::*;
+use crate::mesh::doing::Refused;
 
 fn print(count: u64) -> Fingerprint {
     Fingerprint { seq: 7, op: 4, dtype: 10, reduce: 0, step: 0, count, root: 0, rest: 0 }
@@ -57,36 +58,140 @@ fn a_named_rank_names_the_reporter() {
     assert_eq!(cause(adopt(2, &revoke(ErrorKind::Aborted, &[], None), |_| None, HERE)).0, [0]);
 }
 
+const ALL_REDUCE: u8 = 4;
+
+fn wait(op: OpKind, at: u32, on: &[u32]) -> Wait {
+    Wait { op: op as u8, at, on: on.to_vec(), started: false }
+}
+
+fn at(seq: u32, inside: bool) -> Answer {
+    let waits = if inside { vec![Wait { op: ALL_REDUCE, at: seq, on: vec![], started: false }] } else { vec![] };
+    Answer::At(Doing { position: Position { last: Some(Place { seq, step: 0 }), inside }, waits, refused: None })
+}
+
+/// A rank inside a message.
+fn message(op: OpKind, tag: u32, on: &[u32]) -> Answer {
+    let position = Position { last: None, inside: false };
+    Answer::At(Doing { position, waits: vec![wait(op, tag, on)], refused: None })
+}
+
+fn idle() -> Answer {
+    Answer::At(Doing { position: Position { last: None, inside: false }, waits: vec![], refused: None })
+}
+
 #[test]
 fn who_is_late() {
     let place = Some(Place { seq: 7, step: 0 });
-    let at = |seq, inside| Answer::At(Position { last: Some(Place { seq, step: 0 }), inside });
-    let none = Answer::At(Position { last: None, inside: false });
     type Case<'a> = (&'a [u32], &'a [Answer], &'a [u32], &'a str);
     let late = Answer::Silent(LONG / 2);
+    let silent = || Answer::Silent(LONG);
     let cases: [Case<'_>; 9] = [
-        (&[1], &[at(7, true), late, Answer::Silent(LONG)], &[2], "rank 2 is stopped or unreachable"),
+        (&[1], &[at(7, true), late.clone(), silent()], &[2], "rank 2 is stopped or unreachable"),
         (&[1], &[at(7, true), late, at(7, true)], &[1], "rank 1 is stopped or unreachable"),
-        (&[1], &[at(7, true), at(7, true), Answer::Silent(LONG)], &[2], "rank 2 is stopped or unreachable"),
+        (&[1], &[at(7, true), at(7, true), silent()], &[2], "rank 2 is stopped or unreachable"),
         (&[1], &[at(7, true), at(6, false), at(7, true)], &[1], "rank 1 has not called it: it is at seq 6"),
-        (&[1], &[at(7, true), none, at(7, true)], &[1], "rank 1 has not called it: it has made no call yet"),
+        (&[1], &[at(7, true), idle(), at(7, true)], &[1], "rank 1 has not called it: it has made no call yet"),
         (
             &[1],
             &[at(7, true), at(6, true), at(5, false)],
             &[2],
-            "rank 1 has not called it: it is still in seq 6; rank 2 has not called it: it is at seq 5",
+            "rank 1 has not called it: it is still in all_reduce seq 6; rank 2 has not called it: it is at seq 5",
         ),
-        (&[1], &[at(7, true), at(6, true), at(7, true)], &[1], "rank 1 has not called it: it is still in seq 6"),
+        (
+            &[1],
+            &[at(7, true), at(6, true), at(7, true)],
+            &[1],
+            "rank 1 has not called it: it is still in all_reduce seq 6",
+        ),
         (&[1], &[at(7, true), at(7, true), at(8, true)], &[1], "rank 1 called it but did not finish its part"),
         (&[1], &[at(7, true), Answer::Left(None), at(7, true)], &[1], "rank 1 left the group before its first call"),
     ];
     for (waiting_for, answers, guilty, text) in cases {
-        assert_eq!(judge(0, place, waiting_for, answers), (guilty.to_vec(), text.to_owned()));
+        let mine = wait(OpKind::AllReduce, 7, waiting_for);
+        assert_eq!(judge(0, place, &mine, answers), (guilty.to_vec(), text.to_owned()));
     }
-    // Point-to-point: only the other end matters, and no number is compared.
-    assert_eq!(judge(0, None, &[1], &[none, at(3, true), Answer::Silent(LONG)]).0, [1]);
+    // Point-to-point: only who is waited for matters, and no number is compared.
+    let recv = |from| wait(OpKind::Recv, 5, &[from]);
+    assert_eq!(judge(0, None, &recv(1), &[idle(), at(3, true), silent()]).0, [1]);
     assert_eq!(
-        judge(0, None, &[2], &[none, none, Answer::Silent(LONG)]),
+        judge(0, None, &recv(2), &[idle(), idle(), silent()]),
         (vec![2], "rank 2 is stopped or unreachable".into())
     );
+}
+
+#[test]
+fn a_chain_of_messages_is_followed_to_its_end() {
+    let recv = |tag, from| message(OpKind::Recv, tag, &[from]);
+    let mine = wait(OpKind::Recv, 3, &[2]);
+    let chain = "rank 3 waits for rank 2 in recv tag 3, rank 2 waits for rank 1 in recv tag 2, rank 1 waits for rank 0 in \
+                 recv tag 1; rank 0 ";
+    let left = Answer::Left(Some(Place { seq: 4, step: 0 }));
+    let refuses = Doing {
+        position: Position { last: None, inside: false },
+        waits: vec![],
+        refused: Some(Refused { op: OpKind::Send as u8, why: "InvalidArgument: no such rank".into() }),
+    };
+    for (end, words) in [
+        (Answer::Silent(LONG), "is stopped or unreachable"),
+        (Answer::Silent(LONG / 2), "is stopped or unreachable"),
+        (left, "left the group after seq 4"),
+        (idle(), "runs, but is in no call of this group"),
+        (
+            Answer::At(refuses),
+            "runs, but is in no call; its own last call, send, was refused there (InvalidArgument: no such rank)",
+        ),
+        (at(9, true), "is still in all_reduce seq 9"),
+    ] {
+        let answers = [end, recv(1, 0), recv(2, 1), idle()];
+        assert_eq!(judge(3, None, &mine, &answers), (vec![0], format!("{chain}{words}")));
+    }
+    // What is gone counts before what is only idle, wherever it is.
+    let answers = [idle(), message(OpKind::RecvAnySource, 1, &[]), recv(2, 1), idle(), Answer::Silent(LONG)];
+    assert_eq!(judge(3, None, &mine, &answers).0, [4]);
+}
+
+#[test]
+fn a_circle_names_all_its_ranks() {
+    let recv = |tag, from| message(OpKind::Recv, tag, &[from]);
+    let answers = [idle(), recv(5, 2), recv(6, 3), idle()];
+    let (guilty, words) = judge(3, None, &wait(OpKind::Recv, 7, &[1]), &answers);
+    assert_eq!(guilty, [1, 2, 3]);
+    assert_eq!(
+        words,
+        "deadlock: rank 1 waits for rank 2 in recv tag 5, rank 2 waits for rank 3 in recv tag 6, rank 3 waits for rank 1 \
+         in recv tag 7"
+    );
+    // Of which this rank need not be one.
+    let answers = [idle(), recv(5, 2), recv(6, 1), idle()];
+    assert_eq!(judge(0, None, &wait(OpKind::Recv, 7, &[1]), &answers).0, [1, 2]);
+    // Two that both send, and two whose tags differ.
+    let sends = [idle(), message(OpKind::Send, 4, &[0])];
+    assert_eq!(judge(0, None, &wait(OpKind::Send, 4, &[1]), &sends).0, [0, 1]);
+    assert_eq!(judge(0, None, &wait(OpKind::Recv, 3, &[1]), &sends).0, [0, 1]);
+    // A message on its way is no circle.
+    let (guilty, words) = judge(0, None, &wait(OpKind::Recv, 4, &[1]), &sends);
+    assert_eq!((guilty, words.as_str()), (vec![1], "rank 1 waits for rank 0 in send tag 4"));
+    // Nor do ranks inside one collective make one; a message that is due before it does.
+    let place = Place { seq: 7, step: 0 };
+    let inside =
+        |waits| Answer::At(Doing { position: Position { last: Some(place), inside: true }, waits, refused: None });
+    let barrier = |on: &[u32]| vec![wait(OpKind::Barrier, 7, on)];
+    let mine = wait(OpKind::Barrier, 7, &[1]);
+    assert_eq!(judge(0, Some(place), &mine, &[idle(), inside(barrier(&[0]))]).0, [1]);
+    let answers = [idle(), recv(9, 2), inside(barrier(&[1]))];
+    let (guilty, words) = judge(0, Some(place), &mine, &answers);
+    assert_eq!(guilty, [1, 2]);
+    assert!(
+        words.contains("rank 1 waits for rank 2 in recv tag 9, rank 2 waits for rank 1 in barrier seq 7"),
+        "{words}"
+    );
+}
+
+#[test]
+fn what_lies_between_ranks_names_them_on_all() {
+    let circle = Revoke { by: 1, ..revoke(ErrorKind::Timeout, &[1, 2], None) };
+    for me in [0, 2] {
+        let error = retell(me, &circle);
+        assert_eq!((&error.report().guilty[..], &error.report().what[..]), (&[1, 2][..], "reported by rank 1: why"));
+    }
 }

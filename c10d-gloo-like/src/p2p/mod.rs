@@ -17,7 +17,7 @@ use parking_lot::{Condvar, Mutex};
 use smallvec::SmallVec;
 
 use crate::link::Link;
-use crate::mesh::Health;
+use crate::mesh::{Health, Wait};
 use crate::pause::{Interest, Pause};
 use crate::shm::{Doorbell, Segment};
 use state::{State, Wants};
@@ -28,6 +28,9 @@ type Finished = SmallVec<[(Job, Result<Outcome>); 2]>;
 /// From this long without progress on, a thread also takes in messages that nobody asked for: two ranks may be sending
 /// to each other, each waiting for the other to take something.
 const STALL: Duration = Duration::from_millis(1);
+
+/// How long somebody who only wants to know waits for those who use the links.
+const GLANCE: Duration = Duration::from_millis(1);
 
 /// The point-to-point ops of one rank.
 pub(crate) struct Messages {
@@ -58,6 +61,11 @@ impl Messages {
         let fds = links.iter().map(duplicate).collect::<Result<_>>()?;
         let state = Mutex::new(State::new(links));
         Ok(Messages { state, health, segment, crowded, fds, news: Condvar::new() })
+    }
+
+    /// What the calls in flight wait for, and how many calls there were. Nothing while the links are in use.
+    pub(crate) fn waits(&self) -> Option<(Vec<Wait>, u64)> {
+        self.state.try_lock_for(GLANCE).map(|state| state.waits())
     }
 
     /// Takes a job. If its caller waits, sees it through on this thread.

@@ -10,7 +10,7 @@ use super::Finished;
 use super::message::{Header, Incoming, Outgoing, Target, deliver};
 use super::peer::Peer;
 use crate::link::Link;
-use crate::mesh::Health;
+use crate::mesh::{Health, WAITS, Wait};
 
 /// A job's number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -345,6 +345,15 @@ impl State {
             None if all_left() => (0..self.peers.len() as u32).find(|r| self.peers[*r as usize].is_some()),
             None => None,
         })
+    }
+
+    /// What the calls in flight wait for, and how many calls there were. Where somebody waits inside a call, what was
+    /// started does not count: it may be waiting for its own good time.
+    pub(super) fn waits(&self) -> (Vec<Wait>, u64) {
+        let waited_for = self.live.iter().any(|l| !l.started);
+        let told = self.live.iter().filter(|l| !(waited_for && l.started)).take(WAITS);
+        let wait = |l: &Live| Wait { started: l.started, ..Wait::of(&l.print, l.peer.into_iter().collect()) };
+        (told.map(wait).collect(), self.next)
     }
 
     /// The call whose deadline has passed, and whom it waits for.

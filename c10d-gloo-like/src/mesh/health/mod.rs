@@ -52,6 +52,7 @@ pub(crate) struct Health {
     queries: AtomicU32,
     /// Held while a failure is told: no goodbye overtakes it.
     telling: Mutex<()>,
+    own: query::Own,
 }
 
 struct State {
@@ -106,6 +107,7 @@ impl Health {
             wakers: Mutex::new(Vec::new()),
             queries: AtomicU32::new(0),
             telling: Mutex::new(()),
+            own: query::Own::default(),
         })
     }
 
@@ -234,13 +236,13 @@ impl Health {
     pub(super) fn hear(&self, from: u32, frame: Frame) {
         match frame {
             Frame::Query { id, place } => {
-                let state = Frame::State { id, place, position: self.board.position(), print: self.board.find(place) };
+                let state = Frame::State { id, place, doing: self.doing(), print: self.board.find(place) };
                 if let Some(Path::Away(connection)) = self.path(from) {
                     connection.send(&state);
                 }
             }
-            Frame::State { id, place, position, print } => {
-                self.answered(from, id, Answer::At(position));
+            Frame::State { id, place, doing, print } => {
+                self.answered(from, id, Answer::At(doing));
                 self.compare(from, place, print);
             }
             Frame::Revoke(revoke) => self.revoked(revoke),

@@ -1,19 +1,85 @@
 //! What the peers are doing: asked where a call takes longer than usual, and when its deadline has passed.
 
+use std::sync::OnceLock;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use c10d_core::{Error, ErrorKind, Fingerprint, Phase};
+use c10d_core::{Error, ErrorKind, Fingerprint, OpKind, Phase};
+
+use parking_lot::Mutex;
 
 use super::{Health, Path, Peer, State};
 use crate::mesh::board::Place;
 use crate::mesh::control::Frame;
+use crate::mesh::doing::{Doing, Refused, Wait};
 use crate::mesh::verdict::{self, Answer};
 
 /// How long, past a deadline, peers have to say what they are doing. Live ones do within a millisecond, on busy machines
 /// within some ten.
 const ANSWER: Duration = Duration::from_millis(80);
+
+/// What the messages of a rank wait for, and how many calls there were so far; nothing where they move too fast to say.
+pub(crate) type Messages = Box<dyn Fn() -> Option<(Vec<Wait>, u64)> + Send + Sync>;
+
+/// What a rank has to say of itself beside its place.
+#[derive(Default)]
+pub(super) struct Own {
+    /// Whom a collective that does not go on waits for.
+    waits: Mutex<Option<(Place, Wait)>>,
+    messages: OnceLock<Messages>,
+    /// The last refused call, and how many collectives and messages had been called before it.
+    refused: Mutex<Option<(Refused, (u64, u64))>>,
+}
+
 impl Health {
+    /// Has `messages` asked, by any thread, what they wait for. Once. It must not wait itself.
+    pub(crate) fn ask_messages(&self, messages: Messages) {
+        let _ = self.own.messages.set(messages);
+    }
+
+    /// The collective does not go on, for want of these ranks.
+    pub(crate) fn waits(&self, print: &Fingerprint, on: Vec<u32>) {
+        *self.own.waits.lock() = Some((Place::of(print), Wait::of(print, on)));
+    }
+
+    /// The collective goes on after all.
+    pub(crate) fn moves(&self) {
+        *self.own.waits.lock() = None;
+    }
+
+    /// A call was refused on this rank before anything of it was sent.
+    pub(crate) fn refused(&self, op: OpKind, error: &Error) {
+        let calls = self.calls(self.messages().map_or(0, |(_, calls)| calls));
+        *self.own.refused.lock() = Some((Refused::new(op, error), calls));
+    }
+
+    fn messages(&self) -> Option<(Vec<Wait>, u64)> {
+        self.own.messages.get().and_then(|ask| ask())
+    }
+
+    fn calls(&self, messages: u64) -> (u64, u64) {
+        (self.board.begun(), messages)
+    }
+
+    /// What this rank is doing.
+    pub(super) fn doing(&self) -> Doing {
+        let position = self.board.position();
+        let mut waits = Vec::new();
+        if position.inside
+            && let Some(print) = self.board.last()
+        {
+            let place = Place::of(&print);
+            let told = self.own.waits.lock().as_ref().filter(|(at, _)| *at == place).map(|(_, wait)| wait.clone());
+            waits.push(told.unwrap_or_else(|| Wait::of(&print, Vec::new())));
+        }
+        let (messages, calls) = self.messages().unwrap_or_default();
+        waits.extend(messages);
+        let calls = self.calls(calls);
+        let refused =
+            self.own.refused.lock().as_ref().filter(|(_, at)| *at == calls).map(|(refused, _)| refused.clone());
+        Doing { position, waits, refused }
+    }
+
     /// The call waits longer than usual: asks all peers what they called at this place. If one called something else,
     /// the group fails when its answer is in. Two ranks that wait for different things find out this way.
     pub(crate) fn stalled(&self, print: &Fingerprint) {
@@ -33,7 +99,8 @@ impl Health {
         let place = Place::of(print);
         let answers = self.collect(self.ask(place));
         let collective = !verdict::is_p2p(print);
-        let (guilty, who) = verdict::judge(self.rank, collective.then_some(place), waiting_for, &answers);
+        let mine = Wait::of(print, waiting_for.to_vec());
+        let (guilty, who) = verdict::judge(self.rank, collective.then_some(place), &mine, &answers);
         let phase = if collective { Phase::Announce } else { Phase::Transfer };
         let mut error = Error::new(ErrorKind::Timeout, who).guilty(guilty).phase(phase);
         error.report_mut().seq = collective.then_some(print.seq.into());
@@ -49,7 +116,7 @@ impl Health {
                 Some(Path::Away(connection)) => connection.send_bytes(&query, false),
                 Some(Path::Here(peer)) => {
                     if let Some(peer) = peer.upgrade() {
-                        self.answered(rank, id, Answer::At(peer.board.position()));
+                        self.answered(rank, id, Answer::At(peer.doing()));
                         self.compare(rank, place, peer.board.find(place));
                     }
                 }
@@ -82,9 +149,9 @@ impl Health {
     fn collect(&self, id: u32) -> Vec<Answer> {
         let until = Instant::now() + ANSWER;
         let mut state = self.state.lock();
-        let answer = |peer: &Peer| match (peer.left, peer.answer) {
+        let answer = |peer: &Peer| match (peer.left, &peer.answer) {
             (Some(left), _) => Answer::Left(left.last),
-            (_, Some((at, answer))) if at == id => answer,
+            (_, Some((at, answer))) if *at == id => answer.clone(),
             _ => Answer::Silent(peer.heard.map_or(Duration::MAX, |at| at.elapsed())),
         };
         let complete = |state: &State| {

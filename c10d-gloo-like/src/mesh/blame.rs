@@ -1,0 +1,156 @@
+//! Follows who waits for whom to the end: to ranks that are gone, to ranks that are in no call, or round in a circle.
+
+use std::collections::{HashMap, VecDeque};
+
+use super::doing::Wait;
+use super::verdict::Answer;
+
+/// Waiting ranks from which a circle is looked for, at most.
+const STARTS: usize = 64;
+/// Links of a chain that are told, at most.
+const TOLD: usize = 8;
+
+/// What rank `me` waits for, and what all others answered (the own entry is ignored).
+pub(super) struct Chains<'a> {
+    pub(super) me: u32,
+    pub(super) mine: &'a Wait,
+    pub(super) answers: &'a [Answer],
+}
+
+/// "`from` waits for `to`", with the op.
+#[derive(Clone, Copy)]
+pub(super) struct Link<'a> {
+    from: u32,
+    wait: &'a Wait,
+    to: u32,
+}
+
+impl Link<'_> {
+    fn words(&self) -> String {
+        format!("rank {} waits for rank {} in {}", self.from, self.to, self.wait.call())
+    }
+}
+
+/// The ranks that somebody waits for, each with the link by which it was reached first, in the order of their distance.
+pub(super) struct Reached<'a> {
+    start: Vec<u32>,
+    pub(super) ranks: Vec<u32>,
+    by: HashMap<u32, Link<'a>>,
+}
+
+impl<'a> Reached<'a> {
+    /// The chain that leads to this rank, in words; empty where it begins with the rank itself.
+    pub(super) fn chain(&self, rank: u32) -> String {
+        let mut links: Vec<Link<'a>> = Vec::new();
+        let mut at = rank;
+        while let Some(link) = self.by.get(&at).filter(|_| !self.start.contains(&at) && links.len() < self.by.len()) {
+            links.push(*link);
+            at = link.from;
+        }
+        // A chain of one link is what the error itself says: whom this rank waits for.
+        if self.start.len() == 1 && links.len() < 2 {
+            return String::new();
+        }
+        links.reverse();
+        told(&links)
+    }
+}
+
+fn told(links: &[Link<'_>]) -> String {
+    let mut words: Vec<String> = links.iter().take(TOLD).map(Link::words).collect();
+    if links.len() > TOLD {
+        words.push(format!("and so on over {} more", links.len() - TOLD));
+    }
+    words.join(", ")
+}
+
+impl<'a> Chains<'a> {
+    pub(super) fn size(&self) -> u32 {
+        self.answers.len() as u32
+    }
+
+    /// What a rank waits for; nothing, if it does not answer.
+    fn waits(&self, rank: u32) -> &'a [Wait] {
+        match self.answers.get(rank as usize) {
+            _ if rank == self.me => std::slice::from_ref(self.mine),
+            Some(Answer::At(doing)) => &doing.waits,
+            _ => &[],
+        }
+    }
+
+    fn links(&self, from: u32) -> impl Iterator<Item = Link<'a>> {
+        let size = self.size();
+        self.waits(from)
+            .iter()
+            .flat_map(move |wait| wait.on(from, size).into_iter().map(move |to| Link { from, wait, to }))
+    }
+
+    /// Everybody for whom these ranks wait, and for whom those wait in turn.
+    pub(super) fn reached(&self, start: &[u32]) -> Reached<'a> {
+        let mut reached = Reached { start: start.to_vec(), ranks: Vec::new(), by: HashMap::new() };
+        let mut line: VecDeque<u32> = start.iter().copied().collect();
+        while let Some(from) = line.pop_front() {
+            for link in self.links(from) {
+                if !reached.by.contains_key(&link.to) {
+                    reached.by.insert(link.to, link);
+                    if link.to != self.me {
+                        reached.ranks.push(link.to);
+                    }
+                    if !start.contains(&link.to) {
+                        line.push_back(link.to);
+                    }
+                }
+            }
+        }
+        reached
+    }
+
+    /// Ranks that wait for each other in a circle, the lowest first, and the circle in words.
+    pub(super) fn deadlock(&self, start: &[u32]) -> Option<(Vec<u32>, String)> {
+        let mut candidates = start.to_vec();
+        candidates.extend(self.reached(start).ranks);
+        candidates.truncate(STARTS);
+        let mut circle = candidates.into_iter().find_map(|rank| self.circle(rank))?;
+        let lowest = (0..circle.len()).min_by_key(|i| circle[*i].from)?;
+        circle.rotate_left(lowest);
+        Some((circle.iter().map(|link| link.from).collect(), told(&circle)))
+    }
+
+    /// The shortest way from a rank back to itself.
+    fn circle(&self, rank: u32) -> Option<Vec<Link<'a>>> {
+        let mut by: HashMap<u32, Link<'a>> = HashMap::new();
+        let mut line = VecDeque::from([rank]);
+        while let Some(from) = line.pop_front() {
+            for link in self.links(from).filter(|link| !self.moves(link)) {
+                if link.to == rank {
+                    let mut links = vec![link];
+                    while let Some(before) = by.get(&links[links.len() - 1].from) {
+                        links.push(*before);
+                    }
+                    links.reverse();
+                    // Ranks inside one collective wait for each other as a matter of course.
+                    let same = links.iter().all(|l| (l.wait.op, l.wait.at) == (link.wait.op, link.wait.at));
+                    return Some(links).filter(|_| link.wait.is_message() || !same);
+                }
+                if !by.contains_key(&link.to) {
+                    by.insert(link.to, link);
+                    line.push_back(link.to);
+                }
+            }
+        }
+        None
+    }
+
+    /// Whether the two ranks of a link are at the two ends of one message.
+    fn moves(&self, link: &Link<'_>) -> bool {
+        use c10d_core::OpKind::{Recv, RecvAnySource, Send};
+        let ends = |a: &Wait, b: &Wait| {
+            a.at == b.at && a.kind() == Some(Send) && matches!(b.kind(), Some(Recv | RecvAnySource))
+        };
+        link.wait.is_message()
+            && self.waits(link.to).iter().any(|theirs| {
+                theirs.on(link.to, self.size()).contains(&link.from)
+                    && (ends(link.wait, theirs) || ends(theirs, link.wait))
+            })
+    }
+}

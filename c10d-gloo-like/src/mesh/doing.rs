@@ -1,0 +1,153 @@
+//! What a rank is doing, in its own words: where it is among the collectives, whom it waits for, and which call of its own
+//! it refused.
+
+use c10d_core::{Error, Fingerprint, OpKind};
+
+use super::board::Position;
+use super::verdict::is_p2p;
+use super::wire::{Reader, put_text};
+
+/// Waits told of at once.
+pub(crate) const WAITS: usize = 16;
+/// Ranks told of per wait.
+const RANKS: usize = 64;
+/// Bytes told of a refusal.
+const WHY: usize = 200;
+
+/// An op that a rank is inside of.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Wait {
+    /// The op's code.
+    pub(crate) op: u8,
+    /// The number of a collective, the tag of a message.
+    pub(crate) at: u32,
+    /// The ranks without which it does not go on. Empty: any rank of a receive from any source; else not known, since the
+    /// op moves or has only begun.
+    pub(crate) on: Vec<u32>,
+    /// It was started, and nobody is inside the call.
+    pub(crate) started: bool,
+}
+
+impl Wait {
+    /// The wait for these ranks in the call.
+    pub(crate) fn of(print: &Fingerprint, on: Vec<u32>) -> Wait {
+        Wait { op: print.op, at: if is_p2p(print) { print.root } else { print.seq }, on, started: false }
+    }
+
+    pub(super) fn kind(&self) -> Option<OpKind> {
+        OpKind::from_code(self.op)
+    }
+
+    pub(super) fn is_message(&self) -> bool {
+        self.kind().is_some_and(OpKind::is_p2p)
+    }
+
+    /// The ranks that it waits for, on `rank` in a group of `size`.
+    pub(super) fn on(&self, rank: u32, size: u32) -> Vec<u32> {
+        if self.on.is_empty() && self.kind() == Some(OpKind::RecvAnySource) {
+            return (0..size).filter(|r| *r != rank).collect();
+        }
+        self.on.iter().copied().filter(|r| *r != rank && *r < size).collect()
+    }
+
+    /// The call, as in `all_reduce seq 12` and `send tag 3`.
+    pub(super) fn call(&self) -> String {
+        let word = if self.is_message() { "tag" } else { "seq" };
+        format!("{} {word} {}", self.kind().map_or("an op", OpKind::name), self.at)
+    }
+
+    /// What it waits for, as in `waits for rank 3 in send tag 3`.
+    pub(super) fn words(&self) -> String {
+        match &self.on[..] {
+            [] if self.kind() == Some(OpKind::RecvAnySource) => format!("waits for any rank in {}", self.call()),
+            [] => format!("is still in {}", self.call()),
+            on => format!("waits for {} in {}", ranks(on), self.call()),
+        }
+    }
+}
+
+/// `rank 3`, `ranks 3, 4`; of many the first ones.
+pub(super) fn ranks(list: &[u32]) -> String {
+    const SHOWN: usize = 8;
+    let names: Vec<String> = list.iter().take(SHOWN).map(u32::to_string).collect();
+    let word = if list.len() == 1 { "rank" } else { "ranks" };
+    let more = if list.len() > SHOWN { format!(" and {} more", list.len() - SHOWN) } else { String::new() };
+    format!("{word} {}{more}", names.join(", "))
+}
+
+/// A call that its own rank refused: nothing of it was sent.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Refused {
+    /// The op's code.
+    pub(crate) op: u8,
+    /// The kind of the error, and its text.
+    pub(crate) why: String,
+}
+
+impl Refused {
+    pub(super) fn new(op: OpKind, error: &Error) -> Refused {
+        let mut why = format!("{}: {}", error.kind().name(), error.report().what);
+        while why.len() > WHY {
+            why.pop();
+        }
+        Refused { op: op as u8, why }
+    }
+
+    pub(super) fn words(&self) -> String {
+        let op = OpKind::from_code(self.op).map_or("an op", OpKind::name);
+        format!("its own last call, {op}, was refused there ({})", self.why)
+    }
+}
+
+/// See the module.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Doing {
+    pub(crate) position: Position,
+    pub(crate) waits: Vec<Wait>,
+    /// Of the last call, if it was refused.
+    pub(crate) refused: Option<Refused>,
+}
+
+impl Doing {
+    /// The first call that somebody is inside of.
+    pub(super) fn blocked(&self) -> Option<&Wait> {
+        self.waits.iter().find(|wait| !wait.started)
+    }
+
+    pub(super) fn put(&self, out: &mut Vec<u8>) {
+        let waits = &self.waits[..self.waits.len().min(WAITS)];
+        out.push(waits.len() as u8);
+        for wait in waits {
+            let on = &wait.on[..wait.on.len().min(RANKS)];
+            out.extend_from_slice(&[wait.op, on.len() as u8, wait.started.into()]);
+            out.extend_from_slice(&wait.at.to_le_bytes());
+            on.iter().for_each(|rank| out.extend_from_slice(&rank.to_le_bytes()));
+        }
+        out.push(self.refused.is_some().into());
+        if let Some(refused) = &self.refused {
+            out.push(refused.op);
+            put_text(out, &refused.why, WHY);
+        }
+    }
+
+    pub(super) fn read(position: Position, r: &mut Reader<'_>) -> Option<Doing> {
+        let n = usize::from(r.u8()?);
+        if n > WAITS {
+            return None;
+        }
+        let wait = |r: &mut Reader<'_>| {
+            let (op, on, started, at) = (r.u8()?, usize::from(r.u8()?), r.u8()? != 0, r.u32()?);
+            if on > RANKS {
+                return None;
+            }
+            Some(Wait { op, at, on: (0..on).map(|_| r.u32()).collect::<Option<_>>()?, started })
+        };
+        let waits = (0..n).map(|_| wait(r)).collect::<Option<_>>()?;
+        let refused = match r.u8()? {
+            0 => None,
+            1 => Some(Refused { op: r.u8()?, why: r.text(WHY)? }),
+            _ => return None,
+        };
+        Some(Doing { position, waits, refused })
+    }
+}

@@ -1,0 +1,187 @@
+//! Who is to blame where the rank that is waited for waits itself: chains of messages, circles, refused calls.
+
+use std::time::{Duration, Instant};
+
+use c10d::launch::{Report, Signal};
+use c10d::ops::BarrierOptions;
+use c10d::{ProcessGroup, ReduceOp, Result, op};
+use libtest_mimic::{Failed, Trial};
+use rustix::process::{Signal as Sig, getpid, kill_process};
+
+use crate::stage::{Told, cast, failures, join, lines, shown, tell, tell_error};
+
+const WORLD: u32 = 4;
+const CAP: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_millis(1500);
+/// More than a link takes in without its reader.
+const LARGE: usize = 4 << 20;
+
+pub(crate) fn trials() -> Vec<Trial> {
+    let mut trials = Vec::new();
+    for transport in ["shm", "tcp"] {
+        trials.push(Trial::test(format!("blame/{transport}/chains"), move || chains(transport)));
+        trials.push(Trial::test(format!("blame/{transport}/circles"), move || circles(transport)));
+    }
+    trials
+}
+
+pub(crate) fn play(part: &str) -> Result {
+    let pg = join(CAP)?;
+    let scenes: &[Scene] = if part == "chains" { &CHAINS } else { &CIRCLES };
+    let groups = scenes.iter().map(|_| Ok(pg.new_group(&[0, 1, 2, 3])?.expect("all ranks are members")));
+    let groups: Vec<ProcessGroup> = groups.collect::<Result<_>>()?;
+    pg.barrier()?;
+    if part == "chains" && pg.rank() == 0 {
+        tell("stops");
+        let _ = kill_process(getpid(), Sig::STOP);
+        std::thread::sleep(2 * CAP);
+        return Ok(());
+    }
+    // One after the other where it is quiet, so that a busy machine does not make live ranks look stopped.
+    for (scene, group) in scenes.iter().zip(&groups) {
+        match (scene.act)(group) {
+            Err(e) => tell_error(scene.name, &e),
+            Ok(()) => tell(format!("{}|none|||no error", scene.name)),
+        }
+        if part != "chains" {
+            pg.barrier()?;
+        }
+    }
+    Ok(())
+}
+
+/// What all ranks do, each its part.
+struct Scene {
+    name: &'static str,
+    act: fn(&ProcessGroup) -> Result,
+}
+
+fn receive(group: &ProcessGroup, from: u32, tag: u32) -> Result {
+    group.run(op::recv(vec![0u8; 8], from, tag).timeout(TIMEOUT)).map(drop)
+}
+
+fn send(group: &ProcessGroup, to: u32, tag: u32, bytes: usize) -> Result {
+    group.run(op::send(vec![0u8; bytes], to, tag).timeout(TIMEOUT)).map(drop)
+}
+
+const CHAINS: [Scene; 3] = [
+    // 0 -> 1 -> 2 -> 3: each receives before it sends.
+    Scene { name: "receives", act: |group| receive(group, group.rank() - 1, group.rank()) },
+    // 3 -> 2 -> 1 -> 0: nobody takes what the others send.
+    Scene {
+        name: "sends",
+        act: |group| {
+            let begin = Instant::now();
+            while begin.elapsed() < CAP {
+                send(group, group.rank() - 1, group.rank(), LARGE)?;
+            }
+            Ok(())
+        },
+    },
+    // The same with a handle that is waited for.
+    Scene {
+        name: "started",
+        act: |group| {
+            let call = op::recv(vec![0u8; 8], group.rank() - 1, group.rank()).timeout(TIMEOUT);
+            Ok(group.start(call).wait().map(drop)?)
+        },
+    },
+];
+
+fn chains(transport: &str) -> Result<(), Failed> {
+    let job = cast("chains", WORLD, transport).spawn().map_err(|e| e.to_string())?;
+    let begin = Instant::now();
+    while begin.elapsed() < 2 * CAP && !(1..WORLD).all(|rank| job.has_ended(rank).unwrap_or(true)) {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    job.signal(0, Signal::Kill).map_err(|e| e.to_string())?;
+    let report = job.wait(Instant::now() + CAP).map_err(|e| e.to_string())?;
+    for scene in &CHAINS {
+        let mut words = Vec::new();
+        for rank in 1..WORLD {
+            let told = told(&report, rank, scene.name)?;
+            if told.kind != "Timeout" || told.guilty != [0] || !told.words.contains("rank 0 is stopped or unreachable")
+            {
+                return Err(format!("rank {rank} says {told:?}\n{}", shown(&report)).into());
+            }
+            words.push(told.words);
+        }
+        // The rank whose time was over first may have been the neighbour of the one that is stopped.
+        let chained = words.iter().any(|w| w.contains("rank 2 waits for rank 1 in "));
+        let direct = words.iter().all(|w| !w.contains(" waits for "));
+        if !chained && !direct {
+            return Err(format!("{}: {words:?}", scene.name).into());
+        }
+    }
+    Ok(())
+}
+
+fn told(report: &Report, rank: u32, about: &str) -> Result<Told, Failed> {
+    let told = failures(report, rank).into_iter().find(|told| told.about == about);
+    told.ok_or_else(|| {
+        format!("rank {rank} says nothing of {about}: {:?}\n{}", lines(report, rank), shown(report)).into()
+    })
+}
+
+const CIRCLES: [Scene; 3] = [
+    // 0 waits for 1, 1 for 2, 2 for 0; 3 waits for 2.
+    Scene { name: "circle", act: |group| receive(group, [1, 2, 0, 2][group.rank() as usize], group.rank()) },
+    // Rank 1 receives what rank 2 would send after the barrier.
+    Scene {
+        name: "mixed",
+        act: |group| match group.rank() {
+            1 => receive(group, 2, 9),
+            _ => group.run(op::barrier(BarrierOptions::default()).timeout(TIMEOUT)),
+        },
+    },
+    // Rank 1 makes a call that has no meaning, and then none.
+    Scene {
+        name: "refused",
+        act: |group| match group.rank() {
+            1 => {
+                let refused = group.broadcast(&mut [0u8; 8], 77);
+                let begin = Instant::now();
+                while begin.elapsed() < CAP && group.failure().is_none() && heard(group) {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                refused
+            }
+            _ => group.run(op::all_reduce(vec![0f32; 8], ReduceOp::Sum).timeout(TIMEOUT)).map(drop),
+        },
+    },
+];
+
+/// Whether the group goes on, as far as rank 1 knows without a call of its own.
+fn heard(group: &ProcessGroup) -> bool {
+    group.send(&[0u8; 1][..], 0, 1 << 20).is_ok()
+}
+
+fn circles(transport: &str) -> Result<(), Failed> {
+    let report = cast("circles", WORLD, transport).run().map_err(|e| e.to_string())?;
+    let expected: [(&str, &[u32], &str); 2] = [
+        (
+            "circle",
+            &[0, 1, 2],
+            "deadlock: rank 0 waits for rank 1 in recv tag 0, rank 1 waits for rank 2 in recv tag 1, rank 2 waits for \
+             rank 0 in recv tag 2",
+        ),
+        ("mixed", &[], "rank 1 waits for rank 2 in recv tag 9, rank 2 waits for rank"),
+    ];
+    for (scene, guilty, words) in expected {
+        for rank in 0..WORLD {
+            let told = told(&report, rank, scene)?;
+            let named = if guilty.is_empty() { told.guilty.contains(&1) } else { told.guilty == guilty };
+            if told.kind != "Timeout" || !named || !told.words.contains(words) {
+                return Err(format!("rank {rank} says {told:?}").into());
+            }
+        }
+    }
+    for rank in [0, 2, 3] {
+        let told = told(&report, rank, "refused")?;
+        let words = "its own last call, broadcast, was refused there (InvalidArgument";
+        if told.kind != "Timeout" || told.guilty != [1] || !told.words.contains(words) {
+            return Err(format!("rank {rank} says {told:?}").into());
+        }
+    }
+    Ok(())
+}
