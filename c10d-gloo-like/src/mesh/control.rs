@@ -37,6 +37,8 @@ pub(crate) struct Revoke {
     pub(crate) kind: ErrorKind,
     pub(crate) what: String,
     pub(crate) guilty: Vec<u32>,
+    /// It lies between the guilty ranks (a deadlock, a broken connection): all of them are named on all ranks.
+    pub(crate) between: bool,
     pub(crate) phase: Option<Phase>,
     pub(crate) seq: Option<u64>,
     /// Of a mismatch: what its two ranks called.
@@ -114,6 +116,7 @@ impl Revoke {
             kind: report.kind.clone(),
             what: report.what.clone(),
             guilty: report.guilty.clone(),
+            between: false,
             phase: report.phase,
             seq: report.seq,
             prints,
@@ -136,6 +139,7 @@ impl Revoke {
         let guilty = &self.guilty[..self.guilty.len().min(GUILTY)];
         out.extend_from_slice(&(guilty.len() as u32).to_le_bytes());
         guilty.iter().for_each(|rank| out.extend_from_slice(&rank.to_le_bytes()));
+        out.push(self.between.into());
         let phase = self.phase.and_then(|p| PHASES.iter().position(|q| *q == p));
         out.push(phase.map_or(255, |p| p as u8));
         put_option(out, self.seq, |out, seq| out.extend_from_slice(&seq.to_le_bytes()));
@@ -169,6 +173,7 @@ impl Revoke {
             kind,
             what,
             guilty,
+            between: r.u8()? != 0,
             phase: PHASES.get(usize::from(r.u8()?)).copied(),
             seq: option(r, Reader::u64)?,
             prints: option(r, |r| Some([(r.u32()?, print(r)?), (r.u32()?, print(r)?)]))?,
@@ -274,6 +279,7 @@ mod tests {
                 kind,
                 what: "why".into(),
                 guilty: vec![1, 5],
+                between: prints.is_some(),
                 phase: Some(Phase::Transfer),
                 seq: Some(1 << 33),
                 prints,
@@ -342,6 +348,7 @@ mod tests {
             kind: ErrorKind::PeerDead { how: "x".repeat(9999) },
             what: "y".repeat(9999),
             guilty: (0..20_000).collect(),
+            between: true,
             phase: None,
             seq: None,
             prints: None,

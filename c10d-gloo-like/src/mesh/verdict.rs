@@ -91,8 +91,7 @@ const ADVICE: &str = "all ranks must call the same operations with the same argu
 /// all of them, on all ranks.
 pub(crate) fn retell(me: u32, revoke: &Revoke) -> Error {
     let by = revoke.by;
-    let between = revoke.guilty.contains(&by);
-    let mut guilty: Vec<u32> = revoke.guilty.iter().copied().filter(|rank| between || *rank != me).collect();
+    let mut guilty: Vec<u32> = revoke.guilty.iter().copied().filter(|rank| revoke.between || *rank != me).collect();
     let named = guilty.len() != revoke.guilty.len();
     let mut kind = revoke.kind.clone();
     if guilty.is_empty() {
@@ -129,14 +128,14 @@ const LONG: Duration = Duration::from_millis(400);
 /// Of a collective: the ranks that are stopped, gone, or busy outside of any call; else those that are stuck in other
 /// calls; else those whom this rank waits for. Of a message: those at the ends of the chain of ranks that wait for each
 /// other. Ranks that wait for each other in a circle are named all, this one included.
-pub(crate) fn judge(me: u32, place: Option<Place>, mine: &Wait, answers: &[Answer]) -> (Vec<u32>, String) {
+pub(crate) fn judge(me: u32, place: Option<Place>, mine: &Wait, answers: &[Answer]) -> Blame {
     match place {
         Some(place) => judge_collective(me, place, mine, answers),
         None => judge_message(me, mine, answers),
     }
 }
 
-fn judge_collective(me: u32, place: Place, mine: &Wait, answers: &[Answer]) -> (Vec<u32>, String) {
+fn judge_collective(me: u32, place: Place, mine: &Wait, answers: &[Answer]) -> Blame {
     let (mut guilty, mut late, mut stuck) = (Vec::new(), Vec::new(), Vec::new());
     let mut words = Vec::new();
     for (rank, answer) in (0..).zip(answers).filter(|(rank, _)| *rank != me) {
@@ -167,12 +166,11 @@ fn judge_collective(me: u32, place: Place, mine: &Wait, answers: &[Answer]) -> (
         guilty = late;
     }
     if guilty.is_empty() && !stuck.is_empty() {
-        let circle = Chains { me, mine, answers }.deadlock(&stuck);
-        guilty = stuck;
-        if let Some((ranks, chain)) = circle {
+        if let Some((guilty, chain)) = (Chains { me, mine, answers }).deadlock(&stuck) {
             words.push(format!("deadlock: {chain}"));
-            guilty = ranks;
+            return Blame { between: true, ..Blame::of(guilty, &words) };
         }
+        guilty = stuck;
     }
     if guilty.is_empty() {
         guilty = mine.on(me, answers.len() as u32);
@@ -180,7 +178,7 @@ fn judge_collective(me: u32, place: Place, mine: &Wait, answers: &[Answer]) -> (
             words.push(format!("{} called it but did not finish its part", ranks(&guilty)));
         }
     }
-    (guilty, words.join("; "))
+    Blame::of(guilty, &words)
 }
 
 /// Where a rank is that has not come to a collective.
@@ -198,7 +196,7 @@ fn at(doing: &Doing) -> String {
     }
 }
 
-fn judge_message(me: u32, mine: &Wait, answers: &[Answer]) -> (Vec<u32>, String) {
+fn judge_message(me: u32, mine: &Wait, answers: &[Answer]) -> Blame {
     let chains = Chains { me, mine, answers };
     let reached = chains.reached(&[me]);
     // By how sure it is that they are the ones: gone, in no call, silent since a moment ago, in a call that moves.
@@ -221,12 +219,13 @@ fn judge_message(me: u32, mine: &Wait, answers: &[Answer]) -> (Vec<u32>, String)
             },
         }
     }
-    let deadlock = || chains.deadlock(&[me]).map(|(ranks, chain)| (ranks, format!("deadlock: {chain}")));
     let ends = [gone, idle, late].into_iter().find(|ends| !ends.is_empty());
     let ends = match ends {
         Some(ends) => ends,
-        None => match deadlock() {
-            Some(found) => return found,
+        None => match chains.deadlock(&[me]) {
+            Some((guilty, chain)) => {
+                return Blame { between: true, ..Blame::of(guilty, &[format!("deadlock: {chain}")]) };
+            }
             None => busy,
         },
     };
@@ -234,14 +233,14 @@ fn judge_message(me: u32, mine: &Wait, answers: &[Answer]) -> (Vec<u32>, String)
         let direct = mine.on(me, chains.size());
         let words = |rank: &u32| format!("rank {rank} {}", doing(answers.get(*rank as usize)));
         let words: Vec<String> = direct.iter().map(words).collect();
-        return (direct, words.join("; "));
+        return Blame::of(direct, &words);
     }
     let words = ends.iter().map(|(rank, words)| match reached.chain(*rank) {
         chain if chain.is_empty() => words.clone(),
         chain => format!("{chain}; {words}"),
     });
     let words: Vec<String> = words.collect();
-    (ends.into_iter().map(|(rank, _)| rank).collect(), words.join("; "))
+    Blame::of(ends.into_iter().map(|(rank, _)| rank).collect(), &words)
 }
 
 fn stopped(rank: u32) -> String {
@@ -258,6 +257,21 @@ pub(super) fn doing(answer: Option<&Answer>) -> String {
             (Some(refused), None) => format!("is in no call; {}", refused.words()),
             (None, None) => "is in no call".to_owned(),
         },
+    }
+}
+
+/// A judgement.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Blame {
+    pub(crate) guilty: Vec<u32>,
+    pub(crate) words: String,
+    /// See [`Revoke::between`].
+    pub(crate) between: bool,
+}
+
+impl Blame {
+    fn of(guilty: Vec<u32>, words: &[String]) -> Blame {
+        Blame { guilty, words: words.join("; "), between: false }
     }
 }
 

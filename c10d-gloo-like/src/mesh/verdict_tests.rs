@@ -6,7 +6,16 @@ fn print(count: u64) -> Fingerprint {
 }
 
 fn revoke(kind: ErrorKind, guilty: &[u32], prints: Option<[(u32, Fingerprint); 2]>) -> Revoke {
-    Revoke { by: 0, kind, what: "why".into(), guilty: guilty.to_vec(), phase: None, seq: Some(7), prints }
+    Revoke {
+        by: 0,
+        kind,
+        what: "why".into(),
+        guilty: guilty.to_vec(),
+        between: false,
+        phase: None,
+        seq: Some(7),
+        prints,
+    }
 }
 
 fn mismatch_01() -> Revoke {
@@ -77,6 +86,12 @@ fn message(op: OpKind, tag: u32, on: &[u32]) -> Answer {
 
 fn idle() -> Answer {
     Answer::At(Doing { position: Position { last: None, inside: false }, waits: vec![], refused: None })
+}
+
+fn judge(me: u32, place: Option<Place>, mine: &Wait, answers: &[Answer]) -> (Vec<u32>, String) {
+    let blame = super::judge(me, place, mine, answers);
+    assert_eq!(blame.between, blame.words.contains("deadlock"));
+    (blame.guilty, blame.words)
 }
 
 #[test]
@@ -189,9 +204,9 @@ fn a_circle_names_all_its_ranks() {
 
 #[test]
 fn what_lies_between_ranks_names_them_on_all() {
-    let circle = Revoke { by: 1, ..revoke(ErrorKind::Timeout, &[1, 2], None) };
-    for me in [0, 2] {
+    let circle = Revoke { by: 1, between: true, ..revoke(ErrorKind::Timeout, &[2, 3], None) };
+    for me in [0, 2, 3] {
         let error = retell(me, &circle);
-        assert_eq!((&error.report().guilty[..], &error.report().what[..]), (&[1, 2][..], "reported by rank 1: why"));
+        assert_eq!((&error.report().guilty[..], &error.report().what[..]), (&[2, 3][..], "reported by rank 1: why"));
     }
 }

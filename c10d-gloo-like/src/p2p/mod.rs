@@ -148,9 +148,9 @@ impl Messages {
 
     fn watch_deadlines(&self, now: Instant) {
         let late = self.state.lock().late(now);
-        if let Some((print, waiting_for)) = late {
+        if let Some((print, wait)) = late {
             // Fails the group, and so all that is in flight, at the next look.
-            self.health.timeout(&print, &waiting_for);
+            self.health.timed_out(&print, &wait);
         }
     }
 

@@ -37,9 +37,18 @@ struct Live {
     ticket: Ticket,
     /// Nobody waits inside the call.
     started: bool,
+    op: OpKind,
     print: Fingerprint,
     peer: Option<u32>,
     deadline: Option<Instant>,
+}
+
+impl Live {
+    /// The wait, as others are told of it. Both ends of a message have the same fingerprint; which end this is, the op says.
+    fn wait(&self) -> Wait {
+        let wait = Wait::of(&self.print, self.peer.into_iter().collect());
+        Wait { op: self.op as u8, started: self.started, ..wait }
+    }
 }
 
 /// What there is to wait for at one peer's link.
@@ -103,6 +112,7 @@ impl State {
         self.live.push(Live {
             ticket,
             started,
+            op: request.op,
             print: request.fingerprint,
             peer,
             deadline: started.then(|| request.deadline()),
@@ -352,19 +362,17 @@ impl State {
     pub(super) fn waits(&self) -> (Vec<Wait>, u64) {
         let waited_for = self.live.iter().any(|l| !l.started);
         let told = self.live.iter().filter(|l| !(waited_for && l.started)).take(WAITS);
-        let wait = |l: &Live| Wait { started: l.started, ..Wait::of(&l.print, l.peer.into_iter().collect()) };
-        (told.map(wait).collect(), self.next)
+        (told.map(Live::wait).collect(), self.next)
     }
 
     /// The call whose deadline has passed, and whom it waits for.
-    pub(super) fn late(&mut self, now: Instant) -> Option<(Fingerprint, Vec<u32>)> {
+    pub(super) fn late(&mut self, now: Instant) -> Option<(Fingerprint, Wait)> {
         let peers = &self.peers;
         let posted = &self.posted;
         for live in &mut self.live {
             let deadline = *live.deadline.get_or_insert_with(|| deadline_of(live.ticket, posted, peers).unwrap_or(now));
             if now >= deadline {
-                let everybody = || (0..peers.len() as u32).filter(|r| peers[*r as usize].is_some()).collect();
-                return Some((live.print, live.peer.map_or_else(everybody, |p| vec![p])));
+                return Some((live.print, live.wait()));
             }
         }
         None

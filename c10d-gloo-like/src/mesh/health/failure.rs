@@ -20,6 +20,12 @@ impl Health {
         self.fail_with(error, None)
     }
 
+    /// The same for what lies between the guilty ranks: all ranks name all of them, themselves included.
+    pub(crate) fn fail_between(&self, error: Error) -> Error {
+        let revoke = Revoke { between: true, ..Revoke::of(self.rank, &error, None) };
+        self.keep(error, revoke)
+    }
+
     /// The same for a disagreement that was found in a message of `rank`, which came with the call `theirs`.
     pub(crate) fn mismatch(&self, rank: u32, mine: &Fingerprint, theirs: &Fingerprint) -> Error {
         let error = verdict::mismatch(rank, mine, theirs).unwrap_or_else(|| {

@@ -89,9 +89,14 @@ impl Health {
         }
     }
 
-    /// The deadline has passed: finds out within 80 ms who is at fault, and fails the group. Of a point-to-point call,
-    /// only the ranks in `waiting_for` can be.
+    /// The deadline of a collective has passed, which waits for these ranks: as [`Health::timed_out`].
     pub(crate) fn timeout(&self, print: &Fingerprint, waiting_for: &[u32]) -> Error {
+        self.timed_out(print, &Wait::of(print, waiting_for.to_vec()))
+    }
+
+    /// The deadline has passed: finds out within 80 ms who is at fault, and fails the group. Of a point-to-point call,
+    /// only the ranks for which it waits can be, and those for which these wait.
+    pub(crate) fn timed_out(&self, print: &Fingerprint, mine: &Wait) -> Error {
         self.settle();
         if self.failed() {
             return self.failure();
@@ -99,12 +104,11 @@ impl Health {
         let place = Place::of(print);
         let answers = self.collect(self.ask(place));
         let collective = !verdict::is_p2p(print);
-        let mine = Wait::of(print, waiting_for.to_vec());
-        let (guilty, who) = verdict::judge(self.rank, collective.then_some(place), &mine, &answers);
+        let blame = verdict::judge(self.rank, collective.then_some(place), mine, &answers);
         let phase = if collective { Phase::Announce } else { Phase::Transfer };
-        let mut error = Error::new(ErrorKind::Timeout, who).guilty(guilty).phase(phase);
+        let mut error = Error::new(ErrorKind::Timeout, blame.words).guilty(blame.guilty).phase(phase);
         error.report_mut().seq = collective.then_some(print.seq.into());
-        self.fail(error)
+        if blame.between { self.fail_between(error) } else { self.fail(error) }
     }
 
     /// Asks all peers where they are. Those in this process need not be waited for.
