@@ -1,5 +1,6 @@
 //! Follows who waits for whom to the end: to ranks that are gone, to ranks that are in no call, or round in a circle.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 
 use super::doing::Wait;
@@ -91,8 +92,8 @@ impl<'a> Chains<'a> {
         let mut line: VecDeque<u32> = start.iter().copied().collect();
         while let Some(from) = line.pop_front() {
             for link in self.links(from) {
-                if !reached.by.contains_key(&link.to) {
-                    reached.by.insert(link.to, link);
+                if let Entry::Vacant(entry) = reached.by.entry(link.to) {
+                    entry.insert(link);
                     if link.to != self.me {
                         reached.ranks.push(link.to);
                     }
@@ -132,8 +133,8 @@ impl<'a> Chains<'a> {
                     let same = links.iter().all(|l| (l.wait.op, l.wait.at) == (link.wait.op, link.wait.at));
                     return Some(links).filter(|_| link.wait.is_message() || !same);
                 }
-                if !by.contains_key(&link.to) {
-                    by.insert(link.to, link);
+                if let Entry::Vacant(entry) = by.entry(link.to) {
+                    entry.insert(link);
                     line.push_back(link.to);
                 }
             }

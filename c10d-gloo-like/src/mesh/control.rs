@@ -273,13 +273,13 @@ mod tests {
     fn frames() -> Vec<Frame> {
         let print = Fingerprint { seq: 7, op: 4, dtype: 10, reduce: 0, step: 2, count: 1 << 40, root: 3, rest: 9 };
         let at = Place { seq: 7, step: 2 };
-        let revoke = |kind, prints| {
+        let revoke = |kind: ErrorKind, prints| {
             Frame::Revoke(Box::new(Revoke {
                 by: 3,
+                between: kind == ErrorKind::Timeout,
                 kind,
                 what: "why".into(),
                 guilty: vec![1, 5],
-                between: prints.is_some(),
                 phase: Some(Phase::Transfer),
                 seq: Some(1 << 33),
                 prints,
