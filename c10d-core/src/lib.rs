@@ -22,9 +22,10 @@ pub mod types;
 mod work;
 
 pub use backend::{Backend, Capabilities};
-pub use buffer::{Buf, BufMut, Buffers, Coo, DeviceCoo, Memory, RawSpans, Root, Span};
+pub use buffer::{Buf, BufMut, Buffers, Coo, Memory, RawSpans, Root, Span};
 pub use call::Call;
 pub use cancel::{Cancel, CancelError};
+pub use device::DeviceCoo;
 pub use dispatch::{BackendMap, Composed, Fingerprint, KernelContext};
 pub use error::{Error, ErrorKind, OpError, Phase, Report, Result, Status};
 pub use group::{GroupBuilder, GroupInit, ProcessGroup, run_ranks};

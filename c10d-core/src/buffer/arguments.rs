@@ -3,7 +3,7 @@
 
 use super::coo::SparseCall;
 use super::{Buf, BufMut, Span, Spans};
-use crate::job::Outcome;
+use super::Outcome;
 use crate::{Error, Result};
 
 /// Where a call's buffers write down their spans.

@@ -3,9 +3,7 @@
 
 use std::any::Any;
 
-use super::{Buf, Buffers, InPlace, Sink, Span};
-use crate::device::DeviceBuffer;
-use crate::job::Outcome;
+use super::{Buffers, InPlace, Outcome, Sink, Span};
 use crate::types::{DType, Element};
 use crate::{Error, Result};
 
@@ -33,14 +31,6 @@ pub struct Coo<T> {
     values: Vec<T>,
 }
 
-/// The same in a device's memory.
-#[derive(Debug)]
-pub struct DeviceCoo {
-    layout: CooLayout,
-    indices: DeviceBuffer,
-    values: DeviceBuffer,
-}
-
 /// What a sparse tensor is, but for its contents.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -58,7 +48,7 @@ pub struct CooLayout {
 }
 
 impl CooLayout {
-    fn new(shape: Vec<usize>, sparse_dim: usize, indices: usize, values: usize) -> Result<CooLayout> {
+    pub(crate) fn new(shape: Vec<usize>, sparse_dim: usize, indices: usize, values: usize) -> Result<CooLayout> {
         if sparse_dim == 0 || sparse_dim > shape.len() {
             let what =
                 format!("a tensor of shape {shape:?} has 1 to {} sparse dimensions, not {sparse_dim}", shape.len());
@@ -181,47 +171,6 @@ impl<T: Element> Coo<T> {
     }
 }
 
-impl DeviceCoo {
-    /// A tensor of this shape, of whose dimensions the first `sparse_dim` are sparse. Both buffers are on one device, and
-    /// the indices are of `i64`.
-    ///
-    /// # Errors
-    /// `InvalidArgument` if lengths, types or devices do not fit each other.
-    pub fn new(
-        shape: impl Into<Vec<usize>>,
-        sparse_dim: usize,
-        indices: DeviceBuffer,
-        values: DeviceBuffer,
-    ) -> Result<DeviceCoo> {
-        if indices.dtype() != DType::I64 {
-            return Err(Error::invalid(format!("indices are of i64, not of {}", indices.dtype())));
-        }
-        let layout = CooLayout::new(shape.into(), sparse_dim, indices.count(), values.count())?;
-        Ok(DeviceCoo { layout, indices, values })
-    }
-
-    facts!();
-
-    /// The coordinates: `sparse_dim` rows of `nnz`.
-    pub fn indices(&self) -> &DeviceBuffer {
-        &self.indices
-    }
-
-    /// The values: `nnz` rows.
-    pub fn values(&self) -> &DeviceBuffer {
-        &self.values
-    }
-
-    /// Coordinates and values.
-    pub fn into_parts(self) -> (DeviceBuffer, DeviceBuffer) {
-        (self.indices, self.values)
-    }
-
-    fn spans(&mut self) -> [Span; 2] {
-        [self.values.span(), self.indices.span()]
-    }
-}
-
 /// What a call with a sparse tensor has besides its spans.
 #[derive(Debug)]
 pub(crate) struct SparseCall {
@@ -241,7 +190,7 @@ impl SparseCall {
 pub struct Sparse<C>(pub(crate) C);
 
 impl<C> Sparse<C> {
-    fn write<R: 'static>(sink: &mut Sink, layout: &CooLayout, spans: [Span; 2]) {
+    pub(crate) fn write<R: 'static>(sink: &mut Sink, layout: &CooLayout, spans: [Span; 2]) {
         spans.into_iter().for_each(|span| sink.input(span));
         let is_result = |outcome: &Outcome| outcome.payload.as_deref().is_some_and(<dyn Any + Send>::is::<R>);
         sink.sparse = Some(Box::new(SparseCall { layout: layout.clone(), is_result }));
@@ -252,27 +201,27 @@ macro_rules! sparse {
     ($([$($generics:tt)*] $tensor:ty;)*) => {$(
         // SAFETY: the memory is that of vectors or device buffers which the value owns, and which nobody touches before
         // `back`; it does not move with the value.
-        unsafe impl<$($generics)*> Buffers for Sparse<$tensor> {
+        unsafe impl<$($generics)*> $crate::buffer::Buffers for $crate::buffer::Sparse<$tensor> {
             type Back = $tensor;
-            fn describe(&mut self, sink: &mut Sink) -> Result {
+            fn describe(&mut self, sink: &mut $crate::buffer::Sink) -> $crate::Result {
                 let spans = self.0.spans();
                 Self::write::<$tensor>(sink, &self.0.layout, spans);
                 Ok(())
             }
-            fn back(self, outcome: Outcome) -> $tensor {
+            fn back(self, outcome: $crate::buffer::Outcome) -> $tensor {
                 outcome.payload.and_then(|p| p.downcast().ok()).map_or(self.0, |result| *result)
             }
         }
 
         // SAFETY: as above; the value is borrowed exclusively.
-        unsafe impl<'a, $($generics)*> Buffers for Sparse<&'a mut $tensor> {
+        unsafe impl<'a, $($generics)*> $crate::buffer::Buffers for $crate::buffer::Sparse<&'a mut $tensor> {
             type Back = &'a mut $tensor;
-            fn describe(&mut self, sink: &mut Sink) -> Result {
+            fn describe(&mut self, sink: &mut $crate::buffer::Sink) -> $crate::Result {
                 let spans = self.0.spans();
                 Self::write::<$tensor>(sink, &self.0.layout, spans);
                 Ok(())
             }
-            fn back(self, outcome: Outcome) -> &'a mut $tensor {
+            fn back(self, outcome: $crate::buffer::Outcome) -> &'a mut $tensor {
                 if let Some(result) = outcome.payload.and_then(|p| p.downcast().ok()) {
                     *self.0 = *result;
                 }
@@ -280,23 +229,24 @@ macro_rules! sparse {
             }
         }
 
-        impl<$($generics)*> InPlace for $tensor {
-            type Buffers = Sparse<$tensor>;
-            fn into_buffers(self) -> Sparse<$tensor> {
-                Sparse(self)
+        impl<$($generics)*> $crate::buffer::InPlace for $tensor {
+            type Buffers = $crate::buffer::Sparse<$tensor>;
+            fn into_buffers(self) -> $crate::buffer::Sparse<$tensor> {
+                $crate::buffer::Sparse(self)
             }
         }
 
-        impl<'a, $($generics)*> InPlace for &'a mut $tensor {
-            type Buffers = Sparse<&'a mut $tensor>;
-            fn into_buffers(self) -> Sparse<&'a mut $tensor> {
-                Sparse(self)
+        impl<'a, $($generics)*> $crate::buffer::InPlace for &'a mut $tensor {
+            type Buffers = $crate::buffer::Sparse<&'a mut $tensor>;
+            fn into_buffers(self) -> $crate::buffer::Sparse<&'a mut $tensor> {
+                $crate::buffer::Sparse(self)
             }
         }
     )*};
 }
 
+pub(crate) use {facts, sparse};
+
 sparse! {
     [T: Element] Coo<T>;
-    [] DeviceCoo;
 }

@@ -3,6 +3,8 @@
 mod arguments;
 mod buf;
 mod coo;
+mod outcome;
+mod place;
 mod span;
 mod zeroed;
 
@@ -11,6 +13,9 @@ pub use arguments::{
     SourceKnown, Target,
 };
 pub use buf::{Buf, BufMut};
-pub use coo::{Coo, CooLayout, DeviceCoo, Sparse};
+pub use coo::{Coo, CooLayout, Sparse};
+pub(crate) use coo::{facts, sparse};
+pub use outcome::Outcome;
+pub use place::DevicePtr;
 pub use span::{Memory, Span, Spans};
 pub use zeroed::zeroed;

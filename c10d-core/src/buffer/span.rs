@@ -3,7 +3,7 @@
 
 use smallvec::SmallVec;
 
-use crate::device::DevicePtr;
+use super::DevicePtr;
 use crate::types::{DType, Device, DeviceKind, Element};
 
 /// The elements of one contiguous tensor: base (host address or opaque device handle), byte offset, count, type, device.

@@ -6,49 +6,27 @@
 #![allow(unsafe_code)]
 
 mod buffer;
+mod coo;
 mod fetch;
 mod open;
 mod poll;
+mod rename;
 mod seat;
-mod vendor;
 
 use std::collections::BTreeMap;
 use std::time::Instant;
 
 pub use buffer::DeviceBuffer;
+pub use coo::DeviceCoo;
 pub(crate) use open::open;
 pub(crate) use poll::{late, poll};
 pub(crate) use seat::Seat;
-pub(crate) use vendor::{private_use1_name, vendor_name};
-pub use vendor::{rename_private_use1, vendor};
+pub use crate::buffer::DevicePtr;
+pub use crate::types::vendor;
+pub use rename::rename_private_use1;
 
 use crate::types::{DType, DTypeSet, Device, ReduceOp};
 use crate::{Error, Result};
-
-/// A place in a device's memory: what the runtime's `allocate` gave, and bytes from its start.
-///
-/// The base is the device's address, or the vendor's own handle where its devices have no addresses. The host does not
-/// look behind it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(C)]
-pub struct DevicePtr {
-    /// The address or handle.
-    pub base: *mut (),
-    /// Bytes from its start.
-    pub offset: u64,
-}
-
-// SAFETY: a place is an address and a number; using the memory behind it is unsafe and bound by its own rules.
-unsafe impl Send for DevicePtr {}
-// SAFETY: as above.
-unsafe impl Sync for DevicePtr {}
-
-impl DevicePtr {
-    /// The place `bytes` further on.
-    pub fn after(self, bytes: usize) -> DevicePtr {
-        DevicePtr { offset: self.offset.wrapping_add(bytes as u64), ..self }
-    }
-}
 
 /// An in-order queue of work on a device, as the runtime numbers it; 0 is the device's default stream.
 pub type Stream = u64;

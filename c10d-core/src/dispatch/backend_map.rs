@@ -1,6 +1,6 @@
 //! Which backend the user wants for which device.
 
-use crate::device::private_use1_name;
+use crate::types::private_use1_name;
 use crate::types::DispatchKey;
 use crate::{Error, Result};
 

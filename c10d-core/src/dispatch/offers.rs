@@ -2,9 +2,9 @@
 
 use super::BackendMap;
 use super::backend_map::Named;
-use crate::device::{self, Seat, private_use1_name};
+use crate::device::Seat;
 use crate::registry::{DeviceRegistration, Registration, Registry};
-use crate::types::DispatchKey;
+use crate::types::{DispatchKey, private_use1_name, vendor};
 use crate::{Error, Result};
 
 /// How a device is served.
@@ -42,7 +42,7 @@ pub(crate) struct Offer {
 pub(crate) fn place(word: &str) -> (DispatchKey, u8) {
     match DispatchKey::ALL.into_iter().find(|k| k.device_word() == word) {
         Some(key) => (key, 0),
-        None => (DispatchKey::PrivateUse1, device::vendor(word)),
+        None => (DispatchKey::PrivateUse1, vendor(word)),
     }
 }
 

@@ -4,11 +4,10 @@ use super::builder::Parts;
 use super::deferred::sparse_lane;
 use super::{GroupInit, Lane, LaneInfo};
 use crate::backend::Capabilities;
-use crate::device::vendor_name;
 use crate::dispatch::{Choice, Offer, place};
 use crate::ops::OpKind;
 use crate::registry::Kernel;
-use crate::types::DispatchKey;
+use crate::types::{DispatchKey, vendor_name};
 use crate::{Error, Result};
 
 /// Where the calls of one key go.

@@ -10,7 +10,9 @@ pub use aside::Aside;
 pub(crate) use frame::Frame;
 pub use handle::{Job, JobId, Kept};
 pub(crate) use nested::{Detached, Outer, nested};
-pub use request::{Caller, Outcome, Request};
+pub use request::{Caller, Request};
+
+pub use crate::buffer::Outcome;
 
 use std::time::Duration;
 

@@ -1,7 +1,6 @@
 //! What a backend is asked to do: validated, numbered, type-erased.
 #![allow(unsafe_code)]
 
-use std::any::Any;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
@@ -108,13 +107,4 @@ impl Request {
         let started = self.deadline.get().and_then(|deadline| deadline.checked_sub(self.timeout.min(FOREVER)));
         started.map_or(Duration::ZERO, |started| started.elapsed())
     }
-}
-
-/// What a completed op tells beyond "done".
-#[derive(Debug, Default)]
-pub struct Outcome {
-    /// The sender, for `recv_any_source`.
-    pub source: u32,
-    /// A result whose size is new.
-    pub payload: Option<Box<dyn Any + Send>>,
 }

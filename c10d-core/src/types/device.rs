@@ -1,7 +1,6 @@
 //! Devices. Kinds are DLPack's codes, so that conversion is renaming.
 
-use super::DispatchKey;
-use crate::device;
+use super::{DispatchKey, vendor};
 
 /// The kind of a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -70,7 +69,7 @@ impl std::fmt::Display for Device {
             DeviceKind::Cpu => f.write_str("cpu"),
             DeviceKind::Cuda => write!(f, "cuda:{}", self.index),
             DeviceKind::PrivateUse1 => {
-                let name = device::vendor_name(self.vendor).unwrap_or_else(device::private_use1_name);
+                let name = vendor::vendor_name(self.vendor).unwrap_or_else(vendor::private_use1_name);
                 write!(f, "{name}:{}", self.index)
             }
         }

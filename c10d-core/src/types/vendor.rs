@@ -4,8 +4,6 @@ use std::sync::OnceLock;
 
 use parking_lot::Mutex;
 
-use crate::{Error, Result};
-
 /// The name at `i` has slot `i + 1`.
 static VENDORS: Mutex<Vec<&'static str>> = Mutex::new(Vec::new());
 static DEFAULT: OnceLock<String> = OnceLock::new();
@@ -29,19 +27,17 @@ pub(crate) fn vendor_name(slot: u8) -> Option<&'static str> {
     VENDORS.lock().get(at).copied()
 }
 
-/// Gives the default slot of PrivateUse1 another name, for backend maps and messages, as PyTorch's
-/// `rename_privateuse1_backend` does. Once per process; the same name again is no error.
-pub fn rename_private_use1(name: &str) -> Result {
+/// Gives the default slot another name, once. The same name again is no error; an error is why it is not taken.
+pub(crate) fn rename_default(name: &str) -> Result<(), String> {
     let taken = ["", "cpu", "cuda", "privateuse1"].contains(&name) || name.contains([':', ',']);
     if taken || VENDORS.lock().contains(&name) {
-        let what = format!("PrivateUse1 cannot be called {name:?}: the name is taken, empty, or has a colon or comma");
-        return Err(Error::invalid(what));
+        return Err(format!("PrivateUse1 cannot be called {name:?}: the name is taken, empty, or has a colon or comma"));
     }
     let now = DEFAULT.get_or_init(|| name.to_owned());
     if now == name {
         return Ok(());
     }
-    Err(Error::invalid(format!("PrivateUse1 is called {now:?} in this process already; it is renamed once")))
+    Err(format!("PrivateUse1 is called {now:?} in this process already; it is renamed once"))
 }
 
 /// What the default slot is called.
@@ -60,12 +56,12 @@ mod tests {
         assert_eq!(vendor_name(a), Some("slot-a"));
         assert_eq!(vendor_name(0), None);
         for bad in ["", "cpu", "a:b", "slot-a"] {
-            assert!(rename_private_use1(bad).unwrap_err().to_string().contains(bad));
+            assert!(rename_default(bad).unwrap_err().contains(bad));
         }
         assert_eq!(private_use1_name(), "privateuse1");
-        rename_private_use1("npu").unwrap();
-        rename_private_use1("npu").unwrap();
-        assert!(rename_private_use1("xpu").unwrap_err().to_string().contains("npu"));
+        rename_default("npu").unwrap();
+        rename_default("npu").unwrap();
+        assert!(rename_default("xpu").unwrap_err().contains("npu"));
         assert_eq!(private_use1_name(), "npu");
     }
 }

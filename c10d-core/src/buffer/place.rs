@@ -1,0 +1,27 @@
+//! A place in a device's memory.
+#![allow(unsafe_code)]
+
+/// A place in a device's memory: what the runtime's `allocate` gave, and bytes from its start.
+///
+/// The base is the device's address, or the vendor's own handle where its devices have no addresses. The host does not
+/// look behind it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct DevicePtr {
+    /// The address or handle.
+    pub base: *mut (),
+    /// Bytes from its start.
+    pub offset: u64,
+}
+
+// SAFETY: a place is an address and a number; using the memory behind it is unsafe and bound by its own rules.
+unsafe impl Send for DevicePtr {}
+// SAFETY: as above.
+unsafe impl Sync for DevicePtr {}
+
+impl DevicePtr {
+    /// The place `bytes` further on.
+    pub fn after(self, bytes: usize) -> DevicePtr {
+        DevicePtr { offset: self.offset.wrapping_add(bytes as u64), ..self }
+    }
+}

@@ -1,0 +1,60 @@
+//! Sparse tensors in a device's memory.
+#![allow(unsafe_code)]
+
+use super::DeviceBuffer;
+use crate::buffer::{Buf, CooLayout, Span, facts, sparse};
+use crate::types::DType;
+use crate::{Error, Result};
+
+/// A sparse tensor in a device's memory; see [`Coo`](crate::Coo).
+#[derive(Debug)]
+pub struct DeviceCoo {
+    layout: CooLayout,
+    indices: DeviceBuffer,
+    values: DeviceBuffer,
+}
+
+impl DeviceCoo {
+    /// A tensor of this shape, of whose dimensions the first `sparse_dim` are sparse. Both buffers are on one device, and
+    /// the indices are of `i64`.
+    ///
+    /// # Errors
+    /// `InvalidArgument` if lengths, types or devices do not fit each other.
+    pub fn new(
+        shape: impl Into<Vec<usize>>,
+        sparse_dim: usize,
+        indices: DeviceBuffer,
+        values: DeviceBuffer,
+    ) -> Result<DeviceCoo> {
+        if indices.dtype() != DType::I64 {
+            return Err(Error::invalid(format!("indices are of i64, not of {}", indices.dtype())));
+        }
+        let layout = CooLayout::new(shape.into(), sparse_dim, indices.count(), values.count())?;
+        Ok(DeviceCoo { layout, indices, values })
+    }
+
+    facts!();
+
+    /// The coordinates: `sparse_dim` rows of `nnz`.
+    pub fn indices(&self) -> &DeviceBuffer {
+        &self.indices
+    }
+
+    /// The values: `nnz` rows.
+    pub fn values(&self) -> &DeviceBuffer {
+        &self.values
+    }
+
+    /// Coordinates and values.
+    pub fn into_parts(self) -> (DeviceBuffer, DeviceBuffer) {
+        (self.indices, self.values)
+    }
+
+    fn spans(&mut self) -> [Span; 2] {
+        [self.values.span(), self.indices.span()]
+    }
+}
+
+sparse! {
+    [] DeviceCoo;
+}
