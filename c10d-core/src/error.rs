@@ -1,6 +1,7 @@
 //! One error type for everything. It says who, what, where, how long, and what to do.
 
 use std::fmt;
+use std::io::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -366,3 +367,8 @@ impl<B> std::error::Error for OpError<B> {
 }
 
 const _: () = assert!(size_of::<Result<(), Error>>() == 8);
+
+/// Says aloud that the library can only wait. Where nobody listens, that is no reason to panic.
+pub(crate) fn complain(error: &Error) {
+    let _ = writeln!(std::io::stderr(), "c10d: {error}");
+}

@@ -2,15 +2,36 @@
 #![allow(unsafe_code)]
 
 mod capabilities;
+mod fetch;
+mod fingerprint;
+mod frame;
+mod handle;
+mod init;
+mod nested;
+mod origin;
+mod request;
+mod side_channel;
+mod summary;
+mod time;
 
 use std::sync::Arc;
 use std::time::Instant;
 
 pub use capabilities::Capabilities;
+pub use fingerprint::Fingerprint;
+pub(crate) use frame::Frame;
+pub use handle::{Job, JobId, Kept};
+pub use init::GroupInit;
+pub(crate) use init::OtherBackends;
+pub(crate) use nested::{Detached, Outer, nested};
+pub(crate) use origin::Origin;
+pub use request::{Caller, Request};
+pub use side_channel::Aside;
+pub(crate) use summary::fingerprint;
+pub use time::let_go;
+pub(crate) use time::overdue;
 
 use crate::device::DeviceRuntime;
-use crate::group::GroupInit;
-use crate::job::{Job, JobId};
 use crate::ops::OpKind;
 use crate::types::{DType, DispatchKey, ReduceOp};
 use crate::{Error, Result};

@@ -1,9 +1,9 @@
 //! The buffers of one call, as a value that describes itself in spans and comes back when the call is over.
 #![allow(unsafe_code)]
 
+use super::Outcome;
 use super::coo::SparseCall;
 use super::{Buf, BufMut, Span, Spans};
-use super::Outcome;
 use crate::{Error, Result};
 
 /// Where a call's buffers write down their spans.
@@ -79,7 +79,7 @@ unsafe impl<O: BufMut> Buffers for Target<O> {
 }
 
 /// A tensor that [`op::all_reduce`](crate::op::all_reduce) takes and gives back: a dense one (any [`BufMut`]), or a
-/// sparse one ([`Coo`](super::Coo) and [`DeviceCoo`](super::DeviceCoo), by value or by `&mut`).
+/// sparse one ([`Coo`](super::Coo) and [`DeviceCoo`](crate::DeviceCoo), by value or by `&mut`).
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a writable buffer for collectives",
     label = "use `&mut [T]`, `&mut Vec<T>`, `Vec<T>`, `Box<[T]>`, a device buffer or a sparse tensor"

@@ -3,8 +3,8 @@
 
 use std::any::Any;
 
-use super::{Buffers, InPlace, Outcome, Sink, Span};
-use crate::types::{DType, Element};
+use super::{Outcome, Sink, Span};
+use crate::types::Element;
 use crate::{Error, Result};
 
 /// A sparse tensor in host memory: coordinates of its entries, and their values.

@@ -148,7 +148,7 @@ impl DeviceBuffer {
 }
 
 /// The bytes of `count` elements as these.
-pub(super) fn typed<T: Element>(mut bytes: Vec<u8>, count: usize) -> Vec<T> {
+pub(crate) fn typed<T: Element>(mut bytes: Vec<u8>, count: usize) -> Vec<T> {
     if T::DTYPE == DType::Bool {
         bytes.iter_mut().for_each(|b| *b = u8::from(*b != 0));
     }

@@ -7,8 +7,6 @@
 
 mod buffer;
 mod coo;
-mod fetch;
-mod open;
 mod poll;
 mod rename;
 mod seat;
@@ -16,14 +14,14 @@ mod seat;
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-pub use buffer::DeviceBuffer;
-pub use coo::DeviceCoo;
-pub(crate) use open::open;
-pub(crate) use poll::{late, poll};
-pub(crate) use seat::Seat;
 pub use crate::buffer::DevicePtr;
 pub use crate::types::vendor;
+pub use buffer::DeviceBuffer;
+pub(crate) use buffer::typed;
+pub use coo::DeviceCoo;
+pub(crate) use poll::{late, poll};
 pub use rename::rename_private_use1;
+pub(crate) use seat::Seat;
 
 use crate::types::{DType, DTypeSet, Device, ReduceOp};
 use crate::{Error, Result};

@@ -1,7 +1,7 @@
 //! Which backend the user wants for which device.
 
-use crate::types::private_use1_name;
 use crate::types::DispatchKey;
+use crate::types::private_use1_name;
 use crate::{Error, Result};
 
 /// Which backend serves which device: `"cpu:gloo-like,cuda:nccl"`, or one name for every device that it can serve, or

@@ -2,33 +2,26 @@
 
 use std::sync::Arc;
 
-use super::{Fingerprint, fingerprint, validate};
-use crate::backend::Backend;
-use crate::buffer::Buffers;
+use super::{SparseQueue, validate};
+use crate::backend::{Backend, Caller, Fingerprint, Job, Origin, Request, fingerprint, nested};
+use crate::buffer::{Buffers, Outcome};
 use crate::call::Call;
 use crate::device::DeviceRuntime;
-use crate::group::{Lane, LaneInfo, Line};
-use crate::job::{Caller, Job, Outcome, Request, nested};
 use crate::{Error, ErrorKind, Result, Status};
 
 /// What a kernel may use besides the job.
 pub struct KernelContext<'a> {
-    pub(crate) info: &'a Arc<LaneInfo>,
+    pub(crate) info: &'a Arc<Origin>,
     pub(crate) backend: &'a Arc<dyn Backend>,
     pub(crate) size: u32,
     /// Where a sparse key's started calls run.
-    pub(crate) line: Option<&'a Line>,
+    pub(crate) queue: Option<&'a SparseQueue>,
 }
 
 /// A kernel that is made of several dense ops, which it runs by [`KernelContext::run_step`]. It waits for each.
 pub type Composed = fn(&KernelContext<'_>, &Request) -> Result<Outcome>;
 
-impl<'a> KernelContext<'a> {
-    #[inline]
-    pub(crate) fn of(lane: &'a Lane, size: u32) -> KernelContext<'a> {
-        KernelContext { info: &lane.info, backend: &lane.backend, size, line: lane.line.as_ref() }
-    }
-
+impl KernelContext<'_> {
     /// The backend that serves the job's key in the job's group.
     pub fn backend(&self) -> &Arc<dyn Backend> {
         self.backend
@@ -54,9 +47,9 @@ impl<'a> KernelContext<'a> {
     /// lane belongs to such kernels alone: a caller that waits does the work itself, after whatever was started before; a
     /// call that was started runs on the lane's thread.
     pub fn compose(self, job: Job, kernel: Composed) {
-        match self.line {
-            Some(line) if job.request().caller == Caller::Continues => line.push(job, kernel, &self),
-            Some(line) => match line.wait_idle(job.request().deadline()) {
+        match self.queue {
+            Some(queue) if job.request().caller == Caller::Continues => queue.push(job, kernel, &self),
+            Some(queue) => match queue.wait_idle(job.request().deadline()) {
                 Ok(()) => self.finish(job, kernel),
                 Err(e) => job.complete(Err(e)),
             },

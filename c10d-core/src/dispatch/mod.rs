@@ -2,17 +2,14 @@
 
 mod backend_map;
 mod compose;
-mod fingerprint;
-mod offers;
 mod overlap;
 mod sparse;
-mod summary;
+mod sparse_queue;
 mod validate;
 
 pub use backend_map::BackendMap;
+pub(crate) use backend_map::Named;
 pub use compose::{Composed, KernelContext};
-pub use fingerprint::Fingerprint;
-pub(crate) use offers::{Choice, Offer, offers, place};
 pub(crate) use sparse::sparse_key;
-pub(crate) use summary::fingerprint;
+pub(crate) use sparse_queue::SparseQueue;
 pub(crate) use validate::validate;

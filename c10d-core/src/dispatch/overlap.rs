@@ -4,8 +4,8 @@ use std::ops::Range;
 
 use smallvec::SmallVec;
 
+use crate::backend::Request;
 use crate::buffer::Span;
-use crate::job::Request;
 use crate::ops::Shape;
 use crate::{Error, Result};
 

@@ -1,8 +1,7 @@
 //! Calls with sparse tensors: their key, what can be wrong with them, and what ranks must agree on.
 
-use super::Fingerprint;
+use crate::backend::Request;
 use crate::buffer::CooLayout;
-use crate::job::Request;
 use crate::ops::Absent;
 use crate::types::{DType, DispatchKey, ReduceOp};
 use crate::{Error, Result};
@@ -58,19 +57,4 @@ pub(super) fn validate(request: &Request, layout: &CooLayout) -> Result {
         }
     }
     Ok(())
-}
-
-/// What all ranks must agree on: not how many entries each has, but the shape.
-pub(super) fn fingerprint(request: &Request, layout: &CooLayout) -> Fingerprint {
-    let hash = layout.shape_hash();
-    Fingerprint {
-        seq: request.seq as u32,
-        op: request.op as u8,
-        dtype: request.dtype().map_or(Fingerprint::NO_DTYPE, |d| d as u8),
-        reduce: request.params.reduce.code(),
-        step: Fingerprint::SPARSE,
-        count: 0,
-        root: 0,
-        rest: (hash ^ hash >> 32) as u32,
-    }
 }

@@ -1,8 +1,8 @@
 //! Everything that can be wrong with a call, found before anything is sent, once, for all backends.
 
 use super::{overlap, sparse};
+use crate::backend::Request;
 use crate::buffer::Span;
-use crate::job::Request;
 use crate::ops::Shape;
 use crate::{Error, Result};
 

@@ -1,8 +1,8 @@
 //! Where a call goes: its key, lane and kernel, and whether it has a meaning there.
 
 use super::{Group, Lane};
+use crate::backend::{Request, fingerprint};
 use crate::dispatch;
-use crate::job::Request;
 use crate::ops::{OpKind, Params};
 use crate::registry::Kernel;
 use crate::types::DispatchKey;
@@ -36,7 +36,7 @@ impl Group {
         };
         match route.kernels[request.op as usize] {
             Some(kernel) if offered => {
-                request.fingerprint = dispatch::fingerprint(request);
+                request.fingerprint = fingerprint(request);
                 Ok(Aim { lane, kernel })
             }
             kernel => Err(not_offered(request, lane, kernel.is_some())),

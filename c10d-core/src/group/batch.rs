@@ -5,15 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::run::OnPanic;
+use super::work::{Handle, Work};
 use super::{Group, Lane, ProcessGroup};
 use crate::Error;
-use crate::buffer::{Buf, BufMut, Buffers, RawSpans, Source, Target};
+use crate::backend::Job;
+use crate::buffer::{Buf, BufMut, Buffers, Outcome, RawSpans, Source, Target};
 use crate::call::Call;
-use crate::dispatch::KernelContext;
-use crate::job::{Job, Outcome};
 use crate::ops::{OpKind, Params};
 use crate::registry::{Kernel, forward};
-use crate::work::{Handle, Work};
 
 impl ProcessGroup {
     /// Starts several messages at once: calls of [`send`](crate::op::send) and [`recv`](crate::op::recv), in any order,
@@ -85,7 +84,7 @@ impl<'a> Batch<'a> {
         let lane = ready.aim.lane;
         if !std::ptr::fn_addr_eq(ready.aim.kernel, forward as Kernel) {
             // A vendor's own kernel takes its calls one by one.
-            self.run(|| (ready.aim.kernel)(KernelContext::of(lane, self.group.size), ready.job));
+            self.run(|| (ready.aim.kernel)(lane.context(self.group.size), ready.job));
             return handle;
         }
         match self.lanes.iter_mut().find(|(l, _)| std::ptr::eq(*l, lane)) {

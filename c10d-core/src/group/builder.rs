@@ -5,15 +5,14 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use parking_lot::Mutex;
-
-use super::init::Parent;
+use super::other_backends::{Made, Parent};
 use super::routes::Routes;
-use super::{Group, GroupInit, LaneInfo, ProcessGroup, join};
+use super::{Group, ProcessGroup, join};
+use crate::backend::{GroupInit, Origin};
 use crate::device::Seat;
-use crate::dispatch::{BackendMap, offers};
+use crate::dispatch::BackendMap;
 use crate::process::Process;
-use crate::registry::{Provider, Registry};
+use crate::registry::{Provider, Registry, offers};
 use crate::store::{HashStore, Store, deadline_after};
 use crate::types::Device;
 use crate::{Error, Result};
@@ -123,7 +122,7 @@ impl GroupBuilder {
 
     /// Joins the other ranks.
     pub fn build(self) -> Result<ProcessGroup> {
-        let me = LaneInfo { group: self.name.clone(), rank: self.rank, backend: "", global: None };
+        let me = Origin { group: self.name.clone(), rank: self.rank, backend: "", global: None };
         let parts = self.parts().map_err(|e| me.described(e))?;
         parts.assemble()
     }
@@ -182,7 +181,7 @@ pub(super) struct Parts {
 impl Parts {
     pub(super) fn assemble(self) -> Result<ProcessGroup> {
         let (group, global) = (self.name.clone(), self.global.clone());
-        let me = LaneInfo { group, rank: self.rank, backend: "", global };
+        let me = Origin { group, rank: self.rank, backend: "", global };
         self.assembled().map_err(|e| me.described(e))
     }
 
@@ -209,9 +208,7 @@ impl Parts {
             hints: self.hints.clone(),
             cpu,
             seat,
-            registry: self.registry.clone(),
-            made: Arc::new(Mutex::new(Vec::new())),
-            parent: self.parent.clone(),
+            others: Arc::new(Made::new(self.registry.clone(), self.parent.clone())),
         };
         let (lanes, routes) = Routes::lay(&self, &init, &offers, &joined.served)?;
         Ok(ProcessGroup(Arc::new(Group {

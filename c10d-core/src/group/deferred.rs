@@ -6,12 +6,12 @@ use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex};
 
-use super::{GroupInit, Lane, LaneInfo};
-use crate::backend::{Backend, Capabilities};
+use super::Lane;
+use crate::backend::{Backend, Capabilities, GroupInit, Job, Origin};
 use crate::device::DeviceRuntime;
-use crate::job::Job;
 use crate::ops::OpKind;
 use crate::panics::caught;
+use crate::registry::Registry;
 use crate::types::DispatchKey;
 use crate::{Error, ErrorKind, Phase, Result};
 
@@ -20,35 +20,25 @@ use crate::{Error, ErrorKind, Phase, Result};
 /// there is none.
 pub(super) fn sparse_lane(
     init: &GroupInit,
+    registry: &Registry,
     key: DispatchKey,
     dense: &Lane,
     over: Option<&str>,
 ) -> Result<Lane, String> {
     let why = || format!("{key} goes through host memory, but this group has no backend for the CPU");
-    let registration = init.registry.backend(over.ok_or_else(why)?).map_err(|e| e.report().what.clone())?;
-    let own = GroupInit {
-        group: init.group.clone(),
-        store: init.store.clone(),
-        root: init.root.clone(),
-        hints: init.hints.clone(),
-        seat: init.seat.clone(),
-        registry: init.registry.clone(),
-        made: Arc::default(),
-        parent: None,
-        ..*init
-    };
+    let registration = registry.backend(over.ok_or_else(why)?).map_err(|e| e.report().what.clone())?;
     let backend = Deferred {
         shared: Arc::new(Shared {
             made: OnceLock::new(),
-            state: Mutex::new(State::Not(Box::new(own))),
+            state: Mutex::new(State::Not(Box::new(init.anew()))),
             news: Condvar::new(),
         }),
         backend: registration.name,
         key,
         device: dense.backend.device(),
     };
-    let LaneInfo { group, rank, backend: name, global } = &*dense.info;
-    let info = LaneInfo { group: group.clone(), rank: *rank, backend: name, global: global.clone() };
+    let Origin { group, rank, backend: name, global } = &*dense.info;
+    let info = Origin { group: group.clone(), rank: *rank, backend: name, global: global.clone() };
     Ok(Lane::sparse(info, Arc::new(backend)))
 }
 

@@ -6,67 +6,42 @@ use std::time::Instant;
 
 use parking_lot::{Mutex, MutexGuard};
 
-use super::Line;
-use crate::backend::Backend;
-use crate::job::Request;
+use crate::backend::{Backend, Origin, Request};
+use crate::dispatch::{KernelContext, SparseQueue};
 use crate::{Error, ErrorKind, Phase, Result};
-
-/// What every error of a lane is told.
-#[derive(Clone, Debug)]
-pub(crate) struct LaneInfo {
-    pub(crate) group: Arc<str>,
-    pub(crate) rank: u32,
-    pub(crate) backend: &'static str,
-    /// This group's ranks in the numbering of the first group; `None` in the first group itself.
-    pub(crate) global: Option<Arc<[u32]>>,
-}
-
-impl LaneInfo {
-    /// Adds group, rank, backend and global ranks where they are missing.
-    pub(crate) fn describe(&self, error: &mut Error) {
-        let report = error.report_mut();
-        report.group.get_or_insert_with(|| self.group.clone());
-        report.rank.get_or_insert(self.rank);
-        if report.backend.is_empty() {
-            report.backend = self.backend;
-        }
-        if let (Some(global), true) = (&self.global, report.guilty_global.is_empty()) {
-            report.guilty_global = report.guilty.iter().filter_map(|r| global.get(*r as usize).copied()).collect();
-        }
-    }
-
-    pub(crate) fn described(&self, mut error: Error) -> Error {
-        self.describe(&mut error);
-        error
-    }
-}
 
 /// The right to give the lane's backend the next collective.
 pub(crate) type Turn<'a> = MutexGuard<'a, u64>;
 
 pub(crate) struct Lane {
-    pub(crate) info: Arc<LaneInfo>,
+    pub(crate) info: Arc<Origin>,
     pub(crate) backend: Arc<dyn Backend>,
     /// Of a sparse key's lane alone: the calls that were started.
-    pub(crate) line: Option<Line>,
+    pub(crate) queue: Option<SparseQueue>,
     /// The number of the next collective. Held from numbering until the backend has the job, so that both have one order.
     next: Mutex<u64>,
     next_p2p: AtomicU64,
 }
 
 impl Lane {
-    pub(crate) fn new(info: LaneInfo, backend: Arc<dyn Backend>) -> Lane {
-        Lane { info: Arc::new(info), backend, line: None, next: Mutex::new(0), next_p2p: AtomicU64::new(0) }
+    pub(crate) fn new(info: Origin, backend: Arc<dyn Backend>) -> Lane {
+        Lane { info: Arc::new(info), backend, queue: None, next: Mutex::new(0), next_p2p: AtomicU64::new(0) }
     }
 
     /// The lane of a sparse key. What it offers is its kernels' matter; the steps that they run are checked.
-    pub(crate) fn sparse(info: LaneInfo, backend: Arc<dyn Backend>) -> Lane {
-        Lane { line: Some(Line::default()), ..Lane::new(info, backend) }
+    pub(crate) fn sparse(info: Origin, backend: Arc<dyn Backend>) -> Lane {
+        Lane { queue: Some(SparseQueue::default()), ..Lane::new(info, backend) }
+    }
+
+    /// What the lane's kernels may use.
+    #[inline]
+    pub(crate) fn context(&self, size: u32) -> KernelContext<'_> {
+        KernelContext { info: &self.info, backend: &self.backend, size, queue: self.queue.as_ref() }
     }
 
     /// Waits for what is in flight, then leaves the peers.
     pub(crate) fn shutdown(&self, deadline: Instant) -> Result {
-        let drained = self.line.as_ref().map_or(Ok(()), |line| line.wait_idle(deadline));
+        let drained = self.queue.as_ref().map_or(Ok(()), |queue| queue.wait_idle(deadline));
         drained.and(self.backend.shutdown(deadline))
     }
 

@@ -3,16 +3,18 @@
 mod aim;
 mod batch;
 mod builder;
+mod cancel;
 mod deferred;
-mod init;
 mod join;
 mod lane;
-mod line;
 mod methods;
+mod other_backends;
 mod routes;
 mod run;
 mod run_ranks;
+mod scope;
 mod subgroup;
+mod work;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicU64;
@@ -20,16 +22,16 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 pub use builder::GroupBuilder;
-pub use init::GroupInit;
-pub(crate) use lane::{Lane, LaneInfo};
-pub(crate) use line::Line;
+pub use cancel::{Cancel, CancelError};
+use lane::Lane;
 use routes::{Route, Routes};
-pub(crate) use run::{complain, observe};
+use run::observe;
 pub use run_ranks::run_ranks;
+pub use scope::Scope;
+pub use work::{ScopedWork, Work};
 
-use crate::backend::{Backend, Capabilities};
+use crate::backend::{Backend, Capabilities, Frame, Origin};
 use crate::dispatch::BackendMap;
-use crate::job::Frame;
 use crate::ops::OpKind;
 use crate::panics::contain;
 use crate::process::Process;
@@ -241,7 +243,7 @@ impl Group {
     /// Adds group and rank to an error that arose before a lane was chosen.
     fn described(&self, error: Error) -> Error {
         let (group, global) = (self.name.clone(), self.global.clone());
-        LaneInfo { group, rank: self.rank, backend: "", global }.described(error)
+        Origin { group, rank: self.rank, backend: "", global }.described(error)
     }
 
     /// Fails the group with its first cause. On the observer's thread, never on a completing one.

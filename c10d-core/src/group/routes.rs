@@ -1,12 +1,14 @@
 //! Which lane and kernels serve the calls of a key, or of a vendor's device.
 
+use std::sync::Arc;
+
+use super::Lane;
 use super::builder::Parts;
 use super::deferred::sparse_lane;
-use super::{GroupInit, Lane, LaneInfo};
-use crate::backend::Capabilities;
-use crate::dispatch::{Choice, Offer, place};
+use crate::backend::{Backend, Capabilities, GroupInit, Origin};
 use crate::ops::OpKind;
-use crate::registry::Kernel;
+use crate::registry::{Choice, Kernel, Offer, Registry, place};
+use crate::staged::Staged;
 use crate::types::{DispatchKey, vendor_name};
 use crate::{Error, Result};
 
@@ -60,9 +62,9 @@ impl Routes {
             let lane = match names.iter().position(|n| *n == unique) {
                 Some(lane) => lane,
                 None => {
-                    let (backend, made) = init.make(choice)?;
+                    let (backend, made) = make(init, &parts.registry, choice)?;
                     let (group, global) = (parts.name.clone(), parts.global.clone());
-                    lanes.push(Lane::new(LaneInfo { group, rank: parts.rank, backend, global }, made));
+                    lanes.push(Lane::new(Origin { group, rank: parts.rank, backend, global }, made));
                     names.push(unique);
                     lanes.len() - 1
                 }
@@ -81,7 +83,13 @@ impl Routes {
                 if key.is_sparse() {
                     // Kernels for all backends go through host memory, a backend's own over itself.
                     let own = parts.registry.has_own_kernel(OpKind::AllReduce, key, backend);
-                    lanes.push(sparse_lane(init, key, &lanes[lane], if own { Some(backend) } else { cpu })?);
+                    lanes.push(sparse_lane(
+                        init,
+                        &parts.registry,
+                        key,
+                        &lanes[lane],
+                        if own { Some(backend) } else { cpu },
+                    )?);
                     let mut kernels = [None; OpKind::ALL.len()];
                     kernels[OpKind::AllReduce as usize] = kernel(OpKind::AllReduce);
                     return Ok(Route { lane: lanes.len() - 1, kernels, capabilities: Capabilities::ALL });
@@ -136,6 +144,18 @@ impl Routes {
     }
 }
 
+/// The backend of a choice, and its name in errors.
+fn make(init: &GroupInit, registry: &Registry, choice: &Choice) -> Result<(&'static str, Arc<dyn Backend>)> {
+    match choice {
+        Choice::Native(r) => Ok((r.name, init.backend(r.name)?)),
+        Choice::Staged { device, cpu } => {
+            let name = lasting(format!("{} staged by {}", device.name, cpu.name));
+            let (runtime, cpu) = (registry.device(device.name)?, init.own_backend(cpu.name, device.name)?);
+            Ok((name, Arc::new(Staged::new(name, runtime, cpu, init)?)))
+        }
+    }
+}
+
 #[cold]
 fn unknown(vendor: u8) -> Error {
     let name = vendor_name(vendor).unwrap_or("of an unknown vendor");
@@ -143,7 +163,7 @@ fn unknown(vendor: u8) -> Error {
 }
 
 /// A string that lives as long as the program; the same for the same text.
-pub(super) fn lasting(text: String) -> &'static str {
+fn lasting(text: String) -> &'static str {
     static TEXTS: parking_lot::Mutex<Vec<&'static str>> = parking_lot::Mutex::new(Vec::new());
     let mut texts = TEXTS.lock();
     if let Some(known) = texts.iter().find(|t| **t == text) {

@@ -1,21 +1,21 @@
 //! The way of a call from the group to its kernel.
 #![allow(unsafe_code)]
 
-use std::io::Write;
 use std::ptr::NonNull;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use super::aim::Aim;
 use super::lane::Turn;
+use super::scope::{Scope, ScopeCount};
+use super::work::{Counted, Handle, Work};
 use super::{Group, ProcessGroup};
+use crate::backend::{Caller, Frame, Job, Request, overdue};
+use crate::buffer::Outcome;
 use crate::buffer::{Buffers, RawSpans};
 use crate::call::Call;
-use crate::dispatch::KernelContext;
-use crate::job::{Caller, Frame, Job, Outcome, Request, overdue};
+use crate::error::complain;
 use crate::ops::{OpKind, Params};
-use crate::scope::{Scope, ScopeCount};
-use crate::work::{Counted, Handle, Work};
 use crate::{Error, ErrorKind, Result, Status};
 
 impl ProcessGroup {
@@ -136,7 +136,7 @@ impl Group {
         let on_panic = OnPanic { group: self, frame: Some(frame) };
         // SAFETY: the frame stays until it was seen done, here or by `on_panic`.
         let job = unsafe { Job::new(NonNull::from(frame)) };
-        (aim.kernel)(KernelContext::of(aim.lane, self.size), job);
+        (aim.kernel)(aim.lane.context(self.size), job);
         std::mem::forget(on_panic);
         drop(turn);
         if !frame.is_done() {
@@ -189,7 +189,7 @@ impl Group {
         let (handle, ready) = self.ready(call, scope, owns);
         if let Some(Ready { aim, turn, job }) = ready {
             let on_panic = OnPanic { group: self, frame: None };
-            (aim.kernel)(KernelContext::of(aim.lane, self.size), job);
+            (aim.kernel)(aim.lane.context(self.size), job);
             std::mem::forget(on_panic);
             drop(turn);
         }
@@ -251,11 +251,6 @@ impl Group {
             }
         }
     }
-}
-
-/// Says aloud that the library can only wait. Where nobody listens, that is no reason to panic.
-pub(crate) fn complain(error: &Error) {
-    let _ = writeln!(std::io::stderr(), "c10d: {error}");
 }
 
 /// Lets a handle fail its group, if the group is still there.

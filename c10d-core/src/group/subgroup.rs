@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use super::ProcessGroup;
 use super::builder::{Parts, foreign};
-use super::init::Parent;
+use super::other_backends::Parent;
 use crate::store::deadline_after;
 use crate::{Error, ErrorKind, Phase, Result};
 

@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::offers::{Choice, offers};
+use super::open::open;
 use super::{CORE, DeviceRegistration, Kernel, Provider, Registration, Submitted};
-use crate::device::{self, DeviceRuntime, Seat};
-use crate::dispatch::{BackendMap, Choice, offers};
+use crate::device::{DeviceRuntime, Seat};
+use crate::dispatch::BackendMap;
 use crate::ops::OpKind;
 use crate::types::DispatchKey;
 use crate::{Error, ErrorKind, Result};
@@ -119,7 +121,7 @@ impl Registry {
             let have = if have.is_empty() { "none".to_owned() } else { have.join(", ") };
             Error::unsupported(format!("no device is named {name:?}; linked here: {have}"))
         })?;
-        device::open(registration)
+        open(registration)
     }
 
     /// The kernel for this op and key in a group where `backend` serves the key, and its crate.

@@ -1,13 +1,16 @@
 //! Who offers what: backends and kernels, collected at link time, listed by hand, or loaded at run time.
 
 mod collect;
+mod offers;
+mod open;
 mod provider;
 
 pub use collect::{Registry, TableRow};
+pub(crate) use offers::{Choice, Offer, offers, place};
 pub use provider::{DeviceRegistration, Kernel, KernelRow, Provider, Registration, Submitted};
 
+use crate::backend::Job;
 use crate::dispatch::KernelContext;
-use crate::job::Job;
 use crate::ops::{OpKind, declared};
 use crate::types::{DispatchKey, KeySet};
 

@@ -3,11 +3,9 @@
 use std::sync::Arc;
 
 use crate::Result;
-use crate::backend::Backend;
+use crate::backend::{Backend, GroupInit, Job};
 use crate::device::DeviceRuntime;
 use crate::dispatch::KernelContext;
-use crate::group::GroupInit;
-use crate::job::Job;
 use crate::ops::OpKind;
 use crate::types::DispatchKey;
 

@@ -10,8 +10,8 @@ use super::parcel::Parcel;
 use super::port::{Port, Watched};
 use super::shared::Shared;
 use super::slot::Slot;
+use crate::buffer::Outcome;
 use crate::device::Event;
-use crate::job::Outcome;
 use crate::ops::OpKind;
 use crate::{Error, ErrorKind, Result, Status};
 

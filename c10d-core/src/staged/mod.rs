@@ -24,10 +24,10 @@ use std::time::Instant;
 use shared::Shared;
 use slot::Slot;
 
+use crate::backend::GroupInit;
+use crate::backend::Job;
 use crate::backend::{Backend, Capabilities};
 use crate::device::DeviceRuntime;
-use crate::group::GroupInit;
-use crate::job::Job;
 use crate::ops::OpKind;
 use crate::types::{DType, DispatchKey, ReduceOp};
 use crate::{Error, ErrorKind, Phase, Result};

@@ -13,8 +13,9 @@ use super::plan::{Chunk, Plan};
 use super::port::{Port, Watched};
 use super::shared::Shared;
 use super::slot::Slot;
+use crate::backend::Detached;
+use crate::buffer::Outcome;
 use crate::device::Event;
-use crate::job::{Detached, Outcome};
 use crate::ops::OpKind;
 use crate::{Error, ErrorKind, Phase, Result, Status};
 

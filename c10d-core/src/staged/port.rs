@@ -9,9 +9,9 @@ use super::host::Host;
 use super::plan::{Piece, Side};
 use super::shared::Shared;
 use super::slot::{Hold, Slot};
+use crate::backend::let_go;
 use crate::buffer::Span;
 use crate::device::{DevicePtr, DeviceRuntime, Event, Stream, poll};
-use crate::job::let_go;
 use crate::{Error, ErrorKind, Phase, Result};
 
 /// Rounds whose host memory is in use at once: one is copied out, one is at the CPU backend, one is copied back.

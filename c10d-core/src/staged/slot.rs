@@ -4,8 +4,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 
-use crate::buffer::Span;
-use crate::job::{Job, Outcome, Outer};
+use crate::backend::{Job, Outer};
+use crate::buffer::{Outcome, Span};
 use crate::ops::{OpKind, Params, Shape};
 use crate::types::DType;
 use crate::{Error, Result};

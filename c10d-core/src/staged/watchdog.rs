@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::Slot;
 use super::shared::Shared;
-use crate::job::let_go;
+use crate::backend::let_go;
 
 /// How long an op that could not be given up is left alone before it is looked at again.
 const AGAIN: Duration = Duration::from_millis(100);

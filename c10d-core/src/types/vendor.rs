@@ -31,7 +31,9 @@ pub(crate) fn vendor_name(slot: u8) -> Option<&'static str> {
 pub(crate) fn rename_default(name: &str) -> Result<(), String> {
     let taken = ["", "cpu", "cuda", "privateuse1"].contains(&name) || name.contains([':', ',']);
     if taken || VENDORS.lock().contains(&name) {
-        return Err(format!("PrivateUse1 cannot be called {name:?}: the name is taken, empty, or has a colon or comma"));
+        return Err(format!(
+            "PrivateUse1 cannot be called {name:?}: the name is taken, empty, or has a colon or comma"
+        ));
     }
     let now = DEFAULT.get_or_init(|| name.to_owned());
     if now == name {

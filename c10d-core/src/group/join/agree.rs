@@ -1,6 +1,6 @@
 //! Which backend serves which device, agreed between ranks that may have different ones.
 
-use crate::dispatch::Offer;
+use crate::registry::Offer;
 use crate::{Error, ErrorKind, Result};
 
 /// What one rank offers: `word=choice` lines in order of preference, `word!choice` where the user insists, and

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use hello::{Hello, Nonce, hex};
 
 use super::builder::{FOREIGN, Parts};
-use crate::dispatch::Offer;
+use crate::registry::Offer;
 use crate::store::{PrefixStore, Store};
 use crate::{Error, ErrorKind, Phase, Result};
 

@@ -1,9 +1,8 @@
 //! What this rank could use for each device, in the order of its preference.
 
-use super::BackendMap;
-use super::backend_map::Named;
+use super::{DeviceRegistration, Registration, Registry};
 use crate::device::Seat;
-use crate::registry::{DeviceRegistration, Registration, Registry};
+use crate::dispatch::{BackendMap, Named};
 use crate::types::{DispatchKey, private_use1_name, vendor};
 use crate::{Error, Result};
 

@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-use crate::job::JobId;
-use crate::work::{Handle, ScopedWork, Work};
+use super::work::{Handle, ScopedWork, Work};
+use crate::backend::JobId;
 use crate::{Error, ErrorKind, OpError, Result};
 
 /// What [`Work::cancel`] came to.

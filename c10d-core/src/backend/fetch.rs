@@ -1,8 +1,8 @@
 //! What a kernel for the host reads of a device's memory.
 #![allow(unsafe_code)]
 
-use super::{DeviceRuntime, buffer::typed};
-use crate::job::Request;
+use super::Request;
+use crate::device::{DeviceRuntime, typed};
 use crate::types::Element;
 use crate::{Error, Result};
 

@@ -4,8 +4,8 @@
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
+use super::Fingerprint;
 use crate::buffer::{CooLayout, Sink, Span};
-use crate::dispatch::Fingerprint;
 use crate::ops::{OpKind, Params};
 use crate::store::{FOREVER, deadline_after};
 use crate::types::{DType, DispatchKey, Element};

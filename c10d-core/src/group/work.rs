@@ -10,12 +10,12 @@ use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use crate::buffer::Buffers;
-use crate::group::{Group, LaneInfo, observe};
-use crate::job::{Frame, Job, Outcome, overdue};
+use super::scope::ScopeCount;
+use super::{Group, observe};
+use crate::backend::{Frame, Job, Origin, overdue};
+use crate::buffer::{Buffers, Outcome};
 use crate::panics::contain;
 use crate::process::Process;
-use crate::scope::ScopeCount;
 use crate::{Error, ErrorKind, OpError, Result};
 
 /// The one allocation of a started call: frame and buffers, shared by handle and job.
@@ -28,7 +28,7 @@ pub(crate) struct Counted<B> {
     owner: Process,
     scope: Option<Arc<ScopeCount>>,
     /// Keeps what the frame's `lane` points to.
-    _lane: Option<Arc<LaneInfo>>,
+    _lane: Option<Arc<Origin>>,
 }
 
 // SAFETY: `buffers` is touched by the handle alone, and only when the frame is done; by the job's release only as the
@@ -58,7 +58,7 @@ impl<B: Buffers> Counted<B> {
     }
 
     /// The job of this state, with a count of its own.
-    pub(crate) fn job(this: &mut Arc<Self>, lane: &Arc<LaneInfo>) -> Job {
+    pub(crate) fn job(this: &mut Arc<Self>, lane: &Arc<Origin>) -> Job {
         let state = Self::alone(this);
         state.frame.lane = Some(NonNull::from(&**lane));
         state.frame.release = Some(Self::release);

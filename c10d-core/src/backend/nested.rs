@@ -7,11 +7,9 @@ use std::sync::OnceLock;
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
-use super::{Caller, Frame, Job, Outcome, Request, overdue};
-use crate::backend::Backend;
-use crate::buffer::Sink;
-use crate::dispatch::Fingerprint;
-use crate::group::{LaneInfo, complain};
+use super::{Backend, Caller, Fingerprint, Frame, Job, Origin, Request, overdue};
+use crate::buffer::{Outcome, Sink};
+use crate::error::complain;
 use crate::ops::{OpKind, Params};
 use crate::panics::contain;
 use crate::types::DispatchKey;
@@ -72,7 +70,7 @@ impl Drop for UntilDone<'_> {
 
 /// Has the backend do a step, and waits for it. The memory behind the step's spans stays and is the step's alone until
 /// this returns. `lane` says who speaks in errors.
-pub(crate) fn nested(backend: &dyn Backend, lane: Option<&LaneInfo>, request: Request) -> Result<Outcome> {
+pub(crate) fn nested(backend: &dyn Backend, lane: Option<&Origin>, request: Request) -> Result<Outcome> {
     let mut frame = Frame::new(request);
     frame.lane = lane.map(NonNull::from);
     let frame = &frame;

@@ -1,14 +1,15 @@
 //! The fingerprint of a request.
 
-use super::{Fingerprint, sparse};
-use crate::job::Request;
+use super::Fingerprint;
+use super::Request;
+use crate::buffer::CooLayout;
 use crate::ops::{OpKind, Shape};
 use crate::types::ReduceOp;
 
 /// Computes what all ranks must agree on. `seq` is filled in when the call takes its turn.
 pub(crate) fn fingerprint(request: &Request) -> Fingerprint {
     if let Some(layout) = request.sparse() {
-        return sparse::fingerprint(request, layout);
+        return sparse_fingerprint(request, layout);
     }
     let op = request.op;
     let (inputs, outputs) = (request.inputs(), request.outputs());
@@ -49,5 +50,20 @@ pub(crate) fn fingerprint(request: &Request) -> Fingerprint {
         count,
         root: if op.is_rooted() { request.params.root } else { request.params.tag },
         rest: (rest ^ rest >> 32) as u32,
+    }
+}
+
+/// What all ranks must agree on: not how many entries each has, but the shape.
+fn sparse_fingerprint(request: &Request, layout: &CooLayout) -> Fingerprint {
+    let hash = layout.shape_hash();
+    Fingerprint {
+        seq: request.seq as u32,
+        op: request.op as u8,
+        dtype: request.dtype().map_or(Fingerprint::NO_DTYPE, |d| d as u8),
+        reduce: request.params.reduce.code(),
+        step: Fingerprint::SPARSE,
+        count: 0,
+        root: 0,
+        rest: (hash ^ hash >> 32) as u32,
     }
 }

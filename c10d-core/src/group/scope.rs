@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
+use super::work::ScopedWork;
 use crate::ProcessGroup;
 use crate::buffer::Buffers;
 use crate::call::Call;
-use crate::group::complain;
-use crate::work::ScopedWork;
+use crate::error::complain;
 use crate::{Error, ErrorKind};
 
 /// The operations of a scope that are not over.

@@ -4,7 +4,8 @@
 use std::ptr::NonNull;
 use std::sync::atomic::Ordering;
 
-use super::{Frame, Outcome, Request};
+use super::{Frame, Request};
+use crate::buffer::Outcome;
 use crate::{Error, ErrorKind, Result};
 
 /// One operation in a backend's hands, one word wide. Completing consumes it; dropped without completing, it reports

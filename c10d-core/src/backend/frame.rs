@@ -12,8 +12,8 @@ use std::task::Waker;
 use std::thread::Thread;
 use std::time::Instant;
 
-use super::{Outcome, Request};
-use crate::group::LaneInfo;
+use super::{Origin, Request};
+use crate::buffer::Outcome;
 use crate::panics::contain;
 use crate::types::DType;
 use crate::{Error, Result};
@@ -44,7 +44,7 @@ pub(crate) type Release = unsafe fn(*const Frame);
 pub(crate) struct Frame {
     pub(crate) request: Request,
     /// Who speaks in errors. Whoever runs the call holds it for longer than the frame lives; `None` until it has a lane.
-    pub(crate) lane: Option<NonNull<LaneInfo>>,
+    pub(crate) lane: Option<NonNull<Origin>>,
     /// `None` for a frame on the stack.
     pub(crate) release: Option<Release>,
     /// Whether the frame's allocation owns the buffers (not merely borrows them).

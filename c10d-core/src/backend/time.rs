@@ -1,18 +1,4 @@
-//! One operation on its way: the request, the sole right to complete it, and whoever waits.
-
-mod aside;
-mod frame;
-mod handle;
-mod nested;
-mod request;
-
-pub use aside::Aside;
-pub(crate) use frame::Frame;
-pub use handle::{Job, JobId, Kept};
-pub(crate) use nested::{Detached, Outer, nested};
-pub use request::{Caller, Request};
-
-pub use crate::buffer::Outcome;
+//! How long a backend may hold a job.
 
 use std::time::Duration;
 

@@ -7,10 +7,8 @@ use std::time::{Duration, Instant};
 use smallvec::smallvec;
 
 use super::nested::nested;
-use super::{Caller, Request};
-use crate::backend::Backend;
+use super::{Backend, Caller, Request, fingerprint};
 use crate::buffer::{Sink, Span};
-use crate::dispatch::fingerprint;
 use crate::ops::{OpKind, Params};
 use crate::types::DispatchKey;
 use crate::{Error, Result};

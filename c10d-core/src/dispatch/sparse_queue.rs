@@ -6,37 +6,35 @@ use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex};
 
-use super::LaneInfo;
-use crate::backend::Backend;
-use crate::dispatch::{Composed, KernelContext};
-use crate::job::Job;
+use super::{Composed, KernelContext};
+use crate::backend::{Backend, Job, Origin};
 use crate::panics::{caught, contain};
 use crate::{Error, ErrorKind, Phase, Result};
 
-/// A line of calls with one thread behind it, which starts with the first call and ends after the last one.
+/// A queue of calls with one thread behind it, which starts with the first call and ends after the last one.
 #[derive(Default)]
-pub(crate) struct Line(Arc<Shared>);
+pub(crate) struct SparseQueue(Arc<Shared>);
 
 #[derive(Default)]
 struct Shared {
     state: Mutex<State>,
-    /// A call came, or the line was closed.
+    /// A call came, or the queue was closed.
     news: Condvar,
-    /// Nothing is in line, and nothing runs.
+    /// Nothing is queued, and nothing runs.
     idle: Condvar,
 }
 
 #[derive(Default)]
 struct State {
     calls: VecDeque<(Job, Composed)>,
-    /// In line, or running.
+    /// Queued, or running.
     pending: usize,
     has_thread: bool,
     closed: bool,
 }
 
-impl Line {
-    /// Puts a call in line. The first one starts the thread.
+impl SparseQueue {
+    /// Queues a call. The first one starts the thread.
     pub(crate) fn push(&self, job: Job, kernel: Composed, ctx: &KernelContext<'_>) {
         let mut state = self.0.state.lock();
         if !state.has_thread {
@@ -55,7 +53,7 @@ impl Line {
         self.0.news.notify_one();
     }
 
-    /// Waits until nothing is in line and nothing runs. Stays so as long as nobody pushes, which the lane's turn sees to.
+    /// Waits until nothing is queued and nothing runs. Stays so as long as nobody pushes, which the lane's turn sees to.
     pub(crate) fn wait_idle(&self, deadline: Instant) -> Result {
         let mut state = self.0.state.lock();
         while state.pending > 0 {
@@ -68,7 +66,7 @@ impl Line {
     }
 }
 
-impl Drop for Line {
+impl Drop for SparseQueue {
     fn drop(&mut self) {
         // What was started is still run.
         self.0.state.lock().closed = true;
@@ -76,8 +74,8 @@ impl Drop for Line {
     }
 }
 
-fn serve(shared: &Shared, info: &Arc<LaneInfo>, backend: &Arc<dyn Backend>, size: u32) {
-    let ctx = KernelContext { info, backend, size, line: None };
+fn serve(shared: &Shared, info: &Arc<Origin>, backend: &Arc<dyn Backend>, size: u32) {
+    let ctx = KernelContext { info, backend, size, queue: None };
     loop {
         let mut state = shared.state.lock();
         let (job, kernel) = loop {

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::DeviceRuntime;
+use super::DeviceRegistration;
 use crate::Result;
-use crate::registry::DeviceRegistration;
+use crate::device::DeviceRuntime;
 
 type Opened = Vec<(&'static DeviceRegistration, Arc<dyn DeviceRuntime>)>;
 

@@ -1,0 +1,35 @@
+//! Who speaks in an error.
+
+use std::sync::Arc;
+
+use crate::Error;
+
+/// Group, rank and backend of a lane, which each of its errors tells.
+#[derive(Clone, Debug)]
+pub(crate) struct Origin {
+    pub(crate) group: Arc<str>,
+    pub(crate) rank: u32,
+    pub(crate) backend: &'static str,
+    /// This group's ranks in the numbering of the first group; `None` in the first group itself.
+    pub(crate) global: Option<Arc<[u32]>>,
+}
+
+impl Origin {
+    /// Adds group, rank, backend and global ranks where they are missing.
+    pub(crate) fn describe(&self, error: &mut Error) {
+        let report = error.report_mut();
+        report.group.get_or_insert_with(|| self.group.clone());
+        report.rank.get_or_insert(self.rank);
+        if report.backend.is_empty() {
+            report.backend = self.backend;
+        }
+        if let (Some(global), true) = (&self.global, report.guilty_global.is_empty()) {
+            report.guilty_global = report.guilty.iter().filter_map(|r| global.get(*r as usize).copied()).collect();
+        }
+    }
+
+    pub(crate) fn described(&self, mut error: Error) -> Error {
+        self.describe(&mut error);
+        error
+    }
+}

@@ -1,0 +1,68 @@
+//! Makes a group's backends, each once.
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use crate::backend::{Backend, GroupInit, OtherBackends};
+use crate::registry::Registry;
+use crate::store::PrefixStore;
+use crate::{Error, Result};
+
+/// What a sub-group is made from.
+pub(crate) struct Parent {
+    pub(crate) backends: Backends,
+    /// The members, in the numbering of the parent.
+    pub(crate) ranks: Vec<u32>,
+    /// The parent's other ranks take no part: they are gone, or are to be left behind.
+    pub(crate) shrinks: bool,
+}
+
+/// Backends by name.
+pub(crate) type Backends = Vec<(&'static str, Arc<dyn Backend>)>;
+
+/// The backends that a group has so far, and what more are made from.
+pub(super) struct Made {
+    registry: Arc<Registry>,
+    made: Arc<Mutex<Backends>>,
+    /// Of a sub-group: the backends of the group that it is part of, and its ranks in that one.
+    parent: Option<Arc<Parent>>,
+}
+
+impl Made {
+    /// Of a new group.
+    pub(super) fn new(registry: Arc<Registry>, parent: Option<Arc<Parent>>) -> Made {
+        Made { registry, made: Arc::default(), parent }
+    }
+}
+
+impl OtherBackends for Made {
+    fn backend(&self, init: &GroupInit, name: &str) -> Result<Arc<dyn Backend>> {
+        if let Some((_, backend)) = self.made.lock().iter().find(|(n, _)| *n == name) {
+            return Ok(backend.clone());
+        }
+        let registration = self.registry.backend(name)?;
+        let name = registration.name;
+        let others = Made { registry: self.registry.clone(), made: self.made.clone(), parent: None };
+        let mine = init.with(Arc::new(PrefixStore::new(name, init.store.clone())), Arc::new(others));
+        let cheaper = self.parent.as_deref().and_then(|Parent { backends, ranks, shrinks }| {
+            let (_, backend) = backends.iter().find(|(n, _)| *n == name)?;
+            if *shrinks { backend.shrink(ranks, &mine) } else { backend.split(ranks, &mine) }
+        });
+        let backend = cheaper.unwrap_or_else(|| (registration.create)(&mine)).map_err(|mut e: Error| {
+            let report = e.report_mut();
+            report.group.get_or_insert_with(|| init.group.clone());
+            report.rank.get_or_insert(init.rank);
+            if report.backend.is_empty() {
+                report.backend = name;
+            }
+            e
+        })?;
+        self.made.lock().push((name, backend.clone()));
+        Ok(backend)
+    }
+
+    fn anew(&self) -> Arc<dyn OtherBackends> {
+        Arc::new(Made::new(self.registry.clone(), None))
+    }
+}
