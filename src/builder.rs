@@ -88,6 +88,11 @@ impl Builder {
         self.with(|g| g.timeout(timeout))
     }
 
+    /// See [`GroupBuilder::drop_within`].
+    pub fn drop_within(self, limit: Duration) -> Self {
+        self.with(|g| g.drop_within(limit))
+    }
+
     /// See [`GroupBuilder::backend`].
     pub fn backend(self, map: &str) -> Self {
         self.with(|g| g.backend(map))

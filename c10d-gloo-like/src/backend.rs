@@ -1,15 +1,19 @@
 //! The backend: takes jobs and sees that each is run, on the caller's thread wherever that may be.
 #![allow(unsafe_code)]
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
 
-use c10d_core::{Backend, Caller, Capabilities, DType, Error, GroupInit, Job, JobId, OpKind, ReduceOp, Result};
+use c10d_core::store::deadline_after;
+use c10d_core::{
+    Backend, Caller, Capabilities, DType, Error, ErrorKind, GroupInit, Job, JobId, OpKind, Phase, ReduceOp, Result,
+};
 use parking_lot::Mutex;
 
 use crate::collectives::Collectives;
 use crate::exec::Executor;
+use crate::exit::{self, Mortal};
 use crate::layout::Layout;
 use crate::mesh::{Health, Membership, Mesh, Transport, Wiring};
 use crate::p2p::Messages;
@@ -30,14 +34,17 @@ struct Rank {
     collectives: Mutex<Collectives>,
     queue: Queue,
     messages: Arc<Messages>,
+    rank: u32,
     world: u32,
     fabric: Fabric,
     sent: AtomicU64,
+    /// How long the end of the program may be held up by what the peers have yet to take.
+    drop_within: Duration,
 }
 
 impl GlooLike {
     /// Connects this rank to the others.
-    pub(crate) fn connect(init: &GroupInit, transport: Transport) -> Result<GlooLike> {
+    pub(crate) fn connect(init: &GroupInit, transport: Transport, silence: Duration) -> Result<GlooLike> {
         let mesh = Mesh::connect(Wiring {
             group: init.group.clone(),
             rank: init.rank,
@@ -46,6 +53,7 @@ impl GlooLike {
             store: init.store.clone(),
             transport,
             deadline: init.deadline,
+            silence,
         })?;
         let Mesh { membership, collective, p2p, topology, segment, local_ranks, health } = mesh;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -58,16 +66,21 @@ impl GlooLike {
         let messages = Arc::new(Messages::new(p2p, health.clone(), segment, crowded)?);
         let asked = Arc::downgrade(&messages);
         health.ask_messages(Box::new(move || asked.upgrade()?.waits()));
-        Ok(GlooLike(Arc::new(Rank {
+        let rank = Arc::new(Rank {
             health,
             membership: Mutex::new(Some(membership)),
             collectives: Mutex::new(Collectives::new(executor, layout)),
             queue: Queue::default(),
             messages,
+            rank: init.rank,
             world: init.size,
             fabric,
             sent: AtomicU64::new(0),
-        })))
+            drop_within: init.drop_within,
+        });
+        let mortal: Weak<Rank> = Arc::downgrade(&rank);
+        exit::tell(mortal);
+        Ok(GlooLike(rank))
     }
 }
 
@@ -107,10 +120,20 @@ unsafe impl Backend for GlooLike {
         self.0.health.refused(op, error);
     }
 
+    fn failure(&self) -> Option<Error> {
+        if self.0.health.failed() { self.0.health.cause() } else { None }
+    }
+
     fn shutdown(&self, deadline: Instant) -> Result {
-        let drained = self.0.queue.drain(deadline).and_then(|()| self.0.messages.drain(deadline));
-        drop(self.0.membership.lock().take());
-        drained
+        let settled = self.0.settle(deadline);
+        self.0.say_goodbye();
+        settled
+    }
+
+    fn leave(&self, deadline: Instant) -> Result {
+        self.0.settle(deadline)?;
+        self.0.say_goodbye();
+        Ok(())
     }
 
     fn bytes_sent(&self) -> Option<u64> {
@@ -128,9 +151,96 @@ unsafe impl Backend for GlooLike {
 
 impl Drop for GlooLike {
     fn drop(&mut self) {
-        // What was started is still run; the last thread to leave says goodbye.
+        // What is in flight is still run; the last thread to leave says goodbye, unless that is said already.
         self.0.queue.close();
         self.0.messages.close();
+    }
+}
+
+impl Rank {
+    /// Waits until nothing is in flight, and the peers have what they were sent.
+    fn settle(&self, deadline: Instant) -> Result {
+        if self.membership.lock().is_none() {
+            return Ok(());
+        }
+        // Who does not want to wait is not kept for finding out whom it would have waited for.
+        let patient = Instant::now() < deadline;
+        let late = |what: &str, collective: bool, waiting_for: &[u32]| match patient {
+            true => Err(self.health.overdue(what, collective, waiting_for)),
+            false => {
+                Err(Error::new(ErrorKind::Timeout, what).guilty(waiting_for.iter().copied()).phase(Phase::Complete))
+            }
+        };
+        if !self.queue.drain(deadline) {
+            let others: Vec<u32> = (0..self.world).filter(|r| *r != self.rank).collect();
+            return late("operations that were started are still in flight", true, &others);
+        }
+        let messages = self.messages.settle(deadline);
+        if messages.in_flight {
+            return late("messages are still in flight", false, &messages.waits_for);
+        }
+        let mut untaken = messages.untaken;
+        untaken.extend(self.untaken_collectives(deadline));
+        untaken.sort_unstable();
+        untaken.dedup();
+        if untaken.is_empty() { Ok(()) } else { late("not all that was sent has been taken", false, &untaken) }
+    }
+
+    /// Waits until the peers have what the collectives sent them; beyond the deadline, or the longest time that a
+    /// collective had, gives the ranks that do not.
+    fn untaken_collectives(&self, deadline: Instant) -> Vec<u32> {
+        // Held by an op of another thread until it is over; what it has to send is its own matter.
+        let Some(collectives) = self.collectives.try_lock_until(deadline) else { return Vec::new() };
+        let deadline = deadline.min(deadline_after(collectives.patience()));
+        let mut pause = Duration::from_micros(100);
+        loop {
+            let untaken = self.untaken(&collectives);
+            if untaken.is_empty() || Instant::now() >= deadline {
+                return untaken;
+            }
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(Duration::from_millis(10));
+        }
+    }
+
+    /// The ranks that have yet to take what the collectives sent them.
+    fn untaken(&self, collectives: &Collectives) -> Vec<u32> {
+        if self.health.failed() {
+            return Vec::new();
+        }
+        let untaken = collectives.links().filter(|(peer, link)| link.is_untaken() && !self.health.is_leaving(*peer));
+        untaken.map(|(peer, _)| peer).collect()
+    }
+
+    /// Tells the peers that this rank leaves, unless they know.
+    fn say_goodbye(&self) {
+        let Some(membership) = self.membership.lock().take() else { return };
+        // In between two ops, so that nothing is cut off: an op of another thread goes on.
+        if let Some(collectives) = self.collectives.try_lock() {
+            collectives.links().for_each(|(_, link)| link.finish());
+        }
+        self.messages.finish();
+        drop(membership);
+    }
+}
+
+impl Mortal for Rank {
+    /// Whether a peer has yet to take what this rank completed: where a process ends with unread bytes, or with the
+    /// network namespace that it was alone in, the kernel drops what it has not delivered.
+    fn holds_up(&self, waited: Duration) -> bool {
+        let here = self.membership.try_lock().is_some_and(|m| m.is_some());
+        if !here || waited >= self.drop_within || self.health.failed() {
+            return false;
+        }
+        // Who is busy with them, in a program that ends, has not completed them.
+        let collectives = || self.collectives.try_lock().is_some_and(|c| !self.untaken(&c).is_empty());
+        collectives() || self.messages.untaken().unwrap_or(false)
+    }
+
+    fn end(&self) {
+        if self.membership.try_lock().is_none_or(|m| m.is_some()) {
+            self.health.exit();
+        }
     }
 }
 

@@ -1,11 +1,12 @@
 //! The collectives of one rank: runs one at a time, on whatever thread it is called.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use c10d_core::{ErrorKind, OpKind, Request, Result};
 
 use crate::exec::{Executor, Op, Reduction, Spaces};
 use crate::layout::Layout;
+use crate::link::Link;
 use crate::plan::Plan;
 
 /// Everything a collective needs, kept between them so that nothing is allocated after the first ones.
@@ -14,15 +15,18 @@ pub(crate) struct Collectives {
     layout: Layout,
     spaces: Spaces,
     plan: Plan,
+    /// The longest time that a collective had.
+    patience: Duration,
 }
 
 impl Collectives {
     pub(crate) fn new(executor: Executor, layout: Layout) -> Collectives {
-        Collectives { executor, layout, spaces: Spaces::new(), plan: Plan::default() }
+        Collectives { executor, layout, spaces: Spaces::new(), plan: Plan::default(), patience: Duration::ZERO }
     }
 
     /// Runs the op to its end, which comes by `deadline` (asked only when it has to wait). Touches no span afterwards.
     pub(crate) fn run(&mut self, request: &Request, deadline: &dyn Fn() -> Instant) -> Result {
+        self.patience = self.patience.max(request.timeout);
         self.plan.clear();
         self.spaces.clear();
         self.layout.fill(request, &mut self.spaces, &mut self.plan);
@@ -51,6 +55,16 @@ impl Collectives {
             }
             error
         })
+    }
+
+    /// How long a peer may take at most, from now, to take what it was sent: all deadlines are over then.
+    pub(crate) fn patience(&self) -> Duration {
+        self.patience
+    }
+
+    /// The links to the peers, by rank.
+    pub(crate) fn links(&self) -> impl Iterator<Item = (u32, &Link)> {
+        self.executor.links()
     }
 
     /// Bytes of payload sent so far.

@@ -3,6 +3,7 @@
 mod backend;
 mod collectives;
 mod exec;
+mod exit;
 mod layout;
 mod link;
 mod mesh;

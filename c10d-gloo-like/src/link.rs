@@ -95,6 +95,22 @@ impl Link {
         }
     }
 
+    /// Whether some of what was written might be lost if this process ended now. Shared memory stays for as long as the
+    /// peer maps it.
+    pub(crate) fn is_untaken(&self) -> bool {
+        match self {
+            Link::Shm(_) => false,
+            Link::Tcp(l) => l.is_untaken(),
+        }
+    }
+
+    /// Nothing more will be written: the peer finds the end after the last byte.
+    pub(crate) fn finish(&self) {
+        if let Link::Tcp(l) = self {
+            l.finish();
+        }
+    }
+
     /// What to poll while waiting; `None` for shared memory, where the peer rings the own doorbell.
     pub(crate) fn fd(&self) -> Option<BorrowedFd<'_>> {
         match self {

@@ -1,16 +1,19 @@
 //! What this crate registers.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use c10d_core::registry::{Provider, Registration};
 use c10d_core::{Backend, DispatchKey, Error, GroupInit, Result};
 
 use crate::backend::GlooLike;
 use crate::mesh::Transport;
+use crate::tcp::SHORTEST_SILENCE;
 
 /// The CPU backend, under the name `gloo-like`.
 ///
-/// Settings: hint `gloo-like.transport` (or the variable `C10D_TRANSPORT`): `auto`, `shm` or `tcp`.
+/// Settings: hint `gloo-like.transport` (or the variable `C10D_TRANSPORT`): `auto`, `shm` or `tcp`; hint
+/// `gloo-like.link_timeout`: after how many seconds without a sign of life a host over TCP is given up (10).
 pub static PROVIDER: Provider = Provider {
     source: env!("CARGO_PKG_NAME"),
     backends: &[Registration {
@@ -26,7 +29,19 @@ pub static PROVIDER: Provider = Provider {
 c10d_core::submit!(PROVIDER);
 
 fn create(init: &GroupInit) -> Result<Arc<dyn Backend>> {
-    Ok(Arc::new(GlooLike::connect(init, transport(init)?)?))
+    Ok(Arc::new(GlooLike::connect(init, transport(init)?, silence(init)?)?))
+}
+
+/// How long nothing may be heard of a peer's host.
+fn silence(init: &GroupInit) -> Result<Duration> {
+    const HINT: &str = "gloo-like.link_timeout";
+    const USUAL: Duration = Duration::from_secs(10);
+    let Some(text) = init.hint(HINT) else { return Ok(USUAL) };
+    let seconds = text.parse::<f64>().ok().and_then(|s| Duration::try_from_secs_f64(s).ok());
+    let longest = Duration::from_secs(3600);
+    seconds.filter(|s| (SHORTEST_SILENCE..=longest).contains(s)).ok_or_else(|| {
+        Error::invalid(format!("{HINT} is {text:?}; it must be a number of seconds from 1 to {}", longest.as_secs()))
+    })
 }
 
 fn transport(init: &GroupInit) -> Result<Transport> {

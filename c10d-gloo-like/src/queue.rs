@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use c10d_core::panics::caught;
-use c10d_core::{Error, ErrorKind, Job, Phase, Result};
+use c10d_core::{Error, ErrorKind, Job, Result};
 use parking_lot::{Condvar, Mutex};
 
 /// A line of jobs with one thread behind it, which starts with the first job.
@@ -73,17 +73,16 @@ impl Queue {
         self.news.notify_one();
     }
 
-    /// Waits until nothing is pending, and all who wait for a job know that it is over.
-    pub(crate) fn drain(&self, deadline: Instant) -> Result {
+    /// Waits until nothing is pending, and all who wait for a job know that it is over. `false`: it was not by the
+    /// deadline.
+    pub(crate) fn drain(&self, deadline: Instant) -> bool {
         let mut line = self.line.lock();
         while !self.is_idle() || line.completing {
-            let late = self.idle.wait_until(&mut line, deadline).timed_out();
-            if late && (!self.is_idle() || line.completing) {
-                let what = "operations that were started are still in flight";
-                return Err(Error::new(ErrorKind::Timeout, what).phase(Phase::Complete));
+            if self.idle.wait_until(&mut line, deadline).timed_out() {
+                return self.is_idle() && !line.completing;
             }
         }
-        Ok(())
+        true
     }
 
     /// When the first of the jobs in line must be over.

@@ -12,6 +12,7 @@ use std::task::Waker;
 use std::thread::Thread;
 use std::time::Instant;
 
+use super::telling::Telling;
 use super::{Origin, Request};
 use crate::buffer::Outcome;
 use crate::panics::contain;
@@ -131,6 +132,10 @@ impl Frame {
             // The waiter is just taking itself back.
             std::hint::spin_loop();
         };
+        if release.is_none() && waiter.is_none() {
+            return;
+        }
+        let _telling = Telling::begin();
         if let Some(release) = release {
             // SAFETY: the job's count, given up once.
             unsafe { release(this) };

@@ -26,6 +26,8 @@ pub struct GroupInit {
     pub root: Arc<dyn Store>,
     /// How long an op may take unless it says otherwise.
     pub timeout: Duration,
+    /// How long the end of the group may be held up by what was not taken yet, when the program ends without leaving it.
+    pub drop_within: Duration,
     /// When the backend must be ready.
     pub deadline: Instant,
     /// Free-form settings, e.g. `gloo-like.transport` = `tcp`.

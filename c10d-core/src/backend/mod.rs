@@ -12,6 +12,7 @@ mod origin;
 mod request;
 mod side_channel;
 mod summary;
+mod telling;
 mod time;
 
 use std::sync::Arc;
@@ -28,6 +29,7 @@ pub(crate) use origin::Origin;
 pub use request::{Caller, Request};
 pub use side_channel::Aside;
 pub(crate) use summary::fingerprint;
+pub(crate) use telling::is_telling;
 pub use time::let_go;
 pub(crate) use time::overdue;
 
@@ -94,11 +96,19 @@ pub unsafe trait Backend: Send + Sync + 'static {
         let _ = (op, error);
     }
 
-    /// Waits for what is in flight, then says goodbye to the peers, so that they do not take the coming silence for
-    /// death.
+    /// Waits for what is in flight, and until the peers have what this rank sent them; then says goodbye to the peers, so
+    /// that they do not take the coming silence for death. Says it too when the time is over, and names in the error whom
+    /// it waited for.
     fn shutdown(&self, deadline: Instant) -> Result {
         let _ = deadline;
         Ok(())
+    }
+
+    /// The last handle of the group was dropped. As [`shutdown`](Backend::shutdown), but where the time is over first,
+    /// what is in flight goes on, and the goodbye follows when it is over. May come after `shutdown`, and does nothing
+    /// then.
+    fn leave(&self, deadline: Instant) -> Result {
+        self.shutdown(deadline)
     }
 
     /// A backend for a sub-group of these ranks, if it can be had cheaper than by making a new one.

@@ -27,6 +27,7 @@ pub struct GroupBuilder {
     rank: u32,
     size: u32,
     timeout: Duration,
+    drop_within: Duration,
     bound: Option<Device>,
     store: Option<Arc<dyn Store>>,
     providers: Vec<&'static Provider>,
@@ -41,6 +42,7 @@ impl Default for GroupBuilder {
             rank: 0,
             size: 1,
             timeout: Duration::from_secs(300),
+            drop_within: super::leave::DROP_WITHIN,
             bound: None,
             store: None,
             providers: Vec::new(),
@@ -84,6 +86,14 @@ impl GroupBuilder {
     /// How long making the group, and each op on it, may take; 300 s unless set.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
+        self
+    }
+
+    /// How long the drop of the last handle may wait for what was started and for peers that have yet to take what this
+    /// rank sent them; 10 s unless set. Then it prints whom it waited for. Zero: it waits for nothing. A group that is
+    /// dropped where blocking is not wanted (in an async task) is better shut down elsewhere first.
+    pub fn drop_within(mut self, limit: Duration) -> Self {
+        self.drop_within = limit;
         self
     }
 
@@ -144,6 +154,7 @@ impl GroupBuilder {
             rank: self.rank,
             size: self.size,
             timeout: self.timeout,
+            drop_within: self.drop_within,
             bound: self.bound,
             global: None,
             store,
@@ -169,6 +180,7 @@ pub(super) struct Parts {
     pub(super) rank: u32,
     pub(super) size: u32,
     pub(super) timeout: Duration,
+    pub(super) drop_within: Duration,
     pub(super) bound: Option<Device>,
     pub(super) global: Option<Arc<[u32]>>,
     pub(super) store: Arc<dyn Store>,
@@ -204,6 +216,7 @@ impl Parts {
             store: joined.store.clone(),
             root: self.store.clone(),
             timeout: self.timeout,
+            drop_within: self.drop_within,
             deadline,
             hints: self.hints.clone(),
             cpu,
@@ -218,6 +231,7 @@ impl Parts {
             rank: self.rank,
             size: self.size,
             timeout: self.timeout,
+            drop_within: self.drop_within,
             bound: self.bound,
             global: self.global,
             lanes,

@@ -165,6 +165,10 @@ unsafe impl Backend for Deferred {
         self.shared.made.get().map_or(Ok(()), |backend| backend.shutdown(deadline))
     }
 
+    fn leave(&self, deadline: Instant) -> Result {
+        self.shared.made.get().map_or(Ok(()), |backend| backend.leave(deadline))
+    }
+
     fn device(&self) -> Option<Arc<dyn DeviceRuntime>> {
         self.device.clone()
     }

@@ -45,6 +45,12 @@ impl Lane {
         drained.and(self.backend.shutdown(deadline))
     }
 
+    /// As [`Lane::shutdown`] when the last handle is gone: what is in flight at the deadline goes on.
+    pub(crate) fn leave(&self, deadline: Instant) -> Result {
+        let drained = self.queue.as_ref().map_or(Ok(()), |queue| queue.wait_idle(deadline));
+        drained.and_then(|()| self.backend.leave(deadline))
+    }
+
     /// Waits for the lane's turn, numbers the request, and gives the turn, to be held until the backend has the job.
     /// Point-to-point ops take no turn.
     pub(crate) fn take_turn(&self, request: &mut Request) -> Result<Option<Turn<'_>>> {

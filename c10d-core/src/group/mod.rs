@@ -7,6 +7,7 @@ mod cancel;
 mod deferred;
 mod join;
 mod lane;
+mod leave;
 mod methods;
 mod other_backends;
 mod routes;
@@ -47,7 +48,14 @@ use crate::{Error, ErrorKind, Result};
 /// by peer and tag and may be issued in any order.
 ///
 /// After an error with status [`Failed`](crate::Status::Failed) the group is failed for good: every later call returns
-/// the first cause. When the last clone is dropped, the peers are told.
+/// the first cause.
+///
+/// When the last clone is dropped, the drop waits for what was started, and until the peers have what this rank sent
+/// them, then tells the peers that this rank leaves. It waits at most as long as
+/// [`drop_within`](GroupBuilder::drop_within) says (10 s), then prints on stderr whom it waited for and returns, while
+/// the rest goes on by itself. A program that ends without having dropped its groups (they are in a `static`, or
+/// `process::exit` is called) says that it ends; ranks that still need it get an error that says so.
+/// [`shutdown`](ProcessGroup::shutdown) leaves with an error instead of a print.
 ///
 /// A group belongs to the process that made it. In a forked child every call is an error that says so, and dropping does
 /// nothing: a child that wants to take part makes a group of its own. See [`process`](crate::process).
@@ -63,6 +71,8 @@ pub(crate) struct Group {
     rank: u32,
     size: u32,
     timeout: Duration,
+    /// How long the drop of the last handle may wait.
+    drop_within: Duration,
     bound: Option<Device>,
     /// This group's ranks in the numbering of the first group; `None` in the first group itself.
     global: Option<Arc<[u32]>>,
@@ -172,8 +182,12 @@ impl ProcessGroup {
         self.0.fail(&self.0.described(error));
     }
 
-    /// Waits for everything in flight, then leaves the group: the peers do not take the coming silence for death. Later
-    /// calls on clones return [`ErrorKind::Shutdown`]. Bounded by the group's timeout.
+    /// Waits for everything in flight, and until the peers have what this rank sent them; then leaves the group: the peers
+    /// do not take the coming silence for death. Later calls on clones return [`ErrorKind::Shutdown`]. Bounded by the
+    /// group's timeout.
+    ///
+    /// # Errors
+    /// `Timeout` when the time is over; it names the ranks that were waited for. This rank has left all the same.
     pub fn shutdown(self) -> Result {
         let timeout = self.0.timeout;
         self.shutdown_within(timeout)
@@ -269,7 +283,9 @@ impl Drop for Group {
             // Backends and stores say goodbye to peers, take locks and wait for threads when they are dropped. The peers
             // are the parent's, its threads are not here, and a lock may be held by one of them.
             std::mem::forget((std::mem::take(&mut self.lanes), self.store.clone()));
+            return;
         }
+        self.leave();
     }
 }
 

@@ -128,6 +128,7 @@ impl ProcessGroup {
             rank: rank as u32,
             size: ranks.len() as u32,
             timeout: group.timeout,
+            drop_within: group.drop_within,
             bound: group.bound,
             global: Some(global),
             store: group.store.clone(),

@@ -19,7 +19,7 @@ mod slot;
 mod watchdog;
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use shared::Shared;
 use slot::Slot;
@@ -32,6 +32,8 @@ use crate::ops::OpKind;
 use crate::types::{DType, DispatchKey, ReduceOp};
 use crate::{Error, ErrorKind, Phase, Result};
 
+/// How long the CPU backend may look for whom an op waits, past the deadline of a shutdown.
+const FIND_OUT: Duration = Duration::from_millis(20);
 /// Bytes of a round, unless the hint `staged.chunk` says otherwise.
 const CHUNK: usize = 1 << 20;
 
@@ -63,6 +65,18 @@ impl Staged {
         let capabilities = *cpu.capabilities_on(DispatchKey::Cpu);
         let shared = Arc::new(Shared::new(device, cpu, (init.rank, init.size), chunk));
         Ok(Staged { name, shared, capabilities })
+    }
+
+    /// Waits until nothing is in flight.
+    fn drained(&self, deadline: Instant) -> Result {
+        let mut flight = self.shared.flight.lock();
+        while !flight.slots.is_empty() {
+            if self.shared.changed.wait_until(&mut flight, deadline).timed_out() && !flight.slots.is_empty() {
+                let what = "operations that were started are still in flight";
+                return Err(Error::new(ErrorKind::Timeout, what).phase(Phase::Complete));
+            }
+        }
+        Ok(())
     }
 
     fn start(&self, slot: &Arc<Slot>) -> Result {
@@ -112,15 +126,15 @@ unsafe impl Backend for Staged {
     }
 
     fn shutdown(&self, deadline: Instant) -> Result {
-        let mut flight = self.shared.flight.lock();
-        while !flight.slots.is_empty() {
-            if self.shared.changed.wait_until(&mut flight, deadline).timed_out() && !flight.slots.is_empty() {
-                let what = "operations that were started are still in flight";
-                return Err(Error::new(ErrorKind::Timeout, what).phase(Phase::Complete));
-            }
-        }
-        drop(flight);
-        self.shared.cpu.shutdown(deadline)
+        let drained = self.drained(deadline);
+        // The CPU backend knows whom an op in flight waits for. It needs a moment to find out.
+        let left = self.shared.cpu.shutdown(deadline.max(Instant::now() + FIND_OUT));
+        left.and(drained)
+    }
+
+    fn leave(&self, deadline: Instant) -> Result {
+        self.drained(deadline)?;
+        self.shared.cpu.leave(deadline)
     }
 
     fn device(&self) -> Option<Arc<dyn DeviceRuntime>> {

@@ -91,6 +91,11 @@ impl Executor {
         Executor { rank, links, health, pause, sides, done: Vec::new(), pending: Vec::new(), sweep: 0, sent: 0 }
     }
 
+    /// The links to the peers, for when nothing runs.
+    pub(crate) fn links(&self) -> impl Iterator<Item = (u32, &Link)> {
+        (0..).zip(&self.links).filter_map(|(peer, link)| Some((peer, link.as_ref()?)))
+    }
+
     /// How many bytes of payload this rank has sent in all ops so far.
     pub(crate) fn sent(&self) -> u64 {
         self.sent

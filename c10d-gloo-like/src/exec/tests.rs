@@ -62,6 +62,7 @@ fn ranks_with<T: Send>(
                         store: store.clone(),
                         transport,
                         deadline: Instant::now() + PATIENCE,
+                        silence: PATIENCE,
                     };
                     let mut mesh = Mesh::connect(wiring).unwrap();
                     let bell = mesh.segment.clone().map(Doorbell::new);

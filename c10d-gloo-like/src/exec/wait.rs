@@ -54,19 +54,19 @@ impl Executor {
         });
         let Some(now) = self.pause.wait(interest) else { return Ok(()) };
         let since = *waiting.since.get_or_insert(now);
-        if let Some(gone) = (0..self.sides.len() as u32).find(|p| self.starved(*p) && self.health.has_left(*p)) {
+        let quiet = now.duration_since(since);
+        if let Some(gone) = (0..self.sides.len() as u32).find(|p| self.starved(*p) && self.health.has_left(*p, quiet)) {
             // What it sent before it left counts, also where it has to wait for what others send.
             if !self.sweep(op, spaces)? && self.starved(gone) {
-                self.health.needs(gone)?;
+                self.health.needs(gone, quiet)?;
             }
             return Ok(());
         }
         if now >= (op.deadline)() {
             return self.overtime(op, spaces);
         }
-        let lasted = now.duration_since(since);
-        if lasted >= waiting.ask {
-            waiting.ask = lasted + lasted.min(ASK_EVERY);
+        if quiet >= waiting.ask {
+            waiting.ask = quiet + quiet.min(ASK_EVERY);
             self.ask(op)?;
         }
         Ok(())

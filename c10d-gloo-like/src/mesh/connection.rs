@@ -24,6 +24,9 @@ const BACKLOG: usize = 64 << 10;
 /// What is read of one connection before the others have their turn.
 const TURN: usize = 64 << 10;
 
+/// The kernel heard nothing of the peer's host for as long as it was told to wait.
+const UNREACHABLE: &str = "unreachable: its host or the network to it does not answer any more";
+
 /// See the module.
 pub(crate) struct Connection {
     peer: u32,
@@ -84,7 +87,8 @@ impl Connection {
     }
 
     pub(super) fn send(&self, frame: &Frame) {
-        self.send_bytes(&frame.to_bytes(), false);
+        let matters = !matches!(frame, Frame::State { .. });
+        self.send_bytes(&frame.to_bytes(), matters);
     }
 
     /// Sends a frame now or as soon as the peer reads. Frames that do not matter enough are dropped when it does not.
@@ -144,7 +148,7 @@ impl Connection {
                 Err(Errno::AGAIN) => return Received::All,
                 Err(Errno::INTR) => continue,
                 Err(Errno::CONNRESET | Errno::PIPE) => return self.ended("connection reset"),
-                Err(Errno::TIMEDOUT) => return self.ended("unreachable: nothing heard for 10 s"),
+                Err(Errno::TIMEDOUT) => return self.ended(UNREACHABLE),
                 Err(e) => return self.ended(&format!("connection failed: {}", io::Error::from(e))),
             }
             loop {

@@ -26,6 +26,8 @@ pub(crate) enum Frame {
     /// "I leave, and this is the last call I completed." `failed`: the group has failed, and the rank that met the cause
     /// has told all.
     Goodbye { last: Option<Place>, failed: bool },
+    /// "My program ends, and it did not leave the group." The rest as in a goodbye.
+    Exited { last: Option<Place>, failed: bool },
 }
 
 /// The first cause of a group's failure, as the rank that met it tells the others.
@@ -79,6 +81,10 @@ impl Frame {
                 out.extend_from_slice(&[4, u8::from(*failed)]);
                 put_option(&mut out, *last, put_place);
             }
+            Frame::Exited { last, failed } => {
+                out.extend_from_slice(&[5, u8::from(*failed)]);
+                put_option(&mut out, *last, put_place);
+            }
         }
         let len = out.len() as u32 - 4;
         out[..4].copy_from_slice(&len.to_le_bytes());
@@ -99,6 +105,10 @@ impl Frame {
             4 => {
                 let failed = r.u8()? != 0;
                 Frame::Goodbye { last: option(&mut r, place)?, failed }
+            }
+            5 => {
+                let failed = r.u8()? != 0;
+                Frame::Exited { last: option(&mut r, place)?, failed }
             }
             _ => return None,
         };
@@ -304,6 +314,8 @@ mod tests {
             ),
             Frame::Goodbye { last: Some(at), failed: false },
             Frame::Goodbye { last: None, failed: true },
+            Frame::Exited { last: Some(at), failed: false },
+            Frame::Exited { last: None, failed: true },
         ]
     }
 

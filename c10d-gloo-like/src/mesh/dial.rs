@@ -41,6 +41,8 @@ pub(super) struct Join<'a> {
     pub(super) life: Option<OwnedFd>,
     pub(super) layout: Layout,
     pub(super) deadline: Instant,
+    /// See [`Wiring::silence`](super::Wiring::silence).
+    pub(super) silence: Duration,
 }
 
 /// What connects this rank to a peer.
@@ -245,6 +247,12 @@ impl Join<'_> {
             (pair.segment, life) = self.swap(&fd, peer, patience).map_err(|trouble| self.trouble(peer, &trouble))?;
         }
         self.require_shm(peer, pair)?;
+        if !unix {
+            tcp::end_when_silent(&fd, self.silence).map_err(|e| {
+                let what = format!("the connection to rank {peer} cannot be watched for silence");
+                Error::new(ErrorKind::Resource, what).source(e).phase(Phase::Connect)
+            })?;
+        }
         let connection = Connection::open(fd, life, peer, Arc::downgrade(self.health))?;
         self.health.reach(peer, Path::Away(connection));
         pair.controlled = true;

@@ -55,7 +55,7 @@ fn first_failure(wiring: &Wiring, error: Error) -> Error {
 }
 
 fn join_at(door: &mut Door, mine: &Hello, wiring: &Wiring, health: &Arc<Health>) -> Result<Parts> {
-    let Wiring { group, rank, size, session, store, transport, deadline } = wiring;
+    let Wiring { group, rank, size, session, store, transport, deadline, silence } = wiring;
     let (rank, size, transport) = (*rank, *size, *transport);
     let hellos = hello::exchange(&**store, mine, rank, *deadline)?;
 
@@ -85,6 +85,7 @@ fn join_at(door: &mut Door, mine: &Hello, wiring: &Wiring, health: &Arc<Health>)
         life: host::own_process(),
         layout,
         deadline: connect_by,
+        silence: *silence,
     };
     let pairs = join.run(door, &presence).map_err(|error| unshared.unwrap_or(error))?;
     let shm = agree(wiring, health, &pairs)?;

@@ -29,7 +29,7 @@ mod wire;
 
 use std::net::TcpStream;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use c10d_core::{Error, ErrorKind, Phase, Result, Store};
 
@@ -92,6 +92,9 @@ pub(crate) struct Wiring {
     pub(crate) transport: Transport,
     /// When all must be connected.
     pub(crate) deadline: Instant,
+    /// How long nothing may be heard of a peer's host over TCP before the peer is given up. A peer that is stopped or
+    /// late is heard: its kernel answers.
+    pub(crate) silence: Duration,
 }
 
 /// The connected ranks of a group.

@@ -14,8 +14,8 @@ use super::doing::{Doing, Wait, ranks};
 pub(crate) enum Answer {
     /// It does not answer: its process is stopped, or cannot be reached. It was last heard so long ago.
     Silent(Duration),
-    /// It said goodbye after this call.
-    Left(Option<Place>),
+    /// It said goodbye after this call, or its program ended.
+    Left { last: Option<Place>, exited: bool },
     /// It is here.
     At(Doing),
 }
@@ -146,9 +146,9 @@ fn judge_collective(me: u32, place: Place, mine: &Wait, answers: &[Answer]) -> B
                 guilty.push(rank);
                 words.push(stopped(rank));
             }
-            Answer::Left(last) => {
+            Answer::Left { last, exited } => {
                 guilty.push(rank);
-                words.push(format!("rank {rank} {}", left_text(*last)));
+                words.push(format!("rank {rank} {}", left_text(*last, *exited)));
             }
             Answer::At(doing) if doing.position.is_before(place) => {
                 if doing.blocked().is_none() {
@@ -206,7 +206,7 @@ fn judge_message(me: u32, mine: &Wait, answers: &[Answer]) -> Blame {
         match answer {
             Answer::Silent(since) if *since < LONG => late.push((*rank, stopped(*rank))),
             Answer::Silent(_) => gone.push((*rank, stopped(*rank))),
-            Answer::Left(last) => gone.push((*rank, format!("rank {rank} {}", left_text(*last)))),
+            Answer::Left { last, exited } => gone.push((*rank, format!("rank {rank} {}", left_text(*last, *exited)))),
             Answer::At(Doing { refused: Some(refused), waits, .. }) if waits.is_empty() => {
                 idle.push((*rank, format!("rank {rank} runs, but is in no call; {}", refused.words())));
             }
@@ -248,10 +248,10 @@ fn stopped(rank: u32) -> String {
 }
 
 /// What a rank does, for whoever waits for it.
-pub(super) fn doing(answer: Option<&Answer>) -> String {
+pub(crate) fn doing(answer: Option<&Answer>) -> String {
     match answer {
         None | Some(Answer::Silent(_)) => "is stopped or unreachable".to_owned(),
-        Some(Answer::Left(last)) => left_text(*last),
+        Some(Answer::Left { last, exited }) => left_text(*last, *exited),
         Some(Answer::At(doing)) => match (&doing.refused, doing.waits.first()) {
             (_, Some(wait)) => wait.words(),
             (Some(refused), None) => format!("is in no call; {}", refused.words()),
@@ -280,9 +280,10 @@ pub(crate) fn is_p2p(print: &Fingerprint) -> bool {
     OpKind::from_code(print.op).is_some_and(OpKind::is_p2p)
 }
 
-/// How a rank that said goodbye is gone.
-pub(crate) fn left_text(last: Option<Place>) -> String {
+/// How a rank that said goodbye, or whose program `exited` without one, is gone.
+pub(crate) fn left_text(last: Option<Place>, exited: bool) -> String {
     match last {
+        _ if exited => "ended without leaving the group: call shutdown, or drop it before main returns".to_owned(),
         None => "left the group before its first call".to_owned(),
         Some(last) => format!("left the group after seq {}", last.seq),
     }

@@ -119,7 +119,12 @@ fn who_is_late() {
             "rank 1 has not called it: it is still in all_reduce seq 6",
         ),
         (&[1], &[at(7, true), at(7, true), at(8, true)], &[1], "rank 1 called it but did not finish its part"),
-        (&[1], &[at(7, true), Answer::Left(None), at(7, true)], &[1], "rank 1 left the group before its first call"),
+        (
+            &[1],
+            &[at(7, true), Answer::Left { last: None, exited: false }, at(7, true)],
+            &[1],
+            "rank 1 left the group before its first call",
+        ),
     ];
     for (waiting_for, answers, guilty, text) in cases {
         let mine = wait(OpKind::AllReduce, 7, waiting_for);
@@ -140,7 +145,7 @@ fn a_chain_of_messages_is_followed_to_its_end() {
     let mine = wait(OpKind::Recv, 3, &[2]);
     let chain = "rank 3 waits for rank 2 in recv tag 3, rank 2 waits for rank 1 in recv tag 2, rank 1 waits for rank 0 in \
                  recv tag 1; rank 0 ";
-    let left = Answer::Left(Some(Place { seq: 4, step: 0 }));
+    let left = Answer::Left { last: Some(Place { seq: 4, step: 0 }), exited: false };
     let refuses = Doing {
         position: Position { last: None, inside: false },
         waits: vec![],

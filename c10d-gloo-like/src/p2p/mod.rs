@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use c10d_core::panics::caught;
+use c10d_core::store::deadline_after;
 use c10d_core::{Caller, Error, ErrorKind, Job, JobId, Outcome, Phase, Result};
 use parking_lot::{Condvar, Mutex};
 use smallvec::SmallVec;
@@ -97,13 +98,15 @@ impl Messages {
         let mut pause = Pause::new(self.crowded, self.segment.clone().map(Doorbell::new));
         let mut since: Option<Instant> = None;
         let mut stalled = false;
+        // How long nothing moved.
+        let mut quiet = Duration::ZERO;
         let mut wants: SmallVec<[Wants; 4]> = SmallVec::new();
         loop {
             let mut finished = Finished::new();
             let (moved, is_over) = {
                 let mut state = self.state.lock();
                 let moved = state.pump(&self.health, stalled, &mut finished)
-                    || self.look_after(&mut state, stalled, &mut finished);
+                    || self.look_after(&mut state, stalled.then_some(quiet), &mut finished);
                 if !moved {
                     state.wants(stalled, &mut wants);
                 }
@@ -123,7 +126,8 @@ impl Messages {
                 Interest { fd, read: w.read, write: w.write }
             });
             if let Some(now) = pause.wait(interest) {
-                stalled = now.duration_since(*since.get_or_insert(now)) > STALL;
+                quiet = now.duration_since(*since.get_or_insert(now));
+                stalled = quiet > STALL;
                 self.watch_deadlines(now);
             }
         }
@@ -131,15 +135,17 @@ impl Messages {
 
     /// Nothing moves: ends what cannot be completed any more. Whether something moved after all: what a peer sent before
     /// it left or died counts.
-    fn look_after(&self, state: &mut State, stalled: bool, finished: &mut Finished) -> bool {
-        let gone = if stalled { state.needs(&self.health) } else { None };
+    fn look_after(&self, state: &mut State, stalled: Option<Duration>, finished: &mut Finished) -> bool {
+        let gone = stalled.and_then(|quiet| state.needs(&self.health, quiet));
         if gone.is_none() && !self.health.failed() {
             return false;
         }
         if state.pump(&self.health, true, finished) {
             return true;
         }
-        let cause = gone.map_or(Ok(()), |peer| self.health.needs(peer)).and_then(|()| self.health.check());
+        let cause = gone
+            .map_or(Ok(()), |peer| self.health.needs(peer, stalled.unwrap_or_default()))
+            .and_then(|()| self.health.check());
         if let Err(cause) = cause {
             state.fail_all(&cause, finished);
         }
@@ -212,16 +218,43 @@ impl Messages {
         self.news.notify_one();
     }
 
-    /// Waits until nothing is in flight.
-    pub(crate) fn drain(&self, deadline: Instant) -> Result {
-        let late = std::cell::Cell::new(false);
+    /// Waits until nothing is in flight, and the peers have what they were sent; beyond `deadline`, or the longest time
+    /// that a send had, only for whom is named in the answer. Takes in meanwhile what nobody asked for: the peer that is
+    /// to take something may be waiting for that.
+    pub(crate) fn settle(&self, deadline: Instant) -> Unsettled {
+        let patient = deadline.min(deadline_after(self.state.lock().patience()));
+        let mut left = Unsettled::default();
         self.attend(|state| {
-            late.set(Instant::now() >= deadline);
-            late.get() || state.is_idle()
+            left = if self.health.failed() { Unsettled::default() } else { state.unsettled(&self.health) };
+            left.in_flight = !state.is_idle();
+            let now = Instant::now();
+            (!left.in_flight && (left.untaken.is_empty() || now >= patient)) || now >= deadline
         });
-        if late.get() && !self.state.lock().is_idle() {
-            return Err(Error::new(ErrorKind::Timeout, "messages are still in flight").phase(Phase::Complete));
-        }
-        Ok(())
+        left
     }
+
+    /// Whom messages that are over have yet to reach; `None`: somebody is busy with them.
+    pub(crate) fn untaken(&self) -> Option<bool> {
+        let state = self.state.try_lock()?;
+        Some(!state.unsettled(&self.health).untaken.is_empty())
+    }
+
+    /// Nothing more will be sent, unless something is in flight.
+    pub(crate) fn finish(&self) {
+        let state = self.state.lock();
+        if state.is_idle() {
+            state.links().for_each(|(_, link)| link.finish());
+        }
+    }
+}
+
+/// What is not over, of the messages of a rank that leaves.
+#[derive(Default)]
+pub(crate) struct Unsettled {
+    /// Whether a message is in flight.
+    pub(crate) in_flight: bool,
+    /// Whom those wait for.
+    pub(crate) waits_for: Vec<u32>,
+    /// Who has yet to take what was sent.
+    pub(crate) untaken: Vec<u32>,
 }

@@ -1,14 +1,14 @@
 //! All messages of one rank, under one lock.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use c10d_core::{Error, ErrorKind, Fingerprint, Job, JobId, OpKind, Outcome, Phase, Result};
 
 use smallvec::SmallVec;
 
-use super::Finished;
 use super::message::{Header, Incoming, Outgoing, Target, deliver};
 use super::peer::Peer;
+use super::{Finished, Unsettled};
 use crate::link::Link;
 use crate::mesh::{Health, WAITS, Wait};
 
@@ -69,6 +69,8 @@ pub(super) struct State {
     next: u64,
     /// Jobs that are over and have not been told so.
     untold: usize,
+    /// The longest time that a send had.
+    patience: Duration,
     pub(super) has_thread: bool,
     pub(super) closed: bool,
 }
@@ -76,7 +78,16 @@ pub(super) struct State {
 impl State {
     pub(super) fn new(links: Vec<Option<Link>>) -> State {
         let peers = links.into_iter().map(|link| link.map(Peer::new)).collect();
-        State { peers, posted: Vec::new(), live: Vec::new(), next: 0, untold: 0, has_thread: false, closed: false }
+        State {
+            peers,
+            posted: Vec::new(),
+            live: Vec::new(),
+            next: 0,
+            untold: 0,
+            patience: Duration::ZERO,
+            has_thread: false,
+            closed: false,
+        }
     }
 
     pub(super) fn is_live(&self, ticket: Ticket) -> bool {
@@ -85,6 +96,31 @@ impl State {
 
     pub(super) fn is_idle(&self) -> bool {
         self.live.is_empty() && self.untold == 0
+    }
+
+    /// How long a peer may take at most, from now, to take what it was sent: all deadlines are over then.
+    pub(super) fn patience(&self) -> Duration {
+        self.patience
+    }
+
+    /// The links to the peers, by rank.
+    pub(super) fn links(&self) -> impl Iterator<Item = (u32, &Link)> {
+        (0..).zip(&self.peers).filter_map(|(rank, peer)| Some((rank, &peer.as_ref()?.link)))
+    }
+
+    /// Whom the messages in flight wait for, and who has yet to take what was sent.
+    pub(super) fn unsettled(&self, health: &Health) -> Unsettled {
+        let mut waits_for: Vec<u32> = self.live.iter().flat_map(|l| self.waited_for(l)).collect();
+        waits_for.sort_unstable();
+        waits_for.dedup();
+        let untaken = self.links().filter(|(rank, link)| link.is_untaken() && !health.is_leaving(*rank));
+        Unsettled { in_flight: !self.is_idle(), waits_for, untaken: untaken.map(|(rank, _)| rank).collect() }
+    }
+
+    /// The ranks that a message waits for.
+    fn waited_for(&self, live: &Live) -> Vec<u32> {
+        let everybody = || (0..self.peers.len() as u32).filter(|r| self.peers[*r as usize].is_some()).collect();
+        live.peer.map_or_else(everybody, |peer| vec![peer])
     }
 
     /// So many jobs have been told that they are over.
@@ -118,6 +154,7 @@ impl State {
             deadline: started.then(|| request.deadline()),
         });
         if request.op == OpKind::Send {
+            self.patience = self.patience.max(request.timeout);
             match peer.and_then(|p| self.peers.get_mut(p as usize)?.as_mut()) {
                 Some(peer) => peer.outgoing.push_back((ticket, Outgoing::new(job))),
                 None => {
@@ -344,11 +381,12 @@ impl State {
     }
 
     /// A peer that left although something is still wanted from it.
-    pub(super) fn needs(&self, health: &Health) -> Option<u32> {
-        let named = |l: &Live| l.peer.filter(|p| health.has_left(*p));
+    /// `quiet`: how long nothing moved.
+    pub(super) fn needs(&self, health: &Health, quiet: Duration) -> Option<u32> {
+        let named = |l: &Live| l.peer.filter(|p| health.has_left(*p, quiet));
         let all_left = || {
             let mut ranks = (0..self.peers.len() as u32).filter(|r| self.peers[*r as usize].is_some());
-            ranks.all(|r| health.has_left(r))
+            ranks.all(|r| health.has_left(r, quiet))
         };
         self.live.iter().find_map(|l| match l.peer {
             Some(_) => named(l),

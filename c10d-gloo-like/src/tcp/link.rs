@@ -9,6 +9,8 @@ use c10d_core::{Error, ErrorKind, Phase, Result};
 use rustix::io::Errno;
 use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg};
 
+use super::unacknowledged;
+
 /// The receive buffer, made at the first read.
 const BUFFER: usize = 256 << 10;
 /// Less than this at hand (a header and the largest element fit): the socket is asked for more.
@@ -50,6 +52,17 @@ impl TcpLink {
     /// What to poll.
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
         self.stream.as_fd()
+    }
+
+    /// See [`crate::link::Link::is_untaken`].
+    pub(crate) fn is_untaken(&self) -> bool {
+        unacknowledged(self.fd())
+    }
+
+    /// See [`crate::link::Link::finish`].
+    pub(crate) fn finish(&self) {
+        // Fails only where the connection is over anyway.
+        let _ = self.stream.shutdown(std::net::Shutdown::Write);
     }
 
     /// See [`crate::link::Link::write`].

@@ -11,8 +11,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, TcpKeepalive, Type};
 
-/// How long sent bytes may stay unacknowledged, and a silent peer unprobed.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// The shortest silence that [`end_when_silent`] can tell from a living link: the kernel counts idle time in seconds.
+pub(crate) const SHORTEST_SILENCE: Duration = Duration::from_secs(1);
 /// How often a refusal that may pass (no descriptors left, no one listening yet) is tried again.
 const RETRY: Duration = Duration::from_millis(20);
 /// Connections that wait to be accepted.
@@ -125,13 +125,29 @@ fn ready(fd: BorrowedFd<'_>, flags: PollFlags, deadline: Instant) -> Result<bool
     }
 }
 
+/// Has the kernel end this connection when nothing was heard from the peer's host for this long.
+///
+/// For connections that carry little and whose reader always reads. On one that carries payload, a peer that is merely
+/// late does not read, and the kernel's user timeout counts the time for which the peer's window is full as silence:
+/// a living peer would be declared dead.
+pub(crate) fn end_when_silent(socket: &impl AsFd, silence: Duration) -> io::Result<()> {
+    let socket = SockRef::from(socket);
+    let silence = silence.max(SHORTEST_SILENCE);
+    let second = Duration::from_secs(1);
+    let probes = TcpKeepalive::new()
+        .with_time((silence / 2).max(second))
+        .with_interval((silence / 8).max(second))
+        .with_retries(4);
+    socket.set_tcp_user_timeout(Some(silence))?;
+    socket.set_tcp_keepalive(&probes)
+}
+
+/// What all connections need. Those with payload have no timeout of the kernel's: they live until the op's deadline, and
+/// the control connection knows whether the link and the peer's host live.
 fn tune(stream: &TcpStream) -> io::Result<()> {
     stream.set_nonblocking(true)?;
     stream.set_nodelay(true)?;
     let socket = SockRef::from(stream);
-    socket.set_tcp_user_timeout(Some(PATIENCE))?;
-    socket
-        .set_tcp_keepalive(&TcpKeepalive::new().with_time(PATIENCE / 2).with_interval(PATIENCE / 8).with_retries(4))?;
     // Congestion controls that pace by the clock halve the speed of loopback, where nothing congests. Not everywhere
     // allowed, and only a matter of speed.
     let (own, peer) = (stream.local_addr()?.ip(), stream.peer_addr()?.ip());
@@ -185,7 +201,11 @@ mod tests {
         assert_eq!(from, dialled.local_addr().unwrap());
         for stream in [dialled, accepted] {
             assert!(stream.nodelay().unwrap());
-            assert_eq!(SockRef::from(&stream).tcp_user_timeout().unwrap(), Some(PATIENCE));
+            let socket = SockRef::from(&stream);
+            assert!(socket.tcp_user_timeout().unwrap().is_none_or(|t| t.is_zero()), "data waits for who is late");
+            end_when_silent(&stream, Duration::from_secs(10)).unwrap();
+            assert_eq!(socket.tcp_user_timeout().unwrap(), Some(Duration::from_secs(10)));
+            assert!(socket.keepalive().unwrap());
         }
     }
 }

@@ -49,9 +49,9 @@ impl Health {
                 break;
             }
         }
-        let left = left(&state).map(|l| l.last);
+        let left = left(&state);
         drop(state);
-        let how = left.map_or_else(|| how.to_owned(), |last| format!("{} ({how})", verdict::left_text(last)));
+        let how = left.map_or_else(|| how.to_owned(), |left| format!("{} ({how})", left.text()));
         self.fail(dead(rank, how).phase(Phase::Transfer))
     }
 

@@ -21,6 +21,9 @@ use super::verdict::{self, Answer};
 /// How long after a goodbye bytes, or the cause of a failure, may still be on their way: they come by another connection.
 const UNDERWAY: Duration = Duration::from_secs(1);
 
+/// How long the end of the program may wait for a failure that is just being told.
+const EXIT: Duration = Duration::from_millis(100);
+
 /// Something that wakes a thread which sleeps while it waits for peers.
 pub(crate) type Waker = Box<dyn Fn() + Send + Sync>;
 
@@ -73,6 +76,8 @@ struct Peer {
     heard: Option<Instant>,
     /// Its answer to this query.
     answer: Option<(u32, Answer)>,
+    /// Questions that it has not answered.
+    unanswered: u32,
 }
 
 /// A goodbye.
@@ -83,13 +88,23 @@ struct Left {
     at: Instant,
     /// It was said because the group has failed; the cause comes by another connection, perhaps later.
     failed: bool,
+    /// It was said by the end of the program, which did not leave the group.
+    exited: bool,
+}
+
+impl Left {
+    /// How the peer is gone.
+    fn text(&self) -> String {
+        verdict::left_text(self.last, self.exited)
+    }
 }
 
 impl Peer {
-    /// The last call of a peer of which no more bytes will come.
-    fn gone(&self) -> Option<Option<Place>> {
+    /// The goodbye of a peer of which no more bytes will come, since none came for this long.
+    fn gone(&self, quiet: Duration) -> Option<Left> {
         let soon = self.tcp || self.left.is_some_and(|l| l.failed);
-        self.left.filter(|l| !soon || l.at.elapsed() >= UNDERWAY).map(|l| l.last)
+        let still = !self.tcp || quiet >= UNDERWAY;
+        self.left.filter(|l| !soon || (l.at.elapsed() >= UNDERWAY && still))
     }
 }
 
@@ -179,7 +194,7 @@ impl Health {
         };
         match gone {
             Some((_, left)) if left.failed && left.at.elapsed() < UNDERWAY => Ok(()),
-            Some((rank, left)) => Err(self.fail(dead(rank, verdict::left_text(left.last)).phase(Phase::Announce))),
+            Some((rank, left)) => Err(self.fail(dead(rank, left.text()).phase(Phase::Announce))),
             None => Ok(()),
         }
     }
@@ -193,17 +208,18 @@ impl Health {
     /// To be asked while waiting for bytes of `rank`, after finding none: an error if no more will come.
     ///
     /// What a peer wrote to shared memory before it left is there before this says so; look once more, then ask again.
+    /// `quiet`: how long nothing came.
     #[inline]
-    pub(crate) fn needs(&self, rank: u32) -> Result {
-        if self.alarm.load(Ordering::Acquire) & (FAILED | LEFT) == 0 { Ok(()) } else { self.needs_slow(rank) }
+    pub(crate) fn needs(&self, rank: u32, quiet: Duration) -> Result {
+        if self.alarm.load(Ordering::Acquire) & (FAILED | LEFT) == 0 { Ok(()) } else { self.needs_slow(rank, quiet) }
     }
 
     #[cold]
-    fn needs_slow(&self, rank: u32) -> Result {
+    fn needs_slow(&self, rank: u32, quiet: Duration) -> Result {
         self.check()?;
-        let gone = self.state.lock().peers.get(rank as usize).and_then(Peer::gone);
+        let gone = self.state.lock().peers.get(rank as usize).and_then(|p| p.gone(quiet));
         match gone {
-            Some(last) => Err(self.fail(dead(rank, verdict::left_text(last)).phase(Phase::Transfer))),
+            Some(left) => Err(self.fail(dead(rank, left.text()).phase(Phase::Transfer))),
             None => Ok(()),
         }
     }
@@ -214,10 +230,15 @@ impl Health {
         self.alarm.load(Ordering::Acquire) & DISPUTED != 0
     }
 
-    /// Whether this peer has said goodbye, and all its bytes are here.
-    pub(crate) fn has_left(&self, rank: u32) -> bool {
+    /// Whether this peer has said goodbye, and all its bytes are here, since none came for as long as `quiet`.
+    pub(crate) fn has_left(&self, rank: u32, quiet: Duration) -> bool {
         self.alarm.load(Ordering::Acquire) & LEFT != 0
-            && self.state.lock().peers.get(rank as usize).is_some_and(|p| p.gone().is_some())
+            && self.state.lock().peers.get(rank as usize).is_some_and(|p| p.gone(quiet).is_some())
+    }
+
+    /// Whether this peer takes nothing any more: it has said goodbye, or is gone.
+    pub(crate) fn is_leaving(&self, rank: u32) -> bool {
+        self.state.lock().peers.get(rank as usize).is_none_or(|p| p.left.is_some() || p.closed)
     }
 
     /// Tells all peers that this rank leaves in good order. They go on; what still needs this rank fails there.
@@ -228,6 +249,18 @@ impl Health {
         for path in &self.paths {
             if let Some(Path::Away(connection)) = path.get() {
                 connection.close();
+            }
+        }
+    }
+
+    /// Tells all peers that this program ends without leaving.
+    pub(crate) fn exit(&self) {
+        let _told = self.telling.try_lock_for(EXIT);
+        let frame = Frame::Exited { last: self.board.last_ended(), failed: self.failed() };
+        for path in &self.paths {
+            // Ranks of this process end with it.
+            if let Some(Path::Away(connection)) = path.get() {
+                connection.send(&frame);
             }
         }
     }
@@ -247,13 +280,21 @@ impl Health {
             }
             Frame::Revoke(revoke) => self.revoked(revoke),
             Frame::Goodbye { last, failed } => {
-                if let Some(peer) = self.state.lock().peers.get_mut(from as usize) {
-                    peer.left.get_or_insert(Left { last, at: Instant::now(), failed });
-                }
-                self.alarm.fetch_or(LEFT, Ordering::AcqRel);
-                self.wake();
+                self.has_gone(from, Left { last, at: Instant::now(), failed, exited: false })
+            }
+            Frame::Exited { last, failed } => {
+                self.has_gone(from, Left { last, at: Instant::now(), failed, exited: true })
             }
         }
+    }
+
+    /// A peer is gone after what it said.
+    fn has_gone(&self, from: u32, left: Left) {
+        if let Some(peer) = self.state.lock().peers.get_mut(from as usize) {
+            peer.left.get_or_insert(left);
+        }
+        self.alarm.fetch_or(LEFT, Ordering::AcqRel);
+        self.wake();
     }
 
     /// A peer's control connection ended. After a goodbye that is in order.

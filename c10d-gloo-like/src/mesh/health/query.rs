@@ -17,6 +17,10 @@ use crate::mesh::verdict::{self, Answer};
 /// How long, past a deadline, peers have to say what they are doing. Live ones do within a millisecond, on busy machines
 /// within some ten.
 const ANSWER: Duration = Duration::from_millis(80);
+/// How many questions a peer may owe an answer. Live ones answer at once. One that is stopped for long must not have its
+/// receive buffer filled with questions: the kernel would take the full buffer for silence of the host and end the
+/// connection, and a stopped peer is not dead. Beside questions, a connection carries a handful of frames in its life.
+const UNANSWERED: u32 = 8;
 
 /// What the messages of a rank wait for, and how many calls there were so far; nothing where they move too fast to say.
 pub(crate) type Messages = Box<dyn Fn() -> Option<(Vec<Wait>, u64)> + Send + Sync>;
@@ -111,13 +115,38 @@ impl Health {
         if blame.between { self.fail_between(error) } else { self.fail(error) }
     }
 
+    /// This rank leaves and its time is over: who is waited for. In a collective that is in flight, asks who is missing in
+    /// it; else it is `waiting_for`. Does not fail the group.
+    pub(crate) fn overdue(&self, what: &str, collective: bool, waiting_for: &[u32]) -> Error {
+        if let Some(cause) = self.cause() {
+            return cause;
+        }
+        let print = self.board.last().filter(|_| collective);
+        let answers = self.collect(self.ask(print.as_ref().map_or(Place { seq: 0, step: 0 }, Place::of)));
+        let (guilty, who) = match &print {
+            Some(print) => {
+                let mine = Wait::of(print, waiting_for.to_vec());
+                let blame = verdict::judge(self.rank, Some(Place::of(print)), &mine, &answers);
+                (blame.guilty, blame.words)
+            }
+            None => {
+                let words = |rank: &u32| format!("rank {rank} {}", verdict::doing(answers.get(*rank as usize)));
+                let words: Vec<String> = waiting_for.iter().map(words).collect();
+                (waiting_for.to_vec(), words.join("; "))
+            }
+        };
+        let sep = if who.is_empty() { "" } else { ": " };
+        Error::new(ErrorKind::Timeout, format!("{what}{sep}{who}")).guilty(guilty).phase(Phase::Complete)
+    }
+
     /// Asks all peers where they are. Those in this process need not be waited for.
     fn ask(&self, place: Place) -> u32 {
         let id = self.queries.fetch_add(1, Ordering::Relaxed);
         let query = Frame::Query { id, place }.to_bytes();
         for (rank, path) in (0..).zip(&self.paths) {
             match path.get() {
-                Some(Path::Away(connection)) => connection.send_bytes(&query, false),
+                Some(Path::Away(connection)) if self.may_ask(rank) => connection.send_bytes(&query, false),
+                Some(Path::Away(_)) => {}
                 Some(Path::Here(peer)) => {
                     if let Some(peer) = peer.upgrade() {
                         self.answered(rank, id, Answer::At(peer.doing()));
@@ -130,9 +159,21 @@ impl Health {
         id
     }
 
+    /// Counts a question to a peer of another process, unless it owes too many answers.
+    fn may_ask(&self, rank: u32) -> bool {
+        let mut state = self.state.lock();
+        let peer = state.peers.get_mut(rank as usize);
+        peer.is_some_and(|peer| {
+            let may = peer.unanswered < UNANSWERED;
+            peer.unanswered += u32::from(may);
+            may
+        })
+    }
+
     /// An answer has come.
     pub(super) fn answered(&self, from: u32, id: u32, answer: Answer) {
         if let Some(peer) = self.state.lock().peers.get_mut(from as usize) {
+            peer.unanswered = peer.unanswered.saturating_sub(1);
             peer.answer = Some((id, answer));
             peer.heard = Some(Instant::now());
         }
@@ -154,7 +195,7 @@ impl Health {
         let until = Instant::now() + ANSWER;
         let mut state = self.state.lock();
         let answer = |peer: &Peer| match (peer.left, &peer.answer) {
-            (Some(left), _) => Answer::Left(left.last),
+            (Some(left), _) => Answer::Left { last: left.last, exited: left.exited },
             (_, Some((at, answer))) if *at == id => answer.clone(),
             _ => Answer::Silent(peer.heard.map_or(Duration::MAX, |at| at.elapsed())),
         };

@@ -13,14 +13,14 @@ use super::join::open;
 use super::*;
 use c10d_core::Fingerprint;
 use c10d_core::store::deadline_after;
-use std::time::Duration;
 
 /// No verdict depends on it: it only ends a test that hangs.
 const CAP: Duration = Duration::from_secs(20);
 
 fn wiring(rank: u32, size: u32, store: Arc<dyn Store>, transport: Transport) -> Wiring {
     let deadline = deadline_after(CAP);
-    Wiring { group: "g".into(), rank, size, session: session(&*store), store, transport, deadline }
+    let silence = Duration::from_secs(10);
+    Wiring { group: "g".into(), rank, size, session: session(&*store), store, transport, deadline, silence }
 }
 
 /// Of a run: ranks with one store. Made up by the first rank that asks.

@@ -134,6 +134,7 @@ fn rank() {
         "lacks" => lacks_descriptors(&me),
         "killed" => is_killed(&me),
         "stopped" => is_stopped(&me),
+        "pestered" => is_pestered(&me),
         "leaves" => leaves(&me),
         "differs" => differs(&me),
         scene => forks::play(scene, &me),
@@ -306,6 +307,42 @@ fn a_stopped_rank_is_named_by_all_and_learns_of_it() {
     }
 }
 
+fn is_pestered(me: &Player) {
+    let silence = Duration::from_secs(1);
+    let mesh = Mesh::connect(Wiring { silence, ..wiring(me.rank, me.size, me.store.clone(), me.transport) }).unwrap();
+    let print = call(0, 1);
+    mesh.health.announce(&print).unwrap();
+    me.tell("ready", "");
+    if me.rank == 1 {
+        eventually("the verdict", || mesh.health.failed());
+        return me.report(&mesh.health.cause().unwrap());
+    }
+    me.hear("stopped");
+    // More than any receive buffer takes.
+    for _ in 0..100_000 {
+        mesh.health.stalled(&print);
+    }
+    // Twice as long as a link may be silent.
+    std::thread::sleep(2 * silence);
+    me.report(&mesh.health.timeout(&print, &[1]));
+}
+
+#[test]
+fn however_often_a_stopped_rank_is_asked_it_is_not_dead() {
+    let mut job = Job::start("pestered", 2, Transport::Tcp);
+    job.await_all("ready");
+    job.signal(1, Signal::STOP);
+    let stat = format!("/proc/{}/stat", job.ranks[1].id());
+    eventually("the stop", || std::fs::read_to_string(&stat).unwrap().contains(") T "));
+    job.set("stopped");
+    let result = &job.await_ranks("result", &[0])[0];
+    assert!(result.starts_with("Timeout [1]"), "{result}");
+    job.signal(1, Signal::CONT);
+    let result = &job.await_ranks("result", &[1])[0];
+    assert!(result.contains("gave up waiting for this rank"), "{result}");
+    job.set("end");
+}
+
 fn leaves(me: &Player) {
     let mesh = me.mesh().unwrap();
     mesh.health.announce(&call(0, 1)).unwrap();
@@ -314,7 +351,7 @@ fn leaves(me: &Player) {
         // And the process ends at once.
         return;
     }
-    eventually("the goodbye", || mesh.health.has_left(2));
+    eventually("the goodbye", || mesh.health.has_left(2, CAP));
     // Time for a wrong verdict.
     std::thread::sleep(Duration::from_millis(100));
     assert!(!mesh.health.failed(), "{:?}", mesh.health.cause());

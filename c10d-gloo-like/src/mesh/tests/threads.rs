@@ -168,11 +168,12 @@ fn who_leaves_is_missed_only_by_what_needs_it() {
                 met.wait();
                 return;
             }
-            eventually("the goodbye", || mesh.health.has_left(2));
+            eventually("the goodbye", || mesh.health.has_left(2, CAP));
             assert!(!mesh.health.failed());
-            mesh.health.needs(1 - rank).unwrap();
+            mesh.health.needs(1 - rank, CAP).unwrap();
             met.wait();
-            let error = if rank == 0 { mesh.health.needs(2) } else { mesh.health.announce(&call(1, 1)) }.unwrap_err();
+            let error =
+                if rank == 0 { mesh.health.needs(2, CAP) } else { mesh.health.announce(&call(1, 1)) }.unwrap_err();
             assert_eq!(error.report().guilty, [2], "{error}");
             assert_eq!(*error.kind(), ErrorKind::PeerDead { how: "left the group after seq 0".into() });
         });
@@ -190,7 +191,7 @@ fn a_panicking_rank_leaves() {
                 std::panic::resume_unwind(Box::new("a rank's own bug"));
             });
             let mesh = Mesh::connect(wiring(0, 2, store, transport)).unwrap();
-            eventually("the goodbye", || mesh.health.has_left(1));
+            eventually("the goodbye", || mesh.health.has_left(1, CAP));
             assert!(rank1.join().is_err());
             let error = mesh.health.announce(&call(0, 1)).unwrap_err();
             assert_eq!(*error.kind(), ErrorKind::PeerDead { how: "left the group before its first call".into() });
