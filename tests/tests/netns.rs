@@ -5,18 +5,21 @@ use crate::stage;
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use c10d::{ReduceOp, Result};
 use libtest_mimic::{Failed, Trial};
-use stage::{cast, lines, shown, tell};
+use stage::{cast, failures, lines, shown, tell, tell_error};
 
-pub(crate) fn play(_: &str) -> Result {
-    work()
+pub(crate) fn play(part: &str) -> Result {
+    if part == "cut" { be_cut_off() } else { work() }
 }
 
 pub(crate) fn trials() -> Vec<Trial> {
-    vec![Trial::test("netns/shared_memory_inside_tcp_across", shared_memory_inside_tcp_across)]
+    vec![
+        Trial::test("netns/shared_memory_inside_tcp_across", shared_memory_inside_tcp_across),
+        Trial::test("netns/a_cut_link_is_found", a_cut_link_is_found),
+    ]
 }
 
 /// The address of each namespace.
@@ -44,6 +47,25 @@ fn work() -> Result {
     pg.shutdown()
 }
 
+/// Waits for a rank that cannot be reached any more.
+fn be_cut_off() -> Result {
+    let rank = std::env::var("RANK").unwrap_or_default();
+    let store = std::env::var("C10D_TEST_STORE").unwrap_or_default();
+    let url = format!("file://{store}?rank={rank}&world_size=2");
+    let builder = c10d::builder().init(&url).timeout(Duration::from_secs(60));
+    // A tenth of what is usual.
+    let pg = builder.hint("gloo-like.link_timeout", "1").build()?;
+    pg.barrier()?;
+    let begin = Instant::now();
+    if pg.rank() == 0 {
+        ip(&["link", "set", &std::env::var("C10D_TEST_LINK").unwrap_or_default(), "down"]).expect("root may do this");
+    }
+    let e = pg.recv(&mut [0u8], 1 - pg.rank(), 0).unwrap_err();
+    tell_error("cut", &e);
+    tell(format!("in time {}", begin.elapsed() < Duration::from_secs(20)));
+    Ok(())
+}
+
 /// The addresses of this process's established connections.
 fn connected_to() -> BTreeSet<Ipv4Addr> {
     let own: BTreeSet<String> = std::fs::read_dir("/proc/self/fd")
@@ -62,16 +84,16 @@ fn connected_to() -> BTreeSet<Ipv4Addr> {
     table.lines().filter_map(remote).collect()
 }
 
-/// Namespaces that are gone when this is.
-struct Namespaces([String; 2]);
+/// Namespaces that are gone when this is; and the end of the cable in the first one.
+struct Namespaces([String; 2], String);
 
 impl Namespaces {
-    fn new() -> Result<Namespaces, String> {
+    fn new(more: &str) -> Result<Namespaces, String> {
         let id = std::process::id();
-        let names = ["a", "b"].map(|side| format!("c10d-{id}-{side}"));
-        let namespaces = Namespaces(names.clone());
+        let names = ["a", "b"].map(|side| format!("c10d-{id}-{side}{more}"));
+        let [va, vb] = [format!("v{id}a{more}"), format!("v{id}b{more}")];
+        let namespaces = Namespaces(names.clone(), va.clone());
         let [a, b] = &names;
-        let [va, vb] = [format!("v{id}a"), format!("v{id}b")];
         ip(&["netns", "add", a])?;
         ip(&["netns", "add", b])?;
         ip(&["link", "add", &va, "netns", a, "type", "veth", "peer", "name", &vb, "netns", b])?;
@@ -98,8 +120,35 @@ fn ip(arguments: &[&str]) -> Result<(), String> {
     if output.status.success() { Ok(()) } else { Err(format!("ip {}: {}", arguments.join(" "), said.trim())) }
 }
 
+fn a_cut_link_is_found() -> Result<(), Failed> {
+    let namespaces = match Namespaces::new("c") {
+        Ok(namespaces) => namespaces,
+        Err(why) => {
+            println!("skipped: {why}");
+            return Ok(());
+        }
+    };
+    let store = std::env::temp_dir().join(format!("c10d-cut-{}", std::process::id()));
+    let names = namespaces.0.clone();
+    let report = cast("cut", 2, "auto")
+        .env("C10D_TEST_STORE", &store)
+        .env("C10D_TEST_LINK", &namespaces.1)
+        .per_rank_env(|_| vec![("MASTER_ADDR".into(), ADDRESSES[0].to_string().into())])
+        .per_rank_wrapper(move |rank| ["ip", "netns", "exec", &names[rank as usize]].iter().map(Into::into).collect())
+        .run();
+    let _ = std::fs::remove_file(&store);
+    let report = report.map_err(|e| e.to_string())?;
+    for rank in 0..2 {
+        let named = failures(&report, rank).iter().any(|t| t.kind == "PeerDead" && t.guilty == [1 - rank]);
+        if !named || !lines(&report, rank).contains(&"in time true".to_owned()) {
+            return Err(format!("rank {rank}:\n{}", shown(&report)).into());
+        }
+    }
+    Ok(())
+}
+
 fn shared_memory_inside_tcp_across() -> Result<(), Failed> {
-    let namespaces = match Namespaces::new() {
+    let namespaces = match Namespaces::new("") {
         Ok(namespaces) => namespaces,
         Err(why) => {
             println!("skipped: {why}");

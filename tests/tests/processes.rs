@@ -6,6 +6,7 @@ mod stage;
 
 mod blame;
 mod faults;
+mod leave;
 mod limits;
 mod netns;
 mod sparse;
@@ -15,9 +16,10 @@ use std::process::ExitCode;
 use c10d_conformance::{Program, Ranks, Suite};
 
 fn main() -> ExitCode {
-    let parts: [(&str, stage::Play); 5] = [
+    let parts: [(&str, stage::Play); 6] = [
         ("blame", blame::play),
         ("faults", faults::play),
+        ("leave", leave::play),
         ("limits", limits::play),
         ("netns", netns::play),
         ("sparse", sparse::play),
@@ -33,6 +35,7 @@ fn main() -> ExitCode {
         .suite("gloo_like_tcp", over("tcp"), Ranks::Processes)
         .trials(blame::trials())
         .trials(faults::trials())
+        .trials(leave::trials())
         .trials(limits::trials())
         .trials(netns::trials())
         .trials(sparse::trials())

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use c10d::ops::{BarrierOptions, Missing};
-use c10d::{Element, OpKind, ProcessGroup, ReduceOp, Result, Root, op};
+use c10d::{Buffers, Call, Element, OpKind, ProcessGroup, ReduceOp, Result, Root, op};
 
 /// The rank to which things happen.
 pub(crate) const VICTIM: u32 = 1;
@@ -23,11 +23,13 @@ pub(crate) struct Arguments {
     /// Whether the parts of a flat exchange are shifted.
     pub(crate) shifted: bool,
     pub(crate) timeout: Duration,
+    /// Whether the op is started, and its handle dropped.
+    pub(crate) started: bool,
 }
 
 impl Arguments {
     pub(crate) fn of(op: OpKind, count: usize, timeout: Duration) -> Arguments {
-        Arguments { op, count, wide: false, reduce: ReduceOp::Sum, root: 0, shifted: false, timeout }
+        Arguments { op, count, wide: false, reduce: ReduceOp::Sum, root: 0, shifted: false, timeout, started: false }
     }
 }
 
@@ -36,47 +38,53 @@ pub(crate) fn act(pg: &ProcessGroup, a: &Arguments) -> Result {
     if a.wide { typed::<i64>(pg, a) } else { typed::<i32>(pg, a) }
 }
 
+/// Runs a call, or starts it and drops its handle.
+fn go<B: Buffers + 'static>(pg: &ProcessGroup, a: &Arguments, call: Call<B>) -> Result {
+    let call = call.timeout(a.timeout);
+    if a.started {
+        drop(pg.start(call));
+        return Ok(());
+    }
+    pg.run(call).map(drop)
+}
+
 fn typed<T: Element + Default>(pg: &ProcessGroup, a: &Arguments) -> Result {
     let n = pg.size() as usize;
     let one = || vec![T::default(); a.count];
     let flat = || vec![T::default(); a.count * n];
     let list = || vec![one(); n];
-    let mut out = one();
+    let out = one();
     let is_root = pg.rank() == a.root;
     match a.op {
-        OpKind::Broadcast => pg.run(op::broadcast(&mut out, a.root).timeout(a.timeout)).map(drop),
-        OpKind::AllReduce => pg.run(op::all_reduce(&mut out, a.reduce).timeout(a.timeout)).map(drop),
-        OpKind::AllReduceCoalesced => {
-            pg.run(op::all_reduce_coalesced(vec![one(), one()], a.reduce).timeout(a.timeout)).map(drop)
-        }
-        OpKind::Reduce => pg.run(op::reduce(&mut out, a.reduce, a.root).timeout(a.timeout)).map(drop),
-        OpKind::AllGather => pg.run(op::all_gather(one(), list()).timeout(a.timeout)).map(drop),
-        OpKind::AllGatherInto => pg.run(op::all_gather_into(one(), flat()).timeout(a.timeout)).map(drop),
+        OpKind::Broadcast => go(pg, a, op::broadcast(out, a.root)),
+        OpKind::AllReduce => go(pg, a, op::all_reduce(out, a.reduce)),
+        OpKind::AllReduceCoalesced => go(pg, a, op::all_reduce_coalesced(vec![one(), one()], a.reduce)),
+        OpKind::Reduce => go(pg, a, op::reduce(out, a.reduce, a.root)),
+        OpKind::AllGather => go(pg, a, op::all_gather(one(), list())),
+        OpKind::AllGatherInto => go(pg, a, op::all_gather_into(one(), flat())),
         OpKind::AllGatherCoalesced => {
             let call = op::all_gather_coalesced(vec![one(), one()], vec![list(), list()]);
-            pg.run(call.timeout(a.timeout)).map(drop)
+            go(pg, a, call)
         }
         OpKind::AllGatherIntoCoalesced => {
             let call = op::all_gather_into_coalesced(vec![one(), one()], vec![flat(), flat()]);
-            pg.run(call.timeout(a.timeout)).map(drop)
+            go(pg, a, call)
         }
-        OpKind::ReduceScatter => pg.run(op::reduce_scatter(list(), one(), a.reduce).timeout(a.timeout)).map(drop),
-        OpKind::ReduceScatterInto => {
-            pg.run(op::reduce_scatter_into(flat(), one(), a.reduce).timeout(a.timeout)).map(drop)
-        }
+        OpKind::ReduceScatter => go(pg, a, op::reduce_scatter(list(), one(), a.reduce)),
+        OpKind::ReduceScatterInto => go(pg, a, op::reduce_scatter_into(flat(), one(), a.reduce)),
         OpKind::ReduceScatterIntoCoalesced => {
             let call = op::reduce_scatter_into_coalesced(vec![flat(), flat()], vec![one(), one()], a.reduce);
-            pg.run(call.timeout(a.timeout)).map(drop)
+            go(pg, a, call)
         }
         OpKind::Gather => {
             let root = if is_root { Root::Me(list()) } else { Root::At(a.root) };
-            pg.run(op::gather(one(), root).timeout(a.timeout)).map(drop)
+            go(pg, a, op::gather(one(), root))
         }
         OpKind::Scatter => {
             let root = if is_root { Root::Me(list()) } else { Root::At(a.root) };
-            pg.run(op::scatter(root, one()).timeout(a.timeout)).map(drop)
+            go(pg, a, op::scatter(root, one()))
         }
-        OpKind::AllToAll => pg.run(op::all_to_all(list(), list()).timeout(a.timeout)).map(drop),
+        OpKind::AllToAll => go(pg, a, op::all_to_all(list(), list())),
         OpKind::AllToAllSingle => {
             let mut call = op::all_to_all_single(flat(), flat());
             if a.shifted {
@@ -86,33 +94,33 @@ fn typed<T: Element + Default>(pg: &ProcessGroup, a: &Arguments) -> Result {
                 splits[n - 1] += 1;
                 call = call.splits(&splits, &vec![a.count; n]);
             }
-            pg.run(call.timeout(a.timeout)).map(drop)
+            go(pg, a, call)
         }
-        OpKind::Barrier => pg.run(op::barrier(BarrierOptions::default()).timeout(a.timeout)),
-        OpKind::MonitoredBarrier => pg.run(op::monitored_barrier(Missing::All).timeout(a.timeout)),
+        OpKind::Barrier => go(pg, a, op::barrier(BarrierOptions::default())),
+        OpKind::MonitoredBarrier => go(pg, a, op::monitored_barrier(Missing::All)),
         OpKind::Send | OpKind::Recv | OpKind::RecvAnySource => point_to_point(pg, a, out),
     }
 }
 
 /// `send`: all others send to the victim; else it sends to them.
-fn point_to_point<T: Element>(pg: &ProcessGroup, a: &Arguments, mut buffer: Vec<T>) -> Result {
+fn point_to_point<T: Element>(pg: &ProcessGroup, a: &Arguments, buffer: Vec<T>) -> Result {
     const TAG: u32 = 3;
     let others = (0..pg.size()).filter(|rank| *rank != VICTIM);
     match (a.op, pg.rank() == VICTIM) {
-        (OpKind::Send, false) => pg.run(op::send(&buffer, VICTIM, TAG).timeout(a.timeout)).map(drop),
+        (OpKind::Send, false) => go(pg, a, op::send(buffer.clone(), VICTIM, TAG)),
         (OpKind::Send, true) => {
             for from in others {
-                pg.run(op::recv(&mut buffer, from, TAG).timeout(a.timeout))?;
+                go(pg, a, op::recv(buffer.clone(), from, TAG))?;
             }
             Ok(())
         }
         (_, true) => {
             for to in others {
-                pg.run(op::send(&buffer, to, TAG).timeout(a.timeout))?;
+                go(pg, a, op::send(buffer.clone(), to, TAG))?;
             }
             Ok(())
         }
-        (OpKind::Recv, false) => pg.run(op::recv(&mut buffer, VICTIM, TAG).timeout(a.timeout)).map(drop),
-        (_, false) => pg.run(op::recv_any_source(&mut buffer, TAG).timeout(a.timeout)).map(drop),
+        (OpKind::Recv, false) => go(pg, a, op::recv(buffer.clone(), VICTIM, TAG)),
+        (_, false) => go(pg, a, op::recv_any_source(buffer.clone(), TAG)),
     }
 }

@@ -1,0 +1,281 @@
+//! Ranks that are late, that leave, and that end without leaving: what was completed arrives, nobody is declared dead who
+//! is not, and who is missing is named.
+
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use c10d::launch::{Report, Signal};
+use c10d::{ErrorKind, OpKind, ProcessGroup, Result, op};
+use libtest_mimic::{Failed, Trial};
+use rustix::process::{Signal as Sig, getpid, kill_process};
+
+use crate::stage::acts::{Arguments, VICTIM, WORLD, act};
+use crate::stage::{cast, failures, lines, shown, tell, tell_error};
+
+const TRANSPORTS: [&str; 2] = ["shm", "tcp"];
+/// No verdict: only so that a hang ends.
+const CAP: Duration = Duration::from_secs(30);
+/// After such a time of silence a link counts as cut, in these tests.
+const LINK: &str = "1";
+/// More than twice as long: a living rank that is as late must not count as dead.
+const LATE: Duration = Duration::from_millis(2500);
+/// What a rank says of another whose program ended.
+const ENDED: &str = "ended without leaving the group: call shutdown, or drop it before main returns";
+const WAYS: [&str; 3] = ["shutdown", "drop", "exit"];
+
+/// A group that is never dropped.
+static KEPT: OnceLock<ProcessGroup> = OnceLock::new();
+
+pub(crate) fn trials() -> Vec<Trial> {
+    let mut trials = vec![
+        Trial::test("leave/tcp/late", late),
+        Trial::test("leave/tcp/stopped_at_shutdown", || stopped("shutdown")),
+        Trial::test("leave/tcp/stopped_at_drop", || stopped("drop")),
+    ];
+    for transport in TRANSPORTS {
+        for way in WAYS {
+            trials.push(Trial::test(format!("leave/{transport}/taken/{way}"), move || taken(way, transport)));
+        }
+        trials.push(Trial::test(format!("leave/{transport}/exit_is_named"), move || exit_is_named(transport)));
+        for op in OpKind::ALL.iter().copied() {
+            trials.push(Trial::test(format!("leave/{transport}/end/{op}"), move || end(op, transport)));
+        }
+    }
+    trials
+}
+
+/// Plays a rank.
+pub(crate) fn play(part: &str) -> Result {
+    match part.split_once(':').unwrap_or((part, "")) {
+        ("late", _) => be_late(),
+        ("taken", way) => be_taken(way),
+        ("stopped", way) => be_stopped(way),
+        ("exit", _) => be_missed(),
+        (_, op) => be_ended(OpKind::from_name(op).expect("a part names an op of the table")),
+    }
+}
+
+fn join() -> Result<ProcessGroup> {
+    builder().build()
+}
+
+fn builder() -> c10d::Builder {
+    c10d::builder().init("env://").timeout(CAP).hint("gloo-like.link_timeout", LINK)
+}
+
+fn run(part: &str, ranks: u32, transport: &str) -> Result<Report, Failed> {
+    cast(part, ranks, transport).run().map_err(|e| e.to_string().into())
+}
+
+/// All ranks ended well, without having told of a failure.
+fn all_well(report: &Report) -> Result<(), Failed> {
+    let well = report.exits.iter().all(|exit| exit.success() && failures(report, exit.rank).is_empty());
+    if well { Ok(()) } else { Err(shown(report).into()) }
+}
+
+// A rank is late, longer than a link may be silent.
+
+const SIZES: [usize; 3] = [8, 1 << 20, 64 << 20];
+
+fn be_late() -> Result {
+    let pg = join()?;
+    let other = pg.new_group(&[0, 1])?.expect("all ranks are members");
+    if pg.rank() == 1 {
+        std::thread::sleep(LATE);
+    }
+    std::thread::scope(|s| {
+        let messages = s.spawn(|| -> Result {
+            for (size, tag) in SIZES.into_iter().zip(0..) {
+                if pg.rank() == 0 {
+                    pg.send(&vec![7u8; size], 1, tag)?;
+                } else {
+                    let mut x = vec![0u8; size];
+                    pg.recv(&mut x, 0, tag)?;
+                    assert!(x.iter().all(|b| *b == 7));
+                }
+            }
+            Ok(())
+        });
+        for size in SIZES {
+            let mut x = vec![7 * (1 - pg.rank() as u8); size];
+            other.broadcast(&mut x, 0)?;
+            assert!(x.iter().all(|b| *b == 7));
+        }
+        messages.join().expect("no panic")
+    })?;
+    other.shutdown()?;
+    pg.shutdown()
+}
+
+fn late() -> Result<(), Failed> {
+    all_well(&run("late", 2, "tcp")?)
+}
+
+// A rank leaves, or ends, right after what it completed; the other one asks for it much later.
+
+fn be_taken(way: &str) -> Result {
+    let pg = KEPT.get_or_init(|| join().expect("a group"));
+    let other = pg.new_group(&[0, 1])?.expect("all ranks are members");
+    // Over TCP more than the buffers of the receiver take, over shared memory less than a ring does.
+    let tcp = std::env::var("C10D_TRANSPORT").is_ok_and(|t| t == "tcp");
+    let mut x = vec![7u8; if tcp { 300_000 } else { 100_000 }];
+    pg.barrier()?;
+    if pg.rank() == 0 {
+        pg.send(&x, 1, 0)?;
+        other.send(&x, 1, 0)?;
+        other.broadcast(&mut x, 0)?;
+        match way {
+            "shutdown" => other.shutdown()?,
+            "drop" => drop(other),
+            _ => std::mem::forget(other),
+        }
+        if way == "shutdown" {
+            pg.clone().shutdown()?;
+        }
+        // The first group is in a static, and only shut down if at all.
+        return Ok(());
+    }
+    std::thread::sleep(if tcp { LATE } else { Duration::from_millis(300) });
+    for group in [pg, &other] {
+        x.fill(0);
+        group.recv(&mut x, 0, 0)?;
+        assert!(x.iter().all(|b| *b == 7));
+    }
+    x.fill(0);
+    other.broadcast(&mut x, 0)?;
+    assert!(x.iter().all(|b| *b == 7));
+    // What needs nothing of the rank that is gone goes on.
+    assert!(pg.failure().is_none() && other.failure().is_none());
+    Ok(())
+}
+
+fn taken(way: &str, transport: &str) -> Result<(), Failed> {
+    all_well(&run(&format!("taken:{way}"), 2, transport)?)
+}
+
+// A rank is stopped when another one leaves.
+
+fn be_stopped(way: &str) -> Result {
+    let pg = builder().drop_within(Duration::from_millis(300)).build()?;
+    pg.barrier()?;
+    if pg.rank() == VICTIM {
+        let _ = kill_process(getpid(), Sig::STOP);
+        return Ok(());
+    }
+    // Into the buffers: done at once.
+    pg.send(&vec![7u8; 300_000], VICTIM, 0)?;
+    let begin = Instant::now();
+    match way {
+        "shutdown" => {
+            let e = pg.shutdown_within(Duration::from_millis(300)).unwrap_err();
+            tell_error("shutdown", &e);
+        }
+        _ => drop(pg),
+    }
+    tell(format!("after {}", begin.elapsed().as_secs()));
+    Ok(())
+}
+
+fn stopped(way: &str) -> Result<(), Failed> {
+    let job = cast(&format!("stopped:{way}"), 2, "tcp").spawn().map_err(|e| e.to_string())?;
+    let begin = Instant::now();
+    while begin.elapsed() < CAP && !job.has_ended(0).unwrap_or(true) {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    job.signal(VICTIM, Signal::Kill).map_err(|e| e.to_string())?;
+    let report = job.wait(Instant::now() + CAP).map_err(|e| e.to_string())?;
+    let named = match way {
+        "shutdown" => failures(&report, 0).iter().any(|t| t.kind == "Timeout" && t.guilty == [VICTIM]),
+        _ => {
+            let said = String::from_utf8_lossy(&report.output[0].stderr).into_owned();
+            said.contains("c10d: Timeout") && said.contains("rank 1")
+        }
+    };
+    let soon = lines(&report, 0).iter().any(|line| ["after 0", "after 1", "after 2"].contains(&line.as_str()));
+    if named && soon { Ok(()) } else { Err(shown(&report).into()) }
+}
+
+// A rank ends its program while others wait for it.
+
+fn be_missed() -> Result {
+    let pg = join()?;
+    let started = pg.new_group(&[0, 1, 2])?.expect("all ranks are members");
+    let unused = pg.new_group(&[0, 1, 2])?.expect("all ranks are members");
+    pg.barrier()?;
+    if pg.rank() == VICTIM {
+        std::thread::sleep(Duration::from_millis(50));
+        std::process::exit(0);
+    }
+    let work = started.start(op::barrier(c10d::ops::BarrierOptions::default()));
+    let named = |e: &c10d::Error| {
+        let words = matches!(e.kind(), ErrorKind::PeerDead { how } if how.starts_with(ENDED));
+        tell(format!("{}", words && e.report().guilty == [VICTIM]));
+        if !words {
+            tell_error("not named", e);
+        }
+    };
+    named(&pg.barrier().unwrap_err());
+    named(pg.failure().expect("a failed group"));
+    // Nobody has looked at the handle.
+    let begin = Instant::now();
+    while started.failure().is_none() && begin.elapsed() < CAP {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    named(started.failure().expect("the start needs the rank that is gone"));
+    named(&work.wait().unwrap_err().error);
+    // Nothing needs it there, until something does.
+    if unused.failure().is_some() {
+        tell("failed although nothing needed the rank");
+    }
+    let pair = if pg.rank() == 0 { 2 } else { 0 };
+    unused.send(&[1u8], pair, 0)?;
+    unused.recv(&mut [0u8], pair, 0)?;
+    named(&unused.recv(&mut [0u8], VICTIM, 0).unwrap_err());
+    Ok(())
+}
+
+fn exit_is_named(transport: &str) -> Result<(), Failed> {
+    let report = run("exit", WORLD, transport)?;
+    for rank in [0, 2] {
+        if lines(&report, rank) != ["true"; 5] {
+            return Err(format!("rank {rank}:\n{}", shown(&report)).into());
+        }
+    }
+    Ok(())
+}
+
+// One rank ends its program right after an op, another leaves right after it started the op; the third one comes late.
+
+fn be_ended(kind: OpKind) -> Result {
+    let pg = join()?;
+    let mut arguments = Arguments::of(kind, 20_000, CAP);
+    if matches!(kind, OpKind::Broadcast | OpKind::Scatter) {
+        arguments.root = VICTIM;
+    }
+    match pg.rank() {
+        VICTIM => act(KEPT.get_or_init(|| pg), &arguments),
+        2 => {
+            // And the program ends.
+            arguments.started = true;
+            act(&pg, &arguments)
+        }
+        _ => {
+            std::thread::sleep(Duration::from_millis(30));
+            act(&pg, &arguments)?;
+            if let Some(e) = pg.failure() {
+                tell_error("nothing is needed any more", e);
+            }
+            let e = pg.recv(&mut [0u8], VICTIM, 99).unwrap_err();
+            if !matches!(e.kind(), ErrorKind::PeerDead { how } if how.starts_with(ENDED))
+                || e.report().guilty != [VICTIM]
+            {
+                tell_error("what is needed now", &e);
+            }
+            Ok(())
+        }
+    }
+}
+
+fn end(op: OpKind, transport: &str) -> Result<(), Failed> {
+    all_well(&run(&format!("end:{op}"), WORLD, transport)?)
+}
