@@ -9,7 +9,7 @@ use c10d_core::{Backend, Capabilities, Error, ErrorKind, GroupInit, Job, Result}
 use crossbeam_channel::bounded;
 
 use crate::channel::{Derive, Heir, Item};
-use crate::comms::Comms;
+use crate::communicator::Comms;
 use crate::cuda::CudaApi;
 use crate::dialect::Dialect;
 use crate::engine::{Order, Origin};

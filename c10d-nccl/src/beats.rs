@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use c10d_core::{Error, ErrorKind, Store};
 
-use crate::start::spawn;
+use crate::thread::spawn;
 
 /// Between two beats.
 const PERIOD: Duration = Duration::from_secs(1);

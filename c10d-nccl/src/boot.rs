@@ -7,9 +7,6 @@ use c10d_core::{Error, ErrorKind, Phase, Result, Store};
 use crate::dialect::Dialect;
 use crate::nccl::{NcclApi, Optional, UniqueId, failure};
 
-/// More ranks than this have several roots.
-pub(crate) const RANKS_PER_ROOT: u32 = 128;
-
 /// How many ids a communicator of this size has.
 pub(crate) fn roots(size: u32, nccl: &dyn NcclApi, dialect: &Dialect) -> u32 {
     if nccl.has(Optional::InitRankScalable) { size.div_ceil(dialect.ranks_per_root()).max(1) } else { 1 }

@@ -12,10 +12,12 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 use parking_lot::Mutex;
 
 use crate::board::Board;
-use crate::engine::Order;
 use crate::side::{Messages, Print};
-use crate::start::spawn;
 use crate::task::Task;
+use crate::thread::spawn;
+
+/// Has the thread of the calls to NCCL look whether something failed.
+pub(crate) type Wake = Arc<dyn Fn() + Send + Sync>;
 
 /// A call that this rank issues.
 struct Issued {
@@ -28,7 +30,7 @@ struct Issued {
 pub(crate) struct Checks {
     side: Messages,
     board: Arc<Board>,
-    orders: Sender<Order>,
+    wake: Wake,
     collectives: (Sender<Issued>, Sender<Issued>),
     /// By the rank that they go to.
     sent: Mutex<BTreeMap<u32, Sender<Issued>>>,
@@ -38,12 +40,12 @@ pub(crate) struct Checks {
 
 impl Checks {
     /// Starts the two threads that tell and hear of collectives.
-    pub(crate) fn start(side: &Messages, board: &Arc<Board>, orders: &Sender<Order>) -> Result<Checks> {
+    pub(crate) fn start(side: &Messages, board: &Arc<Board>, wake: Wake) -> Result<Checks> {
         let tell = teller(side, side.next(), Print::Collective)?;
-        let hear = hearer(side, side.before(), Print::Collective, board, orders)?;
+        let hear = hearer(side, side.before(), Print::Collective, board, &wake)?;
         let (sent, received) = (Mutex::default(), Mutex::default());
-        let (side, board, orders) = (side.clone(), board.clone(), orders.clone());
-        Ok(Checks { side, board, orders, collectives: (tell, hear), sent, received })
+        let (side, board) = (side.clone(), board.clone());
+        Ok(Checks { side, board, wake, collectives: (tell, hear), sent, received })
     }
 
     /// The rank whose fingerprint of this call is compared with this rank's.
@@ -69,7 +71,7 @@ impl Checks {
         let lines = match task.op {
             OpKind::Send => vec![line(&self.sent, &|| teller(&self.side, peer, Print::Message))],
             OpKind::Recv => {
-                let make = || hearer(&self.side, peer, Print::Message, &self.board, &self.orders);
+                let make = || hearer(&self.side, peer, Print::Message, &self.board, &self.wake);
                 vec![line(&self.received, &make)]
             }
             _ => vec![Ok(self.collectives.0.clone()), Ok(self.collectives.1.clone())],
@@ -95,19 +97,13 @@ fn teller(side: &Messages, to: u32, what: Print) -> Result<Sender<Issued>> {
     Ok(tell)
 }
 
-fn hearer(
-    side: &Messages,
-    from: u32,
-    what: Print,
-    board: &Arc<Board>,
-    orders: &Sender<Order>,
-) -> Result<Sender<Issued>> {
+fn hearer(side: &Messages, from: u32, what: Print, board: &Arc<Board>, wake: &Wake) -> Result<Sender<Issued>> {
     let (hear, heard) = unbounded();
-    let (side, board, orders) = (side.clone(), board.clone(), orders.clone());
+    let (side, board, wake) = (side.clone(), board.clone(), wake.clone());
     spawn("c10d-nccl-hear", move || {
         if let Err(e) = listen(&side, from, what, &board, heard) {
             board.fail(e);
-            let _ = orders.send(Order::Look);
+            wake();
         }
     })?;
     Ok(hear)

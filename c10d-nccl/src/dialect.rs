@@ -5,14 +5,15 @@ use std::sync::Arc;
 
 use c10d_core::{Error, GroupInit, PrefixStore, Result, Store};
 
-use crate::boot::RANKS_PER_ROOT;
-
 /// The hint that names the dialect.
 pub(crate) const HINT: &str = "nccl.compat";
 /// The name of PyTorch's group.
 const GROUP: &str = "nccl.compat.group";
 /// Under what PyTorch's groups lie in its store; `default_pg` unless its program brought a store of its own.
 const PREFIX: &str = "nccl.compat.prefix";
+
+/// More ranks than this have several roots.
+const RANKS_PER_ROOT: u32 = 128;
 
 /// Whose way things are done.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -9,7 +9,8 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
 use crate::boot;
 use crate::channel::{Between, Channel, Item, Means};
-use crate::nccl::{Communicator, UniqueId};
+use crate::communicator::Communicator;
+use crate::nccl::UniqueId;
 
 /// How long the thread asks without a pause while the device is at work.
 const EAGER: Duration = Duration::from_micros(200);

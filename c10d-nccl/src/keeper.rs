@@ -7,10 +7,10 @@ use c10d_core::{Job, Memory, Span, Status};
 use crossbeam_channel::{Receiver, bounded};
 
 use crate::board::{Board, Stage};
-use crate::comms::Comms;
+use crate::communicator::Comms;
 use crate::cuda::CudaApi;
 use crate::side::Side;
-use crate::start::spawn;
+use crate::thread::spawn;
 
 /// How long a call that runs is waited for before its communicator is aborted: by then it was not just held up.
 const CALL: Duration = Duration::from_secs(1);

@@ -6,7 +6,7 @@ mod board;
 mod boot;
 mod channel;
 mod check;
-mod comms;
+mod communicator;
 mod cuda;
 mod dialect;
 mod engine;
@@ -24,6 +24,7 @@ mod start;
 mod task;
 #[cfg(test)]
 mod tests;
+mod thread;
 mod types;
 
 pub use cuda::available;

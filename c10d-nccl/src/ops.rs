@@ -2,8 +2,9 @@
 
 use c10d_core::{DType, Error, OpKind, Result};
 
+use crate::communicator::Issuer;
 use crate::dialect::Dialect;
-use crate::nccl::{Issuer, RedOp};
+use crate::nccl::RedOp;
 use crate::scratch::Scratch;
 use crate::task::{Part, Task};
 use crate::types::reduction;

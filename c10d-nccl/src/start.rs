@@ -9,14 +9,15 @@ use crossbeam_channel::{RecvTimeoutError, Sender, bounded, unbounded};
 use crate::board::Board;
 use crate::boot::{self, Ids};
 use crate::channel::Means;
-use crate::check::Checks;
-use crate::comms::Comms;
+use crate::check::{Checks, Wake};
+use crate::communicator::Comms;
 use crate::cuda::CudaApi;
 use crate::dialect::Dialect;
 use crate::engine::{Engine, Order, Origin};
 use crate::keeper::Keeper;
 use crate::nccl::NcclApi;
 use crate::side::Side;
+use crate::thread::spawn;
 
 /// The hint that switches the comparison of calls off.
 const CHECK: &str = "nccl.check";
@@ -89,7 +90,9 @@ pub(crate) fn run(
     let compared = side.as_ref().and_then(Side::messages).filter(|_| checks);
     let board = Arc::new(Board::new(size > 1 && compared.is_none()));
     let (orders, receiver) = unbounded();
-    let checks = compared.map(|side| Checks::start(side, &board, &orders)).transpose()?.map(Arc::new);
+    let look = orders.clone();
+    let wake: Wake = Arc::new(move || drop(look.send(Order::Look)));
+    let checks = compared.map(|side| Checks::start(side, &board, wake)).transpose()?.map(Arc::new);
     let (ready, is_ready) = bounded(1);
     let means = Means {
         board: board.clone(),
@@ -154,9 +157,4 @@ impl Running {
         // An engine that is gone knows already.
         let _ = self.orders.send(Order::Look);
     }
-}
-
-pub(crate) fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result {
-    let spawned = std::thread::Builder::new().name(name.to_owned()).spawn(body);
-    spawned.map(drop).map_err(|e| Error::new(ErrorKind::Resource, format!("no thread for {name}: {e}")))
 }

@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use crate::backend::Nccl;
 use crate::cuda::CudaApi;
 use crate::kernels::Kernel;
-use crate::nccl::{Comm, Config, DataType, NcclApi, NcclResult, Optional, RawCall, RedOp, UniqueId, Version};
+use crate::nccl::{Call, Comm, Config, DataType, NcclApi, NcclResult, Optional, RedOp, UniqueId, Version};
 use crate::start::Facts;
 
 /// What was asked for, in order.
@@ -183,7 +183,7 @@ impl Mock {
         NcclResult::SUCCESS
     }
 
-    fn data(&self, what: &str, c: RawCall, more: String) -> NcclResult {
+    fn data(&self, what: &str, c: Call, more: String) -> NcclResult {
         let ty = match c.dtype {
             DataType::F32 => "f32",
             DataType::U8 => "u8",
@@ -259,28 +259,28 @@ impl NcclApi for Mock {
     unsafe fn destroy_op(&self, op: RedOp, _: Comm) -> NcclResult {
         self.did(format!("destroy op{}", op.0))
     }
-    unsafe fn all_reduce(&self, c: RawCall, o: RedOp) -> NcclResult {
+    unsafe fn all_reduce(&self, c: Call, o: RedOp) -> NcclResult {
         self.data("all_reduce", c, op(o))
     }
-    unsafe fn reduce(&self, c: RawCall, o: RedOp, root: i32) -> NcclResult {
+    unsafe fn reduce(&self, c: Call, o: RedOp, root: i32) -> NcclResult {
         self.data("reduce", c, format!("{} to {root}", op(o)))
     }
-    unsafe fn broadcast(&self, c: RawCall, root: i32) -> NcclResult {
+    unsafe fn broadcast(&self, c: Call, root: i32) -> NcclResult {
         self.data("broadcast", c, format!(" from {root}"))
     }
-    unsafe fn all_gather(&self, c: RawCall) -> NcclResult {
+    unsafe fn all_gather(&self, c: Call) -> NcclResult {
         self.data("all_gather", c, String::new())
     }
-    unsafe fn reduce_scatter(&self, c: RawCall, o: RedOp) -> NcclResult {
+    unsafe fn reduce_scatter(&self, c: Call, o: RedOp) -> NcclResult {
         self.data("reduce_scatter", c, op(o))
     }
-    unsafe fn all_to_all(&self, c: RawCall) -> NcclResult {
+    unsafe fn all_to_all(&self, c: Call) -> NcclResult {
         self.data("all_to_all", c, String::new())
     }
-    unsafe fn send(&self, c: RawCall, peer: i32) -> NcclResult {
+    unsafe fn send(&self, c: Call, peer: i32) -> NcclResult {
         self.data("send", c, format!(" to {peer}"))
     }
-    unsafe fn recv(&self, c: RawCall, peer: i32) -> NcclResult {
+    unsafe fn recv(&self, c: Call, peer: i32) -> NcclResult {
         self.data("recv", c, format!(" from {peer}"))
     }
 }

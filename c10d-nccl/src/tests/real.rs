@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 
 use super::mock::cuda_api;
 use crate::boot;
-use crate::comms::Comms;
-use crate::nccl::{Comm, Communicator, Library, NcclApi, Optional};
+use crate::communicator::Comms;
+use crate::communicator::Communicator;
+use crate::nccl::{Comm, Library, NcclApi, Optional};
 
 fn real() -> Option<Arc<dyn NcclApi>> {
     match Library::get(None) {

@@ -6,7 +6,7 @@ use std::ffi::{CStr, c_char, c_int};
 use c10d_core::Result;
 use c10d_fake_nccl::{Cpu, nccl};
 
-use crate::nccl::{Comm, Config, DataType, NcclApi, NcclResult, Optional, RawCall, RedOp, UniqueId, Version};
+use crate::nccl::{Call, Comm, Config, DataType, NcclApi, NcclResult, Optional, RedOp, UniqueId, Version};
 
 /// With what its first communicator goes over.
 pub(super) struct FakeNccl(pub(super) Cpu);
@@ -97,28 +97,28 @@ impl NcclApi for FakeNccl {
     unsafe fn destroy_op(&self, op: RedOp, comm: Comm) -> NcclResult {
         NcclResult(nccl::ncclRedOpDestroy(op.0, handle(comm)))
     }
-    unsafe fn all_reduce(&self, c: RawCall, op: RedOp) -> NcclResult {
+    unsafe fn all_reduce(&self, c: Call, op: RedOp) -> NcclResult {
         NcclResult(nccl::ncclAllReduce(c.from, c.to, c.count, c.dtype.0, op.0, handle(c.comm), c.stream))
     }
-    unsafe fn reduce(&self, c: RawCall, op: RedOp, root: i32) -> NcclResult {
+    unsafe fn reduce(&self, c: Call, op: RedOp, root: i32) -> NcclResult {
         NcclResult(nccl::ncclReduce(c.from, c.to, c.count, c.dtype.0, op.0, root, handle(c.comm), c.stream))
     }
-    unsafe fn broadcast(&self, c: RawCall, root: i32) -> NcclResult {
+    unsafe fn broadcast(&self, c: Call, root: i32) -> NcclResult {
         NcclResult(nccl::ncclBroadcast(c.from, c.to, c.count, c.dtype.0, root, handle(c.comm), c.stream))
     }
-    unsafe fn all_gather(&self, c: RawCall) -> NcclResult {
+    unsafe fn all_gather(&self, c: Call) -> NcclResult {
         NcclResult(nccl::ncclAllGather(c.from, c.to, c.count, c.dtype.0, handle(c.comm), c.stream))
     }
-    unsafe fn reduce_scatter(&self, c: RawCall, op: RedOp) -> NcclResult {
+    unsafe fn reduce_scatter(&self, c: Call, op: RedOp) -> NcclResult {
         NcclResult(nccl::ncclReduceScatter(c.from, c.to, c.count, c.dtype.0, op.0, handle(c.comm), c.stream))
     }
-    unsafe fn all_to_all(&self, c: RawCall) -> NcclResult {
+    unsafe fn all_to_all(&self, c: Call) -> NcclResult {
         NcclResult(nccl::ncclAlltoAll(c.from, c.to, c.count, c.dtype.0, handle(c.comm), c.stream))
     }
-    unsafe fn send(&self, c: RawCall, peer: i32) -> NcclResult {
+    unsafe fn send(&self, c: Call, peer: i32) -> NcclResult {
         NcclResult(nccl::ncclSend(c.from, c.count, c.dtype.0, peer, handle(c.comm), c.stream))
     }
-    unsafe fn recv(&self, c: RawCall, peer: i32) -> NcclResult {
+    unsafe fn recv(&self, c: Call, peer: i32) -> NcclResult {
         NcclResult(nccl::ncclRecv(c.to, c.count, c.dtype.0, peer, handle(c.comm), c.stream))
     }
 }

@@ -15,7 +15,7 @@ use super::cuda::FakeCuda;
 use super::nccl::FakeNccl;
 use crate::cuda::CudaApi;
 use crate::kernels::scaler;
-use crate::nccl::{Comm, Config, DataType, NcclApi, NcclResult, RawCall, RedOp};
+use crate::nccl::{Call, Comm, Config, DataType, NcclApi, NcclResult, RedOp};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -42,7 +42,7 @@ fn wrong_calls_are_refused() {
     let memory = |device: u16| FakeCuda.allocate(device, 64).unwrap() as u64;
     let (here, there, own, other) = (memory(0), memory(1), FakeCuda.create_stream(0), FakeCuda.create_stream(0));
     let (own, other, foreign) = (own.unwrap(), other.unwrap(), FakeCuda.create_stream(1).unwrap());
-    let call = |at: u64, stream: u64| RawCall { from: at, to: at, count: 16, dtype: DataType::F32, comm, stream };
+    let call = |at: u64, stream: u64| Call { from: at, to: at, count: 16, dtype: DataType::F32, comm, stream };
     // SAFETY: all stays until the end of the process, here and below.
     let sum = |at: u64, stream: u64| unsafe { nccl.all_reduce(call(at, stream), RedOp::SUM) };
     let refused = |result: NcclResult, why: &str| {
@@ -76,7 +76,7 @@ fn an_event_is_that_of_its_last_record() {
     let soon = || Instant::now() + 60 * SECOND;
     let message = |rank: usize, stream: u64| {
         let place = at + 32 * rank as u64;
-        let call = RawCall { from: place, to: place, count: 8, dtype: DataType::F32, comm: comms[rank], stream };
+        let call = Call { from: place, to: place, count: 8, dtype: DataType::F32, comm: comms[rank], stream };
         nccl.group_start();
         // SAFETY: all stays until the end of the process, here and below.
         let said = if rank == 0 { unsafe { nccl.recv(call, 1) } } else { unsafe { nccl.send(call, 0) } };

@@ -5,7 +5,7 @@ use std::mem::ManuallyDrop;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicPtr, Ordering};
 
-use super::types::Comm;
+use crate::nccl::Comm;
 
 /// Where the library writes the new communicator, on a thread of its own, before the old one is ready again. Where the old
 /// one never is, the library may write at any time: the place is left behind.

@@ -5,12 +5,16 @@ use std::sync::Arc;
 
 use c10d_core::{DType, Error, ErrorKind, Result};
 
-use super::api::NcclApi;
-use super::child::Child;
-use super::issue::{Issuer, failure};
-use super::types::{Comm, Config, NcclResult, RedOp, UniqueId};
-use crate::comms::Comms;
+mod child;
+mod comms;
+mod issue;
+
+pub(crate) use child::Child;
+pub(crate) use comms::Comms;
+pub(crate) use issue::Issuer;
+
 use crate::cuda::CudaApi;
+use crate::nccl::{Comm, Config, NcclApi, NcclResult, RedOp, UniqueId, failure};
 
 /// One rank's end of a communicator. Dropped, it stays until an abort.
 pub(crate) struct Communicator {

@@ -4,11 +4,10 @@
 use std::marker::PhantomData;
 
 use c10d_core::device::DevicePtr;
-use c10d_core::{DType, Error, ErrorKind, Result};
+use c10d_core::{DType, Error, Result};
 
-use super::api::{Call, NcclApi};
-use super::types::{Comm, NcclResult, RedOp};
 use crate::cuda::CudaApi;
+use crate::nccl::{Call, Comm, NcclApi, NcclResult, Optional, RedOp, failure};
 use crate::task::Part;
 use crate::types::{Reduction, moved, scalar};
 
@@ -47,7 +46,7 @@ impl<'a> Issuer<'a> {
 
     /// Whether the library has all-to-all as one call.
     pub(crate) fn has_all_to_all(&self) -> bool {
-        self.nccl.has(super::api::Optional::AllToAll)
+        self.nccl.has(Optional::AllToAll)
     }
 
     /// Issues several calls as one.
@@ -159,16 +158,5 @@ impl<'a> Issuer<'a> {
 
     fn failed(&self, what: &str, result: NcclResult) -> Error {
         failure(self.nccl, self.comm, what, result)
-    }
-}
-
-/// An error with the library's own words. Of a peer that is gone it does not say which one.
-pub(crate) fn failure(nccl: &dyn NcclApi, comm: Comm, what: &str, result: NcclResult) -> Error {
-    let (words, last) = (nccl.error_string(result), nccl.last_error(comm));
-    let last = if last.is_empty() { String::new() } else { format!(": {last}") };
-    let what = format!("NCCL {}: {what} gave {result:?}, {words}{last}", nccl.version());
-    match result {
-        NcclResult::REMOTE_ERROR => Error::new(ErrorKind::PeerDead { how: what }, ""),
-        _ => Error::new(ErrorKind::Device, what),
     }
 }

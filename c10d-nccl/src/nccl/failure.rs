@@ -1,0 +1,17 @@
+//! What the library answered, as an error.
+
+use c10d_core::{Error, ErrorKind};
+
+use super::api::NcclApi;
+use super::types::{Comm, NcclResult};
+
+/// An error with the library's own words. Of a peer that is gone it does not say which one.
+pub(crate) fn failure(nccl: &dyn NcclApi, comm: Comm, what: &str, result: NcclResult) -> Error {
+    let (words, last) = (nccl.error_string(result), nccl.last_error(comm));
+    let last = if last.is_empty() { String::new() } else { format!(": {last}") };
+    let what = format!("NCCL {}: {what} gave {result:?}, {words}{last}", nccl.version());
+    match result {
+        NcclResult::REMOTE_ERROR => Error::new(ErrorKind::PeerDead { how: what }, ""),
+        _ => Error::new(ErrorKind::Device, what),
+    }
+}
