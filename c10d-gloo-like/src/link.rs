@@ -125,5 +125,5 @@ impl Link {
 pub(crate) mod tests;
 
 #[cfg(test)]
-#[path = "link_speed.rs"]
+#[path = "link_speed_tests.rs"]
 mod speed;

@@ -1,0 +1,122 @@
+#!/usr/bin/env python3
+"""Fails when a module imports from a floor above its own.
+
+A crate's top-level modules stand in a fixed order, lowest first. Every `use`, `crate::`, `super::` and `self::` path of a
+file is followed through re-exports to the module that has the item; tests, which may use everything, are left out.
+
+    .ci/floors.py            checks all crates
+    .ci/floors.py --print    shows, for each crate, which module imports which
+"""
+
+import os
+import re
+import sys
+
+FLOORS = {
+    "c10d-core": "types ops error panics process store buffer device call op dlpack backend dispatch registry staged group",
+    "c10d-rendezvous": "log file_store tcp_store init launch",
+    "c10d-gloo-like": "shm tcp link mesh pause plan reduce exec schedule layout collectives p2p queue backend provider",
+    "c10d-nccl": "board dialect nccl boot thread beats side kernels cuda types task check communicator scratch ops channel "
+    "engine keeper start backend sparse provider slices",
+}
+
+ITEM = re.compile(r"(pub(?:\([^)]*\))?\s+)?use\s+([^;]+);")
+PATH = re.compile(r"\b(?:crate|super|self)(?:::\w+)+")
+COMMENT = re.compile(r"//[^\n]*")
+TESTS = re.compile(r"#\[cfg\(test\)\]\s*(?:#\[[^\]]*\]\s*)*(?:mod \w+ \{.*|(?:pub(?:\([^)]*\))? )?(?:mod|use) [^;]*;)", re.S)
+
+
+def leaves(tree):
+    """The paths of a `use` tree."""
+    tree = tree.strip()
+    group = re.match(r"^(.*?)\{(.*)\}$", tree, re.S)
+    if not group:
+        return [re.sub(r"\s+as\s+\w+", "", tree).strip()]
+    parts, depth, part = [], 0, ""
+    for char in group[2]:
+        depth += {"{": 1, "}": -1}.get(char, 0)
+        if char == "," and depth == 0:
+            parts.append(part)
+            part = ""
+        else:
+            part += char
+    parts.append(part)
+    return [path for part in parts if part.strip() for path in leaves(group[1] + part.strip())]
+
+
+class Crate:
+    def __init__(self, root):
+        self.text, self.exports = {}, {}
+        for folder, _, names in os.walk(root):
+            for name in names:
+                path = os.path.relpath(os.path.join(folder, name), root)
+                if path.endswith(".rs") and not re.search(r"(^|/|_)tests?(/|\.rs|_)", path):
+                    with open(os.path.join(root, path)) as file:
+                        self.text[self.module(path)] = TESTS.sub("", COMMENT.sub("", file.read()))
+        for module, text in self.text.items():
+            for public, tree in ITEM.findall(text):
+                for path in leaves(tree) if public else []:
+                    self.exports[module, path.split("::")[-1].strip()] = path
+
+    @staticmethod
+    def module(path):
+        parts = path[:-3].split("/")
+        return tuple(parts[:-1] if parts[-1] in ("mod", "lib", "main") else parts)
+
+    def find(self, module, path, depth=0):
+        """The module that has the item at this path, seen from `module`; None if it is of another crate."""
+        parts = [part.strip() for part in path.split("::")]
+        if parts[0] == "crate":
+            at, parts = (), parts[1:]
+        elif parts[0] == "self":
+            at, parts = module, parts[1:]
+        elif parts[0] == "super":
+            at = module
+            while parts and parts[0] == "super":
+                at, parts = at[:-1], parts[1:]
+        elif module + (parts[0],) in self.text or (module, parts[0]) in self.exports:
+            at = module
+        else:
+            return None
+        while parts:
+            if at + (parts[0],) in self.text:
+                at, parts = at + (parts[0],), parts[1:]
+                continue
+            export = self.exports.get((at, parts[0]))
+            if export and depth < 9 and not (at == module and export == path):
+                return self.find(at, export, depth + 1) or at
+            break
+        return at
+
+    def imports(self):
+        """Every (module, module that it imports from, path)."""
+        for module, text in sorted(self.text.items()):
+            paths = [path for public, tree in ITEM.findall(text) if module or not public for path in leaves(tree)]
+            paths += PATH.findall(ITEM.sub("", text))
+            for path in sorted(set(paths)):
+                found = self.find(module, path)
+                if found and module and found[0] != module[0]:
+                    yield module, found, path
+
+
+def main():
+    here = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..")
+    wrong = 0
+    for crate, floors in FLOORS.items():
+        order = floors.split()
+        for module, found, path in Crate(os.path.join(here, crate, "src")).imports():
+            name = "::".join(module)
+            if "--print" in sys.argv:
+                print(f"{crate}: {name} -> {'::'.join(found)}")
+            unknown = [top for top in (module[0], found[0]) if top not in order]
+            if unknown:
+                print(f"{crate}: {unknown[0]} has no floor: name it in .ci/floors.py")
+                wrong += 1
+            elif order.index(found[0]) > order.index(module[0]):
+                print(f"{crate}: {name} imports {path}, and {found[0]} stands above {module[0]}")
+                wrong += 1
+    if wrong:
+        sys.exit(f"{wrong} imports go up")
+
+
+main()
