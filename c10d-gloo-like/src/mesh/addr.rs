@@ -1,10 +1,11 @@
 //! The addresses at which this rank can be reached over TCP.
 //!
-//! `C10D_SOCKET_ADDR` (an address) or `C10D_SOCKET_IFNAME` (an interface) decide where they are set. Otherwise a job
+//! `C10D_SOCKET_ADDR` (an address) or `C10D_SOCKET_IFNAME` (interfaces, as NCCL's variable names them) decide where they are set. Otherwise a job
 //! whose `MASTER_ADDR` is a loopback address stays on loopback, and any other listens on loopback, for ranks beside it,
 //! and on the addresses of its interfaces, the one that leads towards `MASTER_ADDR` or the default route first. Never on
 //! the wildcard.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
 use c10d_core::{Error, ErrorKind, Phase, Result};
@@ -48,16 +49,12 @@ fn select(wish: &Wish, local: &[Local], towards: impl Fn(IpAddr) -> Option<IpAdd
         };
     }
     let usable = |l: &&Local| !is_link_local(l.ip);
-    if let Some(name) = &wish.interface {
-        let found: Vec<IpAddr> =
-            local.iter().filter(|l| l.interface == *name).filter(usable).map(|l| l.ip).take(MAX).collect();
+    if let Some(text) = &wish.interface {
+        let found: Vec<IpAddr> = named(text, local).filter(usable).map(|l| l.ip).take(MAX).collect();
         if found.is_empty() {
-            let mut known: Vec<&str> = local.iter().map(|l| l.interface.as_str()).collect();
-            known.dedup();
-            return refuse(format!(
-                "{IFNAME} is {name:?}, which has no usable address here; known: {}",
-                known.join(", ")
-            ));
+            let known: BTreeSet<&str> = local.iter().map(|l| l.interface.as_str()).collect();
+            let known = known.into_iter().collect::<Vec<_>>().join(", ");
+            return refuse(format!("{IFNAME} is {text:?}, which has no usable address here; known: {known}"));
         }
         return Ok(found);
     }
@@ -80,6 +77,26 @@ fn select(wish: &Wish, local: &[Local], towards: impl Fn(IpAddr) -> Option<IpAdd
         }
     }
     Ok(list)
+}
+
+/// The addresses of the interfaces that a text in the form of `NCCL_SOCKET_IFNAME` names: those whose names begin with one
+/// of the words between commas, in the order of the words; behind `^` all others; behind `=` (or `^=`) whole names.
+fn named<'a>(text: &str, local: &'a [Local]) -> impl Iterator<Item = &'a Local> {
+    let (excludes, text) = text.strip_prefix('^').map_or((false, text), |rest| (true, rest));
+    let (whole, text) = text.strip_prefix('=').map_or((false, text), |rest| (true, rest));
+    let words: Vec<&str> = text.split(',').map(str::trim).filter(|word| !word.is_empty()).collect();
+    let place = |name: &str| words.iter().position(|word| if whole { name == *word } else { name.starts_with(word) });
+    let mut found: Vec<(usize, &Local)> = local
+        .iter()
+        .filter_map(|l| match (place(&l.interface), excludes) {
+            (Some(place), false) => Some((place, l)),
+            (None, true) => Some((0, l)),
+            _ => None,
+        })
+        .collect();
+    // Stable: addresses of one word stay in the system's order.
+    found.sort_by_key(|(place, _)| *place);
+    found.into_iter().map(|(_, l)| l)
 }
 
 /// In which order to try a peer's addresses: loopback first on a shared network and nowhere else. `None`: it is not known
@@ -145,6 +162,22 @@ mod tests {
         assert_eq!(pick(wish("eth1"), None).unwrap(), ["10.1.0.2", "fd00::2"]);
         let error = pick(wish("eth7"), None).unwrap_err().to_string();
         assert!(error.contains("eth7") && error.contains("eth0, eth1"), "{error}");
+        // As NCCL_SOCKET_IFNAME does.
+        for (text, addresses) in [
+            ("eth", &["10.0.0.2", "10.1.0.2", "fd00::2"][..]),
+            ("eth1,eth0", &["10.1.0.2", "fd00::2", "10.0.0.2"]),
+            ("=eth0", &["10.0.0.2"]),
+            ("=eth1, lo", &["10.1.0.2", "fd00::2", "127.0.0.1"]),
+            ("^lo,docker", &["10.0.0.2", "10.1.0.2", "fd00::2"]),
+            ("^=eth0,eth1", &["127.0.0.1"]),
+            ("^docker", &["127.0.0.1", "10.0.0.2", "10.1.0.2", "fd00::2"]),
+        ] {
+            assert_eq!(pick(wish(text), None).unwrap(), addresses, "{text}");
+        }
+        for text in ["=eth", "^eth,lo", ",", "=", "eth0 eth1"] {
+            let error = pick(wish(text), None).unwrap_err().to_string();
+            assert!(error.contains(text) && error.contains("eth0, eth1, lo"), "{error}");
+        }
         let wish = |addr: &str| Wish { addr: Some(addr.into()), ..Wish::default() };
         assert_eq!(pick(wish("fd00::9"), None).unwrap(), ["fd00::9"]);
         assert!(pick(wish("0.0.0.0"), None).is_err());
