@@ -135,7 +135,9 @@ fn tell(report: &Report) {
     } else if report.reader_gone {
         say("c10d run: nobody reads the output any more, so the ranks were ended");
     } else if let Some(elsewhere) = &report.elsewhere {
-        say(format_args!("c10d run: {}", plain(elsewhere)));
+        let ended = report.exits.iter().any(|exit| !exit.success());
+        let then = if ended { "; so the ranks of this host were ended" } else { "" };
+        say(format_args!("c10d run: {}{then}", plain(elsewhere)));
     }
     if !report.overdue.is_empty() {
         say(format_args!("c10d run: ranks {:?} did not end within the grace time and were killed", report.overdue));

@@ -9,16 +9,16 @@ use std::time::{Duration, Instant};
 use c10d_core::ErrorKind;
 use c10d_rendezvous::init;
 use c10d_rendezvous::launch::{Launch, Output, Report, Signal};
-use common::{free_port, plays, role, role_args, soon};
+use common::{plays, role, role_args, soon};
 
 /// What counts as a hang.
-const HANG: Duration = Duration::from_secs(10);
+pub(crate) const HANG: Duration = Duration::from_secs(10);
 
-fn sh(script: &str) -> Launch {
+pub(crate) fn sh(script: &str) -> Launch {
     Launch::new("/bin/sh", ["-c", script]).output(Output::Captured).timeout(Duration::from_secs(30))
 }
 
-fn text(report: &Report, rank: usize) -> String {
+pub(crate) fn text(report: &Report, rank: usize) -> String {
     String::from_utf8(report.output[rank].stdout.clone()).unwrap()
 }
 
@@ -37,7 +37,7 @@ fn living(mark: &str) -> Vec<String> {
 }
 
 /// Waits until no process has `mark` in its command line.
-fn gone(mark: &str) {
+pub(crate) fn gone(mark: &str) {
     let start = Instant::now();
     while !living(mark).is_empty() {
         assert!(start.elapsed() < HANG, "left behind: {:?}", living(mark));
@@ -46,7 +46,7 @@ fn gone(mark: &str) {
 }
 
 /// A number that marks processes of one test: `sleep` takes it for seconds.
-fn mark() -> String {
+pub(crate) fn mark() -> String {
     static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
     format!("1000{}.{}", std::process::id(), NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed))
 }
@@ -400,61 +400,4 @@ fn a_launcher_whose_errors_nobody_reads_goes_on_and_one_whose_output_nobody_read
     drop(until_said(&mut child, "ready", 2));
     assert_eq!(child.wait().unwrap().code(), Some(128 + 13));
     gone(&mark);
-}
-
-/// Launchers that play hosts, at once.
-fn hosts(launches: Vec<Launch>) -> Vec<c10d_core::Result<Report>> {
-    std::thread::scope(|scope| {
-        let threads: Vec<_> = launches.into_iter().map(|launch| scope.spawn(move || launch.run())).collect();
-        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
-    })
-}
-
-#[test]
-fn several_hosts_are_one_job() {
-    let rdzv = format!("127.0.0.1:{}", free_port("127.0.0.1").unwrap());
-    let host = |node| {
-        sh("echo $RANK $LOCAL_RANK $WORLD_SIZE $GROUP_RANK $TORCHELASTIC_RUN_ID").ranks(2).nnodes(2).node_rank(node)
-    };
-    let reports = hosts((0..2).map(|node| host(node).rdzv(&rdzv)).collect());
-    let reports: Vec<_> = reports.into_iter().map(|report| report.unwrap().ok().unwrap()).collect();
-    let id = text(&reports[0], 0).split_whitespace().last().unwrap().to_owned();
-    for (node, report) in reports.iter().enumerate() {
-        for local in 0..2 {
-            assert_eq!(text(report, local).trim(), format!("{} {local} 4 {node} {id}", node * 2 + local));
-        }
-    }
-}
-
-#[test]
-fn a_failure_on_one_host_ends_the_others() {
-    let rdzv = format!("127.0.0.1:{}", free_port("127.0.0.1").unwrap());
-    let mark = mark();
-    let script = format!("if [ $RANK = 3 ]; then exit 9; fi; sleep {mark}");
-    let start = Instant::now();
-    let reports = hosts((0..2).map(|node| sh(&script).ranks(2).nnodes(2).node_rank(node).rdzv(&rdzv)).collect());
-    assert!(start.elapsed() < Duration::from_secs(20));
-    let [here, there] = [reports[1].as_ref().unwrap(), reports[0].as_ref().unwrap()];
-    assert_eq!((here.failure.as_ref().unwrap().exit.rank, here.exit_code()), (3, 9));
-    assert!(there.failure.is_none() && there.exit_code() == 1);
-    assert!(there.elsewhere.as_ref().unwrap().contains("rank 3 exited with code 9"), "{:?}", there.elsewhere);
-    gone(&mark);
-}
-
-#[test]
-fn hosts_that_do_not_agree_or_do_not_come_are_named() {
-    let rdzv = format!("127.0.0.1:{}", free_port("127.0.0.1").unwrap());
-    let host = |node, ranks| sh("exit 0").ranks(ranks).nnodes(2).node_rank(node).rdzv(&rdzv);
-    let reports = hosts(vec![host(0, 2), host(1, 3)]);
-    for report in reports {
-        let error = report.err().unwrap().to_string();
-        assert!(error.contains("2 ranks") && error.contains("3 on each") || error.contains("3 ranks"), "{error}");
-    }
-    let rdzv = format!("127.0.0.1:{}", free_port("127.0.0.1").unwrap());
-    let alone = sh("exit 0").nnodes(3).rdzv(&rdzv).join_timeout(Duration::from_millis(300));
-    let error = alone.run().unwrap_err().to_string();
-    assert!(error.contains("[1, 2] of 3"), "{error}");
-    let rdzv = format!("127.0.0.1:{}", free_port("127.0.0.1").unwrap());
-    let lost = sh("exit 0").nnodes(2).node_rank(1).rdzv(&rdzv).join_timeout(Duration::from_millis(300));
-    assert!(lost.run().unwrap_err().to_string().contains(&rdzv));
 }

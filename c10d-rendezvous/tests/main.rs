@@ -4,6 +4,7 @@ mod common;
 mod contract;
 mod deadlines;
 mod file_store;
+mod hosts;
 mod init;
 mod launch;
 mod pytorch;

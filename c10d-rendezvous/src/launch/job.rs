@@ -49,6 +49,7 @@ impl Job {
     pub(super) fn start(plan: Plan, mut node: Node) -> Result<Job> {
         let cannot = |e: std::io::Error| Error::new(ErrorKind::Resource, "cannot launch").source(e);
         let requests = Arc::new(Requests::new().map_err(cannot)?);
+        node.watch(&requests).map_err(cannot)?;
         let over = Arc::new(Over::default());
         let (send, receive) = sync_channel(1);
         let (asked, told) = (requests.clone(), over.clone());
@@ -67,8 +68,8 @@ impl Job {
                 }
             })
             .map_err(cannot)?;
-        let ranks = receive.recv().map_err(|_| Error::new(ErrorKind::Internal, "the launcher's thread ended"))??;
-        node.watch(&requests).map_err(cannot)?;
+        let started = receive.recv().map_err(|_| Error::new(ErrorKind::Internal, "the launcher's thread ended"))?;
+        let ranks = started.inspect_err(|e| requests.failed_here(e.to_string()))?;
         Ok(Job { ranks, requests, over, node })
     }
 
@@ -78,10 +79,6 @@ impl Job {
 
     fn rank_mut(&mut self, rank: u32) -> Result<&mut Rank> {
         self.ranks.iter_mut().find(|r| r.rank == rank).ok_or_else(|| no_such(rank))
-    }
-
-    fn finish(&self, report: Report) -> Result<Report> {
-        self.node.finish(report)
     }
 
     /// The ranks of this host.
@@ -133,7 +130,7 @@ impl Job {
     /// Waits for the end of all ranks. Past the deadline they are killed, and the error names those that still ran.
     pub fn wait(self, deadline: Instant) -> Result<Report> {
         if let Some(report) = self.over.until(deadline) {
-            return self.finish(report);
+            return Ok(self.node.finish(report, Some(deadline)));
         }
         let running: Vec<u32> = self.ranks().filter(|rank| !self.has_ended(*rank).unwrap_or(true)).collect();
         self.kill_all();
@@ -146,7 +143,7 @@ impl Job {
     /// names those that still ran then.
     pub(super) fn wait_or_end(self, deadline: Instant, grace: Duration) -> Result<Report> {
         if let Some(report) = self.over.until(deadline) {
-            return self.finish(report);
+            return Ok(self.node.finish(report, Some(deadline)));
         }
         let running: Vec<u32> = self.ranks().filter(|rank| !self.has_ended(*rank).unwrap_or(true)).collect();
         self.requests.end();
@@ -160,7 +157,7 @@ impl Job {
     pub fn join(self) -> Result<Report> {
         loop {
             if let Some(report) = self.over.until(Instant::now() + Duration::from_secs(5)) {
-                return self.finish(report);
+                return Ok(self.node.finish(report, None));
             }
             if Arc::strong_count(&self.over) == 1 {
                 return Err(Error::new(ErrorKind::Internal, "the launcher's thread ended without a report"));

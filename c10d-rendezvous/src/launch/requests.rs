@@ -16,6 +16,10 @@ pub(super) struct Requests {
     /// A failure on another host, and one on this host, in words.
     elsewhere: Mutex<Option<String>>,
     here: Mutex<Option<String>>,
+    /// Wakes whoever tells the other hosts; that all ranks here have ended; that nobody is interested any more.
+    news: OwnedFd,
+    done: AtomicBool,
+    over: AtomicBool,
 }
 
 /// What was asked of the supervisor.
@@ -35,6 +39,9 @@ impl Requests {
             reader_gone: AtomicBool::new(false),
             elsewhere: Mutex::new(None),
             here: Mutex::new(None),
+            news: event()?,
+            done: AtomicBool::new(false),
+            over: AtomicBool::new(false),
         })
     }
 
@@ -65,6 +72,19 @@ impl Requests {
     /// A rank failed on this host.
     pub(super) fn failed_here(&self, what: String) {
         self.here.lock().get_or_insert(what);
+        raise(&self.news);
+    }
+
+    /// All ranks of this host have ended.
+    pub(super) fn done(&self) {
+        self.done.store(true, Ordering::Release);
+        raise(&self.news);
+    }
+
+    /// The job is given up.
+    pub(super) fn over(&self) {
+        self.over.store(true, Ordering::Release);
+        raise(&self.news);
     }
 
     /// What is readable when something was asked.
@@ -83,9 +103,17 @@ impl Requests {
         }
     }
 
-    /// What failed on this host, told once.
-    pub(super) fn take_failure(&self) -> Option<String> {
-        self.here.lock().take()
+    /// What is readable when there is something to tell the other hosts.
+    pub(super) fn news(&self) -> &OwnedFd {
+        &self.news
+    }
+
+    /// What failed on this host, told once; whether its ranks have ended; whether the job is given up.
+    pub(super) fn take_news(&self) -> (Option<String>, bool, bool) {
+        let _ = rustix::io::read(&self.news, &mut [0; 8]);
+        // The flags first: what failed was said before them.
+        let (done, over) = (self.done.load(Ordering::Acquire), self.over.load(Ordering::Acquire));
+        (self.here.lock().take(), done, over)
     }
 }
 

@@ -4,6 +4,8 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, getpgid, pidfd_send_signal};
 
+use signal_hook::low_level::signal_name;
+
 use super::{Running, Supervisor};
 use crate::launch::guardian::Guardian;
 
@@ -36,6 +38,8 @@ impl Supervisor {
         match earlier {
             None => {
                 self.asked.push((signal, now));
+                let name = signal_name(signal.as_raw()).unwrap_or("a signal");
+                self.requests.failed_here(format!("its launcher was ended by {name}"));
                 self.end_with(signal);
             }
             Some(at) if signal == Signal::INT && now.saturating_duration_since(at) >= IMPATIENCE => {
@@ -47,8 +51,15 @@ impl Supervisor {
         }
     }
 
+    /// Ends the ranks, unless they are about to.
+    pub(super) fn end(&mut self) {
+        if self.kill_at.is_none() && !self.overdue_known {
+            self.end_with(Signal::TERM);
+        }
+    }
+
     /// The signal now, SIGKILL after the grace time. What is stopped is continued, or it could do neither.
-    pub(super) fn end_with(&mut self, signal: Signal) {
+    fn end_with(&mut self, signal: Signal) {
         self.signal(signal);
         self.signal(Signal::CONT);
         if !self.overdue_known {

@@ -144,16 +144,19 @@ impl Supervisor {
         if kill {
             self.kill_at = None;
             self.ended = true;
+            self.requests.failed_here("its launcher was told to kill the ranks".into());
             self.signal(Signal::KILL);
         }
         if reader_gone && !self.reader_gone {
             self.reader_gone = true;
             self.ended = true;
-            self.end_with(Signal::TERM);
+            self.requests.failed_here("nobody reads the ranks' output any more".into());
+            self.end();
         }
         if end {
             self.ended = true;
-            self.end_with(Signal::TERM);
+            self.requests.failed_here("the job's time limit has passed".into());
+            self.end();
         }
         if let Some(what) = elsewhere
             && self.failure.is_none()
@@ -161,7 +164,7 @@ impl Supervisor {
             self.elsewhere.get_or_insert(what);
             if !self.plan.keep_going {
                 self.ended = true;
-                self.end_with(Signal::TERM);
+                self.end();
             }
         }
         for signal in self.forwarding.as_mut().map_or_else(Vec::new, Forwarding::take) {
@@ -186,8 +189,8 @@ impl Supervisor {
         };
         self.requests.failed_here(format!("rank {} {exit}", exit.rank));
         self.failure = Some(exit);
-        if !self.plan.keep_going && self.asked.is_empty() {
-            self.end_with(Signal::TERM);
+        if !self.plan.keep_going {
+            self.end();
         }
     }
 

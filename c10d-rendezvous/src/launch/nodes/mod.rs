@@ -1,0 +1,209 @@
+//! The launchers of several hosts: they agree on the job, and end it together.
+
+mod door;
+mod link;
+mod watch;
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::time::{Duration, Instant};
+
+use c10d_core::store::deadline_after;
+use c10d_core::{Error, ErrorKind, Phase, PrefixStore, Result, Store};
+
+use super::Launch;
+use super::report::Report;
+use super::requests::Requests;
+use crate::{ServerOptions, TcpStore, TcpStoreServer};
+
+use door::{Door, enter};
+use link::{Link, plain};
+use watch::Watch;
+
+/// How long it may take to find out who is missing.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the hosts may take to end after a failure, beside the grace time.
+const ENDING: Duration = Duration::from_secs(10);
+/// Where host 0 says how to reach it.
+const SIGN: &str = "link";
+
+/// This host's part in the job.
+pub(super) struct Node {
+    pub(super) host: String,
+    pub(super) port: u16,
+    /// Different for each launch.
+    pub(super) run_id: String,
+    _server: Option<Served>,
+    /// The other hosts, until they are watched.
+    links: Vec<Link>,
+    watch: Option<Watched>,
+    node: u32,
+    /// How long the others may run when a rank failed here; `None`: as long as they like.
+    patience: Option<Duration>,
+}
+
+/// The store, where this host serves it.
+enum Served {
+    Alone(#[expect(dead_code, reason = "serves until it is dropped")] TcpStoreServer),
+    ForAll(#[expect(dead_code, reason = "serves until it is dropped")] TcpStore),
+}
+
+struct Watched {
+    requests: Arc<Requests>,
+    ended: Receiver<()>,
+}
+
+impl Node {
+    /// Serves or finds the store, and waits for the launchers of the other hosts.
+    pub(super) fn meet(launch: &Launch) -> Result<Node> {
+        let deadline = deadline_after(launch.join_timeout);
+        let Some(rdzv) = &launch.rdzv else {
+            let any: SocketAddr = (Ipv4Addr::LOCALHOST, 0).into();
+            let server = TcpStoreServer::bind(any, ServerOptions::default())?;
+            return Node::alone("127.0.0.1".into(), server);
+        };
+        let (host, port) = rdzv
+            .rsplit_once(':')
+            .and_then(|(host, port)| Some((host, port.parse::<u16>().ok()?)))
+            .filter(|(host, port)| !host.is_empty() && (*port > 0 || launch.nodes == 1))
+            .ok_or_else(|| Error::invalid(format!("launch: {rdzv:?} is not host:port")))?;
+        // Variables carry addresses without brackets.
+        let host = host.trim_matches(['[', ']']).to_owned();
+        if launch.nodes == 1 {
+            return Node::alone(host.clone(), crate::init::serve(&host, port, deadline)?);
+        }
+        let node = launch.node_rank;
+        let (store, served, door) = if node == 0 {
+            let server = crate::init::serve(&host, port, deadline)?;
+            let door = Door::open(server.local_addr().ip(), random_id()? + &random_id()?).map_err(no_door)?;
+            let store = TcpStore::hosting(server, deadline)?;
+            (store.clone(), Some(Served::ForAll(store)), Some(door))
+        } else {
+            (TcpStore::connect(&host, port, deadline)?, None, None)
+        };
+        let hosts = Hosts { store: PrefixStore::new("c10d-launch", Arc::new(store)), node, nodes: launch.nodes };
+        if let Some(door) = &door {
+            hosts.store.set(SIGN, door.sign().map_err(no_door)?.as_bytes(), deadline)?;
+        }
+        hosts.agree(launch.ranks, deadline)?;
+        let (links, run_id) = match door {
+            Some(door) => {
+                let run_id = random_id()?;
+                (door.admit(launch.nodes, &run_id, deadline)?, run_id)
+            }
+            None => {
+                let sign = hosts.store.get(SIGN, deadline)?;
+                let (link, run_id) = enter(&host, &String::from_utf8_lossy(&sign), node, deadline)?;
+                (vec![link], run_id)
+            }
+        };
+        let patience = if launch.keep_going { None } else { Some(launch.grace.saturating_add(ENDING)) };
+        Ok(Node { host, port, run_id, _server: served, links, watch: None, node, patience })
+    }
+
+    fn alone(host: String, server: TcpStoreServer) -> Result<Node> {
+        let port = server.local_addr().port();
+        let (run_id, server) = (random_id()?, Some(Served::Alone(server)));
+        Ok(Node { host, port, run_id, _server: server, links: Vec::new(), watch: None, node: 0, patience: None })
+    }
+
+    /// From now on the other hosts are told of a failure here, and the supervisor of a failure there.
+    pub(super) fn watch(&mut self, requests: &Arc<Requests>) -> io::Result<()> {
+        if self.links.is_empty() {
+            return Ok(());
+        }
+        let links = std::mem::take(&mut self.links);
+        let watch = Watch { node: self.node, links, requests: requests.clone() };
+        let (end, ended) = sync_channel(1);
+        std::thread::Builder::new().name("c10d-launch-watch".into()).spawn(move || {
+            watch.run();
+            let _ = end.send(());
+        })?;
+        self.watch = Some(Watched { requests: requests.clone(), ended });
+        Ok(())
+    }
+
+    /// Tells the other hosts that this one is done. The one that serves the store waits for the others to be done, too.
+    pub(super) fn finish(&self, mut report: Report, deadline: Option<Instant>) -> Report {
+        let Some(watch) = &self.watch else { return report };
+        watch.requests.done();
+        let patience = if report.exit_code() == 0 { None } else { self.patience };
+        match patience.map(deadline_after).into_iter().chain(deadline).min() {
+            Some(deadline) => drop(watch.ended.recv_timeout(deadline.saturating_duration_since(Instant::now()))),
+            None => drop(watch.ended.recv()),
+        }
+        if report.failure.is_none() && report.elsewhere.is_none() {
+            report.elsewhere = watch.requests.take().elsewhere;
+        }
+        report
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        if let Some(watch) = &self.watch {
+            watch.requests.over();
+            // Until what there was to tell is told.
+            let _ = watch.ended.recv_timeout(Duration::from_secs(1));
+        }
+    }
+}
+
+/// All hosts, where they find each other.
+struct Hosts {
+    store: PrefixStore,
+    node: u32,
+    nodes: u32,
+}
+
+impl Hosts {
+    /// All launchers are there, each once, and mean the same job.
+    fn agree(&self, ranks: u32, deadline: Instant) -> Result {
+        let wrong = |what: String| Error::new(ErrorKind::Rendezvous, what).phase(Phase::Rendezvous);
+        let mine = format!("{ranks} {} {}", self.nodes, random_id()?);
+        let key = |node: u32| format!("host/{node}");
+        if self.store.compare_set(&key(self.node), b"", mine.as_bytes(), deadline)? != mine.as_bytes() {
+            return Err(wrong(format!("two launchers say that they are host {}", self.node)));
+        }
+        let keys: Vec<String> = (0..self.nodes).map(key).collect();
+        let found = self.store.multi_get(&keys.iter().map(String::as_str).collect::<Vec<_>>(), deadline);
+        let found = found.map_err(|e| {
+            let soon = Instant::now() + LOOK_TIMEOUT;
+            let missing = |node: &u32| matches!(self.store.check(&[&key(*node)], soon), Ok(false));
+            let missing: Vec<u32> = (0..self.nodes).filter(missing).collect();
+            wrong(format!("no launcher on hosts {missing:?} of {}", self.nodes)).source(e)
+        })?;
+        for (node, other) in found.iter().enumerate() {
+            let other = String::from_utf8_lossy(other);
+            let mut words = other.split(' ').map(str::parse::<u32>);
+            let (Some(Ok(their_ranks)), Some(Ok(their_nodes))) = (words.next(), words.next()) else {
+                return Err(wrong(format!("the launcher on host {node} says {:?}", plain(&other))));
+            };
+            if (their_ranks, their_nodes) != (ranks, self.nodes) {
+                return Err(wrong(format!(
+                    "host {node} launches {their_ranks} ranks on each of {their_nodes} hosts, host {} {ranks} on each of {}",
+                    self.node, self.nodes
+                )));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn no_door(e: io::Error) -> Error {
+    Error::new(ErrorKind::Resource, "host 0 cannot listen for the launchers of the other hosts").source(e)
+}
+
+/// Whether this is an id of [`random_id`].
+fn is_id(text: &str) -> bool {
+    text.len() == 16 && text.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+fn random_id() -> Result<String> {
+    let mut bytes = [0; 8];
+    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
+        .map_err(|e| Error::new(ErrorKind::Resource, "the system gives no random numbers").source(e))?;
+    Ok(format!("{:016x}", u64::from_le_bytes(bytes)))
+}

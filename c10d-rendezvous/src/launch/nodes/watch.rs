@@ -1,0 +1,82 @@
+//! Hears from the launchers of other hosts, and tells them what happens here.
+
+use std::sync::Arc;
+
+use rustix::event::{PollFd, PollFlags, poll};
+
+use super::link::{Link, Word};
+use crate::launch::requests::Requests;
+
+pub(super) struct Watch {
+    pub(super) node: u32,
+    pub(super) links: Vec<Link>,
+    pub(super) requests: Arc<Requests>,
+}
+
+impl Watch {
+    /// Until the owner gives up, or all ranks of the job have ended. Host 0 hands on what it hears.
+    pub(super) fn run(mut self) {
+        let mut told_done = false;
+        loop {
+            let (failed, done, over) = self.requests.take_news();
+            if let Some(what) = failed {
+                self.tell(None, &Word::Failed(format!("{what} (host {})", self.node)));
+            }
+            if done && !told_done {
+                told_done = true;
+                self.tell(None, &Word::Done);
+            }
+            // Host 0 serves the store, so it stays to the end.
+            let finished = done && (self.node > 0 || self.links.iter().all(|link| link.done));
+            if over || finished || self.links.is_empty() && done {
+                return;
+            }
+            let mut fds = vec![PollFd::new(self.requests.news(), PollFlags::IN)];
+            fds.extend(self.links.iter().map(|link| PollFd::new(link, PollFlags::IN)));
+            match poll(&mut fds, None) {
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(e) => {
+                    tracing::warn!(error = %e, "the launcher cannot hear from the other hosts any more");
+                    return;
+                }
+            }
+            drop(fds);
+            self.hear();
+        }
+    }
+
+    fn hear(&mut self) {
+        let mut failures = Vec::new();
+        self.links.retain_mut(|link| {
+            let from = if self.node == 0 { link.node } else { 0 };
+            match link.hear() {
+                Ok(words) => {
+                    failures.extend(words.into_iter().filter_map(|word| match word {
+                        Word::Failed(what) => Some((from, what)),
+                        Word::Done => None,
+                    }));
+                    true
+                }
+                // Kept out of sight from here on: it is at its end.
+                Err(_) if link.done => false,
+                Err(e) => {
+                    let how = format!("the launcher on host {from} is gone, without a word of its ranks ({e})");
+                    failures.push((from, how));
+                    false
+                }
+            }
+        });
+        for (from, what) in failures {
+            self.requests.failed_elsewhere(what.clone());
+            if self.node == 0 {
+                self.tell(Some(from), &Word::Failed(what));
+            }
+        }
+    }
+
+    fn tell(&mut self, but: Option<u32>, word: &Word) {
+        for link in self.links.iter_mut().filter(|link| Some(link.node) != but) {
+            link.say(word);
+        }
+    }
+}
