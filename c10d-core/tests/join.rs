@@ -2,8 +2,8 @@
 
 use crate::common;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Barrier, Mutex};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -40,12 +40,57 @@ fn field(e: &Error) -> &'static str {
     }
 }
 
-/// Keys as an earlier run left them, which died before it was done or after.
+/// Keys as an earlier run left them that was killed before it could take them away.
 fn used_store(size: u32) -> Arc<HashStore> {
     let store = Arc::new(HashStore::new());
-    let all: Vec<_> = (0..size).map(|r| (r, size)).collect();
-    build(&store, LONG, &all).into_iter().for_each(|pg| drop(pg.unwrap()));
+    let keeps: Arc<dyn Store> = Arc::new(Keeps(store.clone()));
+    std::thread::scope(|s| {
+        for r in 0..size {
+            let b = builder().timeout(5 * SHORT).rank(r).size(size).store(keeps.clone());
+            s.spawn(move || b.build().unwrap());
+        }
+    });
+    assert!(store.check(&[&format!("group/default/hello/{}", size - 1)], soon()).unwrap());
     store
+}
+
+/// A store in which nothing is deleted.
+struct Keeps(Arc<HashStore>);
+
+impl Store for Keeps {
+    fn set(&self, key: &str, value: &[u8], deadline: Instant) -> Result {
+        self.0.set(key, value, deadline)
+    }
+    fn get(&self, key: &str, deadline: Instant) -> Result<Vec<u8>> {
+        self.0.get(key, deadline)
+    }
+    fn wait(&self, keys: &[&str], deadline: Instant) -> Result {
+        self.0.wait(keys, deadline)
+    }
+    fn add(&self, key: &str, delta: i64, deadline: Instant) -> Result<i64> {
+        self.0.add(key, delta, deadline)
+    }
+    fn compare_set(&self, key: &str, expected: &[u8], desired: &[u8], deadline: Instant) -> Result<Vec<u8>> {
+        self.0.compare_set(key, expected, desired, deadline)
+    }
+    fn append(&self, key: &str, value: &[u8], deadline: Instant) -> Result {
+        self.0.append(key, value, deadline)
+    }
+    fn check(&self, keys: &[&str], deadline: Instant) -> Result<bool> {
+        self.0.check(keys, deadline)
+    }
+    fn delete(&self, _: &str, _: Instant) -> Result<bool> {
+        Ok(false)
+    }
+    fn num_keys(&self, deadline: Instant) -> Result<u64> {
+        self.0.num_keys(deadline)
+    }
+    fn multi_get(&self, keys: &[&str], deadline: Instant) -> Result<Vec<Vec<u8>>> {
+        self.0.multi_get(keys, deadline)
+    }
+    fn multi_set(&self, pairs: &[(&str, &[u8])], deadline: Instant) -> Result {
+        self.0.multi_set(pairs, deadline)
+    }
 }
 
 #[test]
@@ -140,6 +185,90 @@ fn keys_of_an_earlier_run() {
     }
 }
 
+/// Only ranks that wait are counted in: an earlier run's keys do not move.
+#[test]
+fn a_rank_among_stale_keys_names_all_that_are_missing() {
+    for (present, missing) in [(&[2][..], &[0, 1, 3][..]), (&[2, 3], &[0, 1]), (&[0, 3], &[1, 2])] {
+        let store = used_store(4);
+        let ranks: Vec<_> = present.iter().map(|r| (*r, 4)).collect();
+        for e in build(&store, 4 * SHORT, &ranks).into_iter().map(Result::unwrap_err) {
+            assert_eq!((e.kind(), &*e.report().guilty), (&ErrorKind::Rendezvous, missing), "{e}");
+        }
+    }
+}
+
+/// Nothing keeps the ranks of one round together here: some are a round ahead.
+#[test]
+fn again_and_again_over_one_store() {
+    const ROUNDS: usize = 20;
+    let store = Arc::new(HashStore::new());
+    type Sessions = Mutex<Vec<(u32, [u8; 16])>>;
+    let sessions: Arc<Sessions> = Arc::default();
+    let told = sessions.clone();
+    let builder = common::builder(move |init| {
+        told.lock().unwrap().push((init.rank, init.session));
+        puppet(|job| job.complete(Ok(())))
+    });
+    std::thread::scope(|s| {
+        for r in 0..3 {
+            let b = builder.clone().timeout(LONG).rank(r).size(3).store(store.clone());
+            s.spawn(move || {
+                for round in 0..ROUNDS {
+                    b.clone().build().unwrap_or_else(|e| panic!("round {round}, rank {r}: {e}"));
+                }
+            });
+        }
+    });
+    let sessions = sessions.lock().unwrap();
+    let of = |rank| sessions.iter().filter(move |(r, _)| *r == rank).map(|(_, session)| session);
+    assert_eq!(of(0).count(), ROUNDS);
+    assert!(of(0).eq(of(1)) && of(0).eq(of(2)), "the ranks met in different rounds");
+    assert_eq!(store.num_keys(soon()).unwrap(), 0, "keys stay behind");
+}
+
+/// Builds groups of some ranks while their common group knows of ranks that are gone.
+#[test]
+fn nobody_waits_for_the_dead() {
+    let gone: Arc<Mutex<Vec<u32>>> = Arc::default();
+    let lost = gone.clone();
+    let builder = common::builder(move |_| puppet(|job| job.complete(Ok(()))).losing(&lost)).timeout(LONG);
+    type Make = fn(&ProcessGroup) -> Result;
+    let ways: [(&str, Make); 3] = [
+        ("shrink", |pg| pg.shrink(&[1]).map(drop)),
+        ("new_group", |pg| pg.new_group(&[4, 3, 2, 0]).map(drop)),
+        ("split", |pg| pg.split(Some(0), 0).map(drop)),
+    ];
+    let together = Barrier::new(2);
+    run_ranks(5, builder, |pg| {
+        for (way, make) in ways.into_iter().filter(|_| pg.rank() == 0 || pg.rank() == 4) {
+            // Known from the start, and while the others wait already.
+            for late in [false, true] {
+                together.wait();
+                if pg.rank() == 0 {
+                    *gone.lock().unwrap() = if late { vec![] } else { vec![1, 2, 3] };
+                }
+                together.wait();
+                let start = Instant::now();
+                std::thread::scope(|s| {
+                    s.spawn(|| {
+                        sleep(Duration::from_millis(250));
+                        *gone.lock().unwrap() = vec![1, 2, 3];
+                    });
+                    let e = make(&pg).unwrap_err();
+                    let dead: &[u32] = if way == "split" || pg.failure().is_some() { &[1, 2, 3] } else { &[2, 3] };
+                    let how = format!("{way}, late {late}, rank {}: {e}", pg.rank());
+                    assert!(matches!(e.kind(), ErrorKind::PeerDead { .. }), "{how}");
+                    assert_eq!(e.report().guilty, dead, "{how}");
+                    assert_eq!((e.report().rank, e.report().group.as_deref()), (Some(pg.rank()), Some("default")));
+                });
+                assert!(start.elapsed() < LONG / 3, "{way}: waited for the dead");
+            }
+        }
+        Ok(())
+    })
+    .unwrap();
+}
+
 #[test]
 fn a_rank_used_twice() {
     for rank in [0, 1] {
@@ -149,9 +278,22 @@ fn a_rank_used_twice() {
             .collect();
         assert!(!errors.is_empty());
     }
-    let errors: Vec<Error> =
-        build(&Arc::default(), SHORT * 2, &[(1, 2), (1, 2), (0, 2)]).into_iter().filter_map(Result::err).collect();
-    assert!(errors.iter().any(|e| e.to_string().contains("used twice")), "{errors:?}");
+    // The one that came first finds out while it waits; the other one gets the place.
+    let store = Arc::new(HashStore::new());
+    let key = "group/default/hello/1";
+    std::thread::scope(|s| {
+        let b = |r| builder().rank(r).size(2).store(store.clone());
+        let first = s.spawn(move || within(LONG / 2, || b(1).build().unwrap_err()));
+        let greeting = store.get(key, soon()).unwrap();
+        let second = s.spawn(move || b(1).build());
+        while store.get(key, soon()).unwrap()[..16] == greeting[..16] {
+            std::thread::yield_now();
+        }
+        let e = first.join().unwrap();
+        assert!(e.to_string().contains("used twice") && e.report().guilty == [1], "{e}");
+        b(0).build().unwrap();
+        second.join().unwrap().unwrap();
+    });
 }
 
 #[test]

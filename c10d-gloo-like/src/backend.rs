@@ -54,6 +54,7 @@ impl GlooLike {
             transport,
             deadline: init.deadline,
             silence,
+            lost: Box::new(init.watch()),
         })?;
         let Mesh { membership, collective, p2p, topology, segment, local_ranks, health } = mesh;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -122,6 +123,10 @@ unsafe impl Backend for GlooLike {
 
     fn failure(&self) -> Option<Error> {
         if self.0.health.failed() { self.0.health.cause() } else { None }
+    }
+
+    fn lost(&self) -> Vec<u32> {
+        self.0.health.lost_ranks()
     }
 
     fn shutdown(&self, deadline: Instant) -> Result {

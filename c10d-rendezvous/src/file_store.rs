@@ -18,8 +18,8 @@ use crate::log::{self, Change};
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
 const LONGEST_PAUSE: Duration = Duration::from_millis(20);
 
-/// Counts the users that left a file for a fixed number of them.
-const LEFT: &str = "c10d/left";
+/// Counts the users of a file that goes with the last of them.
+const USERS: &str = "c10d/users";
 
 /// A [`Store`] that is a log of changes in a file, guarded by `flock`. Clones share one open file.
 ///
@@ -31,17 +31,26 @@ pub struct FileStore(Arc<Shared>);
 struct Shared {
     path: PathBuf,
     state: Mutex<State>,
-    /// The file goes with the last of so many users; `None`: it stays.
-    users: Option<u32>,
+    /// The file goes with the last of its users; this process is one of them. `None`: it stays.
+    user: Option<u32>,
 }
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        let Some(users) = self.users else { return };
-        let deadline = Instant::now() + Duration::from_secs(1);
-        if self.add(LEFT, 1, deadline).is_ok_and(|left| left >= i64::from(users)) {
-            let _ = std::fs::remove_file(&self.path);
+        // A fork of the process is no user of its own.
+        if self.user != Some(std::process::id()) {
+            return;
         }
+        let _ = self.change(Instant::now() + Duration::from_secs(1), |map| {
+            let users = map.get(USERS).and_then(|text| std::str::from_utf8(text).ok()?.parse::<i64>().ok());
+            match users {
+                Some(users) if users > 1 => Ok(((), vec![Change::Set(USERS.into(), (users - 1).to_string().into())])),
+                _ => {
+                    let _ = std::fs::remove_file(&self.path);
+                    Ok(((), Vec::new()))
+                }
+            }
+        });
     }
 }
 
@@ -55,11 +64,30 @@ struct State {
 impl FileStore {
     /// Opens the file, creating it (readable by its owner alone) where it is missing.
     pub fn open(path: impl Into<PathBuf>) -> Result<FileStore> {
-        FileStore::open_for(path.into(), None)
+        FileStore::of(path.into(), None)
     }
 
-    /// The same for a number of users, the last of which removes the file.
-    pub(crate) fn open_for(path: PathBuf, users: Option<u32>) -> Result<FileStore> {
+    /// The same, for a file that goes with the last of those who have opened it so, one after the other or at once.
+    pub(crate) fn open_while_used(path: PathBuf, deadline: Instant) -> Result<FileStore> {
+        loop {
+            let mut store = FileStore::of(path.clone(), None)?;
+            let counted = store.0.add(USERS, 1, deadline);
+            let Some(shared) = Arc::get_mut(&mut store.0) else {
+                return Err(Error::new(ErrorKind::Internal, "a store file just opened is shared already"));
+            };
+            match counted {
+                Ok(_) => {
+                    shared.user = Some(std::process::id());
+                    return Ok(store);
+                }
+                // The last user removed it after this one had opened it.
+                Err(_) if shared.is_removed() && Instant::now() < deadline => {}
+                Err(e) => return Err(e),
+            }
+        }
+    }
+
+    fn of(path: PathBuf, user: Option<u32>) -> Result<FileStore> {
         let file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -69,7 +97,7 @@ impl FileStore {
             .open(&path)
             .map_err(|e| failed(&path, "cannot open").source(e))?;
         let state = Mutex::new(State { file, read: 0, map: HashMap::new() });
-        Ok(FileStore(Arc::new(Shared { path, state, users })))
+        Ok(FileStore(Arc::new(Shared { path, state, user })))
     }
 
     /// The file.
@@ -79,6 +107,10 @@ impl FileStore {
 }
 
 impl Shared {
+    fn is_removed(&mut self) -> bool {
+        self.state.get_mut().file.metadata().is_ok_and(|meta| meta.nlink() == 0)
+    }
+
     /// Under the file's lock: brings the map up to date, then writes the changes that `f` asks for.
     fn locked<R>(
         &self,

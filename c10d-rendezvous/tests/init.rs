@@ -2,10 +2,11 @@
 
 use crate::common;
 
+use std::net::ToSocketAddrs;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use c10d_core::ErrorKind;
+use c10d_core::{ErrorKind, Store};
 use c10d_rendezvous::init;
 use common::{free_port, plays, role, server, soon};
 
@@ -32,8 +33,8 @@ fn role_rank() {
     }
 }
 
-fn rank(url: &str, vars: &[(&str, String)]) -> Command {
-    let mut command = role("role_rank");
+fn rank(part: &str, url: &str, vars: &[(&str, String)]) -> Command {
+    let mut command = role(part);
     // Nothing of whoever started this test may be seen.
     for (name, _) in std::env::vars_os() {
         let text = name.to_string_lossy();
@@ -60,7 +61,7 @@ fn meet(size: u32, place: impl Fn(u32) -> (String, Vec<(&'static str, String)>))
     let children: Vec<Child> = (0..size)
         .map(|r| {
             let (url, vars) = place(r);
-            rank(&url, &vars).spawn().unwrap()
+            rank("role_rank", &url, &vars).spawn().unwrap()
         })
         .collect();
     let all: String = (0..size).map(|r| r.to_string()).collect();
@@ -163,7 +164,7 @@ fn a_meeting_directory_of_others_is_refused() {
     std::fs::create_dir_all(&dir).unwrap();
     std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(0o777)).unwrap();
     let vars = [("PMI_RANK", s(0)), ("PMI_SIZE", s(1)), ("TMPDIR", s(tmp.display()))];
-    let error = result(rank("env://", &vars).spawn().unwrap());
+    let error = result(rank("role_rank", "env://", &vars).spawn().unwrap());
     assert!(error.contains(dir.to_str().unwrap()) && error.contains("MASTER_ADDR"), "{error}");
     std::fs::remove_dir_all(tmp).unwrap();
 }
@@ -184,7 +185,7 @@ fn errors_say_what_to_do() {
             vec!["MASTER_ADDR", "SLURM_NNODES is 2"],
         ),
     ] {
-        let error = result(rank("env://", &vars).spawn().unwrap());
+        let error = result(rank("role_rank", "env://", &vars).spawn().unwrap());
         for word in says {
             assert!(error.contains(word), "{word} is not in: {error}");
         }
@@ -217,14 +218,67 @@ fn the_address_given_is_the_only_one_that_listens() {
 
 #[test]
 fn one_process_may_have_several_groups_at_one_address() {
-    let url = format!("tcp://127.0.0.1:{}?rank=0&world_size=1", free_port("127.0.0.1").unwrap());
-    let first = init(&url, Duration::from_secs(5)).unwrap();
-    let second = init(&url, Duration::from_secs(5)).unwrap();
+    let port = free_port("127.0.0.1").unwrap();
+    let url = |host: &str| format!("tcp://{host}:{port}?rank=0&world_size=1");
+    let join = |host: &str| init(&url(host), Duration::from_secs(5)).unwrap();
+    let first = join("127.0.0.1");
+    let second = join("127.0.0.1");
     first.store.set("k", b"v", soon()).unwrap();
     drop(first);
     assert_eq!(second.store.get("k", soon()).unwrap(), b"v");
+    // Other ranks may still be in the last group, or in the next one: the server stays, whatever it is called.
     drop(second);
-    assert!(!init(&url, Duration::from_secs(5)).unwrap().store.check(&["k"], soon()).unwrap());
+    let other = common::client(([127, 0, 0, 1], port).into());
+    assert_eq!(other.get("k", soon()).unwrap(), b"v");
+    assert_eq!(join("127.0.0.1").store.get("k", soon()).unwrap(), b"v");
+    if "localhost:1".to_socket_addrs().unwrap().any(|addr| addr.is_ipv4()) {
+        assert_eq!(join("localhost").store.get("k", soon()).unwrap(), b"v");
+    }
+}
+
+/// Rank 0 of one job after the other, in which the others are slower and faster than it.
+#[test]
+fn role_rounds() {
+    if !plays("role_rounds") {
+        return;
+    }
+    let url = std::env::var("C10D_TEST_URL").unwrap();
+    for round in 0..5 {
+        let me = init(&url, Duration::from_secs(20)).unwrap_or_else(|e| panic!("round {round}: {e}"));
+        let key = |rank: u32| format!("{round}/{rank}");
+        me.store.set(&key(me.rank), b"", soon()).unwrap();
+        let all: Vec<String> = (0..me.size).map(key).collect();
+        me.store.wait(&all.iter().map(String::as_str).collect::<Vec<_>>(), soon()).unwrap();
+        std::thread::sleep(Duration::from_millis(u64::from((me.rank + round) % me.size) * 30));
+        println!("\nrank {} is through round {round}", me.rank);
+    }
+}
+
+#[test]
+fn again_and_again() {
+    let tmp = std::env::temp_dir().join(format!("c10d-init-again-{}", std::process::id()));
+    std::fs::create_dir(&tmp).unwrap();
+    let at = [("MASTER_ADDR", s("localhost")), ("MASTER_PORT", s(free_port("127.0.0.1").unwrap()))];
+    let tcp = free_port("127.0.0.1").unwrap();
+    let slurm = [("SLURM_NTASKS", s(3)), ("SLURM_NNODES", s(1)), ("TMPDIR", s(tmp.display()))];
+    for way in 0..3 {
+        let start = |r: u32| {
+            let (url, vars) = match way {
+                0 => (s("env://"), [&at[..], &[("RANK", s(r)), ("WORLD_SIZE", s(3))]].concat()),
+                1 => (format!("tcp://127.0.0.1:{tcp}?rank={r}&world_size=3"), vec![]),
+                _ => (s("env://"), [&slurm[..], &[("SLURM_PROCID", s(r))]].concat()),
+            };
+            rank("role_rounds", &url, &vars).spawn().unwrap()
+        };
+        let children: Vec<Child> = (0..3).map(start).collect();
+        for (r, child) in children.into_iter().enumerate() {
+            let line = result(child);
+            assert_eq!(line, format!("rank {r} is through round 0"), "way {way}");
+        }
+    }
+    let left: Vec<_> = std::fs::read_dir(&tmp).unwrap().flatten().flat_map(|d| d.path().read_dir()).flatten().collect();
+    assert!(left.is_empty(), "left behind: {left:?}");
+    std::fs::remove_dir_all(tmp).unwrap();
 }
 
 #[test]

@@ -6,6 +6,7 @@ mod stage;
 
 mod blame;
 mod faults;
+mod joining;
 mod leave;
 mod limits;
 mod netns;
@@ -16,9 +17,10 @@ use std::process::ExitCode;
 use c10d_conformance::{Program, Ranks, Suite};
 
 fn main() -> ExitCode {
-    let parts: [(&str, stage::Play); 6] = [
+    let parts: [(&str, stage::Play); 7] = [
         ("blame", blame::play),
         ("faults", faults::play),
+        ("joining", joining::play),
         ("leave", leave::play),
         ("limits", limits::play),
         ("netns", netns::play),
@@ -35,6 +37,7 @@ fn main() -> ExitCode {
         .suite("gloo_like_tcp", over("tcp"), Ranks::Processes)
         .trials(blame::trials())
         .trials(faults::trials())
+        .trials(joining::trials())
         .trials(leave::trials())
         .trials(limits::trials())
         .trials(netns::trials())

@@ -44,12 +44,26 @@ pub(crate) trait OtherBackends: Send + Sync {
     fn backend(&self, init: &GroupInit, name: &str) -> Result<Arc<dyn Backend>>;
     /// The same where nothing is made yet, and no group is above.
     fn anew(&self) -> Arc<dyn OtherBackends>;
+    /// The ranks that the group above knows to be gone, in the numbering of this one.
+    fn lost(&self) -> Vec<u32>;
 }
 
 impl GroupInit {
     /// A setting.
     pub fn hint(&self, name: &str) -> Option<&str> {
         self.hints.get(name).map(String::as_str)
+    }
+
+    /// The ranks of this group that are known to be gone already, because they died or left in the group that this one is
+    /// made from. What they wrote to the store before is there; a backend that waits for more can stop.
+    pub fn lost(&self) -> Vec<u32> {
+        self.others.lost()
+    }
+
+    /// The same question, for threads and closures that do not have this.
+    pub fn watch(&self) -> impl Fn() -> Vec<u32> + Send + Sync + use<> {
+        let others = self.others.clone();
+        move || others.lost()
     }
 
     /// Which of the runtime's devices is this rank's: the one that the program bound it to, else what

@@ -36,7 +36,7 @@ pub(crate) use time::overdue;
 use crate::device::DeviceRuntime;
 use crate::ops::OpKind;
 use crate::types::{DType, DispatchKey, ReduceOp};
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 
 /// An engine that does collectives for one rank of one group.
 ///
@@ -88,6 +88,16 @@ pub unsafe trait Backend: Send + Sync + 'static {
     /// What the group failed of while nobody asked anything of it, as far as the backend has noticed. Answers at once.
     fn failure(&self) -> Option<Error> {
         None
+    }
+
+    /// The ranks that it knows to be gone: their processes ended, or they left the group. All of them, also those that
+    /// went after the group had failed. Answers at once; asked while a group is made from this one, so that nobody waits
+    /// there for the dead. Unless a backend knows more: those that [`failure`](Backend::failure) names as dead.
+    fn lost(&self) -> Vec<u32> {
+        match self.failure() {
+            Some(e) if matches!(e.kind(), ErrorKind::PeerDead { .. }) => e.report().guilty.clone(),
+            _ => Vec::new(),
+        }
     }
 
     /// A call of this rank was refused before the backend had it, so that peers may wait for it in vain: what a backend

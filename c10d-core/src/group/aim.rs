@@ -20,7 +20,7 @@ impl Group {
     pub(super) fn aim(&self, request: &mut Request) -> Result<Aim<'_>> {
         self.is_here()?;
         if let Some(cause) = self.failed.get() {
-            return Err(cause.clone());
+            return Err(self.again(cause));
         }
         if matches!(request.op, OpKind::Gather | OpKind::Scatter) && request.params.root == Params::ROOT_IS_ME {
             request.params.root = self.rank;

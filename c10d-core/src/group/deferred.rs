@@ -161,6 +161,10 @@ unsafe impl Backend for Deferred {
         }
     }
 
+    fn lost(&self) -> Vec<u32> {
+        self.shared.made.get().map_or_else(Vec::new, |backend| backend.lost())
+    }
+
     fn shutdown(&self, deadline: Instant) -> Result {
         self.shared.made.get().map_or(Ok(()), |backend| backend.shutdown(deadline))
     }

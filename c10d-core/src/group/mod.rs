@@ -260,6 +260,21 @@ impl Group {
         Origin { group, rank: self.rank, backend: "", global }.described(error)
     }
 
+    /// The first cause, for a later call: of deaths, those that were noticed since are named too.
+    #[cold]
+    fn again(&self, cause: &Error) -> Error {
+        let dead = |e: &Error| matches!(e.kind(), ErrorKind::PeerDead { .. });
+        if !dead(cause) {
+            return cause.clone();
+        }
+        let known = self.lanes.iter().filter_map(|lane| lane.backend.failure()).filter(dead);
+        let mut all = cause.report().guilty.clone();
+        all.extend(known.flat_map(|e| e.report().guilty.clone()));
+        let mut error = cause.clone().guilty(all);
+        error.report_mut().guilty_global.clear();
+        self.described(error)
+    }
+
     /// Fails the group with its first cause. On the observer's thread, never on a completing one.
     pub(crate) fn fail(&self, error: &Error) {
         if !self.is_home() {

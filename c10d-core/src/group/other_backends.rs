@@ -1,6 +1,6 @@
 //! Makes a group's backends, each once.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 
@@ -18,6 +18,25 @@ pub(crate) struct Parent {
     pub(crate) shrinks: bool,
 }
 
+impl Parent {
+    /// The members that the parent's backends know to be gone, in the numbering of the sub-group.
+    pub(crate) fn lost(&self) -> Vec<u32> {
+        let lost = lost(self.backends.iter().map(|(_, backend)| backend));
+        if lost.is_empty() {
+            return lost;
+        }
+        (0..).zip(&self.ranks).filter(|(_, rank)| lost.contains(rank)).map(|(member, _)| member).collect()
+    }
+}
+
+/// The ranks that some backend knows to be gone.
+pub(super) fn lost<'a>(backends: impl Iterator<Item = &'a Arc<dyn Backend>>) -> Vec<u32> {
+    let mut lost: Vec<u32> = backends.flat_map(|backend| backend.lost()).collect();
+    lost.sort_unstable();
+    lost.dedup();
+    lost
+}
+
 /// Backends by name.
 pub(crate) type Backends = Vec<(&'static str, Arc<dyn Backend>)>;
 
@@ -27,12 +46,15 @@ pub(super) struct Made {
     made: Arc<Mutex<Backends>>,
     /// Of a sub-group: the backends of the group that it is part of, and its ranks in that one.
     parent: Option<Arc<Parent>>,
+    /// The same, for as long as the sub-group is being made: it knows who is gone.
+    watched: Weak<Parent>,
 }
 
 impl Made {
     /// Of a new group.
     pub(super) fn new(registry: Arc<Registry>, parent: Option<Arc<Parent>>) -> Made {
-        Made { registry, made: Arc::default(), parent }
+        let watched = parent.as_ref().map(Arc::downgrade).unwrap_or_default();
+        Made { registry, made: Arc::default(), parent, watched }
     }
 }
 
@@ -43,7 +65,8 @@ impl OtherBackends for Made {
         }
         let registration = self.registry.backend(name)?;
         let name = registration.name;
-        let others = Made { registry: self.registry.clone(), made: self.made.clone(), parent: None };
+        let (registry, made, watched) = (self.registry.clone(), self.made.clone(), self.watched.clone());
+        let others = Made { registry, made, parent: None, watched };
         let mine = init.with(Arc::new(PrefixStore::new(name, init.store.clone())), Arc::new(others));
         let cheaper = self.parent.as_deref().and_then(|Parent { backends, ranks, shrinks }| {
             let (_, backend) = backends.iter().find(|(n, _)| *n == name)?;
@@ -63,6 +86,10 @@ impl OtherBackends for Made {
     }
 
     fn anew(&self) -> Arc<dyn OtherBackends> {
-        Arc::new(Made::new(self.registry.clone(), None))
+        Arc::new(Made { watched: self.watched.clone(), ..Made::new(self.registry.clone(), None) })
+    }
+
+    fn lost(&self) -> Vec<u32> {
+        self.watched.upgrade().map_or_else(Vec::new, |parent| parent.lost())
     }
 }

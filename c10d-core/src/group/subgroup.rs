@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use super::ProcessGroup;
 use super::builder::{Parts, foreign};
-use super::other_backends::Parent;
+use super::other_backends::{Parent, lost};
 use crate::store::deadline_after;
 use crate::{Error, ErrorKind, Phase, Result};
 
@@ -46,10 +47,17 @@ impl ProcessGroup {
     /// ```
     ///
     /// # Errors
-    /// As making a first group; `Mismatch` of `members` if the lists differ; `InvalidArgument` on a rank that is lost
-    /// itself, or if nobody is.
+    /// As making a first group; `PeerDead` at once if others than those in `lost` are known to be gone, naming them (in
+    /// the numbering of this group); `Mismatch` of `members` if the lists differ; `InvalidArgument` on a rank that is
+    /// lost itself, or if nobody is.
     pub fn shrink(&self, lost: &[u32]) -> Result<ProcessGroup> {
         self.survivors(lost).map_err(|e| self.0.described(e))
+    }
+
+    /// The ranks that are known to be gone: their processes ended, or they left the group. More may be gone than this rank
+    /// has noticed; what one rank has noticed, another may yet have to.
+    pub fn lost(&self) -> Vec<u32> {
+        lost(self.0.lanes.iter().map(|lane| &lane.backend))
     }
 
     fn survivors(&self, lost: &[u32]) -> Result<ProcessGroup> {
@@ -65,22 +73,10 @@ impl ProcessGroup {
 
     fn divide(&self, number: u64, color: Option<u32>, key: u32) -> Result<Option<ProcessGroup>> {
         if let Some(cause) = self.failure() {
-            return Err(cause.clone());
+            return Err(self.0.again(cause));
         }
         self.is_ours()?;
-        let deadline = deadline_after(self.0.timeout);
-        let store = &self.0.store;
-        let place = |r: u32| format!("split/{number}/{r}");
-        let mine = color.map_or(String::new(), |c| format!("{c} {key}"));
-        store.set(&place(self.0.rank), mine.as_bytes(), deadline)?;
-        let keys: Vec<String> = (0..self.0.size).map(place).collect();
-        let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
-        let all = store.multi_get(&keys, deadline).map_err(|e| {
-            let soon = std::time::Instant::now() + std::time::Duration::from_millis(500);
-            let absent = (0..self.0.size).filter(|r| !matches!(store.check(&[keys[*r as usize]], soon), Ok(true)));
-            let e = Error::new(ErrorKind::Rendezvous, format!("not all ranks came to the split: {e}"));
-            e.guilty(absent).phase(Phase::Rendezvous)
-        })?;
+        let all = self.colors(number, color, key)?;
         let Some(color) = color else { return Ok(self.no_part()) };
         let mut members: Vec<(u32, u32)> = Vec::new();
         for (rank, text) in all.iter().enumerate() {
@@ -97,6 +93,45 @@ impl ProcessGroup {
         self.subgroup(&ranks, format!("{}/{number}.{color}", self.0.name), false)
     }
 
+    /// What each rank says in a split, as `color key`, or nothing.
+    fn colors(&self, number: u64, color: Option<u32>, key: u32) -> Result<Vec<Vec<u8>>> {
+        const SLICE: Duration = Duration::from_millis(100);
+        const NAMING: Duration = Duration::from_millis(500);
+        let (store, size) = (&self.0.store, self.0.size);
+        let deadline = deadline_after(self.0.timeout);
+        let place = |r: u32| format!("split/{number}/{r}");
+        let mine = color.map_or(String::new(), |c| format!("{c} {key}"));
+        store.set(&place(self.0.rank), mine.as_bytes(), deadline)?;
+        let keys: Vec<String> = (0..size).map(place).collect();
+        let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+        let all = loop {
+            // Asked before the store is: what they wrote is there then.
+            let lost = self.lost();
+            let slice = deadline.min(Instant::now() + SLICE);
+            let e = match store.multi_get(&keys, slice) {
+                Ok(all) => break all,
+                Err(e) => e,
+            };
+            let soon = Instant::now() + NAMING;
+            let absent = |r: &u32| !matches!(store.check(&[keys[*r as usize]], soon), Ok(true));
+            if lost.iter().any(absent) {
+                let how = "gone before it came to the split".to_owned();
+                let e = Error::new(ErrorKind::PeerDead { how }, "make a group without it, by shrink");
+                return Err(e.guilty(lost).phase(Phase::Rendezvous));
+            }
+            if slice == deadline || Instant::now() < slice {
+                let e = Error::new(ErrorKind::Rendezvous, format!("not all ranks came to the split: {e}"));
+                return Err(e.guilty((0..size).filter(absent)).phase(Phase::Rendezvous));
+            }
+        };
+        // Whoever is the last to have read it takes it away.
+        let (done, soon) = (format!("split/{number}/done"), Instant::now() + NAMING);
+        if store.add(&done, 1, soon).is_ok_and(|n| n == i64::from(size)) {
+            keys.iter().chain([&done.as_str()]).for_each(|key| drop(store.delete(key, soon)));
+        }
+        Ok(all)
+    }
+
     fn is_ours(&self) -> Result {
         if foreign(&self.0.hints) {
             let what =
@@ -109,7 +144,7 @@ impl ProcessGroup {
     fn subgroup(&self, ranks: &[u32], name: String, shrinks: bool) -> Result<Option<ProcessGroup>> {
         self.0.is_here()?;
         match self.failure() {
-            Some(cause) if !shrinks || *cause.kind() == ErrorKind::Shutdown => return Err(cause.clone()),
+            Some(cause) if !shrinks || *cause.kind() == ErrorKind::Shutdown => return Err(self.0.again(cause)),
             _ => self.is_ours()?,
         }
         let size = self.0.size;
@@ -137,7 +172,19 @@ impl ProcessGroup {
             hints: group.hints.clone(),
             parent: Some(Arc::new(Parent { backends, ranks: ranks.to_vec(), shrinks })),
         };
-        parts.assemble().map(Some)
+        let name = parts.name.clone();
+        parts.assemble().map(Some).map_err(|mut e| {
+            // The group that was not made has no ranks: those of this one are named.
+            let report = e.report_mut();
+            report.guilty = report.guilty.iter().filter_map(|r| ranks.get(*r as usize).copied()).collect();
+            report.guilty.sort_unstable();
+            report.guilty_global = report.guilty.iter().filter_map(|r| self.global_rank(*r)).collect();
+            report.rank = Some(group.rank);
+            report.group = Some(group.name.clone());
+            report.what =
+                format!("making group {name:?}{}{}", if report.what.is_empty() { "" } else { ": " }, report.what);
+            e
+        })
     }
 
     /// This rank is in no part of a division.

@@ -125,6 +125,10 @@ unsafe impl Backend for Staged {
         self.shared.cpu.refused(op, error);
     }
 
+    fn lost(&self) -> Vec<u32> {
+        self.shared.cpu.lost()
+    }
+
     fn shutdown(&self, deadline: Instant) -> Result {
         let drained = self.drained(deadline);
         // The CPU backend knows whom an op in flight waits for. It needs a moment to find out.

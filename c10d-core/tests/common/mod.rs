@@ -18,6 +18,7 @@ pub struct Puppet {
     submit: Submit,
     abort: OnAbort,
     cancel: Option<OnCancel>,
+    lost: Arc<Mutex<Vec<u32>>>,
 }
 
 // SAFETY: what the tests put in completes jobs as promised, or is there to show what happens if it does not; none
@@ -38,6 +39,9 @@ unsafe impl Backend for Puppet {
     fn cancel(&self, jobs: &[JobId]) -> Result<Vec<Job>> {
         self.cancel.as_ref().map(|cancel| cancel(jobs)).ok_or_else(|| Error::unsupported("the puppet cannot"))
     }
+    fn lost(&self) -> Vec<u32> {
+        self.lost.lock().unwrap().clone()
+    }
 }
 
 pub fn puppet(submit: impl Fn(Job) + Send + Sync + 'static) -> Puppet {
@@ -47,6 +51,7 @@ pub fn puppet(submit: impl Fn(Job) + Send + Sync + 'static) -> Puppet {
         submit: Box::new(submit),
         abort: Box::new(|_| ()),
         cancel: None,
+        lost: Arc::default(),
     }
 }
 
@@ -61,6 +66,11 @@ impl Puppet {
     }
     pub fn on_cancel(mut self, cancel: impl Fn(&[JobId]) -> Vec<Job> + Send + Sync + 'static) -> Puppet {
         self.cancel = Some(Box::new(cancel));
+        self
+    }
+    /// The ranks that it knows to be gone.
+    pub fn losing(mut self, lost: &Arc<Mutex<Vec<u32>>>) -> Puppet {
+        self.lost = lost.clone();
         self
     }
     pub fn on_abort(mut self, abort: impl Fn(&Error) + Send + Sync + 'static) -> Puppet {

@@ -63,6 +63,7 @@ fn ranks_with<T: Send>(
                         transport,
                         deadline: Instant::now() + PATIENCE,
                         silence: PATIENCE,
+                        lost: Box::new(Vec::new),
                     };
                     let mut mesh = Mesh::connect(wiring).unwrap();
                     let bell = mesh.segment.clone().map(Doorbell::new);

@@ -12,7 +12,6 @@ use std::time::{Duration, Instant};
 use c10d_core::{Error, ErrorKind, Phase, Result};
 use rustix::io::Errno;
 
-use super::Transport;
 use super::accept::{Door, Guest};
 use super::addr;
 use super::connection::Connection;
@@ -21,6 +20,7 @@ use super::health::{Health, Path};
 use super::hello::Hello;
 use super::local::Presence;
 use super::socket::{Patience, Socket, Trouble, dial_unix};
+use super::{Lost, Transport};
 use crate::shm::{Layout, Segment};
 use crate::tcp;
 
@@ -43,6 +43,8 @@ pub(super) struct Join<'a> {
     pub(super) deadline: Instant,
     /// See [`Wiring::silence`](super::Wiring::silence).
     pub(super) silence: Duration,
+    /// See [`Wiring`](super::Wiring).
+    pub(super) lost: &'a Lost,
 }
 
 /// What connects this rank to a peer.
@@ -110,6 +112,7 @@ impl Join<'_> {
     }
 
     fn stopped(&self) -> bool {
+        self.health.mourn(&(self.lost)());
         self.health.failed()
     }
 
@@ -124,7 +127,10 @@ impl Join<'_> {
     }
 
     fn meet(&self, peer: u32, pair: &mut Pair, presence: &Presence) -> Result {
-        let seat = presence.meet(peer, self.deadline, || self.health.check())?;
+        let seat = presence.meet(peer, self.deadline, || {
+            self.stopped();
+            self.health.check()
+        })?;
         let seat = seat.ok_or_else(|| self.trouble(peer, &Trouble::Late))?;
         self.health.reach(peer, Path::Here(seat.health));
         pair.controlled = true;

@@ -105,12 +105,18 @@ impl Hello {
     }
 }
 
-fn key(rank: u32) -> String {
+pub(super) fn key(rank: u32) -> String {
     format!("mesh/{rank}")
 }
 
-/// Publishes the own record and waits for everybody's, in rank order.
-pub(crate) fn exchange(store: &dyn Store, mine: &Hello, me: u32, deadline: Instant) -> Result<Vec<Hello>> {
+/// Publishes the own record and waits for everybody's, in rank order. `wait` may end the wait early, with an error.
+pub(crate) fn exchange(
+    store: &dyn Store,
+    mine: &Hello,
+    me: u32,
+    deadline: Instant,
+    wait: impl FnOnce() -> Result,
+) -> Result<Vec<Hello>> {
     let record = mine.to_bytes();
     let stored = store.compare_set(&key(me), &[], &record, deadline).map_err(|e| e.phase(Phase::Rendezvous))?;
     if stored != record {
@@ -122,6 +128,7 @@ pub(crate) fn exchange(store: &dyn Store, mine: &Hello, me: u32, deadline: Insta
         .guilty([me])
         .phase(Phase::Rendezvous));
     }
+    wait()?;
     let records = gather(store, key, mine.size, deadline, "did not join")?;
     let mut all = Vec::with_capacity(records.len());
     for (from, bytes) in (0..).zip(&records) {
@@ -228,9 +235,9 @@ mod tests {
         let store = HashStore::default();
         let soon = deadline_after(Duration::from_millis(50));
         store.set("mesh/1", &hello().to_bytes(), soon).unwrap();
-        let error = exchange(&store, &hello(), 0, soon).unwrap_err();
+        let error = exchange(&store, &hello(), 0, soon, || Ok(())).unwrap_err();
         assert_eq!((error.kind(), &error.report().guilty[..]), (&ErrorKind::Rendezvous, &[2][..]));
-        let error = exchange(&store, &Hello { pid: 8, ..hello() }, 0, soon).unwrap_err();
+        let error = exchange(&store, &Hello { pid: 8, ..hello() }, 0, soon, || Ok(())).unwrap_err();
         assert!(error.to_string().contains("process 7"), "{error}");
     }
 
@@ -240,7 +247,7 @@ mod tests {
         let soon = deadline_after(Duration::from_secs(5));
         store.set("mesh/1", &hello().to_bytes(), soon).unwrap();
         store.set("mesh/2", &Hello { transport: Transport::Tcp, ..hello() }.to_bytes(), soon).unwrap();
-        let error = exchange(&store, &hello(), 0, soon).unwrap_err();
+        let error = exchange(&store, &hello(), 0, soon, || Ok(())).unwrap_err();
         assert_eq!(error.report().guilty, [2]);
         assert!(error.to_string().contains("auto on rank 0 and tcp on rank 2"), "{error}");
     }

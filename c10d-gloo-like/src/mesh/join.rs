@@ -8,7 +8,7 @@ use c10d_core::{Error, ErrorKind, Phase, Result};
 use super::accept::Door;
 use super::control::{Decoder, Frame, Revoke};
 use super::dial::{Join, Pair};
-use super::health::Health;
+use super::health::{self, Health};
 use super::hello::{self, Hello};
 use super::host::{self, HostId};
 use super::local::{self, Seat};
@@ -55,9 +55,10 @@ fn first_failure(wiring: &Wiring, error: Error) -> Error {
 }
 
 fn join_at(door: &mut Door, mine: &Hello, wiring: &Wiring, health: &Arc<Health>) -> Result<Parts> {
-    let Wiring { group, rank, size, session, store, transport, deadline, silence } = wiring;
+    let Wiring { group, rank, size, session, store, transport, deadline, silence, lost } = wiring;
     let (rank, size, transport) = (*rank, *size, *transport);
-    let hellos = hello::exchange(&**store, mine, rank, *deadline)?;
+    let wait = || await_all(wiring, health, hello::key);
+    let hellos = hello::exchange(&**store, mine, rank, *deadline, wait)?;
 
     let ids: Vec<HostId> = hellos.iter().map(|h| h.host).collect();
     let hosts = host::number(&ids);
@@ -86,6 +87,7 @@ fn join_at(door: &mut Door, mine: &Hello, wiring: &Wiring, health: &Arc<Health>)
         layout,
         deadline: connect_by,
         silence: *silence,
+        lost,
     };
     let pairs = join.run(door, &presence).map_err(|error| unshared.unwrap_or(error))?;
     let shm = agree(wiring, health, &pairs)?;
@@ -172,24 +174,35 @@ fn make_segment(transport: Transport, local: &[u32], layout: Layout) -> Result<O
 
 /// Tells all how this rank's pairs turned out, and waits for everybody's word.
 fn agree(wiring: &Wiring, health: &Health, pairs: &[Pair]) -> Result<Vec<Vec<u8>>> {
-    const SLICE: Duration = Duration::from_millis(500);
     let key = |rank: u32| format!("mesh/ok/{rank}");
     let bits = topology::bits(wiring.size, |r| pairs[r as usize].segment.is_some());
-    let rendezvous = |e: Error| e.phase(Phase::Rendezvous);
-    wiring.store.set(&key(wiring.rank), &bits, wiring.deadline).map_err(rendezvous)?;
-    let keys: Vec<String> = (0..wiring.size).map(key).collect();
+    wiring.store.set(&key(wiring.rank), &bits, wiring.deadline).map_err(|e| e.phase(Phase::Rendezvous))?;
+    // When all are connected, what goes wrong from there on is a matter of the group's life.
+    await_all(wiring, health, key)?;
+    hello::gather(&*wiring.store, key, wiring.size, wiring.deadline, "did not get connected to all others")
+}
+
+/// Waits until all ranks have set their key, or until the deadline; an error if the group has failed meanwhile, or if a
+/// rank that has not is gone.
+fn await_all(wiring: &Wiring, health: &Health, key: impl Fn(u32) -> String) -> Result {
+    const SLICE: Duration = Duration::from_millis(200);
+    let Wiring { size, store, deadline, lost, .. } = wiring;
+    let keys: Vec<String> = (0..*size).map(key).collect();
     let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
     loop {
-        let slice = wiring.deadline.min(Instant::now() + SLICE);
-        let waited = wiring.store.wait(&keys, slice);
-        match waited {
-            // All are connected: what goes wrong from here on is a matter of the group's life.
-            Ok(()) => break,
+        // Asked before the store is: what they wrote is there then.
+        let lost = lost();
+        let slice = (*deadline).min(Instant::now() + SLICE);
+        match store.wait(&keys, slice) {
+            Ok(()) => return Ok(()),
             Err(_) if health.failed() => health.check()?,
-            Err(_) if slice == wiring.deadline => break,
-            Err(e) if Instant::now() + SLICE / 10 < slice => return Err(rendezvous(e)),
+            Err(_) if slice == *deadline => return Ok(()),
+            Err(e) if Instant::now() + SLICE / 10 < slice => return Err(e.phase(Phase::Rendezvous)),
             Err(_) => {}
         }
+        let absent = |rank: &u32| matches!(store.check(&[keys[*rank as usize]], Instant::now() + SLICE), Ok(false));
+        if lost.iter().any(absent) {
+            return Err(health::gone(lost, health::BEFORE.to_owned()).phase(Phase::Rendezvous));
+        }
     }
-    hello::gather(&*wiring.store, key, wiring.size, wiring.deadline, "did not get connected to all others")
 }

@@ -95,7 +95,12 @@ pub(crate) struct Wiring {
     /// How long nothing may be heard of a peer's host over TCP before the peer is given up. A peer that is stopped or
     /// late is heard: its kernel answers.
     pub(crate) silence: Duration,
+    /// Tells which ranks are known to be gone already, from the group that this one is made from.
+    pub(crate) lost: Lost,
 }
+
+/// See [`Wiring`].
+pub(crate) type Lost = Box<dyn Fn() -> Vec<u32> + Send + Sync>;
 
 /// The connected ranks of a group.
 pub(crate) struct Mesh {

@@ -39,7 +39,11 @@ struct Watch {
 struct Table {
     next: u64,
     open: HashMap<u64, Entry>,
+    /// What is to be done later.
+    later: Vec<(Instant, Act)>,
 }
+
+type Act = Box<dyn FnOnce() + Send>;
 
 struct Entry {
     connection: Arc<Connection>,
@@ -73,7 +77,7 @@ fn watcher() -> Result<&'static Arc<Watch>> {
     let epoll = epoll::create(CreateFlags::CLOEXEC).map_err(|e| refused("descriptor", e))?;
     let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(|e| refused("descriptor", e))?;
     epoll::add(&epoll, &wake, EventData::new_u64(WAKE), EventFlags::IN).map_err(|e| refused("memory", e))?;
-    let table = Table { next: WAKE + 1, open: HashMap::new() };
+    let table = Table { next: WAKE + 1, open: HashMap::new(), later: Vec::new() };
     let watch = Arc::new(Watch { epoll, wake, connections: Mutex::new(table) });
     let thread = watch.clone();
     std::thread::Builder::new()
@@ -121,6 +125,17 @@ pub(super) fn linger(token: Token) {
         }
         // Full only if the watcher is about to look anyway.
         let _ = rustix::io::write(&watch.wake, &1u64.to_ne_bytes());
+    }
+}
+
+/// Has the watcher do something at this time. Where there is no watcher, it is done at once.
+pub(super) fn at(time: Instant, act: impl FnOnce() + Send + 'static) {
+    match watcher() {
+        Ok(watch) => {
+            watch.connections.lock().later.push((time, Box::new(act)));
+            let _ = rustix::io::write(&watch.wake, &1u64.to_ne_bytes());
+        }
+        Err(_) => act(),
     }
 }
 
@@ -180,15 +195,21 @@ impl Watch {
         }
     }
 
-    /// Drops what has lingered long enough; when the next one has.
+    /// Drops what has lingered long enough, and does what is due; when there is more to do.
     fn expire(&self) -> Option<Instant> {
         let now = Instant::now();
-        let (late, next) = {
-            let table = self.connections.lock();
+        let (late, due, next) = {
+            let mut table = self.connections.lock();
+            let due: Vec<Act> = table.later.extract_if(.., |(time, _)| *time <= now).map(|(_, act)| act).collect();
             let deadlines = || table.open.iter().filter_map(|(token, e)| Some((*token, e.until?)));
             let late: Vec<u64> = deadlines().filter(|(_, t)| *t <= now).map(|(token, _)| token).collect();
-            (late, deadlines().map(|(_, t)| t).filter(|t| *t > now).min())
+            let times = deadlines().map(|(_, t)| t).chain(table.later.iter().map(|(time, _)| *time));
+            let next = times.filter(|t| *t > now).min();
+            (late, due, next)
         };
+        for act in due {
+            let _ = catch_unwind(AssertUnwindSafe(act));
+        }
         late.into_iter().for_each(|token| self.forget(token));
         next
     }

@@ -1,5 +1,6 @@
 //! How a process learns its rank and meets the others: `env://`, `tcp://`, `file://`.
 
+mod at_exit;
 mod env;
 mod host;
 mod same_host;
@@ -24,8 +25,9 @@ pub struct Joined {
     pub rank: u32,
     /// The number of ranks.
     pub size: u32,
-    /// The store that all ranks share. Where this process hosts the server, the server lives with the store's last
-    /// clone, and then until the other ranks have left, at most five seconds.
+    /// The store that all ranks share. Where this process hosts the server, the server lives as long as the process, for
+    /// groups to come, too; the end of the process (a return of `main`, or `exit`) waits until the other ranks have left
+    /// the store, at most five seconds. A server at port 0 lives with the store's last clone.
     pub store: Arc<dyn Store>,
     /// The same store without the prefix that keeps this library's keys apart: where ranks of PyTorch look, in a group of
     /// both.
@@ -98,7 +100,7 @@ fn meet(place: Place, deadline: Instant) -> Result<(Arc<dyn Store>, Arc<dyn Stor
         }
         Meeting::Server { host, port } => Arc::new(TcpStore::connect(&host, port, deadline)?),
         Meeting::File(path) => Arc::new(FileStore::open(path)?),
-        Meeting::SameHost { job } => Arc::new(same_host::store(job.as_deref(), place.size)?),
+        Meeting::SameHost { job } => Arc::new(same_host::store(job.as_deref(), deadline)?),
     };
     let store: Arc<dyn Store> = match place.prefix {
         Some(prefix) => Arc::new(PrefixStore::new(prefix, root.clone())),

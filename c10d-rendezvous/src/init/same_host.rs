@@ -3,18 +3,19 @@
 use std::fs::DirBuilder;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::Path;
+use std::time::Instant;
 
 use c10d_core::{Error, ErrorKind, Result};
 
 use crate::FileStore;
 
 /// The store of this job's ranks; the last of them removes it.
-pub(super) fn store(job: Option<&str>, size: u32) -> Result<FileStore> {
+pub(super) fn store(job: Option<&str>, deadline: Instant) -> Result<FileStore> {
     let dir = std::env::temp_dir().join(format!("c10d-{}", rustix::process::geteuid().as_raw()));
     private(&dir)?;
     let name = job.map_or_else(parent, |job| format!("job-{job}"));
     let name: String = name.chars().take(200).map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
-    FileStore::open_for(dir.join(name), Some(size))
+    FileStore::open_while_used(dir.join(name), deadline)
 }
 
 /// Makes `dir`, and refuses one that others could have prepared.

@@ -71,8 +71,9 @@ impl TcpStore {
             }
             let now = Instant::now();
             if now >= deadline {
+                let place = format!("{host}:{port}");
                 let what = format!(
-                    "cannot reach the store at {host}:{port}: {attempts} attempts in {:.3?}; is the process that hosts it \
+                    "cannot reach the store at {place:?}: {attempts} attempts in {:.3?}; is the process that hosts it \
                      (rank 0, or the launcher) running and reachable?",
                     began.elapsed()
                 );
@@ -106,17 +107,19 @@ impl TcpStore {
     /// A client of a server that lives as long as this client and its clones, and then until the others have left, at
     /// most five seconds.
     pub fn hosting(server: TcpStoreServer, deadline: Instant) -> Result<TcpStore> {
-        let mut addr = server.local_addr();
-        if addr.ip().is_unspecified() {
-            addr.set_ip(match addr {
-                SocketAddr::V4(_) => std::net::Ipv4Addr::LOCALHOST.into(),
-                SocketAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
-            });
-        }
-        let link = Link::open(addr, deadline).map_err(|e| {
-            Error::new(ErrorKind::Store, format!("cannot reach this process's own store at {addr}")).source(e)
-        })?;
+        let (addr, link) = own_link(&server, deadline)?;
         Ok(TcpStore::with(addr, vec![link], Some(server)))
+    }
+
+    /// A client of a server of this process that somebody else keeps alive.
+    pub(crate) fn of_this_process(server: &TcpStoreServer, deadline: Instant) -> Result<TcpStore> {
+        let (addr, link) = own_link(server, deadline)?;
+        Ok(TcpStore::with(addr, vec![link], None))
+    }
+
+    /// Closes the connections that nobody uses now.
+    pub(crate) fn hang_up(&self) {
+        self.0.idle.lock().clear();
     }
 
     /// A handle that keeps neither client nor server alive.
@@ -243,6 +246,20 @@ impl TcpStore {
         absent.extend(&keys[asked.len()..]);
         Ok(absent)
     }
+}
+
+fn own_link(server: &TcpStoreServer, deadline: Instant) -> Result<(SocketAddr, Link)> {
+    let mut addr = server.local_addr();
+    if addr.ip().is_unspecified() {
+        addr.set_ip(match addr {
+            SocketAddr::V4(_) => std::net::Ipv4Addr::LOCALHOST.into(),
+            SocketAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
+        });
+    }
+    let link = Link::open(addr, deadline).map_err(|e| {
+        Error::new(ErrorKind::Store, format!("cannot reach this process's own store at {addr}")).source(e)
+    })?;
+    Ok((addr, link))
 }
 
 /// The first keys, as errors list them.

@@ -81,6 +81,11 @@ impl TcpStoreServer {
         self.addr
     }
 
+    /// Whether it serves no more: its thread met an error that it could not live with.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+
     /// Serves on until no validated client is connected, at most for `limit`, then stops.
     pub fn drain(self, limit: Duration) {
         *self.signals.drain_until.lock() = Some(Instant::now() + limit);

@@ -14,7 +14,7 @@ use c10d::{Error, ErrorKind, ProcessGroup, Result};
 
 /// A plugin whose collectives serve the CPU, instead of gloo-like.
 pub(crate) const PLUGIN: &str = "C10D_TEST_PLUGIN";
-const PART: &str = "C10D_TEST_PART";
+pub(crate) const PART: &str = "C10D_TEST_PART";
 const MARK: &str = "told: ";
 
 /// Plays one of a module's parts.

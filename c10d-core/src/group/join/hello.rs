@@ -2,34 +2,42 @@
 
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
+use std::time::Duration;
 
 use crate::{Error, ErrorKind, Result};
 
 pub(super) type Nonce = [u8; 16];
 
-const VERSION: u32 = 3;
+const VERSION: u32 = 4;
 
-/// A rank's greeting. Everything but the nonce and the offers must be the same on all ranks.
+/// A rank's greeting. Version, size and members must be the same on all ranks.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Hello {
     pub(super) nonce: Nonce,
-    version: u32,
+    pub(super) version: u32,
     pub(super) size: u32,
+    /// Grows while the rank waits, so that others can tell its greeting from an earlier run's.
+    pub(super) beat: u32,
+    /// Milliseconds between two beats.
+    pub(super) every: u32,
     /// The members in the numbering of the first group; empty for the first group.
-    members: Vec<u32>,
+    pub(super) members: Vec<u32>,
     /// Which backends the rank could use, as [`agree`](super::agree) writes it.
     pub(super) offers: String,
 }
 
 impl Hello {
-    pub(super) fn new(size: u32, members: &[u32], offers: String) -> Hello {
-        Hello { nonce: nonce(), version: VERSION, size, members: members.to_vec(), offers }
+    pub(super) fn new(size: u32, members: &[u32], every: Duration, offers: String) -> Hello {
+        let every = every.as_millis().try_into().unwrap_or(u32::MAX);
+        Hello { nonce: nonce(), version: VERSION, size, beat: 0, every, members: members.to_vec(), offers }
     }
 
     pub(super) fn encode(&self) -> Vec<u8> {
         let mut out = self.nonce.to_vec();
         out.extend(self.version.to_le_bytes());
-        out.extend(self.size.to_le_bytes());
+        for word in [self.size, self.beat, self.every] {
+            out.extend(word.to_le_bytes());
+        }
         out.extend((self.members.len() as u32).to_le_bytes());
         self.members.iter().for_each(|m| out.extend(m.to_le_bytes()));
         out.extend(self.offers.as_bytes());
@@ -41,10 +49,16 @@ impl Hello {
         let (words, _) = rest.as_chunks::<4>();
         let word = |i: usize| words.get(i).map(|w| u32::from_le_bytes(*w));
         let (version, size) = (word(0)?, word(1)?);
-        let members = word(2).filter(|_| version == VERSION).map_or(0, |n| n as usize);
-        let offers = rest.get(12..)?.get(members.checked_mul(4)?..)?;
-        let members = (0..members).map_while(|i| word(3 + i)).collect();
-        Some(Hello { nonce: *nonce, version, size, members, offers: String::from_utf8_lossy(offers).into_owned() })
+        let offers = String::new();
+        let mut hello = Hello { nonce: *nonce, version, size, beat: 0, every: 0, members: Vec::new(), offers };
+        if version == VERSION {
+            (hello.beat, hello.every) = (word(2)?, word(3)?);
+            let members = word(4)? as usize;
+            let offers = rest.get(20..)?.get(members.checked_mul(4)?..)?;
+            hello.members = (0..members).map_while(|i| word(5 + i)).collect();
+            hello.offers = String::from_utf8_lossy(offers).into_owned();
+        }
+        Some(hello)
     }
 
     /// Whether `theirs`, the greeting of `rank`, speaks of the same group.
@@ -67,6 +81,11 @@ impl Hello {
     }
 }
 
+/// What tells one greeting from another, whatever its beat.
+pub(super) fn nonce_of(hello: &[u8]) -> &[u8] {
+    hello.get(..16).unwrap_or(hello)
+}
+
 /// 16 bytes that nobody else has.
 pub(super) fn nonce() -> Nonce {
     // Every RandomState has keys of its own, seeded by the system.
@@ -87,7 +106,7 @@ mod tests {
 
     #[test]
     fn round_trip_and_disagreement() {
-        let a = Hello::new(3, &[4, 5, 6], "cpu=x\n".to_owned());
+        let a = Hello::new(3, &[4, 5, 6], Duration::from_millis(70), "cpu=x\n".to_owned());
         assert_eq!(Hello::decode(&a.encode()), Some(a.clone()));
         assert!(a.agrees(&Hello { nonce: nonce(), ..a.clone() }.encode(), 1).is_ok());
         let field = |theirs: Hello| match a.agrees(&theirs.encode(), 2).unwrap_err().kind() {

@@ -3,12 +3,9 @@
 use std::time::Instant;
 
 use super::agree::agree;
-use super::hello::{Hello, Nonce, hex, nonce};
-use super::{Join, LOOKS, NAMING};
+use super::hello::{Hello, Nonce, hex, nonce, nonce_of};
+use super::{DEAD, DIFFER, Hellos, Join, LOOKS, NAMING};
 use crate::{Error, ErrorKind, Result};
-
-/// What the leader knows of every rank: its greeting, if there is one.
-type Hellos = Vec<Option<Vec<u8>>>;
 
 impl Join<'_> {
     pub(super) fn lead(&self) -> Result<(Nonce, String)> {
@@ -18,8 +15,10 @@ impl Join<'_> {
     fn find_session(&self) -> Result<(Nonce, String)> {
         let mut look = LOOKS.0;
         loop {
+            self.beat()?;
+            let lost = self.lost();
             let hellos = self.hellos(self.soon(look))?;
-            look = (look * 2).min(LOOKS.1);
+            look = (look * 2).min(self.longest());
             let doubt = self.contradiction(&hellos);
             let complete = hellos.iter().all(Option::is_some);
             if complete || doubt.is_some() {
@@ -32,9 +31,11 @@ impl Join<'_> {
                     let hellos: Vec<Hello> = hellos.iter().flatten().filter_map(|h| Hello::decode(h)).collect();
                     let offers: Vec<&str> = hellos.iter().map(|h| h.offers.as_str()).collect();
                     let agreed = agree(&offers)?;
-                    self.store.set(&format!("{}/go", hex(&id)), agreed.as_bytes(), self.deadline)?;
+                    self.store.set(&self.go_key(&id), agreed.as_bytes(), self.grace())?;
                     return Ok((id, agreed));
                 }
+            } else {
+                self.mourn(&lost, |r| hellos[r as usize].is_some())?;
             }
             if self.is_late() {
                 let e = Error::new(ErrorKind::Rendezvous, "the ranks did not answer in time");
@@ -53,26 +54,10 @@ impl Join<'_> {
 
     /// The greetings, when all are there or at `until`.
     fn hellos(&self, until: Instant) -> Result<Hellos> {
-        let keys: Vec<String> = self.ranks().map(|r| self.hello_key(r)).collect();
-        let refs: Vec<&str> = keys.iter().map(String::as_str).collect();
-        let hellos: Hellos = match self.store.multi_get(&refs, until) {
-            Ok(all) => all.into_iter().map(Some).collect(),
-            Err(_) => {
-                let until = Instant::now() + NAMING;
-                let one = |key: &&str| match self.store.check(&[key], until) {
-                    Ok(true) => self.store.get(key, until).map(Some),
-                    Ok(false) => Ok(None),
-                    Err(e) => Err(e),
-                };
-                refs.iter().map(one).collect::<Result<_>>()?
-            }
-        };
+        let hellos = self.greetings(until)?;
         match hellos.get(self.rank as usize) {
-            Some(Some(mine)) if *mine == self.hello.encode() => Ok(hellos),
-            _ => {
-                let what = "another process joined the group as this rank; is the rank used twice?";
-                Err(Error::new(ErrorKind::Rendezvous, what).guilty([self.rank]))
-            }
+            Some(Some(mine)) if nonce_of(mine) == self.hello.nonce => Ok(hellos),
+            _ => Err(self.used_twice()),
         }
     }
 
@@ -84,19 +69,23 @@ impl Join<'_> {
     fn publish(&self, id: &Nonce, hellos: &Hellos) -> Result {
         let mut session = id.to_vec();
         hellos.iter().flatten().filter_map(|h| h.get(..16)).for_each(|nonce| session.extend_from_slice(nonce));
-        self.store.set(&self.session_key(), &session, self.deadline)
+        self.store.set(&self.session_key(), &session, self.grace())
     }
 
     /// Waits for the answer of the rank in doubt, or of all. `false` = somebody greets anew.
     fn answered(&self, id: &Nonce, hellos: &Hellos, doubt: Option<u32>) -> Result<bool> {
         let asked = self.ranks().filter(|r| doubt.map_or(*r != self.rank, |d| d == *r));
-        let acks: Vec<String> = asked.map(|r| self.ack_key(id, r)).collect();
+        let asked: Vec<u32> = asked.collect();
+        let acks: Vec<String> = asked.iter().map(|r| self.ack_key(id, *r)).collect();
         let acks: Vec<&str> = acks.iter().map(String::as_str).collect();
         let mut look = LOOKS.0;
         loop {
+            self.beat()?;
+            let lost = self.lost();
             if acks.is_empty() || self.store.wait(&acks, self.soon(look)).is_ok() {
                 return Ok(true);
             }
+            self.mourn(&lost, |r| !asked.contains(&r) || self.is_there(&self.ack_key(id, r)))?;
             if self.is_late() {
                 return match doubt {
                     Some(_) => Ok(false),
@@ -106,9 +95,11 @@ impl Join<'_> {
                     }
                 };
             }
-            look = (look * 2).min(LOOKS.1);
+            look = (look * 2).min(self.longest());
             // A greeting that changes while we wait was stale before.
-            if self.hellos(self.soon(LOOKS.0))? != *hellos {
+            let now = self.hellos(self.soon(LOOKS.0))?;
+            let nonce = |h: &Option<Vec<u8>>| h.as_deref().map(|h| nonce_of(h).to_vec());
+            if !now.iter().map(nonce).eq(hellos.iter().map(nonce)) {
                 return Ok(false);
             }
         }
@@ -133,7 +124,12 @@ impl Join<'_> {
         }
         let nonces: Vec<String> = hellos.iter().map(|h| hex(&h.nonce)).collect();
         let guilty: Vec<String> = error.report().guilty.iter().map(|r| self.ids[*r as usize].to_string()).collect();
-        let text = format!("failed:{}:{}:{}", nonces.join(","), guilty.join(","), error.report().what);
+        let kind = match error.kind() {
+            ErrorKind::PeerDead { .. } => DEAD,
+            ErrorKind::Mismatch { .. } => DIFFER,
+            _ => "",
+        };
+        let text = format!("failed:{}:{}:{kind}:{}", nonces.join(","), guilty.join(","), error.report().what);
         let _ = self.store.set(&self.session_key(), text.as_bytes(), until + NAMING);
         error
     }

@@ -4,21 +4,26 @@
 //! `hello` with a fresh nonce; the leader collects them and publishes a `session` that lists the nonces; a rank believes
 //! only a session with its own nonce in it, and acknowledges. When all have, and all speak of the same group, the leader
 //! says `go`. All later keys lie under the session's id. If a stale hello was collected, its rank never acknowledges; the
-//! leader reads again and publishes a new session.
+//! leader reads again and publishes a new session. Each rank takes its keys away as soon as it has seen `go`, so that the
+//! next group of this name finds none.
 //!
 //! A hello that contradicts the leader's may be stale too, so it is put to the same test: if its rank acknowledges, the
 //! ranks disagree indeed, and all are told.
 
 mod agree;
+mod follow;
 mod hello;
 mod lead;
 
+use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hello::{Hello, Nonce, hex};
+use agree::agree;
+use hello::{Hello, Nonce, hex, nonce, nonce_of};
 
 use super::builder::{FOREIGN, Parts};
+use super::other_backends::Parent;
 use crate::registry::Offer;
 use crate::store::{PrefixStore, Store};
 use crate::{Error, ErrorKind, Phase, Result};
@@ -36,9 +41,24 @@ pub(super) fn join(parts: &Parts, offers: &[Offer], deadline: Instant) -> Result
     let members = parts.global.as_deref();
     let ids: Vec<u32> = members.map_or_else(|| (0..parts.size).collect(), <[u32]>::to_vec);
     let leader = (0..parts.size).min_by_key(|r| ids[*r as usize]).unwrap_or(0);
-    let hello = Hello::new(parts.size, members.unwrap_or(&[]), agree::write(offers));
-    let first = members.is_none();
-    let join = Join { store: &*store, rank: parts.rank, leader, ids, first, hello, deadline };
+    let now = Instant::now();
+    let left = deadline.saturating_duration_since(now);
+    let every = (left / 8).clamp(BEATS.0, BEATS.1);
+    let hello = Hello::new(parts.size, members.unwrap_or(&[]), every, agree::write(offers));
+    let join = Join {
+        store: &*store,
+        rank: parts.rank,
+        leader,
+        ids,
+        first: members.is_none(),
+        parent: parts.parent.as_deref(),
+        hello,
+        every,
+        beats: Cell::new((0, now)),
+        quarter: now + left / 4,
+        acked: RefCell::default(),
+        deadline,
+    };
     let (id, agreed) = join.run().map_err(|mut e| {
         e.report_mut().phase.get_or_insert(Phase::Rendezvous);
         e
@@ -81,20 +101,62 @@ struct Join<'a> {
     ids: Vec<u32>,
     /// Whether this is the first group: only there a stale key can be met.
     first: bool,
+    /// The group that this one is made from. It knows who is dead.
+    parent: Option<&'a Parent>,
     hello: Hello,
+    every: Duration,
+    /// How many beats there were, and when the last one was.
+    beats: Cell<(u32, Instant)>,
+    /// When what the store has of the others is looked at, to be compared with later.
+    quarter: Instant,
+    /// The sessions that this rank has acknowledged.
+    acked: RefCell<Vec<Nonce>>,
     deadline: Instant,
 }
 
+/// What is known of every rank: its greeting, if there is one.
+type Hellos = Vec<Option<Vec<u8>>>;
+
 /// The first and the longest time between two looks at what may have changed meanwhile.
 const LOOKS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_millis(500));
+/// The shortest and the longest time between two beats of a rank that waits.
+const BEATS: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 /// For naming the guilty after the deadline: looking costs little, and naming is the point.
 const NAMING: Duration = Duration::from_millis(500);
+/// Mark a published failure whose cause is a rank that is gone, or ranks that contradict each other.
+const DEAD: &str = "dead";
+const DIFFER: &str = "differ";
 
 impl Join<'_> {
     /// The session's id, and what serves which device.
     fn run(&self) -> Result<(Nonce, String)> {
-        self.store.set(&self.hello_key(self.rank), &self.hello.encode(), self.deadline)?;
-        if self.rank == self.leader { self.lead() } else { self.follow() }
+        let alone = self.ids.len() == 1;
+        if self.first || !alone {
+            self.store.set(&self.hello_key(self.rank), &self.hello.encode(), self.grace())?;
+        }
+        if alone {
+            // The greeting stays, for those who take this group to be larger.
+            return Ok((nonce(), agree(&[&self.hello.offers])?));
+        }
+        let (id, agreed) = if self.rank == self.leader { self.lead() } else { self.follow() }?;
+        self.tidy(&id);
+        Ok((id, agreed))
+    }
+
+    /// Takes this rank's keys away, and the last rank those of all. The group stands, whatever the store says to this.
+    fn tidy(&self, id: &Nonce) {
+        let until = Instant::now() + NAMING;
+        let delete = |key: String| drop(self.store.delete(&key, until));
+        delete(self.hello_key(self.rank));
+        self.acked.borrow().iter().for_each(|session| delete(self.ack_key(session, self.rank)));
+        let done = format!("{}/done", hex(id));
+        if self.store.add(&done, 1, until).is_ok_and(|n| n == self.ids.len() as i64) {
+            if self.peek(&self.session_key()).is_ok_and(|s| s.is_some_and(|s| s.starts_with(id))) {
+                delete(self.session_key());
+            }
+            delete(self.go_key(id));
+            delete(done);
+        }
     }
 
     fn ranks(&self) -> std::ops::Range<u32> {
@@ -113,6 +175,10 @@ impl Join<'_> {
         format!("{}/ack/{}", hex(session), self.ids[rank as usize])
     }
 
+    fn go_key(&self, session: &Nonce) -> String {
+        format!("{}/go", hex(session))
+    }
+
     fn is_late(&self) -> bool {
         Instant::now() >= self.deadline
     }
@@ -120,6 +186,100 @@ impl Join<'_> {
     /// A moment from now, but not past the deadline.
     fn soon(&self, wait: Duration) -> Instant {
         (Instant::now() + wait).min(self.deadline)
+    }
+
+    /// For what does not wait for other ranks: whoever is late is not to blame the store for it.
+    fn grace(&self) -> Instant {
+        self.deadline.max(Instant::now() + NAMING)
+    }
+
+    /// The longest time between two looks.
+    fn longest(&self) -> Duration {
+        let longest = if self.parent.is_some() { LOOKS.0 } else { LOOKS.1 };
+        longest.min(self.every)
+    }
+
+    /// The value under a key that may come until then.
+    fn read(&self, key: &str, until: Instant) -> Result<Option<Vec<u8>>> {
+        match self.store.get(key, until) {
+            Ok(value) => Ok(Some(value)),
+            Err(e) if Instant::now() < until => Err(e),
+            Err(_) => Ok(None),
+        }
+    }
+
+    /// The value under a key, if it is there now.
+    fn peek(&self, key: &str) -> Result<Option<Vec<u8>>> {
+        let until = Instant::now() + NAMING;
+        match self.store.check(&[key], until)? {
+            true => self.read(key, until),
+            false => Ok(None),
+        }
+    }
+
+    /// Whether the key is there, or may be.
+    fn is_there(&self, key: &str) -> bool {
+        !matches!(self.store.check(&[key], Instant::now() + NAMING), Ok(false))
+    }
+
+    /// The greetings, when all are there or at `until`.
+    fn greetings(&self, until: Instant) -> Result<Hellos> {
+        let keys: Vec<String> = self.ranks().map(|r| self.hello_key(r)).collect();
+        let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+        if until > Instant::now()
+            && let Ok(all) = self.store.multi_get(&keys, until)
+        {
+            return Ok(all.into_iter().map(Some).collect());
+        }
+        let until = Instant::now() + NAMING;
+        let one = |key: &&str| match self.store.check(&[key], until)? {
+            true => self.read(key, until),
+            false => Ok(None),
+        };
+        keys.iter().map(one).collect()
+    }
+
+    /// Shows from time to time that this rank still waits.
+    fn beat(&self) -> Result {
+        let (beats, last) = self.beats.get();
+        if last.elapsed() >= self.every && !self.is_late() {
+            self.is_mine()?;
+            self.beats.set((beats + 1, Instant::now()));
+            let hello = Hello { beat: beats + 1, ..self.hello.clone() };
+            // Others may then take this rank for absent; a store that is gone is met by what comes next.
+            let _ = self.store.set(&self.hello_key(self.rank), &hello.encode(), self.grace());
+        }
+        Ok(())
+    }
+
+    /// Whether this rank's greeting is still its own.
+    fn is_mine(&self) -> Result {
+        match self.peek(&self.hello_key(self.rank)) {
+            Ok(Some(mine)) if nonce_of(&mine) == self.hello.nonce => Ok(()),
+            Ok(_) => Err(self.used_twice()),
+            Err(_) => Ok(()),
+        }
+    }
+
+    fn used_twice(&self) -> Error {
+        let what = "another process joined the group as this rank; is the rank used twice?";
+        Error::new(ErrorKind::Rendezvous, what).guilty([self.rank])
+    }
+
+    /// The ranks that the group from which this one is made knows to be gone. To be asked before the store is: what they
+    /// wrote is there then.
+    fn lost(&self) -> Vec<u32> {
+        self.parent.map_or_else(Vec::new, Parent::lost)
+    }
+
+    /// Fails if one of the `lost` has not done its part: it never will.
+    fn mourn(&self, lost: &[u32], done: impl Fn(u32) -> bool) -> Result {
+        if lost.iter().all(|r| *r == self.rank || done(*r)) { Ok(()) } else { Err(self.bereaved(lost.to_vec())) }
+    }
+
+    fn bereaved(&self, lost: Vec<u32>) -> Error {
+        let how = "gone from the group that this one is made from".to_owned();
+        Error::new(ErrorKind::PeerDead { how }, "make the new group without it, by shrink").guilty(lost)
     }
 
     /// The other ranks whose key is not there.
@@ -135,76 +295,5 @@ impl Join<'_> {
         }
         let what = format!("{} of {} ranks did not come to the group in time", ranks.len(), self.ids.len());
         Error::new(ErrorKind::Rendezvous, what).guilty(ranks)
-    }
-
-    fn follow(&self) -> Result<(Nonce, String)> {
-        let mut pause = Duration::from_micros(200);
-        loop {
-            let session = self
-                .store
-                .get(&self.session_key(), self.deadline)
-                .map_err(|e| self.missing(self.absent(|r| self.hello_key(r)), &e))?;
-            if let Some(id) = self.believe(&session) {
-                self.store.set(&self.ack_key(&id, self.rank), b"", self.deadline)?;
-                if let Ok(agreed) = self.store.get(&format!("{}/go", hex(&id)), self.soon(LOOKS.0)) {
-                    return Ok((id, String::from_utf8_lossy(&agreed).into_owned()));
-                }
-                if self.is_late() {
-                    let silent = self
-                        .absent(|r| if r == self.leader { format!("{}/go", hex(&id)) } else { self.ack_key(&id, r) });
-                    let others: Vec<u32> = silent.iter().copied().filter(|r| *r != self.leader).collect();
-                    let e = Error::new(ErrorKind::Rendezvous, "the ranks did not agree in time");
-                    // The leader is silent because others are, if there are any.
-                    return Err(self.missing(if others.is_empty() { silent } else { others }, &e));
-                }
-                continue;
-            }
-            self.told_failure(&session)?;
-            if self.is_late() {
-                self.agrees_with(self.leader)?;
-                let what = "the leading rank published no session with this rank in it; is the rank used twice?";
-                let e = Error::new(ErrorKind::Rendezvous, what).guilty([self.leader]);
-                return Err(self.missing(self.absent(|r| self.hello_key(r)), &e));
-            }
-            std::thread::sleep(pause);
-            pause = (pause * 2).min(Duration::from_millis(20));
-        }
-    }
-
-    /// The id of a session that lists this rank's nonce.
-    fn believe(&self, session: &[u8]) -> Option<Nonce> {
-        let (id, nonces) = session.split_first_chunk::<16>()?;
-        nonces.chunks_exact(16).any(|n| n == self.hello.nonce).then_some(*id)
-    }
-
-    /// The leader's published failure, if it is meant for this rank.
-    fn told_failure(&self, session: &[u8]) -> Result {
-        let Some(text) = std::str::from_utf8(session).ok().and_then(|t| t.strip_prefix("failed:")) else {
-            return Ok(());
-        };
-        let mut parts = text.splitn(3, ':');
-        let mut list = || parts.next().unwrap_or("").split(',');
-        let mine = hex(&self.hello.nonce);
-        // Only the store of a first group may hold another run's failure.
-        let for_me = list().any(|n| n == mine);
-        if self.first && !for_me {
-            return Ok(());
-        }
-        let ids: Vec<u32> = list().filter_map(|g| g.parse().ok()).collect();
-        let guilty: Vec<u32> = self.ranks().filter(|r| ids.contains(&self.ids[*r as usize])).collect();
-        // If it is about a contradiction, see it with own eyes: between whom depends on the side.
-        self.agrees_with(self.leader)?;
-        guilty.iter().filter(|r| **r != self.rank).try_for_each(|r| self.agrees_with(*r))?;
-        let what = parts.next().unwrap_or("no reason given");
-        Err(Error::new(ErrorKind::Rendezvous, format!("the leading rank gave up: {what}")).guilty(guilty))
-    }
-
-    /// Whether that rank's greeting, if there is one, speaks of the same group.
-    fn agrees_with(&self, rank: u32) -> Result {
-        let (key, until) = (self.hello_key(rank), Instant::now() + NAMING);
-        match self.store.check(&[&key], until) {
-            Ok(true) => self.hello.agrees(&self.store.get(&key, until)?, rank),
-            _ => Ok(()),
-        }
     }
 }

@@ -80,6 +80,7 @@ impl Health {
                 }
                 _ => (error, revoke),
             };
+            error = state.with_all_dead(error);
             let report = error.report_mut();
             report.status = Status::Failed;
             report.group.get_or_insert_with(|| self.group.clone());

@@ -4,7 +4,10 @@
 //! by the watcher's thread, or directly from ranks of the same process.
 
 mod failure;
+mod lost;
 mod query;
+
+pub(super) use lost::{BEFORE, gone};
 
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
@@ -159,7 +162,8 @@ impl Health {
 
     /// Why it failed.
     pub(crate) fn cause(&self) -> Option<Error> {
-        self.state.lock().cause.clone()
+        let state = self.state.lock();
+        state.cause.as_ref().map(|cause| state.with_all_dead(cause.clone()))
     }
 
     /// The cause, or nothing: for loops that wait.
@@ -294,21 +298,6 @@ impl Health {
             peer.left.get_or_insert(left);
         }
         self.alarm.fetch_or(LEFT, Ordering::AcqRel);
-        self.wake();
-    }
-
-    /// A peer's control connection ended. After a goodbye that is in order.
-    pub(super) fn hung_up(&self, from: u32, how: &str) {
-        let left = {
-            let mut state = self.state.lock();
-            state.peers.get_mut(from as usize).is_none_or(|peer| {
-                peer.closed = true;
-                peer.left.is_some()
-            })
-        };
-        if !left {
-            self.fail(dead(from, how.to_owned()));
-        }
         self.wake();
     }
 

@@ -105,6 +105,9 @@ impl Health {
         if self.failed() {
             return self.failure();
         }
+        if !self.state.lock().dead().is_empty() {
+            return self.bury("connection closed".to_owned());
+        }
         let place = Place::of(print);
         let answers = self.collect(self.ask(place));
         let collective = !verdict::is_p2p(print);

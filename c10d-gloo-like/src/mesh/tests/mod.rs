@@ -18,9 +18,9 @@ use c10d_core::store::deadline_after;
 const CAP: Duration = Duration::from_secs(20);
 
 fn wiring(rank: u32, size: u32, store: Arc<dyn Store>, transport: Transport) -> Wiring {
-    let deadline = deadline_after(CAP);
-    let silence = Duration::from_secs(10);
-    Wiring { group: "g".into(), rank, size, session: session(&*store), store, transport, deadline, silence }
+    let (deadline, silence) = (deadline_after(CAP), Duration::from_secs(10));
+    let (session, lost) = (session(&*store), Box::new(Vec::new));
+    Wiring { group: "g".into(), rank, size, session, store, transport, deadline, silence, lost }
 }
 
 /// Of a run: ranks with one store. Made up by the first rank that asks.

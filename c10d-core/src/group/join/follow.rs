@@ -1,0 +1,132 @@
+//! The other ranks' part in joining.
+
+use std::time::{Duration, Instant};
+
+use super::hello::{Hello, Nonce, hex};
+use super::{DEAD, DIFFER, Hellos, Join, LOOKS, NAMING};
+use crate::{Error, ErrorKind, Result};
+
+impl Join<'_> {
+    pub(super) fn follow(&self) -> Result<(Nonce, String)> {
+        let mut believed: Option<Nonce> = None;
+        let mut earlier = None;
+        let mut pause = Duration::from_micros(200);
+        loop {
+            self.beat()?;
+            let lost = self.lost();
+            if let Some(id) = believed
+                && let Some(agreed) = self.read(&self.go_key(&id), self.soon(LOOKS.0))?
+            {
+                return Ok((id, String::from_utf8_lossy(&agreed).into_owned()));
+            }
+            let session = match believed {
+                Some(_) => self.peek(&self.session_key())?,
+                None => self.read(&self.session_key(), self.soon(self.longest()))?,
+            };
+            if let Some(session) = session {
+                match self.believe(&session) {
+                    Some(id) if believed == Some(id) => {}
+                    Some(id) => {
+                        // The leader may be a group ahead already: then it has said `go` for the one before.
+                        if !believed.is_some_and(|old| self.is_there(&self.go_key(&old))) {
+                            self.store.set(&self.ack_key(&id, self.rank), b"", self.grace())?;
+                            self.acked.borrow_mut().push(id);
+                            believed = Some(id);
+                        }
+                        continue;
+                    }
+                    None => {
+                        self.told_failure(&session)?;
+                        std::thread::sleep(pause);
+                        pause = (pause * 2).min(Duration::from_millis(20));
+                    }
+                }
+            }
+            self.mourn(&lost, |r| match believed {
+                _ if r == self.leader => false,
+                Some(id) => self.is_there(&self.ack_key(&id, r)),
+                None => self.is_there(&self.hello_key(r)),
+            })?;
+            if believed.is_none() && earlier.is_none() && Instant::now() >= self.quarter {
+                earlier = Some((Instant::now(), self.greetings(Instant::now())?));
+            }
+            if self.is_late() {
+                return Err(match believed {
+                    Some(id) => self.not_agreed(&id),
+                    None => self.not_led(earlier)?,
+                });
+            }
+        }
+    }
+
+    /// A session lists this rank, but nobody said `go`.
+    fn not_agreed(&self, id: &Nonce) -> Error {
+        let silent = self.absent(|r| if r == self.leader { self.go_key(id) } else { self.ack_key(id, r) });
+        let others: Vec<u32> = silent.iter().copied().filter(|r| *r != self.leader).collect();
+        let e = Error::new(ErrorKind::Rendezvous, "the ranks did not agree in time");
+        // The leader is silent because others are, if there are any.
+        self.missing(if others.is_empty() { silent } else { others }, &e)
+    }
+
+    /// No session lists this rank. Greetings that did not move since `earlier` are an earlier run's.
+    fn not_led(&self, earlier: Option<(Instant, Hellos)>) -> Result<Error> {
+        self.is_mine()?;
+        self.agrees_with(self.leader)?;
+        let now = self.greetings(Instant::now())?;
+        let mut absent: Vec<u32> = self.ranks().filter(|r| now[*r as usize].is_none()).collect();
+        if let Some((since, then)) = earlier {
+            let still = self.ranks().zip(now.iter().zip(&then)).filter_map(|(r, (now, then))| {
+                let hello = Hello::decode(now.as_ref()?);
+                let beat = Duration::from_millis(hello.map_or(0, |hello| hello.every).into());
+                (now == then && since.elapsed() > beat * 3).then_some(r)
+            });
+            absent.extend(still.filter(|r| *r != self.rank));
+        }
+        absent.sort_unstable();
+        let what = "the leading rank did not come to the group in time, or does not count this rank in";
+        Ok(self.missing(absent, &Error::new(ErrorKind::Rendezvous, what).guilty([self.leader])))
+    }
+
+    /// The id of a session that lists this rank's nonce.
+    fn believe(&self, session: &[u8]) -> Option<Nonce> {
+        let (id, nonces) = session.split_first_chunk::<16>()?;
+        nonces.chunks_exact(16).any(|n| n == self.hello.nonce).then_some(*id)
+    }
+
+    /// The leader's published failure, if it is meant for this rank.
+    fn told_failure(&self, session: &[u8]) -> Result {
+        let Some(text) = std::str::from_utf8(session).ok().and_then(|t| t.strip_prefix("failed:")) else {
+            return Ok(());
+        };
+        let mut parts = text.splitn(4, ':');
+        let mut list = || parts.next().unwrap_or("").split(',');
+        let mine = hex(&self.hello.nonce);
+        // Only the store of a first group may hold another run's failure.
+        let for_me = list().any(|n| n == mine);
+        if self.first && !for_me {
+            return Ok(());
+        }
+        let ids: Vec<u32> = list().filter_map(|g| g.parse().ok()).collect();
+        let guilty: Vec<u32> = self.ranks().filter(|r| ids.contains(&self.ids[*r as usize])).collect();
+        match parts.next() {
+            Some(DEAD) => return Err(self.bereaved(guilty)),
+            Some(DIFFER) => {
+                // See it with own eyes: between whom depends on the side.
+                self.agrees_with(self.leader)?;
+                guilty.iter().filter(|r| **r != self.rank).try_for_each(|r| self.agrees_with(*r))?;
+            }
+            _ => {}
+        }
+        let what = parts.next().unwrap_or("no reason given");
+        Err(Error::new(ErrorKind::Rendezvous, format!("the leading rank gave up: {what}")).guilty(guilty))
+    }
+
+    /// Whether that rank's greeting, if there is one, speaks of the same group.
+    fn agrees_with(&self, rank: u32) -> Result {
+        let (key, until) = (self.hello_key(rank), Instant::now() + NAMING);
+        match self.store.check(&[&key], until) {
+            Ok(true) => self.hello.agrees(&self.store.get(&key, until)?, rank),
+            _ => Ok(()),
+        }
+    }
+}

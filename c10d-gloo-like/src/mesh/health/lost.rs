@@ -1,0 +1,81 @@
+//! Which peers are gone: all of them, also those that went after the group had failed.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use c10d_core::{Error, ErrorKind, Phase};
+
+use super::{Health, State};
+use crate::mesh::watch;
+
+/// How long after a death others are looked for that died with it, so that the error names them all. Short beside what a
+/// system takes to end a process.
+const TOGETHER: Duration = Duration::from_millis(20);
+
+impl State {
+    /// The peers whose connection ended without a goodbye.
+    pub(super) fn dead(&self) -> Vec<u32> {
+        (0..).zip(&*self.peers).filter(|(_, p)| p.closed && p.left.is_none()).map(|(rank, _)| rank).collect()
+    }
+
+    /// Where a death is the cause: the same with all who are known to be dead.
+    pub(super) fn with_all_dead(&self, error: Error) -> Error {
+        match error.kind() {
+            ErrorKind::PeerDead { .. } => {
+                let all: Vec<u32> = error.report().guilty.iter().copied().chain(self.dead()).collect();
+                error.guilty(all)
+            }
+            _ => error,
+        }
+    }
+}
+
+impl Health {
+    /// The peers that died or said goodbye.
+    pub(crate) fn lost_ranks(&self) -> Vec<u32> {
+        let state = self.state.lock();
+        (0..).zip(&*state.peers).filter(|(_, p)| p.closed || p.left.is_some()).map(|(rank, _)| rank).collect()
+    }
+
+    /// A peer's control connection ended. After a goodbye that is in order.
+    pub(in crate::mesh) fn hung_up(self: &Arc<Self>, from: u32, how: &str) {
+        let left = {
+            let mut state = self.state.lock();
+            state.peers.get_mut(from as usize).is_none_or(|peer| {
+                peer.closed = true;
+                peer.left.is_some()
+            })
+        };
+        if !left && !self.failed() {
+            let (health, how) = (Arc::downgrade(self), how.to_owned());
+            watch::at(Instant::now() + TOGETHER, move || {
+                if let Some(health) = health.upgrade() {
+                    health.bury(how);
+                }
+            });
+        }
+        self.wake();
+    }
+
+    /// The group fails of those who died by now.
+    pub(super) fn bury(&self, how: String) -> Error {
+        let dead = self.state.lock().dead();
+        self.fail(gone(dead, how))
+    }
+
+    /// Of the ranks of a group that is being made, which are `lost` before: those that this rank has no connection to yet
+    /// will not come, and the group fails.
+    pub(in crate::mesh) fn mourn(&self, lost: &[u32]) {
+        if lost.iter().any(|rank| *rank != self.rank && self.path(*rank).is_none()) {
+            self.fail(gone(lost.to_vec(), BEFORE.to_owned()).phase(Phase::Connect));
+        }
+    }
+}
+
+/// How ranks are gone that another group has lost.
+pub(in crate::mesh) const BEFORE: &str = "gone from the group that this one is made from";
+
+/// The error of ranks that are gone.
+pub(in crate::mesh) fn gone(ranks: Vec<u32>, how: String) -> Error {
+    Error::new(ErrorKind::PeerDead { how }, String::new()).guilty(ranks)
+}
