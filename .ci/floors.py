@@ -15,7 +15,7 @@ import sys
 FLOORS = {
     "c10d-core": "types ops error panics process store buffer device call op dlpack backend dispatch registry staged group",
     "c10d-rendezvous": "log file_store tcp_store init launch",
-    "c10d-gloo-like": "exit shm tcp link mesh pause plan reduce exec schedule layout collectives p2p queue backend provider",
+    "c10d-gloo-like": "exit board shm tcp link mesh pause plan reduce exec schedule layout collectives p2p queue backend provider",
     "c10d-nccl": "board dialect nccl boot thread beats side kernels cuda types task check communicator scratch ops channel "
     "engine keeper start backend sparse provider slices",
 }

@@ -180,22 +180,31 @@ impl Rank {
             let others: Vec<u32> = (0..self.world).filter(|r| *r != self.rank).collect();
             return late("operations that were started are still in flight", true, &others);
         }
+        self.conclude(deadline)?;
         let messages = self.messages.settle(deadline);
         if messages.in_flight {
             return late("messages are still in flight", false, &messages.waits_for);
         }
         let mut untaken = messages.untaken;
         untaken.extend(self.untaken_collectives(deadline));
+        self.conclude(deadline)?;
         untaken.sort_unstable();
         untaken.dedup();
         if untaken.is_empty() { Ok(()) } else { late("not all that was sent has been taken", false, &untaken) }
+    }
+
+    /// Looks a last time whether all ranks made the same calls. An error: the group has failed, since they did not.
+    fn conclude(&self, deadline: Instant) -> Result {
+        // Held by an op of another thread, which looks by itself.
+        let collectives = self.collectives.try_lock_until(deadline);
+        collectives.and_then(|mut collectives| collectives.conclude(deadline)).map_or(Ok(()), Err)
     }
 
     /// Waits until the peers have what the collectives sent them; beyond the deadline, or the longest time that a
     /// collective had, gives the ranks that do not.
     fn untaken_collectives(&self, deadline: Instant) -> Vec<u32> {
         // Held by an op of another thread until it is over; what it has to send is its own matter.
-        let Some(collectives) = self.collectives.try_lock_until(deadline) else { return Vec::new() };
+        let Some(mut collectives) = self.collectives.try_lock_until(deadline) else { return Vec::new() };
         let deadline = deadline.min(deadline_after(collectives.patience()));
         let mut pause = Duration::from_micros(100);
         loop {
@@ -204,6 +213,8 @@ impl Rank {
                 return untaken;
             }
             std::thread::sleep(pause);
+            // What a peer does not take, it may never take: for having called something else.
+            collectives.conclude(Instant::now());
             pause = (pause * 2).min(Duration::from_millis(10));
         }
     }

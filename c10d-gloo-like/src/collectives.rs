@@ -2,11 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use c10d_core::{ErrorKind, OpKind, Request, Result};
+use c10d_core::{Error, ErrorKind, OpKind, Request, Result};
 
 use crate::exec::{Executor, Op, Reduction, Spaces};
 use crate::layout::Layout;
 use crate::link::Link;
+use crate::mesh::Whom;
 use crate::plan::Plan;
 
 /// Everything a collective needs, kept between them so that nothing is allocated after the first ones.
@@ -41,6 +42,7 @@ impl Collectives {
             uneven: request.op.is_uneven(),
             elem: dtype.map_or(1, |d| d.size()),
             reduction,
+            unheard: Whom::after(request.op, self.layout.rank(), request.params.root, self.layout.world()),
             deadline,
         };
         let result = self.executor.run(&op, &mut self.spaces);
@@ -65,6 +67,12 @@ impl Collectives {
     /// The links to the peers, by rank.
     pub(crate) fn links(&self) -> impl Iterator<Item = (u32, &Link)> {
         self.executor.links()
+    }
+
+    /// The rank leaves: looks a last time whether the others made the same calls. Gives the disagreement for which the
+    /// group has failed.
+    pub(crate) fn conclude(&mut self, deadline: Instant) -> Option<Error> {
+        self.executor.conclude(deadline)
     }
 
     /// Bytes of payload sent so far.

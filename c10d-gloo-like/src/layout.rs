@@ -28,6 +28,11 @@ impl Layout {
         self.me.world
     }
 
+    /// The own rank.
+    pub(crate) fn rank(&self) -> u32 {
+        self.me.rank
+    }
+
     /// Which algorithm this request takes.
     fn algorithm(&self, request: &Request, bytes: usize) -> Algorithm {
         let exact = request.dtype().is_some_and(|d| exact(d, request.params.reduce));

@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 mod backend;
+mod board;
 mod collectives;
 mod exec;
 mod exit;

@@ -10,6 +10,7 @@ mod joining;
 mod leave;
 mod limits;
 mod netns;
+mod roots;
 mod sparse;
 
 use std::process::ExitCode;
@@ -24,6 +25,7 @@ fn main() -> ExitCode {
         ("leave", leave::play),
         ("limits", limits::play),
         ("netns", netns::play),
+        ("roots", roots::play),
         ("sparse", sparse::play),
     ];
     if let Some(code) = stage::play(&parts) {
@@ -41,6 +43,7 @@ fn main() -> ExitCode {
         .trials(leave::trials())
         .trials(limits::trials())
         .trials(netns::trials())
+        .trials(roots::trials())
         .trials(sparse::trials())
         .main()
 }

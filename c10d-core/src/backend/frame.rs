@@ -17,12 +17,15 @@ use super::{Origin, Request};
 use crate::buffer::Outcome;
 use crate::panics::contain;
 use crate::types::DType;
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 
 const EMPTY: u8 = 0;
 const WAITING: u8 = 1;
 const TAKING: u8 = 2;
 const DONE: u8 = 3;
+
+/// Goes before the call in which a disagreement about another one came up.
+const FOUND: &str = "; found in ";
 
 /// Whom to tell.
 enum Waiter {
@@ -94,7 +97,7 @@ impl Frame {
             (Some(sparse), Ok(outcome)) if !sparse.accepts(&outcome) => {
                 contain("the drop of a kernel's result", || drop(outcome));
                 let what = "the kernel of a sparse call gave no tensor of the caller's kind; this is a defect of it";
-                Err(Error::new(crate::ErrorKind::Internal, what))
+                Err(Error::new(ErrorKind::Internal, what))
             }
             (_, result) => result,
         };
@@ -205,7 +208,7 @@ impl Frame {
     pub(crate) unsafe fn take_outcome(&self) -> Result<Outcome> {
         // SAFETY: DONE: the completer is finished; the caller is alone.
         let outcome = unsafe { (*self.outcome.get()).take() };
-        outcome.unwrap_or_else(|| Err(Error::new(crate::ErrorKind::Internal, "the outcome was taken twice")))
+        outcome.unwrap_or_else(|| Err(Error::new(ErrorKind::Internal, "the outcome was taken twice")))
     }
 
     /// Adds to an error what only dispatch knows; fields that the backend filled stay.
@@ -216,6 +219,17 @@ impl Frame {
             unsafe { lane.as_ref() }.describe(&mut error);
         }
         let report = error.report_mut();
+        if let (ErrorKind::Mismatch { .. }, Some(seq)) = (&report.kind, report.seq)
+            && (request.op.is_p2p() || seq as u32 != request.seq as u32)
+            && !report.what.contains(FOUND)
+        {
+            // The ranks parted in an earlier call than the one that tells of it.
+            report.what += FOUND;
+            report.what += &match request.op.is_p2p() {
+                true => request.op.name().to_owned(),
+                false => format!("{}, seq {}", request.op, request.seq),
+            };
+        }
         report.op.get_or_insert(request.op);
         report.seq.get_or_insert(request.seq);
         report.elapsed.get_or_insert_with(|| request.elapsed());

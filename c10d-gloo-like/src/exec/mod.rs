@@ -17,7 +17,7 @@ use std::time::Instant;
 use c10d_core::{Error, ErrorKind, Fingerprint, Result};
 
 use crate::link::Link;
-use crate::mesh::Health;
+use crate::mesh::{Doubt, Health, Whom};
 use crate::pause::Pause;
 use crate::plan::{Action, After, Plan, Region, StepId};
 use wait::Waiting;
@@ -37,6 +37,8 @@ pub(crate) struct Op<'a> {
     pub(crate) elem: usize,
     /// How to reduce; needed where the plan reduces.
     pub(crate) reduction: Option<Reduction>,
+    /// Of whom this rank hears nothing in it, so that it must look afterwards whether they made the same call.
+    pub(crate) unheard: Whom,
     /// When it must be over; asked only when it has to wait.
     pub(crate) deadline: &'a dyn Fn() -> Instant,
 }
@@ -65,6 +67,10 @@ struct Side {
 /// Sweeps that moved something between two looks at the clock.
 const CLOCK_EVERY: u32 = 64;
 
+/// Collectives between two looks at the calls of those of whom this rank heard nothing. What a peer that must be asked
+/// calls is known at the second look after it.
+const LOOK_EVERY: u32 = 4;
+
 /// What [`Executor::done`] says of a step that is over.
 const OVER: usize = usize::MAX;
 
@@ -82,13 +88,35 @@ pub(crate) struct Executor {
     pending: Vec<StepId>,
     sweep: u32,
     sent: u64,
+    /// Calls begun.
+    begun: u64,
+    /// Calls in doubt since the last look.
+    fresh: Vec<Doubt>,
+    /// Whether calls were in doubt after the last look, or are by now.
+    in_doubt: bool,
+    /// Collectives since the last look, while calls are in doubt.
+    unlooked: u32,
 }
 
 impl Executor {
     /// `links[p]` leads to rank `p`; the place of the own rank is empty.
     pub(crate) fn new(rank: u32, links: Vec<Option<Link>>, health: Arc<Health>, pause: Pause) -> Executor {
         let sides = vec![Side::default(); links.len()];
-        Executor { rank, links, health, pause, sides, done: Vec::new(), pending: Vec::new(), sweep: 0, sent: 0 }
+        Executor {
+            rank,
+            links,
+            health,
+            pause,
+            sides,
+            done: Vec::new(),
+            pending: Vec::new(),
+            sweep: 0,
+            sent: 0,
+            begun: 0,
+            fresh: Vec::with_capacity(LOOK_EVERY as usize),
+            in_doubt: false,
+            unlooked: 0,
+        }
     }
 
     /// The links to the peers, for when nothing runs.
@@ -111,7 +139,35 @@ impl Executor {
         });
         self.pause.reset();
         self.health.finish();
+        let number = self.begun;
+        self.begun += 1;
+        if (self.in_doubt || op.unheard != Whom::Nobody) && result.is_ok() {
+            return self.doubt(op, number);
+        }
         result
+    }
+
+    /// Takes note of a call in which this rank did not hear of all others, and looks now and then what they called.
+    #[inline]
+    fn doubt(&mut self, op: &Op<'_>, number: u64) -> Result {
+        if op.unheard != Whom::Nobody {
+            self.fresh.push(Doubt { number, print: op.print, whom: op.unheard });
+            self.in_doubt = true;
+        }
+        self.unlooked += 1;
+        if self.unlooked < LOOK_EVERY { Ok(()) } else { self.verify(true) }
+    }
+
+    /// Looks what the others called. `wait`: for those that were asked last time.
+    fn verify(&mut self, wait: bool) -> Result {
+        self.unlooked = 0;
+        self.in_doubt = self.health.verify(&mut self.fresh, wait)?;
+        Ok(())
+    }
+
+    /// The rank leaves: looks a last time what the others called. Gives the disagreement for which the group has failed.
+    pub(crate) fn conclude(&mut self, deadline: Instant) -> Option<Error> {
+        self.health.conclude(&mut self.fresh, deadline)
     }
 
     fn finish(&mut self, op: &Op<'_>, spaces: &mut Spaces) -> Result {

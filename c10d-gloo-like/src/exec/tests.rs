@@ -12,7 +12,7 @@ use c10d_core::{DType, ErrorKind, Fingerprint, HashStore, OpKind, ReduceOp, Resu
 
 use super::announce::Header;
 use super::{Executor, Op, Reduction, Spaces};
-use crate::mesh::{Mesh, Transport, Wiring};
+use crate::mesh::{Mesh, Transport, Whom, Wiring};
 use crate::pause::Pause;
 use crate::plan::Plan;
 use crate::schedule::select::Algorithm;
@@ -118,6 +118,7 @@ impl Rank {
             uneven: op.is_uneven(),
             elem: 4,
             reduction: Reduction::new(ReduceOp::Sum, DType::U32, self.me.world),
+            unheard: Whom::after(op, self.me.rank, 0, self.me.world),
             deadline: &|| *deadline.get_or_init(|| Instant::now() + timeout),
         };
         self.executor.run(&op, &mut self.spaces)

@@ -8,6 +8,7 @@ use c10d_core::{Error, ErrorKind, Fingerprint, Result};
 use super::announce::{HEADER, Header};
 use super::memory::glance;
 use super::{Executor, Op, Spaces};
+use crate::board::Place;
 use crate::mesh::Health;
 use crate::pause::Interest;
 
@@ -118,6 +119,9 @@ impl Executor {
     fn ask(&mut self, op: &Op<'_>) -> Result {
         self.health.waits(&op.print, self.waits_for(op));
         self.health.stalled(&op.print);
+        if self.in_doubt {
+            self.verify(false)?;
+        }
         for peer in 0..self.links.len() as u32 {
             let Some(link) = &mut self.links[peer as usize] else { continue };
             if self.sides[peer as usize].into.head == HEADER {
@@ -139,6 +143,12 @@ impl Executor {
     #[cold]
     pub(super) fn contradiction(&self, op: &Op<'_>, peer: u32, theirs: &Fingerprint) -> Error {
         let age = age(theirs, &op.print);
+        if age < 0
+            && let Some(mine) = self.health.called(Place::of(theirs))
+            && mine != *theirs
+        {
+            return self.health.mismatch(peer, &mine, theirs);
+        }
         if age != 0 {
             // One of the two is ahead. They parted at the earlier of the two calls.
             self.health.stalled(if age < 0 { theirs } else { &op.print });

@@ -5,9 +5,10 @@
 
 use c10d_core::{Error, ErrorKind, Fingerprint, Phase};
 
-use super::board::{Place, Position};
 use super::doing::Doing;
+use super::doubts::History;
 use super::wire::{Reader, put_text};
+use crate::board::{Place, Position};
 
 /// The longest body. The longest frame in use is a [`Revoke`] of a large group.
 pub(super) const MAX: usize = 64 << 10;
@@ -28,6 +29,10 @@ pub(crate) enum Frame {
     Goodbye { last: Option<Place>, failed: bool },
     /// "My program ends, and it did not leave the group." The rest as in a goodbye.
     Exited { last: Option<Place>, failed: bool },
+    /// "Which calls did you make, from this number on?"
+    Ask { from: u64 },
+    /// "These." `last`: told unasked, before a goodbye.
+    Told { last: bool, history: History },
 }
 
 /// The first cause of a group's failure, as the rank that met it tells the others.
@@ -85,6 +90,14 @@ impl Frame {
                 out.extend_from_slice(&[5, u8::from(*failed)]);
                 put_option(&mut out, *last, put_place);
             }
+            Frame::Ask { from } => {
+                out.push(10);
+                out.extend_from_slice(&from.to_le_bytes());
+            }
+            Frame::Told { last, history } => {
+                out.extend_from_slice(&[11, u8::from(*last)]);
+                put_history(&mut out, history);
+            }
         }
         let len = out.len() as u32 - 4;
         out[..4].copy_from_slice(&len.to_le_bytes());
@@ -110,6 +123,8 @@ impl Frame {
                 let failed = r.u8()? != 0;
                 Frame::Exited { last: option(&mut r, place)?, failed }
             }
+            10 => Frame::Ask { from: r.u64()? },
+            11 => Frame::Told { last: r.u8()? != 0, history: history(&mut r)? },
             _ => return None,
         };
         r.end()?;
@@ -230,6 +245,26 @@ fn place(r: &mut Reader<'_>) -> Option<Place> {
     Some(Place { seq: r.u32()?, step: r.u8()? })
 }
 
+fn put_history(out: &mut Vec<u8>, history: &History) {
+    let calls = &history.calls[..history.calls.len().min(History::GOODBYE)];
+    out.extend_from_slice(&history.until.to_le_bytes());
+    out.extend_from_slice(&(calls.len() as u32).to_le_bytes());
+    for (number, print) in calls {
+        out.extend_from_slice(&number.to_le_bytes());
+        out.extend_from_slice(&print.to_bytes());
+    }
+}
+
+fn history(r: &mut Reader<'_>) -> Option<History> {
+    let until = r.u64()?;
+    let n = r.u32()? as usize;
+    if n > History::GOODBYE {
+        return None;
+    }
+    let calls = (0..n).map(|_| Some((r.u64()?, print(r)?))).collect::<Option<_>>()?;
+    Some(History { until, calls })
+}
+
 fn print(r: &mut Reader<'_>) -> Option<Fingerprint> {
     r.array().map(|b| Fingerprint::from_bytes(&b))
 }
@@ -316,6 +351,9 @@ mod tests {
             Frame::Goodbye { last: None, failed: true },
             Frame::Exited { last: Some(at), failed: false },
             Frame::Exited { last: None, failed: true },
+            Frame::Ask { from: 1 << 40 },
+            Frame::Told { last: false, history: History { until: 9, calls: vec![(7, print), (8, print)] } },
+            Frame::Told { last: true, history: History::default() },
         ]
     }
 

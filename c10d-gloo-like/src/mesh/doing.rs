@@ -3,9 +3,9 @@
 
 use c10d_core::{Error, Fingerprint, OpKind};
 
-use super::board::Position;
 use super::verdict::is_p2p;
 use super::wire::{Reader, put_text};
+use crate::board::Position;
 
 /// Waits told of at once.
 pub(crate) const WAITS: usize = 16;

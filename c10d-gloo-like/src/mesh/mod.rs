@@ -8,12 +8,12 @@
 mod accept;
 mod addr;
 mod blame;
-mod board;
 mod connection;
 mod control;
 mod credentials;
 mod dial;
 mod doing;
+mod doubts;
 mod handshake;
 mod health;
 mod hello;
@@ -34,6 +34,7 @@ use std::time::{Duration, Instant};
 use c10d_core::{Error, ErrorKind, Phase, Result, Store};
 
 pub(crate) use doing::{WAITS, Wait};
+pub(crate) use doubts::{Doubt, Whom};
 pub(crate) use health::Health;
 pub(crate) use topology::Topology;
 
@@ -154,6 +155,7 @@ impl Parts {
         if let Some(segment) = segment.clone() {
             health.on_news(Box::new(move || segment.ring_bell()));
         }
+        health.shares(segment.clone(), pairs.iter().map(|pair| pair.segment.clone()).collect());
         // Where a rank lies in the segment of another: its place among that one's peers on the host.
         let index = |of: u32, within: u32| local_ranks.iter().filter(|r| **r != within && **r < of).count();
         let (mut collective, mut p2p) = (Vec::new(), Vec::new());

@@ -5,9 +5,9 @@ use c10d_core::{Error, ErrorKind, Fingerprint, OpKind, Phase};
 use std::time::Duration;
 
 use super::blame::Chains;
-use super::board::{Place, Position};
 use super::control::Revoke;
 use super::doing::{Doing, Wait, ranks};
+use crate::board::{Place, Position};
 
 /// What is known of a peer when a deadline has passed.
 #[derive(Clone, Debug, PartialEq)]
@@ -70,7 +70,7 @@ fn compare(me: u32, own: &Fingerprint, prints: &[(u32, Fingerprint); 2], revoke:
     let (_, (field, mine, theirs)) = differing.first()?.clone();
     let kind = ErrorKind::Mismatch { field, mine, theirs };
     let mut error = Error::new(kind, ADVICE).guilty(differing.iter().map(|(rank, _)| *rank));
-    error.report_mut().seq = revoke.seq;
+    name(&mut error, own);
     error.report_mut().phase = revoke.phase.or(Some(Phase::Announce));
     Some(error)
 }
@@ -80,8 +80,16 @@ pub(crate) fn mismatch(rank: u32, mine: &Fingerprint, theirs: &Fingerprint) -> O
     let (field, mine_text, theirs_text) = mine.disagreement(theirs)?;
     let kind = ErrorKind::Mismatch { field, mine: mine_text, theirs: theirs_text };
     let mut error = Error::new(kind, ADVICE).guilty([rank]).phase(Phase::Announce);
-    error.report_mut().seq = Some(mine.seq.into());
+    name(&mut error, mine);
     Some(error)
+}
+
+/// Says in which call the error arose: not in the one that happens to report it. Messages have no number.
+fn name(error: &mut Error, print: &Fingerprint) {
+    if !is_p2p(print) {
+        error.report_mut().seq = Some(print.seq.into());
+        error.report_mut().op = OpKind::from_code(print.op);
+    }
 }
 
 const ADVICE: &str = "all ranks must call the same operations with the same arguments in the same order";
@@ -116,6 +124,9 @@ pub(crate) fn retell(me: u32, revoke: &Revoke) -> Error {
     report.status = c10d_core::Status::Failed;
     report.phase = revoke.phase;
     report.seq = revoke.seq;
+    if let Some([(_, print), _]) = &revoke.prints {
+        name(&mut error, print);
+    }
     error
 }
 

@@ -17,6 +17,7 @@ use rustix::process::{Resource, getrlimit};
 use super::futex::Bell;
 use super::memory;
 use super::ring::Cursors;
+use crate::board::Board;
 
 const PAGE: usize = 4096;
 const SMALLEST_RING: usize = 16 << 10;
@@ -88,7 +89,11 @@ pub(crate) struct Header {
     pub(crate) left: AtomicU32,
     /// Not 0: the owner gave the group up, and its peers should do so too.
     pub(crate) revoked: AtomicU32,
+    /// The owner's latest calls.
+    pub(crate) board: Board,
 }
+
+const _: () = assert!(size_of::<Header>() <= PAGE);
 
 /// A segment, mapped. Threads of one process may share one mapping.
 pub(crate) struct Segment {

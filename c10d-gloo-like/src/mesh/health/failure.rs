@@ -90,6 +90,7 @@ impl Health {
         };
         self.tell(&Frame::Revoke(Box::new(revoke)));
         self.alarm.fetch_or(FAILED, Ordering::AcqRel);
+        self.board().give_up();
         drop(telling);
         self.wake();
         cause
@@ -122,6 +123,6 @@ impl Health {
     }
 
     fn adopt(&self, revoke: &Revoke) -> Adopted {
-        verdict::adopt(self.rank, revoke, |place| self.board.find(place), self.board.position())
+        verdict::adopt(self.rank, revoke, |place| self.called(place), self.board().position())
     }
 }

@@ -3,6 +3,7 @@
 //! All threads of the backend share it. The first cause wins and is told to all peers at once; what they tell comes in
 //! by the watcher's thread, or directly from ranks of the same process.
 
+mod doubt;
 mod failure;
 mod lost;
 mod query;
@@ -16,10 +17,11 @@ use std::time::{Duration, Instant};
 use c10d_core::{Error, ErrorKind, Fingerprint, Phase, Result};
 use parking_lot::{Condvar, Mutex};
 
-use super::board::{Board, Place};
 use super::connection::Connection;
 use super::control::{Frame, Revoke};
+use super::doubts::{Doubts, History};
 use super::verdict::{self, Answer};
+use crate::board::{Board, Place};
 
 /// How long after a goodbye bytes, or the cause of a failure, may still be on their way: they come by another connection.
 const UNDERWAY: Duration = Duration::from_secs(1);
@@ -50,7 +52,13 @@ pub(crate) struct Health {
     rank: u32,
     /// What happened, as bits: one load tells that all is well.
     alarm: AtomicU8,
-    board: Board,
+    /// The board, where none lies in shared memory.
+    own_board: Board,
+    boards: OnceLock<doubt::Boards>,
+    /// The calls in which this rank heard of no peer. Held while nothing is told, and nothing fails.
+    doubts: Mutex<Doubts>,
+    /// A peer told of its calls.
+    answers: Condvar,
     paths: Box<[OnceLock<Path>]>,
     state: Mutex<State>,
     news: Condvar,
@@ -113,12 +121,16 @@ impl Peer {
 
 impl Health {
     pub(super) fn new(group: Arc<str>, rank: u32, size: u32) -> Arc<Health> {
+        let doubts = Mutex::new(Doubts::new(rank, size));
         let size = size as usize;
         Arc::new(Health {
             group,
             rank,
             alarm: AtomicU8::new(0),
-            board: Board::new(),
+            own_board: Board::new(),
+            boards: OnceLock::new(),
+            doubts,
+            answers: Condvar::new(),
             paths: (0..size).map(|_| OnceLock::new()).collect(),
             state: Mutex::new(State { cause: None, dispute: None, peers: vec![Peer::default(); size].into() }),
             news: Condvar::new(),
@@ -181,7 +193,7 @@ impl Health {
     /// failed, a peer left before it, or two peers disagree about it. Some nanoseconds as long as all is well.
     #[inline]
     pub(crate) fn announce(&self, print: &Fingerprint) -> Result {
-        self.board.begin(print);
+        self.board().begin(print);
         if self.alarm.load(Ordering::Acquire) == 0 { Ok(()) } else { self.refuse(print) }
     }
 
@@ -206,7 +218,7 @@ impl Health {
     /// The collective that was announced last is over.
     #[inline]
     pub(crate) fn finish(&self) {
-        self.board.end();
+        self.board().end();
     }
 
     /// To be asked while waiting for bytes of `rank`, after finding none: an error if no more will come.
@@ -247,8 +259,10 @@ impl Health {
 
     /// Tells all peers that this rank leaves in good order. They go on; what still needs this rank fails there.
     pub(super) fn leave(&self) {
+        // For ranks that will make these calls later than this one is there to be asked.
+        self.tell(&Frame::Told { last: true, history: self.history(0, History::GOODBYE) });
         let _told = self.telling.lock();
-        let last = self.board.last_ended();
+        let last = self.board().last_ended();
         self.tell(&Frame::Goodbye { last, failed: self.failed() });
         for path in &self.paths {
             if let Some(Path::Away(connection)) = path.get() {
@@ -260,7 +274,7 @@ impl Health {
     /// Tells all peers that this program ends without leaving.
     pub(crate) fn exit(&self) {
         let _told = self.telling.try_lock_for(EXIT);
-        let frame = Frame::Exited { last: self.board.last_ended(), failed: self.failed() };
+        let frame = Frame::Exited { last: self.board().last_ended(), failed: self.failed() };
         for path in &self.paths {
             // Ranks of this process end with it.
             if let Some(Path::Away(connection)) = path.get() {
@@ -273,7 +287,7 @@ impl Health {
     pub(super) fn hear(&self, from: u32, frame: Frame) {
         match frame {
             Frame::Query { id, place } => {
-                let state = Frame::State { id, place, doing: self.doing(), print: self.board.find(place) };
+                let state = Frame::State { id, place, doing: self.doing(), print: self.called(place) };
                 if let Some(Path::Away(connection)) = self.path(from) {
                     connection.send(&state);
                 }
@@ -283,6 +297,13 @@ impl Health {
                 self.compare(from, place, print);
             }
             Frame::Revoke(revoke) => self.revoked(revoke),
+            Frame::Ask { from: number } => {
+                let history = self.history(number, History::ANSWER);
+                if let Some(Path::Away(connection)) = self.path(from) {
+                    connection.send_bytes(&Frame::Told { last: false, history }.to_bytes(), true);
+                }
+            }
+            Frame::Told { last, history } => self.told(from, history, last),
             Frame::Goodbye { last, failed } => {
                 self.has_gone(from, Left { last, at: Instant::now(), failed, exited: false })
             }
@@ -322,6 +343,7 @@ impl Health {
 
     fn wake(&self) {
         self.news.notify_all();
+        self.answers.notify_all();
         self.wakers.lock().iter().for_each(|wake| wake());
     }
 }

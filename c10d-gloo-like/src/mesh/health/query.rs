@@ -9,7 +9,7 @@ use c10d_core::{Error, ErrorKind, Fingerprint, OpKind, Phase};
 use parking_lot::Mutex;
 
 use super::{Health, Path, Peer, State};
-use crate::mesh::board::Place;
+use crate::board::Place;
 use crate::mesh::control::Frame;
 use crate::mesh::doing::{Doing, Refused, Wait};
 use crate::mesh::verdict::{self, Answer};
@@ -62,15 +62,15 @@ impl Health {
     }
 
     fn calls(&self, messages: u64) -> (u64, u64) {
-        (self.board.begun(), messages)
+        (self.board().begun(), messages)
     }
 
     /// What this rank is doing.
     pub(super) fn doing(&self) -> Doing {
-        let position = self.board.position();
+        let position = self.board().position();
         let mut waits = Vec::new();
         if position.inside
-            && let Some(print) = self.board.last()
+            && let Some(print) = self.board().last()
         {
             let place = Place::of(&print);
             let told = self.own.waits.lock().as_ref().filter(|(at, _)| *at == place).map(|(_, wait)| wait.clone());
@@ -124,7 +124,7 @@ impl Health {
         if let Some(cause) = self.cause() {
             return cause;
         }
-        let print = self.board.last().filter(|_| collective);
+        let print = self.board().last().filter(|_| collective);
         let answers = self.collect(self.ask(print.as_ref().map_or(Place { seq: 0, step: 0 }, Place::of)));
         let (guilty, who) = match &print {
             Some(print) => {
@@ -153,7 +153,7 @@ impl Health {
                 Some(Path::Here(peer)) => {
                     if let Some(peer) = peer.upgrade() {
                         self.answered(rank, id, Answer::At(peer.doing()));
-                        self.compare(rank, place, peer.board.find(place));
+                        self.compare(rank, place, peer.called(place));
                     }
                 }
                 None => {}
@@ -186,7 +186,7 @@ impl Health {
     /// What a peer called at a place: another call than ours fails the group.
     pub(super) fn compare(&self, rank: u32, place: Place, theirs: Option<Fingerprint>) {
         if let Some(theirs) = theirs
-            && let Some(mine) = self.board.find(place)
+            && let Some(mine) = self.called(place)
             && mine != theirs
         {
             self.mismatch(rank, &mine, &theirs);

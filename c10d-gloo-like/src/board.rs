@@ -1,7 +1,9 @@
 //! What this rank is doing, for others to read: the calls it began lately, and whether it is inside one.
 //!
-//! The thread that runs an op writes, the watcher's thread and ranks of the same process read; nobody waits. A reader
-//! that meets a writer looks again, and after a few times takes it that the entry is gone.
+//! The thread that runs an op writes, the watcher's thread reads, and so do the ranks that share memory with this one: the
+//! board lies in the rank's segment if it has one. Nobody waits. A reader that meets a writer looks again, and after a
+//! few times takes it that the entry is gone. A peer may write anything to a segment, so any contents are read without
+//! harm.
 
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 
@@ -26,22 +28,42 @@ impl Place {
     }
 }
 
-const HISTORY: usize = 64;
+/// How many calls a board remembers.
+pub(crate) const HISTORY: usize = 64;
 
 #[derive(Default)]
+#[repr(C)]
 struct Entry {
     /// Odd while being written.
     version: AtomicU64,
     words: [AtomicU64; 3],
 }
 
-/// The board of one rank in one group.
+/// The board of one rank in one group. Calls are numbered from 0 in the order in which they began; as all ranks make the
+/// same calls, one call has one number on all of them.
+#[repr(C, align(128))]
 pub(crate) struct Board {
     entries: [Entry; HISTORY],
     /// Calls begun.
     begun: AtomicU64,
     /// Calls begun when the last one ended.
     ended: AtomicU64,
+    failed: Flag,
+}
+
+/// Written once, so away from what is written often.
+#[repr(C, align(128))]
+struct Flag(AtomicU64);
+
+/// What a board says of the call with a number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Entered {
+    /// It has not begun.
+    NotYet,
+    /// It is this one.
+    Call(Fingerprint),
+    /// It began too long ago to be remembered.
+    Gone,
 }
 
 /// Where a rank is.
@@ -62,7 +84,12 @@ impl Position {
 
 impl Board {
     pub(crate) fn new() -> Board {
-        Board { entries: std::array::from_fn(|_| Entry::default()), begun: AtomicU64::new(0), ended: AtomicU64::new(0) }
+        Board {
+            entries: std::array::from_fn(|_| Entry::default()),
+            begun: AtomicU64::new(0),
+            ended: AtomicU64::new(0),
+            failed: Flag(AtomicU64::new(0)),
+        }
     }
 
     /// A call begins. One at a time: the ops of a lane run in order.
@@ -70,20 +97,31 @@ impl Board {
     pub(crate) fn begin(&self, print: &Fingerprint) {
         let n = self.begun.load(Ordering::Relaxed);
         let entry = &self.entries[n as usize % HISTORY];
-        let version = entry.version.load(Ordering::Relaxed) | 1;
-        entry.version.store(version, Ordering::Relaxed);
+        let version = written(n);
+        entry.version.store(version.wrapping_sub(1), Ordering::Relaxed);
         fence(Ordering::Release);
         for (word, value) in entry.words.iter().zip(pack(print)) {
             word.store(value, Ordering::Relaxed);
         }
-        entry.version.store(version + 1, Ordering::Release);
-        self.begun.store(n + 1, Ordering::Release);
+        entry.version.store(version, Ordering::Release);
+        self.begun.store(n.wrapping_add(1), Ordering::Release);
     }
 
     /// The call that was begun last has ended.
     #[inline]
     pub(crate) fn end(&self) {
         self.ended.store(self.begun.load(Ordering::Relaxed), Ordering::Release);
+    }
+
+    /// The group has failed on this rank, and all have been told why.
+    pub(crate) fn give_up(&self) {
+        self.failed.0.store(1, Ordering::Release);
+    }
+
+    /// Whether it has.
+    #[inline]
+    pub(crate) fn has_given_up(&self) -> bool {
+        self.failed.0.load(Ordering::Acquire) != 0
     }
 
     /// The call at `place`, if it was begun and is still remembered.
@@ -116,16 +154,49 @@ impl Board {
         self.read(n).map(|p| Place::of(&p))
     }
 
+    /// What became of call `n`. Looks at one entry.
+    #[inline]
+    pub(crate) fn entry(&self, n: u64) -> Entered {
+        let when = written(n);
+        match self.look(n) {
+            Some((version, print)) if version == when => Entered::Call(print),
+            Some((version, _)) if version > when => Entered::Gone,
+            None if self.begun() > n => Entered::Gone,
+            _ => Entered::NotYet,
+        }
+    }
+
+    /// The calls from number `from` on that are remembered.
+    pub(crate) fn since(&self, from: u64) -> impl Iterator<Item = (u64, Fingerprint)> {
+        let begun = self.begun();
+        let window = begun.saturating_sub(HISTORY as u64)..begun;
+        window.filter(move |n| *n >= from).filter_map(|n| match self.entry(n) {
+            Entered::Call(print) => Some((n, print)),
+            _ => None,
+        })
+    }
+
     fn read(&self, n: u64) -> Option<Fingerprint> {
+        self.look(n).map(|(_, print)| print)
+    }
+
+    /// The entry of call `n`, whichever call it holds now, and its version.
+    #[inline]
+    fn look(&self, n: u64) -> Option<(u64, Fingerprint)> {
         let entry = &self.entries[n as usize % HISTORY];
         (0..8).find_map(|_| {
             let before = entry.version.load(Ordering::Acquire);
             let words: [u64; 3] = std::array::from_fn(|i| entry.words[i].load(Ordering::Relaxed));
             fence(Ordering::Acquire);
             let after = entry.version.load(Ordering::Relaxed);
-            (before == after && before.is_multiple_of(2)).then(|| unpack(&words))
+            (before == after && before.is_multiple_of(2)).then(|| (before, unpack(&words)))
         })
     }
+}
+
+/// The version of an entry in which call `n` is written; the one before it: it is being written.
+fn written(n: u64) -> u64 {
+    (n / HISTORY as u64).wrapping_add(1).wrapping_mul(2)
 }
 
 /// By shifts, not through bytes: words that are read right after their bytes were written stall the core.
@@ -165,6 +236,31 @@ mod tests {
         for seq in 0..101 {
             let expected = (36..100).contains(&seq).then(|| print(seq));
             assert_eq!(board.find(Place { seq, step: 0 }), expected, "{seq}");
+            let entered = match seq {
+                ..36 => Entered::Gone,
+                36..100 => Entered::Call(print(seq)),
+                _ => Entered::NotYet,
+            };
+            assert_eq!(board.entry(seq.into()), entered, "{seq}");
+        }
+        assert_eq!(board.since(0).map(|(n, _)| n).collect::<Vec<_>>(), (36..100).collect::<Vec<_>>());
+        assert_eq!(board.since(98).last(), Some((99, print(99))));
+    }
+
+    #[test]
+    fn whatever_a_peer_writes_to_a_board_does_no_harm() {
+        let board = Board::new();
+        for begun in [0, 1, 63, 64, u64::MAX - 1, u64::MAX] {
+            board.begun.store(begun, Ordering::Relaxed);
+            for version in [0, 1, 2, 3, u64::MAX - 1, u64::MAX] {
+                board.entries.iter().for_each(|e| e.version.store(version, Ordering::Relaxed));
+                for n in [0, 1, 64, u64::MAX] {
+                    let _ = (board.entry(n), board.since(n).count(), board.find(Place { seq: n as u32, step: 0 }));
+                }
+                let _ = (board.position(), board.last_ended());
+            }
+            board.begin(&print(7));
+            board.end();
         }
     }
 

@@ -1,0 +1,356 @@
+//! The calls in which a rank heard of no peer: a root that only sends, a rank that only gives to a root. That the others
+//! made the same calls must be looked up afterwards. Here is what is still to be looked up, and with whom; how that is
+//! done is the matter of [`super::health`].
+
+use std::collections::VecDeque;
+
+use c10d_core::{Fingerprint, OpKind};
+
+use crate::board::Place;
+
+/// Up to this world size all ranks look at all; in larger ones who gives to a root looks at the root alone, which hears of
+/// everybody and says what it finds.
+const SMALL_WORLD: u32 = 8;
+
+/// How many calls are kept for peers that have not made them. Beyond it the oldest are given up: such a peer finds the
+/// header of each of them in its link.
+const MOST: usize = 64 << 10;
+
+/// Whose calls are to be compared with a call of this rank.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Whom {
+    /// Nobody's: the rank heard of all while it made the call.
+    Nobody,
+    /// Everybody's.
+    All,
+    /// This rank's.
+    One(u32),
+}
+
+impl Whom {
+    /// Who is to be looked at after this op, on rank `me` of `world`.
+    #[inline]
+    pub(crate) fn after(op: OpKind, me: u32, root: u32, world: u32) -> Whom {
+        if !op.is_rooted() || world == 1 {
+            return Whom::Nobody;
+        }
+        match op {
+            OpKind::Broadcast | OpKind::Scatter if me != root => Whom::Nobody,
+            OpKind::Reduce | OpKind::Gather if me == root => Whom::Nobody,
+            OpKind::Reduce | OpKind::Gather if world > SMALL_WORLD => Whom::One(root),
+            _ => Whom::All,
+        }
+    }
+}
+
+/// A call of this rank, to be compared.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Doubt {
+    /// Its number among the rank's calls.
+    pub(crate) number: u64,
+    pub(crate) print: Fingerprint,
+    pub(crate) whom: Whom,
+}
+
+/// What a peer did in place of a call of this rank.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Known {
+    /// Nothing yet.
+    NotYet,
+    /// It made this call.
+    Call(Fingerprint),
+    /// It made its call, and knows that nobody is at odds with it about that.
+    Agreed,
+    /// It made a call that can be seen no more: it must be asked.
+    Gone,
+}
+
+/// How far the comparison with a peer has come.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Progress {
+    Done,
+    NotYet,
+    Gone,
+}
+
+/// Two ranks made different calls.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Clash {
+    pub(super) peer: u32,
+    pub(super) mine: Fingerprint,
+    pub(super) theirs: Fingerprint,
+}
+
+/// What a rank tells of its calls: those that it remembers, by number, of all before `until`. One that is not in the list
+/// is not in doubt.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct History {
+    pub(crate) until: u64,
+    pub(crate) calls: Vec<(u64, Fingerprint)>,
+}
+
+impl History {
+    /// The most calls in one answer.
+    pub(super) const ANSWER: usize = 64;
+    /// The most calls in a goodbye.
+    pub(super) const GOODBYE: usize = 1024;
+
+    /// Of the calls before `until`, in any order and perhaps twice: the first ones, as many as may be told.
+    pub(super) fn new(until: u64, mut calls: Vec<(u64, Fingerprint)>, most: usize) -> History {
+        calls.sort_unstable_by_key(|(number, _)| *number);
+        calls.dedup_by_key(|(number, _)| *number);
+        let cut = calls.len() > most;
+        calls.truncate(most);
+        let last = calls.last().map_or(0, |(number, _)| number.saturating_add(1));
+        History { until: if cut { last } else { until.max(last) }, calls }
+    }
+
+    /// `last`: its rank makes no more calls.
+    fn of(&self, doubt: &Doubt, last: bool) -> Known {
+        let place = Place::of(&doubt.print);
+        match self.calls.iter().find(|(_, print)| Place::of(print) == place) {
+            Some((_, print)) => Known::Call(*print),
+            None if last || doubt.number < self.until => Known::Agreed,
+            None => Known::NotYet,
+        }
+    }
+}
+
+/// See the module.
+pub(super) struct Doubts {
+    calls: VecDeque<Doubt>,
+    /// How many were there before the first of `calls`.
+    before: u64,
+    peers: Box<[Standing]>,
+    /// What an answer showed.
+    clash: Option<Clash>,
+}
+
+/// How this rank stands with a peer.
+#[derive(Clone, Default)]
+struct Standing {
+    /// The doubts before this one are settled with it.
+    next: u64,
+    /// It was asked, and has not answered.
+    asked: bool,
+    /// It did not answer for so long that nobody waits for it.
+    slow: bool,
+    /// It left, with these calls.
+    last_word: Option<History>,
+}
+
+impl Doubts {
+    pub(super) fn new(me: u32, world: u32) -> Doubts {
+        let mut peers = vec![Standing::default(); world as usize];
+        if let Some(own) = peers.get_mut(me as usize) {
+            own.next = u64::MAX;
+        }
+        Doubts { calls: VecDeque::new(), before: 0, peers: peers.into(), clash: None }
+    }
+
+    /// Takes calls in; `fresh` is empty afterwards.
+    pub(super) fn add(&mut self, fresh: &mut Vec<Doubt>) {
+        self.calls.extend(fresh.drain(..));
+        while self.calls.len() > MOST {
+            self.calls.pop_front();
+            self.before += 1;
+        }
+    }
+
+    /// Whether a call is still to be compared.
+    pub(super) fn open(&self) -> bool {
+        !self.calls.is_empty()
+    }
+
+    /// The own call at this place, if it is still to be compared.
+    pub(super) fn find(&self, place: Place) -> Option<Fingerprint> {
+        self.calls.iter().map(|doubt| doubt.print).find(|print| Place::of(print) == place)
+    }
+
+    /// The calls from number `from` on that are still to be compared.
+    pub(super) fn since(&self, from: u64) -> impl Iterator<Item = (u64, Fingerprint)> {
+        let start = self.calls.partition_point(|doubt| doubt.number < from);
+        self.calls.range(start..).map(|doubt| (doubt.number, doubt.print))
+    }
+
+    /// Compares with what `look` says that the peer did, as far as that goes.
+    pub(super) fn compare(&mut self, peer: u32, mut look: impl FnMut(&Doubt) -> Known) -> Result<Progress, Clash> {
+        let Some(standing) = self.peers.get_mut(peer as usize) else { return Ok(Progress::Done) };
+        standing.next = standing.next.max(self.before);
+        while let Some(doubt) = self.calls.get((standing.next - self.before) as usize) {
+            let known = match doubt.whom {
+                Whom::All => look(doubt),
+                Whom::One(rank) if rank == peer => look(doubt),
+                _ => Known::Agreed,
+            };
+            match known {
+                Known::NotYet => return Ok(Progress::NotYet),
+                Known::Gone => return Ok(Progress::Gone),
+                Known::Call(theirs) if theirs != doubt.print => {
+                    return Err(Clash { peer, mine: doubt.print, theirs });
+                }
+                Known::Call(_) | Known::Agreed => standing.next += 1,
+            }
+        }
+        Ok(Progress::Done)
+    }
+
+    /// The first call about which the peer is to be asked. `None`: it need not be, was asked, or has left, with a last word
+    /// that is compared here.
+    pub(super) fn question(&mut self, peer: u32) -> Result<Option<u64>, Clash> {
+        let last_word = self.peers.get_mut(peer as usize).and_then(|standing| standing.last_word.take());
+        if let Some(history) = last_word {
+            let compared = self.compare(peer, |doubt| history.of(doubt, true));
+            self.peers[peer as usize].last_word = Some(history);
+            return compared.map(|_| None);
+        }
+        let mut number = None;
+        self.compare(peer, |doubt| {
+            number = Some(doubt.number);
+            Known::Gone
+        })?;
+        Ok(number.filter(|_| {
+            let standing = &mut self.peers[peer as usize];
+            !std::mem::replace(&mut standing.asked, true)
+        }))
+    }
+
+    /// A peer answered; `last`: it leaves.
+    pub(super) fn answer(&mut self, peer: u32, history: History, last: bool) -> Result<(), Clash> {
+        self.withdraw(peer);
+        let compared = self.compare(peer, |doubt| history.of(doubt, last)).map(drop);
+        self.clash = self.clash.or(compared.err());
+        if let Some(standing) = self.peers.get_mut(peer as usize).filter(|_| last) {
+            standing.last_word = Some(history);
+        }
+        self.forget();
+        compared
+    }
+
+    /// The first disagreement that an answer showed.
+    pub(super) fn clash(&self) -> Option<Clash> {
+        self.clash
+    }
+
+    /// The question to this peer is not open any more.
+    pub(super) fn withdraw(&mut self, peer: u32) {
+        if let Some(standing) = self.peers.get_mut(peer as usize) {
+            (standing.asked, standing.slow) = (false, false);
+        }
+    }
+
+    /// Whether an answer is worth waiting for.
+    pub(super) fn is_waiting(&self) -> bool {
+        self.peers.iter().any(|standing| standing.asked && !standing.slow)
+    }
+
+    /// Nobody waits for the open answers again; whenever they come, they count.
+    pub(super) fn give_up_waiting(&mut self) {
+        self.peers.iter_mut().for_each(|standing| standing.slow = standing.asked);
+    }
+
+    /// Drops what is settled with all.
+    pub(super) fn forget(&mut self) {
+        let settled = self.peers.iter().map(|standing| standing.next).min().unwrap_or(u64::MAX);
+        while self.before < settled && self.calls.pop_front().is_some() {
+            self.before += 1;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn print(seq: u32, root: u32) -> Fingerprint {
+        Fingerprint { seq, op: OpKind::Broadcast as u8, root, ..Fingerprint::default() }
+    }
+
+    fn doubt(number: u64, whom: Whom) -> Doubt {
+        Doubt { number, print: print(number as u32, 0), whom }
+    }
+
+    fn doubts(world: u32, calls: impl IntoIterator<Item = Doubt>) -> Doubts {
+        let mut doubts = Doubts::new(0, world);
+        doubts.add(&mut calls.into_iter().collect());
+        doubts
+    }
+
+    #[test]
+    fn who_only_sends_looks_at_the_others() {
+        let unrooted = OpKind::ALL.iter().filter(|op| !op.is_rooted());
+        assert!(unrooted.clone().all(|op| Whom::after(*op, 0, 0, 4) == Whom::Nobody));
+        for op in OpKind::ALL.iter().filter(|op| op.is_rooted()) {
+            let sends = |me| Whom::after(*op, me, 1, 4) != Whom::Nobody;
+            let spreads = matches!(op, OpKind::Broadcast | OpKind::Scatter);
+            assert_eq!((sends(1), sends(0)), (spreads, !spreads), "{op}");
+            assert_eq!(Whom::after(*op, 1, 1, 1), Whom::Nobody);
+            assert_eq!(Whom::after(*op, 0, 1, 9), if spreads { Whom::Nobody } else { Whom::One(1) });
+        }
+    }
+
+    #[test]
+    fn calls_are_kept_until_all_have_made_them() {
+        let mut d = doubts(3, (0..4).map(|n| doubt(n, Whom::All)));
+        let same = |until: u64| move |d: &Doubt| if d.number < until { Known::Call(d.print) } else { Known::NotYet };
+        assert_eq!(d.compare(1, same(4)), Ok(Progress::Done));
+        assert_eq!(d.compare(2, same(1)), Ok(Progress::NotYet));
+        d.forget();
+        assert_eq!(d.since(0).map(|(n, _)| n).collect::<Vec<_>>(), [1, 2, 3]);
+        assert_eq!(d.find(Place { seq: 2, step: 0 }), Some(print(2, 0)));
+        let odd = |d: &Doubt| Known::Call(Fingerprint { root: 2, ..d.print });
+        assert_eq!(d.compare(2, odd), Err(Clash { peer: 2, mine: print(1, 0), theirs: print(1, 2) }));
+        assert_eq!(d.compare(2, same(4)), Ok(Progress::Done));
+        d.forget();
+        assert!(!d.open());
+    }
+
+    #[test]
+    fn a_call_that_concerns_one_is_settled_with_the_others() {
+        let mut d = doubts(3, [doubt(0, Whom::One(2))]);
+        assert_eq!(d.compare(1, |_| Known::NotYet), Ok(Progress::Done));
+        assert_eq!(d.question(1), Ok(None));
+        assert_eq!(d.question(2), Ok(Some(0)));
+        assert_eq!(d.question(2), Ok(None), "asked already");
+        assert!(d.is_waiting());
+        d.give_up_waiting();
+        assert!(!d.is_waiting());
+        let history = History::new(1, vec![(0, print(0, 0))], 64);
+        assert_eq!(d.answer(2, history, false), Ok(()));
+        assert!(!d.open());
+    }
+
+    #[test]
+    fn an_answer_covers_what_it_lists_and_what_is_forgotten() {
+        let calls: Vec<_> = (0..100).map(|n| (n, print(n as u32, 0))).rev().collect();
+        let history = History::new(100, calls, 64);
+        assert_eq!((history.until, history.calls.len()), (64, 64));
+        let mut d = doubts(2, (0..70).map(|n| doubt(n, Whom::All)));
+        assert_eq!(d.answer(1, history, false), Ok(()));
+        assert_eq!(d.question(1), Ok(Some(64)));
+        assert_eq!(d.answer(1, History { until: 69, calls: vec![] }, false), Ok(()));
+        assert_eq!(d.since(0).map(|(n, _)| n).collect::<Vec<_>>(), [69]);
+        let odd = History::new(70, vec![(69, print(69, 1))], 64);
+        let clash = Clash { peer: 1, mine: print(69, 0), theirs: print(69, 1) };
+        assert_eq!(d.answer(1, odd, false), Err(clash));
+        assert_eq!(d.clash(), Some(clash));
+    }
+
+    #[test]
+    fn a_last_word_counts_for_later_calls() {
+        let mut d = doubts(2, []);
+        let calls = vec![(0, print(0, 0)), (1, print(1, 1))];
+        assert_eq!(d.answer(1, History::new(2, calls, 64), true), Ok(()));
+        d.add(&mut vec![doubt(0, Whom::All)]);
+        assert_eq!(d.question(1), Ok(None));
+        d.add(&mut vec![doubt(1, Whom::All)]);
+        assert!(d.question(1).is_err());
+    }
+
+    #[test]
+    fn no_more_than_a_bounded_number_is_kept() {
+        let mut d = doubts(2, (0..MOST as u64 + 10).map(|n| doubt(n, Whom::All)));
+        assert_eq!(d.since(0).count(), MOST);
+        assert_eq!(d.question(1), Ok(Some(10)));
+    }
+}

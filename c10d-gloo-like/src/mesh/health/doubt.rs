@@ -1,0 +1,177 @@
+//! Looks up whether the peers made the calls in which this rank heard nothing of them.
+//!
+//! The board of a peer that shares memory is read; the others are asked over their control connections, and answer by
+//! their watchers whatever their threads do. A peer that has not made the call yet is looked at again later, and never
+//! waited for.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use c10d_core::{Error, ErrorKind, Result};
+use parking_lot::MutexGuard;
+
+use super::{Health, Path};
+use crate::board::{Board, Entered, Place};
+use crate::mesh::control::Frame;
+use crate::mesh::doubts::{Clash, Doubt, Doubts, History, Known, Progress};
+use crate::shm::Segment;
+
+/// How long a rank waits for an answer that it needs before it goes on, once for each peer that is silent. Live peers
+/// answer within a millisecond, on busy machines within some ten.
+const PATIENCE: Duration = Duration::from_millis(100);
+/// The same for a rank that leaves.
+const FAREWELL: Duration = Duration::from_millis(200);
+
+/// The segments in which boards lie.
+pub(super) struct Boards {
+    own: Option<Arc<Segment>>,
+    peers: Box<[Option<Arc<Segment>>]>,
+}
+
+impl Health {
+    /// Says with whom memory is shared. Once, before the first call.
+    pub(in crate::mesh) fn shares(&self, own: Option<Arc<Segment>>, peers: Box<[Option<Arc<Segment>>]>) {
+        let _ = self.boards.set(Boards { own, peers });
+    }
+
+    /// This rank's board.
+    #[inline]
+    pub(super) fn board(&self) -> &Board {
+        match self.boards.get() {
+            Some(Boards { own: Some(segment), .. }) => &segment.header().board,
+            _ => &self.own_board,
+        }
+    }
+
+    fn board_of(&self, peer: u32) -> Option<&Board> {
+        let segment = self.boards.get()?.peers.get(peer as usize)?.as_ref()?;
+        Some(&segment.header().board)
+    }
+
+    /// Compares the calls that are in doubt, the `fresh` ones too, as far as the peers have made them. An error if a peer
+    /// made another one; else, whether some are still in doubt. `wait`: for the answers to the questions of last time.
+    pub(crate) fn verify(&self, fresh: &mut Vec<Doubt>, wait: bool) -> Result<bool> {
+        let mut doubts = self.doubts.lock();
+        doubts.add(fresh);
+        if wait && doubts.is_waiting() {
+            self.hear_out(&mut doubts, PATIENCE);
+        }
+        let mut ask = Vec::new();
+        let mut clash = doubts.clash();
+        for peer in 0..self.paths.len() as u32 {
+            match self.look(&mut doubts, peer) {
+                Ok(Some(from)) => ask.push((peer, from)),
+                Ok(None) => {}
+                Err(found) => clash = clash.or(Some(found)),
+            }
+        }
+        doubts.forget();
+        let open = doubts.open();
+        // The cause is on its way: by then this rank has sent what its call has.
+        if clash.is_none() && (0..self.paths.len() as u32).any(|peer| self.has_given_up(peer)) {
+            self.hear_cause(&mut doubts);
+        }
+        drop(doubts);
+        if let Some(clash) = clash {
+            return Err(self.clash(&clash));
+        }
+        ask.into_iter().for_each(|(peer, from)| self.inquire(peer, from));
+        self.check()?;
+        Ok(open)
+    }
+
+    /// This rank leaves: compares what is in doubt a last time, and waits shortly for answers. Gives the disagreement that
+    /// failed the group, if one did.
+    pub(crate) fn conclude(&self, fresh: &mut Vec<Doubt>, deadline: Instant) -> Option<Error> {
+        if !self.failed() && self.verify(fresh, false).is_ok_and(|open| open) {
+            let patience = FAREWELL.min(deadline.saturating_duration_since(Instant::now()));
+            self.hear_out(&mut self.doubts.lock(), patience);
+        }
+        self.cause().filter(|error| matches!(error.kind(), ErrorKind::Mismatch { .. }))
+    }
+
+    /// Waits for the answers that are open.
+    #[cold]
+    fn hear_out(&self, doubts: &mut MutexGuard<'_, Doubts>, patience: Duration) {
+        let until = Instant::now() + patience;
+        while !patience.is_zero() && doubts.is_waiting() && !self.failed() {
+            if self.answers.wait_until(doubts, until).timed_out() {
+                doubts.give_up_waiting();
+            }
+        }
+    }
+
+    fn has_given_up(&self, peer: u32) -> bool {
+        self.board_of(peer).is_some_and(Board::has_given_up)
+    }
+
+    /// A peer has failed, and has told why: waits until that is here.
+    #[cold]
+    fn hear_cause(&self, doubts: &mut MutexGuard<'_, Doubts>) {
+        let until = Instant::now() + PATIENCE;
+        while !self.failed() && !self.answers.wait_until(doubts, until).timed_out() {}
+    }
+
+    /// Looks at what can be seen of a peer. Gives the number from which on it must be asked.
+    fn look(&self, doubts: &mut Doubts, peer: u32) -> Result<Option<u64>, Clash> {
+        let progress = match self.board_of(peer) {
+            Some(board) => doubts.compare(peer, |doubt| read(board, doubt))?,
+            None => Progress::Gone,
+        };
+        if progress == Progress::Gone { doubts.question(peer) } else { Ok(None) }
+    }
+
+    fn inquire(&self, peer: u32, from: u64) {
+        match self.path(peer) {
+            Some(Path::Away(connection)) => connection.send_bytes(&Frame::Ask { from }.to_bytes(), true),
+            Some(Path::Here(there)) => match there.upgrade() {
+                Some(there) => self.told(peer, there.history(from, History::ANSWER), false),
+                // It has left, and its last word is here.
+                None => self.doubts.lock().withdraw(peer),
+            },
+            None => {}
+        }
+    }
+
+    /// What this rank remembers of its calls from this number on.
+    pub(super) fn history(&self, from: u64, most: usize) -> History {
+        let until = self.board().begun();
+        // In this order: what is overwritten on the board meanwhile is among the doubts by then, if it is in doubt.
+        let mut calls: Vec<_> = self.board().since(from).collect();
+        calls.extend(self.doubts.lock().since(from).take(most + 1));
+        History::new(until, calls, most)
+    }
+
+    /// A peer told of its calls; `last`: it leaves.
+    pub(super) fn told(&self, peer: u32, history: History, last: bool) {
+        let compared = self.doubts.lock().answer(peer, history, last);
+        if let Err(clash) = compared {
+            self.clash(&clash);
+        }
+        self.answers.notify_all();
+    }
+
+    fn clash(&self, clash: &Clash) -> Error {
+        self.mismatch(clash.peer, &clash.mine, &clash.theirs)
+    }
+
+    /// The own call at a place, if it is still remembered.
+    pub(crate) fn called(&self, place: Place) -> Option<c10d_core::Fingerprint> {
+        self.board().find(place).or_else(|| self.doubts.lock().find(place))
+    }
+}
+
+/// What a board says of a call. A rank that lacks an own call before it has other numbers; then the place counts.
+fn read(board: &Board, doubt: &Doubt) -> Known {
+    let place = Place::of(&doubt.print);
+    match board.entry(doubt.number) {
+        Entered::NotYet => Known::NotYet,
+        Entered::Call(print) if Place::of(&print) == place => Known::Call(print),
+        Entered::Gone => Known::Gone,
+        Entered::Call(_) => match board.find(place) {
+            Some(print) => Known::Call(print),
+            None if board.position().is_before(place) => Known::NotYet,
+            None => Known::Gone,
+        },
+    }
+}

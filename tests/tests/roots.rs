@@ -1,0 +1,304 @@
+//! Ranks that disagree about a call in which somebody has nothing to receive: every rooted op with every root, against
+//! every other collective. Who only sends learns of it by its 8th collective after the other's call, or when it leaves.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use c10d::{Error, ErrorKind, HashStore, OpKind, ProcessGroup, ReduceOp, Result, op};
+use libtest_mimic::{Failed, Trial};
+
+use crate::stage::acts::{Arguments, WORLD, act};
+use crate::stage::{cast, join, lines, shown, tell};
+
+/// No verdict: only so that a hang ends.
+const CAP: Duration = Duration::from_secs(20);
+/// How many collectives a rank that only sends may make without learning.
+const AT_MOST: u32 = 8;
+
+pub(crate) fn play(part: &str) -> Result {
+    if part == "drop" { drop_in_disagreement() } else { disagree() }
+}
+
+pub(crate) fn trials() -> Vec<Trial> {
+    let mut trials = Vec::new();
+    for transport in ["shm", "tcp"] {
+        for world in 2..=4 {
+            let name = format!("roots/{transport}/threads/{world}");
+            trials.push(Trial::test(name, move || nothing(threads(world, transport))));
+        }
+        trials.push(Trial::test(format!("roots/{transport}/processes"), move || processes(transport)));
+        trials.push(Trial::test(format!("roots/{transport}/drop"), move || dropped(transport)));
+    }
+    trials
+}
+
+/// A call, as far as ranks disagree about it here.
+type Which = (OpKind, u32);
+
+/// All ranks but one make the usual call, and that one another.
+#[derive(Clone, Copy, Debug)]
+struct Case {
+    odd: u32,
+    usual: Which,
+    other: Which,
+    /// Calls that ranks which only send make before the odd one makes its only call.
+    early: u32,
+}
+
+fn collectives(world: u32) -> Vec<Which> {
+    let collectives = OpKind::ALL.iter().copied().filter(|op| !op.is_p2p());
+    collectives.flat_map(|op| (0..if op.is_rooted() { world } else { 1 }).map(move |root| (op, root))).collect()
+}
+
+/// Some of the cases of a world; all with `C10D_SUITE=full`.
+fn cases(world: u32) -> Vec<Case> {
+    let step = if std::env::var("C10D_SUITE").is_ok_and(|suite| suite == "full") { 1 } else { 7 * world as usize / 2 };
+    let mut all = Vec::new();
+    for usual in collectives(world).into_iter().filter(|(op, _)| op.is_rooted()) {
+        for other in collectives(world).into_iter().filter(|other| *other != usual) {
+            let n = all.len() as u32;
+            all.push(Case { odd: n / 3 % world, usual, other, early: n % 9 });
+        }
+    }
+    // Those that were met first: everybody is root, nobody is root.
+    let named = (0..2).flat_map(|odd| {
+        [OpKind::Broadcast, OpKind::Scatter, OpKind::Reduce, OpKind::Gather].map(|op| {
+            let root = |rank| if matches!(op, OpKind::Broadcast | OpKind::Scatter) { rank } else { 1 - rank };
+            Case { odd, usual: (op, root(1 - odd)), other: (op, root(odd)), early: 3 }
+        })
+    });
+    all.into_iter().step_by(step).chain(named).collect()
+}
+
+/// Whether the rank has nothing to receive in the call.
+pub(crate) fn only_sends((op, root): Which, rank: u32) -> bool {
+    match op {
+        OpKind::Broadcast | OpKind::Scatter => rank == root,
+        OpKind::Reduce | OpKind::Gather => rank != root,
+        _ => false,
+    }
+}
+
+fn call(pg: &ProcessGroup, (op, root): Which) -> Result {
+    act(pg, &Arguments { root, ..Arguments::of(op, 3, CAP) })
+}
+
+fn say(pg: &ProcessGroup, what: &str) -> Result {
+    pg.store().set(what, b"1", Instant::now() + CAP)
+}
+
+fn hear(pg: &ProcessGroup, what: &str) -> Result {
+    pg.store().wait(&[what], Instant::now() + CAP)
+}
+
+/// Calls that may yet learn, and how many; and the error.
+type Learnt = (u32, Option<Error>);
+
+fn repeat(pg: &ProcessGroup, which: Which, most: u32) -> Learnt {
+    for n in 1..=most {
+        if let Err(e) = call(pg, which) {
+            return (n, Some(e));
+        }
+    }
+    (most, None)
+}
+
+/// Plays a case; what is wrong, if something is.
+fn play_one(pg: ProcessGroup, case: &Case) -> Result<Option<String>> {
+    let me = pg.rank();
+    let others = || (0..pg.size()).filter(|rank| *rank != case.odd);
+    let mine = if me == case.odd { case.other } else { case.usual };
+    let (learnt, leaves) = if me == case.odd {
+        for rank in others() {
+            hear(&pg, &format!("early/{rank}"))?;
+        }
+        say(&pg, "enters")?;
+        let result = call(&pg, case.other);
+        say(&pg, "returned")?;
+        for rank in others() {
+            hear(&pg, &format!("learnt/{rank}"))?;
+        }
+        ((1, result.err()), pg.shutdown().err())
+    } else {
+        let sends = only_sends(case.usual, me);
+        if sends && let (n, Some(e)) = repeat(&pg, case.usual, case.early) {
+            return Ok(Some(format!("rank {me}: early call {n}: {e}")));
+        }
+        say(&pg, &format!("early/{me}"))?;
+        hear(&pg, "enters")?;
+        // If it does not return, it waits for this one.
+        let soon = Instant::now() + Duration::from_millis(20);
+        while Instant::now() < soon && !pg.store().check(&["returned"], Instant::now() + CAP)? {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let learnt = repeat(&pg, case.usual, if sends { AT_MOST } else { 10_000 });
+        say(&pg, &format!("learnt/{me}"))?;
+        (learnt, None)
+    };
+    let (calls, error) = learnt;
+    let Some(error) = error.or(leaves) else { return Ok(Some(format!("rank {me}: nothing after {calls} calls"))) };
+    let culprit = |rank: &u32| if me == case.odd { *rank != me } else { *rank == case.odd };
+    Ok((!is_about(&error, mine, culprit)).then(|| format!("rank {me}, call {calls}: {error}")))
+}
+
+/// Whether the error is a mismatch about the first call, made as `mine` here, and blames the right ranks.
+fn is_about(error: &Error, mine: Which, culprit: impl Fn(&u32) -> bool) -> bool {
+    let report = error.report();
+    let named = !report.guilty.is_empty() && report.guilty.iter().all(culprit);
+    let kind = matches!(report.kind, ErrorKind::Mismatch { field: "op" | "root", .. });
+    kind && named && report.op == Some(mine.0) && report.seq == Some(0)
+}
+
+/// Plays the cases, each in a group of its own.
+pub(crate) fn play_all(pg: &ProcessGroup) -> Result<Vec<String>> {
+    let everybody: Vec<u32> = (0..pg.size()).collect();
+    let mut wrong = Vec::new();
+    for case in cases(pg.size()) {
+        let Some(group) = pg.new_group(&everybody)? else { continue };
+        wrong.extend(play_one(group, &case)?.map(|what| format!("{case:?}: {what}")));
+    }
+    for special in [leave_together, leave_apart, run_ahead, wait_elsewhere] {
+        let Some(group) = pg.new_group(&everybody)? else { continue };
+        wrong.extend(special(group)?);
+    }
+    Ok(wrong)
+}
+
+/// Makes the call, and waits until all have made it.
+fn call_together(pg: &ProcessGroup, which: Which) -> Result {
+    call(pg, which)?;
+    say(pg, &format!("called/{}", pg.rank()))?;
+    (0..pg.size()).try_for_each(|rank| hear(pg, &format!("called/{rank}")))
+}
+
+/// Nobody calls again: the last look is at the end.
+fn leave_together(pg: ProcessGroup) -> Result<Option<String>> {
+    let me = pg.rank();
+    let which = (OpKind::Broadcast, me);
+    call_together(&pg, which)?;
+    let left = pg.shutdown().err();
+    let right = left.as_ref().is_some_and(|e| is_about(e, which, |rank| *rank != me));
+    Ok((!right).then(|| format!("leave_together, rank {me}: {left:?}")))
+}
+
+/// The others have left when the last one makes its call.
+fn leave_apart(pg: ProcessGroup) -> Result<Option<String>> {
+    let (me, last) = (pg.rank(), pg.size() - 1);
+    let store = pg.store().clone();
+    let which = (OpKind::Broadcast, me);
+    if me < last {
+        // Alike, and each its own root otherwise.
+        let which = (OpKind::Broadcast, 0);
+        call(&pg, which)?;
+        let left = pg.shutdown().err();
+        store.set(&format!("left/{me}"), b"1", Instant::now() + CAP)?;
+        return Ok(left.map(|e| format!("leave_apart, rank {me}: {e}")));
+    }
+    for rank in 0..last {
+        hear(&pg, &format!("left/{rank}"))?;
+    }
+    let error = call(&pg, which).and_then(|()| pg.shutdown()).err();
+    let right = error.as_ref().is_some_and(|e| is_about(e, which, |rank| *rank != me));
+    Ok((!right).then(|| format!("leave_apart, rank {me}: {error:?}")))
+}
+
+/// Rank 0 makes more calls than are remembered before the others come.
+fn run_ahead(pg: ProcessGroup) -> Result<Option<String>> {
+    let me = pg.rank();
+    let which = (OpKind::Broadcast, me);
+    let begin = Instant::now();
+    if me == 0 {
+        for n in 0..300 {
+            if let Err(e) = call(&pg, which) {
+                return Ok(Some(format!("run_ahead, rank 0 is held back at {n}: {e}")));
+            }
+        }
+        say(&pg, "ahead")?;
+        let late = begin.elapsed() > CAP / 2;
+        // The others learn from what it did, though it does nothing.
+        for rank in 1..pg.size() {
+            hear(&pg, &format!("learnt/{rank}"))?;
+        }
+        let (calls, error) = repeat(&pg, which, AT_MOST);
+        let right = error.as_ref().is_some_and(|e| is_about(e, which, |rank| *rank != 0));
+        return Ok((late || !right).then(|| format!("run_ahead, rank 0, call {calls}: {error:?}")));
+    }
+    hear(&pg, "ahead")?;
+    let (calls, error) = repeat(&pg, which, AT_MOST);
+    say(&pg, &format!("learnt/{me}"))?;
+    let right = error.as_ref().is_some_and(|e| is_about(e, which, |rank| *rank != me));
+    Ok((!right).then(|| format!("run_ahead, rank {me}, call {calls}: {error:?}")))
+}
+
+/// What is found in a later call is told of the call in which the ranks parted, and says where it was found.
+fn wait_elsewhere(pg: ProcessGroup) -> Result<Option<String>> {
+    let me = pg.rank();
+    let which = (OpKind::Broadcast, me);
+    call_together(&pg, which)?;
+    let error = pg.barrier().err();
+    let right = error.as_ref().is_some_and(|e| {
+        is_about(e, which, |rank| *rank != me) && e.report().what.ends_with("found in barrier, seq 1")
+    });
+    Ok((!right).then(|| format!("wait_elsewhere, rank {me}: {error:?}")))
+}
+
+/// Plays all with threads as ranks.
+fn threads(world: u32, transport: &str) -> Vec<String> {
+    let store = Arc::new(HashStore::new());
+    let rank = |rank: u32| {
+        let builder = c10d::builder().rank(rank).size(world).store(store.clone()).timeout(CAP);
+        builder.hint("gloo-like.transport", transport).build().and_then(|pg| play_all(&pg))
+    };
+    std::thread::scope(|s| {
+        let ranks: Vec<_> = (0..world).map(|r| s.spawn(move || rank(r))).collect();
+        let results = ranks.into_iter().map(|r| r.join().unwrap_or_else(|_| Ok(vec!["a rank panicked".into()])));
+        results.flat_map(|r| r.unwrap_or_else(|e| vec![e.to_string()])).collect()
+    })
+}
+
+fn disagree() -> Result {
+    let pg = join(CAP)?;
+    play_all(&pg)?.iter().for_each(tell);
+    pg.barrier()
+}
+
+fn nothing(wrong: Vec<String>) -> Result<(), Failed> {
+    if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\n").into()) }
+}
+
+fn processes(transport: &str) -> Result<(), Failed> {
+    let report = cast("disagree", WORLD, transport).run().map_err(|e| e.to_string())?;
+    if !report.exits.iter().all(|exit| exit.success()) {
+        return Err(shown(&report).into());
+    }
+    nothing((0..WORLD).flat_map(|rank| lines(&report, rank)).collect())
+}
+
+/// Two ranks give to each other, and drop the group.
+fn drop_in_disagreement() -> Result {
+    let pg = join(CAP)?;
+    let me = pg.rank();
+    pg.run(op::reduce(vec![1u32; 4], ReduceOp::Sum, 1 - me).timeout(CAP))?;
+    pg.store().add("made", 1, Instant::now() + CAP)?;
+    while pg.store().add("made", 0, Instant::now() + CAP)? < 2 {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    drop(pg);
+    Ok(())
+}
+
+fn dropped(transport: &str) -> Result<(), Failed> {
+    let report = cast("drop", 2, transport).run().map_err(|e| e.to_string())?;
+    for rank in 0..2 {
+        let said = String::from_utf8_lossy(&report.output[rank].stderr).into_owned();
+        let other = 1 - rank;
+        let wanted = [
+            format!("c10d: Mismatch (rank {other}): root is {other} here, {rank} there"),
+            format!("[on rank {rank}, in reduce, seq 0"),
+        ];
+        if !wanted.iter().all(|words| said.contains(words)) {
+            return Err(shown(&report).into());
+        }
+    }
+    Ok(())
+}
