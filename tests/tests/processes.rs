@@ -18,7 +18,7 @@ use std::process::ExitCode;
 use c10d_conformance::{Program, Ranks, Suite};
 
 fn main() -> ExitCode {
-    let parts: [(&str, stage::Play); 7] = [
+    let parts: &[(&str, stage::Play)] = &[
         ("blame", blame::play),
         ("faults", faults::play),
         ("joining", joining::play),
@@ -28,7 +28,7 @@ fn main() -> ExitCode {
         ("roots", roots::play),
         ("sparse", sparse::play),
     ];
-    if let Some(code) = stage::play(&parts) {
+    if let Some(code) = stage::play(parts) {
         return code;
     }
     let suite = || Suite::new(c10d::builtin()).backend("cpu:gloo-like");
