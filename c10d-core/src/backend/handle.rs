@@ -78,6 +78,12 @@ impl Job {
         unsafe { Frame::complete(frame.as_ptr(), result) };
     }
 
+    /// Ends an operation that was taken back.
+    pub(crate) fn complete_cancelled(self) {
+        let what = "the op was cancelled before any message was taken or sent";
+        self.complete(Err(Error::new(ErrorKind::Aborted, what).rejected()));
+    }
+
     /// Ends the operation while something that may never let go still holds its buffers: the caller gets the error and
     /// no buffer, and their memory is leaked. Only for operations that own their buffers; gives the job back otherwise.
     pub fn fail_keeping(self, error: Error) -> std::result::Result<Kept, Job> {

@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
-use super::{Backend, Caller, Fingerprint, Frame, Job, Origin, Request, overdue};
+use super::{Backend, Caller, Fingerprint, Frame, Job, JobId, Origin, Request, overdue};
 use crate::buffer::{Outcome, Sink};
 use crate::error::complain;
 use crate::ops::{OpKind, Params};
@@ -114,6 +114,11 @@ impl<T: Send + Sync + 'static> Detached<T> {
         // SAFETY: made by `Arc::into_raw` in `start`.
         let state = unsafe { Arc::from_raw(frame.cast::<Self>()) };
         contain("the drop of a step's memory", || drop(state));
+    }
+
+    /// Which job the backend was given.
+    pub(crate) fn id(&self) -> JobId {
+        JobId::of(&self.frame)
     }
 
     /// Whether the step is over; else the waker is called when it is. From one thread only.

@@ -128,7 +128,7 @@ impl<'a, R> Handle<'a, R> {
         let Some(job) = backend.cancel(&[id]).map_err(refused)?.into_iter().find(|job| job.id() == id) else {
             return Ok(false);
         };
-        job.complete(Err(Error::new(ErrorKind::Aborted, "the op was cancelled").rejected()));
+        job.complete_cancelled();
         Ok(true)
     }
 }

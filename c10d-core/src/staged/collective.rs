@@ -1,6 +1,5 @@
 //! The pipeline of collectives: out of the device, through the CPU backend, back into the device, in rounds that overlap.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use super::announce;
@@ -13,6 +12,7 @@ use super::slot::{Call, Slot};
 use crate::backend::{Request, let_go, nested};
 use crate::buffer::{Outcome, Sink, Span};
 use crate::ops::{OpKind, Params};
+use crate::panics::caught;
 use crate::store::FOREVER;
 use crate::types::Device;
 use crate::{Error, ErrorKind, Result, Status};
@@ -31,9 +31,9 @@ pub(super) fn serve(shared: &Shared) {
     while let Some(slot) = shared.collectives.next() {
         if slot.if_open(|| ()) {
             let mut retained = Vec::new();
-            let result = catch_unwind(AssertUnwindSafe(|| run(shared, &slot, &mut kept, &mut retained)));
-            let what = "the thread of staged collectives panicked";
-            let result = result.unwrap_or_else(|_| Err(Error::new(ErrorKind::Internal, what)));
+            let result = caught(|| run(shared, &slot, &mut kept, &mut retained)).unwrap_or_else(|words| {
+                Err(Error::new(ErrorKind::Internal, format!("the thread of staged collectives panicked: {words}")))
+            });
             if let Err(error) = &result
                 && error.status() == Status::Failed
             {

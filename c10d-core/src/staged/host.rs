@@ -4,6 +4,7 @@ use std::alloc::{Layout, alloc, dealloc};
 use std::sync::Arc;
 
 use crate::device::DeviceRuntime;
+use crate::panics::contain;
 use crate::{Error, ErrorKind, Result};
 
 /// Host tensors begin at multiples of this.
@@ -60,7 +61,7 @@ impl Drop for Host {
             // SAFETY: allocated with this layout, once freed.
             Some(layout) => unsafe { dealloc(self.base, layout) },
             // SAFETY: from `allocate_host` with this size; whoever drops the block knows that no copy uses it.
-            None => unsafe { self.runtime.free_host(self.base, self.bytes) },
+            None => contain("a device's free_host", || unsafe { self.runtime.free_host(self.base, self.bytes) }),
         }
     }
 }

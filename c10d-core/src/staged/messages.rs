@@ -1,6 +1,5 @@
 //! Point-to-point ops: many at once, none of which waits for another, but for what keeps those with one tag in order.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::task::{Wake, Waker};
 use std::time::Duration;
@@ -13,6 +12,7 @@ use super::slot::Slot;
 use crate::buffer::Outcome;
 use crate::device::Event;
 use crate::ops::OpKind;
+use crate::panics::{caught, contain};
 use crate::{Error, ErrorKind, Result, Status};
 
 /// How long the thread sleeps at most between two looks at a device that is at work.
@@ -58,9 +58,8 @@ impl Wake for Rouse {
 /// Does messages until the line is closed and all are over.
 pub(super) fn serve(shared: &Arc<Shared>) {
     let mut kept = Kept::default();
-    let done = catch_unwind(AssertUnwindSafe(|| work(shared, &mut kept)));
-    if done.is_err() {
-        shared.die(&Error::new(ErrorKind::Internal, "the thread of staged messages panicked"));
+    if let Err(words) = caught(|| work(shared, &mut kept)) {
+        shared.die(&Error::new(ErrorKind::Internal, format!("the thread of staged messages panicked: {words}")));
     }
     if shared.death().is_some() {
         // Something may be in flight for ever.
@@ -68,7 +67,7 @@ pub(super) fn serve(shared: &Arc<Shared>) {
     }
     for (index, event) in kept.events {
         // SAFETY: made on this device, recorded on nothing that runs, not used again.
-        let _ = catch_unwind(AssertUnwindSafe(|| unsafe { shared.device.destroy_event(index, event) }));
+        contain("a device's destroy_event", || unsafe { shared.device.destroy_event(index, event) });
     }
     kept.ports.iter().for_each(|port| Watched::close(&shared.device, port));
 }
@@ -82,6 +81,10 @@ fn work(shared: &Arc<Shared>, kept: &mut Kept) {
         let closed = shared.messages.take(&mut arrived, at_device.then_some(pause));
         pause = if arrived.is_empty() { (pause * 2).clamp(Duration::from_micros(5), LOOK) } else { Duration::ZERO };
         for slot in arrived.drain(..).filter(|slot| slot.if_open(|| ())) {
+            if slot.is_asked() {
+                give_back(shared, &slot);
+                continue;
+            }
             match Parcel::begin(shared, &slot, kept) {
                 Ok(parcel) => kept.parcels.push(parcel),
                 Err(error) => over(shared, &slot, Err(error)),
@@ -100,15 +103,27 @@ fn work(shared: &Arc<Shared>, kept: &mut Kept) {
                 continue;
             };
             let device = Watched { shared, engine: &shared.messages, slot: &slot, index };
+            if slot.is_asked() && !parcel.is_taken_back() {
+                match parcel.take_back(shared) {
+                    Ok(true) => {}
+                    Ok(false) => slot.refuse(Ok(())),
+                    Err(why) => slot.refuse(Err(why)),
+                }
+            }
             let receives = slot.call.op != OpKind::Send;
             let waits_for_round = receives && open_tags.contains(&slot.call.params.tag);
             match parcel.advance(&device, port, &waker, waits || waits_for_round) {
                 Some(result) => {
                     let parcel = kept.parcels.remove(i);
+                    let taken_back = parcel.is_taken_back();
                     let Parcel { index, retained, host, outs, .. } = parcel;
                     kept.events.extend(outs.into_iter().map(|event| (index, event)));
                     kept.hosts.extend(Arc::into_inner(host).filter(|_| kept.hosts.len() < SPARE));
-                    over(shared, &slot, result);
+                    if taken_back {
+                        give_back(shared, &slot)
+                    } else {
+                        over(shared, &slot, result)
+                    }
                     device.release(&retained);
                     pause = Duration::ZERO;
                 }
@@ -123,6 +138,12 @@ fn work(shared: &Arc<Shared>, kept: &mut Kept) {
             return;
         }
     }
+}
+
+/// Ends a message of which nothing was sent, and none was taken.
+fn give_back(shared: &Shared, slot: &Arc<Slot>) {
+    slot.give_back();
+    shared.leave(slot);
 }
 
 fn over(shared: &Shared, slot: &Arc<Slot>, result: Result<Outcome>) {

@@ -24,9 +24,7 @@ use std::time::{Duration, Instant};
 use shared::Shared;
 use slot::Slot;
 
-use crate::backend::GroupInit;
-use crate::backend::Job;
-use crate::backend::{Backend, Capabilities};
+use crate::backend::{Backend, Capabilities, GroupInit, Job, JobId, let_go};
 use crate::device::DeviceRuntime;
 use crate::ops::OpKind;
 use crate::types::{DType, DispatchKey, ReduceOp};
@@ -36,6 +34,9 @@ use crate::{Error, ErrorKind, Phase, Result};
 const FIND_OUT: Duration = Duration::from_millis(20);
 /// Bytes of a round, unless the hint `staged.chunk` says otherwise.
 const CHUNK: usize = 1 << 20;
+
+/// How long the thread of messages is waited for when one is to be taken back, at most: it may be inside of a device's call.
+const ANSWER: Duration = Duration::from_secs(1);
 
 /// A backend for a device's memory that stands on a CPU backend: every op is copied to the host, done there, and copied
 /// back, in rounds that overlap.
@@ -111,6 +112,20 @@ unsafe impl Backend for Staged {
             slot.finish(Err(error));
             self.shared.leave(&slot);
         }
+    }
+
+    /// One message at a time. It goes back when the device has passed the copies of it, for which this waits a moment;
+    /// where that takes longer, the message ends by itself as cancelled.
+    fn cancel(&self, jobs: &[JobId]) -> Result<Vec<Job>> {
+        let [id] = jobs else {
+            return Err(Error::unsupported("messages of a device's memory are taken back one at a time"));
+        };
+        let slot = self.shared.flight.lock().slots.iter().find(|slot| slot.id == *id).cloned();
+        let Some(slot) = slot.filter(|slot| slot.call.op.is_p2p()) else { return Ok(Vec::new()) };
+        slot.ask();
+        self.shared.messages.rouse();
+        let until = Instant::now() + let_go(slot.call.outer.timeout).min(ANSWER);
+        Ok(slot.answer_by(until)?.into_iter().collect())
     }
 
     fn abort(&self, cause: &Error) {

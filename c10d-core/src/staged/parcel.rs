@@ -13,10 +13,11 @@ use super::plan::{Chunk, Plan};
 use super::port::{Port, Watched};
 use super::shared::Shared;
 use super::slot::Slot;
-use crate::backend::Detached;
+use crate::backend::{Detached, Job, JobId};
 use crate::buffer::Outcome;
 use crate::device::Event;
 use crate::ops::OpKind;
+use crate::panics::caught;
 use crate::{Error, ErrorKind, Phase, Result, Status};
 
 /// A message on its way.
@@ -45,6 +46,8 @@ enum Stage {
     Back,
     /// Failed, while the device may still be at it.
     Failed(Error),
+    /// Taken back from the CPU backend, while the device may still be at it.
+    TakenBack,
 }
 
 impl Parcel {
@@ -115,7 +118,35 @@ impl Parcel {
     pub(super) fn open_tag(&self) -> Option<u32> {
         let call = &self.slot.call;
         let open = call.op == OpKind::RecvAnySource && self.given < self.chunks.len();
-        open.then_some(call.params.tag)
+        (open && !self.is_taken_back()).then_some(call.params.tag)
+    }
+
+    pub(super) fn is_taken_back(&self) -> bool {
+        matches!(self.stage, Stage::TakenBack)
+    }
+
+    /// Takes all rounds back from the CPU backend, or none: `false`, it is too late. The message is over when the device
+    /// has passed what it was given.
+    pub(super) fn take_back(&mut self, shared: &Shared) -> Result<bool> {
+        if !matches!(self.stage, Stage::Moving) || self.through > 0 {
+            return Ok(false);
+        }
+        if !self.steps.is_empty() {
+            let ids: Vec<JobId> = self.steps.iter().map(|step| step.id()).collect();
+            let asked = caught(|| shared.cpu.cancel(&ids));
+            let jobs = asked.unwrap_or_else(|words| {
+                let what = format!("backend {} panicked when it was asked for a message: {words}", shared.cpu.name());
+                Err(Error::new(ErrorKind::Internal, what).rejected())
+            })?;
+            if jobs.is_empty() {
+                return Ok(false);
+            }
+            jobs.into_iter().for_each(Job::complete_cancelled);
+            self.steps.clear();
+        }
+        self.slot.set_at_cpu(false);
+        self.stage = Stage::TakenBack;
+        Ok(true)
     }
 
     /// Takes all steps that can be taken; `Some` = the message is over. One that `waits` is given to nobody yet.
@@ -129,6 +160,7 @@ impl Parcel {
         let over = match &self.stage {
             Stage::Moving => self.go_on(device, port, waker, waits),
             Stage::Back => in_time(device, self.outs[0]),
+            Stage::TakenBack => self.outs.iter().try_fold(true, |all, mark| Ok(in_time(device, *mark)? && all)),
             Stage::Failed(error) => return device.drained_now(port).then(|| Err(error.clone())),
         };
         match over {

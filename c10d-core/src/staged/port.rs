@@ -1,6 +1,5 @@
 //! The way to one device for one op: every call of its runtime, watched; the streams and marks that the copies use.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -12,6 +11,7 @@ use super::slot::{Hold, Slot};
 use crate::backend::let_go;
 use crate::buffer::Span;
 use crate::device::{DevicePtr, DeviceRuntime, Event, Stream, poll};
+use crate::panics::{caught, contain};
 use crate::{Error, ErrorKind, Phase, Result};
 
 /// Rounds whose host memory is in use at once: one is copied out, one is at the CPU backend, one is copied back.
@@ -53,7 +53,7 @@ impl Watched<'_> {
     }
 
     fn made<T>(&self, name: &'static str, call: impl FnOnce(&Arc<dyn DeviceRuntime>) -> Result<T>) -> Result<T> {
-        let done = catch_unwind(AssertUnwindSafe(|| call(&self.shared.device)));
+        let done = caught(|| call(&self.shared.device));
         self.engine.does(None);
         let device = || self.shared.device_of(self.slot);
         match done {
@@ -64,8 +64,9 @@ impl Watched<'_> {
                 report.phase.get_or_insert(Phase::Transfer);
                 Err(e)
             }
-            Err(_) => {
-                Err(Error::new(ErrorKind::Device, format!("the runtime of device {} panicked in {name}", device())))
+            Err(words) => {
+                let what = format!("the runtime of device {} panicked in {name}: {words}", device());
+                Err(Error::new(ErrorKind::Device, what))
             }
         }
     }
@@ -115,7 +116,7 @@ impl Watched<'_> {
                 Ok(())
             });
             if let Err(e) = released {
-                tracing::warn!(target: "c10d", "{e}");
+                contain("a tracing subscriber", || tracing::warn!(target: "c10d", "{e}"));
             }
         }
     }
@@ -283,10 +284,10 @@ impl Watched<'_> {
     pub(super) fn close(device: &Arc<dyn DeviceRuntime>, port: &Port) {
         let events = port.outs.iter().chain(&port.backs).chain([&port.begin]);
         // SAFETY: made by `port` on this device, nothing runs on them, and they are not used again.
-        let _ = catch_unwind(AssertUnwindSafe(|| unsafe {
+        contain("a device's destroy_event or destroy_stream", || unsafe {
             events.for_each(|event| device.destroy_event(port.index, *event));
             device.destroy_stream(port.index, port.out);
             device.destroy_stream(port.index, port.back);
-        }));
+        });
     }
 }

@@ -8,6 +8,7 @@ use super::port::{DEPTH, Port, Watched};
 use crate::buffer::Outcome;
 use crate::device::{DevicePtr, DeviceReduce, Scale};
 use crate::ops::{OpKind, Params, Shape};
+use crate::panics::contain;
 use crate::types::{DType, DispatchKey, ReduceOp};
 use crate::{Error, ErrorKind, Result};
 
@@ -181,7 +182,7 @@ impl Scratch {
     pub(super) fn close(self, device: &std::sync::Arc<dyn crate::device::DeviceRuntime>) {
         if let Some(base) = self.base {
             // SAFETY: from `allocate`, once; nothing that uses it is in flight.
-            unsafe { device.free(self.index, base) };
+            contain("a device's free", || unsafe { device.free(self.index, base) });
         }
     }
 

@@ -12,6 +12,7 @@ use super::{Slot, watchdog};
 use crate::backend::Backend;
 use crate::device::DeviceRuntime;
 use crate::ops::OpKind;
+use crate::panics::{caught, contain};
 use crate::{Error, ErrorKind, Phase, Result};
 
 pub(super) struct Shared {
@@ -84,7 +85,7 @@ impl Shared {
     /// Ends the backend, and what runs on the CPU, with its first cause. Completes nothing.
     pub(super) fn die(&self, cause: &Error) {
         if self.dead.set((cause.clone(), Instant::now())).is_ok() {
-            self.cpu.abort(cause);
+            contain("a backend's abort", || self.cpu.abort(cause));
             // Under the lock, so that nobody is between looking and waiting.
             drop(self.flight.lock());
             self.changed.notify_all();
@@ -124,7 +125,8 @@ impl Shared {
     /// What errors call the device of an op.
     pub(super) fn device_of(&self, slot: &Slot) -> String {
         let span = slot.call.outputs.first().or(slot.call.inputs.first());
-        span.map_or_else(|| self.device.name().to_owned(), |span| span.device().to_string())
+        let name = || caught(|| self.device.name().to_owned()).unwrap_or_else(|_| "?".to_owned());
+        span.map_or_else(name, |span| span.device().to_string())
     }
 
     /// The collective for which this one waits, where that is with the CPU backend.

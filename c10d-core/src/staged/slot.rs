@@ -1,10 +1,11 @@
 //! An op on its way through the pipeline: what it is, and who may still complete it.
 
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 
-use crate::backend::{Job, Outer};
+use crate::backend::{Job, JobId, Outer};
 use crate::buffer::{Outcome, Span};
 use crate::ops::{OpKind, Params, Shape};
 use crate::types::DType;
@@ -38,14 +39,25 @@ impl Call {
 
 /// An op, shared by the thread that does it and the watchdog.
 pub(super) struct Slot {
+    pub(super) id: JobId,
     pub(super) call: Call,
     at_cpu: AtomicBool,
     state: Mutex<State>,
+    answered: Condvar,
 }
 
 struct State {
     job: Option<Job>,
     hold: Hold,
+    ask: Ask,
+}
+
+/// Whether somebody wants the op back.
+enum Ask {
+    Nobody,
+    Asked,
+    /// The job; none: it is too late.
+    Answered(Result<Option<Job>>),
 }
 
 /// What the device may still do to the op's memory if the op is given up.
@@ -73,7 +85,9 @@ impl Slot {
             outer: Outer::of(request),
             owns: job.owns_buffers(),
         };
-        Slot { call, at_cpu: AtomicBool::new(false), state: Mutex::new(State { job: Some(job), hold: Hold::Nothing }) }
+        let id = job.id();
+        let state = Mutex::new(State { job: Some(job), hold: Hold::Nothing, ask: Ask::Nobody });
+        Slot { id, call, at_cpu: AtomicBool::new(false), state, answered: Condvar::new() }
     }
 
     /// Says what the device is about to hold.
@@ -101,9 +115,59 @@ impl Slot {
         open
     }
 
+    /// Asks for the op.
+    pub(super) fn ask(&self) {
+        let mut state = self.state.lock();
+        state.ask = if state.job.is_some() { Ask::Asked } else { Ask::Answered(Ok(None)) };
+    }
+
+    pub(super) fn is_asked(&self) -> bool {
+        matches!(self.state.lock().ask, Ask::Asked)
+    }
+
+    /// Tells who asks: why not, or that it is too late.
+    pub(super) fn refuse(&self, why: Result) {
+        self.answer(&mut self.state.lock(), why.map(|()| None));
+    }
+
+    /// Gives the op to who asks. Ends it, if nobody waits for that any more. The device is through with its memory.
+    pub(super) fn give_back(&self) {
+        let mut state = self.state.lock();
+        let job = state.job.take();
+        if matches!(state.ask, Ask::Asked) {
+            self.answer(&mut state, Ok(job));
+        } else if let Some(job) = job {
+            drop(state);
+            job.complete_cancelled();
+        }
+    }
+
+    /// What the answer is; as if it were too late, if there is none in time.
+    pub(super) fn answer_by(&self, until: Instant) -> Result<Option<Job>> {
+        let mut state = self.state.lock();
+        while matches!(state.ask, Ask::Asked) && !self.answered.wait_until(&mut state, until).timed_out() {}
+        match std::mem::replace(&mut state.ask, Ask::Nobody) {
+            Ask::Answered(answer) => answer,
+            _ => Ok(None),
+        }
+    }
+
+    fn answer(&self, state: &mut State, answer: Result<Option<Job>>) {
+        if matches!(state.ask, Ask::Asked) {
+            state.ask = Ask::Answered(answer);
+            self.answered.notify_all();
+        }
+    }
+
+    /// Takes the job, to end it. Whoever asks for it is too late.
+    fn take(&self, state: &mut State) -> Option<Job> {
+        self.answer(state, Ok(None));
+        state.job.take()
+    }
+
     /// Completes the op, if nobody has. The device is through with its memory.
     pub(super) fn finish(&self, result: Result<Outcome>) {
-        let job = self.state.lock().job.take();
+        let job = self.take(&mut self.state.lock());
         if let Some(job) = job {
             job.complete_with(result);
         }
@@ -117,7 +181,7 @@ impl Slot {
             if state.hold == Hold::Borrowed && !self.call.owns {
                 return state.job.is_none();
             }
-            (state.job.take(), state.hold)
+            (self.take(&mut state), state.hold)
         };
         if let Some(job) = job {
             match hold {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use c10d_core::device::{DeviceBuffer, DeviceRuntime};
 use c10d_core::registry::{DeviceRegistration, Provider};
-use c10d_core::{DType, DispatchKey, ErrorKind, GroupBuilder, ReduceOp, op, run_ranks};
+use c10d_core::{Cancel, DType, DispatchKey, ErrorKind, GroupBuilder, ReduceOp, Status, Work, op, run_ranks};
 use c10d_guarded::{Entry, Guarded, What};
 use common::{CAP, returns};
 
@@ -260,4 +260,104 @@ fn tensors_of_no_elements_are_tensors() {
         pg.shutdown()
     })
     .unwrap();
+}
+
+/// What was handed in: no message was taken, and none was sent.
+fn back<R>(work: Work<R>) -> R {
+    match work.cancel() {
+        Ok(Cancel::Back(buffer)) => buffer,
+        Ok(Cancel::TooLate(_)) => panic!("a message was taken"),
+        Err(e) => panic!("{e}"),
+    }
+}
+
+#[test]
+fn messages_are_taken_back() {
+    let (runtime, builder) = staged!("taken-back");
+    let device: Arc<dyn DeviceRuntime> = runtime.clone();
+    // Some in one round, some in many.
+    for count in [10, 3000] {
+        run_ranks(2, builder.clone().hint("staged.chunk", "1000"), |pg| {
+            let (index, peer) = (pg.rank() as u16, 1 - pg.rank());
+            let on = |value: u32| DeviceBuffer::from_slice(&device, index, &vec![value; count], CAP);
+            let holds = |x: &DeviceBuffer, value: u32| assert_eq!(x.to_vec::<u32>(CAP).unwrap(), vec![value; count]);
+            let receive = |value: u32| -> c10d_core::Result<_> { Ok(pg.start(op::recv(on(value)?, peer, 5))) };
+            if pg.rank() == 1 {
+                let (first, second) = (receive(91)?, receive(92)?);
+                let any = pg.start(op::recv_any_source(on(93)?, 5));
+                let (_, mut batch) = pg.batch(vec![op::send(on(0)?, 0, 9)], vec![op::recv(on(94)?, 0, 5)]);
+                holds(&back(first), 91);
+                let (buffer, from) = back(any);
+                holds(&buffer, 93);
+                assert_eq!(from, u32::MAX);
+                holds(&back(batch.pop().unwrap()), 94);
+                pg.barrier()?;
+                holds(&second.wait()?, 1);
+                holds(&receive(95)?.wait()?, 3);
+                return pg.shutdown();
+            }
+            pg.barrier()?;
+            pg.recv(on(7)?, 1, 9)?;
+            // Whatever is in the way to the CPU backend keeps a send from beginning.
+            runtime.start_log();
+            runtime.hold(index, What::CopyOut);
+            let (one, two) = (pg.start(op::send(on(1)?, 1, 5)), pg.start(op::send(on(2)?, 1, 5)));
+            let of_one = (4 * count).div_ceil(1000);
+            let end = Instant::now() + CAP;
+            let enqueued = || runtime.log().iter().filter(|e| e.what == What::CopyOut && !e.ran).count();
+            while enqueued() <= of_one && Instant::now() < end {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            // The device may read the buffer still, so it cannot go back yet: the op ends by itself.
+            let Ok(Cancel::TooLate(two)) = two.cancel() else { panic!("the device has it") };
+            assert!(!two.is_done());
+            runtime.recover();
+            let e = two.wait().unwrap_err();
+            assert_eq!((e.error.kind(), e.error.status()), (&ErrorKind::Aborted, Status::Rejected), "{}", e.error);
+            holds(&e.buffer.unwrap(), 2);
+            one.wait()?;
+            pg.send(&on(3)?, 1, 5)?;
+            pg.shutdown()
+        })
+        .unwrap();
+    }
+}
+
+#[test]
+fn taking_back_races_with_messages_and_loses_none() {
+    let (runtime, builder) = staged!("races");
+    let device: Arc<dyn DeviceRuntime> = runtime;
+    // Of many rounds; and of one that takes long.
+    for (chunk, large, messages, nap) in [("1000", 3000, 60u32, 400), ("16777216", 4 << 20, 10, 40_000)] {
+        run_ranks(2, builder.clone().hint("staged.chunk", chunk), |pg| {
+            let index = pg.rank() as u16;
+            let count = |i: u32| if i.is_multiple_of(2) { large } else { 100 };
+            let on = |value: u32, i: u32| DeviceBuffer::from_slice(&device, index, &vec![value; count(i)], CAP);
+            if pg.rank() == 0 {
+                for i in 0..messages {
+                    pg.send(&on(i, i)?, 1, 5)?;
+                }
+                return pg.shutdown();
+            }
+            let mut early = 0;
+            for i in 0..messages {
+                let mut buffer = on(u32::MAX, i)?;
+                loop {
+                    let work = pg.start(op::recv(buffer, 0, 5));
+                    std::thread::sleep(Duration::from_micros((early * 3701 + u64::from(i) * 997) % nap));
+                    match work.cancel()? {
+                        Cancel::Back(again) => buffer = again,
+                        Cancel::TooLate(work) => {
+                            assert_eq!(work.wait()?.to_vec::<u32>(CAP)?, vec![i; count(i)]);
+                            break;
+                        }
+                    }
+                    early += 1;
+                }
+            }
+            println!("{messages} messages, {early} times too early");
+            pg.shutdown()
+        })
+        .unwrap();
+    }
 }
