@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use c10d_core::panics::caught;
 use c10d_core::{Error, ErrorKind, Store};
 
 use crate::thread::spawn;
@@ -35,7 +36,8 @@ impl Beats {
         let (mut seen, mut since) = (0, Instant::now());
         let mut silent = Instant::now();
         loop {
-            match self.look() {
+            let gone = |words| Err(Error::new(ErrorKind::Store, format!("the store panicked: {words}")));
+            match caught(|| self.look()).unwrap_or_else(gone) {
                 Ok(Look::Cause(cause)) => return (!self.over.load(Ordering::Acquire)).then_some(cause),
                 Ok(Look::Left) => since = Instant::now(),
                 Ok(Look::Beat(beat)) if beat != seen => (seen, since) = (beat, Instant::now()),

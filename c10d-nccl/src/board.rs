@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use c10d_core::panics::caught;
 use c10d_core::{Error, ErrorKind, Job, Phase, Result, let_go};
 use parking_lot::{Condvar, Mutex};
 
@@ -247,7 +248,9 @@ impl Board {
             }
             calling.what = Some((what, Instant::now()));
         }
-        let result = call();
+        // A store's call is foreign code.
+        let result = caught(call)
+            .unwrap_or_else(|words| Err(Error::new(ErrorKind::Internal, format!("{what} panicked: {words}"))));
         self.calling.lock().what = None;
         self.called.notify_all();
         result

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use c10d_core::panics::caught;
 use c10d_core::{Error, ErrorKind, Fingerprint, OpKind, Phase, Request, Result};
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use parking_lot::Mutex;
@@ -101,7 +102,10 @@ fn hearer(side: &Messages, from: u32, what: Print, board: &Arc<Board>, wake: &Wa
     let (hear, heard) = unbounded();
     let (side, board, wake) = (side.clone(), board.clone(), wake.clone());
     spawn("c10d-nccl-hear", move || {
-        if let Err(e) = listen(&side, from, what, &board, heard) {
+        let listened = caught(|| listen(&side, from, what, &board, heard)).unwrap_or_else(|words| {
+            Err(Error::new(ErrorKind::Internal, format!("hearing from rank {from} panicked: {words}")))
+        });
+        if let Err(e) = listened {
             board.fail(e);
             wake();
         }

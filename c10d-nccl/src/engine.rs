@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::time::{Duration, Instant};
 
-use c10d_core::{ErrorKind, OpKind, Result};
+use c10d_core::panics::caught;
+use c10d_core::{Error, ErrorKind, OpKind, Result};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
 use crate::boot;
@@ -56,7 +57,10 @@ impl Engine {
     /// Runs until told to close, or until something fails.
     pub(crate) fn run(mut self, origin: Origin) {
         let board = self.means.board.clone();
-        if let Err(e) = self.work(origin) {
+        let worked = caught(|| self.work(origin)).unwrap_or_else(|words| {
+            Err(Error::new(ErrorKind::Internal, format!("the thread of the communicators panicked: {words}")))
+        });
+        if let Err(e) = worked {
             if matches!(e.kind(), ErrorKind::PeerDead { .. }) && e.report().guilty.is_empty() {
                 // NCCL's words are worth more than the next deadline's.
                 let left = board.left().map_or(NAMED, |left| left / 2);

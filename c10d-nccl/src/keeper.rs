@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use c10d_core::panics::contain;
 use c10d_core::{Job, Memory, Span, Status};
 use crossbeam_channel::{Receiver, bounded};
 
@@ -39,7 +40,7 @@ impl Keeper {
     pub(crate) fn run(self) {
         let Some(cause) = self.board.wait_failure() else { return };
         if let Some(side) = &self.side {
-            side.abort(&cause);
+            contain("telling the peers", || side.abort(&cause));
         }
         let grace = self.board.grace();
         self.board.bar();
@@ -66,7 +67,7 @@ impl Keeper {
         }
         if !through && aborted.recv_timeout(ABORT).is_err() {
             let what = "ncclCommAbort does not come back; the communicators are lost, their memory is left behind";
-            tracing::error!(target: "c10d", "{what}");
+            contain("a tracing subscriber", || tracing::error!(target: "c10d", "{what}"));
             // Nothing else keeps borrowed memory from its owner.
             if borrowed.is_empty() || aborted.recv().is_err() {
                 return std::mem::forget(borrowed);
@@ -87,7 +88,9 @@ impl Keeper {
             addresses.iter().for_each(|at| crate::cuda::release(&*cuda, device, *at));
         };
         if let Err(e) = spawn("c10d-nccl-abort", run) {
-            tracing::error!(target: "c10d", "{e}; communicators and buffers are left behind");
+            contain("a tracing subscriber", || {
+                tracing::error!(target: "c10d", "{e}; communicators and buffers are left behind");
+            });
         }
         aborted
     }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use c10d_core::panics::caught;
 use c10d_core::{Error, ErrorKind, GroupInit, Phase, Result, Store};
 use crossbeam_channel::{RecvTimeoutError, Sender, bounded, unbounded};
 
@@ -134,7 +135,10 @@ impl Running {
         let Some(side) = self.side.clone() else { return Ok(()) };
         let (board, orders) = (self.board.clone(), self.orders.clone());
         spawn("c10d-nccl-side", move || {
-            if let Some(cause) = side.watch() {
+            let cause = caught(|| side.watch()).unwrap_or_else(|words| {
+                Some(Error::new(ErrorKind::Internal, format!("the watch over the peers panicked: {words}")))
+            });
+            if let Some(cause) = cause {
                 board.fail(cause);
                 let _ = orders.send(Order::Look);
             }

@@ -2,7 +2,9 @@
 
 use crate::common;
 
-use c10d_core::{DType, GroupBuilder, ReduceOp, Result, op, run_ranks};
+use std::future::Future;
+
+use c10d_core::{DType, ErrorKind, GroupBuilder, ReduceOp, Result, Status, op, run_ranks};
 use common::{SECOND, builder, on, with_fake};
 
 #[test]
@@ -36,6 +38,52 @@ fn messages_cross() {
         let got = got.unwrap();
         assert!(got[0].iter().all(|v| *v == 1) && got[1].iter().all(|v| *v == 0));
         assert_eq!(DType::I64.size(), 8);
+    });
+}
+
+/// NCCL takes nothing back: the op goes on, and the handle has its message.
+#[test]
+fn messages_are_not_taken_back() {
+    with_fake("messages_are_not_taken_back", "", || {
+        let got = run_ranks(2, builder(), |pg| -> Result<Vec<i64>> {
+            if pg.rank() == 0 {
+                pg.barrier()?;
+                return pg.send(on(0, &[7i64; 10]), 1, 0)?.to_vec(60 * SECOND);
+            }
+            let refused = pg.start(op::recv(on(1, &[0i64; 10]), 0, 0)).cancel().map(drop).unwrap_err();
+            let e = &refused.error;
+            assert_eq!((e.kind(), e.status(), e.report().backend), (&ErrorKind::Unsupported, Status::Rejected, "nccl"));
+            pg.barrier()?;
+            refused.work.wait()?.to_vec(60 * SECOND)
+        });
+        assert_eq!(got.unwrap(), [[7; 10]; 2]);
+    });
+}
+
+/// A waker that panics.
+struct Alarm;
+
+impl std::task::Wake for Alarm {
+    fn wake(self: std::sync::Arc<Self>) {
+        panic!("a waker's panic");
+    }
+}
+
+#[test]
+fn wakers_that_panic_harm_nobody() {
+    with_fake("wakers_that_panic_harm_nobody", "", || {
+        let sums = run_ranks(2, builder(), |pg| -> Result<Vec<f32>> {
+            let waker = std::sync::Arc::new(Alarm).into();
+            for _ in 0..3 {
+                let mut work = pg.start(op::all_reduce(on(pg.rank(), &[1f32]), ReduceOp::Sum));
+                let _ = std::pin::Pin::new(&mut work).poll(&mut std::task::Context::from_waker(&waker)).is_ready();
+            }
+            let mut x = on(pg.rank(), &[1f32]);
+            pg.run(op::all_reduce(&mut x, ReduceOp::Sum).timeout(20 * SECOND))?;
+            let x = x.to_vec(60 * SECOND)?;
+            pg.shutdown().map(|()| x)
+        });
+        assert_eq!(sums.unwrap(), [[2.0]; 2]);
     });
 }
 

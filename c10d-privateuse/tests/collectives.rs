@@ -388,3 +388,35 @@ fn abort_from_another_thread_ends_what_hangs() -> Result {
     names_it(&e, &ErrorKind::Aborted, &["enough"]);
     Ok(())
 }
+
+/// A waker that panics, on the thread of the plugin that says that the operation is done.
+struct Alarm;
+
+impl std::task::Wake for Alarm {
+    fn wake(self: std::sync::Arc<Self>) {
+        panic!("a waker's panic");
+    }
+}
+
+#[test]
+fn wakers_that_panic_harm_nobody() {
+    use std::future::Future;
+    let dir = common::directory();
+    let builder = load(&common::sum(dir.path(), "alarmed", "HONEST"), "alarmed");
+    let sums = run_ranks(2, builder, |pg| {
+        let waker = std::sync::Arc::new(Alarm).into();
+        let mut woken = 0;
+        while woken < 3 {
+            let mut work = pg.start(op::all_reduce(vec![1f32; 1000], ReduceOp::Sum));
+            // Where the op was over before the poll, nobody is woken; how often is the same on both ranks.
+            let late = std::pin::Pin::new(&mut work).poll(&mut std::task::Context::from_waker(&waker)).is_pending();
+            let mut all = [u32::from(late) as f32];
+            pg.all_reduce(&mut all, ReduceOp::Sum)?;
+            woken += all[0] as u32;
+        }
+        let sum = pg.all_reduce(vec![1f32], ReduceOp::Sum)?;
+        // All operations were counted out.
+        pg.shutdown_within(CAP).map(|()| sum)
+    });
+    assert_eq!(sums.unwrap(), [[2.0]; 2]);
+}

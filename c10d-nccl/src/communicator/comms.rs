@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use c10d_core::panics::contain;
 use parking_lot::Mutex;
 
 use crate::cuda::CudaApi;
@@ -40,7 +41,7 @@ impl Comms {
             return;
         }
         if let Err(e) = self.cuda.enter_own(self.device) {
-            tracing::error!(target: "c10d", "{e}");
+            contain("a tracing subscriber", || tracing::error!(target: "c10d", "{e}"));
         }
         // Several in one group, so that none waits for another's end.
         let grouped = comms.len() > 1 && self.nccl.group_start() == NcclResult::SUCCESS;
@@ -49,7 +50,8 @@ impl Comms {
             // it is taken for one that never does.
             let result = unsafe { self.nccl.abort(comm) };
             if result != NcclResult::SUCCESS && result != NcclResult::IN_PROGRESS {
-                tracing::warn!(target: "c10d", "ncclCommAbort: {}", self.nccl.error_string(result));
+                let why = self.nccl.error_string(result);
+                contain("a tracing subscriber", || tracing::warn!(target: "c10d", "ncclCommAbort: {why}"));
             }
         }
         if grouped {

@@ -1,23 +1,13 @@
 //! Panics stop here.
 #![allow(unsafe_code)]
 
-use std::any::Any;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-
-use c10d_core::{Error, ErrorKind, Result};
+use c10d_core::{Error, ErrorKind, Result, panics};
 
 use crate::abi::{Why, codes};
 
-/// What a panic said.
-pub(super) fn words(panic: &(dyn Any + Send)) -> &str {
-    let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
-}
-
 /// The value, or what the panic said.
 pub(super) fn caught<T>(f: impl FnOnce() -> T) -> Result<T> {
-    catch_unwind(AssertUnwindSafe(f))
-        .map_err(|p| Error::new(ErrorKind::Internal, format!("the plugin panicked: {}", words(&*p))))
+    panics::caught(f).map_err(|words| Error::new(ErrorKind::Internal, format!("the plugin panicked: {words}")))
 }
 
 /// A status, with the reason of a failure or panic in `why`.

@@ -1,9 +1,8 @@
 //! How plugins end operations.
 #![allow(unsafe_code)]
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-
 use c10d_core::ErrorKind;
+use c10d_core::panics::contain;
 
 use super::slots::{Found, Token};
 use super::verdict::{self, About};
@@ -13,7 +12,7 @@ use crate::abi;
 /// The `c10d_done` that plugins get.
 pub(super) unsafe extern "C" fn done(host: *const abi::Host, token: Token, result: *const abi::Result) {
     // Whatever goes wrong on our side must not unwind into the plugin.
-    let _ = catch_unwind(AssertUnwindSafe(|| answer(host, token, result)));
+    contain("what follows the end of a plugin's operation", || answer(host, token, result));
 }
 
 fn answer(host: *const abi::Host, token: Token, result: *const abi::Result) {

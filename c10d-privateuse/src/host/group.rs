@@ -246,8 +246,8 @@ impl Group {
             if let ErrorKind::PeerDead { how } = &mut e.report_mut().kind {
                 *how = why;
             }
-            tracing::error!(target: "c10d::plugin", plugin = self.plugin().name, "{e}");
             self.fail(&e);
+            tracing::error!(target: "c10d::plugin", plugin = self.plugin().name, "{e}");
         }
     }
 

@@ -8,6 +8,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use c10d_core::panics::contain;
 use c10d_core::{OpKind, Request, Result};
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
@@ -149,7 +150,8 @@ impl Lanes {
             }
             let Some(batch) = state.batches.remove(&number) else { break };
             drop(state);
-            (self.run)(&batch.tokens);
+            // The lane goes on, whatever becomes of these.
+            contain("giving operations to a plugin", || (self.run)(&batch.tokens));
             state = self.state.lock();
             for other in &batch.lanes {
                 let left = state.queues.get_mut(other).map_or(0, |queue| {

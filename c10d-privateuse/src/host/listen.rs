@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use c10d_core::Result;
+use c10d_core::panics::contain;
 
 use super::Hosted;
 use super::aside::detached;
@@ -24,7 +25,9 @@ fn listen(plugin: &'static Hosted) {
     loop {
         std::thread::sleep(PERIOD);
         // A plugin that does not return keeps this thread, and nobody else: operations have their own clock.
-        plugin.groups().iter().for_each(super::group::Group::listen);
+        for group in plugin.groups() {
+            contain("asking a plugin for errors", || group.listen());
+        }
         let mut listening = plugin.listening.lock();
         if plugin.groups().is_empty() {
             *listening = false;

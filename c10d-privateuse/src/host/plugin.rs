@@ -107,11 +107,11 @@ impl Hosted {
 
     /// Notes that the plugin broke its contract where no group can be told apart: all of its groups end.
     pub(super) fn break_with(&self, error: Error) {
-        tracing::error!(target: "c10d::plugin", plugin = self.name, "{error}");
         let _ = self.broken.set(error.clone());
         for group in self.groups() {
             group.fail(&error);
         }
+        tracing::error!(target: "c10d::plugin", plugin = self.name, "{error}");
     }
 
     /// The groups that there are.

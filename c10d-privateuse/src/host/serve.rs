@@ -2,10 +2,10 @@
 #![allow(unsafe_code)]
 
 use std::ffi::{c_char, c_void};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
+use c10d_core::panics::{caught, contain};
 use c10d_core::store::deadline_after;
 use c10d_core::{Error, ErrorKind, Result, Store};
 
@@ -30,7 +30,7 @@ pub(super) fn table() -> Host {
 }
 
 unsafe extern "C" fn log(host: *const Host, level: u32, text: *const c_char, len: u64) {
-    let _ = catch_unwind(|| {
+    contain("a tracing subscriber", || {
         let plugin = Hosted::of(host).map_or("unknown", |h| h.name);
         // SAFETY: the ABI: `len` bytes.
         let text = unsafe { abi::text(text, len) };
@@ -58,7 +58,7 @@ fn verb(
     why: *mut Why,
     verb: impl FnOnce(&dyn Store, &str, Instant) -> Result,
 ) -> i32 {
-    let ran = catch_unwind(AssertUnwindSafe(|| {
+    let ran = caught(|| {
         let found = stores::find(store);
         let found = found.ok_or_else(|| Error::new(ErrorKind::Store, "this group has no store, or no longer"))?;
         if key.is_null() || key_len > 4096 {
@@ -67,11 +67,11 @@ fn verb(
         // SAFETY: the ABI: `key_len` bytes.
         let key = unsafe { abi::text(key, key_len) };
         verb(&*found, &key, deadline_after(Duration::from_nanos(timeout_ns)))
-    }));
+    });
     let error = match ran {
         Ok(Ok(())) => return codes::OK,
         Ok(Err(e)) => e,
-        Err(_) => Error::new(ErrorKind::Internal, "the store panicked"),
+        Err(words) => Error::new(ErrorKind::Internal, format!("the store panicked: {words}")),
     };
     // SAFETY: the ABI: null or valid.
     unsafe { Why::say(why, &error.to_string()) };

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use c10d_core::Store;
+use c10d_core::panics::contain;
 use parking_lot::Mutex;
 
 /// The last number, and the stores that have one.
@@ -30,6 +31,6 @@ impl Drop for Lease {
     fn drop(&mut self) {
         // Outside the lock: a store may take long to go.
         let store = STORES.lock().1.remove(&self.0);
-        drop(store);
+        contain("the drop of a store", || drop(store));
     }
 }

@@ -3,10 +3,10 @@
 use std::sync::Once;
 use std::time::{Duration, Instant};
 
+use c10d_core::panics::contain;
 use c10d_core::{Error, ErrorKind, Result};
 use parking_lot::{Condvar, Mutex};
 
-use super::group::Group;
 use super::slots;
 
 /// When the thread looks next; `None`: when it is told to.
@@ -56,8 +56,13 @@ fn run() {
                 *next = None;
                 drop(next);
                 let overdue = slots::overdue(now);
-                overdue.late.into_iter().for_each(super::flight::Flight::give_up);
-                overdue.held.iter().for_each(Group::is_late);
+                // There is one clock for all: whatever the end of one operation leads to, the others have theirs.
+                for flight in overdue.late {
+                    contain("what follows the end of an operation", || flight.give_up());
+                }
+                for group in overdue.held {
+                    contain("what follows the end of a group", || group.is_late());
+                }
                 if let Some(soonest) = overdue.next {
                     self::at(soonest);
                 }
