@@ -301,7 +301,10 @@ impl fmt::Display for Error {
             any = true;
         }
         if let Some(elapsed) = r.elapsed {
-            field(f, format_args!("after {elapsed:.3?}"))?;
+            match elapsed.is_zero() {
+                true => field(f, format_args!("at once"))?,
+                false => field(f, format_args!("after {elapsed:.3?}"))?,
+            }
             any = true;
         }
         if let Some(deadline) = r.deadline {

@@ -65,7 +65,7 @@ struct Side {
 }
 
 /// Sweeps that moved something between two looks at the clock.
-const CLOCK_EVERY: u32 = 64;
+const CLOCK_EVERY: u32 = 16;
 
 /// Collectives between two looks at the calls of those of whom this rank heard nothing. What a peer that must be asked
 /// calls is known at the second look after it.

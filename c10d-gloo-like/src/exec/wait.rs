@@ -54,6 +54,8 @@ impl Executor {
             link.as_ref().filter(|_| read || write).map(|link| Interest::of(link, read, write))
         });
         let Some(now) = self.pause.wait(interest) else { return Ok(()) };
+        // Looked at first of all: the op's time, and what its error says of that, counts from here.
+        let deadline = (op.deadline)();
         let since = *waiting.since.get_or_insert(now);
         let quiet = now.duration_since(since);
         if let Some(gone) = (0..self.sides.len() as u32).find(|p| self.starved(*p) && self.health.has_left(*p, quiet)) {
@@ -63,7 +65,7 @@ impl Executor {
             }
             return Ok(());
         }
-        if now >= (op.deadline)() {
+        if now >= deadline {
             return self.overtime(op, spaces);
         }
         if quiet >= waiting.ask {
