@@ -9,13 +9,14 @@
 //! [`PeerDead`](crate::ErrorKind::PeerDead), which name the guilty ranks and fail the group.
 
 use crate::buffer::{
-    AtRoot, Both, Buf, BufMut, Each, Gathered, InPlace, Many, Nothing, One, Root, Rows, Source, SourceKnown, Target,
+    AtRoot, Both, Buf, BufMut, Each, Gathered, InPlace, Lists, Many, Nothing, One, Root, Rows, Source, SourceKnown,
+    Target,
 };
 use crate::call::Call;
 use crate::ops::{
     AllGatherOptions, AllReduceCoalescedOptions, AllReduceOptions, AllToAllOptions, BarrierOptions, BroadcastOptions,
     GatherOptions, MonitoredBarrierOptions, OpKind, Params, RecvOptions, ReduceOptions, ReduceScatterOptions,
-    ScatterOptions, SendOptions,
+    ScatterOptions, SendOptions, Shape,
 };
 
 /// Sends `input` to rank `to`, which must ask for it by the same tag. Messages with one tag arrive in order. Over when
@@ -168,6 +169,27 @@ pub fn barrier(options: impl Into<BarrierOptions>) -> Call<Nothing> {
 /// ([`Missing::First`](crate::ops::Missing)) or all ([`Missing::All`](crate::ops::Missing)), on every rank that came.
 pub fn monitored_barrier(options: impl Into<MonitoredBarrierOptions>) -> Call<Nothing> {
     Call::new(OpKind::MonitoredBarrier, options.into(), Nothing)
+}
+
+/// A call of any op, for code that goes over the table of ops. `inputs` and `outputs` are the op's tensors as lists:
+/// in-place ops and receives have outputs alone, a send has one input. A list of lists is given end to end. A root's own
+/// lists are empty on the other ranks. Gives the lists back, and the sender's rank, which [`recv_any_source`] alone has.
+///
+/// ```
+/// # use c10d_core::ops::Params;
+/// # use c10d_core::{OpKind, op};
+/// let mut params = Params::default();
+/// params.root = 1;
+/// let call = op::any(OpKind::Broadcast, params, Vec::<Vec<f32>>::new(), vec![vec![0f32; 8]]);
+/// assert_eq!(call.op(), OpKind::Broadcast);
+/// ```
+///
+/// # Errors
+/// As of the op's own constructor; lists of wrong lengths are refused when the call is run.
+pub fn any<I: Buf, O: BufMut>(op: OpKind, params: Params, inputs: Vec<I>, outputs: Vec<O>) -> Call<Lists<I, O>> {
+    let lists = op.row().shape == Shape::GatherLists && !inputs.is_empty();
+    let row = if lists { outputs.len() / inputs.len() } else { 0 };
+    Call { op, params, timeout: None, error: None, buffers: Lists { inputs, outputs, row } }
 }
 
 fn root_parts<B>(root: Root<Vec<B>>) -> (Option<Vec<B>>, u32) {

@@ -1,10 +1,10 @@
 //! Issuing a case's op: one body, whatever the form and whoever owns the buffers.
 
 use c10d_core::buffer::Buffers;
-use c10d_core::ops::{BarrierOptions, Missing};
-use c10d_core::{Buf, BufMut, Call, OpKind, ProcessGroup, Result, Root, Scope, op};
+use c10d_core::ops::Params;
+use c10d_core::{Buf, BufMut, Call, OpKind, ProcessGroup, Result, Scope, op};
 
-use crate::case::{COALESCED, Case, Form};
+use crate::case::{Case, Form};
 use crate::executor::block_on;
 use crate::place::Place;
 use crate::raw;
@@ -111,71 +111,20 @@ fn go<'a, I: Buf + 'a, O: BufMut + 'a>(
     verb: &impl Verb<'a>,
     pg: &ProcessGroup,
     case: &Case,
-    mut inputs: Vec<I>,
-    mut outputs: Vec<O>,
+    inputs: Vec<I>,
+    outputs: Vec<O>,
 ) -> Result<(Vec<I>, Vec<O>)> {
-    let (me, root, reduce) = (pg.rank(), case.root, case.reduce);
-    let is_root = me == root;
-    match case.op {
-        OpKind::Broadcast => outputs = vec![verb.run(op::broadcast(one(outputs), root))?],
-        OpKind::AllReduce => outputs = vec![verb.run(op::all_reduce(one(outputs), reduce))?],
-        OpKind::AllReduceCoalesced => outputs = verb.run(op::all_reduce_coalesced(outputs, reduce))?,
-        OpKind::Reduce => outputs = vec![verb.run(op::reduce(one(outputs), reduce, root))?],
-        OpKind::AllGather => {
-            let (input, all) = verb.run(op::all_gather(one(inputs), outputs))?;
-            (inputs, outputs) = (vec![input], all);
-        }
-        OpKind::AllGatherInto => {
-            let (input, output) = verb.run(op::all_gather_into(one(inputs), one(outputs)))?;
-            (inputs, outputs) = (vec![input], vec![output]);
-        }
-        OpKind::AllGatherCoalesced => {
-            let mut all = outputs.into_iter();
-            let rows = (0..COALESCED).map(|_| all.by_ref().take(case.world as usize).collect()).collect();
-            let (ins, rows) = verb.run(op::all_gather_coalesced(inputs, rows))?;
-            (inputs, outputs) = (ins, rows.into_iter().flatten().collect());
-        }
-        OpKind::AllGatherIntoCoalesced => {
-            (inputs, outputs) = verb.run(op::all_gather_into_coalesced(inputs, outputs))?;
-        }
-        OpKind::ReduceScatter => {
-            let (ins, output) = verb.run(op::reduce_scatter(inputs, one(outputs), reduce))?;
-            (inputs, outputs) = (ins, vec![output]);
-        }
-        OpKind::ReduceScatterInto => {
-            let (input, output) = verb.run(op::reduce_scatter_into(one(inputs), one(outputs), reduce))?;
-            (inputs, outputs) = (vec![input], vec![output]);
-        }
-        OpKind::ReduceScatterIntoCoalesced => {
-            (inputs, outputs) = verb.run(op::reduce_scatter_into_coalesced(inputs, outputs, reduce))?;
-        }
-        OpKind::Gather => {
-            let at = if is_root { Root::Me(outputs) } else { Root::At(root) };
-            let (input, all) = verb.run(op::gather(one(inputs), at))?;
-            (inputs, outputs) = (vec![input], all.unwrap_or_default());
-        }
-        OpKind::Scatter => {
-            let at = if is_root { Root::Me(inputs) } else { Root::At(root) };
-            let (all, output) = verb.run(op::scatter(at, one(outputs)))?;
-            (inputs, outputs) = (all.unwrap_or_default(), vec![output]);
-        }
-        OpKind::AllToAll => (inputs, outputs) = verb.run(op::all_to_all(inputs, outputs))?,
-        OpKind::AllToAllSingle => {
-            let mut call = op::all_to_all_single(one(inputs), one(outputs));
-            if case.uneven {
-                let to: Vec<usize> = (0..case.world).map(|r| case.pair(me, r)).collect();
-                let from: Vec<usize> = (0..case.world).map(|r| case.pair(r, me)).collect();
-                call = call.splits(&to, &from);
-            }
-            let (input, output) = verb.run(call)?;
-            (inputs, outputs) = (vec![input], vec![output]);
-        }
-        OpKind::Barrier => verb.run(op::barrier(BarrierOptions::default()))?,
-        OpKind::MonitoredBarrier => verb.run(op::monitored_barrier(Missing::First))?,
-        OpKind::Send | OpKind::Recv | OpKind::RecvAnySource => {
-            (inputs, outputs) = point_to_point(verb, case, me, inputs, outputs)?;
-        }
+    let me = pg.rank();
+    if case.op.is_p2p() {
+        return point_to_point(verb, case, me, inputs, outputs);
     }
+    let mut params = Params::default();
+    (params.reduce, params.root) = (case.reduce, case.root);
+    if case.uneven && case.op == OpKind::AllToAllSingle {
+        let splits = |pair: &dyn Fn(u32) -> usize| (0..case.world).map(pair).collect();
+        params.set_splits(splits(&|r| case.pair(me, r)), splits(&|r| case.pair(r, me)));
+    }
+    let (inputs, outputs, _) = verb.run(op::any(case.op, params, inputs, outputs))?;
     Ok((inputs, outputs))
 }
 

@@ -1,7 +1,7 @@
 //! One op on one rank, with its buffers: how it is called, what goes in, what must come out.
 
-use c10d::ops::{BarrierOptions, MonitoredBarrierOptions, Shape};
-use c10d::{Buffers, Call, OpKind, ProcessGroup, ReduceOp, Result, Root, op};
+use c10d::ops::{Params, Shape};
+use c10d::{Buffers, Call, OpKind, ProcessGroup, ReduceOp, Result, op};
 
 use super::check::{self, Patterns};
 use super::layout::{Layout, Side};
@@ -44,25 +44,16 @@ pub(super) struct Case<'a, 'm, T> {
     patterns: Patterns,
     inputs: Vec<&'m mut [T]>,
     outputs: Vec<&'m mut [T]>,
-    /// In place of `outputs` where an op wants a list per input.
-    rows: Vec<Vec<&'m mut [T]>>,
     /// Messages that did not come from whom they must.
     strays: u64,
 }
 
 impl<'a, 'm, T: Sample> Case<'a, 'm, T> {
-    pub(super) fn new(set: &'a Setting<'a>, inputs: Vec<&'m mut [T]>, mut outputs: Vec<&'m mut [T]>) -> Self {
+    pub(super) fn new(set: &'a Setting<'a>, inputs: Vec<&'m mut [T]>, outputs: Vec<&'m mut [T]>) -> Self {
         let ranks = set.pg.size();
         let reduce = set.op.kind().reduces().then_some(set.reduce);
-        let mut rows = Vec::new();
-        if set.op.kind().row().shape == Shape::GatherLists {
-            while !outputs.is_empty() {
-                let rest = outputs.split_off(outputs.len().min(ranks as usize));
-                rows.push(std::mem::replace(&mut outputs, rest));
-            }
-        }
         let patterns = Patterns { ranks, dtype: T::DTYPE, reduce };
-        Case { set, patterns, inputs, outputs, rows, strays: 0 }
+        Case { set, patterns, inputs, outputs, strays: 0 }
     }
 
     /// Runs the op once on known values; gives the number of wrong elements.
@@ -105,14 +96,13 @@ impl<'a, 'm, T: Sample> Case<'a, 'm, T> {
         let fill = |p: usize, piece: &mut [T]| {
             check::fill(piece, &if zeros { Patterns::zeros() } else { patterns.given(strange, p) });
         };
-        pieces(self.rows.iter_mut().flatten().chain(&mut self.outputs), self.set.layout.outputs, fill);
+        pieces(&mut self.outputs, self.set.layout.outputs, fill);
     }
 
     fn wrong(&mut self, rotated_root: u32, zeros: bool) -> u64 {
         let mut wrong = 0;
         let (set, patterns) = (self.set, self.patterns);
-        let all = self.rows.iter_mut().flatten().chain(&mut self.outputs);
-        pieces(all, set.layout.outputs, |p, piece| {
+        pieces(&mut self.outputs, set.layout.outputs, |p, piece| {
             let pattern = if zeros { Patterns::zeros() } else { expected(set, &patterns, p, rotated_root) };
             wrong += check::errors(piece, &pattern, patterns.tolerance());
         });
@@ -122,89 +112,20 @@ impl<'a, 'm, T: Sample> Case<'a, 'm, T> {
     /// Runs the op once, as iteration `i` of a batch.
     pub(super) fn step(&mut self, i: u64) -> Result {
         let Setting { pg, op, reduce, form, .. } = *self.set;
-        let kind = match op {
-            PerfOp::Table(kind) => kind,
-            PerfOp::BroadcastRotating => {
-                let root = (i % u64::from(pg.size())) as u32;
-                return form.run(pg, op::broadcast(&mut *self.outputs[0], root)).map(drop);
-            }
+        let (kind, root) = match op {
+            PerfOp::Table(OpKind::Send) => return self.one_way(0),
+            PerfOp::Table(OpKind::Recv | OpKind::RecvAnySource) => return self.one_way(1),
+            PerfOp::Table(kind) => (kind, ROOT),
+            PerfOp::BroadcastRotating => (OpKind::Broadcast, (i % u64::from(pg.size())) as u32),
             PerfOp::SendRecv => return self.round_trip(),
             PerfOp::AllReduceSparse => return Err(c10d::Error::invalid("sparse tensors have no dense buffers")),
         };
-        match kind {
-            OpKind::Send => self.one_way(0),
-            OpKind::Recv | OpKind::RecvAnySource => self.one_way(1),
-            OpKind::Broadcast => form.run(pg, op::broadcast(&mut *self.outputs[0], ROOT)).map(drop),
-            OpKind::AllReduce => form.run(pg, op::all_reduce(&mut *self.outputs[0], reduce)).map(drop),
-            OpKind::Reduce => form.run(pg, op::reduce(&mut *self.outputs[0], reduce, ROOT)).map(drop),
-            OpKind::AllReduceCoalesced => {
-                let buffers = std::mem::take(&mut self.outputs);
-                self.outputs = form.run(pg, op::all_reduce_coalesced(buffers, reduce))?;
-                Ok(())
-            }
-            OpKind::AllGather => {
-                let outputs = std::mem::take(&mut self.outputs);
-                (_, self.outputs) = form.run(pg, op::all_gather(&*self.inputs[0], outputs))?;
-                Ok(())
-            }
-            OpKind::AllGatherInto => {
-                form.run(pg, op::all_gather_into(&*self.inputs[0], &mut *self.outputs[0])).map(drop)
-            }
-            OpKind::AllGatherCoalesced => {
-                let (inputs, rows) = (std::mem::take(&mut self.inputs), std::mem::take(&mut self.rows));
-                (self.inputs, self.rows) = form.run(pg, op::all_gather_coalesced(inputs, rows))?;
-                Ok(())
-            }
-            OpKind::AllGatherIntoCoalesced => {
-                let (inputs, outputs) = self.lists();
-                (self.inputs, self.outputs) = form.run(pg, op::all_gather_into_coalesced(inputs, outputs))?;
-                Ok(())
-            }
-            OpKind::ReduceScatter => {
-                let inputs = std::mem::take(&mut self.inputs);
-                (self.inputs, _) = form.run(pg, op::reduce_scatter(inputs, &mut *self.outputs[0], reduce))?;
-                Ok(())
-            }
-            OpKind::ReduceScatterInto => {
-                form.run(pg, op::reduce_scatter_into(&*self.inputs[0], &mut *self.outputs[0], reduce)).map(drop)
-            }
-            OpKind::ReduceScatterIntoCoalesced => {
-                let (inputs, outputs) = self.lists();
-                (self.inputs, self.outputs) =
-                    form.run(pg, op::reduce_scatter_into_coalesced(inputs, outputs, reduce))?;
-                Ok(())
-            }
-            OpKind::Gather => {
-                let root = self.root(|case| &mut case.outputs);
-                let (_, outputs) = form.run(pg, op::gather(&*self.inputs[0], root))?;
-                self.outputs = outputs.unwrap_or_default();
-                Ok(())
-            }
-            OpKind::Scatter => {
-                let root = self.root(|case| &mut case.inputs);
-                let (inputs, _) = form.run(pg, op::scatter(root, &mut *self.outputs[0]))?;
-                self.inputs = inputs.unwrap_or_default();
-                Ok(())
-            }
-            OpKind::AllToAll => {
-                let (inputs, outputs) = self.lists();
-                (self.inputs, self.outputs) = form.run(pg, op::all_to_all(inputs, outputs))?;
-                Ok(())
-            }
-            OpKind::AllToAllSingle => {
-                form.run(pg, op::all_to_all_single(&*self.inputs[0], &mut *self.outputs[0])).map(drop)
-            }
-            OpKind::Barrier => form.run(pg, op::barrier(BarrierOptions::default())),
-            OpKind::MonitoredBarrier => form.run(pg, op::monitored_barrier(MonitoredBarrierOptions::default())),
-        }
-    }
-
-    fn lists(&mut self) -> (Vec<&'m mut [T]>, Vec<&'m mut [T]>) {
-        (std::mem::take(&mut self.inputs), std::mem::take(&mut self.outputs))
-    }
-
-    fn root(&mut self, list: impl FnOnce(&mut Self) -> &mut Vec<&'m mut [T]>) -> Root<Vec<&'m mut [T]>> {
-        if self.set.pg.rank() == ROOT { Root::Me(std::mem::take(list(self))) } else { Root::At(ROOT) }
+        let mut params = Params::default();
+        (params.reduce, params.root) = (reduce, root);
+        // The lists come back, so that nothing is allocated for a call.
+        let (inputs, outputs) = (std::mem::take(&mut self.inputs), std::mem::take(&mut self.outputs));
+        (self.inputs, self.outputs, _) = form.run(pg, op::any(kind, params, inputs, outputs))?;
+        Ok(())
     }
 
     /// A message from rank `from` of ranks 0 and 1 to the other.

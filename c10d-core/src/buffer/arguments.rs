@@ -174,6 +174,30 @@ unsafe impl<I: Side, O: Side> Buffers for Both<I, O> {
     }
 }
 
+/// Inputs and outputs of any op: two lists of tensors, and how many lists of lists the outputs are.
+pub struct Lists<I, O> {
+    pub(crate) inputs: Vec<I>,
+    pub(crate) outputs: Vec<O>,
+    /// Of an op whose outputs are a list per input: how many there are in each.
+    pub(crate) row: usize,
+}
+
+// SAFETY: passes on what `Buf` and `BufMut` promise; the vectors are not touched between `describe` and `back`.
+unsafe impl<I: Buf, O: BufMut> Buffers for Lists<I, O> {
+    type Back = (Vec<I>, Vec<O>, u32);
+    fn describe(&mut self, sink: &mut Sink) -> Result {
+        sink.inputs.reserve_exact(self.inputs.len());
+        sink.outputs.reserve_exact(self.outputs.len());
+        self.inputs.iter_mut().try_for_each(|b| b.ready().map(|span| sink.input(span)))?;
+        self.outputs.iter_mut().try_for_each(|b| b.ready().map(|span| sink.output(span)))?;
+        sink.output_row(self.row);
+        Ok(())
+    }
+    fn back(self, outcome: Outcome) -> Self::Back {
+        (self.inputs, self.outputs, outcome.source)
+    }
+}
+
 /// One side of a call with inputs and outputs. Sealed by its module; the promise is that of [`Buffers`].
 ///
 /// # Safety

@@ -9,7 +9,7 @@ mod span;
 mod zeroed;
 
 pub use arguments::{
-    AtRoot, Both, Buffers, Each, Gathered, InPlace, Many, Nothing, One, RawSpans, Root, Rows, Sink, Source,
+    AtRoot, Both, Buffers, Each, Gathered, InPlace, Lists, Many, Nothing, One, RawSpans, Root, Rows, Sink, Source,
     SourceKnown, Target,
 };
 pub use buf::{Buf, BufMut};

@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use c10d::ops::{BarrierOptions, Missing};
-use c10d::{Buffers, Call, Element, OpKind, ProcessGroup, ReduceOp, Result, Root, op};
+use c10d::ops::{Params, Shape};
+use c10d::{Buffers, Call, Element, OpKind, ProcessGroup, ReduceOp, Result, op};
 
 /// The rank to which things happen.
 pub(crate) const VICTIM: u32 = 1;
@@ -50,56 +50,35 @@ fn go<B: Buffers + 'static>(pg: &ProcessGroup, a: &Arguments, call: Call<B>) -> 
 
 fn typed<T: Element + Default>(pg: &ProcessGroup, a: &Arguments) -> Result {
     let n = pg.size() as usize;
-    let one = || vec![T::default(); a.count];
-    let flat = || vec![T::default(); a.count * n];
-    let list = || vec![one(); n];
-    let out = one();
-    let is_root = pg.rank() == a.root;
-    match a.op {
-        OpKind::Broadcast => go(pg, a, op::broadcast(out, a.root)),
-        OpKind::AllReduce => go(pg, a, op::all_reduce(out, a.reduce)),
-        OpKind::AllReduceCoalesced => go(pg, a, op::all_reduce_coalesced(vec![one(), one()], a.reduce)),
-        OpKind::Reduce => go(pg, a, op::reduce(out, a.reduce, a.root)),
-        OpKind::AllGather => go(pg, a, op::all_gather(one(), list())),
-        OpKind::AllGatherInto => go(pg, a, op::all_gather_into(one(), flat())),
-        OpKind::AllGatherCoalesced => {
-            let call = op::all_gather_coalesced(vec![one(), one()], vec![list(), list()]);
-            go(pg, a, call)
-        }
-        OpKind::AllGatherIntoCoalesced => {
-            let call = op::all_gather_into_coalesced(vec![one(), one()], vec![flat(), flat()]);
-            go(pg, a, call)
-        }
-        OpKind::ReduceScatter => go(pg, a, op::reduce_scatter(list(), one(), a.reduce)),
-        OpKind::ReduceScatterInto => go(pg, a, op::reduce_scatter_into(flat(), one(), a.reduce)),
-        OpKind::ReduceScatterIntoCoalesced => {
-            let call = op::reduce_scatter_into_coalesced(vec![flat(), flat()], vec![one(), one()], a.reduce);
-            go(pg, a, call)
-        }
-        OpKind::Gather => {
-            let root = if is_root { Root::Me(list()) } else { Root::At(a.root) };
-            go(pg, a, op::gather(one(), root))
-        }
-        OpKind::Scatter => {
-            let root = if is_root { Root::Me(list()) } else { Root::At(a.root) };
-            go(pg, a, op::scatter(root, one()))
-        }
-        OpKind::AllToAll => go(pg, a, op::all_to_all(list(), list())),
-        OpKind::AllToAllSingle => {
-            let mut call = op::all_to_all_single(flat(), flat());
-            if a.shifted {
-                // One element of the part for the first goes to the last.
-                let mut splits = vec![a.count; n];
-                splits[0] -= 1;
-                splits[n - 1] += 1;
-                call = call.splits(&splits, &vec![a.count; n]);
-            }
-            go(pg, a, call)
-        }
-        OpKind::Barrier => go(pg, a, op::barrier(BarrierOptions::default())),
-        OpKind::MonitoredBarrier => go(pg, a, op::monitored_barrier(Missing::All)),
-        OpKind::Send | OpKind::Recv | OpKind::RecvAnySource => point_to_point(pg, a, out),
+    let tensors = |how_many: usize, parts: usize| vec![vec![T::default(); a.count * parts]; how_many];
+    let (is_root, none) = (pg.rank() == a.root, || tensors(0, 0));
+    let (inputs, outputs) = match a.op.row().shape {
+        Shape::Source | Shape::Target => return point_to_point(pg, a, tensors(1, 1).remove(0)),
+        Shape::Nothing => (none(), none()),
+        Shape::InPlace => (none(), tensors(1, 1)),
+        Shape::InPlaceList => (none(), tensors(2, 1)),
+        Shape::GatherList => (tensors(1, 1), tensors(n, 1)),
+        Shape::GatherFlat => (tensors(1, 1), tensors(1, n)),
+        Shape::GatherLists => (tensors(2, 1), tensors(2 * n, 1)),
+        Shape::GatherFlats => (tensors(2, 1), tensors(2, n)),
+        Shape::ScatterList => (tensors(n, 1), tensors(1, 1)),
+        Shape::ScatterFlat => (tensors(1, n), tensors(1, 1)),
+        Shape::ScatterFlats => (tensors(2, n), tensors(2, 1)),
+        Shape::RootGather => (tensors(1, 1), if is_root { tensors(n, 1) } else { none() }),
+        Shape::RootScatter => (if is_root { tensors(n, 1) } else { none() }, tensors(1, 1)),
+        Shape::ExchangeList => (tensors(n, 1), tensors(n, 1)),
+        Shape::ExchangeFlat => (tensors(1, n), tensors(1, n)),
+    };
+    let mut params = Params::default();
+    (params.reduce, params.root, params.wait_all_ranks) = (a.reduce, a.root, true);
+    if a.shifted && a.op == OpKind::AllToAllSingle {
+        // One element of the part for the first goes to the last.
+        let mut splits = vec![a.count; n];
+        splits[0] -= 1;
+        splits[n - 1] += 1;
+        params.set_splits(splits, vec![a.count; n]);
     }
+    pg.run(op::any(a.op, params, inputs, outputs).timeout(a.timeout)).map(drop)
 }
 
 /// `send`: all others send to the victim; else it sends to them.
