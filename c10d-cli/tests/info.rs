@@ -4,7 +4,7 @@ use crate::common;
 
 use std::collections::BTreeSet;
 
-use common::run;
+use common::{run, start};
 use serde_json::Value;
 
 #[test]
@@ -44,4 +44,14 @@ fn the_table_is_for_people() {
         assert!(ended.stdout.lines().any(|line| line.split_whitespace().next() == Some(op.name())), "{op}");
     }
     assert!(ended.stdout.contains("Registrations: 60"));
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_is_no_error() {
+    for args in [&["info"][..], &["info", "--json"]] {
+        let mut running = start(args);
+        running.stop_reading();
+        let ended = running.end();
+        assert!(ended.status.success() && ended.stderr.is_empty(), "{args:?}: {}", ended.stderr);
+    }
 }

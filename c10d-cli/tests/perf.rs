@@ -73,14 +73,14 @@ fn iters_means_exactly_so_many() {
 
 #[test]
 fn forms_types_and_worlds() {
-    for args in [
-        &["-n", "3", "--async", "--dtype", "bf16", "--reduce", "avg"][..],
-        &["-n", "3", "--mode", "threads", "--dtype", "i8", "--reduce", "bxor", "--pin"],
-        &["-n", "2", "--transport", "tcp", "--dtype", "complex64", "--reduce", "product"],
-        &["-n", "1", "--transport", "shm", "--dtype", "bool", "--reduce", "max"],
-        &["-n", "2", "--dtype", "f8e4m3"],
+    for (sizes, args) in [
+        ("0,10,5002", &["-n", "3", "--async", "--dtype", "bf16", "--reduce", "avg"][..]),
+        ("0,10,5001", &["-n", "3", "--mode", "threads", "--dtype", "i8", "--reduce", "bxor", "--pin"]),
+        ("0,8,5000", &["-n", "2", "--transport", "tcp", "--dtype", "complex64", "--reduce", "product"]),
+        ("0,10,5001", &["-n", "1", "--transport", "shm", "--dtype", "bool", "--reduce", "max"]),
+        ("0,10,5001", &["-n", "2", "--dtype", "f8e4m3"]),
     ] {
-        let common = ["perf", "--bytes", "0,10,5001", "--iters", "2", "--format", "json"];
+        let common = ["perf", "--bytes", sizes, "--iters", "2", "--format", "json"];
         let ended = run(&[&common, args].concat());
         assert!(ended.status.success(), "{args:?}: {}", ended.stderr);
         let json: Value = serde_json::from_str(&ended.stdout).unwrap();
@@ -139,9 +139,81 @@ fn what_makes_no_sense_is_refused_before_anything_runs() {
         (&["--iters", "0"], "0"),
         (&["--ops", "all_reduce", "--reduce", "band"], "band has no meaning on f32"),
         (&["--ops", "send_recv", "-n", "1"], "needs two ranks"),
+        (&["-n", "4000000000", "--ops", "barrier"], "16384"),
+        (&["-n", "4000000000", "--mode", "threads"], "16384"),
+        (&["--bytes", "64G"], "the limit is 16G"),
+        (&["--bytes", "1000000000G"], "the limit is 16G"),
+        (&["--ops", "all_reduce", "--bytes", "4G", "-n", "16384"], "memory that this host has left"),
+        (&["--bytes", "3"], "no whole number of f32 elements of 4 bytes"),
+        (&["--bytes", "2:64:3"], "--bytes 2"),
+        (&["--ops", "send_recv", "--dtype", "complex128", "--bytes", "16,8"], "--bytes 8"),
+        (&["--ops", "all_reduce_sparse", "--nnz", "1000000000", "--row", "1000000000"], "limit"),
+        (&["--ops", "all_reduce_sparse", "--nnz", "18446744073709551615"], "limit is 1000000000"),
+        (&["--ops", "all_reduce_sparse", "--overlap", "101"], "percent"),
+        (&["--budget-ms", "18446744073709551615"], "86400000"),
     ] {
+        if !cfg!(feature = "sparse") && args.contains(&"all_reduce_sparse") {
+            continue;
+        }
         let ended = run(&[&["perf"], args].concat());
-        assert!(!ended.status.success() && ended.stdout.is_empty(), "{args:?}");
+        assert!(ended.status.code() == Some(2) && ended.stdout.is_empty(), "{args:?}: {}", ended.stderr);
         assert!(ended.stderr.contains(says), "{args:?}: {}", ended.stderr);
+    }
+}
+
+#[test]
+fn a_job_that_is_there_is_joined() {
+    let program = env!("CARGO_BIN_EXE_c10d");
+    let perf =
+        [program, "perf", "--ops", "all_reduce,all_gather_into", "--bytes", "48", "--iters", "2", "--format", "csv"];
+    let job = |options: &[&str], more: &[&str]| run(&[&["run"], options, &["--"], &perf[..], more].concat());
+    for more in [&[][..], &["-n", "3", "--pin"]] {
+        let ended = job(&["-n", "3"], more);
+        assert!(ended.status.success(), "{}", ended.stderr);
+        // The header and a row per op, from rank 0 alone.
+        let rows: Vec<&str> = ended.stdout.lines().filter_map(|line| line.strip_prefix("[0] ")).collect();
+        assert!(rows.len() == 3 && ended.stdout.lines().count() == 3, "{}", ended.stdout);
+        assert!(rows[1..].iter().all(|row| row.split(',').nth(3) == Some("3") && row.ends_with(",0")), "{rows:?}");
+    }
+    for (more, says) in [(&["-n", "2"][..], "one of 3 ranks"), (&["--mode", "threads"], "--alone")] {
+        let ended = job(&["-n", "3"], more);
+        assert_eq!(ended.status.code(), Some(2), "{}", ended.stderr);
+        assert!(ended.stderr.contains(says), "{}", ended.stderr);
+    }
+    // Ranks of its own, although it is a rank.
+    let ended = job(&["-n", "1"], &["--alone"]);
+    assert!(ended.status.success(), "{}", ended.stderr);
+    assert!(ended.stdout.lines().skip(1).all(|row| row.split(',').nth(3) == Some("2")), "{}", ended.stdout);
+}
+
+#[test]
+fn types_larger_than_the_smallest_size_have_one_of_their_own() {
+    let ended = run(&["perf", "--ops", "all_reduce", "--dtype", "complex128", "--iters", "1", "--format", "csv"]);
+    assert!(ended.status.success(), "{}", ended.stderr);
+    let sizes: Vec<&str> = cells(&ended.stdout).iter().map(|row| row[2]).collect();
+    assert_eq!(sizes, ["16", "8192", "1048576", "16777216"]);
+}
+
+#[test]
+fn a_reader_that_goes_away_ends_it_quietly() {
+    for mode in ["processes", "threads"] {
+        let args = [
+            "perf",
+            "--ops",
+            "barrier,all_reduce",
+            "--bytes",
+            "8:1M",
+            "--iters",
+            "20",
+            "--format",
+            "csv",
+            "--mode",
+            mode,
+        ];
+        let mut running = start(&args);
+        assert!(running.line().starts_with("op,"));
+        running.stop_reading();
+        let ended = running.end();
+        assert_eq!((ended.status.code(), ended.stderr.as_str()), (Some(128 + 13), ""), "{mode}");
     }
 }

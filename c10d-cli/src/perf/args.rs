@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
+use c10d::launch::MOST_RANKS;
 use c10d::{DType, ReduceOp};
 use clap::ValueEnum;
 
+use super::layout::Layout;
 use super::measure::Budget;
+use super::memory;
 use super::ops::PerfOp;
 use super::sparse::SparsePoint;
 
@@ -15,15 +18,19 @@ use super::sparse::SparsePoint;
 /// size is that of the larger of a call's two sides on a rank.
 #[derive(clap::Args, Clone, Debug)]
 pub(crate) struct Args {
-    /// How many ranks.
-    #[arg(short = 'n', long = "ranks", value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..))]
-    pub(super) ranks: u32,
+    /// How many ranks; 2 unless said. In a job that is there, the job's.
+    #[arg(short = 'n', long = "ranks", value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(MOST_RANKS)))]
+    pub(super) ranks: Option<u32>,
+    /// Start ranks, even if this process is one of a job that is there.
+    #[arg(long)]
+    pub(super) alone: bool,
     /// `all`, or ops separated by commas.
     #[arg(long, value_name = "all|LIST", default_value = "all", value_parser = parse_ops)]
     ops: Ops,
     /// Sizes separated by commas (`8,64K,1M`), or a range that is doubled (`8:64M`; `8:64M:4` is quadrupled).
-    #[arg(long, value_name = "SIZES", default_value = "8,8K,1M,16M", value_parser = parse_sizes)]
-    bytes: Sizes,
+    /// Whole elements, at most 16G. Unless said: 8 (or one element), 8K, 1M and 16M.
+    #[arg(long, value_name = "SIZES", value_parser = parse_sizes)]
+    bytes: Option<Sizes>,
     /// Of `all_reduce_sparse`: entries of each rank, separated by commas. There are ten times as many places.
     #[arg(long, value_name = "LIST", default_value = "1K,100K", value_parser = parse_counts)]
     nnz: Sizes,
@@ -31,7 +38,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "LIST", default_value = "1", value_parser = parse_counts)]
     row: Sizes,
     /// Of `all_reduce_sparse`: which share of the entries all ranks have in common, in percent.
-    #[arg(long, value_name = "LIST", default_value = "50", value_parser = parse_counts)]
+    #[arg(long, value_name = "LIST", default_value = "50", value_parser = parse_shares)]
     overlap: Sizes,
     /// Element type.
     #[arg(long, default_value = "f32", value_parser = parse_dtype)]
@@ -55,7 +62,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     iters: Option<u64>,
     /// Time for all batches of a point together.
-    #[arg(long, value_name = "MS", default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "MS", default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..=A_DAY_MS))]
     budget_ms: u64,
     /// How results are printed.
     #[arg(long, value_enum, default_value_t = Format::Table)]
@@ -93,6 +100,13 @@ pub(super) enum Format {
     Json,
 }
 
+/// Longest time for a point.
+const A_DAY_MS: u64 = 24 * 3600 * 1000;
+/// Largest nominal size.
+const MOST_BYTES: usize = 16 << 30;
+/// Largest number of entries, or of elements of one.
+const MOST_ENTRIES: usize = 1_000_000_000;
+
 #[derive(Clone, Debug)]
 struct Ops {
     list: Vec<PerfOp>,
@@ -117,17 +131,58 @@ impl Args {
         Ok(ops)
     }
 
+    pub(super) fn ranks(&self) -> u32 {
+        self.ranks.unwrap_or(2)
+    }
+
+    /// The same for the ranks of a job that is there.
+    pub(super) fn joined(&self, ranks: u32) -> Result<Args, String> {
+        match self.ranks {
+            Some(n) if n != ranks => Err(format!(
+                "this process is one of {ranks} ranks that are there already, not of {n}: leave out -n to join them, or say \
+                 --alone to start others"
+            )),
+            _ => Ok(Args { ranks: Some(ranks), ..self.clone() }),
+        }
+    }
+
+    /// Refuses, before anything is allocated, sizes that are no whole elements, or for which `local` ranks of this host
+    /// have no room.
+    pub(super) fn check_sizes(&self, local: u32) -> Result<(), String> {
+        let element = self.dtype.size();
+        for op in self.ops()? {
+            if op == PerfOp::AllReduceSparse {
+                for point in self.sparse_points() {
+                    memory::check_room(point.bytes(self.ranks(), element), local, &point.words())?;
+                }
+                continue;
+            }
+            for bytes in self.sizes(op) {
+                if bytes % element > 0 {
+                    return Err(format!(
+                        "--bytes {bytes}: no whole number of {} elements of {element} bytes",
+                        self.dtype
+                    ));
+                }
+                let Layout { inputs, outputs } = Layout::of(op, bytes / element, self.ranks(), true);
+                let needed = (inputs.elements() as u128 + outputs.elements() as u128) * element as u128;
+                memory::check_room(needed, local, &format!("{} of {bytes} bytes", op.name()))?;
+            }
+        }
+        Ok(())
+    }
+
     fn obstacle(&self, op: PerfOp) -> Option<String> {
         if op == PerfOp::AllReduceSparse {
             if self.reduce != ReduceOp::Sum {
                 return Some("sums only".into());
             }
-            if let Some(point) = self.sparse_points().find(|point| !point.fits(self.ranks)) {
-                return Some(format!("{} ranks with {}: no room for so many entries", self.ranks, point.words()));
+            if let Some(point) = self.sparse_points().find(|point| !point.fits(self.ranks())) {
+                return Some(format!("{} ranks with {}: no room for so many entries", self.ranks(), point.words()));
             }
         }
         let op = op.kind();
-        if op.is_p2p() && self.ranks < 2 {
+        if op.is_p2p() && self.ranks() < 2 {
             return Some("needs two ranks".into());
         }
         if op.reduces() && !self.reduce.is_defined_on(self.dtype) {
@@ -150,8 +205,12 @@ impl Args {
     }
 
     /// The sizes for this op, in bytes.
-    pub(super) fn sizes(&self, op: PerfOp) -> &[usize] {
-        if op.is_bare() { &[0] } else { &self.bytes.0 }
+    pub(super) fn sizes(&self, op: PerfOp) -> Vec<usize> {
+        match &self.bytes {
+            _ if op.is_bare() => vec![0],
+            Some(sizes) => sizes.0.clone(),
+            None => vec![8.max(self.dtype.size()), 8 << 10, 1 << 20, 16 << 20],
+        }
     }
 
     pub(super) fn budget(&self) -> Budget {
@@ -193,6 +252,15 @@ fn parse_sizes(text: &str) -> Result<Sizes, String> {
     Ok(Sizes(std::iter::successors(Some(first), |s| s.checked_mul(factor)).take_while(|s| *s <= last).collect()))
 }
 
+/// Shares in percent.
+fn parse_shares(text: &str) -> Result<Sizes, String> {
+    let shares = parse_counts(text)?;
+    match shares.0.iter().find(|share| **share > 100) {
+        Some(share) => Err(format!("{share} is above 100, and it is a share in percent: there is no room for more")),
+        None => Ok(shares),
+    }
+}
+
 /// Numbers, of which a thousand is a K.
 fn parse_counts(text: &str) -> Result<Sizes, String> {
     let number = |text: &str| {
@@ -201,10 +269,11 @@ fn parse_counts(text: &str) -> Result<Sizes, String> {
             t if t.ends_with('m') => (t.trim_end_matches('m').to_owned(), 1_000_000),
             t => (t, 1),
         };
-        let number = digits.parse::<usize>().ok().and_then(|n| n.checked_mul(unit)).filter(|n| *n <= 1 << 40);
-        number.ok_or_else(|| format!("{text:?} is no number; write e.g. 8, 64K, 1M"))
+        let number: usize = digits.parse().map_err(|_| format!("{text:?} is no number; write e.g. 8, 64K, 1M"))?;
+        let number = number.checked_mul(unit).filter(|n| *n <= MOST_ENTRIES);
+        number.ok_or_else(|| format!("{text:?} is too large; the limit is {MOST_ENTRIES}"))
     };
-    text.split(',').map(number).collect::<Result<_, _>>().map(Sizes)
+    text.split(',').map(number).collect::<Result<_, String>>().map(Sizes)
 }
 
 fn parse_size(text: &str) -> Result<usize, String> {
@@ -219,7 +288,8 @@ fn parse_size(text: &str) -> Result<usize, String> {
         _ => return Err(format!("{text:?} is no size; write e.g. 8, 64K, 1M")),
     };
     let number: usize = digits.parse().map_err(|_| format!("{text:?} is no size; write e.g. 8, 64K, 1M"))?;
-    number.checked_mul(unit).filter(|n| *n <= isize::MAX as usize / 4).ok_or_else(|| format!("{text:?} is too large"))
+    let bytes = number.checked_mul(unit).filter(|n| *n <= MOST_BYTES);
+    bytes.ok_or_else(|| format!("{text:?} is too large; the limit is {}G", MOST_BYTES >> 30))
 }
 
 fn parse_dtype(name: &str) -> Result<DType, String> {
@@ -246,6 +316,7 @@ mod tests {
             ("0", vec![0]),
             ("8:64", vec![8, 16, 32, 64]),
             ("1k:17K:4", vec![1 << 10, 4 << 10, 16 << 10]),
+            ("16G", vec![16 << 30]),
         ] {
             assert_eq!(parse_sizes(text).unwrap().0, sizes, "{text}");
         }
@@ -262,6 +333,8 @@ mod tests {
             "-1",
             "99999999999999999999",
             "9999999999G",
+            "17179869185",
+            "64G",
         ] {
             assert!(parse_sizes(text).is_err(), "{text}");
         }
@@ -271,6 +344,13 @@ mod tests {
     fn counts_are_decimal() {
         assert_eq!(parse_counts("8,64K,1m").unwrap().0, [8, 64_000, 1_000_000]);
         assert!(["", "x", "1:2", "-1", "K"].iter().all(|text| parse_counts(text).is_err()));
+        assert!(
+            ["1001M", "18446744073709551615", "18446744073709551615K"]
+                .iter()
+                .all(|text| parse_counts(text).unwrap_err().contains("limit"))
+        );
+        assert_eq!(parse_shares("0,100").unwrap().0, [0, 100]);
+        assert!(parse_shares("101").unwrap_err().contains("percent"));
     }
 
     #[test]

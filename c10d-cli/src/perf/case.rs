@@ -197,7 +197,8 @@ mod tests {
             for op in PerfOp::all() {
                 let wrong = c10d::run_ranks(3, |pg| {
                     let layout = Layout::of(op, 999, pg.size(), pg.rank() == 0);
-                    let (mut inputs, mut outputs) = (Memory::<f32>::new(layout.inputs), Memory::new(layout.outputs));
+                    let (mut inputs, mut outputs) =
+                        (Memory::<f32>::new(layout.inputs).unwrap(), Memory::new(layout.outputs).unwrap());
                     let setting = Setting { pg: &pg, op, reduce: ReduceOp::Sum, form, layout };
                     let mut case = Case::new(&setting, inputs.tensors(), outputs.tensors());
                     let mut wrong = case.verify()?;

@@ -1,5 +1,7 @@
 //! Buffers at addresses that are alike for all that are compared.
 
+use c10d::{Error, ErrorKind, Result};
+
 use super::layout::Side;
 use super::sample::Sample;
 
@@ -14,13 +16,18 @@ pub(super) struct Memory<T> {
 }
 
 impl<T: Sample> Memory<T> {
-    pub(super) fn new(side: Side) -> Memory<T> {
+    pub(super) fn new(side: Side) -> Result<Memory<T>> {
         let bytes = side.elements() * size_of::<T>();
         let align = if bytes >= HUGE_PAGE { HUGE_PAGE } else { PAGE };
-        let room = vec![T::whole(0); side.elements() + align / size_of::<T>()];
+        let mut room = Vec::new();
+        let length = side.elements() + align / size_of::<T>();
+        room.try_reserve_exact(length).map_err(|_| {
+            Error::new(ErrorKind::Resource, format!("no memory for a buffer of {bytes} bytes")).rejected()
+        })?;
+        room.resize(length, T::whole(0));
         // Room without elements has an address that says nothing; then any start will do.
         let start = room.as_ptr().align_offset(align).min(room.len() - side.elements());
-        Memory { room, start, side }
+        Ok(Memory { room, start, side })
     }
 
     /// The tensors, one behind the other.
@@ -34,6 +41,47 @@ impl<T: Sample> Memory<T> {
     }
 }
 
+/// Refuses what would take more memory than this host has left, or a process may have.
+pub(super) fn check_room(of_one: u128, ranks: u32, what: &str) -> std::result::Result<(), String> {
+    let of_all = of_one * u128::from(ranks);
+    match (left(), address_space()) {
+        (Some(left), _) if of_all > left => Err(format!(
+            "{what}: the buffers of {ranks} ranks take {}; the limit is the {} of memory that this host has left",
+            amount(of_all),
+            amount(left)
+        )),
+        (_, Some(most)) if of_one > most => Err(format!(
+            "{what}: the buffers of a rank take {}; the limit is the {} that a process may map (ulimit -v)",
+            amount(of_one),
+            amount(most)
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// Memory that the system could give out now.
+fn left() -> Option<u128> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    Some(line.split_whitespace().next()?.parse::<u128>().ok()? << 10)
+}
+
+/// The process's limit, if it has one.
+fn address_space() -> Option<u128> {
+    let text = std::fs::read_to_string("/proc/self/limits").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("Max address space"))?;
+    line.split_whitespace().next()?.parse().ok()
+}
+
+fn amount(bytes: u128) -> String {
+    let (unit, name) = match bytes {
+        b if b >= 1 << 30 => (1u128 << 30, "GiB"),
+        b if b >= 1 << 20 => (1 << 20, "MiB"),
+        _ => (1, "bytes"),
+    };
+    format!("{} {name}", bytes.div_ceil(unit))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -41,12 +89,20 @@ mod tests {
     #[test]
     fn tensors_are_aligned_and_cover_the_side() {
         for (tensors, pieces, len, align) in [(1, 1, 3, PAGE), (4, 3, 1000, PAGE), (2, 1, 1 << 20, HUGE_PAGE)] {
-            let mut memory = Memory::<f32>::new(Side { tensors, pieces, len });
+            let mut memory = Memory::<f32>::new(Side { tensors, pieces, len }).unwrap();
             let found = memory.tensors();
             assert_eq!(found.len(), tensors);
             assert!(found.iter().all(|t| t.len() == pieces * len));
             assert_eq!(found[0].as_ptr() as usize % align, 0);
         }
-        assert_eq!(Memory::<u8>::new(Side { tensors: 3, pieces: 1, len: 0 }).tensors().len(), 3);
+        assert_eq!(Memory::<u8>::new(Side { tensors: 3, pieces: 1, len: 0 }).unwrap().tensors().len(), 3);
+    }
+
+    #[test]
+    fn what_has_no_room_is_refused() {
+        assert!(check_room(1 << 20, 2, "x").is_ok());
+        let error = check_room(1 << 60, 4, "all_reduce of 1 bytes").unwrap_err();
+        assert!(error.contains("of 4 ranks take 4294967296 GiB; the limit is"), "{error}");
+        assert!(Memory::<f64>::new(Side { tensors: 1, pieces: 1, len: 1 << 58 }).is_err());
     }
 }

@@ -13,7 +13,7 @@ mod sample;
 mod sparse;
 
 use std::error::Error;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Write};
 use std::process::ExitCode;
 use std::sync::Mutex;
 
@@ -24,14 +24,29 @@ use args::Mode;
 use report::{Report, Row};
 
 use crate::say::say;
-use crate::{Outcome, exit_code};
+use crate::{Bad, Outcome, exit_code};
 
 /// The command by which `perf` starts itself as a rank.
 pub(crate) const RANK_VERB: &str = "perf-rank";
 
+/// Set by those who start ranks: `c10d run` and torchrun, mpirun and srun.
+const RANK_VARIABLES: [&str; 5] = ["RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", "SLURM_PROCID"];
+const LOCAL_RANK_VARIABLES: [&str; 5] =
+    ["LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "SLURM_LOCALID", "RANK"];
+const LOCAL_SIZE_VARIABLES: [&str; 4] =
+    ["LOCAL_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS", "PMI_LOCAL_SIZE"];
+
+/// The first of these variables that is a number.
+fn number(names: &[&str]) -> Option<u32> {
+    names.iter().find_map(|name| std::env::var(name).ok()?.parse().ok())
+}
+
 pub(crate) fn perf(args: &Args) -> Outcome {
-    let points = args.ops()?.into_iter().map(|op| args.points(op)).sum();
-    let mut report = Report::new(args, points)?;
+    if !args.alone && RANK_VARIABLES.iter().any(|name| std::env::var_os(name).is_some()) {
+        return joined(args);
+    }
+    args.check_sizes(args.ranks()).map_err(Bad::argument)?;
+    let mut report = Report::new(args, points(args)?)?;
     let ran = match args.mode {
         Mode::Processes => processes(args, &mut report),
         Mode::Threads => threads(args, &mut report).map(|()| ExitCode::SUCCESS),
@@ -45,18 +60,45 @@ pub(crate) fn perf(args: &Args) -> Outcome {
     Ok(code)
 }
 
+fn points(args: &Args) -> Result<usize, Box<dyn Error>> {
+    Ok(args.ops().map_err(Bad::argument)?.into_iter().map(|op| args.points(op)).sum())
+}
+
+/// One rank of a job that is there; rank 0 shows what came out.
+fn joined(args: &Args) -> Outcome {
+    if args.mode == Mode::Threads {
+        let what =
+            "--mode threads starts ranks, but this process is one of a job that is there; say --alone if that is meant";
+        return Err(Bad::argument(what));
+    }
+    pin(args)?;
+    let pg = rank::builder(args).init("env://").build()?;
+    let args = &args.joined(pg.size()).map_err(Bad::argument)?;
+    args.check_sizes(number(&LOCAL_SIZE_VARIABLES).unwrap_or(pg.size())).map_err(Bad::argument)?;
+    let mut report = if pg.rank() == 0 { Some(Report::new(args, points(args)?)?) } else { None };
+    let ran = rank::run(&pg, args, |row| report.as_mut().map_or(Ok(()), |report| report.add(row)));
+    let errors = report.map_or(Ok(0), Report::end)?;
+    ran?;
+    pg.shutdown()?;
+    if errors > 0 {
+        return Err(format!("{errors} wrong elements").into());
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// First of all, so that every thread of this rank inherits it.
+fn pin(args: &Args) -> c10d::Result {
+    if args.pin { rank::pin(number(&LOCAL_RANK_VARIABLES).unwrap_or(0)) } else { Ok(()) }
+}
+
 /// One rank of [`processes`]: rank 0 writes its rows to standard output, as JSON, one per line.
 pub(crate) fn perf_rank(args: &Args) -> Outcome {
-    if args.pin {
-        let rank = std::env::var("RANK").ok().and_then(|r| r.parse().ok()).unwrap_or(0);
-        // First of all, so that every thread of this rank inherits it.
-        rank::pin(rank)?;
-    }
+    pin(args)?;
     let pg = rank::builder(args).init("env://").build()?;
     let mut out = std::io::stdout().lock();
     rank::run(&pg, args, |row| {
-        // Whoever reads it is gone only when this process is about to be.
-        let _ = serde_json::to_string(&row).map(|line| writeln!(out, "{line}").and_then(|()| out.flush()));
+        writeln!(out, "{}", serde_json::to_string(&row)?)?;
+        out.flush()
     })?;
     pg.shutdown()?;
     Ok(ExitCode::SUCCESS)
@@ -65,7 +107,7 @@ pub(crate) fn perf_rank(args: &Args) -> Outcome {
 fn processes(args: &Args, report: &mut Report<'_>) -> Outcome {
     let rest = std::env::args_os().skip(2);
     let words = [RANK_VERB.into()].into_iter().chain(rest);
-    let mut job = Launch::new(std::env::current_exe()?, words).ranks(args.ranks).output(Output::Piped).spawn()?;
+    let mut job = Launch::new(std::env::current_exe()?, words).ranks(args.ranks()).output(Output::Piped).spawn()?;
     let rows = BufReader::new(job.take_stdout(0)?);
     for line in rows.lines() {
         report.add(serde_json::from_str::<Row>(&line?)?)?;
@@ -78,19 +120,21 @@ fn processes(args: &Args, report: &mut Report<'_>) -> Outcome {
 }
 
 fn threads(args: &Args, report: &mut Report<'_>) -> Result<(), Box<dyn Error>> {
-    let report = Mutex::new((report, Ok(())));
-    rank::builder(args).run_ranks(args.ranks, |pg| {
+    // How a row could not be shown, if one could not.
+    let report = Mutex::new((report, None));
+    let ran = rank::builder(args).run_ranks(args.ranks(), |pg| {
         if args.pin {
             rank::pin(pg.rank())?;
         }
         rank::run(&pg, args, |row| {
-            if let Ok(mut guard) = report.lock() {
-                let (report, printed) = &mut *guard;
-                *printed = std::mem::replace(printed, Ok(())).and_then(|()| report.add(row));
-            }
+            let mut guard = report.lock().map_err(|_| io::Error::other("a rank panicked"))?;
+            let (report, unshown) = &mut *guard;
+            report.add(row).map_err(|e| io::Error::new(e.kind(), unshown.insert(e).to_string()))
         })?;
         pg.shutdown()
-    })?;
-    let (_, printed) = report.into_inner().map_err(|_| "a rank panicked")?;
-    Ok(printed?)
+    });
+    match report.into_inner() {
+        Ok((_, Some(unshown))) => Err(unshown.into()),
+        _ => Ok(ran.map(drop)?),
+    }
 }

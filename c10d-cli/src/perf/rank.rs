@@ -1,9 +1,10 @@
 //! What every rank of a run does.
 
+use std::io;
 use std::time::{Duration, Instant};
 
 use c10d::types::{F8E4M3, F8E5M2};
-use c10d::{DType, Error, ProcessGroup, ReduceOp, Result};
+use c10d::{DType, Error, ErrorKind, ProcessGroup, ReduceOp, Result};
 use half::{bf16, f16};
 use num_complex::{Complex32, Complex64};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
@@ -40,11 +41,11 @@ pub(super) fn pin(rank: u32) -> Result {
         one.set(core.unwrap_or(0));
         sched_setaffinity(None, &one)
     };
-    pinned().map_err(|e| Error::new(c10d::ErrorKind::Resource, "cannot bind a rank to a core").source(e))
+    pinned().map_err(|e| Error::new(ErrorKind::Resource, "cannot bind a rank to a core").source(e))
 }
 
-/// Times everything that `args` ask for; rank 0 shows `emit` a row per point.
-pub(super) fn run(pg: &ProcessGroup, args: &Args, emit: impl FnMut(Row)) -> Result {
+/// Times everything that `args` ask for; rank 0 shows `emit` a row per point, and ends the run if that fails.
+pub(super) fn run(pg: &ProcessGroup, args: &Args, emit: impl FnMut(Row) -> io::Result<()>) -> Result {
     match args.dtype {
         DType::U8 => points::<u8>(pg, args, emit),
         DType::I8 => points::<i8>(pg, args, emit),
@@ -66,19 +67,20 @@ pub(super) fn run(pg: &ProcessGroup, args: &Args, emit: impl FnMut(Row)) -> Resu
     }
 }
 
-fn points<T: Sample>(pg: &ProcessGroup, args: &Args, mut emit: impl FnMut(Row)) -> Result {
+fn points<T: Sample>(pg: &ProcessGroup, args: &Args, mut emit: impl FnMut(Row) -> io::Result<()>) -> Result {
+    let mut emit = |row| emit(row).map_err(|e| Error::new(ErrorKind::Resource, "cannot show a result").source(e));
     for op in args.ops().map_err(Error::invalid)? {
         if op == PerfOp::AllReduceSparse {
             for point in args.sparse_points() {
                 let row = sparse::measured::<T>(pg, args, point)?;
                 if pg.rank() == 0 {
-                    emit(row);
+                    emit(row)?;
                 }
             }
             continue;
         }
         let mut most = usize::MAX;
-        for bytes in args.sizes(op).iter().copied() {
+        for bytes in args.sizes(op) {
             if bytes > most {
                 continue;
             }
@@ -87,7 +89,7 @@ fn points<T: Sample>(pg: &ProcessGroup, args: &Args, mut emit: impl FnMut(Row)) 
                 most = bytes;
             }
             if pg.rank() == 0 {
-                emit(row::<T>(pg, args, op, bytes, timing, errors));
+                emit(row::<T>(pg, args, op, bytes, timing, errors))?;
             }
         }
     }
@@ -98,7 +100,7 @@ fn points<T: Sample>(pg: &ProcessGroup, args: &Args, mut emit: impl FnMut(Row)) 
 fn point<T: Sample>(pg: &ProcessGroup, args: &Args, op: PerfOp, bytes: usize) -> Result<(Timing, u64)> {
     let form = if args.started { Form::Started } else { Form::Blocking };
     let layout = Layout::of(op, count::<T>(bytes), pg.size(), pg.rank() == 0);
-    let (mut inputs, mut outputs) = (Memory::<T>::new(layout.inputs), Memory::<T>::new(layout.outputs));
+    let (mut inputs, mut outputs) = (Memory::<T>::new(layout.inputs)?, Memory::<T>::new(layout.outputs)?);
     let setting = Setting { pg, op, reduce: args.reduce, form, layout };
     let mut case = Case::new(&setting, inputs.tensors(), outputs.tensors());
 
@@ -119,9 +121,9 @@ fn point<T: Sample>(pg: &ProcessGroup, args: &Args, op: PerfOp, bytes: usize) ->
     Ok((timing, errors[0]))
 }
 
-/// Elements of a nominal size; something is sent unless the size is 0.
+/// Elements of a nominal size, which is a whole number of them.
 fn count<T>(bytes: usize) -> usize {
-    if bytes == 0 { 0 } else { (bytes / size_of::<T>()).max(1) }
+    bytes / size_of::<T>()
 }
 
 fn row<T: Sample>(pg: &ProcessGroup, args: &Args, op: PerfOp, bytes: usize, timing: Timing, errors: u64) -> Row {

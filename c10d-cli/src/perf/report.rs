@@ -94,7 +94,7 @@ impl<'a> Report<'a> {
             Format::Json => {
                 let args = self.args;
                 let json = serde_json::json!({
-                    "ranks": args.ranks,
+                    "ranks": args.ranks(),
                     "mode": word(args.mode),
                     "async": args.started,
                     "transport": word(args.transport),
@@ -145,7 +145,7 @@ impl<'a> Report<'a> {
         writeln!(
             out,
             "{} ranks ({}), transport {}, {} {}{started}\n",
-            args.ranks,
+            args.ranks(),
             word(args.mode),
             word(args.transport),
             args.dtype,

@@ -40,6 +40,13 @@ impl SparsePoint {
         self.common() + ranks as usize * (self.nnz - self.common())
     }
 
+    /// Bytes that a rank needs: places in order, entries of the result, and tensors of `element` bytes.
+    pub(super) fn bytes(self, ranks: u32, element: usize) -> u128 {
+        let (nnz, union) = (self.nnz as u128, self.union(ranks) as u128);
+        let entry = self.row as u128 * element as u128 + size_of::<i64>() as u128;
+        nnz * PLACES as u128 * 16 + union * 32 + (2 * nnz + union) * entry
+    }
+
     pub(super) fn fits(self, ranks: u32) -> bool {
         self.overlap <= 100 && self.union(ranks) <= self.nnz * PLACES
     }
