@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use c10d_core::process::Process;
 use c10d_core::{Error, ErrorKind, Result, Store};
 use parking_lot::{Mutex, MutexGuard};
 use rustix::fs::{FlockOperation, flock};
@@ -24,21 +25,23 @@ const USERS: &str = "c10d/users";
 /// A [`Store`] that is a log of changes in a file, guarded by `flock`. Clones share one open file.
 ///
 /// A process that dies while writing leaves a torn last record, which the next writer removes. The file stays when the
-/// last rank leaves.
+/// last rank leaves. In a forked child every verb is an error, since parent and child would hold the lock together: open the
+/// file again there.
 #[derive(Clone)]
 pub struct FileStore(Arc<Shared>);
 
 struct Shared {
+    owner: Process,
     path: PathBuf,
     state: Mutex<State>,
-    /// The file goes with the last of its users; this process is one of them. `None`: it stays.
-    user: Option<u32>,
+    /// The file goes with the last of its users; this process is one of them.
+    for_users: bool,
 }
 
 impl Drop for Shared {
     fn drop(&mut self) {
         // A fork of the process is no user of its own.
-        if self.user != Some(std::process::id()) {
+        if !self.owner.is_current() || !self.for_users {
             return;
         }
         let _ = self.change(Instant::now() + Duration::from_secs(1), |map| {
@@ -64,20 +67,20 @@ struct State {
 impl FileStore {
     /// Opens the file, creating it (readable by its owner alone) where it is missing.
     pub fn open(path: impl Into<PathBuf>) -> Result<FileStore> {
-        FileStore::of(path.into(), None)
+        FileStore::of(path.into())
     }
 
     /// The same, for a file that goes with the last of those who have opened it so, one after the other or at once.
     pub(crate) fn open_while_used(path: PathBuf, deadline: Instant) -> Result<FileStore> {
         loop {
-            let mut store = FileStore::of(path.clone(), None)?;
+            let mut store = FileStore::of(path.clone())?;
             let counted = store.0.add(USERS, 1, deadline);
             let Some(shared) = Arc::get_mut(&mut store.0) else {
                 return Err(Error::new(ErrorKind::Internal, "a store file just opened is shared already"));
             };
             match counted {
                 Ok(_) => {
-                    shared.user = Some(std::process::id());
+                    shared.for_users = true;
                     return Ok(store);
                 }
                 // The last user removed it after this one had opened it.
@@ -87,7 +90,7 @@ impl FileStore {
         }
     }
 
-    fn of(path: PathBuf, user: Option<u32>) -> Result<FileStore> {
+    fn of(path: PathBuf) -> Result<FileStore> {
         let file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -97,7 +100,7 @@ impl FileStore {
             .open(&path)
             .map_err(|e| failed(&path, "cannot open").source(e))?;
         let state = Mutex::new(State { file, read: 0, map: HashMap::new() });
-        Ok(FileStore(Arc::new(Shared { path, state, user })))
+        Ok(FileStore(Arc::new(Shared { owner: Process::current(), path, state, for_users: false })))
     }
 
     /// The file.
@@ -133,6 +136,7 @@ impl Shared {
     }
 
     fn lock(&self, how: FlockOperation, deadline: Instant) -> Result<MutexGuard<'_, State>> {
+        self.owner.check("the store")?;
         let late = || failed(&self.path, "timed out waiting for the lock of");
         let state = self.state.try_lock_until(deadline).ok_or_else(late)?;
         let mut pause = FIRST_PAUSE;

@@ -1,6 +1,8 @@
 #![doc = include_str!("../README.md")]
 
 mod file_store;
+#[cfg(test)]
+mod fork_tests;
 mod init;
 pub mod launch;
 mod log;

@@ -4,6 +4,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
+use c10d_core::process::PerProcess;
 use c10d_core::{Error, ErrorKind, Result};
 use parking_lot::Mutex;
 
@@ -18,13 +19,12 @@ const LINGER: Duration = Duration::from_secs(5);
 /// be in theirs, or in the next one already.
 struct Hosted {
     server: TcpStoreServer,
-    /// In a forked child there is no server, only its image.
-    process: u32,
     /// The clients of this process.
     clients: Vec<WeakStore>,
 }
 
-static HOSTED: Mutex<Vec<Hosted>> = Mutex::new(Vec::new());
+/// In a forked child there is no server, only its image: it begins anew.
+static HOSTED: PerProcess<Mutex<Vec<Hosted>>> = PerProcess::new();
 
 /// A client of the store that this process serves at `host:port`; the server is the same one for every group that it has
 /// there, one after the other or at once.
@@ -34,15 +34,15 @@ pub(super) fn store(host: &str, port: u16, deadline: Instant) -> Result<TcpStore
         return TcpStore::hosting(serve(host, port, deadline)?, deadline);
     }
     let places = places(host, port, deadline).map_err(|e| failed(host, port, e))?;
-    let mut hosted = HOSTED.lock();
-    forget_ended(&mut hosted);
+    let mut hosted = HOSTED.get().lock();
+    hosted.retain(|h| !h.server.has_ended());
     let known = hosted.iter().position(|h| places.iter().any(|place| serves(h.server.local_addr(), *place)));
     let at = match known {
         Some(at) => at,
         None => {
             let server = serve_at(host, port, &places)?;
             at_exit(linger);
-            hosted.push(Hosted { server, process: std::process::id(), clients: Vec::new() });
+            hosted.push(Hosted { server, clients: Vec::new() });
             hosted.len() - 1
         }
     };
@@ -55,24 +55,13 @@ pub(super) fn store(host: &str, port: u16, deadline: Instant) -> Result<TcpStore
     Ok(store)
 }
 
-/// Forgets the servers that ended, and those of a process of which this one is a fork.
-fn forget_ended(hosted: &mut Vec<Hosted>) {
-    let here = std::process::id();
-    for Hosted { server, process, .. } in hosted.extract_if(.., |h| h.process != here || h.server.has_ended()) {
-        if process != here {
-            // Its thread, for which the drop would wait, is in the other process.
-            std::mem::forget(server);
-        }
-    }
-}
-
 /// When the process ends, other ranks may still use the store.
 fn linger() {
     // Nothing else holds the lock for long.
-    let Some(mut hosted) = HOSTED.try_lock_for(Duration::from_secs(1)) else { return };
-    forget_ended(&mut hosted);
+    let Some(mut hosted) = HOSTED.get().try_lock_for(Duration::from_secs(1)) else { return };
+    hosted.retain(|h| !h.server.has_ended());
     let until = Instant::now() + LINGER;
-    for Hosted { server, clients, .. } in hosted.drain(..) {
+    for Hosted { server, clients } in hosted.drain(..) {
         clients.iter().filter_map(WeakStore::upgrade).for_each(|client| client.hang_up());
         server.drain(until.saturating_duration_since(Instant::now()));
     }

@@ -100,7 +100,7 @@ fn meet(place: Place, deadline: Instant) -> Result<(Arc<dyn Store>, Arc<dyn Stor
         }
         Meeting::Server { host, port } => Arc::new(TcpStore::connect(&host, port, deadline)?),
         Meeting::File(path) => Arc::new(FileStore::open(path)?),
-        Meeting::SameHost { job } => Arc::new(same_host::store(job.as_deref(), deadline)?),
+        Meeting::SameHost { job } => Arc::new(same_host::store(job.as_deref(), place.size, deadline)?),
     };
     let store: Arc<dyn Store> = match place.prefix {
         Some(prefix) => Arc::new(PrefixStore::new(prefix, root.clone())),

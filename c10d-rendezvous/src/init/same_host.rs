@@ -10,10 +10,13 @@ use c10d_core::{Error, ErrorKind, Result};
 use crate::FileStore;
 
 /// The store of this job's ranks; the last of them removes it.
-pub(super) fn store(job: Option<&str>, deadline: Instant) -> Result<FileStore> {
+pub(super) fn store(job: Option<&str>, size: u32, deadline: Instant) -> Result<FileStore> {
     let dir = std::env::temp_dir().join(format!("c10d-{}", rustix::process::geteuid().as_raw()));
     private(&dir)?;
-    let name = job.map_or_else(parent, |job| format!("job-{job}"));
+    let name = match job {
+        Some(job) => format!("job-{job}"),
+        None => parent(size)?,
+    };
     let name: String = name.chars().take(200).map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
     FileStore::open_while_used(dir.join(name), deadline)
 }
@@ -39,10 +42,15 @@ fn private(dir: &Path) -> Result {
 }
 
 /// All ranks of one host have one parent, the starter; its start time tells it from an earlier process of that number.
-fn parent() -> String {
+fn parent(size: u32) -> Result<String> {
     let pid = rustix::process::getppid().map_or(0, |pid| pid.as_raw_nonzero().get());
+    if pid == 0 && size > 1 {
+        let what = "the process that started this rank is in another PID namespace, so nothing tells which job this is; \
+                    set MASTER_ADDR and MASTER_PORT";
+        return Err(Error::new(ErrorKind::Rendezvous, what));
+    }
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     // The name, in parentheses, may contain spaces; the start is the 20th field behind it.
     let start = stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().nth(19)).unwrap_or("0");
-    format!("parent-{pid}-{start}")
+    Ok(format!("parent-{pid}-{start}"))
 }

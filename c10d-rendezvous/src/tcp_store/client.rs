@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
+use c10d_core::process::Process;
 use c10d_core::{Error, ErrorKind, Result};
 use parking_lot::Mutex;
 
@@ -25,7 +26,8 @@ const LINGER: Duration = Duration::from_secs(5);
 ///
 /// Keys are prefixed with `/` as PyTorch's client does. Calls from several threads run side by side, each on a
 /// connection of its own; writing verbs return when the server has executed them. A connection that failed or timed out
-/// is replaced at the next call.
+/// is replaced at the next call. A forked child that uses its copy makes a connection for each call; dropping the copy
+/// does nothing, to a server either.
 #[derive(Clone)]
 pub struct TcpStore(Arc<Shared>);
 
@@ -39,6 +41,8 @@ impl WeakStore {
 }
 
 struct Shared {
+    /// Whose connections and server these are.
+    owner: Process,
     addr: SocketAddr,
     limits: Limits,
     idle: Mutex<Vec<Link>>,
@@ -47,6 +51,9 @@ struct Shared {
 
 impl Drop for Shared {
     fn drop(&mut self) {
+        if !self.owner.is_current() {
+            return;
+        }
         self.idle.get_mut().clear();
         if let Some(server) = self.hosted.take() {
             server.drain(LINGER);
@@ -128,7 +135,8 @@ impl TcpStore {
     }
 
     fn with(addr: SocketAddr, idle: Vec<Link>, hosted: Option<TcpStoreServer>) -> TcpStore {
-        TcpStore(Arc::new(Shared { addr, limits: Limits::default(), idle: Mutex::new(idle), hosted }))
+        let (owner, limits) = (Process::current(), Limits::default());
+        TcpStore(Arc::new(Shared { owner, addr, limits, idle: Mutex::new(idle), hosted }))
     }
 
     /// The server's address.
@@ -163,6 +171,9 @@ impl TcpStore {
             None => Link::open(self.0.addr, deadline).map_err(failed)?,
         };
         let out = exchange(&mut link).map_err(failed)?;
+        if !self.0.owner.is_current() {
+            return Ok(out);
+        }
         let mut idle = self.0.idle.lock();
         if idle.len() < IDLE {
             idle.push(link);
@@ -175,6 +186,10 @@ impl TcpStore {
     }
 
     fn idle_link(&self) -> Option<Link> {
+        if !self.0.owner.is_current() {
+            // These are the parent's.
+            return None;
+        }
         loop {
             let link = self.0.idle.lock().pop()?;
             if link.usable() {

@@ -4,6 +4,7 @@ use std::io::{self, Read, Write};
 use std::net::SocketAddr;
 use std::time::Instant;
 
+use c10d_core::process::Private;
 use mio::net::TcpStream;
 
 use super::Limits;
@@ -13,6 +14,8 @@ use super::protocol::{Parser, Refusal, Request};
 const ENOUGH_UNSENT: usize = 1 << 20;
 
 pub(super) struct Connection {
+    /// Before the stream, so that it ends before the descriptor is closed.
+    _private: Private,
     pub(super) stream: TcpStream,
     pub(super) peer: SocketAddr,
     pub(super) out: Vec<u8>,
@@ -31,6 +34,7 @@ pub(super) struct Connection {
 impl Connection {
     pub(super) fn new(stream: TcpStream, peer: SocketAddr, limits: Limits) -> Connection {
         Connection {
+            _private: Private::new(&stream),
             stream,
             peer,
             out: Vec::new(),

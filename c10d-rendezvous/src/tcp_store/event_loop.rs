@@ -5,6 +5,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use c10d_core::process::Private;
 use mio::net::TcpListener;
 use mio::{Events, Interest, Poll, Token};
 use socket2::{SockRef, TcpKeepalive};
@@ -26,6 +27,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 pub(super) struct EventLoop {
     poll: Poll,
+    /// Before the listener, so that it ends before the descriptor is closed.
+    _private: Private,
     listener: TcpListener,
     options: ServerOptions,
     signals: Arc<Signals>,
@@ -49,6 +52,7 @@ impl EventLoop {
     pub(super) fn new(poll: Poll, listener: TcpListener, options: ServerOptions, signals: Arc<Signals>) -> EventLoop {
         EventLoop {
             poll,
+            _private: Private::new(&listener),
             listener,
             state: State::new(options.limits),
             options,

@@ -4,6 +4,7 @@ use std::io::{self, ErrorKind, Read, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
+use c10d_core::process::Private;
 use rustix::io::Errno;
 use rustix::net::RecvFlags;
 
@@ -13,6 +14,8 @@ use super::protocol::{Command, STOP_WAITING, WAIT_CANCELED, Write};
 pub(super) const GRACE: Duration = Duration::from_millis(90);
 
 pub(super) struct Link {
+    /// Before the stream, so that it ends before the descriptor is closed.
+    _private: Private,
     stream: TcpStream,
     /// Received and not yet asked for: `buffer[start..end]`.
     buffer: Box<[u8]>,
@@ -29,7 +32,7 @@ impl Link {
             return Err(ErrorKind::ConnectionRefused.into());
         }
         stream.set_nodelay(true)?;
-        let mut link = Link { stream, buffer: vec![0; 4096].into(), start: 0, end: 0 };
+        let mut link = Link { _private: Private::new(&stream), stream, buffer: vec![0; 4096].into(), start: 0, end: 0 };
         let nonce = std::process::id();
         let mut hello = Vec::new();
         hello.hello(nonce);

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use c10d_core::process::Process;
 use c10d_core::{Error, ErrorKind, Result};
 use mio::{Interest, Poll, Waker};
 use parking_lot::Mutex;
@@ -41,13 +42,15 @@ impl Default for ServerOptions {
 }
 
 /// A TCPStore server that PyTorch's clients and [`TcpStore`](super::TcpStore) can use. Serves from one thread, looks up
-/// no names, executes nothing before a client has validated, and stops when dropped.
+/// no names, executes nothing before a client has validated, and stops when dropped. A forked child's copy serves nothing,
+/// and does nothing when dropped.
 #[derive(Debug)]
 pub struct TcpStoreServer {
     addr: SocketAddr,
     signals: Arc<Signals>,
     waker: Waker,
     thread: Option<JoinHandle<()>>,
+    owner: Process,
 }
 
 impl TcpStoreServer {
@@ -73,7 +76,7 @@ impl TcpStoreServer {
         let signals = Arc::new(Signals::default());
         let server = EventLoop::new(poll, listener, options, signals.clone());
         let thread = std::thread::Builder::new().name("c10d-store".into()).spawn(move || server.run())?;
-        Ok(TcpStoreServer { addr, signals, waker, thread: Some(thread) })
+        Ok(TcpStoreServer { addr, signals, waker, thread: Some(thread), owner: Process::current() })
     }
 
     /// Where it listens.
@@ -88,6 +91,9 @@ impl TcpStoreServer {
 
     /// Serves on until no validated client is connected, at most for `limit`, then stops.
     pub fn drain(self, limit: Duration) {
+        if !self.owner.is_current() {
+            return;
+        }
         *self.signals.drain_until.lock() = Some(Instant::now() + limit);
         self.end();
     }
@@ -102,6 +108,11 @@ impl TcpStoreServer {
 
 impl Drop for TcpStoreServer {
     fn drop(&mut self) {
+        if !self.owner.is_current() {
+            // The thread is the parent's; there is nothing to wait for, or to let go, here.
+            std::mem::forget(self.thread.take());
+            return;
+        }
         if let Some(thread) = self.thread.take() {
             self.signals.stop.store(true, Ordering::Release);
             let _ = self.waker.wake();

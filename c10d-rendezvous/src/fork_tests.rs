@@ -1,0 +1,83 @@
+//! Stores in forked children, made by real forks of this test program.
+#![allow(unsafe_code)]
+
+use std::time::{Duration, Instant};
+
+use c10d_core::store::deadline_after;
+use c10d_core::{Result, Store};
+
+use crate::{FileStore, ServerOptions, TcpStore, TcpStoreServer};
+
+fn soon() -> Instant {
+    deadline_after(Duration::from_secs(10))
+}
+
+/// Starts `f` in a forked child.
+fn fork(f: impl FnOnce() -> bool) -> i32 {
+    // SAFETY: the child uses no thread of this process's and no lock that one may hold, and ends here.
+    let pid = unsafe { libc::fork() };
+    if pid == 0 {
+        // SAFETY: a child that hangs is ended by the signal.
+        unsafe { libc::alarm(20) };
+        let held = std::panic::catch_unwind(std::panic::AssertUnwindSafe(f)).unwrap_or(false);
+        // SAFETY: no exit handlers, which are the parent's.
+        unsafe { libc::_exit(i32::from(!held)) };
+    }
+    assert!(pid > 0, "no fork");
+    pid
+}
+
+/// Whether it was true in the child.
+fn held(child: i32) -> bool {
+    let mut status = -1;
+    // SAFETY: waits for the own child.
+    unsafe { libc::waitpid(child, &mut status, 0) };
+    status == 0
+}
+
+#[test]
+fn a_child_shares_no_connection_with_its_parent_and_ends_no_server() {
+    let server = TcpStoreServer::bind("127.0.0.1:0".parse().unwrap(), ServerOptions::default()).unwrap();
+    let store = TcpStore::hosting(server, soon()).unwrap();
+    store.set("there", b"1", soon()).unwrap();
+    // Both count at once: answers that went to the wrong one would show.
+    let count = |key: &str, step: i64| -> Result<bool> {
+        let mut right = true;
+        for n in 1..=300 {
+            right &= store.add(key, step, soon())? == n * step;
+        }
+        Ok(right)
+    };
+    let mut copy = Some(store.clone());
+    let child = fork(|| {
+        let works = store.get("there", soon()).is_ok_and(|v| v == b"1") && count("child", 7).unwrap_or(false);
+        // SAFETY: the memory is not used again: the child ends without unwinding.
+        let last = unsafe { std::ptr::read(&raw const store) };
+        drop((copy.take(), last));
+        works
+    });
+    assert!(count("parent", 3).unwrap());
+    assert!(held(child));
+    assert_eq!(store.add("child", 0, soon()).unwrap(), 2100);
+}
+
+#[test]
+fn a_child_does_not_lock_its_parents_file_and_does_not_leave_for_it() {
+    let path = std::env::temp_dir().join(format!("c10d-fork-{}", std::process::id()));
+    let store = FileStore::open_while_used(path.clone(), soon()).unwrap();
+    store.set("k", b"v", soon()).unwrap();
+    let mut slot = Some(store);
+    let child = fork(|| {
+        let store = slot.take().unwrap();
+        let text = store.get("k", soon()).unwrap_err().to_string();
+        let refused = text.contains("made in process") && store.set("k", b"w", soon()).is_err();
+        drop(store);
+        // Its own is as good as any.
+        let own = FileStore::open(&path).and_then(|own| own.get("k", soon()));
+        refused && own.is_ok_and(|value| value == b"v")
+    });
+    assert!(held(child));
+    assert!(path.exists(), "the child left for its parent");
+    drop(slot);
+    assert!(!path.exists());
+}
