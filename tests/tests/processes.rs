@@ -6,6 +6,7 @@ mod stage;
 
 mod blame;
 mod faults;
+mod forks;
 mod joining;
 mod leave;
 mod limits;
@@ -21,6 +22,7 @@ fn main() -> ExitCode {
     let parts: &[(&str, stage::Play)] = &[
         ("blame", blame::play),
         ("faults", faults::play),
+        ("forks", forks::play),
         ("joining", joining::play),
         ("leave", leave::play),
         ("limits", limits::play),
@@ -39,6 +41,7 @@ fn main() -> ExitCode {
         .suite("gloo_like_tcp", over("tcp"), Ranks::Processes)
         .trials(blame::trials())
         .trials(faults::trials())
+        .trials(forks::trials())
         .trials(joining::trials())
         .trials(leave::trials())
         .trials(limits::trials())

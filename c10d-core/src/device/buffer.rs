@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::{DevicePtr, DeviceRuntime};
 use crate::buffer::{Buf, BufMut, Span};
+use crate::process::Process;
 use crate::store::deadline_after;
 use crate::types::{DType, Element};
 use crate::{Error, Result};
@@ -31,6 +32,8 @@ pub struct DeviceBuffer {
     base: *mut (),
     count: usize,
     dtype: DType,
+    /// Whose device's memory it is.
+    owner: Process,
 }
 
 // SAFETY: the runtime may be called from any thread, and the buffer is the only owner of its memory.
@@ -44,7 +47,7 @@ impl DeviceBuffer {
         let bytes = count.checked_mul(dtype.size()).filter(|b| isize::try_from(*b).is_ok());
         let bytes = bytes.ok_or_else(|| Error::invalid(format!("{count} elements of {dtype} fit no device")))?;
         let base = if bytes == 0 { std::ptr::null_mut() } else { runtime.allocate(index, bytes)? };
-        Ok(DeviceBuffer { runtime: runtime.clone(), index, base, count, dtype })
+        Ok(DeviceBuffer { runtime: runtime.clone(), index, base, count, dtype, owner: Process::current() })
     }
 
     /// A copy of host memory on device `index`.
@@ -164,7 +167,8 @@ pub(crate) fn typed<T: Element>(mut bytes: Vec<u8>, count: usize) -> Vec<T> {
 
 impl Drop for DeviceBuffer {
     fn drop(&mut self) {
-        if !self.base.is_null() {
+        // A forked child has a copy of the handle, not of the device.
+        if !self.base.is_null() && self.owner.is_current() {
             // SAFETY: from `allocate`, and this is its one owner.
             unsafe { self.runtime.free(self.index, self.base) };
         }

@@ -1,4 +1,4 @@
-//! Runtimes are opened once per process.
+//! Runtimes are opened once per process. A forked child opens its own: a device's handles are of the process that got them.
 
 use std::sync::Arc;
 
@@ -7,14 +7,15 @@ use parking_lot::Mutex;
 use super::DeviceRegistration;
 use crate::Result;
 use crate::device::DeviceRuntime;
+use crate::process::PerProcess;
 
 type Opened = Vec<(&'static DeviceRegistration, Arc<dyn DeviceRuntime>)>;
 
-static OPENED: Mutex<Opened> = Mutex::new(Vec::new());
+static OPENED: PerProcess<Mutex<Opened>> = PerProcess::new();
 
 /// The registered runtime; what failed to open is tried again.
 pub(crate) fn open(registration: &'static DeviceRegistration) -> Result<Arc<dyn DeviceRuntime>> {
-    let mut opened = OPENED.lock();
+    let mut opened = OPENED.get().lock();
     if let Some((_, runtime)) = opened.iter().find(|(r, _)| std::ptr::eq(*r, registration)) {
         return Ok(runtime.clone());
     }

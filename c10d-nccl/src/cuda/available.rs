@@ -1,6 +1,7 @@
 //! Whether there is CUDA here, found out without any call that would panic where there is none.
 #![allow(unsafe_code)]
 
+use c10d_core::process::PerProcess;
 use c10d_core::{Error, Result};
 use cudarc::driver::result::{self, DriverError};
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
@@ -51,8 +52,8 @@ const SYMBOLS: [&str; 32] = [
 /// `Unsupported`, with what was tried: no driver, one that is too old, no device.
 pub fn available() -> Result<u16> {
     // What was found stays; what was missing is looked for again.
-    static FOUND: Mutex<Option<u16>> = Mutex::new(None);
-    let mut found = FOUND.lock();
+    static FOUND: PerProcess<Mutex<Option<u16>>> = PerProcess::new();
+    let mut found = FOUND.get().lock();
     if let Some(count) = *found {
         return Ok(count);
     }

@@ -6,6 +6,7 @@ use std::ffi::c_void;
 use std::sync::{Arc, OnceLock};
 
 use c10d_core::device::{DevicePtr, DeviceReduce, DeviceRuntime, Event, Stream};
+use c10d_core::process::PerProcess;
 use c10d_core::{Device, Error, ErrorKind, Result};
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys;
@@ -42,8 +43,8 @@ unsafe impl Sync for Context {}
 impl Driver {
     /// The process's CUDA, if it has any; the same at every call.
     pub(crate) fn get() -> Result<Arc<Driver>> {
-        static DRIVER: Mutex<Option<Arc<Driver>>> = Mutex::new(None);
-        let mut driver = DRIVER.lock();
+        static DRIVER: PerProcess<Mutex<Option<Arc<Driver>>>> = PerProcess::new();
+        let mut driver = DRIVER.get().lock();
         if let Some(driver) = &*driver {
             return Ok(driver.clone());
         }

@@ -5,6 +5,7 @@ use std::ffi::{c_char, c_int, c_void};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use c10d_core::process::PerProcess;
 use c10d_core::{Error, ErrorKind, Result, Status};
 use libloading::os::unix::{Library as Handle, RTLD_LOCAL, RTLD_NOW};
 use parking_lot::Mutex;
@@ -101,7 +102,7 @@ pub(crate) struct Library {
 }
 
 /// The process has one libnccl, loaded when it is first asked for and never unloaded: it leaves threads behind.
-static LOADED: Mutex<Option<Arc<Library>>> = Mutex::new(None);
+static LOADED: PerProcess<Mutex<Option<Arc<Library>>>> = PerProcess::new();
 
 impl Library {
     /// The process's libnccl; `argument` is a file that the caller insists on.
@@ -109,7 +110,7 @@ impl Library {
     /// # Errors
     /// `Unsupported`, with all that was tried, where there is none that can be used.
     pub(crate) fn get(argument: Option<&str>) -> Result<Arc<Library>> {
-        let mut loaded = LOADED.lock();
+        let mut loaded = LOADED.get().lock();
         if let Some(library) = &*loaded {
             return match argument {
                 Some(path) if !library.is(Path::new(path)) => Err(unusable(format!(

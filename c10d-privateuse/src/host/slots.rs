@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
 use std::time::Instant;
 
+use c10d_core::process::PerProcess;
 use parking_lot::Mutex;
 
 use super::flight::Flight;
@@ -45,17 +46,18 @@ pub(super) enum Found {
     Unknown,
 }
 
+#[derive(Default)]
 struct Slots {
     slots: Vec<Slot>,
     /// First in, first out, so that an answer that comes twice still finds whose it was.
     free: VecDeque<u32>,
 }
 
-static SLOTS: Mutex<Slots> = Mutex::new(Slots { slots: Vec::new(), free: VecDeque::new() });
+static SLOTS: PerProcess<Mutex<Slots>> = PerProcess::new();
 
 /// A new token.
 pub(super) fn put(mut flight: Flight) -> Token {
-    let mut all = SLOTS.lock();
+    let mut all = SLOTS.get().lock();
     let index = all.free.pop_front().unwrap_or_else(|| {
         all.slots.push(Slot::default());
         (all.slots.len() - 1) as u32
@@ -89,7 +91,7 @@ impl Slots {
 
 /// Looks at an operation that waits for the plugin, if it was not given up meanwhile.
 pub(super) fn look<T>(token: Token, look: impl FnOnce(&Flight) -> T) -> Option<T> {
-    match &SLOTS.lock().find(token)?.held {
+    match &SLOTS.get().lock().find(token)?.held {
         Held::Waiting(flight) => Some(look(flight)),
         _ => None,
     }
@@ -97,19 +99,19 @@ pub(super) fn look<T>(token: Token, look: impl FnOnce(&Flight) -> T) -> Option<T
 
 /// Takes an operation that is about to be given to the plugin, if it was not given up meanwhile.
 pub(super) fn board(token: Token) -> Option<Flight> {
-    SLOTS.lock().take(token, |f| Held::Boarding(Arc::downgrade(&f.group)))
+    SLOTS.get().lock().take(token, |f| Held::Boarding(Arc::downgrade(&f.group)))
 }
 
 /// Puts it back, now the plugin's.
 pub(super) fn give(token: Token, flight: Flight) {
-    if let Some(slot) = SLOTS.lock().find(token) {
+    if let Some(slot) = SLOTS.get().lock().find(token) {
         slot.held = Held::Given(flight);
     }
 }
 
 /// Takes the slot back for others, for an operation that was boarded and ended without the plugin.
 pub(super) fn unboard(token: Token) {
-    let mut all = SLOTS.lock();
+    let mut all = SLOTS.get().lock();
     if let Some(slot) = all.find(token) {
         slot.held = Held::Empty;
         all.free.push_back(token as u32);
@@ -118,7 +120,7 @@ pub(super) fn unboard(token: Token) {
 
 /// What the plugin's answer with this token is about. `mine` tells whether a group is the plugin's that answers.
 pub(super) fn answered(token: Token, mine: impl Fn(&Group) -> bool) -> Found {
-    let mut all = SLOTS.lock();
+    let mut all = SLOTS.get().lock();
     let Some(slot) = all.find(token) else { return Found::Unknown };
     match &slot.held {
         Held::Given(f) if mine(&f.group) => {}
@@ -148,7 +150,7 @@ pub(super) struct Overdue {
 
 /// Takes every operation whose time is over at `now`.
 pub(super) fn overdue(now: Instant) -> Overdue {
-    let mut all = SLOTS.lock();
+    let mut all = SLOTS.get().lock();
     let Overdue { mut late, mut held, mut next } = Overdue::default();
     for index in 0..all.slots.len() {
         let slot = &mut all.slots[index];

@@ -5,18 +5,19 @@ use std::sync::Arc;
 
 use c10d_core::Store;
 use c10d_core::panics::contain;
+use c10d_core::process::PerProcess;
 use parking_lot::Mutex;
 
 /// The last number, and the stores that have one.
 type Numbered = (u64, BTreeMap<u64, Arc<dyn Store>>);
 
-static STORES: Mutex<Numbered> = Mutex::new((0, BTreeMap::new()));
+static STORES: PerProcess<Mutex<Numbered>> = PerProcess::new();
 
 /// A store that has a number until this is dropped.
 pub(super) struct Lease(pub(super) u64);
 
 pub(super) fn lease(store: Arc<dyn Store>) -> Lease {
-    let mut stores = STORES.lock();
+    let mut stores = STORES.get().lock();
     stores.0 += 1;
     let number = stores.0;
     stores.1.insert(number, store);
@@ -24,13 +25,13 @@ pub(super) fn lease(store: Arc<dyn Store>) -> Lease {
 }
 
 pub(super) fn find(number: u64) -> Option<Arc<dyn Store>> {
-    STORES.lock().1.get(&number).cloned()
+    STORES.get().lock().1.get(&number).cloned()
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
         // Outside the lock: a store may take long to go.
-        let store = STORES.lock().1.remove(&self.0);
+        let store = STORES.get().lock().1.remove(&self.0);
         contain("the drop of a store", || drop(store));
     }
 }

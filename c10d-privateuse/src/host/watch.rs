@@ -4,26 +4,39 @@ use std::sync::Once;
 use std::time::{Duration, Instant};
 
 use c10d_core::panics::contain;
+use c10d_core::process::PerProcess;
 use c10d_core::{Error, ErrorKind, Result};
 use parking_lot::{Condvar, Mutex};
 
 use super::slots;
 
-/// When the thread looks next; `None`: when it is told to.
-static NEXT: Mutex<Option<Instant>> = Mutex::new(None);
-static SOONER: Condvar = Condvar::new();
-static STARTED: Once = Once::new();
+struct Clock {
+    /// When the thread looks next; `None`: when it is told to.
+    next: Mutex<Option<Instant>>,
+    sooner: Condvar,
+    started: Once,
+    failed: Mutex<bool>,
+}
+
+impl Default for Clock {
+    fn default() -> Clock {
+        Clock { next: Mutex::default(), sooner: Condvar::new(), started: Once::new(), failed: Mutex::default() }
+    }
+}
+
+/// A forked child has a clock of its own: threads do not come along.
+static CLOCK: PerProcess<Clock> = PerProcess::new();
 
 /// Starts the clock, if it does not run yet.
 pub(super) fn start() -> Result {
+    let clock = CLOCK.get();
     let mut result = Ok(());
-    STARTED.call_once(|| {
+    clock.started.call_once(|| {
         let spawned = std::thread::Builder::new().name("c10d plugin clock".into()).spawn(run);
         result = spawned.map(drop);
     });
     // After a failure no further start is tried; the second group would be unwatched, so it is refused as well.
-    static FAILED: Mutex<bool> = Mutex::new(false);
-    let mut failed = FAILED.lock();
+    let mut failed = clock.failed.lock();
     *failed |= result.is_err();
     match (result, *failed) {
         (Ok(()), false) => Ok(()),
@@ -34,22 +47,24 @@ pub(super) fn start() -> Result {
 
 /// Sees to it that the clock looks at this time.
 pub(super) fn at(limit: Instant) {
-    let mut next = NEXT.lock();
+    let clock = CLOCK.get();
+    let mut next = clock.next.lock();
     if next.is_none_or(|n| limit < n) {
         *next = Some(limit);
-        SOONER.notify_one();
+        clock.sooner.notify_one();
     }
 }
 
 fn run() {
-    let mut next = NEXT.lock();
+    let clock = CLOCK.get();
+    let mut next = clock.next.lock();
     loop {
         match *next {
-            None => SOONER.wait(&mut next),
+            None => clock.sooner.wait(&mut next),
             Some(at) => {
                 let now = Instant::now();
                 if at > now {
-                    SOONER.wait_for(&mut next, (at - now).min(Duration::from_secs(3600)));
+                    clock.sooner.wait_for(&mut next, (at - now).min(Duration::from_secs(3600)));
                     continue;
                 }
                 // Set before looking: an operation that comes meanwhile brings it forward again.
@@ -66,7 +81,7 @@ fn run() {
                 if let Some(soonest) = overdue.next {
                     self::at(soonest);
                 }
-                next = NEXT.lock();
+                next = clock.next.lock();
             }
         }
     }

@@ -58,7 +58,11 @@ pub(crate) fn cast(part: &str, ranks: u32, transport: &str) -> Launch {
 
 /// The group of all ranks that were cast.
 pub(crate) fn join(timeout: Duration) -> Result<ProcessGroup> {
-    let builder = c10d::builder().init("env://").timeout(timeout);
+    build(c10d::builder().init("env://").timeout(timeout))
+}
+
+/// The builder's group, over the plugin if the ranks were cast with one.
+pub(crate) fn build(builder: c10d::Builder) -> Result<ProcessGroup> {
     let Some(file) = std::env::var_os(PLUGIN) else { return builder.build() };
     let loaded = c10d_privateuse::Search::new().file(file).load();
     let name = loaded.decisions.first().and_then(|d| d.name.clone()).unwrap_or_default();
