@@ -15,6 +15,7 @@ pub mod process;
 pub mod registry;
 pub mod staged;
 pub mod store;
+pub mod sync;
 pub mod types;
 
 pub use backend::{Aside, Backend, Caller, Capabilities, Fingerprint, GroupInit, Job, JobId, Kept, Request, let_go};

@@ -6,10 +6,10 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use c10d_core::store::deadline_after;
+use c10d_core::sync::Mutex;
 use c10d_core::{
     Backend, Caller, Capabilities, DType, Error, ErrorKind, GroupInit, Job, JobId, OpKind, Phase, ReduceOp, Result,
 };
-use parking_lot::Mutex;
 
 use crate::collectives::Collectives;
 use crate::exec::Executor;

@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use c10d_core::process::PerProcess;
-use parking_lot::Mutex;
+use c10d_core::sync::Mutex;
 
 /// Whoever is told of the end of the program.
 pub(crate) trait Mortal: Send + Sync + 'static {

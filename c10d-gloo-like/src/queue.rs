@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use c10d_core::panics::caught;
+use c10d_core::sync::{Condvar, Mutex};
 use c10d_core::{Error, ErrorKind, Job, Result};
-use parking_lot::{Condvar, Mutex};
 
 /// A line of jobs with one thread behind it, which starts with the first job.
 #[derive(Default)]

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use c10d_core::panics::caught;
+use c10d_core::sync::{Condvar, Mutex};
 use c10d_core::{Error, ErrorKind, Job, Phase, Result, let_go};
-use parking_lot::{Condvar, Mutex};
 
 /// How far a job is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

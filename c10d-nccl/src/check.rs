@@ -8,9 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use c10d_core::panics::caught;
+use c10d_core::sync::Mutex;
 use c10d_core::{Error, ErrorKind, Fingerprint, OpKind, Phase, Request, Result};
 use crossbeam_channel::{Receiver, Sender, unbounded};
-use parking_lot::Mutex;
 
 use crate::board::Board;
 use crate::side::{Messages, Print};

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use c10d_core::process::Process;
+use c10d_core::sync::{Mutex, MutexGuard};
 use c10d_core::{Error, ErrorKind, Result, Store};
-use parking_lot::{Mutex, MutexGuard};
 use rustix::fs::{FlockOperation, flock};
 
 use crate::log::{self, Change};

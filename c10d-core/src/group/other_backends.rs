@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Weak};
 
-use parking_lot::Mutex;
+use crate::sync::Mutex;
 
 use crate::backend::{Backend, GroupInit, OtherBackends};
 use crate::registry::Registry;

@@ -164,7 +164,7 @@ fn unknown(vendor: u8) -> Error {
 
 /// A string that lives as long as the program; the same for the same text.
 fn lasting(text: String) -> &'static str {
-    static TEXTS: parking_lot::Mutex<Vec<&'static str>> = parking_lot::Mutex::new(Vec::new());
+    static TEXTS: crate::sync::Mutex<Vec<&'static str>> = crate::sync::Mutex::new(Vec::new());
     let mut texts = TEXTS.lock();
     if let Some(known) = texts.iter().find(|t| **t == text) {
         return known;

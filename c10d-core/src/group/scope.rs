@@ -4,7 +4,7 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
+use crate::sync::{Condvar, Mutex};
 
 use super::work::ScopedWork;
 use crate::ProcessGroup;
@@ -136,7 +136,7 @@ impl Drop for AllOver<'_> {
                 );
                 let error = Error::new(ErrorKind::Internal, what);
                 complain(&error);
-                parking_lot::MutexGuard::unlocked(&mut state, || self.group.0.fail(&error));
+                crate::sync::MutexGuard::unlocked(&mut state, || self.group.0.fail(&error));
             }
         }
     }

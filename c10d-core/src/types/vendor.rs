@@ -2,7 +2,7 @@
 
 use std::sync::OnceLock;
 
-use parking_lot::Mutex;
+use crate::sync::Mutex;
 
 /// The name at `i` has slot `i + 1`.
 static VENDORS: Mutex<Vec<&'static str>> = Mutex::new(Vec::new());

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use c10d_core::Result;
 use c10d_core::process::PerProcess;
-use parking_lot::{Condvar, Mutex};
+use c10d_core::sync::{Condvar, Mutex};
 
 use super::health::Health;
 use crate::shm::Segment;

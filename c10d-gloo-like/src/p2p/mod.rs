@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 
 use c10d_core::panics::caught;
 use c10d_core::store::deadline_after;
+use c10d_core::sync::{Condvar, Mutex};
 use c10d_core::{Caller, Error, ErrorKind, Job, JobId, Outcome, Phase, Result};
-use parking_lot::{Condvar, Mutex};
 use smallvec::SmallVec;
 
 use crate::link::Link;

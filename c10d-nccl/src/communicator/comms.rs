@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use c10d_core::panics::contain;
-use parking_lot::Mutex;
+use c10d_core::sync::Mutex;
 
 use crate::cuda::CudaApi;
 use crate::nccl::{Comm, NcclApi, NcclResult};

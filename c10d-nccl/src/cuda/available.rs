@@ -2,10 +2,10 @@
 #![allow(unsafe_code)]
 
 use c10d_core::process::PerProcess;
+use c10d_core::sync::Mutex;
 use c10d_core::{Error, Result};
 use cudarc::driver::result::{self, DriverError};
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
-use parking_lot::Mutex;
 
 /// The driver's library, as systems name it.
 const NAMES: [&str; 2] = ["libcuda.so.1", "libcuda.so"];

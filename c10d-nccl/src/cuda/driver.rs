@@ -7,10 +7,10 @@ use std::sync::{Arc, OnceLock};
 
 use c10d_core::device::{DevicePtr, DeviceReduce, DeviceRuntime, Event, Stream};
 use c10d_core::process::PerProcess;
+use c10d_core::sync::Mutex;
 use c10d_core::{Device, Error, ErrorKind, Result};
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys;
-use parking_lot::Mutex;
 
 use super::api::CudaApi;
 use super::default_index::default_index;

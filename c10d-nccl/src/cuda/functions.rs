@@ -6,9 +6,9 @@ use std::ffi::{CString, c_void};
 use std::sync::OnceLock;
 
 use c10d_core::device::Stream;
+use c10d_core::sync::Mutex;
 use c10d_core::{Error, ErrorKind, Result};
 use cudarc::driver::{result, sys};
-use parking_lot::Mutex;
 
 use super::driver::{failed, stream};
 use crate::kernels::{Kernel, Module};

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use parking_lot::Mutex;
+use c10d_core::sync::Mutex;
 
 /// Allocations by address. Memory that its owner freed while others hold it is freed with the last of them.
 #[derive(Default)]

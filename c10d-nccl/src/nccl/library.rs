@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use c10d_core::process::PerProcess;
+use c10d_core::sync::Mutex;
 use c10d_core::{Error, ErrorKind, Result, Status};
 use libloading::os::unix::{Library as Handle, RTLD_LOCAL, RTLD_NOW};
-use parking_lot::Mutex;
 
 use super::mapped::mappings;
 use super::search::Surroundings;

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use c10d_core::device::{DevicePtr, DeviceRuntime, Event, Stream};
 use c10d_core::registry::{Provider, Registration};
+use c10d_core::sync::Mutex;
 use c10d_core::{Backend, Device, DispatchKey, GroupInit, Result};
-use parking_lot::Mutex;
 
 use crate::backend::Nccl;
 use crate::cuda::CudaApi;

@@ -113,7 +113,7 @@ const _: () = assert!(<abi::Plugin as Sized32>::LEAST == size_of::<abi::Plugin>(
 mod tests {
     use std::ffi::c_char;
 
-    use parking_lot::Mutex;
+    use c10d_core::sync::Mutex;
 
     use super::*;
 

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
+use c10d_core::sync::Mutex;
 use c10d_core::{Error, ErrorKind, Job, Outcome, Result};
-use parking_lot::Mutex;
 
 use super::call::Call;
 use super::group::Group;

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use c10d_core::device::DeviceRuntime;
 use c10d_core::store::deadline_after;
+use c10d_core::sync::{Condvar, Mutex};
 use c10d_core::{Error, ErrorKind, GroupInit, Job, Result, let_go};
-use parking_lot::{Condvar, Mutex};
 
 use super::aside::{Aside, aside, detached};
 use super::flight::Flight;

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use c10d_core::panics::contain;
+use c10d_core::sync::{Condvar, Mutex, MutexGuard};
 use c10d_core::{OpKind, Request, Result};
-use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::aside::detached;
 use super::slots::Token;

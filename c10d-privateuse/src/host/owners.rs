@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
-use parking_lot::Mutex;
+use c10d_core::sync::Mutex;
 
 /// By device and base.
 #[derive(Default)]

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use c10d_core::device::DeviceRuntime;
 use c10d_core::registry::{DeviceRegistration, Provider, Registration};
+use c10d_core::sync::Mutex;
 use c10d_core::{DispatchKey, Error, ErrorKind, GroupInit, Result};
-use parking_lot::Mutex;
 
 use super::aside::{Aside, aside};
 use super::device::PluginDevice;

@@ -5,7 +5,7 @@ use std::sync::{Arc, Weak};
 use std::time::Instant;
 
 use c10d_core::process::PerProcess;
-use parking_lot::Mutex;
+use c10d_core::sync::Mutex;
 
 use super::flight::Flight;
 use super::group::Group;

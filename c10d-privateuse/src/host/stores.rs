@@ -6,7 +6,7 @@ use std::sync::Arc;
 use c10d_core::Store;
 use c10d_core::panics::contain;
 use c10d_core::process::PerProcess;
-use parking_lot::Mutex;
+use c10d_core::sync::Mutex;
 
 /// The last number, and the stores that have one.
 type Numbered = (u64, BTreeMap<u64, Arc<dyn Store>>);

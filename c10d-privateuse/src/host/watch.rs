@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use c10d_core::panics::contain;
 use c10d_core::process::PerProcess;
+use c10d_core::sync::{Condvar, Mutex};
 use c10d_core::{Error, ErrorKind, Result};
-use parking_lot::{Condvar, Mutex};
 
 use super::slots;
 

@@ -2,7 +2,7 @@
 
 use c10d_core::DispatchKey;
 use c10d_core::registry::Provider;
-use parking_lot::Mutex;
+use c10d_core::sync::Mutex;
 
 use super::rule::Refusal;
 use crate::host::{Hosted, LoadedPlugin};

@@ -1,7 +1,7 @@
 //! What is to be done when the process ends: by a return of `main`, or `exit`.
 #![allow(unsafe_code)]
 
-use parking_lot::Mutex;
+use c10d_core::sync::Mutex;
 
 static LAST: Mutex<Vec<fn()>> = Mutex::new(Vec::new());
 

@@ -5,8 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use c10d_core::process::PerProcess;
+use c10d_core::sync::Mutex;
 use c10d_core::{Error, ErrorKind, Result};
-use parking_lot::Mutex;
 
 use super::at_exit::at_exit;
 use crate::tcp_store::{WeakStore, resolve};

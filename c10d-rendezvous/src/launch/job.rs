@@ -6,8 +6,8 @@ use std::sync::mpsc::sync_channel;
 use std::time::{Duration, Instant};
 
 use c10d_core::store::deadline_after;
+use c10d_core::sync::{Condvar, Mutex};
 use c10d_core::{Error, ErrorKind, Result};
-use parking_lot::{Condvar, Mutex};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::pidfd_send_signal;
 

@@ -5,7 +5,7 @@ use std::io::{self, IsTerminal, Read, Write};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use parking_lot::Mutex;
+use c10d_core::sync::Mutex;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::lines::Lines;

@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use parking_lot::Mutex;
+use c10d_core::sync::Mutex;
 use rustix::event::{EventfdFlags, eventfd};
 
 /// What the owner of the job asks of the supervisor.

@@ -6,8 +6,8 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use c10d_core::process::Process;
+use c10d_core::sync::Mutex;
 use c10d_core::{Error, ErrorKind, Result};
-use parking_lot::Mutex;
 
 use super::link::{GRACE, Link};
 use super::protocol::{Command, Write};

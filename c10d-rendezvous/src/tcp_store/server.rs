@@ -8,9 +8,9 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use c10d_core::process::Process;
+use c10d_core::sync::Mutex;
 use c10d_core::{Error, ErrorKind, Result};
 use mio::{Interest, Poll, Waker};
-use parking_lot::Mutex;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::Limits;

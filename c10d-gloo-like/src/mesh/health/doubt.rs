@@ -7,8 +7,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use c10d_core::sync::MutexGuard;
 use c10d_core::{Error, ErrorKind, Result};
-use parking_lot::MutexGuard;
 
 use super::{Health, Path};
 use crate::board::{Board, Entered, Place};

@@ -14,8 +14,8 @@ use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
+use c10d_core::sync::{Condvar, Mutex};
 use c10d_core::{Error, ErrorKind, Fingerprint, Phase, Result};
-use parking_lot::{Condvar, Mutex};
 
 use super::connection::Connection;
 use super::control::{Frame, Revoke};

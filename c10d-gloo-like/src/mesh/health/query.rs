@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use c10d_core::{Error, ErrorKind, Fingerprint, OpKind, Phase};
 
-use parking_lot::Mutex;
+use c10d_core::sync::Mutex;
 
 use super::{Health, Path, Peer, State};
 use crate::board::Place;

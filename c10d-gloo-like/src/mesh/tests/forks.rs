@@ -100,7 +100,7 @@ fn another_user_is_turned_away_at_both_ends() {
     }
     // Another user listens under a rank's name.
     let (ours, theirs) = (name("ours"), name("theirs"));
-    let held = parking_lot::Mutex::new(None);
+    let held = c10d_core::sync::Mutex::new(None);
     assert!(run(&|| held.lock().insert(socket::listen_unix(&theirs)).is_ok()));
     match socket::dial_unix(&theirs, &patience) {
         Err(socket::Trouble::Stranger(OTHER)) => {}

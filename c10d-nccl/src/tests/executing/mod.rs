@@ -10,9 +10,9 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
 
 use c10d_core::registry::{DeviceRegistration, Provider, Registration};
+use c10d_core::sync::Mutex;
 use c10d_core::{Backend, DispatchKey, Error, GroupInit, Result};
 use c10d_fake_nccl::Cpu;
-use parking_lot::Mutex;
 
 use self::cuda::FakeCuda;
 use self::nccl::FakeNccl;

@@ -7,7 +7,7 @@ use std::sync::mpsc::sync_channel;
 use std::time::Instant;
 
 use c10d_core::Result;
-use parking_lot::Mutex;
+use c10d_core::sync::Mutex;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::{Plan, Rank, Running, Supervisor, failed};
