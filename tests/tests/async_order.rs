@@ -2,9 +2,12 @@
 
 use crate::stage;
 
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, mpsc};
+use std::task::{Context, Wake, Waker};
 use std::time::{Duration, Instant};
 
-use c10d::{ErrorKind, ReduceOp, op};
+use c10d::{ErrorKind, ProcessGroup, ReduceOp, op};
 use c10d_conformance::block_on;
 
 fn soon() -> Instant {
@@ -253,6 +256,58 @@ fn elapsed_counts_from_the_call() {
             let e = work.wait().expect_err("the other rank does not come").error;
             let took = e.report().elapsed.unwrap();
             assert!(took >= Duration::from_millis(300) && took <= started.elapsed(), "{e}");
+        }
+        Ok(())
+    })
+    .unwrap();
+}
+
+/// Drops the last handle of a group on the thread that ends its last op, and says how long that took.
+struct Last(Mutex<Option<ProcessGroup>>, Mutex<mpsc::Sender<Duration>>);
+
+impl Wake for Last {
+    fn wake(self: Arc<Self>) {
+        let begin = Instant::now();
+        drop(self.0.lock().unwrap().take());
+        // Nobody hears of a second one.
+        let _ = self.1.lock().unwrap().send(begin.elapsed());
+    }
+}
+
+/// The drop waits for what is in flight, but not for the op that it is called by.
+#[test]
+fn the_last_handle_may_be_dropped_by_whoever_is_woken() {
+    c10d::run_ranks(2, |pg| {
+        for message in [false, true] {
+            let Some(group) = pg.new_group(&[0, 1])? else { panic!("all ranks are members") };
+            if pg.rank() == 1 {
+                // The other one waits by now.
+                pg.store().get(&format!("waits {message}"), soon())?;
+            }
+            let mut work: Pin<Box<dyn Future<Output = bool>>> = match (message, pg.rank()) {
+                (false, _) => {
+                    let work = group.start(op::all_reduce(vec![1u8; 9], ReduceOp::Sum));
+                    Box::pin(async move { work.await.is_ok() })
+                }
+                (true, 0) => {
+                    let work = group.start(op::recv(vec![1u8; 9], 1, 0));
+                    Box::pin(async move { work.await.is_ok() })
+                }
+                (true, _) => {
+                    let work = group.start(op::send(vec![1u8; 9], 0, 0));
+                    Box::pin(async move { work.await.is_ok() })
+                }
+            };
+            let (tell, told) = mpsc::channel();
+            let waker = Waker::from(Arc::new(Last(Mutex::new(Some(group)), Mutex::new(tell))));
+            let done = work.as_mut().poll(&mut Context::from_waker(&waker));
+            if pg.rank() == 0 {
+                assert!(done.is_pending());
+                pg.store().set(&format!("waits {message}"), b"", soon())?;
+                let took = told.recv_timeout(Duration::from_secs(20)).expect("it is woken");
+                assert!(took < Duration::from_secs(5), "the drop took {took:?}");
+            }
+            assert!(block_on(work));
         }
         Ok(())
     })

@@ -47,7 +47,7 @@ fn work() -> Result {
     pg.shutdown()
 }
 
-/// Waits for a rank that cannot be reached any more.
+/// Waits for a rank that is late, and for one that cannot be reached any more.
 fn be_cut_off() -> Result {
     let rank = std::env::var("RANK").unwrap_or_default();
     let store = std::env::var("C10D_TEST_STORE").unwrap_or_default();
@@ -55,6 +55,14 @@ fn be_cut_off() -> Result {
     let builder = c10d::builder().init(&url).timeout(Duration::from_secs(60));
     // A tenth of what is usual.
     let pg = builder.hint("gloo-like.link_timeout", "1").build()?;
+    // Who is merely late is not cut off: more than the buffers hold waits for it.
+    let mut x = vec![7u8; 8 << 20];
+    if pg.rank() == 0 {
+        pg.send(&x, 1, 0)?;
+    } else {
+        std::thread::sleep(Duration::from_millis(2500));
+        pg.recv(&mut x, 0, 0)?;
+    }
     pg.barrier()?;
     let begin = Instant::now();
     if pg.rank() == 0 {

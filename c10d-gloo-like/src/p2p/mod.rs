@@ -5,6 +5,7 @@
 
 mod message;
 mod peer;
+mod settle;
 mod state;
 
 use std::os::fd::{AsFd, OwnedFd};
@@ -12,7 +13,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use c10d_core::panics::caught;
-use c10d_core::store::deadline_after;
 use c10d_core::sync::{Condvar, Mutex};
 use c10d_core::{Caller, Error, ErrorKind, Job, JobId, Outcome, Phase, Result};
 use smallvec::SmallVec;
@@ -217,44 +217,4 @@ impl Messages {
         self.state.lock().closed = true;
         self.news.notify_one();
     }
-
-    /// Waits until nothing is in flight, and the peers have what they were sent; beyond `deadline`, or the longest time
-    /// that a send had, only for whom is named in the answer. Takes in meanwhile what nobody asked for: the peer that is
-    /// to take something may be waiting for that.
-    pub(crate) fn settle(&self, deadline: Instant) -> Unsettled {
-        let patient = deadline.min(deadline_after(self.state.lock().patience()));
-        let mut left = Unsettled::default();
-        self.attend(|state| {
-            left = if self.health.failed() { Unsettled::default() } else { state.unsettled(&self.health) };
-            left.in_flight = !state.is_idle();
-            let now = Instant::now();
-            (!left.in_flight && (left.untaken.is_empty() || now >= patient)) || now >= deadline
-        });
-        left
-    }
-
-    /// Whom messages that are over have yet to reach; `None`: somebody is busy with them.
-    pub(crate) fn untaken(&self) -> Option<bool> {
-        let state = self.state.try_lock()?;
-        Some(!state.unsettled(&self.health).untaken.is_empty())
-    }
-
-    /// Nothing more will be sent, unless something is in flight.
-    pub(crate) fn finish(&self) {
-        let state = self.state.lock();
-        if state.is_idle() {
-            state.links().for_each(|(_, link)| link.finish());
-        }
-    }
-}
-
-/// What is not over, of the messages of a rank that leaves.
-#[derive(Default)]
-pub(crate) struct Unsettled {
-    /// Whether a message is in flight.
-    pub(crate) in_flight: bool,
-    /// Whom those wait for.
-    pub(crate) waits_for: Vec<u32>,
-    /// Who has yet to take what was sent.
-    pub(crate) untaken: Vec<u32>,
 }

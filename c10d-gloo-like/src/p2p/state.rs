@@ -6,9 +6,9 @@ use c10d_core::{Error, ErrorKind, Fingerprint, Job, JobId, OpKind, Outcome, Phas
 
 use smallvec::SmallVec;
 
+use super::Finished;
 use super::message::{Header, Incoming, Outgoing, Target, deliver};
 use super::peer::Peer;
-use super::{Finished, Unsettled};
 use crate::link::Link;
 use crate::mesh::{Health, WAITS, Wait};
 
@@ -33,13 +33,13 @@ struct Posted {
 }
 
 /// What a job needs to be known for as long as it is in flight.
-struct Live {
+pub(super) struct Live {
     ticket: Ticket,
     /// Nobody waits inside the call.
     started: bool,
     op: OpKind,
     print: Fingerprint,
-    peer: Option<u32>,
+    pub(super) peer: Option<u32>,
     deadline: Option<Instant>,
 }
 
@@ -62,15 +62,15 @@ pub(super) struct Wants {
 
 pub(super) struct State {
     /// By rank; none for the own.
-    peers: Vec<Option<Peer>>,
+    pub(super) peers: Vec<Option<Peer>>,
     /// In the order in which they were posted.
     posted: Vec<Posted>,
-    live: Vec<Live>,
+    pub(super) live: Vec<Live>,
     next: u64,
     /// Jobs that are over and have not been told so.
     untold: usize,
     /// The longest time that a send had.
-    patience: Duration,
+    pub(super) patience: Duration,
     pub(super) has_thread: bool,
     pub(super) closed: bool,
 }
@@ -96,31 +96,6 @@ impl State {
 
     pub(super) fn is_idle(&self) -> bool {
         self.live.is_empty() && self.untold == 0
-    }
-
-    /// How long a peer may take at most, from now, to take what it was sent: all deadlines are over then.
-    pub(super) fn patience(&self) -> Duration {
-        self.patience
-    }
-
-    /// The links to the peers, by rank.
-    pub(super) fn links(&self) -> impl Iterator<Item = (u32, &Link)> {
-        (0..).zip(&self.peers).filter_map(|(rank, peer)| Some((rank, &peer.as_ref()?.link)))
-    }
-
-    /// Whom the messages in flight wait for, and who has yet to take what was sent.
-    pub(super) fn unsettled(&self, health: &Health) -> Unsettled {
-        let mut waits_for: Vec<u32> = self.live.iter().flat_map(|l| self.waited_for(l)).collect();
-        waits_for.sort_unstable();
-        waits_for.dedup();
-        let untaken = self.links().filter(|(rank, link)| link.is_untaken() && !health.is_leaving(*rank));
-        Unsettled { in_flight: !self.is_idle(), waits_for, untaken: untaken.map(|(rank, _)| rank).collect() }
-    }
-
-    /// The ranks that a message waits for.
-    fn waited_for(&self, live: &Live) -> Vec<u32> {
-        let everybody = || (0..self.peers.len() as u32).filter(|r| self.peers[*r as usize].is_some()).collect();
-        live.peer.map_or_else(everybody, |peer| vec![peer])
     }
 
     /// So many jobs have been told that they are over.

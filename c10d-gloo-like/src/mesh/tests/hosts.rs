@@ -1,8 +1,10 @@
 //! Network namespaces as hosts.
 
-use super::processes::Job;
+use super::processes::{Job, Player};
 use super::*;
+use rustix::process::Signal;
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// Two network namespaces with a cable between them; both end with it.
 pub(super) struct TwoHosts(pub(super) [String; 2]);
@@ -19,7 +21,9 @@ fn ip(args: &[&str]) -> std::result::Result<(), String> {
 }
 
 pub(super) fn two_hosts() -> std::result::Result<TwoHosts, String> {
-    let id = std::process::id();
+    // Tests of one process run at the same time.
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let id = format!("{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
     let hosts = TwoHosts([format!("c10dA{id}"), format!("c10dB{id}")]);
     let [a, b] = &hosts.0;
     ip(&["netns", "add", a])?;
@@ -47,5 +51,51 @@ fn network_namespaces_are_hosts() {
     for topology in job.await_all("result") {
         assert_eq!(topology, "Topology { hosts: [0, 1, 0, 1], shm: [[4], [8], [1], [2]] }");
     }
+    job.set("end");
+}
+
+/// Asks a stopped rank again and again.
+pub(super) fn is_pestered(me: &Player) {
+    let silence = Duration::from_secs(1);
+    let mesh = Mesh::connect(Wiring { silence, ..me.wiring() }).unwrap();
+    let print = call(0, 1);
+    mesh.health.announce(&print).unwrap();
+    me.tell("ready", "");
+    if me.rank == 1 {
+        eventually("the verdict", || mesh.health.failed());
+        return me.report(&mesh.health.cause().unwrap());
+    }
+    me.hear("stopped");
+    // More than any receive buffer takes.
+    for _ in 0..1_000_000 {
+        mesh.health.stalled(&print);
+    }
+    // Twice as long as a link may be silent.
+    std::thread::sleep(2 * silence);
+    me.report(&mesh.health.timeout(&print, &[1]));
+}
+
+/// Between hosts, where the kernel takes a full receive buffer for silence.
+#[test]
+fn however_often_a_stopped_rank_is_asked_it_is_not_dead() {
+    let hosts = match two_hosts() {
+        Ok(hosts) => hosts,
+        Err(why) => return println!("skipped: no network namespaces here: {}", why.trim()),
+    };
+    let mut job = Job::start_by("pestered", 2, Transport::Tcp, &[], |rank| {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &hosts.0[rank as usize]]).arg(std::env::current_exe().unwrap());
+        command
+    });
+    job.await_all("ready");
+    job.signal(1, Signal::STOP);
+    let stat = format!("/proc/{}/stat", job.ranks[1].id());
+    eventually("the stop", || std::fs::read_to_string(&stat).unwrap().contains(") T "));
+    job.set("stopped");
+    let result = &job.await_ranks("result", &[0])[0];
+    assert!(result.starts_with("Timeout [1]"), "{result}");
+    job.signal(1, Signal::CONT);
+    let result = &job.await_ranks("result", &[1])[0];
+    assert!(result.contains("gave up waiting for this rank"), "{result}");
     job.set("end");
 }

@@ -99,8 +99,12 @@ pub(super) struct Player {
 }
 
 impl Player {
+    pub(super) fn wiring(&self) -> Wiring {
+        wiring(self.rank, self.size, self.store.clone(), self.transport)
+    }
+
     pub(super) fn mesh(&self) -> Result<Mesh> {
-        Mesh::connect(wiring(self.rank, self.size, self.store.clone(), self.transport))
+        Mesh::connect(self.wiring())
     }
 
     pub(super) fn tell(&self, name: &str, value: &str) {
@@ -134,7 +138,7 @@ fn rank() {
         "lacks" => lacks_descriptors(&me),
         "killed" => is_killed(&me),
         "stopped" => is_stopped(&me),
-        "pestered" => is_pestered(&me),
+        "pestered" => hosts::is_pestered(&me),
         "leaves" => leaves(&me),
         "differs" => differs(&me),
         scene => forks::play(scene, &me),
@@ -305,42 +309,6 @@ fn a_stopped_rank_is_named_by_all_and_learns_of_it() {
         assert!(result.contains("gave up waiting for this rank"), "{result}");
         job.set("end");
     }
-}
-
-fn is_pestered(me: &Player) {
-    let silence = Duration::from_secs(1);
-    let mesh = Mesh::connect(Wiring { silence, ..wiring(me.rank, me.size, me.store.clone(), me.transport) }).unwrap();
-    let print = call(0, 1);
-    mesh.health.announce(&print).unwrap();
-    me.tell("ready", "");
-    if me.rank == 1 {
-        eventually("the verdict", || mesh.health.failed());
-        return me.report(&mesh.health.cause().unwrap());
-    }
-    me.hear("stopped");
-    // More than any receive buffer takes.
-    for _ in 0..100_000 {
-        mesh.health.stalled(&print);
-    }
-    // Twice as long as a link may be silent.
-    std::thread::sleep(2 * silence);
-    me.report(&mesh.health.timeout(&print, &[1]));
-}
-
-#[test]
-fn however_often_a_stopped_rank_is_asked_it_is_not_dead() {
-    let mut job = Job::start("pestered", 2, Transport::Tcp);
-    job.await_all("ready");
-    job.signal(1, Signal::STOP);
-    let stat = format!("/proc/{}/stat", job.ranks[1].id());
-    eventually("the stop", || std::fs::read_to_string(&stat).unwrap().contains(") T "));
-    job.set("stopped");
-    let result = &job.await_ranks("result", &[0])[0];
-    assert!(result.starts_with("Timeout [1]"), "{result}");
-    job.signal(1, Signal::CONT);
-    let result = &job.await_ranks("result", &[1])[0];
-    assert!(result.contains("gave up waiting for this rank"), "{result}");
-    job.set("end");
 }
 
 fn leaves(me: &Player) {

@@ -1,0 +1,74 @@
+//! The end of the messages of a rank that leaves.
+
+use std::time::Instant;
+
+use c10d_core::store::deadline_after;
+
+use super::Messages;
+use super::state::{Live, State};
+use crate::link::Link;
+use crate::mesh::Health;
+
+/// What is not over, of the messages of a rank that leaves.
+#[derive(Default)]
+pub(crate) struct Unsettled {
+    /// Whether a message is in flight.
+    pub(crate) in_flight: bool,
+    /// Whom those wait for.
+    pub(crate) waits_for: Vec<u32>,
+    /// Who has yet to take what was sent.
+    pub(crate) untaken: Vec<u32>,
+}
+
+impl Messages {
+    /// Waits until nothing is in flight, and the peers have what they were sent; beyond `deadline`, or the longest time
+    /// that a send had, only for whom is named in the answer. Takes in meanwhile what nobody asked for: the peer that is
+    /// to take something may be waiting for that.
+    pub(crate) fn settle(&self, deadline: Instant) -> Unsettled {
+        let patient = deadline.min(deadline_after(self.state.lock().patience));
+        let mut left = Unsettled::default();
+        self.attend(|state| {
+            left = if self.health.failed() { Unsettled::default() } else { state.unsettled(&self.health) };
+            left.in_flight = !state.is_idle();
+            let now = Instant::now();
+            (!left.in_flight && (left.untaken.is_empty() || now >= patient)) || now >= deadline
+        });
+        left
+    }
+
+    /// Whom messages that are over have yet to reach; `None`: somebody is busy with them.
+    pub(crate) fn untaken(&self) -> Option<bool> {
+        let state = self.state.try_lock()?;
+        Some(!state.unsettled(&self.health).untaken.is_empty())
+    }
+
+    /// Nothing more will be sent, unless something is in flight.
+    pub(crate) fn finish(&self) {
+        let state = self.state.lock();
+        if state.is_idle() {
+            state.links().for_each(|(_, link)| link.finish());
+        }
+    }
+}
+
+impl State {
+    /// The links to the peers, by rank.
+    pub(super) fn links(&self) -> impl Iterator<Item = (u32, &Link)> {
+        (0..).zip(&self.peers).filter_map(|(rank, peer)| Some((rank, &peer.as_ref()?.link)))
+    }
+
+    /// Whom the messages in flight wait for, and who has yet to take what was sent.
+    pub(super) fn unsettled(&self, health: &Health) -> Unsettled {
+        let mut waits_for: Vec<u32> = self.live.iter().flat_map(|l| self.waited_for(l)).collect();
+        waits_for.sort_unstable();
+        waits_for.dedup();
+        let untaken = self.links().filter(|(rank, link)| link.is_untaken() && !health.is_leaving(*rank));
+        Unsettled { in_flight: !self.is_idle(), waits_for, untaken: untaken.map(|(rank, _)| rank).collect() }
+    }
+
+    /// The ranks that a message waits for.
+    fn waited_for(&self, live: &Live) -> Vec<u32> {
+        let everybody = || (0..self.peers.len() as u32).filter(|r| self.peers[*r as usize].is_some()).collect();
+        live.peer.map_or_else(everybody, |peer| vec![peer])
+    }
+}
