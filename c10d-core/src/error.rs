@@ -14,6 +14,10 @@ pub type Result<T = (), E = Error> = std::result::Result<T, E>;
 #[derive(Clone)]
 pub struct Error(Box<Report>);
 
+/// How a peer is gone whose program ended while it was in the group: what `how` of [`ErrorKind::PeerDead`] begins with.
+pub const ENDED_WITHOUT_LEAVING: &str =
+    "ended without leaving the group: call shutdown, or drop it before main returns";
+
 /// The kind of an error, with the data that only this kind has.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]

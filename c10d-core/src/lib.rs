@@ -23,7 +23,7 @@ pub use buffer::{Buf, BufMut, Buffers, Coo, Memory, Outcome, RawSpans, Root, Spa
 pub use call::Call;
 pub use device::DeviceCoo;
 pub use dispatch::{BackendMap, Composed, KernelContext};
-pub use error::{Error, ErrorKind, OpError, Phase, Report, Result, Status};
+pub use error::{ENDED_WITHOUT_LEAVING, Error, ErrorKind, OpError, Phase, Report, Result, Status};
 pub use group::{Cancel, CancelError, GroupBuilder, ProcessGroup, Scope, ScopedWork, Work, run_ranks};
 pub use ops::OpKind;
 pub use store::{HashStore, PrefixStore, Store};

@@ -98,6 +98,18 @@ unsafe impl Backend for Nccl {
         Ok(())
     }
 
+    fn leave(&self, deadline: Instant) -> Result {
+        self.0.board.close();
+        // The communicators close behind it: other ranks may take their time for that.
+        self.0.board.wait_idle(deadline)?;
+        self.0.leave();
+        Ok(())
+    }
+
+    fn failure(&self) -> Option<Error> {
+        self.0.board.failure()
+    }
+
     fn split(&self, ranks: &[u32], init: &GroupInit) -> Option<Result<Arc<dyn Backend>>> {
         let how = Derive::Split { color: Some(ranks.iter().copied().min()?), key: init.rank };
         let made = self.derive("ncclCommSplit", how, init);

@@ -8,6 +8,11 @@ use c10d_core::panics::caught;
 use c10d_core::sync::{Condvar, Mutex};
 use c10d_core::{Error, ErrorKind, Job, Phase, Result, let_go};
 
+/// How long what is in flight may take to end after a peer's program did.
+const ENDED: Duration = Duration::from_secs(1);
+/// Between two looks whether it has.
+const LOOK: Duration = Duration::from_millis(5);
+
 /// How far a job is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stage {
@@ -40,6 +45,8 @@ struct Jobs {
     closed: bool,
     /// The device's thread is through.
     over: bool,
+    /// A peer's program has ended without leaving: the cause for what is asked of this rank from now on.
+    ended: Option<Error>,
 }
 
 /// What the device's thread is inside of.
@@ -72,6 +79,12 @@ impl Board {
         let deadline = job.request().deadline();
         let peer = job.request().op.is_p2p().then_some(job.request().params.peer);
         let mut jobs = self.jobs.lock();
+        if jobs.failed.is_none()
+            && let Some(cause) = jobs.ended.take()
+        {
+            jobs.failed = Some(cause);
+            self.changed.notify_all();
+        }
         let refusal = jobs.failed.clone().or_else(|| jobs.closed.then(closed));
         if let Some(cause) = refusal {
             drop(jobs);
@@ -150,6 +163,38 @@ impl Board {
             jobs.failed = Some(cause);
             self.changed.notify_all();
         }
+    }
+
+    /// A peer's program has ended without leaving. What is in flight has a moment to end all the same, since the peer may
+    /// have done its part; else it fails for this cause, and what comes later does.
+    pub(crate) fn peer_ended(&self, cause: Error) {
+        let patience = self.left().map_or(ENDED, |left| ENDED.min(left / 2));
+        let until = Instant::now() + patience;
+        let mut jobs = self.jobs.lock();
+        while !jobs.slots.is_empty() && jobs.failed.is_none() && Instant::now() < until {
+            self.changed.wait_for(&mut jobs, LOOK);
+        }
+        if jobs.slots.is_empty() {
+            jobs.ended = Some(cause);
+            return;
+        }
+        drop(jobs);
+        self.fail(cause);
+    }
+
+    /// Waits until nothing is in flight. What has failed is not waited for: it ends by itself.
+    pub(crate) fn wait_idle(&self, deadline: Instant) -> Result {
+        let mut jobs = self.jobs.lock();
+        while !jobs.slots.is_empty() && jobs.failed.is_none() {
+            if self.changed.wait_until(&mut jobs, deadline).timed_out() && !jobs.slots.is_empty() {
+                let mut awaits: Vec<u32> = jobs.slots.values().filter_map(|s| s.awaits.or(s.peer)).collect();
+                awaits.dedup();
+                drop(jobs);
+                let what = format!("operations that were started are still in flight{}", self.inside());
+                return Err(late(&what).guilty(awaits));
+            }
+        }
+        Ok(())
     }
 
     pub(crate) fn failure(&self) -> Option<Error> {

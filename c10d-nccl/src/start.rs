@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use c10d_core::panics::caught;
-use c10d_core::{Error, ErrorKind, GroupInit, Phase, Result, Store};
+use c10d_core::{ENDED_WITHOUT_LEAVING, Error, ErrorKind, GroupInit, Phase, Result, Store};
 use crossbeam_channel::{RecvTimeoutError, Sender, bounded, unbounded};
 
 use crate::board::Board;
@@ -130,7 +130,7 @@ pub(crate) fn run(
 }
 
 impl Running {
-    /// Fails as soon as a peer is gone or gives up.
+    /// Fails as soon as a peer is gone or gives up; where its program ended without leaving, when it is needed.
     fn watch(&self) -> Result {
         let Some(side) = self.side.clone() else { return Ok(()) };
         let (board, orders) = (self.board.clone(), self.orders.clone());
@@ -139,7 +139,10 @@ impl Running {
                 Some(Error::new(ErrorKind::Internal, format!("the watch over the peers panicked: {words}")))
             });
             if let Some(cause) = cause {
-                board.fail(cause);
+                match cause.kind() {
+                    ErrorKind::PeerDead { how } if how.starts_with(ENDED_WITHOUT_LEAVING) => board.peer_ended(cause),
+                    _ => board.fail(cause),
+                }
                 let _ = orders.send(Order::Look);
             }
         })

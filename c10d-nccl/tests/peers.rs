@@ -7,7 +7,7 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use c10d_core::{Error, ErrorKind, ReduceOp, Store, op, run_ranks};
+use c10d_core::{ENDED_WITHOUT_LEAVING, Error, ErrorKind, ReduceOp, Store, op, run_ranks};
 use c10d_rendezvous::tcp_store::ServerOptions;
 use c10d_rendezvous::{TcpStore, TcpStoreServer};
 use common::{SECOND, command, folder, on, with_cpu, with_fake, within};
@@ -18,6 +18,8 @@ const RANK: &str = "C10D_NCCL_TEST_RANK";
 const PORT: &str = "C10D_NCCL_TEST_PORT";
 /// The rank that dies.
 const MORTAL: &str = "C10D_NCCL_TEST_MORTAL";
+/// How it dies: killed, or by the end of its program.
+const END: &str = "C10D_NCCL_TEST_END";
 
 #[test]
 fn an_abort_reaches_the_peers() {
@@ -80,17 +82,33 @@ fn rank() {
     let store = Arc::new(TcpStore::connect("127.0.0.1", port as u16, Instant::now() + 60 * SECOND).unwrap());
     let pg = with_cpu().rank(rank).size(3).store(store.clone()).build().unwrap();
     pg.all_reduce(on(rank, &[1f32; 10]), ReduceOp::Sum).unwrap();
-    let work = pg.start(op::all_reduce(on(rank, &[1f32; 10]), ReduceOp::Sum));
     let soon = Instant::now() + 60 * SECOND;
+    let end = std::env::var(END).unwrap_or_default();
+    if end == "idle" {
+        store.set(&format!("well/{rank}"), b"", soon).unwrap();
+        store.wait(&["well/0", "well/1", "well/2"], soon).unwrap();
+        if rank == mortal {
+            std::process::exit(0);
+        }
+        // Longer than what is in flight would be given.
+        std::thread::sleep(3 * SECOND / 2);
+        println!("rank {rank} is well: {}", pg.failure().is_none());
+        let e: Error = pg.all_reduce(on(rank, &[1f32; 10]), ReduceOp::Sum).map(drop).expect_err("a rank is gone");
+        println!("rank {rank} saw {} of {:?}: {e}", e.kind().name(), e.report().guilty);
+        store.set(&format!("over/{rank}"), b"", soon).unwrap();
+        store.wait(&["over/0", "over/1"], soon).unwrap();
+        return;
+    }
+    let work = pg.start(op::all_reduce(on(rank, &[1f32; 10]), ReduceOp::Sum));
     store.set(&format!("well/{rank}"), b"", soon).unwrap();
     if rank == mortal {
         // The others are through with the first call.
         store.wait(&["well/0", "well/1", "well/2"], soon).unwrap();
         std::thread::sleep(Duration::from_millis(50));
-        std::process::abort();
+        if end == "exit" { std::process::exit(0) } else { std::process::abort() }
     }
     let e: Error = work.wait().expect_err("a rank is gone").error;
-    println!("rank {rank} saw {} of {:?}", e.kind().name(), e.report().guilty);
+    println!("rank {rank} saw {} of {:?}: {e}", e.kind().name(), e.report().guilty);
     let rest = pg.shrink(&e.report().guilty).unwrap();
     let mut x = on(rank, &[1f32 + rank as f32]);
     rest.all_reduce(&mut x, ReduceOp::Sum).unwrap();
@@ -114,11 +132,51 @@ fn without_the_first_rank_the_others_go_on() {
     a_peer_dies("first", 0, "hang=1");
 }
 
+/// A program that ends with its groups alive, while an op is in flight.
+#[test]
+fn a_peer_that_ends_its_program_is_named_with_its_own_words() {
+    for (said, rank) in a_peer_ends("exit", 2, "hang=1") {
+        assert!(said.contains(&format!("rank {rank} saw PeerDead of [2]")), "{said}");
+        assert!(said.contains(ENDED_WITHOUT_LEAVING), "{said}");
+        assert!(said.contains(&format!("rank {rank} goes on as {rank} of 2")), "{said}");
+    }
+}
+
+/// The same while nothing is in flight: the others fail when they need it.
+#[test]
+fn a_peer_that_ends_its_program_is_missed_by_what_needs_it() {
+    for (said, rank) in a_peer_ends("idle", 2, "") {
+        assert!(said.contains(&format!("rank {rank} is well: true")), "{said}");
+        assert!(said.contains(&format!("rank {rank} saw PeerDead of [2]")), "{said}");
+        assert!(said.contains(ENDED_WITHOUT_LEAVING), "{said}");
+    }
+}
+
 fn a_peer_dies(name: &str, mortal: u32, survivors: &str) {
+    let said = play(name, mortal, survivors, "abort");
+    let ranks: Vec<u32> = (0..3).filter(|rank| *rank != mortal).collect();
+    let sum = (ranks.len() as u32 + ranks.iter().sum::<u32>()) as f32;
+    for (place, rank) in ranks.iter().enumerate() {
+        let said = &said[*rank as usize];
+        assert!(said.contains(&format!("rank {rank} saw PeerDead of [{mortal}]")), "{said}");
+        assert!(said.contains(&format!("rank {rank} goes on as {place} of 2: [{sum:.1}]")), "{said}");
+    }
+}
+
+/// What the survivors said.
+fn a_peer_ends(end: &str, mortal: u32, survivors: &str) -> Vec<(String, u32)> {
+    let said = play(end, mortal, survivors, end);
+    said.into_iter().zip(0..).filter(|(_, rank)| *rank != mortal).collect()
+}
+
+/// Three ranks of which one dies; what each said.
+fn play(name: &str, mortal: u32, survivors: &str, end: &str) -> Vec<String> {
     let server = TcpStoreServer::bind("127.0.0.1:0".parse().unwrap(), ServerOptions::default()).unwrap();
     let dir = folder(name);
     let start = |rank: u32| {
-        let mut command = command(&dir, if rank == mortal { "hang=1" } else { survivors });
+        let hangs = rank == mortal && end != "idle";
+        let mut command = command(&dir, if hangs { "hang=1" } else { survivors });
+        command.env(END, end);
         command.env(RANK, rank.to_string()).env(PORT, server.local_addr().port().to_string());
         command.env(MORTAL, mortal.to_string());
         command.args(["peers::rank", "--exact", "--nocapture"]).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -126,16 +184,9 @@ fn a_peer_dies(name: &str, mortal: u32, survivors: &str) {
     };
     let ranks: Vec<_> = (0..3).map(start).collect();
     let said = within(CAP, || ranks.into_iter().map(|r| r.wait_with_output().unwrap()).collect::<Vec<_>>());
-    let survivors: Vec<u32> = (0..3).filter(|rank| *rank != mortal).collect();
-    let sum = (survivors.len() as u32 + survivors.iter().sum::<u32>()) as f32;
-    for (place, rank) in survivors.iter().enumerate() {
-        let output = &said[*rank as usize];
-        let out = String::from_utf8_lossy(&output.stdout);
-        let err = String::from_utf8_lossy(&output.stderr);
-        assert!(out.contains(&format!("rank {rank} saw PeerDead of [{mortal}]")), "{out}\n{err}");
-        assert!(out.contains(&format!("rank {rank} goes on as {place} of 2: [{sum:.1}]")), "{out}\n{err}");
-    }
     let _ = std::fs::remove_dir_all(dir);
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    said.iter().map(|o| format!("{}\n{}", text(&o.stdout), text(&o.stderr))).collect()
 }
 
 #[test]

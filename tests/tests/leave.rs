@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use c10d::launch::{Report, Signal};
-use c10d::{ErrorKind, OpKind, ProcessGroup, Result, op};
+use c10d::{ENDED_WITHOUT_LEAVING as ENDED, ErrorKind, OpKind, ProcessGroup, Result, op};
 use libtest_mimic::{Failed, Trial};
 use rustix::process::{Signal as Sig, getpid, kill_process};
 
@@ -19,8 +19,6 @@ const CAP: Duration = Duration::from_secs(30);
 const LINK: &str = "1";
 /// More than twice as long: a living rank that is as late must not count as dead.
 const LATE: Duration = Duration::from_millis(2500);
-/// What a rank says of another whose program ended.
-const ENDED: &str = "ended without leaving the group: call shutdown, or drop it before main returns";
 const WAYS: [&str; 3] = ["shutdown", "drop", "exit"];
 
 /// A group that is never dropped.

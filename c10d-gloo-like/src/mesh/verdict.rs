@@ -1,6 +1,6 @@
 //! Who is at fault, from what ranks say of themselves and of each other. Pure functions; no rank ever names itself.
 
-use c10d_core::{Error, ErrorKind, Fingerprint, OpKind, Phase};
+use c10d_core::{ENDED_WITHOUT_LEAVING, Error, ErrorKind, Fingerprint, OpKind, Phase};
 
 use std::time::Duration;
 
@@ -294,7 +294,7 @@ pub(crate) fn is_p2p(print: &Fingerprint) -> bool {
 /// How a rank that said goodbye, or whose program `exited` without one, is gone.
 pub(crate) fn left_text(last: Option<Place>, exited: bool) -> String {
     match last {
-        _ if exited => "ended without leaving the group: call shutdown, or drop it before main returns".to_owned(),
+        _ if exited => ENDED_WITHOUT_LEAVING.to_owned(),
         None => "left the group before its first call".to_owned(),
         Some(last) => format!("left the group after seq {}", last.seq),
     }
