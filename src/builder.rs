@@ -5,11 +5,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use c10d_core::registry::Provider;
 #[cfg(feature = "plugins")]
-use c10d_core::{Device, Error, ErrorKind, GroupBuilder, ProcessGroup, Result, Store};
-#[cfg(not(feature = "plugins"))]
-use c10d_core::{Device, GroupBuilder, ProcessGroup, Result, Store};
+use c10d_core::ErrorKind;
+use c10d_core::registry::Provider;
+use c10d_core::{Device, Error, GroupBuilder, ProcessGroup, Result, Store};
 
 use crate::builtin;
 
@@ -27,9 +26,37 @@ use crate::builtin;
 pub struct Builder {
     group: GroupBuilder,
     init: Option<String>,
+    told: Told,
     timeout: Duration,
     #[cfg(feature = "plugins")]
     plugins: Plugins,
+}
+
+/// What was said of the ranks beside an init method.
+#[derive(Clone, Default)]
+struct Told {
+    rank: Option<u32>,
+    size: Option<u32>,
+    store: bool,
+}
+
+impl Told {
+    /// Refuses what the init method contradicts.
+    fn agrees_with(&self, url: &str, rank: u32, size: u32) -> Result<()> {
+        let said = [("rank", self.rank, rank), ("size", self.size, size)];
+        for (what, told, found) in said {
+            if let Some(told) = told.filter(|told| *told != found) {
+                let text =
+                    format!("{what} is set to {told}, but the init method {url:?} says {found}; leave one of them out");
+                return Err(Error::invalid(text));
+            }
+        }
+        if self.store {
+            let text = format!("a store is set, but the init method {url:?} brings one; leave one of them out");
+            return Err(Error::invalid(text));
+        }
+        Ok(())
+    }
 }
 
 /// Which plugins were asked for.
@@ -48,6 +75,7 @@ pub fn builder() -> Builder {
     Builder {
         group: GroupBuilder::new().providers(builtin()).timeout(timeout),
         init: None,
+        told: Told::default(),
         timeout,
         #[cfg(feature = "plugins")]
         plugins: Plugins::default(),
@@ -67,18 +95,21 @@ impl Builder {
         self.with(|g| g.name(name))
     }
 
-    /// See [`GroupBuilder::rank`]; not together with [`init`](Builder::init).
-    pub fn rank(self, rank: u32) -> Self {
+    /// See [`GroupBuilder::rank`]. Together with [`init`](Builder::init), what that says, or `build` fails.
+    pub fn rank(mut self, rank: u32) -> Self {
+        self.told.rank = Some(rank);
         self.with(|g| g.rank(rank))
     }
 
-    /// See [`GroupBuilder::size`]; not together with [`init`](Builder::init).
-    pub fn size(self, size: u32) -> Self {
+    /// See [`GroupBuilder::size`]. Together with [`init`](Builder::init), what that says, or `build` fails.
+    pub fn size(mut self, size: u32) -> Self {
+        self.told.size = Some(size);
         self.with(|g| g.size(size))
     }
 
-    /// See [`GroupBuilder::store`]; not together with [`init`](Builder::init).
-    pub fn store(self, store: Arc<dyn Store>) -> Self {
+    /// See [`GroupBuilder::store`]. Together with [`init`](Builder::init), `build` fails.
+    pub fn store(mut self, store: Arc<dyn Store>) -> Self {
+        self.told.store = true;
         self.with(|g| g.store(store))
     }
 
@@ -146,8 +177,10 @@ impl Builder {
 
     /// Joins the other ranks.
     pub fn build(self) -> Result<ProcessGroup> {
-        let Builder { group, init, timeout, .. } = self.with_plugins()?;
+        let Builder { group, init, told, timeout, .. } = self.with_plugins()?;
         let Some(url) = init else { return group.build() };
+        let (rank, size) = c10d_rendezvous::rank_and_size(&url)?;
+        told.agrees_with(&url, rank, size)?;
         let joined = c10d_rendezvous::init(&url, timeout)?;
         let store = if group.has_foreign_ranks() { joined.root } else { joined.store };
         group.rank(joined.rank).size(joined.size).store(store).build()
@@ -155,6 +188,11 @@ impl Builder {
 
     /// As [`run_ranks`], with what this builder was told; rank, size and store are those of the threads.
     pub fn run_ranks<T: Send>(self, size: u32, body: impl Fn(ProcessGroup) -> Result<T> + Sync) -> Result<Vec<T>> {
+        if let Some(url) = &self.init {
+            let what =
+                format!("the init method {url:?} says who this process is, but {size} threads are to be the ranks");
+            return Err(Error::invalid(what));
+        }
         c10d_core::run_ranks(size, self.with_plugins()?.group, body)
     }
 

@@ -14,6 +14,24 @@ pub fn builtin() -> &'static [&'static Provider] {
         &c10d_nccl::PROVIDER,
         #[cfg(feature = "sparse")]
         &c10d_sparse::PROVIDER,
+        &SETTINGS,
     ];
     BUILTIN
 }
+
+/// The variables of the project's parts and programs, which a cluster may set for all programs, whatever this one was
+/// built with.
+static SETTINGS: Provider = Provider {
+    source: env!("CARGO_PKG_NAME"),
+    variables: &[
+        "C10D_CUDA_KERNELS",
+        "C10D_LOG",
+        "C10D_NCCL_LIB",
+        "C10D_PLUGINS",
+        "C10D_PLUGIN_PATH",
+        "C10D_SOCKET_ADDR",
+        "C10D_SOCKET_IFNAME",
+        "C10D_TRANSPORT",
+    ],
+    ..Provider::EMPTY
+};

@@ -94,7 +94,7 @@ fn main() -> ExitCode {
 
 /// `C10D_LOG=info` and the like shows what the libraries have to tell.
 fn log() {
-    let level = std::env::var("C10D_LOG").ok().and_then(|l| l.parse().ok()).unwrap_or(LevelFilter::OFF);
+    let level = std::env::var("C10D_LOG").ok().and_then(|l| l.trim().parse().ok()).unwrap_or(LevelFilter::OFF);
     tracing_subscriber::fmt().with_writer(std::io::stderr).with_max_level(level).init();
 }
 

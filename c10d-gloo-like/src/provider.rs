@@ -7,7 +7,7 @@ use c10d_core::registry::{Provider, Registration};
 use c10d_core::{Backend, DispatchKey, Error, GroupInit, Result};
 
 use crate::backend::GlooLike;
-use crate::mesh::Transport;
+use crate::mesh::{ADDR, IFNAME, Transport};
 use crate::tcp::SHORTEST_SILENCE;
 
 /// The CPU backend, under the name `gloo-like`.
@@ -23,10 +23,16 @@ pub static PROVIDER: Provider = Provider {
         probe: &|| Ok(()),
         create: &create,
     }],
+    hints: &[TRANSPORT, LINK_TIMEOUT],
+    variables: &[TRANSPORT_VARIABLE, IFNAME, ADDR],
     ..Provider::EMPTY
 };
 
 c10d_core::submit!(PROVIDER);
+
+const TRANSPORT: &str = "gloo-like.transport";
+const LINK_TIMEOUT: &str = "gloo-like.link_timeout";
+const TRANSPORT_VARIABLE: &str = "C10D_TRANSPORT";
 
 fn create(init: &GroupInit) -> Result<Arc<dyn Backend>> {
     Ok(Arc::new(GlooLike::connect(init, transport(init)?, silence(init)?)?))
@@ -34,24 +40,24 @@ fn create(init: &GroupInit) -> Result<Arc<dyn Backend>> {
 
 /// How long nothing may be heard of a peer's host.
 fn silence(init: &GroupInit) -> Result<Duration> {
-    const HINT: &str = "gloo-like.link_timeout";
     const USUAL: Duration = Duration::from_secs(10);
-    let Some(text) = init.hint(HINT) else { return Ok(USUAL) };
-    let seconds = text.parse::<f64>().ok().and_then(|s| Duration::try_from_secs_f64(s).ok());
+    let Some(text) = init.hint(LINK_TIMEOUT) else { return Ok(USUAL) };
+    let seconds = text.trim().parse::<f64>().ok().and_then(|s| Duration::try_from_secs_f64(s).ok());
     let longest = Duration::from_secs(3600);
     seconds.filter(|s| (SHORTEST_SILENCE..=longest).contains(s)).ok_or_else(|| {
-        Error::invalid(format!("{HINT} is {text:?}; it must be a number of seconds from 1 to {}", longest.as_secs()))
+        Error::invalid(format!(
+            "{LINK_TIMEOUT} is {text:?}; it must be a number of seconds from 1 to {}",
+            longest.as_secs()
+        ))
     })
 }
 
 fn transport(init: &GroupInit) -> Result<Transport> {
-    const HINT: &str = "gloo-like.transport";
-    const VARIABLE: &str = "C10D_TRANSPORT";
-    let (name, value) = match (init.hint(HINT), std::env::var(VARIABLE)) {
-        (Some(value), _) => (HINT, value.to_owned()),
-        (None, Ok(value)) => (VARIABLE, value),
-        (None, Err(_)) => return Ok(Transport::default()),
+    let (name, value) = match (init.hint(TRANSPORT), std::env::var(TRANSPORT_VARIABLE)) {
+        (Some(value), _) => (TRANSPORT, value.to_owned()),
+        (None, Ok(value)) if !value.trim().is_empty() => (TRANSPORT_VARIABLE, value),
+        (None, _) => return Ok(Transport::default()),
     };
-    Transport::from_name(&value)
+    Transport::from_name(value.trim())
         .ok_or_else(|| Error::invalid(format!("{name} is {value:?}; it must be auto, shm or tcp")))
 }

@@ -34,6 +34,8 @@ pub static PROVIDER: Provider = Provider {
         backend: Some(crate::NAME),
         kernel: sparse::all_reduce,
     }],
+    hints: &["nccl.lib", "nccl.device", "nccl.check", "nccl.compat", "nccl.compat.group", "nccl.compat.prefix"],
+    variables: &["C10D_NCCL_LIB", "C10D_CUDA_KERNELS"],
 };
 
 c10d_core::submit!(PROVIDER);

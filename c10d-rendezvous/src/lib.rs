@@ -9,5 +9,5 @@ mod log;
 pub mod tcp_store;
 
 pub use file_store::FileStore;
-pub use init::{Joined, init};
+pub use init::{Joined, init, rank_and_size};
 pub use tcp_store::{Limits, ServerOptions, TcpStore, TcpStoreServer};

@@ -2,10 +2,11 @@
 
 use crate::stage;
 
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use c10d::launch::Report;
-use c10d::{ReduceOp, Result};
+use c10d::{ErrorKind, ReduceOp, Result};
 use libtest_mimic::{Failed, Trial};
 use rustix::process::{Signal, getpid, kill_process};
 use stage::{Told, cast, failures, join, shown, tell, tell_error};
@@ -14,13 +15,23 @@ use stage::{Told, cast, failures, join, shown, tell, tell_error};
 const CAP: Duration = Duration::from_secs(10);
 
 pub(crate) fn play(part: &str) -> Result {
-    if part == "deaths" { deaths() } else { again() }
+    match part {
+        "deaths" => deaths(),
+        "again" => again(),
+        _ => settings(),
+    }
 }
 
 pub(crate) fn trials() -> Vec<Trial> {
     let deaths = ["shm", "tcp"].map(|t| Trial::test(format!("joining/deaths/{t}"), move || died_together(t)));
     let again = ["env", "tcp", "slurm"].map(|way| Trial::test(format!("joining/again/{way}"), move || made_again(way)));
-    deaths.into_iter().chain(again).collect()
+    let wrong = [
+        Trial::test("joining/contradictions", || contradictions().map_err(Failed::from)),
+        Trial::test("joining/nobody_to_receive_from", || nobody_to_receive_from().map_err(Failed::from)),
+        Trial::test("joining/misspelt_settings", misspelt_settings),
+        Trial::test("joining/spaces_around_the_address", spaces_around_the_address),
+    ];
+    deaths.into_iter().chain(again).chain(wrong).collect()
 }
 
 fn only(report: &Report, rank: u32, about: &str) -> Result<Told, Failed> {
@@ -104,19 +115,10 @@ fn again() -> Result {
 
 fn made_again(way: &str) -> Result<(), Failed> {
     let port = free_port()?;
-    let program = std::env::current_exe().map_err(|e| e.to_string())?;
+    let job = std::process::id().to_string();
     let start = |rank: u32| {
-        let mut command = std::process::Command::new(&program);
-        for (name, _) in std::env::vars_os() {
-            let text = name.to_string_lossy();
-            if ["RANK", "WORLD_SIZE", "MASTER_", "TORCHELASTIC_", "OMPI_", "PMI", "SLURM_", "MPI_"]
-                .iter()
-                .any(|s| text.starts_with(s))
-            {
-                command.env_remove(&name);
-            }
-        }
-        let (rank, job) = (rank.to_string(), std::process::id().to_string());
+        let rank = rank.to_string();
+        let mut command = alone("again");
         match way {
             "env" => command.envs([
                 ("RANK", &*rank),
@@ -134,11 +136,38 @@ fn made_again(way: &str) -> Result<(), Failed> {
         };
         let url =
             if way == "tcp" { format!("tcp://127.0.0.1:{port}?rank={rank}&world_size=3") } else { "env://".into() };
-        command.env(stage::PART, "joining/again").env("C10D_TEST_URL", url);
-        command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn()
+        command.env("C10D_TEST_URL", url).spawn()
     };
+    rounds_of(start)
+}
+
+/// `MASTER_ADDR` as the output of a command.
+fn spaces_around_the_address() -> Result<(), Failed> {
+    let port = free_port()?;
+    rounds_of(|rank| {
+        let (rank, port) = (format!(" {rank}"), format!("{port}\n"));
+        let place = [("RANK", &*rank), ("WORLD_SIZE", "3 "), ("MASTER_ADDR", "localhost \n"), ("MASTER_PORT", &port)];
+        alone("again").envs(place).env("C10D_TEST_URL", " env://\n").spawn()
+    })
+}
+
+/// This program as one process that plays `part`, with nothing of whoever started this test.
+fn alone(part: &str) -> Command {
+    const STARTERS: [&str; 8] = ["RANK", "WORLD_SIZE", "MASTER_", "TORCHELASTIC_", "OMPI_", "PMI", "SLURM_", "MPI_"];
+    let mut command = Command::new(std::env::current_exe().expect("a running program has a path"));
+    for (name, _) in std::env::vars_os() {
+        if STARTERS.iter().any(|s| name.to_string_lossy().starts_with(s)) {
+            command.env_remove(&name);
+        }
+    }
+    command.env(stage::PART, format!("joining/{part}")).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+/// Three ranks that go through all rounds.
+fn rounds_of(start: impl Fn(u32) -> std::io::Result<Child>) -> Result<(), Failed> {
     let ranks: Vec<_> = (0..3).map(start).collect::<Result<_, _>>().map_err(|e| e.to_string())?;
-    let ended: Vec<_> = ranks.into_iter().map(std::process::Child::wait_with_output).collect();
+    let ended: Vec<_> = ranks.into_iter().map(Child::wait_with_output).collect();
     for (rank, output) in ended.into_iter().enumerate() {
         let output = output.map_err(|e| e.to_string())?;
         let said = String::from_utf8_lossy(&output.stdout);
@@ -147,6 +176,77 @@ fn made_again(way: &str) -> Result<(), Failed> {
         }
     }
     Ok(())
+}
+
+// What is said wrongly is refused, or told.
+
+fn contradictions() -> Result<(), String> {
+    let url = "tcp://127.0.0.1:0?rank=0&world_size=1";
+    let init = || c10d::builder().init(url);
+    let store = || std::sync::Arc::new(c10d::HashStore::new());
+    let begin = Instant::now();
+    let cases = [
+        (init().rank(5).build().map(drop), vec!["rank", "5", "says 0", url]),
+        (init().size(9).build().map(drop), vec!["size", "9", "says 1", url]),
+        // Before anybody is waited for.
+        (c10d::builder().init("tcp://127.0.0.1:1?rank=1&world_size=2").rank(0).build().map(drop), vec!["says 1"]),
+        (init().store(store()).build().map(drop), vec!["store", url]),
+        (init().run_ranks(2, |_| Ok(())).map(drop), vec!["2 threads", url]),
+        (c10d::builder().rank(1).run_ranks(2, |_| Ok(())).map(drop), vec!["rank is set to 1"]),
+        (c10d::builder().size(9).run_ranks(2, |_| Ok(())).map(drop), vec!["size is set to 9", "2"]),
+        (c10d::builder().store(store()).run_ranks(2, |_| Ok(())).map(drop), vec!["store"]),
+        (c10d::builder().name("a\nb").build().map(drop), vec!["\"a\\nb\""]),
+    ];
+    for (result, words) in cases {
+        let e = result.err().ok_or_else(|| format!("{words:?}: accepted"))?;
+        let text = e.to_string();
+        if *e.kind() != ErrorKind::InvalidArgument || !words.iter().all(|word| text.contains(word)) {
+            return Err(format!("{words:?}: {text}"));
+        }
+    }
+    // What is said twice alike is right.
+    let pg = init().rank(0).size(1).build().map_err(|e| e.to_string())?;
+    drop(pg);
+    if begin.elapsed() < CAP { Ok(()) } else { Err("somebody was waited for".into()) }
+}
+
+fn nobody_to_receive_from() -> Result<(), String> {
+    let begin = Instant::now();
+    let e = c10d::run_ranks(1, |pg| {
+        let e = pg.recv_any_source(vec![0u8], 0).unwrap_err();
+        pg.barrier()?;
+        Ok(e)
+    });
+    let e = e.map_err(|e| e.to_string())?.remove(0);
+    let right = *e.kind() == ErrorKind::InvalidArgument && begin.elapsed() < CAP;
+    if right { Ok(()) } else { Err(e.to_string()) }
+}
+
+fn settings() -> Result {
+    let made =
+        || c10d::builder().hint("gloo-like.transprt", "tcp").hint("other.thing", "1").run_ranks(2, |pg| pg.barrier());
+    made()?;
+    made().map(drop)
+}
+
+fn misspelt_settings() -> Result<(), Failed> {
+    let mut command = alone("settings");
+    command
+        .env("C10D_TRANSPROT", "shm")
+        .env("C10D_NONSENSE", "1")
+        .env("C10D_TRANSPORT", " shm ")
+        .env("C10D_LOG", "off");
+    let output = command.output().map_err(|e| e.to_string())?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    let expected = [
+        "nothing reads the hint \"gloo-like.transprt\"; do you mean \"gloo-like.transport\"?",
+        "nothing reads the hint \"other.thing\", for no backend of that name is in this program",
+        "nothing in this program reads the variable \"C10D_TRANSPROT\"; do you mean \"C10D_TRANSPORT\"?",
+        "nothing in this program reads the variable \"C10D_NONSENSE\"",
+    ];
+    let told = said.lines().filter(|line| line.starts_with("c10d: nothing")).count();
+    let all = expected.iter().all(|line| said.lines().filter(|l| l.strip_prefix("c10d: ") == Some(line)).count() == 1);
+    if output.status.success() && all && told == expected.len() { Ok(()) } else { Err(said.into_owned().into()) }
 }
 
 fn free_port() -> Result<String, Failed> {

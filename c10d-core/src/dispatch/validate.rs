@@ -32,8 +32,12 @@ pub(crate) fn validate(request: &Request, rank: u32, size: u32) -> Result {
         }
         Shape::Target => {
             lists(request, (0, 0), (1, 1))?;
-            if op != crate::OpKind::RecvAnySource {
-                peer(params.peer, rank, size)?;
+            match op {
+                crate::OpKind::RecvAnySource if size == 1 => {
+                    return Err(Error::invalid("there is no other rank from which a message could come"));
+                }
+                crate::OpKind::RecvAnySource => {}
+                _ => peer(params.peer, rank, size)?,
             }
         }
         Shape::InPlace => lists(request, (0, 0), (1, 1))?,

@@ -12,7 +12,7 @@ use crate::backend::{GroupInit, Origin};
 use crate::device::Seat;
 use crate::dispatch::BackendMap;
 use crate::process::Process;
-use crate::registry::{Provider, Registry, offers};
+use crate::registry::{Provider, Registry, check_settings, offers};
 use crate::store::{HashStore, Store, deadline_after};
 use crate::types::Device;
 use crate::{Error, Result};
@@ -24,8 +24,8 @@ use crate::{Error, Result};
 #[must_use = "a builder does nothing until `build`"]
 pub struct GroupBuilder {
     name: Arc<str>,
-    rank: u32,
-    size: u32,
+    rank: Option<u32>,
+    size: Option<u32>,
     timeout: Duration,
     drop_within: Duration,
     bound: Option<Device>,
@@ -39,8 +39,8 @@ impl Default for GroupBuilder {
     fn default() -> Self {
         GroupBuilder {
             name: "default".into(),
-            rank: 0,
-            size: 1,
+            rank: None,
+            size: None,
             timeout: Duration::from_secs(300),
             drop_within: super::leave::DROP_WITHIN,
             bound: None,
@@ -67,13 +67,13 @@ impl GroupBuilder {
 
     /// This rank.
     pub fn rank(mut self, rank: u32) -> Self {
-        self.rank = rank;
+        self.rank = Some(rank);
         self
     }
 
     /// How many ranks.
     pub fn size(mut self, size: u32) -> Self {
-        self.size = size;
+        self.size = Some(size);
         self
     }
 
@@ -132,33 +132,50 @@ impl GroupBuilder {
 
     /// Joins the other ranks.
     pub fn build(self) -> Result<ProcessGroup> {
-        let me = Origin { group: self.name.clone(), rank: self.rank, backend: "", global: None };
+        let me = Origin { group: self.name.clone(), rank: self.rank.unwrap_or(0), backend: "", global: None };
         let parts = self.parts().map_err(|e| me.described(e))?;
         parts.assemble()
     }
 
+    /// Refuses what has no meaning where ranks, world size and store are given by whoever runs the ranks.
+    pub(super) fn leaves_ranks_to_others(&self, size: u32) -> Result {
+        let what = match (self.rank, self.size, &self.store) {
+            (Some(rank), ..) => format!("rank is set to {rank}, but every thread is a rank of its own"),
+            (_, Some(told), _) if told != size => format!("size is set to {told}, but {size} ranks are to run"),
+            (.., Some(_)) => "a store is set, but the threads have one of their own".to_owned(),
+            _ => return Ok(()),
+        };
+        Err(Error::invalid(what))
+    }
+
     fn parts(self) -> Result<Parts> {
-        if self.size == 0 || self.rank >= self.size {
-            let what = format!("rank {} of world size {}: ranks go from 0 to world size - 1", self.rank, self.size);
+        let (rank, size) = (self.rank.unwrap_or(0), self.size.unwrap_or(1));
+        if size == 0 || rank >= size {
+            let what = format!("rank {rank} of world size {size}: ranks go from 0 to world size - 1");
             return Err(Error::invalid(what));
+        }
+        if self.name.chars().any(char::is_control) {
+            return Err(Error::invalid(format!("the group's name {:?} has control characters in it", self.name)));
         }
         let store = match self.store {
             Some(store) => store,
-            None if self.size == 1 => Arc::new(HashStore::new()),
+            None if size == 1 => Arc::new(HashStore::new()),
             None => {
                 return Err(Error::invalid("a world of several ranks needs a store, or an init method such as env://"));
             }
         };
+        let registry = Arc::new(Registry::collect(&self.providers)?);
+        check_settings(&registry, &self.hints);
         Ok(Parts {
             name: self.name,
-            rank: self.rank,
-            size: self.size,
+            rank,
+            size,
             timeout: self.timeout,
             drop_within: self.drop_within,
             bound: self.bound,
             global: None,
             store,
-            registry: Arc::new(Registry::collect(&self.providers)?),
+            registry,
             map: self.map.parse()?,
             hints: Arc::new(self.hints),
             parent: None,

@@ -21,6 +21,7 @@ pub fn run_ranks<T: Send>(
     if size == 0 {
         return Err(Error::invalid("a world has at least one rank"));
     }
+    builder.leaves_ranks_to_others(size)?;
     let store = Arc::new(HashStore::new());
     let ended = AtomicUsize::new(0);
     let results: Vec<std::thread::Result<Result<T, (usize, Error)>>> = std::thread::scope(|s| {

@@ -17,6 +17,7 @@ pub struct Registry {
     backends: Vec<(&'static Registration, &'static str)>,
     devices: Vec<(&'static DeviceRegistration, &'static str)>,
     kernels: BTreeMap<(OpKind, DispatchKey, Option<&'static str>), (Kernel, &'static str)>,
+    providers: Vec<&'static Provider>,
 }
 
 /// A row of the registration table, as `c10d info` shows it.
@@ -46,8 +47,9 @@ impl Registry {
                 providers.push(p);
             }
         }
-        let mut registry = Registry { backends: Vec::new(), devices: Vec::new(), kernels: BTreeMap::new() };
-        for p in providers {
+        let (backends, devices, kernels) = (Vec::new(), Vec::new(), BTreeMap::new());
+        let mut registry = Registry { backends, devices, kernels, providers };
+        for p in registry.providers.clone() {
             registry.add(p)?;
         }
         registry.backends.sort_by_key(|(r, _)| (std::cmp::Reverse(r.priority), r.name));
@@ -92,6 +94,16 @@ impl Registry {
             }
         }
         Ok(())
+    }
+
+    /// The hints that are declared.
+    pub(super) fn hints(&self) -> impl Iterator<Item = &'static str> {
+        self.providers.iter().flat_map(|p| p.hints).copied()
+    }
+
+    /// The variables that are declared.
+    pub(super) fn variables(&self) -> impl Iterator<Item = &'static str> {
+        self.providers.iter().flat_map(|p| p.variables).copied()
     }
 
     /// The backends with their crates, in order of preference.

@@ -4,10 +4,12 @@ mod collect;
 mod offers;
 mod open;
 mod provider;
+mod settings;
 
 pub use collect::{Registry, TableRow};
 pub(crate) use offers::{Choice, Offer, offers, place};
 pub use provider::{DeviceRegistration, Kernel, KernelRow, Provider, Registration, Submitted};
+pub(crate) use settings::check as check_settings;
 
 use crate::backend::Job;
 use crate::dispatch::KernelContext;
@@ -48,4 +50,6 @@ pub static CORE: Provider = Provider {
         const ROWS: [KernelRow; DENSE] = dense_rows();
         &ROWS
     },
+    hints: &["staged.chunk"],
+    variables: &[],
 };

@@ -28,11 +28,18 @@ pub struct Provider {
     pub devices: &'static [DeviceRegistration],
     /// Its kernels; most crates have none, since core has those of all dense rows.
     pub kernels: &'static [KernelRow],
+    /// The hints that its backends and devices read, each beginning with the name of one of them and a dot. Others that
+    /// begin so are said to be read by nobody; a backend whose crate lists none may have any.
+    pub hints: &'static [&'static str],
+    /// The environment variables of the form `C10D_..` that it reads. Those that no provider lists are said to be read by
+    /// nobody.
+    pub variables: &'static [&'static str],
 }
 
 impl Provider {
     /// Nothing, for the fields that a crate does not use.
-    pub const EMPTY: Provider = Provider { source: "", backends: &[], devices: &[], kernels: &[] };
+    pub const EMPTY: Provider =
+        Provider { source: "", backends: &[], devices: &[], kernels: &[], hints: &[], variables: &[] };
 }
 
 /// A kind of device by name.

@@ -14,8 +14,8 @@ use super::netlink::{self, Local};
 
 /// More addresses than this are not offered to peers.
 pub(super) const MAX: usize = 8;
-const IFNAME: &str = "C10D_SOCKET_IFNAME";
-const ADDR: &str = "C10D_SOCKET_ADDR";
+pub(crate) const IFNAME: &str = "C10D_SOCKET_IFNAME";
+pub(crate) const ADDR: &str = "C10D_SOCKET_ADDR";
 
 /// What the environment says about addresses.
 #[derive(Default)]
@@ -27,7 +27,7 @@ pub(super) struct Wish {
 
 impl Wish {
     pub(super) fn from_env() -> Wish {
-        let var = |name| std::env::var(name).ok().filter(|v| !v.is_empty());
+        let var = |name| std::env::var(name).ok().map(|v| v.trim().to_owned()).filter(|v| !v.is_empty());
         Wish { addr: var(ADDR), interface: var(IFNAME), master: var("MASTER_ADDR") }
     }
 }

@@ -33,6 +33,7 @@ use std::time::{Duration, Instant};
 
 use c10d_core::{Error, ErrorKind, Phase, Result, Store};
 
+pub(crate) use addr::{ADDR, IFNAME};
 pub(crate) use doing::{WAITS, Wait};
 pub(crate) use doubts::{Doubt, Whom};
 pub(crate) use health::Health;

@@ -7,8 +7,6 @@ mod message;
 mod peer;
 mod settle;
 mod state;
-#[cfg(test)]
-mod tests;
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;

@@ -106,7 +106,7 @@ pub(super) fn can_run(devices: usize) -> Result {
 }
 
 fn look(devices: usize) -> Result {
-    if std::env::var(SWITCH).as_deref() == Ok("off") {
+    if std::env::var(SWITCH).is_ok_and(|value| value.trim() == "off") {
         return Err(Error::unsupported(format!("kernels are switched off by {SWITCH}")));
     }
     let mut version = 0;

@@ -17,7 +17,7 @@ pub(super) struct Surroundings {
 
 impl Surroundings {
     pub(super) fn of_process(argument: Option<&str>) -> Surroundings {
-        let set = |name: &str| std::env::var(name).ok().filter(|v| !v.is_empty());
+        let set = |name: &str| std::env::var(name).ok().map(|v| v.trim().to_owned()).filter(|v| !v.is_empty());
         Surroundings {
             argument: argument.map(str::to_owned),
             variable: set(VARIABLE),

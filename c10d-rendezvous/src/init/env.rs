@@ -2,7 +2,7 @@
 
 use c10d_core::Result;
 
-use super::{Meeting, Place, checked, unclear};
+use super::{Meeting, Place, checked, one_host, unclear};
 
 type Lookup<'a> = &'a dyn Fn(&str) -> Option<String>;
 
@@ -61,10 +61,16 @@ const SLURM_HOSTS: &[&str] = &["SLURM_STEP_NUM_NODES", "SLURM_JOB_NUM_NODES", "S
 
 /// The place that the variables describe.
 pub(super) fn place(lookup: Lookup<'_>) -> Result<Place> {
+    // What stands around a value comes from the output of a command; what is blank is as good as not set.
+    let lookup = |name: &str| lookup(name).map(|value| value.trim().to_owned()).filter(|value| !value.is_empty());
+    place_of(&lookup)
+}
+
+fn place_of(lookup: Lookup<'_>) -> Result<Place> {
     let starter = STARTERS.iter().find(|s| lookup(s.rank).is_some()).ok_or_else(|| {
         let names = STARTERS.iter().map(|s| s.rank).collect::<Vec<_>>().join(", ");
         unclear(format!(
-            "env:// finds no rank: none of {names} is set. Start with `c10d run`, torchrun, mpirun or srun, or set RANK, \
+            "env:// finds no rank: none of {names} is set to anything. Start with `c10d run`, torchrun, mpirun or srun, or set RANK, \
              WORLD_SIZE, MASTER_ADDR and MASTER_PORT"
         ))
     })?;
@@ -78,14 +84,15 @@ pub(super) fn place(lookup: Lookup<'_>) -> Result<Place> {
         }
     };
     let (rank, size) = checked(rank, size, (rank_name, size_name))?;
-    let run = lookup("TORCHELASTIC_RUN_ID").filter(|id| !id.is_empty()).unwrap_or_else(|| "none".into());
+    let run = lookup("TORCHELASTIC_RUN_ID").unwrap_or_else(|| "none".into());
     Ok(Place { rank, size, meeting: meeting(lookup, starter, size)?, prefix: Some(format!("c10drs/{run}")) })
 }
 
 fn meeting(lookup: Lookup<'_>, starter: &Starter, size: u32) -> Result<Meeting> {
-    let Some(host) = lookup("MASTER_ADDR").filter(|host| !host.is_empty()) else {
+    let Some(host) = lookup("MASTER_ADDR") else {
         return same_host(lookup, starter, size);
     };
+    let host = one_host("env://: MASTER_ADDR", &host)?;
     let port = match number::<u16>(lookup, &["MASTER_PORT"])? {
         Some((_, port)) if port > 0 || size == 1 => port,
         Some(_) => {
@@ -129,7 +136,7 @@ fn same_host(lookup: Lookup<'_>, starter: &Starter, size: u32) -> Result<Meeting
 /// The first of these variables that is set.
 fn number<N: std::str::FromStr>(lookup: Lookup<'_>, names: &[&'static str]) -> Result<Option<(&'static str, N)>> {
     let Some((name, text)) = names.iter().find_map(|name| Some((*name, lookup(name)?))) else { return Ok(None) };
-    match text.trim().parse() {
+    match text.parse() {
         Ok(number) => Ok(Some((name, number))),
         Err(_) => Err(unclear(format!("env://: {name} is {text:?}, which is not a number in range"))),
     }
@@ -139,7 +146,7 @@ fn number<N: std::str::FromStr>(lookup: Lookup<'_>, names: &[&'static str]) -> R
 mod tests {
     use super::*;
 
-    fn place_of(vars: &str) -> Result<Place> {
+    fn read(vars: &str) -> Result<Place> {
         let vars: Vec<(&str, &str)> = vars.split_whitespace().filter_map(|pair| pair.split_once('=')).collect();
         place(&|name| vars.iter().find(|(n, _)| *n == name).map(|(_, v)| (*v).to_owned()))
     }
@@ -199,8 +206,39 @@ mod tests {
             ),
             ("PMI_RANK=0 PMI_SIZE=1".into(), 0, 1, Meeting::SameHost { job: None }, "c10drs/none"),
         ] {
-            let found = place_of(&vars).unwrap();
+            let found = read(&vars).unwrap();
             assert_eq!(found, Place { rank, size, meeting, prefix: Some(prefix.into()) }, "{vars}");
+        }
+    }
+
+    #[test]
+    fn what_stands_around_values_is_not_part_of_them() {
+        let spaced = |name: &str| {
+            let value = match name {
+                "RANK" => " 1\n",
+                "WORLD_SIZE" => "2 ",
+                "MASTER_ADDR" => "\tn0 \n",
+                "MASTER_PORT" => " 29500 ",
+                "TORCHELASTIC_RUN_ID" | "TORCHELASTIC_USE_AGENT_STORE" | "OMPI_COMM_WORLD_RANK" => " ",
+                _ => return None,
+            };
+            Some(value.to_owned())
+        };
+        let meeting = rank0("n0", 29500);
+        assert_eq!(place(&spaced).unwrap(), Place { rank: 1, size: 2, meeting, prefix: Some("c10drs/none".into()) });
+        // What is blank is not set: another starter's variables count.
+        let blank = |name: &str| match name {
+            "RANK" => Some(String::new()),
+            "WORLD_SIZE" => Some(" ".to_owned()),
+            "PMI_RANK" => Some("0".to_owned()),
+            "PMI_SIZE" => Some("1".to_owned()),
+            _ => None,
+        };
+        assert_eq!(place(&blank).unwrap().size, 1);
+        for host in ["n0\nn1", "n0 n1", "n0,n1", "http://n0", "n0\u{7}"] {
+            let several = |name: &str| if name == "MASTER_ADDR" { Some(host.to_owned()) } else { spaced(name) };
+            let error = place(&several).unwrap_err().to_string();
+            assert!(error.contains(&format!("MASTER_ADDR is {host:?}")), "{error}");
         }
     }
 
@@ -230,7 +268,7 @@ mod tests {
             ("SLURM_PROCID=0", vec!["SLURM_NTASKS"]),
             ("PMIX_RANK=0", vec!["SLURM_NTASKS"]),
         ] {
-            let error = place_of(vars).unwrap_err().to_string();
+            let error = read(vars).unwrap_err().to_string();
             for name in says {
                 assert!(error.contains(name), "{vars}: {error}");
             }

@@ -65,16 +65,7 @@ enum Meeting {
 /// | `file:///path?rank=R&world_size=N` | the store is that file |
 pub fn init(url: &str, timeout: Duration) -> Result<Joined> {
     let deadline = deadline_after(timeout);
-    let place = match url.split_once("://") {
-        Some(("env", "")) => env::place(&|name| std::env::var_os(name).map(|v| v.to_string_lossy().into_owned())),
-        Some(("env", rest)) => Err(unclear(format!("init method env://{rest}: env:// takes nothing after it"))),
-        Some(("tcp", rest)) => url::tcp(rest),
-        Some(("file", rest)) => url::file(rest),
-        _ => Err(unclear(format!(
-            "unknown init method {url:?}; there are env://, tcp://host:port?rank=R&world_size=N and \
-             file:///path?rank=R&world_size=N"
-        ))),
-    }?;
+    let place = place(url)?;
     let (rank, size) = (place.rank, place.size);
     let (store, root) = meet(place, deadline).map_err(|mut e| {
         let report = e.report_mut();
@@ -84,6 +75,25 @@ pub fn init(url: &str, timeout: Duration) -> Result<Joined> {
         e
     })?;
     Ok(Joined { rank, size, store, root })
+}
+
+/// The rank and the number of ranks that `url` gives, without meeting anybody; see [`init`].
+pub fn rank_and_size(url: &str) -> Result<(u32, u32)> {
+    place(url).map(|place| (place.rank, place.size))
+}
+
+fn place(url: &str) -> Result<Place> {
+    let url = url.trim();
+    match url.split_once("://") {
+        Some(("env", "")) => env::place(&|name| std::env::var_os(name).map(|v| v.to_string_lossy().into_owned())),
+        Some(("env", _)) => Err(unclear(format!("init method {url:?}: env:// takes nothing after it"))),
+        Some(("tcp", rest)) => url::tcp(rest),
+        Some(("file", rest)) => url::file(rest),
+        _ => Err(unclear(format!(
+            "unknown init method {url:?}; there are env://, tcp://host:port?rank=R&world_size=N and \
+             file:///path?rank=R&world_size=N"
+        ))),
+    }
 }
 
 fn meet(place: Place, deadline: Instant) -> Result<(Arc<dyn Store>, Arc<dyn Store>)> {
@@ -119,6 +129,14 @@ fn checked(rank: u32, size: u32, names: (&str, &str)) -> Result<(u32, u32)> {
         return Err(unclear(format!("{rank_name} is {rank}, but {size_name} is {size}: ranks are 0 to {}", size - 1)));
     }
     Ok((rank, size))
+}
+
+/// `host`, if it can be the name or the address of one host; `name` says where it comes from.
+fn one_host(name: &str, host: &str) -> Result<String> {
+    if host.chars().any(|c| c.is_whitespace() || c.is_control() || c == '/' || c == ',') {
+        return Err(unclear(format!("{name} is {host:?}; it must be the name or the address of one host")));
+    }
+    Ok(host.to_owned())
 }
 
 /// What was said about the group has no meaning; nothing was sent.

@@ -2,31 +2,33 @@
 
 use c10d_core::Result;
 
-use super::{Meeting, Place, checked, unclear};
+use super::{Meeting, Place, checked, one_host, unclear};
 
 pub(super) fn tcp(rest: &str) -> Result<Place> {
     let (place, rank, size) = ranks("tcp", rest)?;
-    let wrong = |why: &str| unclear(format!("init method tcp://{place}: {why}; say tcp://host:port"));
+    let said = format!("init method {:?}", format!("tcp://{place}"));
+    let wrong = |why: &str| unclear(format!("{said}: {why}; say tcp://host:port"));
     let (host, port) = place.trim_end_matches('/').rsplit_once(':').ok_or_else(|| wrong("it has no port"))?;
+    let (host, port) = (host.trim(), port.trim());
     if host.is_empty() {
         return Err(wrong("it has no host"));
     }
     if host.contains(':') && !(host.starts_with('[') && host.ends_with(']')) {
         return Err(wrong("an IPv6 address needs brackets"));
     }
+    let host = one_host(&format!("{said}: the host"), host)?;
     let port = port.parse().map_err(|_| wrong(&format!("{port:?} is not a port")))?;
     if port == 0 && size > 1 {
         return Err(wrong("the other ranks cannot know which port 0 becomes"));
     }
-    Ok(Place { rank, size, meeting: Meeting::Rank0 { host: host.into(), port }, prefix: None })
+    Ok(Place { rank, size, meeting: Meeting::Rank0 { host, port }, prefix: None })
 }
 
 pub(super) fn file(rest: &str) -> Result<Place> {
     let (path, rank, size) = ranks("file", rest)?;
     if !path.starts_with('/') {
-        return Err(unclear(format!(
-            "init method file://{path}: the path must be absolute, as in file:///tmp/meeting"
-        )));
+        let said = format!("file://{path}");
+        return Err(unclear(format!("init method {said:?}: the path must be absolute, as in file:///tmp/meeting")));
     }
     Ok(Place { rank, size, meeting: Meeting::File(path.into()), prefix: None })
 }
@@ -34,19 +36,21 @@ pub(super) fn file(rest: &str) -> Result<Place> {
 /// Splits `rest` into what precedes the question mark, and rank and size behind it.
 fn ranks<'a>(scheme: &str, rest: &'a str) -> Result<(&'a str, u32, u32)> {
     let (place, query) = rest.split_once('?').unwrap_or((rest, ""));
+    let said = format!("init method {:?}", format!("{scheme}://{rest}"));
     let (mut rank, mut size) = (None, None);
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        let (name, value) = (name.trim(), value.trim());
         let slot = match name {
             "rank" => &mut rank,
             "world_size" => &mut size,
-            _ => return Err(unclear(format!("init method {scheme}://{rest}: unknown parameter {name:?}"))),
+            _ => return Err(unclear(format!("{said}: unknown parameter {name:?}"))),
         };
         let number = value.parse::<u32>();
-        *slot = Some(number.map_err(|_| unclear(format!("init method {scheme}://{rest}: {name} is {value:?}")))?);
+        *slot = Some(number.map_err(|_| unclear(format!("{said}: {name} is {value:?}")))?);
     }
     let (Some(rank), Some(size)) = (rank, size) else {
-        return Err(unclear(format!("init method {scheme}://{rest}: it needs ?rank=R&world_size=N")));
+        return Err(unclear(format!("{said}: it needs ?rank=R&world_size=N")));
     };
     let (rank, size) = checked(rank, size, ("rank", "world_size"))?;
     Ok((place, rank, size))
@@ -62,6 +66,8 @@ mod tests {
             let place = tcp(&format!("{text}:29500?rank=1&world_size=2")).unwrap();
             assert_eq!(place.meeting, Meeting::Rank0 { host: host.into(), port: 29500 });
             assert_eq!((place.rank, place.size), (1, 2));
+            let spaced = tcp(&format!(" {text} : 29500 ?rank= 1& world_size =2\n")).unwrap();
+            assert_eq!(spaced, place);
         }
     }
 
@@ -79,6 +85,9 @@ mod tests {
             ("h:1?rank=-1&world_size=2", "rank is \"-1\""),
             ("h:1?rank=2&world_size=2", "0 to 1"),
             ("h:1?rank=0&world_size=0", "world_size is 0"),
+            ("a b:1?rank=0&world_size=1", "\"a b\""),
+            ("a\nb:1?rank=0&world_size=1", "\"a\\nb\""),
+            ("a,b:1?rank=0&world_size=1", "one host"),
             ("h:1?rank=0&size=2", "\"size\""),
         ] {
             let error = tcp(rest).unwrap_err().to_string();
