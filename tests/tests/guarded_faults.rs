@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use c10d::device::{DeviceBuffer, DeviceRuntime};
 use c10d::launch::{Launch, Report, Signal};
-use c10d::{OpKind, ProcessGroup, ReduceOp, Result};
+use c10d::{ErrorKind, OpKind, ProcessGroup, ReduceOp, Result, Root};
 use libtest_mimic::{Failed, Trial};
 use rustix::process::{Signal as Sig, getpid, kill_process};
 use stage::acts::{VICTIM, WORLD};
@@ -37,6 +37,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trials.push(Trial::test(format!("guarded_faults/killed/{op}"), move || named(op, "kill", "PeerDead")));
         trials.push(Trial::test(format!("guarded_faults/stopped/{op}"), move || named(op, "stop", "Timeout")));
     }
+    trials.push(Trial::test("guarded_faults/roots", roots));
     trials
 }
 
@@ -105,4 +106,44 @@ fn named(op: OpKind, what: &str, kind: &str) -> Result<(), Failed> {
         }
     }
     Ok(())
+}
+
+/// Everybody is root, or nobody: who only sends learns by its 8th call after the other's first one, or when it leaves.
+fn roots() -> Result<(), Failed> {
+    for op in [OpKind::Broadcast, OpKind::Reduce, OpKind::Gather, OpKind::Scatter] {
+        for more in [8, 0] {
+            let builder = c10d::builder().timeout(CAP).providers(&[&c10d_guarded::PROVIDER]);
+            let said = builder.backend("guarded:gloo-like").run_ranks(2, |pg| {
+                let first = rooted(&pg, op);
+                let until = Instant::now() + CAP;
+                pg.store().add("called", 1, until)?;
+                while pg.store().add("called", 0, until)? < 2 && Instant::now() < until {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                let later = (0..more).try_for_each(|_| rooted(&pg, op));
+                Ok(first.and(later).and_then(|()| if more == 0 { pg.shutdown() } else { Ok(()) }))
+            });
+            for (rank, said) in said.map_err(|e| e.to_string())?.into_iter().enumerate() {
+                let Err(e) = said else { return Err(format!("{op}, {more} more, rank {rank}: nothing").into()) };
+                let report = e.report();
+                let about = (report.op, report.seq, &report.guilty[..]) == (Some(op), Some(0), &[1 - rank as u32]);
+                if !about || !matches!(report.kind, ErrorKind::Mismatch { field: "root", .. }) {
+                    return Err(format!("{op}, {more} more, rank {rank}: {e}").into());
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn rooted(pg: &ProcessGroup, op: OpKind) -> Result {
+    let device: Arc<dyn DeviceRuntime> = c10d_guarded::runtime();
+    let one = || DeviceBuffer::from_slice(&device, 0, &[1i32; 10], CAP);
+    let (me, other) = (pg.rank(), 1 - pg.rank());
+    match op {
+        OpKind::Broadcast => pg.broadcast(one()?, me).map(drop),
+        OpKind::Reduce => pg.reduce(one()?, ReduceOp::Sum, other).map(drop),
+        OpKind::Gather => pg.gather(one()?, Root::<Vec<DeviceBuffer>>::At(other)).map(drop),
+        _ => pg.scatter(Root::Me(vec![one()?, one()?]), one()?).map(drop),
+    }
 }

@@ -1,6 +1,6 @@
 //! Two network namespaces with two ranks each: shared memory inside, TCP across.
 
-use crate::stage;
+use crate::{roots, stage};
 
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
@@ -43,6 +43,8 @@ fn work() -> Result {
     for address in connected_to() {
         tell(format!("connected {address}"));
     }
+    // A few: every group meets over a store of files here.
+    roots::play_some(&pg, 8)?.iter().for_each(tell);
     pg.barrier()?;
     pg.shutdown()
 }

@@ -187,7 +187,8 @@ impl ProcessGroup {
     /// group's timeout.
     ///
     /// # Errors
-    /// `Timeout` when the time is over; it names the ranks that were waited for. This rank has left all the same.
+    /// `Timeout` when the time is over; it names the ranks that were waited for. `Mismatch` if another rank made a different
+    /// call in place of one in which this rank had nothing to receive. This rank has left all the same.
     pub fn shutdown(self) -> Result {
         let timeout = self.0.timeout;
         self.shutdown_within(timeout)

@@ -227,6 +227,13 @@ impl Doubts {
         compared
     }
 
+    /// A peer has left. If it had a last word, that was before.
+    pub(super) fn leave(&mut self, peer: u32) {
+        if self.peers.get(peer as usize).is_some_and(|standing| standing.last_word.is_none()) {
+            let _ = self.answer(peer, History::default(), true);
+        }
+    }
+
     /// The first disagreement that an answer showed.
     pub(super) fn clash(&self) -> Option<Clash> {
         self.clash
@@ -344,7 +351,16 @@ mod tests {
         d.add(&mut vec![doubt(0, Whom::All)]);
         assert_eq!(d.question(1), Ok(None));
         d.add(&mut vec![doubt(1, Whom::All)]);
+        d.leave(1);
         assert!(d.question(1).is_err());
+    }
+
+    #[test]
+    fn who_leaves_without_a_word_agrees() {
+        let mut d = doubts(2, [doubt(0, Whom::All)]);
+        assert_eq!(d.question(1), Ok(Some(0)));
+        d.leave(1);
+        assert!(!d.open() && !d.is_waiting());
     }
 
     #[test]

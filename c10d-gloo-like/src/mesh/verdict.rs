@@ -123,7 +123,7 @@ pub(crate) fn retell(me: u32, revoke: &Revoke) -> Error {
     let report = error.report_mut();
     report.status = c10d_core::Status::Failed;
     report.phase = revoke.phase;
-    report.seq = revoke.seq;
+    (report.seq, report.op) = (revoke.seq, revoke.op);
     if let Some([(_, print), _]) = &revoke.prints {
         name(&mut error, print);
     }

@@ -14,6 +14,7 @@ fn revoke(kind: ErrorKind, guilty: &[u32], prints: Option<[(u32, Fingerprint); 2
         between: false,
         phase: None,
         seq: Some(7),
+        op: None,
         prints,
     }
 }

@@ -125,7 +125,7 @@ impl Health {
         match self.path(peer) {
             Some(Path::Away(connection)) => connection.send_bytes(&Frame::Ask { from }.to_bytes(), true),
             Some(Path::Here(there)) => match there.upgrade() {
-                Some(there) => self.told(peer, there.history(from, History::ANSWER), false),
+                Some(there) => self.told(peer, there.history(from), false),
                 // It has left, and its last word is here.
                 None => self.doubts.lock().withdraw(peer),
             },
@@ -133,13 +133,19 @@ impl Health {
         }
     }
 
+    /// The calls of this rank that not all have made yet. About all others nobody is at odds with it.
+    pub(super) fn last_word(&self) -> History {
+        let calls = self.doubts.lock().since(0).take(History::GOODBYE + 1).collect();
+        History::new(self.board().begun(), calls, History::GOODBYE)
+    }
+
     /// What this rank remembers of its calls from this number on.
-    pub(super) fn history(&self, from: u64, most: usize) -> History {
+    pub(super) fn history(&self, from: u64) -> History {
         let until = self.board().begun();
         // In this order: what is overwritten on the board meanwhile is among the doubts by then, if it is in doubt.
         let mut calls: Vec<_> = self.board().since(from).collect();
-        calls.extend(self.doubts.lock().since(from).take(most + 1));
-        History::new(until, calls, most)
+        calls.extend(self.doubts.lock().since(from).take(History::ANSWER + 1));
+        History::new(until, calls, History::ANSWER)
     }
 
     /// A peer told of its calls; `last`: it leaves.

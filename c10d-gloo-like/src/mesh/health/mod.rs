@@ -19,7 +19,7 @@ use c10d_core::{Error, ErrorKind, Fingerprint, Phase, Result};
 
 use super::connection::Connection;
 use super::control::{Frame, Revoke};
-use super::doubts::{Doubts, History};
+use super::doubts::Doubts;
 use super::verdict::{self, Answer};
 use crate::board::{Board, Place};
 
@@ -260,7 +260,10 @@ impl Health {
     /// Tells all peers that this rank leaves in good order. They go on; what still needs this rank fails there.
     pub(super) fn leave(&self) {
         // For ranks that will make these calls later than this one is there to be asked.
-        self.tell(&Frame::Told { last: true, history: self.history(0, History::GOODBYE) });
+        let history = self.last_word();
+        if !history.calls.is_empty() {
+            self.tell(&Frame::Told { last: true, history });
+        }
         let _told = self.telling.lock();
         let last = self.board().last_ended();
         self.tell(&Frame::Goodbye { last, failed: self.failed() });
@@ -298,7 +301,7 @@ impl Health {
             }
             Frame::Revoke(revoke) => self.revoked(revoke),
             Frame::Ask { from: number } => {
-                let history = self.history(number, History::ANSWER);
+                let history = self.history(number);
                 if let Some(Path::Away(connection)) = self.path(from) {
                     connection.send_bytes(&Frame::Told { last: false, history }.to_bytes(), true);
                 }
@@ -318,6 +321,7 @@ impl Health {
         if let Some(peer) = self.state.lock().peers.get_mut(from as usize) {
             peer.left.get_or_insert(left);
         }
+        self.doubts.lock().leave(from);
         self.alarm.fetch_or(LEFT, Ordering::AcqRel);
         self.wake();
     }

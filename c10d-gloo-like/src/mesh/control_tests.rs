@@ -1,0 +1,98 @@
+use super::*;
+use crate::mesh::doing::{Refused, Wait};
+
+fn frames() -> Vec<Frame> {
+    let print = Fingerprint { seq: 7, op: 4, dtype: 10, reduce: 0, step: 2, count: 1 << 40, root: 3, rest: 9 };
+    let at = Place { seq: 7, step: 2 };
+    let revoke = |kind: ErrorKind, prints| {
+        Frame::Revoke(Box::new(Revoke {
+            by: 3,
+            between: kind == ErrorKind::Timeout,
+            kind,
+            what: "why".into(),
+            guilty: vec![1, 5],
+            phase: Some(Phase::Transfer),
+            seq: Some(1 << 33),
+            op: Some(OpKind::Gather),
+            prints,
+        }))
+    };
+    let wait = |on: &[u32], started| Wait { op: 4, at: 7, on: on.to_vec(), started };
+    let state = |id, last: Option<Place>, print: Option<Fingerprint>, waits: Vec<Wait>| {
+        let refused = print.map(|_| Refused { op: 3, why: "InvalidArgument: no".into() });
+        let doing = Doing { position: Position { last, inside: last.is_some() }, waits, refused };
+        Frame::State { id, place: at, doing, print }
+    };
+    vec![
+        Frame::Query { id: 1, place: at },
+        state(1, Some(at), Some(print), vec![wait(&[2, 1 << 20], true), wait(&[], false)]),
+        state(2, None, None, vec![]),
+        revoke(ErrorKind::Timeout, None),
+        revoke(ErrorKind::Internal, None),
+        revoke(ErrorKind::PeerDead { how: "connection closed".into() }, None),
+        revoke(
+            ErrorKind::Mismatch { field: "count", mine: "1".into(), theirs: "2".into() },
+            Some([(0, print), (1, Fingerprint { count: 2, ..print })]),
+        ),
+        Frame::Goodbye { last: Some(at), failed: false },
+        Frame::Goodbye { last: None, failed: true },
+        Frame::Exited { last: Some(at), failed: false },
+        Frame::Exited { last: None, failed: true },
+        Frame::Ask { from: 1 << 40 },
+        Frame::Told { last: false, history: History { until: 9, calls: vec![(7, print), (8, print)] } },
+        Frame::Told { last: true, history: History::default() },
+    ]
+}
+
+#[test]
+fn every_frame_survives_every_cut() {
+    let stream: Vec<u8> = frames().iter().flat_map(Frame::to_bytes).collect();
+    for step in [1, 2, 7, 50, stream.len()] {
+        let (mut decoder, mut got) = (Decoder::default(), Vec::new());
+        for chunk in stream.chunks(step) {
+            decoder.push(chunk);
+            while let Some(frame) = decoder.next().unwrap() {
+                got.push(frame);
+            }
+        }
+        assert_eq!(got, frames());
+    }
+}
+
+#[test]
+fn damaged_frames_are_refused_and_never_panic() {
+    for frame in frames() {
+        let good = frame.to_bytes();
+        for at in 0..good.len() {
+            for value in [0, 1, 2, 127, 255] {
+                let mut bad = good.clone();
+                bad[at] = value;
+                let mut decoder = Decoder::default();
+                decoder.push(&bad);
+                let _ = decoder.next();
+            }
+        }
+    }
+    let mut decoder = Decoder::default();
+    decoder.push(&(MAX as u32 + 1).to_le_bytes());
+    assert!(decoder.next().is_err());
+}
+
+#[test]
+fn a_revoke_has_a_largest_size() {
+    let revoke = Revoke {
+        by: 0,
+        kind: ErrorKind::PeerDead { how: "x".repeat(9999) },
+        what: "y".repeat(9999),
+        guilty: (0..20_000).collect(),
+        between: true,
+        phase: None,
+        seq: None,
+        op: None,
+        prints: None,
+    };
+    let bytes = Frame::Revoke(Box::new(revoke)).to_bytes();
+    let mut decoder = Decoder::default();
+    decoder.push(&bytes);
+    assert!(matches!(decoder.next(), Ok(Some(Frame::Revoke(_)))));
+}
