@@ -131,7 +131,11 @@ pub(crate) fn run(args: &Args) -> Outcome {
 /// Why it ended as it did.
 fn tell(report: &Report) {
     if let Some(failure) = &report.failure {
-        say(format_args!("c10d run: {failure}"));
+        let all = report.exit_code() == 0;
+        say(format_args!(
+            "c10d run: {failure}{}",
+            if all { "\nc10d run: the ranks that had to end well did" } else { "" }
+        ));
     } else if report.reader_gone {
         say("c10d run: nobody reads the output any more, so the ranks were ended");
     } else if let Some(elsewhere) = &report.elsewhere {

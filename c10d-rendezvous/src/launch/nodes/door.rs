@@ -124,7 +124,8 @@ pub(super) fn enter(host: &str, sign: &str, node: u32, deadline: Instant) -> Res
     };
     let failed = |e: io::Error| {
         wrong(format!(
-            "cannot connect to the launcher on host 0 at {host}:{port} (is this host {node} of its job, and the only one?)"
+            "cannot connect to the launcher on host 0 at {host}:{port}; is that port open between the hosts, and is this \
+             launcher of host {node} the only one?"
         ))
         .source(e)
     };
