@@ -527,6 +527,39 @@ fn a_completing_thread_outlives_foreign_code() {
     assert_eq!(*pg.barrier().unwrap_err().kind(), ErrorKind::Device);
 }
 
+/// A subscriber that panics at every error that it is told.
+struct Horrified;
+
+impl tracing::Subscriber for Horrified {
+    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
+        *metadata.level() == tracing::Level::ERROR
+    }
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+    fn event(&self, _: &tracing::Event<'_>) {
+        std::panic::panic_any(Bomb);
+    }
+    fn enter(&self, _: &tracing::span::Id) {}
+    fn exit(&self, _: &tracing::span::Id) {}
+}
+
+/// Where the failure of a group is told, a subscriber that panics keeps neither the caller from its error nor the backend
+/// from its end.
+#[test]
+fn a_failure_is_one_whatever_a_subscriber_does() {
+    let aborts = Arc::new(AtomicUsize::new(0));
+    let count = aborts.clone();
+    let fail = |job: Job| job.complete(Err(Error::new(ErrorKind::Device, "gone")));
+    let pg = group(puppet(fail).on_abort(move |_| {
+        count.fetch_add(1, Ordering::SeqCst);
+    }));
+    let e = tracing::subscriber::with_default(Horrified, || pg.barrier().unwrap_err());
+    assert_eq!((e.kind(), aborts.load(Ordering::SeqCst)), (&ErrorKind::Device, 1));
+}
+
 /// Two ranks over puppets whose messages lie in a list until they are taken out of it.
 fn mailboxes() -> (c10d_core::GroupBuilder, Arc<Mutex<Vec<Job>>>) {
     let jobs: Arc<Mutex<Vec<Job>>> = Arc::default();

@@ -23,7 +23,7 @@ pub(crate) fn trials() -> Vec<Trial> {
 }
 
 /// The address of each namespace.
-const ADDRESSES: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 213, 77, 1), Ipv4Addr::new(10, 213, 77, 2)];
+pub(crate) const ADDRESSES: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 213, 77, 1), Ipv4Addr::new(10, 213, 77, 2)];
 
 fn work() -> Result {
     let rank = std::env::var("RANK").unwrap_or_default();
@@ -95,10 +95,10 @@ fn connected_to() -> BTreeSet<Ipv4Addr> {
 }
 
 /// Namespaces that are gone when this is; and the end of the cable in the first one.
-struct Namespaces([String; 2], String);
+pub(crate) struct Namespaces(pub(crate) [String; 2], String);
 
 impl Namespaces {
-    fn new(more: &str) -> Result<Namespaces, String> {
+    pub(crate) fn new(more: &str) -> Result<Namespaces, String> {
         let id = std::process::id();
         let names = ["a", "b"].map(|side| format!("c10d-{id}-{side}{more}"));
         let [va, vb] = [format!("v{id}a{more}"), format!("v{id}b{more}")];

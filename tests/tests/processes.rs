@@ -10,6 +10,7 @@ mod forks;
 mod joining;
 mod leave;
 mod limits;
+mod namespaces;
 mod netns;
 mod roots;
 mod sparse;
@@ -26,6 +27,7 @@ fn main() -> ExitCode {
         ("joining", joining::play),
         ("leave", leave::play),
         ("limits", limits::play),
+        ("namespaces", namespaces::play),
         ("netns", netns::play),
         ("roots", roots::play),
         ("sparse", sparse::play),
@@ -45,6 +47,7 @@ fn main() -> ExitCode {
         .trials(joining::trials())
         .trials(leave::trials())
         .trials(limits::trials())
+        .trials(namespaces::trials())
         .trials(netns::trials())
         .trials(roots::trials())
         .trials(sparse::trials())

@@ -7,6 +7,8 @@ mod message;
 mod peer;
 mod settle;
 mod state;
+#[cfg(test)]
+mod tests;
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;

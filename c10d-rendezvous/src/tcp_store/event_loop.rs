@@ -25,6 +25,11 @@ const BYTES_PER_TURN: usize = 256 << 10;
 /// Pause after the system refused a descriptor.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
+/// Says something by [`tracing`]. A subscriber that panics must not end the thread that serves all ranks.
+fn told(say: impl FnOnce()) {
+    c10d_core::panics::contain("a tracing subscriber", say);
+}
+
 pub(super) struct EventLoop {
     poll: Poll,
     /// Before the listener, so that it ends before the descriptor is closed.
@@ -81,7 +86,7 @@ impl EventLoop {
                 Ok(()) => {}
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
                 Err(e) => {
-                    tracing::error!(error = %e, "the store server cannot poll any more");
+                    told(|| tracing::error!(error = %e, "the store server cannot poll any more"));
                     return;
                 }
             }
@@ -123,7 +128,7 @@ impl EventLoop {
                 }
                 Err(e) if matches!(e.kind(), io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted) => {}
                 Err(e) => {
-                    tracing::warn!(error = %e, "the store server cannot accept; trying again");
+                    told(|| tracing::warn!(error = %e, "the store server cannot accept; trying again"));
                     self.accept_at = Some(Instant::now() + ACCEPT_PAUSE);
                     return;
                 }
@@ -135,7 +140,7 @@ impl EventLoop {
         let id = self.next_id;
         let interest = Interest::READABLE | Interest::WRITABLE;
         if let Err(e) = self.poll.registry().register(&mut connection.stream, Token(id), interest) {
-            tracing::warn!(error = %e, "the store server cannot watch a connection");
+            told(|| tracing::warn!(error = %e, "the store server cannot watch a connection"));
             return;
         }
         // Neither is needed to be right: one is speed, the other forgets clients whose machine vanished.
@@ -242,7 +247,7 @@ impl EventLoop {
         }
         if !why.is_empty() && self.warned.is_none_or(|at| at.elapsed() >= Duration::from_secs(1)) {
             self.warned = Some(Instant::now());
-            tracing::warn!(peer = %client.peer, why, "store connection closed");
+            told(|| tracing::warn!(peer = %client.peer, why, "store connection closed"));
         }
     }
 }

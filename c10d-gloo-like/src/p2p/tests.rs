@@ -1,0 +1,96 @@
+//! What the handles of a group do not show: several messages are taken back at once, or none.
+#![allow(unsafe_code)]
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use c10d_core::registry::{Provider, Registration};
+use c10d_core::sync::Mutex;
+use c10d_core::{
+    Backend, Capabilities, DispatchKey, Error, ErrorKind, GroupBuilder, Job, JobId, Result, Status, op, run_ranks,
+};
+
+/// The backend, and the messages that it was given.
+struct Spy {
+    inner: Arc<dyn Backend>,
+    seen: Mutex<Vec<JobId>>,
+}
+
+// SAFETY: passes on to a backend that keeps the promise.
+unsafe impl Backend for Spy {
+    fn name(&self) -> &'static str {
+        "spy"
+    }
+    fn capabilities(&self) -> &Capabilities {
+        self.inner.capabilities()
+    }
+    fn submit(&self, job: Job) {
+        if job.request().op.is_p2p() {
+            self.seen.lock().push(job.id());
+        }
+        self.inner.submit(job);
+    }
+    fn cancel(&self, jobs: &[JobId]) -> Result<Vec<Job>> {
+        self.inner.cancel(jobs)
+    }
+    fn abort(&self, cause: &Error) {
+        self.inner.abort(cause);
+    }
+    fn shutdown(&self, deadline: Instant) -> Result {
+        self.inner.shutdown(deadline)
+    }
+}
+
+static SPIES: Mutex<Vec<(u32, Arc<Spy>)>> = Mutex::new(Vec::new());
+static PROVIDER: Provider = Provider {
+    source: "spy",
+    backends: &[Registration {
+        name: "spy",
+        keys: &[DispatchKey::Cpu],
+        priority: 1,
+        probe: &|| Ok(()),
+        create: &|init| {
+            let spy = Arc::new(Spy { inner: init.own_backend(crate::NAME, "spy")?, seen: Mutex::default() });
+            SPIES.lock().push((init.rank, spy.clone()));
+            Ok(spy)
+        },
+    }],
+    ..Provider::EMPTY
+};
+
+#[test]
+fn all_are_taken_back_or_none() {
+    let builder = GroupBuilder::new().providers(&[&PROVIDER, &crate::PROVIDER]).backend("cpu:spy");
+    run_ranks(2, builder.timeout(Duration::from_secs(20)), |pg| {
+        if pg.rank() == 0 {
+            pg.send(&[2u8], 1, 2)?;
+            pg.barrier()?;
+            pg.send(&[1u8], 1, 1)?;
+            return pg.shutdown();
+        }
+        let spy = SPIES.lock().iter().find(|(rank, _)| *rank == 1).map(|(_, spy)| spy.clone()).unwrap();
+        let [a, b, c] = [1, 2, 1].map(|tag| pg.start(op::recv(vec![0u8], 0, tag)));
+        let [id_a, id_b, id_c] = spy.seen.lock()[..] else { panic!("three messages") };
+        while !b.is_done() {
+            std::thread::yield_now();
+        }
+        // One has its message, so the other stays, too.
+        assert!(spy.cancel(&[id_a, id_b])?.is_empty() && !a.is_done());
+        let jobs = spy.cancel(&[id_c, id_a])?;
+        let ids: Vec<JobId> = jobs.iter().map(Job::id).collect();
+        assert!(ids.len() == 2 && ids.contains(&id_a) && ids.contains(&id_c));
+        assert!(!a.is_done() && !c.is_done(), "they are their new owner's to complete");
+        jobs.into_iter().for_each(|job| job.complete(Err(Error::new(ErrorKind::Aborted, "enough").rejected())));
+        for work in [a, c] {
+            let e = work.wait().unwrap_err();
+            assert_eq!((e.error.kind(), e.error.status()), (&ErrorKind::Aborted, Status::Rejected), "{}", e.error);
+        }
+        assert_eq!(b.wait()?, [2]);
+        assert!(spy.cancel(&[id_a])?.is_empty(), "it is over");
+        pg.barrier()?;
+        assert_eq!(pg.recv(vec![0u8], 0, 1)?, [1]);
+        pg.shutdown()
+    })
+    .unwrap();
+    SPIES.lock().clear();
+}

@@ -1,0 +1,123 @@
+//! Ranks in containers: two ranks, each with some namespaces of its own, over every transport. The table is the one of
+//! `docs/containers.md`.
+
+use crate::{netns, stage};
+
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use c10d::{ReduceOp, Result};
+use libtest_mimic::{Failed, Trial};
+use stage::{cast, failures, lines, shown, tell};
+
+/// What each rank has for itself, and how it gets that.
+const OWN: [(&str, &[&str]); 9] = [
+    ("nothing", &[]),
+    ("pid", &["unshare", "-p", "-f", "--kill-child", "--mount-proc"]),
+    // As `docker run --pid host`, the other way round: /proc is of the outer namespace.
+    ("pid, outer proc", &["unshare", "-p", "-f", "--kill-child"]),
+    ("mount", &["unshare", "-m"]),
+    ("ipc", &["unshare", "-i"]),
+    ("pid, mount, ipc", &["unshare", "-p", "-f", "--kill-child", "--mount-proc", "-i"]),
+    ("user", &["unshare", "-U"]),
+    ("user, pid, mount, ipc", &["unshare", "-U", "-r", "-p", "-f", "--kill-child", "--mount-proc", "-i"]),
+    ("no proc", &["unshare", "-m", "sh", "-c", "umount -l /proc && exec \"$@\"", "sh"]),
+];
+
+/// Tells networks apart.
+static NEXT: AtomicU32 = AtomicU32::new(0);
+
+/// Those for which a network of one's own is tried, too.
+const FEW: [&str; 4] = ["nothing", "pid", "pid, mount, ipc", "user"];
+
+pub(crate) fn play(_: &str) -> Result {
+    let rank = std::env::var("RANK").unwrap_or_default();
+    let store = std::env::var("C10D_TEST_STORE").unwrap_or_default();
+    let url = format!("file://{store}?rank={rank}&world_size=2");
+    let pg = c10d::builder().init(&url).timeout(Duration::from_secs(10)).build()?;
+    for count in [1, 1000, 300_000] {
+        assert_eq!(pg.all_reduce(vec![1 + pg.rank(); count], ReduceOp::Sum)?, vec![3; count]);
+        let other = 1 - pg.rank();
+        let sent = pg.start(c10d::op::send(vec![pg.rank(); count], other, 0));
+        assert_eq!(pg.recv(vec![9; count], other, 0)?, vec![other; count]);
+        sent.wait()?;
+    }
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
+    tell(format!("memory {}", maps.contains("memfd:")));
+    pg.barrier()?;
+    pg.shutdown()
+}
+
+pub(crate) fn trials() -> Vec<Trial> {
+    let mut trials = Vec::new();
+    for (own, unshare) in OWN {
+        for net in [false, true].into_iter().filter(|net| !net || FEW.contains(&own)) {
+            for transport in ["auto", "shm", "tcp"] {
+                let network = if net { "own network" } else { "one network" };
+                let name = format!("namespaces/{network}, own {own}/{transport}");
+                trials.push(Trial::test(name.clone(), move || run(&name, own, unshare, net, transport)));
+            }
+        }
+    }
+    trials
+}
+
+/// What must come of it: whether memory is shared, or why the transport cannot be had.
+fn expected(own: &str, net: bool, transport: &str) -> Result<bool, &'static str> {
+    let apart = match own {
+        _ if net => Some("are in different network namespaces of one host"),
+        "no proc" => Some("may be on different hosts (/proc does not tell"),
+        own if own.starts_with("user") => Some("are in different user namespaces"),
+        _ => None,
+    };
+    match (transport, apart) {
+        ("shm", Some(why)) => Err(why),
+        ("tcp", _) | (_, Some(_)) => Ok(false),
+        _ => Ok(true),
+    }
+}
+
+fn run(name: &str, own: &str, unshare: &'static [&str], net: bool, transport: &str) -> Result<(), Failed> {
+    let skipped = |why: String| {
+        println!("skipped: {why}");
+        Ok(())
+    };
+    if let Some((program, arguments)) = unshare.split_first() {
+        match Command::new(program).args(arguments).arg("true").output() {
+            Ok(output) if output.status.success() => {}
+            Ok(output) => return skipped(String::from_utf8_lossy(&output.stderr).trim().to_owned()),
+            Err(e) => return skipped(format!("no {program}: {e}")),
+        }
+    }
+    let tag: String = name.chars().filter(char::is_ascii_alphanumeric).collect();
+    let namespaces =
+        match net.then(|| netns::Namespaces::new(&format!("n{}", NEXT.fetch_add(1, Ordering::Relaxed)))).transpose() {
+            Ok(namespaces) => namespaces,
+            Err(why) => return skipped(why),
+        };
+    let names = namespaces.as_ref().map(|n| n.0.clone());
+    let store = std::env::temp_dir().join(format!("c10d-{tag}-{}", std::process::id()));
+    let mut ranks = cast("work", 2, transport).env("C10D_TEST_STORE", &store).per_rank_wrapper(move |rank| {
+        let inside = names.as_ref().map(|names| ["ip", "netns", "exec", &names[rank as usize]].map(Into::into));
+        inside.into_iter().flatten().chain(unshare.iter().map(Into::into)).collect()
+    });
+    if net {
+        ranks = ranks.per_rank_env(|_| vec![("MASTER_ADDR".into(), netns::ADDRESSES[0].to_string().into())]);
+    }
+    let report = ranks.run();
+    let _ = std::fs::remove_file(&store);
+    let report = report.map_err(|e| e.to_string())?;
+    for rank in 0..2 {
+        let well = match expected(own, net, transport) {
+            Ok(memory) => report.exits[rank as usize].success() && lines(&report, rank) == [format!("memory {memory}")],
+            Err(why) => {
+                failures(&report, rank).iter().any(|told| told.kind == "Rendezvous" && told.words.contains(why))
+            }
+        };
+        if !well {
+            return Err(format!("rank {rank}:\n{}", shown(&report)).into());
+        }
+    }
+    Ok(())
+}
