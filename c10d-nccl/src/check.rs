@@ -122,12 +122,18 @@ fn listen(side: &Messages, from: u32, what: Print, board: &Board, heard: Receive
             theirs.root = print.root;
         }
         if let Some((field, mine, theirs)) = print.disagreement(&theirs) {
-            let what = match what {
+            let words = match what {
                 Print::Collective => "the ranks disagree about this collective",
                 Print::Message => "the ranks disagree about this message",
             };
             let kind = ErrorKind::Mismatch { field, mine, theirs };
-            return Err(Error::new(kind, what).guilty([from]).phase(Phase::Announce));
+            let mut error = Error::new(kind, words).guilty([from]).phase(Phase::Announce);
+            if what == Print::Collective {
+                // Jobs after it end with the same error.
+                let report = error.report_mut();
+                (report.op, report.seq) = (OpKind::from_code(print.op), Some(print.seq.into()));
+            }
+            return Err(error);
         }
         board.checked(id);
     }

@@ -94,8 +94,13 @@ impl Messages {
             return None;
         }
         let report = error.report_mut();
-        // What the message was does not matter to whoever waits for a collective.
-        (report.op, report.seq, report.elapsed, report.deadline, report.phase) = (None, None, None, None, None);
+        // What the message was does not matter to whoever waits for a collective. A disagreement is about another call.
+        let about_a_call =
+            matches!(report.kind, ErrorKind::Mismatch { .. }) && report.op.is_some_and(|op| !op.is_p2p());
+        if !about_a_call {
+            (report.op, report.seq) = (None, None);
+        }
+        (report.elapsed, report.deadline, report.phase) = (None, None, None);
         Some(error)
     }
 

@@ -7,7 +7,9 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use c10d_core::{ENDED_WITHOUT_LEAVING, Error, ErrorKind, ReduceOp, Store, op, run_ranks};
+use c10d_core::{
+    ENDED_WITHOUT_LEAVING, Error, ErrorKind, OpKind, ProcessGroup, ReduceOp, Result, Root, Store, op, run_ranks,
+};
 use c10d_rendezvous::tcp_store::ServerOptions;
 use c10d_rendezvous::{TcpStore, TcpStoreServer};
 use common::{SECOND, command, folder, on, with_cpu, with_fake, within};
@@ -201,6 +203,58 @@ fn calls_that_differ_are_a_mismatch() {
         });
         for e in errors.unwrap() {
             assert!(matches!(e.kind(), ErrorKind::Mismatch { field: "count", .. }), "{e}");
+        }
+    });
+}
+
+fn rooted(pg: &ProcessGroup, op: OpKind, root: u32) -> Result {
+    let me = pg.rank();
+    let one = || on(me, &[me; 4]);
+    let all = || (0..pg.size()).map(|_| one()).collect::<Vec<_>>();
+    match op {
+        OpKind::Broadcast => pg.broadcast(&mut one(), root).map(drop),
+        OpKind::Reduce => pg.reduce(&mut one(), ReduceOp::Sum, root).map(drop),
+        OpKind::Gather => pg.gather(one(), if me == root { Root::Me(all()) } else { Root::At(root) }).map(drop),
+        _ => pg.scatter(if me == root { Root::Me(all()) } else { Root::At(root) }, one()).map(drop),
+    }
+}
+
+/// A call is over when it was compared, so who only sends knows at once, or in its next call; and is told of the call in
+/// which the ranks parted.
+#[test]
+fn roots_that_differ_are_a_mismatch() {
+    use OpKind::{Broadcast, Gather, Reduce, Scatter};
+    let calls = [
+        (Broadcast, 0),
+        (Broadcast, 1),
+        (Reduce, 0),
+        (Reduce, 1),
+        (Gather, 0),
+        (Gather, 1),
+        (Scatter, 0),
+        (Scatter, 1),
+    ];
+    with_fake("roots_that_differ_are_a_mismatch", "", || {
+        for (i, (usual, other)) in calls.iter().flat_map(|a| calls.map(|b| (*a, b))).enumerate() {
+            // A third of them, in worlds of two and of three.
+            if usual == other || i % 3 != 0 {
+                continue;
+            }
+            let world = 2 + i as u32 / 3 % 2;
+            let errors = within(CAP, || {
+                run_ranks(world, with_cpu(), |pg| {
+                    pg.all_reduce(&mut on(pg.rank(), &[1f32; 4]), ReduceOp::Sum)?;
+                    let (op, root) = if pg.rank() == 1 { other } else { usual };
+                    Ok((op, (0..8).find_map(|_| rooted(&pg, op, root).err())))
+                })
+            });
+            for (op, error) in errors.unwrap() {
+                let e = error.unwrap_or_else(|| panic!("{usual:?} {other:?} in a world of {world}: {op} says nothing"));
+                let (report, what) = (e.report(), format!("{usual:?} {other:?} in a world of {world}: {e}"));
+                assert!(matches!(report.kind, ErrorKind::Mismatch { field: "op" | "root", .. }), "{what}");
+                assert!(report.op == Some(usual.0) || report.op == Some(other.0), "{what}");
+                assert!(report.seq == Some(1) && !report.guilty.is_empty(), "{what}");
+            }
         }
     });
 }
