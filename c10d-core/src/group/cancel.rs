@@ -13,7 +13,8 @@ pub enum Cancel<R, W = Work<R>> {
     /// was handed in; the source that [`recv_any_source`](crate::op::recv_any_source) tells is `u32::MAX`.
     Back(R),
     /// Too late: the op is over, or its message is on its way. It goes on as if nothing had been asked; the handle has, or
-    /// will have, its result.
+    /// will have, its result. (Of a device's buffer to which the device is still at work, it may also be that the op is taken
+    /// back when the device is through: then it ends as [`ErrorKind::Aborted`], and no message was taken.)
     TooLate(W),
 }
 

@@ -35,6 +35,9 @@ const STALL: Duration = Duration::from_millis(1);
 /// How long somebody who only wants to know waits for those who use the links.
 const GLANCE: Duration = Duration::from_millis(1);
 
+/// How long somebody who wants a message back waits for them.
+const TAKE_BACK: Duration = Duration::from_secs(1);
+
 /// The point-to-point ops of one rank.
 pub(crate) struct Messages {
     state: Mutex<State>,
@@ -210,8 +213,9 @@ impl Messages {
 
     /// Gives these jobs back, if no message was matched with any of them, and nothing of one was sent; else none. A message
     /// that is on its way to memory of ours meets a receive only when it is whole.
+    /// None, too, where others use the links for so long that this would not return soon.
     pub(crate) fn take_back(&self, jobs: &[JobId]) -> Vec<Job> {
-        self.state.lock().take_back(jobs)
+        self.state.try_lock_for(TAKE_BACK).map_or(Vec::new(), |mut state| state.take_back(jobs))
     }
 
     /// Nothing more will come: the thread ends when nothing is in flight.
