@@ -23,6 +23,9 @@ use crate::schedule::Place;
 use crate::schedule::select::{Fabric, exact, select};
 use crate::shm::Doorbell;
 
+const IN_FLIGHT: &str = "operations that were started are still in flight";
+const MESSAGES: &str = "messages are still in flight";
+
 /// One rank of one group.
 pub(crate) struct GlooLike(Arc<Rank>);
 
@@ -135,6 +138,14 @@ unsafe impl Backend for GlooLike {
         settled
     }
 
+    fn overdue(&self) -> Option<Error> {
+        let messages = self.0.messages.unsettled();
+        if self.0.health.is_in_call() {
+            return Some(self.0.health.overdue(IN_FLIGHT, true, &self.0.others()));
+        }
+        messages.in_flight.then(|| self.0.health.overdue(MESSAGES, false, &messages.waits_for))
+    }
+
     fn leave(&self, deadline: Instant) -> Result {
         self.0.settle(deadline)?;
         self.0.say_goodbye();
@@ -163,6 +174,10 @@ impl Drop for GlooLike {
 }
 
 impl Rank {
+    fn others(&self) -> Vec<u32> {
+        (0..self.world).filter(|r| *r != self.rank).collect()
+    }
+
     /// Waits until nothing is in flight, and the peers have what they were sent.
     fn settle(&self, deadline: Instant) -> Result {
         if self.membership.lock().is_none() {
@@ -177,13 +192,12 @@ impl Rank {
             }
         };
         if !self.queue.drain(deadline) {
-            let others: Vec<u32> = (0..self.world).filter(|r| *r != self.rank).collect();
-            return late("operations that were started are still in flight", true, &others);
+            return late(IN_FLIGHT, true, &self.others());
         }
         self.conclude(deadline)?;
         let messages = self.messages.settle(deadline);
         if messages.in_flight {
-            return late("messages are still in flight", false, &messages.waits_for);
+            return late(MESSAGES, false, &messages.waits_for);
         }
         let mut untaken = messages.untaken;
         untaken.extend(self.untaken_collectives(deadline));

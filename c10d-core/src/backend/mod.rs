@@ -114,6 +114,12 @@ pub unsafe trait Backend: Send + Sync + 'static {
         Ok(())
     }
 
+    /// For whom what is in flight waits, as an error that says so, where the backend can find out within a moment: for
+    /// whoever gives up waiting for it. The group does not fail by that.
+    fn overdue(&self) -> Option<Error> {
+        None
+    }
+
     /// The last handle of the group was dropped. As [`shutdown`](Backend::shutdown), but where the time is over first,
     /// what is in flight goes on, and the goodbye follows when it is over. May come after `shutdown`, and does nothing
     /// then.

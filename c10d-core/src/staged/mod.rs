@@ -30,8 +30,6 @@ use crate::ops::OpKind;
 use crate::types::{DType, DispatchKey, ReduceOp};
 use crate::{Error, ErrorKind, Phase, Result};
 
-/// How long the CPU backend may look for whom an op waits, past the deadline of a shutdown.
-const FIND_OUT: Duration = Duration::from_millis(20);
 /// Bytes of a round, unless the hint `staged.chunk` says otherwise.
 const CHUNK: usize = 1 << 20;
 
@@ -73,8 +71,10 @@ impl Staged {
         let mut flight = self.shared.flight.lock();
         while !flight.slots.is_empty() {
             if self.shared.changed.wait_until(&mut flight, deadline).timed_out() && !flight.slots.is_empty() {
+                drop(flight);
                 let what = "operations that were started are still in flight";
-                return Err(Error::new(ErrorKind::Timeout, what).phase(Phase::Complete));
+                let error = || Error::new(ErrorKind::Timeout, what).phase(Phase::Complete);
+                return Err(self.shared.cpu.overdue().unwrap_or_else(error));
             }
         }
         Ok(())
@@ -146,9 +146,7 @@ unsafe impl Backend for Staged {
 
     fn shutdown(&self, deadline: Instant) -> Result {
         let drained = self.drained(deadline);
-        // The CPU backend knows whom an op in flight waits for. It needs a moment to find out.
-        let left = self.shared.cpu.shutdown(deadline.max(Instant::now() + FIND_OUT));
-        left.and(drained)
+        drained.and(self.shared.cpu.shutdown(deadline))
     }
 
     fn leave(&self, deadline: Instant) -> Result {

@@ -36,6 +36,11 @@ impl Messages {
         left
     }
 
+    /// What is not over now.
+    pub(crate) fn unsettled(&self) -> Unsettled {
+        self.state.lock().unsettled(&self.health)
+    }
+
     /// Whom messages that are over have yet to reach; `None`: somebody is busy with them.
     pub(crate) fn untaken(&self) -> Option<bool> {
         let state = self.state.try_lock()?;

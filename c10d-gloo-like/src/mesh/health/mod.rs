@@ -215,6 +215,11 @@ impl Health {
         }
     }
 
+    /// Whether a collective was announced and is not over.
+    pub(crate) fn is_in_call(&self) -> bool {
+        self.board().position().inside
+    }
+
     /// The collective that was announced last is over.
     #[inline]
     pub(crate) fn finish(&self) {

@@ -361,3 +361,31 @@ fn taking_back_races_with_messages_and_loses_none() {
         .unwrap();
     }
 }
+
+/// Whoever gives up waiting for what it started is told for whom it waited.
+#[test]
+fn a_shutdown_names_whom_it_waited_for() {
+    let (runtime, builder) = staged!("named");
+    let device: Arc<dyn DeviceRuntime> = runtime;
+    run_ranks(2, builder.timeout(CAP), |pg| {
+        let soon = Instant::now() + CAP;
+        for message in [false, true] {
+            let group = pg.new_group(&[0, 1])?.expect("all ranks are members");
+            if pg.rank() == 1 {
+                pg.store().get(&format!("over {message}"), soon)?;
+                continue;
+            }
+            let x = DeviceBuffer::from_slice(&device, 0, &[1i32; 300], CAP)?;
+            if message {
+                drop(group.start(op::recv(x, 1, 0)));
+            } else {
+                drop(group.start(op::all_reduce(x, ReduceOp::Sum)));
+            }
+            let e = group.shutdown_within(Duration::from_millis(300)).unwrap_err();
+            assert_eq!((e.kind(), &*e.report().guilty), (&ErrorKind::Timeout, &[1][..]), "{e}");
+            pg.store().set(&format!("over {message}"), b"", soon)?;
+        }
+        Ok(())
+    })
+    .unwrap();
+}
