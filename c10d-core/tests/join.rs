@@ -269,6 +269,33 @@ fn nobody_waits_for_the_dead() {
     .unwrap();
 }
 
+/// Each rank knows of other deaths, and one rank is alive but does not come.
+#[test]
+fn survivors_agree_on_who_they_are() {
+    let lost = |rank: u32| Arc::new(Mutex::new(if rank == 0 { vec![1, 2] } else { vec![] }));
+    let builder = common::builder(move |init| puppet(|job| job.complete(Ok(()))).losing(&lost(init.rank)));
+    let seen = run_ranks(6, builder.timeout(LONG), |pg| match pg.rank() {
+        1 | 2 => Ok(None),
+        // It comes when the time is over.
+        5 => {
+            sleep(4 * SHORT);
+            Ok(Some(pg.shrink_to_survivors(SHORT).map(|rest| rest.size())))
+        }
+        _ => within(LONG / 3, || {
+            let rest = pg.shrink_to_survivors(SHORT)?;
+            assert_eq!((0..3).filter_map(|r| rest.global_rank(r)).collect::<Vec<_>>(), [0, 3, 4]);
+            Ok(Some(Ok(rest.size())))
+        }),
+    });
+    for (rank, result) in (0..).zip(seen.unwrap()) {
+        match (rank, result) {
+            (1 | 2, None) | (0 | 3 | 4, Some(Ok(3))) => {}
+            (5, Some(Err(e))) => assert_eq!((e.kind(), &*e.report().guilty), (&ErrorKind::Rendezvous, &[0, 3, 4][..])),
+            (_, other) => panic!("rank {rank}: {other:?}"),
+        }
+    }
+}
+
 #[test]
 fn a_rank_used_twice() {
     for rank in [0, 1] {

@@ -72,6 +72,9 @@ fn deaths() -> Result {
     let begin = timed("known", pg.barrier());
     timed("one", pg.shrink(&DEAD[..1]).map(drop));
     timed("new_group", pg.new_group(&[0, 1, 2]).map(drop));
+    let agreed = pg.shrink_to_survivors(LONG / 2)?;
+    tell(format!("agreed|{} of {}|||", agreed.rank(), agreed.size()));
+    agreed.barrier()?;
     let rest = pg.shrink(&DEAD)?;
     let mut x = [1 + rest.rank()];
     rest.all_reduce(&mut x, ReduceOp::Sum)?;
@@ -92,6 +95,10 @@ fn died_together(transport: &str) -> Result<(), Failed> {
             }
         }
         let rest = only(&report, rank, "rest")?.kind;
+        let agreed = only(&report, rank, "agreed")?.kind;
+        if agreed != format!("{place} of 3") {
+            return Err(format!("rank {rank} agreed on {agreed}\n{}", shown(&report)).into());
+        }
         let took = only(&report, rank, "took")?.kind;
         if rest != format!("{place} of 3 sum 6") || took != "no time" {
             return Err(format!("rank {rank}: {rest}, took {took}\n{}", shown(&report)).into());

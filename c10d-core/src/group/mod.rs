@@ -15,6 +15,7 @@ mod run;
 mod run_ranks;
 mod scope;
 mod subgroup;
+mod survivors;
 mod work;
 
 use std::collections::BTreeMap;

@@ -34,7 +34,8 @@ impl ProcessGroup {
     /// too: it is how the survivors go on when a rank has died. Every survivor calls it with the same `lost`, as often as
     /// the others. What the old group had in flight is not repeated.
     ///
-    /// The store must have outlived what happened: one that a lost rank hosted did not.
+    /// The store must have outlived what happened: one that a lost rank hosted did not. Where several may die at once,
+    /// [`shrink_to_survivors`](ProcessGroup::shrink_to_survivors) has the ranks agree on who is left.
     ///
     /// ```no_run
     /// # use c10d_core::{ProcessGroup, ReduceOp, Result};
@@ -141,7 +142,7 @@ impl ProcessGroup {
         Ok(())
     }
 
-    fn subgroup(&self, ranks: &[u32], name: String, shrinks: bool) -> Result<Option<ProcessGroup>> {
+    pub(super) fn subgroup(&self, ranks: &[u32], name: String, shrinks: bool) -> Result<Option<ProcessGroup>> {
         self.0.is_here()?;
         match self.failure() {
             Some(cause) if !shrinks || *cause.kind() == ErrorKind::Shutdown => return Err(self.0.again(cause)),

@@ -1,0 +1,82 @@
+//! The ranks that are left agree among themselves who they are.
+
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use super::ProcessGroup;
+use crate::store::deadline_after;
+use crate::{Error, ErrorKind, Phase, Result};
+
+/// The longest time between two looks at who is here and who is gone.
+const LOOK: Duration = Duration::from_millis(50);
+/// For what does not wait for other ranks.
+const SOON: Duration = Duration::from_secs(1);
+
+impl ProcessGroup {
+    /// As [`shrink`](ProcessGroup::shrink), where the ranks that call it agree themselves on who is left: all that are
+    /// not known to be gone, or, when `limit` is over, all that have called it. So ranks that died at once, or one after
+    /// the other, need not be known to every rank alike. Every survivor calls it, as often as the others.
+    ///
+    /// ```no_run
+    /// # use std::time::Duration;
+    /// # use c10d_core::{ProcessGroup, ReduceOp, Result};
+    /// # fn f(mut pg: ProcessGroup, x: &mut Vec<f32>) -> Result<()> {
+    /// while pg.all_reduce(&mut *x, ReduceOp::Sum).is_err() {
+    ///     pg = pg.shrink_to_survivors(Duration::from_secs(10))?;
+    /// }
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// As `shrink`; `PeerDead` if a survivor dies while the group is made: call it again. `Rendezvous` on a rank that
+    /// came when the others had gone on without it; it names them.
+    pub fn shrink_to_survivors(&self, limit: Duration) -> Result<ProcessGroup> {
+        let number = self.0.next_shrink.fetch_add(1, Ordering::Relaxed);
+        self.left_over(number, limit).map_err(|e| self.0.described(e))
+    }
+
+    fn left_over(&self, number: u64, limit: Duration) -> Result<ProcessGroup> {
+        let ranks = self.agree_on_survivors(number, limit)?;
+        if !ranks.contains(&self.0.rank) {
+            let what = "the survivors went on without this rank, which came too late";
+            return Err(Error::new(ErrorKind::Rendezvous, what).guilty(ranks).phase(Phase::Rendezvous));
+        }
+        let group = self.subgroup(&ranks, format!("{}/shrunk/{number}", self.0.name), true)?;
+        group.ok_or_else(|| Error::new(ErrorKind::Internal, "a survivor is in no group"))
+    }
+
+    /// Who is left: what the first rank to know it has written.
+    fn agree_on_survivors(&self, number: u64, limit: Duration) -> Result<Vec<u32>> {
+        let (store, size, until) = (&self.0.store, self.0.size, deadline_after(limit));
+        let soon = || Instant::now() + SOON;
+        let here = |r: u32| format!("survivors/{number}/{r}");
+        let decided = format!("survivors/{number}/all");
+        store.set(&here(self.0.rank), b"", soon())?;
+        loop {
+            let lost = self.lost();
+            let mut ranks: Vec<u32> = Vec::new();
+            for rank in 0..size {
+                if rank == self.0.rank || store.check(&[&here(rank)], soon())? {
+                    ranks.push(rank);
+                }
+            }
+            let complete = (0..size).all(|rank| ranks.contains(&rank) || lost.contains(&rank));
+            ranks.retain(|rank| !lost.contains(rank));
+            if complete || Instant::now() >= until {
+                let text: Vec<String> = ranks.iter().map(u32::to_string).collect();
+                let all = store.compare_set(&decided, b"", text.join(" ").as_bytes(), soon())?;
+                return Ok(read(&all, size));
+            }
+            // Somebody may have decided, who knows more.
+            let slice = until.min(Instant::now() + LOOK);
+            if let Ok(all) = store.get(&decided, slice) {
+                return Ok(read(&all, size));
+            }
+        }
+    }
+}
+
+fn read(all: &[u8], size: u32) -> Vec<u32> {
+    let ranks = String::from_utf8_lossy(all);
+    ranks.split(' ').filter_map(|rank| rank.parse().ok()).filter(|rank| *rank < size).collect()
+}
