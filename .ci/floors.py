@@ -13,7 +13,7 @@ import re
 import sys
 
 FLOORS = {
-    "c10d-core": "sync types ops error panics process store buffer device call op dlpack backend dispatch registry staged group",
+    "c10d-core": "sync types ops error panics process waiting store buffer device call op dlpack backend dispatch registry staged group",
     "c10d-rendezvous": "log file_store tcp_store init launch",
     "c10d-gloo-like": "exit board shm tcp link mesh pause plan reduce exec schedule layout collectives p2p queue backend provider",
     "c10d-nccl": "board dialect nccl boot thread beats side kernels cuda types task check communicator scratch ops channel "

@@ -17,6 +17,7 @@ pub mod staged;
 pub mod store;
 pub mod sync;
 pub mod types;
+pub mod waiting;
 
 pub use backend::{Aside, Backend, Caller, Capabilities, Fingerprint, GroupInit, Job, JobId, Kept, Request, let_go};
 pub use buffer::{Buf, BufMut, Buffers, Coo, Memory, Outcome, RawSpans, Root, Span};

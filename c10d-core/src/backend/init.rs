@@ -8,6 +8,7 @@ use super::Backend;
 use crate::Result;
 use crate::device::{DeviceRuntime, Seat};
 use crate::store::{PrefixStore, Store};
+use crate::waiting;
 
 /// What a backend gets when it is made for a group.
 #[non_exhaustive]
@@ -64,6 +65,14 @@ impl GroupInit {
     pub fn watch(&self) -> impl Fn() -> Vec<u32> + Send + Sync + use<> {
         let others = self.others.clone();
         move || others.lost()
+    }
+
+    /// After how long what waits says so; `None`: never. See [`waiting`](crate::waiting).
+    ///
+    /// # Errors
+    /// `InvalidArgument` where the setting is no number of seconds.
+    pub fn warn_after(&self) -> Result<Option<Duration>> {
+        waiting::after(self.hint(waiting::HINT))
     }
 
     /// Which of the runtime's devices is this rank's: the one that the program bound it to, else what

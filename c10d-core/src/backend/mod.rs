@@ -106,6 +106,12 @@ pub unsafe trait Backend: Send + Sync + 'static {
         let _ = (op, error);
     }
 
+    /// Finds out, within 100 ms, for whom what is in flight waits, and says it in words; for a thread of its own. `None`:
+    /// the backend does not know.
+    fn waits(&self) -> Option<Box<dyn FnOnce() -> String + Send>> {
+        None
+    }
+
     /// Waits for what is in flight, and until the peers have what this rank sent them; then says goodbye to the peers, so
     /// that they do not take the coming silence for death. Says it too when the time is over, and names in the error whom
     /// it waited for.

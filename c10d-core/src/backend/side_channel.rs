@@ -59,6 +59,11 @@ impl Aside {
         self.0.abort(cause);
     }
 
+    /// As [`Backend::waits`] of the backend.
+    pub fn waits(&self) -> Option<Box<dyn FnOnce() -> String + Send>> {
+        self.0.waits()
+    }
+
     /// Leaves, so that the peers do not take the coming silence for death. Waits for nothing.
     pub fn leave(&self) {
         // What still waits for messages is no reason to stay.

@@ -15,7 +15,7 @@ use crate::process::Process;
 use crate::registry::{Provider, Registry, check_settings, offers};
 use crate::store::{HashStore, Store, deadline_after};
 use crate::types::Device;
-use crate::{Error, Result};
+use crate::{Error, Result, waiting};
 
 /// Says what a group is made of: rank, world size, store, backends, timeout.
 ///
@@ -218,6 +218,7 @@ impl Parts {
         let first_rank = self.global.as_ref().and_then(|g| g.get(self.rank as usize)).copied().unwrap_or(self.rank);
         let seat = Seat { bound: self.bound, hints: self.hints.clone(), rank: first_rank };
         let offers = offers(&self.registry, &self.map, &seat)?;
+        let warn_after = waiting::after(self.hints.get(waiting::HINT).map(String::as_str))?;
         let deadline = deadline_after(self.timeout);
         let joined = match foreign(&self.hints) {
             true => join::on_trust(&self, &offers)?,
@@ -258,6 +259,7 @@ impl Parts {
             registry: self.registry,
             map: self.map,
             hints: self.hints,
+            warn_after,
             next_subgroup: AtomicU64::new(0),
             next_shrink: AtomicU64::new(0),
         })))

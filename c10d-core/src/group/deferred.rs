@@ -155,6 +155,10 @@ unsafe impl Backend for Deferred {
         }
     }
 
+    fn waits(&self) -> Option<Box<dyn FnOnce() -> String + Send>> {
+        self.shared.made.get()?.waits()
+    }
+
     fn refused(&self, op: OpKind, error: &Error) {
         if let Some(backend) = self.shared.made.get() {
             backend.refused(op, error);

@@ -85,6 +85,8 @@ pub(crate) struct Group {
     registry: Arc<Registry>,
     map: BackendMap,
     hints: Arc<BTreeMap<String, String>>,
+    /// After how long an op that waits says so.
+    warn_after: Option<Duration>,
     next_subgroup: AtomicU64,
     /// Counted apart: a failure may come between the others' sub-groups.
     next_shrink: AtomicU64,

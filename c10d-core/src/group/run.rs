@@ -16,7 +16,7 @@ use crate::buffer::{Buffers, RawSpans};
 use crate::call::Call;
 use crate::error::complain;
 use crate::ops::{OpKind, Params};
-use crate::{Error, ErrorKind, Result, Status};
+use crate::{Error, ErrorKind, Result, Status, waiting};
 
 impl ProcessGroup {
     /// Runs a call and waits for it.
@@ -233,10 +233,34 @@ impl Group {
         }
     }
 
+    /// Says that a job waits, and for whom.
+    #[cold]
+    pub(crate) fn speak_of(&self, frame: &Frame, after: Duration) {
+        let lane = self.lanes.iter().find(|lane| frame.lane == Some(NonNull::from(&*lane.info)));
+        let (request, backend) = (&frame.request, lane.map_or("", |lane| lane.info.backend));
+        let left = request.deadline().saturating_duration_since(Instant::now()).as_secs_f64();
+        let (op, after) = (request.op, after.as_secs_f64());
+        let number = if op.is_p2p() { ("tag", u64::from(request.params.tag)) } else { ("seq", request.seq) };
+        let text = format!(
+            "has waited {after:.1} s in {op} {} {} on backend {backend}, and gives up in {left:.1} s",
+            number.0, number.1
+        );
+        let whom = lane.and_then(|lane| lane.backend.waits());
+        waiting::say(&self.name, self.rank, move || match whom.map(|whom| whom()).unwrap_or_default() {
+            whom if whom.is_empty() => text,
+            whom => format!("{text}: {whom}"),
+        });
+    }
+
+    /// After how long an op that waits is spoken of.
+    pub(crate) fn warn_after(&self) -> Option<Duration> {
+        self.warn_after
+    }
+
     /// Waits for a job whose memory is only borrowed: there is no returning before the backend let go.
     pub(crate) fn wait_borrowed(&self, frame: &Frame) {
         let limit = frame.request.deadline() + overdue(frame.request.timeout);
-        if frame.wait_until(limit) {
+        if wait_aloud(frame, limit, self.warn_after, |after| self.speak_of(frame, after)) {
             return;
         }
         let error = frame.described(Error::new(
@@ -251,6 +275,20 @@ impl Group {
             }
         }
     }
+}
+
+/// Waits for a job until then. `true` = done. Speaks once if that takes long.
+pub(crate) fn wait_aloud(frame: &Frame, limit: Instant, after: Option<Duration>, speak: impl FnOnce(Duration)) -> bool {
+    if let Some(after) = after {
+        let soon = Instant::now() + after;
+        if soon < limit {
+            if frame.wait_until(soon) {
+                return true;
+            }
+            speak(after);
+        }
+    }
+    frame.wait_until(limit)
 }
 
 /// Lets a handle fail its group, if the group is still there.

@@ -8,6 +8,7 @@ use super::ProcessGroup;
 use super::builder::{Parts, foreign};
 use super::other_backends::{Parent, lost};
 use crate::store::deadline_after;
+use crate::waiting::{Reminder, ranks_are};
 use crate::{Error, ErrorKind, Phase, Result};
 
 impl ProcessGroup {
@@ -105,6 +106,7 @@ impl ProcessGroup {
         store.set(&place(self.0.rank), mine.as_bytes(), deadline)?;
         let keys: Vec<String> = (0..size).map(place).collect();
         let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+        let mut reminder = Reminder::new(self.0.warn_after);
         let all = loop {
             // Asked before the store is: what they wrote is there then.
             let lost = self.lost();
@@ -119,6 +121,11 @@ impl ProcessGroup {
                 let how = "gone before it came to the split".to_owned();
                 let e = Error::new(ErrorKind::PeerDead { how }, "make a group without it, by shrink");
                 return Err(e.guilty(lost).phase(Phase::Rendezvous));
+            }
+            if reminder.is_due() {
+                let missing: Vec<u32> = (0..size).filter(absent).collect();
+                let (rank, name) = (self.0.rank, &self.0.name);
+                reminder.say(&format!("rank {rank} divides group {name:?}: {} missing", ranks_are(&missing)));
             }
             if slice == deadline || Instant::now() < slice {
                 let e = Error::new(ErrorKind::Rendezvous, format!("not all ranks came to the split: {e}"));

@@ -10,6 +10,7 @@ use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use super::run::wait_aloud;
 use super::scope::ScopeCount;
 use super::{Group, observe};
 use crate::backend::{Frame, Job, Origin, overdue};
@@ -182,7 +183,14 @@ impl<'a, R> Handle<'a, R> {
     }
 
     fn wait_until(&self, until: Instant) -> bool {
-        self.state.frame().wait_until(until)
+        // The group is not held while waiting: its end is not this handle's matter.
+        let after = self.state.group().upgrade().and_then(|group| group.warn_after());
+        let frame = self.state.frame();
+        wait_aloud(frame, until, after, |after| {
+            if let Some(group) = self.state.group().upgrade() {
+                group.speak_of(frame, after);
+            }
+        })
     }
 
     /// The result of an op that is done, or was given up.

@@ -136,6 +136,10 @@ unsafe impl Backend for Staged {
         self.shared.death().map(|(cause, _)| cause.clone()).or_else(|| self.shared.cpu.failure())
     }
 
+    fn waits(&self) -> Option<Box<dyn FnOnce() -> String + Send>> {
+        self.shared.cpu.waits()
+    }
+
     fn refused(&self, op: OpKind, error: &Error) {
         self.shared.cpu.refused(op, error);
     }

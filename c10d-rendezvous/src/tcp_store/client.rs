@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use c10d_core::process::Process;
 use c10d_core::sync::Mutex;
+use c10d_core::waiting::{self, Reminder};
 use c10d_core::{Error, ErrorKind, Result};
 
 use super::link::{GRACE, Link};
@@ -68,6 +69,7 @@ impl TcpStore {
         let mut attempts = 0;
         let mut pause = FIRST_PAUSE;
         let mut cause: Option<io::Error> = None;
+        let mut reminder = Reminder::new(waiting::after(None)?);
         loop {
             attempts += 1;
             match TcpStore::attempt(host, port, deadline.min(Instant::now() + ATTEMPT)) {
@@ -89,6 +91,13 @@ impl TcpStore {
                     Some(cause) => error.source(cause),
                     None => error,
                 });
+            }
+            if reminder.is_due() {
+                let why = cause.as_ref().map_or(String::new(), |cause| format!(" ({cause})"));
+                reminder.say(&format!(
+                    "waits for the store at {host}:{port}{why}; is the process that hosts it (rank 0, or the launcher) running \
+                     and reachable?"
+                ));
             }
             // Ranks that start together should not knock together.
             let jitter = f64::from(now.duration_since(began).subsec_nanos() % 1000) / 1000.0;

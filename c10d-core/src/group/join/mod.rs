@@ -26,6 +26,7 @@ use super::builder::{FOREIGN, Parts};
 use super::other_backends::Parent;
 use crate::registry::Offer;
 use crate::store::{PrefixStore, Store};
+use crate::waiting::{self, Reminder};
 use crate::{Error, ErrorKind, Phase, Result};
 
 /// A group that all ranks believe in.
@@ -56,6 +57,8 @@ pub(super) fn join(parts: &Parts, offers: &[Offer], deadline: Instant) -> Result
         every,
         beats: Cell::new((0, now)),
         quarter: now + left / 4,
+        reminder: RefCell::new(Reminder::new(waiting::after(parts.hints.get(waiting::HINT).map(String::as_str))?)),
+        name: &parts.name,
         acked: RefCell::default(),
         deadline,
     };
@@ -109,6 +112,8 @@ struct Join<'a> {
     beats: Cell<(u32, Instant)>,
     /// When what the store has of the others is looked at, to be compared with later.
     quarter: Instant,
+    reminder: RefCell<Reminder>,
+    name: &'a str,
     /// The sessions that this rank has acknowledged.
     acked: RefCell<Vec<Nonce>>,
     deadline: Instant,
@@ -241,6 +246,7 @@ impl Join<'_> {
 
     /// Shows from time to time that this rank still waits.
     fn beat(&self) -> Result {
+        self.remind();
         let (beats, last) = self.beats.get();
         if last.elapsed() >= self.every && !self.is_late() {
             self.is_mine()?;
@@ -250,6 +256,19 @@ impl Join<'_> {
             let _ = self.store.set(&self.hello_key(self.rank), &hello.encode(), self.grace());
         }
         Ok(())
+    }
+
+    /// Says from time to time who is missing.
+    fn remind(&self) {
+        let mut reminder = self.reminder.borrow_mut();
+        if reminder.is_due() {
+            let missing = self.absent(|r| self.hello_key(r));
+            let whom = match &missing[..] {
+                [] => "all ranks have come, but not all have answered the leading one".to_owned(),
+                missing => format!("{} missing", waiting::ranks_are(missing)),
+            };
+            reminder.say(&format!("rank {} joins group {:?} of {}: {whom}", self.rank, self.name, self.ids.len()));
+        }
     }
 
     /// Whether this rank's greeting is still its own.
