@@ -58,6 +58,7 @@ impl GlooLike {
             deadline: init.deadline,
             silence,
             lost: Box::new(init.watch()),
+            warn_after: init.warn_after()?,
         })?;
         let Mesh { membership, collective, p2p, topology, segment, local_ranks, health } = mesh;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -118,6 +119,11 @@ unsafe impl Backend for GlooLike {
 
     fn abort(&self, cause: &Error) {
         self.0.health.fail(cause.clone());
+    }
+
+    fn waits(&self) -> Option<Box<dyn FnOnce() -> String + Send>> {
+        let health = self.0.health.clone();
+        Some(Box::new(move || health.waits_for()))
     }
 
     fn refused(&self, op: OpKind, error: &Error) {

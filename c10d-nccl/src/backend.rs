@@ -88,6 +88,10 @@ unsafe impl Backend for Nccl {
         self.0.fail(cause.clone());
     }
 
+    fn waits(&self) -> Option<Box<dyn FnOnce() -> String + Send>> {
+        self.0.side.as_ref()?.messages()?.waits()
+    }
+
     fn shutdown(&self, deadline: Instant) -> Result {
         self.0.board.close();
         if self.0.orders.send(Order::Close { deadline }).is_err() {

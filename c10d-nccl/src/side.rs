@@ -104,6 +104,11 @@ impl Messages {
         Some(error)
     }
 
+    /// Which ranks do not answer, or have left: NCCL knows no more of them.
+    pub(crate) fn waits(&self) -> Option<Box<dyn FnOnce() -> String + Send>> {
+        self.aside.waits()
+    }
+
     /// The rank after this one.
     pub(crate) fn next(&self) -> u32 {
         (self.rank + 1) % self.size

@@ -12,6 +12,7 @@ pub use provider::{DeviceRegistration, Kernel, KernelRow, Provider, Registration
 pub(crate) use settings::check as check_settings;
 
 use crate::backend::Job;
+use crate::waiting;
 use crate::dispatch::KernelContext;
 use crate::ops::{OpKind, declared};
 use crate::types::{DispatchKey, KeySet};
@@ -50,6 +51,6 @@ pub static CORE: Provider = Provider {
         const ROWS: [KernelRow; DENSE] = dense_rows();
         &ROWS
     },
-    hints: &["staged.chunk"],
-    variables: &[],
+    hints: &["staged.chunk", waiting::HINT],
+    variables: &[waiting::VARIABLE],
 };

@@ -64,6 +64,7 @@ fn ranks_with<T: Send>(
                         deadline: Instant::now() + PATIENCE,
                         silence: PATIENCE,
                         lost: Box::new(Vec::new),
+                        warn_after: None,
                     };
                     let mut mesh = Mesh::connect(wiring).unwrap();
                     let bell = mesh.segment.clone().map(Doorbell::new);

@@ -27,11 +27,13 @@ pub(super) struct Waiting {
     since: Option<Instant>,
     /// How long it must last for the peers to be asked.
     ask: Duration,
+    /// It was spoken of.
+    told: bool,
 }
 
 impl Default for Waiting {
     fn default() -> Waiting {
-        Waiting { since: None, ask: ASK_AFTER }
+        Waiting { since: None, ask: ASK_AFTER, told: false }
     }
 }
 
@@ -71,6 +73,10 @@ impl Executor {
         if quiet >= waiting.ask {
             waiting.ask = quiet + quiet.min(ASK_EVERY);
             self.ask(op)?;
+            if !waiting.told && self.health.warn_after().is_some_and(|after| quiet >= after) {
+                waiting.told = true;
+                self.health.speak_of(&op.print, self.waits_for(op), quiet, (op.deadline)());
+            }
         }
         Ok(())
     }

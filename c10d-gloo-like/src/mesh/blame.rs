@@ -4,7 +4,7 @@ use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 
 use super::doing::Wait;
-use super::verdict::Answer;
+use super::verdict::{Answer, LONG};
 
 /// Waiting ranks from which a circle is looked for, at most.
 const STARTS: usize = 64;
@@ -70,11 +70,12 @@ impl<'a> Chains<'a> {
         self.answers.len() as u32
     }
 
-    /// What a rank waits for; nothing, if it does not answer.
+    /// What a rank waits for, or did a moment ago; nothing, if it is gone.
     fn waits(&self, rank: u32) -> &'a [Wait] {
         match self.answers.get(rank as usize) {
             _ if rank == self.me => std::slice::from_ref(self.mine),
             Some(Answer::At(doing)) => &doing.waits,
+            Some(Answer::Silent { since, before: Some(before) }) if *since < LONG => &before.waits,
             _ => &[],
         }
     }

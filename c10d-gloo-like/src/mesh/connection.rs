@@ -38,6 +38,8 @@ pub(crate) struct Connection {
     out: Mutex<Vec<u8>>,
     decoder: Mutex<Decoder>,
     closing: AtomicBool,
+    /// The connection has ended; whether the peer has, others are asked.
+    unsure: AtomicBool,
 }
 
 /// What the watcher is to do with a connection after an event.
@@ -45,6 +47,8 @@ pub(crate) struct Connection {
 pub(super) enum Next {
     Watch,
     Forget,
+    /// Nothing comes any more. [`Connection::must_decide`] when the time is over.
+    Unsure,
 }
 
 /// What a look at the socket brought.
@@ -75,6 +79,7 @@ impl Connection {
             out: Mutex::new(Vec::new()),
             decoder: Mutex::new(Decoder::default()),
             closing: AtomicBool::new(false),
+            unsure: AtomicBool::new(false),
         })
     }
 
@@ -121,16 +126,36 @@ impl Connection {
                 watch::want_write(self.token, self.fd(), false);
             }
         }
-        if readable && self.receive() == Received::End { Next::Forget } else { Next::Watch }
+        match readable && self.receive() == Received::End {
+            true if self.unsure.load(Ordering::Relaxed) => Next::Unsure,
+            true => Next::Forget,
+            false => Next::Watch,
+        }
     }
 
     /// The peer's process has ended. What it said before is heard, and nothing comes after that.
     pub(super) fn peer_ended(&self) -> Next {
+        if self.unsure.load(Ordering::Relaxed) {
+            if let Some(health) = self.health.upgrade() {
+                health.died(self.peer, "its process ended");
+            }
+            return Next::Forget;
+        }
         loop {
             match self.receive() {
                 Received::Part => {}
                 Received::All => {
-                    self.ended("its process ended");
+                    if !self.closing.load(Ordering::Relaxed)
+                        && let Some(health) = self.health.upgrade()
+                    {
+                        health.died(self.peer, "its process ended");
+                    }
+                    return Next::Forget;
+                }
+                Received::End if self.unsure.load(Ordering::Relaxed) => {
+                    if let Some(health) = self.health.upgrade() {
+                        health.died(self.peer, "its process ended");
+                    }
                     return Next::Forget;
                 }
                 Received::End => return Next::Forget,
@@ -170,9 +195,17 @@ impl Connection {
         if !self.closing.load(Ordering::Relaxed)
             && let Some(health) = self.health.upgrade()
         {
-            health.hung_up(self.peer, how);
+            self.unsure.store(health.hung_up(self.peer, how, self.life.is_some()), Ordering::Relaxed);
         }
         Received::End
+    }
+
+    /// Nobody has said whether the peer lives.
+    pub(super) fn must_decide(&self) {
+        if let Some(health) = self.health.upgrade() {
+            // Where its process is watched, that would have told its end.
+            health.must_decide(self.peer, self.life.is_some());
+        }
     }
 
     /// The watcher gave up on this connection.

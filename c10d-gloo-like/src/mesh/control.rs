@@ -24,6 +24,10 @@ pub(crate) enum Frame {
     State { id: u32, place: Place, doing: Doing, print: Option<Fingerprint> },
     /// "This group has failed", with the cause.
     Revoke(Box<Revoke>),
+    /// "Do you reach this rank?" My connection to it has ended without a goodbye.
+    Reach { of: u32 },
+    /// The answer: it answers me, or my connection to it has ended, too.
+    Reached { of: u32, alive: bool },
     /// "I leave, and this is the last call I completed." `failed`: the group has failed, and the rank that met the cause
     /// has told all.
     Goodbye { last: Option<Place>, failed: bool },
@@ -83,6 +87,15 @@ impl Frame {
                 out.push(3);
                 revoke.put(&mut out);
             }
+            Frame::Reach { of } => {
+                out.push(13);
+                out.extend_from_slice(&of.to_le_bytes());
+            }
+            Frame::Reached { of, alive } => {
+                out.push(14);
+                out.extend_from_slice(&of.to_le_bytes());
+                out.push((*alive).into());
+            }
             Frame::Goodbye { last, failed } => {
                 out.extend_from_slice(&[4, u8::from(*failed)]);
                 put_option(&mut out, *last, put_place);
@@ -115,6 +128,8 @@ impl Frame {
                 let print = option(&mut r, print)?;
                 Frame::State { id, place: at, doing: Doing::read(position, &mut r)?, print }
             }
+            13 => Frame::Reach { of: r.u32()? },
+            14 => Frame::Reached { of: r.u32()?, alive: r.u8()? != 0 },
             3 => Frame::Revoke(Box::new(Revoke::read(&mut r)?)),
             4 => {
                 let failed = r.u8()? != 0;

@@ -27,6 +27,8 @@ fn frames() -> Vec<Frame> {
         Frame::Query { id: 1, place: at },
         state(1, Some(at), Some(print), vec![wait(&[2, 1 << 20], true), wait(&[], false)]),
         state(2, None, None, vec![]),
+        Frame::Reach { of: 7 },
+        Frame::Reached { of: 7, alive: true },
         revoke(ErrorKind::Timeout, None),
         revoke(ErrorKind::Internal, None),
         revoke(ErrorKind::PeerDead { how: "connection closed".into() }, None),

@@ -1,6 +1,7 @@
 //! What a rank is doing, in its own words: where it is among the collectives, whom it waits for, and which call of its own
 //! it refused.
 
+use c10d_core::waiting::ranks;
 use c10d_core::{Error, Fingerprint, OpKind};
 
 use super::verdict::is_p2p;
@@ -64,15 +65,6 @@ impl Wait {
             on => format!("waits for {} in {}", ranks(on), self.call()),
         }
     }
-}
-
-/// `rank 3`, `ranks 3, 4`; of many the first ones.
-pub(super) fn ranks(list: &[u32]) -> String {
-    const SHOWN: usize = 8;
-    let names: Vec<String> = list.iter().take(SHOWN).map(u32::to_string).collect();
-    let word = if list.len() == 1 { "rank" } else { "ranks" };
-    let more = if list.len() > SHOWN { format!(" and {} more", list.len() - SHOWN) } else { String::new() };
-    format!("{word} {}{more}", names.join(", "))
 }
 
 /// A call that its own rank refused: nothing of it was sent.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use c10d_core::waiting::{Reminder, ranks_are};
 use c10d_core::{Error, ErrorKind, Phase, Result};
 
 use super::accept::Door;
@@ -55,7 +56,7 @@ fn first_failure(wiring: &Wiring, error: Error) -> Error {
 }
 
 fn join_at(door: &mut Door, mine: &Hello, wiring: &Wiring, health: &Arc<Health>) -> Result<Parts> {
-    let Wiring { group, rank, size, session, store, transport, deadline, silence, lost } = wiring;
+    let Wiring { group, rank, size, session, store, transport, deadline, silence, lost, .. } = wiring;
     let (rank, size, transport) = (*rank, *size, *transport);
     let wait = || await_all(wiring, health, hello::key);
     let hellos = hello::exchange(&**store, mine, rank, *deadline, wait)?;
@@ -186,7 +187,8 @@ fn agree(wiring: &Wiring, health: &Health, pairs: &[Pair]) -> Result<Vec<Vec<u8>
 /// rank that has not is gone.
 fn await_all(wiring: &Wiring, health: &Health, key: impl Fn(u32) -> String) -> Result {
     const SLICE: Duration = Duration::from_millis(200);
-    let Wiring { size, store, deadline, lost, .. } = wiring;
+    let Wiring { group, rank, size, store, deadline, lost, warn_after, .. } = wiring;
+    let mut reminder = Reminder::new(*warn_after);
     let keys: Vec<String> = (0..*size).map(key).collect();
     let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
     loop {
@@ -203,6 +205,10 @@ fn await_all(wiring: &Wiring, health: &Health, key: impl Fn(u32) -> String) -> R
         let absent = |rank: &u32| matches!(store.check(&[keys[*rank as usize]], Instant::now() + SLICE), Ok(false));
         if lost.iter().any(absent) {
             return Err(health::gone(lost, health::BEFORE.to_owned()).phase(Phase::Rendezvous));
+        }
+        if reminder.is_due() {
+            let missing: Vec<u32> = (0..*size).filter(absent).collect();
+            reminder.say(&format!("rank {rank} connects group {group:?}; {} missing in it", ranks_are(&missing)));
         }
     }
 }

@@ -99,6 +99,8 @@ pub(crate) struct Wiring {
     pub(crate) silence: Duration,
     /// Tells which ranks are known to be gone already, from the group that this one is made from.
     pub(crate) lost: Lost,
+    /// After how long a wait is spoken of.
+    pub(crate) warn_after: Option<Duration>,
 }
 
 /// See [`Wiring`].
@@ -139,7 +141,7 @@ impl Mesh {
             let what = format!("rank {} in a group of {}: ranks go from 0 to size - 1", wiring.rank, wiring.size);
             return Err(Error::new(ErrorKind::Rendezvous, what).phase(Phase::Rendezvous));
         }
-        let health = Health::new(wiring.group.clone(), wiring.rank, wiring.size);
+        let health = Health::new(wiring.group.clone(), wiring.rank, wiring.size, wiring.warn_after);
         let membership = Membership(health.clone());
         let joined = if wiring.size == 1 { Ok(Parts::alone()) } else { join::join(&wiring, &health) };
         match joined {

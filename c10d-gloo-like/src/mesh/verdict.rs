@@ -1,19 +1,20 @@
 //! Who is at fault, from what ranks say of themselves and of each other. Pure functions; no rank ever names itself.
 
+use c10d_core::waiting::ranks;
 use c10d_core::{ENDED_WITHOUT_LEAVING, Error, ErrorKind, Fingerprint, OpKind, Phase};
 
 use std::time::Duration;
 
 use super::blame::Chains;
 use super::control::Revoke;
-use super::doing::{Doing, Wait, ranks};
+use super::doing::{Doing, Wait};
 use crate::board::{Place, Position};
 
 /// What is known of a peer when a deadline has passed.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Answer {
-    /// It does not answer: its process is stopped, or cannot be reached. It was last heard so long ago.
-    Silent(Duration),
+    /// It does not answer: its process is stopped, or cannot be reached. It was last heard so long ago, and said this then.
+    Silent { since: Duration, before: Option<Doing> },
     /// It said goodbye after this call, or its program ended.
     Left { last: Option<Place>, exited: bool },
     /// It is here.
@@ -131,7 +132,7 @@ pub(crate) fn retell(me: u32, revoke: &Revoke) -> Error {
 }
 
 /// A silence that cannot be a matter of scheduling: waiting ranks ask each other more often than this.
-const LONG: Duration = Duration::from_millis(400);
+pub(super) const LONG: Duration = Duration::from_millis(400);
 
 /// Why the call at `place`, which waits for what `mine` says, is not done at its deadline: who is to blame, and in words.
 /// `answers` has one entry per rank; the own one is ignored. Point-to-point calls have no place.
@@ -152,8 +153,8 @@ fn judge_collective(me: u32, place: Place, mine: &Wait, answers: &[Answer]) -> B
     for (rank, answer) in (0..).zip(answers).filter(|(rank, _)| *rank != me) {
         match answer {
             // On a busy machine an answer may come late; who was heard lately is not the one to blame if there is another.
-            Answer::Silent(since) if *since < LONG => late.push(rank),
-            Answer::Silent(_) => {
+            Answer::Silent { since, .. } if *since < LONG => late.push(rank),
+            Answer::Silent { .. } => {
                 guilty.push(rank);
                 words.push(stopped(rank));
             }
@@ -215,8 +216,8 @@ fn judge_message(me: u32, mine: &Wait, answers: &[Answer]) -> Blame {
     for rank in &reached.ranks {
         let Some(answer) = answers.get(*rank as usize) else { continue };
         match answer {
-            Answer::Silent(since) if *since < LONG => late.push((*rank, stopped(*rank))),
-            Answer::Silent(_) => gone.push((*rank, stopped(*rank))),
+            Answer::Silent { since, .. } if *since < LONG => late.push((*rank, stopped(*rank))),
+            Answer::Silent { .. } => gone.push((*rank, stopped(*rank))),
             Answer::Left { last, exited } => gone.push((*rank, format!("rank {rank} {}", left_text(*last, *exited)))),
             Answer::At(Doing { refused: Some(refused), waits, .. }) if waits.is_empty() => {
                 idle.push((*rank, format!("rank {rank} runs, but is in no call; {}", refused.words())));
@@ -261,7 +262,7 @@ fn stopped(rank: u32) -> String {
 /// What a rank does, for whoever waits for it.
 pub(crate) fn doing(answer: Option<&Answer>) -> String {
     match answer {
-        None | Some(Answer::Silent(_)) => "is stopped or unreachable".to_owned(),
+        None | Some(Answer::Silent { .. }) => "is stopped or unreachable".to_owned(),
         Some(Answer::Left { last, exited }) => left_text(*last, *exited),
         Some(Answer::At(doing)) => match (&doing.refused, doing.waits.first()) {
             (_, Some(wait)) => wait.words(),

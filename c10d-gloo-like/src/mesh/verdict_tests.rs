@@ -85,6 +85,10 @@ fn message(op: OpKind, tag: u32, on: &[u32]) -> Answer {
     Answer::At(Doing { position, waits: vec![wait(op, tag, on)], refused: None })
 }
 
+fn silence(since: Duration) -> Answer {
+    Answer::Silent { since, before: None }
+}
+
 fn idle() -> Answer {
     Answer::At(Doing { position: Position { last: None, inside: false }, waits: vec![], refused: None })
 }
@@ -99,8 +103,8 @@ fn judge(me: u32, place: Option<Place>, mine: &Wait, answers: &[Answer]) -> (Vec
 fn who_is_late() {
     let place = Some(Place { seq: 7, step: 0 });
     type Case<'a> = (&'a [u32], &'a [Answer], &'a [u32], &'a str);
-    let late = Answer::Silent(LONG / 2);
-    let silent = || Answer::Silent(LONG);
+    let late = silence(LONG / 2);
+    let silent = || silence(LONG);
     let cases: [Case<'_>; 9] = [
         (&[1], &[at(7, true), late.clone(), silent()], &[2], "rank 2 is stopped or unreachable"),
         (&[1], &[at(7, true), late, at(7, true)], &[1], "rank 1 is stopped or unreachable"),
@@ -153,8 +157,8 @@ fn a_chain_of_messages_is_followed_to_its_end() {
         refused: Some(Refused { op: OpKind::Send as u8, why: "InvalidArgument: no such rank".into() }),
     };
     for (end, words) in [
-        (Answer::Silent(LONG), "is stopped or unreachable"),
-        (Answer::Silent(LONG / 2), "is stopped or unreachable"),
+        (silence(LONG), "is stopped or unreachable"),
+        (silence(LONG / 2), "is stopped or unreachable"),
         (left, "left the group after seq 4"),
         (idle(), "runs, but is in no call of this group"),
         (
@@ -166,8 +170,14 @@ fn a_chain_of_messages_is_followed_to_its_end() {
         let answers = [end, recv(1, 0), recv(2, 1), idle()];
         assert_eq!(judge(3, None, &mine, &answers), (vec![0], format!("{chain}{words}")));
     }
+    // A rank that answers late is followed by what it said before.
+    let Answer::At(before) = recv(2, 1) else { unreachable!() };
+    let late = Answer::Silent { since: LONG / 2, before: Some(before.clone()) };
+    assert_eq!(judge(3, None, &mine, &[silence(LONG), recv(1, 0), late, idle()]).0, [0]);
+    let gone = Answer::Silent { since: LONG, before: Some(before) };
+    assert_eq!(judge(3, None, &mine, &[silence(LONG), recv(1, 0), gone, idle()]).0, [2]);
     // What is gone counts before what is only idle, wherever it is.
-    let answers = [idle(), message(OpKind::RecvAnySource, 1, &[]), recv(2, 1), idle(), Answer::Silent(LONG)];
+    let answers = [idle(), message(OpKind::RecvAnySource, 1, &[]), recv(2, 1), idle(), silence(LONG)];
     assert_eq!(judge(3, None, &mine, &answers).0, [4]);
 }
 

@@ -21,6 +21,10 @@ use super::connection::{Connection, Next};
 /// How long a closed connection stays, for the peer to read the goodbye: longer than any scheduling delay.
 const LINGER: Duration = Duration::from_secs(5);
 
+/// How long others have to say whether the peer of a connection that ended lives. A watched process tells its end within
+/// this time, too.
+const UNSURE: Duration = Duration::from_millis(80);
+
 /// A connection's name at the watcher.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Token(u64);
@@ -47,7 +51,7 @@ type Act = Box<dyn FnOnce() + Send>;
 
 struct Entry {
     connection: Arc<Connection>,
-    /// Closed on this side; to be dropped at this time.
+    /// Closed on this side, or ended without a goodbye; to be dropped at this time.
     until: Option<Instant>,
 }
 
@@ -179,9 +183,22 @@ impl Watch {
             connection.failed(Error::new(ErrorKind::Internal, format!("the watcher panicked: {text}")));
             Next::Forget
         });
-        if next == Next::Forget {
-            self.forget(token);
+        match next {
+            Next::Watch => {}
+            Next::Forget => self.forget(token),
+            Next::Unsure => self.unsure(token),
         }
+    }
+
+    /// The connection has ended, and only its peer's process is watched on, for a moment.
+    fn unsure(&self, token: u64) {
+        let mut table = self.connections.lock();
+        let end = Instant::now() + UNSURE;
+        let Some(entry) = table.open.get_mut(&token) else { return };
+        let connection = entry.connection.clone();
+        entry.until = Some(end);
+        let _ = epoll::delete(&self.epoll, connection.fd());
+        table.later.push((end, Box::new(move || connection.must_decide())));
     }
 
     fn forget(&self, token: u64) {

@@ -23,7 +23,7 @@ use crate::link::Link;
 use crate::mesh::{Health, Wait};
 use crate::pause::{Interest, Pause};
 use crate::shm::{Doorbell, Segment};
-use state::{State, Wants};
+use state::{Long, State, Wants};
 
 /// What is over: to be completed without holding the lock, since completing may run a user's waker.
 type Finished = SmallVec<[(Job, Result<Outcome>); 2]>;
@@ -31,6 +31,9 @@ type Finished = SmallVec<[(Job, Result<Outcome>); 2]>;
 /// From this long without progress on, a thread also takes in messages that nobody asked for: two ranks may be sending
 /// to each other, each waiting for the other to take something.
 const STALL: Duration = Duration::from_millis(1);
+
+/// How long nothing moves before the peers are asked what they are doing.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// How long somebody who only wants to know waits for those who use the links.
 const GLANCE: Duration = Duration::from_millis(1);
@@ -133,7 +136,7 @@ impl Messages {
             if let Some(now) = pause.wait(interest) {
                 quiet = now.duration_since(*since.get_or_insert(now));
                 stalled = quiet > STALL;
-                self.watch_deadlines(now);
+                self.watch_deadlines(now, quiet);
             }
         }
     }
@@ -157,8 +160,19 @@ impl Messages {
         false
     }
 
-    fn watch_deadlines(&self, now: Instant) {
-        let late = self.state.lock().late(now);
+    fn watch_deadlines(&self, now: Instant, quiet: Duration) {
+        let (late, long, look) = {
+            let mut state = self.state.lock();
+            let late = state.late(now);
+            let long = self.health.warn_after().and_then(|after| state.long(now, after));
+            (late, long, quiet > LOOK && state.is_bounded())
+        };
+        if look {
+            self.health.look_around();
+        }
+        if let Some(Long { wait, others, lasted, deadline }) = long {
+            self.health.speak_of_message(wait, others, lasted, deadline);
+        }
         if let Some((print, wait)) = late {
             // Fails the group, and so all that is in flight, at the next look.
             self.health.timed_out(&print, &wait);

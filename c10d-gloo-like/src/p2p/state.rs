@@ -41,7 +41,25 @@ pub(super) struct Live {
     print: Fingerprint,
     pub(super) peer: Option<u32>,
     deadline: Option<Instant>,
+    /// When somebody first looked after it, and found it waiting.
+    since: Option<Instant>,
+    /// It is spoken of no more, or was not to be.
+    told: bool,
+    /// It waits for something that need not come as long as the group lasts.
+    endless: bool,
 }
+
+/// A message that has waited long.
+pub(super) struct Long {
+    pub(super) wait: Wait,
+    /// How many others have, too.
+    pub(super) others: usize,
+    pub(super) lasted: Duration,
+    pub(super) deadline: Instant,
+}
+
+/// Who waits longer has no deadline to speak of.
+const ENDLESS: Duration = Duration::from_secs(1 << 29);
 
 impl Live {
     /// The wait, as others are told of it. Both ends of a message have the same fingerprint; which end this is, the op says.
@@ -127,6 +145,9 @@ impl State {
             print: request.fingerprint,
             peer,
             deadline: started.then(|| request.deadline()),
+            since: None,
+            told: false,
+            endless: request.timeout >= ENDLESS,
         });
         if request.op == OpKind::Send {
             self.patience = self.patience.max(request.timeout);
@@ -373,9 +394,29 @@ impl State {
     /// What the calls in flight wait for, and how many calls there were. Where somebody waits inside a call, what was
     /// started does not count: it may be waiting for its own good time.
     pub(super) fn waits(&self) -> (Vec<Wait>, u64) {
-        let waited_for = self.live.iter().any(|l| !l.started);
-        let told = self.live.iter().filter(|l| !(waited_for && l.started)).take(WAITS);
+        let ops = || self.live.iter().filter(|l| !l.endless);
+        let waited_for = ops().any(|l| !l.started);
+        let told = ops().filter(|l| !(waited_for && l.started)).take(WAITS);
         (told.map(Live::wait).collect(), self.next)
+    }
+
+    /// Whether something is in flight that has a deadline to speak of.
+    pub(super) fn is_bounded(&self) -> bool {
+        self.live.iter().any(|l| !l.endless)
+    }
+
+    /// The calls that have waited this long and were not spoken of, by the first of them.
+    pub(super) fn long(&mut self, now: Instant, after: Duration) -> Option<Long> {
+        let waited = |l: &Live| l.since.map_or(Duration::ZERO, |since| now.duration_since(since));
+        let long = |l: &&mut Live| !l.told && !l.endless && waited(l) >= after;
+        let mut first = None;
+        let mut count = 0;
+        for live in self.live.iter_mut().filter(long) {
+            live.told = true;
+            count += 1;
+            first.get_or_insert_with(|| (live.wait(), waited(live), live.deadline.unwrap_or(now)));
+        }
+        first.map(|(wait, lasted, deadline)| Long { wait, others: count - 1, lasted, deadline })
     }
 
     /// The call whose deadline has passed, and whom it waits for.
@@ -383,6 +424,7 @@ impl State {
         let peers = &self.peers;
         let posted = &self.posted;
         for live in &mut self.live {
+            live.since.get_or_insert(now);
             let deadline = *live.deadline.get_or_insert_with(|| deadline_of(live.ticket, posted, peers).unwrap_or(now));
             if now >= deadline {
                 return Some((live.print, live.wait()));

@@ -1,17 +1,12 @@
 //! The group fails: the first cause wins, and is told to all peers before anybody here acts on it.
 
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
 
-use c10d_core::{Error, ErrorKind, Fingerprint, Phase, Status};
+use c10d_core::{Error, ErrorKind, Fingerprint, Status};
 
-use super::{DISPUTED, FAILED, Health, State, UNDERWAY, dead};
+use super::{DISPUTED, FAILED, Health};
 use crate::mesh::control::{Frame, Revoke};
 use crate::mesh::verdict::{self, Adopted};
-
-/// How long a broken data connection waits for the control connection to say why, or to break too, as it does when the
-/// peer has died.
-const REASON: Duration = Duration::from_millis(400);
 
 impl Health {
     /// The group has failed: keeps the error unless there is an earlier cause, tells all peers, wakes who sleeps.
@@ -32,27 +27,6 @@ impl Health {
             Error::new(ErrorKind::Protocol, "a peer's call was taken for another one").guilty([rank])
         });
         self.fail_with(error, Some([(self.rank, *mine), (rank, *theirs)]))
-    }
-
-    /// A peer's data connection broke: the peer is gone. Waits a moment for the control connection to say why.
-    pub(crate) fn lost(&self, rank: u32, how: &str) -> Error {
-        let start = Instant::now();
-        let mut state = self.state.lock();
-        let left = |state: &State| state.peers.get(rank as usize).and_then(|p| p.left);
-        while state.cause.is_none() {
-            let wait = match left(&state) {
-                Some(left) if !left.failed => break,
-                Some(_) => UNDERWAY,
-                None => REASON,
-            };
-            if self.news.wait_until(&mut state, start + wait).timed_out() {
-                break;
-            }
-        }
-        let left = left(&state);
-        drop(state);
-        let how = left.map_or_else(|| how.to_owned(), |left| format!("{} ({how})", left.text()));
-        self.fail(dead(rank, how).phase(Phase::Transfer))
     }
 
     fn fail_with(&self, error: Error, prints: Option<[(u32, Fingerprint); 2]>) -> Error {

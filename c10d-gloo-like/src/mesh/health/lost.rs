@@ -37,24 +37,17 @@ impl Health {
         (0..).zip(&*state.peers).filter(|(_, p)| p.closed || p.left.is_some()).map(|(rank, _)| rank).collect()
     }
 
-    /// A peer's control connection ended. After a goodbye that is in order.
-    pub(in crate::mesh) fn hung_up(self: &Arc<Self>, from: u32, how: &str) {
-        let left = {
-            let mut state = self.state.lock();
-            state.peers.get_mut(from as usize).is_none_or(|peer| {
-                peer.closed = true;
-                peer.left.is_some()
-            })
-        };
-        if !left && !self.failed() {
-            let (health, how) = (Arc::downgrade(self), how.to_owned());
-            watch::at(Instant::now() + TOGETHER, move || {
-                if let Some(health) = health.upgrade() {
-                    health.bury(how);
-                }
-            });
+    /// A peer has died: the group fails, a little later, of all who died together.
+    pub(super) fn fail_of_deaths(self: &Arc<Self>, how: &str) {
+        if self.failed() {
+            return;
         }
-        self.wake();
+        let (health, how) = (Arc::downgrade(self), how.to_owned());
+        watch::at(Instant::now() + TOGETHER, move || {
+            if let Some(health) = health.upgrade() {
+                health.bury(how);
+            }
+        });
     }
 
     /// The group fails of those who died by now.

@@ -7,6 +7,8 @@ mod doubt;
 mod failure;
 mod lost;
 mod query;
+mod reach;
+mod remind;
 
 pub(super) use lost::{BEFORE, gone};
 
@@ -19,8 +21,9 @@ use c10d_core::{Error, ErrorKind, Fingerprint, Phase, Result};
 
 use super::connection::Connection;
 use super::control::{Frame, Revoke};
+use super::doing::Doing;
 use super::doubts::Doubts;
-use super::verdict::{self, Answer};
+use super::verdict;
 use crate::board::{Board, Place};
 
 /// How long after a goodbye bytes, or the cause of a failure, may still be on their way: they come by another connection.
@@ -67,6 +70,8 @@ pub(crate) struct Health {
     /// Held while a failure is told: no goodbye overtakes it.
     telling: Mutex<()>,
     own: query::Own,
+    /// After how long a wait is spoken of.
+    warn_after: Option<Duration>,
 }
 
 struct State {
@@ -86,9 +91,13 @@ struct Peer {
     /// When it said something last.
     heard: Option<Instant>,
     /// Its answer to this query.
-    answer: Option<(u32, Answer)>,
+    answer: Option<(u32, Doing)>,
     /// Questions that it has not answered.
     unanswered: u32,
+    /// The connection ended like this, and it is not known whether the peer has ended, too.
+    unsure: Option<String>,
+    /// Ranks that want to know whether it answers, each with the question that it was asked for them.
+    askers: Vec<(u32, u32)>,
 }
 
 /// A goodbye.
@@ -120,7 +129,7 @@ impl Peer {
 }
 
 impl Health {
-    pub(super) fn new(group: Arc<str>, rank: u32, size: u32) -> Arc<Health> {
+    pub(super) fn new(group: Arc<str>, rank: u32, size: u32, warn_after: Option<Duration>) -> Arc<Health> {
         let doubts = Mutex::new(Doubts::new(rank, size));
         let size = size as usize;
         Arc::new(Health {
@@ -138,6 +147,7 @@ impl Health {
             queries: AtomicU32::new(0),
             telling: Mutex::new(()),
             own: query::Own::default(),
+            warn_after,
         })
     }
 
@@ -292,7 +302,7 @@ impl Health {
     }
 
     /// A peer said something.
-    pub(super) fn hear(&self, from: u32, frame: Frame) {
+    pub(super) fn hear(self: &Arc<Self>, from: u32, frame: Frame) {
         match frame {
             Frame::Query { id, place } => {
                 let state = Frame::State { id, place, doing: self.doing(), print: self.called(place) };
@@ -300,8 +310,11 @@ impl Health {
                     connection.send(&state);
                 }
             }
+            Frame::Reach { of } => self.reach_for(from, of),
+            Frame::Reached { of, alive } => self.reached(of, alive),
             Frame::State { id, place, doing, print } => {
-                self.answered(from, id, Answer::At(doing));
+                self.answered(from, id, doing);
+                self.tell_askers(from, Some(id));
                 self.compare(from, place, print);
             }
             Frame::Revoke(revoke) => self.revoked(revoke),

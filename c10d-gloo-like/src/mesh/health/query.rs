@@ -31,6 +31,8 @@ pub(super) struct Own {
     /// Whom a collective that does not go on waits for.
     waits: Mutex<Option<(Place, Wait)>>,
     messages: OnceLock<Messages>,
+    /// When a message last had the peers asked.
+    looked: Mutex<Option<Instant>>,
     /// The last refused call, and how many collectives and messages had been called before it.
     refused: Mutex<Option<(Refused, (u64, u64))>>,
 }
@@ -109,7 +111,7 @@ impl Health {
             return self.bury("connection closed".to_owned());
         }
         let place = Place::of(print);
-        let answers = self.collect(self.ask(place));
+        let answers = self.answers(Some(place));
         let collective = !verdict::is_p2p(print);
         let blame = verdict::judge(self.rank, collective.then_some(place), mine, &answers);
         let phase = if collective { Phase::Announce } else { Phase::Transfer };
@@ -125,7 +127,7 @@ impl Health {
             return cause;
         }
         let print = self.board().last().filter(|_| collective);
-        let answers = self.collect(self.ask(print.as_ref().map_or(Place { seq: 0, step: 0 }, Place::of)));
+        let answers = self.answers(print.as_ref().map(Place::of));
         let (guilty, who) = match &print {
             Some(print) => {
                 let mine = Wait::of(print, waiting_for.to_vec());
@@ -142,6 +144,29 @@ impl Health {
         Error::new(ErrorKind::Timeout, format!("{what}{sep}{who}")).guilty(guilty).phase(Phase::Complete)
     }
 
+    /// Asks all peers where they are, and waits for their answers, but not for long.
+    pub(super) fn answers(&self, place: Option<Place>) -> Vec<Answer> {
+        self.collect(self.ask(place.unwrap_or(Place { seq: 0, step: 0 })))
+    }
+
+    /// A message waits longer than usual: hears from all peers, unless it has done so just now. What they say is followed
+    /// where one of them answers late when the time is over.
+    pub(crate) fn look_around(&self) {
+        const EVERY: Duration = Duration::from_millis(200);
+        let now = Instant::now();
+        let due = {
+            let mut last = self.own.looked.lock();
+            let due = last.is_none_or(|last| now.duration_since(last) >= EVERY);
+            if due {
+                *last = Some(now);
+            }
+            due
+        };
+        if due && !self.failed() {
+            self.ask(self.board().position().last.unwrap_or(Place { seq: 0, step: 0 }));
+        }
+    }
+
     /// Asks all peers where they are. Those in this process need not be waited for.
     fn ask(&self, place: Place) -> u32 {
         let id = self.queries.fetch_add(1, Ordering::Relaxed);
@@ -152,7 +177,7 @@ impl Health {
                 Some(Path::Away(_)) => {}
                 Some(Path::Here(peer)) => {
                     if let Some(peer) = peer.upgrade() {
-                        self.answered(rank, id, Answer::At(peer.doing()));
+                        self.answered(rank, id, peer.doing());
                         self.compare(rank, place, peer.called(place));
                     }
                 }
@@ -174,10 +199,10 @@ impl Health {
     }
 
     /// An answer has come.
-    pub(super) fn answered(&self, from: u32, id: u32, answer: Answer) {
+    pub(super) fn answered(&self, from: u32, id: u32, doing: Doing) {
         if let Some(peer) = self.state.lock().peers.get_mut(from as usize) {
             peer.unanswered = peer.unanswered.saturating_sub(1);
-            peer.answer = Some((id, answer));
+            peer.answer = Some((id, doing));
             peer.heard = Some(Instant::now());
         }
         self.news.notify_all();
@@ -199,13 +224,16 @@ impl Health {
         let mut state = self.state.lock();
         let answer = |peer: &Peer| match (peer.left, &peer.answer) {
             (Some(left), _) => Answer::Left { last: left.last, exited: left.exited },
-            (_, Some((at, answer))) if *at == id => answer.clone(),
-            _ => Answer::Silent(peer.heard.map_or(Duration::MAX, |at| at.elapsed())),
+            (_, Some((at, doing))) if *at == id => Answer::At(doing.clone()),
+            (_, before) => {
+                let since = peer.heard.map_or(Duration::MAX, |at| at.elapsed());
+                Answer::Silent { since, before: before.as_ref().map(|(_, doing)| doing.clone()) }
+            }
         };
         let complete = |state: &State| {
             let others = (0..).zip(&*state.peers).filter(|(rank, _)| *rank != self.rank);
             state.cause.is_some()
-                || others.into_iter().all(|(_, p)| p.closed || !matches!(answer(p), Answer::Silent(_)))
+                || others.into_iter().all(|(_, p)| p.closed || !matches!(answer(p), Answer::Silent { .. }))
         };
         while !complete(&state) {
             if self.news.wait_until(&mut state, until).timed_out() {

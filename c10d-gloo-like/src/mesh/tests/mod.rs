@@ -18,9 +18,9 @@ use c10d_core::store::deadline_after;
 const CAP: Duration = Duration::from_secs(20);
 
 fn wiring(rank: u32, size: u32, store: Arc<dyn Store>, transport: Transport) -> Wiring {
-    let (deadline, silence) = (deadline_after(CAP), Duration::from_secs(10));
+    let (deadline, silence, warn_after) = (deadline_after(CAP), Duration::from_secs(10), None);
     let (session, lost) = (session(&*store), Box::new(Vec::new));
-    Wiring { group: "g".into(), rank, size, session, store, transport, deadline, silence, lost }
+    Wiring { group: "g".into(), rank, size, session, store, transport, deadline, silence, lost, warn_after }
 }
 
 /// Of a run: ranks with one store. Made up by the first rank that asks.

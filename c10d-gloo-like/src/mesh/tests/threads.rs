@@ -213,9 +213,75 @@ fn sleepers_are_woken() {
     });
 }
 
+/// What all ranks say after ranks 1 and 2 of `size` were cut off from each other.
+fn cut(size: u32, how: impl Fn(u32, &mut Mesh) + Sync) -> Vec<Error> {
+    let done = std::sync::Barrier::new(size as usize);
+    run(size, Transport::Tcp, |rank, mut mesh| {
+        done.wait();
+        how(rank, &mut mesh);
+        eventually("the failure", || mesh.health.failed());
+        done.wait();
+        mesh.health.cause().unwrap()
+    })
+}
+
+fn names_both_ends(causes: &[Error]) {
+    let how = "the connection between ranks 1 and 2 was reset; both are alive".to_owned();
+    for (rank, cause) in causes.iter().enumerate() {
+        assert_eq!(*cause.kind(), ErrorKind::PeerDead { how: how.clone() }, "rank {rank}: {cause}");
+        assert_eq!(cause.report().guilty, [1, 2], "rank {rank}: {cause}");
+    }
+}
+
+#[test]
+fn a_broken_data_connection_names_both_ends_on_all_ranks() {
+    let causes = cut(4, |rank, mesh| {
+        let peer = if rank == 1 { 2 } else { 1 };
+        if rank == 1 {
+            let link = mesh.collective[peer as usize].as_ref().unwrap();
+            rustix::net::shutdown(link.fd().unwrap(), rustix::net::Shutdown::Both).unwrap();
+        }
+        if rank == 1 || rank == 2 {
+            let link = mesh.collective[peer as usize].as_mut().unwrap();
+            let mut ended = None;
+            eventually("the end", || {
+                ended = link.peek().err();
+                ended.is_some()
+            });
+            let Some(ErrorKind::PeerDead { how }) = ended.map(|e| e.kind().clone()) else { panic!("no end") };
+            mesh.health.lost(peer, &how);
+        }
+    });
+    names_both_ends(&causes);
+}
+
+#[test]
+fn a_broken_control_connection_is_told_from_a_dead_peer() {
+    let causes = cut(4, |rank, mesh| {
+        if rank == 1 {
+            mesh.health.cut(2);
+        }
+    });
+    names_both_ends(&causes);
+    // With nobody else to say so, the peer's process does, where it is on this host.
+    let causes = run(2, Transport::Tcp, |rank, mesh| {
+        if rank == 1 {
+            mesh.health.cut(0);
+        }
+        eventually("the failure", || mesh.health.failed());
+        mesh.health.cause().unwrap()
+    });
+    for cause in &causes {
+        assert!(
+            cause.to_string().contains("the connection between ranks 0 and 1 was reset; both are alive"),
+            "{cause}"
+        );
+    }
+}
+
 #[test]
 fn announcing_is_cheap() {
-    let health = Health::new("g".into(), 0, 2);
+    let health = Health::new("g".into(), 0, 2, None);
     let (n, t) = (1_000_000u32, Instant::now());
     for seq in 0..n {
         health.announce(&call(seq, 1)).unwrap();

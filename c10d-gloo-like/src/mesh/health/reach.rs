@@ -1,0 +1,190 @@
+//! A connection ended without a goodbye: has the peer ended, or only the connection?
+//!
+//! The others are asked, since a process that ends takes all its connections along, and where the peer's process is watched
+//! that tells, too. If a peer turns out to be alive, the connection is what broke: that lies between the two ranks, and is
+//! said so on all.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use c10d_core::{Error, ErrorKind, Phase};
+
+use super::{Health, Path, UNDERWAY, dead};
+use crate::board::Place;
+use crate::mesh::control::Frame;
+
+/// How long a broken data connection waits for the control connection to say why, or to break too, as it does when the
+/// peer has died.
+const REASON: Duration = Duration::from_millis(400);
+
+impl Health {
+    /// A peer's control connection ended. After a goodbye that is in order. `true`: whether the peer lives is not known;
+    /// [`Health::must_decide`] in a moment. `watched`: the peer's process is, too.
+    pub(in crate::mesh) fn hung_up(self: &Arc<Self>, from: u32, how: &str, watched: bool) -> bool {
+        let unsure = {
+            let mut state = self.state.lock();
+            let failed = state.cause.is_some();
+            state.peers.get_mut(from as usize).is_some_and(|peer| {
+                peer.closed = true;
+                let unsure = peer.left.is_none() && !failed;
+                peer.unsure = unsure.then(|| how.to_owned());
+                unsure
+            })
+        };
+        self.tell_askers(from, None);
+        let asked = unsure && self.ask_for(from);
+        if unsure && !asked && !watched {
+            self.decide(from, false);
+        }
+        self.wake();
+        asked || (unsure && watched)
+    }
+
+    /// Breaks the control connection to a peer, as the network might.
+    #[cfg(test)]
+    pub(in crate::mesh) fn cut(&self, peer: u32) {
+        if let Some(Path::Away(connection)) = self.path(peer) {
+            rustix::net::shutdown(connection.fd(), rustix::net::Shutdown::Both).unwrap();
+        }
+    }
+
+    /// Asks all others whether they reach this peer. `false`: there are none.
+    fn ask_for(&self, of: u32) -> bool {
+        let others: Vec<u32> = {
+            let state = self.state.lock();
+            let there = (0..).zip(&*state.peers).filter(|(_, peer)| !peer.closed && peer.left.is_none());
+            there.map(|(rank, _)| rank).filter(|rank| *rank != of && self.path(*rank).is_some()).collect()
+        };
+        others.iter().for_each(|rank| self.say(*rank, &Frame::Reach { of }));
+        !others.is_empty()
+    }
+
+    /// Tells one rank something.
+    fn say(&self, to: u32, frame: &Frame) {
+        match self.path(to) {
+            Some(Path::Away(connection)) => connection.send_bytes(&frame.to_bytes(), true),
+            Some(Path::Here(peer)) => {
+                if let Some(peer) = peer.upgrade() {
+                    peer.hear(self.rank, frame.clone());
+                }
+            }
+            None => {}
+        }
+    }
+
+    /// Somebody wants to know whether this rank reaches another one.
+    pub(super) fn reach_for(&self, asker: u32, of: u32) {
+        let here = matches!(self.path(of), Some(Path::Here(peer)) if peer.strong_count() > 0);
+        let id = self.queries.fetch_add(1, Ordering::Relaxed);
+        let gone = {
+            let mut state = self.state.lock();
+            let Some(peer) = state.peers.get_mut(of as usize) else { return };
+            let gone = peer.left.is_some() || peer.closed;
+            if !gone && !here {
+                peer.askers.push((asker, id));
+            }
+            gone
+        };
+        if gone || here {
+            self.say(asker, &Frame::Reached { of, alive: here && !gone });
+        } else {
+            self.say(of, &Frame::Query { id, place: Place { seq: 0, step: 0 } });
+        }
+    }
+
+    /// Tells who asked for a peer: it has answered this question, or its connection has ended.
+    pub(super) fn tell_askers(&self, of: u32, answered: Option<u32>) {
+        let told: Vec<u32> = {
+            let mut state = self.state.lock();
+            let Some(peer) = state.peers.get_mut(of as usize).filter(|peer| !peer.askers.is_empty()) else { return };
+            let (told, rest) = peer.askers.iter().partition(|(_, id)| answered.is_none_or(|answered| answered == *id));
+            peer.askers = rest;
+            let told: Vec<(u32, u32)> = told;
+            told.into_iter().map(|(asker, _)| asker).collect()
+        };
+        told.into_iter().for_each(|asker| self.say(asker, &Frame::Reached { of, alive: answered.is_some() }));
+    }
+
+    /// Another rank says whether it reaches a peer.
+    pub(super) fn reached(self: &Arc<Self>, of: u32, alive: bool) {
+        self.decide(of, alive);
+    }
+
+    /// The peer's process has ended.
+    pub(in crate::mesh) fn died(self: &Arc<Self>, peer: u32, how: &str) {
+        let left = {
+            let mut state = self.state.lock();
+            state.peers.get_mut(peer as usize).is_none_or(|peer| {
+                peer.closed = true;
+                peer.unsure = None;
+                peer.left.is_some()
+            })
+        };
+        self.tell_askers(peer, None);
+        if !left {
+            self.fail_of_deaths(how);
+        }
+        self.wake();
+    }
+
+    /// Nobody has said whether the peer lives. `watched`: its process is, and has not ended.
+    pub(in crate::mesh) fn must_decide(self: &Arc<Self>, peer: u32, watched: bool) {
+        self.decide(peer, watched);
+    }
+
+    fn decide(self: &Arc<Self>, peer: u32, alive: bool) {
+        let how = self.state.lock().peers.get_mut(peer as usize).and_then(|peer| peer.unsure.take());
+        match how {
+            Some(how) if alive => drop(self.broken(peer, &how)),
+            Some(how) => self.fail_of_deaths(&how),
+            None => {}
+        }
+    }
+
+    /// The connection to a living peer broke.
+    fn broken(&self, peer: u32, how: &str) -> Error {
+        let (a, b) = (self.rank.min(peer), self.rank.max(peer));
+        let broke = match how {
+            "connection reset" | "connection closed" => "was reset".to_owned(),
+            how => format!("broke ({how})"),
+        };
+        let how = format!("the connection between ranks {a} and {b} {broke}; both are alive");
+        self.fail_between(Error::new(ErrorKind::PeerDead { how }, "").guilty([a, b]).phase(Phase::Transfer))
+    }
+
+    /// A peer's data connection broke. Waits a moment for the control connection to say why, or for the peer to show that
+    /// it lives.
+    pub(crate) fn lost(&self, rank: u32, how: &str) -> Error {
+        let start = Instant::now();
+        let id = self.queries.fetch_add(1, Ordering::Relaxed);
+        if let Some(Path::Away(connection)) = self.path(rank) {
+            connection.send(&Frame::Query { id, place: Place { seq: 0, step: 0 } });
+        }
+        let mut state = self.state.lock();
+        let mut alive = false;
+        while state.cause.is_none() {
+            let Some(peer) = state.peers.get(rank as usize) else { break };
+            // Any answer to this question or a later one.
+            alive = peer.left.is_none()
+                && !peer.closed
+                && peer.answer.as_ref().is_some_and(|(at, _)| at.wrapping_sub(id) as i32 >= 0);
+            let wait = match peer.left {
+                _ if alive => break,
+                Some(left) if !left.failed => break,
+                Some(_) => UNDERWAY,
+                None => REASON,
+            };
+            if self.news.wait_until(&mut state, start + wait).timed_out() {
+                break;
+            }
+        }
+        let left = state.peers.get(rank as usize).and_then(|p| p.left);
+        drop(state);
+        if alive {
+            return self.broken(rank, how);
+        }
+        let how = left.map_or_else(|| how.to_owned(), |left| format!("{} ({how})", left.text()));
+        self.fail(dead(rank, how).phase(Phase::Transfer))
+    }
+}

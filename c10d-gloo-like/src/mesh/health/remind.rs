@@ -1,0 +1,65 @@
+//! An op that waits for long says so, and for whom.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use c10d_core::{Fingerprint, waiting};
+
+use super::Health;
+use crate::board::Place;
+use crate::mesh::doing::Wait;
+use crate::mesh::verdict::{self, Answer};
+
+impl Health {
+    /// After how long a wait is to be spoken of.
+    pub(crate) fn warn_after(&self) -> Option<Duration> {
+        self.warn_after
+    }
+
+    /// Says that a collective has waited so long for these ranks.
+    #[cold]
+    pub(crate) fn speak_of(self: &Arc<Self>, print: &Fingerprint, on: Vec<u32>, lasted: Duration, deadline: Instant) {
+        self.speak(Wait::of(print, on), Some(Place::of(print)), 0, lasted, deadline);
+    }
+
+    /// Says that a message has waited so long, and how many others have.
+    #[cold]
+    pub(crate) fn speak_of_message(self: &Arc<Self>, wait: Wait, others: usize, lasted: Duration, deadline: Instant) {
+        self.speak(wait, None, others, lasted, deadline);
+    }
+
+    fn speak(self: &Arc<Self>, wait: Wait, place: Option<Place>, others: usize, lasted: Duration, deadline: Instant) {
+        let health = self.clone();
+        let left = deadline.saturating_duration_since(Instant::now()).as_secs_f64();
+        let lasted = lasted.as_secs_f64();
+        waiting::say(&self.group, self.rank, move || {
+            let more = if others == 0 { String::new() } else { format!(" (and {others} more)") };
+            let call = wait.call();
+            let whom = health.whom(&wait, place);
+            format!("has waited {lasted:.1} s in {call}{more}, and gives up in {left:.1} s: {whom}")
+        });
+    }
+
+    /// Whom what is in flight waits for, in words. Takes up to 80 ms.
+    pub(crate) fn waits_for(&self) -> String {
+        let doing = self.doing();
+        match doing.blocked().or(doing.waits.first()) {
+            Some(wait) => self.whom(wait, doing.position.last.filter(|_| !wait.is_message())),
+            None => {
+                // A library beside this one waits, perhaps for a rank that does not answer.
+                let answers = self.answers(doing.position.last);
+                let silent = |(rank, answer): (u32, &Answer)| match answer {
+                    Answer::Silent { .. } | Answer::Left { .. } if rank != self.rank => {
+                        Some(format!("rank {rank} {}", verdict::doing(Some(answer))))
+                    }
+                    _ => None,
+                };
+                (0..).zip(&answers).filter_map(silent).collect::<Vec<_>>().join("; ")
+            }
+        }
+    }
+
+    fn whom(&self, wait: &Wait, place: Option<Place>) -> String {
+        verdict::judge(self.rank, place, wait, &self.answers(place)).words
+    }
+}
