@@ -51,8 +51,15 @@ pub fn after(hint: Option<&str>) -> Result<Option<Duration>> {
 
 #[derive(Default)]
 struct Said {
-    of: Mutex<(HashMap<(String, u32), Instant>, VecDeque<Instant>)>,
+    of: Mutex<Times>,
     underway: AtomicUsize,
+}
+
+/// When was spoken last: of each rank of a group, and at all.
+#[derive(Default)]
+struct Times {
+    ranks: HashMap<(String, u32), Instant>,
+    lines: VecDeque<Instant>,
 }
 
 static SAID: PerProcess<Said> = PerProcess::new();
@@ -64,12 +71,12 @@ pub fn say(group: &str, rank: u32, text: impl FnOnce() -> String + Send + 'stati
     {
         let mut of = said.of.lock();
         let now = Instant::now();
-        of.0.retain(|_, at| now.duration_since(*at) < MINUTE);
+        of.ranks.retain(|_, at| now.duration_since(*at) < MINUTE);
         let key = (group.to_owned(), rank);
-        if of.0.contains_key(&key) || !may_speak(&mut of.1, now) {
+        if of.ranks.contains_key(&key) || !may_speak(&mut of.lines, now) {
             return;
         }
-        of.0.insert(key, now);
+        of.ranks.insert(key, now);
     }
     let who = format!("rank {rank} of group {group:?} ");
     write(said, move || who + &text());
@@ -156,7 +163,7 @@ impl Reminder {
         }
         self.last = Some((text.to_owned(), now));
         let said = SAID.get();
-        if may_speak(&mut said.of.lock().1, now) {
+        if may_speak(&mut said.of.lock().lines, now) {
             let line = format!("{text} (for {:.1} s so far)", self.began.elapsed().as_secs_f64());
             write(said, move || line);
         }

@@ -1,27 +1,47 @@
-//! How long it takes from the death of a rank until every other one has an error that names it.
+//! Who is named, and how soon, after each kind of fault.
 //!
-//! `cargo run --release -p c10d-conformance --example faults [KILLS]`: each time three processes stream an op (every op
-//! of the table in turn), one of them kills itself, and the two others say when they knew.
+//! `cargo run --release -p c10d-conformance --example faults [TIMES]`: each time three processes all-reduce, something
+//! happens to one of them, and the two others say whom their errors name and when they knew. The kills go round all ops.
 
 #[path = "../tests/stage/mod.rs"]
 mod stage;
 
-use std::process::ExitCode;
+use std::collections::BTreeSet;
+use std::net::{SocketAddr, TcpStream};
+use std::os::fd::OwnedFd;
+use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
-use c10d::{ErrorKind, OpKind, Result};
-use rustix::process::{Signal, getpid, kill_process};
+use c10d::launch::{Launch, Report, Signal};
+use c10d::{Error, OpKind, ProcessGroup, Result};
+use rustix::net::{Shutdown, connect_unspec, shutdown, sockopt};
+use rustix::process::{PidfdFlags, PidfdGetfdFlags, Signal as Sig, getpid, kill_process, pidfd_getfd, pidfd_open};
 use rustix::time::{ClockId, clock_gettime};
 use stage::acts::{Arguments, VICTIM, WORLD, act};
-use stage::{cast, join, lines, shown, tell};
+use stage::{Told, cast, failures, join, lines, shown, tell, tell_error};
 
-const CAP: Duration = Duration::from_secs(10);
+const CAP: Duration = Duration::from_secs(30);
+/// Of ops that wait for a rank that does not come.
+const TIMEOUT: Duration = Duration::from_secs(1);
+const SURVIVORS: [u32; 2] = [0, 2];
+
+/// A kind of fault: its name, and what its time counts from.
+const FAULTS: [(&str, &str); 8] = [
+    ("killed", "the kill"),
+    ("stopped", "the deadline"),
+    ("absent", "the deadline"),
+    ("left", "the goodbye"),
+    ("exited without leaving", "the exit"),
+    ("mismatch", "the call"),
+    ("connection reset", "the reset"),
+    ("cut link", "the cut"),
+];
 
 fn main() -> ExitCode {
     if let Some(code) = stage::play(&[("faults", rank)]) {
         return code;
     }
-    match table(std::env::args().nth(1).and_then(|n| n.parse().ok()).unwrap_or(40)) {
+    match table(std::env::args().nth(1).and_then(|n| n.parse().ok()).unwrap_or(20)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {
             eprintln!("{why}");
@@ -36,54 +56,255 @@ fn now() -> u64 {
     t.tv_sec as u64 * 1_000_000_000 + t.tv_nsec as u64
 }
 
+// What the ranks do.
+
 fn rank(part: &str) -> Result {
-    let pg = join(CAP)?;
-    let op = OpKind::from_name(part).unwrap_or(OpKind::AllReduce);
-    let arguments = Arguments::of(op, 20_000, CAP);
-    act(&pg, &arguments)?;
-    if pg.rank() == VICTIM {
-        std::thread::spawn(|| {
-            std::thread::sleep(Duration::from_millis(20));
-            tell(now().to_string());
-            let _ = kill_process(getpid(), Signal::KILL);
-        });
+    let (fault, op) = part.split_once(':').unwrap_or((part, ""));
+    let pg = if fault == "cut link" { join_by_file()? } else { join(CAP)? };
+    let op = OpKind::from_name(op).unwrap_or(OpKind::AllReduce);
+    let waits = matches!(fault, "stopped" | "absent");
+    let arguments = Arguments::of(op, 20_000, if waits { TIMEOUT } else { CAP });
+    act(&pg, &Arguments { timeout: CAP, ..arguments })?;
+    if fault == "connection reset" {
+        publish(&pg)?;
     }
+    pg.barrier()?;
+    if pg.rank() == VICTIM {
+        return suffer(fault, pg, &arguments);
+    }
+    survive(fault, &pg, &arguments);
+    Ok(())
+}
+
+/// Calls until there is an error.
+fn survive(fault: &str, pg: &ProcessGroup, arguments: &Arguments) {
     let begin = Instant::now();
     while begin.elapsed() < CAP {
-        if let Err(e) = act(&pg, &arguments) {
-            let known = now();
-            let right = matches!(e.kind(), ErrorKind::PeerDead { .. }) && e.report().guilty == [VICTIM];
-            tell(if right { known.to_string() } else { format!("wrong: {e}") });
-            return Ok(());
+        let call = now();
+        if let Err(e) = act(pg, arguments) {
+            tell(format!("knew {}", now()));
+            tell(format!("due {}", call + arguments.timeout.as_nanos() as u64));
+            tell_error(fault, &e);
+            return;
+        }
+    }
+}
+
+fn suffer(fault: &str, pg: ProcessGroup, arguments: &Arguments) -> Result {
+    let at = || tell(format!("at {}", now()));
+    let soon = || std::thread::sleep(Duration::from_millis(20));
+    match fault {
+        "killed" => {
+            std::thread::spawn(move || {
+                soon();
+                at();
+                let _ = kill_process(getpid(), Sig::KILL);
+            });
+            survive(fault, &pg, arguments);
+        }
+        "stopped" => drop(kill_process(getpid(), Sig::STOP)),
+        "absent" => std::thread::sleep(3 * TIMEOUT),
+        "left" => {
+            at();
+            drop(pg);
+        }
+        "exited without leaving" => {
+            at();
+            std::process::exit(0);
+        }
+        "mismatch" => {
+            at();
+            survive(fault, &pg, &Arguments { count: arguments.count + 1, ..*arguments });
+        }
+        "connection reset" => {
+            let link = links_to_0(&pg)?;
+            at();
+            for socket in link {
+                // Of TCP, this sends a reset; a UNIX socket cannot.
+                if addresses(&socket).is_none() || connect_unspec(&socket).is_err() {
+                    let _ = shutdown(&socket, Shutdown::Both);
+                }
+            }
+            survive(fault, &pg, arguments);
+        }
+        _ => {
+            at();
+            let _ = ip(&["link", "set", &std::env::var(LINK).unwrap_or_default(), "down"]);
+            survive(fault, &pg, arguments);
         }
     }
     Ok(())
 }
 
-fn table(kills: usize) -> Result<(), String> {
-    println!("| transport | kills | median | p99 | worst |");
-    println!("| --- | --- | --- | --- | --- |");
-    for transport in ["shm", "tcp"] {
-        let mut times = Vec::new();
-        for i in 0..kills {
-            times.extend(kill_one(OpKind::ALL[i % OpKind::ALL.len()], transport)?);
-        }
-        times.sort_unstable();
-        let at = |share: f64| times.get(((times.len() as f64 * share) as usize).min(times.len() - 1)).copied();
-        let ms = |t: Option<u64>| t.map_or("-".to_owned(), |ns| format!("{:.1} ms", ns as f64 / 1e6));
-        println!("| {transport} | {kills} | {} | {} | {} |", ms(at(0.5)), ms(at(0.99)), ms(times.last().copied()));
+/// Copies of this process's sockets.
+fn sockets() -> Vec<OwnedFd> {
+    let Ok(me) = pidfd_open(getpid(), PidfdFlags::empty()) else { return Vec::new() };
+    let numbers = std::fs::read_dir("/proc/self/fd").into_iter().flatten();
+    let numbers = numbers.filter_map(|entry| {
+        let path = entry.ok()?.path();
+        let is_socket = std::fs::read_link(&path).ok()?.to_string_lossy().starts_with("socket:");
+        is_socket.then(|| path.file_name()?.to_str()?.parse().ok()).flatten()
+    });
+    numbers.filter_map(|number| pidfd_getfd(&me, number, PidfdGetfdFlags::empty()).ok()).collect()
+}
+
+fn addresses(socket: &OwnedFd) -> Option<(SocketAddr, SocketAddr)> {
+    let stream = TcpStream::from(socket.try_clone().ok()?);
+    Some((stream.local_addr().ok()?, stream.peer_addr().ok()?))
+}
+
+const KEY: &str = "faults/rank 0";
+
+/// Rank 0 says which process it is, and which ends of connections it has.
+fn publish(pg: &ProcessGroup) -> Result {
+    if pg.rank() == 0 {
+        let ends: Vec<String> =
+            sockets().iter().filter_map(addresses).map(|(own, other)| format!("{own} {other}")).collect();
+        let text = format!("{}\n{}", getpid().as_raw_nonzero(), ends.join("\n"));
+        pg.store().set(KEY, text.as_bytes(), Instant::now() + CAP)?;
     }
     Ok(())
 }
 
-/// Nanoseconds until each survivor knew.
-fn kill_one(op: OpKind, transport: &str) -> Result<Vec<u64>, String> {
-    let report = cast(op.name(), WORLD, transport).run().map_err(|e| e.to_string())?;
-    let said = |rank: u32| lines(&report, rank).first().and_then(|line| line.parse::<u64>().ok());
-    let killed = said(VICTIM);
-    let known = (0..WORLD).filter(|rank| *rank != VICTIM).map(said);
-    known
-        .map(|known| Some(known?.saturating_sub(killed?)))
-        .collect::<Option<Vec<u64>>>()
-        .ok_or_else(|| format!("{op} over {transport}:\n{}", shown(&report)))
+/// This process's ends of its connections with rank 0.
+fn links_to_0(pg: &ProcessGroup) -> Result<Vec<OwnedFd>> {
+    let text = pg.store().get(KEY, Instant::now() + CAP)?;
+    let text = String::from_utf8_lossy(&text).into_owned();
+    let ends: BTreeSet<&str> = text.lines().skip(1).collect();
+    let pid: Option<i32> = text.lines().next().and_then(|pid| pid.parse().ok());
+    let is_theirs = |socket: &OwnedFd| match addresses(socket) {
+        Some((own, other)) => ends.contains(format!("{other} {own}").as_str()),
+        None => sockopt::socket_peercred(socket).is_ok_and(|peer| Some(peer.pid.as_raw_nonzero().get()) == pid),
+    };
+    Ok(sockets().into_iter().filter(is_theirs).collect())
+}
+
+// A link that is cut: ranks in two network namespaces.
+
+const LINK: &str = "C10D_FAULTS_LINK";
+const FILE: &str = "C10D_FAULTS_STORE";
+
+fn join_by_file() -> Result<ProcessGroup> {
+    let var = |name| std::env::var(name).unwrap_or_default();
+    let url = format!("file://{}?rank={}&world_size={WORLD}", var(FILE), var("RANK"));
+    c10d::builder().init(&url).timeout(CAP).build()
+}
+
+fn ip(arguments: &[&str]) -> Result<(), String> {
+    let output = Command::new("ip").args(arguments).output().map_err(|e| format!("no iproute2: {e}"))?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    if output.status.success() { Ok(()) } else { Err(said.trim().to_owned()) }
+}
+
+/// Two namespaces with a cable between them, gone when this is.
+struct Hosts([String; 2]);
+
+impl Hosts {
+    fn new() -> Result<Hosts, String> {
+        let id = std::process::id();
+        let hosts = Hosts(["a", "b"].map(|side| format!("c10d-faults-{id}-{side}")));
+        let [a, b] = &hosts.0;
+        ip(&["netns", "add", a])?;
+        ip(&["netns", "add", b])?;
+        ip(&["link", "add", "west", "netns", a, "type", "veth", "peer", "name", "east", "netns", b])?;
+        for (host, end, address) in [(a, "west", "10.213.78.1/24"), (b, "east", "10.213.78.2/24")] {
+            ip(&["-n", host, "addr", "add", address, "dev", end])?;
+            ip(&["-n", host, "link", "set", end, "up"])?;
+            ip(&["-n", host, "link", "set", "lo", "up"])?;
+        }
+        Ok(hosts)
+    }
+}
+
+impl Drop for Hosts {
+    fn drop(&mut self) {
+        self.0.iter().for_each(|host| drop(ip(&["netns", "del", host])));
+    }
+}
+
+// What is made of it.
+
+fn table(times: usize) -> Result<(), String> {
+    println!("| fault of rank {VICTIM} | transport | times | error, ranks named | median | worst | after |");
+    println!("| --- | --- | --- | --- | --- | --- | --- |");
+    for (fault, since) in FAULTS {
+        for transport in ["shm", "tcp"] {
+            // Shared memory has no link to cut. What takes long is not done often.
+            let times = match fault {
+                "cut link" if transport == "shm" => continue,
+                "cut link" => 1,
+                _ => times,
+            };
+            let mut delays = Vec::new();
+            let mut named = BTreeSet::new();
+            for i in 0..times {
+                let op = OpKind::ALL[i % OpKind::ALL.len()].name();
+                let part = if fault == "killed" { format!("killed:{op}") } else { fault.to_owned() };
+                let report = match once(fault, cast(&part, WORLD, transport)) {
+                    Ok(report) => report,
+                    Err(why) if fault == "cut link" => {
+                        println!("| {fault} | {transport} | 0 | skipped: {why} | | | |");
+                        break;
+                    }
+                    Err(why) => return Err(why),
+                };
+                for rank in SURVIVORS {
+                    let Some((told, delay)) = read(&report, rank) else {
+                        return Err(format!("{part} over {transport}, rank {rank}:\n{}", shown(&report)));
+                    };
+                    named.insert(format!("{} {:?}", told.kind, told.guilty));
+                    delays.push(delay);
+                }
+            }
+            delays.sort_unstable();
+            let ms = |t: Option<&i64>| t.map_or("-".to_owned(), |ns| format!("{:.1} ms", *ns as f64 / 1e6));
+            let named: Vec<String> = named.into_iter().collect();
+            if !delays.is_empty() {
+                let (median, worst) = (ms(delays.get(delays.len() / 2)), ms(delays.last()));
+                println!("| {fault} | {transport} | {times} | {} | {median} | {worst} | {since} |", named.join("; "));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Runs the ranks, until all but a stopped one have ended.
+fn once(fault: &str, ranks: Launch) -> Result<Report, String> {
+    let words = |e: Error| e.to_string();
+    if fault == "cut link" {
+        let hosts = Hosts::new()?;
+        let names = hosts.0.clone();
+        let store = std::env::temp_dir().join(format!("c10d-faults-{}", std::process::id()));
+        let report = ranks
+            .env(FILE, &store)
+            .env(LINK, "east")
+            .per_rank_env(|_| vec![("MASTER_ADDR".into(), "10.213.78.1".into())])
+            .per_rank_wrapper(move |rank| {
+                let host = &names[usize::from(rank == VICTIM)];
+                ["ip", "netns", "exec", host].iter().map(Into::into).collect()
+            })
+            .run();
+        let _ = std::fs::remove_file(&store);
+        return report.map_err(words);
+    }
+    let job = ranks.spawn().map_err(words)?;
+    let begin = Instant::now();
+    while begin.elapsed() < CAP && !SURVIVORS.iter().all(|rank| job.has_ended(*rank).unwrap_or(true)) {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    if fault == "stopped" {
+        job.signal(VICTIM, Signal::Kill).map_err(words)?;
+    }
+    job.wait(Instant::now() + CAP).map_err(words)
+}
+
+/// What a survivor said, and the nanoseconds until it knew.
+fn read(report: &Report, rank: u32) -> Option<(Told, i64)> {
+    let number = |rank, word: &str| {
+        let line = lines(report, rank).into_iter().find(|line| line.starts_with(word))?;
+        line.split(' ').nth(1)?.parse::<i64>().ok()
+    };
+    let told = failures(report, rank).into_iter().find(|told| !told.kind.is_empty())?;
+    let since = number(VICTIM, "at ").or_else(|| number(rank, "due "))?;
+    Some((told, number(rank, "knew ")? - since))
 }

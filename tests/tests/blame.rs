@@ -21,11 +21,15 @@ pub(crate) fn trials() -> Vec<Trial> {
     for transport in ["shm", "tcp"] {
         trials.push(Trial::test(format!("blame/{transport}/chains"), move || chains(transport)));
         trials.push(Trial::test(format!("blame/{transport}/circles"), move || circles(transport)));
+        trials.push(Trial::test(format!("blame/{transport}/warnings"), move || warnings(transport)));
     }
     trials
 }
 
 pub(crate) fn play(part: &str) -> Result {
+    if part == "warnings" || part == "quiet" {
+        return come_late(part == "quiet");
+    }
     let pg = join(CAP)?;
     let scenes: &[Scene] = if part == "chains" { &CHAINS } else { &CIRCLES };
     let groups = scenes.iter().map(|_| Ok(pg.new_group(&[0, 1, 2, 3])?.expect("all ranks are members")));
@@ -174,6 +178,77 @@ fn circles(transport: &str) -> Result<(), Failed> {
         if told.kind != "Timeout" || told.guilty != [1] || !told.words.contains(words) {
             return Err(format!("rank {rank} says {told:?}").into());
         }
+    }
+    Ok(())
+}
+
+/// Rank 1 is late in joining, then for a collective, then for messages, which wait by the hundred.
+fn come_late(at_joining_only: bool) -> Result {
+    let late = |pg: Option<&ProcessGroup>| {
+        let rank = pg.map_or_else(|| std::env::var("RANK").unwrap_or_default(), |pg| pg.rank().to_string());
+        if rank == "1" {
+            std::thread::sleep(LATE);
+        }
+    };
+    late(None);
+    let pg = join(CAP)?;
+    if at_joining_only {
+        return pg.barrier();
+    }
+    let all = [0, 1, 2, 3];
+    let made = |_| Ok(pg.new_group(&all)?.expect("all ranks are members"));
+    let groups: Vec<ProcessGroup> = (0..3).map(made).collect::<Result<_>>()?;
+    for _ in 0..3 {
+        groups[0].barrier()?;
+    }
+    late(Some(&groups[0]));
+    groups[0].all_reduce(&mut [1f32][..], ReduceOp::Sum)?;
+    late(Some(&groups[1]));
+    let tags = 0..200;
+    match pg.rank() {
+        0 => {
+            let started: Vec<_> = tags.map(|tag| groups[1].start(op::recv(vec![0u8; 8], 1, tag))).collect();
+            started.into_iter().try_for_each(|work| Ok::<_, c10d::Error>(work.wait().map(drop)?))?;
+        }
+        1 => tags.into_iter().try_for_each(|tag| groups[1].send(&[0u8; 8][..], 0, tag).map(drop))?,
+        _ => {}
+    }
+    late(Some(&groups[2]));
+    groups[2].start(op::all_reduce(vec![1f32], ReduceOp::Sum)).wait()?;
+    pg.barrier()
+}
+
+const LATE: Duration = Duration::from_millis(900);
+
+fn warnings(transport: &str) -> Result<(), Failed> {
+    let said = |part: &str, after: &str| -> Result<Vec<Vec<String>>, Failed> {
+        let job = cast(part, WORLD, transport).env("C10D_WARN_AFTER", after);
+        let report = job.run().map_err(|e| e.to_string())?;
+        if report.exits.iter().any(|exit| !exit.success()) {
+            return Err(shown(&report).into());
+        }
+        let of = |rank: u32| {
+            let text = String::from_utf8_lossy(&report.output[rank as usize].stderr).into_owned();
+            text.lines().filter(|line| line.starts_with("c10d: ")).map(str::to_owned).collect()
+        };
+        Ok((0..WORLD).map(of).collect())
+    };
+    let loud = said("warnings", "0.3")?;
+    let once = |rank: u32, words: &[&str]| -> Result<(), Failed> {
+        let lines = &loud[rank as usize];
+        let count = lines.iter().filter(|line| words.iter().all(|word| line.contains(word))).count();
+        if count == 1 { Ok(()) } else { Err(format!("rank {rank} says {words:?} {count} times: {lines:#?}").into()) }
+    };
+    for rank in [0, 2, 3] {
+        once(rank, &["default/0", "in all_reduce seq 3", "rank 1 has not called it: it is at seq 2"])?;
+        once(rank, &["default/2", "in all_reduce seq 0", "rank 1 has not called it"])?;
+    }
+    once(0, &["default/1", "recv tag 0", "rank 1 runs, but is in no call"])?;
+    once(0, &["rank 0 joins group \"default\" of 4: rank 1 is missing"])?;
+    if transport == "shm"
+        && let Some(line) = said("quiet", "0")?.into_iter().flatten().next()
+    {
+        return Err(format!("a rank that is to be silent says {line:?}").into());
     }
     Ok(())
 }

@@ -12,10 +12,10 @@ pub use provider::{DeviceRegistration, Kernel, KernelRow, Provider, Registration
 pub(crate) use settings::check as check_settings;
 
 use crate::backend::Job;
-use crate::waiting;
 use crate::dispatch::KernelContext;
 use crate::ops::{OpKind, declared};
 use crate::types::{DispatchKey, KeySet};
+use crate::waiting;
 
 /// The kernel of every dense row: hands the job to the backend of the key.
 pub(crate) fn forward(ctx: KernelContext<'_>, job: Job) {
