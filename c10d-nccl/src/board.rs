@@ -344,6 +344,16 @@ mod tests {
         assert_eq!(board.wait_failure().unwrap().report().what, "first");
     }
 
+    /// A store is foreign code.
+    #[test]
+    fn a_call_that_panics_is_an_error() {
+        let board = Board::default();
+        let e = board.calling("the store", || -> Result { panic!("a store's panic") }).unwrap_err();
+        assert_eq!(*e.kind(), ErrorKind::Internal);
+        assert!(e.to_string().contains("the store panicked: a store's panic"), "{e}");
+        assert_eq!(board.inside(), "", "it is back");
+    }
+
     #[test]
     fn a_call_that_runs_is_waited_for() {
         let (board, order) = (Board::default(), Mutex::new(Vec::new()));

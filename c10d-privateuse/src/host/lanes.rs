@@ -191,6 +191,20 @@ mod tests {
 
     use super::*;
 
+    /// What is given to a plugin after a panic still is, in the same lane.
+    #[test]
+    fn a_panic_ends_no_lane() {
+        static GIVEN: Barrier = Barrier::new(2);
+        let lanes = Lanes::new(|tokens| {
+            assert_ne!(tokens, [1], "on purpose");
+            GIVEN.wait();
+        });
+        lanes.push(&[(Lane::Collectives, 1)]).unwrap();
+        lanes.push(&[(Lane::Collectives, 2)]).unwrap();
+        GIVEN.wait();
+        lanes.close();
+    }
+
     #[test]
     fn only_what_a_thread_is_at_keeps_others_waiting() {
         static BEGUN: Barrier = Barrier::new(2);
