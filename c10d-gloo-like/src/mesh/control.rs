@@ -104,10 +104,7 @@ impl Frame {
                 out.extend_from_slice(&[5, u8::from(*failed)]);
                 put_option(&mut out, *last, put_place);
             }
-            Frame::Ask { from } => {
-                out.push(10);
-                out.extend_from_slice(&from.to_le_bytes());
-            }
+            Frame::Ask { from } => out.extend_from_slice(&Frame::ask(*from)[4..]),
             Frame::Told { last, history } => {
                 out.extend_from_slice(&[11, u8::from(*last)]);
                 put_history(&mut out, history);
@@ -115,6 +112,13 @@ impl Frame {
         }
         let len = out.len() as u32 - 4;
         out[..4].copy_from_slice(&len.to_le_bytes());
+        out
+    }
+
+    /// A [`Frame::Ask`], without an allocation.
+    pub(crate) fn ask(from: u64) -> [u8; 13] {
+        let mut out = [9, 0, 0, 0, 10, 0, 0, 0, 0, 0, 0, 0, 0];
+        out[5..].copy_from_slice(&from.to_le_bytes());
         out
     }
 

@@ -62,6 +62,11 @@ fn every_frame_survives_every_cut() {
 }
 
 #[test]
+fn a_question_is_a_frame() {
+    assert_eq!(Frame::Ask { from: 7 << 33 }.to_bytes(), Frame::ask(7 << 33));
+}
+
+#[test]
 fn damaged_frames_are_refused_and_never_panic() {
     for frame in frames() {
         let good = frame.to_bytes();

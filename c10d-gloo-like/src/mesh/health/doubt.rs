@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use c10d_core::sync::MutexGuard;
 use c10d_core::{Error, ErrorKind, Result};
+use smallvec::SmallVec;
 
 use super::{Health, Path};
 use crate::board::{Board, Entered, Place};
@@ -56,7 +57,7 @@ impl Health {
         if wait && doubts.is_waiting() {
             self.hear_out(&mut doubts, PATIENCE);
         }
-        let mut ask = Vec::new();
+        let mut ask = SmallVec::<[(u32, u64); 16]>::new();
         let mut clash = doubts.clash();
         for peer in 0..self.paths.len() as u32 {
             match self.look(&mut doubts, peer) {
@@ -123,7 +124,7 @@ impl Health {
 
     fn inquire(&self, peer: u32, from: u64) {
         match self.path(peer) {
-            Some(Path::Away(connection)) => connection.send_bytes(&Frame::Ask { from }.to_bytes(), true),
+            Some(Path::Away(connection)) => connection.send_bytes(&Frame::ask(from), true),
             Some(Path::Here(there)) => match there.upgrade() {
                 Some(there) => self.told(peer, there.history(from), false),
                 // It has left, and its last word is here.
