@@ -81,3 +81,42 @@ fn a_child_does_not_lock_its_parents_file_and_does_not_leave_for_it() {
     drop(slot);
     assert!(!path.exists());
 }
+
+#[test]
+fn a_server_ends_with_its_process_while_a_child_of_it_lives() {
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream;
+
+    let (mut tell, mut told) = UnixStream::pair().unwrap();
+    told.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    // A process that serves, and has a child that does nothing.
+    let host = fork(|| {
+        let server = TcpStoreServer::bind("127.0.0.1:0".parse().unwrap(), ServerOptions::default()).unwrap();
+        let idle = fork(|| {
+            // SAFETY: a system call, which a signal may end.
+            unsafe { libc::sleep(20) };
+            true
+        });
+        tell.write_all(&[server.local_addr().port().to_le_bytes().to_vec(), idle.to_le_bytes().to_vec()].concat())
+            .unwrap();
+        std::thread::sleep(Duration::from_secs(20));
+        true
+    });
+    let mut words = [0; 6];
+    told.read_exact(&mut words).unwrap();
+    let port = u16::from_le_bytes([words[0], words[1]]);
+    let idle = i32::from_le_bytes([words[2], words[3], words[4], words[5]]);
+    let store = TcpStore::connect("127.0.0.1", port, soon()).unwrap();
+    store.set("k", b"v", soon()).unwrap();
+    // SAFETY: the own child.
+    unsafe { libc::kill(host, libc::SIGKILL) };
+    assert!(!held(host));
+    let began = Instant::now();
+    let error = store.get("missing", deadline_after(Duration::from_secs(15))).unwrap_err();
+    let gone = store.get("missing", deadline_after(Duration::from_secs(15))).unwrap_err();
+    // SAFETY: of this test; it lives, which is the point.
+    let lived = unsafe { libc::kill(idle, libc::SIGKILL) };
+    assert_eq!(lived, 0);
+    assert!(began.elapsed() < Duration::from_secs(10), "{error}; {gone}");
+    assert!(gone.to_string().contains("is gone"), "{gone}");
+}
