@@ -59,6 +59,9 @@ impl ProcessGroup {
     /// The ranks that are known to be gone: their processes ended, or they left the group. More may be gone than this rank
     /// has noticed; what one rank has noticed, another may yet have to.
     pub fn lost(&self) -> Vec<u32> {
+        if !self.0.is_home() {
+            return Vec::new();
+        }
         lost(self.0.lanes.iter().map(|lane| &lane.backend))
     }
 

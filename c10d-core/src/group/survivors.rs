@@ -36,6 +36,7 @@ impl ProcessGroup {
     }
 
     fn left_over(&self, number: u64, limit: Duration) -> Result<ProcessGroup> {
+        self.0.is_here()?;
         let ranks = self.agree_on_survivors(number, limit)?;
         if !ranks.contains(&self.0.rank) {
             let what = "the survivors went on without this rank, which came too late";

@@ -180,6 +180,7 @@ fn in_a_child_every_use_of_a_group_is_an_error_and_drop_does_nothing() {
             pg.scope(|s| s.start(crate::op::all_reduce(vec![1f32], crate::ReduceOp::Sum)).wait()).unwrap_err(),
             pg.new_group(&[0]).unwrap_err(),
             pg.split(Some(0), 0).unwrap_err(),
+            pg.shrink_to_survivors(Duration::from_secs(100)).unwrap_err(),
             pg.failure().cloned().unwrap(),
             // Started before the fork, and not over: no thread of this process ends them.
             a.wait().unwrap_err().error,
