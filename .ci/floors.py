@@ -4,8 +4,10 @@
 A crate's top-level modules stand in a fixed order, lowest first. Every `use`, `crate::`, `super::` and `self::` path of a
 file is followed through re-exports to the module that has the item; tests, which may use everything, are left out.
 
-    .ci/floors.py            checks all crates
-    .ci/floors.py --print    shows, for each crate, which module imports which
+A folder inside a crate can have floors of its own, for its files: name its path. `mod` is its `mod.rs`.
+
+    .ci/floors.py            checks all crates and folders
+    .ci/floors.py --print    shows, for each of them, which module imports which
 """
 
 import os
@@ -18,6 +20,9 @@ FLOORS = {
     "c10d-gloo-like": "exit board shm tcp link mesh pause plan reduce exec schedule layout collectives p2p queue backend provider",
     "c10d-nccl": "board dialect nccl boot thread beats side kernels cuda types task check communicator scratch ops channel "
     "engine keeper start backend sparse provider slices",
+    "c10d-privateuse": "abi export refusal table host load",
+    "c10d-privateuse/src/table": "mappings memory offer mod",
+    "c10d-privateuse/src/load": "elf filter trust open report loaded search",
 }
 
 ITEM = re.compile(r"(pub(?:\([^)]*\))?\s+)?use\s+([^;]+);")
@@ -88,32 +93,40 @@ class Crate:
             break
         return at
 
-    def imports(self):
-        """Every (module, module that it imports from, path)."""
+    def imports(self, folder):
+        """Every import between two floors of a folder: (module, its floor, module that it imports from, its floor, path)."""
+
+        def floor(module):
+            return module[len(folder)] if len(module) > len(folder) else "mod"
+
         for module, text in sorted(self.text.items()):
-            paths = [path for public, tree in ITEM.findall(text) if module or not public for path in leaves(tree)]
+            if module[: len(folder)] != folder or not module:
+                continue
+            # What the folder re-exports is no import of its own.
+            paths = [path for public, tree in ITEM.findall(text) if module != folder or not public for path in leaves(tree)]
             paths += PATH.findall(ITEM.sub("", text))
             for path in sorted(set(paths)):
                 found = self.find(module, path)
-                if found and module and found[0] != module[0]:
-                    yield module, found, path
+                if found and found[: len(folder)] == folder and floor(found) != floor(module):
+                    yield module, floor(module), found, floor(found), path
 
 
 def main():
     here = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..")
     wrong = 0
-    for crate, floors in FLOORS.items():
-        order = floors.split()
-        for module, found, path in Crate(os.path.join(here, crate, "src")).imports():
+    for place, floors in FLOORS.items():
+        order, (crate, *folder) = floors.split(), place.split("/")
+        modules = Crate(os.path.join(here, crate, "src"))
+        for module, mine, found, theirs, path in modules.imports(tuple(folder[1:])):
             name = "::".join(module)
             if "--print" in sys.argv:
-                print(f"{crate}: {name} -> {'::'.join(found)}")
-            unknown = [top for top in (module[0], found[0]) if top not in order]
+                print(f"{place}: {name} -> {'::'.join(found)}")
+            unknown = [floor for floor in (mine, theirs) if floor not in order]
             if unknown:
-                print(f"{crate}: {unknown[0]} has no floor: name it in .ci/floors.py")
+                print(f"{place}: {unknown[0]} has no floor: name it in .ci/floors.py")
                 wrong += 1
-            elif order.index(found[0]) > order.index(module[0]):
-                print(f"{crate}: {name} imports {path}, and {found[0]} stands above {module[0]}")
+            elif order.index(theirs) > order.index(mine):
+                print(f"{place}: {name} imports {path}, and {theirs} stands above {mine}")
                 wrong += 1
     if wrong:
         sys.exit(f"{wrong} imports go up")

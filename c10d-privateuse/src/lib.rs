@@ -4,8 +4,11 @@ pub mod abi;
 mod export;
 mod host;
 mod load;
+mod refusal;
+mod table;
 
-pub use load::{Decision, Refusal, Report, Rule, Search, Verdict};
+pub use load::{Decision, Report, Search, Verdict};
+pub use refusal::{Refusal, Rule};
 
 /// What the macros name.
 #[doc(hidden)]

@@ -9,7 +9,7 @@ use c10d_core::{DType, DTypeSet, Device, DispatchKey, Error, ErrorKind, ReduceOp
 use super::owners::{Left, Owners};
 use super::{Hosted, verdict};
 use crate::abi::{self, Why, codes};
-use crate::load::device_key;
+use crate::table::device_key;
 
 pub(crate) struct PluginDevice {
     plugin: &'static Hosted,

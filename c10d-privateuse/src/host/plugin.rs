@@ -16,7 +16,7 @@ use super::device::PluginDevice;
 use super::group::Group;
 use super::{backend, serve};
 use crate::abi::{self, Why};
-use crate::load::{Entry, Refusal, Rule, Table};
+use crate::table::Table;
 
 /// What the host keeps of a plugin; never freed. The table comes first, so that its address is also this one's.
 #[repr(C)]
@@ -83,16 +83,8 @@ impl Hosted {
         Error::new(ErrorKind::Plugin, what)
     }
 
-    /// Calls the entry: the first code of the plugin after its constructors.
-    pub(crate) fn enter(&'static self, entry: Entry) -> Result<*const abi::Plugin, Refusal> {
-        // SAFETY: of the type that the ABI gives it; the host's table stays for ever.
-        let entered = self.in_time("entry", move || unsafe { entry(self.table()) } as usize);
-        let table = entered.map_err(|e| Refusal::new(Rule::Crash, e.report().what.clone()))?;
-        Ok(table as *const abi::Plugin)
-    }
-
     /// Runs code of the plugin for which nobody has a deadline: on a thread of its own, which is given up if it hangs.
-    pub(super) fn in_time<T: Send + 'static>(&self, call: &str, f: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+    pub(crate) fn in_time<T: Send + 'static>(&self, call: &str, f: impl FnOnce() -> T + Send + 'static) -> Result<T> {
         match aside(Instant::now() + PATIENCE, f)? {
             Aside::Returned(value) => Ok(value),
             Aside::Hangs => Err(self.gave_up(call)),

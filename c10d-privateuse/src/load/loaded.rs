@@ -4,8 +4,8 @@ use c10d_core::DispatchKey;
 use c10d_core::registry::Provider;
 use c10d_core::sync::Mutex;
 
-use super::rule::Refusal;
 use crate::host::{Hosted, LoadedPlugin};
+use crate::refusal::Refusal;
 
 /// A file whose entry was called, which happens once: it stays mapped, so its inode is nobody else's.
 pub(super) struct Known {

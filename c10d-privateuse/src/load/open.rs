@@ -7,18 +7,19 @@ use std::path::PathBuf;
 
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
 
-use super::rule::{Refusal, Rule};
 use super::trust::{TrustedDir, TrustedFile};
 use crate::abi;
+use crate::host::Hosted;
+use crate::refusal::{Refusal, Rule};
 
 /// The entry as the ABI has it.
-pub(crate) type Entry = unsafe extern "C" fn(*const abi::Host) -> *const abi::Plugin;
+type Entry = unsafe extern "C" fn(*const abi::Host) -> *const abi::Plugin;
 
 /// Loads the file for good, and gives its entry.
 ///
 /// By way of the directory's descriptor: the path that was checked cannot be led elsewhere, and `$ORIGIN` still finds
 /// the plugin's own libraries.
-pub(crate) fn open(dir: &TrustedDir, name: &OsStr, file: &TrustedFile) -> Result<Entry, Refusal> {
+pub(super) fn open(dir: &TrustedDir, name: &OsStr, file: &TrustedFile) -> Result<Entry, Refusal> {
     // The descriptor stays open: `$ORIGIN` may be looked up again whenever the plugin loads something.
     let fd = dir.fd().try_clone_to_owned();
     let fd = fd.map_err(|e| Refusal::new(Rule::Link, format!("cannot keep {:?} open: {e}", dir.path())))?;
@@ -37,6 +38,14 @@ pub(crate) fn open(dir: &TrustedDir, name: &OsStr, file: &TrustedFile) -> Result
     // SAFETY: the ABI gives the function of this name this type.
     let entry = unsafe { library.get::<Entry>(abi::ENTRY.as_bytes()) };
     entry.map(|e| *e).map_err(|e| Refusal::new(Rule::Entry, reason(&e)))
+}
+
+/// Calls the entry: the first code of the plugin after its constructors.
+pub(super) fn enter(entry: Entry, plugin: &'static Hosted) -> Result<*const abi::Plugin, Refusal> {
+    // SAFETY: of the type that the ABI gives it; the host's table stays for ever.
+    let entered = plugin.in_time("entry", move || unsafe { entry(plugin.table()) } as usize);
+    let table = entered.map_err(|e| Refusal::new(Rule::Crash, e.report().what.clone()))?;
+    Ok(table as *const abi::Plugin)
 }
 
 /// The name still stands for the file that was checked, and the file is as it was.
@@ -58,7 +67,7 @@ fn reason(e: &libloading::Error) -> String {
 }
 
 /// Whether the system says that this process is privileged beyond its user: set-id, capabilities.
-pub(crate) fn secure() -> bool {
+pub(super) fn secure() -> bool {
     // SAFETY: reads a value that the kernel left at start.
     unsafe { libc::getauxval(libc::AT_SECURE) != 0 }
 }

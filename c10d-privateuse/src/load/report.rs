@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use c10d_core::registry::Provider;
 
-use super::rule::{Refusal, Rule};
+use crate::refusal::{Refusal, Rule};
 
 /// What became of a file, a directory or a variable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,11 +8,12 @@ use c10d_core::DispatchKey;
 use super::elf::{self, Facts};
 use super::filter::Filter;
 use super::loaded::{KNOWN, Known, Loaded};
+use super::open;
 use super::report::{Decision, Report, Verdict};
-use super::rule::{Refusal, Rule};
 use super::trust::{TrustedDir, TrustedFile};
-use super::{open, table};
 use crate::host::{Hosted, LoadedPlugin};
+use crate::refusal::{Refusal, Rule};
+use crate::table;
 
 /// Directories to scan, separated by colons.
 const PATH_VARIABLE: &str = "C10D_PLUGIN_PATH";
@@ -279,7 +280,7 @@ impl Pass<'_> {
         }
         let entry = open::open(dir, name, file)?;
         let hosted = Hosted::leak(&facts.note.name, path);
-        let table = hosted.enter(entry).and_then(|table| table::read(table, &facts.note));
+        let table = open::enter(entry, hosted).and_then(|table| table::read(table, &facts.note.name));
         let came_to = table.map(|table| Loaded::new(LoadedPlugin::leak(hosted, table)));
         self.known.push(Known::new(&file.stat, came_to.clone()));
         came_to.map(|loaded| self.bring(loaded))

@@ -10,7 +10,7 @@ use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Stat, fstat, openat, stat
 use rustix::io::Errno;
 use rustix::process::geteuid;
 
-use super::rule::{Refusal, Rule};
+use crate::refusal::{Refusal, Rule};
 
 const WRITABLE: u32 = 0o022;
 const SET_ID: u32 = 0o6000;

@@ -2,7 +2,7 @@
 
 use super::header::{DYNAMIC, Headers};
 use super::reader::{Reader, u64_at};
-use crate::load::rule::{Refusal, Rule};
+use crate::refusal::{Refusal, Rule};
 
 const HASH: u64 = 4;
 const STRINGS: u64 = 5;

@@ -1,7 +1,7 @@
 //! File header and program headers.
 
 use super::reader::{Reader, u16_at, u32_at, u64_at};
-use crate::load::rule::{Refusal, Rule};
+use crate::refusal::{Refusal, Rule};
 
 #[cfg(target_arch = "x86_64")]
 const MACHINE: u16 = 62;

@@ -11,7 +11,7 @@ mod symbols;
 
 use std::fs::File;
 
-use super::rule::Refusal;
+use crate::refusal::Refusal;
 
 pub(crate) use notes::NoteInfo;
 

@@ -3,7 +3,7 @@
 use super::header::{Headers, NOTE};
 use super::reader::{Reader, u16_at, u32_at};
 use crate::abi;
-use crate::load::rule::{Refusal, Rule};
+use crate::refusal::{Refusal, Rule};
 
 /// What the note says.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
-use crate::load::rule::{Refusal, Rule};
+use crate::refusal::{Refusal, Rule};
 
 /// No table of a plugin that is read at once is longer.
 pub(super) const MOST: u64 = 64 << 10;

@@ -3,7 +3,7 @@
 use super::dynamic::Dynamic;
 use super::header::Headers;
 use super::reader::{Reader, u16_at, u32_at, u64_at};
-use crate::load::rule::{Refusal, Rule};
+use crate::refusal::{Refusal, Rule};
 
 /// Longer chains are a trap.
 const MOST_STEPS: u32 = 1 << 14;

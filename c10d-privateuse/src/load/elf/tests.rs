@@ -10,7 +10,7 @@ use std::process::Command;
 use super::dynamic::Dynamic;
 use super::reader::{Reader, u32_at};
 use super::*;
-use crate::load::rule::Rule;
+use crate::refusal::Rule;
 
 fn file_of(bytes: &[u8]) -> File {
     let mut file = tempfile::tempfile().unwrap();

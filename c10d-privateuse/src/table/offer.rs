@@ -4,9 +4,9 @@
 use c10d_core::ops::{OpKind, OpSet};
 use c10d_core::{Capabilities, DispatchKey};
 
-use super::rule::Refusal;
-use super::table::{Look, bad};
+use super::memory::{PluginMemory, bad};
 use crate::abi::{self, codes};
+use crate::refusal::Refusal;
 
 /// What the collectives serve, and what they offer there.
 #[derive(Clone, Debug)]
@@ -14,7 +14,7 @@ pub(crate) struct Offer {
     pub(crate) rows: Vec<(DispatchKey, Capabilities)>,
 }
 
-/// More ops will not be.
+/// No version of the ABI will have more ops.
 const MOST_OPS: u32 = 64;
 
 impl Offer {
@@ -27,14 +27,14 @@ impl Offer {
         self.keys().find(|key| *key != DispatchKey::Cpu)
     }
 
-    pub(super) fn read(look: &Look, c: &abi::Collectives) -> Result<Offer, Refusal> {
+    pub(super) fn read(memory: &PluginMemory, c: &abi::Collectives) -> Result<Offer, Refusal> {
         let mut offer = Offer { rows: Vec::new() };
         if c.capability_count == 0 {
             return Err(bad("its collectives have no rows of capabilities"));
         }
         let mut at = c.capabilities;
         for _ in 0..c.capability_count {
-            let row = look.copy(at, "a row of its capabilities")?;
+            let row = memory.copy(at, "a row of its capabilities")?;
             let key = key(row.device_type).ok_or_else(|| {
                 bad(format!("its collectives serve device type {}; 1, 2 and 12 are possible", row.device_type))
             })?;
@@ -44,7 +44,7 @@ impl Offer {
             if key != DispatchKey::Cpu && offer.accelerator().is_some() {
                 return Err(bad("its collectives serve two kinds of devices; a plugin drives one"));
             }
-            let capabilities = capabilities(look, &row)?;
+            let capabilities = capabilities(memory, &row)?;
             if capabilities.ops == OpSet::NONE {
                 return Err(bad(format!("its collectives offer no op on {key}")));
             }
@@ -65,7 +65,7 @@ pub(super) fn key(device_type: i32) -> Option<DispatchKey> {
     }
 }
 
-fn capabilities(look: &Look, row: &abi::Capabilities) -> Result<Capabilities, Refusal> {
+fn capabilities(memory: &PluginMemory, row: &abi::Capabilities) -> Result<Capabilities, Refusal> {
     let missing: Vec<OpKind> = OpKind::ALL.iter().copied().filter(|op| row.ops & (1 << *op as u32) == 0).collect();
     let mut offers = Capabilities {
         ops: OpSet::ALL.without(&missing),
@@ -77,7 +77,7 @@ fn capabilities(look: &Look, row: &abi::Capabilities) -> Result<Capabilities, Re
         return Ok(offers);
     }
     let place = row.by_op as usize;
-    if row.op_count > MOST_OPS || !place.is_multiple_of(4) || !look.readable(place, row.op_count as usize * 4) {
+    if row.op_count > MOST_OPS || !place.is_multiple_of(4) || !memory.readable(place, row.op_count as usize * 4) {
         return Err(bad(format!("its element types by op are {} words at {place:#x}", row.op_count)));
     }
     for (i, types) in offers.by_op.iter_mut().enumerate().take(row.op_count as usize) {

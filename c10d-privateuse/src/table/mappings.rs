@@ -1,6 +1,6 @@
 //! What is where in this process, so that a plugin's pointers are looked at before they are followed.
 
-use super::rule::{Refusal, Rule};
+use crate::refusal::{Refusal, Rule};
 
 struct Region {
     begin: usize,
@@ -10,18 +10,18 @@ struct Region {
 }
 
 /// The mappings of this process at one moment.
-pub(crate) struct Space(Vec<Region>);
+pub(super) struct Mappings(Vec<Region>);
 
-impl Space {
-    pub(crate) fn now() -> Result<Space, Refusal> {
+impl Mappings {
+    pub(super) fn now() -> Result<Mappings, Refusal> {
         let maps = std::fs::read_to_string("/proc/self/maps");
         let maps =
             maps.map_err(|e| Refusal::new(Rule::Table, format!("cannot check its pointers: /proc/self/maps: {e}")))?;
-        Ok(Space(maps.lines().filter_map(region).collect()))
+        Ok(Mappings(maps.lines().filter_map(region).collect()))
     }
 
     /// Whether these bytes can be read. They may lie in several mappings, one after the other.
-    pub(crate) fn readable(&self, address: usize, len: usize) -> bool {
+    pub(super) fn readable(&self, address: usize, len: usize) -> bool {
         let Some(end) = address.checked_add(len) else { return false };
         let mut at = address;
         for r in &self.0 {
@@ -39,7 +39,7 @@ impl Space {
     }
 
     /// Whether code can be there.
-    pub(crate) fn executable(&self, address: usize) -> bool {
+    pub(super) fn executable(&self, address: usize) -> bool {
         self.0.iter().any(|r| r.executable && (r.begin..r.end).contains(&address))
     }
 }
@@ -62,10 +62,10 @@ mod tests {
 
     #[test]
     fn code_data_and_nothing() {
-        let space = Space::now().unwrap();
+        let mappings = Mappings::now().unwrap();
         let (on_stack, code) = (7u64, code_data_and_nothing as *const () as usize);
-        assert!(space.readable(&raw const on_stack as usize, 8));
-        assert!(space.executable(code) && !space.executable(&raw const on_stack as usize));
-        assert!(!space.readable(16, 8) && !space.readable(usize::MAX - 4, 8));
+        assert!(mappings.readable(&raw const on_stack as usize, 8));
+        assert!(mappings.executable(code) && !mappings.executable(&raw const on_stack as usize));
+        assert!(!mappings.readable(16, 8) && !mappings.readable(usize::MAX - 4, 8));
     }
 }

@@ -1,0 +1,75 @@
+//! Reading a plugin's structs: only what is mapped, and no more than both sides know.
+#![allow(unsafe_code)]
+
+use super::mappings::Mappings;
+use crate::abi::{self, Sized32};
+use crate::refusal::{Refusal, Rule};
+
+/// No version of a table will have more.
+const MOST_BYTES: usize = 4096;
+
+/// Reads what is at the plugin's addresses, where it can be read.
+pub(super) struct PluginMemory {
+    mappings: Mappings,
+}
+
+/// The refusal of a table that breaks the contract.
+pub(super) fn bad(what: impl Into<String>) -> Refusal {
+    Refusal::new(Rule::Table, what)
+}
+
+impl PluginMemory {
+    pub(super) fn now() -> Result<PluginMemory, Refusal> {
+        Ok(PluginMemory { mappings: Mappings::now()? })
+    }
+
+    pub(super) fn readable(&self, address: usize, len: usize) -> bool {
+        self.mappings.readable(address, len)
+    }
+
+    /// As much of a struct as both sides have; zeros behind it.
+    pub(super) fn copy<T: Sized32>(&self, from: *const T, what: &str) -> Result<T, Refusal> {
+        let address = from as usize;
+        if !address.is_multiple_of(align_of::<T>()) || !self.mappings.readable(address, 4) {
+            return Err(bad(format!("{what} is at {from:p}, where nothing can be")));
+        }
+        // SAFETY: aligned and readable, as just seen.
+        let size = unsafe { from.cast::<u32>().read() } as usize;
+        if size < T::LEAST || size > MOST_BYTES {
+            return Err(bad(format!("{what} says that it has {size} bytes; version 1.0 has {}", T::LEAST)));
+        }
+        if !self.mappings.readable(address, size) {
+            return Err(bad(format!("{what} says that it has {size} bytes, which are not there")));
+        }
+        let mut value = abi::empty::<T>();
+        // SAFETY: readable for `size`, and no more than the value has is copied; what is copied are numbers and
+        // pointers, all of whose bytes are valid.
+        unsafe {
+            let len = size.min(size_of::<T>());
+            std::ptr::copy_nonoverlapping(from.cast::<u8>(), (&raw mut value).cast::<u8>(), len);
+        }
+        self.functions(&value, what)?;
+        Ok(value)
+    }
+
+    /// The functions of tables are where code can be.
+    fn functions<T: Sized32>(&self, value: &T, what: &str) -> Result<(), Refusal> {
+        for at in (T::FUNCTIONS..size_of::<T>()).step_by(8) {
+            // SAFETY: within the value, which consists of 8-byte function pointers from there on (layout.rs).
+            let address = unsafe { (&raw const *value).cast::<u8>().add(at).cast::<usize>().read() };
+            if address != 0 && !self.mappings.executable(address) {
+                return Err(bad(format!("{what}: the function at byte {at} is at {address:#x}, where no code is")));
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn text(&self, data: *const std::ffi::c_char, len: u64, what: &str) -> Result<String, Refusal> {
+        let size = usize::try_from(len).unwrap_or(usize::MAX);
+        if size > 256 || (size > 0 && !self.mappings.readable(data as usize, size)) {
+            return Err(bad(format!("{what} is {len} bytes at {data:p}")));
+        }
+        // SAFETY: readable, as just seen, or empty.
+        Ok(if size == 0 { String::new() } else { unsafe { abi::text(data, len) }.into_owned() })
+    }
+}
