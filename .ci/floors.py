@@ -22,6 +22,8 @@ FLOORS = {
     "engine keeper start backend sparse provider slices",
     "c10d-privateuse": "abi export refusal table host load",
     "c10d-privateuse/src/table": "mappings memory offer mod",
+    "c10d-privateuse/src/host": "timed_call token stores owners plugin functions answer device loaded lend request clock queues "
+    "group groups operation slots overdue done give submit listen make backend provider",
     "c10d-privateuse/src/load": "elf filter trust open report loaded search",
 }
 

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use c10d_core::device::DeviceRuntime;
 use c10d_core::{Backend, Capabilities, DispatchKey, Error, GroupInit, Job, Result};
 
-use super::LoadedPlugin;
 use super::group::Group;
+use super::loaded::LoadedPlugin;
 
 /// One rank of one group, in a plugin.
 struct PluginBackend {
@@ -33,7 +33,7 @@ pub(super) fn create(loaded: &'static LoadedPlugin, init: &GroupInit) -> Result<
 
 // SAFETY: 1. The plugin gets copies, the operation's own buffers, or counted handles; a job that is ended while the
 // plugin has it leaves those behind (`Lent::write_off`), and its spans are only touched by whoever took it out of its
-// slot. 2. The clock (`watch`) ends every job half of `let_go` after its deadline, or after `abort`, whatever the plugin
+// slot. 2. The clock (`overdue`) ends every job half of `let_go` after its deadline, or after `abort`, whatever the plugin
 // does; `abort` takes no lock under which a job is completed.
 unsafe impl Backend for PluginBackend {
     fn name(&self) -> &'static str {

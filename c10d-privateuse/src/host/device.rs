@@ -6,8 +6,9 @@ use std::ffi::c_void;
 use c10d_core::device::{DevicePtr, DeviceReduce, DeviceRuntime, Event, Stream, vendor};
 use c10d_core::{DType, DTypeSet, Device, DispatchKey, Error, ErrorKind, ReduceOp, Result};
 
+use super::answer;
 use super::owners::{Left, Owners};
-use super::{Hosted, verdict};
+use super::plugin::Hosted;
 use crate::abi::{self, Why, codes};
 use crate::table::device_key;
 
@@ -41,7 +42,7 @@ impl PluginDevice {
     fn call<F>(&self, name: &'static str, function: Option<F>, call: impl FnOnce(F, *mut Why) -> i32) -> Result {
         let function = function.ok_or_else(|| self.plugin.error(name, "it has no such function"))?;
         let (status, why) = Why::ask(|why| call(function, why));
-        verdict::status(self.plugin, name, status, &why)
+        answer::status(self.plugin, name, status, &why)
     }
 }
 

@@ -8,13 +8,15 @@ use std::time::{Duration, Instant};
 use c10d_core::device::DeviceRuntime;
 use c10d_core::store::deadline_after;
 use c10d_core::sync::{Condvar, Mutex};
-use c10d_core::{Error, ErrorKind, GroupInit, Job, Result, let_go};
+use c10d_core::{Error, ErrorKind, GroupInit, Result, let_go};
 
-use super::aside::{Aside, aside, detached};
-use super::flight::Flight;
-use super::lanes::{Lane, Lanes};
+use super::loaded::LoadedPlugin;
+use super::plugin::Hosted;
+use super::queues::SubmitQueues;
 use super::stores::{self, Lease};
-use super::{Hosted, LoadedPlugin, board, lend, slots, verdict, watch};
+use super::timed_call::{TimedCall, call_until, spawn_detached};
+use super::token::Token;
+use super::{answer, clock};
 use crate::abi::{self, Why};
 
 /// What the plugin's calls on this group need.
@@ -29,29 +31,29 @@ pub(super) struct Group {
     failed: OnceLock<Error>,
     /// When everything in flight is given up, once it must end.
     limit: Mutex<Option<Instant>>,
-    lanes: Arc<Lanes>,
-    busy: Mutex<Busy>,
-    quieter: Condvar,
+    pub(super) queues: Arc<SubmitQueues>,
+    in_use: Mutex<InUse>,
+    less_in_use: Condvar,
     pub(super) store: Lease,
 }
 
 /// What the plugin's object is needed for.
 #[derive(Default)]
-struct Busy {
+struct InUse {
     operations: usize,
     /// Calls that have not returned.
     calls: usize,
-    /// The object is destroyed.
-    gone: bool,
+    /// The object is destroyed, or is about to be.
+    destroyed: bool,
 }
 
 /// A call of the plugin that has not returned; its object stays meanwhile.
-pub(super) struct Called(pub(super) Arc<Group>);
+pub(super) struct OpenCall(pub(super) Arc<Group>);
 
-impl Drop for Called {
+impl Drop for OpenCall {
     fn drop(&mut self) {
-        self.0.busy.lock().calls -= 1;
-        self.0.quieter.notify_all();
+        self.0.in_use.lock().calls -= 1;
+        self.0.less_in_use.notify_all();
     }
 }
 
@@ -61,15 +63,19 @@ pub(super) fn grace(timeout: Duration) -> Duration {
 }
 
 impl Group {
-    pub(super) fn new(loaded: &'static LoadedPlugin, init: &GroupInit) -> Result<Arc<Group>> {
+    /// A group without the plugin's object, whose operations go through these queues.
+    pub(super) fn new(
+        loaded: &'static LoadedPlugin,
+        init: &GroupInit,
+        queues: Arc<SubmitQueues>,
+    ) -> Result<Arc<Group>> {
         let plugin = loaded.hosted;
         if let Some(error) = plugin.broken() {
             return Err(error.clone());
         }
         let (functions, _) =
             loaded.table.collectives.as_ref().ok_or_else(|| plugin.error("create_group", "it has none"))?;
-        watch::start()?;
-        let group = Arc::new(Group {
+        Ok(Arc::new(Group {
             loaded,
             functions: *functions,
             handle: OnceLock::new(),
@@ -77,13 +83,11 @@ impl Group {
             aborted: AtomicU32::new(0),
             failed: OnceLock::new(),
             limit: Mutex::new(None),
-            lanes: Lanes::new(board::board),
-            busy: Mutex::default(),
-            quieter: Condvar::new(),
+            queues,
+            in_use: Mutex::default(),
+            less_in_use: Condvar::new(),
             store: stores::lease(init.store.clone()),
-        });
-        plugin.joined_by(&group);
-        Ok(group)
+        }))
     }
 
     pub(super) fn plugin(&self) -> &'static Hosted {
@@ -112,41 +116,9 @@ impl Group {
         offer.accelerator().and_then(|_| self.loaded.runtime())
     }
 
-    /// Takes operations that go together.
-    pub(super) fn submit(self: &Arc<Self>, jobs: impl IntoIterator<Item = Job>) {
-        let operations: Vec<(Lane, slots::Token)> = jobs.into_iter().filter_map(|job| self.enter(job)).collect();
-        if operations.is_empty() {
-            return;
-        }
-        let Err(e) = self.lanes.push(&operations) else { return };
-        for (_, token) in operations {
-            if let Some(flight) = slots::board(token) {
-                slots::unboard(token);
-                flight.refuse(e.clone());
-            }
-        }
-    }
-
-    /// Counts an operation in, unless the group is over.
-    fn enter(self: &Arc<Self>, job: Job) -> Option<(Lane, slots::Token)> {
-        let request = job.request();
-        let limit = request.deadline() + grace(request.timeout);
-        let lane = Lane::of(request);
-        self.busy.lock().operations += 1;
-        let (lent, inside) = (lend::Lent::None, Arc::default());
-        let flight = Flight { token: 0, job, lent, call: None, group: self.clone(), limit, inside };
-        if let Some(error) = self.failure() {
-            flight.refuse(error);
-            return None;
-        }
-        let token = slots::put(flight);
-        watch::at(limit);
-        Some((lane, token))
-    }
-
     /// Whether the plugin is still busy with what was submitted before an operation that it was not given.
-    pub(super) fn is_behind(&self, token: slots::Token) -> bool {
-        self.lanes.is_behind(token)
+    pub(super) fn is_behind(&self, token: Token) -> bool {
+        self.queues.is_behind(token)
     }
 
     pub(super) fn failure(&self) -> Option<Error> {
@@ -166,11 +138,11 @@ impl Group {
         self.aborted.store(1, Ordering::Release);
         let limit = Instant::now() + grace(Duration::ZERO);
         *self.limit.lock() = Some(limit);
-        watch::at(limit);
+        clock::at(limit);
         let (Some(abort), Some(_)) = (self.functions.abort, self.handle.get()) else { return };
-        let (Some(me), text) = (self.called(), cause.to_string()) else { return };
+        let (Some(me), text) = (self.open_call(), cause.to_string()) else { return };
         // Without a thread for it, the flag is up all the same, and the clock ends what is in flight.
-        let _ = detached(move || {
+        let _ = spawn_detached(move || {
             // SAFETY: validated; the group is not destroyed before this call was counted as returned.
             unsafe { abort(me.0.handle(), text.as_ptr().cast(), text.len() as u64) };
         });
@@ -179,39 +151,39 @@ impl Group {
     /// Waits until nothing is in flight, then has the plugin say goodbye.
     pub(super) fn shutdown(self: &Arc<Self>, deadline: Instant) -> Result {
         {
-            let mut busy = self.busy.lock();
-            while busy.operations > 0 {
-                if self.quieter.wait_until(&mut busy, deadline).timed_out() {
+            let mut in_use = self.in_use.lock();
+            while in_use.operations > 0 {
+                if self.less_in_use.wait_until(&mut in_use, deadline).timed_out() {
                     return Err(self.plugin().error("shutdown", "operations were in flight when the time was over"));
                 }
             }
         }
         let (Some(shutdown), None) = (self.functions.shutdown, self.failure()) else { return Ok(()) };
-        let Some(me) = self.called() else { return Ok(()) };
+        let Some(me) = self.open_call() else { return Ok(()) };
         let left = deadline.saturating_duration_since(Instant::now());
-        let told = aside(deadline + grace(Duration::ZERO), move || {
+        let told = call_until(deadline + grace(Duration::ZERO), move || {
             let left = u64::try_from(left.as_nanos()).unwrap_or(u64::MAX);
             // SAFETY: as in `fail`.
             Why::ask(|why| unsafe { shutdown(me.0.handle(), left, why) })
         })?;
         match told {
-            Aside::Returned((status, why)) => verdict::status(self.plugin(), "shutdown", status, &why),
-            Aside::Hangs => Err(self.plugin().gave_up("shutdown")),
+            TimedCall::Returned((status, why)) => answer::status(self.plugin(), "shutdown", status, &why),
+            TimedCall::Hangs => Err(self.plugin().gave_up("shutdown")),
         }
     }
 
     /// Nobody has the backend any more: what was started is still run, then the plugin's object goes. If the plugin
     /// never gives a call back, it stays.
     pub(super) fn retire(self: &Arc<Self>) {
-        self.lanes.close();
+        self.queues.close();
         let me = self.clone();
-        let _ = detached(move || {
+        let _ = spawn_detached(move || {
             {
-                let mut busy = me.busy.lock();
-                while (busy.operations, busy.calls) != (0, 0) {
-                    me.quieter.wait(&mut busy);
+                let mut in_use = me.in_use.lock();
+                while (in_use.operations, in_use.calls) != (0, 0) {
+                    me.less_in_use.wait(&mut in_use);
                 }
-                busy.gone = true;
+                in_use.destroyed = true;
             }
             if let (Some(destroy), Some(handle)) = (me.functions.destroy_group, me.handle.get())
                 && *handle != 0
@@ -234,15 +206,15 @@ impl Group {
         let (Some(ask), Some(_), None) = (self.functions.async_error, self.handle.get(), self.failure()) else {
             return;
         };
-        let Some(_called) = self.called() else { return };
+        let Some(_open) = self.open_call() else { return };
         let mut guilty = vec![0u32; self.size as usize];
         let mut count = 0;
         // SAFETY: validated; a made object that is not destroyed before this call was counted as returned; room for as many
         // ranks as the group has.
         let (status, why) = Why::ask(|why| unsafe { ask(self.handle(), guilty.as_mut_ptr(), &mut count, why) });
-        if let Err(e) = verdict::status(self.plugin(), "async_error", status, &why) {
+        if let Err(e) = answer::status(self.plugin(), "async_error", status, &why) {
             let guilty = guilty.into_iter().take(count as usize).filter(|rank| *rank < self.size);
-            let mut e = verdict::failed(e.guilty(guilty));
+            let mut e = answer::failed(e.guilty(guilty));
             if let ErrorKind::PeerDead { how } = &mut e.report_mut().kind {
                 *how = why;
             }
@@ -252,23 +224,28 @@ impl Group {
     }
 
     /// Counts a call of the plugin on this group; `None`: there is nothing left to be called on.
-    pub(super) fn called(self: &Arc<Self>) -> Option<Called> {
-        let mut busy = self.busy.lock();
-        if busy.gone {
+    pub(super) fn open_call(self: &Arc<Self>) -> Option<OpenCall> {
+        let mut in_use = self.in_use.lock();
+        if in_use.destroyed {
             return None;
         }
-        busy.calls += 1;
-        Some(Called(self.clone()))
+        in_use.calls += 1;
+        Some(OpenCall(self.clone()))
     }
 
     /// Counts a call for an operation in flight, or one that makes the object: it is there.
-    pub(super) fn operation_called(self: &Arc<Self>) -> Called {
-        self.busy.lock().calls += 1;
-        Called(self.clone())
+    pub(super) fn open_operation_call(self: &Arc<Self>) -> OpenCall {
+        self.in_use.lock().calls += 1;
+        OpenCall(self.clone())
     }
 
-    pub(super) fn landed(&self) {
-        self.busy.lock().operations -= 1;
-        self.quieter.notify_all();
+    /// Counts an operation in.
+    pub(super) fn operation_begins(&self) {
+        self.in_use.lock().operations += 1;
+    }
+
+    pub(super) fn operation_ended(&self) {
+        self.in_use.lock().operations -= 1;
+        self.less_in_use.notify_all();
     }
 }

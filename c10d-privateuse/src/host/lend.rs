@@ -8,7 +8,7 @@ use c10d_core::device::{DevicePtr, DeviceRuntime};
 use c10d_core::ops::Shape;
 use c10d_core::{DispatchKey, Error, ErrorKind, Job, Result, Span};
 
-use super::Hosted;
+use super::plugin::Hosted;
 
 const ALIGN: usize = 64;
 
@@ -21,9 +21,9 @@ pub(super) enum Lent {
     /// The caller's own memory, by a plugin that is trusted to let go in time. Never written off.
     Trusted,
     /// A copy of borrowed host memory.
-    Staged(Arena),
+    Copied(Arena),
     /// Device memory whose owner is kept from reusing it.
-    Counted(Holds),
+    Retained(Retained),
 }
 
 /// One allocation with room for every span; leaked by being forgotten.
@@ -37,17 +37,17 @@ pub(super) struct Arena {
 // SAFETY: the one owner of its memory.
 unsafe impl Send for Arena {}
 
-/// Device memory by device and base.
-type Place = (u16, usize);
+/// Device memory: the index of the device, and the base.
+type Allocation = (u16, usize);
 
-/// Device memory held by count.
-pub(super) struct Holds {
+/// Device memory that the plugin was asked to keep, until this is dropped.
+pub(super) struct Retained {
     runtime: Arc<dyn DeviceRuntime>,
-    held: Vec<Place>,
+    allocations: Vec<Allocation>,
 }
 
-/// The device memory that must be held while the job runs; `None`: the job has none, or what it has is its own.
-pub(super) fn to_hold(plugin: &Hosted, job: &Job) -> Result<Option<Vec<Place>>> {
+/// The device memory that the plugin must keep while the job runs; `None`: the job has none, or what it has is its own.
+pub(super) fn to_retain(plugin: &Hosted, job: &Job) -> Result<Option<Vec<Allocation>>> {
     let request = job.request();
     let spans = || request.inputs().iter().chain(request.outputs()).filter(|s| s.count() > 0);
     // Whoever allocated CUDA's memory, it is the operation's where that owns its buffers.
@@ -55,23 +55,23 @@ pub(super) fn to_hold(plugin: &Hosted, job: &Job) -> Result<Option<Vec<Place>>> 
     if own || spans().all(|s| s.host_ptr().is_some()) {
         return Ok(None);
     }
-    let mut places = Vec::new();
+    let mut allocations = Vec::new();
     for span in spans() {
         let Some(DevicePtr { base, .. }) = span.device_ptr() else {
             return Err(plugin.error("submit", "the call mixes its device's memory with other memory"));
         };
-        let place = (span.device().index(), base as usize);
-        if !places.contains(&place) {
-            places.push(place);
+        let allocation = (span.device().index(), base as usize);
+        if !allocations.contains(&allocation) {
+            allocations.push(allocation);
         }
     }
-    Ok(Some(places))
+    Ok(Some(allocations))
 }
 
 /// Takes what the job's plugin will need. Copies, so it may take a while, but never waits.
-pub(super) fn lend(plugin: &Hosted, holds: Option<Holds>, job: &Job) -> Result<Lent> {
-    if let Some(holds) = holds {
-        return Ok(Lent::Counted(holds));
+pub(super) fn lend(plugin: &Hosted, retained: Option<Retained>, job: &Job) -> Result<Lent> {
+    if let Some(retained) = retained {
+        return Ok(Lent::Retained(retained));
     }
     let request = job.request();
     let spans = || request.inputs().iter().chain(request.outputs());
@@ -92,14 +92,14 @@ pub(super) fn lend(plugin: &Hosted, holds: Option<Holds>, job: &Job) -> Result<L
             arena.copy_in(i, span);
         }
     }
-    Ok(Lent::Staged(arena))
+    Ok(Lent::Copied(arena))
 }
 
 impl Lent {
     /// The address that the plugin gets for span `i`, where it is not the span's own.
     pub(super) fn address(&self, i: usize) -> Option<*mut u8> {
         match self {
-            Lent::Staged(arena) => Some(arena.at(i)),
+            Lent::Copied(arena) => Some(arena.at(i)),
             _ => None,
         }
     }
@@ -111,7 +111,7 @@ impl Lent {
 
     /// Gives the results to the caller's memory, which is still the job's.
     pub(super) fn give_back(&self, job: &Job) {
-        if let Lent::Staged(arena) = self {
+        if let Lent::Copied(arena) = self {
             let inputs = job.request().inputs().len();
             for (i, span) in job.request().outputs().iter().enumerate() {
                 arena.copy_out(inputs + i, span);
@@ -127,15 +127,15 @@ impl Lent {
                 job.complete(Err(error));
                 0
             }
-            Lent::Staged(arena) => {
+            Lent::Copied(arena) => {
                 let bytes = arena.layout.size() as u64;
                 std::mem::forget(arena);
                 job.complete(Err(error));
                 bytes
             }
-            Lent::Counted(holds) => {
+            Lent::Retained(retained) => {
                 let bytes = sum(&job);
-                std::mem::forget(holds);
+                std::mem::forget(retained);
                 job.complete(Err(error));
                 bytes
             }
@@ -201,28 +201,32 @@ impl Drop for Arena {
     }
 }
 
-impl Holds {
+impl Retained {
     /// Runs the plugin's code, which may take for ever.
-    pub(super) fn take(plugin: &Hosted, runtime: Option<Arc<dyn DeviceRuntime>>, places: Vec<Place>) -> Result<Holds> {
+    pub(super) fn take(
+        plugin: &Hosted,
+        runtime: Option<Arc<dyn DeviceRuntime>>,
+        allocations: Vec<Allocation>,
+    ) -> Result<Retained> {
         let runtime = runtime.ok_or_else(|| plugin.error("submit", "it has no device part for this memory"))?;
-        let mut holds = Holds { runtime, held: Vec::new() };
-        for place in places {
+        let mut retained = Retained { runtime, allocations: Vec::new() };
+        for allocation in allocations {
             // SAFETY: the job has the memory. If it is given up meanwhile, the memory may be freed while this call runs,
             // which is the plugin's to expect: the ABI says so.
-            if !unsafe { holds.runtime.retain(place.0, place.1 as *mut ()) } {
+            if !unsafe { retained.runtime.retain(allocation.0, allocation.1 as *mut ()) } {
                 let what =
                     "it does not keep this memory for a running operation; start the call with buffers of its own";
                 return Err(plugin.error("retain", what));
             }
-            holds.held.push(place);
+            retained.allocations.push(allocation);
         }
-        Ok(holds)
+        Ok(retained)
     }
 }
 
-impl Drop for Holds {
+impl Drop for Retained {
     fn drop(&mut self) {
-        for (index, base) in &self.held {
+        for (index, base) in &self.allocations {
             // SAFETY: retained in `take`, once.
             unsafe { self.runtime.release(*index, *base as *mut ()) };
         }

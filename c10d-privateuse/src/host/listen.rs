@@ -5,8 +5,9 @@ use std::time::Duration;
 use c10d_core::Result;
 use c10d_core::panics::contain;
 
-use super::Hosted;
-use super::aside::detached;
+use super::groups;
+use super::plugin::Hosted;
+use super::timed_call::spawn_detached;
 
 /// How long an error may go unheard.
 const PERIOD: Duration = Duration::from_millis(100);
@@ -15,7 +16,7 @@ const PERIOD: Duration = Duration::from_millis(100);
 pub(super) fn to(plugin: &'static Hosted) -> Result {
     let mut listening = plugin.listening.lock();
     if !*listening {
-        detached(move || listen(plugin))?;
+        spawn_detached(move || listen(plugin))?;
         *listening = true;
     }
     Ok(())
@@ -25,11 +26,11 @@ fn listen(plugin: &'static Hosted) {
     loop {
         std::thread::sleep(PERIOD);
         // A plugin that does not return keeps this thread, and nobody else: operations have their own clock.
-        for group in plugin.groups() {
+        for group in groups::of(plugin) {
             contain("asking a plugin for errors", || group.listen());
         }
         let mut listening = plugin.listening.lock();
-        if plugin.groups().is_empty() {
+        if groups::of(plugin).is_empty() {
             *listening = false;
             return;
         }

@@ -7,9 +7,11 @@ use std::time::{Duration, Instant};
 
 use c10d_core::{ErrorKind, GroupInit, Result};
 
-use super::aside::{Aside, aside};
 use super::group::{Group, grace};
-use super::{LoadedPlugin, listen, verdict};
+use super::loaded::LoadedPlugin;
+use super::queues::SubmitQueues;
+use super::timed_call::{TimedCall, call_until};
+use super::{answer, give, groups, listen, overdue};
 use crate::abi::{self, Why};
 
 /// What the plugin is told of a group that it is to make.
@@ -22,9 +24,17 @@ struct Terms {
 }
 
 impl Group {
+    /// A group that the plugin does not know yet.
+    fn prepare(loaded: &'static LoadedPlugin, init: &GroupInit) -> Result<Arc<Group>> {
+        let group = Group::new(loaded, init, SubmitQueues::new(give::give))?;
+        overdue::watch()?;
+        groups::add(&group);
+        Ok(group)
+    }
+
     /// Meets the other ranks, by the plugin.
     pub(super) fn create(loaded: &'static LoadedPlugin, init: &GroupInit) -> Result<Arc<Group>> {
-        let group = Group::new(loaded, init)?;
+        let group = Group::prepare(loaded, init)?;
         let Some(create) = group.functions.create_group else {
             return Err(group.plugin().error("create_group", "it has none"));
         };
@@ -40,11 +50,11 @@ impl Group {
     /// The group of these ranks, if the plugin makes it out of this one.
     pub(super) fn split(self: &Arc<Self>, ranks: &[u32], init: &GroupInit) -> Option<Result<Arc<Group>>> {
         let split = self.functions.split?;
-        let group = match Group::new(self.loaded(), init) {
+        let group = match Group::prepare(self.loaded(), init) {
             Ok(group) => group,
             Err(e) => return Some(Err(e)),
         };
-        let (parent, ranks) = (self.called()?, ranks.to_vec());
+        let (parent, ranks) = (self.open_call()?, ranks.to_vec());
         let made = group.make("split", init, move |init, handle, why| {
             // SAFETY: as in `create`; the parent is not destroyed before this call was counted as returned.
             unsafe { split(parent.0.handle(), ranks.as_ptr(), init, handle, why) }
@@ -58,17 +68,17 @@ impl Group {
     /// Tells the plugin that this rank is in no part of a division.
     pub(super) fn no_split(self: &Arc<Self>, patience: Duration) {
         let Some(split) = self.functions.split.filter(|_| self.failure().is_none()) else { return };
-        let Some(me) = self.called() else { return };
-        let told = aside(Instant::now() + patience, move || {
+        let Some(me) = self.open_call() else { return };
+        let told = call_until(Instant::now() + patience, move || {
             // SAFETY: as in `split`; nulls are what the ABI has here.
             Why::ask(|why| unsafe {
                 split(me.0.handle(), std::ptr::null(), std::ptr::null(), std::ptr::null_mut(), why)
             })
         });
         let result = match told {
-            Ok(Aside::Returned((abi::codes::UNSUPPORTED, _))) => Ok(()),
-            Ok(Aside::Returned((status, why))) => verdict::status(self.plugin(), "split", status, &why),
-            Ok(Aside::Hangs) => Err(self.plugin().gave_up("split")),
+            Ok(TimedCall::Returned((abi::codes::UNSUPPORTED, _))) => Ok(()),
+            Ok(TimedCall::Returned((status, why))) => answer::status(self.plugin(), "split", status, &why),
+            Ok(TimedCall::Hangs) => Err(self.plugin().gave_up("split")),
             Err(e) => Err(e),
         };
         if let Err(e) = result {
@@ -90,8 +100,8 @@ impl Group {
             deadline: init.deadline,
             limit: init.deadline + grace(init.timeout),
         };
-        let me = self.operation_called();
-        let made = aside(terms.limit, move || {
+        let me = self.open_operation_call();
+        let made = call_until(terms.limit, move || {
             let init = me.0.init(&terms);
             let mut handle = std::ptr::null_mut();
             let answer = Why::ask(|why| make(&init, &mut handle, why));
@@ -99,8 +109,8 @@ impl Group {
             answer
         })?;
         match made {
-            Aside::Returned((status, why)) => verdict::status(self.plugin(), call, status, &why)?,
-            Aside::Hangs => {
+            TimedCall::Returned((status, why)) => answer::status(self.plugin(), call, status, &why)?,
+            TimedCall::Hangs => {
                 self.aborted.store(1, Ordering::Release);
                 return Err(self.plugin().gave_up(call));
             }

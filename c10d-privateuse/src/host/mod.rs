@@ -3,24 +3,31 @@
 //! A plugin may hang, lie, answer twice or never. So its functions run on threads that can be given up, it gets only
 //! memory that can be written off, and an operation is known to it by a token that is good for one answer.
 
-mod aside;
+mod answer;
 mod backend;
-mod board;
-mod call;
+mod clock;
 mod device;
 mod done;
-mod flight;
+mod functions;
+mod give;
 mod group;
-mod lanes;
+mod groups;
 mod lend;
 mod listen;
+mod loaded;
 mod make;
+mod operation;
+mod overdue;
 mod owners;
 mod plugin;
-mod serve;
+mod provider;
+mod queues;
+mod request;
 mod slots;
 mod stores;
-mod verdict;
-mod watch;
+mod submit;
+mod timed_call;
+mod token;
 
-pub(crate) use plugin::{Hosted, LoadedPlugin};
+pub(crate) use loaded::LoadedPlugin;
+pub(crate) use plugin::Hosted;

@@ -1,4 +1,5 @@
-//! Tokens. A token is good for one answer; whatever comes with it later meets an empty slot.
+//! The operations that a plugin has or will get, by token. A token is good for one answer; whatever comes with it later
+//! meets an empty slot.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
@@ -7,39 +8,39 @@ use std::time::Instant;
 use c10d_core::process::PerProcess;
 use c10d_core::sync::Mutex;
 
-use super::flight::Flight;
 use super::group::Group;
-
-/// Slot in the low half, generation in the high half.
-pub(super) type Token = u64;
+use super::operation::Operation;
+use super::token::{self, Token};
 
 #[derive(Default)]
 struct Slot {
     generation: u32,
-    held: Held,
+    content: Content,
 }
 
 #[derive(Default)]
-enum Held {
-    /// Nothing; and who answered last, if it was the plugin.
+enum Content {
+    /// Nothing, and the plugin was not the one who ended it.
     #[default]
     Empty,
+    /// Nothing; the plugin of this group ended it.
     Answered(Weak<Group>),
+    /// Nothing; its time was over while the plugin had it.
     GivenUp,
     /// Not given to the plugin yet.
-    Waiting(Flight),
-    /// In the hands of the thread that will give it to the plugin.
-    Boarding(Weak<Group>),
+    Waiting(Operation),
+    /// `TakenOut` has it.
+    TakenOut(Weak<Group>),
     /// The plugin has it.
-    Given(Flight),
+    Given(Operation),
 }
 
-/// What a token stands for.
-pub(super) enum Found {
+/// What a plugin's answer is about.
+pub(super) enum AnswerTo {
     /// The operation, which is now the caller's to end.
-    Flight(Box<Flight>),
+    Operation(Box<Operation>),
     /// It was answered before: the plugin answers twice.
-    Answered(Option<Arc<Group>>),
+    AnsweredBefore(Option<Arc<Group>>),
     /// Its time was over before the answer came.
     GivenUp,
     /// There is no such operation.
@@ -55,8 +56,8 @@ struct Slots {
 
 static SLOTS: PerProcess<Mutex<Slots>> = PerProcess::new();
 
-/// A new token.
-pub(super) fn put(mut flight: Flight) -> Token {
+/// Puts an operation into a slot, and gives its token.
+pub(super) fn put(mut operation: Operation) -> Token {
     let mut all = SLOTS.get().lock();
     let index = all.free.pop_front().unwrap_or_else(|| {
         all.slots.push(Slot::default());
@@ -64,115 +65,124 @@ pub(super) fn put(mut flight: Flight) -> Token {
     });
     let slot = &mut all.slots[index as usize];
     slot.generation = slot.generation.wrapping_add(1).max(1);
-    let token = Token::from(slot.generation) << 32 | Token::from(index);
-    flight.token = token;
-    slot.held = Held::Waiting(flight);
+    let token = token::token(index, slot.generation);
+    operation.token = token;
+    slot.content = Content::Waiting(operation);
     token
 }
 
 impl Slots {
     fn find(&mut self, token: Token) -> Option<&mut Slot> {
-        let generation = (token >> 32) as u32;
-        self.slots.get_mut(token as u32 as usize).filter(|s| s.generation == generation && generation != 0)
+        let generation = token::generation(token);
+        self.slots.get_mut(token::slot(token) as usize).filter(|s| s.generation == generation && generation != 0)
     }
 
-    fn take(&mut self, token: Token, leave: impl FnOnce(&Flight) -> Held) -> Option<Flight> {
+    fn take(&mut self, token: Token, leave: impl FnOnce(&Operation) -> Content) -> Option<Operation> {
         let slot = self.find(token)?;
-        let leave = match &slot.held {
-            Held::Waiting(f) | Held::Given(f) => leave(f),
+        let leave = match &slot.content {
+            Content::Waiting(o) | Content::Given(o) => leave(o),
             _ => return None,
         };
-        match std::mem::replace(&mut slot.held, leave) {
-            Held::Waiting(f) | Held::Given(f) => Some(f),
+        match std::mem::replace(&mut slot.content, leave) {
+            Content::Waiting(o) | Content::Given(o) => Some(o),
             _ => None,
         }
     }
 }
 
 /// Looks at an operation that waits for the plugin, if it was not given up meanwhile.
-pub(super) fn look<T>(token: Token, look: impl FnOnce(&Flight) -> T) -> Option<T> {
-    match &SLOTS.get().lock().find(token)?.held {
-        Held::Waiting(flight) => Some(look(flight)),
+pub(super) fn look_at_waiting<T>(token: Token, look: impl FnOnce(&Operation) -> T) -> Option<T> {
+    match &SLOTS.get().lock().find(token)?.content {
+        Content::Waiting(operation) => Some(look(operation)),
         _ => None,
     }
 }
 
+/// An operation in the hands of the thread that gives it to the plugin. Its memory is copied meanwhile, for which the lock
+/// of all slots would be held too long; so it is out of its slot, where neither the clock nor an answer ends it.
+#[must_use = "the slot waits for the operation"]
+pub(super) struct TakenOut(pub(super) Operation);
+
 /// Takes an operation that is about to be given to the plugin, if it was not given up meanwhile.
-pub(super) fn board(token: Token) -> Option<Flight> {
-    SLOTS.get().lock().take(token, |f| Held::Boarding(Arc::downgrade(&f.group)))
+pub(super) fn take_out(token: Token) -> Option<TakenOut> {
+    SLOTS.get().lock().take(token, |o| Content::TakenOut(Arc::downgrade(&o.group))).map(TakenOut)
 }
 
-/// Puts it back, now the plugin's.
-pub(super) fn give(token: Token, flight: Flight) {
-    if let Some(slot) = SLOTS.get().lock().find(token) {
-        slot.held = Held::Given(flight);
+impl TakenOut {
+    /// Puts it back, now the plugin's.
+    pub(super) fn give(self) {
+        if let Some(slot) = SLOTS.get().lock().find(self.0.token) {
+            slot.content = Content::Given(self.0);
+        }
     }
-}
 
-/// Takes the slot back for others, for an operation that was boarded and ended without the plugin.
-pub(super) fn unboard(token: Token) {
-    let mut all = SLOTS.get().lock();
-    if let Some(slot) = all.find(token) {
-        slot.held = Held::Empty;
-        all.free.push_back(token as u32);
+    /// Keeps it, to end it without the plugin. The slot is free for others.
+    pub(super) fn keep(self) -> Operation {
+        let mut all = SLOTS.get().lock();
+        if let Some(slot) = all.find(self.0.token) {
+            slot.content = Content::Empty;
+            all.free.push_back(token::slot(self.0.token));
+        }
+        self.0
     }
 }
 
 /// What the plugin's answer with this token is about. `mine` tells whether a group is the plugin's that answers.
-pub(super) fn answered(token: Token, mine: impl Fn(&Group) -> bool) -> Found {
+pub(super) fn take_answered(token: Token, mine: impl Fn(&Group) -> bool) -> AnswerTo {
     let mut all = SLOTS.get().lock();
-    let Some(slot) = all.find(token) else { return Found::Unknown };
-    match &slot.held {
-        Held::Given(f) if mine(&f.group) => {}
-        Held::Answered(group) => return Found::Answered(group.upgrade().filter(|g| mine(g))),
-        Held::Boarding(group) => return Found::Answered(group.upgrade().filter(|g| mine(g))),
-        Held::GivenUp => return Found::GivenUp,
-        _ => return Found::Unknown,
-    }
-    match all.take(token, |f| Held::Answered(Arc::downgrade(&f.group))) {
-        Some(flight) => {
-            all.free.push_back(token as u32);
-            Found::Flight(Box::new(flight))
+    let Some(slot) = all.find(token) else { return AnswerTo::Unknown };
+    match &slot.content {
+        Content::Given(o) if mine(&o.group) => {}
+        Content::Answered(group) | Content::TakenOut(group) => {
+            return AnswerTo::AnsweredBefore(group.upgrade().filter(|g| mine(g)));
         }
-        None => Found::Unknown,
+        Content::GivenUp => return AnswerTo::GivenUp,
+        _ => return AnswerTo::Unknown,
+    }
+    match all.take(token, |o| Content::Answered(Arc::downgrade(&o.group))) {
+        Some(operation) => {
+            all.free.push_back(token::slot(token));
+            AnswerTo::Operation(Box::new(operation))
+        }
+        None => AnswerTo::Unknown,
     }
 }
 
 /// Operations whose time is over.
 #[derive(Default)]
 pub(super) struct Overdue {
-    pub(super) late: Vec<Flight>,
+    pub(super) operations: Vec<Operation>,
     /// The groups of those that cannot be ended without the plugin: it has memory that is not its to keep.
-    pub(super) held: Vec<Arc<Group>>,
+    pub(super) on_trust: Vec<Arc<Group>>,
     /// When the next one's time is over.
     pub(super) next: Option<Instant>,
 }
 
 /// Takes every operation whose time is over at `now`.
-pub(super) fn overdue(now: Instant) -> Overdue {
+pub(super) fn take_overdue(now: Instant) -> Overdue {
     let mut all = SLOTS.get().lock();
-    let Overdue { mut late, mut held, mut next } = Overdue::default();
+    let Overdue { mut operations, mut on_trust, mut next } = Overdue::default();
     for index in 0..all.slots.len() {
         let slot = &mut all.slots[index];
-        let (Held::Waiting(f) | Held::Given(f)) = &slot.held else { continue };
-        let limit = f.limit.min(f.group.limit());
+        let (Content::Waiting(o) | Content::Given(o)) = &slot.content else { continue };
+        let limit = o.limit.min(o.group.limit());
         if limit > now {
             next = Some(next.map_or(limit, |n| n.min(limit)));
             continue;
         }
-        if !f.lent.can_be_lost() {
-            held.push(f.group.clone());
+        if !o.lent.can_be_lost() {
+            on_trust.push(o.group.clone());
             continue;
         }
-        match std::mem::replace(&mut slot.held, Held::GivenUp) {
+        match std::mem::replace(&mut slot.content, Content::GivenUp) {
             // The slot is not used again: whenever the answer comes, it is known to be late.
-            Held::Given(f) => late.push(f),
-            Held::Waiting(f) => {
-                late.push(f);
+            Content::Given(o) => operations.push(o),
+            Content::Waiting(o) => {
+                operations.push(o);
                 all.free.push_back(index as u32);
             }
             _ => {}
         }
     }
-    Overdue { late, held, next }
+    Overdue { operations, on_trust, next }
 }

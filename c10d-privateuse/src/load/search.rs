@@ -279,7 +279,7 @@ impl Pass<'_> {
             return known.came_to.clone().map(|loaded| self.bring(loaded));
         }
         let entry = open::open(dir, name, file)?;
-        let hosted = Hosted::leak(&facts.note.name, path);
+        let hosted = Hosted::new(&facts.note.name, path);
         let table = open::enter(entry, hosted).and_then(|table| table::read(table, &facts.note.name));
         let came_to = table.map(|table| Loaded::new(LoadedPlugin::leak(hosted, table)));
         self.known.push(Known::new(&file.stat, came_to.clone()));

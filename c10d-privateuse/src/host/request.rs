@@ -10,7 +10,7 @@ use super::lend::Lent;
 use crate::abi::{self, codes};
 
 /// The request and all that it points to.
-pub(super) struct Call {
+pub(super) struct PluginRequest {
     pub(super) request: abi::Request,
     _inputs: Box<[abi::Span]>,
     _outputs: Box<[abi::Span]>,
@@ -18,9 +18,9 @@ pub(super) struct Call {
 }
 
 // SAFETY: the pointers lead into the boxes beside them, and to memory that is lent to the operation.
-unsafe impl Send for Call {}
+unsafe impl Send for PluginRequest {}
 
-pub(super) fn call(request: &Request, lent: &Lent, remaining: Duration) -> Box<Call> {
+pub(super) fn plugin_request(request: &Request, lent: &Lent, remaining: Duration) -> Box<PluginRequest> {
     let first_output = request.inputs().len();
     let inputs: Box<[_]> = request.inputs().iter().enumerate().map(|(i, s)| span(s, lent, i)).collect();
     let outputs: Box<[_]> =
@@ -62,7 +62,7 @@ pub(super) fn call(request: &Request, lent: &Lent, remaining: Duration) -> Box<C
         output_splits: pointer(&splits[1]),
         fingerprint: request.fingerprint.to_bytes(),
     };
-    Box::new(Call { request, _inputs: inputs, _outputs: outputs, _splits: splits })
+    Box::new(PluginRequest { request, _inputs: inputs, _outputs: outputs, _splits: splits })
 }
 
 /// Null where there is nothing to point to.

@@ -3,7 +3,7 @@
 
 use c10d_core::{Error, ErrorKind, Fingerprint, OpKind, Outcome, Result, Status};
 
-use super::Hosted;
+use super::plugin::Hosted;
 use crate::abi::{self, codes};
 
 /// Kinds of disagreement that core knows by name.
@@ -32,7 +32,7 @@ pub(super) struct About<'a> {
 ///
 /// # Safety
 /// `result` is null or a `c10d_result` as the ABI has it.
-pub(super) unsafe fn of(about: &About<'_>, result: *const abi::Result) -> Result<Outcome> {
+pub(super) unsafe fn outcome(about: &About<'_>, result: *const abi::Result) -> Result<Outcome> {
     let broken = |why: String| Err(about.plugin.error(&format!("done({})", about.op), why));
     if result.is_null() {
         return broken("it gave no result".into());

@@ -7,66 +7,66 @@ use std::time::Instant;
 use c10d_core::sync::Mutex;
 use c10d_core::{Error, ErrorKind, Job, Outcome, Result};
 
-use super::call::Call;
 use super::group::Group;
 use super::lend::Lent;
-use super::slots::Token;
+use super::request::PluginRequest;
+use super::token::Token;
 
 /// The plugin's function that runs for an operation, if one does: `retain`, then `submit`.
-pub(super) type Inside = Arc<Mutex<Option<&'static str>>>;
+pub(super) type RunningFunction = Arc<Mutex<Option<&'static str>>>;
 
 /// An operation, what it was lent, and whose it is. Whoever takes it out of its slot ends it.
-pub(super) struct Flight {
+pub(super) struct Operation {
     pub(super) token: Token,
     pub(super) job: Job,
     pub(super) lent: Lent,
     /// What the plugin reads; from when it is given the operation.
-    pub(super) call: Option<Box<Call>>,
+    pub(super) request: Option<Box<PluginRequest>>,
     pub(super) group: Arc<Group>,
     /// When it is ended without the plugin.
     pub(super) limit: Instant,
-    pub(super) inside: Inside,
+    pub(super) running: RunningFunction,
 }
 
-impl Flight {
+impl Operation {
     /// Ends it with what the plugin said; the plugin has let go of its memory.
     pub(super) fn end(self, result: Result<Outcome>) {
-        let Flight { job, lent, call, group, .. } = self;
+        let Operation { job, lent, request, group, .. } = self;
         // After an abort, its cause is the cause of whatever ends badly.
         let result = result.map_err(|e| group.failure().unwrap_or(e));
         if result.is_ok() {
             lent.give_back(&job);
         }
         job.complete_with(result);
-        group.landed();
+        group.operation_ended();
         // Last, since nobody needs to wait for it: the plugin's `release` may take for ever.
-        drop((lent, call));
+        drop((lent, request));
     }
 
     /// Ends it because its time is over. What the plugin was lent is lost.
     pub(super) fn give_up(self) {
-        let error = self.group.failure().unwrap_or_else(|| self.over());
-        let Flight { job, lent, call, group, inside, .. } = self;
-        let inside = inside.lock().is_some();
-        if inside {
+        let error = self.group.failure().unwrap_or_else(|| self.why_late());
+        let Operation { job, lent, request, group, running, .. } = self;
+        let runs = running.lock().is_some();
+        if runs {
             group.plugin().given_up.fetch_add(1, Ordering::Relaxed);
         }
         // What it owns is left to a `retain` that runs still.
-        let lent = if inside && call.is_none() && job.owns_buffers() { Lent::Owned } else { lent };
+        let lent = if runs && request.is_none() && job.owns_buffers() { Lent::Owned } else { lent };
         // The plugin may still read it.
-        std::mem::forget(call);
+        std::mem::forget(request);
         group.fail(&error);
         group.plugin().written_off.fetch_add(lent.write_off(job, error), Ordering::Relaxed);
-        group.landed();
+        group.operation_ended();
     }
 
     /// Why its time is over.
-    fn over(&self) -> Error {
+    fn why_late(&self) -> Error {
         let (plugin, op) = (self.group.plugin(), self.job.request().op);
         let broken = |function: &str, what: &str| {
             plugin.error(&format!("{function}({op})"), format!("{what} within the operation's time; the group is over"))
         };
-        match (*self.inside.lock(), &self.call) {
+        match (*self.running.lock(), &self.request) {
             (Some(function), _) => broken(function, "it did not return"),
             (None, Some(_)) => broken("submit", "it never said that the operation was done"),
             (None, None) if self.group.is_behind(self.token) => {

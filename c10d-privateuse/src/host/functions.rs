@@ -2,6 +2,7 @@
 #![allow(unsafe_code)]
 
 use std::ffi::{c_char, c_void};
+use std::path::Path;
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
@@ -9,10 +10,18 @@ use c10d_core::panics::{caught, contain};
 use c10d_core::store::deadline_after;
 use c10d_core::{Error, ErrorKind, Result, Store};
 
-use super::{Hosted, stores};
+use super::plugin::Hosted;
+use super::stores;
 use crate::abi::{self, Host, Why, codes};
 
-pub(super) fn table() -> Host {
+impl Hosted {
+    /// A plugin of this name and file, which gets these functions.
+    pub(crate) fn new(name: &str, path: &Path) -> &'static Hosted {
+        Hosted::leak(table(), name, path)
+    }
+}
+
+fn table() -> Host {
     Host {
         struct_size: abi::size::<Host>(),
         abi_minor: u32::from(abi::MINOR),

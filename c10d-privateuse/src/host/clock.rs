@@ -1,14 +1,12 @@
-//! The clock of all plugins' operations: one thread, started with the first group.
+//! The clock of all plugins' operations: one thread, started with the first group. Groups and operations set it; what
+//! it does when their time is over stands above them, and is given to it.
 
 use std::sync::Once;
 use std::time::{Duration, Instant};
 
-use c10d_core::panics::contain;
 use c10d_core::process::PerProcess;
 use c10d_core::sync::{Condvar, Mutex};
 use c10d_core::{Error, ErrorKind, Result};
-
-use super::slots;
 
 struct Clock {
     /// When the thread looks next; `None`: when it is told to.
@@ -27,12 +25,13 @@ impl Default for Clock {
 /// A forked child has a clock of its own: threads do not come along.
 static CLOCK: PerProcess<Clock> = PerProcess::new();
 
-/// Starts the clock, if it does not run yet.
-pub(super) fn start() -> Result {
+/// Starts the clock, if it does not run yet. Whenever the time has come, its thread calls `end_overdue` with the time,
+/// which gives the next time.
+pub(super) fn start(end_overdue: fn(Instant) -> Option<Instant>) -> Result {
     let clock = CLOCK.get();
     let mut result = Ok(());
     clock.started.call_once(|| {
-        let spawned = std::thread::Builder::new().name("c10d plugin clock".into()).spawn(run);
+        let spawned = std::thread::Builder::new().name("c10d plugin clock".into()).spawn(move || run(end_overdue));
         result = spawned.map(drop);
     });
     // After a failure no further start is tried; the second group would be unwatched, so it is refused as well.
@@ -55,7 +54,7 @@ pub(super) fn at(limit: Instant) {
     }
 }
 
-fn run() {
+fn run(end_overdue: fn(Instant) -> Option<Instant>) {
     let clock = CLOCK.get();
     let mut next = clock.next.lock();
     loop {
@@ -70,15 +69,7 @@ fn run() {
                 // Set before looking: an operation that comes meanwhile brings it forward again.
                 *next = None;
                 drop(next);
-                let overdue = slots::overdue(now);
-                // There is one clock for all: whatever the end of one operation leads to, the others have theirs.
-                for flight in overdue.late {
-                    contain("what follows the end of an operation", || flight.give_up());
-                }
-                for group in overdue.held {
-                    contain("what follows the end of a group", || group.is_late());
-                }
-                if let Some(soonest) = overdue.next {
+                if let Some(soonest) = end_overdue(now) {
                     self::at(soonest);
                 }
                 next = clock.next.lock();

@@ -1,0 +1,117 @@
+//! On a queue's thread: gives operations to the plugin.
+#![allow(unsafe_code)]
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use c10d_core::{OpKind, Result};
+
+use super::group::{Group, OpenCall};
+use super::lend::{self, Retained};
+use super::operation::RunningFunction;
+use super::slots::AnswerTo;
+use super::token::Token;
+use super::{answer, clock, done, request, slots};
+use crate::abi::{self, Why};
+
+/// An operation that the plugin is about to get.
+struct Prepared {
+    token: Token,
+    group: Arc<Group>,
+    op: OpKind,
+    request: *const abi::Request,
+    running: RunningFunction,
+    open: OpenCall,
+}
+
+/// Gives operations of one group to the plugin: one by `submit`, several together.
+pub(super) fn give(tokens: &[Token]) {
+    let prepared: Vec<Prepared> = tokens.iter().filter_map(|token| prepare(*token)).collect();
+    let Some(Prepared { group, op, .. }) = prepared.first() else { return };
+    let requests: Vec<*const abi::Request> = prepared.iter().map(|p| p.request).collect();
+    let tokens: Vec<Token> = prepared.iter().map(|p| p.token).collect();
+    let name = if prepared.len() == 1 { format!("submit({op})") } else { format!("submit_batch({op}, ..)") };
+    let (handle, functions) = (group.handle(), group.functions());
+    let (status, why) = match (&requests[..], functions.submit, functions.submit_batch) {
+        ([request], Some(submit), _) => {
+            // SAFETY: validated; a request stays until its operation is done, and for ever if it is given up. The plugin
+            // may end it during the call, and by the ABI does not look at it afterwards.
+            Why::ask(|why| unsafe { submit(handle, *request, Some(done::done), tokens[0], why) })
+        }
+        (several, _, Some(submit)) => {
+            let (first, numbers, count) = (several.as_ptr(), tokens.as_ptr(), several.len() as u64);
+            // SAFETY: as above, for as many requests and tokens.
+            Why::ask(|why| unsafe { submit(handle, first, numbers, count, Some(done::done), why) })
+        }
+        _ => (abi::codes::INTERNAL, "it has no such function".to_owned()),
+    };
+    prepared.iter().for_each(|p| *p.running.lock() = None);
+    let group = group.clone();
+    prepared.into_iter().for_each(|p| drop(p.open));
+    let Err(error) = answer::status(group.plugin(), &name, status, &why) else { return };
+    for token in tokens {
+        match slots::take_answered(token, |of| std::ptr::eq(of, &*group)) {
+            AnswerTo::Operation(operation) => operation.end(Err(error.clone())),
+            AnswerTo::GivenUp => {}
+            _ => {
+                let what = format!("it called done and returned an error as well: {error}");
+                group.fail(&group.plugin().error(&name, what));
+            }
+        }
+    }
+}
+
+/// Has the plugin keep the operation's device memory. The operation stays where the clock can end it. `None`: it did.
+fn retain(token: Token) -> Option<Result<Option<Retained>>> {
+    let (group, running, allocations) = slots::look_at_waiting(token, |operation| {
+        let allocations = lend::to_retain(operation.group.plugin(), &operation.job);
+        (operation.group.clone(), operation.running.clone(), allocations)
+    })?;
+    let allocations = match allocations {
+        Ok(Some(allocations)) => allocations,
+        Ok(None) => return Some(Ok(None)),
+        Err(e) => return Some(Err(e)),
+    };
+    *running.lock() = Some("retain");
+    let retained = Retained::take(group.plugin(), group.runtime(), allocations);
+    *running.lock() = None;
+    Some(retained.map(Some))
+}
+
+/// Lends the plugin what the operation needs, and makes it one that the plugin has. `None`: it is over.
+fn prepare(token: Token) -> Option<Prepared> {
+    let retained = retain(token)?;
+    // Gone if its time was over meanwhile.
+    let mut taken = slots::take_out(token)?;
+    let operation = &mut taken.0;
+    let group = operation.group.clone();
+    let limit = operation.limit.min(group.limit());
+    let lent = match group.failure() {
+        Some(error) => Err(error),
+        None => retained.and_then(|retained| lend::lend(group.plugin(), retained, &operation.job)),
+    };
+    match lent {
+        // The copies took too long; the plugin is not to blame.
+        Ok(_) if limit <= Instant::now() => {
+            taken.keep().give_up();
+            return None;
+        }
+        Ok(lent) => operation.lent = lent,
+        Err(e) => {
+            taken.keep().refuse(e);
+            return None;
+        }
+    }
+    let asked = operation.job.request();
+    let op = asked.op;
+    let remaining = asked.deadline().saturating_duration_since(Instant::now());
+    let described = request::plugin_request(asked, &operation.lent, remaining);
+    let (request, running) = (&raw const described.request, operation.running.clone());
+    operation.request = Some(described);
+    *running.lock() = Some("submit");
+    let open = group.open_operation_call();
+    taken.give();
+    // The clock did not see the operation meanwhile.
+    clock::at(limit.min(group.limit()));
+    Some(Prepared { token, group, op, request, running, open })
+}

@@ -1,0 +1,62 @@
+//! A plugin as core's registry has crates.
+#![allow(unsafe_code)]
+
+use std::sync::Arc;
+
+use c10d_core::device::DeviceRuntime;
+use c10d_core::registry::{DeviceRegistration, Provider, Registration};
+use c10d_core::{DispatchKey, GroupInit, Result};
+
+use super::device::PluginDevice;
+use super::loaded::LoadedPlugin;
+use super::{answer, backend};
+use crate::abi::Why;
+
+/// A plugin's own device comes before staging, but never before what is built in.
+const PRIORITY: u16 = 10;
+
+impl LoadedPlugin {
+    /// The plugin as core's registry has crates: leaked, since plugins are never unloaded. `device`: its device part, too.
+    pub(crate) fn provider(&'static self, device: bool) -> &'static Provider {
+        let backends: Vec<Registration> =
+            self.table.collectives.iter().map(|(_, offer)| self.backend(offer.keys())).collect();
+        let devices: Vec<DeviceRegistration> =
+            self.device.iter().filter(|_| device).map(|device| registration(device.clone())).collect();
+        Box::leak(Box::new(Provider {
+            source: String::leak(format!("plugin {}", self.hosted.path.display())),
+            backends: backends.leak(),
+            devices: devices.leak(),
+            ..Provider::EMPTY
+        }))
+    }
+
+    fn backend(&'static self, keys: impl Iterator<Item = DispatchKey>) -> Registration {
+        Registration {
+            name: self.hosted.name,
+            keys: keys.collect::<Vec<_>>().leak(),
+            priority: PRIORITY,
+            probe: Box::leak(Box::new(move || self.probe())),
+            create: Box::leak(Box::new(move |init: &GroupInit| backend::create(self, init))),
+        }
+    }
+
+    fn probe(&self) -> Result {
+        if let Some(error) = self.hosted.broken() {
+            return Err(error.clone());
+        }
+        let Some(probe) = self.table.collectives.as_ref().and_then(|(c, _)| c.probe) else { return Ok(()) };
+        // SAFETY: validated; `why` is good for the call.
+        let asked = self.hosted.in_time("probe", move || Why::ask(|why| unsafe { probe(why) }));
+        // One that hung is not asked again: each question would cost the time, and a thread.
+        let (status, why) = asked.inspect_err(|e| self.hosted.set_broken(e))?;
+        answer::status(self.hosted, "probe", status, &why)
+    }
+}
+
+fn registration(device: Arc<PluginDevice>) -> DeviceRegistration {
+    let key = device.key();
+    // CUDA's buffers are one kind, whoever drives the device.
+    let name = if key == DispatchKey::Cuda { key.device_word() } else { device.name() };
+    let open = move || Ok(device.clone() as Arc<dyn DeviceRuntime>);
+    DeviceRegistration { name, key, open: Box::leak(Box::new(open)) }
+}

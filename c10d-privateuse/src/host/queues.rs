@@ -1,0 +1,229 @@
+//! Threads that call `submit`: one at a time for each queue, any number of queues at once.
+//!
+//! All collectives are one queue; point-to-point has one for each direction, peer and tag, so that a `recv` that waits
+//! inside the plugin does not keep a `send` from being submitted, and order is kept where it means something. A batch
+//! stands in every queue that it touches, and goes when it is first in all of them.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use c10d_core::panics::contain;
+use c10d_core::sync::{Condvar, Mutex, MutexGuard};
+use c10d_core::{OpKind, Request, Result};
+
+use super::timed_call::spawn_detached;
+use super::token::Token;
+
+/// Which queue an operation stands in: those of one queue stay in order.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum QueueKey {
+    Collectives,
+    Message { op: OpKind, peer: u32, tag: u32 },
+}
+
+impl QueueKey {
+    pub(super) fn of(request: &Request) -> QueueKey {
+        let p = &request.params;
+        match request.op {
+            OpKind::RecvAnySource => QueueKey::Message { op: request.op, peer: 0, tag: p.tag },
+            op if op.is_p2p() => QueueKey::Message { op, peer: p.peer, tag: p.tag },
+            _ => QueueKey::Collectives,
+        }
+    }
+}
+
+/// Operations that are given to the plugin together, and the queues that they are in.
+struct Batch {
+    tokens: Vec<Token>,
+    queues: Vec<QueueKey>,
+    /// Queues in which something is before it.
+    behind: usize,
+}
+
+#[derive(Default)]
+struct Queues {
+    /// Those that have work, or are being worked at; of batches, their number.
+    by_key: HashMap<QueueKey, VecDeque<usize>>,
+    batches: HashMap<usize, Batch>,
+    next: usize,
+    /// Of those with work, the ones that no thread works at, and that wait for no batch.
+    ready: VecDeque<QueueKey>,
+    idle: usize,
+    closed: bool,
+}
+
+pub(super) struct SubmitQueues {
+    state: Mutex<Queues>,
+    more: Condvar,
+    run: fn(&[Token]),
+}
+
+/// A thread without work stays so long.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+impl SubmitQueues {
+    pub(super) fn new(run: fn(&[Token])) -> Arc<SubmitQueues> {
+        Arc::new(SubmitQueues { state: Mutex::new(Queues::default()), more: Condvar::new(), run })
+    }
+
+    /// Puts operations that go together at the end of their queues. On an error there is no thread for them, and they are
+    /// not there.
+    pub(super) fn push(self: &Arc<Self>, operations: &[(QueueKey, Token)]) -> Result {
+        let mut state = self.state.lock();
+        let number = state.next;
+        state.next += 1;
+        let mut batch = Batch { tokens: Vec::new(), queues: Vec::new(), behind: 0 };
+        let mut fresh = false;
+        for (key, token) in operations {
+            batch.tokens.push(*token);
+            if batch.queues.contains(key) {
+                continue;
+            }
+            batch.queues.push(*key);
+            match state.by_key.get_mut(key) {
+                Some(queue) => queue.push_back(number),
+                None => {
+                    state.by_key.insert(*key, VecDeque::from([number]));
+                    state.ready.push_back(*key);
+                    fresh = true;
+                }
+            }
+        }
+        batch.behind = batch.queues.len();
+        state.batches.insert(number, batch);
+        if fresh { self.staff(&mut state).inspect_err(|_| state.forget(number)) } else { Ok(()) }
+    }
+
+    /// Sees to it that somebody comes for what is ready.
+    fn staff(self: &Arc<Self>, state: &mut Queues) -> Result {
+        if state.idle >= state.ready.len() {
+            self.more.notify_all();
+            return Ok(());
+        }
+        let me = self.clone();
+        spawn_detached(move || me.work())
+    }
+
+    /// Whether a thread is at what stands before this operation; not so where no thread came to it yet.
+    pub(super) fn is_behind(&self, token: Token) -> bool {
+        let state = self.state.lock();
+        let Some(batch) = state.batches.values().find(|batch| batch.tokens.contains(&token)) else { return false };
+        // Whoever is being worked at is first in its queue, and no longer among those that wait.
+        let first = |key| state.by_key.get(key).and_then(VecDeque::front);
+        batch.queues.iter().filter_map(first).any(|number| !state.batches.contains_key(number))
+    }
+
+    /// Lets the threads go when they have nothing to do.
+    pub(super) fn close(&self) {
+        self.state.lock().closed = true;
+        self.more.notify_all();
+    }
+
+    fn work(self: &Arc<Self>) {
+        let mut state = self.state.lock();
+        loop {
+            if let Some(key) = state.ready.pop_front() {
+                state = self.serve(key, state);
+                continue;
+            }
+            if state.closed {
+                return;
+            }
+            state.idle += 1;
+            let timed_out = self.more.wait_for(&mut state, PATIENCE).timed_out();
+            state.idle -= 1;
+            if timed_out && state.ready.is_empty() {
+                return;
+            }
+        }
+    }
+
+    /// Works at a queue until it is empty, or waits for a batch.
+    fn serve<'a>(self: &'a Arc<Self>, key: QueueKey, mut state: MutexGuard<'a, Queues>) -> MutexGuard<'a, Queues> {
+        while let Some(number) = state.by_key.get(&key).and_then(|queue| queue.front().copied()) {
+            let Some(batch) = state.batches.get_mut(&number) else { break };
+            batch.behind -= 1;
+            if batch.behind > 0 {
+                // Whoever comes to it last, in another queue, takes it, and frees this one.
+                return state;
+            }
+            let Some(batch) = state.batches.remove(&number) else { break };
+            drop(state);
+            // The queue goes on, whatever becomes of these.
+            contain("giving operations to a plugin", || (self.run)(&batch.tokens));
+            state = self.state.lock();
+            for other in &batch.queues {
+                let left = state.by_key.get_mut(other).map_or(0, |queue| {
+                    queue.pop_front();
+                    queue.len()
+                });
+                if left == 0 {
+                    state.by_key.remove(other);
+                } else if *other != key {
+                    state.ready.push_back(*other);
+                    // Without a further thread it is this one's next.
+                    let _ = self.staff(&mut state);
+                }
+            }
+        }
+        state
+    }
+}
+
+impl Queues {
+    /// Takes a batch that was just put in line out again.
+    fn forget(&mut self, number: usize) {
+        for key in self.batches.remove(&number).map_or(Vec::new(), |batch| batch.queues) {
+            let Some(queue) = self.by_key.get_mut(&key) else { continue };
+            queue.pop_back();
+            if queue.is_empty() {
+                self.by_key.remove(&key);
+                self.ready.retain(|k| *k != key);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Barrier;
+
+    use super::*;
+
+    /// What is given to a plugin after a panic still is, in the same queue.
+    #[test]
+    fn a_panic_ends_no_queue() {
+        static GIVEN: Barrier = Barrier::new(2);
+        let queues = SubmitQueues::new(|tokens| {
+            assert_ne!(tokens, [1], "on purpose");
+            GIVEN.wait();
+        });
+        queues.push(&[(QueueKey::Collectives, 1)]).unwrap();
+        queues.push(&[(QueueKey::Collectives, 2)]).unwrap();
+        GIVEN.wait();
+        queues.close();
+    }
+
+    #[test]
+    fn only_what_a_thread_is_at_keeps_others_waiting() {
+        static BEGUN: Barrier = Barrier::new(2);
+        static END: Barrier = Barrier::new(2);
+        let queues = SubmitQueues::new(|tokens| {
+            if tokens == [1] {
+                BEGUN.wait();
+                END.wait();
+            }
+        });
+        let message = |tag| QueueKey::Message { op: OpKind::Send, peer: 0, tag };
+        queues.push(&[(QueueKey::Collectives, 1)]).unwrap();
+        BEGUN.wait();
+        queues.push(&[(QueueKey::Collectives, 2)]).unwrap();
+        queues.push(&[(QueueKey::Collectives, 3), (message(0), 4)]).unwrap();
+        // Put in line as `push` does it, before a thread came.
+        queues.state.lock().by_key.insert(message(1), VecDeque::from([99]));
+        queues.state.lock().batches.insert(99, Batch { tokens: vec![5], queues: vec![message(1)], behind: 1 });
+        assert_eq!([1, 2, 3, 4, 5, 6].map(|token| queues.is_behind(token)), [false, true, true, true, false, false]);
+        END.wait();
+    }
+}

@@ -1,0 +1,45 @@
+//! Takes jobs: each gets a slot, and stands in line for the plugin.
+
+use std::sync::Arc;
+
+use c10d_core::Job;
+
+use super::group::{Group, grace};
+use super::lend::Lent;
+use super::operation::Operation;
+use super::queues::QueueKey;
+use super::token::Token;
+use super::{clock, slots};
+
+impl Group {
+    /// Takes operations that go together.
+    pub(super) fn submit(self: &Arc<Self>, jobs: impl IntoIterator<Item = Job>) {
+        let operations: Vec<(QueueKey, Token)> = jobs.into_iter().filter_map(|job| self.enter(job)).collect();
+        if operations.is_empty() {
+            return;
+        }
+        let Err(e) = self.queues.push(&operations) else { return };
+        for (_, token) in operations {
+            if let Some(taken) = slots::take_out(token) {
+                taken.keep().refuse(e.clone());
+            }
+        }
+    }
+
+    /// Counts an operation in, unless the group is over.
+    fn enter(self: &Arc<Self>, job: Job) -> Option<(QueueKey, Token)> {
+        let request = job.request();
+        let limit = request.deadline() + grace(request.timeout);
+        let key = QueueKey::of(request);
+        self.operation_begins();
+        let (lent, running) = (Lent::None, Arc::default());
+        let operation = Operation { token: 0, job, lent, request: None, group: self.clone(), limit, running };
+        if let Some(error) = self.failure() {
+            operation.refuse(error);
+            return None;
+        }
+        let token = slots::put(operation);
+        clock::at(limit);
+        Some((key, token))
+    }
+}

@@ -1,0 +1,16 @@
+//! The number by which a plugin knows an operation: the slot in the low half, the slot's generation in the high half.
+
+/// As the ABI has it.
+pub(super) type Token = u64;
+
+pub(super) fn token(slot: u32, generation: u32) -> Token {
+    Token::from(generation) << 32 | Token::from(slot)
+}
+
+pub(super) fn slot(token: Token) -> u32 {
+    token as u32
+}
+
+pub(super) fn generation(token: Token) -> u32 {
+    (token >> 32) as u32
+}
