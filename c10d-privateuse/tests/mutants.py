@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Takes the checks of src/load away, one at a time, and tells which of them no test misses.
+"""Takes the checks of src/load and src/table away, one at a time, and tells which of them no test misses.
 
-    c10d-privateuse/tests/mutants.py [FILE ...]     all files of src/load unless given
+    c10d-privateuse/tests/mutants.py [FILE ...]     all files of the two folders unless given
 
 An `if` in front of a refusal never holds any more; a function that a table must have is always there. Takes minutes for each
 file, since everything is built anew for each check. The sources are put back, also after ctrl-C.
@@ -13,7 +13,8 @@ import subprocess
 import sys
 
 HOME = pathlib.Path(__file__).resolve().parents[1]
-TESTS = ["cargo", "test", "--offline", "-p", "c10d-privateuse", "--lib", "--test", "corpus"]
+TESTS = ["cargo", "test", "--offline", "-p", "c10d-privateuse", "--lib", "--test", "main"]
+FILTER = ["--", "load::", "table::", "corpus::"]
 CONDITION = re.compile(r"(\s*(?:\} else )?if )(.+)( \{)$")
 NEEDED = re.compile(r'\s*\("[^"]+", .*is_some\(\)')
 TOGETHER = re.compile(r"\s*d\.(\w+)\.is_some\(\),$")
@@ -42,13 +43,15 @@ def missed():
     if subprocess.run([*TESTS, "--no-run"], capture_output=True, cwd=HOME).returncode:
         return None
     try:
-        return subprocess.run(TESTS, capture_output=True, cwd=HOME, timeout=300).returncode != 0
+        return subprocess.run([*TESTS, *FILTER], capture_output=True, cwd=HOME, timeout=300).returncode != 0
     except subprocess.TimeoutExpired:
         return True
 
 
 def main():
-    files = [pathlib.Path(f).resolve() for f in sys.argv[1:]] or sorted((HOME / "src/load").rglob("*.rs"))
+    files = [pathlib.Path(f).resolve() for f in sys.argv[1:]] or [
+        file for folder in ("load", "table") for file in sorted((HOME / "src" / folder).rglob("*.rs"))
+    ]
     if missed() is not False:
         sys.exit("the tests do not pass as it is")
     survivors = 0
