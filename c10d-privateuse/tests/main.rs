@@ -3,6 +3,7 @@
 
 mod collectives;
 mod common;
+mod corpus;
 mod layout;
 mod lending;
 mod minor;

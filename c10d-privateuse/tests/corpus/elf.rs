@@ -2,7 +2,7 @@
 
 use c10d_privateuse::Rule;
 
-use crate::lab::Entry;
+use super::lab::Entry;
 
 macro_rules! entry {
     ($fault:literal $rule:ident $name:literal, |$lab:ident, $to:ident| $make:expr) => {

@@ -7,8 +7,8 @@ use c10d_privateuse::Rule;
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 
 use crate::common::mode;
-use crate::elf::entry;
-use crate::lab::{Entry, Lab, is_root};
+use super::elf::entry;
+use super::lab::{Entry, Lab, is_root};
 
 /// Some other user: nobody.
 const OTHER: u32 = 65534;

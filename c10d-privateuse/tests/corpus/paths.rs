@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use c10d_privateuse::{Rule, Search};
 
 use crate::common::mode;
-use crate::lab::{Entry, Lab, is_root};
+use super::lab::{Entry, Lab, is_root};
 
 pub(crate) fn entries() -> Vec<Entry> {
     let entry = |name, fault, rule, make| Entry { name, fault, rule, make };

@@ -3,8 +3,8 @@
 
 use c10d_privateuse::Rule;
 
-use crate::elf::entry;
-use crate::lab::Entry;
+use super::elf::entry;
+use super::lab::Entry;
 
 macro_rules! table {
     ($name:literal, $($definition:literal),*) => {

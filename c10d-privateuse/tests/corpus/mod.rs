@@ -1,7 +1,5 @@
 //! Bad plugins: each is refused by its rule before any of its code runs, and the good ones beside them load.
 
-#[path = "../common/mod.rs"]
-mod common;
 mod elf;
 mod files;
 mod lab;
@@ -13,6 +11,8 @@ use std::time::Instant;
 
 use c10d_privateuse::{Decision, Rule, Search, Verdict};
 use lab::{Entry, Lab};
+
+use crate::common;
 
 /// Refused before they are loaded, all in one directory.
 fn before_loading() -> Vec<Entry> {
