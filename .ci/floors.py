@@ -21,6 +21,7 @@ FLOORS = {
     "c10d-nccl": "board dialect nccl boot thread beats side kernels cuda types task check communicator scratch ops channel "
     "engine keeper start backend sparse provider slices",
     "c10d-privateuse": "abi export refusal table host load",
+    "c10d-privateuse/src/export": "catch store rows reporter work exported watched group collectives device entry",
     "c10d-privateuse/src/table": "mappings memory offer mod",
     "c10d-privateuse/src/host": "timed_call token stores owners plugin functions answer device loaded lend request clock queues "
     "group groups operation slots overdue done give submit listen make backend provider",

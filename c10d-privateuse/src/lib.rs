@@ -16,5 +16,5 @@ pub mod __private {
     pub use c10d_core::Capabilities;
     pub use c10d_core::registry::Provider;
 
-    pub use crate::export::{Exported, State, entry};
+    pub use crate::export::{Exported, Statics, entry};
 }

@@ -5,50 +5,14 @@ use std::ffi::{c_char, c_void};
 use std::sync::Arc;
 use std::time::Duration;
 
-use c10d_core::ops::{OpKind, OpSet};
-use c10d_core::{Capabilities, DispatchKey, Error};
+use c10d_core::Error;
 
 use super::catch::{caught, status};
-use super::entry::Exported;
+use super::exported::Exported;
 use super::group::ExportedGroup;
-use super::store::Given;
-use crate::abi::{self, Collectives, DoneFn, GroupInit, Host, Request, Why, codes};
-
-/// What a plugin's collectives offer, in the border's words.
-pub(super) struct Rows {
-    rows: Vec<abi::Capabilities>,
-    /// What the rows point to.
-    _by_op: Box<[u32]>,
-}
-
-/// One row for each key that the border knows.
-pub(super) fn rows(offers: &Capabilities, keys: &[DispatchKey]) -> Rows {
-    let device_type = |key: &DispatchKey| match key {
-        DispatchKey::Cpu => Some(codes::DEVICE_CPU),
-        DispatchKey::Cuda => Some(codes::DEVICE_CUDA),
-        DispatchKey::PrivateUse1 => Some(codes::DEVICE_PRIVATE),
-        _ => None,
-    };
-    let has =
-        |set: &OpSet| OpKind::ALL.iter().filter(|op| set.contains(**op)).fold(0, |bits, op| bits | 1 << *op as u32);
-    let by_op: Box<[u32]> = offers.by_op.iter().map(|types| codes::bits(*types)).collect();
-    let row = |device_type| abi::Capabilities {
-        device_type,
-        ops: has(&offers.ops),
-        moves: codes::bits(offers.moves),
-        reduces: offers.reduces.map(codes::bits),
-        op_count: by_op.len() as u32,
-        by_op: by_op.as_ptr(),
-        ..abi::empty()
-    };
-    Rows { rows: keys.iter().filter_map(device_type).map(row).collect(), _by_op: by_op }
-}
-
-impl Rows {
-    pub(super) fn is_empty(&self) -> bool {
-        self.rows.is_empty()
-    }
-}
+use super::rows::Rows;
+use super::store::HostTable;
+use crate::abi::{self, Collectives, DoneFn, GroupInit, Host, Request, Why};
 
 /// The rows stay where they are: their memory does not move with them.
 pub(super) fn table<E: Exported>(rows: &Rows) -> Collectives {
@@ -85,9 +49,9 @@ unsafe extern "C" fn create_group<E: Exported>(
 ) -> i32 {
     let create = || {
         // SAFETY: the ABI: valid for the call, and as long as version 1.0 has it.
-        let (given, init) = unsafe { (Given::new(host), init.read()) };
+        let (host_table, init) = unsafe { (HostTable::new(host), init.read()) };
         // SAFETY: the ABI: text with its length, a place for the pointer.
-        unsafe { hand_out(ExportedGroup::create::<E>(given, &init, &name(&init), None)?, group) };
+        unsafe { hand_out(ExportedGroup::create::<E>(host_table, &init, &name(&init), None)?, group) };
         Ok(())
     };
     // SAFETY: the ABI: null or valid.

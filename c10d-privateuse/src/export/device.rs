@@ -7,7 +7,7 @@ use c10d_core::device::{DevicePtr, DeviceRuntime};
 use c10d_core::{DType, DispatchKey, Error, ErrorKind, ReduceOp, Result};
 
 use super::catch::{caught, status};
-use super::entry::{Exported, runtime};
+use super::exported::{Exported, runtime};
 use crate::abi::{self, Device, Why, codes};
 
 pub(super) fn table<E: Exported>() -> Device {

@@ -10,9 +10,9 @@ use c10d_core::ops::{OpKind, Params};
 use c10d_core::{Backend, Error, ErrorKind, GroupBuilder, Outcome, ProcessGroup, RawSpans, Result, Work};
 
 use super::catch::caught;
-use super::entry::{Exported, runtime};
+use super::exported::{Exported, runtime};
 use super::reporter::{News, report};
-use super::store::{Given, HostStore};
+use super::store::{HostStore, HostTable};
 use super::watched::{MAKING, Making, watched};
 use super::work;
 use crate::abi::{self, DoneFn, Request};
@@ -24,7 +24,7 @@ pub(super) struct ExportedGroup {
     group: Option<ProcessGroup>,
     /// The exported backend, for splitting.
     inner: Arc<dyn Backend>,
-    given: Given,
+    host_table: HostTable,
     runtime: Option<Arc<dyn DeviceRuntime>>,
     news: Sender<News>,
 }
@@ -32,20 +32,20 @@ pub(super) struct ExportedGroup {
 impl ExportedGroup {
     /// Of its own, or a part of another group: that one's backend, and its ranks there.
     pub(super) fn create<E: Exported>(
-        given: Given,
+        host_table: HostTable,
         init: &abi::GroupInit,
         name: &str,
         whole: Option<(Arc<dyn Backend>, Vec<u32>)>,
     ) -> Result<ExportedGroup> {
         let runtime =
             if E::provider().devices.iter().any(|d| d.name == E::NAME) { Some(runtime::<E>()?.clone()) } else { None };
-        let provider = watched::<E>(given)?;
+        let provider = watched::<E>(host_table)?;
         MAKING.set(Making { whole, made: None });
         let group = GroupBuilder::new()
             .name(name)
             .rank(init.rank)
             .size(init.size)
-            .store(Arc::new(HostStore::new(given, init.store)))
+            .store(Arc::new(HostStore::new(host_table, init.store)))
             .timeout(Duration::from_nanos(init.timeout_ns))
             .providers(&[provider])
             .backend(provider.backends[0].name)
@@ -56,15 +56,15 @@ impl ExportedGroup {
         let bell = news.clone();
         let started = std::thread::Builder::new()
             .name(format!("{} done", E::NAME))
-            .spawn(move || drop(caught(|| report(given, &heard, &bell))));
+            .spawn(move || drop(caught(|| report(host_table, &heard, &bell))));
         started
             .map_err(|e| Error::new(ErrorKind::Resource, "cannot start a thread that says what is done").source(e))?;
-        Ok(ExportedGroup { group: Some(group), inner, given, runtime, news })
+        Ok(ExportedGroup { group: Some(group), inner, host_table, runtime, news })
     }
 
     /// The group of these ranks of this one.
     pub(super) fn split<E: Exported>(&self, ranks: &[u32], init: &abi::GroupInit, name: &str) -> Result<ExportedGroup> {
-        ExportedGroup::create::<E>(self.given, init, name, Some((self.inner.clone(), ranks.to_vec())))
+        ExportedGroup::create::<E>(self.host_table, init, name, Some((self.inner.clone(), ranks.to_vec())))
     }
 
     pub(super) fn no_split(&self) {

@@ -7,13 +7,16 @@ mod catch;
 mod collectives;
 mod device;
 mod entry;
+mod exported;
 mod group;
 mod reporter;
+mod rows;
 mod store;
 mod watched;
 mod work;
 
-pub use entry::{Exported, State, entry};
+pub use entry::entry;
+pub use exported::{Exported, Statics};
 
 /// Makes a plugin of the backend of this name in a [`Provider`](c10d_core::registry::Provider); of the device of this
 /// name, too, if the provider has one. The third argument says what the backend offers, as
@@ -61,7 +64,7 @@ macro_rules! __export {
         #[allow(unsafe_code)]
         const _: () = {
             struct Plugin;
-            static STATE: $crate::__private::State = $crate::__private::State::new();
+            static STATICS: $crate::__private::Statics = $crate::__private::Statics::new();
 
             impl $crate::__private::Exported for Plugin {
                 const NAME: &'static str = $name;
@@ -69,8 +72,8 @@ macro_rules! __export {
                 fn provider() -> &'static $crate::__private::Provider {
                     &$provider
                 }
-                fn state() -> &'static $crate::__private::State {
-                    &STATE
+                fn statics() -> &'static $crate::__private::Statics {
+                    &STATICS
                 }
             }
 

@@ -12,7 +12,7 @@ use std::task::{Context, Poll, Wake, Waker};
 
 use c10d_core::{Error, ErrorKind, OpError, Outcome, Work};
 
-use super::store::Given;
+use super::store::HostTable;
 use crate::abi::{self, DoneFn, codes};
 
 /// What the reporter hears.
@@ -41,7 +41,7 @@ impl Wake for Bell {
 
 type Running = HashMap<u64, (DoneFn, Box<Work<Outcome>>)>;
 
-pub(super) fn report(given: Given, heard: &Receiver<News>, bell: &Sender<News>) {
+pub(super) fn report(host_table: HostTable, heard: &Receiver<News>, bell: &Sender<News>) {
     let mut running = Running::new();
     let mut over = false;
     while !(over && running.is_empty()) {
@@ -62,12 +62,12 @@ pub(super) fn report(given: Given, heard: &Receiver<News>, bell: &Sender<News>) 
         if let Poll::Ready(result) = Pin::new(&mut **work).poll(&mut Context::from_waker(&waker)) {
             let done = *done;
             running.remove(&token);
-            tell(&given, done, token, result);
+            tell(&host_table, done, token, result);
         }
     }
 }
 
-fn tell(given: &Given, done: DoneFn, token: u64, result: Result<Outcome, OpError<Outcome>>) {
+fn tell(host_table: &HostTable, done: DoneFn, token: u64, result: Result<Outcome, OpError<Outcome>>) {
     let (outcome, error) = match result {
         Ok(outcome) => (outcome, None),
         Err(e) => (Outcome::default(), Some(e.error)),
@@ -94,7 +94,7 @@ fn tell(given: &Given, done: DoneFn, token: u64, result: Result<Outcome, OpError
         ..abi::empty()
     };
     // SAFETY: the host's own table and function; the operation is over, and this is said once.
-    unsafe { done(given.host(), token, &result) };
+    unsafe { done(host_table.host(), token, &result) };
 }
 
 /// What happened, without what the host adds itself.

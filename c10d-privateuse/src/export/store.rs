@@ -9,27 +9,27 @@ use crate::abi::{Host, Why, codes};
 
 /// The host's table as far as both sides know it, and where it is: its functions want their own.
 #[derive(Clone, Copy)]
-pub(super) struct Given {
+pub(super) struct HostTable {
     table: Host,
     host: *const Host,
 }
 
 // SAFETY: a table that is not written any more, and whose functions may be called from any thread.
-unsafe impl Sync for Given {}
+unsafe impl Sync for HostTable {}
 // SAFETY: as above.
-unsafe impl Send for Given {}
+unsafe impl Send for HostTable {}
 
-impl Given {
+impl HostTable {
     /// # Safety
     /// `host` is what the host gave.
-    pub(super) unsafe fn new(host: *const Host) -> Given {
+    pub(super) unsafe fn new(host: *const Host) -> HostTable {
         let mut table = crate::abi::empty::<Host>();
         // SAFETY: as promised; no more than both sides have is copied.
         unsafe {
             let size = (host.cast::<u32>().read() as usize).min(size_of::<Host>());
             std::ptr::copy_nonoverlapping(host.cast::<u8>(), (&raw mut table).cast::<u8>(), size);
         }
-        Given { table, host }
+        HostTable { table, host }
     }
 
     pub(super) fn host(&self) -> *const Host {
@@ -47,7 +47,7 @@ impl Given {
 
 /// The store of one group.
 pub(super) struct HostStore {
-    given: Given,
+    host_table: HostTable,
     number: u64,
 }
 
@@ -76,8 +76,8 @@ fn have<F>(f: Option<F>, name: &str) -> Result<F> {
 }
 
 impl HostStore {
-    pub(super) fn new(given: Given, number: u64) -> HostStore {
-        HostStore { given, number }
+    pub(super) fn new(host_table: HostTable, number: u64) -> HostStore {
+        HostStore { host_table, number }
     }
 
     /// Calls with room for a value, which the callee fills: (room, len, why) -> status.
@@ -101,22 +101,22 @@ impl HostStore {
 
 impl Store for HostStore {
     fn set(&self, key: &str, value: &[u8], deadline: Instant) -> Result {
-        let f = have(self.given.table.store_set, "store_set")?;
+        let f = have(self.host_table.table.store_set, "store_set")?;
         let (k, n, v) = (key.as_ptr().cast(), key.len() as u64, value.as_ptr().cast());
         // SAFETY: the ABI, here and below: pointers with their lengths, the host's own table.
         result(Why::ask(|why| unsafe {
-            f(self.given.host, self.number, k, n, v, value.len() as u64, left(deadline), why)
+            f(self.host_table.host, self.number, k, n, v, value.len() as u64, left(deadline), why)
         }))
     }
 
     fn get(&self, key: &str, deadline: Instant) -> Result<Vec<u8>> {
-        let f = have(self.given.table.store_get, "store_get")?;
+        let f = have(self.host_table.table.store_get, "store_get")?;
         let mut room = ROOM;
         for _ in 0..TRIES {
             let got = self.value(room, |value, len, why| {
                 let (k, n, to) = (key.as_ptr().cast(), key.len() as u64, value.as_mut_ptr().cast());
                 // SAFETY: see `set`.
-                unsafe { f(self.given.host, self.number, k, n, to, value.len() as u64, len, left(deadline), why) }
+                unsafe { f(self.host_table.host, self.number, k, n, to, value.len() as u64, len, left(deadline), why) }
             })?;
             match got {
                 Ok(value) => return Ok(value),
@@ -127,53 +127,71 @@ impl Store for HostStore {
     }
 
     fn wait(&self, keys: &[&str], deadline: Instant) -> Result {
-        let f = have(self.given.table.store_wait, "store_wait")?;
+        let f = have(self.host_table.table.store_wait, "store_wait")?;
         keys.iter().try_for_each(|key| {
             let (k, n) = (key.as_ptr().cast(), key.len() as u64);
             // SAFETY: see `set`.
-            result(Why::ask(|why| unsafe { f(self.given.host, self.number, k, n, left(deadline), why) }))
+            result(Why::ask(|why| unsafe { f(self.host_table.host, self.number, k, n, left(deadline), why) }))
         })
     }
 
     fn add(&self, key: &str, delta: i64, deadline: Instant) -> Result<i64> {
-        let f = have(self.given.table.store_add, "store_add")?;
+        let f = have(self.host_table.table.store_add, "store_add")?;
         let (k, n) = (key.as_ptr().cast(), key.len() as u64);
         let mut sum = 0;
         // SAFETY: see `set`.
-        result(Why::ask(|why| unsafe { f(self.given.host, self.number, k, n, delta, &mut sum, left(deadline), why) }))?;
+        result(Why::ask(|why| unsafe {
+            f(self.host_table.host, self.number, k, n, delta, &mut sum, left(deadline), why)
+        }))?;
         Ok(sum)
     }
 
     fn compare_set(&self, key: &str, expected: &[u8], desired: &[u8], deadline: Instant) -> Result<Vec<u8>> {
-        let f = have(self.given.table.store_compare_set, "store_compare_set")?;
+        let f = have(self.host_table.table.store_compare_set, "store_compare_set")?;
         let got = self.value(ROOM.max(expected.len()).max(desired.len()), |value, len, why| {
             let (k, n, to) = (key.as_ptr().cast(), key.len() as u64, value.as_mut_ptr().cast());
             let (e, d) = (expected.as_ptr().cast(), desired.as_ptr().cast());
             let (el, dl) = (expected.len() as u64, desired.len() as u64);
             // SAFETY: see `set`.
             unsafe {
-                f(self.given.host, self.number, k, n, e, el, d, dl, to, value.len() as u64, len, left(deadline), why)
+                f(
+                    self.host_table.host,
+                    self.number,
+                    k,
+                    n,
+                    e,
+                    el,
+                    d,
+                    dl,
+                    to,
+                    value.len() as u64,
+                    len,
+                    left(deadline),
+                    why,
+                )
             }
         })?;
         got.or_else(|_| self.get(key, deadline))
     }
 
     fn append(&self, key: &str, value: &[u8], deadline: Instant) -> Result {
-        let f = have(self.given.table.store_append, "store_append")?;
+        let f = have(self.host_table.table.store_append, "store_append")?;
         let (k, n, v) = (key.as_ptr().cast(), key.len() as u64, value.as_ptr().cast());
         // SAFETY: see `set`.
         result(Why::ask(|why| unsafe {
-            f(self.given.host, self.number, k, n, v, value.len() as u64, left(deadline), why)
+            f(self.host_table.host, self.number, k, n, v, value.len() as u64, left(deadline), why)
         }))
     }
 
     fn check(&self, keys: &[&str], deadline: Instant) -> Result<bool> {
-        let f = have(self.given.table.store_check, "store_check")?;
+        let f = have(self.host_table.table.store_check, "store_check")?;
         for key in keys {
             let (k, n) = (key.as_ptr().cast(), key.len() as u64);
             let mut exists = 0;
             // SAFETY: see `set`.
-            result(Why::ask(|why| unsafe { f(self.given.host, self.number, k, n, &mut exists, left(deadline), why) }))?;
+            result(Why::ask(|why| unsafe {
+                f(self.host_table.host, self.number, k, n, &mut exists, left(deadline), why)
+            }))?;
             if exists == 0 {
                 return Ok(false);
             }
@@ -182,11 +200,13 @@ impl Store for HostStore {
     }
 
     fn delete(&self, key: &str, deadline: Instant) -> Result<bool> {
-        let f = have(self.given.table.store_delete, "store_delete")?;
+        let f = have(self.host_table.table.store_delete, "store_delete")?;
         let (k, n) = (key.as_ptr().cast(), key.len() as u64);
         let mut existed = 0;
         // SAFETY: see `set`.
-        result(Why::ask(|why| unsafe { f(self.given.host, self.number, k, n, &mut existed, left(deadline), why) }))?;
+        result(Why::ask(|why| unsafe {
+            f(self.host_table.host, self.number, k, n, &mut existed, left(deadline), why)
+        }))?;
         Ok(existed != 0)
     }
 

@@ -9,8 +9,8 @@ use c10d_core::registry::{Provider, Registration};
 use c10d_core::{Backend, Capabilities, DispatchKey, Error, GroupInit, Job, Result};
 
 use super::catch::caught;
-use super::entry::Exported;
-use super::store::Given;
+use super::exported::Exported;
+use super::store::HostTable;
 
 /// What goes in and out of a backend's making, which core calls on the thread that builds the group.
 #[derive(Default)]
@@ -26,7 +26,7 @@ thread_local! {
 
 /// The exported backend under a name of its own, watched for panics. Beside the original, which the plugin's copy of
 /// core may know by the vendor crate's own `submit!`.
-pub(super) fn watched<E: Exported>(given: Given) -> Result<&'static Provider> {
+pub(super) fn watched<E: Exported>(host_table: HostTable) -> Result<&'static Provider> {
     let provider = E::provider();
     let original = provider.backends.iter().find(|r| r.name == E::NAME);
     let original = original.ok_or_else(|| Error::unsupported(format!("no backend {:?} is registered", E::NAME)))?;
@@ -34,7 +34,7 @@ pub(super) fn watched<E: Exported>(given: Given) -> Result<&'static Provider> {
         let part = MAKING.take().whole.and_then(|(whole, ranks)| whole.split(&ranks, init));
         let inner: Arc<dyn Backend> = match part {
             Some(inner) => inner?,
-            None => Arc::new(Watched { inner: caught(|| (original.create)(init)).flatten()?, given }),
+            None => Arc::new(Watched { inner: caught(|| (original.create)(init)).flatten()?, host_table }),
         };
         MAKING.set(Making { whole: None, made: Some(inner.clone()) });
         Ok(inner)
@@ -57,12 +57,12 @@ pub(super) fn watched<E: Exported>(given: Given) -> Result<&'static Provider> {
 /// A backend whose panics stay inside: a job that it was given ends as `Abandoned`, or later by another thread of it.
 struct Watched {
     inner: Arc<dyn Backend>,
-    given: Given,
+    host_table: HostTable,
 }
 
 impl Watched {
     fn watch<T>(&self, f: impl FnOnce() -> T) -> Result<T> {
-        caught(f).inspect_err(|e| self.given.error(&e.to_string()))
+        caught(f).inspect_err(|e| self.host_table.error(&e.to_string()))
     }
 }
 
@@ -95,7 +95,7 @@ unsafe impl Backend for Watched {
     fn split(&self, ranks: &[u32], init: &GroupInit) -> Option<Result<Arc<dyn Backend>>> {
         let part = self.watch(|| self.inner.split(ranks, init));
         let part = part.unwrap_or_else(|e| Some(Err(e)))?;
-        Some(part.map(|inner| Arc::new(Watched { inner, given: self.given }) as Arc<dyn Backend>))
+        Some(part.map(|inner| Arc::new(Watched { inner, host_table: self.host_table }) as Arc<dyn Backend>))
     }
 
     fn no_split(&self) {

@@ -6,9 +6,9 @@ use std::path::Path;
 use c10d_privateuse::Rule;
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 
-use crate::common::mode;
 use super::elf::entry;
 use super::lab::{Entry, Lab, is_root};
+use crate::common::mode;
 
 /// Some other user: nobody.
 const OTHER: u32 = 65534;

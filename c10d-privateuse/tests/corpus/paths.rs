@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use c10d_privateuse::{Rule, Search};
 
-use crate::common::mode;
 use super::lab::{Entry, Lab, is_root};
+use crate::common::mode;
 
 pub(crate) fn entries() -> Vec<Entry> {
     let entry = |name, fault, rule, make| Entry { name, fault, rule, make };

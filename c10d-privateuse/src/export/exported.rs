@@ -1,0 +1,61 @@
+//! What a plugin is made of, and what of it lasts as long as the process.
+#![allow(unsafe_code)]
+
+use std::sync::{Arc, OnceLock};
+
+use c10d_core::device::DeviceRuntime;
+use c10d_core::registry::Provider;
+use c10d_core::{Error, Result};
+
+use super::rows::Rows;
+use crate::abi;
+
+/// What a plugin is made of; the macros implement it.
+pub trait Exported: 'static {
+    /// The name, as in the note.
+    const NAME: &'static str;
+    /// The version of the plugin's crate.
+    const VERSION: &'static str;
+    /// Where backend and device are registered.
+    fn provider() -> &'static Provider;
+    /// What lasts as long as the process.
+    fn statics() -> &'static Statics;
+}
+
+/// The statics of one plugin.
+pub struct Statics {
+    pub(super) tables: OnceLock<Tables>,
+    pub(super) runtime: OnceLock<Result<Arc<dyn DeviceRuntime>>>,
+}
+
+/// The tables of one plugin.
+pub(super) struct Tables {
+    pub(super) device: Option<abi::Device>,
+    /// What the collectives point to.
+    pub(super) _rows: Option<Rows>,
+    pub(super) collectives: Option<abi::Collectives>,
+    pub(super) plugin: OnceLock<abi::Plugin>,
+}
+
+// SAFETY: the tables point to each other and to statics, and are not written once they are made.
+unsafe impl Sync for Tables {}
+// SAFETY: as above.
+unsafe impl Send for Tables {}
+
+impl Statics {
+    /// Nothing yet.
+    #[allow(clippy::new_without_default, reason = "made by macros alone, in statics")]
+    pub const fn new() -> Statics {
+        Statics { tables: OnceLock::new(), runtime: OnceLock::new() }
+    }
+}
+
+/// The device's runtime, opened at the first use.
+pub(super) fn runtime<E: Exported>() -> Result<&'static Arc<dyn DeviceRuntime>> {
+    let opened = E::statics().runtime.get_or_init(|| {
+        let found = E::provider().devices.iter().find(|d| d.name == E::NAME);
+        let found = found.ok_or_else(|| Error::unsupported(format!("no device {:?} is registered", E::NAME)))?;
+        (found.open)()
+    });
+    opened.as_ref().map_err(Clone::clone)
+}

@@ -1,0 +1,42 @@
+//! What a plugin's collectives offer, as the ABI has it.
+
+use c10d_core::ops::OpSet;
+use c10d_core::{Capabilities, DispatchKey, OpKind};
+
+use crate::abi::{self, codes};
+
+/// What a plugin's collectives offer, as rows of the ABI.
+pub(super) struct Rows {
+    pub(super) rows: Vec<abi::Capabilities>,
+    /// What the rows point to.
+    _by_op: Box<[u32]>,
+}
+
+/// One row for each key that the ABI knows.
+pub(super) fn rows(offers: &Capabilities, keys: &[DispatchKey]) -> Rows {
+    let device_type = |key: &DispatchKey| match key {
+        DispatchKey::Cpu => Some(codes::DEVICE_CPU),
+        DispatchKey::Cuda => Some(codes::DEVICE_CUDA),
+        DispatchKey::PrivateUse1 => Some(codes::DEVICE_PRIVATE),
+        _ => None,
+    };
+    let has =
+        |set: &OpSet| OpKind::ALL.iter().filter(|op| set.contains(**op)).fold(0, |bits, op| bits | 1 << *op as u32);
+    let by_op: Box<[u32]> = offers.by_op.iter().map(|types| codes::bits(*types)).collect();
+    let row = |device_type| abi::Capabilities {
+        device_type,
+        ops: has(&offers.ops),
+        moves: codes::bits(offers.moves),
+        reduces: offers.reduces.map(codes::bits),
+        op_count: by_op.len() as u32,
+        by_op: by_op.as_ptr(),
+        ..abi::empty()
+    };
+    Rows { rows: keys.iter().filter_map(device_type).map(row).collect(), _by_op: by_op }
+}
+
+impl Rows {
+    pub(super) fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+}
