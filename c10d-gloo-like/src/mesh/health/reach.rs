@@ -170,7 +170,8 @@ impl Health {
                 && !peer.closed
                 && peer.answer.as_ref().is_some_and(|(at, _)| at.wrapping_sub(id) as i32 >= 0);
             let wait = match peer.left {
-                _ if alive => break,
+                // One that closed its end in order may be about to say goodbye.
+                _ if alive && how != "connection closed" => break,
                 Some(left) if !left.failed => break,
                 Some(_) => UNDERWAY,
                 None => REASON,
