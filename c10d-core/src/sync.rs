@@ -1,201 +1,226 @@
-//! Locks whose whole state is in themselves, so that a forked child can make and use its own.
+//! Locks whose whole state is in themselves, so that a forked child can make and use its own: those of the standard library,
+//! without poisoning, and with a lock that waits until a deadline.
 //!
 //! `parking_lot`, whose interface this has, keeps the waiting threads of all locks of a process in one table. A forked
 //! child inherits the table with the parent's waiting threads in it, whose memory it uses for other things: it would hang
-//! at a lock that no other thread holds. Here a word is all that there is, and the kernel keeps who waits (futex).
-//! A panic while a lock is held does not poison it.
-#![allow(unsafe_code)]
+//! at a lock that no other thread holds.
 
-use std::marker::PhantomData;
+use std::fmt;
+use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
-/// A mutual exclusion; see [`lock_api::Mutex`].
-pub type Mutex<T> = lock_api::Mutex<RawMutex, T>;
+/// A mutual exclusion. A panic while it is held does not poison it.
+#[derive(Default)]
+pub struct Mutex<T: ?Sized> {
+    /// Threads that wait until a deadline. Without any, an unlock is that of the standard library and one load.
+    late: AtomicU32,
+    /// Where they wait.
+    gate: std::sync::Mutex<()>,
+    free: std::sync::Condvar,
+    inner: std::sync::Mutex<T>,
+}
+
+/// The longest sleep of a thread that waits for a lock until a deadline, in case that it missed the unlock.
+const LOOK: Duration = Duration::from_millis(5);
+
+impl<T> Mutex<T> {
+    /// An unlocked one.
+    pub const fn new(value: T) -> Mutex<T> {
+        Mutex {
+            late: AtomicU32::new(0),
+            gate: std::sync::Mutex::new(()),
+            free: std::sync::Condvar::new(),
+            inner: std::sync::Mutex::new(value),
+        }
+    }
+}
+
+impl<T: ?Sized> Mutex<T> {
+    /// Locks it, however long that takes.
+    #[inline]
+    pub fn lock(&self) -> MutexGuard<'_, T> {
+        self.guard(self.inner.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Locks it if nobody holds it.
+    #[inline]
+    pub fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
+        match self.inner.try_lock() {
+            Ok(guard) => Some(self.guard(guard)),
+            Err(TryLockError::Poisoned(poisoned)) => Some(self.guard(poisoned.into_inner())),
+            Err(TryLockError::WouldBlock) => None,
+        }
+    }
+
+    /// Locks it if that takes no longer than this.
+    pub fn try_lock_for(&self, patience: Duration) -> Option<MutexGuard<'_, T>> {
+        self.try_lock().or_else(|| match Instant::now().checked_add(patience) {
+            Some(deadline) => self.try_lock_until(deadline),
+            None => Some(self.lock()),
+        })
+    }
+
+    /// Locks it if that is possible by this time.
+    pub fn try_lock_until(&self, deadline: Instant) -> Option<MutexGuard<'_, T>> {
+        if let Some(guard) = self.try_lock() {
+            return Some(guard);
+        }
+        self.late.fetch_add(1, Ordering::SeqCst);
+        let mut gate = self.gate.lock().unwrap_or_else(PoisonError::into_inner);
+        let guard = loop {
+            // Whoever unlocks it from here on has to come through the gate to say so.
+            if let Some(guard) = self.try_lock() {
+                break Some(guard);
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break None;
+            }
+            gate = self.free.wait_timeout(gate, left.min(LOOK)).unwrap_or_else(PoisonError::into_inner).0;
+        };
+        self.late.fetch_sub(1, Ordering::SeqCst);
+        guard
+    }
+
+    /// What it guards, where nobody else has it.
+    pub fn get_mut(&mut self) -> &mut T {
+        self.inner.get_mut().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    #[inline]
+    fn guard<'a>(&'a self, inner: std::sync::MutexGuard<'a, T>) -> MutexGuard<'a, T> {
+        MutexGuard { mutex: self, inner: Some(inner) }
+    }
+
+    /// Tells those who wait until a deadline that it was unlocked.
+    #[inline]
+    fn unlocked(&self) {
+        if self.late.load(Ordering::SeqCst) > 0 {
+            drop(self.gate.lock());
+            self.free.notify_one();
+        }
+    }
+}
+
+impl<T: ?Sized + fmt::Debug> fmt::Debug for Mutex<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.inner.fmt(f)
+    }
+}
+
 /// A locked [`Mutex`].
-pub type MutexGuard<'a, T> = lock_api::MutexGuard<'a, RawMutex, T>;
-/// A condition to wait for under a [`Mutex`]; see [`lock_api::Condvar`]. A wait may end without a notification.
-pub type Condvar = lock_api::Condvar<RawCondvar>;
+#[must_use = "dropped, it unlocks at once"]
+pub struct MutexGuard<'a, T: ?Sized> {
+    mutex: &'a Mutex<T>,
+    /// There, but for the time that the lock is given up in a wait.
+    inner: Option<std::sync::MutexGuard<'a, T>>,
+}
 
-const FREE: u32 = 0;
-const HELD: u32 = 1;
-/// Held, and somebody may sleep.
-const AWAITED: u32 = 2;
-/// Looks before sleeping: about as long as a short critical section.
-const SPINS: u32 = 100;
+impl<T: ?Sized> MutexGuard<'_, T> {
+    /// Unlocks it while `body` runs.
+    pub fn unlocked<R>(guard: &mut Self, body: impl FnOnce() -> R) -> R {
+        guard.inner = None;
+        guard.mutex.unlocked();
+        let result = body();
+        guard.inner = Some(guard.mutex.inner.lock().unwrap_or_else(PoisonError::into_inner));
+        result
+    }
+}
 
-/// The word of a [`Mutex`].
-pub struct RawMutex(AtomicU32);
+impl<T: ?Sized> Deref for MutexGuard<'_, T> {
+    type Target = T;
 
-/// A guard stays on its thread.
-#[doc(hidden)]
-pub struct OfThread(PhantomData<*mut ()>);
-// SAFETY: it is nothing; a shared guard only gives shared access.
-unsafe impl Sync for OfThread {}
+    #[inline]
+    fn deref(&self) -> &T {
+        match &self.inner {
+            Some(inner) => inner,
+            None => unreachable!("a guard is used while its lock is given up"),
+        }
+    }
+}
 
-const GUARD: OfThread = OfThread(PhantomData);
+impl<T: ?Sized> DerefMut for MutexGuard<'_, T> {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut T {
+        match &mut self.inner {
+            Some(inner) => inner,
+            None => unreachable!("a guard is used while its lock is given up"),
+        }
+    }
+}
 
-impl RawMutex {
-    fn try_take(&self) -> bool {
-        self.0.compare_exchange(FREE, HELD, Ordering::Acquire, Ordering::Relaxed).is_ok()
+impl<T: ?Sized> Drop for MutexGuard<'_, T> {
+    #[inline]
+    fn drop(&mut self) {
+        if self.inner.take().is_some() {
+            self.mutex.unlocked();
+        }
+    }
+}
+
+/// A condition to wait for under a [`Mutex`]. A wait may end without a notification.
+#[derive(Default, Debug)]
+pub struct Condvar(std::sync::Condvar);
+
+/// How a wait with a deadline ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WaitTimeoutResult(bool);
+
+impl WaitTimeoutResult {
+    /// Whether the deadline ended it.
+    pub fn timed_out(self) -> bool {
+        self.0
+    }
+}
+
+impl Condvar {
+    /// One for which nobody waits.
+    pub const fn new() -> Condvar {
+        Condvar(std::sync::Condvar::new())
     }
 
-    /// Takes it by this time, if there is one.
-    #[cold]
-    fn take_late(&self, deadline: Option<Instant>) -> bool {
-        for _ in 0..SPINS {
-            match self.0.load(Ordering::Relaxed) {
-                FREE if self.try_take() => return true,
-                HELD | FREE => std::hint::spin_loop(),
-                _ => break,
+    /// Gives the lock up until somebody notifies.
+    pub fn wait<T>(&self, guard: &mut MutexGuard<'_, T>) {
+        self.wait_by(guard, None);
+    }
+
+    /// Gives the lock up until somebody notifies, or this time has come.
+    pub fn wait_until<T>(&self, guard: &mut MutexGuard<'_, T>, deadline: Instant) -> WaitTimeoutResult {
+        self.wait_for(guard, deadline.saturating_duration_since(Instant::now()))
+    }
+
+    /// Gives the lock up until somebody notifies, or for this long.
+    pub fn wait_for<T>(&self, guard: &mut MutexGuard<'_, T>, patience: Duration) -> WaitTimeoutResult {
+        WaitTimeoutResult(self.wait_by(guard, Some(patience)))
+    }
+
+    /// True when the time was over.
+    fn wait_by<T>(&self, guard: &mut MutexGuard<'_, T>, patience: Option<Duration>) -> bool {
+        let Some(inner) = guard.inner.take() else { return true };
+        // Those who wait for the lock until a deadline look every few milliseconds by themselves, and are told when this
+        // guard is dropped.
+        let (inner, late) = match patience {
+            None => (self.0.wait(inner).unwrap_or_else(PoisonError::into_inner), false),
+            Some(patience) => {
+                let (inner, how) = self.0.wait_timeout(inner, patience).unwrap_or_else(PoisonError::into_inner);
+                (inner, how.timed_out())
             }
-        }
-        // From here on it is held as awaited: others may sleep, too.
-        while self.0.swap(AWAITED, Ordering::Acquire) != FREE {
-            if !sleep(&self.0, AWAITED, deadline) {
-                // It may have become free at the last moment.
-                return self.0.swap(AWAITED, Ordering::Acquire) == FREE;
-            }
-        }
-        true
-    }
-}
-
-// SAFETY: whoever changed the word from FREE holds it alone until `unlock` writes FREE; acquire and release order what was
-// done under it.
-unsafe impl lock_api::RawMutex for RawMutex {
-    #[allow(clippy::declare_interior_mutable_const)]
-    const INIT: RawMutex = RawMutex(AtomicU32::new(FREE));
-    type Guard = OfThread;
-
-    #[inline]
-    fn lock(&self) -> OfThread {
-        if !self.try_take() {
-            self.take_late(None);
-        }
-        GUARD
+        };
+        guard.inner = Some(inner);
+        late
     }
 
-    #[inline]
-    fn try_lock(&self) -> Option<OfThread> {
-        self.try_take().then_some(GUARD)
+    /// Ends one wait.
+    pub fn notify_one(&self) {
+        self.0.notify_one();
     }
 
-    #[inline]
-    unsafe fn unlock(&self, _: OfThread) {
-        if self.0.swap(FREE, Ordering::Release) == AWAITED {
-            wake(&self.0, 1);
-        }
+    /// Ends all waits.
+    pub fn notify_all(&self) {
+        self.0.notify_all();
     }
-
-    fn is_locked(&self) -> bool {
-        self.0.load(Ordering::Relaxed) != FREE
-    }
-}
-
-// SAFETY: as above.
-unsafe impl lock_api::RawMutexTimed for RawMutex {
-    type Duration = Duration;
-    type Instant = Instant;
-
-    fn try_lock_for(&self, timeout: Duration) -> Option<OfThread> {
-        (self.try_take() || self.take_late(Instant::now().checked_add(timeout))).then_some(GUARD)
-    }
-
-    fn try_lock_until(&self, deadline: Instant) -> Option<OfThread> {
-        (self.try_take() || self.take_late(Some(deadline))).then_some(GUARD)
-    }
-}
-
-/// The words of a [`Condvar`]. Waits may end without a notification.
-pub struct RawCondvar {
-    /// Changes with every notification.
-    turn: AtomicU32,
-    /// Threads that wait, or are about to. Without any a notification is no system call.
-    waiting: AtomicU32,
-}
-
-impl RawCondvar {
-    /// False at the deadline.
-    fn wait_by(&self, mutex: &RawMutex, deadline: Option<Instant>) -> bool {
-        use lock_api::RawMutex as _;
-        // Under the mutex: whoever changes what is waited for takes it afterwards, and sees both.
-        self.waiting.fetch_add(1, Ordering::SeqCst);
-        let turn = self.turn.load(Ordering::SeqCst);
-        // SAFETY: the caller holds it.
-        unsafe { mutex.unlock(GUARD) };
-        let in_time = sleep(&self.turn, turn, deadline);
-        self.waiting.fetch_sub(1, Ordering::SeqCst);
-        mutex.lock();
-        in_time
-    }
-
-    fn notify(&self, threads: i32) {
-        self.turn.fetch_add(1, Ordering::SeqCst);
-        if self.waiting.load(Ordering::SeqCst) > 0 {
-            wake(&self.turn, threads);
-        }
-    }
-}
-
-// SAFETY: the turn is read under the mutex, and the kernel sleeps only while it has not changed, so no notification after
-// the unlocking is lost; the mutex is locked again before any return, and nothing here panics.
-unsafe impl lock_api::RawCondvar for RawCondvar {
-    #[allow(clippy::declare_interior_mutable_const)]
-    const INIT: RawCondvar = RawCondvar { turn: AtomicU32::new(0), waiting: AtomicU32::new(0) };
-    type RawMutex = RawMutex;
-
-    unsafe fn wait(&self, mutex: &RawMutex, _: &mut OfThread) {
-        self.wait_by(mutex, None);
-    }
-
-    fn notify_one(&self) -> bool {
-        self.notify(1);
-        false
-    }
-
-    fn notify_all(&self) -> usize {
-        self.notify(i32::MAX);
-        0
-    }
-}
-
-// SAFETY: as above.
-unsafe impl lock_api::RawCondvarTimed for RawCondvar {
-    fn checked_duration_to_instant(timeout: &Duration) -> Option<Instant> {
-        Instant::now().checked_add(*timeout)
-    }
-
-    unsafe fn wait_until(&self, mutex: &RawMutex, _: &mut OfThread, deadline: &Instant) -> bool {
-        !self.wait_by(mutex, Some(*deadline))
-    }
-}
-
-/// Sleeps while the word has this value, until it is woken, or for no reason. False: the deadline has passed.
-fn sleep(word: &AtomicU32, value: u32, deadline: Option<Instant>) -> bool {
-    let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-    if left.is_some_and(|left| left.is_zero()) {
-        return false;
-    }
-    // SAFETY: zeroes are a time.
-    let mut time: libc::timespec = unsafe { std::mem::zeroed() };
-    let time: *const libc::timespec = match left {
-        Some(left) => {
-            time.tv_sec = left.as_secs().min(1 << 30) as libc::time_t;
-            time.tv_nsec = left.subsec_nanos().into();
-            &time
-        }
-        None => std::ptr::null(),
-    };
-    let how = libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG;
-    // SAFETY: the word and the time outlive the call.
-    let woken = unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), how, value, time) };
-    woken == 0 || std::io::Error::last_os_error().raw_os_error() != Some(libc::ETIMEDOUT)
-}
-
-fn wake(word: &AtomicU32, threads: i32) {
-    // SAFETY: an address, which need not even be mapped any more.
-    unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG, threads) };
 }
 
 #[cfg(test)]
