@@ -17,9 +17,9 @@ import sys
 FLOORS = {
     "c10d-core": "sync types ops error panics process waiting store buffer device call op dlpack backend dispatch registry staged group",
     "c10d-rendezvous": "log file_store tcp_store init launch",
-    "c10d-gloo-like": "exit board shm tcp link mesh pause plan reduce exec schedule layout collectives p2p queue backend provider",
-    "c10d-nccl": "board dialect nccl boot thread beats side kernels cuda types task check communicator scratch ops channel "
-    "engine keeper start backend sparse provider slices",
+    "c10d-gloo-like": "exit call_log shm tcp link mesh pause plan reduce exec schedule layout collectives p2p queue backend provider",
+    "c10d-nccl": "jobs dialect nccl bootstrap thread heartbeats side_channel kernels cuda types task check communicator scratch ops channel "
+    "engine deadline_watch start backend sparse provider slices",
     "c10d-privateuse": "abi export refusal table host load",
     "c10d-privateuse/src/export": "catch store rows reporter work exported watched group collectives device entry",
     "c10d-privateuse/src/table": "mappings memory offer mod",

@@ -19,7 +19,7 @@ use crate::mesh::{Health, Membership, Mesh, Transport, Wiring};
 use crate::p2p::Messages;
 use crate::pause::Pause;
 use crate::queue::{Queue, Runner};
-use crate::schedule::Place;
+use crate::schedule::Member;
 use crate::schedule::select::{Fabric, exact, select};
 use crate::shm::Doorbell;
 
@@ -64,7 +64,7 @@ impl GlooLike {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let crowded = local_ranks.len() > cores;
         let pause = Pause::new(crowded, segment.clone().map(Doorbell::new));
-        let me = Place { world: init.size, rank: init.rank };
+        let me = Member { world: init.size, rank: init.rank };
         let fabric = Fabric::of(&topology);
         let executor = Executor::new(init.rank, collective, health.clone(), pause.with_room(init.size as usize));
         let layout = Layout::new(me, fabric, topology.hosts);

@@ -38,7 +38,7 @@ impl Collectives {
         };
         let op = Op {
             plan: &self.plan,
-            print: request.fingerprint,
+            fingerprint: request.fingerprint,
             uneven: request.op.is_uneven(),
             elem: dtype.map_or(1, |d| d.size()),
             reduction,

@@ -7,11 +7,11 @@ use c10d_core::{OpKind, Request, Span};
 use crate::exec::Spaces;
 use crate::plan::Plan;
 use crate::schedule::select::{Algorithm, Fabric, exact, select};
-use crate::schedule::{Blocks, Place, direct, fill};
+use crate::schedule::{Blocks, Member, direct, fill};
 
 /// Lays ops out, one after the other. Keeps its memory between them.
 pub(crate) struct Layout {
-    me: Place,
+    me: Member,
     fabric: Fabric,
     hosts: Vec<u32>,
     /// Where each rank's block of the input, and of the output, starts; and where the last ends.
@@ -19,7 +19,7 @@ pub(crate) struct Layout {
 }
 
 impl Layout {
-    pub(crate) fn new(me: Place, fabric: Fabric, hosts: Vec<u32>) -> Layout {
+    pub(crate) fn new(me: Member, fabric: Fabric, hosts: Vec<u32>) -> Layout {
         Layout { me, fabric, hosts, starts: Default::default() }
     }
 
@@ -49,82 +49,82 @@ impl Layout {
         let bytes = |spans: &[Span]| spans.iter().map(Span::bytes).sum::<usize>();
         match request.op {
             OpKind::Broadcast => {
-                let total = put(spaces, Side::Output, outputs);
+                let total = put(spaces, Operand::Output, outputs);
                 let how = self.algorithm(request, total);
                 fill::broadcast(how, me, root, total, elem, plan);
             }
             OpKind::AllReduce | OpKind::AllReduceCoalesced => {
-                let total = put(spaces, Side::Output, outputs);
+                let total = put(spaces, Operand::Output, outputs);
                 let how = self.algorithm(request, total);
                 fill::all_reduce(how, me, &self.hosts, total, elem, plan);
             }
             OpKind::Reduce => {
-                let total = put(spaces, Side::Input, outputs);
+                let total = put(spaces, Operand::Input, outputs);
                 if me.rank == root {
-                    put(spaces, Side::Output, outputs);
+                    put(spaces, Operand::Output, outputs);
                 }
                 let how = self.algorithm(request, total);
                 fill::reduce(how, me, root, total, elem, plan);
             }
             OpKind::AllGather => {
-                put(spaces, Side::Input, inputs);
-                put(spaces, Side::Output, outputs);
+                put(spaces, Operand::Input, inputs);
+                put(spaces, Operand::Output, outputs);
                 let how = self.algorithm(request, bytes(outputs));
                 fill::all_gather(how, me, list(&mut self.starts[1], outputs.iter().map(Span::bytes)), plan);
             }
             OpKind::AllGatherInto => {
-                put(spaces, Side::Input, inputs);
-                put(spaces, Side::Output, outputs);
+                put(spaces, Operand::Input, inputs);
+                put(spaces, Operand::Output, outputs);
                 let how = self.algorithm(request, bytes(outputs));
                 fill::all_gather(how, me, Blocks::uniform(me.world, bytes(inputs)), plan);
             }
             OpKind::AllGatherCoalesced => {
-                put(spaces, Side::Input, inputs);
+                put(spaces, Operand::Input, inputs);
                 let of = |p: usize| outputs.iter().skip(p).step_by(world);
                 for p in 0..world {
-                    of(p).for_each(|span| put_part(spaces, Side::Output, span, 0, span.bytes()));
+                    of(p).for_each(|span| put_part(spaces, Operand::Output, span, 0, span.bytes()));
                 }
                 let how = self.algorithm(request, bytes(outputs));
                 let blocks = list(&mut self.starts[1], (0..world).map(|p| of(p).map(Span::bytes).sum()));
                 fill::all_gather(how, me, blocks, plan);
             }
             OpKind::AllGatherIntoCoalesced => {
-                put(spaces, Side::Input, inputs);
-                put_blocks(spaces, Side::Output, outputs, world);
+                put(spaces, Operand::Input, inputs);
+                put_blocks(spaces, Operand::Output, outputs, world);
                 let how = self.algorithm(request, bytes(outputs));
                 fill::all_gather(how, me, Blocks::uniform(me.world, bytes(inputs)), plan);
             }
             OpKind::ReduceScatter => {
-                put(spaces, Side::Input, inputs);
-                put(spaces, Side::Output, outputs);
+                put(spaces, Operand::Input, inputs);
+                put(spaces, Operand::Output, outputs);
                 let how = self.algorithm(request, bytes(inputs));
                 fill::reduce_scatter(how, me, list(&mut self.starts[0], inputs.iter().map(Span::bytes)), plan);
             }
             OpKind::ReduceScatterInto => {
-                put(spaces, Side::Input, inputs);
-                put(spaces, Side::Output, outputs);
+                put(spaces, Operand::Input, inputs);
+                put(spaces, Operand::Output, outputs);
                 let how = self.algorithm(request, bytes(inputs));
                 fill::reduce_scatter(how, me, Blocks::uniform(me.world, bytes(outputs)), plan);
             }
             OpKind::ReduceScatterIntoCoalesced => {
-                put_blocks(spaces, Side::Input, inputs, world);
-                put(spaces, Side::Output, outputs);
+                put_blocks(spaces, Operand::Input, inputs, world);
+                put(spaces, Operand::Output, outputs);
                 let how = self.algorithm(request, bytes(inputs));
                 fill::reduce_scatter(how, me, Blocks::uniform(me.world, bytes(outputs)), plan);
             }
             OpKind::Gather => {
-                let own = put(spaces, Side::Input, inputs);
-                put(spaces, Side::Output, outputs);
+                let own = put(spaces, Operand::Input, inputs);
+                put(spaces, Operand::Output, outputs);
                 direct::gather(me, root, own, list(&mut self.starts[1], outputs.iter().map(Span::bytes)), plan);
             }
             OpKind::Scatter => {
-                put(spaces, Side::Input, inputs);
-                let own = put(spaces, Side::Output, outputs);
+                put(spaces, Operand::Input, inputs);
+                let own = put(spaces, Operand::Output, outputs);
                 direct::scatter(me, root, own, list(&mut self.starts[0], inputs.iter().map(Span::bytes)), plan);
             }
             OpKind::AllToAll | OpKind::AllToAllSingle => {
-                let sent = put(spaces, Side::Input, inputs);
-                let received = put(spaces, Side::Output, outputs);
+                let sent = put(spaces, Operand::Input, inputs);
+                let received = put(spaces, Operand::Output, outputs);
                 let [from, to] = &mut self.starts;
                 let single = request.op == OpKind::AllToAllSingle;
                 let params = &request.params;
@@ -142,36 +142,36 @@ impl Layout {
 }
 
 #[derive(Clone, Copy)]
-enum Side {
+enum Operand {
     Input,
     Output,
 }
 
 /// Lays whole tensors end to end; gives their bytes.
-fn put(spaces: &mut Spaces, side: Side, spans: &[Span]) -> usize {
-    spans.iter().map(|span| (put_part(spaces, side, span, 0, span.bytes()), span.bytes()).1).sum()
+fn put(spaces: &mut Spaces, operand: Operand, spans: &[Span]) -> usize {
+    spans.iter().map(|span| (put_part(spaces, operand, span, 0, span.bytes()), span.bytes()).1).sum()
 }
 
 /// Lays the blocks of tensors end to end, rank by rank: each tensor has `world` blocks.
-fn put_blocks(spaces: &mut Spaces, side: Side, spans: &[Span], world: usize) {
+fn put_blocks(spaces: &mut Spaces, operand: Operand, spans: &[Span], world: usize) {
     for p in 0..world {
         for span in spans {
             let len = span.bytes() / world;
-            put_part(spaces, side, span, p * len, len);
+            put_part(spaces, operand, span, p * len, len);
         }
     }
 }
 
-fn put_part(spaces: &mut Spaces, side: Side, span: &Span, offset: usize, len: usize) {
+fn put_part(spaces: &mut Spaces, operand: Operand, span: &Span, offset: usize, len: usize) {
     // Dispatch sends host memory here and nothing else.
     let Some(at) = span.host_ptr() else { return };
     // SAFETY: a part of a span of a job that this backend holds; the spaces are cleared before the job is completed.
     // Tensors of an op overlap only in the in-place layouts that dispatch admits.
     unsafe {
         let at = at.add(offset);
-        match side {
-            Side::Input => spaces.add_input(at, len),
-            Side::Output => spaces.add_output(at, len),
+        match operand {
+            Operand::Input => spaces.add_input(at, len),
+            Operand::Output => spaces.add_output(at, len),
         }
     }
 }

@@ -1,7 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 mod backend;
-mod board;
+mod call_log;
 mod collectives;
 mod exec;
 mod exit;

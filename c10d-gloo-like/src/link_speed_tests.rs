@@ -13,7 +13,7 @@ use rustix::thread::{CpuSet, sched_setaffinity};
 
 use super::*;
 use crate::pause::{Interest, Pause};
-use crate::shm::{Doorbell, Lane, Layout, Segment};
+use crate::shm::{Doorbell, Layout, RingKind, Segment};
 use crate::tcp::{Listener, dial};
 
 struct Side {
@@ -151,7 +151,7 @@ fn shm() {
             [0, 1].map(|me: usize| {
                 let (own, theirs) = (segments[me].clone(), segments[1 - me].clone());
                 let bell = Doorbell::new(own.clone());
-                Side::new(Link::Shm(ShmLink::new(0, Lane::Collective, (own, 0), (theirs, 0))), Some(bell))
+                Side::new(Link::Shm(ShmLink::new(0, RingKind::Collective, (own, 0), (theirs, 0))), Some(bell))
             }),
         );
     }

@@ -43,13 +43,13 @@ impl<'a> Interest<'a> {
 pub(crate) struct Pause {
     bell: Option<Doorbell>,
     spins: u32,
-    state: State,
+    state: PauseState,
     /// An empty vector that keeps its memory.
     set: Vec<PollFd<'static>>,
 }
 
 #[derive(Clone, Copy)]
-enum State {
+enum PauseState {
     Spinning(u32),
     Yielding(Instant),
     /// Announced as a sleeper; the bell's value before the last look.
@@ -61,7 +61,7 @@ impl Pause {
     /// if it has peers in shared memory.
     pub(crate) fn new(oversubscribed: bool, bell: Option<Doorbell>) -> Pause {
         let spins = if oversubscribed { 0 } else { SPINS };
-        Pause { bell, spins, state: State::Spinning(0), set: Vec::new() }
+        Pause { bell, spins, state: PauseState::Spinning(0), set: Vec::new() }
     }
 
     /// The same with memory for this many links, for who waits often and must not allocate.
@@ -73,22 +73,22 @@ impl Pause {
     /// There was progress: the next wait begins anew.
     #[inline]
     pub(crate) fn reset(&mut self) {
-        if let State::Sleeping(_) = self.state
+        if let PauseState::Sleeping(_) = self.state
             && let Some(bell) = &self.bell
         {
             bell.disarm();
         }
-        self.state = State::Spinning(0);
+        self.state = PauseState::Spinning(0);
     }
 
     /// Waits a little for what is of interest; the iterator is used only when it comes to sleeping. The caller looks again
     /// after each call, and compares the time with its deadline where it gets one (it gets one after a few microseconds).
     #[inline]
     pub(crate) fn wait<'a>(&mut self, interest: impl IntoIterator<Item = Interest<'a>>) -> Option<Instant> {
-        if let State::Spinning(n) = self.state
+        if let PauseState::Spinning(n) = self.state
             && n < self.spins
         {
-            self.state = State::Spinning(n + 1);
+            self.state = PauseState::Spinning(n + 1);
             hint::spin_loop();
             return None;
         }
@@ -98,22 +98,22 @@ impl Pause {
     fn wait_longer<'a>(&mut self, interest: impl IntoIterator<Item = Interest<'a>>) -> Instant {
         let now = Instant::now();
         match self.state {
-            State::Spinning(_) => {
-                self.state = State::Yielding(now);
+            PauseState::Spinning(_) => {
+                self.state = PauseState::Yielding(now);
                 thread::yield_now();
                 now
             }
-            State::Yielding(since) if now.duration_since(since) < YIELD => {
+            PauseState::Yielding(since) if now.duration_since(since) < YIELD => {
                 thread::yield_now();
                 now
             }
-            State::Yielding(_) => {
-                self.state = State::Sleeping(self.bell.as_mut().map_or(0, Doorbell::arm));
+            PauseState::Yielding(_) => {
+                self.state = PauseState::Sleeping(self.bell.as_mut().map_or(0, Doorbell::arm));
                 now
             }
-            State::Sleeping(seen) => {
+            PauseState::Sleeping(seen) => {
                 self.sleep(seen, interest);
-                self.state = State::Sleeping(self.bell.as_ref().map_or(0, Doorbell::value));
+                self.state = PauseState::Sleeping(self.bell.as_ref().map_or(0, Doorbell::value));
                 Instant::now()
             }
         }

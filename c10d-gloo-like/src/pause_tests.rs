@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::*;
-use crate::shm::{Lane, Layout, Segment, ShmLink};
+use crate::shm::{Layout, RingKind, Segment, ShmLink};
 
 /// Ping-pong in which each side falls asleep before every answer: a lost wake-up shows as a slice slept to its end.
 #[test]
@@ -16,7 +16,7 @@ fn every_bell_is_heard() {
     let run = |me: usize| {
         let (own, theirs) = (segments[me].clone(), segments[1 - me].clone());
         let mut pause = Pause::new(true, Some(Doorbell::new(own.clone())));
-        let mut link = Link::Shm(ShmLink::new(1 - me as u32, Lane::Collective, (own, 0), (theirs, 0)));
+        let mut link = Link::Shm(ShmLink::new(1 - me as u32, RingKind::Collective, (own, 0), (theirs, 0)));
         let end = Instant::now() + Duration::from_secs(60);
         for i in 0..ROUNDS {
             if i % 2 == me as u64 {
@@ -47,7 +47,7 @@ fn a_socket_ends_the_sleep() {
     let (b, _) = listener.accept().unwrap();
     let mut pause = Pause::new(false, None);
     let interest = || [Interest { fd: Some(b.as_fd()), read: true, write: false }];
-    while !matches!(pause.state, State::Sleeping(_)) {
+    while !matches!(pause.state, PauseState::Sleeping(_)) {
         pause.wait(interest());
     }
     a.write_all(&[1]).unwrap();
@@ -55,7 +55,7 @@ fn a_socket_ends_the_sleep() {
     assert!(pause.wait(interest()).is_some());
     assert!(pause.set.is_empty() && pause.set.capacity() > 0);
     pause.reset();
-    assert!(matches!(pause.state, State::Spinning(0)));
+    assert!(matches!(pause.state, PauseState::Spinning(0)));
 }
 
 #[test]
@@ -69,8 +69,8 @@ fn spinning_reads_no_clock_and_oversubscription_does_not_spin() {
 #[test]
 fn what_a_sleeper_may_wait_for_rings_its_bell() {
     let [a, b] = [(); 2].map(|_| Arc::new(Segment::create(Layout::with_rings(1, 512, 512)).unwrap()));
-    let mut here = Link::Shm(ShmLink::new(1, Lane::Collective, (a.clone(), 0), (b.clone(), 0)));
-    let mut there = Link::Shm(ShmLink::new(0, Lane::Collective, (b, 0), (a.clone(), 0)));
+    let mut here = Link::Shm(ShmLink::new(1, RingKind::Collective, (a.clone(), 0), (b.clone(), 0)));
+    let mut there = Link::Shm(ShmLink::new(0, RingKind::Collective, (b, 0), (a.clone(), 0)));
     let mut bell = Doorbell::new(a);
     let full = [7; 1000];
     // SAFETY: an array.

@@ -14,7 +14,7 @@ use c10d_core::{Error, ErrorKind, Job, Result};
 pub(crate) struct Queue {
     /// Jobs in line, and the one that runs. Changed under the lock, read without.
     pending: AtomicUsize,
-    line: Mutex<Line>,
+    state: Mutex<QueueState>,
     /// A job came, or the line was closed.
     news: Condvar,
     /// Nothing is pending.
@@ -22,7 +22,7 @@ pub(crate) struct Queue {
 }
 
 #[derive(Default)]
-struct Line {
+struct QueueState {
     jobs: VecDeque<Job>,
     has_thread: bool,
     closed: bool,
@@ -50,36 +50,36 @@ impl Queue {
     pub(crate) fn push<R: Runner>(&self, job: Job, runner: &Arc<R>) {
         // Its time runs from here, whatever is before it in line.
         job.request().deadline();
-        let mut line = self.line.lock();
-        if !line.has_thread {
+        let mut state = self.state.lock();
+        if !state.has_thread {
             let runner = runner.clone();
             let thread = std::thread::Builder::new().name("c10d collectives".to_owned());
             if let Err(e) = thread.spawn(move || serve(&*runner)) {
-                drop(line);
+                drop(state);
                 let what = "cannot start the thread that asynchronous collectives need";
                 return job.complete(Err(Error::new(ErrorKind::Resource, what).source(e)));
             }
-            line.has_thread = true;
+            state.has_thread = true;
         }
-        line.jobs.push_back(job);
+        state.jobs.push_back(job);
         self.pending.fetch_add(1, Ordering::AcqRel);
-        drop(line);
+        drop(state);
         self.news.notify_one();
     }
 
     /// Nothing more will come: the thread ends when the line is empty.
     pub(crate) fn close(&self) {
-        self.line.lock().closed = true;
+        self.state.lock().closed = true;
         self.news.notify_one();
     }
 
     /// Waits until nothing is pending, and all who wait for a job know that it is over. `false`: it was not by the
     /// deadline.
     pub(crate) fn drain(&self, deadline: Instant) -> bool {
-        let mut line = self.line.lock();
-        while !self.is_idle() || line.completing {
-            if self.idle.wait_until(&mut line, deadline).timed_out() {
-                return self.is_idle() && !line.completing;
+        let mut state = self.state.lock();
+        while !self.is_idle() || state.completing {
+            if self.idle.wait_until(&mut state, deadline).timed_out() {
+                return self.is_idle() && !state.completing;
             }
         }
         true
@@ -87,29 +87,29 @@ impl Queue {
 
     /// When the first of the jobs in line must be over.
     pub(crate) fn earliest(&self) -> Option<Instant> {
-        self.line.lock().jobs.iter().map(|job| job.request().deadline()).min()
+        self.state.lock().jobs.iter().map(|job| job.request().deadline()).min()
     }
 
     fn next(&self) -> Option<Job> {
-        let mut line = self.line.lock();
+        let mut state = self.state.lock();
         loop {
-            if let Some(job) = line.jobs.pop_front() {
+            if let Some(job) = state.jobs.pop_front() {
                 return Some(job);
             }
-            if line.closed {
+            if state.closed {
                 return None;
             }
-            self.news.wait(&mut line);
+            self.news.wait(&mut state);
         }
     }
 
     fn one_less(&self) {
-        self.line.lock().completing = true;
+        self.state.lock().completing = true;
         self.pending.fetch_sub(1, Ordering::AcqRel);
     }
 
     fn completed(&self) {
-        self.line.lock().completing = false;
+        self.state.lock().completing = false;
         self.idle.notify_all();
     }
 }

@@ -28,17 +28,17 @@ impl Nccl {
 
     /// Has the communicator make another, in order with the ops.
     fn derive(&self, what: &str, how: Derive, init: &GroupInit) -> Result<Nccl> {
-        let Running { nccl, cuda, device, board, orders, .. } = &self.0;
+        let Running { nccl, cuda, device, jobs, orders, .. } = &self.0;
         let facts = Facts::of(init, *device)?;
         let (answer, answered) = bounded(1);
-        let gone = || board.failure().unwrap_or_else(|| Error::new(ErrorKind::Shutdown, "the group is closed"));
+        let gone = || jobs.failure().unwrap_or_else(|| Error::new(ErrorKind::Shutdown, "the group is closed"));
         // The new group fails by itself, so its communicators are entered apart.
         let comms = Arc::new(Comms::new(nccl.clone(), cuda.clone(), *device));
         let heir = Heir { comms: comms.clone(), answer };
         orders.send(Order::Do(Item::Derive(how, Some(heir)))).map_err(|_| gone())?;
         let comm = answered.recv_deadline(init.deadline).map_err(|_| {
-            let what = format!("{what} did not come back in time{}", board.inside());
-            board.failure().unwrap_or_else(|| Error::new(ErrorKind::Timeout, what))
+            let what = format!("{what} did not come back in time{}", jobs.inside());
+            jobs.failure().unwrap_or_else(|| Error::new(ErrorKind::Timeout, what))
         })?;
         Ok(Nccl(run(nccl.clone(), cuda.clone(), comms, facts, Origin::Split(comm))?))
     }
@@ -55,7 +55,7 @@ fn on_all(mine: bool, init: &GroupInit) -> Result<bool> {
 }
 
 // SAFETY: 1. A job is completed when its stream has passed its last call; or, after a failure, when the communicators were
-// aborted; or before that where its memory was retained until then, or is the operation's own, and written off. 2. The keeper
+// aborted; or before that where its memory was retained until then, or is the operation's own, and written off. 2. The deadline watch
 // ends every job in time, but for borrowed memory that cannot be retained, which waits for the abort: it calls neither CUDA
 // nor NCCL, and no lock is held while a job is completed.
 unsafe impl Backend for Nccl {
@@ -68,19 +68,19 @@ unsafe impl Backend for Nccl {
     }
 
     fn submit(&self, job: Job) {
-        let Running { board, orders, checks, device, .. } = &self.0;
+        let Running { jobs, orders, checks, device, .. } = &self.0;
         let task = Task::of(&job, *device);
         let awaits = checks.as_ref().and_then(|c| c.awaits(job.request()));
-        let Some(id) = board.enter(job, awaits) else { return };
+        let Some(id) = jobs.enter(job, awaits) else { return };
         let order = match task {
             Ok(task) => Order::Do(Item::Run(Task { id, ..task })),
             Err(e) => {
-                board.refuse(id, e);
+                jobs.refuse(id, e);
                 Order::Look
             }
         };
         if orders.send(order).is_err() {
-            board.fail(Error::new(ErrorKind::Internal, "the thread of this group's communicators is gone"));
+            jobs.fail(Error::new(ErrorKind::Internal, "the thread of this group's communicators is gone"));
         }
     }
 
@@ -93,25 +93,25 @@ unsafe impl Backend for Nccl {
     }
 
     fn shutdown(&self, deadline: Instant) -> Result {
-        self.0.board.close();
+        self.0.jobs.close();
         if self.0.orders.send(Order::Close { deadline }).is_err() {
-            return self.0.board.failure().map_or(Ok(()), Err);
+            return self.0.jobs.failure().map_or(Ok(()), Err);
         }
-        self.0.board.wait_over(deadline)?;
+        self.0.jobs.wait_over(deadline)?;
         self.0.leave();
         Ok(())
     }
 
     fn leave(&self, deadline: Instant) -> Result {
-        self.0.board.close();
+        self.0.jobs.close();
         // The communicators close behind it: other ranks may take their time for that.
-        self.0.board.wait_idle(deadline)?;
+        self.0.jobs.wait_idle(deadline)?;
         self.0.leave();
         Ok(())
     }
 
     fn failure(&self) -> Option<Error> {
-        self.0.board.failure()
+        self.0.jobs.failure()
     }
 
     fn split(&self, ranks: &[u32], init: &GroupInit) -> Option<Result<Arc<dyn Backend>>> {
@@ -122,7 +122,7 @@ unsafe impl Backend for Nccl {
 
     fn shrink(&self, ranks: &[u32], init: &GroupInit) -> Option<Result<Arc<dyn Backend>>> {
         // One that has failed was aborted, and there is nothing to make another from.
-        let able = self.0.nccl.has(Optional::Shrink) && self.0.board.failure().is_none();
+        let able = self.0.nccl.has(Optional::Shrink) && self.0.jobs.failure().is_none();
         match on_all(able, init) {
             Ok(true) => {}
             Ok(false) => return None,
@@ -146,7 +146,7 @@ unsafe impl Backend for Nccl {
 impl Drop for Nccl {
     fn drop(&mut self) {
         self.0.leave();
-        self.0.board.close();
+        self.0.jobs.close();
         // What was started is still run.
         let _ = self.0.orders.send(Order::Close { deadline: Instant::now() + std::time::Duration::from_secs(30) });
     }

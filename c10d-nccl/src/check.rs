@@ -12,8 +12,8 @@ use c10d_core::sync::Mutex;
 use c10d_core::{Error, ErrorKind, Fingerprint, OpKind, Phase, Request, Result};
 use crossbeam_channel::{Receiver, Sender, unbounded};
 
-use crate::board::Board;
-use crate::side::{Messages, Print};
+use crate::jobs::JobTable;
+use crate::side_channel::{Compared, Messages};
 use crate::task::Task;
 use crate::thread::spawn;
 
@@ -23,14 +23,14 @@ pub(crate) type Wake = Arc<dyn Fn() + Send + Sync>;
 /// A call that this rank issues.
 struct Issued {
     id: u64,
-    print: Fingerprint,
+    fingerprint: Fingerprint,
     timeout: Duration,
 }
 
 /// Where issued calls are told. Each line has a thread of its own, so that none waits for another.
 pub(crate) struct Checks {
     side: Messages,
-    board: Arc<Board>,
+    jobs: Arc<JobTable>,
     wake: Wake,
     collectives: (Sender<Issued>, Sender<Issued>),
     /// By the rank that they go to.
@@ -41,12 +41,12 @@ pub(crate) struct Checks {
 
 impl Checks {
     /// Starts the two threads that tell and hear of collectives.
-    pub(crate) fn start(side: &Messages, board: &Arc<Board>, wake: Wake) -> Result<Checks> {
-        let tell = teller(side, side.next(), Print::Collective)?;
-        let hear = hearer(side, side.before(), Print::Collective, board, &wake)?;
+    pub(crate) fn start(side: &Messages, jobs: &Arc<JobTable>, wake: Wake) -> Result<Checks> {
+        let tell = teller(side, side.next(), Compared::Collective)?;
+        let hear = hearer(side, side.before(), Compared::Collective, jobs, &wake)?;
         let (sent, received) = (Mutex::default(), Mutex::default());
-        let (side, board) = (side.clone(), board.clone());
-        Ok(Checks { side, board, wake, collectives: (tell, hear), sent, received })
+        let (side, jobs) = (side.clone(), jobs.clone());
+        Ok(Checks { side, jobs, wake, collectives: (tell, hear), sent, received })
     }
 
     /// The rank whose fingerprint of this call is compared with this rank's.
@@ -60,7 +60,7 @@ impl Checks {
 
     /// A job's call will be issued. One that is refused is not told: its peers must not take a later call for it.
     pub(crate) fn issued(&self, task: &Task) {
-        let issued = || Issued { id: task.id, print: task.print, timeout: task.timeout };
+        let issued = || Issued { id: task.id, fingerprint: task.fingerprint, timeout: task.timeout };
         let peer = task.params.peer;
         let line = |lines: &Mutex<BTreeMap<u32, Sender<Issued>>>, make: &dyn Fn() -> Result<Sender<Issued>>| {
             let mut lines = lines.lock();
@@ -70,9 +70,9 @@ impl Checks {
             make().inspect(|line| drop(lines.insert(peer, line.clone())))
         };
         let lines = match task.op {
-            OpKind::Send => vec![line(&self.sent, &|| teller(&self.side, peer, Print::Message))],
+            OpKind::Send => vec![line(&self.sent, &|| teller(&self.side, peer, Compared::Message))],
             OpKind::Recv => {
-                let make = || hearer(&self.side, peer, Print::Message, &self.board, &self.wake);
+                let make = || hearer(&self.side, peer, Compared::Message, &self.jobs, &self.wake);
                 vec![line(&self.received, &make)]
             }
             _ => vec![Ok(self.collectives.0.clone()), Ok(self.collectives.1.clone())],
@@ -81,61 +81,61 @@ impl Checks {
             match line {
                 // Threads that are gone have failed the group.
                 Ok(line) => drop(line.send(issued())),
-                Err(e) => self.board.fail(e),
+                Err(e) => self.jobs.fail(e),
             }
         }
     }
 }
 
-fn teller(side: &Messages, to: u32, what: Print) -> Result<Sender<Issued>> {
+fn teller(side: &Messages, to: u32, what: Compared) -> Result<Sender<Issued>> {
     let (tell, told) = unbounded::<Issued>();
     let side = side.clone();
     spawn("c10d-nccl-tell", move || {
         // A peer that cannot be told is gone, which the watch over it says.
-        let done = |i: &Issued| side.tell(to, what, &i.print, i.timeout).is_ok();
+        let done = |i: &Issued| side.tell(to, what, &i.fingerprint, i.timeout).is_ok();
         told.into_iter().take_while(done).for_each(drop);
     })?;
     Ok(tell)
 }
 
-fn hearer(side: &Messages, from: u32, what: Print, board: &Arc<Board>, wake: &Wake) -> Result<Sender<Issued>> {
+fn hearer(side: &Messages, from: u32, what: Compared, jobs: &Arc<JobTable>, wake: &Wake) -> Result<Sender<Issued>> {
     let (hear, heard) = unbounded();
-    let (side, board, wake) = (side.clone(), board.clone(), wake.clone());
+    let (side, jobs, wake) = (side.clone(), jobs.clone(), wake.clone());
     spawn("c10d-nccl-hear", move || {
-        let listened = caught(|| listen(&side, from, what, &board, heard)).unwrap_or_else(|words| {
+        let listened = caught(|| listen(&side, from, what, &jobs, heard)).unwrap_or_else(|words| {
             Err(Error::new(ErrorKind::Internal, format!("hearing from rank {from} panicked: {words}")))
         });
         if let Err(e) = listened {
-            board.fail(e);
+            jobs.fail(e);
             wake();
         }
     })?;
     Ok(hear)
 }
 
-fn listen(side: &Messages, from: u32, what: Print, board: &Board, heard: Receiver<Issued>) -> Result {
-    for Issued { id, print, timeout } in heard {
+fn listen(side: &Messages, from: u32, what: Compared, jobs: &JobTable, heard: Receiver<Issued>) -> Result {
+    for Issued { id, fingerprint, timeout } in heard {
         // One that is late is the deadline's to name, and one that is gone the watch's.
         let Ok(mut theirs) = side.hear(from, what, timeout) else { return Ok(()) };
-        if what == Print::Message {
+        if what == Compared::Message {
             // NCCL has no tags.
-            theirs.root = print.root;
+            theirs.root = fingerprint.root;
         }
-        if let Some((field, mine, theirs)) = print.disagreement(&theirs) {
+        if let Some((field, mine, theirs)) = fingerprint.disagreement(&theirs) {
             let words = match what {
-                Print::Collective => "the ranks disagree about this collective",
-                Print::Message => "the ranks disagree about this message",
+                Compared::Collective => "the ranks disagree about this collective",
+                Compared::Message => "the ranks disagree about this message",
             };
             let kind = ErrorKind::Mismatch { field, mine, theirs };
             let mut error = Error::new(kind, words).guilty([from]).phase(Phase::Announce);
-            if what == Print::Collective {
+            if what == Compared::Collective {
                 // Jobs after it end with the same error.
                 let report = error.report_mut();
-                (report.op, report.seq) = (OpKind::from_code(print.op), Some(print.seq.into()));
+                (report.op, report.seq) = (OpKind::from_code(fingerprint.op), Some(fingerprint.seq.into()));
             }
             return Err(error);
         }
-        board.checked(id);
+        jobs.checked(id);
     }
     Ok(())
 }

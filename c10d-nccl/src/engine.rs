@@ -8,8 +8,8 @@ use c10d_core::panics::caught;
 use c10d_core::{Error, ErrorKind, OpKind, Result};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
-use crate::boot;
-use crate::channel::{Between, Channel, Item, Means};
+use crate::bootstrap;
+use crate::channel::{Channel, Item, Participants, Resources};
 use crate::communicator::Communicator;
 use crate::nccl::UniqueId;
 
@@ -44,7 +44,7 @@ pub(crate) enum Origin {
 }
 
 pub(crate) struct Engine {
-    pub(crate) means: Means,
+    pub(crate) resources: Resources,
     pub(crate) rank: u32,
     pub(crate) size: u32,
     pub(crate) timeout: Duration,
@@ -56,49 +56,49 @@ pub(crate) struct Engine {
 impl Engine {
     /// Runs until told to close, or until something fails.
     pub(crate) fn run(mut self, origin: Origin) {
-        let board = self.means.board.clone();
+        let jobs = self.resources.jobs.clone();
         let worked = caught(|| self.work(origin)).unwrap_or_else(|words| {
             Err(Error::new(ErrorKind::Internal, format!("the thread of the communicators panicked: {words}")))
         });
         if let Err(e) = worked {
             if matches!(e.kind(), ErrorKind::PeerDead { .. }) && e.report().guilty.is_empty() {
                 // NCCL's words are worth more than the next deadline's.
-                let left = board.left().map_or(NAMED, |left| left / 2);
-                board.wait_for_failure(NAMED.min(left));
+                let left = jobs.left().map_or(NAMED, |left| left / 2);
+                jobs.wait_for_failure(NAMED.min(left));
             }
-            board.fail(e);
+            jobs.fail(e);
         }
-        board.over();
+        jobs.over();
     }
 
     fn work(&mut self, origin: Origin) -> Result {
-        let means = &self.means;
-        means.board.calling("cuCtxSetCurrent", || means.cuda.enter_own(means.device))?;
-        if means.cuda.has_kernels().is_ok() {
+        let resources = &self.resources;
+        resources.jobs.calling("cuCtxSetCurrent", || resources.cuda.enter_own(resources.device))?;
+        if resources.cuda.has_kernels().is_ok() {
             // What goes wrong here is told to the call that needs a kernel.
-            let _ = means.board.calling("cuModuleLoadData", || means.cuda.load(means.device));
+            let _ = resources.jobs.calling("cuModuleLoadData", || resources.cuda.load(resources.device));
         }
-        let mut channels: BTreeMap<Between, Channel> = BTreeMap::new();
+        let mut channels: BTreeMap<Participants, Channel> = BTreeMap::new();
         match origin {
             Origin::Ids(ids) => {
-                channels.insert(Between::All, Channel::of_all(means, (self.rank, self.size), &ids)?);
+                channels.insert(Participants::All, Channel::of_all(resources, (self.rank, self.size), &ids)?);
             }
             Origin::Split(comm) => {
-                channels.insert(Between::All, Channel::over(means, (self.rank, self.size), comm)?);
+                channels.insert(Participants::All, Channel::over(resources, (self.rank, self.size), comm)?);
             }
             Origin::Later => {}
         }
-        if means.dialect.is_native() {
-            boot::arrive(&*means.store, self.rank, Instant::now() + self.timeout)?;
+        if resources.dialect.is_native() {
+            bootstrap::arrive(&*resources.store, self.rank, Instant::now() + self.timeout)?;
         }
         let mut closing = None;
         let mut busy_since = Instant::now();
         loop {
             let mut moved = false;
             for channel in channels.values_mut() {
-                moved |= channel.step(means)?;
+                moved |= channel.step(resources)?;
             }
-            if channels.get(&Between::All).is_none_or(Channel::is_ready)
+            if channels.get(&Participants::All).is_none_or(Channel::is_ready)
                 && let Some(ready) = self.ready.take()
             {
                 // Whoever made the backend may have given up.
@@ -109,9 +109,9 @@ impl Engine {
                 busy_since = Instant::now();
             }
             if let (Some(deadline), true) = (closing, idle) {
-                return channels.into_values().rev().try_for_each(|c| c.close(means, deadline));
+                return channels.into_values().rev().try_for_each(|c| c.close(resources, deadline));
             }
-            if let Some(cause) = means.board.failure() {
+            if let Some(cause) = resources.jobs.failure() {
                 return Err(cause);
             }
             let Some(order) = self.next(idle, busy_since) else { continue };
@@ -120,10 +120,10 @@ impl Engine {
                     let between = self.between(&item);
                     if let Entry::Vacant(place) = channels.entry(between) {
                         let deadline = Instant::now() + self.timeout;
-                        place.insert(Channel::meeting(means, between, (self.rank, self.size), deadline)?);
+                        place.insert(Channel::meeting(resources, between, (self.rank, self.size), deadline)?);
                     }
                     if let Some(channel) = channels.get_mut(&between) {
-                        channel.push(means, item)?;
+                        channel.push(resources, item)?;
                     }
                 }
                 Order::Look => {}
@@ -157,13 +157,16 @@ impl Engine {
     }
 
     /// Whose communicator it is for.
-    fn between(&self, item: &Item) -> Between {
-        let Item::Run(task) = item else { return Between::All };
+    fn between(&self, item: &Item) -> Participants {
+        let Item::Run(task) = item else { return Participants::All };
         if !task.op.is_p2p() {
-            return Between::All;
+            return Participants::All;
         }
         let peer = task.params.peer;
         let (from, to) = if task.op == OpKind::Send { (self.rank, peer) } else { (peer, self.rank) };
-        self.means.dialect.pair(from, to).map_or(Between::All, |(first, second)| Between::Two { first, second })
+        self.resources
+            .dialect
+            .pair(from, to)
+            .map_or(Participants::All, |(first, second)| Participants::Two { first, second })
     }
 }

@@ -1,22 +1,22 @@
 #![doc = include_str!("../README.md")]
 
 mod backend;
-mod beats;
-mod board;
-mod boot;
+mod bootstrap;
 mod channel;
 mod check;
 mod communicator;
 mod cuda;
+mod deadline_watch;
 mod dialect;
 mod engine;
-mod keeper;
+mod heartbeats;
+mod jobs;
 mod kernels;
 mod nccl;
 mod ops;
 mod provider;
 mod scratch;
-mod side;
+mod side_channel;
 #[cfg(feature = "cudarc")]
 mod slices;
 mod sparse;

@@ -7,17 +7,17 @@ use c10d_core::panics::caught;
 use c10d_core::{ENDED_WITHOUT_LEAVING, Error, ErrorKind, GroupInit, Phase, Result, Store};
 use crossbeam_channel::{RecvTimeoutError, Sender, bounded, unbounded};
 
-use crate::board::Board;
-use crate::boot::{self, Ids};
-use crate::channel::Means;
+use crate::bootstrap::{self, Ids};
+use crate::channel::Resources;
 use crate::check::{Checks, Wake};
 use crate::communicator::Comms;
 use crate::cuda::CudaApi;
+use crate::deadline_watch::DeadlineWatch;
 use crate::dialect::Dialect;
 use crate::engine::{Engine, Order, Origin};
-use crate::keeper::Keeper;
+use crate::jobs::JobTable;
 use crate::nccl::NcclApi;
-use crate::side::Side;
+use crate::side_channel::SideChannel;
 use crate::thread::spawn;
 
 /// The hint that switches the comparison of calls off.
@@ -25,13 +25,13 @@ const CHECK: &str = "nccl.check";
 
 /// What the threads of one backend share with it.
 pub(crate) struct Running {
-    pub(crate) board: Arc<Board>,
+    pub(crate) jobs: Arc<JobTable>,
     pub(crate) orders: Sender<Order>,
     pub(crate) nccl: Arc<dyn NcclApi>,
     pub(crate) cuda: Arc<dyn CudaApi>,
     pub(crate) device: u16,
     pub(crate) size: u32,
-    pub(crate) side: Option<Side>,
+    pub(crate) side: Option<SideChannel>,
     /// Where the ranks' calls are compared, unless that was switched off.
     pub(crate) checks: Option<Arc<Checks>>,
     pub(crate) dialect: Dialect,
@@ -45,7 +45,7 @@ pub(crate) struct Facts {
     pub(crate) timeout: Duration,
     pub(crate) deadline: Instant,
     pub(crate) device: u16,
-    pub(crate) side: Option<Side>,
+    pub(crate) side: Option<SideChannel>,
     /// Whether the ranks' calls are compared.
     pub(crate) checks: bool,
     pub(crate) dialect: Dialect,
@@ -56,7 +56,7 @@ impl Facts {
         let (rank, size, timeout, deadline) = (init.rank, init.size, init.timeout, init.deadline);
         let dialect = Dialect::of(init)?;
         // Ranks of PyTorch have no ear for it.
-        let side = if dialect.is_native() { Side::connect(init)? } else { None };
+        let side = if dialect.is_native() { SideChannel::connect(init)? } else { None };
         let checks = match init.hint(CHECK) {
             None | Some("on") => true,
             Some("off") => false,
@@ -88,15 +88,15 @@ pub(crate) fn run(
     origin: Origin,
 ) -> Result<Running> {
     let Facts { store, rank, size, timeout, deadline, device, side, checks, dialect } = facts;
-    let compared = side.as_ref().and_then(Side::messages).filter(|_| checks);
-    let board = Arc::new(Board::new(size > 1 && compared.is_none()));
+    let compared = side.as_ref().and_then(SideChannel::messages).filter(|_| checks);
+    let jobs = Arc::new(JobTable::new(size > 1 && compared.is_none()));
     let (orders, receiver) = unbounded();
     let look = orders.clone();
     let wake: Wake = Arc::new(move || drop(look.send(Order::Look)));
-    let checks = compared.map(|side| Checks::start(side, &board, wake)).transpose()?.map(Arc::new);
+    let checks = compared.map(|side| Checks::start(side, &jobs, wake)).transpose()?.map(Arc::new);
     let (ready, is_ready) = bounded(1);
-    let means = Means {
-        board: board.clone(),
+    let resources = Resources {
+        jobs: jobs.clone(),
         checks: checks.clone(),
         comms: comms.clone(),
         nccl: nccl.clone(),
@@ -105,24 +105,24 @@ pub(crate) fn run(
         device,
         dialect: dialect.clone(),
     };
-    let keeper = Keeper { board: board.clone(), comms, cuda: cuda.clone(), device, side: side.clone() };
-    let engine = Engine { means, rank, size, timeout, orders: receiver, ready: Some(ready) };
-    spawn("c10d-nccl-keeper", move || keeper.run())?;
-    spawn("c10d-nccl", move || engine.run(origin)).inspect_err(|_| board.over())?;
-    let running = Running { board, orders, nccl, cuda, device, size, side, checks, dialect };
+    let watch = DeadlineWatch { jobs: jobs.clone(), comms, cuda: cuda.clone(), device, side: side.clone() };
+    let engine = Engine { resources, rank, size, timeout, orders: receiver, ready: Some(ready) };
+    spawn("c10d-nccl-watch", move || watch.run())?;
+    spawn("c10d-nccl", move || engine.run(origin)).inspect_err(|_| jobs.over())?;
+    let running = Running { jobs, orders, nccl, cuda, device, size, side, checks, dialect };
     running.watch()?;
     match is_ready.recv_deadline(deadline) {
         Ok(()) => Ok(running),
         Err(RecvTimeoutError::Timeout) => {
-            let what = format!("the NCCL communicator was not ready in time{}", running.board.inside());
+            let what = format!("the NCCL communicator was not ready in time{}", running.jobs.inside());
             // Only ranks of this crate say that they are there.
-            let absent = if running.dialect.is_native() { boot::absent(&*store, size) } else { Vec::new() };
+            let absent = if running.dialect.is_native() { bootstrap::absent(&*store, size) } else { Vec::new() };
             let error = Error::new(ErrorKind::Timeout, what).guilty(absent).phase(Phase::Connect);
             running.fail(error.clone());
             Err(error)
         }
         Err(RecvTimeoutError::Disconnected) => {
-            let failure = running.board.failure();
+            let failure = running.jobs.failure();
             let error = failure.unwrap_or_else(|| Error::new(ErrorKind::Internal, "NCCL's thread ended by itself"));
             Err(error.phase(Phase::Connect))
         }
@@ -133,15 +133,15 @@ impl Running {
     /// Fails as soon as a peer is gone or gives up; where its program ended without leaving, when it is needed.
     fn watch(&self) -> Result {
         let Some(side) = self.side.clone() else { return Ok(()) };
-        let (board, orders) = (self.board.clone(), self.orders.clone());
+        let (jobs, orders) = (self.jobs.clone(), self.orders.clone());
         spawn("c10d-nccl-side", move || {
             let cause = caught(|| side.watch()).unwrap_or_else(|words| {
                 Some(Error::new(ErrorKind::Internal, format!("the watch over the peers panicked: {words}")))
             });
             if let Some(cause) = cause {
                 match cause.kind() {
-                    ErrorKind::PeerDead { how } if how.starts_with(ENDED_WITHOUT_LEAVING) => board.peer_ended(cause),
-                    _ => board.fail(cause),
+                    ErrorKind::PeerDead { how } if how.starts_with(ENDED_WITHOUT_LEAVING) => jobs.peer_ended(cause),
+                    _ => jobs.fail(cause),
                 }
                 let _ = orders.send(Order::Look);
             }
@@ -151,7 +151,7 @@ impl Running {
     /// Leaves the peers: in order, or with what went wrong.
     pub(crate) fn leave(&self) {
         let Some(side) = &self.side else { return };
-        match self.board.failure() {
+        match self.jobs.failure() {
             Some(cause) => side.abort(&cause),
             None => side.leave(),
         }
@@ -159,7 +159,7 @@ impl Running {
 
     /// Fails everything, for this cause.
     pub(crate) fn fail(&self, cause: Error) {
-        self.board.fail(cause.clone());
+        self.jobs.fail(cause.clone());
         self.side.iter().for_each(|side| side.abort(&cause));
         // An engine that is gone knows already.
         let _ = self.orders.send(Order::Look);

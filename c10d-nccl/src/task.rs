@@ -35,7 +35,7 @@ impl Part {
 /// What is to be done.
 #[derive(Clone, Debug)]
 pub(crate) struct Task {
-    /// Its number on the board.
+    /// Its number in the job table.
     pub(crate) id: u64,
     pub(crate) op: OpKind,
     pub(crate) dtype: Option<c10d_core::DType>,
@@ -44,7 +44,7 @@ pub(crate) struct Task {
     pub(crate) params: Params,
     /// The caller's stream.
     pub(crate) stream: u64,
-    pub(crate) print: Fingerprint,
+    pub(crate) fingerprint: Fingerprint,
     pub(crate) timeout: Duration,
 }
 
@@ -61,7 +61,7 @@ impl Task {
             outputs: parts(request.outputs())?,
             params: request.params.clone(),
             stream: request.stream,
-            print: request.fingerprint,
+            fingerprint: request.fingerprint,
             timeout: request.timeout,
         })
     }

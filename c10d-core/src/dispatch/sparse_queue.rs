@@ -17,7 +17,7 @@ pub(crate) struct SparseQueue(Arc<Shared>);
 
 #[derive(Default)]
 struct Shared {
-    state: Mutex<State>,
+    state: Mutex<QueueState>,
     /// A call came, or the queue was closed.
     news: Condvar,
     /// Nothing is queued, and nothing runs.
@@ -25,7 +25,7 @@ struct Shared {
 }
 
 #[derive(Default)]
-struct State {
+struct QueueState {
     calls: VecDeque<(Job, Composed)>,
     /// Queued, or running.
     pending: usize,

@@ -148,7 +148,7 @@ impl GroupBuilder {
         Err(Error::invalid(what))
     }
 
-    fn parts(self) -> Result<Parts> {
+    fn parts(self) -> Result<GroupSpec> {
         let (rank, size) = (self.rank.unwrap_or(0), self.size.unwrap_or(1));
         if size == 0 || rank >= size {
             let what = format!("rank {rank} of world size {size}: ranks go from 0 to world size - 1");
@@ -166,7 +166,7 @@ impl GroupBuilder {
         };
         let registry = Arc::new(Registry::collect(&self.providers)?);
         check_settings(&registry, &self.hints);
-        Ok(Parts {
+        Ok(GroupSpec {
             name: self.name,
             rank,
             size,
@@ -192,7 +192,7 @@ pub(super) fn foreign(hints: &BTreeMap<String, String>) -> bool {
 pub(super) const FOREIGN: &str = ".compat";
 
 /// Everything a group is made from, the first one or a sub-group.
-pub(super) struct Parts {
+pub(super) struct GroupSpec {
     pub(super) name: Arc<str>,
     pub(super) rank: u32,
     pub(super) size: u32,
@@ -207,7 +207,7 @@ pub(super) struct Parts {
     pub(super) parent: Option<Arc<Parent>>,
 }
 
-impl Parts {
+impl GroupSpec {
     pub(super) fn assemble(self) -> Result<ProcessGroup> {
         let (group, global) = (self.name.clone(), self.global.clone());
         let me = Origin { group, rank: self.rank, backend: "", global };

@@ -30,7 +30,7 @@ pub(super) fn sparse_lane(
     let backend = Deferred {
         shared: Arc::new(Shared {
             made: OnceLock::new(),
-            state: Mutex::new(State::Not(Box::new(init.anew()))),
+            state: Mutex::new(Progress::Not(Box::new(init.anew()))),
             news: Condvar::new(),
         }),
         backend: registration.name,
@@ -53,11 +53,11 @@ struct Deferred {
 
 struct Shared {
     made: OnceLock<Arc<dyn Backend>>,
-    state: Mutex<State>,
+    state: Mutex<Progress>,
     news: Condvar,
 }
 
-enum State {
+enum Progress {
     /// What it is made from.
     Not(Box<GroupInit>),
     Making,
@@ -71,8 +71,8 @@ impl Deferred {
             return Ok(backend);
         }
         let mut state = self.shared.state.lock();
-        if let State::Not(_) = *state
-            && let State::Not(mut init) = std::mem::replace(&mut *state, State::Making)
+        if let Progress::Not(_) = *state
+            && let Progress::Not(mut init) = std::mem::replace(&mut *state, Progress::Making)
         {
             init.deadline = deadline;
             let (shared, backend, key) = (self.shared.clone(), self.backend, self.key);
@@ -80,17 +80,17 @@ impl Deferred {
             let thread = std::thread::Builder::new().name("c10d sparse lane".to_owned());
             if let Err(e) = thread.spawn(move || shared.make(&init, backend, key)) {
                 let what = "cannot start the thread that connects a sparse lane";
-                *state = State::Over(Err(Error::new(ErrorKind::Resource, what).source(e)));
+                *state = Progress::Over(Err(Error::new(ErrorKind::Resource, what).source(e)));
             }
         }
-        while let State::Making = *state {
+        while let Progress::Making = *state {
             let late = self.shared.news.wait_until(&mut state, deadline).timed_out();
-            if late && matches!(*state, State::Making) {
+            if late && matches!(*state, Progress::Making) {
                 let what = "the ranks did not connect for their first sparse call in time";
                 return Err(Error::new(ErrorKind::Timeout, what).phase(Phase::Connect));
             }
         }
-        if let State::Over(Err(e)) = &*state {
+        if let Progress::Over(Err(e)) = &*state {
             return Err(e.clone());
         }
         let lost = || Error::new(ErrorKind::Internal, "the backend of a sparse lane is gone");
@@ -105,13 +105,13 @@ impl Shared {
         });
         let mut state = self.state.lock();
         // An abort came first.
-        if let State::Over(Err(cause)) = &*state {
+        if let Progress::Over(Err(cause)) = &*state {
             if let Ok(backend) = made {
                 backend.abort(cause);
             }
             return;
         }
-        *state = State::Over(made.map(|backend| drop(self.made.set(backend))));
+        *state = Progress::Over(made.map(|backend| drop(self.made.set(backend))));
         drop(state);
         self.news.notify_all();
     }
@@ -145,8 +145,8 @@ unsafe impl Backend for Deferred {
 
     fn abort(&self, cause: &Error) {
         let mut state = self.shared.state.lock();
-        if let State::Not(_) | State::Making = *state {
-            *state = State::Over(Err(cause.clone()));
+        if let Progress::Not(_) | Progress::Making = *state {
+            *state = Progress::Over(Err(cause.clone()));
         }
         drop(state);
         self.shared.news.notify_all();

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::Lane;
-use super::builder::Parts;
+use super::builder::GroupSpec;
 use super::deferred::sparse_lane;
 use crate::backend::{Backend, Capabilities, GroupInit, Origin};
 use crate::ops::OpKind;
@@ -31,7 +31,7 @@ pub(super) struct Routes {
 impl Routes {
     /// Makes the backends that the ranks agreed on, in the same order everywhere, and the ways to them.
     pub(super) fn lay(
-        parts: &Parts,
+        parts: &GroupSpec,
         init: &GroupInit,
         offers: &[Offer],
         served: &[(String, String)],

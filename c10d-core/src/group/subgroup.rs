@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::ProcessGroup;
-use super::builder::{Parts, foreign};
+use super::builder::{GroupSpec, foreign};
 use super::other_backends::{Parent, lost};
 use crate::store::deadline_after;
 use crate::waiting::{Reminder, ranks_are};
@@ -169,7 +169,7 @@ impl ProcessGroup {
         let global: Arc<[u32]> = ranks.iter().filter_map(|r| self.global_rank(*r)).collect();
         let group = &self.0;
         let backends = group.lanes.iter().map(|lane| (lane.info.backend, lane.backend.clone())).collect();
-        let parts = Parts {
+        let parts = GroupSpec {
             name: name.into(),
             rank: rank as u32,
             size: ranks.len() as u32,

@@ -12,13 +12,13 @@ use crate::{Error, ErrorKind, Result};
 /// A thread that starts with its first op.
 #[derive(Default)]
 pub(super) struct Engine {
-    line: Mutex<Line>,
+    line: Mutex<EngineQueue>,
     news: Condvar,
     doing: Mutex<Option<(&'static str, Instant)>>,
 }
 
 #[derive(Default)]
-struct Line {
+struct EngineQueue {
     slots: VecDeque<Arc<Slot>>,
     has_thread: bool,
     closed: bool,

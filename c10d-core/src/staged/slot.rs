@@ -42,11 +42,11 @@ pub(super) struct Slot {
     pub(super) id: JobId,
     pub(super) call: Call,
     at_cpu: AtomicBool,
-    state: Mutex<State>,
+    state: Mutex<SlotState>,
     answered: Condvar,
 }
 
-struct State {
+struct SlotState {
     job: Option<Job>,
     hold: Hold,
     ask: Ask,
@@ -86,7 +86,7 @@ impl Slot {
             owns: job.owns_buffers(),
         };
         let id = job.id();
-        let state = Mutex::new(State { job: Some(job), hold: Hold::Nothing, ask: Ask::Nobody });
+        let state = Mutex::new(SlotState { job: Some(job), hold: Hold::Nothing, ask: Ask::Nobody });
         Slot { id, call, at_cpu: AtomicBool::new(false), state, answered: Condvar::new() }
     }
 
@@ -152,7 +152,7 @@ impl Slot {
         }
     }
 
-    fn answer(&self, state: &mut State, answer: Result<Option<Job>>) {
+    fn answer(&self, state: &mut SlotState, answer: Result<Option<Job>>) {
         if matches!(state.ask, Ask::Asked) {
             state.ask = Ask::Answered(answer);
             self.answered.notify_all();
@@ -160,7 +160,7 @@ impl Slot {
     }
 
     /// Takes the job, to end it. Whoever asks for it is too late.
-    fn take(&self, state: &mut State) -> Option<Job> {
+    fn take(&self, state: &mut SlotState) -> Option<Job> {
         self.answer(state, Ok(None));
         state.job.take()
     }

@@ -8,7 +8,7 @@ pub(super) const HEADER: usize = Fingerprint::SIZE + 8;
 /// The header.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Header {
-    pub(super) print: Fingerprint,
+    pub(super) fingerprint: Fingerprint,
     /// Bytes of payload from the sender to the receiver in this op.
     pub(super) total: u64,
 }
@@ -16,17 +16,17 @@ pub(super) struct Header {
 impl Header {
     pub(super) fn to_bytes(self) -> [u8; HEADER] {
         let mut out = [0; HEADER];
-        out[..Fingerprint::SIZE].copy_from_slice(&self.print.to_bytes());
+        out[..Fingerprint::SIZE].copy_from_slice(&self.fingerprint.to_bytes());
         out[Fingerprint::SIZE..].copy_from_slice(&self.total.to_le_bytes());
         out
     }
 
     pub(super) fn from_bytes(bytes: &[u8; HEADER]) -> Header {
-        let mut print = [0; Fingerprint::SIZE];
-        print.copy_from_slice(&bytes[..Fingerprint::SIZE]);
+        let mut fingerprint = [0; Fingerprint::SIZE];
+        fingerprint.copy_from_slice(&bytes[..Fingerprint::SIZE]);
         let mut total = [0; 8];
         total.copy_from_slice(&bytes[Fingerprint::SIZE..]);
-        Header { print: Fingerprint::from_bytes(&print), total: u64::from_le_bytes(total) }
+        Header { fingerprint: Fingerprint::from_bytes(&fingerprint), total: u64::from_le_bytes(total) }
     }
 }
 

@@ -30,7 +30,7 @@ pub(crate) struct Op<'a> {
     /// What to do.
     pub(crate) plan: &'a Plan,
     /// What all ranks must agree on.
-    pub(crate) print: Fingerprint,
+    pub(crate) fingerprint: Fingerprint,
     /// Whether lengths may differ between ranks, so that only the two ranks of a pair can compare theirs.
     pub(crate) uneven: bool,
     /// Bytes of an element; 1 where there are none.
@@ -45,7 +45,7 @@ pub(crate) struct Op<'a> {
 
 /// One direction of the traffic with one peer, during one op.
 #[derive(Clone, Copy, Default)]
-struct Way {
+struct Direction {
     /// Payload of the op.
     total: u64,
     /// Bytes of the header that are done.
@@ -59,9 +59,9 @@ struct Way {
 }
 
 #[derive(Clone, Copy, Default)]
-struct Side {
-    out: Way,
-    into: Way,
+struct Traffic {
+    out: Direction,
+    into: Direction,
 }
 
 /// Sweeps that moved something between two looks at the clock.
@@ -81,7 +81,7 @@ pub(crate) struct Executor {
     links: Vec<Option<Link>>,
     health: Arc<Health>,
     pause: Pause,
-    sides: Vec<Side>,
+    traffic: Vec<Traffic>,
     /// Bytes done, by step.
     done: Vec<usize>,
     /// The steps that are not over, in plan order.
@@ -101,13 +101,13 @@ pub(crate) struct Executor {
 impl Executor {
     /// `links[p]` leads to rank `p`; the place of the own rank is empty.
     pub(crate) fn new(rank: u32, links: Vec<Option<Link>>, health: Arc<Health>, pause: Pause) -> Executor {
-        let sides = vec![Side::default(); links.len()];
+        let traffic = vec![Traffic::default(); links.len()];
         Executor {
             rank,
             links,
             health,
             pause,
-            sides,
+            traffic,
             done: Vec::new(),
             pending: Vec::new(),
             sweep: 0,
@@ -132,7 +132,7 @@ impl Executor {
     /// Announces the op, runs it to its end, and says that it is over. An error is the group's first cause: the group has
     /// failed, and all peers know or will know.
     pub(crate) fn run(&mut self, op: &Op<'_>, spaces: &mut Spaces) -> Result {
-        let announced = self.health.announce(&op.print);
+        let announced = self.health.announce(&op.fingerprint);
         let result = announced.and_then(|()| {
             self.prepare(op, spaces).map_err(|e| self.health.fail(e))?;
             self.finish(op, spaces)
@@ -151,7 +151,7 @@ impl Executor {
     #[inline]
     fn doubt(&mut self, op: &Op<'_>, number: u64) -> Result {
         if op.unheard != Whom::Nobody {
-            self.fresh.push(Doubt { number, print: op.print, whom: op.unheard });
+            self.fresh.push(Doubt { number, fingerprint: op.fingerprint, whom: op.unheard });
             self.in_doubt = true;
         }
         self.unlooked += 1;
@@ -198,7 +198,7 @@ impl Executor {
     fn prepare(&mut self, op: &Op<'_>, spaces: &mut Spaces) -> Result {
         let plan = op.plan;
         spaces.reserve(plan.scratch)?;
-        self.sides.fill(Side::default());
+        self.traffic.fill(Traffic::default());
         self.sweep = 0;
         self.done.clear();
         self.done.resize(plan.steps.len(), 0);
@@ -207,12 +207,12 @@ impl Executor {
         let inside = |region: &Region| spaces.holds(region);
         for step in &plan.steps {
             let fits = match &step.action {
-                Action::Send { peer, from } => self.use_way(*peer, from.len, |s| &mut s.out) && inside(from),
-                Action::Recv { peer, to } => self.use_way(*peer, to.len, |s| &mut s.into) && inside(to),
+                Action::Send { peer, from } => self.use_direction(*peer, from.len, |s| &mut s.out) && inside(from),
+                Action::Recv { peer, to } => self.use_direction(*peer, to.len, |s| &mut s.into) && inside(to),
                 Action::Copy { from, to } => inside(from) && inside(to) && from.len == to.len,
                 Action::Reduce { peers, own, to, .. } => {
                     let peers = plan.peers.get(peers.start as usize..peers.end as usize);
-                    peers.is_some_and(|peers| peers.iter().all(|p| self.use_way(*p, to.len, |s| &mut s.into)))
+                    peers.is_some_and(|peers| peers.iter().all(|p| self.use_direction(*p, to.len, |s| &mut s.into)))
                         && inside(own)
                         && inside(to)
                         && own.len == to.len
@@ -234,13 +234,13 @@ impl Executor {
         Ok(())
     }
 
-    fn use_way(&mut self, peer: u32, len: usize, way: impl Fn(&mut Side) -> &mut Way) -> bool {
+    fn use_direction(&mut self, peer: u32, len: usize, direction: impl Fn(&mut Traffic) -> &mut Direction) -> bool {
         if self.links.get(peer as usize).is_none_or(Option::is_none) {
             return false;
         }
-        let way = way(&mut self.sides[peer as usize]);
-        way.total += len as u64;
-        way.used = true;
+        let direction = direction(&mut self.traffic[peer as usize]);
+        direction.total += len as u64;
+        direction.used = true;
         true
     }
 

@@ -18,28 +18,28 @@ impl Executor {
         let step = &op.plan.steps[id as usize];
         match &step.action {
             Action::Send { peer, from } => {
-                if self.sides[*peer as usize].out.blocked == self.sweep {
+                if self.traffic[*peer as usize].out.blocked == self.sweep {
                     return Ok(false);
                 }
                 let ready = self.limit(op, id, kept);
                 self.send(op, spaces, id, *peer, from, ready).map_err(|e| broken(&self.health, *peer, e))
             }
             Action::Recv { peer, to } => {
-                if self.sides[*peer as usize].into.blocked == self.sweep {
+                if self.traffic[*peer as usize].into.blocked == self.sweep {
                     return Ok(false);
                 }
                 self.recv(op, spaces, id, *peer, to)
             }
             Action::Reduce { peers, own, to, last } => {
                 let peers = &op.plan.peers[peers.start as usize..peers.end as usize];
-                let queues = peers.iter().any(|p| self.sides[*p as usize].into.blocked == self.sweep);
+                let queues = peers.iter().any(|p| self.traffic[*p as usize].into.blocked == self.sweep);
                 let ready = if queues { None } else { self.limit(op, id, kept) };
                 let moved = match ready {
                     Some(ready) => self.reduce(op, spaces, id, peers, (own, to, *last), ready)?,
                     None => false,
                 };
                 if self.done[id as usize] != OVER {
-                    peers.iter().for_each(|p| self.sides[*p as usize].into.blocked = self.sweep);
+                    peers.iter().for_each(|p| self.traffic[*p as usize].into.blocked = self.sweep);
                 }
                 Ok(moved)
             }
@@ -93,69 +93,69 @@ impl Executor {
         from: &Region,
         ready: Option<usize>,
     ) -> Result<bool> {
-        let way = &mut self.sides[peer as usize].out;
+        let direction = &mut self.traffic[peer as usize].out;
         let (Some(ready), Some(link)) = (ready, &mut self.links[peer as usize]) else {
-            way.blocked = self.sweep;
+            direction.blocked = self.sweep;
             return Ok(false);
         };
         let start = self.done[id as usize];
         let mut done = start;
         let mut moved = false;
-        if way.head < HEADER {
+        if direction.head < HEADER {
             if ready == done && from.len > 0 {
                 // The header goes with the first bytes.
-                way.blocked = self.sweep;
+                direction.blocked = self.sweep;
                 return Ok(false);
             }
-            let header = Header { print: op.print, total: way.total }.to_bytes();
-            let (taken, offered) = spaces.send(link, &header[way.head..], from, done, ready - done)?;
+            let header = Header { fingerprint: op.fingerprint, total: direction.total }.to_bytes();
+            let (taken, offered) = spaces.send(link, &header[direction.head..], from, done, ready - done)?;
             moved = taken > 0;
-            let head = taken.min(HEADER - way.head);
-            way.head += head;
+            let head = taken.min(HEADER - direction.head);
+            direction.head += head;
             done += taken - head;
             if taken < offered {
-                way.starved = self.sweep;
+                direction.starved = self.sweep;
             }
         } else if from.len == 0 {
             self.done[id as usize] = OVER;
             return Ok(true);
         }
-        while done < ready && way.starved != self.sweep {
+        while done < ready && direction.starved != self.sweep {
             let (taken, offered) = spaces.send(link, &[], from, done, ready - done)?;
             done += taken;
             if taken < offered {
-                way.starved = self.sweep;
+                direction.starved = self.sweep;
             }
         }
         self.sent += (done - start) as u64;
-        if done == from.len && way.head == HEADER {
+        if done == from.len && direction.head == HEADER {
             link.end_write();
             self.done[id as usize] = OVER;
             return Ok(true);
         }
         self.done[id as usize] = done;
-        way.blocked = self.sweep;
+        direction.blocked = self.sweep;
         Ok(moved || done > start)
     }
 
     fn recv(&mut self, op: &Op<'_>, spaces: &Spaces, id: StepId, peer: u32, to: &Region) -> Result<bool> {
         let mut moved = false;
-        if self.sides[peer as usize].into.head < HEADER {
+        if self.traffic[peer as usize].into.head < HEADER {
             if self.show(op, peer, to.len)?.is_none() {
-                self.sides[peer as usize].into.blocked = self.sweep;
+                self.traffic[peer as usize].into.blocked = self.sweep;
                 return Ok(false);
             }
             moved = true;
         }
         let start = self.done[id as usize];
         let mut done = start;
-        let way = &mut self.sides[peer as usize].into;
+        let direction = &mut self.traffic[peer as usize].into;
         let Some(link) = &mut self.links[peer as usize] else { return Ok(false) };
         while done < to.len {
             let (got, asked) = spaces.receive(link, to, done).map_err(|e| broken(&self.health, peer, e))?;
             done += got;
             if got < asked {
-                way.starved = self.sweep;
+                direction.starved = self.sweep;
                 break;
             }
         }
@@ -167,7 +167,7 @@ impl Executor {
             return Ok(true);
         }
         self.done[id as usize] = done;
-        way.blocked = self.sweep;
+        direction.blocked = self.sweep;
         Ok(moved || done > start)
     }
 
@@ -191,14 +191,14 @@ impl Executor {
             if i == mine {
                 spaces.source(None);
             }
-            let unknown = self.sides[*peer as usize].into.head < HEADER;
+            let unknown = self.traffic[*peer as usize].into.head < HEADER;
             let Some(shown) = self.show(op, *peer, to.len)? else {
                 complete = false;
                 continue;
             };
             moved |= unknown;
             if shown.len < least {
-                self.sides[*peer as usize].into.starved = self.sweep;
+                self.traffic[*peer as usize].into.starved = self.sweep;
             }
             n = n.min(shown.len);
             spaces.source(Some(shown));
@@ -229,31 +229,31 @@ impl Executor {
     /// item; an empty one ends with the header. `None`: not even the header is there.
     fn show(&mut self, op: &Op<'_>, peer: u32, len: usize) -> Result<Option<Shown>> {
         let Some(link) = &mut self.links[peer as usize] else { return Ok(None) };
-        if len == 0 && self.sides[peer as usize].into.head == HEADER {
+        if len == 0 && self.traffic[peer as usize].into.head == HEADER {
             // All that was to come is here, and the peer may be gone.
             return Ok(Some(Shown::NONE));
         }
         let shown = peek(link).map_err(|e| broken(&self.health, peer, e))?;
-        let way = &mut self.sides[peer as usize].into;
-        if way.head == HEADER {
+        let direction = &mut self.traffic[peer as usize].into;
+        if direction.head == HEADER {
             return Ok(Some(shown));
         }
         let Some(bytes) = shown.first::<HEADER>() else {
-            way.starved = self.sweep;
+            direction.starved = self.sweep;
             return Ok(None);
         };
         let header = Header::from_bytes(&bytes);
-        if header.print != op.print {
-            return Err(self.contradiction(op, peer, &header.print));
+        if header.fingerprint != op.fingerprint {
+            return Err(self.contradiction(op, peer, &header.fingerprint));
         }
-        if header.total != way.total {
-            return Err(self.health.fail(length_error(peer, op.uneven, op.elem, way.total, header.total)));
+        if header.total != direction.total {
+            return Err(self.health.fail(length_error(peer, op.uneven, op.elem, direction.total, header.total)));
         }
         link.consume(HEADER);
         if len == 0 {
             link.end_read();
         }
-        way.head = HEADER;
+        direction.head = HEADER;
         Ok(Some(shown.after(HEADER)))
     }
 }

@@ -16,7 +16,7 @@ use crate::mesh::{Mesh, Transport, Whom, Wiring};
 use crate::pause::Pause;
 use crate::plan::Plan;
 use crate::schedule::select::Algorithm;
-use crate::schedule::{Blocks, Place, direct, fill};
+use crate::schedule::{Blocks, Member, direct, fill};
 use crate::shm::Doorbell;
 
 const TRANSPORTS: [Transport; 2] = [Transport::Shm, Transport::Tcp];
@@ -26,7 +26,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 struct Rank {
     /// First: peers hear the goodbye before the links break.
     mesh: Mesh,
-    me: Place,
+    me: Member,
     executor: Executor,
     spaces: Spaces,
     plan: Plan,
@@ -70,7 +70,7 @@ fn ranks_with<T: Send>(
                     let bell = mesh.segment.clone().map(Doorbell::new);
                     let links = std::mem::take(&mut mesh.collective);
                     let executor = Executor::new(rank, links, mesh.health.clone(), Pause::new(crowded, bell));
-                    let me = Place { world, rank };
+                    let me = Member { world, rank };
                     let (spaces, plan) = (Spaces::new(), Plan::default());
                     body(&mut Rank { mesh, me, executor, spaces, plan, seq: 0, timeout: PATIENCE })
                 })
@@ -88,9 +88,9 @@ impl Rank {
         count: u64,
         input: &[u32],
         output: &mut [&mut [u32]],
-        fill: impl FnOnce(Place, &mut Plan),
+        fill: impl FnOnce(Member, &mut Plan),
     ) -> Result {
-        let print = Fingerprint {
+        let fingerprint = Fingerprint {
             seq: self.seq,
             op: op as u8,
             dtype: DType::U32 as u8,
@@ -115,7 +115,7 @@ impl Rank {
         let (timeout, deadline) = (self.timeout, OnceCell::new());
         let op = Op {
             plan: &self.plan,
-            print,
+            fingerprint,
             uneven: op.is_uneven(),
             elem: 4,
             reduction: Reduction::new(ReduceOp::Sum, DType::U32, self.me.world),
@@ -377,14 +377,14 @@ fn a_peer_that_drips_does_not_stretch_the_op() {
                 rank.timeout = Duration::from_millis(200);
                 return rank.run(OpKind::Broadcast, COUNT, &[], &mut [&mut data], fill).err();
             }
-            let print = Fingerprint {
+            let fingerprint = Fingerprint {
                 op: OpKind::Broadcast as u8,
                 dtype: DType::U32 as u8,
                 reduce: Fingerprint::NO_REDUCE,
                 count: COUNT,
                 ..Fingerprint::default()
             };
-            let header = Header { print, total: 4 * COUNT }.to_bytes();
+            let header = Header { fingerprint, total: 4 * COUNT }.to_bytes();
             let link = rank.executor.links[0].as_mut().unwrap();
             for byte in header.into_iter().chain((0..4 * COUNT).map(|_| 1)) {
                 // SAFETY: no body.

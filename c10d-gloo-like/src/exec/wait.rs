@@ -8,7 +8,7 @@ use c10d_core::{Error, ErrorKind, Fingerprint, Result};
 use super::announce::{HEADER, Header};
 use super::memory::glance;
 use super::{Executor, Op, Spaces};
-use crate::board::Place;
+use crate::call_log::CallId;
 use crate::mesh::Health;
 use crate::pause::Interest;
 
@@ -51,7 +51,7 @@ impl Executor {
             return self.last_look(op, spaces);
         }
         let sweep = self.sweep;
-        let interest = self.links.iter().zip(&self.sides).filter_map(|(link, side)| {
+        let interest = self.links.iter().zip(&self.traffic).filter_map(|(link, side)| {
             let (read, write) = (side.into.starved == sweep, side.out.starved == sweep);
             link.as_ref().filter(|_| read || write).map(|link| Interest::of(link, read, write))
         });
@@ -60,7 +60,8 @@ impl Executor {
         let deadline = (op.deadline)();
         let since = *waiting.since.get_or_insert(now);
         let quiet = now.duration_since(since);
-        if let Some(gone) = (0..self.sides.len() as u32).find(|p| self.starved(*p) && self.health.has_left(*p, quiet)) {
+        if let Some(gone) = (0..self.traffic.len() as u32).find(|p| self.starved(*p) && self.health.has_left(*p, quiet))
+        {
             // What it sent before it left counts, also where it has to wait for what others send.
             if !self.sweep(op, spaces)? && self.starved(gone) {
                 self.health.needs(gone, quiet)?;
@@ -75,7 +76,7 @@ impl Executor {
             self.ask(op)?;
             if !waiting.told && self.health.warn_after().is_some_and(|after| quiet >= after) {
                 waiting.told = true;
-                self.health.speak_of(&op.print, self.waits_for(op), quiet, (op.deadline)());
+                self.health.speak_of(&op.fingerprint, self.waits_for(op), quiet, (op.deadline)());
             }
         }
         Ok(())
@@ -96,8 +97,8 @@ impl Executor {
             return Ok(());
         }
         let waits_for = self.waits_for(op);
-        self.health.waits(&op.print, waits_for.clone());
-        Err(self.health.timeout(&op.print, &waits_for))
+        self.health.waits(&op.fingerprint, waits_for.clone());
+        Err(self.health.timeout(&op.fingerprint, &waits_for))
     }
 
     /// Looks at the clock while things move, though slowly: a peer that drips must not stretch the op.
@@ -107,15 +108,15 @@ impl Executor {
     }
 
     fn starved(&self, peer: u32) -> bool {
-        self.sides[peer as usize].into.starved == self.sweep
+        self.traffic[peer as usize].into.starved == self.sweep
     }
 
     /// The ranks whose bytes are missing; if none are, those that do not take ours; if all move, those that are not done.
     fn waits_for(&self, op: &Op<'_>) -> Vec<u32> {
-        let ranks = || 0..self.sides.len() as u32;
+        let ranks = || 0..self.traffic.len() as u32;
         let mut ways: [Vec<u32>; 3] = [
             ranks().filter(|p| self.starved(*p)).collect(),
-            ranks().filter(|p| self.sides[*p as usize].out.starved == self.sweep).collect(),
+            ranks().filter(|p| self.traffic[*p as usize].out.starved == self.sweep).collect(),
             self.pending.iter().flat_map(|id| op.plan.partners(*id)).copied().collect(),
         ];
         ways[2].sort_unstable();
@@ -125,20 +126,20 @@ impl Executor {
 
     /// Asks the peers what they are doing, and looks whether one has sent something that this op does not read.
     fn ask(&mut self, op: &Op<'_>) -> Result {
-        self.health.waits(&op.print, self.waits_for(op));
-        self.health.stalled(&op.print);
+        self.health.waits(&op.fingerprint, self.waits_for(op));
+        self.health.stalled(&op.fingerprint);
         if self.in_doubt {
             self.verify(false)?;
         }
         for peer in 0..self.links.len() as u32 {
             let Some(link) = &mut self.links[peer as usize] else { continue };
-            if self.sides[peer as usize].into.head == HEADER {
+            if self.traffic[peer as usize].into.head == HEADER {
                 continue;
             }
             let Some(bytes) = glance(link).first::<HEADER>() else { continue };
-            let theirs = Header::from_bytes(&bytes).print;
-            match age(&theirs, &op.print) {
-                0 if theirs != op.print => return Err(self.health.mismatch(peer, &op.print, &theirs)),
+            let theirs = Header::from_bytes(&bytes).fingerprint;
+            match age(&theirs, &op.fingerprint) {
+                0 if theirs != op.fingerprint => return Err(self.health.mismatch(peer, &op.fingerprint, &theirs)),
                 // A call of the past, of which nobody here read what it sent.
                 ..0 => self.health.stalled(&theirs),
                 _ => {}
@@ -150,22 +151,22 @@ impl Executor {
     /// The header of `peer` is of another call: finds out what the peer called instead of this one.
     #[cold]
     pub(super) fn contradiction(&self, op: &Op<'_>, peer: u32, theirs: &Fingerprint) -> Error {
-        let age = age(theirs, &op.print);
+        let age = age(theirs, &op.fingerprint);
         if age < 0
-            && let Some(mine) = self.health.called(Place::of(theirs))
+            && let Some(mine) = self.health.called(CallId::of(theirs))
             && mine != *theirs
         {
             return self.health.mismatch(peer, &mine, theirs);
         }
         if age != 0 {
             // One of the two is ahead. They parted at the earlier of the two calls.
-            self.health.stalled(if age < 0 { theirs } else { &op.print });
+            self.health.stalled(if age < 0 { theirs } else { &op.fingerprint });
             let until = Instant::now() + EXPLAIN;
             while !self.health.failed() && Instant::now() < until {
                 thread::sleep(Duration::from_millis(1));
             }
         }
-        self.health.mismatch(peer, &op.print, theirs)
+        self.health.mismatch(peer, &op.fingerprint, theirs)
     }
 }
 

@@ -8,7 +8,7 @@ use c10d_core::{Error, ErrorKind, Fingerprint, OpKind, Phase};
 use super::doing::Doing;
 use super::doubts::History;
 use super::wire::{Reader, put_text};
-use crate::board::{Place, Position};
+use crate::call_log::{CallId, Position};
 
 /// The longest body. The longest frame in use is a [`Revoke`] of a large group.
 pub(super) const MAX: usize = 64 << 10;
@@ -19,9 +19,9 @@ const GUILTY: usize = 8192;
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Frame {
     /// "Where are you, and what did you call at this place?"
-    Query { id: u32, place: Place },
+    Query { id: u32, place: CallId },
     /// The answer, given by the watcher of the asked process, whatever its other threads do.
-    State { id: u32, place: Place, doing: Doing, print: Option<Fingerprint> },
+    State { id: u32, place: CallId, doing: Doing, fingerprint: Option<Fingerprint> },
     /// "This group has failed", with the cause.
     Revoke(Box<Revoke>),
     /// "Do you reach this rank?" My connection to it has ended without a goodbye.
@@ -30,9 +30,9 @@ pub(crate) enum Frame {
     Reached { of: u32, alive: bool },
     /// "I leave, and this is the last call I completed." `failed`: the group has failed, and the rank that met the cause
     /// has told all.
-    Goodbye { last: Option<Place>, failed: bool },
+    Goodbye { last: Option<CallId>, failed: bool },
     /// "My program ends, and it did not leave the group." The rest as in a goodbye.
-    Exited { last: Option<Place>, failed: bool },
+    Exited { last: Option<CallId>, failed: bool },
     /// "Which calls did you make, from this number on?"
     Ask { from: u64 },
     /// "These." `last`: told unasked, before a goodbye.
@@ -54,7 +54,7 @@ pub(crate) struct Revoke {
     pub(crate) seq: Option<u64>,
     pub(crate) op: Option<OpKind>,
     /// Of a mismatch: what its two ranks called.
-    pub(crate) prints: Option<[(u32, Fingerprint); 2]>,
+    pub(crate) fingerprints: Option<[(u32, Fingerprint); 2]>,
 }
 
 /// The mismatching fields that have a name of their own on the wire.
@@ -74,13 +74,13 @@ impl Frame {
                 out.extend_from_slice(&id.to_le_bytes());
                 put_place(&mut out, *place);
             }
-            Frame::State { id, place, doing, print } => {
+            Frame::State { id, place, doing, fingerprint } => {
                 out.push(2);
                 out.extend_from_slice(&id.to_le_bytes());
                 put_place(&mut out, *place);
                 put_option(&mut out, doing.position.last, put_place);
                 out.push(doing.position.inside.into());
-                put_option(&mut out, *print, |out, p| out.extend_from_slice(&p.to_bytes()));
+                put_option(&mut out, *fingerprint, |out, p| out.extend_from_slice(&p.to_bytes()));
                 doing.put(&mut out);
             }
             Frame::Revoke(revoke) => {
@@ -129,8 +129,8 @@ impl Frame {
             2 => {
                 let (id, at) = (r.u32()?, place(&mut r)?);
                 let position = Position { last: option(&mut r, place)?, inside: r.u8()? != 0 };
-                let print = option(&mut r, print)?;
-                Frame::State { id, place: at, doing: Doing::read(position, &mut r)?, print }
+                let fingerprint = option(&mut r, fingerprint)?;
+                Frame::State { id, place: at, doing: Doing::read(position, &mut r)?, fingerprint }
             }
             13 => Frame::Reach { of: r.u32()? },
             14 => Frame::Reached { of: r.u32()?, alive: r.u8()? != 0 },
@@ -154,7 +154,7 @@ impl Frame {
 
 impl Revoke {
     /// What others are to know of this error.
-    pub(crate) fn of(by: u32, error: &Error, prints: Option<[(u32, Fingerprint); 2]>) -> Revoke {
+    pub(crate) fn of(by: u32, error: &Error, fingerprints: Option<[(u32, Fingerprint); 2]>) -> Revoke {
         let report = error.report();
         Revoke {
             by,
@@ -165,7 +165,7 @@ impl Revoke {
             phase: report.phase,
             seq: report.seq,
             op: report.op,
-            prints,
+            fingerprints,
         }
     }
 
@@ -190,10 +190,10 @@ impl Revoke {
         out.push(phase.map_or(255, |p| p as u8));
         put_option(out, self.seq, |out, seq| out.extend_from_slice(&seq.to_le_bytes()));
         put_option(out, self.op, |out, op| out.push(op as u8));
-        put_option(out, self.prints, |out, prints| {
-            for (rank, print) in prints {
+        put_option(out, self.fingerprints, |out, fingerprints| {
+            for (rank, fingerprint) in fingerprints {
                 out.extend_from_slice(&rank.to_le_bytes());
-                out.extend_from_slice(&print.to_bytes());
+                out.extend_from_slice(&fingerprint.to_bytes());
             }
         });
     }
@@ -224,7 +224,7 @@ impl Revoke {
             phase: PHASES.get(usize::from(r.u8()?)).copied(),
             seq: option(r, Reader::u64)?,
             op: option(r, Reader::u8)?.and_then(OpKind::from_code),
-            prints: option(r, |r| Some([(r.u32()?, print(r)?), (r.u32()?, print(r)?)]))?,
+            fingerprints: option(r, |r| Some([(r.u32()?, fingerprint(r)?), (r.u32()?, fingerprint(r)?)]))?,
         })
     }
 }
@@ -259,22 +259,22 @@ fn plain(code: u8) -> Option<ErrorKind> {
     PLAIN.get(usize::from(code.checked_sub(2)?)).cloned()
 }
 
-fn put_place(out: &mut Vec<u8>, place: Place) {
+fn put_place(out: &mut Vec<u8>, place: CallId) {
     out.extend_from_slice(&place.seq.to_le_bytes());
     out.push(place.step);
 }
 
-fn place(r: &mut Reader<'_>) -> Option<Place> {
-    Some(Place { seq: r.u32()?, step: r.u8()? })
+fn place(r: &mut Reader<'_>) -> Option<CallId> {
+    Some(CallId { seq: r.u32()?, step: r.u8()? })
 }
 
 fn put_history(out: &mut Vec<u8>, history: &History) {
     let calls = &history.calls[..history.calls.len().min(History::GOODBYE)];
     out.extend_from_slice(&history.until.to_le_bytes());
     out.extend_from_slice(&(calls.len() as u32).to_le_bytes());
-    for (number, print) in calls {
+    for (number, fingerprint) in calls {
         out.extend_from_slice(&number.to_le_bytes());
-        out.extend_from_slice(&print.to_bytes());
+        out.extend_from_slice(&fingerprint.to_bytes());
     }
 }
 
@@ -284,11 +284,11 @@ fn history(r: &mut Reader<'_>) -> Option<History> {
     if n > History::GOODBYE {
         return None;
     }
-    let calls = (0..n).map(|_| Some((r.u64()?, print(r)?))).collect::<Option<_>>()?;
+    let calls = (0..n).map(|_| Some((r.u64()?, fingerprint(r)?))).collect::<Option<_>>()?;
     Some(History { until, calls })
 }
 
-fn print(r: &mut Reader<'_>) -> Option<Fingerprint> {
+fn fingerprint(r: &mut Reader<'_>) -> Option<Fingerprint> {
     r.array().map(|b| Fingerprint::from_bytes(&b))
 }
 

@@ -2,9 +2,9 @@ use super::*;
 use crate::mesh::doing::{Refused, Wait};
 
 fn frames() -> Vec<Frame> {
-    let print = Fingerprint { seq: 7, op: 4, dtype: 10, reduce: 0, step: 2, count: 1 << 40, root: 3, rest: 9 };
-    let at = Place { seq: 7, step: 2 };
-    let revoke = |kind: ErrorKind, prints| {
+    let fingerprint = Fingerprint { seq: 7, op: 4, dtype: 10, reduce: 0, step: 2, count: 1 << 40, root: 3, rest: 9 };
+    let at = CallId { seq: 7, step: 2 };
+    let revoke = |kind: ErrorKind, fingerprints| {
         Frame::Revoke(Box::new(Revoke {
             by: 3,
             between: kind == ErrorKind::Timeout,
@@ -14,18 +14,18 @@ fn frames() -> Vec<Frame> {
             phase: Some(Phase::Transfer),
             seq: Some(1 << 33),
             op: Some(OpKind::Gather),
-            prints,
+            fingerprints,
         }))
     };
     let wait = |on: &[u32], started| Wait { op: 4, at: 7, on: on.to_vec(), started };
-    let state = |id, last: Option<Place>, print: Option<Fingerprint>, waits: Vec<Wait>| {
-        let refused = print.map(|_| Refused { op: 3, why: "InvalidArgument: no".into() });
+    let state = |id, last: Option<CallId>, fingerprint: Option<Fingerprint>, waits: Vec<Wait>| {
+        let refused = fingerprint.map(|_| Refused { op: 3, why: "InvalidArgument: no".into() });
         let doing = Doing { position: Position { last, inside: last.is_some() }, waits, refused };
-        Frame::State { id, place: at, doing, print }
+        Frame::State { id, place: at, doing, fingerprint }
     };
     vec![
         Frame::Query { id: 1, place: at },
-        state(1, Some(at), Some(print), vec![wait(&[2, 1 << 20], true), wait(&[], false)]),
+        state(1, Some(at), Some(fingerprint), vec![wait(&[2, 1 << 20], true), wait(&[], false)]),
         state(2, None, None, vec![]),
         Frame::Reach { of: 7 },
         Frame::Reached { of: 7, alive: true },
@@ -34,14 +34,14 @@ fn frames() -> Vec<Frame> {
         revoke(ErrorKind::PeerDead { how: "connection closed".into() }, None),
         revoke(
             ErrorKind::Mismatch { field: "count", mine: "1".into(), theirs: "2".into() },
-            Some([(0, print), (1, Fingerprint { count: 2, ..print })]),
+            Some([(0, fingerprint), (1, Fingerprint { count: 2, ..fingerprint })]),
         ),
         Frame::Goodbye { last: Some(at), failed: false },
         Frame::Goodbye { last: None, failed: true },
         Frame::Exited { last: Some(at), failed: false },
         Frame::Exited { last: None, failed: true },
         Frame::Ask { from: 1 << 40 },
-        Frame::Told { last: false, history: History { until: 9, calls: vec![(7, print), (8, print)] } },
+        Frame::Told { last: false, history: History { until: 9, calls: vec![(7, fingerprint), (8, fingerprint)] } },
         Frame::Told { last: true, history: History::default() },
     ]
 }
@@ -96,7 +96,7 @@ fn a_revoke_has_a_largest_size() {
         phase: None,
         seq: None,
         op: None,
-        prints: None,
+        fingerprints: None,
     };
     let bytes = Frame::Revoke(Box::new(revoke)).to_bytes();
     let mut decoder = Decoder::default();

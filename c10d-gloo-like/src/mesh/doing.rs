@@ -6,7 +6,7 @@ use c10d_core::{Error, Fingerprint, OpKind};
 
 use super::verdict::is_p2p;
 use super::wire::{Reader, put_text};
-use crate::board::Position;
+use crate::call_log::Position;
 
 /// Waits told of at once.
 pub(crate) const WAITS: usize = 16;
@@ -31,8 +31,13 @@ pub(crate) struct Wait {
 
 impl Wait {
     /// The wait for these ranks in the call.
-    pub(crate) fn of(print: &Fingerprint, on: Vec<u32>) -> Wait {
-        Wait { op: print.op, at: if is_p2p(print) { print.root } else { print.seq }, on, started: false }
+    pub(crate) fn of(fingerprint: &Fingerprint, on: Vec<u32>) -> Wait {
+        Wait {
+            op: fingerprint.op,
+            at: if is_p2p(fingerprint) { fingerprint.root } else { fingerprint.seq },
+            on,
+            started: false,
+        }
     }
 
     pub(super) fn kind(&self) -> Option<OpKind> {

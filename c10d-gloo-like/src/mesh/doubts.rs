@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 
 use c10d_core::{Fingerprint, OpKind};
 
-use crate::board::Place;
+use crate::call_log::CallId;
 
 /// Up to this world size all ranks look at all; in larger ones who gives to a root looks at the root alone, which hears of
 /// everybody and says what it finds.
@@ -48,7 +48,7 @@ impl Whom {
 pub(crate) struct Doubt {
     /// Its number among the rank's calls.
     pub(crate) number: u64,
-    pub(crate) print: Fingerprint,
+    pub(crate) fingerprint: Fingerprint,
     pub(crate) whom: Whom,
 }
 
@@ -107,9 +107,9 @@ impl History {
 
     /// `last`: its rank makes no more calls.
     fn of(&self, doubt: &Doubt, last: bool) -> Known {
-        let place = Place::of(&doubt.print);
-        match self.calls.iter().find(|(_, print)| Place::of(print) == place) {
-            Some((_, print)) => Known::Call(*print),
+        let place = CallId::of(&doubt.fingerprint);
+        match self.calls.iter().find(|(_, fingerprint)| CallId::of(fingerprint) == place) {
+            Some((_, fingerprint)) => Known::Call(*fingerprint),
             None if last || doubt.number < self.until => Known::Agreed,
             None => Known::NotYet,
         }
@@ -163,14 +163,14 @@ impl Doubts {
     }
 
     /// The own call at this place, if it is still to be compared.
-    pub(super) fn find(&self, place: Place) -> Option<Fingerprint> {
-        self.calls.iter().map(|doubt| doubt.print).find(|print| Place::of(print) == place)
+    pub(super) fn find(&self, place: CallId) -> Option<Fingerprint> {
+        self.calls.iter().map(|doubt| doubt.fingerprint).find(|fingerprint| CallId::of(fingerprint) == place)
     }
 
     /// The calls from number `from` on that are still to be compared.
     pub(super) fn since(&self, from: u64) -> impl Iterator<Item = (u64, Fingerprint)> {
         let start = self.calls.partition_point(|doubt| doubt.number < from);
-        self.calls.range(start..).map(|doubt| (doubt.number, doubt.print))
+        self.calls.range(start..).map(|doubt| (doubt.number, doubt.fingerprint))
     }
 
     /// Compares with what `look` says that the peer did, as far as that goes.
@@ -186,8 +186,8 @@ impl Doubts {
             match known {
                 Known::NotYet => return Ok(Progress::NotYet),
                 Known::Gone => return Ok(Progress::Gone),
-                Known::Call(theirs) if theirs != doubt.print => {
-                    return Err(Clash { peer, mine: doubt.print, theirs });
+                Known::Call(theirs) if theirs != doubt.fingerprint => {
+                    return Err(Clash { peer, mine: doubt.fingerprint, theirs });
                 }
                 Known::Call(_) | Known::Agreed => standing.next += 1,
             }
@@ -269,12 +269,12 @@ impl Doubts {
 mod tests {
     use super::*;
 
-    fn print(seq: u32, root: u32) -> Fingerprint {
+    fn fingerprint(seq: u32, root: u32) -> Fingerprint {
         Fingerprint { seq, op: OpKind::Broadcast as u8, root, ..Fingerprint::default() }
     }
 
     fn doubt(number: u64, whom: Whom) -> Doubt {
-        Doubt { number, print: print(number as u32, 0), whom }
+        Doubt { number, fingerprint: fingerprint(number as u32, 0), whom }
     }
 
     fn doubts(world: u32, calls: impl IntoIterator<Item = Doubt>) -> Doubts {
@@ -299,14 +299,15 @@ mod tests {
     #[test]
     fn calls_are_kept_until_all_have_made_them() {
         let mut d = doubts(3, (0..4).map(|n| doubt(n, Whom::All)));
-        let same = |until: u64| move |d: &Doubt| if d.number < until { Known::Call(d.print) } else { Known::NotYet };
+        let same =
+            |until: u64| move |d: &Doubt| if d.number < until { Known::Call(d.fingerprint) } else { Known::NotYet };
         assert_eq!(d.compare(1, same(4)), Ok(Progress::Done));
         assert_eq!(d.compare(2, same(1)), Ok(Progress::NotYet));
         d.forget();
         assert_eq!(d.since(0).map(|(n, _)| n).collect::<Vec<_>>(), [1, 2, 3]);
-        assert_eq!(d.find(Place { seq: 2, step: 0 }), Some(print(2, 0)));
-        let odd = |d: &Doubt| Known::Call(Fingerprint { root: 2, ..d.print });
-        assert_eq!(d.compare(2, odd), Err(Clash { peer: 2, mine: print(1, 0), theirs: print(1, 2) }));
+        assert_eq!(d.find(CallId { seq: 2, step: 0 }), Some(fingerprint(2, 0)));
+        let odd = |d: &Doubt| Known::Call(Fingerprint { root: 2, ..d.fingerprint });
+        assert_eq!(d.compare(2, odd), Err(Clash { peer: 2, mine: fingerprint(1, 0), theirs: fingerprint(1, 2) }));
         assert_eq!(d.compare(2, same(4)), Ok(Progress::Done));
         d.forget();
         assert!(!d.open());
@@ -322,14 +323,14 @@ mod tests {
         assert!(d.is_waiting());
         d.give_up_waiting();
         assert!(!d.is_waiting());
-        let history = History::new(1, vec![(0, print(0, 0))], 64);
+        let history = History::new(1, vec![(0, fingerprint(0, 0))], 64);
         assert_eq!(d.answer(2, history, false), Ok(()));
         assert!(!d.open());
     }
 
     #[test]
     fn an_answer_covers_what_it_lists_and_what_is_forgotten() {
-        let calls: Vec<_> = (0..100).map(|n| (n, print(n as u32, 0))).rev().collect();
+        let calls: Vec<_> = (0..100).map(|n| (n, fingerprint(n as u32, 0))).rev().collect();
         let history = History::new(100, calls, 64);
         assert_eq!((history.until, history.calls.len()), (64, 64));
         let mut d = doubts(2, (0..70).map(|n| doubt(n, Whom::All)));
@@ -337,8 +338,8 @@ mod tests {
         assert_eq!(d.question(1), Ok(Some(64)));
         assert_eq!(d.answer(1, History { until: 69, calls: vec![] }, false), Ok(()));
         assert_eq!(d.since(0).map(|(n, _)| n).collect::<Vec<_>>(), [69]);
-        let odd = History::new(70, vec![(69, print(69, 1))], 64);
-        let clash = Clash { peer: 1, mine: print(69, 0), theirs: print(69, 1) };
+        let odd = History::new(70, vec![(69, fingerprint(69, 1))], 64);
+        let clash = Clash { peer: 1, mine: fingerprint(69, 0), theirs: fingerprint(69, 1) };
         assert_eq!(d.answer(1, odd, false), Err(clash));
         assert_eq!(d.clash(), Some(clash));
     }
@@ -346,7 +347,7 @@ mod tests {
     #[test]
     fn a_last_word_counts_for_later_calls() {
         let mut d = doubts(2, []);
-        let calls = vec![(0, print(0, 0)), (1, print(1, 1))];
+        let calls = vec![(0, fingerprint(0, 0)), (1, fingerprint(1, 1))];
         assert_eq!(d.answer(1, History::new(2, calls, 64), true), Ok(()));
         d.add(&mut vec![doubt(0, Whom::All)]);
         assert_eq!(d.question(1), Ok(None));

@@ -19,21 +19,21 @@ use crate::shm::{Layout, Segment};
 use crate::tcp;
 
 /// What a join makes.
-pub(super) struct Parts {
+pub(super) struct Connections {
     pub(super) topology: Topology,
     pub(super) segment: Option<Arc<Segment>>,
     pub(super) pairs: Vec<Pair>,
 }
 
-impl Parts {
+impl Connections {
     /// Of a group of one.
-    pub(super) fn alone() -> Parts {
-        Parts { topology: Topology::new(vec![0], vec![vec![0]]), segment: None, pairs: vec![Pair::default()] }
+    pub(super) fn alone() -> Connections {
+        Connections { topology: Topology::new(vec![0], vec![vec![0]]), segment: None, pairs: vec![Pair::default()] }
     }
 }
 
 /// Connects this rank with all others.
-pub(super) fn join(wiring: &Wiring, health: &Arc<Health>) -> Result<Parts> {
+pub(super) fn join(wiring: &Wiring, health: &Arc<Health>) -> Result<Connections> {
     let (mut door, mine) = open(wiring.transport, wiring.size)?;
     // While the door is still open: nobody fails for finding it closed before the cause is known.
     join_at(&mut door, &mine, wiring, health).map_err(|error| first_failure(wiring, error))
@@ -55,7 +55,7 @@ fn first_failure(wiring: &Wiring, error: Error) -> Error {
     }
 }
 
-fn join_at(door: &mut Door, mine: &Hello, wiring: &Wiring, health: &Arc<Health>) -> Result<Parts> {
+fn join_at(door: &mut Door, mine: &Hello, wiring: &Wiring, health: &Arc<Health>) -> Result<Connections> {
     let Wiring { group, rank, size, session, store, transport, deadline, silence, lost, .. } = wiring;
     let (rank, size, transport) = (*rank, *size, *transport);
     let wait = || await_all(wiring, health, hello::key);
@@ -94,7 +94,7 @@ fn join_at(door: &mut Door, mine: &Hello, wiring: &Wiring, health: &Arc<Health>)
     let shm = agree(wiring, health, &pairs)?;
     clear(wiring);
     let segment = segment.filter(|_| pairs.iter().any(|p| p.segment.is_some()));
-    Ok(Parts { topology: Topology::new(hosts, shm), segment, pairs })
+    Ok(Connections { topology: Topology::new(hosts, shm), segment, pairs })
 }
 
 /// Takes away what the join put into the store: all have read the first records, and the last rank to come here knows

@@ -39,10 +39,10 @@ pub(crate) use doubts::{Doubt, Whom};
 pub(crate) use health::Health;
 pub(crate) use topology::Topology;
 
-use join::Parts;
+use join::Connections;
 
 use crate::link::Link;
-use crate::shm::{Lane, Segment, ShmLink};
+use crate::shm::{RingKind, Segment, ShmLink};
 use crate::tcp::TcpLink;
 
 /// Which way bytes may take between ranks.
@@ -143,7 +143,7 @@ impl Mesh {
         }
         let health = Health::new(wiring.group.clone(), wiring.rank, wiring.size, wiring.warn_after);
         let membership = Membership(health.clone());
-        let joined = if wiring.size == 1 { Ok(Parts::alone()) } else { join::join(&wiring, &health) };
+        let joined = if wiring.size == 1 { Ok(Connections::alone()) } else { join::join(&wiring, &health) };
         match joined {
             Ok(parts) => Ok(parts.into_mesh(wiring.rank, health, membership)),
             Err(error) => Err(health.fail(error)),
@@ -151,9 +151,9 @@ impl Mesh {
     }
 }
 
-impl Parts {
+impl Connections {
     fn into_mesh(self, rank: u32, health: Arc<Health>, membership: Membership) -> Mesh {
-        let Parts { topology, segment, pairs } = self;
+        let Connections { topology, segment, pairs } = self;
         let local_ranks = topology.local_ranks(rank);
         if let Some(segment) = segment.clone() {
             health.on_news(Box::new(move || segment.ring_bell()));
@@ -166,17 +166,17 @@ impl Parts {
             if pair.segment.is_none() {
                 health.uses_tcp(peer);
             }
-            let link = |lane, socket: Option<socket::Socket>| match (&segment, &pair.segment) {
+            let link = |kind, socket: Option<socket::Socket>| match (&segment, &pair.segment) {
                 (Some(own), Some(theirs)) => Some(Link::Shm(ShmLink::new(
                     peer,
-                    lane,
+                    kind,
                     (own.clone(), index(peer, rank)),
                     (theirs.clone(), index(rank, peer)),
                 ))),
                 _ => socket.map(|s| Link::Tcp(TcpLink::new(TcpStream::from(s.into_fd()), peer))),
             };
-            collective.push(link(Lane::Collective, pair.collective));
-            p2p.push(link(Lane::PointToPoint, pair.p2p));
+            collective.push(link(RingKind::Collective, pair.collective));
+            p2p.push(link(RingKind::PointToPoint, pair.p2p));
         }
         Mesh { membership, collective, p2p, topology, segment, local_ranks, health }
     }

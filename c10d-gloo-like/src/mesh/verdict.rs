@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::blame::Chains;
 use super::control::Revoke;
 use super::doing::{Doing, Wait};
-use crate::board::{Place, Position};
+use crate::call_log::{CallId, Position};
 
 /// What is known of a peer when a deadline has passed.
 #[derive(Clone, Debug, PartialEq)]
@@ -16,7 +16,7 @@ pub(crate) enum Answer {
     /// It does not answer: its process is stopped, or cannot be reached. It was last heard so long ago, and said this then.
     Silent { since: Duration, before: Option<Doing> },
     /// It said goodbye after this call, or its program ended.
-    Left { last: Option<Place>, exited: bool },
+    Left { last: Option<CallId>, exited: bool },
     /// It is here.
     At(Doing),
 }
@@ -35,18 +35,20 @@ pub(crate) enum Adopted {
 pub(crate) fn adopt(
     me: u32,
     revoke: &Revoke,
-    find: impl Fn(Place) -> Option<Fingerprint>,
+    find: impl Fn(CallId) -> Option<Fingerprint>,
     position: Position,
 ) -> Adopted {
-    let Some(prints) = &revoke.prints else { return Adopted::Cause(retell(me, revoke)) };
-    if prints.iter().any(|(_, print)| is_p2p(print)) && prints.iter().all(|(rank, _)| *rank != me) {
+    let Some(fingerprints) = &revoke.fingerprints else { return Adopted::Cause(retell(me, revoke)) };
+    if fingerprints.iter().any(|(_, fingerprint)| is_p2p(fingerprint))
+        && fingerprints.iter().all(|(rank, _)| *rank != me)
+    {
         // A message has no place among the collectives; two ranks know of it.
         return Adopted::Cause(third_party(me, revoke));
     }
-    let place = Place::of(&prints[0].1);
-    let own = prints.iter().find(|(rank, _)| *rank == me).map(|(_, print)| *print);
-    match own.or_else(|| find(place)).or_else(|| find(Place::of(&prints[1].1))) {
-        Some(own) => Adopted::Cause(compare(me, &own, prints, revoke).unwrap_or_else(|| retell(me, revoke))),
+    let place = CallId::of(&fingerprints[0].1);
+    let own = fingerprints.iter().find(|(rank, _)| *rank == me).map(|(_, fingerprint)| *fingerprint);
+    match own.or_else(|| find(place)).or_else(|| find(CallId::of(&fingerprints[1].1))) {
+        Some(own) => Adopted::Cause(compare(me, &own, fingerprints, revoke).unwrap_or_else(|| retell(me, revoke))),
         None if position.is_before(place) => Adopted::Later,
         None => Adopted::Cause(third_party(me, revoke)),
     }
@@ -55,15 +57,15 @@ pub(crate) fn adopt(
 /// A mismatch between two other ranks, where there is no own call to compare.
 pub(crate) fn third_party(me: u32, revoke: &Revoke) -> Error {
     let error = retell(me, revoke);
-    match &revoke.prints {
+    match &revoke.fingerprints {
         Some([(a, _), (b, _)]) => error.guilty([*a, *b].into_iter().filter(|rank| *rank != me)),
         None => error,
     }
 }
 
 /// The mismatch between the own call and those of the ranks that differ from it.
-fn compare(me: u32, own: &Fingerprint, prints: &[(u32, Fingerprint); 2], revoke: &Revoke) -> Option<Error> {
-    let differing: Vec<_> = prints
+fn compare(me: u32, own: &Fingerprint, fingerprints: &[(u32, Fingerprint); 2], revoke: &Revoke) -> Option<Error> {
+    let differing: Vec<_> = fingerprints
         .iter()
         .filter(|(rank, _)| *rank != me)
         .filter_map(|(rank, p)| Some((*rank, own.disagreement(p)?)))
@@ -86,10 +88,10 @@ pub(crate) fn mismatch(rank: u32, mine: &Fingerprint, theirs: &Fingerprint) -> O
 }
 
 /// Says in which call the error arose: not in the one that happens to report it. Messages have no number.
-fn name(error: &mut Error, print: &Fingerprint) {
-    if !is_p2p(print) {
-        error.report_mut().seq = Some(print.seq.into());
-        error.report_mut().op = OpKind::from_code(print.op);
+fn name(error: &mut Error, fingerprint: &Fingerprint) {
+    if !is_p2p(fingerprint) {
+        error.report_mut().seq = Some(fingerprint.seq.into());
+        error.report_mut().op = OpKind::from_code(fingerprint.op);
     }
 }
 
@@ -109,7 +111,7 @@ pub(crate) fn retell(me: u32, revoke: &Revoke) -> Error {
     if let ErrorKind::Mismatch { mine, theirs, .. } = &mut kind {
         if named {
             std::mem::swap(mine, theirs);
-        } else if revoke.prints.is_none() {
+        } else if revoke.fingerprints.is_none() {
             // Only the two can tell which of them is wrong.
             guilty.push(by);
         }
@@ -125,8 +127,8 @@ pub(crate) fn retell(me: u32, revoke: &Revoke) -> Error {
     report.status = c10d_core::Status::Failed;
     report.phase = revoke.phase;
     (report.seq, report.op) = (revoke.seq, revoke.op);
-    if let Some([(_, print), _]) = &revoke.prints {
-        name(&mut error, print);
+    if let Some([(_, fingerprint), _]) = &revoke.fingerprints {
+        name(&mut error, fingerprint);
     }
     error
 }
@@ -140,14 +142,14 @@ pub(super) const LONG: Duration = Duration::from_millis(400);
 /// Of a collective: the ranks that are stopped, gone, or busy outside of any call; else those that are stuck in other
 /// calls; else those whom this rank waits for. Of a message: those at the ends of the chain of ranks that wait for each
 /// other. Ranks that wait for each other in a circle are named all, this one included.
-pub(crate) fn judge(me: u32, place: Option<Place>, mine: &Wait, answers: &[Answer]) -> Blame {
+pub(crate) fn judge(me: u32, place: Option<CallId>, mine: &Wait, answers: &[Answer]) -> Blame {
     match place {
         Some(place) => judge_collective(me, place, mine, answers),
         None => judge_message(me, mine, answers),
     }
 }
 
-fn judge_collective(me: u32, place: Place, mine: &Wait, answers: &[Answer]) -> Blame {
+fn judge_collective(me: u32, place: CallId, mine: &Wait, answers: &[Answer]) -> Blame {
     let (mut guilty, mut late, mut stuck) = (Vec::new(), Vec::new(), Vec::new());
     let mut words = Vec::new();
     for (rank, answer) in (0..).zip(answers).filter(|(rank, _)| *rank != me) {
@@ -288,12 +290,12 @@ impl Blame {
 }
 
 /// Whether the call is between two ranks.
-pub(crate) fn is_p2p(print: &Fingerprint) -> bool {
-    OpKind::from_code(print.op).is_some_and(OpKind::is_p2p)
+pub(crate) fn is_p2p(fingerprint: &Fingerprint) -> bool {
+    OpKind::from_code(fingerprint.op).is_some_and(OpKind::is_p2p)
 }
 
 /// How a rank that said goodbye, or whose program `exited` without one, is gone.
-pub(crate) fn left_text(last: Option<Place>, exited: bool) -> String {
+pub(crate) fn left_text(last: Option<CallId>, exited: bool) -> String {
     match last {
         _ if exited => ENDED_WITHOUT_LEAVING.to_owned(),
         None => "left the group before its first call".to_owned(),

@@ -1,11 +1,11 @@
 use super::*;
 use crate::mesh::doing::Refused;
 
-fn print(count: u64) -> Fingerprint {
+fn fingerprint(count: u64) -> Fingerprint {
     Fingerprint { seq: 7, op: 4, dtype: 10, reduce: 0, step: 0, count, root: 0, rest: 0 }
 }
 
-fn revoke(kind: ErrorKind, guilty: &[u32], prints: Option<[(u32, Fingerprint); 2]>) -> Revoke {
+fn revoke(kind: ErrorKind, guilty: &[u32], fingerprints: Option<[(u32, Fingerprint); 2]>) -> Revoke {
     Revoke {
         by: 0,
         kind,
@@ -15,16 +15,16 @@ fn revoke(kind: ErrorKind, guilty: &[u32], prints: Option<[(u32, Fingerprint); 2
         phase: None,
         seq: Some(7),
         op: None,
-        prints,
+        fingerprints,
     }
 }
 
 fn mismatch_01() -> Revoke {
     let kind = ErrorKind::Mismatch { field: "count", mine: "1".into(), theirs: "2".into() };
-    revoke(kind, &[1], Some([(0, print(1)), (1, print(2))]))
+    revoke(kind, &[1], Some([(0, fingerprint(1)), (1, fingerprint(2))]))
 }
 
-const HERE: Position = Position { last: Some(Place { seq: 7, step: 0 }), inside: true };
+const HERE: Position = Position { last: Some(CallId { seq: 7, step: 0 }), inside: true };
 
 fn cause(adopted: Adopted) -> (Vec<u32>, ErrorKind) {
     match adopted {
@@ -41,16 +41,16 @@ fn count(mine: &str, theirs: &str) -> ErrorKind {
 fn each_rank_names_the_one_that_differs_from_itself() {
     // Rank 0 found it; rank 1 is the other side; 2 agrees with 0, 3 with 1, 4 with neither.
     assert_eq!(cause(adopt(1, &mismatch_01(), |_| None, HERE)), (vec![0], count("2", "1")));
-    assert_eq!(cause(adopt(2, &mismatch_01(), |_| Some(print(1)), HERE)), (vec![1], count("1", "2")));
-    assert_eq!(cause(adopt(3, &mismatch_01(), |_| Some(print(2)), HERE)), (vec![0], count("2", "1")));
-    assert_eq!(cause(adopt(4, &mismatch_01(), |_| Some(print(9)), HERE)), (vec![0, 1], count("9", "1")));
+    assert_eq!(cause(adopt(2, &mismatch_01(), |_| Some(fingerprint(1)), HERE)), (vec![1], count("1", "2")));
+    assert_eq!(cause(adopt(3, &mismatch_01(), |_| Some(fingerprint(2)), HERE)), (vec![0], count("2", "1")));
+    assert_eq!(cause(adopt(4, &mismatch_01(), |_| Some(fingerprint(9)), HERE)), (vec![0, 1], count("9", "1")));
 }
 
 #[test]
 fn a_rank_that_has_not_called_yet_waits_for_its_own_call() {
-    let before = Position { last: Some(Place { seq: 6, step: 0 }), inside: false };
+    let before = Position { last: Some(CallId { seq: 6, step: 0 }), inside: false };
     assert!(matches!(adopt(2, &mismatch_01(), |_| None, before), Adopted::Later));
-    let long_after = Position { last: Some(Place { seq: 99, step: 0 }), inside: false };
+    let long_after = Position { last: Some(CallId { seq: 99, step: 0 }), inside: false };
     assert_eq!(cause(adopt(2, &mismatch_01(), |_| None, long_after)), (vec![0, 1], count("1", "2")));
 }
 
@@ -76,7 +76,7 @@ fn wait(op: OpKind, at: u32, on: &[u32]) -> Wait {
 
 fn at(seq: u32, inside: bool) -> Answer {
     let waits = if inside { vec![Wait { op: ALL_REDUCE, at: seq, on: vec![], started: false }] } else { vec![] };
-    Answer::At(Doing { position: Position { last: Some(Place { seq, step: 0 }), inside }, waits, refused: None })
+    Answer::At(Doing { position: Position { last: Some(CallId { seq, step: 0 }), inside }, waits, refused: None })
 }
 
 /// A rank inside a message.
@@ -93,7 +93,7 @@ fn idle() -> Answer {
     Answer::At(Doing { position: Position { last: None, inside: false }, waits: vec![], refused: None })
 }
 
-fn judge(me: u32, place: Option<Place>, mine: &Wait, answers: &[Answer]) -> (Vec<u32>, String) {
+fn judge(me: u32, place: Option<CallId>, mine: &Wait, answers: &[Answer]) -> (Vec<u32>, String) {
     let blame = super::judge(me, place, mine, answers);
     assert_eq!(blame.between, blame.words.contains("deadlock"));
     (blame.guilty, blame.words)
@@ -101,7 +101,7 @@ fn judge(me: u32, place: Option<Place>, mine: &Wait, answers: &[Answer]) -> (Vec
 
 #[test]
 fn who_is_late() {
-    let place = Some(Place { seq: 7, step: 0 });
+    let place = Some(CallId { seq: 7, step: 0 });
     type Case<'a> = (&'a [u32], &'a [Answer], &'a [u32], &'a str);
     let late = silence(LONG / 2);
     let silent = || silence(LONG);
@@ -150,7 +150,7 @@ fn a_chain_of_messages_is_followed_to_its_end() {
     let mine = wait(OpKind::Recv, 3, &[2]);
     let chain = "rank 3 waits for rank 2 in recv tag 3, rank 2 waits for rank 1 in recv tag 2, rank 1 waits for rank 0 in \
                  recv tag 1; rank 0 ";
-    let left = Answer::Left { last: Some(Place { seq: 4, step: 0 }), exited: false };
+    let left = Answer::Left { last: Some(CallId { seq: 4, step: 0 }), exited: false };
     let refuses = Doing {
         position: Position { last: None, inside: false },
         waits: vec![],
@@ -203,7 +203,7 @@ fn a_circle_names_all_its_ranks() {
     let (guilty, words) = judge(0, None, &wait(OpKind::Recv, 4, &[1]), &sends);
     assert_eq!((guilty, words.as_str()), (vec![1], "rank 1 waits for rank 0 in send tag 4"));
     // Nor do ranks inside one collective make one; a message that is due before it does.
-    let place = Place { seq: 7, step: 0 };
+    let place = CallId { seq: 7, step: 0 };
     let inside =
         |waits| Answer::At(Doing { position: Position { last: Some(place), inside: true }, waits, refused: None });
     let barrier = |on: &[u32]| vec![wait(OpKind::Barrier, 7, on)];

@@ -10,28 +10,28 @@ const HEADER: usize = Fingerprint::SIZE + 8;
 /// What goes before a message's bytes.
 #[derive(Clone, Copy)]
 pub(super) struct Header {
-    pub(super) print: Fingerprint,
+    pub(super) fingerprint: Fingerprint,
     /// Bytes that follow.
     pub(super) len: u64,
 }
 
 impl Header {
     pub(super) fn tag(&self) -> u32 {
-        self.print.root
+        self.fingerprint.root
     }
 
     fn to_bytes(self) -> [u8; HEADER] {
         let mut out = [0; HEADER];
-        out[..Fingerprint::SIZE].copy_from_slice(&self.print.to_bytes());
+        out[..Fingerprint::SIZE].copy_from_slice(&self.fingerprint.to_bytes());
         out[Fingerprint::SIZE..].copy_from_slice(&self.len.to_le_bytes());
         out
     }
 
     fn from_bytes(bytes: &[u8; HEADER]) -> Header {
-        let (mut print, mut len) = ([0; Fingerprint::SIZE], [0; 8]);
-        print.copy_from_slice(&bytes[..Fingerprint::SIZE]);
+        let (mut fingerprint, mut len) = ([0; Fingerprint::SIZE], [0; 8]);
+        fingerprint.copy_from_slice(&bytes[..Fingerprint::SIZE]);
         len.copy_from_slice(&bytes[Fingerprint::SIZE..]);
-        Header { print: Fingerprint::from_bytes(&print), len: u64::from_le_bytes(len) }
+        Header { fingerprint: Fingerprint::from_bytes(&fingerprint), len: u64::from_le_bytes(len) }
     }
 }
 
@@ -51,7 +51,7 @@ fn span(job: &Job) -> &Span {
 
 impl Outgoing {
     pub(super) fn new(job: Job) -> Outgoing {
-        let head = Header { print: job.request().fingerprint, len: span(&job).bytes() as u64 }.to_bytes();
+        let head = Header { fingerprint: job.request().fingerprint, len: span(&job).bytes() as u64 }.to_bytes();
         Outgoing { job, head, done: 0 }
     }
 

@@ -23,7 +23,7 @@ use crate::link::Link;
 use crate::mesh::{Health, Wait};
 use crate::pause::{Interest, Pause};
 use crate::shm::{Doorbell, Segment};
-use state::{Long, State, Wants};
+use state::{Long, MessageState, Wants};
 
 /// What is over: to be completed without holding the lock, since completing may run a user's waker.
 type Finished = SmallVec<[(Job, Result<Outcome>); 2]>;
@@ -43,7 +43,7 @@ const TAKE_BACK: Duration = Duration::from_secs(1);
 
 /// The point-to-point ops of one rank.
 pub(crate) struct Messages {
-    state: Mutex<State>,
+    state: Mutex<MessageState>,
     health: Arc<Health>,
     segment: Option<Arc<Segment>>,
     crowded: bool,
@@ -68,7 +68,7 @@ impl Messages {
             })
         };
         let fds = links.iter().map(duplicate).collect::<Result<_>>()?;
-        let state = Mutex::new(State::new(links));
+        let state = Mutex::new(MessageState::new(links));
         Ok(Messages { state, health, segment, crowded, fds, news: Condvar::new() })
     }
 
@@ -102,7 +102,7 @@ impl Messages {
     }
 
     /// Moves messages until `over`, which is asked under the lock.
-    fn attend(&self, mut over: impl FnMut(&State) -> bool) {
+    fn attend(&self, mut over: impl FnMut(&MessageState) -> bool) {
         let mut pause = Pause::new(self.crowded, self.segment.clone().map(Doorbell::new));
         let mut since: Option<Instant> = None;
         let mut stalled = false;
@@ -143,7 +143,7 @@ impl Messages {
 
     /// Nothing moves: ends what cannot be completed any more. Whether something moved after all: what a peer sent before
     /// it left or died counts.
-    fn look_after(&self, state: &mut State, stalled: Option<Duration>, finished: &mut Finished) -> bool {
+    fn look_after(&self, state: &mut MessageState, stalled: Option<Duration>, finished: &mut Finished) -> bool {
         let gone = stalled.and_then(|quiet| state.needs(&self.health, quiet));
         if gone.is_none() && !self.health.failed() {
             return false;
@@ -173,13 +173,13 @@ impl Messages {
         if let Some(Long { wait, others, lasted, deadline }) = long {
             self.health.speak_of_message(wait, others, lasted, deadline);
         }
-        if let Some((print, wait)) = late {
+        if let Some((fingerprint, wait)) = late {
             // Fails the group, and so all that is in flight, at the next look.
-            self.health.timed_out(&print, &wait);
+            self.health.timed_out(&fingerprint, &wait);
         }
     }
 
-    fn start_thread(self: &Arc<Self>, state: &mut State, finished: &mut Finished) {
+    fn start_thread(self: &Arc<Self>, state: &mut MessageState, finished: &mut Finished) {
         let this = self.clone();
         let thread = std::thread::Builder::new().name("c10d messages".to_owned());
         match thread.spawn(move || this.serve()) {

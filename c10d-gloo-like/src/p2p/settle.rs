@@ -5,7 +5,7 @@ use std::time::Instant;
 use c10d_core::store::deadline_after;
 
 use super::Messages;
-use super::state::{Live, State};
+use super::state::{Live, MessageState};
 use crate::link::Link;
 use crate::mesh::Health;
 
@@ -56,7 +56,7 @@ impl Messages {
     }
 }
 
-impl State {
+impl MessageState {
     /// The links to the peers, by rank.
     pub(super) fn links(&self) -> impl Iterator<Item = (u32, &Link)> {
         (0..).zip(&self.peers).filter_map(|(rank, peer)| Some((rank, &peer.as_ref()?.link)))

@@ -38,7 +38,7 @@ pub(super) struct Live {
     /// Nobody waits inside the call.
     started: bool,
     op: OpKind,
-    print: Fingerprint,
+    fingerprint: Fingerprint,
     pub(super) peer: Option<u32>,
     deadline: Option<Instant>,
     /// When somebody first looked after it, and found it waiting.
@@ -64,7 +64,7 @@ const ENDLESS: Duration = Duration::from_secs(1 << 29);
 impl Live {
     /// The wait, as others are told of it. Both ends of a message have the same fingerprint; which end this is, the op says.
     fn wait(&self) -> Wait {
-        let wait = Wait::of(&self.print, self.peer.into_iter().collect());
+        let wait = Wait::of(&self.fingerprint, self.peer.into_iter().collect());
         Wait { op: self.op as u8, started: self.started, ..wait }
     }
 }
@@ -78,7 +78,7 @@ pub(super) struct Wants {
     pub(super) write: bool,
 }
 
-pub(super) struct State {
+pub(super) struct MessageState {
     /// By rank; none for the own.
     pub(super) peers: Vec<Option<Peer>>,
     /// In the order in which they were posted.
@@ -93,10 +93,10 @@ pub(super) struct State {
     pub(super) closed: bool,
 }
 
-impl State {
-    pub(super) fn new(links: Vec<Option<Link>>) -> State {
+impl MessageState {
+    pub(super) fn new(links: Vec<Option<Link>>) -> MessageState {
         let peers = links.into_iter().map(|link| link.map(Peer::new)).collect();
-        State {
+        MessageState {
             peers,
             posted: Vec::new(),
             live: Vec::new(),
@@ -142,7 +142,7 @@ impl State {
             ticket,
             started,
             op: request.op,
-            print: request.fingerprint,
+            fingerprint: request.fingerprint,
             peer,
             deadline: started.then(|| request.deadline()),
             since: None,
@@ -196,7 +196,7 @@ impl State {
         moved
     }
 
-    /// Lists the links that a sleeper waits for; with `all`, as in [`State::pump`].
+    /// Lists the links that a sleeper waits for; with `all`, as in [`MessageState::pump`].
     pub(super) fn wants(&self, all: bool, list: &mut SmallVec<[Wants; 4]>) {
         list.clear();
         for (rank, peer) in (0..).zip(&self.peers) {
@@ -427,7 +427,7 @@ impl State {
             live.since.get_or_insert(now);
             let deadline = *live.deadline.get_or_insert_with(|| deadline_of(live.ticket, posted, peers).unwrap_or(now));
             if now >= deadline {
-                return Some((live.print, live.wait()));
+                return Some((live.fingerprint, live.wait()));
             }
         }
         None
@@ -450,8 +450,8 @@ fn deadline_of(ticket: Ticket, posted: &[Posted], peers: &[Option<Peer>]) -> Opt
 /// Compares a receive with the message that its tag chose.
 fn agree(job: &Job, rank: u32, header: &Header, health: &Health) -> Result {
     let mine = &job.request().fingerprint;
-    if mine.disagreement(&header.print).is_some() {
-        return Err(health.mismatch(rank, mine, &header.print));
+    if mine.disagreement(&header.fingerprint).is_some() {
+        return Err(health.mismatch(rank, mine, &header.fingerprint));
     }
     let expected: u64 = job.request().outputs().iter().map(|s| s.bytes() as u64).sum();
     if header.len != expected {

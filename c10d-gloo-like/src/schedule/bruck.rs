@@ -1,14 +1,14 @@
 //! Bruck's algorithms: in round `k` everybody talks to the rank at distance `2^k`. Fewest rounds for ops in which
 //! everybody has something for everybody.
 
-use super::place::doublings;
-use super::{Blocks, Place};
+use super::member::doublings;
+use super::{Blocks, Member};
 use crate::plan::{After, Plan, Space};
 
 /// Doubles, in each round, the blocks that a rank has.
 ///
 /// `ceil(log2(world))` rounds; each rank sends as many blocks as it lacked, `world - 1`, its own and those after it.
-pub(crate) fn all_gather(me: Place, blocks: Blocks<'_>, plan: &mut Plan) {
+pub(crate) fn all_gather(me: Member, blocks: Blocks<'_>, plan: &mut Plan) {
     let own = Space::Input.at(0, blocks.len(me.rank));
     let copied = plan.copy(own, blocks.region(Space::Output, me.rank), After::Nothing);
     let mut after = After::All(copied);
@@ -26,7 +26,7 @@ pub(crate) fn all_gather(me: Place, blocks: Blocks<'_>, plan: &mut Plan) {
 /// In round `k` everybody tells the rank at distance `2^k` that it, and all it heard of, have come (dissemination).
 ///
 /// `ceil(log2(world))` rounds; each rank sends as many empty messages.
-pub(crate) fn barrier(me: Place, plan: &mut Plan) {
+pub(crate) fn barrier(me: Member, plan: &mut Plan) {
     let nothing = Space::Output.at(0, 0);
     let mut after = After::Nothing;
     for distance in (0..doublings(me.world)).map(|k| 1 << k) {

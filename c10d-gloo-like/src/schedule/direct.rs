@@ -2,13 +2,13 @@
 //!
 //! The family for small worlds, for shared memory, and for element types whose sums must be rounded once.
 
-use super::{Blocks, Place};
+use super::{Blocks, Member};
 use crate::plan::{After, Plan, Space};
 
 /// Everybody sends all to everybody and reduces all.
 ///
 /// 1 round; each rank sends `(world - 1) * bytes`.
-pub(crate) fn all_reduce_one_shot(me: Place, bytes: usize, plan: &mut Plan) {
+pub(crate) fn all_reduce_one_shot(me: Member, bytes: usize, plan: &mut Plan) {
     let all = Space::Output.at(0, bytes);
     for p in me.others() {
         plan.send(p, all, After::Nothing);
@@ -20,7 +20,7 @@ pub(crate) fn all_reduce_one_shot(me: Place, bytes: usize, plan: &mut Plan) {
 /// Each rank reduces its block of the result and sends it to everybody.
 ///
 /// 2 rounds; each rank sends all but its block, then `world - 1` times its block: about `2 * bytes * (world - 1) / world`.
-pub(crate) fn all_reduce(me: Place, bytes: usize, elem: usize, plan: &mut Plan) {
+pub(crate) fn all_reduce(me: Member, bytes: usize, elem: usize, plan: &mut Plan) {
     let blocks = Blocks::split(bytes, me.world, elem);
     let block = |p| blocks.region(Space::Output, p);
     for p in me.others() {
@@ -38,7 +38,7 @@ pub(crate) fn all_reduce(me: Place, bytes: usize, elem: usize, plan: &mut Plan) 
 /// Everybody sends all to the root, which reduces.
 ///
 /// 1 round; each rank but the root sends `bytes`.
-pub(crate) fn reduce(me: Place, root: u32, bytes: usize, plan: &mut Plan) {
+pub(crate) fn reduce(me: Member, root: u32, bytes: usize, plan: &mut Plan) {
     let input = Space::Input.at(0, bytes);
     if me.rank == root {
         plan.reduce(me.others(), input, Space::Output.at(0, bytes), true, After::Nothing);
@@ -50,7 +50,7 @@ pub(crate) fn reduce(me: Place, root: u32, bytes: usize, plan: &mut Plan) {
 /// Each rank reduces its block of the result and sends it to the root.
 ///
 /// 2 rounds; each rank sends all but its block, and then, except the root, its block: `bytes` in all.
-pub(crate) fn reduce_scatter_gather(me: Place, root: u32, bytes: usize, elem: usize, plan: &mut Plan) {
+pub(crate) fn reduce_scatter_gather(me: Member, root: u32, bytes: usize, elem: usize, plan: &mut Plan) {
     let blocks = Blocks::split(bytes, me.world, elem);
     for p in me.others() {
         plan.send(p, blocks.region(Space::Input, p), After::Nothing);
@@ -71,7 +71,7 @@ pub(crate) fn reduce_scatter_gather(me: Place, root: u32, bytes: usize, elem: us
 /// The root sends all to everybody.
 ///
 /// 1 round; the root sends `(world - 1) * bytes`.
-pub(crate) fn broadcast(me: Place, root: u32, bytes: usize, plan: &mut Plan) {
+pub(crate) fn broadcast(me: Member, root: u32, bytes: usize, plan: &mut Plan) {
     let all = Space::Output.at(0, bytes);
     if me.rank == root {
         for p in me.others() {
@@ -85,10 +85,10 @@ pub(crate) fn broadcast(me: Place, root: u32, bytes: usize, plan: &mut Plan) {
 /// The root sends a different part to each of the others, who pass their parts on to each other.
 ///
 /// 2 rounds; the root sends `bytes`, the others `world - 2` times their part of `bytes / (world - 1)`.
-pub(crate) fn broadcast_scatter_gather(me: Place, root: u32, bytes: usize, elem: usize, plan: &mut Plan) {
+pub(crate) fn broadcast_scatter_gather(me: Member, root: u32, bytes: usize, elem: usize, plan: &mut Plan) {
     let others = me.world.saturating_sub(1).max(1);
     let blocks = Blocks::split(bytes, others, elem);
-    let part = |p: u32| blocks.region(Space::Output, Place { rank: p, ..me }.counted_from(root) - 1);
+    let part = |p: u32| blocks.region(Space::Output, Member { rank: p, ..me }.counted_from(root) - 1);
     if me.rank == root {
         for p in me.others() {
             plan.send(p, part(p), After::Nothing);
@@ -107,7 +107,7 @@ pub(crate) fn broadcast_scatter_gather(me: Place, root: u32, bytes: usize, elem:
 /// Everybody sends everybody its block, and reduces the own one.
 ///
 /// 1 round; each rank sends all but its block.
-pub(crate) fn reduce_scatter(me: Place, blocks: Blocks<'_>, plan: &mut Plan) {
+pub(crate) fn reduce_scatter(me: Member, blocks: Blocks<'_>, plan: &mut Plan) {
     for p in me.others() {
         plan.send(p, blocks.region(Space::Input, p), After::Nothing);
     }
@@ -118,7 +118,7 @@ pub(crate) fn reduce_scatter(me: Place, blocks: Blocks<'_>, plan: &mut Plan) {
 /// Everybody sends its block to everybody.
 ///
 /// 1 round; each rank sends `world - 1` times its block.
-pub(crate) fn all_gather(me: Place, blocks: Blocks<'_>, plan: &mut Plan) {
+pub(crate) fn all_gather(me: Member, blocks: Blocks<'_>, plan: &mut Plan) {
     let own = Space::Input.at(0, blocks.len(me.rank));
     for p in me.others() {
         plan.send(p, own, After::Nothing);
@@ -132,7 +132,7 @@ pub(crate) fn all_gather(me: Place, blocks: Blocks<'_>, plan: &mut Plan) {
 /// Everybody sends its block to the root. Only the root reads `blocks`; the others send `own` bytes.
 ///
 /// 1 round; each rank but the root sends its block.
-pub(crate) fn gather(me: Place, root: u32, own: usize, blocks: Blocks<'_>, plan: &mut Plan) {
+pub(crate) fn gather(me: Member, root: u32, own: usize, blocks: Blocks<'_>, plan: &mut Plan) {
     let input = Space::Input.at(0, own);
     if me.rank != root {
         plan.send(root, input, After::Nothing);
@@ -147,7 +147,7 @@ pub(crate) fn gather(me: Place, root: u32, own: usize, blocks: Blocks<'_>, plan:
 /// The root sends everybody its block. Only the root reads `blocks`; the others receive `own` bytes.
 ///
 /// 1 round; the root sends all but its block.
-pub(crate) fn scatter(me: Place, root: u32, own: usize, blocks: Blocks<'_>, plan: &mut Plan) {
+pub(crate) fn scatter(me: Member, root: u32, own: usize, blocks: Blocks<'_>, plan: &mut Plan) {
     let output = Space::Output.at(0, own);
     if me.rank != root {
         plan.recv(root, output);
@@ -162,7 +162,7 @@ pub(crate) fn scatter(me: Place, root: u32, own: usize, blocks: Blocks<'_>, plan
 /// Everybody sends everybody a block of its own. The two divisions need not be alike.
 ///
 /// 1 round; each rank sends all but the block that it keeps.
-pub(crate) fn all_to_all(me: Place, input: Blocks<'_>, output: Blocks<'_>, plan: &mut Plan) {
+pub(crate) fn all_to_all(me: Member, input: Blocks<'_>, output: Blocks<'_>, plan: &mut Plan) {
     for p in me.others() {
         plan.send(p, input.region(Space::Input, p), After::Nothing);
     }
@@ -175,7 +175,7 @@ pub(crate) fn all_to_all(me: Place, input: Blocks<'_>, output: Blocks<'_>, plan:
 /// Everybody tells everybody.
 ///
 /// 1 round; each rank sends `world - 1` empty messages.
-pub(crate) fn barrier(me: Place, plan: &mut Plan) {
+pub(crate) fn barrier(me: Member, plan: &mut Plan) {
     let nothing = Space::Output.at(0, 0);
     for p in me.others() {
         plan.send(p, nothing, After::Nothing);

@@ -1,6 +1,6 @@
 //! Recursive halving and doubling (Rabenseifner): few rounds and few bytes, for worlds of any size.
 
-use super::{Blocks, Place};
+use super::{Blocks, Member};
 use crate::plan::{After, Plan, Space};
 
 /// Halves the vector with ever nearer partners while reducing, then doubles it back.
@@ -8,7 +8,7 @@ use crate::plan::{After, Plan, Space};
 /// With `n` the largest power of two in the world: `2 * log2(n)` rounds, and 2 more where the world is larger than `n`.
 /// Each of the `n` ranks sends about `2 * bytes * (n - 1) / n`. A rank beyond `n` hands its vector (`bytes`) to a partner
 /// before, and the partner the result (`bytes` more) back after.
-pub(crate) fn all_reduce(me: Place, bytes: usize, elem: usize, plan: &mut Plan) {
+pub(crate) fn all_reduce(me: Member, bytes: usize, elem: usize, plan: &mut Plan) {
     let all = Space::Output.at(0, bytes);
     let n = 1 << me.world.ilog2();
     let extra = me.world - n;

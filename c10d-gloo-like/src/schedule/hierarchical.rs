@@ -1,13 +1,13 @@
 //! Hosts first: shared memory inside a host, one stream per pair of hosts outside.
 
-use super::{Blocks, Place};
+use super::{Blocks, Member};
 use crate::plan::{After, Plan, Space};
 
 /// Each host's first rank reduces for its host, these leaders all-reduce directly, and hand the result to their hosts.
 ///
 /// `hosts[p]` is rank `p`'s host. Up to 4 rounds. A rank that does not lead sends `bytes`. With `n` hosts, a leader sends
 /// about `2 * bytes * (n - 1) / n` to other hosts, and `bytes` to each other rank of its host.
-pub(crate) fn all_reduce(me: Place, hosts: &[u32], bytes: usize, elem: usize, plan: &mut Plan) {
+pub(crate) fn all_reduce(me: Member, hosts: &[u32], bytes: usize, elem: usize, plan: &mut Plan) {
     let leads = |p: u32| leader(hosts, p) == p;
     let all = Space::Output.at(0, bytes);
     if !leads(me.rank) {

@@ -11,7 +11,7 @@ pub(crate) mod direct;
 pub(crate) mod fill;
 pub(crate) mod halving_doubling;
 pub(crate) mod hierarchical;
-mod place;
+mod member;
 pub(crate) mod ring;
 pub(crate) mod select;
 #[cfg(test)]
@@ -21,4 +21,4 @@ mod tests;
 pub(crate) mod tree;
 
 pub(crate) use blocks::Blocks;
-pub(crate) use place::Place;
+pub(crate) use member::Member;

@@ -2,14 +2,14 @@
 //!
 //! A block is passed on while it arrives, so the rounds overlap.
 
-use super::{Blocks, Place};
+use super::{Blocks, Member};
 use crate::plan::{After, Plan, Space, StepId};
 
 /// Reduces each block once around the circle, then passes the results once around.
 ///
 /// `2 * (world - 1)` rounds; each rank sends every block but its own, and every block but its next neighbour's:
 /// about `2 * bytes * (world - 1) / world`.
-pub(crate) fn all_reduce(me: Place, bytes: usize, elem: usize, plan: &mut Plan) {
+pub(crate) fn all_reduce(me: Member, bytes: usize, elem: usize, plan: &mut Plan) {
     let blocks = Blocks::split(bytes, me.world, elem);
     let block = |p| blocks.region(Space::Output, p);
     if me.world == 1 {
@@ -29,7 +29,7 @@ pub(crate) fn all_reduce(me: Place, bytes: usize, elem: usize, plan: &mut Plan) 
 /// Reduces each block once around the circle, ending at its rank.
 ///
 /// `world - 1` rounds; each rank sends every block but its own.
-pub(crate) fn reduce_scatter(me: Place, blocks: Blocks<'_>, plan: &mut Plan) {
+pub(crate) fn reduce_scatter(me: Member, blocks: Blocks<'_>, plan: &mut Plan) {
     let own = |p| blocks.region(Space::Input, p);
     let output = Space::Output.at(0, blocks.len(me.rank));
     if me.world == 1 {
@@ -58,7 +58,7 @@ pub(crate) fn reduce_scatter(me: Place, blocks: Blocks<'_>, plan: &mut Plan) {
 /// Passes each block once around the circle.
 ///
 /// `world - 1` rounds; each rank sends every block but its next neighbour's.
-pub(crate) fn all_gather(me: Place, blocks: Blocks<'_>, plan: &mut Plan) {
+pub(crate) fn all_gather(me: Member, blocks: Blocks<'_>, plan: &mut Plan) {
     let own = Space::Input.at(0, blocks.len(me.rank));
     let target = blocks.region(Space::Output, me.rank);
     if me.world == 1 {
@@ -75,7 +75,7 @@ pub(crate) fn all_gather(me: Place, blocks: Blocks<'_>, plan: &mut Plan) {
 }
 
 /// The own block of the output (there when `after` allows) and what arrives, once around the circle.
-fn pass_around(me: Place, blocks: Blocks<'_>, mut after: After, plan: &mut Plan) {
+fn pass_around(me: Member, blocks: Blocks<'_>, mut after: After, plan: &mut Plan) {
     for s in 0..me.world - 1 {
         plan.send(me.ahead(1), blocks.region(Space::Output, me.behind(s)), after);
         after = After::Follow(plan.recv(me.behind(1), blocks.region(Space::Output, me.behind(s + 1))));
@@ -85,7 +85,7 @@ fn pass_around(me: Place, blocks: Blocks<'_>, mut after: After, plan: &mut Plan)
 /// A chain from the root: each rank passes on to the next what arrives.
 ///
 /// `world - 1` rounds; each rank but the last of the chain sends `bytes`.
-pub(crate) fn broadcast(me: Place, root: u32, bytes: usize, plan: &mut Plan) {
+pub(crate) fn broadcast(me: Member, root: u32, bytes: usize, plan: &mut Plan) {
     let all = Space::Output.at(0, bytes);
     let v = me.counted_from(root);
     let after = if v > 0 { After::Follow(plan.recv(me.behind(1), all)) } else { After::Nothing };

@@ -1,8 +1,8 @@
 //! Every algorithm, worlds 1 to 33, against the simulator: results, order, rounds and bytes.
 
-use super::place::doublings;
+use super::member::doublings;
 use super::simulate::{Random, Value, World};
-use super::{Blocks, Place, bruck, direct, halving_doubling, hierarchical, ring, tree};
+use super::{Blocks, Member, bruck, direct, halving_doubling, hierarchical, ring, tree};
 use crate::plan::Plan;
 
 const WORLDS: std::ops::RangeInclusive<u32> = 1..=33;
@@ -72,8 +72,8 @@ fn check(world: u32, bytes: usize, promise: &Promise<'_>, make: &dyn Fn() -> Wor
     }
 }
 
-fn check_all_reduce(world: u32, bytes: usize, promise: &Promise<'_>, fill: &dyn Fn(Place, &mut Plan)) {
-    let plan = |rank| planned(|p| fill(Place { world, rank }, p));
+fn check_all_reduce(world: u32, bytes: usize, promise: &Promise<'_>, fill: &dyn Fn(Member, &mut Plan)) {
+    let plan = |rank| planned(|p| fill(Member { world, rank }, p));
     let make = || World::new(world, ELEM, plan, |_| vec![], |r| vector(r, bytes));
     check(world, bytes, promise, &make, &|w| {
         for r in 0..world {
@@ -152,7 +152,7 @@ fn all_reduce_halving_doubling() {
         }
         // With equal blocks this is the textbook's number.
         let bytes = n as usize * ELEM;
-        let plan = planned(|p| halving_doubling::all_reduce(Place { world, rank: world - 1 }, bytes, ELEM, p));
+        let plan = planned(|p| halving_doubling::all_reduce(Member { world, rank: world - 1 }, bytes, ELEM, p));
         let sends = plan.steps.iter().filter(|s| matches!(s.action, crate::plan::Action::Send { .. }));
         let sum = sends.map(|s| s.action.len()).sum::<usize>();
         let aside = extra > 0 && 2 * extra == world;
@@ -201,7 +201,7 @@ fn all_reduce_hierarchical() {
         }
         // Hosts may be numbered in any way, and their ranks may be scattered.
         let hosts: Vec<u32> = (0..world).map(|r| r * 7 % 3).collect();
-        let plan = |rank| planned(|p| hierarchical::all_reduce(Place { world, rank }, &hosts, 40, ELEM, p));
+        let plan = |rank| planned(|p| hierarchical::all_reduce(Member { world, rank }, &hosts, 40, ELEM, p));
         let mut w = World::new(world, ELEM, plan, |_| vec![], |r| vector(r, 40));
         w.run(1);
         (0..world).for_each(|r| assert_reduced(world, w.output(r), 0, false));
@@ -214,8 +214,8 @@ fn roots(world: u32) -> impl Iterator<Item = u32> {
     roots.into_iter()
 }
 
-fn check_reduce(world: u32, root: u32, bytes: usize, promise: &Promise<'_>, fill: &dyn Fn(Place, &mut Plan)) {
-    let plan = |rank| planned(|p| fill(Place { world, rank }, p));
+fn check_reduce(world: u32, root: u32, bytes: usize, promise: &Promise<'_>, fill: &dyn Fn(Member, &mut Plan)) {
+    let plan = |rank| planned(|p| fill(Member { world, rank }, p));
     let output = |r| if r == root { nothing(bytes) } else { vec![] };
     let make = || World::new(world, ELEM, plan, |r| vector(r, bytes), output);
     check(world, bytes, promise, &make, &|w| {
@@ -244,8 +244,8 @@ fn reduce() {
     }
 }
 
-fn check_broadcast(world: u32, root: u32, bytes: usize, promise: &Promise<'_>, fill: &dyn Fn(Place, &mut Plan)) {
-    let plan = |rank| planned(|p| fill(Place { world, rank }, p));
+fn check_broadcast(world: u32, root: u32, bytes: usize, promise: &Promise<'_>, fill: &dyn Fn(Member, &mut Plan)) {
+    let plan = |rank| planned(|p| fill(Member { world, rank }, p));
     let output = |r| if r == root { vector(r, bytes) } else { nothing(bytes) };
     let make = || World::new(world, ELEM, plan, |_| vec![], output);
     check(world, bytes, promise, &make, &|w| {
@@ -312,8 +312,8 @@ fn reduce_scatter() {
     with_blocks(|world, blocks| {
         let bytes = blocks.offset(world);
         let sent = |r| bytes - blocks.len(r);
-        let run = |promise: &Promise<'_>, fill: &dyn Fn(Place, &mut Plan)| {
-            let plan = |rank| planned(|p| fill(Place { world, rank }, p));
+        let run = |promise: &Promise<'_>, fill: &dyn Fn(Member, &mut Plan)| {
+            let plan = |rank| planned(|p| fill(Member { world, rank }, p));
             let make = || World::new(world, ELEM, plan, |r| vector(r, bytes), |r| nothing(blocks.len(r)));
             check(world, bytes, promise, &make, &|w| {
                 for r in 0..world {
@@ -335,8 +335,8 @@ fn all_gather() {
         let bytes = blocks.offset(world);
         let own = |r| (0..blocks.len(r)).map(|i| Some(Value::of(r, i))).collect::<Vec<_>>();
         let all: Vec<_> = (0..world).flat_map(own).collect();
-        let run = |promise: &Promise<'_>, fill: &dyn Fn(Place, &mut Plan)| {
-            let plan = |rank| planned(|p| fill(Place { world, rank }, p));
+        let run = |promise: &Promise<'_>, fill: &dyn Fn(Member, &mut Plan)| {
+            let plan = |rank| planned(|p| fill(Member { world, rank }, p));
             let make = || World::new(world, ELEM, plan, own, |_| nothing(bytes));
             check(world, bytes, promise, &make, &|w| (0..world).for_each(|r| assert_eq!(w.output(r), all)));
         };
@@ -370,13 +370,13 @@ fn gather_and_scatter() {
         for root in roots(world) {
             let sent = |r| if r == root { 0 } else { blocks.len(r) };
             let promise = Promise { rounds: 1, sent: &sent, once: false };
-            let plan = |rank| planned(|p| direct::gather(Place { world, rank }, root, blocks.len(rank), blocks, p));
+            let plan = |rank| planned(|p| direct::gather(Member { world, rank }, root, blocks.len(rank), blocks, p));
             let make = || World::new(world, ELEM, plan, |r| block(r, r), |_| nothing(bytes));
             check(world, bytes - blocks.len(root), &promise, &make, &|w| assert_eq!(w.output(root), all));
 
             let sent = |r| if r == root { bytes - blocks.len(root) } else { 0 };
             let promise = Promise { rounds: 1, sent: &sent, once: false };
-            let plan = |rank| planned(|p| direct::scatter(Place { world, rank }, root, blocks.len(rank), blocks, p));
+            let plan = |rank| planned(|p| direct::scatter(Member { world, rank }, root, blocks.len(rank), blocks, p));
             let make = || World::new(world, ELEM, plan, |r| vector(r, bytes), |r| nothing(blocks.len(r)));
             check(world, bytes - blocks.len(root), &promise, &make, &|w| {
                 for r in 0..world {
@@ -402,7 +402,7 @@ fn all_to_all() {
         let output = |r| starts(&|p| len(p, r));
         let total = |s: &[usize]| s[s.len() - 1];
         let plan = |r| {
-            let me = Place { world, rank: r };
+            let me = Member { world, rank: r };
             planned(|p| direct::all_to_all(me, Blocks::Listed(&input(r)), Blocks::Listed(&output(r)), p))
         };
         let sent = |r| total(&input(r)) - len(r, r);
@@ -421,10 +421,10 @@ fn all_to_all() {
 fn barrier() {
     for world in WORLDS {
         let none = |_| 0;
-        let plan = |rank| planned(|p| direct::barrier(Place { world, rank }, p));
+        let plan = |rank| planned(|p| direct::barrier(Member { world, rank }, p));
         let make = || World::new(world, ELEM, plan, |_| vec![], |_| vec![]);
         check(world, 1, &Promise { rounds: 1, sent: &none, once: false }, &make, &|_| ());
-        let plan = |rank| planned(|p| bruck::barrier(Place { world, rank }, p));
+        let plan = |rank| planned(|p| bruck::barrier(Member { world, rank }, p));
         let dissemination = || World::new(world, ELEM, plan, |_| vec![], |_| vec![]);
         let promise = Promise { rounds: doublings(world), sent: &none, once: false };
         check(world, 1, &promise, &dissemination, &|_| ());

@@ -3,13 +3,13 @@
 //! Counted from the root, rank `v` stands for the ranks `v .. v + 2^k`, where `2^k` is the lowest set bit of `v` (all
 //! of them for the root); its parent is `v` without that bit.
 
-use super::Place;
-use super::place::doublings;
+use super::Member;
+use super::member::doublings;
 use crate::plan::{After, Plan, Space};
 
 /// A rank in the tree, counted from the root.
 struct Node {
-    me: Place,
+    me: Member,
     root: u32,
     v: u32,
     /// The parent is `v - span`; the subtree is `v .. v + span`, as far as there are ranks.
@@ -17,7 +17,7 @@ struct Node {
 }
 
 impl Node {
-    fn new(me: Place, root: u32) -> Node {
+    fn new(me: Member, root: u32) -> Node {
         let v = me.counted_from(root);
         let span = if v == 0 { 1 << doublings(me.world) } else { v & v.wrapping_neg() };
         Node { me, root, v, span }
@@ -41,7 +41,7 @@ impl Node {
 /// Reduces towards rank 0, and spreads the result from there.
 ///
 /// `2 * floor(log2(world))` rounds; each rank but 0 sends `bytes` up, and each sends `bytes` down to every child.
-pub(crate) fn all_reduce(me: Place, bytes: usize, plan: &mut Plan) {
+pub(crate) fn all_reduce(me: Member, bytes: usize, plan: &mut Plan) {
     let node = Node::new(me, 0);
     let all = Space::Output.at(0, bytes);
     let mut after = After::Nothing;
@@ -60,7 +60,7 @@ pub(crate) fn all_reduce(me: Place, bytes: usize, plan: &mut Plan) {
 /// Reduces towards the root.
 ///
 /// `floor(log2(world))` rounds; each rank but the root sends `bytes`.
-pub(crate) fn reduce(me: Place, root: u32, bytes: usize, plan: &mut Plan) {
+pub(crate) fn reduce(me: Member, root: u32, bytes: usize, plan: &mut Plan) {
     let node = Node::new(me, root);
     let input = Space::Input.at(0, bytes);
     let Some(parent) = node.parent() else {
@@ -81,7 +81,7 @@ pub(crate) fn reduce(me: Place, root: u32, bytes: usize, plan: &mut Plan) {
 /// Spreads from the root.
 ///
 /// `floor(log2(world))` rounds; each rank sends `bytes` to every child.
-pub(crate) fn broadcast(me: Place, root: u32, bytes: usize, plan: &mut Plan) {
+pub(crate) fn broadcast(me: Member, root: u32, bytes: usize, plan: &mut Plan) {
     let node = Node::new(me, root);
     let all = Space::Output.at(0, bytes);
     let after = node.parent().map_or(After::Nothing, |parent| After::Follow(plan.recv(parent, all)));

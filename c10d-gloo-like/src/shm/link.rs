@@ -6,7 +6,7 @@ use std::sync::Arc;
 use c10d_core::Result;
 
 use super::ring::{Reader, Writer};
-use super::{Lane, Segment};
+use super::{RingKind, Segment};
 
 /// One end of a pair of rings.
 pub(crate) struct ShmLink {
@@ -20,13 +20,13 @@ impl ShmLink {
     /// is `own_index`.
     pub(crate) fn new(
         peer: u32,
-        lane: Lane,
+        kind: RingKind,
         (own, peer_index): (Arc<Segment>, usize),
         (theirs, own_index): (Arc<Segment>, usize),
     ) -> ShmLink {
         ShmLink {
-            out: Writer::new(own, peer_index, lane, peer),
-            into: Reader::new(theirs.clone(), own_index, lane, peer),
+            out: Writer::new(own, peer_index, kind, peer),
+            into: Reader::new(theirs.clone(), own_index, kind, peer),
             theirs,
         }
     }

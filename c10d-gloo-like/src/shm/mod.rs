@@ -10,4 +10,4 @@ mod segment;
 
 pub(crate) use futex::Doorbell;
 pub(crate) use link::ShmLink;
-pub(crate) use segment::{Lane, Layout, Segment};
+pub(crate) use segment::{Layout, RingKind, Segment};

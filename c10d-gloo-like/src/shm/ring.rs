@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use c10d_core::{Error, ErrorKind, Phase, Result};
 
 use super::copy::Stores;
-use super::{Lane, Segment};
+use super::{RingKind, Segment};
 
 /// What item boundaries are rounded up to.
 const LINE: u64 = 64;
@@ -48,8 +48,8 @@ struct End {
 unsafe impl Send for End {}
 
 impl End {
-    fn new(segment: Arc<Segment>, index: usize, lane: Lane, peer: u32) -> End {
-        let (cursors, data, capacity) = segment.ring(index, lane);
+    fn new(segment: Arc<Segment>, index: usize, kind: RingKind, peer: u32) -> End {
+        let (cursors, data, capacity) = segment.ring(index, kind);
         End { cursors, data, capacity: capacity as u64, at: 0, other: 0, peer, _segment: segment }
     }
 
@@ -89,8 +89,8 @@ pub(super) struct Reader {
 
 impl Writer {
     /// The end that writes to `peer`, in the own segment, where the peer has this index.
-    pub(super) fn new(own: Arc<Segment>, index: usize, lane: Lane, peer: u32) -> Writer {
-        Writer { end: End::new(own, index, lane, peer), stores: Stores::new() }
+    pub(super) fn new(own: Arc<Segment>, index: usize, kind: RingKind, peer: u32) -> Writer {
+        Writer { end: End::new(own, index, kind, peer), stores: Stores::new() }
     }
 
     fn free(&mut self, want: usize) -> Result<usize> {
@@ -168,8 +168,8 @@ impl Writer {
 
 impl Reader {
     /// The end that reads from `peer`, in the peer's segment, where we have this index.
-    pub(super) fn new(theirs: Arc<Segment>, index: usize, lane: Lane, peer: u32) -> Reader {
-        Reader { end: End::new(theirs, index, lane, peer), published: 0 }
+    pub(super) fn new(theirs: Arc<Segment>, index: usize, kind: RingKind, peer: u32) -> Reader {
+        Reader { end: End::new(theirs, index, kind, peer), published: 0 }
     }
 
     /// How much can be read now. Looks at the writer's cursor only when what is known is used up, or when `more` is

@@ -8,8 +8,8 @@ use crate::shm::{Layout, ShmLink};
 
 fn ring(capacity: usize) -> (Arc<Segment>, Writer, Reader) {
     let segment = Arc::new(Segment::create(Layout::with_rings(1, capacity, capacity)).unwrap());
-    let writer = Writer::new(segment.clone(), 0, Lane::Collective, 1);
-    let reader = Reader::new(segment.clone(), 0, Lane::Collective, 0);
+    let writer = Writer::new(segment.clone(), 0, RingKind::Collective, 1);
+    let reader = Reader::new(segment.clone(), 0, RingKind::Collective, 0);
     (segment, writer, reader)
 }
 
@@ -18,17 +18,18 @@ fn write(w: &mut Writer, bytes: &[u8]) -> Result<usize> {
     unsafe { w.write(&[], bytes.as_ptr(), bytes.len()) }
 }
 
-fn link(lane: Lane, own: &Arc<Segment>, theirs: &Arc<Segment>, peer: u32) -> Link {
-    Link::Shm(ShmLink::new(peer, lane, (own.clone(), 0), (theirs.clone(), 0)))
+fn link(kind: RingKind, own: &Arc<Segment>, theirs: &Arc<Segment>, peer: u32) -> Link {
+    Link::Shm(ShmLink::new(peer, kind, (own.clone(), 0), (theirs.clone(), 0)))
 }
 
 #[test]
 fn threads_exchange_items_of_any_size() {
-    for (capacity, lane) in [(512, Lane::Collective), (4096, Lane::PointToPoint), (65536, Lane::Collective)] {
+    for (capacity, kind) in [(512, RingKind::Collective), (4096, RingKind::PointToPoint), (65536, RingKind::Collective)]
+    {
         let [a, b] = [(); 2].map(|_| Arc::new(Segment::create(Layout::with_rings(1, capacity, capacity)).unwrap()));
         std::thread::scope(|s| {
-            s.spawn(|| exchange(link(lane, &a, &b, 1), 0, seeds(), capacity * 3));
-            s.spawn(|| exchange(link(lane, &b, &a, 0), 1, seeds(), capacity * 3));
+            s.spawn(|| exchange(link(kind, &a, &b, 1), 0, seeds(), capacity * 3));
+            s.spawn(|| exchange(link(kind, &b, &a, 0), 1, seeds(), capacity * 3));
         });
     }
 }
@@ -43,7 +44,7 @@ fn processes_exchange_items_of_any_size() {
         let open = |p: &str| File::options().read(true).write(true).open(p).unwrap().into();
         let (own, theirs) = paths.split_once(' ').unwrap();
         let [own, theirs] = [own, theirs].map(|p| Arc::new(Segment::attach(open(p), layout).unwrap()));
-        exchange(link(Lane::Collective, &own, &theirs, 0), 1, seeds(), 5000);
+        exchange(link(RingKind::Collective, &own, &theirs, 0), 1, seeds(), 5000);
         return;
     }
     let [a, b] = [(); 2].map(|_| Arc::new(Segment::create(layout).unwrap()));
@@ -53,7 +54,7 @@ fn processes_exchange_items_of_any_size() {
         .env(CHILD, format!("{} {}", path(&b), path(&a)))
         .spawn()
         .unwrap();
-    exchange(link(Lane::Collective, &a, &b, 1), 0, seeds(), 5000);
+    exchange(link(RingKind::Collective, &a, &b, 1), 0, seeds(), 5000);
     assert!(child.wait().unwrap().success());
 }
 
@@ -91,7 +92,7 @@ fn cursors_out_of_range_are_the_peers_fault() {
         let (segment, mut w, mut r) = ring(512);
         assert_eq!(write(&mut w, &[1; 512]).unwrap(), 512);
         // SAFETY: the segment lives; the cursors are atomics.
-        let cursors = unsafe { &*segment.ring(0, Lane::Collective).0 };
+        let cursors = unsafe { &*segment.ring(0, RingKind::Collective).0 };
         cursors.tail.0.store(value, Ordering::Release);
         let error = write(&mut w, &[1]).unwrap_err();
         assert_eq!(*error.kind(), ErrorKind::Protocol);
@@ -109,7 +110,7 @@ fn cursors_out_of_range_are_the_peers_fault() {
     write(&mut w, &[1; 512]).unwrap();
     r.peek().unwrap();
     // SAFETY: as above.
-    let cursors = unsafe { &*segment.ring(0, Lane::Collective).0 };
+    let cursors = unsafe { &*segment.ring(0, RingKind::Collective).0 };
     cursors.tail.0.store(511, Ordering::Release);
     cursors.head.0.store(700, Ordering::Release);
     assert!(write(&mut w, &[1]).is_err());

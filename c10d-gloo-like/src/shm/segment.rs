@@ -17,7 +17,7 @@ use rustix::process::{Resource, getrlimit};
 use super::futex::Bell;
 use super::memory;
 use super::ring::Cursors;
-use crate::board::Board;
+use crate::call_log::CallLog;
 
 const PAGE: usize = 4096;
 const SMALLEST_RING: usize = 16 << 10;
@@ -29,7 +29,7 @@ const SEALS: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlag
 
 /// Which of the two rings between a pair of ranks: point-to-point traffic does not queue behind collectives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Lane {
+pub(crate) enum RingKind {
     /// Of collectives.
     Collective,
     /// Of point-to-point operations.
@@ -73,11 +73,11 @@ impl Layout {
     }
 
     /// Offsets of the cursors and the bytes of a ring, and its capacity.
-    pub(super) fn ring(&self, peer: usize, lane: Lane) -> (usize, usize, usize) {
+    pub(super) fn ring(&self, peer: usize, kind: RingKind) -> (usize, usize, usize) {
         assert!(peer < self.peers);
-        let cursors = PAGE + (peer * 2 + lane as usize) * size_of::<Cursors>();
-        let before = [0, self.peers * self.rings[0]][lane as usize];
-        (cursors, self.data() + before + peer * self.rings[lane as usize], self.rings[lane as usize])
+        let cursors = PAGE + (peer * 2 + kind as usize) * size_of::<Cursors>();
+        let before = [0, self.peers * self.rings[0]][kind as usize];
+        (cursors, self.data() + before + peer * self.rings[kind as usize], self.rings[kind as usize])
     }
 }
 
@@ -90,7 +90,7 @@ pub(crate) struct Header {
     /// Not 0: the owner gave the group up, and its peers should do so too.
     pub(crate) revoked: AtomicU32,
     /// The owner's latest calls.
-    pub(crate) board: Board,
+    pub(crate) call_log: CallLog,
 }
 
 const _: () = assert!(size_of::<Header>() <= PAGE);
@@ -175,8 +175,8 @@ impl Segment {
     }
 
     /// A ring's cursors, bytes and capacity; valid as long as the segment.
-    pub(super) fn ring(&self, peer: usize, lane: Lane) -> (*const Cursors, *mut u8, usize) {
-        let (cursors, data, capacity) = self.layout.ring(peer, lane);
+    pub(super) fn ring(&self, peer: usize, kind: RingKind) -> (*const Cursors, *mut u8, usize) {
+        let (cursors, data, capacity) = self.layout.ring(peer, kind);
         let base = self.map.as_mut_ptr();
         // SAFETY: `Layout::ring` stays inside `Layout::size`, which is the map's length.
         unsafe { (base.add(cursors).cast(), base.add(data), capacity) }

@@ -9,8 +9,8 @@ fn layouts_stay_small_and_disjoint() {
         assert!(layout.size() <= LARGEST_SEGMENT || layout.rings == [SMALLEST_RING; 2], "{layout:?}");
         let mut used: Vec<(usize, usize)> = vec![(0, size_of::<Header>())];
         for peer in 0..peers {
-            for lane in [Lane::Collective, Lane::PointToPoint] {
-                let (cursors, data, capacity) = layout.ring(peer, lane);
+            for kind in [RingKind::Collective, RingKind::PointToPoint] {
+                let (cursors, data, capacity) = layout.ring(peer, kind);
                 assert!(capacity.is_power_of_two() && data % 64 == 0 && cursors % 128 == 0);
                 used.push((cursors, cursors + size_of::<Cursors>()));
                 used.push((data, data + capacity));

@@ -33,7 +33,7 @@ impl Comms {
         at.map(|at| alive.swap_remove(at)).is_some()
     }
 
-    /// Ends what all communicators are at. That may never come back. The board lets no new call begin, and was waited for to
+    /// Ends what all communicators are at. That may never come back. The job table lets no new call begin, and was waited for to
     /// be quiet.
     pub(crate) fn abort(&self) {
         let comms = std::mem::take(&mut *self.alive.lock());

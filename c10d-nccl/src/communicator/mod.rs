@@ -84,7 +84,7 @@ impl Communicator {
 
     /// For the calls of one task, whose tensors are of `dtype`.
     pub(crate) fn issuer<'a>(&'a self, cuda: &'a dyn CudaApi, device: u16, stream: u64, dtype: DType) -> Issuer<'a> {
-        // SAFETY: the communicator is ours, the stream its channel's; the tensors are those of a job that the board keeps
+        // SAFETY: the communicator is ours, the stream its channel's; the tensors are those of a job that the job table keeps
         // from its owner until the stream has passed them, or until the abort.
         unsafe { Issuer::new(&*self.nccl, cuda, device, self.comm, stream, dtype) }
     }

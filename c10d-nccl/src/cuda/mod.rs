@@ -7,12 +7,12 @@ mod driver;
 mod functions;
 mod hold;
 mod ledger;
-mod line;
 mod reduce;
 mod relaxed;
+mod work_stream;
 
 pub(crate) use api::CudaApi;
 pub use available::available;
 pub(crate) use driver::{Driver, failed};
 pub(crate) use hold::{release, retain};
-pub(crate) use line::{Line, Mark};
+pub(crate) use work_stream::{Mark, WorkStream};

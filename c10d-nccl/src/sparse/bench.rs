@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use c10d_core::device::{DeviceBuffer, DevicePtr, DeviceRuntime, Stream};
 use c10d_core::{Buf, BufMut, DType, Device, Error, ErrorKind, Memory, Phase, Result, Span};
 
-use crate::cuda::{CudaApi, Line};
+use crate::cuda::{CudaApi, WorkStream};
 use crate::kernels::Kernel;
 
 /// How long the device is waited for after a failure, before its memory is left to it for good.
@@ -80,7 +80,7 @@ pub(super) struct Bench {
     cuda: Arc<dyn CudaApi>,
     runtime: Arc<dyn DeviceRuntime>,
     index: u16,
-    line: Line,
+    line: WorkStream,
     deadline: Instant,
     buffers: Vec<(u64, DeviceBuffer)>,
     /// What the device reads or writes of the host's memory.
@@ -92,7 +92,7 @@ pub(super) struct Bench {
 impl Bench {
     pub(super) fn new(cuda: Arc<dyn CudaApi>, index: u16, caller: Stream, deadline: Instant) -> Result<Bench> {
         cuda.enter_own(index)?;
-        let mut line = Line::new(cuda.clone(), index)?;
+        let mut line = WorkStream::new(cuda.clone(), index)?;
         let refused = line.check(caller).err();
         if refused.is_none() {
             let before = line.before(caller)?;

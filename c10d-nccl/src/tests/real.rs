@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::mock::cuda_api;
-use crate::boot;
+use crate::bootstrap;
 use crate::communicator::Comms;
 use crate::communicator::Communicator;
 use crate::nccl::{Comm, Library, NcclApi, Optional};
@@ -22,9 +22,9 @@ fn real() -> Option<Arc<dyn NcclApi>> {
 #[test]
 fn ids_are_made_and_differ() {
     let Some(nccl) = real() else { return };
-    let ids = [(); 2].map(|()| boot::make(&*nccl).unwrap());
+    let ids = [(); 2].map(|()| bootstrap::make(&*nccl).unwrap());
     assert_ne!(ids[0], ids[1]);
-    assert_eq!(boot::parse(&ids[0].0).unwrap(), ids[0]);
+    assert_eq!(bootstrap::parse(&ids[0].0).unwrap(), ids[0]);
     println!("NCCL {}, scalable: {}", nccl.version(), nccl.has(Optional::InitRankScalable));
 }
 
@@ -35,7 +35,7 @@ fn without_a_device_init_fails_in_words() {
         return println!("skipped: this machine has CUDA");
     }
     let comms = Arc::new(Comms::new(nccl.clone(), cuda_api(), 0));
-    let id = boot::make(&*nccl).unwrap();
+    let id = bootstrap::make(&*nccl).unwrap();
     let until = Instant::now() + Duration::from_secs(60);
     let e = match Communicator::begin(&nccl, &comms, (0, 1), &[id]) {
         Err(e) => e,

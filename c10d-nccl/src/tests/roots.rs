@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use c10d_core::{HashStore, Store};
 
 use super::mock::{Log, Mock};
-use crate::boot::Ids;
+use crate::bootstrap::Ids;
 use crate::dialect::Dialect;
 use crate::nccl::UniqueId;
 

@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 use agree::agree;
 use hello::{Hello, Nonce, hex, nonce, nonce_of};
 
-use super::builder::{FOREIGN, Parts};
+use super::builder::{FOREIGN, GroupSpec};
 use super::other_backends::Parent;
 use crate::registry::Offer;
 use crate::store::{PrefixStore, Store};
@@ -37,7 +37,7 @@ pub(super) struct Joined {
     pub(super) served: Vec<(String, String)>,
 }
 
-pub(super) fn join(parts: &Parts, offers: &[Offer], deadline: Instant) -> Result<Joined> {
+pub(super) fn join(parts: &GroupSpec, offers: &[Offer], deadline: Instant) -> Result<Joined> {
     let store: Arc<dyn Store> = Arc::new(PrefixStore::new(format!("group/{}", parts.name), parts.store.clone()));
     let members = parts.global.as_deref();
     let ids: Vec<u32> = members.map_or_else(|| (0..parts.size).collect(), <[u32]>::to_vec);
@@ -72,7 +72,7 @@ pub(super) fn join(parts: &Parts, offers: &[Offer], deadline: Instant) -> Result
 
 /// A group of which other ranks are another library's, which knows nothing of all this: what this rank's map names is
 /// taken, and the store is left alone.
-pub(super) fn on_trust(parts: &Parts, offers: &[Offer]) -> Result<Joined> {
+pub(super) fn on_trust(parts: &GroupSpec, offers: &[Offer]) -> Result<Joined> {
     let mut served = Vec::new();
     for offer in offers.iter().filter(|o| o.explicit) {
         let Some(choice) = offer.choices.as_ref().ok().and_then(|c| c.first()) else { continue };

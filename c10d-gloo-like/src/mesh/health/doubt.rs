@@ -1,6 +1,6 @@
 //! Looks up whether the peers made the calls in which this rank heard nothing of them.
 //!
-//! The board of a peer that shares memory is read; the others are asked over their control connections, and answer by
+//! The call log of a peer that shares memory is read; the others are asked over their control connections, and answer by
 //! their watchers whatever their threads do. A peer that has not made the call yet is looked at again later, and never
 //! waited for.
 
@@ -12,7 +12,7 @@ use c10d_core::{Error, ErrorKind, Result};
 use smallvec::SmallVec;
 
 use super::{Health, Path};
-use crate::board::{Board, Entered, Place};
+use crate::call_log::{CallId, CallLog, Entered};
 use crate::mesh::control::Frame;
 use crate::mesh::doubts::{Clash, Doubt, Doubts, History, Known, Progress};
 use crate::shm::Segment;
@@ -23,8 +23,8 @@ const PATIENCE: Duration = Duration::from_millis(100);
 /// The same for a rank that leaves.
 const FAREWELL: Duration = Duration::from_millis(200);
 
-/// The segments in which boards lie.
-pub(super) struct Boards {
+/// The segments in which the call logs lie.
+pub(super) struct CallLogs {
     own: Option<Arc<Segment>>,
     peers: Box<[Option<Arc<Segment>>]>,
 }
@@ -32,21 +32,21 @@ pub(super) struct Boards {
 impl Health {
     /// Says with whom memory is shared. Once, before the first call.
     pub(in crate::mesh) fn shares(&self, own: Option<Arc<Segment>>, peers: Box<[Option<Arc<Segment>>]>) {
-        let _ = self.boards.set(Boards { own, peers });
+        let _ = self.call_logs.set(CallLogs { own, peers });
     }
 
-    /// This rank's board.
+    /// This rank's call log.
     #[inline]
-    pub(super) fn board(&self) -> &Board {
-        match self.boards.get() {
-            Some(Boards { own: Some(segment), .. }) => &segment.header().board,
+    pub(super) fn call_log(&self) -> &CallLog {
+        match self.call_logs.get() {
+            Some(CallLogs { own: Some(segment), .. }) => &segment.header().call_log,
             _ => &self.own_board,
         }
     }
 
-    fn board_of(&self, peer: u32) -> Option<&Board> {
-        let segment = self.boards.get()?.peers.get(peer as usize)?.as_ref()?;
-        Some(&segment.header().board)
+    fn board_of(&self, peer: u32) -> Option<&CallLog> {
+        let segment = self.call_logs.get()?.peers.get(peer as usize)?.as_ref()?;
+        Some(&segment.header().call_log)
     }
 
     /// Compares the calls that are in doubt, the `fresh` ones too, as far as the peers have made them. An error if a peer
@@ -103,7 +103,7 @@ impl Health {
     }
 
     fn has_given_up(&self, peer: u32) -> bool {
-        self.board_of(peer).is_some_and(Board::has_given_up)
+        self.board_of(peer).is_some_and(CallLog::has_given_up)
     }
 
     /// A peer has failed, and has told why: waits until that is here.
@@ -116,7 +116,7 @@ impl Health {
     /// Looks at what can be seen of a peer. Gives the number from which on it must be asked.
     fn look(&self, doubts: &mut Doubts, peer: u32) -> Result<Option<u64>, Clash> {
         let progress = match self.board_of(peer) {
-            Some(board) => doubts.compare(peer, |doubt| read(board, doubt))?,
+            Some(call_log) => doubts.compare(peer, |doubt| read(call_log, doubt))?,
             None => Progress::Gone,
         };
         if progress == Progress::Gone { doubts.question(peer) } else { Ok(None) }
@@ -137,14 +137,14 @@ impl Health {
     /// The calls of this rank that not all have made yet. About all others nobody is at odds with it.
     pub(super) fn last_word(&self) -> History {
         let calls = self.doubts.lock().since(0).take(History::GOODBYE + 1).collect();
-        History::new(self.board().begun(), calls, History::GOODBYE)
+        History::new(self.call_log().begun(), calls, History::GOODBYE)
     }
 
     /// What this rank remembers of its calls from this number on.
     pub(super) fn history(&self, from: u64) -> History {
-        let until = self.board().begun();
-        // In this order: what is overwritten on the board meanwhile is among the doubts by then, if it is in doubt.
-        let mut calls: Vec<_> = self.board().since(from).collect();
+        let until = self.call_log().begun();
+        // In this order: what is overwritten in the call log meanwhile is among the doubts by then, if it is in doubt.
+        let mut calls: Vec<_> = self.call_log().since(from).collect();
         calls.extend(self.doubts.lock().since(from).take(History::ANSWER + 1));
         History::new(until, calls, History::ANSWER)
     }
@@ -163,21 +163,21 @@ impl Health {
     }
 
     /// The own call at a place, if it is still remembered.
-    pub(crate) fn called(&self, place: Place) -> Option<c10d_core::Fingerprint> {
-        self.board().find(place).or_else(|| self.doubts.lock().find(place))
+    pub(crate) fn called(&self, place: CallId) -> Option<c10d_core::Fingerprint> {
+        self.call_log().find(place).or_else(|| self.doubts.lock().find(place))
     }
 }
 
-/// What a board says of a call. A rank that lacks an own call before it has other numbers; then the place counts.
-fn read(board: &Board, doubt: &Doubt) -> Known {
-    let place = Place::of(&doubt.print);
-    match board.entry(doubt.number) {
+/// What a call log says of a call. A rank that lacks an own call before it has other numbers; then the place counts.
+fn read(call_log: &CallLog, doubt: &Doubt) -> Known {
+    let place = CallId::of(&doubt.fingerprint);
+    match call_log.entry(doubt.number) {
         Entered::NotYet => Known::NotYet,
-        Entered::Call(print) if Place::of(&print) == place => Known::Call(print),
+        Entered::Call(fingerprint) if CallId::of(&fingerprint) == place => Known::Call(fingerprint),
         Entered::Gone => Known::Gone,
-        Entered::Call(_) => match board.find(place) {
-            Some(print) => Known::Call(print),
-            None if board.position().is_before(place) => Known::NotYet,
+        Entered::Call(_) => match call_log.find(place) {
+            Some(fingerprint) => Known::Call(fingerprint),
+            None if call_log.position().is_before(place) => Known::NotYet,
             None => Known::Gone,
         },
     }

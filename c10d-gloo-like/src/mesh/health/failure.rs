@@ -29,8 +29,8 @@ impl Health {
         self.fail_with(error, Some([(self.rank, *mine), (rank, *theirs)]))
     }
 
-    fn fail_with(&self, error: Error, prints: Option<[(u32, Fingerprint); 2]>) -> Error {
-        let revoke = Revoke::of(self.rank, &error, prints);
+    fn fail_with(&self, error: Error, fingerprints: Option<[(u32, Fingerprint); 2]>) -> Error {
+        let revoke = Revoke::of(self.rank, &error, fingerprints);
         self.keep(error, revoke)
     }
 
@@ -64,7 +64,7 @@ impl Health {
         };
         self.tell(&Frame::Revoke(Box::new(revoke)));
         self.alarm.fetch_or(FAILED, Ordering::AcqRel);
-        self.board().give_up();
+        self.call_log().give_up();
         drop(telling);
         self.wake();
         cause
@@ -97,6 +97,6 @@ impl Health {
     }
 
     fn adopt(&self, revoke: &Revoke) -> Adopted {
-        verdict::adopt(self.rank, revoke, |place| self.called(place), self.board().position())
+        verdict::adopt(self.rank, revoke, |place| self.called(place), self.call_log().position())
     }
 }

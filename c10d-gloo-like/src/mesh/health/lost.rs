@@ -5,14 +5,14 @@ use std::time::{Duration, Instant};
 
 use c10d_core::{Error, ErrorKind, Phase};
 
-use super::{Health, State};
+use super::{Health, HealthState};
 use crate::mesh::watch;
 
 /// How long after a death others are looked for that died with it, so that the error names them all. Short beside what a
 /// system takes to end a process.
 const TOGETHER: Duration = Duration::from_millis(20);
 
-impl State {
+impl HealthState {
     /// The peers whose connection ended without a goodbye.
     pub(super) fn dead(&self) -> Vec<u32> {
         (0..).zip(&*self.peers).filter(|(_, p)| p.closed && p.left.is_none()).map(|(rank, _)| rank).collect()

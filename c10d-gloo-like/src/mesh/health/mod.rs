@@ -24,7 +24,7 @@ use super::control::{Frame, Revoke};
 use super::doing::Doing;
 use super::doubts::Doubts;
 use super::verdict;
-use crate::board::{Board, Place};
+use crate::call_log::{CallId, CallLog};
 
 /// How long after a goodbye bytes, or the cause of a failure, may still be on their way: they come by another connection.
 const UNDERWAY: Duration = Duration::from_secs(1);
@@ -55,15 +55,15 @@ pub(crate) struct Health {
     rank: u32,
     /// What happened, as bits: one load tells that all is well.
     alarm: AtomicU8,
-    /// The board, where none lies in shared memory.
-    own_board: Board,
-    boards: OnceLock<doubt::Boards>,
+    /// The call log, where none lies in shared memory.
+    own_board: CallLog,
+    call_logs: OnceLock<doubt::CallLogs>,
     /// The calls in which this rank heard of no peer. Held while nothing is told, and nothing fails.
     doubts: Mutex<Doubts>,
     /// A peer told of its calls.
     answers: Condvar,
     paths: Box<[OnceLock<Path>]>,
-    state: Mutex<State>,
+    state: Mutex<HealthState>,
     news: Condvar,
     wakers: Mutex<Vec<Waker>>,
     queries: AtomicU32,
@@ -74,7 +74,7 @@ pub(crate) struct Health {
     warn_after: Option<Duration>,
 }
 
-struct State {
+struct HealthState {
     cause: Option<Error>,
     dispute: Option<Box<Revoke>>,
     peers: Box<[Peer]>,
@@ -104,7 +104,7 @@ struct Peer {
 #[derive(Clone, Copy)]
 struct Left {
     /// The last call before it.
-    last: Option<Place>,
+    last: Option<CallId>,
     at: Instant,
     /// It was said because the group has failed; the cause comes by another connection, perhaps later.
     failed: bool,
@@ -136,12 +136,12 @@ impl Health {
             group,
             rank,
             alarm: AtomicU8::new(0),
-            own_board: Board::new(),
-            boards: OnceLock::new(),
+            own_board: CallLog::new(),
+            call_logs: OnceLock::new(),
             doubts,
             answers: Condvar::new(),
             paths: (0..size).map(|_| OnceLock::new()).collect(),
-            state: Mutex::new(State { cause: None, dispute: None, peers: vec![Peer::default(); size].into() }),
+            state: Mutex::new(HealthState { cause: None, dispute: None, peers: vec![Peer::default(); size].into() }),
             news: Condvar::new(),
             wakers: Mutex::new(Vec::new()),
             queries: AtomicU32::new(0),
@@ -199,22 +199,22 @@ impl Health {
         self.cause().unwrap_or_else(|| Error::new(ErrorKind::Internal, "the group failed without a cause"))
     }
 
-    /// A collective begins: writes it on the board, and refuses it where it cannot succeed any more: the group has
+    /// A collective begins: writes it into the call log, and refuses it where it cannot succeed any more: the group has
     /// failed, a peer left before it, or two peers disagree about it. Some nanoseconds as long as all is well.
     #[inline]
-    pub(crate) fn announce(&self, print: &Fingerprint) -> Result {
-        self.board().begin(print);
-        if self.alarm.load(Ordering::Acquire) == 0 { Ok(()) } else { self.refuse(print) }
+    pub(crate) fn announce(&self, fingerprint: &Fingerprint) -> Result {
+        self.call_log().begin(fingerprint);
+        if self.alarm.load(Ordering::Acquire) == 0 { Ok(()) } else { self.refuse(fingerprint) }
     }
 
     #[cold]
-    fn refuse(&self, print: &Fingerprint) -> Result {
+    fn refuse(&self, fingerprint: &Fingerprint) -> Result {
         self.settle();
         self.check()?;
-        let place = Place::of(print);
+        let place = CallId::of(fingerprint);
         let gone = {
             let state = self.state.lock();
-            let before = |last: Option<Place>| last.is_none_or(|last| last.is_before(place));
+            let before = |last: Option<CallId>| last.is_none_or(|last| last.is_before(place));
             let left = (0..).zip(&*state.peers).filter_map(|(rank, p)| Some((rank, p.left?)));
             left.into_iter().find(|(_, left)| before(left.last))
         };
@@ -227,13 +227,13 @@ impl Health {
 
     /// Whether a collective was announced and is not over.
     pub(crate) fn is_in_call(&self) -> bool {
-        self.board().position().inside
+        self.call_log().position().inside
     }
 
     /// The collective that was announced last is over.
     #[inline]
     pub(crate) fn finish(&self) {
-        self.board().end();
+        self.call_log().end();
     }
 
     /// To be asked while waiting for bytes of `rank`, after finding none: an error if no more will come.
@@ -280,7 +280,7 @@ impl Health {
             self.tell(&Frame::Told { last: true, history });
         }
         let _told = self.telling.lock();
-        let last = self.board().last_ended();
+        let last = self.call_log().last_ended();
         self.tell(&Frame::Goodbye { last, failed: self.failed() });
         for path in &self.paths {
             if let Some(Path::Away(connection)) = path.get() {
@@ -292,7 +292,7 @@ impl Health {
     /// Tells all peers that this program ends without leaving.
     pub(crate) fn exit(&self) {
         let _told = self.telling.try_lock_for(EXIT);
-        let frame = Frame::Exited { last: self.board().last_ended(), failed: self.failed() };
+        let frame = Frame::Exited { last: self.call_log().last_ended(), failed: self.failed() };
         for path in &self.paths {
             // Ranks of this process end with it.
             if let Some(Path::Away(connection)) = path.get() {
@@ -305,17 +305,17 @@ impl Health {
     pub(super) fn hear(self: &Arc<Self>, from: u32, frame: Frame) {
         match frame {
             Frame::Query { id, place } => {
-                let state = Frame::State { id, place, doing: self.doing(), print: self.called(place) };
+                let state = Frame::State { id, place, doing: self.doing(), fingerprint: self.called(place) };
                 if let Some(Path::Away(connection)) = self.path(from) {
                     connection.send(&state);
                 }
             }
             Frame::Reach { of } => self.reach_for(from, of),
             Frame::Reached { of, alive } => self.reached(of, alive),
-            Frame::State { id, place, doing, print } => {
+            Frame::State { id, place, doing, fingerprint } => {
                 self.answered(from, id, doing);
                 self.tell_askers(from, Some(id));
-                self.compare(from, place, print);
+                self.compare(from, place, fingerprint);
             }
             Frame::Revoke(revoke) => self.revoked(revoke),
             Frame::Ask { from: number } => {

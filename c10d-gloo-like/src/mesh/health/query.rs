@@ -8,8 +8,8 @@ use c10d_core::{Error, ErrorKind, Fingerprint, OpKind, Phase};
 
 use c10d_core::sync::Mutex;
 
-use super::{Health, Path, Peer, State};
-use crate::board::Place;
+use super::{Health, HealthState, Path, Peer};
+use crate::call_log::CallId;
 use crate::mesh::control::Frame;
 use crate::mesh::doing::{Doing, Refused, Wait};
 use crate::mesh::verdict::{self, Answer};
@@ -29,7 +29,7 @@ pub(crate) type Messages = Box<dyn Fn() -> Option<(Vec<Wait>, u64)> + Send + Syn
 #[derive(Default)]
 pub(super) struct Own {
     /// Whom a collective that does not go on waits for.
-    waits: Mutex<Option<(Place, Wait)>>,
+    waits: Mutex<Option<(CallId, Wait)>>,
     messages: OnceLock<Messages>,
     /// When a message last had the peers asked.
     looked: Mutex<Option<Instant>>,
@@ -44,8 +44,8 @@ impl Health {
     }
 
     /// The collective does not go on, for want of these ranks.
-    pub(crate) fn waits(&self, print: &Fingerprint, on: Vec<u32>) {
-        *self.own.waits.lock() = Some((Place::of(print), Wait::of(print, on)));
+    pub(crate) fn waits(&self, fingerprint: &Fingerprint, on: Vec<u32>) {
+        *self.own.waits.lock() = Some((CallId::of(fingerprint), Wait::of(fingerprint, on)));
     }
 
     /// The collective goes on after all.
@@ -64,19 +64,19 @@ impl Health {
     }
 
     fn calls(&self, messages: u64) -> (u64, u64) {
-        (self.board().begun(), messages)
+        (self.call_log().begun(), messages)
     }
 
     /// What this rank is doing.
     pub(super) fn doing(&self) -> Doing {
-        let position = self.board().position();
+        let position = self.call_log().position();
         let mut waits = Vec::new();
         if position.inside
-            && let Some(print) = self.board().last()
+            && let Some(fingerprint) = self.call_log().last()
         {
-            let place = Place::of(&print);
+            let place = CallId::of(&fingerprint);
             let told = self.own.waits.lock().as_ref().filter(|(at, _)| *at == place).map(|(_, wait)| wait.clone());
-            waits.push(told.unwrap_or_else(|| Wait::of(&print, Vec::new())));
+            waits.push(told.unwrap_or_else(|| Wait::of(&fingerprint, Vec::new())));
         }
         let (messages, calls) = self.messages().unwrap_or_default();
         waits.extend(messages);
@@ -88,21 +88,21 @@ impl Health {
 
     /// The call waits longer than usual: asks all peers what they called at this place. If one called something else,
     /// the group fails when its answer is in. Two ranks that wait for different things find out this way.
-    pub(crate) fn stalled(&self, print: &Fingerprint) {
+    pub(crate) fn stalled(&self, fingerprint: &Fingerprint) {
         self.settle();
-        if !self.failed() && !verdict::is_p2p(print) {
-            self.ask(Place::of(print));
+        if !self.failed() && !verdict::is_p2p(fingerprint) {
+            self.ask(CallId::of(fingerprint));
         }
     }
 
     /// The deadline of a collective has passed, which waits for these ranks: as [`Health::timed_out`].
-    pub(crate) fn timeout(&self, print: &Fingerprint, waiting_for: &[u32]) -> Error {
-        self.timed_out(print, &Wait::of(print, waiting_for.to_vec()))
+    pub(crate) fn timeout(&self, fingerprint: &Fingerprint, waiting_for: &[u32]) -> Error {
+        self.timed_out(fingerprint, &Wait::of(fingerprint, waiting_for.to_vec()))
     }
 
     /// The deadline has passed: finds out within 80 ms who is at fault, and fails the group. Of a point-to-point call,
     /// only the ranks for which it waits can be, and those for which these wait.
-    pub(crate) fn timed_out(&self, print: &Fingerprint, mine: &Wait) -> Error {
+    pub(crate) fn timed_out(&self, fingerprint: &Fingerprint, mine: &Wait) -> Error {
         self.settle();
         if self.failed() {
             return self.failure();
@@ -110,13 +110,13 @@ impl Health {
         if !self.state.lock().dead().is_empty() {
             return self.bury("connection closed".to_owned());
         }
-        let place = Place::of(print);
+        let place = CallId::of(fingerprint);
         let answers = self.answers(Some(place));
-        let collective = !verdict::is_p2p(print);
+        let collective = !verdict::is_p2p(fingerprint);
         let blame = verdict::judge(self.rank, collective.then_some(place), mine, &answers);
         let phase = if collective { Phase::Announce } else { Phase::Transfer };
         let mut error = Error::new(ErrorKind::Timeout, blame.words).guilty(blame.guilty).phase(phase);
-        error.report_mut().seq = collective.then_some(print.seq.into());
+        error.report_mut().seq = collective.then_some(fingerprint.seq.into());
         if blame.between { self.fail_between(error) } else { self.fail(error) }
     }
 
@@ -126,12 +126,12 @@ impl Health {
         if let Some(cause) = self.cause() {
             return cause;
         }
-        let print = self.board().last().filter(|_| collective);
-        let answers = self.answers(print.as_ref().map(Place::of));
-        let (guilty, who) = match &print {
-            Some(print) => {
-                let mine = Wait::of(print, waiting_for.to_vec());
-                let blame = verdict::judge(self.rank, Some(Place::of(print)), &mine, &answers);
+        let fingerprint = self.call_log().last().filter(|_| collective);
+        let answers = self.answers(fingerprint.as_ref().map(CallId::of));
+        let (guilty, who) = match &fingerprint {
+            Some(fingerprint) => {
+                let mine = Wait::of(fingerprint, waiting_for.to_vec());
+                let blame = verdict::judge(self.rank, Some(CallId::of(fingerprint)), &mine, &answers);
                 (blame.guilty, blame.words)
             }
             None => {
@@ -145,8 +145,8 @@ impl Health {
     }
 
     /// Asks all peers where they are, and waits for their answers, but not for long.
-    pub(super) fn answers(&self, place: Option<Place>) -> Vec<Answer> {
-        self.collect(self.ask(place.unwrap_or(Place { seq: 0, step: 0 })))
+    pub(super) fn answers(&self, place: Option<CallId>) -> Vec<Answer> {
+        self.collect(self.ask(place.unwrap_or(CallId { seq: 0, step: 0 })))
     }
 
     /// A message waits longer than usual: hears from all peers, unless it has done so just now. What they say is followed
@@ -163,12 +163,12 @@ impl Health {
             due
         };
         if due && !self.failed() {
-            self.ask(self.board().position().last.unwrap_or(Place { seq: 0, step: 0 }));
+            self.ask(self.call_log().position().last.unwrap_or(CallId { seq: 0, step: 0 }));
         }
     }
 
     /// Asks all peers where they are. Those in this process need not be waited for.
-    fn ask(&self, place: Place) -> u32 {
+    fn ask(&self, place: CallId) -> u32 {
         let id = self.queries.fetch_add(1, Ordering::Relaxed);
         let query = Frame::Query { id, place }.to_bytes();
         for (rank, path) in (0..).zip(&self.paths) {
@@ -209,7 +209,7 @@ impl Health {
     }
 
     /// What a peer called at a place: another call than ours fails the group.
-    pub(super) fn compare(&self, rank: u32, place: Place, theirs: Option<Fingerprint>) {
+    pub(super) fn compare(&self, rank: u32, place: CallId, theirs: Option<Fingerprint>) {
         if let Some(theirs) = theirs
             && let Some(mine) = self.called(place)
             && mine != theirs
@@ -230,7 +230,7 @@ impl Health {
                 Answer::Silent { since, before: before.as_ref().map(|(_, doing)| doing.clone()) }
             }
         };
-        let complete = |state: &State| {
+        let complete = |state: &HealthState| {
             let others = (0..).zip(&*state.peers).filter(|(rank, _)| *rank != self.rank);
             state.cause.is_some()
                 || others.into_iter().all(|(_, p)| p.closed || !matches!(answer(p), Answer::Silent { .. }))

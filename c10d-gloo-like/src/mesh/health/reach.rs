@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use c10d_core::{Error, ErrorKind, Phase};
 
 use super::{Health, Path, UNDERWAY, dead};
-use crate::board::Place;
+use crate::call_log::CallId;
 use crate::mesh::control::Frame;
 
 /// How long a broken data connection waits for the control connection to say why, or to break too, as it does when the
@@ -89,7 +89,7 @@ impl Health {
         if gone || here {
             self.say(asker, &Frame::Reached { of, alive: here && !gone });
         } else {
-            self.say(of, &Frame::Query { id, place: Place { seq: 0, step: 0 } });
+            self.say(of, &Frame::Query { id, place: CallId { seq: 0, step: 0 } });
         }
     }
 
@@ -159,7 +159,7 @@ impl Health {
         let start = Instant::now();
         let id = self.queries.fetch_add(1, Ordering::Relaxed);
         if let Some(Path::Away(connection)) = self.path(rank) {
-            connection.send(&Frame::Query { id, place: Place { seq: 0, step: 0 } });
+            connection.send(&Frame::Query { id, place: CallId { seq: 0, step: 0 } });
         }
         let mut state = self.state.lock();
         let mut alive = false;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use c10d_core::{Fingerprint, waiting};
 
 use super::Health;
-use crate::board::Place;
+use crate::call_log::CallId;
 use crate::mesh::doing::Wait;
 use crate::mesh::verdict::{self, Answer};
 
@@ -18,8 +18,14 @@ impl Health {
 
     /// Says that a collective has waited so long for these ranks.
     #[cold]
-    pub(crate) fn speak_of(self: &Arc<Self>, print: &Fingerprint, on: Vec<u32>, lasted: Duration, deadline: Instant) {
-        self.speak(Wait::of(print, on), Some(Place::of(print)), 0, lasted, deadline);
+    pub(crate) fn speak_of(
+        self: &Arc<Self>,
+        fingerprint: &Fingerprint,
+        on: Vec<u32>,
+        lasted: Duration,
+        deadline: Instant,
+    ) {
+        self.speak(Wait::of(fingerprint, on), Some(CallId::of(fingerprint)), 0, lasted, deadline);
     }
 
     /// Says that a message has waited so long, and how many others have.
@@ -28,7 +34,7 @@ impl Health {
         self.speak(wait, None, others, lasted, deadline);
     }
 
-    fn speak(self: &Arc<Self>, wait: Wait, place: Option<Place>, others: usize, lasted: Duration, deadline: Instant) {
+    fn speak(self: &Arc<Self>, wait: Wait, place: Option<CallId>, others: usize, lasted: Duration, deadline: Instant) {
         let health = self.clone();
         let left = deadline.saturating_duration_since(Instant::now()).as_secs_f64();
         let lasted = lasted.as_secs_f64();
@@ -59,7 +65,7 @@ impl Health {
         }
     }
 
-    fn whom(&self, wait: &Wait, place: Option<Place>) -> String {
+    fn whom(&self, wait: &Wait, place: Option<CallId>) -> String {
         verdict::judge(self.rank, place, wait, &self.answers(place)).words
     }
 }

@@ -58,8 +58,8 @@ fn network_namespaces_are_hosts() {
 pub(super) fn is_pestered(me: &Player) {
     let silence = Duration::from_secs(1);
     let mesh = Mesh::connect(Wiring { silence, ..me.wiring() }).unwrap();
-    let print = call(0, 1);
-    mesh.health.announce(&print).unwrap();
+    let fingerprint = call(0, 1);
+    mesh.health.announce(&fingerprint).unwrap();
     me.tell("ready", "");
     if me.rank == 1 {
         eventually("the verdict", || mesh.health.failed());
@@ -68,11 +68,11 @@ pub(super) fn is_pestered(me: &Player) {
     me.hear("stopped");
     // More than any receive buffer takes.
     for _ in 0..1_000_000 {
-        mesh.health.stalled(&print);
+        mesh.health.stalled(&fingerprint);
     }
     // Twice as long as a link may be silent.
     std::thread::sleep(2 * silence);
-    me.report(&mesh.health.timeout(&print, &[1]));
+    me.report(&mesh.health.timeout(&fingerprint, &[1]));
 }
 
 /// Between hosts, where the kernel takes a full receive buffer for silence.

@@ -273,8 +273,8 @@ fn a_killed_rank_is_named_by_all_survivors() {
 
 fn is_stopped(me: &Player) {
     let mesh = me.mesh().unwrap();
-    let print = call(0, 1);
-    mesh.health.announce(&print).unwrap();
+    let fingerprint = call(0, 1);
+    mesh.health.announce(&fingerprint).unwrap();
     me.tell("ready", "");
     if me.rank == 2 {
         eventually("the others' verdict", || mesh.health.failed());
@@ -283,11 +283,11 @@ fn is_stopped(me: &Player) {
     me.hear("stopped");
     // As those who wait do: asks now and then, until the deadline.
     for _ in 0..12 {
-        mesh.health.stalled(&print);
+        mesh.health.stalled(&fingerprint);
         std::thread::sleep(Duration::from_millis(50));
     }
     // Everybody waits for its neighbour.
-    me.report(&mesh.health.timeout(&print, &[(me.rank + 1) % me.size]));
+    me.report(&mesh.health.timeout(&fingerprint, &[(me.rank + 1) % me.size]));
 }
 
 #[test]
@@ -348,10 +348,10 @@ fn differs(me: &Player) {
         eventually("the news", || mesh.health.disputed());
         assert!(!mesh.health.failed());
     }
-    let print = call(0, if me.rank == 1 { 2 } else { 1 });
-    let begun = mesh.health.announce(&print);
+    let fingerprint = call(0, if me.rank == 1 { 2 } else { 1 });
+    let begun = mesh.health.announce(&fingerprint);
     eventually("the mismatch", || {
-        mesh.health.stalled(&print);
+        mesh.health.stalled(&fingerprint);
         mesh.health.failed()
     });
     assert!(me.rank != 3 || begun.is_err());

@@ -79,15 +79,15 @@ fn ranks_that_wait_for_different_things_find_out() {
     for transport in BOTH {
         // Rank 1 calls with another count; rank 3 comes later than all.
         let causes = run(4, transport, |rank, mesh| {
-            let print = call(0, if rank == 1 { 2 } else { 1 });
+            let fingerprint = call(0, if rank == 1 { 2 } else { 1 });
             if rank == 3 {
                 eventually("the news", || mesh.health.disputed() || mesh.health.failed());
-                assert!(mesh.health.announce(&print).is_err());
+                assert!(mesh.health.announce(&fingerprint).is_err());
                 return mesh.health.cause().unwrap();
             }
-            let _ = mesh.health.announce(&print);
+            let _ = mesh.health.announce(&fingerprint);
             eventually("the mismatch", || {
-                mesh.health.stalled(&print);
+                mesh.health.stalled(&fingerprint);
                 mesh.health.failed()
             });
             mesh.health.cause().unwrap()
@@ -108,9 +108,9 @@ fn a_mismatch_waits_for_the_ranks_that_have_not_called_yet() {
     for transport in BOTH {
         let told = std::sync::Barrier::new(3);
         let causes = run(3, transport, |rank, mesh| {
-            let print = call(0, u64::from(rank == 1));
+            let fingerprint = call(0, u64::from(rank == 1));
             if rank < 2 {
-                mesh.health.announce(&print).unwrap();
+                mesh.health.announce(&fingerprint).unwrap();
             }
             told.wait();
             if rank == 0 {

@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use c10d_core::{Aside, Error, ErrorKind, Fingerprint, GroupInit, Result};
 
-use crate::beats::Beats;
+use crate::heartbeats::Heartbeats;
 
 /// Tells the goodbye of an orderly rank from all other messages.
 const GOODBYE: u32 = 1;
 
 /// Of what a fingerprint is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Print {
+pub(crate) enum Compared {
     Collective = 2,
     Message = 3,
 }
@@ -24,56 +24,56 @@ const SOON: Duration = Duration::from_secs(1);
 
 /// This rank's end of the side channel, by which all ranks watch each other.
 #[derive(Clone)]
-pub(crate) enum Side {
+pub(crate) enum SideChannel {
     /// Over the group's CPU backend, which ends every message when a peer's process is gone, or when one aborts.
     Messages(Messages),
     /// Over the store, for groups without one.
-    Beats(Beats),
+    Heartbeats(Heartbeats),
 }
 
-impl Side {
+impl SideChannel {
     /// Connects; `None`: the rank is alone.
-    pub(crate) fn connect(init: &GroupInit) -> Result<Option<Side>> {
+    pub(crate) fn connect(init: &GroupInit) -> Result<Option<SideChannel>> {
         if init.size == 1 {
             return Ok(None);
         }
         let Some(cpu) = init.cpu else {
-            return Ok(Some(Side::Beats(Beats::new(init.store.clone(), init.rank, init.size))));
+            return Ok(Some(SideChannel::Heartbeats(Heartbeats::new(init.store.clone(), init.rank, init.size))));
         };
         let aside = Aside::new(init.own_backend(cpu, "nccl")?);
         let (rank, size, left) = (init.rank, init.size, Arc::default());
-        Ok(Some(Side::Messages(Messages { aside, rank, size, left })))
+        Ok(Some(SideChannel::Messages(Messages { aside, rank, size, left })))
     }
 
     /// What messages can be sent by.
     pub(crate) fn messages(&self) -> Option<&Messages> {
         match self {
-            Side::Messages(messages) => Some(messages),
-            Side::Beats(_) => None,
+            SideChannel::Messages(messages) => Some(messages),
+            SideChannel::Heartbeats(_) => None,
         }
     }
 
     /// Waits until a peer is gone or gives up; `None`: there is nothing more to watch.
     pub(crate) fn watch(&self) -> Option<Error> {
         match self {
-            Side::Messages(messages) => messages.watch(),
-            Side::Beats(beats) => beats.watch(),
+            SideChannel::Messages(messages) => messages.watch(),
+            SideChannel::Heartbeats(beats) => beats.watch(),
         }
     }
 
     /// Lets the peers know why this rank gives up.
     pub(crate) fn abort(&self, cause: &Error) {
         match self {
-            Side::Messages(messages) => messages.aside.abort(cause),
-            Side::Beats(beats) => beats.abort(cause),
+            SideChannel::Messages(messages) => messages.aside.abort(cause),
+            SideChannel::Heartbeats(beats) => beats.abort(cause),
         }
     }
 
     /// Leaves in order.
     pub(crate) fn leave(&self) {
         match self {
-            Side::Messages(messages) => messages.leave(),
-            Side::Beats(beats) => beats.leave(),
+            SideChannel::Messages(messages) => messages.leave(),
+            SideChannel::Heartbeats(beats) => beats.leave(),
         }
     }
 }
@@ -120,12 +120,12 @@ impl Messages {
     }
 
     /// Tells a rank what this one issued.
-    pub(crate) fn tell(&self, to: u32, what: Print, print: &Fingerprint, timeout: Duration) -> Result {
-        self.aside.send(&print.to_bytes(), to, what as u32, timeout)
+    pub(crate) fn tell(&self, to: u32, what: Compared, fingerprint: &Fingerprint, timeout: Duration) -> Result {
+        self.aside.send(&fingerprint.to_bytes(), to, what as u32, timeout)
     }
 
     /// What that rank issued.
-    pub(crate) fn hear(&self, from: u32, what: Print, timeout: Duration) -> Result<Fingerprint> {
+    pub(crate) fn hear(&self, from: u32, what: Compared, timeout: Duration) -> Result<Fingerprint> {
         let mut bytes = [0; Fingerprint::SIZE];
         self.aside.recv(&mut bytes, from, what as u32, timeout)?;
         Ok(Fingerprint::from_bytes(&bytes))

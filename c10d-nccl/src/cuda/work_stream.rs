@@ -9,7 +9,7 @@ use c10d_core::device::{Event, Stream};
 use super::CudaApi;
 
 /// A stream and the events that were made for it. Events are kept and used again: destroying one may wait for the device.
-pub(crate) struct Line {
+pub(crate) struct WorkStream {
     cuda: Arc<dyn CudaApi>,
     device: u16,
     stream: Stream,
@@ -19,10 +19,10 @@ pub(crate) struct Line {
 /// A place in the line that the device passes.
 pub(crate) struct Mark(Event);
 
-impl Line {
-    pub(crate) fn new(cuda: Arc<dyn CudaApi>, device: u16) -> Result<Line> {
+impl WorkStream {
+    pub(crate) fn new(cuda: Arc<dyn CudaApi>, device: u16) -> Result<WorkStream> {
         let stream = cuda.create_stream(device)?;
-        Ok(Line { cuda, device, stream, free: Vec::new() })
+        Ok(WorkStream { cuda, device, stream, free: Vec::new() })
     }
 
     pub(crate) fn stream(&self) -> Stream {

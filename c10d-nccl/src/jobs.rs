@@ -39,7 +39,7 @@ struct Jobs {
     slots: BTreeMap<u64, Slot>,
     next: u64,
     failed: Option<Error>,
-    /// When the keeper looks again by itself.
+    /// When the deadline watch looks again by itself.
     wakes: Option<Instant>,
     /// The backend is gone, or was shut down.
     closed: bool,
@@ -58,7 +58,7 @@ struct Calling {
 }
 
 #[derive(Default)]
-pub(crate) struct Board {
+pub(crate) struct JobTable {
     /// Whether a collective that this rank refuses ends the group: nobody compares the ranks' calls, so the others' would
     /// meet a later one of this rank, unseen.
     strict: bool,
@@ -68,9 +68,9 @@ pub(crate) struct Board {
     called: Condvar,
 }
 
-impl Board {
-    pub(crate) fn new(strict: bool) -> Board {
-        Board { strict, ..Board::default() }
+impl JobTable {
+    pub(crate) fn new(strict: bool) -> JobTable {
+        JobTable { strict, ..JobTable::default() }
     }
 
     /// Takes a job in; gives its number, or ends the job where the backend has failed. It is over when the device is
@@ -112,7 +112,7 @@ impl Board {
     /// Ends a job, if nobody else did.
     pub(crate) fn finish(&self, id: u64, result: Result) {
         let mut jobs = self.jobs.lock();
-        // What has failed is ended by the keeper, in one way for all.
+        // What has failed is ended by the deadline watch, in one way for all.
         if jobs.failed.is_some() {
             return;
         }
@@ -271,7 +271,7 @@ impl Board {
         }
     }
 
-    /// Everything in flight, taken from the board; and how long it may still be held.
+    /// Everything in flight, taken from the job table; and how long it may still be held.
     pub(crate) fn take_all(&self) -> Vec<(Job, Stage)> {
         let slots = std::mem::take(&mut self.jobs.lock().slots);
         slots.into_values().map(|s| (s.job, s.stage)).collect()
@@ -336,31 +336,31 @@ mod tests {
 
     #[test]
     fn the_first_cause_stays() {
-        let board = Board::default();
+        let jobs = JobTable::default();
         for what in ["first", "second"] {
-            board.fail(Error::new(ErrorKind::Device, what));
+            jobs.fail(Error::new(ErrorKind::Device, what));
         }
-        assert_eq!(board.failure().unwrap().report().what, "first");
-        assert_eq!(board.wait_failure().unwrap().report().what, "first");
+        assert_eq!(jobs.failure().unwrap().report().what, "first");
+        assert_eq!(jobs.wait_failure().unwrap().report().what, "first");
     }
 
     /// A store is foreign code.
     #[test]
     fn a_call_that_panics_is_an_error() {
-        let board = Board::default();
-        let e = board.calling("the store", || -> Result { panic!("a store's panic") }).unwrap_err();
+        let jobs = JobTable::default();
+        let e = jobs.calling("the store", || -> Result { panic!("a store's panic") }).unwrap_err();
         assert_eq!(*e.kind(), ErrorKind::Internal);
         assert!(e.to_string().contains("the store panicked: a store's panic"), "{e}");
-        assert_eq!(board.inside(), "", "it is back");
+        assert_eq!(jobs.inside(), "", "it is back");
     }
 
     #[test]
     fn a_call_that_runs_is_waited_for() {
-        let (board, order) = (Board::default(), Mutex::new(Vec::new()));
+        let (jobs, order) = (JobTable::default(), Mutex::new(Vec::new()));
         let (begun, is_begun) = crossbeam_channel::bounded(1);
         std::thread::scope(|s| {
             s.spawn(|| {
-                board.calling("ncclAllReduce", || {
+                jobs.calling("ncclAllReduce", || {
                     begun.send(()).unwrap();
                     std::thread::sleep(Duration::from_millis(100));
                     order.lock().push("the call is back");
@@ -368,11 +368,11 @@ mod tests {
                 })
             });
             is_begun.recv().unwrap();
-            board.bar();
-            board.quiet(Duration::from_secs(60));
+            jobs.bar();
+            jobs.quiet(Duration::from_secs(60));
             order.lock().push("aborted");
         });
         assert_eq!(*order.lock(), ["the call is back", "aborted"]);
-        assert!(board.calling("ncclAllReduce", || Ok(())).is_err(), "no new one begins");
+        assert!(jobs.calling("ncclAllReduce", || Ok(())).is_err(), "no new one begins");
     }
 }

@@ -18,7 +18,7 @@ const CAUSE: &str = "cause";
 
 /// This rank's heartbeat.
 #[derive(Clone)]
-pub(crate) struct Beats {
+pub(crate) struct Heartbeats {
     store: Arc<dyn Store>,
     rank: u32,
     /// The rank that this one watches.
@@ -26,9 +26,9 @@ pub(crate) struct Beats {
     over: Arc<AtomicBool>,
 }
 
-impl Beats {
-    pub(crate) fn new(store: Arc<dyn Store>, rank: u32, size: u32) -> Beats {
-        Beats { store, rank, next: (rank + 1) % size, over: Arc::default() }
+impl Heartbeats {
+    pub(crate) fn new(store: Arc<dyn Store>, rank: u32, size: u32) -> Heartbeats {
+        Heartbeats { store, rank, next: (rank + 1) % size, over: Arc::default() }
     }
 
     /// Beats and listens until a peer falls silent or gives up; `None`: this rank left, or the store did.
@@ -134,9 +134,9 @@ mod tests {
 
     use super::*;
 
-    fn three() -> [Beats; 3] {
+    fn three() -> [Heartbeats; 3] {
         let store: Arc<dyn Store> = Arc::new(HashStore::new());
-        [0, 1, 2].map(|rank| Beats::new(store.clone(), rank, 3))
+        [0, 1, 2].map(|rank| Heartbeats::new(store.clone(), rank, 3))
     }
 
     #[test]

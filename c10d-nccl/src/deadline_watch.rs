@@ -7,10 +7,10 @@ use c10d_core::panics::contain;
 use c10d_core::{Job, Memory, Span, Status};
 use crossbeam_channel::{Receiver, bounded};
 
-use crate::board::{Board, Stage};
 use crate::communicator::Comms;
 use crate::cuda::CudaApi;
-use crate::side::Side;
+use crate::jobs::{JobTable, Stage};
+use crate::side_channel::SideChannel;
 use crate::thread::spawn;
 
 /// How long a call that runs is waited for before its communicator is aborted: by then it was not just held up.
@@ -18,12 +18,12 @@ const CALL: Duration = Duration::from_secs(1);
 /// How long an abort may take before the communicators are declared lost.
 const ABORT: Duration = Duration::from_secs(5);
 
-pub(crate) struct Keeper {
-    pub(crate) board: Arc<Board>,
+pub(crate) struct DeadlineWatch {
+    pub(crate) jobs: Arc<JobTable>,
     pub(crate) comms: Arc<Comms>,
     pub(crate) cuda: Arc<dyn CudaApi>,
     pub(crate) device: u16,
-    pub(crate) side: Option<Side>,
+    pub(crate) side: Option<SideChannel>,
 }
 
 /// A job that the device may be at.
@@ -35,16 +35,16 @@ struct Held {
     all: bool,
 }
 
-impl Keeper {
+impl DeadlineWatch {
     /// Watches until everything is over, or something fails.
     pub(crate) fn run(self) {
-        let Some(cause) = self.board.wait_failure() else { return };
+        let Some(cause) = self.jobs.wait_failure() else { return };
         if let Some(side) = &self.side {
             contain("telling the peers", || side.abort(&cause));
         }
-        let grace = self.board.grace();
-        self.board.bar();
-        let jobs = self.board.take_all();
+        let grace = self.jobs.grace();
+        self.jobs.bar();
+        let jobs = self.jobs.take_all();
         let (queued, issued): (Vec<_>, Vec<_>) = jobs.into_iter().partition(|(_, stage)| *stage == Stage::Queued);
         for (job, _) in queued {
             job.complete(Err(cause.clone()));
@@ -80,9 +80,9 @@ impl Keeper {
     /// memory at these addresses is let go.
     fn abort(&self, addresses: Vec<u64>) -> Receiver<()> {
         let (tell, aborted) = bounded(1);
-        let (board, comms, cuda, device) = (self.board.clone(), self.comms.clone(), self.cuda.clone(), self.device);
+        let (jobs, comms, cuda, device) = (self.jobs.clone(), self.comms.clone(), self.cuda.clone(), self.device);
         let run = move || {
-            board.quiet(CALL);
+            jobs.quiet(CALL);
             comms.abort();
             let _ = tell.send(());
             addresses.iter().for_each(|at| crate::cuda::release(&*cuda, device, *at));

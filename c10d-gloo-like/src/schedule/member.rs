@@ -2,12 +2,12 @@
 
 /// One rank of a world.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Place {
+pub(crate) struct Member {
     pub(crate) world: u32,
     pub(crate) rank: u32,
 }
 
-impl Place {
+impl Member {
     /// The rank `distance` after this one, around the circle. `distance <= world`.
     pub(crate) fn ahead(self, distance: u32) -> u32 {
         (self.rank + distance) % self.world
@@ -28,7 +28,7 @@ impl Place {
         (self.rank + self.world - root) % self.world
     }
 
-    /// The rank whose [`Place::counted_from`] is `v`.
+    /// The rank whose [`Member::counted_from`] is `v`.
     pub(crate) fn at(self, v: u32, root: u32) -> u32 {
         (v + root) % self.world
     }

@@ -1,7 +1,7 @@
 //! What this rank is doing, for others to read: the calls it began lately, and whether it is inside one.
 //!
 //! The thread that runs an op writes, the watcher's thread reads, and so do the ranks that share memory with this one: the
-//! board lies in the rank's segment if it has one. Nobody waits. A reader that meets a writer looks again, and after a
+//! call log lies in the rank's segment if it has one. Nobody waits. A reader that meets a writer looks again, and after a
 //! few times takes it that the entry is gone. A peer may write anything to a segment, so any contents are read without
 //! harm.
 
@@ -12,23 +12,23 @@ use c10d_core::Fingerprint;
 /// A call's place in its lane: its number, and the step within it. Numbers wrap, so places have an order only as long
 /// as they are less than 2^31 calls apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Place {
+pub(crate) struct CallId {
     pub(crate) seq: u32,
     pub(crate) step: u8,
 }
 
-impl Place {
-    pub(crate) fn of(print: &Fingerprint) -> Place {
-        Place { seq: print.seq, step: print.step }
+impl CallId {
+    pub(crate) fn of(fingerprint: &Fingerprint) -> CallId {
+        CallId { seq: fingerprint.seq, step: fingerprint.step }
     }
 
-    pub(crate) fn is_before(self, other: Place) -> bool {
+    pub(crate) fn is_before(self, other: CallId) -> bool {
         let distance = self.seq.wrapping_sub(other.seq) as i32;
         distance < 0 || (distance == 0 && self.step < other.step)
     }
 }
 
-/// How many calls a board remembers.
+/// How many calls a call log remembers.
 pub(crate) const HISTORY: usize = 64;
 
 #[derive(Default)]
@@ -39,10 +39,10 @@ struct Entry {
     words: [AtomicU64; 3],
 }
 
-/// The board of one rank in one group. Calls are numbered from 0 in the order in which they began; as all ranks make the
+/// The call log of one rank in one group. Calls are numbered from 0 in the order in which they began; as all ranks make the
 /// same calls, one call has one number on all of them.
 #[repr(C, align(128))]
-pub(crate) struct Board {
+pub(crate) struct CallLog {
     entries: [Entry; HISTORY],
     /// Calls begun.
     begun: AtomicU64,
@@ -55,7 +55,7 @@ pub(crate) struct Board {
 #[repr(C, align(128))]
 struct Flag(AtomicU64);
 
-/// What a board says of the call with a number.
+/// What a call log says of the call with a number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Entered {
     /// It has not begun.
@@ -70,21 +70,21 @@ pub(crate) enum Entered {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Position {
     /// The last call it began, if it began any.
-    pub(crate) last: Option<Place>,
+    pub(crate) last: Option<CallId>,
     /// Whether it is still inside it.
     pub(crate) inside: bool,
 }
 
 impl Position {
     /// Whether the rank has not begun the call at `place` yet.
-    pub(crate) fn is_before(&self, place: Place) -> bool {
+    pub(crate) fn is_before(&self, place: CallId) -> bool {
         self.last.is_none_or(|last| last.is_before(place))
     }
 }
 
-impl Board {
-    pub(crate) fn new() -> Board {
-        Board {
+impl CallLog {
+    pub(crate) fn new() -> CallLog {
+        CallLog {
             entries: std::array::from_fn(|_| Entry::default()),
             begun: AtomicU64::new(0),
             ended: AtomicU64::new(0),
@@ -94,13 +94,13 @@ impl Board {
 
     /// A call begins. One at a time: the ops of a lane run in order.
     #[inline]
-    pub(crate) fn begin(&self, print: &Fingerprint) {
+    pub(crate) fn begin(&self, fingerprint: &Fingerprint) {
         let n = self.begun.load(Ordering::Relaxed);
         let entry = &self.entries[n as usize % HISTORY];
         let version = written(n);
         entry.version.store(version.wrapping_sub(1), Ordering::Relaxed);
         fence(Ordering::Release);
-        for (word, value) in entry.words.iter().zip(pack(print)) {
+        for (word, value) in entry.words.iter().zip(pack(fingerprint)) {
             word.store(value, Ordering::Relaxed);
         }
         entry.version.store(version, Ordering::Release);
@@ -125,16 +125,18 @@ impl Board {
     }
 
     /// The call at `place`, if it was begun and is still remembered.
-    pub(crate) fn find(&self, place: Place) -> Option<Fingerprint> {
+    pub(crate) fn find(&self, place: CallId) -> Option<Fingerprint> {
         let begun = self.begun.load(Ordering::Acquire);
-        (begun.saturating_sub(HISTORY as u64)..begun).rev().find_map(|n| self.read(n).filter(|p| Place::of(p) == place))
+        (begun.saturating_sub(HISTORY as u64)..begun)
+            .rev()
+            .find_map(|n| self.read(n).filter(|p| CallId::of(p) == place))
     }
 
     /// Where this rank is.
     pub(crate) fn position(&self) -> Position {
         let ended = self.ended.load(Ordering::Acquire);
         let begun = self.begun.load(Ordering::Acquire);
-        let last = begun.checked_sub(1).and_then(|n| self.read(n)).map(|p| Place::of(&p));
+        let last = begun.checked_sub(1).and_then(|n| self.read(n)).map(|p| CallId::of(&p));
         Position { last, inside: begun != ended }
     }
 
@@ -149,9 +151,9 @@ impl Board {
     }
 
     /// The last call that was completed, or begun and given up.
-    pub(crate) fn last_ended(&self) -> Option<Place> {
+    pub(crate) fn last_ended(&self) -> Option<CallId> {
         let n = self.ended.load(Ordering::Acquire).checked_sub(1)?;
-        self.read(n).map(|p| Place::of(&p))
+        self.read(n).map(|p| CallId::of(&p))
     }
 
     /// What became of call `n`. Looks at one entry.
@@ -159,7 +161,7 @@ impl Board {
     pub(crate) fn entry(&self, n: u64) -> Entered {
         let when = written(n);
         match self.look(n) {
-            Some((version, print)) if version == when => Entered::Call(print),
+            Some((version, fingerprint)) if version == when => Entered::Call(fingerprint),
             Some((version, _)) if version > when => Entered::Gone,
             None if self.begun() > n => Entered::Gone,
             _ => Entered::NotYet,
@@ -171,13 +173,13 @@ impl Board {
         let begun = self.begun();
         let window = begun.saturating_sub(HISTORY as u64)..begun;
         window.filter(move |n| *n >= from).filter_map(|n| match self.entry(n) {
-            Entered::Call(print) => Some((n, print)),
+            Entered::Call(fingerprint) => Some((n, fingerprint)),
             _ => None,
         })
     }
 
     fn read(&self, n: u64) -> Option<Fingerprint> {
-        self.look(n).map(|(_, print)| print)
+        self.look(n).map(|(_, fingerprint)| fingerprint)
     }
 
     /// The entry of call `n`, whichever call it holds now, and its version.
@@ -200,10 +202,10 @@ fn written(n: u64) -> u64 {
 }
 
 /// By shifts, not through bytes: words that are read right after their bytes were written stall the core.
-fn pack(print: &Fingerprint) -> [u64; 3] {
-    let small = u32::from_le_bytes([print.op, print.dtype, print.reduce, print.step]);
+fn pack(fingerprint: &Fingerprint) -> [u64; 3] {
+    let small = u32::from_le_bytes([fingerprint.op, fingerprint.dtype, fingerprint.reduce, fingerprint.step]);
     let pair = |low: u32, high: u32| u64::from(low) | u64::from(high) << 32;
-    [pair(print.seq, small), print.count, pair(print.root, print.rest)]
+    [pair(fingerprint.seq, small), fingerprint.count, pair(fingerprint.root, fingerprint.rest)]
 }
 
 fn unpack(words: &[u64; 3]) -> Fingerprint {
@@ -218,55 +220,59 @@ fn unpack(words: &[u64; 3]) -> Fingerprint {
 mod tests {
     use super::*;
 
-    fn print(seq: u32) -> Fingerprint {
+    fn fingerprint(seq: u32) -> Fingerprint {
         Fingerprint { seq, op: 5, dtype: 10, reduce: 0, step: 0, count: u64::from(seq) * 3, root: seq, rest: seq }
     }
 
     #[test]
     fn the_last_64_calls_are_remembered() {
-        let board = Board::new();
-        assert_eq!(board.position(), Position { last: None, inside: false });
+        let call_log = CallLog::new();
+        assert_eq!(call_log.position(), Position { last: None, inside: false });
         for seq in 0..100 {
-            board.begin(&print(seq));
-            assert_eq!(board.position(), Position { last: Some(Place { seq, step: 0 }), inside: true });
-            board.end();
+            call_log.begin(&fingerprint(seq));
+            assert_eq!(call_log.position(), Position { last: Some(CallId { seq, step: 0 }), inside: true });
+            call_log.end();
         }
-        assert!(!board.position().inside);
-        assert_eq!(board.last_ended(), Some(Place { seq: 99, step: 0 }));
+        assert!(!call_log.position().inside);
+        assert_eq!(call_log.last_ended(), Some(CallId { seq: 99, step: 0 }));
         for seq in 0..101 {
-            let expected = (36..100).contains(&seq).then(|| print(seq));
-            assert_eq!(board.find(Place { seq, step: 0 }), expected, "{seq}");
+            let expected = (36..100).contains(&seq).then(|| fingerprint(seq));
+            assert_eq!(call_log.find(CallId { seq, step: 0 }), expected, "{seq}");
             let entered = match seq {
                 ..36 => Entered::Gone,
-                36..100 => Entered::Call(print(seq)),
+                36..100 => Entered::Call(fingerprint(seq)),
                 _ => Entered::NotYet,
             };
-            assert_eq!(board.entry(seq.into()), entered, "{seq}");
+            assert_eq!(call_log.entry(seq.into()), entered, "{seq}");
         }
-        assert_eq!(board.since(0).map(|(n, _)| n).collect::<Vec<_>>(), (36..100).collect::<Vec<_>>());
-        assert_eq!(board.since(98).last(), Some((99, print(99))));
+        assert_eq!(call_log.since(0).map(|(n, _)| n).collect::<Vec<_>>(), (36..100).collect::<Vec<_>>());
+        assert_eq!(call_log.since(98).last(), Some((99, fingerprint(99))));
     }
 
     #[test]
     fn whatever_a_peer_writes_to_a_board_does_no_harm() {
-        let board = Board::new();
+        let call_log = CallLog::new();
         for begun in [0, 1, 63, 64, u64::MAX - 1, u64::MAX] {
-            board.begun.store(begun, Ordering::Relaxed);
+            call_log.begun.store(begun, Ordering::Relaxed);
             for version in [0, 1, 2, 3, u64::MAX - 1, u64::MAX] {
-                board.entries.iter().for_each(|e| e.version.store(version, Ordering::Relaxed));
+                call_log.entries.iter().for_each(|e| e.version.store(version, Ordering::Relaxed));
                 for n in [0, 1, 64, u64::MAX] {
-                    let _ = (board.entry(n), board.since(n).count(), board.find(Place { seq: n as u32, step: 0 }));
+                    let _ = (
+                        call_log.entry(n),
+                        call_log.since(n).count(),
+                        call_log.find(CallId { seq: n as u32, step: 0 }),
+                    );
                 }
-                let _ = (board.position(), board.last_ended());
+                let _ = (call_log.position(), call_log.last_ended());
             }
-            board.begin(&print(7));
-            board.end();
+            call_log.begin(&fingerprint(7));
+            call_log.end();
         }
     }
 
     #[test]
     fn places_wrap() {
-        let place = |seq, step| Place { seq, step };
+        let place = |seq, step| CallId { seq, step };
         assert!(place(u32::MAX, 0).is_before(place(0, 0)));
         assert!(!place(0, 0).is_before(place(u32::MAX, 0)));
         assert!(place(4, 1).is_before(place(4, 2)) && !place(4, 2).is_before(place(4, 2)));
@@ -274,14 +280,14 @@ mod tests {
 
     #[test]
     fn readers_never_see_half_an_entry() {
-        let board = Board::new();
+        let call_log = CallLog::new();
         std::thread::scope(|s| {
-            s.spawn(|| (0..200_000).for_each(|seq| board.begin(&print(seq))));
+            s.spawn(|| (0..200_000).for_each(|seq| call_log.begin(&fingerprint(seq))));
             s.spawn(|| {
                 let mut last = 0;
                 while last < 199_999 {
-                    if let Some(place) = board.position().last {
-                        assert!(board.find(place).is_none_or(|p| p == print(place.seq)));
+                    if let Some(place) = call_log.position().last {
+                        assert!(call_log.find(place).is_none_or(|p| p == fingerprint(place.seq)));
                         last = place.seq;
                     }
                 }
