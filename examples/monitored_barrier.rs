@@ -7,7 +7,8 @@ mod common;
 use std::error::Error;
 use std::time::{Duration, Instant};
 
-use c10d::ops::{Missing, MonitoredBarrierOptions};
+use c10d::op;
+use c10d::ops::Missing;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let pg = common::group()?;
@@ -26,8 +27,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         store.wait(&noticed.iter().map(String::as_str).collect::<Vec<_>>(), deadline)?;
         return Ok(());
     }
-    let options = MonitoredBarrierOptions::from(Missing::All).with_timeout(Duration::from_millis(500));
-    let error = pg.monitored_barrier(options).err().ok_or("the barrier did not miss anybody")?;
+    let barrier = op::monitored_barrier(Missing::All).timeout(Duration::from_millis(500));
+    let error = pg.run(barrier).err().ok_or("the barrier did not miss anybody")?;
     println!("rank {rank}: {error}");
     assert_eq!(error.report().guilty, [absent]);
     store.set(&format!("noticed/{rank}"), b"", deadline)?;

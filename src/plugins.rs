@@ -1,6 +1,6 @@
 //! Plugins: vendors' libraries that are found and loaded at run time; see [`c10d_privateuse`].
 
-pub use c10d_privateuse::{Decision, Refusal, Report, Rule, Search, Verdict};
+pub use c10d_privateuse::{Decision, LoadReport, Refusal, Rule, Search, Verdict};
 
 use c10d_core::Result;
 use c10d_core::registry::Registry;

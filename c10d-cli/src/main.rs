@@ -87,7 +87,12 @@ fn main() -> ExitCode {
         if e.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe) {
             return ExitCode::from(READER_GONE);
         }
-        say::say(format_args!("c10d {verb}: {}", say::plain(&e.to_string())));
+        let (mut text, mut cause) = (e.to_string(), e.source());
+        while let Some(error) = cause {
+            text = format!("{text}: {error}");
+            cause = error.source();
+        }
+        say::say(format_args!("c10d {verb}: {}", say::plain(&text)));
         if e.is::<Bad>() { ExitCode::from(BAD_ARGUMENT) } else { ExitCode::FAILURE }
     })
 }

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::time::Duration;
 
 use c10d::ErrorKind;
-use c10d::launch::{self, Launch, Report};
+use c10d::launch::{self, JobReport, Launch};
 use clap::ValueEnum;
 
 use crate::say::{plain, say};
@@ -120,7 +120,7 @@ pub(crate) fn run(args: &Args) -> Outcome {
             Ok(exit_code(report.exit_code()))
         }
         Err(e) if *e.kind() == ErrorKind::Timeout => {
-            say(format_args!("c10d run: {e}"));
+            say(format_args!("c10d run: {e:?}"));
             Ok(exit_code(TIME_IS_UP))
         }
         Err(e) if *e.kind() == ErrorKind::InvalidArgument => Err(Bad::argument(e.to_string())),
@@ -129,7 +129,7 @@ pub(crate) fn run(args: &Args) -> Outcome {
 }
 
 /// Why it ended as it did.
-fn tell(report: &Report) {
+fn tell(report: &JobReport) {
     if let Some(failure) = &report.failure {
         let all = report.exit_code() == 0;
         say(format_args!(

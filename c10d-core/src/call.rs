@@ -31,8 +31,8 @@ pub struct Call<B> {
 impl<B> Call<B> {
     pub(crate) fn new(op: OpKind, options: impl Options, buffers: B) -> Call<B> {
         let mut params = Params::default();
-        let timeout = options.apply(&mut params);
-        Call { op, params, timeout, error: None, buffers }
+        options.apply(&mut params);
+        Call { op, params, timeout: None, error: None, buffers }
     }
 
     /// How long the op may take, instead of the group's timeout.

@@ -12,7 +12,7 @@ pub type Result<T = (), E = Error> = std::result::Result<T, E>;
 
 /// What went wrong. `Clone`, and one word wide: the first cause is handed to every waiter and to every later call.
 #[derive(Clone)]
-pub struct Error(Box<Report>);
+pub struct Error(Box<ErrorReport>);
 
 /// How a peer is gone whose program ended while it was in the group: what `how` of [`ErrorKind::PeerDead`] begins with.
 pub const ENDED_WITHOUT_LEAVING: &str =
@@ -94,7 +94,7 @@ pub enum Phase {
 /// The contents of an [`Error`]. Fields that an error has no use for are empty.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
-pub struct Report {
+pub struct ErrorReport {
     /// What kind of error.
     pub kind: ErrorKind,
     /// Whether the group is still usable.
@@ -133,7 +133,7 @@ impl Error {
             ErrorKind::InvalidArgument | ErrorKind::Unsupported => Status::Rejected,
             _ => Status::Failed,
         };
-        Error(Box::new(Report {
+        Error(Box::new(ErrorReport {
             kind,
             status,
             what: what.into(),
@@ -181,8 +181,8 @@ impl Error {
         self
     }
 
-    /// Adds the error below this one.
-    pub fn source(mut self, source: impl std::error::Error + Send + Sync + 'static) -> Error {
+    /// Adds the error that caused this one: [`source`](std::error::Error::source) gives it.
+    pub fn caused_by(mut self, source: impl std::error::Error + Send + Sync + 'static) -> Error {
         self.0.source = Some(Arc::new(source));
         self
     }
@@ -198,12 +198,12 @@ impl Error {
     }
 
     /// Everything the error knows.
-    pub fn report(&self) -> &Report {
+    pub fn report(&self) -> &ErrorReport {
         &self.0
     }
 
     /// Everything the error knows, to be completed by whoever knows more. The first to fill a field wins by habit.
-    pub fn report_mut(&mut self) -> &mut Report {
+    pub fn report_mut(&mut self) -> &mut ErrorReport {
         &mut self.0
     }
 }
@@ -318,16 +318,20 @@ impl fmt::Display for Error {
         if any {
             f.write_str("]")?;
         }
-        if let Some(source) = &r.source {
-            write!(f, ": {source}")?;
-        }
         Ok(())
     }
 }
 
+/// As [`Display`](fmt::Display), and then the causes: what a `main` that returns the error prints.
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
+        fmt::Display::fmt(self, f)?;
+        let mut cause = std::error::Error::source(self);
+        while let Some(error) = cause {
+            write!(f, ": {error}")?;
+            cause = error.source();
+        }
+        Ok(())
     }
 }
 
@@ -377,5 +381,5 @@ const _: () = assert!(size_of::<Result<(), Error>>() == 8);
 
 /// Says aloud that the library can only wait. Where nobody listens, that is no reason to panic.
 pub(crate) fn complain(error: &Error) {
-    let _ = writeln!(std::io::stderr(), "c10d: {error}");
+    let _ = writeln!(std::io::stderr(), "c10d: {error:?}");
 }

@@ -14,9 +14,8 @@ use crate::buffer::{
 };
 use crate::call::Call;
 use crate::ops::{
-    AllGatherOptions, AllReduceCoalescedOptions, AllReduceOptions, AllToAllOptions, BarrierOptions, BroadcastOptions,
-    GatherOptions, MonitoredBarrierOptions, OpKind, Params, RecvOptions, ReduceOptions, ReduceScatterOptions,
-    ScatterOptions, SendOptions, Shape,
+    AllReduceCoalescedOptions, AllReduceOptions, BarrierOptions, BroadcastOptions, MonitoredBarrierOptions, OpKind,
+    Params, RecvOptions, ReduceOptions, ReduceScatterOptions, SendOptions, Shape,
 };
 
 /// Sends `input` to rank `to`, which must ask for it by the same tag. Messages with one tag arrive in order. Over when
@@ -46,7 +45,9 @@ pub fn broadcast<B: BufMut>(buffer: B, root: impl Into<BroadcastOptions>) -> Cal
 
 /// Reduces everybody's `buffer` into the root's; the others' keep their values.
 pub fn reduce<B: BufMut>(buffer: B, options: impl Into<ReduceOptions>, root: u32) -> Call<Target<B>> {
-    Call::new(OpKind::Reduce, options.into().with_root_rank(root), Target(buffer))
+    let mut call = Call::new(OpKind::Reduce, options.into(), Target(buffer));
+    call.params.root = root;
+    call
 }
 
 /// Reduces everybody's `buffer`; all get the result, bit for bit the same.
@@ -69,28 +70,28 @@ pub fn all_reduce_coalesced<B: BufMut>(
 
 /// Gathers everybody's `input` into `outputs`, one buffer per rank, in rank order. Lengths may differ between ranks.
 pub fn all_gather<I: Buf, O: BufMut>(input: I, outputs: Vec<O>) -> Call<Both<One<I>, Many<O>>> {
-    Call::new(OpKind::AllGather, AllGatherOptions::default(), Both(One(input), Many(outputs)))
+    Call::new(OpKind::AllGather, (), Both(One(input), Many(outputs)))
 }
 
 /// Gathers into `buffers`, one per rank, in rank order, of which `buffers[rank]`, where `rank` is this one, is what this
 /// rank gives. Lengths may differ between ranks.
 pub fn all_gather_in_place<B: BufMut>(buffers: Vec<B>, rank: u32) -> Call<Gathered<B>> {
-    Call::new(OpKind::AllGather, AllGatherOptions::default(), Gathered(buffers, rank as usize))
+    Call::new(OpKind::AllGather, (), Gathered(buffers, rank as usize))
 }
 
 /// Gathers everybody's `input` into `output`, which has world size times its length.
 pub fn all_gather_into<I: Buf, O: BufMut>(input: I, output: O) -> Call<Both<One<I>, One<O>>> {
-    Call::new(OpKind::AllGatherInto, AllGatherOptions::default(), Both(One(input), One(output)))
+    Call::new(OpKind::AllGatherInto, (), Both(One(input), One(output)))
 }
 
 /// [`all_gather`] of several inputs at once: for each a list of outputs, one per rank.
 pub fn all_gather_coalesced<I: Buf, O: BufMut>(inputs: Vec<I>, outputs: Vec<Vec<O>>) -> Call<Both<Many<I>, Rows<O>>> {
-    Call::new(OpKind::AllGatherCoalesced, AllGatherOptions::default(), Both(Many(inputs), Rows(outputs)))
+    Call::new(OpKind::AllGatherCoalesced, (), Both(Many(inputs), Rows(outputs)))
 }
 
 /// [`all_gather_into`] of several inputs at once.
 pub fn all_gather_into_coalesced<I: Buf, O: BufMut>(inputs: Vec<I>, outputs: Vec<O>) -> Call<Both<Many<I>, Many<O>>> {
-    Call::new(OpKind::AllGatherIntoCoalesced, AllGatherOptions::default(), Both(Many(inputs), Many(outputs)))
+    Call::new(OpKind::AllGatherIntoCoalesced, (), Both(Many(inputs), Many(outputs)))
 }
 
 /// Reduces the i-th of everybody's `inputs` into rank i's `output`. Lengths may differ between ranks.
@@ -124,7 +125,7 @@ pub fn reduce_scatter_into_coalesced<I: Buf, O: BufMut>(
 /// elsewhere. Lengths may differ between ranks.
 pub fn gather<I: Buf, O: BufMut>(input: I, root: Root<Vec<O>>) -> Call<Both<One<I>, AtRoot<O>>> {
     let (outputs, at) = root_parts(root);
-    let call = Call::new(OpKind::Gather, GatherOptions::default(), Both(One(input), AtRoot(outputs)));
+    let call = Call::new(OpKind::Gather, (), Both(One(input), AtRoot(outputs)));
     at_root(call, at)
 }
 
@@ -132,19 +133,19 @@ pub fn gather<I: Buf, O: BufMut>(input: I, root: Root<Vec<O>>) -> Call<Both<One<
 /// differ between ranks.
 pub fn scatter<I: Buf, O: BufMut>(root: Root<Vec<I>>, output: O) -> Call<Both<AtRoot<I>, One<O>>> {
     let (inputs, at) = root_parts(root);
-    let call = Call::new(OpKind::Scatter, ScatterOptions::default(), Both(AtRoot(inputs), One(output)));
+    let call = Call::new(OpKind::Scatter, (), Both(AtRoot(inputs), One(output)));
     at_root(call, at)
 }
 
 /// Sends the i-th of `inputs` to rank i, which has it as `outputs[this rank]`. Lengths may differ pair by pair.
 pub fn all_to_all<I: Buf, O: BufMut>(inputs: Vec<I>, outputs: Vec<O>) -> Call<Both<Many<I>, Many<O>>> {
-    Call::new(OpKind::AllToAll, AllToAllOptions::default(), Both(Many(inputs), Many(outputs)))
+    Call::new(OpKind::AllToAll, (), Both(Many(inputs), Many(outputs)))
 }
 
 /// Sends the i-th part of `input` to rank i, which has it as the part `this rank` of `output`. The parts are equal,
 /// unless [`splits`](Call::splits) says otherwise.
 pub fn all_to_all_single<I: Buf, O: BufMut>(input: I, output: O) -> Call<Both<One<I>, One<O>>> {
-    Call::new(OpKind::AllToAllSingle, AllToAllOptions::default(), Both(One(input), One(output)))
+    Call::new(OpKind::AllToAllSingle, (), Both(One(input), One(output)))
 }
 
 impl<I, O> Call<Both<One<I>, One<O>>> {

@@ -6,7 +6,7 @@ use crate::common;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use c10d_core::ops::{AllToAllOptions, Options, Params, Shape};
+use c10d_core::ops::{Params, Shape};
 use c10d_core::{
     Capabilities, DType, DTypeSet, Device, DispatchKey, Error, ErrorKind, HashStore, OpKind, Outcome, Phase,
     ProcessGroup, RawSpans, ReduceOp, Result, Root, Span, Status, op,
@@ -334,12 +334,4 @@ fn capabilities() {
     pg.monitored_barrier(c10d_core::ops::Missing::All).unwrap();
     let e = pg.backend(DispatchKey::SparseCpu).unwrap_err();
     assert!(e.to_string().contains("declared without a kernel"), "{e}");
-}
-
-/// Split sizes also come with the options of the op.
-#[test]
-fn splits_by_options() {
-    let mut params = Params::default();
-    AllToAllOptions::default().with_input_splits(vec![1, 2]).with_output_splits(vec![3]).apply(&mut params);
-    assert_eq!((params.input_splits(), params.output_splits()), (&[1usize, 2][..], &[3usize][..]));
 }

@@ -173,40 +173,40 @@ impl Case<'_> {
             OpKind::Send => {
                 (self.want.peer, self.want.tag) = (other, 7);
                 let x = self.input(3);
-                self.go(op::send(x, other, SendOptions::default().with_tag(7).with_timeout(timeout))).map(drop)
+                self.go(op::send(x, other, SendOptions::default().with_tag(7)).timeout(timeout)).map(drop)
             }
             OpKind::Recv => {
                 (self.want.peer, self.want.tag) = (other, 8);
                 let x = self.output(3);
-                self.go(op::recv(x, other, RecvOptions::default().with_tag(8).with_timeout(timeout))).map(drop)
+                self.go(op::recv(x, other, RecvOptions::default().with_tag(8)).timeout(timeout)).map(drop)
             }
             OpKind::RecvAnySource => {
                 self.want.tag = 9;
                 let x = self.output(3);
-                let (_, from) = self.go(op::recv_any_source(x, RecvOptions::from(9).with_timeout(timeout)))?;
+                let (_, from) = self.go(op::recv_any_source(x, RecvOptions::from(9)).timeout(timeout))?;
                 assert_eq!(from, other, "the sender that the backend told");
                 Ok(())
             }
             OpKind::Broadcast => {
                 let x = self.output(4);
-                let options = BroadcastOptions::from(root).with_root_tensor(0).with_timeout(timeout);
-                self.go(op::broadcast(x, options)).map(drop)
+                let options = BroadcastOptions::from(root).with_root_tensor(0);
+                self.go(op::broadcast(x, options).timeout(timeout)).map(drop)
             }
             OpKind::AllReduce => {
                 let indices: Arc<[i64]> = [3, 1, 4].into();
                 self.want.sparse_indices = Some(indices.to_vec());
                 let x = self.output(4);
-                let options = AllReduceOptions::new(premul).with_sparse_indices(Some(indices)).with_timeout(timeout);
-                self.go(op::all_reduce(x, options)).map(drop)
+                let options = AllReduceOptions::new(premul).with_sparse_indices(Some(indices));
+                self.go(op::all_reduce(x, options).timeout(timeout)).map(drop)
             }
             OpKind::AllReduceCoalesced => {
                 let x = self.outputs(&[4, 0, 5]);
-                let options = AllReduceCoalescedOptions::new(premul).with_timeout(timeout);
-                self.go(op::all_reduce_coalesced(x, options)).map(drop)
+                let options = AllReduceCoalescedOptions::new(premul);
+                self.go(op::all_reduce_coalesced(x, options).timeout(timeout)).map(drop)
             }
             OpKind::Reduce => {
                 let x = self.output(4);
-                self.go(op::reduce(x, ReduceOptions::new(premul).with_timeout(timeout), root)).map(drop)
+                self.go(op::reduce(x, ReduceOptions::new(premul), root).timeout(timeout)).map(drop)
             }
             OpKind::AllGather => {
                 let (x, y) = (self.input(own), self.outputs(&uneven));
@@ -228,17 +228,17 @@ impl Case<'_> {
             }
             OpKind::ReduceScatter => {
                 let (x, y) = (self.inputs(&uneven), self.output(own));
-                self.go(op::reduce_scatter(x, y, ReduceScatterOptions::new(premul).with_timeout(timeout))).map(drop)
+                self.go(op::reduce_scatter(x, y, ReduceScatterOptions::new(premul)).timeout(timeout)).map(drop)
             }
             OpKind::ReduceScatterInto => {
                 let (x, y) = (self.input(2 * n), self.output(2));
-                let options = ReduceScatterOptions::new(premul).with_timeout(timeout);
-                self.go(op::reduce_scatter_into(x, y, options)).map(drop)
+                let options = ReduceScatterOptions::new(premul);
+                self.go(op::reduce_scatter_into(x, y, options).timeout(timeout)).map(drop)
             }
             OpKind::ReduceScatterIntoCoalesced => {
                 let (x, y) = (self.inputs(&[n, 2 * n]), self.outputs(&[1, 2]));
-                let options = ReduceScatterOptions::new(premul).with_timeout(timeout);
-                self.go(op::reduce_scatter_into_coalesced(x, y, options)).map(drop)
+                let options = ReduceScatterOptions::new(premul);
+                self.go(op::reduce_scatter_into_coalesced(x, y, options).timeout(timeout)).map(drop)
             }
             OpKind::Gather => {
                 let x = self.input(own);
@@ -267,12 +267,12 @@ impl Case<'_> {
                     self.want.device_ids = vec![1, 0];
                 }
                 let ids = self.want.device_ids.clone();
-                self.go(op::barrier(BarrierOptions::default().with_device_ids(ids).with_timeout(timeout)))
+                self.go(op::barrier(BarrierOptions::default().with_device_ids(ids)).timeout(timeout))
             }
             OpKind::MonitoredBarrier => {
                 self.want.wait_all_ranks = true;
-                let options = MonitoredBarrierOptions::from(Missing::All).with_timeout(timeout);
-                self.go(op::monitored_barrier(options))
+                let options = MonitoredBarrierOptions::from(Missing::All);
+                self.go(op::monitored_barrier(options).timeout(timeout))
             }
         }
     }

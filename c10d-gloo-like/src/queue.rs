@@ -57,7 +57,7 @@ impl Queue {
             if let Err(e) = thread.spawn(move || serve(&*runner)) {
                 drop(state);
                 let what = "cannot start the thread that asynchronous collectives need";
-                return job.complete(Err(Error::new(ErrorKind::Resource, what).source(e)));
+                return job.complete(Err(Error::new(ErrorKind::Resource, what).caused_by(e)));
             }
             state.has_thread = true;
         }

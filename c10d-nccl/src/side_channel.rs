@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use c10d_core::{Aside, Error, ErrorKind, Fingerprint, GroupInit, Result};
+use c10d_core::{CpuMessages, Error, ErrorKind, Fingerprint, GroupInit, Result};
 
 use crate::heartbeats::Heartbeats;
 
@@ -40,7 +40,7 @@ impl SideChannel {
         let Some(cpu) = init.cpu else {
             return Ok(Some(SideChannel::Heartbeats(Heartbeats::new(init.store.clone(), init.rank, init.size))));
         };
-        let aside = Aside::new(init.own_backend(cpu, "nccl")?);
+        let aside = CpuMessages::new(init.own_backend(cpu, "nccl")?);
         let (rank, size, left) = (init.rank, init.size, Arc::default());
         Ok(Some(SideChannel::Messages(Messages { aside, rank, size, left })))
     }
@@ -81,7 +81,7 @@ impl SideChannel {
 /// The messages between neighbours.
 #[derive(Clone)]
 pub(crate) struct Messages {
-    aside: Aside,
+    aside: CpuMessages,
     rank: u32,
     size: u32,
     left: Arc<AtomicBool>,

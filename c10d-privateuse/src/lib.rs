@@ -7,7 +7,7 @@ mod load;
 mod refusal;
 mod table;
 
-pub use load::{Decision, Report, Search, Verdict};
+pub use load::{Decision, LoadReport, Search, Verdict};
 pub use refusal::{Refusal, Rule};
 
 /// What the macros name.

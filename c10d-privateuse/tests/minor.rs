@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use c10d_core::device::{DeviceBuffer, DevicePtr, DeviceRuntime};
 use c10d_core::registry::Registry;
 use c10d_core::{DType, DTypeSet, Device, GroupBuilder, ReduceOp, op, run_ranks};
-use c10d_privateuse::{Report, Search, Verdict, abi};
+use c10d_privateuse::{LoadReport, Search, Verdict, abi};
 
 const CAP: Duration = Duration::from_secs(20);
 
@@ -61,7 +61,7 @@ fn newer(header: &str) -> String {
 }
 
 /// Builds a C file against the header, and loads it.
-fn load(source: &str, name: &str, header: &str, minor: u16, definitions: &[&str]) -> Report {
+fn load(source: &str, name: &str, header: &str, minor: u16, definitions: &[&str]) -> LoadReport {
     let dir = common::directory();
     std::fs::write(dir.path().join("c10d_plugin.h"), header).unwrap();
     let name_is = format!("NAME=\"{name}\"");

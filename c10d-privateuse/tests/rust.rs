@@ -12,11 +12,11 @@ use c10d_core::device::{DeviceBuffer, DeviceRuntime};
 use c10d_core::ops::MonitoredBarrierOptions;
 use c10d_core::registry::Registry;
 use c10d_core::{DType, DTypeSet, ErrorKind, GroupBuilder, ReduceOp, op, run_ranks};
-use c10d_privateuse::{Report, Search, Verdict};
+use c10d_privateuse::{LoadReport, Search, Verdict};
 
 const CAP: Duration = Duration::from_secs(30);
 
-fn load(package: &str, library: &str) -> Report {
+fn load(package: &str, library: &str) -> LoadReport {
     let report = Search::new().file(common::rust_plugin(package, library)).load();
     assert_eq!(report.decisions[0].verdict, Verdict::Loaded, "{}", report.decisions[0]);
     report
@@ -171,7 +171,7 @@ struct Asked {
 
 impl Asked {
     /// The library that is loaded already: one file is one library.
-    fn of(report: &Report) -> Asked {
+    fn of(report: &LoadReport) -> Asked {
         // SAFETY: its constructors have run.
         Asked { library: unsafe { libloading::Library::new(&report.decisions[0].path) }.unwrap() }
     }

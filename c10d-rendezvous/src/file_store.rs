@@ -98,7 +98,7 @@ impl FileStore {
             .truncate(false)
             .mode(0o600)
             .open(&path)
-            .map_err(|e| failed(&path, "cannot open").source(e))?;
+            .map_err(|e| failed(&path, "cannot open").caused_by(e))?;
         let state = Mutex::new(State { file, read: 0, map: HashMap::new() });
         Ok(FileStore(Arc::new(Shared { owner: Process::current(), path, state, for_users: false })))
     }
@@ -122,16 +122,16 @@ impl Shared {
         f: impl FnOnce(&HashMap<String, Vec<u8>>) -> Result<(R, Vec<Change>)>,
     ) -> Result<R> {
         let mut state = self.lock(how, deadline)?;
-        let out = state.refresh().map_err(|e| failed(&self.path, "cannot read").source(e)).and_then(|torn| {
+        let out = state.refresh().map_err(|e| failed(&self.path, "cannot read").caused_by(e)).and_then(|torn| {
             let (out, changes) = f(&state.map)?;
             if !changes.is_empty() {
-                state.write(torn, changes).map_err(|e| failed(&self.path, "cannot write").source(e))?;
+                state.write(torn, changes).map_err(|e| failed(&self.path, "cannot write").caused_by(e))?;
             }
             Ok(out)
         });
         let unlocked = flock(&state.file, FlockOperation::Unlock);
         let out = out?;
-        unlocked.map_err(|e| failed(&self.path, "cannot unlock").source(e))?;
+        unlocked.map_err(|e| failed(&self.path, "cannot unlock").caused_by(e))?;
         Ok(out)
     }
 
@@ -146,7 +146,7 @@ impl Shared {
                 Err(rustix::io::Errno::WOULDBLOCK) if Instant::now() < deadline => {}
                 Err(rustix::io::Errno::WOULDBLOCK) => return Err(late()),
                 Err(rustix::io::Errno::INTR) => {}
-                Err(e) => return Err(failed(&self.path, "cannot lock").source(e)),
+                Err(e) => return Err(failed(&self.path, "cannot lock").caused_by(e)),
             }
             std::thread::sleep(pause.min(deadline.saturating_duration_since(Instant::now())));
             pause = (pause * 2).min(LONGEST_PAUSE);
@@ -154,7 +154,7 @@ impl Shared {
         match state.file.metadata() {
             Ok(meta) if meta.nlink() > 0 => Ok(state),
             Ok(_) => Err(failed(&self.path, "somebody removed")),
-            Err(e) => Err(failed(&self.path, "cannot look at").source(e)),
+            Err(e) => Err(failed(&self.path, "cannot look at").caused_by(e)),
         }
     }
 

@@ -8,7 +8,7 @@ use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use c10d_core::Store;
-use c10d_rendezvous::launch::{Launch, Report};
+use c10d_rendezvous::launch::{JobReport, Launch};
 use common::{client, free_port, plays, role, soon};
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -17,7 +17,7 @@ fn place() -> String {
 }
 
 /// Launchers that play hosts, at once.
-fn hosts(launches: Vec<Launch>) -> Vec<c10d_core::Result<Report>> {
+fn hosts(launches: Vec<Launch>) -> Vec<c10d_core::Result<JobReport>> {
     std::thread::scope(|scope| {
         let threads: Vec<_> = launches.into_iter().map(|launch| scope.spawn(move || launch.run())).collect();
         threads.into_iter().map(|thread| thread.join().unwrap()).collect()

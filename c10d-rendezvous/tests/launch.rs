@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use c10d_core::ErrorKind;
 use c10d_rendezvous::init;
-use c10d_rendezvous::launch::{Launch, Output, Report, Signal};
+use c10d_rendezvous::launch::{JobReport, Launch, Output, Signal};
 use common::{plays, role, role_args, soon};
 
 /// What counts as a hang.
@@ -18,7 +18,7 @@ pub(crate) fn sh(script: &str) -> Launch {
     Launch::new("/bin/sh", ["-c", script]).output(Output::Captured).timeout(Duration::from_secs(30))
 }
 
-pub(crate) fn text(report: &Report, rank: usize) -> String {
+pub(crate) fn text(report: &JobReport, rank: usize) -> String {
     String::from_utf8(report.output[rank].stdout.clone()).unwrap()
 }
 
@@ -65,7 +65,7 @@ fn ranks_have_torchruns_variables() {
         let line = format!("{rank} {rank} 3 3 0 1 {rank} 3 True 127.0.0.1 e own{rank}");
         assert_eq!(text(&one, rank).lines().next().unwrap(), line);
     }
-    let id = |report: &Report, rank| text(report, rank).lines().nth(1).unwrap().to_owned();
+    let id = |report: &JobReport, rank| text(report, rank).lines().nth(1).unwrap().to_owned();
     assert_eq!(id(&one, 0), id(&one, 2));
     assert_ne!(id(&one, 0).split(' ').nth(1), id(&other, 0).split(' ').nth(1), "each launch has its own id");
     assert_eq!(one.exit_code(), 0);
@@ -258,7 +258,7 @@ fn floods_are_bounded_and_closed_pipes_no_matter() {
     }
 }
 
-fn ended_by_us(report: &Report) -> usize {
+fn ended_by_us(report: &JobReport) -> usize {
     report.exits.iter().filter(|exit| exit.signal == Some(15)).count()
 }
 

@@ -12,7 +12,7 @@ use std::os::fd::OwnedFd;
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
-use c10d::launch::{Launch, Report, Signal};
+use c10d::launch::{JobReport, Launch, Signal};
 use c10d::{Error, OpKind, ProcessGroup, Result};
 use rustix::net::{Shutdown, connect_unspec, shutdown, sockopt};
 use rustix::process::{PidfdFlags, PidfdGetfdFlags, Signal as Sig, getpid, kill_process, pidfd_getfd, pidfd_open};
@@ -269,7 +269,7 @@ fn table(times: usize) -> Result<(), String> {
 }
 
 /// Runs the ranks, until all but a stopped one have ended.
-fn once(fault: &str, ranks: Launch) -> Result<Report, String> {
+fn once(fault: &str, ranks: Launch) -> Result<JobReport, String> {
     let words = |e: Error| e.to_string();
     if fault == "cut link" {
         let hosts = Hosts::new()?;
@@ -299,7 +299,7 @@ fn once(fault: &str, ranks: Launch) -> Result<Report, String> {
 }
 
 /// What a survivor said, and the nanoseconds until it knew.
-fn read(report: &Report, rank: u32) -> Option<(Told, i64)> {
+fn read(report: &JobReport, rank: u32) -> Option<(Told, i64)> {
     let number = |rank, word: &str| {
         let line = lines(report, rank).into_iter().find(|line| line.starts_with(word))?;
         line.split(' ').nth(1)?.parse::<i64>().ok()

@@ -68,7 +68,7 @@ fn launch(suite: &Suite, world: u32, begin: usize) -> Result<Vec<Verdicts>> {
     if std::env::var_os(ROLE).is_some() {
         return Err(Error::invalid("a rank runs the suite instead of serving it: call `Suite::serve_rank` before"));
     }
-    let cannot = |e: std::io::Error| Error::new(ErrorKind::Resource, "cannot find the running program").source(e);
+    let cannot = |e: std::io::Error| Error::new(ErrorKind::Resource, "cannot find the running program").caused_by(e);
     let program = std::env::current_exe().map_err(cannot)?;
     let arguments = suite.arguments.clone().unwrap_or_else(|| std::env::args_os().skip(1).collect());
     let launch = Launch::new(program, arguments).ranks(world).env(ROLE, format!("{world}:{begin}"));

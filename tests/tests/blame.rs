@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use c10d::launch::{Report, Signal};
+use c10d::launch::{JobReport, Signal};
 use c10d::ops::BarrierOptions;
 use c10d::{ProcessGroup, ReduceOp, Result, op};
 use libtest_mimic::{Failed, Trial};
@@ -120,7 +120,7 @@ fn chains(transport: &str) -> Result<(), Failed> {
     Ok(())
 }
 
-fn told(report: &Report, rank: u32, about: &str) -> Result<Told, Failed> {
+fn told(report: &JobReport, rank: u32, about: &str) -> Result<Told, Failed> {
     let told = failures(report, rank).into_iter().find(|told| told.about == about);
     told.ok_or_else(|| {
         format!("rank {rank} says nothing of {about}: {:?}\n{}", lines(report, rank), shown(report)).into()

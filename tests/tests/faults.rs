@@ -7,7 +7,7 @@ use crate::{samples, stage};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use c10d::launch::{Launch, Report, Signal};
+use c10d::launch::{JobReport, Launch, Signal};
 use c10d::ops::Shape;
 use c10d::{OpKind, ProcessGroup, ReduceOp, Result};
 use libtest_mimic::{Failed, Trial};
@@ -77,7 +77,7 @@ fn ranks(part: &str, transport: &str) -> Launch {
     }
 }
 
-fn run(part: &str, transport: &str) -> Result<Report, String> {
+fn run(part: &str, transport: &str) -> Result<JobReport, String> {
     ranks(part, transport).run().map_err(|e| e.to_string())
 }
 
@@ -129,7 +129,7 @@ fn killed(op: OpKind, transport: &str) -> Result<(), Failed> {
     Ok(())
 }
 
-fn only(report: &Report, rank: u32, about: &str) -> Result<Told, Failed> {
+fn only(report: &JobReport, rank: u32, about: &str) -> Result<Told, Failed> {
     let told = failures(report, rank).into_iter().find(|told| told.about == about);
     told.ok_or_else(|| format!("rank {rank} says nothing of {about}\n{}", shown(report)).into())
 }
@@ -172,7 +172,7 @@ fn stand_still(part: &str) -> Result {
 }
 
 /// Runs the part until all but the victim have ended.
-fn still(part: &str, transport: &str) -> Result<Report, String> {
+fn still(part: &str, transport: &str) -> Result<JobReport, String> {
     let job = ranks(part, transport).spawn().map_err(|e| e.to_string())?;
     let begin = Instant::now();
     while begin.elapsed() < 3 * CAP && !SURVIVORS.iter().all(|rank| job.has_ended(*rank).unwrap_or(true)) {
@@ -182,7 +182,7 @@ fn still(part: &str, transport: &str) -> Result<Report, String> {
     job.wait(Instant::now() + CAP).map_err(|e| e.to_string())
 }
 
-fn timed_out(op: OpKind, report: &Report) -> Result<(), Failed> {
+fn timed_out(op: OpKind, report: &JobReport) -> Result<(), Failed> {
     for rank in SURVIVORS {
         let told = only(report, rank, op.name())?;
         // Whoever waits for anybody waits for all that could have sent.
@@ -266,7 +266,7 @@ fn leave(group: ProcessGroup, mine: &Arguments, called: Result) -> Result {
     called.and(group.shutdown())
 }
 
-fn mismatched(op: OpKind, field: &str, report: &Report) -> Result<(), Failed> {
+fn mismatched(op: OpKind, field: &str, report: &JobReport) -> Result<(), Failed> {
     for rank in 0..WORLD {
         let told = only(report, rank, &format!("{op}/{field}"))?;
         // Where counts may differ between ranks, they are checked pair by pair, as what goes from one to the other.

@@ -5,7 +5,7 @@ use crate::{samples, stage};
 
 use std::time::{Duration, Instant};
 
-use c10d::launch::Report;
+use c10d::launch::JobReport;
 use c10d::{Error, ErrorKind, ProcessGroup, ReduceOp, Result, op};
 use libtest_mimic::{Failed, Trial};
 use rustix::process::{Pid, Signal, WaitOptions, getpid, kill_process, test_kill_process, waitpid};
@@ -65,7 +65,7 @@ fn run(part: &str, transport: &str) -> Result<(), Failed> {
     if part == "die" { died(&report) } else { all_well(&report) }
 }
 
-fn all_well(report: &Report) -> Result<(), Failed> {
+fn all_well(report: &JobReport) -> Result<(), Failed> {
     match report.exits.iter().all(|exit| exit.success()) {
         true => Ok(()),
         false => Err(shown(report).into()),
@@ -211,7 +211,7 @@ fn dies(pg: &ProcessGroup) -> Result {
     }
 }
 
-fn died(report: &Report) -> Result<(), Failed> {
+fn died(report: &JobReport) -> Result<(), Failed> {
     let child = lines(report, 1).iter().find_map(|line| line.strip_prefix("child ")?.parse().ok());
     let child = child.and_then(Pid::from_raw).ok_or_else(|| shown(report))?;
     // It outlived the whole run.

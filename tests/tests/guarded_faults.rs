@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use c10d::device::{DeviceBuffer, DeviceRuntime};
-use c10d::launch::{Launch, Report, Signal};
+use c10d::launch::{JobReport, Launch, Signal};
 use c10d::{ErrorKind, OpKind, ProcessGroup, ReduceOp, Result, Root};
 use libtest_mimic::{Failed, Trial};
 use rustix::process::{Signal as Sig, getpid, kill_process};
@@ -82,7 +82,7 @@ fn act(pg: &ProcessGroup, op: OpKind) -> Result {
 }
 
 /// Runs the part until all but the victim have ended.
-fn awakened(launch: Launch) -> Result<Report, String> {
+fn awakened(launch: Launch) -> Result<JobReport, String> {
     let job = launch.spawn().map_err(|e| e.to_string())?;
     let begin = Instant::now();
     while begin.elapsed() < 3 * CAP && !SURVIVORS.iter().all(|rank| job.has_ended(*rank).unwrap_or(true)) {

@@ -5,7 +5,7 @@ use crate::stage;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use c10d::launch::Report;
+use c10d::launch::JobReport;
 use c10d::{ErrorKind, ReduceOp, Result};
 use libtest_mimic::{Failed, Trial};
 use rustix::process::{Signal, getpid, kill_process};
@@ -34,7 +34,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     deaths.into_iter().chain(again).chain(wrong).collect()
 }
 
-fn only(report: &Report, rank: u32, about: &str) -> Result<Told, Failed> {
+fn only(report: &JobReport, rank: u32, about: &str) -> Result<Told, Failed> {
     let told = failures(report, rank).into_iter().find(|told| told.about == about);
     told.ok_or_else(|| format!("rank {rank} says nothing of {about}\n{}", shown(report)).into())
 }

@@ -4,7 +4,7 @@
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use c10d::launch::{Report, Signal};
+use c10d::launch::{JobReport, Signal};
 use c10d::{ENDED_WITHOUT_LEAVING as ENDED, ErrorKind, OpKind, ProcessGroup, Result, op};
 use libtest_mimic::{Failed, Trial};
 use rustix::process::{Signal as Sig, getpid, kill_process};
@@ -61,12 +61,12 @@ fn builder() -> c10d::Builder {
     c10d::builder().init("env://").timeout(CAP).hint("gloo-like.link_timeout", LINK)
 }
 
-fn run(part: &str, ranks: u32, transport: &str) -> Result<Report, Failed> {
+fn run(part: &str, ranks: u32, transport: &str) -> Result<JobReport, Failed> {
     cast(part, ranks, transport).run().map_err(|e| e.to_string().into())
 }
 
 /// All ranks ended well, without having told of a failure.
-fn all_well(report: &Report) -> Result<(), Failed> {
+fn all_well(report: &JobReport) -> Result<(), Failed> {
     let well = report.exits.iter().all(|exit| exit.success() && failures(report, exit.rank).is_empty());
     if well { Ok(()) } else { Err(shown(report).into()) }
 }

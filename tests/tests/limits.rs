@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use c10d::launch::Report;
+use c10d::launch::JobReport;
 use c10d::{ReduceOp, Result};
 use libtest_mimic::{Failed, Trial};
 use rustix::process::{Resource, Rlimit, setrlimit};
@@ -63,12 +63,12 @@ fn work(part: &str) -> Result {
     Ok(())
 }
 
-fn run(part: &str, transport: &str) -> Result<Report, Failed> {
+fn run(part: &str, transport: &str) -> Result<JobReport, Failed> {
     cast(part, 2, transport).run().map_err(|e| e.to_string().into())
 }
 
 /// Every rank ended by itself, with a result or with an error; `needed`: with a result.
-fn told(report: Report, needed: bool) -> Result<(), Failed> {
+fn told(report: JobReport, needed: bool) -> Result<(), Failed> {
     for rank in 0..2 {
         let done = lines(&report, rank).contains(&"done".to_owned());
         let error = failures(&report, rank).into_iter().find(|told| !told.kind.is_empty());

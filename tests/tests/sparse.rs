@@ -5,7 +5,7 @@ use crate::stage;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use c10d::launch::Report;
+use c10d::launch::JobReport;
 use c10d::ops::{Absent, AllReduceOptions};
 use c10d::{Coo, DispatchKey, ErrorKind, ProcessGroup, ReduceOp, Result, Status, op};
 use libtest_mimic::Trial;
@@ -48,7 +48,7 @@ pub(crate) fn trials() -> Vec<Trial> {
 }
 
 /// What all ranks, or all but a rank that is killed, must have told.
-fn judge(part: &str, report: &Report) -> Result<(), String> {
+fn judge(part: &str, report: &JobReport) -> Result<(), String> {
     for rank in (0..WORLD).filter(|rank| part != "killed" || *rank != VICTIM) {
         let wrong = |why: &str| Err(format!("rank {rank}: {why}"));
         let told = failures(report, rank);

@@ -21,7 +21,7 @@ use c10d::launch::{Launch, Output};
 
 pub(crate) use args::Args;
 use args::Mode;
-use report::{Report, Row};
+use report::{PerfReport, Row};
 
 use crate::say::say;
 use crate::{Bad, Outcome, exit_code};
@@ -46,7 +46,7 @@ pub(crate) fn perf(args: &Args) -> Outcome {
         return joined(args);
     }
     args.check_sizes(args.ranks()).map_err(Bad::argument)?;
-    let mut report = Report::new(args, points(args)?)?;
+    let mut report = PerfReport::new(args, points(args)?)?;
     let ran = match args.mode {
         Mode::Processes => processes(args, &mut report),
         Mode::Threads => threads(args, &mut report).map(|()| ExitCode::SUCCESS),
@@ -75,9 +75,9 @@ fn joined(args: &Args) -> Outcome {
     let pg = rank::builder(args).init("env://").build()?;
     let args = &args.joined(pg.size()).map_err(Bad::argument)?;
     args.check_sizes(number(&LOCAL_SIZE_VARIABLES).unwrap_or(pg.size())).map_err(Bad::argument)?;
-    let mut report = if pg.rank() == 0 { Some(Report::new(args, points(args)?)?) } else { None };
+    let mut report = if pg.rank() == 0 { Some(PerfReport::new(args, points(args)?)?) } else { None };
     let ran = rank::run(&pg, args, |row| report.as_mut().map_or(Ok(()), |report| report.add(row)));
-    let errors = report.map_or(Ok(0), Report::end)?;
+    let errors = report.map_or(Ok(0), PerfReport::end)?;
     ran?;
     pg.shutdown()?;
     if errors > 0 {
@@ -104,7 +104,7 @@ pub(crate) fn perf_rank(args: &Args) -> Outcome {
     Ok(ExitCode::SUCCESS)
 }
 
-fn processes(args: &Args, report: &mut Report<'_>) -> Outcome {
+fn processes(args: &Args, report: &mut PerfReport<'_>) -> Outcome {
     let rest = std::env::args_os().skip(2);
     let words = [RANK_VERB.into()].into_iter().chain(rest);
     let mut job = Launch::new(std::env::current_exe()?, words).ranks(args.ranks()).output(Output::Piped).spawn()?;
@@ -119,7 +119,7 @@ fn processes(args: &Args, report: &mut Report<'_>) -> Outcome {
     Ok(exit_code(end.exit_code()))
 }
 
-fn threads(args: &Args, report: &mut Report<'_>) -> Result<(), Box<dyn Error>> {
+fn threads(args: &Args, report: &mut PerfReport<'_>) -> Result<(), Box<dyn Error>> {
     // How a row could not be shown, if one could not.
     let report = Mutex::new((report, None));
     let ran = rank::builder(args).run_ranks(args.ranks(), |pg| {

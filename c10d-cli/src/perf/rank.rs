@@ -41,7 +41,7 @@ pub(super) fn pin(rank: u32) -> Result {
         one.set(core.unwrap_or(0));
         sched_setaffinity(None, &one)
     };
-    pinned().map_err(|e| Error::new(ErrorKind::Resource, "cannot bind a rank to a core").source(e))
+    pinned().map_err(|e| Error::new(ErrorKind::Resource, "cannot bind a rank to a core").caused_by(e))
 }
 
 /// Times everything that `args` ask for; rank 0 shows `emit` a row per point, and ends the run if that fails.
@@ -68,7 +68,7 @@ pub(super) fn run(pg: &ProcessGroup, args: &Args, emit: impl FnMut(Row) -> io::R
 }
 
 fn points<T: Sample>(pg: &ProcessGroup, args: &Args, mut emit: impl FnMut(Row) -> io::Result<()>) -> Result {
-    let mut emit = |row| emit(row).map_err(|e| Error::new(ErrorKind::Resource, "cannot show a result").source(e));
+    let mut emit = |row| emit(row).map_err(|e| Error::new(ErrorKind::Resource, "cannot show a result").caused_by(e));
     for op in args.ops().map_err(Error::invalid)? {
         if op == PerfOp::AllReduceSparse {
             for point in args.sparse_points() {

@@ -42,7 +42,7 @@ impl Row {
 const CSV_HEADER: &str = "op,dtype,bytes,ranks,transport,median_us,min_us,algbw_GBps,busbw_GBps,errors";
 
 /// Collects the rows of a run and prints them.
-pub(super) struct Report<'a> {
+pub(super) struct PerfReport<'a> {
     args: &'a Args,
     rows: Vec<Row>,
     /// Whether rows have the columns of sparse tensors.
@@ -52,15 +52,15 @@ pub(super) struct Report<'a> {
     started: Instant,
 }
 
-impl<'a> Report<'a> {
+impl<'a> PerfReport<'a> {
     /// `points`: how many rows there will be, if none is left out.
-    pub(super) fn new(args: &'a Args, points: usize) -> io::Result<Report<'a>> {
+    pub(super) fn new(args: &'a Args, points: usize) -> io::Result<PerfReport<'a>> {
         let is_sparse = args.ops().is_ok_and(|ops| ops.contains(&PerfOp::AllReduceSparse));
         if args.format == Format::Csv {
             writeln!(io::stdout(), "{CSV_HEADER}{}", if is_sparse { ",nnz,row,overlap" } else { "" })?;
         }
         let progress = io::stderr().is_terminal();
-        let report = Report { args, rows: Vec::new(), is_sparse, points, progress, started: Instant::now() };
+        let report = PerfReport { args, rows: Vec::new(), is_sparse, points, progress, started: Instant::now() };
         report.show_progress("starting");
         Ok(report)
     }

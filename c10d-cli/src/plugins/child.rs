@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use c10d::ErrorKind;
-use c10d::launch::{Launch, Output, Report};
+use c10d::launch::{JobReport, Launch, Output};
 
 use super::{LOAD_VERB, Row};
 use crate::say::say;
@@ -43,7 +43,7 @@ pub(super) fn load(path: &Path, limit: Duration) -> Fallible<Result<Row, String>
     }
 }
 
-fn decision(report: &Report) -> Result<Row, String> {
+fn decision(report: &JobReport) -> Result<Row, String> {
     let said = report.output.first().cloned().unwrap_or_default();
     // The plugin's own words, for people; nobody may be there to read them.
     let _ = std::io::stderr().write_all(&said.stderr);

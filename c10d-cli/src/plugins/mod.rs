@@ -9,7 +9,7 @@ use std::path::{Component, Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use c10d::plugins::{Report, Search, search};
+use c10d::plugins::{LoadReport, Search, search};
 
 use crate::Outcome;
 
@@ -99,7 +99,7 @@ fn list(path: Option<&Path>, json: bool) -> Outcome {
 }
 
 /// The decisions about a file or a directory, without loading.
-fn inspect(path: &Path) -> Result<Report, Box<dyn std::error::Error>> {
+fn inspect(path: &Path) -> Result<LoadReport, Box<dyn std::error::Error>> {
     let path = whole(path)?;
     let is_directory = std::fs::symlink_metadata(&path).is_ok_and(|m| m.is_dir());
     // A directory that is called like a plugin is a bad plugin.

@@ -27,7 +27,7 @@ pub(crate) use init::OtherBackends;
 pub(crate) use nested::{Detached, Outer, nested};
 pub(crate) use origin::Origin;
 pub use request::{Caller, Request};
-pub use side_channel::Aside;
+pub use side_channel::CpuMessages;
 pub(crate) use summary::fingerprint;
 pub(crate) use telling::is_telling;
 pub use time::let_go;

@@ -18,12 +18,12 @@ use crate::{Error, Result};
 ///
 /// The backend is the holder's alone, see [`GroupInit::own_backend`](crate::GroupInit::own_backend).
 #[derive(Clone)]
-pub struct Aside(Arc<dyn Backend>);
+pub struct CpuMessages(Arc<dyn Backend>);
 
-impl Aside {
+impl CpuMessages {
     /// Over this backend.
-    pub fn new(backend: Arc<dyn Backend>) -> Aside {
-        Aside(backend)
+    pub fn new(backend: Arc<dyn Backend>) -> CpuMessages {
+        CpuMessages(backend)
     }
 
     /// Sends bytes to a rank, and waits until they may be used again.

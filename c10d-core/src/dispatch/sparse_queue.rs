@@ -43,7 +43,7 @@ impl SparseQueue {
             if let Err(e) = thread.spawn(move || serve(&shared, &info, &backend, size)) {
                 drop(state);
                 let what = "cannot start the thread that started sparse calls need";
-                return job.complete(Err(Error::new(ErrorKind::Resource, what).source(e)));
+                return job.complete(Err(Error::new(ErrorKind::Resource, what).caused_by(e)));
             }
             state.has_thread = true;
         }

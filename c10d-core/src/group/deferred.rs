@@ -80,7 +80,7 @@ impl Deferred {
             let thread = std::thread::Builder::new().name("c10d sparse lane".to_owned());
             if let Err(e) = thread.spawn(move || shared.make(&init, backend, key)) {
                 let what = "cannot start the thread that connects a sparse lane";
-                *state = Progress::Over(Err(Error::new(ErrorKind::Resource, what).source(e)));
+                *state = Progress::Over(Err(Error::new(ErrorKind::Resource, what).caused_by(e)));
             }
         }
         while let Progress::Making = *state {

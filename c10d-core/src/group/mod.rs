@@ -287,7 +287,7 @@ impl Group {
         if self.failed.set(error.clone()).is_ok() {
             // A panic on the way must not keep another lane from its end.
             contain("a tracing subscriber", || {
-                tracing::error!(target: "c10d", group = %self.name, rank = self.rank, "{error}");
+                tracing::error!(target: "c10d", group = %self.name, rank = self.rank, "{error:?}");
             });
             for lane in &self.lanes {
                 contain("a backend's abort", || lane.backend.abort(error));

@@ -41,7 +41,9 @@ pub fn run_ranks<T: Send>(
             .into_iter()
             .map(|t| match t {
                 Ok(thread) => thread.join(),
-                Err(e) => Ok(Err((0, Error::new(ErrorKind::Resource, "cannot start a thread for a rank").source(e)))),
+                Err(e) => {
+                    Ok(Err((0, Error::new(ErrorKind::Resource, "cannot start a thread for a rank").caused_by(e))))
+                }
             })
             .collect()
     });

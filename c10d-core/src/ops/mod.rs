@@ -5,9 +5,8 @@ mod params;
 mod table;
 
 pub use options::{
-    Absent, AllGatherOptions, AllReduceCoalescedOptions, AllReduceOptions, AllToAllOptions, BarrierOptions,
-    BroadcastOptions, GatherOptions, Missing, MonitoredBarrierOptions, Options, RecvOptions, ReduceOptions,
-    ReduceScatterOptions, ScatterOptions, SendOptions,
+    Absent, AllReduceCoalescedOptions, AllReduceOptions, BarrierOptions, BroadcastOptions, Missing,
+    MonitoredBarrierOptions, Options, RecvOptions, ReduceOptions, ReduceScatterOptions, SendOptions,
 };
 pub use params::Params;
 pub use table::{OpKind, OpRow, OpSet, Shape, declared};

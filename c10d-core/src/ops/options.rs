@@ -1,10 +1,9 @@
-//! One options struct per family of ops, with the fields that c10d has.
+//! The options of ops, with the fields that c10d has.
 //!
 //! A constructor in [`op`](crate::op) takes anything that converts into its options, so the bare reduce operation, root
-//! or tag is enough where nothing else is wanted.
+//! or tag is enough where nothing else is wanted. How long an op may take is set by [`Call::timeout`](crate::Call::timeout).
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::Params;
 use crate::types::ReduceOp;
@@ -15,8 +14,15 @@ mod sealed {
 
 /// Options of some op. Sealed.
 pub trait Options: sealed::Sealed {
-    /// Writes the options into a call's parameters; gives the timeout, if one was set.
-    fn apply(self, params: &mut Params) -> Option<Duration>;
+    /// Writes the options into a call's parameters.
+    fn apply(self, params: &mut Params);
+}
+
+impl sealed::Sealed for () {}
+
+/// Of an op without options.
+impl Options for () {
+    fn apply(self, _: &mut Params) {}
 }
 
 macro_rules! options {
@@ -27,21 +33,16 @@ macro_rules! options {
         #[non_exhaustive]
         pub struct $name {
             $($(#[$fdoc])* pub $field: $type,)*
-            /// How long the op may take; `None` = as long as the group allows.
-            pub timeout: Option<Duration>,
         }
 
         impl $name {
             $($(#[$fdoc])* #[must_use] pub fn $with(mut self, value: $type) -> Self { self.$field = value; self })*
-            /// How long the op may take.
-            #[must_use]
-            pub fn with_timeout(mut self, timeout: Duration) -> Self { self.timeout = Some(timeout); self }
         }
 
         impl sealed::Sealed for $name {}
 
         impl Options for $name {
-            fn apply($self, $params: &mut Params) -> Option<Duration> { $apply $self.timeout }
+            fn apply($self, $params: &mut Params) { $apply }
         }
     )*};
 }
@@ -87,38 +88,14 @@ options! {
     ReduceOptions {
         /// How values are combined.
         reduce_op / with_reduce_op: ReduceOp,
-        /// The rank that gets the result.
-        root_rank / with_root_rank: u32,
         /// Which tensor of the list; only 0 exists.
         root_tensor / with_root_tensor: u32,
-    } |self, p| { p.reduce = self.reduce_op; p.root = self.root_rank; p.root_tensor = self.root_tensor; };
-    /// Of the `all_gather` family.
-    AllGatherOptions {} |self, _p| {};
+    } |self, p| { p.reduce = self.reduce_op; p.root_tensor = self.root_tensor; };
     /// Of the `reduce_scatter` family.
     ReduceScatterOptions {
         /// How values are combined.
         reduce_op / with_reduce_op: ReduceOp,
     } |self, p| { p.reduce = self.reduce_op; };
-    /// Of `gather`.
-    GatherOptions {
-        /// The rank that gets all buffers.
-        root_rank / with_root_rank: u32,
-    } |self, p| { p.root = self.root_rank; };
-    /// Of `scatter`.
-    ScatterOptions {
-        /// The rank whose buffers are handed out.
-        root_rank / with_root_rank: u32,
-    } |self, p| { p.root = self.root_rank; };
-    /// Of `all_to_all` and `all_to_all_single`.
-    AllToAllOptions {
-        /// Of `all_to_all_single`: elements of the input that go to each rank; empty = equal parts.
-        input_splits / with_input_splits: Vec<usize>,
-        /// Of `all_to_all_single`: elements of the output that come from each rank; empty = equal parts.
-        output_splits / with_output_splits: Vec<usize>,
-    } |self, p| {
-        if !self.input_splits.is_empty() { p.rare().input_splits = self.input_splits; }
-        if !self.output_splits.is_empty() { p.rare().output_splits = self.output_splits; }
-    };
     /// Of `barrier`.
     BarrierOptions {
         /// Which devices to use; empty = the group's bound device, else the CPU, else the only device there is.
@@ -151,7 +128,7 @@ macro_rules! number_first {
         }
     )*};
 }
-number_first!(SendOptions tag RecvOptions tag BroadcastOptions root_rank GatherOptions root_rank ScatterOptions root_rank);
+number_first!(SendOptions tag RecvOptions tag BroadcastOptions root_rank);
 
 /// What the entries of a sparse tensor count as that a rank does not have.
 ///

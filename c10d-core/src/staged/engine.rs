@@ -32,7 +32,7 @@ impl Engine {
         let mut line = self.line.lock();
         if !line.has_thread {
             std::thread::Builder::new().name(name.to_owned()).spawn(body).map_err(|e| {
-                Error::new(ErrorKind::Resource, "cannot start the thread that moves a device's memory").source(e)
+                Error::new(ErrorKind::Resource, "cannot start the thread that moves a device's memory").caused_by(e)
             })?;
             line.has_thread = true;
         }

@@ -116,7 +116,7 @@ impl Watched<'_> {
                 Ok(())
             });
             if let Err(e) = released {
-                contain("a tracing subscriber", || tracing::warn!(target: "c10d", "{e}"));
+                contain("a tracing subscriber", || tracing::warn!(target: "c10d", "{e:?}"));
             }
         }
     }

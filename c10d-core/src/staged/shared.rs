@@ -101,7 +101,7 @@ impl Shared {
             let shared = self.clone();
             let thread = std::thread::Builder::new().name("c10d staged watchdog".to_owned());
             thread.spawn(move || watchdog::watch(&shared)).map_err(|e| {
-                Error::new(ErrorKind::Resource, "cannot start the thread that watches a device").source(e)
+                Error::new(ErrorKind::Resource, "cannot start the thread that watches a device").caused_by(e)
             })?;
             flight.has_watchdog = true;
         }

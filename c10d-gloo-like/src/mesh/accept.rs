@@ -84,7 +84,7 @@ impl Door {
         }
         match poll(&mut set, Some(&timespec(slice))) {
             Ok(_) | Err(Errno::INTR) => Ok(()),
-            Err(e) => Err(refused("waiting for peers failed").source(e)),
+            Err(e) => Err(refused("waiting for peers failed").caused_by(e)),
         }
     }
 
@@ -104,7 +104,7 @@ impl Door {
                     self.closed_until = Some(now + PAUSE)
                 }
                 Err(Errno::AGAIN | Errno::INTR | Errno::CONNABORTED) => {}
-                Err(e) => return Err(refused("accepting a connection failed").source(e)),
+                Err(e) => return Err(refused("accepting a connection failed").caused_by(e)),
             }
         }
         for listener in &self.tcp {

@@ -256,7 +256,7 @@ impl Join<'_> {
         if !unix {
             tcp::end_when_silent(&fd, self.silence).map_err(|e| {
                 let what = format!("the connection to rank {peer} cannot be watched for silence");
-                Error::new(ErrorKind::Resource, what).source(e).phase(Phase::Connect)
+                Error::new(ErrorKind::Resource, what).caused_by(e).phase(Phase::Connect)
             })?;
         }
         let connection = Connection::open(fd, life, peer, Arc::downgrade(self.health))?;
@@ -281,7 +281,7 @@ impl Join<'_> {
         let mapped = theirs.and_then(|fd| match Segment::attach(fd, self.layout) {
             Ok(segment) => Some(Arc::new(segment)),
             Err(e) => {
-                tracing::warn!("rank {peer}'s segment cannot be used: {e}");
+                tracing::warn!("rank {peer}'s segment cannot be used: {e:?}");
                 None
             }
         });

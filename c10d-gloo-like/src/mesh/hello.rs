@@ -188,7 +188,7 @@ pub(super) fn gather(
     Err(Error::new(ErrorKind::Rendezvous, format!("{word} {} of {size} {missing} in time", names.join(", ")))
         .guilty(absent)
         .phase(Phase::Rendezvous)
-        .source(error))
+        .caused_by(error))
 }
 
 #[cfg(test)]

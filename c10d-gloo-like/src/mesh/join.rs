@@ -120,11 +120,11 @@ pub(super) fn open(transport: Transport, size: u32) -> Result<(Door, Hello)> {
         Ok(fd) => unix = Some(fd),
         Err(e) => {
             let error =
-                Error::new(ErrorKind::Resource, "cannot listen on a UNIX socket").source(e).phase(Phase::Connect);
+                Error::new(ErrorKind::Resource, "cannot listen on a UNIX socket").caused_by(e).phase(Phase::Connect);
             match transport {
                 Transport::Shm => return Err(error),
-                Transport::Auto => tracing::warn!("no shared memory with other processes: {error}"),
-                Transport::Tcp => tracing::debug!("other processes of this host are reached by TCP alone: {error}"),
+                Transport::Auto => tracing::warn!("no shared memory with other processes: {error:?}"),
+                Transport::Tcp => tracing::debug!("other processes of this host are reached by TCP alone: {error:?}"),
             }
             name.clear();
         }
@@ -151,7 +151,7 @@ fn listen(transport: Transport) -> Result<Vec<tcp::Listener>> {
     match last {
         Some(e) if listeners.is_empty() && (explicit || transport == Transport::Tcp) => Err(e),
         Some(e) if listeners.is_empty() => {
-            tracing::warn!("no connections over TCP: {e}");
+            tracing::warn!("no connections over TCP: {e:?}");
             Ok(listeners)
         }
         _ => Ok(listeners),
@@ -167,7 +167,7 @@ fn make_segment(transport: Transport, local: &[u32], layout: Layout) -> Result<O
         Ok(segment) => Ok(Some(Arc::new(segment))),
         Err(e) if transport == Transport::Shm => Err(e.phase(Phase::Connect)),
         Err(e) => {
-            tracing::warn!("this rank uses TCP instead of shared memory: {e}");
+            tracing::warn!("this rank uses TCP instead of shared memory: {e:?}");
             Ok(None)
         }
     }

@@ -89,7 +89,7 @@ pub(super) fn random() -> Result<[u8; 16]> {
         match getrandom(&mut out[..], GetRandomFlags::empty()) {
             Ok(n) if n == out.len() => return Ok(out),
             Ok(_) | Err(Errno::INTR) => {}
-            Err(e) => return Err(Error::new(ErrorKind::Resource, "the system gives no random bytes").source(e)),
+            Err(e) => return Err(Error::new(ErrorKind::Resource, "the system gives no random bytes").caused_by(e)),
         }
     }
 }

@@ -57,7 +57,7 @@ struct Entry {
 
 fn refused(what: &str, e: impl std::error::Error + Send + Sync + 'static) -> Error {
     Error::new(ErrorKind::Resource, format!("cannot watch the peers' connections: no {what} left"))
-        .source(e)
+        .caused_by(e)
         .phase(Phase::Connect)
 }
 

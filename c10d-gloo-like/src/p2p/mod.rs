@@ -63,7 +63,7 @@ impl Messages {
         let duplicate = |link: &Option<Link>| {
             link.as_ref().and_then(Link::fd).map(|fd| fd.try_clone_to_owned()).transpose().map_err(|e| {
                 Error::new(ErrorKind::Resource, "cannot duplicate a socket's descriptor; raise the limit (ulimit -n)")
-                    .source(e)
+                    .caused_by(e)
                     .phase(Phase::Connect)
             })
         };
@@ -186,7 +186,7 @@ impl Messages {
             Ok(_) => state.has_thread = true,
             Err(e) => {
                 let what = "cannot start the thread that asynchronous messages need";
-                let cause = self.health.fail(Error::new(ErrorKind::Resource, what).source(e));
+                let cause = self.health.fail(Error::new(ErrorKind::Resource, what).caused_by(e));
                 state.fail_all(&cause, finished);
             }
         }

@@ -121,22 +121,22 @@ impl Segment {
         {
             return Err(refused(format!("a shared segment needs {size} bytes, RLIMIT_FSIZE allows {limit}: {hint}")));
         }
-        let fd = memfd().map_err(|e| refused(format!("no shared memory (memfd_create): {hint}")).source(e))?;
+        let fd = memfd().map_err(|e| refused(format!("no shared memory (memfd_create): {hint}")).caused_by(e))?;
         reserve(fd.as_fd(), size)
-            .map_err(|e| refused(format!("no memory for a shared segment of {size} bytes: {hint}")).source(e))?;
+            .map_err(|e| refused(format!("no memory for a shared segment of {size} bytes: {hint}")).caused_by(e))?;
         rustix::fs::fcntl_add_seals(&fd, SEALS)
-            .map_err(|e| refused(format!("a shared segment cannot be sealed: {hint}")).source(e))?;
+            .map_err(|e| refused(format!("a shared segment cannot be sealed: {hint}")).caused_by(e))?;
         Segment::map(fd, layout)
     }
 
     /// Maps a peer's segment, if it is one: sealed, so that it cannot shrink under us, and of the size that `layout` has.
     pub(crate) fn attach(fd: OwnedFd, layout: Layout) -> Result<Segment> {
         let wrong = |what: &str| Error::new(ErrorKind::Protocol, format!("the peer's shared segment {what}"));
-        let seals = rustix::fs::fcntl_get_seals(&fd).map_err(|e| wrong("is not a memfd").source(e))?;
+        let seals = rustix::fs::fcntl_get_seals(&fd).map_err(|e| wrong("is not a memfd").caused_by(e))?;
         if !seals.contains(SEALS) {
             return Err(wrong("is not sealed"));
         }
-        let stat = rustix::fs::fstat(&fd).map_err(|e| wrong("has no size").source(e))?;
+        let stat = rustix::fs::fstat(&fd).map_err(|e| wrong("has no size").caused_by(e))?;
         if stat.st_size != layout.size() as i64 {
             return Err(wrong(&format!("has {} bytes, not the announced {}", stat.st_size, layout.size())));
         }
@@ -153,7 +153,7 @@ impl Segment {
         }
         let map = options
             .map_raw(&file)
-            .map_err(|e| Error::new(ErrorKind::Resource, "a shared segment cannot be mapped").source(e))?;
+            .map_err(|e| Error::new(ErrorKind::Resource, "a shared segment cannot be mapped").caused_by(e))?;
         Ok(Segment { map, fd: file.into(), layout })
     }
 

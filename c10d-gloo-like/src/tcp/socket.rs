@@ -80,7 +80,7 @@ impl Listener {
 /// A connection to this address, tuned and non-blocking. Someone listens there already, or will within the deadline.
 pub(crate) fn dial(address: SocketAddr, deadline: Instant) -> Result<TcpStream> {
     let failed = |kind: ErrorKind, e: io::Error| {
-        Error::new(kind, format!("cannot connect to {address}")).source(e).phase(Phase::Connect)
+        Error::new(kind, format!("cannot connect to {address}")).caused_by(e).phase(Phase::Connect)
     };
     loop {
         let attempt = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))
@@ -158,7 +158,7 @@ fn tune(stream: &TcpStream) -> io::Result<()> {
 }
 
 fn refused(what: String, e: io::Error) -> Error {
-    Error::new(ErrorKind::Resource, what).source(e).phase(Phase::Connect)
+    Error::new(ErrorKind::Resource, what).caused_by(e).phase(Phase::Connect)
 }
 
 fn exhausted(e: &io::Error) -> bool {

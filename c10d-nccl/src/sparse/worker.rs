@@ -41,7 +41,7 @@ impl Worker {
         let thread = std::thread::Builder::new().name("c10d-nccl-sparse".to_owned());
         thread.spawn(run).map_err(|e| {
             let what = "cannot start the thread that a sparse call on a GPU needs";
-            Error::new(ErrorKind::Resource, what).source(e)
+            Error::new(ErrorKind::Resource, what).caused_by(e)
         })?;
         Ok(Worker { orders, patience: deadline + let_go(request.timeout) / 4, index, refused })
     }

@@ -57,8 +57,9 @@ impl ExportedGroup {
         let started = std::thread::Builder::new()
             .name(format!("{} done", E::NAME))
             .spawn(move || drop(caught(|| report(host_table, &heard, &bell))));
-        started
-            .map_err(|e| Error::new(ErrorKind::Resource, "cannot start a thread that says what is done").source(e))?;
+        started.map_err(|e| {
+            Error::new(ErrorKind::Resource, "cannot start a thread that says what is done").caused_by(e)
+        })?;
         Ok(ExportedGroup { group: Some(group), inner, host_table, runtime, news })
     }
 

@@ -8,5 +8,5 @@ mod report;
 mod search;
 mod trust;
 
-pub use report::{Decision, Report, Verdict};
+pub use report::{Decision, LoadReport, Verdict};
 pub use search::Search;

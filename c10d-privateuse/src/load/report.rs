@@ -88,14 +88,14 @@ impl Decision {
 /// What a search came to.
 #[derive(Clone, Default)]
 #[non_exhaustive]
-pub struct Report {
+pub struct LoadReport {
     /// Every decision, in the order in which it was taken.
     pub decisions: Vec<Decision>,
     /// What the loaded plugins bring, for the group builder.
     pub providers: Vec<&'static Provider>,
 }
 
-impl Report {
+impl LoadReport {
     /// Whether something was refused.
     pub fn has_refusals(&self) -> bool {
         self.decisions.iter().any(|d| d.verdict == Verdict::Refused)

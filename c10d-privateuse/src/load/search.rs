@@ -9,7 +9,7 @@ use super::elf::{self, Facts};
 use super::filter::Filter;
 use super::loaded::{KNOWN, Known, Loaded};
 use super::open;
-use super::report::{Decision, Report, Verdict};
+use super::report::{Decision, LoadReport, Verdict};
 use super::trust::{TrustedDir, TrustedFile};
 use crate::host::{Hosted, LoadedPlugin};
 use crate::refusal::{Refusal, Rule};
@@ -96,16 +96,16 @@ impl Search {
     }
 
     /// Checks everything that can be checked without running any of the plugins' code.
-    pub fn inspect(&self) -> Report {
+    pub fn inspect(&self) -> LoadReport {
         self.run(Depth::Look)
     }
 
     /// Loads what passes, and keeps it for as long as the process lives.
-    pub fn load(&self) -> Report {
+    pub fn load(&self) -> LoadReport {
         self.run(Depth::Load)
     }
 
-    fn run(&self, depth: Depth) -> Report {
+    fn run(&self, depth: Depth) -> LoadReport {
         let mut known = KNOWN.lock();
         let mut pass = Pass {
             search: self,
@@ -114,7 +114,7 @@ impl Search {
             names: Vec::new(),
             files: Vec::new(),
             cuda: None,
-            out: Report::default(),
+            out: LoadReport::default(),
         };
         pass.all();
         for decision in &pass.out.decisions {
@@ -135,7 +135,7 @@ struct Pass<'a> {
     files: Vec<(u64, u64, PathBuf)>,
     /// Whose runtime CUDA devices have.
     cuda: Option<PathBuf>,
-    out: Report,
+    out: LoadReport,
 }
 
 impl Pass<'_> {

@@ -103,7 +103,7 @@ fn failed(host: &str, port: u16, e: io::Error) -> Error {
         _ => "rank 0 must be able to listen there",
     };
     let place = format!("{host}:{port}");
-    Error::new(ErrorKind::Rendezvous, format!("cannot serve the store at {place:?}: {why}")).source(e)
+    Error::new(ErrorKind::Rendezvous, format!("cannot serve the store at {place:?}: {why}")).caused_by(e)
 }
 
 /// Some systems give their own name a loopback address, where ranks of other hosts would find nobody.

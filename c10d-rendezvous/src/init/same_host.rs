@@ -32,9 +32,9 @@ fn private(dir: &Path) -> Result {
     if let Err(e) = DirBuilder::new().mode(0o700).create(dir)
         && e.kind() != std::io::ErrorKind::AlreadyExists
     {
-        return Err(failed("it cannot be made").source(e));
+        return Err(failed("it cannot be made").caused_by(e));
     }
-    let meta = dir.symlink_metadata().map_err(|e| failed("it cannot be looked at").source(e))?;
+    let meta = dir.symlink_metadata().map_err(|e| failed("it cannot be looked at").caused_by(e))?;
     if !meta.is_dir() || meta.uid() != rustix::process::geteuid().as_raw() || meta.mode() & 0o077 != 0 {
         return Err(failed("it is not a directory of this user alone"));
     }

@@ -12,7 +12,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::pidfd_send_signal;
 
 use super::nodes::Node;
-use super::report::Report;
+use super::report::JobReport;
 use super::requests::Requests;
 use super::supervisor::{Plan, Rank, Supervisor};
 
@@ -41,13 +41,13 @@ pub struct Job {
 
 #[derive(Default)]
 struct Over {
-    report: Mutex<Option<Report>>,
+    report: Mutex<Option<JobReport>>,
     ended: Condvar,
 }
 
 impl Job {
     pub(super) fn start(plan: Plan, mut node: Node) -> Result<Job> {
-        let cannot = |e: std::io::Error| Error::new(ErrorKind::Resource, "cannot launch").source(e);
+        let cannot = |e: std::io::Error| Error::new(ErrorKind::Resource, "cannot launch").caused_by(e);
         let requests = Arc::new(Requests::new().map_err(cannot)?);
         node.watch(&requests).map_err(cannot)?;
         let over = Arc::new(Over::default());
@@ -112,7 +112,7 @@ impl Job {
         };
         match pidfd_send_signal(&self.rank(rank)?.pidfd, signal) {
             Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
-            Err(e) => Err(Error::new(ErrorKind::Resource, format!("cannot signal rank {rank}")).source(e)),
+            Err(e) => Err(Error::new(ErrorKind::Resource, format!("cannot signal rank {rank}")).caused_by(e)),
         }
     }
 
@@ -128,7 +128,7 @@ impl Job {
     }
 
     /// Waits for the end of all ranks. Past the deadline they are killed, and the error names those that still ran.
-    pub fn wait(self, deadline: Instant) -> Result<Report> {
+    pub fn wait(self, deadline: Instant) -> Result<JobReport> {
         if let Some(report) = self.over.until(deadline) {
             return Ok(self.node.finish(report, Some(deadline)));
         }
@@ -141,7 +141,7 @@ impl Job {
 
     /// Waits for the end of all ranks. Past the deadline they get SIGTERM and, after the grace time, SIGKILL; the error
     /// names those that still ran then.
-    pub(super) fn wait_or_end(self, deadline: Instant, grace: Duration) -> Result<Report> {
+    pub(super) fn wait_or_end(self, deadline: Instant, grace: Duration) -> Result<JobReport> {
         if let Some(report) = self.over.until(deadline) {
             return Ok(self.node.finish(report, Some(deadline)));
         }
@@ -154,7 +154,7 @@ impl Job {
     }
 
     /// Waits for the end of all ranks, however long they run.
-    pub fn join(self) -> Result<Report> {
+    pub fn join(self) -> Result<JobReport> {
         loop {
             if let Some(report) = self.over.until(Instant::now() + Duration::from_secs(5)) {
                 return Ok(self.node.finish(report, None));
@@ -175,7 +175,7 @@ impl Drop for Job {
 }
 
 impl Over {
-    fn until(&self, deadline: Instant) -> Option<Report> {
+    fn until(&self, deadline: Instant) -> Option<JobReport> {
         let mut report = self.report.lock();
         while report.is_none() {
             if self.ended.wait_until(&mut report, deadline).timed_out() {

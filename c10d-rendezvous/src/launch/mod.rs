@@ -21,7 +21,7 @@ use c10d_core::store::deadline_after;
 use c10d_core::{Error, Result};
 
 pub use job::{Job, Signal};
-pub use report::{Captured, Exit, Failure, Report, Success};
+pub use report::{Captured, Exit, Failure, JobReport, Success};
 
 use child::RankPlan;
 use nodes::Node;
@@ -36,7 +36,7 @@ pub enum Output {
     Prefixed,
     /// The ranks write to the launcher's own directly. Errors then cannot quote a rank's last lines.
     Inherit,
-    /// Is kept for the [`Report`], the last 16 MiB of each.
+    /// Is kept for the [`JobReport`], the last 16 MiB of each.
     Captured,
     /// Standard input and output are pipes for the caller ([`Job::take_stdin`], [`Job::take_stdout`]); standard error goes
     /// as under [`Prefixed`](Output::Prefixed).
@@ -214,7 +214,7 @@ impl Launch {
     /// killed; a second SIGINT, a second later or more, kills them at once. SIGHUP (unless this process ignores it),
     /// SIGUSR1, SIGUSR2 and SIGWINCH mean what the ranks make of them. When nobody reads the ranks' output any more, they
     /// are ended.
-    pub fn run(mut self) -> Result<Report> {
+    pub fn run(mut self) -> Result<JobReport> {
         self.forward_signals = true;
         let (timeout, grace) = (self.timeout, self.grace);
         let job = self.spawn()?;

@@ -93,7 +93,7 @@ pub struct Captured {
 /// What became of a job.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
-pub struct Report {
+pub struct JobReport {
     /// How each rank of this host ended, in rank order.
     pub exits: Vec<Exit>,
     /// The first rank of this host that failed, before the launcher ended anything.
@@ -114,7 +114,7 @@ pub struct Report {
     pub elapsed: Duration,
 }
 
-impl Report {
+impl JobReport {
     /// The exit code for a program that launched this job: 0 where all went well; else 128 + signal where one was passed
     /// on, the status of the rank that failed first (128 + the signal that killed it), 141 (128 + SIGPIPE) where nobody
     /// read the output any more, or 1 where a rank failed on another host.
@@ -142,7 +142,7 @@ impl Report {
     }
 
     /// The report of a job that went well, else an error that names the rank that failed first.
-    pub fn ok(self) -> Result<Report> {
+    pub fn ok(self) -> Result<JobReport> {
         if self.forgiven() {
             return Ok(self);
         }

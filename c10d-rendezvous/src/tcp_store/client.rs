@@ -88,7 +88,7 @@ impl TcpStore {
                 );
                 let error = Error::new(ErrorKind::Store, what);
                 return Err(match cause {
-                    Some(cause) => error.source(cause),
+                    Some(cause) => error.caused_by(cause),
                     None => error,
                 });
             }
@@ -173,7 +173,7 @@ impl TcpStore {
                 io::ErrorKind::ConnectionRefused => format!("the store at {addr} is gone ({verb}{keys})"),
                 _ => format!("the store at {addr} failed ({verb}{keys})"),
             };
-            Error::new(ErrorKind::Store, what).source(e)
+            Error::new(ErrorKind::Store, what).caused_by(e)
         };
         let mut link = match self.idle_link() {
             Some(link) => link,
@@ -281,7 +281,7 @@ fn own_link(server: &TcpStoreServer, deadline: Instant) -> Result<(SocketAddr, L
         });
     }
     let link = Link::open(addr, deadline).map_err(|e| {
-        Error::new(ErrorKind::Store, format!("cannot reach this process's own store at {addr}")).source(e)
+        Error::new(ErrorKind::Store, format!("cannot reach this process's own store at {addr}")).caused_by(e)
     })?;
     Ok((addr, link))
 }

@@ -57,7 +57,7 @@ impl TcpStoreServer {
     /// Listens at `addr` (port 0: any free port) and serves from a thread of its own.
     pub fn bind(addr: SocketAddr, options: ServerOptions) -> Result<TcpStoreServer> {
         TcpStoreServer::try_bind(addr, options).map_err(|e| {
-            Error::new(ErrorKind::Store, format!("cannot serve a store at {addr}; is the port taken?")).source(e)
+            Error::new(ErrorKind::Store, format!("cannot serve a store at {addr}; is the port taken?")).caused_by(e)
         })
     }
 

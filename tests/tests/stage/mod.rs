@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use c10d::launch::{Launch, Output, Report};
+use c10d::launch::{JobReport, Launch, Output};
 use c10d::{Error, ErrorKind, ProcessGroup, Result};
 
 /// A plugin whose collectives serve the CPU, instead of gloo-like.
@@ -96,13 +96,13 @@ pub(crate) struct Told {
 }
 
 /// The lines that a rank told.
-pub(crate) fn lines(report: &Report, rank: u32) -> Vec<String> {
+pub(crate) fn lines(report: &JobReport, rank: u32) -> Vec<String> {
     let text = String::from_utf8_lossy(&report.output[rank as usize].stdout).into_owned();
     text.lines().filter_map(|line| line.strip_prefix(MARK)).map(str::to_owned).collect()
 }
 
 /// The failures that a rank told of.
-pub(crate) fn failures(report: &Report, rank: u32) -> Vec<Told> {
+pub(crate) fn failures(report: &JobReport, rank: u32) -> Vec<Told> {
     let parse = |line: String| {
         let mut parts = line.splitn(5, '|').map(str::to_owned);
         let mut next = || parts.next().unwrap_or_default();
@@ -114,7 +114,7 @@ pub(crate) fn failures(report: &Report, rank: u32) -> Vec<Told> {
 }
 
 /// How all ranks ended and what they said, for messages.
-pub(crate) fn shown(report: &Report) -> String {
+pub(crate) fn shown(report: &JobReport) -> String {
     let mut text = String::new();
     for (exit, output) in report.exits.iter().zip(&report.output) {
         text += &format!("rank {} {exit}\n", exit.rank);

@@ -25,7 +25,7 @@ impl Files {
 }
 
 fn refused(e: std::io::Error) -> Error {
-    Error::new(ErrorKind::Store, "the directory refuses").source(e)
+    Error::new(ErrorKind::Store, "the directory refuses").caused_by(e)
 }
 
 impl Store for Files {

@@ -101,7 +101,7 @@ impl Memory {
             let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
             // SAFETY: a new mapping at an address of the system's choice.
             let base = unsafe { mmap_anonymous(std::ptr::null_mut(), RESERVED, ProtFlags::empty(), flags) }
-                .map_err(|e| Error::new(ErrorKind::Resource, "cannot reserve addresses").source(e))?;
+                .map_err(|e| Error::new(ErrorKind::Resource, "cannot reserve addresses").caused_by(e))?;
             space.next = base.expose_provenance();
             space.end = space.next + RESERVED;
         }
@@ -111,7 +111,7 @@ impl Memory {
         let next = room.and_then(|room| start.checked_add(room)).filter(|next| *next <= space.end);
         space.next = next.ok_or_else(|| bad(format!("out of memory: {len} bytes asked for")))?;
         let pages = Pages::new(start, len.next_multiple_of(PAGE))
-            .map_err(|e| Error::new(ErrorKind::Resource, format!("no pages for {len} bytes")).source(e))?;
+            .map_err(|e| Error::new(ErrorKind::Resource, format!("no pages for {len} bytes")).caused_by(e))?;
         let pages = RwLock::new(Some(pages));
         let life = Mutex::new(Life { freed: false, retained: 0 });
         space.blocks.insert(start, Arc::new(Block { start, len, pages, life }));

@@ -38,7 +38,7 @@ impl Gpu {
             ..Default::default()
         });
         let opened = pollster::block_on(request);
-        let (device, queue) = opened.map_err(|e| error(&name, "it would not open").source(e))?;
+        let (device, queue) = opened.map_err(|e| error(&name, "it would not open").caused_by(e))?;
         let failure: Arc<OnceLock<String>> = Arc::default();
         let (lost, wrong) = (failure.clone(), failure.clone());
         device.set_device_lost_callback(move |reason, why| {
@@ -151,7 +151,7 @@ impl Gpu {
     fn poll(&self, how: wgpu::PollType) -> Result {
         match self.device.poll(how) {
             Ok(_) | Err(wgpu::PollError::Timeout) => Ok(()),
-            Err(e) => Err(self.error("its queue cannot be asked").source(e)),
+            Err(e) => Err(self.error("its queue cannot be asked").caused_by(e)),
         }
     }
 }

@@ -61,7 +61,7 @@ impl Door {
             fds.push(PollFd::new(&self.listener, PollFlags::IN));
             match poll(&mut fds, Some(&timeout)) {
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
-                Err(e) => return Err(wrong("cannot wait for the other launchers".into()).source(e)),
+                Err(e) => return Err(wrong("cannot wait for the other launchers".into()).caused_by(e)),
             }
             drop(fds);
             for mut guest in std::mem::take(&mut guests) {
@@ -127,7 +127,7 @@ pub(super) fn enter(host: &str, sign: &str, node: u32, deadline: Instant) -> Res
             "cannot connect to the launcher on host 0 at {host}:{port}; is that port open between the hosts, and is this \
              launcher of host {node} the only one?"
         ))
-        .source(e)
+        .caused_by(e)
     };
     let mut last = io::Error::from(io::ErrorKind::TimedOut);
     for addr in resolve(host, port, deadline).map_err(failed)? {

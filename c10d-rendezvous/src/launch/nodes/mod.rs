@@ -14,7 +14,7 @@ use c10d_core::store::deadline_after;
 use c10d_core::{Error, ErrorKind, Phase, PrefixStore, Result, Store};
 
 use super::Launch;
-use super::report::Report;
+use super::report::JobReport;
 use super::requests::Requests;
 use crate::{ServerOptions, TcpStore, TcpStoreServer};
 
@@ -126,7 +126,7 @@ impl Node {
     }
 
     /// Tells the other hosts that this one is done. The one that serves the store waits for the others to be done, too.
-    pub(super) fn finish(&self, mut report: Report, deadline: Option<Instant>) -> Report {
+    pub(super) fn finish(&self, mut report: JobReport, deadline: Option<Instant>) -> JobReport {
         let Some(watch) = &self.watch else { return report };
         watch.requests.done();
         let patience = if report.exit_code() == 0 { None } else { self.patience };
@@ -173,7 +173,7 @@ impl Hosts {
             let soon = Instant::now() + LOOK_TIMEOUT;
             let missing = |node: &u32| matches!(self.store.check(&[&key(*node)], soon), Ok(false));
             let missing: Vec<u32> = (0..self.nodes).filter(missing).collect();
-            wrong(format!("no launcher on hosts {missing:?} of {}", self.nodes)).source(e)
+            wrong(format!("no launcher on hosts {missing:?} of {}", self.nodes)).caused_by(e)
         })?;
         for (node, other) in found.iter().enumerate() {
             let other = String::from_utf8_lossy(other);
@@ -193,7 +193,7 @@ impl Hosts {
 }
 
 fn no_door(e: io::Error) -> Error {
-    Error::new(ErrorKind::Resource, "host 0 cannot listen for the launchers of the other hosts").source(e)
+    Error::new(ErrorKind::Resource, "host 0 cannot listen for the launchers of the other hosts").caused_by(e)
 }
 
 /// Whether this is an id of [`random_id`].
@@ -204,6 +204,6 @@ fn is_id(text: &str) -> bool {
 fn random_id() -> Result<String> {
     let mut bytes = [0; 8];
     rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
-        .map_err(|e| Error::new(ErrorKind::Resource, "the system gives no random numbers").source(e))?;
+        .map_err(|e| Error::new(ErrorKind::Resource, "the system gives no random numbers").caused_by(e))?;
     Ok(format!("{:016x}", u64::from_le_bytes(bytes)))
 }

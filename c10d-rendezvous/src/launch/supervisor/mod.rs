@@ -17,7 +17,7 @@ use rustix::process::Signal;
 use super::child::RankPlan;
 use super::guardian::Guardian;
 use super::output::{self, Kept};
-use super::report::{Exit, Failure, Report, Success};
+use super::report::{Exit, Failure, JobReport, Success};
 use super::requests::{Asked, Requests, raise};
 use super::signals::Forwarding;
 use super::{Output, Stdin};
@@ -80,7 +80,7 @@ struct Running {
 
 impl Supervisor {
     /// Waits for the end of all ranks.
-    pub(super) fn run(mut self) -> Report {
+    pub(super) fn run(mut self) -> JobReport {
         while self.children.iter().any(|child| child.exit.is_none()) {
             self.wait_for_news();
             self.look_at_requests();
@@ -106,7 +106,7 @@ impl Supervisor {
         if self.plan.output != Output::Captured {
             output.clear();
         }
-        Report {
+        JobReport {
             exits: self.children.iter().filter_map(|child| child.exit.clone()).collect(),
             failure,
             elsewhere: self.elsewhere,

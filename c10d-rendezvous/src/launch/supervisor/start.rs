@@ -23,7 +23,7 @@ impl Supervisor {
     /// Starts all ranks; where one cannot start, none is left.
     pub(in crate::launch) fn start(plan: Plan, requests: Arc<Requests>) -> Result<(Supervisor, Vec<Rank>)> {
         let forwarding = if plan.forward_signals {
-            Some(Forwarding::start().map_err(|e| failed("cannot take over signals").source(e))?)
+            Some(Forwarding::start().map_err(|e| failed("cannot take over signals").caused_by(e))?)
         } else {
             None
         };
@@ -61,13 +61,13 @@ impl Supervisor {
                 Err(e) => {
                     supervisor.end_by_force();
                     let what = format!("cannot start rank {rank}: {}; no rank was kept", program.display());
-                    return Err(failed(&what).source(e));
+                    return Err(failed(&what).caused_by(e));
                 }
             }
         }
         supervisor.print(streams).and_then(|()| supervisor.feed(sinks)).map_err(|e| {
             supervisor.end_by_force();
-            failed("cannot pass on the ranks' input and output").source(e)
+            failed("cannot pass on the ranks' input and output").caused_by(e)
         })?;
         Ok((supervisor, ranks))
     }
