@@ -7,7 +7,20 @@ pub mod plugins;
 
 pub use builder::{Builder, builder, run_ranks};
 pub use builtin::builtin;
-pub use c10d_core::*;
+
+pub use c10d_core::{
+    Buf, BufMut, Buffers, Call, Cancel, CancelError, Coo, DType, Device, DeviceCoo, DispatchKey, Element, Error,
+    ErrorKind, ErrorReport, HashStore, OpError, OpKind, Phase, PrefixStore, ProcessGroup, ReduceOp, Result, Root,
+    Scope, ScopedWork, Status, Store, Work,
+};
+pub use c10d_core::{buffer, device, dlpack, op, ops, process, store, types};
 #[cfg(feature = "nccl")]
 pub use c10d_nccl as nccl;
 pub use c10d_rendezvous::{FileStore, Joined, TcpStore, TcpStoreServer, init, launch, tcp_store};
+
+/// For vendors: what a backend implements and is given, and how it is registered. Programs need none of it.
+pub mod backend {
+    pub use c10d_core::backend::*;
+    pub use c10d_core::registry::*;
+    pub use c10d_core::{BackendMap, submit, submit_device};
+}

@@ -5,8 +5,8 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use c10d::registry::{Registry, TableRow};
-use c10d::{BackendMap, DispatchKey, OpKind};
+use c10d::backend::{BackendMap, Registry, TableRow};
+use c10d::{DispatchKey, OpKind};
 use comfy_table::{Table, presets};
 use serde::Serialize;
 

@@ -4,8 +4,9 @@
 use std::hint::black_box;
 use std::sync::Arc;
 
+use c10d_core::backend::{Backend, Capabilities, Job};
 use c10d_core::registry::{Provider, Registration};
-use c10d_core::{Backend, Capabilities, DispatchKey, Error, Job, ProcessGroup, ReduceOp, op};
+use c10d_core::{DispatchKey, Error, ProcessGroup, ReduceOp, op};
 use criterion::{Criterion, criterion_group, criterion_main};
 
 struct Noop;

@@ -1,6 +1,6 @@
 #![doc = include_str!("../README.md")]
 
-mod backend;
+pub mod backend;
 pub mod buffer;
 mod call;
 pub mod device;
@@ -19,13 +19,10 @@ pub mod sync;
 pub mod types;
 pub mod waiting;
 
-pub use backend::{
-    Backend, Caller, Capabilities, CpuMessages, Fingerprint, GroupInit, Job, JobId, Kept, Request, let_go,
-};
 pub use buffer::{Buf, BufMut, Buffers, Coo, Memory, Outcome, RawSpans, Root, Span};
 pub use call::Call;
 pub use device::DeviceCoo;
-pub use dispatch::{BackendMap, Composed, KernelContext};
+pub use dispatch::BackendMap;
 pub use error::{ENDED_WITHOUT_LEAVING, Error, ErrorKind, ErrorReport, OpError, Phase, Result, Status};
 pub use group::{Cancel, CancelError, GroupBuilder, ProcessGroup, Scope, ScopedWork, Work, run_ranks};
 pub use ops::OpKind;

@@ -6,10 +6,11 @@ use crate::common;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use c10d_core::backend::Capabilities;
 use c10d_core::ops::{Params, Shape};
 use c10d_core::{
-    Capabilities, DType, DTypeSet, Device, DispatchKey, Error, ErrorKind, HashStore, OpKind, Outcome, Phase,
-    ProcessGroup, RawSpans, ReduceOp, Result, Root, Span, Status, op,
+    DType, DTypeSet, Device, DispatchKey, Error, ErrorKind, HashStore, OpKind, Outcome, Phase, ProcessGroup, RawSpans,
+    ReduceOp, Result, Root, Span, Status, op,
 };
 use common::{builder, puppet};
 

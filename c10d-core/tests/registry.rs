@@ -6,11 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use c10d_core::backend::Job;
 use c10d_core::device::vendor;
+use c10d_core::registry::KernelContext;
 use c10d_core::registry::{KernelRow, Provider, Registry};
-use c10d_core::{
-    BackendMap, Device, DispatchKey, ErrorKind, HashStore, Job, KernelContext, OpKind, ProcessGroup, ReduceOp,
-};
+use c10d_core::{BackendMap, Device, DispatchKey, ErrorKind, HashStore, OpKind, ProcessGroup, ReduceOp};
 use common::{DENSE, provider, puppet};
 
 fn backend(source: &'static str, name: &'static str) -> &'static Provider {

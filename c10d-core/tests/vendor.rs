@@ -5,6 +5,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use c10d_core::backend::{Backend, Caller, Capabilities, Job};
 use c10d_core::device::vendor;
 use c10d_core::ops::{
     AllReduceCoalescedOptions, AllReduceOptions, BarrierOptions, BroadcastOptions, Missing, MonitoredBarrierOptions,
@@ -12,8 +13,8 @@ use c10d_core::ops::{
 };
 use c10d_core::registry::{Provider, Registration};
 use c10d_core::{
-    Backend, Buf, BufMut, Buffers, Call, Caller, Capabilities, DType, Device, DispatchKey, Error, HashStore, Job,
-    Memory, OpKind, Outcome, ProcessGroup, ReduceOp, Result, Root, Span, op,
+    Buf, BufMut, Buffers, Call, DType, Device, DispatchKey, Error, HashStore, Memory, OpKind, Outcome, ProcessGroup,
+    ReduceOp, Result, Root, Span, op,
 };
 
 /// What the recorder saw of one job.

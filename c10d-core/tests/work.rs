@@ -9,9 +9,8 @@ use std::sync::{Arc, Mutex};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use c10d_core::{
-    Buf, BufMut, Cancel, Error, ErrorKind, Job, Outcome, ProcessGroup, ReduceOp, Span, Status, let_go, op, run_ranks,
-};
+use c10d_core::backend::{Job, let_go};
+use c10d_core::{Buf, BufMut, Cancel, Error, ErrorKind, Outcome, ProcessGroup, ReduceOp, Span, Status, op, run_ranks};
 use common::{block_on, group, puppet, within};
 
 const SUM: ReduceOp = ReduceOp::Sum;

@@ -5,11 +5,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
+use c10d_core::backend::{Backend, Caller, Capabilities, GroupInit, Job, JobId};
 use c10d_core::store::deadline_after;
 use c10d_core::sync::Mutex;
-use c10d_core::{
-    Backend, Caller, Capabilities, DType, Error, ErrorKind, GroupInit, Job, JobId, OpKind, Phase, ReduceOp, Result,
-};
+use c10d_core::{DType, Error, ErrorKind, OpKind, Phase, ReduceOp, Result};
 
 use crate::collectives::Collectives;
 use crate::exec::Executor;

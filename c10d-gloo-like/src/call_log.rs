@@ -7,7 +7,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 
-use c10d_core::Fingerprint;
+use c10d_core::backend::Fingerprint;
 
 /// A call's place in its lane: its number, and the step within it. Numbers wrap, so places have an order only as long
 /// as they are less than 2^31 calls apart.

@@ -2,7 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use c10d_core::{Error, ErrorKind, OpKind, Request, Result};
+use c10d_core::backend::Request;
+use c10d_core::{Error, ErrorKind, OpKind, Result};
 
 use crate::exec::{Executor, Op, Reduction, Spaces};
 use crate::layout::Layout;

@@ -2,7 +2,8 @@
 //! algorithm.
 #![allow(unsafe_code)]
 
-use c10d_core::{OpKind, Request, Span};
+use c10d_core::backend::Request;
+use c10d_core::{OpKind, Span};
 
 use crate::exec::Spaces;
 use crate::plan::Plan;

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
+use c10d_core::backend::Job;
 use c10d_core::panics::caught;
 use c10d_core::sync::{Condvar, Mutex};
-use c10d_core::{Error, ErrorKind, Job, Result};
+use c10d_core::{Error, ErrorKind, Result};
 
 /// A line of jobs with one thread behind it, which starts with the first job.
 #[derive(Default)]

@@ -4,8 +4,9 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use c10d_core::backend::{Backend, Capabilities, GroupInit, Job};
 use c10d_core::device::DeviceRuntime;
-use c10d_core::{Backend, Capabilities, Error, ErrorKind, GroupInit, Job, Result};
+use c10d_core::{Error, ErrorKind, Result};
 use crossbeam_channel::bounded;
 
 use crate::channel::{Derive, Heir, Item};

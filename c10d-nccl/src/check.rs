@@ -7,9 +7,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use c10d_core::backend::{Fingerprint, Request};
 use c10d_core::panics::caught;
 use c10d_core::sync::Mutex;
-use c10d_core::{Error, ErrorKind, Fingerprint, OpKind, Phase, Request, Result};
+use c10d_core::{Error, ErrorKind, OpKind, Phase, Result};
 use crossbeam_channel::{Receiver, Sender, unbounded};
 
 use crate::jobs::JobTable;

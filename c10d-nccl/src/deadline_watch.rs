@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use c10d_core::backend::Job;
 use c10d_core::panics::contain;
-use c10d_core::{Job, Memory, Span, Status};
+use c10d_core::{Memory, Span, Status};
 use crossbeam_channel::{Receiver, bounded};
 
 use crate::communicator::Comms;

@@ -3,7 +3,8 @@
 
 use std::sync::Arc;
 
-use c10d_core::{Error, GroupInit, PrefixStore, Result, Store};
+use c10d_core::backend::GroupInit;
+use c10d_core::{Error, PrefixStore, Result, Store};
 
 /// The hint that names the dialect.
 pub(crate) const HINT: &str = "nccl.compat";

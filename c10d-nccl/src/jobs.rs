@@ -4,9 +4,10 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use c10d_core::backend::{Job, let_go};
 use c10d_core::panics::caught;
 use c10d_core::sync::{Condvar, Mutex};
-use c10d_core::{Error, ErrorKind, Job, Phase, Result, let_go};
+use c10d_core::{Error, ErrorKind, Phase, Result};
 
 /// How long what is in flight may take to end after a peer's program did.
 const ENDED: Duration = Duration::from_secs(1);

@@ -3,9 +3,10 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use c10d_core::backend::{Backend, GroupInit};
 use c10d_core::device::DeviceRuntime;
 use c10d_core::registry::{DeviceRegistration, KernelRow, Provider, Registration};
-use c10d_core::{Backend, DispatchKey, Error, GroupInit, OpKind, Result};
+use c10d_core::{DispatchKey, Error, OpKind, Result};
 
 use crate::backend::Nccl;
 use crate::cuda::Driver;

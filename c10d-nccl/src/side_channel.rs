@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use c10d_core::{CpuMessages, Error, ErrorKind, Fingerprint, GroupInit, Result};
+use c10d_core::backend::{CpuMessages, Fingerprint, GroupInit};
+use c10d_core::{Error, ErrorKind, Result};
 
 use crate::heartbeats::Heartbeats;
 

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use c10d_core::backend::GroupInit;
 use c10d_core::panics::caught;
-use c10d_core::{ENDED_WITHOUT_LEAVING, Error, ErrorKind, GroupInit, Phase, Result, Store};
+use c10d_core::{ENDED_WITHOUT_LEAVING, Error, ErrorKind, Phase, Result, Store};
 use crossbeam_channel::{RecvTimeoutError, Sender, bounded, unbounded};
 
 use crate::bootstrap::{self, Ids};

@@ -13,7 +13,7 @@ pub use refusal::{Refusal, Rule};
 /// What the macros name.
 #[doc(hidden)]
 pub mod __private {
-    pub use c10d_core::Capabilities;
+    pub use c10d_core::backend::Capabilities;
     pub use c10d_core::registry::Provider;
 
     pub use crate::export::{Exported, Statics, entry};

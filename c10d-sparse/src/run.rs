@@ -3,8 +3,10 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
+use c10d_core::backend::Request;
 use c10d_core::buffer::CooLayout;
-use c10d_core::{Error, ErrorKind, KernelContext, Request, Result, op};
+use c10d_core::registry::KernelContext;
+use c10d_core::{Error, ErrorKind, Result, op};
 
 use crate::coalesce::{Entries, coalesce};
 use crate::fold::By;

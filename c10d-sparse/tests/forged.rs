@@ -6,10 +6,9 @@ use crate::common;
 use std::sync::Arc;
 use std::time::Instant;
 
+use c10d_core::backend::{Backend, Capabilities, Fingerprint, GroupInit, Job};
 use c10d_core::registry::{Provider, Registration};
-use c10d_core::{
-    Backend, Capabilities, Coo, DispatchKey, Error, ErrorKind, Fingerprint, GroupInit, Job, ReduceOp, Result,
-};
+use c10d_core::{Coo, DispatchKey, Error, ErrorKind, ReduceOp, Result};
 use common::{Random, builder, check, reference};
 
 const WORLD: u32 = 3;

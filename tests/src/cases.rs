@@ -1,7 +1,8 @@
 //! Which cases there are, from the op table and a backend's capabilities.
 
+use c10d_core::backend::Capabilities;
 use c10d_core::ops::Shape;
-use c10d_core::{Capabilities, DType, OpKind, ReduceOp};
+use c10d_core::{DType, OpKind, ReduceOp};
 
 use crate::case::{Case, Form, Size};
 

@@ -3,8 +3,9 @@
 use std::ffi::OsString;
 use std::time::Duration;
 
+use c10d_core::backend::Capabilities;
 use c10d_core::registry::Provider;
-use c10d_core::{Capabilities, Device, Error, GroupBuilder, OpKind, ProcessGroup, Result, run_ranks};
+use c10d_core::{Device, Error, GroupBuilder, OpKind, ProcessGroup, Result, run_ranks};
 
 use crate::case::Case;
 use crate::cases::{Selection, Space, cases};

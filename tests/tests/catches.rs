@@ -3,9 +3,10 @@
 
 use std::sync::Arc;
 
+use c10d::backend::{Backend, Capabilities, Job, Provider, Registration};
 use c10d::ops::OpSet;
-use c10d::registry::{Provider, Registration};
-use c10d::{Backend, Capabilities, DType, DTypeSet, DispatchKey, Error, ErrorKind, Job, OpKind};
+use c10d::types::DTypeSet;
+use c10d::{DType, DispatchKey, Error, ErrorKind, OpKind};
 use c10d_conformance::{Outcome, Ranks, Selection, Suite};
 
 /// Says that all is done, and does nothing.

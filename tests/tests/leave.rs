@@ -5,7 +5,8 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use c10d::launch::{JobReport, Signal};
-use c10d::{ENDED_WITHOUT_LEAVING as ENDED, ErrorKind, OpKind, ProcessGroup, Result, op};
+use c10d::{ErrorKind, OpKind, ProcessGroup, Result, op};
+use c10d_core::ENDED_WITHOUT_LEAVING as ENDED;
 use libtest_mimic::{Failed, Trial};
 use rustix::process::{Signal as Sig, getpid, kill_process};
 

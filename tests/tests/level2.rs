@@ -6,8 +6,8 @@ use crate::samples;
 use std::sync::{Arc, Barrier, OnceLock};
 use std::time::{Duration, Instant};
 
+use c10d::backend::{Provider, Registry};
 use c10d::device::{DeviceBuffer, DeviceRuntime};
-use c10d::registry::{Provider, Registry};
 use c10d::{ErrorKind, ReduceOp, op};
 use c10d_privateuse::{Search, Verdict};
 use samples::Sample;

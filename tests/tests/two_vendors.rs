@@ -3,8 +3,8 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use c10d::backend::{DeviceRegistration, Provider};
 use c10d::device::{DeviceBuffer, DeviceRuntime};
-use c10d::registry::{DeviceRegistration, Provider};
 use c10d::{DispatchKey, ErrorKind, ReduceOp, Result};
 use c10d_guarded::Guarded;
 

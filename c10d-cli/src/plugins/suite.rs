@@ -5,8 +5,8 @@ use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
+use c10d::backend::{Provider, Registry};
 use c10d::plugins::Verdict;
-use c10d::registry::{Provider, Registry};
 use c10d::{DispatchKey, builtin};
 use c10d_conformance::{Ranks, Selection, Suite};
 
@@ -123,7 +123,7 @@ fn suites(plugin: &'static Provider, options: &Options) -> Result<Vec<Named>, Bo
 
 #[cfg(test)]
 mod tests {
-    use c10d::registry::{DeviceRegistration, Registration};
+    use c10d::backend::{DeviceRegistration, Registration};
     use c10d::{Error, ErrorKind};
 
     use super::*;

@@ -50,7 +50,7 @@ impl Job {
         unsafe { self.0.as_ref() }
     }
 
-    /// Which job it is; by this [`Backend::cancel`](crate::Backend::cancel) asks for it.
+    /// Which job it is; by this [`Backend::cancel`](crate::backend::Backend::cancel) asks for it.
     pub fn id(&self) -> JobId {
         JobId::of(self.frame())
     }

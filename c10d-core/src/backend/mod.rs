@@ -44,7 +44,7 @@ use crate::{Error, ErrorKind, Result};
 ///
 /// # Safety
 /// 1. After completing or dropping a job, nothing touches its spans.
-/// 2. Every job is completed or dropped at latest [`let_go`](crate::let_go) after its deadline or after `abort`,
+/// 2. Every job is completed or dropped at latest [`let_go`] after its deadline or after `abort`,
 ///    whichever is first, also when nobody waits for it. No lock that `abort` needs is held while completing a job.
 pub unsafe trait Backend: Send + Sync + 'static {
     /// The name under which it was registered.
@@ -60,7 +60,7 @@ pub unsafe trait Backend: Send + Sync + 'static {
     }
 
     /// Takes a job. Collectives come in the order of their numbers, one at a time; point-to-point jobs may come from
-    /// several threads at once. If the caller waits (see [`Caller`](crate::Caller)), the op may be done here and now,
+    /// several threads at once. If the caller waits (see [`Caller`]), the op may be done here and now,
     /// after whatever was queued before it.
     fn submit(&self, job: Job);
 

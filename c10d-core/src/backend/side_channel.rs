@@ -16,7 +16,7 @@ use crate::{Error, Result};
 /// Small messages between the ranks over a CPU backend, by which a backend for a device tells and hears what its own
 /// library does not: that a peer is gone, that one gives up and why.
 ///
-/// The backend is the holder's alone, see [`GroupInit::own_backend`](crate::GroupInit::own_backend).
+/// The backend is the holder's alone, see [`GroupInit::own_backend`](crate::backend::GroupInit::own_backend).
 #[derive(Clone)]
 pub struct CpuMessages(Arc<dyn Backend>);
 

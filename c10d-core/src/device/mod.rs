@@ -2,7 +2,7 @@
 //!
 //! A runtime gives memory, copies, streams and events, and by that alone gets every op: core stages the buffers through
 //! the group's CPU backend (level 0). One that also reduces on the device implements [`DeviceReduce`] (level 1). A
-//! vendor with collectives of its own implements [`Backend`](crate::Backend) (level 2).
+//! vendor with collectives of its own implements [`Backend`](crate::backend::Backend) (level 2).
 #![allow(unsafe_code)]
 
 mod buffer;

@@ -113,17 +113,17 @@ fn a_child_keeps_no_private_descriptor() {
 }
 
 /// A backend that keeps what it is told to, answers nothing else, and counts its end.
-struct Holds(StdMutex<Vec<crate::Job>>, UnixStream);
+struct Holds(StdMutex<Vec<crate::backend::Job>>, UnixStream);
 
 // SAFETY: touches no span; the test drops the jobs, or the process ends.
-unsafe impl crate::Backend for Holds {
+unsafe impl crate::backend::Backend for Holds {
     fn name(&self) -> &'static str {
         "holds"
     }
-    fn capabilities(&self) -> &crate::Capabilities {
-        &crate::Capabilities::ALL
+    fn capabilities(&self) -> &crate::backend::Capabilities {
+        &crate::backend::Capabilities::ALL
     }
-    fn submit(&self, job: crate::Job) {
+    fn submit(&self, job: crate::backend::Job) {
         match job.request().op {
             crate::OpKind::Barrier => job.complete(Ok(())),
             _ => self.0.lock().unwrap().push(job),
@@ -144,9 +144,9 @@ impl Drop for Holds {
 fn group(tell: UnixStream) -> crate::ProcessGroup {
     use crate::registry::{Provider, Registration};
     let tell = StdMutex::new(Some(tell));
-    let create = move |_: &crate::GroupInit| {
+    let create = move |_: &crate::backend::GroupInit| {
         let backend = Holds(StdMutex::default(), tell.lock().unwrap().take().unwrap());
-        Ok(std::sync::Arc::new(backend) as std::sync::Arc<dyn crate::Backend>)
+        Ok(std::sync::Arc::new(backend) as std::sync::Arc<dyn crate::backend::Backend>)
     };
     let (name, keys) = ("holds", &[crate::DispatchKey::Cpu][..]);
     let create: &'static _ = Box::leak(Box::new(create));

@@ -12,7 +12,7 @@ pub use provider::{DeviceRegistration, Kernel, KernelRow, Provider, Registration
 pub(crate) use settings::check as check_settings;
 
 use crate::backend::Job;
-use crate::dispatch::KernelContext;
+pub use crate::dispatch::{Composed, KernelContext};
 use crate::ops::{OpKind, declared};
 use crate::types::{DispatchKey, KeySet};
 use crate::waiting;

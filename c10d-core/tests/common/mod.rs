@@ -4,8 +4,9 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use c10d_core::backend::{Backend, Capabilities, GroupInit, Job, JobId};
 use c10d_core::registry::{Provider, Registration};
-use c10d_core::{Backend, Capabilities, DispatchKey, Error, GroupBuilder, GroupInit, Job, JobId, ProcessGroup, Result};
+use c10d_core::{DispatchKey, Error, GroupBuilder, ProcessGroup, Result};
 
 type Submit = Box<dyn Fn(Job) + Send + Sync>;
 type OnAbort = Box<dyn Fn(&Error) + Send + Sync>;

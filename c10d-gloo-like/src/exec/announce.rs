@@ -1,6 +1,7 @@
 //! What goes before the first item to each peer: the call, and how many bytes of payload follow in it.
 
-use c10d_core::{Error, ErrorKind, Fingerprint, Phase};
+use c10d_core::backend::Fingerprint;
+use c10d_core::{Error, ErrorKind, Phase};
 
 /// The header's length on the wire.
 pub(super) const HEADER: usize = Fingerprint::SIZE + 8;

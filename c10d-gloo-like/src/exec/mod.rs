@@ -14,7 +14,8 @@ mod wait;
 use std::sync::Arc;
 use std::time::Instant;
 
-use c10d_core::{Error, ErrorKind, Fingerprint, Result};
+use c10d_core::backend::Fingerprint;
+use c10d_core::{Error, ErrorKind, Result};
 
 use crate::link::Link;
 use crate::mesh::{Doubt, Health, Whom};

@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use c10d_core::{DType, ErrorKind, Fingerprint, HashStore, OpKind, ReduceOp, Result};
+use c10d_core::backend::Fingerprint;
+use c10d_core::{DType, ErrorKind, HashStore, OpKind, ReduceOp, Result};
 
 use super::announce::Header;
 use super::{Executor, Op, Reduction, Spaces};

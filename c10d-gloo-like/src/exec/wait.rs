@@ -3,7 +3,8 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use c10d_core::{Error, ErrorKind, Fingerprint, Result};
+use c10d_core::backend::Fingerprint;
+use c10d_core::{Error, ErrorKind, Result};
 
 use super::announce::{HEADER, Header};
 use super::memory::glance;

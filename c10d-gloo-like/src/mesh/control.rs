@@ -3,7 +3,8 @@
 //! A frame is its length (4 bytes, at most [`MAX`]), a tag, and a body of fixed layout. Anything else is an error of the
 //! peer's.
 
-use c10d_core::{Error, ErrorKind, Fingerprint, OpKind, Phase};
+use c10d_core::backend::Fingerprint;
+use c10d_core::{Error, ErrorKind, OpKind, Phase};
 
 use super::doing::Doing;
 use super::doubts::History;

@@ -1,8 +1,9 @@
 //! What a rank is doing, in its own words: where it is among the collectives, whom it waits for, and which call of its own
 //! it refused.
 
+use c10d_core::backend::Fingerprint;
 use c10d_core::waiting::ranks;
-use c10d_core::{Error, Fingerprint, OpKind};
+use c10d_core::{Error, OpKind};
 
 use super::verdict::is_p2p;
 use super::wire::{Reader, put_text};

@@ -4,7 +4,8 @@
 
 use std::collections::VecDeque;
 
-use c10d_core::{Fingerprint, OpKind};
+use c10d_core::OpKind;
+use c10d_core::backend::Fingerprint;
 
 use crate::call_log::CallId;
 

@@ -1,7 +1,8 @@
 //! Who is at fault, from what ranks say of themselves and of each other. Pure functions; no rank ever names itself.
 
+use c10d_core::backend::Fingerprint;
 use c10d_core::waiting::ranks;
-use c10d_core::{ENDED_WITHOUT_LEAVING, Error, ErrorKind, Fingerprint, OpKind, Phase};
+use c10d_core::{ENDED_WITHOUT_LEAVING, Error, ErrorKind, OpKind, Phase};
 
 use std::time::Duration;
 

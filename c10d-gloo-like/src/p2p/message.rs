@@ -1,7 +1,8 @@
 //! Messages on their way: one being written to a link, one being read from it.
 #![allow(unsafe_code)]
 
-use c10d_core::{Fingerprint, Job, Result, Span};
+use c10d_core::backend::{Fingerprint, Job};
+use c10d_core::{Result, Span};
 
 use crate::link::Link;
 

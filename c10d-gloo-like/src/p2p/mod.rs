@@ -14,9 +14,10 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use c10d_core::backend::{Caller, Job, JobId};
 use c10d_core::panics::caught;
 use c10d_core::sync::{Condvar, Mutex};
-use c10d_core::{Caller, Error, ErrorKind, Job, JobId, Outcome, Phase, Result};
+use c10d_core::{Error, ErrorKind, Outcome, Phase, Result};
 use smallvec::SmallVec;
 
 use crate::link::Link;

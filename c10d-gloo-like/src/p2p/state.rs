@@ -2,7 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use c10d_core::{Error, ErrorKind, Fingerprint, Job, JobId, OpKind, Outcome, Phase, Result};
+use c10d_core::backend::{Fingerprint, Job, JobId};
+use c10d_core::{Error, ErrorKind, OpKind, Outcome, Phase, Result};
 
 use smallvec::SmallVec;
 
@@ -137,7 +138,7 @@ impl MessageState {
         let request = job.request();
         let any = request.op == OpKind::RecvAnySource;
         let peer = (!any).then_some(request.params.peer);
-        let started = request.caller == c10d_core::Caller::Continues;
+        let started = request.caller == c10d_core::backend::Caller::Continues;
         self.live.push(Live {
             ticket,
             started,

@@ -4,11 +4,10 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use c10d_core::backend::{Backend, Capabilities, Job, JobId};
 use c10d_core::registry::{Provider, Registration};
 use c10d_core::sync::Mutex;
-use c10d_core::{
-    Backend, Capabilities, DispatchKey, Error, ErrorKind, GroupBuilder, Job, JobId, Result, Status, op, run_ranks,
-};
+use c10d_core::{DispatchKey, Error, ErrorKind, GroupBuilder, Result, Status, op, run_ranks};
 
 /// The backend, and the messages that it was given.
 struct Spy {

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
+use c10d_core::backend::{Backend, GroupInit};
 use c10d_core::registry::{Provider, Registration};
-use c10d_core::{Backend, DispatchKey, GroupBuilder, GroupInit, Result};
+use c10d_core::{DispatchKey, GroupBuilder, Result};
 use parking_lot::Mutex;
 
 /// What gives communicators their CPU backend.

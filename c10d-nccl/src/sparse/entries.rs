@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
+use c10d_core::backend::Request;
 use c10d_core::buffer::CooLayout;
-use c10d_core::{DType, Error, Request, Result};
+use c10d_core::{DType, Error, Result};
 
 use super::bench::{Bench, Tensor};
 use super::form::Form;

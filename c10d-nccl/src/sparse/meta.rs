@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
+use c10d_core::backend::Request;
 use c10d_core::buffer::CooLayout;
-use c10d_core::{DType, Error, ErrorKind, Phase, ReduceOp, Request, Result};
+use c10d_core::{DType, Error, ErrorKind, Phase, ReduceOp, Result};
 
 /// Words of 64 bits that each rank sends.
 pub(super) const WORDS: usize = 64;

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use c10d_core::{Error, ErrorKind, Phase, Request, Result, let_go};
+use c10d_core::backend::{Request, let_go};
+use c10d_core::{Error, ErrorKind, Phase, Result};
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 
 use super::bench::{Bench, PATIENCE, Tensor};

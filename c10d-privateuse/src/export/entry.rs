@@ -3,7 +3,8 @@
 
 use std::sync::OnceLock;
 
-use c10d_core::{Capabilities, Error, Result};
+use c10d_core::backend::Capabilities;
+use c10d_core::{Error, Result};
 
 use super::catch::caught;
 use super::exported::{Exported, Tables};

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
 use std::time::Duration;
 
+use c10d_core::backend::Backend;
 use c10d_core::device::DeviceRuntime;
 use c10d_core::ops::{OpKind, Params};
-use c10d_core::{Backend, Error, ErrorKind, GroupBuilder, Outcome, ProcessGroup, RawSpans, Result, Work};
+use c10d_core::{Error, ErrorKind, GroupBuilder, Outcome, ProcessGroup, RawSpans, Result, Work};
 
 use super::catch::caught;
 use super::exported::{Exported, runtime};

@@ -20,7 +20,7 @@ pub use exported::{Exported, Statics};
 
 /// Makes a plugin of the backend of this name in a [`Provider`](c10d_core::registry::Provider); of the device of this
 /// name, too, if the provider has one. The third argument says what the backend offers, as
-/// [`Capabilities`](c10d_core::Capabilities); all, unless given.
+/// [`Capabilities`](c10d_core::backend::Capabilities); all, unless given.
 ///
 /// Panics of the backend become errors of the operation.
 ///

@@ -4,9 +4,10 @@
 use std::cell::RefCell;
 use std::sync::Arc;
 
+use c10d_core::backend::{Backend, Capabilities, GroupInit, Job};
 use c10d_core::device::DeviceRuntime;
 use c10d_core::registry::{Provider, Registration};
-use c10d_core::{Backend, Capabilities, DispatchKey, Error, GroupInit, Job, Result};
+use c10d_core::{DispatchKey, Error, Result};
 
 use super::catch::caught;
 use super::exported::Exported;

@@ -1,7 +1,8 @@
 //! From what a plugin answers to a result, or to an error that names it.
 #![allow(unsafe_code)]
 
-use c10d_core::{Error, ErrorKind, Fingerprint, OpKind, Outcome, Result, Status};
+use c10d_core::backend::Fingerprint;
+use c10d_core::{Error, ErrorKind, OpKind, Outcome, Result, Status};
 
 use super::plugin::Hosted;
 use crate::abi::{self, codes};

@@ -4,8 +4,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use c10d_core::backend::{Backend, Capabilities, GroupInit, Job};
 use c10d_core::device::DeviceRuntime;
-use c10d_core::{Backend, Capabilities, DispatchKey, Error, GroupInit, Job, Result};
+use c10d_core::{DispatchKey, Error, Result};
 
 use super::group::Group;
 use super::loaded::LoadedPlugin;

@@ -5,10 +5,11 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use c10d_core::backend::{GroupInit, let_go};
 use c10d_core::device::DeviceRuntime;
 use c10d_core::store::deadline_after;
 use c10d_core::sync::{Condvar, Mutex};
-use c10d_core::{Error, ErrorKind, GroupInit, Result, let_go};
+use c10d_core::{Error, ErrorKind, Result};
 
 use super::loaded::LoadedPlugin;
 use super::plugin::Hosted;

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use c10d_core::{ErrorKind, GroupInit, Result};
+use c10d_core::backend::GroupInit;
+use c10d_core::{ErrorKind, Result};
 
 use super::group::{Group, grace};
 use super::loaded::LoadedPlugin;

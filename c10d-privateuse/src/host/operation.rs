@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
+use c10d_core::backend::Job;
 use c10d_core::sync::Mutex;
-use c10d_core::{Error, ErrorKind, Job, Outcome, Result};
+use c10d_core::{Error, ErrorKind, Outcome, Result};
 
 use super::group::Group;
 use super::lend::Lent;

@@ -3,9 +3,10 @@
 
 use std::sync::Arc;
 
+use c10d_core::backend::GroupInit;
 use c10d_core::device::DeviceRuntime;
 use c10d_core::registry::{DeviceRegistration, Provider, Registration};
-use c10d_core::{DispatchKey, GroupInit, Result};
+use c10d_core::{DispatchKey, Result};
 
 use super::device::PluginDevice;
 use super::loaded::LoadedPlugin;

@@ -8,9 +8,10 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use c10d_core::backend::Request;
 use c10d_core::panics::contain;
 use c10d_core::sync::{Condvar, Mutex, MutexGuard};
-use c10d_core::{OpKind, Request, Result};
+use c10d_core::{OpKind, Result};
 
 use super::timed_call::spawn_detached;
 use super::token::Token;

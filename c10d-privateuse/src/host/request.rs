@@ -3,8 +3,9 @@
 
 use std::time::Duration;
 
+use c10d_core::Span;
+use c10d_core::backend::{Caller, Request};
 use c10d_core::device::DevicePtr;
-use c10d_core::{Caller, Request, Span};
 
 use super::lend::Lent;
 use crate::abi::{self, codes};

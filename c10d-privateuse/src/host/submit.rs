@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use c10d_core::Job;
+use c10d_core::backend::Job;
 
 use super::group::{Group, grace};
 use super::lend::Lent;

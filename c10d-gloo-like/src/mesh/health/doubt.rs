@@ -163,7 +163,7 @@ impl Health {
     }
 
     /// The own call at a place, if it is still remembered.
-    pub(crate) fn called(&self, place: CallId) -> Option<c10d_core::Fingerprint> {
+    pub(crate) fn called(&self, place: CallId) -> Option<c10d_core::backend::Fingerprint> {
         self.call_log().find(place).or_else(|| self.doubts.lock().find(place))
     }
 }

@@ -2,7 +2,8 @@
 
 use std::sync::atomic::Ordering;
 
-use c10d_core::{Error, ErrorKind, Fingerprint, Status};
+use c10d_core::backend::Fingerprint;
+use c10d_core::{Error, ErrorKind, Status};
 
 use super::{DISPUTED, FAILED, Health};
 use crate::mesh::control::{Frame, Revoke};

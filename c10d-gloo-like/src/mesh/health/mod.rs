@@ -16,8 +16,9 @@ use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
+use c10d_core::backend::Fingerprint;
 use c10d_core::sync::{Condvar, Mutex};
-use c10d_core::{Error, ErrorKind, Fingerprint, Phase, Result};
+use c10d_core::{Error, ErrorKind, Phase, Result};
 
 use super::connection::Connection;
 use super::control::{Frame, Revoke};

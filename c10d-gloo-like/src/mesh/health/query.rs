@@ -4,7 +4,8 @@ use std::sync::OnceLock;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use c10d_core::{Error, ErrorKind, Fingerprint, OpKind, Phase};
+use c10d_core::backend::Fingerprint;
+use c10d_core::{Error, ErrorKind, OpKind, Phase};
 
 use c10d_core::sync::Mutex;
 

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use c10d_core::{Fingerprint, waiting};
+use c10d_core::backend::Fingerprint;
+use c10d_core::waiting;
 
 use super::Health;
 use crate::call_log::CallId;

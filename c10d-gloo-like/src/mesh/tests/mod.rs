@@ -11,7 +11,7 @@ use super::accept::Door;
 use super::hello::Hello;
 use super::join::open;
 use super::*;
-use c10d_core::Fingerprint;
+use c10d_core::backend::Fingerprint;
 use c10d_core::store::deadline_after;
 
 /// No verdict depends on it: it only ends a test that hangs.

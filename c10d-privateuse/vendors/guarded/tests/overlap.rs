@@ -6,11 +6,11 @@ use crate::common;
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
+use c10d_core::backend::{Backend, Capabilities, Job};
 use c10d_core::device::{DeviceBuffer, DevicePtr, DeviceRuntime};
 use c10d_core::registry::{DeviceRegistration, Provider, Registration};
 use c10d_core::{
-    Backend, Buf, Capabilities, DType, DispatchKey, Error, ErrorKind, GroupBuilder, Job, Memory, OpKind, ProcessGroup,
-    ReduceOp, Result,
+    Buf, DType, DispatchKey, Error, ErrorKind, GroupBuilder, Memory, OpKind, ProcessGroup, ReduceOp, Result,
 };
 use c10d_guarded::{Guarded, What};
 use common::CAP;
