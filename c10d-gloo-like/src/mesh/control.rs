@@ -4,17 +4,15 @@
 //! peer's.
 
 use c10d_core::backend::Fingerprint;
-use c10d_core::{Error, ErrorKind, OpKind, Phase};
 
 use super::doing::Doing;
 use super::doubts::History;
-use super::wire::{Reader, put_text};
+use super::revoke::Revoke;
+use super::wire::{Reader, fingerprint, option, put_option};
 use crate::call_log::{CallId, Position};
 
 /// The longest body. The longest frame in use is a [`Revoke`] of a large group.
 pub(super) const MAX: usize = 64 << 10;
-const TEXT: usize = 1024;
-const GUILTY: usize = 8192;
 
 /// One message.
 #[derive(Clone, Debug, PartialEq)]
@@ -39,31 +37,6 @@ pub(crate) enum Frame {
     /// "These." `last`: told unasked, before a goodbye.
     Told { last: bool, history: History },
 }
-
-/// The first cause of a group's failure, as the rank that met it tells the others.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Revoke {
-    /// The rank that met it. Every rank passes on what it hears first, so that whoever leaves because of a failure has
-    /// told the cause to all before it is gone.
-    pub(crate) by: u32,
-    pub(crate) kind: ErrorKind,
-    pub(crate) what: String,
-    pub(crate) guilty: Vec<u32>,
-    /// It lies between the guilty ranks (a deadlock, a broken connection): all of them are named on all ranks.
-    pub(crate) between: bool,
-    pub(crate) phase: Option<Phase>,
-    pub(crate) seq: Option<u64>,
-    pub(crate) op: Option<OpKind>,
-    /// Of a mismatch: what its two ranks called.
-    pub(crate) fingerprints: Option<[(u32, Fingerprint); 2]>,
-}
-
-/// The mismatching fields that have a name of their own on the wire.
-const FIELDS: [&str; 12] =
-    ["call", "op", "seq", "step", "dtype", "reduce_op", "root", "count", "tensors", "factor", "splits", "length"];
-
-const PHASES: [Phase; 6] =
-    [Phase::Validate, Phase::Rendezvous, Phase::Connect, Phase::Announce, Phase::Transfer, Phase::Complete];
 
 impl Frame {
     /// The frame as it goes over the connection.
@@ -153,113 +126,6 @@ impl Frame {
     }
 }
 
-impl Revoke {
-    /// What others are to know of this error.
-    pub(crate) fn of(by: u32, error: &Error, fingerprints: Option<[(u32, Fingerprint); 2]>) -> Revoke {
-        let report = error.report();
-        Revoke {
-            by,
-            kind: report.kind.clone(),
-            what: report.what.clone(),
-            guilty: report.guilty.clone(),
-            between: false,
-            phase: report.phase,
-            seq: report.seq,
-            op: report.op,
-            fingerprints,
-        }
-    }
-
-    fn put(&self, out: &mut Vec<u8>) {
-        out.extend_from_slice(&self.by.to_le_bytes());
-        out.push(code(&self.kind));
-        match &self.kind {
-            ErrorKind::Mismatch { field, mine, theirs } => {
-                out.push(FIELDS.iter().position(|f| f == field).unwrap_or(0) as u8);
-                put_text(out, mine, TEXT);
-                put_text(out, theirs, TEXT);
-            }
-            ErrorKind::PeerDead { how } => put_text(out, how, TEXT),
-            _ => {}
-        }
-        put_text(out, &self.what, TEXT);
-        let guilty = &self.guilty[..self.guilty.len().min(GUILTY)];
-        out.extend_from_slice(&(guilty.len() as u32).to_le_bytes());
-        guilty.iter().for_each(|rank| out.extend_from_slice(&rank.to_le_bytes()));
-        out.push(self.between.into());
-        let phase = self.phase.and_then(|p| PHASES.iter().position(|q| *q == p));
-        out.push(phase.map_or(255, |p| p as u8));
-        put_option(out, self.seq, |out, seq| out.extend_from_slice(&seq.to_le_bytes()));
-        put_option(out, self.op, |out, op| out.push(op as u8));
-        put_option(out, self.fingerprints, |out, fingerprints| {
-            for (rank, fingerprint) in fingerprints {
-                out.extend_from_slice(&rank.to_le_bytes());
-                out.extend_from_slice(&fingerprint.to_bytes());
-            }
-        });
-    }
-
-    fn read(r: &mut Reader<'_>) -> Option<Revoke> {
-        let by = r.u32()?;
-        let kind = match r.u8()? {
-            CODE_MISMATCH => ErrorKind::Mismatch {
-                field: FIELDS.get(usize::from(r.u8()?)).copied()?,
-                mine: r.text(TEXT)?,
-                theirs: r.text(TEXT)?,
-            },
-            CODE_DEAD => ErrorKind::PeerDead { how: r.text(TEXT)? },
-            code => plain(code)?,
-        };
-        let what = r.text(TEXT)?;
-        let n = r.u32()? as usize;
-        if n > GUILTY {
-            return None;
-        }
-        let guilty = (0..n).map(|_| r.u32()).collect::<Option<_>>()?;
-        Some(Revoke {
-            by,
-            kind,
-            what,
-            guilty,
-            between: r.u8()? != 0,
-            phase: PHASES.get(usize::from(r.u8()?)).copied(),
-            seq: option(r, Reader::u64)?,
-            op: option(r, Reader::u8)?.and_then(OpKind::from_code),
-            fingerprints: option(r, |r| Some([(r.u32()?, fingerprint(r)?), (r.u32()?, fingerprint(r)?)]))?,
-        })
-    }
-}
-
-const CODE_MISMATCH: u8 = 0;
-const CODE_DEAD: u8 = 1;
-const PLAIN: [ErrorKind; 12] = [
-    ErrorKind::Timeout,
-    ErrorKind::Aborted,
-    ErrorKind::Abandoned,
-    ErrorKind::Shutdown,
-    ErrorKind::Store,
-    ErrorKind::Rendezvous,
-    ErrorKind::Protocol,
-    ErrorKind::Resource,
-    ErrorKind::Plugin,
-    ErrorKind::InvalidArgument,
-    ErrorKind::Unsupported,
-    ErrorKind::Internal,
-];
-
-fn code(kind: &ErrorKind) -> u8 {
-    match kind {
-        ErrorKind::Mismatch { .. } => CODE_MISMATCH,
-        ErrorKind::PeerDead { .. } => CODE_DEAD,
-        // A kind that is younger than this table is a failure of that rank's, whatever it was.
-        kind => PLAIN.iter().position(|k| k == kind).unwrap_or(PLAIN.len() - 1) as u8 + 2,
-    }
-}
-
-fn plain(code: u8) -> Option<ErrorKind> {
-    PLAIN.get(usize::from(code.checked_sub(2)?)).cloned()
-}
-
 fn put_place(out: &mut Vec<u8>, place: CallId) {
     out.extend_from_slice(&place.seq.to_le_bytes());
     out.push(place.step);
@@ -287,25 +153,6 @@ fn history(r: &mut Reader<'_>) -> Option<History> {
     }
     let calls = (0..n).map(|_| Some((r.u64()?, fingerprint(r)?))).collect::<Option<_>>()?;
     Some(History { until, calls })
-}
-
-fn fingerprint(r: &mut Reader<'_>) -> Option<Fingerprint> {
-    r.array().map(|b| Fingerprint::from_bytes(&b))
-}
-
-fn put_option<T>(out: &mut Vec<u8>, value: Option<T>, put: impl FnOnce(&mut Vec<u8>, T)) {
-    out.push(value.is_some().into());
-    if let Some(value) = value {
-        put(out, value);
-    }
-}
-
-fn option<'a, T>(r: &mut Reader<'a>, read: impl FnOnce(&mut Reader<'a>) -> Option<T>) -> Option<Option<T>> {
-    match r.u8()? {
-        0 => Some(None),
-        1 => read(r).map(Some),
-        _ => None,
-    }
 }
 
 /// Frames out of a stream of bytes, however it is cut.

@@ -1,5 +1,6 @@
 use super::*;
 use crate::mesh::doing::{Refused, Wait};
+use c10d_core::{ErrorKind, OpKind, Phase};
 
 fn frames() -> Vec<Frame> {
     let fingerprint = Fingerprint { seq: 7, op: 4, dtype: 10, reduce: 0, step: 2, count: 1 << 40, root: 3, rest: 9 };

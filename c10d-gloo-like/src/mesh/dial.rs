@@ -20,7 +20,7 @@ use super::health::{Health, Path};
 use super::hello::Hello;
 use super::local::Presence;
 use super::socket::{Patience, Socket, Trouble, dial_unix};
-use super::{Lost, Transport};
+use super::wiring::{Lost, Transport};
 use crate::shm::{Layout, Segment};
 use crate::tcp;
 
@@ -41,9 +41,9 @@ pub(super) struct Join<'a> {
     pub(super) life: Option<OwnedFd>,
     pub(super) layout: Layout,
     pub(super) deadline: Instant,
-    /// See [`Wiring::silence`](super::Wiring::silence).
+    /// See [`Wiring::silence`](super::wiring::Wiring::silence).
     pub(super) silence: Duration,
-    /// See [`Wiring`](super::Wiring).
+    /// See [`Wiring`](super::wiring::Wiring).
     pub(super) lost: &'a Lost,
 }
 

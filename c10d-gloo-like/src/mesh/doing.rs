@@ -5,7 +5,6 @@ use c10d_core::backend::Fingerprint;
 use c10d_core::waiting::ranks;
 use c10d_core::{Error, OpKind};
 
-use super::verdict::is_p2p;
 use super::wire::{Reader, put_text};
 use crate::call_log::Position;
 
@@ -71,6 +70,11 @@ impl Wait {
             on => format!("waits for {} in {}", ranks(on), self.call()),
         }
     }
+}
+
+/// Whether the call is between two ranks.
+pub(crate) fn is_p2p(fingerprint: &Fingerprint) -> bool {
+    OpKind::from_code(fingerprint.op).is_some_and(OpKind::is_p2p)
 }
 
 /// A call that its own rank refused: nothing of it was sent.

@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 
 use c10d_core::{Error, ErrorKind, Phase, Result, Store};
 
-use super::Transport;
 use super::addr;
 use super::host::HostId;
 use super::wire::{Reader, put_text};
+use super::wiring::Transport;
 
 /// Ranks work together if this is equal: algorithms and layouts may change with every release.
 pub(super) const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "/2");

@@ -7,14 +7,16 @@ use c10d_core::waiting::{Reminder, ranks_are};
 use c10d_core::{Error, ErrorKind, Phase, Result};
 
 use super::accept::Door;
-use super::control::{Decoder, Frame, Revoke};
+use super::control::{Decoder, Frame};
 use super::dial::{Join, Pair};
 use super::health::{self, Health};
 use super::hello::{self, Hello};
 use super::host::{self, HostId};
 use super::local::{self, Seat};
+use super::revoke::Revoke;
 use super::topology::{self, Topology};
-use super::{Transport, Wiring, addr, socket, verdict, wire};
+use super::wiring::{Transport, Wiring};
+use super::{addr, socket, verdict, wire};
 use crate::shm::{Layout, Segment};
 use crate::tcp;
 

@@ -4,23 +4,11 @@ use c10d_core::backend::Fingerprint;
 use c10d_core::waiting::ranks;
 use c10d_core::{ENDED_WITHOUT_LEAVING, Error, ErrorKind, OpKind, Phase};
 
-use std::time::Duration;
-
-use super::blame::Chains;
-use super::control::Revoke;
-use super::doing::{Doing, Wait};
+use super::answer::{Answer, LONG};
+use super::chains::Chains;
+use super::doing::{Doing, Wait, is_p2p};
+use super::revoke::Revoke;
 use crate::call_log::{CallId, Position};
-
-/// What is known of a peer when a deadline has passed.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Answer {
-    /// It does not answer: its process is stopped, or cannot be reached. It was last heard so long ago, and said this then.
-    Silent { since: Duration, before: Option<Doing> },
-    /// It said goodbye after this call, or its program ended.
-    Left { last: Option<CallId>, exited: bool },
-    /// It is here.
-    At(Doing),
-}
 
 /// What a rank makes of a failure that another one reports.
 #[derive(Clone, Debug)]
@@ -133,9 +121,6 @@ pub(crate) fn retell(me: u32, revoke: &Revoke) -> Error {
     }
     error
 }
-
-/// A silence that cannot be a matter of scheduling: waiting ranks ask each other more often than this.
-pub(super) const LONG: Duration = Duration::from_millis(400);
 
 /// Why the call at `place`, which waits for what `mine` says, is not done at its deadline: who is to blame, and in words.
 /// `answers` has one entry per rank; the own one is ignored. Point-to-point calls have no place.
@@ -288,11 +273,6 @@ impl Blame {
     fn of(guilty: Vec<u32>, words: &[String]) -> Blame {
         Blame { guilty, words: words.join("; "), between: false }
     }
-}
-
-/// Whether the call is between two ranks.
-pub(crate) fn is_p2p(fingerprint: &Fingerprint) -> bool {
-    OpKind::from_code(fingerprint.op).is_some_and(OpKind::is_p2p)
 }
 
 /// How a rank that said goodbye, or whose program `exited` without one, is gone.

@@ -1,5 +1,6 @@
 use super::*;
 use crate::mesh::doing::Refused;
+use std::time::Duration;
 
 fn fingerprint(count: u64) -> Fingerprint {
     Fingerprint { seq: 7, op: 4, dtype: 10, reduce: 0, step: 0, count, root: 0, rest: 0 }

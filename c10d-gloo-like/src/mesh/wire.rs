@@ -1,6 +1,8 @@
 //! Reading and writing the fixed little-endian layouts of the mesh. What a peer sent is read with bounds: a field that
 //! is not there is `None`, never a panic.
 
+use c10d_core::backend::Fingerprint;
+
 /// What is left of some received bytes.
 pub(super) struct Reader<'a>(pub(super) &'a [u8]);
 
@@ -57,6 +59,28 @@ pub(super) fn put_text(out: &mut Vec<u8>, text: &str, max: usize) {
 /// FNV-1a: names of groups, compared for equality, never trusted for more.
 pub(super) fn hash(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x0100_0000_01b3))
+}
+
+/// A call's fingerprint.
+pub(super) fn fingerprint(r: &mut Reader<'_>) -> Option<Fingerprint> {
+    r.array().map(|b| Fingerprint::from_bytes(&b))
+}
+
+/// Writes a value that may be absent: whether it is there, then the value.
+pub(super) fn put_option<T>(out: &mut Vec<u8>, value: Option<T>, put: impl FnOnce(&mut Vec<u8>, T)) {
+    out.push(value.is_some().into());
+    if let Some(value) = value {
+        put(out, value);
+    }
+}
+
+/// Reads what [`put_option`] wrote; the outer `None`: it is not understood.
+pub(super) fn option<'a, T>(r: &mut Reader<'a>, read: impl FnOnce(&mut Reader<'a>) -> Option<T>) -> Option<Option<T>> {
+    match r.u8()? {
+        0 => Some(None),
+        1 => read(r).map(Some),
+        _ => None,
+    }
 }
 
 #[cfg(test)]

@@ -6,7 +6,8 @@ use c10d_core::backend::Fingerprint;
 use c10d_core::{Error, ErrorKind, Status};
 
 use super::{DISPUTED, FAILED, Health};
-use crate::mesh::control::{Frame, Revoke};
+use crate::mesh::control::Frame;
+use crate::mesh::revoke::Revoke;
 use crate::mesh::verdict::{self, Adopted};
 
 impl Health {

@@ -21,9 +21,10 @@ use c10d_core::sync::{Condvar, Mutex};
 use c10d_core::{Error, ErrorKind, Phase, Result};
 
 use super::connection::Connection;
-use super::control::{Frame, Revoke};
+use super::control::Frame;
 use super::doing::Doing;
 use super::doubts::Doubts;
+use super::revoke::Revoke;
 use super::verdict;
 use crate::call_log::{CallId, CallLog};
 

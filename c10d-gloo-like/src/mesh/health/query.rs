@@ -11,9 +11,10 @@ use c10d_core::sync::Mutex;
 
 use super::{Health, HealthState, Path, Peer};
 use crate::call_log::CallId;
+use crate::mesh::answer::Answer;
 use crate::mesh::control::Frame;
-use crate::mesh::doing::{Doing, Refused, Wait};
-use crate::mesh::verdict::{self, Answer};
+use crate::mesh::doing::{Doing, Refused, Wait, is_p2p};
+use crate::mesh::verdict;
 
 /// How long, past a deadline, peers have to say what they are doing. Live ones do within a millisecond, on busy machines
 /// within some ten.
@@ -91,7 +92,7 @@ impl Health {
     /// the group fails when its answer is in. Two ranks that wait for different things find out this way.
     pub(crate) fn stalled(&self, fingerprint: &Fingerprint) {
         self.settle();
-        if !self.failed() && !verdict::is_p2p(fingerprint) {
+        if !self.failed() && !is_p2p(fingerprint) {
             self.ask(CallId::of(fingerprint));
         }
     }
@@ -113,7 +114,7 @@ impl Health {
         }
         let place = CallId::of(fingerprint);
         let answers = self.answers(Some(place));
-        let collective = !verdict::is_p2p(fingerprint);
+        let collective = !is_p2p(fingerprint);
         let blame = verdict::judge(self.rank, collective.then_some(place), mine, &answers);
         let phase = if collective { Phase::Announce } else { Phase::Transfer };
         let mut error = Error::new(ErrorKind::Timeout, blame.words).guilty(blame.guilty).phase(phase);

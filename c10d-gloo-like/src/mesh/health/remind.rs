@@ -8,8 +8,9 @@ use c10d_core::waiting;
 
 use super::Health;
 use crate::call_log::CallId;
+use crate::mesh::answer::Answer;
 use crate::mesh::doing::Wait;
-use crate::mesh::verdict::{self, Answer};
+use crate::mesh::verdict;
 
 impl Health {
     /// After how long a wait is to be spoken of.

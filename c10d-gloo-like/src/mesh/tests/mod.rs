@@ -11,8 +11,10 @@ use super::accept::Door;
 use super::hello::Hello;
 use super::join::open;
 use super::*;
+use c10d_core::Store;
 use c10d_core::backend::Fingerprint;
 use c10d_core::store::deadline_after;
+use std::time::{Duration, Instant};
 
 /// No verdict depends on it: it only ends a test that hangs.
 const CAP: Duration = Duration::from_secs(20);

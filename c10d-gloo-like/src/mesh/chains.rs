@@ -3,8 +3,8 @@
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 
+use super::answer::{Answer, LONG};
 use super::doing::Wait;
-use super::verdict::{Answer, LONG};
 
 /// Waiting ranks from which a circle is looked for, at most.
 const STARTS: usize = 64;

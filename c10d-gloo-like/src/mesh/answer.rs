@@ -1,0 +1,20 @@
+//! What a rank knows of a peer that it has asked.
+
+use std::time::Duration;
+
+use super::doing::Doing;
+use crate::call_log::CallId;
+
+/// What is known of a peer when a deadline has passed.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Answer {
+    /// It does not answer: its process is stopped, or cannot be reached. It was last heard so long ago, and said this then.
+    Silent { since: Duration, before: Option<Doing> },
+    /// It said goodbye after this call, or its program ended.
+    Left { last: Option<CallId>, exited: bool },
+    /// It is here.
+    At(Doing),
+}
+
+/// A silence that cannot be a matter of scheduling: waiting ranks ask each other more often than this.
+pub(super) const LONG: Duration = Duration::from_millis(400);

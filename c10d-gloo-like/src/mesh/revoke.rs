@@ -1,0 +1,143 @@
+//! The cause of a group's failure, as ranks tell it to each other.
+
+use c10d_core::backend::Fingerprint;
+use c10d_core::{Error, ErrorKind, OpKind, Phase};
+
+use super::wire::{Reader, fingerprint, option, put_option, put_text};
+
+/// The longest text, in bytes.
+const TEXT: usize = 1024;
+/// The most ranks that are named.
+const GUILTY: usize = 8192;
+
+/// The mismatching fields that have a name of their own on the wire.
+const FIELDS: [&str; 12] =
+    ["call", "op", "seq", "step", "dtype", "reduce_op", "root", "count", "tensors", "factor", "splits", "length"];
+
+const PHASES: [Phase; 6] =
+    [Phase::Validate, Phase::Rendezvous, Phase::Connect, Phase::Announce, Phase::Transfer, Phase::Complete];
+
+/// The first cause of a group's failure, as the rank that met it tells the others.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Revoke {
+    /// The rank that met it. Every rank passes on what it hears first, so that whoever leaves because of a failure has
+    /// told the cause to all before it is gone.
+    pub(crate) by: u32,
+    pub(crate) kind: ErrorKind,
+    pub(crate) what: String,
+    pub(crate) guilty: Vec<u32>,
+    /// It lies between the guilty ranks (a deadlock, a broken connection): all of them are named on all ranks.
+    pub(crate) between: bool,
+    pub(crate) phase: Option<Phase>,
+    pub(crate) seq: Option<u64>,
+    pub(crate) op: Option<OpKind>,
+    /// Of a mismatch: what its two ranks called.
+    pub(crate) fingerprints: Option<[(u32, Fingerprint); 2]>,
+}
+
+impl Revoke {
+    /// What others are to know of this error.
+    pub(crate) fn of(by: u32, error: &Error, fingerprints: Option<[(u32, Fingerprint); 2]>) -> Revoke {
+        let report = error.report();
+        Revoke {
+            by,
+            kind: report.kind.clone(),
+            what: report.what.clone(),
+            guilty: report.guilty.clone(),
+            between: false,
+            phase: report.phase,
+            seq: report.seq,
+            op: report.op,
+            fingerprints,
+        }
+    }
+
+    pub(super) fn put(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.by.to_le_bytes());
+        out.push(code(&self.kind));
+        match &self.kind {
+            ErrorKind::Mismatch { field, mine, theirs } => {
+                out.push(FIELDS.iter().position(|f| f == field).unwrap_or(0) as u8);
+                put_text(out, mine, TEXT);
+                put_text(out, theirs, TEXT);
+            }
+            ErrorKind::PeerDead { how } => put_text(out, how, TEXT),
+            _ => {}
+        }
+        put_text(out, &self.what, TEXT);
+        let guilty = &self.guilty[..self.guilty.len().min(GUILTY)];
+        out.extend_from_slice(&(guilty.len() as u32).to_le_bytes());
+        guilty.iter().for_each(|rank| out.extend_from_slice(&rank.to_le_bytes()));
+        out.push(self.between.into());
+        let phase = self.phase.and_then(|p| PHASES.iter().position(|q| *q == p));
+        out.push(phase.map_or(255, |p| p as u8));
+        put_option(out, self.seq, |out, seq| out.extend_from_slice(&seq.to_le_bytes()));
+        put_option(out, self.op, |out, op| out.push(op as u8));
+        put_option(out, self.fingerprints, |out, fingerprints| {
+            for (rank, fingerprint) in fingerprints {
+                out.extend_from_slice(&rank.to_le_bytes());
+                out.extend_from_slice(&fingerprint.to_bytes());
+            }
+        });
+    }
+
+    pub(super) fn read(r: &mut Reader<'_>) -> Option<Revoke> {
+        let by = r.u32()?;
+        let kind = match r.u8()? {
+            CODE_MISMATCH => ErrorKind::Mismatch {
+                field: FIELDS.get(usize::from(r.u8()?)).copied()?,
+                mine: r.text(TEXT)?,
+                theirs: r.text(TEXT)?,
+            },
+            CODE_DEAD => ErrorKind::PeerDead { how: r.text(TEXT)? },
+            code => plain(code)?,
+        };
+        let what = r.text(TEXT)?;
+        let n = r.u32()? as usize;
+        if n > GUILTY {
+            return None;
+        }
+        let guilty = (0..n).map(|_| r.u32()).collect::<Option<_>>()?;
+        Some(Revoke {
+            by,
+            kind,
+            what,
+            guilty,
+            between: r.u8()? != 0,
+            phase: PHASES.get(usize::from(r.u8()?)).copied(),
+            seq: option(r, Reader::u64)?,
+            op: option(r, Reader::u8)?.and_then(OpKind::from_code),
+            fingerprints: option(r, |r| Some([(r.u32()?, fingerprint(r)?), (r.u32()?, fingerprint(r)?)]))?,
+        })
+    }
+}
+
+const CODE_MISMATCH: u8 = 0;
+const CODE_DEAD: u8 = 1;
+const PLAIN: [ErrorKind; 12] = [
+    ErrorKind::Timeout,
+    ErrorKind::Aborted,
+    ErrorKind::Abandoned,
+    ErrorKind::Shutdown,
+    ErrorKind::Store,
+    ErrorKind::Rendezvous,
+    ErrorKind::Protocol,
+    ErrorKind::Resource,
+    ErrorKind::Plugin,
+    ErrorKind::InvalidArgument,
+    ErrorKind::Unsupported,
+    ErrorKind::Internal,
+];
+
+fn code(kind: &ErrorKind) -> u8 {
+    match kind {
+        ErrorKind::Mismatch { .. } => CODE_MISMATCH,
+        ErrorKind::PeerDead { .. } => CODE_DEAD,
+        // A kind that is younger than this table is a failure of that rank's, whatever it was.
+        kind => PLAIN.iter().position(|k| k == kind).unwrap_or(PLAIN.len() - 1) as u8 + 2,
+    }
+}
+
+fn plain(code: u8) -> Option<ErrorKind> {
+    PLAIN.get(usize::from(code.checked_sub(2)?)).cloned()
+}
