@@ -18,6 +18,8 @@ FLOORS = {
     "c10d-core": "sync types ops error panics process waiting store buffer device call op dlpack backend dispatch registry staged group",
     "c10d-rendezvous": "log file_store tcp_store init launch",
     "c10d-gloo-like": "exit call_log shm tcp link mesh pause plan reduce exec schedule layout collectives p2p queue backend provider",
+    "c10d-gloo-like/src/mesh": "wire credentials netlink addr host topology wiring handshake doing doubts revoke control answer chains "
+    "verdict socket accept hello watch connection health local dial join mod",
     "c10d-nccl": "jobs dialect nccl bootstrap thread heartbeats side_channel kernels cuda types task check communicator scratch ops channel "
     "engine deadline_watch start backend sparse provider slices",
     "c10d-privateuse": "abi export refusal table host load",
@@ -31,6 +33,8 @@ FLOORS = {
 ITEM = re.compile(r"(pub(?:\([^)]*\))?\s+)?use\s+([^;]+);")
 PATH = re.compile(r"\b(?:crate|super|self)(?:::\w+)+")
 COMMENT = re.compile(r"//[^\n]*")
+# Who may use an item is no import of it.
+VISIBLE = re.compile(r"pub\(in [^)]*\)")
 TESTS = re.compile(r"#\[cfg\(test\)\]\s*(?:#\[[^\]]*\]\s*)*(?:mod \w+ \{.*|(?:pub(?:\([^)]*\))? )?(?:mod|use) [^;]*;)", re.S)
 
 
@@ -60,7 +64,8 @@ class Crate:
                 path = os.path.relpath(os.path.join(folder, name), root)
                 if path.endswith(".rs") and not re.search(r"(^|/|_)tests?(/|\.rs|_)", path):
                     with open(os.path.join(root, path)) as file:
-                        self.text[self.module(path)] = TESTS.sub("", COMMENT.sub("", file.read()))
+                        text = VISIBLE.sub("pub", COMMENT.sub("", file.read()))
+                        self.text[self.module(path)] = TESTS.sub("", text)
         for module, text in self.text.items():
             for public, tree in ITEM.findall(text):
                 for path in leaves(tree) if public else []:

@@ -6,18 +6,17 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Weak;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 
-use c10d_core::Result;
 use c10d_core::sync::Mutex;
+use c10d_core::{Error, Result};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown};
 
 use super::control::{Decoder, Frame};
-use super::health::Health;
 use super::socket::Socket;
-use super::watch::{self, Token};
+use super::watch::{self, Next, Token, Watched};
 
 /// What may wait for a peer that does not read: questions beyond it are dropped, the rest is small and said once.
 const BACKLOG: usize = 64 << 10;
@@ -30,7 +29,7 @@ const UNREACHABLE: &str = "unreachable: its host or the network to it does not a
 /// See the module.
 pub(crate) struct Connection {
     peer: u32,
-    health: Weak<Health>,
+    listener: Weak<dyn Listener>,
     fd: Socket,
     /// The peer's process, where it can be watched.
     life: Option<OwnedFd>,
@@ -42,13 +41,19 @@ pub(crate) struct Connection {
     unsure: AtomicBool,
 }
 
-/// What the watcher is to do with a connection after an event.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Next {
-    Watch,
-    Forget,
-    /// Nothing comes any more. [`Connection::must_decide`] when the time is over.
-    Unsure,
+/// Who hears what the peer says over a connection, and how it ends.
+pub(super) trait Listener: Send + Sync {
+    /// The peer said something.
+    fn heard(self: Arc<Self>, peer: u32, frame: Frame);
+    /// The connection has ended. `true`: whether the peer has is not known; [`Listener::must_decide`] in a moment.
+    /// `watched`: the peer's process is, too.
+    fn hung_up(self: Arc<Self>, peer: u32, how: &str, watched: bool) -> bool;
+    /// The peer's process has ended.
+    fn died(self: Arc<Self>, peer: u32, how: &str);
+    /// Nobody has said whether the peer lives. `watched`: its process is, and has not ended.
+    fn must_decide(self: Arc<Self>, peer: u32, watched: bool);
+    /// The connection cannot be watched any more.
+    fn watch_failed(self: Arc<Self>, error: Error);
 }
 
 /// What a look at the socket brought.
@@ -68,11 +73,11 @@ impl Connection {
         fd: Socket,
         life: Option<OwnedFd>,
         peer: u32,
-        health: Weak<Health>,
-    ) -> Result<std::sync::Arc<Connection>> {
+        listener: Weak<dyn Listener>,
+    ) -> Result<Arc<Connection>> {
         watch::watch(|token| Connection {
             peer,
-            health,
+            listener,
             fd,
             life,
             token,
@@ -81,14 +86,6 @@ impl Connection {
             closing: AtomicBool::new(false),
             unsure: AtomicBool::new(false),
         })
-    }
-
-    pub(super) fn fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
-    }
-
-    pub(super) fn life(&self) -> Option<BorrowedFd<'_>> {
-        self.life.as_ref().map(AsFd::as_fd)
     }
 
     pub(super) fn send(&self, frame: &Frame) {
@@ -118,51 +115,6 @@ impl Connection {
         watch::linger(self.token);
     }
 
-    /// Something happened on the socket.
-    pub(super) fn ready(&self, readable: bool, writable: bool) -> Next {
-        if writable {
-            let mut out = self.out.lock();
-            if self.flush(&mut out) == Next::Watch && out.is_empty() {
-                watch::want_write(self.token, self.fd(), false);
-            }
-        }
-        match readable && self.receive() == Received::End {
-            true if self.unsure.load(Ordering::Relaxed) => Next::Unsure,
-            true => Next::Forget,
-            false => Next::Watch,
-        }
-    }
-
-    /// The peer's process has ended. What it said before is heard, and nothing comes after that.
-    pub(super) fn peer_ended(&self) -> Next {
-        if self.unsure.load(Ordering::Relaxed) {
-            if let Some(health) = self.health.upgrade() {
-                health.died(self.peer, "its process ended");
-            }
-            return Next::Forget;
-        }
-        loop {
-            match self.receive() {
-                Received::Part => {}
-                Received::All => {
-                    if !self.closing.load(Ordering::Relaxed)
-                        && let Some(health) = self.health.upgrade()
-                    {
-                        health.died(self.peer, "its process ended");
-                    }
-                    return Next::Forget;
-                }
-                Received::End if self.unsure.load(Ordering::Relaxed) => {
-                    if let Some(health) = self.health.upgrade() {
-                        health.died(self.peer, "its process ended");
-                    }
-                    return Next::Forget;
-                }
-                Received::End => return Next::Forget,
-            }
-        }
-    }
-
     fn receive(&self) -> Received {
         let mut decoder = self.decoder.lock();
         let mut buffer = [0; 4096];
@@ -179,8 +131,8 @@ impl Connection {
             loop {
                 match decoder.next() {
                     Ok(Some(frame)) => {
-                        if let Some(health) = self.health.upgrade() {
-                            health.hear(self.peer, frame);
+                        if let Some(listener) = self.listener.upgrade() {
+                            listener.heard(self.peer, frame);
                         }
                     }
                     Ok(None) => break,
@@ -193,26 +145,11 @@ impl Connection {
 
     fn ended(&self, how: &str) -> Received {
         if !self.closing.load(Ordering::Relaxed)
-            && let Some(health) = self.health.upgrade()
+            && let Some(listener) = self.listener.upgrade()
         {
-            self.unsure.store(health.hung_up(self.peer, how, self.life.is_some()), Ordering::Relaxed);
+            self.unsure.store(listener.hung_up(self.peer, how, self.life.is_some()), Ordering::Relaxed);
         }
         Received::End
-    }
-
-    /// Nobody has said whether the peer lives.
-    pub(super) fn must_decide(&self) {
-        if let Some(health) = self.health.upgrade() {
-            // Where its process is watched, that would have told its end.
-            health.must_decide(self.peer, self.life.is_some());
-        }
-    }
-
-    /// The watcher gave up on this connection.
-    pub(super) fn failed(&self, error: c10d_core::Error) {
-        if let Some(health) = self.health.upgrade() {
-            health.fail(error);
-        }
     }
 
     /// Writes what goes; `Forget`: nothing will ever go, which the watcher learns by reading.
@@ -233,5 +170,71 @@ impl Connection {
             let _ = shutdown(&self.fd, Shutdown::Write);
         }
         Next::Watch
+    }
+}
+
+impl Watched for Connection {
+    fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+
+    fn life(&self) -> Option<BorrowedFd<'_>> {
+        self.life.as_ref().map(AsFd::as_fd)
+    }
+
+    fn ready(&self, readable: bool, writable: bool) -> Next {
+        if writable {
+            let mut out = self.out.lock();
+            if self.flush(&mut out) == Next::Watch && out.is_empty() {
+                watch::want_write(self.token, self.fd(), false);
+            }
+        }
+        match readable && self.receive() == Received::End {
+            true if self.unsure.load(Ordering::Relaxed) => Next::Unsure,
+            true => Next::Forget,
+            false => Next::Watch,
+        }
+    }
+
+    fn peer_ended(&self) -> Next {
+        if self.unsure.load(Ordering::Relaxed) {
+            if let Some(listener) = self.listener.upgrade() {
+                listener.died(self.peer, "its process ended");
+            }
+            return Next::Forget;
+        }
+        loop {
+            match self.receive() {
+                Received::Part => {}
+                Received::All => {
+                    if !self.closing.load(Ordering::Relaxed)
+                        && let Some(listener) = self.listener.upgrade()
+                    {
+                        listener.died(self.peer, "its process ended");
+                    }
+                    return Next::Forget;
+                }
+                Received::End if self.unsure.load(Ordering::Relaxed) => {
+                    if let Some(listener) = self.listener.upgrade() {
+                        listener.died(self.peer, "its process ended");
+                    }
+                    return Next::Forget;
+                }
+                Received::End => return Next::Forget,
+            }
+        }
+    }
+
+    fn must_decide(&self) {
+        if let Some(listener) = self.listener.upgrade() {
+            // Where its process is watched, that would have told its end.
+            listener.must_decide(self.peer, self.life.is_some());
+        }
+    }
+
+    fn failed(&self, error: Error) {
+        if let Some(listener) = self.listener.upgrade() {
+            listener.watch_failed(error);
+        }
     }
 }

@@ -259,7 +259,7 @@ impl Join<'_> {
                 Error::new(ErrorKind::Resource, what).caused_by(e).phase(Phase::Connect)
             })?;
         }
-        let connection = Connection::open(fd, life, peer, Arc::downgrade(self.health))?;
+        let connection = Connection::open(fd, life, peer, Arc::<Health>::downgrade(self.health))?;
         self.health.reach(peer, Path::Away(connection));
         pair.controlled = true;
         Ok(())

@@ -16,8 +16,6 @@ use rustix::buffer::spare_capacity;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::event::{EventfdFlags, Timespec, eventfd};
 
-use super::connection::{Connection, Next};
-
 /// How long a closed connection stays, for the peer to read the goodbye: longer than any scheduling delay.
 const LINGER: Duration = Duration::from_secs(5);
 
@@ -28,6 +26,31 @@ const UNSURE: Duration = Duration::from_millis(80);
 /// A connection's name at the watcher.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Token(u64);
+
+/// What is watched: a connection, and the process at its other end.
+pub(super) trait Watched: Send + Sync {
+    /// The connection.
+    fn fd(&self) -> BorrowedFd<'_>;
+    /// The peer's process, where it can be watched.
+    fn life(&self) -> Option<BorrowedFd<'_>>;
+    /// Something happened on the connection.
+    fn ready(&self, readable: bool, writable: bool) -> Next;
+    /// The peer's process has ended. What it said before is heard, and nothing comes after that.
+    fn peer_ended(&self) -> Next;
+    /// It was [`Next::Unsure`], and the time is over.
+    fn must_decide(&self);
+    /// The watcher gave up on it.
+    fn failed(&self, error: Error);
+}
+
+/// What the watcher is to do with a connection after an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Next {
+    Watch,
+    Forget,
+    /// Nothing comes any more. [`Watched::must_decide`] when the time is over.
+    Unsure,
+}
 
 const WAKE: u64 = 0;
 /// In an event's name: it is about the peer's process and not about the connection.
@@ -50,7 +73,7 @@ struct Table {
 type Act = Box<dyn FnOnce() + Send>;
 
 struct Entry {
-    connection: Arc<Connection>,
+    connection: Arc<dyn Watched>,
     /// Closed on this side, or ended without a goodbye; to be dropped at this time.
     until: Option<Instant>,
 }
@@ -93,7 +116,7 @@ fn watcher() -> Result<&'static Arc<Watch>> {
 }
 
 /// Puts the connection that `make` builds under watch.
-pub(super) fn watch(make: impl FnOnce(Token) -> Connection) -> Result<Arc<Connection>> {
+pub(super) fn watch<C: Watched + 'static>(make: impl FnOnce(Token) -> C) -> Result<Arc<C>> {
     let watch = watcher()?;
     let mut table = watch.connections.lock();
     let token = table.next;

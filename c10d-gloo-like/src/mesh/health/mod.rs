@@ -5,6 +5,7 @@
 
 mod doubt;
 mod failure;
+mod listener;
 mod lost;
 mod query;
 mod reach;
@@ -20,7 +21,7 @@ use c10d_core::backend::Fingerprint;
 use c10d_core::sync::{Condvar, Mutex};
 use c10d_core::{Error, ErrorKind, Phase, Result};
 
-use super::connection::Connection;
+use super::connection::{Connection, Listener};
 use super::control::Frame;
 use super::doing::Doing;
 use super::doubts::Doubts;
@@ -303,49 +304,6 @@ impl Health {
         }
     }
 
-    /// A peer said something.
-    pub(super) fn hear(self: &Arc<Self>, from: u32, frame: Frame) {
-        match frame {
-            Frame::Query { id, place } => {
-                let state = Frame::State { id, place, doing: self.doing(), fingerprint: self.called(place) };
-                if let Some(Path::Away(connection)) = self.path(from) {
-                    connection.send(&state);
-                }
-            }
-            Frame::Reach { of } => self.reach_for(from, of),
-            Frame::Reached { of, alive } => self.reached(of, alive),
-            Frame::State { id, place, doing, fingerprint } => {
-                self.answered(from, id, doing);
-                self.tell_askers(from, Some(id));
-                self.compare(from, place, fingerprint);
-            }
-            Frame::Revoke(revoke) => self.revoked(revoke),
-            Frame::Ask { from: number } => {
-                let history = self.history(number);
-                if let Some(Path::Away(connection)) = self.path(from) {
-                    connection.send_bytes(&Frame::Told { last: false, history }.to_bytes(), true);
-                }
-            }
-            Frame::Told { last, history } => self.told(from, history, last),
-            Frame::Goodbye { last, failed } => {
-                self.has_gone(from, Left { last, at: Instant::now(), failed, exited: false })
-            }
-            Frame::Exited { last, failed } => {
-                self.has_gone(from, Left { last, at: Instant::now(), failed, exited: true })
-            }
-        }
-    }
-
-    /// A peer is gone after what it said.
-    fn has_gone(&self, from: u32, left: Left) {
-        if let Some(peer) = self.state.lock().peers.get_mut(from as usize) {
-            peer.left.get_or_insert(left);
-        }
-        self.doubts.lock().leave(from);
-        self.alarm.fetch_or(LEFT, Ordering::AcqRel);
-        self.wake();
-    }
-
     fn path(&self, peer: u32) -> Option<&Path> {
         self.paths.get(peer as usize)?.get()
     }
@@ -357,7 +315,7 @@ impl Health {
                 Some(Path::Away(connection)) => connection.send_bytes(&bytes, true),
                 Some(Path::Here(peer)) => {
                     if let Some(peer) = peer.upgrade() {
-                        peer.hear(self.rank, frame.clone());
+                        peer.heard(self.rank, frame.clone());
                     }
                 }
                 None => {}

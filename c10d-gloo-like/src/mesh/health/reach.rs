@@ -12,6 +12,7 @@ use c10d_core::{Error, ErrorKind, Phase};
 
 use super::{Health, Path, UNDERWAY, dead};
 use crate::call_log::CallId;
+use crate::mesh::connection::Listener;
 use crate::mesh::control::Frame;
 
 /// How long a broken data connection waits for the control connection to say why, or to break too, as it does when the
@@ -19,38 +20,17 @@ use crate::mesh::control::Frame;
 const REASON: Duration = Duration::from_millis(400);
 
 impl Health {
-    /// A peer's control connection ended. After a goodbye that is in order. `true`: whether the peer lives is not known;
-    /// [`Health::must_decide`] in a moment. `watched`: the peer's process is, too.
-    pub(in crate::mesh) fn hung_up(self: &Arc<Self>, from: u32, how: &str, watched: bool) -> bool {
-        let unsure = {
-            let mut state = self.state.lock();
-            let failed = state.cause.is_some();
-            state.peers.get_mut(from as usize).is_some_and(|peer| {
-                peer.closed = true;
-                let unsure = peer.left.is_none() && !failed;
-                peer.unsure = unsure.then(|| how.to_owned());
-                unsure
-            })
-        };
-        self.tell_askers(from, None);
-        let asked = unsure && self.ask_for(from);
-        if unsure && !asked && !watched {
-            self.decide(from, false);
-        }
-        self.wake();
-        asked || (unsure && watched)
-    }
-
     /// Breaks the control connection to a peer, as the network might.
     #[cfg(test)]
     pub(in crate::mesh) fn cut(&self, peer: u32) {
         if let Some(Path::Away(connection)) = self.path(peer) {
+            use crate::mesh::watch::Watched;
             rustix::net::shutdown(connection.fd(), rustix::net::Shutdown::Both).unwrap();
         }
     }
 
     /// Asks all others whether they reach this peer. `false`: there are none.
-    fn ask_for(&self, of: u32) -> bool {
+    pub(super) fn ask_for(&self, of: u32) -> bool {
         let others: Vec<u32> = {
             let state = self.state.lock();
             let there = (0..).zip(&*state.peers).filter(|(_, peer)| !peer.closed && peer.left.is_none());
@@ -66,7 +46,7 @@ impl Health {
             Some(Path::Away(connection)) => connection.send_bytes(&frame.to_bytes(), true),
             Some(Path::Here(peer)) => {
                 if let Some(peer) = peer.upgrade() {
-                    peer.hear(self.rank, frame.clone());
+                    peer.heard(self.rank, frame.clone());
                 }
             }
             None => {}
@@ -106,34 +86,8 @@ impl Health {
         told.into_iter().for_each(|asker| self.say(asker, &Frame::Reached { of, alive: answered.is_some() }));
     }
 
-    /// Another rank says whether it reaches a peer.
-    pub(super) fn reached(self: &Arc<Self>, of: u32, alive: bool) {
-        self.decide(of, alive);
-    }
-
-    /// The peer's process has ended.
-    pub(in crate::mesh) fn died(self: &Arc<Self>, peer: u32, how: &str) {
-        let left = {
-            let mut state = self.state.lock();
-            state.peers.get_mut(peer as usize).is_none_or(|peer| {
-                peer.closed = true;
-                peer.unsure = None;
-                peer.left.is_some()
-            })
-        };
-        self.tell_askers(peer, None);
-        if !left {
-            self.fail_of_deaths(how);
-        }
-        self.wake();
-    }
-
-    /// Nobody has said whether the peer lives. `watched`: its process is, and has not ended.
-    pub(in crate::mesh) fn must_decide(self: &Arc<Self>, peer: u32, watched: bool) {
-        self.decide(peer, watched);
-    }
-
-    fn decide(self: &Arc<Self>, peer: u32, alive: bool) {
+    /// A peer whose connection has ended turns out to be alive, or not.
+    pub(super) fn decide(self: &Arc<Self>, peer: u32, alive: bool) {
         let how = self.state.lock().peers.get_mut(peer as usize).and_then(|peer| peer.unsure.take());
         match how {
             Some(how) if alive => drop(self.broken(peer, &how)),
