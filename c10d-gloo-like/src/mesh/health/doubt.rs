@@ -4,7 +4,6 @@
 //! their watchers whatever their threads do. A peer that has not made the call yet is looked at again later, and never
 //! waited for.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use c10d_core::sync::MutexGuard;
@@ -15,7 +14,6 @@ use super::{Health, Path};
 use crate::call_log::{CallId, CallLog, Entered};
 use crate::mesh::control::Frame;
 use crate::mesh::doubts::{Clash, Doubt, Doubts, History, Known, Progress};
-use crate::shm::Segment;
 
 /// How long a rank waits for an answer that it needs before it goes on, once for each peer that is silent. Live peers
 /// answer within a millisecond, on busy machines within some ten.
@@ -23,32 +21,7 @@ const PATIENCE: Duration = Duration::from_millis(100);
 /// The same for a rank that leaves.
 const FAREWELL: Duration = Duration::from_millis(200);
 
-/// The segments in which the call logs lie.
-pub(super) struct CallLogs {
-    own: Option<Arc<Segment>>,
-    peers: Box<[Option<Arc<Segment>>]>,
-}
-
 impl Health {
-    /// Says with whom memory is shared. Once, before the first call.
-    pub(in crate::mesh) fn shares(&self, own: Option<Arc<Segment>>, peers: Box<[Option<Arc<Segment>>]>) {
-        let _ = self.call_logs.set(CallLogs { own, peers });
-    }
-
-    /// This rank's call log.
-    #[inline]
-    pub(super) fn call_log(&self) -> &CallLog {
-        match self.call_logs.get() {
-            Some(CallLogs { own: Some(segment), .. }) => &segment.header().call_log,
-            _ => &self.own_board,
-        }
-    }
-
-    fn board_of(&self, peer: u32) -> Option<&CallLog> {
-        let segment = self.call_logs.get()?.peers.get(peer as usize)?.as_ref()?;
-        Some(&segment.header().call_log)
-    }
-
     /// Compares the calls that are in doubt, the `fresh` ones too, as far as the peers have made them. An error if a peer
     /// made another one; else, whether some are still in doubt. `wait`: for the answers to the questions of last time.
     pub(crate) fn verify(&self, fresh: &mut Vec<Doubt>, wait: bool) -> Result<bool> {
@@ -103,7 +76,7 @@ impl Health {
     }
 
     fn has_given_up(&self, peer: u32) -> bool {
-        self.board_of(peer).is_some_and(CallLog::has_given_up)
+        self.call_log_of(peer).is_some_and(CallLog::has_given_up)
     }
 
     /// A peer has failed, and has told why: waits until that is here.
@@ -115,7 +88,7 @@ impl Health {
 
     /// Looks at what can be seen of a peer. Gives the number from which on it must be asked.
     fn look(&self, doubts: &mut Doubts, peer: u32) -> Result<Option<u64>, Clash> {
-        let progress = match self.board_of(peer) {
+        let progress = match self.call_log_of(peer) {
             Some(call_log) => doubts.compare(peer, |doubt| read(call_log, doubt))?,
             None => Progress::Gone,
         };
@@ -160,11 +133,6 @@ impl Health {
 
     fn clash(&self, clash: &Clash) -> Error {
         self.mismatch(clash.peer, &clash.mine, &clash.theirs)
-    }
-
-    /// The own call at a place, if it is still remembered.
-    pub(crate) fn called(&self, place: CallId) -> Option<c10d_core::backend::Fingerprint> {
-        self.call_log().find(place).or_else(|| self.doubts.lock().find(place))
     }
 }
 

@@ -6,7 +6,8 @@ use std::time::Instant;
 
 use c10d_core::Error;
 
-use super::{Health, LEFT, Left, Path};
+use super::peers::Left;
+use super::{Health, LEFT, Path};
 use crate::mesh::connection::Listener;
 use crate::mesh::control::Frame;
 

@@ -5,30 +5,12 @@ use std::time::{Duration, Instant};
 
 use c10d_core::{Error, ErrorKind, Phase};
 
-use super::{Health, HealthState};
+use super::Health;
 use crate::mesh::watch;
 
 /// How long after a death others are looked for that died with it, so that the error names them all. Short beside what a
 /// system takes to end a process.
 const TOGETHER: Duration = Duration::from_millis(20);
-
-impl HealthState {
-    /// The peers whose connection ended without a goodbye.
-    pub(super) fn dead(&self) -> Vec<u32> {
-        (0..).zip(&*self.peers).filter(|(_, p)| p.closed && p.left.is_none()).map(|(rank, _)| rank).collect()
-    }
-
-    /// Where a death is the cause: the same with all who are known to be dead.
-    pub(super) fn with_all_dead(&self, error: Error) -> Error {
-        match error.kind() {
-            ErrorKind::PeerDead { .. } => {
-                let all: Vec<u32> = error.report().guilty.iter().copied().chain(self.dead()).collect();
-                error.guilty(all)
-            }
-            _ => error,
-        }
-    }
-}
 
 impl Health {
     /// The peers that died or said goodbye.

@@ -1,15 +1,14 @@
 //! What the peers are doing: asked where a call takes longer than usual, and when its deadline has passed.
 
-use std::sync::OnceLock;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use c10d_core::backend::Fingerprint;
 use c10d_core::{Error, ErrorKind, OpKind, Phase};
 
-use c10d_core::sync::Mutex;
-
-use super::{Health, HealthState, Path, Peer};
+use super::own::Messages;
+use super::peers::{HealthState, Peer};
+use super::{Health, Path};
 use crate::call_log::CallId;
 use crate::mesh::answer::Answer;
 use crate::mesh::control::Frame;
@@ -23,21 +22,6 @@ const ANSWER: Duration = Duration::from_millis(80);
 /// receive buffer filled with questions: the kernel would take the full buffer for silence of the host and end the
 /// connection, and a stopped peer is not dead. Beside questions, a connection carries a handful of frames in its life.
 const UNANSWERED: u32 = 8;
-
-/// What the messages of a rank wait for, and how many calls there were so far; nothing where they move too fast to say.
-pub(crate) type Messages = Box<dyn Fn() -> Option<(Vec<Wait>, u64)> + Send + Sync>;
-
-/// What a rank has to say of itself beside its place.
-#[derive(Default)]
-pub(super) struct Own {
-    /// Whom a collective that does not go on waits for.
-    waits: Mutex<Option<(CallId, Wait)>>,
-    messages: OnceLock<Messages>,
-    /// When a message last had the peers asked.
-    looked: Mutex<Option<Instant>>,
-    /// The last refused call, and how many collectives and messages had been called before it.
-    refused: Mutex<Option<(Refused, (u64, u64))>>,
-}
 
 impl Health {
     /// Has `messages` asked, by any thread, what they wait for. Once. It must not wait itself.

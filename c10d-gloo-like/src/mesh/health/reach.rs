@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 
 use c10d_core::{Error, ErrorKind, Phase};
 
-use super::{Health, Path, UNDERWAY, dead};
+use super::peers::UNDERWAY;
+use super::{Health, Path, dead};
 use crate::call_log::CallId;
-use crate::mesh::connection::Listener;
 use crate::mesh::control::Frame;
 
 /// How long a broken data connection waits for the control connection to say why, or to break too, as it does when the
@@ -38,19 +38,6 @@ impl Health {
         };
         others.iter().for_each(|rank| self.say(*rank, &Frame::Reach { of }));
         !others.is_empty()
-    }
-
-    /// Tells one rank something.
-    fn say(&self, to: u32, frame: &Frame) {
-        match self.path(to) {
-            Some(Path::Away(connection)) => connection.send_bytes(&frame.to_bytes(), true),
-            Some(Path::Here(peer)) => {
-                if let Some(peer) = peer.upgrade() {
-                    peer.heard(self.rank, frame.clone());
-                }
-            }
-            None => {}
-        }
     }
 
     /// Somebody wants to know whether this rank reaches another one.

@@ -1,0 +1,29 @@
+//! Where the call logs of the ranks are that share memory with this one.
+
+use std::sync::Arc;
+
+use crate::call_log::CallLog;
+use crate::shm::Segment;
+
+/// The segments in which the call logs lie.
+pub(super) struct CallLogs {
+    own: Option<Arc<Segment>>,
+    peers: Box<[Option<Arc<Segment>>]>,
+}
+
+impl CallLogs {
+    pub(super) fn new(own: Option<Arc<Segment>>, peers: Box<[Option<Arc<Segment>>]>) -> CallLogs {
+        CallLogs { own, peers }
+    }
+
+    /// This rank's, if it is in a segment.
+    #[inline]
+    pub(super) fn own(&self) -> Option<&CallLog> {
+        Some(&self.own.as_ref()?.header().call_log)
+    }
+
+    /// That of a peer that shares memory.
+    pub(super) fn of(&self, peer: u32) -> Option<&CallLog> {
+        Some(&self.peers.get(peer as usize)?.as_ref()?.header().call_log)
+    }
+}

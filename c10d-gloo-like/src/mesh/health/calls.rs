@@ -1,0 +1,80 @@
+//! What a call asks: whether it can still succeed, and whether a peer is still there.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use c10d_core::backend::Fingerprint;
+use c10d_core::{Phase, Result};
+
+use super::peers::UNDERWAY;
+use super::{FAILED, Health, LEFT, dead};
+use crate::call_log::CallId;
+
+impl Health {
+    /// A collective begins: writes it into the call log, and refuses it where it cannot succeed any more: the group has
+    /// failed, a peer left before it, or two peers disagree about it. Some nanoseconds as long as all is well.
+    #[inline]
+    pub(crate) fn announce(&self, fingerprint: &Fingerprint) -> Result {
+        self.call_log().begin(fingerprint);
+        if self.alarm.load(Ordering::Acquire) == 0 { Ok(()) } else { self.refuse(fingerprint) }
+    }
+
+    #[cold]
+    fn refuse(&self, fingerprint: &Fingerprint) -> Result {
+        self.settle();
+        self.check()?;
+        let place = CallId::of(fingerprint);
+        let gone = {
+            let state = self.state.lock();
+            let before = |last: Option<CallId>| last.is_none_or(|last| last.is_before(place));
+            let left = (0..).zip(&*state.peers).filter_map(|(rank, p)| Some((rank, p.left?)));
+            left.into_iter().find(|(_, left)| before(left.last))
+        };
+        match gone {
+            Some((_, left)) if left.failed && left.at.elapsed() < UNDERWAY => Ok(()),
+            Some((rank, left)) => Err(self.fail(dead(rank, left.text()).phase(Phase::Announce))),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether a collective was announced and is not over.
+    pub(crate) fn is_in_call(&self) -> bool {
+        self.call_log().position().inside
+    }
+
+    /// The collective that was announced last is over.
+    #[inline]
+    pub(crate) fn finish(&self) {
+        self.call_log().end();
+    }
+
+    /// To be asked while waiting for bytes of `rank`, after finding none: an error if no more will come.
+    ///
+    /// What a peer wrote to shared memory before it left is there before this says so; look once more, then ask again.
+    /// `quiet`: how long nothing came.
+    #[inline]
+    pub(crate) fn needs(&self, rank: u32, quiet: Duration) -> Result {
+        if self.alarm.load(Ordering::Acquire) & (FAILED | LEFT) == 0 { Ok(()) } else { self.needs_slow(rank, quiet) }
+    }
+
+    #[cold]
+    fn needs_slow(&self, rank: u32, quiet: Duration) -> Result {
+        self.check()?;
+        let gone = self.state.lock().peers.get(rank as usize).and_then(|p| p.gone(quiet));
+        match gone {
+            Some(left) => Err(self.fail(dead(rank, left.text()).phase(Phase::Transfer))),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether this peer has said goodbye, and all its bytes are here, since none came for as long as `quiet`.
+    pub(crate) fn has_left(&self, rank: u32, quiet: Duration) -> bool {
+        self.alarm.load(Ordering::Acquire) & LEFT != 0
+            && self.state.lock().peers.get(rank as usize).is_some_and(|p| p.gone(quiet).is_some())
+    }
+
+    /// Whether this peer takes nothing any more: it has said goodbye, or is gone.
+    pub(crate) fn is_leaving(&self, rank: u32) -> bool {
+        self.state.lock().peers.get(rank as usize).is_none_or(|p| p.left.is_some() || p.closed)
+    }
+}

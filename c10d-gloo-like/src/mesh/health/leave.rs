@@ -1,0 +1,40 @@
+//! This rank leaves, or its program ends.
+
+use std::time::Duration;
+
+use super::{Health, Path};
+use crate::mesh::control::Frame;
+
+/// How long the end of the program may wait for a failure that is just being told.
+const EXIT: Duration = Duration::from_millis(100);
+
+impl Health {
+    /// Tells all peers that this rank leaves in good order. They go on; what still needs this rank fails there.
+    pub(in crate::mesh) fn leave(&self) {
+        // For ranks that will make these calls later than this one is there to be asked.
+        let history = self.last_word();
+        if !history.calls.is_empty() {
+            self.tell(&Frame::Told { last: true, history });
+        }
+        let _told = self.telling.lock();
+        let last = self.call_log().last_ended();
+        self.tell(&Frame::Goodbye { last, failed: self.failed() });
+        for path in &self.paths {
+            if let Some(Path::Away(connection)) = path.get() {
+                connection.close();
+            }
+        }
+    }
+
+    /// Tells all peers that this program ends without leaving.
+    pub(crate) fn exit(&self) {
+        let _told = self.telling.try_lock_for(EXIT);
+        let frame = Frame::Exited { last: self.call_log().last_ended(), failed: self.failed() };
+        for path in &self.paths {
+            // Ranks of this process end with it.
+            if let Some(Path::Away(connection)) = path.get() {
+                connection.send(&frame);
+            }
+        }
+    }
+}

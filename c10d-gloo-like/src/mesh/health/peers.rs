@@ -1,0 +1,87 @@
+//! What is known of the peers, and of the failure.
+
+use std::time::{Duration, Instant};
+
+use c10d_core::{Error, ErrorKind};
+
+use crate::call_log::CallId;
+use crate::mesh::doing::Doing;
+use crate::mesh::revoke::Revoke;
+use crate::mesh::verdict;
+
+/// How long after a goodbye bytes, or the cause of a failure, may still be on their way: they come by another connection.
+pub(super) const UNDERWAY: Duration = Duration::from_secs(1);
+
+/// What happened to the group so far, as far as this rank knows.
+pub(super) struct HealthState {
+    pub(super) cause: Option<Error>,
+    pub(super) dispute: Option<Box<Revoke>>,
+    pub(super) peers: Box<[Peer]>,
+}
+
+/// What is known of one peer.
+#[derive(Clone, Default)]
+pub(super) struct Peer {
+    /// It said goodbye.
+    pub(super) left: Option<Left>,
+    /// Its bytes come over TCP.
+    pub(super) tcp: bool,
+    /// The connection is gone.
+    pub(super) closed: bool,
+    /// When it said something last.
+    pub(super) heard: Option<Instant>,
+    /// Its answer to this query.
+    pub(super) answer: Option<(u32, Doing)>,
+    /// Questions that it has not answered.
+    pub(super) unanswered: u32,
+    /// The connection ended like this, and it is not known whether the peer has ended, too.
+    pub(super) unsure: Option<String>,
+    /// Ranks that want to know whether it answers, each with the question that it was asked for them.
+    pub(super) askers: Vec<(u32, u32)>,
+}
+
+/// A goodbye.
+#[derive(Clone, Copy)]
+pub(super) struct Left {
+    /// The last call before it.
+    pub(super) last: Option<CallId>,
+    pub(super) at: Instant,
+    /// It was said because the group has failed; the cause comes by another connection, perhaps later.
+    pub(super) failed: bool,
+    /// It was said by the end of the program, which did not leave the group.
+    pub(super) exited: bool,
+}
+
+impl Left {
+    /// How the peer is gone.
+    pub(super) fn text(&self) -> String {
+        verdict::left_text(self.last, self.exited)
+    }
+}
+
+impl Peer {
+    /// The goodbye of a peer of which no more bytes will come, since none came for this long.
+    pub(super) fn gone(&self, quiet: Duration) -> Option<Left> {
+        let soon = self.tcp || self.left.is_some_and(|l| l.failed);
+        let still = !self.tcp || quiet >= UNDERWAY;
+        self.left.filter(|l| !soon || (l.at.elapsed() >= UNDERWAY && still))
+    }
+}
+
+impl HealthState {
+    /// The peers whose connection ended without a goodbye.
+    pub(super) fn dead(&self) -> Vec<u32> {
+        (0..).zip(&*self.peers).filter(|(_, p)| p.closed && p.left.is_none()).map(|(rank, _)| rank).collect()
+    }
+
+    /// Where a death is the cause: the same with all who are known to be dead.
+    pub(super) fn with_all_dead(&self, error: Error) -> Error {
+        match error.kind() {
+            ErrorKind::PeerDead { .. } => {
+                let all: Vec<u32> = error.report().guilty.iter().copied().chain(self.dead()).collect();
+                error.guilty(all)
+            }
+            _ => error,
+        }
+    }
+}
