@@ -3,18 +3,36 @@
 use c10d_core::Result;
 
 use super::announce::{HEADER, Header, length_error};
-use super::memory::{Shown, peek};
-use super::wait::broken;
-use super::{Executor, OVER, Op, Spaces};
+use super::executor::{Executor, OVER, Op};
+use super::failure::broken;
+use super::memory::{Shown, Spaces, peek};
 use crate::plan::{Action, After, Region, StepId};
 
 /// How much is reduced or copied before other steps get their turn: enough to be worth it, and to stay in the cache.
 const CHUNK: usize = 64 << 10;
 
 impl Executor {
+    /// Visits every unfinished step once. Whether anything moved.
+    #[inline]
+    pub(super) fn sweep(&mut self, op: &Op<'_>, spaces: &mut Spaces) -> Result<bool> {
+        self.sweep = self.sweep.wrapping_add(1);
+        let mut moved = false;
+        let mut kept = 0;
+        for i in 0..self.pending.len() {
+            let id = self.pending[i];
+            moved |= self.advance(op, spaces, id, kept)?;
+            if self.done[id as usize] != OVER {
+                self.pending[kept] = id;
+                kept += 1;
+            }
+        }
+        self.pending.truncate(kept);
+        Ok(moved)
+    }
+
     /// Does what can be done of a step. `kept`: how many earlier steps are still pending. Whether anything moved.
     #[inline]
-    pub(super) fn advance(&mut self, op: &Op<'_>, spaces: &mut Spaces, id: StepId, kept: usize) -> Result<bool> {
+    fn advance(&mut self, op: &Op<'_>, spaces: &mut Spaces, id: StepId, kept: usize) -> Result<bool> {
         let step = &op.plan.steps[id as usize];
         match &step.action {
             Action::Send { peer, from } => {

@@ -1,24 +1,19 @@
 //! What happens while nothing moves: pausing, and looking after the group's health and the deadline.
 
-use std::thread;
 use std::time::{Duration, Instant};
 
-use c10d_core::backend::Fingerprint;
-use c10d_core::{Error, ErrorKind, Result};
+use c10d_core::Result;
 
 use super::announce::{HEADER, Header};
-use super::memory::glance;
-use super::{Executor, Op, Spaces};
-use crate::call_log::CallId;
-use crate::mesh::Health;
+use super::executor::{Executor, Op};
+use super::failure::age;
+use super::memory::{Spaces, glance};
 use crate::pause::Interest;
 
 /// How long nothing moves before the peers are asked what they are doing.
 const ASK_AFTER: Duration = Duration::from_millis(20);
 /// The longest time between two such questions.
 const ASK_EVERY: Duration = Duration::from_millis(250);
-/// How long the peers have to say what they called where a header comes from another call.
-const EXPLAIN: Duration = Duration::from_millis(100);
 
 /// How long after the deadline what has come already is still taken in: a part of what `let_go` allows.
 const OVERTIME: Duration = Duration::from_millis(50);
@@ -148,40 +143,4 @@ impl Executor {
         }
         Ok(())
     }
-
-    /// The header of `peer` is of another call: finds out what the peer called instead of this one.
-    #[cold]
-    pub(super) fn contradiction(&self, op: &Op<'_>, peer: u32, theirs: &Fingerprint) -> Error {
-        let age = age(theirs, &op.fingerprint);
-        if age < 0
-            && let Some(mine) = self.health.called(CallId::of(theirs))
-            && mine != *theirs
-        {
-            return self.health.mismatch(peer, &mine, theirs);
-        }
-        if age != 0 {
-            // One of the two is ahead. They parted at the earlier of the two calls.
-            self.health.stalled(if age < 0 { theirs } else { &op.fingerprint });
-            let until = Instant::now() + EXPLAIN;
-            while !self.health.failed() && Instant::now() < until {
-                thread::sleep(Duration::from_millis(1));
-            }
-        }
-        self.health.mismatch(peer, &op.fingerprint, theirs)
-    }
-}
-
-/// A link broke, or brought what it must not.
-#[cold]
-pub(super) fn broken(health: &Health, peer: u32, error: Error) -> Error {
-    match error.kind() {
-        ErrorKind::PeerDead { how } => health.lost(peer, how),
-        _ => health.fail(error),
-    }
-}
-
-/// Negative: `theirs` was called before `mine`; positive: after it.
-fn age(theirs: &Fingerprint, mine: &Fingerprint) -> i64 {
-    let numbers = i64::from(theirs.seq.wrapping_sub(mine.seq) as i32);
-    numbers * 256 + i64::from(theirs.step) - i64::from(mine.step)
 }

@@ -9,6 +9,7 @@ mod settle;
 mod state;
 #[cfg(test)]
 mod tests;
+mod ticket;
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -17,7 +18,7 @@ use std::time::{Duration, Instant};
 use c10d_core::backend::{Caller, Job, JobId};
 use c10d_core::panics::caught;
 use c10d_core::sync::{Condvar, Mutex};
-use c10d_core::{Error, ErrorKind, Outcome, Phase, Result};
+use c10d_core::{Error, ErrorKind, Phase, Result};
 use smallvec::SmallVec;
 
 use crate::link::Link;
@@ -25,9 +26,7 @@ use crate::mesh::{Health, Wait};
 use crate::pause::{Interest, Pause};
 use crate::shm::{Doorbell, Segment};
 use state::{Long, MessageState, Wants};
-
-/// What is over: to be completed without holding the lock, since completing may run a user's waker.
-type Finished = SmallVec<[(Job, Result<Outcome>); 2]>;
+use ticket::Finished;
 
 /// From this long without progress on, a thread also takes in messages that nobody asked for: two ranks may be sending
 /// to each other, each waiting for the other to take something.

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use super::message::{Header, Incoming, Outgoing, PartialHeader};
-use super::state::Ticket;
+use super::ticket::Ticket;
 use crate::link::Link;
 
 /// The messages to and from one peer.

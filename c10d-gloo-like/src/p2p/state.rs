@@ -7,20 +7,11 @@ use c10d_core::{Error, ErrorKind, OpKind, Outcome, Phase, Result};
 
 use smallvec::SmallVec;
 
-use super::Finished;
 use super::message::{Header, Incoming, Outgoing, Target, deliver};
 use super::peer::Peer;
+use super::ticket::{Finished, Ticket};
 use crate::link::Link;
 use crate::mesh::{Health, WAITS, Wait};
-
-/// A job's number.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Ticket(pub(super) u64);
-
-impl Ticket {
-    /// Of what belongs to no job.
-    const NONE: Ticket = Ticket(u64::MAX);
-}
 
 /// Bytes of messages that nobody asked for, at most, from one peer; what is more waits at the peer's.
 const KEPT: usize = 64 << 20;

@@ -1,13 +1,15 @@
 //! Shared memory between ranks of one host. Nothing in it has a name: a segment is a sealed memfd whose descriptor travels
 //! over a UNIX socket, so nothing is left behind however the ranks end.
 
+mod bell;
 mod copy;
-mod futex;
+mod cursors;
+mod doorbell;
 mod link;
 mod memory;
 mod ring;
 mod segment;
 
-pub(crate) use futex::Doorbell;
+pub(crate) use doorbell::Doorbell;
 pub(crate) use link::ShmLink;
 pub(crate) use segment::{Layout, RingKind, Segment};

@@ -6,28 +6,18 @@
 
 use std::ptr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
 use c10d_core::{Error, ErrorKind, Phase, Result};
 
 use super::copy::Stores;
-use super::{RingKind, Segment};
+use super::cursors::Cursors;
+use super::segment::{RingKind, Segment};
 
 /// What item boundaries are rounded up to.
 const LINE: u64 = 64;
 /// A long write is published in pieces of this size, so that the reader works beside the writer.
 const PIECE: usize = 16 << 10;
-
-/// One cursor, alone in its pair of cache lines (prefetchers fetch pairs).
-#[repr(C, align(128))]
-struct Cursor(AtomicU64);
-
-/// The two cursors of a ring, as they lie in the writer's segment.
-#[repr(C)]
-pub(super) struct Cursors {
-    head: Cursor,
-    tail: Cursor,
-}
 
 /// What both ends know.
 struct End {

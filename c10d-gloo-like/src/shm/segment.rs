@@ -14,9 +14,9 @@ use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags};
 use rustix::io::Errno;
 use rustix::process::{Resource, getrlimit};
 
-use super::futex::Bell;
+use super::bell::Bell;
+use super::cursors::Cursors;
 use super::memory;
-use super::ring::Cursors;
 use crate::call_log::CallLog;
 
 const PAGE: usize = 4096;

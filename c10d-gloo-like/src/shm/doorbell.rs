@@ -1,59 +1,20 @@
-//! Sleeping until a peer has written something: one futex word per rank, and the number of threads asleep on it.
-//!
-//! No wake-up is lost: the sleeper announces itself, fences, looks once more and then sleeps on the bell's value; the
-//! writer publishes, fences and then looks for sleepers; one of the two sees the other. The writer's fence would make it
-//! wait until the reader's core has let go of the cursor's line, on every write, so the sleeper fences for both
-//! (`membarrier` makes every registered process pass a fence). Where that is not to be had, writers fence, or sleepers
-//! sleep briefly.
+//! Sleeping until a peer has written something: the side of the rank that sleeps. How no wake-up is lost, [`super::bell`]
+//! says.
 
-use std::sync::atomic::{AtomicU32, Ordering, compiler_fence, fence};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
+use std::sync::atomic::{Ordering, fence};
 use std::time::Duration;
 
 use rustix::thread::futex::{self, Flags, Timespec};
 use rustix::thread::{MembarrierCommand, membarrier};
 
-use super::Segment;
+use super::bell::Bell;
+use super::segment::Segment;
 
 /// The longest sleep without a look.
 const SLICE: Duration = Duration::from_millis(10);
 /// The same where a bell may be missed.
 const SHORT_SLICE: Duration = Duration::from_micros(500);
-
-/// The words of a doorbell, as they lie in the segment of the rank that sleeps on it.
-#[repr(C, align(128))]
-pub(super) struct Bell {
-    rings: AtomicU32,
-    sleepers: AtomicU32,
-}
-
-/// Whether sleepers can fence for the threads of this process.
-fn registered() -> bool {
-    static REGISTERED: OnceLock<bool> = OnceLock::new();
-    *REGISTERED.get_or_init(|| membarrier(MembarrierCommand::RegisterGlobalExpedited).is_ok())
-}
-
-impl Bell {
-    /// Wakes whoever sleeps here; to be called after publishing. Little more than a load when nobody does.
-    #[inline]
-    pub(super) fn ring(&self) {
-        if registered() {
-            compiler_fence(Ordering::SeqCst);
-        } else {
-            fence(Ordering::SeqCst);
-        }
-        if self.sleepers.load(Ordering::Relaxed) != 0 {
-            self.wake();
-        }
-    }
-
-    #[cold]
-    fn wake(&self) {
-        self.rings.fetch_add(1, Ordering::Release);
-        // Waking cannot fail on a mapped word, and sleepers look again by themselves in any case.
-        let _ = futex::wake(&self.rings, Flags::empty(), i32::MAX as u32);
-    }
-}
 
 /// The bell of the own rank, to sleep on: [`Doorbell::arm`], look once more, [`Doorbell::sleep`] or [`Doorbell::value`] and
 /// look again, ..., [`Doorbell::disarm`].

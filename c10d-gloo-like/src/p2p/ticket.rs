@@ -1,0 +1,17 @@
+//! The jobs behind messages: their numbers, and those that are over.
+
+use c10d_core::backend::Job;
+use c10d_core::{Outcome, Result};
+use smallvec::SmallVec;
+
+/// A job's number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Ticket(pub(super) u64);
+
+impl Ticket {
+    /// Of what belongs to no job.
+    pub(super) const NONE: Ticket = Ticket(u64::MAX);
+}
+
+/// What is over: to be completed without holding the lock, since completing may run a user's waker.
+pub(super) type Finished = SmallVec<[(Job, Result<Outcome>); 2]>;
