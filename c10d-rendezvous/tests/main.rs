@@ -9,4 +9,5 @@ mod init;
 mod launch;
 mod pytorch;
 mod server;
+mod strangers;
 mod wire;

@@ -1,7 +1,7 @@
 //! Rank 0 serves the store.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use c10d_core::process::PerProcess;
@@ -73,49 +73,55 @@ fn serves(addr: SocketAddr, place: SocketAddr) -> bool {
     addr.port() == place.port() && (addr.ip() == place.ip() || everywhere)
 }
 
-/// Serves at `host:port`: at that address alone where it is one of this machine's, else (behind address translation, or
-/// a service name) at all.
+/// Serves at `host:port`, at that address alone: at every address only where `host` is 0.0.0.0 or [::].
 pub(crate) fn serve(host: &str, port: u16, deadline: Instant) -> Result<TcpStoreServer> {
     serve_at(host, port, &places(host, port, deadline).map_err(|e| failed(host, port, e))?)
 }
 
-/// Where to listen for `host`, in order of preference.
+/// Where to listen for `host`, in order of preference: ranks of other hosts find nobody at a loopback address, which some
+/// systems give their own name, too.
 fn places(host: &str, port: u16, deadline: Instant) -> io::Result<Vec<SocketAddr>> {
-    Ok(resolve(host, port, deadline)?.into_iter().map(|addr| listen_at(host, addr)).collect())
+    let mut places = resolve(host, port, deadline)?;
+    places.sort_by_key(|place| place.ip().is_loopback());
+    Ok(places)
 }
 
 fn serve_at(host: &str, port: u16, places: &[SocketAddr]) -> Result<TcpStoreServer> {
+    let mut foreign = None;
     for place in places {
         match TcpStoreServer::try_bind(*place, ServerOptions::default()) {
-            Err(e) if e.kind() == io::ErrorKind::AddrNotAvailable => {}
-            server => return server.map_err(|e| failed(host, port, e)),
+            Err(e) if e.kind() == io::ErrorKind::AddrNotAvailable => foreign = Some(e),
+            Err(e) => return Err(failed(host, port, e)),
+            Ok(server) => {
+                if place.ip().is_loopback() && is_name(host) {
+                    tracing::warn!(
+                        host,
+                        port,
+                        "the name is that of a loopback address; only ranks of this host can join"
+                    );
+                }
+                return Ok(server);
+            }
         }
     }
-    tracing::warn!(host, port, "not an address of this machine; the store listens at all of its addresses");
-    let everywhere = |ip: IpAddr| TcpStoreServer::try_bind((ip, port).into(), ServerOptions::default());
-    let server = everywhere(Ipv6Addr::UNSPECIFIED.into()).or_else(|_| everywhere(Ipv4Addr::UNSPECIFIED.into()));
-    server.map_err(|e| failed(host, port, e))
+    Err(failed(host, port, foreign.unwrap_or_else(|| io::ErrorKind::AddrNotAvailable.into())))
+}
+
+/// Whether `host` is a name, other than the one that always means this host.
+fn is_name(host: &str) -> bool {
+    host != "localhost" && host.trim_matches(['[', ']']).parse::<IpAddr>().is_err()
 }
 
 fn failed(host: &str, port: u16, e: io::Error) -> Error {
     let why = match e.kind() {
         io::ErrorKind::AddrInUse => "the port is taken; choose another, or look for an earlier run that still lives",
+        io::ErrorKind::AddrNotAvailable => {
+            "it is no address of this machine; give one that is, or, on rank 0 alone, 0.0.0.0 to listen at every address"
+        }
         _ => "rank 0 must be able to listen there",
     };
     let place = format!("{host}:{port}");
     Error::new(ErrorKind::Rendezvous, format!("cannot serve the store at {place:?}: {why}")).caused_by(e)
-}
-
-/// Some systems give their own name a loopback address, where ranks of other hosts would find nobody.
-fn listen_at(host: &str, mut addr: SocketAddr) -> SocketAddr {
-    let numeric = host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok();
-    if addr.ip().is_loopback() && !numeric && host != "localhost" {
-        addr.set_ip(match addr {
-            SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-            SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
-        });
-    }
-    addr
 }
 
 #[cfg(test)]
@@ -131,13 +137,23 @@ mod tests {
         assert!(!serves(at("0.0.0.0:5"), at("[::1]:5")));
     }
 
+    /// Every system has names for its loopback address; one of them is this machine's own on many.
     #[test]
-    fn only_a_name_of_this_machine_opens_all_addresses() {
-        let local: SocketAddr = "127.0.1.1:5".parse().unwrap();
-        assert!(listen_at("node7", local).ip().is_unspecified());
-        assert_eq!(listen_at("localhost", local), local);
-        assert_eq!(listen_at("127.0.1.1", local), local);
-        let outside: SocketAddr = "192.0.2.1:5".parse().unwrap();
-        assert_eq!(listen_at("node7", outside), outside);
+    fn no_name_opens_all_addresses() {
+        let soon = || Instant::now() + Duration::from_secs(20);
+        let mut names = vec!["localhost".to_owned(), "ip6-localhost".to_owned()];
+        names.push(std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap().trim().to_owned());
+        for name in names.iter().filter(|name| resolve(name, 0, soon()).is_ok()) {
+            let addr = serve(name, 0, soon()).unwrap().local_addr();
+            assert!(!addr.ip().is_unspecified(), "{name} opens {addr}");
+        }
+        assert!(serve("0.0.0.0", 0, soon()).unwrap().local_addr().ip().is_unspecified());
+    }
+
+    #[test]
+    fn an_address_elsewhere_is_an_error_that_says_what_to_do() {
+        // An address for documentation: nobody has it.
+        let error = serve("192.0.2.1", 0, Instant::now() + Duration::from_secs(20)).unwrap_err().to_string();
+        assert!(error.contains("192.0.2.1") && error.contains("0.0.0.0 to listen"), "{error}");
     }
 }

@@ -12,6 +12,8 @@ use super::protocol::{Parser, Refusal, Request};
 
 /// Above this many unsent bytes no further request of the connection is executed.
 const ENOUGH_UNSENT: usize = 1 << 20;
+/// Bytes of answers that one connection is sent before the others get their turn.
+const SENT_PER_TURN: usize = 256 << 10;
 
 pub(super) struct Connection {
     /// Before the stream, so that it ends before the descriptor is closed.
@@ -29,6 +31,13 @@ pub(super) struct Connection {
     pub(super) due: Option<Instant>,
     /// What this connection has in the server's sum of buffers.
     pub(super) accounted: usize,
+    pub(super) since: Instant,
+    /// It has set, taken or waited for something.
+    pub(super) member: bool,
+    /// It had more to do than fits into a turn, and waits for the next.
+    pub(super) busy: bool,
+    /// Work that it did beyond its turns.
+    pub(super) debt: usize,
 }
 
 impl Connection {
@@ -44,6 +53,10 @@ impl Connection {
             progress: false,
             due: None,
             accounted: 0,
+            since: Instant::now(),
+            member: false,
+            busy: false,
+            debt: 0,
         }
     }
 
@@ -88,27 +101,24 @@ impl Connection {
         }
     }
 
-    /// Hands every complete request in the backlog and in `input` to `execute`, as long as its answers find room.
+    /// Hands every complete request in the backlog, or if there is none in `input`, to `execute`, as long as its answers find room and
+    /// `execute` says that there is time for another; whether there still is.
     pub(super) fn parse(
         &mut self,
         input: &[u8],
-        mut execute: impl FnMut(Request, &mut Vec<u8>) -> Result<(), Refusal>,
-    ) -> Result<(), Refusal> {
-        let joined;
-        let mut rest = if self.backlog.is_empty() {
-            input
-        } else {
-            joined = [std::mem::take(&mut self.backlog).as_slice(), input].concat();
-            &joined
-        };
-        while !self.congested() {
-            let Some(request) = self.parser.next(&mut rest)? else { return Ok(()) };
+        mut execute: impl FnMut(Request, &mut Vec<u8>) -> Result<bool, Refusal>,
+    ) -> Result<bool, Refusal> {
+        let backlog = std::mem::take(&mut self.backlog);
+        let mut rest = if backlog.is_empty() { input } else { &backlog };
+        let mut on = true;
+        while on && !self.congested() {
+            let Some(request) = self.parser.next(&mut rest)? else { return Ok(true) };
             self.compact();
             self.progress = true;
-            execute(request, &mut self.out)?;
+            on = execute(request, &mut self.out)?;
         }
         self.backlog = rest.to_vec();
-        Ok(())
+        Ok(on)
     }
 
     /// Forgets what was sent, so that the limit on answers counts only the others.
@@ -119,16 +129,20 @@ impl Connection {
         }
     }
 
-    /// Sends what the socket takes.
-    pub(super) fn flush(&mut self) -> io::Result<()> {
+    /// Sends what the socket takes, up to a turn's worth; whether it takes more.
+    pub(super) fn flush(&mut self) -> io::Result<bool> {
+        let until = self.sent + SENT_PER_TURN;
         while self.unsent() > 0 {
-            match self.stream.write(&self.out[self.sent..]) {
+            if self.sent >= until {
+                return Ok(true);
+            }
+            match self.stream.write(&self.out[self.sent..self.out.len().min(until)]) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(n) => {
                     self.sent += n;
                     self.progress = true;
                 }
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(false),
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) => return Err(e),
             }
@@ -137,6 +151,6 @@ impl Connection {
         self.out = if self.out.capacity() > 4096 { Vec::new() } else { std::mem::take(&mut self.out) };
         self.out.clear();
         self.sent = 0;
-        Ok(())
+        Ok(false)
     }
 }

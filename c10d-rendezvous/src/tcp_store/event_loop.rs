@@ -2,16 +2,19 @@
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::io;
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use c10d_core::process::Private;
 use mio::net::TcpListener;
 use mio::{Events, Interest, Poll, Token};
+use rustix::process::{Resource, getrlimit};
 use socket2::{SockRef, TcpKeepalive};
 
 use super::connection::Connection;
-use super::protocol::STOP_WAITING;
+use super::protocol::{Request, STOP_WAITING};
+use super::quota::home;
 use super::server::{ServerOptions, Signals};
 use super::state::State;
 
@@ -19,9 +22,17 @@ pub(super) const LISTENER: Token = Token(0);
 pub(super) const WAKER: Token = Token(1);
 const FIRST_CLIENT: usize = 2;
 
-/// How many connections are accepted, and bytes read from one client, before the others get their turn.
-const ACCEPTS_PER_TURN: usize = 64;
-const BYTES_PER_TURN: usize = 256 << 10;
+/// How many connections are accepted before clients get their turn.
+const ACCEPTS_PER_TURN: usize = 16;
+/// After so many requests (each key of a list counts as one, and so do so many bytes of an answer), or so many bytes
+/// read, a client waits for its next turn.
+const WORK_PER_TURN: usize = 256;
+const ANSWER_PER_WORK: usize = 4 << 10;
+const BYTES_PER_TURN: usize = 64 << 10;
+/// Of the descriptors that this process may have, a quarter, and at most so many, is not for strangers.
+const RESERVE: usize = 256;
+/// How long a client that takes part in nothing may stay when descriptors are scarce.
+const STRANGER_STAYS: Duration = Duration::from_secs(1);
 /// Pause after the system refused a descriptor.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -42,6 +53,11 @@ pub(super) struct EventLoop {
     next_id: usize,
     /// Clients that may have more to read.
     ready: VecDeque<usize>,
+    /// Clients that have used up their turn. One of them has its next when all that are ready have had theirs: whoever
+    /// asks little does not wait for those who ask much.
+    busy: VecDeque<usize>,
+    /// Clients that have never taken part in anything, oldest first.
+    strangers: BTreeSet<usize>,
     /// Clients before validation, oldest first.
     unvalidated: BTreeSet<usize>,
     /// Clients that must validate, complete a request or take an answer, and by when.
@@ -65,6 +81,8 @@ impl EventLoop {
             clients: HashMap::new(),
             next_id: FIRST_CLIENT,
             ready: VecDeque::new(),
+            busy: VecDeque::new(),
+            strangers: BTreeSet::new(),
             unvalidated: BTreeSet::new(),
             due: BTreeSet::new(),
             accept_at: None,
@@ -103,12 +121,13 @@ impl EventLoop {
                     self.serve(id);
                 }
             }
+            self.go_on();
             self.expire(Instant::now());
         }
     }
 
     fn until_next(&self, now: Instant) -> Option<Duration> {
-        if !self.ready.is_empty() {
+        if !self.ready.is_empty() || !self.busy.is_empty() {
             return Some(Duration::ZERO);
         }
         let next = [self.due.first().map(|(at, _)| *at), self.accept_at, self.signals.drain_until()];
@@ -121,12 +140,20 @@ impl EventLoop {
         }
         for _ in 0..ACCEPTS_PER_TURN {
             match self.listener.accept() {
-                Ok((stream, peer)) => self.admit(Connection::new(stream, peer, self.options.limits)),
+                Ok((stream, peer)) => {
+                    // The system gives the lowest number that is free, so it tells how many are taken.
+                    let scarce = is_reserved(stream.as_raw_fd());
+                    self.admit(Connection::new(stream, peer, self.options.limits));
+                    if scarce {
+                        self.make_room();
+                    }
+                }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
                     self.accept_at = None;
                     return;
                 }
                 Err(e) if matches!(e.kind(), io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted) => {}
+                Err(e) if no_descriptors(&e) && self.make_room() => {}
                 Err(e) => {
                     told(|| tracing::warn!(error = %e, "the store server cannot accept; trying again"));
                     self.accept_at = Some(Instant::now() + ACCEPT_PAUSE);
@@ -134,6 +161,13 @@ impl EventLoop {
                 }
             }
         }
+    }
+
+    /// Closes the oldest connection that takes part in nothing, if there is one that had time to.
+    fn make_room(&mut self) -> bool {
+        let oldest = self.strangers.first().copied();
+        let oldest = oldest.filter(|id| self.clients.get(id).is_some_and(|c| c.since.elapsed() >= STRANGER_STAYS));
+        oldest.inspect(|id| self.close(*id, "descriptors are scarce, and it takes part in nothing")).is_some()
     }
 
     fn admit(&mut self, mut connection: Connection) {
@@ -151,8 +185,10 @@ impl EventLoop {
         let due = Instant::now() + self.options.handshake_timeout;
         connection.due = Some(due);
         self.due.insert((due, id));
+        self.state.welcome(id, home(connection.peer.ip()));
         self.clients.insert(id, connection);
         self.unvalidated.insert(id);
+        self.strangers.insert(id);
         self.ready.push_back(id);
         while self.unvalidated.len() > self.options.max_unvalidated
             && let Some(oldest) = self.unvalidated.first().copied()
@@ -161,7 +197,23 @@ impl EventLoop {
         }
     }
 
+    /// Gives one of the busy clients a turn, unless it has to pay for an earlier one with it.
+    fn go_on(&mut self) {
+        let Some(id) = self.busy.pop_front() else { return };
+        let Some(client) = self.clients.get_mut(&id) else { return };
+        client.debt = client.debt.saturating_sub(WORK_PER_TURN);
+        if client.debt > 0 {
+            self.busy.push_back(id);
+            return;
+        }
+        client.busy = false;
+        self.serve(id);
+    }
+
     fn serve(&mut self, id: usize) {
+        if self.clients.get(&id).is_none_or(|client| client.busy) {
+            return;
+        }
         let Some(mut client) = self.clients.remove(&id) else { return };
         let kept = self.exchange(id, &mut client);
         self.buffered = self.buffered + client.footprint() - client.accounted;
@@ -170,11 +222,21 @@ impl EventLoop {
             self.unvalidated.remove(&id);
             self.set_due(id, &mut client);
         }
+        if client.member {
+            self.strangers.remove(&id);
+        }
+        if let Ok(true) = kept {
+            client.busy = true;
+            self.busy.push_back(id);
+        }
         self.clients.insert(id, client);
-        match kept {
-            Err(why) => self.close(id, &why),
-            Ok(()) if self.buffered > self.options.limits.buffers => self.close(id, "the server's buffers are full"),
-            Ok(()) => {}
+        if let Err(why) = kept {
+            self.close(id, &why);
+        }
+        while self.buffered > self.options.limits.buffers
+            && let Some(holder) = self.holder()
+        {
+            self.close(holder, "the server's buffers are full, and it holds a large part of them for the longest time");
         }
         for other in std::mem::take(&mut self.woken) {
             if let Some(client) = self.clients.get_mut(&other) {
@@ -182,6 +244,15 @@ impl EventLoop {
                 self.ready.push_back(other);
             }
         }
+    }
+
+    /// Of the connections that hold at least half of the average of what is buffered, the one that is due first. An
+    /// honest request is complete soon, so it is seldom that one.
+    fn holder(&self) -> Option<usize> {
+        let large =
+            |id: &usize| self.clients.get(id).is_some_and(|c| 2 * c.accounted * self.clients.len() >= self.buffered);
+        let due = self.due.iter().map(|(_, id)| *id).find(large);
+        due.or_else(|| self.clients.iter().max_by_key(|(_, c)| c.accounted).map(|(id, _)| *id))
     }
 
     /// Each step forward gives a client that owes us something new time for the next.
@@ -200,34 +271,49 @@ impl EventLoop {
         }
     }
 
-    /// Reads, executes and answers until there is nothing to do now, or it is the others' turn.
-    fn exchange(&mut self, id: usize, client: &mut Connection) -> Result<(), String> {
-        let EventLoop { state, woken, buffer, ready, .. } = self;
-        let mut execute = |request, out: &mut Vec<u8>| state.apply(id, request, out, woken);
-        let mut taken = 0;
-        loop {
-            client.flush().map_err(|e| e.to_string())?;
-            if client.congested() {
-                // The socket is full: its next writable event goes on from here.
-                return Ok(());
-            }
-            if client.has_backlog() {
-                client.parse(&[], &mut execute).map_err(|e| e.to_string())?;
-                continue;
-            }
-            if taken >= BYTES_PER_TURN {
-                ready.push_back(id);
-                return Ok(());
-            }
-            match client.read(buffer).map_err(|e| e.to_string())? {
-                None => return Ok(()),
-                Some(0) => return Err(String::new()),
-                Some(n) => {
-                    taken += n;
-                    client.parse(&buffer[..n], &mut execute).map_err(|e| e.to_string())?;
+    /// Reads, executes and answers until there is nothing to do now, or it is the others' turn; whether it is that.
+    fn exchange(&mut self, id: usize, client: &mut Connection) -> Result<bool, String> {
+        let EventLoop { state, woken, buffer, .. } = self;
+        let (mut work, mut taken, mut member) = (0, 0, client.member);
+        let mut execute = |request: Request, out: &mut Vec<u8>| {
+            work += state.work(&request);
+            member |= request.takes_part();
+            let before = out.len();
+            state.apply(id, request, out, woken)?;
+            work += (out.len() - before) / ANSWER_PER_WORK;
+            Ok(work < WORK_PER_TURN)
+        };
+        let mut turn = || -> Result<bool, String> {
+            let mut on = true;
+            loop {
+                if client.flush().map_err(|e| e.to_string())? {
+                    return Ok(true);
+                }
+                if client.congested() {
+                    // The socket is full: its next writable event goes on from here.
+                    return Ok(false);
+                }
+                if !on || taken >= BYTES_PER_TURN {
+                    return Ok(true);
+                }
+                if client.has_backlog() {
+                    on = client.parse(&[], &mut execute).map_err(|e| e.to_string())?;
+                    continue;
+                }
+                match client.read(buffer).map_err(|e| e.to_string())? {
+                    None => return Ok(false),
+                    Some(0) => return Err(String::new()),
+                    Some(n) => {
+                        taken += n;
+                        on = client.parse(&buffer[..n], &mut execute).map_err(|e| e.to_string())?;
+                    }
                 }
             }
-        }
+        };
+        let more = turn()?;
+        client.member = member;
+        client.debt += work.saturating_sub(WORK_PER_TURN);
+        Ok(more || client.debt > 0)
     }
 
     fn expire(&mut self, now: Instant) {
@@ -240,8 +326,9 @@ impl EventLoop {
     fn close(&mut self, id: usize, why: &str) {
         let Some(client) = self.clients.remove(&id) else { return };
         self.buffered -= client.accounted;
-        self.state.forget(id);
+        self.state.leave(id);
         self.unvalidated.remove(&id);
+        self.strangers.remove(&id);
         if let Some(due) = client.due {
             self.due.remove(&(due, id));
         }
@@ -250,4 +337,15 @@ impl EventLoop {
             told(|| tracing::warn!(peer = %client.peer, why, "store connection closed"));
         }
     }
+}
+
+/// Whether a descriptor of this number is one of those that are not for strangers.
+fn is_reserved(descriptor: i32) -> bool {
+    let Some(limit) = getrlimit(Resource::Nofile).current else { return false };
+    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+    usize::try_from(descriptor).is_ok_and(|n| n >= limit - (limit / 4).min(RESERVE))
+}
+
+fn no_descriptors(e: &io::Error) -> bool {
+    matches!(e.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
 }

@@ -2,6 +2,9 @@
 
 /// Bounds on what one request, one key, one connection and the whole store may take. The defaults equal PyTorch's where
 /// it has a bound.
+///
+/// Of `total` and `keys` a connection may take half of what is left to its address (a network of 64 bits, with IPv6), and an
+/// address half of what is left to all: a quarter and a half of an empty store. An entry counts for whoever wrote it last.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct Limits {
@@ -15,7 +18,8 @@ pub struct Limits {
     pub request: usize,
     /// Bytes of unsent answers of one connection.
     pub reply: usize,
-    /// Bytes that unfinished requests and unsent answers of all connections take together.
+    /// Bytes that unfinished requests and unsent answers of all connections take together. Where they are more, the
+    /// connection is closed that has held a large part of them for the longest time.
     pub buffers: usize,
     /// Bytes stored under one key (by appending, or in a queue).
     pub per_key: usize,

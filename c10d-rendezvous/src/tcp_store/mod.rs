@@ -10,6 +10,7 @@ mod link_tests;
 mod protocol;
 #[cfg(test)]
 mod protocol_tests;
+mod quota;
 mod requests;
 mod resolve;
 mod server;

@@ -91,6 +91,17 @@ pub(crate) enum Request {
     Barrier(Bytes, i64),
 }
 
+impl Request {
+    /// Whether it sets, takes or waits for something. A client that never does is no member of a job that needs it.
+    pub(crate) fn takes_part(&self) -> bool {
+        use Request::{Check, Get, ListKeys, MultiGet, NumKeys, Ping, QueueLen};
+        !matches!(
+            self,
+            Request::CancelWait | Check(_) | Get(_) | ListKeys | MultiGet(_) | NumKeys | Ping(_) | QueueLen(_)
+        )
+    }
+}
+
 /// Why a connection is closed: the protocol has no other way to report an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Refusal {
@@ -108,7 +119,7 @@ pub(crate) enum Refusal {
     RequestTooLarge,
     #[error("the answer is larger than a connection may buffer")]
     ReplyTooLarge,
-    #[error("the store is full")]
+    #[error("the store, or the share of it that this connection or its address has, is full")]
     Full,
     #[error("add to a value that is not a decimal number, or beyond 64 bits")]
     BadNumber,

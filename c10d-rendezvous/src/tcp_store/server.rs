@@ -42,7 +42,8 @@ impl Default for ServerOptions {
 }
 
 /// A TCPStore server that PyTorch's clients and [`TcpStore`](super::TcpStore) can use. Serves from one thread, looks up
-/// no names, executes nothing before a client has validated, and stops when dropped. A forked child's copy serves nothing,
+/// no names, executes nothing before a client has validated, and stops when dropped. When the process is short of
+/// descriptors, the oldest of the clients that never set, took or waited for anything is closed for one that comes. A forked child's copy serves nothing,
 /// and does nothing when dropped.
 #[derive(Debug)]
 pub struct TcpStoreServer {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::Limits;
 use super::protocol::{Refusal, Request, STOP_WAITING, WAIT_CANCELED, Write};
+use super::quota::{Accounts, Amount, Home, Owner};
 
 pub(crate) type ClientId = usize;
 type Key = Arc<[u8]>;
@@ -16,19 +17,24 @@ const OVERHEAD: usize = 64;
 
 pub(crate) struct State {
     limits: Limits,
-    values: HashMap<Key, Vec<u8>>,
+    values: HashMap<Key, Entry>,
     queues: HashMap<Key, Queue>,
     lines: HashMap<Key, Line>,
     barriers: HashMap<Key, Line>,
     waiting: HashMap<ClientId, Waiting>,
     arrivals: u64,
-    bytes: usize,
+    accounts: Accounts,
 }
 
-#[derive(Default)]
+struct Entry {
+    value: Vec<u8>,
+    owner: Owner,
+}
+
 struct Queue {
-    items: VecDeque<Vec<u8>>,
+    items: VecDeque<(Vec<u8>, Owner)>,
     bytes: usize,
+    owner: Owner,
 }
 
 enum Waiting {
@@ -46,7 +52,28 @@ impl State {
             barriers: HashMap::new(),
             waiting: HashMap::new(),
             arrivals: 0,
-            bytes: 0,
+            accounts: Accounts::new(Amount { bytes: limits.total, keys: limits.keys }),
+        }
+    }
+
+    /// A client has connected, from an address that has a share of the store.
+    pub(crate) fn welcome(&mut self, client: ClientId, home: Home) {
+        self.accounts.welcome(client, home);
+    }
+
+    /// A client is gone.
+    pub(crate) fn leave(&mut self, client: ClientId) {
+        self.forget(client);
+        self.accounts.leave(client);
+    }
+
+    /// How much work a request is: one, and one more for each key that it reads or writes.
+    pub(crate) fn work(&self, request: &Request) -> usize {
+        1 + match request {
+            Request::Check(keys) | Request::Wait(keys) | Request::MultiGet(keys) => keys.len(),
+            Request::MultiSet(pairs) => pairs.len(),
+            Request::ListKeys => self.values.len(),
+            _ => 0,
         }
     }
 
@@ -60,29 +87,31 @@ impl State {
         woken: &mut Vec<ClientId>,
     ) -> Result<(), Refusal> {
         match request {
-            Request::Set(key, value) => self.set(key.into(), value, woken)?,
+            Request::Set(key, value) => self.set(client, key.into(), value, woken)?,
             Request::CompareSet { key, expected, desired } => {
                 let key: Key = key.into();
                 let swap = match self.values.get(&key) {
-                    Some(value) => *value == expected,
+                    Some(entry) => entry.value == expected,
                     None => expected.is_empty(),
                 };
                 if swap {
-                    self.set(key.clone(), desired, woken)?;
+                    self.set(client, key.clone(), desired, woken)?;
                 }
-                self.put(reply, self.values.get(&key).unwrap_or(&expected))?;
+                self.put(reply, self.values.get(&key).map_or(&expected, |entry| &entry.value))?;
             }
             Request::Get(key) => self.put(reply, self.value(&key))?,
-            Request::Add(key, delta) => reply.integer(self.add(key.into(), delta, woken)?),
+            Request::Add(key, delta) => reply.integer(self.add(client, key.into(), delta, woken)?),
             Request::Check(keys) => reply.push(u8::from(!keys.iter().all(|key| self.present(key)))),
             Request::Wait(keys) => self.wait(client, keys, reply)?,
             Request::NumKeys => reply.integer(self.values.len() as i64),
             Request::Delete(key) => {
                 let gone = self.values.remove(&key[..]);
-                self.bytes -= gone.as_ref().map_or(0, |value| cost(&key, value));
+                if let Some(Entry { value, owner }) = &gone {
+                    self.accounts.give_back(*owner, Amount::key(cost(&key, value)));
+                }
                 reply.integer(i64::from(gone.is_some()));
             }
-            Request::Append(key, more) => self.append(key.into(), &more, woken)?,
+            Request::Append(key, more) => self.append(client, key.into(), &more, woken)?,
             Request::MultiGet(keys) => {
                 for key in &keys {
                     self.put(reply, self.value(key))?;
@@ -90,7 +119,7 @@ impl State {
             }
             Request::MultiSet(pairs) => {
                 for (key, value) in pairs {
-                    self.set(key.into(), value, woken)?;
+                    self.set(client, key.into(), value, woken)?;
                 }
             }
             Request::CancelWait => {
@@ -98,7 +127,7 @@ impl State {
                 reply.push(WAIT_CANCELED);
             }
             Request::Ping(nonce) => reply.extend_from_slice(&nonce.to_le_bytes()),
-            Request::QueuePush(key, item) => self.push(key.into(), item, woken)?,
+            Request::QueuePush(key, item) => self.push(client, key.into(), item, woken)?,
             Request::QueuePop(key) => self.pop(&key, reply)?,
             Request::QueueLen(key) => reply.integer(self.queues.get(&key[..]).map_or(0, |q| q.items.len() as i64)),
             Request::ListKeys => {
@@ -114,16 +143,17 @@ impl State {
 
     /// The client waits for nothing any more.
     pub(crate) fn forget(&mut self, client: ClientId) {
+        let owner = self.accounts.owner(client);
         match self.waiting.remove(&client) {
             None => {}
             Some(Waiting::Keys { ticket, keys, .. }) => {
                 for key in &keys {
-                    self.bytes -= key.len() + OVERHEAD;
+                    self.accounts.give_back(owner, Amount::bytes(key.len() + OVERHEAD));
                     leave(&mut self.lines, key, ticket);
                 }
             }
             Some(Waiting::Barrier { ticket, key }) => {
-                self.bytes -= key.len() + OVERHEAD;
+                self.accounts.give_back(owner, Amount::bytes(key.len() + OVERHEAD));
                 leave(&mut self.barriers, &key, ticket);
             }
         }
@@ -132,11 +162,11 @@ impl State {
     /// Bytes that keys, queues and waits are counted as.
     #[cfg(test)]
     pub(super) fn memory(&self) -> usize {
-        self.bytes
+        self.accounts.all().bytes
     }
 
     fn value(&self, key: &[u8]) -> &[u8] {
-        self.values.get(key).map_or(&[], Vec::as_slice)
+        self.values.get(key).map_or(&[], |entry| &entry.value)
     }
 
     fn present(&self, key: &[u8]) -> bool {
@@ -151,65 +181,72 @@ impl State {
         Ok(())
     }
 
-    /// Whether `more` bytes and `entries` keys still fit.
-    fn room(&self, more: usize, entries: usize) -> Result<(), Refusal> {
-        let full =
-            self.bytes + more > self.limits.total || self.values.len() + self.queues.len() + entries > self.limits.keys;
-        if full { Err(Refusal::Full) } else { Ok(()) }
+    /// Whether `more` is within the client's share.
+    fn room(&self, client: ClientId, more: Amount) -> Result<Owner, Refusal> {
+        let owner = self.accounts.owner(client);
+        if self.accounts.has_room(owner, more) { Ok(owner) } else { Err(Refusal::Full) }
     }
 
-    fn set(&mut self, key: Key, value: Vec<u8>, woken: &mut Vec<ClientId>) -> Result<(), Refusal> {
+    fn set(&mut self, client: ClientId, key: Key, value: Vec<u8>, woken: &mut Vec<ClientId>) -> Result<(), Refusal> {
         if value.len() > self.limits.per_key {
             return Err(Refusal::Full);
         }
-        let old = self.values.get(&key).map(|value| cost(&key, value));
-        let new = cost(&key, &value);
-        self.room(new.saturating_sub(old.unwrap_or(0)), usize::from(old.is_none()))?;
-        self.bytes = self.bytes + new - old.unwrap_or(0);
-        self.values.insert(key.clone(), value);
+        let old = self.values.get(&key).map(|entry| (Amount::key(cost(&key, &entry.value)), entry.owner));
+        let new = Amount::key(cost(&key, &value));
+        let owner = self.room(client, new.less(old.map_or(Amount::default(), |(old, _)| old)))?;
+        if let Some((old, owner)) = old {
+            self.accounts.give_back(owner, old);
+        }
+        self.accounts.charge(owner, new);
+        self.values.insert(key.clone(), Entry { value, owner });
         self.appeared(&key, woken);
         Ok(())
     }
 
-    fn add(&mut self, key: Key, delta: i64, woken: &mut Vec<ClientId>) -> Result<i64, Refusal> {
+    fn add(&mut self, client: ClientId, key: Key, delta: i64, woken: &mut Vec<ClientId>) -> Result<i64, Refusal> {
         let old = match self.values.get(&key) {
             None => 0,
-            Some(text) => std::str::from_utf8(text)
+            Some(entry) => std::str::from_utf8(&entry.value)
                 .ok()
                 .and_then(|text| text.trim().parse::<i64>().ok())
                 .ok_or(Refusal::BadNumber)?,
         };
         let sum = old.checked_add(delta).ok_or(Refusal::BadNumber)?;
-        self.set(key, sum.to_string().into_bytes(), woken)?;
+        self.set(client, key, sum.to_string().into_bytes(), woken)?;
         Ok(sum)
     }
 
-    fn append(&mut self, key: Key, more: &[u8], woken: &mut Vec<ClientId>) -> Result<(), Refusal> {
+    fn append(&mut self, client: ClientId, key: Key, more: &[u8], woken: &mut Vec<ClientId>) -> Result<(), Refusal> {
         if !self.values.contains_key(&key) {
-            return self.set(key, more.to_vec(), woken);
+            return self.set(client, key, more.to_vec(), woken);
         }
-        self.room(more.len(), 0)?;
-        if let Some(value) = self.values.get_mut(&key) {
-            if value.len() + more.len() > self.limits.per_key {
+        let owner = self.room(client, Amount::bytes(more.len()))?;
+        if let Some(entry) = self.values.get_mut(&key) {
+            if entry.value.len() + more.len() > self.limits.per_key {
                 return Err(Refusal::Full);
             }
-            value.extend_from_slice(more);
-            self.bytes += more.len();
+            self.accounts.give_back(entry.owner, Amount::key(cost(&key, &entry.value)));
+            entry.value.extend_from_slice(more);
+            entry.owner = owner;
+            self.accounts.charge(owner, Amount::key(cost(&key, &entry.value)));
         }
         Ok(())
     }
 
-    fn push(&mut self, key: Key, item: Vec<u8>, woken: &mut Vec<ClientId>) -> Result<(), Refusal> {
+    fn push(&mut self, client: ClientId, key: Key, item: Vec<u8>, woken: &mut Vec<ClientId>) -> Result<(), Refusal> {
         let more = item.len() + OVERHEAD;
-        let new = !self.queues.contains_key(&key);
-        self.room(more + if new { key.len() + OVERHEAD } else { 0 }, usize::from(new))?;
-        let queue = self.queues.entry(key.clone()).or_default();
-        if queue.bytes + more > self.limits.per_key {
-            return Err(Refusal::Full);
-        }
+        let new = match self.queues.get(&key) {
+            Some(queue) if queue.bytes + more > self.limits.per_key => return Err(Refusal::Full),
+            None if more > self.limits.per_key => return Err(Refusal::Full),
+            Some(_) => Amount::default(),
+            None => Amount::key(key.len() + OVERHEAD),
+        };
+        let cost = Amount { bytes: new.bytes + more, keys: new.keys };
+        let owner = self.room(client, cost)?;
+        self.accounts.charge(owner, cost);
+        let queue = self.queues.entry(key.clone()).or_insert(Queue { items: VecDeque::new(), bytes: 0, owner });
         queue.bytes += more;
-        queue.items.push_back(item);
-        self.bytes += more + if new { key.len() + OVERHEAD } else { 0 };
+        queue.items.push_back((item, owner));
         // One item serves one consumer: only the first in line wakes.
         let first = self.lines.get_mut(&key).and_then(|line| line.pop_first());
         if let Some((_, client)) = first {
@@ -227,12 +264,13 @@ impl State {
             return Ok(());
         };
         reply.integer(queue.items.len() as i64);
-        let item = queue.items.pop_front().unwrap_or_default();
-        queue.bytes -= item.len() + OVERHEAD;
-        self.bytes -= item.len() + OVERHEAD;
+        let (item, owner) = queue.items.pop_front().unwrap_or((Vec::new(), queue.owner));
+        let less = item.len() + OVERHEAD;
+        queue.bytes -= less;
+        self.accounts.give_back(owner, Amount::bytes(less));
         if queue.items.is_empty() {
+            self.accounts.give_back(queue.owner, Amount::key(key.len() + OVERHEAD));
             self.queues.remove(key);
-            self.bytes -= key.len() + OVERHEAD;
         }
         self.put(reply, &item)
     }
@@ -246,9 +284,9 @@ impl State {
             reply.push(STOP_WAITING);
             return Ok(());
         }
-        let more = absent.iter().map(|key| key.len() + OVERHEAD).sum();
-        self.room(more, 0)?;
-        self.bytes += more;
+        let more: usize = absent.iter().map(|key| key.len() + OVERHEAD).sum();
+        let owner = self.room(client, Amount::bytes(more))?;
+        self.accounts.charge(owner, Amount::bytes(more));
         for key in &absent {
             self.lines.entry(key.clone()).or_default().insert(ticket, client);
         }
@@ -265,9 +303,10 @@ impl State {
         woken: &mut Vec<ClientId>,
     ) -> Result<(), Refusal> {
         let ticket = self.ticket(client)?;
-        if self.add(key.clone(), 1, woken)? < world {
-            self.room(key.len() + OVERHEAD, 0)?;
-            self.bytes += key.len() + OVERHEAD;
+        if self.add(client, key.clone(), 1, woken)? < world {
+            let more = Amount::bytes(key.len() + OVERHEAD);
+            let owner = self.room(client, more)?;
+            self.accounts.charge(owner, more);
             self.barriers.entry(key.clone()).or_default().insert(ticket, client);
             self.waiting.insert(client, Waiting::Barrier { ticket, key });
             return Ok(());

@@ -151,14 +151,19 @@ fn a_barrier_opens_once_and_stays_open() {
 
 #[test]
 fn the_limits_hold() {
-    let limits = Limits { total: 10_000, per_key: 1_000, keys: 10, reply: 2_000, ..Limits::default() };
-    let full = || Server(State::new(limits));
+    let limits = Limits { total: 10_000, per_key: 1_000, keys: 40, reply: 2_000, ..Limits::default() };
+    let full = || {
+        let mut server = Server(State::new(limits));
+        server.0.welcome(0, 0);
+        server
+    };
     let mut s = full();
     s.ask(0, Request::Append(b("k"), vec![0; 600]));
     assert_eq!(s.try_ask(0, Request::Append(b("k"), vec![0; 401])), Err(Refusal::Full));
     s.ask(0, Request::Append(b("k"), vec![0; 400]));
     assert_eq!(s.try_ask(0, Request::Set(b("k"), vec![0; 1_001])), Err(Refusal::Full));
     assert_eq!(s.try_ask(0, Request::MultiGet(vec![b("k"), b("k")])), Err(Refusal::ReplyTooLarge));
+    // One client may have a quarter of the keys.
     let mut s = full();
     for i in 0..10 {
         s.ask(0, Request::Set(vec![i], vec![]));

@@ -56,6 +56,10 @@ pub struct ServerProcess {
 #[test]
 fn role_server() {
     if plays("role_server") {
+        if let Some(limit) = std::env::var("C10D_TEST_DESCRIPTORS").ok().and_then(|n| n.parse().ok()) {
+            use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+            setrlimit(Resource::Nofile, Rlimit { current: Some(limit), ..getrlimit(Resource::Nofile) }).unwrap();
+        }
         let server = server();
         println!("\nlistening {}", server.local_addr());
         let _ = std::io::stdin().read_to_end(&mut Vec::new());
@@ -64,8 +68,18 @@ fn role_server() {
 
 impl ServerProcess {
     pub fn start() -> ServerProcess {
-        let mut child =
-            role("role_server").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        ServerProcess::start_as(role("role_server"))
+    }
+
+    /// With so many descriptors.
+    pub fn with_descriptors(n: u64) -> ServerProcess {
+        let mut command = role("role_server");
+        command.env("C10D_TEST_DESCRIPTORS", n.to_string());
+        ServerProcess::start_as(command)
+    }
+
+    fn start_as(mut command: Command) -> ServerProcess {
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let addr = lines
             .map_while(Result::ok)
