@@ -23,7 +23,8 @@ FLOORS = {
     "c10d-gloo-like/src/mesh/health": "peers own call_logs mod failure lost calls doubt query reach remind leave listener",
     "c10d-gloo-like/src/shm": "copy memory bell cursors segment doorbell ring link mod",
     "c10d-gloo-like/src/exec": "reduction memory announce executor failure steps wait mod",
-    "c10d-gloo-like/src/p2p": "message ticket peer state mod settle",
+    "c10d-gloo-like/src/p2p": "message ticket peer live state waits mod settle",
+    "c10d-gloo-like/src/tcp": "queue socket link mod",
     "c10d-nccl": "jobs dialect nccl bootstrap thread heartbeats side_channel kernels cuda types task check communicator scratch ops channel "
     "engine deadline_watch start backend sparse provider slices",
     "c10d-privateuse": "abi export refusal table host load",

@@ -3,6 +3,7 @@
 //! Whoever waits for a message moves messages: for itself, and for everybody else of this rank. Messages that nobody
 //! asked for yet are kept, up to a limit; beyond it their sender has to wait.
 
+mod live;
 mod message;
 mod peer;
 mod settle;
@@ -10,6 +11,7 @@ mod state;
 #[cfg(test)]
 mod tests;
 mod ticket;
+mod waits;
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -25,8 +27,9 @@ use crate::link::Link;
 use crate::mesh::{Health, Wait};
 use crate::pause::{Interest, Pause};
 use crate::shm::{Doorbell, Segment};
-use state::{Long, MessageState, Wants};
+use state::{MessageState, Wants};
 use ticket::Finished;
+use waits::Long;
 
 /// From this long without progress on, a thread also takes in messages that nobody asked for: two ranks may be sending
 /// to each other, each waiting for the other to take something.

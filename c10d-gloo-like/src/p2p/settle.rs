@@ -5,7 +5,8 @@ use std::time::Instant;
 use c10d_core::store::deadline_after;
 
 use super::Messages;
-use super::state::{Live, MessageState};
+use super::live::Live;
+use super::state::MessageState;
 use crate::link::Link;
 use crate::mesh::Health;
 

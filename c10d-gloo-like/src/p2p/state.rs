@@ -1,65 +1,21 @@
 //! All messages of one rank, under one lock.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use c10d_core::backend::{Fingerprint, Job, JobId};
+use c10d_core::backend::{Job, JobId};
 use c10d_core::{Error, ErrorKind, OpKind, Outcome, Phase, Result};
 
 use smallvec::SmallVec;
 
+use super::live::{ENDLESS, Live, Posted};
 use super::message::{Header, Incoming, Outgoing, Target, deliver};
 use super::peer::Peer;
 use super::ticket::{Finished, Ticket};
 use crate::link::Link;
-use crate::mesh::{Health, WAITS, Wait};
+use crate::mesh::Health;
 
 /// Bytes of messages that nobody asked for, at most, from one peer; what is more waits at the peer's.
 const KEPT: usize = 64 << 20;
-
-/// A receive without a message.
-struct Posted {
-    ticket: Ticket,
-    /// `None`: from whichever rank.
-    from: Option<u32>,
-    job: Job,
-}
-
-/// What a job needs to be known for as long as it is in flight.
-pub(super) struct Live {
-    ticket: Ticket,
-    /// Nobody waits inside the call.
-    started: bool,
-    op: OpKind,
-    fingerprint: Fingerprint,
-    pub(super) peer: Option<u32>,
-    deadline: Option<Instant>,
-    /// When somebody first looked after it, and found it waiting.
-    since: Option<Instant>,
-    /// It is spoken of no more, or was not to be.
-    told: bool,
-    /// It waits for something that need not come as long as the group lasts.
-    endless: bool,
-}
-
-/// A message that has waited long.
-pub(super) struct Long {
-    pub(super) wait: Wait,
-    /// How many others have, too.
-    pub(super) others: usize,
-    pub(super) lasted: Duration,
-    pub(super) deadline: Instant,
-}
-
-/// Who waits longer has no deadline to speak of.
-const ENDLESS: Duration = Duration::from_secs(1 << 29);
-
-impl Live {
-    /// The wait, as others are told of it. Both ends of a message have the same fingerprint; which end this is, the op says.
-    fn wait(&self) -> Wait {
-        let wait = Wait::of(&self.fingerprint, self.peer.into_iter().collect());
-        Wait { op: self.op as u8, started: self.started, ..wait }
-    }
-}
 
 /// What there is to wait for at one peer's link.
 pub(super) struct Wants {
@@ -74,9 +30,9 @@ pub(super) struct MessageState {
     /// By rank; none for the own.
     pub(super) peers: Vec<Option<Peer>>,
     /// In the order in which they were posted.
-    posted: Vec<Posted>,
+    pub(super) posted: Vec<Posted>,
     pub(super) live: Vec<Live>,
-    next: u64,
+    pub(super) next: u64,
     /// Jobs that are over and have not been told so.
     untold: usize,
     /// The longest time that a send had.
@@ -367,76 +323,6 @@ impl MessageState {
         self.live.clear();
         self.untold += finished.len() - before;
     }
-
-    /// A peer that left although something is still wanted from it.
-    /// `quiet`: how long nothing moved.
-    pub(super) fn needs(&self, health: &Health, quiet: Duration) -> Option<u32> {
-        let named = |l: &Live| l.peer.filter(|p| health.has_left(*p, quiet));
-        let all_left = || {
-            let mut ranks = (0..self.peers.len() as u32).filter(|r| self.peers[*r as usize].is_some());
-            ranks.all(|r| health.has_left(r, quiet))
-        };
-        self.live.iter().find_map(|l| match l.peer {
-            Some(_) => named(l),
-            None if all_left() => (0..self.peers.len() as u32).find(|r| self.peers[*r as usize].is_some()),
-            None => None,
-        })
-    }
-
-    /// What the calls in flight wait for, and how many calls there were. Where somebody waits inside a call, what was
-    /// started does not count: it may be waiting for its own good time.
-    pub(super) fn waits(&self) -> (Vec<Wait>, u64) {
-        let ops = || self.live.iter().filter(|l| !l.endless);
-        let waited_for = ops().any(|l| !l.started);
-        let told = ops().filter(|l| !(waited_for && l.started)).take(WAITS);
-        (told.map(Live::wait).collect(), self.next)
-    }
-
-    /// Whether something is in flight that has a deadline to speak of.
-    pub(super) fn is_bounded(&self) -> bool {
-        self.live.iter().any(|l| !l.endless)
-    }
-
-    /// The calls that have waited this long and were not spoken of, by the first of them.
-    pub(super) fn long(&mut self, now: Instant, after: Duration) -> Option<Long> {
-        let waited = |l: &Live| l.since.map_or(Duration::ZERO, |since| now.duration_since(since));
-        let long = |l: &&mut Live| !l.told && !l.endless && waited(l) >= after;
-        let mut first = None;
-        let mut count = 0;
-        for live in self.live.iter_mut().filter(long) {
-            live.told = true;
-            count += 1;
-            first.get_or_insert_with(|| (live.wait(), waited(live), live.deadline.unwrap_or(now)));
-        }
-        first.map(|(wait, lasted, deadline)| Long { wait, others: count - 1, lasted, deadline })
-    }
-
-    /// The call whose deadline has passed, and whom it waits for.
-    pub(super) fn late(&mut self, now: Instant) -> Option<(Fingerprint, Wait)> {
-        let peers = &self.peers;
-        let posted = &self.posted;
-        for live in &mut self.live {
-            live.since.get_or_insert(now);
-            let deadline = *live.deadline.get_or_insert_with(|| deadline_of(live.ticket, posted, peers).unwrap_or(now));
-            if now >= deadline {
-                return Some((live.fingerprint, live.wait()));
-            }
-        }
-        None
-    }
-}
-
-/// The deadline of a job, wherever it is.
-fn deadline_of(ticket: Ticket, posted: &[Posted], peers: &[Option<Peer>]) -> Option<Instant> {
-    let receive = posted.iter().find(|p| p.ticket == ticket).map(|p| p.job.request());
-    let mut on_the_way = peers.iter().flatten().filter_map(|peer| {
-        let out = peer.outgoing.iter().find(|(t, _)| *t == ticket).map(|(_, m)| m.job.request());
-        out.or_else(|| match &peer.incoming {
-            Some((t, Incoming { target: Target::Job(job), .. })) if *t == ticket => Some(job.request()),
-            _ => None,
-        })
-    });
-    receive.or_else(|| on_the_way.next()).map(|request| request.deadline())
 }
 
 /// Compares a receive with the message that its tag chose.
