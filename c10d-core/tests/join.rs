@@ -59,6 +59,9 @@ struct Keeps(Arc<HashStore>);
 
 impl Store for Keeps {
     fn set(&self, key: &str, value: &[u8], deadline: Instant) -> Result {
+        if key.len() > 1024 {
+            return Err(Error::new(ErrorKind::Store, format!("a key of {} bytes", key.len())));
+        }
         self.0.set(key, value, deadline)
     }
     fn get(&self, key: &str, deadline: Instant) -> Result<Vec<u8>> {
@@ -365,6 +368,27 @@ fn new_groups_and_splits() {
     assert!(seen.iter().map(|s| s.0).eq(0..6));
     assert_eq!(seen[0].1, seen[3].1);
     assert_ne!(seen[0].1, seen[1].1);
+}
+
+/// Stores have limits on keys.
+#[test]
+fn keys_stay_short_however_deep_groups_are_nested_and_long_their_names() {
+    let store = Arc::new(Keeps(Arc::new(HashStore::new())));
+    let depth = std::thread::scope(|scope| {
+        let nest = |rank: u32| {
+            let first = builder().timeout(LONG).rank(rank).size(2).store(store.clone()).name(&"name".repeat(2000));
+            let mut group = first.build().unwrap();
+            for level in 0..100 {
+                let next = if level % 2 == 0 { group.new_group(&[0, 1]) } else { group.split(Some(0), rank) };
+                group = next.unwrap_or_else(|e| panic!("level {level}: {e}")).unwrap();
+            }
+            group.store().set("k", b"", soon()).unwrap();
+            group.name().matches('/').count()
+        };
+        let other = scope.spawn(move || nest(1));
+        (nest(0), other.join().unwrap())
+    });
+    assert_eq!(depth, (100, 100));
 }
 
 #[test]

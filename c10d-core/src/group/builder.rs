@@ -167,6 +167,7 @@ impl GroupBuilder {
         let registry = Arc::new(Registry::collect(&self.providers)?);
         check_settings(&registry, &self.hints);
         Ok(GroupSpec {
+            place: join::place(None, &self.name),
             name: self.name,
             rank,
             size,
@@ -200,7 +201,9 @@ pub(super) struct GroupSpec {
     pub(super) drop_within: Duration,
     pub(super) bound: Option<Device>,
     pub(super) global: Option<Arc<[u32]>>,
+    /// The store of the first group, and where in it the ranks of this one meet.
     pub(super) store: Arc<dyn Store>,
+    pub(super) place: String,
     pub(super) registry: Arc<Registry>,
     pub(super) map: BackendMap,
     pub(super) hints: Arc<BTreeMap<String, String>>,
@@ -256,6 +259,8 @@ impl GroupSpec {
             routes,
             failed: Default::default(),
             store: joined.store,
+            root: self.store,
+            session: joined.session,
             registry: self.registry,
             map: self.map,
             hints: self.hints,

@@ -82,6 +82,8 @@ pub(crate) struct Group {
     failed: OnceLock<Error>,
     // What sub-groups are made from.
     store: Arc<dyn Store>,
+    root: Arc<dyn Store>,
+    session: [u8; 16],
     registry: Arc<Registry>,
     map: BackendMap,
     hints: Arc<BTreeMap<String, String>>,
@@ -301,7 +303,7 @@ impl Drop for Group {
         if !self.is_home() {
             // Backends and stores say goodbye to peers, take locks and wait for threads when they are dropped. The peers
             // are the parent's, its threads are not here, and a lock may be held by one of them.
-            std::mem::forget((std::mem::take(&mut self.lanes), self.store.clone()));
+            std::mem::forget((std::mem::take(&mut self.lanes), self.store.clone(), self.root.clone()));
             return;
         }
         self.leave();

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::ProcessGroup;
 use super::builder::{GroupSpec, foreign};
+use super::join::place;
 use super::other_backends::{Parent, lost};
 use crate::store::deadline_after;
 use crate::waiting::{Reminder, ranks_are};
@@ -169,6 +170,9 @@ impl ProcessGroup {
         let global: Arc<[u32]> = ranks.iter().filter_map(|r| self.global_rank(*r)).collect();
         let group = &self.0;
         let backends = group.lanes.iter().map(|lane| (lane.info.backend, lane.backend.clone())).collect();
+        // Its name begins with this group's.
+        let place =
+            place(Some(&group.session), name.strip_prefix(&*group.name).unwrap_or(&name).trim_start_matches('/'));
         let parts = GroupSpec {
             name: name.into(),
             rank: rank as u32,
@@ -177,7 +181,8 @@ impl ProcessGroup {
             drop_within: group.drop_within,
             bound: group.bound,
             global: Some(global),
-            store: group.store.clone(),
+            store: group.root.clone(),
+            place,
             registry: group.registry.clone(),
             map: group.map.clone(),
             hints: group.hints.clone(),

@@ -1,8 +1,9 @@
 //! What a rank says of itself and of the group.
 
-use std::collections::hash_map::RandomState;
-use std::hash::{BuildHasher, Hasher};
 use std::time::Duration;
+
+use rustix::io::Errno;
+use rustix::rand::{GetRandomFlags, getrandom};
 
 use crate::{Error, ErrorKind, Result};
 
@@ -27,9 +28,10 @@ pub(super) struct Hello {
 }
 
 impl Hello {
-    pub(super) fn new(size: u32, members: &[u32], every: Duration, offers: String) -> Hello {
+    pub(super) fn new(size: u32, members: &[u32], every: Duration, offers: String) -> Result<Hello> {
         let every = every.as_millis().try_into().unwrap_or(u32::MAX);
-        Hello { nonce: nonce(), version: VERSION, size, beat: 0, every, members: members.to_vec(), offers }
+        let (nonce, members) = (nonce()?, members.to_vec());
+        Ok(Hello { nonce, version: VERSION, size, beat: 0, every, members, offers })
     }
 
     pub(super) fn encode(&self) -> Vec<u8> {
@@ -86,14 +88,16 @@ pub(super) fn nonce_of(hello: &[u8]) -> &[u8] {
     hello.get(..16).unwrap_or(hello)
 }
 
-/// 16 bytes that nobody else has.
-pub(super) fn nonce() -> Nonce {
-    // Every RandomState has keys of its own, seeded by the system.
-    let word = || RandomState::new().build_hasher().finish().to_le_bytes();
+/// 16 bytes that nobody else has or can guess, from the system's random source.
+pub(super) fn nonce() -> Result<Nonce> {
     let mut out = [0; 16];
-    out[..8].copy_from_slice(&word());
-    out[8..].copy_from_slice(&word());
-    out
+    loop {
+        match getrandom(&mut out[..], GetRandomFlags::empty()) {
+            Ok(n) if n == out.len() => return Ok(out),
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(e) => return Err(Error::new(ErrorKind::Resource, "the system gives no random bytes").caused_by(e)),
+        }
+    }
 }
 
 pub(super) fn hex(bytes: &[u8]) -> String {
@@ -104,11 +108,20 @@ pub(super) fn hex(bytes: &[u8]) -> String {
 mod tests {
     use super::*;
 
+    /// All bits vary, and none repeats: 64 ids of 128 bits have that by chance, and not otherwise.
+    #[test]
+    fn session_ids_are_random() {
+        let ids: Vec<u128> = (0..64).map(|_| u128::from_le_bytes(nonce().unwrap())).collect();
+        assert_eq!(ids.iter().fold(0, |bits, id| bits | id), u128::MAX);
+        assert_eq!(ids.iter().fold(u128::MAX, |bits, id| bits & id), 0);
+        assert!((1..ids.len()).all(|i| !ids[..i].contains(&ids[i])));
+    }
+
     #[test]
     fn round_trip_and_disagreement() {
-        let a = Hello::new(3, &[4, 5, 6], Duration::from_millis(70), "cpu=x\n".to_owned());
+        let a = Hello::new(3, &[4, 5, 6], Duration::from_millis(70), "cpu=x\n".to_owned()).unwrap();
         assert_eq!(Hello::decode(&a.encode()), Some(a.clone()));
-        assert!(a.agrees(&Hello { nonce: nonce(), ..a.clone() }.encode(), 1).is_ok());
+        assert!(a.agrees(&Hello { nonce: nonce().unwrap(), ..a.clone() }.encode(), 1).is_ok());
         let field = |theirs: Hello| match a.agrees(&theirs.encode(), 2).unwrap_err().kind() {
             ErrorKind::Mismatch { field, .. } => *field,
             other => other.name(),

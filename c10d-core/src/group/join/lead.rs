@@ -22,7 +22,7 @@ impl Join<'_> {
             let doubt = self.contradiction(&hellos);
             let complete = hellos.iter().all(Option::is_some);
             if complete || doubt.is_some() {
-                let id = nonce();
+                let id = nonce()?;
                 self.publish(&id, &hellos)?;
                 if self.answered(&id, &hellos, doubt.as_ref().map(|(rank, _)| *rank))? {
                     if let Some((_, contradiction)) = doubt {

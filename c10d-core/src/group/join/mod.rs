@@ -14,6 +14,7 @@ mod agree;
 mod follow;
 mod hello;
 mod lead;
+mod place;
 
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
@@ -21,6 +22,7 @@ use std::time::{Duration, Instant};
 
 use agree::agree;
 use hello::{Hello, Nonce, hex, nonce, nonce_of};
+pub(super) use place::place;
 
 use super::builder::{FOREIGN, GroupSpec};
 use super::other_backends::Parent;
@@ -38,14 +40,14 @@ pub(super) struct Joined {
 }
 
 pub(super) fn join(parts: &GroupSpec, offers: &[Offer], deadline: Instant) -> Result<Joined> {
-    let store: Arc<dyn Store> = Arc::new(PrefixStore::new(format!("group/{}", parts.name), parts.store.clone()));
+    let store: Arc<dyn Store> = Arc::new(PrefixStore::new(parts.place.clone(), parts.store.clone()));
     let members = parts.global.as_deref();
     let ids: Vec<u32> = members.map_or_else(|| (0..parts.size).collect(), <[u32]>::to_vec);
     let leader = (0..parts.size).min_by_key(|r| ids[*r as usize]).unwrap_or(0);
     let now = Instant::now();
     let left = deadline.saturating_duration_since(now);
     let every = (left / 8).clamp(BEATS.0, BEATS.1);
-    let hello = Hello::new(parts.size, members.unwrap_or(&[]), every, agree::write(offers));
+    let hello = Hello::new(parts.size, members.unwrap_or(&[]), every, agree::write(offers))?;
     let join = Join {
         store: &*store,
         rank: parts.rank,
@@ -141,7 +143,7 @@ impl Join<'_> {
         }
         if alone {
             // The greeting stays, for those who take this group to be larger.
-            return Ok((nonce(), agree(&[&self.hello.offers])?));
+            return Ok((nonce()?, agree(&[&self.hello.offers])?));
         }
         let (id, agreed) = if self.rank == self.leader { self.lead() } else { self.follow() }?;
         self.tidy(&id);

@@ -1,0 +1,33 @@
+//! Where in the store a group's ranks meet.
+
+use super::hello::{Nonce, hex};
+
+/// Where in the store the ranks of a group meet; of a sub-group, by its parent's session and its name in the parent. So keys
+/// are no longer however deeply groups are nested; a long name is shortened to one that is its own, too.
+pub(in crate::group) fn place(parent: Option<&Nonce>, name: &str) -> String {
+    /// Bytes of a name; stores have limits on keys.
+    const LONGEST: usize = 256;
+    let prefix = parent.map_or(String::new(), |session| format!("{}/", hex(session)));
+    if name.len() <= LONGEST {
+        return format!("group/{prefix}{name}");
+    }
+    // FNV-1a, which every rank computes alike.
+    let mix = |hash: u128, byte: u8| (hash ^ u128::from(byte)).wrapping_mul(0x0100_0000_0000_0000_0000_013b);
+    let hash = name.bytes().fold(0x6c62_272e_07bb_0142_62b8_2175_6295_c58d, mix);
+    let start: String = name.chars().take(32).collect();
+    format!("group/{prefix}{start}...{hash:032x}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_names_are_short_keys_of_their_own() {
+        assert_eq!(place(None, "default"), "group/default");
+        assert_eq!(place(Some(&[1; 16]), "3.0"), format!("group/{}/3.0", "01".repeat(16)));
+        let (a, b) = ("\u{e9}".repeat(5000), format!("{}x", "\u{e9}".repeat(4999)));
+        assert!(place(None, &a).len() < 256 && place(None, &a) != place(None, &b));
+        assert_eq!(place(None, &a), place(None, &a));
+    }
+}
