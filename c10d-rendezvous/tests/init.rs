@@ -216,6 +216,19 @@ fn the_address_given_is_the_only_one_that_listens() {
     assert!(std::net::TcpStream::connect(("127.0.0.2", port)).is_err());
 }
 
+/// Rank 0 behind address translation: it listens everywhere, the others know an address that leads there.
+#[test]
+fn every_address_listens_where_that_was_asked_for() {
+    let port = free_port("127.0.0.1").unwrap();
+    let join = |host: &str, rank: u32| {
+        let url = format!("tcp://{host}:{port}?rank={rank}&world_size=2");
+        init(&url, Duration::from_secs(20)).unwrap()
+    };
+    let me = join("0.0.0.0", 0);
+    me.store.set("k", b"v", soon()).unwrap();
+    assert_eq!(join("127.0.0.2", 1).store.get("k", soon()).unwrap(), b"v");
+}
+
 #[test]
 fn one_process_may_have_several_groups_at_one_address() {
     let port = free_port("127.0.0.1").unwrap();
