@@ -222,8 +222,10 @@ impl Frame {
         if let (ErrorKind::Mismatch { .. }, Some(seq)) = (&report.kind, report.seq)
             && (request.op.is_p2p() || seq as u32 != request.seq as u32)
             && !report.what.contains(FOUND)
+            && self.lane.is_some()
         {
-            // The ranks parted in an earlier call than the one that tells of it.
+            // The ranks parted in an earlier call than the one that tells of it. A step inside an op, or a message of a
+            // backend's own, has no lane, and is no call of the user's.
             report.what += FOUND;
             report.what += &match request.op.is_p2p() {
                 true => request.op.name().to_owned(),
