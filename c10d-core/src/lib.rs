@@ -12,6 +12,7 @@ pub mod op;
 pub mod ops;
 pub mod panics;
 pub mod process;
+pub mod reduce;
 pub mod registry;
 pub mod staged;
 pub mod store;

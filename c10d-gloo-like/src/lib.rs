@@ -13,7 +13,6 @@ mod pause;
 mod plan;
 mod provider;
 mod queue;
-mod reduce;
 mod schedule;
 mod shm;
 mod tcp;

@@ -1,8 +1,7 @@
 //! How an op reduces.
 
+use c10d_core::reduce::{self, Kernel};
 use c10d_core::{DType, ReduceOp};
-
-use crate::reduce::{self, Kernel};
 
 /// The kernels of one op.
 #[derive(Clone, Copy)]

@@ -1,4 +1,5 @@
-//! The arithmetic: several ranks' values become one, in the order given, whatever the operation and the type.
+//! The arithmetic of reductions in host memory, for backends: several ranks' values become one, in the order given,
+//! whatever the operation and the type.
 #![allow(unsafe_code)]
 
 mod element;
@@ -8,7 +9,7 @@ mod half;
 mod operation;
 mod run;
 
-use c10d_core::{DType, ReduceOp};
+use crate::types::{DType, ReduceOp};
 
 use element::{BFloat, Boolean, Element, Half, Pair, Parts};
 use operation::{And, Average, Max, Min, Or, PreMultiplied, Product, Sum, Xor};
@@ -22,13 +23,13 @@ use run::Machine;
 /// # Safety
 /// There is at least one source; each is readable, and the target writable, for `n` elements. The target is exactly one of
 /// the sources or overlaps none.
-pub(crate) type Kernel = unsafe fn(*mut u8, &[*const u8], usize, f64);
+pub type Kernel = unsafe fn(*mut u8, &[*const u8], usize, f64);
 
 /// The kernel of an operation on a type, best for this machine; `None` where the operation has no meaning on the type.
 ///
 /// Unless this is the `last` reduction of the values, an average is still a sum. A premultiplied sum multiplies each of
 /// the sources, so it must see original values only.
-pub(crate) fn kernel(op: ReduceOp, dtype: DType, last: bool) -> Option<Kernel> {
+pub fn kernel(op: ReduceOp, dtype: DType, last: bool) -> Option<Kernel> {
     kernel_on(Machine::all().last()?, op, dtype, last)
 }
 

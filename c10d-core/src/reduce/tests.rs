@@ -1,7 +1,7 @@
 //! Every operation on every type against the plainest scalar code, bit by bit, on everything this machine can do.
 
+use crate::types::Element;
 use ::half::{bf16, f16};
-use c10d_core::Element;
 use num_complex::{Complex32, Complex64};
 
 use super::*;

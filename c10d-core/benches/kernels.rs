@@ -1,13 +1,10 @@
-//! How fast the reduction kernels are: `cargo bench -p c10d-gloo-like`. GB/s of one source; with k sources, k times as many
+//! How fast the reduction kernels are: `cargo bench -p c10d-core --bench kernels`. GB/s of one source; with k sources, k times as many
 //! bytes are read.
-#![allow(missing_docs, dead_code, unused_imports, unsafe_code)]
-
-#[path = "../src/reduce/mod.rs"]
-mod reduce;
+#![allow(missing_docs, unsafe_code)]
 
 use std::time::Duration;
 
-use c10d_core::{DType, ReduceOp};
+use c10d_core::{DType, ReduceOp, reduce};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 
 fn kernels(c: &mut Criterion) {
