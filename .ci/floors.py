@@ -15,8 +15,8 @@ import re
 import sys
 
 FLOORS = {
-    "c10d-core": "sync types reduce ops error panics process waiting store buffer device call op dlpack backend dispatch registry staged group",
-    "c10d-rendezvous": "log file_store tcp_store init launch",
+    "c10d-core": "sync types reduce catalog options error panics process waiting store buffer device call op dlpack backend dispatch staged group",
+    "c10d-rendezvous": "log file_store tcp_store init launch provider",
     "c10d-gloo-like": "exit call_log shm tcp link mesh pause plan exec schedule layout collectives p2p queue backend provider",
     "c10d-gloo-like/src/mesh": "wire credentials netlink addr host topology wiring handshake doing doubts revoke control answer chains "
     "verdict socket accept hello watch connection health local dial join mod",
@@ -27,7 +27,7 @@ FLOORS = {
     "c10d-gloo-like/src/tcp": "queue socket link mod",
     "c10d-nccl": "jobs dialect nccl bootstrap thread heartbeats side_channel kernels cuda types task check communicator scratch ops channel "
     "engine deadline_watch start backend sparse provider slices",
-    "c10d-privateuse": "abi export refusal table host load",
+    "c10d-privateuse": "abi export refusal table host load provider",
     "c10d-privateuse/src/export": "catch store rows reporter work exported watched group collectives device entry",
     "c10d-privateuse/src/table": "mappings memory offer mod",
     "c10d-privateuse/src/host": "timed_call token stores owners plugin functions answer device loaded lend request clock queues "

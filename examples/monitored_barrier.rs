@@ -8,7 +8,7 @@ use std::error::Error;
 use std::time::{Duration, Instant};
 
 use c10d::op;
-use c10d::ops::Missing;
+use c10d::options::Missing;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let pg = common::group()?;

@@ -1,8 +1,8 @@
-//! The backends that this build of the facade was given by its features.
+//! What this build of the facade was given by its features.
 
-use c10d_core::registry::Provider;
+use c10d_core::backend::Provider;
 
-/// The providers of the backends that cargo features chose.
+/// The providers of the backends that cargo features chose, of the loader of plugins, and of the init methods.
 ///
 /// Named here, and not only submitted at link time, because a crate that nobody names is not linked, and because a
 /// `staticlib` loses its constructors.
@@ -14,6 +14,9 @@ pub fn builtin() -> &'static [&'static Provider] {
         &c10d_nccl::PROVIDER,
         #[cfg(feature = "sparse")]
         &c10d_sparse::PROVIDER,
+        #[cfg(feature = "plugins")]
+        &c10d_privateuse::PROVIDER,
+        &c10d_rendezvous::PROVIDER,
         &SETTINGS,
     ];
     BUILTIN

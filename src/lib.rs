@@ -5,15 +5,14 @@ mod builtin;
 #[cfg(feature = "plugins")]
 pub mod plugins;
 
-pub use builder::{Builder, builder, run_ranks};
+pub use builder::{builder, run_ranks};
 pub use builtin::builtin;
 
 pub use c10d_core::{
-    Buf, BufMut, Buffers, Call, Cancel, CancelError, Coo, DType, Device, DeviceCoo, DispatchKey, Element, Error,
-    ErrorKind, ErrorReport, HashStore, OpError, OpKind, Phase, PrefixStore, ProcessGroup, ReduceOp, Result, Root,
-    Scope, ScopedWork, Status, Store, Work,
+    Buf, BufMut, Buffers, Builder, Call, Cancel, CancelError, Coo, DType, Device, DeviceCoo, DispatchKey, Element,
+    Error, ErrorKind, ErrorReport, HashStore, OpError, OpKind, Phase, PrefixStore, ProcessGroup, ReduceOp, Result,
+    Root, Scope, ScopedWork, Status, Store, Work, buffer, device, dlpack, op, options, process, store, types,
 };
-pub use c10d_core::{buffer, device, dlpack, op, ops, process, store, types};
 #[cfg(feature = "nccl")]
 pub use c10d_nccl as nccl;
 pub use c10d_rendezvous::{FileStore, Joined, TcpStore, TcpStoreServer, init, launch, tcp_store};
@@ -21,6 +20,5 @@ pub use c10d_rendezvous::{FileStore, Joined, TcpStore, TcpStoreServer, init, lau
 /// For vendors: what a backend implements and is given, and how it is registered. Programs need none of it.
 pub mod backend {
     pub use c10d_core::backend::*;
-    pub use c10d_core::registry::*;
-    pub use c10d_core::{BackendMap, submit, submit_device};
+    pub use c10d_core::{submit, submit_device};
 }

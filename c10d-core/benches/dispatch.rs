@@ -4,9 +4,8 @@
 use std::hint::black_box;
 use std::sync::Arc;
 
-use c10d_core::backend::{Backend, Capabilities, Job};
-use c10d_core::registry::{Provider, Registration};
-use c10d_core::{DispatchKey, Error, ProcessGroup, ReduceOp, op};
+use c10d_core::backend::{Backend, Capabilities, Job, Provider, Registration};
+use c10d_core::{Builder, DispatchKey, Error, ReduceOp, op};
 use criterion::{Criterion, criterion_group, criterion_main};
 
 struct Noop;
@@ -38,7 +37,7 @@ static PROVIDER: Provider = Provider {
 };
 
 fn dispatch(c: &mut Criterion) {
-    let pg = ProcessGroup::builder().providers(&[&PROVIDER]).build().expect("a world of one");
+    let pg = Builder::new().providers(&[&PROVIDER]).build().expect("a world of one");
     let (mut x, mut y) = (vec![1f32; 4], vec![1f32; 4]);
     let mut c = c.benchmark_group("dispatch");
     c.bench_function("all_reduce", |b| {

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use crate::Error;
+use crate::catalog::OpKind;
 use crate::device::Stream;
-use crate::ops::{OpKind, Options, Params};
+use crate::options::{Options, Params};
 
 /// A collective that was described but not run: [`run`](crate::ProcessGroup::run) waits for it,
 /// [`start`](crate::ProcessGroup::start) and [`Scope::start`](crate::Scope::start) go on meanwhile.

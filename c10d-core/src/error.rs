@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::ops::OpKind;
+use crate::catalog::OpKind;
 
 /// The result of everything that can fail here.
 pub type Result<T = (), E = Error> = std::result::Result<T, E>;

@@ -3,17 +3,17 @@
 pub mod backend;
 pub mod buffer;
 mod call;
+mod catalog;
 pub mod device;
 mod dispatch;
 pub mod dlpack;
 mod error;
 mod group;
 pub mod op;
-pub mod ops;
+pub mod options;
 pub mod panics;
 pub mod process;
 pub mod reduce;
-pub mod registry;
 pub mod staged;
 pub mod store;
 pub mod sync;
@@ -22,11 +22,10 @@ pub mod waiting;
 
 pub use buffer::{Buf, BufMut, Buffers, Coo, Memory, Outcome, RawSpans, Root, Span};
 pub use call::Call;
+pub use catalog::OpKind;
 pub use device::DeviceCoo;
-pub use dispatch::BackendMap;
 pub use error::{ENDED_WITHOUT_LEAVING, Error, ErrorKind, ErrorReport, OpError, Phase, Result, Status};
-pub use group::{Cancel, CancelError, GroupBuilder, ProcessGroup, Scope, ScopedWork, Work, run_ranks};
-pub use ops::OpKind;
+pub use group::{Builder, Cancel, CancelError, ProcessGroup, Scope, ScopedWork, Work};
 pub use store::{HashStore, PrefixStore, Store};
 pub use types::{DType, DTypeSet, Device, DeviceKind, DispatchKey, Element, KeySet, ReduceOp};
 

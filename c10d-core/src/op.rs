@@ -13,9 +13,10 @@ use crate::buffer::{
     Target,
 };
 use crate::call::Call;
-use crate::ops::{
-    AllReduceCoalescedOptions, AllReduceOptions, BarrierOptions, BroadcastOptions, MonitoredBarrierOptions, OpKind,
-    Params, RecvOptions, ReduceOptions, ReduceScatterOptions, SendOptions, Shape,
+use crate::catalog::{OpKind, Shape};
+use crate::options::{
+    AllReduceCoalescedOptions, AllReduceOptions, BarrierOptions, BroadcastOptions, MonitoredBarrierOptions, Params,
+    RecvOptions, ReduceOptions, ReduceScatterOptions, SendOptions,
 };
 
 /// Sends `input` to rank `to`, which must ask for it by the same tag. Messages with one tag arrive in order. Over when
@@ -53,7 +54,7 @@ pub fn reduce<B: BufMut>(buffer: B, options: impl Into<ReduceOptions>, root: u32
 /// Reduces everybody's `buffer`; all get the result, bit for bit the same.
 ///
 /// Of a sparse tensor ([`Coo`](crate::Coo)) the ranks may have different entries, and different numbers of them; the
-/// result has those that any rank has, and is coalesced. It is summed; see [`Absent`](crate::ops::Absent) for minimum,
+/// result has those that any rank has, and is coalesced. It is summed; see [`Absent`](crate::options::Absent) for minimum,
 /// maximum and product. Shapes must be the same. Sparse and dense calls have numbers of their own: their order may differ
 /// between ranks.
 pub fn all_reduce<B: InPlace>(buffer: B, options: impl Into<AllReduceOptions>) -> Call<B::Buffers> {
@@ -124,7 +125,7 @@ pub fn reduce_scatter_into_coalesced<I: Buf, O: BufMut>(
 /// Gathers everybody's `input` into the root's buffers, one per rank: `Root::Me(buffers)` there, `Root::At(rank)`
 /// elsewhere. Lengths may differ between ranks.
 pub fn gather<I: Buf, O: BufMut>(input: I, root: Root<Vec<O>>) -> Call<Both<One<I>, AtRoot<O>>> {
-    let (outputs, at) = root_parts(root);
+    let (outputs, at) = split_root(root);
     let call = Call::new(OpKind::Gather, (), Both(One(input), AtRoot(outputs)));
     at_root(call, at)
 }
@@ -132,7 +133,7 @@ pub fn gather<I: Buf, O: BufMut>(input: I, root: Root<Vec<O>>) -> Call<Both<One<
 /// Hands the i-th of the root's buffers to rank i: `Root::Me(buffers)` there, `Root::At(rank)` elsewhere. Lengths may
 /// differ between ranks.
 pub fn scatter<I: Buf, O: BufMut>(root: Root<Vec<I>>, output: O) -> Call<Both<AtRoot<I>, One<O>>> {
-    let (inputs, at) = root_parts(root);
+    let (inputs, at) = split_root(root);
     let call = Call::new(OpKind::Scatter, (), Both(AtRoot(inputs), One(output)));
     at_root(call, at)
 }
@@ -167,7 +168,7 @@ pub fn barrier(options: impl Into<BarrierOptions>) -> Call<Nothing> {
 }
 
 /// Waits for all ranks; if some do not come in time, the error names the first of them
-/// ([`Missing::First`](crate::ops::Missing)) or all ([`Missing::All`](crate::ops::Missing)), on every rank that came.
+/// ([`Missing::First`](crate::options::Missing)) or all ([`Missing::All`](crate::options::Missing)), on every rank that came.
 pub fn monitored_barrier(options: impl Into<MonitoredBarrierOptions>) -> Call<Nothing> {
     Call::new(OpKind::MonitoredBarrier, options.into(), Nothing)
 }
@@ -177,7 +178,7 @@ pub fn monitored_barrier(options: impl Into<MonitoredBarrierOptions>) -> Call<No
 /// lists are empty on the other ranks. Gives the lists back, and the sender's rank, which [`recv_any_source`] alone has.
 ///
 /// ```
-/// # use c10d_core::ops::Params;
+/// # use c10d_core::backend::Params;
 /// # use c10d_core::{OpKind, op};
 /// let mut params = Params::default();
 /// params.root = 1;
@@ -193,7 +194,7 @@ pub fn any<I: Buf, O: BufMut>(op: OpKind, params: Params, inputs: Vec<I>, output
     Call { op, params, timeout: None, error: None, buffers: Lists { inputs, outputs, row } }
 }
 
-fn root_parts<B>(root: Root<Vec<B>>) -> (Option<Vec<B>>, u32) {
+fn split_root<B>(root: Root<Vec<B>>) -> (Option<Vec<B>>, u32) {
     match root {
         Root::Me(buffers) => (Some(buffers), Params::ROOT_IS_ME),
         Root::At(rank) => (None, rank),

@@ -57,7 +57,7 @@ fn blocking_calls_allocate_nothing() {
     count("reduce_scatter_into", &mut || _ = pg.reduce_scatter_into(&x, &mut y, ReduceOp::Sum).unwrap());
     count("all_to_all_single", &mut || _ = pg.all_to_all_single(&x, &mut y).unwrap());
     count("barrier", &mut || pg.barrier().unwrap());
-    count("monitored_barrier", &mut || pg.monitored_barrier(c10d_core::ops::Missing::All).unwrap());
+    count("monitored_barrier", &mut || pg.monitored_barrier(c10d_core::options::Missing::All).unwrap());
 }
 
 #[test]

@@ -7,12 +7,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use c10d_core::dlpack::{
-    DataType, Flags, Imported, ManagedTensor, ManagedTensorVersioned, Place, Tensor, Version, export, export_legacy,
+    DataType, DlDevice, Flags, Imported, ManagedTensor, ManagedTensorVersioned, Tensor, Version, export, export_legacy,
     export_read_only,
 };
 use c10d_core::{Buf, DType, Device, Element, ErrorKind, Memory};
 
-const CPU: Place = Place { kind: 1, index: 0 };
+const CPU: DlDevice = DlDevice { kind: 1, index: 0 };
 const F32: DataType = DataType { code: 2, bits: 32, lanes: 1 };
 
 /// A library's tensor of six floats.
@@ -149,7 +149,7 @@ fn what_cannot_be_a_buffer_is_refused_and_given_back() {
 fn devices_and_types_are_renamed() {
     let placed = |kind: i32, index: i32| {
         let (tensor, _) = theirs(&[6], None);
-        take(tensor.versioned(|t| t.tensor.device = Place { kind, index })).unwrap()
+        take(tensor.versioned(|t| t.tensor.device = DlDevice { kind, index })).unwrap()
     };
     assert_eq!(placed(2, 3).device(), Device::cuda(3));
     assert_eq!(placed(13, 1).device(), Device::cuda(1));

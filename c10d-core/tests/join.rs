@@ -7,16 +7,14 @@ use std::sync::{Arc, Barrier, Mutex};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use c10d_core::{
-    Error, ErrorKind, GroupBuilder, HashStore, Phase, PrefixStore, ProcessGroup, Result, Store, run_ranks,
-};
+use c10d_core::{Builder, Error, ErrorKind, HashStore, Phase, PrefixStore, ProcessGroup, Result, Store};
 use common::{puppet, within};
 
 const HANG: Duration = Duration::from_secs(20);
 const LONG: Duration = Duration::from_secs(15);
 const SHORT: Duration = Duration::from_millis(400);
 
-fn builder() -> GroupBuilder {
+fn builder() -> Builder {
     common::builder(|_| puppet(|job| job.complete(Ok(())))).timeout(LONG)
 }
 
@@ -242,34 +240,35 @@ fn nobody_waits_for_the_dead() {
         ("split", |pg| pg.split(Some(0), 0).map(drop)),
     ];
     let together = Barrier::new(2);
-    run_ranks(5, builder, |pg| {
-        for (way, make) in ways.into_iter().filter(|_| pg.rank() == 0 || pg.rank() == 4) {
-            // Known from the start, and while the others wait already.
-            for late in [false, true] {
-                together.wait();
-                if pg.rank() == 0 {
-                    *gone.lock().unwrap() = if late { vec![] } else { vec![1, 2, 3] };
-                }
-                together.wait();
-                let start = Instant::now();
-                std::thread::scope(|s| {
-                    s.spawn(|| {
-                        sleep(Duration::from_millis(250));
-                        *gone.lock().unwrap() = vec![1, 2, 3];
+    builder
+        .run_ranks(5, |pg| {
+            for (way, make) in ways.into_iter().filter(|_| pg.rank() == 0 || pg.rank() == 4) {
+                // Known from the start, and while the others wait already.
+                for late in [false, true] {
+                    together.wait();
+                    if pg.rank() == 0 {
+                        *gone.lock().unwrap() = if late { vec![] } else { vec![1, 2, 3] };
+                    }
+                    together.wait();
+                    let start = Instant::now();
+                    std::thread::scope(|s| {
+                        s.spawn(|| {
+                            sleep(Duration::from_millis(250));
+                            *gone.lock().unwrap() = vec![1, 2, 3];
+                        });
+                        let e = make(&pg).unwrap_err();
+                        let dead: &[u32] = if way == "split" || pg.failure().is_some() { &[1, 2, 3] } else { &[2, 3] };
+                        let how = format!("{way}, late {late}, rank {}: {e}", pg.rank());
+                        assert!(matches!(e.kind(), ErrorKind::PeerDead { .. }), "{how}");
+                        assert_eq!(e.report().guilty, dead, "{how}");
+                        assert_eq!((e.report().rank, e.report().group.as_deref()), (Some(pg.rank()), Some("default")));
                     });
-                    let e = make(&pg).unwrap_err();
-                    let dead: &[u32] = if way == "split" || pg.failure().is_some() { &[1, 2, 3] } else { &[2, 3] };
-                    let how = format!("{way}, late {late}, rank {}: {e}", pg.rank());
-                    assert!(matches!(e.kind(), ErrorKind::PeerDead { .. }), "{how}");
-                    assert_eq!(e.report().guilty, dead, "{how}");
-                    assert_eq!((e.report().rank, e.report().group.as_deref()), (Some(pg.rank()), Some("default")));
-                });
-                assert!(start.elapsed() < LONG / 3, "{way}: waited for the dead");
+                    assert!(start.elapsed() < LONG / 3, "{way}: waited for the dead");
+                }
             }
-        }
-        Ok(())
-    })
-    .unwrap();
+            Ok(())
+        })
+        .unwrap();
 }
 
 /// Each rank knows of other deaths, and one rank is alive but does not come.
@@ -277,7 +276,7 @@ fn nobody_waits_for_the_dead() {
 fn survivors_agree_on_who_they_are() {
     let lost = |rank: u32| Arc::new(Mutex::new(if rank == 0 { vec![1, 2] } else { vec![] }));
     let builder = common::builder(move |init| puppet(|job| job.complete(Ok(()))).losing(&lost(init.rank)));
-    let seen = run_ranks(6, builder.timeout(LONG), |pg| match pg.rank() {
+    let seen = builder.timeout(LONG).run_ranks(6, |pg| match pg.rank() {
         1 | 2 => Ok(None),
         // It comes when the time is over.
         5 => {
@@ -345,7 +344,7 @@ fn nonsense_is_refused() {
 
 #[test]
 fn new_groups_and_splits() {
-    let seen = run_ranks(6, builder(), |pg| {
+    let seen = builder().run_ranks(6, |pg| {
         let evens = pg.new_group(&[4, 2, 0])?;
         let all = pg.new_group(&[0, 1, 2, 3, 4, 5])?.unwrap();
         let third = pg.split(Some(pg.rank() % 3), 10 - pg.rank())?.unwrap();
@@ -401,7 +400,7 @@ fn member_lists_that_differ() {
     ];
     for case in lists {
         let errors = within(LONG, || {
-            run_ranks(3, builder(), |pg| {
+            builder().run_ranks(3, |pg| {
                 Ok(match pg.new_group(case[pg.rank() as usize]) {
                     Ok(None) => None,
                     Ok(Some(_)) => panic!("{case:?}: rank {} has a group", pg.rank()),
@@ -418,32 +417,37 @@ fn member_lists_that_differ() {
 
 #[test]
 fn sub_groups_that_cannot_be() {
-    run_ranks(2, builder().timeout(SHORT * 2), |pg| {
-        for list in [&[][..], &[0, 2], &[1, 1]] {
-            let e = pg.new_group(list).unwrap_err();
-            assert_eq!((e.kind(), e.report().rank), (&ErrorKind::InvalidArgument, Some(pg.rank())));
-        }
-        if pg.rank() == 1 {
-            let e = pg.new_group(&[0, 1]).unwrap_err();
-            assert_eq!((&*e.report().guilty, &*e.report().guilty_global), (&[0][..], &[0][..]), "{e}");
-            let e = pg.split(Some(0), 0).unwrap_err();
-            assert_eq!(e.report().guilty, [0], "{e}");
-            pg.abort("done");
-            assert_eq!(*pg.split(Some(0), 0).unwrap_err().kind(), ErrorKind::Aborted);
-        }
-        Ok(())
-    })
-    .unwrap();
+    builder()
+        .timeout(SHORT * 2)
+        .run_ranks(2, |pg| {
+            for list in [&[][..], &[0, 2], &[1, 1]] {
+                let e = pg.new_group(list).unwrap_err();
+                assert_eq!((e.kind(), e.report().rank), (&ErrorKind::InvalidArgument, Some(pg.rank())));
+            }
+            if pg.rank() == 1 {
+                let e = pg.new_group(&[0, 1]).unwrap_err();
+                assert_eq!((&*e.report().guilty, &*e.report().guilty_global), (&[0][..], &[0][..]), "{e}");
+                let e = pg.split(Some(0), 0).unwrap_err();
+                assert_eq!(e.report().guilty, [0], "{e}");
+                pg.abort("done");
+                assert_eq!(*pg.split(Some(0), 0).unwrap_err().kind(), ErrorKind::Aborted);
+            }
+            Ok(())
+        })
+        .unwrap();
 }
 
 #[test]
 fn many_groups_at_once() {
-    run_ranks(3, builder(), |pg| {
-        let groups: Vec<_> = (0..4).map(|_| pg.new_group(&[0, 1, 2]).map(Option::unwrap)).collect::<Result<_>>()?;
-        std::thread::scope(|s| groups.iter().map(|g| s.spawn(|| g.barrier())).for_each(|t| t.join().unwrap().unwrap()));
-        Ok(())
-    })
-    .unwrap();
+    builder()
+        .run_ranks(3, |pg| {
+            let groups: Vec<_> = (0..4).map(|_| pg.new_group(&[0, 1, 2]).map(Option::unwrap)).collect::<Result<_>>()?;
+            std::thread::scope(|s| {
+                groups.iter().map(|g| s.spawn(|| g.barrier())).for_each(|t| t.join().unwrap().unwrap())
+            });
+            Ok(())
+        })
+        .unwrap();
     // Different names over one store.
     let store = Arc::new(HashStore::new());
     std::thread::scope(|s| {
@@ -456,10 +460,10 @@ fn many_groups_at_once() {
 
 #[test]
 fn run_ranks_tells_the_cause() {
-    assert_eq!(run_ranks(4, builder(), |pg| Ok(pg.rank() * 10)).unwrap(), [0, 10, 20, 30]);
+    assert_eq!(builder().run_ranks(4, |pg| Ok(pg.rank() * 10)).unwrap(), [0, 10, 20, 30]);
     // Others report the end of the rank that failed; its own error is the cause.
     let died = AtomicUsize::new(0);
-    let e = run_ranks(3, builder(), |pg| -> Result {
+    let e = builder().run_ranks(3, |pg| -> Result {
         if pg.rank() == 2 {
             died.store(1, Ordering::SeqCst);
             return Err(Error::new(ErrorKind::Resource, "no more memory"));
@@ -471,10 +475,10 @@ fn run_ranks_tells_the_cause() {
     });
     assert_eq!(*e.unwrap_err().kind(), ErrorKind::Resource);
     let panicked = std::panic::catch_unwind(|| {
-        run_ranks(2, builder(), |pg| if pg.rank() == 1 { panic!("rank 1 fell over") } else { Ok(()) })
+        builder().run_ranks(2, |pg| if pg.rank() == 1 { panic!("rank 1 fell over") } else { Ok(()) })
     });
     assert_eq!(panicked.unwrap_err().downcast_ref::<&str>(), Some(&"rank 1 fell over"));
-    assert_eq!(*run_ranks(0, builder(), |_| Ok(())).unwrap_err().kind(), ErrorKind::InvalidArgument);
+    assert_eq!(*builder().run_ranks(0, |_| Ok(())).unwrap_err().kind(), ErrorKind::InvalidArgument);
 }
 
 #[test]

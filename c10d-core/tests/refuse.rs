@@ -6,8 +6,7 @@ use crate::common;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use c10d_core::backend::Capabilities;
-use c10d_core::ops::{Params, Shape};
+use c10d_core::backend::{Capabilities, Params, Shape};
 use c10d_core::{
     DType, DTypeSet, Device, DispatchKey, Error, ErrorKind, HashStore, OpKind, Outcome, Phase, ProcessGroup, RawSpans,
     ReduceOp, Result, Root, Span, Status, op,
@@ -147,9 +146,9 @@ fn roots_and_peers() {
     all.refuses(pg.send(&*x, 3, 0), "peer 3");
     all.refuses(pg.send(&*x, ME as u32, 0), "this rank itself");
     all.refuses(pg.recv(&mut *x, ME as u32, 0), "this rank itself");
-    let options = c10d_core::ops::BroadcastOptions::default().with_root_tensor(1);
+    let options = c10d_core::options::BroadcastOptions::default().with_root_tensor(1);
     all.refuses(pg.broadcast(&mut *x, options), "root_tensor is 1");
-    let options = c10d_core::ops::ReduceOptions::new(ReduceOp::Sum).with_root_tensor(2);
+    let options = c10d_core::options::ReduceOptions::new(ReduceOp::Sum).with_root_tensor(2);
     all.refuses(pg.reduce(&mut *x, options, 0), "root_tensor is 2");
 }
 
@@ -332,7 +331,7 @@ fn capabilities() {
     unsupported(pg.broadcast(&mut [0u8], 0).map(drop), "broadcast of u8");
     unsupported(pg.all_reduce(&mut [0f32], ReduceOp::Max).map(drop), "all_reduce of f32 with max");
     pg.all_reduce(&mut [0u8], ReduceOp::Sum).unwrap();
-    pg.monitored_barrier(c10d_core::ops::Missing::All).unwrap();
+    pg.monitored_barrier(c10d_core::options::Missing::All).unwrap();
     let e = pg.backend(DispatchKey::SparseCpu).unwrap_err();
     assert!(e.to_string().contains("declared without a kernel"), "{e}");
 }

@@ -6,11 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use c10d_core::backend::Job;
+use c10d_core::backend::{BackendMap, Job, KernelContext, KernelRow, Provider, Registry};
 use c10d_core::device::vendor;
-use c10d_core::registry::KernelContext;
-use c10d_core::registry::{KernelRow, Provider, Registry};
-use c10d_core::{BackendMap, Device, DispatchKey, ErrorKind, HashStore, OpKind, ProcessGroup, ReduceOp};
+use c10d_core::{Builder, Device, DispatchKey, ErrorKind, HashStore, OpKind, ProcessGroup, ReduceOp};
 use common::{DENSE, provider, puppet};
 
 fn backend(source: &'static str, name: &'static str) -> &'static Provider {
@@ -92,7 +90,7 @@ fn a_row_for_one_backend_beats_the_row_for_all() {
     let source = |name| registry.kernel(OpKind::Broadcast, DispatchKey::Cpu, name).unwrap().1;
     assert_eq!((source("acme"), source("other")), ("acme-kernels", "c10d-core"));
     for (name, calls) in [("acme", 1), ("other", 0)] {
-        let pg = ProcessGroup::builder().providers(&providers).backend(name).build().unwrap();
+        let pg = Builder::new().providers(&providers).backend(name).build().unwrap();
         COUNTED.store(0, Ordering::SeqCst);
         pg.broadcast(&mut [0f32], 0).unwrap();
         pg.all_reduce(&mut [0f32], ReduceOp::Sum).unwrap();
@@ -107,7 +105,7 @@ fn maps_choose_backends() {
         Ok(Arc::new(puppet(|job| job.complete(Ok(()))).named("plain")))
     });
     let providers = [backend("b", "acme"), cpu];
-    let build = |map: &str| ProcessGroup::builder().providers(&providers).backend(map).build();
+    let build = |map: &str| Builder::new().providers(&providers).backend(map).build();
     let pg = build("cpu:plain,cuda:acme").unwrap();
     assert_eq!(pg.backend(DispatchKey::Cpu).unwrap(), "plain");
     assert_eq!(pg.backend(DispatchKey::Cuda).unwrap(), "acme");
@@ -126,7 +124,7 @@ fn vendors_are_told_apart() {
         })
     };
     let providers = [backend("b", "plain"), own("acme"), own("umbra")];
-    let build = |map: &str| ProcessGroup::builder().providers(&providers).backend(map).build();
+    let build = |map: &str| Builder::new().providers(&providers).backend(map).build();
     let of = |pg: &ProcessGroup, name: &str| pg.backend_of(Device::private(vendor(name), 0)).map(|b| b.0);
     let pg = build("cpu:plain,acme:acme,umbra:umbra").unwrap();
     assert_eq!((of(&pg, "acme").unwrap(), of(&pg, "umbra").unwrap()), ("acme", "umbra"));
@@ -153,7 +151,7 @@ fn ranks_with_different_backends_agree_or_are_named() {
     let world = |name: &'static str, maps: [&'static str; 2]| {
         let make = |rank: u32| {
             let providers = if rank == 0 { vec![plain, best] } else { vec![plain] };
-            let builder = ProcessGroup::builder().name(name).rank(rank).size(2).store(store.clone());
+            let builder = Builder::new().name(name).rank(rank).size(2).store(store.clone());
             builder.providers(&providers).backend(maps[rank as usize]).timeout(Duration::from_secs(20)).build()
         };
         std::thread::scope(|s| {

@@ -5,16 +5,15 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use c10d_core::backend::{Backend, Caller, Capabilities, Job};
+use c10d_core::backend::{Backend, Caller, Capabilities, Job, Provider, Registration};
 use c10d_core::device::vendor;
-use c10d_core::ops::{
+use c10d_core::options::{
     AllReduceCoalescedOptions, AllReduceOptions, BarrierOptions, BroadcastOptions, Missing, MonitoredBarrierOptions,
     RecvOptions, ReduceOptions, ReduceScatterOptions, SendOptions,
 };
-use c10d_core::registry::{Provider, Registration};
 use c10d_core::{
-    Buf, BufMut, Buffers, Call, DType, Device, DispatchKey, Error, HashStore, Memory, OpKind, Outcome, ProcessGroup,
-    ReduceOp, Result, Root, Span, op,
+    Buf, BufMut, Buffers, Builder, Call, DType, Device, DispatchKey, Error, HashStore, Memory, OpKind, Outcome,
+    ProcessGroup, ReduceOp, Result, Root, Span, op,
 };
 
 /// What the recorder saw of one job.
@@ -320,7 +319,7 @@ fn every_registered_row() {
                 for rank in 0..size {
                     let (store, ops) = (store.clone(), &ops);
                     s.spawn(move || {
-                        let b = ProcessGroup::builder().name(&format!("{device} of {size}")).device(device);
+                        let b = Builder::new().name(&format!("{device} of {size}")).device(device);
                         let pg = b.rank(rank).size(size).store(store).backend("recorder").build().unwrap();
                         for &op in ops.iter().filter(|op| size > 1 || !op.is_p2p()) {
                             check_row(&pg, device, op, Caller::Waits);
@@ -353,7 +352,7 @@ fn handles_are_no_addresses() {
 #[test]
 fn where_a_barrier_goes() {
     let key = |device: Option<Device>, ids: &[u16], name: &str| {
-        let b = ProcessGroup::builder().name(name);
+        let b = Builder::new().name(name);
         let pg = device.into_iter().fold(b, |b, d| b.device(d)).build().unwrap();
         pg.run(op::barrier(BarrierOptions::default().with_device_ids(ids.to_vec()))).unwrap();
         let seen = SEEN.lock().unwrap();

@@ -10,7 +10,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use c10d_core::backend::{Job, let_go};
-use c10d_core::{Buf, BufMut, Cancel, Error, ErrorKind, Outcome, ProcessGroup, ReduceOp, Span, Status, op, run_ranks};
+use c10d_core::{Buf, BufMut, Cancel, Error, ErrorKind, Outcome, ProcessGroup, ReduceOp, Span, Status, op};
 use common::{block_on, group, puppet, within};
 
 const SUM: ReduceOp = ReduceOp::Sum;
@@ -560,7 +560,7 @@ fn a_failure_is_one_whatever_a_subscriber_does() {
 }
 
 /// Two ranks over puppets whose messages lie in a list until they are taken out of it.
-fn mailboxes() -> (c10d_core::GroupBuilder, Arc<Mutex<Vec<Job>>>) {
+fn mailboxes() -> (c10d_core::Builder, Arc<Mutex<Vec<Job>>>) {
     let jobs: Arc<Mutex<Vec<Job>>> = Arc::default();
     let list = jobs.clone();
     let builder = common::builder(move |_| {
@@ -579,43 +579,44 @@ fn mailboxes() -> (c10d_core::GroupBuilder, Arc<Mutex<Vec<Job>>>) {
 #[test]
 fn a_message_is_taken_back_or_too_late() {
     let (builder, jobs) = mailboxes();
-    run_ranks(2, builder, |pg| {
-        if pg.rank() == 1 {
-            return Ok(());
-        }
-        let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
-        // Polled before, as under a runtime's timeout.
-        let mut work = pg.start(op::recv(vec![7f32], 1, 5));
-        assert!(std::pin::Pin::new(&mut work).poll(&mut cx).is_pending());
-        let other = pg.start(op::recv_any_source(vec![8f32], 5));
-        let Ok(Cancel::Back(buffer)) = work.cancel() else { panic!("it was not begun") };
-        assert_eq!(buffer, [7.0]);
-        let Ok(Cancel::Back((buffer, from))) = other.cancel() else { panic!("it was not begun") };
-        assert_eq!((buffer, from), (vec![8.0], u32::MAX));
-        assert!(jobs.lock().unwrap().is_empty() && pg.failure().is_none());
-        // On its way: the backend has it no more in its list.
-        let work = pg.start(op::recv(vec![7f32], 1, 5));
-        let job = jobs.lock().unwrap().pop().unwrap();
-        let Ok(Cancel::TooLate(work)) = work.cancel() else { panic!("it is on its way") };
-        at_once(job);
-        let Ok(Cancel::TooLate(work)) = work.cancel() else { panic!("it is over") };
-        assert_eq!(work.wait()?, [8.0]);
-        // Of a batch, each for itself; and borrowed.
-        let (mut sent, mut received) = pg.batch(vec![op::send(vec![1u8], 1, 1)], vec![op::recv(vec![2u8], 1, 2)]);
-        let Ok(Cancel::Back(buffer)) = received.pop().unwrap().cancel() else { panic!("it was not begun") };
-        assert_eq!(buffer, [2]);
-        let Ok(Cancel::Back(buffer)) = sent.pop().unwrap().cancel() else { panic!("it was not begun") };
-        assert_eq!(buffer, [1]);
-        let mut x = [3f32];
-        pg.scope(|s| {
-            let work = s.start(op::recv(&mut x, 1, 5));
-            let Ok(Cancel::Back(x)) = work.cancel() else { panic!("it was not begun") };
-            *x = [4.0];
-        });
-        assert_eq!(x, [4.0]);
-        Ok(())
-    })
-    .unwrap();
+    builder
+        .run_ranks(2, |pg| {
+            if pg.rank() == 1 {
+                return Ok(());
+            }
+            let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+            // Polled before, as under a runtime's timeout.
+            let mut work = pg.start(op::recv(vec![7f32], 1, 5));
+            assert!(std::pin::Pin::new(&mut work).poll(&mut cx).is_pending());
+            let other = pg.start(op::recv_any_source(vec![8f32], 5));
+            let Ok(Cancel::Back(buffer)) = work.cancel() else { panic!("it was not begun") };
+            assert_eq!(buffer, [7.0]);
+            let Ok(Cancel::Back((buffer, from))) = other.cancel() else { panic!("it was not begun") };
+            assert_eq!((buffer, from), (vec![8.0], u32::MAX));
+            assert!(jobs.lock().unwrap().is_empty() && pg.failure().is_none());
+            // On its way: the backend has it no more in its list.
+            let work = pg.start(op::recv(vec![7f32], 1, 5));
+            let job = jobs.lock().unwrap().pop().unwrap();
+            let Ok(Cancel::TooLate(work)) = work.cancel() else { panic!("it is on its way") };
+            at_once(job);
+            let Ok(Cancel::TooLate(work)) = work.cancel() else { panic!("it is over") };
+            assert_eq!(work.wait()?, [8.0]);
+            // Of a batch, each for itself; and borrowed.
+            let (mut sent, mut received) = pg.batch(vec![op::send(vec![1u8], 1, 1)], vec![op::recv(vec![2u8], 1, 2)]);
+            let Ok(Cancel::Back(buffer)) = received.pop().unwrap().cancel() else { panic!("it was not begun") };
+            assert_eq!(buffer, [2]);
+            let Ok(Cancel::Back(buffer)) = sent.pop().unwrap().cancel() else { panic!("it was not begun") };
+            assert_eq!(buffer, [1]);
+            let mut x = [3f32];
+            pg.scope(|s| {
+                let work = s.start(op::recv(&mut x, 1, 5));
+                let Ok(Cancel::Back(x)) = work.cancel() else { panic!("it was not begun") };
+                *x = [4.0];
+            });
+            assert_eq!(x, [4.0]);
+            Ok(())
+        })
+        .unwrap();
 }
 
 /// What cannot be taken back goes on, and the handle is there.
@@ -633,17 +634,18 @@ fn unsupported_leaves_the_op_as_it_was() {
         let put = list.clone();
         puppet(move |job| put.lock().unwrap().push(job))
     });
-    run_ranks(2, builder, |pg| {
-        if pg.rank() == 1 {
-            return Ok(());
-        }
-        let refused = pg.start(op::recv(vec![0f32], 1, 0)).cancel().unwrap_err();
-        assert_eq!(*refused.error.kind(), ErrorKind::Unsupported, "{}", refused.error);
-        at_once(jobs.lock().unwrap().pop().unwrap());
-        assert_eq!(refused.work.wait()?, [1.0]);
-        Ok(())
-    })
-    .unwrap();
+    builder
+        .run_ranks(2, |pg| {
+            if pg.rank() == 1 {
+                return Ok(());
+            }
+            let refused = pg.start(op::recv(vec![0f32], 1, 0)).cancel().unwrap_err();
+            assert_eq!(*refused.error.kind(), ErrorKind::Unsupported, "{}", refused.error);
+            at_once(jobs.lock().unwrap().pop().unwrap());
+            assert_eq!(refused.work.wait()?, [1.0]);
+            Ok(())
+        })
+        .unwrap();
 }
 
 /// How long an op took counts from its call, and is told of every op that a backend had.

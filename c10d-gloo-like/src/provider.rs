@@ -3,8 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use c10d_core::backend::{Backend, GroupInit};
-use c10d_core::registry::{Provider, Registration};
+use c10d_core::backend::{Backend, GroupInit, Provider, Registration};
 use c10d_core::{DispatchKey, Error, Result};
 
 use crate::backend::GlooLike;

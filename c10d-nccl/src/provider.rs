@@ -3,9 +3,8 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use c10d_core::backend::{Backend, GroupInit};
+use c10d_core::backend::{Backend, DeviceRegistration, GroupInit, KernelRow, Provider, Registration};
 use c10d_core::device::DeviceRuntime;
-use c10d_core::registry::{DeviceRegistration, KernelRow, Provider, Registration};
 use c10d_core::{DispatchKey, Error, OpKind, Result};
 
 use crate::backend::Nccl;
@@ -37,6 +36,7 @@ pub static PROVIDER: Provider = Provider {
     }],
     hints: &["nccl.lib", "nccl.device", "nccl.check", "nccl.compat", "nccl.compat.group", "nccl.compat.prefix"],
     variables: &["C10D_NCCL_LIB", "C10D_CUDA_KERNELS"],
+    ..Provider::EMPTY
 };
 
 c10d_core::submit!(PROVIDER);

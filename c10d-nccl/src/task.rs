@@ -3,8 +3,7 @@
 
 use std::time::Duration;
 
-use c10d_core::backend::{Fingerprint, Job};
-use c10d_core::ops::Params;
+use c10d_core::backend::{Fingerprint, Job, Params};
 use c10d_core::{Error, Memory, OpKind, Result, Span};
 use smallvec::SmallVec;
 

@@ -1,7 +1,6 @@
 //! What NCCL makes of element types and reductions, and so what the backend offers.
 
-use c10d_core::backend::Capabilities;
-use c10d_core::ops::OpSet;
+use c10d_core::backend::{Capabilities, OpSet};
 use c10d_core::{DType, DTypeSet, OpKind, ReduceOp};
 use half::{bf16, f16};
 

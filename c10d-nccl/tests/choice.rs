@@ -2,15 +2,15 @@
 
 use crate::common;
 
-use c10d_core::{DispatchKey, GroupBuilder, ReduceOp, run_ranks};
+use c10d_core::{Builder, DispatchKey, ReduceOp};
 use common::{SECOND, fake, on, with_fake, with_library};
 
-fn open_map() -> GroupBuilder {
-    GroupBuilder::new().providers(&[&c10d_nccl::PROVIDER, &c10d_gloo_like::PROVIDER]).timeout(20 * SECOND)
+fn open_map() -> Builder {
+    Builder::new().providers(&[&c10d_nccl::PROVIDER, &c10d_gloo_like::PROVIDER]).timeout(20 * SECOND)
 }
 
 /// Which backend serves CUDA on each of two ranks; it must work.
-fn served(builder: impl Fn(u32) -> GroupBuilder + Sync) -> Vec<String> {
+fn served(builder: impl Fn(u32) -> Builder + Sync) -> Vec<String> {
     let store = std::sync::Arc::new(c10d_core::HashStore::new());
     std::thread::scope(|s| {
         let rank = |rank: u32| {
@@ -66,7 +66,7 @@ fn staged_where_nccl_is_missing() {
     with_library("staged_where_nccl_is_missing", library, |_| {
         let got = served(|_| open_map());
         assert!(got.iter().all(|name| name.contains("staged")), "{got:?}");
-        let e = run_ranks(2, open_map().backend("cpu:gloo-like,cuda:nccl"), |_| Ok(())).expect_err("by name");
+        let e = open_map().backend("cpu:gloo-like,cuda:nccl").run_ranks(2, |_| Ok(())).expect_err("by name");
         assert!(e.to_string().contains("libnccl.so.2"), "{e}");
     });
 }

@@ -4,7 +4,7 @@ use crate::common;
 
 use std::sync::Arc;
 
-use c10d_core::{Error, ErrorKind, ReduceOp, Result, op, run_ranks};
+use c10d_core::{Error, ErrorKind, ReduceOp, Result, op};
 use c10d_nccl::on_device;
 use common::driver::recording;
 use common::{SECOND, builder, with_fake};
@@ -30,7 +30,7 @@ fn fetched<T: DeviceRepr>(s: &Arc<CudaStream>, slice: &CudaSlice<T>) -> Result<V
 #[test]
 fn slices_are_buffers() {
     with_fake("slices_are_buffers", "", || {
-        let got = run_ranks(2, builder(), |pg| -> Result<Vec<f32>> {
+        let got = builder().run_ranks(2, |pg| -> Result<Vec<f32>> {
             let s = stream(pg.rank())?;
             // Nothing waits for the copy but the op.
             let mine = [1.0 + pg.rank() as f32, 10.0];
@@ -49,7 +49,7 @@ fn slices_are_buffers() {
 #[test]
 fn parts_of_slices_and_half_floats() {
     with_fake("parts_of_slices_and_half_floats", "", || {
-        let got = run_ranks(2, builder(), |pg| -> Result<Vec<bf16>> {
+        let got = builder().run_ranks(2, |pg| -> Result<Vec<bf16>> {
             let s = stream(pg.rank())?;
             let mine = [0.0, 1.0, 2.0, 3.0].map(|v| bf16::from_f32(10.0 * pg.rank() as f32 + v));
             let mut x = cuda(s.clone_htod(&mine))?;
@@ -69,7 +69,7 @@ fn parts_of_slices_and_half_floats() {
 #[test]
 fn other_streams_come_before() {
     with_fake("other_streams_come_before", "", || {
-        let got = run_ranks(2, builder(), |pg| -> Result<Vec<f32>> {
+        let got = builder().run_ranks(2, |pg| -> Result<Vec<f32>> {
             let (s, other) = (stream(pg.rank())?, stream(pg.rank())?);
             let mut x = cuda(s.alloc_zeros::<f32>(2))?;
             cuda(other.memcpy_htod(&[3f32, 4.0], &mut x))?;
@@ -96,27 +96,28 @@ fn other_streams_come_before() {
 #[test]
 fn a_slice_of_a_stream_that_records_a_graph_is_refused() {
     with_fake("a_slice_of_a_stream_that_records_a_graph_is_refused", "", || {
-        run_ranks(2, builder(), |pg| -> Result<()> {
-            let (s, other) = (stream(pg.rank())?, stream(pg.rank())?);
-            let (mut x, mut y) = (cuda(s.clone_htod(&[1f32; 2]))?, cuda(other.clone_htod(&[1f32; 2]))?);
-            // No other call of CUDA's is made meanwhile.
-            pg.barrier()?;
-            recording(s.cu_stream() as u64, || {
-                for refused in [
-                    pg.all_reduce(on_device(&mut x), ReduceOp::Sum).map(drop),
-                    pg.all_reduce(on_device(&mut y).after(&s), ReduceOp::Sum).map(drop),
-                ] {
-                    let e = refused.expect_err("a graph");
-                    assert_eq!(*e.kind(), ErrorKind::InvalidArgument, "{e}");
-                    assert!(e.to_string().contains("records a graph"), "{e}");
-                }
-            });
-            pg.barrier()?;
-            pg.all_reduce(on_device(&mut x), ReduceOp::Sum)?;
-            assert_eq!(fetched(&s, &x)?, [2.0; 2]);
-            Ok(())
-        })
-        .unwrap();
+        builder()
+            .run_ranks(2, |pg| -> Result<()> {
+                let (s, other) = (stream(pg.rank())?, stream(pg.rank())?);
+                let (mut x, mut y) = (cuda(s.clone_htod(&[1f32; 2]))?, cuda(other.clone_htod(&[1f32; 2]))?);
+                // No other call of CUDA's is made meanwhile.
+                pg.barrier()?;
+                recording(s.cu_stream() as u64, || {
+                    for refused in [
+                        pg.all_reduce(on_device(&mut x), ReduceOp::Sum).map(drop),
+                        pg.all_reduce(on_device(&mut y).after(&s), ReduceOp::Sum).map(drop),
+                    ] {
+                        let e = refused.expect_err("a graph");
+                        assert_eq!(*e.kind(), ErrorKind::InvalidArgument, "{e}");
+                        assert!(e.to_string().contains("records a graph"), "{e}");
+                    }
+                });
+                pg.barrier()?;
+                pg.all_reduce(on_device(&mut x), ReduceOp::Sum)?;
+                assert_eq!(fetched(&s, &x)?, [2.0; 2]);
+                Ok(())
+            })
+            .unwrap();
     });
 }
 
@@ -124,7 +125,7 @@ fn a_slice_of_a_stream_that_records_a_graph_is_refused() {
 #[test]
 fn the_slices_own_stream_may_be_said() {
     with_fake("the_slices_own_stream_may_be_said", "", || {
-        let got = run_ranks(2, builder(), |pg| -> Result<Vec<f32>> {
+        let got = builder().run_ranks(2, |pg| -> Result<Vec<f32>> {
             let (s, other) = (stream(pg.rank())?, stream(pg.rank())?);
             let mut x = cuda(s.alloc_zeros::<f32>(2))?;
             cuda(other.memcpy_htod(&[3f32, 4.0], &mut x))?;
@@ -153,7 +154,7 @@ fn the_slices_own_stream_may_be_said() {
 #[test]
 fn a_slice_comes_back_when_the_device_has_let_go() {
     with_fake("a_slice_comes_back_when_the_device_has_let_go", "hang=0,abort=slow", || {
-        let seen = run_ranks(2, builder(), |pg| -> Result<[f32; 2]> {
+        let seen = builder().run_ranks(2, |pg| -> Result<[f32; 2]> {
             let s = stream(pg.rank())?;
             let mut x = cuda(s.clone_htod(&[1f32, 2.0]))?;
             let (at, _) = x.device_ptr(&s);

@@ -2,13 +2,13 @@
 
 use crate::common;
 
-use c10d_core::{Device, DeviceCoo, ReduceOp, Result, run_ranks};
+use c10d_core::{Device, DeviceCoo, ReduceOp, Result};
 use common::{SECOND, builder, on, with_cpu, with_fake};
 
 #[test]
 fn the_one_that_the_builder_was_told() {
     with_fake("the_one_that_the_builder_was_told", "", || {
-        let reduced = |groups: c10d_core::GroupBuilder| -> Result<Vec<f32>> {
+        let reduced = |groups: c10d_core::Builder| -> Result<Vec<f32>> {
             let pg = groups.rank(0).size(1).build()?;
             let mut x = on(3, &[5f32]);
             pg.all_reduce(&mut x, ReduceOp::Sum)?;
@@ -27,7 +27,7 @@ fn the_one_that_the_builder_was_told() {
 #[test]
 fn the_same_in_a_part_of_the_group() {
     with_fake("the_same_in_a_part_of_the_group", "", || {
-        let got = run_ranks(4, with_cpu(), |pg| -> Result<Vec<f32>> {
+        let got = with_cpu().run_ranks(4, |pg| -> Result<Vec<f32>> {
             let Some(part) = pg.new_group(&[3, 1])? else { return Ok(Vec::new()) };
             let t = DeviceCoo::new([4], 1, on(pg.rank(), &[2i64]), on(pg.rank(), &[pg.rank() as f32]))?;
             part.all_reduce(t, ReduceOp::Sum)?.values().to_vec(60 * SECOND)

@@ -5,7 +5,7 @@ use crate::common;
 use std::ptr::NonNull;
 
 use c10d_core::dlpack::{Imported, ImportedMut, ManagedTensorVersioned, export};
-use c10d_core::{Device, ReduceOp, Result, op, run_ranks};
+use c10d_core::{Device, ReduceOp, Result, op};
 use common::{SECOND, cuda, on, place, with_cpu, with_fake};
 
 /// Of another library, by all that can be known here.
@@ -18,7 +18,7 @@ fn taken(tensor: NonNull<ManagedTensorVersioned>) -> Result<ImportedMut> {
 #[test]
 fn tensors_of_both_devices() {
     with_fake("tensors_of_both_devices", "", || {
-        let sums = run_ranks(2, with_cpu(), |pg| -> Result<Vec<f32>> {
+        let sums = with_cpu().run_ranks(2, |pg| -> Result<Vec<f32>> {
             let mut host = taken(export(vec![1f32 + pg.rank() as f32; 3], &[3, 1])?)?;
             pg.all_reduce(&mut host, ReduceOp::Sum)?;
             let mut there = on(pg.rank(), &[10f32 * (1.0 + pg.rank() as f32); 3]);

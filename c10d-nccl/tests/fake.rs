@@ -4,13 +4,13 @@ use crate::common;
 
 use std::future::Future;
 
-use c10d_core::{DType, ErrorKind, GroupBuilder, ReduceOp, Result, Status, op, run_ranks};
+use c10d_core::{Builder, DType, ErrorKind, ReduceOp, Result, Status, op};
 use common::{SECOND, builder, on, with_fake};
 
 #[test]
 fn all_reduce_of_four() {
     with_fake("all_reduce_of_four", "", || {
-        let sums = run_ranks(4, builder(), |pg| -> Result<Vec<f32>> {
+        let sums = builder().run_ranks(4, |pg| -> Result<Vec<f32>> {
             let mut x = on(pg.rank(), &[pg.rank() as f32, 1.0]);
             pg.all_reduce(&mut x, ReduceOp::Sum)?;
             let y = pg.start(op::all_reduce(x, ReduceOp::Avg)).wait()?;
@@ -25,7 +25,7 @@ fn all_reduce_of_four() {
 #[test]
 fn messages_cross() {
     with_fake("messages_cross", "", || {
-        let got = run_ranks(2, builder(), |pg| -> Result<Vec<i64>> {
+        let got = builder().run_ranks(2, |pg| -> Result<Vec<i64>> {
             let other = 1 - pg.rank();
             let big = vec![i64::from(pg.rank()); 100_000];
             // Both send before either receives.
@@ -45,7 +45,7 @@ fn messages_cross() {
 #[test]
 fn messages_are_not_taken_back() {
     with_fake("messages_are_not_taken_back", "", || {
-        let got = run_ranks(2, builder(), |pg| -> Result<Vec<i64>> {
+        let got = builder().run_ranks(2, |pg| -> Result<Vec<i64>> {
             if pg.rank() == 0 {
                 pg.barrier()?;
                 return pg.send(on(0, &[7i64; 10]), 1, 0)?.to_vec(60 * SECOND);
@@ -72,7 +72,7 @@ impl std::task::Wake for Alarm {
 #[test]
 fn wakers_that_panic_harm_nobody() {
     with_fake("wakers_that_panic_harm_nobody", "", || {
-        let sums = run_ranks(2, builder(), |pg| -> Result<Vec<f32>> {
+        let sums = builder().run_ranks(2, |pg| -> Result<Vec<f32>> {
             let waker = std::sync::Arc::new(Alarm).into();
             for _ in 0..3 {
                 let mut work = pg.start(op::all_reduce(on(pg.rank(), &[1f32]), ReduceOp::Sum));
@@ -91,7 +91,7 @@ fn wakers_that_panic_harm_nobody() {
 #[test]
 fn splits_on_some_ranks() {
     with_fake("splits_on_some_ranks", "", || {
-        let got = run_ranks(3, builder(), |pg| -> Result<Vec<u8>> {
+        let got = builder().run_ranks(3, |pg| -> Result<Vec<u8>> {
             let first = 10 * pg.rank() as u8;
             let (input, output) = (on(pg.rank(), &[first, first + 1, first + 2]), on(pg.rank(), &[0u8; 3]));
             let call = op::all_to_all_single(input, output);
@@ -106,7 +106,7 @@ fn splits_on_some_ranks() {
 #[test]
 fn sub_groups_are_split_off() {
     with_fake("sub_groups_are_split_off", "", || {
-        let got = run_ranks(4, builder(), |pg| -> Result<Vec<f32>> {
+        let got = builder().run_ranks(4, |pg| -> Result<Vec<f32>> {
             let mut seen = Vec::new();
             let mut sum = |pg: &c10d_core::ProcessGroup, device: u32| -> Result {
                 // The library numbers the ranks as the group does.
@@ -142,7 +142,7 @@ fn sub_groups_are_split_off() {
 fn a_group_is_split_behind_what_is_in_flight() {
     with_fake("a_group_is_split_behind_what_is_in_flight", "", || {
         let (started, goes_on) = crossbeam_channel::bounded(1);
-        let got = run_ranks(2, builder(), |pg| -> Result<Vec<f32>> {
+        let got = builder().run_ranks(2, |pg| -> Result<Vec<f32>> {
             if pg.rank() == 1 {
                 // Rank 0's op waits for this one; its split is asked for meanwhile.
                 let _ = goes_on.recv();
@@ -165,7 +165,7 @@ fn a_group_is_split_behind_what_is_in_flight() {
 #[test]
 fn calls_are_in_progress_for_a_while() {
     with_fake("calls_are_in_progress_for_a_while", "progress=3", || {
-        let got = run_ranks(3, builder(), |pg| -> Result<Vec<f32>> {
+        let got = builder().run_ranks(3, |pg| -> Result<Vec<f32>> {
             let rank = pg.rank();
             let works = (0..5).map(|i| {
                 let x = on(rank, &vec![(rank + i) as f32; 10_000]);
@@ -201,7 +201,7 @@ fn calls_are_in_progress_for_a_while() {
 #[test]
 fn a_group_is_shrunk() {
     with_fake("a_group_is_shrunk", "", || {
-        let got = run_ranks(3, builder(), |pg| -> Result<Vec<f32>> {
+        let got = builder().run_ranks(3, |pg| -> Result<Vec<f32>> {
             let work = pg.start(op::all_reduce(on(pg.rank(), &[1f32; 50_000]), ReduceOp::Sum));
             let mut seen = Vec::new();
             if pg.rank() != 1 {
@@ -229,8 +229,8 @@ fn the_callers_stream_is_ordered() {
     });
 }
 
-fn ordered(groups: GroupBuilder) {
-    let got = run_ranks(2, groups, |pg| -> Result<Vec<f32>> {
+fn ordered(groups: Builder) {
+    let got = groups.run_ranks(2, |pg| -> Result<Vec<f32>> {
         let (cuda, index) = (common::cuda(), pg.rank() as u16);
         let stream = cuda.create_stream(index)?;
         let mut x = on(pg.rank(), &[0f32; 4]);
@@ -258,7 +258,7 @@ fn ordered(groups: GroupBuilder) {
 #[test]
 fn threads_on_one_gpu_share_its_default_stream() {
     with_fake("threads_on_one_gpu_share_its_default_stream", "devices=1", || {
-        let got = run_ranks(3, builder(), |pg| -> Result<Vec<i32>> {
+        let got = builder().run_ranks(3, |pg| -> Result<Vec<i32>> {
             let mut x = on(0, &[pg.rank() as i32; 100]);
             for _ in 0..3 {
                 pg.all_reduce(&mut x, ReduceOp::Sum)?;
@@ -274,7 +274,7 @@ fn threads_on_one_gpu_share_its_default_stream() {
 #[test]
 fn more_ranks_than_one_root_serves() {
     with_fake("more_ranks_than_one_root_serves", "", || {
-        let done = run_ranks(130, builder().timeout(60 * SECOND), |pg| -> Result<Vec<i32>> {
+        let done = builder().timeout(60 * SECOND).run_ranks(130, |pg| -> Result<Vec<i32>> {
             let mut x = on(pg.rank() % 8, &[pg.rank() as i32; 10]);
             pg.all_reduce(&mut x, ReduceOp::Sum)?;
             x.to_vec(60 * SECOND)

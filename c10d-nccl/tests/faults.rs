@@ -4,7 +4,7 @@ use crate::common;
 
 use std::time::Duration;
 
-use c10d_core::{Error, ErrorKind, ProcessGroup, ReduceOp, Result, op, run_ranks};
+use c10d_core::{Error, ErrorKind, ProcessGroup, ReduceOp, Result, op};
 use common::{SECOND, builder, on, with_fake, within};
 
 /// No timing decides a test; a hang would.
@@ -16,7 +16,7 @@ const LONG: Duration = Duration::from_secs(60);
 
 /// What each rank of two sees when it makes a group and reduces.
 fn two(body: impl Fn(&ProcessGroup) -> Result + Sync) -> Vec<Result> {
-    let made = run_ranks(2, builder().timeout(LONG), |pg| Ok(body(&pg)));
+    let made = builder().timeout(LONG).run_ranks(2, |pg| Ok(body(&pg)));
     made.unwrap_or_else(|e| vec![Err(e.clone()), Err(e)])
 }
 
@@ -88,7 +88,7 @@ fn a_lost_context_says_what_to_do() {
 fn a_message_that_does_not_come_names_its_sender() {
     with_fake("a_message_that_does_not_come_names_its_sender", "", || {
         let errors = within(CAP, || {
-            run_ranks(2, builder().timeout(LONG), |pg| {
+            builder().timeout(LONG).run_ranks(2, |pg| {
                 if pg.rank() == 1 {
                     return Ok(None);
                 }
@@ -165,7 +165,7 @@ fn a_rank_that_hangs_in_init_is_named() {
 #[test]
 fn a_communicator_that_is_never_ready() {
     with_fake("a_communicator_that_is_never_ready", "init=progress", || {
-        let made = within(CAP, || run_ranks(2, builder().timeout(2 * SECOND), |_| Ok(())));
+        let made = within(CAP, || builder().timeout(2 * SECOND).run_ranks(2, |_| Ok(())));
         let e = made.expect_err("never ready");
         assert!(e.to_string().contains("not ready in time"), "{e}");
     });

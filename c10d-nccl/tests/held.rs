@@ -5,7 +5,7 @@ use crate::common;
 
 use std::time::{Duration, Instant};
 
-use c10d_core::{DeviceCoo, ErrorKind, ProcessGroup, ReduceOp, Result, op, run_ranks};
+use c10d_core::{DeviceCoo, ErrorKind, ProcessGroup, ReduceOp, Result, op};
 use common::driver::{Gate, is_allocated};
 use common::{SECOND, builder, cuda, on, place, with_fake};
 
@@ -37,16 +37,17 @@ fn wait_for_the_free(places: [u64; 2]) {
 #[test]
 fn a_tensor_stays_until_it_was_read() {
     with_fake("a_tensor_stays_until_it_was_read", "freed=ends", || {
-        run_ranks(1, builder(), |pg| {
-            let stream = cuda().create_stream(0)?;
-            let gate = Gate::on(stream);
-            let places = given_up(&pg, stream)?;
-            assert!(places.iter().all(|at| is_allocated(*at)), "the stream is to read it yet");
-            gate.open();
-            wait_for_the_free(places);
-            Ok(())
-        })
-        .unwrap();
+        builder()
+            .run_ranks(1, |pg| {
+                let stream = cuda().create_stream(0)?;
+                let gate = Gate::on(stream);
+                let places = given_up(&pg, stream)?;
+                assert!(places.iter().all(|at| is_allocated(*at)), "the stream is to read it yet");
+                gate.open();
+                wait_for_the_free(places);
+                Ok(())
+            })
+            .unwrap();
     });
 }
 
@@ -54,6 +55,6 @@ fn a_tensor_stays_until_it_was_read() {
 #[test]
 fn what_an_abort_does_not_end_keeps_its_memory() {
     with_fake("what_an_abort_does_not_end_keeps_its_memory", "freed=ends,hang=2,abort=hang", || {
-        run_ranks(2, builder(), |pg| given_up(&pg, 0).map(wait_for_the_free)).unwrap();
+        builder().run_ranks(2, |pg| given_up(&pg, 0).map(wait_for_the_free)).unwrap();
     });
 }

@@ -3,7 +3,7 @@
 
 use crate::common;
 
-use c10d_core::{ReduceOp, run_ranks};
+use c10d_core::ReduceOp;
 use common::{SECOND, cuda, on, with_cpu, with_fake};
 use cudarc::driver::sys;
 
@@ -19,14 +19,15 @@ fn has_context(index: i32) -> bool {
 fn it_makes_no_context_on_another_gpu() {
     with_fake("it_makes_no_context_on_another_gpu", "", || {
         let groups = with_cpu().backend("cpu:gloo-like,cuda:gloo-like");
-        run_ranks(2, groups, |pg| {
-            let index = 5 + pg.rank();
-            let mut x = on(index, &[1f32; 4]);
-            pg.all_reduce(&mut x, ReduceOp::Sum)?;
-            assert_eq!(x.to_vec::<f32>(60 * SECOND)?, [2.0; 4]);
-            Ok(())
-        })
-        .unwrap();
+        groups
+            .run_ranks(2, |pg| {
+                let index = 5 + pg.rank();
+                let mut x = on(index, &[1f32; 4]);
+                pg.all_reduce(&mut x, ReduceOp::Sum)?;
+                assert_eq!(x.to_vec::<f32>(60 * SECOND)?, [2.0; 4]);
+                Ok(())
+            })
+            .unwrap();
         assert_eq!([0, 5, 6].map(has_context), [false, true, true]);
     });
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use c10d_core::device::{DeviceReduce, Scale};
-use c10d_core::{Element, ErrorKind, ReduceOp, run_ranks};
+use c10d_core::{Element, ErrorKind, ReduceOp};
 use c10d_rendezvous::tcp_store::ServerOptions;
 use c10d_rendezvous::{TcpStore, TcpStoreServer};
 use common::{SECOND, cuda, on, place, with_fake};
@@ -144,7 +144,7 @@ fn without_kernels_the_host_reduces() {
     with_fake("without_kernels_the_host_reduces", "driver=11080", || {
         assert!(cuda().reduction().is_none());
         let builder = common::with_cpu().backend("cuda:gloo-like");
-        let sums = run_ranks(2, builder, |pg| {
+        let sums = builder.run_ranks(2, |pg| {
             let mut x = on(pg.rank(), &[1.5f32, f32::from(pg.rank() as u8)]);
             pg.all_reduce(&mut x, ReduceOp::Sum)?;
             x.to_vec::<f32>(60 * SECOND)

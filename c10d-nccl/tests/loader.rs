@@ -4,7 +4,7 @@ use crate::common;
 
 use std::path::{Path, PathBuf};
 
-use c10d_core::{Error, ErrorKind, ReduceOp, run_ranks};
+use c10d_core::{Error, ErrorKind, ReduceOp};
 use common::{SECOND, builder, command, fake, folder, on, output, with_library};
 
 const PROBE: &str = "C10D_NCCL_TEST_PROBE";
@@ -166,7 +166,7 @@ fn an_optional_function_may_be_missing() {
     let lacking = || copy(&scratch("optional").join("lacking.so"), Some((b"ncclAlltoAll\0", b"ncclAlltoNil\0")));
     with_library("an_optional_function_may_be_missing", lacking, |lacking| {
         let builder = builder().hint("nccl.lib", &lacking.display().to_string());
-        let got = run_ranks(2, builder, |pg| {
+        let got = builder.run_ranks(2, |pg| {
             let me = pg.rank() as i32;
             let (mut x, mut y) = (on(pg.rank(), &[me, 10 + me]), on(pg.rank(), &[0i32; 2]));
             pg.all_to_all_single(&mut x, &mut y)?;
@@ -187,8 +187,8 @@ fn no_cuda_is_an_error_and_the_cpu_works_on() {
     assert!(said(&e).contains("libcuda.so.1") && *e.kind() == ErrorKind::Unsupported, "{e}");
     let e = builder().build().expect_err("no driver");
     assert!(said(&e).contains("libcuda.so.1"), "{e}");
-    let both = c10d_core::GroupBuilder::new().providers(&[&c10d_nccl::PROVIDER, &c10d_gloo_like::PROVIDER]);
-    let sums = run_ranks(2, both, |pg| {
+    let both = c10d_core::Builder::new().providers(&[&c10d_nccl::PROVIDER, &c10d_gloo_like::PROVIDER]);
+    let sums = both.run_ranks(2, |pg| {
         let mut x = [pg.rank()];
         pg.all_reduce(&mut x, ReduceOp::Sum)?;
         Ok(x[0])

@@ -7,9 +7,7 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use c10d_core::{
-    ENDED_WITHOUT_LEAVING, Error, ErrorKind, OpKind, ProcessGroup, ReduceOp, Result, Root, Store, op, run_ranks,
-};
+use c10d_core::{ENDED_WITHOUT_LEAVING, Error, ErrorKind, OpKind, ProcessGroup, ReduceOp, Result, Root, Store, op};
 use c10d_rendezvous::tcp_store::ServerOptions;
 use c10d_rendezvous::{TcpStore, TcpStoreServer};
 use common::{SECOND, command, folder, on, with_cpu, with_fake, within};
@@ -27,7 +25,7 @@ const END: &str = "C10D_NCCL_TEST_END";
 fn an_abort_reaches_the_peers() {
     with_fake("an_abort_reaches_the_peers", "hang=0", || {
         let errors = within(CAP, || {
-            run_ranks(3, with_cpu(), |pg| {
+            with_cpu().run_ranks(3, |pg| {
                 let work = pg.start(op::all_reduce(on(pg.rank(), &[1f32; 10]), ReduceOp::Sum));
                 if pg.rank() == 1 {
                     pg.abort("enough");
@@ -47,7 +45,7 @@ fn an_abort_reaches_the_peers() {
 fn an_abort_reaches_the_peers_without_a_cpu_backend() {
     with_fake("an_abort_reaches_the_peers_without_a_cpu_backend", "hang=0", || {
         let errors = within(CAP, || {
-            run_ranks(3, common::builder().timeout(60 * SECOND), |pg| {
+            common::builder().timeout(60 * SECOND).run_ranks(3, |pg| {
                 let work = pg.start(op::all_reduce(on(pg.rank(), &[1f32; 10]), ReduceOp::Sum));
                 if pg.rank() == 1 {
                     pg.abort("enough");
@@ -65,7 +63,7 @@ fn an_abort_reaches_the_peers_without_a_cpu_backend() {
 fn what_nccl_says_on_one_rank_reaches_the_others() {
     with_fake("what_nccl_says_on_one_rank_reaches_the_others", "error=0,rank=1", || {
         let errors = within(CAP, || {
-            run_ranks(2, with_cpu(), |pg| {
+            with_cpu().run_ranks(2, |pg| {
                 let mut x = on(pg.rank(), &[1f32; 10]);
                 Ok(pg.all_reduce(&mut x, ReduceOp::Sum).map(drop).expect_err("the script ends it"))
             })
@@ -195,7 +193,7 @@ fn play(name: &str, mortal: u32, survivors: &str, end: &str) -> Vec<String> {
 fn calls_that_differ_are_a_mismatch() {
     with_fake("calls_that_differ_are_a_mismatch", "hang=0", || {
         let errors = within(CAP, || {
-            run_ranks(3, with_cpu(), |pg| {
+            with_cpu().run_ranks(3, |pg| {
                 let count = if pg.rank() == 1 { 11 } else { 10 };
                 let mut x = on(pg.rank(), &vec![1f32; count]);
                 Ok(pg.all_reduce(&mut x, ReduceOp::Sum).map(drop).expect_err("they disagree"))
@@ -242,7 +240,7 @@ fn roots_that_differ_are_a_mismatch() {
             }
             let world = 2 + i as u32 / 3 % 2;
             let errors = within(CAP, || {
-                run_ranks(world, with_cpu(), |pg| {
+                with_cpu().run_ranks(world, |pg| {
                     let (op, root) = if pg.rank() == 1 { other } else { usual };
                     // The others may have parted, and told of it, before this rank sees its first call done.
                     let mut x = on(pg.rank(), &[1f32; 4]);
@@ -266,7 +264,7 @@ fn roots_that_differ_are_a_mismatch() {
 fn messages_that_differ_are_a_mismatch() {
     with_fake("messages_that_differ_are_a_mismatch", "hang=2", || {
         let errors = within(CAP, || {
-            run_ranks(2, with_cpu(), |pg| {
+            with_cpu().run_ranks(2, |pg| {
                 let (rank, other) = (pg.rank(), 1 - pg.rank());
                 if rank == 0 {
                     pg.send(&on(0, &[5i32; 4]), other, 1)?;
@@ -291,7 +289,7 @@ fn messages_that_differ_are_a_mismatch() {
 fn a_rank_that_does_not_come_is_named() {
     with_fake("a_rank_that_does_not_come_is_named", "", || {
         let errors = within(CAP, || {
-            run_ranks(2, with_cpu(), |pg| {
+            with_cpu().run_ranks(2, |pg| {
                 if pg.rank() == 1 {
                     // Until the other gave up.
                     let mut x = on(1, &[1f32; 10]);
@@ -310,7 +308,7 @@ fn a_rank_that_does_not_come_is_named() {
 #[test]
 fn leaving_in_order_is_no_failure() {
     with_fake("leaving_in_order_is_no_failure", "", || {
-        let left = run_ranks(3, with_cpu(), |pg| {
+        let left = with_cpu().run_ranks(3, |pg| {
             let mut x = on(pg.rank(), &[1f32; 10]);
             pg.all_reduce(&mut x, ReduceOp::Sum)?;
             std::thread::sleep(Duration::from_millis(50) * pg.rank());

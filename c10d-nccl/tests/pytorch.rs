@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use c10d_core::{ErrorKind, GroupBuilder, ReduceOp, Result, Store};
+use c10d_core::{Builder, ErrorKind, ReduceOp, Result, Store};
 use c10d_rendezvous::tcp_store::ServerOptions;
 use c10d_rendezvous::{TcpStore, TcpStoreServer};
 use common::{SECOND, fake, on, with_fake};
@@ -30,8 +30,8 @@ fn late() -> Instant {
 }
 
 /// The builder of a rank that shares its communicator with one of PyTorch's.
-fn with_torch(dialect: &str, store: Arc<dyn Store>, rank: u32) -> GroupBuilder {
-    let builder = GroupBuilder::new().providers(&[&c10d_nccl::PROVIDER]).backend("cuda:nccl").timeout(90 * SECOND);
+fn with_torch(dialect: &str, store: Arc<dyn Store>, rank: u32) -> Builder {
+    let builder = Builder::new().providers(&[&c10d_nccl::PROVIDER]).backend("cuda:nccl").timeout(90 * SECOND);
     builder.hint("nccl.compat", dialect).rank(rank).size(2).store(store)
 }
 
@@ -138,7 +138,7 @@ fn with_several_roots() {
 fn what_a_group_with_others_cannot_have() {
     with_fake("what_a_group_with_others_cannot_have", "", || {
         let store = || Arc::new(c10d_core::HashStore::new());
-        let refused = |builder: GroupBuilder, words: &str| {
+        let refused = |builder: Builder, words: &str| {
             let e = builder.build().expect_err(words);
             assert!(*e.kind() == ErrorKind::InvalidArgument && e.to_string().contains(words), "{e}");
         };

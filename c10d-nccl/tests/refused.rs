@@ -4,7 +4,7 @@
 use crate::common;
 
 use c10d_core::device::DeviceBuffer;
-use c10d_core::{Buf, BufMut, DType, Device, ErrorKind, ProcessGroup, ReduceOp, Result, Span, op, run_ranks};
+use c10d_core::{Buf, BufMut, DType, Device, ErrorKind, ProcessGroup, ReduceOp, Result, Span, op};
 use common::{builder, on, place, with_cpu, with_fake};
 
 /// Four floats that are said to be on this device, wherever they are.
@@ -29,7 +29,7 @@ fn reduce(pg: &ProcessGroup) -> Result {
 #[test]
 fn a_tensor_of_another_device() {
     with_fake("a_tensor_of_another_device", "", || {
-        let done = run_ranks(2, with_cpu(), |pg| {
+        let done = with_cpu().run_ranks(2, |pg| {
             let mut elsewhere = on(7, &[1f32; 4]);
             let e = pg.all_reduce(&mut elsewhere, ReduceOp::Sum).expect_err("another device");
             assert_eq!(*e.kind(), ErrorKind::InvalidArgument, "{e}");
@@ -48,7 +48,7 @@ fn a_tensor_of_another_device() {
 #[test]
 fn a_stream_of_another_device() {
     with_fake("a_stream_of_another_device", "", || {
-        let done = run_ranks(2, with_cpu(), |pg| {
+        let done = with_cpu().run_ranks(2, |pg| {
             let other = common::cuda().create_stream(7)?;
             let mut x = on(pg.rank(), &[1f32; 4]);
             // SAFETY: the stream stays; that it is another device's is for the backend to see.
@@ -78,7 +78,7 @@ fn one_refuses(pg: &ProcessGroup, said: bool) -> Vec<ErrorKind> {
 fn the_others_see_that_one_refuses() {
     with_fake("the_others_see_that_one_refuses", "", || {
         for said in [true, false] {
-            let kinds = run_ranks(2, with_cpu(), |pg| Ok(one_refuses(&pg, said))).unwrap();
+            let kinds = with_cpu().run_ranks(2, |pg| Ok(one_refuses(&pg, said))).unwrap();
             assert_eq!(kinds[1][0], ErrorKind::InvalidArgument);
             assert!(matches!(kinds[0][0], ErrorKind::Mismatch { field: "seq", .. }), "{kinds:?}");
         }
@@ -90,7 +90,7 @@ fn the_others_see_that_one_refuses() {
 fn one_refuses_and_nobody_compares() {
     with_fake("one_refuses_and_nobody_compares", "", || {
         for said in [true, false] {
-            let kinds = run_ranks(2, builder(), |pg| Ok(one_refuses(&pg, said))).unwrap();
+            let kinds = builder().run_ranks(2, |pg| Ok(one_refuses(&pg, said))).unwrap();
             assert_eq!(kinds[1], [ErrorKind::InvalidArgument, ErrorKind::InvalidArgument]);
         }
     });

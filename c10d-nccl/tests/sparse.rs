@@ -7,10 +7,8 @@ use std::fmt::Debug;
 use std::sync::{Arc, Barrier};
 use std::time::Instant;
 
-use c10d_core::ops::{Absent, AllReduceOptions};
-use c10d_core::{
-    Coo, DeviceCoo, DispatchKey, Element, ErrorKind, GroupBuilder, ProcessGroup, ReduceOp, Status, Store, op, run_ranks,
-};
+use c10d_core::options::{Absent, AllReduceOptions};
+use c10d_core::{Builder, Coo, DeviceCoo, DispatchKey, Element, ErrorKind, ProcessGroup, ReduceOp, Status, Store, op};
 use c10d_rendezvous::tcp_store::ServerOptions;
 use c10d_rendezvous::{TcpStore, TcpStoreServer};
 use common::{SECOND, builder, on, with_cpu, with_fake};
@@ -85,9 +83,9 @@ type Combine<T> = fn(T, T) -> T;
 type Round<T> = (Vec<Coo<T>>, AllReduceOptions, Combine<T>);
 
 /// All forms of the call on all ranks, against the meaning.
-fn agrees<T: Element + PartialEq + Debug>(groups: GroupBuilder, rounds: &[Round<T>]) {
+fn agrees<T: Element + PartialEq + Debug>(groups: Builder, rounds: &[Round<T>]) {
     let world = rounds[0].0.len() as u32;
-    let results = run_ranks(world, groups, |pg| {
+    let results = groups.run_ranks(world, |pg| {
         let mut results = Vec::new();
         for (tensors, options, _) in rounds {
             let mine = || sent(&tensors[pg.rank() as usize], pg.rank());
@@ -238,7 +236,7 @@ fn duplicates_are_added_in_order() {
         let halves = Coo::new([9], 1, vec![4; 3], [2048.0, 1.0, 1.0].map(f16::from_f32).to_vec()).unwrap();
         // Alone, and with a rank that has nothing.
         for world in [1, 2] {
-            let results = run_ranks(world, builder(), |pg| {
+            let results = builder().run_ranks(world, |pg| {
                 let mine = |nnz: usize, values: Vec<f32>| {
                     let t = if pg.rank() == 0 { one(nnz, values) } else { one(0, vec![]) };
                     sent(&t, pg.rank())
@@ -276,7 +274,7 @@ fn wrong_indices() {
             (vec![i64::MAX, i64::MIN], false, "of entry 0"),
         ];
         for groups in [builder(), with_cpu()] {
-            let told = run_ranks(3, groups, |pg| {
+            let told = groups.run_ranks(3, |pg| {
                 for (indices, coalesced, words) in &cases {
                     let indices = if pg.rank() == 1 { indices.clone() } else { vec![0, 1] };
                     let tensor = Coo::new([50], 1, indices, vec![1f32, 2.0])?;
@@ -302,13 +300,8 @@ fn wrong_indices() {
 }
 
 /// What one rank calls differently is a mismatch on all.
-fn differs<T: Element, U: Element>(
-    field: &str,
-    groups: GroupBuilder,
-    odd: (Coo<T>, ReduceOp),
-    rest: (Coo<U>, ReduceOp),
-) {
-    let errors = run_ranks(3, groups, |pg| {
+fn differs<T: Element, U: Element>(field: &str, groups: Builder, odd: (Coo<T>, ReduceOp), rest: (Coo<U>, ReduceOp)) {
+    let errors = groups.run_ranks(3, |pg| {
         let done = match pg.rank() {
             1 => pg.all_reduce(sent(&odd.0, 1), over_present(odd.1)),
             rank => pg.all_reduce(sent(&rest.0, rank), over_present(rest.1)),
@@ -338,7 +331,7 @@ fn ranks_that_disagree() {
 #[test]
 fn known_indices() {
     with_fake("known_indices", "", || {
-        let told = run_ranks(3, builder(), |pg| {
+        let told = builder().run_ranks(3, |pg| {
             let (all, rank): (Arc<[i64]>, i64) = ((0..90).collect(), pg.rank().into());
             let known = |indices: Arc<[i64]>| AllReduceOptions::new(ReduceOp::Sum).with_sparse_indices(Some(indices));
             let mine = || Coo::new([100], 1, vec![rank, 50, 50], vec![1f64, 2.0, 3.0]).unwrap();
@@ -375,25 +368,26 @@ fn known_indices() {
 fn beside_dense() {
     with_fake("beside_dense", "", || {
         for groups in [builder(), with_cpu()] {
-            run_ranks(3, groups, |pg| {
-                assert_eq!(pg.backend(DispatchKey::SparseCuda)?, "nccl");
-                let mut dense = on(pg.rank(), &[1f32; 1000]);
-                let sparse = || sent(&Coo::new([9], 1, vec![3], vec![2f32]).unwrap(), pg.rank());
-                let sum = if pg.rank() == 1 {
-                    pg.all_reduce(&mut dense, ReduceOp::Sum)?;
-                    pg.all_reduce(sparse(), ReduceOp::Sum)?
-                } else {
-                    let work = pg.start(op::all_reduce(sparse(), ReduceOp::Sum));
-                    // Whatever comes first is right; most likely this.
-                    std::thread::sleep(SECOND / 20);
-                    pg.all_reduce(&mut dense, ReduceOp::Sum)?;
-                    work.wait()?
-                };
-                assert_eq!(fetched::<f32>(&sum).values(), [6.0]);
-                assert_eq!(dense.to_vec::<f32>(60 * SECOND)?, [3.0; 1000]);
-                pg.shutdown()
-            })
-            .unwrap();
+            groups
+                .run_ranks(3, |pg| {
+                    assert_eq!(pg.backend(DispatchKey::SparseCuda)?, "nccl");
+                    let mut dense = on(pg.rank(), &[1f32; 1000]);
+                    let sparse = || sent(&Coo::new([9], 1, vec![3], vec![2f32]).unwrap(), pg.rank());
+                    let sum = if pg.rank() == 1 {
+                        pg.all_reduce(&mut dense, ReduceOp::Sum)?;
+                        pg.all_reduce(sparse(), ReduceOp::Sum)?
+                    } else {
+                        let work = pg.start(op::all_reduce(sparse(), ReduceOp::Sum));
+                        // Whatever comes first is right; most likely this.
+                        std::thread::sleep(SECOND / 20);
+                        pg.all_reduce(&mut dense, ReduceOp::Sum)?;
+                        work.wait()?
+                    };
+                    assert_eq!(fetched::<f32>(&sum).values(), [6.0]);
+                    assert_eq!(dense.to_vec::<f32>(60 * SECOND)?, [3.0; 1000]);
+                    pg.shutdown()
+                })
+                .unwrap();
         }
     });
 }
@@ -402,7 +396,7 @@ fn beside_dense() {
 #[test]
 fn the_callers_stream_comes_before() {
     with_fake("the_callers_stream_comes_before", "", || {
-        let got = run_ranks(2, builder(), |pg| {
+        let got = builder().run_ranks(2, |pg| {
             let (cuda, index) = (common::cuda(), pg.rank() as u16);
             let stream = cuda.create_stream(index)?;
             let (mut indices, mut values) = (on(pg.rank(), &[0i64; 2]), on(pg.rank(), &[0f32; 2]));
@@ -428,21 +422,23 @@ fn the_callers_stream_comes_before() {
 #[test]
 fn types_and_sizes_that_cannot_be() {
     with_fake("types_and_sizes_that_cannot_be", "", || {
-        run_ranks(2, builder(), |pg| {
-            let e = pg.all_reduce(sent(&Coo::new([9], 1, vec![3], vec![2u16])?, pg.rank()), ReduceOp::Sum).unwrap_err();
-            assert!(*e.kind() == ErrorKind::Unsupported && e.to_string().contains("sum of u16"), "{e}");
-            // Known places, so many that only the result is large.
-            let known = AllReduceOptions::new(ReduceOp::Sum).with_sparse_indices(Some((0..64).collect()));
-            for (row, words) in [(1usize << 56, "more than any GPU has"), (1 << 50, "OUT_OF_MEMORY")] {
-                let pg = pg.new_group(&[0, 1])?.unwrap();
-                let none = Coo::new([64, row], 1, vec![], Vec::<f32>::new())?;
-                let e = pg.all_reduce(sent(&none, pg.rank()), known.clone()).unwrap_err();
-                assert!(*e.kind() == ErrorKind::Resource && e.to_string().contains("64 entries"), "{e}");
-                assert!(e.to_string().contains(words), "{e}");
-            }
-            Ok(())
-        })
-        .unwrap();
+        builder()
+            .run_ranks(2, |pg| {
+                let e =
+                    pg.all_reduce(sent(&Coo::new([9], 1, vec![3], vec![2u16])?, pg.rank()), ReduceOp::Sum).unwrap_err();
+                assert!(*e.kind() == ErrorKind::Unsupported && e.to_string().contains("sum of u16"), "{e}");
+                // Known places, so many that only the result is large.
+                let known = AllReduceOptions::new(ReduceOp::Sum).with_sparse_indices(Some((0..64).collect()));
+                for (row, words) in [(1usize << 56, "more than any GPU has"), (1 << 50, "OUT_OF_MEMORY")] {
+                    let pg = pg.new_group(&[0, 1])?.unwrap();
+                    let none = Coo::new([64, row], 1, vec![], Vec::<f32>::new())?;
+                    let e = pg.all_reduce(sent(&none, pg.rank()), known.clone()).unwrap_err();
+                    assert!(*e.kind() == ErrorKind::Resource && e.to_string().contains("64 entries"), "{e}");
+                    assert!(e.to_string().contains(words), "{e}");
+                }
+                Ok(())
+            })
+            .unwrap();
     });
 }
 
@@ -450,7 +446,7 @@ fn types_and_sizes_that_cannot_be() {
 #[test]
 fn a_launch_that_hangs_is_named() {
     with_fake("a_launch_that_hangs_is_named", "rank=1,kernel=20", || {
-        let errors = run_ranks(2, with_cpu(), |pg| {
+        let errors = with_cpu().run_ranks(2, |pg| {
             let mine = || sent(&Coo::new([9], 1, vec![3], vec![2f32]).unwrap(), pg.rank());
             pg.all_reduce(mine(), ReduceOp::Sum)?;
             // The other is told long before its own time is over.
@@ -472,7 +468,7 @@ fn a_launch_that_hangs_is_named() {
 fn keys_that_cannot_be_are_refused() {
     // The second launch of a call gathers keys.
     with_fake("keys_that_cannot_be_are_refused", "rank=1,garble=1", || {
-        let errors = run_ranks(3, builder(), |pg| {
+        let errors = builder().run_ranks(3, |pg| {
             let mine = sent(&Coo::new([9], 1, vec![3, 4], vec![2f32, 1.0])?, pg.rank());
             Ok(pg.all_reduce(mine, ReduceOp::Sum).unwrap_err())
         });
@@ -485,7 +481,7 @@ fn keys_that_cannot_be_are_refused() {
 #[test]
 fn without_kernels_all_ranks_are_told_why() {
     with_fake("without_kernels_all_ranks_are_told_why", "driver=11080", || {
-        let errors = run_ranks(2, builder(), |pg| {
+        let errors = builder().run_ranks(2, |pg| {
             let mine = sent(&Coo::new([9], 1, vec![3], vec![2f32])?, pg.rank());
             Ok(pg.all_reduce(mine, ReduceOp::Sum).unwrap_err())
         });
@@ -500,7 +496,7 @@ fn without_kernels_all_ranks_are_told_why() {
 #[test]
 fn the_last_to_learn_of_a_disagreement() {
     with_fake("the_last_to_learn_of_a_disagreement", "rank=2,behind=0", || {
-        let guilty = run_ranks(3, with_cpu(), |pg| {
+        let guilty = with_cpu().run_ranks(3, |pg| {
             let mine = Coo::new([if pg.rank() == 1 { 8 } else { 9 }], 1, vec![3], vec![1f32])?;
             Ok(pg.all_reduce(sent(&mine, pg.rank()), ReduceOp::Sum).unwrap_err().report().guilty.to_vec())
         });
@@ -513,28 +509,29 @@ fn the_last_to_learn_of_a_disagreement() {
 fn a_stream_that_records_a_graph_is_refused() {
     with_fake("a_stream_that_records_a_graph_is_refused", "", || {
         let ready = Barrier::new(2);
-        run_ranks(2, builder(), |pg| {
-            let mut mine = sent(&Coo::new([9], 1, vec![3], vec![2f32])?, pg.rank());
-            let stream = common::cuda().create_stream(pg.rank() as u16)?;
-            // Until rank 1's graph is recorded, no other may so much as allocate memory.
-            ready.wait();
-            let e = if pg.rank() == 1 {
-                // SAFETY: the stream is this device's and stays.
-                #[allow(unsafe_code)]
-                let call = unsafe { op::all_reduce(&mut mine, ReduceOp::Sum).on_stream(stream) };
-                common::driver::recording(stream, || pg.run(call).map(drop))
-            } else {
-                pg.all_reduce(&mut mine, ReduceOp::Sum).map(drop)
-            };
-            ready.wait();
-            let e = e.unwrap_err();
-            assert_eq!((e.kind(), &e.report().guilty[..]), (&ErrorKind::InvalidArgument, &[1][..]), "{e}");
-            assert!(e.report().what.contains("the stream records a graph"), "{e}");
-            let sum = fetched::<f32>(&pg.all_reduce(mine, ReduceOp::Sum)?);
-            assert_eq!((sum.indices(), sum.values()), (&[3i64][..], &[4f32][..]));
-            Ok(())
-        })
-        .unwrap();
+        builder()
+            .run_ranks(2, |pg| {
+                let mut mine = sent(&Coo::new([9], 1, vec![3], vec![2f32])?, pg.rank());
+                let stream = common::cuda().create_stream(pg.rank() as u16)?;
+                // Until rank 1's graph is recorded, no other may so much as allocate memory.
+                ready.wait();
+                let e = if pg.rank() == 1 {
+                    // SAFETY: the stream is this device's and stays.
+                    #[allow(unsafe_code)]
+                    let call = unsafe { op::all_reduce(&mut mine, ReduceOp::Sum).on_stream(stream) };
+                    common::driver::recording(stream, || pg.run(call).map(drop))
+                } else {
+                    pg.all_reduce(&mut mine, ReduceOp::Sum).map(drop)
+                };
+                ready.wait();
+                let e = e.unwrap_err();
+                assert_eq!((e.kind(), &e.report().guilty[..]), (&ErrorKind::InvalidArgument, &[1][..]), "{e}");
+                assert!(e.report().what.contains("the stream records a graph"), "{e}");
+                let sum = fetched::<f32>(&pg.all_reduce(mine, ReduceOp::Sum)?);
+                assert_eq!((sum.indices(), sum.values()), (&[3i64][..], &[4f32][..]));
+                Ok(())
+            })
+            .unwrap();
     });
 }
 

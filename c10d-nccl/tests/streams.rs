@@ -5,22 +5,20 @@ use crate::common;
 
 use std::sync::Barrier;
 
-use c10d_core::{
-    DeviceCoo, DispatchKey, Error, ErrorKind, GroupBuilder, ProcessGroup, ReduceOp, Result, op, run_ranks,
-};
+use c10d_core::{Builder, DeviceCoo, DispatchKey, Error, ErrorKind, ProcessGroup, ReduceOp, Result, op};
 use common::driver::recording;
 use common::{SECOND, cuda, on, with_cpu, with_fake};
 
 /// Groups whose collectives are NCCL's, and such whose are staged.
-fn both() -> [GroupBuilder; 2] {
+fn both() -> [Builder; 2] {
     [with_cpu(), with_cpu().backend("cpu:gloo-like,cuda:gloo-like")]
 }
 
 /// Why two ranks' calls behind this stream of theirs are refused: collectives, messages, and sparse ones where the group has
 /// any. The groups go on.
-fn refusals(groups: &GroupBuilder, stream: impl Fn(&ProcessGroup) -> Result<u64> + Sync, records: bool) -> Vec<Error> {
+fn refusals(groups: &Builder, stream: impl Fn(&ProcessGroup) -> Result<u64> + Sync, records: bool) -> Vec<Error> {
     let ready = Barrier::new(2);
-    let refused = run_ranks(2, groups.clone(), |pg| {
+    let refused = groups.clone().run_ranks(2, |pg| {
         let (stream, device) = (stream(&pg)?, pg.rank());
         let (mut x, mut y) = (on(device, &[1f32; 4]), on(device, &[1f32; 4]));
         let t = sparse(&pg)?;
@@ -88,7 +86,7 @@ fn a_graph_is_recorded_meanwhile() {
                         done.wait();
                     });
                 });
-                let sums = run_ranks(2, groups, |pg| {
+                let sums = groups.run_ranks(2, |pg| {
                     begun.wait();
                     let sum = reduced(&pg);
                     done.wait();

@@ -6,7 +6,7 @@ mod common;
 use std::process::ExitCode;
 
 use c10d_conformance::{Program, Ranks, Suite};
-use c10d_core::registry::Provider;
+use c10d_core::backend::Provider;
 
 fn main() -> ExitCode {
     common::again_with_fake(|| {

@@ -2,13 +2,13 @@
 
 use crate::common;
 
-use c10d_core::{DeviceCoo, ReduceOp, Result, op, run_ranks};
+use c10d_core::{DeviceCoo, ReduceOp, Result, op};
 use common::{SECOND, builder, on, with_fake};
 
 #[test]
 fn the_first_sparse_call_beside_a_collective() {
     with_fake("the_first_sparse_call_beside_a_collective", "", || {
-        let sums = run_ranks(2, builder(), |pg| {
+        let sums = builder().run_ranks(2, |pg| {
             let dense = on(pg.rank(), &[1f32; 1000]);
             let entries = (on(pg.rank(), &[3i64]), on(pg.rank(), &[2f32]));
             let sparse = op::all_reduce(DeviceCoo::new([9], 1, entries.0, entries.1)?, ReduceOp::Sum);
@@ -32,7 +32,7 @@ fn the_first_sparse_call_beside_a_collective() {
 #[test]
 fn growing_gathers_beside_a_message() {
     with_fake("growing_gathers_beside_a_message", "", || {
-        let got = run_ranks(2, builder().hint("nccl.compat", "torch-legacy"), |pg| {
+        let got = builder().hint("nccl.compat", "torch-legacy").run_ranks(2, |pg| {
             let rank = pg.rank();
             let mine = [1, 100, 1].map(|count| on(rank, &vec![rank as f32; count]));
             let alls = [1, 100, 1].map(|count| (0..2).map(|_| on(rank, &vec![9f32; count])).collect::<Vec<_>>());

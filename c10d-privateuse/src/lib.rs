@@ -4,17 +4,18 @@ pub mod abi;
 mod export;
 mod host;
 mod load;
+mod provider;
 mod refusal;
 mod table;
 
 pub use load::{Decision, LoadReport, Search, Verdict};
+pub use provider::PROVIDER;
 pub use refusal::{Refusal, Rule};
 
 /// What the macros name.
 #[doc(hidden)]
 pub mod __private {
-    pub use c10d_core::backend::Capabilities;
-    pub use c10d_core::registry::Provider;
+    pub use c10d_core::backend::{Capabilities, Provider};
 
     pub use crate::export::{Exported, Statics, entry};
 }

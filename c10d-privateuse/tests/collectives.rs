@@ -6,21 +6,21 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use c10d_core::{DType, DispatchKey, Error, ErrorKind, GroupBuilder, OpKind, ReduceOp, Result, op, run_ranks};
+use c10d_core::{Builder, DType, DispatchKey, Error, ErrorKind, OpKind, ReduceOp, Result, op};
 use c10d_privateuse::{Rule, Search, Verdict};
 
 /// No verdict: only so that a hang ends.
 const CAP: Duration = Duration::from_secs(20);
 
-fn load(path: &Path, name: &str) -> GroupBuilder {
+fn load(path: &Path, name: &str) -> Builder {
     let report = Search::new().file(path).load();
     assert_eq!(report.decisions[0].verdict, Verdict::Loaded, "{}", report.decisions[0]);
     assert_eq!(report.decisions[0].name.as_deref(), Some(name));
-    GroupBuilder::new().providers(&report.providers).backend(&format!("cpu:{name}")).timeout(CAP)
+    Builder::new().providers(&report.providers).backend(&format!("cpu:{name}")).timeout(CAP)
 }
 
 /// The plugin of `sum.c` that goes wrong in this way (and with these definitions); the compiled file may go once it is loaded.
-fn bad(mode: &str) -> GroupBuilder {
+fn bad(mode: &str) -> Builder {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let dir = common::directory();
     // A name is a plugin's for as long as the process lives.
@@ -68,7 +68,7 @@ fn a_c_plugin_reduces_in_every_form() {
     let dir = common::directory();
     let builder = load(&common::sum(dir.path(), "sum", "HONEST"), "sum");
     for world in 1..=4 {
-        let sums = run_ranks(world, builder.clone(), |pg| {
+        let sums = builder.clone().run_ranks(world, |pg| {
             assert_eq!(pg.backend(DispatchKey::Cpu)?, "sum");
             let mut x = vec![pg.rank() as f32 + 1.0; 1000];
             pg.all_reduce(&mut x, ReduceOp::Sum)?;
@@ -92,54 +92,56 @@ fn a_c_plugin_reduces_in_every_form() {
 #[test]
 fn messages_of_a_batch_come_together_and_in_line() {
     let pg_of = bad("BATCHES_ONLY");
-    run_ranks(2, pg_of, |pg| {
-        let other = 1 - pg.rank();
-        for round in 0..20u8 {
-            let sends = (0..3).map(|tag| op::send(vec![f32::from(round); 2], other, tag)).collect();
-            let receives = (0..3).rev().map(|tag| op::recv(vec![0f32; 2], other, tag)).collect();
-            let (sent, received) = pg.batch(sends, receives);
-            for work in received {
-                assert_eq!(work.wait()?, [f32::from(round); 2]);
+    pg_of
+        .run_ranks(2, |pg| {
+            let other = 1 - pg.rank();
+            for round in 0..20u8 {
+                let sends = (0..3).map(|tag| op::send(vec![f32::from(round); 2], other, tag)).collect();
+                let receives = (0..3).rev().map(|tag| op::recv(vec![0f32; 2], other, tag)).collect();
+                let (sent, received) = pg.batch(sends, receives);
+                for work in received {
+                    assert_eq!(work.wait()?, [f32::from(round); 2]);
+                }
+                sent.into_iter().try_for_each(|work| work.wait().map(drop))?;
             }
-            sent.into_iter().try_for_each(|work| work.wait().map(drop))?;
-        }
-        Ok(())
-    })
-    .unwrap();
+            Ok(())
+        })
+        .unwrap();
 }
 
 #[test]
 fn a_batch_stands_behind_what_was_sent_before() {
     let dir = common::directory();
-    run_ranks(2, load(&common::sum(dir.path(), "sum-behind", "HONEST"), "sum-behind"), |pg| {
-        let other = 1 - pg.rank();
-        for _ in 0..20 {
-            // One tag: what is started first arrives first, alone or in a batch.
-            let first = pg.start(op::recv(vec![0f32], other, 2));
-            let (_, second) = pg.batch::<Vec<f32>, _>(Vec::new(), vec![op::recv(vec![0f32], other, 2)]);
-            let third = pg.start(op::recv(vec![0f32], other, 2));
-            let sent = pg.start(op::send(vec![1f32], other, 2));
-            let (batch, _) = pg.batch::<_, Vec<f32>>(vec![op::send(vec![2f32], other, 2)], Vec::new());
-            let last = pg.start(op::send(vec![3f32], other, 2));
-            assert_eq!(first.wait()?, [1.0]);
-            assert_eq!(second.into_iter().next().unwrap().wait()?, [2.0]);
-            assert_eq!(third.wait()?, [3.0]);
-            for work in [sent, last].into_iter().chain(batch) {
-                work.wait()?;
+    load(&common::sum(dir.path(), "sum-behind", "HONEST"), "sum-behind")
+        .run_ranks(2, |pg| {
+            let other = 1 - pg.rank();
+            for _ in 0..20 {
+                // One tag: what is started first arrives first, alone or in a batch.
+                let first = pg.start(op::recv(vec![0f32], other, 2));
+                let (_, second) = pg.batch::<Vec<f32>, _>(Vec::new(), vec![op::recv(vec![0f32], other, 2)]);
+                let third = pg.start(op::recv(vec![0f32], other, 2));
+                let sent = pg.start(op::send(vec![1f32], other, 2));
+                let (batch, _) = pg.batch::<_, Vec<f32>>(vec![op::send(vec![2f32], other, 2)], Vec::new());
+                let last = pg.start(op::send(vec![3f32], other, 2));
+                assert_eq!(first.wait()?, [1.0]);
+                assert_eq!(second.into_iter().next().unwrap().wait()?, [2.0]);
+                assert_eq!(third.wait()?, [3.0]);
+                for work in [sent, last].into_iter().chain(batch) {
+                    work.wait()?;
+                }
             }
-        }
-        Ok(())
-    })
-    .unwrap();
+            Ok(())
+        })
+        .unwrap();
 }
 
 /// A plugin that the user vouches for, which goes wrong in this way.
-fn trusted(mode: &str, name: &str) -> GroupBuilder {
+fn trusted(mode: &str, name: &str) -> Builder {
     let dir = common::directory();
     let report = Search::new().trust(name).file(common::sum(dir.path(), name, mode)).load();
     assert!(report.decisions[0].detail.contains("trusted"), "{}", report.decisions[0]);
     assert_eq!(report.decisions.len(), 1, "{}", report.decisions[1]);
-    GroupBuilder::new().providers(&report.providers).backend(&format!("cpu:{name}")).timeout(CAP)
+    Builder::new().providers(&report.providers).backend(&format!("cpu:{name}")).timeout(CAP)
 }
 
 #[test]
@@ -186,15 +188,16 @@ fn a_trusted_plugin_that_is_late_has_the_memory_until_it_answers() {
 #[test]
 fn types_that_an_op_does_not_take_are_refused() {
     let dir = common::directory();
-    run_ranks(2, load(&common::sum(dir.path(), "sum-types", "HONEST"), "sum-types"), |pg| {
-        let e = pg.send(&[1u8], 1 - pg.rank(), 0).unwrap_err();
-        names_it(&e, &ErrorKind::Unsupported, &["send of u8", "sum-types"]);
-        let offers = pg.capabilities(DispatchKey::Cpu)?;
-        let offered = |op| offers.offers(op, DType::U8, ReduceOp::Sum);
-        assert!(offered(OpKind::Recv) && !offered(OpKind::Send));
-        Ok(())
-    })
-    .unwrap();
+    load(&common::sum(dir.path(), "sum-types", "HONEST"), "sum-types")
+        .run_ranks(2, |pg| {
+            let e = pg.send(&[1u8], 1 - pg.rank(), 0).unwrap_err();
+            names_it(&e, &ErrorKind::Unsupported, &["send of u8", "sum-types"]);
+            let offers = pg.capabilities(DispatchKey::Cpu)?;
+            let offered = |op| offers.offers(op, DType::U8, ReduceOp::Sum);
+            assert!(offered(OpKind::Recv) && !offered(OpKind::Send));
+            Ok(())
+        })
+        .unwrap();
 }
 
 #[test]
@@ -214,19 +217,20 @@ fn an_error_that_nobody_waits_for_is_told() {
 fn a_waiting_receive_does_not_keep_a_send_back() {
     let dir = common::directory();
     let builder = load(&common::sum(dir.path(), "sum-p2p", "HONEST"), "sum-p2p");
-    run_ranks(2, builder, |pg| {
-        let other = 1 - pg.rank();
-        // Both wait for the other's message before they send their own.
-        let got = pg.start(op::recv(vec![0f32; 2], other, 0));
-        pg.send(&[pg.rank() as f32; 2], other, 0)?;
-        assert_eq!(got.wait()?, [other as f32; 2]);
-        Ok(())
-    })
-    .unwrap();
+    builder
+        .run_ranks(2, |pg| {
+            let other = 1 - pg.rank();
+            // Both wait for the other's message before they send their own.
+            let got = pg.start(op::recv(vec![0f32; 2], other, 0));
+            pg.send(&[pg.rank() as f32; 2], other, 0)?;
+            assert_eq!(got.wait()?, [other as f32; 2]);
+            Ok(())
+        })
+        .unwrap();
 }
 
 /// Runs one op in each form on a plugin that goes wrong, each in a group of its own; gives the errors.
-fn each_form(builder: &GroupBuilder) -> Vec<Error> {
+fn each_form(builder: &Builder) -> Vec<Error> {
     let group = || builder.clone().build().unwrap();
     fails(|timeout| {
         let mut x = [1f32; 64];
@@ -403,7 +407,7 @@ fn wakers_that_panic_harm_nobody() {
     use std::future::Future;
     let dir = common::directory();
     let builder = load(&common::sum(dir.path(), "alarmed", "HONEST"), "alarmed");
-    let sums = run_ranks(2, builder, |pg| {
+    let sums = builder.run_ranks(2, |pg| {
         let waker = std::sync::Arc::new(Alarm).into();
         let mut woken = 0;
         while woken < 3 {

@@ -5,7 +5,7 @@ mod common;
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
-use c10d_core::{ErrorKind, GroupBuilder};
+use c10d_core::{Builder, ErrorKind};
 use c10d_privateuse::{Rule, Search, Verdict};
 
 /// Runs a body that must return, on a thread of its own.
@@ -50,7 +50,7 @@ fn a_probe_that_hangs_is_named() {
         let dir = common::directory();
         let report = Search::new().file(common::sum(dir.path(), "hangs-in-probe", "HANG_IN_PROBE")).load();
         // Nobody asked for it by name, so it is asked whether it could work.
-        let builder = GroupBuilder::new().providers(&report.providers);
+        let builder = Builder::new().providers(&report.providers);
         [builder.clone(), builder].map(|builder| builder.build().unwrap().barrier().unwrap_err())
     });
     for e in errors {

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
+use c10d_core::backend::Registry;
 use c10d_core::device::{DeviceBuffer, DeviceRuntime, vendor};
-use c10d_core::registry::Registry;
-use c10d_core::{Buf, BufMut, DType, Device, Error, ErrorKind, GroupBuilder, ProcessGroup, ReduceOp, Result, Span, op};
+use c10d_core::{Buf, BufMut, Builder, DType, Device, Error, ErrorKind, ProcessGroup, ReduceOp, Result, Span, op};
 use c10d_privateuse::{Search, Verdict};
 
 /// No verdict: only so that a hang ends.
@@ -39,12 +39,12 @@ unsafe impl Buf for &mut Tensor {
 unsafe impl BufMut for &mut Tensor {}
 
 /// A plugin whose device hangs in this function.
-fn plugin(name: &str, function: &str) -> GroupBuilder {
+fn plugin(name: &str, function: &str) -> Builder {
     let dir = common::directory();
     let report =
         Search::new().file(common::sum(dir.path(), name, &format!("HONEST DEVICE HANGS_IN=\"{function}\""))).load();
     assert_eq!(report.decisions[0].verdict, Verdict::Loaded, "{}", report.decisions[0]);
-    GroupBuilder::new().providers(&report.providers).backend(&format!("{name}:{name}"))
+    Builder::new().providers(&report.providers).backend(&format!("{name}:{name}"))
 }
 
 fn tensor(name: &str) -> Tensor {
@@ -118,7 +118,7 @@ fn a_device_that_counts_no_owners_is_given_up_too() {
         let mut providers = Search::new().file(file).load().providers;
         providers.push(&c10d_gloo_like::PROVIDER);
         let device: Arc<dyn DeviceRuntime> = Registry::collect(&providers).unwrap().device("countless").unwrap();
-        let builder = GroupBuilder::new().providers(&providers).backend("countless:gloo-like");
+        let builder = Builder::new().providers(&providers).backend("countless:gloo-like");
         fails("stuck in copy_out", |timeout| {
             let pg = builder.clone().build().unwrap();
             let mut x = DeviceBuffer::from_slice(&device, 0, &[1f32; 8], CAP).unwrap();

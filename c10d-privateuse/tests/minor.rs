@@ -5,9 +5,9 @@ use crate::common;
 
 use std::time::{Duration, Instant};
 
+use c10d_core::backend::Registry;
 use c10d_core::device::{DeviceBuffer, DevicePtr, DeviceRuntime};
-use c10d_core::registry::Registry;
-use c10d_core::{DType, DTypeSet, Device, GroupBuilder, ReduceOp, op, run_ranks};
+use c10d_core::{Builder, DType, DTypeSet, Device, ReduceOp, op};
 use c10d_privateuse::{LoadReport, Search, Verdict, abi};
 
 const CAP: Duration = Duration::from_secs(20);
@@ -86,14 +86,15 @@ fn drives(name: &str, header: &str, minor: u16, definitions: &[&str], (adds, nam
     let sums = device.reduction().map(|reduction| reduction.reduces(ReduceOp::Sum));
     assert_eq!(sums, adds.then(|| DTypeSet::of(&[DType::F32])), "{name}");
 
-    let builder = GroupBuilder::new().providers(&providers).backend(&format!("{word}:gloo-like")).timeout(CAP);
-    run_ranks(2, builder, |pg| {
-        let mut x = DeviceBuffer::from_slice(&device, pg.rank() as u16, &[pg.rank() as f32 + 1.0; 5000], CAP)?;
-        pg.all_reduce(&mut x, ReduceOp::Sum)?;
-        assert_eq!(x.to_vec::<f32>(CAP)?, [3.0; 5000]);
-        pg.shutdown()
-    })
-    .unwrap();
+    let builder = Builder::new().providers(&providers).backend(&format!("{word}:gloo-like")).timeout(CAP);
+    builder
+        .run_ranks(2, |pg| {
+            let mut x = DeviceBuffer::from_slice(&device, pg.rank() as u16, &[pg.rank() as f32 + 1.0; 5000], CAP)?;
+            pg.all_reduce(&mut x, ReduceOp::Sum)?;
+            assert_eq!(x.to_vec::<f32>(CAP)?, [3.0; 5000]);
+            pg.shutdown()
+        })
+        .unwrap();
     if adds {
         adds_what_it_is_told(&*device);
     }
@@ -118,26 +119,27 @@ fn adds_what_it_is_told(device: &dyn DeviceRuntime) {
 /// Loads `sum.c`, and uses it. `splits`: what becomes of its parts.
 fn works(name: &str, header: &str, minor: u16, definitions: &[&str], splits: &str) {
     let report = load("sum.c", name, header, minor, definitions);
-    let builder = GroupBuilder::new().providers(&report.providers).backend(&format!("cpu:{name}"));
-    run_ranks(2, builder, |pg| {
-        let mut x = [pg.rank() as f32 + 1.0; 100];
-        pg.all_reduce(&mut x, ReduceOp::Sum)?;
-        assert_eq!(x, [3.0; 100]);
-        // Both have somebody to wait for.
-        let other = 1 - pg.rank();
-        let (sent, got) = pg.batch(vec![op::send(vec![7f32], other, 1)], vec![op::recv(vec![0f32], other, 1)]);
-        assert_eq!(got.into_iter().map(|w| w.wait()).collect::<Result<Vec<_>, _>>()?, [[7.0]]);
-        sent.into_iter().try_for_each(|w| w.wait().map(drop))?;
-        let part = pg.new_group(&[1, 0])?.unwrap();
-        part.all_reduce(&mut x, ReduceOp::Sum)?;
-        assert_eq!(x, [6.0; 100]);
-        let soon = Instant::now() + CAP;
-        assert_eq!(part.store().get(&format!("{name}/made/{}", part.rank()), soon)?, splits.as_bytes());
-        assert!(pg.failure().is_none());
-        part.shutdown()?;
-        pg.shutdown()
-    })
-    .unwrap();
+    let builder = Builder::new().providers(&report.providers).backend(&format!("cpu:{name}"));
+    builder
+        .run_ranks(2, |pg| {
+            let mut x = [pg.rank() as f32 + 1.0; 100];
+            pg.all_reduce(&mut x, ReduceOp::Sum)?;
+            assert_eq!(x, [3.0; 100]);
+            // Both have somebody to wait for.
+            let other = 1 - pg.rank();
+            let (sent, got) = pg.batch(vec![op::send(vec![7f32], other, 1)], vec![op::recv(vec![0f32], other, 1)]);
+            assert_eq!(got.into_iter().map(|w| w.wait()).collect::<Result<Vec<_>, _>>()?, [[7.0]]);
+            sent.into_iter().try_for_each(|w| w.wait().map(drop))?;
+            let part = pg.new_group(&[1, 0])?.unwrap();
+            part.all_reduce(&mut x, ReduceOp::Sum)?;
+            assert_eq!(x, [6.0; 100]);
+            let soon = Instant::now() + CAP;
+            assert_eq!(part.store().get(&format!("{name}/made/{}", part.rank()), soon)?, splits.as_bytes());
+            assert!(pg.failure().is_none());
+            part.shutdown()?;
+            pg.shutdown()
+        })
+        .unwrap();
 }
 
 #[test]

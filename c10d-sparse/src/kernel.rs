@@ -4,10 +4,9 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Instant;
 
-use c10d_core::backend::{Job, Request};
+use c10d_core::backend::{Job, KernelContext, Request};
 use c10d_core::buffer::CooLayout;
 use c10d_core::device::{DeviceBuffer, DeviceRuntime};
-use c10d_core::registry::KernelContext;
 use c10d_core::{Coo, DType, DeviceCoo, Error, Outcome, ReduceOp, Result};
 use half::{bf16, f16};
 use num_complex::{Complex32, Complex64};

@@ -1,8 +1,7 @@
 //! The first round: what each rank has, and small tensors as a whole.
 
-use c10d_core::backend::Request;
+use c10d_core::backend::{KernelContext, Request};
 use c10d_core::buffer::CooLayout;
-use c10d_core::registry::KernelContext;
 use c10d_core::{Error, ErrorKind, Phase, Result, op};
 
 use crate::coalesce::Entries;

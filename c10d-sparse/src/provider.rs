@@ -1,6 +1,6 @@
 //! What this crate registers.
 
-use c10d_core::registry::{KernelRow, Provider};
+use c10d_core::backend::{KernelRow, Provider};
 use c10d_core::{DispatchKey, OpKind};
 
 use crate::kernel;

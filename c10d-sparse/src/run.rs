@@ -3,9 +3,8 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
-use c10d_core::backend::Request;
+use c10d_core::backend::{KernelContext, Request};
 use c10d_core::buffer::CooLayout;
-use c10d_core::registry::KernelContext;
 use c10d_core::{Error, ErrorKind, Result, op};
 
 use crate::coalesce::{Entries, coalesce};

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use c10d_core::device::{DeviceBuffer, DeviceRuntime};
-use c10d_core::ops::AllReduceOptions;
-use c10d_core::{Buf, Coo, DeviceCoo, DispatchKey, Error, ErrorKind, GroupBuilder, ReduceOp, Result, Status, op};
+use c10d_core::options::AllReduceOptions;
+use c10d_core::{Buf, Builder, Coo, DeviceCoo, DispatchKey, Error, ErrorKind, ReduceOp, Result, Status, op};
 use c10d_guarded::Guarded;
 use common::check;
 use common::device::{CAP, RUNTIME, builder, builder_over, on_device, on_host};
@@ -22,7 +22,7 @@ fn tensor(rank: u32) -> Coo<f32> {
 
 #[test]
 fn the_result_is_where_its_tensor_was() {
-    let results = c10d_core::run_ranks(3, builder(), |pg| {
+    let results = builder().run_ranks(3, |pg| {
         assert!(pg.backend(DispatchKey::SparseCuda)?.contains("gloo-like"));
         let sum = pg.all_reduce(on_device(&RUNTIME, &tensor(pg.rank()), pg.rank())?, ReduceOp::Sum)?;
         let places = [sum.indices(), sum.values()].map(|mut buffer| Buf::span(&mut buffer).device().index());
@@ -45,8 +45,8 @@ fn a_device_has_indices_of_one_type() {
 }
 
 /// What all ranks are told of a call that goes wrong on the victim. Nobody leaves before all were told.
-fn told(builder: GroupBuilder, call: impl Fn(&c10d_core::ProcessGroup) -> Result + Sync) -> Vec<Error> {
-    let outcomes = c10d_core::run_ranks(3, builder, |pg| {
+fn told(builder: Builder, call: impl Fn(&c10d_core::ProcessGroup) -> Result + Sync) -> Vec<Error> {
+    let outcomes = builder.run_ranks(3, |pg| {
         let e = call(&pg).expect_err("it cannot succeed");
         Ok((e, pg))
     });
@@ -55,20 +55,21 @@ fn told(builder: GroupBuilder, call: impl Fn(&c10d_core::ProcessGroup) -> Result
 
 #[test]
 fn wrong_indices_are_told_to_all() {
-    c10d_core::run_ranks(3, builder(), |pg| {
-        for (indices, words) in [([1, -1], "index -1 of entry 1"), ([1, 50], "index 50 of entry 1")] {
-            let indices = if pg.rank() == VICTIM { indices } else { [0, 1] };
-            let wrong = Coo::new([50], 1, indices.to_vec(), vec![1f32, 2.0])?;
-            let e = pg.all_reduce(on_device(&RUNTIME, &wrong, pg.rank())?, ReduceOp::Sum).map(drop).unwrap_err();
-            let report = e.report();
-            assert_eq!((&report.kind, report.status), (&ErrorKind::InvalidArgument, Status::Rejected), "{e}");
-            assert!(*report.guilty == [VICTIM] && report.what.contains(words), "{e}");
-        }
-        // The group goes on.
-        pg.all_reduce(on_device(&RUNTIME, &tensor(pg.rank()), pg.rank())?, ReduceOp::Sum)?;
-        pg.shutdown()
-    })
-    .unwrap();
+    builder()
+        .run_ranks(3, |pg| {
+            for (indices, words) in [([1, -1], "index -1 of entry 1"), ([1, 50], "index 50 of entry 1")] {
+                let indices = if pg.rank() == VICTIM { indices } else { [0, 1] };
+                let wrong = Coo::new([50], 1, indices.to_vec(), vec![1f32, 2.0])?;
+                let e = pg.all_reduce(on_device(&RUNTIME, &wrong, pg.rank())?, ReduceOp::Sum).map(drop).unwrap_err();
+                let report = e.report();
+                assert_eq!((&report.kind, report.status), (&ErrorKind::InvalidArgument, Status::Rejected), "{e}");
+                assert!(*report.guilty == [VICTIM] && report.what.contains(words), "{e}");
+            }
+            // The group goes on.
+            pg.all_reduce(on_device(&RUNTIME, &tensor(pg.rank()), pg.rank())?, ReduceOp::Sum)?;
+            pg.shutdown()
+        })
+        .unwrap();
 }
 
 #[test]
@@ -90,21 +91,22 @@ fn shapes_that_differ_are_a_mismatch() {
 #[test]
 fn known_indices() {
     let all: Arc<[i64]> = (0..9).collect();
-    c10d_core::run_ranks(3, builder(), |pg| {
-        let options = AllReduceOptions::new(ReduceOp::Sum).with_sparse_indices(Some(all.clone()));
-        let sum = pg.all_reduce(on_device(&RUNTIME, &tensor(pg.rank()), pg.rank())?, options)?;
-        let sum = on_host::<f32>(&sum)?;
-        let at = |i: usize| &sum.values()[2 * i..2 * i + 2];
-        assert_eq!(sum.indices(), &all[..]);
-        assert_eq!((at(0), at(5), at(7)), (&[3.0, 4.0][..], &[0.0; 2][..], &[3.0, 6.0][..]));
-        // Not among them on one rank: told to all.
-        let some: Arc<[i64]> = (1..9).collect();
-        let options = AllReduceOptions::new(ReduceOp::Sum).with_sparse_indices(Some(some));
-        let e = pg.all_reduce(on_device(&RUNTIME, &tensor(pg.rank()), pg.rank())?, options).map(drop).unwrap_err();
-        assert_eq!((e.kind(), &*e.report().guilty), (&ErrorKind::InvalidArgument, &[0][..]), "{e}");
-        pg.shutdown()
-    })
-    .unwrap();
+    builder()
+        .run_ranks(3, |pg| {
+            let options = AllReduceOptions::new(ReduceOp::Sum).with_sparse_indices(Some(all.clone()));
+            let sum = pg.all_reduce(on_device(&RUNTIME, &tensor(pg.rank()), pg.rank())?, options)?;
+            let sum = on_host::<f32>(&sum)?;
+            let at = |i: usize| &sum.values()[2 * i..2 * i + 2];
+            assert_eq!(sum.indices(), &all[..]);
+            assert_eq!((at(0), at(5), at(7)), (&[3.0, 4.0][..], &[0.0; 2][..], &[3.0, 6.0][..]));
+            // Not among them on one rank: told to all.
+            let some: Arc<[i64]> = (1..9).collect();
+            let options = AllReduceOptions::new(ReduceOp::Sum).with_sparse_indices(Some(some));
+            let e = pg.all_reduce(on_device(&RUNTIME, &tensor(pg.rank()), pg.rank())?, options).map(drop).unwrap_err();
+            assert_eq!((e.kind(), &*e.report().guilty), (&ErrorKind::InvalidArgument, &[0][..]), "{e}");
+            pg.shutdown()
+        })
+        .unwrap();
 }
 
 /// A sum in which a copy from or to the victim's device goes wrong; the first one, which also connects the ranks, or the

@@ -6,8 +6,7 @@ use crate::common;
 use std::sync::Arc;
 use std::time::Instant;
 
-use c10d_core::backend::{Backend, Capabilities, Fingerprint, GroupInit, Job};
-use c10d_core::registry::{Provider, Registration};
+use c10d_core::backend::{Backend, Capabilities, Fingerprint, GroupInit, Job, Provider, Registration};
 use c10d_core::{Coo, DispatchKey, Error, ErrorKind, ReduceOp, Result};
 use common::{Random, builder, check, reference};
 
@@ -125,7 +124,7 @@ fn told(lie: &str, case: Case) -> Vec<Result<Coo<i32>>> {
         let result = pg.all_reduce(tensor(pg.rank(), case), ReduceOp::Sum);
         Ok((result, pg))
     };
-    c10d_core::run_ranks(WORLD, group, body).unwrap().into_iter().map(|(result, _)| result).collect()
+    group.run_ranks(WORLD, body).unwrap().into_iter().map(|(result, _)| result).collect()
 }
 
 #[test]

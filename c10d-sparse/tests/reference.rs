@@ -2,7 +2,7 @@
 
 use crate::common;
 
-use c10d_core::ops::{Absent, AllReduceOptions};
+use c10d_core::options::{Absent, AllReduceOptions};
 use c10d_core::{Coo, Element, ReduceOp, op};
 use common::device::{self, RUNTIME, on_device, on_host};
 use common::{Random, check, reference, world};
@@ -44,7 +44,7 @@ fn agrees<T: Element + PartialEq + std::fmt::Debug>(
         assert!(blocking == borrowed && blocking == started);
         Ok(blocking)
     });
-    let on_devices = c10d_core::run_ranks(tensors.len() as u32, device::builder(), |pg| {
+    let on_devices = device::builder().run_ranks(tensors.len() as u32, |pg| {
         let mine = || on_device(&RUNTIME, &tensors[pg.rank() as usize], pg.rank());
         let blocking = on_host(&pg.all_reduce(mine()?, options.clone())?)?;
         let mut replaced = mine()?;

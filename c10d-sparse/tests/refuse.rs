@@ -2,7 +2,7 @@
 
 use crate::common;
 
-use c10d_core::ops::{Absent, AllReduceOptions};
+use c10d_core::options::{Absent, AllReduceOptions};
 use c10d_core::{Coo, Element, ErrorKind, ReduceOp, Status};
 use common::world;
 
@@ -51,7 +51,7 @@ fn operations_without_a_meaning() {
 #[test]
 fn a_world_of_one_and_a_device_that_is_not_there() {
     let group = common::builder();
-    let results = c10d_core::run_ranks(1, group, |pg| {
+    let results = group.run_ranks(1, |pg| {
         let sum = pg.all_reduce(one(), ReduceOp::Sum)?;
         assert_eq!((sum.indices(), sum.values()), (&[3i64][..], &[1f32, 2.0][..]));
         Ok(pg.backend(c10d_core::DispatchKey::SparseCuda).unwrap_err())

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use c10d_core::ops::Shape;
+use c10d_core::backend::Shape;
 use c10d_core::{DType, OpKind, ReduceOp};
 
 /// How many elements.

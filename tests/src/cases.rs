@@ -1,7 +1,6 @@
 //! Which cases there are, from the op table and a backend's capabilities.
 
-use c10d_core::backend::Capabilities;
-use c10d_core::ops::Shape;
+use c10d_core::backend::{Capabilities, Shape};
 use c10d_core::{DType, OpKind, ReduceOp};
 
 use crate::case::{Case, Form, Size};
@@ -211,7 +210,7 @@ mod tests {
     #[test]
     fn capabilities_decide() {
         use c10d_core::DTypeSet;
-        let mut few = Capabilities { ops: c10d_core::ops::OpSet::of(&[OpKind::AllReduce]), ..Capabilities::ALL };
+        let mut few = Capabilities { ops: c10d_core::backend::OpSet::of(&[OpKind::AllReduce]), ..Capabilities::ALL };
         few.reduces = [DTypeSet::NONE; ReduceOp::COUNT];
         few.reduces[0] = DTypeSet::of(&[DType::F32]);
         let all = cases(&few, &Space { worlds: &[2], chunk: 1 << 10, selection: Selection::Full });

@@ -1,7 +1,7 @@
 //! Issuing a case's op: one body, whatever the form and whoever owns the buffers.
 
+use c10d_core::backend::Params;
 use c10d_core::buffer::Buffers;
-use c10d_core::ops::Params;
 use c10d_core::{Buf, BufMut, Call, OpKind, ProcessGroup, Result, Scope, op};
 
 use crate::case::{Case, Form};

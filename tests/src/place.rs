@@ -4,8 +4,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use c10d_core::backend::{Provider, Registry};
 use c10d_core::device::{DeviceBuffer, DeviceRuntime};
-use c10d_core::registry::{Provider, Registry};
 use c10d_core::{Buf, BufMut, Device, Error, Memory, Result, Span};
 
 use crate::reference::Tensors;

@@ -2,7 +2,7 @@
 //! round.
 #![allow(unsafe_code)]
 
-use c10d_core::ops::{Params, Shape};
+use c10d_core::backend::{Params, Shape};
 use c10d_core::{ProcessGroup, RawSpans, Result, Span};
 
 use crate::case::Case;

@@ -1,7 +1,7 @@
 //! The naive reference: what each rank hands in, and what it must get.
 
 use c10d_core::OpKind;
-use c10d_core::ops::Shape;
+use c10d_core::backend::Shape;
 
 use crate::case::{COALESCED, Case};
 use crate::data;

@@ -3,9 +3,8 @@
 use std::ffi::OsString;
 use std::time::Duration;
 
-use c10d_core::backend::Capabilities;
-use c10d_core::registry::Provider;
-use c10d_core::{Device, Error, GroupBuilder, OpKind, ProcessGroup, Result, run_ranks};
+use c10d_core::backend::{Capabilities, Provider};
+use c10d_core::{Builder, Device, Error, OpKind, ProcessGroup, Result};
 
 use crate::case::Case;
 use crate::cases::{Selection, Space, cases};
@@ -130,8 +129,8 @@ impl Suite {
         self.device.as_ref().map(place).transpose()
     }
 
-    pub(crate) fn builder(&self) -> GroupBuilder {
-        let builder = GroupBuilder::new().providers(&self.providers).backend(&self.backend).timeout(self.timeout);
+    pub(crate) fn builder(&self) -> Builder {
+        let builder = Builder::new().providers(&self.providers).backend(&self.backend).timeout(self.timeout);
         self.hints.iter().fold(builder, |builder, (name, value)| builder.hint(name, value))
     }
 
@@ -183,7 +182,7 @@ impl Suite {
             run(&pg, cases, place.as_ref(), |_, verdict| verdicts.push(verdict));
             Ok(Verdicts { verdicts, end: String::new() })
         };
-        match run_ranks(world, self.builder(), body) {
+        match self.builder().run_ranks(world, body) {
             Ok(all) => all,
             Err(e) => no_group(world, &e),
         }

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use c10d::launch::{JobReport, Signal};
-use c10d::ops::BarrierOptions;
+use c10d::options::BarrierOptions;
 use c10d::{ProcessGroup, ReduceOp, Result, op};
 use libtest_mimic::{Failed, Trial};
 use rustix::process::{Signal as Sig, getpid, kill_process};

@@ -3,8 +3,7 @@
 
 use std::sync::Arc;
 
-use c10d::backend::{Backend, Capabilities, Job, Provider, Registration};
-use c10d::ops::OpSet;
+use c10d::backend::{Backend, Capabilities, Job, OpSet, Provider, Registration};
 use c10d::types::DTypeSet;
 use c10d::{DType, DispatchKey, Error, ErrorKind, OpKind};
 use c10d_conformance::{Outcome, Ranks, Selection, Suite};

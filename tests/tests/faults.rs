@@ -7,8 +7,8 @@ use crate::{samples, stage};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use c10d::backend::Shape;
 use c10d::launch::{JobReport, Launch, Signal};
-use c10d::ops::Shape;
 use c10d::{OpKind, ProcessGroup, ReduceOp, Result};
 use libtest_mimic::{Failed, Trial};
 use rustix::process::{Signal as Sig, getpid, kill_process};

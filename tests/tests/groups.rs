@@ -132,7 +132,7 @@ fn abort_ends_what_is_in_flight_on_all_ranks() {
                 // Waits inside an op, with others queued behind it.
                 0 => {
                     let work = pg.start(op::all_reduce(vec![0f32; 8], ReduceOp::Sum));
-                    let behind = pg.start(op::barrier(c10d::ops::BarrierOptions::default()));
+                    let behind = pg.start(op::barrier(c10d::options::BarrierOptions::default()));
                     let e = work.wait().unwrap_err().error;
                     assert_eq!(behind.wait().unwrap_err().error.kind(), e.kind());
                     e

@@ -48,7 +48,7 @@ fn every_family(pg: &ProcessGroup) -> Result {
         }
     }
     pg.barrier()?;
-    pg.monitored_barrier(c10d::ops::Missing::All)
+    pg.monitored_barrier(c10d::options::Missing::All)
 }
 
 #[test]

@@ -205,7 +205,7 @@ fn be_missed() -> Result {
         std::thread::sleep(Duration::from_millis(50));
         std::process::exit(0);
     }
-    let work = started.start(op::barrier(c10d::ops::BarrierOptions::default()));
+    let work = started.start(op::barrier(c10d::options::BarrierOptions::default()));
     let named = |e: &c10d::Error| {
         let words = matches!(e.kind(), ErrorKind::PeerDead { how } if how.starts_with(ENDED));
         tell(format!("{}", words && e.report().guilty == [VICTIM]));

@@ -4,7 +4,7 @@ use crate::stage;
 
 use std::time::{Duration, Instant};
 
-use c10d::ops::Missing;
+use c10d::options::Missing;
 use c10d::{Error, ErrorKind, op};
 
 /// What each rank of `world` gets when some do not come.

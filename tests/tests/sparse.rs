@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use c10d::launch::JobReport;
-use c10d::ops::{Absent, AllReduceOptions};
+use c10d::options::{Absent, AllReduceOptions};
 use c10d::{Coo, DispatchKey, ErrorKind, ProcessGroup, ReduceOp, Result, Status, op};
 use libtest_mimic::Trial;
 use rustix::process::{Signal as Sig, getpid, kill_process};

@@ -6,7 +6,7 @@ mod samples;
 use std::process::ExitCode;
 
 use c10d_conformance::{Ranks, Suite};
-use c10d_core::registry::Provider;
+use c10d_core::backend::Provider;
 use c10d_privateuse::{Search, Verdict};
 use libtest_mimic::{Arguments, Failed, Trial};
 use samples::{Sample, directory};

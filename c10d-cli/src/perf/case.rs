@@ -1,6 +1,6 @@
 //! One op on one rank, with its buffers: how it is called, what goes in, what must come out.
 
-use c10d::ops::{Params, Shape};
+use c10d::backend::{Params, Shape};
 use c10d::{Buffers, Call, OpKind, ProcessGroup, ReduceOp, Result, op};
 
 use super::check::{self, Patterns};

@@ -1,6 +1,6 @@
 //! The buffers of one point, by the size conventions of nccl-tests.
 
-use c10d::ops::Shape;
+use c10d::backend::Shape;
 
 use super::ops::PerfOp;
 

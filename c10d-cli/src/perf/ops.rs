@@ -1,7 +1,7 @@
 //! What `perf` can time: the ops of the table, and two more that the field times.
 
 use c10d::OpKind;
-use c10d::ops::Shape;
+use c10d::backend::Shape;
 
 /// Something to time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

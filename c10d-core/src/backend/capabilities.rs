@@ -1,6 +1,6 @@
 //! What a backend offers.
 
-use crate::ops::{OpKind, OpSet};
+use crate::catalog::{OpKind, OpSet};
 use crate::types::{DType, DTypeSet, ReduceOp};
 
 /// What a backend offers. A call outside of it is `Unsupported`.

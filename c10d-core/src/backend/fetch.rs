@@ -27,7 +27,7 @@ impl Request {
         // the stream has passed the copy, or for ever.
         let done = unsafe {
             runtime
-                .copy_out(index, self.stream, bytes.as_mut_ptr(), span.place(), bytes.len())
+                .copy_out(index, self.stream, bytes.as_mut_ptr(), span.address(), bytes.len())
                 .and_then(|()| runtime.synchronize(index, self.stream, self.deadline()))
         };
         match done {

@@ -1,6 +1,6 @@
 //! What all ranks must agree on before any payload is used.
 
-use crate::ops::OpKind;
+use crate::catalog::OpKind;
 use crate::types::{DType, ReduceOp};
 
 /// The facts of a call on which all ranks must agree, as the 24 bytes that travel before its payload.

@@ -7,10 +7,13 @@ mod fingerprint;
 mod frame;
 mod handle;
 mod init;
+mod kernel;
 mod nested;
 mod origin;
+pub(crate) mod registry;
 mod request;
 mod side_channel;
+mod sparse_queue;
 mod summary;
 mod telling;
 mod time;
@@ -24,17 +27,25 @@ pub(crate) use frame::Frame;
 pub use handle::{Job, JobId, Kept};
 pub use init::GroupInit;
 pub(crate) use init::OtherBackends;
+pub use kernel::{Composed, KernelContext};
 pub(crate) use nested::{Detached, Outer, nested};
 pub(crate) use origin::Origin;
+pub use registry::{
+    BackendMap, DeviceRegistration, InitMethod, Joined, Kernel, KernelRow, PluginLoader, PluginSearch, Provider,
+    Registration, Registry, Submitted, TableRow,
+};
 pub use request::{Caller, Request};
 pub use side_channel::CpuMessages;
+pub(crate) use sparse_queue::SparseQueue;
 pub(crate) use summary::fingerprint;
 pub(crate) use telling::is_telling;
 pub use time::let_go;
 pub(crate) use time::overdue;
 
+use crate::catalog::OpKind;
+pub use crate::catalog::{OpRow, OpSet, Shape, declared};
 use crate::device::DeviceRuntime;
-use crate::ops::OpKind;
+pub use crate::options::params::Params;
 use crate::types::{DType, DispatchKey, ReduceOp};
 use crate::{Error, ErrorKind, Result};
 

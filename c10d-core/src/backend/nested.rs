@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 
 use super::{Backend, Caller, Fingerprint, Frame, Job, JobId, Origin, Request, overdue};
 use crate::buffer::{Outcome, Sink};
+use crate::catalog::OpKind;
 use crate::error::complain;
-use crate::ops::{OpKind, Params};
+use crate::options::Params;
 use crate::panics::contain;
 use crate::types::DispatchKey;
 use crate::{Error, ErrorKind, Result};

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use super::Fingerprint;
 use crate::buffer::{CooLayout, Sink, Span};
-use crate::ops::{OpKind, Params};
+use crate::catalog::OpKind;
+use crate::options::Params;
 use crate::store::{FOREVER, deadline_after};
 use crate::types::{DType, DispatchKey, Element};
 

@@ -9,7 +9,8 @@ use smallvec::smallvec;
 use super::nested::nested;
 use super::{Backend, Caller, Request, fingerprint};
 use crate::buffer::{Sink, Span};
-use crate::ops::{OpKind, Params};
+use crate::catalog::OpKind;
+use crate::options::Params;
 use crate::types::DispatchKey;
 use crate::{Error, Result};
 

@@ -3,7 +3,7 @@
 use super::Fingerprint;
 use super::Request;
 use crate::buffer::CooLayout;
-use crate::ops::{OpKind, Shape};
+use crate::catalog::{OpKind, Shape};
 use crate::types::ReduceOp;
 
 /// Computes what all ranks must agree on. `seq` is filled in when the call takes its turn.

@@ -162,8 +162,8 @@ unsafe impl<B: BufMut> Buffers for Gathered<B> {
 /// Inputs and outputs.
 pub struct Both<I, O>(pub(crate) I, pub(crate) O);
 
-// SAFETY: passes on what the sides promise.
-unsafe impl<I: Side, O: Side> Buffers for Both<I, O> {
+// SAFETY: passes on what the operands promise.
+unsafe impl<I: Operands, O: Operands> Buffers for Both<I, O> {
     type Back = (I::Back, O::Back);
     fn describe(&mut self, sink: &mut Sink) -> Result {
         self.0.spans(&mut sink.inputs, &mut 0)?;
@@ -198,11 +198,11 @@ unsafe impl<I: Buf, O: BufMut> Buffers for Lists<I, O> {
     }
 }
 
-/// One side of a call with inputs and outputs. Sealed by its module; the promise is that of [`Buffers`].
+/// The inputs or the outputs of a call that has both. Sealed by its module; the promise is that of [`Buffers`].
 ///
 /// # Safety
 /// As [`Buffers`].
-pub unsafe trait Side: Send {
+pub unsafe trait Operands: Send {
     /// What the caller gets back.
     type Back;
     /// Writes down the spans; `row` where they are a list of lists.
@@ -211,11 +211,11 @@ pub unsafe trait Side: Send {
     fn back(self) -> Self::Back;
 }
 
-/// One tensor of a side.
+/// An operand of one tensor.
 pub struct One<B>(pub(crate) B);
 
 // SAFETY: passes on what `Buf` promises.
-unsafe impl<B: Buf> Side for One<B> {
+unsafe impl<B: Buf> Operands for One<B> {
     type Back = B;
     fn spans(&mut self, to: &mut Spans, _: &mut usize) -> Result {
         to.push(self.0.ready()?);
@@ -226,11 +226,11 @@ unsafe impl<B: Buf> Side for One<B> {
     }
 }
 
-/// A list of tensors of a side.
+/// An operand that is a list of tensors.
 pub struct Many<B>(pub(crate) Vec<B>);
 
 // SAFETY: passes on what `Buf` promises; the vector is not touched between `spans` and `back`.
-unsafe impl<B: Buf> Side for Many<B> {
+unsafe impl<B: Buf> Operands for Many<B> {
     type Back = Vec<B>;
     fn spans(&mut self, to: &mut Spans, _: &mut usize) -> Result {
         to.reserve_exact(self.0.len());
@@ -241,11 +241,11 @@ unsafe impl<B: Buf> Side for Many<B> {
     }
 }
 
-/// A list of lists of tensors, all of one length.
+/// An operand that is a list of lists of tensors, all of one length.
 pub struct Rows<B>(pub(crate) Vec<Vec<B>>);
 
 // SAFETY: as `Many`.
-unsafe impl<B: Buf> Side for Rows<B> {
+unsafe impl<B: Buf> Operands for Rows<B> {
     type Back = Vec<Vec<B>>;
     fn spans(&mut self, to: &mut Spans, row: &mut usize) -> Result {
         *row = self.0.first().map_or(0, Vec::len);
@@ -285,11 +285,11 @@ impl Root<Vec<&'static mut [u8]>> {
     }
 }
 
-/// The side that only the root has.
+/// Operands that only the root has.
 pub struct AtRoot<B>(pub(crate) Option<Vec<B>>);
 
 // SAFETY: as `Many`.
-unsafe impl<B: Buf> Side for AtRoot<B> {
+unsafe impl<B: Buf> Operands for AtRoot<B> {
     type Back = Option<Vec<B>>;
     fn spans(&mut self, to: &mut Spans, _: &mut usize) -> Result {
         self.0.iter_mut().flatten().try_for_each(|b| b.ready().map(|span| to.push(span)))

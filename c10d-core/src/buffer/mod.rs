@@ -3,8 +3,8 @@
 mod arguments;
 mod buf;
 mod coo;
+mod device_ptr;
 mod outcome;
-mod place;
 mod span;
 mod zeroed;
 
@@ -15,7 +15,7 @@ pub use arguments::{
 pub use buf::{Buf, BufMut};
 pub use coo::{Coo, CooLayout, Sparse};
 pub(crate) use coo::{facts, sparse};
+pub use device_ptr::DevicePtr;
 pub use outcome::Outcome;
-pub use place::DevicePtr;
 pub use span::{Memory, Span, Spans};
 pub use zeroed::zeroed;

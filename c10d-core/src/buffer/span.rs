@@ -84,7 +84,7 @@ impl Span {
 
     /// Where the memory is on its device, base and offset apart, as whoever allocated it knows it; `None` on the host.
     pub fn device_ptr(&self) -> Option<DevicePtr> {
-        (self.device.kind() != DeviceKind::Cpu).then(|| self.place())
+        (self.device.kind() != DeviceKind::Cpu).then(|| self.address())
     }
 
     /// The same memory as another vendor's, if it is a vendor's at all.
@@ -96,7 +96,7 @@ impl Span {
     }
 
     /// The place in the device's memory, whatever its base means there.
-    pub(crate) fn place(&self) -> DevicePtr {
+    pub(crate) fn address(&self) -> DevicePtr {
         DevicePtr { base: self.data, offset: self.offset }
     }
 

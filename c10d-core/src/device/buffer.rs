@@ -83,7 +83,7 @@ impl DeviceBuffer {
         // SAFETY: the memory is ours and as long; the host's side stays until the stream has passed it, or for ever.
         let done = unsafe {
             self.runtime
-                .copy_in(self.index, 0, self.place(), staged.as_ptr(), staged.len())
+                .copy_in(self.index, 0, self.address(), staged.as_ptr(), staged.len())
                 .and_then(|()| self.runtime.synchronize(self.index, 0, deadline_after(timeout)))
         };
         if done.is_err() {
@@ -107,7 +107,7 @@ impl DeviceBuffer {
         // SAFETY: as in `write_bytes`.
         let done = unsafe {
             self.runtime
-                .copy_out(self.index, 0, data.as_mut_ptr(), self.place(), data.len())
+                .copy_out(self.index, 0, data.as_mut_ptr(), self.address(), data.len())
                 .and_then(|()| self.runtime.synchronize(self.index, 0, deadline_after(timeout)))
         };
         match done {
@@ -133,7 +133,7 @@ impl DeviceBuffer {
         self.count * self.dtype.size()
     }
 
-    fn place(&self) -> DevicePtr {
+    fn address(&self) -> DevicePtr {
         DevicePtr { base: self.base, offset: 0 }
     }
 

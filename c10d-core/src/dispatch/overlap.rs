@@ -6,7 +6,7 @@ use smallvec::SmallVec;
 
 use crate::backend::Request;
 use crate::buffer::Span;
-use crate::ops::Shape;
+use crate::catalog::Shape;
 use crate::{Error, Result};
 
 /// Refuses overlapping tensors. Safe buffers cannot overlap; raw spans can. Inputs may share memory with each other.

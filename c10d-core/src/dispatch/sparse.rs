@@ -2,7 +2,7 @@
 
 use crate::backend::Request;
 use crate::buffer::CooLayout;
-use crate::ops::Absent;
+use crate::options::Absent;
 use crate::types::{DType, DispatchKey, ReduceOp};
 use crate::{Error, Result};
 

@@ -3,7 +3,7 @@
 use super::{overlap, sparse};
 use crate::backend::Request;
 use crate::buffer::Span;
-use crate::ops::Shape;
+use crate::catalog::Shape;
 use crate::{Error, Result};
 
 /// Checks a call of `rank` in a group of `size`.

@@ -23,7 +23,7 @@ impl Version {
 /// `DLDevice`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
-pub struct Place {
+pub struct DlDevice {
     /// `DLDeviceType`, e.g. 1 for host memory.
     pub kind: i32,
     /// Which device of that kind.
@@ -49,7 +49,7 @@ pub struct Tensor {
     /// Host address, device address or a vendor's handle.
     pub data: *mut c_void,
     /// Where it is.
-    pub device: Place,
+    pub device: DlDevice,
     /// How many dimensions.
     pub ndim: i32,
     /// The element type.
@@ -141,14 +141,14 @@ impl DataType {
     }
 }
 
-impl Place {
+impl DlDevice {
     /// Host memory that a CUDA device may reach.
     const CUDA_HOST: i32 = 3;
     /// Memory that host and CUDA devices share.
     const CUDA_MANAGED: i32 = 13;
 
-    pub(super) fn of(device: Device) -> Place {
-        Place { kind: device.kind() as i32, index: i32::from(device.index()) }
+    pub(super) fn of(device: Device) -> DlDevice {
+        DlDevice { kind: device.kind() as i32, index: i32::from(device.index()) }
     }
 
     pub(super) fn device(self) -> Result<Device> {

@@ -4,7 +4,7 @@
 use std::ffi::c_void;
 use std::ptr::NonNull;
 
-use super::{DataType, Flags, ManagedTensor, ManagedTensorVersioned, Place, Tensor, Version};
+use super::{DataType, DlDevice, Flags, ManagedTensor, ManagedTensorVersioned, Tensor, Version};
 use crate::buffer::{Buf, BufMut};
 use crate::panics::contain;
 use crate::{Error, Result};
@@ -78,15 +78,15 @@ fn lay<B: Buf, M>(buffer: B, shape: &[usize], make: impl FnOnce(Tensor) -> M) ->
     for i in (1..shape.len()).rev() {
         strides[i - 1] = strides[i].saturating_mul(shape[i].max(1));
     }
-    let place = span.place();
+    let address = span.address();
     let tensor = Tensor {
-        data: place.base.cast::<c_void>(),
-        device: Place::of(span.device()),
+        data: address.base.cast::<c_void>(),
+        device: DlDevice::of(span.device()),
         ndim: shape.len() as i32,
         dtype: DataType::of(span.dtype()),
         shape: shape.as_mut_ptr(),
         strides: strides.as_mut_ptr(),
-        byte_offset: place.offset,
+        byte_offset: address.offset,
     };
     // The vectors' elements stay where they are, and so does the buffer's memory.
     let exported = Box::new(Exported { managed: make(tensor), shape, strides, buffer });

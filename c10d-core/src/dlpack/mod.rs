@@ -21,6 +21,6 @@ mod abi;
 mod export;
 mod import;
 
-pub use abi::{DataType, Flags, ManagedTensor, ManagedTensorVersioned, Place, Tensor, Version};
+pub use abi::{DataType, DlDevice, Flags, ManagedTensor, ManagedTensorVersioned, Tensor, Version};
 pub use export::{export, export_legacy, export_read_only};
 pub use import::{Imported, ImportedMut};

@@ -1,10 +1,10 @@
 //! Where a call goes: its key, lane and kernel, and whether it has a meaning there.
 
 use super::{Group, Lane};
-use crate::backend::{Request, fingerprint};
+use crate::backend::{Kernel, Request, fingerprint};
+use crate::catalog::OpKind;
 use crate::dispatch;
-use crate::ops::{OpKind, Params};
-use crate::registry::Kernel;
+use crate::options::Params;
 use crate::types::DispatchKey;
 use crate::{Error, Result, Status};
 
@@ -25,7 +25,7 @@ impl Group {
         if matches!(request.op, OpKind::Gather | OpKind::Scatter) && request.params.root == Params::ROOT_IS_ME {
             request.params.root = self.rank;
         }
-        let (key, vendor) = self.place(request);
+        let (key, vendor) = self.device_of(request);
         let key = if request.sparse().is_some() { dispatch::sparse_key(key)? } else { key };
         request.key = key;
         dispatch::validate(request, self.rank, self.size)?;
@@ -45,27 +45,27 @@ impl Group {
 
     /// The key by which a call is routed, and the vendor's slot.
     #[inline]
-    fn place(&self, request: &Request) -> (DispatchKey, u8) {
+    fn device_of(&self, request: &Request) -> (DispatchKey, u8) {
         match request.outputs().first().or(request.inputs().first()) {
             Some(span) => (span.device().key(), span.device().vendor()),
             None if request.op == OpKind::MonitoredBarrier => (DispatchKey::Cpu, 0),
-            None => self.place_of_barrier(request),
+            None => self.device_of_barrier(request),
         }
     }
 
     /// A barrier has no buffer to go by.
-    fn place_of_barrier(&self, request: &Request) -> (DispatchKey, u8) {
-        let served = |place: &(DispatchKey, u8)| self.routes.get(place.0, place.1).is_ok();
+    fn device_of_barrier(&self, request: &Request) -> (DispatchKey, u8) {
+        let served = |device: &(DispatchKey, u8)| self.routes.get(device.0, device.1).is_ok();
         let private = (DispatchKey::PrivateUse1, self.routes.some_vendor());
-        let places = [(DispatchKey::Cpu, 0), (DispatchKey::Cuda, 0), private];
-        let first = |places: &[(DispatchKey, u8)]| places.iter().copied().find(served);
+        let devices = [(DispatchKey::Cpu, 0), (DispatchKey::Cuda, 0), private];
+        let first = |devices: &[(DispatchKey, u8)]| devices.iter().copied().find(served);
         let bound = self.bound.map(|device| (device.key(), device.vendor()));
         if request.params.device_ids().is_empty() {
-            return bound.filter(served).or_else(|| first(&places)).unwrap_or(places[0]);
+            return bound.filter(served).or_else(|| first(&devices)).unwrap_or(devices[0]);
         }
         // Numbers of accelerators; a group without any is refused by its lack of a route.
-        let accelerator = |place: &(DispatchKey, u8)| place.0 != DispatchKey::Cpu && served(place);
-        bound.filter(accelerator).or_else(|| first(&places[1..])).unwrap_or(places[1])
+        let accelerator = |device: &(DispatchKey, u8)| device.0 != DispatchKey::Cpu && served(device);
+        bound.filter(accelerator).or_else(|| first(&devices[1..])).unwrap_or(devices[1])
     }
 
     /// Describes an error that arose before the backend had the job.

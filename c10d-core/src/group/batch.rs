@@ -8,11 +8,12 @@ use super::run::OnPanic;
 use super::work::{Handle, Work};
 use super::{Group, Lane, ProcessGroup};
 use crate::Error;
-use crate::backend::Job;
+use crate::backend::registry::forward;
+use crate::backend::{Job, Kernel};
 use crate::buffer::{Buf, BufMut, Buffers, Outcome, RawSpans, Source, Target};
 use crate::call::Call;
-use crate::ops::{OpKind, Params};
-use crate::registry::{Kernel, forward};
+use crate::catalog::OpKind;
+use crate::options::Params;
 
 impl ProcessGroup {
     /// Starts several messages at once: calls of [`send`](crate::op::send) and [`recv`](crate::op::recv), in any order,

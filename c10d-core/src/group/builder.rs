@@ -1,28 +1,30 @@
 //! Making a group.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use super::other_backends::{Made, Parent};
 use super::routes::Routes;
-use super::{Group, ProcessGroup, join};
-use crate::backend::{GroupInit, Origin};
+use super::{Group, ProcessGroup, join, ranks};
+use crate::backend::registry::{check_settings, offers};
+use crate::backend::{BackendMap, GroupInit, Origin, PluginSearch, Provider, Registry};
 use crate::device::Seat;
-use crate::dispatch::BackendMap;
 use crate::process::Process;
-use crate::registry::{Provider, Registry, check_settings, offers};
 use crate::store::{HashStore, Store, deadline_after};
 use crate::types::Device;
 use crate::{Error, Result, waiting};
 
-/// Says what a group is made of: rank, world size, store, backends, timeout.
+/// Says what a group is made of: who this rank is and how it meets the others, backends, timeout.
 ///
-/// `build` blocks until all ranks are there and connected, or names those that are missing.
+/// `build` blocks until all ranks are there and connected, or names those that are missing. A builder of core knows the
+/// providers that submitted themselves at link time; that of `c10d::builder()` has those that its features chose, too,
+/// with the init methods and the loader of plugins.
 #[derive(Clone)]
 #[must_use = "a builder does nothing until `build`"]
-pub struct GroupBuilder {
+pub struct Builder {
     name: Arc<str>,
     rank: Option<u32>,
     size: Option<u32>,
@@ -30,14 +32,16 @@ pub struct GroupBuilder {
     drop_within: Duration,
     bound: Option<Device>,
     store: Option<Arc<dyn Store>>,
+    init: Option<String>,
     providers: Vec<&'static Provider>,
+    plugins: PluginSearch,
     map: String,
     hints: BTreeMap<String, String>,
 }
 
-impl Default for GroupBuilder {
+impl Default for Builder {
     fn default() -> Self {
-        GroupBuilder {
+        Builder {
             name: "default".into(),
             rank: None,
             size: None,
@@ -45,15 +49,17 @@ impl Default for GroupBuilder {
             drop_within: super::leave::DROP_WITHIN,
             bound: None,
             store: None,
+            init: None,
             providers: Vec::new(),
+            plugins: PluginSearch::default(),
             map: String::new(),
             hints: BTreeMap::new(),
         }
     }
 }
 
-impl GroupBuilder {
-    /// One rank of a world of one, with defaults.
+impl Builder {
+    /// A world of one, with defaults.
     pub fn new() -> Self {
         Self::default()
     }
@@ -65,25 +71,33 @@ impl GroupBuilder {
         self
     }
 
-    /// This rank.
+    /// How this process learns its rank and meets the others, in place of rank, size and store: `env://`, `tcp://..`,
+    /// `file://..`, or another [init method](crate::backend::InitMethod) of the providers.
+    pub fn init(mut self, url: &str) -> Self {
+        self.init = Some(url.to_owned());
+        self
+    }
+
+    /// This rank. Together with [`init`](Builder::init), what that says, or `build` fails.
     pub fn rank(mut self, rank: u32) -> Self {
         self.rank = Some(rank);
         self
     }
 
-    /// How many ranks.
+    /// How many ranks. Together with [`init`](Builder::init), what that says, or `build` fails.
     pub fn size(mut self, size: u32) -> Self {
         self.size = Some(size);
         self
     }
 
-    /// The store through which the ranks find each other. A world of one needs none.
+    /// The store through which the ranks find each other. A world of one needs none. Together
+    /// with [`init`](Builder::init), `build` fails.
     pub fn store(mut self, store: Arc<dyn Store>) -> Self {
         self.store = Some(store);
         self
     }
 
-    /// How long making the group, and each op on it, may take; 300 s unless set.
+    /// How long finding the others, making the group, and each op on it, may take; 300 s unless set.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
@@ -115,40 +129,118 @@ impl GroupBuilder {
         self
     }
 
+    /// Loads this plugin, whatever its file's name; the path is absolute. `build` fails if it is refused.
+    ///
+    /// Plugins can be loaded where the crate is linked that loads them: `c10d` with its feature `plugins`.
+    pub fn plugin(mut self, path: impl Into<PathBuf>) -> Self {
+        self.plugins.files.push(path.into());
+        self
+    }
+
+    /// Loads the plugins of this directory (`libc10d_*.so`); what is refused is logged and left out.
+    pub fn plugin_directory(mut self, path: impl Into<PathBuf>) -> Self {
+        self.plugins.directories.push(path.into());
+        self
+    }
+
+    /// Lets the plugin of this name work on the callers' own memory, as every linked backend does, without a copy of what
+    /// is only borrowed.
+    pub fn trust_plugin(mut self, name: &str) -> Self {
+        self.plugins.trusted.push(name.to_owned());
+        self
+    }
+
+    /// Loads the plugins of the user's directory (`$XDG_DATA_HOME/c10d/plugins`) and of the program's
+    /// (`../lib/c10d/plugins` from its own).
+    ///
+    /// Without this call, too, the variables `C10D_PLUGIN_PATH` and `C10D_PLUGINS` have plugins loaded.
+    pub fn plugins(mut self) -> Self {
+        self.plugins.standard = true;
+        self
+    }
+
     /// A setting for a backend, e.g. `("gloo-like.transport", "tcp")`; the backend's documentation lists its own.
     pub fn hint(mut self, name: &str, value: &str) -> Self {
         self.hints.insert(name.to_owned(), value.to_owned());
         self
     }
 
-    /// Whether other ranks of the group are another library's: a hint says so, whose name ends in `.compat` and whose
-    /// value is not `native` (`nccl.compat` of c10d-nccl).
-    ///
-    /// Nothing is agreed through the store of such a group: the backend map must name its one backend, and the store is
-    /// the one in which the other library's ranks meet, without a prefix of this one's. It has no sub-groups.
-    pub fn has_foreign_ranks(&self) -> bool {
-        foreign(&self.hints)
-    }
-
     /// Joins the other ranks.
     pub fn build(self) -> Result<ProcessGroup> {
-        let me = Origin { group: self.name.clone(), rank: self.rank.unwrap_or(0), backend: "", global: None };
-        let parts = self.parts().map_err(|e| me.described(e))?;
-        parts.assemble()
+        self.with_plugins()?.build_rank()
+    }
+
+    /// Runs `body` once per rank, each on a thread of its own, in one group of `size` ranks; gives the results in rank
+    /// order. Rank, size and store are those of the threads.
+    ///
+    /// # Errors
+    /// The error of the rank that failed first, by cause: errors that merely report another rank's end come last. A panic
+    /// of a rank goes on in the caller when all threads have ended.
+    pub fn run_ranks<T: Send>(self, size: u32, body: impl Fn(ProcessGroup) -> Result<T> + Sync) -> Result<Vec<T>> {
+        self.leaves_ranks_to_others(size)?;
+        let builder = self.with_plugins()?;
+        ranks::run(size, |rank, store| body(builder.clone().rank(rank).size(size).store(store).build_rank()?))
+    }
+
+    fn with_plugins(mut self) -> Result<Self> {
+        let more = Registry::collect(&self.providers)?.load_plugins(&self.plugins)?;
+        self.providers.extend(more);
+        Ok(self)
     }
 
     /// Refuses what has no meaning where ranks, world size and store are given by whoever runs the ranks.
-    pub(super) fn leaves_ranks_to_others(&self, size: u32) -> Result {
-        let what = match (self.rank, self.size, &self.store) {
+    fn leaves_ranks_to_others(&self, size: u32) -> Result {
+        let what = match (self.rank, self.size, &self.store, &self.init) {
+            (.., Some(url)) => {
+                format!("the init method {url:?} says who this process is, but {size} threads are to be the ranks")
+            }
             (Some(rank), ..) => format!("rank is set to {rank}, but every thread is a rank of its own"),
-            (_, Some(told), _) if told != size => format!("size is set to {told}, but {size} ranks are to run"),
-            (.., Some(_)) => "a store is set, but the threads have one of their own".to_owned(),
+            (_, Some(told), ..) if told != size => format!("size is set to {told}, but {size} ranks are to run"),
+            (_, _, Some(_), _) => "a store is set, but the threads have one of their own".to_owned(),
             _ => return Ok(()),
         };
         Err(Error::invalid(what))
     }
 
-    fn parts(self) -> Result<GroupSpec> {
+    /// Joins the other ranks; the plugins are loaded.
+    fn build_rank(mut self) -> Result<ProcessGroup> {
+        if let Some(url) = self.init.take() {
+            self = self.meet(&url)?;
+        }
+        let me = Origin { group: self.name.clone(), rank: self.rank.unwrap_or(0), backend: "", global: None };
+        let spec = self.spec().map_err(|e| me.described(e))?;
+        spec.assemble()
+    }
+
+    /// Has rank, size and store from an init method.
+    fn meet(mut self, url: &str) -> Result<Self> {
+        let method = Registry::collect(&self.providers)?.init_method(url)?;
+        let (rank, size) = (method.rank_and_size)(url)?;
+        self.agrees_with(url, rank, size)?;
+        let joined = (method.join)(url, self.timeout)?;
+        let store = if foreign(&self.hints) { joined.root } else { joined.store };
+        (self.rank, self.size, self.store) = (Some(joined.rank), Some(joined.size), Some(store));
+        Ok(self)
+    }
+
+    /// Refuses what the init method contradicts.
+    fn agrees_with(&self, url: &str, rank: u32, size: u32) -> Result {
+        let said = [("rank", self.rank, rank), ("size", self.size, size)];
+        for (what, told, found) in said {
+            if let Some(told) = told.filter(|told| *told != found) {
+                let text =
+                    format!("{what} is set to {told}, but the init method {url:?} says {found}; leave one of them out");
+                return Err(Error::invalid(text));
+            }
+        }
+        if self.store.is_some() {
+            let text = format!("a store is set, but the init method {url:?} brings one; leave one of them out");
+            return Err(Error::invalid(text));
+        }
+        Ok(())
+    }
+
+    fn spec(self) -> Result<GroupSpec> {
         let (rank, size) = (self.rank.unwrap_or(0), self.size.unwrap_or(1));
         if size == 0 || rank >= size {
             let what = format!("rank {rank} of world size {size}: ranks go from 0 to world size - 1");
@@ -167,7 +259,7 @@ impl GroupBuilder {
         let registry = Arc::new(Registry::collect(&self.providers)?);
         check_settings(&registry, &self.hints);
         Ok(GroupSpec {
-            place: join::place(None, &self.name),
+            key_prefix: join::key_prefix(None, &self.name),
             name: self.name,
             rank,
             size,
@@ -184,7 +276,11 @@ impl GroupBuilder {
     }
 }
 
-/// Whether the hints say that other ranks are another library's.
+/// Whether other ranks of the group are another library's: a hint says so, whose name ends in `.compat` and whose value
+/// is not `native` (`nccl.compat` of c10d-nccl).
+///
+/// Nothing is agreed through the store of such a group: the backend map must name its one backend, and the store is the
+/// one in which the other library's ranks meet, without a prefix of this one's. It has no sub-groups.
 pub(super) fn foreign(hints: &BTreeMap<String, String>) -> bool {
     hints.iter().any(|(name, value)| name.ends_with(FOREIGN) && value != "native")
 }
@@ -203,7 +299,7 @@ pub(super) struct GroupSpec {
     pub(super) global: Option<Arc<[u32]>>,
     /// The store of the first group, and where in it the ranks of this one meet.
     pub(super) store: Arc<dyn Store>,
-    pub(super) place: String,
+    pub(super) key_prefix: String,
     pub(super) registry: Arc<Registry>,
     pub(super) map: BackendMap,
     pub(super) hints: Arc<BTreeMap<String, String>>,

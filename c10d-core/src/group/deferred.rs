@@ -7,11 +7,10 @@ use std::time::Instant;
 use crate::sync::{Condvar, Mutex};
 
 use super::Lane;
-use crate::backend::{Backend, Capabilities, GroupInit, Job, Origin};
+use crate::backend::{Backend, Capabilities, GroupInit, Job, Origin, Registry};
+use crate::catalog::OpKind;
 use crate::device::DeviceRuntime;
-use crate::ops::OpKind;
 use crate::panics::caught;
-use crate::registry::Registry;
 use crate::types::DispatchKey;
 use crate::{Error, ErrorKind, Phase, Result};
 

@@ -6,8 +6,7 @@ use std::time::Instant;
 
 use crate::sync::{Mutex, MutexGuard};
 
-use crate::backend::{Backend, Origin, Request};
-use crate::dispatch::{KernelContext, SparseQueue};
+use crate::backend::{Backend, KernelContext, Origin, Request, SparseQueue};
 use crate::{Error, ErrorKind, Phase, Result};
 
 /// The right to give the lane's backend the next collective.

@@ -2,7 +2,7 @@
 
 use super::ProcessGroup;
 use crate::buffer::{Buf, BufMut, InPlace, Root};
-use crate::ops::{
+use crate::options::{
     AllReduceCoalescedOptions, AllReduceOptions, BarrierOptions, BroadcastOptions, MonitoredBarrierOptions,
     RecvOptions, ReduceOptions, ReduceScatterOptions, SendOptions,
 };

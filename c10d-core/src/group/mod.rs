@@ -10,9 +10,9 @@ mod lane;
 mod leave;
 mod methods;
 mod other_backends;
+mod ranks;
 mod routes;
 mod run;
-mod run_ranks;
 mod scope;
 mod subgroup;
 mod survivors;
@@ -23,21 +23,18 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-pub use builder::GroupBuilder;
+pub use builder::Builder;
 pub use cancel::{Cancel, CancelError};
 use lane::Lane;
 use routes::{Route, Routes};
 use run::observe;
-pub use run_ranks::run_ranks;
 pub use scope::Scope;
 pub use work::{ScopedWork, Work};
 
-use crate::backend::{Backend, Capabilities, Frame, Origin};
-use crate::dispatch::BackendMap;
-use crate::ops::OpKind;
+use crate::backend::{Backend, BackendMap, Capabilities, Frame, Origin, Registry};
+use crate::catalog::OpKind;
 use crate::panics::contain;
 use crate::process::Process;
-use crate::registry::Registry;
 use crate::store::{Store, deadline_after};
 use crate::types::{DType, Device, DispatchKey, ReduceOp};
 use crate::{Error, ErrorKind, Result};
@@ -53,7 +50,7 @@ use crate::{Error, ErrorKind, Result};
 ///
 /// When the last clone is dropped, the drop waits for what was started, and until the peers have what this rank sent
 /// them, then tells the peers that this rank leaves. It waits at most as long as
-/// [`drop_within`](GroupBuilder::drop_within) says (10 s), then prints on stderr whom it waited for and returns, while
+/// [`drop_within`](Builder::drop_within) says (10 s), then prints on stderr whom it waited for and returns, while
 /// the rest goes on by itself. A program that ends without having dropped its groups (they are in a `static`, or
 /// `process::exit` is called) says that it ends; ranks that still need it get an error that says so.
 /// [`shutdown`](ProcessGroup::shutdown) leaves with an error instead of a print.
@@ -95,11 +92,6 @@ pub(crate) struct Group {
 }
 
 impl ProcessGroup {
-    /// A builder with nothing but defaults. Most programs take the facade's, which knows the linked backends.
-    pub fn builder() -> GroupBuilder {
-        GroupBuilder::new()
-    }
-
     /// This rank, 0 to `size() - 1`.
     pub fn rank(&self) -> u32 {
         self.0.rank

@@ -4,8 +4,7 @@ use std::sync::{Arc, Weak};
 
 use crate::sync::Mutex;
 
-use crate::backend::{Backend, GroupInit, OtherBackends};
-use crate::registry::Registry;
+use crate::backend::{Backend, GroupInit, OtherBackends, Registry};
 use crate::store::PrefixStore;
 use crate::{Error, Result};
 

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use super::Lane;
 use super::builder::GroupSpec;
 use super::deferred::sparse_lane;
-use crate::backend::{Backend, Capabilities, GroupInit, Origin};
-use crate::ops::OpKind;
-use crate::registry::{Choice, Kernel, Offer, Registry, place};
+use crate::backend::registry::{Choice, Offer, key_and_slot};
+use crate::backend::{Backend, Capabilities, GroupInit, Kernel, Origin, Registry};
+use crate::catalog::OpKind;
 use crate::staged::Staged;
 use crate::types::{DispatchKey, vendor_name};
 use crate::{Error, Result};
@@ -31,7 +31,7 @@ pub(super) struct Routes {
 impl Routes {
     /// Makes the backends that the ranks agreed on, in the same order everywhere, and the ways to them.
     pub(super) fn lay(
-        parts: &GroupSpec,
+        spec: &GroupSpec,
         init: &GroupInit,
         offers: &[Offer],
         served: &[(String, String)],
@@ -52,8 +52,8 @@ impl Routes {
             // The leader chose among what this rank offered.
             let choice = choice.ok_or_else(|| Error::invalid(format!("this rank has no backend {name} for {word}")))?;
             let best = choices.and_then(|c| c.first()).map_or(String::new(), Choice::name);
-            if best != *name && parts.rank == 0 {
-                tracing::info!(target: "c10d", group = %parts.name, "{word} is served by {name}: not all ranks can use {best}");
+            if best != *name && spec.rank == 0 {
+                tracing::info!(target: "c10d", group = %spec.name, "{word} is served by {name}: not all ranks can use {best}");
             }
             let unique = match choice {
                 Choice::Native(_) => name.clone(),
@@ -62,9 +62,9 @@ impl Routes {
             let lane = match names.iter().position(|n| *n == unique) {
                 Some(lane) => lane,
                 None => {
-                    let (backend, made) = make(init, &parts.registry, choice)?;
-                    let (group, global) = (parts.name.clone(), parts.global.clone());
-                    lanes.push(Lane::new(Origin { group, rank: parts.rank, backend, global }, made));
+                    let (backend, made) = make(init, &spec.registry, choice)?;
+                    let (group, global) = (spec.name.clone(), spec.global.clone());
+                    lanes.push(Lane::new(Origin { group, rank: spec.rank, backend, global }, made));
                     names.push(unique);
                     lanes.len() - 1
                 }
@@ -76,16 +76,16 @@ impl Routes {
                 Choice::Native(_) => served.iter().find(|(word, _)| word == "cpu").map(|(_, name)| name.as_str()),
             };
             routes.set(word, |key| {
-                let kernel = |op: OpKind| parts.registry.kernel(op, key, backend).map(|k| k.0);
+                let kernel = |op: OpKind| spec.registry.kernel(op, key, backend).map(|k| k.0);
                 if !OpKind::ALL.iter().any(|op| kernel(*op).is_some()) {
                     return Err(format!("{key} is declared without a kernel: the crate that has it is not linked"));
                 }
                 if key.is_sparse() {
                     // Kernels for all backends go through host memory, a backend's own over itself.
-                    let own = parts.registry.has_own_kernel(OpKind::AllReduce, key, backend);
+                    let own = spec.registry.has_own_kernel(OpKind::AllReduce, key, backend);
                     lanes.push(sparse_lane(
                         init,
-                        &parts.registry,
+                        &spec.registry,
                         key,
                         &lanes[lane],
                         if own { Some(backend) } else { cpu },
@@ -107,7 +107,7 @@ impl Routes {
 
     /// Sets the routes of all keys that the device word stands for.
     fn set(&mut self, word: &str, mut route: impl FnMut(DispatchKey) -> Result<Route, String>) {
-        let (dense, vendor) = place(word);
+        let (dense, vendor) = key_and_slot(word);
         if vendor != 0 {
             self.vendors.push((vendor, route(dense)));
             return;

@@ -14,8 +14,9 @@ use crate::backend::{Caller, Frame, Job, Request, overdue};
 use crate::buffer::Outcome;
 use crate::buffer::{Buffers, RawSpans};
 use crate::call::Call;
+use crate::catalog::OpKind;
 use crate::error::complain;
-use crate::ops::{OpKind, Params};
+use crate::options::Params;
 use crate::{Error, ErrorKind, Result, Status, waiting};
 
 impl ProcessGroup {

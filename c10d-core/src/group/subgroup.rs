@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::ProcessGroup;
 use super::builder::{GroupSpec, foreign};
-use super::join::place;
+use super::join::key_prefix;
 use super::other_backends::{Parent, lost};
 use crate::store::deadline_after;
 use crate::waiting::{Reminder, ranks_are};
@@ -105,10 +105,10 @@ impl ProcessGroup {
         const NAMING: Duration = Duration::from_millis(500);
         let (store, size) = (&self.0.store, self.0.size);
         let deadline = deadline_after(self.0.timeout);
-        let place = |r: u32| format!("split/{number}/{r}");
+        let entry = |r: u32| format!("split/{number}/{r}");
         let mine = color.map_or(String::new(), |c| format!("{c} {key}"));
-        store.set(&place(self.0.rank), mine.as_bytes(), deadline)?;
-        let keys: Vec<String> = (0..size).map(place).collect();
+        store.set(&entry(self.0.rank), mine.as_bytes(), deadline)?;
+        let keys: Vec<String> = (0..size).map(entry).collect();
         let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
         let mut reminder = Reminder::new(self.0.warn_after);
         let all = loop {
@@ -171,9 +171,9 @@ impl ProcessGroup {
         let group = &self.0;
         let backends = group.lanes.iter().map(|lane| (lane.info.backend, lane.backend.clone())).collect();
         // Its name begins with this group's.
-        let place =
-            place(Some(&group.session), name.strip_prefix(&*group.name).unwrap_or(&name).trim_start_matches('/'));
-        let parts = GroupSpec {
+        let key_prefix =
+            key_prefix(Some(&group.session), name.strip_prefix(&*group.name).unwrap_or(&name).trim_start_matches('/'));
+        let spec = GroupSpec {
             name: name.into(),
             rank: rank as u32,
             size: ranks.len() as u32,
@@ -182,14 +182,14 @@ impl ProcessGroup {
             bound: group.bound,
             global: Some(global),
             store: group.root.clone(),
-            place,
+            key_prefix,
             registry: group.registry.clone(),
             map: group.map.clone(),
             hints: group.hints.clone(),
             parent: Some(Arc::new(Parent { backends, ranks: ranks.to_vec(), shrinks })),
         };
-        let name = parts.name.clone();
-        parts.assemble().map(Some).map_err(|mut e| {
+        let name = spec.name.clone();
+        spec.assemble().map(Some).map_err(|mut e| {
             // The group that was not made has no ranks: those of this one are named.
             let report = e.report_mut();
             report.guilty = report.guilty.iter().filter_map(|r| ranks.get(*r as usize).copied()).collect();

@@ -142,7 +142,7 @@ impl Drop for Holds {
 }
 
 fn group(tell: UnixStream) -> crate::ProcessGroup {
-    use crate::registry::{Provider, Registration};
+    use crate::backend::{Provider, Registration};
     let tell = StdMutex::new(Some(tell));
     let create = move |_: &crate::backend::GroupInit| {
         let backend = Holds(StdMutex::default(), tell.lock().unwrap().take().unwrap());
@@ -152,7 +152,7 @@ fn group(tell: UnixStream) -> crate::ProcessGroup {
     let create: &'static _ = Box::leak(Box::new(create));
     let backends = Box::leak(Box::new([Registration { name, keys, priority: 1, probe: &|| Ok(()), create }]));
     let provider = Box::leak(Box::new(Provider { source: "tests", backends, ..Provider::EMPTY }));
-    crate::GroupBuilder::new().providers(&[provider]).build().unwrap()
+    crate::Builder::new().providers(&[provider]).build().unwrap()
 }
 
 #[test]
@@ -161,7 +161,7 @@ fn in_a_child_every_use_of_a_group_is_an_error_and_drop_does_nothing() {
     let pg = group(tell);
     pg.barrier().unwrap();
     let flying = [(); 4].map(|()| pg.start(crate::op::all_reduce(vec![1f32; 4], crate::ReduceOp::Sum)));
-    let over = pg.start(crate::op::barrier(crate::ops::BarrierOptions::default()));
+    let over = pg.start(crate::op::barrier(crate::options::BarrierOptions::default()));
     let (me, store, mut pg) = (std::process::id(), crate::HashStore::new(), Some(pg));
     assert!(in_child(false, || {
         let pg = pg.take().unwrap();
@@ -175,7 +175,7 @@ fn in_a_child_every_use_of_a_group_is_an_error_and_drop_does_nothing() {
             pg.barrier().unwrap_err(),
             pg.all_reduce(vec![1f32], crate::ReduceOp::Sum).unwrap_err(),
             pg.send(&[1u8], 0, 0).unwrap_err(),
-            pg.monitored_barrier(crate::ops::MonitoredBarrierOptions::default()).unwrap_err(),
+            pg.monitored_barrier(crate::options::MonitoredBarrierOptions::default()).unwrap_err(),
             pg.start(crate::op::all_reduce(vec![1f32], crate::ReduceOp::Sum)).wait().unwrap_err().error,
             pg.scope(|s| s.start(crate::op::all_reduce(vec![1f32], crate::ReduceOp::Sum)).wait()).unwrap_err(),
             pg.new_group(&[0]).unwrap_err(),

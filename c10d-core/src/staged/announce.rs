@@ -6,7 +6,8 @@ use super::plan::Facts;
 use super::shared::Shared;
 use super::slot::Slot;
 use crate::buffer::{Sink, Span};
-use crate::ops::{OpKind, Params, Shape};
+use crate::catalog::{OpKind, Shape};
+use crate::options::Params;
 use crate::types::{DType, DispatchKey, ReduceOp};
 use crate::{Error, ErrorKind, Phase, Result};
 

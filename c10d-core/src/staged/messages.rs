@@ -10,8 +10,8 @@ use super::port::{Port, Watched};
 use super::shared::Shared;
 use super::slot::Slot;
 use crate::buffer::Outcome;
+use crate::catalog::OpKind;
 use crate::device::Event;
-use crate::ops::OpKind;
 use crate::panics::{caught, contain};
 use crate::{Error, ErrorKind, Result, Status};
 

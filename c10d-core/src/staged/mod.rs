@@ -25,8 +25,8 @@ use shared::Shared;
 use slot::Slot;
 
 use crate::backend::{Backend, Capabilities, GroupInit, Job, JobId, let_go};
+use crate::catalog::OpKind;
 use crate::device::DeviceRuntime;
-use crate::ops::OpKind;
 use crate::types::{DType, DispatchKey, ReduceOp};
 use crate::{Error, ErrorKind, Phase, Result};
 

@@ -15,8 +15,8 @@ use super::shared::Shared;
 use super::slot::Slot;
 use crate::backend::{Detached, Job, JobId};
 use crate::buffer::Outcome;
+use crate::catalog::OpKind;
 use crate::device::Event;
-use crate::ops::OpKind;
 use crate::panics::caught;
 use crate::{Error, ErrorKind, Phase, Result, Status};
 

@@ -4,11 +4,11 @@
 //! are its own affair, each tensor is cut by itself, as soon as the ranks have told each other what is the longest; see
 //! [`announce`](super::announce).
 
-use crate::ops::{OpKind, Shape};
+use crate::catalog::{OpKind, Shape};
 
 /// Which list a tensor is in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Side {
+pub(super) enum Operand {
     Input,
     Output,
 }
@@ -16,7 +16,7 @@ pub(super) enum Side {
 /// Elements of a device tensor, and where they are in the chunk's host memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Piece {
-    pub(super) side: Side,
+    pub(super) operand: Operand,
     pub(super) tensor: usize,
     /// The first element in the tensor.
     pub(super) first: usize,
@@ -180,7 +180,7 @@ impl<'a> Plan<'a> {
         let mut chunk = Chunk::default();
         match self.cut {
             Cut::InPlace { read, write } => {
-                let pieces: Vec<Piece> = self.parts(Side::Output, from, to, 0, None).collect();
+                let pieces: Vec<Piece> = self.pieces(Operand::Output, from, to, 0, None).collect();
                 chunk.outputs = vec![(0, count)];
                 chunk.bytes = one;
                 if read {
@@ -192,20 +192,20 @@ impl<'a> Plan<'a> {
             }
             Cut::Gather => {
                 let beyond = one.next_multiple_of(ALIGN);
-                chunk.out = self.parts(Side::Input, from, to, 0, None).collect();
+                chunk.out = self.pieces(Operand::Input, from, to, 0, None).collect();
                 chunk.inputs = vec![(0, count)];
                 chunk.outputs = vec![(beyond, count * world)];
-                let back = (0..world).flat_map(|r| self.parts(Side::Output, from, to, beyond + r * one, Some(r)));
+                let back = (0..world).flat_map(|r| self.pieces(Operand::Output, from, to, beyond + r * one, Some(r)));
                 chunk.back = back.collect();
                 chunk.bytes = beyond + all;
             }
             Cut::Scatter => {
                 let beyond = all.next_multiple_of(ALIGN);
-                let out = (0..world).flat_map(|r| self.parts(Side::Input, from, to, r * one, Some(r)));
+                let out = (0..world).flat_map(|r| self.pieces(Operand::Input, from, to, r * one, Some(r)));
                 chunk.out = out.collect();
                 chunk.inputs = vec![(0, count * world)];
                 chunk.outputs = vec![(beyond, count)];
-                chunk.back = self.parts(Side::Output, from, to, beyond, None).collect();
+                chunk.back = self.pieces(Operand::Output, from, to, beyond, None).collect();
                 chunk.bytes = beyond + one;
             }
             Cut::Apart => {}
@@ -218,13 +218,13 @@ impl<'a> Plan<'a> {
         let Facts { inputs, outputs, size, .. } = self.facts;
         let blocks = self.facts.in_blocks();
         let mut chunk = Chunk::default();
-        let mut place = |side, counts: &[usize]| {
+        let mut lay = |operand, counts: &[usize]| {
             let (mut pieces, mut start) = (Vec::with_capacity(counts.len()), 0);
             for (i, &len) in counts.iter().enumerate() {
                 let from = len.min(k.saturating_mul(self.each));
                 let count = self.each.min(len - from);
                 let (tensor, first) = if blocks { (0, start + from) } else { (i, from) };
-                pieces.push(Piece { side, tensor, first, count, at: chunk.bytes });
+                pieces.push(Piece { operand, tensor, first, count, at: chunk.bytes });
                 chunk.bytes += count * size;
                 start += len;
                 if !blocks {
@@ -234,7 +234,7 @@ impl<'a> Plan<'a> {
             chunk.bytes = chunk.bytes.next_multiple_of(ALIGN);
             pieces
         };
-        (chunk.out, chunk.back) = (place(Side::Input, inputs), place(Side::Output, outputs));
+        (chunk.out, chunk.back) = (lay(Operand::Input, inputs), lay(Operand::Output, outputs));
         let spans = |pieces: &[Piece]| -> Vec<HostSpan> {
             match pieces {
                 [first, ..] if blocks => vec![(first.at, pieces.iter().map(|p| p.count).sum())],
@@ -259,9 +259,9 @@ impl<'a> Plan<'a> {
 
     /// The pieces of `from..to` of the concatenation, at `at` and behind it in host memory. `block`: in tensors that have
     /// one block per rank, those of this block.
-    fn parts(
+    fn pieces(
         &self,
-        side: Side,
+        operand: Operand,
         from: usize,
         to: usize,
         at: usize,
@@ -278,7 +278,7 @@ impl<'a> Plan<'a> {
             let (first, last) = (from.max(start), to.min(start + count));
             let in_tensor = first - start + block.unwrap_or(0) * count;
             let at = at + (first - from) * size;
-            (first < last).then(|| Piece { side, tensor, first: in_tensor, count: last - first, at })
+            (first < last).then(|| Piece { operand, tensor, first: in_tensor, count: last - first, at })
         })
     }
 }

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::engine::Engine;
 use super::host::Host;
-use super::plan::{Piece, Side};
+use super::plan::{Operand, Piece};
 use super::shared::Shared;
 use super::slot::{Hold, Slot};
 use crate::backend::let_go;
@@ -86,7 +86,7 @@ impl Watched<'_> {
     pub(super) fn retain(&self) -> Result<Vec<*mut ()>> {
         let mut bases: Vec<*mut ()> = Vec::new();
         let call = &self.slot.call;
-        for base in call.inputs.iter().chain(&call.outputs).filter(|s| s.count() > 0).map(|s| s.place().base) {
+        for base in call.inputs.iter().chain(&call.outputs).filter(|s| s.count() > 0).map(|s| s.address().base) {
             if !bases.contains(&base) {
                 bases.push(base);
             }
@@ -164,9 +164,9 @@ impl Watched<'_> {
     }
 
     fn span(&self, piece: &Piece) -> &Span {
-        match piece.side {
-            Side::Input => &self.slot.call.inputs[piece.tensor],
-            Side::Output => &self.slot.call.outputs[piece.tensor],
+        match piece.operand {
+            Operand::Input => &self.slot.call.inputs[piece.tensor],
+            Operand::Output => &self.slot.call.outputs[piece.tensor],
         }
     }
 
@@ -178,7 +178,7 @@ impl Watched<'_> {
         for piece in pieces {
             let span = self.span(piece);
             let size = span.dtype().size();
-            let (from, bytes) = (span.place().after(piece.first * size), piece.count * size);
+            let (from, bytes) = (span.address().after(piece.first * size), piece.count * size);
             let to = host.base().wrapping_add(piece.at);
             // SAFETY: the device's side is the op's, which is not over; the host's as promised by our caller.
             self.call("copy_out", |device| unsafe { device.copy_out(self.index, stream, to, from, bytes) })?;
@@ -194,7 +194,7 @@ impl Watched<'_> {
         for piece in pieces {
             let span = self.span(piece);
             let size = span.dtype().size();
-            let (to, bytes) = (span.place().after(piece.first * size), piece.count * size);
+            let (to, bytes) = (span.address().after(piece.first * size), piece.count * size);
             let from = host.base().wrapping_add(piece.at);
             // SAFETY: as in `copy_out`.
             self.call("copy_in", |device| unsafe { device.copy_in(self.index, stream, to, from, bytes) })?;
@@ -233,7 +233,7 @@ impl Watched<'_> {
     pub(super) fn move_to(&self, stream: Stream, piece: &Piece, from: DevicePtr) -> Result {
         let span = self.span(piece);
         let size = span.dtype().size();
-        let (to, bytes) = (span.place().after(piece.first * size), piece.count * size);
+        let (to, bytes) = (span.address().after(piece.first * size), piece.count * size);
         // SAFETY: the op's memory, which is not over, and scratch of the stream's own.
         self.call("copy", |device| unsafe { device.copy(self.index, stream, to, from, bytes) })
     }

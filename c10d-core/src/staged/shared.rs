@@ -10,8 +10,8 @@ use super::plan::Facts;
 use super::slot::Call;
 use super::{Slot, watchdog};
 use crate::backend::Backend;
+use crate::catalog::OpKind;
 use crate::device::DeviceRuntime;
-use crate::ops::OpKind;
 use crate::panics::{caught, contain};
 use crate::{Error, ErrorKind, Phase, Result};
 

@@ -7,7 +7,8 @@ use crate::sync::{Condvar, Mutex};
 
 use crate::backend::{Job, JobId, Outer};
 use crate::buffer::{Outcome, Span};
-use crate::ops::{OpKind, Params, Shape};
+use crate::catalog::{OpKind, Shape};
+use crate::options::Params;
 use crate::types::DType;
 use crate::{Error, Result};
 

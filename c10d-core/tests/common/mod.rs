@@ -4,9 +4,8 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use c10d_core::backend::{Backend, Capabilities, GroupInit, Job, JobId};
-use c10d_core::registry::{Provider, Registration};
-use c10d_core::{DispatchKey, Error, GroupBuilder, ProcessGroup, Result};
+use c10d_core::backend::{Backend, Capabilities, GroupInit, Job, JobId, Provider, Registration};
+use c10d_core::{Builder, DispatchKey, Error, ProcessGroup, Result};
 
 type Submit = Box<dyn Fn(Job) + Send + Sync>;
 type OnAbort = Box<dyn Fn(&Error) + Send + Sync>;
@@ -95,9 +94,9 @@ pub fn provider(
 pub const DENSE: &[DispatchKey] = &[DispatchKey::Cpu, DispatchKey::Cuda, DispatchKey::PrivateUse1];
 
 /// A builder of groups whose backend is this puppet, one per group and rank.
-pub fn builder(make: impl Fn(&GroupInit) -> Puppet + Send + Sync + 'static) -> GroupBuilder {
+pub fn builder(make: impl Fn(&GroupInit) -> Puppet + Send + Sync + 'static) -> Builder {
     let provider = provider("tests", "puppet", DENSE, move |init| Ok(Arc::new(make(init))));
-    ProcessGroup::builder().providers(&[provider]).timeout(Duration::from_secs(10))
+    Builder::new().providers(&[provider]).timeout(Duration::from_secs(10))
 }
 
 /// A group of one rank over this puppet.

@@ -4,10 +4,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use c10d_core::backend::{Backend, Capabilities, Job, JobId};
-use c10d_core::registry::{Provider, Registration};
+use c10d_core::backend::{Backend, Capabilities, Job, JobId, Provider, Registration};
 use c10d_core::sync::Mutex;
-use c10d_core::{DispatchKey, Error, ErrorKind, GroupBuilder, Result, Status, op, run_ranks};
+use c10d_core::{Builder, DispatchKey, Error, ErrorKind, Result, Status, op};
 
 /// The backend, and the messages that it was given.
 struct Spy {
@@ -59,37 +58,39 @@ static PROVIDER: Provider = Provider {
 
 #[test]
 fn all_are_taken_back_or_none() {
-    let builder = GroupBuilder::new().providers(&[&PROVIDER, &crate::PROVIDER]).backend("cpu:spy");
-    run_ranks(2, builder.timeout(Duration::from_secs(20)), |pg| {
-        if pg.rank() == 0 {
-            pg.send(&[2u8], 1, 2)?;
+    let builder = Builder::new().providers(&[&PROVIDER, &crate::PROVIDER]).backend("cpu:spy");
+    builder
+        .timeout(Duration::from_secs(20))
+        .run_ranks(2, |pg| {
+            if pg.rank() == 0 {
+                pg.send(&[2u8], 1, 2)?;
+                pg.barrier()?;
+                pg.send(&[1u8], 1, 1)?;
+                return pg.shutdown();
+            }
+            let spy = SPIES.lock().iter().find(|(rank, _)| *rank == 1).map(|(_, spy)| spy.clone()).unwrap();
+            let [a, b, c] = [1, 2, 1].map(|tag| pg.start(op::recv(vec![0u8], 0, tag)));
+            let [id_a, id_b, id_c] = spy.seen.lock()[..] else { panic!("three messages") };
+            while !b.is_done() {
+                std::thread::yield_now();
+            }
+            // One has its message, so the other stays, too.
+            assert!(spy.cancel(&[id_a, id_b])?.is_empty() && !a.is_done());
+            let jobs = spy.cancel(&[id_c, id_a])?;
+            let ids: Vec<JobId> = jobs.iter().map(Job::id).collect();
+            assert!(ids.len() == 2 && ids.contains(&id_a) && ids.contains(&id_c));
+            assert!(!a.is_done() && !c.is_done(), "they are their new owner's to complete");
+            jobs.into_iter().for_each(|job| job.complete(Err(Error::new(ErrorKind::Aborted, "enough").rejected())));
+            for work in [a, c] {
+                let e = work.wait().unwrap_err();
+                assert_eq!((e.error.kind(), e.error.status()), (&ErrorKind::Aborted, Status::Rejected), "{}", e.error);
+            }
+            assert_eq!(b.wait()?, [2]);
+            assert!(spy.cancel(&[id_a])?.is_empty(), "it is over");
             pg.barrier()?;
-            pg.send(&[1u8], 1, 1)?;
-            return pg.shutdown();
-        }
-        let spy = SPIES.lock().iter().find(|(rank, _)| *rank == 1).map(|(_, spy)| spy.clone()).unwrap();
-        let [a, b, c] = [1, 2, 1].map(|tag| pg.start(op::recv(vec![0u8], 0, tag)));
-        let [id_a, id_b, id_c] = spy.seen.lock()[..] else { panic!("three messages") };
-        while !b.is_done() {
-            std::thread::yield_now();
-        }
-        // One has its message, so the other stays, too.
-        assert!(spy.cancel(&[id_a, id_b])?.is_empty() && !a.is_done());
-        let jobs = spy.cancel(&[id_c, id_a])?;
-        let ids: Vec<JobId> = jobs.iter().map(Job::id).collect();
-        assert!(ids.len() == 2 && ids.contains(&id_a) && ids.contains(&id_c));
-        assert!(!a.is_done() && !c.is_done(), "they are their new owner's to complete");
-        jobs.into_iter().for_each(|job| job.complete(Err(Error::new(ErrorKind::Aborted, "enough").rejected())));
-        for work in [a, c] {
-            let e = work.wait().unwrap_err();
-            assert_eq!((e.error.kind(), e.error.status()), (&ErrorKind::Aborted, Status::Rejected), "{}", e.error);
-        }
-        assert_eq!(b.wait()?, [2]);
-        assert!(spy.cancel(&[id_a])?.is_empty(), "it is over");
-        pg.barrier()?;
-        assert_eq!(pg.recv(vec![0u8], 0, 1)?, [1]);
-        pg.shutdown()
-    })
-    .unwrap();
+            assert_eq!(pg.recv(vec![0u8], 0, 1)?, [1]);
+            pg.shutdown()
+        })
+        .unwrap();
     SPIES.lock().clear();
 }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use c10d_core::device::{DeviceBuffer, DeviceRuntime};
-use c10d_core::{Element, Error, GroupBuilder, Result};
+use c10d_core::{Builder, Element, Error, Result};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -56,9 +56,9 @@ fn on<T: Element>(data: &[T]) -> Result<DeviceBuffer> {
     DeviceBuffer::from_slice(&cuda()?, 0, data, MINUTE)
 }
 
-fn builder(map: &str) -> GroupBuilder {
+fn builder(map: &str) -> Builder {
     let providers = [&c10d_nccl::PROVIDER, &c10d_gloo_like::PROVIDER];
-    GroupBuilder::new().providers(&providers).backend(map).hint("nccl.device", "0").timeout(MINUTE)
+    Builder::new().providers(&providers).backend(map).hint("nccl.device", "0").timeout(MINUTE)
 }
 
 fn same(what: &str, got: &[f32], want: &[f32]) -> Result<()> {

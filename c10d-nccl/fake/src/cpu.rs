@@ -2,9 +2,8 @@
 
 use std::sync::Arc;
 
-use c10d_core::backend::{Backend, GroupInit};
-use c10d_core::registry::{Provider, Registration};
-use c10d_core::{DispatchKey, GroupBuilder, Result};
+use c10d_core::backend::{Backend, GroupInit, Provider, Registration};
+use c10d_core::{Builder, DispatchKey, Result};
 use parking_lot::Mutex;
 
 /// What gives communicators their CPU backend.
@@ -35,8 +34,8 @@ impl Cpu {
     }
 
     /// A group over it.
-    pub(crate) fn group(self) -> GroupBuilder {
+    pub(crate) fn group(self) -> Builder {
         let name = self.0.backends.first().map_or("", |r| r.name);
-        GroupBuilder::new().providers(&[self.0]).backend(&format!("cpu:{name}"))
+        Builder::new().providers(&[self.0]).backend(&format!("cpu:{name}"))
     }
 }

@@ -1,6 +1,6 @@
 //! Collectives on host memory, by a process group.
 
-use c10d_core::ops::Params;
+use c10d_core::backend::Params;
 use c10d_core::{DType, Device, OpKind, ProcessGroup, RawSpans, ReduceOp, Result, Span, Work};
 
 /// One call of the library.

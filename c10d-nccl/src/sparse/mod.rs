@@ -9,8 +9,7 @@ mod run;
 mod steps;
 mod worker;
 
-use c10d_core::backend::Job;
-use c10d_core::registry::KernelContext;
+use c10d_core::backend::{Job, KernelContext};
 
 /// `all_reduce` on SparseCUDA in groups whose CUDA tensors NCCL serves.
 pub(crate) fn all_reduce(ctx: KernelContext<'_>, job: Job) {

@@ -1,9 +1,8 @@
 //! The algorithm: the union of all ranks' keys, rows in their places of it, and one dense all-reduce of those.
 #![allow(unsafe_code)]
 
-use c10d_core::backend::Request;
+use c10d_core::backend::{KernelContext, Request};
 use c10d_core::device::DeviceBuffer;
-use c10d_core::registry::KernelContext;
 use c10d_core::{Call, DType, DeviceCoo, Error, ErrorKind, Outcome, Phase, ReduceOp, Result, op};
 
 use super::bench::{Bench, Lent, Tensor};

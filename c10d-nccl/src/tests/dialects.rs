@@ -1,7 +1,7 @@
 //! Which calls are made where ranks of PyTorch make theirs.
 
 use c10d_core::device::DeviceBuffer;
-use c10d_core::{DType, ErrorKind, GroupBuilder, ProcessGroup, ReduceOp, Result, run_ranks};
+use c10d_core::{Builder, DType, ErrorKind, ProcessGroup, ReduceOp, Result};
 
 use super::mock::{PROVIDER, cuda, log};
 
@@ -19,10 +19,10 @@ fn buffers(counts: &[usize]) -> Vec<DeviceBuffer> {
 /// What rank 0 of two asks NCCL for, without the marks.
 fn calls(dialect: &str, name: &str, hints: &[&str], body: impl Fn(&ProcessGroup) -> Result + Sync) -> Vec<String> {
     let name = format!("{dialect} {name}");
-    let builder = GroupBuilder::new().name(&name).providers(&[&PROVIDER]).backend("cuda:mock");
+    let builder = Builder::new().name(&name).providers(&[&PROVIDER]).backend("cuda:mock");
     let builder = builder.hint("nccl.compat", dialect).hint("mock.compat", dialect);
     let builder = hints.iter().fold(builder, |b, hint| b.hint(hint, "yes"));
-    let logs = run_ranks(2, builder, |pg| {
+    let logs = builder.run_ranks(2, |pg| {
         body(&pg)?;
         Ok(log(&name, pg.rank()).take())
     });

@@ -1,7 +1,7 @@
 //! Which calls each op makes, and in which order.
 
 use c10d_core::device::DeviceBuffer;
-use c10d_core::{DType, GroupBuilder, ProcessGroup, ReduceOp, Result, Root, op, run_ranks};
+use c10d_core::{Builder, DType, ProcessGroup, ReduceOp, Result, Root, op};
 
 use super::mock::{PROVIDER, cuda, log};
 
@@ -22,7 +22,7 @@ fn buffers(counts: &[usize]) -> Vec<DeviceBuffer> {
 
 /// The logs of two ranks in one op.
 fn of_two(name: &str, hint: Option<&str>, body: impl Fn(&ProcessGroup) -> Result + Sync) -> Vec<Vec<String>> {
-    let builder = GroupBuilder::new().name(name).providers(&[&PROVIDER]).backend("cuda:mock");
+    let builder = Builder::new().name(name).providers(&[&PROVIDER]).backend("cuda:mock");
     let builder = hint.into_iter().fold(builder, |b, hint| b.hint(hint, "yes"));
     let run = |pg: ProcessGroup| {
         let log = log(name, pg.rank());
@@ -34,7 +34,7 @@ fn of_two(name: &str, hint: Option<&str>, body: impl Fn(&ProcessGroup) -> Result
         assert!(log.take().chunks(2).all(|c| c == ["finalize", "destroy"]));
         Ok(calls)
     };
-    run_ranks(2, builder, run).unwrap()
+    builder.run_ranks(2, run).unwrap()
 }
 
 /// What a blocking collective makes: these calls between the marks.
@@ -210,8 +210,8 @@ fn barrier() {
 /// The library divides; a rank without a part takes part in that.
 #[test]
 fn the_parts_of_a_group() {
-    let builder = GroupBuilder::new().name("parts").providers(&[&PROVIDER]).backend("cuda:mock");
-    let logs = run_ranks(3, builder, |pg| {
+    let builder = Builder::new().name("parts").providers(&[&PROVIDER]).backend("cuda:mock");
+    let logs = builder.run_ranks(3, |pg| {
         let log = log("parts", pg.rank());
         log.take();
         let two = pg.new_group(&[2, 1])?;
@@ -232,7 +232,7 @@ fn the_parts_of_a_group() {
 #[test]
 fn the_rest_of_a_group() {
     let of_three = |name: &str, hint: &str| {
-        let builder = GroupBuilder::new().name(name).providers(&[&PROVIDER]).backend("cuda:mock").hint(hint, "yes");
+        let builder = Builder::new().name(name).providers(&[&PROVIDER]).backend("cuda:mock").hint(hint, "yes");
         let run = |pg: ProcessGroup| {
             let log = log(name, pg.rank());
             log.take();
@@ -246,7 +246,7 @@ fn the_rest_of_a_group() {
             assert_eq!((rest.size(), rest.rank(), rest.global_rank(1)), (2, pg.rank() / 2, Some(2)));
             Ok(log.take().into_iter().filter(|l| l.starts_with("shrink") || l.starts_with("init")).collect())
         };
-        run_ranks(3, builder, run).unwrap()
+        builder.run_ranks(3, run).unwrap()
     };
     assert_eq!(of_three("rest", "mock.any")[2], ["shrink by [1]"]);
     // An older library cannot: the group is made anew, under another log's name.

@@ -5,9 +5,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use c10d_core::backend::{Backend, GroupInit};
+use c10d_core::backend::{Backend, GroupInit, Provider, Registration};
 use c10d_core::device::{DevicePtr, DeviceRuntime, Event, Stream};
-use c10d_core::registry::{Provider, Registration};
 use c10d_core::sync::Mutex;
 use c10d_core::{Device, DispatchKey, Result};
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use c10d_core::device::{DeviceBuffer, DevicePtr, DeviceRuntime};
-use c10d_core::{Buf, Element, GroupBuilder, Memory};
+use c10d_core::{Buf, Builder, Element, Memory};
 
 // Builds the fake, and nothing else of it is used here.
 use c10d_fake_nccl as _;
@@ -116,14 +116,14 @@ pub(crate) fn output(mut command: Command) -> Output {
 }
 
 /// A builder of groups over the backend alone.
-pub(crate) fn builder() -> GroupBuilder {
-    GroupBuilder::new().providers(&[&c10d_nccl::PROVIDER]).backend("cuda:nccl").timeout(20 * SECOND)
+pub(crate) fn builder() -> Builder {
+    Builder::new().providers(&[&c10d_nccl::PROVIDER]).backend("cuda:nccl").timeout(20 * SECOND)
 }
 
 /// A builder of groups that have a CPU backend, too.
-pub(crate) fn with_cpu() -> GroupBuilder {
+pub(crate) fn with_cpu() -> Builder {
     let providers = [&c10d_nccl::PROVIDER, &c10d_gloo_like::PROVIDER];
-    GroupBuilder::new().providers(&providers).backend("cpu:gloo-like,cuda:nccl").timeout(60 * SECOND)
+    Builder::new().providers(&providers).backend("cpu:gloo-like,cuda:nccl").timeout(60 * SECOND)
 }
 
 /// The devices.

@@ -63,7 +63,7 @@ const _: () = assert!(<abi::Plugin as Sized32>::LEAST == size_of::<abi::Plugin>(
 mod tests {
     use std::ffi::c_char;
 
-    use c10d_core::registry::Provider;
+    use c10d_core::backend::Provider;
     use c10d_core::sync::Mutex;
 
     use super::*;

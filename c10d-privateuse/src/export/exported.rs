@@ -3,8 +3,8 @@
 
 use std::sync::{Arc, OnceLock};
 
+use c10d_core::backend::Provider;
 use c10d_core::device::DeviceRuntime;
-use c10d_core::registry::Provider;
 use c10d_core::{Error, Result};
 
 use super::rows::Rows;

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
 use std::time::Duration;
 
-use c10d_core::backend::Backend;
+use c10d_core::OpKind;
+use c10d_core::backend::{Backend, Params};
 use c10d_core::device::DeviceRuntime;
-use c10d_core::ops::{OpKind, Params};
-use c10d_core::{Error, ErrorKind, GroupBuilder, Outcome, ProcessGroup, RawSpans, Result, Work};
+use c10d_core::{Builder, Error, ErrorKind, Outcome, ProcessGroup, RawSpans, Result, Work};
 
 use super::catch::caught;
 use super::exported::{Exported, runtime};
@@ -42,7 +42,7 @@ impl ExportedGroup {
             if E::provider().devices.iter().any(|d| d.name == E::NAME) { Some(runtime::<E>()?.clone()) } else { None };
         let provider = watched::<E>(host_table)?;
         MAKING.set(Making { whole, made: None });
-        let group = GroupBuilder::new()
+        let group = Builder::new()
             .name(name)
             .rank(init.rank)
             .size(init.size)

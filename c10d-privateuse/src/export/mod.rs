@@ -18,14 +18,14 @@ mod work;
 pub use entry::entry;
 pub use exported::{Exported, Statics};
 
-/// Makes a plugin of the backend of this name in a [`Provider`](c10d_core::registry::Provider); of the device of this
+/// Makes a plugin of the backend of this name in a [`Provider`](c10d_core::backend::Provider); of the device of this
 /// name, too, if the provider has one. The third argument says what the backend offers, as
 /// [`Capabilities`](c10d_core::backend::Capabilities); all, unless given.
 ///
 /// Panics of the backend become errors of the operation.
 ///
 /// ```no_run
-/// # use c10d_core::{DispatchKey, registry::{Provider, Registration}};
+/// # use c10d_core::{DispatchKey, backend::{Provider, Registration}};
 /// # static PROVIDER: Provider = Provider::EMPTY;
 /// c10d_privateuse::export_backend!("acme", PROVIDER);
 /// # fn main() {}
@@ -40,13 +40,13 @@ macro_rules! export_backend {
     };
 }
 
-/// Makes a plugin of the device of this name in a [`Provider`](c10d_core::registry::Provider): every op works on its
+/// Makes a plugin of the device of this name in a [`Provider`](c10d_core::backend::Provider): every op works on its
 /// buffers, through host memory.
 ///
 /// Panics of the device become errors.
 ///
 /// ```no_run
-/// # static PROVIDER: c10d_core::registry::Provider = c10d_core::registry::Provider::EMPTY;
+/// # static PROVIDER: c10d_core::backend::Provider = c10d_core::backend::Provider::EMPTY;
 /// c10d_privateuse::export_device!("acme", PROVIDER);
 /// # fn main() {}
 /// ```

@@ -1,7 +1,6 @@
 //! What a plugin's collectives offer, as the ABI has it.
 
-use c10d_core::backend::Capabilities;
-use c10d_core::ops::OpSet;
+use c10d_core::backend::{Capabilities, OpSet};
 use c10d_core::{DispatchKey, OpKind};
 
 use crate::abi::{self, codes};

@@ -4,9 +4,8 @@
 use std::cell::RefCell;
 use std::sync::Arc;
 
-use c10d_core::backend::{Backend, Capabilities, GroupInit, Job};
+use c10d_core::backend::{Backend, Capabilities, GroupInit, Job, Provider, Registration};
 use c10d_core::device::DeviceRuntime;
-use c10d_core::registry::{Provider, Registration};
 use c10d_core::{DispatchKey, Error, Result};
 
 use super::catch::caught;

@@ -3,8 +3,8 @@
 
 use std::sync::Arc;
 
+use c10d_core::backend::Params;
 use c10d_core::device::DeviceRuntime;
-use c10d_core::ops::Params;
 use c10d_core::{DType, Device, Error, OpKind, RawSpans, ReduceOp, Result, Span};
 
 use crate::abi::{self, Request, codes};

@@ -4,9 +4,8 @@
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::sync::Arc;
 
-use c10d_core::backend::Job;
+use c10d_core::backend::{Job, Shape};
 use c10d_core::device::{DevicePtr, DeviceRuntime};
-use c10d_core::ops::Shape;
 use c10d_core::{DispatchKey, Error, ErrorKind, Result, Span};
 
 use super::plugin::Hosted;

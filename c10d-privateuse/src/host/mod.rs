@@ -31,3 +31,4 @@ mod token;
 
 pub(crate) use loaded::LoadedPlugin;
 pub(crate) use plugin::Hosted;
+pub(crate) use provider::is_plugin;

@@ -3,9 +3,8 @@
 
 use std::sync::Arc;
 
-use c10d_core::backend::GroupInit;
+use c10d_core::backend::{DeviceRegistration, GroupInit, Provider, Registration};
 use c10d_core::device::DeviceRuntime;
-use c10d_core::registry::{DeviceRegistration, Provider, Registration};
 use c10d_core::{DispatchKey, Result};
 
 use super::device::PluginDevice;
@@ -16,6 +15,14 @@ use crate::abi::Why;
 /// A plugin's own device comes before staging, but never before what is built in.
 const PRIORITY: u16 = 10;
 
+/// What the sources of plugins' providers begin with.
+const SOURCE: &str = "plugin ";
+
+/// Whether a provider of this source is a plugin's.
+pub(crate) fn is_plugin(source: &str) -> bool {
+    source.starts_with(SOURCE)
+}
+
 impl LoadedPlugin {
     /// The plugin as core's registry has crates: leaked, since plugins are never unloaded. `device`: its device part, too.
     pub(crate) fn provider(&'static self, device: bool) -> &'static Provider {
@@ -24,7 +31,7 @@ impl LoadedPlugin {
         let devices: Vec<DeviceRegistration> =
             self.device.iter().filter(|_| device).map(|device| registration(device.clone())).collect();
         Box::leak(Box::new(Provider {
-            source: String::leak(format!("plugin {}", self.hosted.path.display())),
+            source: String::leak(format!("{SOURCE}{}", self.hosted.path.display())),
             backends: backends.leak(),
             devices: devices.leak(),
             ..Provider::EMPTY

@@ -1,7 +1,7 @@
 //! The plugins of this process. They are loaded once and stay.
 
 use c10d_core::DispatchKey;
-use c10d_core::registry::Provider;
+use c10d_core::backend::Provider;
 use c10d_core::sync::Mutex;
 
 use crate::host::{Hosted, LoadedPlugin};

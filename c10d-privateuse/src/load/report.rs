@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use c10d_core::registry::Provider;
+use c10d_core::backend::Provider;
 
 use crate::refusal::{Refusal, Rule};
 

@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 use c10d_core::DispatchKey;
+use c10d_core::backend::Registry;
 
 use super::elf::{self, Facts};
 use super::filter::Filter;
@@ -11,7 +12,7 @@ use super::loaded::{KNOWN, Known, Loaded};
 use super::open;
 use super::report::{Decision, LoadReport, Verdict};
 use super::trust::{TrustedDir, TrustedFile};
-use crate::host::{Hosted, LoadedPlugin};
+use crate::host::{Hosted, LoadedPlugin, is_plugin};
 use crate::refusal::{Refusal, Rule};
 use crate::table;
 
@@ -28,7 +29,7 @@ const LIST_VARIABLE: &str = "C10D_PLUGINS";
 /// for decision in &report.decisions {
 ///     println!("{decision}");
 /// }
-/// let builder = c10d_core::GroupBuilder::new().providers(&report.providers);
+/// let builder = c10d_core::Builder::new().providers(&report.providers);
 /// ```
 #[derive(Clone, Debug, Default)]
 #[must_use = "a search does nothing until `load` or `inspect`"]
@@ -52,6 +53,15 @@ impl Search {
     /// Looks nowhere yet.
     pub fn new() -> Search {
         Search::default()
+    }
+
+    /// Looks nowhere yet. What this registry has linked wins over plugins of the same names.
+    pub fn beside(linked: &Registry) -> Search {
+        let backends = linked.backends().map(|(r, source)| (r.name, source));
+        let devices = linked.devices().map(|(d, source)| (d.name, source));
+        // A plugin that was listed by hand does not stand in its own way.
+        let linked = backends.chain(devices).filter(|(_, source)| !is_plugin(source));
+        linked.fold(Search::new(), |search, (name, source)| search.taken(name, source))
     }
 
     /// This file, whatever its name; from the root.

@@ -1,9 +1,8 @@
 //! What a plugin's collectives offer, device by device.
 #![allow(unsafe_code)]
 
-use c10d_core::DispatchKey;
-use c10d_core::backend::Capabilities;
-use c10d_core::ops::{OpKind, OpSet};
+use c10d_core::backend::{Capabilities, OpSet};
+use c10d_core::{DispatchKey, OpKind};
 
 use super::memory::{PluginMemory, bad};
 use crate::abi::{self, codes};

@@ -13,26 +13,10 @@ use std::time::{Duration, Instant};
 use c10d_core::store::deadline_after;
 use c10d_core::{Error, ErrorKind, Phase, PrefixStore, Result, Store};
 
+pub use c10d_core::backend::Joined;
 pub(crate) use host::serve;
 
 use crate::{FileStore, TcpStore};
-
-/// What [`init`] found out.
-#[derive(Clone)]
-#[non_exhaustive]
-pub struct Joined {
-    /// The rank of this process.
-    pub rank: u32,
-    /// The number of ranks.
-    pub size: u32,
-    /// The store that all ranks share. Where this process hosts the server, the server lives as long as the process, for
-    /// groups to come, too; the end of the process (a return of `main`, or `exit`) waits until the other ranks have left
-    /// the store, at most five seconds. A server at port 0 lives with the store's last clone.
-    pub store: Arc<dyn Store>,
-    /// The same store without the prefix that keeps this library's keys apart: where ranks of PyTorch look, in a group of
-    /// both.
-    pub root: Arc<dyn Store>,
-}
 
 /// Who this process is, and where the ranks meet.
 #[derive(Debug, PartialEq)]

@@ -4,9 +4,9 @@
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
+use c10d_core::backend::{DeviceRegistration, Provider};
 use c10d_core::device::{DeviceBuffer, DeviceRuntime};
-use c10d_core::registry::{DeviceRegistration, Provider};
-use c10d_core::{Coo, DeviceCoo, DispatchKey, Element, GroupBuilder, Result};
+use c10d_core::{Builder, Coo, DeviceCoo, DispatchKey, Element, Result};
 use c10d_guarded::Guarded;
 
 pub const CAP: Duration = Duration::from_secs(20);
@@ -19,19 +19,19 @@ static PROVIDER: Provider = Provider {
     ..Provider::EMPTY
 };
 
-pub fn builder() -> GroupBuilder {
+pub fn builder() -> Builder {
     over(&PROVIDER)
 }
 
 /// A group whose devices are those of a runtime of its own, with which a test does as it likes.
-pub fn builder_over(runtime: &Arc<Guarded>) -> GroupBuilder {
+pub fn builder_over(runtime: &Arc<Guarded>) -> Builder {
     let runtime = runtime.clone();
     let open = Box::leak(Box::new(move || Ok(runtime.clone() as Arc<dyn DeviceRuntime>)));
     let devices = Box::leak(Box::new([DeviceRegistration { name: "cuda", key: DispatchKey::Cuda, open }]));
     over(Box::leak(Box::new(Provider { source: "cuda of a test", devices, ..Provider::EMPTY })))
 }
 
-fn over(provider: &'static Provider) -> GroupBuilder {
+fn over(provider: &'static Provider) -> Builder {
     super::builder().providers(&[provider]).backend("cuda:gloo-like,cpu:gloo-like")
 }
 

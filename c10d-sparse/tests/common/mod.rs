@@ -6,16 +6,16 @@ pub mod device;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use c10d_core::{Coo, Element, GroupBuilder, ProcessGroup, Result};
+use c10d_core::{Builder, Coo, Element, ProcessGroup, Result};
 
-pub fn builder() -> GroupBuilder {
+pub fn builder() -> Builder {
     let providers = [&c10d_gloo_like::PROVIDER, &c10d_sparse::PROVIDER];
-    ProcessGroup::builder().providers(&providers).timeout(Duration::from_secs(30))
+    Builder::new().providers(&providers).timeout(Duration::from_secs(30))
 }
 
 /// Runs `body` on so many ranks, and gives the results in rank order.
 pub fn world<T: Send>(size: u32, body: impl Fn(ProcessGroup) -> Result<T> + Sync) -> Result<Vec<T>> {
-    c10d_core::run_ranks(size, builder(), body)
+    builder().run_ranks(size, body)
 }
 
 /// Numbers without rhyme or reason, the same at every run.

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use c10d::ops::{Params, Shape};
+use c10d::backend::{Params, Shape};
 use c10d::{Buffers, Call, Element, OpKind, ProcessGroup, ReduceOp, Result, op};
 
 /// The rank to which things happen.

@@ -1,6 +1,6 @@
 //! Which backend serves which device, agreed between ranks that may have different ones.
 
-use crate::registry::Offer;
+use crate::backend::registry::Offer;
 use crate::{Error, ErrorKind, Result};
 
 /// What one rank offers: `word=choice` lines in order of preference, `word!choice` where the user insists, and
@@ -19,7 +19,7 @@ pub(super) fn write(offers: &[Offer]) -> String {
     lines
 }
 
-struct OfferLine<'a> {
+struct OfferedDevice<'a> {
     word: &'a str,
     /// `=`, `!` or `@`.
     sign: u8,
@@ -27,10 +27,10 @@ struct OfferLine<'a> {
     text: &'a str,
 }
 
-fn read(lines: &str) -> Vec<OfferLine<'_>> {
+fn read(lines: &str) -> Vec<OfferedDevice<'_>> {
     let line = |line| {
         let at = str::find(line, ['=', '!', '@'])?;
-        Some(OfferLine { word: &line[..at], sign: line.as_bytes()[at], text: &line[at + 1..] })
+        Some(OfferedDevice { word: &line[..at], sign: line.as_bytes()[at], text: &line[at + 1..] })
     };
     lines.lines().filter_map(line).collect()
 }
@@ -40,7 +40,7 @@ fn read(lines: &str) -> Vec<OfferLine<'_>> {
 /// What some rank lacks is left out, and so is everything but staging where two ranks share a device; if a user insists on
 /// what some rank lacks, it is an error that names the ranks without it.
 pub(super) fn agree(all: &[&str]) -> Result<String> {
-    let all: Vec<Vec<OfferLine<'_>>> = all.iter().map(|lines| read(lines)).collect();
+    let all: Vec<Vec<OfferedDevice<'_>>> = all.iter().map(|lines| read(lines)).collect();
     let mut words: Vec<&str> = Vec::new();
     for line in all.iter().flatten() {
         if !words.contains(&line.word) {

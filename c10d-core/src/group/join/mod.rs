@@ -13,8 +13,8 @@
 mod agree;
 mod follow;
 mod hello;
+mod key_prefix;
 mod lead;
-mod place;
 
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
@@ -22,45 +22,45 @@ use std::time::{Duration, Instant};
 
 use agree::agree;
 use hello::{Hello, Nonce, hex, nonce, nonce_of};
-pub(super) use place::place;
+pub(super) use key_prefix::key_prefix;
 
 use super::builder::{FOREIGN, GroupSpec};
 use super::other_backends::Parent;
-use crate::registry::Offer;
+use crate::backend::registry::Offer;
 use crate::store::{PrefixStore, Store};
 use crate::waiting::{self, Reminder};
 use crate::{Error, ErrorKind, Phase, Result};
 
 /// A group that all ranks believe in.
-pub(super) struct Joined {
+pub(super) struct Agreement {
     pub(super) session: [u8; 16],
     pub(super) store: Arc<dyn Store>,
     /// Which choice serves which device word.
     pub(super) served: Vec<(String, String)>,
 }
 
-pub(super) fn join(parts: &GroupSpec, offers: &[Offer], deadline: Instant) -> Result<Joined> {
-    let store: Arc<dyn Store> = Arc::new(PrefixStore::new(parts.place.clone(), parts.store.clone()));
-    let members = parts.global.as_deref();
-    let ids: Vec<u32> = members.map_or_else(|| (0..parts.size).collect(), <[u32]>::to_vec);
-    let leader = (0..parts.size).min_by_key(|r| ids[*r as usize]).unwrap_or(0);
+pub(super) fn join(spec: &GroupSpec, offers: &[Offer], deadline: Instant) -> Result<Agreement> {
+    let store: Arc<dyn Store> = Arc::new(PrefixStore::new(spec.key_prefix.clone(), spec.store.clone()));
+    let members = spec.global.as_deref();
+    let ids: Vec<u32> = members.map_or_else(|| (0..spec.size).collect(), <[u32]>::to_vec);
+    let leader = (0..spec.size).min_by_key(|r| ids[*r as usize]).unwrap_or(0);
     let now = Instant::now();
     let left = deadline.saturating_duration_since(now);
     let every = (left / 8).clamp(BEATS.0, BEATS.1);
-    let hello = Hello::new(parts.size, members.unwrap_or(&[]), every, agree::write(offers))?;
+    let hello = Hello::new(spec.size, members.unwrap_or(&[]), every, agree::write(offers))?;
     let join = Join {
         store: &*store,
-        rank: parts.rank,
+        rank: spec.rank,
         leader,
         ids,
         first: members.is_none(),
-        parent: parts.parent.as_deref(),
+        parent: spec.parent.as_deref(),
         hello,
         every,
         beats: Cell::new((0, now)),
         quarter: now + left / 4,
-        reminder: RefCell::new(Reminder::new(waiting::after(parts.hints.get(waiting::HINT).map(String::as_str))?)),
-        name: &parts.name,
+        reminder: RefCell::new(Reminder::new(waiting::after(spec.hints.get(waiting::HINT).map(String::as_str))?)),
+        name: &spec.name,
         acked: RefCell::default(),
         deadline,
     };
@@ -69,17 +69,17 @@ pub(super) fn join(parts: &GroupSpec, offers: &[Offer], deadline: Instant) -> Re
         e
     })?;
     let served = agree::decided(&agreed);
-    Ok(Joined { session: id, store: Arc::new(PrefixStore::new(hex(&id), store)), served })
+    Ok(Agreement { session: id, store: Arc::new(PrefixStore::new(hex(&id), store)), served })
 }
 
 /// A group of which other ranks are another library's, which knows nothing of all this: what this rank's map names is
 /// taken, and the store is left alone.
-pub(super) fn on_trust(parts: &GroupSpec, offers: &[Offer]) -> Result<Joined> {
+pub(super) fn on_trust(spec: &GroupSpec, offers: &[Offer]) -> Result<Agreement> {
     let mut served = Vec::new();
     for offer in offers.iter().filter(|o| o.explicit) {
         let Some(choice) = offer.choices.as_ref().ok().and_then(|c| c.first()) else { continue };
         let hint = format!("{}{FOREIGN}", choice.name());
-        if !parts.hints.contains_key(&hint) {
+        if !spec.hints.contains_key(&hint) {
             let what = format!(
                 "{} on {} cannot be in a group with another library's ranks; leave it out of the backend map",
                 choice.name(),
@@ -94,7 +94,7 @@ pub(super) fn on_trust(parts: &GroupSpec, offers: &[Offer]) -> Result<Joined> {
             "a group with another library's ranks needs a backend map that names its backend, such as cuda:nccl",
         ));
     }
-    Ok(Joined { session: [0; 16], store: parts.store.clone(), served })
+    Ok(Agreement { session: [0; 16], store: spec.store.clone(), served })
 }
 
 struct Join<'a> {

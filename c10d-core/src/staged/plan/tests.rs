@@ -166,7 +166,7 @@ fn play(world: &World, n: usize, chunk: usize) -> (Vec<Tensors>, usize) {
         let mut hosts: Vec<Vec<u64>> = chunks.iter().map(|c| vec![UNTOUCHED; c.bytes / size]).collect();
         for (rank, chunk) in chunks.iter().enumerate() {
             for p in &chunk.out {
-                let tensors = if p.side == Side::Input { &inputs[rank] } else { &outputs[rank] };
+                let tensors = if p.operand == Operand::Input { &inputs[rank] } else { &outputs[rank] };
                 let from = &tensors[p.tensor][p.first..p.first + p.count];
                 hosts[rank][p.at / size..][..p.count].copy_from_slice(from);
             }
@@ -190,7 +190,7 @@ fn play(world: &World, n: usize, chunk: usize) -> (Vec<Tensors>, usize) {
                 hosts[rank][at / size..][..values.len()].copy_from_slice(values);
             }
             for p in &chunk.back {
-                assert_eq!(p.side, Side::Output);
+                assert_eq!(p.operand, Operand::Output);
                 let to = &mut outputs[rank][p.tensor][p.first..p.first + p.count];
                 to.copy_from_slice(&hosts[rank][p.at / size..][..p.count]);
             }

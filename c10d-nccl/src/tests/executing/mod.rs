@@ -9,8 +9,7 @@ mod suite;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
 
-use c10d_core::backend::{Backend, GroupInit};
-use c10d_core::registry::{DeviceRegistration, Provider, Registration};
+use c10d_core::backend::{Backend, DeviceRegistration, GroupInit, Provider, Registration};
 use c10d_core::sync::Mutex;
 use c10d_core::{DispatchKey, Error, Result};
 use c10d_fake_nccl::Cpu;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use c10d_conformance::{Ranks, Suite};
 use c10d_core::device::{DeviceBuffer, DevicePtr};
-use c10d_core::{Buf, DType, GroupBuilder, Memory, ProcessGroup, ReduceOp, Result, op, run_ranks};
+use c10d_core::{Buf, Builder, DType, Memory, ProcessGroup, ReduceOp, Result, op};
 
 use super::{GIVEN, PROVIDER};
 
@@ -32,8 +32,8 @@ fn every_case_over_processes() {
 /// fake refuses what would be a race.
 #[test]
 fn the_callers_stream_is_ordered() {
-    let builder = GroupBuilder::new().name("ordered").providers(&[&PROVIDER, &c10d_gloo_like::PROVIDER]).backend(MAP);
-    let done = run_ranks(2, builder, |pg| {
+    let builder = Builder::new().name("ordered").providers(&[&PROVIDER, &c10d_gloo_like::PROVIDER]).backend(MAP);
+    let done = builder.run_ranks(2, |pg| {
         let (cuda, index) = ((PROVIDER.devices[0].open)()?, pg.rank() as u16);
         let (stream, event) = (cuda.create_stream(index)?, cuda.create_event(index)?);
         let mut x = DeviceBuffer::new(&cuda, index, DType::F32, 1 << 20)?;
@@ -65,8 +65,8 @@ fn the_given_backend_does_the_work() {
         pg.all_reduce(&mut x, ReduceOp::Sum)?;
         x.to_vec(SECOND)
     };
-    let builder = GroupBuilder::new().name("given").providers(&[&PROVIDER, &c10d_gloo_like::PROVIDER]).backend(MAP);
-    let done = run_ranks(3, builder, |pg| {
+    let builder = Builder::new().name("given").providers(&[&PROVIDER, &c10d_gloo_like::PROVIDER]).backend(MAP);
+    let done = builder.run_ranks(3, |pg| {
         let sent = || GIVEN.lock()[&("given".to_owned(), pg.rank())].upgrade().unwrap().bytes_sent().unwrap();
         let before = sent();
         assert_eq!(sum(&pg)?, [6.0; 1000]);

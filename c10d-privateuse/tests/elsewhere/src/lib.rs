@@ -6,8 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Instant;
 
-use c10d_core::backend::{Backend, Capabilities, GroupInit, Job};
-use c10d_core::registry::{Provider, Registration};
+use c10d_core::backend::{Backend, Capabilities, GroupInit, Job, Provider, Registration};
 use c10d_core::{DispatchKey, Error, ErrorKind, Result};
 
 static PROVIDER: Provider = Provider {

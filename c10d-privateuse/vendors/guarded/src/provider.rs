@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock};
 
 use c10d_core::DispatchKey;
-use c10d_core::registry::{DeviceRegistration, Provider};
+use c10d_core::backend::{DeviceRegistration, Provider};
 
 use crate::Guarded;
 

@@ -6,7 +6,7 @@ use std::sync::{Arc, Barrier};
 use std::time::Duration;
 
 use c10d_core::device::{DeviceBuffer, DeviceRuntime};
-use c10d_core::{Error, ErrorKind, GroupBuilder, ProcessGroup, ReduceOp, op, run_ranks};
+use c10d_core::{Builder, Error, ErrorKind, ProcessGroup, ReduceOp, op};
 use c10d_guarded::{Guarded, What};
 use common::{CAP, returns};
 
@@ -24,7 +24,7 @@ fn buffer(runtime: &Arc<Guarded>, index: u16, count: usize) -> DeviceBuffer {
     DeviceBuffer::from_slice(&device, index, &vec![1f32; count], CAP).unwrap()
 }
 
-fn alone(builder: &GroupBuilder) -> ProcessGroup {
+fn alone(builder: &Builder) -> ProcessGroup {
     builder.clone().hint("staged.chunk", "256").build().unwrap()
 }
 
@@ -173,19 +173,20 @@ fn what_a_device_says_reaches_all_ranks() {
     for fault in ["copy_out", "copy_in", "query", "a copy"] {
         let (device, builder) = (runtime.clone(), builder.clone().hint("staged.chunk", "256"));
         let errors = returns(move || {
-            run_ranks(2, builder, |pg| {
-                let index = pg.rank() as u16;
-                let mut x = buffer(&device, index, 500);
-                pg.barrier()?;
-                match fault {
-                    _ if pg.rank() == 0 => {}
-                    "a copy" => device.fail_copy(1, 5, "parity error"),
-                    call => device.fail(1, call, "parity error"),
-                }
-                let error = pg.all_reduce(&mut x, ReduceOp::Sum).map(drop).unwrap_err();
-                Ok(error)
-            })
-            .unwrap()
+            builder
+                .run_ranks(2, |pg| {
+                    let index = pg.rank() as u16;
+                    let mut x = buffer(&device, index, 500);
+                    pg.barrier()?;
+                    match fault {
+                        _ if pg.rank() == 0 => {}
+                        "a copy" => device.fail_copy(1, 5, "parity error"),
+                        call => device.fail(1, call, "parity error"),
+                    }
+                    let error = pg.all_reduce(&mut x, ReduceOp::Sum).map(drop).unwrap_err();
+                    Ok(error)
+                })
+                .unwrap()
         });
         let text = errors[1].to_string();
         assert_eq!(*errors[1].kind(), ErrorKind::Device, "{text}");
@@ -201,20 +202,22 @@ fn peers_learn_of_it_although_nobody_waits_here() {
     let (runtime, builder) = staged!("unheard");
     let errors = returns(move || {
         let heard = Barrier::new(2);
-        run_ranks(2, builder.timeout(3 * CAP), |pg| {
-            let mut x = buffer(&runtime, pg.rank() as u16, 500);
-            pg.barrier()?;
-            if pg.rank() == 1 {
-                runtime.fail(1, "copy_in", "parity error");
-                let work = pg.start(op::all_reduce(x, ReduceOp::Sum));
+        builder
+            .timeout(3 * CAP)
+            .run_ranks(2, |pg| {
+                let mut x = buffer(&runtime, pg.rank() as u16, 500);
+                pg.barrier()?;
+                if pg.rank() == 1 {
+                    runtime.fail(1, "copy_in", "parity error");
+                    let work = pg.start(op::all_reduce(x, ReduceOp::Sum));
+                    heard.wait();
+                    return Ok(work.wait().map(drop).unwrap_err().error);
+                }
+                let error = pg.all_reduce(&mut x, ReduceOp::Sum).and_then(|_| pg.barrier()).unwrap_err();
                 heard.wait();
-                return Ok(work.wait().map(drop).unwrap_err().error);
-            }
-            let error = pg.all_reduce(&mut x, ReduceOp::Sum).and_then(|_| pg.barrier()).unwrap_err();
-            heard.wait();
-            Ok(error)
-        })
-        .unwrap()
+                Ok(error)
+            })
+            .unwrap()
     });
     assert_eq!(errors[0].report().guilty, [1], "{}", errors[0]);
 }
@@ -245,7 +248,7 @@ fn what_waits_in_line_keeps_its_own_deadline() {
     let device = runtime.clone();
     let errors = fails(&runtime, "which comes first, still waits", move |timeout| {
         let heard = Barrier::new(2);
-        let errors = run_ranks(2, builder.clone().timeout(Duration::from_secs(3600)), |pg| {
+        let errors = builder.clone().timeout(Duration::from_secs(3600)).run_ranks(2, |pg| {
             pg.barrier()?;
             let mut errors = Vec::new();
             if pg.rank() == 0 {
@@ -291,18 +294,20 @@ fn messages_end_in_time_too() {
         let (runtime, builder) = staged!("mail");
         let (device, how) = (runtime.clone(), format!("stuck in {call}"));
         let errors = fails(&runtime, &how, move |timeout| {
-            let mut errors = run_ranks(2, builder.clone(), |pg| {
-                let index = pg.rank() as u16;
-                let mut x = buffer(&device, index, 50);
-                pg.barrier()?;
-                device.hang(u16::from(!sends), call);
-                let done = match pg.rank() {
-                    0 => pg.run(op::send(&x, 1, 3).timeout(timeout)).map(drop),
-                    _ => pg.run(op::recv(&mut x, 0, 3).timeout(timeout)).map(drop),
-                };
-                Ok(done.err())
-            })
-            .unwrap();
+            let mut errors = builder
+                .clone()
+                .run_ranks(2, |pg| {
+                    let index = pg.rank() as u16;
+                    let mut x = buffer(&device, index, 50);
+                    pg.barrier()?;
+                    device.hang(u16::from(!sends), call);
+                    let done = match pg.rank() {
+                        0 => pg.run(op::send(&x, 1, 3).timeout(timeout)).map(drop),
+                        _ => pg.run(op::recv(&mut x, 0, 3).timeout(timeout)).map(drop),
+                    };
+                    Ok(done.err())
+                })
+                .unwrap();
             vec![errors.swap_remove(usize::from(!sends)).expect("its device hangs")]
         });
         assert!(errors[0].to_string().contains(&how), "{}", errors[0]);

@@ -6,12 +6,9 @@ use crate::common;
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
-use c10d_core::backend::{Backend, Capabilities, Job};
+use c10d_core::backend::{Backend, Capabilities, DeviceRegistration, Job, Provider, Registration};
 use c10d_core::device::{DeviceBuffer, DevicePtr, DeviceRuntime};
-use c10d_core::registry::{DeviceRegistration, Provider, Registration};
-use c10d_core::{
-    Buf, DType, DispatchKey, Error, ErrorKind, GroupBuilder, Memory, OpKind, ProcessGroup, ReduceOp, Result,
-};
+use c10d_core::{Buf, Builder, DType, DispatchKey, Error, ErrorKind, Memory, OpKind, ProcessGroup, ReduceOp, Result};
 use c10d_guarded::{Guarded, What};
 use common::CAP;
 
@@ -109,7 +106,7 @@ static PROVIDER: Provider = Provider {
 /// Runs `body` on a group of one and a device that holds its copies back, and looks at what was copied.
 fn copies_overlap(runtime: &Runtime, map: &str, body: impl FnOnce(&ProcessGroup, DeviceBuffer) -> DeviceBuffer) {
     let chunk = (EACH * 4).to_string();
-    let builder = GroupBuilder::new().providers(&[&PROVIDER]).backend(map).hint("staged.chunk", &chunk);
+    let builder = Builder::new().providers(&[&PROVIDER]).backend(map).hint("staged.chunk", &chunk);
     let pg = builder.timeout(3 * CAP).build().unwrap();
     let mine: Vec<f32> = (0..ROUNDS * EACH).map(|i| i as f32).collect();
     let device: Arc<dyn DeviceRuntime> = (**runtime).clone();

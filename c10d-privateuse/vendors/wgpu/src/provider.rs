@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, OnceLock};
 
-use c10d_core::registry::{DeviceRegistration, Provider};
+use c10d_core::backend::{DeviceRegistration, Provider};
 use c10d_core::{DispatchKey, Error, Result};
 
 use crate::Wgpu;

@@ -19,16 +19,16 @@ macro_rules! staged {
     ($name:literal) => {{
         static RUNTIME: std::sync::LazyLock<std::sync::Arc<c10d_guarded::Guarded>> =
             std::sync::LazyLock::new(|| std::sync::Arc::new(c10d_guarded::Guarded::new($name)));
-        static PROVIDER: c10d_core::registry::Provider = c10d_core::registry::Provider {
+        static PROVIDER: c10d_core::backend::Provider = c10d_core::backend::Provider {
             source: $name,
-            devices: &[c10d_core::registry::DeviceRegistration {
+            devices: &[c10d_core::backend::DeviceRegistration {
                 name: $name,
                 key: c10d_core::DispatchKey::PrivateUse1,
                 open: &|| Ok(RUNTIME.clone()),
             }],
-            ..c10d_core::registry::Provider::EMPTY
+            ..c10d_core::backend::Provider::EMPTY
         };
-        let builder = c10d_core::GroupBuilder::new()
+        let builder = c10d_core::Builder::new()
             .providers(&[&PROVIDER, &c10d_gloo_like::PROVIDER])
             .backend(concat!($name, ":gloo-like"))
             .timeout(common::CAP);

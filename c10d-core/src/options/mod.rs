@@ -3,9 +3,12 @@
 //! A constructor in [`op`](crate::op) takes anything that converts into its options, so the bare reduce operation, root
 //! or tag is enough where nothing else is wanted. How long an op may take is set by [`Call::timeout`](crate::Call::timeout).
 
+pub(crate) mod params;
+
 use std::sync::Arc;
 
-use super::Params;
+pub(crate) use params::Params;
+
 use crate::types::ReduceOp;
 
 mod sealed {
@@ -136,7 +139,7 @@ number_first!(SendOptions tag RecvOptions tag BroadcastOptions root_rank);
 /// they are offered over present entries alone, and only to who says so:
 ///
 /// ```
-/// # use c10d_core::{ReduceOp, ops::{Absent, AllReduceOptions}};
+/// # use c10d_core::{ReduceOp, options::{Absent, AllReduceOptions}};
 /// let largest = AllReduceOptions::new(ReduceOp::Max).with_absent(Absent::Ignored);
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

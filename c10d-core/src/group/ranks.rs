@@ -3,37 +3,25 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::{GroupBuilder, ProcessGroup};
-use crate::store::HashStore;
+use crate::store::{HashStore, Store};
 use crate::{Error, ErrorKind, Result};
 
-/// Runs `body` once per rank, each on a thread of its own, in one group of `size` ranks made from `builder`; gives the
-/// results in rank order.
-///
-/// # Errors
-/// The error of the rank that failed first, by cause: errors that merely report another rank's end come last. A panic of
-/// a rank goes on in the caller when all threads have ended.
-pub fn run_ranks<T: Send>(
-    size: u32,
-    builder: GroupBuilder,
-    body: impl Fn(ProcessGroup) -> Result<T> + Sync,
-) -> Result<Vec<T>> {
+/// Runs `body` once per rank, each on a thread of its own, with a store for all; see [`run_ranks`](super::Builder::run_ranks).
+pub(super) fn run<T: Send>(size: u32, body: impl Fn(u32, Arc<dyn Store>) -> Result<T> + Sync) -> Result<Vec<T>> {
     if size == 0 {
         return Err(Error::invalid("a world has at least one rank"));
     }
-    builder.leaves_ranks_to_others(size)?;
     let store = Arc::new(HashStore::new());
     let ended = AtomicUsize::new(0);
     let results: Vec<std::thread::Result<Result<T, (usize, Error)>>> = std::thread::scope(|s| {
         let threads: Vec<_> = (0..size)
             .map(|rank| {
-                let builder = builder.clone().rank(rank).size(size).store(store.clone());
-                let (body, ended) = (&body, &ended);
+                let (body, ended, store) = (&body, &ended, store.clone());
                 let name = format!("rank {rank}");
                 std::thread::Builder::new().name(name).spawn_scoped(s, move || {
-                    let result = builder.build().and_then(body);
-                    let place = ended.fetch_add(1, Ordering::Relaxed);
-                    result.map_err(|e| (place, e))
+                    let result = body(rank, store);
+                    let order = ended.fetch_add(1, Ordering::Relaxed);
+                    result.map_err(|e| (order, e))
                 })
             })
             .collect();
@@ -61,6 +49,6 @@ pub fn run_ranks<T: Send>(
         std::panic::resume_unwind(panic);
     }
     // A rank that left early makes others report it as dead; its own error is the cause.
-    errors.sort_by_key(|(place, e)| (matches!(e.kind(), ErrorKind::PeerDead { .. } | ErrorKind::Aborted), *place));
+    errors.sort_by_key(|(order, e)| (matches!(e.kind(), ErrorKind::PeerDead { .. } | ErrorKind::Aborted), *order));
     errors.into_iter().next().map_or(Ok(values), |(_, e)| Err(e))
 }

@@ -1,10 +1,10 @@
-//! Where in the store a group's ranks meet.
+//! The prefix of a group's keys in the store.
 
 use super::hello::{Nonce, hex};
 
-/// Where in the store the ranks of a group meet; of a sub-group, by its parent's session and its name in the parent. So keys
+/// The prefix of the keys by which the ranks of a group meet; of a sub-group, by its parent's session and its name in the parent. So keys
 /// are no longer however deeply groups are nested; a long name is shortened to one that is its own, too.
-pub(in crate::group) fn place(parent: Option<&Nonce>, name: &str) -> String {
+pub(in crate::group) fn key_prefix(parent: Option<&Nonce>, name: &str) -> String {
     /// Bytes of a name; stores have limits on keys.
     const LONGEST: usize = 256;
     let prefix = parent.map_or(String::new(), |session| format!("{}/", hex(session)));
@@ -24,10 +24,10 @@ mod tests {
 
     #[test]
     fn long_names_are_short_keys_of_their_own() {
-        assert_eq!(place(None, "default"), "group/default");
-        assert_eq!(place(Some(&[1; 16]), "3.0"), format!("group/{}/3.0", "01".repeat(16)));
+        assert_eq!(key_prefix(None, "default"), "group/default");
+        assert_eq!(key_prefix(Some(&[1; 16]), "3.0"), format!("group/{}/3.0", "01".repeat(16)));
         let (a, b) = ("\u{e9}".repeat(5000), format!("{}x", "\u{e9}".repeat(4999)));
-        assert!(place(None, &a).len() < 256 && place(None, &a) != place(None, &b));
-        assert_eq!(place(None, &a), place(None, &a));
+        assert!(key_prefix(None, &a).len() < 256 && key_prefix(None, &a) != key_prefix(None, &b));
+        assert_eq!(key_prefix(None, &a), key_prefix(None, &a));
     }
 }

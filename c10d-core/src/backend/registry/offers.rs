@@ -1,8 +1,7 @@
 //! What this rank could use for each device, in the order of its preference.
 
-use super::{DeviceRegistration, Registration, Registry};
+use super::{BackendMap, DeviceRegistration, Named, Registration, Registry};
 use crate::device::Seat;
-use crate::dispatch::{BackendMap, Named};
 use crate::types::{DispatchKey, private_use1_name, vendor};
 use crate::{Error, Result};
 
@@ -38,7 +37,7 @@ pub(crate) struct Offer {
 }
 
 /// The key and the vendor's slot of a device word.
-pub(crate) fn place(word: &str) -> (DispatchKey, u8) {
+pub(crate) fn key_and_slot(word: &str) -> (DispatchKey, u8) {
     match DispatchKey::ALL.into_iter().find(|k| k.device_word() == word) {
         Some(key) => (key, 0),
         None => (DispatchKey::PrivateUse1, vendor(word)),
@@ -68,7 +67,7 @@ pub(crate) fn offers(registry: &Registry, map: &BackendMap, seat: &Seat) -> Resu
 }
 
 fn offer(registry: &Registry, map: &BackendMap, word: &str, seat: &Seat) -> Result<Offer> {
-    let (key, vendor) = place(word);
+    let (key, vendor) = key_and_slot(word);
     let mut named = map.name(word);
     if let (Named::No, Named::For(name)) = (named, map.name(key.device_word()))
         && vendor != 0

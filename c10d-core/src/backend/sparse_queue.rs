@@ -6,8 +6,7 @@ use std::time::Instant;
 
 use crate::sync::{Condvar, Mutex};
 
-use super::{Composed, KernelContext};
-use crate::backend::{Backend, Job, Origin};
+use super::{Backend, Composed, Job, KernelContext, Origin};
 use crate::panics::{caught, contain};
 use crate::{Error, ErrorKind, Phase, Result};
 

@@ -85,11 +85,11 @@ fn distance(a: &str, b: &str) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::registry::Provider;
+    use crate::backend::Provider;
 
     static DECLARES: Provider = Provider {
         source: "acme",
-        devices: &[crate::registry::DeviceRegistration {
+        devices: &[crate::backend::DeviceRegistration {
             name: "acme",
             key: crate::DispatchKey::PrivateUse1,
             open: &|| Err(crate::Error::unsupported("none")),
@@ -100,7 +100,7 @@ mod tests {
     };
     static SILENT: Provider = Provider {
         source: "quiet",
-        devices: &[crate::registry::DeviceRegistration {
+        devices: &[crate::backend::DeviceRegistration {
             name: "quiet",
             key: crate::DispatchKey::PrivateUse1,
             open: &|| Err(crate::Error::unsupported("none")),

@@ -5,10 +5,9 @@ use std::sync::Arc;
 
 use super::offers::{Choice, offers};
 use super::open::open;
-use super::{CORE, DeviceRegistration, Kernel, Provider, Registration, Submitted};
+use super::{BackendMap, CORE, DeviceRegistration, InitMethod, Kernel, Provider, Registration, Submitted};
+use crate::catalog::OpKind;
 use crate::device::{DeviceRuntime, Seat};
-use crate::dispatch::BackendMap;
-use crate::ops::OpKind;
 use crate::types::DispatchKey;
 use crate::{Error, ErrorKind, Result};
 
@@ -17,7 +16,8 @@ pub struct Registry {
     backends: Vec<(&'static Registration, &'static str)>,
     devices: Vec<(&'static DeviceRegistration, &'static str)>,
     kernels: BTreeMap<(OpKind, DispatchKey, Option<&'static str>), (Kernel, &'static str)>,
-    providers: Vec<&'static Provider>,
+    pub(super) init_methods: Vec<(&'static InitMethod, &'static str)>,
+    pub(super) providers: Vec<&'static Provider>,
 }
 
 /// A row of the registration table, as `c10d info` shows it.
@@ -47,8 +47,8 @@ impl Registry {
                 providers.push(p);
             }
         }
-        let (backends, devices, kernels) = (Vec::new(), Vec::new(), BTreeMap::new());
-        let mut registry = Registry { backends, devices, kernels, providers };
+        let (backends, devices, kernels, init_methods) = Default::default();
+        let mut registry = Registry { backends, devices, kernels, init_methods, providers };
         for p in registry.providers.clone() {
             registry.add(p)?;
         }
@@ -78,6 +78,12 @@ impl Registry {
                 return Err(twice(format!("device {:?}", d.name), other, provider.source));
             }
             self.devices.push((d, provider.source));
+        }
+        for method in provider.init_methods {
+            if let Some((_, other)) = self.init_methods.iter().find(|(m, _)| m.scheme == method.scheme) {
+                return Err(twice(format!("init method {:?}", method.scheme), other, provider.source));
+            }
+            self.init_methods.push((method, provider.source));
         }
         for row in provider.kernels {
             let place = (row.op, row.key, row.backend);

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
+use super::{InitMethod, PluginLoader};
 use crate::Result;
-use crate::backend::{Backend, GroupInit, Job};
+use crate::backend::{Backend, GroupInit, Job, KernelContext};
+use crate::catalog::OpKind;
 use crate::device::DeviceRuntime;
-use crate::dispatch::KernelContext;
-use crate::ops::OpKind;
 use crate::types::DispatchKey;
 
 /// Everything one crate brings: its backends and its kernels.
@@ -14,7 +14,7 @@ use crate::types::DispatchKey;
 /// One static per crate, submitted with [`submit!`](crate::submit):
 ///
 /// ```
-/// use c10d_core::registry::Provider;
+/// use c10d_core::backend::Provider;
 ///
 /// pub static PROVIDER: Provider = Provider { source: env!("CARGO_PKG_NAME"), ..Provider::EMPTY };
 /// c10d_core::submit!(PROVIDER);
@@ -34,12 +34,24 @@ pub struct Provider {
     /// The environment variables of the form `C10D_..` that it reads. Those that no provider lists are said to be read by
     /// nobody.
     pub variables: &'static [&'static str],
+    /// Its init methods.
+    pub init_methods: &'static [InitMethod],
+    /// What loads plugins, in the one crate that does.
+    pub load_plugins: Option<PluginLoader>,
 }
 
 impl Provider {
     /// Nothing, for the fields that a crate does not use.
-    pub const EMPTY: Provider =
-        Provider { source: "", backends: &[], devices: &[], kernels: &[], hints: &[], variables: &[] };
+    pub const EMPTY: Provider = Provider {
+        source: "",
+        backends: &[],
+        devices: &[],
+        kernels: &[],
+        hints: &[],
+        variables: &[],
+        init_methods: &[],
+        load_plugins: None,
+    };
 }
 
 /// A kind of device by name.
@@ -87,18 +99,18 @@ pub struct Submitted(pub &'static Provider);
 
 inventory::collect!(Submitted);
 
-/// Registers a crate's [`Provider`](crate::registry::Provider) at link time.
+/// Registers a crate's [`Provider`](crate::backend::Provider) at link time.
 ///
 /// A crate that nobody names is not linked at all: its users write `use the_crate as _;` or hand the provider to the
 /// group builder.
 #[macro_export]
 macro_rules! submit {
     ($provider:expr) => {
-        $crate::__private::inventory::submit! { $crate::registry::Submitted(&$provider) }
+        $crate::__private::inventory::submit! { $crate::backend::Submitted(&$provider) }
     };
 }
 
-/// Registers a crate's devices under a name, as a [`Provider`](crate::registry::Provider) called `PROVIDER`, where that is
+/// Registers a crate's devices under a name, as a [`Provider`](crate::backend::Provider) called `PROVIDER`, where that is
 /// all that the crate brings. Takes the name, and what makes the [`DeviceRuntime`](crate::device::DeviceRuntime).
 ///
 /// ```
@@ -115,7 +127,7 @@ macro_rules! submit {
 /// # }
 /// c10d_core::submit_device!("acme", Acme);
 /// # fn main() -> Result {
-/// let acme = c10d_core::registry::Registry::collect(&[&PROVIDER])?.device("acme")?;
+/// let acme = c10d_core::backend::Registry::collect(&[&PROVIDER])?.device("acme")?;
 /// assert_eq!(acme.count()?, 1);
 /// # Ok(()) }
 /// ```
@@ -123,14 +135,14 @@ macro_rules! submit {
 macro_rules! submit_device {
     ($name:literal, $runtime:expr) => {
         #[doc = concat!("The registration of the devices `", $name, "`.")]
-        pub static PROVIDER: $crate::registry::Provider = $crate::registry::Provider {
+        pub static PROVIDER: $crate::backend::Provider = $crate::backend::Provider {
             source: env!("CARGO_PKG_NAME"),
-            devices: &[$crate::registry::DeviceRegistration {
+            devices: &[$crate::backend::DeviceRegistration {
                 name: $name,
                 key: $crate::DispatchKey::PrivateUse1,
                 open: &|| Ok(::std::sync::Arc::new($runtime)),
             }],
-            ..$crate::registry::Provider::EMPTY
+            ..$crate::backend::Provider::EMPTY
         };
         $crate::submit!(PROVIDER);
     };

@@ -1,19 +1,25 @@
 //! Who offers what: backends and kernels, collected at link time, listed by hand, or loaded at run time.
 
+mod backend_map;
 mod collect;
+mod init_method;
 mod offers;
 mod open;
+mod plugins;
 mod provider;
 mod settings;
 
+pub use backend_map::BackendMap;
+use backend_map::Named;
 pub use collect::{Registry, TableRow};
-pub(crate) use offers::{Choice, Offer, offers, place};
+pub use init_method::{InitMethod, Joined};
+pub(crate) use offers::{Choice, Offer, key_and_slot, offers};
+pub use plugins::{PluginLoader, PluginSearch};
 pub use provider::{DeviceRegistration, Kernel, KernelRow, Provider, Registration, Submitted};
 pub(crate) use settings::check as check_settings;
 
-use crate::backend::Job;
-pub use crate::dispatch::{Composed, KernelContext};
-use crate::ops::{OpKind, declared};
+use super::{Job, KernelContext};
+use crate::catalog::{OpKind, declared};
 use crate::types::{DispatchKey, KeySet};
 use crate::waiting;
 
@@ -43,14 +49,13 @@ const fn dense_rows() -> [KernelRow; DENSE] {
 }
 
 /// Core's own provider: the kernels of the dense rows, no backend.
-pub static CORE: Provider = Provider {
+pub(crate) static CORE: Provider = Provider {
     source: env!("CARGO_PKG_NAME"),
-    backends: &[],
-    devices: &[],
     kernels: {
         const ROWS: [KernelRow; DENSE] = dense_rows();
         &ROWS
     },
     hints: &["staged.chunk", waiting::HINT],
     variables: &[waiting::VARIABLE],
+    ..Provider::EMPTY
 };

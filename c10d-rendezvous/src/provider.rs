@@ -1,0 +1,21 @@
+//! The init methods, for the registry.
+
+use c10d_core::backend::{InitMethod, Provider};
+
+use crate::init::{init, rank_and_size};
+
+/// The init methods `env://`, `tcp://` and `file://`. The facade lists it; who uses core without the facade hands it to the
+/// builder.
+pub static PROVIDER: Provider = Provider {
+    source: env!("CARGO_PKG_NAME"),
+    init_methods: &[
+        method("env", "env://"),
+        method("tcp", "tcp://host:port?rank=R&world_size=N"),
+        method("file", "file:///path?rank=R&world_size=N"),
+    ],
+    ..Provider::EMPTY
+};
+
+const fn method(scheme: &'static str, form: &'static str) -> InitMethod {
+    InitMethod { scheme, form, rank_and_size, join: init }
+}
