@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// The rule that a file or directory broke. F-numbers are those of the project's fault catalogue.
+/// The rule that a file or directory broke.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Rule {
@@ -10,47 +10,47 @@ pub enum Rule {
     Path,
     /// It does not exist, or cannot be read.
     Unreadable,
-    /// Some directory above it belongs to somebody else or can be written by others (F97).
+    /// Some directory above it belongs to somebody else or can be written by others.
     Directory,
-    /// The file belongs to somebody else (F98).
+    /// The file belongs to somebody else.
     Owner,
-    /// The file can be written by group or others (F98).
+    /// The file can be written by group or others.
     Writable,
-    /// The file is set-user-id or set-group-id (F98).
+    /// The file is set-user-id or set-group-id.
     SetId,
-    /// Not a regular file (F98).
+    /// Not a regular file.
     NotRegular,
-    /// A symbolic link, at the end of the path or on the way (F99).
+    /// A symbolic link, at the end of the path or on the way.
     Symlink,
-    /// Not an ELF file (F100).
+    /// Not an ELF file.
     NotElf,
-    /// It ends before what its headers promise (F100).
+    /// It ends before what its headers promise.
     Truncated,
-    /// An ELF file for another machine, word size or byte order, or no shared library (F100).
+    /// An ELF file for another machine, word size or byte order, or no shared library.
     Foreign,
     /// It asks for an executable stack.
     ExecutableStack,
-    /// It does not export the entry (F101).
+    /// It does not export the entry.
     Entry,
-    /// It has no note, or one that makes no sense (F102).
+    /// It has no note, or one that makes no sense.
     Note,
-    /// It was built for another ABI (F102).
+    /// It was built for another ABI.
     Abi,
-    /// The system's loader refuses it: undefined symbols, missing libraries (F103).
+    /// The system's loader refuses it: undefined symbols, missing libraries.
     Link,
-    /// It ended, hung or crashed while it was loaded (F104).
+    /// It ended, hung or crashed while it was loaded.
     Crash,
-    /// Its entry gave a table that breaks the contract (F105).
+    /// Its entry gave a table that breaks the contract.
     Table,
-    /// Its name is taken by a built-in backend or by a plugin that came before (F109).
+    /// Its name is taken by a built-in backend or by a plugin that came before.
     Name,
-    /// The same file was loaded under another path (F110).
+    /// The same file was loaded under another path.
     Duplicate,
-    /// A variable that is ignored, because the process has more rights than its user (F111).
+    /// A variable that is ignored, because the process has more rights than its user.
     Privileged,
-    /// It was replaced while it was checked or loaded (F112).
+    /// It was replaced while it was checked or loaded.
     Replaced,
-    /// More files in a directory than are looked at (F113).
+    /// More files in a directory than are looked at.
     Limit,
     /// The allow or deny list says so.
     Filter,

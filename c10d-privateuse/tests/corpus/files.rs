@@ -15,28 +15,28 @@ const OTHER: u32 = 65534;
 
 pub(crate) fn entries() -> Vec<Entry> {
     vec![
-        entry!("F98" Writable "world-writable", |lab, to| with_mode(lab, to, 0o757)),
-        entry!("F98" Writable "group-writable", |lab, to| with_mode(lab, to, 0o775)),
-        entry!("F98" SetId "set-user-id", |lab, to| with_mode(lab, to, 0o4755)),
-        entry!("F98" SetId "set-group-id", |lab, to| with_mode(lab, to, 0o2755)),
-        Entry { name: "of another user", fault: "F98", rule: Rule::Owner, make: another_users },
-        entry!("F98" NotRegular "a directory", |_lab, to| std::fs::create_dir(to).unwrap()),
-        entry!("F98" NotRegular "a pipe", |_lab, to| mknodat(CWD, to, FileType::Fifo, Mode::RWXU, 0).unwrap()),
-        entry!("F98" NotRegular "a socket", |_lab, to| {
+        entry!(Writable "world-writable", |lab, to| with_mode(lab, to, 0o757)),
+        entry!(Writable "group-writable", |lab, to| with_mode(lab, to, 0o775)),
+        entry!(SetId "set-user-id", |lab, to| with_mode(lab, to, 0o4755)),
+        entry!(SetId "set-group-id", |lab, to| with_mode(lab, to, 0o2755)),
+        Entry { name: "of another user", rule: Rule::Owner, make: another_users },
+        entry!(NotRegular "a directory", |_lab, to| std::fs::create_dir(to).unwrap()),
+        entry!(NotRegular "a pipe", |_lab, to| mknodat(CWD, to, FileType::Fifo, Mode::RWXU, 0).unwrap()),
+        entry!(NotRegular "a socket", |_lab, to| {
             // Bound by a short name: paths of sockets are.
             drop(std::os::unix::net::UnixListener::bind(to).unwrap());
         }),
-        Entry { name: "a device", fault: "F98", rule: Rule::NotRegular, make: device },
-        entry!("F99" Symlink "a link to a good plugin", |lab, to| {
+        Entry { name: "a device", rule: Rule::NotRegular, make: device },
+        entry!(Symlink "a link to a good plugin", |lab, to| {
             lab.write(&lab.place("target.so"), &lab.base());
             symlink(lab.place("target.so"), to).unwrap();
         }),
-        entry!("F99" Symlink "a link inside the directory", |_lab, to| symlink("libc10d_zz_good.so", to).unwrap()),
-        entry!("F99" Symlink "a link to nothing", |_lab, to| symlink("/nowhere", to).unwrap()),
-        entry!("F110" Duplicate "a hard link to one that is loaded", |lab, to| {
+        entry!(Symlink "a link inside the directory", |_lab, to| symlink("libc10d_zz_good.so", to).unwrap()),
+        entry!(Symlink "a link to nothing", |_lab, to| symlink("/nowhere", to).unwrap()),
+        entry!(Duplicate "a hard link to one that is loaded", |lab, to| {
             std::fs::hard_link(lab.junk().join("libc10d_00_good.so"), to).unwrap();
         }),
-        entry!("F109" Name "the name of one before it", |lab, to| {
+        entry!(Name "the name of one before it", |lab, to| {
             lab.compile(to, &[&format!("NAME=\"{}a\"", lab.prefix)], &[]);
         }),
     ]

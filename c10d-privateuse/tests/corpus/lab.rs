@@ -11,8 +11,6 @@ use crate::common;
 #[derive(Clone, Copy)]
 pub(crate) struct Entry {
     pub(crate) name: &'static str,
-    /// Its number in the catalogue of faults.
-    pub(crate) fault: &'static str,
     pub(crate) rule: Rule,
     pub(crate) make: fn(&Lab, &Path) -> Result<(), String>,
 }

@@ -9,17 +9,17 @@ use super::lab::{Entry, Lab, is_root};
 use crate::common::mode;
 
 pub(crate) fn entries() -> Vec<Entry> {
-    let entry = |name, fault, rule, make| Entry { name, fault, rule, make };
+    let entry = |name, rule, make| Entry { name, rule, make };
     vec![
-        entry("directory that everybody can write", "F97", Rule::Directory, |lab, to| in_directory(lab, to, 0o757)),
-        entry("directory that a group can write", "F97", Rule::Directory, |lab, to| in_directory(lab, to, 0o775)),
-        entry("file in a directory that others can write", "F97", Rule::Directory, |lab, to| {
+        entry("directory that everybody can write", Rule::Directory, |lab, to| in_directory(lab, to, 0o757)),
+        entry("directory that a group can write", Rule::Directory, |lab, to| in_directory(lab, to, 0o775)),
+        entry("file in a directory that others can write", Rule::Directory, |lab, to| {
             base(lab, to);
             std::fs::set_permissions(lab.junk(), mode(0o777)).unwrap();
             want(Search::new().file(to), Rule::Directory, "junk")
         }),
-        entry("a parent that others can write", "F97", Rule::Directory, |lab, _| below(lab, 0o777)),
-        entry("a sticky parent whose child others can write", "F97", Rule::Directory, |lab, _| {
+        entry("a parent that others can write", Rule::Directory, |lab, _| below(lab, 0o777)),
+        entry("a sticky parent whose child others can write", Rule::Directory, |lab, _| {
             let (up, down) = (lab.place("up"), lab.place("up/down"));
             std::fs::create_dir_all(&down).unwrap();
             base(lab, &down.join("libc10d_it.so"));
@@ -28,7 +28,7 @@ pub(crate) fn entries() -> Vec<Entry> {
             // As root the parent passes and the child does not; else the parent is not root's, and does not.
             want(Search::new().directory(&down), Rule::Directory, "up")
         }),
-        entry("a sticky directory in a sticky one", "F97", Rule::Directory, |lab, _| {
+        entry("a sticky directory in a sticky one", Rule::Directory, |lab, _| {
             if !is_root() {
                 return Err("skipped: only root has sticky directories that are accepted".into());
             }
@@ -39,7 +39,7 @@ pub(crate) fn entries() -> Vec<Entry> {
             std::fs::set_permissions(&down, mode(0o1777)).unwrap();
             want(Search::new().directory(&down), Rule::Directory, "down\"")
         }),
-        entry("directory of another user", "F97", Rule::Directory, |lab, to| {
+        entry("directory of another user", Rule::Directory, |lab, to| {
             if !is_root() {
                 return Err("skipped: only root can give directories away".into());
             }
@@ -47,34 +47,34 @@ pub(crate) fn entries() -> Vec<Entry> {
             chown(lab.junk(), Some(65534), None).unwrap();
             want(Search::new().directory(lab.junk()), Rule::Directory, "65534")
         }),
-        entry("a directory that is a link", "F99", Rule::Symlink, |lab, to| {
+        entry("a directory that is a link", Rule::Symlink, |lab, to| {
             base(lab, to);
             symlink(lab.junk(), lab.place("link")).unwrap();
             want(Search::new().directory(lab.place("link")), Rule::Symlink, "link")
         }),
-        entry("a link on the way", "F99", Rule::Symlink, |lab, to| {
+        entry("a link on the way", Rule::Symlink, |lab, to| {
             base(lab, to);
             symlink(lab.junk(), lab.place("link")).unwrap();
             want(Search::new().file(lab.place("link/libc10d_it.so")), Rule::Symlink, "link")
         }),
-        entry("a relative path", "F97", Rule::Path, |lab, to| {
+        entry("a relative path", Rule::Path, |lab, to| {
             base(lab, to);
             want(Search::new().file("libc10d_it.so"), Rule::Path, "")
         }),
-        entry("a relative directory", "F97", Rule::Path, |_, _| want(Search::new().directory("."), Rule::Path, "")),
-        entry("an empty directory name", "F97", Rule::Path, |_, _| want(Search::new().directory(""), Rule::Path, "")),
-        entry("a path that climbs", "F97", Rule::Path, |lab, to| {
+        entry("a relative directory", Rule::Path, |_, _| want(Search::new().directory("."), Rule::Path, "")),
+        entry("an empty directory name", Rule::Path, |_, _| want(Search::new().directory(""), Rule::Path, "")),
+        entry("a path that climbs", Rule::Path, |lab, to| {
             base(lab, to);
             want(Search::new().file(lab.place("junk/../junk/libc10d_it.so")), Rule::Path, "climbs")
         }),
-        entry("a directory that is none", "F97", Rule::Directory, |lab, to| {
+        entry("a directory that is none", Rule::Directory, |lab, to| {
             base(lab, to);
             want(Search::new().directory(to), Rule::Directory, "no directory")
         }),
-        entry("a file that is not there", "F98", Rule::Unreadable, |_, to| {
+        entry("a file that is not there", Rule::Unreadable, |_, to| {
             want(Search::new().file(to), Rule::Unreadable, "libc10d_it.so")
         }),
-        entry("a name that is built in", "F109", Rule::Name, |lab, to| {
+        entry("a name that is built in", Rule::Name, |lab, to| {
             base(lab, to);
             let search = Search::new().taken(format!("{}base", lab.prefix), "c10d-somebody");
             want(search.file(to), Rule::Name, "c10d-somebody")

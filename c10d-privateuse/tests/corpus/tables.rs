@@ -8,7 +8,7 @@ use super::lab::Entry;
 
 macro_rules! table {
     ($name:literal, $($definition:literal),*) => {
-        entry!("F105" Table $name, |lab, to| {
+        entry!(Table $name, |lab, to| {
             let own = format!("NAME=\"{}{}\"", lab.prefix, $name.replace(' ', "-").to_lowercase());
             lab.compile(to, &["QUIET_CONSTRUCTOR", &own, $($definition),*], &[]);
         })
