@@ -7,6 +7,7 @@ fn main() {
     let here = PathBuf::from(std::env::var("CARGO_MANIFEST_DIR").expect("cargo sets it"));
     let out = PathBuf::from(std::env::var("OUT_DIR").expect("cargo sets it"));
     let kernels = here.join("../kernels");
+    let generated = kernels.join("generated");
     println!("cargo::rerun-if-changed=../kernels");
     println!("cargo::rerun-if-changed=host.h");
     println!("cargo::rerun-if-changed=host.c");
@@ -24,7 +25,7 @@ fn main() {
         let text = format!("#include \"host.h\"\n#include \"{}\"\n", source.display());
         std::fs::write(&file, text).expect("writing to OUT_DIR");
         build.file(file);
-        for (name, parameters) in entries(&source.with_extension("ptx")) {
+        for (name, parameters) in entries(&generated.join(source.with_extension("ptx").file_name().expect("a file"))) {
             writeln!(externs, "    fn {name}();").expect("writing text");
             writeln!(table, "    ({name:?}, {parameters}, {name}),").expect("writing text");
         }
@@ -40,7 +41,7 @@ fn main() {
 
 /// The functions of a PTX file, and how many parameters each has.
 fn entries(file: &Path) -> Vec<(String, usize)> {
-    let text = std::fs::read_to_string(file).expect("each source has its PTX beside it");
+    let text = std::fs::read_to_string(file).expect("each source has its PTX in the folder for what is generated");
     let entry = |entry: &str| {
         let (name, rest) = entry.split_once('(').expect("parameters");
         let parameters = rest.split_once(')').expect("their end").0.matches(".param").count();

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Makes the PTX beside the kernels' sources, or sees that it is what they give.
+"""Makes the PTX of the kernels' sources, or sees that it is what they give.
 
-    build.py          writes NAME.ptx for each NAME.cu
+    build.py          writes generated/NAME.ptx for each NAME.cu
     build.py --check  compares, and fails where they differ
 
 Needs no GPU and no CUDA, but NVRTC of CUDA 12.0, so that every driver since then takes the result:
@@ -15,6 +15,7 @@ import sys
 import sysconfig
 
 HERE = pathlib.Path(__file__).resolve().parent
+GENERATED = HERE / "generated"
 LIBRARY = "nvidia/cuda_nvrtc/lib/libnvrtc.so.12"
 OPTIONS = ["--gpu-architecture=compute_70", "--fmad=false", f"--include-path={HERE}"]
 
@@ -51,7 +52,7 @@ def main():
     check = sys.argv[1:] == ["--check"]
     library, differ = nvrtc(), []
     for source in sorted(HERE.glob("*.cu")):
-        target, made = source.with_suffix(".ptx"), ptx(library, source)
+        target, made = GENERATED / f"{source.stem}.ptx", ptx(library, source)
         if not check:
             target.write_text(made)
         elif not target.exists() or target.read_text() != made:

@@ -192,7 +192,7 @@ fn ranks_that_reduce_elsewhere_disagree() {
 fn wrong_launches_are_refused() {
     with_fake("wrong_launches_are_refused", "", || {
         let fake = Fake::open();
-        let text = std::ffi::CString::new(include_str!("../kernels/reduce.ptx")).unwrap();
+        let text = std::ffi::CString::new(include_str!("../kernels/generated/reduce.ptx")).unwrap();
         let (mut x, mut y) = (on(0, &[1f32; 8]), on(1, &[1f32; 8]));
         let (x, y) = (place(&mut x).base as u64, place(&mut y).base as u64);
         assert_eq!(fake.load(0, c"no PTX").unwrap_err(), 218);

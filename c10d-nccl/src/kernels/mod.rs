@@ -28,7 +28,9 @@ pub(crate) struct Kernel {
 
 macro_rules! ptx {
     ($file:literal) => {
-        match CStr::from_bytes_with_nul(concat!(include_str!(concat!("../../kernels/", $file)), "\0").as_bytes()) {
+        match CStr::from_bytes_with_nul(
+            concat!(include_str!(concat!("../../kernels/generated/", $file)), "\0").as_bytes(),
+        ) {
             Ok(text) => text,
             Err(_) => panic!("PTX is text"),
         }
