@@ -17,4 +17,5 @@ mod pytorch;
 mod refused;
 mod sparse;
 mod streams;
+mod strict;
 mod whole_device;

@@ -6,13 +6,12 @@ use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
-use c10d_core::{ProcessGroup, Result};
+use c10d_core::{Builder, ProcessGroup, Result};
 use c10d_rendezvous::TcpStore;
 use c10d_rendezvous::TcpStoreServer;
 use c10d_rendezvous::tcp_store::ServerOptions;
 use parking_lot::{Condvar, Mutex};
 
-use crate::cpu::Cpu;
 use crate::fault;
 use crate::world::Work;
 
@@ -88,7 +87,7 @@ impl Comm {
     }
 
     /// Begins to meet the others.
-    pub(crate) fn begin(cpu: Cpu, port: u16, rank: u32, size: u32, device: u16) -> u64 {
+    pub(crate) fn begin(port: u16, rank: u32, size: u32, device: u16) -> u64 {
         let comm = Comm::new(rank, size, device, port);
         let this = comm.clone();
         std::thread::spawn(move || {
@@ -96,7 +95,7 @@ impl Comm {
                 fault::hang();
             }
             let made = TcpStore::connect("127.0.0.1", port, Instant::now() + PATIENCE).and_then(|store| {
-                let builder = cpu.group().name("fake").rank(rank).size(size);
+                let builder = Builder::new().providers(&[&c10d_gloo_like::PROVIDER]).name("fake").rank(rank).size(size);
                 builder.store(Arc::new(store)).timeout(PATIENCE).build()
             });
             this.met(made);

@@ -9,7 +9,6 @@ use c10d_core::{DType, ReduceOp};
 use parking_lot::Mutex;
 
 use crate::comm::{self, Comm, IN_PROGRESS};
-use crate::cpu::Cpu;
 use crate::exec::{self, Call, Kind};
 use crate::fault;
 use crate::world::{Touch, WORLD};
@@ -110,8 +109,8 @@ fn port(id: &UniqueId) -> Option<u16> {
     (id.0[..4] == MAGIC).then(|| u16::from_le_bytes([id.0[4], id.0[5]]))
 }
 
-/// Begins a communicator whose collectives go over this CPU backend.
-pub fn begin(cpu: Cpu, id: &UniqueId, rank: c_int, size: c_int, config: &Config) -> Result<u64, c_int> {
+/// Begins a communicator.
+fn begin(id: &UniqueId, rank: c_int, size: c_int, config: &Config) -> Result<u64, c_int> {
     if config.magic != 0xcafe_beef || config.version == 0 || config.size < 32 {
         return Err(refuse(INVALID_ARGUMENT, "the settings were not initialised"));
     }
@@ -126,7 +125,7 @@ pub fn begin(cpu: Cpu, id: &UniqueId, rank: c_int, size: c_int, config: &Config)
     if fault::is("init", "hang", rank as u32) {
         fault::hang();
     }
-    Ok(Comm::begin(cpu, port, rank as u32, size as u32, device))
+    Ok(Comm::begin(port, rank as u32, size as u32, device))
 }
 
 #[unsafe(no_mangle)]
@@ -138,7 +137,7 @@ pub unsafe extern "C" fn ncclCommInitRankConfig(
     config: *mut Config,
 ) -> c_int {
     // SAFETY: as above; the settings are read only.
-    match begin(Cpu::own(), &id, rank, size, unsafe { &*config }) {
+    match begin(&id, rank, size, unsafe { &*config }) {
         Ok(handle) => {
             // SAFETY: as above.
             unsafe { *comm = handle };
@@ -152,7 +151,7 @@ pub unsafe extern "C" fn ncclCommInitRankConfig(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ncclCommInitRank(comm: *mut u64, size: c_int, id: UniqueId, rank: c_int) -> c_int {
     let config = Config { size: 80, magic: 0xcafe_beef, version: 22800, blocking: 0 };
-    let handle = match begin(Cpu::own(), &id, rank, size, &config) {
+    let handle = match begin(&id, rank, size, &config) {
         Ok(handle) => handle,
         Err(code) => return code,
     };

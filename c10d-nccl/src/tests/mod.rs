@@ -1,8 +1,7 @@
-//! The backend over libraries that only write down what they are asked for (`mock`), and over some that do it
-//! (`executing`).
+//! The backend over libraries that only write down what they are asked for (`mock`). One that does it is `fake/`, for
+//! `tests/`.
 
 mod dialects;
-mod executing;
 mod log;
 pub(crate) mod mock;
 mod real;

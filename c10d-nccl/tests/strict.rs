@@ -1,0 +1,202 @@
+//! What a device would answer with a wrong result or a hang is refused by the fake libraries, which so keep the backend to
+//! the rules.
+#![allow(unsafe_code)]
+
+use std::ffi::{CStr, c_char, c_int};
+use std::sync::LazyLock;
+use std::sync::mpsc::channel;
+use std::time::{Duration, Instant};
+
+use c10d_core::device::DevicePtr;
+use libloading::{Library, Symbol};
+
+use crate::common;
+use common::driver::Gate;
+use common::{SECOND, cuda, with_fake};
+
+const SUCCESS: c_int = 0;
+const IN_PROGRESS: c_int = 7;
+const F32: c_int = 7;
+const SUM: c_int = 0;
+
+type Comm = u64;
+type Id = [u8; 128];
+
+static NCCL: LazyLock<Library> = LazyLock::new(|| {
+    // SAFETY: the library that the backend has loaded.
+    unsafe { Library::new("libnccl.so.2") }.unwrap()
+});
+
+/// A function of NCCL's.
+fn function<T>(name: &str) -> Symbol<'static, T> {
+    // SAFETY: whoever calls gives NCCL's own signature.
+    unsafe { NCCL.get(name.as_bytes()) }.unwrap()
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct UniqueId(Id);
+
+/// As `NCCL_CONFIG_INITIALIZER` has it, but not blocking.
+#[repr(C)]
+struct Config {
+    size: usize,
+    magic: u32,
+    version: u32,
+    blocking: c_int,
+    rest: [c_int; 15],
+}
+
+/// A communicator of so many ranks, all on device 0.
+fn met(size: c_int) -> Vec<Comm> {
+    type GetId = unsafe extern "C" fn(*mut UniqueId) -> c_int;
+    type Init = unsafe extern "C" fn(*mut Comm, c_int, UniqueId, c_int, *mut Config) -> c_int;
+    type State = unsafe extern "C" fn(Comm, *mut c_int) -> c_int;
+    // This thread is on device 0 from here on.
+    memory(0);
+    let mut id = UniqueId([0; 128]);
+    // SAFETY: each writes its answer, here and below.
+    assert_eq!(unsafe { function::<GetId>("ncclGetUniqueId")(&mut id) }, SUCCESS);
+    let begin = |rank| {
+        let mut config = Config {
+            size: size_of::<Config>(),
+            magic: 0xcafe_beef,
+            version: 22809,
+            blocking: 0,
+            rest: [c_int::MIN; 15],
+        };
+        let mut comm = 0;
+        // SAFETY: as above.
+        let begun = unsafe { function::<Init>("ncclCommInitRankConfig")(&mut comm, size, id, rank, &mut config) };
+        assert_eq!(begun, IN_PROGRESS);
+        comm
+    };
+    let comms: Vec<Comm> = (0..size).map(begin).collect();
+    let is_ready = |comm: &Comm| {
+        let mut state = IN_PROGRESS;
+        // SAFETY: as above.
+        assert_eq!(unsafe { function::<State>("ncclCommGetAsyncError")(*comm, &mut state) }, SUCCESS);
+        state == SUCCESS
+    };
+    let until = Instant::now() + 60 * SECOND;
+    while !comms.iter().all(is_ready) {
+        assert!(Instant::now() < until);
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    comms
+}
+
+/// 64 bytes of a device, which stay.
+fn memory(device: u16) -> u64 {
+    cuda().allocate(device, 64).unwrap() as u64
+}
+
+fn sum(comm: Comm, at: u64, stream: u64) -> c_int {
+    type AllReduce = unsafe extern "C" fn(u64, u64, usize, c_int, c_int, Comm, u64) -> c_int;
+    // SAFETY: all stays until the end of the process, here and below.
+    unsafe { function::<AllReduce>("ncclAllReduce")(at, at, 16, F32, SUM, comm, stream) }
+}
+
+/// A message of eight elements: `name` sends or receives it.
+fn message(name: &str, comm: Comm, at: u64, peer: c_int, stream: u64) -> c_int {
+    type Message = unsafe extern "C" fn(u64, usize, c_int, c_int, Comm, u64) -> c_int;
+    // SAFETY: as above.
+    unsafe { function::<Message>(name)(at, 8, F32, peer, comm, stream) }
+}
+
+/// The calls in between, as a group.
+fn group(calls: impl FnOnce() -> c_int) -> c_int {
+    type Bracket = unsafe extern "C" fn() -> c_int;
+    // SAFETY: no arguments.
+    let bracket = |name: &str| unsafe { function::<Bracket>(name)() };
+    assert_eq!((bracket("ncclGroupStart"), calls()), (SUCCESS, SUCCESS));
+    bracket("ncclGroupEnd")
+}
+
+#[test]
+fn wrong_calls_are_refused() {
+    with_fake("wrong_calls_are_refused", "", || {
+        let comm = met(1)[0];
+        let stream = |device| cuda().create_stream(device).unwrap();
+        let (here, there, own, other, foreign) = (memory(0), memory(1), stream(0), stream(0), stream(1));
+        let refused = |result: c_int, why: &str| {
+            assert_ne!(result, SUCCESS, "{why}");
+            // SAFETY: gives a string that ends.
+            let words = unsafe {
+                CStr::from_ptr(function::<unsafe extern "C" fn(Comm) -> *const c_char>("ncclGetLastError")(comm))
+            };
+            assert!(words.to_string_lossy().contains(why), "{words:?}");
+        };
+        refused(message("ncclSend", comm, here, 0, own), "a message outside of a group");
+        refused(sum(comm, here, foreign), "a stream that is not of the communicator's device");
+        refused(sum(comm, there, own), "memory of device 1 on a stream of device 0");
+        assert_eq!(sum(comm, here, own), SUCCESS);
+        refused(sum(comm, here, other), "a race");
+        let mark = cuda().create_event(0).unwrap();
+        // SAFETY: all are device 0's.
+        unsafe {
+            cuda().record(0, mark, own).unwrap();
+            cuda().wait(0, other, mark).unwrap();
+        }
+        assert_eq!(sum(comm, here, other), SUCCESS, "in order");
+    });
+}
+
+/// A mark that one stream reaches when another has reached its later record.
+#[test]
+fn an_event_is_that_of_its_last_record() {
+    with_fake("an_event_is_that_of_its_last_record", "", || {
+        let comms = met(2);
+        let (cuda, at) = (cuda(), memory(0));
+        let stream = || cuda.create_stream(0).unwrap();
+        let (held, free, sending) = (stream(), stream(), stream());
+        let soon = || Instant::now() + 60 * SECOND;
+        assert_eq!(group(|| message("ncclRecv", comms[0], at, 1, held)), SUCCESS);
+        let mark = cuda.create_event(0).unwrap();
+        // SAFETY: all are device 0's.
+        unsafe {
+            cuda.record(0, mark, held).unwrap();
+            assert!(!cuda.query(0, mark).unwrap(), "nothing was sent");
+            cuda.record(0, mark, free).unwrap();
+            cuda.synchronize(0, free, soon()).unwrap();
+            assert!(cuda.query(0, mark).unwrap());
+            assert_eq!(group(|| message("ncclSend", comms[1], at + 32, 0, sending)), SUCCESS);
+            cuda.synchronize(0, held, soon()).unwrap();
+            assert!(cuda.query(0, mark).unwrap(), "the earlier record takes nothing back");
+        }
+    });
+}
+
+/// Copies of page-locked memory are all late; before one of pageable memory the driver may wait for the stream.
+#[test]
+fn a_copy_of_pageable_memory_waits() {
+    const HELD: Duration = Duration::from_millis(100);
+    with_fake("a_copy_of_pageable_memory_waits", "", || {
+        let (base, stream) = (memory(0), cuda().create_stream(0).unwrap());
+        let locked = cuda().allocate_host(8).unwrap() as u64;
+        let write = move |value: u64| {
+            // SAFETY: eight bytes of ours, which the device does not read before the stream goes on.
+            unsafe { (locked as *mut u64).write_volatile(value) }
+        };
+        let (gate, (tell, told)) = (Gate::on(stream), channel());
+        write(1);
+        std::thread::spawn(move || {
+            let (place, back) = (DevicePtr { base: base as *mut (), offset: 0 }, Box::leak(Box::new(0u64)));
+            // SAFETY: all stays until the end of the process.
+            unsafe { cuda().copy_in(0, stream, place, locked as *const u8, 8) }.unwrap();
+            tell.send(0).unwrap();
+            // SAFETY: as above.
+            unsafe { cuda().copy_out(0, stream, (&raw mut *back).cast(), place, 8) }.unwrap();
+            tell.send(0).unwrap();
+            // SAFETY: as above.
+            unsafe { cuda().synchronize(0, stream, Instant::now() + 60 * SECOND) }.unwrap();
+            tell.send(*back).unwrap();
+        });
+        told.recv_timeout(60 * SECOND).expect("the stream is not waited for");
+        assert!(told.recv_timeout(HELD).is_err(), "the stream is waited for");
+        write(2);
+        gate.open();
+        told.recv_timeout(60 * SECOND).expect("the stream goes on");
+        assert_eq!(told.recv_timeout(60 * SECOND), Ok(2), "copied late");
+    });
+}
