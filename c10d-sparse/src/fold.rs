@@ -4,9 +4,10 @@ use std::ops::Range;
 
 use c10d_core::Result;
 
+use crate::bits::each_bit;
 use crate::keys::Key;
 use crate::memory::zeroed;
-use crate::union::{Piece, View, each_bit};
+use crate::union::{Piece, View};
 use crate::value::{Combine, Value};
 
 /// Words of bits after which the next rank has its turn, so that the rows in the making stay in the cache.

@@ -6,8 +6,8 @@ use bytemuck::Pod;
 use c10d_core::buffer::CooLayout;
 use c10d_core::{Element, Error, Result};
 
+use crate::bits::each_bit;
 use crate::memory::zeroed;
-use crate::union::each_bit;
 
 /// The number of an entry: its place in the tensor of the sparse dimensions, row-major.
 pub(crate) trait Key: Element + Pod + Ord + std::hash::Hash {

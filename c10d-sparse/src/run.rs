@@ -5,16 +5,17 @@ use std::ops::Range;
 
 use c10d_core::backend::{KernelContext, Request};
 use c10d_core::buffer::CooLayout;
-use c10d_core::{Error, ErrorKind, Result, op};
+use c10d_core::{Error, ErrorKind, ReduceOp, Result, op};
 
+use crate::bits::words;
 use crate::coalesce::{Entries, coalesce};
 use crate::fold::By;
 use crate::keys::{Columns, Key, space};
-use crate::known::Known;
+use crate::known::known;
 use crate::memory::zeroed;
 use crate::meta::{Meta, unsound};
 use crate::split::Ranges;
-use crate::union::{Piece, Union, sent_as_bits, set_bits, wire_len, within, words};
+use crate::union::{Piece, Union, View, sent_as_bits, set_bits, wire_len, within};
 use crate::value::Value;
 
 /// Bytes of rows that go from one rank to another at once: what came is folded, and the result sent on, from the cache.
@@ -38,27 +39,27 @@ impl Call<'_> {
         by: &By<K, V>,
         input: &Result<Parts<'_, V>>,
     ) -> Result<(Vec<i64>, Vec<V>)> {
-        let known = self.request.params.sparse_indices();
+        let given = self.request.params.sparse_indices();
         let prepared = input.as_ref().map_err(Error::clone).and_then(|(indices, values)| {
             let local = coalesce(by, self.layout, indices, values)?;
-            let known = known.map(|known| Known::new(self.layout, known, &local)).transpose()?;
-            Ok((local, known))
+            let keys = given.map(|given| known(self.layout, given, &local)).transpose()?;
+            Ok((local, keys))
         });
         if self.ctx.size() == 1 {
-            return match (prepared?, known) {
-                ((local, Some(keys)), Some(known)) => self.sum_known(by, known, keys, &local),
+            return match (prepared?, given) {
+                ((local, Some(keys)), Some(given)) => self.sum_known(by, given, &keys, &local),
                 ((local, _), _) => self.alone(local),
             };
         }
-        let told = prepared.as_ref().map(|(local, known)| (local, known.as_ref().map_or(0, |known| known.hash)));
+        let told = prepared.as_ref().map(|(local, _)| local);
         let meta = match (Meta::exchange(self.ctx, self.request, self.layout, told), told) {
             // The time went by here, before the others could be told.
             (Err(late), Err(own)) if *late.kind() == ErrorKind::Timeout => return Err(own.clone()),
             (meta, _) => meta?,
         };
         let (local, keys) = prepared?;
-        if let (Some(keys), Some(known)) = (keys, known) {
-            return self.sum_known(by, known, keys, &local);
+        if let (Some(keys), Some(given)) = (keys, given) {
+            return self.sum_known(by, given, &keys, &local);
         }
         if meta.is_all() { self.at_once(by, &meta) } else { self.by_ranges(by, &meta, local) }
     }
@@ -75,6 +76,26 @@ impl Call<'_> {
             }
         };
         Ok((indices, values))
+    }
+
+    /// All ranks know the result's coordinates beforehand: what is left is a dense sum of the rows. `by` is the sum, since there is no other with known places.
+    fn sum_known<K: Key, V: Value>(
+        &self,
+        by: &By<K, V>,
+        indices: &[i64],
+        known: &[K],
+        local: &Entries<'_, K, V>,
+    ) -> Result<(Vec<i64>, Vec<V>)> {
+        let row = self.layout.row;
+        let mut values = zeroed::<V>(known.len(), row)?;
+        let mut copy = zeroed::<i64>(indices.len(), 1)?;
+        copy.copy_from_slice(indices);
+        let mine = [(Piece::List(&local.keys[..]), &local.values[..])];
+        (by.fold)(&(0..space(self.layout)), View::List(known), &mine, row, &mut values)?;
+        if self.ctx.size() > 1 {
+            self.ctx.run_step(self.request, 2, op::all_reduce(&mut values[..], ReduceOp::Sum))?;
+        }
+        Ok((copy, values))
     }
 
     /// All tensors came with the first round: every rank reduces everything.

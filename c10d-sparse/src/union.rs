@@ -4,7 +4,8 @@ use std::ops::Range;
 
 use c10d_core::Result;
 
-use crate::keys::Key;
+use crate::bits::{each_bit, words};
+use crate::keys::{Key, is_coalesced};
 use crate::memory::{room_for, zeroed};
 
 /// Some rank's entries in a range of keys.
@@ -23,11 +24,6 @@ pub(crate) enum Union<K> {
     List(Vec<K>),
     /// A bit for each key of the range; and how many are set before each word, and in all.
     Bits(Vec<u64>, Vec<usize>),
-}
-
-/// Words of 64 bits for a bit per key.
-pub(crate) fn words(range: &Range<u64>) -> u64 {
-    (range.end - range.start).div_ceil(64)
 }
 
 /// Whether `count` keys of the range are sent as bits: if that is shorter. Whoever knows both numbers knows the form.
@@ -62,7 +58,7 @@ impl<'a, K: Key> Piece<'a, K> {
         let keys = bytemuck::cast_slice::<u64, K>(wire).get(..count)?;
         let inside = keys.first().is_none_or(|key| key.number() >= range.start)
             && keys.last().is_none_or(|key| key.number() < range.end);
-        (inside && crate::keys::is_coalesced(keys)).then_some(Piece::List(keys))
+        (inside && is_coalesced(keys)).then_some(Piece::List(keys))
     }
 
     /// The part of a chunk.
@@ -187,17 +183,5 @@ impl<K: Key> Union<K> {
             Union::List(keys) => list.zip(keys).for_each(|(to, key)| *to = *key),
         }
         Ok(wire)
-    }
-}
-
-/// Calls `each` with every key whose bit is set, in order.
-#[inline]
-pub(crate) fn each_bit(range: &Range<u64>, bits: &[u64], mut each: impl FnMut(u64)) {
-    for (word, base) in bits.iter().zip((range.start..).step_by(64)) {
-        let mut rest = *word;
-        while rest != 0 {
-            each(base + u64::from(rest.trailing_zeros()));
-            rest &= rest - 1;
-        }
     }
 }

@@ -13,6 +13,7 @@ mod origin;
 pub(crate) mod registry;
 mod request;
 mod side_channel;
+mod sparse_heads;
 mod sparse_queue;
 mod summary;
 mod telling;
@@ -36,6 +37,7 @@ pub use registry::{
 };
 pub use request::{Caller, Request};
 pub use side_channel::CpuMessages;
+pub use sparse_heads::SparseHeads;
 pub(crate) use sparse_queue::SparseQueue;
 pub(crate) use summary::fingerprint;
 pub(crate) use telling::is_telling;

@@ -4,7 +4,6 @@
 mod bench;
 mod entries;
 mod form;
-mod meta;
 mod run;
 mod steps;
 mod worker;

@@ -1,17 +1,18 @@
 //! The algorithm: the union of all ranks' keys, rows in their places of it, and one dense all-reduce of those.
 #![allow(unsafe_code)]
 
-use c10d_core::backend::{KernelContext, Request};
+use c10d_core::backend::{KernelContext, Request, SparseHeads};
 use c10d_core::device::DeviceBuffer;
 use c10d_core::{Call, DType, DeviceCoo, Error, ErrorKind, Outcome, Phase, ReduceOp, Result, op};
 
 use super::bench::{Bench, Lent, Tensor};
 use super::entries::{Entries, Facts, Known, prepare};
-use super::meta::{Meta, WORDS, told};
 use super::steps::{self, FLAGS, Lists, NONE, Space};
 use super::worker::Worker;
 use crate::cuda::{CudaApi, Driver};
 
+/// Words of 64 bits that each rank sends first: its head, and room for the words of an error.
+const WORDS: usize = 64;
 /// The step after which ranks that disagree part.
 const LAST: u8 = 127;
 
@@ -58,11 +59,12 @@ impl Run<'_> {
                 None => self.worker.call("copying a tensor", move |b| alone(b, &facts, space, entries)),
             };
         }
-        let meta = self.meet(prepared.as_ref().map(|(_, (_, entries, _))| entries.keys.count).map_err(Error::clone))?;
+        let counts =
+            self.meet(prepared.as_ref().map(|(_, (_, entries, _))| entries.keys.count).map_err(Error::clone))?;
         let (facts, (space, entries, known)) = prepared?;
         match known {
             Some(known) => self.sum_known(facts, entries, known),
-            None => self.over_union(facts, space, entries, &meta),
+            None => self.over_union(facts, space, entries, counts),
         }
     }
 
@@ -79,17 +81,20 @@ impl Run<'_> {
         unsafe { Lent::new(tensor, self.worker.index) }
     }
 
-    /// Tells all ranks what this one has, or that its tensor is wrong; learns the same of them.
-    fn meet(&self, nnz: Result<usize, Error>) -> Result<Meta> {
+    /// Tells all ranks what this one has, or that its tensor is wrong; learns the same of them. Gives how many entries each
+    /// rank has.
+    fn meet(&self, nnz: Result<usize, Error>) -> Result<Vec<u64>> {
         let (ctx, request) = (self.ctx, self.request);
         let layout = request.sparse().ok_or_else(|| Error::invalid("this kernel is for sparse tensors"))?;
-        let words = told(request, layout, &nnz, request.params.sparse_indices());
+        let mut words = vec![0; WORDS];
+        SparseHeads::write(&mut words, request, layout, nnz.as_ref().copied());
         let ranks = ctx.size() as usize;
         let (mine, all) = self.worker.call("the first round", move |b| {
             Ok((b.upload_numbers(&words)?, b.allocate(DType::U64, WORDS * ranks)?))
         })?;
         self.step(1, op::all_gather_into(self.lend(mine), self.lend(all)))?;
-        let meta = Meta(self.worker.call("the first round", move |b| b.download_numbers(all))?);
+        let words = self.worker.call("the first round", move |b| b.download_numbers(all))?;
+        let heads = SparseHeads::new(&words, ranks);
         let disagreed = |error| {
             // All ranks know it by now, or will: whoever gave up at once would tell those that do not what it sees itself,
             // which may be another rank's fault than what they see.
@@ -100,10 +105,10 @@ impl Run<'_> {
             }
             error
         };
-        meta.same(ctx.rank()).map_err(disagreed)?;
-        meta.sound(nnz.as_ref().err())?;
-        meta.same_known(ctx.rank()).map_err(disagreed)?;
-        Ok(meta)
+        heads.same_call(ctx.rank()).map_err(disagreed)?;
+        heads.sound(nnz.as_ref().err())?;
+        heads.same_known(ctx.rank()).map_err(disagreed)?;
+        Ok((0..ranks).map(|rank| heads.nnz(rank)).collect())
     }
 
     /// All ranks know the result's coordinates beforehand: what is left is a dense sum.
@@ -128,11 +133,11 @@ impl Run<'_> {
     }
 
     /// Makes the union of all ranks' keys, and reduces a row for each.
-    fn over_union(&self, facts: Facts, space: Space, entries: Entries, meta: &Meta) -> Result<Parts> {
-        let counts = meta.counts();
+    fn over_union(&self, facts: Facts, space: Space, entries: Entries, counts: Vec<u64>) -> Result<Parts> {
         let longest = counts.iter().copied().max().unwrap_or(0);
         let longest = usize::try_from(longest).unwrap_or(usize::MAX);
         let ranks = counts.len();
+        let sent = counts.clone();
         let (mine, lists) = self.worker.call("gathering keys", move |b| {
             let places = longest.checked_mul(ranks).filter(|n| n.checked_mul(8).is_some());
             let places =
@@ -140,12 +145,11 @@ impl Run<'_> {
             let all = b.allocate(space.dtype(), places)?;
             let mine = b.allocate(space.dtype(), longest)?;
             b.copy(entries.keys, mine)?;
-            Ok((mine, Lists { keys: all, longest, counts: b.upload_numbers(&counts)? }))
+            Ok((mine, Lists { keys: all, longest, counts: b.upload_numbers(&sent)? }))
         })?;
         if longest > 0 {
             self.step(2, op::all_gather_into(self.lend(mine), self.lend(lists.keys)))?;
         }
-        let counts = meta.counts();
         let (parts, by) = (
             self.worker.call("the union of keys", move |b| compact(b, &facts, space, entries, lists, &counts))?,
             self.request.params.reduce,

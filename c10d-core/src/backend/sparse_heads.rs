@@ -1,0 +1,173 @@
+//! What each rank says of its sparse tensor before any entry is sent, and whether all ranks can go on from there.
+
+use super::Request;
+use crate::buffer::CooLayout;
+use crate::types::{DType, ReduceOp};
+use crate::{Error, ErrorKind, Phase, Result};
+
+/// Dimensions whose sizes are sent, for errors; all are in the hash.
+const DIMS: usize = 8;
+
+// The words of a head.
+/// What is wrong with the tensor: 0, nothing.
+const FAULT: usize = 0;
+const NNZ: usize = 1;
+/// A hash of the shape, the numbers of dimensions, sizes.
+const SHAPE: std::ops::Range<usize> = 2..4 + DIMS;
+/// A hash of the indices of the result, where they were given; 0: they were not.
+const KNOWN: usize = 12;
+const DTYPE: usize = 13;
+const REDUCE: usize = 14;
+
+/// What all ranks of a sparse call said first: each a head of [`WORDS`](SparseHeads::WORDS) words, and behind it what the
+/// kernel likes, or the words of an error.
+pub struct SparseHeads<'a> {
+    words: &'a [u64],
+    /// Words of a rank.
+    each: usize,
+}
+
+impl<'a> SparseHeads<'a> {
+    /// Words of 64 bits in front of what a rank sends first.
+    pub const WORDS: usize = 16;
+
+    /// Writes this rank's head: its call, and its number of different entries or what is wrong with its tensor. The words of
+    /// an error take the place behind the head.
+    pub fn write(to: &mut [u64], request: &Request, layout: &CooLayout, nnz: Result<usize, &Error>) {
+        let (head, text) = to.split_at_mut(Self::WORDS);
+        match nnz {
+            Ok(nnz) => head[NNZ] = nnz as u64,
+            Err(e) => {
+                head[FAULT] = match e.kind() {
+                    ErrorKind::InvalidArgument => 1,
+                    ErrorKind::Unsupported => 2,
+                    _ => 3,
+                };
+                for (word, bytes) in text.iter_mut().zip(e.report().what.as_bytes().chunks(8)) {
+                    let mut part = [0; 8];
+                    part[..bytes.len()].copy_from_slice(bytes);
+                    *word = u64::from_le_bytes(part);
+                }
+            }
+        }
+        let shape = &mut head[SHAPE];
+        shape[0] = layout.shape_hash();
+        shape[1] = (layout.shape.len() as u64) << 32 | layout.sparse_dim as u64;
+        shape[2..].iter_mut().zip(&layout.shape).for_each(|(to, size)| *to = *size as u64);
+        let mix = |hash: u64, index: &i64| (hash ^ *index as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29);
+        let hash = |known: &[i64]| known.iter().fold(known.len() as u64, mix) | 1;
+        head[KNOWN] = request.params.sparse_indices().map_or(0, |known| hash(known));
+        head[DTYPE] = request.dtype().map_or(u64::MAX, |dtype| dtype as u64);
+        head[REDUCE] = request.params.reduce.code().into();
+    }
+
+    /// Reads what so many ranks sent, each as much.
+    pub fn new(words: &'a [u64], ranks: usize) -> SparseHeads<'a> {
+        SparseHeads { words, each: words.len() / ranks }
+    }
+
+    fn ranks(&self) -> std::ops::Range<usize> {
+        0..self.words.len() / self.each
+    }
+
+    /// What a rank sent behind its head.
+    pub fn behind(&self, rank: usize) -> &'a [u64] {
+        &self.of(rank)[Self::WORDS..]
+    }
+
+    fn of(&self, rank: usize) -> &'a [u64] {
+        &self.words[rank * self.each..(rank + 1) * self.each]
+    }
+
+    /// How many different entries a rank has.
+    pub fn nnz(&self, rank: usize) -> u64 {
+        self.of(rank)[NNZ]
+    }
+
+    /// Whether all ranks make the same call as `rank`, this one.
+    ///
+    /// # Errors
+    /// `Mismatch` of the element type, the reduce operation or the shape.
+    pub fn same_call(&self, rank: u32) -> Result {
+        let dtype = |code: u64| u8::try_from(code).ok().and_then(DType::from_code).map_or("none", DType::name);
+        self.same(rank, "dtype", DTYPE..DTYPE + 1, |of| dtype(of[0]).to_owned())?;
+        self.same(rank, "reduce_op", REDUCE..REDUCE + 1, |of| ReduceOp::name_of(of[0] as u8).to_owned())?;
+        self.same(rank, "shape", SHAPE, shape_words)
+    }
+
+    /// Whether all ranks were given the same indices of the result.
+    ///
+    /// # Errors
+    /// `Mismatch` of them.
+    pub fn same_known(&self, rank: u32) -> Result {
+        self.same(rank, "sparse_indices", KNOWN..KNOWN + 1, |of| match of[0] {
+            0 => "not given".to_owned(),
+            hash => format!("given, with hash {hash:#018x},"),
+        })
+    }
+
+    fn same(
+        &self,
+        rank: u32,
+        field: &'static str,
+        part: std::ops::Range<usize>,
+        text: impl Fn(&[u64]) -> String,
+    ) -> Result {
+        let of = |rank: usize| &self.of(rank)[part.clone()];
+        let mine = of(rank as usize);
+        let guilty: Vec<u32> = self.ranks().filter(|r| of(*r) != mine).map(|r| r as u32).collect();
+        let Some(first) = guilty.first() else { return Ok(()) };
+        let kind = ErrorKind::Mismatch { field, mine: text(mine), theirs: text(of(*first as usize)) };
+        Err(Error::new(kind, "").guilty(guilty).phase(Phase::Announce))
+    }
+
+    /// Whether all ranks' tensors are sound; `local` is what is wrong with this rank's. All ranks take the same decision, so
+    /// that the group stays usable.
+    ///
+    /// # Errors
+    /// On all ranks the same: what is wrong with some rank's tensor, rejected.
+    pub fn sound(&self, local: Option<&Error>) -> Result {
+        let guilty: Vec<u32> = self.ranks().filter(|r| self.of(*r)[FAULT] != 0).map(|r| r as u32).collect();
+        let Some(first) = guilty.first().map(|r| *r as usize) else { return Ok(()) };
+        let text: Vec<u8> =
+            self.behind(first).iter().flat_map(|word| word.to_le_bytes()).take_while(|byte| *byte != 0).collect();
+        let text = String::from_utf8_lossy(&text);
+        let error = match (local, self.of(first)[FAULT]) {
+            (Some(mine), _) => mine.clone(),
+            (None, 1) => Error::invalid(format!("the sparse tensor of rank {first}: {text}")),
+            (None, 2) => Error::unsupported(format!("rank {first}: {text}")),
+            (None, _) => Error::new(ErrorKind::Resource, format!("rank {first}: {text}")),
+        };
+        Err(error.guilty(guilty).phase(Phase::Validate).rejected())
+    }
+}
+
+/// A shape, as errors show it.
+fn shape_words(of: &[u64]) -> String {
+    let dims = (of[1] >> 32) as usize;
+    let sizes: Vec<String> = of[2..2 + DIMS.min(dims)].iter().map(u64::to_string).collect();
+    let more = if dims > DIMS { ", .." } else { "" };
+    format!("[{}{more}] of which {} sparse", sizes.join(", "), of[1] as u32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Status;
+
+    /// Whatever it is, no rank has begun: the group stays usable.
+    #[test]
+    fn what_is_wrong_on_one_rank_is_rejected_on_all() {
+        const EACH: usize = 2 * SparseHeads::WORDS;
+        let kinds = [ErrorKind::InvalidArgument, ErrorKind::Unsupported, ErrorKind::Resource, ErrorKind::Resource];
+        for (code, kind) in (1..).zip(kinds) {
+            let mut words = vec![0; 2 * EACH];
+            assert!(SparseHeads::new(&words, 2).sound(None).is_ok());
+            words[EACH] = code;
+            words[EACH + SparseHeads::WORDS] = u64::from_le_bytes(*b"no room\0");
+            let e = SparseHeads::new(&words, 2).sound(None).unwrap_err();
+            assert_eq!((e.kind(), &e.report().guilty[..], e.status()), (&kind, &[1][..], Status::Rejected), "{e}");
+            assert!(e.report().what.contains("rank 1: no room"), "{e}");
+        }
+    }
+}
