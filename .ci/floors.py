@@ -27,6 +27,14 @@ FLOORS = {
     "c10d-gloo-like/src/tcp": "queue socket link mod",
     "c10d-nccl": "jobs dialect nccl bootstrap thread heartbeats side_channel kernels cuda types task check communicator scratch ops channel "
     "engine deadline_watch start backend sparse provider slices",
+    "c10d-nccl/src/cuda": "api default_index failure ledger available functions hold relaxed work_stream driver reduce mod",
+    "c10d-nccl/src/kernels": "mod reduce sparse",
+    "c10d-nccl/src/nccl": "mapped search types api failure library real mod",
+    "c10d-nccl/src/sparse": "form meta bench worker steps entries run mod",
+    "c10d-sparse": "bits memory value keys split union fold coalesce known meta run kernel provider",
+    "c10d-cli": "say store perf plugins run info",
+    "c10d-cli/src/perf": "measure ops point sample check layout memory args report case sparse rank mod",
+    "c10d-cli/src/plugins": "mod row child check suite",
     "c10d-privateuse": "abi export refusal table host load provider",
     "c10d-privateuse/src/export": "catch store rows reporter work exported watched group collectives device entry",
     "c10d-privateuse/src/table": "mappings memory offer mod",
@@ -40,7 +48,7 @@ PATH = re.compile(r"\b(?:crate|super|self)(?:::\w+)+")
 COMMENT = re.compile(r"//[^\n]*")
 # Who may use an item is no import of it.
 VISIBLE = re.compile(r"pub\(in [^)]*\)")
-TESTS = re.compile(r"#\[cfg\(test\)\]\s*(?:#\[[^\]]*\]\s*)*(?:mod \w+ \{.*|(?:pub(?:\([^)]*\))? )?(?:mod|use) [^;]*;)", re.S)
+TESTS = re.compile(r"#\[cfg\((?:all\()?test\b[^\]]*\]\s*(?:#\[[^\]]*\]\s*)*(?:mod \w+ \{.*|(?:pub(?:\([^)]*\))? )?(?:mod|use) [^;]*;)", re.S)
 
 
 def leaves(tree):

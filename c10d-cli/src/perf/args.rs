@@ -10,7 +10,7 @@ use super::layout::Layout;
 use super::measure::Budget;
 use super::memory;
 use super::ops::PerfOp;
-use super::sparse::SparsePoint;
+use super::point::SparsePoint;
 
 /// Time every collective over real ranks, and check every result.
 ///

@@ -7,6 +7,7 @@ mod layout;
 mod measure;
 mod memory;
 mod ops;
+mod point;
 mod rank;
 mod report;
 mod sample;

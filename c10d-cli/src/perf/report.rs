@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::args::{Args, Format, word};
 use super::ops::PerfOp;
-use super::sparse::SparsePoint;
+use super::point::SparsePoint;
 
 /// The result of one point. Times in microseconds, bandwidths in 10⁹ bytes per second.
 #[derive(Clone, Debug, Serialize, Deserialize)]

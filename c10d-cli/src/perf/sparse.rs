@@ -3,54 +3,14 @@
 use std::time::Instant;
 
 use c10d::{Coo, Error, ProcessGroup, ReduceOp, Result, op};
-use serde::{Deserialize, Serialize};
 
 use super::args::{Args, word};
 use super::case::Form;
 use super::measure::measure;
 use super::ops::PerfOp;
+use super::point::{PLACES, SparsePoint};
 use super::report::Row;
 use super::sample::Sample;
-
-/// Places for each entry of a rank.
-const PLACES: usize = 10;
-
-/// What is reduced.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct SparsePoint {
-    /// Entries of each rank.
-    pub(super) nnz: usize,
-    /// Elements of an entry.
-    pub(super) row: usize,
-    /// Which share of the entries all ranks have in common, in percent. The others only one rank has.
-    pub(super) overlap: usize,
-}
-
-impl SparsePoint {
-    pub(super) fn words(self) -> String {
-        format!("nnz {} row {} overlap {} %", self.nnz, self.row, self.overlap)
-    }
-
-    fn common(self) -> usize {
-        self.nnz * self.overlap / 100
-    }
-
-    /// Entries of the result.
-    fn union(self, ranks: u32) -> usize {
-        self.common() + ranks as usize * (self.nnz - self.common())
-    }
-
-    /// Bytes that a rank needs: places in order, entries of the result, and tensors of `element` bytes.
-    pub(super) fn bytes(self, ranks: u32, element: usize) -> u128 {
-        let (nnz, union) = (self.nnz as u128, self.union(ranks) as u128);
-        let entry = self.row as u128 * element as u128 + size_of::<i64>() as u128;
-        nnz * PLACES as u128 * 16 + union * 32 + (2 * nnz + union) * entry
-    }
-
-    pub(super) fn fits(self, ranks: u32) -> bool {
-        self.overlap <= 100 && self.union(ranks) <= self.nnz * PLACES
-    }
-}
 
 /// The inputs of all ranks, and their sum.
 struct Inputs {

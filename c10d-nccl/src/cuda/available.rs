@@ -7,6 +7,8 @@ use c10d_core::{Error, Result};
 use cudarc::driver::result::{self, DriverError};
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
 
+use super::failure::describe;
+
 /// The driver's library, as systems name it.
 const NAMES: [&str; 2] = ["libcuda.so.1", "libcuda.so"];
 
@@ -89,5 +91,5 @@ fn look() -> Result<u16> {
 }
 
 fn refused(what: &str, e: DriverError) -> Error {
-    Error::unsupported(format!("the CUDA driver {what}: {}", super::driver::describe(e)))
+    Error::unsupported(format!("the CUDA driver {what}: {}", describe(e)))
 }

@@ -13,7 +13,9 @@ use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys;
 
 use super::api::CudaApi;
+use super::available::available;
 use super::default_index::default_index;
+use super::failure::failed;
 use super::functions::{self, Functions};
 use super::ledger::Ledger;
 use super::relaxed::Relaxed;
@@ -48,7 +50,7 @@ impl Driver {
         if let Some(driver) = &*driver {
             return Ok(driver.clone());
         }
-        let count = super::available()?;
+        let count = available()?;
         let contexts = (0..count).map(|_| OnceLock::new()).collect();
         let made = Arc::new(Driver { contexts, ledger: Ledger::default(), functions: Functions::default() });
         *driver = Some(made.clone());
@@ -83,42 +85,11 @@ impl Driver {
     }
 }
 
-/// What the driver says of an error.
-pub(super) fn describe(e: DriverError) -> String {
-    let name = e.error_name().map_or_else(|_| format!("code {}", e.0 as u32), |s| s.to_string_lossy().into_owned());
-    let words = e.error_string().map_or_else(|_| String::new(), |s| format!(" ({})", s.to_string_lossy()));
-    format!("{name}{words}")
-}
-
-/// A failed call. After some errors the context is of no more use to anybody in the process.
-pub(crate) fn failed(doing: &str, e: DriverError) -> Error {
-    use sys::CUresult::*;
-    let lost = matches!(
-        e.0,
-        CUDA_ERROR_ILLEGAL_ADDRESS
-            | CUDA_ERROR_LAUNCH_FAILED
-            | CUDA_ERROR_LAUNCH_TIMEOUT
-            | CUDA_ERROR_HARDWARE_STACK_ERROR
-            | CUDA_ERROR_ILLEGAL_INSTRUCTION
-            | CUDA_ERROR_MISALIGNED_ADDRESS
-            | CUDA_ERROR_INVALID_ADDRESS_SPACE
-            | CUDA_ERROR_INVALID_PC
-            | CUDA_ERROR_ASSERT
-            | CUDA_ERROR_ECC_UNCORRECTABLE
-            | CUDA_ERROR_CONTEXT_IS_DESTROYED
-            | CUDA_ERROR_DEINITIALIZED
-    );
-    let advice = if lost { "; the CUDA context is lost: restart this process" } else { "" };
-    let what = format!("CUDA failed at {doing}: {}{advice}", describe(e));
-    let kind = if e.0 == CUDA_ERROR_OUT_OF_MEMORY { ErrorKind::Resource } else { ErrorKind::Device };
-    Error::new(kind, what)
-}
-
 pub(super) fn address(place: DevicePtr) -> sys::CUdeviceptr {
     (place.base as u64).wrapping_add(place.offset)
 }
 
-pub(super) fn stream(stream: Stream) -> sys::CUstream {
+fn stream(stream: Stream) -> sys::CUstream {
     stream as *mut _
 }
 

@@ -10,7 +10,7 @@ use c10d_core::sync::Mutex;
 use c10d_core::{Error, ErrorKind, Result};
 use cudarc::driver::{result, sys};
 
-use super::driver::{failed, stream};
+use super::failure::failed;
 use crate::kernels::{Kernel, Module};
 
 /// The first driver that takes the PTX, as `cuDriverGetVersion` has it.
@@ -65,7 +65,7 @@ impl Functions {
         let mut places: Vec<*mut c_void> = arguments.iter().map(|a| (&raw const *a).cast_mut().cast()).collect();
         // SAFETY: a function of this device's context, with as many arguments as it takes, which are read at once.
         let done = unsafe {
-            result::launch_kernel(function.0.cast(), (blocks, 1, 1), (BLOCK, 1, 1), 0, stream(on), &mut places)
+            result::launch_kernel(function.0.cast(), (blocks, 1, 1), (BLOCK, 1, 1), 0, on as sys::CUstream, &mut places)
         };
         done.map_err(|e| failed(&format!("launching {}", kernel.name), e))
     }

@@ -4,6 +4,7 @@ mod api;
 mod available;
 mod default_index;
 mod driver;
+mod failure;
 mod functions;
 mod hold;
 mod ledger;
@@ -13,6 +14,7 @@ mod work_stream;
 
 pub(crate) use api::CudaApi;
 pub use available::available;
-pub(crate) use driver::{Driver, failed};
+pub(crate) use driver::Driver;
+pub(crate) use failure::failed;
 pub(crate) use hold::{release, retain};
 pub(crate) use work_stream::{Mark, WorkStream};

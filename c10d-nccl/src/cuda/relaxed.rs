@@ -4,7 +4,7 @@
 use c10d_core::Result;
 use cudarc::driver::sys;
 
-use super::driver::failed;
+use super::failure::failed;
 
 /// While this lives, its thread may make calls that are unsafe while any stream of the process records a graph, such as
 /// asking for an event or allocating memory. Else they fail then, and break the recording: it is the default of every
