@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use c10d_core::backend::{Backend, Caller, Capabilities, GroupInit, Job, JobId};
+use c10d_core::backend::{Backend, Caller, Capabilities, GroupInit, Job, JobId, WorkerQueue};
+use c10d_core::panics::caught;
 use c10d_core::store::deadline_after;
 use c10d_core::sync::Mutex;
 use c10d_core::{DType, Error, ErrorKind, OpKind, Phase, ReduceOp, Result};
@@ -17,7 +18,6 @@ use crate::layout::Layout;
 use crate::mesh::{Health, Membership, Mesh, Transport, Wiring};
 use crate::p2p::Messages;
 use crate::pause::Pause;
-use crate::queue::{Queue, Runner};
 use crate::schedule::Member;
 use crate::schedule::select::{Fabric, exact, select};
 use crate::shm::Doorbell;
@@ -34,7 +34,8 @@ struct Rank {
     /// Given up first, so that peers hear the goodbye before their links break.
     membership: Mutex<Option<Membership>>,
     collectives: Mutex<Collectives>,
-    queue: Queue,
+    /// The collectives that nobody waits for yet.
+    queue: WorkerQueue<Job>,
     messages: Arc<Messages>,
     rank: u32,
     world: u32,
@@ -74,7 +75,7 @@ impl GlooLike {
             health,
             membership: Mutex::new(Some(membership)),
             collectives: Mutex::new(Collectives::new(executor, layout)),
-            queue: Queue::default(),
+            queue: WorkerQueue::default(),
             messages,
             rank: init.rank,
             world: init.size,
@@ -108,7 +109,7 @@ unsafe impl Backend for GlooLike {
             let result = self.0.run(&job);
             job.complete(result);
         } else {
-            self.0.queue.push(job, &self.0);
+            self.0.queue(job);
         }
     }
 
@@ -179,6 +180,40 @@ impl Drop for GlooLike {
 }
 
 impl Rank {
+    /// Runs the job to its end, without completing it.
+    fn run(&self, job: &Job) -> Result {
+        let request = job.request();
+        // What is queued must not wait beyond its own deadline, whatever runs before it.
+        let earliest = || self.queue.least(|job| job.request().deadline());
+        let deadline = || earliest().map_or(request.deadline(), |queued| queued.min(request.deadline()));
+        let mut collectives = self.collectives.lock();
+        let result = collectives.run(request, &deadline);
+        self.sent.store(collectives.sent(), Ordering::Relaxed);
+        result
+    }
+
+    /// Has a job run by the rank's own thread.
+    fn queue(self: &Arc<Rank>, job: Job) {
+        // Its time runs from here, whatever is queued before it.
+        job.request().deadline();
+        let rank = self.clone();
+        if let Err((job, error)) = self.queue.push(job, "c10d collectives", move || rank.serve()) {
+            job.complete(Err(error));
+        }
+    }
+
+    fn serve(&self) {
+        while let Some(job) = self.queue.next() {
+            let result = caught(|| self.run(&job)).unwrap_or_else(|words| {
+                let what = format!("the thread of asynchronous collectives panicked: {words}");
+                Err(self.health.fail(Error::new(ErrorKind::Internal, what)))
+            });
+            // Before the completion, so that whoever it wakes finds the queue as it is.
+            self.queue.settled();
+            job.complete(result);
+        }
+    }
+
     fn others(&self) -> Vec<u32> {
         (0..self.world).filter(|r| *r != self.rank).collect()
     }
@@ -276,25 +311,5 @@ impl Mortal for Rank {
         if self.membership.try_lock().is_none_or(|m| m.is_some()) {
             self.health.exit();
         }
-    }
-}
-
-impl Runner for Rank {
-    fn queue(&self) -> &Queue {
-        &self.queue
-    }
-
-    fn run(&self, job: &Job) -> Result {
-        let request = job.request();
-        // What waits in line must not wait beyond its own deadline, whatever runs before it.
-        let deadline = || self.queue.earliest().map_or(request.deadline(), |line| line.min(request.deadline()));
-        let mut collectives = self.collectives.lock();
-        let result = collectives.run(request, &deadline);
-        self.sent.store(collectives.sent(), Ordering::Relaxed);
-        result
-    }
-
-    fn fail(&self, error: Error) -> Error {
-        self.health.fail(error)
     }
 }

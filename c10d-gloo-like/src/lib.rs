@@ -12,7 +12,6 @@ mod p2p;
 mod pause;
 mod plan;
 mod provider;
-mod queue;
 mod schedule;
 mod shm;
 mod tcp;

@@ -18,6 +18,7 @@ mod sparse_queue;
 mod summary;
 mod telling;
 mod time;
+mod worker_queue;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -43,6 +44,7 @@ pub(crate) use summary::fingerprint;
 pub(crate) use telling::is_telling;
 pub use time::let_go;
 pub(crate) use time::overdue;
+pub use worker_queue::WorkerQueue;
 
 use crate::catalog::OpKind;
 pub use crate::catalog::{OpRow, OpSet, Shape, declared};

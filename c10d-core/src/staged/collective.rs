@@ -26,7 +26,7 @@ pub(super) struct Kept {
     scratch: Scratch,
 }
 
-/// Does ops until the line is closed and empty.
+/// Does ops until the queue is closed and empty.
 pub(super) fn serve(shared: &Shared) {
     let mut kept = Kept::default();
     while let Some(slot) = shared.collectives.next() {

@@ -55,7 +55,7 @@ impl Wake for Rouse {
     }
 }
 
-/// Does messages until the line is closed and all are over.
+/// Does messages until the queue is closed and all are over.
 pub(super) fn serve(shared: &Arc<Shared>) {
     let mut kept = Kept::default();
     if let Err(words) = caught(|| work(shared, &mut kept)) {

@@ -84,11 +84,12 @@ impl Staged {
         self.shared.alive()?;
         self.shared.enter(slot)?;
         let shared = self.shared.clone();
-        if slot.call.op.is_p2p() {
+        let pushed = if slot.call.op.is_p2p() {
             self.shared.messages.push(slot.clone(), "c10d staged p2p", move || messages::serve(&shared))
         } else {
             self.shared.collectives.push(slot.clone(), "c10d staged", move || collective::serve(&shared))
-        }
+        };
+        pushed.map_err(|(_, error)| error)
     }
 }
 

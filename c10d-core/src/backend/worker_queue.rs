@@ -1,0 +1,218 @@
+//! What was started and nobody waits for yet, and the thread that does it, in order.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::sync::{Condvar, Mutex, MutexGuard};
+use crate::{Error, ErrorKind, Result};
+
+/// A queue with one thread behind it, which starts with the first item.
+///
+/// The thread takes one item after the other by [`next`](WorkerQueue::next), or all that are there by
+/// [`take`](WorkerQueue::take), and ends when the queue is closed and empty.
+pub struct WorkerQueue<T> {
+    /// Items in the queue, and the one that `next` gave. Changed under the lock, read without.
+    pending: AtomicUsize,
+    queued: Mutex<Queued<T>>,
+    /// An item came, or the thread shall look at something.
+    news: Condvar,
+    /// The thread is through with an item.
+    through: Condvar,
+}
+
+struct Queued<T> {
+    items: VecDeque<T>,
+    has_thread: bool,
+    closed: bool,
+    roused: bool,
+    /// The item that `next` gave.
+    taken: Taken,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Taken {
+    None,
+    Pending,
+    /// Pending no more, but the thread is still telling so.
+    Settled,
+}
+
+impl<T> Default for WorkerQueue<T> {
+    fn default() -> WorkerQueue<T> {
+        let items = VecDeque::new();
+        let queued = Queued { items, has_thread: false, closed: false, roused: false, taken: Taken::None };
+        let (news, through) = (Condvar::new(), Condvar::new());
+        WorkerQueue { pending: AtomicUsize::new(0), queued: Mutex::new(queued), news, through }
+    }
+}
+
+impl<T> WorkerQueue<T> {
+    /// Whether nothing is queued or pending. Stays true as long as nobody pushes.
+    #[inline]
+    pub fn is_idle(&self) -> bool {
+        self.pending.load(Ordering::Acquire) == 0
+    }
+
+    /// Queues an item. The first one starts the thread of this name, which runs `body`.
+    ///
+    /// # Errors
+    /// `Resource`, with the item, if there can be no thread.
+    pub fn push(&self, item: T, name: &str, body: impl FnOnce() + Send + 'static) -> Result<(), (T, Error)> {
+        let mut queued = self.queued.lock();
+        if !queued.has_thread {
+            if let Err(e) = std::thread::Builder::new().name(name.to_owned()).spawn(body) {
+                let what = format!("cannot start the thread {name:?}, which started operations need");
+                return Err((item, Error::new(ErrorKind::Resource, what).caused_by(e)));
+            }
+            queued.has_thread = true;
+        }
+        queued.items.push_back(item);
+        queued.roused = true;
+        self.pending.fetch_add(1, Ordering::AcqRel);
+        drop(queued);
+        self.news.notify_one();
+        Ok(())
+    }
+
+    /// Nothing more will come: the thread ends when the queue is empty.
+    pub fn close(&self) {
+        self.queued.lock().closed = true;
+        self.rouse();
+    }
+
+    /// Lets a thread in [`take`](WorkerQueue::take) look at what changed.
+    pub fn rouse(&self) {
+        self.queued.lock().roused = true;
+        self.news.notify_one();
+    }
+
+    /// The next item; with the one before the thread is through. `None` when there will be none.
+    pub fn next(&self) -> Option<T> {
+        let mut queued = self.queued.lock();
+        self.settle(&mut queued);
+        if queued.taken != Taken::None {
+            queued.taken = Taken::None;
+            self.through.notify_all();
+        }
+        loop {
+            if let Some(item) = queued.items.pop_front() {
+                queued.taken = Taken::Pending;
+                return Some(item);
+            }
+            if queued.closed {
+                return None;
+            }
+            self.news.wait(&mut queued);
+        }
+    }
+
+    /// The item that `next` gave is pending no more: whoever the thread now tells so finds the queue idle, if it is.
+    pub fn settled(&self) {
+        self.settle(&mut self.queued.lock());
+    }
+
+    fn settle(&self, queued: &mut MutexGuard<'_, Queued<T>>) {
+        if queued.taken == Taken::Pending {
+            queued.taken = Taken::Settled;
+            self.pending.fetch_sub(1, Ordering::AcqRel);
+        }
+    }
+
+    /// All that is queued, as soon as the thread is roused or the time is over. `true`: the queue is closed.
+    pub fn take(&self, into: &mut Vec<T>, patience: Option<Duration>) -> bool {
+        let mut queued = self.queued.lock();
+        while !queued.roused && queued.items.is_empty() {
+            match patience {
+                Some(patience) => {
+                    self.news.wait_for(&mut queued, patience);
+                    break;
+                }
+                None => self.news.wait(&mut queued),
+            }
+        }
+        queued.roused = false;
+        self.pending.fetch_sub(queued.items.len(), Ordering::AcqRel);
+        into.extend(queued.items.drain(..));
+        queued.closed
+    }
+
+    /// Waits until nothing is pending, and all who wait for an item know that it is over. `false`: it was not by the
+    /// deadline.
+    pub fn drain(&self, deadline: Instant) -> bool {
+        let mut queued = self.queued.lock();
+        let is_through = |queued: &Queued<T>| self.is_idle() && queued.taken == Taken::None;
+        while !is_through(&queued) {
+            if self.through.wait_until(&mut queued, deadline).timed_out() {
+                return is_through(&queued);
+            }
+        }
+        true
+    }
+
+    /// The least that `of` gives for the items in the queue.
+    pub fn least<K: Ord>(&self, of: impl FnMut(&T) -> K) -> Option<K> {
+        self.queued.lock().items.iter().map(of).min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::mpsc::channel;
+
+    use super::*;
+    use crate::store::deadline_after;
+
+    const SOON: Duration = Duration::from_millis(20);
+    const LONG: Duration = Duration::from_secs(60);
+
+    /// Items are done in order; the queue is idle when the last one is settled, and drained when the thread is through
+    /// with it.
+    #[test]
+    fn an_item_is_settled_before_it_is_told() {
+        let queue = Arc::new(WorkerQueue::default());
+        let ((open, opened), (tell, told)) = (channel::<()>(), channel());
+        let worker = queue.clone();
+        let mut body = Some(move || {
+            while let Some(item) = worker.next() {
+                opened.recv().unwrap();
+                worker.settled();
+                tell.send((item, worker.is_idle())).unwrap();
+                opened.recv().unwrap();
+            }
+        });
+        assert!(queue.is_idle() && queue.drain(Instant::now()));
+        for item in [2, 3, 1] {
+            let body = body.take();
+            queue.push(item, "test", move || body.into_iter().for_each(|body| body())).unwrap();
+        }
+        for want in [(2, false), (3, false), (1, true)] {
+            assert!(!queue.is_idle());
+            open.send(()).unwrap();
+            assert_eq!(told.recv().unwrap(), want);
+            assert!(!queue.drain(deadline_after(SOON)), "the thread is not through");
+            open.send(()).unwrap();
+        }
+        assert!(queue.drain(deadline_after(LONG)) && queue.is_idle());
+        queue.close();
+        assert!(told.recv_timeout(LONG).is_err(), "the thread has ended");
+    }
+
+    #[test]
+    fn all_are_taken_at_once_or_when_roused() {
+        let queue = WorkerQueue::default();
+        for item in [2, 1] {
+            queue.push(item, "test", || ()).unwrap();
+        }
+        assert_eq!((queue.least(|item| *item), queue.is_idle()), (Some(1), false));
+        let mut taken = Vec::new();
+        assert!(!queue.take(&mut taken, None));
+        assert_eq!((&taken[..], queue.is_idle()), (&[2, 1][..], true));
+        queue.rouse();
+        assert!(!queue.take(&mut taken, None));
+        assert!(!queue.take(&mut taken, Some(SOON)), "the time is over");
+        queue.close();
+        assert!(queue.take(&mut taken, None) && taken.len() == 2);
+    }
+}
