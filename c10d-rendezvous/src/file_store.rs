@@ -33,7 +33,7 @@ pub struct FileStore(Arc<Shared>);
 struct Shared {
     owner: Process,
     path: PathBuf,
-    state: Mutex<State>,
+    log: Mutex<FileLog>,
     /// The file goes with the last of its users; this process is one of them.
     for_users: bool,
 }
@@ -57,7 +57,8 @@ impl Drop for Shared {
     }
 }
 
-struct State {
+/// The file, and what of it was read.
+struct FileLog {
     file: File,
     /// Where the part of the log ends that `map` contains.
     read: u64,
@@ -99,8 +100,8 @@ impl FileStore {
             .mode(0o600)
             .open(&path)
             .map_err(|e| failed(&path, "cannot open").caused_by(e))?;
-        let state = Mutex::new(State { file, read: 0, map: HashMap::new() });
-        Ok(FileStore(Arc::new(Shared { owner: Process::current(), path, state, for_users: false })))
+        let log = Mutex::new(FileLog { file, read: 0, map: HashMap::new() });
+        Ok(FileStore(Arc::new(Shared { owner: Process::current(), path, log, for_users: false })))
     }
 
     /// The file.
@@ -111,7 +112,7 @@ impl FileStore {
 
 impl Shared {
     fn is_removed(&mut self) -> bool {
-        self.state.get_mut().file.metadata().is_ok_and(|meta| meta.nlink() == 0)
+        self.log.get_mut().file.metadata().is_ok_and(|meta| meta.nlink() == 0)
     }
 
     /// Under the file's lock: brings the map up to date, then writes the changes that `f` asks for.
@@ -121,27 +122,27 @@ impl Shared {
         deadline: Instant,
         f: impl FnOnce(&HashMap<String, Vec<u8>>) -> Result<(R, Vec<Change>)>,
     ) -> Result<R> {
-        let mut state = self.lock(how, deadline)?;
-        let out = state.refresh().map_err(|e| failed(&self.path, "cannot read").caused_by(e)).and_then(|torn| {
-            let (out, changes) = f(&state.map)?;
+        let mut log = self.lock(how, deadline)?;
+        let out = log.refresh().map_err(|e| failed(&self.path, "cannot read").caused_by(e)).and_then(|torn| {
+            let (out, changes) = f(&log.map)?;
             if !changes.is_empty() {
-                state.write(torn, changes).map_err(|e| failed(&self.path, "cannot write").caused_by(e))?;
+                log.write(torn, changes).map_err(|e| failed(&self.path, "cannot write").caused_by(e))?;
             }
             Ok(out)
         });
-        let unlocked = flock(&state.file, FlockOperation::Unlock);
+        let unlocked = flock(&log.file, FlockOperation::Unlock);
         let out = out?;
         unlocked.map_err(|e| failed(&self.path, "cannot unlock").caused_by(e))?;
         Ok(out)
     }
 
-    fn lock(&self, how: FlockOperation, deadline: Instant) -> Result<MutexGuard<'_, State>> {
+    fn lock(&self, how: FlockOperation, deadline: Instant) -> Result<MutexGuard<'_, FileLog>> {
         self.owner.check("the store")?;
         let late = || failed(&self.path, "timed out waiting for the lock of");
-        let state = self.state.try_lock_until(deadline).ok_or_else(late)?;
+        let log = self.log.try_lock_until(deadline).ok_or_else(late)?;
         let mut pause = FIRST_PAUSE;
         loop {
-            match flock(&state.file, how) {
+            match flock(&log.file, how) {
                 Ok(()) => break,
                 Err(rustix::io::Errno::WOULDBLOCK) if Instant::now() < deadline => {}
                 Err(rustix::io::Errno::WOULDBLOCK) => return Err(late()),
@@ -151,8 +152,8 @@ impl Shared {
             std::thread::sleep(pause.min(deadline.saturating_duration_since(Instant::now())));
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
-        match state.file.metadata() {
-            Ok(meta) if meta.nlink() > 0 => Ok(state),
+        match log.file.metadata() {
+            Ok(meta) if meta.nlink() > 0 => Ok(log),
             Ok(_) => Err(failed(&self.path, "somebody removed")),
             Err(e) => Err(failed(&self.path, "cannot look at").caused_by(e)),
         }
@@ -208,7 +209,7 @@ impl Shared {
     }
 }
 
-impl State {
+impl FileLog {
     /// Applies what others have written; whether the log ends in a torn record.
     fn refresh(&mut self) -> io::Result<bool> {
         let len = self.file.metadata()?.len();

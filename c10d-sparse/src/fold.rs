@@ -63,7 +63,9 @@ fn fold<K: Key, V: Value, C: Combine<V::Wide>>(
     }
     V::accumulate(out, |out| {
         match (union, C::NEUTRAL) {
-            (View::Bits(bits, _), Some(neutral)) if row == 1 => by_place::<K, V, C>(chunk, bits, neutral, pieces, out),
+            (View::Bits(bits, _), Some(neutral)) if row == 1 => {
+                by_position::<K, V, C>(chunk, bits, neutral, pieces, out)
+            }
             (View::Bits(bits, before), _) => by_bits::<K, V, C>(chunk, bits, before, pieces, row, out),
             (View::List(keys), _) => return by_search::<K, V, C>(keys, pieces, row, out),
         }
@@ -72,7 +74,7 @@ fn fold<K: Key, V: Value, C: Combine<V::Wide>>(
 }
 
 /// Single values, by way of a place for each key of a block.
-fn by_place<K: Key, V: Value, C: Combine<V::Wide>>(
+fn by_position<K: Key, V: Value, C: Combine<V::Wide>>(
     chunk: &Range<u64>,
     bits: &[u64],
     neutral: V::Wide,

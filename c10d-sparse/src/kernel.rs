@@ -13,7 +13,7 @@ use num_complex::{Complex32, Complex64};
 
 use crate::fold::By;
 use crate::keys::space;
-use crate::run::{Call, Parts};
+use crate::run::{Call, Tensor};
 use crate::value::{Combine, Max, Min, Product, Sum, Value};
 
 /// `all_reduce` on SparseCPU.
@@ -55,7 +55,7 @@ impl Kernel<'_> {
         Ok(Outcome { payload: Some(payload), ..Outcome::default() })
     }
 
-    fn input<V: Value>(&self) -> Result<Parts<'_, V>> {
+    fn input<V: Value>(&self) -> Result<Tensor<'_, V>> {
         let request = self.request;
         if let Some(runtime) = &self.device {
             return Ok((Cow::Owned(request.fetch(1, &**runtime)?), Cow::Owned(request.fetch(0, &**runtime)?)));

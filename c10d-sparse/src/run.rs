@@ -23,7 +23,7 @@ const CHUNK: usize = 512 << 10;
 const MOST_CHUNKS: usize = 64;
 
 /// Coordinates and values of a tensor.
-pub(crate) type Parts<'a, V> = (Cow<'a, [i64]>, Cow<'a, [V]>);
+pub(crate) type Tensor<'a, V> = (Cow<'a, [i64]>, Cow<'a, [V]>);
 
 /// One call on one rank.
 pub(crate) struct Call<'a> {
@@ -37,7 +37,7 @@ impl Call<'_> {
     pub(crate) fn reduce<K: Key, V: Value>(
         &self,
         by: &By<K, V>,
-        input: &Result<Parts<'_, V>>,
+        input: &Result<Tensor<'_, V>>,
     ) -> Result<(Vec<i64>, Vec<V>)> {
         let given = self.request.params.sparse_indices();
         let prepared = input.as_ref().map_err(Error::clone).and_then(|(indices, values)| {
@@ -156,7 +156,7 @@ impl Call<'_> {
         let mut values = zeroed::<V>(total, row)?;
         self.gather_keys(&ranges, &sizes, &union, &mut indices)?;
 
-        let mut results: Vec<&mut [V]> = parts(&mut values, sizes.iter().map(|size| size * row)).collect();
+        let mut results: Vec<&mut [V]> = cut(&mut values, sizes.iter().map(|size| size * row)).collect();
         let mut theirs = self.room_for_rows(&counts, per_rank)?;
         for (c, chunk) in ranges.chunks_of(me).iter().enumerate() {
             let of_chunk = |rank: usize| rank * per_rank + c;
@@ -302,6 +302,6 @@ fn whole(cuts: &[Range<usize>], rank: usize, per_rank: usize) -> Range<usize> {
 }
 
 /// Cuts into parts of these lengths.
-fn parts<T>(mut all: &mut [T], lens: impl Iterator<Item = usize>) -> impl Iterator<Item = &mut [T]> {
+fn cut<T>(mut all: &mut [T], lens: impl Iterator<Item = usize>) -> impl Iterator<Item = &mut [T]> {
     lens.map(move |len| all.split_off_mut(..len).unwrap_or_default())
 }

@@ -14,10 +14,10 @@ type Outcome = Result<Vec<f64>, OpError<Vec<f64>>>;
 pub(crate) struct Flight {
     started: Instant,
     landed: Arc<Landed>,
-    state: State,
+    progress: Progress,
 }
 
-enum State {
+enum Progress {
     Flying(Work<Vec<f64>>),
     Over(Outcome),
 }
@@ -36,14 +36,14 @@ impl Flight {
     pub(crate) fn start(pg: &ProcessGroup, gradient: Vec<f64>) -> Flight {
         let (started, landed) = (Instant::now(), Arc::new(Landed::default()));
         let mut work = pg.start(op::all_reduce(gradient, ReduceOp::Sum));
-        let state = match Pin::new(&mut work).poll(&mut Context::from_waker(&landed.clone().into())) {
-            Poll::Pending => State::Flying(work),
+        let progress = match Pin::new(&mut work).poll(&mut Context::from_waker(&landed.clone().into())) {
+            Poll::Pending => Progress::Flying(work),
             Poll::Ready(outcome) => {
                 landed.clone().wake();
-                State::Over(outcome)
+                Progress::Over(outcome)
             }
         };
-        Flight { started, landed, state }
+        Flight { started, landed, progress }
     }
 }
 
@@ -61,9 +61,9 @@ impl Air {
         let mut gradients = Vec::with_capacity(flights.len());
         let mut before = None;
         for flight in flights {
-            gradients.push(match flight.state {
-                State::Flying(work) => work.wait()?,
-                State::Over(outcome) => outcome?,
+            gradients.push(match flight.progress {
+                Progress::Flying(work) => work.wait()?,
+                Progress::Over(outcome) => outcome?,
             });
             let end = flight.landed.0.get().copied().unwrap_or_else(Instant::now);
             // Time that two flights share counts once.

@@ -5,17 +5,22 @@ use c10d_core::buffer::Buffers;
 use c10d_core::{Buf, BufMut, Call, OpKind, ProcessGroup, Result, Scope, op};
 
 use crate::case::{Case, Form};
+use crate::device::RankDevice;
 use crate::executor::block_on;
-use crate::place::Place;
 use crate::raw;
 use crate::reference::Tensors;
 
-/// Does a case's op on this rank, in the case's form, with the tensors in the place.
-pub(crate) fn issue(pg: &ProcessGroup, case: &Case, mut tensors: Tensors, place: Option<&Place>) -> Result<Tensors> {
-    match (case.form, place) {
-        (Form::InPlace, _) => raw::in_place(pg, case, &mut tensors, place).map(|()| tensors),
+/// Does a case's op on this rank, in the case's form, with the tensors on the device, if there is one.
+pub(crate) fn issue(
+    pg: &ProcessGroup,
+    case: &Case,
+    mut tensors: Tensors,
+    device: Option<&RankDevice>,
+) -> Result<Tensors> {
+    match (case.form, device) {
+        (Form::InPlace, _) => raw::in_place(pg, case, &mut tensors, device).map(|()| tensors),
         (_, None) => apart(pg, case, tensors),
-        (_, Some(place)) => place.get_all(apart(pg, case, place.put_all(tensors)?)?),
+        (_, Some(device)) => device.get_all(apart(pg, case, device.put_all(tensors)?)?),
     }
 }
 
@@ -57,8 +62,8 @@ where
 
 /// Which tensors of the list they were borrowed from the outputs are, where their order is that of what they hold.
 fn sources<T>(case: &Case, first: usize, got: &[&mut T]) -> Option<Vec<usize>> {
-    let place = |tensor: &&mut T| (std::ptr::from_ref::<T>(tensor).addr() - first) / size_of::<T>();
-    (case.op == OpKind::RecvAnySource).then(|| got.iter().map(place).collect())
+    let position = |tensor: &&mut T| (std::ptr::from_ref::<T>(tensor).addr() - first) / size_of::<T>();
+    (case.op == OpKind::RecvAnySource).then(|| got.iter().map(position).collect())
 }
 
 /// Puts a list into this order.

@@ -45,8 +45,8 @@ impl Suite {
         let cases = self.cases_of(world)?;
         let joined = c10d_rendezvous::init("env://", self.timeout)?;
         let pg = self.builder().rank(joined.rank).size(joined.size).store(joined.store).build()?;
-        let place = self.place(joined.rank)?;
-        run_cases(&pg, cases.get(begin..).unwrap_or_default(), place.as_ref(), |_, verdict| {
+        let device = self.rank_device(joined.rank)?;
+        run_cases(&pg, cases.get(begin..).unwrap_or_default(), device.as_ref(), |_, verdict| {
             let mut line = MARK.to_owned();
             let written = match verdict {
                 Verdict::Passed(digest) => write!(line, "passed {digest:016x}"),

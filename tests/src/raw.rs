@@ -6,7 +6,7 @@ use c10d_core::backend::{Params, Shape};
 use c10d_core::{ProcessGroup, RawSpans, Result, Span};
 
 use crate::case::Case;
-use crate::place::{Far, Place};
+use crate::device::{Far, RankDevice};
 use crate::reference::Tensors;
 use crate::tensor::Tensor;
 
@@ -14,7 +14,7 @@ use crate::tensor::Tensor;
 type Part = (usize, usize, usize);
 
 /// Runs the case with the own block shared; copies so that inputs and outputs look as if they had been apart.
-pub(crate) fn in_place(pg: &ProcessGroup, case: &Case, tensors: &mut Tensors, place: Option<&Place>) -> Result {
+pub(crate) fn in_place(pg: &ProcessGroup, case: &Case, tensors: &mut Tensors, device: Option<&RankDevice>) -> Result {
     let me = pg.rank() as usize;
     let n = case.world as usize;
     let shape = case.op.row().shape;
@@ -61,12 +61,12 @@ pub(crate) fn in_place(pg: &ProcessGroup, case: &Case, tensors: &mut Tensors, pl
         // SAFETY: the tensors outlive the wait and are not touched before it returns.
         unsafe { pg.submit_raw(case.op, params, None, spans) }.wait()
     };
-    match place {
+    match device {
         None => drop(run(&mut |(i, start, count)| memory[*i].part(*start, *count))?),
-        Some(place) => {
-            let far = memory.into_iter().map(|tensor| place.put(tensor)).collect::<Result<Vec<Far>>>()?;
+        Some(device) => {
+            let far = memory.into_iter().map(|tensor| device.put(tensor)).collect::<Result<Vec<Far>>>()?;
             run(&mut |(i, start, count)| far[*i].part(*start, *count))?;
-            memory = far.into_iter().map(|tensor| place.get(tensor)).collect::<Result<_>>()?;
+            memory = far.into_iter().map(|tensor| device.get(tensor)).collect::<Result<_>>()?;
         }
     }
 

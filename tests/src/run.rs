@@ -3,7 +3,7 @@
 use c10d_core::{ProcessGroup, Result};
 
 use crate::case::Case;
-use crate::place::Place;
+use crate::device::RankDevice;
 use crate::reference::{self, Tensors};
 use crate::{check, issue};
 
@@ -22,9 +22,14 @@ pub(crate) enum Verdict {
 const RANK_ORDER: [&str; 4] = ["local", "one-shot", "direct", "scatter-gather"];
 
 /// Runs the cases in order, and tells of each; ends with the first that fails.
-pub(crate) fn run(pg: &ProcessGroup, cases: &[Case], place: Option<&Place>, mut tell: impl FnMut(usize, Verdict)) {
+pub(crate) fn run(
+    pg: &ProcessGroup,
+    cases: &[Case],
+    device: Option<&RankDevice>,
+    mut tell: impl FnMut(usize, Verdict),
+) {
     for (i, case) in cases.iter().enumerate() {
-        let verdict = run_case(pg, case, place);
+        let verdict = run_case(pg, case, device);
         let over = matches!(verdict, Verdict::Failed(_));
         tell(i, verdict);
         if over {
@@ -33,14 +38,14 @@ pub(crate) fn run(pg: &ProcessGroup, cases: &[Case], place: Option<&Place>, mut 
     }
 }
 
-fn run_case(pg: &ProcessGroup, case: &Case, place: Option<&Place>) -> Verdict {
-    let algorithm = pg.algorithm(case.op, case.bytes(), case.dtype, case.reduce).filter(|_| place.is_none());
+fn run_case(pg: &ProcessGroup, case: &Case, device: Option<&RankDevice>) -> Verdict {
+    let algorithm = pg.algorithm(case.op, case.bytes(), case.dtype, case.reduce).filter(|_| device.is_none());
     let in_rank_order = algorithm.is_some_and(|name| RANK_ORDER.contains(&name));
     // Where the order is the backend's own, it must still be the same every time.
     let runs = if case.op.reduces() && !in_rank_order { 2 } else { 1 };
     let mut digests = Vec::new();
     for _ in 0..runs {
-        let done = match issued(pg, case, place) {
+        let done = match issued(pg, case, device) {
             Ok(done) => done,
             Err(e) => return Verdict::Failed(e.to_string()),
         };
@@ -57,8 +62,8 @@ fn run_case(pg: &ProcessGroup, case: &Case, place: Option<&Place>) -> Verdict {
     }
 }
 
-fn issued(pg: &ProcessGroup, case: &Case, place: Option<&Place>) -> Result<Tensors> {
-    issue::issue(pg, case, reference::begin(case, pg.rank()), place)
+fn issued(pg: &ProcessGroup, case: &Case, device: Option<&RankDevice>) -> Result<Tensors> {
+    issue::issue(pg, case, reference::begin(case, pg.rank()), device)
 }
 
 fn right(pg: &ProcessGroup, case: &Case, done: &Tensors, in_rank_order: bool) -> Result<(), String> {

@@ -8,7 +8,7 @@ use c10d_core::{Builder, Device, Error, OpKind, ProcessGroup, Result};
 
 use crate::case::Case;
 use crate::cases::{Selection, Space, cases};
-use crate::place::Place;
+use crate::device::RankDevice;
 use crate::processes;
 use crate::run::{Verdict, run};
 
@@ -124,9 +124,9 @@ impl Suite {
     }
 
     /// Where this rank's tensors are, if not in host memory.
-    pub(crate) fn place(&self, rank: u32) -> Result<Option<Place>> {
-        let place = |name: &String| Place::of(&self.providers, name, rank, self.timeout);
-        self.device.as_ref().map(place).transpose()
+    pub(crate) fn rank_device(&self, rank: u32) -> Result<Option<RankDevice>> {
+        let open = |name: &String| RankDevice::of(&self.providers, name, rank, self.timeout);
+        self.device.as_ref().map(open).transpose()
     }
 
     pub(crate) fn builder(&self) -> Builder {
@@ -137,7 +137,7 @@ impl Suite {
     /// Every case, of all worlds.
     pub(crate) fn cases(&self) -> Result<Vec<Case>> {
         let alone = self.builder().build()?;
-        let device = self.place(0)?.map_or(Device::CPU, |place| place.device());
+        let device = self.rank_device(0)?.map_or(Device::CPU, |device| device.device());
         let (_, capabilities) = alone.backend_of(device)?;
         let missing: Vec<OpKind> =
             OpKind::ALL.iter().copied().filter(|op| !op.row().keys.contains(device.key())).collect();
@@ -178,8 +178,8 @@ impl Suite {
     fn in_threads(&self, world: u32, cases: &[Case]) -> Vec<Verdicts> {
         let body = |pg: ProcessGroup| {
             let mut verdicts = Vec::new();
-            let place = self.place(pg.rank())?;
-            run(&pg, cases, place.as_ref(), |_, verdict| verdicts.push(verdict));
+            let device = self.rank_device(pg.rank())?;
+            run(&pg, cases, device.as_ref(), |_, verdict| verdicts.push(verdict));
             Ok(Verdicts { verdicts, end: String::new() })
         };
         match self.builder().run_ranks(world, body) {

@@ -16,7 +16,7 @@ const FORM: &str = "C10D_VENDORS_FORM";
 
 /// How the plugin is found.
 #[derive(Clone, Copy)]
-enum Found {
+enum Lookup {
     ByPath,
     InDirectory,
 }
@@ -25,7 +25,7 @@ enum Found {
 struct Form {
     name: &'static str,
     sample: Sample,
-    found: Found,
+    lookup: Lookup,
     map: &'static str,
     device: Option<&'static str>,
 }
@@ -34,23 +34,23 @@ const WORLDS: &[u32] = &[1, 2, 3, 4];
 
 #[rustfmt::skip]
 const FORMS: &[Form] = &[
-    Form { name: "c-device", sample: Sample::CDevice, found: Found::ByPath, map: "c-device:gloo-like", device: Some("c-device") },
-    Form { name: "c-device/directory", sample: Sample::CDevice, found: Found::InDirectory, map: "c-device:gloo-like", device: Some("c-device") },
-    Form { name: "c-collectives/cpu", sample: Sample::CCollectives, found: Found::ByPath, map: "cpu:c-collectives", device: None },
-    Form { name: "c-collectives/cpu/directory", sample: Sample::CCollectives, found: Found::InDirectory, map: "cpu:c-collectives", device: None },
-    Form { name: "c-collectives/device", sample: Sample::CCollectives, found: Found::ByPath, map: "c-collectives:c-collectives", device: Some("c-collectives") },
-    Form { name: "c-collectives/staged", sample: Sample::CCollectives, found: Found::InDirectory, map: "cpu:c-collectives,c-collectives:gloo-like", device: Some("c-collectives") },
-    Form { name: "c-collectives/cuda", sample: Sample::CCuda, found: Found::ByPath, map: "cpu:c-cuda,cuda:c-cuda", device: Some("cuda") },
-    Form { name: "guarded", sample: Sample::Guarded, found: Found::ByPath, map: "guarded:gloo-like", device: Some("guarded") },
-    Form { name: "guarded-reduces", sample: Sample::Reduces, found: Found::ByPath, map: "guarded-reduces:gloo-like", device: Some("guarded-reduces") },
-    Form { name: "guarded/directory", sample: Sample::Guarded, found: Found::InDirectory, map: "guarded:gloo-like", device: Some("guarded") },
+    Form { name: "c-device", sample: Sample::CDevice, lookup: Lookup::ByPath, map: "c-device:gloo-like", device: Some("c-device") },
+    Form { name: "c-device/directory", sample: Sample::CDevice, lookup: Lookup::InDirectory, map: "c-device:gloo-like", device: Some("c-device") },
+    Form { name: "c-collectives/cpu", sample: Sample::CCollectives, lookup: Lookup::ByPath, map: "cpu:c-collectives", device: None },
+    Form { name: "c-collectives/cpu/directory", sample: Sample::CCollectives, lookup: Lookup::InDirectory, map: "cpu:c-collectives", device: None },
+    Form { name: "c-collectives/device", sample: Sample::CCollectives, lookup: Lookup::ByPath, map: "c-collectives:c-collectives", device: Some("c-collectives") },
+    Form { name: "c-collectives/staged", sample: Sample::CCollectives, lookup: Lookup::InDirectory, map: "cpu:c-collectives,c-collectives:gloo-like", device: Some("c-collectives") },
+    Form { name: "c-collectives/cuda", sample: Sample::CCuda, lookup: Lookup::ByPath, map: "cpu:c-cuda,cuda:c-cuda", device: Some("cuda") },
+    Form { name: "guarded", sample: Sample::Guarded, lookup: Lookup::ByPath, map: "guarded:gloo-like", device: Some("guarded") },
+    Form { name: "guarded-reduces", sample: Sample::Reduces, lookup: Lookup::ByPath, map: "guarded-reduces:gloo-like", device: Some("guarded-reduces") },
+    Form { name: "guarded/directory", sample: Sample::Guarded, lookup: Lookup::InDirectory, map: "guarded:gloo-like", device: Some("guarded") },
 ];
 
 impl Form {
     fn providers(&self) -> Result<Vec<&'static Provider>, String> {
-        let search = match self.found {
-            Found::ByPath => Search::new().file(self.sample.file()),
-            Found::InDirectory => Search::new().directory(directory()),
+        let search = match self.lookup {
+            Lookup::ByPath => Search::new().file(self.sample.file()),
+            Lookup::InDirectory => Search::new().directory(directory()),
         };
         let report = search.load();
         if report.providers.is_empty() || report.decisions.iter().any(|d| d.verdict != Verdict::Loaded) {

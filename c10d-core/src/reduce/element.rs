@@ -111,9 +111,9 @@ impl<T: Copy + 'static> Element for Pair<T> {
 }
 
 /// A complex number whose parts do not mix.
-pub(super) struct Parts<T>(T);
+pub(super) struct Complex<T>(T);
 
-impl<T: Copy + 'static> Element for Parts<T> {
+impl<T: Copy + 'static> Element for Complex<T> {
     const PARTS: usize = 2;
     type Raw = T;
     type Wide = T;

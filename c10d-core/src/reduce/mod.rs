@@ -11,7 +11,7 @@ mod run;
 
 use crate::types::{DType, ReduceOp};
 
-use element::{BFloat, Boolean, Element, Half, Pair, Parts};
+use element::{BFloat, Boolean, Complex, Element, Half, Pair};
 use operation::{And, Average, Max, Min, Or, PreMultiplied, Product, Sum, Xor};
 use run::Machine;
 
@@ -46,7 +46,7 @@ fn kernel_on(machine: Machine, op: ReduceOp, dtype: DType, last: bool) -> Option
     macro_rules! by_parts {
         ($op:ty) => {
             by_type!($op: F16 => Half, BF16 => BFloat, F32 => f32, F64 => f64,
-                Complex64 => Parts<f32>, Complex128 => Parts<f64>,)
+                Complex64 => Complex<f32>, Complex128 => Complex<f64>,)
         };
     }
     // Wrapping sums and products, and bits, do not care about signs.

@@ -2,7 +2,7 @@
 
 use c10d_core::Result;
 
-use super::{Meeting, Place, checked, one_host, unclear};
+use super::{Meeting, Membership, checked, one_host, unclear};
 
 type Lookup<'a> = &'a dyn Fn(&str) -> Option<String>;
 
@@ -59,14 +59,14 @@ const STARTERS: &[Starter] = &[
 
 const SLURM_HOSTS: &[&str] = &["SLURM_STEP_NUM_NODES", "SLURM_JOB_NUM_NODES", "SLURM_NNODES"];
 
-/// The place that the variables describe.
-pub(super) fn place(lookup: Lookup<'_>) -> Result<Place> {
+/// The membership that the variables describe.
+pub(super) fn membership(lookup: Lookup<'_>) -> Result<Membership> {
     // What stands around a value comes from the output of a command; what is blank is as good as not set.
     let lookup = |name: &str| lookup(name).map(|value| value.trim().to_owned()).filter(|value| !value.is_empty());
-    place_of(&lookup)
+    membership_of(&lookup)
 }
 
-fn place_of(lookup: Lookup<'_>) -> Result<Place> {
+fn membership_of(lookup: Lookup<'_>) -> Result<Membership> {
     let starter = STARTERS.iter().find(|s| lookup(s.rank).is_some()).ok_or_else(|| {
         let names = STARTERS.iter().map(|s| s.rank).collect::<Vec<_>>().join(", ");
         unclear(format!(
@@ -85,7 +85,7 @@ fn place_of(lookup: Lookup<'_>) -> Result<Place> {
     };
     let (rank, size) = checked(rank, size, (rank_name, size_name))?;
     let run = lookup("TORCHELASTIC_RUN_ID").unwrap_or_else(|| "none".into());
-    Ok(Place { rank, size, meeting: meeting(lookup, starter, size)?, prefix: Some(format!("c10drs/{run}")) })
+    Ok(Membership { rank, size, meeting: meeting(lookup, starter, size)?, prefix: Some(format!("c10drs/{run}")) })
 }
 
 fn meeting(lookup: Lookup<'_>, starter: &Starter, size: u32) -> Result<Meeting> {
@@ -146,9 +146,9 @@ fn number<N: std::str::FromStr>(lookup: Lookup<'_>, names: &[&'static str]) -> R
 mod tests {
     use super::*;
 
-    fn read(vars: &str) -> Result<Place> {
+    fn read(vars: &str) -> Result<Membership> {
         let vars: Vec<(&str, &str)> = vars.split_whitespace().filter_map(|pair| pair.split_once('=')).collect();
-        place(&|name| vars.iter().find(|(n, _)| *n == name).map(|(_, v)| (*v).to_owned()))
+        membership(&|name| vars.iter().find(|(n, _)| *n == name).map(|(_, v)| (*v).to_owned()))
     }
 
     fn server(host: &str, port: u16) -> Meeting {
@@ -207,7 +207,7 @@ mod tests {
             ("PMI_RANK=0 PMI_SIZE=1".into(), 0, 1, Meeting::SameHost { job: None }, "c10drs/none"),
         ] {
             let found = read(&vars).unwrap();
-            assert_eq!(found, Place { rank, size, meeting, prefix: Some(prefix.into()) }, "{vars}");
+            assert_eq!(found, Membership { rank, size, meeting, prefix: Some(prefix.into()) }, "{vars}");
         }
     }
 
@@ -225,7 +225,10 @@ mod tests {
             Some(value.to_owned())
         };
         let meeting = rank0("n0", 29500);
-        assert_eq!(place(&spaced).unwrap(), Place { rank: 1, size: 2, meeting, prefix: Some("c10drs/none".into()) });
+        assert_eq!(
+            membership(&spaced).unwrap(),
+            Membership { rank: 1, size: 2, meeting, prefix: Some("c10drs/none".into()) }
+        );
         // What is blank is not set: another starter's variables count.
         let blank = |name: &str| match name {
             "RANK" => Some(String::new()),
@@ -234,10 +237,10 @@ mod tests {
             "PMI_SIZE" => Some("1".to_owned()),
             _ => None,
         };
-        assert_eq!(place(&blank).unwrap().size, 1);
+        assert_eq!(membership(&blank).unwrap().size, 1);
         for host in ["n0\nn1", "n0 n1", "n0,n1", "http://n0", "n0\u{7}"] {
             let several = |name: &str| if name == "MASTER_ADDR" { Some(host.to_owned()) } else { spaced(name) };
-            let error = place(&several).unwrap_err().to_string();
+            let error = membership(&several).unwrap_err().to_string();
             assert!(error.contains(&format!("MASTER_ADDR is {host:?}")), "{error}");
         }
     }

@@ -33,14 +33,14 @@ pub(super) fn store(host: &str, port: u16, deadline: Instant) -> Result<TcpStore
         // Nobody else can know it.
         return TcpStore::hosting(serve(host, port, deadline)?, deadline);
     }
-    let places = places(host, port, deadline).map_err(|e| failed(host, port, e))?;
+    let addresses = addresses(host, port, deadline).map_err(|e| failed(host, port, e))?;
     let mut hosted = HOSTED.get().lock();
     hosted.retain(|h| !h.server.has_ended());
-    let known = hosted.iter().position(|h| places.iter().any(|place| serves(h.server.local_addr(), *place)));
+    let known = hosted.iter().position(|h| addresses.iter().any(|address| serves(h.server.local_addr(), *address)));
     let at = match known {
         Some(at) => at,
         None => {
-            let server = serve_at(host, port, &places)?;
+            let server = serve_at(host, port, &addresses)?;
             at_exit(linger);
             hosted.push(Hosted { server, clients: Vec::new() });
             hosted.len() - 1
@@ -67,33 +67,33 @@ fn linger() {
     }
 }
 
-/// Whether a server that listens at `addr` is found at `place`.
-fn serves(addr: SocketAddr, place: SocketAddr) -> bool {
-    let everywhere = addr.ip().is_unspecified() && (addr.is_ipv6() || place.is_ipv4());
-    addr.port() == place.port() && (addr.ip() == place.ip() || everywhere)
+/// Whether a server that listens at `addr` is found at `address`.
+fn serves(addr: SocketAddr, address: SocketAddr) -> bool {
+    let everywhere = addr.ip().is_unspecified() && (addr.is_ipv6() || address.is_ipv4());
+    addr.port() == address.port() && (addr.ip() == address.ip() || everywhere)
 }
 
 /// Serves at `host:port`, at that address alone: at every address only where `host` is 0.0.0.0 or [::].
 pub(crate) fn serve(host: &str, port: u16, deadline: Instant) -> Result<TcpStoreServer> {
-    serve_at(host, port, &places(host, port, deadline).map_err(|e| failed(host, port, e))?)
+    serve_at(host, port, &addresses(host, port, deadline).map_err(|e| failed(host, port, e))?)
 }
 
 /// Where to listen for `host`, in order of preference: ranks of other hosts find nobody at a loopback address, which some
 /// systems give their own name, too.
-fn places(host: &str, port: u16, deadline: Instant) -> io::Result<Vec<SocketAddr>> {
-    let mut places = resolve(host, port, deadline)?;
-    places.sort_by_key(|place| place.ip().is_loopback());
-    Ok(places)
+fn addresses(host: &str, port: u16, deadline: Instant) -> io::Result<Vec<SocketAddr>> {
+    let mut addresses = resolve(host, port, deadline)?;
+    addresses.sort_by_key(|address| address.ip().is_loopback());
+    Ok(addresses)
 }
 
-fn serve_at(host: &str, port: u16, places: &[SocketAddr]) -> Result<TcpStoreServer> {
+fn serve_at(host: &str, port: u16, addresses: &[SocketAddr]) -> Result<TcpStoreServer> {
     let mut foreign = None;
-    for place in places {
-        match TcpStoreServer::try_bind(*place, ServerOptions::default()) {
+    for address in addresses {
+        match TcpStoreServer::try_bind(*address, ServerOptions::default()) {
             Err(e) if e.kind() == io::ErrorKind::AddrNotAvailable => foreign = Some(e),
             Err(e) => return Err(failed(host, port, e)),
             Ok(server) => {
-                if place.ip().is_loopback() && is_name(host) {
+                if address.ip().is_loopback() && is_name(host) {
                     tracing::warn!(
                         host,
                         port,
@@ -120,8 +120,8 @@ fn failed(host: &str, port: u16, e: io::Error) -> Error {
         }
         _ => "rank 0 must be able to listen there",
     };
-    let place = format!("{host}:{port}");
-    Error::new(ErrorKind::Rendezvous, format!("cannot serve the store at {place:?}: {why}")).caused_by(e)
+    let address = format!("{host}:{port}");
+    Error::new(ErrorKind::Rendezvous, format!("cannot serve the store at {address:?}: {why}")).caused_by(e)
 }
 
 #[cfg(test)]

@@ -20,7 +20,7 @@ use crate::{FileStore, TcpStore};
 
 /// Who this process is, and where the ranks meet.
 #[derive(Debug, PartialEq)]
-struct Place {
+struct Membership {
     rank: u32,
     size: u32,
     meeting: Meeting,
@@ -49,9 +49,9 @@ enum Meeting {
 /// | `file:///path?rank=R&world_size=N` | the store is that file |
 pub fn init(url: &str, timeout: Duration) -> Result<Joined> {
     let deadline = deadline_after(timeout);
-    let place = place(url)?;
-    let (rank, size) = (place.rank, place.size);
-    let (store, root) = meet(place, deadline).map_err(|mut e| {
+    let member = membership(url)?;
+    let (rank, size) = (member.rank, member.size);
+    let (store, root) = meet(member, deadline).map_err(|mut e| {
         let report = e.report_mut();
         report.phase.get_or_insert(Phase::Rendezvous);
         report.rank.get_or_insert(rank);
@@ -63,13 +63,13 @@ pub fn init(url: &str, timeout: Duration) -> Result<Joined> {
 
 /// The rank and the number of ranks that `url` gives, without meeting anybody; see [`init`].
 pub fn rank_and_size(url: &str) -> Result<(u32, u32)> {
-    place(url).map(|place| (place.rank, place.size))
+    membership(url).map(|member| (member.rank, member.size))
 }
 
-fn place(url: &str) -> Result<Place> {
+fn membership(url: &str) -> Result<Membership> {
     let url = url.trim();
     match url.split_once("://") {
-        Some(("env", "")) => env::place(&|name| std::env::var_os(name).map(|v| v.to_string_lossy().into_owned())),
+        Some(("env", "")) => env::membership(&|name| std::env::var_os(name).map(|v| v.to_string_lossy().into_owned())),
         Some(("env", _)) => Err(unclear(format!("init method {url:?}: env:// takes nothing after it"))),
         Some(("tcp", rest)) => url::tcp(rest),
         Some(("file", rest)) => url::file(rest),
@@ -80,23 +80,23 @@ fn place(url: &str) -> Result<Place> {
     }
 }
 
-fn meet(place: Place, deadline: Instant) -> Result<(Arc<dyn Store>, Arc<dyn Store>)> {
-    let root: Arc<dyn Store> = match place.meeting {
+fn meet(member: Membership, deadline: Instant) -> Result<(Arc<dyn Store>, Arc<dyn Store>)> {
+    let root: Arc<dyn Store> = match member.meeting {
         Meeting::Rank0 { host, port } => {
-            let store = if place.rank == 0 {
+            let store = if member.rank == 0 {
                 host::store(&host, port, deadline)?
             } else {
                 TcpStore::connect(&host, port, deadline)?
             };
-            // A PyTorch process in the place of rank 0 waits until all have said this.
+            // A PyTorch process that is rank 0 waits until all have said this.
             store.count_worker(deadline)?;
             Arc::new(store)
         }
         Meeting::Server { host, port } => Arc::new(TcpStore::connect(&host, port, deadline)?),
         Meeting::File(path) => Arc::new(FileStore::open(path)?),
-        Meeting::SameHost { job } => Arc::new(same_host::store(job.as_deref(), place.size, deadline)?),
+        Meeting::SameHost { job } => Arc::new(same_host::store(job.as_deref(), member.size, deadline)?),
     };
-    let store: Arc<dyn Store> = match place.prefix {
+    let store: Arc<dyn Store> = match member.prefix {
         Some(prefix) => Arc::new(PrefixStore::new(prefix, root.clone())),
         None => root.clone(),
     };

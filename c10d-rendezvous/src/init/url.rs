@@ -2,13 +2,13 @@
 
 use c10d_core::Result;
 
-use super::{Meeting, Place, checked, one_host, unclear};
+use super::{Meeting, Membership, checked, one_host, unclear};
 
-pub(super) fn tcp(rest: &str) -> Result<Place> {
-    let (place, rank, size) = ranks("tcp", rest)?;
-    let said = format!("init method {:?}", format!("tcp://{place}"));
+pub(super) fn tcp(rest: &str) -> Result<Membership> {
+    let (address, rank, size) = ranks("tcp", rest)?;
+    let said = format!("init method {:?}", format!("tcp://{address}"));
     let wrong = |why: &str| unclear(format!("{said}: {why}; say tcp://host:port"));
-    let (host, port) = place.trim_end_matches('/').rsplit_once(':').ok_or_else(|| wrong("it has no port"))?;
+    let (host, port) = address.trim_end_matches('/').rsplit_once(':').ok_or_else(|| wrong("it has no port"))?;
     let (host, port) = (host.trim(), port.trim());
     if host.is_empty() {
         return Err(wrong("it has no host"));
@@ -21,21 +21,21 @@ pub(super) fn tcp(rest: &str) -> Result<Place> {
     if port == 0 && size > 1 {
         return Err(wrong("the other ranks cannot know which port 0 becomes"));
     }
-    Ok(Place { rank, size, meeting: Meeting::Rank0 { host, port }, prefix: None })
+    Ok(Membership { rank, size, meeting: Meeting::Rank0 { host, port }, prefix: None })
 }
 
-pub(super) fn file(rest: &str) -> Result<Place> {
+pub(super) fn file(rest: &str) -> Result<Membership> {
     let (path, rank, size) = ranks("file", rest)?;
     if !path.starts_with('/') {
         let said = format!("file://{path}");
         return Err(unclear(format!("init method {said:?}: the path must be absolute, as in file:///tmp/meeting")));
     }
-    Ok(Place { rank, size, meeting: Meeting::File(path.into()), prefix: None })
+    Ok(Membership { rank, size, meeting: Meeting::File(path.into()), prefix: None })
 }
 
 /// Splits `rest` into what precedes the question mark, and rank and size behind it.
 fn ranks<'a>(scheme: &str, rest: &'a str) -> Result<(&'a str, u32, u32)> {
-    let (place, query) = rest.split_once('?').unwrap_or((rest, ""));
+    let (address, query) = rest.split_once('?').unwrap_or((rest, ""));
     let said = format!("init method {:?}", format!("{scheme}://{rest}"));
     let (mut rank, mut size) = (None, None);
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
@@ -53,7 +53,7 @@ fn ranks<'a>(scheme: &str, rest: &'a str) -> Result<(&'a str, u32, u32)> {
         return Err(unclear(format!("{said}: it needs ?rank=R&world_size=N")));
     };
     let (rank, size) = checked(rank, size, ("rank", "world_size"))?;
-    Ok((place, rank, size))
+    Ok((address, rank, size))
 }
 
 #[cfg(test)]
@@ -63,11 +63,11 @@ mod tests {
     #[test]
     fn tcp_takes_names_and_both_kinds_of_addresses() {
         for (host, text) in [("node7", "node7"), ("10.0.0.1", "10.0.0.1"), ("[::1]", "[::1]")] {
-            let place = tcp(&format!("{text}:29500?rank=1&world_size=2")).unwrap();
-            assert_eq!(place.meeting, Meeting::Rank0 { host: host.into(), port: 29500 });
-            assert_eq!((place.rank, place.size), (1, 2));
+            let member = tcp(&format!("{text}:29500?rank=1&world_size=2")).unwrap();
+            assert_eq!(member.meeting, Meeting::Rank0 { host: host.into(), port: 29500 });
+            assert_eq!((member.rank, member.size), (1, 2));
             let spaced = tcp(&format!(" {text} : 29500 ?rank= 1& world_size =2\n")).unwrap();
-            assert_eq!(spaced, place);
+            assert_eq!(spaced, member);
         }
     }
 

@@ -140,8 +140,8 @@ impl Launch {
     }
 
     /// `host:port` of the store on host 0. Without it, one host uses a free port of its loopback address.
-    pub fn rdzv(mut self, place: impl Into<String>) -> Launch {
-        self.rdzv = Some(place.into());
+    pub fn rdzv(mut self, endpoint: impl Into<String>) -> Launch {
+        self.rdzv = Some(endpoint.into());
         self
     }
 

@@ -80,9 +80,9 @@ impl TcpStore {
             }
             let now = Instant::now();
             if now >= deadline {
-                let place = format!("{host}:{port}");
+                let address = format!("{host}:{port}");
                 let what = format!(
-                    "cannot reach the store at {place:?}: {attempts} attempts in {:.3?}; is the process that hosts it \
+                    "cannot reach the store at {address:?}: {attempts} attempts in {:.3?}; is the process that hosts it \
                      (rank 0, or the launcher) running and reachable?",
                     began.elapsed()
                 );

@@ -13,10 +13,10 @@ use rustix::process::{Resource, getrlimit};
 use socket2::{SockRef, TcpKeepalive};
 
 use super::connection::Connection;
+use super::keyspace::Keyspace;
 use super::protocol::{Request, STOP_WAITING};
 use super::quota::home;
 use super::server::{ServerOptions, Signals};
-use super::state::State;
 
 pub(super) const LISTENER: Token = Token(0);
 pub(super) const WAKER: Token = Token(1);
@@ -48,7 +48,7 @@ pub(super) struct EventLoop {
     listener: TcpListener,
     options: ServerOptions,
     signals: Arc<Signals>,
-    state: State,
+    keyspace: Keyspace,
     clients: HashMap<usize, Connection>,
     next_id: usize,
     /// Clients that may have more to read.
@@ -75,7 +75,7 @@ impl EventLoop {
             poll,
             _private: Private::new(&listener),
             listener,
-            state: State::new(options.limits),
+            keyspace: Keyspace::new(options.limits),
             options,
             signals,
             clients: HashMap::new(),
@@ -185,7 +185,7 @@ impl EventLoop {
         let due = Instant::now() + self.options.handshake_timeout;
         connection.due = Some(due);
         self.due.insert((due, id));
-        self.state.welcome(id, home(connection.peer.ip()));
+        self.keyspace.welcome(id, home(connection.peer.ip()));
         self.clients.insert(id, connection);
         self.unvalidated.insert(id);
         self.strangers.insert(id);
@@ -273,13 +273,13 @@ impl EventLoop {
 
     /// Reads, executes and answers until there is nothing to do now, or it is the others' turn; whether it is that.
     fn exchange(&mut self, id: usize, client: &mut Connection) -> Result<bool, String> {
-        let EventLoop { state, woken, buffer, .. } = self;
+        let EventLoop { keyspace, woken, buffer, .. } = self;
         let (mut work, mut taken, mut member) = (0, 0, client.member);
         let mut execute = |request: Request, out: &mut Vec<u8>| {
-            work += state.work(&request);
+            work += keyspace.work(&request);
             member |= request.takes_part();
             let before = out.len();
-            state.apply(id, request, out, woken)?;
+            keyspace.apply(id, request, out, woken)?;
             work += (out.len() - before) / ANSWER_PER_WORK;
             Ok(work < WORK_PER_TURN)
         };
@@ -326,7 +326,7 @@ impl EventLoop {
     fn close(&mut self, id: usize, why: &str) {
         let Some(client) = self.clients.remove(&id) else { return };
         self.buffered -= client.accounted;
-        self.state.leave(id);
+        self.keyspace.leave(id);
         self.unvalidated.remove(&id);
         self.strangers.remove(&id);
         if let Some(due) = client.due {

@@ -3,6 +3,9 @@
 mod client;
 mod connection;
 mod event_loop;
+mod keyspace;
+#[cfg(test)]
+mod keyspace_tests;
 mod limits;
 mod link;
 #[cfg(test)]
@@ -14,9 +17,6 @@ mod quota;
 mod requests;
 mod resolve;
 mod server;
-mod state;
-#[cfg(test)]
-mod state_tests;
 mod verbs;
 
 pub use client::TcpStore;

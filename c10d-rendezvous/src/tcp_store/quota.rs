@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 
-use super::state::ClientId;
+use super::keyspace::ClientId;
 
 /// An address as quotas know it: that of IPv4, or the network of 64 bits of IPv6, in which one host has any it likes.
 pub(crate) type Home = u64;

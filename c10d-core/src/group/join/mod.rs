@@ -57,7 +57,7 @@ pub(super) fn join(spec: &GroupSpec, offers: &[Offer], deadline: Instant) -> Res
         parent: spec.parent.as_deref(),
         hello,
         every,
-        beats: Cell::new((0, now)),
+        heartbeats: Cell::new((0, now)),
         quarter: now + left / 4,
         reminder: RefCell::new(Reminder::new(waiting::after(spec.hints.get(waiting::HINT).map(String::as_str))?)),
         name: &spec.name,
@@ -110,8 +110,8 @@ struct Join<'a> {
     parent: Option<&'a Parent>,
     hello: Hello,
     every: Duration,
-    /// How many beats there were, and when the last one was.
-    beats: Cell<(u32, Instant)>,
+    /// How many heartbeats there were, and when the last one was.
+    heartbeats: Cell<(u32, Instant)>,
     /// When what the store has of the others is looked at, to be compared with later.
     quarter: Instant,
     reminder: RefCell<Reminder>,
@@ -126,7 +126,7 @@ type Hellos = Vec<Option<Vec<u8>>>;
 
 /// The first and the longest time between two looks at what may have changed meanwhile.
 const LOOKS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_millis(500));
-/// The shortest and the longest time between two beats of a rank that waits.
+/// The shortest and the longest time between two heartbeats of a rank that waits.
 const BEATS: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 /// For naming the guilty after the deadline: looking costs little, and naming is the point.
 const NAMING: Duration = Duration::from_millis(500);
@@ -249,11 +249,11 @@ impl Join<'_> {
     /// Shows from time to time that this rank still waits.
     fn beat(&self) -> Result {
         self.remind();
-        let (beats, last) = self.beats.get();
+        let (heartbeats, last) = self.heartbeats.get();
         if last.elapsed() >= self.every && !self.is_late() {
             self.is_mine()?;
-            self.beats.set((beats + 1, Instant::now()));
-            let hello = Hello { beat: beats + 1, ..self.hello.clone() };
+            self.heartbeats.set((heartbeats + 1, Instant::now()));
+            let hello = Hello { beat: heartbeats + 1, ..self.hello.clone() };
             // Others may then take this rank for absent; a store that is gone is met by what comes next.
             let _ = self.store.set(&self.hello_key(self.rank), &hello.encode(), self.grace());
         }

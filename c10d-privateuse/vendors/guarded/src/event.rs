@@ -4,12 +4,12 @@ use parking_lot::{Condvar, Mutex};
 
 #[derive(Default)]
 pub(crate) struct Event {
-    state: Mutex<State>,
+    state: Mutex<Records>,
     reached: Condvar,
 }
 
 #[derive(Default)]
-struct State {
+struct Records {
     recorded: u64,
     reached: u64,
     error: Option<String>,

@@ -45,17 +45,17 @@ pub(crate) struct Host(pub(crate) *mut u8);
 unsafe impl Send for Host {}
 
 pub(crate) struct Stream {
-    line: Mutex<Line>,
+    queue: Mutex<TaskQueue>,
     news: Condvar,
 }
 
 #[derive(Default)]
-struct Line {
+struct TaskQueue {
     tasks: VecDeque<Task>,
     closed: bool,
 }
 
-/// What the thread of a stream needs besides its line.
+/// What the thread of a stream needs besides its queue.
 pub(crate) struct Env {
     pub(crate) faults: Arc<Faults>,
     pub(crate) log: Arc<Log>,
@@ -65,32 +65,32 @@ pub(crate) struct Env {
 
 impl Stream {
     pub(crate) fn start(env: Env) -> std::io::Result<Arc<Stream>> {
-        let stream = Arc::new(Stream { line: Mutex::default(), news: Condvar::new() });
+        let stream = Arc::new(Stream { queue: Mutex::default(), news: Condvar::new() });
         let mine = stream.clone();
         std::thread::Builder::new().name("guarded stream".to_owned()).spawn(move || mine.serve(&env))?;
         Ok(stream)
     }
 
     pub(crate) fn push(&self, task: Task) {
-        self.line.lock().tasks.push_back(task);
+        self.queue.lock().tasks.push_back(task);
         self.news.notify_one();
     }
 
     pub(crate) fn close(&self) {
-        self.line.lock().closed = true;
+        self.queue.lock().closed = true;
         self.news.notify_one();
     }
 
     fn next(&self) -> Option<Task> {
-        let mut line = self.line.lock();
+        let mut queue = self.queue.lock();
         loop {
-            if let Some(task) = line.tasks.pop_front() {
+            if let Some(task) = queue.tasks.pop_front() {
                 return Some(task);
             }
-            if line.closed {
+            if queue.closed {
                 return None;
             }
-            self.news.wait(&mut line);
+            self.news.wait(&mut queue);
         }
     }
 

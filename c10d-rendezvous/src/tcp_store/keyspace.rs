@@ -10,17 +10,17 @@ use super::quota::{Accounts, Amount, Home, Owner};
 pub(crate) type ClientId = usize;
 type Key = Arc<[u8]>;
 /// Who waits, in the order of arrival.
-type Line = BTreeMap<u64, ClientId>;
+type Waiters = BTreeMap<u64, ClientId>;
 
 /// What an entry costs beyond its key and value, for the accounting of memory.
 const OVERHEAD: usize = 64;
 
-pub(crate) struct State {
+pub(crate) struct Keyspace {
     limits: Limits,
     values: HashMap<Key, Entry>,
     queues: HashMap<Key, Queue>,
-    lines: HashMap<Key, Line>,
-    barriers: HashMap<Key, Line>,
+    consumers: HashMap<Key, Waiters>,
+    barriers: HashMap<Key, Waiters>,
     waiting: HashMap<ClientId, Waiting>,
     arrivals: u64,
     accounts: Accounts,
@@ -42,13 +42,13 @@ enum Waiting {
     Barrier { ticket: u64, key: Key },
 }
 
-impl State {
-    pub(crate) fn new(limits: Limits) -> State {
-        State {
+impl Keyspace {
+    pub(crate) fn new(limits: Limits) -> Keyspace {
+        Keyspace {
             limits,
             values: HashMap::new(),
             queues: HashMap::new(),
-            lines: HashMap::new(),
+            consumers: HashMap::new(),
             barriers: HashMap::new(),
             waiting: HashMap::new(),
             arrivals: 0,
@@ -149,7 +149,7 @@ impl State {
             Some(Waiting::Keys { ticket, keys, .. }) => {
                 for key in &keys {
                     self.accounts.give_back(owner, Amount::bytes(key.len() + OVERHEAD));
-                    leave(&mut self.lines, key, ticket);
+                    leave(&mut self.consumers, key, ticket);
                 }
             }
             Some(Waiting::Barrier { ticket, key }) => {
@@ -248,10 +248,10 @@ impl State {
         queue.bytes += more;
         queue.items.push_back((item, owner));
         // One item serves one consumer: only the first in line wakes.
-        let first = self.lines.get_mut(&key).and_then(|line| line.pop_first());
+        let first = self.consumers.get_mut(&key).and_then(|waiters| waiters.pop_first());
         if let Some((_, client)) = first {
-            if self.lines.get(&key).is_some_and(BTreeMap::is_empty) {
-                self.lines.remove(&key);
+            if self.consumers.get(&key).is_some_and(BTreeMap::is_empty) {
+                self.consumers.remove(&key);
             }
             self.one_less(client, woken);
         }
@@ -288,7 +288,7 @@ impl State {
         let owner = self.room(client, Amount::bytes(more))?;
         self.accounts.charge(owner, Amount::bytes(more));
         for key in &absent {
-            self.lines.entry(key.clone()).or_default().insert(ticket, client);
+            self.consumers.entry(key.clone()).or_default().insert(ticket, client);
         }
         self.waiting.insert(client, Waiting::Keys { ticket, absent: absent.len(), keys: absent });
         Ok(())
@@ -329,7 +329,7 @@ impl State {
     }
 
     fn appeared(&mut self, key: &[u8], woken: &mut Vec<ClientId>) {
-        for client in self.lines.remove(key).unwrap_or_default().into_values() {
+        for client in self.consumers.remove(key).unwrap_or_default().into_values() {
             self.one_less(client, woken);
         }
     }
@@ -350,11 +350,11 @@ fn cost(key: &[u8], value: &[u8]) -> usize {
     key.len() + value.len() + OVERHEAD
 }
 
-fn leave(lines: &mut HashMap<Key, Line>, key: &Key, ticket: u64) {
-    if let Some(line) = lines.get_mut(key) {
-        line.remove(&ticket);
-        if line.is_empty() {
-            lines.remove(key);
+fn leave(waiting: &mut HashMap<Key, Waiters>, key: &Key, ticket: u64) {
+    if let Some(waiters) = waiting.get_mut(key) {
+        waiters.remove(&ticket);
+        if waiters.is_empty() {
+            waiting.remove(key);
         }
     }
 }

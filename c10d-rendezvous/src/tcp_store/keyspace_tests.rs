@@ -3,8 +3,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::prelude::*;
 
 use super::Limits;
+use super::keyspace::{ClientId, Keyspace};
 use super::protocol::{Refusal, Request};
-use super::state::{ClientId, State};
 
 fn b(text: &str) -> Vec<u8> {
     text.as_bytes().to_vec()
@@ -18,11 +18,11 @@ fn string(text: &str) -> Vec<u8> {
     [int(text.len() as i64), b(text)].concat()
 }
 
-struct Server(State);
+struct Server(Keyspace);
 
 impl Server {
     fn new() -> Server {
-        Server(State::new(Limits::default()))
+        Server(Keyspace::new(Limits::default()))
     }
 
     fn try_ask(&mut self, client: ClientId, request: Request) -> Result<(Vec<u8>, Vec<ClientId>), Refusal> {
@@ -153,7 +153,7 @@ fn a_barrier_opens_once_and_stays_open() {
 fn the_limits_hold() {
     let limits = Limits { total: 10_000, per_key: 1_000, keys: 40, reply: 2_000, ..Limits::default() };
     let full = || {
-        let mut server = Server(State::new(limits));
+        let mut server = Server(Keyspace::new(limits));
         server.0.welcome(0, 0);
         server
     };

@@ -1,4 +1,4 @@
-//! A device's memory as the place of a case's tensors.
+//! A device whose memory holds a case's tensors.
 #![allow(unsafe_code)]
 
 use std::sync::Arc;
@@ -12,22 +12,22 @@ use crate::reference::Tensors;
 use crate::tensor::Tensor;
 
 /// A device on which a rank has its tensors.
-pub(crate) struct Place {
+pub(crate) struct RankDevice {
     runtime: Arc<dyn DeviceRuntime>,
     index: u16,
     patience: Duration,
 }
 
-impl Place {
+impl RankDevice {
     /// The device of this rank, among those of this name.
-    pub(crate) fn of(providers: &[&'static Provider], name: &str, rank: u32, patience: Duration) -> Result<Place> {
+    pub(crate) fn of(providers: &[&'static Provider], name: &str, rank: u32, patience: Duration) -> Result<RankDevice> {
         let runtime = Registry::collect(providers)?.device(name)?;
         let count = runtime.count()?;
         if count == 0 {
             return Err(Error::unsupported(format!("there is no device {name} here")));
         }
         let index = (rank % u32::from(count)) as u16;
-        Ok(Place { runtime, index, patience })
+        Ok(RankDevice { runtime, index, patience })
     }
 
     pub(crate) fn device(&self) -> Device {
