@@ -25,7 +25,10 @@ FLOORS = {
     "c10d-gloo-like/src/exec": "reduction memory announce executor failure steps wait mod",
     "c10d-gloo-like/src/p2p": "message ticket peer live state waits mod settle",
     "c10d-gloo-like/src/tcp": "queue socket link mod",
-    "c10d-nccl": "jobs dialect nccl bootstrap thread heartbeats side_channel kernels cuda types task check communicator scratch ops channel "
+    "c10d-mpi": "mpi thread pmi card world header health pause memory exchange messages ops backend provider",
+    "c10d-mpi/src/mpi": "types mapped search library environment api requests",
+    "c10d-mpi/src/pmi": "mapping wire serve",
+    "c10d-nccl": "jobs dialect nccl bootstrap thread kernels cuda types task check communicator scratch ops channel "
     "engine deadline_watch start backend sparse provider slices",
     "c10d-nccl/src/cuda": "api default_index failure ledger available functions hold relaxed work_stream driver reduce mod",
     "c10d-nccl/src/kernels": "mod reduce sparse",

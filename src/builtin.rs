@@ -10,6 +10,8 @@ pub fn builtin() -> &'static [&'static Provider] {
     static BUILTIN: &[&Provider] = &[
         #[cfg(feature = "gloo-like")]
         &c10d_gloo_like::PROVIDER,
+        #[cfg(feature = "mpi")]
+        &c10d_mpi::PROVIDER,
         #[cfg(feature = "nccl")]
         &c10d_nccl::PROVIDER,
         #[cfg(feature = "sparse")]
@@ -29,6 +31,7 @@ static SETTINGS: Provider = Provider {
     variables: &[
         "C10D_CUDA_KERNELS",
         "C10D_LOG",
+        "C10D_MPI_LIB",
         "C10D_NCCL_LIB",
         "C10D_PLUGINS",
         "C10D_PLUGIN_PATH",

@@ -13,6 +13,8 @@ pub use c10d_core::{
     Error, ErrorKind, ErrorReport, HashStore, OpError, OpKind, Phase, PrefixStore, ProcessGroup, ReduceOp, Result,
     Root, Scope, ScopedWork, Status, Store, Work, buffer, device, dlpack, op, options, process, store, types,
 };
+#[cfg(feature = "mpi")]
+pub use c10d_mpi as mpi;
 #[cfg(feature = "nccl")]
 pub use c10d_nccl as nccl;
 pub use c10d_rendezvous::{FileStore, Joined, TcpStore, TcpStoreServer, init, launch, tcp_store};

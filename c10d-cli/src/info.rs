@@ -58,13 +58,20 @@ struct Library {
     why: Option<String>,
 }
 
+#[cfg(any(feature = "mpi", feature = "nccl"))]
+fn library(name: &'static str, found: c10d::Result<(PathBuf, String)>) -> Library {
+    match found {
+        Ok((path, version)) => Library { name, path: Some(path), version: Some(version), why: None },
+        Err(e) => Library { name, path: None, version: None, why: Some(e.report().what.clone()) },
+    }
+}
+
 fn libraries() -> Vec<Library> {
     vec![
+        #[cfg(feature = "mpi")]
+        library("mpi", c10d::mpi::library()),
         #[cfg(feature = "nccl")]
-        match c10d::nccl::library() {
-            Ok((path, version)) => Library { name: "nccl", path: Some(path), version: Some(version), why: None },
-            Err(e) => Library { name: "nccl", path: None, version: None, why: Some(e.report().what.clone()) },
-        },
+        library("nccl", c10d::nccl::library()),
     ]
 }
 

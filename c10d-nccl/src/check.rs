@@ -7,14 +7,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use c10d_core::backend::{Fingerprint, Request};
+use c10d_core::backend::{Compared, Fingerprint, Messages, Request};
 use c10d_core::panics::caught;
 use c10d_core::sync::Mutex;
 use c10d_core::{Error, ErrorKind, OpKind, Phase, Result};
 use crossbeam_channel::{Receiver, Sender, unbounded};
 
 use crate::jobs::JobTable;
-use crate::side_channel::{Compared, Messages};
 use crate::task::Task;
 use crate::thread::spawn;
 

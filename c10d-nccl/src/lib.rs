@@ -9,14 +9,12 @@ mod cuda;
 mod deadline_watch;
 mod dialect;
 mod engine;
-mod heartbeats;
 mod jobs;
 mod kernels;
 mod nccl;
 mod ops;
 mod provider;
 mod scratch;
-mod side_channel;
 #[cfg(feature = "cudarc")]
 mod slices;
 mod sparse;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use c10d_core::backend::GroupInit;
+use c10d_core::backend::{GroupInit, SideChannel};
 use c10d_core::panics::caught;
 use c10d_core::{ENDED_WITHOUT_LEAVING, Error, ErrorKind, Phase, Result, Store};
 use crossbeam_channel::{RecvTimeoutError, Sender, bounded, unbounded};
@@ -18,7 +18,6 @@ use crate::dialect::Dialect;
 use crate::engine::{Engine, Order, Origin};
 use crate::jobs::JobTable;
 use crate::nccl::NcclApi;
-use crate::side_channel::SideChannel;
 use crate::thread::spawn;
 
 /// The hint that switches the comparison of calls off.
@@ -57,7 +56,7 @@ impl Facts {
         let (rank, size, timeout, deadline) = (init.rank, init.size, init.timeout, init.deadline);
         let dialect = Dialect::of(init)?;
         // Ranks of PyTorch have no ear for it.
-        let side = if dialect.is_native() { SideChannel::connect(init)? } else { None };
+        let side = if dialect.is_native() { SideChannel::connect(init, init.cpu, "nccl")? } else { None };
         let checks = match init.hint(CHECK) {
             None | Some("on") => true,
             Some("off") => false,

@@ -1,13 +1,11 @@
-//! Watching each other through the store, for groups that have no CPU backend: slower, and the store sees every beat.
+//! Watching each other through the store, for groups that have no other way: slower, and the store sees every beat.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use c10d_core::panics::caught;
-use c10d_core::{Error, ErrorKind, Store};
-
-use crate::thread::spawn;
+use crate::panics::{caught, contain};
+use crate::{Error, ErrorKind, Store};
 
 /// Between two beats.
 const PERIOD: Duration = Duration::from_secs(1);
@@ -18,7 +16,7 @@ const CAUSE: &str = "cause";
 
 /// This rank's heartbeat.
 #[derive(Clone)]
-pub(crate) struct Heartbeats {
+pub struct Heartbeats {
     store: Arc<dyn Store>,
     rank: u32,
     /// The rank that this one watches.
@@ -61,7 +59,7 @@ impl Heartbeats {
         }
     }
 
-    fn look(&self) -> c10d_core::Result<Look> {
+    fn look(&self) -> crate::Result<Look> {
         let soon = Instant::now() + PERIOD;
         self.store.add(&beat(self.rank), 1, soon)?;
         if self.store.check(&[CAUSE], soon)? {
@@ -82,7 +80,8 @@ impl Heartbeats {
         let how = if *cause.kind() == ErrorKind::Aborted { "aborted" } else { "failed" };
         let (this, what) = (self.clone(), cause.report().what.clone());
         // Without a thread the peers have their deadlines.
-        let _ = spawn("c10d-nccl-tell", move || this.tell(how, this.rank, &what));
+        let thread = std::thread::Builder::new().name("c10d tell".to_owned());
+        let _ = thread.spawn(move || contain("telling why a rank gives up", || this.tell(how, this.rank, &what)));
     }
 
     /// The first that tells is believed.
@@ -130,7 +129,7 @@ fn parse(bytes: &[u8]) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use c10d_core::HashStore;
+    use crate::HashStore;
 
     use super::*;
 

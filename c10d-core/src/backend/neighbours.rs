@@ -1,21 +1,23 @@
-//! What the ranks tell each other beside NCCL: who is gone, why somebody gives up, and what they issued.
+//! What the ranks of a backend tell each other beside its own library: who is gone, why somebody gives up, and what they
+//! issued.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use c10d_core::backend::{CpuMessages, Fingerprint, GroupInit};
-use c10d_core::{Error, ErrorKind, Result};
-
-use crate::heartbeats::Heartbeats;
+use super::heartbeats::Heartbeats;
+use super::{CpuMessages, Fingerprint, GroupInit};
+use crate::{Error, ErrorKind, Result};
 
 /// Tells the goodbye of an orderly rank from all other messages.
 const GOODBYE: u32 = 1;
 
 /// Of what a fingerprint is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Compared {
+pub enum Compared {
+    /// Of a collective.
     Collective = 2,
+    /// Of a message.
     Message = 3,
 }
 
@@ -25,7 +27,7 @@ const SOON: Duration = Duration::from_secs(1);
 
 /// This rank's end of the side channel, by which all ranks watch each other.
 #[derive(Clone)]
-pub(crate) enum SideChannel {
+pub enum SideChannel {
     /// Over the group's CPU backend, which ends every message when a peer's process is gone, or when one aborts.
     Messages(Messages),
     /// Over the store, for groups without one.
@@ -33,21 +35,25 @@ pub(crate) enum SideChannel {
 }
 
 impl SideChannel {
-    /// Connects; `None`: the rank is alone.
-    pub(crate) fn connect(init: &GroupInit) -> Result<Option<SideChannel>> {
+    /// Connects, over the CPU backend of this name, or else over the store; `purpose` tells several of one group apart.
+    /// `None`: the rank is alone.
+    ///
+    /// # Errors
+    /// As of the CPU backend's own start.
+    pub fn connect(init: &GroupInit, cpu: Option<&str>, purpose: &str) -> Result<Option<SideChannel>> {
         if init.size == 1 {
             return Ok(None);
         }
-        let Some(cpu) = init.cpu else {
+        let Some(cpu) = cpu else {
             return Ok(Some(SideChannel::Heartbeats(Heartbeats::new(init.store.clone(), init.rank, init.size))));
         };
-        let aside = CpuMessages::new(init.own_backend(cpu, "nccl")?);
+        let aside = CpuMessages::new(init.own_backend(cpu, purpose)?);
         let (rank, size, left) = (init.rank, init.size, Arc::default());
         Ok(Some(SideChannel::Messages(Messages { aside, rank, size, left })))
     }
 
     /// What messages can be sent by.
-    pub(crate) fn messages(&self) -> Option<&Messages> {
+    pub fn messages(&self) -> Option<&Messages> {
         match self {
             SideChannel::Messages(messages) => Some(messages),
             SideChannel::Heartbeats(_) => None,
@@ -55,7 +61,7 @@ impl SideChannel {
     }
 
     /// Waits until a peer is gone or gives up; `None`: there is nothing more to watch.
-    pub(crate) fn watch(&self) -> Option<Error> {
+    pub fn watch(&self) -> Option<Error> {
         match self {
             SideChannel::Messages(messages) => messages.watch(),
             SideChannel::Heartbeats(beats) => beats.watch(),
@@ -63,7 +69,7 @@ impl SideChannel {
     }
 
     /// Lets the peers know why this rank gives up.
-    pub(crate) fn abort(&self, cause: &Error) {
+    pub fn abort(&self, cause: &Error) {
         match self {
             SideChannel::Messages(messages) => messages.aside.abort(cause),
             SideChannel::Heartbeats(beats) => beats.abort(cause),
@@ -71,7 +77,7 @@ impl SideChannel {
     }
 
     /// Leaves in order.
-    pub(crate) fn leave(&self) {
+    pub fn leave(&self) {
         match self {
             SideChannel::Messages(messages) => messages.leave(),
             SideChannel::Heartbeats(beats) => beats.leave(),
@@ -81,7 +87,7 @@ impl SideChannel {
 
 /// The messages between neighbours.
 #[derive(Clone)]
-pub(crate) struct Messages {
+pub struct Messages {
     aside: CpuMessages,
     rank: u32,
     size: u32,
@@ -105,28 +111,34 @@ impl Messages {
         Some(error)
     }
 
-    /// Which ranks do not answer, or have left: NCCL knows no more of them.
-    pub(crate) fn waits(&self) -> Option<Box<dyn FnOnce() -> String + Send>> {
+    /// Which ranks do not answer, or have left: the library knows no more of them.
+    pub fn waits(&self) -> Option<Box<dyn FnOnce() -> String + Send>> {
         self.aside.waits()
     }
 
     /// The rank after this one.
-    pub(crate) fn next(&self) -> u32 {
+    pub fn next(&self) -> u32 {
         (self.rank + 1) % self.size
     }
 
     /// The rank before this one.
-    pub(crate) fn before(&self) -> u32 {
+    pub fn before(&self) -> u32 {
         (self.rank + self.size - 1) % self.size
     }
 
     /// Tells a rank what this one issued.
-    pub(crate) fn tell(&self, to: u32, what: Compared, fingerprint: &Fingerprint, timeout: Duration) -> Result {
+    ///
+    /// # Errors
+    /// As of a message.
+    pub fn tell(&self, to: u32, what: Compared, fingerprint: &Fingerprint, timeout: Duration) -> Result {
         self.aside.send(&fingerprint.to_bytes(), to, what as u32, timeout)
     }
 
     /// What that rank issued.
-    pub(crate) fn hear(&self, from: u32, what: Compared, timeout: Duration) -> Result<Fingerprint> {
+    ///
+    /// # Errors
+    /// As of a message.
+    pub fn hear(&self, from: u32, what: Compared, timeout: Duration) -> Result<Fingerprint> {
         let mut bytes = [0; Fingerprint::SIZE];
         self.aside.recv(&mut bytes, from, what as u32, timeout)?;
         Ok(Fingerprint::from_bytes(&bytes))

@@ -1,0 +1,205 @@
+//! What the ranks of a group tell each other before they call MPI: their hosts, libraries and places.
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt as _;
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use c10d_core::backend::GroupInit;
+use c10d_core::process::PerProcess;
+use c10d_core::{Error, ErrorKind, Phase, Result};
+
+use crate::mpi::Library;
+
+/// A process's place in the world that MPI knows.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Place {
+    /// Which world: the session of the group that it was started for, or who else started it.
+    pub(crate) world: String,
+    pub(crate) rank: u32,
+    pub(crate) size: u32,
+}
+
+/// What one rank says of itself.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Card {
+    /// Which process; random.
+    process: String,
+    /// The same for ranks that share memory.
+    host: String,
+    library: String,
+    /// `None`: MPI is not started yet.
+    place: Option<Place>,
+}
+
+/// What follows from all cards.
+#[derive(Debug)]
+pub(crate) struct Agreed {
+    /// The host of each rank, numbered in order of their first rank.
+    pub(crate) hosts: Vec<u32>,
+    /// The ranks' places in the world that they have in common; `None`: it is yet to be started.
+    pub(crate) world_ranks: Option<Vec<u32>>,
+}
+
+impl Card {
+    pub(crate) fn of_process(library: &Library, place: Option<Place>) -> Card {
+        Card { process: process_id().to_owned(), host: host(), library: library.version.clone(), place }
+    }
+
+    fn to_text(&self) -> String {
+        let place = self.place.as_ref().map_or(String::new(), |p| format!("{} {} {}", p.rank, p.size, p.world));
+        format!("{}\n{}\n{}\n{place}", self.process, self.host, self.library)
+    }
+
+    /// Reads another rank's; `None`: it is none.
+    fn parse(text: &[u8]) -> Option<Card> {
+        let text = std::str::from_utf8(text).ok()?;
+        let mut lines = text.split('\n').map(str::to_owned);
+        let (process, host, library) = (lines.next()?, lines.next()?, lines.next()?);
+        let place = match lines.next()?.as_str() {
+            "" => None,
+            place => {
+                let mut words = place.splitn(3, ' ');
+                let (rank, size) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
+                Some(Place { rank, size, world: words.next()?.to_owned() })
+            }
+        };
+        Some(Card { process, host, library, place })
+    }
+}
+
+/// Exchanges the cards, and finds out whether the ranks fit together.
+pub(crate) fn agree(init: &GroupInit, mine: &Card) -> Result<Agreed> {
+    let key = |rank: u32| format!("card/{rank}");
+    init.store.set(&key(init.rank), mine.to_text().as_bytes(), init.deadline)?;
+    let keys: Vec<String> = (0..init.size).map(key).collect();
+    let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+    let texts = init.store.multi_get(&keys, init.deadline).map_err(|e| {
+        let soon = Instant::now() + Duration::from_millis(500);
+        let absent = (0..).zip(&keys).filter(|(_, key)| init.store.check(&[key], soon).is_ok_and(|there| !there));
+        let absent: Vec<u32> = absent.map(|(rank, _)| rank).collect();
+        let what = "ranks did not come to the start of MPI";
+        Error::new(ErrorKind::Timeout, what).guilty(absent).phase(Phase::Rendezvous).caused_by(e)
+    })?;
+    let card = |(rank, text): (u32, &Vec<u8>)| {
+        let unclear = || Error::new(ErrorKind::Protocol, "what it says of its MPI is not understood").guilty([rank]);
+        Card::parse(text).ok_or_else(unclear)
+    };
+    fit(&(0..).zip(&texts).map(card).collect::<Result<Vec<Card>>>()?)
+}
+
+/// What follows from the cards of all ranks; the same error on all.
+fn fit(cards: &[Card]) -> Result<Agreed> {
+    let unfit = |what: String| Error::new(ErrorKind::Rendezvous, what).phase(Phase::Rendezvous);
+    let mut processes = BTreeMap::new();
+    for (rank, card) in (0u32..).zip(cards) {
+        if let Some(first) = processes.insert(&card.process, rank) {
+            return Err(unfit(format!(
+                "MPI has one rank per process, and ranks {first} and {rank} of this group are in one. Start ranks as \
+                 processes (c10d run, torchrun, mpiexec, srun), or use cpu:gloo-like"
+            ))
+            .guilty([first, rank]));
+        }
+    }
+    let first = &cards[0];
+    for (rank, card) in (0u32..).zip(cards) {
+        if card.library != first.library {
+            return Err(unfit(format!(
+                "all ranks must load the same MPI library: rank 0 has {}, rank {rank} has {}",
+                first.library, card.library
+            ))
+            .guilty([rank]));
+        }
+        let (mine, theirs) = (first.place.as_ref().map(|p| &p.world), card.place.as_ref().map(|p| &p.world));
+        if mine != theirs {
+            let words = |world: Option<&String>| world.map_or("not started".to_owned(), |w| format!("started ({w})"));
+            return Err(unfit(format!(
+                "a process is in one MPI world, and those of these ranks differ: MPI of rank 0 is {}, that of rank {rank} \
+                 {}. Make one group of all ranks before any other, and others by new_group",
+                words(mine),
+                words(theirs)
+            ))
+            .guilty([rank]));
+        }
+    }
+    let mut hosts: Vec<&String> = Vec::new();
+    let mut numbers = Vec::with_capacity(cards.len());
+    for card in cards {
+        let n = hosts.iter().position(|host| **host == card.host).unwrap_or_else(|| {
+            hosts.push(&card.host);
+            hosts.len() - 1
+        });
+        numbers.push(n as u32);
+    }
+    let world_ranks = cards.iter().map(|card| card.place.as_ref().map(|p| p.rank)).collect();
+    Ok(Agreed { hosts: numbers, world_ranks })
+}
+
+/// This process, as no other is called.
+fn process_id() -> &'static str {
+    static ID: PerProcess<OnceLock<String>> = PerProcess::new();
+    ID.get().get_or_init(|| {
+        let mut random = [0u8; 16];
+        // Without it, the numbers of the process and of its start tell it from those of its host.
+        let _ = rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty());
+        let random: String = random.iter().map(|b| format!("{b:02x}")).collect();
+        format!("{}-{random}", std::process::id())
+    })
+}
+
+/// Equal for processes whose MPI can share memory: of one running kernel, one network, one `/dev/shm` and one user. A host's
+/// name says nothing of containers.
+fn host() -> String {
+    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default().trim().to_owned();
+    let number = |path: &str| std::fs::metadata(path).map_or((0, 0), |m| (m.dev(), m.ino()));
+    let (boot, net, shm) = (read("/proc/sys/kernel/random/boot_id"), number("/proc/self/ns/net"), number("/dev/shm"));
+    if boot.is_empty() {
+        // Shares memory with nobody, as far as is known.
+        return process_id().to_owned();
+    }
+    format!("{boot} {net:?} {shm:?} {}", rustix::process::geteuid().as_raw())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn card(process: &str, host: &str, library: &str, place: Option<(&str, u32)>) -> Card {
+        let place = place.map(|(world, rank)| Place { world: world.to_owned(), rank, size: 9 });
+        Card { process: process.to_owned(), host: host.to_owned(), library: library.to_owned(), place }
+    }
+
+    #[test]
+    fn a_card_is_read_as_it_was_written() {
+        for place in [None, Some(("the launcher's", 3))] {
+            let card = card("17-ab", "boot 1 2", "MPICH 5", place);
+            assert_eq!(Card::parse(card.to_text().as_bytes()), Some(card));
+        }
+        for text in [&b""[..], b"a\nb\nc", b"a\nb\nc\nx", b"a\nb\nc\n1 2", b"\xff\nb\nc\n"] {
+            assert_eq!(Card::parse(text), None);
+        }
+    }
+
+    #[test]
+    fn ranks_that_fit() {
+        let agreed = fit(&[card("a", "x", "M", None), card("b", "y", "M", None), card("c", "x", "M", None)]).unwrap();
+        assert_eq!((agreed.hosts, agreed.world_ranks), (vec![0, 1, 0], None));
+        let started = |world, rank| Some((world, rank));
+        let agreed = fit(&[card("a", "x", "M", started("w", 2)), card("b", "x", "M", started("w", 0))]).unwrap();
+        assert_eq!(agreed.world_ranks, Some(vec![2, 0]));
+    }
+
+    #[test]
+    fn ranks_that_do_not_fit_are_named() {
+        let cases: [(Card, Card, &[u32], &str); 4] = [
+            (card("a", "x", "M", None), card("a", "x", "M", None), &[0, 1], "one rank per process"),
+            (card("a", "x", "M", None), card("b", "x", "I", None), &[1], "the same MPI library"),
+            (card("a", "x", "M", Some(("w", 0))), card("b", "x", "M", None), &[1], "one MPI world"),
+            (card("a", "x", "M", Some(("w", 0))), card("b", "x", "M", Some(("v", 1))), &[1], "new_group"),
+        ];
+        for (a, b, guilty, words) in cases {
+            let e = fit(&[a, b]).unwrap_err();
+            assert!(e.report().guilty == guilty && e.to_string().contains(words), "{e}");
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! Whether the group goes on, and why not.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use c10d_core::backend::SideChannel;
+use c10d_core::panics::caught;
+use c10d_core::sync::{Condvar, Mutex};
+use c10d_core::{ENDED_WITHOUT_LEAVING, Error, ErrorKind, Result};
+
+use crate::thread::spawn;
+
+/// How long what is in flight may take to end after a peer's program did: it may have done its part.
+const ENDED: Duration = Duration::from_secs(1);
+
+/// The first failure, and the watch over the peers.
+#[derive(Default)]
+pub(crate) struct Health {
+    /// Whether there is anything to look at behind the lock.
+    marked: AtomicBool,
+    state: Mutex<HealthState>,
+    failed: Condvar,
+    side: Option<SideChannel>,
+}
+
+#[derive(Default)]
+struct HealthState {
+    cause: Option<Error>,
+    /// A peer's program ended without leaving: the cause for what is asked of this rank from then on.
+    ended: Option<(Error, Instant)>,
+    closed: bool,
+}
+
+impl Health {
+    /// Of a group whose ranks watch each other by this channel.
+    pub(crate) fn watching(side: Option<SideChannel>) -> Result<Arc<Health>> {
+        let health = Arc::new(Health { side, ..Health::default() });
+        let Some(side) = health.side.clone() else { return Ok(health) };
+        let weak = Arc::downgrade(&health);
+        spawn("c10d-mpi-side", move || {
+            let cause = caught(|| side.watch()).unwrap_or_else(|words| {
+                Some(Error::new(ErrorKind::Internal, format!("the watch over the peers panicked: {words}")))
+            });
+            let (Some(health), Some(cause)) = (weak.upgrade(), cause) else { return };
+            match cause.kind() {
+                ErrorKind::PeerDead { how } if how.starts_with(ENDED_WITHOUT_LEAVING) => health.ended(cause),
+                _ => drop(health.fail(cause)),
+            }
+        })?;
+        Ok(health)
+    }
+
+    /// An error if the group has failed, or does as what is in flight has had its time since a peer's program ended.
+    #[inline]
+    pub(crate) fn check(&self) -> Result {
+        if self.marked.load(Ordering::Acquire) { self.look(ENDED) } else { Ok(()) }
+    }
+
+    /// As [`check`](Health::check), before something begins that would need the peers.
+    #[inline]
+    pub(crate) fn begin(&self) -> Result {
+        if self.marked.load(Ordering::Acquire) { self.look(Duration::ZERO) } else { Ok(()) }
+    }
+
+    #[cold]
+    fn look(&self, patience: Duration) -> Result {
+        let state = self.state.lock();
+        if let Some(cause) = &state.cause {
+            return Err(cause.clone());
+        }
+        if let Some((cause, since)) = &state.ended
+            && since.elapsed() >= patience
+        {
+            let cause = cause.clone();
+            drop(state);
+            return Err(self.fail(cause));
+        }
+        if state.closed && patience.is_zero() {
+            return Err(Error::new(ErrorKind::Shutdown, "the group was left"));
+        }
+        Ok(())
+    }
+
+    /// Fails the group, and lets the peers know why. Gives the first cause.
+    pub(crate) fn fail(&self, cause: Error) -> Error {
+        self.fail_telling(cause.clone(), &cause)
+    }
+
+    /// As [`fail`](Health::fail), where the peers are to hear something else than whoever asks here.
+    pub(crate) fn fail_telling(&self, cause: Error, told: &Error) -> Error {
+        let mut state = self.state.lock();
+        if let Some(first) = &state.cause {
+            return first.clone();
+        }
+        state.cause = Some(cause.clone());
+        self.marked.store(true, Ordering::Release);
+        drop(state);
+        self.failed.notify_all();
+        if let Some(side) = &self.side {
+            side.abort(told);
+        }
+        cause
+    }
+
+    fn ended(&self, cause: Error) {
+        self.state.lock().ended.get_or_insert((cause, Instant::now()));
+        self.marked.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn cause(&self) -> Option<Error> {
+        self.state.lock().cause.clone()
+    }
+
+    /// Waits for somebody else's word on what has gone wrong, but no longer than this.
+    pub(crate) fn wait_for_cause(&self, patience: Duration) -> Option<Error> {
+        let until = Instant::now() + patience;
+        let mut state = self.state.lock();
+        while state.cause.is_none() && !self.failed.wait_until(&mut state, until).timed_out() {}
+        state.cause.clone()
+    }
+
+    /// Which ranks do not answer, or have left.
+    pub(crate) fn waits(&self) -> Option<Box<dyn FnOnce() -> String + Send>> {
+        self.side.as_ref()?.messages()?.waits()
+    }
+
+    /// Nothing more begins, and the peers hear a goodbye, or what went wrong.
+    pub(crate) fn leave(&self) {
+        let cause = {
+            let mut state = self.state.lock();
+            if std::mem::replace(&mut state.closed, true) {
+                return;
+            }
+            self.marked.store(true, Ordering::Release);
+            state.cause.clone()
+        };
+        match (&self.side, cause) {
+            (Some(side), Some(cause)) => side.abort(&cause),
+            (Some(side), None) => side.leave(),
+            (None, _) => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_cause_stays() {
+        let health = Health::default();
+        assert!(health.check().is_ok());
+        for what in ["first", "second"] {
+            assert_eq!(health.fail(Error::new(ErrorKind::Timeout, what)).report().what, "first");
+        }
+        assert_eq!(health.check().unwrap_err().report().what, "first");
+    }
+
+    #[test]
+    fn a_peer_that_ended_fails_what_begins_later() {
+        let health = Health::default();
+        health.ended(Error::new(ErrorKind::PeerDead { how: ENDED_WITHOUT_LEAVING.to_owned() }, "").guilty([1]));
+        assert!(health.check().is_ok(), "what is in flight has a moment");
+        assert_eq!(health.begin().unwrap_err().report().guilty, [1]);
+        assert!(health.check().is_err(), "the group has failed with it");
+    }
+
+    #[test]
+    fn after_leaving_nothing_begins() {
+        let health = Health::default();
+        health.leave();
+        assert!(health.check().is_ok() && *health.begin().unwrap_err().kind() == ErrorKind::Shutdown);
+    }
+}

@@ -1,0 +1,21 @@
+#![doc = include_str!("../README.md")]
+
+mod backend;
+mod card;
+mod exchange;
+mod header;
+mod health;
+mod memory;
+mod messages;
+mod mpi;
+mod ops;
+mod pause;
+mod pmi;
+mod provider;
+mod thread;
+mod world;
+
+pub use provider::{PROVIDER, library};
+
+/// The backend's name.
+pub const NAME: &str = "mpi";

@@ -1,0 +1,237 @@
+//! A call's tensors as one row of bytes, rank by rank, and what is done with them. The library never sees them.
+#![allow(unsafe_code)]
+
+use std::ops::Range;
+
+use c10d_core::backend::Job;
+use c10d_core::reduce::{Kernel, kernel};
+use c10d_core::{DType, OpKind, ReduceOp, Span};
+
+use crate::mpi::Staging;
+
+/// Parts of tensors, laid end to end.
+#[derive(Default)]
+pub(crate) struct Space {
+    /// Each part's address, and where it begins in the row.
+    parts: Vec<(*mut u8, usize)>,
+    len: usize,
+}
+
+// SAFETY: addresses and numbers; the memory behind them is the job's, which may go to any thread.
+unsafe impl Send for Space {}
+
+impl Space {
+    /// Whole tensors, in host memory.
+    ///
+    /// # Safety
+    /// For as long as this is used, the spans' memory is there, nobody but the op's spaces uses it, and nobody writes to
+    /// spaces of spans that are only read.
+    pub(crate) unsafe fn of<'a>(spans: impl IntoIterator<Item = &'a Span>) -> Space {
+        let mut space = Space::default();
+        for span in spans {
+            // SAFETY: the whole of the span.
+            unsafe { space.add(span, 0..span.bytes()) };
+        }
+        space
+    }
+
+    /// The blocks of tensors that have one for each of `world` ranks: first those of rank 0, in the order of the tensors.
+    ///
+    /// # Safety
+    /// As of [`Space::of`].
+    pub(crate) unsafe fn by_rank(spans: &[Span], world: usize) -> Space {
+        let mut space = Space::default();
+        for rank in 0..world {
+            for span in spans {
+                let len = span.bytes() / world;
+                // SAFETY: within the span.
+                unsafe { space.add(span, rank * len..(rank + 1) * len) };
+            }
+        }
+        space
+    }
+
+    /// # Safety
+    /// As of [`Space::of`]; the range is within the span.
+    unsafe fn add(&mut self, span: &Span, range: Range<usize>) {
+        // Dispatch sends host memory here and nothing else.
+        if let (Some(at), false) = (span.host_ptr(), range.is_empty()) {
+            self.parts.push((at.wrapping_add(range.start), self.len));
+            self.len += range.len();
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// The pieces of a range: address, length, and where in the range each begins.
+    fn pieces(&self, range: Range<usize>) -> impl Iterator<Item = (*mut u8, Range<usize>)> + '_ {
+        let first = self.parts.partition_point(|(_, start)| *start <= range.start).saturating_sub(1);
+        let ends = self.parts.iter().skip(1).map(|(_, start)| *start).chain([self.len]);
+        let parts = self.parts.iter().zip(ends).skip(first);
+        let (from, to) = (range.start, range.end.min(self.len));
+        parts.take_while(move |((_, start), _)| *start < to).filter_map(move |((at, start), end)| {
+            let (a, b) = (from.max(*start), to.min(end));
+            (a < b).then(|| (at.wrapping_add(a - start), a - from..b - from))
+        })
+    }
+
+    /// Copies a range out.
+    pub(crate) fn read(&self, range: Range<usize>, into: &mut [u8]) {
+        for (at, place) in self.pieces(range) {
+            let into = &mut into[place];
+            // SAFETY: the piece is as long, and of memory that the maker of this space answers for.
+            unsafe { std::ptr::copy(at, into.as_mut_ptr(), into.len()) };
+        }
+    }
+
+    /// Copies into a range.
+    pub(crate) fn write(&self, range: Range<usize>, from: &[u8]) {
+        for (at, place) in self.pieces(range) {
+            let from = &from[place];
+            // SAFETY: as above.
+            unsafe { std::ptr::copy(from.as_ptr(), at, from.len()) };
+        }
+    }
+
+    /// Copies a range of another space of the same op to a place in this one. The two may be the same memory.
+    pub(crate) fn copy_from(&self, to: usize, other: &Space, range: Range<usize>) {
+        for (from, place) in other.pieces(range) {
+            for (at, part) in self.pieces(to + place.start..to + place.end) {
+                // SAFETY: as above; both are as long as the part.
+                unsafe { std::ptr::copy(from.wrapping_add(part.start), at, part.len()) };
+            }
+        }
+    }
+
+    /// The address of a range that is in one piece.
+    fn contiguous(&self, range: Range<usize>) -> Option<*mut u8> {
+        let len = range.len();
+        self.pieces(range).next().filter(|(_, piece)| piece.len() == len).map(|(at, _)| at)
+    }
+}
+
+/// What a message is read from.
+pub(crate) fn source(job: &Job) -> Space {
+    // SAFETY: a space is kept beside its job, and not used after the job was completed; it is only read.
+    unsafe { Space::of(job.request().inputs()) }
+}
+
+/// What a message is written to.
+pub(crate) fn target(job: &Job) -> Space {
+    // SAFETY: as above, and nobody else uses the memory.
+    unsafe { Space::of(job.request().outputs()) }
+}
+
+/// The tensors of a collective, rank by rank: what it reads, and what it writes.
+pub(crate) fn spaces(job: &Job, world: usize) -> (Space, Space) {
+    let request = job.request();
+    let (inputs, outputs) = (request.inputs(), request.outputs());
+    // SAFETY: a collective uses its spaces before its job is completed, and it alone; the first is only read.
+    unsafe {
+        let input = match request.op {
+            OpKind::ReduceScatterIntoCoalesced => Space::by_rank(inputs, world),
+            _ => Space::of(inputs),
+        };
+        let output = match request.op {
+            OpKind::AllGatherIntoCoalesced => Space::by_rank(outputs, world),
+            OpKind::AllGatherCoalesced => Space::of((0..world).flat_map(|p| outputs.iter().skip(p).step_by(world))),
+            _ => Space::of(outputs),
+        };
+        (input, output)
+    }
+}
+
+/// How a call reduces.
+#[derive(Clone, Copy)]
+pub(crate) struct Reduction {
+    kernel: Kernel,
+    /// The factor of a premultiplied sum, the divisor of an average.
+    scale: f64,
+    /// Bytes of an element.
+    pub(crate) elem: usize,
+}
+
+impl Reduction {
+    /// The reduction of one value of each of `world` ranks; none where the operation has no meaning on the type.
+    pub(crate) fn new(op: ReduceOp, dtype: DType, world: u32) -> Option<Reduction> {
+        let scale = if let ReduceOp::PreMulSum(factor) = op { factor } else { f64::from(world) };
+        Some(Reduction { kernel: kernel(op, dtype, true)?, scale, elem: dtype.size() })
+    }
+
+    /// Reduces the same elements of all ranks, in the order of the ranks: this rank's own from its space, the others' as
+    /// they came. Writes them to a range of `to`, which may be where the own ones are.
+    pub(crate) fn run(&self, own: (&Space, Range<usize>), others: &[Option<&[u8]>], to: (&Space, Range<usize>)) {
+        let len = own.1.len();
+        debug_assert!(others.iter().flatten().all(|other| other.len() == len) && to.1.len() == len);
+        let contiguous = own.0.contiguous(own.1.clone()).zip(to.0.contiguous(to.1.clone()));
+        if let Some((own, to)) = contiguous {
+            let sources: Vec<*const u8> =
+                others.iter().map(|other| other.map_or(own.cast_const(), <[u8]>::as_ptr)).collect();
+            // SAFETY: each source is readable, and the target writable, for so many bytes. The target is the own memory or
+            // overlaps it nowhere, as dispatch admits.
+            return unsafe { (self.kernel)(to, &sources, len / self.elem, self.scale) };
+        }
+        let mut mine = Staging::new(len);
+        own.0.read(own.1, mine.bytes_mut());
+        let at = mine.bytes_mut().as_mut_ptr();
+        let sources: Vec<*const u8> =
+            others.iter().map(|other| other.map_or(at.cast_const(), <[u8]>::as_ptr)).collect();
+        // SAFETY: as above; the target is one of the sources.
+        unsafe { (self.kernel)(at, &sources, len / self.elem, self.scale) };
+        to.0.write(to.1, mine.bytes());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tensors_in_a_row() {
+        let (mut a, mut b, mut c) = ([1u8, 2, 3], [0u8; 0], [4u8, 5]);
+        let spans = [Span::host(a.as_mut_ptr(), 3), Span::host(b.as_mut_ptr(), 0), Span::host(c.as_mut_ptr(), 2)];
+        // SAFETY: the arrays outlive the space.
+        let space = unsafe { Space::of(&spans) };
+        let read = |range: Range<usize>| {
+            let mut out = vec![0; range.len()];
+            space.read(range, &mut out);
+            out
+        };
+        assert_eq!((space.len(), read(0..5), read(2..4), read(3..5)), (5, vec![1, 2, 3, 4, 5], vec![3, 4], vec![4, 5]));
+        assert_eq!((read(5..5), read(1..1)), (vec![], vec![]));
+        assert!(
+            space.contiguous(0..3).is_some() && space.contiguous(3..5).is_some() && space.contiguous(2..4).is_none()
+        );
+        space.write(2..4, &[9, 8]);
+        assert_eq!(read(0..5), [1, 2, 9, 8, 5]);
+        space.copy_from(0, &space, 2..5);
+        assert_eq!(read(0..3), [9, 8, 5]);
+    }
+
+    #[test]
+    fn blocks_by_rank() {
+        let (mut a, mut b) = ([1u8, 2, 3, 4], [5u8, 6]);
+        let spans = [Span::host(a.as_mut_ptr(), 4), Span::host(b.as_mut_ptr(), 2)];
+        // SAFETY: the arrays outlive the space.
+        let space = unsafe { Space::by_rank(&spans, 2) };
+        let mut out = [0; 6];
+        space.read(0..6, &mut out);
+        assert_eq!(out, [1, 2, 5, 3, 4, 6]);
+    }
+
+    #[test]
+    fn values_are_reduced_in_the_order_of_the_ranks() {
+        let (mut mine, mut target) = ([1e8f32, 1.0], [0f32; 2]);
+        let others = [[1.0f32, 2.0], [-1e8, 3.0]];
+        let bytes = others.map(|o| o.map(f32::to_ne_bytes).concat());
+        // SAFETY: the arrays outlive the spaces.
+        let (own, to) = unsafe {
+            (Space::of(&[Span::host(mine.as_mut_ptr(), 2)]), Space::of(&[Span::host(target.as_mut_ptr(), 2)]))
+        };
+        let sum = Reduction::new(ReduceOp::Sum, DType::F32, 3).unwrap();
+        sum.run((&own, 0..8), &[Some(&bytes[0]), None, Some(&bytes[1])], (&to, 0..8));
+        assert_eq!(target, [(1.0f32 + 1e8) + -1e8, 6.0]);
+    }
+}

@@ -1,0 +1,199 @@
+//! Calls of the library that concern ranks and communicators. Those that may block say so: they are for threads that can
+//! be given up.
+#![allow(unsafe_code)]
+
+use std::cell::Cell;
+use std::ffi::{CStr, c_int};
+use std::ptr::null;
+
+use c10d_core::{Error, ErrorKind, Result};
+
+use super::library::{Functions, Kind, Library};
+use super::types::{Errhandler, Group, Info, MAX_ERROR_STRING, RawComm, Session, THREAD_MULTIPLE};
+
+thread_local! {
+    /// The code of the error that a handler was called for on this thread.
+    static REPORTED: Cell<c_int> = const { Cell::new(0) };
+}
+
+/// The one error handler: MPICH's calls return 0 after a handler ran, so what went wrong is kept here.
+extern "C" fn on_error(_: *mut RawComm, code: *mut c_int) {
+    // SAFETY: where the library gives a pointer, it is to the code.
+    REPORTED.set(unsafe { code.as_ref() }.copied().unwrap_or(-1));
+}
+
+/// The library, once it was started or found started.
+#[derive(Clone, Copy)]
+pub(crate) struct Mpi(&'static Library);
+
+/// A communicator that this process is a member of.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Comm(pub(super) RawComm);
+
+impl Mpi {
+    pub(crate) fn new(library: &'static Library) -> Mpi {
+        Mpi(library)
+    }
+
+    pub(crate) fn library(&self) -> &'static Library {
+        self.0
+    }
+
+    /// Runs a call, and makes an error of what it or the handler said.
+    pub(super) fn call(&self, what: &str, call: impl FnOnce(&Functions) -> c_int) -> Result {
+        REPORTED.set(0);
+        let result = call(&self.0.functions);
+        match (result, REPORTED.get()) {
+            (0, 0) => Ok(()),
+            (0, code) | (code, _) => Err(self.error(what, code)),
+        }
+    }
+
+    #[cold]
+    fn error(&self, what: &str, code: c_int) -> Error {
+        let (mut text, mut len) = ([0u8; MAX_ERROR_STRING], 0);
+        // SAFETY: the text has as many bytes as the standard says.
+        let known = unsafe { (self.0.functions.error_string)(code, text.as_mut_ptr().cast(), &mut len) } == 0;
+        let text =
+            String::from_utf8_lossy(&text[..usize::try_from(len).unwrap_or(0).min(MAX_ERROR_STRING)]).into_owned();
+        // The first lines of a class are wrong with some libraries; the last says most.
+        let last = text.lines().map(str::trim).rfind(|line| !line.is_empty());
+        let words = last.filter(|_| known).unwrap_or("without words");
+        Error::new(ErrorKind::Internal, format!("{what} of {} gave error {code}: {words}", self.0.version))
+    }
+
+    /// Whether somebody has started the library by the world model, and not ended it.
+    pub(crate) fn is_initialized(&self) -> Result<bool> {
+        let (mut begun, mut over) = (0, 0);
+        // SAFETY: each writes one integer, and may be called at any time.
+        self.call("MPI_Initialized", |f| unsafe { (f.initialized)(&mut begun) })?;
+        // SAFETY: as above.
+        self.call("MPI_Finalized", |f| unsafe { (f.finalized)(&mut over) })?;
+        if over != 0 {
+            return Err(Error::unsupported("MPI_Finalize was called in this process, and MPI cannot be started again"));
+        }
+        Ok(begun != 0)
+    }
+
+    /// Starts the library, from several threads if need be, and gives the communicator of all processes. Blocks until all
+    /// have come.
+    pub(crate) fn start(&self) -> Result<Comm> {
+        let comm = match self.0.kind {
+            // A session that cannot be had is an error; Init_thread would end the process.
+            Kind::Mpich | Kind::Intel => self.start_session()?,
+            Kind::OpenMpi | Kind::Other => {
+                let mut given = 0;
+                // SAFETY: no arguments are passed on; writes one integer.
+                let init = |f: &Functions| unsafe { (f.init_thread)(null(), null(), THREAD_MULTIPLE, &mut given) };
+                self.call("MPI_Init_thread", init)?;
+                multiple(given)?;
+                self.handle_errors(RawComm::SELF)?;
+                RawComm::WORLD
+            }
+        };
+        self.handle_errors(comm)?;
+        Ok(Comm(comm))
+    }
+
+    /// The communicator of all processes of a library that somebody else has started.
+    pub(crate) fn started_by_another(&self) -> Result<Comm> {
+        let mut given = 0;
+        // SAFETY: writes one integer.
+        self.call("MPI_Query_thread", |f| unsafe { (f.query_thread)(&mut given) })?;
+        multiple(given)?;
+        Ok(Comm(RawComm::WORLD))
+    }
+
+    fn start_session(&self) -> Result<RawComm> {
+        let handler = match self.0.kind {
+            // Intel's has the values of the two exchanged.
+            Kind::Intel => Errhandler::ABORT,
+            _ => Errhandler::RETURN,
+        };
+        let (mut info, mut session, mut group, mut comm) = (Info::NULL, Session(0), Group(0), RawComm(0));
+        // SAFETY: writes one handle.
+        self.call("MPI_Info_create", |f| unsafe { (f.info_create)(&mut info) })?;
+        let (key, level) = (c"thread_level", c"MPI_THREAD_MULTIPLE");
+        // SAFETY: two strings with their NUL.
+        self.call("MPI_Info_set", |f| unsafe { (f.info_set)(info, key.as_ptr(), level.as_ptr()) })?;
+        // SAFETY: writes one handle. The session is never ended, like the process's MPI.
+        self.call("MPI_Session_init", |f| unsafe { (f.session_init)(info, handler, &mut session) })?;
+        let world: &CStr = c"mpi://WORLD";
+        // SAFETY: a string with its NUL; writes one handle.
+        let of_world = |f: &Functions| unsafe { (f.group_from_session_pset)(session, world.as_ptr(), &mut group) };
+        self.call("MPI_Group_from_session_pset", of_world)?;
+        let own = self.own_handler()?;
+        // SAFETY: as above.
+        let create =
+            |f: &Functions| unsafe { (f.comm_create_from_group)(group, c"c10d".as_ptr(), Info::NULL, own, &mut comm) };
+        self.call("MPI_Comm_create_from_group", create)?;
+        Ok(comm)
+    }
+
+    fn own_handler(&self) -> Result<Errhandler> {
+        let mut handler = Errhandler(0);
+        // SAFETY: the function is there as long as the process, and never unwinds; writes one handle.
+        self.call("MPI_Comm_create_errhandler", |f| unsafe { (f.comm_create_errhandler)(on_error, &mut handler) })?;
+        Ok(handler)
+    }
+
+    /// Has errors on a communicator reported, instead of ending the process.
+    fn handle_errors(&self, comm: RawComm) -> Result {
+        let handler = self.own_handler()?;
+        // SAFETY: handles of this library.
+        self.call("MPI_Comm_set_errhandler", |f| unsafe { (f.comm_set_errhandler)(comm, handler) })
+    }
+
+    /// This process's rank in a communicator, and how many it has.
+    pub(crate) fn place(&self, comm: Comm) -> Result<(u32, u32)> {
+        let (mut rank, mut size) = (-1, -1);
+        // SAFETY: writes one integer.
+        self.call("MPI_Comm_rank", |f| unsafe { (f.comm_rank)(comm.0, &mut rank) })?;
+        // SAFETY: as above.
+        self.call("MPI_Comm_size", |f| unsafe { (f.comm_size)(comm.0, &mut size) })?;
+        let number =
+            |n: c_int| u32::try_from(n).map_err(|_| Error::new(ErrorKind::Internal, "MPI has a negative rank"));
+        Ok((number(rank)?, number(size)?))
+    }
+
+    /// A communicator of these ranks of another one, in this order; all of them make it. Blocks until they have come.
+    pub(crate) fn create(&self, from: Comm, ranks: &[u32], tag: u16) -> Result<Comm> {
+        let number = |r: &u32| c_int::try_from(*r).map_err(|_| Error::invalid(format!("{r} is no rank of MPI's")));
+        let ranks = ranks.iter().map(number).collect::<Result<Vec<c_int>>>()?;
+        let (mut all, mut some, mut comm) = (Group(0), Group(0), RawComm(0));
+        // SAFETY: writes one handle.
+        self.call("MPI_Comm_group", |f| unsafe { (f.comm_group)(from.0, &mut all) })?;
+        // SAFETY: as many ranks as are said, which the library copies; writes one handle.
+        let include = |f: &Functions| unsafe { (f.group_incl)(all, ranks.len() as c_int, ranks.as_ptr(), &mut some) };
+        self.call("MPI_Group_incl", include)?;
+        // The tag is one that every library has.
+        let tag = c_int::from(tag & 0x7fff);
+        // SAFETY: handles of this library; writes one handle.
+        let create = |f: &Functions| unsafe { (f.comm_create_group)(from.0, some, tag, &mut comm) };
+        self.call("MPI_Comm_create_group", create)?;
+        for group in [&mut all, &mut some] {
+            // SAFETY: a handle of this library's, not used afterwards.
+            self.call("MPI_Group_free", |f| unsafe { (f.group_free)(group) })?;
+        }
+        self.handle_errors(comm)?;
+        Ok(Comm(comm))
+    }
+
+    /// Gives a communicator up that has nothing in flight. May block.
+    pub(crate) fn free(&self, comm: Comm) -> Result {
+        let mut raw = comm.0;
+        // SAFETY: a handle of this library's; the caller has no request on it.
+        self.call("MPI_Comm_free", |f| unsafe { (f.comm_free)(&mut raw) })
+    }
+}
+
+/// Refuses a library that cannot be called from several threads.
+fn multiple(given: c_int) -> Result {
+    if given < THREAD_MULTIPLE {
+        return Err(Error::unsupported(
+            "MPI was started without MPI_THREAD_MULTIPLE, which c10d's threads need: start it by MPI_Init_thread with that \
+             level, or leave the start to c10d",
+        ));
+    }
+    Ok(())
+}

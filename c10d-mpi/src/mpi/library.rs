@@ -1,0 +1,282 @@
+//! The loaded library: its file, its version, its functions.
+#![allow(unsafe_code)]
+
+use std::ffi::{c_char, c_int, c_void};
+use std::path::{Path, PathBuf};
+
+use c10d_core::process::PerProcess;
+use c10d_core::sync::Mutex;
+use c10d_core::{Error, Result};
+use libloading::os::unix::{Library as Handle, RTLD_LOCAL, RTLD_NOW};
+
+use super::mapped::{Mapping, mappings};
+use super::search::Surroundings;
+use super::types::{Datatype, Errhandler, Group, Info, MAX_LIBRARY_VERSION, RawComm, Request, Session, Status};
+
+/// The ABI's version that the declarations here are of.
+const ABI: c_int = 1;
+/// Keeps a library whose handle is closed: MPI leaves threads and signal handlers behind.
+const RTLD_NODELETE: c_int = 0x1000;
+
+macro_rules! functions {
+    ($($name:ident $symbol:literal ($($arg:ty),*);)*) => {
+        /// The functions, by the standard's names without `MPI_`.
+        pub(super) struct Functions {
+            $(pub(super) $name: unsafe extern "C" fn($($arg),*) -> c_int,)*
+        }
+
+        impl Functions {
+            /// Finds them all, or says which are missing.
+            ///
+            /// # Safety
+            /// The handle is of a library of the standard ABI.
+            unsafe fn find(handle: &Handle) -> std::result::Result<Functions, Vec<&'static str>> {
+                let mut missing = Vec::new();
+                // SAFETY: the caller answers for the types.
+                $(let $name = unsafe { handle.get(concat!($symbol, "\0").as_bytes()) }.map(|s| *s)
+                    .map_err(|_| missing.push($symbol));)*
+                match ($($name,)*) {
+                    ($(Ok($name),)*) => Ok(Functions { $($name,)* }),
+                    _ => Err(missing),
+                }
+            }
+        }
+    };
+}
+
+/// What an error handler is called with. The standard's is variadic; a function with the named arguments alone is called
+/// in the same way on x86-64 and AArch64.
+pub(super) type Handler = extern "C" fn(*mut RawComm, *mut c_int);
+
+type P = *const c_void;
+type M = *mut c_void;
+
+functions! {
+    initialized "MPI_Initialized" (*mut c_int);
+    finalized "MPI_Finalized" (*mut c_int);
+    init_thread "MPI_Init_thread" (P, P, c_int, *mut c_int);
+    query_thread "MPI_Query_thread" (*mut c_int);
+    session_init "MPI_Session_init" (Info, Errhandler, *mut Session);
+    info_create "MPI_Info_create" (*mut Info);
+    info_set "MPI_Info_set" (Info, *const c_char, *const c_char);
+    group_from_session_pset "MPI_Group_from_session_pset" (Session, *const c_char, *mut Group);
+    comm_create_from_group "MPI_Comm_create_from_group" (Group, *const c_char, Info, Errhandler, *mut RawComm);
+    comm_group "MPI_Comm_group" (RawComm, *mut Group);
+    group_incl "MPI_Group_incl" (Group, c_int, *const c_int, *mut Group);
+    group_free "MPI_Group_free" (*mut Group);
+    comm_create_group "MPI_Comm_create_group" (RawComm, Group, c_int, *mut RawComm);
+    comm_free "MPI_Comm_free" (*mut RawComm);
+    comm_rank "MPI_Comm_rank" (RawComm, *mut c_int);
+    comm_size "MPI_Comm_size" (RawComm, *mut c_int);
+    comm_create_errhandler "MPI_Comm_create_errhandler" (Handler, *mut Errhandler);
+    comm_set_errhandler "MPI_Comm_set_errhandler" (RawComm, Errhandler);
+    error_string "MPI_Error_string" (c_int, *mut c_char, *mut c_int);
+    isend "MPI_Isend_c" (P, i64, Datatype, c_int, c_int, RawComm, *mut Request);
+    irecv "MPI_Irecv_c" (M, i64, Datatype, c_int, c_int, RawComm, *mut Request);
+    test "MPI_Test" (*mut Request, *mut c_int, *mut Status);
+    cancel "MPI_Cancel" (*mut Request);
+    get_count "MPI_Get_count_c" (*const Status, Datatype, *mut i64);
+}
+
+/// Whose library it is: they differ beneath the ABI.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Mpich,
+    Intel,
+    OpenMpi,
+    Other,
+}
+
+impl Kind {
+    fn of(version: &str) -> Kind {
+        let begins = |words: &str| version.trim_start().starts_with(words);
+        match () {
+            () if begins("Intel(R) MPI") => Kind::Intel,
+            () if begins("MPICH") => Kind::Mpich,
+            () if begins("Open MPI") => Kind::OpenMpi,
+            () => Kind::Other,
+        }
+    }
+}
+
+/// An MPI library that was loaded and is what it must be.
+pub(crate) struct Library {
+    pub(super) functions: Functions,
+    /// Where it lies.
+    pub(crate) path: PathBuf,
+    /// What it says of itself, in one line.
+    pub(crate) version: String,
+    pub(crate) kind: Kind,
+    /// The name by which it was opened.
+    asked: PathBuf,
+    _handle: Handle,
+}
+
+/// The process has one MPI, loaded when it is first asked for and never unloaded.
+static LOADED: PerProcess<Mutex<Option<&'static Library>>> = PerProcess::new();
+
+impl Library {
+    /// The process's MPI library; `argument` is a file that the caller insists on.
+    ///
+    /// # Errors
+    /// `Unsupported`, with all that was tried, where there is none that can be used.
+    pub(crate) fn get(argument: Option<&str>) -> Result<&'static Library> {
+        let mut loaded = LOADED.get().lock();
+        if let Some(library) = *loaded {
+            return match argument {
+                Some(path) if !library.is(Path::new(path)) => Err(Error::unsupported(format!(
+                    "{} is loaded in this process already, and a process has one MPI; {path} cannot be loaded beside it",
+                    library.path.display()
+                ))),
+                _ => Ok(library),
+            };
+        }
+        let library: &'static Library = Box::leak(Box::new(Self::search(&Surroundings::of_process(argument))?));
+        let (path, version) = (library.path.display(), &library.version);
+        tracing::info!(target: "c10d", %path, %version, "MPI loaded");
+        *loaded = Some(library);
+        Ok(library)
+    }
+
+    /// Whether there seems to be one, without loading it.
+    ///
+    /// # Errors
+    /// `Unsupported`, with where was looked.
+    pub(crate) fn probe() -> Result {
+        if LOADED.get().try_lock().is_some_and(|loaded| loaded.is_some()) {
+            return Ok(());
+        }
+        Surroundings::of_process(None).found().map_err(|why| Error::unsupported(format!("no MPI library: {why}")))
+    }
+
+    fn is(&self, path: &Path) -> bool {
+        let real = |p: &Path| std::fs::canonicalize(p).ok();
+        path == self.asked || real(path).is_some_and(|p| Some(p) == real(&self.path))
+    }
+
+    pub(super) fn search(surroundings: &Surroundings) -> Result<Library> {
+        let candidates = surroundings.candidates().map_err(Error::unsupported)?;
+        let mut tried = Vec::new();
+        for path in &candidates {
+            match Self::open(path) {
+                Ok(library) => return Ok(library),
+                Err(why) => tried.push(format!("{}: {why}", path.display())),
+            }
+        }
+        let mut what = format!("no usable MPI library; tried {}. ", tried.join("; "));
+        if let Some(other) = surroundings.without_the_abi().first() {
+            what += &format!("{} is there, but is not of MPI's standard ABI. ", other.display());
+        }
+        what += "MPI 5.0's standard ABI (libmpi_abi.so.1) is in MPICH 5 (`pip install mpich`), in Intel MPI 2021.17 \
+                 (`pip install impi-rt`) and in Open MPI 6: install one, load the cluster's module, or set ";
+        Err(Error::unsupported(what + super::VARIABLE + " to the file"))
+    }
+
+    fn open(path: &Path) -> std::result::Result<Library, String> {
+        // Before its constructors run beside those of another one.
+        let mapped = mappings();
+        if !mapped.iter().any(Mapping::has_standard_abi)
+            && let Some(other) = mapped.iter().find(|m| m.is_mpi())
+        {
+            return Err(second(other));
+        }
+        // SAFETY: running a library's constructors is what loading is; which file may be loaded is the user's to say.
+        let handle =
+            unsafe { Handle::open(Some(path), RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE) }.map_err(|e| words(&e))?;
+        // SAFETY: the declaration is the standard's. Asked alone and first, since it tells whether the others hold.
+        let abi =
+            unsafe { handle.get::<unsafe extern "C" fn(*mut c_int, *mut c_int) -> c_int>(b"MPI_Abi_get_version\0") };
+        let abi = abi.map_err(|_| "is not of MPI's standard ABI: it has no MPI_Abi_get_version".to_owned())?;
+        let (mut major, mut minor) = (-1, -1);
+        // SAFETY: writes two integers, and may be called before anything else.
+        let result = unsafe { abi(&mut major, &mut minor) };
+        if result != 0 || major != ABI {
+            return Err(format!("is of version {major}.{minor} of MPI's standard ABI; {ABI} is needed"));
+        }
+        // SAFETY: the library is of the ABI that the declarations are of.
+        let functions =
+            unsafe { Functions::find(&handle) }.map_err(|missing| format!("lacks {}", missing.join(", ")))?;
+        // SAFETY: as above.
+        let version = unsafe { version(&handle) }?;
+        let mappings = mappings();
+        let own = mappings.iter().find(|m| m.contains(functions.test as usize as u64));
+        let path_loaded = own.map_or_else(|| path.to_owned(), |m| m.path.clone());
+        let kind = Kind::of(&version);
+        // Open MPI's is a thin layer over its own, other ABI.
+        if let (Some(own), true) = (own, kind != Kind::OpenMpi)
+            && let Some(other) = mappings.iter().find(|m| m.is_mpi() && m.file != own.file)
+        {
+            return Err(second(other));
+        }
+        Ok(Library { functions, path: path_loaded, kind, version, asked: path.to_owned(), _handle: handle })
+    }
+}
+
+/// Why a library is not used beside one that the process has.
+fn second(other: &Mapping) -> String {
+    format!(
+        "another MPI library, {}, is in this process already; two would use one connection to the launcher, so let the \
+         program use one",
+        other.path.display()
+    )
+}
+
+/// What the library says of itself, as one line.
+///
+/// # Safety
+/// The handle is of a library of the standard ABI.
+unsafe fn version(handle: &Handle) -> std::result::Result<String, String> {
+    // SAFETY: the declaration is the standard's.
+    let get =
+        unsafe { handle.get::<unsafe extern "C" fn(*mut c_char, *mut c_int) -> c_int>(b"MPI_Get_library_version\0") };
+    let get = get.map_err(|_| "lacks MPI_Get_library_version".to_owned())?;
+    let (mut text, mut len) = (vec![0u8; MAX_LIBRARY_VERSION], 0);
+    // SAFETY: the text has as many bytes as the standard says.
+    let result = unsafe { get(text.as_mut_ptr().cast(), &mut len) };
+    if result != 0 {
+        return Err(format!("its version cannot be had: MPI_Get_library_version gave {result}"));
+    }
+    text.truncate(usize::try_from(len).unwrap_or(0).min(MAX_LIBRARY_VERSION));
+    let words: Vec<String> = String::from_utf8_lossy(&text)
+        .split(['\n', '\0'])
+        .next()
+        .unwrap_or_default()
+        .split_whitespace()
+        .map(str::to_owned)
+        .collect();
+    Ok(words.join(" "))
+}
+
+/// The linker's words, which libloading keeps one level down.
+pub(super) fn words(error: &libloading::Error) -> String {
+    std::error::Error::source(error).map_or_else(|| error.to_string(), |e| e.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whose_library_it_is() {
+        assert_eq!(Kind::of("MPICH Version: 5.0.2"), Kind::Mpich);
+        assert_eq!(Kind::of("Intel(R) MPI Library 2021.18"), Kind::Intel);
+        assert_eq!(Kind::of("Open MPI v6.1.0a1"), Kind::OpenMpi);
+        assert_eq!(Kind::of(""), Kind::Other);
+    }
+
+    #[test]
+    fn what_was_tried_is_said() {
+        let missing = |variable: &str| {
+            let surroundings =
+                Surroundings { argument: None, variable: Some(variable.to_owned()), mapped: None, roots: Vec::new() };
+            let Err(e) = Library::search(&surroundings) else { panic!("{variable} was loaded") };
+            e.to_string()
+        };
+        let e = missing("/nowhere/libmpi_abi.so.1");
+        assert!(e.contains("tried /nowhere/libmpi_abi.so.1: ") && e.contains("pip install mpich"), "{e}");
+        // A library, and none of MPI's.
+        let libc = mappings().into_iter().find(|m| m.path.to_string_lossy().contains("libc.so")).unwrap();
+        let e = missing(&libc.path.to_string_lossy());
+        assert!(e.contains("it has no MPI_Abi_get_version"), "{e}");
+    }
+}

@@ -1,0 +1,16 @@
+//! An MPI library: finding, loading and calling it.
+
+mod api;
+mod environment;
+mod library;
+mod mapped;
+mod requests;
+mod search;
+mod types;
+
+pub(crate) use api::{Comm, Mpi};
+pub(crate) use environment::{preload_fabric, with_variables};
+pub(crate) use library::{Kind, Library};
+pub(crate) use mapped::unlink_segments;
+pub(crate) use requests::{Flight, Staging};
+pub(crate) use search::VARIABLE;

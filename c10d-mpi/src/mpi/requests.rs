@@ -1,0 +1,161 @@
+//! Messages on their way, and the memory that the library uses for them: never a caller's.
+#![allow(unsafe_code)]
+
+use std::ffi::c_int;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use c10d_core::Result;
+
+use super::api::{Comm, Mpi};
+use super::types::{ANY_SOURCE, Datatype, Request, Status};
+
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+struct Line([u8; 64]);
+
+/// Memory that belongs to nobody but the messages, aligned for every element type.
+pub(crate) struct Staging {
+    lines: Vec<Line>,
+    len: usize,
+}
+
+impl Staging {
+    /// So many bytes, of any content.
+    pub(crate) fn new(len: usize) -> Staging {
+        Staging { lines: vec![Line([0; 64]); len.div_ceil(64)], len }
+    }
+
+    /// Another length, within what there is.
+    pub(crate) fn resized(mut self, len: usize) -> Staging {
+        if len.div_ceil(64) > self.lines.len() {
+            return Staging::new(len);
+        }
+        self.len = len;
+        self
+    }
+
+    /// How many bytes it could have.
+    pub(crate) fn room(&self) -> usize {
+        self.lines.len() * 64
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        // SAFETY: so many bytes, in lines of bytes.
+        unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), self.len) }
+    }
+
+    pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as above.
+        unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), self.len) }
+    }
+}
+
+/// Bytes that were left to the library because a request on them did not end.
+static LEFT: AtomicUsize = AtomicUsize::new(0);
+
+/// What is known of a message that is over.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Over {
+    /// Who sent it; of no meaning for one that was sent here.
+    pub(crate) source: u32,
+    /// How many bytes came.
+    pub(crate) bytes: usize,
+}
+
+/// A message on its way. If it is dropped before it is over, its memory is left to the library.
+pub(crate) struct Flight {
+    mpi: Mpi,
+    request: Request,
+    memory: Option<Staging>,
+    over: Option<Over>,
+}
+
+impl Flight {
+    /// Sends all bytes of the memory.
+    pub(crate) fn send(mpi: Mpi, comm: Comm, memory: Staging, to: u32, tag: u16) -> Result<Flight> {
+        let mut request = Request::NULL;
+        let (at, len) = (memory.lines.as_ptr().cast(), memory.len as i64);
+        let (to, tag) = (to as c_int, c_int::from(tag));
+        // SAFETY: the flight has the memory for as long as the request is there.
+        let send = |f: &super::library::Functions| unsafe {
+            (f.isend)(at, len, Datatype::BYTE, to, tag, comm.0, &mut request)
+        };
+        Self::begun(mpi, mpi.call("MPI_Isend_c", send), memory, || request)
+    }
+
+    /// Receives into the memory, from one rank or from any.
+    pub(crate) fn recv(mpi: Mpi, comm: Comm, mut memory: Staging, from: Option<u32>, tag: u16) -> Result<Flight> {
+        let mut request = Request::NULL;
+        let (at, len) = (memory.lines.as_mut_ptr().cast(), memory.len as i64);
+        let (from, tag) = (from.map_or(ANY_SOURCE, |rank| rank as c_int), c_int::from(tag));
+        // SAFETY: as above, and nobody else uses the memory.
+        let recv = |f: &super::library::Functions| unsafe {
+            (f.irecv)(at, len, Datatype::BYTE, from, tag, comm.0, &mut request)
+        };
+        Self::begun(mpi, mpi.call("MPI_Irecv_c", recv), memory, || request)
+    }
+
+    fn begun(mpi: Mpi, called: Result, memory: Staging, request: impl FnOnce() -> Request) -> Result<Flight> {
+        if let Err(e) = called {
+            // The library may have begun with it.
+            leave(memory);
+            return Err(e);
+        }
+        Ok(Flight { mpi, request: request(), memory: Some(memory), over: None })
+    }
+
+    /// Whether it is over. Moves whatever the library can move.
+    pub(crate) fn test(&mut self) -> Result<Option<Over>> {
+        if self.over.is_some() {
+            return Ok(self.over);
+        }
+        let (mut done, mut status) = (0, Status::default());
+        let request = &mut self.request;
+        // SAFETY: a request of this library's that is not over; writes an integer and a status.
+        self.mpi.call("MPI_Test", |f| unsafe { (f.test)(request, &mut done, &mut status) })?;
+        if done == 0 {
+            return Ok(None);
+        }
+        let mut bytes = 0;
+        // SAFETY: a status that the library has filled; writes an integer.
+        self.mpi.call("MPI_Get_count_c", |f| unsafe { (f.get_count)(&status, Datatype::BYTE, &mut bytes) })?;
+        let (source, bytes) = (u32::try_from(status.source).unwrap_or(0), usize::try_from(bytes).unwrap_or(0));
+        self.over = Some(Over { source, bytes });
+        Ok(self.over)
+    }
+
+    /// The memory of a message that is over.
+    pub(crate) fn into_memory(mut self) -> Option<Staging> {
+        if self.over.is_some() { self.memory.take() } else { None }
+    }
+
+    /// Takes a receive back for which nothing has come; what has come meanwhile is lost with it.
+    pub(crate) fn cancel(mut self) {
+        let request = &mut self.request;
+        // SAFETY: a request of this library's that is not over.
+        let cancel = |f: &super::library::Functions| unsafe { (f.cancel)(request) };
+        if self.over.is_none() && self.mpi.call("MPI_Cancel", cancel).is_ok() {
+            for _ in 0..100 {
+                if !matches!(self.test(), Ok(None)) {
+                    return;
+                }
+                std::thread::yield_now();
+            }
+        }
+    }
+}
+
+impl Drop for Flight {
+    fn drop(&mut self) {
+        if let (None, Some(memory)) = (self.over, self.memory.take()) {
+            leave(memory);
+        }
+    }
+}
+
+/// Leaves memory to the library, which may still use it.
+fn leave(memory: Staging) {
+    let left = LEFT.fetch_add(memory.room(), Ordering::Relaxed) + memory.room();
+    tracing::debug!(target: "c10d", "{left} bytes are left to MPI, whose requests on them did not end");
+    std::mem::forget(memory);
+}

@@ -1,0 +1,119 @@
+//! Where an MPI library with the standard ABI may be.
+
+use std::path::{Path, PathBuf};
+
+use super::mapped;
+
+/// The variable that names the library's file; if it is set, nothing else is tried.
+pub(crate) const VARIABLE: &str = "C10D_MPI_LIB";
+/// The name that MPI 5.0 gives to the library.
+const SONAME: &str = "libmpi_abi.so.1";
+/// Where systems keep their libraries.
+const SYSTEM: [&str; 3] = ["/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64"];
+/// Names of libraries with handles of their own.
+const OTHERS: [&str; 2] = ["libmpi.so.12", "libmpi.so.40"];
+
+/// What the search goes by. The process's own in production.
+pub(super) struct Surroundings {
+    /// What the builder was told.
+    pub(super) argument: Option<String>,
+    /// `C10D_MPI_LIB`.
+    pub(super) variable: Option<String>,
+    /// A library of the standard ABI that the process has already.
+    pub(super) mapped: Option<PathBuf>,
+    /// What has a `lib`: `$I_MPI_ROOT` and the active Python environments.
+    pub(super) roots: Vec<PathBuf>,
+}
+
+impl Surroundings {
+    pub(super) fn of_process(argument: Option<&str>) -> Surroundings {
+        let set = |name: &str| std::env::var(name).ok().map(|v| v.trim().to_owned()).filter(|v| !v.is_empty());
+        let roots = ["I_MPI_ROOT", "VIRTUAL_ENV", "CONDA_PREFIX"];
+        Surroundings {
+            argument: argument.map(str::to_owned),
+            variable: set(VARIABLE),
+            mapped: mapped::mappings().into_iter().find(|m| m.has_standard_abi()).map(|m| m.path),
+            roots: roots.iter().filter_map(|n| set(n)).map(PathBuf::from).collect(),
+        }
+    }
+
+    /// What to open, in order; an error where what was asked for cannot be meant.
+    pub(super) fn candidates(&self) -> Result<Vec<PathBuf>, String> {
+        if let Some(path) = &self.argument {
+            return Ok(vec![PathBuf::from(path)]);
+        }
+        if let Some(path) = &self.variable {
+            let path = PathBuf::from(path);
+            if !path.is_absolute() {
+                return Err(format!("{VARIABLE} is {path:?}; it must be an absolute path"));
+            }
+            return Ok(vec![path]);
+        }
+        let mut out: Vec<PathBuf> = self.mapped.iter().cloned().collect();
+        // As the linker finds it: LD_LIBRARY_PATH is what a cluster's module system sets.
+        out.push(PathBuf::from(SONAME));
+        out.extend(self.roots.iter().map(|root| root.join("lib").join(SONAME)));
+        Ok(out)
+    }
+
+    /// Whether a file that [`candidates`](Self::candidates) names is there, as far as that can be told without loading it.
+    pub(super) fn found(&self) -> Result<(), String> {
+        let candidates = self.candidates()?;
+        let folders = std::env::var("LD_LIBRARY_PATH").unwrap_or_default();
+        let folders = folders.split(':').filter(|folder| !folder.is_empty()).chain(SYSTEM);
+        let by_linker = folders.map(|folder| Path::new(folder).join(SONAME));
+        let named = candidates.iter().filter(|path| path.is_absolute() || self.argument.is_some()).cloned();
+        let places: Vec<PathBuf> = if self.argument.is_some() || self.variable.is_some() {
+            named.collect()
+        } else {
+            named.chain(by_linker).collect()
+        };
+        if places.iter().any(|path| path.exists()) {
+            return Ok(());
+        }
+        let places: Vec<String> = places.iter().map(|path| path.display().to_string()).collect();
+        Err(format!("there is none of {}", places.join(", ")))
+    }
+
+    /// Libraries that are there, and lack the standard ABI.
+    pub(super) fn without_the_abi(&self) -> Vec<PathBuf> {
+        let files = self.roots.iter().flat_map(|root| OTHERS.map(|name| root.join("lib").join(name)));
+        let system = SYSTEM.iter().flat_map(|folder| OTHERS.map(|name| Path::new(folder).join(name)));
+        files.chain(system).filter(|path| path.exists()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn surroundings(argument: Option<&str>, variable: Option<&str>, mapped: Option<&str>) -> Surroundings {
+        let owned = |text: Option<&str>| text.map(str::to_owned);
+        let mapped = mapped.map(PathBuf::from);
+        Surroundings { argument: owned(argument), variable: owned(variable), mapped, roots: vec!["/env".into()] }
+    }
+
+    #[test]
+    fn the_order_of_the_search() {
+        let usual = surroundings(None, None, None).candidates().unwrap();
+        assert_eq!(usual, [Path::new(SONAME), Path::new("/env/lib/libmpi_abi.so.1")]);
+        let mapped = surroundings(None, None, Some("/opt/libmpi_abi.so.1.0")).candidates().unwrap();
+        assert_eq!(mapped[0], Path::new("/opt/libmpi_abi.so.1.0"), "what the process has is used");
+        let variable = surroundings(None, Some("/opt/libmpi_abi.so.1"), None).candidates().unwrap();
+        assert_eq!(variable, [Path::new("/opt/libmpi_abi.so.1")], "nothing else is tried");
+        let argument = surroundings(Some("./mine.so"), Some("/opt/other.so"), None).candidates().unwrap();
+        assert_eq!(argument, [Path::new("./mine.so")], "the argument wins");
+        let relative = surroundings(None, Some("libmpi_abi.so.1"), None).candidates().unwrap_err();
+        assert!(relative.contains(VARIABLE) && relative.contains("absolute"), "{relative}");
+    }
+
+    #[test]
+    fn a_file_is_found_without_loading_it() {
+        let here = std::env::current_exe().unwrap();
+        let here = here.to_str().unwrap();
+        assert!(surroundings(Some(here), None, None).found().is_ok());
+        assert!(surroundings(None, Some(here), None).found().is_ok());
+        let missing = surroundings(None, Some("/nowhere/libmpi_abi.so.1"), None).found().unwrap_err();
+        assert_eq!(missing, "there is none of /nowhere/libmpi_abi.so.1", "what the linker finds is not asked then");
+    }
+}

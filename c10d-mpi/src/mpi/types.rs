@@ -1,0 +1,69 @@
+//! The types and constants of MPI 5.0's standard ABI (chapter 20 and appendix A of its report).
+
+use std::ffi::{c_int, c_void};
+
+macro_rules! handles {
+    ($($(#[$doc:meta])* $name:ident;)*) => {$(
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[repr(transparent)]
+        pub(super) struct $name(pub(super) usize);
+    )*};
+}
+
+handles! {
+    /// A communicator.
+    RawComm;
+    /// An element type.
+    Datatype;
+    /// An error handler.
+    Errhandler;
+    /// A set of ranks.
+    Group;
+    /// Settings.
+    Info;
+    /// An operation that was started.
+    Request;
+    /// A session.
+    Session;
+}
+
+impl RawComm {
+    pub(super) const WORLD: RawComm = RawComm(0x101);
+    pub(super) const SELF: RawComm = RawComm(0x102);
+}
+
+impl Datatype {
+    pub(super) const BYTE: Datatype = Datatype(0x247);
+}
+
+impl Errhandler {
+    pub(super) const ABORT: Errhandler = Errhandler(0x142);
+    pub(super) const RETURN: Errhandler = Errhandler(0x143);
+}
+
+impl Info {
+    pub(super) const NULL: Info = Info(0x130);
+}
+
+impl Request {
+    pub(super) const NULL: Request = Request(0x180);
+}
+
+pub(super) const ANY_SOURCE: c_int = -1;
+pub(super) const THREAD_MULTIPLE: c_int = 4096;
+/// Bytes of an error's text, and of a library's version, with their NUL.
+pub(super) const MAX_ERROR_STRING: usize = 512;
+pub(super) const MAX_LIBRARY_VERSION: usize = 8192;
+
+/// What is said of a message that came.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub(super) struct Status {
+    pub(super) source: c_int,
+    pub(super) tag: c_int,
+    pub(super) error: c_int,
+    internal: [c_int; 5],
+}
+
+const _: () = assert!(size_of::<Status>() == 32 && size_of::<RawComm>() == size_of::<*mut c_void>());

@@ -1,0 +1,382 @@
+//! What each op sends, receives and reduces. Results are in the order of the ranks, whatever the library does.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Instant;
+
+use c10d_core::backend::{Job, Request, let_go};
+use c10d_core::{Error, ErrorKind, OpKind, Phase, Result, Span};
+
+use crate::exchange::{Exchange, SHORT, Step, Transfer};
+use crate::health::Health;
+use crate::memory::{Reduction, Space, spaces};
+
+/// The most bytes between two ranks in one step, and of all steps of a rank at once.
+const WINDOW: usize = 1 << 20;
+const ALL: usize = 64 << 20;
+/// Up to so many bytes, and always among two ranks, everybody's bytes go to everybody.
+const DIRECT: usize = 8 << 10;
+
+/// What one rank sends to another or gets from it in a call.
+struct Block {
+    peer: u32,
+    start: usize,
+    len: usize,
+}
+
+/// The collectives of one rank of a group, one at a time.
+pub(crate) struct Collectives {
+    rank: u32,
+    size: u32,
+    health: Arc<Health>,
+    /// `None`: the rank is alone.
+    exchange: Option<Exchange>,
+}
+
+/// One call that runs.
+struct Call<'a> {
+    request: &'a Request,
+    deadline: &'a dyn Fn() -> Instant,
+    number: u32,
+}
+
+impl<'a> Call<'a> {
+    fn step(&mut self) -> Step<'a> {
+        let number = self.number;
+        self.number += 1;
+        let Request { fingerprint, timeout, .. } = *self.request;
+        Step { fingerprint, timeout, deadline: self.deadline, number }
+    }
+}
+
+impl Collectives {
+    pub(crate) fn new(rank: u32, size: u32, health: Arc<Health>, exchange: Option<Exchange>) -> Collectives {
+        Collectives { rank, size, health, exchange }
+    }
+
+    /// Bytes of payload sent so far.
+    pub(crate) fn sent(&self) -> u64 {
+        self.exchange.as_ref().map_or(0, |e| e.sent)
+    }
+
+    /// Runs a collective to its end, without completing it.
+    pub(crate) fn run(&mut self, job: &Job, deadline: &dyn Fn() -> Instant) -> Result {
+        self.health.begin()?;
+        let request = job.request();
+        let world = self.size as usize;
+        let (rank, root) = (self.rank, request.params.root);
+        let (inputs, outputs) = (request.inputs(), request.outputs());
+        let call = &mut Call { request, deadline, number: 0 };
+        let (input, output) = spaces(job, world);
+        let (of_input, of_output) = (lens(inputs, &[], request, world), lens(outputs, &[], request, world));
+        match request.op {
+            OpKind::Broadcast => {
+                let len = output.len();
+                let (mut sends, mut recvs) = (Vec::new(), Vec::new());
+                if rank == root {
+                    sends.extend(self.others().map(|peer| Block { peer, start: 0, len }));
+                } else {
+                    recvs.push(Block { peer: root, start: 0, len });
+                }
+                self.ring(&mut sends, &mut recvs);
+                self.stream(call, &output, &sends, &output, &recvs)
+            }
+            OpKind::AllReduce | OpKind::AllReduceCoalesced => self.all_reduce(call, &output),
+            OpKind::Reduce => self.reduce(call, &output, root),
+            OpKind::AllGather | OpKind::AllGatherInto | OpKind::AllGatherCoalesced | OpKind::AllGatherIntoCoalesced => {
+                let lens = match request.op {
+                    OpKind::AllGather => of_output,
+                    OpKind::AllGatherCoalesced => {
+                        let of = |p: usize| outputs.iter().skip(p).step_by(world).map(Span::bytes).sum();
+                        (0..world).map(of).collect()
+                    }
+                    _ => vec![input.len(); world],
+                };
+                let starts = starts(&lens);
+                let len = input.len();
+                let sends: Vec<Block> = self.others().map(|peer| Block { peer, start: 0, len }).collect();
+                let recvs = self.blocks(&starts, &lens);
+                output.copy_from(starts[rank as usize], &input, 0..len);
+                self.stream(call, &input, &sends, &output, &recvs)
+            }
+            OpKind::ReduceScatter | OpKind::ReduceScatterInto | OpKind::ReduceScatterIntoCoalesced => {
+                let lens = if request.op == OpKind::ReduceScatter { of_input } else { vec![output.len(); world] };
+                self.reduce_scatter(call, &input, &lens, &output)
+            }
+            OpKind::Gather => {
+                let (mut sends, mut recvs) = (Vec::new(), Vec::new());
+                if rank == root {
+                    let starts = starts(&of_output);
+                    recvs = self.blocks(&starts, &of_output);
+                    output.copy_from(starts[rank as usize], &input, 0..input.len());
+                } else {
+                    sends.push(Block { peer: root, start: 0, len: input.len() });
+                }
+                self.ring(&mut sends, &mut recvs);
+                self.stream(call, &input, &sends, &output, &recvs)
+            }
+            OpKind::Scatter => {
+                let (mut sends, mut recvs) = (Vec::new(), Vec::new());
+                if rank == root {
+                    let starts = starts(&of_input);
+                    sends = self.blocks(&starts, &of_input);
+                    let own = starts[rank as usize];
+                    output.copy_from(0, &input, own..own + output.len());
+                } else {
+                    recvs.push(Block { peer: root, start: 0, len: output.len() });
+                }
+                self.ring(&mut sends, &mut recvs);
+                self.stream(call, &input, &sends, &output, &recvs)
+            }
+            OpKind::AllToAll | OpKind::AllToAllSingle => {
+                let from = lens(inputs, request.params.input_splits(), request, world);
+                let to = lens(outputs, request.params.output_splits(), request, world);
+                let (sent, received) = (starts(&from), starts(&to));
+                let (sends, recvs) = (self.blocks(&sent, &from), self.blocks(&received, &to));
+                let (own, at) = (sent[rank as usize], received[rank as usize]);
+                output.copy_from(at, &input, own..own + from[rank as usize]);
+                self.stream(call, &input, &sends, &output, &recvs)
+            }
+            OpKind::Barrier => {
+                let none = |peer| Block { peer, start: 0, len: 0 };
+                let all = || self.others().map(none).collect::<Vec<Block>>();
+                let (sends, recvs) = (all(), all());
+                self.stream(call, &input, &sends, &output, &recvs)
+            }
+            OpKind::MonitoredBarrier => self.monitored_barrier(call),
+            OpKind::Send | OpKind::Recv | OpKind::RecvAnySource => {
+                Err(Error::new(ErrorKind::Internal, "a message came to the collectives"))
+            }
+        }
+    }
+
+    fn others(&self) -> impl Iterator<Item = u32> + use<> {
+        let rank = self.rank;
+        (0..self.size).filter(move |r| *r != rank)
+    }
+
+    /// The blocks of all others.
+    fn blocks(&self, starts: &[usize], lens: &[usize]) -> Vec<Block> {
+        self.others().map(|peer| Block { peer, start: starts[peer as usize], len: lens[peer as usize] }).collect()
+    }
+
+    /// In an op in which not all ranks hear of each other, each hears at least of the one before it, so that no disagreement
+    /// goes unseen.
+    fn ring(&self, sends: &mut Vec<Block>, recvs: &mut Vec<Block>) {
+        let (next, before) = ((self.rank + 1) % self.size, (self.rank + self.size - 1) % self.size);
+        if self.size > 1 {
+            if sends.iter().all(|b| b.peer != next) {
+                sends.push(Block { peer: next, start: 0, len: 0 });
+            }
+            if recvs.iter().all(|b| b.peer != before) {
+                recvs.push(Block { peer: before, start: 0, len: 0 });
+            }
+        }
+    }
+
+    /// The most bytes between two ranks in one step.
+    fn window(&self) -> usize {
+        (ALL / (2 * self.size as usize)).clamp(SHORT, WINDOW) & !63
+    }
+
+    /// Moves blocks of any length, window by window.
+    fn stream(&mut self, call: &mut Call<'_>, from: &Space, sends: &[Block], to: &Space, recvs: &[Block]) -> Result {
+        let window = self.window();
+        let Some(exchange) = &mut self.exchange else { return Ok(()) };
+        let longest = sends.iter().chain(recvs).map(|b| b.len).max().unwrap_or(0);
+        for at in (0..longest.max(1)).step_by(window) {
+            let part = |block: &Block| {
+                let (from, to) = (at.min(block.len), (at + window).min(block.len));
+                let range = block.start + from..block.start + to;
+                (at == 0 || from < to).then_some(Transfer { peer: block.peer, range, total: block.len })
+            };
+            let (sends, recvs): (Vec<_>, Vec<_>) =
+                (sends.iter().filter_map(part).collect(), recvs.iter().filter_map(part).collect());
+            let came = exchange.run(&call.step(), from, &sends, &recvs)?;
+            recvs.iter().zip(&came).for_each(|(recv, came)| to.write(recv.range.clone(), came.bytes()));
+            exchange.recycle(came);
+        }
+        Ok(())
+    }
+
+    fn reduction(&self, request: &Request) -> Result<Reduction> {
+        let made = request.dtype().and_then(|dtype| Reduction::new(request.params.reduce, dtype, self.size));
+        made.ok_or_else(|| Error::new(ErrorKind::Internal, "the operation has no meaning on this type"))
+    }
+
+    fn all_reduce(&mut self, call: &mut Call<'_>, space: &Space) -> Result {
+        let reduction = self.reduction(call.request)?;
+        let (rank, size, window, total) = (self.rank as usize, self.size as usize, self.window(), space.len());
+        let direct = size <= 2 || total <= DIRECT;
+        let per_step = if direct { window } else { window * size };
+        for at in (0..total.max(1)).step_by(per_step) {
+            let end = (at + per_step).min(total);
+            if direct {
+                self.fold(call, &reduction, (space, |_| at..end), |_| total, (space, at..end))?;
+                continue;
+            }
+            // Each rank reduces one block, and then hands it out.
+            let elements = (end - at) / reduction.elem;
+            let edge = |p: usize| at + elements * p / size * reduction.elem;
+            let own = edge(rank)..edge(rank + 1);
+            self.fold(call, &reduction, (space, |p| edge(p)..edge(p + 1)), |_| total, (space, own))?;
+            let block = |peer: u32, p: usize| {
+                let range = edge(p)..edge(p + 1);
+                Transfer { peer, total: range.len(), range }
+            };
+            let sends: Vec<Transfer> = self.others().map(|peer| block(peer, rank)).collect();
+            let recvs: Vec<Transfer> = self.others().map(|peer| block(peer, peer as usize)).collect();
+            let Some(exchange) = &mut self.exchange else { return Ok(()) };
+            let came = exchange.run(&call.step(), space, &sends, &recvs)?;
+            recvs.iter().zip(&came).for_each(|(recv, came)| space.write(recv.range.clone(), came.bytes()));
+            exchange.recycle(came);
+        }
+        Ok(())
+    }
+
+    fn reduce_scatter(&mut self, call: &mut Call<'_>, input: &Space, lens: &[usize], output: &Space) -> Result {
+        let reduction = self.reduction(call.request)?;
+        let (starts, window) = (starts(lens), self.window());
+        let longest = lens.iter().copied().max().unwrap_or(0);
+        for at in (0..longest.max(1)).step_by(window) {
+            let range = |p: usize| starts[p] + at.min(lens[p])..starts[p] + (at + window).min(lens[p]);
+            let own = range(self.rank as usize);
+            let to = at.min(output.len())..at.min(output.len()) + own.len();
+            self.fold(call, &reduction, (input, &range), |p| lens[p], (output, to))?;
+        }
+        Ok(())
+    }
+
+    /// Sends each rank its range of `from`, and reduces what all send for this rank's into `to`. `total`: what goes to each
+    /// rank in the whole call.
+    fn fold(
+        &mut self,
+        call: &mut Call<'_>,
+        reduction: &Reduction,
+        (from, range): (&Space, impl Fn(usize) -> Range<usize>),
+        total: impl Fn(usize) -> usize,
+        to: (&Space, Range<usize>),
+    ) -> Result {
+        let rank = self.rank as usize;
+        let own = range(rank);
+        let to_peer = |peer: u32| Transfer { peer, range: range(peer as usize), total: total(peer as usize) };
+        let sends: Vec<Transfer> = self.others().map(to_peer).collect();
+        let recvs: Vec<Transfer> =
+            self.others().map(|peer| Transfer { peer, range: own.clone(), total: total(rank) }).collect();
+        let came = match &mut self.exchange {
+            Some(exchange) => exchange.run(&call.step(), from, &sends, &recvs)?,
+            None => Vec::new(),
+        };
+        let mut others: Vec<Option<&[u8]>> = came.iter().map(|c| Some(c.bytes())).collect();
+        others.insert(rank, None);
+        reduction.run((from, own), &others, to);
+        if let Some(exchange) = &mut self.exchange {
+            exchange.recycle(came);
+        }
+        Ok(())
+    }
+
+    fn reduce(&mut self, call: &mut Call<'_>, space: &Space, root: u32) -> Result {
+        let reduction = self.reduction(call.request)?;
+        let (rank, window, total) = (self.rank, self.window(), space.len());
+        for at in (0..total.max(1)).step_by(window) {
+            let range = at..(at + window).min(total);
+            let len = range.len();
+            let block = |peer| Block { peer, start: at, len };
+            let (mut sends, mut recvs) = (Vec::new(), Vec::new());
+            if rank == root {
+                recvs.extend(self.others().map(block))
+            } else {
+                sends.push(block(root))
+            }
+            if at == 0 {
+                self.ring(&mut sends, &mut recvs);
+            }
+            let transfer = |b: &Block| Transfer { peer: b.peer, range: b.start..b.start + b.len, total: b.len };
+            let (sends, recvs): (Vec<_>, Vec<_>) =
+                (sends.iter().map(transfer).collect(), recvs.iter().map(transfer).collect());
+            let came = match &mut self.exchange {
+                Some(exchange) => exchange.run(&call.step(), space, &sends, &recvs)?,
+                None => Vec::new(),
+            };
+            if rank == root {
+                let mut others: Vec<Option<&[u8]>> = came.iter().map(|c| Some(c.bytes())).collect();
+                others.insert(rank as usize, None);
+                reduction.run((space, range.clone()), &others, (space, range));
+            }
+            if let Some(exchange) = &mut self.exchange {
+                exchange.recycle(came);
+            }
+        }
+        Ok(())
+    }
+
+    /// Rank 0 hears of all, and tells each who is missing.
+    fn monitored_barrier(&mut self, call: &mut Call<'_>) -> Result {
+        let (rank, peers) = (self.rank, self.others().collect::<Vec<u32>>());
+        let wait_all = call.request.params.wait_all_ranks;
+        let Some(exchange) = &mut self.exchange else { return Ok(()) };
+        let missing = match rank {
+            0 => exchange.collect(&call.step(), &peers)?,
+            _ => {
+                // Rank 0 answers at its own deadline.
+                let deadline = call.deadline;
+                let later = || deadline() + let_go(call.request.timeout) / 2;
+                let Request { fingerprint, timeout, .. } = *call.request;
+                let step = Step { fingerprint, timeout, deadline: &later, number: 0 };
+                exchange.report(&step, 0)?
+            }
+        };
+        let named = if wait_all { &missing[..] } else { &missing[..missing.len().min(1)] };
+        if rank == 0 {
+            let here: Vec<u32> = peers.into_iter().filter(|peer| !missing.contains(peer)).collect();
+            exchange.answer(&call.step(), &here, named)?;
+        }
+        match named {
+            [] => Ok(()),
+            named => {
+                let what = "ranks did not come to the monitored barrier";
+                let error = Error::new(ErrorKind::Timeout, what).guilty(named.iter().copied()).phase(Phase::Announce);
+                Err(self.health.fail(error))
+            }
+        }
+    }
+
+    /// Says goodbye to the peers; what they were sent has arrived then.
+    pub(crate) fn farewell(&mut self, until: Instant) -> Result {
+        match &mut self.exchange {
+            Some(exchange) => exchange.farewell(self.size, until),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Bytes of each rank's block of one side.
+fn lens(spans: &[Span], splits: &[usize], request: &Request, world: usize) -> Vec<usize> {
+    let elem = request.dtype().map_or(1, |d| d.size());
+    if !splits.is_empty() {
+        splits.iter().map(|n| n * elem).collect()
+    } else if request.op == OpKind::AllToAllSingle {
+        vec![spans.iter().map(Span::bytes).sum::<usize>() / world; world]
+    } else {
+        spans.iter().map(Span::bytes).collect()
+    }
+}
+
+/// Where each rank's block begins.
+fn starts(lens: &[usize]) -> Vec<usize> {
+    let ends = lens.iter().scan(0, |end, len| {
+        *end += len;
+        Some(*end)
+    });
+    std::iter::once(0).chain(ends).collect()
+}
+
+/// The name of the way that a call takes.
+pub(crate) fn algorithm(op: OpKind, size: u32, bytes: usize) -> Option<&'static str> {
+    match op {
+        OpKind::Send | OpKind::Recv | OpKind::RecvAnySource => None,
+        OpKind::AllReduce | OpKind::AllReduceCoalesced if size > 2 && bytes > DIRECT => Some("scatter-gather"),
+        _ => Some("direct"),
+    }
+}

@@ -1,0 +1,39 @@
+//! Which ranks share a host, as PMI says it.
+
+use std::fmt::Write as _;
+
+/// `PMI_process_mapping` for ranks on these hosts, which are numbered in the order of their first rank: runs of ranks as
+/// (first host, hosts, ranks on each).
+pub(crate) fn mapping(hosts: &[u32]) -> String {
+    let mut runs: Vec<(u32, u32, u32)> = Vec::new();
+    let mut rest = hosts;
+    while let Some(host) = rest.first() {
+        let here = rest.iter().take_while(|h| *h == host).count();
+        rest = &rest[here..];
+        let here = here as u32;
+        match runs.last_mut() {
+            Some((first, count, each)) if *each == here && *first + *count == *host => *count += 1,
+            _ => runs.push((*host, 1, here)),
+        }
+    }
+    let mut text = "(vector".to_owned();
+    for (first, count, each) in runs {
+        // Writing to a string does not fail.
+        let _ = write!(text, ",({first},{count},{each})");
+    }
+    text + ")"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runs_of_ranks() {
+        assert_eq!(mapping(&[0, 0]), "(vector,(0,1,2))");
+        assert_eq!(mapping(&[0, 1, 2]), "(vector,(0,3,1))");
+        assert_eq!(mapping(&[0, 0, 1, 1, 2, 2]), "(vector,(0,3,2))");
+        assert_eq!(mapping(&[0, 1, 0, 1]), "(vector,(0,2,1),(0,2,1))");
+        assert_eq!(mapping(&[0, 0, 0, 1]), "(vector,(0,1,3),(1,1,1))");
+    }
+}

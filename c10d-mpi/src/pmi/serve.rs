@@ -1,0 +1,200 @@
+//! The thread that answers the library's questions.
+
+use std::collections::HashMap;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use c10d_core::sync::Mutex;
+use c10d_core::{Error, Result, Store};
+
+use super::wire::{Ask, MAX_KEY, MAX_LINE, MAX_VALUE, pack, parse, unpack};
+
+/// How long a barrier after the start may take: at the first communicator, and when the process ends.
+const LATE: Duration = Duration::from_secs(300);
+
+/// How far the library's start is.
+#[derive(Default)]
+pub(crate) struct Progress {
+    /// Whom the barrier that runs waits for, or why it has failed.
+    waits: Mutex<Option<(u32, Option<Error>)>>,
+}
+
+impl Progress {
+    /// The round that the ranks meet in, and what went wrong with it.
+    pub(crate) fn waiting(&self) -> Option<(u32, Option<Error>)> {
+        self.waits.lock().clone()
+    }
+}
+
+/// The name of what a rank puts in a round.
+fn key(round: u32, rank: u32) -> String {
+    format!("{round}/{rank}")
+}
+
+/// The ranks that have yet to come to a round.
+pub(crate) fn absent(store: &dyn Store, size: u32, round: u32, until: Instant) -> Vec<u32> {
+    (0..size).filter(|rank| store.check(&[&key(round, *rank)], until).is_ok_and(|there| !there)).collect()
+}
+
+/// Answers one process's library.
+pub(crate) struct Server {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) rank: u32,
+    pub(crate) size: u32,
+    /// A name that no other job of these hosts has, or had.
+    pub(crate) name: String,
+    /// Which ranks share a host.
+    pub(crate) mapping: String,
+    /// When the start must be over.
+    pub(crate) deadline: Instant,
+    pub(crate) progress: Arc<Progress>,
+}
+
+impl Server {
+    /// Answers until the library closes its end. Lives as long as the process: barriers come late, too.
+    pub(crate) fn run(self, socket: UnixStream) {
+        if let Err(e) = self.answer(socket) {
+            tracing::debug!(target: "c10d", "the library's PMI connection ended: {e}");
+        }
+    }
+
+    fn answer(&self, mut socket: UnixStream) -> std::io::Result<()> {
+        let mut lines = BufReader::new(socket.try_clone()?);
+        let mut known = HashMap::from([("PMI_process_mapping".to_owned(), self.mapping.clone())]);
+        let (mut put, mut round) = (Vec::new(), 0);
+        loop {
+            let mut line = String::new();
+            if (&mut lines).take(MAX_LINE as u64).read_line(&mut line)? == 0 {
+                return Ok(());
+            }
+            let answer = match parse(line.trim_end_matches('\n')) {
+                Some(Ask::Init) => "cmd=response_to_init rc=0 pmi_version=1 pmi_subversion=1".to_owned(),
+                Some(Ask::Maxes) => {
+                    format!("cmd=maxes rc=0 kvsname_max=256 keylen_max={MAX_KEY} vallen_max={MAX_VALUE}")
+                }
+                Some(Ask::AppNumber) => "cmd=appnum rc=0 appnum=0".to_owned(),
+                Some(Ask::UniverseSize) => format!("cmd=universe_size rc=0 size={}", self.size),
+                Some(Ask::Name) => format!("cmd=my_kvsname rc=0 kvsname={}", self.name),
+                Some(Ask::Get(key)) => match known.get(key) {
+                    Some(value) => format!("cmd=get_result rc=0 value={value}"),
+                    None => "cmd=get_result rc=1".to_owned(),
+                },
+                Some(Ask::Put(key, value)) => {
+                    put.push((key.to_owned(), value.to_owned()));
+                    known.insert(key.to_owned(), value.to_owned());
+                    "cmd=put_result rc=0".to_owned()
+                }
+                Some(Ask::Barrier) => {
+                    if let Err(e) = self.barrier(round, &std::mem::take(&mut put), &mut known) {
+                        // Told of an error, the library ends the process. It is left waiting, and whoever started it
+                        // gives it up.
+                        *self.progress.waits.lock() = Some((round, Some(e)));
+                        let _ = lines.read_line(&mut line)?;
+                        return Ok(());
+                    }
+                    round += 1;
+                    "cmd=barrier_out rc=0".to_owned()
+                }
+                Some(Ask::Finalize) => "cmd=finalize_ack rc=0".to_owned(),
+                Some(Ask::Abort) => continue,
+                Some(Ask::Other(what)) => format!("cmd={what}_result rc=1"),
+                None => "cmd=unknown rc=-1".to_owned(),
+            };
+            socket.write_all((answer + "\n").as_bytes())?;
+        }
+    }
+
+    /// One value for this rank's pairs, and one request for those of all.
+    fn barrier(&self, round: u32, put: &[(String, String)], known: &mut HashMap<String, String>) -> Result {
+        *self.progress.waits.lock() = Some((round, None));
+        let until = self.deadline.max(Instant::now() + if round == 0 { Duration::ZERO } else { LATE });
+        self.store.set(&key(round, self.rank), pack(put).as_bytes(), until)?;
+        let keys: Vec<String> = (0..self.size).map(|rank| key(round, rank)).collect();
+        let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+        for packed in self.store.multi_get(&keys, until)? {
+            known.extend(unpack(&packed));
+        }
+        *self.progress.waits.lock() = None;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use c10d_core::HashStore;
+
+    use super::*;
+
+    struct Library(UnixStream, BufReader<UnixStream>);
+
+    impl Library {
+        fn ask(&mut self, line: &str) -> String {
+            self.0.write_all(format!("{line}\n").as_bytes()).unwrap();
+            let mut answer = String::new();
+            self.1.read_line(&mut answer).unwrap();
+            answer.trim_end().to_owned()
+        }
+    }
+
+    fn serve(store: &Arc<dyn Store>, rank: u32, size: u32, within: Duration) -> (Library, Arc<Progress>) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let progress = Arc::<Progress>::default();
+        let (name, mapping) = ("job".to_owned(), super::super::mapping(&vec![0; size as usize]));
+        let deadline = Instant::now() + within;
+        let server = Server { store: store.clone(), rank, size, name, mapping, deadline, progress: progress.clone() };
+        std::thread::Builder::new().stack_size(128 << 10).spawn(move || server.run(ours)).unwrap();
+        let reader = BufReader::new(theirs.try_clone().unwrap());
+        (Library(theirs, reader), progress)
+    }
+
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    #[test]
+    fn a_conversation() {
+        let store: Arc<dyn Store> = Arc::new(HashStore::new());
+        let ranks: Vec<_> = (0..2).map(|rank| serve(&store, rank, 2, MINUTE).0).collect();
+        let texts = std::thread::scope(|s| {
+            let talks = ranks.into_iter().enumerate().map(|(rank, mut library)| {
+                s.spawn(move || {
+                    let answer = library.ask("cmd=init pmi_version=1 pmi_subversion=1");
+                    assert_eq!(answer, "cmd=response_to_init rc=0 pmi_version=1 pmi_subversion=1");
+                    assert_eq!(library.ask("cmd=get_my_kvsname"), "cmd=my_kvsname rc=0 kvsname=job");
+                    assert_eq!(
+                        library.ask("cmd=get kvsname=job key=PMI_process_mapping"),
+                        "cmd=get_result rc=0 value=(vector,(0,1,2))"
+                    );
+                    assert_eq!(library.ask("cmd=get kvsname=job key=PMI_hwloc_xmlfile"), "cmd=get_result rc=1");
+                    library.ask(&format!("cmd=put kvsname=job key=address-{rank} value=here {rank}"));
+                    assert_eq!(library.ask("cmd=barrier_in"), "cmd=barrier_out rc=0");
+                    let other = library.ask(&format!("cmd=get kvsname=job key=address-{}", 1 - rank));
+                    assert_eq!(library.ask("cmd=barrier_in"), "cmd=barrier_out rc=0", "a second round");
+                    assert_eq!(library.ask("cmd=spawn x=1"), "cmd=spawn_result rc=1");
+                    assert_eq!(library.ask("cmd=finalize"), "cmd=finalize_ack rc=0");
+                    other
+                })
+            });
+            talks.collect::<Vec<_>>().into_iter().map(|talk| talk.join().unwrap()).collect::<Vec<_>>()
+        });
+        assert_eq!(texts, ["cmd=get_result rc=0 value=here 1", "cmd=get_result rc=0 value=here 0"]);
+    }
+
+    #[test]
+    fn whoever_does_not_come_is_known() {
+        let store: Arc<dyn Store> = Arc::new(HashStore::new());
+        let (mut library, progress) = serve(&store, 0, 3, Duration::from_millis(200));
+        library.0.write_all(b"cmd=barrier_in\n").unwrap();
+        let begin = Instant::now();
+        while progress.waiting().is_none_or(|(_, failed)| failed.is_none()) {
+            assert!(begin.elapsed() < MINUTE);
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        assert_eq!(absent(&*store, 3, 0, Instant::now() + MINUTE), [1, 2]);
+        library.0.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+        assert!(
+            library.1.read_line(&mut String::new()).is_err(),
+            "no answer, by which the library would end the process"
+        );
+    }
+}

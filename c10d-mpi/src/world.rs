@@ -1,0 +1,248 @@
+//! The one MPI world of this process: how it is started, and how groups get communicators of it.
+
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::time::Instant;
+
+use c10d_core::backend::GroupInit;
+use c10d_core::panics::caught;
+use c10d_core::process::PerProcess;
+use c10d_core::sync::{Mutex, MutexGuard};
+use c10d_core::{Error, ErrorKind, Phase, PrefixStore, Result, Store};
+
+use crate::card::{Card, Place, agree};
+use crate::mpi::{Comm, Kind, Library, Mpi, preload_fabric, unlink_segments, with_variables};
+use crate::pmi::{self, Progress, Server, mapping};
+use crate::thread::spawn;
+
+/// The hint that says who tells the processes of each other: the group's store, or the launcher.
+pub(crate) const BOOTSTRAP: &str = "mpi.bootstrap";
+/// The hint that names the library's file.
+pub(crate) const LIBRARY: &str = "mpi.lib";
+
+/// The processes that MPI knows of, and this one's place among them.
+#[derive(Clone)]
+pub(crate) struct World {
+    comm: Comm,
+    place: Place,
+}
+
+/// What a group has of MPI.
+pub(crate) struct Member {
+    pub(crate) mpi: Mpi,
+    pub(crate) comm: Comm,
+    /// The host of each rank, numbered in order of their first rank.
+    pub(crate) hosts: Vec<u32>,
+}
+
+#[derive(Default)]
+struct Held {
+    world: Option<World>,
+    /// Why MPI can never be started in this process.
+    broken: Option<Error>,
+}
+
+static HELD: PerProcess<Mutex<Held>> = PerProcess::new();
+/// The process that started MPI, which a forked child of it cannot use; 0 = none yet.
+static STARTED_IN: AtomicU32 = AtomicU32::new(0);
+
+/// Makes the communicator of a group, and starts MPI for that if this process has not yet.
+pub(crate) fn join(init: &GroupInit) -> Result<Member> {
+    let library = Library::get(init.hint(LIBRARY))?;
+    let by_launcher = match init.hint(BOOTSTRAP) {
+        // Its own PMI is one that we do not serve.
+        None => library.kind == Kind::OpenMpi,
+        Some("store") => false,
+        Some("env") => true,
+        Some(other) => return Err(Error::invalid(format!("{BOOTSTRAP} is {other:?}; it must be store or env"))),
+    };
+    let started_in = STARTED_IN.load(Ordering::Acquire);
+    if started_in != 0 && started_in != std::process::id() {
+        return Err(Error::unsupported(
+            "MPI runs in the process that this one was forked from, and cannot be used in the child: start processes \
+             instead of forking, or use cpu:gloo-like",
+        ));
+    }
+    let mpi = Mpi::new(library);
+    let late = || Error::new(ErrorKind::Timeout, "another group of this process is still starting MPI");
+    let mut held = HELD.get().try_lock_until(init.deadline).ok_or_else(late)?;
+    if let Some(broken) = &held.broken {
+        let mut error = broken.clone();
+        error.report_mut().what += "; this process cannot start MPI again";
+        return Err(error);
+    }
+    if held.world.is_none() && mpi.is_initialized()? {
+        let comm = mpi.started_by_another()?;
+        held.world = Some(World::of(mpi, comm, "the program's")?);
+    }
+    if held.world.is_none() && by_launcher {
+        start(&mut held, init, mpi, None)?;
+    }
+    let mine = Card::of_process(library, held.world.as_ref().map(|world| world.place.clone()));
+    let agreed = agree(init, &mine)?;
+    let world = match held.world.clone() {
+        Some(world) => {
+            drop(held);
+            world
+        }
+        None => {
+            let name = hex(&init.session);
+            let progress = Arc::<Progress>::default();
+            let server = Server {
+                store: Arc::new(PrefixStore::new("pmi", init.store.clone())),
+                rank: init.rank,
+                size: init.size,
+                name,
+                mapping: mapping(&agreed.hosts),
+                deadline: init.deadline,
+                progress,
+            };
+            start(&mut held, init, mpi, Some(server))?
+        }
+    };
+    let ranks = agreed.world_ranks.unwrap_or_else(|| (0..init.size).collect());
+    // A tag of its own, as several groups may be made at once.
+    let tag = u16::from_le_bytes([init.session[0], init.session[1]]);
+    let (from, what) = (world.comm, "MPI_Comm_create_group");
+    let made = within(init.deadline, what, move || mpi.create(from, &ranks, tag)).map_err(|e| match e {
+        Some(e) => e,
+        None => {
+            let what = format!("{what} did not come back in time: a rank of the group has not called it, or is gone");
+            Error::new(ErrorKind::Timeout, what).phase(Phase::Connect).guilty(init.lost())
+        }
+    });
+    Ok(Member { mpi, comm: made?, hosts: agreed.hosts })
+}
+
+/// Starts MPI. `server` answers its questions, unless the launcher does.
+fn start(held: &mut MutexGuard<'_, Held>, init: &GroupInit, mpi: Mpi, server: Option<Server>) -> Result<World> {
+    let started = run_start(init, mpi, server);
+    match &started {
+        Ok(world) => held.world = Some(world.clone()),
+        Err(e) => held.broken = Some(e.clone()),
+    }
+    started
+}
+
+fn run_start(init: &GroupInit, mpi: Mpi, server: Option<Server>) -> Result<World> {
+    STARTED_IN.store(std::process::id(), Ordering::Release);
+    let mut variables: Vec<(&'static str, Option<String>)> = preload_fabric(mpi.library())
+        .into_iter()
+        .filter(|(name, _)| std::env::var_os(name).is_none())
+        .map(|(name, value)| (name, Some(value)))
+        .collect();
+    let waits = server.as_ref().map(|s| (s.store.clone(), s.progress.clone()));
+    let name = match &server {
+        Some(server) => server.name.clone(),
+        None => "the launcher's".to_owned(),
+    };
+    let mut theirs = None;
+    if let Some(server) = server {
+        let cannot = |e: std::io::Error| Error::new(ErrorKind::Resource, "no socket pair for PMI").caused_by(e);
+        let (ours, socket) = UnixStream::pair().map_err(cannot)?;
+        use std::os::fd::AsRawFd as _;
+        let text = |n: u32| Some(n.to_string());
+        variables.extend([
+            ("PMI_FD", Some(socket.as_raw_fd().to_string())),
+            ("PMI_RANK", text(server.rank)),
+            ("PMI_SIZE", text(server.size)),
+            ("PMI_PORT", None),
+            ("PMI_ID", None),
+            ("PMI_SPAWNED", None),
+            // MPICH finds it ambiguous when a launcher has set PMIx's variables, too.
+            ("MPIR_CVAR_PMI_VERSION", Some("1".to_owned())),
+        ]);
+        theirs = Some(socket);
+        spawn("c10d-mpi-pmi", move || server.run(ours))?;
+    }
+    let called = within(init.deadline, "MPI's start", move || {
+        let comm = with_variables(&variables, || mpi.start());
+        // The library's from now on.
+        std::mem::forget(theirs);
+        comm
+    });
+    let comm = called.map_err(|e| match (e, &waits) {
+        (Some(e), _) => e,
+        (None, Some((store, progress))) => not_started(init, &**store, progress),
+        (None, None) => Error::new(
+            ErrorKind::Timeout,
+            "MPI's start did not come back in time: not all ranks that the launcher knows have called it",
+        ),
+    })?;
+    let world = World::of(mpi, comm, &name)?;
+    if let Some((store, _)) = &waits {
+        let place = &world.place;
+        if (place.rank, place.size) != (init.rank, init.size) {
+            return Err(Error::new(
+                ErrorKind::Rendezvous,
+                format!(
+                    "{} took this process for rank {} of {}, instead of rank {} of {}: it does not take part in PMI-1; \
+                     start the ranks by its own launcher, with the hint {BOOTSTRAP} = env",
+                    mpi.library().version,
+                    place.rank,
+                    place.size,
+                    init.rank,
+                    init.size
+                ),
+            ));
+        }
+        // All ranks have the segments when all are here.
+        let key = |rank: u32| format!("started/{rank}");
+        store.set(&key(init.rank), b"", init.deadline)?;
+        let keys: Vec<String> = (0..init.size).map(key).collect();
+        store.wait(&keys.iter().map(String::as_str).collect::<Vec<_>>(), init.deadline)?;
+        unlink_segments();
+    }
+    Ok(world)
+}
+
+/// MPI's start hangs: who has not come to it.
+fn not_started(init: &GroupInit, store: &dyn Store, progress: &Progress) -> Error {
+    let base = "MPI's start did not come back in time";
+    let Some((round, failed)) = progress.waiting() else {
+        return Error::new(ErrorKind::Timeout, format!("{base}, and waits for none of our ranks"))
+            .phase(Phase::Connect);
+    };
+    let soon = Instant::now() + std::time::Duration::from_millis(500);
+    let absent = pmi::absent(store, init.size, round, soon);
+    let why = failed.map_or(String::new(), |e| format!(" ({})", e.report().what));
+    let what = format!("{base}: in round {round} of PMI, ranks are missing{why}");
+    Error::new(ErrorKind::Timeout, what).phase(Phase::Connect).guilty(absent)
+}
+
+impl World {
+    fn of(mpi: Mpi, comm: Comm, name: &str) -> Result<World> {
+        let (rank, size) = mpi.place(comm)?;
+        STARTED_IN.store(std::process::id(), Ordering::Release);
+        Ok(World { comm, place: Place { world: name.to_owned(), rank, size } })
+    }
+}
+
+/// Runs a call that may never come back, on a thread that can be given up. `Err(None)`: the time is over.
+fn within<T: Send + 'static>(
+    deadline: Instant,
+    what: &'static str,
+    call: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T, Option<Error>> {
+    let (answer, answered) = channel();
+    let run = move || {
+        let result = caught(call);
+        // Whoever asked may have given up.
+        let _ = answer.send(result);
+    };
+    spawn("c10d-mpi-call", run).map_err(Some)?;
+    match answered.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+        Ok(Ok(result)) => result.map_err(Some),
+        Ok(Err(words)) => Err(Some(Error::new(ErrorKind::Internal, format!("{what} panicked: {words}")))),
+        Err(RecvTimeoutError::Timeout) => Err(None),
+        Err(RecvTimeoutError::Disconnected) => {
+            Err(Some(Error::new(ErrorKind::Internal, format!("the thread of {what} ended without an answer"))))
+        }
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}

@@ -1,0 +1,38 @@
+//! The suite over real MPI libraries. Ranks are this program, started again. `C10D_TEST_MPI` names a folder in which `mpich`
+//! and `intel` are Python environments with the wheels `mpich` and `impi-rt`.
+
+mod wheels;
+
+use std::process::ExitCode;
+
+use c10d_conformance::{Program, Ranks, Suite};
+use libtest_mimic::Trial;
+
+fn main() -> ExitCode {
+    let mut program = Program::default();
+    for library in wheels::LIBRARIES {
+        let path = match library.path() {
+            Ok(path) => path,
+            Err(why) => {
+                let skip = move || {
+                    println!("skipped: {why}");
+                    Ok(())
+                };
+                program = program.trials([Trial::test(format!("{}/skipped", library.name), skip)]);
+                continue;
+            }
+        };
+        let suite = || {
+            Suite::new(&[&c10d_mpi::PROVIDER, &c10d_gloo_like::PROVIDER])
+                .backend("cpu:mpi")
+                .environment("C10D_MPI_LIB", &path)
+        };
+        let tcp = library.tcp.iter().fold(suite().worlds(&[2, 3]), |s, (name, value)| s.environment(name, value));
+        program = program.suite(library.name, suite().worlds(&[1, 2, 3, 4]), Ranks::Processes).suite(
+            &format!("{}_tcp", library.name),
+            tcp,
+            Ranks::Processes,
+        );
+    }
+    program.main()
+}
