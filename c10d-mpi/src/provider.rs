@@ -3,8 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use c10d_core::backend::{Backend, GroupInit};
-use c10d_core::registry::{Provider, Registration};
+use c10d_core::backend::{Backend, GroupInit, Provider, Registration};
 use c10d_core::{DispatchKey, Result};
 
 use crate::backend::{MpiBackend, SIDE};

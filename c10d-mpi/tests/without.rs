@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use c10d_core::{ErrorKind, GroupBuilder, HashStore, ReduceOp, run_ranks};
+use c10d_core::{Builder, ErrorKind, HashStore, ReduceOp};
 
-fn builder() -> GroupBuilder {
+fn builder() -> Builder {
     let providers = &[&c10d_mpi::PROVIDER, &c10d_gloo_like::PROVIDER];
-    GroupBuilder::new().providers(providers).backend("cpu:mpi").timeout(Duration::from_secs(10))
+    Builder::new().providers(providers).backend("cpu:mpi").timeout(Duration::from_secs(10))
 }
 
 #[test]
@@ -22,7 +22,7 @@ fn one_rank_needs_no_library() {
 
 #[test]
 fn without_a_library_the_error_says_what_to_do() {
-    let run = run_ranks(2, builder().hint("mpi.lib", "/nowhere/libmpi_abi.so.1"), |_| Ok(()));
+    let run = builder().hint("mpi.lib", "/nowhere/libmpi_abi.so.1").run_ranks(2, |_| Ok(()));
     let e = run.unwrap_err();
     let text = e.to_string();
     assert_eq!(*e.kind(), ErrorKind::Unsupported, "{text}");
