@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use c10d_core::backend::{Backend, Caller, Capabilities, GroupInit, Job, JobId, Queue, Runner, SideChannel};
+use c10d_core::backend::{Backend, Caller, Capabilities, GroupInit, Job, JobId, SideChannel, WorkerQueue};
+use c10d_core::panics::caught;
 use c10d_core::sync::Mutex;
 use c10d_core::{DType, Error, ErrorKind, OpKind, Phase, ReduceOp, Result};
 
@@ -30,7 +31,7 @@ struct Rank {
     size: u32,
     health: Arc<Health>,
     collectives: Mutex<Collectives>,
-    queue: Queue,
+    queue: WorkerQueue<Job>,
     /// `None`: the rank is alone.
     messages: Option<Arc<Messages>>,
     comm: Option<(Mpi, Comm)>,
@@ -69,7 +70,7 @@ impl MpiBackend {
             size,
             health,
             collectives: Mutex::new(collectives),
-            queue: Queue::default(),
+            queue: WorkerQueue::default(),
             messages: more.map(|(messages, ..)| messages),
             comm,
             left: AtomicBool::new(false),
@@ -115,7 +116,7 @@ unsafe impl Backend for MpiBackend {
             let result = self.0.run(&job);
             job.complete(result);
         } else {
-            self.0.queue.push(job, &self.0);
+            self.0.queue(job);
         }
     }
 
@@ -173,6 +174,40 @@ impl Drop for MpiBackend {
 }
 
 impl Rank {
+    /// Runs the job to its end, without completing it.
+    fn run(&self, job: &Job) -> Result {
+        let request = job.request();
+        // What is queued must not wait beyond its own deadline, whatever runs before it.
+        let earliest = || self.queue.least(|job| job.request().deadline());
+        let deadline = || earliest().map_or(request.deadline(), |queued| queued.min(request.deadline()));
+        let mut collectives = self.collectives.lock();
+        let result = collectives.run(job, &deadline);
+        self.sent.store(collectives.sent(), Ordering::Relaxed);
+        result
+    }
+
+    /// Has a job run by the rank's own thread.
+    fn queue(self: &Arc<Rank>, job: Job) {
+        // Its time runs from here, whatever is queued before it.
+        job.request().deadline();
+        let rank = self.clone();
+        if let Err((job, error)) = self.queue.push(job, "c10d-mpi", move || rank.serve()) {
+            job.complete(Err(error));
+        }
+    }
+
+    fn serve(&self) {
+        while let Some(job) = self.queue.next() {
+            let result = caught(|| self.run(&job)).unwrap_or_else(|words| {
+                let what = format!("the thread of asynchronous collectives panicked: {words}");
+                Err(self.health.fail(Error::new(ErrorKind::Internal, what)))
+            });
+            // Before the completion, so that whoever it wakes finds the queue as it is.
+            self.queue.settled();
+            job.complete(result);
+        }
+    }
+
     /// Waits until nothing is in flight, and what this rank sent has arrived.
     fn settle(&self, deadline: Instant) -> Result {
         if self.left.load(Ordering::Acquire) {
@@ -216,25 +251,5 @@ impl Rank {
 impl Drop for Rank {
     fn drop(&mut self) {
         self.leave(false);
-    }
-}
-
-impl Runner for Rank {
-    fn queue(&self) -> &Queue {
-        &self.queue
-    }
-
-    fn run(&self, job: &Job) -> Result {
-        let request = job.request();
-        // What waits in line must not wait beyond its own deadline, whatever runs before it.
-        let deadline = || self.queue.earliest().map_or(request.deadline(), |line| line.min(request.deadline()));
-        let mut collectives = self.collectives.lock();
-        let result = collectives.run(job, &deadline);
-        self.sent.store(collectives.sent(), Ordering::Relaxed);
-        result
-    }
-
-    fn fail(&self, error: Error) -> Error {
-        self.health.fail(error)
     }
 }
