@@ -1,7 +1,12 @@
 #![doc = include_str!("../README.md")]
+//! # Manual
+//!
+//! Concepts, a first program, tables for those who come from PyTorch or MPI, settings, errors, tuning, troubleshooting and
+//! security: [`manual`].
 
 mod builder;
 mod builtin;
+pub mod manual;
 #[cfg(feature = "plugins")]
 pub mod plugins;
 
