@@ -42,6 +42,15 @@ impl<B> Call<B> {
         self
     }
 
+    /// Of a call whose sizes may rightly differ between ranks: a number that may not. A rank that gives another is told so,
+    /// as a [`Mismatch`](crate::ErrorKind::Mismatch) of `count`. The sizes of other calls are compared anyway.
+    pub fn agreed_count(mut self, count: u64) -> Self {
+        if count != 0 {
+            self.params.rare().agreed_count = count;
+        }
+        self
+    }
+
     /// The device stream that the buffers are ready on: the op runs after what the stream was given so far. The stream
     /// itself waits for nothing: the op is over on the device when the call returns, or the work is done, and what any
     /// stream is given from then on comes after. Unless set: the device's default stream.

@@ -1,7 +1,7 @@
 //! What all ranks must agree on before any payload is used.
 
 use crate::catalog::OpKind;
-use crate::types::{DType, ReduceOp};
+use crate::types::{DType, Identity, ReduceOp};
 
 /// The facts of a call on which all ranks must agree, as the 24 bytes that travel before its payload.
 ///
@@ -13,17 +13,18 @@ pub struct Fingerprint {
     pub seq: u32,
     /// The op's code.
     pub op: u8,
-    /// The element type's code, or [`Fingerprint::NO_DTYPE`].
+    /// The element type's code, [`Fingerprint::OWN_TYPE`] or [`Fingerprint::NO_DTYPE`].
     pub dtype: u8,
     /// The reduce operation's code, or [`Fingerprint::NO_REDUCE`].
     pub reduce: u8,
     /// Which step of a composed kernel, beside [`Fingerprint::SPARSE`]; 0 elsewhere.
     pub step: u8,
-    /// Elements per rank; 0 for uneven ops.
+    /// Elements per rank; for uneven ops 0, or what the ranks agreed on.
     pub count: u64,
     /// The root, or the tag of a point-to-point op.
     pub root: u32,
-    /// A mix of what is rare: the factor of `PreMulSum`, the number of coalesced tensors, the shape of a sparse one.
+    /// A mix of what is rare: the factor of `PreMulSum`, the number of coalesced tensors, the shape of a sparse one, the name of a
+    /// program's own type.
     pub rest: u32,
 }
 
@@ -32,6 +33,8 @@ impl Fingerprint {
     pub const SIZE: usize = 24;
     /// The code for "no element type" (barriers).
     pub const NO_DTYPE: u8 = 255;
+    /// The code for "a type of the program's own": `rest` has its name.
+    pub const OWN_TYPE: u8 = 254;
     /// The code for "does not reduce".
     pub const NO_REDUCE: u8 = 255;
     /// Set in `step` for sparse tensors: `rest` is then of their shape, or of the step's own op.
@@ -68,13 +71,21 @@ impl Fingerprint {
     /// A different number comes last: with equal numbers the calls differ, with different numbers one rank is ahead.
     pub fn disagreement(&self, theirs: &Fingerprint) -> Option<(&'static str, String, String)> {
         let op = |code: u8| OpKind::from_code(code).map_or("unknown", OpKind::name).to_owned();
-        let dtype = |code: u8| DType::from_code(code).map_or("none", DType::name).to_owned();
+        let dtype = |print: &Fingerprint| match print.dtype {
+            Self::OWN_TYPE => own_type(print.rest),
+            code => DType::from_code(code).map_or("none", DType::name).to_owned(),
+        };
         if self == theirs {
             None
         } else if self.op != theirs.op {
             Some(("op", op(self.op), op(theirs.op)))
         } else if self.dtype != theirs.dtype {
-            Some(("dtype", dtype(self.dtype), dtype(theirs.dtype)))
+            Some(("dtype", dtype(self), dtype(theirs)))
+        } else if self.dtype == Self::OWN_TYPE
+            && self.rest != theirs.rest
+            && (Identity::of_hash(self.rest).is_some() || Identity::of_hash(theirs.rest).is_some())
+        {
+            Some(("type", own_type(self.rest), own_type(theirs.rest)))
         } else if self.reduce != theirs.reduce {
             Some(("reduce_op", ReduceOp::name_of(self.reduce).into(), ReduceOp::name_of(theirs.reduce).into()))
         } else if self.root != theirs.root {
@@ -93,6 +104,11 @@ impl Fingerprint {
             Some((field, format!("{:#010x}", self.rest), format!("{:#010x}", theirs.rest)))
         }
     }
+}
+
+/// The name of a program's own type; of one that this process has not used, the number that ranks compare.
+fn own_type(rest: u32) -> String {
+    Identity::of_hash(rest).map_or_else(|| format!("a type of its own ({rest:#010x})"), |identity| identity.to_string())
 }
 
 #[cfg(test)]
@@ -116,6 +132,13 @@ mod tests {
         for (b, field) in cases {
             assert_eq!(a.disagreement(&b).map(|d| d.0), Some(field));
         }
+        let named = |name| Identity::new(name, 8, "").unwrap().hash();
+        let own = Fingerprint { dtype: Fingerprint::OWN_TYPE, rest: named("test::Mine"), ..a };
+        let other = Fingerprint { rest: named("test::Other"), ..own };
+        assert_eq!(own.disagreement(&other), Some(("type", "test::Mine".into(), "test::Other".into())));
+        assert_eq!(a.disagreement(&own), Some(("dtype", "f32".into(), "test::Mine".into())));
+        let unheard = own.disagreement(&Fingerprint { rest: 5, ..own }).unwrap();
+        assert_eq!((unheard.0, &*unheard.2), ("type", "a type of its own (0x00000005)"));
         let sparse = Fingerprint { step: Fingerprint::SPARSE, ..a };
         assert_eq!(sparse.disagreement(&Fingerprint { rest: 1, ..sparse }).unwrap().0, "shape");
         let step = Fingerprint { step: Fingerprint::SPARSE | 2, ..a };

@@ -9,7 +9,7 @@ use crate::buffer::{CooLayout, Sink, Span};
 use crate::catalog::OpKind;
 use crate::options::Params;
 use crate::store::{FOREVER, deadline_after};
-use crate::types::{DType, DispatchKey, Element};
+use crate::types::{DType, DispatchKey, Element, Identity};
 
 /// Whether the caller waits for the op inside the call. If so, the backend may do the whole op inside `submit`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,6 +78,11 @@ impl Request {
     /// The element type of all spans; none for barriers.
     pub fn dtype(&self) -> Option<DType> {
         self.outputs().first().or(self.inputs().first()).map(Span::dtype)
+    }
+
+    /// What the elements are called, where they are of a type that is no [`DType`] and travel as bytes.
+    pub fn identity(&self) -> Option<Identity> {
+        self.outputs().first().or(self.inputs().first()).and_then(Span::identity)
     }
 
     /// Of a call with a sparse tensor: what it is. Its inputs are then the values, and the indices.

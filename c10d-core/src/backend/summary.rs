@@ -40,16 +40,22 @@ pub(crate) fn fingerprint(request: &Request) -> Fingerprint {
     if let (true, ReduceOp::PreMulSum(factor)) = (op.reduces(), request.params.reduce) {
         mix(factor.to_bits());
     }
+    let folded = (rest ^ rest >> 32) as u32;
+    let (dtype, count, rest) = match request.identity() {
+        None => (request.dtype().map_or(Fingerprint::NO_DTYPE, |d| d as u8), count, folded),
+        Some(identity) => (Fingerprint::OWN_TYPE, count / identity.bytes() as u64, folded ^ identity.hash()),
+    };
+    let count = if op.is_uneven() { request.params.agreed_count() } else { count };
     Fingerprint {
         seq: request.seq as u32,
         // Both sides of a message have one fingerprint.
         op: if op.is_p2p() { OpKind::Send as u8 } else { op as u8 },
-        dtype: request.dtype().map_or(Fingerprint::NO_DTYPE, |d| d as u8),
+        dtype,
         reduce: if op.reduces() { request.params.reduce.code() } else { Fingerprint::NO_REDUCE },
         step: 0,
         count,
         root: if op.is_rooted() { request.params.root } else { request.params.tag },
-        rest: (rest ^ rest >> 32) as u32,
+        rest,
     }
 }
 

@@ -4,7 +4,7 @@
 use smallvec::SmallVec;
 
 use super::DevicePtr;
-use crate::types::{DType, Device, DeviceKind, Element};
+use crate::types::{DType, Device, DeviceKind, Element, Identity};
 
 /// The elements of one contiguous tensor: base (host address or opaque device handle), byte offset, count, type, device.
 ///
@@ -19,6 +19,8 @@ pub struct Span {
     count: u64,
     device: Device,
     dtype: DType,
+    /// What the elements are called, of which `count` are the bytes; 0: they are what `dtype` says.
+    identity: u16,
 }
 
 const _: () = assert!(size_of::<Span>() == 32);
@@ -54,13 +56,23 @@ pub enum Memory {
 impl Span {
     /// `count` elements of host memory.
     pub fn host<T: Element>(data: *mut T, count: usize) -> Span {
-        Span { data: data.cast(), offset: 0, count: count as u64, device: Device::CPU, dtype: T::DTYPE }
+        Span { data: data.cast(), offset: 0, count: count as u64, device: Device::CPU, dtype: T::DTYPE, identity: 0 }
     }
 
     /// `count` elements of type `dtype` on `device`, `offset` bytes behind `base` (a host address, a CUDA address or a
     /// vendor's handle, as the device has it).
     pub fn new(base: *mut (), offset: u64, count: u64, dtype: DType, device: Device) -> Span {
-        Span { data: base, offset, count, device, dtype }
+        Span { data: base, offset, count, device, dtype, identity: 0 }
+    }
+
+    /// The same bytes, known as elements of a type that is no [`DType`]; see [`Identity`].
+    pub fn identified(self, identity: Identity) -> Span {
+        Span { identity: Identity::code(Some(identity)), ..self }
+    }
+
+    /// What the elements are called, where they are of a type that is no [`DType`].
+    pub fn identity(&self) -> Option<Identity> {
+        Identity::from_code(self.identity)
     }
 
     /// Where the memory is.

@@ -4,6 +4,7 @@ use super::{overlap, sparse};
 use crate::backend::Request;
 use crate::buffer::Span;
 use crate::catalog::Shape;
+use crate::types::Identity;
 use crate::{Error, Result};
 
 /// Checks a call of `rank` in a group of `size`.
@@ -111,6 +112,10 @@ pub(crate) fn validate(request: &Request, rank: u32, size: u32) -> Result {
     }
 
     spans(inputs, outputs)?;
+    if let Some(identity) = request.identity().filter(|_| op.reduces()) {
+        let what = format!("{op} knows its own element types; {identity} is reduced by an operation of the program");
+        return Err(Error::invalid(what));
+    }
     if let (true, Some(dtype)) = (op.reduces(), request.dtype())
         && !params.reduce.is_defined_on(dtype)
     {
@@ -163,10 +168,10 @@ fn times(name_whole: &str, whole: &Span, n: usize, name_part: &str, part: &Span)
 /// Checks the splits of one side; gives the size of the own part.
 fn part(name: &str, span: &Span, splits: &[usize], n: usize, me: usize) -> Result<usize> {
     if splits.is_empty() {
-        if !span.count().is_multiple_of(n) {
+        let elements = span.count() / span.identity().map_or(1, Identity::bytes);
+        if !elements.is_multiple_of(n) {
             return Err(Error::invalid(format!(
-                "{name} has {} elements, which do not divide by {n} ranks; give split sizes",
-                span.count()
+                "{name} has {elements} elements, which do not divide by {n} ranks; give split sizes"
             )));
         }
         return Ok(span.count() / n);
@@ -185,10 +190,15 @@ fn part(name: &str, span: &Span, splits: &[usize], n: usize, me: usize) -> Resul
 /// One element type and one device for all, sizes that can exist, addresses that are not null and aligned.
 fn spans(inputs: &[Span], outputs: &[Span]) -> Result {
     let Some(first) = inputs.first().or(outputs.first()) else { return Ok(()) };
-    let (dtype, device) = (first.dtype(), first.device());
+    let (dtype, identity, device) = (first.dtype(), first.identity(), first.device());
     for s in inputs.iter().chain(outputs) {
         if s.dtype() != dtype {
             return Err(Error::invalid(format!("one op has one element type, here are {dtype} and {}", s.dtype())));
+        }
+        if s.identity() != identity {
+            let name = |i: Option<Identity>| i.map_or_else(|| dtype.to_string(), |i| i.to_string());
+            let (first, other) = (name(identity), name(s.identity()));
+            return Err(Error::invalid(format!("one op has one element type, here are {first} and {other}")));
         }
         if s.device() != device {
             return Err(Error::invalid(format!("one op runs on one device, here are {device} and {}", s.device())));

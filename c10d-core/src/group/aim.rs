@@ -25,6 +25,9 @@ impl Group {
         if matches!(request.op, OpKind::Gather | OpKind::Scatter) && request.params.root == Params::ROOT_IS_ME {
             request.params.root = self.rank;
         }
+        if let Some(identity) = request.identity() {
+            request.params.scale_splits(identity.bytes());
+        }
         let (key, vendor) = self.device_of(request);
         let key = if request.sparse().is_some() { dispatch::sparse_key(key)? } else { key };
         request.key = key;

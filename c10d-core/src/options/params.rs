@@ -34,6 +34,7 @@ pub(crate) struct Rare {
     pub(crate) device_ids: Vec<u16>,
     pub(crate) sparse_indices: Option<Arc<[i64]>>,
     pub(crate) absent: Absent,
+    pub(crate) agreed_count: u64,
 }
 
 impl Params {
@@ -52,6 +53,14 @@ impl Params {
         }
     }
 
+    /// Makes splits in elements of this many bytes splits in bytes.
+    pub(crate) fn scale_splits(&mut self, bytes: usize) {
+        if let Some(rare) = &mut self.rare {
+            // What is more than memory is refused as such.
+            rare.input_splits.iter_mut().chain(&mut rare.output_splits).for_each(|n| *n = n.saturating_mul(bytes));
+        }
+    }
+
     /// Elements of the input that go to each rank; empty = equal parts.
     pub fn input_splits(&self) -> &[usize] {
         self.rare.as_ref().map_or(&[], |r| &r.input_splits)
@@ -65,6 +74,11 @@ impl Params {
     /// The devices that a barrier is told to use.
     pub fn device_ids(&self) -> &[u16] {
         self.rare.as_ref().map_or(&[], |r| &r.device_ids)
+    }
+
+    /// Of a call whose sizes may differ between ranks: a number that may not; 0 = none.
+    pub fn agreed_count(&self) -> u64 {
+        self.rare.as_ref().map_or(0, |r| r.agreed_count)
     }
 
     /// What the entries of a sparse tensor count as that a rank does not have.

@@ -33,6 +33,20 @@ pub fn kernel(op: ReduceOp, dtype: DType, last: bool) -> Option<Kernel> {
     kernel_on(Machine::all().last()?, op, dtype, last)
 }
 
+/// Makes `acc` what `acc` and `x`, of one length, come to by the operation, element by element. `false`, and nothing is
+/// done: the operation has no meaning on the type, or is not one of two values (`Avg`, `PreMulSum`).
+pub fn combine<T: crate::types::Element>(op: ReduceOp, acc: &mut [T], x: &[T]) -> bool {
+    if acc.len() != x.len() || matches!(op, ReduceOp::Avg | ReduceOp::PreMulSum(_)) {
+        return false;
+    }
+    let Some(kernel) = kernel(op, T::DTYPE, true) else { return false };
+    let to = acc.as_mut_ptr().cast::<u8>();
+    // SAFETY: both are readable for their length, which is one; the target is one of the sources, and of two references,
+    // one of which is exclusive, the other overlaps it nowhere.
+    unsafe { kernel(to, &[to.cast_const(), x.as_ptr().cast()], acc.len(), 0.0) };
+    true
+}
+
 fn kernel_on(machine: Machine, op: ReduceOp, dtype: DType, last: bool) -> Option<Kernel> {
     use DType::*;
     macro_rules! by_type {

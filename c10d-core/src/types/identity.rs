@@ -1,0 +1,108 @@
+//! What a program's own element types and operations are called, so that ranks which use different ones learn it.
+
+use std::fmt;
+use std::sync::OnceLock;
+
+/// The names that this process has used, each at the first free slot from where its hash points to. A slot is filled once.
+static NAMES: [OnceLock<Name>; 1024] = [const { OnceLock::new() }; 1024];
+
+#[derive(Debug, PartialEq)]
+struct Name {
+    of: &'static str,
+    by: &'static str,
+    bytes: u32,
+    hash: u32,
+}
+
+/// Names an element type that is not a [`DType`](super::DType), and the operation that reduces it, if one does. Such
+/// elements travel as bytes; ranks that name them differently get a [`Mismatch`](crate::ErrorKind::Mismatch) of `type`,
+/// which tells both names where this process has used both.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Identity(u16);
+
+impl Identity {
+    /// The type of this name, of which an element has `bytes` bytes (not 0), reduced `by` the operation of this name; that
+    /// is empty for calls that only move. `None` if the process has used a thousand names already.
+    pub fn new(of: &'static str, bytes: usize, by: &'static str) -> Option<Identity> {
+        let hash = hash(of, bytes, by);
+        let name = Name { of, by, bytes: u32::try_from(bytes).ok().filter(|n| *n > 0)?, hash };
+        (0..NAMES.len()).map(|step| (hash as usize).wrapping_add(step) % NAMES.len()).find_map(|at| {
+            let there = NAMES[at].get_or_init(|| Name { ..name });
+            (*there == name).then_some(Identity(at as u16 + 1))
+        })
+    }
+
+    /// The identity of this hash, if this process has used it.
+    pub(crate) fn of_hash(hash: u32) -> Option<Identity> {
+        let at = NAMES.iter().position(|name| name.get().is_some_and(|name| name.hash == hash))?;
+        Some(Identity(at as u16 + 1))
+    }
+
+    /// As a span has it: 0 is none.
+    pub(crate) fn code(of: Option<Identity>) -> u16 {
+        of.map_or(0, |identity| identity.0)
+    }
+
+    pub(crate) fn from_code(code: u16) -> Option<Identity> {
+        (code != 0).then_some(Identity(code))
+    }
+
+    fn name(self) -> Option<&'static Name> {
+        NAMES.get(usize::from(self.0).wrapping_sub(1)).and_then(OnceLock::get)
+    }
+
+    /// Bytes of an element.
+    pub fn bytes(self) -> usize {
+        self.name().map_or(1, |name| name.bytes as usize)
+    }
+
+    /// What ranks compare: the same in all processes, not 0.
+    pub(crate) fn hash(self) -> u32 {
+        self.name().map_or(0, |name| name.hash)
+    }
+}
+
+impl fmt::Display for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.name() {
+            Some(Name { of, by: "", .. }) => f.write_str(of),
+            Some(Name { of, by, .. }) => write!(f, "{of} by {by}"),
+            None => f.write_str("unknown"),
+        }
+    }
+}
+
+impl fmt::Debug for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Identity({self})")
+    }
+}
+
+/// FNV-1a of all that the ranks must agree on.
+fn hash(of: &str, bytes: usize, by: &str) -> u32 {
+    let size = (bytes as u64).to_le_bytes();
+    let all = of.bytes().chain([0]).chain(by.bytes()).chain([0]).chain(size);
+    all.fold(0x811c_9dc5, |hash: u32, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_told_apart_by_all_that_they_have() {
+        let a = Identity::new("test::A/1", 8, "").unwrap();
+        assert_eq!(Identity::new("test::A/1", 8, ""), Some(a));
+        assert_eq!((a.to_string(), a.bytes()), ("test::A/1".into(), 8));
+        assert_eq!(Identity::of_hash(a.hash()), Some(a));
+        assert_eq!(Identity::from_code(Identity::code(Some(a))), Some(a));
+        assert_eq!(Identity::code(None), 0);
+        let others = [("test::A/2", 8, ""), ("test::A/1", 4, ""), ("test::A/1", 8, "max"), ("test::A/1max", 8, "")];
+        for (of, bytes, by) in others {
+            let b = Identity::new(of, bytes, by).unwrap();
+            assert!(a != b && a.hash() != b.hash(), "{a:?} and {b:?}");
+        }
+        assert_eq!(Identity::new("test::A/1", 8, "max").unwrap().to_string(), "test::A/1 by max");
+        assert_eq!(Identity::new("test::Nothing", 0, ""), None);
+    }
+}
