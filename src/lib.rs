@@ -7,11 +7,15 @@
 mod builder;
 mod builtin;
 pub mod manual;
+mod plain;
 #[cfg(feature = "plugins")]
 pub mod plugins;
+mod reductions;
 
 pub use builder::{builder, run_ranks};
 pub use builtin::builtin;
+pub use plain::{Plain, PlainBuf, plain};
+pub use reductions::{Operation, Reductions};
 
 pub use c10d_core::{
     Buf, BufMut, Buffers, Builder, Call, Cancel, CancelError, Coo, DType, Device, DeviceCoo, DispatchKey, Element,

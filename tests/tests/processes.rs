@@ -12,6 +12,7 @@ mod leave;
 mod limits;
 mod namespaces;
 mod netns;
+mod reductions;
 mod roots;
 mod sparse;
 
@@ -29,6 +30,7 @@ fn main() -> ExitCode {
         ("limits", limits::play),
         ("namespaces", namespaces::play),
         ("netns", netns::play),
+        ("reductions", reductions::play),
         ("roots", roots::play),
         ("sparse", sparse::play),
     ];
@@ -49,6 +51,7 @@ fn main() -> ExitCode {
         .trials(limits::trials())
         .trials(namespaces::trials())
         .trials(netns::trials())
+        .trials(reductions::trials())
         .trials(roots::trials())
         .trials(sparse::trials())
         .main()

@@ -1,0 +1,93 @@
+//! A slice, cut into one part per rank and each part into pieces, one per round.
+
+use std::ops::Range;
+
+/// How many bytes of all ranks a round brings to one of them: they stay in the cache until they are combined, and the
+/// round is long beside what it costs to begin it.
+const ROUND_BYTES: usize = 1 << 20;
+
+pub(super) struct Cut {
+    len: usize,
+    ranks: usize,
+    piece: usize,
+}
+
+impl Cut {
+    /// `len` elements of this many bytes over `ranks`. Earlier parts are longer by one where the length does not divide.
+    pub(super) fn new(len: usize, ranks: u32, bytes: usize) -> Cut {
+        let ranks = ranks as usize;
+        Cut { len, ranks, piece: (ROUND_BYTES / ranks / bytes.max(1)).max(1) }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// How many rounds there are; one for an empty slice too, in which the ranks learn whether it is empty on all.
+    pub(super) fn rounds(&self) -> usize {
+        self.len.div_ceil(self.ranks).div_ceil(self.piece).max(1)
+    }
+
+    /// The longest piece.
+    pub(super) fn piece(&self) -> usize {
+        self.piece.min(self.len.div_ceil(self.ranks))
+    }
+
+    /// Where the piece of `rank`'s part is that belongs to this round.
+    pub(super) fn at(&self, rank: usize, round: usize) -> Range<usize> {
+        let (each, longer) = (self.len / self.ranks, self.len % self.ranks);
+        let start = rank * each + rank.min(longer);
+        let end = start + each + usize::from(rank < longer);
+        let from = start.saturating_add(round.saturating_mul(self.piece)).min(end);
+        from..from.saturating_add(self.piece).min(end)
+    }
+
+    /// The pieces of a round, rank by rank.
+    pub(super) fn pieces<'a, T>(&self, x: &'a [T], round: usize) -> Vec<&'a [T]> {
+        (0..self.ranks).map(|rank| &x[self.at(rank, round)]).collect()
+    }
+
+    /// The pieces of a round, rank by rank.
+    pub(super) fn pieces_mut<'a, T>(&self, mut x: &'a mut [T], round: usize) -> Vec<&'a mut [T]> {
+        let mut begun = 0;
+        let piece = |rank| {
+            let Range { start, end } = self.at(rank, round);
+            let (_, rest) = std::mem::take(&mut x).split_at_mut(start - begun);
+            let (piece, rest) = rest.split_at_mut(end - start);
+            (x, begun) = (rest, end);
+            piece
+        };
+        (0..self.ranks).map(piece).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_element_is_in_one_piece_and_pieces_are_in_order() {
+        for ranks in 1..=5u32 {
+            for len in [0, 1, 2, 3, 7, 100, 1000] {
+                // So large that a round has one, two or three elements of a rank.
+                for bytes in [1 << 20, 1 << 18, 1 << 17] {
+                    let cut = Cut::new(len, ranks, bytes);
+                    let mut seen = vec![0; len];
+                    for round in 0..cut.rounds() {
+                        for (rank, piece) in cut.pieces_mut(&mut seen, round).into_iter().enumerate() {
+                            assert!(piece.len() <= cut.piece() && piece.len() == cut.at(rank, round).len());
+                            piece.iter_mut().for_each(|n| *n += 1);
+                        }
+                    }
+                    assert!(seen.iter().all(|n| *n == 1), "{len} over {ranks}: {seen:?}");
+                    let x: Vec<usize> = (0..len).collect();
+                    let cut = &cut;
+                    let all: Vec<usize> = (0..ranks as usize)
+                        .flat_map(|r| (0..cut.rounds()).flat_map(move |round| cut.at(r, round)))
+                        .collect();
+                    assert_eq!(all, x);
+                }
+            }
+        }
+    }
+}

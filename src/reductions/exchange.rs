@@ -1,0 +1,155 @@
+//! What all reductions by a closure are made of: the ranks' pieces come to the rank that combines them, in rank order; and
+//! in the end every rank hears whose closure panicked.
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::time::Instant;
+
+use c10d_core::{Buffers, Call, Error, ErrorKind, ProcessGroup, Result, op};
+
+use super::Operation;
+use super::cut::Cut;
+use crate::plain::{Plain, PlainBuf};
+
+/// One reduction on its way.
+pub(super) struct Exchange<'a> {
+    pg: &'a ProcessGroup,
+    name: &'static str,
+    end: Instant,
+    pub(super) cut: Cut,
+}
+
+impl<'a> Exchange<'a> {
+    /// Of `len` elements of `T`, over all ranks.
+    pub(super) fn new<T: Plain>(pg: &'a ProcessGroup, operation: Operation, len: usize) -> Exchange<'a> {
+        let Operation { name, timeout } = operation;
+        let timeout = timeout.unwrap_or(pg.timeout());
+        let now = Instant::now();
+        // A limit that no clock can show is none.
+        let end = now.checked_add(timeout).unwrap_or(now + std::time::Duration::from_secs(1 << 31));
+        Exchange { pg, name, end, cut: Cut::new(len, pg.size(), size_of::<T>()) }
+    }
+
+    /// Elements as the calls of this reduction have them.
+    pub(super) fn named<B>(&self, elements: B) -> PlainBuf<B> {
+        PlainBuf::reduced_by(elements, self.name)
+    }
+
+    /// Runs a call in what is left of the time.
+    pub(super) fn run<B: Buffers>(&self, call: Call<B>) -> Result<B::Back> {
+        self.pg.run(call.timeout(self.end.saturating_duration_since(Instant::now())))
+    }
+
+    /// Brings every rank's piece of this rank's part into `rows`, which it makes as long as the piece.
+    pub(super) fn collect<T: Plain>(&self, x: &[T], round: usize, rows: &mut Rows<T>) -> Result {
+        rows.cut_to(self.cut.at(self.pg.rank() as usize, round).len());
+        let inputs = self.cut.pieces(x, round).into_iter().map(|piece| self.named(piece)).collect();
+        let outputs = rows.all_mut().map(|row| self.named(row)).collect();
+        self.run(op::all_to_all(inputs, outputs).agreed_count(self.cut.len() as u64)).map(drop)
+    }
+
+    /// Runs `rounds` with the closure; whatever it does, the ranks stay in step. Then all hear whose closure panicked. The
+    /// panic itself goes on here.
+    pub(super) fn with<T: Plain, F: FnMut(&mut [T], &[T])>(
+        &self,
+        closure: F,
+        rounds: impl FnOnce(&mut Fold<F>) -> Result,
+    ) -> Result {
+        let mut fold = Fold { closure, panic: None };
+        let outcome = rounds(&mut fold);
+        match (fold.panic, outcome) {
+            (None, outcome) => outcome.and_then(|()| self.tell(false)),
+            (Some(panic), outcome) => {
+                // This rank has its own error; what becomes of the others' is theirs to see.
+                let _ = outcome.and_then(|()| self.tell(true));
+                resume_unwind(panic)
+            }
+        }
+    }
+
+    /// Tells all ranks whether this one's closure panicked, and hears it of them.
+    fn tell(&self, panicked: bool) -> Result {
+        let mut all = vec![0u8; self.pg.size() as usize];
+        self.run(op::all_gather_into(self.named(&[u8::from(panicked)]), self.named(&mut all)))?;
+        let guilty: Vec<u32> = (0u32..).zip(all).filter(|(_, panicked)| *panicked != 0).map(|(rank, _)| rank).collect();
+        if guilty.is_empty() || panicked {
+            return Ok(());
+        }
+        let what =
+            format!("the operation {:?} panicked there; this call ended on all ranks, the group goes on", self.name);
+        let mut error = Error::new(ErrorKind::Aborted, what).guilty(guilty).rejected();
+        error.report_mut().rank = Some(self.pg.rank());
+        error.report_mut().group = Some(self.pg.name().into());
+        Err(error)
+    }
+}
+
+/// One piece of each rank.
+pub(super) struct Rows<T> {
+    rows: Vec<Vec<T>>,
+    len: usize,
+}
+
+impl<T: Plain> Rows<T> {
+    pub(super) fn new(ranks: u32, cut: &Cut) -> Rows<T> {
+        Rows { rows: (0..ranks).map(|_| vec![T::zeroed(); cut.piece()]).collect(), len: 0 }
+    }
+
+    fn cut_to(&mut self, len: usize) {
+        self.len = len;
+    }
+
+    pub(super) fn all_mut(&mut self) -> impl Iterator<Item = &mut [T]> {
+        let len = self.len;
+        self.rows.iter_mut().map(move |row| &mut row[..len])
+    }
+
+    pub(super) fn row(&self, rank: usize) -> &[T] {
+        &self.rows[rank][..self.len]
+    }
+}
+
+/// The closure, until it panics.
+pub(super) struct Fold<F> {
+    closure: F,
+    panic: Option<Box<dyn Any + Send>>,
+}
+
+impl<F> Fold<F> {
+    /// Combines all rows into the first, in rank order.
+    pub(super) fn all<T: Plain>(&mut self, rows: &mut Rows<T>)
+    where
+        F: FnMut(&mut [T], &[T]),
+    {
+        let len = rows.len;
+        let Some((first, rest)) = rows.rows.split_first_mut() else { return };
+        for row in rest {
+            self.one(&mut first[..len], &row[..len]);
+        }
+    }
+
+    /// Makes each row what the rows up to it come to, in rank order.
+    pub(super) fn prefixes<T: Plain>(&mut self, rows: &mut Rows<T>)
+    where
+        F: FnMut(&mut [T], &[T]),
+    {
+        let len = rows.len;
+        let mut sum = rows.row(0).to_vec();
+        for row in &mut rows.rows[1..] {
+            self.one(&mut sum, &row[..len]);
+            row[..len].copy_from_slice(&sum);
+        }
+    }
+
+    fn one<T>(&mut self, acc: &mut [T], x: &[T])
+    where
+        F: FnMut(&mut [T], &[T]),
+    {
+        if acc.is_empty() || self.panic.is_some() {
+            return;
+        }
+        // What the closure had in hand is not looked at again: the call fails on all ranks.
+        let called = catch_unwind(AssertUnwindSafe(|| (self.closure)(acc, x)));
+        self.panic = called.err();
+    }
+}

@@ -1,0 +1,451 @@
+//! Elements and reductions of the program's own, against folds of all ranks' values on one rank; and what becomes of ranks
+//! that differ, whose closure panics, or that die.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::{Duration, Instant};
+
+use bytemuck::{Pod, Zeroable};
+use c10d::launch::JobReport;
+use c10d::{ErrorKind, Plain, ProcessGroup, ReduceOp, Reductions, Result, Root, Status, op, plain};
+use libtest_mimic::Trial;
+use rustix::process::{Signal as Sig, getpid, kill_process};
+
+use crate::stage::acts::{VICTIM, WORLD};
+use crate::stage::{cast, failures, join, lines, shown, tell, tell_error};
+
+/// No verdict: only so that a hang ends.
+const CAP: Duration = Duration::from_secs(30);
+/// None, fewer than ranks, some, and several rounds.
+const LENGTHS: [usize; 6] = [0, 1, 2, 7, 1000, 66_001];
+
+/// A matrix of two rows: its product is not commutative.
+#[derive(Clone, Copy, Debug, PartialEq, Pod, Zeroable)]
+#[repr(C)]
+struct Matrix([u32; 4]);
+
+impl Plain for Matrix {
+    const IDENTITY: &'static str = "tests::Matrix/1";
+}
+
+/// Of the same size.
+#[derive(Clone, Copy, Debug, PartialEq, Pod, Zeroable)]
+#[repr(C)]
+struct Quad([u32; 4]);
+
+impl Plain for Quad {
+    const IDENTITY: &'static str = "tests::Quad/1";
+}
+
+fn product(acc: &mut [Matrix], x: &[Matrix]) {
+    for (Matrix([a, b, c, d]), Matrix([e, f, g, h])) in acc.iter_mut().zip(x) {
+        let dot = |p: u32, q: u32, r: u32, s: u32| p.wrapping_mul(q).wrapping_add(r.wrapping_mul(s));
+        (*a, *b, *c, *d) = (dot(*a, *e, *b, *g), dot(*a, *f, *b, *h), dot(*c, *e, *d, *g), dot(*c, *f, *d, *h));
+    }
+}
+
+fn log_sum_exp(acc: &mut [f32], x: &[f32]) {
+    for (a, x) in acc.iter_mut().zip(x) {
+        let largest = a.max(*x);
+        *a = largest + ((*a - largest).exp() + (x - largest).exp()).ln();
+    }
+}
+
+/// A rank's values.
+trait Sample: Plain + PartialEq {
+    fn of(rank: u32, i: usize) -> Self;
+    fn all(rank: u32, len: usize) -> Vec<Self> {
+        (0..len).map(|i| Self::of(rank, i)).collect()
+    }
+}
+
+impl Sample for Matrix {
+    fn of(rank: u32, i: usize) -> Matrix {
+        let i = i as u32;
+        Matrix([i % 5 + 1, rank + 1, i ^ rank, 3 * rank + i % 3])
+    }
+}
+
+impl Sample for f32 {
+    fn of(rank: u32, i: usize) -> f32 {
+        (i % 11) as f32 * 0.37 + rank as f32 * 0.81
+    }
+}
+
+impl Sample for i32 {
+    fn of(rank: u32, i: usize) -> i32 {
+        i as i32 * 7 - rank as i32 * 1001
+    }
+}
+
+/// What the values of these ranks come to, in their order.
+fn folded<T: Sample>(ranks: std::ops::Range<u32>, len: usize, mut f: impl FnMut(&mut [T], &[T])) -> Vec<T> {
+    let mut ranks = ranks.map(|rank| T::all(rank, len));
+    let first = ranks.next().unwrap_or_default();
+    ranks.fold(first, |mut acc, x| (f(&mut acc, &x), acc).1)
+}
+
+/// Every op with this closure, at every length. What is wrong, if anything.
+fn check<T: Sample>(pg: &ProcessGroup, name: &'static str, f: fn(&mut [T], &[T])) -> Result<Option<String>> {
+    let (me, n) = (pg.rank(), pg.size());
+    let wrong = |what: &str, len: usize| Ok(Some(format!("{what} of {len} {}", T::IDENTITY)));
+    for len in LENGTHS {
+        let mine = T::all(me, len);
+        let whole = folded(0..n, len, f);
+
+        let mut x = mine.clone();
+        let mut calls = 0;
+        // The closure borrows.
+        pg.all_reduce_with(&mut x, name, |acc, x| {
+            calls += 1;
+            f(acc, x);
+        })?;
+        if x != whole || (calls == 0) != (len <= me as usize || n == 1) {
+            return wrong("all_reduce_with", len);
+        }
+        for root in [0, n - 1] {
+            let mut x = mine.clone();
+            pg.reduce_with(&mut x, name, root, f)?;
+            if x != if me == root { whole.clone() } else { mine.clone() } {
+                return wrong("reduce_with", len);
+            }
+        }
+        let mut x = mine.clone();
+        pg.scan_with(&mut x, name, f)?;
+        if x != folded(0..me + 1, len, f) {
+            return wrong("scan_with", len);
+        }
+        let mut x = mine.clone();
+        let has = pg.exscan_with(&mut x, name, f)?;
+        if has != (me > 0) || x != if me > 0 { folded(0..me, len, f) } else { mine } {
+            return wrong("exscan_with", len);
+        }
+        let all = T::all(me, len * n as usize);
+        let mut part = vec![T::zeroed(); len];
+        pg.reduce_scatter_with(&all, &mut part, name, f)?;
+        if part != folded(0..n, len * n as usize, f)[len * me as usize..][..len] {
+            return wrong("reduce_scatter_with", len);
+        }
+    }
+    Ok(None)
+}
+
+/// Scans by built-in operations.
+fn check_scans(pg: &ProcessGroup) -> Result<Option<String>> {
+    let each = |f: fn(i32, i32) -> i32| {
+        move |acc: &mut [i32], x: &[i32]| {
+            acc.iter_mut().zip(x).for_each(|(a, x)| *a = f(*a, *x));
+        }
+    };
+    for (operation, f) in [
+        (ReduceOp::Sum, (|a, b| a.wrapping_add(b)) as fn(i32, i32) -> i32),
+        (ReduceOp::Product, |a, b| a.wrapping_mul(b)),
+        (ReduceOp::Min, |a, b| a.min(b)),
+        (ReduceOp::Max, |a, b| a.max(b)),
+        (ReduceOp::Band, |a, b| a & b),
+        (ReduceOp::Bor, |a, b| a | b),
+        (ReduceOp::Bxor, |a, b| a ^ b),
+    ] {
+        for len in LENGTHS {
+            let mut x = i32::all(pg.rank(), len);
+            pg.scan(&mut x, operation)?;
+            let mut before = i32::all(pg.rank(), len);
+            let has = pg.exscan(&mut before, operation)?;
+            let expected = if has { folded(0..pg.rank(), len, each(f)) } else { i32::all(0, len) };
+            if x != folded(0..pg.rank() + 1, len, each(f)) || before != expected || has != (pg.rank() > 0) {
+                return Ok(Some(format!("scan of {len} by {operation}")));
+            }
+        }
+    }
+    for (refused, words) in [(ReduceOp::Avg, "has no avg"), (ReduceOp::PreMulSum(2.0), "has no premul_sum")] {
+        let e = pg.scan(&mut [1f32], refused).err();
+        if !e.is_some_and(|e| e.status() == Status::Rejected && e.report().what.contains(words)) {
+            return Ok(Some(format!("{refused} is not refused")));
+        }
+    }
+    Ok(None)
+}
+
+/// The ops that move, on elements of our own.
+fn check_moves(pg: &ProcessGroup) -> Result<Option<String>> {
+    let (me, n) = (pg.rank(), pg.size() as usize);
+    let wrong = |what: &str| Ok(Some(what.to_owned()));
+    let ranks = || 0..n as u32;
+    for len in [1, 5, 20_000] {
+        let mine = Matrix::all(me, len);
+        let all: Vec<Matrix> = ranks().flat_map(|rank| Matrix::all(rank, len)).collect();
+
+        let mut x = mine.clone();
+        pg.broadcast(plain(&mut x), n as u32 - 1)?;
+        if x != Matrix::all(n as u32 - 1, len) {
+            return wrong("broadcast");
+        }
+        let mut flat = vec![Matrix::zeroed(); len * n];
+        pg.all_gather_into(plain(&mine), plain(&mut flat))?;
+        if flat != all {
+            return wrong("all_gather_into");
+        }
+        // Owned, and uneven.
+        let lists = ranks().map(|rank| plain(vec![Matrix::zeroed(); len + rank as usize])).collect();
+        let work = pg.start(op::all_gather(plain(Matrix::all(me, len + me as usize)), lists));
+        let (_, lists) = work.wait()?;
+        if !ranks().zip(lists).all(|(rank, list)| list.into_inner() == Matrix::all(rank, len + rank as usize)) {
+            return wrong("all_gather");
+        }
+        let root = match me {
+            0 => Root::Me(ranks().map(|_| plain(vec![Matrix::zeroed(); len])).collect()),
+            _ => Root::At(0),
+        };
+        let (_, gathered) = pg.gather(plain(&mine[..]), root)?;
+        let gathered = gathered.map(|lists| lists.into_iter().flat_map(|list| list.into_inner()).collect::<Vec<_>>());
+        if gathered != (me == 0).then(|| all.clone()) {
+            return wrong("gather");
+        }
+        let root = match me {
+            0 => Root::Me(ranks().map(|rank| plain(Matrix::all(rank, len))).collect()),
+            _ => Root::At(0),
+        };
+        let mut x = vec![Matrix::zeroed(); len];
+        pg.scatter(root, plain(&mut x))?;
+        if x != mine {
+            return wrong("scatter");
+        }
+        // Rank r sends r + s + 1 elements to rank s: splits are in elements.
+        let splits: Vec<usize> = ranks().map(|rank| (rank + me) as usize + 1).collect();
+        let total = splits.iter().sum();
+        let mut x = vec![Matrix::zeroed(); total];
+        pg.run(op::all_to_all_single(plain(Matrix::all(me, total)), plain(&mut x)).splits(&splits, &splits))?;
+        let part = |from: u32| {
+            let before: usize = (0..me).map(|to| (from + to) as usize + 1).sum();
+            let len = (from + me) as usize + 1;
+            Matrix::all(from, before + len)[before..].to_vec()
+        };
+        if x != ranks().flat_map(part).collect::<Vec<_>>() {
+            return wrong("all_to_all_single");
+        }
+        if n > 1 {
+            let (to, from) = ((me + 1) % n as u32, (me + n as u32 - 1) % n as u32);
+            let mut x = vec![Matrix::zeroed(); len];
+            pg.scope(|s| {
+                let sent = s.start(op::send(plain(&mine), to, 4));
+                pg.recv(plain(&mut x), from, 4)?;
+                sent.wait().map(drop)
+            })?;
+            if x != Matrix::all(from, len) {
+                return wrong("send and recv");
+            }
+        }
+    }
+    // What has no meaning is refused, and the group goes on.
+    let e = pg.all_reduce(plain(&mut [Matrix::zeroed()]), ReduceOp::Sum).err();
+    if !e.is_some_and(|e| *e.kind() == ErrorKind::InvalidArgument && e.report().what.contains("tests::Matrix/1")) {
+        return wrong("a built-in reduction is not refused");
+    }
+    let odd = n as u64 + 1;
+    let e = pg.all_to_all_single(plain(vec![odd; n + 1]), plain(vec![odd; n + 1])).err();
+    if n > 1 && !e.is_some_and(|e| e.report().what.contains("which do not divide")) {
+        return wrong("parts of elements");
+    }
+    Ok(None)
+}
+
+fn values(pg: &ProcessGroup) -> Result<Option<String>> {
+    type Check = fn(&ProcessGroup) -> Result<Option<String>>;
+    let checks: [Check; 5] = [
+        |pg| check::<Matrix>(pg, "product", product),
+        // Sums of floats depend on their order.
+        |pg| check::<f32>(pg, "log_sum_exp", log_sum_exp),
+        |pg| check::<f32>(pg, "sum", |acc, x| acc.iter_mut().zip(x).for_each(|(a, x)| *a += x)),
+        check_scans,
+        check_moves,
+    ];
+    for check in checks {
+        if let Some(wrong) = check(pg)? {
+            return Ok(Some(wrong));
+        }
+    }
+    Ok(None)
+}
+
+const PARTS: [&str; 6] = ["type", "operation", "count", "moved_type", "panics", "killed"];
+
+pub(crate) fn trials() -> Vec<Trial> {
+    let mut trials = vec![Trial::test("reductions/threads/values", || {
+        for world in 1..=5 {
+            let wrong = c10d::run_ranks(world, |pg| values(&pg)).map_err(|e| format!("world {world}: {e}"))?;
+            if let Some(wrong) = wrong.into_iter().flatten().next() {
+                return Err(format!("world {world}: {wrong}").into());
+            }
+        }
+        Ok(())
+    })];
+    for transport in ["shm", "tcp"] {
+        for world in if transport == "shm" { 1..=5 } else { 2..=3 } {
+            trials.push(Trial::test(format!("reductions/{transport}/values_of_{world}"), move || {
+                run("values", world, transport)
+            }));
+        }
+        for part in PARTS {
+            trials.push(Trial::test(format!("reductions/{transport}/{part}"), move || run(part, WORLD, transport)));
+        }
+    }
+    trials
+}
+
+fn run(part: &str, world: u32, transport: &str) -> Result<(), libtest_mimic::Failed> {
+    let report = cast(part, world, transport).run().map_err(|e| e.to_string())?;
+    judge(part, world, &report).map_err(|what| format!("{what}\n{}", shown(&report)).into())
+}
+
+/// What all ranks, or all but the victim, must have told.
+fn judge(part: &str, world: u32, report: &JobReport) -> Result<(), String> {
+    for rank in (0..world).filter(|rank| part != "killed" || *rank != VICTIM) {
+        let wrong = |why: &str| Err(format!("rank {rank}: {why}"));
+        let told = failures(report, rank);
+        let field = match part {
+            "type" | "operation" | "moved_type" => "type",
+            _ => "count",
+        };
+        match (part, &told[..]) {
+            ("type" | "operation" | "count" | "moved_type", [one]) => {
+                let names = if rank == VICTIM { !one.guilty.is_empty() } else { one.guilty == [VICTIM] };
+                // Both names, whoever is asked.
+                let both: &[&str] = match part {
+                    "type" | "moved_type" => &["tests::Matrix/1", "tests::Quad/1"],
+                    "operation" => &["tests::Matrix/1 by product", "tests::Matrix/1 by difference"],
+                    _ => &["40", "41"],
+                };
+                if one.kind != "Mismatch" || one.field != field || !names {
+                    return wrong("no such mismatch");
+                }
+                if !both.iter().all(|name| one.words.contains(name)) {
+                    return wrong("does not name both");
+                }
+            }
+            ("killed", [one]) if one.kind == "PeerDead" && one.guilty == [VICTIM] => {}
+            ("killed", _) => return wrong("no such error"),
+            _ if lines(report, rank) == ["well"] => {}
+            _ => return wrong("is not well"),
+        }
+    }
+    Ok(())
+}
+
+pub(crate) fn play(part: &str) -> Result {
+    let pg = join(CAP)?;
+    let victim = pg.rank() == VICTIM;
+    match part {
+        "values" => {
+            tell(values(&pg)?.unwrap_or_else(|| "well".into()));
+            pg.shutdown()
+        }
+        "type" => differs(&pg, || match victim {
+            true => pg.all_reduce_with(&mut [Quad::zeroed(); 40], "product", |_, _| {}),
+            false => pg.all_reduce_with(&mut [Matrix::zeroed(); 40], "product", product),
+        }),
+        "operation" => differs(&pg, || {
+            let name = if victim { "difference" } else { "product" };
+            pg.scan_with(&mut [Matrix::zeroed(); 40], name, product)
+        }),
+        "count" => differs(&pg, || {
+            let len = if victim { 41 } else { 40 };
+            pg.all_reduce_with(&mut vec![Matrix::zeroed(); len], "product", product)
+        }),
+        "moved_type" => differs(&pg, || match victim {
+            true => pg.all_gather_into(plain(&[Quad::zeroed(); 3]), plain(&mut [Quad::zeroed(); 9])).map(drop),
+            false => pg.all_gather_into(plain(&[Matrix::zeroed(); 3]), plain(&mut [Matrix::zeroed(); 9])).map(drop),
+        }),
+        "panics" => panics(&pg),
+        "killed" => killed(&pg),
+        _ => Ok(()),
+    }
+}
+
+/// The victim's call differs in one thing.
+fn differs(pg: &ProcessGroup, call: impl FnOnce() -> Result) -> Result {
+    // Names that this process has not used it cannot tell.
+    pg.broadcast(plain(&mut [Matrix::zeroed()]), 0)?;
+    pg.broadcast(plain(&mut [Quad::zeroed()]), 0)?;
+    for name in ["product", "difference"] {
+        pg.all_reduce_with(&mut [Matrix::zeroed()], name, product)?;
+        pg.all_reduce_with(&mut [Quad::zeroed()], name, |_, _| {})?;
+    }
+    match call() {
+        Err(e) => tell_error("differs", &e),
+        Ok(()) => tell("no error"),
+    }
+    until_all_have_told(WORLD)
+}
+
+/// A rank that leaves earlier would be a second cause for the others.
+fn until_all_have_told(ranks: u32) -> Result {
+    let store = c10d::init("env://", CAP)?.store;
+    let deadline = Instant::now() + CAP;
+    if store.add("told", 1, deadline)? == i64::from(ranks) {
+        store.set("all told", b"", deadline)?;
+    }
+    store.wait(&["all told"], deadline)
+}
+
+/// A closure panics: that rank unwinds, the others name it, and the group goes on.
+fn panics(pg: &ProcessGroup) -> Result {
+    let victim = pg.rank() == VICTIM;
+    type Call = fn(&ProcessGroup, &mut [f32], &mut dyn FnMut(&mut [f32], &[f32])) -> Result;
+    let calls: [Call; 5] = [
+        |pg, x, f| pg.all_reduce_with(x, "sum", f),
+        |pg, x, f| pg.reduce_with(x, "sum", 0, f),
+        |pg, x, f| pg.scan_with(x, "sum", f),
+        |pg, x, f| pg.exscan_with(x, "sum", f).map(drop),
+        |pg, x, f| {
+            let part = x.len() / pg.size() as usize;
+            pg.reduce_scatter_with(&x[..part * pg.size() as usize], &mut vec![0.0; part], "sum", f)
+        },
+    ];
+    let mut well = true;
+    for call in calls {
+        for len in [9, 700_000] {
+            let mut x = vec![1f32; len];
+            let mut panicking = |_: &mut [f32], _: &[f32]| {
+                if victim {
+                    panic!("as the test wants it");
+                }
+            };
+            match catch_unwind(AssertUnwindSafe(|| call(pg, &mut x, &mut panicking))) {
+                Err(panic) => well &= victim && panic.downcast_ref() == Some(&"as the test wants it"),
+                Ok(Err(e)) => {
+                    let report = e.report();
+                    well &= !victim && report.kind == ErrorKind::Aborted && report.guilty == [VICTIM];
+                    well &= report.status == Status::Rejected && report.what.contains("\"sum\" panicked");
+                }
+                Ok(Ok(())) => well = false,
+            }
+        }
+        let mut x = [1f32; 5];
+        pg.all_reduce_with(&mut x, "sum", |acc, x| acc.iter_mut().zip(x).for_each(|(a, x)| *a += x))?;
+        well &= x == [WORLD as f32; 5];
+    }
+    tell(if well { "well" } else { "not so" });
+    pg.clone().shutdown()
+}
+
+fn killed(pg: &ProcessGroup) -> Result {
+    let mut x = vec![1f32; 300_000];
+    let mut round = |pg: &ProcessGroup| {
+        pg.all_reduce_with(&mut x, "max", |acc, x| acc.iter_mut().zip(x).for_each(|(a, x)| *a = a.max(*x)))?;
+        pg.scan(&mut x[..1000], ReduceOp::Max)
+    };
+    round(pg)?;
+    if pg.rank() == VICTIM {
+        std::thread::spawn(|| {
+            std::thread::sleep(Duration::from_millis(20));
+            let _ = kill_process(getpid(), Sig::KILL);
+        });
+    }
+    let begin = Instant::now();
+    while begin.elapsed() < CAP {
+        if let Err(e) = round(pg) {
+            tell_error("killed", &e);
+            return until_all_have_told(WORLD - 1);
+        }
+    }
+    Ok(())
+}
