@@ -28,7 +28,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         return Ok(());
     }
     let barrier = op::monitored_barrier(Missing::All).timeout(Duration::from_millis(500));
-    let error = pg.run(barrier).err().ok_or("the barrier did not miss anybody")?;
+    let error = pg.run(barrier).err().ok_or("the barrier did not miss anybody")?.error;
     println!("rank {rank}: {error}");
     assert_eq!(error.report().guilty, [absent]);
     store.set(&format!("noticed/{rank}"), b"", deadline)?;

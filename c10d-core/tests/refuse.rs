@@ -174,7 +174,7 @@ fn sizes_and_splits() {
     pg.all_to_all(vec![v(1), v(2), v(3)], vec![v(0), v(2), v(7)]).unwrap();
     assert!(all.reached());
     let single = |input: usize, output: usize, ins: &[usize], outs: &[usize]| {
-        pg.run(op::all_to_all_single(v(input), v(output)).splits(ins, outs))
+        Ok(pg.run(op::all_to_all_single(v(input), v(output)).splits(ins, outs))?)
     };
     all.refuses(single(4, 3, &[], &[]), "do not divide");
     all.refuses(single(3, 4, &[1, 1, 1], &[]), "do not divide");
@@ -183,7 +183,7 @@ fn sizes_and_splits() {
     all.refuses(single(3, 3, &[1, 1, 2], &[]), "sum to 4");
     all.refuses(single(3, 3, &[1, usize::MAX, 3], &[]), "more than memory");
     all.refuses(single(3, 4, &[1, 1, 1], &[1, 2, 1]), "disagree at 1");
-    all.refuses(pg.run(op::all_gather_into(v(1), v(3)).splits(&[1], &[1])), "has no split sizes");
+    all.refuses(pg.run(op::all_gather_into(v(1), v(3)).splits(&[1], &[1])).map_err(Error::from), "has no split sizes");
     single(4, 6, &[0, 1, 3], &[5, 1, 0]).unwrap();
     assert!(all.reached());
 }

@@ -148,7 +148,7 @@ impl Case<'_> {
 
     fn go<B: Buffers + 'static>(&self, call: Call<B>) -> Result<B::Back> {
         match self.form {
-            Caller::Waits => self.pg.run(call),
+            Caller::Waits => Ok(self.pg.run(call)?),
             Caller::Continues => Ok(self.pg.start(call).wait()?),
         }
     }

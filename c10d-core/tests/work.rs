@@ -173,6 +173,18 @@ fn an_abandoned_job_says_so() {
     assert_eq!((e.error.kind(), e.buffer), (&ErrorKind::Abandoned, Some(vec![3.0])));
 }
 
+/// As of a call that was started: refused, or failed on the way, the blocking call's owned buffers come back.
+#[test]
+fn a_blocking_call_that_fails_gives_the_buffers_back() {
+    let pg = group(puppet(|job| job.complete(Err(Error::new(ErrorKind::Internal, "on the way")))));
+    let refused = pg.run(op::all_gather_into(vec![1f32; 3], vec![0f32; 2])).unwrap_err();
+    assert_eq!((refused.error.status(), refused.buffer), (Status::Rejected, Some((vec![1.0; 3], vec![0.0; 2]))));
+    let failed = pg.run(op::all_reduce(vec![3f32], SUM)).unwrap_err();
+    assert_eq!((failed.error.kind(), failed.buffer), (&ErrorKind::Internal, Some(vec![3.0])));
+    let over = pg.run(op::recv_any_source(vec![4f32], 0)).unwrap_err();
+    assert_eq!(over.buffer, Some((vec![4.0], u32::MAX)), "nobody sent it");
+}
+
 /// `submit` hands the job to a thread, then panics; the thread writes later, into a buffer that is still there.
 #[test]
 fn a_panic_in_submit_leaves_no_dangling_frame() {

@@ -26,7 +26,7 @@ fn reduce(pg: &ProcessGroup) -> Result {
 
 fn reduce_within(pg: &ProcessGroup, timeout: Duration) -> Result {
     let mut x = on(pg.rank(), &[1f32; 1000]);
-    pg.run(op::all_reduce(&mut x, ReduceOp::Sum).timeout(timeout)).map(drop)
+    pg.run(op::all_reduce(&mut x, ReduceOp::Sum).timeout(timeout)).map(drop).map_err(c10d_core::Error::from)
 }
 
 fn error(result: &Result) -> &Error {
@@ -93,7 +93,7 @@ fn a_message_that_does_not_come_names_its_sender() {
                     return Ok(None);
                 }
                 let mut x = on(0, &[1f32; 10]);
-                Ok(pg.run(op::recv(&mut x, 1, 0).timeout(SHORT)).map(drop).err())
+                Ok(pg.run(op::recv(&mut x, 1, 0).timeout(SHORT)).err().map(|e| e.error))
             })
         });
         let e = errors.unwrap().swap_remove(0).expect("nothing comes");

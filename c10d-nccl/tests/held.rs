@@ -19,7 +19,7 @@ fn given_up(pg: &ProcessGroup, stream: u64) -> Result<[u64; 2]> {
     // SAFETY: the stream is this device's and stays.
     #[allow(unsafe_code)]
     let call = unsafe { op::all_reduce(tensor, ReduceOp::Sum).on_stream(stream) };
-    let e = pg.run(call.timeout(SHORT)).map(drop).expect_err("the device does not get done");
+    let e = pg.run(call.timeout(SHORT)).map(drop).expect_err("the device does not get done").error;
     assert_eq!(*e.kind(), ErrorKind::Timeout, "{e}");
     Ok(places)
 }

@@ -54,7 +54,7 @@ fn a_stream_of_another_device() {
             // SAFETY: the stream stays; that it is another device's is for the backend to see.
             #[allow(unsafe_code)]
             let call = unsafe { op::all_reduce(&mut x, ReduceOp::Sum).on_stream(other) };
-            let e = pg.run(call).map(drop).expect_err("another device");
+            let e = pg.run(call).map(drop).expect_err("another device").error;
             assert_eq!(*e.kind(), ErrorKind::InvalidArgument, "{e}");
             reduce(&pg)
         });

@@ -519,7 +519,7 @@ fn a_stream_that_records_a_graph_is_refused() {
                     // SAFETY: the stream is this device's and stays.
                     #[allow(unsafe_code)]
                     let call = unsafe { op::all_reduce(&mut mine, ReduceOp::Sum).on_stream(stream) };
-                    common::driver::recording(stream, || pg.run(call).map(drop))
+                    common::driver::recording(stream, || pg.run(call).map(drop).map_err(c10d_core::Error::from))
                 } else {
                     pg.all_reduce(&mut mine, ReduceOp::Sum).map(drop)
                 };

@@ -24,16 +24,24 @@ fn refusals(groups: &Builder, stream: impl Fn(&ProcessGroup) -> Result<u64> + Sy
         let t = sparse(&pg)?;
         let calls = || {
             // SAFETY: the stream is this device's and stays.
-            let collective = pg.run(unsafe { op::all_reduce(&mut x, ReduceOp::Sum).on_stream(stream) }).map(drop);
+            let collective = pg
+                .run(unsafe { op::all_reduce(&mut x, ReduceOp::Sum).on_stream(stream) })
+                .map(drop)
+                .map_err(c10d_core::Error::from);
             let message = match pg.rank() {
                 // SAFETY: as above.
-                0 => pg.run(unsafe { op::send(&y, 1, 0).on_stream(stream) }).map(drop),
+                0 => pg.run(unsafe { op::send(&y, 1, 0).on_stream(stream) }).map(drop).map_err(c10d_core::Error::from),
                 // SAFETY: as above.
-                _ => pg.run(unsafe { op::recv(&mut y, 0, 0).on_stream(stream) }).map(drop),
+                _ => pg
+                    .run(unsafe { op::recv(&mut y, 0, 0).on_stream(stream) })
+                    .map(drop)
+                    .map_err(c10d_core::Error::from),
             };
             let sparse = t.map(|t| {
                 // SAFETY: as above.
-                pg.run(unsafe { op::all_reduce(t, ReduceOp::Sum).on_stream(stream) }).map(drop)
+                pg.run(unsafe { op::all_reduce(t, ReduceOp::Sum).on_stream(stream) })
+                    .map(drop)
+                    .map_err(c10d_core::Error::from)
             });
             let refused = [Some(collective), Some(message), sparse].into_iter().flatten();
             refused.map(|refused| refused.expect_err("no op can follow the stream")).collect::<Vec<Error>>()

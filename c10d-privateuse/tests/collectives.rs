@@ -176,7 +176,9 @@ fn a_trusted_plugin_that_is_late_has_the_memory_until_it_answers() {
             wait_for("the group fails", || pg.failure().is_some());
             std::fs::write(&gate, "").unwrap();
         });
-        pg.run(op::all_reduce(&mut [1f32; 64], ReduceOp::Sum).timeout(Duration::from_millis(300))).map(drop)
+        pg.run(op::all_reduce(&mut [1f32; 64], ReduceOp::Sum).timeout(Duration::from_millis(300)))
+            .map(drop)
+            .map_err(Error::from)
     });
     // Its late answer is an answer; but the group is over, whoever said so first: the plugin's clock or the caller.
     assert!(done.is_ok(), "{done:?}");
@@ -235,7 +237,7 @@ fn each_form(builder: &Builder) -> Vec<Error> {
     fails(|timeout| {
         let mut x = [1f32; 64];
         vec![
-            group().run(op::all_reduce(&mut [1f32; 64], ReduceOp::Sum).timeout(timeout)).unwrap_err(),
+            group().run(op::all_reduce(&mut [1f32; 64], ReduceOp::Sum).timeout(timeout)).unwrap_err().error,
             group().start(op::all_reduce(vec![1f32; 64], ReduceOp::Sum).timeout(timeout)).wait().unwrap_err().error,
             group().scope(|s| s.start(op::all_reduce(&mut x, ReduceOp::Sum).timeout(timeout)).wait()).unwrap_err(),
         ]
@@ -294,7 +296,15 @@ fn a_late_answer_touches_nothing_and_is_no_second_fault() {
     let builder = bad(&format!("LATE GATE=\"{}\"", gate.display()));
     let errors = fails(|timeout| {
         let mut x = vec![1f32; 64];
-        vec![builder.clone().build().unwrap().run(op::all_reduce(&mut x, ReduceOp::Sum).timeout(timeout)).unwrap_err()]
+        vec![
+            builder
+                .clone()
+                .build()
+                .unwrap()
+                .run(op::all_reduce(&mut x, ReduceOp::Sum).timeout(timeout))
+                .unwrap_err()
+                .error,
+        ]
     });
     names_it(&errors[0], &ErrorKind::Plugin, &["bad-late"]);
     std::fs::write(gate, "").unwrap();

@@ -62,7 +62,11 @@ fn returns<T: Send + 'static>(body: impl FnOnce() -> T + Send + 'static) -> T {
 fn run(pg: &ProcessGroup, name: &str, blocking: bool, timeout: Duration) -> Result<Vec<f32>, Error> {
     let mut x = tensor(name);
     if blocking {
-        return pg.run(op::all_reduce(&mut x, ReduceOp::Sum).timeout(timeout)).map(drop).map(|()| x.data);
+        return pg
+            .run(op::all_reduce(&mut x, ReduceOp::Sum).timeout(timeout))
+            .map(drop)
+            .map_err(Error::from)
+            .map(|()| x.data);
     }
     pg.start(op::all_reduce(x, ReduceOp::Sum).timeout(timeout)).wait().map(|x| x.data).map_err(|e| e.error)
 }
@@ -122,7 +126,7 @@ fn a_device_that_counts_no_owners_is_given_up_too() {
         fails("stuck in copy_out", |timeout| {
             let pg = builder.clone().build().unwrap();
             let mut x = DeviceBuffer::from_slice(&device, 0, &[1f32; 8], CAP).unwrap();
-            pg.run(op::all_reduce(&mut x, ReduceOp::Sum).timeout(timeout)).map(drop).unwrap_err()
+            pg.run(op::all_reduce(&mut x, ReduceOp::Sum).timeout(timeout)).map(drop).unwrap_err().error
         })
     });
     assert!(e.to_string().contains("device countless:0 has been stuck in copy_out"), "{e}");

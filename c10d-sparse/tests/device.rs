@@ -121,7 +121,7 @@ fn spoiled(timeout: Duration, first: bool, spoil: impl Fn(&Guarded) + Sync) -> V
         if pg.rank() == VICTIM {
             spoil(&runtime);
         }
-        pg.run(op::all_reduce(mine, ReduceOp::Sum).timeout(timeout)).map(drop)
+        pg.run(op::all_reduce(mine, ReduceOp::Sum).timeout(timeout)).map(drop).map_err(Error::from)
     });
     runtime.recover();
     errors

@@ -85,7 +85,7 @@ struct Scoped<'s, 'e>(&'s Scope<'s, 'e>);
 
 impl<'a> Verb<'a> for Blocking<'_> {
     fn run<B: Buffers + 'a>(&self, call: Call<B>) -> Result<B::Back> {
-        self.0.run(call)
+        Ok(self.0.run(call)?)
     }
 }
 

@@ -248,7 +248,8 @@ fn elapsed_counts_from_the_call() {
         std::thread::sleep(Duration::from_millis(100));
         let called = Instant::now();
         let mut x = [1i32];
-        let blocked = pg.run(op::all_reduce(&mut x, ReduceOp::Sum).timeout(Duration::from_millis(200))).unwrap_err();
+        let blocked =
+            pg.run(op::all_reduce(&mut x, ReduceOp::Sum).timeout(Duration::from_millis(200))).unwrap_err().error;
         let took = blocked.report().elapsed.unwrap();
         assert!(took >= Duration::from_millis(200) && took <= called.elapsed(), "{blocked}");
         pg.store().set("failed", b"", soon())?;

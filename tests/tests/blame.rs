@@ -61,11 +61,11 @@ struct Scene {
 }
 
 fn receive(group: &ProcessGroup, from: u32, tag: u32) -> Result {
-    group.run(op::recv(vec![0u8; 8], from, tag).timeout(TIMEOUT)).map(drop)
+    group.run(op::recv(vec![0u8; 8], from, tag).timeout(TIMEOUT)).map(drop).map_err(c10d::Error::from)
 }
 
 fn send(group: &ProcessGroup, to: u32, tag: u32, bytes: usize) -> Result {
-    group.run(op::send(vec![0u8; bytes], to, tag).timeout(TIMEOUT)).map(drop)
+    group.run(op::send(vec![0u8; bytes], to, tag).timeout(TIMEOUT)).map(drop).map_err(c10d::Error::from)
 }
 
 const CHAINS: [Scene; 3] = [
@@ -135,7 +135,7 @@ const CIRCLES: [Scene; 3] = [
         name: "mixed",
         act: |group| match group.rank() {
             1 => receive(group, 2, 9),
-            _ => group.run(op::barrier(BarrierOptions::default()).timeout(TIMEOUT)),
+            _ => Ok(group.run(op::barrier(BarrierOptions::default()).timeout(TIMEOUT))?),
         },
     },
     // Rank 1 makes a call that has no meaning, and then none.
@@ -147,7 +147,10 @@ const CIRCLES: [Scene; 3] = [
                 std::thread::sleep(TIMEOUT + TIMEOUT / 2);
                 refused
             }
-            _ => group.run(op::all_reduce(vec![0f32; 8], ReduceOp::Sum).timeout(TIMEOUT)).map(drop),
+            _ => group
+                .run(op::all_reduce(vec![0f32; 8], ReduceOp::Sum).timeout(TIMEOUT))
+                .map(drop)
+                .map_err(c10d::Error::from),
         },
     },
 ];

@@ -15,7 +15,7 @@ fn without(world: u32, absent: &'static [u32], missing: Missing) -> Vec<Option<E
             None
         } else {
             let call = op::monitored_barrier(missing).timeout(Duration::from_millis(300));
-            Some(pg.run(call).unwrap_err())
+            Some(pg.run(call).unwrap_err().error)
         };
         // All stay until all have their answer: leaving early is another story.
         let n = pg.store().add("answered", 1, soon)?;

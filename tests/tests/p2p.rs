@@ -167,7 +167,7 @@ fn a_receive_without_sender_times_out_and_names_it() {
             let gave_up = pg.store().get("gave up", std::time::Instant::now() + Duration::from_secs(10));
             return gave_up.map(|_| None);
         }
-        let e = pg.run(op::recv(vec![0u8; 4], 1, 0).timeout(Duration::from_millis(200))).unwrap_err();
+        let e = pg.run(op::recv(vec![0u8; 4], 1, 0).timeout(Duration::from_millis(200))).unwrap_err().error;
         pg.store().set("gave up", b"", std::time::Instant::now() + Duration::from_secs(10))?;
         Ok(Some(e))
     })

@@ -23,7 +23,7 @@ pub(super) enum Form {
 impl Form {
     pub(super) fn run<B: Buffers>(self, pg: &ProcessGroup, call: Call<B>) -> Result<B::Back> {
         match self {
-            Form::Blocking => pg.run(call),
+            Form::Blocking => Ok(pg.run(call)?),
             Form::Started => pg.scope(|s| s.start(call).wait()),
         }
     }

@@ -10,3 +10,8 @@ pub struct Outcome {
     /// A result whose size is new.
     pub payload: Option<Box<dyn Any + Send>>,
 }
+
+impl Outcome {
+    /// Of an op that failed: nobody sent anything.
+    pub(crate) const NONE: Outcome = Outcome { source: u32::MAX, payload: None };
+}

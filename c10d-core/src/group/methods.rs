@@ -1,4 +1,4 @@
-//! The blocking form of every op, as a method: sugar for `run(op::..)`.
+//! The blocking form of every op, as a method: sugar for `run(op::..)`, but for buffers on errors, which are dropped here.
 
 use super::ProcessGroup;
 use crate::buffer::{Buf, BufMut, InPlace, Root};
@@ -11,32 +11,32 @@ use crate::{Result, op};
 impl ProcessGroup {
     /// Runs [`op::send`].
     pub fn send<I: Buf>(&self, input: I, to: u32, tag: impl Into<SendOptions>) -> Result<I> {
-        self.run(op::send(input, to, tag))
+        Ok(self.run(op::send(input, to, tag))?)
     }
 
     /// Runs [`op::recv`].
     pub fn recv<O: BufMut>(&self, output: O, from: u32, tag: impl Into<RecvOptions>) -> Result<O> {
-        self.run(op::recv(output, from, tag))
+        Ok(self.run(op::recv(output, from, tag))?)
     }
 
     /// Runs [`op::recv_any_source`].
     pub fn recv_any_source<O: BufMut>(&self, output: O, tag: impl Into<RecvOptions>) -> Result<(O, u32)> {
-        self.run(op::recv_any_source(output, tag))
+        Ok(self.run(op::recv_any_source(output, tag))?)
     }
 
     /// Runs [`op::broadcast`].
     pub fn broadcast<B: BufMut>(&self, buffer: B, root: impl Into<BroadcastOptions>) -> Result<B> {
-        self.run(op::broadcast(buffer, root))
+        Ok(self.run(op::broadcast(buffer, root))?)
     }
 
     /// Runs [`op::reduce`].
     pub fn reduce<B: BufMut>(&self, buffer: B, options: impl Into<ReduceOptions>, root: u32) -> Result<B> {
-        self.run(op::reduce(buffer, options, root))
+        Ok(self.run(op::reduce(buffer, options, root))?)
     }
 
     /// Runs [`op::all_reduce`].
     pub fn all_reduce<B: InPlace>(&self, buffer: B, options: impl Into<AllReduceOptions>) -> Result<B> {
-        self.run(op::all_reduce(buffer, options))
+        Ok(self.run(op::all_reduce(buffer, options))?)
     }
 
     /// Runs [`op::all_reduce_coalesced`].
@@ -45,17 +45,17 @@ impl ProcessGroup {
         buffers: Vec<B>,
         options: impl Into<AllReduceCoalescedOptions>,
     ) -> Result<Vec<B>> {
-        self.run(op::all_reduce_coalesced(buffers, options))
+        Ok(self.run(op::all_reduce_coalesced(buffers, options))?)
     }
 
     /// Runs [`op::all_gather`].
     pub fn all_gather<I: Buf, O: BufMut>(&self, input: I, outputs: Vec<O>) -> Result<(I, Vec<O>)> {
-        self.run(op::all_gather(input, outputs))
+        Ok(self.run(op::all_gather(input, outputs))?)
     }
 
     /// Runs [`op::all_gather_into`].
     pub fn all_gather_into<I: Buf, O: BufMut>(&self, input: I, output: O) -> Result<(I, O)> {
-        self.run(op::all_gather_into(input, output))
+        Ok(self.run(op::all_gather_into(input, output))?)
     }
 
     /// Runs [`op::all_gather_coalesced`].
@@ -64,7 +64,7 @@ impl ProcessGroup {
         inputs: Vec<I>,
         outputs: Vec<Vec<O>>,
     ) -> Result<(Vec<I>, Vec<Vec<O>>)> {
-        self.run(op::all_gather_coalesced(inputs, outputs))
+        Ok(self.run(op::all_gather_coalesced(inputs, outputs))?)
     }
 
     /// Runs [`op::all_gather_into_coalesced`].
@@ -73,7 +73,7 @@ impl ProcessGroup {
         inputs: Vec<I>,
         outputs: Vec<O>,
     ) -> Result<(Vec<I>, Vec<O>)> {
-        self.run(op::all_gather_into_coalesced(inputs, outputs))
+        Ok(self.run(op::all_gather_into_coalesced(inputs, outputs))?)
     }
 
     /// Runs [`op::reduce_scatter`].
@@ -83,7 +83,7 @@ impl ProcessGroup {
         output: O,
         options: impl Into<ReduceScatterOptions>,
     ) -> Result<(Vec<I>, O)> {
-        self.run(op::reduce_scatter(inputs, output, options))
+        Ok(self.run(op::reduce_scatter(inputs, output, options))?)
     }
 
     /// Runs [`op::reduce_scatter_into`].
@@ -93,7 +93,7 @@ impl ProcessGroup {
         output: O,
         options: impl Into<ReduceScatterOptions>,
     ) -> Result<(I, O)> {
-        self.run(op::reduce_scatter_into(input, output, options))
+        Ok(self.run(op::reduce_scatter_into(input, output, options))?)
     }
 
     /// Runs [`op::reduce_scatter_into_coalesced`].
@@ -103,36 +103,36 @@ impl ProcessGroup {
         outputs: Vec<O>,
         options: impl Into<ReduceScatterOptions>,
     ) -> Result<(Vec<I>, Vec<O>)> {
-        self.run(op::reduce_scatter_into_coalesced(inputs, outputs, options))
+        Ok(self.run(op::reduce_scatter_into_coalesced(inputs, outputs, options))?)
     }
 
     /// Runs [`op::gather`].
     pub fn gather<I: Buf, O: BufMut>(&self, input: I, root: Root<Vec<O>>) -> Result<(I, Option<Vec<O>>)> {
-        self.run(op::gather(input, root))
+        Ok(self.run(op::gather(input, root))?)
     }
 
     /// Runs [`op::scatter`].
     pub fn scatter<I: Buf, O: BufMut>(&self, root: Root<Vec<I>>, output: O) -> Result<(Option<Vec<I>>, O)> {
-        self.run(op::scatter(root, output))
+        Ok(self.run(op::scatter(root, output))?)
     }
 
     /// Runs [`op::all_to_all`].
     pub fn all_to_all<I: Buf, O: BufMut>(&self, inputs: Vec<I>, outputs: Vec<O>) -> Result<(Vec<I>, Vec<O>)> {
-        self.run(op::all_to_all(inputs, outputs))
+        Ok(self.run(op::all_to_all(inputs, outputs))?)
     }
 
     /// Runs [`op::all_to_all_single`] with equal parts.
     pub fn all_to_all_single<I: Buf, O: BufMut>(&self, input: I, output: O) -> Result<(I, O)> {
-        self.run(op::all_to_all_single(input, output))
+        Ok(self.run(op::all_to_all_single(input, output))?)
     }
 
     /// Runs [`op::barrier`] with default options.
     pub fn barrier(&self) -> Result {
-        self.run(op::barrier(BarrierOptions::default()))
+        Ok(self.run(op::barrier(BarrierOptions::default()))?)
     }
 
     /// Runs [`op::monitored_barrier`].
     pub fn monitored_barrier(&self, options: impl Into<MonitoredBarrierOptions>) -> Result {
-        self.run(op::monitored_barrier(options))
+        Ok(self.run(op::monitored_barrier(options))?)
     }
 }

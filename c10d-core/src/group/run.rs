@@ -17,12 +17,13 @@ use crate::call::Call;
 use crate::catalog::OpKind;
 use crate::error::complain;
 use crate::options::Params;
-use crate::{Error, ErrorKind, Result, Status, waiting};
+use crate::{Error, ErrorKind, OpError, Result, Status, waiting};
 
 impl ProcessGroup {
     /// Runs a call and waits for it.
     ///
-    /// Gives the buffers back, and whatever else the call yields. On an error the buffers' contents are unspecified.
+    /// Gives the buffers back, and whatever else the call yields; on errors, too, as [`OpError::buffer`], which `?` drops
+    /// where the function returns an [`Error`].
     ///
     /// ```no_run
     /// # use c10d_core::{ProcessGroup, ReduceOp, op};
@@ -32,15 +33,17 @@ impl ProcessGroup {
     /// pg.run(op::all_reduce(&mut x, ReduceOp::Sum).timeout(Duration::from_secs(5)))?;
     /// # Ok(()) }
     /// ```
-    pub fn run<B: Buffers>(&self, call: Call<B>) -> Result<B::Back> {
+    pub fn run<B: Buffers>(&self, call: Call<B>) -> Result<B::Back, OpError<B::Back>> {
         let Call { op, params, timeout, error, mut buffers } = call;
         let mut frame = self.0.frame(op, Caller::Waits, params, timeout);
         let described = match error {
             None => buffers.describe(&mut frame.request.spans),
             Some(e) => Err(e),
         };
-        let outcome = self.0.run(&mut frame, described)?;
-        Ok(buffers.back(outcome))
+        match self.0.run(&mut frame, described) {
+            Ok(outcome) => Ok(buffers.back(outcome)),
+            Err(error) => Err(OpError { error, buffer: Some(buffers.back(Outcome::NONE)) }),
+        }
     }
 
     /// Starts a call that owns its buffers, and goes on.

@@ -148,9 +148,7 @@ impl<B: Buffers> Finish<B::Back> for Counted<B> {
             (Ok(_), None) => {
                 Err(OpError { error: Error::new(ErrorKind::Internal, "the buffers were taken twice"), buffer: None })
             }
-            (Err(error), buffers) => {
-                Err(OpError { error, buffer: buffers.map(|b| b.back(Outcome { source: u32::MAX, payload: None })) })
-            }
+            (Err(error), buffers) => Err(OpError { error, buffer: buffers.map(|b| b.back(Outcome::NONE)) }),
         }
     }
 }

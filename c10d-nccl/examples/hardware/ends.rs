@@ -55,8 +55,8 @@ fn reduce(pg: &ProcessGroup) -> Result<()> {
     if got == [sum; 4] { Ok(()) } else { Err(Error::invalid(format!("the sum is {got:?}"))) }
 }
 
-fn failure<T>(result: Result<T>) -> Result<Error> {
-    result.err().ok_or_else(|| Error::invalid("an op ended that cannot end"))
+fn failure<T, E: Into<Error>>(result: Result<T, E>) -> Result<Error> {
+    result.err().map(Into::into).ok_or_else(|| Error::invalid("an op ended that cannot end"))
 }
 
 fn check(holds: bool, e: &Error) -> Result<()> {

@@ -146,7 +146,7 @@ fn exchanges() {
     let logs = of_two("uneven", None, |pg| {
         let (to, from) = if pg.rank() == 0 { ([1, 3], [1, 2]) } else { ([2, 2], [3, 2]) };
         let (input, output) = (buffer(to.iter().sum()), buffer(from.iter().sum()));
-        pg.run(op::all_to_all_single(input, output).splits(&to, &from)).map(drop)
+        pg.run(op::all_to_all_single(input, output).splits(&to, &from)).map(drop).map_err(c10d_core::Error::from)
     });
     let want = ["copy 4 on 1", "group {", "send 3xf32 to 1 on 1", "recv 2xf32 from 1 on 1", "}"];
     assert_eq!(logs[0], between(&want));

@@ -45,7 +45,7 @@ fn go<B: Buffers + 'static>(pg: &ProcessGroup, a: &Arguments, call: Call<B>) -> 
         drop(pg.start(call));
         return Ok(());
     }
-    pg.run(call).map(drop)
+    pg.run(call).map(drop).map_err(c10d::Error::from)
 }
 
 fn typed<T: Element + Default>(pg: &ProcessGroup, a: &Arguments) -> Result {
@@ -78,7 +78,7 @@ fn typed<T: Element + Default>(pg: &ProcessGroup, a: &Arguments) -> Result {
         splits[n - 1] += 1;
         params.set_splits(splits, vec![a.count; n]);
     }
-    pg.run(op::any(a.op, params, inputs, outputs).timeout(a.timeout)).map(drop)
+    pg.run(op::any(a.op, params, inputs, outputs).timeout(a.timeout)).map(drop).map_err(c10d::Error::from)
 }
 
 /// `send`: all others send to the victim; else it sends to them.

@@ -72,7 +72,9 @@ fn whoever_calls_a_device_that_hangs_is_told_which_and_in_what() {
                 let mut x = buffer(&device, 0, 200);
                 device.hang(0, call);
                 let error = match form {
-                    "blocking" => pg.run(op::all_reduce(&mut x, ReduceOp::Sum).timeout(timeout)).map(drop).unwrap_err(),
+                    "blocking" => {
+                        pg.run(op::all_reduce(&mut x, ReduceOp::Sum).timeout(timeout)).map(drop).unwrap_err().error
+                    }
                     "owned" => {
                         let op = op::all_reduce(x, ReduceOp::Sum).timeout(timeout);
                         let failed = pg.start(op).wait().unwrap_err();
@@ -102,7 +104,7 @@ fn a_thread_that_comes_back_late_gives_the_device_nothing_more() {
         let pg = alone(&builder);
         let mut x = buffer(&device, 0, 2000);
         device.hang(0, "copy_out");
-        let error = pg.run(op::all_reduce(&mut x, ReduceOp::Sum).timeout(timeout)).map(drop).unwrap_err();
+        let error = pg.run(op::all_reduce(&mut x, ReduceOp::Sum).timeout(timeout)).map(drop).unwrap_err().error;
         device.start_log();
         vec![error]
     });
@@ -129,7 +131,7 @@ fn borrowed_memory_that_cannot_be_retained_is_waited_for() {
                 device.start_log();
                 device.recover();
             });
-            pg.run(op::all_reduce(&mut x, ReduceOp::Sum).timeout(timeout)).map(drop).unwrap_err()
+            pg.run(op::all_reduce(&mut x, ReduceOp::Sum).timeout(timeout)).map(drop).unwrap_err().error
         });
         // Nothing that is given to the device later is ours: the one copy that hung is over.
         let over = device.log().iter().any(|entry| entry.what == What::CopyIn && entry.ran);
@@ -157,7 +159,7 @@ fn a_device_that_stalls_is_named_and_late_work_finds_its_memory() {
         let mut x = buffer(&device, 0, 200);
         let before = device.allocations();
         device.stall(0);
-        let error = pg.run(op::all_reduce(&mut x, ReduceOp::Sum).timeout(timeout)).map(drop).unwrap_err();
+        let error = pg.run(op::all_reduce(&mut x, ReduceOp::Sum).timeout(timeout)).map(drop).unwrap_err().error;
         // Freed while the device still has copies of it in line.
         drop(x);
         assert!(device.allocations() == before || !error.to_string().contains(how), "retained");
@@ -302,8 +304,8 @@ fn messages_end_in_time_too() {
                     pg.barrier()?;
                     device.hang(u16::from(!sends), call);
                     let done = match pg.rank() {
-                        0 => pg.run(op::send(&x, 1, 3).timeout(timeout)).map(drop),
-                        _ => pg.run(op::recv(&mut x, 0, 3).timeout(timeout)).map(drop),
+                        0 => pg.run(op::send(&x, 1, 3).timeout(timeout)).map(drop).map_err(Error::from),
+                        _ => pg.run(op::recv(&mut x, 0, 3).timeout(timeout)).map(drop).map_err(Error::from),
                     };
                     Ok(done.err())
                 })
@@ -323,7 +325,7 @@ fn a_release_that_hangs_costs_the_ops_behind_it() {
         let mut x = buffer(&device, 0, 200);
         device.hang(0, "release");
         pg.all_reduce(&mut x, ReduceOp::Sum).map(drop).unwrap();
-        vec![pg.run(op::all_reduce(&mut x, ReduceOp::Sum).timeout(timeout)).map(drop).unwrap_err()]
+        vec![pg.run(op::all_reduce(&mut x, ReduceOp::Sum).timeout(timeout)).map(drop).unwrap_err().error]
     });
     assert!(errors[0].to_string().contains("stuck in release"), "{}", errors[0]);
 }
