@@ -3,6 +3,7 @@
 pub mod backend;
 pub mod buffer;
 mod call;
+pub mod calls;
 mod catalog;
 pub mod device;
 mod dispatch;

@@ -8,25 +8,7 @@
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 use c10d_core::backend::Fingerprint;
-
-/// A call's place in its lane: its number, and the step within it. Numbers wrap, so places have an order only as long
-/// as they are less than 2^31 calls apart.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct CallId {
-    pub(crate) seq: u32,
-    pub(crate) step: u8,
-}
-
-impl CallId {
-    pub(crate) fn of(fingerprint: &Fingerprint) -> CallId {
-        CallId { seq: fingerprint.seq, step: fingerprint.step }
-    }
-
-    pub(crate) fn is_before(self, other: CallId) -> bool {
-        let distance = self.seq.wrapping_sub(other.seq) as i32;
-        distance < 0 || (distance == 0 && self.step < other.step)
-    }
-}
+use c10d_core::calls::CallId;
 
 /// How many calls a call log remembers.
 pub(crate) const HISTORY: usize = 64;
@@ -268,14 +250,6 @@ mod tests {
             call_log.begin(&fingerprint(7));
             call_log.end();
         }
-    }
-
-    #[test]
-    fn places_wrap() {
-        let place = |seq, step| CallId { seq, step };
-        assert!(place(u32::MAX, 0).is_before(place(0, 0)));
-        assert!(!place(0, 0).is_before(place(u32::MAX, 0)));
-        assert!(place(4, 1).is_before(place(4, 2)) && !place(4, 2).is_before(place(4, 2)));
     }
 
     #[test]

@@ -8,8 +8,8 @@ use c10d_core::{Error, ErrorKind, OpKind, Result};
 use crate::exec::{Executor, Op, Reduction, Spaces};
 use crate::layout::Layout;
 use crate::link::Link;
-use crate::mesh::Whom;
 use crate::plan::Plan;
+use c10d_core::calls::Whom;
 
 /// Everything a collective needs, kept between them so that nothing is allocated after the first ones.
 pub(crate) struct Collectives {

@@ -176,7 +176,7 @@ typedef struct c10d_request {
     const uint64_t *input_splits; /* Elements per rank; null: equal parts. */
     const uint64_t *output_splits;
     /* What all ranks must agree on. Exchange it with the peers before using their payload; if theirs differs, end
-     * the operation with C10D_MISMATCH and hand theirs over in c10d_result. */
+     * the operation with C10D_MISMATCH and hand theirs over in c10d_result. c10d asks for ranks that receive nothing. */
     uint8_t fingerprint[24];
 } c10d_request;
 
@@ -211,7 +211,8 @@ struct c10d_host {
     uint32_t struct_size;
     uint32_t abi_minor;
     void (*log)(const c10d_host *host, uint32_t level, const char *text, uint64_t len);
-    /* The store of a group, shared by its ranks (c10d_group_init.store); keys are the plugin's own. */
+    /* The store of a group, shared by its ranks (c10d_group_init.store); keys are the plugin's own, but for those that
+     * begin with "c10d.". */
     int32_t (*store_set)(const c10d_host *host, uint64_t store, const char *key, uint64_t key_len, const void *value,
                          uint64_t len, uint64_t timeout_ns, c10d_why *why);
     /* Waits for the key. `len` is set to the value's length; C10D_RESOURCE if it is above `capacity`. */

@@ -4,14 +4,19 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use c10d::{Error, ErrorKind, HashStore, OpKind, ProcessGroup, ReduceOp, Result, op};
+use c10d::launch::Launch;
+use c10d::{DispatchKey, Error, ErrorKind, HashStore, OpKind, ProcessGroup, ReduceOp, Result, op};
 use libtest_mimic::{Failed, Trial};
 
+use crate::samples::Sample;
 use crate::stage::acts::{Arguments, WORLD, act};
-use crate::stage::{cast, join, lines, shown, tell};
+use crate::stage::{build_over, cast, join, lines, shown, tell};
+use crate::{samples, stage};
 
 /// No verdict: only so that a hang ends.
 const CAP: Duration = Duration::from_secs(20);
+/// In place of a transport: a plugin's own collectives, in which a root does not wait.
+const PLUGIN: &str = "plugin";
 /// How many collectives a rank that only sends may make without learning.
 const AT_MOST: u32 = 8;
 
@@ -21,7 +26,7 @@ pub(crate) fn play(part: &str) -> Result {
 
 pub(crate) fn trials() -> Vec<Trial> {
     let mut trials = Vec::new();
-    for transport in ["shm", "tcp"] {
+    for transport in ["shm", "tcp", PLUGIN] {
         for world in 2..=4 {
             let name = format!("roots/{transport}/threads/{world}");
             trials.push(Trial::test(name, move || nothing(threads(world, transport))));
@@ -45,17 +50,19 @@ struct Case {
     early: u32,
 }
 
-fn collectives(world: u32) -> Vec<Which> {
-    let collectives = OpKind::ALL.iter().copied().filter(|op| !op.is_p2p());
-    collectives.flat_map(|op| (0..if op.is_rooted() { world } else { 1 }).map(move |root| (op, root))).collect()
+/// Those that the group's backend offers.
+fn collectives(pg: &ProcessGroup) -> Result<Vec<Which>> {
+    let (world, offers) = (pg.size(), pg.capabilities(DispatchKey::Cpu)?);
+    let collectives = OpKind::ALL.iter().copied().filter(|op| !op.is_p2p() && offers.ops.contains(*op));
+    Ok(collectives.flat_map(|op| (0..if op.is_rooted() { world } else { 1 }).map(move |root| (op, root))).collect())
 }
 
 /// Some of the cases of a world; all with `C10D_SUITE=full`.
-fn cases(world: u32) -> Vec<Case> {
+fn cases(world: u32, collectives: &[Which]) -> Vec<Case> {
     let step = if std::env::var("C10D_SUITE").is_ok_and(|suite| suite == "full") { 1 } else { 7 * world as usize / 2 };
     let mut all = Vec::new();
-    for usual in collectives(world).into_iter().filter(|(op, _)| op.is_rooted()) {
-        for other in collectives(world).into_iter().filter(|other| *other != usual) {
+    for usual in collectives.iter().copied().filter(|(op, _)| op.is_rooted()) {
+        for other in collectives.iter().copied().filter(|other| *other != usual) {
             let n = all.len() as u32;
             all.push(Case { odd: n / 3 % world, usual, other, early: n % 9 });
         }
@@ -157,7 +164,7 @@ fn play_all(pg: &ProcessGroup) -> Result<Vec<String>> {
 pub(crate) fn play_some(pg: &ProcessGroup, n: usize) -> Result<Vec<String>> {
     let everybody: Vec<u32> = (0..pg.size()).collect();
     let mut wrong = Vec::new();
-    for case in cases(pg.size()).into_iter().step_by(n) {
+    for case in cases(pg.size(), &collectives(pg)?).into_iter().step_by(n) {
         let Some(group) = pg.new_group(&everybody)? else { continue };
         wrong.extend(play_one(group, &case)?.map(|what| format!("{case:?}: {what}")));
     }
@@ -248,10 +255,15 @@ fn wait_elsewhere(pg: ProcessGroup) -> Result<Option<String>> {
 
 /// Plays all with threads as ranks.
 fn threads(world: u32, transport: &str) -> Vec<String> {
+    samples::build(&[Sample::Rooted]);
     let store = Arc::new(HashStore::new());
     let rank = |rank: u32| {
         let builder = c10d::builder().rank(rank).size(world).store(store.clone()).timeout(CAP);
-        builder.hint("gloo-like.transport", transport).build().and_then(|pg| play_all(&pg))
+        let built = match transport {
+            PLUGIN => build_over(builder, &Sample::Rooted.file()),
+            _ => builder.hint("gloo-like.transport", transport).build(),
+        };
+        built.and_then(|pg| play_all(&pg))
     };
     std::thread::scope(|s| {
         let ranks: Vec<_> = (0..world).map(|r| s.spawn(move || rank(r))).collect();
@@ -266,12 +278,21 @@ fn disagree() -> Result {
     pg.barrier()
 }
 
+/// Ranks over a transport of gloo-like, or over the plugin.
+fn ranks(part: &str, ranks: u32, transport: &str) -> Launch {
+    if transport != PLUGIN {
+        return cast(part, ranks, transport);
+    }
+    samples::build(&[Sample::Rooted]);
+    cast(part, ranks, "shm").env(stage::PLUGIN, Sample::Rooted.file())
+}
+
 fn nothing(wrong: Vec<String>) -> Result<(), Failed> {
     if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\n").into()) }
 }
 
 fn processes(transport: &str) -> Result<(), Failed> {
-    let report = cast("disagree", WORLD, transport).run().map_err(|e| e.to_string())?;
+    let report = ranks("disagree", WORLD, transport).run().map_err(|e| e.to_string())?;
     if !report.exits.iter().all(|exit| exit.success()) {
         return Err(shown(&report).into());
     }
@@ -282,7 +303,7 @@ fn processes(transport: &str) -> Result<(), Failed> {
 fn drop_in_disagreement() -> Result {
     let pg = join(CAP)?;
     let me = pg.rank();
-    pg.run(op::reduce(vec![1u32; 4], ReduceOp::Sum, 1 - me).timeout(CAP))?;
+    pg.run(op::reduce(vec![1i32; 4], ReduceOp::Sum, 1 - me).timeout(CAP))?;
     pg.store().add("made", 1, Instant::now() + CAP)?;
     while pg.store().add("made", 0, Instant::now() + CAP)? < 2 {
         std::thread::sleep(Duration::from_millis(1));
@@ -292,7 +313,7 @@ fn drop_in_disagreement() -> Result {
 }
 
 fn dropped(transport: &str) -> Result<(), Failed> {
-    let report = cast("drop", 2, transport).run().map_err(|e| e.to_string())?;
+    let report = ranks("drop", 2, transport).run().map_err(|e| e.to_string())?;
     for rank in 0..2 {
         let said = String::from_utf8_lossy(&report.output[rank].stderr).into_owned();
         let other = 1 - rank;

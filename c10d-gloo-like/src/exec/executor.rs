@@ -8,9 +8,10 @@ use c10d_core::backend::Fingerprint;
 
 use super::reduction::Reduction;
 use crate::link::Link;
-use crate::mesh::{Doubt, Health, Whom};
+use crate::mesh::Health;
 use crate::pause::Pause;
 use crate::plan::{Plan, StepId};
+use c10d_core::calls::{Doubt, Whom};
 
 /// One op, as this rank runs it.
 pub(crate) struct Op<'a> {

@@ -7,8 +7,8 @@ use c10d_core::backend::Fingerprint;
 use c10d_core::{Error, ErrorKind};
 
 use super::executor::{Executor, Op};
-use crate::call_log::CallId;
 use crate::mesh::Health;
+use c10d_core::calls::CallId;
 
 /// How long the peers have to say what they called where a header comes from another call.
 const EXPLAIN: Duration = Duration::from_millis(100);

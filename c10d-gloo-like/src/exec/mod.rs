@@ -17,8 +17,8 @@ use std::time::Instant;
 
 use c10d_core::{Error, ErrorKind, Result};
 
-use crate::mesh::{Doubt, Whom};
 use crate::plan::{Action, After, Region, StepId};
+use c10d_core::calls::{Doubt, Whom};
 use executor::{Direction, LOOK_EVERY, Traffic};
 use wait::Waiting;
 

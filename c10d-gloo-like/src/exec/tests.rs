@@ -13,12 +13,13 @@ use c10d_core::{DType, ErrorKind, HashStore, OpKind, ReduceOp, Result};
 
 use super::announce::Header;
 use super::{Executor, Op, Reduction, Spaces};
-use crate::mesh::{Mesh, Transport, Whom, Wiring};
+use crate::mesh::{Mesh, Transport, Wiring};
 use crate::pause::Pause;
 use crate::plan::Plan;
 use crate::schedule::select::Algorithm;
 use crate::schedule::{Blocks, Member, direct, fill};
 use crate::shm::Doorbell;
+use c10d_core::calls::Whom;
 
 const TRANSPORTS: [Transport; 2] = [Transport::Shm, Transport::Tcp];
 const PATIENCE: Duration = Duration::from_secs(30);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::doing::Doing;
-use crate::call_log::CallId;
+use c10d_core::calls::CallId;
 
 /// What is known of a peer when a deadline has passed.
 #[derive(Clone, Debug, PartialEq)]

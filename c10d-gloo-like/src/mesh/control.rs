@@ -6,10 +6,11 @@
 use c10d_core::backend::Fingerprint;
 
 use super::doing::Doing;
-use super::doubts::History;
 use super::revoke::Revoke;
 use super::wire::{Reader, fingerprint, option, put_option};
-use crate::call_log::{CallId, Position};
+use crate::call_log::Position;
+use c10d_core::calls::CallId;
+use c10d_core::calls::History;
 
 /// The longest body. The longest frame in use is a [`Revoke`] of a large group.
 pub(super) const MAX: usize = 64 << 10;

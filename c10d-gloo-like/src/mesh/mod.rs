@@ -14,7 +14,6 @@ mod control;
 mod credentials;
 mod dial;
 mod doing;
-mod doubts;
 mod handshake;
 mod health;
 mod hello;
@@ -37,7 +36,6 @@ use c10d_core::{Error, ErrorKind, Phase, Result};
 
 pub(crate) use addr::{ADDR, IFNAME};
 pub(crate) use doing::{WAITS, Wait};
-pub(crate) use doubts::{Doubt, Whom};
 pub(crate) use health::Health;
 pub(crate) use topology::Topology;
 pub(crate) use wiring::{Transport, Wiring};

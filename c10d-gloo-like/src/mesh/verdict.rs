@@ -1,14 +1,15 @@
 //! Who is at fault, from what ranks say of themselves and of each other. Pure functions; no rank ever names itself.
 
 use c10d_core::backend::Fingerprint;
+use c10d_core::calls::{CallId, about, mismatch};
 use c10d_core::waiting::ranks;
-use c10d_core::{ENDED_WITHOUT_LEAVING, Error, ErrorKind, OpKind, Phase};
+use c10d_core::{ENDED_WITHOUT_LEAVING, Error, ErrorKind, Phase};
 
 use super::answer::{Answer, LONG};
 use super::chains::Chains;
 use super::doing::{Doing, Wait, is_p2p};
 use super::revoke::Revoke;
-use crate::call_log::{CallId, Position};
+use crate::call_log::Position;
 
 /// What a rank makes of a failure that another one reports.
 #[derive(Clone, Debug)]
@@ -54,37 +55,12 @@ pub(crate) fn third_party(me: u32, revoke: &Revoke) -> Error {
 
 /// The mismatch between the own call and those of the ranks that differ from it.
 fn compare(me: u32, own: &Fingerprint, fingerprints: &[(u32, Fingerprint); 2], revoke: &Revoke) -> Option<Error> {
-    let differing: Vec<_> = fingerprints
-        .iter()
-        .filter(|(rank, _)| *rank != me)
-        .filter_map(|(rank, p)| Some((*rank, own.disagreement(p)?)))
-        .collect();
-    let (_, (field, mine, theirs)) = differing.first()?.clone();
-    let kind = ErrorKind::Mismatch { field, mine, theirs };
-    let mut error = Error::new(kind, ADVICE).guilty(differing.iter().map(|(rank, _)| *rank));
-    name(&mut error, own);
+    let others = fingerprints.iter().filter(|(rank, theirs)| *rank != me && theirs != own);
+    let (_, theirs) = others.clone().next()?;
+    let mut error = mismatch(others.map(|(rank, _)| *rank), own, theirs)?;
     error.report_mut().phase = revoke.phase.or(Some(Phase::Announce));
     Some(error)
 }
-
-/// The mismatch that rank `me` itself found between its call and that of `rank`.
-pub(crate) fn mismatch(rank: u32, mine: &Fingerprint, theirs: &Fingerprint) -> Option<Error> {
-    let (field, mine_text, theirs_text) = mine.disagreement(theirs)?;
-    let kind = ErrorKind::Mismatch { field, mine: mine_text, theirs: theirs_text };
-    let mut error = Error::new(kind, ADVICE).guilty([rank]).phase(Phase::Announce);
-    name(&mut error, mine);
-    Some(error)
-}
-
-/// Says in which call the error arose: not in the one that happens to report it. Messages have no number.
-fn name(error: &mut Error, fingerprint: &Fingerprint) {
-    if !is_p2p(fingerprint) {
-        error.report_mut().seq = Some(fingerprint.seq.into());
-        error.report_mut().op = OpKind::from_code(fingerprint.op);
-    }
-}
-
-const ADVICE: &str = "all ranks must call the same operations with the same arguments in the same order";
 
 /// Another rank's error, seen from here: a rank that is named in it names the reporter instead,
 /// and a reporter that names nobody is at fault itself. What lies between ranks (a deadlock, a broken connection) names
@@ -117,7 +93,7 @@ pub(crate) fn retell(me: u32, revoke: &Revoke) -> Error {
     report.phase = revoke.phase;
     (report.seq, report.op) = (revoke.seq, revoke.op);
     if let Some([(_, fingerprint), _]) = &revoke.fingerprints {
-        name(&mut error, fingerprint);
+        error = about(fingerprint, error);
     }
     error
 }

@@ -1,5 +1,6 @@
 use super::*;
 use crate::mesh::doing::Refused;
+use c10d_core::OpKind;
 use std::time::Duration;
 
 fn fingerprint(count: u64) -> Fingerprint {

@@ -78,8 +78,21 @@ fn retain(token: Token) -> Option<Result<Option<Retained>>> {
     Some(retained.map(Some))
 }
 
+/// Looks whether the ranks made the same calls; if not, the group has failed. `None`: the operation is over.
+fn compare(token: Token) -> Option<()> {
+    let (group, op, root) = slots::look_at_waiting(token, |operation| {
+        let request = operation.job.request();
+        (operation.group.clone(), request.op, request.params.root)
+    })?;
+    if let Some(calls) = group.calls.as_ref().filter(|_| !op.is_p2p()) {
+        calls.look(op, root).iter().for_each(|parted| group.fail(parted));
+    }
+    Some(())
+}
+
 /// Lends the plugin what the operation needs, and makes it one that the plugin has. `None`: it is over.
 fn prepare(token: Token) -> Option<Prepared> {
+    compare(token)?;
     let retained = retain(token)?;
     // Gone if its time was over meanwhile.
     let mut taken = slots::take_out(token)?;

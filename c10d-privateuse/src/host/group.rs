@@ -2,10 +2,11 @@
 #![allow(unsafe_code)]
 
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
-use c10d_core::backend::{GroupInit, let_go};
+use c10d_core::backend::{GroupInit, Request, let_go};
+use c10d_core::calls::CallCheck;
 use c10d_core::device::DeviceRuntime;
 use c10d_core::store::deadline_after;
 use c10d_core::sync::{Condvar, Mutex};
@@ -36,6 +37,8 @@ pub(super) struct Group {
     in_use: Mutex<InUse>,
     less_in_use: Condvar,
     pub(super) store: Lease,
+    /// Whether the ranks make the same calls; not where the rank is alone.
+    pub(super) calls: Option<Arc<CallCheck>>,
 }
 
 /// What the plugin's object is needed for.
@@ -58,6 +61,12 @@ impl Drop for OpenCall {
     }
 }
 
+impl Drop for Group {
+    fn drop(&mut self) {
+        self.calls.iter().for_each(|calls| calls.stop());
+    }
+}
+
 /// Half of the time that a backend has for letting go; the rest is for us.
 pub(super) fn grace(timeout: Duration) -> Duration {
     let_go(timeout) / 2
@@ -76,7 +85,7 @@ impl Group {
         }
         let (functions, _) =
             loaded.table.collectives.as_ref().ok_or_else(|| plugin.error("create_group", "it has none"))?;
-        Ok(Arc::new(Group {
+        Ok(Arc::new_cyclic(|me: &Weak<Group>| Group {
             loaded,
             functions: *functions,
             handle: OnceLock::new(),
@@ -88,6 +97,10 @@ impl Group {
             in_use: Mutex::default(),
             less_in_use: Condvar::new(),
             store: stores::lease(init.store.clone()),
+            calls: CallCheck::new(init, {
+                let me = me.clone();
+                move |error| me.upgrade().iter().for_each(|group| group.fail(error))
+            }),
         }))
     }
 
@@ -136,6 +149,7 @@ impl Group {
         if self.failed.set(cause.clone()).is_err() {
             return;
         }
+        self.calls.iter().for_each(|calls| calls.tell(cause));
         self.aborted.store(1, Ordering::Release);
         let limit = Instant::now() + grace(Duration::ZERO);
         *self.limit.lock() = Some(limit);
@@ -158,6 +172,10 @@ impl Group {
                     return Err(self.plugin().error("shutdown", "operations were in flight when the time was over"));
                 }
             }
+        }
+        let patient = if self.failure().is_none() { deadline } else { Instant::now() };
+        if let Some(parted) = self.calls.as_ref().and_then(|calls| calls.leave(patient)) {
+            return Err(parted);
         }
         let (Some(shutdown), None) = (self.functions.shutdown, self.failure()) else { return Ok(()) };
         let Some(me) = self.open_call() else { return Ok(()) };
@@ -243,6 +261,11 @@ impl Group {
     /// Counts an operation in.
     pub(super) fn operation_begins(&self) {
         self.in_use.lock().operations += 1;
+    }
+
+    /// Whatever became of it.
+    pub(super) fn call_ended(&self, request: &Request) {
+        self.calls.iter().filter(|_| !request.op.is_p2p()).for_each(|calls| calls.end(request));
     }
 
     pub(super) fn operation_ended(&self) {

@@ -33,6 +33,7 @@ impl Operation {
     /// Ends it with what the plugin said; the plugin has let go of its memory.
     pub(super) fn end(self, result: Result<Outcome>) {
         let Operation { job, lent, request, group, .. } = self;
+        group.call_ended(job.request());
         // After an abort, its cause is the cause of whatever ends badly.
         let result = result.map_err(|e| group.failure().unwrap_or(e));
         if result.is_ok() {
@@ -48,6 +49,7 @@ impl Operation {
     pub(super) fn give_up(self) {
         let error = self.group.failure().unwrap_or_else(|| self.why_late());
         let Operation { job, lent, request, group, running, .. } = self;
+        group.call_ended(job.request());
         let runs = running.lock().is_some();
         if runs {
             group.plugin().given_up.fetch_add(1, Ordering::Relaxed);

@@ -38,6 +38,9 @@ impl Group {
             operation.refuse(error);
             return None;
         }
+        if let Some(calls) = self.calls.as_ref().filter(|_| key == QueueKey::Collectives) {
+            calls.begin(operation.job.request());
+        }
         let token = slots::put(operation);
         clock::at(limit);
         Some((key, token))

@@ -17,6 +17,8 @@ pub(crate) enum Sample {
     Guarded,
     /// The same, which reduces on the device.
     Reduces,
+    /// No vendor's: collectives in which nobody waits for a rank from which it receives nothing.
+    Rooted,
 }
 
 impl Sample {
@@ -26,6 +28,7 @@ impl Sample {
             Sample::CCollectives | Sample::CCuda => "c-collectives",
             Sample::Guarded => "guarded_plugin",
             Sample::Reduces => "reduces_plugin",
+            Sample::Rooted => "rooted",
         }
     }
 
@@ -57,6 +60,7 @@ pub(crate) fn build(samples: &[Sample]) {
         match sample {
             Sample::Guarded => in_rust(*sample, "c10d-guarded-plugin"),
             Sample::Reduces => in_rust(*sample, "c10d-reduces-plugin"),
+            Sample::Rooted => for_tests(*sample),
             _ => in_c(*sample),
         }
     }
@@ -72,6 +76,15 @@ fn in_c(sample: Sample) {
         make.arg(r#"CFLAGS=-O2 -g -DDEVICE_TYPE=C10D_DEVICE_CUDA -DNAME='"c-cuda"'"#);
     }
     succeed(&mut make);
+}
+
+/// From the C file of c10d-privateuse's own tests.
+fn for_tests(sample: Sample) {
+    let privateuse = Path::new(env!("CARGO_MANIFEST_DIR")).join("../c10d-privateuse");
+    let mut cc = Command::new("cc");
+    cc.args(["-std=c11", "-O1", "-shared", "-fPIC", "-I"]).arg(privateuse.join("include"));
+    cc.arg(privateuse.join("tests/c").join(sample.name()).with_extension("c")).arg("-o").arg(sample.file());
+    succeed(&mut cc);
 }
 
 fn in_rust(sample: Sample, package: &str) {

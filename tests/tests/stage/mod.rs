@@ -63,7 +63,14 @@ pub(crate) fn join(timeout: Duration) -> Result<ProcessGroup> {
 
 /// The builder's group, over the plugin if the ranks were cast with one.
 pub(crate) fn build(builder: c10d::Builder) -> Result<ProcessGroup> {
-    let Some(file) = std::env::var_os(PLUGIN) else { return builder.build() };
+    match std::env::var_os(PLUGIN) {
+        Some(file) => build_over(builder, Path::new(&file)),
+        None => builder.build(),
+    }
+}
+
+/// The builder's group, over the plugin in this file.
+pub(crate) fn build_over(builder: c10d::Builder, file: &Path) -> Result<ProcessGroup> {
     let loaded = c10d_privateuse::Search::new().file(file).load();
     let name = loaded.decisions.first().and_then(|d| d.name.clone()).unwrap_or_default();
     builder.providers(&loaded.providers).backend(&format!("cpu:{name}")).build()

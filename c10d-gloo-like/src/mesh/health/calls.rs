@@ -8,7 +8,7 @@ use c10d_core::{Phase, Result};
 
 use super::peers::UNDERWAY;
 use super::{FAILED, Health, LEFT, dead};
-use crate::call_log::CallId;
+use c10d_core::calls::CallId;
 
 impl Health {
     /// A collective begins: writes it into the call log, and refuses it where it cannot succeed any more: the group has

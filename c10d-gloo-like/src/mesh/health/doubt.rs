@@ -11,9 +11,10 @@ use c10d_core::{Error, ErrorKind, Result};
 use smallvec::SmallVec;
 
 use super::{Health, Path};
-use crate::call_log::{CallId, CallLog, Entered};
+use crate::call_log::{CallLog, Entered};
 use crate::mesh::control::Frame;
-use crate::mesh::doubts::{Clash, Doubt, Doubts, History, Known, Progress};
+use c10d_core::calls::CallId;
+use c10d_core::calls::{Clash, Doubt, Doubts, History, Known, Progress};
 
 /// How long a rank waits for an answer that it needs before it goes on, once for each peer that is silent. Live peers
 /// answer within a millisecond, on busy machines within some ten.
@@ -70,7 +71,7 @@ impl Health {
         let until = Instant::now() + patience;
         while !patience.is_zero() && doubts.is_waiting() && !self.failed() {
             if self.answers.wait_until(doubts, until).timed_out() {
-                doubts.give_up_waiting();
+                let _ = doubts.give_up_waiting();
             }
         }
     }

@@ -3,6 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use c10d_core::backend::Fingerprint;
+use c10d_core::calls::mismatch;
 use c10d_core::{Error, ErrorKind, Status};
 
 use super::{DISPUTED, FAILED, Health};
@@ -25,7 +26,7 @@ impl Health {
 
     /// The same for a disagreement that was found in a message of `rank`, which came with the call `theirs`.
     pub(crate) fn mismatch(&self, rank: u32, mine: &Fingerprint, theirs: &Fingerprint) -> Error {
-        let error = verdict::mismatch(rank, mine, theirs).unwrap_or_else(|| {
+        let error = mismatch([rank], mine, theirs).unwrap_or_else(|| {
             Error::new(ErrorKind::Protocol, "a peer's call was taken for another one").guilty([rank])
         });
         self.fail_with(error, Some([(self.rank, *mine), (rank, *theirs)]))

@@ -32,9 +32,10 @@ use c10d_core::{Error, ErrorKind, Result};
 
 use super::connection::{Connection, Listener};
 use super::control::Frame;
-use super::doubts::Doubts;
-use crate::call_log::{CallId, CallLog};
+use crate::call_log::CallLog;
 use crate::shm::Segment;
+use c10d_core::calls::CallId;
+use c10d_core::calls::Doubts;
 
 /// Something that wakes a thread which sleeps while it waits for peers.
 pub(crate) type Waker = Box<dyn Fn() + Send + Sync>;

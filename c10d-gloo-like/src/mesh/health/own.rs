@@ -5,8 +5,8 @@ use std::time::Instant;
 
 use c10d_core::sync::Mutex;
 
-use crate::call_log::CallId;
 use crate::mesh::doing::{Refused, Wait};
+use c10d_core::calls::CallId;
 
 /// What the messages of a rank wait for, and how many calls there were so far; nothing where they move too fast to say.
 pub(crate) type Messages = Box<dyn Fn() -> Option<(Vec<Wait>, u64)> + Send + Sync>;

@@ -4,10 +4,10 @@ use std::time::{Duration, Instant};
 
 use c10d_core::{Error, ErrorKind};
 
-use crate::call_log::CallId;
 use crate::mesh::doing::Doing;
 use crate::mesh::revoke::Revoke;
 use crate::mesh::verdict;
+use c10d_core::calls::CallId;
 
 /// How long after a goodbye bytes, or the cause of a failure, may still be on their way: they come by another connection.
 pub(super) const UNDERWAY: Duration = Duration::from_secs(1);

@@ -9,11 +9,11 @@ use c10d_core::{Error, ErrorKind, OpKind, Phase};
 use super::own::Messages;
 use super::peers::{HealthState, Peer};
 use super::{Health, Path};
-use crate::call_log::CallId;
 use crate::mesh::answer::Answer;
 use crate::mesh::control::Frame;
 use crate::mesh::doing::{Doing, Refused, Wait, is_p2p};
 use crate::mesh::verdict;
+use c10d_core::calls::CallId;
 
 /// How long, past a deadline, peers have to say what they are doing. Live ones do within a millisecond, on busy machines
 /// within some ten.

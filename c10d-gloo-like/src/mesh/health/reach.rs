@@ -12,8 +12,8 @@ use c10d_core::{Error, ErrorKind, Phase};
 
 use super::peers::UNDERWAY;
 use super::{Health, Path, dead};
-use crate::call_log::CallId;
 use crate::mesh::control::Frame;
+use c10d_core::calls::CallId;
 
 /// How long a broken data connection waits for the control connection to say why, or to break too, as it does when the
 /// peer has died.

@@ -7,10 +7,10 @@ use c10d_core::backend::Fingerprint;
 use c10d_core::waiting;
 
 use super::Health;
-use crate::call_log::CallId;
 use crate::mesh::answer::Answer;
 use crate::mesh::doing::Wait;
 use crate::mesh::verdict;
+use c10d_core::calls::CallId;
 
 impl Health {
     /// After how long a wait is to be spoken of.

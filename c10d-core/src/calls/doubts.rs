@@ -1,13 +1,10 @@
-//! The calls in which a rank heard of no peer: a root that only sends, a rank that only gives to a root. That the others
-//! made the same calls must be looked up afterwards. Here is what is still to be looked up, and with whom; how that is
-//! done is the matter of [`super::health`].
+//! What is still to be looked up of the peers' calls, and with whom.
 
 use std::collections::VecDeque;
 
-use c10d_core::OpKind;
-use c10d_core::backend::Fingerprint;
-
-use crate::call_log::CallId;
+use super::CallId;
+use crate::backend::Fingerprint;
+use crate::catalog::OpKind;
 
 /// Up to this world size all ranks look at all; in larger ones who gives to a root looks at the root alone, which hears of
 /// everybody and says what it finds.
@@ -19,7 +16,7 @@ const MOST: usize = 64 << 10;
 
 /// Whose calls are to be compared with a call of this rank.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Whom {
+pub enum Whom {
     /// Nobody's: the rank heard of all while it made the call.
     Nobody,
     /// Everybody's.
@@ -31,7 +28,7 @@ pub(crate) enum Whom {
 impl Whom {
     /// Who is to be looked at after this op, on rank `me` of `world`.
     #[inline]
-    pub(crate) fn after(op: OpKind, me: u32, root: u32, world: u32) -> Whom {
+    pub fn after(op: OpKind, me: u32, root: u32, world: u32) -> Whom {
         if !op.is_rooted() || world == 1 {
             return Whom::Nobody;
         }
@@ -46,16 +43,18 @@ impl Whom {
 
 /// A call of this rank, to be compared.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Doubt {
+pub struct Doubt {
     /// Its number among the rank's calls.
-    pub(crate) number: u64,
-    pub(crate) fingerprint: Fingerprint,
-    pub(crate) whom: Whom,
+    pub number: u64,
+    /// What it is.
+    pub fingerprint: Fingerprint,
+    /// With whose it is to be compared.
+    pub whom: Whom,
 }
 
 /// What a peer did in place of a call of this rank.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum Known {
+pub enum Known {
     /// Nothing yet.
     NotYet,
     /// It made this call.
@@ -68,36 +67,44 @@ pub(super) enum Known {
 
 /// How far the comparison with a peer has come.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum Progress {
+pub enum Progress {
+    /// To the end.
     Done,
+    /// Up to a call that the peer has not made.
     NotYet,
+    /// Up to a call about which the peer must be asked.
     Gone,
 }
 
 /// Two ranks made different calls.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Clash {
-    pub(super) peer: u32,
-    pub(super) mine: Fingerprint,
-    pub(super) theirs: Fingerprint,
+pub struct Clash {
+    /// The other one.
+    pub peer: u32,
+    /// This rank's call.
+    pub mine: Fingerprint,
+    /// The other one's.
+    pub theirs: Fingerprint,
 }
 
 /// What a rank tells of its calls: those that it remembers, by number, of all before `until`. One that is not in the list
 /// is not in doubt.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) struct History {
-    pub(crate) until: u64,
-    pub(crate) calls: Vec<(u64, Fingerprint)>,
+pub struct History {
+    /// The number of the first call that it does not cover.
+    pub until: u64,
+    /// Those that the rank remembers.
+    pub calls: Vec<(u64, Fingerprint)>,
 }
 
 impl History {
     /// The most calls in one answer.
-    pub(super) const ANSWER: usize = 64;
+    pub const ANSWER: usize = 64;
     /// The most calls in a goodbye.
-    pub(super) const GOODBYE: usize = 1024;
+    pub const GOODBYE: usize = 1024;
 
     /// Of the calls before `until`, in any order and perhaps twice: the first ones, as many as may be told.
-    pub(super) fn new(until: u64, mut calls: Vec<(u64, Fingerprint)>, most: usize) -> History {
+    pub fn new(until: u64, mut calls: Vec<(u64, Fingerprint)>, most: usize) -> History {
         calls.sort_unstable_by_key(|(number, _)| *number);
         calls.dedup_by_key(|(number, _)| *number);
         let cut = calls.len() > most;
@@ -106,24 +113,28 @@ impl History {
         History { until: if cut { last } else { until.max(last) }, calls }
     }
 
+    /// The call at this place, if it is remembered.
+    pub fn at(&self, place: CallId) -> Option<Fingerprint> {
+        self.calls.iter().map(|(_, fingerprint)| *fingerprint).find(|fingerprint| CallId::of(fingerprint) == place)
+    }
+
     /// `last`: its rank makes no more calls.
     fn of(&self, doubt: &Doubt, last: bool) -> Known {
-        let place = CallId::of(&doubt.fingerprint);
-        match self.calls.iter().find(|(_, fingerprint)| CallId::of(fingerprint) == place) {
-            Some((_, fingerprint)) => Known::Call(*fingerprint),
+        match self.at(CallId::of(&doubt.fingerprint)) {
+            Some(fingerprint) => Known::Call(fingerprint),
             None if last || doubt.number < self.until => Known::Agreed,
             None => Known::NotYet,
         }
     }
 }
 
-/// See the module.
-pub(super) struct Doubts {
+/// The calls of a rank that are still to be compared with those of its peers.
+pub struct Doubts {
     calls: VecDeque<Doubt>,
     /// How many were there before the first of `calls`.
     before: u64,
     peers: Box<[Standing]>,
-    /// What an answer showed.
+    /// The first that was found.
     clash: Option<Clash>,
 }
 
@@ -141,7 +152,8 @@ struct Standing {
 }
 
 impl Doubts {
-    pub(super) fn new(me: u32, world: u32) -> Doubts {
+    /// Of rank `me` of `world`: none yet.
+    pub fn new(me: u32, world: u32) -> Doubts {
         let mut peers = vec![Standing::default(); world as usize];
         if let Some(own) = peers.get_mut(me as usize) {
             own.next = u64::MAX;
@@ -150,7 +162,7 @@ impl Doubts {
     }
 
     /// Takes calls in; `fresh` is empty afterwards.
-    pub(super) fn add(&mut self, fresh: &mut Vec<Doubt>) {
+    pub fn add(&mut self, fresh: &mut Vec<Doubt>) {
         self.calls.extend(fresh.drain(..));
         while self.calls.len() > MOST {
             self.calls.pop_front();
@@ -159,23 +171,23 @@ impl Doubts {
     }
 
     /// Whether a call is still to be compared.
-    pub(super) fn open(&self) -> bool {
+    pub fn open(&self) -> bool {
         !self.calls.is_empty()
     }
 
     /// The own call at this place, if it is still to be compared.
-    pub(super) fn find(&self, place: CallId) -> Option<Fingerprint> {
+    pub fn find(&self, place: CallId) -> Option<Fingerprint> {
         self.calls.iter().map(|doubt| doubt.fingerprint).find(|fingerprint| CallId::of(fingerprint) == place)
     }
 
     /// The calls from number `from` on that are still to be compared.
-    pub(super) fn since(&self, from: u64) -> impl Iterator<Item = (u64, Fingerprint)> {
+    pub fn since(&self, from: u64) -> impl Iterator<Item = (u64, Fingerprint)> {
         let start = self.calls.partition_point(|doubt| doubt.number < from);
         self.calls.range(start..).map(|doubt| (doubt.number, doubt.fingerprint))
     }
 
     /// Compares with what `look` says that the peer did, as far as that goes.
-    pub(super) fn compare(&mut self, peer: u32, mut look: impl FnMut(&Doubt) -> Known) -> Result<Progress, Clash> {
+    pub fn compare(&mut self, peer: u32, mut look: impl FnMut(&Doubt) -> Known) -> Result<Progress, Clash> {
         let Some(standing) = self.peers.get_mut(peer as usize) else { return Ok(Progress::Done) };
         standing.next = standing.next.max(self.before);
         while let Some(doubt) = self.calls.get((standing.next - self.before) as usize) {
@@ -198,7 +210,7 @@ impl Doubts {
 
     /// The first call about which the peer is to be asked. `None`: it need not be, was asked, or has left, with a last word
     /// that is compared here.
-    pub(super) fn question(&mut self, peer: u32) -> Result<Option<u64>, Clash> {
+    pub fn question(&mut self, peer: u32) -> Result<Option<u64>, Clash> {
         let last_word = self.peers.get_mut(peer as usize).and_then(|standing| standing.last_word.take());
         if let Some(history) = last_word {
             let compared = self.compare(peer, |doubt| history.of(doubt, true));
@@ -217,7 +229,7 @@ impl Doubts {
     }
 
     /// A peer answered; `last`: it leaves.
-    pub(super) fn answer(&mut self, peer: u32, history: History, last: bool) -> Result<(), Clash> {
+    pub fn answer(&mut self, peer: u32, history: History, last: bool) -> Result<(), Clash> {
         self.withdraw(peer);
         let compared = self.compare(peer, |doubt| history.of(doubt, last)).map(drop);
         self.clash = self.clash.or(compared.err());
@@ -229,36 +241,42 @@ impl Doubts {
     }
 
     /// A peer has left. If it had a last word, that was before.
-    pub(super) fn leave(&mut self, peer: u32) {
+    pub fn leave(&mut self, peer: u32) {
         if self.peers.get(peer as usize).is_some_and(|standing| standing.last_word.is_none()) {
             let _ = self.answer(peer, History::default(), true);
         }
     }
 
-    /// The first disagreement that an answer showed.
-    pub(super) fn clash(&self) -> Option<Clash> {
+    /// A disagreement was found.
+    pub fn found(&mut self, clash: Clash) {
+        self.clash = self.clash.or(Some(clash));
+    }
+
+    /// The first disagreement that was found.
+    pub fn clash(&self) -> Option<Clash> {
         self.clash
     }
 
     /// The question to this peer is not open any more.
-    pub(super) fn withdraw(&mut self, peer: u32) {
+    pub fn withdraw(&mut self, peer: u32) {
         if let Some(standing) = self.peers.get_mut(peer as usize) {
             (standing.asked, standing.slow) = (false, false);
         }
     }
 
     /// Whether an answer is worth waiting for.
-    pub(super) fn is_waiting(&self) -> bool {
+    pub fn is_waiting(&self) -> bool {
         self.peers.iter().any(|standing| standing.asked && !standing.slow)
     }
 
-    /// Nobody waits for the open answers again; whenever they come, they count.
-    pub(super) fn give_up_waiting(&mut self) {
-        self.peers.iter_mut().for_each(|standing| standing.slow = standing.asked);
+    /// Nobody waits for the open answers again; whenever they come, they count. Gives the ranks that were silent.
+    pub fn give_up_waiting(&mut self) -> Vec<u32> {
+        let open = (0..).zip(&mut *self.peers).filter(|(_, standing)| standing.asked && !standing.slow);
+        open.map(|(rank, standing)| (standing.slow = true, rank).1).collect()
     }
 
     /// Drops what is settled with all.
-    pub(super) fn forget(&mut self) {
+    pub fn forget(&mut self) {
         let settled = self.peers.iter().map(|standing| standing.next).min().unwrap_or(u64::MAX);
         while self.before < settled && self.calls.pop_front().is_some() {
             self.before += 1;

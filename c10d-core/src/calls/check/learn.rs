@@ -1,0 +1,91 @@
+//! A rank learns that ranks have parted, and tells the others.
+
+use super::CallCheck;
+use super::post::Out;
+use crate::backend::Fingerprint;
+use crate::calls::letter::{Letter, Parted};
+use crate::calls::{CallId, Clash, History, about, mismatch};
+use crate::catalog::OpKind;
+use crate::{Error, ErrorKind, Phase};
+
+impl CallCheck {
+    /// Lets the peers know of a disagreement about a collective that the library found.
+    pub fn tell(&self, error: &Error) {
+        let report = error.report();
+        let (ErrorKind::Mismatch { field, mine, theirs }, Some(seq)) = (&report.kind, report.seq) else { return };
+        if report.op.is_none_or(OpKind::is_p2p) {
+            return;
+        }
+        let mut calls = self.calls.lock();
+        let call = calls.find(|call| call.seq == seq as u32);
+        // Whoever names several was told itself.
+        let (Some(call), [peer], None) = (call, &report.guilty[..], &calls.parted) else { return };
+        calls.parted = Some(error.clone());
+        drop(calls);
+        let differs = (*field, mine.clone(), theirs.clone());
+        self.send(Out::All(Letter::Parted(Parted { mine: call, peer: *peer, differs })));
+    }
+
+    pub(super) fn clash(&self, Clash { peer, mine, theirs }: &Clash) {
+        let Some(error) = mismatch([*peer], mine, theirs) else { return };
+        self.tell(&error);
+        (self.fail)(&error);
+    }
+
+    /// A peer learned that ranks have parted.
+    pub(super) fn parted(&self, by: u32, parted: &Parted) {
+        let mut calls = self.calls.lock();
+        if calls.parted.is_some() {
+            return;
+        }
+        let place = CallId::of(&parted.mine);
+        let own = calls.find(|call| CallId::of(call) == place);
+        if own.is_none() && parted.peer != self.me {
+            // The own call will tell with whom it disagrees.
+            calls.dispute.get_or_insert_with(|| (by, parted.clone()));
+            return;
+        }
+        let error = parted.seen_from(self.me, own, by);
+        calls.parted = Some(error.clone());
+        drop(calls);
+        self.answers.notify_all();
+        (self.fail)(&error);
+    }
+
+    pub(super) fn told(&self, peer: u32, history: History, last: bool) {
+        let mut calls = self.calls.lock();
+        let stuck = calls.open.iter().find_map(|open| {
+            let (mine, theirs) = (open.fingerprint, history.at(CallId::of(&open.fingerprint))?);
+            (theirs != mine).then_some(Clash { peer, mine, theirs })
+        });
+        let compared = calls.doubts.answer(peer, history, last);
+        drop(calls);
+        self.answers.notify_all();
+        if let Some(clash) = compared.err().or(stuck) {
+            self.clash(&clash);
+        }
+    }
+}
+
+impl Parted {
+    /// The error of rank `me`, whose own call there is this, after rank `by` told.
+    pub(super) fn seen_from(&self, me: u32, own: Option<Fingerprint>, by: u32) -> Error {
+        let (field, value, other) = self.differs.clone();
+        let kind = |mine, theirs| ErrorKind::Mismatch { field, mine, theirs };
+        let error = |kind, guilty: &[u32]| {
+            let error = Error::new(kind, format!("reported by rank {by}")).guilty(guilty.iter().copied());
+            about(&own.unwrap_or(self.mine), error.phase(Phase::Announce))
+        };
+        match own {
+            _ if self.peer == me => error(kind(other, value), &[by]),
+            Some(own) if own != self.mine => {
+                mismatch([by], &own, &self.mine).unwrap_or_else(|| error(kind(value, other), &[by, self.peer]))
+            }
+            Some(own) if field != "splits" && (field != "count" || own.count.to_string() == value) => {
+                error(kind(value, other), &[self.peer])
+            }
+            // Only the two can tell which of them is wrong.
+            _ => error(kind(value, other), &[by, self.peer]),
+        }
+    }
+}

@@ -1,0 +1,51 @@
+//! What a rank remembers of its own calls.
+
+use std::collections::VecDeque;
+use std::time::Instant;
+
+use crate::Error;
+use crate::backend::Fingerprint;
+use crate::calls::letter::Parted;
+use crate::calls::{Doubts, History};
+
+/// What this rank called.
+pub(super) struct Calls {
+    pub(super) begun: u64,
+    pub(super) recent: VecDeque<(u64, Fingerprint)>,
+    pub(super) doubts: Doubts,
+    /// Those that are not over.
+    pub(super) open: VecDeque<Open>,
+    /// Whether the thread that sends looks after those.
+    pub(super) watched: bool,
+    /// Collectives since the peers were asked, while calls are in doubt.
+    pub(super) unasked: u32,
+    /// What a peer told of a call that this rank has not made.
+    pub(super) dispute: Option<(u32, Parted)>,
+    /// The disagreement that ended it.
+    pub(super) parted: Option<Error>,
+    pub(super) left: bool,
+}
+
+/// A call that is not over.
+pub(super) struct Open {
+    pub(super) number: u64,
+    pub(super) fingerprint: Fingerprint,
+    pub(super) since: Instant,
+    /// How often the peers were asked about it.
+    pub(super) asked: usize,
+}
+
+impl Calls {
+    /// Of the calls from this number on.
+    pub(super) fn history(&self, from: u64, most: usize) -> History {
+        let recent = self.recent.iter().filter(|(number, _)| *number >= from).copied();
+        let calls = recent.chain(self.doubts.since(from).take(most + 1)).collect();
+        History::new(self.begun, calls, most)
+    }
+
+    /// The latest call of this kind, if it is remembered.
+    pub(super) fn find(&self, which: impl Fn(&Fingerprint) -> bool) -> Option<Fingerprint> {
+        let recent = self.recent.iter().rev().map(|(_, call)| *call);
+        recent.chain(self.doubts.since(0).map(|(_, call)| call)).find(which)
+    }
+}

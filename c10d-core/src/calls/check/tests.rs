@@ -1,0 +1,135 @@
+use std::sync::Weak;
+use std::sync::mpsc::Receiver;
+
+use super::*;
+use crate::ErrorKind;
+use crate::store::HashStore;
+
+const CAP: Duration = Duration::from_secs(20);
+
+fn call(op: OpKind, seq: u32, root: u32) -> Fingerprint {
+    Fingerprint { seq, op: op as u8, root, ..Fingerprint::default() }
+}
+
+/// Ranks, and what their groups failed of.
+fn ranks(world: u32) -> (Vec<Arc<CallCheck>>, Receiver<(u32, Error)>) {
+    let store: Arc<dyn Store> = Arc::new(HashStore::new());
+    let (tell, told) = channel();
+    let rank = |me| {
+        let tell = tell.clone();
+        let fail = move |error: &Error| drop(tell.send((me, error.clone())));
+        CallCheck::over(store.clone(), me, world, Box::new(fail))
+    };
+    ((0..world).map(rank).collect(), told)
+}
+
+/// One that has a thread for its letters.
+fn make(check: &Arc<CallCheck>, op: OpKind, seq: u32, root: u32) -> Option<Error> {
+    check.send_from_now_on();
+    let (watch, parted) = check.note(op, root, call(op, seq, root));
+    if watch {
+        check.send(Out::Watch);
+    }
+    parted.or_else(|| check.look(op, root))
+}
+
+fn names(error: &Error, op: OpKind, seq: u64, field: &str, guilty: &[u32]) {
+    let report = error.report();
+    assert!(matches!(&report.kind, ErrorKind::Mismatch { field: known, .. } if *known == field), "{error}");
+    assert_eq!((report.op, report.seq, &report.guilty[..]), (Some(op), Some(seq), guilty), "{error}");
+}
+
+#[test]
+fn who_only_sends_learns_by_the_8th_call() {
+    let (ranks, told) = ranks(2);
+    assert!(make(&ranks[1], OpKind::Broadcast, 0, 1).is_none());
+    let errors: Vec<_> = (0..8).map(|seq| make(&ranks[0], OpKind::Broadcast, seq, 0)).collect();
+    names(errors[7].as_ref().unwrap(), OpKind::Broadcast, 0, "root", &[1]);
+    // And the other one is told.
+    let all: Vec<_> = (0..2).map(|_| told.recv_timeout(CAP).unwrap()).collect();
+    names(&all.iter().find(|(rank, _)| *rank == 1).unwrap().1, OpKind::Broadcast, 0, "root", &[0]);
+    ranks.iter().for_each(|rank| rank.stop());
+}
+
+#[test]
+fn one_that_is_late_holds_nobody_back() {
+    let (ranks, told) = ranks(2);
+    let begin = Instant::now();
+    assert!((0..1000).all(|seq| make(&ranks[0], OpKind::Broadcast, seq, 0).is_none()));
+    // Each answer that is missing would cost the patience.
+    assert!(begin.elapsed() < 100 * PATIENCE, "{:?}", begin.elapsed());
+    names(
+        &make(&ranks[1], OpKind::Broadcast, 0, 1).or_else(|| ranks[1].leave(Instant::now() + CAP)).unwrap(),
+        OpKind::Broadcast,
+        0,
+        "root",
+        &[0],
+    );
+    assert!(told.recv_timeout(CAP).is_ok());
+    ranks.iter().for_each(|rank| rank.stop());
+}
+
+#[test]
+fn one_that_has_left_is_compared_all_the_same() {
+    let (ranks, _told) = ranks(2);
+    assert!(make(&ranks[0], OpKind::Broadcast, 0, 0).is_none());
+    assert!(ranks[0].leave(Instant::now() + CAP).is_none());
+    assert!(make(&ranks[1], OpKind::Broadcast, 0, 1).is_none());
+    names(&ranks[1].leave(Instant::now() + CAP).unwrap(), OpKind::Broadcast, 0, "root", &[0]);
+}
+
+#[test]
+fn ranks_that_wait_for_each_other_learn_why() {
+    let (ranks, told) = ranks(2);
+    assert!(make(&ranks[0], OpKind::Scatter, 0, 1).is_none());
+    assert!(make(&ranks[1], OpKind::Broadcast, 0, 0).is_none());
+    let all: Vec<_> = (0..2).map(|_| told.recv_timeout(CAP).unwrap()).collect();
+    for (rank, op) in [(0, OpKind::Scatter), (1, OpKind::Broadcast)] {
+        names(&all.iter().find(|(of, _)| *of == rank).unwrap().1, op, 0, "op", &[1 - rank]);
+    }
+    ranks.iter().for_each(|rank| rank.stop());
+}
+
+#[test]
+fn what_is_heard_of_a_call_to_come_is_judged_when_it_is_made() {
+    let (ranks, told) = ranks(3);
+    assert!(make(&ranks[1], OpKind::Reduce, 0, 0).is_none());
+    let _ = make(&ranks[2], OpKind::Reduce, 0, 1);
+    let _ = ranks[2].leave(Instant::now() + CAP);
+    while told.recv_timeout(CAP).unwrap().0 != 1 {}
+    while ranks[0].calls.lock().dispute.is_none() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    names(&make(&ranks[0], OpKind::Reduce, 0, 0).unwrap(), OpKind::Reduce, 0, "root", &[2]);
+    ranks.iter().for_each(|rank| rank.stop());
+}
+
+#[test]
+fn nothing_is_left_of_ranks_that_left_or_stopped() {
+    let (ranks, _told) = ranks(3);
+    assert!((0..3).all(|me| make(&ranks[me], OpKind::Barrier, 0, 0).is_none()));
+    let left: Vec<Weak<CallCheck>> = ranks.iter().map(Arc::downgrade).collect();
+    assert!(ranks[0].leave(Instant::now() + CAP).is_none());
+    ranks[1].stop();
+    ranks[2].stop();
+    drop(ranks);
+    let end = Instant::now() + CAP;
+    while left.iter().any(|rank| rank.strong_count() > 0) {
+        assert!(Instant::now() < end, "its threads are there still");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+#[test]
+fn anything_may_come() {
+    let (ranks, told) = ranks(2);
+    for letter in [&b""[..], b"\0", &[0xff; 40], &[1; 400], &[7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]] {
+        ranks[1].put(0, letter, Instant::now() + CAP);
+    }
+    assert!(make(&ranks[1], OpKind::Broadcast, 0, 1).is_none());
+    assert!(make(&ranks[0], OpKind::Broadcast, 0, 1).is_none());
+    ranks[0].end_of(&call(OpKind::Broadcast, 0, 1));
+    assert!((1..9).all(|seq| make(&ranks[1], OpKind::Broadcast, seq, 1).is_none()));
+    ranks.iter().for_each(|rank| rank.stop());
+    assert!(told.try_recv().is_err());
+}

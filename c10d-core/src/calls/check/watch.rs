@@ -1,0 +1,57 @@
+//! Calls that are not over: whom they wait for may wait as well.
+
+use std::time::{Duration, Instant};
+
+use super::CallCheck;
+use super::post::SOON;
+use crate::backend::Fingerprint;
+use crate::calls::letter::Letter;
+use crate::catalog::OpKind;
+
+/// A call in which a rank receives, and that is not over by then, is compared, too: whom it waits for may wait as well. Once
+/// more at the second time.
+pub(super) const STALLED: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(1)];
+/// Up to this world size a rank that receives from all asks all; in larger ones its neighbour alone, as everybody does.
+const SMALL_WORLD: u32 = 8;
+
+impl CallCheck {
+    /// Looks after the calls that are not over. Whether to come again.
+    pub(super) fn watch(&self, seen: &mut u64) -> bool {
+        let mut calls = self.calls.lock();
+        if calls.parted.is_some() || (calls.open.is_empty() && calls.begun == *seen) {
+            calls.watched = calls.parted.is_some();
+            return false;
+        }
+        *seen = calls.begun;
+        let dispute = calls.dispute.clone();
+        let Some(open) = calls.open.front_mut() else { return true };
+        if STALLED.get(open.asked).is_none_or(|stalled| open.since.elapsed() < *stalled) {
+            return true;
+        }
+        open.asked += 1;
+        let (number, call) = (open.number, open.fingerprint);
+        if let Some((by, parted)) = dispute {
+            let error = parted.seen_from(self.me, None, by);
+            calls.parted = Some(error.clone());
+            drop(calls);
+            (self.fail)(&error);
+            return false;
+        }
+        drop(calls);
+        let soon = Instant::now() + SOON;
+        for peer in self.waited_for(&call) {
+            self.deliver_to(peer, &Letter::Ask { from: number }, soon);
+        }
+        true
+    }
+
+    /// Who tells whether a call that is stuck can go on.
+    fn waited_for(&self, call: &Fingerprint) -> Vec<u32> {
+        let rooted = OpKind::from_code(call.op).is_some_and(OpKind::is_rooted);
+        match self.world {
+            _ if rooted && call.root != self.me => vec![call.root],
+            ..=SMALL_WORLD => (0..self.world).filter(|rank| *rank != self.me).collect(),
+            _ => vec![(self.me + 1) % self.world],
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! What ranks write to each other about their calls, and how it lies in the store. What is read is bounded, and anything
+//! may be there: what makes no sense is no letter.
+
+use super::History;
+use crate::backend::Fingerprint;
+
+/// The most bytes of a value of a field.
+const TEXT: usize = 200;
+/// The fields in which calls differ.
+const FIELDS: [&str; 12] =
+    ["op", "dtype", "reduce_op", "root", "count", "seq", "step", "shape", "factor", "tensors", "splits", "call"];
+
+/// What a rank writes to another.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Letter {
+    /// What it called from this number on?
+    Ask { from: u64 },
+    /// What was called.
+    Told(History),
+    /// Its group has failed, since its call differs from that of a rank.
+    Parted(Parted),
+}
+
+/// Two ranks made different calls, as one of them tells the others.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Parted {
+    /// What it called itself.
+    pub(super) mine: Fingerprint,
+    /// The other one.
+    pub(super) peer: u32,
+    /// In what they differ: the field, its value, and the other one's.
+    pub(super) differs: (&'static str, String, String),
+}
+
+impl Letter {
+    /// As it lies in the store, from this rank.
+    pub(super) fn to_bytes(&self, by: u32) -> Vec<u8> {
+        let mut out = by.to_le_bytes().to_vec();
+        match self {
+            Letter::Ask { from } => {
+                out.push(0);
+                out.extend_from_slice(&from.to_le_bytes());
+            }
+            Letter::Told(history) => {
+                out.push(1);
+                out.extend_from_slice(&history.until.to_le_bytes());
+                for (number, fingerprint) in &history.calls {
+                    out.extend_from_slice(&number.to_le_bytes());
+                    out.extend_from_slice(&fingerprint.to_bytes());
+                }
+            }
+            Letter::Parted(Parted { mine, peer, differs: (field, value, other) }) => {
+                out.push(2);
+                out.extend_from_slice(&mine.to_bytes());
+                out.extend_from_slice(&peer.to_le_bytes());
+                out.push(FIELDS.iter().position(|known| known == field).unwrap_or(FIELDS.len() - 1) as u8);
+                for text in [value, other] {
+                    let text = &text[..text.floor_char_boundary(TEXT)];
+                    out.push(text.len() as u8);
+                    out.extend_from_slice(text.as_bytes());
+                }
+            }
+        }
+        out
+    }
+
+    /// Who wrote it, and what.
+    pub(super) fn from_bytes(mut bytes: &[u8]) -> Option<(u32, Letter)> {
+        let rest = &mut bytes;
+        let by = u32::from_le_bytes(take(rest)?);
+        let letter = match take::<1>(rest)? {
+            [0] => Letter::Ask { from: u64::from_le_bytes(take(rest)?) },
+            [1] => {
+                let until = u64::from_le_bytes(take(rest)?);
+                let mut calls = Vec::new();
+                while !rest.is_empty() && calls.len() < History::GOODBYE {
+                    calls.push((u64::from_le_bytes(take(rest)?), Fingerprint::from_bytes(&take(rest)?)));
+                }
+                Letter::Told(History { until, calls })
+            }
+            [2] => {
+                let mine = Fingerprint::from_bytes(&take(rest)?);
+                let peer = u32::from_le_bytes(take(rest)?);
+                let field = FIELDS.get(usize::from(take::<1>(rest)?[0]))?;
+                let differs = (*field, text(rest)?, text(rest)?);
+                Letter::Parted(Parted { mine, peer, differs })
+            }
+            _ => return None,
+        };
+        rest.is_empty().then_some((by, letter))
+    }
+}
+
+fn take<const N: usize>(bytes: &mut &[u8]) -> Option<[u8; N]> {
+    let (head, tail) = bytes.split_first_chunk()?;
+    *bytes = tail;
+    Some(*head)
+}
+
+fn text(bytes: &mut &[u8]) -> Option<String> {
+    let len = usize::from(take::<1>(bytes)?[0]);
+    let (head, tail) = bytes.split_at_checked(len)?;
+    *bytes = tail;
+    Some(String::from_utf8_lossy(head).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn letters_arrive_as_they_were_written() {
+        let call = Fingerprint { seq: 3, op: 5, root: 2, ..Fingerprint::default() };
+        let parted = |value: &str| Parted { mine: call, peer: 7, differs: ("root", value.into(), "1".into()) };
+        let letters = [
+            Letter::Ask { from: 9 },
+            Letter::Told(History { until: 4, calls: vec![(2, call), (3, call)] }),
+            Letter::Parted(parted("2")),
+        ];
+        for letter in letters {
+            let bytes = letter.to_bytes(6);
+            assert_eq!(Letter::from_bytes(&bytes), Some((6, letter)));
+            for len in 0..bytes.len() {
+                let _ = Letter::from_bytes(&bytes[..len]);
+            }
+        }
+        let long = Letter::Parted(parted(&"ä".repeat(150))).to_bytes(6);
+        assert_eq!(Letter::from_bytes(&long), Some((6, Letter::Parted(parted(&"ä".repeat(100))))));
+        for bytes in [&[][..], &[9; 4], &[9; 5], &[1, 0, 0, 0, 2, 3], &[0xff; 400]] {
+            assert_eq!(Letter::from_bytes(bytes), None);
+        }
+    }
+}
