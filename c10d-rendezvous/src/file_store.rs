@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use c10d_core::process::Process;
+use c10d_core::store::sum;
 use c10d_core::sync::{Mutex, MutexGuard};
 use c10d_core::{Error, ErrorKind, Result, Store};
 use rustix::fs::{FlockOperation, flock};
@@ -194,16 +195,8 @@ impl Shared {
 
     fn add(&self, key: &str, delta: i64, deadline: Instant) -> Result<i64> {
         self.change(deadline, |map| {
-            let old = match map.get(key) {
-                None => 0,
-                Some(text) => std::str::from_utf8(text)
-                    .ok()
-                    .and_then(|text| text.trim().parse::<i64>().ok())
-                    .ok_or_else(|| failed(&self.path, &format!("key {key:?} is no decimal number in")))?,
-            };
-            let sum = old
-                .checked_add(delta)
-                .ok_or_else(|| failed(&self.path, &format!("the sum does not fit into 64 bits: key {key:?} in")))?;
+            let old = map.get(key).map(|value| &value[..]);
+            let sum = sum(old, delta).map_err(|why| failed(&self.path, &format!("key {key:?}: {why}, in")))?;
             Ok((sum, vec![Change::Set(key.into(), sum.to_string().into_bytes())]))
         })
     }

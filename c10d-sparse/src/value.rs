@@ -1,6 +1,6 @@
 //! Element types, and how two values become one.
 
-use bytemuck::Zeroable;
+use bytemuck::{NoUninit, Zeroable};
 use c10d_core::{Element, Result};
 use half::{bf16, f16};
 use num_complex::Complex;
@@ -8,7 +8,7 @@ use num_complex::Complex;
 use crate::memory::zeroed;
 
 /// An element type as it is reduced: 16-bit floats are widened first, and rounded once.
-pub(crate) trait Value: Element + Zeroable {
+pub(crate) trait Value: Element + NoUninit + Zeroable {
     /// What values are accumulated in.
     type Wide: Element + Zeroable;
 
@@ -21,7 +21,9 @@ pub(crate) trait Value: Element + Zeroable {
     fn accumulate(out: &mut [Self], reduce: impl FnOnce(&mut [Self::Wide]) -> Result) -> Result;
 
     /// The values' bytes.
-    fn bytes(values: &[Self]) -> &[u8];
+    fn bytes(values: &[Self]) -> &[u8] {
+        bytemuck::cast_slice(values)
+    }
 
     /// As many values as fit, out of bytes.
     fn read(bytes: &[u8], values: &mut [Self]);
@@ -56,9 +58,6 @@ macro_rules! as_they_are {
             fn accumulate(out: &mut [$value], reduce: impl FnOnce(&mut [$value]) -> Result) -> Result {
                 reduce(out)
             }
-            fn bytes(values: &[$value]) -> &[u8] {
-                bytemuck::cast_slice(values)
-            }
             fn read(bytes: &[u8], values: &mut [$value]) {
                 read_plain(bytes, values);
             }
@@ -81,9 +80,6 @@ macro_rules! halves {
                 out.iter_mut().zip(wide).for_each(|(out, wide)| *out = <$value>::from_f32(wide));
                 Ok(())
             }
-            fn bytes(values: &[$value]) -> &[u8] {
-                bytemuck::cast_slice(values)
-            }
             fn read(bytes: &[u8], values: &mut [$value]) {
                 read_plain(bytes, values);
             }
@@ -100,9 +96,6 @@ impl Value for bool {
     }
     fn accumulate(out: &mut [bool], reduce: impl FnOnce(&mut [bool]) -> Result) -> Result {
         reduce(out)
-    }
-    fn bytes(values: &[bool]) -> &[u8] {
-        bytemuck::cast_slice(values)
     }
     fn read(bytes: &[u8], values: &mut [bool]) {
         values.iter_mut().zip(bytes).for_each(|(value, byte)| *value = *byte != 0);

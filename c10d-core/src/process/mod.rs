@@ -12,9 +12,11 @@
 mod here;
 mod per_process;
 mod private;
+mod random;
 
 pub use per_process::PerProcess;
 pub use private::Private;
+pub use random::random;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

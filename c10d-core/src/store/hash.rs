@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use crate::sync::{Condvar, Mutex, MutexGuard};
 
-use super::Store;
+use super::{Store, sum};
 use crate::process::Process;
 use crate::{Error, ErrorKind, Result};
 
@@ -82,14 +82,7 @@ impl Store for HashStore {
 
     fn add(&self, key: &str, delta: i64, _: Instant) -> Result<i64> {
         self.change(|map| {
-            let old = match map.get(key) {
-                None => 0,
-                Some(text) => std::str::from_utf8(text)
-                    .ok()
-                    .and_then(|t| t.trim().parse::<i64>().ok())
-                    .ok_or_else(|| bad(key, "its value is not a decimal number"))?,
-            };
-            let sum = old.checked_add(delta).ok_or_else(|| bad(key, "the sum does not fit into 64 bits"))?;
+            let sum = sum(map.get(key).map(Vec::as_slice), delta).map_err(|why| bad(key, why))?;
             map.insert(key.to_owned(), sum.to_string().into_bytes());
             Ok(sum)
         })?

@@ -48,3 +48,10 @@ pub(crate) const FOREVER: Duration = Duration::from_secs(1 << 30);
 pub fn deadline_after(timeout: Duration) -> Instant {
     Instant::now() + timeout.min(FOREVER)
 }
+
+/// What [`Store::add`] makes of the value under a key; or what is wrong with that.
+pub fn sum(value: Option<&[u8]>, delta: i64) -> Result<i64, &'static str> {
+    let number = |text: &[u8]| std::str::from_utf8(text).ok()?.trim().parse::<i64>().ok();
+    let old = value.map_or(Some(0), number).ok_or("its value is not a decimal number")?;
+    old.checked_add(delta).ok_or("the sum does not fit into 64 bits")
+}

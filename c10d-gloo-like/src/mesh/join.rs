@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use c10d_core::process::random;
 use c10d_core::waiting::{Reminder, ranks_are};
 use c10d_core::{Error, ErrorKind, Phase, Result};
 
@@ -116,8 +117,7 @@ fn clear(wiring: &Wiring) {
 pub(super) fn open(transport: Transport, size: u32) -> Result<(Door, Hello)> {
     let process = local::process_token()?;
     let mut unix = None;
-    let random: String = local::random()?.iter().map(|b| format!("{b:02x}")).collect();
-    let mut name = format!("c10d-{random}");
+    let mut name = format!("c10d-{:032x}", u128::from_be_bytes(random()?));
     match socket::listen_unix(&name) {
         Ok(fd) => unix = Some(fd),
         Err(e) => {

@@ -5,7 +5,7 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use c10d_core::Result;
-use c10d_core::process::PerProcess;
+use c10d_core::process::{PerProcess, random};
 use c10d_core::sync::{Condvar, Mutex};
 
 use super::health::Health;
@@ -77,19 +77,4 @@ pub(super) fn process_token() -> Result<[u8; 16]> {
         *token = Some(random()?);
     }
     Ok(token.unwrap_or_default())
-}
-
-/// Random bytes of the kernel's.
-pub(super) fn random() -> Result<[u8; 16]> {
-    use c10d_core::{Error, ErrorKind};
-    use rustix::io::Errno;
-    use rustix::rand::{GetRandomFlags, getrandom};
-    let mut out = [0; 16];
-    loop {
-        match getrandom(&mut out[..], GetRandomFlags::empty()) {
-            Ok(n) if n == out.len() => return Ok(out),
-            Ok(_) | Err(Errno::INTR) => {}
-            Err(e) => return Err(Error::new(ErrorKind::Resource, "the system gives no random bytes").caused_by(e)),
-        }
-    }
 }

@@ -56,6 +56,13 @@ pub(crate) fn device_key(device: &abi::Device) -> Option<DispatchKey> {
     }
 }
 
+fn has_all(whose: &str, needed: &[(&str, bool)]) -> Result<(), Refusal> {
+    match needed.iter().find(|(_, there)| !there) {
+        Some((name, _)) => Err(bad(format!("{whose} no function {name}"))),
+        None => Ok(()),
+    }
+}
+
 fn read_device(memory: &PluginMemory, from: *const abi::Device) -> Result<abi::Device, Refusal> {
     let d = memory.copy(from, "its device")?;
     if device_key(&d).is_none() {
@@ -69,9 +76,7 @@ fn read_device(memory: &PluginMemory, from: *const abi::Device) -> Result<abi::D
         ("copy_out", d.copy_out.is_some()),
         ("copy", d.copy.is_some()),
     ];
-    if let Some((name, _)) = needed.iter().find(|(_, there)| !there) {
-        return Err(bad(format!("its device has no function {name}")));
-    }
+    has_all("its device has", &needed)?;
     let streams = [
         d.create_stream.is_some(),
         d.destroy_stream.is_some(),
@@ -106,8 +111,6 @@ fn read_collectives(
         ("submit", c.submit.is_some()),
         ("abort", c.abort.is_some()),
     ];
-    if let Some((name, _)) = needed.iter().find(|(_, there)| !there) {
-        return Err(bad(format!("its collectives have no function {name}")));
-    }
+    has_all("its collectives have", &needed)?;
     Ok((c, Offer::read(memory, &c)?))
 }

@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
+use c10d_core::store::sum;
+
 use super::Limits;
 use super::protocol::{Refusal, Request, STOP_WAITING, WAIT_CANCELED, Write};
 use super::quota::{Accounts, Amount, Home, Owner};
@@ -204,14 +206,8 @@ impl Keyspace {
     }
 
     fn add(&mut self, client: ClientId, key: Key, delta: i64, woken: &mut Vec<ClientId>) -> Result<i64, Refusal> {
-        let old = match self.values.get(&key) {
-            None => 0,
-            Some(entry) => std::str::from_utf8(&entry.value)
-                .ok()
-                .and_then(|text| text.trim().parse::<i64>().ok())
-                .ok_or(Refusal::BadNumber)?,
-        };
-        let sum = old.checked_add(delta).ok_or(Refusal::BadNumber)?;
+        let old = self.values.get(&key).map(|entry| &entry.value[..]);
+        let sum = sum(old, delta).map_err(|_| Refusal::BadNumber)?;
         self.set(client, key, sum.to_string().into_bytes(), woken)?;
         Ok(sum)
     }

@@ -2,9 +2,7 @@
 
 use std::time::Duration;
 
-use rustix::io::Errno;
-use rustix::rand::{GetRandomFlags, getrandom};
-
+use crate::process::random;
 use crate::{Error, ErrorKind, Result};
 
 pub(super) type Nonce = [u8; 16];
@@ -88,16 +86,9 @@ pub(super) fn nonce_of(hello: &[u8]) -> &[u8] {
     hello.get(..16).unwrap_or(hello)
 }
 
-/// 16 bytes that nobody else has or can guess, from the system's random source.
+/// Another one than any other.
 pub(super) fn nonce() -> Result<Nonce> {
-    let mut out = [0; 16];
-    loop {
-        match getrandom(&mut out[..], GetRandomFlags::empty()) {
-            Ok(n) if n == out.len() => return Ok(out),
-            Ok(_) | Err(Errno::INTR) => {}
-            Err(e) => return Err(Error::new(ErrorKind::Resource, "the system gives no random bytes").caused_by(e)),
-        }
-    }
+    random()
 }
 
 pub(super) fn hex(bytes: &[u8]) -> String {

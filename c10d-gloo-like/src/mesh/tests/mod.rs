@@ -27,7 +27,7 @@ fn wiring(rank: u32, size: u32, store: Arc<dyn Store>, transport: Transport) -> 
 
 /// Of a run: ranks with one store. Made up by the first rank that asks.
 fn session(store: &dyn Store) -> [u8; 16] {
-    let fresh = local::random().unwrap();
+    let fresh: [u8; 16] = c10d_core::process::random().unwrap();
     let stored = store.compare_set("session", &[], &fresh, deadline_after(CAP)).unwrap();
     stored.try_into().unwrap()
 }

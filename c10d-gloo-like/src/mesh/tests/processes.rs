@@ -46,8 +46,8 @@ impl Job {
         more: &[(&str, &str)],
         command: impl Fn(u32) -> Command,
     ) -> Job {
-        let random: String = local::random().unwrap().iter().map(|b| format!("{b:02x}")).collect();
-        let dir = std::env::temp_dir().join(format!("c10d-mesh-{random}"));
+        let random = u128::from_be_bytes(c10d_core::process::random().unwrap());
+        let dir = std::env::temp_dir().join(format!("c10d-mesh-{random:032x}"));
         std::fs::create_dir(&dir).unwrap();
         let mut job = Job { ranks: Vec::new(), store: Files(dir) };
         for rank in 0..size {

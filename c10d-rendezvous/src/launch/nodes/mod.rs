@@ -202,8 +202,5 @@ fn is_id(text: &str) -> bool {
 }
 
 fn random_id() -> Result<String> {
-    let mut bytes = [0; 8];
-    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
-        .map_err(|e| Error::new(ErrorKind::Resource, "the system gives no random numbers").caused_by(e))?;
-    Ok(format!("{:016x}", u64::from_le_bytes(bytes)))
+    Ok(format!("{:016x}", u64::from_le_bytes(c10d_core::process::random()?)))
 }
