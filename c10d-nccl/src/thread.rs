@@ -1,12 +1,10 @@
 //! Threads of the backend.
 
 use c10d_core::panics::contain;
-use c10d_core::{Error, ErrorKind, Result};
+use c10d_core::{Result, process};
 
-/// Starts a thread of this name.
+/// Starts a thread of this name, whose panics stop there.
 pub(crate) fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result {
     let what = format!("thread {name}");
-    let body = move || contain(&what, body);
-    let spawned = std::thread::Builder::new().name(name.to_owned()).spawn(body);
-    spawned.map(drop).map_err(|e| Error::new(ErrorKind::Resource, format!("no thread for {name}: {e}")))
+    process::spawn(name, move || contain(&what, body))
 }

@@ -4,8 +4,9 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::process::spawn;
 use crate::sync::{Condvar, Mutex, MutexGuard};
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, Result};
 
 /// A queue with one thread behind it, which starts with the first item.
 ///
@@ -61,9 +62,8 @@ impl<T> WorkerQueue<T> {
     pub fn push(&self, item: T, name: &str, body: impl FnOnce() + Send + 'static) -> Result<(), (T, Error)> {
         let mut queued = self.queued.lock();
         if !queued.has_thread {
-            if let Err(e) = std::thread::Builder::new().name(name.to_owned()).spawn(body) {
-                let what = format!("cannot start the thread {name:?}, which started operations need");
-                return Err((item, Error::new(ErrorKind::Resource, what).caused_by(e)));
+            if let Err(error) = spawn(name, body) {
+                return Err((item, error));
             }
             queued.has_thread = true;
         }

@@ -11,6 +11,7 @@ use crate::backend::{Backend, Capabilities, GroupInit, Job, Origin, Registry};
 use crate::catalog::OpKind;
 use crate::device::DeviceRuntime;
 use crate::panics::caught;
+use crate::process::spawn;
 use crate::types::DispatchKey;
 use crate::{Error, ErrorKind, Phase, Result};
 
@@ -76,10 +77,8 @@ impl Deferred {
             init.deadline = deadline;
             let (shared, backend, key) = (self.shared.clone(), self.backend, self.key);
             // On a thread of its own, since nothing but its deadline ends it, while an abort must end the job.
-            let thread = std::thread::Builder::new().name("c10d sparse lane".to_owned());
-            if let Err(e) = thread.spawn(move || shared.make(&init, backend, key)) {
-                let what = "cannot start the thread that connects a sparse lane";
-                *state = Progress::Over(Err(Error::new(ErrorKind::Resource, what).caused_by(e)));
+            if let Err(e) = spawn("c10d sparse lane", move || shared.make(&init, backend, key)) {
+                *state = Progress::Over(Err(e));
             }
         }
         while let Progress::Making = *state {

@@ -13,10 +13,12 @@ mod here;
 mod per_process;
 mod private;
 mod random;
+mod thread;
 
 pub use per_process::PerProcess;
 pub use private::Private;
 pub use random::random;
+pub use thread::spawn;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

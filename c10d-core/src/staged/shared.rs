@@ -13,6 +13,7 @@ use crate::backend::Backend;
 use crate::catalog::OpKind;
 use crate::device::DeviceRuntime;
 use crate::panics::{caught, contain};
+use crate::process::spawn;
 use crate::{Error, ErrorKind, Phase, Result};
 
 pub(super) struct Shared {
@@ -99,10 +100,7 @@ impl Shared {
         let mut flight = self.flight.lock();
         if !flight.has_watchdog {
             let shared = self.clone();
-            let thread = std::thread::Builder::new().name("c10d staged watchdog".to_owned());
-            thread.spawn(move || watchdog::watch(&shared)).map_err(|e| {
-                Error::new(ErrorKind::Resource, "cannot start the thread that watches a device").caused_by(e)
-            })?;
+            spawn("c10d staged watchdog", move || watchdog::watch(&shared))?;
             flight.has_watchdog = true;
         }
         flight.slots.push(slot.clone());

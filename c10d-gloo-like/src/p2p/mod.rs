@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 
 use c10d_core::backend::{Caller, Job, JobId};
 use c10d_core::panics::caught;
+use c10d_core::process::spawn;
 use c10d_core::sync::{Condvar, Mutex};
 use c10d_core::{Error, ErrorKind, Phase, Result};
 use smallvec::SmallVec;
@@ -184,14 +185,9 @@ impl Messages {
 
     fn start_thread(self: &Arc<Self>, state: &mut MessageState, finished: &mut Finished) {
         let this = self.clone();
-        let thread = std::thread::Builder::new().name("c10d messages".to_owned());
-        match thread.spawn(move || this.serve()) {
-            Ok(_) => state.has_thread = true,
-            Err(e) => {
-                let what = "cannot start the thread that asynchronous messages need";
-                let cause = self.health.fail(Error::new(ErrorKind::Resource, what).caused_by(e));
-                state.fail_all(&cause, finished);
-            }
+        match spawn("c10d messages", move || this.serve()) {
+            Ok(()) => state.has_thread = true,
+            Err(e) => state.fail_all(&self.health.fail(e), finished),
         }
     }
 

@@ -9,6 +9,7 @@ use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 
 use super::bench::{Bench, PATIENCE, Tensor};
 use crate::cuda::{CudaApi, release, retain};
+use crate::thread::spawn;
 
 type Order = Box<dyn FnOnce(&mut Result<Bench>) + Send>;
 
@@ -39,11 +40,7 @@ impl Worker {
         let (orders, todo) = unbounded::<Order>();
         let (deadline, caller) = (request.deadline(), request.stream);
         let run = move || serve(Bench::new(cuda, index, caller, deadline), todo, held, PATIENCE);
-        let thread = std::thread::Builder::new().name("c10d-nccl-sparse".to_owned());
-        thread.spawn(run).map_err(|e| {
-            let what = "cannot start the thread that a sparse call on a GPU needs";
-            Error::new(ErrorKind::Resource, what).caused_by(e)
-        })?;
+        spawn("c10d-nccl-sparse", run)?;
         Ok(Worker { orders, patience: deadline + let_go(request.timeout) / 4, index, refused })
     }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 use c10d_core::OpKind;
 use c10d_core::backend::{Backend, Params};
 use c10d_core::device::DeviceRuntime;
+use c10d_core::process::spawn;
 use c10d_core::{Builder, Error, ErrorKind, Outcome, ProcessGroup, RawSpans, Result, Work};
 
 use super::catch::caught;
@@ -55,12 +56,7 @@ impl ExportedGroup {
         let (group, inner) = (group?, made.ok_or_else(|| Error::new(ErrorKind::Internal, "no backend was made"))?);
         let (news, heard) = channel();
         let bell = news.clone();
-        let started = std::thread::Builder::new()
-            .name(format!("{} done", E::NAME))
-            .spawn(move || drop(caught(|| report(host_table, &heard, &bell))));
-        started.map_err(|e| {
-            Error::new(ErrorKind::Resource, "cannot start a thread that says what is done").caused_by(e)
-        })?;
+        spawn(&format!("{} done", E::NAME), move || drop(caught(|| report(host_table, &heard, &bell))))?;
         Ok(ExportedGroup { group: Some(group), inner, host_table, runtime, news })
     }
 
