@@ -99,7 +99,7 @@ unsafe impl Backend for Nccl {
             return self.0.jobs.failure().map_or(Ok(()), Err);
         }
         self.0.jobs.wait_over(deadline)?;
-        self.0.leave();
+        self.0.leave(deadline);
         Ok(())
     }
 
@@ -107,7 +107,7 @@ unsafe impl Backend for Nccl {
         self.0.jobs.close();
         // The communicators close behind it: other ranks may take their time for that.
         self.0.jobs.wait_idle(deadline)?;
-        self.0.leave();
+        self.0.leave(deadline);
         Ok(())
     }
 
@@ -146,7 +146,7 @@ unsafe impl Backend for Nccl {
 
 impl Drop for Nccl {
     fn drop(&mut self) {
-        self.0.leave();
+        self.0.leave(Instant::now());
         self.0.jobs.close();
         // What was started is still run.
         let _ = self.0.orders.send(Order::Close { deadline: Instant::now() + std::time::Duration::from_secs(30) });

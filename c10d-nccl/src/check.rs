@@ -5,9 +5,9 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use c10d_core::backend::{Compared, Fingerprint, Messages, Request};
+use c10d_core::backend::{Compared, Fingerprint, Messages, Request, WorkerQueue};
 use c10d_core::panics::caught;
 use c10d_core::sync::Mutex;
 use c10d_core::{Error, ErrorKind, OpKind, Phase, Result};
@@ -27,22 +27,22 @@ struct Issued {
     timeout: Duration,
 }
 
-/// Where issued calls are told. Each line has a thread of its own, so that none waits for another.
+/// Where issued calls are told and heard of. Each way has a thread of its own, so that none waits for another.
 pub(crate) struct Checks {
     side: Messages,
     jobs: Arc<JobTable>,
     wake: Wake,
-    collectives: (Sender<Issued>, Sender<Issued>),
+    collectives: (Arc<Teller>, Sender<Issued>),
     /// By the rank that they go to.
-    sent: Mutex<BTreeMap<u32, Sender<Issued>>>,
+    sent: Mutex<BTreeMap<u32, Arc<Teller>>>,
     /// By the rank that they come from.
     received: Mutex<BTreeMap<u32, Sender<Issued>>>,
 }
 
 impl Checks {
-    /// Starts the two threads that tell and hear of collectives.
+    /// Starts the thread that hears of collectives.
     pub(crate) fn start(side: &Messages, jobs: &Arc<JobTable>, wake: Wake) -> Result<Checks> {
-        let tell = teller(side, side.next(), Compared::Collective)?;
+        let tell = Teller::new(side, side.next(), Compared::Collective);
         let hear = hearer(side, side.before(), Compared::Collective, jobs, &wake)?;
         let (sent, received) = (Mutex::default(), Mutex::default());
         let (side, jobs) = (side.clone(), jobs.clone());
@@ -62,40 +62,76 @@ impl Checks {
     pub(crate) fn issued(&self, task: &Task) {
         let issued = || Issued { id: task.id, fingerprint: task.fingerprint, timeout: task.timeout };
         let peer = task.params.peer;
-        let line = |lines: &Mutex<BTreeMap<u32, Sender<Issued>>>, make: &dyn Fn() -> Result<Sender<Issued>>| {
-            let mut lines = lines.lock();
-            if let Some(line) = lines.get(&peer) {
-                return Ok(line.clone());
+        let done = match task.op {
+            OpKind::Send => {
+                let make = || Teller::new(&self.side, peer, Compared::Message);
+                self.sent.lock().entry(peer).or_insert_with(make).tell(issued())
             }
-            make().inspect(|line| drop(lines.insert(peer, line.clone())))
+            OpKind::Recv => self.hear_of_message(peer).map(|hear| drop(hear.send(issued()))),
+            _ => {
+                // A thread that is gone has failed the group.
+                drop(self.collectives.1.send(issued()));
+                self.collectives.0.tell(issued())
+            }
         };
-        let lines = match task.op {
-            OpKind::Send => vec![line(&self.sent, &|| teller(&self.side, peer, Compared::Message))],
-            OpKind::Recv => {
-                let make = || hearer(&self.side, peer, Compared::Message, &self.jobs, &self.wake);
-                vec![line(&self.received, &make)]
-            }
-            _ => vec![Ok(self.collectives.0.clone()), Ok(self.collectives.1.clone())],
-        };
-        for line in lines {
-            match line {
-                // Threads that are gone have failed the group.
-                Ok(line) => drop(line.send(issued())),
-                Err(e) => self.jobs.fail(e),
-            }
+        if let Err(e) = done {
+            self.jobs.fail(e);
         }
+    }
+
+    fn hear_of_message(&self, peer: u32) -> Result<Sender<Issued>> {
+        let mut received = self.received.lock();
+        if let Some(hear) = received.get(&peer) {
+            return Ok(hear.clone());
+        }
+        let made = hearer(&self.side, peer, Compared::Message, &self.jobs, &self.wake);
+        made.inspect(|hear| drop(received.insert(peer, hear.clone())))
+    }
+
+    /// Waits until all calls that were issued are told, since a peer's are over only when it has heard of them.
+    pub(crate) fn all_told(&self, deadline: Instant) {
+        let sent: Vec<Arc<Teller>> = self.sent.lock().values().cloned().collect();
+        // What is not told by then is the peers' to miss.
+        let _ = [&self.collectives.0].into_iter().chain(&sent).all(|tell| tell.queue.drain(deadline));
     }
 }
 
-fn teller(side: &Messages, to: u32, what: Compared) -> Result<Sender<Issued>> {
-    let (tell, told) = unbounded::<Issued>();
-    let side = side.clone();
-    spawn("c10d-nccl-tell", move || {
-        // A peer that cannot be told is gone, which the watch over it says.
-        let done = |i: &Issued| side.tell(to, what, &i.fingerprint, i.timeout).is_ok();
-        told.into_iter().take_while(done).for_each(drop);
-    })?;
-    Ok(tell)
+impl Drop for Checks {
+    fn drop(&mut self) {
+        self.collectives.0.queue.close();
+        self.sent.lock().values().for_each(|tell| tell.queue.close());
+    }
+}
+
+/// Tells one rank of calls.
+struct Teller {
+    queue: WorkerQueue<Issued>,
+    side: Messages,
+    to: u32,
+    what: Compared,
+}
+
+impl Teller {
+    fn new(side: &Messages, to: u32, what: Compared) -> Arc<Teller> {
+        Arc::new(Teller { queue: WorkerQueue::default(), side: side.clone(), to, what })
+    }
+
+    fn tell(self: &Arc<Teller>, issued: Issued) -> Result {
+        let this = self.clone();
+        self.queue.push(issued, "c10d-nccl-tell", move || this.serve()).map_err(|(_, error)| error)
+    }
+
+    fn serve(&self) {
+        let mut gone = false;
+        while let Some(issued) = self.queue.next() {
+            // A peer that cannot be told is gone, which the watch over it says.
+            gone = gone || !matches!(caught(|| self.one(&issued)), Ok(Ok(())));
+        }
+    }
+
+    fn one(&self, issued: &Issued) -> Result {
+        self.side.tell(self.to, self.what, &issued.fingerprint, issued.timeout)
+    }
 }
 
 fn hearer(side: &Messages, from: u32, what: Compared, jobs: &Arc<JobTable>, wake: &Wake) -> Result<Sender<Issued>> {

@@ -148,13 +148,15 @@ impl Running {
         })
     }
 
-    /// Leaves the peers: in order, or with what went wrong.
-    pub(crate) fn leave(&self) {
+    /// Leaves the peers: in order, when they know by the deadline of all calls, or with what went wrong.
+    pub(crate) fn leave(&self, deadline: Instant) {
         let Some(side) = &self.side else { return };
-        match self.jobs.failure() {
-            Some(cause) => side.abort(&cause),
-            None => side.leave(),
+        match (self.jobs.failure(), &self.checks) {
+            (Some(cause), _) => return side.abort(&cause),
+            (None, Some(checks)) => checks.all_told(deadline),
+            (None, None) => {}
         }
+        side.leave();
     }
 
     /// Fails everything, for this cause.

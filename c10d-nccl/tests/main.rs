@@ -11,6 +11,7 @@ mod faults;
 mod held;
 mod host_memory;
 mod kernels;
+mod leaving;
 mod loader;
 mod peers;
 mod pytorch;

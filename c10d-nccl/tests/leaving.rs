@@ -1,0 +1,74 @@
+//! A rank that leaves right behind its last call, of which the next rank has yet to hear.
+#![allow(unsafe_code)]
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use c10d_core::backend::{Backend, Capabilities, Job, Provider, Registration};
+use c10d_core::{Builder, DispatchKey, Error, OpKind, ReduceOp, Result};
+
+use crate::common;
+use common::{SECOND, on, with_fake};
+
+/// The last rank, whose word goes to the first one.
+const LATE: u32 = 2;
+
+/// A CPU backend by which what one rank tells is late.
+struct Late {
+    inner: Arc<dyn Backend>,
+    is_late: bool,
+}
+
+// SAFETY: all is handed on to another backend.
+unsafe impl Backend for Late {
+    fn name(&self) -> &'static str {
+        "late"
+    }
+    fn capabilities(&self) -> &Capabilities {
+        self.inner.capabilities()
+    }
+    fn submit(&self, job: Job) {
+        // A goodbye has one byte.
+        let tells = job.request().op == OpKind::Send && job.request().inputs().iter().any(|span| span.count() > 1);
+        if self.is_late && tells {
+            std::thread::sleep(Duration::from_millis(300));
+        }
+        self.inner.submit(job);
+    }
+    fn abort(&self, cause: &Error) {
+        self.inner.abort(cause);
+    }
+    fn shutdown(&self, deadline: Instant) -> Result {
+        self.inner.shutdown(deadline)
+    }
+}
+
+static PROVIDER: Provider = Provider {
+    source: "late",
+    backends: &[Registration {
+        name: "late",
+        keys: &[DispatchKey::Cpu],
+        priority: 1,
+        probe: &|| Ok(()),
+        create: &|init| {
+            let inner = init.own_backend(c10d_gloo_like::NAME, "late")?;
+            Ok(Arc::new(Late { inner, is_late: init.rank == LATE }))
+        },
+    }],
+    ..Provider::EMPTY
+};
+
+#[test]
+fn what_a_rank_called_is_told_before_it_leaves() {
+    with_fake("what_a_rank_called_is_told_before_it_leaves", "", || {
+        let providers = [&PROVIDER, &c10d_nccl::PROVIDER, &c10d_gloo_like::PROVIDER];
+        let builder = Builder::new().providers(&providers).backend("cpu:late,cuda:nccl").timeout(60 * SECOND);
+        let sums = builder.run_ranks(LATE + 1, |pg| {
+            let mut x = on(pg.rank(), &[1f32]);
+            pg.all_reduce(&mut x, ReduceOp::Sum)?;
+            pg.shutdown()?;
+            x.to_vec::<f32>(SECOND)
+        });
+        assert_eq!(sums.unwrap(), [[3.0]; 3]);
+    });
+}
