@@ -37,7 +37,7 @@ impl<'a> Exchange<'a> {
 
     /// Runs a call in what is left of the time.
     pub(super) fn run<B: Buffers>(&self, call: Call<B>) -> Result<B::Back> {
-        self.pg.run(call.timeout(self.end.saturating_duration_since(Instant::now())))
+        Ok(self.pg.run(call.timeout(self.end.saturating_duration_since(Instant::now())))?)
     }
 
     /// Brings every rank's piece of this rank's part into `rows`, which it makes as long as the piece.
