@@ -3,10 +3,13 @@
 //! Buffers: inputs are anything that implements [`Buf`], outputs [`BufMut`]; all tensors of a call have one element type
 //! and lie on one device. A `Vec` of buffers is a list of tensors. Sizes are in elements.
 //!
-//! Errors, for all: [`InvalidArgument`](crate::ErrorKind::InvalidArgument) and
-//! [`Unsupported`](crate::ErrorKind::Unsupported) before anything is sent; then
-//! [`Mismatch`](crate::ErrorKind::Mismatch), [`Timeout`](crate::ErrorKind::Timeout) and
-//! [`PeerDead`](crate::ErrorKind::PeerDead), which name the guilty ranks and fail the group.
+//! # Errors
+//!
+//! Every op may end with [`InvalidArgument`](crate::ErrorKind::InvalidArgument) or
+//! [`Unsupported`](crate::ErrorKind::Unsupported): nothing was sent, and the group goes on. The others name the guilty ranks
+//! and fail the group: [`Mismatch`](crate::ErrorKind::Mismatch) if ranks made different calls,
+//! [`Timeout`](crate::ErrorKind::Timeout) if a rank did not come or answer in time, and
+//! [`PeerDead`](crate::ErrorKind::PeerDead) if one is gone.
 
 use crate::buffer::{
     AtRoot, Both, Buf, BufMut, Each, Gathered, InPlace, Lists, Many, Nothing, One, Root, Rows, Source, SourceKnown,
