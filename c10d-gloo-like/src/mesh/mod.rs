@@ -4,7 +4,7 @@
 //! by shared memory or TCP, and all learn how all others are connected ([`topology`]). From then on the store is not
 //! needed. The records do not travel in the hello by which core's ranks agree on their backends: meshes for staging, for
 //! the side channel of NCCL and for sparse lanes are made after it and would need this exchange all the same. It would spare
-//! a rank 4 of the 15 requests to the store with which it joins, and have every rank listen before anybody knows what for.
+//! a rank 4 of the 17 requests to the store with which it joins, and have every rank listen before anybody knows what for.
 //! [`health`] lives as long as the group: it knows whether a peer died, left, stopped or called something else,
 //! and sees to it that all ranks know.
 
