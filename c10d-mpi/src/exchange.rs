@@ -9,7 +9,7 @@ use c10d_core::backend::{Fingerprint, let_go};
 use c10d_core::{Error, ErrorKind, OpKind, Phase, Result};
 
 use crate::header::Header;
-use crate::health::Health;
+use crate::health::{BY_MOST, Health};
 use crate::memory::Space;
 use crate::mpi::{Comm, Flight, Mpi, Staging};
 use crate::pause::Pause;
@@ -17,12 +17,14 @@ use crate::pause::Pause;
 /// Tags of collectives: headers with what is short, and the rest.
 const HEAD: u16 = 0;
 const BODY: u16 = 1;
+/// The tag of rank 0's answer in a monitored barrier.
+const ANSWER: u16 = 3;
 /// The longest bytes that go with their header.
 pub(crate) const SHORT: usize = 16 << 10;
 /// How long a rank that sees itself alone against another waits for a third one's word.
 const TIE: Duration = Duration::from_millis(400);
 /// How long a peer's death may take to be told, when the library's own call fails first.
-const TOLD: Duration = Duration::from_secs(1);
+const TOLD: Duration = Duration::from_secs(2);
 /// How many staging buffers are kept for later steps.
 const KEPT: usize = 64;
 
@@ -62,6 +64,37 @@ enum Receiving {
     Head(Flight),
     Body(Flight),
     Over,
+}
+
+/// Messages of a monitored barrier that are nothing but their headers.
+struct Heads {
+    transfers: Vec<Transfer>,
+    receiving: Vec<Receiving>,
+    sending: Vec<(u32, Flight)>,
+    heard: Vec<(u32, Fingerprint)>,
+}
+
+impl Heads {
+    fn are_heard(&self) -> bool {
+        self.heard.len() == self.transfers.len()
+    }
+
+    /// The ranks of which nothing was heard.
+    fn missing(&self) -> Vec<u32> {
+        let heard = |peer: &u32| self.heard.iter().any(|(rank, _)| rank == peer);
+        self.transfers.iter().map(|t| t.peer).filter(|peer| !heard(peer)).collect()
+    }
+
+    /// Gives up waiting for them.
+    fn cancel(self) -> Vec<u32> {
+        let missing = self.missing();
+        for receiving in self.receiving {
+            if let Receiving::Head(flight) = receiving {
+                flight.cancel();
+            }
+        }
+        missing
+    }
 }
 
 /// The exchanges of one rank of a group.
@@ -111,7 +144,8 @@ impl Exchange {
         match self.messages(step, from, sends, recvs) {
             // What the library says of a peer that is gone names nobody.
             Err(e) if *e.kind() == ErrorKind::Internal && self.health.cause().is_none() => {
-                let told = self.health.wait_for_cause(TOLD.min(let_go(step.timeout) / 2));
+                let left = (step.deadline)().saturating_duration_since(Instant::now());
+                let told = self.health.wait_for_cause(TOLD.min(left).max(let_go(step.timeout) / 2));
                 Err(told.unwrap_or_else(|| self.health.fail(e.phase(Phase::Transfer))))
             }
             result => result,
@@ -298,7 +332,8 @@ impl Exchange {
         };
         let (field, mine, theirs) = step.fingerprint.disagreement(&theirs)?;
         let kind = ErrorKind::Mismatch { field, mine, theirs };
-        let error = Error::new(kind, "the ranks disagree about this collective").guilty(guilty).phase(Phase::Announce);
+        let what = if most.is_some() { BY_MOST } else { "two ranks disagree about this collective" };
+        let error = Error::new(kind, what).guilty(guilty).phase(Phase::Announce);
         Some(self.health.fail(called(step, error)))
     }
 
@@ -315,28 +350,12 @@ impl Exchange {
         waits
     }
 
-    /// For rank 0 of a monitored barrier: hears of the peers, and gives those that did not come.
+    /// For rank 0 of a monitored barrier: tells the peers that it is there, hears of them, and gives those that did not come.
     pub(crate) fn collect(&mut self, step: &Step<'_>, peers: &[u32]) -> Result<Vec<u32>> {
-        let transfers: Vec<Transfer> = peers.iter().map(|p| Transfer { peer: *p, range: 0..0, total: 0 }).collect();
-        let mut receiving = Vec::new();
-        for peer in peers {
-            let memory = self.memory(Header::SIZE + SHORT);
-            receiving.push(Receiving::Head(Flight::recv(self.mpi, self.comm, memory, Some(*peer), HEAD)?));
-        }
-        let (mut heard, mut came) = (Vec::new(), None);
-        self.pause.reset();
+        let mut heads = self.heads(step, peers, peers)?;
         loop {
-            let mut moved = false;
-            for (transfer, receiving) in transfers.iter().zip(&mut receiving) {
-                moved |= self.receive(step, transfer, receiving, &mut came, &mut heard)?;
-            }
-            self.recycle(came.take());
-            if heard.iter().any(|(_, theirs)| step.fingerprint.disagreement(theirs).is_some())
-                && let Some(verdict) = self.disagreement(step, &heard, true)
-            {
-                return Err(verdict);
-            }
-            if heard.len() == peers.len() {
+            let moved = self.advance(step, &mut heads)?;
+            if heads.are_heard() {
                 return Ok(Vec::new());
             }
             if moved {
@@ -346,48 +365,99 @@ impl Exchange {
             let now = self.pause.wait();
             self.health.check()?;
             if now.is_some_and(|now| now >= (step.deadline)()) {
-                for (_, receiving) in peers.iter().zip(receiving) {
-                    if let Receiving::Head(flight) = receiving {
-                        flight.cancel();
-                    }
-                }
-                return Ok(peers.iter().copied().filter(|p| heard.iter().all(|(peer, _)| peer != p)).collect());
+                return Ok(heads.cancel());
             }
         }
     }
 
-    /// For the other ranks of a monitored barrier: reports to rank 0, and gives whom it misses.
-    pub(crate) fn report(&mut self, step: &Step<'_>, to: u32) -> Result<Vec<u32>> {
-        let transfer = Transfer { peer: to, range: 0..0, total: 0 };
-        let mut sending = Vec::new();
-        self.send(step, &Space::default(), &transfer, &mut sending)?;
+    /// For the other ranks of a monitored barrier: reports to rank 0, and gives whom it misses. The ranks `next` hear of this
+    /// one too, and this one of those `before`.
+    pub(crate) fn report(&mut self, step: &Step<'_>, next: &[u32], before: &[u32]) -> Result<Vec<u32>> {
+        let to: Vec<u32> = [0].iter().chain(next).copied().collect();
+        let from: Vec<u32> = [0].iter().chain(before).copied().collect();
+        let mut heads = self.heads(step, &to, &from)?;
         let memory = self.memory(Header::SIZE + SHORT);
-        let mut flight = Flight::recv(self.mpi, self.comm, memory, Some(to), HEAD)?;
-        self.pause.reset();
+        let mut answer = Flight::recv(self.mpi, self.comm, memory, Some(0), ANSWER)?;
         loop {
-            for (_, flight) in &mut sending {
-                flight.test()?;
+            let moved = self.advance(step, &mut heads)?;
+            if answer.test()?.is_some() {
+                break;
             }
-            if let Some(over) = flight.test()? {
-                let Some(memory) = flight.into_memory() else { return Ok(Vec::new()) };
-                let memory = memory.resized(over.bytes);
-                let header = Header::read(memory.bytes()).unwrap_or_default();
-                if step.fingerprint.disagreement(&header.fingerprint).is_some() {
-                    let heard = [(to, header.fingerprint)];
-                    let unclear = || self.health.fail(garbled(to, "disagrees about this barrier"));
-                    return Err(self.disagreement(step, &heard, true).unwrap_or_else(unclear));
-                }
-                let list = memory.bytes()[Header::SIZE..].chunks_exact(4);
-                let missing = list.map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
-                self.keep(Some(memory));
-                return Ok(missing);
+            if moved {
+                self.pause.reset();
+                continue;
             }
             let now = self.pause.wait();
             self.health.check()?;
             if now.is_some_and(|now| now >= (step.deadline)()) {
-                return Err(self.health.fail(late(step, &[to])));
+                return Err(self.health.fail(late(step, &[0])));
             }
         }
+        let bytes = answer.test()?.map_or(0, |over| over.bytes);
+        let Some(memory) = answer.into_memory() else { return Ok(Vec::new()) };
+        let memory = memory.resized(bytes);
+        let list = memory.bytes().chunks_exact(4);
+        let missing: Vec<u32> = list.map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+        self.keep(Some(memory));
+        if missing.is_empty() {
+            // All have come, so what they sent is on its way.
+            self.finish(step, &mut heads)?;
+        }
+        Ok(missing)
+    }
+
+    /// Begins to send and receive messages that are nothing but their headers.
+    fn heads(&mut self, step: &Step<'_>, to: &[u32], from: &[u32]) -> Result<Heads> {
+        let transfer = |peer: &u32| Transfer { peer: *peer, range: 0..0, total: 0 };
+        let mut heads = Heads {
+            transfers: from.iter().map(transfer).collect(),
+            receiving: Vec::new(),
+            sending: Vec::new(),
+            heard: Vec::new(),
+        };
+        for peer in from {
+            let memory = self.memory(Header::SIZE + SHORT);
+            heads.receiving.push(Receiving::Head(Flight::recv(self.mpi, self.comm, memory, Some(*peer), HEAD)?));
+        }
+        for peer in to {
+            self.send(step, &Space::default(), &transfer(peer), &mut heads.sending)?;
+        }
+        self.pause.reset();
+        Ok(heads)
+    }
+
+    fn advance(&mut self, step: &Step<'_>, heads: &mut Heads) -> Result<bool> {
+        let (mut moved, mut came) = (false, None);
+        for (transfer, receiving) in heads.transfers.iter().zip(&mut heads.receiving) {
+            moved |= self.receive(step, transfer, receiving, &mut came, &mut heads.heard)?;
+            self.recycle(came.take());
+        }
+        let mut open = Vec::new();
+        for (peer, mut flight) in heads.sending.drain(..) {
+            match flight.test()? {
+                Some(_) => self.keep(flight.into_memory()),
+                None => open.push((peer, flight)),
+            }
+        }
+        heads.sending = open;
+        if heads.heard.iter().any(|(_, theirs)| step.fingerprint.disagreement(theirs).is_some())
+            && let Some(verdict) = self.disagreement(step, &heads.heard, heads.are_heard())
+        {
+            return Err(verdict);
+        }
+        Ok(moved)
+    }
+
+    fn finish(&mut self, step: &Step<'_>, heads: &mut Heads) -> Result {
+        while !heads.are_heard() {
+            self.advance(step, heads)?;
+            let now = self.pause.wait();
+            self.health.check()?;
+            if now.is_some_and(|now| now >= (step.deadline)()) {
+                return Err(self.health.fail(late(step, &heads.missing())));
+            }
+        }
+        Ok(())
     }
 
     /// Rank 0's answer: whom it misses.
@@ -395,10 +465,9 @@ impl Exchange {
         let list: Vec<u8> = missing.iter().take(SHORT / 4).flat_map(|rank| rank.to_le_bytes()).collect();
         let mut flights = Vec::new();
         for peer in peers {
-            let mut head = self.memory(Header::SIZE + list.len());
-            Header { fingerprint: step.fingerprint, step: step.number, ..Header::default() }.put(head.bytes_mut());
-            head.bytes_mut()[Header::SIZE..].copy_from_slice(&list);
-            flights.push(Flight::send(self.mpi, self.comm, head, *peer, HEAD)?);
+            let mut memory = self.memory(list.len());
+            memory.bytes_mut().copy_from_slice(&list);
+            flights.push(Flight::send(self.mpi, self.comm, memory, *peer, ANSWER)?);
         }
         // What is short needs no receiver to be sent; the time is for a transport that is full.
         let until = Instant::now() + let_go(step.timeout) / 4;

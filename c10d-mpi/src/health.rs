@@ -14,6 +14,9 @@ use crate::thread::spawn;
 /// How long what is in flight may take to end after a peer's program did: it may have done its part.
 const ENDED: Duration = Duration::from_secs(1);
 
+/// What an error says whose guilty ranks most of those heard agree on.
+pub(crate) const BY_MOST: &str = "most ranks agree with each other about this collective, and these do not";
+
 /// The first failure, and the watch over the peers.
 #[derive(Default)]
 pub(crate) struct Health {
@@ -45,7 +48,7 @@ impl Health {
             let (Some(health), Some(cause)) = (weak.upgrade(), cause) else { return };
             match cause.kind() {
                 ErrorKind::PeerDead { how } if how.starts_with(ENDED_WITHOUT_LEAVING) => health.ended(cause),
-                _ => drop(health.fail(cause)),
+                _ => drop(health.fail(heard(cause))),
             }
         })?;
         Ok(health)
@@ -143,6 +146,18 @@ impl Health {
     }
 }
 
+/// A peer's error, as the side channel tells it: of a mismatch it names the two ends, as only they know which of them is
+/// wrong. Where most ranks say so, the one that reports it is not.
+fn heard(mut error: Error) -> Error {
+    let report = error.report_mut();
+    if matches!(report.kind, ErrorKind::Mismatch { .. }) && report.guilty.len() > 1 && report.what.contains(BY_MOST) {
+        let by = report.what.strip_prefix("reported by rank ").and_then(|words| words.split(':').next());
+        let by = by.and_then(|rank| rank.parse::<u32>().ok());
+        report.guilty.retain(|rank| Some(*rank) != by);
+    }
+    error
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -164,6 +179,14 @@ mod tests {
         assert!(health.check().is_ok(), "what is in flight has a moment");
         assert_eq!(health.begin().unwrap_err().report().guilty, [1]);
         assert!(health.check().is_err(), "the group has failed with it");
+    }
+
+    #[test]
+    fn who_reports_what_most_say_is_not_to_blame() {
+        let kind = || ErrorKind::Mismatch { field: "op", mine: "a".into(), theirs: "b".into() };
+        let told = |what: String| heard(Error::new(kind(), what).guilty([1, 2])).report().guilty.clone();
+        assert_eq!(told(format!("reported by rank 2: {BY_MOST}")), [1]);
+        assert_eq!(told("reported by rank 2: two ranks disagree".into()), [1, 2]);
     }
 
     #[test]

@@ -191,7 +191,7 @@ impl Messages {
             Err(e) => {
                 // What the library says of a peer that is gone names nobody; the watch over the peers does, if in a moment.
                 if *e.kind() == ErrorKind::Internal && self.health.cause().is_none() {
-                    self.health.wait_for_cause(Duration::from_millis(50));
+                    self.health.wait_for_cause(Duration::from_secs(1));
                 }
                 let _ = self.health.fail(e);
                 self.end_all(state, over);

@@ -160,11 +160,12 @@ impl Collectives {
         self.others().map(|peer| Block { peer, start: starts[peer as usize], len: lens[peer as usize] }).collect()
     }
 
-    /// In an op in which not all ranks hear of each other, each hears at least of the one before it, so that no disagreement
-    /// goes unseen.
+    /// In an op in which not all ranks hear of each other, each hears at least of the two before it: no disagreement goes
+    /// unseen, and of three ranks two can say which one is wrong.
     fn ring(&self, sends: &mut Vec<Block>, recvs: &mut Vec<Block>) {
-        let (next, before) = ((self.rank + 1) % self.size, (self.rank + self.size - 1) % self.size);
-        if self.size > 1 {
+        let (rank, size) = (self.rank, self.size);
+        for away in 1..=2.min(size - 1) {
+            let (next, before) = ((rank + away) % size, (rank + size - away) % size);
             if sends.iter().all(|b| b.peer != next) {
                 sends.push(Block { peer: next, start: 0, len: 0 });
             }
@@ -315,6 +316,10 @@ impl Collectives {
     fn monitored_barrier(&mut self, call: &mut Call<'_>) -> Result {
         let (rank, peers) = (self.rank, self.others().collect::<Vec<u32>>());
         let wait_all = call.request.params.wait_all_ranks;
+        let (mut sends, mut recvs) = (Vec::new(), Vec::new());
+        self.ring(&mut sends, &mut recvs);
+        let others = |blocks: &[Block]| blocks.iter().map(|b| b.peer).filter(|p| *p != 0).collect::<Vec<u32>>();
+        let (next, before) = (others(&sends), others(&recvs));
         let Some(exchange) = &mut self.exchange else { return Ok(()) };
         let missing = match rank {
             0 => exchange.collect(&call.step(), &peers)?,
@@ -324,7 +329,7 @@ impl Collectives {
                 let later = || deadline() + let_go(call.request.timeout) / 2;
                 let Request { fingerprint, timeout, .. } = *call.request;
                 let step = Step { fingerprint, timeout, deadline: &later, number: 0 };
-                exchange.report(&step, 0)?
+                exchange.report(&step, &next, &before)?
             }
         };
         let named = if wait_all { &missing[..] } else { &missing[..missing.len().min(1)] };

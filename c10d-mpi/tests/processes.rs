@@ -22,17 +22,13 @@ fn main() -> ExitCode {
                 continue;
             }
         };
-        let suite = || {
-            Suite::new(&[&c10d_mpi::PROVIDER, &c10d_gloo_like::PROVIDER])
-                .backend("cpu:mpi")
-                .environment("C10D_MPI_LIB", &path)
-        };
-        let tcp = library.tcp.iter().fold(suite().worlds(&[2, 3]), |s, (name, value)| s.environment(name, value));
-        program = program.suite(library.name, suite().worlds(&[1, 2, 3, 4]), Ranks::Processes).suite(
-            &format!("{}_tcp", library.name),
-            tcp,
-            Ranks::Processes,
-        );
+        let worlds: &[u32] = if library.variables.is_empty() { &[1, 2, 3, 4] } else { &[2, 3] };
+        let suite = Suite::new(&[&c10d_mpi::PROVIDER, &c10d_gloo_like::PROVIDER])
+            .backend("cpu:mpi")
+            .worlds(worlds)
+            .environment("C10D_MPI_LIB", &path);
+        let suite = library.variables.iter().fold(suite, |s, (name, value)| s.environment(name, value));
+        program = program.suite(library.name, suite, Ranks::Processes);
     }
     program.main()
 }

@@ -2,7 +2,7 @@
 //! whom, and nothing hangs.
 
 use crate::roots::only_sends;
-use crate::{samples, stage};
+use crate::{samples, stage, wheels};
 
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -16,7 +16,6 @@ use samples::Sample;
 use stage::acts::{Arguments, VICTIM, WORLD, act};
 use stage::{Told, cast, failures, join, shown, tell, tell_error};
 
-const TRANSPORTS: [&str; 3] = ["shm", "tcp", PLUGIN];
 const PLUGIN: &str = "c-collectives";
 /// No verdict: only so that a hang ends.
 const CAP: Duration = Duration::from_secs(10);
@@ -33,7 +32,17 @@ pub(crate) fn play(part: &str) -> Result {
 
 pub(crate) fn trials() -> Vec<Trial> {
     let mut trials = Vec::new();
-    for transport in TRANSPORTS {
+    let mut transports = vec!["shm", "tcp", PLUGIN];
+    for library in wheels::LIBRARIES.iter().filter(|library| library.variables.is_empty()) {
+        match library.path() {
+            Ok(_) => transports.push(library.name),
+            Err(why) => trials.push(Trial::test(format!("faults/{}/skipped", library.name), move || {
+                println!("skipped: {why}");
+                Ok(())
+            })),
+        }
+    }
+    for transport in transports.iter().copied() {
         for op in OpKind::ALL.iter().copied() {
             let name = format!("faults/{transport}/killed/{op}");
             trials.push(Trial::test(name, move || killed(op, transport)));
@@ -58,7 +67,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         }
     }
     let names: Vec<String> = trials.iter().map(|trial| trial.name().to_owned()).collect();
-    trials.push(Trial::test("faults/no_op_is_missing", move || no_op_is_missing(&names)));
+    trials.push(Trial::test("faults/no_op_is_missing", move || no_op_is_missing(&names, &transports)));
     trials
 }
 
@@ -66,14 +75,21 @@ fn op_named(name: &str) -> OpKind {
     OpKind::from_name(name).expect("a part names an op of the table")
 }
 
-/// The ranks over a transport of gloo-like, or over the plugin.
+/// The ranks over a transport of gloo-like, over the plugin, or over an MPI library.
 fn ranks(part: &str, transport: &str) -> Launch {
     match transport {
         PLUGIN => {
             samples::build(&[Sample::CCollectives]);
             cast(part, WORLD, "shm").env(stage::PLUGIN, Sample::CCollectives.file())
         }
-        _ => cast(part, WORLD, transport),
+        _ => match wheels::LIBRARIES.iter().find(|library| library.name == transport) {
+            Some(library) => {
+                let ranks = cast(part, WORLD, "shm").env(stage::BACKEND, "cpu:mpi");
+                let ranks = ranks.env("C10D_MPI_LIB", library.path().unwrap_or_default());
+                library.variables.iter().fold(ranks, |ranks, (name, value)| ranks.env(*name, *value))
+            }
+            None => cast(part, WORLD, transport),
+        },
     }
 }
 
@@ -81,8 +97,8 @@ fn run(part: &str, transport: &str) -> Result<JobReport, String> {
     ranks(part, transport).run().map_err(|e| e.to_string())
 }
 
-fn no_op_is_missing(names: &[String]) -> Result<(), Failed> {
-    for transport in TRANSPORTS {
+fn no_op_is_missing(names: &[String], transports: &[&str]) -> Result<(), Failed> {
+    for transport in transports {
         for op in OpKind::ALL {
             for kind in ["killed", "stop", "absent", "mismatch"] {
                 let start = format!("faults/{transport}/{kind}/{op}");

@@ -15,6 +15,8 @@ mod netns;
 mod reductions;
 mod roots;
 mod sparse;
+#[path = "../../c10d-mpi/tests/wheels/mod.rs"]
+mod wheels;
 
 use std::process::ExitCode;
 

@@ -3,7 +3,7 @@
 #![allow(unsafe_code)]
 
 use std::cell::Cell;
-use std::ffi::{CStr, c_int};
+use std::ffi::c_int;
 use std::ptr::null;
 
 use c10d_core::{Error, ErrorKind, Result};
@@ -78,21 +78,29 @@ impl Mpi {
     /// Starts the library, from several threads if need be, and gives the communicator of all processes. Blocks until all
     /// have come.
     pub(crate) fn start(&self) -> Result<Comm> {
-        let comm = match self.0.kind {
-            // A session that cannot be had is an error; Init_thread would end the process.
-            Kind::Mpich | Kind::Intel => self.start_session()?,
-            Kind::OpenMpi | Kind::Other => {
-                let mut given = 0;
-                // SAFETY: no arguments are passed on; writes one integer.
-                let init = |f: &Functions| unsafe { (f.init_thread)(null(), null(), THREAD_MULTIPLE, &mut given) };
-                self.call("MPI_Init_thread", init)?;
-                multiple(given)?;
-                self.handle_errors(RawComm::SELF)?;
-                RawComm::WORLD
+        let world = match self.0.kind {
+            // A session that cannot be had is an error, where Init_thread would end the process. It has no COMM_SELF, which the
+            // world model brings: Intel's library has one or the other.
+            Kind::Mpich => {
+                self.session()?;
+                self.init()?
             }
+            Kind::Intel | Kind::OpenMpi | Kind::Other => self.init()?,
         };
-        self.handle_errors(comm)?;
-        Ok(Comm(comm))
+        // What fails while the library moves messages of whatever communicator is reported to COMM_SELF: without a handler
+        // there, a peer's death could end this process.
+        self.handle_errors(RawComm::SELF)?;
+        self.handle_errors(world)?;
+        Ok(Comm(world))
+    }
+
+    fn init(&self) -> Result<RawComm> {
+        let mut given = 0;
+        // SAFETY: no arguments are passed on; writes one integer.
+        let init = |f: &Functions| unsafe { (f.init_thread)(null(), null(), THREAD_MULTIPLE, &mut given) };
+        self.call("MPI_Init_thread", init)?;
+        multiple(given)?;
+        Ok(RawComm::WORLD)
     }
 
     /// The communicator of all processes of a library that somebody else has started.
@@ -104,30 +112,16 @@ impl Mpi {
         Ok(Comm(RawComm::WORLD))
     }
 
-    fn start_session(&self) -> Result<RawComm> {
-        let handler = match self.0.kind {
-            // Intel's has the values of the two exchanged.
-            Kind::Intel => Errhandler::ABORT,
-            _ => Errhandler::RETURN,
-        };
-        let (mut info, mut session, mut group, mut comm) = (Info::NULL, Session(0), Group(0), RawComm(0));
+    /// Begins a session, which is never ended, like the process's MPI.
+    fn session(&self) -> Result {
+        let (mut info, mut session) = (Info::NULL, Session(0));
         // SAFETY: writes one handle.
         self.call("MPI_Info_create", |f| unsafe { (f.info_create)(&mut info) })?;
         let (key, level) = (c"thread_level", c"MPI_THREAD_MULTIPLE");
         // SAFETY: two strings with their NUL.
         self.call("MPI_Info_set", |f| unsafe { (f.info_set)(info, key.as_ptr(), level.as_ptr()) })?;
-        // SAFETY: writes one handle. The session is never ended, like the process's MPI.
-        self.call("MPI_Session_init", |f| unsafe { (f.session_init)(info, handler, &mut session) })?;
-        let world: &CStr = c"mpi://WORLD";
-        // SAFETY: a string with its NUL; writes one handle.
-        let of_world = |f: &Functions| unsafe { (f.group_from_session_pset)(session, world.as_ptr(), &mut group) };
-        self.call("MPI_Group_from_session_pset", of_world)?;
-        let own = self.own_handler()?;
-        // SAFETY: as above.
-        let create =
-            |f: &Functions| unsafe { (f.comm_create_from_group)(group, c"c10d".as_ptr(), Info::NULL, own, &mut comm) };
-        self.call("MPI_Comm_create_from_group", create)?;
-        Ok(comm)
+        // SAFETY: writes one handle.
+        self.call("MPI_Session_init", |f| unsafe { (f.session_init)(info, Errhandler::RETURN, &mut session) })
     }
 
     fn own_handler(&self) -> Result<Errhandler> {

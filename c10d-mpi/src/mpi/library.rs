@@ -59,8 +59,6 @@ functions! {
     session_init "MPI_Session_init" (Info, Errhandler, *mut Session);
     info_create "MPI_Info_create" (*mut Info);
     info_set "MPI_Info_set" (Info, *const c_char, *const c_char);
-    group_from_session_pset "MPI_Group_from_session_pset" (Session, *const c_char, *mut Group);
-    comm_create_from_group "MPI_Comm_create_from_group" (Group, *const c_char, Info, Errhandler, *mut RawComm);
     comm_group "MPI_Comm_group" (RawComm, *mut Group);
     group_incl "MPI_Group_incl" (Group, c_int, *const c_int, *mut Group);
     group_free "MPI_Group_free" (*mut Group);

@@ -38,7 +38,6 @@ impl Datatype {
 }
 
 impl Errhandler {
-    pub(super) const ABORT: Errhandler = Errhandler(0x142);
     pub(super) const RETURN: Errhandler = Errhandler(0x143);
 }
 

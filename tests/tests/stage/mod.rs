@@ -14,6 +14,8 @@ use c10d::{Error, ErrorKind, ProcessGroup, Result};
 
 /// A plugin whose collectives serve the CPU, instead of gloo-like.
 pub(crate) const PLUGIN: &str = "C10D_TEST_PLUGIN";
+/// A backend map in place of the usual one.
+pub(crate) const BACKEND: &str = "C10D_TEST_BACKEND";
 pub(crate) const PART: &str = "C10D_TEST_PART";
 const MARK: &str = "told: ";
 
@@ -61,11 +63,14 @@ pub(crate) fn join(timeout: Duration) -> Result<ProcessGroup> {
     build(c10d::builder().init("env://").timeout(timeout))
 }
 
-/// The builder's group, over the plugin if the ranks were cast with one.
+/// The builder's group, over the plugin or the backend if the ranks were cast with one.
 pub(crate) fn build(builder: c10d::Builder) -> Result<ProcessGroup> {
     match std::env::var_os(PLUGIN) {
         Some(file) => build_over(builder, Path::new(&file)),
-        None => builder.build(),
+        None => match std::env::var(BACKEND) {
+            Ok(map) => builder.backend(&map).build(),
+            Err(_) => builder.build(),
+        },
     }
 }
 
