@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::catalog::OpKind;
+use crate::resource;
 
 /// The result of everything that can fail here.
 pub type Result<T = (), E = Error> = std::result::Result<T, E>;
@@ -182,8 +183,39 @@ impl Error {
     }
 
     /// Adds the error that caused this one: [`source`](std::error::Error::source) gives it.
+    ///
+    /// Where that is the system's word that something ran out (descriptors, memory, space, ..), this error becomes an
+    /// [`ErrorKind::Resource`] that says what, and its limit. It then names no other rank: this one ran out of it.
     pub fn caused_by(mut self, source: impl std::error::Error + Send + Sync + 'static) -> Error {
+        if let Some(what) = resource::ran_out(&source) {
+            self = self.ran_out(&what);
+        }
         self.0.source = Some(Arc::new(source));
+        self
+    }
+
+    /// An [`ErrorKind::Resource`] of whoever was refused a thread or a process; says which limit was reached.
+    pub fn no_thread(what: impl Into<String>, source: std::io::Error) -> Error {
+        let error = Error::new(ErrorKind::Resource, what);
+        if source.kind() == std::io::ErrorKind::WouldBlock {
+            return error.ran_out(&resource::no_threads()).caused_by(source);
+        }
+        error.caused_by(source)
+    }
+
+    /// An [`ErrorKind::Resource`] of whoever was refused memory; says what limits it.
+    pub fn no_memory(what: impl Into<String>) -> Error {
+        Error::new(ErrorKind::Resource, what).ran_out(&format!("no memory left ({})", resource::memory()))
+    }
+
+    fn ran_out(mut self, what: &str) -> Error {
+        let report = &mut *self.0;
+        report.kind = ErrorKind::Resource;
+        let sep = if report.what.is_empty() { "" } else { ": " };
+        report.what += sep;
+        report.what += what;
+        report.guilty.clear();
+        report.guilty_global.clear();
         self
     }
 

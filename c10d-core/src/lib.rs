@@ -15,9 +15,11 @@ pub mod options;
 pub mod panics;
 pub mod process;
 pub mod reduce;
+mod resource;
 pub mod staged;
 pub mod store;
 pub mod sync;
+pub mod text;
 pub mod types;
 pub mod waiting;
 

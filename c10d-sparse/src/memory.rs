@@ -1,6 +1,6 @@
 //! Memory for results and for what comes from peers, asked for before anything is written to it.
 
-use c10d_core::{Element, Error, ErrorKind, Result, buffer};
+use c10d_core::{Element, Error, Result, buffer};
 
 /// Whoever asks for less is not worth a look at the system's books.
 const LARGE: usize = 256 << 20;
@@ -26,7 +26,7 @@ pub(crate) fn room_for<T>(count: usize) -> Result<Vec<T>> {
 
 fn none<T>(rows: usize, row: usize, why: &str) -> Error {
     let what = format!("no memory for {rows} entries of {row} elements of {} bytes: {why}", size_of::<T>());
-    Error::new(ErrorKind::Resource, what)
+    Error::no_memory(what)
 }
 
 /// How many elements these are, if there can be memory for them.
@@ -56,6 +56,8 @@ fn available() -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
+    use c10d_core::ErrorKind;
+
     use super::*;
 
     #[test]

@@ -1,6 +1,6 @@
 //! Buffers at addresses that are alike for all that are compared.
 
-use c10d::{Error, ErrorKind, Result};
+use c10d::{Error, Result};
 
 use super::layout::Side;
 use super::sample::Sample;
@@ -21,9 +21,8 @@ impl<T: Sample> Memory<T> {
         let align = if bytes >= HUGE_PAGE { HUGE_PAGE } else { PAGE };
         let mut room = Vec::new();
         let length = side.elements() + align / size_of::<T>();
-        room.try_reserve_exact(length).map_err(|_| {
-            Error::new(ErrorKind::Resource, format!("no memory for a buffer of {bytes} bytes")).rejected()
-        })?;
+        room.try_reserve_exact(length)
+            .map_err(|_| Error::no_memory(format!("no memory for a buffer of {bytes} bytes")).rejected())?;
         room.resize(length, T::whole(0));
         // Room without elements has an address that says nothing; then any start will do.
         let start = room.as_ptr().align_offset(align).min(room.len() - side.elements());

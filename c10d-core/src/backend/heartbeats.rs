@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::panics::{caught, contain};
+use crate::text::harmless;
 use crate::{Error, ErrorKind, Store};
 
 /// Between two beats.
@@ -13,6 +14,10 @@ const PERIOD: Duration = Duration::from_secs(1);
 const SILENCE: Duration = Duration::from_secs(6);
 /// Holds who gave up first, and why.
 const CAUSE: &str = "cause";
+/// How a rank gives up that has run out of something.
+const LACKS: &str = "lacks";
+/// Bytes of a cause that are shown.
+const TEXT: usize = 1024;
 
 /// This rank's heartbeat.
 #[derive(Clone)]
@@ -21,12 +26,13 @@ pub struct Heartbeats {
     rank: u32,
     /// The rank that this one watches.
     next: u32,
+    size: u32,
     over: Arc<AtomicBool>,
 }
 
 impl Heartbeats {
     pub(crate) fn new(store: Arc<dyn Store>, rank: u32, size: u32) -> Heartbeats {
-        Heartbeats { store, rank, next: (rank + 1) % size, over: Arc::default() }
+        Heartbeats { store, rank, next: (rank + 1) % size, size, over: Arc::default() }
     }
 
     /// Beats and listens until a peer falls silent or gives up; `None`: this rank left, or the store did.
@@ -63,7 +69,7 @@ impl Heartbeats {
         let soon = Instant::now() + PERIOD;
         self.store.add(&beat(self.rank), 1, soon)?;
         if self.store.check(&[CAUSE], soon)? {
-            return Ok(Look::Cause(parse(&self.store.get(CAUSE, soon)?)));
+            return Ok(Look::Cause(parse(&self.store.get(CAUSE, soon)?, self.size)));
         }
         if self.store.check(&[&left(self.next)], soon)? {
             return Ok(Look::Left);
@@ -77,7 +83,11 @@ impl Heartbeats {
         if self.over.swap(true, Ordering::AcqRel) {
             return;
         }
-        let how = if *cause.kind() == ErrorKind::Aborted { "aborted" } else { "failed" };
+        let how = match cause.kind() {
+            ErrorKind::Aborted => "aborted",
+            ErrorKind::Resource => LACKS,
+            _ => "failed",
+        };
         let (this, what) = (self.clone(), cause.report().what.clone());
         // Without a thread the peers have their deadlines.
         let thread = std::thread::Builder::new().name("c10d tell".to_owned());
@@ -113,18 +123,19 @@ fn left(rank: u32) -> String {
     format!("left/{rank}")
 }
 
-/// A cause as it lies in the store.
-fn parse(bytes: &[u8]) -> Error {
+/// A cause as it lies in the store, where anybody may have put it: it names a rank of the group, or none.
+fn parse(bytes: &[u8], size: u32) -> Error {
     let text = String::from_utf8_lossy(bytes);
     let mut words = text.splitn(3, ' ');
     let (how, rank, what) = (words.next(), words.next(), words.next().unwrap_or_default());
-    let rank = rank.and_then(|r| r.parse::<u32>().ok());
+    let rank = rank.and_then(|r| r.parse::<u32>().ok()).filter(|rank| *rank < size);
     let kind = match how {
         Some("aborted") => ErrorKind::Aborted,
         Some("dead") => ErrorKind::PeerDead { how: "no heartbeat".to_owned() },
+        Some(LACKS) => ErrorKind::Resource,
         _ => ErrorKind::Device,
     };
-    Error::new(kind, what).guilty(rank)
+    Error::new(kind, harmless(what, TEXT)).guilty(rank)
 }
 
 #[cfg(test)]
@@ -149,6 +160,17 @@ mod tests {
         assert_eq!(again.report().what, e.report().what);
         assert_eq!((e.kind(), &*e.report().guilty), (&ErrorKind::Aborted, &[2][..]), "{e}");
         assert_eq!(e.report().what, "enough of this");
+    }
+
+    #[test]
+    fn a_cause_is_shown_in_bounds() {
+        let e = parse(b"failed 1 a\x1b[2J\nb", 3);
+        assert_eq!((e.kind(), &*e.report().guilty), (&ErrorKind::Device, &[1][..]));
+        assert_eq!(e.report().what, "a\u{fffd}[2J\u{fffd}b");
+        assert!(parse(b"failed 3 x", 3).report().guilty.is_empty(), "a rank that the group has not");
+        let e = parse(b"lacks 0 no descriptors", 3);
+        assert_eq!((e.kind(), &*e.report().guilty), (&ErrorKind::Resource, &[0][..]));
+        assert!(parse(&[0xff; 9999], 3).report().what.len() <= TEXT);
     }
 
     #[test]
@@ -177,7 +199,7 @@ mod tests {
     #[test]
     fn any_bytes_are_a_cause() {
         for bytes in [&b""[..], b"\xff\xfe", b"dead", b"dead x y", b"aborted 99999999999 z"] {
-            assert!(parse(bytes).report().guilty.is_empty());
+            assert!(parse(bytes, 3).report().guilty.is_empty());
         }
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::Backend;
+use super::{Backend, Reports};
 use crate::Result;
 use crate::device::{DeviceRuntime, Seat};
 use crate::store::{PrefixStore, Store};
@@ -37,6 +37,7 @@ pub struct GroupInit {
     pub cpu: Option<&'static str>,
     pub(crate) seat: Seat,
     pub(crate) others: Arc<dyn OtherBackends>,
+    pub(crate) reports: Arc<Reports>,
 }
 
 /// Makes the other backends of a group, on which one may stand.
@@ -65,6 +66,12 @@ impl GroupInit {
     pub fn watch(&self) -> impl Fn() -> Vec<u32> + Send + Sync + use<> {
         let others = self.others.clone();
         move || others.lost()
+    }
+
+    /// What ranks tell each other that cannot make the group. A backend that waits for other ranks asks it meanwhile; what it
+    /// fails with itself, the others are told when it returns that.
+    pub fn reports(&self) -> Arc<Reports> {
+        self.reports.clone()
     }
 
     /// After how long what waits says so; `None`: never. See [`waiting`](crate::waiting).
@@ -111,6 +118,7 @@ impl GroupInit {
             hints: self.hints.clone(),
             seat: self.seat.clone(),
             others,
+            reports: self.reports.clone(),
             ..*self
         }
     }

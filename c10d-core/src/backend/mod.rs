@@ -13,6 +13,7 @@ mod neighbours;
 mod nested;
 mod origin;
 pub(crate) mod registry;
+mod reports;
 mod request;
 mod side_channel;
 mod sparse_heads;
@@ -40,6 +41,7 @@ pub use registry::{
     BackendMap, DeviceRegistration, InitMethod, Joined, Kernel, KernelRow, PluginLoader, PluginSearch, Provider,
     Registration, Registry, Submitted, TableRow,
 };
+pub use reports::Reports;
 pub use request::{Caller, Request};
 pub use side_channel::CpuMessages;
 pub use sparse_heads::SparseHeads;

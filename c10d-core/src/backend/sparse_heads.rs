@@ -2,6 +2,7 @@
 
 use super::Request;
 use crate::buffer::CooLayout;
+use crate::text::harmless;
 use crate::types::{DType, ReduceOp};
 use crate::{Error, ErrorKind, Phase, Result};
 
@@ -131,7 +132,7 @@ impl<'a> SparseHeads<'a> {
         let Some(first) = guilty.first().map(|r| *r as usize) else { return Ok(()) };
         let text: Vec<u8> =
             self.behind(first).iter().flat_map(|word| word.to_le_bytes()).take_while(|byte| *byte != 0).collect();
-        let text = String::from_utf8_lossy(&text);
+        let text = harmless(&String::from_utf8_lossy(&text), 1024);
         let error = match (local, self.of(first)[FAULT]) {
             (Some(mine), _) => mine.clone(),
             (None, 1) => Error::invalid(format!("the sparse tensor of rank {first}: {text}")),

@@ -10,10 +10,10 @@ use super::other_backends::{Made, Parent};
 use super::routes::Routes;
 use super::{Group, ProcessGroup, join, ranks};
 use crate::backend::registry::{check_settings, offers};
-use crate::backend::{BackendMap, GroupInit, Origin, PluginSearch, Provider, Registry};
+use crate::backend::{BackendMap, GroupInit, Origin, PluginSearch, Provider, Registry, Reports};
 use crate::device::Seat;
 use crate::process::Process;
-use crate::store::{HashStore, Store, deadline_after};
+use crate::store::{HashStore, PrefixStore, Store, deadline_after};
 use crate::types::Device;
 use crate::{Error, Result, waiting};
 
@@ -325,6 +325,11 @@ impl GroupSpec {
         };
         let cpu = joined.served.iter().find(|(word, _)| word == "cpu");
         let cpu = cpu.map(|(_, name)| self.registry.backend(name)).transpose()?.map(|r| r.name);
+        let reports = Arc::new(match foreign(&self.hints) {
+            true => Reports::none(),
+            false => Reports::new(Arc::new(PrefixStore::new("making", joined.store.clone())), self.rank, self.size),
+        });
+        let others = Arc::new(Made::new(self.registry.clone(), self.parent.clone()));
         let init = GroupInit {
             group: self.name.clone(),
             rank: self.rank,
@@ -338,9 +343,15 @@ impl GroupSpec {
             hints: self.hints.clone(),
             cpu,
             seat,
-            others: Arc::new(Made::new(self.registry.clone(), self.parent.clone())),
+            others: others.clone(),
+            reports: reports.clone(),
         };
-        let (lanes, routes) = Routes::lay(&self, &init, &offers, &joined.served)?;
+        let (lanes, routes) = Routes::lay(&self, &init, &offers, &joined.served).map_err(|error| {
+            let cause = reports.settle(error);
+            // Peers that have made the group already hear of it by what they have.
+            others.give_up(&cause);
+            cause
+        })?;
         Ok(ProcessGroup(Arc::new(Group {
             owner: Process::current(),
             foreign: Default::default(),

@@ -5,6 +5,7 @@ use std::sync::{Arc, Weak};
 use crate::sync::Mutex;
 
 use crate::backend::{Backend, GroupInit, OtherBackends, Registry};
+use crate::panics::contain;
 use crate::store::PrefixStore;
 use crate::{Error, Result};
 
@@ -54,6 +55,14 @@ impl Made {
     pub(super) fn new(registry: Arc<Registry>, parent: Option<Arc<Parent>>) -> Made {
         let watched = parent.as_ref().map(Arc::downgrade).unwrap_or_default();
         Made { registry, made: Arc::default(), parent, watched }
+    }
+
+    /// The group is not made after all, for this cause.
+    pub(super) fn give_up(&self, cause: &Error) {
+        let made = std::mem::take(&mut *self.made.lock());
+        for (name, backend) in made {
+            contain(name, || backend.abort(cause));
+        }
     }
 }
 

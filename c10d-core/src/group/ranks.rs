@@ -29,9 +29,7 @@ pub(super) fn run<T: Send>(size: u32, body: impl Fn(u32, Arc<dyn Store>) -> Resu
             .into_iter()
             .map(|t| match t {
                 Ok(thread) => thread.join(),
-                Err(e) => {
-                    Ok(Err((0, Error::new(ErrorKind::Resource, "cannot start a thread for a rank").caused_by(e))))
-                }
+                Err(e) => Ok(Err((0, Error::no_thread("cannot start a thread for a rank", e)))),
             })
             .collect()
     });

@@ -1,15 +1,12 @@
 //! Threads of this library.
 
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, Result};
 
 /// Starts a thread of this name, which nobody waits for.
 ///
 /// # Errors
-/// `Resource` if the system gives none.
+/// `Resource` if the system gives none; says which limit was reached.
 pub fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result {
     let started = std::thread::Builder::new().name(name.to_owned()).spawn(body);
-    started.map(drop).map_err(|e| {
-        let what = format!("cannot start the thread {name:?}, without which this does not work");
-        Error::new(ErrorKind::Resource, what).caused_by(e)
-    })
+    started.map(drop).map_err(|e| Error::no_thread(format!("cannot start the thread {name:?}"), e))
 }

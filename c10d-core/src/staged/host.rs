@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::device::DeviceRuntime;
 use crate::panics::contain;
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, Result};
 
 /// Host tensors begin at multiples of this.
 const ALIGN: usize = 64;
@@ -36,7 +36,7 @@ impl Host {
                 return Ok(host);
             }
         }
-        let no_room = || Error::new(ErrorKind::Resource, format!("no {bytes} bytes of host memory for staging"));
+        let no_room = || Error::no_memory(format!("no {bytes} bytes of host memory for staging"));
         let layout = Layout::from_size_align(bytes, ALIGN).map_err(|_| no_room())?;
         // SAFETY: the size is not 0.
         let base = unsafe { alloc(layout) };

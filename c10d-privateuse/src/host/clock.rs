@@ -39,9 +39,7 @@ pub(super) fn start(end_overdue: fn(Instant) -> Option<Instant>) -> Result {
     *failed |= result.is_err();
     match (result, *failed) {
         (Ok(()), false) => Ok(()),
-        (Err(e), _) => {
-            Err(Error::new(ErrorKind::Resource, "cannot start the clock of plugins' operations").caused_by(e))
-        }
+        (Err(e), _) => Err(Error::no_thread("cannot start the clock of plugins' operations", e)),
         (Ok(()), true) => Err(Error::new(ErrorKind::Resource, "the clock of plugins' operations could not be started")),
     }
 }

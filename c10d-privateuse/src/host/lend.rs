@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use c10d_core::backend::{Job, Shape};
 use c10d_core::device::{DevicePtr, DeviceRuntime};
-use c10d_core::{DispatchKey, Error, ErrorKind, Result, Span};
+use c10d_core::{DispatchKey, Error, Result, Span};
 
 use super::plugin::Hosted;
 
@@ -157,7 +157,7 @@ fn sum(job: &Job) -> u64 {
 
 impl Arena {
     fn new<'a>(spans: impl Iterator<Item = &'a Span>) -> Result<Arena> {
-        let none = |bytes: usize| Error::new(ErrorKind::Resource, format!("no memory for a copy of {bytes} bytes"));
+        let none = |bytes: usize| Error::no_memory(format!("no memory for a copy of {bytes} bytes"));
         let (mut offsets, mut size) = (Vec::new(), 0usize);
         for span in spans {
             offsets.push(size);

@@ -31,5 +31,5 @@ pub(super) fn call_until<T: Send + 'static>(
 /// Runs `f` on a thread that nobody waits for.
 pub(super) fn spawn_detached(f: impl FnOnce() + Send + 'static) -> Result {
     let spawned = std::thread::Builder::new().name("c10d plugin call".into()).spawn(f);
-    spawned.map(drop).map_err(|e| Error::new(ErrorKind::Resource, "cannot start a thread for a plugin").caused_by(e))
+    spawned.map(drop).map_err(|e| Error::no_thread("cannot start a thread for a plugin", e))
 }

@@ -1,6 +1,7 @@
 //! Which backend serves which device, agreed between ranks that may have different ones.
 
 use crate::backend::registry::Offer;
+use crate::text::harmless;
 use crate::{Error, ErrorKind, Result};
 
 /// What one rank offers: `word=choice` lines in order of preference, `word!choice` where the user insists, and
@@ -58,8 +59,9 @@ pub(super) fn agree(all: &[&str]) -> Result<String> {
             let without: Vec<u32> = ranks.filter(|r| !has(*r, asked.text)).map(|r| r as u32).collect();
             if !without.is_empty() {
                 let what = format!(
-                    "the backend map of a rank asks for {} on {word}, which other ranks were not asked for or do not have",
-                    asked.text
+                    "the backend map of a rank asks for {} on {}, which other ranks were not asked for or do not have",
+                    harmless(asked.text, 100),
+                    harmless(word, 100)
                 );
                 return Err(Error::new(ErrorKind::Rendezvous, what).guilty(without));
             }
@@ -82,7 +84,7 @@ pub(super) fn agree(all: &[&str]) -> Result<String> {
 
 /// The decision as (device word, choice) pairs.
 pub(super) fn decided(agreed: &str) -> Vec<(String, String)> {
-    read(agreed).into_iter().map(|l| (l.word.to_owned(), l.text.to_owned())).collect()
+    read(agreed).into_iter().map(|l| (harmless(l.word, 100), harmless(l.text, 200))).collect()
 }
 
 #[cfg(test)]

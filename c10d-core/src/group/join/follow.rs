@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::hello::{Hello, Nonce, hex};
 use super::{DEAD, DIFFER, Hellos, Join, LOOKS, NAMING};
+use crate::text::harmless;
 use crate::{Error, ErrorKind, Result};
 
 impl Join<'_> {
@@ -117,7 +118,7 @@ impl Join<'_> {
             }
             _ => {}
         }
-        let what = parts.next().unwrap_or("no reason given");
+        let what = harmless(parts.next().unwrap_or("no reason given"), 1024);
         Err(Error::new(ErrorKind::Rendezvous, format!("the leading rank gave up: {what}")).guilty(guilty))
     }
 

@@ -78,8 +78,7 @@ impl Guarded {
     fn start_stream(&self, index: u16, number: u64) -> Result<Arc<Stream>> {
         let (faults, log) = (self.faults.clone(), self.log.clone());
         let seed = (u64::from(index) << 32 | number).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        Stream::start(Env { faults, log, index, seed })
-            .map_err(|e| Error::new(ErrorKind::Resource, "cannot start a stream").caused_by(e))
+        Stream::start(Env { faults, log, index, seed }).map_err(|e| Error::no_thread("cannot start a stream", e))
     }
 
     pub(crate) fn stream(&self, index: u16, number: u64) -> Result<Arc<Stream>> {

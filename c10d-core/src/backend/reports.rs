@@ -1,0 +1,284 @@
+//! Why a group cannot be made, told through the store by the rank that met the cause.
+//!
+//! Ranks that wait for each other while a group is made have no connection yet by which one could tell the others. So a
+//! rank that fails writes down why, once for the group; the others look while they wait, and when they fail themselves.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::store::Store;
+use crate::sync::Mutex;
+use crate::text::harmless;
+use crate::{Error, ErrorKind};
+
+/// Holds the report.
+const FAILED: &str = "failed";
+/// Counts the ranks that failed.
+const OVER: &str = "failed/over";
+/// Bytes of a text, at most.
+const TEXT: usize = 1024;
+/// Ranks that a report names, at most.
+const GUILTY: usize = 1024;
+/// Between two looks: the first, and the longest.
+const LOOKS: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(1));
+/// How long the store may take for an answer. Who fails has other things to do.
+const ANSWER: Duration = Duration::from_millis(200);
+/// How long a rank that failed because of another one waits for that one's word, and how long the other one stays for
+/// all to hear it.
+const WORD: Duration = Duration::from_millis(300);
+
+/// The reports of one group that is being made.
+pub struct Reports {
+    /// None: nobody is to be told.
+    store: Option<Arc<dyn Store>>,
+    rank: u32,
+    size: u32,
+    /// When to look next, and how long after that.
+    next: Mutex<(Instant, Duration)>,
+    /// This rank has failed.
+    settled: AtomicBool,
+}
+
+/// A report.
+#[derive(Clone, Debug, PartialEq)]
+struct Report {
+    by: u32,
+    kind: ErrorKind,
+    guilty: Vec<u32>,
+    what: String,
+}
+
+impl Reports {
+    /// Of a group that has this part of the store for its reports.
+    pub fn new(store: Arc<dyn Store>, rank: u32, size: u32) -> Reports {
+        let store = if size > 1 { Some(store) } else { None };
+        Reports {
+            store,
+            rank,
+            size,
+            next: Mutex::new((Instant::now() + LOOKS.0, LOOKS.0)),
+            settled: AtomicBool::new(false),
+        }
+    }
+
+    /// Of a group whose other ranks know nothing of reports.
+    pub(crate) fn none() -> Reports {
+        Reports {
+            store: None,
+            rank: 0,
+            size: 1,
+            next: Mutex::new((Instant::now(), LOOKS.0)),
+            settled: AtomicBool::new(false),
+        }
+    }
+
+    /// The failure of another rank, if one has told of it: to be asked while waiting, as often as one likes.
+    pub fn heard(&self) -> Option<Error> {
+        let store = self.store.as_ref()?;
+        {
+            let mut next = self.next.try_lock()?;
+            let now = Instant::now();
+            if now < next.0 {
+                return None;
+            }
+            let pause = (next.1 * 2).min(LOOKS.1);
+            *next = (now + next.1, pause);
+        }
+        self.read(&**store).map(|report| report.seen_from(self.rank))
+    }
+
+    /// This rank cannot make the group. Tells the others why, and gives the error to return: this one, or that of another
+    /// rank of which this one is only a consequence. Where that is settled already, this one.
+    pub fn settle(&self, error: Error) -> Error {
+        let Some(store) = self.store.as_ref().filter(|_| !self.settled.swap(true, Ordering::Relaxed)) else {
+            return error;
+        };
+        let store = &**store;
+        let mine = Report::of(self.rank, &error);
+        let until = || Instant::now() + ANSWER;
+        let Ok(mut stored) = store.compare_set(FAILED, &[], &mine.to_bytes(), until()) else { return error };
+        if !is_consequence(&error) {
+            // What others suffer from it may have been told before it.
+            while Report::parse(&stored, self.size).is_none_or(|theirs| theirs.by != self.rank && theirs.is_weak()) {
+                match store.compare_set(FAILED, &stored, &mine.to_bytes(), until()) {
+                    Ok(now) if now != stored => stored = now,
+                    _ => break,
+                }
+            }
+            self.stay(store);
+            return error;
+        }
+        let end = Instant::now() + WORD;
+        let mut theirs = self.read(store);
+        while theirs.as_ref().is_none_or(Report::is_weak) && Instant::now() < end {
+            std::thread::sleep(WORD / 20);
+            theirs = self.read(store).or(theirs);
+        }
+        let _ = store.add(OVER, 1, until());
+        match theirs {
+            Some(theirs) if !theirs.is_weak() || *error.kind() == ErrorKind::Rendezvous => theirs.seen_from(self.rank),
+            _ => error,
+        }
+    }
+
+    /// Waits until all have failed, but not for long: the store may be this process's, and end with it.
+    fn stay(&self, store: &dyn Store) {
+        let end = Instant::now() + WORD;
+        let mut over = store.add(OVER, 1, Instant::now() + ANSWER);
+        while over.as_ref().is_ok_and(|over| *over < i64::from(self.size)) && Instant::now() < end {
+            std::thread::sleep(WORD / 20);
+            over = store.add(OVER, 0, Instant::now() + ANSWER);
+        }
+    }
+
+    /// Another rank's report.
+    fn read(&self, store: &dyn Store) -> Option<Report> {
+        let until = Instant::now() + ANSWER;
+        if !store.check(&[FAILED], until).ok()? {
+            return None;
+        }
+        let report = Report::parse(&store.get(FAILED, until).ok()?, self.size);
+        report.filter(|report| report.by != self.rank)
+    }
+}
+
+/// Whether another rank's failure can be behind it.
+fn is_consequence(error: &Error) -> bool {
+    use ErrorKind::{PeerDead, Rendezvous, Store, Timeout};
+    matches!(error.kind(), Rendezvous | Timeout | Store | PeerDead { .. })
+}
+
+impl Report {
+    fn of(by: u32, error: &Error) -> Report {
+        let report = error.report();
+        let mut what = report.what.clone();
+        if let ErrorKind::PeerDead { how } = &report.kind {
+            what = if what.is_empty() { how.clone() } else { format!("{how}: {what}") };
+        }
+        let guilty = report.guilty.iter().copied().take(GUILTY).collect();
+        Report { by, kind: report.kind.clone(), guilty, what: harmless(&what, TEXT) }
+    }
+
+    fn to_bytes(&self) -> Vec<u8> {
+        let guilty: Vec<String> = self.guilty.iter().map(u32::to_string).collect();
+        format!("{}:{}:{}:{}", self.by, self.kind.name(), guilty.join(","), self.what).into_bytes()
+    }
+
+    /// The report of a rank of a group of `size`; `None`: it is none.
+    fn parse(bytes: &[u8], size: u32) -> Option<Report> {
+        let text = std::str::from_utf8(bytes).ok()?;
+        let mut parts = text.splitn(4, ':');
+        let by: u32 = parts.next()?.parse().ok().filter(|by| *by < size)?;
+        let kind = parts.next()?;
+        let guilty = parts.next()?;
+        let guilty: Vec<u32> = match guilty {
+            "" => Vec::new(),
+            list => list.split(',').map(|rank| rank.parse().ok().filter(|rank| *rank < size)).collect::<Option<_>>()?,
+        };
+        if guilty.len() > GUILTY {
+            return None;
+        }
+        let what = harmless(parts.next()?, TEXT);
+        let kind = match kind {
+            "PeerDead" => ErrorKind::PeerDead { how: what.clone() },
+            // It has more to it than a report has room for.
+            "Mismatch" => ErrorKind::Rendezvous,
+            kind => PLAIN.iter().find(|k| k.name() == kind)?.clone(),
+        };
+        Some(Report { by, kind, guilty, what })
+    }
+
+    fn is_weak(&self) -> bool {
+        is_consequence(&Error::new(self.kind.clone(), ""))
+    }
+
+    /// The error that rank `me` makes of it: it names ranks, but not itself.
+    fn seen_from(self, me: u32) -> Error {
+        let Report { by, kind, mut guilty, what } = self;
+        guilty.retain(|rank| *rank != me);
+        if guilty.is_empty() {
+            guilty.push(by);
+        }
+        let dead = matches!(kind, ErrorKind::PeerDead { .. });
+        let told = if what.starts_with("reported by rank ") { what } else { format!("reported by rank {by}: {what}") };
+        let mut error = Error::new(kind, if dead { format!("reported by rank {by}") } else { told }).guilty(guilty);
+        error.report_mut().status = crate::Status::Failed;
+        error
+    }
+}
+
+const PLAIN: [ErrorKind; 13] = [
+    ErrorKind::InvalidArgument,
+    ErrorKind::Unsupported,
+    ErrorKind::Timeout,
+    ErrorKind::Aborted,
+    ErrorKind::Abandoned,
+    ErrorKind::Shutdown,
+    ErrorKind::Store,
+    ErrorKind::Rendezvous,
+    ErrorKind::Protocol,
+    ErrorKind::Resource,
+    ErrorKind::Device,
+    ErrorKind::Plugin,
+    ErrorKind::Internal,
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::HashStore;
+
+    fn all(size: u32) -> Vec<Reports> {
+        let store: Arc<dyn Store> = Arc::new(HashStore::new());
+        (0..size).map(|rank| Reports::new(store.clone(), rank, size)).collect()
+    }
+
+    fn lost(rank: u32) -> Error {
+        Error::new(ErrorKind::Rendezvous, "it closed the connection").guilty([rank])
+    }
+
+    fn out() -> Error {
+        Error::new(ErrorKind::Rendezvous, "no").guilty([0]).caused_by(std::io::Error::from_raw_os_error(libc::EMFILE))
+    }
+
+    #[test]
+    fn the_cause_is_told_to_all_whoever_fails_first() {
+        let reports = all(3);
+        assert!(reports[0].heard().is_none());
+        let errors = std::thread::scope(|s| {
+            let fail = |rank: usize, late: u64, error: Error| {
+                let reports = &reports;
+                s.spawn(move || {
+                    std::thread::sleep(Duration::from_millis(late));
+                    reports[rank].settle(error)
+                })
+            };
+            [fail(0, 0, lost(1)), fail(1, 50, out()), fail(2, 100, lost(1))].map(|t| t.join().unwrap())
+        });
+        for (rank, error) in errors.iter().enumerate() {
+            assert_eq!(*error.kind(), ErrorKind::Resource, "rank {rank}: {error}");
+            assert!(error.to_string().contains("ulimit -n"), "rank {rank}: {error}");
+            assert_eq!(error.report().guilty, if rank == 1 { vec![] } else { vec![1] }, "rank {rank}: {error}");
+        }
+        assert!(errors[2].to_string().contains("reported by rank 1"), "{}", errors[2]);
+        std::thread::sleep(LOOKS.0);
+        assert_eq!(*reports[0].heard().unwrap().kind(), ErrorKind::Resource);
+    }
+
+    #[test]
+    fn a_report_is_believed_only_in_its_bounds() {
+        let parse = |text: &str| Report::parse(text.as_bytes(), 3);
+        let good = Report { by: 2, kind: ErrorKind::Resource, guilty: vec![0, 1], what: "none left: é".into() };
+        assert_eq!(Report::parse(&good.to_bytes(), 3), Some(good));
+        for bad in
+            ["", "3:Resource::x", "-1:Resource::x", "1:Nothing::x", "1:Resource:3:x", "1:Resource:0,:x", "1:Resource:0"]
+        {
+            assert_eq!(parse(bad), None, "{bad}");
+        }
+        assert_eq!(parse("1:Resource::a\x1b[2J\nb").unwrap().what, "a\u{fffd}[2J\u{fffd}b");
+        assert!(parse(&format!("1:Resource::{}", "x".repeat(9999))).unwrap().what.len() <= TEXT);
+        let dead = parse("1:PeerDead:2:gone").unwrap().seen_from(2);
+        assert_eq!((dead.kind(), &dead.report().guilty[..]), (&ErrorKind::PeerDead { how: "gone".into() }, &[1][..]));
+    }
+}
