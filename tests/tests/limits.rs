@@ -7,13 +7,25 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use c10d::launch::JobReport;
-use c10d::{ReduceOp, Result};
+use c10d::{ReduceOp, Result, op};
 use libtest_mimic::{Failed, Trial};
 use rustix::process::{Resource, Rlimit, setrlimit};
-use stage::{cast, failures, join, lines, shown, tell, tell_error};
+use stage::{Told, cast, failures, join, lines, shown, tell, tell_error};
 
 pub(crate) fn play(part: &str) -> Result {
     let (name, value) = part.split_once(':').unwrap_or((part, ""));
+    if let Some(play) = [
+        ("poor", poor as fn(&str) -> Result),
+        ("groups", groups),
+        ("thread", thread),
+        ("memory", memory),
+        ("tasks", tasks),
+    ]
+    .iter()
+    .find_map(|(n, play)| (*n == name).then_some(play))
+    {
+        return play(value);
+    }
     match name {
         "files" => limit(Resource::Nofile, open_files() + value.parse::<u64>().unwrap_or(0)),
         "size" => limit(Resource::Fsize, 64 << 10),
@@ -29,6 +41,13 @@ pub(crate) fn play(part: &str) -> Result {
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
         Trial::test("limits/few_file_descriptors", few_file_descriptors),
+        Trial::test("limits/a_rank_without_descriptors_is_named_by_all", || poor_ranks("auto")),
+        Trial::test("limits/a_rank_without_descriptors_is_named_by_all_shm", || poor_ranks("shm")),
+        Trial::test("limits/a_rank_without_descriptors_is_named_by_all_tcp", || poor_ranks("tcp")),
+        Trial::test("limits/groups_until_descriptors_run_out", groups_until_descriptors_run_out),
+        Trial::test("limits/a_rank_without_threads_is_named_by_all", || lacks("thread", "no thread or process left")),
+        Trial::test("limits/a_rank_without_tasks_is_named_by_all", a_rank_without_tasks),
+        Trial::test("limits/a_rank_without_memory_is_named_by_all", || lacks("memory", "no memory left")),
         Trial::test("limits/small_files_only", || told(run("size", "auto")?, true)),
         Trial::test("limits/small_files_only_and_shm_forced", || told(run("size", "shm")?, false)),
         Trial::test("limits/tight_memory_cgroup", tight_memory_cgroup),
@@ -85,6 +104,175 @@ fn few_file_descriptors() -> Result<(), Failed> {
         told(run(&format!("files:{more}"), "auto")?, false)?;
     }
     told(run("files:100", "auto")?, true)
+}
+
+// One of several ranks runs out of something.
+
+const POOR: u32 = 1;
+
+fn is_poor() -> bool {
+    std::env::var("RANK").is_ok_and(|rank| rank == POOR.to_string())
+}
+
+/// Makes a group, and uses it, on a rank with few descriptors and on others.
+fn poor(more: &str) -> Result {
+    if is_poor() {
+        limit(Resource::Nofile, open_files() + more.parse::<u64>().unwrap_or(0));
+    }
+    if let Err(e) = work("poor") {
+        tell_error("poor", &e);
+    }
+    Ok(())
+}
+
+/// Makes groups until one fails.
+fn groups(more: &str) -> Result {
+    let pg = join(Duration::from_secs(20))?;
+    limit(Resource::Nofile, open_files() + more.parse::<u64>().unwrap_or(0));
+    let all: Vec<u32> = (0..pg.size()).collect();
+    let mut kept = Vec::new();
+    loop {
+        match pg.new_group(&all) {
+            Ok(group) => kept.push(group),
+            Err(e) => {
+                tell_error(&kept.len().to_string(), &e);
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// Leaves the poor rank so many bytes of addresses.
+fn limit_addresses(more: u64) {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmSize:")).unwrap_or_default();
+    let used: u64 = line.trim().trim_end_matches("kB").trim().parse().unwrap_or(0);
+    if is_poor() {
+        limit(Resource::As, used * 1024 + more);
+    }
+}
+
+/// Needs a thread, whose stack finds no room on one rank.
+fn thread(_: &str) -> Result {
+    let pg = join(Duration::from_secs(20))?;
+    let mut x = vec![1u32; 10];
+    pg.all_reduce(&mut x, ReduceOp::Sum)?;
+    limit_addresses(1 << 20);
+    let work = pg.start(op::all_reduce(x, ReduceOp::Sum));
+    let end = work.wait().map(drop).map_err(|e| e.error);
+    if let Err(e) = end.and_then(|()| pg.barrier()) {
+        tell_error("thread", &e);
+    }
+    Ok(())
+}
+
+/// The same, where the poor rank's control group allows no more tasks than it has.
+fn tasks(group: &str) -> Result {
+    let pg = join(Duration::from_secs(20))?;
+    let mut x = vec![1u32; 10];
+    pg.all_reduce(&mut x, ReduceOp::Sum)?;
+    if is_poor() {
+        let group = Path::new(group);
+        let entered = std::fs::write(group.join("cgroup.procs"), std::process::id().to_string());
+        let current = std::fs::read_to_string(group.join("pids.current")).unwrap_or_default();
+        entered
+            .and_then(|()| std::fs::write(group.join("pids.max"), current.trim()))
+            .expect("a new group can be limited");
+    }
+    let work = pg.start(op::all_reduce(x, ReduceOp::Sum));
+    let end = work.wait().map(drop).map_err(|e| e.error);
+    if let Err(e) = end.and_then(|()| pg.barrier()) {
+        tell_error("tasks", &e);
+    }
+    Ok(())
+}
+
+fn a_rank_without_tasks() -> Result<(), Failed> {
+    let name = format!("c10d-test-tasks-{}", std::process::id());
+    let places = [Path::new(HERE).join("pids").join(&name), Path::new(HERE).join(&name)];
+    let Some(group) = places.iter().find(|place| {
+        let made = std::fs::create_dir(place).is_ok();
+        let usable = made && std::fs::write(place.join("pids.max"), "1000").is_ok();
+        if made && !usable {
+            let _ = std::fs::remove_dir(place);
+        }
+        usable
+    }) else {
+        println!("skipped: no control group for tasks can be made here");
+        return Ok(());
+    };
+    let result = lacks(&format!("tasks:{}", group.display()), "no thread or process left (limit");
+    let _ = std::fs::remove_dir(group);
+    result
+}
+
+/// Needs memory for intermediate results, for which there is no room on one rank.
+fn memory(_: &str) -> Result {
+    let pg = join(Duration::from_secs(20))?;
+    let mut x = vec![1u32; 16 << 20];
+    pg.barrier()?;
+    limit_addresses(8 << 20);
+    for root in 0..pg.size() {
+        if let Err(e) = pg.reduce(&mut x, ReduceOp::Sum, root) {
+            tell_error("memory", &e);
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+/// What all ranks told of a failure: it is the poor one's, on all of them, and says what ran out.
+fn all_name_the_poor(report: &JobReport, words: &str) -> Result<(), Failed> {
+    for rank in 0..3 {
+        let told = failures(report, rank);
+        let right = told.iter().any(|t| {
+            let guilty: &[u32] = if rank == POOR { &[] } else { &[POOR] };
+            t.kind == "Resource" && t.guilty == guilty && t.words.contains(words) && t.words.contains("limit")
+        });
+        if !right || !report.exits[rank as usize].success() {
+            return Err(format!("rank {rank}:\n{}", shown(report)).into());
+        }
+    }
+    Ok(())
+}
+
+fn poor_ranks(transport: &str) -> Result<(), Failed> {
+    let mut failed = 0;
+    for more in [4, 5, 6, 7, 8, 9, 10, 12, 14, 16, 20] {
+        let report = cast(&format!("poor:{more}"), 3, transport).run().map_err(|e| e.to_string())?;
+        if (0..3).all(|rank| lines(&report, rank).contains(&"done".to_owned())) {
+            continue;
+        }
+        failed += 1;
+        println!("{transport}, {more} more: {:?}", failures(&report, 0));
+        all_name_the_poor(&report, "no file descriptor left")
+            .map_err(|e| format!("{more} more: {}", e.message().unwrap_or("")))?;
+    }
+    if failed > 0 { Ok(()) } else { Err("no number of descriptors was too few".into()) }
+}
+
+fn groups_until_descriptors_run_out() -> Result<(), Failed> {
+    for transport in ["shm", "tcp", "auto"] {
+        let report = cast("groups:80", 3, transport).run().map_err(|e| e.to_string())?;
+        for rank in 0..3 {
+            let told = failures(&report, rank);
+            println!("{transport}, rank {rank}: {told:?}");
+            let right = |t: &Told| t.kind == "Resource" && t.words.contains("no file descriptor left (limit");
+            if told.is_empty() || !told.iter().all(right) {
+                return Err(format!("{transport}, rank {rank}:\n{}", shown(&report)).into());
+            }
+        }
+    }
+    Ok(())
+}
+
+fn lacks(part: &str, words: &str) -> Result<(), Failed> {
+    for transport in ["shm", "tcp"] {
+        let report = cast(part, 3, transport).run().map_err(|e| e.to_string())?;
+        println!("{transport}: {:?}", failures(&report, 0));
+        all_name_the_poor(&report, words)?;
+    }
+    Ok(())
 }
 
 // Memory cgroups.

@@ -6,6 +6,7 @@ mod stage;
 
 mod blame;
 mod faults;
+mod floods;
 mod forks;
 mod joining;
 mod leave;
@@ -26,6 +27,7 @@ fn main() -> ExitCode {
     let parts: &[(&str, stage::Play)] = &[
         ("blame", blame::play),
         ("faults", faults::play),
+        ("floods", floods::play),
         ("forks", forks::play),
         ("joining", joining::play),
         ("leave", leave::play),
@@ -47,6 +49,7 @@ fn main() -> ExitCode {
         .suite("gloo_like_tcp", over("tcp"), Ranks::Processes)
         .trials(blame::trials())
         .trials(faults::trials())
+        .trials(floods::trials())
         .trials(forks::trials())
         .trials(joining::trials())
         .trials(leave::trials())

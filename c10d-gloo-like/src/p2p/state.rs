@@ -16,6 +16,8 @@ use crate::mesh::Health;
 
 /// Bytes of messages that nobody asked for, at most, from one peer; what is more waits at the peer's.
 const KEPT: usize = 64 << 20;
+/// And messages, however short: each costs memory, too.
+const MESSAGES: usize = 64 << 10;
 
 /// What there is to wait for at one peer's link.
 pub(super) struct Wants {
@@ -251,7 +253,7 @@ impl MessageState {
         }
         let Some(peer) = self.peers[rank as usize].as_mut() else { return false };
         let mut bytes = Vec::new();
-        let fits = header.len.saturating_add(peer.kept_bytes as u64) <= KEPT as u64;
+        let fits = header.len.saturating_add(peer.kept_bytes as u64) <= KEPT as u64 && peer.kept.len() < MESSAGES;
         if !fits || bytes.try_reserve_exact(header.len as usize).is_err() {
             peer.held = Some(header);
             return false;
