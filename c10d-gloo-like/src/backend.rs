@@ -54,6 +54,7 @@ impl GlooLike {
             size: init.size,
             session: init.session,
             store: init.store.clone(),
+            reports: init.reports(),
             transport,
             deadline: init.deadline,
             silence,
@@ -68,7 +69,7 @@ impl GlooLike {
         let fabric = Fabric::of(&topology);
         let executor = Executor::new(init.rank, collective, health.clone(), pause.with_room(init.size as usize));
         let layout = Layout::new(me, fabric, topology.hosts);
-        let messages = Arc::new(Messages::new(p2p, health.clone(), segment, crowded)?);
+        let messages = Arc::new(Messages::new(p2p, health.clone(), segment, crowded));
         let asked = Arc::downgrade(&messages);
         health.ask_messages(Box::new(move || asked.upgrade()?.waits()));
         let rank = Arc::new(Rank {
@@ -198,7 +199,8 @@ impl Rank {
         job.request().deadline();
         let rank = self.clone();
         if let Err((job, error)) = self.queue.push(job, "c10d collectives", move || rank.serve()) {
-            job.complete(Err(error));
+            // The others wait for this rank.
+            job.complete(Err(self.health.fail(error)));
         }
     }
 

@@ -1,8 +1,10 @@
 //! Bytes to and from one peer, over whatever lies between.
 #![allow(unsafe_code)]
 
+use std::net::TcpStream;
 use std::os::fd::BorrowedFd;
 use std::slice;
+use std::sync::Arc;
 
 use c10d_core::Result;
 
@@ -108,6 +110,14 @@ impl Link {
     pub(crate) fn finish(&self) {
         if let Link::Tcp(l) = self {
             l.finish();
+        }
+    }
+
+    /// The connection, to be polled by others than the link's owner; `None` for shared memory.
+    pub(crate) fn socket(&self) -> Option<Arc<TcpStream>> {
+        match self {
+            Link::Shm(_) => None,
+            Link::Tcp(l) => Some(l.socket()),
         }
     }
 

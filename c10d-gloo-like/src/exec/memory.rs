@@ -79,7 +79,7 @@ impl Scratch {
         let at = unsafe { alloc_zeroed(layout) };
         if at.is_null() {
             let what = format!("no memory for {len} bytes of intermediate results");
-            return Err(Error::new(ErrorKind::Resource, what));
+            return Err(Error::no_memory(what));
         }
         self.free();
         (self.at, self.len) = (at, len);

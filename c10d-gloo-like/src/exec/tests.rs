@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use c10d_core::backend::Fingerprint;
+use c10d_core::backend::{Fingerprint, Reports};
 use c10d_core::{DType, ErrorKind, HashStore, OpKind, ReduceOp, Result};
 
 use super::announce::Header;
@@ -62,6 +62,7 @@ fn ranks_with<T: Send>(
                         size: world,
                         session,
                         store: store.clone(),
+                        reports: Arc::new(Reports::new(store.clone(), rank, world)),
                         transport,
                         deadline: Instant::now() + PATIENCE,
                         silence: PATIENCE,

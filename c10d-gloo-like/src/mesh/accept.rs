@@ -22,6 +22,8 @@ const INTRODUCTION: Duration = Duration::from_secs(5);
 const STRANGERS: usize = 128;
 /// How long nothing is accepted after descriptors have run out.
 const PAUSE: Duration = Duration::from_millis(20);
+/// How long this may go on: others of the process may be done with theirs soon.
+const SCARCE: Duration = Duration::from_secs(1);
 
 /// Where this rank listens while joining.
 pub(super) struct Door {
@@ -29,6 +31,8 @@ pub(super) struct Door {
     pub(super) tcp: Vec<tcp::Listener>,
     strangers: Vec<Stranger>,
     closed_until: Option<Instant>,
+    /// Since when nothing can be accepted, and why.
+    scarce: Option<(Instant, Error)>,
 }
 
 struct Stranger {
@@ -48,7 +52,7 @@ pub(super) struct Guest {
 
 impl Door {
     pub(super) fn new(unix: Option<Socket>, tcp: Vec<tcp::Listener>) -> Door {
-        Door { unix, tcp, strangers: Vec::new(), closed_until: None }
+        Door { unix, tcp, strangers: Vec::new(), closed_until: None, scarce: None }
     }
 
     /// The next connection that `welcome` has no objection to; `None` at the deadline or when the join has failed.
@@ -68,6 +72,18 @@ impl Door {
             self.wait(patience.deadline.saturating_duration_since(now))?;
             self.admit()?;
         }
+    }
+
+    /// Why nothing can be accepted, if that is so.
+    pub(super) fn shut(&self) -> Option<Error> {
+        self.scarce.as_ref().map(|(_, error)| error.clone())
+    }
+
+    /// Nothing can be accepted for want of something. An error if that has been so for long.
+    fn shut_for(&mut self, now: Instant, error: Error) -> Result {
+        self.closed_until = Some(now + PAUSE);
+        let (since, error) = self.scarce.get_or_insert((now, error));
+        if now.duration_since(*since) < SCARCE { Ok(()) } else { Err(error.clone()) }
     }
 
     /// Sleeps until something happens here, for a moment at most.
@@ -96,12 +112,13 @@ impl Door {
         }
         self.closed_until = None;
         let mut came: Vec<(Socket, bool)> = Vec::new();
+        let mut lack = None;
         if let Some(unix) = &self.unix {
             match accept_with(unix, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
                 Ok(fd) if is_same_user(&fd) => came.push((fd.into(), true)),
                 Ok(_) => tracing::debug!("a process of another user was turned away"),
-                Err(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => {
-                    self.closed_until = Some(now + PAUSE)
+                Err(e @ (Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM)) => {
+                    lack = Some(refused("cannot accept a peer's connection").caused_by(e));
                 }
                 Err(Errno::AGAIN | Errno::INTR | Errno::CONNABORTED) => {}
                 Err(e) => return Err(refused("accepting a connection failed").caused_by(e)),
@@ -111,11 +128,13 @@ impl Door {
             match listener.accept(now) {
                 Ok(Some((stream, _))) => came.push((Socket::from(OwnedFd::from(stream)), false)),
                 Ok(None) => {}
-                Err(e) => {
-                    tracing::debug!("a connection was not accepted: {e}");
-                    self.closed_until = Some(now + PAUSE);
-                }
+                Err(e) => lack = Some(e),
             }
+        }
+        match lack {
+            Some(error) => self.shut_for(now, error)?,
+            None if !came.is_empty() => self.scarce = None,
+            None => {}
         }
         for (fd, unix) in came {
             if self.strangers.len() >= STRANGERS {

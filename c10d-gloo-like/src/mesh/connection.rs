@@ -45,6 +45,8 @@ pub(crate) struct Connection {
 pub(super) trait Listener: Send + Sync {
     /// The peer said something.
     fn heard(self: Arc<Self>, peer: u32, frame: Frame);
+    /// The peer said what no rank may say.
+    fn misspoke(self: Arc<Self>, peer: u32, what: &str);
     /// The connection has ended. `true`: whether the peer has is not known; [`Listener::must_decide`] in a moment.
     /// `watched`: the peer's process is, too.
     fn hung_up(self: Arc<Self>, peer: u32, how: &str, watched: bool) -> bool;
@@ -136,7 +138,12 @@ impl Connection {
                         }
                     }
                     Ok(None) => break,
-                    Err(what) => return self.ended(&format!("sent {what}")),
+                    Err(what) => {
+                        if let Some(listener) = self.listener.upgrade() {
+                            listener.misspoke(self.peer, what);
+                        }
+                        return self.ended(&format!("sent {what}"));
+                    }
                 }
             }
         }

@@ -8,6 +8,7 @@ fn frames() -> Vec<Frame> {
     let revoke = |kind: ErrorKind, fingerprints| {
         Frame::Revoke(Box::new(Revoke {
             by: 3,
+            via: (kind == ErrorKind::Internal).then_some(2),
             between: kind == ErrorKind::Timeout,
             kind,
             what: "why".into(),
@@ -90,6 +91,7 @@ fn damaged_frames_are_refused_and_never_panic() {
 fn a_revoke_has_a_largest_size() {
     let revoke = Revoke {
         by: 0,
+        via: None,
         kind: ErrorKind::PeerDead { how: "x".repeat(9999) },
         what: "y".repeat(9999),
         guilty: (0..20_000).collect(),

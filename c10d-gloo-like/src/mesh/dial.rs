@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use c10d_core::backend::Reports;
 use c10d_core::{Error, ErrorKind, Phase, Result};
 use rustix::io::Errno;
 
@@ -37,7 +38,7 @@ pub(super) struct Join<'a> {
     pub(super) health: &'a Arc<Health>,
     pub(super) hellos: &'a [Hello],
     pub(super) segment: Option<Arc<Segment>>,
-    /// This process, for the peers to watch; `None` where the kernel has no such descriptors, or has none left.
+    /// This process, for the peers to watch; `None` where the kernel has no such descriptors.
     pub(super) life: Option<OwnedFd>,
     pub(super) layout: Layout,
     pub(super) deadline: Instant,
@@ -45,6 +46,8 @@ pub(super) struct Join<'a> {
     pub(super) silence: Duration,
     /// See [`Wiring`](super::wiring::Wiring).
     pub(super) lost: &'a Lost,
+    /// See [`Wiring`](super::wiring::Wiring).
+    pub(super) reports: &'a Reports,
 }
 
 /// What connects this rank to a peer.
@@ -113,6 +116,9 @@ impl Join<'_> {
 
     fn stopped(&self) -> bool {
         self.health.mourn(&(self.lost)());
+        if let Some(error) = self.reports.heard() {
+            self.health.fail(error);
+        }
         self.health.failed()
     }
 
@@ -121,9 +127,15 @@ impl Join<'_> {
         self.health.cause().unwrap_or(error)
     }
 
-    fn trouble(&self, peer: u32, trouble: &Trouble) -> Error {
+    fn trouble(&self, peer: u32, trouble: Trouble) -> Error {
         let what = format!("cannot connect to rank {peer}: {trouble}");
-        self.or_cause(Error::new(ErrorKind::Rendezvous, what).guilty([peer]).phase(Phase::Connect))
+        let error = Error::new(ErrorKind::Rendezvous, what).guilty([peer]).phase(Phase::Connect);
+        match trouble {
+            // Where that is what ran out here, it is not the peer's fault.
+            Trouble::Os(e) => self.or_cause(error.caused_by(e)),
+            Trouble::Unmapped(e) => self.or_cause(e.phase(Phase::Connect)),
+            _ => self.or_cause(error),
+        }
     }
 
     fn meet(&self, peer: u32, pair: &mut Pair, presence: &Presence) -> Result {
@@ -131,7 +143,7 @@ impl Join<'_> {
             self.stopped();
             self.health.check()
         })?;
-        let seat = seat.ok_or_else(|| self.trouble(peer, &Trouble::Late))?;
+        let seat = seat.ok_or_else(|| self.trouble(peer, Trouble::Late))?;
         self.health.reach(peer, Path::Here(seat.health));
         pair.controlled = true;
         pair.segment = self.segment.as_ref().and(seat.segment);
@@ -156,7 +168,7 @@ impl Join<'_> {
                 Err(Trouble::Os(Errno::CONNREFUSED)) if self.transport != Transport::Shm => {
                     tracing::warn!("rank {peer} seems to be on this host, but its socket is not: using TCP");
                 }
-                Err(trouble) => return Err(self.trouble(peer, &trouble)),
+                Err(trouble) => return Err(self.trouble(peer, trouble)),
             }
         }
         if !pair.controlled {
@@ -236,6 +248,7 @@ impl Join<'_> {
                             Err(trouble) => last = trouble.to_string(),
                         }
                     }
+                    Err(e) if *e.kind() == ErrorKind::Resource => return Err(self.or_cause(e)),
                     Err(e) => last = e.report().source.as_ref().map_or_else(|| e.to_string(), |s| s.to_string()),
                 }
                 if self.stopped() || Instant::now() >= self.deadline {
@@ -250,7 +263,7 @@ impl Join<'_> {
     fn control(&self, peer: u32, pair: &mut Pair, fd: Socket, unix: bool, patience: &Patience<'_>) -> Result {
         let mut life = None;
         if unix {
-            (pair.segment, life) = self.swap(&fd, peer, patience).map_err(|trouble| self.trouble(peer, &trouble))?;
+            (pair.segment, life) = self.swap(&fd, peer, patience).map_err(|trouble| self.trouble(peer, trouble))?;
         }
         self.require_shm(peer, pair)?;
         if !unix {
@@ -278,13 +291,18 @@ impl Join<'_> {
         patience.offer(fd, [own.map(|s| s.fd()), self.life.as_ref().map(AsFd::as_fd)])?;
         let [theirs, life] = patience.accept_offer(fd)?;
         let theirs = own.and(theirs);
+        let mut unmapped = None;
         let mapped = theirs.and_then(|fd| match Segment::attach(fd, self.layout) {
             Ok(segment) => Some(Arc::new(segment)),
             Err(e) => {
                 tracing::warn!("rank {peer}'s segment cannot be used: {e:?}");
+                unmapped = Some(e).filter(|e| *e.kind() == ErrorKind::Resource && self.transport == Transport::Shm);
                 None
             }
         });
+        if let Some(e) = unmapped {
+            return Err(Trouble::Unmapped(e));
+        }
         patience.write_all(fd, &[mapped.is_some().into()])?;
         let mut there = [0];
         patience.read_exact(fd, &mut there)?;
@@ -313,6 +331,7 @@ impl Join<'_> {
             };
             match door.next(&patience, welcome)? {
                 Some(guest) => self.admit(guest, pairs, &patience)?,
+                None if let Some(e) = door.shut() => return Err(self.or_cause(e)),
                 None => {
                     let names: Vec<String> = missing.iter().map(u32::to_string).collect();
                     let what = format!("no connection from rank {} in time", names.join(", "));

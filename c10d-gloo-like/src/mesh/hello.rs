@@ -11,7 +11,7 @@ use super::wire::{Reader, put_text};
 use super::wiring::Transport;
 
 /// Ranks work together if this is equal: algorithms and layouts may change with every release.
-pub(super) const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "/2");
+pub(super) const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "/3");
 const MAGIC: [u8; 4] = *b"c10m";
 const NAME: usize = 64;
 

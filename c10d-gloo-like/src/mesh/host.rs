@@ -9,6 +9,7 @@
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 
+use rustix::io::Errno;
 use rustix::process::PidfdFlags;
 
 use super::wire::Reader;
@@ -95,13 +96,14 @@ impl HostId {
     }
 }
 
-/// This process, for others to watch. Kernels before 5.3 have no such descriptors.
-pub(super) fn own_process() -> Option<OwnedFd> {
+/// This process, for others to watch; `None` for kernels before 5.3, which have no such descriptors.
+pub(super) fn own_process() -> Result<Option<OwnedFd>, Errno> {
     match rustix::process::pidfd_open(rustix::process::getpid(), PidfdFlags::empty()) {
-        Ok(fd) => Some(fd),
+        Ok(fd) => Ok(Some(fd)),
+        Err(e @ (Errno::MFILE | Errno::NFILE)) => Err(e),
         Err(e) => {
             tracing::debug!("peers watch this process by its connections alone: {e}");
-            None
+            Ok(None)
         }
     }
 }

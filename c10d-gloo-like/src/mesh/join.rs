@@ -6,18 +6,17 @@ use std::time::{Duration, Instant};
 use c10d_core::process::random;
 use c10d_core::waiting::{Reminder, ranks_are};
 use c10d_core::{Error, ErrorKind, Phase, Result};
+use rustix::io::Errno;
 
 use super::accept::Door;
-use super::control::{Decoder, Frame};
 use super::dial::{Join, Pair};
 use super::health::{self, Health};
 use super::hello::{self, Hello};
 use super::host::{self, HostId};
 use super::local::{self, Seat};
-use super::revoke::Revoke;
 use super::topology::{self, Topology};
 use super::wiring::{Transport, Wiring};
-use super::{addr, socket, verdict, wire};
+use super::{addr, socket, wire};
 use crate::shm::{Layout, Segment};
 use crate::tcp;
 
@@ -37,29 +36,13 @@ impl Connections {
 
 /// Connects this rank with all others.
 pub(super) fn join(wiring: &Wiring, health: &Arc<Health>) -> Result<Connections> {
-    let (mut door, mine) = open(wiring.transport, wiring.size)?;
+    let (mut door, mine) = open(wiring.transport, wiring.size).map_err(|error| wiring.reports.settle(error))?;
     // While the door is still open: nobody fails for finding it closed before the cause is known.
-    join_at(&mut door, &mine, wiring, health).map_err(|error| first_failure(wiring, error))
-}
-
-/// The first failure of all ranks that fail to join, if it is known and this one is not a cause of its own.
-fn first_failure(wiring: &Wiring, error: Error) -> Error {
-    let record = Frame::Revoke(Box::new(Revoke::of(wiring.rank, &error, None))).to_bytes();
-    let soon = Instant::now() + Duration::from_millis(200);
-    let Ok(stored) = wiring.store.compare_set("mesh/failed", &[], &record, soon) else { return error };
-    if stored == record || *error.kind() != ErrorKind::Rendezvous {
-        return error;
-    }
-    let mut decoder = Decoder::default();
-    decoder.push(&stored);
-    match decoder.next() {
-        Ok(Some(Frame::Revoke(revoke))) => verdict::retell(wiring.rank, &revoke),
-        _ => error,
-    }
+    join_at(&mut door, &mine, wiring, health).map_err(|error| wiring.reports.settle(error))
 }
 
 fn join_at(door: &mut Door, mine: &Hello, wiring: &Wiring, health: &Arc<Health>) -> Result<Connections> {
-    let Wiring { group, rank, size, session, store, transport, deadline, silence, lost, .. } = wiring;
+    let Wiring { group, rank, size, session, store, reports, transport, deadline, silence, lost, .. } = wiring;
     let (rank, size, transport) = (*rank, *size, *transport);
     let wait = || await_all(wiring, health, hello::key);
     let hellos = hello::exchange(&**store, mine, rank, *deadline, wait)?;
@@ -87,11 +70,12 @@ fn join_at(door: &mut Door, mine: &Hello, wiring: &Wiring, health: &Arc<Health>)
         health,
         hellos: &hellos,
         segment: segment.clone(),
-        life: host::own_process(),
+        life: host::own_process().map_err(|e| scarce("cannot let the peers watch this process", e))?,
         layout,
         deadline: connect_by,
         silence: *silence,
         lost,
+        reports,
     };
     let pairs = join.run(door, &presence).map_err(|error| unshared.unwrap_or(error))?;
     let shm = agree(wiring, health, &pairs)?;
@@ -125,6 +109,7 @@ pub(super) fn open(transport: Transport, size: u32) -> Result<(Door, Hello)> {
                 Error::new(ErrorKind::Resource, "cannot listen on a UNIX socket").caused_by(e).phase(Phase::Connect);
             match transport {
                 Transport::Shm => return Err(error),
+                _ if lacks_descriptors(&error) => return Err(error),
                 Transport::Auto => tracing::warn!("no shared memory with other processes: {error:?}"),
                 Transport::Tcp => tracing::debug!("other processes of this host are reached by TCP alone: {error:?}"),
             }
@@ -151,6 +136,7 @@ fn listen(transport: Transport) -> Result<Vec<tcp::Listener>> {
         }
     }
     match last {
+        Some(e) if lacks_descriptors(&e) => Err(e),
         Some(e) if listeners.is_empty() && (explicit || transport == Transport::Tcp) => Err(e),
         Some(e) if listeners.is_empty() => {
             tracing::warn!("no connections over TCP: {e:?}");
@@ -167,12 +153,27 @@ fn make_segment(transport: Transport, local: &[u32], layout: Layout) -> Result<O
     }
     match Segment::create(layout) {
         Ok(segment) => Ok(Some(Arc::new(segment))),
-        Err(e) if transport == Transport::Shm => Err(e.phase(Phase::Connect)),
+        // TCP takes more of them.
+        Err(e) if transport == Transport::Shm || lacks_descriptors(&e) => Err(e.phase(Phase::Connect)),
         Err(e) => {
             tracing::warn!("this rank uses TCP instead of shared memory: {e:?}");
             Ok(None)
         }
     }
+}
+
+/// The system's word that there are no descriptors left; with fewer of them another transport does not go either.
+fn lacks_descriptors(error: &Error) -> bool {
+    let source = error.report().source.as_deref();
+    let code = source.and_then(|e| {
+        let code = e.downcast_ref::<std::io::Error>().and_then(Errno::from_io_error);
+        code.or_else(|| e.downcast_ref::<Errno>().copied())
+    });
+    matches!(code, Some(Errno::MFILE | Errno::NFILE))
+}
+
+fn scarce(what: &str, e: Errno) -> Error {
+    Error::new(ErrorKind::Resource, what).caused_by(e).phase(Phase::Connect)
 }
 
 /// Tells all how this rank's pairs turned out, and waits for everybody's word.
@@ -189,7 +190,7 @@ fn agree(wiring: &Wiring, health: &Health, pairs: &[Pair]) -> Result<Vec<Vec<u8>
 /// rank that has not is gone.
 fn await_all(wiring: &Wiring, health: &Health, key: impl Fn(u32) -> String) -> Result {
     const SLICE: Duration = Duration::from_millis(200);
-    let Wiring { group, rank, size, store, deadline, lost, warn_after, .. } = wiring;
+    let Wiring { group, rank, size, store, reports, deadline, lost, warn_after, .. } = wiring;
     let mut reminder = Reminder::new(*warn_after);
     let keys: Vec<String> = (0..*size).map(key).collect();
     let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
@@ -200,6 +201,7 @@ fn await_all(wiring: &Wiring, health: &Health, key: impl Fn(u32) -> String) -> R
         match store.wait(&keys, slice) {
             Ok(()) => return Ok(()),
             Err(_) if health.failed() => health.check()?,
+            Err(_) if let Some(error) = reports.heard() => return Err(error),
             Err(_) if slice == *deadline => return Ok(()),
             Err(e) if Instant::now() + SLICE / 10 < slice => return Err(e.phase(Phase::Rendezvous)),
             Err(_) => {}

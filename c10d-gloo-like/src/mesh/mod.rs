@@ -12,6 +12,7 @@ mod accept;
 mod addr;
 mod answer;
 mod chains;
+mod claims;
 mod connection;
 mod control;
 mod credentials;
@@ -35,7 +36,7 @@ mod wiring;
 use std::net::TcpStream;
 use std::sync::Arc;
 
-use c10d_core::{Error, ErrorKind, Phase, Result};
+use c10d_core::{Error, ErrorKind, Phase, Result, Status};
 
 pub(crate) use addr::{ADDR, IFNAME};
 pub(crate) use doing::{WAITS, Wait};
@@ -89,7 +90,15 @@ impl Mesh {
         let joined = if wiring.size == 1 { Ok(Connections::alone()) } else { join::join(&wiring, &health) };
         match joined {
             Ok(parts) => Ok(parts.into_mesh(wiring.rank, health, membership)),
-            Err(error) => Err(health.fail(error)),
+            Err(mut error) => {
+                // The group's first cause may be a consequence of this one.
+                let report = error.report_mut();
+                report.status = Status::Failed;
+                report.group.get_or_insert_with(|| wiring.group.clone());
+                report.rank.get_or_insert(wiring.rank);
+                health.fail(error.clone());
+                Err(error)
+            }
         }
     }
 }

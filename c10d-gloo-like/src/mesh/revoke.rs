@@ -23,6 +23,8 @@ pub(crate) struct Revoke {
     /// The rank that met it. Every rank passes on what it hears first, so that whoever leaves because of a failure has
     /// told the cause to all before it is gone.
     pub(crate) by: u32,
+    /// The first rank that passed it on: what `by` said is hearsay then.
+    pub(crate) via: Option<u32>,
     pub(crate) kind: ErrorKind,
     pub(crate) what: String,
     pub(crate) guilty: Vec<u32>,
@@ -41,6 +43,7 @@ impl Revoke {
         let report = error.report();
         Revoke {
             by,
+            via: None,
             kind: report.kind.clone(),
             what: report.what.clone(),
             guilty: report.guilty.clone(),
@@ -54,6 +57,7 @@ impl Revoke {
 
     pub(super) fn put(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.by.to_le_bytes());
+        put_option(out, self.via, |out, via| out.extend_from_slice(&via.to_le_bytes()));
         out.push(code(&self.kind));
         match &self.kind {
             ErrorKind::Mismatch { field, mine, theirs } => {
@@ -82,7 +86,7 @@ impl Revoke {
     }
 
     pub(super) fn read(r: &mut Reader<'_>) -> Option<Revoke> {
-        let by = r.u32()?;
+        let (by, via) = (r.u32()?, option(r, Reader::u32)?);
         let kind = match r.u8()? {
             CODE_MISMATCH => ErrorKind::Mismatch {
                 field: FIELDS.get(usize::from(r.u8()?)).copied()?,
@@ -100,6 +104,7 @@ impl Revoke {
         let guilty = (0..n).map(|_| r.u32()).collect::<Option<_>>()?;
         Some(Revoke {
             by,
+            via,
             kind,
             what,
             guilty,

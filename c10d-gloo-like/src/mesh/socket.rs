@@ -5,13 +5,14 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
+use c10d_core::Error;
 use c10d_core::process::Private;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
-    SendFlags, SocketAddrUnix, SocketFlags, SocketType, bind, connect, listen, recv, recvmsg, send, sendmsg,
-    socket_with,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType, bind, connect, listen, recv, recvmsg,
+    send, sendmsg, socket_with,
 };
 
 use super::credentials;
@@ -58,6 +59,8 @@ pub(super) enum Trouble {
     Closed,
     /// The other end is of another user.
     Stranger(u32),
+    /// The peer's memory found no room here.
+    Unmapped(Error),
     /// The system's word.
     Os(Errno),
 }
@@ -82,6 +85,7 @@ impl std::fmt::Display for Trouble {
                 "its socket belongs to another user (user id {user}, here {})",
                 rustix::process::geteuid().as_raw()
             ),
+            Trouble::Unmapped(e) => write!(f, "{e}"),
             Trouble::Os(e) => write!(f, "{}", std::io::Error::from(*e)),
         }
     }
@@ -161,8 +165,7 @@ impl Patience<'_> {
         Ok(())
     }
 
-    /// Receives what the peer offers. A descriptor that found no place here (limit reached) counts as none; the later
-    /// one is the first that does.
+    /// Receives what the peer offers.
     pub(super) fn accept_offer(&self, fd: &impl AsFd) -> Result<[Option<OwnedFd>; 2], Trouble> {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
         let mut byte = [0];
@@ -173,7 +176,9 @@ impl Patience<'_> {
                 RecvAncillaryMessage::ScmRights(rights) => Some(rights),
                 _ => None,
             });
-            Ok((got.bytes, descriptors.flatten().collect::<Vec<OwnedFd>>()))
+            let descriptors = descriptors.flatten().collect::<Vec<OwnedFd>>();
+            // The kernel drops those for which this process has no number left.
+            if got.flags.contains(ReturnFlags::CTRUNC) { Err(Errno::MFILE) } else { Ok((got.bytes, descriptors)) }
         })?;
         if n == 0 {
             return Err(Trouble::Closed);

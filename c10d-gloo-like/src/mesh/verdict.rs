@@ -62,6 +62,9 @@ fn compare(me: u32, own: &Fingerprint, fingerprints: &[(u32, Fingerprint); 2], r
     Some(error)
 }
 
+/// How a text begins that another rank's report became.
+const REPORTED: &str = "reported by rank ";
+
 /// Another rank's error, seen from here: a rank that is named in it names the reporter instead,
 /// and a reporter that names nobody is at fault itself. What lies between ranks (a deadlock, a broken connection) names
 /// all of them, on all ranks.
@@ -82,10 +85,16 @@ pub(crate) fn retell(me: u32, revoke: &Revoke) -> Error {
         }
     }
     let sep = if revoke.what.is_empty() { "" } else { ": " };
+    let said = match revoke.via {
+        Some(via) => format!(" (as rank {via} says)"),
+        None => String::new(),
+    };
     let text = if named && matches!(kind, ErrorKind::Timeout) {
-        format!("rank {by} gave up waiting for this rank{sep}{}", revoke.what)
+        format!("rank {by} gave up waiting for this rank{said}{sep}{}", revoke.what)
+    } else if revoke.what.starts_with(REPORTED) {
+        revoke.what.clone()
     } else {
-        format!("reported by rank {by}{sep}{}", revoke.what)
+        format!("{REPORTED}{by}{said}{sep}{}", revoke.what)
     };
     let mut error = Error::new(kind, text).guilty(guilty);
     let report = error.report_mut();

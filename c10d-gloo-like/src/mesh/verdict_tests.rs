@@ -10,6 +10,7 @@ fn fingerprint(count: u64) -> Fingerprint {
 fn revoke(kind: ErrorKind, guilty: &[u32], fingerprints: Option<[(u32, Fingerprint); 2]>) -> Revoke {
     Revoke {
         by: 0,
+        via: None,
         kind,
         what: "why".into(),
         guilty: guilty.to_vec(),

@@ -78,10 +78,10 @@ struct Entry {
     until: Option<Instant>,
 }
 
-fn refused(what: &str, e: impl std::error::Error + Send + Sync + 'static) -> Error {
-    Error::new(ErrorKind::Resource, format!("cannot watch the peers' connections: no {what} left"))
-        .caused_by(e)
-        .phase(Phase::Connect)
+const WATCH: &str = "cannot watch the peers' connections";
+
+fn refused(e: impl std::error::Error + Send + Sync + 'static) -> Error {
+    Error::new(ErrorKind::Resource, WATCH).caused_by(e).phase(Phase::Connect)
 }
 
 #[derive(Default)]
@@ -101,9 +101,9 @@ fn watcher() -> Result<&'static Arc<Watch>> {
     if let Some(watch) = start.watch.get() {
         return Ok(watch);
     }
-    let epoll = epoll::create(CreateFlags::CLOEXEC).map_err(|e| refused("descriptor", e))?;
-    let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(|e| refused("descriptor", e))?;
-    epoll::add(&epoll, &wake, EventData::new_u64(WAKE), EventFlags::IN).map_err(|e| refused("memory", e))?;
+    let epoll = epoll::create(CreateFlags::CLOEXEC).map_err(refused)?;
+    let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(refused)?;
+    epoll::add(&epoll, &wake, EventData::new_u64(WAKE), EventFlags::IN).map_err(refused)?;
     let table = Table { next: WAKE + 1, open: HashMap::new(), later: Vec::new() };
     let watch = Arc::new(Watch { epoll, wake, connections: Mutex::new(table) });
     let thread = watch.clone();
@@ -111,7 +111,7 @@ fn watcher() -> Result<&'static Arc<Watch>> {
         .name("c10d-watch".into())
         .stack_size(256 << 10)
         .spawn(move || thread.run())
-        .map_err(|e| refused("thread", e))?;
+        .map_err(|e| Error::no_thread(WATCH, e).phase(Phase::Connect))?;
     Ok(start.watch.get_or_init(|| watch))
 }
 
@@ -123,7 +123,7 @@ pub(super) fn watch<C: Watched + 'static>(make: impl FnOnce(Token) -> C) -> Resu
     table.next += 1;
     let connection = Arc::new(make(Token(token)));
     epoll::add(&watch.epoll, connection.fd(), EventData::new_u64(token), EventFlags::IN | EventFlags::RDHUP)
-        .map_err(|e| refused("memory", e))?;
+        .map_err(refused)?;
     if let Some(life) = connection.life()
         && let Err(e) = epoll::add(&watch.epoll, life, EventData::new_u64(token | LIFE), EventFlags::IN)
     {

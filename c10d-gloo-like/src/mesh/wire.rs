@@ -2,6 +2,7 @@
 //! is not there is `None`, never a panic.
 
 use c10d_core::backend::Fingerprint;
+use c10d_core::text::harmless;
 
 /// What is left of some received bytes.
 pub(super) struct Reader<'a>(pub(super) &'a [u8]);
@@ -33,13 +34,13 @@ impl<'a> Reader<'a> {
         self.array().map(u64::from_le_bytes)
     }
 
-    /// A text of at most `max` bytes, its length before it.
+    /// A text of at most `max` bytes, its length before it; as it may be shown.
     pub(super) fn text(&mut self, max: usize) -> Option<String> {
         let len = usize::from(self.u16()?);
         if len > max {
             return None;
         }
-        Some(String::from_utf8_lossy(self.bytes(len)?).into_owned())
+        Some(harmless(&String::from_utf8_lossy(self.bytes(len)?), max))
     }
 
     /// `Some(())` if nothing is left.

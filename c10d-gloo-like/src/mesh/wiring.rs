@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use c10d_core::Store;
+use c10d_core::backend::Reports;
 
 /// Which way bytes may take between ranks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -50,6 +51,8 @@ pub(crate) struct Wiring {
     pub(crate) session: [u8; 16],
     /// A part of a store that belongs to this group and session alone.
     pub(crate) store: Arc<dyn Store>,
+    /// What ranks tell each other that cannot join.
+    pub(crate) reports: Arc<Reports>,
     /// The way bytes may take.
     pub(crate) transport: Transport,
     /// When all must be connected.

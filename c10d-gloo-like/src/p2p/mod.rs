@@ -13,7 +13,8 @@ mod tests;
 mod ticket;
 mod waits;
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::net::TcpStream;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -21,7 +22,7 @@ use c10d_core::backend::{Caller, Job, JobId};
 use c10d_core::panics::caught;
 use c10d_core::process::spawn;
 use c10d_core::sync::{Condvar, Mutex};
-use c10d_core::{Error, ErrorKind, Phase, Result};
+use c10d_core::{Error, ErrorKind};
 use smallvec::SmallVec;
 
 use crate::link::Link;
@@ -52,7 +53,7 @@ pub(crate) struct Messages {
     segment: Option<Arc<Segment>>,
     crowded: bool,
     /// To poll while others use the links; none for shared memory.
-    fds: Vec<Option<OwnedFd>>,
+    sockets: Vec<Option<Arc<TcpStream>>>,
     /// A job came for the thread, or it may end.
     news: Condvar,
 }
@@ -63,17 +64,10 @@ impl Messages {
         health: Arc<Health>,
         segment: Option<Arc<Segment>>,
         crowded: bool,
-    ) -> Result<Messages> {
-        let duplicate = |link: &Option<Link>| {
-            link.as_ref().and_then(Link::fd).map(|fd| fd.try_clone_to_owned()).transpose().map_err(|e| {
-                Error::new(ErrorKind::Resource, "cannot duplicate a socket's descriptor; raise the limit (ulimit -n)")
-                    .caused_by(e)
-                    .phase(Phase::Connect)
-            })
-        };
-        let fds = links.iter().map(duplicate).collect::<Result<_>>()?;
+    ) -> Messages {
+        let sockets = links.iter().map(|link| link.as_ref().and_then(Link::socket)).collect();
         let state = Mutex::new(MessageState::new(links));
-        Ok(Messages { state, health, segment, crowded, fds, news: Condvar::new() })
+        Messages { state, health, segment, crowded, sockets, news: Condvar::new() }
     }
 
     /// What the calls in flight wait for, and how many calls there were. Nothing while the links are in use.
@@ -134,7 +128,7 @@ impl Messages {
                 continue;
             }
             let interest = wants.iter().map(|w| {
-                let fd = self.fds[w.rank as usize].as_ref().map(AsFd::as_fd);
+                let fd = self.sockets[w.rank as usize].as_deref().map(AsFd::as_fd);
                 Interest { fd, read: w.read, write: w.write }
             });
             if let Some(now) = pause.wait(interest) {

@@ -3,6 +3,7 @@
 use std::io::{IoSlice, IoSliceMut};
 use std::net::TcpStream;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
 
 use c10d_core::process::Private;
 use c10d_core::{Error, ErrorKind, Phase, Result};
@@ -22,7 +23,7 @@ const TAKE_ALONG: usize = 4 << 10;
 pub(crate) struct TcpLink {
     /// Before the stream, so that it ends before the descriptor is closed.
     _private: Private,
-    stream: TcpStream,
+    stream: Arc<TcpStream>,
     peer: u32,
     buffer: Vec<u8>,
     start: usize,
@@ -39,7 +40,7 @@ impl TcpLink {
     pub(crate) fn new(stream: TcpStream, peer: u32) -> TcpLink {
         TcpLink {
             _private: Private::new(&stream),
-            stream,
+            stream: Arc::new(stream),
             peer,
             buffer: Vec::new(),
             start: 0,
@@ -52,6 +53,11 @@ impl TcpLink {
     /// What to poll.
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
         self.stream.as_fd()
+    }
+
+    /// See [`crate::link::Link::socket`].
+    pub(crate) fn socket(&self) -> Arc<TcpStream> {
+        self.stream.clone()
     }
 
     /// See [`crate::link::Link::is_untaken`].

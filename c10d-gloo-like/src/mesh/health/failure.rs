@@ -73,8 +73,11 @@ impl Health {
         cause
     }
 
-    /// A failure that another rank reports.
-    pub(super) fn revoked(&self, revoke: Box<Revoke>) {
+    /// A failure that rank `from` reports, as its own or another's.
+    pub(super) fn revoked(&self, from: u32, mut revoke: Box<Revoke>) {
+        if revoke.by != from {
+            revoke.via.get_or_insert(from);
+        }
         match self.adopt(&revoke) {
             Adopted::Cause(error) => drop(self.keep(error, *revoke)),
             Adopted::Later => {

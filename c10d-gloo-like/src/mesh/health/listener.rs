@@ -4,15 +4,27 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use c10d_core::Error;
+use c10d_core::{Error, ErrorKind};
 
 use super::peers::Left;
 use super::{Health, LEFT, Path};
+use crate::mesh::claims;
 use crate::mesh::connection::Listener;
 use crate::mesh::control::Frame;
 
 impl Listener for Health {
     fn heard(self: Arc<Self>, from: u32, frame: Frame) {
+        if let Some(what) = claims::objection(&frame, from, self.rank, self.paths.len() as u32) {
+            return self.misspoke(from, &what);
+        }
+        if let Frame::Revoke(revoke) = &frame
+            && revoke.by == self.rank
+            && self.state.lock().cause.is_none()
+        {
+            // A failure of this rank's own is known here before anybody hears of it. Who passes on a lie may believe it.
+            let liar = revoke.via.filter(|via| *via != self.rank).unwrap_or(from);
+            return self.misspoke(liar, "it told of a failure in the name of a rank that has not reported any");
+        }
         match frame {
             Frame::Query { id, place } => {
                 let state = Frame::State { id, place, doing: self.doing(), fingerprint: self.called(place) };
@@ -27,11 +39,12 @@ impl Listener for Health {
                 self.tell_askers(from, Some(id));
                 self.compare(from, place, fingerprint);
             }
-            Frame::Revoke(revoke) => self.revoked(revoke),
+            Frame::Revoke(revoke) => self.revoked(from, revoke),
             Frame::Ask { from: number } => {
                 let history = self.history(number);
                 if let Some(Path::Away(connection)) = self.path(from) {
-                    connection.send_bytes(&Frame::Told { last: false, history }.to_bytes(), true);
+                    // Who waits for the answer reads it.
+                    connection.send_bytes(&Frame::Told { last: false, history }.to_bytes(), false);
                 }
             }
             Frame::Told { last, history } => self.told(from, history, last),
@@ -42,6 +55,11 @@ impl Listener for Health {
                 self.has_gone(from, Left { last, at: Instant::now(), failed, exited: true })
             }
         }
+    }
+
+    fn misspoke(self: Arc<Self>, peer: u32, what: &str) {
+        let what = format!("rank {peer} broke the protocol of the control connection: {what}");
+        self.fail(Error::new(ErrorKind::Protocol, what).guilty([peer]));
     }
 
     /// After a goodbye that is in order.

@@ -20,6 +20,14 @@ use c10d_core::calls::CallId;
 const REASON: Duration = Duration::from_millis(400);
 
 impl Health {
+    /// Sends bytes of any kind to a peer, as no rank does.
+    #[cfg(test)]
+    pub(in crate::mesh) fn forge(&self, peer: u32, bytes: &[u8]) {
+        if let Some(Path::Away(connection)) = self.path(peer) {
+            connection.send_bytes(bytes, true);
+        }
+    }
+
     /// Breaks the control connection to a peer, as the network might.
     #[cfg(test)]
     pub(in crate::mesh) fn cut(&self, peer: u32) {
@@ -49,6 +57,10 @@ impl Health {
             let Some(peer) = state.peers.get_mut(of as usize) else { return };
             let gone = peer.left.is_some() || peer.closed;
             if !gone && !here {
+                if peer.askers.iter().any(|(other, _)| *other == asker) {
+                    // The question is asked for it already.
+                    return;
+                }
                 peer.askers.push((asker, id));
             }
             gone

@@ -49,7 +49,13 @@ impl Store for Files {
     }
 
     fn compare_set(&self, key: &str, expected: &[u8], desired: &[u8], _: Instant) -> Result<Vec<u8>> {
-        assert!(expected.is_empty());
+        if !expected.is_empty() {
+            // Only a rank that fails does this.
+            if std::fs::read(self.path(key)).is_ok_and(|now| now == expected) {
+                self.set(key, desired, Instant::now())?;
+            }
+            return std::fs::read(self.path(key)).map_err(refused);
+        }
         let fresh = self.fresh(desired)?;
         let _exists_already = std::fs::hard_link(&fresh, self.path(key));
         std::fs::remove_file(fresh).map_err(refused)?;

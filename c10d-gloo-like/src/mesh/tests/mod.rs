@@ -1,6 +1,7 @@
 //! Meshes of threads and of real processes.
 
 mod files;
+mod forged;
 mod forks;
 mod hosts;
 mod joining;
@@ -12,7 +13,7 @@ use super::hello::Hello;
 use super::join::open;
 use super::*;
 use c10d_core::Store;
-use c10d_core::backend::Fingerprint;
+use c10d_core::backend::{Fingerprint, Reports};
 use c10d_core::store::deadline_after;
 use std::time::{Duration, Instant};
 
@@ -22,7 +23,8 @@ const CAP: Duration = Duration::from_secs(20);
 fn wiring(rank: u32, size: u32, store: Arc<dyn Store>, transport: Transport) -> Wiring {
     let (deadline, silence, warn_after) = (deadline_after(CAP), Duration::from_secs(10), None);
     let (session, lost) = (session(&*store), Box::new(Vec::new));
-    Wiring { group: "g".into(), rank, size, session, store, transport, deadline, silence, lost, warn_after }
+    let reports = Arc::new(Reports::new(store.clone(), rank, size));
+    Wiring { group: "g".into(), rank, size, session, store, reports, transport, deadline, silence, lost, warn_after }
 }
 
 /// Of a run: ranks with one store. Made up by the first rank that asks.

@@ -1,0 +1,53 @@
+//! What a member may say: a frame that names ranks which the group has not, or that cannot be true, is an error of whoever
+//! sent it. A connection's rank is known by its handshake; what a frame says of others is hearsay.
+
+use c10d_core::OpKind;
+
+use super::control::Frame;
+use super::doing::Doing;
+use c10d_core::calls::CallId;
+
+/// What is wrong with a frame that rank `from` sent to rank `me` of a group of `size`.
+pub(super) fn objection(frame: &Frame, from: u32, me: u32, size: u32) -> Option<String> {
+    let outside = |rank: u32| rank >= size;
+    match frame {
+        Frame::Query { .. } | Frame::Ask { .. } | Frame::Goodbye { .. } | Frame::Exited { .. } => None,
+        // A rank in doubt asks the others about a third one.
+        Frame::Reach { of } | Frame::Reached { of, .. } if outside(*of) || *of == from || *of == me => {
+            Some(format!("it asks or tells about rank {of}, which is no third rank of a group of {size}"))
+        }
+        Frame::Reach { .. } | Frame::Reached { .. } => None,
+        Frame::State { place, doing, fingerprint, .. } => {
+            if fingerprint.is_some_and(|f| CallId::of(&f) != *place) {
+                return Some(format!("asked for its call at seq {}, it tells of another", place.seq));
+            }
+            doing_objection(doing, size)
+        }
+        Frame::Revoke(revoke) => {
+            let named = revoke.guilty.iter().copied();
+            let compared = revoke.fingerprints.iter().flatten().map(|(rank, _)| *rank);
+            let mut all = std::iter::once(revoke.by).chain(revoke.via).chain(named).chain(compared);
+            if let Some(rank) = all.find(|rank| outside(*rank)) {
+                return Some(format!("it names rank {rank} in a group of {size}"));
+            }
+            match &revoke.fingerprints {
+                Some([(a, _), (b, _)]) if a == b => Some(format!("it sets rank {a} against itself")),
+                _ => None,
+            }
+        }
+        Frame::Told { history, .. } => {
+            let early = history.calls.iter().all(|(number, _)| *number < history.until);
+            (!early).then(|| format!("it tells of calls beyond its {} ones", history.until))
+        }
+    }
+}
+
+fn doing_objection(doing: &Doing, size: u32) -> Option<String> {
+    let waited_for = doing.waits.iter().flat_map(|wait| &wait.on);
+    if let Some(rank) = waited_for.copied().find(|rank| *rank >= size) {
+        return Some(format!("it waits for rank {rank} in a group of {size}"));
+    }
+    let ops = doing.waits.iter().map(|wait| wait.op).chain(doing.refused.iter().map(|refused| refused.op));
+    let unknown = ops.into_iter().find(|op| OpKind::from_code(*op).is_none());
+    unknown.map(|op| format!("it speaks of op {op}, which there is not"))
+}

@@ -1,0 +1,152 @@
+//! A member that says what no rank says: it is named, on all ranks, whatever it claims.
+
+use super::*;
+use crate::call_log::Position;
+use crate::mesh::connection::Listener;
+use crate::mesh::control::{Decoder, Frame};
+use crate::mesh::doing::{Doing, Refused};
+
+use crate::mesh::revoke::Revoke;
+use c10d_core::HashStore;
+use c10d_core::calls::{CallId, History};
+use proptest::prelude::*;
+
+const AT: CallId = CallId { seq: 0, step: 0 };
+
+fn revoke(by: u32, guilty: &[u32], what: &str) -> Revoke {
+    let error = Error::new(ErrorKind::Protocol, what).guilty(guilty.iter().copied());
+    Revoke::of(by, &error, None)
+}
+
+fn state(on: &[u32], op: u8, fingerprint: Option<Fingerprint>, why: Option<&str>) -> Frame {
+    let wait = Wait { op, at: 0, on: on.to_vec(), started: false };
+    let refused = why.map(|why| Refused { op: 4, why: why.into() });
+    let doing = Doing { position: Position { last: None, inside: false }, waits: vec![wait], refused };
+    Frame::State { id: 0, place: AT, doing, fingerprint }
+}
+
+/// Frames of rank 1 in a group of three that cannot be right.
+fn lies() -> Vec<(&'static str, Vec<u8>)> {
+    let tell = |revoke: Revoke| Frame::Revoke(Box::new(revoke));
+    let compared = |a, b| Some([(a, call(0, 1)), (b, call(0, 2))]);
+    let frames = [
+        ("a sender outside", tell(revoke(3, &[2], "x"))),
+        ("a messenger outside", tell(Revoke { via: Some(4), ..revoke(2, &[], "x") })),
+        ("a huge sender", tell(revoke(u32::MAX, &[], "x"))),
+        ("guilt outside", tell(revoke(1, &[2, 7], "x"))),
+        ("calls of a rank outside", tell(Revoke { fingerprints: compared(1, 9), ..revoke(1, &[1], "x") })),
+        ("a rank against itself", tell(Revoke { fingerprints: compared(1, 1), ..revoke(1, &[1], "x") })),
+        ("doubts about nobody", Frame::Reach { of: 3 }),
+        ("doubts about itself", Frame::Reach { of: 1 }),
+        ("news of nobody", Frame::Reached { of: 99, alive: false }),
+        ("news of itself", Frame::Reached { of: 1, alive: true }),
+        ("a wait for nobody", state(&[5], 4, None, None)),
+        ("a wait in no op", state(&[0], 250, None, None)),
+        ("a refused call of no op", {
+            let Frame::State { id, place, mut doing, fingerprint } = state(&[0], 4, None, Some("x")) else {
+                return Vec::new();
+            };
+            doing.refused = Some(Refused { op: 200, why: "x".into() });
+            Frame::State { id, place, doing, fingerprint }
+        }),
+        ("another call than was asked for", state(&[0], 4, Some(call(9, 1)), None)),
+        ("calls to come", Frame::Told { last: false, history: History { until: 1, calls: vec![(5, call(0, 1))] } }),
+    ];
+    let mut lies: Vec<(&str, Vec<u8>)> = frames.into_iter().map(|(what, frame)| (what, frame.to_bytes())).collect();
+    lies.push(("a frame without end", u32::MAX.to_le_bytes().to_vec()));
+    lies.push(("an unknown frame", [&2u32.to_le_bytes()[..], &[77, 1]].concat()));
+    lies.push(("a frame cut short", [&2u32.to_le_bytes()[..], &[13, 1]].concat()));
+    lies
+}
+
+/// Rank 1 sends this to the others over its real connections; what each rank makes of it.
+fn forged(bytes: &[u8]) -> Vec<Option<Error>> {
+    let store: Arc<dyn Store> = Arc::new(HashStore::new());
+    let (sent, heard) = (std::sync::Barrier::new(3), std::sync::Barrier::new(3));
+    std::thread::scope(|s| {
+        let ranks: Vec<_> = (0..3)
+            .map(|rank| {
+                let (store, sent, heard) = (store.clone(), &sent, &heard);
+                s.spawn(move || {
+                    let mesh = Mesh::connect(wiring(rank, 3, store, Transport::Tcp)).unwrap();
+                    sent.wait();
+                    if rank == 1 {
+                        [0, 2].into_iter().for_each(|peer| mesh.health.forge(peer, bytes));
+                    }
+                    eventually("an end", || mesh.health.failed());
+                    heard.wait();
+                    mesh.health.cause()
+                })
+            })
+            .collect();
+        ranks.into_iter().map(|rank| rank.join().unwrap()).collect()
+    })
+}
+
+#[test]
+fn whoever_forges_is_named_by_all() {
+    for (what, bytes) in lies() {
+        for (rank, cause) in forged(&bytes).into_iter().enumerate().filter(|(rank, _)| *rank != 1) {
+            let cause = cause.unwrap();
+            assert_eq!(
+                (cause.kind(), &cause.report().guilty[..]),
+                (&ErrorKind::Protocol, &[1][..]),
+                "{what}, rank {rank}: {cause}"
+            );
+        }
+    }
+}
+
+#[test]
+fn what_a_member_says_in_anothers_name_is_told_as_its_word() {
+    let bytes = Frame::Revoke(Box::new(revoke(2, &[0], "\x1b[2J\nlies"))).to_bytes();
+    let causes = forged(&bytes);
+    // Rank 2 knows that it said nothing of the kind, whoever told it first.
+    let cause = causes[2].as_ref().unwrap();
+    assert_eq!((cause.kind(), &cause.report().guilty[..]), (&ErrorKind::Protocol, &[1][..]), "{cause}");
+    for cause in causes.iter().flatten() {
+        assert!(!cause.to_string().contains(['\x1b', '\n']), "{cause:?}");
+    }
+    let words = causes[0].as_ref().unwrap().to_string();
+    assert!(words.contains("rank 1"), "who said it is not told: {words}");
+}
+
+/// Whatever comes, the parser and the health of a group live on, and keep little.
+fn hear(bytes: &[u8]) {
+    let health = Health::new("g".into(), 0, 3, None);
+    let mut decoder = Decoder::default();
+    for part in bytes.chunks(61) {
+        decoder.push(part);
+        loop {
+            match decoder.next() {
+                Ok(Some(frame)) => health.clone().heard(1, frame),
+                Ok(None) => break,
+                Err(what) => return health.clone().misspoke(1, what),
+            }
+        }
+    }
+}
+
+fn frame() -> impl Strategy<Value = Vec<u8>> {
+    let known = proptest::sample::select(lies().into_iter().map(|(_, bytes)| bytes).collect::<Vec<_>>());
+    let random = (any::<u8>(), proptest::collection::vec(any::<u8>(), 0..200)).prop_map(|(tag, body)| {
+        let mut bytes = (body.len() as u32 + 1).to_le_bytes().to_vec();
+        bytes.push(tag % 16);
+        bytes.extend(body);
+        bytes
+    });
+    let changed = (known.clone(), any::<prop::sample::Index>(), any::<u8>()).prop_map(|(mut bytes, at, value)| {
+        let at = at.index(bytes.len());
+        bytes[at] = value;
+        bytes
+    });
+    prop_oneof![known, random, changed]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+    #[test]
+    fn no_bytes_of_a_member_end_the_watcher(frames in proptest::collection::vec(frame(), 1..6)) {
+        hear(&frames.concat());
+    }
+}
