@@ -117,7 +117,11 @@ fn a_file_that_cannot_be_made_or_written() {
     names(&FileStore::open(&dir.0).err().unwrap(), &dir.0);
     let full = PathBuf::from("/dev/full");
     match FileStore::open(&full) {
-        Ok(store) => names(&store.set("k", b"v", soon()).unwrap_err(), &full),
+        Ok(store) => {
+            let e = store.set("k", b"v", soon()).unwrap_err();
+            assert_eq!(*e.kind(), ErrorKind::Resource, "{e}");
+            assert!(e.to_string().contains("/dev/full: no space left on the file system"), "{e}");
+        }
         Err(e) => println!("skipped: no usable /dev/full: {e}"),
     }
 }

@@ -51,6 +51,27 @@ pub(crate) fn mark() -> String {
     format!("1000{}.{}", std::process::id(), NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed))
 }
 
+/// Starts more ranks than descriptors allow.
+#[test]
+fn role_poor_launcher() {
+    if plays("role_poor_launcher") {
+        use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+        setrlimit(Resource::Nofile, Rlimit { current: Some(60), ..getrlimit(Resource::Nofile) }).unwrap();
+        let e = sh("sleep 20").ranks(100).run().unwrap_err();
+        assert_eq!(*e.kind(), ErrorKind::Resource, "{e}");
+        println!("\nrefused: {e}");
+    }
+}
+
+#[test]
+fn a_launcher_without_descriptors_says_so_and_starts_none() {
+    let output = role("role_poor_launcher").output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let line = text.lines().find(|line| line.starts_with("refused: ")).unwrap_or_default();
+    assert!(line.contains("cannot start rank") && line.contains("no rank was kept"), "{text}");
+    assert!(line.contains("no file descriptor left (limit 60"), "{text}");
+}
+
 #[test]
 fn ranks_have_torchruns_variables() {
     let script = "echo $RANK $LOCAL_RANK $WORLD_SIZE $LOCAL_WORLD_SIZE $GROUP_RANK $GROUP_WORLD_SIZE $ROLE_RANK \

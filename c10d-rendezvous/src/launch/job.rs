@@ -47,7 +47,7 @@ struct Over {
 
 impl Job {
     pub(super) fn start(plan: Plan, mut node: Node) -> Result<Job> {
-        let cannot = |e: std::io::Error| Error::new(ErrorKind::Resource, "cannot launch").caused_by(e);
+        let cannot = |e: std::io::Error| Error::no_thread("cannot launch", e);
         let requests = Arc::new(Requests::new().map_err(cannot)?);
         node.watch(&requests).map_err(cannot)?;
         let over = Arc::new(Over::default());

@@ -10,7 +10,7 @@ use c10d_core::sync::Mutex;
 use c10d_core::waiting::{self, Reminder};
 use c10d_core::{Error, ErrorKind, Result};
 
-use super::link::{GRACE, Link};
+use super::link::{GRACE, Link, Refused};
 use super::protocol::{Command, Write};
 use super::{Limits, TcpStoreServer, resolve};
 
@@ -20,6 +20,8 @@ const IDLE: usize = 4;
 const ATTEMPT: Duration = Duration::from_secs(10);
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
+/// How long a want of descriptors is waited out.
+const SCARCE: Duration = Duration::from_secs(1);
 /// How long the server of this process serves on after its own client left.
 const LINGER: Duration = Duration::from_secs(5);
 
@@ -69,6 +71,7 @@ impl TcpStore {
         let mut attempts = 0;
         let mut pause = FIRST_PAUSE;
         let mut cause: Option<io::Error> = None;
+        let mut scarce_since = None;
         let mut reminder = Reminder::new(waiting::after(None)?);
         loop {
             attempts += 1;
@@ -79,17 +82,23 @@ impl TcpStore {
                 Err(e) => cause = Some(e),
             }
             let now = Instant::now();
-            if now >= deadline {
+            let scarce = match &cause {
+                Some(e) if is_scarce(e) => *scarce_since.get_or_insert(now) + SCARCE <= now,
+                _ => {
+                    scarce_since = None;
+                    false
+                }
+            };
+            if now >= deadline || scarce {
                 let address = format!("{host}:{port}");
                 let what = format!(
                     "cannot reach the store at {address:?}: {attempts} attempts in {:.3?}; is the process that hosts it \
                      (rank 0, or the launcher) running and reachable?",
                     began.elapsed()
                 );
-                let error = Error::new(ErrorKind::Store, what);
                 return Err(match cause {
-                    Some(cause) => error.caused_by(cause),
-                    None => error,
+                    Some(cause) => failed(what, cause),
+                    None => Error::new(ErrorKind::Store, what),
                 });
             }
             if reminder.is_due() {
@@ -161,7 +170,7 @@ impl TcpStore {
         deadline: Instant,
         exchange: impl FnOnce(&mut Link) -> io::Result<R>,
     ) -> Result<R> {
-        let failed = |e: io::Error| {
+        let refused = |e: io::Error| {
             let addr = self.0.addr;
             let keys = names(keys);
             let what = match e.kind() {
@@ -173,13 +182,13 @@ impl TcpStore {
                 io::ErrorKind::ConnectionRefused => format!("the store at {addr} is gone ({verb}{keys})"),
                 _ => format!("the store at {addr} failed ({verb}{keys})"),
             };
-            Error::new(ErrorKind::Store, what).caused_by(e)
+            failed(what, e)
         };
         let mut link = match self.idle_link() {
             Some(link) => link,
-            None => Link::open(self.0.addr, deadline).map_err(failed)?,
+            None => opened(self.0.addr, deadline).map_err(refused)?,
         };
-        let out = exchange(&mut link).map_err(failed)?;
+        let out = exchange(&mut link).map_err(refused)?;
         if !self.0.owner.is_current() {
             return Ok(out);
         }
@@ -270,6 +279,32 @@ impl TcpStore {
         absent.extend(&keys[asked.len()..]);
         Ok(absent)
     }
+}
+
+/// Opens a connection; a want of descriptors, here or at the server, may pass.
+fn opened(addr: SocketAddr, deadline: Instant) -> io::Result<Link> {
+    let until = deadline.min(Instant::now() + SCARCE);
+    loop {
+        match Link::open(addr, deadline) {
+            Err(e) if is_scarce(&e) && Instant::now() + LONGEST_PAUSE / 10 < until => {
+                std::thread::sleep(LONGEST_PAUSE / 10);
+            }
+            other => return other,
+        }
+    }
+}
+
+/// Whether there were no descriptors, here or at the server.
+fn is_scarce(e: &io::Error) -> bool {
+    Refused::is(e) || matches!(e.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
+}
+
+/// What could not be done at the store; who ran out of something, where that is why.
+fn failed(what: String, e: io::Error) -> Error {
+    if Refused::is(&e) {
+        return Error::new(ErrorKind::Resource, format!("{what}: {e}")).caused_by(e);
+    }
+    Error::new(ErrorKind::Store, what).caused_by(e)
 }
 
 fn own_link(server: &TcpStoreServer, deadline: Instant) -> Result<(SocketAddr, Link)> {

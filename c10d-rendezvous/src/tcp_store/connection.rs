@@ -8,6 +8,7 @@ use c10d_core::process::Private;
 use mio::net::TcpStream;
 
 use super::Limits;
+use super::keyspace::Task;
 use super::protocol::{Parser, Refusal, Request};
 
 /// Above this many unsent bytes no further request of the connection is executed.
@@ -31,6 +32,10 @@ pub(super) struct Connection {
     pub(super) due: Option<Instant>,
     /// What this connection has in the server's sum of buffers.
     pub(super) accounted: usize,
+    /// A request about many keys, of which a part is done.
+    pub(super) task: Option<Task>,
+    /// When it asked for something last.
+    pub(super) active: Instant,
     pub(super) since: Instant,
     /// It has set, taken or waited for something.
     pub(super) member: bool,
@@ -53,6 +58,8 @@ impl Connection {
             progress: false,
             due: None,
             accounted: 0,
+            task: None,
+            active: Instant::now(),
             since: Instant::now(),
             member: false,
             busy: false,
@@ -65,7 +72,8 @@ impl Connection {
     }
 
     pub(super) fn footprint(&self) -> usize {
-        self.parser.held() + self.backlog.len() + self.out.len()
+        let task = self.task.as_ref().map_or(0, Task::held);
+        self.parser.held() + self.backlog.len() + self.out.len() + task
     }
 
     /// Whether the client owes us something: the rest of a request, or room for answers.

@@ -1,7 +1,8 @@
 //! The server's one thread: accepts, reads, executes, answers, and shows the door.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
-use std::io;
+use std::fs::File;
+use std::io::{self, Write as _};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,9 +14,9 @@ use rustix::process::{Resource, getrlimit};
 use socket2::{SockRef, TcpKeepalive};
 
 use super::connection::Connection;
-use super::keyspace::Keyspace;
-use super::protocol::{Request, STOP_WAITING};
-use super::quota::home;
+use super::keyspace::{Keyspace, Task};
+use super::protocol::{NO_DESCRIPTORS, Refusal, Request, STOP_WAITING, Write as _};
+use super::quota::{Home, home};
 use super::server::{ServerOptions, Signals};
 
 pub(super) const LISTENER: Token = Token(0);
@@ -67,6 +68,8 @@ pub(super) struct EventLoop {
     buffer: Vec<u8>,
     woken: Vec<usize>,
     warned: Option<Instant>,
+    /// A descriptor that is given up to accept a client when there is no other.
+    spare: Option<File>,
 }
 
 impl EventLoop {
@@ -90,6 +93,7 @@ impl EventLoop {
             buffer: vec![0; 64 << 10],
             woken: Vec::new(),
             warned: None,
+            spare: spare(),
         }
     }
 
@@ -122,12 +126,13 @@ impl EventLoop {
                 }
             }
             self.go_on();
+            self.keyspace.tidy(WORK_PER_TURN);
             self.expire(Instant::now());
         }
     }
 
     fn until_next(&self, now: Instant) -> Option<Duration> {
-        if !self.ready.is_empty() || !self.busy.is_empty() {
+        if !self.ready.is_empty() || !self.busy.is_empty() || self.keyspace.is_untidy() {
             return Some(Duration::ZERO);
         }
         let next = [self.due.first().map(|(at, _)| *at), self.accept_at, self.signals.drain_until()];
@@ -153,7 +158,7 @@ impl EventLoop {
                     return;
                 }
                 Err(e) if matches!(e.kind(), io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted) => {}
-                Err(e) if no_descriptors(&e) && self.make_room() => {}
+                Err(e) if no_descriptors(&e) && (self.make_room() || self.exchange_spare()) => {}
                 Err(e) => {
                     told(|| tracing::warn!(error = %e, "the store server cannot accept; trying again"));
                     self.accept_at = Some(Instant::now() + ACCEPT_PAUSE);
@@ -168,6 +173,48 @@ impl EventLoop {
         let oldest = self.strangers.first().copied();
         let oldest = oldest.filter(|id| self.clients.get(id).is_some_and(|c| c.since.elapsed() >= STRANGER_STAYS));
         oldest.inspect(|id| self.close(*id, "descriptors are scarce, and it takes part in nothing")).is_some()
+    }
+
+    /// Accepts a client in the place of the spare descriptor: it is let in for one of the address that has the most
+    /// connections, or told that there are none. `false`: nobody was accepted.
+    fn exchange_spare(&mut self) -> bool {
+        if self.spare.take().is_none() {
+            self.spare = spare();
+            return false;
+        }
+        let accepted = self.listener.accept();
+        let came = accepted.is_ok();
+        if let Ok((mut stream, peer)) = accepted {
+            match self.crowded_out(home(peer.ip())) {
+                Some(id) => {
+                    self.close(id, "descriptors are scarce, and its address has most of the connections");
+                    self.admit(Connection::new(stream, peer, self.options.limits));
+                }
+                None => {
+                    let limit = getrlimit(Resource::Nofile).current.and_then(|n| i64::try_from(n).ok());
+                    let mut word = NO_DESCRIPTORS.to_le_bytes().to_vec();
+                    word.integer(limit.unwrap_or(i64::MAX));
+                    // It is to read this before the end, and the end even if not.
+                    let _ = stream.write(&word);
+                    told(|| tracing::warn!(%peer, "the store server has no descriptor left for a client"));
+                }
+            }
+        }
+        self.spare = spare();
+        came
+    }
+
+    /// The connection that has asked for nothing for the longest time, of the address that has most of them, unless that
+    /// is `newcomer`.
+    fn crowded_out(&self, newcomer: Home) -> Option<usize> {
+        let mut counts: HashMap<Home, usize> = HashMap::new();
+        self.clients.values().for_each(|c| *counts.entry(home(c.peer.ip())).or_default() += 1);
+        let (largest, count) = counts.iter().max_by_key(|(_, count)| **count).map(|(home, count)| (*home, *count))?;
+        if largest == newcomer || count <= counts.get(&newcomer).copied().unwrap_or(0) + 1 {
+            return None;
+        }
+        let of_it = self.clients.iter().filter(|(_, c)| home(c.peer.ip()) == largest);
+        of_it.min_by_key(|(_, c)| c.active).map(|(id, _)| *id)
     }
 
     fn admit(&mut self, mut connection: Connection) {
@@ -274,44 +321,14 @@ impl EventLoop {
     /// Reads, executes and answers until there is nothing to do now, or it is the others' turn; whether it is that.
     fn exchange(&mut self, id: usize, client: &mut Connection) -> Result<bool, String> {
         let EventLoop { keyspace, woken, buffer, .. } = self;
-        let (mut work, mut taken, mut member) = (0, 0, client.member);
-        let mut execute = |request: Request, out: &mut Vec<u8>| {
-            work += keyspace.work(&request);
-            member |= request.takes_part();
-            let before = out.len();
-            keyspace.apply(id, request, out, woken)?;
-            work += (out.len() - before) / ANSWER_PER_WORK;
-            Ok(work < WORK_PER_TURN)
-        };
-        let mut turn = || -> Result<bool, String> {
-            let mut on = true;
-            loop {
-                if client.flush().map_err(|e| e.to_string())? {
-                    return Ok(true);
-                }
-                if client.congested() {
-                    // The socket is full: its next writable event goes on from here.
-                    return Ok(false);
-                }
-                if !on || taken >= BYTES_PER_TURN {
-                    return Ok(true);
-                }
-                if client.has_backlog() {
-                    on = client.parse(&[], &mut execute).map_err(|e| e.to_string())?;
-                    continue;
-                }
-                match client.read(buffer).map_err(|e| e.to_string())? {
-                    None => return Ok(false),
-                    Some(0) => return Err(String::new()),
-                    Some(n) => {
-                        taken += n;
-                        on = client.parse(&buffer[..n], &mut execute).map_err(|e| e.to_string())?;
-                    }
-                }
-            }
-        };
-        let more = turn()?;
-        client.member = member;
+        let (task, member) = (client.task.take(), client.member);
+        let mut turn = Turn { id, keyspace, woken, task, work: 0, member };
+        let more = turn.run(client, buffer)?;
+        let Turn { task, work, member, .. } = turn;
+        (client.task, client.member) = (task, member);
+        if work > 0 {
+            client.active = Instant::now();
+        }
         client.debt += work.saturating_sub(WORK_PER_TURN);
         Ok(more || client.debt > 0)
     }
@@ -339,11 +356,87 @@ impl EventLoop {
     }
 }
 
+/// One client's turn.
+struct Turn<'a> {
+    id: usize,
+    keyspace: &'a mut Keyspace,
+    woken: &'a mut Vec<usize>,
+    /// A request about many keys, of which a part is done.
+    task: Option<Task>,
+    /// What was done so far.
+    work: usize,
+    member: bool,
+}
+
+impl Turn<'_> {
+    fn run(&mut self, client: &mut Connection, buffer: &mut [u8]) -> Result<bool, String> {
+        let (mut on, mut taken) = (true, 0);
+        loop {
+            if client.flush().map_err(|e| e.to_string())? {
+                return Ok(true);
+            }
+            if client.congested() {
+                // The socket is full: its next writable event goes on from here.
+                return Ok(false);
+            }
+            if self.work >= WORK_PER_TURN {
+                return Ok(true);
+            }
+            if self.task.is_some() {
+                self.go_on(&mut client.out).map_err(|e| e.to_string())?;
+                on = true;
+                continue;
+            }
+            if !on || taken >= BYTES_PER_TURN {
+                return Ok(true);
+            }
+            if client.has_backlog() {
+                on = client.parse(&[], |request, out| self.execute(request, out)).map_err(|e| e.to_string())?;
+                continue;
+            }
+            match client.read(buffer).map_err(|e| e.to_string())? {
+                None => return Ok(false),
+                Some(0) => return Err(String::new()),
+                Some(n) => {
+                    taken += n;
+                    let bytes = &buffer[..n];
+                    on = client.parse(bytes, |request, out| self.execute(request, out)).map_err(|e| e.to_string())?;
+                }
+            }
+        }
+    }
+
+    /// Executes a request; whether there is time for another.
+    fn execute(&mut self, request: Request, out: &mut Vec<u8>) -> Result<bool, Refusal> {
+        self.work += 1;
+        self.member |= request.takes_part();
+        let before = out.len();
+        self.task = self.keyspace.apply(self.id, request, out, self.woken)?;
+        self.work += (out.len() - before) / ANSWER_PER_WORK;
+        self.go_on(out)?;
+        Ok(self.task.is_none() && self.work < WORK_PER_TURN)
+    }
+
+    /// Goes on with the request about many keys, as long as the turn lasts.
+    fn go_on(&mut self, out: &mut Vec<u8>) -> Result<(), Refusal> {
+        let Some(task) = self.task.take() else { return Ok(()) };
+        let whole = WORK_PER_TURN.saturating_sub(self.work);
+        let (mut budget, before) = (whole, out.len());
+        self.task = self.keyspace.go_on(self.id, task, &mut budget, out, self.woken)?;
+        self.work += whole - budget + (out.len() - before) / ANSWER_PER_WORK;
+        Ok(())
+    }
+}
+
 /// Whether a descriptor of this number is one of those that are not for strangers.
 fn is_reserved(descriptor: i32) -> bool {
     let Some(limit) = getrlimit(Resource::Nofile).current else { return false };
     let limit = usize::try_from(limit).unwrap_or(usize::MAX);
     usize::try_from(descriptor).is_ok_and(|n| n >= limit - (limit / 4).min(RESERVE))
+}
+
+fn spare() -> Option<File> {
+    File::open("/dev/null").ok()
 }
 
 fn no_descriptors(e: &io::Error) -> bool {

@@ -1,7 +1,11 @@
 //! What a TCPStore server knows and does, without sockets: keys, queues, and who waits for what.
 
+mod lists;
+
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
+
+pub(crate) use lists::Task;
 
 use c10d_core::store::sum;
 
@@ -16,14 +20,18 @@ type Waiters = BTreeMap<u64, ClientId>;
 
 /// What an entry costs beyond its key and value, for the accounting of memory.
 const OVERHEAD: usize = 64;
+/// A wait for more keys than these is taken back in pieces.
+const FEW: usize = 256;
 
 pub(crate) struct Keyspace {
     limits: Limits,
-    values: HashMap<Key, Entry>,
+    values: BTreeMap<Key, Entry>,
     queues: HashMap<Key, Queue>,
     consumers: HashMap<Key, Waiters>,
     barriers: HashMap<Key, Waiters>,
     waiting: HashMap<ClientId, Waiting>,
+    /// Places in lines of clients that wait no longer.
+    stale: Vec<(u64, Owner, Vec<Key>)>,
     arrivals: u64,
     accounts: Accounts,
 }
@@ -48,11 +56,12 @@ impl Keyspace {
     pub(crate) fn new(limits: Limits) -> Keyspace {
         Keyspace {
             limits,
-            values: HashMap::new(),
+            values: BTreeMap::new(),
             queues: HashMap::new(),
             consumers: HashMap::new(),
             barriers: HashMap::new(),
             waiting: HashMap::new(),
+            stale: Vec::new(),
             arrivals: 0,
             accounts: Accounts::new(Amount { bytes: limits.total, keys: limits.keys }),
         }
@@ -69,25 +78,15 @@ impl Keyspace {
         self.accounts.leave(client);
     }
 
-    /// How much work a request is: one, and one more for each key that it reads or writes.
-    pub(crate) fn work(&self, request: &Request) -> usize {
-        1 + match request {
-            Request::Check(keys) | Request::Wait(keys) | Request::MultiGet(keys) => keys.len(),
-            Request::MultiSet(pairs) => pairs.len(),
-            Request::ListKeys => self.values.len(),
-            _ => 0,
-        }
-    }
-
     /// Executes a request. The answer goes to `reply`; clients that need wait no longer are pushed to `woken`, and each
-    /// of them is owed a [`STOP_WAITING`].
+    /// of them is owed a [`STOP_WAITING`]. A request about many keys is given back, to be done by [`Keyspace::go_on`].
     pub(crate) fn apply(
         &mut self,
         client: ClientId,
         request: Request,
         reply: &mut Vec<u8>,
         woken: &mut Vec<ClientId>,
-    ) -> Result<(), Refusal> {
+    ) -> Result<Option<Task>, Refusal> {
         match request {
             Request::Set(key, value) => self.set(client, key.into(), value, woken)?,
             Request::CompareSet { key, expected, desired } => {
@@ -103,8 +102,8 @@ impl Keyspace {
             }
             Request::Get(key) => self.put(reply, self.value(&key))?,
             Request::Add(key, delta) => reply.integer(self.add(client, key.into(), delta, woken)?),
-            Request::Check(keys) => reply.push(u8::from(!keys.iter().all(|key| self.present(key)))),
-            Request::Wait(keys) => self.wait(client, keys, reply)?,
+            Request::Check(keys) => return Ok(Some(Task::check(keys))),
+            Request::Wait(keys) => return self.wait(client, keys).map(Some),
             Request::NumKeys => reply.integer(self.values.len() as i64),
             Request::Delete(key) => {
                 let gone = self.values.remove(&key[..]);
@@ -114,16 +113,8 @@ impl Keyspace {
                 reply.integer(i64::from(gone.is_some()));
             }
             Request::Append(key, more) => self.append(client, key.into(), &more, woken)?,
-            Request::MultiGet(keys) => {
-                for key in &keys {
-                    self.put(reply, self.value(key))?;
-                }
-            }
-            Request::MultiSet(pairs) => {
-                for (key, value) in pairs {
-                    self.set(client, key.into(), value, woken)?;
-                }
-            }
+            Request::MultiGet(keys) => return Ok(Some(Task::get(keys))),
+            Request::MultiSet(pairs) => return Ok(Some(Task::set(pairs))),
             Request::CancelWait => {
                 self.forget(client);
                 reply.push(WAIT_CANCELED);
@@ -132,15 +123,10 @@ impl Keyspace {
             Request::QueuePush(key, item) => self.push(client, key.into(), item, woken)?,
             Request::QueuePop(key) => self.pop(&key, reply)?,
             Request::QueueLen(key) => reply.integer(self.queues.get(&key[..]).map_or(0, |q| q.items.len() as i64)),
-            Request::ListKeys => {
-                reply.integer(self.values.len() as i64);
-                for key in self.values.keys() {
-                    self.put(reply, key)?;
-                }
-            }
+            Request::ListKeys => return Ok(Some(Task::list())),
             Request::Barrier(key, world) => self.barrier(client, key.into(), world, reply, woken)?,
         }
-        Ok(())
+        Ok(None)
     }
 
     /// The client waits for nothing any more.
@@ -149,9 +135,10 @@ impl Keyspace {
         match self.waiting.remove(&client) {
             None => {}
             Some(Waiting::Keys { ticket, keys, .. }) => {
-                for key in &keys {
-                    self.accounts.give_back(owner, Amount::bytes(key.len() + OVERHEAD));
-                    leave(&mut self.consumers, key, ticket);
+                let few = keys.len() <= FEW;
+                self.stale.push((ticket, owner, keys));
+                if few {
+                    self.tidy(FEW + 1);
                 }
             }
             Some(Waiting::Barrier { ticket, key }) => {
@@ -243,13 +230,14 @@ impl Keyspace {
         let queue = self.queues.entry(key.clone()).or_insert(Queue { items: VecDeque::new(), bytes: 0, owner });
         queue.bytes += more;
         queue.items.push_back((item, owner));
-        // One item serves one consumer: only the first in line wakes.
-        let first = self.consumers.get_mut(&key).and_then(|waiters| waiters.pop_first());
-        if let Some((_, client)) = first {
+        // One item serves one consumer: only the first in line wakes, of those who still wait.
+        while let Some((ticket, client)) = self.consumers.get_mut(&key).and_then(BTreeMap::pop_first) {
             if self.consumers.get(&key).is_some_and(BTreeMap::is_empty) {
                 self.consumers.remove(&key);
             }
-            self.one_less(client, woken);
+            if self.one_less(client, ticket, woken) {
+                break;
+            }
         }
         Ok(())
     }
@@ -271,23 +259,11 @@ impl Keyspace {
         self.put(reply, &item)
     }
 
-    fn wait(&mut self, client: ClientId, keys: Vec<Vec<u8>>, reply: &mut Vec<u8>) -> Result<(), Refusal> {
+    fn wait(&mut self, client: ClientId, keys: Vec<Vec<u8>>) -> Result<Task, Refusal> {
         let ticket = self.ticket(client)?;
-        let mut absent: Vec<Key> = keys.into_iter().filter(|key| !self.present(key)).map(Key::from).collect();
-        absent.sort_unstable();
-        absent.dedup();
-        if absent.is_empty() {
-            reply.push(STOP_WAITING);
-            return Ok(());
-        }
-        let more: usize = absent.iter().map(|key| key.len() + OVERHEAD).sum();
-        let owner = self.room(client, Amount::bytes(more))?;
-        self.accounts.charge(owner, Amount::bytes(more));
-        for key in &absent {
-            self.consumers.entry(key.clone()).or_default().insert(ticket, client);
-        }
-        self.waiting.insert(client, Waiting::Keys { ticket, absent: absent.len(), keys: absent });
-        Ok(())
+        // One more than are absent, until all keys are known.
+        self.waiting.insert(client, Waiting::Keys { ticket, absent: 1, keys: Vec::new() });
+        Ok(Task::wait(keys, ticket))
     }
 
     fn barrier(
@@ -325,19 +301,23 @@ impl Keyspace {
     }
 
     fn appeared(&mut self, key: &[u8], woken: &mut Vec<ClientId>) {
-        for client in self.consumers.remove(key).unwrap_or_default().into_values() {
-            self.one_less(client, woken);
+        for (ticket, client) in self.consumers.remove(key).unwrap_or_default() {
+            self.one_less(client, ticket, woken);
         }
     }
 
-    /// One of the keys that `client` waits for is there.
-    fn one_less(&mut self, client: ClientId, woken: &mut Vec<ClientId>) {
-        if let Some(Waiting::Keys { absent, .. }) = self.waiting.get_mut(&client) {
-            *absent -= 1;
-            if *absent == 0 {
-                self.forget(client);
-                woken.push(client);
+    /// One of the keys is there that `client` waits for with this ticket; whether it still does.
+    fn one_less(&mut self, client: ClientId, ticket: u64, woken: &mut Vec<ClientId>) -> bool {
+        match self.waiting.get_mut(&client) {
+            Some(Waiting::Keys { ticket: current, absent, .. }) if *current == ticket => {
+                *absent -= 1;
+                if *absent == 0 {
+                    self.forget(client);
+                    woken.push(client);
+                }
+                true
             }
+            _ => false,
         }
     }
 }

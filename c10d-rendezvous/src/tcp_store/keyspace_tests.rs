@@ -27,7 +27,11 @@ impl Server {
 
     fn try_ask(&mut self, client: ClientId, request: Request) -> Result<(Vec<u8>, Vec<ClientId>), Refusal> {
         let (mut reply, mut woken) = (Vec::new(), Vec::new());
-        self.0.apply(client, request, &mut reply, &mut woken)?;
+        let mut task = self.0.apply(client, request, &mut reply, &mut woken)?;
+        while let Some(begun) = task {
+            // Each key in a turn of its own.
+            task = self.0.go_on(client, begun, &mut 1, &mut reply, &mut woken)?;
+        }
         Ok((reply, woken))
     }
 
@@ -40,6 +44,50 @@ impl Server {
         assert!(woken.is_empty());
         reply
     }
+}
+
+#[test]
+fn a_request_about_many_keys_is_done_in_pieces() {
+    const KEYS: u32 = 10_000;
+    let keys = || (0..KEYS).map(|i| i.to_le_bytes().to_vec()).collect::<Vec<_>>();
+    let pairs = || keys().into_iter().map(|key| (key, b("v"))).collect();
+    let mut s = Keyspace::new(Limits::default());
+    s.welcome(1, 0);
+    let (mut reply, mut woken) = (Vec::new(), Vec::new());
+    for request in [
+        Request::MultiSet(pairs()),
+        Request::Check(keys()),
+        Request::MultiGet(keys()),
+        Request::ListKeys,
+        Request::Wait((KEYS..2 * KEYS).map(|i| i.to_le_bytes().to_vec()).collect()),
+    ] {
+        let mut task = s.apply(1, request, &mut reply, &mut woken).unwrap();
+        let mut pieces = 0;
+        while let Some(begun) = task {
+            let mut budget = 100;
+            task = s.go_on(1, begun, &mut budget, &mut reply, &mut woken).unwrap();
+            assert!(task.is_none() || budget == 0);
+            pieces += 1;
+        }
+        assert!(pieces >= KEYS / 100, "{pieces} pieces");
+    }
+    // What a wait took is given back in pieces, too.
+    let before = s.memory();
+    s.forget(1);
+    assert_eq!(s.memory(), before);
+    let mut pieces = 0;
+    while s.is_untidy() {
+        s.tidy(100);
+        pieces += 1;
+    }
+    assert!(pieces >= KEYS / 100 && s.memory() < before, "{pieces} pieces");
+    // One who waits anew is not taken for the one who waited before.
+    let again = s.apply(1, Request::Wait(vec![b("other")]), &mut reply, &mut woken).unwrap();
+    assert!(s.go_on(1, again.unwrap(), &mut 9, &mut reply, &mut woken).unwrap().is_none());
+    s.apply(1, Request::Set((KEYS + 1).to_le_bytes().to_vec(), b("v")), &mut reply, &mut woken).unwrap();
+    assert!(woken.is_empty());
+    s.apply(1, Request::Set(b("other"), b("v")), &mut reply, &mut woken).unwrap();
+    assert_eq!(woken, [1]);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use c10d_core::process::Private;
 use rustix::io::Errno;
 use rustix::net::RecvFlags;
 
-use super::protocol::{Command, STOP_WAITING, WAIT_CANCELED, Write};
+use super::protocol::{Command, NO_DESCRIPTORS, STOP_WAITING, WAIT_CANCELED, Write};
 
 /// How long past the deadline of a wait the server may take to confirm that the wait is off.
 pub(super) const GRACE: Duration = Duration::from_millis(90);
@@ -36,9 +36,13 @@ impl Link {
         let nonce = std::process::id();
         let mut hello = Vec::new();
         hello.hello(nonce);
-        link.send(&hello, deadline)?;
-        link.pong(nonce, deadline)?;
-        Ok(link)
+        let sent = link.send(&hello, deadline);
+        // A server that refuses may be gone before it hears of us.
+        match link.pong(nonce, deadline) {
+            Ok(()) => sent.map(|()| link),
+            Err(e) if Refused::is(&e) => Err(e),
+            Err(e) => Err(sent.err().unwrap_or(e)),
+        }
     }
 
     /// Whether the server has neither closed the connection nor sent what nobody asked for.
@@ -94,6 +98,10 @@ impl Link {
     pub(super) fn pong(&mut self, nonce: u32, deadline: Instant) -> io::Result<()> {
         let mut bytes = [0; 4];
         self.read_exact(&mut bytes, deadline)?;
+        if bytes == NO_DESCRIPTORS.to_le_bytes() {
+            let limit = self.integer(deadline)?;
+            return Err(io::Error::other(Refused { limit }));
+        }
         if bytes == nonce.to_le_bytes() { Ok(()) } else { Err(invalid(format!("{bytes:02x?} instead of a pong"))) }
     }
 
@@ -150,6 +158,22 @@ impl Link {
                 Err(e) => return Err(e),
             }
         }
+    }
+}
+
+/// The server has no descriptor for this connection.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the process that hosts the store (rank 0, or the launcher) has no file descriptor left (limit {limit}; raise it with \
+     ulimit -n there)"
+)]
+pub(super) struct Refused {
+    limit: i64,
+}
+
+impl Refused {
+    pub(super) fn is(e: &io::Error) -> bool {
+        e.get_ref().is_some_and(|e| e.is::<Refused>())
     }
 }
 

@@ -9,6 +9,8 @@ use super::Limits;
 pub(crate) const MAGIC: u32 = 0x3C85_F7CE;
 /// Answer to WAIT and BARRIER: what was waited for has happened.
 pub(crate) const STOP_WAITING: u8 = 0;
+/// Answer to PING of a server that has no descriptor for another client, with its limit after it; no process has this number.
+pub(crate) const NO_DESCRIPTORS: u32 = 0xC10D_0024;
 /// Answer to CANCEL_WAIT.
 pub(crate) const WAIT_CANCELED: u8 = 1;
 

@@ -43,8 +43,10 @@ impl Default for ServerOptions {
 
 /// A TCPStore server that PyTorch's clients and [`TcpStore`](super::TcpStore) can use. Serves from one thread, looks up
 /// no names, executes nothing before a client has validated, and stops when dropped. When the process is short of
-/// descriptors, the oldest of the clients that never set, took or waited for anything is closed for one that comes. A forked child's copy serves nothing,
-/// and does nothing when dropped.
+/// descriptors, the oldest of the clients that never set, took or waited for anything is closed for one that comes; if there
+/// is none, that one of the address with the most connections that has asked for nothing for the longest time; and a client
+/// of that very address is told that there are no descriptors. A forked child's copy serves nothing, and does nothing when
+/// dropped.
 #[derive(Debug)]
 pub struct TcpStoreServer {
     addr: SocketAddr,
@@ -58,7 +60,11 @@ impl TcpStoreServer {
     /// Listens at `addr` (port 0: any free port) and serves from a thread of its own.
     pub fn bind(addr: SocketAddr, options: ServerOptions) -> Result<TcpStoreServer> {
         TcpStoreServer::try_bind(addr, options).map_err(|e| {
-            Error::new(ErrorKind::Store, format!("cannot serve a store at {addr}; is the port taken?")).caused_by(e)
+            let what = format!("cannot serve a store at {addr}; is the port taken?");
+            match e.kind() {
+                io::ErrorKind::WouldBlock => Error::no_thread(what, e),
+                _ => Error::new(ErrorKind::Store, what).caused_by(e),
+            }
         })
     }
 

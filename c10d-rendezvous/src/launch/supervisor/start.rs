@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
 use std::time::Instant;
 
-use c10d_core::Result;
 use c10d_core::sync::Mutex;
+use c10d_core::{Error, Result};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::{Plan, Rank, Running, Supervisor, failed};
@@ -61,13 +61,13 @@ impl Supervisor {
                 Err(e) => {
                     supervisor.end_by_force();
                     let what = format!("cannot start rank {rank}: {}; no rank was kept", program.display());
-                    return Err(failed(&what).caused_by(e));
+                    return Err(Error::no_thread(what, e));
                 }
             }
         }
         supervisor.print(streams).and_then(|()| supervisor.feed(sinks)).map_err(|e| {
             supervisor.end_by_force();
-            failed("cannot pass on the ranks' input and output").caused_by(e)
+            Error::no_thread("cannot pass on the ranks' input and output", e)
         })?;
         Ok((supervisor, ranks))
     }
