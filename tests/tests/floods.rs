@@ -131,7 +131,7 @@ fn late(pg: &ProcessGroup) -> Result {
                 break e;
             }
         };
-        tell_error("late", &end);
+        tell_error("late", &end.error);
     }
     Ok(())
 }

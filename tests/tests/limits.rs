@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use c10d::launch::JobReport;
-use c10d::{ReduceOp, Result, op};
+use c10d::{ProcessGroup, ReduceOp, Result, op};
 use libtest_mimic::{Failed, Trial};
 use rustix::process::{Resource, Rlimit, setrlimit};
 use stage::{Told, cast, failures, join, lines, shown, tell, tell_error};
@@ -152,39 +152,52 @@ fn limit_addresses(more: u64) {
     }
 }
 
-/// Needs a thread, whose stack finds no room on one rank.
-fn thread(_: &str) -> Result {
+/// Uses a group that works, and tells what ends it: another rank may run out of something while this one is a call behind.
+fn until_it_ends(about: &str, acts: impl FnOnce(&ProcessGroup, Vec<u32>) -> Result) -> Result {
     let pg = join(Duration::from_secs(20))?;
     let mut x = vec![1u32; 10];
-    pg.all_reduce(&mut x, ReduceOp::Sum)?;
-    limit_addresses(1 << 20);
-    let work = pg.start(op::all_reduce(x, ReduceOp::Sum));
-    let end = work.wait().map(drop).map_err(|e| e.error);
-    if let Err(e) = end.and_then(|()| pg.barrier()) {
-        tell_error("thread", &e);
+    let end = pg.all_reduce(&mut x, ReduceOp::Sum).map(drop);
+    if let Err(e) = end.and_then(|()| acts(&pg, x)).and_then(|()| pg.barrier()) {
+        tell_error(about, &e);
     }
     Ok(())
 }
 
+/// A started call needs a thread.
+fn start(pg: &ProcessGroup, x: Vec<u32>) -> Result {
+    pg.start(op::all_reduce(x, ReduceOp::Sum)).wait().map(drop).map_err(|e| e.error)
+}
+
+/// Needs a thread, whose stack finds no room on one rank.
+fn thread(_: &str) -> Result {
+    until_it_ends("thread", |pg, x| {
+        limit_addresses(1 << 20);
+        start(pg, x)
+    })
+}
+
 /// The same, where the poor rank's control group allows no more tasks than it has.
 fn tasks(group: &str) -> Result {
-    let pg = join(Duration::from_secs(20))?;
-    let mut x = vec![1u32; 10];
-    pg.all_reduce(&mut x, ReduceOp::Sum)?;
-    if is_poor() {
-        let group = Path::new(group);
-        let entered = std::fs::write(group.join("cgroup.procs"), std::process::id().to_string());
-        let current = std::fs::read_to_string(group.join("pids.current")).unwrap_or_default();
-        entered
-            .and_then(|()| std::fs::write(group.join("pids.max"), current.trim()))
-            .expect("a new group can be limited");
-    }
-    let work = pg.start(op::all_reduce(x, ReduceOp::Sum));
-    let end = work.wait().map(drop).map_err(|e| e.error);
-    if let Err(e) = end.and_then(|()| pg.barrier()) {
-        tell_error("tasks", &e);
-    }
-    Ok(())
+    until_it_ends("tasks", |pg, x| {
+        if is_poor() {
+            let group = Path::new(group);
+            let entered = std::fs::write(group.join("cgroup.procs"), std::process::id().to_string());
+            let current = std::fs::read_to_string(group.join("pids.current")).unwrap_or_default();
+            let limited = entered.and_then(|()| std::fs::write(group.join("pids.max"), current.trim()));
+            limited.expect("a new group can be limited");
+        }
+        start(pg, x)
+    })
+}
+
+/// Needs memory for intermediate results, for which there is no room on one rank.
+fn memory(_: &str) -> Result {
+    until_it_ends("memory", |pg, _| {
+        let mut x = vec![1u32; 16 << 20];
+        pg.barrier()?;
+        limit_addresses(8 << 20);
+        (0..pg.size()).try_for_each(|root| pg.reduce(&mut x, ReduceOp::Sum, root).map(drop))
+    })
 }
 
 fn a_rank_without_tasks() -> Result<(), Failed> {
@@ -204,21 +217,6 @@ fn a_rank_without_tasks() -> Result<(), Failed> {
     let result = lacks(&format!("tasks:{}", group.display()), "no thread or process left (limit");
     let _ = std::fs::remove_dir(group);
     result
-}
-
-/// Needs memory for intermediate results, for which there is no room on one rank.
-fn memory(_: &str) -> Result {
-    let pg = join(Duration::from_secs(20))?;
-    let mut x = vec![1u32; 16 << 20];
-    pg.barrier()?;
-    limit_addresses(8 << 20);
-    for root in 0..pg.size() {
-        if let Err(e) = pg.reduce(&mut x, ReduceOp::Sum, root) {
-            tell_error("memory", &e);
-            return Ok(());
-        }
-    }
-    Ok(())
 }
 
 /// What all ranks told of a failure: it is the poor one's, on all of them, and says what ran out.

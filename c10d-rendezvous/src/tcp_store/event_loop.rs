@@ -3,12 +3,13 @@
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::fs::File;
 use std::io::{self, Write as _};
+use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use c10d_core::process::Private;
-use mio::net::TcpListener;
+use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token};
 use rustix::process::{Resource, getrlimit};
 use socket2::{SockRef, TcpKeepalive};
@@ -36,6 +37,8 @@ const RESERVE: usize = 256;
 const STRANGER_STAYS: Duration = Duration::from_secs(1);
 /// Pause after the system refused a descriptor.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// How long a client waits for a descriptor before it is told that there are none.
+const SCARCE: Duration = Duration::from_secs(1);
 
 /// Says something by [`tracing`]. A subscriber that panics must not end the thread that serves all ranks.
 fn told(say: impl FnOnce()) {
@@ -70,6 +73,9 @@ pub(super) struct EventLoop {
     warned: Option<Instant>,
     /// A descriptor that is given up to accept a client when there is no other.
     spare: Option<File>,
+    /// A client in its place, and since when there are no descriptors.
+    held: Option<(TcpStream, SocketAddr)>,
+    scarce: Option<Instant>,
 }
 
 impl EventLoop {
@@ -94,6 +100,8 @@ impl EventLoop {
             woken: Vec::new(),
             warned: None,
             spare: spare(),
+            held: None,
+            scarce: None,
         }
     }
 
@@ -143,6 +151,10 @@ impl EventLoop {
         if self.accept_at.is_none_or(|at| Instant::now() < at) {
             return;
         }
+        if !self.let_in() {
+            self.accept_at = Some(Instant::now() + ACCEPT_PAUSE);
+            return;
+        }
         for _ in 0..ACCEPTS_PER_TURN {
             match self.listener.accept() {
                 Ok((stream, peer)) => {
@@ -158,7 +170,7 @@ impl EventLoop {
                     return;
                 }
                 Err(e) if matches!(e.kind(), io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted) => {}
-                Err(e) if no_descriptors(&e) && (self.make_room() || self.exchange_spare()) => {}
+                Err(e) if no_descriptors(&e) && (self.make_room() || self.hold()) => {}
                 Err(e) => {
                     told(|| tracing::warn!(error = %e, "the store server cannot accept; trying again"));
                     self.accept_at = Some(Instant::now() + ACCEPT_PAUSE);
@@ -176,32 +188,55 @@ impl EventLoop {
     }
 
     /// Accepts a client in the place of the spare descriptor: it is let in for one of the address that has the most
-    /// connections, or told that there are none. `false`: nobody was accepted.
-    fn exchange_spare(&mut self) -> bool {
+    /// connections, or has to wait. `false`: there is nothing more to accept now.
+    fn hold(&mut self) -> bool {
         if self.spare.take().is_none() {
             self.spare = spare();
             return false;
         }
-        let accepted = self.listener.accept();
-        let came = accepted.is_ok();
-        if let Ok((mut stream, peer)) = accepted {
-            match self.crowded_out(home(peer.ip())) {
+        match self.listener.accept() {
+            Ok((stream, peer)) => match self.crowded_out(home(peer.ip())) {
                 Some(id) => {
                     self.close(id, "descriptors are scarce, and its address has most of the connections");
                     self.admit(Connection::new(stream, peer, self.options.limits));
+                    self.spare = spare();
+                    true
                 }
                 None => {
-                    let limit = getrlimit(Resource::Nofile).current.and_then(|n| i64::try_from(n).ok());
-                    let mut word = NO_DESCRIPTORS.to_le_bytes().to_vec();
-                    word.integer(limit.unwrap_or(i64::MAX));
-                    // It is to read this before the end, and the end even if not.
-                    let _ = stream.write(&word);
-                    told(|| tracing::warn!(%peer, "the store server has no descriptor left for a client"));
+                    self.held = Some((stream, peer));
+                    self.scarce.get_or_insert_with(Instant::now);
+                    self.let_in()
                 }
+            },
+            Err(_) => {
+                self.spare = spare();
+                false
             }
         }
+    }
+
+    /// Lets the client in that waits for a descriptor, or, where there have been none for a while, tells it so. `false`: it
+    /// still waits.
+    fn let_in(&mut self) -> bool {
+        let Some((mut stream, peer)) = self.held.take() else { return true };
+        if let Some(spare) = spare() {
+            (self.spare, self.scarce) = (Some(spare), None);
+            self.admit(Connection::new(stream, peer, self.options.limits));
+            return true;
+        }
+        if self.scarce.is_some_and(|since| since.elapsed() < SCARCE) {
+            self.held = Some((stream, peer));
+            return false;
+        }
+        let limit = getrlimit(Resource::Nofile).current.and_then(|n| i64::try_from(n).ok());
+        let mut word = NO_DESCRIPTORS.to_le_bytes().to_vec();
+        word.integer(limit.unwrap_or(i64::MAX));
+        // Whether it hears this or not, it is sent away.
+        let _ = stream.write(&word);
+        told(|| tracing::warn!(%peer, "the store server has no descriptor left for a client"));
+        drop(stream);
         self.spare = spare();
-        came
+        true
     }
 
     /// The connection that has asked for nothing for the longest time, of the address that has most of them, unless that
