@@ -1,0 +1,12 @@
+"""c10d for Rust as a backend of ``torch.distributed``.
+
+``init_process_group("c10d_rs")``, or ``"cpu:c10d_rs,cuda:nccl"``, makes a group whose CPU tensors go through shared
+memory inside a host and TCP between hosts. No import is needed where the package is installed with pip.
+"""
+
+from ._backend import BackendError, Options, register
+from ._version import __version__
+
+__all__ = ["BackendError", "Options", "register", "__version__"]
+
+register()

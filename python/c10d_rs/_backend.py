@@ -1,0 +1,133 @@
+"""What `torch.distributed` calls: the registration, and how a group is made."""
+
+import atexit
+import functools
+import os
+import re
+import threading
+import warnings
+
+import torch.distributed as dist
+
+NAME = "c10d_rs"
+
+# How long the end of the interpreter may wait for peers that have yet to take what this rank sent them.
+LEAVE_WITHIN_MS = 3000
+
+
+class BackendError(dist.DistBackendError):
+    """An error of the library. Its text says who, what, where, how long, and what to do.
+
+    Attributes: ``kind`` (a name such as ``"PeerDead"``), ``guilty_ranks`` (ranks of the group), ``guilty_global_ranks``
+    (the same in the numbering of the default group), ``op``, ``seq``, ``phase``, ``rank`` (who reports), and
+    ``group_failed`` (False: nothing was sent, and the group stays usable).
+    """
+
+    kind = ""
+    op = ""
+    phase = ""
+    seq = None
+    rank = None
+    group_failed = False
+    guilty_ranks = ()
+    guilty_global_ranks = ()
+
+
+_lock = threading.Lock()
+
+
+@functools.lru_cache(maxsize=None)
+def _shim_of(pid):
+    with _lock:
+        from . import _build, _native
+
+        try:
+            shim = _native.load()
+        except _build.CannotBuild as e:
+            warnings.warn(
+                f"c10d_rs: without its C++ shim: {e}. The fallback in Python is slower, and lacks Work.is_completed, "
+                "exception, result and source_rank, recv from any rank, coalescing, sparse tensors and profiler events.",
+                stacklevel=2,
+            )
+            return None
+        shim.set_error_class(BackendError)
+        # Before the interpreter goes away: peers are told, and no callback asks for the GIL any more.
+        atexit.register(_leave, shim)
+        return shim
+
+
+def shim():
+    """The C++ shim, or None where there is no building it. Loaded when a group is made, never at import."""
+    return _shim_of(os.getpid())
+
+
+def _leave(shim):
+    shim.leave_all(LEAVE_WITHIN_MS)
+    shim.end(2000)
+
+
+def Options(hints=None, timeout=None):
+    """Options for ``pg_options``: settings of the backend, such as ``{"gloo-like.transport": "tcp"}``."""
+    native = shim()
+    hints = {str(name): str(value) for name, value in (hints or {}).items()}
+    if native is None:
+        from ._fallback import Options as Fallback
+
+        return Fallback(hints)
+    return native.Options(hints) if timeout is None else native.Options(hints, timeout)
+
+
+# What PyTorch itself puts before the keys of a group, from the outermost prefix to the innermost: device, group, the
+# default group if it is another, "default_pg", and in older releases the attempt.
+_ATTEMPT = re.compile(r"^/?worker/attempt_\d+$")
+
+
+def meeting(store, prefixes):
+    """Where a group's ranks meet: how many of the outer prefixes are PyTorch's own, and ours in their place.
+
+    Ranks in Rust know nothing of PyTorch's prefixes: they meet below ``c10drs/<run>`` of the store itself, as `env://`
+    has it. So these take PyTorch's away; any that a program added stay.
+    """
+    if "default_pg" not in prefixes:
+        return 0, ""
+    outer = prefixes.index("default_pg") + 1
+    while outer < len(prefixes) and _ATTEMPT.match(prefixes[outer]):
+        outer += 1
+    run = os.environ.get("TORCHELASTIC_RUN_ID", "").strip() or "none"
+    return outer, f"c10drs/{run}"
+
+
+def _create(opts, options):
+    """Makes the backend of one group; `torch.distributed` calls it on every member."""
+    native = shim()
+    if native is None:
+        from ._fallback import create
+
+        return create(opts, options)
+    if options is None or isinstance(options, dict):
+        options = native.Options({str(k): str(v) for k, v in (options or {}).items()})
+    elif not isinstance(options, native.Options):
+        # Of another backend of the same group, say.
+        options = native.Options()
+    else:
+        options = native.Options(dict(options.hints))
+    options._timeout = opts.timeout
+    ranks = list(opts.global_ranks_in_group)
+    options.global_ranks_in_group = ranks or list(range(opts.group_size))
+    options.group_name = opts.group_id
+    root, prefixes = native.unwrap(opts.store)
+    outer, prefix = meeting(root, prefixes)
+    store = opts.store
+    if outer:
+        store = root
+        for kept in reversed(prefixes[outer:]):
+            store = dist.PrefixStore(kept, store)
+    # The default group is the one that ranks in Rust call so.
+    name = opts.group_id if ranks else "default"
+    return native.open(store, opts.group_rank, opts.group_size, name, prefix, "", options)
+
+
+def register():
+    """Registers the backend; the entry point of ``torch.distributed.backends``. Starts nothing, builds nothing."""
+    if NAME.upper() not in dist.Backend._plugins:
+        dist.Backend.register_backend(NAME, _create, extended_api=True, devices=["cpu"])

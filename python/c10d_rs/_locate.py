@@ -1,0 +1,17 @@
+"""Where the Rust library is."""
+
+import glob
+import os
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+
+
+def library():
+    """The path of libc10d_rs."""
+    told = os.environ.get("C10D_RS_LIBRARY")
+    if told:
+        return told
+    found = sorted(glob.glob(os.path.join(HERE, "_library*.so")) + glob.glob(os.path.join(HERE, "libc10d_rs.so")))
+    if not found:
+        raise ImportError(f"c10d_rs: there is no Rust library in {HERE}; install the package with `pip install ./python`")
+    return found[0]

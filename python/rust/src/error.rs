@@ -1,0 +1,71 @@
+//! Errors, as C sees them.
+
+use std::ffi::{CString, c_char};
+
+use c10d::{Error, ErrorKind, Status};
+
+/// `c10drs_error`: strings end with a zero byte and, as the lists, live as long as the error.
+#[derive(Debug)]
+#[repr(C)]
+pub struct Report {
+    /// The whole error in words.
+    pub text: *const c_char,
+    /// The kind's name.
+    pub kind: *const c_char,
+    /// The op's name, or an empty string.
+    pub op: *const c_char,
+    /// The phase's name, or an empty string.
+    pub phase: *const c_char,
+    /// The op's number, or -1.
+    pub seq: i64,
+    /// The rank that reports, or -1.
+    pub rank: i64,
+    /// 1: the group is failed for good. 0: it stays usable.
+    pub failed: u32,
+    /// 1: the deadline passed.
+    pub timed_out: u32,
+    /// The ranks at fault.
+    pub guilty: *const u32,
+    /// How many.
+    pub guilty_len: usize,
+    _kept: Kept,
+}
+
+#[derive(Debug)]
+struct Kept {
+    _strings: [CString; 4],
+    _guilty: Vec<u32>,
+}
+
+impl Report {
+    /// What crosses the border of an error.
+    pub fn new(error: &Error) -> Box<Report> {
+        let report = error.report();
+        let name = |text: Option<String>| string(text.unwrap_or_default());
+        // With its causes.
+        let strings = [
+            string(format!("{error:?}")),
+            string(report.kind.name().to_owned()),
+            name(report.op.map(|op| op.name().to_owned())),
+            name(report.phase.map(|phase| phase.to_string())),
+        ];
+        let guilty = report.guilty.clone();
+        Box::new(Report {
+            text: strings[0].as_ptr(),
+            kind: strings[1].as_ptr(),
+            op: strings[2].as_ptr(),
+            phase: strings[3].as_ptr(),
+            seq: report.seq.map_or(-1, |seq| seq as i64),
+            rank: report.rank.map_or(-1, i64::from),
+            failed: u32::from(error.status() == Status::Failed),
+            timed_out: u32::from(report.kind == ErrorKind::Timeout),
+            guilty: guilty.as_ptr(),
+            guilty_len: guilty.len(),
+            _kept: Kept { _strings: strings, _guilty: guilty },
+        })
+    }
+}
+
+fn string(text: String) -> CString {
+    CString::new(text.replace('\0', " ")).unwrap_or_default()
+}

@@ -1,0 +1,103 @@
+//! Another library's store, reached through one function.
+
+use std::time::{Duration, Instant};
+
+use c10d::{Error, ErrorKind, Result, Store};
+
+use crate::abi::StoreCall;
+
+/// What is asked of a store; the numbers are the header's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub(crate) enum Verb {
+    /// Key, value.
+    Set = 0,
+    /// Key; gives its value. Waits until it is there.
+    Get = 1,
+    /// Keys. Waits until all are there.
+    Wait = 2,
+    /// Key, and a number that is added; gives the sum.
+    Add = 3,
+    /// Key, what it should hold, what it is to hold; gives what it holds afterwards.
+    CompareSet = 4,
+    /// Key, value.
+    Append = 5,
+    /// Keys; gives 1 if all are there.
+    Check = 6,
+    /// Key; gives 1 if it was there.
+    Delete = 7,
+    /// Gives how many keys there are.
+    Count = 8,
+}
+
+/// The store of another library.
+pub(crate) struct Foreign(pub(crate) StoreCall);
+
+impl Foreign {
+    fn ask(&self, verb: Verb, args: &[&[u8]], number: i64, deadline: Instant) -> Result<(i64, Vec<u8>)> {
+        // Rounded up: an error before the deadline is one of the store's, and no timeout.
+        let left = deadline.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
+        let millis = left.as_millis().min(i64::MAX as u128) as i64;
+        self.0.call(verb, args, number, millis).map_err(|text| {
+            let keys: Vec<_> = args.iter().take(4).map(|key| String::from_utf8_lossy(key)).collect();
+            let text = if text.is_empty() { "no reason given".to_owned() } else { text };
+            let what = match verb {
+                Verb::Set | Verb::Append | Verb::CompareSet | Verb::Add => keys.first().cloned().unwrap_or_default(),
+                _ => keys.join(", ").into(),
+            };
+            Error::new(ErrorKind::Store, format!("PyTorch's store failed in {verb:?} of {what:?}: {text}"))
+        })
+    }
+}
+
+fn bytes<'a>(keys: &[&'a str]) -> Vec<&'a [u8]> {
+    keys.iter().map(|key| key.as_bytes()).collect()
+}
+
+impl Store for Foreign {
+    fn set(&self, key: &str, value: &[u8], deadline: Instant) -> Result {
+        self.ask(Verb::Set, &[key.as_bytes(), value], 0, deadline).map(drop)
+    }
+
+    fn get(&self, key: &str, deadline: Instant) -> Result<Vec<u8>> {
+        self.ask(Verb::Get, &[key.as_bytes()], 0, deadline).map(|(_, value)| value)
+    }
+
+    fn wait(&self, keys: &[&str], deadline: Instant) -> Result {
+        self.ask(Verb::Wait, &bytes(keys), 0, deadline).map(drop)
+    }
+
+    fn add(&self, key: &str, delta: i64, deadline: Instant) -> Result<i64> {
+        self.ask(Verb::Add, &[key.as_bytes()], delta, deadline).map(|(sum, _)| sum)
+    }
+
+    fn compare_set(&self, key: &str, expected: &[u8], desired: &[u8], deadline: Instant) -> Result<Vec<u8>> {
+        self.ask(Verb::CompareSet, &[key.as_bytes(), expected, desired], 0, deadline).map(|(_, value)| value)
+    }
+
+    fn append(&self, key: &str, value: &[u8], deadline: Instant) -> Result {
+        self.ask(Verb::Append, &[key.as_bytes(), value], 0, deadline).map(drop)
+    }
+
+    fn check(&self, keys: &[&str], deadline: Instant) -> Result<bool> {
+        self.ask(Verb::Check, &bytes(keys), 0, deadline).map(|(there, _)| there != 0)
+    }
+
+    fn delete(&self, key: &str, deadline: Instant) -> Result<bool> {
+        self.ask(Verb::Delete, &[key.as_bytes()], 0, deadline).map(|(there, _)| there != 0)
+    }
+
+    fn num_keys(&self, deadline: Instant) -> Result<u64> {
+        self.ask(Verb::Count, &[], 0, deadline).map(|(count, _)| count.max(0) as u64)
+    }
+
+    fn multi_get(&self, keys: &[&str], deadline: Instant) -> Result<Vec<Vec<u8>>> {
+        // All are waited for at once, so that one time limit holds for all.
+        self.wait(keys, deadline)?;
+        keys.iter().map(|key| self.get(key, deadline)).collect()
+    }
+
+    fn multi_set(&self, pairs: &[(&str, &[u8])], deadline: Instant) -> Result {
+        pairs.iter().try_for_each(|(key, value)| self.set(key, value, deadline))
+    }
+}

@@ -1,0 +1,142 @@
+//! A started call, for any number of threads that wait for it, look at it, or want to be told.
+
+use std::future::Future as _;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::{Duration, Instant};
+
+use c10d::{Error, Result, Work};
+
+use crate::memory::{Callback, Lent};
+
+/// What the library's handle gives back.
+pub(crate) type Back = (Vec<Lent>, Vec<Lent>, u32);
+
+/// The handle is lent to one thread at a time; whoever finds the op over stores the outcome and tells the others.
+pub(crate) struct Started {
+    inner: Mutex<Inner>,
+    changed: Condvar,
+}
+
+struct Inner {
+    /// Absent while a thread waits on it, and when there is an outcome.
+    handle: Option<Work<Back>>,
+    /// The sender's rank, or what went wrong.
+    outcome: Option<Result<u32>>,
+    tell: Option<Callback>,
+}
+
+impl Started {
+    pub(crate) fn new(handle: Work<Back>) -> Arc<Started> {
+        let inner = Inner { handle: Some(handle), outcome: None, tell: None };
+        Arc::new(Started { inner: Mutex::new(inner), changed: Condvar::new() })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the op is over.
+    pub(crate) fn is_done(&self) -> bool {
+        let inner = self.lock();
+        inner.outcome.is_some() || inner.handle.as_ref().is_some_and(Work::is_done)
+    }
+
+    /// The outcome, or `None` if the op is not over by then. No `patience`: as long as the op may take.
+    pub(crate) fn wait(self: &Arc<Self>, patience: Option<Duration>) -> Option<Result<u32>> {
+        let until = patience.and_then(|patience| Instant::now().checked_add(patience));
+        let mut inner = self.lock();
+        loop {
+            if let Some(outcome) = &inner.outcome {
+                return Some(outcome.clone());
+            }
+            let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+            let Some(handle) = inner.handle.take() else {
+                // Another thread has it.
+                if left.is_some_and(|left| left.is_zero()) {
+                    return None;
+                }
+                let slice = left.unwrap_or(Duration::from_secs(3600));
+                inner = self.changed.wait_timeout(inner, slice).unwrap_or_else(PoisonError::into_inner).0;
+                continue;
+            };
+            drop(inner);
+            let over = match left {
+                None => Ok(handle.wait()),
+                Some(left) => handle.wait_timeout(left),
+            };
+            inner = self.lock();
+            match over {
+                Ok(result) => {
+                    let outcome = inner.settle(result.map_err(Error::from));
+                    drop(inner);
+                    self.changed.notify_all();
+                    return Some(outcome);
+                }
+                Err(handle) => {
+                    inner.handle = Some(handle);
+                    self.listen(&mut inner);
+                    drop(inner);
+                    self.changed.notify_all();
+                    return None;
+                }
+            }
+        }
+    }
+
+    /// Has `tell` called, once, when the op is over. `false`: it is over, and nobody is called.
+    pub(crate) fn notify(self: &Arc<Self>, tell: Callback) -> bool {
+        let mut inner = self.lock();
+        if inner.outcome.is_some() || inner.handle.as_ref().is_some_and(Work::is_done) {
+            return false;
+        }
+        inner.tell = Some(tell);
+        self.listen(&mut inner);
+        true
+    }
+
+    /// Leaves word with the library, if somebody wants to be told.
+    fn listen(self: &Arc<Self>, inner: &mut Inner) {
+        if inner.tell.is_none() {
+            return;
+        }
+        let Some(handle) = &mut inner.handle else { return };
+        let waker = Waker::from(Arc::new(Listener { started: Arc::downgrade(self), called: AtomicBool::new(false) }));
+        if let Poll::Ready(result) = std::pin::Pin::new(handle).poll(&mut Context::from_waker(&waker)) {
+            inner.handle = None;
+            drop(inner.settle(result.map_err(Error::from)));
+        }
+    }
+}
+
+impl Inner {
+    fn settle(&mut self, result: Result<Back>) -> Result<u32> {
+        let outcome = result.map(|(_, _, source)| source);
+        self.outcome = Some(outcome.clone());
+        if let Some(tell) = self.tell.take() {
+            tell.call();
+        }
+        outcome
+    }
+}
+
+/// On a backend's thread: says that the op is over. What the outcome means for the group is for another thread to see.
+struct Listener {
+    started: Weak<Started>,
+    called: AtomicBool,
+}
+
+impl Wake for Listener {
+    fn wake(self: Arc<Self>) {
+        if self.called.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        if let Some(started) = self.started.upgrade() {
+            let tell = started.lock().tell.take();
+            if let Some(tell) = tell {
+                tell.call();
+            }
+        }
+    }
+}

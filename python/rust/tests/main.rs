@@ -1,0 +1,4 @@
+//! The C interface, as C would use it.
+#![allow(unsafe_code)]
+
+mod interface;

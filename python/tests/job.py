@@ -1,0 +1,141 @@
+"""Runs a function once per rank, each in a process of its own, under a time limit.
+
+The processes are forked from a server that has imported PyTorch already, so a rank costs little. What a rank returns or
+raises comes back; a job that takes too long is killed, and says which ranks were not through.
+"""
+
+import datetime
+import multiprocessing
+import os
+import signal
+import tempfile
+import time
+import traceback
+from multiprocessing import connection
+
+_CONTEXT = multiprocessing.get_context("forkserver")
+_CONTEXT.set_forkserver_preload(["torch", "torch.distributed", "torch.testing", "c10d_rs", "job"])
+
+# No op of a test takes longer, unless the test says so.
+TIMEOUT = 30
+
+
+class Died(Exception):
+    """A rank's process ended without an answer."""
+
+
+class Rank:
+    """What a rank is told."""
+
+    def __init__(self, rank, world, folder):
+        self.rank, self.world, self.folder = rank, world, folder
+
+    def init(self, backend="c10d_rs", timeout=TIMEOUT, **more):
+        """Makes the default group, over a file."""
+        import torch.distributed as dist
+
+        if "store" not in more:
+            more["init_method"] = f"file://{self.folder}/store"
+        limit = datetime.timedelta(seconds=timeout)
+        dist.init_process_group(backend, rank=self.rank, world_size=self.world, timeout=limit, **more)
+        return self
+
+    def mark(self, name):
+        """Leaves a file by this name for the other ranks."""
+        open(os.path.join(self.folder, name), "w").close()
+
+    def await_mark(self, name, limit=60):
+        """Waits for it."""
+        until = time.monotonic() + limit
+        while not os.path.exists(os.path.join(self.folder, name)):
+            assert time.monotonic() < until, f"nobody left {name}"
+            time.sleep(0.01)
+
+
+def _one(body, rank, world, folder, env, pipe, args):
+    os.environ.update(env)
+    import torch
+
+    torch.set_num_threads(1)
+    try:
+        pipe.send(("done", body(Rank(rank, world, folder), *args)))
+    except BaseException as e:
+        facts = {name: getattr(e, name) for name in ("kind", "guilty_ranks", "guilty_global_ranks") if hasattr(e, name)}
+        pipe.send(("raised", (type(e).__name__, str(e), facts, traceback.format_exc())))
+    finally:
+        pipe.close()
+    import torch.distributed as dist
+
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+class Raised:
+    """What a rank raised."""
+
+    def __init__(self, kind, words, facts, trace):
+        self.type, self.words, self.trace = kind, words, trace
+        self.kind = facts.get("kind")
+        self.guilty_ranks = facts.get("guilty_ranks")
+
+    def __repr__(self):
+        return f"{self.type}: {self.words}\n{self.trace}"
+
+
+def outcomes(body, world, *args, limit=90, env=None, during=None):
+    """What each rank returned, or `Raised`, or `Died`. `during` is called with the processes."""
+    with tempfile.TemporaryDirectory(prefix="c10d_rs-test-") as folder:
+        ranks = []
+        for rank in range(world):
+            mine, theirs = _CONTEXT.Pipe(duplex=False)
+            process = _CONTEXT.Process(target=_one, args=(body, rank, world, folder, env or {}, theirs, args))
+            process.start()
+            theirs.close()
+            ranks.append((process, mine))
+        try:
+            if during:
+                during([process for process, _ in ranks], folder)
+            return _collect(ranks, limit)
+        finally:
+            for process, mine in ranks:
+                process.kill()
+                process.join()
+                mine.close()
+
+
+def _collect(ranks, limit):
+    until = time.monotonic() + limit
+    found = [None] * len(ranks)
+    open_ = {mine: i for i, (_, mine) in enumerate(ranks)}
+    while open_:
+        ready = connection.wait(list(open_), max(0, until - time.monotonic()))
+        assert ready, f"ranks {sorted(open_.values())} were not through after {limit} s; the others: {found}"
+        for pipe in ready:
+            i = open_.pop(pipe)
+            try:
+                what, value = pipe.recv()
+                found[i] = value if what == "done" else Raised(*value)
+            except EOFError:
+                found[i] = Died()
+    for i, (process, _) in enumerate(ranks):
+        process.join(max(0.1, until - time.monotonic()))
+        assert process.exitcode is not None, f"rank {i} answered, but its process did not end"
+        if isinstance(found[i], Died):
+            found[i].exitcode = process.exitcode
+        else:
+            assert process.exitcode == 0, f"rank {i} answered {found[i]}, but ended with {process.exitcode}"
+    return found
+
+
+def run(body, world, *args, **more):
+    """What each rank returned; raises what one raised."""
+    found = outcomes(body, world, *args, **more)
+    bad = [f"rank {i}: {value!r}" for i, value in enumerate(found) if isinstance(value, (Raised, Died))]
+    assert not bad, "\n".join(bad)
+    return found
+
+
+def signal_all(processes, which):
+    for process in processes:
+        if process.is_alive():
+            os.kill(process.pid, getattr(signal, which))

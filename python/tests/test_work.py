@@ -1,0 +1,163 @@
+"""Work and Future, threads, the profiler, and the GIL."""
+
+import threading
+import time
+from datetime import timedelta
+
+import job
+import pytest
+import torch
+import torch.distributed as dist
+
+
+def handles(r):
+    r.init()
+    n, me = r.world, r.rank
+    x = torch.ones(4) * me
+    work = dist.all_reduce(x, async_op=True)
+    assert work.wait() is True
+    assert work.is_completed() and work.exception() is None
+    assert x.tolist() == [sum(range(n))] * 4
+    # A future, and what hangs on it.
+    y = torch.ones(2)
+    then = dist.all_reduce(y, async_op=True).get_future().then(lambda f: f.value()[0] / n)
+    assert then.wait().tolist() == [1.0, 1.0]
+    # A callback that starts another op, and waits for it.
+    z = torch.ones(3)
+
+    def more(future):
+        inner = dist.all_reduce(future.value()[0], async_op=True)
+        return inner.get_future().wait()[0]
+
+    assert dist.all_reduce(z, async_op=True).get_future().then(more).wait().tolist() == [n * n] * 3
+    # Of a list of outputs.
+    outs = [torch.zeros(1) for _ in range(n)]
+    future = dist.all_gather(outs, torch.tensor([float(me)]), async_op=True).get_future()
+    assert [t.item() for t in future.wait()] == list(range(n))
+    # A work that nobody waits for goes on; its tensors stay.
+    for _ in range(20):
+        dist.all_reduce(torch.ones(1000), async_op=True)
+    dist.barrier()
+    # Many at once, waited for in another order.
+    many = [torch.full((10,), float(i)) for i in range(50)]
+    works = [dist.all_reduce(t, async_op=True) for t in many]
+    for work in reversed(works):
+        work.wait()
+    assert [t[0].item() for t in many] == [i * n for i in range(50)]
+    while not works[0].is_completed():
+        time.sleep(0.001)
+    backend = dist.group.WORLD._get_backend(torch.device("cpu"))
+    assert backend.name() == "c10d_rs"
+    before = backend._get_sequence_number_for_group() if hasattr(backend, "_get_sequence_number_for_group") else None
+    dist.barrier()
+    if before is not None:
+        assert backend._get_sequence_number_for_group() == before + 1
+
+
+def patience(r):
+    r.init()
+    if r.rank == 0:
+        x = torch.zeros(1)
+        work = dist.irecv(x, 1)
+        assert not work.is_completed()
+        with pytest.raises(dist.DistBackendError, match="Operation timed out"):
+            work.wait(timedelta(milliseconds=50))
+        # It goes on, and the message is still for it.
+        dist.barrier()
+        work.wait(timedelta(seconds=20))
+        assert x.item() == 5
+    else:
+        dist.barrier()
+        dist.send(torch.tensor([5.0]), 0)
+    if r.rank == 0:
+        x = torch.zeros(1)
+        work = dist.group.WORLD.recv_anysource([x], 3)
+        work.wait()
+        assert work._source_rank() == 1 and x.item() == 6
+    else:
+        dist.send(torch.tensor([6.0]), 0, tag=3)
+
+
+def threads(r):
+    """Other Python threads run while one waits: the GIL is free."""
+    r.init()
+    if r.rank == 0:
+        ticks, over = [0], threading.Event()
+
+        def tick():
+            while not over.is_set():
+                ticks[0] += 1
+                time.sleep(0.001)
+
+        thread = threading.Thread(target=tick)
+        thread.start()
+        r.mark("waiting")
+        dist.barrier()
+        x = torch.zeros(1)
+        dist.recv(x, 1)
+        dist.all_reduce(x)
+        seen = ticks[0]
+        over.set()
+        thread.join()
+        assert seen >= 3, seen
+    else:
+        r.await_mark("waiting")
+        time.sleep(0.3)
+        dist.barrier()
+        time.sleep(0.3)
+        dist.send(torch.ones(1), 0)
+        dist.all_reduce(torch.ones(1))
+    # Several threads wait for one work.
+    work = dist.all_reduce(torch.ones(100_000), async_op=True)
+    waiters = [threading.Thread(target=work.wait) for _ in range(8)]
+    [w.start() for w in waiters]
+    [w.join(30) for w in waiters]
+    assert not any(w.is_alive() for w in waiters)
+
+
+def profiled(r):
+    r.init()
+    from torch.profiler import ProfilerActivity, profile
+
+    x, outs = torch.ones(6), [torch.zeros(6) for _ in range(r.world)]
+    with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as prof:
+        dist.all_reduce(x)
+        dist.all_reduce(x, async_op=True).wait()
+        dist.broadcast(x, 0)
+        dist.all_gather(outs, x)
+        dist.barrier()
+    names = [event.name for event in prof.events()]
+    for name in ("all_reduce", "broadcast", "all_gather", "barrier"):
+        assert f"c10d_rs:{name}" in names, (name, sorted(set(names)))
+
+
+def timed(r):
+    r.init()
+    backend = dist.group.WORLD._get_backend(torch.device("cpu"))
+    dist.group.WORLD._enable_collectives_timing()
+    work = dist.all_reduce(torch.ones(10), async_op=True)
+    work.wait()
+    assert work._get_duration() >= 0
+    del backend
+
+
+def recorded(r):
+    """PyTorch's flight recorder sees the ops."""
+    import pickle
+
+    r.init()
+    dist.all_reduce(torch.ones(3))
+    from torch._C._distributed_c10d import _dump_fr_trace
+
+    names = [entry["profiling_name"] for entry in pickle.loads(_dump_fr_trace(backend="c10d_rs"))["entries"]]
+    assert any("all_reduce" in name or "ALLREDUCE" in name.upper() for name in names), names
+
+
+@pytest.mark.parametrize("world", (1, 2, 3, 4))
+def test_handles(world):
+    job.run(handles, world)
+
+
+@pytest.mark.parametrize("body", [patience, threads, profiled, timed, recorded], ids=lambda body: body.__name__)
+def test_work(body):
+    job.run(body, 2)
