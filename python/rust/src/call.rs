@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use c10d::ops::Params;
+use c10d::backend::Params;
 use c10d::types::DeviceKind;
 use c10d::{Call, DType, Device, Error, OpKind, ReduceOp, Result, op};
 

@@ -3,7 +3,7 @@
 use std::ffi::c_void;
 use std::time::Duration;
 
-use c10d::ops::{Absent, AllReduceOptions};
+use c10d::options::{Absent, AllReduceOptions};
 use c10d::{Coo, DType, Element, Error, ProcessGroup, ReduceOp, Result, op};
 
 use crate::memory::copied;
