@@ -388,7 +388,7 @@ pub unsafe extern "C" fn c10drs_run(
     let result = guarded(|| unsafe {
         let call = described(&*spec);
         let (inputs, outputs) = lent(&call)?;
-        (*group).0.run(call.call(inputs, outputs)?)
+        Ok((*group).0.run(call.call(inputs, outputs)?)?)
     });
     // SAFETY: as promised.
     unsafe {
