@@ -1,6 +1,6 @@
 //! What all ranks must agree on before any payload is used.
 
-use crate::catalog::OpKind;
+use crate::catalog::{OpKind, Shape};
 use crate::types::{DType, Identity, ReduceOp};
 
 /// The facts of a call on which all ranks must agree, as the 24 bytes that travel before its payload.
@@ -21,9 +21,10 @@ pub struct Fingerprint {
     pub step: u8,
     /// Elements per rank; for uneven ops 0, or what the ranks agreed on.
     pub count: u64,
-    /// The root, or the tag of a point-to-point op.
+    /// The root, or the tag of a point-to-point op. Of a coalesced op: how many tensors there are (12 bits), and the length
+    /// of the first (20 bits). Of another op with `PreMulSum`: the factor, rounded to `f32`.
     pub root: u32,
-    /// A mix of what is rare: the factor of `PreMulSum`, the number of coalesced tensors, the shape of a sparse one, the name of a
+    /// A mix of what is rare: the factor of `PreMulSum`, the lengths of coalesced tensors, the shape of a sparse one, the name of a
     /// program's own type.
     pub rest: u32,
 }
@@ -66,6 +67,54 @@ impl Fingerprint {
         }
     }
 
+    const MOST_TENSORS: u32 = (1 << 12) - 1;
+    const MOST_LENGTH: u32 = (1 << 20) - 1;
+
+    /// Whether `root` describes the list of tensors of this op.
+    pub(super) fn has_list(op: OpKind) -> bool {
+        use Shape::*;
+        matches!(op.row().shape, InPlaceList | ScatterFlats | GatherFlats | GatherLists)
+    }
+
+    /// What `root` says of a list.
+    pub(super) fn list(tensors: usize, first: usize) -> u32 {
+        let bounded = |value: usize, most: u32| u32::try_from(value).map_or(most, |v| v.min(most));
+        bounded(tensors, Self::MOST_TENSORS) << 20 | bounded(first, Self::MOST_LENGTH)
+    }
+
+    /// How the lists of two calls differ. Of long lists only the first length and the sum are known.
+    fn list_disagreement(&self, theirs: &Fingerprint) -> Option<(&'static str, String, String)> {
+        let tensors = |f: &Fingerprint| f.root >> 20;
+        if tensors(self) != tensors(theirs) {
+            return Some(("tensors", tensors(self).to_string(), tensors(theirs).to_string()));
+        }
+        if (self.count, self.seq, self.step) != (theirs.count, theirs.seq, theirs.step) {
+            return None;
+        }
+        let (mine, other) = (self.lengths(), theirs.lengths());
+        let other = if mine == other { format!("{other}, but not the same behind the first") } else { other };
+        Some(("tensors", mine, other))
+    }
+
+    fn lengths(&self) -> String {
+        let first = self.root & Self::MOST_LENGTH;
+        match self.root >> 20 {
+            2 if first < Self::MOST_LENGTH => format!("lengths [{first}, {}]", self.count.wrapping_sub(first.into())),
+            tensors => format!("lengths [{first}, ..], {tensors} tensors with {} elements in all", self.count),
+        }
+    }
+
+    /// Whether `root` is a list's.
+    fn is_of_list(&self) -> bool {
+        self.step & Self::SPARSE == 0 && OpKind::from_code(self.op).is_some_and(Self::has_list)
+    }
+
+    /// Whether `root` is a factor.
+    fn is_of_factor(&self) -> bool {
+        let rooted = OpKind::from_code(self.op).is_some_and(|op| op.is_rooted());
+        self.reduce == ReduceOp::PreMulSum(0.0).code() && !rooted && !self.is_of_list()
+    }
+
     /// The first field in which `theirs` differs, with both values in words: (field, mine, theirs).
     ///
     /// A different number comes last: with equal numbers the calls differ, with different numbers one rank is ahead.
@@ -88,7 +137,9 @@ impl Fingerprint {
             Some(("type", own_type(self.rest), own_type(theirs.rest)))
         } else if self.reduce != theirs.reduce {
             Some(("reduce_op", ReduceOp::name_of(self.reduce).into(), ReduceOp::name_of(theirs.reduce).into()))
-        } else if self.root != theirs.root {
+        } else if let Some(lists) = self.is_of_list().then(|| self.list_disagreement(theirs)).flatten() {
+            Some(lists)
+        } else if self.root != theirs.root && !self.is_of_list() && !self.is_of_factor() {
             Some(("root", self.root.to_string(), theirs.root.to_string()))
         } else if self.count != theirs.count {
             Some(("count", self.count.to_string(), theirs.count.to_string()))
@@ -96,6 +147,9 @@ impl Fingerprint {
             Some(("seq", self.seq.to_string(), theirs.seq.to_string()))
         } else if self.step != theirs.step {
             Some(("step", self.step.to_string(), theirs.step.to_string()))
+        } else if self.root != theirs.root && self.is_of_factor() {
+            let factor = |f: &Fingerprint| f32::from_bits(f.root).to_string();
+            Some(("factor", factor(self), factor(theirs)))
         } else if self.step & Self::SPARSE != 0 {
             let field = if self.step == Self::SPARSE { "shape" } else { "step" };
             Some((field, format!("{:#010x}", self.rest), format!("{:#010x}", theirs.rest)))
@@ -114,6 +168,9 @@ fn own_type(rest: u32) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backend::{Caller, Request, summary::fingerprint};
+    use crate::buffer::Span;
+    use crate::catalog::Params;
 
     #[test]
     fn round_trip_and_field_names() {
@@ -144,5 +201,46 @@ mod tests {
         let step = Fingerprint { step: Fingerprint::SPARSE | 2, ..a };
         assert_eq!(step.disagreement(&Fingerprint { rest: 1, ..step }).unwrap().0, "step");
         assert_eq!(a.disagreement(&Fingerprint { op: 99, ..a }).unwrap().2, "unknown");
+    }
+
+    fn request(op: OpKind, params: Params) -> Request {
+        Request::new(op, Caller::Waits, params, std::time::Duration::ZERO)
+    }
+
+    /// What `all_reduce_coalesced` of tensors of these lengths announces.
+    fn coalesced(lengths: &[usize]) -> Fingerprint {
+        let mut request = request(OpKind::AllReduceCoalesced, Params::default());
+        request.spans.outputs.extend(lengths.iter().map(|len| Span::host(std::ptr::null_mut::<f32>(), *len)));
+        fingerprint(&request)
+    }
+
+    #[test]
+    fn lists_show_their_lengths() {
+        let differ = |mine: &[usize], theirs: &[usize]| coalesced(mine).disagreement(&coalesced(theirs));
+        let text = |field, mine: &str, theirs: &str| Some((field, mine.to_owned(), theirs.to_owned()));
+        assert_eq!(differ(&[3, 2], &[3, 2]), None);
+        assert_eq!(differ(&[3, 2], &[3, 1, 1]), text("tensors", "2", "3"));
+        assert_eq!(differ(&[3, 2], &[3, 3]), text("count", "5", "6"));
+        assert_eq!(differ(&[3, 2], &[2, 3]), text("tensors", "lengths [3, 2]", "lengths [2, 3]"));
+        let of = |first| format!("lengths [{first}, ..], 3 tensors with 6 elements in all");
+        assert_eq!(differ(&[3, 2, 1], &[2, 3, 1]), text("tensors", &of(3), &of(2)));
+        let other = of(3) + ", but not the same behind the first";
+        assert_eq!(differ(&[3, 2, 1], &[3, 1, 2]), text("tensors", &of(3), &other));
+        // Longer than there is room for.
+        assert_eq!(differ(&[1 << 40, 1, 0], &[1 << 40, 0, 1]).unwrap().0, "tensors");
+        assert_eq!(differ(&vec![1; 5000], &vec![1; 5000]), None);
+        assert_eq!(differ(&vec![1; 5000], &vec![1; 5001]).unwrap().0, "count");
+    }
+
+    #[test]
+    fn factors_are_shown() {
+        let of = |factor| {
+            let params = Params { reduce: ReduceOp::PreMulSum(factor), ..Default::default() };
+            let mut request = request(OpKind::AllReduce, params);
+            request.spans.outputs.push(Span::host(std::ptr::null_mut::<f32>(), 4));
+            fingerprint(&request)
+        };
+        assert_eq!(of(0.5).disagreement(&of(0.5)), None);
+        assert_eq!(of(0.5).disagreement(&of(0.25)), Some(("factor", "0.5".to_owned(), "0.25".to_owned())));
     }
 }

@@ -15,6 +15,7 @@ pub(crate) fn fingerprint(request: &Request) -> Fingerprint {
     let (inputs, outputs) = (request.inputs(), request.outputs());
     let mut rest = 0;
     let mut total = 0u64;
+    let mut list = 0;
     let mut mix = |value: u64| rest = (rest ^ value).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29);
     let count = match op.row().shape {
         Shape::Source => inputs[0].count() as u64,
@@ -23,6 +24,7 @@ pub(crate) fn fingerprint(request: &Request) -> Fingerprint {
         Shape::ScatterFlat => outputs[0].count() as u64,
         Shape::InPlaceList | Shape::ScatterFlats | Shape::GatherFlats => {
             let per_rank = if op.row().shape == Shape::GatherFlats { inputs } else { outputs };
+            list = Fingerprint::list(per_rank.len(), per_rank.first().map_or(0, |s| s.count()));
             per_rank.iter().for_each(|s| {
                 total += s.count() as u64;
                 mix(s.count() as u64);
@@ -31,6 +33,7 @@ pub(crate) fn fingerprint(request: &Request) -> Fingerprint {
             total
         }
         Shape::GatherLists => {
+            list = Fingerprint::list(inputs.len(), 0);
             mix(inputs.len() as u64);
             0
         }
@@ -54,7 +57,12 @@ pub(crate) fn fingerprint(request: &Request) -> Fingerprint {
         reduce: if op.reduces() { request.params.reduce.code() } else { Fingerprint::NO_REDUCE },
         step: 0,
         count,
-        root: if op.is_rooted() { request.params.root } else { request.params.tag },
+        root: match request.params.reduce {
+            _ if op.is_rooted() => request.params.root,
+            _ if Fingerprint::has_list(op) => list,
+            ReduceOp::PreMulSum(factor) if op.reduces() => (factor as f32).to_bits(),
+            _ => request.params.tag,
+        },
         rest,
     }
 }
