@@ -1,6 +1,7 @@
 //! The `c10d` program, as users and scripts see it.
 
 mod common;
+mod hints;
 mod info;
 mod perf;
 mod plugins;

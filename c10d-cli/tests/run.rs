@@ -3,13 +3,11 @@
 use crate::common;
 
 use std::io::Write;
-use std::net::SocketAddr;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use common::{Running, is_running, run, start, start_piped, until};
+use common::{Running, is_running, reserved_place, run, start, start_piped, until};
 use rustix::process::Signal;
-use socket2::{Domain, Socket, Type};
 
 #[test]
 fn ranks_know_who_they_are_and_output_has_the_rank_in_front() {
@@ -295,11 +293,7 @@ fn ranks_go_on_without_the_dead_where_that_was_asked_for() {
 
 #[test]
 fn several_hosts_meet_at_the_rendezvous() {
-    // Bound, not listening, and willing to share: nobody else is given the port, and the server can have it.
-    let reserved = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-    reserved.set_reuse_address(true).unwrap();
-    reserved.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
-    let place = reserved.local_addr().unwrap().as_socket().unwrap().to_string();
+    let (_reserved, place) = reserved_place();
     let host = |node: &str| {
         start(&[
             "run",

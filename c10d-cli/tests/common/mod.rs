@@ -2,11 +2,14 @@
 #![allow(dead_code, reason = "each test file uses its part")]
 
 use std::io::{BufRead, BufReader, Read};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
+use socket2::{Domain, Socket, Type};
 
 /// Nothing here takes so long unless it hangs.
 pub(crate) const CAP: Duration = Duration::from_secs(600);
@@ -126,6 +129,51 @@ impl Drop for Running {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// A package outside of this workspace, with these files, built by `cargo build` with these arguments. What it needs is what
+/// this checkout was built with.
+pub(crate) fn outside(files: &[(&str, &str)], args: &[&str]) -> Outside {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().unwrap();
+    let dir = tempfile::Builder::new().prefix("c10d-outside-").tempdir().unwrap();
+    let manifest =
+        format!("[package]\nname = \"outside\"\nedition = \"2024\"\n\n[dependencies]\nc10d.path = {root:?}\n");
+    for (name, text) in files.iter().copied().chain([("Cargo.toml", manifest.as_str())]) {
+        let file = dir.path().join(name);
+        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+        std::fs::write(file, text).unwrap();
+    }
+    std::fs::copy(root.join("Cargo.lock"), dir.path().join("Cargo.lock")).unwrap();
+    // The libraries go where other tests have them, too.
+    let shared = Path::new(env!("CARGO_TARGET_TMPDIR")).join("plugins");
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo.args(["build", "--offline", "--target-dir"]).arg(&shared).args(args).current_dir(dir.path());
+    let out = cargo.output().unwrap();
+    let program = dir.path().join("outside");
+    if out.status.success() {
+        std::fs::copy(shared.join("debug/outside"), &program).unwrap();
+    }
+    let said = String::from_utf8_lossy(&out.stderr).into_owned();
+    Outside { _dir: dir, built: out.status.success(), said, program }
+}
+
+pub(crate) struct Outside {
+    _dir: tempfile::TempDir,
+    pub(crate) built: bool,
+    /// What cargo and the compiler said.
+    pub(crate) said: String,
+    /// Where the program is, if it was built.
+    pub(crate) program: PathBuf,
+}
+
+/// An address of this host at which a server may listen. Bound, not listening, and willing to share: nobody else is given
+/// the port, and the server can have it.
+pub(crate) fn reserved_place() -> (Socket, String) {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.set_reuse_address(true).unwrap();
+    socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    let place = socket.local_addr().unwrap().as_socket().unwrap().to_string();
+    (socket, place)
 }
 
 /// Whether a process runs; one that is dead but not yet collected does not.

@@ -60,7 +60,11 @@ impl ProcessGroup {
     /// let gradient = work.wait()?;
     /// # Ok(()) }
     /// ```
-    pub fn start<B: Buffers + 'static>(&self, call: Call<B>) -> Work<B::Back> {
+    pub fn start<B>(&self, call: Call<B>) -> Work<B::Back>
+    where
+        // The compiler shows the next line to whoever starts a call on a borrowed buffer.
+        B: Buffers + 'static, // a started call owns its buffers: give it a `Vec`, or start it in `ProcessGroup::scope`
+    {
         Work(self.0.start(call, None))
     }
 

@@ -20,6 +20,12 @@ mod sealed {
 /// A type whose slices may be handed to a collective: plain data of one [`DType`].
 ///
 /// Sealed: the list of element types is the list of [`DType`]s.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is no element type of collectives",
+    label = "no element type",
+    note = "element types are `u8` to `u64`, `i8` to `i64`, `f32`, `f64`, `bool`, `half::f16`, `half::bf16`, `num_complex::Complex` of `f32` or `f64`, and 8-bit floats",
+    note = "send `usize` as `u64`, `isize` as `i64`, and a struct as its fields or as its bytes (`bytemuck::cast_slice`)"
+)]
 pub trait Element: sealed::Sealed + Copy + Send + Sync + 'static {
     /// The element type's code.
     const DTYPE: DType;

@@ -1,0 +1,42 @@
+//! What the compiler says to those who hand over what no collective takes.
+#![cfg(feature = "gloo-like")]
+
+use crate::common::outside;
+
+const TYPES: &str = "
+struct Point { x: f32, y: f32 }
+fn main() -> c10d::Result<()> {
+    let pg = c10d::builder().build()?;
+    pg.all_reduce(&mut vec![1usize; 4], c10d::ReduceOp::Sum)?;
+    pg.broadcast(&mut [1isize; 4], 0)?;
+    pg.send(vec![Point { x: 1.0, y: 2.0 }], 0, 0)?;
+    Ok(())
+}
+";
+
+const STARTED: &str = "
+fn main() -> c10d::Result<()> {
+    let pg = c10d::builder().build()?;
+    let mut x = vec![1f32; 4];
+    let work = pg.start(c10d::op::all_reduce(&mut x, c10d::ReduceOp::Sum));
+    work.wait().map(drop)?;
+    Ok(())
+}
+";
+
+#[test]
+fn what_no_collective_takes_gets_a_hint_of_what_one_does() {
+    let files = [("src/bin/types.rs", TYPES), ("src/bin/started.rs", STARTED)];
+    let found = outside(&files, &["--keep-going"]);
+    assert!(!found.built);
+    for says in [
+        "`usize` is no element type of collectives",
+        "`isize` is no element type of collectives",
+        "`Point` is no element type of collectives",
+        "send `usize` as `u64`, `isize` as `i64`, and a struct as its fields or as its bytes (`bytemuck::cast_slice`)",
+        "`x` does not live long enough",
+        "a started call owns its buffers: give it a `Vec`, or start it in `ProcessGroup::scope`",
+    ] {
+        assert!(found.said.contains(says), "no {says:?} in\n{}", found.said);
+    }
+}
