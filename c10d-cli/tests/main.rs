@@ -7,4 +7,5 @@ mod perf;
 mod plugins;
 mod run;
 mod store;
+mod survivors;
 mod walks;

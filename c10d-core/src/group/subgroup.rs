@@ -31,13 +31,14 @@ impl ProcessGroup {
         self.divide(number, color, key).map_err(|e| self.0.described(e))
     }
 
-    /// Makes a group of this group's ranks without those in `lost`, in their old order. Unlike
+    /// Makes a group of this group's ranks without those in `lost`, in their old order, where all survivors know the same
+    /// ranks to be lost. In most programs they do not, and [`shrink_to_survivors`](ProcessGroup::shrink_to_survivors), by
+    /// which they agree on who is left, is what to call. Unlike
     /// [`new_group`](ProcessGroup::new_group) it asks nothing of the ranks that are left out, and works on a failed group
     /// too: it is how the survivors go on when a rank has died. Every survivor calls it with the same `lost`, as often as
     /// the others. What the old group had in flight is not repeated.
     ///
-    /// The store must have outlived what happened: one that a lost rank hosted did not. Where several may die at once,
-    /// [`shrink_to_survivors`](ProcessGroup::shrink_to_survivors) has the ranks agree on who is left.
+    /// The store must have outlived what happened: one that a lost rank hosted did not.
     ///
     /// ```no_run
     /// # use c10d_core::{ProcessGroup, ReduceOp, Result};

@@ -13,22 +13,29 @@ const LOOK: Duration = Duration::from_millis(50);
 const SOON: Duration = Duration::from_secs(1);
 
 impl ProcessGroup {
-    /// As [`shrink`](ProcessGroup::shrink), where the ranks that call it agree themselves on who is left: all that are
-    /// not known to be gone, or, when `limit` is over, all that have called it. So ranks that died at once, or one after
-    /// the other, need not be known to every rank alike. Every survivor calls it, as often as the others.
+    /// Makes a group of the ranks that are left, in their old order. It is how the survivors go on when ranks have died: it
+    /// works on a failed group, and asks nothing of the ranks that are left out.
+    ///
+    /// The ranks that call it agree on who is left: all that are not known to be gone, or, when `limit` is over, all that
+    /// have called it. So ranks that died at once, or one after the other, need not be known to every rank alike. Every
+    /// survivor calls it, as often as the others. What the old group had in flight is not repeated, and some ranks may have
+    /// finished a call that failed on others: agree on where to go on. The store must have outlived what happened: that of
+    /// `c10d run` does, one that a lost rank hosted does not. `c10d run --keep-going` leaves the survivors alone.
     ///
     /// ```no_run
     /// # use std::time::Duration;
     /// # use c10d_core::{ProcessGroup, ReduceOp, Result};
     /// # fn f(mut pg: ProcessGroup, x: &mut Vec<f32>) -> Result<()> {
-    /// while pg.all_reduce(&mut *x, ReduceOp::Sum).is_err() {
+    /// while let Err(error) = pg.all_reduce(&mut *x, ReduceOp::Sum) {
+    ///     eprintln!("{error}");
     ///     pg = pg.shrink_to_survivors(Duration::from_secs(10))?;
+    ///     x.fill(1.0); // what a failed call leaves in its buffers is unspecified
     /// }
     /// # Ok(()) }
     /// ```
     ///
     /// # Errors
-    /// As `shrink`; `PeerDead` if a survivor dies while the group is made: call it again. `Rendezvous` on a rank that
+    /// As making a first group; `PeerDead` if a survivor dies while the group is made: call it again. `Rendezvous` on a rank that
     /// came when the others had gone on without it; it names them.
     pub fn shrink_to_survivors(&self, limit: Duration) -> Result<ProcessGroup> {
         let number = self.0.next_shrink.fetch_add(1, Ordering::Relaxed);

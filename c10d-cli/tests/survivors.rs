@@ -1,0 +1,24 @@
+//! A program that goes on without its dead, under a launcher that lets it.
+#![cfg(feature = "gloo-like")]
+
+use crate::common::{outside, run};
+
+#[test]
+fn the_example_goes_on_without_the_rank_that_dies() {
+    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/survivors.rs");
+    let example = std::fs::read_to_string(example).unwrap();
+    let built = outside(&[("src/main.rs", &example)], &[]);
+    assert!(built.built, "{}", built.said);
+    let program = built.program.to_str().unwrap();
+    let options = ["--keep-going", "--success", "survivors"];
+    let ended = run(&[&["run", "-n", "4"], &options[..], &["--", program]].concat());
+    assert!(ended.status.success(), "{}{}", ended.stdout, ended.stderr);
+    for rank in 0..3 {
+        let line = format!("[{rank}] rank {rank} did 10 steps, at last as rank {rank} of 3");
+        assert!(ended.stdout.lines().any(|l| l == line), "{}{}", ended.stdout, ended.stderr);
+    }
+    assert!(ended.stderr.contains("rank 3 was killed by signal 6"), "{}", ended.stderr);
+    // Whoever did not ask for it has no survivors.
+    let ended = run(&["run", "-n", "4", "--", program]);
+    assert_eq!(ended.status.code(), Some(128 + 6), "{}{}", ended.stdout, ended.stderr);
+}
