@@ -217,3 +217,44 @@ fn a_reader_that_goes_away_ends_it_quietly() {
         assert_eq!((ended.status.code(), ended.stderr.as_str()), (Some(128 + 13), ""), "{mode}");
     }
 }
+
+const JOINED: [&str; 8] = ["perf", "--ops", "all_reduce", "--bytes", "48", "--iters", "2", "--format"];
+
+#[test]
+fn jobs_of_all_starters_are_joined() {
+    type Variables = &'static [(&'static str, &'static str)];
+    let starters: [(&str, Variables); 4] = [
+        ("OMPI_COMM_WORLD_RANK", &[("OMPI_COMM_WORLD_SIZE", "2"), ("OMPI_COMM_WORLD_LOCAL_SIZE", "2")]),
+        ("PMI_RANK", &[("PMI_SIZE", "2"), ("MPI_LOCALNRANKS", "2")]),
+        ("PMIX_RANK", &[("SLURM_NTASKS", "2"), ("SLURM_NNODES", "1")]),
+        ("SLURM_PROCID", &[("SLURM_NTASKS", "2"), ("SLURM_NNODES", "1")]),
+    ];
+    let job = format!("perf-{}", std::process::id());
+    let args = [&JOINED[..], &["csv"]].concat();
+    for (name, variables) in starters {
+        let jobs = ["PMIX_NAMESPACE", "PMI_JOBID", "SLURM_JOB_ID"].map(|name| (name, job.as_str()));
+        let rank = |rank| start_with(&args, &[&[(name, rank)], variables, &jobs].concat());
+        let [first, second] = [rank("0"), rank("1")].map(common::Running::end);
+        assert!(first.status.success() && second.status.success(), "{name}: {}{}", first.stderr, second.stderr);
+        assert_eq!(cells(&first.stdout).iter().map(|row| row[3]).collect::<Vec<_>>(), ["2"], "{name}");
+        assert_eq!(second.stdout, "", "{name}");
+    }
+    // What is set to nothing is not set.
+    let ended = start_with(&args, &[("RANK", ""), ("SLURM_PROCID", " ")]).end();
+    assert!(ended.status.success() && cells(&ended.stdout)[0][3] == "2", "{}", ended.stderr);
+}
+
+#[test]
+fn a_job_over_two_hosts_is_joined() {
+    let place = common::reserved_place();
+    let program = env!("CARGO_BIN_EXE_c10d");
+    let host = |node: &str| {
+        let options = ["run", "-n", "1", "--nnodes", "2", "--node-rank", node, "--rdzv", &place.1, "--", program];
+        start(&[&options[..], &JOINED, &["csv"]].concat())
+    };
+    let [first, second] = [host("0"), host("1")].map(common::Running::end);
+    assert!(first.status.success() && second.status.success(), "{}{}", first.stderr, second.stderr);
+    let rows: Vec<&str> = first.stdout.lines().collect();
+    assert!(rows.len() == 2 && rows[1].starts_with("[0] all_reduce,f32,48,2,"), "{}", first.stdout);
+    assert_eq!(second.stdout, "");
+}

@@ -36,3 +36,16 @@ fn an_address_that_cannot_be_had_is_named() {
         assert!(ended.stderr.contains(bind), "{}", ended.stderr);
     }
 }
+
+#[test]
+fn a_reader_that_goes_away_is_told_nothing() {
+    let verbs = [&["--help"][..], &["run", "--help"], &["--version"], &["store", "--bind", "127.0.0.1:0"]];
+    let plugins = [&["plugins", "list"][..], &["plugins", "list", "--json"]];
+    for args in verbs.iter().chain(plugins.iter().filter(|_| cfg!(feature = "plugins"))) {
+        let mut running = start(args);
+        running.stop_reading();
+        let ended = running.end();
+        assert_eq!(ended.stderr, "", "{args:?}");
+        assert!(ended.status.code().is_some_and(|code| [0, 141].contains(&code)), "{args:?}: {:?}", ended.status);
+    }
+}

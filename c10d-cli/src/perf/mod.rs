@@ -42,8 +42,13 @@ fn number(names: &[&str]) -> Option<u32> {
     names.iter().find_map(|name| std::env::var(name).ok()?.parse().ok())
 }
 
+/// As `env://` sees it: what is blank is not set.
+fn is_set(name: &str) -> bool {
+    std::env::var_os(name).is_some_and(|value| !value.to_string_lossy().trim().is_empty())
+}
+
 pub(crate) fn perf(args: &Args) -> Outcome {
-    if !args.alone && RANK_VARIABLES.iter().any(|name| std::env::var_os(name).is_some()) {
+    if !args.alone && RANK_VARIABLES.iter().any(|name| is_set(name)) {
         return joined(args);
     }
     args.check_sizes(args.ranks()).map_err(Bad::argument)?;
