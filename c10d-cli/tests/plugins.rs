@@ -98,6 +98,23 @@ fn check_passes_what_is_good_and_fails_on_nothing() {
 }
 
 #[test]
+fn what_the_group_can_write_to_is_refused_with_what_to_do() {
+    let dir = directory();
+    let good = plugin(dir.path(), "good", "sum.c", &[]);
+    for place in [good.as_path(), dir.path()] {
+        let mode = |mode| std::fs::set_permissions(place, std::fs::Permissions::from_mode(mode)).unwrap();
+        mode(0o775);
+        let ended = run(&["plugins", "check", "--json", "--load-timeout", LONG, text(&good)]);
+        assert!(!ended.status.success());
+        let detail = json(&ended)[0]["detail"].as_str().unwrap().to_owned();
+        for says in [text(place), "mode 0775", "chmod go-w", "umask 0002"] {
+            assert!(detail.contains(says), "no {says:?} in {detail}");
+        }
+        mode(0o755);
+    }
+}
+
+#[test]
 fn list_runs_none_of_their_code() {
     let dir = directory();
     let canary = dir.path().join("canary");
@@ -361,6 +378,20 @@ fn test_passes_a_backend_in_rust() {
 
 #[test]
 #[cfg(feature = "gloo-like")]
+fn a_device_is_said_to_reduce_only_if_it_does() {
+    let dir = directory();
+    for (package, name, reduces) in
+        [("c10d-guarded-plugin", "guarded", false), ("c10d-reduces-plugin", "guarded-reduces", true)]
+    {
+        let ended = run(&["plugins", "check", "--load-timeout", LONG, text(&rust_plugin(dir.path(), package, name))]);
+        assert!(ended.status.success(), "{}{}", ended.stdout, ended.stderr);
+        assert_eq!(ended.stdout.contains("; the device reduces"), reduces, "{}", ended.stdout);
+        assert!(!ended.stdout.contains("device that reduces"), "{}", ended.stdout);
+    }
+}
+
+#[test]
+#[cfg(feature = "gloo-like")]
 fn test_passes_a_device_in_rust() {
     let dir = directory();
     passes(
@@ -388,6 +419,46 @@ fn test_runs_the_suite_and_finds_what_is_wrong() {
     let ended = run(&["plugins", "test", "--load-timeout", LONG, "--worlds", "2", text(&wrong)]);
     assert!(!ended.status.success());
     assert!(ended.stdout.contains("w2/all_reduce/f32/sum/"), "{}", ended.stdout);
+}
+
+/// The device of the walk in docs/backends.md, with one function replaced.
+fn walk_device(dir: &Path, name: &str, from: &str, to: &str) -> PathBuf {
+    let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/backends.md")).unwrap();
+    let source = page.split("```c acme.c\n").nth(1).unwrap().split("```").next().unwrap();
+    assert_eq!(source.matches(from).count(), 1, "{from}");
+    let file = dir.join(format!("{name}.c"));
+    std::fs::write(&file, source.replace(from, to)).unwrap();
+    plugin(dir, name, text(&file), &[])
+}
+
+#[test]
+#[cfg(feature = "gloo-like")]
+fn test_of_a_broken_device_is_short_and_ends_in_a_summary() {
+    let dir = directory();
+    let test = |device: &Path| run(&["plugins", "test", "--load-timeout", LONG, "--worlds", "2,3", text(device)]);
+    // Nothing comes back from it: no op could work, so none is run.
+    let deaf = walk_device(dir.path(), "acme", "memcpy(to, (const char *)of + at, n);", "");
+    let ended = test(&deaf);
+    assert_eq!(ended.status.code(), Some(1));
+    assert!(
+        ended.stdout.contains("of 1 bytes that were copied to the device and back, byte 0 was sent as 1"),
+        "{}",
+        ended.stdout
+    );
+    assert!(!ended.stdout.contains("world"), "{}", ended.stdout);
+    assert!(ended.stdout.lines().last().unwrap().starts_with("summary: device acme through gloo-like: failed"));
+    // It forgets where in a buffer something belongs: much is wrong, and little of it is shown.
+    std::fs::remove_file(&deaf).unwrap();
+    let ended = test(&walk_device(dir.path(), "acme", "memcpy((char *)to + at, of, n);", "memcpy(to, of, n);"));
+    assert_eq!(ended.status.code(), Some(1), "{}", ended.stdout);
+    assert!(ended.stdout.contains("copies to the device and back: well\nworld 2: "), "{}", ended.stdout);
+    let last = ended.stdout.lines().last().unwrap();
+    assert!(
+        last.starts_with("summary: device acme through gloo-like: ") && last.ends_with("; not tried: worlds 3"),
+        "{last}"
+    );
+    assert!(ended.stdout.contains("more for the same reason"), "{}", ended.stdout);
+    assert!(ended.stdout.lines().count() < 40, "{}", ended.stdout);
 }
 
 /// The processes that descend from this one and have the word in the file of /proc.

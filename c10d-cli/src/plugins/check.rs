@@ -4,7 +4,10 @@ use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
+use c10d::ReduceOp;
+use c10d::backend::Provider;
 use c10d::plugins::{Rule, Verdict};
+use c10d::types::DTypeSet;
 
 use super::{File, Limit, Row, child, inspect, one, print_rows};
 use crate::Outcome;
@@ -30,10 +33,23 @@ pub(super) fn checked(path: &Path, limit: Limit) -> Result<Vec<Row>, Box<dyn std
     Ok(rows)
 }
 
+/// Whether a device of the plugin reduces by itself. That is the runtime's to say, so it is opened.
+fn reduces(providers: &[&'static Provider]) -> bool {
+    let devices = providers.iter().flat_map(|p| p.devices);
+    devices.filter_map(|device| (device.open)().ok()).any(|runtime| {
+        let Some(reduction) = runtime.reduction() else { return false };
+        let mut operations = (0..ReduceOp::COUNT as u8).filter_map(|code| ReduceOp::from_code(code, 1.0));
+        operations.any(|op| reduction.reduces(op) != DTypeSet::NONE)
+    })
+}
+
 /// The child's part.
 pub(crate) fn load(file: &File) -> Outcome {
     let report = one(&file.path)?.load();
-    let row = report.decisions.first().map(Row::from).ok_or("nothing was decided")?;
+    let mut row = report.decisions.first().map(Row::from).ok_or("nothing was decided")?;
+    if reduces(&report.providers) {
+        row.detail += "; the device reduces";
+    }
     writeln!(std::io::stdout(), "\n{}{}", child::MARK, serde_json::to_string(&row)?)?;
     Ok(ExitCode::SUCCESS)
 }

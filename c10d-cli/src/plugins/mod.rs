@@ -2,6 +2,8 @@
 
 mod check;
 mod child;
+mod failures;
+mod round_trip;
 mod row;
 mod suite;
 
@@ -45,6 +47,9 @@ pub(crate) enum Verb {
         json: bool,
     },
     /// Check, then run the conformance suite on what the plugin offers, every rank a process. Fails if a case does.
+    ///
+    /// A device first gets its copies tried, since every op rests on them. The first world size with failures is the last
+    /// that is tried; of failures with the same reason a few are shown.
     Test {
         /// A plugin, or a directory of plugins.
         path: PathBuf,

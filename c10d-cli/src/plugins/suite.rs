@@ -11,8 +11,10 @@ use c10d::{DispatchKey, builtin};
 use c10d_conformance::{Ranks, Selection, Suite};
 
 use super::check::checked;
-use super::{File, Limit, SUITE_VERB, child, one, print_rows};
+use super::failures::Failures;
+use super::{File, Limit, SUITE_VERB, child, one, print_rows, round_trip};
 use crate::Outcome;
+use crate::say::plain;
 
 /// Every rank is a process of this host.
 const MOST_RANKS: i64 = c10d::launch::MOST_RANKS as i64;
@@ -57,22 +59,48 @@ pub(crate) fn suite(file: &File) -> Outcome {
         return Err(format!("nothing to test: no kind of memory is the plugin's to serve here ({decision})").into());
     }
     let Some(part) = file.part else { return parts(suites.len()) };
-    let Named { title, suite } = suites.into_iter().nth(part).ok_or("there is no such part")?;
-    suite.serve_rank();
+    let named = suites.into_iter().nth(part).ok_or("there is no such part")?;
+    named.suite.serve_rank();
+    let good = tried(&named, plugin, &file.options)?;
+    Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Runs a suite: first the copies on which all rests, then a world after the other until one fails.
+fn tried(named: &Named, plugin: &'static Provider, options: &Options) -> Result<bool, Box<dyn std::error::Error>> {
+    let Named { title, device, suite } = named;
     let mut out = std::io::stdout();
     writeln!(out, "\n{title}")?;
-    let mut good = true;
-    for world in &file.options.worlds {
-        let outcomes = suite.run(Ranks::Processes, *world)?;
-        let failed: Vec<_> = outcomes.iter().filter(|o| o.result.is_err()).collect();
-        writeln!(out, "world {world}: {} cases, {} failed", outcomes.len(), failed.len())?;
-        for outcome in &failed {
-            let why = outcome.result.as_ref().err().map_or("", String::as_str);
-            writeln!(out, "  {}: {}", outcome.name, why.replace('\n', "\n    "))?;
+    if let Some(device) = device {
+        if let Err(why) = round_trip::check(&[plugin], device) {
+            writeln!(out, "copies to the device and back: {}", plain(&why))?;
+            writeln!(out, "summary: {title}: failed; no case was run, since every op rests on these copies")?;
+            return Ok(false);
         }
-        good &= failed.is_empty() && !outcomes.is_empty();
+        writeln!(out, "copies to the device and back: well")?;
     }
-    Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let (mut cases, mut failures) = (0, 0);
+    let mut worlds = options.worlds.iter();
+    for world in worlds.by_ref() {
+        let outcomes = suite.run(Ranks::Processes, *world)?;
+        let failed = outcomes.iter().filter_map(|o| Some((o.name.as_str(), o.result.as_ref().err()?.as_str())));
+        let failed: Vec<_> = failed.collect();
+        writeln!(out, "world {world}: {} cases, {} failed", outcomes.len(), failed.len())?;
+        (cases, failures) = (cases + outcomes.len(), failures + failed.len());
+        if !failed.is_empty() || outcomes.is_empty() {
+            write!(out, "{}", plain_lines(&Failures::of(failed).to_string()))?;
+            let left: Vec<String> = worlds.map(u32::to_string).collect();
+            let left = if left.is_empty() { String::new() } else { format!("; not tried: worlds {}", left.join(", ")) };
+            writeln!(out, "summary: {title}: {failures} of {cases} cases failed{left}")?;
+            return Ok(false);
+        }
+    }
+    writeln!(out, "summary: {title}: {cases} cases, all well")?;
+    Ok(true)
+}
+
+/// What plugins and ranks said, for a terminal.
+fn plain_lines(text: &str) -> String {
+    text.lines().map(|line| plain(line) + "\n").collect()
 }
 
 /// Each suite in a process of its own, which the ranks are started from.
@@ -94,6 +122,8 @@ fn preferred(providers: &[&'static Provider]) -> Result<&'static str, Box<dyn st
 
 struct Named {
     title: String,
+    /// The plugin's device on which it runs.
+    device: Option<&'static str>,
     suite: Suite,
 }
 
@@ -106,7 +136,7 @@ fn suites(plugin: &'static Provider, options: &Options) -> Result<Vec<Named>, Bo
     let mut out = Vec::new();
     for backend in plugin.backends.iter().filter(|b| b.keys.contains(&DispatchKey::Cpu)) {
         let title = format!("{} on host memory", backend.name);
-        out.push(Named { title, suite: base(&format!("cpu:{}", backend.name)) });
+        out.push(Named { title, device: None, suite: base(&format!("cpu:{}", backend.name)) });
     }
     for device in plugin.devices {
         let own = plugin.backends.iter().find(|b| b.keys.contains(&device.key)).map(|b| b.name);
@@ -116,7 +146,8 @@ fn suites(plugin: &'static Provider, options: &Options) -> Result<Vec<Named>, Bo
             (None, None) => preferred(&providers)?.to_owned(),
         };
         let suite = base(&format!("{}:{through}", device.name)).device(device.name);
-        out.push(Named { title: format!("device {} through {through}", device.name), suite });
+        let title = format!("device {} through {through}", device.name);
+        out.push(Named { title, device: Some(device.name), suite });
     }
     Ok(out)
 }

@@ -45,9 +45,9 @@ impl Loaded {
     pub(super) fn summary(&self) -> String {
         let table = &self.plugin.table;
         let mut parts = Vec::new();
-        if let Some(device) = &table.device {
+        if table.device.is_some() {
             let cuda = if self.plugin.drives() == Some(DispatchKey::Cuda) { "CUDA " } else { "" };
-            parts.push(format!("{cuda}device{}", if device.reduce.is_some() { " that reduces" } else { "" }));
+            parts.push(format!("{cuda}device"));
         }
         if table.collectives.is_some() {
             parts.push("collectives".to_owned());

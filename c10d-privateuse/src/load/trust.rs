@@ -115,8 +115,7 @@ impl TrustedDir {
             return Err(Refusal::new(Rule::SetId, format!("{path:?} is set-id (mode {:04o})", mode & 0o7777)));
         }
         if mode & WRITABLE != 0 {
-            let what = format!("{path:?} can be written by others (mode {:04o}); chmod go-w it", mode & 0o7777);
-            return Err(Refusal::new(Rule::Writable, what));
+            return Err(Refusal::new(Rule::Writable, writable("", path, mode)));
         }
         Ok(TrustedFile { file: File::from(fd), stat })
     }
@@ -139,10 +138,18 @@ fn check(fd: &OwnedFd, path: &Path, in_sticky: bool) -> Result<bool, Refusal> {
     }
     let sticky = mode & STICKY != 0 && stat.st_uid == 0;
     if mode & WRITABLE != 0 && (!sticky || in_sticky) {
-        let what = format!("directory {path:?} can be written by others (mode {:04o}); chmod go-w it", mode & 0o7777);
-        return Err(Refusal::new(Rule::Directory, what));
+        return Err(Refusal::new(Rule::Directory, writable("directory ", path, mode)));
     }
     Ok(mode & WRITABLE != 0)
+}
+
+/// Most often it is the umask 0002 that let the owner's group in.
+fn writable(what: &str, path: &Path, mode: u32) -> String {
+    let mode = mode & 0o7777;
+    format!(
+        "{what}{path:?} can be written by others (mode {mode:04o}); run `chmod go-w` on it (umask 0002 makes such files and \
+         directories)"
+    )
 }
 
 fn ours(stat: &Stat) -> bool {
