@@ -47,15 +47,6 @@ fn follow(headings: &[&str]) {
     let dir =
         tempfile::Builder::new().prefix("c10d-walk-").permissions(std::fs::Permissions::from_mode(0o755)).tempdir();
     let dir = dir.unwrap();
-    // The packages are those of this checkout, and what they need is what it was built with.
-    let packages = ["c10d", "c10d-core", "c10d-privateuse"];
-    let patch = |p: &&str| {
-        let path = if *p == "c10d" { root() } else { root().join(p) };
-        format!("{p} = {{ path = {path:?} }}\n")
-    };
-    let patches: String = packages.iter().map(patch).collect();
-    std::fs::create_dir(dir.path().join(".cargo")).unwrap();
-    std::fs::write(dir.path().join(".cargo/config.toml"), format!("[patch.crates-io]\n{patches}")).unwrap();
     let program = Path::new(env!("CARGO_BIN_EXE_c10d")).parent().unwrap();
     let path = format!("{}:{}", program.display(), std::env::var("PATH").unwrap());
     let mut runs = false;
@@ -68,6 +59,7 @@ fn follow(headings: &[&str]) {
                 let home = file.parent().unwrap();
                 std::fs::create_dir_all(home).unwrap();
                 if file.ends_with("Cargo.toml") {
+                    // Nothing is downloaded here: what the packages need is what this checkout was built with.
                     std::fs::copy(root().join("Cargo.lock"), home.join("Cargo.lock")).unwrap();
                 }
                 std::fs::write(&file, &block.text).unwrap();
@@ -79,9 +71,10 @@ fn follow(headings: &[&str]) {
             assert_eq!(block.language, "sh");
             runs = true;
             let out = Command::new("bash")
-                .args(["-euo", "pipefail", "-c", &format!("umask 022\n{}", block.text)])
+                .args(["-euo", "pipefail", "-c", &format!("umask 002\n{}", block.text)])
                 .current_dir(dir.path())
                 .env("C10D", root())
+                .env("XDG_DATA_HOME", dir.path().join("data"))
                 .env("PATH", &path)
                 .env("CARGO_TARGET_DIR", Path::new(env!("CARGO_TARGET_TMPDIR")).join("plugins"))
                 .env("CARGO_NET_OFFLINE", "true")
@@ -101,5 +94,5 @@ fn a_plugin_in_c() {
 
 #[test]
 fn a_vendors_crate_a_program_and_a_plugin_in_rust() {
-    follow(&["A vendor's crate", "A program that uses it", "A plugin in Rust"]);
+    follow(&["A vendor's crate", "A program that uses it", "A plugin in Rust", "A program that uses a plugin"]);
 }

@@ -165,6 +165,19 @@ impl Builder {
         self
     }
 
+    /// What a group of this builder would be made from: the providers that submitted themselves at link time, the listed
+    /// ones, and the plugins that this builder or the variables ask for. A program gets a plugin's devices from it:
+    ///
+    /// ```no_run
+    /// # fn main() -> c10d_core::Result<()> {
+    /// # let builder = c10d_core::Builder::new();
+    /// let acme = builder.plugins().registry()?.device("acme")?;
+    /// # Ok(()) }
+    /// ```
+    pub fn registry(&self) -> Result<Registry> {
+        Registry::collect(&self.clone().with_plugins()?.providers)
+    }
+
     /// Joins the other ranks.
     pub fn build(self) -> Result<ProcessGroup> {
         self.with_plugins()?.build_rank()

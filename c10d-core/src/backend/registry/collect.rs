@@ -39,6 +39,8 @@ pub struct TableRow {
 impl Registry {
     /// Core's provider, `listed` ones and all that submitted themselves. The same provider may come several ways; two
     /// that register the same (op, key, backend) or the same backend name are an error that names both.
+    ///
+    /// Plugins are not looked for here: `Builder::registry` of the facade has those that its builder was told of.
     pub fn collect(listed: &[&'static Provider]) -> Result<Registry> {
         let mut providers: Vec<&'static Provider> = vec![&CORE];
         let submitted = inventory::iter::<Submitted>.into_iter().map(|s| s.0);
@@ -102,13 +104,13 @@ impl Registry {
         Ok(())
     }
 
-    /// The hints that are declared.
-    pub(super) fn hints(&self) -> impl Iterator<Item = &'static str> {
+    /// The hints that are declared, as providers come.
+    pub fn hints(&self) -> impl Iterator<Item = &'static str> {
         self.providers.iter().flat_map(|p| p.hints).copied()
     }
 
-    /// The variables that are declared.
-    pub(super) fn variables(&self) -> impl Iterator<Item = &'static str> {
+    /// The variables that are declared; one that several providers declare comes several times.
+    pub fn variables(&self) -> impl Iterator<Item = &'static str> {
         self.providers.iter().flat_map(|p| p.variables).copied()
     }
 
