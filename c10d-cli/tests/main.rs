@@ -6,6 +6,7 @@ mod info;
 mod perf;
 mod plugins;
 mod run;
+mod settings;
 mod store;
 mod survivors;
 mod walks;

@@ -1,6 +1,7 @@
 //! `c10d info` of a program with NCCL, over a pretended one.
 
 mod common;
+mod settings;
 
 use common::start_with;
 use serde_json::Value;

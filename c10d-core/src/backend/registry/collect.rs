@@ -40,7 +40,7 @@ impl Registry {
     /// Core's provider, `listed` ones and all that submitted themselves. The same provider may come several ways; two
     /// that register the same (op, key, backend) or the same backend name are an error that names both.
     ///
-    /// Plugins are not looked for here: `Builder::registry` of the facade has those that its builder was told of.
+    /// Plugins are not looked for here: [`Builder::registry`](crate::Builder::registry) has those that its builder asks for.
     pub fn collect(listed: &[&'static Provider]) -> Result<Registry> {
         let mut providers: Vec<&'static Provider> = vec![&CORE];
         let submitted = inventory::iter::<Submitted>.into_iter().map(|s| s.0);
