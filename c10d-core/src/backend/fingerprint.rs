@@ -170,7 +170,7 @@ mod tests {
     use super::*;
     use crate::backend::{Caller, Request, summary::fingerprint};
     use crate::buffer::Span;
-    use crate::catalog::Params;
+    use crate::options::Params;
 
     #[test]
     fn round_trip_and_field_names() {
