@@ -24,7 +24,8 @@ pub(crate) fn fingerprint(request: &Request) -> Fingerprint {
         Shape::ScatterFlat => outputs[0].count() as u64,
         Shape::InPlaceList | Shape::ScatterFlats | Shape::GatherFlats => {
             let per_rank = if op.row().shape == Shape::GatherFlats { inputs } else { outputs };
-            list = Fingerprint::list(per_rank.len(), per_rank.first().map_or(0, |s| s.count()));
+            let bytes = request.identity().map_or(1, |identity| identity.bytes());
+            list = Fingerprint::list(per_rank.len(), per_rank.first().map_or(0, |s| s.count() / bytes));
             per_rank.iter().for_each(|s| {
                 total += s.count() as u64;
                 mix(s.count() as u64);

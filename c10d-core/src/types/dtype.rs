@@ -24,7 +24,7 @@ mod sealed {
     message = "`{Self}` is no element type of collectives",
     label = "no element type",
     note = "element types are `u8` to `u64`, `i8` to `i64`, `f32`, `f64`, `bool`, `half::f16`, `half::bf16`, `num_complex::Complex` of `f32` or `f64`, and 8-bit floats",
-    note = "send `usize` as `u64`, `isize` as `i64`, and a struct as its fields or as its bytes (`bytemuck::cast_slice`)"
+    note = "send `usize` as `u64`, `isize` as `i64`, and structs through `c10d::plain`"
 )]
 pub trait Element: sealed::Sealed + Copy + Send + Sync + 'static {
     /// The element type's code.
