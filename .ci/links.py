@@ -65,6 +65,9 @@ def pages():
     """(page, link) of every link."""
     names = subprocess.run(["git", "ls-files", "*.md"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     for name in names.splitlines():
+        # Text of rustdoc's, whose links it resolves; they are checked in its HTML.
+        if "src" in name.split("/"):
+            continue
         page = os.path.join(ROOT, name)
         with open(page, encoding="utf-8") as file:
             text = FENCE.sub("", file.read())
