@@ -25,7 +25,7 @@ FLOORS = {
     "c10d-gloo-like/src/exec": "reduction memory announce executor failure steps wait mod",
     "c10d-gloo-like/src/p2p": "message ticket peer live state waits mod settle",
     "c10d-gloo-like/src/tcp": "queue socket link mod",
-    "c10d-mpi": "mpi thread pmi card world header health pause memory exchange messages ops backend provider",
+    "c10d-mpi": "mpi thread pmi card world header health pause task ledger memory exchange messages ops backend provider",
     "c10d-mpi/src/mpi": "types mapped search library environment api requests",
     "c10d-mpi/src/pmi": "mapping wire serve",
     "c10d-nccl": "jobs dialect nccl bootstrap thread kernels cuda types task check communicator scratch ops channel "

@@ -3,23 +3,30 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
 use c10d_core::backend::{Backend, Caller, Capabilities, GroupInit, Job, JobId, SideChannel, WorkerQueue};
 use c10d_core::panics::caught;
 use c10d_core::sync::Mutex;
-use c10d_core::{DType, Error, ErrorKind, OpKind, Phase, ReduceOp, Result};
+use c10d_core::{DType, Error, ErrorKind, OpKind, Outcome, Phase, ReduceOp, Result};
 
 use crate::exchange::Exchange;
 use crate::health::Health;
+use crate::ledger::Ledger;
 use crate::messages::Messages;
 use crate::mpi::{Comm, Mpi};
 use crate::ops::{Collectives, algorithm};
+use crate::task::{Gate, Task};
 use crate::thread::spawn;
 use crate::world::{Member, join};
 
 /// The hint that says how the ranks watch each other.
 pub(crate) const SIDE: &str = "mpi.side";
+/// The hint that says which threads call MPI.
+pub(crate) const THREAD: &str = "mpi.thread";
+/// How long a call of MPI may be late at the end.
+const SLACK: Duration = Duration::from_millis(100);
 /// How long a rank that leaves waits for the goodbyes of the others, which say that all it sent has arrived.
 const FAREWELL: Duration = Duration::from_millis(500);
 
@@ -31,7 +38,11 @@ struct Rank {
     size: u32,
     health: Arc<Health>,
     collectives: Mutex<Collectives>,
-    queue: WorkerQueue<Job>,
+    /// What a thread of the rank's own works at.
+    ledger: Arc<Ledger>,
+    queue: WorkerQueue<Task>,
+    /// Whether callers never call MPI themselves: over a network, a call may wait for a peer that is gone.
+    own_thread: bool,
     /// `None`: the rank is alone.
     messages: Option<Arc<Messages>>,
     comm: Option<(Mpi, Comm)>,
@@ -47,16 +58,17 @@ impl MpiBackend {
             // No MPI: its process would be a world of one for ever.
             let health = Health::watching(None)?;
             let collectives = Collectives::new(rank, size, health.clone(), None);
-            return Ok(Self::of(size, health, collectives, None));
+            return Ok(Self::of(size, health, collectives, None, false));
         }
         let Member { mpi, comm, hosts } = join(init)?;
         let health = Health::watching(side(init)?)?;
         let here = hosts.iter().filter(|host| hosts.get(rank as usize) == Some(host)).count();
+        let own_thread = own_thread(init, here)?;
         let crowded = here > std::thread::available_parallelism().map_or(1, usize::from);
         let exchange = Exchange::new(mpi, comm, rank, health.clone(), crowded);
         let collectives = Collectives::new(rank, size, health.clone(), Some(exchange));
-        let messages = Arc::new(Messages::new(mpi, comm, (rank, size), health.clone(), crowded));
-        Ok(Self::of(size, health, collectives, Some((messages, mpi, comm))))
+        let messages = Arc::new(Messages::new((mpi, comm), (rank, size), health.clone(), (own_thread, crowded)));
+        Ok(Self::of(size, health, collectives, Some((messages, mpi, comm)), own_thread))
     }
 
     fn of(
@@ -64,18 +76,36 @@ impl MpiBackend {
         health: Arc<Health>,
         collectives: Collectives,
         more: Option<(Arc<Messages>, Mpi, Comm)>,
+        own_thread: bool,
     ) -> MpiBackend {
         let comm = more.as_ref().map(|(_, mpi, comm)| (*mpi, *comm));
         MpiBackend(Arc::new(Rank {
             size,
             health,
             collectives: Mutex::new(collectives),
+            ledger: Arc::default(),
             queue: WorkerQueue::default(),
+            own_thread,
             messages: more.map(|(messages, ..)| messages),
             comm,
             left: AtomicBool::new(false),
             sent: AtomicU64::new(0),
         }))
+    }
+}
+
+/// Whether MPI is called by threads of the backend's own only. Among ranks that share memory its calls come back at once,
+/// whatever became of a peer.
+fn own_thread(init: &GroupInit, here: usize) -> Result<bool> {
+    let is = |name: &str, values: &[&str]| std::env::var(name).is_ok_and(|v| values.contains(&v.trim()));
+    match init.hint(THREAD) {
+        Some("own") => Ok(true),
+        Some("caller") => Ok(false),
+        Some(other) => Err(Error::invalid(format!("{THREAD} is {other:?}; it must be own or caller"))),
+        None => {
+            let by_network = is("MPIR_CVAR_NOLOCAL", &["1", "yes", "true", "on"]) || is("I_MPI_FABRICS", &["ofi"]);
+            Ok(here < init.size as usize || by_network)
+        }
     }
 }
 
@@ -112,8 +142,9 @@ unsafe impl Backend for MpiBackend {
         let request = job.request();
         if request.op.is_p2p() {
             self.submit_batch(vec![job]);
-        } else if request.caller == Caller::Waits && self.0.queue.is_idle() {
-            let result = self.0.run(&job);
+        } else if request.caller == Caller::Waits && !self.0.own_thread && self.0.queue.is_idle() {
+            let task = Task::of(&job, 0, &Gate::default());
+            let result = self.0.run(&task);
             job.complete(result);
         } else {
             self.0.queue(job);
@@ -170,53 +201,56 @@ impl Drop for MpiBackend {
     fn drop(&mut self) {
         // What is in flight is still run.
         self.0.queue.close();
+        self.0.ledger.close();
+        if self.0.health.cause().is_some() {
+            // A thread that a call of MPI holds may never let go of the rank.
+            self.0.leave(false);
+        }
     }
 }
 
 impl Rank {
-    /// Runs the job to its end, without completing it.
-    fn run(&self, job: &Job) -> Result {
-        let request = job.request();
+    /// Runs a collective to its end, without completing it.
+    fn run(&self, task: &Task) -> Result {
         // What is queued must not wait beyond its own deadline, whatever runs before it.
-        let earliest = || self.queue.least(|job| job.request().deadline());
-        let deadline = || earliest().map_or(request.deadline(), |queued| queued.min(request.deadline()));
+        let earliest = || self.queue.least(|task| task.deadline);
+        let deadline = || earliest().map_or(task.deadline, |queued| queued.min(task.deadline));
         let mut collectives = self.collectives.lock();
-        let result = collectives.run(job, &deadline);
+        let result = collectives.run(task, &deadline);
         self.sent.store(collectives.sent(), Ordering::Relaxed);
         result
     }
 
     /// Has a job run by the rank's own thread.
     fn queue(self: &Arc<Rank>, job: Job) {
-        // Its time runs from here, whatever is queued before it.
-        job.request().deadline();
+        let task = self.ledger.enter(job, &self.health);
         let rank = self.clone();
-        if let Err((job, error)) = self.queue.push(job, "c10d-mpi", move || rank.serve()) {
-            job.complete(Err(error));
+        if let Err((task, error)) = self.queue.push(task, "c10d-mpi", move || rank.serve()) {
+            self.ledger.finish(task.id, Err(error));
         }
     }
 
     fn serve(&self) {
-        while let Some(job) = self.queue.next() {
-            let result = caught(|| self.run(&job)).unwrap_or_else(|words| {
+        while let Some(task) = self.queue.next() {
+            let result = caught(|| self.run(&task)).unwrap_or_else(|words| {
                 let what = format!("the thread of asynchronous collectives panicked: {words}");
                 Err(self.health.fail(Error::new(ErrorKind::Internal, what)))
             });
             // Before the completion, so that whoever it wakes finds the queue as it is.
             self.queue.settled();
-            job.complete(result);
+            self.ledger.finish(task.id, result.map(|()| Outcome::default()));
         }
     }
 
     /// Waits until nothing is in flight, and what this rank sent has arrived.
-    fn settle(&self, deadline: Instant) -> Result {
+    fn settle(self: &Arc<Rank>, deadline: Instant) -> Result {
         if self.left.load(Ordering::Acquire) {
             return Ok(());
         }
         let late = |what: &str, guilty: Vec<u32>| {
             Err(Error::new(ErrorKind::Timeout, what).guilty(guilty).phase(Phase::Complete))
         };
-        if !self.queue.drain(deadline) {
+        if !self.ledger.drain(deadline) {
             return late("operations that were started are still in flight", Vec::new());
         }
         if let Some(messages) = &self.messages
@@ -226,10 +260,21 @@ impl Rank {
         }
         self.health.check()?;
         let until = deadline.min(Instant::now() + FAREWELL);
-        // Held by an op of another thread, which looks by itself.
-        if let Some(mut collectives) = self.collectives.try_lock_until(until) {
-            // Who stays says no goodbye, and needs none.
-            let _ = collectives.farewell(until);
+        let farewell = {
+            let rank = self.clone();
+            // Held by an op of another thread, which looks by itself. Who stays says no goodbye, and needs none.
+            move || rank.collectives.try_lock_until(until).map(|mut c| drop(c.farewell(until)))
+        };
+        if self.own_thread {
+            let (tell, told) = channel();
+            spawn("c10d-mpi-leave", move || {
+                farewell();
+                // Whoever waits for it may have given up.
+                let _ = tell.send(());
+            })?;
+            let _ = told.recv_timeout(until.saturating_duration_since(Instant::now()) + SLACK);
+        } else {
+            farewell();
         }
         self.health.check()
     }

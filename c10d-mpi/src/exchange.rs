@@ -221,11 +221,14 @@ impl Exchange {
         header.put(bytes);
         if short {
             from.read(send.range.clone(), &mut bytes[Header::SIZE..]);
+            // Memory is given up only when the group has failed, and then nothing was read.
+            self.health.check()?;
         }
         sending.push((send.peer, Flight::send(self.mpi, self.comm, head, send.peer, HEAD)?));
         if !short {
             let mut body = self.memory(len);
             from.read(send.range.clone(), body.bytes_mut());
+            self.health.check()?;
             sending.push((send.peer, Flight::send(self.mpi, self.comm, body, send.peer, BODY)?));
         }
         self.sent += len as u64;

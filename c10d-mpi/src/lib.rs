@@ -5,6 +5,7 @@ mod card;
 mod exchange;
 mod header;
 mod health;
+mod ledger;
 mod memory;
 mod messages;
 mod mpi;
@@ -12,6 +13,7 @@ mod ops;
 mod pause;
 mod pmi;
 mod provider;
+mod task;
 mod thread;
 mod world;
 

@@ -3,11 +3,11 @@
 
 use std::ops::Range;
 
-use c10d_core::backend::Job;
 use c10d_core::reduce::{Kernel, kernel};
 use c10d_core::{DType, OpKind, ReduceOp, Span};
 
 use crate::mpi::Staging;
+use crate::task::{Gate, Task};
 
 /// Parts of tensors, laid end to end.
 #[derive(Default)]
@@ -15,6 +15,7 @@ pub(crate) struct Space {
     /// Each part's address, and where it begins in the row.
     parts: Vec<(*mut u8, usize)>,
     len: usize,
+    gate: Gate,
 }
 
 // SAFETY: addresses and numbers; the memory behind them is the job's, which may go to any thread.
@@ -24,10 +25,10 @@ impl Space {
     /// Whole tensors, in host memory.
     ///
     /// # Safety
-    /// For as long as this is used, the spans' memory is there, nobody but the op's spaces uses it, and nobody writes to
+    /// For as long as the gate is open, the spans' memory is there, nobody but the op's spaces uses it, and nobody writes to
     /// spaces of spans that are only read.
-    pub(crate) unsafe fn of<'a>(spans: impl IntoIterator<Item = &'a Span>) -> Space {
-        let mut space = Space::default();
+    unsafe fn of<'a>(spans: impl IntoIterator<Item = &'a Span>, gate: &Gate) -> Space {
+        let mut space = Space { gate: gate.clone(), ..Space::default() };
         for span in spans {
             // SAFETY: the whole of the span.
             unsafe { space.add(span, 0..span.bytes()) };
@@ -39,8 +40,8 @@ impl Space {
     ///
     /// # Safety
     /// As of [`Space::of`].
-    pub(crate) unsafe fn by_rank(spans: &[Span], world: usize) -> Space {
-        let mut space = Space::default();
+    unsafe fn by_rank(spans: &[Span], world: usize, gate: &Gate) -> Space {
+        let mut space = Space { gate: gate.clone(), ..Space::default() };
         for rank in 0..world {
             for span in spans {
                 let len = span.bytes() / world;
@@ -77,8 +78,9 @@ impl Space {
         })
     }
 
-    /// Copies a range out.
+    /// Copies a range out; leaves `into` as it is when the gate is closed, as the group has failed then.
     pub(crate) fn read(&self, range: Range<usize>, into: &mut [u8]) {
+        let Some(_open) = self.gate.pass() else { return };
         for (at, place) in self.pieces(range) {
             let into = &mut into[place];
             // SAFETY: the piece is as long, and of memory that the maker of this space answers for.
@@ -88,6 +90,7 @@ impl Space {
 
     /// Copies into a range.
     pub(crate) fn write(&self, range: Range<usize>, from: &[u8]) {
+        let Some(_open) = self.gate.pass() else { return };
         for (at, place) in self.pieces(range) {
             let from = &from[place];
             // SAFETY: as above.
@@ -97,6 +100,7 @@ impl Space {
 
     /// Copies a range of another space of the same op to a place in this one. The two may be the same memory.
     pub(crate) fn copy_from(&self, to: usize, other: &Space, range: Range<usize>) {
+        let Some(_open) = self.gate.pass() else { return };
         for (from, place) in other.pieces(range) {
             for (at, part) in self.pieces(to + place.start..to + place.end) {
                 // SAFETY: as above; both are as long as the part.
@@ -113,31 +117,32 @@ impl Space {
 }
 
 /// What a message is read from.
-pub(crate) fn source(job: &Job) -> Space {
-    // SAFETY: a space is kept beside its job, and not used after the job was completed; it is only read.
-    unsafe { Space::of(job.request().inputs()) }
+pub(crate) fn source(task: &Task) -> Space {
+    // SAFETY: the gate is closed before the job is completed by anybody but whoever works at it; it is only read.
+    unsafe { Space::of(&task.inputs, &task.gate) }
 }
 
 /// What a message is written to.
-pub(crate) fn target(job: &Job) -> Space {
+pub(crate) fn target(task: &Task) -> Space {
     // SAFETY: as above, and nobody else uses the memory.
-    unsafe { Space::of(job.request().outputs()) }
+    unsafe { Space::of(&task.outputs, &task.gate) }
 }
 
 /// The tensors of a collective, rank by rank: what it reads, and what it writes.
-pub(crate) fn spaces(job: &Job, world: usize) -> (Space, Space) {
-    let request = job.request();
-    let (inputs, outputs) = (request.inputs(), request.outputs());
-    // SAFETY: a collective uses its spaces before its job is completed, and it alone; the first is only read.
+pub(crate) fn spaces(task: &Task, world: usize) -> (Space, Space) {
+    let Task { inputs, outputs, gate, .. } = task;
+    // SAFETY: as above; the first is only read.
     unsafe {
-        let input = match request.op {
-            OpKind::ReduceScatterIntoCoalesced => Space::by_rank(inputs, world),
-            _ => Space::of(inputs),
+        let input = match task.op {
+            OpKind::ReduceScatterIntoCoalesced => Space::by_rank(inputs, world, gate),
+            _ => Space::of(inputs, gate),
         };
-        let output = match request.op {
-            OpKind::AllGatherIntoCoalesced => Space::by_rank(outputs, world),
-            OpKind::AllGatherCoalesced => Space::of((0..world).flat_map(|p| outputs.iter().skip(p).step_by(world))),
-            _ => Space::of(outputs),
+        let output = match task.op {
+            OpKind::AllGatherIntoCoalesced => Space::by_rank(outputs, world, gate),
+            OpKind::AllGatherCoalesced => {
+                Space::of((0..world).flat_map(|p| outputs.iter().skip(p).step_by(world)), gate)
+            }
+            _ => Space::of(outputs, gate),
         };
         (input, output)
     }
@@ -166,12 +171,13 @@ impl Reduction {
         let len = own.1.len();
         debug_assert!(others.iter().flatten().all(|other| other.len() == len) && to.1.len() == len);
         let contiguous = own.0.contiguous(own.1.clone()).zip(to.0.contiguous(to.1.clone()));
-        if let Some((own, to)) = contiguous {
+        if let Some((own, at)) = contiguous {
+            let Some(_open) = to.0.gate.pass() else { return };
             let sources: Vec<*const u8> =
                 others.iter().map(|other| other.map_or(own.cast_const(), <[u8]>::as_ptr)).collect();
             // SAFETY: each source is readable, and the target writable, for so many bytes. The target is the own memory or
             // overlaps it nowhere, as dispatch admits.
-            return unsafe { (self.kernel)(to, &sources, len / self.elem, self.scale) };
+            return unsafe { (self.kernel)(at, &sources, len / self.elem, self.scale) };
         }
         let mut mine = Staging::new(len);
         own.0.read(own.1, mine.bytes_mut());
@@ -193,7 +199,7 @@ mod tests {
         let (mut a, mut b, mut c) = ([1u8, 2, 3], [0u8; 0], [4u8, 5]);
         let spans = [Span::host(a.as_mut_ptr(), 3), Span::host(b.as_mut_ptr(), 0), Span::host(c.as_mut_ptr(), 2)];
         // SAFETY: the arrays outlive the space.
-        let space = unsafe { Space::of(&spans) };
+        let space = unsafe { Space::of(&spans, &Gate::default()) };
         let read = |range: Range<usize>| {
             let mut out = vec![0; range.len()];
             space.read(range, &mut out);
@@ -215,7 +221,7 @@ mod tests {
         let (mut a, mut b) = ([1u8, 2, 3, 4], [5u8, 6]);
         let spans = [Span::host(a.as_mut_ptr(), 4), Span::host(b.as_mut_ptr(), 2)];
         // SAFETY: the arrays outlive the space.
-        let space = unsafe { Space::by_rank(&spans, 2) };
+        let space = unsafe { Space::by_rank(&spans, 2, &Gate::default()) };
         let mut out = [0; 6];
         space.read(0..6, &mut out);
         assert_eq!(out, [1, 2, 5, 3, 4, 6]);
@@ -228,7 +234,10 @@ mod tests {
         let bytes = others.map(|o| o.map(f32::to_ne_bytes).concat());
         // SAFETY: the arrays outlive the spaces.
         let (own, to) = unsafe {
-            (Space::of(&[Span::host(mine.as_mut_ptr(), 2)]), Space::of(&[Span::host(target.as_mut_ptr(), 2)]))
+            (
+                Space::of(&[Span::host(mine.as_mut_ptr(), 2)], &Gate::default()),
+                Space::of(&[Span::host(target.as_mut_ptr(), 2)], &Gate::default()),
+            )
         };
         let sum = Reduction::new(ReduceOp::Sum, DType::F32, 3).unwrap();
         sum.run((&own, 0..8), &[Some(&bytes[0]), None, Some(&bytes[1])], (&to, 0..8));

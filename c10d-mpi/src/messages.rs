@@ -3,10 +3,9 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use c10d_core::backend::{Caller, Job, JobId, Request};
+use c10d_core::backend::{Caller, Job, JobId};
 use c10d_core::panics::caught;
 use c10d_core::sync::{Condvar, Mutex};
 use c10d_core::{Error, ErrorKind, OpKind, Outcome, Phase, Result};
@@ -14,9 +13,11 @@ use c10d_core::{Error, ErrorKind, OpKind, Outcome, Phase, Result};
 use crate::exchange::SHORT;
 use crate::header::Header;
 use crate::health::Health;
+use crate::ledger::Ledger;
 use crate::memory::{Space, source, target};
 use crate::mpi::{Comm, Flight, Mpi, Staging};
 use crate::pause::Pause;
+use crate::task::Task;
 use crate::thread::spawn;
 
 /// The tag of headers with what is short.
@@ -27,6 +28,8 @@ const BODIES: u32 = 1 << 14;
 /// The bytes of a piece of a long message, and how many are on their way at once.
 const PIECE: usize = 1 << 20;
 const AHEAD: usize = 2;
+/// How long the state of the messages is waited for, where MPI may hold it.
+const SOON: Duration = Duration::from_millis(50);
 
 /// The messages of one rank of a group.
 pub(crate) struct Messages {
@@ -34,19 +37,46 @@ pub(crate) struct Messages {
     comm: Comm,
     rank: u32,
     size: u32,
+    /// Whether callers never call MPI themselves.
+    own_thread: bool,
     crowded: bool,
     health: Arc<Health>,
-    state: Mutex<MessageState>,
-    /// A job came that nobody waits for, or the end.
+    ledger: Arc<Ledger>,
+    inbox: Mutex<Inbox>,
+    /// A job came that nobody looks after, or the end.
     news: Condvar,
-    closed: AtomicBool,
+    /// Held during calls of MPI.
+    state: Mutex<MessageState>,
+}
+
+/// What has come and nobody has begun with.
+#[derive(Default)]
+struct Inbox {
+    tasks: Vec<Entered>,
+    /// Jobs that no thread of the caller's looks after.
+    unwatched: usize,
+    has_thread: bool,
+    closed: bool,
+}
+
+struct Entered {
+    task: Task,
+    /// Whether a thread of the caller's looks after it.
+    watched: bool,
+}
+
+/// A job that is over.
+struct Ended {
+    id: u64,
+    watched: bool,
+    result: Result<Outcome>,
 }
 
 #[derive(Default)]
 struct MessageState {
     sends: Vec<Sending>,
     /// Receives for which nothing has come yet, in the order in which they were called.
-    waiting: Vec<Waiting>,
+    waiting: Vec<Entered>,
     receives: Vec<Receiving>,
     /// Headers for which no receive was called yet, in the order in which they came.
     arrived: VecDeque<Arrived>,
@@ -54,14 +84,6 @@ struct MessageState {
     next: Option<Flight>,
     /// How many messages went to each rank.
     numbers: BTreeMap<u32, u32>,
-    /// Jobs that no thread of the caller's looks after.
-    unwatched: usize,
-    has_thread: bool,
-}
-
-struct Waiting {
-    job: Job,
-    watched: bool,
 }
 
 struct Arrived {
@@ -72,8 +94,7 @@ struct Arrived {
 
 /// A message that goes out.
 struct Sending {
-    job: Job,
-    watched: bool,
+    of: Entered,
     space: Space,
     tag: u16,
     /// How much was given to the library.
@@ -83,8 +104,7 @@ struct Sending {
 
 /// A long message that comes in.
 struct Receiving {
-    job: Job,
-    watched: bool,
+    of: Entered,
     from: u32,
     space: Space,
     tag: u16,
@@ -95,75 +115,65 @@ struct Receiving {
 }
 
 impl Messages {
-    pub(crate) fn new(mpi: Mpi, comm: Comm, (rank, size): (u32, u32), health: Arc<Health>, crowded: bool) -> Messages {
-        let (state, news, closed) = (Mutex::default(), Condvar::default(), AtomicBool::new(false));
-        Messages { mpi, comm, rank, size, crowded, health, state, news, closed }
+    pub(crate) fn new(
+        (mpi, comm): (Mpi, Comm),
+        (rank, size): (u32, u32),
+        health: Arc<Health>,
+        (own_thread, crowded): (bool, bool),
+    ) -> Messages {
+        let (ledger, inbox, news, state) = (Arc::default(), Mutex::default(), Condvar::default(), Mutex::default());
+        Messages { mpi, comm, rank, size, own_thread, crowded, health, ledger, inbox, news, state }
     }
 
     /// Takes jobs, which may need each other. Where their caller waits, they are looked after here until they are over.
     pub(crate) fn submit(self: &Arc<Self>, jobs: Vec<Job>) {
-        let watched = jobs.iter().all(|job| job.request().caller == Caller::Waits);
-        let ids: Vec<JobId> = jobs.iter().map(Job::id).collect();
-        let mut over = Vec::new();
+        if let Err(cause) = self.health.begin() {
+            return jobs.into_iter().for_each(|job| job.complete(Err(cause.clone())));
+        }
+        let watched = !self.own_thread && jobs.iter().all(|job| job.request().caller == Caller::Waits);
+        let mut ids = Vec::with_capacity(jobs.len());
         {
-            let mut state = self.state.lock();
+            let mut inbox = self.inbox.lock();
             for job in jobs {
-                // Its time runs from here.
-                job.request().deadline();
-                match self.health.begin() {
-                    Ok(()) => self.enter(&mut state, job, watched, &mut over),
-                    Err(cause) => over.push((job, Err(cause))),
+                let task = self.ledger.enter(job, &self.health);
+                ids.push(task.id);
+                inbox.tasks.push(Entered { task, watched });
+                inbox.unwatched += usize::from(!watched);
+            }
+            if !watched && !inbox.has_thread {
+                let this = self.clone();
+                match spawn("c10d-mpi-messages", move || this.serve()) {
+                    Ok(()) => inbox.has_thread = true,
+                    // The keeper ends the jobs.
+                    Err(e) => drop(self.health.fail(e)),
                 }
             }
-            if !watched {
-                self.start_thread(&mut state, &mut over);
-            }
         }
-        complete(over);
+        self.news.notify_one();
         if watched {
             self.look_after(&ids);
         }
     }
 
-    fn start_thread(self: &Arc<Self>, state: &mut MessageState, over: &mut Vec<(Job, Result<Outcome>)>) {
-        if !state.has_thread {
-            let this = self.clone();
-            match spawn("c10d-mpi-messages", move || this.serve()) {
-                Ok(()) => state.has_thread = true,
-                Err(e) => {
-                    drop(self.health.fail(e));
-                    self.end_all(state, over);
-                }
-            }
+    /// Begins with what has come.
+    fn begin(&self, state: &mut MessageState) -> Result {
+        for of in std::mem::take(&mut self.inbox.lock().tasks) {
+            if of.task.op == OpKind::Send { self.send(state, of)? } else { state.waiting.push(of) }
         }
-        self.news.notify_one();
+        Ok(())
     }
 
-    fn enter(&self, state: &mut MessageState, job: Job, watched: bool, over: &mut Vec<(Job, Result<Outcome>)>) {
-        if !watched {
-            state.unwatched += 1;
-        }
-        if job.request().op == OpKind::Send {
-            if let Err(e) = self.send(state, job, watched) {
-                let _ = self.health.fail(e.phase(Phase::Transfer));
-                self.end_all(state, over);
-            }
-        } else {
-            state.waiting.push(Waiting { job, watched });
-        }
-    }
-
-    fn send(&self, state: &mut MessageState, job: Job, watched: bool) -> Result {
-        let request = job.request();
-        let to = request.params.peer;
+    fn send(&self, state: &mut MessageState, of: Entered) -> Result {
+        let task = &of.task;
+        let to = task.params.peer;
         let number = state.numbers.entry(to).or_default();
         *number = number.wrapping_add(1);
         let number = *number;
-        let space = source(&job);
+        let space = source(task);
         let len = space.len();
         let short = len <= SHORT;
         let header = Header {
-            fingerprint: request.fingerprint,
+            fingerprint: task.fingerprint,
             total: len as u64,
             len: if short { len as u64 } else { 0 },
             step: number,
@@ -173,9 +183,12 @@ impl Messages {
         header.put(head.bytes_mut());
         let at = if short { len } else { 0 };
         space.read(0..at, &mut head.bytes_mut()[Header::SIZE..]);
+        // Memory is given up only when the group has failed, and then nothing was read.
+        let read = self.health.check();
         let tag = body_tag(number);
         // Entered first, so that the job ends with the group if the library fails.
-        state.sends.push(Sending { job, watched, space, tag, at, flights: VecDeque::new() });
+        state.sends.push(Sending { of, space, tag, at, flights: VecDeque::new() });
+        read?;
         let flight = Flight::send(self.mpi, self.comm, head, to, HEAD)?;
         if let Some(sending) = state.sends.last_mut() {
             sending.flights.push_back(flight);
@@ -184,8 +197,9 @@ impl Messages {
     }
 
     /// Moves what can be moved; gives the jobs that are over, and whether anything moved.
-    fn poll(&self, state: &mut MessageState, over: &mut Vec<(Job, Result<Outcome>)>) -> bool {
-        let moved = self.health.check().and_then(|()| self.advance(state, over));
+    fn poll(&self, state: &mut MessageState, over: &mut Vec<Ended>) -> bool {
+        let begun = self.begin(state);
+        let moved = begun.and_then(|()| self.health.check()).and_then(|()| self.advance(state, over));
         match moved {
             Ok(moved) => moved,
             Err(e) => {
@@ -200,7 +214,7 @@ impl Messages {
         }
     }
 
-    fn advance(&self, state: &mut MessageState, over: &mut Vec<(Job, Result<Outcome>)>) -> Result<bool> {
+    fn advance(&self, state: &mut MessageState, over: &mut Vec<Ended>) -> Result<bool> {
         let mut moved = self.hear(state)?;
         moved |= self.matched(state, over)?;
         let mut i = 0;
@@ -216,14 +230,13 @@ impl Messages {
                 let end = (sending.at + PIECE).min(sending.space.len());
                 let mut piece = Staging::new(end - sending.at);
                 sending.space.read(sending.at..end, piece.bytes_mut());
-                let to = sending.job.request().params.peer;
+                self.health.check()?;
+                let to = sending.of.task.params.peer;
                 sending.at = end;
                 sending.flights.push_back(Flight::send(self.mpi, self.comm, piece, to, sending.tag)?);
             }
             if sending.flights.is_empty() {
-                let Sending { job, watched, .. } = state.sends.swap_remove(i);
-                state.unwatched -= usize::from(!watched);
-                over.push((job, Ok(Outcome::default())));
+                over.push(state.sends.swap_remove(i).of.ended(Ok(Outcome::default())));
             } else {
                 i += 1;
             }
@@ -233,9 +246,8 @@ impl Messages {
             let receiving = &mut state.receives[i];
             moved |= self.receive(receiving)?;
             if receiving.there == receiving.space.len() {
-                let Receiving { job, watched, from, .. } = state.receives.swap_remove(i);
-                state.unwatched -= usize::from(!watched);
-                over.push((job, Ok(Outcome { source: from, ..Outcome::default() })));
+                let Receiving { of, from, .. } = state.receives.swap_remove(i);
+                over.push(of.ended(Ok(Outcome { source: from, ..Outcome::default() })));
             } else {
                 i += 1;
             }
@@ -275,24 +287,23 @@ impl Messages {
     }
 
     /// Gives what has arrived to the receives that want it.
-    fn matched(&self, state: &mut MessageState, over: &mut Vec<(Job, Result<Outcome>)>) -> Result<bool> {
+    fn matched(&self, state: &mut MessageState, over: &mut Vec<Ended>) -> Result<bool> {
         let mut moved = false;
         let mut i = 0;
         while i < state.waiting.len() {
-            let request = state.waiting[i].job.request();
-            let (any, peer) = (request.op == OpKind::RecvAnySource, request.params.peer);
-            let wanted = |a: &Arrived| (any || a.from == peer) && a.header.fingerprint.root == request.params.tag;
+            let task = &state.waiting[i].task;
+            let (any, peer) = (task.op == OpKind::RecvAnySource, task.params.peer);
+            let wanted = |a: &Arrived| (any || a.from == peer) && a.header.fingerprint.root == task.params.tag;
             let Some(at) = state.arrived.iter().position(wanted) else {
                 i += 1;
                 continue;
             };
             let Some(Arrived { from, header, memory }) = state.arrived.remove(at) else { break };
-            let fits = self.fits(request, from, &header);
-            let Waiting { job, watched } = state.waiting.remove(i);
-            let space = target(&job);
+            let fits = self.fits(task, from, &header);
+            let of = state.waiting.remove(i);
+            let space = target(&of.task);
             let receiving = Receiving {
-                job,
-                watched,
+                of,
                 from,
                 tag: body_tag(header.step),
                 asked: header.len as usize,
@@ -314,14 +325,14 @@ impl Messages {
     }
 
     /// Whether a message is what the receive is for.
-    fn fits(&self, request: &Request, from: u32, header: &Header) -> Result {
-        let bytes = request.outputs().first().map_or(0, |span| span.bytes() as u64);
-        let differs = request.fingerprint.disagreement(&header.fingerprint);
+    fn fits(&self, task: &Task, from: u32, header: &Header) -> Result {
+        let bytes = task.outputs.first().map_or(0, |span| span.bytes() as u64);
+        let differs = task.fingerprint.disagreement(&header.fingerprint);
         let differs = differs.or_else(|| {
             (header.total != bytes).then(|| ("count", format!("{bytes} bytes"), format!("{} bytes", header.total)))
         });
         let Some((field, mine, theirs)) = differs else { return Ok(()) };
-        let what = format!("a message from rank {from} to rank {} with tag {}", self.rank, request.params.tag);
+        let what = format!("a message from rank {from} to rank {} with tag {}", self.rank, task.params.tag);
         let error = Error::new(ErrorKind::Mismatch { field, mine, theirs }, what).phase(Phase::Announce);
         // A third rank cannot know which of the two is wrong.
         let told = error.clone().guilty([from, self.rank]);
@@ -354,153 +365,129 @@ impl Messages {
     }
 
     /// Ends everything for the group's cause.
-    fn end_all(&self, state: &mut MessageState, over: &mut Vec<(Job, Result<Outcome>)>) {
+    fn end_all(&self, state: &mut MessageState, over: &mut Vec<Ended>) {
         let cause = || self.health.cause().unwrap_or_else(|| Error::new(ErrorKind::Internal, "messages failed"));
-        let (sends, receives) = (std::mem::take(&mut state.sends), std::mem::take(&mut state.receives));
-        over.extend(sends.into_iter().map(|s| (s.job, Err(cause()))));
-        over.extend(receives.into_iter().map(|r| (r.job, Err(cause()))));
-        over.extend(std::mem::take(&mut state.waiting).into_iter().map(|w| (w.job, Err(cause()))));
-        state.unwatched = 0;
+        over.extend(state.take().into_iter().map(|of| of.ended(Err(cause()))));
     }
 
     /// Fails the group where a job's time is over.
-    fn expire(&self, state: &mut MessageState, now: Instant, over: &mut Vec<(Job, Result<Outcome>)>) {
-        let jobs = state.sends.iter().map(|s| &s.job).chain(state.receives.iter().map(|r| &r.job));
-        let jobs = jobs.chain(state.waiting.iter().map(|w| &w.job));
-        let late = jobs.map(Job::request).filter(|request| request.deadline() <= now).min_by_key(|r| r.deadline());
-        let Some(request) = late else { return };
-        let guilty: Vec<u32> = match request.op {
+    fn expire(&self, state: &mut MessageState, now: Instant, over: &mut Vec<Ended>) {
+        let late = state.tasks().filter(|task| task.deadline <= now).min_by_key(|task| task.deadline);
+        let Some(task) = late else { return };
+        let guilty: Vec<u32> = match task.op {
             OpKind::RecvAnySource => (0..self.size).filter(|r| *r != self.rank).collect(),
-            _ => vec![request.params.peer],
+            _ => vec![task.params.peer],
         };
-        let what = match request.op {
+        let what = match task.op {
             OpKind::Send => "the rank did not take the message",
             _ => "the message did not come, or not all of it",
         };
-        let what = format!("{what} within {:?} (tag {})", request.timeout, request.params.tag);
+        let what = format!("{what} within {:?} (tag {})", task.timeout, task.params.tag);
         let error = Error::new(ErrorKind::Timeout, what).guilty(guilty).phase(Phase::Transfer);
         let _ = self.health.fail(error);
         self.end_all(state, over);
     }
 
+    /// Moves what can be moved, and waits a little if that was nothing.
+    fn look(&self, pause: &mut Pause) {
+        let mut over = Vec::new();
+        let moved = self.poll(&mut self.state.lock(), &mut over);
+        if moved || !over.is_empty() {
+            pause.reset();
+            return self.complete(over);
+        }
+        if let Some(now) = pause.wait() {
+            self.expire(&mut self.state.lock(), now, &mut over);
+            self.complete(over);
+        }
+    }
+
+    fn complete(&self, over: Vec<Ended>) {
+        for Ended { id, watched, result } in over {
+            if !watched {
+                self.inbox.lock().unwatched -= 1;
+            }
+            self.ledger.finish(id, result);
+        }
+    }
+
     /// Looks after everything until these jobs are over.
-    fn look_after(&self, ids: &[JobId]) {
+    fn look_after(&self, ids: &[u64]) {
         let mut pause = Pause::new(self.crowded);
-        loop {
-            let mut over = Vec::new();
-            let moved = {
-                let mut state = self.state.lock();
-                if !state.has(ids) {
-                    return;
-                }
-                self.poll(&mut state, &mut over)
-            };
-            if moved {
-                pause.reset();
-            }
-            let moved = !over.is_empty() || moved;
-            complete(over);
-            if !moved && let Some(now) = pause.wait() {
-                let mut over = Vec::new();
-                self.expire(&mut self.state.lock(), now, &mut over);
-                complete(over);
-            }
+        while self.ledger.has(ids) {
+            self.look(&mut pause);
         }
     }
 
-    /// The thread of the jobs that nobody waits for.
+    /// The thread of the jobs that nobody looks after.
     fn serve(self: Arc<Self>) {
-        let served = caught(|| self.serve_jobs());
-        if let Err(words) = served {
-            let _ =
-                self.health.fail(Error::new(ErrorKind::Internal, format!("the thread of messages panicked: {words}")));
-            let mut over = Vec::new();
-            self.end_all(&mut self.state.lock(), &mut over);
-            complete(over);
-        }
-    }
-
-    fn serve_jobs(&self) {
-        let mut pause = Pause::new(self.crowded);
-        loop {
-            let mut over = Vec::new();
-            let moved = {
-                let mut state = self.state.lock();
-                while state.unwatched == 0 {
-                    if self.closed.load(Ordering::Acquire) {
-                        return;
+        let served = caught(|| {
+            let mut pause = Pause::new(self.crowded);
+            loop {
+                {
+                    let mut inbox = self.inbox.lock();
+                    while inbox.unwatched == 0 {
+                        if inbox.closed {
+                            return;
+                        }
+                        self.news.wait(&mut inbox);
+                        pause.reset();
                     }
-                    self.news.wait(&mut state);
-                    pause.reset();
                 }
-                self.poll(&mut state, &mut over)
-            };
-            if moved {
-                pause.reset();
+                self.look(&mut pause);
             }
-            let moved = !over.is_empty() || moved;
-            complete(over);
-            if !moved && let Some(now) = pause.wait() {
-                let mut over = Vec::new();
-                self.expire(&mut self.state.lock(), now, &mut over);
-                complete(over);
-            }
+        });
+        if let Err(words) = served {
+            // The keeper ends the jobs.
+            let what = format!("the thread of messages panicked: {words}");
+            let _ = self.health.fail(Error::new(ErrorKind::Internal, what));
         }
     }
 
     /// Gives receives back for which nothing has come: all of these, or none.
-    pub(crate) fn take_back(&self, ids: &[JobId]) -> Vec<Job> {
-        let mut state = self.state.lock();
-        if !ids.iter().all(|id| state.waiting.iter().any(|w| w.job.id() == *id)) {
+    pub(crate) fn take_back(&self, jobs: &[JobId]) -> Vec<Job> {
+        let ids: Option<Vec<u64>> = jobs.iter().map(|job| self.ledger.id_of(*job)).collect();
+        // Held for longer only by a call of MPI that does not come back.
+        let (Some(ids), Some(mut state)) = (ids, self.state.try_lock_for(SOON)) else { return Vec::new() };
+        if self.begin(&mut state).is_err() {
             return Vec::new();
         }
-        let mut taken = Vec::new();
-        let mut i = 0;
-        while i < state.waiting.len() {
-            if ids.contains(&state.waiting[i].job.id()) {
-                let Waiting { job, watched } = state.waiting.remove(i);
-                state.unwatched -= usize::from(!watched);
-                taken.push(job);
-            } else {
-                i += 1;
-            }
+        if !ids.iter().all(|id| state.waiting.iter().any(|of| of.task.id == *id)) {
+            return Vec::new();
         }
-        taken
+        let (taken, rest): (Vec<Entered>, Vec<Entered>) =
+            std::mem::take(&mut state.waiting).into_iter().partition(|of| ids.contains(&of.task.id));
+        state.waiting = rest;
+        drop(state);
+        self.inbox.lock().unwatched -= taken.iter().filter(|of| !of.watched).count();
+        taken.iter().filter_map(|of| self.ledger.take(of.task.id)).collect()
     }
 
     /// Waits until no message is on its way; those with whom one is, if one still is by the deadline.
     pub(crate) fn settle(&self, deadline: Instant) -> std::result::Result<(), Vec<u32>> {
         let mut pause = Pause::new(true);
-        loop {
-            let mut over = Vec::new();
-            {
-                let mut state = self.state.lock();
-                if state.is_idle() {
-                    return Ok(());
-                }
-                self.poll(&mut state, &mut over);
+        while !self.ledger.is_empty() {
+            if self.own_thread {
+                std::thread::sleep(Duration::from_micros(200));
+            } else {
+                self.look(&mut pause);
             }
-            complete(over);
-            if let Some(now) = pause.wait() {
-                let mut over = Vec::new();
-                let mut state = self.state.lock();
-                self.expire(&mut state, now, &mut over);
-                let open = state.peers(self.rank, self.size);
-                drop(state);
-                complete(over);
-                if now >= deadline {
-                    return if open.is_empty() { Ok(()) } else { Err(open) };
-                }
+            if Instant::now() >= deadline {
+                let peers = self.ledger.peers(self.rank, self.size);
+                return if peers.is_empty() { Ok(()) } else { Err(peers) };
             }
         }
+        Ok(())
     }
 
     /// Nothing more comes.
     pub(crate) fn close(&self) {
-        self.closed.store(true, Ordering::Release);
+        self.inbox.lock().closed = true;
+        self.ledger.close();
         self.news.notify_one();
-        let mut state = self.state.lock();
-        if state.is_idle()
+        if let Some(mut state) = self.state.try_lock_for(SOON)
+            && state.tasks().next().is_none()
+            && self.health.cause().is_none()
             && let Some(flight) = state.next.take()
         {
             flight.cancel();
@@ -508,36 +495,27 @@ impl Messages {
     }
 }
 
+impl Entered {
+    fn ended(self, result: Result<Outcome>) -> Ended {
+        Ended { id: self.task.id, watched: self.watched, result }
+    }
+}
+
 impl MessageState {
-    fn has(&self, ids: &[JobId]) -> bool {
-        let jobs = self.sends.iter().map(|s| &s.job).chain(self.receives.iter().map(|r| &r.job));
-        jobs.chain(self.waiting.iter().map(|w| &w.job)).any(|job| ids.contains(&job.id()))
+    fn tasks(&self) -> impl Iterator<Item = &Task> {
+        let moving = self.sends.iter().map(|s| &s.of).chain(self.receives.iter().map(|r| &r.of));
+        moving.chain(&self.waiting).map(|of| &of.task)
     }
 
-    fn is_idle(&self) -> bool {
-        self.sends.is_empty() && self.receives.is_empty() && self.waiting.is_empty()
-    }
-
-    /// With whom a message is on its way.
-    fn peers(&self, rank: u32, size: u32) -> Vec<u32> {
-        let mut peers: Vec<u32> = self.sends.iter().map(|s| s.job.request().params.peer).collect();
-        peers.extend(self.receives.iter().map(|r| r.from));
-        for request in self.waiting.iter().map(|w| w.job.request()) {
-            match request.op {
-                OpKind::RecvAnySource => peers.extend((0..size).filter(|r| *r != rank)),
-                _ => peers.push(request.params.peer),
-            }
-        }
-        peers.sort_unstable();
-        peers.dedup();
-        peers
+    /// Everything that is not over.
+    fn take(&mut self) -> Vec<Entered> {
+        let mut all: Vec<Entered> = std::mem::take(&mut self.sends).into_iter().map(|s| s.of).collect();
+        all.extend(std::mem::take(&mut self.receives).into_iter().map(|r| r.of));
+        all.append(&mut self.waiting);
+        all
     }
 }
 
 fn body_tag(number: u32) -> u16 {
     BODY + (number % BODIES) as u16
-}
-
-fn complete(over: Vec<(Job, Result<Outcome>)>) {
-    over.into_iter().for_each(|(job, result)| job.complete_with(result));
 }

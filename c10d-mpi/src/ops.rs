@@ -4,12 +4,13 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
-use c10d_core::backend::{Job, Request, let_go};
+use c10d_core::backend::let_go;
 use c10d_core::{Error, ErrorKind, OpKind, Phase, Result, Span};
 
 use crate::exchange::{Exchange, SHORT, Step, Transfer};
 use crate::health::Health;
 use crate::memory::{Reduction, Space, spaces};
+use crate::task::Task;
 
 /// The most bytes between two ranks in one step, and of all steps of a rank at once.
 const WINDOW: usize = 1 << 20;
@@ -35,7 +36,7 @@ pub(crate) struct Collectives {
 
 /// One call that runs.
 struct Call<'a> {
-    request: &'a Request,
+    task: &'a Task,
     deadline: &'a dyn Fn() -> Instant,
     number: u32,
 }
@@ -44,7 +45,7 @@ impl<'a> Call<'a> {
     fn step(&mut self) -> Step<'a> {
         let number = self.number;
         self.number += 1;
-        let Request { fingerprint, timeout, .. } = *self.request;
+        let Task { fingerprint, timeout, .. } = *self.task;
         Step { fingerprint, timeout, deadline: self.deadline, number }
     }
 }
@@ -60,16 +61,15 @@ impl Collectives {
     }
 
     /// Runs a collective to its end, without completing it.
-    pub(crate) fn run(&mut self, job: &Job, deadline: &dyn Fn() -> Instant) -> Result {
+    pub(crate) fn run(&mut self, task: &Task, deadline: &dyn Fn() -> Instant) -> Result {
         self.health.begin()?;
-        let request = job.request();
         let world = self.size as usize;
-        let (rank, root) = (self.rank, request.params.root);
-        let (inputs, outputs) = (request.inputs(), request.outputs());
-        let call = &mut Call { request, deadline, number: 0 };
-        let (input, output) = spaces(job, world);
-        let (of_input, of_output) = (lens(inputs, &[], request, world), lens(outputs, &[], request, world));
-        match request.op {
+        let (rank, root) = (self.rank, task.params.root);
+        let (inputs, outputs) = (&task.inputs[..], &task.outputs[..]);
+        let call = &mut Call { task, deadline, number: 0 };
+        let (input, output) = spaces(task, world);
+        let (of_input, of_output) = (lens(inputs, &[], task, world), lens(outputs, &[], task, world));
+        match task.op {
             OpKind::Broadcast => {
                 let len = output.len();
                 let (mut sends, mut recvs) = (Vec::new(), Vec::new());
@@ -84,7 +84,7 @@ impl Collectives {
             OpKind::AllReduce | OpKind::AllReduceCoalesced => self.all_reduce(call, &output),
             OpKind::Reduce => self.reduce(call, &output, root),
             OpKind::AllGather | OpKind::AllGatherInto | OpKind::AllGatherCoalesced | OpKind::AllGatherIntoCoalesced => {
-                let lens = match request.op {
+                let lens = match task.op {
                     OpKind::AllGather => of_output,
                     OpKind::AllGatherCoalesced => {
                         let of = |p: usize| outputs.iter().skip(p).step_by(world).map(Span::bytes).sum();
@@ -100,7 +100,7 @@ impl Collectives {
                 self.stream(call, &input, &sends, &output, &recvs)
             }
             OpKind::ReduceScatter | OpKind::ReduceScatterInto | OpKind::ReduceScatterIntoCoalesced => {
-                let lens = if request.op == OpKind::ReduceScatter { of_input } else { vec![output.len(); world] };
+                let lens = if task.op == OpKind::ReduceScatter { of_input } else { vec![output.len(); world] };
                 self.reduce_scatter(call, &input, &lens, &output)
             }
             OpKind::Gather => {
@@ -129,8 +129,8 @@ impl Collectives {
                 self.stream(call, &input, &sends, &output, &recvs)
             }
             OpKind::AllToAll | OpKind::AllToAllSingle => {
-                let from = lens(inputs, request.params.input_splits(), request, world);
-                let to = lens(outputs, request.params.output_splits(), request, world);
+                let from = lens(inputs, task.params.input_splits(), task, world);
+                let to = lens(outputs, task.params.output_splits(), task, world);
                 let (sent, received) = (starts(&from), starts(&to));
                 let (sends, recvs) = (self.blocks(&sent, &from), self.blocks(&received, &to));
                 let (own, at) = (sent[rank as usize], received[rank as usize]);
@@ -200,13 +200,13 @@ impl Collectives {
         Ok(())
     }
 
-    fn reduction(&self, request: &Request) -> Result<Reduction> {
-        let made = request.dtype().and_then(|dtype| Reduction::new(request.params.reduce, dtype, self.size));
+    fn reduction(&self, task: &Task) -> Result<Reduction> {
+        let made = task.dtype.and_then(|dtype| Reduction::new(task.params.reduce, dtype, self.size));
         made.ok_or_else(|| Error::new(ErrorKind::Internal, "the operation has no meaning on this type"))
     }
 
     fn all_reduce(&mut self, call: &mut Call<'_>, space: &Space) -> Result {
-        let reduction = self.reduction(call.request)?;
+        let reduction = self.reduction(call.task)?;
         let (rank, size, window, total) = (self.rank as usize, self.size as usize, self.window(), space.len());
         let direct = size <= 2 || total <= DIRECT;
         let per_step = if direct { window } else { window * size };
@@ -236,7 +236,7 @@ impl Collectives {
     }
 
     fn reduce_scatter(&mut self, call: &mut Call<'_>, input: &Space, lens: &[usize], output: &Space) -> Result {
-        let reduction = self.reduction(call.request)?;
+        let reduction = self.reduction(call.task)?;
         let (starts, window) = (starts(lens), self.window());
         let longest = lens.iter().copied().max().unwrap_or(0);
         for at in (0..longest.max(1)).step_by(window) {
@@ -278,7 +278,7 @@ impl Collectives {
     }
 
     fn reduce(&mut self, call: &mut Call<'_>, space: &Space, root: u32) -> Result {
-        let reduction = self.reduction(call.request)?;
+        let reduction = self.reduction(call.task)?;
         let (rank, window, total) = (self.rank, self.window(), space.len());
         for at in (0..total.max(1)).step_by(window) {
             let range = at..(at + window).min(total);
@@ -315,7 +315,7 @@ impl Collectives {
     /// Rank 0 hears of all, and tells each who is missing.
     fn monitored_barrier(&mut self, call: &mut Call<'_>) -> Result {
         let (rank, peers) = (self.rank, self.others().collect::<Vec<u32>>());
-        let wait_all = call.request.params.wait_all_ranks;
+        let wait_all = call.task.params.wait_all_ranks;
         let (mut sends, mut recvs) = (Vec::new(), Vec::new());
         self.ring(&mut sends, &mut recvs);
         let others = |blocks: &[Block]| blocks.iter().map(|b| b.peer).filter(|p| *p != 0).collect::<Vec<u32>>();
@@ -326,8 +326,8 @@ impl Collectives {
             _ => {
                 // Rank 0 answers at its own deadline.
                 let deadline = call.deadline;
-                let later = || deadline() + let_go(call.request.timeout) / 2;
-                let Request { fingerprint, timeout, .. } = *call.request;
+                let later = || deadline() + let_go(call.task.timeout) / 2;
+                let Task { fingerprint, timeout, .. } = *call.task;
                 let step = Step { fingerprint, timeout, deadline: &later, number: 0 };
                 exchange.report(&step, &next, &before)?
             }
@@ -357,11 +357,11 @@ impl Collectives {
 }
 
 /// Bytes of each rank's block of one side.
-fn lens(spans: &[Span], splits: &[usize], request: &Request, world: usize) -> Vec<usize> {
-    let elem = request.dtype().map_or(1, |d| d.size());
+fn lens(spans: &[Span], splits: &[usize], task: &Task, world: usize) -> Vec<usize> {
+    let elem = task.dtype.map_or(1, |d| d.size());
     if !splits.is_empty() {
         splits.iter().map(|n| n * elem).collect()
-    } else if request.op == OpKind::AllToAllSingle {
+    } else if task.op == OpKind::AllToAllSingle {
         vec![spans.iter().map(Span::bytes).sum::<usize>() / world; world]
     } else {
         spans.iter().map(Span::bytes).collect()

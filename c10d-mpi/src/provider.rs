@@ -6,14 +6,15 @@ use std::sync::Arc;
 use c10d_core::backend::{Backend, GroupInit, Provider, Registration};
 use c10d_core::{DispatchKey, Result};
 
-use crate::backend::{MpiBackend, SIDE};
+use crate::backend::{MpiBackend, SIDE, THREAD};
 use crate::mpi::{Library, VARIABLE};
 use crate::world::{BOOTSTRAP, LIBRARY};
 
 /// The CPU backend over MPI, under the name `mpi`.
 ///
 /// Settings: hints `mpi.lib` (the library's file), `mpi.bootstrap` (`store`: the group's store tells the processes of each
-/// other; `env`: their launcher does), `mpi.side` (`gloo-like` or `store`: how the ranks watch each other); the variable
+/// other; `env`: their launcher does), `mpi.side` (`gloo-like` or `store`: how the ranks watch each other), `mpi.thread`
+/// (`caller` or `own`: which threads call MPI; by default the backend's own unless all ranks share memory); the variable
 /// `C10D_MPI_LIB` (the library's file, an absolute path).
 pub static PROVIDER: Provider = Provider {
     source: env!("CARGO_PKG_NAME"),
@@ -26,7 +27,7 @@ pub static PROVIDER: Provider = Provider {
         probe: &Library::probe,
         create: &create,
     }],
-    hints: &[LIBRARY, BOOTSTRAP, SIDE],
+    hints: &[LIBRARY, BOOTSTRAP, SIDE, THREAD],
     variables: &[VARIABLE],
     ..Provider::EMPTY
 };
