@@ -93,6 +93,9 @@ fn rank() {
         // Longer than what is in flight would be given.
         std::thread::sleep(3 * SECOND / 2);
         println!("rank {rank} is well: {}", pg.failure().is_none());
+        // The first that needs the one that is gone tells the other.
+        store.set(&format!("asked/{rank}"), b"", soon).unwrap();
+        store.wait(&["asked/0", "asked/1"], soon).unwrap();
         let e: Error = pg.all_reduce(on(rank, &[1f32; 10]), ReduceOp::Sum).map(drop).expect_err("a rank is gone");
         println!("rank {rank} saw {} of {:?}: {e}", e.kind().name(), e.report().guilty);
         store.set(&format!("over/{rank}"), b"", soon).unwrap();
