@@ -3,6 +3,7 @@
 //!
 //! Concepts, a first program, tables for those who come from PyTorch or MPI, settings, errors, tuning, troubleshooting and
 //! security: [`manual`].
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod builder;
 mod builtin;
