@@ -10,6 +10,7 @@ mod dispatch;
 pub mod dlpack;
 mod error;
 mod group;
+pub mod host;
 pub mod op;
 pub mod options;
 pub mod panics;

@@ -8,6 +8,7 @@ use super::ProcessGroup;
 use super::builder::{GroupSpec, foreign};
 use super::join::key_prefix;
 use super::other_backends::{Parent, lost};
+use crate::host::{self, HostId};
 use crate::store::deadline_after;
 use crate::waiting::{Reminder, ranks_are};
 use crate::{Error, ErrorKind, Phase, Result};
@@ -78,12 +79,75 @@ impl ProcessGroup {
         group.ok_or_else(|| Error::new(ErrorKind::Internal, "a survivor is in no group"))
     }
 
+    /// Which host each rank is on, numbered in the order of their first ranks. Containers of one host are on one host,
+    /// also where they cannot share memory. Every rank calls it, in the same order relative to `new_group` and `split`.
+    ///
+    /// # Errors
+    /// As of [`split`](ProcessGroup::split).
+    pub fn hosts(&self) -> Result<Vec<u32>> {
+        let number = self.0.next_subgroup.fetch_add(1, Ordering::Relaxed);
+        let hosts = self.all_hosts(number).map_err(|e| self.0.described(e))?;
+        Ok(host::number(&hosts, |a, b| a.is_same_host(b) == Some(true)))
+    }
+
+    /// The group of the ranks on this rank's host, in their order; see [`hosts`](ProcessGroup::hosts). Every rank calls it.
+    /// The first of each host are a group by `split`:
+    ///
+    /// ```no_run
+    /// # fn f(pg: c10d_core::ProcessGroup) -> c10d_core::Result<()> {
+    /// let local = pg.split_by_host()?;
+    /// let leaders = pg.split((local.rank() == 0).then_some(0), pg.rank())?;
+    /// # let _ = leaders;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// As of [`split`](ProcessGroup::split).
+    pub fn split_by_host(&self) -> Result<ProcessGroup> {
+        self.split_by(|a, b| a.is_same_host(b) == Some(true)).map_err(|e| self.0.described(e))
+    }
+
+    /// The group of the ranks that can share memory with this one, in their order: those of its host, but not those of
+    /// other users, or of containers with a network of their own. Every rank calls it.
+    ///
+    /// # Errors
+    /// As of [`split`](ProcessGroup::split).
+    pub fn split_by_memory(&self) -> Result<ProcessGroup> {
+        self.split_by(HostId::can_share_memory).map_err(|e| self.0.described(e))
+    }
+
+    fn split_by(&self, together: impl Fn(&HostId, &HostId) -> bool) -> Result<ProcessGroup> {
+        let number = self.0.next_subgroup.fetch_add(1, Ordering::Relaxed);
+        let hosts = host::number(&self.all_hosts(number)?, together);
+        let mine = hosts[self.0.rank as usize];
+        let ranks: Vec<u32> = (0u32..).zip(&hosts).filter(|(_, host)| **host == mine).map(|(rank, _)| rank).collect();
+        let group = self.subgroup(&ranks, format!("{}/{number}.{mine}", self.0.name), false)?;
+        group.ok_or_else(|| Error::new(ErrorKind::Internal, "a rank is not on its own host"))
+    }
+
+    fn all_hosts(&self, number: u64) -> Result<Vec<HostId>> {
+        if let Some(cause) = self.failure() {
+            return Err(self.0.again(cause));
+        }
+        self.is_ours()?;
+        let all = self.exchange(number, &HostId::here().to_bytes())?;
+        let host = |(rank, bytes): (u32, &Vec<u8>)| {
+            let bytes: &[u8; HostId::SIZE] = bytes.as_slice().try_into().map_err(|_| {
+                let what = format!("rank {rank} made another split here; all ranks make them in the same order");
+                Error::new(ErrorKind::Rendezvous, what).guilty([rank])
+            })?;
+            Ok(HostId::from_bytes(bytes))
+        };
+        (0u32..).zip(&all).map(host).collect()
+    }
+
     fn divide(&self, number: u64, color: Option<u32>, key: u32) -> Result<Option<ProcessGroup>> {
         if let Some(cause) = self.failure() {
             return Err(self.0.again(cause));
         }
         self.is_ours()?;
-        let all = self.colors(number, color, key)?;
+        let mine = color.map_or(String::new(), |c| format!("{c} {key}"));
+        let all = self.exchange(number, mine.as_bytes())?;
         let Some(color) = color else { return Ok(self.no_part()) };
         let mut members: Vec<(u32, u32)> = Vec::new();
         for (rank, text) in all.iter().enumerate() {
@@ -100,15 +164,14 @@ impl ProcessGroup {
         self.subgroup(&ranks, format!("{}/{number}.{color}", self.0.name), false)
     }
 
-    /// What each rank says in a split, as `color key`, or nothing.
-    fn colors(&self, number: u64, color: Option<u32>, key: u32) -> Result<Vec<Vec<u8>>> {
+    /// What each rank says in a split; see [`Self::divide`] and [`Self::all_hosts`].
+    fn exchange(&self, number: u64, mine: &[u8]) -> Result<Vec<Vec<u8>>> {
         const SLICE: Duration = Duration::from_millis(100);
         const NAMING: Duration = Duration::from_millis(500);
         let (store, size) = (&self.0.store, self.0.size);
         let deadline = deadline_after(self.0.timeout);
         let entry = |r: u32| format!("split/{number}/{r}");
-        let mine = color.map_or(String::new(), |c| format!("{c} {key}"));
-        store.set(&entry(self.0.rank), mine.as_bytes(), deadline)?;
+        store.set(&entry(self.0.rank), mine, deadline)?;
         let keys: Vec<String> = (0..size).map(entry).collect();
         let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
         let mut reminder = Reminder::new(self.0.warn_after);

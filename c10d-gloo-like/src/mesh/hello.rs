@@ -3,10 +3,10 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
+use c10d_core::host::HostId;
 use c10d_core::{Error, ErrorKind, Phase, Result, Store};
 
 use super::addr;
-use super::host::HostId;
 use super::wire::{Reader, put_text};
 use super::wiring::Transport;
 
@@ -35,7 +35,7 @@ impl Hello {
     pub(crate) fn to_bytes(&self) -> Vec<u8> {
         let mut out = Vec::from(MAGIC);
         put_text(&mut out, VERSION, NAME);
-        self.host.put(&mut out);
+        out.extend_from_slice(&self.host.to_bytes());
         out.extend_from_slice(&self.pid.to_le_bytes());
         out.extend_from_slice(&self.process);
         out.push(self.transport as u8);
@@ -77,7 +77,7 @@ impl Hello {
 
     fn read(mut r: Reader<'_>) -> Option<Hello> {
         let mut hello = Hello {
-            host: HostId::read(&mut r)?,
+            host: HostId::from_bytes(&r.array()?),
             pid: r.u32()?,
             process: r.array()?,
             transport: Transport::from_code(r.u8()?)?,
@@ -199,7 +199,7 @@ mod tests {
 
     fn hello() -> Hello {
         Hello {
-            host: HostId::here([0; 16]),
+            host: HostId::here(),
             pid: 7,
             process: [9; 16],
             transport: Transport::Auto,

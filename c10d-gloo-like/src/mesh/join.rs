@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use c10d_core::host::{HostId, number};
 use c10d_core::process::random;
 use c10d_core::waiting::{Reminder, ranks_are};
 use c10d_core::{Error, ErrorKind, Phase, Result};
@@ -12,7 +13,7 @@ use super::accept::Door;
 use super::dial::{Join, Pair};
 use super::health::{self, Health};
 use super::hello::{self, Hello};
-use super::host::{self, HostId};
+use super::host;
 use super::local::{self, Seat};
 use super::topology::{self, Topology};
 use super::wiring::{Transport, Wiring};
@@ -48,7 +49,7 @@ fn join_at(door: &mut Door, mine: &Hello, wiring: &Wiring, health: &Arc<Health>)
     let hellos = hello::exchange(&**store, mine, rank, *deadline, wait)?;
 
     let ids: Vec<HostId> = hellos.iter().map(|h| h.host).collect();
-    let hosts = host::number(&ids);
+    let hosts = number(&ids, HostId::can_share_memory);
     let local: Vec<u32> = (0..size).filter(|r| hosts[*r as usize] == hosts[rank as usize]).collect();
     let layout = Layout::new(local.len() - 1);
     let (segment, unshared) = match make_segment(transport, &local, layout) {
@@ -118,8 +119,7 @@ pub(super) fn open(transport: Transport, size: u32) -> Result<(Door, Hello)> {
     }
     let listeners = if transport == Transport::Shm { Vec::new() } else { listen(transport)? };
     let tcp = listeners.iter().map(tcp::Listener::address).collect::<Result<_>>()?;
-    let hello =
-        Hello { host: HostId::here(process), pid: std::process::id(), process, transport, size, unix: name, tcp };
+    let hello = Hello { host: HostId::here(), pid: std::process::id(), process, transport, size, unix: name, tcp };
     Ok((Door::new(unix, listeners), hello))
 }
 
