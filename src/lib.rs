@@ -8,20 +8,25 @@
 mod builder;
 mod builtin;
 pub mod manual;
+#[cfg(feature = "objects")]
+mod objects;
 mod plain;
 #[cfg(feature = "plugins")]
 pub mod plugins;
 mod reductions;
+mod within;
 
 pub use builder::{builder, run_ranks};
 pub use builtin::builtin;
+#[cfg(feature = "objects")]
+pub use objects::{ObjectCollectives, Objects};
 pub use plain::{Plain, PlainBuf, plain};
 pub use reductions::{Operation, Reductions};
 
 pub use c10d_core::{
     Buf, BufMut, Buffers, Builder, Call, Cancel, CancelError, Coo, DType, Device, DeviceCoo, DispatchKey, Element,
     Error, ErrorKind, ErrorReport, HashStore, OpError, OpKind, Phase, PrefixStore, ProcessGroup, ReduceOp, Result,
-    Root, Scope, ScopedWork, Status, Store, Work, buffer, device, dlpack, op, options, process, store, types,
+    Root, Scope, ScopedWork, Status, Store, Work, buffer, device, dlpack, host, op, options, process, store, types,
 };
 #[cfg(feature = "mpi")]
 pub use c10d_mpi as mpi;

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 /// How many bytes of all ranks a round brings to one of them: they stay in the cache until they are combined, and the
 /// round is long beside what it costs to begin it.
-const ROUND_BYTES: usize = 1 << 20;
+const ROUND_BYTES: usize = 512 << 10;
 
 pub(super) struct Cut {
     len: usize,
@@ -70,7 +70,7 @@ mod tests {
         for ranks in 1..=5u32 {
             for len in [0, 1, 2, 3, 7, 100, 1000] {
                 // So large that a round has one, two or three elements of a rank.
-                for bytes in [1 << 20, 1 << 18, 1 << 17] {
+                for bytes in [1 << 19, 1 << 17, 1 << 16] {
                     let cut = Cut::new(len, ranks, bytes);
                     let mut seen = vec![0; len];
                     for round in 0..cut.rounds() {

@@ -3,19 +3,18 @@
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::time::Instant;
 
-use c10d_core::{Buffers, Call, Error, ErrorKind, ProcessGroup, Result, op};
+use c10d_core::{Error, ErrorKind, ProcessGroup, Result, op};
 
 use super::Operation;
 use super::cut::Cut;
 use crate::plain::{Plain, PlainBuf};
+use crate::within::Within;
 
 /// One reduction on its way.
 pub(super) struct Exchange<'a> {
-    pg: &'a ProcessGroup,
+    pub(super) within: Within<'a>,
     name: &'static str,
-    end: Instant,
     pub(super) cut: Cut,
 }
 
@@ -23,11 +22,7 @@ impl<'a> Exchange<'a> {
     /// Of `len` elements of `T`, over all ranks.
     pub(super) fn new<T: Plain>(pg: &'a ProcessGroup, operation: Operation, len: usize) -> Exchange<'a> {
         let Operation { name, timeout } = operation;
-        let timeout = timeout.unwrap_or(pg.timeout());
-        let now = Instant::now();
-        // A limit that no clock can show is none.
-        let end = now.checked_add(timeout).unwrap_or(now + std::time::Duration::from_secs(1 << 31));
-        Exchange { pg, name, end, cut: Cut::new(len, pg.size(), size_of::<T>()) }
+        Exchange { within: Within::new(pg, timeout), name, cut: Cut::new(len, pg.size(), size_of::<T>()) }
     }
 
     /// Elements as the calls of this reduction have them.
@@ -35,17 +30,12 @@ impl<'a> Exchange<'a> {
         PlainBuf::reduced_by(elements, self.name)
     }
 
-    /// Runs a call in what is left of the time.
-    pub(super) fn run<B: Buffers>(&self, call: Call<B>) -> Result<B::Back> {
-        Ok(self.pg.run(call.timeout(self.end.saturating_duration_since(Instant::now())))?)
-    }
-
     /// Brings every rank's piece of this rank's part into `rows`, which it makes as long as the piece.
     pub(super) fn collect<T: Plain>(&self, x: &[T], round: usize, rows: &mut Rows<T>) -> Result {
-        rows.cut_to(self.cut.at(self.pg.rank() as usize, round).len());
+        rows.cut_to(self.cut.at(self.within.pg.rank() as usize, round).len());
         let inputs = self.cut.pieces(x, round).into_iter().map(|piece| self.named(piece)).collect();
         let outputs = rows.all_mut().map(|row| self.named(row)).collect();
-        self.run(op::all_to_all(inputs, outputs).agreed_count(self.cut.len() as u64)).map(drop)
+        self.within.run(op::all_to_all(inputs, outputs).agreed_count(self.cut.len() as u64)).map(drop)
     }
 
     /// Runs `rounds` with the closure; whatever it does, the ranks stay in step. Then all hear whose closure panicked. The
@@ -69,18 +59,15 @@ impl<'a> Exchange<'a> {
 
     /// Tells all ranks whether this one's closure panicked, and hears it of them.
     fn tell(&self, panicked: bool) -> Result {
-        let mut all = vec![0u8; self.pg.size() as usize];
-        self.run(op::all_gather_into(self.named(&[u8::from(panicked)]), self.named(&mut all)))?;
+        let mut all = vec![0u8; self.within.pg.size() as usize];
+        self.within.run(op::all_gather_into(self.named(&[u8::from(panicked)]), self.named(&mut all)))?;
         let guilty: Vec<u32> = (0u32..).zip(all).filter(|(_, panicked)| *panicked != 0).map(|(rank, _)| rank).collect();
         if guilty.is_empty() || panicked {
             return Ok(());
         }
         let what =
             format!("the operation {:?} panicked there; this call ended on all ranks, the group goes on", self.name);
-        let mut error = Error::new(ErrorKind::Aborted, what).guilty(guilty).rejected();
-        error.report_mut().rank = Some(self.pg.rank());
-        error.report_mut().group = Some(self.pg.name().into());
-        Err(error)
+        Err(self.within.ended(Error::new(ErrorKind::Aborted, what).guilty(guilty)))
     }
 }
 

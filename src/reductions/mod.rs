@@ -154,7 +154,7 @@ impl Reductions for ProcessGroup {
                 fold.all(&mut rows);
                 let results =
                     exchange.cut.pieces_mut(x, round).into_iter().map(|piece| exchange.named(piece)).collect();
-                exchange.run(op::all_gather(exchange.named(rows.row(0)), results)).map(drop)
+                exchange.within.run(op::all_gather(exchange.named(rows.row(0)), results)).map(drop)
             })
         })
     }
@@ -181,7 +181,7 @@ impl Reductions for ProcessGroup {
                 } else {
                     Root::At(root)
                 };
-                exchange.run(op::gather(exchange.named(rows.row(0)), to)).map(drop)
+                exchange.within.run(op::gather(exchange.named(rows.row(0)), to)).map(drop)
             })
         })
     }
@@ -228,7 +228,7 @@ impl Reductions for ProcessGroup {
                 let to_each = (0..self.size() as usize).map(|rank| exchange.named(rows.row(rank))).collect();
                 let results =
                     exchange.cut.pieces_mut(x, round).into_iter().map(|piece| exchange.named(piece)).collect();
-                exchange.run(op::all_to_all(to_each, results)).map(drop)
+                exchange.within.run(op::all_to_all(to_each, results)).map(drop)
             })
         })
     }
@@ -251,7 +251,7 @@ impl Reductions for ProcessGroup {
                 let to_each = (0..self.size() as usize).map(|rank| exchange.named(before(rank))).collect();
                 let pieces = exchange.cut.pieces_mut(x, round).into_iter();
                 let results = pieces.map(|piece| exchange.named(if first { &mut [] } else { piece })).collect();
-                exchange.run(op::all_to_all(to_each, results)).map(drop)
+                exchange.within.run(op::all_to_all(to_each, results)).map(drop)
             })
         })?;
         Ok(!first)

@@ -13,6 +13,7 @@ mod leave;
 mod limits;
 mod namespaces;
 mod netns;
+mod objects;
 mod reductions;
 mod roots;
 mod sparse;
@@ -34,6 +35,7 @@ fn main() -> ExitCode {
         ("limits", limits::play),
         ("namespaces", namespaces::play),
         ("netns", netns::play),
+        ("objects", objects::play),
         ("reductions", reductions::play),
         ("roots", roots::play),
         ("sparse", sparse::play),
@@ -56,6 +58,7 @@ fn main() -> ExitCode {
         .trials(limits::trials())
         .trials(namespaces::trials())
         .trials(netns::trials())
+        .trials(objects::trials())
         .trials(reductions::trials())
         .trials(roots::trials())
         .trials(sparse::trials())

@@ -1,0 +1,238 @@
+//! Objects: values of any type that serde can write and read.
+
+mod agree;
+mod codec;
+mod message;
+
+use std::any::type_name;
+use std::panic::resume_unwind;
+use std::time::Duration;
+
+use c10d_core::{Error, ErrorKind, ProcessGroup, Result, Root, op};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::plain::PlainBuf;
+use crate::within::Within;
+use agree::{OBJECTS, agree};
+use codec::{Outgoing, decode};
+
+/// A group, with the options of its objects: [`ObjectCollectives::objects`] makes one, and it has the same methods.
+#[derive(Clone, Copy, Debug)]
+pub struct Objects<'a> {
+    pg: &'a ProcessGroup,
+    limit: usize,
+    timeout: Option<Duration>,
+}
+
+impl Objects<'_> {
+    /// The most bytes that an object may have; 64 MiB unless set. It is checked before memory is allocated. Of a
+    /// collective's ranks the smallest limit counts.
+    #[must_use]
+    pub fn limit(self, limit: usize) -> Self {
+        Objects { limit, ..self }
+    }
+
+    /// How long a whole call may take, instead of the group's timeout.
+    #[must_use]
+    pub fn timeout(self, timeout: Duration) -> Self {
+        Objects { timeout: Some(timeout), ..self }
+    }
+
+    fn within(&self) -> Within<'_> {
+        Within::new(self.pg, self.timeout)
+    }
+}
+
+/// Collectives and messages of objects: structs, strings, maps, whatever serde can write. By postcard's format, over the
+/// group's CPU backend; for numbers in slices the ops are faster. Ranks in Python cannot take part: theirs are pickles.
+///
+/// All ranks give or expect the same type. It is compared by its name, which finds mistakes and proves nothing. What comes
+/// from peers is bounded by [`Objects::limit`] before anything is allocated, and read by safe code; but a peer may make it
+/// slow, and a recursive type may be made to end the stack: let types of objects not be recursive where peers are not
+/// trusted.
+///
+/// Errors, for all, beside those of the ops: none of these was sent, the ranks are in step, and the group goes on.
+/// [`InvalidArgument`](crate::ErrorKind::InvalidArgument) if an object cannot be serialised, or is larger than the limit;
+/// [`Mismatch`](crate::ErrorKind::Mismatch) of `type`; both name the ranks, on all ranks of a collective, and on both
+/// sides of a message. [`Protocol`](crate::ErrorKind::Protocol) if an object cannot be read back, on the rank that reads it.
+/// If the serialisation panics, the panic goes on in its caller when the others know.
+///
+/// ```
+/// use c10d::{ObjectCollectives, Root};
+/// # use serde::{Deserialize, Serialize};
+///
+/// #[derive(Serialize, Deserialize)]
+/// struct Report {
+///     host: String,
+///     losses: Vec<f32>,
+/// }
+///
+/// # fn main() -> c10d::Result<()> {
+/// c10d::run_ranks(3, |pg| {
+///     let mine = Report { host: format!("node{}", pg.rank()), losses: vec![0.5; pg.rank() as usize] };
+///     let all = pg.all_gather_object(&mine)?;
+///     assert_eq!((&*all[2].host, all[2].losses.len()), ("node2", 2));
+///
+///     let root = if pg.rank() == 1 { Root::Me("chosen".to_owned()) } else { Root::At(1) };
+///     let name: String = pg.objects().limit(1 << 10).broadcast_object(root)?;
+///     assert_eq!(name, "chosen");
+///     Ok(())
+/// })?;
+/// # Ok(()) }
+/// ```
+pub trait ObjectCollectives {
+    /// This group, to set options of objects.
+    fn objects(&self) -> Objects<'_>;
+
+    /// Everybody's object, in rank order, on all ranks.
+    fn all_gather_object<T: Serialize + DeserializeOwned>(&self, mine: &T) -> Result<Vec<T>> {
+        let objects = self.objects();
+        let within = objects.within();
+        let mut out = Outgoing::of([mine]);
+        let lengths = objects.agree::<T>(&within, &mut out)?;
+        let mut all: Vec<Vec<u8>> = lengths.iter().map(|length| vec![0; *length]).collect();
+        let outputs = all.iter_mut().map(|bytes| PlainBuf::reduced_by(bytes, OBJECTS)).collect();
+        within.run(op::all_gather(only(&out), outputs))?;
+        read(&within, &all)
+    }
+
+    /// The root's object, on all ranks: `Root::Me(object)` there, `Root::At(rank)` elsewhere.
+    fn broadcast_object<T: Serialize + DeserializeOwned>(&self, root: Root<T>) -> Result<T> {
+        let objects = self.objects();
+        let within = objects.within();
+        let (mut out, mine, at) = match root {
+            Root::Me(object) => (Outgoing::of([&object]), Some(object), objects.pg.rank()),
+            Root::At(rank) => (Outgoing::nothing::<T>(), None, is_rank(objects.pg, rank)?),
+        };
+        let lengths = objects.agree::<T>(&within, &mut out)?;
+        let mut bytes = out.bytes.into_iter().next().unwrap_or_else(|| vec![0; lengths[at as usize]]);
+        within.run(op::broadcast(PlainBuf::reduced_by(&mut bytes, OBJECTS), at))?;
+        match mine {
+            Some(object) => Ok(object),
+            None => decode(&bytes).map_err(|why| within.ended(no_object::<T>(at, &why))),
+        }
+    }
+
+    /// Everybody's object, in rank order, at the root; `None` elsewhere.
+    fn gather_object<T: Serialize + DeserializeOwned>(&self, mine: &T, root: u32) -> Result<Option<Vec<T>>> {
+        let objects = self.objects();
+        let within = objects.within();
+        is_rank(objects.pg, root)?;
+        let mut out = Outgoing::of([mine]);
+        let lengths = objects.agree::<T>(&within, &mut out)?;
+        if objects.pg.rank() != root {
+            let at: Root<Vec<PlainBuf<Vec<u8>>>> = Root::At(root);
+            return within.run(op::gather(only(&out), at)).map(|_| None);
+        }
+        let mut all: Vec<Vec<u8>> = lengths.iter().map(|length| vec![0; *length]).collect();
+        let outputs = all.iter_mut().map(|bytes| PlainBuf::reduced_by(bytes, OBJECTS)).collect();
+        within.run(op::gather(only(&out), Root::Me(outputs)))?;
+        read(&within, &all).map(Some)
+    }
+
+    /// The i-th of the root's objects on rank i: `Root::Me(objects)`, one for each rank, there, `Root::At(rank)` elsewhere.
+    fn scatter_object<T: Serialize + DeserializeOwned>(&self, root: Root<Vec<T>>) -> Result<T> {
+        let objects = self.objects();
+        let within = objects.within();
+        let (me, n) = (objects.pg.rank(), objects.pg.size() as usize);
+        let (mut out, at) = match &root {
+            Root::Me(all) if all.len() == n => (Outgoing::of(all), me),
+            Root::Me(all) => (Outgoing::failed(format!("there are {} objects for {n} ranks", all.len())), me),
+            Root::At(rank) => (Outgoing::nothing::<T>(), is_rank(objects.pg, *rank)?),
+        };
+        let largest = objects.agree::<T>(&within, &mut out)?;
+        let is_root = matches!(root, Root::Me(_));
+        let lengths: Vec<[u64; 1]> = out.bytes.iter().map(|bytes| [bytes.len() as u64]).collect();
+        let mut length = [0u64];
+        let from = match is_root {
+            true => Root::Me(lengths.iter().map(|length| PlainBuf::reduced_by(length, OBJECTS)).collect()),
+            false => Root::At(at),
+        };
+        within.run(op::scatter(from, PlainBuf::reduced_by(&mut length, OBJECTS)))?;
+        // All know the largest, which is within the limit.
+        let length = (length[0] as usize).min(largest[at as usize]);
+        let mut bytes = vec![0u8; length];
+        let from = match is_root {
+            true => Root::Me(out.bytes.iter().map(|bytes| PlainBuf::reduced_by(bytes, OBJECTS)).collect()),
+            false => Root::At(at),
+        };
+        within.run(op::scatter(from, PlainBuf::reduced_by(&mut bytes, OBJECTS)))?;
+        match root {
+            Root::Me(all) => all.into_iter().nth(me as usize).ok_or_else(|| no_object::<T>(me, "it is gone")),
+            Root::At(_) => decode(&bytes).map_err(|why| within.ended(no_object::<T>(at, &why))),
+        }
+    }
+
+    /// Sends an object to rank `to`, which must ask for one by the same tag. Objects with one tag arrive in order. One
+    /// thread at a time uses a tag for objects, on both sides, since an object is more than one message.
+    fn send_object<T: Serialize>(&self, object: &T, to: u32, tag: u32) -> Result {
+        let objects = self.objects();
+        let mut out = Outgoing::of([object]);
+        let panic = out.panic.take();
+        let sent = message::send::<T>(&objects.within(), out, objects.limit, to, tag);
+        match panic {
+            Some(panic) => resume_unwind(panic),
+            None => sent,
+        }
+    }
+
+    /// Receives an object from rank `from`.
+    fn recv_object<T: DeserializeOwned>(&self, from: u32, tag: u32) -> Result<T> {
+        let objects = self.objects();
+        message::recv(&objects.within(), objects.limit, Some(from), tag).map(|(object, _)| object)
+    }
+
+    /// Receives an object from whichever rank sends first with this tag; gives the sender's rank, too.
+    fn recv_any_object<T: DeserializeOwned>(&self, tag: u32) -> Result<(T, u32)> {
+        let objects = self.objects();
+        message::recv(&objects.within(), objects.limit, None, tag)
+    }
+}
+
+impl ObjectCollectives for ProcessGroup {
+    fn objects(&self) -> Objects<'_> {
+        Objects { pg: self, limit: 64 << 20, timeout: None }
+    }
+}
+
+impl ObjectCollectives for Objects<'_> {
+    fn objects(&self) -> Objects<'_> {
+        *self
+    }
+}
+
+impl Objects<'_> {
+    /// [`agree`], after which a panic of the serialisation goes on.
+    fn agree<T>(&self, within: &Within<'_>, out: &mut Outgoing) -> Result<Vec<usize>> {
+        let agreed = agree::<T>(within, out, self.limit);
+        match out.panic.take() {
+            Some(panic) => resume_unwind(panic),
+            None => agreed,
+        }
+    }
+}
+
+/// The bytes of the one object that this rank gives.
+fn only(out: &Outgoing) -> PlainBuf<&[u8]> {
+    PlainBuf::reduced_by(out.bytes.first().map_or(&[], Vec::as_slice), OBJECTS)
+}
+
+/// The ranks' objects from their bytes.
+fn read<T: DeserializeOwned>(within: &Within<'_>, all: &[Vec<u8>]) -> Result<Vec<T>> {
+    let object = |(rank, bytes): (u32, &Vec<u8>)| decode(bytes).map_err(|why| no_object::<T>(rank, &why));
+    (0u32..).zip(all).map(object).collect::<Result<_>>().map_err(|e| within.ended(e))
+}
+
+fn no_object<T>(rank: u32, why: &str) -> Error {
+    let what = format!("what rank {rank} gave is no {}: {why}", type_name::<T>());
+    Error::new(ErrorKind::Protocol, what).guilty([rank])
+}
+
+/// Refuses a root that is none, before anything is sent.
+fn is_rank(pg: &ProcessGroup, rank: u32) -> Result<u32> {
+    if rank < pg.size() {
+        return Ok(rank);
+    }
+    Err(Error::invalid(format!("root {rank} is not a rank of a group of {}", pg.size())))
+}
