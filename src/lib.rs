@@ -8,6 +8,7 @@
 mod builder;
 mod builtin;
 pub mod manual;
+mod mesh;
 #[cfg(feature = "objects")]
 mod objects;
 mod plain;
@@ -18,6 +19,7 @@ mod within;
 
 pub use builder::{builder, run_ranks};
 pub use builtin::builtin;
+pub use mesh::Mesh;
 #[cfg(feature = "objects")]
 pub use objects::{ObjectCollectives, Objects};
 pub use plain::{Plain, PlainBuf, plain};

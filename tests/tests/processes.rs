@@ -11,6 +11,7 @@ mod forks;
 mod joining;
 mod leave;
 mod limits;
+mod mesh;
 mod namespaces;
 mod netns;
 mod objects;
@@ -33,6 +34,7 @@ fn main() -> ExitCode {
         ("joining", joining::play),
         ("leave", leave::play),
         ("limits", limits::play),
+        ("mesh", mesh::play),
         ("namespaces", namespaces::play),
         ("netns", netns::play),
         ("objects", objects::play),
@@ -56,6 +58,7 @@ fn main() -> ExitCode {
         .trials(joining::trials())
         .trials(leave::trials())
         .trials(limits::trials())
+        .trials(mesh::trials())
         .trials(namespaces::trials())
         .trials(netns::trials())
         .trials(objects::trials())

@@ -1,0 +1,290 @@
+//! Ranks on a grid with named axes.
+
+use std::sync::Arc;
+
+use c10d_core::text::harmless;
+use c10d_core::{Error, ErrorKind, ProcessGroup, Result, op};
+
+use crate::plain::PlainBuf;
+use crate::within::Within;
+
+/// The ranks of a group as a grid with named axes, and a group for each axis: this rank and those that differ from it in
+/// that coordinate alone. Cheap to clone.
+///
+/// ```
+/// use c10d::{Mesh, ReduceOp};
+/// # fn main() -> c10d::Result<()> {
+/// // Two replicas of a model that is cut in three.
+/// c10d::run_ranks(6, |pg| {
+///     let mesh = Mesh::new(&pg, &[("dp", 2), ("tp", 3)])?;
+///     assert_eq!(mesh.coordinates(), [pg.rank() / 3, pg.rank() % 3]);
+///
+///     let mut gradient = [pg.rank()];
+///     mesh.group("dp")?.all_reduce(&mut gradient, ReduceOp::Sum)?;
+///     assert_eq!(gradient, [2 * (pg.rank() % 3) + 3]);
+///     Ok(())
+/// })?;
+/// # Ok(()) }
+/// ```
+#[derive(Clone)]
+pub struct Mesh(Arc<Grid>);
+
+struct Grid {
+    whole: ProcessGroup,
+    axes: Vec<Axis>,
+    coordinates: Vec<u32>,
+}
+
+struct Axis {
+    name: String,
+    size: u32,
+    group: ProcessGroup,
+}
+
+impl Mesh {
+    /// The ranks of `pg` on a grid of these axes and sizes, whose product is the world size. The last axis varies fastest:
+    /// ranks 0 and 1 differ in it. Every rank calls it, with the same axes.
+    ///
+    /// # Errors
+    /// [`Mismatch`](crate::ErrorKind::Mismatch) of `axes` naming the ranks that gave others, and
+    /// [`InvalidArgument`](crate::ErrorKind::InvalidArgument) where the sizes do not fit or a name is there twice: on all
+    /// ranks, and `pg` goes on. Else as of [`split`](ProcessGroup::split).
+    pub fn new(pg: &ProcessGroup, axes: &[(&str, u32)]) -> Result<Mesh> {
+        let within = Within::new(pg, None);
+        compare(&within, &described(axes))?;
+        check(pg.size(), axes).map_err(|e| within.ended(e))?;
+        Mesh::of(pg.clone(), axes)
+    }
+
+    /// The grid of hosts and of the ranks of each: axes `host` and `local`. Hosts are in the order of their first ranks,
+    /// and ranks in theirs; [`whole`](Self::whole) numbers them so. The first of a host, its leader, has the coordinate 0 in
+    /// `local`: `mesh.group("host")` of such ranks is the group of the leaders. Every rank calls it.
+    ///
+    /// # Errors
+    /// [`InvalidArgument`](crate::ErrorKind::InvalidArgument) on all ranks if hosts have different numbers of them, naming
+    /// the ranks of those that differ from the first; [`split_by_host`](ProcessGroup::split_by_host) takes any. Else as of
+    /// [`split`](ProcessGroup::split).
+    pub fn by_host(pg: &ProcessGroup) -> Result<Mesh> {
+        let hosts = pg.hosts()?;
+        let count = hosts.iter().max().map_or(0, |last| last + 1);
+        let of = |host: u32| (0u32..).zip(&hosts).filter(move |(_, h)| **h == host).map(|(rank, _)| rank);
+        let local = of(0).count();
+        let odd: Vec<u32> = (0..count).filter(|host| of(*host).count() != local).flat_map(of).collect();
+        if let [first, ..] = odd[..] {
+            let there = of(hosts[first as usize]).count();
+            let what = format!(
+                "hosts have different numbers of ranks: {local} where rank 0 is, {there} where rank {first} is; use split_by_host"
+            );
+            return Err(Within::new(pg, None).ended(Error::invalid(what).guilty(odd)));
+        }
+        let order: Vec<u32> = (0..count).flat_map(of).collect();
+        let whole = if order.iter().is_sorted() { Some(pg.clone()) } else { pg.new_group(&order)? };
+        let whole = whole.ok_or_else(|| Error::new(ErrorKind::Internal, "a rank is on no host"))?;
+        Mesh::of(whole, &[("host", count), ("local", local as u32)])
+    }
+
+    fn of(whole: ProcessGroup, axes: &[(&str, u32)]) -> Result<Mesh> {
+        let sizes: Vec<u32> = axes.iter().map(|(_, size)| *size).collect();
+        let coordinates = unravel(whole.rank(), &sizes);
+        let axis = |(at, (name, size)): (usize, &(&str, u32))| {
+            let group = among(&whole, &sizes, &coordinates, &[at])?;
+            Ok(Axis { name: (*name).to_owned(), size: *size, group })
+        };
+        let axes = axes.iter().enumerate().map(axis).collect::<Result<_>>()?;
+        Ok(Mesh(Arc::new(Grid { whole, axes, coordinates })))
+    }
+
+    /// The group of all ranks of the mesh, in row-major order.
+    pub fn whole(&self) -> &ProcessGroup {
+        &self.0.whole
+    }
+
+    /// Names and sizes of the axes.
+    pub fn axes(&self) -> impl Iterator<Item = (&str, u32)> {
+        self.0.axes.iter().map(|axis| (&*axis.name, axis.size))
+    }
+
+    /// Where this rank is on each axis.
+    pub fn coordinates(&self) -> &[u32] {
+        &self.0.coordinates
+    }
+
+    /// The rank, in [`whole`](Self::whole), at these coordinates; `None` if there is none.
+    pub fn rank_at(&self, coordinates: &[u32]) -> Option<u32> {
+        let inside = self.0.axes.iter().zip(coordinates).all(|(axis, at)| *at < axis.size);
+        (inside && coordinates.len() == self.0.axes.len()).then(|| ravel(coordinates, &self.sizes()))
+    }
+
+    /// The group of the ranks that differ from this one on this axis alone; a rank's number in it is its coordinate.
+    ///
+    /// # Errors
+    /// [`InvalidArgument`](crate::ErrorKind::InvalidArgument) if there is no such axis.
+    pub fn group(&self, axis: &str) -> Result<&ProcessGroup> {
+        Ok(&self.0.axes[self.axis(axis)?].group)
+    }
+
+    /// The rank, in [`whole`](Self::whole), that is `by` steps from this one on an axis: a neighbour, for halos and
+    /// pipelines. Beyond the end there is `None`, or, where the axis wraps, the other end.
+    ///
+    /// # Errors
+    /// [`InvalidArgument`](crate::ErrorKind::InvalidArgument) if there is no such axis.
+    pub fn shift(&self, axis: &str, by: i64, wraps: bool) -> Result<Option<u32>> {
+        let at = self.axis(axis)?;
+        let (mine, size) = (i64::from(self.0.coordinates[at]), i64::from(self.0.axes[at].size));
+        let to = match wraps {
+            true => (mine + by.rem_euclid(size)) % size,
+            false => mine.saturating_add(by),
+        };
+        if !(0..size).contains(&to) {
+            return Ok(None);
+        }
+        let mut coordinates = self.0.coordinates.clone();
+        coordinates[at] = to as u32;
+        Ok(self.rank_at(&coordinates))
+    }
+
+    /// Several axes as one: the group of the ranks that differ from this one on these axes alone, the last of which varies
+    /// fastest. Every rank of the mesh calls it, with the same axes.
+    ///
+    /// # Errors
+    /// [`InvalidArgument`](crate::ErrorKind::InvalidArgument) if there is no such axis, or one is named twice. Else as of
+    /// [`split`](ProcessGroup::split).
+    pub fn flatten(&self, axes: &[&str]) -> Result<ProcessGroup> {
+        let at = self.chosen(axes)?;
+        among(&self.0.whole, &self.sizes(), &self.0.coordinates, &at)
+    }
+
+    /// The mesh of these axes alone, in this order, that this rank is in: of the ranks with its coordinates on all others.
+    /// Every rank of the mesh calls it, with the same axes.
+    ///
+    /// # Errors
+    /// As of [`flatten`](Self::flatten).
+    pub fn slice(&self, axes: &[&str]) -> Result<Mesh> {
+        let at = self.chosen(axes)?;
+        let whole = self.flatten(axes)?;
+        let coordinates = at.iter().map(|at| self.0.coordinates[*at]).collect();
+        let axis = |at: &usize| {
+            let Axis { name, size, group } = &self.0.axes[*at];
+            Axis { name: name.clone(), size: *size, group: group.clone() }
+        };
+        Ok(Mesh(Arc::new(Grid { whole, axes: at.iter().map(axis).collect(), coordinates })))
+    }
+
+    fn sizes(&self) -> Vec<u32> {
+        self.0.axes.iter().map(|axis| axis.size).collect()
+    }
+
+    fn axis(&self, name: &str) -> Result<usize> {
+        self.0.axes.iter().position(|axis| axis.name == name).ok_or_else(|| {
+            let there: Vec<&str> = self.0.axes.iter().map(|axis| &*axis.name).collect();
+            Error::invalid(format!("the mesh has no axis {name:?}; it has {}", there.join(", ")))
+        })
+    }
+
+    fn chosen(&self, axes: &[&str]) -> Result<Vec<usize>> {
+        let at: Vec<usize> = axes.iter().map(|name| self.axis(name)).collect::<Result<_>>()?;
+        match (1..at.len()).find(|i| at[..*i].contains(&at[*i])) {
+            Some(twice) => Err(Error::invalid(format!("the axis {:?} is named twice", axes[twice]))),
+            None => Ok(at),
+        }
+    }
+}
+
+impl std::fmt::Debug for Mesh {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let axes: Vec<(&str, u32)> = self.axes().collect();
+        write!(f, "Mesh({}; this rank at {:?} of {:?})", described(&axes), self.0.coordinates, self.0.whole)
+    }
+}
+
+/// The group of the ranks that differ from the one at these coordinates on the axes `chosen` alone.
+fn among(whole: &ProcessGroup, sizes: &[u32], coordinates: &[u32], chosen: &[usize]) -> Result<ProcessGroup> {
+    let rest: Vec<usize> = (0..sizes.len()).filter(|at| !chosen.contains(at)).collect();
+    let of = |axes: &[usize]| {
+        let pick = |from: &[u32]| axes.iter().map(|at| from[*at]).collect::<Vec<u32>>();
+        ravel(&pick(coordinates), &pick(sizes))
+    };
+    let group = whole.split(Some(of(&rest)), of(chosen))?;
+    group.ok_or_else(|| Error::new(ErrorKind::Internal, "a rank of a mesh is in no group"))
+}
+
+/// The number of a place, the last axis varying fastest.
+fn ravel(coordinates: &[u32], sizes: &[u32]) -> u32 {
+    coordinates.iter().zip(sizes).fold(0, |rank, (at, size)| rank * size + at)
+}
+
+fn unravel(mut rank: u32, sizes: &[u32]) -> Vec<u32> {
+    let mut coordinates = vec![0; sizes.len()];
+    for (at, size) in coordinates.iter_mut().zip(sizes).rev() {
+        (*at, rank) = (rank % size, rank / size);
+    }
+    coordinates
+}
+
+fn described(axes: &[(&str, u32)]) -> String {
+    axes.iter().map(|(name, size)| format!("{name}={size}")).collect::<Vec<_>>().join(" × ")
+}
+
+fn check(world: u32, axes: &[(&str, u32)]) -> Result {
+    if let Some(twice) = (1..axes.len()).find(|i| axes[..*i].iter().any(|(name, _)| *name == axes[*i].0)) {
+        return Err(Error::invalid(format!("the axis {:?} is there twice", axes[twice].0)));
+    }
+    let product = axes.iter().try_fold(1u32, |product, (_, size)| product.checked_mul(*size));
+    if product != Some(world) {
+        return Err(Error::invalid(format!("{} is no grid of {world} ranks", described(axes))));
+    }
+    Ok(())
+}
+
+/// Has the ranks compare their axes: all of them learn who gave others.
+fn compare(within: &Within<'_>, mine: &str) -> Result {
+    const AXES: &str = "axes of a mesh";
+    // The text as it is, cut where it is absurdly long, and what tells longer ones apart.
+    const TEXT: usize = 240;
+    let hash = mine
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+    let mut own = [0u8; TEXT + 9];
+    let end = (0..=TEXT.min(mine.len())).rev().find(|at| mine.is_char_boundary(*at)).unwrap_or_default();
+    own[..end].copy_from_slice(&mine.as_bytes()[..end]);
+    own[TEXT] = end as u8;
+    own[TEXT + 1..].copy_from_slice(&hash.to_le_bytes());
+
+    let mut all = vec![0u8; own.len() * within.pg.size() as usize];
+    within.run(op::all_gather_into(PlainBuf::reduced_by(&own, AXES), PlainBuf::reduced_by(&mut all, AXES)))?;
+    let texts: Vec<&[u8]> = all.chunks_exact(own.len()).collect();
+    let guilty: Vec<u32> = (0u32..).zip(&texts).filter(|(_, text)| **text != own).map(|(rank, _)| rank).collect();
+    let [first, ..] = guilty[..] else { return Ok(()) };
+    let text = texts[first as usize];
+    let theirs = harmless(&String::from_utf8_lossy(&text[..usize::from(text[TEXT]).min(TEXT)]), TEXT);
+    let kind = ErrorKind::Mismatch { field: "axes", mine: mine.to_owned(), theirs };
+    Err(within.ended(Error::new(kind, "all ranks of a mesh must give the same axes").guilty(guilty)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_axis_varies_fastest() {
+        let sizes = [2, 3, 4];
+        assert_eq!(unravel(17, &sizes), [1, 1, 1]);
+        assert_eq!(unravel(3, &sizes), [0, 0, 3]);
+        assert!((0..24).all(|rank| ravel(&unravel(rank, &sizes), &sizes) == rank));
+        assert_eq!((ravel(&[], &[]), unravel(0, &[])), (0, vec![]));
+    }
+
+    #[test]
+    fn what_is_no_grid() {
+        assert!(check(6, &[("a", 2), ("b", 3)]).is_ok());
+        assert!(check(1, &[]).is_ok());
+        for (axes, words) in [
+            (&[("a", 2), ("b", 2)][..], "a=2 × b=2 is no grid of 6 ranks"),
+            (&[("a", 6), ("a", 1)], "\"a\" is there twice"),
+            (&[("a", 0)], "no grid"),
+            (&[("a", 1 << 31), ("b", 2)], "no grid"),
+        ] {
+            assert!(check(6, axes).unwrap_err().to_string().contains(words));
+        }
+    }
+}

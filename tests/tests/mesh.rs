@@ -1,0 +1,162 @@
+//! Grids of ranks, and groups by host, against what their coordinates say.
+
+use std::time::Duration;
+
+use c10d::{Mesh, ProcessGroup, ReduceOp, Result, Status};
+use libtest_mimic::Trial;
+
+use crate::stage::acts::{VICTIM, WORLD};
+use crate::stage::{cast, failures, join, lines, shown, tell, tell_error};
+
+/// No verdict: only so that a hang ends.
+const CAP: Duration = Duration::from_secs(30);
+
+/// The global ranks of a group, in its order.
+fn members(pg: &ProcessGroup, of: &ProcessGroup) -> Result<Vec<u32>> {
+    let mut all = vec![0u32; of.size() as usize];
+    of.all_gather_into(&[pg.rank()], &mut all)?;
+    Ok(all)
+}
+
+/// All grids of three axes of this world. What is wrong, if anything.
+fn grids(pg: &ProcessGroup) -> Result<Option<String>> {
+    let (me, n) = (pg.rank(), pg.size());
+    for a in (1..=n).filter(|a| n.is_multiple_of(*a)) {
+        for b in (1..=n / a).filter(|b| (n / a).is_multiple_of(*b)) {
+            let c = n / a / b;
+            let wrong = |what: &str| Ok(Some(format!("{what} of {a} x {b} x {c}")));
+            let mesh = Mesh::new(pg, &[("a", a), ("b", b), ("c", c)])?;
+            let (i, j, k) = (me / (b * c), me / c % b, me % c);
+            let at = |i: u32, j: u32, k: u32| (i * b + j) * c + k;
+            if mesh.coordinates() != [i, j, k] || mesh.rank_at(&[i, j, k]) != Some(me) {
+                return wrong("coordinates");
+            }
+            if mesh.axes().collect::<Vec<_>>() != [("a", a), ("b", b), ("c", c)] || mesh.rank_at(&[a, 0, 0]).is_some() {
+                return wrong("axes");
+            }
+            let along: [(&str, Vec<u32>, u32); 3] = [
+                ("a", (0..a).map(|i| at(i, j, k)).collect(), i),
+                ("b", (0..b).map(|j| at(i, j, k)).collect(), j),
+                ("c", (0..c).map(|k| at(i, j, k)).collect(), k),
+            ];
+            for (axis, expected, mine) in along {
+                let group = mesh.group(axis)?;
+                if members(pg, group)? != expected || group.rank() != mine {
+                    return wrong("group");
+                }
+                let len = expected.len() as i64;
+                for by in -len..=len {
+                    let to = i64::from(mine) + by;
+                    let inside = (0..len).contains(&to).then(|| expected[to as usize]);
+                    let around = Some(expected[to.rem_euclid(len) as usize]);
+                    if mesh.shift(axis, by, false)? != inside || mesh.shift(axis, by, true)? != around {
+                        return wrong("shift");
+                    }
+                }
+            }
+            // Two axes as one, in the order that was asked for.
+            let expected: Vec<u32> = (0..c).flat_map(|k| (0..a).map(move |i| at(i, j, k))).collect();
+            if members(pg, &mesh.flatten(&["c", "a"])?)? != expected {
+                return wrong("flatten");
+            }
+            let slice = mesh.slice(&["c", "a"])?;
+            if members(pg, slice.whole())? != expected || slice.coordinates() != [k, i] {
+                return wrong("slice");
+            }
+            if slice.whole().rank() != k * a + i || slice.rank_at(&[k, i]) != Some(slice.whole().rank()) {
+                return wrong("ranks of a slice");
+            }
+            let mut sum = [me];
+            slice.group("a")?.all_reduce(&mut sum, ReduceOp::Sum)?;
+            if sum[0] != (0..a).map(|i| at(i, j, k)).sum::<u32>() {
+                return wrong("sum over a slice's axis");
+            }
+        }
+    }
+    let mesh = Mesh::new(pg, &[("x", n)])?;
+    for (result, words) in [
+        (mesh.group("y").map(drop), "no axis \"y\"; it has x"),
+        (mesh.shift("y", 1, true).map(drop), "no axis"),
+        (mesh.flatten(&["x", "x"]).map(drop), "named twice"),
+        (mesh.slice(&["z"]).map(drop), "no axis"),
+        (Mesh::new(pg, &[("x", n), ("x", 1)]).map(drop), "is there twice"),
+        (Mesh::new(pg, &[("x", n + 1)]).map(drop), "is no grid of"),
+    ] {
+        if !result.is_err_and(|e| e.status() == Status::Rejected && e.report().what.contains(words)) {
+            return Ok(Some(format!("no error: {words}")));
+        }
+    }
+    hosts(pg)
+}
+
+/// All ranks are on one host here.
+fn hosts(pg: &ProcessGroup) -> Result<Option<String>> {
+    let all: Vec<u32> = (0..pg.size()).collect();
+    if pg.hosts()? != vec![0; pg.size() as usize] {
+        return Ok(Some("hosts".into()));
+    }
+    if members(pg, &pg.split_by_host()?)? != all || members(pg, &pg.split_by_memory()?)? != all {
+        return Ok(Some("split_by_host".into()));
+    }
+    let mesh = Mesh::by_host(pg)?;
+    if mesh.coordinates() != [0, pg.rank()] || members(pg, mesh.group("local")?)? != all {
+        return Ok(Some("by_host".into()));
+    }
+    Ok(None)
+}
+
+pub(crate) fn trials() -> Vec<Trial> {
+    let mut trials = vec![Trial::test("mesh/threads/grids", || {
+        for world in [1, 2, 3, 4, 5, 6, 8] {
+            let wrong = c10d::run_ranks(world, |pg| grids(&pg)).map_err(|e| format!("world {world}: {e}"))?;
+            if let Some(wrong) = wrong.into_iter().flatten().next() {
+                return Err(format!("world {world}: {wrong}").into());
+            }
+        }
+        Ok(())
+    })];
+    for transport in ["shm", "tcp"] {
+        for world in [1, 2, 4, 5] {
+            trials.push(Trial::test(format!("mesh/{transport}/grids_of_{world}"), move || {
+                run("grids", world, transport)
+            }));
+        }
+        trials.push(Trial::test(format!("mesh/{transport}/axes"), move || run("axes", WORLD, transport)));
+    }
+    trials
+}
+
+fn run(part: &str, world: u32, transport: &str) -> Result<(), libtest_mimic::Failed> {
+    let report = cast(part, world, transport).run().map_err(|e| e.to_string())?;
+    for rank in 0..world {
+        let told = failures(&report, rank);
+        let well = match part {
+            "axes" => told.first().is_some_and(|one| {
+                let guilty: &[u32] = if rank == VICTIM { &[0, 2] } else { &[VICTIM] };
+                let both = one.words.contains("dp=3 × tp=1") && one.words.contains("dp=1 × tp=3");
+                one.kind == "Mismatch" && one.field == "axes" && one.guilty == guilty && both
+            }),
+            _ => lines(&report, rank) == ["well"],
+        };
+        if !well {
+            return Err(format!("rank {rank}\n{}", shown(&report)).into());
+        }
+    }
+    Ok(())
+}
+
+pub(crate) fn play(part: &str) -> Result {
+    let pg = join(CAP)?;
+    if part == "grids" {
+        tell(grids(&pg)?.unwrap_or_else(|| "well".into()));
+        return pg.shutdown();
+    }
+    let sizes = if pg.rank() == VICTIM { [1, WORLD] } else { [WORLD, 1] };
+    match Mesh::new(&pg, &[("dp", sizes[0]), ("tp", sizes[1])]) {
+        Ok(_) => tell("no error"),
+        Err(e) => tell_error("axes", &e),
+    }
+    // The group goes on.
+    Mesh::new(&pg, &[("dp", WORLD)])?;
+    pg.shutdown()
+}
