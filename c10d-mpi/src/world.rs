@@ -1,5 +1,6 @@
 //! The one MPI world of this process: how it is started, and how groups get communicators of it.
 
+use std::collections::BTreeSet;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -48,6 +49,26 @@ static HELD: PerProcess<Mutex<Held>> = PerProcess::new();
 /// The process that started MPI, which a forked child of it cannot use; 0 = none yet.
 static STARTED_IN: AtomicU32 = AtomicU32::new(0);
 
+/// A group that this process is joining.
+struct Joining([u8; 16]);
+
+/// The sessions of those groups.
+static JOINING: PerProcess<Mutex<BTreeSet<[u8; 16]>>> = PerProcess::new();
+
+impl Joining {
+    /// `None`: another rank of this process is joining it.
+    fn begin(session: [u8; 16]) -> Option<Joining> {
+        let first = JOINING.get().lock().insert(session);
+        first.then(|| Joining(session))
+    }
+}
+
+impl Drop for Joining {
+    fn drop(&mut self) {
+        JOINING.get().lock().remove(&self.0);
+    }
+}
+
 /// Makes the communicator of a group, and starts MPI for that if this process has not yet.
 pub(crate) fn join(init: &GroupInit) -> Result<Member> {
     let library = Library::get(init.hint(LIBRARY))?;
@@ -65,6 +86,13 @@ pub(crate) fn join(init: &GroupInit) -> Result<Member> {
              instead of forking, or use cpu:gloo-like",
         ));
     }
+    let Some(_joining) = Joining::begin(init.session) else {
+        // Said to all ranks, the first one of this process included, which waits for this one's card.
+        let both = agree(init, &Card::of_process(library, None));
+        return Err(both
+            .err()
+            .unwrap_or_else(|| Error::new(ErrorKind::Internal, "two ranks of a process fit together")));
+    };
     let mpi = Mpi::new(library);
     let late = || Error::new(ErrorKind::Timeout, "another group of this process is still starting MPI");
     let mut held = HELD.get().try_lock_until(init.deadline).ok_or_else(late)?;

@@ -1,6 +1,7 @@
 //! The suite over real MPI libraries. Ranks are this program, started again. `C10D_TEST_MPI` names a folder in which `mpich`
 //! and `intel` are Python environments with the wheels `mpich` and `impi-rt`.
 
+mod groups;
 mod wheels;
 
 use std::process::ExitCode;
@@ -9,8 +10,9 @@ use c10d_conformance::{Program, Ranks, Suite};
 use libtest_mimic::Trial;
 
 fn main() -> ExitCode {
+    groups::serve_part();
     let mut program = Program::default();
-    for library in wheels::LIBRARIES {
+    for library in &wheels::LIBRARIES {
         let path = match library.path() {
             Ok(path) => path,
             Err(why) => {
@@ -28,7 +30,7 @@ fn main() -> ExitCode {
             .worlds(worlds)
             .environment("C10D_MPI_LIB", &path);
         let suite = library.variables.iter().fold(suite, |s, (name, value)| s.environment(name, value));
-        program = program.suite(library.name, suite, Ranks::Processes);
+        program = program.suite(library.name, suite, Ranks::Processes).trials(groups::trials(library, &path));
     }
     program.main()
 }

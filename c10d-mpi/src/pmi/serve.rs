@@ -123,7 +123,9 @@ impl Server {
 
 #[cfg(test)]
 mod tests {
-    use c10d_core::HashStore;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use c10d_core::{HashStore, PrefixStore};
 
     use super::*;
 
@@ -178,6 +180,40 @@ mod tests {
             talks.collect::<Vec<_>>().into_iter().map(|talk| talk.join().unwrap()).collect::<Vec<_>>()
         });
         assert_eq!(texts, ["cmd=get_result rc=0 value=here 1", "cmd=get_result rc=0 value=here 0"]);
+    }
+
+    /// A thousand ranks and their stores, without MPI: each rank asks the store twice in a round.
+    #[test]
+    fn a_thousand_ranks_meet() {
+        struct Counting(HashStore, AtomicUsize);
+        let size = 1024;
+        let counting = Arc::new(Counting(HashStore::new(), AtomicUsize::new(0)));
+        let begin = Instant::now();
+        std::thread::scope(|s| {
+            let ranks: Vec<_> = (0..size)
+                .map(|rank| {
+                    let counting = counting.clone();
+                    let run = move || {
+                        let (name, progress, deadline) = ("job".to_owned(), Arc::default(), Instant::now() + MINUTE);
+                        let store: Arc<dyn Store> = Arc::new(PrefixStore::new("pmi", Arc::new(counting.0.clone())));
+                        let mapping = String::new();
+                        let server = Server { store, rank, size, name, mapping, deadline, progress };
+                        let mut known = HashMap::new();
+                        let put = [(format!("-allgather-1-{rank}"), "0200B2C1C0000202".repeat(8))];
+                        server.barrier(0, &put, &mut known).unwrap();
+                        counting.1.fetch_add(known.len(), Ordering::Relaxed);
+                    };
+                    std::thread::Builder::new().stack_size(256 << 10).spawn_scoped(s, run).unwrap()
+                })
+                .collect();
+            ranks.into_iter().for_each(|rank| rank.join().unwrap());
+        });
+        let known = counting.1.load(Ordering::Relaxed);
+        assert_eq!(known, (size * size) as usize, "each knows the address of each");
+        let keys = counting.0.num_keys(Instant::now() + MINUTE).unwrap();
+        assert_eq!(keys, u64::from(size), "one value of each rank");
+        assert!(begin.elapsed() < 5 * Duration::from_secs(10), "{:?}", begin.elapsed());
+        println!("{size} ranks met in {:?}", begin.elapsed());
     }
 
     #[test]

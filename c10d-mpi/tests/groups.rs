@@ -1,0 +1,149 @@
+//! Groups of one MPI world: sub-groups, a second group, what is left when a rank is killed, and ranks that are no processes.
+//! Ranks are this program, started again.
+
+use std::time::{Duration, Instant};
+
+use c10d_core::{Builder, Error, ErrorKind, ProcessGroup, ReduceOp, Result};
+use c10d_rendezvous::launch::{Launch, Output};
+use libtest_mimic::{Failed, Trial};
+use rustix::process::{Signal, getpid, kill_process};
+
+use crate::wheels::Wheel;
+
+const PART: &str = "C10D_TEST_PART";
+const LIMIT: Duration = Duration::from_secs(20);
+const WORLD: u32 = 4;
+const VICTIM: u32 = 3;
+type Play = fn() -> Result;
+const PARTS: [(&str, Play); 3] = [("subgroups", subgroups), ("shrink", shrink), ("threads", threads)];
+
+/// Plays the part that this process was started to play, if it was.
+pub(crate) fn serve_part() {
+    let Ok(part) = std::env::var(PART) else { return };
+    let played = match PARTS.iter().find(|(name, _)| *name == part) {
+        Some((_, play)) => play(),
+        None => Err(wrong(format!("there is no part {part}"))),
+    };
+    if let Err(e) = played {
+        println!("{e:?}");
+        std::process::exit(1);
+    }
+    std::process::exit(0);
+}
+
+pub(crate) fn trials(library: &'static Wheel, path: &str) -> Vec<Trial> {
+    let trial = |(part, _): &(&'static str, Play)| {
+        let (part, path) = (*part, path.to_owned());
+        Trial::test(format!("{}_groups/{part}", library.name), move || run(library, &path, part))
+    };
+    PARTS.iter().map(trial).collect()
+}
+
+fn run(library: &Wheel, path: &str, part: &str) -> Result<(), Failed> {
+    let program = std::env::current_exe().map_err(|e| e.to_string())?;
+    let ranks = if part == "threads" { 1 } else { WORLD };
+    let launch =
+        Launch::new(program, std::iter::empty::<&str>()).ranks(ranks).env(PART, part).env("C10D_MPI_LIB", path);
+    let launch = library.variables.iter().fold(launch, |launch, (name, value)| launch.env(name, value));
+    let report = launch.output(Output::Captured).keep_going().timeout(Duration::from_secs(60)).run();
+    let report = report.map_err(|e| e.to_string())?;
+    for (exit, output) in report.exits.iter().zip(&report.output) {
+        let killed = part == "shrink" && exit.rank == VICTIM;
+        if exit.to_string().contains("code 0") == killed {
+            let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+            return Err(format!("rank {} {exit}\n{out}{err}", exit.rank).into());
+        }
+    }
+    Ok(())
+}
+
+fn builder() -> Builder {
+    Builder::new().providers(&[&c10d_mpi::PROVIDER, &c10d_gloo_like::PROVIDER]).backend("cpu:mpi").timeout(LIMIT)
+}
+
+fn join() -> Result<ProcessGroup> {
+    let joined = c10d_rendezvous::init("env://", LIMIT)?;
+    builder().rank(joined.rank).size(joined.size).store(joined.store).build()
+}
+
+fn wrong(what: String) -> Error {
+    Error::new(ErrorKind::Internal, what)
+}
+
+/// The sum of the members' numbers in the world, as every member must get it.
+fn sums_to(group: &ProcessGroup, mine: u32, want: u32) -> Result {
+    let mut x = vec![mine; 30_000];
+    group.all_reduce(&mut x, ReduceOp::Sum)?;
+    if x.iter().all(|n| *n == want) { Ok(()) } else { Err(wrong(format!("{} instead of {want}", x[0]))) }
+}
+
+fn subgroups() -> Result {
+    let pg = join()?;
+    let rank = pg.rank();
+    sums_to(&pg, rank, 6)?;
+    // The others do nothing for it, and go on.
+    if let Some(pair) = pg.new_group(&[1, 3])? {
+        sums_to(&pair, rank, 4)?;
+    }
+    let reversed = pg.split(Some(rank % 2), WORLD - rank)?.ok_or_else(|| wrong("no part".to_owned()))?;
+    if reversed.rank() != u32::from(rank < 2) {
+        return Err(wrong(format!("rank {rank} is {} in its part", reversed.rank())));
+    }
+    sums_to(&reversed, rank, if rank % 2 == 0 { 2 } else { 4 })?;
+    // Groups of one process at the same time, and messages beside.
+    std::thread::scope(|s| {
+        let other = s.spawn(|| (0..50).try_for_each(|_| sums_to(&reversed, rank, if rank % 2 == 0 { 2 } else { 4 })));
+        (0..50).try_for_each(|_| sums_to(&pg, rank, 6))?;
+        other.join().map_err(|_| wrong("a thread panicked".to_owned()))?
+    })?;
+    let (next, before) = ((rank + 1) % WORLD, (rank + WORLD - 1) % WORLD);
+    let (mine, mut theirs) = (vec![rank as u8; 3_000_001], vec![0u8; 3_000_001]);
+    std::thread::scope(|s| {
+        let sent = s.spawn(|| pg.send(&mine, next, 0x7fff_ffff));
+        pg.recv(&mut theirs, before, 0x7fff_ffff)?;
+        sent.join().map_err(|_| wrong("a thread panicked".to_owned()))?
+    })?;
+    if theirs.iter().any(|b| u32::from(*b) != before) {
+        return Err(wrong("the message is another".to_owned()));
+    }
+    pg.shutdown()
+}
+
+fn shrink() -> Result {
+    let pg = join()?;
+    let rank = pg.rank();
+    sums_to(&pg, rank, 6)?;
+    if rank == VICTIM {
+        let _ = kill_process(getpid(), Signal::KILL);
+    }
+    let begin = Instant::now();
+    let error = loop {
+        match sums_to(&pg, rank, 6) {
+            Err(e) => break e,
+            Ok(()) if begin.elapsed() > LIMIT => return Err(wrong("nobody noticed".to_owned())),
+            Ok(()) => {}
+        }
+    };
+    if error.report().guilty != [VICTIM] || !matches!(error.kind(), ErrorKind::PeerDead { .. }) {
+        return Err(error);
+    }
+    let left = pg.shrink_to_survivors(LIMIT)?;
+    drop(pg);
+    for _ in 0..20 {
+        sums_to(&left, rank, 3)?;
+    }
+    // Rank 0 serves the store, so it goes last.
+    left.store().add("through", 1, Instant::now() + LIMIT)?;
+    while rank == 0 && left.store().add("through", 0, Instant::now() + LIMIT)? < 3 {
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    Ok(())
+}
+
+fn threads() -> Result {
+    match builder().run_ranks(2, |_| Ok(())) {
+        Err(e) if e.to_string().contains("one rank per process") => Ok(()),
+        Err(e) => Err(e),
+        Ok(_) => Err(wrong("two ranks of one process have a group".to_owned())),
+    }
+}
