@@ -108,7 +108,7 @@ impl Player {
     }
 
     pub(super) fn tell(&self, name: &str, value: &str) {
-        self.store.set(&format!("{name}/{}", self.rank), value.as_bytes(), Instant::now()).unwrap();
+        self.store.set(&format!("{name}/{}", self.rank), value.as_bytes(), deadline_after(CAP)).unwrap();
     }
 
     pub(super) fn hear(&self, key: &str) {
