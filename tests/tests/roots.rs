@@ -17,6 +17,8 @@ use crate::{samples, stage};
 const CAP: Duration = Duration::from_secs(20);
 /// In place of a transport: a plugin's own collectives, in which a root does not wait.
 const PLUGIN: &str = "plugin";
+/// A world in which not everybody is near to everybody.
+const LARGE: u32 = 10;
 /// How many collectives a rank that only sends may make without learning.
 const AT_MOST: u32 = 8;
 
@@ -30,6 +32,10 @@ pub(crate) fn trials() -> Vec<Trial> {
         for world in 2..=4 {
             let name = format!("roots/{transport}/threads/{world}");
             trials.push(Trial::test(name, move || nothing(threads(world, transport))));
+        }
+        if transport != PLUGIN {
+            let name = format!("roots/{transport}/threads/{LARGE}");
+            trials.push(Trial::test(name, move || nothing(threads(LARGE, transport))));
         }
         trials.push(Trial::test(format!("roots/{transport}/processes"), move || processes(transport)));
         trials.push(Trial::test(format!("roots/{transport}/drop"), move || dropped(transport)));
@@ -182,6 +188,30 @@ fn call_together(pg: &ProcessGroup, which: Which) -> Result {
     (0..pg.size()).try_for_each(|rank| hear(pg, &format!("called/{rank}")))
 }
 
+/// The last rank gives to another root than the others, who learn of it though neither root has come.
+fn roots_are_late(pg: ProcessGroup) -> Result<Option<String>> {
+    let (me, odd, roots) = (pg.rank(), pg.size() - 1, [0, 5]);
+    let early = || (0..odd).filter(|rank| !roots.contains(rank));
+    let mine = (OpKind::Gather, if me == odd { roots[1] } else { roots[0] });
+    let error = if me == odd {
+        call(&pg, mine)?;
+        say(&pg, "gave")?;
+        early().try_for_each(|rank| hear(&pg, &format!("learnt/{rank}")))?;
+        pg.shutdown().err()
+    } else if roots.contains(&me) {
+        early().try_for_each(|rank| hear(&pg, &format!("learnt/{rank}")))?;
+        call(&pg, mine).and_then(|()| pg.shutdown()).err()
+    } else {
+        hear(&pg, "gave")?;
+        let (_, error) = repeat(&pg, mine, AT_MOST);
+        say(&pg, &format!("learnt/{me}"))?;
+        error
+    };
+    let culprit = |rank: &u32| if me == odd { *rank != me } else { *rank == odd };
+    let right = error.as_ref().is_some_and(|e| is_about(e, mine, culprit));
+    Ok((!right).then(|| format!("roots_are_late, rank {me}: {error:?}")))
+}
+
 /// Nobody calls again: the last look is at the end.
 fn leave_together(pg: ProcessGroup) -> Result<Option<String>> {
     let me = pg.rank();
@@ -263,7 +293,7 @@ fn threads(world: u32, transport: &str) -> Vec<String> {
             PLUGIN => build_over(builder, &Sample::Rooted.file()),
             _ => builder.hint("gloo-like.transport", transport).build(),
         };
-        built.and_then(|pg| play_all(&pg))
+        built.and_then(|pg| if world == LARGE { Ok(roots_are_late(pg)?.into_iter().collect()) } else { play_all(&pg) })
     };
     std::thread::scope(|s| {
         let ranks: Vec<_> = (0..world).map(|r| s.spawn(move || rank(r))).collect();

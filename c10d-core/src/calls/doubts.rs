@@ -6,10 +6,6 @@ use super::CallId;
 use crate::backend::Fingerprint;
 use crate::catalog::OpKind;
 
-/// Up to this world size all ranks look at all; in larger ones who gives to a root looks at the root alone, which hears of
-/// everybody and says what it finds.
-const SMALL_WORLD: u32 = 8;
-
 /// How many calls are kept for peers that have not made them. Beyond it the oldest are given up: such a peer finds the
 /// header of each of them in its link.
 const MOST: usize = 64 << 10;
@@ -35,7 +31,6 @@ impl Whom {
         match op {
             OpKind::Broadcast | OpKind::Scatter if me != root => Whom::Nobody,
             OpKind::Reduce | OpKind::Gather if me == root => Whom::Nobody,
-            OpKind::Reduce | OpKind::Gather if world > SMALL_WORLD => Whom::One(root),
             _ => Whom::All,
         }
     }
@@ -311,7 +306,7 @@ mod tests {
             let spreads = matches!(op, OpKind::Broadcast | OpKind::Scatter);
             assert_eq!((sends(1), sends(0)), (spreads, !spreads), "{op}");
             assert_eq!(Whom::after(*op, 1, 1, 1), Whom::Nobody);
-            assert_eq!(Whom::after(*op, 0, 1, 9), if spreads { Whom::Nobody } else { Whom::One(1) });
+            assert_eq!(Whom::after(*op, 0, 1, 99), if spreads { Whom::Nobody } else { Whom::All });
         }
     }
 

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use post::{Out, left};
 use record::{Calls, Open};
+use watch::SMALL_WORLD;
 
 use super::letter::Letter;
 use super::{CallId, Doubt, Doubts, History, Whom};
@@ -29,17 +30,17 @@ use crate::sync::{Condvar, Mutex, MutexGuard};
 const ASK_EVERY: u32 = 4;
 /// How many of its calls a rank remembers beside those that are still to be compared.
 const RECENT: usize = 64;
-/// How long a rank waits for an answer that it needs before it goes on, once for each peer that is silent.
-const PATIENCE: Duration = Duration::from_millis(100);
-/// The same for a rank that leaves.
-const FAREWELL: Duration = Duration::from_millis(200);
+/// How long a rank waits for an answer that it needs before it goes on, or leaves; once for each peer that is silent. Usual is
+/// a millisecond, busy machines take hundreds.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Whoever fails a group.
 type Fail = dyn Fn(&Error) + Send + Sync;
 
 /// Compares the calls of one rank of a group with those of its peers, for a backend whose library compares where it receives,
 /// or not at all. A rank that only sends learns of a disagreement by its 8th collective after the other's, at any op that
-/// waits, and when it leaves; ranks that wait for each other within a moment. Whoever learns of one tells all.
+/// waits, and when it leaves; ranks that wait for each other within a moment. Whoever learns of one tells all. In worlds
+/// above eight, who gives to a root asks that one alone, and learns what it finds.
 ///
 /// The ranks ask and answer through the group's store, on threads of their own. Nobody waits for a rank that is late: it
 /// answers that it has not made the call. Where the store is gone, nothing is compared any more.
@@ -105,7 +106,11 @@ impl CallCheck {
             calls.recent.pop_front();
         }
         calls.recent.push_back((number, fingerprint));
-        let whom = Whom::after(op, self.me, root, self.world);
+        let whom = match Whom::after(op, self.me, root, self.world) {
+            // The store does not bear that all ask all. The root hears of everybody, and tells what it finds.
+            Whom::All if self.world > SMALL_WORLD && root != self.me => Whom::One(root),
+            whom => whom,
+        };
         if whom != Whom::Nobody {
             calls.doubts.add(&mut vec![Doubt { number, fingerprint, whom }]);
         }
@@ -198,7 +203,7 @@ impl CallCheck {
     /// group failed, if it did.
     pub fn leave(&self, deadline: Instant) -> Option<Error> {
         let mut calls = self.calls.lock();
-        let patience = FAREWELL.min(deadline.saturating_duration_since(Instant::now()));
+        let patience = PATIENCE.min(deadline.saturating_duration_since(Instant::now()));
         if calls.doubts.open() && calls.parted.is_none() && !calls.left && !patience.is_zero() {
             self.ask(&mut calls);
             calls = self.hear_out(calls, patience);
@@ -221,7 +226,7 @@ impl CallCheck {
         let word = Letter::Told(calls.history(0, History::GOODBYE)).to_bytes(self.me);
         drop(calls);
         // Where the store is gone, nobody can ask there.
-        let soon = Instant::now() + FAREWELL;
+        let soon = Instant::now() + PATIENCE;
         if orderly {
             contain("a store", || drop(self.store.set(&left(self.me), &word, soon)));
         }

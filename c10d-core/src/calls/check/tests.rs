@@ -33,6 +33,11 @@ fn make(check: &Arc<CallCheck>, op: OpKind, seq: u32, root: u32) -> Option<Error
     parted.or_else(|| check.look(op, root))
 }
 
+/// What a rank's group failed of.
+fn what_failed(told: &Receiver<(u32, Error)>, rank: u32) -> Error {
+    std::iter::from_fn(|| told.recv_timeout(CAP).ok()).find(|(of, _)| *of == rank).unwrap().1
+}
+
 fn names(error: &Error, op: OpKind, seq: u64, field: &str, guilty: &[u32]) {
     let report = error.report();
     assert!(matches!(&report.kind, ErrorKind::Mismatch { field: known, .. } if *known == field), "{error}");
@@ -46,8 +51,7 @@ fn who_only_sends_learns_by_the_8th_call() {
     let errors: Vec<_> = (0..8).map(|seq| make(&ranks[0], OpKind::Broadcast, seq, 0)).collect();
     names(errors[7].as_ref().unwrap(), OpKind::Broadcast, 0, "root", &[1]);
     // And the other one is told.
-    let all: Vec<_> = (0..2).map(|_| told.recv_timeout(CAP).unwrap()).collect();
-    names(&all.iter().find(|(rank, _)| *rank == 1).unwrap().1, OpKind::Broadcast, 0, "root", &[0]);
+    names(&what_failed(&told, 1), OpKind::Broadcast, 0, "root", &[0]);
     ranks.iter().for_each(|rank| rank.stop());
 }
 
@@ -56,8 +60,8 @@ fn one_that_is_late_holds_nobody_back() {
     let (ranks, told) = ranks(2);
     let begin = Instant::now();
     assert!((0..1000).all(|seq| make(&ranks[0], OpKind::Broadcast, seq, 0).is_none()));
-    // Each answer that is missing would cost the patience.
-    assert!(begin.elapsed() < 100 * PATIENCE, "{:?}", begin.elapsed());
+    // Each answer that is missing would cost the patience: 250 of it.
+    assert!(begin.elapsed() < 50 * PATIENCE, "{:?}", begin.elapsed());
     names(
         &make(&ranks[1], OpKind::Broadcast, 0, 1).or_else(|| ranks[1].leave(Instant::now() + CAP)).unwrap(),
         OpKind::Broadcast,
@@ -83,9 +87,12 @@ fn ranks_that_wait_for_each_other_learn_why() {
     let (ranks, told) = ranks(2);
     assert!(make(&ranks[0], OpKind::Scatter, 0, 1).is_none());
     assert!(make(&ranks[1], OpKind::Broadcast, 0, 0).is_none());
-    let all: Vec<_> = (0..2).map(|_| told.recv_timeout(CAP).unwrap()).collect();
-    for (rank, op) in [(0, OpKind::Scatter), (1, OpKind::Broadcast)] {
-        names(&all.iter().find(|(of, _)| *of == rank).unwrap().1, op, 0, "op", &[1 - rank]);
+    let mut open = vec![(0, OpKind::Scatter), (1, OpKind::Broadcast)];
+    while !open.is_empty() {
+        let (rank, error) = told.recv_timeout(CAP).unwrap();
+        for (_, op) in open.extract_if(.., |(of, _)| *of == rank) {
+            names(&error, op, 0, "op", &[1 - rank]);
+        }
     }
     ranks.iter().for_each(|rank| rank.stop());
 }
@@ -96,7 +103,7 @@ fn what_is_heard_of_a_call_to_come_is_judged_when_it_is_made() {
     assert!(make(&ranks[1], OpKind::Reduce, 0, 0).is_none());
     let _ = make(&ranks[2], OpKind::Reduce, 0, 1);
     let _ = ranks[2].leave(Instant::now() + CAP);
-    while told.recv_timeout(CAP).unwrap().0 != 1 {}
+    what_failed(&told, 1);
     while ranks[0].calls.lock().dispute.is_none() {
         std::thread::sleep(Duration::from_millis(1));
     }

@@ -11,8 +11,9 @@ use crate::catalog::OpKind;
 /// A call in which a rank receives, and that is not over by then, is compared, too: whom it waits for may wait as well. Once
 /// more at the second time.
 pub(super) const STALLED: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(1)];
-/// Up to this world size a rank that receives from all asks all; in larger ones its neighbour alone, as everybody does.
-const SMALL_WORLD: u32 = 8;
+/// Up to this world size all ranks ask all. In larger ones a rank that receives from all asks its neighbour alone, as everybody
+/// does, and one that gives to a root asks the root alone.
+pub(super) const SMALL_WORLD: u32 = 8;
 
 impl CallCheck {
     /// Looks after the calls that are not over. Whether to come again.
