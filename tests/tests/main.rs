@@ -13,3 +13,4 @@ mod level2;
 mod monitored_barrier;
 mod p2p;
 mod property;
+mod under_tokio;

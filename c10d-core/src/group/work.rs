@@ -241,6 +241,22 @@ impl<'a, R> Handle<'a, R> {
 ///
 /// Wakers, and the drops of buffers, may run on a backend's thread. A panic of theirs ends there, see
 /// [`panics`](crate::panics).
+///
+/// # Under an async runtime
+///
+/// No runtime is needed, and none is preferred; `examples/tokio.rs` shows tasks, `select!` and a timeout.
+///
+/// | question | answer |
+/// | --- | --- |
+/// | who calls the waker? | the thread that completes the op, when the backend has let go of the buffers: the backend's own, or the caller's if the op ended inside `start` |
+/// | polled again, by another task? | the new waker takes the place of the old one; a handle may move between tasks and threads |
+/// | dropped, by `select!` or a timeout? | nothing blocks and nothing is cancelled: the op goes on, and the ranks stay in step. Buffers are freed by whoever comes last. A failure after the drop is told at the next call |
+/// | kept in spite of `select!` or a timeout? | poll the handle by reference: `timeout(patience, &mut work)` |
+/// | cancelled? | a message by [`cancel`](Work::cancel), which says whether one was taken; a collective by [`abort`](crate::ProcessGroup::abort) alone, for all ranks |
+/// | a deadline? | the op's own, [`Call::timeout`](crate::Call::timeout) or the group's, and its error names who is missing; a runtime's timeout only stops looking |
+/// | order? | that of `start`, not of `await`. Start collectives from one task: one task for each, which starts it, is a race that ends in a [`Mismatch`](crate::ErrorKind::Mismatch) |
+/// | borrowed buffers? | [`scope`](crate::ProcessGroup::scope) blocks its thread; in an `async fn` let calls own their buffers |
+/// | what blocks? | `run` and the methods for it, building, `split`, `shutdown`, the store: `spawn_blocking`. So does the drop of the last handle of a group |
 #[must_use = "dropping the handle lets the op finish by itself; its result and its buffers are lost"]
 pub struct Work<R>(pub(crate) Handle<'static, R>);
 

@@ -1,0 +1,129 @@
+//! Started ops as futures under tokio: joined, selected, given up, dropped, moved between tasks and threads.
+
+use std::time::{Duration, Instant};
+
+use c10d::{Cancel, ErrorKind, ProcessGroup, ReduceOp, Result, op};
+
+/// Longer than any op here takes; no verdict.
+const LONG: Duration = Duration::from_secs(20);
+/// Shorter than an op whose peer waits for it to be over.
+const SHORT: Duration = Duration::from_millis(20);
+
+/// Runs each rank's task on runtimes of one and of several threads.
+fn on_runtimes(ranks: u32, task: impl AsyncFn(ProcessGroup) -> Result + Sync) {
+    type Make = fn() -> tokio::runtime::Builder;
+    for make in [tokio::runtime::Builder::new_current_thread as Make, tokio::runtime::Builder::new_multi_thread] {
+        c10d::builder()
+            .timeout(LONG)
+            .run_ranks(ranks, |pg| make().worker_threads(2).enable_time().build().expect("threads").block_on(task(pg)))
+            .unwrap();
+    }
+}
+
+#[test]
+fn many_tasks_have_their_own_results() {
+    for ranks in 1..=5 {
+        on_runtimes(ranks, async |pg| {
+            let n = pg.size();
+            let works = (0..50).map(|i| pg.start(op::all_reduce(vec![i; 100], ReduceOp::Sum)));
+            let tasks: Vec<_> = works.map(tokio::spawn).collect();
+            // The last first.
+            for (i, task) in (0u32..50).zip(tasks).rev() {
+                assert_eq!(task.await.expect("no panic")?, vec![i * n; 100]);
+            }
+            let (a, b) = tokio::join!(
+                pg.start(op::all_reduce(vec![1u8; 3], ReduceOp::Sum)),
+                pg.start(op::broadcast(vec![pg.rank(); 2], 0)),
+            );
+            assert_eq!((a?, b?), (vec![n as u8; 3], vec![0; 2]));
+            Ok(())
+        });
+    }
+}
+
+/// The timer wins as long as the peer does not come; the handle stays, and has the result later, in another task.
+#[test]
+fn select_and_timeout_leave_the_handle() {
+    on_runtimes(2, async |pg| {
+        if pg.rank() == 0 {
+            let mut work = pg.start(op::all_reduce(vec![1u32; 8], ReduceOp::Sum));
+            assert!(tokio::time::timeout(SHORT, &mut work).await.is_err());
+            tokio::select! {
+                biased;
+                result = &mut work => panic!("rank 1 has not come: {result:?}"),
+                () = tokio::time::sleep(SHORT) => {}
+            }
+            // Now it may.
+            pg.start(op::send(vec![0u8], 1, 1)).await?;
+            // Another waker takes the place of the old one.
+            assert_eq!(tokio::spawn(work).await.expect("no panic")?, [2; 8]);
+        } else {
+            pg.start(op::recv(vec![9u8], 0, 1)).await?;
+            assert_eq!(pg.start(op::all_reduce(vec![1u32; 8], ReduceOp::Sum)).await?, [2; 8]);
+        }
+        Ok(())
+    });
+}
+
+/// A future that a timeout drops lets its op go on: the ranks stay in step.
+#[test]
+fn what_is_dropped_goes_on() {
+    on_runtimes(2, async |pg| {
+        if pg.rank() == 0 {
+            let work = pg.start(op::all_reduce(vec![1u32; 100_000], ReduceOp::Sum));
+            assert!(tokio::time::timeout(SHORT, work).await.is_err());
+            pg.start(op::send(vec![0u8], 1, 1)).await?;
+        } else {
+            pg.start(op::recv(vec![9u8], 0, 1)).await?;
+            let sum = pg.start(op::all_reduce(vec![1u32; 100_000], ReduceOp::Sum)).await?;
+            assert_eq!(sum, vec![2; 100_000]);
+        }
+        assert_eq!(pg.start(op::all_reduce(vec![5u32], ReduceOp::Sum)).await?, [10]);
+        Ok(())
+    });
+}
+
+/// A receive that is cancelled after a timeout leaves the message to the next.
+#[test]
+fn a_receive_is_given_up() {
+    on_runtimes(2, async |pg| {
+        if pg.rank() == 0 {
+            let mut work = pg.start(op::recv(vec![0u8; 4], 1, 3));
+            assert!(tokio::time::timeout(SHORT, &mut work).await.is_err());
+            let Cancel::Back(buffer) = work.cancel()? else { panic!("nothing was sent yet") };
+            pg.start(op::send(vec![0u8], 1, 1)).await?;
+            assert_eq!(pg.start(op::recv(buffer, 1, 3)).await?, [7; 4]);
+            let mut collective = pg.start(op::all_reduce(vec![1u32], ReduceOp::Sum));
+            assert!(tokio::time::timeout(SHORT, &mut collective).await.is_err());
+            let refused = collective.cancel().expect_err("others wait for it");
+            assert_eq!(*refused.error.kind(), ErrorKind::Unsupported);
+            pg.start(op::send(vec![0u8], 1, 1)).await?;
+            assert_eq!(refused.work.await?, [2]);
+        } else {
+            pg.start(op::recv(vec![9u8], 0, 1)).await?;
+            pg.start(op::send(vec![7u8; 4], 0, 3)).await?;
+            pg.start(op::recv(vec![9u8], 0, 1)).await?;
+            assert_eq!(pg.start(op::all_reduce(vec![1u32], ReduceOp::Sum)).await?, [2]);
+        }
+        Ok(())
+    });
+}
+
+/// A deadline is the op's own, and its error names who is missing.
+#[test]
+fn an_op_has_its_own_deadline() {
+    on_runtimes(2, async |pg| {
+        if pg.rank() == 0 {
+            let call = op::recv(vec![0u8; 4], 1, 3).timeout(Duration::from_millis(100));
+            let e = pg.start(call).await.expect_err("nobody sends").error;
+            assert_eq!((e.kind(), &e.report().guilty[..]), (&ErrorKind::Timeout, &[1][..]));
+            pg.store().set("told", b"", Instant::now() + LONG)?;
+        } else {
+            // A rank that leaves earlier is another cause.
+            let store = pg.store().clone();
+            let told = tokio::task::spawn_blocking(move || store.wait(&["told"], Instant::now() + LONG));
+            told.await.expect("no panic")?;
+        }
+        Ok(())
+    });
+}
