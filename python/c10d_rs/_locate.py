@@ -11,7 +11,9 @@ def library():
     told = os.environ.get("C10D_RS_LIBRARY")
     if told:
         return told
-    found = sorted(glob.glob(os.path.join(HERE, "_library*.so")) + glob.glob(os.path.join(HERE, "libc10d_rs.so")))
+    # Installed, or in a checkout in which `cargo build --release -p c10d-python` ran.
+    checkout = os.path.join(HERE, "..", "..", "target", "release", "libc10d_rs.so")
+    found = sorted(glob.glob(os.path.join(HERE, "_library*.so"))) + glob.glob(checkout)
     if not found:
         raise ImportError(f"c10d_rs: there is no Rust library in {HERE}; install the package with `pip install ./python`")
     return found[0]

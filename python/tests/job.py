@@ -7,7 +7,6 @@ raises comes back; a job that takes too long is killed, and says which ranks wer
 import datetime
 import multiprocessing
 import os
-import signal
 import tempfile
 import time
 import traceback
@@ -82,8 +81,8 @@ class Raised:
         return f"{self.type}: {self.words}\n{self.trace}"
 
 
-def outcomes(body, world, *args, limit=90, env=None, during=None):
-    """What each rank returned, or `Raised`, or `Died`. `during` is called with the processes."""
+def outcomes(body, world, *args, limit=90, env=None, gone=()):
+    """What each rank returned, or `Raised`, or `Died`. Ranks that are `gone` are not waited for."""
     with tempfile.TemporaryDirectory(prefix="c10d_rs-test-") as folder:
         ranks = []
         for rank in range(world):
@@ -93,9 +92,7 @@ def outcomes(body, world, *args, limit=90, env=None, during=None):
             theirs.close()
             ranks.append((process, mine))
         try:
-            if during:
-                during([process for process, _ in ranks], folder)
-            return _collect(ranks, limit)
+            return _collect(ranks, limit, gone)
         finally:
             for process, mine in ranks:
                 process.kill()
@@ -103,10 +100,10 @@ def outcomes(body, world, *args, limit=90, env=None, during=None):
                 mine.close()
 
 
-def _collect(ranks, limit):
+def _collect(ranks, limit, gone):
     until = time.monotonic() + limit
     found = [None] * len(ranks)
-    open_ = {mine: i for i, (_, mine) in enumerate(ranks)}
+    open_ = {mine: i for i, (_, mine) in enumerate(ranks) if i not in gone}
     while open_:
         ready = connection.wait(list(open_), max(0, until - time.monotonic()))
         assert ready, f"ranks {sorted(open_.values())} were not through after {limit} s; the others: {found}"
@@ -118,6 +115,8 @@ def _collect(ranks, limit):
             except EOFError:
                 found[i] = Died()
     for i, (process, _) in enumerate(ranks):
+        if i in gone:
+            continue
         process.join(max(0.1, until - time.monotonic()))
         assert process.exitcode is not None, f"rank {i} answered, but its process did not end"
         if isinstance(found[i], Died):
@@ -134,8 +133,3 @@ def run(body, world, *args, **more):
     assert not bad, "\n".join(bad)
     return found
 
-
-def signal_all(processes, which):
-    for process in processes:
-        if process.is_alive():
-            os.kill(process.pid, getattr(signal, which))

@@ -1,0 +1,132 @@
+"""A rank that is killed, is stopped, raises, leaves, or calls another op is named on all others; nobody crashes or hangs."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import c10d_rs
+import job
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+
+GUILTY = 1
+
+
+def survive(r, fault, form):
+    r.init(timeout=4 if fault == "stopped" else 60)
+    net = nn.parallel.DistributedDataParallel(nn.Linear(64, 64)) if form == "ddp" else None
+    dist.barrier()
+    out = net(torch.ones(2, 64)).sum() if net else None
+    if r.rank == GUILTY:
+        if fault == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        elif fault == "stopped":
+            os.kill(os.getpid(), signal.SIGSTOP)
+        elif fault == "leaves":
+            dist.destroy_process_group()
+            return None
+    began = time.monotonic()
+    try:
+        if r.rank == GUILTY:
+            # Another op.
+            dist.all_gather([torch.zeros(7) for _ in range(r.world)], torch.ones(7))
+        elif form == "blocking":
+            dist.all_reduce(torch.ones(1000))
+        elif form == "async":
+            dist.all_reduce(torch.ones(1000), async_op=True).wait()
+        elif form == "future":
+            dist.all_reduce(torch.ones(1000), async_op=True).get_future().then(lambda f: f.value()).wait()
+        elif form == "ddp":
+            out.backward()
+        return "nothing was raised"
+    except c10d_rs.BackendError as e:
+        return "named", e.kind, e.guilty_ranks, str(e), time.monotonic() - began
+    except Exception as e:
+        # What autograd and futures make of it has the words, and no attributes.
+        return "words", None, None, str(e), time.monotonic() - began
+
+
+@pytest.mark.parametrize("form", ["blocking", "async", pytest.param("future", marks=pytest.mark.long), "ddp"])
+@pytest.mark.parametrize("fault", ["killed", "stopped", "leaves", "another"])
+def test_the_guilty_rank_is_named(fault, form):
+    world = 3
+    found = job.outcomes(survive, world, fault, form, gone={GUILTY})
+    kinds = {"killed": ("PeerDead",), "leaves": ("PeerDead",), "stopped": ("Timeout",), "another": ("Mismatch",)}[fault]
+    for rank in (r for r in range(world) if r != GUILTY):
+        assert isinstance(found[rank], tuple), f"{rank}: {found[rank]!r}"
+        how, kind, guilty, words, _ = found[rank]
+        assert any(k in words for k in kinds), words
+        assert f"rank {GUILTY}" in words, words
+        if how == "named":
+            assert kind in kinds and guilty == (GUILTY,), found[rank]
+        if form in ("blocking", "async"):
+            assert how == "named", found[rank]
+
+
+def abort(r):
+    r.init()
+    dist.barrier()
+    if r.rank == 0:
+        dist.distributed_c10d._abort_process_group()
+        return None
+    try:
+        dist.all_reduce(torch.ones(3))
+    except c10d_rs.BackendError as e:
+        return e.kind, e.guilty_ranks
+
+
+def test_abort():
+    found = job.run(abort, 3)
+    assert found[1:] == [("Aborted", (0,))] * 2, found
+
+
+SCRIPT = """
+import datetime, os, sys
+import torch, torch.distributed as dist
+rank, world, where, what = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4]
+dist.init_process_group("c10d_rs", init_method=f"file://{where}", rank=rank, world_size=world, timeout=datetime.timedelta(seconds=60))
+dist.barrier()
+if rank == 0:
+    if what == "raises":
+        raise RuntimeError("a mistake of the program's")
+    if what == "in flight":
+        works = [dist.all_reduce(torch.ones(10), async_op=True) for _ in range(3)]
+        future = works[0].get_future().then(lambda f: print("told"))
+        box = torch.zeros(1)
+        late = dist.irecv(box, 1)
+    sys.exit(0)
+try:
+    dist.all_reduce(torch.ones(20 if what == "in flight" else 10))
+    print("nothing was raised")
+except dist.DistBackendError as e:
+    print("CAUGHT", e)
+"""
+
+
+@pytest.mark.parametrize("what", ["raises", "leaves", "in flight"])
+def test_the_interpreter_ends(what, tmp_path):
+    """No hang, no crash, whatever is in flight; the other rank is told who left."""
+    script = tmp_path / "script.py"
+    script.write_text(textwrap.dedent(SCRIPT))
+    began = time.monotonic()
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, script, str(rank), "2", tmp_path / "store", what],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        for rank in range(2)
+    ]
+    try:
+        outs = [p.communicate(timeout=110) for p in ranks]
+    finally:
+        for p in ranks:
+            p.kill()
+    assert ranks[0].returncode == (1 if what == "raises" else 0), outs[0]
+    assert ranks[1].returncode == 0, outs[1]
+    assert "CAUGHT" in outs[1][0] and "rank 0" in outs[1][0], (outs, time.monotonic() - began)
+    assert "nothing was raised" not in outs[1][0]

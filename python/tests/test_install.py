@@ -1,0 +1,115 @@
+"""Where the shim is kept, who builds it, what happens without one, and that import does nothing."""
+
+import os
+import stat
+import subprocess
+import sys
+
+import job
+import pytest
+import torch
+import torch.distributed as dist
+from c10d_rs import _build
+
+
+def python(code, **env):
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, env={**os.environ, **env})
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_import_starts_and_builds_nothing(tmp_path):
+    out = python(
+        "import threading, os, torch, torch.distributed as d\n"
+        "before = len(os.listdir('/proc/self/task'))\n"
+        "import c10d_rs\n"
+        "assert len(os.listdir('/proc/self/task')) == before\n"
+        "assert 'c10d_rs' in d.Backend.backend_list\n"
+        "print(os.listdir(os.environ['C10D_RS_CACHE']))",
+        C10D_RS_CACHE=str(tmp_path),
+    )
+    assert out.strip() == "[]"
+
+
+def stand_in(path):
+    """A compiler that counts, and makes a file."""
+    path.write_text(f"#!/bin/sh\nset -e\necho one >> {path}.calls\nsleep 1\nwhile [ $# -gt 0 ]; do [ $1 = -o ] && : > $2; shift; done\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+def test_many_at_once_build_once(tmp_path):
+    code = "from c10d_rs import _build; print(_build.build())"
+    env = {**os.environ, "CXX": stand_in(tmp_path / "cxx"), "C10D_RS_CACHE": str(tmp_path / "cache")}
+    all_ = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=env) for _ in range(3)]
+    paths = {p.communicate(timeout=120)[0].strip() for p in all_}
+    assert len(paths) == 1 and os.path.exists(paths.pop())
+    assert (tmp_path / "cxx.calls").read_text() == "one\n"
+
+
+def test_a_folder_of_others_is_not_used(tmp_path, monkeypatch):
+    monkeypatch.setenv("CXX", stand_in(tmp_path / "cxx"))
+    open_to_all = tmp_path / "cache" / "c10d_rs"
+    open_to_all.mkdir(parents=True)
+    open_to_all.chmod(0o777)
+    monkeypatch.delenv("C10D_RS_CACHE", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
+    (tmp_path / "tmp").mkdir()
+    made = _build.build()
+    assert made.startswith(str(tmp_path / "tmp")), made
+    # What others may write to is not loaded either.
+    os.chmod(made, os.stat(made).st_mode | stat.S_IWOTH)
+    assert _build.existing() is None
+
+
+def test_a_compiler_that_fails_is_quoted(tmp_path, monkeypatch):
+    cxx = tmp_path / "cxx"
+    cxx.write_text("#!/bin/sh\necho no such thing >&2\nexit 1\n")
+    cxx.chmod(0o755)
+    monkeypatch.setenv("CXX", str(cxx))
+    monkeypatch.setenv("C10D_RS_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(_build.CannotBuild, match="no such thing"):
+        _build.build()
+
+
+def without_a_shim(r):
+    import warnings
+
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        r.init()
+        dist.new_group()
+    assert len([w for w in told if "without its C++ shim" in str(w.message)]) == 1
+    n, me = r.world, r.rank
+    x = torch.ones(2, 3).t()
+    dist.all_reduce(x)
+    assert x.sum().item() == 6 * n
+    then = dist.all_reduce(torch.ones(2), async_op=True).get_future().then(lambda f: f.value()[0] / n)
+    assert then.wait().tolist() == [1.0, 1.0]
+    for _ in range(10):
+        dist.all_reduce(torch.ones(100), async_op=True)
+    outs = [torch.zeros(i + 1) for i in range(n)]
+    dist.all_gather(outs, torch.full((me + 1,), float(me)))
+    assert [t[0].item() for t in outs] == list(range(n))
+    out = torch.zeros(n)
+    dist.all_to_all_single(out, torch.full((n,), float(me)))
+    assert out.tolist() == list(range(n))
+    dist.reduce_scatter_tensor(torch.zeros(2), torch.ones(2 * n))
+    dist.monitored_barrier()
+    if n > 1:
+        dist.send(torch.ones(1), 1) if me == 0 else (dist.recv(torch.zeros(1), 0) if me == 1 else None)
+    out = [None] * n
+    dist.all_gather_object(out, me)
+    assert out == list(range(n))
+    net = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(4, 4))
+    net(torch.ones(2, 4)).sum().backward()
+    if n > 1:
+        with pytest.raises(dist.DistBackendError, match="Mismatch") as e:
+            dist.all_reduce(torch.ones(3 + me))
+        assert e.value.guilty_ranks
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_the_fallback(world):
+    job.run(without_a_shim, world, env={"C10D_RS_SHIM": "0"})

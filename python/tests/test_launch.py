@@ -1,0 +1,60 @@
+"""torchrun and `c10d run` start jobs, also of ranks in Python and in Rust."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+ROOT = os.path.dirname(os.path.dirname(HERE))
+TRAIN = os.path.join(ROOT, "examples", "mixed", "train.py")
+RUST = os.environ.get("MIXED_RUST") or os.path.join(ROOT, "target", "release", "examples", "mixed")
+PROGRAM = os.environ.get("C10D_PROGRAM") or os.path.join(ROOT, "target", "release", "c10d")
+
+
+def run(command, limit=150, **env):
+    done = subprocess.run(command, capture_output=True, text=True, timeout=limit, env={**os.environ, **env})
+    assert done.returncode == 0, f"{command}\n{done.stdout[-3000:]}\n{done.stderr[-5000:]}"
+    return done.stdout
+
+
+def torchrun(ranks, script, *more):
+    return [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", *more, script]
+
+
+@pytest.mark.parametrize("launcher", ["torchrun", "c10d run"])
+@pytest.mark.parametrize("world", [2, 4])
+def test_ranks_in_rust_and_python(world, launcher):
+    if not os.path.exists(RUST):
+        pytest.skip(f"skipped: {RUST} is not built (cargo build --release --example mixed)")
+    if launcher == "torchrun":
+        out = run(torchrun(world, TRAIN), MIXED_RUST=RUST)
+    elif not os.path.exists(PROGRAM):
+        pytest.skip(f"skipped: {PROGRAM} is not built")
+    else:
+        out = run([PROGRAM, "run", "-n", str(world), "--", sys.executable, TRAIN], MIXED_RUST=RUST)
+    for rank in range(world - 1):
+        assert f"python rank {rank}: every op agrees" in out, out
+    assert f"rust rank {world - 1}: every op agrees" in out, out
+
+
+RESTARTS = """
+import os, sys
+import torch, torch.distributed as dist
+dist.init_process_group("c10d_rs")
+x = torch.ones(1)
+dist.all_reduce(x)
+if os.environ["TORCHELASTIC_RESTART_COUNT"] == "0" and dist.get_rank() == 1:
+    os._exit(3)
+dist.all_reduce(x)
+print("through", x.item(), flush=True)
+dist.destroy_process_group()
+"""
+
+
+def test_torchrun_restarts(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(RESTARTS)
+    out = run(torchrun(2, str(script), "--max-restarts=1"))
+    assert out.count("through 4.0") == 2, out

@@ -1,0 +1,272 @@
+"""What sits on top of a backend works unchanged: DDP, FSDP2, DTensor, functional collectives, objects, groups, checkpoints."""
+
+import copy
+import datetime
+import os
+
+import job
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+
+LONG = pytest.mark.long
+WORLDS = (pytest.param(1, marks=LONG), 2, pytest.param(3, marks=LONG), pytest.param(4, marks=LONG))
+
+
+def model():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+
+
+def batch(rank, step=0, rows=6):
+    g = torch.Generator().manual_seed(100 * step + rank)
+    return torch.randn(rows, 8, generator=g)
+
+
+def alone(world, steps=3):
+    """What one process makes of everybody's batches."""
+    net = model()
+    opt = torch.optim.SGD(net.parameters(), lr=0.1)
+    for step in range(steps):
+        opt.zero_grad()
+        (sum(net(batch(r, step)).pow(2).mean() for r in range(world)) / world).backward()
+        opt.step()
+    return [p.detach() for p in net.parameters()]
+
+
+def ddp(r):
+    from torch.distributed.algorithms.ddp_comm_hooks import default_hooks, powerSGD_hook
+    from torch.nn.parallel import DistributedDataParallel as DDP
+
+    r.init()
+    for more in ({}, {"bucket_cap_mb": 0.0001}, {"find_unused_parameters": True}, {"static_graph": True}):
+        net = DDP(model(), **more)
+        opt = torch.optim.SGD(net.parameters(), lr=0.1)
+        for step in range(3):
+            opt.zero_grad()
+            net(batch(r.rank, step)).pow(2).mean().backward()
+            opt.step()
+        for have, want in zip(net.parameters(), alone(r.world)):
+            torch.testing.assert_close(have.detach(), want, msg=str(more))
+    # Gradients stay local, then are summed.
+    net = DDP(model())
+    with net.no_sync():
+        net(batch(r.rank, 0)).sum().backward()
+    net(batch(r.rank, 1)).sum().backward()
+    grads = [torch.zeros_like(net.module[0].weight.grad) for _ in range(r.world)]
+    dist.all_gather(grads, net.module[0].weight.grad)
+    assert all(torch.equal(g, grads[0]) for g in grads)
+    # Ranks with unequal numbers of batches.
+    net = DDP(model())
+    with net.join():
+        for step in range(r.rank + 1):
+            net(batch(r.rank, step)).sum().backward()
+    # Hooks.
+    net = DDP(model())
+    net.register_comm_hook(None, default_hooks.fp16_compress_hook)
+    net(batch(r.rank)).sum().backward()
+    net = DDP(nn.Linear(32, 32, bias=False))
+    state = powerSGD_hook.PowerSGDState(process_group=None, matrix_approximation_rank=1, start_powerSGD_iter=2)
+    net.register_comm_hook(state, powerSGD_hook.powerSGD_hook)
+    for _ in range(4):
+        net(torch.randn(4, 32)).sum().backward()
+    grads = [torch.zeros_like(net.module.weight.grad) for _ in range(r.world)]
+    dist.all_gather(grads, net.module.weight.grad)
+    assert all(torch.equal(g, grads[0]) for g in grads)
+    # A module of channels-last tensors, buffers and integers.
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).to(memory_format=torch.channels_last)
+    net = DDP(net)
+    net(torch.randn(2, 3, 8, 8).to(memory_format=torch.channels_last)).sum().backward()
+
+
+def fsdp(r):
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    r.init()
+    mesh = init_device_mesh("cpu", (r.world,))
+    net = model()
+    for layer in net:
+        if isinstance(layer, nn.Linear):
+            fully_shard(layer, mesh=mesh)
+    fully_shard(net, mesh=mesh)
+    opt = torch.optim.SGD(net.parameters(), lr=0.1)
+    for step in range(3):
+        opt.zero_grad()
+        net(batch(r.rank, step)).pow(2).mean().backward()
+        opt.step()
+    for have, want in zip(net.parameters(), alone(r.world)):
+        torch.testing.assert_close(have.full_tensor().detach(), want)
+
+
+def dtensor(r):
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor import Partial, Replicate, Shard, distribute_tensor
+
+    r.init()
+    mesh = init_device_mesh("cpu", (r.world,))
+    whole = torch.arange(60.0).reshape(12, 5)
+    t = distribute_tensor(whole, mesh, [Shard(0)])
+    assert torch.equal(t.full_tensor(), whole)
+    assert torch.equal(t.redistribute(mesh, [Shard(1)]).full_tensor(), whole)
+    assert torch.equal((t.t() @ t).redistribute(mesh, [Replicate()]).to_local(), whole.t() @ whole)
+    from torch.distributed.tensor import DTensor
+
+    p = DTensor.from_local(torch.ones(4), mesh, [Partial()])
+    assert p.full_tensor().tolist() == [r.world] * 4
+    if r.world == 4:
+        grid = init_device_mesh("cpu", (2, 2), mesh_dim_names=("a", "b"))
+        t = distribute_tensor(whole, grid, [Shard(0), Shard(1)])
+        assert torch.equal(t.full_tensor(), whole)
+        assert grid["a"].size() == 2
+
+
+def functional(r):
+    import torch.distributed._functional_collectives as fc
+
+    r.init()
+    n, me = r.world, r.rank
+    group = dist.group.WORLD
+    x = torch.ones(4) * me
+    assert fc.all_reduce(x, "sum", group).tolist() == [sum(range(n))] * 4
+    assert fc.all_gather_tensor(x, 0, group).tolist() == [float(i) for i in range(n) for _ in range(4)]
+    assert fc.reduce_scatter_tensor(torch.ones(4 * n), "sum", 0, group).tolist() == [n] * 4
+    out = fc.all_to_all_single(torch.full((n,), float(me)), [1] * n, [1] * n, group)
+    assert out.tolist() == list(range(n))
+    a, b = fc.all_reduce_coalesced([torch.ones(2), torch.ones(3)], "sum", group)
+    assert a.tolist() == [n] * 2 and b.tolist() == [n] * 3
+    assert fc.broadcast(x, 0, group).tolist() == [0.0] * 4
+
+    @torch.compile(backend="aot_eager", fullgraph=True)
+    def step(t):
+        return fc.all_reduce(t * 2, "sum", group) + 1
+
+    assert step(torch.ones(3)).tolist() == [2 * n + 1] * 3
+
+
+def objects(r):
+    r.init()
+    n, me = r.world, r.rank
+    out = [None] * n
+    dist.all_gather_object(out, {"rank": me, "list": list(range(me))})
+    assert [o["rank"] for o in out] == list(range(n)) and len(out[n - 1]["list"]) == n - 1
+    box = ["x" * 1000, {1: 2}] if me == 0 else [None, None]
+    dist.broadcast_object_list(box, 0)
+    assert box[1] == {1: 2}
+    got = [None]
+    dist.scatter_object_list(got, list(range(n)) if me == 0 else None, 0)
+    assert got == [me]
+    into = [None] * n if me == n - 1 else None
+    dist.gather_object(("r", me), into, n - 1)
+    if into:
+        assert into == [("r", i) for i in range(n)]
+    if n > 1:
+        if me == 0:
+            dist.send_object_list([{"a": 1}], 1)
+        elif me == 1:
+            box = [None]
+            dist.recv_object_list(box, 0)
+            assert box == [{"a": 1}]
+
+
+def groups(r):
+    r.init()
+    n, me = r.world, r.rank
+    made = []
+    for i in range(12):
+        ranks = [k for k in range(n) if (k + i) % 3 != 0] or [0]
+        group = dist.new_group(ranks)
+        if me in ranks:
+            x = torch.ones(3)
+            dist.all_reduce(x, group=group)
+            assert x.tolist() == [len(ranks)] * 3
+            made.append(group)
+            own = dist.get_group_rank(group, me)
+            assert ranks[own] == me
+    if n > 1:
+        local = dist.new_group([0, 1], use_local_synchronization=True) if me < 2 else None
+        if local:
+            dist.barrier(group=local)
+    half = [list(range(n // 2)), list(range(n // 2, n))] if n > 1 else [[0]]
+    split = dist.split_group(split_ranks=[h for h in half if h], timeout=datetime.timedelta(seconds=20)) if _can_split() else None
+    if split:
+        x = torch.ones(1)
+        dist.all_reduce(x, group=split)
+        assert x.item() == len(next(h for h in half if me in h))
+    # In any order, each rank in another.
+    for group in made if me % 2 else reversed(made):
+        dist.destroy_process_group(group)
+    dist.barrier()
+
+
+def _can_split():
+    try:
+        return dist.group.WORLD._get_backend(torch.device("cpu")).supports_splitting and dist.group.WORLD.bound_device_id is not None
+    except Exception:
+        return False
+
+
+def barriers(r):
+    r.init(timeout=10)
+    dist.monitored_barrier()
+    if r.world < 3:
+        return
+    group = dist.new_group()
+    limit = datetime.timedelta(seconds=1)
+    if r.rank == 0:
+        with pytest.raises(RuntimeError, match=r"\[Rank 0\]: Ranks 1, 2.* failed to pass monitoredBarrier in 1000 ms") as e:
+            dist.monitored_barrier(group, limit, wait_all_ranks=True)
+        assert e.value.guilty_ranks == tuple(range(1, r.world))
+        r.mark("over")
+    else:
+        r.await_mark("over")
+
+
+def detail(r):
+    os.environ["TORCH_DISTRIBUTED_DEBUG"] = "DETAIL"
+    dist.set_debug_level_from_env()
+    r.init()
+    x = torch.ones(3)
+    dist.all_reduce(x)
+    assert x.tolist() == [r.world] * 3
+    dist.all_gather_into_tensor(torch.zeros(3 * r.world), x)
+    if r.world > 1:
+        with pytest.raises(RuntimeError, match="Detected mismatch between collectives"):
+            dist.all_reduce(torch.ones(3 + r.rank))
+
+
+def checkpoints(r):
+    import torch.distributed.checkpoint as dcp
+
+    r.init("cpu:c10d_rs")
+    state = {"net": model().state_dict(), "rank": torch.tensor(r.rank)}
+    where = os.path.join(r.folder, "saved")
+    dcp.async_save(state, checkpoint_id=where).result(60)
+    dist.barrier()
+    read = copy.deepcopy(state)
+    for t in read["net"].values():
+        t.zero_()
+    dcp.load(read, checkpoint_id=where)
+    for name, t in state["net"].items():
+        assert torch.equal(read["net"][name], t)
+
+
+def twice(r):
+    """Groups are made and destroyed again and again, over one store of the program's."""
+    store = dist.FileStore(os.path.join(r.folder, "own"), r.world)
+    for i in range(3):
+        r.init(store=dist.PrefixStore(f"trial{i}", store) if i else store)
+        x = torch.ones(2)
+        dist.all_reduce(x)
+        assert x.tolist() == [r.world] * 2
+        dist.destroy_process_group()
+
+
+BODIES = [ddp, fsdp, dtensor, functional, objects, groups, barriers, detail, checkpoints, twice]
+
+
+@pytest.mark.parametrize("world", WORLDS)
+@pytest.mark.parametrize("body", BODIES, ids=lambda body: body.__name__)
+def test_stack(body, world):
+    job.run(body, world, limit=150)

@@ -1,0 +1,82 @@
+"""PyTorch's stores under our backend, and our store under PyTorch's Gloo."""
+
+import os
+import subprocess
+import time
+
+import job
+import pytest
+import torch
+import torch.distributed as dist
+
+
+def over(r, kind):
+    if kind == "tcp":
+        port_file = os.path.join(r.folder, "port")
+        if r.rank == 0:
+            store = dist.TCPStore("127.0.0.1", 0, r.world, True, wait_for_workers=False)
+            with open(port_file + ".new", "w") as file:
+                file.write(str(store.port))
+            os.rename(port_file + ".new", port_file)
+        else:
+            r.await_mark("port")
+            store = dist.TCPStore("127.0.0.1", int(open(port_file).read()), r.world, False, wait_for_workers=False)
+    elif kind == "file":
+        store = dist.FileStore(os.path.join(r.folder, "own"), r.world)
+    else:
+        store = dist.HashStore()
+    # The same store again, under a prefix of the program's, and while the first group is there.
+    r.init(store=dist.PrefixStore("mine", store) if kind == "tcp" else store)
+    x = torch.ones(3)
+    dist.all_reduce(x)
+    assert x.tolist() == [r.world] * 3
+    for _ in range(3):
+        dist.all_reduce(x, group=dist.new_group())
+    store.set(f"still-{r.rank}", "here")
+    dist.barrier()
+    if kind != "hash":
+        assert store.get(f"still-{(r.rank + 1) % r.world}") == b"here"
+    dist.barrier()
+
+
+@pytest.mark.parametrize("kind,world", [("tcp", 1), ("tcp", 3), ("file", 3), ("hash", 1)])
+def test_pytorchs_store(kind, world):
+    job.run(over, world, kind)
+
+
+def absent(r):
+    if r.rank == 1:
+        return None
+    began = time.monotonic()
+    with pytest.raises(dist.DistBackendError, match="rank 1.*did not come|1 of 3 ranks"):
+        r.init(timeout=3)
+    return time.monotonic() - began
+
+
+def test_who_does_not_come_is_named():
+    found = job.outcomes(absent, 3)
+    assert not isinstance(found[0], (job.Raised, job.Died)), found[0]
+
+
+def gloo(r, port):
+    store = dist.TCPStore("127.0.0.1", port, r.world, False, wait_for_workers=False)
+    r.init("gloo", store=store)
+    x = torch.ones(3)
+    dist.all_reduce(x)
+    assert x.tolist() == [r.world] * 3
+
+
+def test_our_store_under_gloo():
+    program = os.environ.get("C10D_PROGRAM")
+    if not program:
+        pytest.skip("skipped: C10D_PROGRAM does not name the program c10d, which serves the store")
+    server = subprocess.Popen([program, "store", "--bind", "127.0.0.1:0"], stdout=subprocess.PIPE, text=True)
+    try:
+        words = server.stdout.readline()
+        port = int(words.strip().rsplit(":", 1)[-1].split()[0])
+        job.run(gloo, 3, port)
+    finally:
+        server.kill()
+        server.wait()
+
+
