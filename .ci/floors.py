@@ -24,6 +24,8 @@ FLOORS = {
     "c10d-gloo-like/src/shm": "copy memory bell cursors segment doorbell ring link mod",
     "c10d-gloo-like/src/exec": "reduction memory announce executor failure steps wait mod",
     "c10d-gloo-like/src/p2p": "message ticket peer live state waits mod settle",
+    "c10d-gloo-like/src/schedule": "member blocks direct algorithm one_shot local hierarchical scatter_gather bruck ring tree halving_doubling mod",
+    "c10d-core/src/reduce": "half operation f16c element run mod",
     "c10d-gloo-like/src/tcp": "queue socket link mod",
     "c10d-mpi": "mpi thread pmi card world header health pause task ledger memory exchange messages ops backend provider",
     "c10d-mpi/src/mpi": "types mapped search library environment api requests",

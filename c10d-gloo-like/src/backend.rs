@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use c10d_core::backend::{Backend, Caller, Capabilities, GroupInit, Job, JobId, WorkerQueue};
+use c10d_core::backend::{AlgorithmInfo, Backend, Caller, Capabilities, GroupInit, Job, JobId, WorkerQueue};
 use c10d_core::panics::caught;
 use c10d_core::store::deadline_after;
 use c10d_core::sync::Mutex;
@@ -18,8 +18,7 @@ use crate::layout::Layout;
 use crate::mesh::{Health, Membership, Mesh, Transport, Wiring};
 use crate::p2p::Messages;
 use crate::pause::Pause;
-use crate::schedule::Member;
-use crate::schedule::select::{Fabric, exact, select};
+use crate::schedule::{Algorithm, Choice, Fabric, Member, exact};
 use crate::shm::Doorbell;
 
 const IN_FLIGHT: &str = "operations that were started are still in flight";
@@ -163,12 +162,14 @@ unsafe impl Backend for GlooLike {
         Some(self.0.sent.load(Ordering::Relaxed))
     }
 
-    fn algorithm(&self, op: OpKind, bytes: usize, dtype: DType, reduce: ReduceOp) -> Option<&'static str> {
+    fn algorithm(&self, op: OpKind, bytes: usize, dtype: DType, reduce: ReduceOp) -> Option<AlgorithmInfo> {
         if op.is_p2p() {
             return None;
         }
         let exact = op.reduces() && exact(dtype, reduce);
-        Some(select(op, self.0.world, bytes, self.0.fabric, exact).name())
+        let (world, fabric) = (self.0.world, self.0.fabric);
+        let algorithm = Algorithm::choose(&Choice { op, world, bytes, fabric, exact });
+        Some(AlgorithmInfo { name: algorithm.name(), reduces_in_rank_order: algorithm.reduces_in_rank_order() })
     }
 }
 

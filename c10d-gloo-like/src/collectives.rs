@@ -31,8 +31,8 @@ impl Collectives {
         self.patience = self.patience.max(request.timeout);
         self.plan.clear();
         self.spaces.clear();
-        self.layout.fill(request, &mut self.spaces, &mut self.plan);
         let dtype = request.dtype();
+        self.layout.fill(request, dtype, &mut self.spaces, &mut self.plan);
         let reduction = match dtype {
             Some(dtype) if request.op.reduces() => Reduction::new(request.params.reduce, dtype, self.layout.world()),
             _ => None,

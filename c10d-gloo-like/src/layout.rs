@@ -3,12 +3,11 @@
 #![allow(unsafe_code)]
 
 use c10d_core::backend::Request;
-use c10d_core::{OpKind, Span};
+use c10d_core::{DType, OpKind, Span};
 
 use crate::exec::Spaces;
 use crate::plan::Plan;
-use crate::schedule::select::{Algorithm, Fabric, exact, select};
-use crate::schedule::{Blocks, Member, direct, fill};
+use crate::schedule::{Algorithm, Blocks, Choice, Fabric, Member, direct, exact};
 
 /// Lays ops out, one after the other. Keeps its memory between them.
 pub(crate) struct Layout {
@@ -35,49 +34,50 @@ impl Layout {
     }
 
     /// Which algorithm this request takes.
-    fn algorithm(&self, request: &Request, bytes: usize) -> Algorithm {
-        let exact = request.dtype().is_some_and(|d| exact(d, request.params.reduce));
-        select(request.op, self.me.world, bytes, self.fabric, exact)
+    #[inline]
+    fn algorithm(&self, request: &Request, dtype: Option<DType>, bytes: usize) -> Algorithm {
+        let exact = dtype.is_some_and(|d| exact(d, request.params.reduce));
+        Algorithm::choose(&Choice { op: request.op, world: self.me.world, bytes, fabric: self.fabric, exact })
     }
 
-    /// Fills `spaces` and `plan`, which are empty, for this request.
-    pub(crate) fn fill(&mut self, request: &Request, spaces: &mut Spaces, plan: &mut Plan) {
+    /// Fills `spaces` and `plan`, which are empty, for this request, whose element type is `dtype`.
+    pub(crate) fn fill(&mut self, request: &Request, dtype: Option<DType>, spaces: &mut Spaces, plan: &mut Plan) {
         let me = self.me;
         let world = me.world as usize;
         let root = request.params.root;
-        let elem = request.dtype().map_or(1, |d| d.size());
+        let elem = dtype.map_or(1, |d| d.size());
         let (inputs, outputs) = (request.inputs(), request.outputs());
         let bytes = |spans: &[Span]| spans.iter().map(Span::bytes).sum::<usize>();
         match request.op {
             OpKind::Broadcast => {
                 let total = put(spaces, Operand::Output, outputs);
-                let how = self.algorithm(request, total);
-                fill::broadcast(how, me, root, total, elem, plan);
+                let how = self.algorithm(request, dtype, total);
+                how.broadcast(me, root, total, elem, plan);
             }
             OpKind::AllReduce | OpKind::AllReduceCoalesced => {
                 let total = put(spaces, Operand::Output, outputs);
-                let how = self.algorithm(request, total);
-                fill::all_reduce(how, me, &self.hosts, total, elem, plan);
+                let how = self.algorithm(request, dtype, total);
+                how.all_reduce(me, &self.hosts, total, elem, plan);
             }
             OpKind::Reduce => {
                 let total = put(spaces, Operand::Input, outputs);
                 if me.rank == root {
                     put(spaces, Operand::Output, outputs);
                 }
-                let how = self.algorithm(request, total);
-                fill::reduce(how, me, root, total, elem, plan);
+                let how = self.algorithm(request, dtype, total);
+                how.reduce(me, root, total, elem, plan);
             }
             OpKind::AllGather => {
                 put(spaces, Operand::Input, inputs);
                 put(spaces, Operand::Output, outputs);
-                let how = self.algorithm(request, bytes(outputs));
-                fill::all_gather(how, me, list(&mut self.starts[1], outputs.iter().map(Span::bytes)), plan);
+                let how = self.algorithm(request, dtype, bytes(outputs));
+                how.all_gather(me, list(&mut self.starts[1], outputs.iter().map(Span::bytes)), plan);
             }
             OpKind::AllGatherInto => {
                 put(spaces, Operand::Input, inputs);
                 put(spaces, Operand::Output, outputs);
-                let how = self.algorithm(request, bytes(outputs));
-                fill::all_gather(how, me, Blocks::uniform(me.world, bytes(inputs)), plan);
+                let how = self.algorithm(request, dtype, bytes(outputs));
+                how.all_gather(me, Blocks::uniform(me.world, bytes(inputs)), plan);
             }
             OpKind::AllGatherCoalesced => {
                 put(spaces, Operand::Input, inputs);
@@ -85,33 +85,33 @@ impl Layout {
                 for p in 0..world {
                     of(p).for_each(|span| put_part(spaces, Operand::Output, span, 0, span.bytes()));
                 }
-                let how = self.algorithm(request, bytes(outputs));
+                let how = self.algorithm(request, dtype, bytes(outputs));
                 let blocks = list(&mut self.starts[1], (0..world).map(|p| of(p).map(Span::bytes).sum()));
-                fill::all_gather(how, me, blocks, plan);
+                how.all_gather(me, blocks, plan);
             }
             OpKind::AllGatherIntoCoalesced => {
                 put(spaces, Operand::Input, inputs);
                 put_blocks(spaces, Operand::Output, outputs, world);
-                let how = self.algorithm(request, bytes(outputs));
-                fill::all_gather(how, me, Blocks::uniform(me.world, bytes(inputs)), plan);
+                let how = self.algorithm(request, dtype, bytes(outputs));
+                how.all_gather(me, Blocks::uniform(me.world, bytes(inputs)), plan);
             }
             OpKind::ReduceScatter => {
                 put(spaces, Operand::Input, inputs);
                 put(spaces, Operand::Output, outputs);
-                let how = self.algorithm(request, bytes(inputs));
-                fill::reduce_scatter(how, me, list(&mut self.starts[0], inputs.iter().map(Span::bytes)), plan);
+                let how = self.algorithm(request, dtype, bytes(inputs));
+                how.reduce_scatter(me, list(&mut self.starts[0], inputs.iter().map(Span::bytes)), plan);
             }
             OpKind::ReduceScatterInto => {
                 put(spaces, Operand::Input, inputs);
                 put(spaces, Operand::Output, outputs);
-                let how = self.algorithm(request, bytes(inputs));
-                fill::reduce_scatter(how, me, Blocks::uniform(me.world, bytes(outputs)), plan);
+                let how = self.algorithm(request, dtype, bytes(inputs));
+                how.reduce_scatter(me, Blocks::uniform(me.world, bytes(outputs)), plan);
             }
             OpKind::ReduceScatterIntoCoalesced => {
                 put_blocks(spaces, Operand::Input, inputs, world);
                 put(spaces, Operand::Output, outputs);
-                let how = self.algorithm(request, bytes(inputs));
-                fill::reduce_scatter(how, me, Blocks::uniform(me.world, bytes(outputs)), plan);
+                let how = self.algorithm(request, dtype, bytes(inputs));
+                how.reduce_scatter(me, Blocks::uniform(me.world, bytes(outputs)), plan);
             }
             OpKind::Gather => {
                 let own = put(spaces, Operand::Input, inputs);
@@ -134,8 +134,8 @@ impl Layout {
                 direct::all_to_all(me, from, to, plan);
             }
             OpKind::Barrier | OpKind::MonitoredBarrier => {
-                let how = self.algorithm(request, 0);
-                fill::barrier(how, me, plan);
+                let how = self.algorithm(request, dtype, 0);
+                how.barrier(me, plan);
             }
             OpKind::Send | OpKind::Recv | OpKind::RecvAnySource => debug_assert!(false, "messages have no plan"),
         }

@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
-use c10d_core::backend::{Backend, Caller, Capabilities, GroupInit, Job, JobId, SideChannel, WorkerQueue};
+use c10d_core::backend::{
+    AlgorithmInfo, Backend, Caller, Capabilities, GroupInit, Job, JobId, SideChannel, WorkerQueue,
+};
 use c10d_core::panics::caught;
 use c10d_core::sync::Mutex;
 use c10d_core::{DType, Error, ErrorKind, OpKind, Outcome, Phase, ReduceOp, Result};
@@ -191,9 +193,10 @@ unsafe impl Backend for MpiBackend {
         Some(self.0.sent.load(Ordering::Relaxed))
     }
 
-    fn algorithm(&self, op: OpKind, bytes: usize, dtype: DType, reduce: ReduceOp) -> Option<&'static str> {
+    fn algorithm(&self, op: OpKind, bytes: usize, dtype: DType, reduce: ReduceOp) -> Option<AlgorithmInfo> {
         let _ = (dtype, reduce);
-        algorithm(op, self.0.size, bytes)
+        // Both ways reduce each element in rank order, at one rank.
+        algorithm(op, self.0.size, bytes).map(|name| AlgorithmInfo { name, reduces_in_rank_order: true })
     }
 }
 

@@ -89,6 +89,17 @@ fn header_and_mirror_agree() {
     }
 }
 
+/// What plugins read of element types: our code, then DLPack's, in the header's comments.
+#[test]
+fn the_header_tells_dlpacks_codes() {
+    let header = std::fs::read_to_string(common::include().join("c10d_plugin.h")).unwrap();
+    for dtype in DType::ALL {
+        let (name, (code, bits)) = (dtype.name().to_uppercase(), dtype.dlpack());
+        let line = header.lines().find(|line| line.starts_with(&format!("#define C10D_{name} "))).unwrap_or_default();
+        assert!(line.contains(&format!("/* {{{code}, {bits}}}")), "{dtype}: {line}");
+    }
+}
+
 #[test]
 fn the_header_is_good_c_and_cpp() {
     let dir = common::directory();

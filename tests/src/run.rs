@@ -18,9 +18,6 @@ pub(crate) enum Verdict {
     Failed(String),
 }
 
-/// Algorithms that reduce in rank order, at one place.
-const RANK_ORDER: [&str; 4] = ["local", "one-shot", "direct", "scatter-gather"];
-
 /// Runs the cases in order, and tells of each; ends with the first that fails.
 pub(crate) fn run(
     pg: &ProcessGroup,
@@ -40,7 +37,7 @@ pub(crate) fn run(
 
 fn run_case(pg: &ProcessGroup, case: &Case, device: Option<&RankDevice>) -> Verdict {
     let algorithm = pg.algorithm(case.op, case.bytes(), case.dtype, case.reduce).filter(|_| device.is_none());
-    let in_rank_order = algorithm.is_some_and(|name| RANK_ORDER.contains(&name));
+    let in_rank_order = algorithm.is_some_and(|a| a.reduces_in_rank_order);
     // Where the order is the backend's own, it must still be the same every time.
     let runs = if case.op.reduces() && !in_rank_order { 2 } else { 1 };
     let mut digests = Vec::new();
@@ -50,7 +47,7 @@ fn run_case(pg: &ProcessGroup, case: &Case, device: Option<&RankDevice>) -> Verd
             Err(e) => return Verdict::Failed(e.to_string()),
         };
         if let Err(what) = right(pg, case, &done, in_rank_order) {
-            let by = algorithm.map_or(String::new(), |name| format!(" (algorithm {name})"));
+            let by = algorithm.map_or(String::new(), |a| format!(" (algorithm {})", a.name));
             return Verdict::Wrong(format!("{what}{by}"));
         }
         digests.push(check::digest(&done.outputs));

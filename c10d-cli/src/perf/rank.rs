@@ -140,7 +140,7 @@ fn row<T: Sample>(pg: &ProcessGroup, args: &Args, op: PerfOp, bytes: usize, timi
         bytes,
         ranks: pg.size(),
         transport: word(args.transport),
-        algorithm: algorithm.map(str::to_owned),
+        algorithm: algorithm.map(|a| a.name.to_owned()),
         iters: timing.iterations,
         median_us: median * 1e6,
         min_us: min * 1e6,

@@ -102,7 +102,9 @@ impl Frame {
             (_, result) => result,
         };
         let result = result.map_err(|e| frame.described(e));
-        if frame.request.dtype() == Some(DType::Bool) && !frame.kept.load(Ordering::Relaxed) {
+        if frame.request.outputs().first().is_some_and(|s| s.dtype() == DType::Bool)
+            && !frame.kept.load(Ordering::Relaxed)
+        {
             for span in frame.request.outputs() {
                 // SAFETY: not done yet, so the memory is not its owner's again; the job's holder has let go of it.
                 unsafe { span.normalise_bool() };

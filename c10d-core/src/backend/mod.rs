@@ -59,6 +59,16 @@ pub use crate::options::params::Params;
 use crate::types::{DType, DispatchKey, ReduceOp};
 use crate::{Error, ErrorKind, Result};
 
+/// How a backend does a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AlgorithmInfo {
+    /// The algorithm's name.
+    pub name: &'static str,
+    /// Whether every element is reduced once, in the order of the ranks, at one place: then the result is known to the
+    /// last bit. Else the order is the backend's own, and the same every time.
+    pub reduces_in_rank_order: bool,
+}
+
 /// An engine that does collectives for one rank of one group.
 ///
 /// The dispatcher has validated every request before it comes here: backends do not validate again.
@@ -182,8 +192,8 @@ pub unsafe trait Backend: Send + Sync + 'static {
         None
     }
 
-    /// The name of the algorithm that such a call takes, where there is a choice.
-    fn algorithm(&self, op: OpKind, bytes: usize, dtype: DType, reduce: ReduceOp) -> Option<&'static str> {
+    /// The algorithm that such a call takes, where the backend knows.
+    fn algorithm(&self, op: OpKind, bytes: usize, dtype: DType, reduce: ReduceOp) -> Option<AlgorithmInfo> {
         let _ = (op, bytes, dtype, reduce);
         None
     }

@@ -117,17 +117,8 @@ const _: () = {
 impl DataType {
     /// DLPack's code of an element type.
     pub const fn of(dtype: DType) -> DataType {
-        let code = match dtype {
-            DType::I8 | DType::I16 | DType::I32 | DType::I64 => 0,
-            DType::U8 | DType::U16 | DType::U32 | DType::U64 => 1,
-            DType::F16 | DType::F32 | DType::F64 => 2,
-            DType::BF16 => 4,
-            DType::Complex64 | DType::Complex128 => 5,
-            DType::Bool => 6,
-            DType::F8E4M3 => 10,
-            DType::F8E5M2 => 12,
-        };
-        DataType { code, bits: 8 * dtype.size() as u8, lanes: 1 }
+        let (code, bits) = dtype.dlpack();
+        DataType { code, bits, lanes: 1 }
     }
 
     pub(super) fn dtype(self) -> Result<DType> {

@@ -31,7 +31,7 @@ use run::observe;
 pub use scope::Scope;
 pub use work::{ScopedWork, Work};
 
-use crate::backend::{Backend, BackendMap, Capabilities, Frame, Origin, Registry};
+use crate::backend::{AlgorithmInfo, Backend, BackendMap, Capabilities, Frame, Origin, Registry};
 use crate::catalog::OpKind;
 use crate::panics::contain;
 use crate::process::Process;
@@ -142,9 +142,9 @@ impl ProcessGroup {
         Ok((lane.info.backend, &route.capabilities))
     }
 
-    /// The name of the algorithm that such a call would take, where the backend has a choice. `bytes` is the size of the
-    /// largest buffer of the call.
-    pub fn algorithm(&self, op: OpKind, bytes: usize, dtype: DType, reduce: ReduceOp) -> Option<&'static str> {
+    /// The algorithm that such a call would take on the CPU, where the backend knows. `bytes` is the size of the largest
+    /// buffer of the call.
+    pub fn algorithm(&self, op: OpKind, bytes: usize, dtype: DType, reduce: ReduceOp) -> Option<AlgorithmInfo> {
         let lane = self.0.lane(DispatchKey::Cpu).ok()?;
         lane.backend.algorithm(op, bytes, dtype, reduce)
     }

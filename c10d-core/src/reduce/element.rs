@@ -1,9 +1,6 @@
 //! What an element looks like in memory, and as what it is accumulated.
 
-use super::Kernel;
 use super::half;
-use super::operation::Operation;
-use super::run::Machine;
 
 /// An element type.
 pub(super) trait Element: 'static {
@@ -15,14 +12,6 @@ pub(super) trait Element: 'static {
     type Wide: Copy;
     fn widen(raw: Self::Raw) -> Self::Wide;
     fn narrow(wide: Self::Wide) -> Self::Raw;
-
-    /// The kernel of an operation on this type.
-    fn kernel<O: Operation<Self::Wide>>(machine: Machine) -> Kernel
-    where
-        Self: Sized,
-    {
-        machine.kernel::<Self, O>()
-    }
 }
 
 macro_rules! plain {
@@ -56,9 +45,6 @@ impl Element for Half {
     #[inline(always)]
     fn narrow(wide: f32) -> u16 {
         half::f32_to_f16(wide)
-    }
-    fn kernel<O: Operation<f32>>(machine: Machine) -> Kernel {
-        machine.half_kernel::<O>()
     }
 }
 

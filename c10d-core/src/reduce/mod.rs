@@ -11,26 +11,17 @@ mod run;
 
 use crate::types::{DType, ReduceOp};
 
-use element::{BFloat, Boolean, Complex, Element, Half, Pair};
+use element::{BFloat, Boolean, Complex, Half, Pair};
 use operation::{And, Average, Max, Min, Or, PreMultiplied, Product, Sum, Xor};
-use run::Machine;
-
-/// Reduces `n` elements of each source, in the order of the sources, into the target.
-///
-/// The last argument is the factor for a premultiplied sum, the divisor (the world size) for a final average, and of no
-/// meaning otherwise. No alignment is asked for.
-///
-/// # Safety
-/// There is at least one source; each is readable, and the target writable, for `n` elements. The target is exactly one of
-/// the sources or overlaps none.
-pub type Kernel = unsafe fn(*mut u8, &[*const u8], usize, f64);
+pub use run::Kernel;
+use run::{Kernels, Machine};
 
 /// The kernel of an operation on a type, best for this machine; `None` where the operation has no meaning on the type.
 ///
 /// Unless this is the `last` reduction of the values, an average is still a sum. A premultiplied sum multiplies each of
 /// the sources, so it must see original values only.
 pub fn kernel(op: ReduceOp, dtype: DType, last: bool) -> Option<Kernel> {
-    kernel_on(Machine::all().last()?, op, dtype, last)
+    kernel_on(Machine::best(), op, dtype, last)
 }
 
 /// Makes `acc` what `acc` and `x`, of one length, come to by the operation, element by element. `false`, and nothing is

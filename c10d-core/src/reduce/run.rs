@@ -2,11 +2,20 @@
 
 use std::mem::MaybeUninit;
 
-use super::Kernel;
-use super::element::{Element, Half};
+use super::element::{BFloat, Boolean, Complex, Element, Half, Pair};
 #[cfg(target_arch = "x86_64")]
 use super::f16c;
 use super::operation::Operation;
+
+/// Reduces `n` elements of each source, in the order of the sources, into the target.
+///
+/// The last argument is the factor for a premultiplied sum, the divisor (the world size) for a final average, and of no
+/// meaning otherwise. No alignment is asked for.
+///
+/// # Safety
+/// There is at least one source; each is readable, and the target writable, for `n` elements. The target is exactly one of
+/// the sources or overlaps none.
+pub type Kernel = unsafe fn(*mut u8, &[*const u8], usize, f64);
 
 /// The most elements at a time; less for large ones. What is accumulated stays in the first-level cache.
 const BLOCK: usize = 1024;
@@ -85,6 +94,30 @@ unsafe fn portable<E: Element, O: Operation<E::Wide>>(to: *mut u8, sources: &[*c
     unsafe { run::<E, O>(to, sources, n, scale) }
 }
 
+/// An element type with its kernels.
+pub(super) trait Kernels: Element {
+    /// The kernel of an operation on this type.
+    fn kernel<O: Operation<Self::Wide>>(machine: Machine) -> Kernel
+    where
+        Self: Sized,
+    {
+        machine.kernel::<Self, O>()
+    }
+}
+
+macro_rules! kernels {
+    ($($t:ty,)*) => {$(impl Kernels for $t {})*};
+}
+kernels!(u8, i8, u16, i16, u32, i32, u64, i64, f32, f64, BFloat, Boolean, Complex<f32>, Complex<f64>,);
+
+impl<T: Copy + 'static> Kernels for Pair<T> where Pair<T>: Element {}
+
+impl Kernels for Half {
+    fn kernel<O: Operation<f32>>(machine: Machine) -> Kernel {
+        machine.half_kernel::<O>()
+    }
+}
+
 /// What the machine can do.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Machine {
@@ -97,24 +130,39 @@ pub(super) enum Machine {
 
 impl Machine {
     /// Everything that this machine can do, the best last.
+    #[cfg(test)]
     pub(super) fn all() -> impl Iterator<Item = Machine> {
         let all = [
-            (true, Machine::Portable),
+            Machine::Portable,
             #[cfg(target_arch = "x86_64")]
-            (is_x86_feature_detected!("avx2"), Machine::Avx2),
+            Machine::Avx2,
             #[cfg(target_arch = "x86_64")]
-            (
-                is_x86_feature_detected!("avx512f")
-                    && is_x86_feature_detected!("avx512bw")
-                    && is_x86_feature_detected!("avx512dq")
-                    && is_x86_feature_detected!("avx512vl"),
-                Machine::Avx512,
-            ),
+            Machine::Avx512,
         ];
-        all.into_iter().filter(|(there, _)| *there).map(|(_, machine)| machine)
+        let best = all.into_iter().position(|machine| machine == Machine::best());
+        all.into_iter().take(best.map_or(1, |best| best + 1))
     }
 
-    /// The kernel; only for a machine of [`Machine::all`].
+    /// The best of what this machine can do.
+    #[inline]
+    pub(super) fn best() -> Machine {
+        #[cfg(target_arch = "x86_64")]
+        {
+            if is_x86_feature_detected!("avx512f")
+                && is_x86_feature_detected!("avx512bw")
+                && is_x86_feature_detected!("avx512dq")
+                && is_x86_feature_detected!("avx512vl")
+            {
+                return Machine::Avx512;
+            }
+            if is_x86_feature_detected!("avx2") {
+                return Machine::Avx2;
+            }
+        }
+        Machine::Portable
+    }
+
+    /// The kernel; only for what this machine can do.
     pub(super) fn kernel<E: Element, O: Operation<E::Wide>>(self) -> Kernel {
         match self {
             Machine::Portable => portable::<E, O>,

@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 use shared::Shared;
 use slot::Slot;
 
-use crate::backend::{Backend, Capabilities, GroupInit, Job, JobId, let_go};
+use crate::backend::{AlgorithmInfo, Backend, Capabilities, GroupInit, Job, JobId, let_go};
 use crate::catalog::OpKind;
 use crate::device::DeviceRuntime;
 use crate::types::{DType, DispatchKey, ReduceOp};
@@ -167,7 +167,7 @@ unsafe impl Backend for Staged {
         self.shared.cpu.bytes_sent()
     }
 
-    fn algorithm(&self, op: OpKind, bytes: usize, dtype: DType, reduce: ReduceOp) -> Option<&'static str> {
+    fn algorithm(&self, op: OpKind, bytes: usize, dtype: DType, reduce: ReduceOp) -> Option<AlgorithmInfo> {
         // Rounds of different sizes may take different algorithms.
         (bytes <= self.shared.chunk).then(|| self.shared.cpu.algorithm(op, bytes, dtype, reduce)).flatten()
     }

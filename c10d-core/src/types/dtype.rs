@@ -32,7 +32,7 @@ pub trait Element: sealed::Sealed + Copy + Send + Sync + 'static {
 }
 
 macro_rules! dtypes {
-    ($($(#[$doc:meta])* $variant:ident $rust:ty, $name:literal, $class:ident;)*) => {
+    ($($(#[$doc:meta])* $variant:ident $rust:ty, $name:literal, $class:ident, $dlpack:literal;)*) => {
         /// The type of a tensor's elements. The discriminant is the code on the wire and in fingerprints.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
         #[repr(u8)]
@@ -41,8 +41,13 @@ macro_rules! dtypes {
         impl DType {
             /// Every element type, in code order.
             pub const ALL: &'static [DType] = &[$(DType::$variant,)*];
-            const ROWS: &'static [(&'static str, usize, usize, Class)] =
-                &[$(($name, size_of::<$rust>(), align_of::<$rust>(), Class::$class),)*];
+            const ROWS: &'static [Row] = &[$(Row {
+                name: $name,
+                size: size_of::<$rust>(),
+                align: align_of::<$rust>(),
+                class: Class::$class,
+                dlpack: $dlpack,
+            },)*];
         }
 
         $(impl sealed::Sealed for $rust {}
@@ -50,6 +55,15 @@ macro_rules! dtypes {
     };
 }
 
+struct Row {
+    name: &'static str,
+    size: usize,
+    align: usize,
+    class: Class,
+    dlpack: u8,
+}
+
+/// Which reductions have a meaning; see [`ReduceOp::defined`](super::ReduceOp::defined).
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Class {
     Integer,
@@ -59,61 +73,68 @@ pub(super) enum Class {
     Opaque,
 }
 
+// The type, its Rust type, its name, which reductions it has, and the code of its `DLDataType`.
 dtypes! {
     /// `u8`
-    U8 u8, "u8", Integer;
+    U8 u8, "u8", Integer, 1;
     /// `i8`
-    I8 i8, "i8", Integer;
+    I8 i8, "i8", Integer, 0;
     /// `u16`
-    U16 u16, "u16", Integer;
+    U16 u16, "u16", Integer, 1;
     /// `i16`
-    I16 i16, "i16", Integer;
+    I16 i16, "i16", Integer, 0;
     /// `u32`
-    U32 u32, "u32", Integer;
+    U32 u32, "u32", Integer, 1;
     /// `i32`
-    I32 i32, "i32", Integer;
+    I32 i32, "i32", Integer, 0;
     /// `u64`
-    U64 u64, "u64", Integer;
+    U64 u64, "u64", Integer, 1;
     /// `i64`
-    I64 i64, "i64", Integer;
+    I64 i64, "i64", Integer, 0;
     /// IEEE half precision, `half::f16`
-    F16 f16, "f16", Float;
+    F16 f16, "f16", Float, 2;
     /// bfloat16, `half::bf16`
-    BF16 bf16, "bf16", Float;
+    BF16 bf16, "bf16", Float, 4;
     /// `f32`
-    F32 f32, "f32", Float;
+    F32 f32, "f32", Float, 2;
     /// `f64`
-    F64 f64, "f64", Float;
+    F64 f64, "f64", Float, 2;
     /// `bool`, one byte, 0 or 1
-    Bool bool, "bool", Bool;
+    Bool bool, "bool", Bool, 6;
     /// A pair of `f32`
-    Complex64 Complex32, "complex64", Complex;
+    Complex64 Complex32, "complex64", Complex, 5;
     /// A pair of `f64`
-    Complex128 Complex64, "complex128", Complex;
+    Complex128 Complex64, "complex128", Complex, 5;
     /// [`F8E4M3`]
-    F8E4M3 F8E4M3, "f8e4m3", Opaque;
+    F8E4M3 F8E4M3, "f8e4m3", Opaque, 10;
     /// [`F8E5M2`]
-    F8E5M2 F8E5M2, "f8e5m2", Opaque;
+    F8E5M2 F8E5M2, "f8e5m2", Opaque, 12;
 }
 
 impl DType {
     /// Bytes of one element.
     pub const fn size(self) -> usize {
-        Self::ROWS[self as usize].1
+        Self::ROWS[self as usize].size
     }
 
     /// The name that tables, errors and the command line use, e.g. `bf16`.
     pub const fn name(self) -> &'static str {
-        Self::ROWS[self as usize].0
+        Self::ROWS[self as usize].name
     }
 
     /// Bytes to which an element in host memory is aligned.
     pub const fn align(self) -> usize {
-        Self::ROWS[self as usize].2
+        Self::ROWS[self as usize].align
+    }
+
+    /// Code and bits of its `DLDataType` in DLPack; the lanes are 1.
+    pub const fn dlpack(self) -> (u8, u8) {
+        let row = &Self::ROWS[self as usize];
+        (row.dlpack, 8 * row.size as u8)
     }
 
     pub(super) const fn class(self) -> Class {
-        Self::ROWS[self as usize].3
+        Self::ROWS[self as usize].class
     }
 
     /// The element type of this code, if there is one.

@@ -246,7 +246,7 @@ impl Spaces {
         let Some(mine) = self.sources.iter().position(|s| s.is_null()) else { return };
         while done < end {
             let (source, a) = self.part(own, done, end - done);
-            let (target, b) = self.part(to, done, a);
+            let (target, b) = if own == to { (source, a) } else { self.part(to, done, a) };
             if b == 0 {
                 return;
             }
@@ -254,13 +254,16 @@ impl Spaces {
             // SAFETY: every source shows `n` bytes, of which `end - done >= b` are left; own region and target are `b`
             // bytes of a piece each, and are the same or do not overlap.
             unsafe { kernel(target, &self.sources, b / by.elem, by.scale) };
+            done += b;
+            if done == end {
+                return;
+            }
             for (i, s) in self.sources.iter_mut().enumerate() {
                 if i != mine {
                     // SAFETY: at most one beyond the `n` bytes shown.
                     *s = unsafe { s.add(b) };
                 }
             }
-            done += b;
         }
     }
 }

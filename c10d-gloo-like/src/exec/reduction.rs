@@ -20,7 +20,9 @@ impl Reduction {
     /// The reduction by `op` of as many values as the world has ranks; none where the operation has no meaning.
     pub(crate) fn new(op: ReduceOp, dtype: DType, world: u32) -> Option<Reduction> {
         let scale = if let ReduceOp::PreMulSum(factor) = op { factor } else { f64::from(world) };
-        let kernel = |last| reduce::kernel(op, dtype, last);
-        Some(Reduction { partial: kernel(false)?, last: kernel(true)?, scale, elem: dtype.size() })
+        let last = reduce::kernel(op, dtype, true)?;
+        // Only averages end otherwise than they begin.
+        let partial = if op == ReduceOp::Avg { reduce::kernel(op, dtype, false)? } else { last };
+        Some(Reduction { partial, last, scale, elem: dtype.size() })
     }
 }

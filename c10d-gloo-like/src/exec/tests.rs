@@ -16,8 +16,7 @@ use super::{Executor, Op, Reduction, Spaces};
 use crate::mesh::{Mesh, Transport, Wiring};
 use crate::pause::Pause;
 use crate::plan::Plan;
-use crate::schedule::select::Algorithm;
-use crate::schedule::{Blocks, Member, direct, fill};
+use crate::schedule::{Algorithm, Blocks, Member, direct};
 use crate::shm::Doorbell;
 use c10d_core::calls::Whom;
 
@@ -131,7 +130,7 @@ impl Rank {
     fn all_reduce(&mut self, how: Algorithm, data: &mut [u32]) -> Result {
         let (hosts, bytes) = ([0, 0, 1, 1, 1, 2, 3, 3], size_of_val(data));
         self.run(OpKind::AllReduce, data.len() as u64, &[], &mut [data], |me, plan| {
-            fill::all_reduce(how, me, &hosts[..me.world as usize], bytes, 4, plan)
+            how.all_reduce(me, &hosts[..me.world as usize], bytes, 4, plan)
         })
     }
 }
@@ -213,18 +212,18 @@ fn many_small_ops_of_all_kinds_in_a_row() {
                     assert_eq!(data, summed(world, 3));
 
                     let mut data = vector(me, 5);
-                    let fill = |me, p: &mut Plan| fill::broadcast(Algorithm::Tree, me, root, 20, 4, p);
+                    let fill = |me, p: &mut Plan| Algorithm::Tree.broadcast(me, root, 20, 4, p);
                     rank.run(OpKind::Broadcast, 5, &[], &mut [&mut data], fill).unwrap();
                     assert_eq!(data, vector(root, 5));
 
                     let mut all = vec![0; 2 * world as usize];
                     let blocks = Blocks::uniform(world, 8);
-                    let fill = |me, p: &mut Plan| fill::all_gather(Algorithm::Bruck, me, blocks, p);
+                    let fill = |me, p: &mut Plan| Algorithm::Bruck.all_gather(me, blocks, p);
                     rank.run(OpKind::AllGatherInto, 2, &vector(me, 2), &mut [&mut all], fill).unwrap();
                     assert_eq!(all, (0..world).flat_map(|r| vector(r, 2)).collect::<Vec<_>>());
 
                     let mut mine = [0; 1];
-                    let fill = |me, p: &mut Plan| fill::reduce(Algorithm::Tree, me, root, 4, 4, p);
+                    let fill = |me, p: &mut Plan| Algorithm::Tree.reduce(me, root, 4, 4, p);
                     let mut output: Vec<&mut [u32]> = if me == root { vec![&mut mine] } else { vec![] };
                     rank.run(OpKind::Reduce, 1, &vector(me, 1), &mut output, fill).unwrap();
                     assert!(me != root || mine[..] == summed(world, 1));
@@ -232,7 +231,7 @@ fn many_small_ops_of_all_kinds_in_a_row() {
                     let mut part = [0; 1];
                     let input = vector(me, world as usize);
                     let blocks = Blocks::uniform(world, 4);
-                    let fill = |me, p: &mut Plan| fill::reduce_scatter(Algorithm::Ring, me, blocks, p);
+                    let fill = |me, p: &mut Plan| Algorithm::Ring.reduce_scatter(me, blocks, p);
                     rank.run(OpKind::ReduceScatterInto, 1, &input, &mut [&mut part], fill).unwrap();
                     assert_eq!(part[0], summed(world, world as usize)[me as usize]);
 
@@ -301,7 +300,7 @@ fn another_op_is_named_by_all_who_are_in_it() {
             match rank.me.rank {
                 // It sends nothing to rank 1, and goes on to the next op.
                 2 => {
-                    let fill = |me, p: &mut Plan| fill::reduce(Algorithm::Direct, me, 0, 16, 4, p);
+                    let fill = |me, p: &mut Plan| Algorithm::Direct.reduce(me, 0, 16, 4, p);
                     let first = rank.run(OpKind::Reduce, 4, &data, &mut [], fill);
                     mismatch(first.and_then(|()| rank.all_reduce(Algorithm::OneShot, &mut data)))
                 }

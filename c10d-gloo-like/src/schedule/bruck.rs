@@ -1,9 +1,38 @@
 //! Bruck's algorithms: in round `k` everybody talks to the rank at distance `2^k`. Fewest rounds for ops in which
 //! everybody has something for everybody.
 
+use c10d_core::OpKind;
+
+use super::algorithm::{Choice, Schedule};
 use super::member::doublings;
 use super::{Blocks, Member};
 use crate::plan::{After, Plan, Space};
+
+/// Blocks up to this size are gathered so in large worlds.
+const MOST: usize = 32 << 10;
+/// The same in small worlds on one host over TCP.
+const MOST_SMALL_WORLD: usize = 4 << 10;
+
+pub(crate) struct Bruck;
+
+impl Schedule for Bruck {
+    const NAME: &'static str = "bruck";
+    const RANK_ORDER: bool = false;
+
+    fn applies(choice: &Choice) -> bool {
+        let most = if choice.small_world() { MOST_SMALL_WORLD } else { MOST };
+        let gathers = choice.is_even_all_gather() && choice.bytes / choice.world as usize <= most;
+        choice.costly() && (gathers || matches!(choice.op, OpKind::Barrier | OpKind::MonitoredBarrier))
+    }
+
+    fn all_gather(me: Member, blocks: Blocks<'_>, plan: &mut Plan) {
+        all_gather(me, blocks, plan);
+    }
+
+    fn barrier(me: Member, plan: &mut Plan) {
+        barrier(me, plan);
+    }
+}
 
 /// Doubles, in each round, the blocks that a rank has.
 ///

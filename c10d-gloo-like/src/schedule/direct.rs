@@ -5,18 +5,6 @@
 use super::{Blocks, Member};
 use crate::plan::{After, Plan, Space};
 
-/// Everybody sends all to everybody and reduces all.
-///
-/// 1 round; each rank sends `(world - 1) * bytes`.
-pub(crate) fn all_reduce_one_shot(me: Member, bytes: usize, plan: &mut Plan) {
-    let all = Space::Output.at(0, bytes);
-    for p in me.others() {
-        plan.send(p, all, After::Nothing);
-    }
-    let after = if me.world > 1 { After::Trail(plan.last()) } else { After::Nothing };
-    plan.reduce(me.others(), all, all, true, after);
-}
-
 /// Each rank reduces its block of the result and sends it to everybody.
 ///
 /// 2 rounds; each rank sends all but its block, then `world - 1` times its block: about `2 * bytes * (world - 1) / world`.
@@ -47,27 +35,6 @@ pub(crate) fn reduce(me: Member, root: u32, bytes: usize, plan: &mut Plan) {
     }
 }
 
-/// Each rank reduces its block of the result and sends it to the root.
-///
-/// 2 rounds; each rank sends all but its block, and then, except the root, its block: `bytes` in all.
-pub(crate) fn reduce_scatter_gather(me: Member, root: u32, bytes: usize, elem: usize, plan: &mut Plan) {
-    let blocks = Blocks::split(bytes, me.world, elem);
-    for p in me.others() {
-        plan.send(p, blocks.region(Space::Input, p), After::Nothing);
-    }
-    let own = blocks.region(Space::Input, me.rank);
-    if me.rank == root {
-        plan.reduce(me.others(), own, blocks.region(Space::Output, me.rank), true, After::Nothing);
-        for p in me.others() {
-            plan.recv(p, blocks.region(Space::Output, p));
-        }
-    } else {
-        let part = plan.scratch(own.len);
-        let reduced = plan.reduce(me.others(), own, part, true, After::Nothing);
-        plan.send(root, part, After::Follow(reduced));
-    }
-}
-
 /// The root sends all to everybody.
 ///
 /// 1 round; the root sends `(world - 1) * bytes`.
@@ -79,28 +46,6 @@ pub(crate) fn broadcast(me: Member, root: u32, bytes: usize, plan: &mut Plan) {
         }
     } else {
         plan.recv(root, all);
-    }
-}
-
-/// The root sends a different part to each of the others, who pass their parts on to each other.
-///
-/// 2 rounds; the root sends `bytes`, the others `world - 2` times their part of `bytes / (world - 1)`.
-pub(crate) fn broadcast_scatter_gather(me: Member, root: u32, bytes: usize, elem: usize, plan: &mut Plan) {
-    let others = me.world.saturating_sub(1).max(1);
-    let blocks = Blocks::split(bytes, others, elem);
-    let part = |p: u32| blocks.region(Space::Output, Member { rank: p, ..me }.counted_from(root) - 1);
-    if me.rank == root {
-        for p in me.others() {
-            plan.send(p, part(p), After::Nothing);
-        }
-        return;
-    }
-    let mine = plan.recv(root, part(me.rank));
-    for p in me.others().filter(|p| *p != root) {
-        plan.send(p, part(me.rank), After::Follow(mine));
-    }
-    for p in me.others().filter(|p| *p != root) {
-        plan.recv(p, part(p));
     }
 }
 

@@ -1,7 +1,23 @@
 //! Recursive halving and doubling (Rabenseifner): few rounds and few bytes, for worlds of any size.
 
+use super::algorithm::{Choice, Schedule};
 use super::{Blocks, Member};
 use crate::plan::{After, Plan, Space};
+
+pub(crate) struct HalvingDoubling;
+
+impl Schedule for HalvingDoubling {
+    const NAME: &'static str = "halving-doubling";
+    const RANK_ORDER: bool = false;
+
+    fn applies(choice: &Choice) -> bool {
+        choice.is_all_reduce() && !choice.exact && !choice.small_world() && !choice.shm()
+    }
+
+    fn all_reduce(me: Member, _: &[u32], bytes: usize, elem: usize, plan: &mut Plan) {
+        all_reduce(me, bytes, elem, plan);
+    }
+}
 
 /// Halves the vector with ever nearer partners while reducing, then doubles it back.
 ///

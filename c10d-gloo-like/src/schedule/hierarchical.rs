@@ -1,7 +1,26 @@
 //! Hosts first: shared memory inside a host, one stream per pair of hosts outside.
 
+use super::algorithm::{Choice, Fabric, Schedule};
 use super::{Blocks, Member};
 use crate::plan::{After, Plan, Space};
+
+/// From this many bytes on, the leaders of hosts speak for their hosts.
+const LEAST: usize = 4 << 10;
+
+pub(crate) struct Hierarchical;
+
+impl Schedule for Hierarchical {
+    const NAME: &'static str = "hierarchical";
+    const RANK_ORDER: bool = false;
+
+    fn applies(choice: &Choice) -> bool {
+        choice.is_all_reduce() && !choice.exact && choice.fabric == Fabric::Mixed && choice.bytes >= LEAST
+    }
+
+    fn all_reduce(me: Member, hosts: &[u32], bytes: usize, elem: usize, plan: &mut Plan) {
+        all_reduce(me, hosts, bytes, elem, plan);
+    }
+}
 
 /// Each host's first rank reduces for its host, these leaders all-reduce directly, and hand the result to their hosts.
 ///

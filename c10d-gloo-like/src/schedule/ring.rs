@@ -2,8 +2,51 @@
 //!
 //! A block is passed on while it arrives, so the rounds overlap.
 
+use c10d_core::OpKind;
+
+use super::algorithm::{Choice, Schedule};
 use super::{Blocks, Member};
 use crate::plan::{After, Plan, Space, StepId};
+
+/// In large worlds over TCP, from this many bytes on few bytes and two neighbours matter more than few rounds.
+const LEAST: usize = 1 << 20;
+
+pub(crate) struct Ring;
+
+impl Schedule for Ring {
+    const NAME: &'static str = "ring";
+    const RANK_ORDER: bool = false;
+
+    fn applies(choice: &Choice) -> bool {
+        let far = !choice.small_world() && !choice.shm();
+        match choice.op {
+            OpKind::Broadcast => choice.world > 2 && choice.bytes >= LEAST,
+            OpKind::AllReduce
+            | OpKind::AllReduceCoalesced
+            | OpKind::ReduceScatterInto
+            | OpKind::ReduceScatterIntoCoalesced => far && !choice.exact && choice.bytes >= LEAST,
+            // Smaller blocks are Bruck's.
+            OpKind::AllGatherInto | OpKind::AllGatherIntoCoalesced => far,
+            _ => false,
+        }
+    }
+
+    fn all_reduce(me: Member, _: &[u32], bytes: usize, elem: usize, plan: &mut Plan) {
+        all_reduce(me, bytes, elem, plan);
+    }
+
+    fn broadcast(me: Member, root: u32, bytes: usize, _: usize, plan: &mut Plan) {
+        broadcast(me, root, bytes, plan);
+    }
+
+    fn reduce_scatter(me: Member, blocks: Blocks<'_>, plan: &mut Plan) {
+        reduce_scatter(me, blocks, plan);
+    }
+
+    fn all_gather(me: Member, blocks: Blocks<'_>, plan: &mut Plan) {
+        all_gather(me, blocks, plan);
+    }
+}
 
 /// Reduces each block once around the circle, then passes the results once around.
 ///

@@ -1,9 +1,13 @@
 //! Every algorithm, worlds 1 to 33, against the simulator: results, order, rounds and bytes.
 
+use super::algorithm::{Choice, Fabric};
 use super::member::doublings;
 use super::simulate::{Random, Value, World};
-use super::{Blocks, Member, bruck, direct, halving_doubling, hierarchical, ring, tree};
+use super::{
+    Algorithm, Blocks, Member, bruck, direct, halving_doubling, hierarchical, one_shot, ring, scatter_gather, tree,
+};
 use crate::plan::Plan;
+use c10d_core::OpKind;
 
 const WORLDS: std::ops::RangeInclusive<u32> = 1..=33;
 const ELEM: usize = 2;
@@ -90,7 +94,7 @@ fn all_reduce_one_shot() {
         for bytes in sizes(world) {
             let sent = |_| (world as usize - 1) * bytes;
             let promise = Promise { rounds: 1, sent: &sent, once: true };
-            check_all_reduce(world, bytes, &promise, &|me, p| direct::all_reduce_one_shot(me, bytes, p));
+            check_all_reduce(world, bytes, &promise, &|me, p| one_shot::all_reduce(me, bytes, p));
         }
     }
 }
@@ -235,7 +239,7 @@ fn reduce() {
             let blocks = Blocks::split(bytes, world, ELEM);
             let shared = |r| if r == root { bytes - blocks.len(r) } else { bytes };
             let promise = Promise { rounds: 2, sent: &shared, once: true };
-            let fill = |me, p: &mut Plan| direct::reduce_scatter_gather(me, root, bytes, ELEM, p);
+            let fill = |me, p: &mut Plan| scatter_gather::reduce(me, root, bytes, ELEM, p);
             check_reduce(world, root, bytes, &promise, &fill);
 
             let promise = Promise { rounds: world.ilog2(), sent: &sent, once: false };
@@ -271,7 +275,7 @@ fn broadcast() {
                 r => (w - 2) * parts.len(v(r) - 1),
             };
             let promise = Promise { rounds: if world == 2 { 1 } else { 2 }, sent: &sent, once: false };
-            let fill = |me, p: &mut Plan| direct::broadcast_scatter_gather(me, root, bytes, ELEM, p);
+            let fill = |me, p: &mut Plan| scatter_gather::broadcast(me, root, bytes, ELEM, p);
             check_broadcast(world, root, bytes, &promise, &fill);
 
             let sent = |r| bytes * children(world, v(r));
@@ -430,4 +434,68 @@ fn barrier() {
         check(world, 1, &promise, &dissemination, &|_| ());
         assert!(world == 1 || make().all_met() && dissemination().all_met());
     }
+}
+
+/// Of the choice over the grid; see `the_choice_is_what_it_was`.
+const GRID: u64 = 0x930e_b1e0_789b_2e7d;
+const FABRICS: [Fabric; 4] = [Fabric::Shm, Fabric::Loopback, Fabric::Tcp, Fabric::Mixed];
+
+fn choose(op: OpKind, world: u32, bytes: usize, fabric: Fabric, exact: bool) -> Algorithm {
+    Algorithm::choose(&Choice { op, world, bytes, fabric, exact })
+}
+
+#[test]
+fn exact_and_uneven_ops_are_direct() {
+    for op in OpKind::ALL {
+        for world in 1..=64 {
+            for bytes in (0..28).map(|k| 1 << k) {
+                for fabric in FABRICS {
+                    let direct = |a| matches!(a, Algorithm::Local | Algorithm::OneShot | Algorithm::Direct);
+                    let a = choose(*op, world, bytes, fabric, true);
+                    assert!(!op.reduces() || a.reduces_in_rank_order(), "{op} {a:?}");
+                    let a = choose(*op, world, bytes, fabric, false);
+                    assert!(!op.is_uneven() || direct(a), "{op} {a:?}");
+                    assert_eq!(world == 1, a == Algorithm::Local);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn every_algorithm_has_its_calls() {
+    use Algorithm::*;
+    let all_reduce = |w, b, f| choose(OpKind::AllReduce, w, b, f, false);
+    assert_eq!(all_reduce(2, 8, Fabric::Shm), OneShot);
+    assert_eq!(all_reduce(4, 1 << 20, Fabric::Tcp), Direct);
+    assert_eq!(all_reduce(16, 1 << 10, Fabric::Tcp), Tree);
+    assert_eq!(all_reduce(16, 1 << 18, Fabric::Tcp), HalvingDoubling);
+    assert_eq!(all_reduce(16, 1 << 24, Fabric::Tcp), Ring);
+    assert_eq!(all_reduce(4, 1 << 20, Fabric::Mixed), Hierarchical);
+    assert_eq!(all_reduce(2, 8, Fabric::Loopback), OneShot);
+    assert_eq!(all_reduce(4, 8, Fabric::Loopback), Tree);
+    assert_eq!(choose(OpKind::Broadcast, 4, 1 << 20, Fabric::Shm, false), ScatterGather);
+    assert_eq!(choose(OpKind::AllGatherInto, 33, 33, Fabric::Shm, false), Bruck);
+}
+
+/// The choice over a grid of ops, worlds, sizes (around every power of two), fabrics and types, as one number: ranks of two
+/// builds must choose alike, so a choice changes on purpose or not at all. It is that of the decision tree which stood here
+/// before every algorithm said itself where it applies.
+#[test]
+fn the_choice_is_what_it_was() {
+    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+    for op in OpKind::ALL.iter().filter(|op| !op.is_p2p()) {
+        for world in (1..=70).chain([128, 1000]) {
+            for fabric in FABRICS {
+                for bytes in (0..28).flat_map(|k| [(1usize << k) - 1, 1 << k, (1 << k) + 1]) {
+                    for exact in [false, true] {
+                        for byte in choose(*op, world, bytes, fabric, exact).name().bytes() {
+                            hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+                        }
+                    }
+                }
+            }
+        }
+    }
+    assert_eq!(hash, GRID, "if the choice is meant to change, this is its new number");
 }

@@ -3,9 +3,51 @@
 //! Counted from the root, rank `v` stands for the ranks `v .. v + 2^k`, where `2^k` is the lowest set bit of `v` (all
 //! of them for the root); its parent is `v` without that bit.
 
+use c10d_core::OpKind;
+
 use super::Member;
+use super::algorithm::{Choice, Fabric, Schedule};
 use super::member::doublings;
 use crate::plan::{After, Plan, Space};
+
+/// In large worlds, up to this many bytes few messages matter more than few bytes.
+const MOST_SHM: usize = 16 << 10;
+const MOST_TCP: usize = 8 << 10;
+/// The same on one host over TCP, from three ranks on.
+const MOST_LOOPBACK: usize = 64 << 10;
+
+pub(crate) struct Tree;
+
+impl Schedule for Tree {
+    const NAME: &'static str = "tree";
+    const RANK_ORDER: bool = false;
+
+    fn applies(choice: &Choice) -> bool {
+        let most = match choice.fabric {
+            Fabric::Shm => MOST_SHM,
+            Fabric::Loopback => MOST_LOOPBACK,
+            Fabric::Tcp | Fabric::Mixed => MOST_TCP,
+        };
+        match choice.op {
+            OpKind::AllReduce | OpKind::AllReduceCoalesced => !choice.exact && choice.costly() && choice.bytes <= most,
+            OpKind::Reduce => !choice.exact && !choice.small_world(),
+            OpKind::Broadcast => !choice.small_world(),
+            _ => false,
+        }
+    }
+
+    fn all_reduce(me: Member, _: &[u32], bytes: usize, _: usize, plan: &mut Plan) {
+        all_reduce(me, bytes, plan);
+    }
+
+    fn reduce(me: Member, root: u32, bytes: usize, _: usize, plan: &mut Plan) {
+        reduce(me, root, bytes, plan);
+    }
+
+    fn broadcast(me: Member, root: u32, bytes: usize, _: usize, plan: &mut Plan) {
+        broadcast(me, root, bytes, plan);
+    }
+}
 
 /// A rank in the tree, counted from the root.
 struct Node {

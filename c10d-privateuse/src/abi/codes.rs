@@ -78,29 +78,6 @@ pub fn status(error: &Error) -> i32 {
     }
 }
 
-/// DLPack's (code, bits) of an element type.
-pub const fn dlpack(dtype: DType) -> (u8, u8) {
-    match dtype {
-        DType::U8 => (1, 8),
-        DType::I8 => (0, 8),
-        DType::U16 => (1, 16),
-        DType::I16 => (0, 16),
-        DType::U32 => (1, 32),
-        DType::I32 => (0, 32),
-        DType::U64 => (1, 64),
-        DType::I64 => (0, 64),
-        DType::F16 => (2, 16),
-        DType::BF16 => (4, 16),
-        DType::F32 => (2, 32),
-        DType::F64 => (2, 64),
-        DType::Bool => (6, 8),
-        DType::Complex64 => (5, 64),
-        DType::Complex128 => (5, 128),
-        DType::F8E4M3 => (10, 8),
-        DType::F8E5M2 => (12, 8),
-    }
-}
-
 /// The set of these bits; bits that are no type are left out.
 pub fn dtypes(bits: u32) -> DTypeSet {
     let mut list = [DType::U8; 32];

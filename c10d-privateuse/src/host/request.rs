@@ -72,7 +72,7 @@ fn pointer<T>(list: &[T]) -> *const T {
 }
 
 fn span(span: &Span, lent: &Lent, i: usize) -> abi::Span {
-    let (type_code, type_bits) = codes::dlpack(span.dtype());
+    let (type_code, type_bits) = span.dtype().dlpack();
     let (data, offset) = match (lent.address(i).or(span.host_ptr()), span.device_ptr()) {
         (Some(host), _) => (host.cast(), 0),
         (None, Some(DevicePtr { base, offset })) => (base.cast(), offset),

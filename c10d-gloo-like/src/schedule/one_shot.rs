@@ -1,0 +1,39 @@
+//! Everything to everybody at once: one round, for what is so small that repeated bytes cost less than a second round.
+
+use super::Member;
+use super::algorithm::{Choice, Schedule};
+use crate::plan::{After, Plan, Space};
+
+/// Bytes that a rank sends before the second round of `direct` is cheaper than the repeated bytes.
+const MOST_SHM: usize = 8 << 10;
+const MOST_TCP: usize = 64 << 10;
+
+pub(crate) struct OneShot;
+
+impl Schedule for OneShot {
+    const NAME: &'static str = "one-shot";
+    const RANK_ORDER: bool = true;
+
+    fn applies(choice: &Choice) -> bool {
+        let most = if choice.shm() { MOST_SHM } else { MOST_TCP };
+        choice.is_all_reduce()
+            && choice.bytes.saturating_mul(choice.world as usize - 1) <= most
+            && (!choice.costly() || choice.exact)
+    }
+
+    fn all_reduce(me: Member, _: &[u32], bytes: usize, _: usize, plan: &mut Plan) {
+        all_reduce(me, bytes, plan);
+    }
+}
+
+/// Everybody sends all to everybody and reduces all.
+///
+/// 1 round; each rank sends `(world - 1) * bytes`.
+pub(crate) fn all_reduce(me: Member, bytes: usize, plan: &mut Plan) {
+    let all = Space::Output.at(0, bytes);
+    for p in me.others() {
+        plan.send(p, all, After::Nothing);
+    }
+    let after = if me.world > 1 { After::Trail(plan.last()) } else { After::Nothing };
+    plan.reduce(me.others(), all, all, true, after);
+}

@@ -1,0 +1,73 @@
+//! The work of a root is shared out: each rank does it for its own part.
+
+use c10d_core::OpKind;
+
+use super::algorithm::{Choice, Schedule};
+use super::{Blocks, Member};
+use crate::plan::{After, Plan, Space};
+
+/// From this many bytes on, sharing pays.
+const LEAST: usize = 128 << 10;
+
+pub(crate) struct ScatterGather;
+
+impl Schedule for ScatterGather {
+    const NAME: &'static str = "scatter-gather";
+    const RANK_ORDER: bool = true;
+
+    fn applies(choice: &Choice) -> bool {
+        let shared = choice.world > 2 && choice.bytes >= LEAST;
+        shared && (choice.op == OpKind::Reduce || choice.op == OpKind::Broadcast && choice.small_world())
+    }
+
+    fn reduce(me: Member, root: u32, bytes: usize, elem: usize, plan: &mut Plan) {
+        reduce(me, root, bytes, elem, plan);
+    }
+
+    fn broadcast(me: Member, root: u32, bytes: usize, elem: usize, plan: &mut Plan) {
+        broadcast(me, root, bytes, elem, plan);
+    }
+}
+
+/// Each rank reduces its block of the result and sends it to the root.
+///
+/// 2 rounds; each rank sends all but its block, and then, except the root, its block: `bytes` in all.
+pub(crate) fn reduce(me: Member, root: u32, bytes: usize, elem: usize, plan: &mut Plan) {
+    let blocks = Blocks::split(bytes, me.world, elem);
+    for p in me.others() {
+        plan.send(p, blocks.region(Space::Input, p), After::Nothing);
+    }
+    let own = blocks.region(Space::Input, me.rank);
+    if me.rank == root {
+        plan.reduce(me.others(), own, blocks.region(Space::Output, me.rank), true, After::Nothing);
+        for p in me.others() {
+            plan.recv(p, blocks.region(Space::Output, p));
+        }
+    } else {
+        let part = plan.scratch(own.len);
+        let reduced = plan.reduce(me.others(), own, part, true, After::Nothing);
+        plan.send(root, part, After::Follow(reduced));
+    }
+}
+
+/// The root sends a different part to each of the others, who pass their parts on to each other.
+///
+/// 2 rounds; the root sends `bytes`, the others `world - 2` times their part of `bytes / (world - 1)`.
+pub(crate) fn broadcast(me: Member, root: u32, bytes: usize, elem: usize, plan: &mut Plan) {
+    let others = me.world.saturating_sub(1).max(1);
+    let blocks = Blocks::split(bytes, others, elem);
+    let part = |p: u32| blocks.region(Space::Output, Member { rank: p, ..me }.counted_from(root) - 1);
+    if me.rank == root {
+        for p in me.others() {
+            plan.send(p, part(p), After::Nothing);
+        }
+        return;
+    }
+    let mine = plan.recv(root, part(me.rank));
+    for p in me.others().filter(|p| *p != root) {
+        plan.send(p, part(me.rank), After::Follow(mine));
+    }
+    for p in me.others().filter(|p| *p != root) {
+        plan.recv(p, part(p));
+    }
+}
