@@ -17,6 +17,14 @@ const ENDED: Duration = Duration::from_secs(1);
 /// What an error says whose guilty ranks most of those heard agree on.
 pub(crate) const BY_MOST: &str = "most ranks agree with each other about this collective, and these do not";
 
+/// Whether a group of this process has failed.
+static ANY_FAILED: AtomicBool = AtomicBool::new(false);
+
+/// Whether no group of this process has failed: after a failure, MPI's end would wait for ever.
+pub(crate) fn all_is_well() -> bool {
+    !ANY_FAILED.load(Ordering::Acquire)
+}
+
 /// The first failure, and the watch over the peers.
 #[derive(Default)]
 pub(crate) struct Health {
@@ -97,6 +105,7 @@ impl Health {
             return first.clone();
         }
         state.cause = Some(cause.clone());
+        ANY_FAILED.store(true, Ordering::Release);
         self.marked.store(true, Ordering::Release);
         drop(state);
         self.failed.notify_all();

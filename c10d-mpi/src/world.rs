@@ -5,7 +5,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use c10d_core::backend::GroupInit;
 use c10d_core::panics::caught;
@@ -14,7 +14,8 @@ use c10d_core::sync::{Mutex, MutexGuard};
 use c10d_core::{Error, ErrorKind, Phase, PrefixStore, Result, Store};
 
 use crate::card::{Card, Place, agree};
-use crate::mpi::{Comm, Kind, Library, Mpi, preload_fabric, unlink_segments, with_variables};
+use crate::health::all_is_well;
+use crate::mpi::{Comm, Kind, Library, Mpi, at_exit, preload_fabric, unlink_segments, with_variables};
 use crate::pmi::{self, Progress, Server, mapping};
 use crate::thread::spawn;
 
@@ -107,6 +108,8 @@ pub(crate) fn join(init: &GroupInit) -> Result<Member> {
     }
     if held.world.is_none() && by_launcher {
         start(&mut held, init, mpi, None)?;
+        // Such a launcher takes the end of a process without MPI_Finalize for a crash, and ends the others.
+        at_exit(finalize);
     }
     let mine = Card::of_process(library, held.world.as_ref().map(|world| world.place.clone()));
     let agreed = agree(init, &mine)?;
@@ -142,6 +145,18 @@ pub(crate) fn join(init: &GroupInit) -> Result<Member> {
         }
     });
     Ok(Member { mpi, comm: made?, hosts: agreed.hosts })
+}
+
+/// How long the end of the program waits for the others'.
+const FINALIZE: Duration = Duration::from_secs(10);
+
+extern "C" fn finalize() {
+    let is_ours = STARTED_IN.load(Ordering::Acquire) == std::process::id();
+    if let (true, true, Some(library)) = (is_ours, all_is_well(), Library::loaded()) {
+        let mpi = Mpi::new(library);
+        // A peer that does not come keeps nobody.
+        let _ = within(Instant::now() + FINALIZE, "MPI_Finalize", move || mpi.finalize());
+    }
 }
 
 /// Starts MPI. `server` answers its questions, unless the launcher does.
@@ -233,7 +248,7 @@ fn not_started(init: &GroupInit, store: &dyn Store, progress: &Progress) -> Erro
         return Error::new(ErrorKind::Timeout, format!("{base}, and waits for none of our ranks"))
             .phase(Phase::Connect);
     };
-    let soon = Instant::now() + std::time::Duration::from_millis(500);
+    let soon = Instant::now() + Duration::from_millis(500);
     let absent = pmi::absent(store, init.size, round, soon);
     let why = failed.map_or(String::new(), |e| format!(" ({})", e.report().what));
     let what = format!("{base}: in round {round} of PMI, ranks are missing{why}");

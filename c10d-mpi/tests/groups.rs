@@ -15,7 +15,8 @@ const LIMIT: Duration = Duration::from_secs(20);
 const WORLD: u32 = 4;
 const VICTIM: u32 = 3;
 type Play = fn() -> Result;
-const PARTS: [(&str, Play); 3] = [("subgroups", subgroups), ("shrink", shrink), ("threads", threads)];
+const PARTS: [(&str, Play); 4] =
+    [("subgroups", subgroups), ("shrink", shrink), ("threads", threads), ("launched", launched)];
 
 /// Plays the part that this process was started to play, if it was.
 pub(crate) fn serve_part() {
@@ -40,6 +41,9 @@ pub(crate) fn trials(library: &'static Wheel, path: &str) -> Vec<Trial> {
 }
 
 fn run(library: &Wheel, path: &str, part: &str) -> Result<(), Failed> {
+    if part == "launched" {
+        return run_by_mpiexec(library, path);
+    }
     let program = std::env::current_exe().map_err(|e| e.to_string())?;
     let ranks = if part == "threads" { 1 } else { WORLD };
     let launch =
@@ -55,6 +59,22 @@ fn run(library: &Wheel, path: &str, part: &str) -> Result<(), Failed> {
         }
     }
     Ok(())
+}
+
+/// The same program under the library's own launcher, which tells MPI's processes of each other.
+fn run_by_mpiexec(library: &Wheel, path: &str) -> Result<(), Failed> {
+    let launcher = std::path::Path::new(path).ancestors().nth(2).map(|env| env.join("bin/mpiexec.hydra"));
+    let launcher = launcher.filter(|file| file.exists()).ok_or("the wheel has no mpiexec.hydra")?;
+    let program = std::env::current_exe().map_err(|e| e.to_string())?;
+    let mut command = std::process::Command::new(launcher);
+    command.args(["-n", "2"]).arg(program).env(PART, "launched").env("C10D_MPI_LIB", path);
+    command.envs(library.variables.iter().copied());
+    let output = command.output().map_err(|e| e.to_string())?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    if output.status.success() && said.matches("all is well").count() == 2 {
+        return Ok(());
+    }
+    Err(format!("{}: {said}{}", output.status, String::from_utf8_lossy(&output.stderr)).into())
 }
 
 fn builder() -> Builder {
@@ -137,6 +157,19 @@ fn shrink() -> Result {
     while rank == 0 && left.store().add("through", 0, Instant::now() + LIMIT)? < 3 {
         std::thread::sleep(Duration::from_millis(2));
     }
+    Ok(())
+}
+
+fn launched() -> Result {
+    let joined = c10d_rendezvous::init("env://", LIMIT)?;
+    let builder = builder().hint("mpi.bootstrap", "env");
+    let pg = builder.rank(joined.rank).size(joined.size).store(joined.store).build()?;
+    let rank = pg.rank();
+    sums_to(&pg, rank, 1)?;
+    pg.shutdown()?;
+    // One process ends before the other, which the launcher must not take for a crash.
+    std::thread::sleep(Duration::from_millis(300) * rank);
+    println!("all is well");
     Ok(())
 }
 

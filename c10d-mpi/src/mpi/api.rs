@@ -5,11 +5,15 @@
 use std::cell::Cell;
 use std::ffi::c_int;
 use std::ptr::null;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use c10d_core::{Error, ErrorKind, Result};
 
 use super::library::{Functions, Kind, Library};
 use super::types::{Errhandler, Group, Info, MAX_ERROR_STRING, RawComm, Session, THREAD_MULTIPLE};
+
+/// The session that MPI was started with; 0: none.
+static SESSION: AtomicUsize = AtomicUsize::new(0);
 
 thread_local! {
     /// The code of the error that a handler was called for on this thread.
@@ -103,6 +107,17 @@ impl Mpi {
         Ok(RawComm::WORLD)
     }
 
+    /// Ends MPI for this process. Waits for the others.
+    pub(crate) fn finalize(&self) -> Result {
+        let mut session = Session(SESSION.swap(0, Ordering::AcqRel));
+        if session.0 != 0 {
+            // SAFETY: a handle of this library's, not used afterwards.
+            self.call("MPI_Session_finalize", |f| unsafe { (f.session_finalize)(&mut session) })?;
+        }
+        // SAFETY: started by this crate, which makes no call after it.
+        self.call("MPI_Finalize", |f| unsafe { (f.finalize)() })
+    }
+
     /// The communicator of all processes of a library that somebody else has started.
     pub(crate) fn started_by_another(&self) -> Result<Comm> {
         let mut given = 0;
@@ -112,7 +127,7 @@ impl Mpi {
         Ok(Comm(RawComm::WORLD))
     }
 
-    /// Begins a session, which is never ended, like the process's MPI.
+    /// Begins a session, which ends with the process's MPI.
     fn session(&self) -> Result {
         let (mut info, mut session) = (Info::NULL, Session(0));
         // SAFETY: writes one handle.
@@ -121,7 +136,9 @@ impl Mpi {
         // SAFETY: two strings with their NUL.
         self.call("MPI_Info_set", |f| unsafe { (f.info_set)(info, key.as_ptr(), level.as_ptr()) })?;
         // SAFETY: writes one handle.
-        self.call("MPI_Session_init", |f| unsafe { (f.session_init)(info, Errhandler::RETURN, &mut session) })
+        self.call("MPI_Session_init", |f| unsafe { (f.session_init)(info, Errhandler::RETURN, &mut session) })?;
+        SESSION.store(session.0, Ordering::Release);
+        Ok(())
     }
 
     fn own_handler(&self) -> Result<Errhandler> {

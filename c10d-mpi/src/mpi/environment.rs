@@ -26,6 +26,13 @@ pub(crate) fn with_variables<T>(values: &[(&str, Option<String>)], call: impl Fn
     result
 }
 
+/// Has a function called when the program ends, after its `main`.
+pub(crate) fn at_exit(call: extern "C" fn()) {
+    // SAFETY: the function is there as long as the process, and does not unwind. Where there is no room for it, the launcher
+    // is told nothing at the end.
+    unsafe { libc::atexit(call) };
+}
+
 /// Loads the libfabric of a Python wheel, which the library beside it finds only through `LD_LIBRARY_PATH`. Where the
 /// process has one, or the library is a system's, that is left to the system.
 pub(crate) fn preload_fabric(library: &Library) -> Option<(&'static str, String)> {

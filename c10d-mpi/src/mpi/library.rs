@@ -55,8 +55,10 @@ functions! {
     initialized "MPI_Initialized" (*mut c_int);
     finalized "MPI_Finalized" (*mut c_int);
     init_thread "MPI_Init_thread" (P, P, c_int, *mut c_int);
+    finalize "MPI_Finalize" ();
     query_thread "MPI_Query_thread" (*mut c_int);
     session_init "MPI_Session_init" (Info, Errhandler, *mut Session);
+    session_finalize "MPI_Session_finalize" (*mut Session);
     info_create "MPI_Info_create" (*mut Info);
     info_set "MPI_Info_set" (Info, *const c_char, *const c_char);
     comm_group "MPI_Comm_group" (RawComm, *mut Group);
@@ -134,6 +136,11 @@ impl Library {
         tracing::info!(target: "c10d", %path, %version, "MPI loaded");
         *loaded = Some(library);
         Ok(library)
+    }
+
+    /// The process's MPI library, if it has been asked for.
+    pub(crate) fn loaded() -> Option<&'static Library> {
+        *LOADED.get().lock()
     }
 
     /// Whether there seems to be one, without loading it.

@@ -9,7 +9,7 @@ mod search;
 mod types;
 
 pub(crate) use api::{Comm, Mpi};
-pub(crate) use environment::{preload_fabric, with_variables};
+pub(crate) use environment::{at_exit, preload_fabric, with_variables};
 pub(crate) use library::{Kind, Library};
 pub(crate) use mapped::unlink_segments;
 pub(crate) use requests::{Flight, Staging};
