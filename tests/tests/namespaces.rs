@@ -7,7 +7,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use c10d::{ReduceOp, Result};
+use c10d::{Mesh, ReduceOp, Result};
 use libtest_mimic::{Failed, Trial};
 use stage::{cast, failures, lines, shown, tell};
 
@@ -31,7 +31,10 @@ static NEXT: AtomicU32 = AtomicU32::new(0);
 /// Those for which a network of one's own is tried, too.
 const FEW: [&str; 4] = ["nothing", "pid", "pid, mount, ipc", "user"];
 
-pub(crate) fn play(_: &str) -> Result {
+pub(crate) fn play(part: &str) -> Result {
+    if part == "uneven" {
+        return uneven();
+    }
     let rank = std::env::var("RANK").unwrap_or_default();
     let store = std::env::var("C10D_TEST_STORE").unwrap_or_default();
     let url = format!("file://{store}?rank={rank}&world_size=2");
@@ -44,13 +47,56 @@ pub(crate) fn play(_: &str) -> Result {
         sent.wait()?;
     }
     let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
-    tell(format!("memory {}", maps.contains("memfd:")));
+    // Two questions with two answers.
+    let (host, sharing) = (pg.split_by_host()?.size(), pg.split_by_memory()?.size());
+    let mesh = Mesh::by_host(&pg)?;
+    let axes: Vec<(&str, u32)> = mesh.axes().collect();
+    assert_eq!(axes, [("host", 2 / host), ("local", host)]);
+    assert_eq!(mesh.group("local")?.size(), host);
+    tell(format!("memory {}, {host} on the host, {sharing} can share", maps.contains("memfd:")));
     pg.barrier()?;
     pg.shutdown()
 }
 
+/// Hosts with different numbers of ranks are no grid; groups by host take them.
+fn uneven() -> Result {
+    let pg = stage::join(Duration::from_secs(20))?;
+    let local = pg.split_by_host()?;
+    let leaders = pg.split((local.rank() == 0).then_some(0), pg.rank())?.map(|leaders| leaders.size());
+    tell(format!("{} here, {:?} hosts, {:?}", local.size(), leaders, pg.hosts()?));
+    if let Err(e) = Mesh::by_host(&pg) {
+        stage::tell_error("by_host", &e);
+    }
+    pg.barrier()?;
+    pg.shutdown()
+}
+
+fn judge_uneven() -> Result<(), Failed> {
+    let without_proc = OWN.last().map_or(&[][..], |(_, wrapper)| *wrapper);
+    if !Command::new("unshare").args(&without_proc[1..]).arg("true").output().is_ok_and(|o| o.status.success()) {
+        println!("skipped: no unshare, or no right to use it");
+        return Ok(());
+    }
+    let wrapper = move |rank| if rank == 1 { without_proc.iter().map(Into::into).collect() } else { Vec::new() };
+    let report = cast("uneven", 3, "auto").per_rank_wrapper(wrapper).run().map_err(|e| e.to_string())?;
+    let hosts =
+        ["2 here, Some(2) hosts, [0, 1, 0]", "1 here, Some(2) hosts, [0, 1, 0]", "2 here, None hosts, [0, 1, 0]"];
+    for (rank, said) in (0..3).zip(hosts) {
+        let told = failures(&report, rank);
+        let refused = told.last().is_some_and(|one| {
+            one.kind == "InvalidArgument"
+                && one.guilty == [1]
+                && one.words.contains("2 where rank 0 is, 1 where rank 1 is")
+        });
+        if !refused || lines(&report, rank).first().is_none_or(|line| line != said) {
+            return Err(format!("rank {rank}:\n{}", shown(&report)).into());
+        }
+    }
+    Ok(())
+}
+
 pub(crate) fn trials() -> Vec<Trial> {
-    let mut trials = Vec::new();
+    let mut trials = vec![Trial::test("namespaces/uneven hosts", judge_uneven)];
     for (own, unshare) in OWN {
         for net in [false, true].into_iter().filter(|net| !net || FEW.contains(&own)) {
             for transport in ["auto", "shm", "tcp"] {
@@ -76,6 +122,12 @@ fn expected(own: &str, net: bool, transport: &str) -> Result<bool, &'static str>
         ("tcp", _) | (_, Some(_)) => Ok(false),
         _ => Ok(true),
     }
+}
+
+/// How many ranks are on the host of one, and how many can share memory with it, whatever the transport.
+fn neighbours(own: &str, net: bool) -> (u32, u32) {
+    let apart = net || own == "no proc" || own.starts_with("user");
+    (if own == "no proc" { 1 } else { 2 }, if apart { 1 } else { 2 })
 }
 
 fn run(name: &str, own: &str, unshare: &'static [&str], net: bool, transport: &str) -> Result<(), Failed> {
@@ -108,9 +160,13 @@ fn run(name: &str, own: &str, unshare: &'static [&str], net: bool, transport: &s
     let report = ranks.run();
     let _ = std::fs::remove_file(&store);
     let report = report.map_err(|e| e.to_string())?;
+    let (host, sharing) = neighbours(own, net);
     for rank in 0..2 {
         let well = match expected(own, net, transport) {
-            Ok(memory) => report.exits[rank as usize].success() && lines(&report, rank) == [format!("memory {memory}")],
+            Ok(memory) => {
+                report.exits[rank as usize].success()
+                    && lines(&report, rank) == [format!("memory {memory}, {host} on the host, {sharing} can share")]
+            }
             Err(why) => {
                 failures(&report, rank).iter().any(|told| told.kind == "Rendezvous" && told.words.contains(why))
             }
