@@ -45,6 +45,7 @@ macro_rules! options {
         impl sealed::Sealed for $name {}
 
         impl Options for $name {
+            #[inline]
             fn apply($self, $params: &mut Params) { $apply }
         }
     )*};

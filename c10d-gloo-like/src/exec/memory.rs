@@ -138,7 +138,6 @@ impl Spaces {
     pub(crate) fn clear(&mut self) {
         self.input.clear();
         self.output.clear();
-        self.scratch.clear();
     }
 
     /// Appends a tensor to the input.
@@ -159,7 +158,11 @@ impl Spaces {
     }
 
     /// Makes the scratch at least `len` bytes long.
+    #[inline]
     pub(super) fn reserve(&mut self, len: usize) -> Result {
+        if len <= self.memory.len {
+            return Ok(());
+        }
         self.memory.reserve(len)?;
         self.scratch.clear();
         self.scratch.add(self.memory.at, self.memory.len);
