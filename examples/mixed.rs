@@ -1,0 +1,100 @@
+//! The ranks in Rust of a job that also has ranks in Python: see `examples/mixed/train.py`.
+//!
+//! The last rank serves the data: it scatters a batch to the trainers at each step, takes part in the sum of their
+//! gradients, and sums their losses. Then it does every op with them, and makes a group with one of them.
+
+use std::time::Duration;
+
+use c10d::{ProcessGroup, ReduceOp, Root};
+
+const STEPS: usize = 20;
+/// Rows of a batch, and numbers in a row: what is known, and what is to be learnt.
+const ROWS: usize = 16;
+const WIDTH: usize = 5;
+
+fn main() -> c10d::Result<()> {
+    let pg = c10d::builder().init("env://").timeout(Duration::from_secs(60)).build()?;
+    let (me, n) = (pg.rank(), pg.size());
+    let mut seed = 1u64;
+    let mut next = || {
+        seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (seed >> 40) as f32 / (1u64 << 24) as f32 - 0.5
+    };
+    let mut first = 0.0;
+    for step in 0..STEPS {
+        let batches: Vec<Vec<f32>> = (0..n)
+            .map(|_| {
+                let row = |x: [f32; 4]| [x[0], x[1], x[2], x[3], x[0] - 2.0 * x[1] + 0.5 * x[3]];
+                (0..ROWS).flat_map(|_| row([next(), next(), next(), next()])).collect()
+            })
+            .collect();
+        pg.scatter(Root::Me(batches), &mut [0f32; ROWS * WIDTH])?;
+        // The trainers' gradients: this rank has none.
+        pg.all_reduce(&mut [0f32; WIDTH - 1], ReduceOp::Sum)?;
+        let mut loss = [0f32];
+        pg.reduce(&mut loss, ReduceOp::Sum, me)?;
+        if step == 0 {
+            first = loss[0];
+        }
+        println!("rust rank {me}: step {step}, loss {:.5}", loss[0] / (n - 1) as f32);
+        if step + 1 == STEPS {
+            assert!(loss[0] < first / 2.0, "nothing was learnt: {first} before, {} after", loss[0]);
+        }
+    }
+    every_op(&pg)?;
+    // The group that Python's ranks make by `new_group([0, server])`: the first that they make, so PyTorch calls it "1".
+    let env = c10d::init("env://", Duration::from_secs(60))?;
+    let small = c10d::builder().name("1").rank(1).size(2).store(env.store).build()?;
+    let mut x = [me as f32; 3];
+    small.all_reduce(&mut x, ReduceOp::Max)?;
+    assert_eq!(x, [me as f32; 3]);
+    println!("rust rank {me}: every op agrees with Python's ranks");
+    Ok(())
+}
+
+/// The ops in the order of `train.py`.
+fn every_op(pg: &ProcessGroup) -> c10d::Result<()> {
+    let (me, n) = (pg.rank(), pg.size());
+    let all: Vec<f32> = (0..n).map(|r| r as f32).collect();
+    let sum: f32 = all.iter().sum();
+    let mine = || vec![me as f32; 2];
+    let twice = |value: f32| vec![value; 2];
+
+    let mut x = mine();
+    pg.broadcast(&mut x, 0u32)?;
+    assert_eq!(x, twice(0.0));
+    let mut x = mine();
+    pg.all_reduce(&mut x, ReduceOp::Sum)?;
+    assert_eq!(x, twice(sum));
+    let mut x = [me as i16; 3];
+    pg.all_reduce(&mut x, ReduceOp::Max)?;
+    assert_eq!(x, [(n - 1) as i16; 3]);
+    let mut x = mine();
+    pg.reduce(&mut x, ReduceOp::Sum, me)?;
+    assert_eq!(x, twice(sum));
+    let (_, lists) =
+        pg.all_gather(vec![me as f32; me as usize + 1], (0..n).map(|r| vec![0f32; r as usize + 1]).collect())?;
+    for (r, list) in lists.iter().enumerate() {
+        assert_eq!(list, &vec![r as f32; r + 1]);
+    }
+    let mut flat = vec![0f32; 2 * n as usize];
+    pg.all_gather_into(&mine(), &mut flat)?;
+    assert_eq!(flat, all.iter().flat_map(|r| [*r, *r]).collect::<Vec<_>>());
+    let mut part = vec![0f32; 2];
+    pg.reduce_scatter(vec![vec![1f32; 2]; n as usize], &mut part, ReduceOp::Sum)?;
+    assert_eq!(part, twice(n as f32));
+    pg.reduce_scatter_into(&vec![1f32; 2 * n as usize], &mut part, ReduceOp::Sum)?;
+    assert_eq!(part, twice(n as f32));
+    let (_, gathered) = pg.gather(mine(), Root::Me(vec![vec![0f32; 2]; n as usize]))?;
+    assert_eq!(gathered.as_deref(), Some(&all.iter().map(|r| twice(*r)).collect::<Vec<_>>()[..]));
+    let (_, outs) = pg.all_to_all(vec![mine(); n as usize], vec![vec![0f32; 2]; n as usize])?;
+    assert_eq!(outs, all.iter().map(|r| twice(*r)).collect::<Vec<_>>());
+    let mut out = vec![0f32; n as usize];
+    pg.all_to_all_single(&vec![me as f32; n as usize], &mut out)?;
+    assert_eq!(out, all);
+    let (_, source) = pg.recv_any_source(&mut part, 3u32)?;
+    assert_eq!((part.clone(), source), (twice(7.0), 0));
+    pg.send(&twice(8.0), 0, 4u32)?;
+    pg.monitored_barrier(c10d::options::Missing::All)?;
+    pg.barrier()
+}
