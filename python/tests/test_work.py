@@ -161,3 +161,23 @@ def test_handles(world):
 @pytest.mark.parametrize("body", [patience, threads, profiled, timed, recorded], ids=lambda body: body.__name__)
 def test_work(body):
     job.run(body, 2)
+
+
+def hinted(r):
+    import c10d_rs
+
+    r.init(pg_options=c10d_rs.Options({"gloo-like.transport": "tcp"}))
+    dist.barrier()
+    return dist.group.WORLD._get_backend(torch.device("cpu")).options.hints
+
+
+def misspelt(r):
+    import c10d_rs
+
+    r.init(pg_options=c10d_rs.Options({"gloo-like.transport": "pigeon"}))
+
+
+def test_options():
+    assert job.run(hinted, 2) == [{"gloo-like.transport": "tcp"}] * 2
+    for raised in job.outcomes(misspelt, 2):
+        assert "it must be auto, shm or tcp" in raised.words, raised
