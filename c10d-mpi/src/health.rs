@@ -160,7 +160,10 @@ impl Health {
 fn heard(mut error: Error) -> Error {
     let report = error.report_mut();
     if matches!(report.kind, ErrorKind::Mismatch { .. }) && report.guilty.len() > 1 && report.what.contains(BY_MOST) {
-        let by = report.what.strip_prefix("reported by rank ").and_then(|words| words.split(':').next());
+        let by = report
+            .what
+            .strip_prefix("reported by rank ")
+            .and_then(|words| words.split(|c: char| !c.is_ascii_digit()).next());
         let by = by.and_then(|rank| rank.parse::<u32>().ok());
         report.guilty.retain(|rank| Some(*rank) != by);
     }
@@ -195,6 +198,7 @@ mod tests {
         let kind = || ErrorKind::Mismatch { field: "op", mine: "a".into(), theirs: "b".into() };
         let told = |what: String| heard(Error::new(kind(), what).guilty([1, 2])).report().guilty.clone();
         assert_eq!(told(format!("reported by rank 2: {BY_MOST}")), [1]);
+        assert_eq!(told(format!("reported by rank 2 (as rank 0 says): {BY_MOST}")), [1]);
         assert_eq!(told("reported by rank 2: two ranks disagree".into()), [1, 2]);
     }
 
