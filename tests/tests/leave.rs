@@ -10,8 +10,9 @@ use c10d_core::ENDED_WITHOUT_LEAVING as ENDED;
 use libtest_mimic::{Failed, Trial};
 use rustix::process::{Signal as Sig, getpid, kill_process};
 
+use crate::samples::{self, Sample};
 use crate::stage::acts::{Arguments, VICTIM, WORLD, act};
-use crate::stage::{cast, failures, lines, shown, tell, tell_error};
+use crate::stage::{self, cast, failures, lines, shown, tell, tell_error};
 
 const TRANSPORTS: [&str; 2] = ["shm", "tcp"];
 /// No verdict: only so that a hang ends.
@@ -31,6 +32,10 @@ pub(crate) fn trials() -> Vec<Trial> {
         Trial::test("leave/tcp/stopped_at_shutdown", || stopped("shutdown")),
         Trial::test("leave/tcp/stopped_at_drop", || stopped("drop")),
     ];
+    for plugin in [Sample::Rooted, Sample::CCollectives] {
+        let name = format!("leave/{}/exit_is_named", plugin.name());
+        trials.push(Trial::test(name, move || missed_by_a_plugin(plugin)));
+    }
     for transport in TRANSPORTS {
         for way in WAYS {
             trials.push(Trial::test(format!("leave/{transport}/taken/{way}"), move || taken(way, transport)));
@@ -50,6 +55,7 @@ pub(crate) fn play(part: &str) -> Result {
         ("taken", way) => be_taken(way),
         ("stopped", way) => be_stopped(way),
         ("exit", _) => be_missed(),
+        ("plugin_exit", _) => be_missed_by_a_plugin(),
         (_, op) => be_ended(OpKind::from_name(op).expect("a part names an op of the table")),
     }
 }
@@ -237,6 +243,47 @@ fn exit_is_named(transport: &str) -> Result<(), Failed> {
     let report = run("exit", WORLD, transport)?;
     for rank in [0, 2] {
         if lines(&report, rank) != ["true"; 5] {
+            return Err(format!("rank {rank}:\n{}", shown(&report)).into());
+        }
+    }
+    Ok(())
+}
+
+// The same over a plugin's own collectives.
+
+fn be_missed_by_a_plugin() -> Result {
+    let pg = stage::build(c10d::builder().init("env://").timeout(CAP))?;
+    let others = pg.new_group(&[0, 2])?;
+    let started = pg.new_group(&[0, 1, 2])?.expect("all ranks are members");
+    let mut x = [7i32];
+    started.reduce(&mut x, c10d::ReduceOp::Sum, 0)?;
+    started.broadcast(&mut x, 0)?;
+    if pg.rank() == VICTIM {
+        std::thread::sleep(Duration::from_millis(300));
+        std::process::exit(0);
+    }
+    let named = |e: &c10d::Error| {
+        let words = matches!(e.kind(), ErrorKind::PeerDead { how } if how.starts_with(ENDED));
+        tell(format!("{}", words && e.report().guilty == [VICTIM]));
+        if !words {
+            tell_error("not named", e);
+        }
+    };
+    // One waits when the rank ends, and one comes later.
+    let work = started.start(op::broadcast(vec![1i32], VICTIM));
+    named(&work.wait().unwrap_err().error);
+    named(started.failure().expect("a failed group"));
+    named(&pg.broadcast(&mut x, VICTIM).unwrap_err());
+    // A group without the rank goes on.
+    others.expect("a member").broadcast(&mut x, 0).map(drop)
+}
+
+fn missed_by_a_plugin(plugin: Sample) -> Result<(), Failed> {
+    samples::build(&[plugin]);
+    let launch = cast("plugin_exit", WORLD, "shm").env(stage::PLUGIN, plugin.file());
+    let report = launch.run().map_err(|e| e.to_string())?;
+    for rank in [0, 2] {
+        if !report.exits[rank as usize].success() || lines(&report, rank) != ["true"; 3] {
             return Err(format!("rank {rank}:\n{}", shown(&report)).into());
         }
     }

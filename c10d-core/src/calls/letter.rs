@@ -17,6 +17,8 @@ pub(super) enum Letter {
     Ask { from: u64 },
     /// What was called.
     Told(History),
+    /// What was called by a rank whose program ends without leaving.
+    Ended(History),
     /// Its group has failed, since its call differs from that of a rank.
     Parted(Parted),
 }
@@ -41,8 +43,8 @@ impl Letter {
                 out.push(0);
                 out.extend_from_slice(&from.to_le_bytes());
             }
-            Letter::Told(history) => {
-                out.push(1);
+            Letter::Told(history) | Letter::Ended(history) => {
+                out.push(if matches!(self, Letter::Ended(_)) { 3 } else { 1 });
                 out.extend_from_slice(&history.until.to_le_bytes());
                 for (number, fingerprint) in &history.calls {
                     out.extend_from_slice(&number.to_le_bytes());
@@ -70,13 +72,14 @@ impl Letter {
         let by = u32::from_le_bytes(take(rest)?);
         let letter = match take::<1>(rest)? {
             [0] => Letter::Ask { from: u64::from_le_bytes(take(rest)?) },
-            [1] => {
+            [kind @ (1 | 3)] => {
                 let until = u64::from_le_bytes(take(rest)?);
                 let mut calls = Vec::new();
                 while !rest.is_empty() && calls.len() < History::GOODBYE {
                     calls.push((u64::from_le_bytes(take(rest)?), Fingerprint::from_bytes(&take(rest)?)));
                 }
-                Letter::Told(History { until, calls })
+                let history = History { until, calls };
+                if kind == 3 { Letter::Ended(history) } else { Letter::Told(history) }
             }
             [2] => {
                 let mine = Fingerprint::from_bytes(&take(rest)?);
@@ -115,6 +118,7 @@ mod tests {
         let letters = [
             Letter::Ask { from: 9 },
             Letter::Told(History { until: 4, calls: vec![(2, call), (3, call)] }),
+            Letter::Ended(History { until: 4, calls: vec![(3, call)] }),
             Letter::Parted(parted("2")),
         ];
         for letter in letters {

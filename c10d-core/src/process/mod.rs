@@ -9,12 +9,14 @@
 //! All three hold for `fork`, `daemon` and whatever else the C library forks by. For a child that was made by the bare
 //! system call `clone`, [`Process`] and [`PerProcess`] hold on kernels from 4.14; [`Private`] does not.
 
+mod at_exit;
 mod here;
 mod per_process;
 mod private;
 mod random;
 mod thread;
 
+pub use at_exit::at_exit;
 pub use per_process::PerProcess;
 pub use private::Private;
 pub use random::random;

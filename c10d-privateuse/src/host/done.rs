@@ -42,7 +42,7 @@ fn end(host: *const abi::Host, token: Token, result: *const abi::Result) {
     let about = About { plugin, op: request.op, fingerprint: request.fingerprint, size: operation.group.size };
     // SAFETY: the ABI: null or a result.
     let outcome = unsafe { answer::outcome(&about, result) };
-    match outcome.map_err(answer::failed) {
+    match outcome.map_err(|error| operation.group.in_its_words(error)) {
         Err(error) if *error.kind() == ErrorKind::Plugin => {
             // It broke the contract: nobody knows whether it has let go of the memory.
             operation.group.fail(&error);

@@ -237,6 +237,7 @@ impl Group {
             if let ErrorKind::PeerDead { how } = &mut e.report_mut().kind {
                 *how = why;
             }
+            e = self.in_its_words(e);
             self.fail(&e);
             tracing::error!(target: "c10d::plugin", plugin = self.plugin().name, "{e}");
         }
@@ -261,6 +262,14 @@ impl Group {
     /// Counts an operation in.
     pub(super) fn operation_begins(&self) {
         self.in_use.lock().operations += 1;
+    }
+
+    /// The error, in the own words of ranks whose program ended while they were in the group.
+    pub(super) fn in_its_words(&self, error: Error) -> Error {
+        match &self.calls {
+            Some(calls) => answer::failed(calls.in_its_words(error)),
+            None => answer::failed(error),
+        }
     }
 
     /// Whatever became of it.

@@ -4,11 +4,10 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use c10d_core::process::PerProcess;
+use c10d_core::process::{PerProcess, at_exit};
 use c10d_core::sync::Mutex;
 use c10d_core::{Error, ErrorKind, Result};
 
-use super::at_exit::at_exit;
 use crate::tcp_store::{WeakStore, resolve};
 use crate::{ServerOptions, TcpStore, TcpStoreServer};
 

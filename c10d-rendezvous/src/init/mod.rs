@@ -1,6 +1,5 @@
 //! How a process learns its rank and meets the others: `env://`, `tcp://`, `file://`.
 
-mod at_exit;
 mod env;
 mod host;
 mod same_host;

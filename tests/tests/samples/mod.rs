@@ -22,7 +22,7 @@ pub(crate) enum Sample {
 }
 
 impl Sample {
-    fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Sample::CDevice => "c-device",
             Sample::CCollectives | Sample::CCuda => "c-collectives",

@@ -1,5 +1,6 @@
 //! Compares the ranks' calls over the group's store.
 
+mod ended;
 mod learn;
 mod post;
 mod record;
@@ -44,6 +45,8 @@ type Fail = dyn Fn(&Error) + Send + Sync;
 ///
 /// The ranks ask and answer through the group's store, on threads of their own. Nobody waits for a rank that is late: it
 /// answers that it has not made the call. Where the store is gone, nothing is compared any more.
+///
+/// At the end of a program that has not left, the peers are told so: calls that need it fail with its own words.
 pub struct CallCheck {
     me: u32,
     world: u32,
@@ -67,9 +70,21 @@ impl CallCheck {
         let (recent, open) = (VecDeque::with_capacity(RECENT), VecDeque::new());
         let doubts = Doubts::new(me, world);
         let (watched, left) = (false, false);
-        let calls = Calls { begun: 0, recent, doubts, open, watched, unasked: 0, dispute: None, parted: None, left };
+        let calls = Calls {
+            begun: 0,
+            recent,
+            doubts,
+            open,
+            watched,
+            unasked: 0,
+            dispute: None,
+            parted: None,
+            left,
+            ended: Vec::new(),
+        };
         let (calls, answers, out) = (Mutex::new(calls), Condvar::new(), OnceLock::new());
         let this = Arc::new(CallCheck { me, world, store, fail, calls, answers, out });
+        ended::tell(&this);
         // From now on, since a peer that is asked before its first call must say that it has made none.
         let receiver = this.clone();
         // Without it the peers wait in vain for answers, once, and nothing is compared.
@@ -124,6 +139,7 @@ impl CallCheck {
         if parted.is_some() {
             calls.parted.clone_from(&parted);
         }
+        let parted = parted.or_else(|| calls.missed(self.me));
         (!std::mem::replace(&mut calls.watched, true), parted)
     }
 

@@ -79,6 +79,7 @@ impl CallCheck {
                     self.deliver_to(by, &Letter::Told(history), Instant::now() + SOON);
                 }
                 Some((by, Letter::Told(history))) => self.told(by, history, false),
+                Some((by, Letter::Ended(history))) => self.ended(by, history),
                 Some((by, Letter::Parted(parted))) => self.parted(by, &parted),
                 None if self.calls.lock().left => return,
                 None => {}
@@ -91,8 +92,10 @@ impl CallCheck {
         let key = left(peer);
         let read = || self.store.check(&[&key], deadline)?.then(|| self.store.get(&key, deadline)).transpose();
         let Ok(Ok(Some(word))) = caught(read) else { return false };
-        if let Some((_, Letter::Told(history))) = Letter::from_bytes(&word) {
-            self.told(peer, history, true);
+        match Letter::from_bytes(&word) {
+            Some((_, Letter::Told(history))) => self.told(peer, history, true),
+            Some((_, Letter::Ended(history))) => self.ended(peer, history),
+            _ => {}
         }
         true
     }

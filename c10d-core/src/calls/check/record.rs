@@ -24,6 +24,8 @@ pub(super) struct Calls {
     /// The disagreement that ended it.
     pub(super) parted: Option<Error>,
     pub(super) left: bool,
+    /// Peers whose program ended while they were in the group, and the first of the calls that they have not made.
+    pub(super) ended: Vec<(u32, u64)>,
 }
 
 /// A call that is not over.

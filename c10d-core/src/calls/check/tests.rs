@@ -128,6 +128,39 @@ fn nothing_is_left_of_ranks_that_left_or_stopped() {
 }
 
 #[test]
+fn who_ends_without_leaving_is_missed_only_where_it_is_needed() {
+    let (ranks, told) = ranks(3);
+    assert!(make(&ranks[0], OpKind::Broadcast, 0, 0).is_none());
+    ranks[1].end_without_leaving(Instant::now() + CAP);
+    let end = Instant::now() + CAP;
+    while [0, 2].iter().any(|me| ranks[*me].calls.lock().ended.is_empty()) {
+        assert!(Instant::now() < end, "nobody was told");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    // Neither the root nor the other rank needs it.
+    assert!(make(&ranks[2], OpKind::Broadcast, 0, 0).is_none());
+    assert!(told.try_recv().is_err());
+    ranks[2].end_of(&call(OpKind::Broadcast, 0, 0));
+    let gone = make(&ranks[2], OpKind::Reduce, 1, 1).unwrap();
+    let in_own_words =
+        |e: &Error| matches!(e.kind(), ErrorKind::PeerDead { how } if how == crate::ENDED_WITHOUT_LEAVING);
+    assert!(in_own_words(&gone) && gone.report().guilty == [1], "{gone}");
+    // What a library tells of it.
+    let closed = |rank| Error::new(ErrorKind::PeerDead { how: "closed".into() }, "").guilty([rank]);
+    let stopped = |what: String| Error::new(ErrorKind::Aborted, what).guilty([2]);
+    for (error, ended) in [
+        (closed(1), true),
+        (closed(2), false),
+        (stopped(format!("it says: {gone}")), true),
+        (stopped("by the user".into()), false),
+    ] {
+        let said = ranks[0].in_its_words(error);
+        assert_eq!((in_own_words(&said), &said.report().guilty[..]), (ended, if ended { &[1][..] } else { &[2] }));
+    }
+    ranks.iter().for_each(|rank| rank.stop());
+}
+
+#[test]
 fn anything_may_come() {
     let (ranks, told) = ranks(2);
     for letter in [&b""[..], b"\0", &[0xff; 40], &[1; 400], &[7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]] {

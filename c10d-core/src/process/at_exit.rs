@@ -1,12 +1,13 @@
 //! What is to be done when the process ends: by a return of `main`, or `exit`.
 #![allow(unsafe_code)]
 
-use c10d_core::sync::Mutex;
+use crate::sync::Mutex;
 
 static LAST: Mutex<Vec<fn()>> = Mutex::new(Vec::new());
 
-/// Has `act` called when the process ends in good order. However often it is asked for, it is called once.
-pub(super) fn at_exit(act: fn()) {
+/// Has `act` called when the process ends in good order: what was asked for last comes first. However often it is asked for,
+/// it is called once. A forked child calls it too; what `act` looks at should be a [`PerProcess`](super::PerProcess).
+pub fn at_exit(act: fn()) {
     let mut last = LAST.lock();
     if last.is_empty() {
         // SAFETY: the function may be called at any time, from any thread, and does not unwind.
@@ -22,7 +23,7 @@ pub(super) fn at_exit(act: fn()) {
 
 extern "C" fn run() {
     let acts = LAST.try_lock().map(|last| last.clone()).unwrap_or_default();
-    for act in acts {
+    for act in acts.into_iter().rev() {
         let _ = std::panic::catch_unwind(act);
     }
 }

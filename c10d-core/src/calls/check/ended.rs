@@ -1,0 +1,119 @@
+//! Ranks whose program ends while they are in the group: by `exit`, or by a return of `main` with the group in a `static`.
+//! They say so in the store, so that their peers know it from a sudden death, and need not wait for the deadline.
+
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use super::post::left;
+use super::record::Calls;
+use super::{CallCheck, PATIENCE};
+use crate::backend::Fingerprint;
+use crate::calls::History;
+use crate::calls::letter::Letter;
+use crate::catalog::OpKind;
+use crate::panics::contain;
+use crate::process::{PerProcess, at_exit};
+use crate::sync::Mutex;
+use crate::{ENDED_WITHOUT_LEAVING, Error, ErrorKind};
+
+/// Those of this process.
+static CHECKS: PerProcess<Mutex<Vec<Weak<CallCheck>>>> = PerProcess::new();
+
+/// Has the peers told if the program ends before the rank leaves.
+pub(super) fn tell(check: &Arc<CallCheck>) {
+    let mut checks = CHECKS.get().lock();
+    checks.retain(|check| check.strong_count() > 0);
+    checks.push(Arc::downgrade(check));
+    drop(checks);
+    at_exit(end_all);
+}
+
+/// The end of the program. Waits for a moment for the store, which another process may serve, or nobody any more.
+fn end_all() {
+    let Some(mut checks) = CHECKS.get().try_lock_for(PATIENCE) else { return };
+    let in_group = checks.drain(..).filter_map(|check| check.upgrade()).filter(|check| !check.calls.lock().left);
+    let in_group: Vec<_> = in_group.collect();
+    drop(checks);
+    if in_group.is_empty() {
+        return;
+    }
+    let until = Instant::now() + PATIENCE;
+    // On a thread of its own: a store may wait longer than it was told to.
+    let named = std::thread::Builder::new().name("c10d end".into());
+    let told = named.spawn(move || {
+        for check in in_group {
+            contain("a store", || check.end_without_leaving(until));
+        }
+    });
+    let Ok(told) = told else { return };
+    while !told.is_finished() && Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+impl CallCheck {
+    pub(super) fn end_without_leaving(&self, until: Instant) {
+        let word = Letter::Ended(self.calls.lock().history(0, History::GOODBYE)).to_bytes(self.me);
+        // For those who ask, then for those who wait.
+        let _ = self.store.set(&left(self.me), &word, until);
+        for peer in (0..self.world).filter(|peer| *peer != self.me).take_while(|_| Instant::now() < until) {
+            self.put(peer, &word, until);
+        }
+    }
+
+    /// A peer's program ended while it was in the group.
+    pub(super) fn ended(&self, peer: u32, history: History) {
+        let mut calls = self.calls.lock();
+        if calls.ended.iter().any(|(rank, _)| *rank == peer) {
+            return;
+        }
+        calls.ended.push((peer, history.until));
+        let missed = calls.missed(self.me);
+        drop(calls);
+        self.told(peer, history, true);
+        missed.iter().for_each(|error| (self.fail)(error));
+    }
+
+    /// What the library told, in the peer's own words where that is gone because its program ended while it was in the group.
+    /// May wait for the store for a moment.
+    pub fn in_its_words(&self, error: Error) -> Error {
+        let report = error.report();
+        let named: Vec<u32> = match report.kind {
+            ErrorKind::PeerDead { .. } => report.guilty.clone(),
+            // A rank ended the group when it learned of it, and the library names that rank.
+            ErrorKind::Aborted if report.what.contains(ENDED_WITHOUT_LEAVING) => (0..self.world).collect(),
+            _ => return error,
+        };
+        let until = Instant::now() + PATIENCE;
+        let ended: Vec<u32> =
+            named.into_iter().filter(|rank| *rank != self.me && self.has_ended(*rank, until)).collect();
+        if ended.is_empty() { error } else { gone(ended) }
+    }
+
+    fn has_ended(&self, peer: u32, until: Instant) -> bool {
+        let known = || self.calls.lock().ended.iter().any(|(rank, _)| *rank == peer);
+        known() || (self.read_last_word(peer, until) && known())
+    }
+}
+
+impl Calls {
+    /// The error of a rank that waits in a call which a peer will never make.
+    pub(super) fn missed(&self, me: u32) -> Option<Error> {
+        let missing = |rank: u32, until| self.open.iter().any(|o| o.number >= until && needs(&o.fingerprint, me, rank));
+        let missing: Vec<u32> = self.ended.iter().filter(|e| missing(e.0, e.1)).map(|e| e.0).collect();
+        (!missing.is_empty()).then(|| gone(missing))
+    }
+}
+
+fn gone(ranks: Vec<u32>) -> Error {
+    Error::new(ErrorKind::PeerDead { how: ENDED_WITHOUT_LEAVING.to_owned() }, "").guilty(ranks)
+}
+
+/// Whether rank `me` cannot end the call without the peer.
+fn needs(call: &Fingerprint, me: u32, peer: u32) -> bool {
+    match OpKind::from_code(call.op) {
+        Some(OpKind::Broadcast | OpKind::Scatter) => call.root == peer,
+        Some(op) if op.is_rooted() => call.root == me || call.root == peer,
+        _ => true,
+    }
+}
