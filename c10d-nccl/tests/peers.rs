@@ -80,10 +80,11 @@ fn rank() {
     let number = |name| std::env::var(name).ok().map(|text| text.parse::<u32>().unwrap());
     let (Some(rank), Some(port), Some(mortal)) = (number(RANK), number(PORT), number(MORTAL)) else { return };
     let store = Arc::new(TcpStore::connect("127.0.0.1", port as u16, Instant::now() + 60 * SECOND).unwrap());
-    let pg = with_cpu().rank(rank).size(3).store(store.clone()).build().unwrap();
+    let end = std::env::var(END).unwrap_or_default();
+    let builder = if end == "without cpu" { common::builder().timeout(60 * SECOND) } else { with_cpu() };
+    let pg = builder.rank(rank).size(3).store(store.clone()).build().unwrap();
     pg.all_reduce(on(rank, &[1f32; 10]), ReduceOp::Sum).unwrap();
     let soon = Instant::now() + 60 * SECOND;
-    let end = std::env::var(END).unwrap_or_default();
     if end == "idle" {
         store.set(&format!("well/{rank}"), b"", soon).unwrap();
         store.wait(&["well/0", "well/1", "well/2"], soon).unwrap();
@@ -108,10 +109,13 @@ fn rank() {
         // The others are through with the first call.
         store.wait(&["well/0", "well/1", "well/2"], soon).unwrap();
         std::thread::sleep(Duration::from_millis(50));
-        if end == "exit" { std::process::exit(0) } else { std::process::abort() }
+        if end == "abort" { std::process::abort() } else { std::process::exit(0) }
     }
     let e: Error = work.wait().expect_err("a rank is gone").error;
     println!("rank {rank} saw {} of {:?}: {e}", e.kind().name(), e.report().guilty);
+    if end == "without cpu" {
+        return;
+    }
     let rest = pg.shrink(&e.report().guilty).unwrap();
     let mut x = on(rank, &[1f32 + rank as f32]);
     rest.all_reduce(&mut x, ReduceOp::Sum).unwrap();
@@ -142,6 +146,15 @@ fn a_peer_that_ends_its_program_is_named_with_its_own_words() {
         assert!(said.contains(&format!("rank {rank} saw PeerDead of [2]")), "{said}");
         assert!(said.contains(ENDED_WITHOUT_LEAVING), "{said}");
         assert!(said.contains(&format!("rank {rank} goes on as {rank} of 2")), "{said}");
+    }
+}
+
+/// The same through the store.
+#[test]
+fn a_peer_that_ends_its_program_has_its_own_words_without_a_cpu_backend() {
+    for (said, rank) in a_peer_ends("without cpu", 2, "hang=1") {
+        assert!(said.contains(&format!("rank {rank} saw PeerDead of [2]")), "{said}");
+        assert!(said.contains(ENDED_WITHOUT_LEAVING), "{said}");
     }
 }
 

@@ -1,12 +1,13 @@
 //! Watching each other through the store, for groups that have no other way: slower, and the store sees every beat.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use crate::panics::{caught, contain};
+use crate::process::{LastWord, at_end};
 use crate::text::harmless;
-use crate::{Error, ErrorKind, Store};
+use crate::{ENDED_WITHOUT_LEAVING, Error, ErrorKind, Store};
 
 /// Between two beats.
 const PERIOD: Duration = Duration::from_secs(1);
@@ -16,23 +17,44 @@ const SILENCE: Duration = Duration::from_secs(6);
 const CAUSE: &str = "cause";
 /// How a rank gives up that has run out of something.
 const LACKS: &str = "lacks";
+/// How a rank is gone whose program ended while it was in the group.
+const ENDED: &str = "ended";
 /// Bytes of a cause that are shown.
 const TEXT: usize = 1024;
 
 /// This rank's heartbeat.
 #[derive(Clone)]
 pub struct Heartbeats {
-    store: Arc<dyn Store>,
-    rank: u32,
+    me: Arc<Member>,
     /// The rank that this one watches.
     next: u32,
     size: u32,
-    over: Arc<AtomicBool>,
+}
+
+/// This rank, as the others see it.
+struct Member {
+    store: Arc<dyn Store>,
+    rank: u32,
+    /// It left, or gave up.
+    over: AtomicBool,
+}
+
+impl LastWord for Member {
+    fn is_due(&self) -> bool {
+        !self.over.load(Ordering::Acquire)
+    }
+
+    fn say(&self, until: Instant) {
+        let _ = self.store.set(&ended(self.rank), b"1", until);
+    }
 }
 
 impl Heartbeats {
     pub(crate) fn new(store: Arc<dyn Store>, rank: u32, size: u32) -> Heartbeats {
-        Heartbeats { store, rank, next: (rank + 1) % size, size, over: Arc::default() }
+        let me = Arc::new(Member { store, rank, over: AtomicBool::new(false) });
+        let word: Weak<Member> = Arc::downgrade(&me);
+        at_end(word);
+        Heartbeats { me, next: (rank + 1) % size, size }
     }
 
     /// Beats and listens until a peer falls silent or gives up; `None`: this rank left, or the store did.
@@ -42,14 +64,11 @@ impl Heartbeats {
         loop {
             let gone = |words| Err(Error::new(ErrorKind::Store, format!("the store panicked: {words}")));
             match caught(|| self.look()).unwrap_or_else(gone) {
-                Ok(Look::Cause(cause)) => return (!self.over.load(Ordering::Acquire)).then_some(cause),
+                Ok(Look::Cause(cause)) => return (!self.me.over.load(Ordering::Acquire)).then_some(cause),
                 Ok(Look::Left) => since = Instant::now(),
                 Ok(Look::Beat(beat)) if beat != seen => (seen, since) = (beat, Instant::now()),
                 Ok(Look::Beat(_)) if since.elapsed() > SILENCE => {
-                    let how = format!("no heartbeat for {SILENCE:?}");
-                    let error = Error::new(ErrorKind::PeerDead { how }, "seen through the store").guilty([self.next]);
-                    self.tell("dead", self.next, "its heartbeat stopped");
-                    return Some(error);
+                    return Some(self.fell_silent());
                 }
                 Ok(Look::Beat(_)) => silent = Instant::now(),
                 // Collectives go on without a store, only the watch does not.
@@ -57,7 +76,7 @@ impl Heartbeats {
                 Err(_) => {}
             }
             for _ in 0..10 {
-                if self.over.load(Ordering::Acquire) {
+                if self.me.over.load(Ordering::Acquire) {
                     return None;
                 }
                 std::thread::sleep(PERIOD / 10);
@@ -67,20 +86,31 @@ impl Heartbeats {
 
     fn look(&self) -> crate::Result<Look> {
         let soon = Instant::now() + PERIOD;
-        self.store.add(&beat(self.rank), 1, soon)?;
-        if self.store.check(&[CAUSE], soon)? {
-            return Ok(Look::Cause(parse(&self.store.get(CAUSE, soon)?, self.size)));
+        self.me.store.add(&beat(self.me.rank), 1, soon)?;
+        if self.me.store.check(&[CAUSE], soon)? {
+            return Ok(Look::Cause(parse(&self.me.store.get(CAUSE, soon)?, self.size)));
         }
-        if self.store.check(&[&left(self.next)], soon)? {
+        if self.me.store.check(&[&left(self.next)], soon)? {
             return Ok(Look::Left);
         }
-        Ok(Look::Beat(self.store.add(&beat(self.next), 0, soon)?))
+        Ok(Look::Beat(self.me.store.add(&beat(self.next), 0, soon)?))
+    }
+
+    /// The next rank is gone. Where its program ended while it was in the group, it said so.
+    fn fell_silent(&self) -> Error {
+        let said = self.me.store.check(&[&ended(self.next)], Instant::now() + PERIOD).unwrap_or(false);
+        let (word, how, what) = match said {
+            true => (ENDED, ENDED_WITHOUT_LEAVING.to_owned(), "its program ended"),
+            false => ("dead", format!("no heartbeat for {SILENCE:?}"), "its heartbeat stopped"),
+        };
+        self.tell(word, self.next, what);
+        Error::new(ErrorKind::PeerDead { how }, "seen through the store").guilty([self.next])
     }
 
     /// Lets the peers know why this rank gives up. Waits for nothing: the store may take its time.
     pub(crate) fn abort(&self, cause: &Error) {
         // From here on the rank does not leave in order any more.
-        if self.over.swap(true, Ordering::AcqRel) {
+        if self.me.over.swap(true, Ordering::AcqRel) {
             return;
         }
         let how = match cause.kind() {
@@ -91,20 +121,20 @@ impl Heartbeats {
         let (this, what) = (self.clone(), cause.report().what.clone());
         // Without a thread the peers have their deadlines.
         let thread = std::thread::Builder::new().name("c10d tell".to_owned());
-        let _ = thread.spawn(move || contain("telling why a rank gives up", || this.tell(how, this.rank, &what)));
+        let _ = thread.spawn(move || contain("telling why a rank gives up", || this.tell(how, this.me.rank, &what)));
     }
 
     /// The first that tells is believed.
     fn tell(&self, how: &str, rank: u32, what: &str) {
         let (soon, text) = (Instant::now() + PERIOD, format!("{how} {rank} {what}"));
         // Where the store is gone, too, the peers have their deadlines.
-        let _ = self.store.compare_set(CAUSE, b"", text.as_bytes(), soon);
+        let _ = self.me.store.compare_set(CAUSE, b"", text.as_bytes(), soon);
     }
 
     /// Leaves in order.
     pub(crate) fn leave(&self) {
-        if !self.over.swap(true, Ordering::AcqRel) {
-            let _ = self.store.set(&left(self.rank), b"1", Instant::now() + PERIOD);
+        if !self.me.over.swap(true, Ordering::AcqRel) {
+            let _ = self.me.store.set(&left(self.me.rank), b"1", Instant::now() + PERIOD);
         }
     }
 }
@@ -123,6 +153,10 @@ fn left(rank: u32) -> String {
     format!("left/{rank}")
 }
 
+fn ended(rank: u32) -> String {
+    format!("ended/{rank}")
+}
+
 /// A cause as it lies in the store, where anybody may have put it: it names a rank of the group, or none.
 fn parse(bytes: &[u8], size: u32) -> Error {
     let text = String::from_utf8_lossy(bytes);
@@ -131,6 +165,7 @@ fn parse(bytes: &[u8], size: u32) -> Error {
     let rank = rank.and_then(|r| r.parse::<u32>().ok()).filter(|rank| *rank < size);
     let kind = match how {
         Some("aborted") => ErrorKind::Aborted,
+        Some(ENDED) => ErrorKind::PeerDead { how: ENDED_WITHOUT_LEAVING.to_owned() },
         Some("dead") => ErrorKind::PeerDead { how: "no heartbeat".to_owned() },
         Some(LACKS) => ErrorKind::Resource,
         _ => ErrorKind::Device,
@@ -194,6 +229,23 @@ mod tests {
         a.leave();
         assert!(watch.join().unwrap().is_none());
         drop(c);
+    }
+
+    #[test]
+    fn a_rank_whose_program_ended_is_named_with_its_own_words() {
+        let [a, b, c] = three();
+        c.me.say(Instant::now() + PERIOD);
+        assert!(c.me.is_due());
+        let watches = std::thread::scope(|s| {
+            let watches = [&a, &b].map(|r| s.spawn(|| r.watch()));
+            watches.map(|w| w.join().unwrap().unwrap())
+        });
+        for e in watches {
+            let how = ENDED_WITHOUT_LEAVING.to_owned();
+            assert_eq!((e.kind(), &*e.report().guilty), (&ErrorKind::PeerDead { how }, &[2][..]), "{e}");
+        }
+        c.leave();
+        assert!(!c.me.is_due());
     }
 
     #[test]

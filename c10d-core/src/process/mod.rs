@@ -11,12 +11,14 @@
 
 mod at_exit;
 mod here;
+mod last_word;
 mod per_process;
 mod private;
 mod random;
 mod thread;
 
 pub use at_exit::at_exit;
+pub(crate) use last_word::{LastWord, at_end};
 pub use per_process::PerProcess;
 pub use private::Private;
 pub use random::random;

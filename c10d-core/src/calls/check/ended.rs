@@ -2,7 +2,7 @@
 //! They say so in the store, so that their peers know it from a sudden death, and need not wait for the deadline.
 
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::post::left;
 use super::record::Calls;
@@ -11,43 +11,22 @@ use crate::backend::Fingerprint;
 use crate::calls::History;
 use crate::calls::letter::Letter;
 use crate::catalog::OpKind;
-use crate::panics::contain;
-use crate::process::{PerProcess, at_exit};
-use crate::sync::Mutex;
+use crate::process::{LastWord, at_end};
 use crate::{ENDED_WITHOUT_LEAVING, Error, ErrorKind};
-
-/// Those of this process.
-static CHECKS: PerProcess<Mutex<Vec<Weak<CallCheck>>>> = PerProcess::new();
 
 /// Has the peers told if the program ends before the rank leaves.
 pub(super) fn tell(check: &Arc<CallCheck>) {
-    let mut checks = CHECKS.get().lock();
-    checks.retain(|check| check.strong_count() > 0);
-    checks.push(Arc::downgrade(check));
-    drop(checks);
-    at_exit(end_all);
+    let check: Weak<CallCheck> = Arc::downgrade(check);
+    at_end(check);
 }
 
-/// The end of the program. Waits for a moment for the store, which another process may serve, or nobody any more.
-fn end_all() {
-    let Some(mut checks) = CHECKS.get().try_lock_for(PATIENCE) else { return };
-    let in_group = checks.drain(..).filter_map(|check| check.upgrade()).filter(|check| !check.calls.lock().left);
-    let in_group: Vec<_> = in_group.collect();
-    drop(checks);
-    if in_group.is_empty() {
-        return;
+impl LastWord for CallCheck {
+    fn is_due(&self) -> bool {
+        !self.calls.lock().left
     }
-    let until = Instant::now() + PATIENCE;
-    // On a thread of its own: a store may wait longer than it was told to.
-    let named = std::thread::Builder::new().name("c10d end".into());
-    let told = named.spawn(move || {
-        for check in in_group {
-            contain("a store", || check.end_without_leaving(until));
-        }
-    });
-    let Ok(told) = told else { return };
-    while !told.is_finished() && Instant::now() < until {
-        std::thread::sleep(Duration::from_millis(1));
+
+    fn say(&self, until: Instant) {
+        self.end_without_leaving(until);
     }
 }
 
