@@ -235,6 +235,10 @@ fn be_missed() -> Result {
     let pair = if pg.rank() == 0 { 2 } else { 0 };
     unused.send(&[1u8], pair, 0)?;
     unused.recv(&mut [0u8], pair, 0)?;
+    // The first that needs the rank fails the group on both, so that both must have the message by then.
+    let soon = Instant::now() + CAP;
+    unused.store().set(&format!("heard/{}", pg.rank()), b"", soon)?;
+    unused.store().wait(&["heard/0", "heard/2"], soon)?;
     named(&unused.recv(&mut [0u8], VICTIM, 0).unwrap_err());
     Ok(())
 }
