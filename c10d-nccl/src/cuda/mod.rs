@@ -15,6 +15,7 @@ mod work_stream;
 pub(crate) use api::CudaApi;
 pub use available::available;
 pub(crate) use driver::Driver;
+#[cfg(feature = "cudarc")]
 pub(crate) use failure::failed;
 pub(crate) use hold::{release, retain};
 pub(crate) use work_stream::{Mark, WorkStream};
