@@ -87,7 +87,7 @@ pub(crate) struct Group {
     /// After how long an op that waits says so.
     warn_after: Option<Duration>,
     next_subgroup: AtomicU64,
-    /// Counted apart: a failure may come between the others' sub-groups.
+    /// Shrinks have their own counter, so that ranks stay aligned where some made a sub-group and others saw a failure.
     next_shrink: AtomicU64,
 }
 

@@ -66,7 +66,8 @@ impl Driver {
             // SAFETY: the device was just given to us.
             let context = unsafe { result::primary_ctx::retain(device) };
             let context = context.map_err(|e| failed("taking a device's context", e))?;
-            // Of two takers one is one too many, which costs nothing: the context stays anyway.
+            // Two threads may both have retained it. The second reference is never given back, which is harmless: the
+            // context lives until the process ends.
             let _ = slot.set(Context(context));
         }
         slot.get().ok_or_else(|| Error::new(ErrorKind::Internal, "a context that was taken is gone"))
