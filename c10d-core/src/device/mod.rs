@@ -54,7 +54,7 @@ pub unsafe trait DeviceRuntime: Send + Sync + 'static {
     /// The vendor's name for its devices, as backend maps have it (`"acme:gloo-like"`).
     fn name(&self) -> &'static str;
 
-    /// How spans name device `index`: [`Device::cuda`] or, for PrivateUse1, [`Device::private`] with the vendor's slot
+    /// How spans name device `index`: `Device::cuda` or, for PrivateUse1, `Device::private` with the vendor's slot
     /// (see [`vendor`]).
     fn device(&self, index: u16) -> Device {
         Device::private(vendor(self.name()), index)
