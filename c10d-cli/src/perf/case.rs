@@ -4,7 +4,7 @@ use c10d::backend::{Params, Shape};
 use c10d::{Buffers, Call, OpKind, ProcessGroup, ReduceOp, Result, op};
 
 use super::check::{self, Patterns};
-use super::layout::{Layout, Side};
+use super::layout::{Layout, TensorList};
 use super::ops::PerfOp;
 use super::sample::Sample;
 
@@ -91,7 +91,7 @@ impl<'a, 'm, T: Sample> Case<'a, 'm, T> {
     /// Fills the outputs with what must not be found in them afterwards; in-place ops find this rank's values there.
     fn reset(&mut self, zeros: bool) {
         let (rank, patterns) = (self.set.pg.rank(), self.patterns);
-        let in_place = self.set.layout.inputs == Side::default();
+        let in_place = self.set.layout.inputs == TensorList::default();
         let strange = if in_place { rank } else { u32::MAX - 1 };
         let fill = |p: usize, piece: &mut [T]| {
             check::fill(piece, &if zeros { Patterns::zeros() } else { patterns.given(strange, p) });
@@ -154,12 +154,12 @@ impl<'a, 'm, T: Sample> Case<'a, 'm, T> {
 /// Shows `body` every piece of these tensors, with its number.
 fn pieces<'t, 'm: 't, T: 'm>(
     tensors: impl IntoIterator<Item = &'t mut &'m mut [T]>,
-    side: Side,
+    list: TensorList,
     mut body: impl FnMut(usize, &mut [T]),
 ) {
     for (t, tensor) in tensors.into_iter().enumerate() {
-        for (k, piece) in tensor.chunks_mut(side.len.max(1)).enumerate() {
-            body(t * side.pieces + k, piece);
+        for (k, piece) in tensor.chunks_mut(list.len.max(1)).enumerate() {
+            body(t * list.pieces + k, piece);
         }
     }
 }

@@ -9,7 +9,7 @@ const COALESCED: usize = 4;
 
 /// The tensors of one side of a call. A piece is what comes from one rank, or goes to one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Side {
+pub(super) struct TensorList {
     pub(super) tensors: usize,
     /// Pieces in each tensor.
     pub(super) pieces: usize,
@@ -17,9 +17,9 @@ pub(super) struct Side {
     pub(super) len: usize,
 }
 
-impl Side {
-    fn new(tensors: usize, pieces: usize, len: usize) -> Side {
-        Side { tensors, pieces, len }
+impl TensorList {
+    fn new(tensors: usize, pieces: usize, len: usize) -> TensorList {
+        TensorList { tensors, pieces, len }
     }
 
     /// Elements in all.
@@ -31,9 +31,9 @@ impl Side {
 /// The tensors of a call on one rank.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Layout {
-    pub(super) inputs: Side,
+    pub(super) inputs: TensorList,
     /// In-place ops have these alone.
-    pub(super) outputs: Side,
+    pub(super) outputs: TensorList,
 }
 
 impl Layout {
@@ -42,31 +42,35 @@ impl Layout {
     pub(super) fn of(op: PerfOp, count: usize, ranks: u32, is_root: bool) -> Layout {
         let n = ranks as usize;
         let share = |parts: usize| if count == 0 { 0 } else { (count / parts).max(1) };
-        let none = Side::default();
+        let none = TensorList::default();
         let (inputs, outputs) = match op.kind().row().shape {
             Shape::Nothing => (none, none),
-            Shape::Source | Shape::Target | Shape::InPlace => (none, Side::new(1, 1, count)),
-            Shape::InPlaceList => (none, Side::new(COALESCED, 1, share(COALESCED))),
-            Shape::GatherList => (Side::new(1, 1, share(n)), Side::new(n, 1, share(n))),
-            Shape::GatherFlat => (Side::new(1, 1, share(n)), Side::new(1, n, share(n))),
+            Shape::Source | Shape::Target | Shape::InPlace => (none, TensorList::new(1, 1, count)),
+            Shape::InPlaceList => (none, TensorList::new(COALESCED, 1, share(COALESCED))),
+            Shape::GatherList => (TensorList::new(1, 1, share(n)), TensorList::new(n, 1, share(n))),
+            Shape::GatherFlat => (TensorList::new(1, 1, share(n)), TensorList::new(1, n, share(n))),
             Shape::GatherLists => {
                 let len = share(n * COALESCED);
-                (Side::new(COALESCED, 1, len), Side::new(COALESCED * n, 1, len))
+                (TensorList::new(COALESCED, 1, len), TensorList::new(COALESCED * n, 1, len))
             }
             Shape::GatherFlats => {
                 let len = share(n * COALESCED);
-                (Side::new(COALESCED, 1, len), Side::new(COALESCED, n, len))
+                (TensorList::new(COALESCED, 1, len), TensorList::new(COALESCED, n, len))
             }
-            Shape::ScatterList => (Side::new(n, 1, share(n)), Side::new(1, 1, share(n))),
-            Shape::ScatterFlat => (Side::new(1, n, share(n)), Side::new(1, 1, share(n))),
+            Shape::ScatterList => (TensorList::new(n, 1, share(n)), TensorList::new(1, 1, share(n))),
+            Shape::ScatterFlat => (TensorList::new(1, n, share(n)), TensorList::new(1, 1, share(n))),
             Shape::ScatterFlats => {
                 let len = share(n * COALESCED);
-                (Side::new(COALESCED, n, len), Side::new(COALESCED, 1, len))
+                (TensorList::new(COALESCED, n, len), TensorList::new(COALESCED, 1, len))
             }
-            Shape::RootGather => (Side::new(1, 1, share(n)), if is_root { Side::new(n, 1, share(n)) } else { none }),
-            Shape::RootScatter => (if is_root { Side::new(n, 1, share(n)) } else { none }, Side::new(1, 1, share(n))),
-            Shape::ExchangeList => (Side::new(n, 1, share(n)), Side::new(n, 1, share(n))),
-            Shape::ExchangeFlat => (Side::new(1, n, share(n)), Side::new(1, n, share(n))),
+            Shape::RootGather => {
+                (TensorList::new(1, 1, share(n)), if is_root { TensorList::new(n, 1, share(n)) } else { none })
+            }
+            Shape::RootScatter => {
+                (if is_root { TensorList::new(n, 1, share(n)) } else { none }, TensorList::new(1, 1, share(n)))
+            }
+            Shape::ExchangeList => (TensorList::new(n, 1, share(n)), TensorList::new(n, 1, share(n))),
+            Shape::ExchangeFlat => (TensorList::new(1, n, share(n)), TensorList::new(1, n, share(n))),
         };
         Layout { inputs, outputs }
     }

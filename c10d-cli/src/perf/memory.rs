@@ -2,7 +2,7 @@
 
 use c10d::{Error, Result};
 
-use super::layout::Side;
+use super::layout::TensorList;
 use super::sample::Sample;
 
 const PAGE: usize = 4 << 10;
@@ -12,27 +12,27 @@ const HUGE_PAGE: usize = 2 << 20;
 pub(super) struct Memory<T> {
     room: Vec<T>,
     start: usize,
-    side: Side,
+    list: TensorList,
 }
 
 impl<T: Sample> Memory<T> {
-    pub(super) fn new(side: Side) -> Result<Memory<T>> {
-        let bytes = side.elements() * size_of::<T>();
+    pub(super) fn new(list: TensorList) -> Result<Memory<T>> {
+        let bytes = list.elements() * size_of::<T>();
         let align = if bytes >= HUGE_PAGE { HUGE_PAGE } else { PAGE };
         let mut room = Vec::new();
-        let length = side.elements() + align / size_of::<T>();
+        let length = list.elements() + align / size_of::<T>();
         room.try_reserve_exact(length)
             .map_err(|_| Error::no_memory(format!("no memory for a buffer of {bytes} bytes")).rejected())?;
         room.resize(length, T::whole(0));
         // Room without elements has an address that says nothing; then any start will do.
-        let start = room.as_ptr().align_offset(align).min(room.len() - side.elements());
-        Ok(Memory { room, start, side })
+        let start = room.as_ptr().align_offset(align).min(room.len() - list.elements());
+        Ok(Memory { room, start, list })
     }
 
     /// The tensors, one behind the other.
     pub(super) fn tensors(&mut self) -> Vec<&mut [T]> {
-        let Side { tensors, pieces, len } = self.side;
-        let all = &mut self.room[self.start..self.start + self.side.elements()];
+        let TensorList { tensors, pieces, len } = self.list;
+        let all = &mut self.room[self.start..self.start + self.list.elements()];
         match pieces * len {
             0 => (0..tensors).map(|_| Default::default()).collect(),
             each => all.chunks_mut(each).collect(),
@@ -88,13 +88,13 @@ mod tests {
     #[test]
     fn tensors_are_aligned_and_cover_the_side() {
         for (tensors, pieces, len, align) in [(1, 1, 3, PAGE), (4, 3, 1000, PAGE), (2, 1, 1 << 20, HUGE_PAGE)] {
-            let mut memory = Memory::<f32>::new(Side { tensors, pieces, len }).unwrap();
+            let mut memory = Memory::<f32>::new(TensorList { tensors, pieces, len }).unwrap();
             let found = memory.tensors();
             assert_eq!(found.len(), tensors);
             assert!(found.iter().all(|t| t.len() == pieces * len));
             assert_eq!(found[0].as_ptr() as usize % align, 0);
         }
-        assert_eq!(Memory::<u8>::new(Side { tensors: 3, pieces: 1, len: 0 }).unwrap().tensors().len(), 3);
+        assert_eq!(Memory::<u8>::new(TensorList { tensors: 3, pieces: 1, len: 0 }).unwrap().tensors().len(), 3);
     }
 
     #[test]
@@ -102,6 +102,6 @@ mod tests {
         assert!(check_room(1 << 20, 2, "x").is_ok());
         let error = check_room(1 << 60, 4, "all_reduce of 1 bytes").unwrap_err();
         assert!(error.contains("of 4 ranks take 4294967296 GiB; the limit is"), "{error}");
-        assert!(Memory::<f64>::new(Side { tensors: 1, pieces: 1, len: 1 << 58 }).is_err());
+        assert!(Memory::<f64>::new(TensorList { tensors: 1, pieces: 1, len: 1 << 58 }).is_err());
     }
 }
