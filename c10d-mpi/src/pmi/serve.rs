@@ -1,6 +1,5 @@
 //! The thread that answers the library's questions.
 
-use std::collections::HashMap;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
@@ -9,7 +8,7 @@ use std::time::{Duration, Instant};
 use c10d_core::sync::Mutex;
 use c10d_core::{Error, Result, Store};
 
-use super::wire::{Ask, MAX_KEY, MAX_LINE, MAX_VALUE, pack, parse, unpack};
+use super::wire::{Ask, MAX_KEY, MAX_LINE, MAX_VALUE, Pairs, pack, parse};
 
 /// How long a barrier after the start may take: at the first communicator, and when the process ends.
 const LATE: Duration = Duration::from_secs(300);
@@ -62,7 +61,9 @@ impl Server {
 
     fn answer(&self, mut socket: UnixStream) -> std::io::Result<()> {
         let mut lines = BufReader::new(socket.try_clone()?);
-        let mut known = HashMap::from([("PMI_process_mapping".to_owned(), self.mapping.clone())]);
+        let mapping = format!("PMI_process_mapping {}", self.mapping);
+        let mut known = Pairs::default();
+        known.add(vec![mapping.into_bytes()]);
         let (mut put, mut round) = (Vec::new(), 0);
         loop {
             let mut line = String::new();
@@ -83,7 +84,6 @@ impl Server {
                 },
                 Some(Ask::Put(key, value)) => {
                     put.push((key.to_owned(), value.to_owned()));
-                    known.insert(key.to_owned(), value.to_owned());
                     "cmd=put_result rc=0".to_owned()
                 }
                 Some(Ask::Barrier) => {
@@ -107,15 +107,13 @@ impl Server {
     }
 
     /// One value for this rank's pairs, and one request for those of all.
-    fn barrier(&self, round: u32, put: &[(String, String)], known: &mut HashMap<String, String>) -> Result {
+    fn barrier(&self, round: u32, put: &[(String, String)], known: &mut Pairs) -> Result {
         *self.progress.waits.lock() = Some((round, None));
         let until = self.deadline.max(Instant::now() + if round == 0 { Duration::ZERO } else { LATE });
         self.store.set(&key(round, self.rank), pack(put).as_bytes(), until)?;
         let keys: Vec<String> = (0..self.size).map(|rank| key(round, rank)).collect();
         let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
-        for packed in self.store.multi_get(&keys, until)? {
-            known.extend(unpack(&packed));
-        }
+        known.add(self.store.multi_get(&keys, until)?);
         *self.progress.waits.lock() = None;
         Ok(())
     }
@@ -198,10 +196,12 @@ mod tests {
                         let store: Arc<dyn Store> = Arc::new(PrefixStore::new("pmi", Arc::new(counting.0.clone())));
                         let mapping = String::new();
                         let server = Server { store, rank, size, name, mapping, deadline, progress };
-                        let mut known = HashMap::new();
+                        let mut known = Pairs::default();
                         let put = [(format!("-allgather-1-{rank}"), "0200B2C1C0000202".repeat(8))];
                         server.barrier(0, &put, &mut known).unwrap();
-                        counting.1.fetch_add(known.len(), Ordering::Relaxed);
+                        let found =
+                            (0..size).filter(|rank| known.get(&format!("-allgather-1-{rank}")).is_some()).count();
+                        counting.1.fetch_add(found, Ordering::Relaxed);
                     };
                     std::thread::Builder::new().stack_size(256 << 10).spawn_scoped(s, run).unwrap()
                 })

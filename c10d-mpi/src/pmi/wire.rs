@@ -58,16 +58,45 @@ pub(super) fn pack(pairs: &[(String, String)]) -> String {
     lines.join("\n")
 }
 
-/// The pairs of a packed value. They are other ranks' bytes: what PMI's lines could not carry is left out.
-pub(super) fn unpack(packed: &[u8]) -> Vec<(String, String)> {
-    let text = String::from_utf8_lossy(packed);
-    let pair = |line: &str| {
-        let (key, value) = line.split_once(' ')?;
-        let fits = !key.is_empty() && key.len() <= MAX_KEY && value.len() <= MAX_VALUE;
-        let plain = !line.contains(|c: char| c.is_control());
-        (fits && plain).then(|| (key.to_owned(), value.to_owned()))
+/// What the ranks have put, as the store had it: nobody asks for most of it.
+#[derive(Default)]
+pub(super) struct Pairs(Vec<Round>);
+
+/// One text of each rank, and which of them the last answer was from: libraries ask for one rank's after the other's.
+struct Round {
+    texts: Vec<Vec<u8>>,
+    at: usize,
+}
+
+impl Pairs {
+    /// What the ranks have put in a round.
+    pub(super) fn add(&mut self, texts: Vec<Vec<u8>>) {
+        self.0.push(Round { texts, at: 0 });
+    }
+
+    /// The value of a key, of the last round that has it.
+    pub(super) fn get(&mut self, key: &str) -> Option<&str> {
+        self.0.iter_mut().rev().find_map(|round| round.get(key))
+    }
+}
+
+impl Round {
+    fn get(&mut self, key: &str) -> Option<&str> {
+        let ranks = self.texts.len();
+        let (at, value) =
+            (self.at..self.at + ranks).map(|i| i % ranks).find_map(|i| Some((i, value(&self.texts[i], key)?)))?;
+        self.at = at;
+        Some(value)
+    }
+}
+
+/// The value of a key in a packed text. It is another rank's: what PMI's lines could not carry is not there.
+fn value<'a>(packed: &'a [u8], key: &str) -> Option<&'a str> {
+    let value = |line: &'a [u8]| {
+        let value = line.strip_prefix(key.as_bytes())?.strip_prefix(b" ").filter(|value| value.len() <= MAX_VALUE)?;
+        std::str::from_utf8(value).ok().filter(|value| !value.contains(|c: char| c.is_control()))
     };
-    text.split('\n').filter_map(pair).collect()
+    packed.split(|b| *b == b'\n').find_map(value)
 }
 
 #[cfg(test)]
@@ -99,14 +128,34 @@ mod tests {
         assert_eq!(parse(&long), None);
     }
 
+    fn packed(pairs: &[(&str, &str)]) -> Vec<u8> {
+        pack(&pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect::<Vec<_>>())
+            .into_bytes()
+    }
+
     #[test]
-    fn pairs_are_packed() {
-        let pairs = [("a", "1"), ("b-2", "x y=z")].map(|(k, v)| (k.to_owned(), v.to_owned()));
-        assert_eq!(unpack(pack(&pairs).as_bytes()), pairs);
-        assert!(unpack(pack(&[]).as_bytes()).is_empty());
-        let forged =
-            format!("key\n 1\nk \x07bell\n{} v\nk {}\ngood v\n\u{fffd} \u{fffd}", "k".repeat(65), "v".repeat(1025));
-        assert_eq!(unpack(forged.as_bytes()).first(), Some(&("good".to_owned(), "v".to_owned())));
-        assert!(unpack(b"\xff\xfe\x00").is_empty());
+    fn pairs_are_found_in_what_the_ranks_packed() {
+        let mut pairs = Pairs::default();
+        assert_eq!(pairs.get("a"), None);
+        pairs.add(Vec::new());
+        pairs.add(vec![packed(&[("a", "1"), ("b-2", "x y=z")]), packed(&[]), packed(&[("c", "3")])]);
+        let get = |pairs: &mut Pairs, key| pairs.get(key).map(str::to_owned);
+        for (key, value) in [("c", Some("3")), ("nothing", None), ("a", Some("1")), ("b-2", Some("x y=z")), ("b", None)]
+        {
+            for _ in 0..2 {
+                assert_eq!(get(&mut pairs, key).as_deref(), value, "{key}");
+            }
+        }
+        pairs.add(vec![packed(&[("d", "4")]), packed(&[("a", "5")])]);
+        assert_eq!(get(&mut pairs, "a").as_deref(), Some("5"), "the last round is asked first");
+        assert_eq!(get(&mut pairs, "c").as_deref(), Some("3"));
+    }
+
+    #[test]
+    fn forged_pairs_are_not_there() {
+        let forged = format!("key\n 1\nk \x07bell\nlong {}\ngood v\n\u{fffd} \u{fffd}", "v".repeat(1025));
+        assert_eq!(value(forged.as_bytes(), "good"), Some("v"));
+        assert_eq!(["key", "k", "long"].map(|key| value(forged.as_bytes(), key)), [None; 3]);
+        assert_eq!(value(b"k \xff\xfe\x00", "k"), None);
     }
 }
