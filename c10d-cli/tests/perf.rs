@@ -90,6 +90,17 @@ fn forms_types_and_worlds() {
 }
 
 #[test]
+fn the_backend_can_be_chosen() {
+    let with = |map| run(&["perf", "--ops", "all_reduce", "--bytes", "64", "--iters", "2", "--backend", map]);
+    if cfg!(feature = "gloo-like") {
+        let ended = with("cpu:gloo-like");
+        assert!(ended.status.success(), "{}", ended.stderr);
+    }
+    let ended = with("cpu:acme");
+    assert!(!ended.status.success() && ended.stderr.contains("acme"), "{}", ended.stderr);
+}
+
+#[test]
 fn the_table_ends_with_the_number_of_errors() {
     let ended = run(&["perf", "--ops", "all_reduce,barrier", "--bytes", "64K", "--budget-ms", "5"]);
     assert!(ended.status.success(), "{}", ended.stderr);

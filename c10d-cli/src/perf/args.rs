@@ -46,6 +46,9 @@ pub(crate) struct Args {
     /// Reduce operation.
     #[arg(long, default_value = "sum", value_parser = parse_reduce)]
     pub(super) reduce: ReduceOp,
+    /// Which backend, as a map (`cpu:mpi`); unless said, the one that a group takes by itself.
+    #[arg(long, value_name = "MAP")]
+    pub(super) backend: Option<String>,
     /// What connects the ranks.
     #[arg(long, value_enum, default_value_t = Transport::Auto)]
     pub(super) transport: Transport,

@@ -25,6 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// The group of a run, but for where the ranks meet.
 pub(super) fn builder(args: &Args) -> c10d::Builder {
     let builder = c10d::builder().name("perf").timeout(PATIENCE);
+    let builder = args.backend.iter().fold(builder, |builder, map| builder.backend(map));
     match args.transport {
         Transport::Auto => builder,
         forced => builder.hint("gloo-like.transport", &word(forced)),
