@@ -265,6 +265,8 @@ impl Rank {
         let deadline = deadline.min(deadline_after(collectives.patience()));
         let mut pause = Duration::from_micros(100);
         loop {
+            // The peers may be leaving as well.
+            collectives.links().for_each(|(_, link)| link.acknowledge());
             let untaken = self.untaken(&collectives);
             if untaken.is_empty() || Instant::now() >= deadline {
                 return untaken;
