@@ -41,6 +41,7 @@ static SETTINGS: Provider = Provider {
         "C10D_SOCKET_ADDR",
         "C10D_SOCKET_IFNAME",
         "C10D_TRANSPORT",
+        "C10D_TUNING",
     ],
     ..Provider::EMPTY
 };

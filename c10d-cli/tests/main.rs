@@ -9,4 +9,6 @@ mod run;
 mod settings;
 mod store;
 mod survivors;
+#[cfg(feature = "gloo-like")]
+mod tune;
 mod walks;

@@ -18,7 +18,7 @@ use crate::layout::Layout;
 use crate::mesh::{Health, Membership, Mesh, Transport, Wiring};
 use crate::p2p::Messages;
 use crate::pause::Pause;
-use crate::schedule::{Algorithm, Choice, Fabric, Member, exact};
+use crate::schedule::{Fabric, Member, Selection, Table, exact};
 use crate::shm::Doorbell;
 
 const IN_FLIGHT: &str = "operations that were started are still in flight";
@@ -38,7 +38,7 @@ struct Rank {
     messages: Arc<Messages>,
     rank: u32,
     world: u32,
-    fabric: Fabric,
+    selection: Arc<Selection>,
     sent: AtomicU64,
     /// How long the end of the program may be held up by what the peers have yet to take.
     drop_within: Duration,
@@ -46,7 +46,12 @@ struct Rank {
 
 impl GlooLike {
     /// Connects this rank to the others.
-    pub(crate) fn connect(init: &GroupInit, transport: Transport, silence: Duration) -> Result<GlooLike> {
+    pub(crate) fn connect(
+        init: &GroupInit,
+        transport: Transport,
+        silence: Duration,
+        table: &Table,
+    ) -> Result<GlooLike> {
         let mesh = Mesh::connect(Wiring {
             group: init.group.clone(),
             rank: init.rank,
@@ -55,6 +60,7 @@ impl GlooLike {
             store: init.store.clone(),
             reports: init.reports(),
             transport,
+            tuning: table.tuning(),
             deadline: init.deadline,
             silence,
             lost: Box::new(init.watch()),
@@ -65,9 +71,9 @@ impl GlooLike {
         let crowded = local_ranks.len() > cores;
         let pause = Pause::new(crowded, segment.clone().map(Doorbell::new));
         let me = Member { world: init.size, rank: init.rank };
-        let fabric = Fabric::of(&topology);
+        let selection = Arc::new(Selection::new(table, init.size, Fabric::of(&topology)));
         let executor = Executor::new(init.rank, collective, health.clone(), pause.with_room(init.size as usize));
-        let layout = Layout::new(me, fabric, topology.hosts);
+        let layout = Layout::new(me, selection.clone(), topology.hosts);
         let messages = Arc::new(Messages::new(p2p, health.clone(), segment, crowded));
         let asked = Arc::downgrade(&messages);
         health.ask_messages(Box::new(move || asked.upgrade()?.waits()));
@@ -79,7 +85,7 @@ impl GlooLike {
             messages,
             rank: init.rank,
             world: init.size,
-            fabric,
+            selection,
             sent: AtomicU64::new(0),
             drop_within: init.drop_within,
         });
@@ -167,8 +173,7 @@ unsafe impl Backend for GlooLike {
             return None;
         }
         let exact = op.reduces() && exact(dtype, reduce);
-        let (world, fabric) = (self.0.world, self.0.fabric);
-        let algorithm = Algorithm::choose(&Choice { op, world, bytes, fabric, exact });
+        let algorithm = self.0.selection.choose(op, bytes, exact);
         Some(AlgorithmInfo { name: algorithm.name(), reduces_in_rank_order: algorithm.reduces_in_rank_order() })
     }
 }
@@ -265,8 +270,6 @@ impl Rank {
         let deadline = deadline.min(deadline_after(collectives.patience()));
         let mut pause = Duration::from_micros(100);
         loop {
-            // The peers may be leaving as well.
-            collectives.links().for_each(|(_, link)| link.acknowledge());
             let untaken = self.untaken(&collectives);
             if untaken.is_empty() || Instant::now() >= deadline {
                 return untaken;

@@ -2,25 +2,27 @@
 //! algorithm.
 #![allow(unsafe_code)]
 
+use std::sync::Arc;
+
 use c10d_core::backend::Request;
 use c10d_core::{DType, OpKind, Span};
 
 use crate::exec::Spaces;
 use crate::plan::Plan;
-use crate::schedule::{Algorithm, Blocks, Choice, Fabric, Member, direct, exact};
+use crate::schedule::{Algorithm, Blocks, Member, Selection, direct, exact};
 
 /// Lays ops out, one after the other. Keeps its memory between them.
 pub(crate) struct Layout {
     me: Member,
-    fabric: Fabric,
+    selection: Arc<Selection>,
     hosts: Vec<u32>,
     /// Where each rank's block of the input, and of the output, starts; and where the last ends.
     starts: [Vec<usize>; 2],
 }
 
 impl Layout {
-    pub(crate) fn new(me: Member, fabric: Fabric, hosts: Vec<u32>) -> Layout {
-        Layout { me, fabric, hosts, starts: Default::default() }
+    pub(crate) fn new(me: Member, selection: Arc<Selection>, hosts: Vec<u32>) -> Layout {
+        Layout { me, selection, hosts, starts: Default::default() }
     }
 
     /// How many ranks there are.
@@ -37,7 +39,7 @@ impl Layout {
     #[inline]
     fn algorithm(&self, request: &Request, dtype: Option<DType>, bytes: usize) -> Algorithm {
         let exact = dtype.is_some_and(|d| exact(d, request.params.reduce));
-        Algorithm::choose(&Choice { op: request.op, world: self.me.world, bytes, fabric: self.fabric, exact })
+        self.selection.choose(request.op, bytes, exact)
     }
 
     /// Fills `spaces` and `plan`, which are empty, for this request, whose element type is `dtype`.

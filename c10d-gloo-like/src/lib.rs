@@ -17,6 +17,7 @@ mod shm;
 mod tcp;
 
 pub use provider::PROVIDER;
+pub use schedule::{Algorithm, Fabric, Rule, TUNED, Table};
 
 /// The backend's name.
 pub const NAME: &str = "gloo-like";

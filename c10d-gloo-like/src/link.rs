@@ -106,14 +106,6 @@ impl Link {
         }
     }
 
-    /// Acknowledges at once what was read. The kernel would wait up to 40 ms for an answer to send along, and a peer that
-    /// leaves waits for the acknowledgement.
-    pub(crate) fn acknowledge(&self) {
-        if let Link::Tcp(l) = self {
-            l.acknowledge();
-        }
-    }
-
     /// Nothing more will be written: the peer finds the end after the last byte.
     pub(crate) fn finish(&self) {
         if let Link::Tcp(l) = self {

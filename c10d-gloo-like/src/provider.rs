@@ -1,5 +1,7 @@
 //! What this crate registers.
 
+use std::ffi::OsString;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,12 +10,14 @@ use c10d_core::{DispatchKey, Error, Result};
 
 use crate::backend::GlooLike;
 use crate::mesh::{ADDR, IFNAME, Transport};
+use crate::schedule::Table;
 use crate::tcp::SHORTEST_SILENCE;
 
 /// The CPU backend, under the name `gloo-like`.
 ///
 /// Settings: hint `gloo-like.transport` (or the variable `C10D_TRANSPORT`): `auto`, `shm` or `tcp`; hint
-/// `gloo-like.link_timeout`: after how many seconds without a sign of life a host over TCP is given up (10).
+/// `gloo-like.link_timeout`: after how many seconds without a sign of life a host over TCP is given up (10); hint
+/// `gloo-like.tuning` (or the variable `C10D_TUNING`): a file of `c10d perf --tune` by which algorithms are chosen.
 pub static PROVIDER: Provider = Provider {
     source: env!("CARGO_PKG_NAME"),
     backends: &[Registration {
@@ -23,8 +27,8 @@ pub static PROVIDER: Provider = Provider {
         probe: &|| Ok(()),
         create: &create,
     }],
-    hints: &[TRANSPORT, LINK_TIMEOUT],
-    variables: &[TRANSPORT_VARIABLE, IFNAME, ADDR],
+    hints: &[TRANSPORT, LINK_TIMEOUT, TUNING],
+    variables: &[TRANSPORT_VARIABLE, TUNING_VARIABLE, IFNAME, ADDR],
     ..Provider::EMPTY
 };
 
@@ -32,10 +36,19 @@ c10d_core::submit!(PROVIDER);
 
 const TRANSPORT: &str = "gloo-like.transport";
 const LINK_TIMEOUT: &str = "gloo-like.link_timeout";
+const TUNING: &str = "gloo-like.tuning";
 const TRANSPORT_VARIABLE: &str = "C10D_TRANSPORT";
+const TUNING_VARIABLE: &str = "C10D_TUNING";
 
 fn create(init: &GroupInit) -> Result<Arc<dyn Backend>> {
-    Ok(Arc::new(GlooLike::connect(init, transport(init)?, silence(init)?)?))
+    Ok(Arc::new(GlooLike::connect(init, transport(init)?, silence(init)?, &table(init)?)?))
+}
+
+/// By what algorithms are chosen.
+fn table(init: &GroupInit) -> Result<Table> {
+    let file = init.hint(TUNING).map(OsString::from).or_else(|| std::env::var_os(TUNING_VARIABLE));
+    let file = file.filter(|file| !file.to_string_lossy().trim().is_empty());
+    file.map_or_else(|| Ok(Table::builtin()), |file| Table::read(Path::new(&file)))
 }
 
 /// How long nothing may be heard of a peer's host.

@@ -1,5 +1,7 @@
 //! The command line of `perf`.
 
+#[cfg(feature = "gloo-like")]
+use std::path::PathBuf;
 use std::time::Duration;
 
 use c10d::launch::MOST_RANKS;
@@ -67,6 +69,11 @@ pub(crate) struct Args {
     /// Time for all batches of a point together.
     #[arg(long, value_name = "MS", default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..=A_DAY_MS))]
     budget_ms: u64,
+    /// Time gloo-like's algorithms against each other, and write to FILE up to how many bytes each is the fastest; a FILE
+    /// that is there keeps its rules for other worlds and fabrics. `C10D_TUNING=FILE` then has groups choose so.
+    #[cfg(feature = "gloo-like")]
+    #[arg(long, value_name = "FILE")]
+    pub(super) tune: Option<PathBuf>,
     /// How results are printed.
     #[arg(long, value_enum, default_value_t = Format::Table)]
     pub(super) format: Format,
@@ -184,6 +191,10 @@ impl Args {
                 return Some(format!("{} ranks with {}: no room for so many entries", self.ranks(), point.words()));
             }
         }
+        #[cfg(feature = "gloo-like")]
+        if self.tune.is_some() && !matches!(op, PerfOp::Table(op) if c10d_gloo_like::TUNED.contains(&op)) {
+            return Some("there is nothing to choose".into());
+        }
         let op = op.kind();
         if op.is_p2p() && self.ranks() < 2 {
             return Some("needs two ranks".into());
@@ -196,7 +207,15 @@ impl Args {
 
     /// How many points there are of this op.
     pub(super) fn points(&self, op: PerfOp) -> usize {
-        if op == PerfOp::AllReduceSparse { self.sparse_points().count() } else { self.sizes(op).len() }
+        if op == PerfOp::AllReduceSparse {
+            return self.sparse_points().count();
+        }
+        #[cfg(feature = "gloo-like")]
+        if self.tune.is_some() {
+            return self.sizes(op).len()
+                * super::ops::compared().filter(|algorithm| algorithm.ops().contains(&op.kind())).count();
+        }
+        self.sizes(op).len()
     }
 
     /// The points of `all_reduce_sparse`.
@@ -212,6 +231,10 @@ impl Args {
         match &self.bytes {
             _ if op.is_bare() => vec![0],
             Some(sizes) => sizes.0.clone(),
+            #[cfg(feature = "gloo-like")]
+            None if self.tune.is_some() => {
+                (3..=24).step_by(3).map(|k| 1 << k).filter(|bytes| *bytes >= self.dtype.size()).collect()
+            }
             None => vec![8.max(self.dtype.size()), 8 << 10, 1 << 20, 16 << 20],
         }
     }

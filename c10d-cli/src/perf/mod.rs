@@ -12,6 +12,8 @@ mod rank;
 mod report;
 mod sample;
 mod sparse;
+#[cfg(feature = "gloo-like")]
+mod tune;
 
 use std::error::Error;
 use std::io::{self, BufRead, BufReader, Write};
@@ -22,6 +24,7 @@ use c10d::launch::{Launch, Output};
 
 pub(crate) use args::Args;
 use args::Mode;
+use rank::Contender;
 use report::{PerfReport, Row};
 
 use crate::say::say;
@@ -51,6 +54,10 @@ pub(crate) fn perf(args: &Args) -> Outcome {
     if !args.alone && RANK_VARIABLES.iter().any(|name| is_set(name)) {
         return joined(args);
     }
+    #[cfg(feature = "gloo-like")]
+    if args.tune.is_some() && args.mode == Mode::Threads {
+        return Err(Bad::argument("--tune compares ranks that are processes: leave out --mode threads"));
+    }
     args.check_sizes(args.ranks()).map_err(Bad::argument)?;
     let mut report = PerfReport::new(args, points(args)?)?;
     let ran = match args.mode {
@@ -58,12 +65,35 @@ pub(crate) fn perf(args: &Args) -> Outcome {
         Mode::Threads => threads(args, &mut report).map(|()| ExitCode::SUCCESS),
     };
     // What was measured before a failure is shown, too.
-    let errors = report.end()?;
+    let rows = report.end()?;
     let code = ran?;
+    if code == ExitCode::SUCCESS {
+        conclude(args, &rows)?;
+    }
+    Ok(code)
+}
+
+/// The groups of a run: one, or with `--tune` one per algorithm.
+fn join(args: &Args) -> Result<Vec<Contender>, Box<dyn Error>> {
+    #[cfg(feature = "gloo-like")]
+    if args.tune.is_some() {
+        return tune::join(args);
+    }
+    Ok(Contender::alone(rank::builder(args).init("env://").build()?))
+}
+
+/// After a run in which all went well: judges the results, and writes the files that were asked for.
+fn conclude(args: &Args, rows: &[Row]) -> Result<(), Box<dyn Error>> {
+    let errors = report::wrong_elements(rows);
     if errors > 0 {
         return Err(format!("{errors} wrong elements").into());
     }
-    Ok(code)
+    #[cfg(feature = "gloo-like")]
+    if let Some(file) = &args.tune {
+        tune::write(file, rows)?;
+    }
+    let _ = args;
+    Ok(())
 }
 
 fn points(args: &Args) -> Result<usize, Box<dyn Error>> {
@@ -78,16 +108,18 @@ fn joined(args: &Args) -> Outcome {
         return Err(Bad::argument(what));
     }
     pin(args)?;
-    let pg = rank::builder(args).init("env://").build()?;
+    let groups = join(args)?;
+    let pg = &groups[0].pg;
     let args = &args.joined(pg.size()).map_err(Bad::argument)?;
     args.check_sizes(number(&LOCAL_SIZE_VARIABLES).unwrap_or(pg.size())).map_err(Bad::argument)?;
     let mut report = if pg.rank() == 0 { Some(PerfReport::new(args, points(args)?)?) } else { None };
-    let ran = rank::run(&pg, args, |row| report.as_mut().map_or(Ok(()), |report| report.add(row)));
-    let errors = report.map_or(Ok(0), PerfReport::end)?;
+    let ran = rank::run(&groups, args, |row| report.as_mut().map_or(Ok(()), |report| report.add(row)));
+    let rows = report.map_or(Ok(Vec::new()), PerfReport::end)?;
     ran?;
-    pg.shutdown()?;
-    if errors > 0 {
-        return Err(format!("{errors} wrong elements").into());
+    let first = pg.rank() == 0;
+    leave(groups)?;
+    if first {
+        conclude(args, &rows)?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -100,14 +132,18 @@ fn pin(args: &Args) -> c10d::Result {
 /// One rank of [`processes`]: rank 0 writes its rows to standard output, as JSON, one per line.
 pub(crate) fn perf_rank(args: &Args) -> Outcome {
     pin(args)?;
-    let pg = rank::builder(args).init("env://").build()?;
+    let groups = join(args)?;
     let mut out = std::io::stdout().lock();
-    rank::run(&pg, args, |row| {
+    rank::run(&groups, args, |row| {
         writeln!(out, "{}", serde_json::to_string(&row)?)?;
         out.flush()
     })?;
-    pg.shutdown()?;
+    leave(groups)?;
     Ok(ExitCode::SUCCESS)
+}
+
+fn leave(groups: Vec<Contender>) -> c10d::Result {
+    groups.into_iter().try_for_each(|group| group.pg.shutdown())
 }
 
 fn processes(args: &Args, report: &mut PerfReport<'_>) -> Outcome {
@@ -132,12 +168,13 @@ fn threads(args: &Args, report: &mut PerfReport<'_>) -> Result<(), Box<dyn Error
         if args.pin {
             rank::pin(pg.rank())?;
         }
-        rank::run(&pg, args, |row| {
+        let groups = Contender::alone(pg);
+        rank::run(&groups, args, |row| {
             let mut guard = report.lock().map_err(|_| io::Error::other("a rank panicked"))?;
             let (report, unshown) = &mut *guard;
             report.add(row).map_err(|e| io::Error::new(e.kind(), unshown.insert(e).to_string()))
         })?;
-        pg.shutdown()
+        leave(groups)
     });
     match report.into_inner() {
         Ok((_, Some(unshown))) => Err(unshown.into()),

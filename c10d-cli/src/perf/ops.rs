@@ -63,6 +63,12 @@ impl PerfOp {
     }
 }
 
+/// The algorithms among which a table of gloo-like chooses.
+#[cfg(feature = "gloo-like")]
+pub(crate) fn compared() -> impl Iterator<Item = c10d_gloo_like::Algorithm> {
+    c10d_gloo_like::Algorithm::ALL.iter().copied().filter(|algorithm| !algorithm.ops().is_empty())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -4,7 +4,7 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use c10d::types::{F8E4M3, F8E5M2};
-use c10d::{DType, Error, ErrorKind, ProcessGroup, ReduceOp, Result};
+use c10d::{DType, Error, ErrorKind, OpKind, ProcessGroup, ReduceOp, Result};
 use half::{bf16, f16};
 use num_complex::{Complex32, Complex64};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
@@ -45,34 +45,53 @@ pub(super) fn pin(rank: u32) -> Result {
     pinned().map_err(|e| Error::new(ErrorKind::Resource, "cannot bind a rank to a core").caused_by(e))
 }
 
-/// Times everything that `args` ask for; rank 0 shows `emit` a row per point, and ends the run if that fails.
-pub(super) fn run(pg: &ProcessGroup, args: &Args, emit: impl FnMut(Row) -> io::Result<()>) -> Result {
-    match args.dtype {
-        DType::U8 => points::<u8>(pg, args, emit),
-        DType::I8 => points::<i8>(pg, args, emit),
-        DType::U16 => points::<u16>(pg, args, emit),
-        DType::I16 => points::<i16>(pg, args, emit),
-        DType::U32 => points::<u32>(pg, args, emit),
-        DType::I32 => points::<i32>(pg, args, emit),
-        DType::U64 => points::<u64>(pg, args, emit),
-        DType::I64 => points::<i64>(pg, args, emit),
-        DType::F16 => points::<f16>(pg, args, emit),
-        DType::BF16 => points::<bf16>(pg, args, emit),
-        DType::F32 => points::<f32>(pg, args, emit),
-        DType::F64 => points::<f64>(pg, args, emit),
-        DType::Bool => points::<bool>(pg, args, emit),
-        DType::Complex64 => points::<Complex32>(pg, args, emit),
-        DType::Complex128 => points::<Complex64>(pg, args, emit),
-        DType::F8E4M3 => points::<F8E4M3>(pg, args, emit),
-        DType::F8E5M2 => points::<F8E5M2>(pg, args, emit),
+/// A group in which ops are timed.
+pub(super) struct Contender {
+    pub(super) pg: ProcessGroup,
+    /// Which ops; `None`: all.
+    pub(super) ops: Option<&'static [OpKind]>,
+    /// What connects the ranks, where that is written down.
+    pub(super) fabric: Option<&'static str>,
+}
+
+impl Contender {
+    /// A group for all ops.
+    pub(super) fn alone(pg: ProcessGroup) -> Vec<Contender> {
+        vec![Contender { pg, ops: None, fabric: None }]
     }
 }
 
-fn points<T: Sample>(pg: &ProcessGroup, args: &Args, mut emit: impl FnMut(Row) -> io::Result<()>) -> Result {
+/// Times everything that `args` ask for; rank 0 shows `emit` a row per point, and ends the run if that fails. Where several
+/// groups do an op, they take turns.
+pub(super) fn run(groups: &[Contender], args: &Args, emit: impl FnMut(Row) -> io::Result<()>) -> Result {
+    match args.dtype {
+        DType::U8 => points::<u8>(groups, args, emit),
+        DType::I8 => points::<i8>(groups, args, emit),
+        DType::U16 => points::<u16>(groups, args, emit),
+        DType::I16 => points::<i16>(groups, args, emit),
+        DType::U32 => points::<u32>(groups, args, emit),
+        DType::I32 => points::<i32>(groups, args, emit),
+        DType::U64 => points::<u64>(groups, args, emit),
+        DType::I64 => points::<i64>(groups, args, emit),
+        DType::F16 => points::<f16>(groups, args, emit),
+        DType::BF16 => points::<bf16>(groups, args, emit),
+        DType::F32 => points::<f32>(groups, args, emit),
+        DType::F64 => points::<f64>(groups, args, emit),
+        DType::Bool => points::<bool>(groups, args, emit),
+        DType::Complex64 => points::<Complex32>(groups, args, emit),
+        DType::Complex128 => points::<Complex64>(groups, args, emit),
+        DType::F8E4M3 => points::<F8E4M3>(groups, args, emit),
+        DType::F8E5M2 => points::<F8E5M2>(groups, args, emit),
+    }
+}
+
+fn points<T: Sample>(groups: &[Contender], args: &Args, mut emit: impl FnMut(Row) -> io::Result<()>) -> Result {
     let mut emit = |row| emit(row).map_err(|e| Error::new(ErrorKind::Resource, "cannot show a result").caused_by(e));
     for op in args.ops().map_err(Error::invalid)? {
+        let able = |group: &&Contender| group.ops.is_none_or(|ops| ops.contains(&op.kind()));
+        let groups: Vec<&Contender> = groups.iter().filter(able).collect();
         if op == PerfOp::AllReduceSparse {
-            for point in args.sparse_points() {
+            for (pg, point) in groups.iter().flat_map(|g| args.sparse_points().map(move |point| (&g.pg, point))) {
                 let row = sparse::measured::<T>(pg, args, point)?;
                 if pg.rank() == 0 {
                     emit(row)?;
@@ -85,16 +104,35 @@ fn points<T: Sample>(pg: &ProcessGroup, args: &Args, mut emit: impl FnMut(Row) -
             if bytes > most {
                 continue;
             }
-            let (timing, errors) = point::<T>(pg, args, op, bytes)?;
-            if timing.too_slow {
+            let results = in_turns::<T>(&groups, args, op, bytes)?;
+            if results.iter().all(|(timing, _)| timing.too_slow) {
                 most = bytes;
             }
-            if pg.rank() == 0 {
-                emit(row::<T>(pg, args, op, bytes, timing, errors))?;
+            for (group, (timing, errors)) in groups.iter().zip(results).filter(|(group, _)| group.pg.rank() == 0) {
+                let fabric = group.fabric.map(str::to_owned);
+                emit(Row { fabric, ..row::<T>(&group.pg, args, op, bytes, timing, errors) })?;
             }
         }
     }
     Ok(())
+}
+
+/// Checks and times one op at one size in each group. Several groups take turns, several times: what disturbs the machine for
+/// a while disturbs all.
+fn in_turns<T: Sample>(groups: &[&Contender], args: &Args, op: PerfOp, bytes: usize) -> Result<Vec<(Timing, u64)>> {
+    const TURNS: usize = 3;
+    let mut results = vec![Vec::new(); groups.len()];
+    for _ in 0..if groups.len() > 1 { TURNS } else { 1 } {
+        for (group, results) in groups.iter().zip(&mut results) {
+            results.push(point::<T>(&group.pg, args, op, bytes)?);
+        }
+    }
+    let middle = |mut turns: Vec<(Timing, u64)>| {
+        let errors = turns.iter().map(|turn| turn.1).sum();
+        turns.sort_by(|a, b| a.0.median.total_cmp(&b.0.median));
+        (turns[turns.len() / 2].0, errors)
+    };
+    Ok(results.into_iter().map(middle).collect())
 }
 
 /// Checks and times one op at one size.
@@ -148,6 +186,7 @@ fn row<T: Sample>(pg: &ProcessGroup, args: &Args, op: PerfOp, bytes: usize, timi
         algbw,
         busbw: algbw * op.bus_factor(pg.size()),
         errors,
+        fabric: None,
         sparse: None,
     }
 }

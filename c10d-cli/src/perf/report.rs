@@ -28,6 +28,9 @@ pub(super) struct Row {
     pub(super) busbw: f64,
     /// Wrong elements, on all ranks together.
     pub(super) errors: u64,
+    /// What connects the ranks, where algorithms are compared.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) fabric: Option<String>,
     #[serde(flatten)]
     pub(super) sparse: Option<SparsePoint>,
 }
@@ -83,12 +86,12 @@ impl<'a> PerfReport<'a> {
         Ok(())
     }
 
-    /// Prints what is printed at the end; gives the number of wrong elements.
-    pub(super) fn end(self) -> io::Result<u64> {
+    /// Prints what is printed at the end; gives the rows.
+    pub(super) fn end(self) -> io::Result<Vec<Row>> {
         if self.progress {
             let _ = write!(io::stderr(), "\r\x1b[K");
         }
-        let errors = self.rows.iter().map(|row| row.errors).sum();
+        let errors = wrong_elements(&self.rows);
         match self.args.format {
             Format::Csv => {}
             Format::Json => {
@@ -106,7 +109,7 @@ impl<'a> PerfReport<'a> {
             Format::Table if self.rows.is_empty() => {}
             Format::Table => self.print_table(errors)?,
         }
-        Ok(errors)
+        Ok(self.rows)
     }
 
     fn print_table(&self, errors: u64) -> io::Result<()> {
@@ -163,6 +166,11 @@ impl<'a> PerfReport<'a> {
             let _ = write!(io::stderr(), "\r\x1b[K[{bar:<WIDTH$}] {}/{} {what}", self.rows.len(), self.points);
         }
     }
+}
+
+/// Wrong elements in all rows.
+pub(super) fn wrong_elements(rows: &[Row]) -> u64 {
+    rows.iter().map(|row| row.errors).sum()
 }
 
 /// A size in the unit that suits it, if it is a whole number of them.

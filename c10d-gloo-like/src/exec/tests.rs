@@ -63,6 +63,7 @@ fn ranks_with<T: Send>(
                         store: store.clone(),
                         reports: Arc::new(Reports::new(store.clone(), rank, world)),
                         transport,
+                        tuning: Default::default(),
                         deadline: Instant::now() + PATIENCE,
                         silence: PATIENCE,
                         lost: Box::new(Vec::new),

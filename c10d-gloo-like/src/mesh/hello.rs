@@ -8,12 +8,14 @@ use c10d_core::{Error, ErrorKind, Phase, Result, Store};
 
 use super::addr;
 use super::wire::{Reader, put_text};
-use super::wiring::Transport;
+use super::wiring::{Transport, Tuning};
 
 /// Ranks work together if this is equal: algorithms and layouts may change with every release.
-pub(super) const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "/3");
+pub(super) const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "/4");
 const MAGIC: [u8; 4] = *b"c10m";
 const NAME: usize = 64;
+/// Longest name of a file.
+const FILE: usize = 256;
 
 /// Where a rank is and how it can be reached.
 #[derive(Clone, Debug, PartialEq)]
@@ -24,6 +26,7 @@ pub(crate) struct Hello {
     pub(crate) process: [u8; 16],
     pub(crate) transport: Transport,
     pub(crate) size: u32,
+    pub(crate) tuning: Tuning,
     /// The abstract UNIX socket; empty: none.
     pub(crate) unix: String,
     /// Where the rank listens; none of them the wildcard.
@@ -40,6 +43,8 @@ impl Hello {
         out.extend_from_slice(&self.process);
         out.push(self.transport as u8);
         out.extend_from_slice(&self.size.to_le_bytes());
+        out.extend_from_slice(&self.tuning.hash.to_le_bytes());
+        put_text(&mut out, &self.tuning.file, FILE);
         put_text(&mut out, &self.unix, NAME);
         out.push(self.tcp.len().min(addr::MAX) as u8);
         for a in self.tcp.iter().take(addr::MAX) {
@@ -82,6 +87,7 @@ impl Hello {
             process: r.array()?,
             transport: Transport::from_code(r.u8()?)?,
             size: r.u32()?,
+            tuning: Tuning { hash: r.u64()?, file: r.text(FILE)? },
             unix: r.text(NAME)?,
             tcp: Vec::new(),
         };
@@ -147,6 +153,9 @@ pub(crate) fn exchange(
         if hello.transport != mine.transport {
             return Err(differs("the transport", mine.transport.name(), hello.transport.name()));
         }
+        if hello.tuning.hash != mine.tuning.hash {
+            return Err(differs("the tuning table", &mine.tuning.words(), &hello.tuning.words()));
+        }
         all.push(hello);
     }
     Ok(all)
@@ -204,6 +213,7 @@ mod tests {
             process: [9; 16],
             transport: Transport::Auto,
             size: 3,
+            tuning: Tuning { hash: 5, file: "/etc/a".into() },
             unix: "c10d-abc".into(),
             tcp: vec!["127.0.0.1:80".parse().unwrap(), "[fd00::1]:443".parse().unwrap()],
         }
@@ -250,5 +260,23 @@ mod tests {
         let error = exchange(&store, &hello(), 0, soon, || Ok(())).unwrap_err();
         assert_eq!(error.report().guilty, [2]);
         assert!(error.to_string().contains("auto on rank 0 and tcp on rank 2"), "{error}");
+    }
+
+    #[test]
+    fn ranks_that_choose_by_different_tables_are_named_with_their_files() {
+        let store = HashStore::default();
+        let soon = deadline_after(Duration::from_secs(5));
+        // Another file with the same choices will do.
+        let same = Hello { tuning: Tuning { hash: 5, file: String::new() }, ..hello() };
+        store.set("mesh/1", &same.to_bytes(), soon).unwrap();
+        let other = Hello { tuning: Tuning { hash: 6, file: "/etc/b".into() }, ..hello() };
+        store.set("mesh/2", &other.to_bytes(), soon).unwrap();
+        let error = exchange(&store, &hello(), 0, soon, || Ok(())).unwrap_err();
+        assert_eq!(error.report().guilty, [2]);
+        let text = error.to_string();
+        assert!(
+            text.contains("file /etc/a (0000000000000005) on rank 0 and file /etc/b (0000000000000006) on rank 2"),
+            "{text}"
+        );
     }
 }

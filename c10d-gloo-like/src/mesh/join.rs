@@ -16,7 +16,7 @@ use super::hello::{self, Hello};
 use super::host;
 use super::local::{self, Seat};
 use super::topology::{self, Topology};
-use super::wiring::{Transport, Wiring};
+use super::wiring::{Transport, Tuning, Wiring};
 use super::{addr, socket, wire};
 use crate::shm::{Layout, Segment};
 use crate::tcp;
@@ -37,7 +37,8 @@ impl Connections {
 
 /// Connects this rank with all others.
 pub(super) fn join(wiring: &Wiring, health: &Arc<Health>) -> Result<Connections> {
-    let (mut door, mine) = open(wiring.transport, wiring.size).map_err(|error| wiring.reports.settle(error))?;
+    let (mut door, mine) =
+        open(wiring.transport, wiring.size, &wiring.tuning).map_err(|error| wiring.reports.settle(error))?;
     // While the door is still open: nobody fails for finding it closed before the cause is known.
     join_at(&mut door, &mine, wiring, health).map_err(|error| wiring.reports.settle(error))
 }
@@ -99,7 +100,7 @@ fn clear(wiring: &Wiring) {
 }
 
 /// Opens what peers connect to, and describes this rank.
-pub(super) fn open(transport: Transport, size: u32) -> Result<(Door, Hello)> {
+pub(super) fn open(transport: Transport, size: u32, tuning: &Tuning) -> Result<(Door, Hello)> {
     let process = local::process_token()?;
     let mut unix = None;
     let mut name = format!("c10d-{:032x}", u128::from_be_bytes(random()?));
@@ -119,7 +120,16 @@ pub(super) fn open(transport: Transport, size: u32) -> Result<(Door, Hello)> {
     }
     let listeners = if transport == Transport::Shm { Vec::new() } else { listen(transport)? };
     let tcp = listeners.iter().map(tcp::Listener::address).collect::<Result<_>>()?;
-    let hello = Hello { host: HostId::here(), pid: std::process::id(), process, transport, size, unix: name, tcp };
+    let hello = Hello {
+        host: HostId::here(),
+        pid: std::process::id(),
+        process,
+        transport,
+        size,
+        tuning: tuning.clone(),
+        unix: name,
+        tcp,
+    };
     Ok((Door::new(unix, listeners), hello))
 }
 

@@ -42,7 +42,7 @@ pub(crate) use addr::{ADDR, IFNAME};
 pub(crate) use doing::{WAITS, Wait};
 pub(crate) use health::Health;
 pub(crate) use topology::Topology;
-pub(crate) use wiring::{Transport, Wiring};
+pub(crate) use wiring::{Transport, Tuning, Wiring};
 
 use join::Connections;
 

@@ -39,6 +39,25 @@ impl Transport {
     }
 }
 
+/// By what a rank chooses its algorithms; the same on all ranks.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Tuning {
+    /// Equal where the choices are.
+    pub(crate) hash: u64,
+    /// The file that has them; empty: the built-in ones.
+    pub(crate) file: String,
+}
+
+impl Tuning {
+    /// For an error.
+    pub(super) fn words(&self) -> String {
+        match &*self.file {
+            "" => format!("the built-in one ({:016x})", self.hash),
+            file => format!("file {file} ({:016x})", self.hash),
+        }
+    }
+}
+
 /// What a rank needs to find the others.
 pub(crate) struct Wiring {
     /// The group's name.
@@ -55,6 +74,8 @@ pub(crate) struct Wiring {
     pub(crate) reports: Arc<Reports>,
     /// The way bytes may take.
     pub(crate) transport: Transport,
+    /// By what algorithms are chosen.
+    pub(crate) tuning: Tuning,
     /// When all must be connected.
     pub(crate) deadline: Instant,
     /// How long nothing may be heard of a peer's host over TCP before the peer is given up. A peer that is stopped or

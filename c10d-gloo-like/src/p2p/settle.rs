@@ -29,8 +29,6 @@ impl Messages {
         let patient = deadline.min(deadline_after(self.state.lock().patience));
         let mut left = Unsettled::default();
         self.attend(|state| {
-            // The peers may be leaving as well.
-            state.links().for_each(|(_, link)| link.acknowledge());
             left = if self.health.failed() { Unsettled::default() } else { state.unsettled(&self.health) };
             left.in_flight = !state.is_idle();
             let now = Instant::now();

@@ -1,19 +1,15 @@
-//! What an algorithm says of itself: its name, where it applies, and its plans.
-//!
-//! The choice is fed only with what all ranks know, so that all choose alike.
+//! What an algorithm says of itself: its name, the ops that it has plans for, and the plans.
 
 use c10d_core::{DType, OpKind, ReduceOp};
 
+use super::tuned::TUNED;
 use super::{Blocks, Member, direct};
 use crate::mesh::Topology;
 use crate::plan::Plan;
 
-/// Up to this world, everybody to everybody costs little, and its few rounds pay.
-const SMALL_WORLD: u32 = 8;
-
-/// What connects the ranks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Fabric {
+/// What connects the ranks of a group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Fabric {
     /// One host, shared memory.
     Shm,
     /// TCP between all, on one host: a message costs the cores that the ranks share more than it costs time.
@@ -25,6 +21,24 @@ pub(crate) enum Fabric {
 }
 
 impl Fabric {
+    /// Every fabric.
+    pub const ALL: [Fabric; 4] = [Fabric::Shm, Fabric::Loopback, Fabric::Tcp, Fabric::Mixed];
+
+    /// Its name in tables.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Fabric::Shm => "shm",
+            Fabric::Loopback => "loopback",
+            Fabric::Tcp => "tcp",
+            Fabric::Mixed => "mixed",
+        }
+    }
+
+    /// The fabric of this name.
+    pub fn from_name(name: &str) -> Option<Fabric> {
+        Fabric::ALL.into_iter().find(|f| f.name() == name)
+    }
+
     /// What the connected ranks have.
     pub(crate) fn of(topology: &Topology) -> Fabric {
         if topology.is_shared() {
@@ -45,50 +59,6 @@ pub(crate) fn exact(dtype: DType, op: ReduceOp) -> bool {
     matches!(dtype, DType::F16 | DType::BF16) || matches!(op, ReduceOp::PreMulSum(_))
 }
 
-/// A call for which an algorithm is to be chosen.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Choice {
-    pub(crate) op: OpKind,
-    pub(crate) world: u32,
-    /// Of the whole vector (`broadcast`, `reduce`, `all_reduce`), of all blocks together (`all_gather`,
-    /// `reduce_scatter`); elsewhere unused.
-    pub(crate) bytes: usize,
-    pub(crate) fabric: Fabric,
-    pub(crate) exact: bool,
-}
-
-impl Choice {
-    /// One host, shared memory.
-    #[inline]
-    pub(crate) fn shm(&self) -> bool {
-        self.fabric == Fabric::Shm
-    }
-
-    /// A world in which everybody to everybody costs little.
-    #[inline]
-    pub(crate) fn small_world(&self) -> bool {
-        self.world <= SMALL_WORLD
-    }
-
-    /// Few messages matter more than few rounds.
-    #[inline]
-    pub(crate) fn costly(&self) -> bool {
-        !self.small_world() || (self.fabric == Fabric::Loopback && self.world > 2)
-    }
-
-    /// A reduction for all.
-    #[inline]
-    pub(crate) fn is_all_reduce(&self) -> bool {
-        matches!(self.op, OpKind::AllReduce | OpKind::AllReduceCoalesced)
-    }
-
-    /// A gathering of equal blocks.
-    #[inline]
-    pub(crate) fn is_even_all_gather(&self) -> bool {
-        matches!(self.op, OpKind::AllGatherInto | OpKind::AllGatherIntoCoalesced)
-    }
-}
-
 /// An algorithm. Ops for which it has no plan of its own are done directly; it applies to none of them.
 ///
 /// Ops whose counts may differ between ranks are always direct: there each pair can check its own count.
@@ -98,8 +68,8 @@ pub(crate) trait Schedule {
     /// Whether every element is reduced once, in rank order, at one place.
     const RANK_ORDER: bool;
 
-    /// Whether it is right for this call, if none that the list has before it is.
-    fn applies(choice: &Choice) -> bool;
+    /// The ops for which it has plans of its own, by the names that the table of choices knows.
+    const OPS: &'static [OpKind];
 
     /// `hosts[p]` is rank `p`'s host.
     fn all_reduce(me: Member, hosts: &[u32], bytes: usize, elem: usize, plan: &mut Plan) {
@@ -142,7 +112,5 @@ impl Schedule for Direct {
     const NAME: &'static str = "direct";
     const RANK_ORDER: bool = true;
 
-    fn applies(_: &Choice) -> bool {
-        true
-    }
+    const OPS: &'static [OpKind] = &TUNED;
 }

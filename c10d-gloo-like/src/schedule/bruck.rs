@@ -3,15 +3,10 @@
 
 use c10d_core::OpKind;
 
-use super::algorithm::{Choice, Schedule};
+use super::algorithm::Schedule;
 use super::member::doublings;
 use super::{Blocks, Member};
 use crate::plan::{After, Plan, Space};
-
-/// Blocks up to this size are gathered so in large worlds.
-const MOST: usize = 32 << 10;
-/// The same in small worlds on one host over TCP.
-const MOST_SMALL_WORLD: usize = 4 << 10;
 
 pub(crate) struct Bruck;
 
@@ -19,11 +14,7 @@ impl Schedule for Bruck {
     const NAME: &'static str = "bruck";
     const RANK_ORDER: bool = false;
 
-    fn applies(choice: &Choice) -> bool {
-        let most = if choice.small_world() { MOST_SMALL_WORLD } else { MOST };
-        let gathers = choice.is_even_all_gather() && choice.bytes / choice.world as usize <= most;
-        choice.costly() && (gathers || matches!(choice.op, OpKind::Barrier | OpKind::MonitoredBarrier))
-    }
+    const OPS: &[OpKind] = &[OpKind::AllGatherInto, OpKind::Barrier];
 
     fn all_gather(me: Member, blocks: Blocks<'_>, plan: &mut Plan) {
         all_gather(me, blocks, plan);

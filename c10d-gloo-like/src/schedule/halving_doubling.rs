@@ -1,6 +1,8 @@
 //! Recursive halving and doubling (Rabenseifner): few rounds and few bytes, for worlds of any size.
 
-use super::algorithm::{Choice, Schedule};
+use c10d_core::OpKind;
+
+use super::algorithm::Schedule;
 use super::{Blocks, Member};
 use crate::plan::{After, Plan, Space};
 
@@ -10,9 +12,7 @@ impl Schedule for HalvingDoubling {
     const NAME: &'static str = "halving-doubling";
     const RANK_ORDER: bool = false;
 
-    fn applies(choice: &Choice) -> bool {
-        choice.is_all_reduce() && !choice.exact && !choice.small_world() && !choice.shm()
-    }
+    const OPS: &[OpKind] = &[OpKind::AllReduce];
 
     fn all_reduce(me: Member, _: &[u32], bytes: usize, elem: usize, plan: &mut Plan) {
         all_reduce(me, bytes, elem, plan);

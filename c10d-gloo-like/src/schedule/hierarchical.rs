@@ -1,11 +1,10 @@
 //! Hosts first: shared memory inside a host, one stream per pair of hosts outside.
 
-use super::algorithm::{Choice, Fabric, Schedule};
+use c10d_core::OpKind;
+
+use super::algorithm::Schedule;
 use super::{Blocks, Member};
 use crate::plan::{After, Plan, Space};
-
-/// From this many bytes on, the leaders of hosts speak for their hosts.
-const LEAST: usize = 4 << 10;
 
 pub(crate) struct Hierarchical;
 
@@ -13,9 +12,7 @@ impl Schedule for Hierarchical {
     const NAME: &'static str = "hierarchical";
     const RANK_ORDER: bool = false;
 
-    fn applies(choice: &Choice) -> bool {
-        choice.is_all_reduce() && !choice.exact && choice.fabric == Fabric::Mixed && choice.bytes >= LEAST
-    }
+    const OPS: &[OpKind] = &[OpKind::AllReduce];
 
     fn all_reduce(me: Member, hosts: &[u32], bytes: usize, elem: usize, plan: &mut Plan) {
         all_reduce(me, hosts, bytes, elem, plan);

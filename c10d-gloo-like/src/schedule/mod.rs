@@ -5,7 +5,8 @@
 //! [`Space::Output`](crate::plan::Space::Output); where the input is the own block of the output, the copy between them is
 //! one from a place to itself.
 //!
-//! An algorithm is a file, with its name, where it applies and its plans, and its line in [`Algorithm`].
+//! An algorithm is a file, with its name, its ops and its plans, and its line in [`Algorithm`]. Which one a call takes is the
+//! [`table`]'s matter.
 
 mod algorithm;
 mod blocks;
@@ -18,45 +19,64 @@ mod member;
 mod one_shot;
 mod ring;
 mod scatter_gather;
+mod selection;
 #[cfg(test)]
 mod simulate;
+mod table;
 #[cfg(test)]
 mod tests;
 mod tree;
+mod tuned;
+mod tuning_file;
 
-pub(crate) use algorithm::{Choice, Fabric, exact};
+pub use algorithm::Fabric;
+pub(crate) use algorithm::exact;
 pub(crate) use blocks::Blocks;
 pub(crate) use member::Member;
+pub(crate) use selection::Selection;
+pub use table::{Rule, Table};
+pub use tuned::TUNED;
+#[cfg(test)]
+pub(crate) use tuned::tuned;
+
+use c10d_core::OpKind;
 
 use crate::plan::Plan;
 use algorithm::Schedule;
 
 macro_rules! algorithms {
-    ($($file:ident::$name:ident,)*) => {
+    ($($(#[$doc:meta])* $file:ident::$name:ident,)*) => {
         /// How an op is done.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-        pub(crate) enum Algorithm {
-            $($name,)*
+        pub enum Algorithm {
+            $($(#[$doc])* $name,)*
         }
 
         impl Algorithm {
-            /// The first of the list that applies.
-            pub(crate) fn choose(choice: &Choice) -> Algorithm {
-                $(if $file::$name::applies(choice) {
-                    return Algorithm::$name;
-                })*
-                Algorithm::Direct
-            }
+            /// Every algorithm.
+            pub const ALL: &'static [Algorithm] = &[$(Algorithm::$name,)*];
 
             /// The name in tables.
-            pub(crate) const fn name(self) -> &'static str {
+            pub const fn name(self) -> &'static str {
                 match self {
                     $(Algorithm::$name => $file::$name::NAME,)*
                 }
             }
 
+            /// The algorithm of this name.
+            pub fn from_name(name: &str) -> Option<Algorithm> {
+                Algorithm::ALL.iter().copied().find(|a| a.name() == name)
+            }
+
+            /// The ops for which it has plans of its own, of those that a [`Table`] chooses for.
+            pub const fn ops(self) -> &'static [OpKind] {
+                match self {
+                    $(Algorithm::$name => $file::$name::OPS,)*
+                }
+            }
+
             /// Whether every element is reduced once, in rank order, at one place.
-            pub(crate) const fn reduces_in_rank_order(self) -> bool {
+            pub const fn reduces_in_rank_order(self) -> bool {
                 match self {
                     $(Algorithm::$name => $file::$name::RANK_ORDER,)*
                 }
@@ -104,15 +124,23 @@ macro_rules! algorithms {
     };
 }
 
-// The first that applies is taken.
 algorithms! {
+    /// A world of one: nothing is sent.
     local::Local,
+    /// Everything to everybody at once.
     one_shot::OneShot,
+    /// Hosts first, their first ranks among each other then.
     hierarchical::Hierarchical,
+    /// The work of a root is shared out.
     scatter_gather::ScatterGather,
+    /// Everybody talks to ranks at distances that double.
     bruck::Bruck,
+    /// Around the circle.
     ring::Ring,
+    /// Binomial trees.
     tree::Tree,
+    /// Halves with ever nearer partners, doubled back.
     halving_doubling::HalvingDoubling,
+    /// Everybody to everybody; what is left for all other calls.
     algorithm::Direct,
 }

@@ -1,12 +1,10 @@
 //! Everything to everybody at once: one round, for what is so small that repeated bytes cost less than a second round.
 
-use super::Member;
-use super::algorithm::{Choice, Schedule};
-use crate::plan::{After, Plan, Space};
+use c10d_core::OpKind;
 
-/// Bytes that a rank sends before the second round of `direct` is cheaper than the repeated bytes.
-const MOST_SHM: usize = 8 << 10;
-const MOST_TCP: usize = 64 << 10;
+use super::Member;
+use super::algorithm::Schedule;
+use crate::plan::{After, Plan, Space};
 
 pub(crate) struct OneShot;
 
@@ -14,12 +12,7 @@ impl Schedule for OneShot {
     const NAME: &'static str = "one-shot";
     const RANK_ORDER: bool = true;
 
-    fn applies(choice: &Choice) -> bool {
-        let most = if choice.shm() { MOST_SHM } else { MOST_TCP };
-        choice.is_all_reduce()
-            && choice.bytes.saturating_mul(choice.world as usize - 1) <= most
-            && (!choice.costly() || choice.exact)
-    }
+    const OPS: &[OpKind] = &[OpKind::AllReduce];
 
     fn all_reduce(me: Member, _: &[u32], bytes: usize, _: usize, plan: &mut Plan) {
         all_reduce(me, bytes, plan);

@@ -4,12 +4,9 @@
 
 use c10d_core::OpKind;
 
-use super::algorithm::{Choice, Schedule};
+use super::algorithm::Schedule;
 use super::{Blocks, Member};
 use crate::plan::{After, Plan, Space, StepId};
-
-/// In large worlds over TCP, from this many bytes on few bytes and two neighbours matter more than few rounds.
-const LEAST: usize = 1 << 20;
 
 pub(crate) struct Ring;
 
@@ -17,19 +14,7 @@ impl Schedule for Ring {
     const NAME: &'static str = "ring";
     const RANK_ORDER: bool = false;
 
-    fn applies(choice: &Choice) -> bool {
-        let far = !choice.small_world() && !choice.shm();
-        match choice.op {
-            OpKind::Broadcast => choice.world > 2 && choice.bytes >= LEAST,
-            OpKind::AllReduce
-            | OpKind::AllReduceCoalesced
-            | OpKind::ReduceScatterInto
-            | OpKind::ReduceScatterIntoCoalesced => far && !choice.exact && choice.bytes >= LEAST,
-            // Smaller blocks are Bruck's.
-            OpKind::AllGatherInto | OpKind::AllGatherIntoCoalesced => far,
-            _ => false,
-        }
-    }
+    const OPS: &[OpKind] = &[OpKind::AllReduce, OpKind::Broadcast, OpKind::ReduceScatterInto, OpKind::AllGatherInto];
 
     fn all_reduce(me: Member, _: &[u32], bytes: usize, elem: usize, plan: &mut Plan) {
         all_reduce(me, bytes, elem, plan);

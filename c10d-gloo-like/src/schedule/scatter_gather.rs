@@ -2,12 +2,9 @@
 
 use c10d_core::OpKind;
 
-use super::algorithm::{Choice, Schedule};
+use super::algorithm::Schedule;
 use super::{Blocks, Member};
 use crate::plan::{After, Plan, Space};
-
-/// From this many bytes on, sharing pays.
-const LEAST: usize = 128 << 10;
 
 pub(crate) struct ScatterGather;
 
@@ -15,10 +12,7 @@ impl Schedule for ScatterGather {
     const NAME: &'static str = "scatter-gather";
     const RANK_ORDER: bool = true;
 
-    fn applies(choice: &Choice) -> bool {
-        let shared = choice.world > 2 && choice.bytes >= LEAST;
-        shared && (choice.op == OpKind::Reduce || choice.op == OpKind::Broadcast && choice.small_world())
-    }
+    const OPS: &[OpKind] = &[OpKind::Reduce, OpKind::Broadcast];
 
     fn reduce(me: Member, root: u32, bytes: usize, elem: usize, plan: &mut Plan) {
         reduce(me, root, bytes, elem, plan);

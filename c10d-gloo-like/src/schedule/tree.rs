@@ -6,15 +6,9 @@
 use c10d_core::OpKind;
 
 use super::Member;
-use super::algorithm::{Choice, Fabric, Schedule};
+use super::algorithm::Schedule;
 use super::member::doublings;
 use crate::plan::{After, Plan, Space};
-
-/// In large worlds, up to this many bytes few messages matter more than few bytes.
-const MOST_SHM: usize = 16 << 10;
-const MOST_TCP: usize = 8 << 10;
-/// The same on one host over TCP, from three ranks on.
-const MOST_LOOPBACK: usize = 64 << 10;
 
 pub(crate) struct Tree;
 
@@ -22,19 +16,7 @@ impl Schedule for Tree {
     const NAME: &'static str = "tree";
     const RANK_ORDER: bool = false;
 
-    fn applies(choice: &Choice) -> bool {
-        let most = match choice.fabric {
-            Fabric::Shm => MOST_SHM,
-            Fabric::Loopback => MOST_LOOPBACK,
-            Fabric::Tcp | Fabric::Mixed => MOST_TCP,
-        };
-        match choice.op {
-            OpKind::AllReduce | OpKind::AllReduceCoalesced => !choice.exact && choice.costly() && choice.bytes <= most,
-            OpKind::Reduce => !choice.exact && !choice.small_world(),
-            OpKind::Broadcast => !choice.small_world(),
-            _ => false,
-        }
-    }
+    const OPS: &[OpKind] = &[OpKind::AllReduce, OpKind::Reduce, OpKind::Broadcast];
 
     fn all_reduce(me: Member, _: &[u32], bytes: usize, _: usize, plan: &mut Plan) {
         all_reduce(me, bytes, plan);

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use c10d_core::process::Private;
 use c10d_core::{Error, ErrorKind, Phase, Result};
 use rustix::io::Errno;
-use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg, sockopt};
+use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg};
 
 use super::unacknowledged;
 
@@ -63,12 +63,6 @@ impl TcpLink {
     /// See [`crate::link::Link::is_untaken`].
     pub(crate) fn is_untaken(&self) -> bool {
         unacknowledged(self.fd())
-    }
-
-    /// See [`crate::link::Link::acknowledge`].
-    pub(crate) fn acknowledge(&self) {
-        // Fails only where the connection is over anyway.
-        let _ = sockopt::set_tcp_quickack(self.fd(), true);
     }
 
     /// See [`crate::link::Link::finish`].

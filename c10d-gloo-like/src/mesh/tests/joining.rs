@@ -28,7 +28,7 @@ fn a_missing_rank_is_named_by_all_that_came() {
 
 /// A rank that publishes where it listens, and then does not come.
 fn publish(store: &dyn Store, rank: u32, size: u32, transport: Transport) -> Door {
-    let (door, hello) = open(transport, size).unwrap();
+    let (door, hello) = open(transport, size, &Tuning::default()).unwrap();
     store.set(&format!("mesh/{rank}"), &hello.to_bytes(), deadline_after(CAP)).unwrap();
     door
 }

@@ -24,7 +24,20 @@ fn wiring(rank: u32, size: u32, store: Arc<dyn Store>, transport: Transport) -> 
     let (deadline, silence, warn_after) = (deadline_after(CAP), Duration::from_secs(10), None);
     let (session, lost) = (session(&*store), Box::new(Vec::new));
     let reports = Arc::new(Reports::new(store.clone(), rank, size));
-    Wiring { group: "g".into(), rank, size, session, store, reports, transport, deadline, silence, lost, warn_after }
+    Wiring {
+        group: "g".into(),
+        rank,
+        size,
+        session,
+        store,
+        reports,
+        transport,
+        deadline,
+        silence,
+        lost,
+        warn_after,
+        tuning: Tuning::default(),
+    }
 }
 
 /// Of a run: ranks with one store. Made up by the first rank that asks.

@@ -1,0 +1,82 @@
+//! `c10d perf --tune`, and the tables that it writes.
+
+use crate::common;
+
+use std::fs;
+
+use common::{run, start_with};
+use serde_json::Value;
+
+const HEAD: &str = "format = \"c10d-gloo-like tuning 1\"\n";
+
+fn perf(table: &str) -> common::Ended {
+    let args =
+        ["perf", "--ops", "all_reduce", "--transport", "shm", "--bytes", "64K", "--iters", "2", "--format", "json"];
+    start_with(&args, &[("C10D_TUNING", table)]).end()
+}
+
+fn algorithm(ended: &common::Ended) -> String {
+    assert!(ended.status.success(), "{}", ended.stderr);
+    let json: Value = serde_json::from_str(&ended.stdout).unwrap();
+    json["rows"][0]["algorithm"].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn what_is_tuned_is_what_groups_choose() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("table.toml");
+    let name = file.to_str().unwrap();
+    // Rules for another world stay.
+    let other = "{ op = \"all_reduce\", fabric = \"shm\", ranks = [7, 9], algorithm = \"ring\" }";
+    fs::write(&file, format!("{HEAD}rules = [{other}]\n")).unwrap();
+    let tune =
+        ["perf", "--transport", "shm", "--ops", "all_reduce,barrier", "--bytes", "64,64K", "--iters", "2", "--tune"];
+    let ended = run(&[&tune[..], &[name]].concat());
+    assert!(ended.status.success(), "{}", ended.stderr);
+    let text = fs::read_to_string(&file).unwrap();
+    assert!(text.contains(other), "{text}");
+    let rules = |op: &str| text.lines().filter(|l| l.contains(op) && l.contains("ranks = [2, 2]")).collect::<Vec<_>>();
+    let last = rules("\"all_reduce\"").last().unwrap().to_string();
+    assert!(!last.contains("up_to") && rules("\"barrier\"").len() == 1, "{text}");
+    assert!(last.contains(&format!("algorithm = {:?}", algorithm(&perf(name)))), "{text}");
+    // Once more: its own rules are replaced.
+    assert!(run(&[&tune[..], &[name]].concat()).status.success());
+    let again = fs::read_to_string(&file).unwrap();
+    assert_eq!(again.lines().filter(|l| l.contains("\"barrier\"")).count(), 1, "{again}");
+}
+
+#[test]
+fn a_rule_decides_and_a_bad_file_is_named_with_its_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("t");
+    let name = file.to_str().unwrap();
+    let with = |rule: &str| {
+        fs::write(&file, format!("{HEAD}rules = [\n{rule}\n]\n")).unwrap();
+        perf(name)
+    };
+    let rule = "{ op = \"all_reduce\", fabric = \"shm\", ranks = [2, 2], algorithm = \"ring\" }";
+    assert_eq!(algorithm(&with(rule)), "ring");
+    // For another fabric.
+    assert_eq!(algorithm(&with(&rule.replace("shm", "tcp"))), algorithm(&perf(" ")));
+    let ended = with(&rule.replace("ring", "wheel"));
+    assert!(!ended.status.success());
+    let says = format!("tuning file {name}, line 3: no algorithm \"wheel\" of all_reduce");
+    assert!(ended.stderr.contains(&says), "{}", ended.stderr);
+}
+
+#[test]
+fn ranks_with_different_tables_do_not_meet() {
+    let dir = tempfile::tempdir().unwrap();
+    for (rank, algorithm) in [("0", "ring"), ("1", "tree")] {
+        let rule = format!("{{ op = \"all_reduce\", fabric = \"shm\", ranks = [2, 2], algorithm = \"{algorithm}\" }}");
+        fs::write(dir.path().join(rank), format!("{HEAD}rules = [{rule}]\n")).unwrap();
+    }
+    let program = env!("CARGO_BIN_EXE_c10d");
+    let dir = dir.path().to_str().unwrap();
+    let script = format!("C10D_TUNING={dir}/$RANK exec {program} perf --ops barrier --iters 1");
+    let ended = run(&["run", "-n", "2", "--", "sh", "-c", &script]);
+    assert!(!ended.status.success());
+    let (first, second) = (format!("file {dir}/0 ("), format!("file {dir}/1 ("));
+    let named = |line: &str| line.contains("the tuning table is") && line.contains(&first) && line.contains(&second);
+    assert!(ended.stderr.lines().any(named), "{}", ended.stderr);
+}

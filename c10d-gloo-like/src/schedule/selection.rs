@@ -1,0 +1,60 @@
+//! A table as one group needs it: for its fabric and world, by op and bytes.
+
+use c10d_core::OpKind;
+
+use super::tuned::{TUNED, tuned};
+use super::{Algorithm, Fabric, Table};
+
+/// Up to so many bytes, this algorithm.
+type Step = (usize, Algorithm);
+
+/// The choices of one group. It is fed only with what all ranks know, so that all choose alike.
+#[derive(Clone, Debug)]
+pub(crate) struct Selection {
+    alone: bool,
+    /// For each of [`TUNED`], the steps of calls whose sums may be rounded on the way, and of those whose may not.
+    steps: [[Vec<Step>; 2]; TUNED.len()],
+}
+
+impl Selection {
+    pub(crate) fn new(table: &Table, world: u32, fabric: Fabric) -> Selection {
+        let rules = |op: OpKind| {
+            let worlds = move |r: &&super::Rule| r.ranks.0 <= world && world <= r.ranks.1;
+            table.rules.iter().filter(move |r| r.op == op && r.fabric == fabric).filter(worlds)
+        };
+        let steps = |op: OpKind, exact: bool| {
+            let mut steps: Vec<Step> = Vec::new();
+            let fit = rules(op).filter(|r| !exact || !op.reduces() || r.algorithm.reduces_in_rank_order());
+            for rule in fit {
+                let up_to = most(op, rule.up_to, world);
+                if steps.last().is_none_or(|last| last.0 < up_to) {
+                    steps.push((up_to, rule.algorithm));
+                }
+            }
+            steps
+        };
+        Selection { alone: world == 1, steps: TUNED.map(|op| [steps(op, false), steps(op, true)]) }
+    }
+
+    /// Which algorithm the call takes. `bytes`: of the whole vector (`broadcast`, `reduce`, `all_reduce`), of all blocks
+    /// together (`all_gather`, `reduce_scatter`); elsewhere unused.
+    #[inline]
+    pub(crate) fn choose(&self, op: OpKind, bytes: usize, exact: bool) -> Algorithm {
+        if self.alone {
+            return Algorithm::Local;
+        }
+        let Some(row) = tuned(op) else { return Algorithm::Direct };
+        let mut steps = self.steps[row][usize::from(exact)].iter();
+        steps.find(|(up_to, _)| bytes <= *up_to).map_or(Algorithm::Direct, |(_, algorithm)| *algorithm)
+    }
+}
+
+/// The most bytes of all blocks, where a rule has the bytes of one.
+fn most(op: OpKind, up_to: usize, world: u32) -> usize {
+    match op {
+        OpKind::AllGatherInto | OpKind::ReduceScatterInto => {
+            up_to.saturating_add(1).saturating_mul(world as usize).saturating_sub(1)
+        }
+        _ => up_to,
+    }
+}

@@ -1,0 +1,176 @@
+//! The one table of choices: which algorithm a call takes, by op, fabric, ranks and bytes.
+
+use std::fmt;
+
+use c10d_core::OpKind;
+use c10d_core::OpKind::{AllGatherInto, AllReduce, Barrier, Broadcast, Reduce, ReduceScatterInto};
+
+use super::Algorithm::{self, Bruck, Direct, HalvingDoubling, Hierarchical, OneShot, Ring, ScatterGather, Tree};
+use super::Fabric::{self, Loopback, Mixed, Shm, Tcp};
+use crate::mesh::Tuning;
+
+/// One line of a [`Table`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// One of [`TUNED`](super::TUNED).
+    pub op: OpKind,
+    /// What connects the ranks.
+    pub fabric: Fabric,
+    /// Worlds from this many ranks to that many, both included.
+    pub ranks: (u32, u32),
+    /// Up to so many bytes, these included: of the whole vector; of a rank's block for `all_gather_into` and
+    /// `reduce_scatter_into`.
+    pub up_to: usize,
+    /// What is done.
+    pub algorithm: Algorithm,
+}
+
+/// Which algorithm a call takes: the first rule that fits, `direct` if none does. A rule whose algorithm does not reduce in
+/// rank order does not fit calls whose sums must be rounded once (16-bit floats, factors).
+///
+/// All ranks of a group must have the same table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Table {
+    /// The first that fits counts.
+    pub rules: Vec<Rule>,
+    /// The file that it is from; `None`: the built-in one.
+    pub(crate) file: Option<String>,
+}
+
+impl Table {
+    /// A table of these rules.
+    pub fn new(rules: Vec<Rule>) -> Table {
+        Table { rules, file: None }
+    }
+
+    /// The built-in table.
+    pub fn builtin() -> Table {
+        Table::new(BUILTIN.iter().map(|row| row.rule()).collect())
+    }
+
+    /// One that prefers `algorithm` for every op that it has plans for, whatever the size; the others as in this one.
+    pub fn preferring(mut self, algorithm: Algorithm) -> Table {
+        let rule = |op: &OpKind, fabric| Rule { op: *op, fabric, ranks: (2, ANY_WORLD), up_to: usize::MAX, algorithm };
+        let forced = algorithm.ops().iter().flat_map(|op| Fabric::ALL.map(|fabric| rule(op, fabric)));
+        self.rules.splice(0..0, forced.collect::<Vec<_>>());
+        self
+    }
+
+    /// By what ranks see that they choose alike.
+    pub(crate) fn tuning(&self) -> Tuning {
+        let text: String = self.rules.iter().map(Rule::to_string).collect();
+        let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
+        Tuning { hash, file: self.file.clone().unwrap_or_default() }
+    }
+}
+
+impl fmt::Display for Rule {
+    /// As a row of a tuning file.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (op, fabric, (from, to)) = (self.op.name(), self.fabric.name(), self.ranks);
+        write!(f, "{{ op = \"{op}\", fabric = \"{fabric}\", ranks = [{from}, {to}], ")?;
+        if self.up_to != usize::MAX {
+            write!(f, "up_to = {}, ", self.up_to)?;
+        }
+        write!(f, "algorithm = \"{}\" }}", self.algorithm.name())
+    }
+}
+
+/// The largest world of a rule that has no largest one.
+const ANY_WORLD: u32 = u32::MAX;
+
+/// A rule of the built-in table, in the order in which it is read.
+struct Row(OpKind, Fabric, (u32, u32), usize, Algorithm);
+
+impl Row {
+    fn rule(&self) -> Rule {
+        let Row(op, fabric, ranks, up_to, algorithm) = *self;
+        Rule { op, fabric, ranks, up_to, algorithm }
+    }
+}
+
+const K: usize = 1 << 10;
+const M: usize = 1 << 20;
+const ANY: usize = usize::MAX;
+
+/// Worlds.
+const ALL: (u32, u32) = (2, ANY_WORLD);
+const TWO: (u32, u32) = (2, 2);
+const SOME: (u32, u32) = (3, 8);
+const MANY: (u32, u32) = (9, ANY_WORLD);
+
+#[rustfmt::skip]
+const BUILTIN: &[Row] = &[
+    Row(AllReduce, Shm, TWO, 8 * K, OneShot),
+    Row(AllReduce, Shm, (3, 4), 2 * K, OneShot),
+    Row(AllReduce, Shm, (5, 8), K, OneShot),
+    Row(AllReduce, Shm, (2, 8), ANY, Direct),
+    Row(AllReduce, Shm, MANY, 16 * K, Tree),
+    Row(AllReduce, Loopback, TWO, 64 * K, OneShot),
+    Row(AllReduce, Loopback, (3, ANY_WORLD), 64 * K, Tree),
+    Row(AllReduce, Loopback, (3, 8), 8 * K, OneShot),
+    Row(AllReduce, Loopback, (2, 8), ANY, Direct),
+    Row(AllReduce, Loopback, MANY, M - 1, HalvingDoubling),
+    Row(AllReduce, Loopback, MANY, ANY, Ring),
+    Row(AllReduce, Tcp, TWO, 64 * K, OneShot),
+    Row(AllReduce, Tcp, (3, 4), 16 * K, OneShot),
+    Row(AllReduce, Tcp, (5, 8), 8 * K, OneShot),
+    Row(AllReduce, Tcp, (2, 8), ANY, Direct),
+    Row(AllReduce, Tcp, MANY, 8 * K, Tree),
+    Row(AllReduce, Tcp, MANY, M - 1, HalvingDoubling),
+    Row(AllReduce, Tcp, MANY, ANY, Ring),
+    Row(AllReduce, Mixed, (3, 8), 4 * K, OneShot),
+    Row(AllReduce, Mixed, MANY, 4 * K, Tree),
+    Row(AllReduce, Mixed, ALL, ANY, Hierarchical),
+
+    Row(Broadcast, Shm, SOME, 64 * K, Direct),
+    Row(Broadcast, Shm, SOME, ANY, ScatterGather),
+    Row(Broadcast, Shm, MANY, M - 1, Tree),
+    Row(Broadcast, Shm, MANY, ANY, Ring),
+    Row(Broadcast, Loopback, SOME, 64 * K, Direct),
+    Row(Broadcast, Loopback, SOME, ANY, ScatterGather),
+    Row(Broadcast, Loopback, MANY, M - 1, Tree),
+    Row(Broadcast, Loopback, MANY, ANY, Ring),
+    Row(Broadcast, Tcp, SOME, 64 * K, Direct),
+    Row(Broadcast, Tcp, SOME, ANY, ScatterGather),
+    Row(Broadcast, Tcp, MANY, M - 1, Tree),
+    Row(Broadcast, Tcp, MANY, ANY, Ring),
+    Row(Broadcast, Mixed, SOME, 64 * K, Direct),
+    Row(Broadcast, Mixed, SOME, ANY, ScatterGather),
+    Row(Broadcast, Mixed, MANY, M - 1, Tree),
+    Row(Broadcast, Mixed, MANY, ANY, Ring),
+
+    Row(Reduce, Shm, SOME, 64 * K, Direct),
+    Row(Reduce, Shm, MANY, 64 * K, Tree),
+    Row(Reduce, Shm, (3, ANY_WORLD), ANY, ScatterGather),
+    Row(Reduce, Loopback, SOME, 64 * K, Direct),
+    Row(Reduce, Loopback, MANY, 64 * K, Tree),
+    Row(Reduce, Loopback, (3, ANY_WORLD), ANY, ScatterGather),
+    Row(Reduce, Tcp, SOME, 64 * K, Direct),
+    Row(Reduce, Tcp, MANY, 64 * K, Tree),
+    Row(Reduce, Tcp, (3, ANY_WORLD), ANY, ScatterGather),
+    Row(Reduce, Mixed, SOME, 64 * K, Direct),
+    Row(Reduce, Mixed, MANY, 64 * K, Tree),
+    Row(Reduce, Mixed, (3, ANY_WORLD), ANY, ScatterGather),
+
+    Row(AllGatherInto, Shm, MANY, 32 * K, Bruck),
+    Row(AllGatherInto, Loopback, SOME, 4 * K, Bruck),
+    Row(AllGatherInto, Loopback, MANY, 32 * K, Bruck),
+    Row(AllGatherInto, Loopback, MANY, ANY, Ring),
+    Row(AllGatherInto, Tcp, MANY, 32 * K, Bruck),
+    Row(AllGatherInto, Tcp, MANY, ANY, Ring),
+    Row(AllGatherInto, Mixed, MANY, 32 * K, Bruck),
+    Row(AllGatherInto, Mixed, MANY, ANY, Ring),
+
+    Row(ReduceScatterInto, Loopback, MANY, 16 * K, Direct),
+    Row(ReduceScatterInto, Loopback, MANY, ANY, Ring),
+    Row(ReduceScatterInto, Tcp, MANY, 16 * K, Direct),
+    Row(ReduceScatterInto, Tcp, MANY, ANY, Ring),
+    Row(ReduceScatterInto, Mixed, MANY, 16 * K, Direct),
+    Row(ReduceScatterInto, Mixed, MANY, ANY, Ring),
+
+    Row(Barrier, Shm, MANY, ANY, Bruck),
+    Row(Barrier, Loopback, (3, ANY_WORLD), ANY, Bruck),
+    Row(Barrier, Tcp, MANY, ANY, Bruck),
+    Row(Barrier, Mixed, MANY, ANY, Bruck),
+];

@@ -1,0 +1,27 @@
+//! The ops that have several algorithms.
+
+use c10d_core::OpKind;
+
+/// The ops among whose algorithms a table chooses; those with several buffers go by the same name. All others are done
+/// directly: their counts may differ between ranks, and each pair checks its own.
+pub const TUNED: [OpKind; 6] = [
+    OpKind::AllReduce,
+    OpKind::Reduce,
+    OpKind::Broadcast,
+    OpKind::ReduceScatterInto,
+    OpKind::AllGatherInto,
+    OpKind::Barrier,
+];
+
+/// Where [`TUNED`] has the op.
+pub(crate) const fn tuned(op: OpKind) -> Option<usize> {
+    match op {
+        OpKind::AllReduce | OpKind::AllReduceCoalesced => Some(0),
+        OpKind::Reduce => Some(1),
+        OpKind::Broadcast => Some(2),
+        OpKind::ReduceScatterInto | OpKind::ReduceScatterIntoCoalesced => Some(3),
+        OpKind::AllGatherInto | OpKind::AllGatherIntoCoalesced => Some(4),
+        OpKind::Barrier | OpKind::MonitoredBarrier => Some(5),
+        _ => None,
+    }
+}
