@@ -27,10 +27,10 @@ FLOORS = {
     "c10d-gloo-like/src/schedule": "tuned member blocks direct algorithm one_shot local hierarchical scatter_gather bruck ring tree halving_doubling mod table tuning_file selection",
     "c10d-core/src/reduce": "half operation f16c element run mod",
     "c10d-gloo-like/src/tcp": "queue socket link mod",
-    "c10d-mpi": "mpi thread health pmi card world header pause task ledger memory exchange messages ops backend provider",
+    "c10d-mpi": "mpi health pmi card world header pause task ledger memory exchange messages ops backend provider",
     "c10d-mpi/src/mpi": "types mapped search library environment api requests",
     "c10d-mpi/src/pmi": "mapping wire serve",
-    "c10d-nccl": "jobs dialect nccl bootstrap thread kernels cuda types task check communicator scratch ops channel "
+    "c10d-nccl": "jobs dialect nccl bootstrap kernels cuda types task check communicator scratch ops channel "
     "engine deadline_watch start backend sparse provider slices",
     "c10d-nccl/src/cuda": "api default_index failure ledger available functions hold relaxed work_stream driver reduce mod",
     "c10d-nccl/src/kernels": "mod reduce sparse",

@@ -10,6 +10,7 @@ use c10d_core::backend::{
     AlgorithmInfo, Backend, Caller, Capabilities, GroupInit, Job, JobId, SideChannel, WorkerQueue,
 };
 use c10d_core::panics::caught;
+use c10d_core::process::spawn;
 use c10d_core::sync::Mutex;
 use c10d_core::{DType, Error, ErrorKind, OpKind, Outcome, Phase, ReduceOp, Result};
 
@@ -20,7 +21,6 @@ use crate::messages::Messages;
 use crate::mpi::{Comm, Mpi};
 use crate::ops::{Collectives, algorithm};
 use crate::task::{Gate, Task};
-use crate::thread::spawn;
 use crate::world::{Member, join};
 
 /// The hint that says how the ranks watch each other.

@@ -171,17 +171,7 @@ impl Exchange {
             for ((recv, receiving), came) in recvs.iter().zip(&mut receiving).zip(&mut came) {
                 moved |= self.receive(step, recv, receiving, came, &mut heard)?;
             }
-            let mut i = 0;
-            while i < sending.len() {
-                let (_, flight) = &mut sending[i];
-                if flight.test()?.is_some() {
-                    let (_, flight) = sending.swap_remove(i);
-                    self.keep(flight.into_memory());
-                    moved = true;
-                } else {
-                    i += 1;
-                }
-            }
+            moved |= self.finish_sends(&mut sending)?;
             if heard.iter().any(|(_, theirs)| step.fingerprint.disagreement(theirs).is_some()) {
                 let since = *disagreed.get_or_insert_with(Instant::now);
                 let all = heard.len() == recvs.len() || since.elapsed() > TIE || Instant::now() >= (step.deadline)();
@@ -192,18 +182,38 @@ impl Exchange {
             if sending.is_empty() && came.iter().all(Option::is_some) {
                 break;
             }
-            if moved {
-                self.pause.reset();
-                continue;
-            }
-            let now = self.pause.wait();
-            self.health.check()?;
-            if now.is_some_and(|now| now >= (step.deadline)()) {
+            if self.is_late(step, moved)? {
                 let waits = self.waits(recvs, &receiving, &sending);
                 return Err(self.health.fail(late(step, &waits)));
             }
         }
         Ok(came.into_iter().flatten().collect())
+    }
+
+    /// Pauses unless something moved; whether the call's time is over.
+    fn is_late(&mut self, step: &Step<'_>, moved: bool) -> Result<bool> {
+        if moved {
+            self.pause.reset();
+            return Ok(false);
+        }
+        let now = self.pause.wait();
+        self.health.check()?;
+        Ok(now.is_some_and(|now| now >= (step.deadline)()))
+    }
+
+    /// Forgets the sends that are over; whether there were any.
+    fn finish_sends(&mut self, sending: &mut Vec<(u32, Flight)>) -> Result<bool> {
+        let before = sending.len();
+        let mut i = 0;
+        while i < sending.len() {
+            if sending[i].1.test()?.is_some() {
+                let (_, flight) = sending.swap_remove(i);
+                self.keep(flight.into_memory());
+            } else {
+                i += 1;
+            }
+        }
+        Ok(sending.len() < before)
     }
 
     fn send(&mut self, step: &Step<'_>, from: &Space, send: &Transfer, sending: &mut Vec<(u32, Flight)>) -> Result {
@@ -361,13 +371,7 @@ impl Exchange {
             if heads.are_heard() {
                 return Ok(Vec::new());
             }
-            if moved {
-                self.pause.reset();
-                continue;
-            }
-            let now = self.pause.wait();
-            self.health.check()?;
-            if now.is_some_and(|now| now >= (step.deadline)()) {
+            if self.is_late(step, moved)? {
                 return Ok(heads.cancel());
             }
         }
@@ -386,13 +390,7 @@ impl Exchange {
             if answer.test()?.is_some() {
                 break;
             }
-            if moved {
-                self.pause.reset();
-                continue;
-            }
-            let now = self.pause.wait();
-            self.health.check()?;
-            if now.is_some_and(|now| now >= (step.deadline)()) {
+            if self.is_late(step, moved)? {
                 return Err(self.health.fail(late(step, &[0])));
             }
         }
@@ -435,14 +433,7 @@ impl Exchange {
             moved |= self.receive(step, transfer, receiving, &mut came, &mut heads.heard)?;
             self.recycle(came.take());
         }
-        let mut open = Vec::new();
-        for (peer, mut flight) in heads.sending.drain(..) {
-            match flight.test()? {
-                Some(_) => self.keep(flight.into_memory()),
-                None => open.push((peer, flight)),
-            }
-        }
-        heads.sending = open;
+        moved |= self.finish_sends(&mut heads.sending)?;
         if heads.heard.iter().any(|(_, theirs)| step.fingerprint.disagreement(theirs).is_some())
             && let Some(verdict) = self.disagreement(step, &heads.heard, heads.are_heard())
         {
@@ -453,10 +444,8 @@ impl Exchange {
 
     fn finish(&mut self, step: &Step<'_>, heads: &mut Heads) -> Result {
         while !heads.are_heard() {
-            self.advance(step, heads)?;
-            let now = self.pause.wait();
-            self.health.check()?;
-            if now.is_some_and(|now| now >= (step.deadline)()) {
+            let moved = self.advance(step, heads)?;
+            if self.is_late(step, moved)? {
                 return Err(self.health.fail(late(step, &heads.missing())));
             }
         }

@@ -6,10 +6,9 @@ use std::time::{Duration, Instant};
 
 use c10d_core::backend::SideChannel;
 use c10d_core::panics::caught;
+use c10d_core::process::spawn;
 use c10d_core::sync::{Condvar, Mutex};
 use c10d_core::{ENDED_WITHOUT_LEAVING, Error, ErrorKind, Result};
-
-use crate::thread::spawn;
 
 /// How long what is in flight may take to end after a peer's program did: it may have done its part.
 const ENDED: Duration = Duration::from_secs(1);

@@ -6,12 +6,12 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use c10d_core::backend::{Job, JobId, let_go};
+use c10d_core::process::spawn;
 use c10d_core::sync::{Condvar, Mutex};
 use c10d_core::{Error, ErrorKind, OpKind, Outcome, Phase, Result};
 
 use crate::health::Health;
 use crate::task::{Gate, Task};
-use crate::thread::spawn;
 
 /// The jobs of one rank.
 #[derive(Default)]

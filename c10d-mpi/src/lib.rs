@@ -14,7 +14,6 @@ mod pause;
 mod pmi;
 mod provider;
 mod task;
-mod thread;
 mod world;
 
 pub use provider::{PROVIDER, library};

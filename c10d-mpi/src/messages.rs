@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use c10d_core::backend::{Caller, Job, JobId};
 use c10d_core::panics::caught;
+use c10d_core::process::spawn;
 use c10d_core::sync::{Condvar, Mutex};
 use c10d_core::{Error, ErrorKind, OpKind, Outcome, Phase, Result};
 
@@ -18,7 +19,6 @@ use crate::memory::{Space, source, target};
 use crate::mpi::{Comm, Flight, Mpi, Staging};
 use crate::pause::Pause;
 use crate::task::Task;
-use crate::thread::spawn;
 
 /// The tag of headers with what is short.
 const HEAD: u16 = 2;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use c10d_core::backend::GroupInit;
 use c10d_core::panics::caught;
-use c10d_core::process::PerProcess;
+use c10d_core::process::{PerProcess, spawn};
 use c10d_core::sync::{Mutex, MutexGuard};
 use c10d_core::{Error, ErrorKind, Phase, PrefixStore, Result, Store};
 
@@ -17,7 +17,6 @@ use crate::card::{Card, Place, agree};
 use crate::health::all_is_well;
 use crate::mpi::{Comm, Kind, Library, Mpi, at_exit, preload_fabric, unlink_segments, with_variables};
 use crate::pmi::{self, Progress, Server, mapping};
-use crate::thread::spawn;
 
 /// The hint that says who tells the processes of each other: the group's store, or the launcher.
 pub(crate) const BOOTSTRAP: &str = "mpi.bootstrap";

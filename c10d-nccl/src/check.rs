@@ -9,13 +9,13 @@ use std::time::{Duration, Instant};
 
 use c10d_core::backend::{Compared, Fingerprint, Messages, Request, WorkerQueue};
 use c10d_core::panics::caught;
+use c10d_core::process::spawn;
 use c10d_core::sync::Mutex;
 use c10d_core::{Error, ErrorKind, OpKind, Phase, Result};
 use crossbeam_channel::{Receiver, Sender, unbounded};
 
 use crate::jobs::JobTable;
 use crate::task::Task;
-use crate::thread::spawn;
 
 /// Has the thread of the calls to NCCL look whether something failed.
 pub(crate) type Wake = Arc<dyn Fn() + Send + Sync>;

@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use c10d_core::backend::{Job, SideChannel};
 use c10d_core::panics::contain;
+use c10d_core::process::spawn;
 use c10d_core::{Memory, Span, Status};
 use crossbeam_channel::{Receiver, bounded};
 
 use crate::communicator::Comms;
 use crate::cuda::CudaApi;
 use crate::jobs::{JobTable, Stage};
-use crate::thread::spawn;
 
 /// How long a call that runs is waited for before its communicator is aborted: by then it was not just held up.
 const CALL: Duration = Duration::from_secs(1);

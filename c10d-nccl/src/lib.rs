@@ -23,7 +23,6 @@ mod start;
 mod task;
 #[cfg(test)]
 mod tests;
-mod thread;
 mod types;
 
 pub use cuda::available;

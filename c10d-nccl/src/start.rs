@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use c10d_core::backend::{GroupInit, SideChannel};
 use c10d_core::panics::caught;
+use c10d_core::process::spawn;
 use c10d_core::{ENDED_WITHOUT_LEAVING, Error, ErrorKind, Phase, Result, Store};
 use crossbeam_channel::{RecvTimeoutError, Sender, bounded, unbounded};
 
@@ -18,7 +19,6 @@ use crate::dialect::Dialect;
 use crate::engine::{Engine, Order, Origin};
 use crate::jobs::JobTable;
 use crate::nccl::NcclApi;
-use crate::thread::spawn;
 
 /// The hint that switches the comparison of calls off.
 const CHECK: &str = "nccl.check";

@@ -4,8 +4,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use crate::panics::{caught, contain};
-use crate::process::{LastWord, at_end};
+use crate::panics::caught;
+use crate::process::{LastWord, at_end, spawn};
 use crate::text::harmless;
 use crate::{ENDED_WITHOUT_LEAVING, Error, ErrorKind, Store};
 
@@ -120,8 +120,7 @@ impl Heartbeats {
         };
         let (this, what) = (self.clone(), cause.report().what.clone());
         // Without a thread the peers have their deadlines.
-        let thread = std::thread::Builder::new().name("c10d tell".to_owned());
-        let _ = thread.spawn(move || contain("telling why a rank gives up", || this.tell(how, this.me.rank, &what)));
+        let _ = spawn("c10d tell", move || this.tell(how, this.me.rank, &what));
     }
 
     /// The first that tells is believed.

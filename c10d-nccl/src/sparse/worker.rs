@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use c10d_core::backend::{Request, let_go};
+use c10d_core::process::spawn;
 use c10d_core::{Error, ErrorKind, Phase, Result};
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 
 use super::bench::{Bench, PATIENCE, Tensor};
 use crate::cuda::{CudaApi, release, retain};
-use crate::thread::spawn;
 
 type Order = Box<dyn FnOnce(&mut Result<Bench>) + Send>;
 

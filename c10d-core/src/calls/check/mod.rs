@@ -255,6 +255,5 @@ impl CallCheck {
 }
 
 fn spawn(run: impl FnOnce() + Send + 'static) -> bool {
-    let named = std::thread::Builder::new().name("c10d calls".into());
-    named.spawn(move || contain("comparing the ranks' calls", run)).is_ok()
+    crate::process::spawn("c10d calls", run).is_ok()
 }
