@@ -9,7 +9,6 @@ use crate::exec::{Executor, Op, Reduction, Spaces};
 use crate::layout::Layout;
 use crate::link::Link;
 use crate::plan::Plan;
-use c10d_core::calls::Whom;
 
 /// Everything a collective needs, kept between them so that nothing is allocated after the first ones.
 pub(crate) struct Collectives {
@@ -43,7 +42,8 @@ impl Collectives {
             uneven: request.op.is_uneven(),
             elem: dtype.map_or(1, |d| d.size()),
             reduction,
-            unheard: Whom::after(request.op, self.layout.rank(), request.params.root, self.layout.world()),
+            kind: request.op,
+            root: request.params.root,
             deadline,
         };
         let result = self.executor.run(&op, &mut self.spaces);

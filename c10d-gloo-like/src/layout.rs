@@ -30,11 +30,6 @@ impl Layout {
         self.me.world
     }
 
-    /// The own rank.
-    pub(crate) fn rank(&self) -> u32 {
-        self.me.rank
-    }
-
     /// Which algorithm this request takes.
     #[inline]
     fn algorithm(&self, request: &Request, dtype: Option<DType>, bytes: usize) -> Algorithm {

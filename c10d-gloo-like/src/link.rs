@@ -35,6 +35,12 @@ impl Link {
         }
     }
 
+    /// As [`Link::write`], of `head` alone.
+    pub(crate) fn write_head(&mut self, head: &[u8]) -> Result<usize> {
+        // SAFETY: no bytes are readable anywhere.
+        unsafe { self.write(head, std::ptr::NonNull::dangling().as_ptr(), 0) }
+    }
+
     /// The bytes that can be read now without a break. They stay in place until consumed, or until the next call on this
     /// link: read them through the pointer only.
     ///

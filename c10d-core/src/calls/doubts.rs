@@ -203,9 +203,15 @@ impl Doubts {
         Ok(Progress::Done)
     }
 
-    /// The first call about which the peer is to be asked. `None`: it need not be, was asked, or has left, with a last word
-    /// that is compared here.
-    pub fn question(&mut self, peer: u32) -> Result<Option<u64>, Clash> {
+    /// The number of the first call that is not settled with this peer.
+    pub fn unsettled(&self, peer: u32) -> Option<u64> {
+        let next = self.peers.get(peer as usize)?.next.max(self.before);
+        self.calls.get((next - self.before) as usize).map(|doubt| doubt.number)
+    }
+
+    /// The first call about which the peer is to be asked, if its number is below `before`. `None`: it need not be, was
+    /// asked, or has left, with a last word that is compared here.
+    pub fn question(&mut self, peer: u32, before: u64) -> Result<Option<u64>, Clash> {
         let last_word = self.peers.get_mut(peer as usize).and_then(|standing| standing.last_word.take());
         if let Some(history) = last_word {
             let compared = self.compare(peer, |doubt| history.of(doubt, true));
@@ -217,7 +223,7 @@ impl Doubts {
             number = Some(doubt.number);
             Known::Gone
         })?;
-        Ok(number.filter(|_| {
+        Ok(number.filter(|number| *number < before).filter(|_| {
             let standing = &mut self.peers[peer as usize];
             !std::mem::replace(&mut standing.asked, true)
         }))
@@ -331,9 +337,11 @@ mod tests {
     fn a_call_that_concerns_one_is_settled_with_the_others() {
         let mut d = doubts(3, [doubt(0, Whom::One(2))]);
         assert_eq!(d.compare(1, |_| Known::NotYet), Ok(Progress::Done));
-        assert_eq!(d.question(1), Ok(None));
-        assert_eq!(d.question(2), Ok(Some(0)));
-        assert_eq!(d.question(2), Ok(None), "asked already");
+        assert_eq!(d.question(1, u64::MAX), Ok(None));
+        assert_eq!((d.unsettled(1), d.unsettled(2)), (None, Some(0)));
+        assert_eq!(d.question(2, 0), Ok(None), "too young");
+        assert_eq!(d.question(2, u64::MAX), Ok(Some(0)));
+        assert_eq!(d.question(2, u64::MAX), Ok(None), "asked already");
         assert!(d.is_waiting());
         d.give_up_waiting();
         assert!(!d.is_waiting());
@@ -349,7 +357,7 @@ mod tests {
         assert_eq!((history.until, history.calls.len()), (64, 64));
         let mut d = doubts(2, (0..70).map(|n| doubt(n, Whom::All)));
         assert_eq!(d.answer(1, history, false), Ok(()));
-        assert_eq!(d.question(1), Ok(Some(64)));
+        assert_eq!(d.question(1, u64::MAX), Ok(Some(64)));
         assert_eq!(d.answer(1, History { until: 69, calls: vec![] }, false), Ok(()));
         assert_eq!(d.since(0).map(|(n, _)| n).collect::<Vec<_>>(), [69]);
         let odd = History::new(70, vec![(69, fingerprint(69, 1))], 64);
@@ -364,16 +372,16 @@ mod tests {
         let calls = vec![(0, fingerprint(0, 0)), (1, fingerprint(1, 1))];
         assert_eq!(d.answer(1, History::new(2, calls, 64), true), Ok(()));
         d.add(&mut vec![doubt(0, Whom::All)]);
-        assert_eq!(d.question(1), Ok(None));
+        assert_eq!(d.question(1, u64::MAX), Ok(None));
         d.add(&mut vec![doubt(1, Whom::All)]);
         d.leave(1);
-        assert!(d.question(1).is_err());
+        assert!(d.question(1, u64::MAX).is_err());
     }
 
     #[test]
     fn who_leaves_without_a_word_agrees() {
         let mut d = doubts(2, [doubt(0, Whom::All)]);
-        assert_eq!(d.question(1), Ok(Some(0)));
+        assert_eq!(d.question(1, u64::MAX), Ok(Some(0)));
         d.leave(1);
         assert!(!d.open() && !d.is_waiting());
     }
@@ -382,6 +390,6 @@ mod tests {
     fn no_more_than_a_bounded_number_is_kept() {
         let mut d = doubts(2, (0..MOST as u64 + 10).map(|n| doubt(n, Whom::All)));
         assert_eq!(d.since(0).count(), MOST);
-        assert_eq!(d.question(1), Ok(Some(10)));
+        assert_eq!(d.question(1, u64::MAX), Ok(Some(10)));
     }
 }

@@ -1,14 +1,18 @@
 //! What is run, and who runs it.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::thread;
+use std::time::{Duration, Instant};
 
-use c10d_core::Result;
 use c10d_core::backend::Fingerprint;
+use c10d_core::{OpKind, Result};
 
+use super::announce::{HEADER, Header};
+use super::memory::glance;
+use super::notes::{Notes, is_note};
 use super::reduction::Reduction;
 use crate::link::Link;
-use crate::mesh::Health;
+use crate::mesh::{Health, Open};
 use crate::pause::Pause;
 use crate::plan::{Plan, StepId};
 use c10d_core::calls::{Doubt, Whom};
@@ -25,10 +29,20 @@ pub(crate) struct Op<'a> {
     pub(crate) elem: usize,
     /// How to reduce; needed where the plan reduces.
     pub(crate) reduction: Option<Reduction>,
-    /// Of whom this rank hears nothing in it, so that it must look afterwards whether they made the same call.
-    pub(crate) unheard: Whom,
+    /// Which op it is.
+    pub(crate) kind: OpKind,
+    /// Its root, if it has one.
+    pub(crate) root: u32,
     /// When it must be over; asked only when it has to wait.
     pub(crate) deadline: &'a dyn Fn() -> Instant,
+}
+
+impl Op<'_> {
+    /// Of whom this rank of `world` hears nothing in it, so that it must look afterwards whether they made the same call.
+    #[inline]
+    pub(super) fn unheard_by(&self, rank: u32, world: u32) -> Whom {
+        Whom::after(self.kind, rank, self.root, world)
+    }
 }
 
 /// One direction of the traffic with one peer, during one op.
@@ -56,6 +70,9 @@ pub(super) struct Traffic {
 /// calls is known at the second look after it.
 pub(super) const LOOK_EVERY: u32 = 4;
 
+/// How long a rank waits for notes before it asks instead. Both take about as long.
+const NOTE_WAIT: Duration = Duration::from_micros(30);
+
 /// What [`Executor::done`] says of a step that is over.
 pub(super) const OVER: usize = usize::MAX;
 
@@ -81,12 +98,15 @@ pub(crate) struct Executor {
     pub(super) in_doubt: bool,
     /// Collectives since the last look, while calls are in doubt.
     pub(super) unlooked: u32,
+    /// What tells peers that do not share memory that the calls are the same; `None`: there are none.
+    pub(super) notes: Option<Notes>,
 }
 
 impl Executor {
     /// `links[p]` leads to rank `p`; the place of the own rank is empty.
     pub(crate) fn new(rank: u32, links: Vec<Option<Link>>, health: Arc<Health>, pause: Pause) -> Executor {
         let traffic = vec![Traffic::default(); links.len()];
+        let notes = Notes::new(&links);
         Executor {
             rank,
             links,
@@ -101,6 +121,7 @@ impl Executor {
             fresh: Vec::with_capacity(LOOK_EVERY as usize),
             in_doubt: false,
             unlooked: 0,
+            notes,
         }
     }
 
@@ -114,10 +135,57 @@ impl Executor {
         self.sent
     }
 
-    /// Looks what the others called. `wait`: for those that were asked last time.
+    /// Looks what the others called. `wait`: until that is known of the calls before the last look.
     pub(super) fn verify(&mut self, wait: bool) -> Result {
         self.unlooked = 0;
-        self.in_doubt = self.health.verify(&mut self.fresh, wait)?;
+        self.in_doubt = if wait && self.notes.is_some() {
+            self.verify_by_notes()?
+        } else {
+            self.health.verify(&mut self.fresh, wait)?
+        };
         Ok(())
+    }
+
+    /// Whether calls are still in doubt.
+    fn verify_by_notes(&mut self) -> Result<bool> {
+        let before = self.fresh.first().map_or(self.begun, |doubt| doubt.number);
+        let mut open = self.compare_notes(before)?;
+        let Some(prompt) = self.notes.as_ref().map(|notes| notes.prompt) else { return Ok(false) };
+        if open == Open::Old && prompt {
+            let until = Instant::now() + NOTE_WAIT;
+            while open == Open::Old && Instant::now() < until {
+                thread::yield_now();
+                open = self.compare_notes(before)?;
+            }
+        }
+        if let Some(notes) = &mut self.notes {
+            notes.prompt = open != Open::Old;
+        }
+        if open == Open::Old { self.health.ask_about(before) } else { Ok(open == Open::Young) }
+    }
+
+    /// Compares what is known of the peers' calls, by their notes too.
+    fn compare_notes(&mut self, before: u64) -> Result<Open> {
+        for peer in 0..self.links.len() as u32 {
+            self.take_notes(peer);
+        }
+        let mut notes = self.notes.as_mut();
+        let agreed = |peer| notes.as_mut().map_or(0, |notes| notes.agreed(peer));
+        self.health.compare_calls(&mut self.fresh, agreed, before)
+    }
+
+    /// Takes the notes out that stand where the next header of `peer` will. An error that the link has shows in the op that
+    /// needs it.
+    pub(super) fn take_notes(&mut self, peer: u32) {
+        let (Some(notes), Some(Some(link @ Link::Tcp(_)))) = (&mut self.notes, self.links.get_mut(peer as usize))
+        else {
+            return;
+        };
+        while let Some(header) = glance(link).first::<HEADER>().map(|bytes| Header::from_bytes(&bytes))
+            && is_note(&header)
+        {
+            link.consume(HEADER);
+            notes.take(peer, &header);
+        }
     }
 }

@@ -7,6 +7,7 @@ mod announce;
 mod executor;
 mod failure;
 mod memory;
+mod notes;
 mod reduction;
 mod steps;
 #[cfg(test)]
@@ -42,17 +43,26 @@ impl Executor {
         self.health.finish();
         let number = self.begun;
         self.begun += 1;
-        if (self.in_doubt || op.unheard != Whom::Nobody) && result.is_ok() {
-            return self.doubt(op, number);
+        result?;
+        if let Some(notes) = &mut self.notes {
+            let world = self.links.len() as u32;
+            let missed = (0..world).filter(|peer| op.unheard_by(*peer, world) != Whom::Nobody && *peer != self.rank);
+            if notes.made(&op.fingerprint, missed) {
+                notes.send(&mut self.links);
+            }
         }
-        result
+        let unheard = op.unheard_by(self.rank, self.links.len() as u32);
+        if self.in_doubt || unheard != Whom::Nobody {
+            return self.doubt(op, number, unheard);
+        }
+        Ok(())
     }
 
     /// Takes note of a call in which this rank did not hear of all others, and looks now and then what they called.
     #[inline]
-    fn doubt(&mut self, op: &Op<'_>, number: u64) -> Result {
-        if op.unheard != Whom::Nobody {
-            self.fresh.push(Doubt { number, fingerprint: op.fingerprint, whom: op.unheard });
+    fn doubt(&mut self, op: &Op<'_>, number: u64, unheard: Whom) -> Result {
+        if unheard != Whom::Nobody {
+            self.fresh.push(Doubt { number, fingerprint: op.fingerprint, whom: unheard });
             self.in_doubt = true;
         }
         self.unlooked += 1;

@@ -6,6 +6,7 @@ use super::announce::{HEADER, Header, length_error};
 use super::executor::{Executor, OVER, Op};
 use super::failure::broken;
 use super::memory::{Shown, Spaces, peek};
+use super::notes::is_note;
 use crate::plan::{Action, After, Region, StepId};
 
 /// How much is reduced or copied before other steps get their turn: enough to be worth it, and to stay in the cache.
@@ -123,6 +124,12 @@ impl Executor {
             if ready == done && from.len > 0 {
                 // The header goes with the first bytes.
                 direction.blocked = self.sweep;
+                return Ok(false);
+            }
+            if let Some(notes) = &mut self.notes
+                && !notes.flush(peer, link)?
+            {
+                (direction.blocked, direction.starved) = (self.sweep, self.sweep);
                 return Ok(false);
             }
             let header = Header { fingerprint: op.fingerprint, total: direction.total }.to_bytes();
@@ -251,16 +258,23 @@ impl Executor {
             // All that was to come is here, and the peer may be gone.
             return Ok(Some(Shown::NONE));
         }
-        let shown = peek(link).map_err(|e| broken(&self.health, peer, e))?;
         let direction = &mut self.traffic[peer as usize].into;
-        if direction.head == HEADER {
-            return Ok(Some(shown));
-        }
-        let Some(bytes) = shown.first::<HEADER>() else {
-            direction.starved = self.sweep;
-            return Ok(None);
+        let (shown, header) = loop {
+            let shown = peek(link).map_err(|e| broken(&self.health, peer, e))?;
+            if direction.head == HEADER {
+                return Ok(Some(shown));
+            }
+            let Some(bytes) = shown.first::<HEADER>() else {
+                direction.starved = self.sweep;
+                return Ok(None);
+            };
+            let header = Header::from_bytes(&bytes);
+            match &mut self.notes {
+                Some(notes) if is_note(&header) => notes.take(peer, &header),
+                _ => break (shown, header),
+            }
+            link.consume(HEADER);
         };
-        let header = Header::from_bytes(&bytes);
         if header.fingerprint != op.fingerprint {
             return Err(self.contradiction(op, peer, &header.fingerprint));
         }

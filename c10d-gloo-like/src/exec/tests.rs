@@ -18,7 +18,6 @@ use crate::pause::Pause;
 use crate::plan::Plan;
 use crate::schedule::{Algorithm, Blocks, Member, direct};
 use crate::shm::Doorbell;
-use c10d_core::calls::Whom;
 
 const TRANSPORTS: [Transport; 2] = [Transport::Shm, Transport::Tcp];
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -93,6 +92,18 @@ impl Rank {
         output: &mut [&mut [u32]],
         fill: impl FnOnce(Member, &mut Plan),
     ) -> Result {
+        self.run_rooted(op, 0, count, input, output, fill)
+    }
+
+    fn run_rooted(
+        &mut self,
+        op: OpKind,
+        root: u32,
+        count: u64,
+        input: &[u32],
+        output: &mut [&mut [u32]],
+        fill: impl FnOnce(Member, &mut Plan),
+    ) -> Result {
         let fingerprint = Fingerprint {
             seq: self.seq,
             op: op as u8,
@@ -100,7 +111,7 @@ impl Rank {
             reduce: if op.reduces() { 0 } else { Fingerprint::NO_REDUCE },
             step: 0,
             count,
-            root: 0,
+            root,
             rest: 0,
         };
         self.seq += 1;
@@ -122,7 +133,8 @@ impl Rank {
             uneven: op.is_uneven(),
             elem: 4,
             reduction: Reduction::new(ReduceOp::Sum, DType::U32, self.me.world),
-            unheard: Whom::after(op, self.me.rank, 0, self.me.world),
+            kind: op,
+            root,
             deadline: &|| *deadline.get_or_init(|| Instant::now() + timeout),
         };
         self.executor.run(&op, &mut self.spaces)
@@ -147,6 +159,27 @@ fn vector(rank: u32, len: usize) -> Vec<u32> {
 
 fn summed(world: u32, len: usize) -> Vec<u32> {
     (0..len).map(|i| (0..world).fold(0, |s: u32, r| s.wrapping_add(value(r, i)))).collect()
+}
+
+#[test]
+fn a_root_learns_from_notes_that_the_others_make_its_calls() {
+    for (world, root) in [(2, 0), (2, 1), (3, 0), (4, 2)] {
+        let agreed = ranks(world, Transport::Tcp, |rank| {
+            for _ in 0..20 {
+                let mut data = [7; 5];
+                let fill = |me, plan: &mut Plan| direct::broadcast(me, root, 20, plan);
+                rank.run_rooted(OpKind::Broadcast, root, 5, &[], &mut [&mut data], fill).unwrap();
+            }
+            // The notes come before its headers.
+            rank.run(OpKind::Barrier, 0, &[], &mut [], direct::barrier).unwrap();
+            let notes = rank.executor.notes.as_mut().unwrap();
+            (0..world).map(|peer| notes.agreed(peer)).collect::<Vec<_>>()
+        });
+        for (rank, agreed) in (0..world).zip(agreed) {
+            let wanted = (0..world).map(|peer| if rank == root && peer != root { 20 } else { 0 });
+            assert_eq!(agreed, wanted.collect::<Vec<_>>(), "rank {rank} of {world}, root {root}");
+        }
+    }
 }
 
 #[test]

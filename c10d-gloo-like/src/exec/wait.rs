@@ -128,10 +128,11 @@ impl Executor {
             self.verify(false)?;
         }
         for peer in 0..self.links.len() as u32 {
-            let Some(link) = &mut self.links[peer as usize] else { continue };
             if self.traffic[peer as usize].into.head == HEADER {
                 continue;
             }
+            self.take_notes(peer);
+            let Some(link) = &mut self.links[peer as usize] else { continue };
             let Some(bytes) = glance(link).first::<HEADER>() else { continue };
             let theirs = Header::from_bytes(&bytes).fingerprint;
             match age(&theirs, &op.fingerprint) {

@@ -26,7 +26,7 @@ pub(crate) struct Handshake {
 }
 
 const MAGIC: [u8; 5] = [0xC1, b'c', b'1', b'0', b'd'];
-const VERSION: u8 = 2;
+const VERSION: u8 = 3;
 const MAC: usize = 32;
 
 impl Handshake {

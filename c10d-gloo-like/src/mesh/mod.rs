@@ -40,7 +40,7 @@ use c10d_core::{Error, ErrorKind, Phase, Result, Status};
 
 pub(crate) use addr::{ADDR, IFNAME};
 pub(crate) use doing::{WAITS, Wait};
-pub(crate) use health::Health;
+pub(crate) use health::{Health, Open};
 pub(crate) use topology::Topology;
 pub(crate) use wiring::{Transport, Tuning, Wiring};
 

@@ -188,7 +188,7 @@ impl CallCheck {
     /// Asks the peers about what is in doubt, unless they were asked.
     fn ask(&self, calls: &mut Calls) {
         for peer in 0..self.world {
-            match calls.doubts.question(peer) {
+            match calls.doubts.question(peer, u64::MAX) {
                 Ok(Some(from)) => self.send(Out::To(peer, Letter::Ask { from })),
                 Ok(None) => {}
                 Err(clash) => calls.doubts.found(clash),

@@ -1,8 +1,8 @@
 //! Looks up whether the peers made the calls in which this rank heard nothing of them.
 //!
-//! The call log of a peer that shares memory is read; the others are asked over their control connections, and answer by
-//! their watchers whatever their threads do. A peer that has not made the call yet is looked at again later, and never
-//! waited for.
+//! The call log of a peer that shares memory is read. The others send notes of their calls in between their ops; who has
+//! not in time is asked over its control connection, and answers by its watcher whatever its threads do. A peer that has
+//! not made the call yet is looked at again later, and never waited for.
 
 use std::time::{Duration, Instant};
 
@@ -22,6 +22,17 @@ const PATIENCE: Duration = Duration::from_millis(100);
 /// The same for a rank that leaves.
 const FAREWELL: Duration = Duration::from_millis(200);
 
+/// What a look leaves in doubt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Open {
+    /// Nothing.
+    None,
+    /// Calls that can wait for a later look.
+    Young,
+    /// Calls about which a peer must be asked now.
+    Old,
+}
+
 impl Health {
     /// Compares the calls that are in doubt, the `fresh` ones too, as far as the peers have made them. An error if a peer
     /// made another one; else, whether some are still in doubt. `wait`: for the answers to the questions of last time.
@@ -34,12 +45,71 @@ impl Health {
         let mut ask = SmallVec::<[(u32, u64); 16]>::new();
         let mut clash = doubts.clash();
         for peer in 0..self.paths.len() as u32 {
-            match self.look(&mut doubts, peer) {
-                Ok(Some(from)) => ask.push((peer, from)),
-                Ok(None) => {}
+            match self.question(&mut doubts, peer, u64::MAX) {
+                Ok(from) => ask.extend(from.map(|from| (peer, from))),
                 Err(found) => clash = clash.or(Some(found)),
             }
         }
+        let open = self.conclude_look(doubts, clash)?;
+        ask.into_iter().for_each(|(peer, from)| self.inquire(peer, from));
+        self.check()?;
+        Ok(open)
+    }
+
+    /// As [`Health::verify`], but asks nobody: `agreed` says up to which of its calls a rank agrees with this one.
+    pub(crate) fn compare_calls(
+        &self,
+        fresh: &mut Vec<Doubt>,
+        mut agreed: impl FnMut(u32) -> u64,
+        before: u64,
+    ) -> Result<Open> {
+        let mut doubts = self.doubts.lock();
+        doubts.add(fresh);
+        let mut clash = doubts.clash();
+        let mut old = false;
+        for peer in 0..self.paths.len() as u32 {
+            match self.look(&mut doubts, peer, agreed(peer)) {
+                Ok(Progress::Gone) => old |= doubts.unsettled(peer).is_some_and(|number| number < before),
+                Ok(_) => {}
+                Err(found) => clash = clash.or(Some(found)),
+            }
+        }
+        let open = self.conclude_look(doubts, clash)?;
+        self.check()?;
+        Ok(if old {
+            Open::Old
+        } else if open {
+            Open::Young
+        } else {
+            Open::None
+        })
+    }
+
+    /// Asks the peers about the calls below `before` that are not settled with them, and waits for the answers. Whether
+    /// calls are still in doubt.
+    #[cold]
+    pub(crate) fn ask_about(&self, before: u64) -> Result<bool> {
+        let mut doubts = self.doubts.lock();
+        let mut ask = SmallVec::<[(u32, u64); 16]>::new();
+        let mut clash = doubts.clash();
+        for peer in 0..self.paths.len() as u32 {
+            match self.question(&mut doubts, peer, before) {
+                Ok(from) => ask.extend(from.map(|from| (peer, from))),
+                Err(found) => clash = clash.or(Some(found)),
+            }
+        }
+        self.conclude_look(doubts, clash)?;
+        ask.into_iter().for_each(|(peer, from)| self.inquire(peer, from));
+        let mut doubts = self.doubts.lock();
+        self.hear_out(&mut doubts, PATIENCE);
+        let clash = doubts.clash();
+        let open = self.conclude_look(doubts, clash)?;
+        self.check()?;
+        Ok(open)
+    }
+
+    /// The end of a look at all peers: fails the group for what it found. Whether calls are still in doubt.
+    fn conclude_look(&self, mut doubts: MutexGuard<'_, Doubts>, clash: Option<Clash>) -> Result<bool> {
         doubts.forget();
         let open = doubts.open();
         // The cause is on its way: by then this rank has sent what its call has.
@@ -47,12 +117,7 @@ impl Health {
             self.hear_cause(&mut doubts);
         }
         drop(doubts);
-        if let Some(clash) = clash {
-            return Err(self.clash(&clash));
-        }
-        ask.into_iter().for_each(|(peer, from)| self.inquire(peer, from));
-        self.check()?;
-        Ok(open)
+        clash.map_or(Ok(open), |clash| Err(self.clash(&clash)))
     }
 
     /// This rank leaves: compares what is in doubt a last time, and waits shortly for answers. Gives the disagreement that
@@ -87,13 +152,20 @@ impl Health {
         while !self.failed() && !self.answers.wait_until(doubts, until).timed_out() {}
     }
 
-    /// Looks at what can be seen of a peer. Gives the number from which on it must be asked.
-    fn look(&self, doubts: &mut Doubts, peer: u32) -> Result<Option<u64>, Clash> {
-        let progress = match self.call_log_of(peer) {
-            Some(call_log) => doubts.compare(peer, |doubt| read(call_log, doubt))?,
-            None => Progress::Gone,
-        };
-        if progress == Progress::Gone { doubts.question(peer) } else { Ok(None) }
+    /// Looks at what is known of a peer, which agrees about this rank's calls below number `agreed`.
+    fn look(&self, doubts: &mut Doubts, peer: u32, agreed: u64) -> Result<Progress, Clash> {
+        match self.call_log_of(peer) {
+            Some(call_log) => doubts.compare(peer, |doubt| read(call_log, doubt)),
+            None => doubts.compare(peer, |doubt| if doubt.number < agreed { Known::Agreed } else { Known::Gone }),
+        }
+    }
+
+    /// Looks at what can be seen of a peer. Gives the number from which on it must be asked, if that is below `before`.
+    fn question(&self, doubts: &mut Doubts, peer: u32, before: u64) -> Result<Option<u64>, Clash> {
+        match self.look(doubts, peer, 0)? {
+            Progress::Gone => doubts.question(peer, before),
+            _ => Ok(None),
+        }
     }
 
     fn inquire(&self, peer: u32, from: u64) {

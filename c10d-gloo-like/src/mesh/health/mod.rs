@@ -20,6 +20,7 @@ use call_logs::CallLogs;
 use own::Own;
 use peers::{HealthState, Peer};
 
+pub(crate) use doubt::Open;
 pub(super) use lost::{BEFORE, gone};
 
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};

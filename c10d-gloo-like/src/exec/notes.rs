@@ -1,0 +1,222 @@
+//! Notes: how ranks that do not share memory learn that they make the same calls, where an op lets them hear nothing of
+//! each other.
+//!
+//! The root of a broadcast only sends, so it sees no header of the others, and they might call something else. Every fourth
+//! such call, a rank sends a note to those that hear nothing of it: how many calls it has made, and a digest of them. A note
+//! stands in the stream where a header would. Whoever finds its own digest in it knows that the two agree. Who finds another
+//! one, or no note in time, asks over the control connection, which is dear.
+
+use std::collections::VecDeque;
+
+use c10d_core::backend::Fingerprint;
+
+use super::announce::{HEADER, Header};
+use crate::link::Link;
+
+/// What a note has for an op.
+const NOTE: u8 = u8::MAX;
+/// Calls in which a rank is not heard of between two notes.
+const EVERY: u32 = 4;
+/// How many digests a rank remembers.
+const KEPT: usize = 64;
+/// How many notes of a peer that is ahead are kept.
+const AHEAD: usize = 16;
+
+/// The notes of one rank.
+pub(super) struct Notes {
+    /// By number of calls: the digest of these first calls.
+    digests: [u64; KEPT],
+    /// Calls made.
+    made: u64,
+    /// Calls since the last note of which somebody heard nothing.
+    unheard: u32,
+    peers: Vec<NotePeer>,
+    /// Whether notes came in time lately, so that waiting a little for one pays.
+    pub(super) prompt: bool,
+}
+
+#[derive(Clone, Default)]
+struct NotePeer {
+    /// It heard nothing of this rank since the last note.
+    due: bool,
+    /// What is left of a note that went in part.
+    rest: VecDeque<u8>,
+    /// Of its first calls, so many are those of this rank.
+    agreed: u64,
+    /// Notes about calls that this rank has not made: how many calls, and their digest.
+    ahead: VecDeque<(u64, u64)>,
+}
+
+impl Notes {
+    /// For a rank with these links: `None` where nobody needs notes.
+    pub(super) fn new(links: &[Option<Link>]) -> Option<Notes> {
+        let needed = links.iter().flatten().any(|link| matches!(link, Link::Tcp(_)));
+        let peers = vec![NotePeer::default(); links.len()];
+        needed.then_some(Notes { digests: [0; KEPT], made: 0, unheard: 0, peers, prompt: true })
+    }
+
+    /// This rank has made a call, in which the ranks that `missed` it heard nothing of it. Whether notes are due.
+    pub(super) fn made(&mut self, call: &Fingerprint, missed: impl Iterator<Item = u32>) -> bool {
+        let digest = extend(self.digests[self.made as usize % KEPT], call);
+        self.made += 1;
+        self.digests[self.made as usize % KEPT] = digest;
+        let mut any = false;
+        for peer in missed {
+            self.peers[peer as usize].due = true;
+            any = true;
+        }
+        self.unheard += u32::from(any);
+        self.unheard >= EVERY
+    }
+
+    /// Sends the notes that are due. What cannot be sent now is left out: whoever misses it asks.
+    pub(super) fn send(&mut self, links: &mut [Option<Link>]) {
+        self.unheard = 0;
+        let digest = self.digests[self.made as usize % KEPT];
+        let note = note(self.made, digest).to_bytes();
+        for (peer, link) in self.peers.iter_mut().zip(links) {
+            if !std::mem::take(&mut peer.due) {
+                continue;
+            }
+            if let Some(link @ Link::Tcp(_)) = link
+                && peer.rest.is_empty()
+                // An error shows in the next op that needs the link.
+                && let Ok(taken @ 1..HEADER) = link.write_head(&note)
+            {
+                peer.rest.extend(&note[taken..]);
+            }
+        }
+    }
+
+    /// Sends what is left of a note, which goes before anything else. Whether nothing is left.
+    pub(super) fn flush(&mut self, peer: u32, link: &mut Link) -> c10d_core::Result<bool> {
+        let rest = &mut self.peers[peer as usize].rest;
+        while !rest.is_empty() {
+            let taken = link.write_head(rest.make_contiguous())?;
+            if taken == 0 {
+                return Ok(false);
+            }
+            rest.drain(..taken);
+        }
+        Ok(true)
+    }
+
+    /// Takes a note in.
+    pub(super) fn take(&mut self, peer: u32, header: &Header) {
+        let Some(peer) = self.peers.get_mut(peer as usize) else { return };
+        if peer.ahead.len() == AHEAD {
+            peer.ahead.pop_front();
+        }
+        peer.ahead.push_back(read(header));
+    }
+
+    /// Up to which number of calls the peer agrees with this rank, as far as its notes tell.
+    pub(super) fn agreed(&mut self, peer: u32) -> u64 {
+        let Some(peer) = self.peers.get_mut(peer as usize) else { return 0 };
+        while let Some((made, digest)) = peer.ahead.front().copied().filter(|(made, _)| *made <= self.made) {
+            peer.ahead.pop_front();
+            let remembered = self.made - made < KEPT as u64;
+            if remembered && self.digests[made as usize % KEPT] == digest {
+                peer.agreed = peer.agreed.max(made);
+            }
+        }
+        peer.agreed
+    }
+}
+
+/// Whether what stands in place of a header is a note.
+#[inline]
+pub(super) fn is_note(header: &Header) -> bool {
+    header.fingerprint.op == NOTE
+}
+
+fn note(made: u64, digest: u64) -> Header {
+    Header { fingerprint: Fingerprint { op: NOTE, count: made, ..Fingerprint::default() }, total: digest }
+}
+
+fn read(note: &Header) -> (u64, u64) {
+    (note.fingerprint.count, note.total)
+}
+
+/// Nobody means harm here; two lists of calls must only not have the same digest by chance.
+#[inline]
+fn extend(digest: u64, call: &Fingerprint) -> u64 {
+    let bytes = call.to_bytes();
+    bytes.chunks_exact(8).fold(digest, |digest, word| {
+        let word = u64::from_le_bytes(word.try_into().unwrap_or_default());
+        let mixed = (digest ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        mixed ^ mixed >> 29
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn call(seq: u32, root: u32) -> Fingerprint {
+        Fingerprint { seq, op: 1, root, ..Fingerprint::default() }
+    }
+
+    fn notes() -> Notes {
+        Notes { digests: [0; KEPT], made: 0, unheard: 0, peers: vec![NotePeer::default(); 2], prompt: true }
+    }
+
+    /// Notes after calls with these roots, and the note that tells of them.
+    fn after(roots: impl IntoIterator<Item = u32>) -> (Notes, Header) {
+        let mut notes = notes();
+        for (seq, root) in (0..).zip(roots) {
+            notes.made(&call(seq, root), [1].into_iter());
+        }
+        let header = note(notes.made, notes.digests[notes.made as usize % KEPT]);
+        (notes, Header::from_bytes(&header.to_bytes()))
+    }
+
+    #[test]
+    fn the_same_calls_agree() {
+        let (mut mine, theirs) = after([0; 100]);
+        assert!(is_note(&theirs));
+        mine.take(1, &theirs);
+        assert_eq!((mine.agreed(1), mine.agreed(0)), (100, 0));
+    }
+
+    #[test]
+    fn one_other_call_among_them_does_not() {
+        for odd in 0..8 {
+            let (mut mine, _) = after([0; 8]);
+            mine.take(1, &after((0..8).map(|i| u32::from(i == odd))).1);
+            assert_eq!(mine.agreed(1), 0, "{odd}");
+        }
+    }
+
+    #[test]
+    fn a_note_of_a_peer_that_is_ahead_counts_later() {
+        let (mut mine, _) = after([0; 4]);
+        mine.take(1, &after([0; 4]).1);
+        mine.take(1, &after([0; 6]).1);
+        assert_eq!(mine.agreed(1), 4);
+        mine.made(&call(4, 0), [].into_iter());
+        assert_eq!(mine.agreed(1), 4);
+        mine.made(&call(5, 0), [].into_iter());
+        assert_eq!(mine.agreed(1), 6);
+    }
+
+    #[test]
+    fn what_is_forgotten_says_nothing_and_nothing_grows() {
+        let (mut mine, _) = after([0; 200]);
+        mine.take(1, &after([0; 100]).1);
+        assert_eq!(mine.agreed(1), 0);
+        (0..1000).for_each(|_| mine.take(1, &note(u64::MAX, 7)));
+        assert_eq!((mine.agreed(1), mine.peers[1].ahead.len()), (0, AHEAD));
+        mine.take(9, &note(1, 1));
+        assert_eq!(mine.agreed(9), 0);
+    }
+
+    #[test]
+    fn notes_are_due_every_fourth_call_that_somebody_missed() {
+        let mut notes = notes();
+        let due: Vec<bool> = (0..8).map(|seq| notes.made(&call(seq, 0), (0..seq % 2).map(|_| 1))).collect();
+        assert_eq!(due, [false, false, false, false, false, false, false, true]);
+        notes.send(&mut [None, None]);
+        assert!(!notes.made(&call(8, 0), [].into_iter()));
+    }
+}
