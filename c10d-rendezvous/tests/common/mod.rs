@@ -1,6 +1,8 @@
 //! What several of these tests need.
 #![allow(dead_code, unreachable_pub)]
 
+pub mod load;
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Command, Stdio};
@@ -56,14 +58,19 @@ pub struct ServerProcess {
 #[test]
 fn role_server() {
     if plays("role_server") {
-        if let Some(limit) = std::env::var("C10D_TEST_DESCRIPTORS").ok().and_then(|n| n.parse().ok()) {
-            use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-            setrlimit(Resource::Nofile, Rlimit { current: Some(limit), ..getrlimit(Resource::Nofile) }).unwrap();
-        }
-        let server = server();
-        println!("\nlistening {}", server.local_addr());
-        let _ = std::io::stdin().read_to_end(&mut Vec::new());
+        serve();
     }
+}
+
+/// Is such a process.
+pub fn serve() {
+    if let Some(limit) = std::env::var("C10D_TEST_DESCRIPTORS").ok().and_then(|n| n.parse().ok()) {
+        use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+        setrlimit(Resource::Nofile, Rlimit { current: Some(limit), ..getrlimit(Resource::Nofile) }).unwrap();
+    }
+    let server = server();
+    println!("\nlistening {}", server.local_addr());
+    let _ = std::io::stdin().read_to_end(&mut Vec::new());
 }
 
 impl ServerProcess {
@@ -78,7 +85,8 @@ impl ServerProcess {
         ServerProcess::start_as(command)
     }
 
-    fn start_as(mut command: Command) -> ServerProcess {
+    /// `command` comes to [`serve`].
+    pub fn start_as(mut command: Command) -> ServerProcess {
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let addr = lines
@@ -86,6 +94,13 @@ impl ServerProcess {
             .find_map(|line| line.strip_prefix("listening ").map(|addr| addr.parse().unwrap()))
             .expect("the server process says where it listens");
         ServerProcess { child, addr }
+    }
+
+    /// For how long it has worked, by its own clock: that stands still while the machine does other things.
+    pub fn worked(&self) -> Duration {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.child.id())).unwrap();
+        let times = tasks.flatten().filter_map(|task| std::fs::read_to_string(task.path().join("schedstat")).ok());
+        times.map(|text| Duration::from_nanos(text.split(' ').next().unwrap().parse().unwrap())).sum()
     }
 
     pub fn signal(&self, signal: rustix::process::Signal) {

@@ -1,0 +1,86 @@
+//! What strangers do to a store, and how fast it is meanwhile for who belongs there.
+
+use std::fmt;
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr};
+use std::time::{Duration, Instant};
+
+use c10d_core::Store;
+use rustix::process::setpriority_process;
+
+use super::{Raw, client, soon};
+
+/// The calling thread leaves the processors to others, as a stranger's machine does.
+pub fn elsewhere() {
+    let _ = setpriority_process(None, 19);
+}
+
+/// How long something takes: half of the times less than `p50`, 99 of 100 times less than `p99`.
+#[derive(Clone, Copy, Debug)]
+pub struct Latency {
+    pub p50: Duration,
+    pub p99: Duration,
+    pub worst: Duration,
+}
+
+impl Latency {
+    /// Of an honest client's set and get together.
+    pub fn of(addr: SocketAddr, rounds: usize) -> Latency {
+        let begun = Instant::now();
+        Latency::by(|| begun.elapsed(), addr, rounds)
+    }
+
+    /// The same by another clock.
+    pub fn by(clock: impl Fn() -> Duration, addr: SocketAddr, rounds: usize) -> Latency {
+        let store = client(addr);
+        Latency::among(rounds, clock, |i| {
+            store.set("honest", &[i as u8; 64], soon()).unwrap();
+            assert_eq!(store.get("honest", soon()).unwrap(), [i as u8; 64]);
+        })
+    }
+
+    pub fn among(rounds: usize, clock: impl Fn() -> Duration, mut f: impl FnMut(usize)) -> Latency {
+        let mut took: Vec<Duration> = (0..rounds)
+            .map(|i| {
+                let start = clock();
+                f(i);
+                clock().saturating_sub(start)
+            })
+            .collect();
+        took.sort_unstable();
+        Latency { p50: took[rounds / 2], p99: took[rounds * 99 / 100], worst: took[rounds - 1] }
+    }
+}
+
+impl fmt::Display for Latency {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ms = |t: Duration| t.as_secs_f64() * 1e3;
+        write!(f, "p50 {:8.3} ms, p99 {:8.3} ms, worst {:8.3} ms", ms(self.p50), ms(self.p99), ms(self.worst))
+    }
+}
+
+/// Asks for the same without end, over four connections, and takes the answers; meanwhile `f` runs.
+pub fn flooded<R>(addr: SocketAddr, request: &[u8], f: impl FnOnce() -> R) -> R {
+    let block = request.repeat((64 << 10) / request.len() + 1);
+    let floods: Vec<Raw> = (0..4).map(|_| Raw::valid(addr)).collect();
+    std::thread::scope(|scope| {
+        for raw in &floods {
+            let (mut sender, mut receiver, block) = (&raw.0, &raw.0, &block[..]);
+            scope.spawn(move || {
+                elsewhere();
+                while sender.write_all(block).is_ok() {}
+            });
+            scope.spawn(move || {
+                elsewhere();
+                let mut buffer = vec![0; 256 << 10];
+                while receiver.read(&mut buffer).is_ok_and(|n| n > 0) {}
+            });
+        }
+        std::thread::sleep(Duration::from_millis(200));
+        let result = f();
+        for raw in &floods {
+            let _ = raw.0.shutdown(Shutdown::Both);
+        }
+        result
+    })
+}
