@@ -16,9 +16,9 @@ use c10d_core::{DType, Error, ErrorKind, OpKind, Outcome, Phase, ReduceOp, Resul
 
 use crate::exchange::Exchange;
 use crate::health::Health;
-use crate::ledger::Ledger;
+use crate::ledger::{Entered, Ledger};
 use crate::messages::Messages;
-use crate::mpi::{Comm, Mpi};
+use crate::mpi::{Comm, Kind, Mpi};
 use crate::ops::{Collectives, algorithm};
 use crate::task::{Gate, Task};
 use crate::world::{Member, join};
@@ -42,7 +42,7 @@ struct Rank {
     collectives: Mutex<Collectives>,
     /// What a thread of the rank's own works at.
     ledger: Arc<Ledger>,
-    queue: WorkerQueue<Task>,
+    queue: WorkerQueue<Entered>,
     /// Whether callers never call MPI themselves: over a network, a call may wait for a peer that is gone.
     own_thread: bool,
     /// `None`: the rank is alone.
@@ -59,7 +59,7 @@ impl MpiBackend {
         if size == 1 {
             // No MPI: its process would be a world of one for ever.
             let health = Health::watching(None)?;
-            let collectives = Collectives::new(rank, size, health.clone(), None);
+            let collectives = Collectives::new((rank, size), health.clone(), None, false);
             return Ok(Self::of(size, health, collectives, None, false));
         }
         let Member { mpi, comm, hosts } = join(init)?;
@@ -68,7 +68,9 @@ impl MpiBackend {
         let own_thread = own_thread(init, here)?;
         let crowded = here > std::thread::available_parallelism().map_or(1, usize::from);
         let exchange = Exchange::new(mpi, comm, rank, health.clone(), crowded);
-        let collectives = Collectives::new(rank, size, health.clone(), Some(exchange));
+        // Over shared memory, from 8 KiB on.
+        let by_handshake = mpi.library().kind == Kind::Mpich && !own_thread;
+        let collectives = Collectives::new((rank, size), health.clone(), Some(exchange), by_handshake);
         let messages = Arc::new(Messages::new((mpi, comm), (rank, size), health.clone(), (own_thread, crowded)));
         Ok(Self::of(size, health, collectives, Some((messages, mpi, comm)), own_thread))
     }
@@ -145,8 +147,9 @@ unsafe impl Backend for MpiBackend {
         if request.op.is_p2p() {
             self.submit_batch(vec![job]);
         } else if request.caller == Caller::Waits && !self.0.own_thread && self.0.queue.is_idle() {
-            let task = Task::of(&job, 0, &Gate::default());
-            let result = self.0.run(&task);
+            // Completed here and nowhere else.
+            let task = Task::of(request, Gate::OPEN);
+            let result = self.0.run(&task, || request.deadline());
             job.complete(result);
         } else {
             self.0.queue(job);
@@ -214,10 +217,10 @@ impl Drop for MpiBackend {
 
 impl Rank {
     /// Runs a collective to its end, without completing it.
-    fn run(&self, task: &Task) -> Result {
+    fn run(&self, task: &Task, own: impl Fn() -> Instant) -> Result {
         // What is queued must not wait beyond its own deadline, whatever runs before it.
-        let earliest = || self.queue.least(|task| task.deadline);
-        let deadline = || earliest().map_or(task.deadline, |queued| queued.min(task.deadline));
+        let earliest = || self.queue.least(|queued| queued.deadline);
+        let deadline = || earliest().map_or_else(&own, |queued| queued.min(own()));
         let mut collectives = self.collectives.lock();
         let result = collectives.run(task, &deadline);
         self.sent.store(collectives.sent(), Ordering::Relaxed);
@@ -226,22 +229,22 @@ impl Rank {
 
     /// Has a job run by the rank's own thread.
     fn queue(self: &Arc<Rank>, job: Job) {
-        let task = self.ledger.enter(job, &self.health);
+        let entered = self.ledger.enter(job, &self.health);
         let rank = self.clone();
-        if let Err((task, error)) = self.queue.push(task, "c10d-mpi", move || rank.serve()) {
-            self.ledger.finish(task.id, Err(error));
+        if let Err((entered, error)) = self.queue.push(entered, "c10d-mpi", move || rank.serve()) {
+            self.ledger.finish(entered.id, Err(error));
         }
     }
 
     fn serve(&self) {
-        while let Some(task) = self.queue.next() {
-            let result = caught(|| self.run(&task)).unwrap_or_else(|words| {
+        while let Some(Entered { id, deadline, task }) = self.queue.next() {
+            let result = caught(|| self.run(&task, || deadline)).unwrap_or_else(|words| {
                 let what = format!("the thread of asynchronous collectives panicked: {words}");
                 Err(self.health.fail(Error::new(ErrorKind::Internal, what)))
             });
             // Before the completion, so that whoever it wakes finds the queue as it is.
             self.queue.settled();
-            self.ledger.finish(task.id, result.map(|()| Outcome::default()));
+            self.ledger.finish(id, result.map(|()| Outcome::default()));
         }
     }
 

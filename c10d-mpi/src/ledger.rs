@@ -33,14 +33,25 @@ struct Entry {
     gate: Gate,
 }
 
+/// A task whose job the ledger has.
+pub(crate) struct Entered {
+    /// Its number in the ledger.
+    pub(crate) id: u64,
+    /// When it must be over.
+    pub(crate) deadline: Instant,
+    pub(crate) task: Task,
+}
+
 impl Ledger {
-    /// Enters a job; whoever works at it has the task, and uses the job's memory through the gate alone.
-    pub(crate) fn enter(self: &Arc<Self>, job: Job, health: &Arc<Health>) -> Task {
-        let gate = Gate::default();
+    /// Enters a job, whose time runs from here at latest; whoever works at it has the task, and uses the job's memory through
+    /// the gate alone.
+    pub(crate) fn enter(self: &Arc<Self>, job: Job, health: &Arc<Health>) -> Entered {
+        let gate = Gate::new();
         let mut entries = self.entries.lock();
         let id = entries.next;
         entries.next += 1;
-        let task = Task::of(&job, id, &gate);
+        let task = Task::of(job.request(), gate.clone());
+        let deadline = job.request().deadline();
         entries.jobs.insert(id, Entry { job, gate });
         if !entries.has_keeper {
             let (ledger, health) = (Arc::downgrade(self), health.clone());
@@ -49,7 +60,7 @@ impl Ledger {
         }
         drop(entries);
         self.changed.notify_all();
-        task
+        Entered { id, deadline, task }
     }
 
     /// Ends a job, unless it is ended already.

@@ -5,15 +5,15 @@ use std::ops::Range;
 
 use c10d_core::reduce::{Kernel, kernel};
 use c10d_core::{DType, OpKind, ReduceOp, Span};
+use smallvec::SmallVec;
 
 use crate::mpi::Staging;
 use crate::task::{Gate, Task};
 
 /// Parts of tensors, laid end to end.
-#[derive(Default)]
 pub(crate) struct Space {
     /// Each part's address, and where it begins in the row.
-    parts: Vec<(*mut u8, usize)>,
+    parts: SmallVec<[(*mut u8, usize); 1]>,
     len: usize,
     gate: Gate,
 }
@@ -22,13 +22,23 @@ pub(crate) struct Space {
 unsafe impl Send for Space {}
 
 impl Space {
+    /// No bytes yet.
+    fn through(gate: Gate) -> Space {
+        Space { parts: SmallVec::new(), len: 0, gate }
+    }
+
+    /// No bytes at all.
+    pub(crate) fn empty() -> Space {
+        Space::through(Gate::OPEN)
+    }
+
     /// Whole tensors, in host memory.
     ///
     /// # Safety
     /// For as long as the gate is open, the spans' memory is there, nobody but the op's spaces uses it, and nobody writes to
     /// spaces of spans that are only read.
     unsafe fn of<'a>(spans: impl IntoIterator<Item = &'a Span>, gate: &Gate) -> Space {
-        let mut space = Space { gate: gate.clone(), ..Space::default() };
+        let mut space = Space::through(gate.clone());
         for span in spans {
             // SAFETY: the whole of the span.
             unsafe { space.add(span, 0..span.bytes()) };
@@ -41,7 +51,7 @@ impl Space {
     /// # Safety
     /// As of [`Space::of`].
     unsafe fn by_rank(spans: &[Span], world: usize, gate: &Gate) -> Space {
-        let mut space = Space { gate: gate.clone(), ..Space::default() };
+        let mut space = Space::through(gate.clone());
         for rank in 0..world {
             for span in spans {
                 let len = span.bytes() / world;
@@ -173,7 +183,7 @@ impl Reduction {
         let contiguous = own.0.contiguous(own.1.clone()).zip(to.0.contiguous(to.1.clone()));
         if let Some((own, at)) = contiguous {
             let Some(_open) = to.0.gate.pass() else { return };
-            let sources: Vec<*const u8> =
+            let sources: SmallVec<[*const u8; 8]> =
                 others.iter().map(|other| other.map_or(own.cast_const(), <[u8]>::as_ptr)).collect();
             // SAFETY: each source is readable, and the target writable, for so many bytes. The target is the own memory or
             // overlaps it nowhere, as dispatch admits.
@@ -199,7 +209,7 @@ mod tests {
         let (mut a, mut b, mut c) = ([1u8, 2, 3], [0u8; 0], [4u8, 5]);
         let spans = [Span::host(a.as_mut_ptr(), 3), Span::host(b.as_mut_ptr(), 0), Span::host(c.as_mut_ptr(), 2)];
         // SAFETY: the arrays outlive the space.
-        let space = unsafe { Space::of(&spans, &Gate::default()) };
+        let space = unsafe { Space::of(&spans, &Gate::OPEN) };
         let read = |range: Range<usize>| {
             let mut out = vec![0; range.len()];
             space.read(range, &mut out);
@@ -221,7 +231,7 @@ mod tests {
         let (mut a, mut b) = ([1u8, 2, 3, 4], [5u8, 6]);
         let spans = [Span::host(a.as_mut_ptr(), 4), Span::host(b.as_mut_ptr(), 2)];
         // SAFETY: the arrays outlive the space.
-        let space = unsafe { Space::by_rank(&spans, 2, &Gate::default()) };
+        let space = unsafe { Space::by_rank(&spans, 2, &Gate::OPEN) };
         let mut out = [0; 6];
         space.read(0..6, &mut out);
         assert_eq!(out, [1, 2, 5, 3, 4, 6]);
@@ -235,8 +245,8 @@ mod tests {
         // SAFETY: the arrays outlive the spaces.
         let (own, to) = unsafe {
             (
-                Space::of(&[Span::host(mine.as_mut_ptr(), 2)], &Gate::default()),
-                Space::of(&[Span::host(target.as_mut_ptr(), 2)], &Gate::default()),
+                Space::of(&[Span::host(mine.as_mut_ptr(), 2)], &Gate::OPEN),
+                Space::of(&[Span::host(target.as_mut_ptr(), 2)], &Gate::OPEN),
             )
         };
         let sum = Reduction::new(ReduceOp::Sum, DType::F32, 3).unwrap();

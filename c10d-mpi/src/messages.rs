@@ -14,7 +14,7 @@ use c10d_core::{Error, ErrorKind, OpKind, Outcome, Phase, Result};
 use crate::exchange::SHORT;
 use crate::header::Header;
 use crate::health::Health;
-use crate::ledger::Ledger;
+use crate::ledger::{Entered, Ledger};
 use crate::memory::{Space, source, target};
 use crate::mpi::{Comm, Flight, Mpi, Staging};
 use crate::pause::Pause;
@@ -52,14 +52,16 @@ pub(crate) struct Messages {
 /// What has come and nobody has begun with.
 #[derive(Default)]
 struct Inbox {
-    tasks: Vec<Entered>,
+    posted: Vec<Posted>,
     /// Jobs that no thread of the caller's looks after.
     unwatched: usize,
     has_thread: bool,
     closed: bool,
 }
 
-struct Entered {
+struct Posted {
+    id: u64,
+    deadline: Instant,
     task: Task,
     /// Whether a thread of the caller's looks after it.
     watched: bool,
@@ -76,7 +78,7 @@ struct Ended {
 struct MessageState {
     sends: Vec<Sending>,
     /// Receives for which nothing has come yet, in the order in which they were called.
-    waiting: Vec<Entered>,
+    waiting: Vec<Posted>,
     receives: Vec<Receiving>,
     /// Headers for which no receive was called yet, in the order in which they came.
     arrived: VecDeque<Arrived>,
@@ -94,7 +96,7 @@ struct Arrived {
 
 /// A message that goes out.
 struct Sending {
-    of: Entered,
+    of: Posted,
     space: Space,
     tag: u16,
     /// How much was given to the library.
@@ -104,7 +106,7 @@ struct Sending {
 
 /// A long message that comes in.
 struct Receiving {
-    of: Entered,
+    of: Posted,
     from: u32,
     space: Space,
     tag: u16,
@@ -135,9 +137,9 @@ impl Messages {
         {
             let mut inbox = self.inbox.lock();
             for job in jobs {
-                let task = self.ledger.enter(job, &self.health);
-                ids.push(task.id);
-                inbox.tasks.push(Entered { task, watched });
+                let Entered { id, deadline, task } = self.ledger.enter(job, &self.health);
+                ids.push(id);
+                inbox.posted.push(Posted { id, deadline, task, watched });
                 inbox.unwatched += usize::from(!watched);
             }
             if !watched && !inbox.has_thread {
@@ -157,13 +159,13 @@ impl Messages {
 
     /// Begins with what has come.
     fn begin(&self, state: &mut MessageState) -> Result {
-        for of in std::mem::take(&mut self.inbox.lock().tasks) {
+        for of in std::mem::take(&mut self.inbox.lock().posted) {
             if of.task.op == OpKind::Send { self.send(state, of)? } else { state.waiting.push(of) }
         }
         Ok(())
     }
 
-    fn send(&self, state: &mut MessageState, of: Entered) -> Result {
+    fn send(&self, state: &mut MessageState, of: Posted) -> Result {
         let task = &of.task;
         let to = task.params.peer;
         let number = state.numbers.entry(to).or_default();
@@ -186,7 +188,7 @@ impl Messages {
         // Memory is given up only when the group has failed, and then nothing was read.
         let read = self.health.check();
         let tag = body_tag(number);
-        // Entered first, so that the job ends with the group if the library fails.
+        // Noted first, so that the job ends with the group if the library fails.
         state.sends.push(Sending { of, space, tag, at, flights: VecDeque::new() });
         read?;
         let flight = Flight::send(self.mpi, self.comm, head, to, HEAD)?;
@@ -372,8 +374,8 @@ impl Messages {
 
     /// Fails the group where a job's time is over.
     fn expire(&self, state: &mut MessageState, now: Instant, over: &mut Vec<Ended>) {
-        let late = state.tasks().filter(|task| task.deadline <= now).min_by_key(|task| task.deadline);
-        let Some(task) = late else { return };
+        let late = state.posted().filter(|of| of.deadline <= now).min_by_key(|of| of.deadline);
+        let Some(Posted { task, .. }) = late else { return };
         let guilty: Vec<u32> = match task.op {
             OpKind::RecvAnySource => (0..self.size).filter(|r| *r != self.rank).collect(),
             _ => vec![task.params.peer],
@@ -452,15 +454,15 @@ impl Messages {
         if self.begin(&mut state).is_err() {
             return Vec::new();
         }
-        if !ids.iter().all(|id| state.waiting.iter().any(|of| of.task.id == *id)) {
+        if !ids.iter().all(|id| state.waiting.iter().any(|of| of.id == *id)) {
             return Vec::new();
         }
-        let (taken, rest): (Vec<Entered>, Vec<Entered>) =
-            std::mem::take(&mut state.waiting).into_iter().partition(|of| ids.contains(&of.task.id));
+        let (taken, rest): (Vec<Posted>, Vec<Posted>) =
+            std::mem::take(&mut state.waiting).into_iter().partition(|of| ids.contains(&of.id));
         state.waiting = rest;
         drop(state);
         self.inbox.lock().unwatched -= taken.iter().filter(|of| !of.watched).count();
-        taken.iter().filter_map(|of| self.ledger.take(of.task.id)).collect()
+        taken.iter().filter_map(|of| self.ledger.take(of.id)).collect()
     }
 
     /// Waits until no message is on its way; those with whom one is, if one still is by the deadline.
@@ -486,7 +488,7 @@ impl Messages {
         self.ledger.close();
         self.news.notify_one();
         if let Some(mut state) = self.state.try_lock_for(SOON)
-            && state.tasks().next().is_none()
+            && state.posted().next().is_none()
             && self.health.cause().is_none()
             && let Some(flight) = state.next.take()
         {
@@ -495,21 +497,21 @@ impl Messages {
     }
 }
 
-impl Entered {
+impl Posted {
     fn ended(self, result: Result<Outcome>) -> Ended {
-        Ended { id: self.task.id, watched: self.watched, result }
+        Ended { id: self.id, watched: self.watched, result }
     }
 }
 
 impl MessageState {
-    fn tasks(&self) -> impl Iterator<Item = &Task> {
+    fn posted(&self) -> impl Iterator<Item = &Posted> {
         let moving = self.sends.iter().map(|s| &s.of).chain(self.receives.iter().map(|r| &r.of));
-        moving.chain(&self.waiting).map(|of| &of.task)
+        moving.chain(&self.waiting)
     }
 
     /// Everything that is not over.
-    fn take(&mut self) -> Vec<Entered> {
-        let mut all: Vec<Entered> = std::mem::take(&mut self.sends).into_iter().map(|s| s.of).collect();
+    fn take(&mut self) -> Vec<Posted> {
+        let mut all: Vec<Posted> = std::mem::take(&mut self.sends).into_iter().map(|s| s.of).collect();
         all.extend(std::mem::take(&mut self.receives).into_iter().map(|r| r.of));
         all.append(&mut self.waiting);
         all

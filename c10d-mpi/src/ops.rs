@@ -7,7 +7,7 @@ use std::time::Instant;
 use c10d_core::backend::let_go;
 use c10d_core::{Error, ErrorKind, OpKind, Phase, Result, Span};
 
-use crate::exchange::{Exchange, SHORT, Step, Transfer};
+use crate::exchange::{Came, Exchange, Few, SHORT, Step, Transfer};
 use crate::health::Health;
 use crate::memory::{Reduction, Space, spaces};
 use crate::task::Task;
@@ -17,6 +17,10 @@ const WINDOW: usize = 1 << 20;
 const ALL: usize = 64 << 20;
 /// Up to so many bytes, and always among two ranks, everybody's bytes go to everybody.
 const DIRECT: usize = 8 << 10;
+/// What every library hands over without a handshake, and up to how many times as much is better cut into such steps where
+/// it does not so hand over more.
+const EAGER: usize = 4 << 10;
+const EAGER_STEPS: usize = 4;
 
 /// What one rank sends to another or gets from it in a call.
 struct Block {
@@ -32,6 +36,8 @@ pub(crate) struct Collectives {
     health: Arc<Health>,
     /// `None`: the rank is alone.
     exchange: Option<Exchange>,
+    /// Whether messages of more than [`EAGER`] bytes cost more than several of less.
+    by_handshake: bool,
 }
 
 /// One call that runs.
@@ -51,8 +57,13 @@ impl<'a> Call<'a> {
 }
 
 impl Collectives {
-    pub(crate) fn new(rank: u32, size: u32, health: Arc<Health>, exchange: Option<Exchange>) -> Collectives {
-        Collectives { rank, size, health, exchange }
+    pub(crate) fn new(
+        (rank, size): (u32, u32),
+        health: Arc<Health>,
+        exchange: Option<Exchange>,
+        by_handshake: bool,
+    ) -> Collectives {
+        Collectives { rank, size, health, exchange, by_handshake }
     }
 
     /// Bytes of payload sent so far.
@@ -68,7 +79,7 @@ impl Collectives {
         let (inputs, outputs) = (&task.inputs[..], &task.outputs[..]);
         let call = &mut Call { task, deadline, number: 0 };
         let (input, output) = spaces(task, world);
-        let (of_input, of_output) = (lens(inputs, &[], task, world), lens(outputs, &[], task, world));
+        let (of_input, of_output) = (|| lens(inputs, &[], task, world), || lens(outputs, &[], task, world));
         match task.op {
             OpKind::Broadcast => {
                 let len = output.len();
@@ -85,7 +96,7 @@ impl Collectives {
             OpKind::Reduce => self.reduce(call, &output, root),
             OpKind::AllGather | OpKind::AllGatherInto | OpKind::AllGatherCoalesced | OpKind::AllGatherIntoCoalesced => {
                 let lens = match task.op {
-                    OpKind::AllGather => of_output,
+                    OpKind::AllGather => of_output(),
                     OpKind::AllGatherCoalesced => {
                         let of = |p: usize| outputs.iter().skip(p).step_by(world).map(Span::bytes).sum();
                         (0..world).map(of).collect()
@@ -100,14 +111,15 @@ impl Collectives {
                 self.stream(call, &input, &sends, &output, &recvs)
             }
             OpKind::ReduceScatter | OpKind::ReduceScatterInto | OpKind::ReduceScatterIntoCoalesced => {
-                let lens = if task.op == OpKind::ReduceScatter { of_input } else { vec![output.len(); world] };
+                let lens = if task.op == OpKind::ReduceScatter { of_input() } else { vec![output.len(); world] };
                 self.reduce_scatter(call, &input, &lens, &output)
             }
             OpKind::Gather => {
                 let (mut sends, mut recvs) = (Vec::new(), Vec::new());
                 if rank == root {
-                    let starts = starts(&of_output);
-                    recvs = self.blocks(&starts, &of_output);
+                    let lens = of_output();
+                    let starts = starts(&lens);
+                    recvs = self.blocks(&starts, &lens);
                     output.copy_from(starts[rank as usize], &input, 0..input.len());
                 } else {
                     sends.push(Block { peer: root, start: 0, len: input.len() });
@@ -118,8 +130,9 @@ impl Collectives {
             OpKind::Scatter => {
                 let (mut sends, mut recvs) = (Vec::new(), Vec::new());
                 if rank == root {
-                    let starts = starts(&of_input);
-                    sends = self.blocks(&starts, &of_input);
+                    let lens = of_input();
+                    let starts = starts(&lens);
+                    sends = self.blocks(&starts, &lens);
                     let own = starts[rank as usize];
                     output.copy_from(0, &input, own..own + output.len());
                 } else {
@@ -191,7 +204,7 @@ impl Collectives {
                 let range = block.start + from..block.start + to;
                 (at == 0 || from < to).then_some(Transfer { peer: block.peer, range, total: block.len })
             };
-            let (sends, recvs): (Vec<_>, Vec<_>) =
+            let (sends, recvs): (Few<_>, Few<_>) =
                 (sends.iter().filter_map(part).collect(), recvs.iter().filter_map(part).collect());
             let came = exchange.run(&call.step(), from, &sends, &recvs)?;
             recvs.iter().zip(&came).for_each(|(recv, came)| to.write(recv.range.clone(), came.bytes()));
@@ -209,7 +222,11 @@ impl Collectives {
         let reduction = self.reduction(call.task)?;
         let (rank, size, window, total) = (self.rank as usize, self.size as usize, self.window(), space.len());
         let direct = size <= 2 || total <= DIRECT;
-        let per_step = if direct { window } else { window * size };
+        let per_step = match direct {
+            true if self.by_handshake && total <= EAGER_STEPS * EAGER => EAGER,
+            true => window,
+            false => window * size,
+        };
         for at in (0..total.max(1)).step_by(per_step) {
             let end = (at + per_step).min(total);
             if direct {
@@ -225,8 +242,8 @@ impl Collectives {
                 let range = edge(p)..edge(p + 1);
                 Transfer { peer, total: range.len(), range }
             };
-            let sends: Vec<Transfer> = self.others().map(|peer| block(peer, rank)).collect();
-            let recvs: Vec<Transfer> = self.others().map(|peer| block(peer, peer as usize)).collect();
+            let sends: Few<Transfer> = self.others().map(|peer| block(peer, rank)).collect();
+            let recvs: Few<Transfer> = self.others().map(|peer| block(peer, peer as usize)).collect();
             let Some(exchange) = &mut self.exchange else { return Ok(()) };
             let came = exchange.run(&call.step(), space, &sends, &recvs)?;
             recvs.iter().zip(&came).for_each(|(recv, came)| space.write(recv.range.clone(), came.bytes()));
@@ -261,16 +278,14 @@ impl Collectives {
         let rank = self.rank as usize;
         let own = range(rank);
         let to_peer = |peer: u32| Transfer { peer, range: range(peer as usize), total: total(peer as usize) };
-        let sends: Vec<Transfer> = self.others().map(to_peer).collect();
-        let recvs: Vec<Transfer> =
+        let sends: Few<Transfer> = self.others().map(to_peer).collect();
+        let recvs: Few<Transfer> =
             self.others().map(|peer| Transfer { peer, range: own.clone(), total: total(rank) }).collect();
         let came = match &mut self.exchange {
             Some(exchange) => exchange.run(&call.step(), from, &sends, &recvs)?,
-            None => Vec::new(),
+            None => Few::new(),
         };
-        let mut others: Vec<Option<&[u8]>> = came.iter().map(|c| Some(c.bytes())).collect();
-        others.insert(rank, None);
-        reduction.run((from, own), &others, to);
+        reduction.run((from, own), &in_rank_order(&came, rank), to);
         if let Some(exchange) = &mut self.exchange {
             exchange.recycle(came);
         }
@@ -294,16 +309,15 @@ impl Collectives {
                 self.ring(&mut sends, &mut recvs);
             }
             let transfer = |b: &Block| Transfer { peer: b.peer, range: b.start..b.start + b.len, total: b.len };
-            let (sends, recvs): (Vec<_>, Vec<_>) =
+            let (sends, recvs): (Few<_>, Few<_>) =
                 (sends.iter().map(transfer).collect(), recvs.iter().map(transfer).collect());
             let came = match &mut self.exchange {
                 Some(exchange) => exchange.run(&call.step(), space, &sends, &recvs)?,
-                None => Vec::new(),
+                None => Few::new(),
             };
             if rank == root {
-                let mut others: Vec<Option<&[u8]>> = came.iter().map(|c| Some(c.bytes())).collect();
-                others.insert(rank as usize, None);
-                reduction.run((space, range.clone()), &others, (space, range));
+                let values = in_rank_order(&came, rank as usize);
+                reduction.run((space, range.clone()), &values, (space, range));
             }
             if let Some(exchange) = &mut self.exchange {
                 exchange.recycle(came);
@@ -354,6 +368,13 @@ impl Collectives {
             None => Ok(()),
         }
     }
+}
+
+/// What came from all others, in the order of the ranks; `None` where this rank's own is.
+fn in_rank_order(came: &[Came], rank: usize) -> Few<Option<&[u8]>> {
+    let mut values: Few<Option<&[u8]>> = came.iter().map(|c| Some(c.bytes())).collect();
+    values.insert(rank, None);
+    values
 }
 
 /// Bytes of each rank's block of one side.

@@ -2,59 +2,67 @@
 //! a call of MPI does not come back.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use c10d_core::backend::{Fingerprint, Job, Params};
-
+use c10d_core::backend::{Fingerprint, Params, Request};
 use c10d_core::sync::{Mutex, MutexGuard};
 use c10d_core::{DType, OpKind, Span};
+use smallvec::SmallVec;
 
 /// What the memory of a job is used through: once it is closed, nobody does.
-#[derive(Clone, Default)]
-pub(crate) struct Gate(Arc<Mutex<bool>>);
+#[derive(Clone)]
+pub(crate) struct Gate(Option<Arc<Mutex<bool>>>);
 
 impl Gate {
-    /// Holds it open for as long as the guard lives; `None`: it is closed.
-    pub(crate) fn pass(&self) -> Option<MutexGuard<'_, bool>> {
-        Some(self.0.lock()).filter(|closed| !**closed)
+    /// One that others may close.
+    pub(crate) fn new() -> Gate {
+        Gate(Some(Arc::default()))
+    }
+
+    /// One that nobody closes: whoever ends the job is through with its memory.
+    pub(crate) const OPEN: Gate = Gate(None);
+
+    /// Holds it open for as long as the pass lives; `None`: it is closed.
+    #[inline]
+    pub(crate) fn pass(&self) -> Option<Pass<'_>> {
+        let Some(closed) = &self.0 else { return Some(Pass(None)) };
+        Some(closed.lock()).filter(|closed| !**closed).map(|closed| Pass(Some(closed)))
     }
 
     pub(crate) fn close(&self) {
-        *self.0.lock() = true;
+        if let Some(closed) = &self.0 {
+            *closed.lock() = true;
+        }
     }
 }
 
+/// Keeps a gate open.
+pub(crate) struct Pass<'a>(#[expect(dead_code)] Option<MutexGuard<'a, bool>>);
+
 /// What is to be done.
 pub(crate) struct Task {
-    /// Its number in the ledger.
-    pub(crate) id: u64,
     pub(crate) op: OpKind,
     pub(crate) params: Params,
     pub(crate) fingerprint: Fingerprint,
     pub(crate) timeout: Duration,
-    /// When it must be over.
-    pub(crate) deadline: Instant,
     pub(crate) dtype: Option<DType>,
-    pub(crate) inputs: Vec<Span>,
-    pub(crate) outputs: Vec<Span>,
+    pub(crate) inputs: SmallVec<[Span; 1]>,
+    pub(crate) outputs: SmallVec<[Span; 1]>,
     pub(crate) gate: Gate,
 }
 
 impl Task {
-    /// The task of a job whose memory is used through this gate. Its time runs from here.
-    pub(crate) fn of(job: &Job, id: u64, gate: &Gate) -> Task {
-        let request = job.request();
+    /// What this asks for, whose memory is used through this gate.
+    pub(crate) fn of(request: &Request, gate: Gate) -> Task {
         Task {
-            id,
             op: request.op,
             params: request.params.clone(),
             fingerprint: request.fingerprint,
             timeout: request.timeout,
-            deadline: request.deadline(),
             dtype: request.dtype(),
-            inputs: request.inputs().to_vec(),
-            outputs: request.outputs().to_vec(),
-            gate: gate.clone(),
+            inputs: request.inputs().into(),
+            outputs: request.outputs().into(),
+            gate,
         }
     }
 }
@@ -65,9 +73,11 @@ mod tests {
 
     #[test]
     fn a_closed_gate_stays_closed() {
-        let gate = Gate::default();
+        let gate = Gate::new();
         assert!(gate.pass().is_some() && gate.pass().is_some());
         gate.close();
         assert!(gate.pass().is_none() && gate.clone().pass().is_none());
+        Gate::OPEN.close();
+        assert!(Gate::OPEN.pass().is_some());
     }
 }

@@ -56,9 +56,9 @@ static LEFT: AtomicUsize = AtomicUsize::new(0);
 /// What is known of a message that is over.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Over {
-    /// Who sent it; of no meaning for one that was sent here.
+    /// Who sent it; 0 for one that was sent here.
     pub(crate) source: u32,
-    /// How many bytes came.
+    /// How many bytes came; 0 for one that was sent here.
     pub(crate) bytes: usize,
 }
 
@@ -67,6 +67,7 @@ pub(crate) struct Flight {
     mpi: Mpi,
     request: Request,
     memory: Option<Staging>,
+    is_receive: bool,
     over: Option<Over>,
 }
 
@@ -80,7 +81,8 @@ impl Flight {
         let send = |f: &super::library::Functions| unsafe {
             (f.isend)(at, len, Datatype::BYTE, to, tag, comm.0, &mut request)
         };
-        Self::begun(mpi, mpi.call("MPI_Isend_c", send), memory, || request)
+        let sent = mpi.call("MPI_Isend_c", send);
+        Self::begun(mpi, sent.map(|()| request), memory, false)
     }
 
     /// Receives into the memory, from one rank or from any.
@@ -92,16 +94,19 @@ impl Flight {
         let recv = |f: &super::library::Functions| unsafe {
             (f.irecv)(at, len, Datatype::BYTE, from, tag, comm.0, &mut request)
         };
-        Self::begun(mpi, mpi.call("MPI_Irecv_c", recv), memory, || request)
+        let posted = mpi.call("MPI_Irecv_c", recv);
+        Self::begun(mpi, posted.map(|()| request), memory, true)
     }
 
-    fn begun(mpi: Mpi, called: Result, memory: Staging, request: impl FnOnce() -> Request) -> Result<Flight> {
-        if let Err(e) = called {
-            // The library may have begun with it.
-            leave(memory);
-            return Err(e);
+    fn begun(mpi: Mpi, request: Result<Request>, memory: Staging, is_receive: bool) -> Result<Flight> {
+        match request {
+            Ok(request) => Ok(Flight { mpi, request, memory: Some(memory), is_receive, over: None }),
+            Err(e) => {
+                // The library may have begun with it.
+                leave(memory);
+                Err(e)
+            }
         }
-        Ok(Flight { mpi, request: request(), memory: Some(memory), over: None })
     }
 
     /// Whether it is over. Moves whatever the library can move.
@@ -115,6 +120,10 @@ impl Flight {
         self.mpi.call("MPI_Test", |f| unsafe { (f.test)(request, &mut done, &mut status) })?;
         if done == 0 {
             return Ok(None);
+        }
+        if !self.is_receive {
+            self.over = Some(Over { source: 0, bytes: 0 });
+            return Ok(self.over);
         }
         let mut bytes = 0;
         // SAFETY: a status that the library has filled; writes an integer.

@@ -1,0 +1,345 @@
+//! One step of a collective: messages to some ranks and from some, at once, each behind a header that says of which call it
+//! is.
+
+mod monitored;
+mod verdict;
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use c10d_core::backend::{Fingerprint, let_go};
+use c10d_core::{Error, ErrorKind, Phase, Result};
+use smallvec::SmallVec;
+
+use crate::header::Header;
+use crate::health::Health;
+use crate::memory::Space;
+use crate::mpi::{Comm, Flight, Mpi, Staging};
+use crate::pause::Pause;
+use verdict::{TIE, garbled, late};
+
+/// Tags of collectives: headers with what is short, and the rest.
+const HEAD: u16 = 0;
+const BODY: u16 = 1;
+/// The longest bytes that go with their header.
+pub(crate) const SHORT: usize = 16 << 10;
+/// How long a peer's death may take to be told, when the library's own call fails first.
+const TOLD: Duration = Duration::from_secs(2);
+/// How many staging buffers are kept for later steps.
+const KEPT: usize = 64;
+
+/// A list of what is one per peer, mostly few.
+pub(crate) type Few<T> = SmallVec<[T; 2]>;
+
+/// What goes to a rank, or comes from one, in a step.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Transfer {
+    pub(crate) peer: u32,
+    /// Where it is in the call's bytes.
+    pub(crate) range: Range<usize>,
+    /// All that goes between the two in this direction in the call.
+    pub(crate) total: usize,
+}
+
+/// What all steps of a call know.
+pub(crate) struct Step<'a> {
+    pub(crate) fingerprint: Fingerprint,
+    pub(crate) timeout: Duration,
+    /// When the call must be over.
+    pub(crate) deadline: &'a dyn Fn() -> Instant,
+    /// Its number in the call.
+    pub(crate) number: u32,
+}
+
+/// Bytes that came, behind `skip` others.
+pub(crate) struct Came {
+    memory: Staging,
+    skip: usize,
+}
+
+impl Came {
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.memory.bytes()[self.skip..]
+    }
+}
+
+/// One transfer that comes in.
+enum Receiving {
+    /// Its header, with all of it if it is short, and the rest.
+    Head(Flight, Option<Flight>),
+    /// The header was right.
+    Body(Flight),
+    /// The header is of another call.
+    Differs,
+    Here(Came),
+}
+
+/// What the peers have called.
+#[derive(Default)]
+struct Heard {
+    calls: Few<(u32, Fingerprint)>,
+    /// Since when it is known that not all have called the same.
+    differ: Option<Instant>,
+}
+
+/// The exchanges of one rank of a group.
+pub(crate) struct Exchange {
+    mpi: Mpi,
+    comm: Comm,
+    rank: u32,
+    health: Arc<Health>,
+    pause: Pause,
+    pool: Vec<Staging>,
+    /// Bytes of payload sent so far.
+    pub(crate) sent: u64,
+}
+
+impl Exchange {
+    pub(crate) fn new(mpi: Mpi, comm: Comm, rank: u32, health: Arc<Health>, crowded: bool) -> Exchange {
+        Exchange { mpi, comm, rank, health, pause: Pause::new(crowded), pool: Vec::new(), sent: 0 }
+    }
+
+    fn memory(&mut self, len: usize) -> Staging {
+        let fit = self.pool.iter().position(|m| (len..=4 * len.max(SHORT)).contains(&m.room()));
+        match fit {
+            Some(i) => self.pool.swap_remove(i).resized(len),
+            None => Staging::new(len),
+        }
+    }
+
+    fn keep(&mut self, memory: Option<Staging>) {
+        if self.pool.len() < KEPT {
+            self.pool.extend(memory);
+        }
+    }
+
+    /// Gives the memory of what came back for later steps.
+    pub(crate) fn recycle(&mut self, came: impl IntoIterator<Item = Came>) {
+        came.into_iter().for_each(|c| self.keep(Some(c.memory)));
+    }
+
+    /// Sends and receives; gives what came, in the order of `recvs`. The call's memory is only read, here and now.
+    pub(crate) fn run(
+        &mut self,
+        step: &Step<'_>,
+        from: &Space,
+        sends: &[Transfer],
+        recvs: &[Transfer],
+    ) -> Result<Few<Came>> {
+        match self.messages(step, from, sends, recvs) {
+            // What the library says of a peer that is gone names nobody.
+            Err(e) if *e.kind() == ErrorKind::Internal && self.health.cause().is_none() => {
+                let left = (step.deadline)().saturating_duration_since(Instant::now());
+                let told = self.health.wait_for_cause(TOLD.min(left).max(let_go(step.timeout) / 2));
+                Err(told.unwrap_or_else(|| self.health.fail(e.phase(Phase::Transfer))))
+            }
+            result => result,
+        }
+    }
+
+    fn messages(&mut self, step: &Step<'_>, from: &Space, sends: &[Transfer], recvs: &[Transfer]) -> Result<Few<Came>> {
+        let mut receiving = Few::new();
+        for recv in recvs {
+            receiving.push(self.expect(recv)?);
+        }
+        let mut sending = Few::new();
+        for send in sends {
+            self.send(step, from, send, &mut sending)?;
+        }
+        let mut heard = Heard::default();
+        self.pause.reset();
+        loop {
+            let mut moved = false;
+            for (recv, receiving) in recvs.iter().zip(&mut receiving) {
+                moved |= self.receive(step, recv, receiving, &mut heard)?;
+            }
+            moved |= self.finish_sends(&mut sending)?;
+            if let Some(since) = heard.differ {
+                let all =
+                    heard.calls.len() == recvs.len() || since.elapsed() > TIE || Instant::now() >= (step.deadline)();
+                if let Some(verdict) = self.disagreement(step, &heard.calls, all) {
+                    return Err(verdict);
+                }
+            }
+            if sending.is_empty() && receiving.iter().all(|r| matches!(r, Receiving::Here(_))) {
+                break;
+            }
+            if self.is_late(step, moved)? {
+                let waits = waits(recvs, &receiving, &sending);
+                return Err(self.health.fail(late(step, &waits)));
+            }
+        }
+        let here = |receiving| match receiving {
+            Receiving::Here(came) => Some(came),
+            _ => None,
+        };
+        Ok(receiving.into_iter().filter_map(here).collect())
+    }
+
+    /// Pauses unless something moved; whether the call's time is over.
+    fn is_late(&mut self, step: &Step<'_>, moved: bool) -> Result<bool> {
+        if moved {
+            self.pause.reset();
+            return Ok(false);
+        }
+        let now = self.pause.wait();
+        self.health.check()?;
+        Ok(now.is_some_and(|now| now >= (step.deadline)()))
+    }
+
+    /// Forgets the sends that are over; whether there were any.
+    fn finish_sends(&mut self, sending: &mut Few<(u32, Flight)>) -> Result<bool> {
+        let before = sending.len();
+        let mut i = 0;
+        while i < sending.len() {
+            if sending[i].1.test()?.is_some() {
+                let (_, flight) = sending.swap_remove(i);
+                self.keep(flight.into_memory());
+            } else {
+                i += 1;
+            }
+        }
+        Ok(sending.len() < before)
+    }
+
+    /// Begins to receive a transfer. What is long comes behind its header, and has its place from the start.
+    fn expect(&mut self, recv: &Transfer) -> Result<Receiving> {
+        let (len, peer) = (recv.range.len(), Some(recv.peer));
+        let memory = self.memory(Header::SIZE + SHORT);
+        let head = Flight::recv(self.mpi, self.comm, memory, peer, HEAD)?;
+        if len <= SHORT {
+            return Ok(Receiving::Head(head, None));
+        }
+        let memory = self.memory(len);
+        Ok(Receiving::Head(head, Some(Flight::recv(self.mpi, self.comm, memory, peer, BODY)?)))
+    }
+
+    fn send(&mut self, step: &Step<'_>, from: &Space, send: &Transfer, sending: &mut Few<(u32, Flight)>) -> Result {
+        let len = send.range.len();
+        let header = Header {
+            fingerprint: step.fingerprint,
+            total: send.total as u64,
+            len: len as u64,
+            step: step.number,
+            last: false,
+        };
+        let short = len <= SHORT;
+        let mut head = self.memory(Header::SIZE + if short { len } else { 0 });
+        let bytes = head.bytes_mut();
+        header.put(bytes);
+        if short {
+            from.read(send.range.clone(), &mut bytes[Header::SIZE..]);
+            // Memory is given up only when the group has failed, and then nothing was read.
+            self.health.check()?;
+        }
+        sending.push((send.peer, Flight::send(self.mpi, self.comm, head, send.peer, HEAD)?));
+        if !short {
+            let mut body = self.memory(len);
+            from.read(send.range.clone(), body.bytes_mut());
+            self.health.check()?;
+            sending.push((send.peer, Flight::send(self.mpi, self.comm, body, send.peer, BODY)?));
+        }
+        self.sent += len as u64;
+        Ok(())
+    }
+
+    /// Goes on with one transfer, as far as it comes.
+    fn receive(
+        &mut self,
+        step: &Step<'_>,
+        recv: &Transfer,
+        receiving: &mut Receiving,
+        heard: &mut Heard,
+    ) -> Result<bool> {
+        let flight = match receiving {
+            Receiving::Head(flight, _) | Receiving::Body(flight) => flight,
+            Receiving::Differs | Receiving::Here(_) => return Ok(false),
+        };
+        let Some(over) = flight.test()? else { return Ok(false) };
+        let (flight, body) = match std::mem::replace(receiving, Receiving::Differs) {
+            Receiving::Head(head, body) => (head, Some(body)),
+            Receiving::Body(flight) => (flight, None),
+            Receiving::Differs | Receiving::Here(_) => return Ok(false),
+        };
+        let Some(memory) = flight.into_memory() else { return Ok(false) };
+        let memory = memory.resized(over.bytes);
+        let Some(body) = body else {
+            if over.bytes != recv.range.len() {
+                return Err(self.health.fail(garbled(recv.peer, "sent another number of bytes than it announced")));
+            }
+            *receiving = Receiving::Here(Came { memory, skip: 0 });
+            return Ok(true);
+        };
+        let Some(header) = Header::read(memory.bytes()) else {
+            return Err(self.health.fail(garbled(recv.peer, "sent a message without a header")));
+        };
+        if header.last {
+            let kind = ErrorKind::PeerDead { how: "left the group".to_owned() };
+            return Err(self.health.fail(Error::new(kind, "").guilty([recv.peer]).phase(Phase::Announce)));
+        }
+        heard.calls.push((recv.peer, header.fingerprint));
+        if step.fingerprint.disagreement(&header.fingerprint).is_some() {
+            // The verdict is the caller's, who sees what the others say.
+            heard.differ.get_or_insert_with(Instant::now);
+            return Ok(true);
+        }
+        if header.total != recv.total as u64 {
+            return Err(self.uneven(step, recv, header.total));
+        }
+        let len = recv.range.len();
+        let expected = Header::SIZE + if body.is_none() { len } else { 0 };
+        if (header.len, header.step, over.bytes) != (len as u64, step.number, expected) {
+            return Err(self.health.fail(garbled(recv.peer, "is in another step of this call")));
+        }
+        *receiving = match body {
+            Some(body) => {
+                self.keep(Some(memory));
+                Receiving::Body(body)
+            }
+            None => Receiving::Here(Came { memory, skip: Header::SIZE }),
+        };
+        Ok(true)
+    }
+
+    /// Says goodbye to all others, and hears theirs, within this time: so what was sent before has arrived.
+    pub(crate) fn farewell(&mut self, size: u32, until: Instant) -> Result {
+        let peers: Vec<u32> = (0..size).filter(|r| *r != self.rank).collect();
+        let mut flights = Vec::new();
+        for peer in &peers {
+            let mut head = self.memory(Header::SIZE);
+            Header { last: true, ..Header::default() }.put(head.bytes_mut());
+            flights.push(Flight::send(self.mpi, self.comm, head, *peer, HEAD)?);
+            let memory = self.memory(Header::SIZE + SHORT);
+            flights.push(Flight::recv(self.mpi, self.comm, memory, Some(*peer), HEAD)?);
+        }
+        self.pause.reset();
+        loop {
+            let mut open = false;
+            for flight in &mut flights {
+                open |= flight.test()?.is_none();
+            }
+            if !open {
+                return Ok(());
+            }
+            let now = self.pause.wait();
+            self.health.check()?;
+            if now.is_some_and(|now| now >= until) {
+                return Err(Error::new(ErrorKind::Timeout, "not all ranks have left the group"));
+            }
+        }
+    }
+}
+
+/// The ranks that a step waits for: those of which nothing has come, else those with whom something is on its way.
+fn waits(recvs: &[Transfer], receiving: &[Receiving], sending: &[(u32, Flight)]) -> Vec<u32> {
+    let of = |which: fn(&Receiving) -> bool| {
+        recvs.iter().zip(receiving).filter(move |(_, r)| which(r)).map(|(recv, _)| recv.peer)
+    };
+    let mut waits: Vec<u32> = of(|r| matches!(r, Receiving::Head(..))).collect();
+    if waits.is_empty() {
+        waits.extend(of(|r| matches!(r, Receiving::Body(_))));
+        waits.extend(sending.iter().map(|(peer, _)| *peer));
+    }
+    waits
+}

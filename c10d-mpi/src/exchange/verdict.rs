@@ -1,0 +1,78 @@
+//! What errors say when ranks do not do the same, or do not come.
+
+use std::time::{Duration, Instant};
+
+use c10d_core::backend::Fingerprint;
+use c10d_core::{Error, ErrorKind, OpKind, Phase};
+
+use super::{Exchange, Step, Transfer};
+use crate::health::BY_MOST;
+
+/// How long a rank that sees itself alone against another waits for a third one's word.
+pub(super) const TIE: Duration = Duration::from_millis(400);
+
+impl Exchange {
+    /// What one rank sends and the other expects differs.
+    pub(super) fn uneven(&self, step: &Step<'_>, recv: &Transfer, theirs: u64) -> Error {
+        let field = match OpKind::from_code(step.fingerprint.op) {
+            Some(OpKind::AllToAll | OpKind::AllToAllSingle) => "splits",
+            _ => "count",
+        };
+        let bytes = |n: u64| format!("{n} bytes");
+        let kind = ErrorKind::Mismatch { field, mine: bytes(recv.total as u64), theirs: bytes(theirs) };
+        let what = format!("what rank {} sends to rank {} in this collective", recv.peer, self.rank);
+        let error = called(step, Error::new(kind, what).phase(Phase::Announce));
+        // A third rank cannot know which of the two is wrong.
+        let told = error.clone().guilty([recv.peer, self.rank]);
+        self.health.fail_telling(error.guilty([recv.peer]), &told)
+    }
+
+    /// Ranks disagree about the call: who is wrong is what most of those heard, with this rank, say. `None`: more is to be
+    /// heard first.
+    pub(super) fn disagreement(&self, step: &Step<'_>, heard: &[(u32, Fingerprint)], all: bool) -> Option<Error> {
+        let mut votes = vec![(self.rank, step.fingerprint)];
+        votes.extend(heard.iter().copied());
+        let agree = |a: &Fingerprint, b: &Fingerprint| a.disagreement(b).is_none();
+        let count = |of: &Fingerprint| votes.iter().filter(|(_, f)| agree(of, f)).count();
+        let right = votes.iter().map(|(_, f)| *f).find(|f| 2 * count(f) > votes.len());
+        let most = right.filter(|_| votes.len() > 2);
+        if most.is_none() {
+            if !all {
+                return None;
+            }
+            // Two ranks of which one is wrong. A third may know.
+            let left = (step.deadline)().saturating_duration_since(Instant::now());
+            if let Some(cause) = self.health.wait_for_cause(TIE.min(left / 2)) {
+                return Some(cause);
+            }
+        }
+        let other = |of: &Fingerprint| votes.iter().find(|(_, f)| !agree(of, f)).copied();
+        let (_, theirs) = other(&step.fingerprint)?;
+        let guilty: Vec<u32> = match most {
+            Some(right) => votes.iter().filter(|(_, f)| !agree(&right, f)).map(|(rank, _)| *rank).collect(),
+            None => votes.iter().filter(|(_, f)| !agree(&step.fingerprint, f)).map(|(rank, _)| *rank).collect(),
+        };
+        let (field, mine, theirs) = step.fingerprint.disagreement(&theirs)?;
+        let kind = ErrorKind::Mismatch { field, mine, theirs };
+        let what = if most.is_some() { BY_MOST } else { "two ranks disagree about this collective" };
+        let error = Error::new(kind, what).guilty(guilty).phase(Phase::Announce);
+        Some(self.health.fail(called(step, error)))
+    }
+}
+
+pub(super) fn late(step: &Step<'_>, waits: &[u32]) -> Error {
+    let phase = if step.number == 0 { Phase::Announce } else { Phase::Transfer };
+    let what = format!("the ranks did not come to this collective, or not on with it, within {:?}", step.timeout);
+    called(step, Error::new(ErrorKind::Timeout, what).guilty(waits.iter().copied()).phase(phase))
+}
+
+pub(super) fn garbled(peer: u32, what: &str) -> Error {
+    Error::new(ErrorKind::Protocol, format!("rank {peer} {what}")).guilty([peer]).phase(Phase::Transfer)
+}
+
+/// Says of which call an error is: calls after it end with the same error.
+fn called(step: &Step<'_>, mut error: Error) -> Error {
+    let report = error.report_mut();
+    (report.op, report.seq) = (OpKind::from_code(step.fingerprint.op), Some(step.fingerprint.seq.into()));
+    error
+}
