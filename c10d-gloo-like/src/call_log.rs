@@ -132,6 +132,11 @@ impl CallLog {
         self.begun.load(Ordering::Acquire)
     }
 
+    /// How many calls were completed, or begun and given up.
+    pub(crate) fn ended(&self) -> u64 {
+        self.ended.load(Ordering::Acquire)
+    }
+
     /// The last call that was completed, or begun and given up.
     pub(crate) fn last_ended(&self) -> Option<CallId> {
         let n = self.ended.load(Ordering::Acquire).checked_sub(1)?;

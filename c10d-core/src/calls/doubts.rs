@@ -36,6 +36,12 @@ impl Whom {
     }
 }
 
+/// The rank that hears of all others in this op, if there is one.
+#[inline]
+pub fn hub(op: OpKind, root: u32) -> Option<u32> {
+    matches!(op, OpKind::Reduce | OpKind::Gather).then_some(root)
+}
+
 /// A call of this rank, to be compared.
 #[derive(Clone, Copy, Debug)]
 pub struct Doubt {
@@ -45,6 +51,8 @@ pub struct Doubt {
     pub fingerprint: Fingerprint,
     /// With whose it is to be compared.
     pub whom: Whom,
+    /// A rank that completes its call only if all others have made this one, if there is such a rank.
+    pub hub: Option<u32>,
 }
 
 /// What a peer did in place of a call of this rank.
@@ -294,7 +302,7 @@ mod tests {
     }
 
     fn doubt(number: u64, whom: Whom) -> Doubt {
-        Doubt { number, fingerprint: fingerprint(number as u32, 0), whom }
+        Doubt { number, fingerprint: fingerprint(number as u32, 0), whom, hub: None }
     }
 
     fn doubts(world: u32, calls: impl IntoIterator<Item = Doubt>) -> Doubts {

@@ -1,7 +1,6 @@
 //! What is run, and who runs it.
 
 use std::sync::Arc;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use c10d_core::backend::Fingerprint;
@@ -13,7 +12,7 @@ use super::notes::{Notes, is_note};
 use super::reduction::Reduction;
 use crate::link::Link;
 use crate::mesh::{Health, Open};
-use crate::pause::Pause;
+use crate::pause::{Interest, Pause};
 use crate::plan::{Plan, StepId};
 use c10d_core::calls::{Doubt, Whom};
 
@@ -72,6 +71,9 @@ pub(super) const LOOK_EVERY: u32 = 4;
 
 /// How long a rank waits for notes before it asks instead. Both take about as long.
 const NOTE_WAIT: Duration = Duration::from_micros(30);
+/// The same where the note is the hub's, which has more to do in each call than this rank has: there is no use in being
+/// far ahead of it, and questions would keep it from its work.
+const HUB_WAIT: Duration = Duration::from_micros(500);
 
 /// What [`Executor::done`] says of a step that is over.
 pub(super) const OVER: usize = usize::MAX;
@@ -135,28 +137,38 @@ impl Executor {
         self.sent
     }
 
-    /// Looks what the others called. `wait`: until that is known of the calls before the last look.
-    pub(super) fn verify(&mut self, wait: bool) -> Result {
+    /// Looks what the others called, and waits until that is known of the calls before the last look. `has_hub`: the last
+    /// call has one.
+    pub(super) fn verify(&mut self, has_hub: bool) -> Result {
         self.unlooked = 0;
-        self.in_doubt = if wait && self.notes.is_some() {
-            self.verify_by_notes()?
+        self.in_doubt = if self.notes.is_some() {
+            self.verify_by_notes(if has_hub { HUB_WAIT } else { NOTE_WAIT })?
         } else {
-            self.health.verify(&mut self.fresh, wait)?
+            self.health.verify(&mut self.fresh, true)?
         };
         Ok(())
     }
 
-    /// Whether calls are still in doubt.
-    fn verify_by_notes(&mut self) -> Result<bool> {
+    /// Looks what the others called, without waiting.
+    pub(super) fn glance_at_calls(&mut self) -> Result {
+        self.unlooked = 0;
+        self.in_doubt = self.health.verify(&mut self.fresh, false)?;
+        Ok(())
+    }
+
+    /// Whether calls are still in doubt. Waits for notes about old ones for `patience`, then asks.
+    fn verify_by_notes(&mut self, patience: Duration) -> Result<bool> {
         let before = self.fresh.first().map_or(self.begun, |doubt| doubt.number);
         let mut open = self.compare_notes(before)?;
         let Some(prompt) = self.notes.as_ref().map(|notes| notes.prompt) else { return Ok(false) };
         if open == Open::Old && prompt {
-            let until = Instant::now() + NOTE_WAIT;
+            let until = Instant::now() + patience;
             while open == Open::Old && Instant::now() < until {
-                thread::yield_now();
+                let links = self.links.iter().flatten().filter(|link| matches!(link, Link::Tcp(_)));
+                self.pause.wait(links.map(|link| Interest::of(link, true, false)));
                 open = self.compare_notes(before)?;
             }
+            self.pause.reset();
         }
         if let Some(notes) = &mut self.notes {
             notes.prompt = open != Open::Old;
@@ -169,8 +181,7 @@ impl Executor {
         for peer in 0..self.links.len() as u32 {
             self.take_notes(peer);
         }
-        let mut notes = self.notes.as_mut();
-        let agreed = |peer| notes.as_mut().map_or(0, |notes| notes.agreed(peer));
+        let agreed = self.notes.as_mut().map_or(&[][..], Notes::agreed);
         self.health.compare_calls(&mut self.fresh, agreed, before)
     }
 

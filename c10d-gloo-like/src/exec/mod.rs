@@ -19,7 +19,7 @@ use std::time::Instant;
 use c10d_core::{Error, ErrorKind, Result};
 
 use crate::plan::{Action, After, Region, StepId};
-use c10d_core::calls::{Doubt, Whom};
+use c10d_core::calls::{Doubt, Whom, hub};
 use executor::{Direction, LOOK_EVERY, Traffic};
 use wait::Waiting;
 
@@ -46,7 +46,10 @@ impl Executor {
         result?;
         if let Some(notes) = &mut self.notes {
             let world = self.links.len() as u32;
-            let missed = (0..world).filter(|peer| op.unheard_by(*peer, world) != Whom::Nobody && *peer != self.rank);
+            // Of who is not the hub, the hub has heard.
+            let silent = hub(op.kind, op.root).is_none_or(|hub| hub == self.rank);
+            let misses = |peer: &u32| silent && op.unheard_by(*peer, world) != Whom::Nobody && *peer != self.rank;
+            let missed = (0..world).filter(misses);
             if notes.made(&op.fingerprint, missed) {
                 notes.send(&mut self.links);
             }
@@ -61,12 +64,13 @@ impl Executor {
     /// Takes note of a call in which this rank did not hear of all others, and looks now and then what they called.
     #[inline]
     fn doubt(&mut self, op: &Op<'_>, number: u64, unheard: Whom) -> Result {
+        let hub = hub(op.kind, op.root);
         if unheard != Whom::Nobody {
-            self.fresh.push(Doubt { number, fingerprint: op.fingerprint, whom: unheard });
+            self.fresh.push(Doubt { number, fingerprint: op.fingerprint, whom: unheard, hub });
             self.in_doubt = true;
         }
         self.unlooked += 1;
-        if self.unlooked < LOOK_EVERY { Ok(()) } else { self.verify(true) }
+        if self.unlooked < LOOK_EVERY { Ok(()) } else { self.verify(hub.is_some()) }
     }
 
     /// The rank leaves: looks a last time what the others called. Gives the disagreement for which the group has failed.

@@ -5,6 +5,8 @@
 //! such call, a rank sends a note to those that hear nothing of it: how many calls it has made, and a digest of them. A note
 //! stands in the stream where a header would. Whoever finds its own digest in it knows that the two agree. Who finds another
 //! one, or no note in time, asks over the control connection, which is dear.
+//!
+//! The root of a reduce hears all others, so that the others need notes of the root alone.
 
 use std::collections::VecDeque;
 
@@ -31,6 +33,8 @@ pub(super) struct Notes {
     /// Calls since the last note of which somebody heard nothing.
     unheard: u32,
     peers: Vec<NotePeer>,
+    /// By rank: of its first calls, so many are those of this rank.
+    agreed: Vec<u64>,
     /// Whether notes came in time lately, so that waiting a little for one pays.
     pub(super) prompt: bool,
 }
@@ -41,8 +45,6 @@ struct NotePeer {
     due: bool,
     /// What is left of a note that went in part.
     rest: VecDeque<u8>,
-    /// Of its first calls, so many are those of this rank.
-    agreed: u64,
     /// Notes about calls that this rank has not made: how many calls, and their digest.
     ahead: VecDeque<(u64, u64)>,
 }
@@ -52,7 +54,8 @@ impl Notes {
     pub(super) fn new(links: &[Option<Link>]) -> Option<Notes> {
         let needed = links.iter().flatten().any(|link| matches!(link, Link::Tcp(_)));
         let peers = vec![NotePeer::default(); links.len()];
-        needed.then_some(Notes { digests: [0; KEPT], made: 0, unheard: 0, peers, prompt: true })
+        let agreed = vec![0; links.len()];
+        needed.then_some(Notes { digests: [0; KEPT], made: 0, unheard: 0, peers, agreed, prompt: true })
     }
 
     /// This rank has made a call, in which the ranks that `missed` it heard nothing of it. Whether notes are due.
@@ -110,17 +113,18 @@ impl Notes {
         peer.ahead.push_back(read(header));
     }
 
-    /// Up to which number of calls the peer agrees with this rank, as far as its notes tell.
-    pub(super) fn agreed(&mut self, peer: u32) -> u64 {
-        let Some(peer) = self.peers.get_mut(peer as usize) else { return 0 };
-        while let Some((made, digest)) = peer.ahead.front().copied().filter(|(made, _)| *made <= self.made) {
-            peer.ahead.pop_front();
-            let remembered = self.made - made < KEPT as u64;
-            if remembered && self.digests[made as usize % KEPT] == digest {
-                peer.agreed = peer.agreed.max(made);
+    /// By rank, up to which number of calls it agrees with this one, as far as its notes tell.
+    pub(super) fn agreed(&mut self) -> &[u64] {
+        for (peer, agreed) in self.peers.iter_mut().zip(&mut self.agreed) {
+            while let Some((made, digest)) = peer.ahead.front().copied().filter(|(made, _)| *made <= self.made) {
+                peer.ahead.pop_front();
+                let remembered = self.made - made < KEPT as u64;
+                if remembered && self.digests[made as usize % KEPT] == digest {
+                    *agreed = made.max(*agreed);
+                }
             }
         }
-        peer.agreed
+        &self.agreed
     }
 }
 
@@ -158,7 +162,8 @@ mod tests {
     }
 
     fn notes() -> Notes {
-        Notes { digests: [0; KEPT], made: 0, unheard: 0, peers: vec![NotePeer::default(); 2], prompt: true }
+        let peers = vec![NotePeer::default(); 2];
+        Notes { digests: [0; KEPT], made: 0, unheard: 0, peers, agreed: vec![0; 2], prompt: true }
     }
 
     /// Notes after calls with these roots, and the note that tells of them.
@@ -176,7 +181,7 @@ mod tests {
         let (mut mine, theirs) = after([0; 100]);
         assert!(is_note(&theirs));
         mine.take(1, &theirs);
-        assert_eq!((mine.agreed(1), mine.agreed(0)), (100, 0));
+        assert_eq!(mine.agreed(), [0, 100]);
     }
 
     #[test]
@@ -184,7 +189,7 @@ mod tests {
         for odd in 0..8 {
             let (mut mine, _) = after([0; 8]);
             mine.take(1, &after((0..8).map(|i| u32::from(i == odd))).1);
-            assert_eq!(mine.agreed(1), 0, "{odd}");
+            assert_eq!(mine.agreed()[1], 0, "{odd}");
         }
     }
 
@@ -193,22 +198,21 @@ mod tests {
         let (mut mine, _) = after([0; 4]);
         mine.take(1, &after([0; 4]).1);
         mine.take(1, &after([0; 6]).1);
-        assert_eq!(mine.agreed(1), 4);
+        assert_eq!(mine.agreed()[1], 4);
         mine.made(&call(4, 0), [].into_iter());
-        assert_eq!(mine.agreed(1), 4);
+        assert_eq!(mine.agreed()[1], 4);
         mine.made(&call(5, 0), [].into_iter());
-        assert_eq!(mine.agreed(1), 6);
+        assert_eq!(mine.agreed()[1], 6);
     }
 
     #[test]
     fn what_is_forgotten_says_nothing_and_nothing_grows() {
         let (mut mine, _) = after([0; 200]);
         mine.take(1, &after([0; 100]).1);
-        assert_eq!(mine.agreed(1), 0);
+        assert_eq!(mine.agreed()[1], 0);
         (0..1000).for_each(|_| mine.take(1, &note(u64::MAX, 7)));
-        assert_eq!((mine.agreed(1), mine.peers[1].ahead.len()), (0, AHEAD));
+        assert_eq!((mine.agreed()[1], mine.peers[1].ahead.len()), (0, AHEAD));
         mine.take(9, &note(1, 1));
-        assert_eq!(mine.agreed(9), 0);
     }
 
     #[test]

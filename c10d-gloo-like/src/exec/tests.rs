@@ -172,8 +172,7 @@ fn a_root_learns_from_notes_that_the_others_make_its_calls() {
             }
             // The notes come before its headers.
             rank.run(OpKind::Barrier, 0, &[], &mut [], direct::barrier).unwrap();
-            let notes = rank.executor.notes.as_mut().unwrap();
-            (0..world).map(|peer| notes.agreed(peer)).collect::<Vec<_>>()
+            rank.executor.notes.as_mut().unwrap().agreed().to_vec()
         });
         for (rank, agreed) in (0..world).zip(agreed) {
             let wanted = (0..world).map(|peer| if rank == root && peer != root { 20 } else { 0 });

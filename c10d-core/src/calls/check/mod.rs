@@ -127,7 +127,7 @@ impl CallCheck {
             whom => whom,
         };
         if whom != Whom::Nobody {
-            calls.doubts.add(&mut vec![Doubt { number, fingerprint, whom }]);
+            calls.doubts.add(&mut vec![Doubt { number, fingerprint, whom, hub: None }]);
         }
         calls.open.push_back(Open { number, fingerprint, since: Instant::now(), asked: 0 });
         let parted = match &calls.dispute {

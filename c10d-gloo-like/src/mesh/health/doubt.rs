@@ -56,19 +56,14 @@ impl Health {
         Ok(open)
     }
 
-    /// As [`Health::verify`], but asks nobody: `agreed` says up to which of its calls a rank agrees with this one.
-    pub(crate) fn compare_calls(
-        &self,
-        fresh: &mut Vec<Doubt>,
-        mut agreed: impl FnMut(u32) -> u64,
-        before: u64,
-    ) -> Result<Open> {
+    /// As [`Health::verify`], but asks nobody: `agreed[p]` says up to which of its calls rank `p` agrees with this one.
+    pub(crate) fn compare_calls(&self, fresh: &mut Vec<Doubt>, agreed: &[u64], before: u64) -> Result<Open> {
         let mut doubts = self.doubts.lock();
         doubts.add(fresh);
         let mut clash = doubts.clash();
         let mut old = false;
         for peer in 0..self.paths.len() as u32 {
-            match self.look(&mut doubts, peer, agreed(peer)) {
+            match self.look(&mut doubts, peer, agreed) {
                 Ok(Progress::Gone) => old |= doubts.unsettled(peer).is_some_and(|number| number < before),
                 Ok(_) => {}
                 Err(found) => clash = clash.or(Some(found)),
@@ -152,17 +147,29 @@ impl Health {
         while !self.failed() && !self.answers.wait_until(doubts, until).timed_out() {}
     }
 
-    /// Looks at what is known of a peer, which agrees about this rank's calls below number `agreed`.
-    fn look(&self, doubts: &mut Doubts, peer: u32, agreed: u64) -> Result<Progress, Clash> {
+    /// Looks at what is known of a peer. `agreed`: see [`Health::compare_calls`].
+    fn look(&self, doubts: &mut Doubts, peer: u32, agreed: &[u64]) -> Result<Progress, Clash> {
+        let has_agreed =
+            |rank: u32, doubt: &Doubt| agreed.get(rank as usize).is_some_and(|calls| doubt.number < *calls);
         match self.call_log_of(peer) {
             Some(call_log) => doubts.compare(peer, |doubt| read(call_log, doubt)),
-            None => doubts.compare(peer, |doubt| if doubt.number < agreed { Known::Agreed } else { Known::Gone }),
+            None => doubts.compare(peer, |doubt| {
+                let by_hub = doubt.hub.is_some_and(|hub| has_agreed(hub, doubt) || self.has_completed(hub, doubt));
+                if by_hub || has_agreed(peer, doubt) { Known::Agreed } else { Known::Gone }
+            }),
         }
+    }
+
+    /// Whether a rank that shares memory has completed the call.
+    fn has_completed(&self, rank: u32, doubt: &Doubt) -> bool {
+        self.call_log_of(rank).is_some_and(|call_log| {
+            call_log.ended() > doubt.number && read(call_log, doubt) == Known::Call(doubt.fingerprint)
+        })
     }
 
     /// Looks at what can be seen of a peer. Gives the number from which on it must be asked, if that is below `before`.
     fn question(&self, doubts: &mut Doubts, peer: u32, before: u64) -> Result<Option<u64>, Clash> {
-        match self.look(doubts, peer, 0)? {
+        match self.look(doubts, peer, &[])? {
             Progress::Gone => doubts.question(peer, before),
             _ => Ok(None),
         }
