@@ -15,16 +15,17 @@ import re
 import sys
 
 FLOORS = {
-    "c10d-core": "sync types reduce catalog options text resource error panics process host waiting store buffer device call op dlpack backend calls dispatch staged group",
+    "c10d-core": "sync types reduce catalog options text resource error panics process shm host waiting store buffer device call op dlpack backend calls dispatch staged group",
     "c10d-rendezvous": "log file_store tcp_store init launch provider",
     "c10d-gloo-like": "exit call_log shm tcp link mesh pause plan exec schedule layout collectives p2p backend provider",
-    "c10d-gloo-like/src/mesh": "wire credentials netlink addr host topology wiring handshake doing revoke control claims answer chains "
+    "c10d-gloo-like/src/mesh": "wire netlink addr host topology wiring handshake doing revoke control claims answer chains "
     "verdict socket accept hello watch connection health local dial join mod",
     "c10d-gloo-like/src/mesh/health": "peers own call_logs mod failure lost calls doubt query reach remind leave listener",
-    "c10d-gloo-like/src/shm": "copy memory bell cursors segment doorbell ring link mod",
+    "c10d-gloo-like/src/shm": "copy bell cursors segment doorbell ring link mod",
     "c10d-gloo-like/src/exec": "reduction memory announce notes executor failure steps wait mod",
     "c10d-gloo-like/src/p2p": "message ticket peer live state waits mod settle",
     "c10d-gloo-like/src/schedule": "tuned member blocks direct algorithm one_shot local hierarchical scatter_gather bruck ring tree halving_doubling mod table tuning_file selection",
+    "c10d-core/src/shm": "credentials headroom memfd sealed inbox",
     "c10d-core/src/reduce": "half operation f16c element run mod",
     "c10d-gloo-like/src/tcp": "queue socket link mod",
     "c10d-mpi": "mpi health pmi card world header pause task ledger memory exchange messages ops backend provider",

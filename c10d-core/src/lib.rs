@@ -17,6 +17,7 @@ pub mod panics;
 pub mod process;
 pub mod reduce;
 mod resource;
+pub mod shm;
 pub mod staged;
 pub mod store;
 pub mod sync;

@@ -6,12 +6,12 @@
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
+use c10d_core::shm::is_same_user;
 use c10d_core::{Error, ErrorKind, Phase, Result};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SocketFlags, accept_with, recv};
 
-use super::credentials::is_same_user;
 use super::handshake::Handshake;
 use super::socket::{LOOK, Patience, Socket, timespec};
 use crate::tcp;

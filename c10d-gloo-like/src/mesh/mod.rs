@@ -15,7 +15,6 @@ mod chains;
 mod claims;
 mod connection;
 mod control;
-mod credentials;
 mod dial;
 mod doing;
 mod handshake;

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use c10d_core::Error;
 use c10d_core::process::Private;
+use c10d_core::shm::peer_user;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{
@@ -14,8 +15,6 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType, bind, connect, listen, recv, recvmsg,
     send, sendmsg, socket_with,
 };
-
-use super::credentials;
 
 /// How often a wait looks whether the join has failed meanwhile.
 pub(super) const LOOK: Duration = Duration::from_millis(50);
@@ -210,7 +209,7 @@ pub(super) fn dial_unix(name: &str, patience: &Patience<'_>) -> Result<Socket, T
     let socket = Socket::from(stream()?);
     loop {
         match connect(&socket, &address) {
-            Ok(()) => match credentials::peer_user(&socket)? {
+            Ok(()) => match peer_user(&socket)? {
                 user if user == rustix::process::geteuid().as_raw() => return Ok(socket),
                 user => return Err(Trouble::Stranger(user)),
             },

@@ -6,7 +6,6 @@ mod copy;
 mod cursors;
 mod doorbell;
 mod link;
-mod memory;
 mod ring;
 mod segment;
 

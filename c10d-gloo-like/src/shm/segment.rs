@@ -8,15 +8,13 @@ use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::AtomicU32;
 
+use c10d_core::shm::{check_room, memfd, reserve};
 use c10d_core::{Error, ErrorKind, Result};
 use memmap2::{MmapOptions, MmapRaw};
-use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags};
-use rustix::io::Errno;
-use rustix::process::{Resource, getrlimit};
+use rustix::fs::SealFlags;
 
 use super::bell::Bell;
 use super::cursors::Cursors;
-use super::memory;
 use crate::call_log::CallLog;
 
 const PAGE: usize = 4096;
@@ -108,19 +106,7 @@ impl Segment {
         let size = layout.size();
         let refused = |what: String| Error::new(ErrorKind::Resource, what);
         let hint = "use the TCP transport, fewer ranks per host, or raise the limit";
-        if let Some(left) = memory::headroom()
-            && size as u64 > left / 2
-        {
-            return Err(refused(format!(
-                "a shared segment needs {size} bytes, and the memory cgroup has {left} left: {hint}"
-            )));
-        }
-        // Beyond this limit fallocate is answered with a signal.
-        if let Some(limit) = getrlimit(Resource::Fsize).current
-            && size as u64 > limit
-        {
-            return Err(refused(format!("a shared segment needs {size} bytes, RLIMIT_FSIZE allows {limit}: {hint}")));
-        }
+        check_room("a shared segment", size, 2).map_err(|e| refused(format!("{}: {hint}", e.report().what)))?;
         let fd = memfd().map_err(|e| refused(format!("no shared memory (memfd_create): {hint}")).caused_by(e))?;
         reserve(fd.as_fd(), size)
             .map_err(|e| refused(format!("no memory for a shared segment of {size} bytes: {hint}")).caused_by(e))?;
@@ -180,25 +166,6 @@ impl Segment {
         let base = self.map.as_mut_ptr();
         // SAFETY: `Layout::ring` stays inside `Layout::size`, which is the map's length.
         unsafe { (base.add(cursors).cast(), base.add(data), capacity) }
-    }
-}
-
-fn memfd() -> Result<OwnedFd, Errno> {
-    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-    // Kernels before 6.3 do not know NOEXEC_SEAL.
-    match rustix::fs::memfd_create(c"c10d", flags | MemfdFlags::NOEXEC_SEAL) {
-        Err(Errno::INVAL) => rustix::fs::memfd_create(c"c10d", flags),
-        other => other,
-    }
-}
-
-/// Takes the memory now: touching a page that is not there later would be a signal.
-fn reserve(fd: BorrowedFd<'_>, size: usize) -> Result<(), Errno> {
-    loop {
-        match rustix::fs::fallocate(fd, FallocateFlags::empty(), 0, size as u64) {
-            Err(Errno::INTR) => {}
-            other => return other,
-        }
     }
 }
 

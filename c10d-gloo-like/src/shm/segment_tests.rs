@@ -1,5 +1,8 @@
 use std::process::{Command, Stdio};
 
+use rustix::io::Errno;
+use rustix::process::Resource;
+
 use super::*;
 
 #[test]

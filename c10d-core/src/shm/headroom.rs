@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 /// Bytes left in the tightest memory cgroup of this process; `None` where none is limited.
-pub(super) fn headroom() -> Option<u64> {
+pub fn headroom() -> Option<u64> {
     let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
     headroom_in(Path::new("/sys/fs/cgroup"), &groups)
 }

@@ -9,7 +9,7 @@ use rustix::io::Errno;
 ///
 /// Not rustix's function: that takes the peer's process id for one, which it has not if it is in a PID namespace that
 /// this process cannot see.
-pub(super) fn peer_user(socket: &impl AsFd) -> Result<u32, Errno> {
+pub fn peer_user(socket: &impl AsFd) -> Result<u32, Errno> {
     let mut peer = libc::ucred { pid: 0, uid: u32::MAX, gid: u32::MAX };
     let mut len = size_of::<libc::ucred>() as libc::socklen_t;
     let (fd, place) = (socket.as_fd().as_raw_fd(), (&raw mut peer).cast());
@@ -22,6 +22,6 @@ pub(super) fn peer_user(socket: &impl AsFd) -> Result<u32, Errno> {
 }
 
 /// Whether it is this user: nobody else gets or gives memory.
-pub(super) fn is_same_user(socket: &impl AsFd) -> bool {
+pub fn is_same_user(socket: &impl AsFd) -> bool {
     peer_user(socket) == Ok(rustix::process::geteuid().as_raw())
 }

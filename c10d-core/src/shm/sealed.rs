@@ -1,0 +1,192 @@
+//! Memory that is written by one rank, and then by nobody any more.
+#![allow(unsafe_code)]
+
+use std::fs::File;
+use std::ops::{Deref, DerefMut};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use memmap2::{Advice, Mmap, MmapMut, MmapOptions};
+use rustix::fs::SealFlags;
+use rustix::io::Errno;
+
+use super::memfd::{check_room, memfd, reserve};
+use crate::process::Private;
+use crate::{Error, ErrorKind, Result};
+
+const SEALS: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlags::SEAL).union(SealFlags::WRITE);
+
+/// Memory that is there, all zeros, and not seen by anybody else yet. A forked child does not have it.
+pub struct Fresh {
+    map: MmapMut,
+    memory: Memfd,
+}
+
+/// Memory that nobody can write any more, wherever its descriptor went.
+pub struct Sealed(Memfd);
+
+/// Such memory, mapped read-only. It is freed when nobody has it mapped. A forked child has it, too.
+pub struct Mapped(Mmap);
+
+/// A memfd, which forked children do not keep.
+struct Memfd {
+    /// First, so that it ends before the descriptor is closed.
+    _private: Private,
+    file: File,
+}
+
+impl From<OwnedFd> for Memfd {
+    fn from(fd: OwnedFd) -> Memfd {
+        Memfd { _private: Private::new(&fd), file: fd.into() }
+    }
+}
+
+impl Fresh {
+    /// So many bytes, at least one. All of the memory is taken here: later there is no way to report that none is left.
+    ///
+    /// # Errors
+    /// `Resource`, with what ran out and its limit.
+    pub fn new(size: usize) -> Result<Fresh> {
+        check_room("shared memory", size, 1)?;
+        let refused = || Error::new(ErrorKind::Resource, format!("{size} bytes of shared memory cannot be had"));
+        let memory = Memfd::from(memfd().map_err(|e| refused().caused_by(e))?);
+        memory.file.set_len(size as u64).map_err(|e| refused().caused_by(e))?;
+        // SAFETY: nobody else has the descriptor, so nobody shrinks the file or writes to it.
+        let map = unsafe { MmapOptions::new().len(size).map_mut(&memory.file) }.map_err(|e| refused().caused_by(e))?;
+        // A child's copy would be a writable mapping, with which the memory cannot be sealed.
+        map.advise(Advice::DontFork).map_err(|e| refused().caused_by(e))?;
+        // A wish: kernels can be made without.
+        let _ = map.advise(Advice::HugePage);
+        populate(&map, &memory, size).map_err(|e| match e {
+            // What touching a page that cannot be had is answered with.
+            Errno::FAULT => Error::no_memory(refused().report().what.clone()),
+            e => refused().caused_by(e),
+        })?;
+        Ok(Fresh { map, memory })
+    }
+
+    /// Ends the writing.
+    ///
+    /// # Errors
+    /// `Resource` if the system still uses it for something that writes.
+    pub fn seal(self) -> Result<Sealed> {
+        let Fresh { map, memory } = self;
+        drop(map);
+        rustix::fs::fcntl_add_seals(&memory.file, SEALS).map_err(|e| {
+            let what =
+                "shared memory cannot be sealed: something may still write to it, for example a read from a file";
+            Error::new(ErrorKind::Resource, what).caused_by(e)
+        })?;
+        Ok(Sealed(memory))
+    }
+}
+
+impl Deref for Fresh {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        &self.map
+    }
+}
+
+impl DerefMut for Fresh {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        &mut self.map
+    }
+}
+
+impl Sealed {
+    /// What came from a peer, if it is sealed and has this size.
+    ///
+    /// # Errors
+    /// `Protocol` if not.
+    pub fn from_peer(fd: OwnedFd, size: usize) -> Result<Sealed> {
+        let wrong = |what: &str| Error::new(ErrorKind::Protocol, format!("the peer's shared memory {what}"));
+        let memory = Memfd::from(fd);
+        let seals = rustix::fs::fcntl_get_seals(&memory.file).map_err(|e| wrong("is none").caused_by(e))?;
+        if !seals.contains(SEALS) {
+            return Err(wrong("can still be written"));
+        }
+        let there = memory.file.metadata().map_err(|e| wrong("has no size").caused_by(e))?.len();
+        if there != size as u64 {
+            return Err(wrong(&format!("has {there} bytes, not {size}")));
+        }
+        Ok(Sealed(memory))
+    }
+
+    /// The descriptor, for peers.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.0.file.as_fd()
+    }
+
+    /// Maps it. The descriptor goes: the mapping needs none.
+    ///
+    /// # Errors
+    /// `Resource`, with what ran out and its limit.
+    pub fn map(self) -> Result<Mapped> {
+        // A private mapping that cannot be written shows the memory itself. Kernels before 6.7 refuse shared ones of
+        // memory that is sealed so.
+        // SAFETY: the seals keep everybody from writing to the memory and from shrinking it.
+        let map = unsafe { MmapOptions::new().map_copy_read_only(&self.0.file) }
+            .map_err(|e| Error::new(ErrorKind::Resource, "shared memory cannot be mapped").caused_by(e))?;
+        let _ = map.advise(Advice::HugePage);
+        Ok(Mapped(map))
+    }
+}
+
+impl Deref for Mapped {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+/// Has all pages there, large ones where the system has them.
+fn populate(map: &MmapMut, memory: &Memfd, size: usize) -> Result<(), Errno> {
+    match map.advise(Advice::PopulateWrite).map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO)) {
+        // Kernels before 5.14.
+        Err(Errno::INVAL) => reserve(memory.file.as_fd(), size),
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn filled(size: usize) -> Sealed {
+        let mut fresh = Fresh::new(size).unwrap();
+        assert!(fresh.iter().all(|byte| *byte == 0));
+        (0u8..).zip(&mut *fresh).for_each(|(i, byte)| *byte = i);
+        fresh.seal().unwrap()
+    }
+
+    #[test]
+    fn what_was_written_is_seen_and_nobody_can_write() {
+        let sealed = filled(100);
+        let copy = sealed.fd().try_clone_to_owned().unwrap();
+        let other = Sealed::from_peer(sealed.fd().try_clone_to_owned().unwrap(), 100).unwrap().map().unwrap();
+        let map = sealed.map().unwrap();
+        assert!((0u8..100).eq(map.iter().copied()) && *map == *other);
+
+        let file = File::from(copy);
+        assert!(std::os::unix::fs::FileExt::write_at(&file, &[1], 0).is_err());
+        assert!(file.set_len(0).is_err() && file.set_len(1 << 20).is_err());
+        // SAFETY: it is refused.
+        assert!(unsafe { MmapOptions::new().map_mut(&file) }.is_err());
+        drop((map, other));
+    }
+
+    #[test]
+    fn what_a_peer_may_still_change_is_refused() {
+        let of = |fd: OwnedFd, size| Sealed::from_peer(fd, size).err().unwrap().report().what.clone();
+        let open = Fresh::new(100).unwrap();
+        assert!(of(open.memory.file.try_clone().unwrap().into(), 100).contains("can still be written"));
+        assert!(of(filled(100).fd().try_clone_to_owned().unwrap(), 99).contains("has 100 bytes, not 99"));
+        assert!(of(File::open("/dev/null").unwrap().into(), 0).contains("is none"));
+    }
+
+    #[test]
+    fn what_cannot_be_had_is_an_error() {
+        let error = Fresh::new(1 << 60).err().unwrap();
+        assert_eq!(*error.kind(), ErrorKind::Resource);
+    }
+}
