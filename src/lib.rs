@@ -15,6 +15,7 @@ mod plain;
 #[cfg(feature = "plugins")]
 pub mod plugins;
 mod reductions;
+mod tables;
 mod within;
 
 pub use builder::{builder, run_ranks};
@@ -24,6 +25,7 @@ pub use mesh::Mesh;
 pub use objects::{ObjectCollectives, Objects};
 pub use plain::{Plain, PlainBuf, plain};
 pub use reductions::{Operation, Reductions};
+pub use tables::{FillResult, SharedTable, SharedTables, Tables};
 
 pub use c10d_core::{
     Buf, BufMut, Buffers, Builder, Call, Cancel, CancelError, Coo, DType, Device, DeviceCoo, DispatchKey, Element,

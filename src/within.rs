@@ -20,7 +20,12 @@ impl<'a> Within<'a> {
 
     /// Runs a call in what is left of the time.
     pub(crate) fn run<B: Buffers>(&self, call: Call<B>) -> Result<B::Back> {
-        Ok(self.pg.run(call.timeout(self.end.saturating_duration_since(Instant::now())))?)
+        Ok(self.pg.run(call.timeout(self.left()))?)
+    }
+
+    /// What is left of the time.
+    pub(crate) fn left(&self) -> Duration {
+        self.end.saturating_duration_since(Instant::now())
     }
 
     /// An error of this call alone: all ranks are in step, and the group goes on.

@@ -73,7 +73,7 @@ fn all_well(report: &JobReport) -> Result<(), Failed> {
 }
 
 /// A forked child that does `body`, and ends as a program does that returns from main.
-fn fork(body: impl FnOnce() -> Result) -> Pid {
+pub(crate) fn fork(body: impl FnOnce() -> Result) -> Pid {
     // SAFETY: no other thread of this program holds a lock: they wait for peers, or for work.
     let pid = unsafe { libc::fork() };
     if pid == 0 {
@@ -91,7 +91,7 @@ fn fork(body: impl FnOnce() -> Result) -> Pid {
     Pid::from_raw(pid).expect("a fork")
 }
 
-fn ended_well(child: Pid) -> Result {
+pub(crate) fn ended_well(child: Pid) -> Result {
     match waitpid(Some(child), WaitOptions::empty()) {
         Ok(Some((_, status))) if status.exit_status() == Some(0) => Ok(()),
         other => Err(Error::new(ErrorKind::Internal, format!("the child: {other:?}"))),

@@ -7,7 +7,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use c10d::{Mesh, ReduceOp, Result};
+use c10d::{Mesh, ReduceOp, Result, SharedTables};
 use libtest_mimic::{Failed, Trial};
 use stage::{cast, failures, lines, shown, tell};
 
@@ -53,6 +53,20 @@ pub(crate) fn play(part: &str) -> Result {
     let axes: Vec<(&str, u32)> = mesh.axes().collect();
     assert_eq!(axes, [("host", 2 / host), ("local", host)]);
     assert_eq!(mesh.group("local")?.size(), host);
+    // Whoever cannot share has a table of its own, and the root's elements all the same.
+    let mut fills = [0u32];
+    let table = pg.share_on_host(100_000, |table: &mut [u32]| {
+        fills[0] = 1;
+        table.fill(7);
+        Ok(())
+    })?;
+    assert_eq!(pg.all_reduce(fills.to_vec(), ReduceOp::Sum)?, [2 / sharing]);
+    assert!(table.iter().all(|x| *x == 7));
+    let from_1 = pg.share_from(1, 100_000, |table: &mut [u32]| {
+        table.fill(pg.rank() + 8);
+        Ok(())
+    })?;
+    assert!(from_1.len() == 100_000 && from_1.iter().all(|x| *x == 9));
     tell(format!("memory {}, {host} on the host, {sharing} can share", maps.contains("memfd:")));
     pg.barrier()?;
     pg.shutdown()

@@ -18,6 +18,7 @@ mod objects;
 mod reductions;
 mod roots;
 mod sparse;
+mod tables;
 #[path = "../../c10d-mpi/tests/wheels/mod.rs"]
 mod wheels;
 
@@ -41,6 +42,7 @@ fn main() -> ExitCode {
         ("reductions", reductions::play),
         ("roots", roots::play),
         ("sparse", sparse::play),
+        ("tables", tables::play),
     ];
     if let Some(code) = stage::play(parts) {
         return code;
@@ -65,5 +67,6 @@ fn main() -> ExitCode {
         .trials(reductions::trials())
         .trials(roots::trials())
         .trials(sparse::trials())
+        .trials(tables::trials())
         .main()
 }

@@ -1,0 +1,163 @@
+//! How a table comes to be: who fills it, and how the others get it.
+
+use std::marker::PhantomData;
+use std::ops::DerefMut;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Duration;
+
+use c10d_core::host::{HostId, number};
+use c10d_core::shm::{Address, Fresh, Inbox, Sealed, deliver};
+use c10d_core::{Error, ErrorKind, ProcessGroup, Result, op};
+
+use super::agree::{Failure, agree};
+use super::claim::Claim;
+use super::{FillResult, SharedTable};
+use crate::plain::{Plain, plain};
+use crate::within::Within;
+
+/// A page. Nothing that is mapped is aligned to more.
+const ALIGNED: usize = 4096;
+
+/// Makes a table. Every rank calls it; without a root each set of ranks that share memory fills its own.
+pub(super) fn make<T: Plain>(
+    pg: &ProcessGroup,
+    timeout: Option<Duration>,
+    len: usize,
+    root: Option<u32>,
+    fill: impl FnOnce(&mut [T]) -> FillResult,
+) -> Result<SharedTable<T>> {
+    let within = Within::new(pg, timeout);
+    let inbox = Inbox::open();
+    let claim = |inbox: &Inbox| Claim::new::<T>(inbox.address(), len, root);
+    let said = inbox.as_ref().map(|inbox| claim(inbox).to_bytes()).map_err(|e| e.clone().into());
+    let claims: Vec<Claim> = agree(&within, said)?.iter().map(Claim::from_bytes).collect();
+    let inbox = inbox?;
+    compare(&within, &claim(&inbox), &claims)?;
+    let bytes = size::<T>(pg, len, root).map_err(|e| within.ended(e))?;
+
+    let sharers = Sharers::new(&claims, pg.rank(), root);
+    let leads = sharers.leader == pg.rank();
+    let mut fresh = None;
+    let filled = || -> Result<(), Failure> {
+        if leads {
+            let memory = fresh.insert(Fresh::new(bytes.max(1))?);
+            if root.is_none_or(|root| root == pg.rank()) {
+                call(fill, elements(memory, bytes))?;
+            }
+        }
+        Ok(())
+    };
+    together(&within, filled())?;
+    if let Some(root) = root
+        && sharers.leaders.len() > 1
+    {
+        let table = fresh.as_mut().map(|memory| elements::<T>(memory, bytes));
+        together(&within, spread(&within, &sharers.leaders, root, table))?;
+    }
+    let sealed = fresh.map(Fresh::seal).transpose();
+    together(&within, sealed.as_ref().map_err(Error::clone).and_then(|sealed| sharers.give(sealed.as_ref())))?;
+
+    let mapped = sealed.and_then(|sealed| match sealed {
+        Some(own) => own.map(),
+        None => Sealed::from_peer(inbox.take()?, bytes.max(1)).map_err(|e| e.guilty([sharers.leader]))?.map(),
+    });
+    together(&within, mapped.as_ref().map(drop).map_err(Error::clone))?;
+    Ok(SharedTable { memory: Arc::new(mapped?), len, elements: PhantomData })
+}
+
+/// Tells how a step went that has nothing to say.
+fn together(within: &Within<'_>, mine: Result<(), impl Into<Failure>>) -> Result {
+    agree(within, mine.map(|()| []).map_err(Into::into)).map(|_: Vec<[u8; 0]>| ())
+}
+
+/// Brings the root's table to those that fill for the others. `table`: of one of them.
+fn spread<T: Plain>(within: &Within<'_>, leaders: &[u32], root: u32, table: Option<&mut [T]>) -> Result {
+    let group = within.pg.new_group(leaders)?;
+    let from = leaders.iter().position(|leader| *leader == root);
+    if let (Some(group), Some(from), Some(table)) = (group, from, table) {
+        group.run(op::broadcast(plain(table), from as u32).timeout(within.left()))?;
+    }
+    Ok(())
+}
+
+/// The ranks that share memory with this one.
+struct Sharers {
+    /// Those that get it from this rank, and the inboxes where.
+    followers: Vec<(u32, Address)>,
+    /// Who fills for them.
+    leader: u32,
+    /// Who fills for each set of ranks that share memory.
+    leaders: Vec<u32>,
+}
+
+impl Sharers {
+    fn new(claims: &[Claim], rank: u32, root: Option<u32>) -> Sharers {
+        let hosts: Vec<HostId> = claims.iter().map(|claim| claim.host).collect();
+        let places = number(&hosts, HostId::can_share_memory);
+        let of = |place: u32| (0u32..).zip(&places).filter(move |(_, p)| **p == place).map(|(rank, _)| rank);
+        // The root is the first of its own.
+        let lead = |place: u32| of(place).find(|rank| Some(*rank) == root).or(of(place).next()).unwrap_or(rank);
+        let here = places[rank as usize];
+        let leader = lead(here);
+        let others = of(here).filter(|other| leader == rank && *other != rank);
+        Sharers {
+            followers: others.map(|other| (other, claims[other as usize].inbox)).collect(),
+            leader,
+            leaders: (0..=places.iter().copied().max().unwrap_or_default()).map(lead).collect(),
+        }
+    }
+
+    /// Gives this rank's memory, if it has any, to those who follow.
+    fn give(&self, memory: Option<&Sealed>) -> Result {
+        let Some(memory) = memory else { return Ok(()) };
+        self.followers.iter().try_for_each(|(rank, inbox)| {
+            deliver(inbox, memory.fd()).map_err(|e| match e.kind() {
+                // What ran out is this rank's.
+                ErrorKind::Resource => e,
+                _ => e.guilty([*rank]),
+            })
+        })
+    }
+}
+
+fn compare(within: &Within<'_>, mine: &Claim, all: &[Claim]) -> Result {
+    let differ: Vec<(u32, ErrorKind)> =
+        (0u32..).zip(all).filter_map(|(rank, theirs)| Some((rank, mine.differs(theirs)?))).collect();
+    let Some((_, kind)) = differ.first() else { return Ok(()) };
+    let error = Error::new(kind.clone(), "all ranks of a shared table must give the same length, type and root");
+    Err(within.ended(error.guilty(differ.iter().map(|(rank, _)| *rank))))
+}
+
+/// Bytes of the table. All ranks have given the same, so that all refuse it, or none.
+fn size<T: Plain>(pg: &ProcessGroup, len: usize, root: Option<u32>) -> Result<usize> {
+    let (size, name) = (size_of::<T>(), T::IDENTITY);
+    if size == 0 || align_of::<T>() > ALIGNED {
+        let what = format!("there is no shared table of {name}: its size is {size}, its alignment {}", align_of::<T>());
+        return Err(Error::invalid(what));
+    }
+    if let Some(root) = root.filter(|root| *root >= pg.size()) {
+        return Err(Error::invalid(format!("root {root} is not a rank of a group of {}", pg.size())));
+    }
+    let bytes = len.checked_mul(size).filter(|bytes| *bytes <= isize::MAX as usize);
+    bytes.ok_or_else(|| Error::invalid(format!("no memory can have {len} elements of {size} bytes")))
+}
+
+fn elements<T: Plain>(memory: &mut Fresh, bytes: usize) -> &mut [T] {
+    // A mapping begins with a page.
+    bytemuck::cast_slice_mut(&mut memory.deref_mut()[..bytes])
+}
+
+/// Has the closure fill the table.
+fn call<T>(fill: impl FnOnce(&mut [T]) -> FillResult, table: &mut [T]) -> Result<(), Failure> {
+    // Of a table that is not finished nobody sees anything.
+    match catch_unwind(AssertUnwindSafe(|| fill(table))) {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(e)) => {
+            let mut error = Error::new(ErrorKind::Aborted, format!("the closure that fills the table failed: {e}"));
+            error.report_mut().source = Some(Arc::from(e));
+            Err(error.into())
+        }
+        Err(panic) => Err(Failure::Panic(panic)),
+    }
+}
