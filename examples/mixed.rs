@@ -13,7 +13,8 @@ const ROWS: usize = 16;
 const WIDTH: usize = 5;
 
 fn main() -> c10d::Result<()> {
-    let pg = c10d::builder().init("env://").timeout(Duration::from_secs(60)).build()?;
+    // Long: ranks in Python come when they have imported PyTorch, which takes a minute on a busy machine.
+    let pg = c10d::builder().init("env://").timeout(Duration::from_secs(600)).build()?;
     let (me, n) = (pg.rank(), pg.size());
     let mut seed = 1u64;
     let mut next = || {

@@ -79,7 +79,7 @@ def every_op(server):
 
 
 def main():
-    dist.init_process_group("c10d_rs", timeout=datetime.timedelta(seconds=60))
+    dist.init_process_group("c10d_rs", timeout=datetime.timedelta(seconds=600))
     server = WORLD - 1
     train(server)
     every_op(server)

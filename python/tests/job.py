@@ -15,8 +15,8 @@ from multiprocessing import connection
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["torch", "torch.distributed", "torch.testing", "c10d_rs", "job"])
 
-# No op of a test takes longer, unless the test says so.
-TIMEOUT = 30
+# No op of a test takes longer, unless the test says so; long, since only what hangs takes it.
+TIMEOUT = 120
 
 
 class Died(Exception):
@@ -43,7 +43,13 @@ class Rank:
         """Leaves a file by this name for the other ranks."""
         open(os.path.join(self.folder, name), "w").close()
 
-    def await_mark(self, name, limit=60):
+    def meet(self, name, ranks):
+        """Waits until all of these ranks are here."""
+        self.mark(f"{name}-{self.rank}")
+        for rank in ranks:
+            self.await_mark(f"{name}-{rank}")
+
+    def await_mark(self, name, limit=TIMEOUT):
         """Waits for it."""
         until = time.monotonic() + limit
         while not os.path.exists(os.path.join(self.folder, name)):
@@ -81,7 +87,7 @@ class Raised:
         return f"{self.type}: {self.words}\n{self.trace}"
 
 
-def outcomes(body, world, *args, limit=90, env=None, gone=()):
+def outcomes(body, world, *args, limit=600, env=None, gone=()):
     """What each rank returned, or `Raised`, or `Died`. Ranks that are `gone` are not waited for."""
     with tempfile.TemporaryDirectory(prefix="c10d_rs-test-") as folder:
         ranks = []

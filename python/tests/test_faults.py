@@ -1,11 +1,11 @@
 """A rank that is killed, is stopped, raises, leaves, or calls another op is named on all others; nobody crashes or hangs."""
 
+import datetime
 import os
 import signal
 import subprocess
 import sys
 import textwrap
-import time
 
 import c10d_rs
 import job
@@ -15,13 +15,19 @@ import torch.distributed as dist
 from torch import nn
 
 GUILTY = 1
+# Its name before PyTorch 2.15.
+set_timeout = getattr(dist, "set_timeout", None) or dist.distributed_c10d._set_pg_timeout
 
 
 def survive(r, fault, form):
-    r.init(timeout=4 if fault == "stopped" else 60)
+    r.init()
     net = nn.parallel.DistributedDataParallel(nn.Linear(64, 64)) if form == "ddp" else None
     dist.barrier()
     out = net(torch.ones(2, 64)).sum() if net else None
+    if fault == "stopped":
+        # From here on, and once all are here: how long a rank takes to get here says nothing.
+        set_timeout(datetime.timedelta(seconds=8))
+        r.meet("ready", range(r.world))
     if r.rank == GUILTY:
         if fault == "killed":
             os.kill(os.getpid(), signal.SIGKILL)
@@ -30,7 +36,6 @@ def survive(r, fault, form):
         elif fault == "leaves":
             dist.destroy_process_group()
             return None
-    began = time.monotonic()
     try:
         if r.rank == GUILTY:
             # Another op.
@@ -45,10 +50,10 @@ def survive(r, fault, form):
             out.backward()
         return "nothing was raised"
     except c10d_rs.BackendError as e:
-        return "named", e.kind, e.guilty_ranks, str(e), time.monotonic() - began
+        return "named", e.kind, e.guilty_ranks, str(e)
     except Exception as e:
         # What autograd and futures make of it has the words, and no attributes.
-        return "words", None, None, str(e), time.monotonic() - began
+        return "words", None, None, str(e)
 
 
 @pytest.mark.parametrize("form", ["blocking", "async", pytest.param("future", marks=pytest.mark.long), "ddp"])
@@ -59,7 +64,7 @@ def test_the_guilty_rank_is_named(fault, form):
     kinds = {"killed": ("PeerDead",), "leaves": ("PeerDead",), "stopped": ("Timeout",), "another": ("Mismatch",)}[fault]
     for rank in (r for r in range(world) if r != GUILTY):
         assert isinstance(found[rank], tuple), f"{rank}: {found[rank]!r}"
-        how, kind, guilty, words, _ = found[rank]
+        how, kind, guilty, words = found[rank]
         assert any(k in words for k in kinds), words
         assert f"rank {GUILTY}" in words, words
         if how == "named":
@@ -89,7 +94,7 @@ SCRIPT = """
 import datetime, os, sys
 import torch, torch.distributed as dist
 rank, world, where, what = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4]
-dist.init_process_group("c10d_rs", init_method=f"file://{where}", rank=rank, world_size=world, timeout=datetime.timedelta(seconds=60))
+dist.init_process_group("c10d_rs", init_method=f"file://{where}", rank=rank, world_size=world, timeout=datetime.timedelta(seconds=120))
 dist.barrier()
 if rank == 0:
     if what == "raises":
@@ -113,7 +118,6 @@ def test_the_interpreter_ends(what, tmp_path):
     """No hang, no crash, whatever is in flight; the other rank is told who left."""
     script = tmp_path / "script.py"
     script.write_text(textwrap.dedent(SCRIPT))
-    began = time.monotonic()
     ranks = [
         subprocess.Popen(
             [sys.executable, script, str(rank), "2", tmp_path / "store", what],
@@ -122,11 +126,12 @@ def test_the_interpreter_ends(what, tmp_path):
         for rank in range(2)
     ]
     try:
-        outs = [p.communicate(timeout=110) for p in ranks]
+        outs = [p.communicate(timeout=600) for p in ranks]
     finally:
         for p in ranks:
             p.kill()
+            p.wait()
     assert ranks[0].returncode == (1 if what == "raises" else 0), outs[0]
     assert ranks[1].returncode == 0, outs[1]
-    assert "CAUGHT" in outs[1][0] and "rank 0" in outs[1][0], (outs, time.monotonic() - began)
+    assert "CAUGHT" in outs[1][0] and "rank 0" in outs[1][0], outs
     assert "nothing was raised" not in outs[1][0]

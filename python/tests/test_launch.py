@@ -13,10 +13,21 @@ RUST = os.environ.get("MIXED_RUST") or os.path.join(ROOT, "target", "release", "
 PROGRAM = os.environ.get("C10D_PROGRAM") or os.path.join(ROOT, "target", "release", "c10d")
 
 
-def run(command, limit=150, **env):
-    done = subprocess.run(command, capture_output=True, text=True, timeout=limit, env={**os.environ, **env})
-    assert done.returncode == 0, f"{command}\n{done.stdout[-3000:]}\n{done.stderr[-5000:]}"
-    return done.stdout
+def run(command, limit=900, **env):
+    """Runs a launcher; one that takes too long is asked to end, and so ends its ranks."""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, text=True, env={**os.environ, **env}, **pipes) as launcher:
+        try:
+            out, err = launcher.communicate(timeout=limit)
+        except subprocess.TimeoutExpired:
+            launcher.terminate()
+            try:
+                out, err = launcher.communicate(timeout=60)
+            finally:
+                launcher.kill()
+            pytest.fail(f"{command} was not through after {limit} s\n{out[-3000:]}\n{err[-5000:]}")
+    assert launcher.returncode == 0, f"{command}\n{out[-3000:]}\n{err[-5000:]}"
+    return out
 
 
 def torchrun(ranks, script, *more):
@@ -25,11 +36,14 @@ def torchrun(ranks, script, *more):
 
 @pytest.mark.parametrize("launcher", ["torchrun", "c10d run"])
 @pytest.mark.parametrize("world", [2, 4])
-def test_ranks_in_rust_and_python(world, launcher):
+def test_ranks_in_rust_and_python(world, launcher, tmp_path):
     if not os.path.exists(RUST):
         pytest.skip(f"skipped: {RUST} is not built (cargo build --release --example mixed)")
     if launcher == "torchrun":
-        out = run(torchrun(world, TRAIN), MIXED_RUST=RUST)
+        # A file for each rank: in an output that they share their words may mix.
+        logs = ["--redirects=3", f"--log-dir={tmp_path}"]
+        run(torchrun(world, TRAIN, *logs), MIXED_RUST=RUST)
+        out = "\n".join(log.read_text() for log in sorted(tmp_path.rglob("stdout.log")))
     elif not os.path.exists(PROGRAM):
         pytest.skip(f"skipped: {PROGRAM} is not built")
     else:

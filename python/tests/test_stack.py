@@ -189,7 +189,7 @@ def groups(r):
         if local:
             dist.barrier(group=local)
     half = [list(range(n // 2)), list(range(n // 2, n))] if n > 1 else [[0]]
-    split = dist.split_group(split_ranks=[h for h in half if h], timeout=datetime.timedelta(seconds=20)) if _can_split() else None
+    split = dist.split_group(split_ranks=[h for h in half if h], timeout=datetime.timedelta(seconds=job.TIMEOUT)) if _can_split() else None
     if split:
         x = torch.ones(1)
         dist.all_reduce(x, group=split)
@@ -208,7 +208,7 @@ def _can_split():
 
 
 def barriers(r):
-    r.init(timeout=10)
+    r.init()
     dist.monitored_barrier()
     if r.world < 3:
         return
@@ -242,7 +242,7 @@ def checkpoints(r):
     r.init("cpu:c10d_rs")
     state = {"net": model().state_dict(), "rank": torch.tensor(r.rank)}
     where = os.path.join(r.folder, "saved")
-    dcp.async_save(state, checkpoint_id=where).result(60)
+    dcp.async_save(state, checkpoint_id=where).result(job.TIMEOUT)
     dist.barrier()
     read = copy.deepcopy(state)
     for t in read["net"].values():
@@ -269,4 +269,4 @@ BODIES = [ddp, fsdp, dtensor, functional, objects, groups, barriers, detail, che
 @pytest.mark.parametrize("world", WORLDS)
 @pytest.mark.parametrize("body", BODIES, ids=lambda body: body.__name__)
 def test_stack(body, world):
-    job.run(body, world, limit=150)
+    job.run(body, world, limit=900)

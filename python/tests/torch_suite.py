@@ -66,7 +66,8 @@ def _arguments():
 
 if __name__ == "__main__":
     args = _arguments()
-    folder = tempfile.mkdtemp(prefix="c10d_rs-suite-")
+    holder = tempfile.TemporaryDirectory(prefix="c10d_rs-suite-")
+    folder = holder.name
     os.environ.update(BACKEND=args.backend, WORLD_SIZE=str(args.world), TEMP_DIR=folder)
     os.environ["INIT_METHOD"] = "file://" + os.path.join(folder, "shared_init_file")
     for sub in ("barrier", "test_dir"):
