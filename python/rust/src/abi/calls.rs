@@ -1,0 +1,135 @@
+//! Calls: run on the caller's thread, or started.
+
+use std::ffi::{c_int, c_void};
+
+use c10d::Result;
+
+use super::group::Group;
+use super::structs::{CallSpec, Give, SparseSpec, Tensor};
+use super::works::WorkHandle;
+use super::{answer, guarded};
+use crate::call::{self, Described};
+use crate::error::Report;
+use crate::memory::{Lent, Owner, slice};
+use crate::sparse::{self, Entries};
+use crate::work::Started;
+
+/// # Safety
+/// As the header has it: the lists are there until the call returns.
+unsafe fn described(spec: &CallSpec) -> Described<'_> {
+    // SAFETY: as promised.
+    unsafe {
+        Described {
+            spec,
+            inputs: slice(spec.inputs, spec.inputs_len),
+            outputs: slice(spec.outputs, spec.outputs_len),
+            input_splits: slice(spec.input_splits, spec.input_splits_len),
+            output_splits: slice(spec.output_splits, spec.output_splits_len),
+        }
+    }
+}
+
+/// # Safety
+/// The tensors' memory stays until the buffers are dropped.
+unsafe fn lent(call: &Described<'_>) -> Result<(Vec<Lent>, Vec<Lent>)> {
+    let device = call.device()?;
+    // SAFETY: as promised.
+    let lend = |t: &Tensor| Ok(unsafe { Lent::new(t.data, t.count, call::dtype(t.dtype)?, device) });
+    let list = |tensors: &[Tensor]| tensors.iter().map(lend).collect::<Result<Vec<_>>>();
+    Ok((list(call.inputs)?, list(call.outputs)?))
+}
+
+/// Runs a call on this thread, and waits for its end.
+///
+/// # Safety
+/// As the header has it.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn c10drs_run(
+    group: *const Group,
+    spec: *const CallSpec,
+    source: *mut u32,
+    error: *mut *mut Report,
+) -> c_int {
+    // SAFETY: as promised; the buffers are gone when the call returns.
+    let result = guarded(|| unsafe {
+        let call = described(&*spec);
+        let (inputs, outputs) = lent(&call)?;
+        Ok((*group).0.run(call.call(inputs, outputs)?)?)
+    });
+    // SAFETY: as promised.
+    unsafe {
+        let result = result.map(|(_, _, from)| {
+            if !source.is_null() {
+                *source = from;
+            }
+        });
+        answer(result, error)
+    }
+}
+
+/// Starts a call. What is wrong with it is told by the wait; null, and the error, where there is nothing to wait for.
+///
+/// # Safety
+/// As the header has it.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn c10drs_start(
+    group: *const Group,
+    spec: *const CallSpec,
+    release: unsafe extern "C" fn(*mut c_void),
+    owner: *mut c_void,
+    error: *mut *mut Report,
+) -> *mut WorkHandle {
+    // SAFETY: as promised; it is released in any case.
+    let owner = unsafe { Owner::new(release, owner) };
+    // SAFETY: as promised: the memory stays until the owner is released, with the buffers.
+    let started = guarded(|| unsafe {
+        let call = described(&*spec);
+        let (mut inputs, mut outputs) = lent(&call)?;
+        if let Some(first) = inputs.first_mut().or(outputs.first_mut()) {
+            first.owned_by(owner);
+        }
+        Ok(Started::new((*group).0.start(call.call(inputs, outputs)?)))
+    });
+    match started {
+        Ok(started) => Box::into_raw(Box::new(WorkHandle(started))),
+        Err(e) => {
+            // SAFETY: as promised.
+            unsafe { answer(Err(e), error) };
+            std::ptr::null_mut()
+        }
+    }
+}
+
+/// Reduces a sparse tensor, on this thread; the result is given before the function returns.
+///
+/// # Safety
+/// As the header has it.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn c10drs_sparse_all_reduce(
+    group: *const Group,
+    spec: *const CallSpec,
+    tensor: *const SparseSpec,
+    give: Give,
+    context: *mut c_void,
+    error: *mut *mut Report,
+) -> c_int {
+    // SAFETY: as promised.
+    let result = guarded(|| unsafe {
+        let (call, tensor) = (described(&*spec), &*tensor);
+        let entries = Entries {
+            shape: slice(tensor.shape, tensor.dims),
+            sparse_dim: tensor.sparse_dim,
+            coalesced: tensor.coalesced != 0,
+            indices: slice(tensor.indices, tensor.nnz.saturating_mul(tensor.sparse_dim)),
+            values: tensor.values,
+            count: tensor.values_len,
+            dtype: call::dtype(tensor.dtype)?,
+        };
+        let mut give = |indices: &[i64], values: *const c_void, len: usize| {
+            give(context, indices.as_ptr(), indices.len(), values, len)
+        };
+        sparse::all_reduce(&(*group).0, &entries, call.reduce()?, call.timeout(), &mut give)
+    });
+    // SAFETY: as promised.
+    unsafe { answer(result, error) }
+}

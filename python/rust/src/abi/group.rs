@@ -1,0 +1,173 @@
+//! A group's life.
+
+use std::ffi::c_int;
+use std::sync::Arc;
+use std::time::Duration;
+
+use c10d::{Error, ProcessGroup, Result, Store};
+
+use super::structs::{Init, StoreCall, Text};
+use super::{answer, guarded};
+use crate::call;
+use crate::error::Report;
+use crate::memory::slice;
+use crate::store::Foreign;
+
+/// `c10drs_group`.
+pub struct Group(pub(super) ProcessGroup);
+
+/// # Safety
+/// As the header has it.
+unsafe fn text(text: &Text) -> String {
+    // SAFETY: as promised.
+    String::from_utf8_lossy(unsafe { slice(text.data.cast::<u8>(), text.len) }).into_owned()
+}
+
+/// Makes a group; blocks until all ranks are there.
+///
+/// # Safety
+/// As the header has it.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn c10drs_open(init: *const Init, group: *mut *mut Group, error: *mut *mut Report) -> c_int {
+    // The store is taken over in any case.
+    // SAFETY: as promised.
+    let (init, store) = unsafe { (&*init, (*init).store.as_ref().map(|store| std::ptr::read(store))) };
+    // SAFETY: as promised.
+    let made = guarded(|| unsafe { open(init, store) });
+    // SAFETY: as promised.
+    unsafe {
+        let made = made.map(|made| *group = Box::into_raw(Box::new(Group(made))));
+        answer(made, error)
+    }
+}
+
+/// # Safety
+/// As the header has it.
+unsafe fn open(init: &Init, store: Option<StoreCall>) -> Result<ProcessGroup> {
+    if init.bytes != size_of::<Init>() {
+        let what = format!("c10drs_init has {} bytes, not {}: another version's", size_of::<Init>(), init.bytes);
+        return Err(Error::invalid(what));
+    }
+    // SAFETY: as promised.
+    let (name, prefix, backends, url) =
+        unsafe { (text(&init.name), text(&init.prefix), text(&init.backends), text(&init.url)) };
+    let timeout = Duration::from_millis(init.timeout_ms.max(1) as u64);
+    let mut builder = c10d::builder().name(&name).timeout(timeout).backend(&backends);
+    if url.is_empty() {
+        builder = builder.rank(init.rank).size(init.size);
+    } else {
+        builder = builder.init(&url);
+    }
+    if let Some(store) = store {
+        let store: Arc<dyn Store> = Arc::new(Foreign(store));
+        builder = builder.store(match prefix.is_empty() {
+            true => store,
+            false => Arc::new(c10d::PrefixStore::new(prefix, store)),
+        });
+    }
+    // SAFETY: as promised.
+    let hints = unsafe { slice(init.hints, init.hints_len) };
+    for pair in hints.chunks_exact(2) {
+        // SAFETY: as promised.
+        let (name, value) = unsafe { (text(&pair[0]), text(&pair[1])) };
+        builder = builder.hint(&name, &value);
+    }
+    if init.device_kind != 0 {
+        builder = builder.device(call::device(init.device_kind, init.device_index)?);
+    }
+    builder.build()
+}
+
+/// The group's failure, or null.
+///
+/// # Safety
+/// As the header has it.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn c10drs_failure(group: *const Group) -> *mut Report {
+    // SAFETY: as promised.
+    let found = guarded(|| Ok(unsafe { &(*group).0 }.failure().map(Report::new)));
+    found.ok().flatten().map_or(std::ptr::null_mut(), Box::into_raw)
+}
+
+/// Fails the group.
+///
+/// # Safety
+/// As the header has it.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn c10drs_abort(group: *const Group, why: Text) {
+    // SAFETY: as promised.
+    let _ = guarded(|| unsafe {
+        (*group).0.abort(&text(&why));
+        Ok(())
+    });
+}
+
+/// Waits for what is in flight, and leaves the group, within this time.
+///
+/// # Safety
+/// As the header has it.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn c10drs_shutdown(group: *const Group, timeout_ms: i64, error: *mut *mut Report) -> c_int {
+    let limit = Duration::from_millis(timeout_ms.max(0) as u64);
+    // SAFETY: as promised.
+    let result = guarded(|| unsafe { &(*group).0 }.clone().shutdown_within(limit));
+    // SAFETY: as promised.
+    unsafe { answer(result, error) }
+}
+
+/// Makes a group of those that are left.
+///
+/// # Safety
+/// As the header has it.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn c10drs_shrink(
+    group: *const Group,
+    lost: *const u32,
+    lost_len: usize,
+    left: *mut *mut Group,
+    error: *mut *mut Report,
+) -> c_int {
+    // SAFETY: as promised.
+    let made = guarded(|| unsafe { (*group).0.shrink(slice(lost, lost_len)) });
+    // SAFETY: as promised.
+    unsafe {
+        let made = made.map(|made| *left = Box::into_raw(Box::new(Group(made))));
+        answer(made, error)
+    }
+}
+
+/// A group's rank.
+///
+/// # Safety
+/// As the header has it.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn c10drs_rank(group: *const Group) -> u32 {
+    // SAFETY: as promised.
+    unsafe { &(*group).0 }.rank()
+}
+
+/// A group's size.
+///
+/// # Safety
+/// As the header has it.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn c10drs_size(group: *const Group) -> u32 {
+    // SAFETY: as promised.
+    unsafe { &(*group).0 }.size()
+}
+
+/// Gives the group back; leaves it, if it was not shut down.
+///
+/// # Safety
+/// As the header has it.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn c10drs_close(group: *mut Group) {
+    if !group.is_null() {
+        // SAFETY: as promised.
+        let group = unsafe { Box::from_raw(group) };
+        let _ = guarded(|| {
+            drop(group);
+            Ok(())
+        });
+    }
+}

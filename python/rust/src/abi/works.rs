@@ -1,0 +1,84 @@
+//! Started calls.
+
+use std::ffi::{c_int, c_void};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{answer, guarded};
+use crate::error::Report;
+use crate::memory::Callback;
+use crate::work::Started;
+
+/// `c10drs_work`.
+pub struct WorkHandle(pub(super) Arc<Started>);
+
+/// Whether the op is over.
+///
+/// # Safety
+/// As the header has it.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn c10drs_work_done(work: *const WorkHandle) -> c_int {
+    // SAFETY: as promised.
+    c_int::from(unsafe { &(*work).0 }.is_done())
+}
+
+/// Waits so many milliseconds, or, for -1, as long as the op may take. 0: it is over, and well. 1: it is over; the error.
+/// 2: it is not over.
+///
+/// # Safety
+/// As the header has it.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn c10drs_work_wait(
+    work: *const WorkHandle,
+    timeout_ms: i64,
+    source: *mut u32,
+    error: *mut *mut Report,
+) -> c_int {
+    let patience = u64::try_from(timeout_ms).ok().map(Duration::from_millis);
+    // SAFETY: as promised.
+    let outcome = guarded(|| Ok(unsafe { &(*work).0 }.wait(patience)));
+    // SAFETY: as promised.
+    unsafe {
+        match outcome {
+            Ok(None) => 2,
+            Ok(Some(Ok(from))) => {
+                if !source.is_null() {
+                    *source = from;
+                }
+                0
+            }
+            Ok(Some(Err(e))) | Err(e) => answer(Err(e), error),
+        }
+    }
+}
+
+/// Has `function(context)` called, once, on any thread, when the op is over. 0: it is over already, and nothing is called.
+///
+/// # Safety
+/// As the header has it.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn c10drs_work_notify(
+    work: *const WorkHandle,
+    function: unsafe extern "C" fn(*mut c_void),
+    context: *mut c_void,
+) -> c_int {
+    // SAFETY: as promised.
+    let (started, tell) = unsafe { (&(*work).0, Callback::new(function, context)) };
+    c_int::from(guarded(|| Ok(started.notify(tell))).unwrap_or(false))
+}
+
+/// Gives the handle back. The op goes on, and nobody is told any more.
+///
+/// # Safety
+/// As the header has it.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn c10drs_work_free(work: *mut WorkHandle) {
+    if !work.is_null() {
+        // SAFETY: as promised.
+        let work = unsafe { Box::from_raw(work) };
+        let _ = guarded(|| {
+            drop(work);
+            Ok(())
+        });
+    }
+}
