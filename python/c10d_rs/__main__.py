@@ -23,7 +23,7 @@ def build():
 
 def info():
     """Prints versions, the shim in use, and the backends."""
-    from ._fallback import Library
+    from ._interface import Library
 
     print(f"c10d_rs     {__version__}")
     print(f"torch       {torch.__version__}")

@@ -124,7 +124,7 @@ def _create(opts, options):
             store = dist.PrefixStore(kept, store)
     # The default group is the one that ranks in Rust call so.
     name = opts.group_id if ranks else "default"
-    return native.open(store, opts.group_rank, opts.group_size, name, prefix, "", options)
+    return native.open(store, opts.group_rank, opts.group_size, name, prefix, options)
 
 
 def register():

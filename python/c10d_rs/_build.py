@@ -1,6 +1,7 @@
 """Builds the C++ shim against this machine's PyTorch, once, and finds it again."""
 
 import fcntl
+import glob
 import hashlib
 import os
 import shutil
@@ -11,7 +12,7 @@ import tempfile
 
 from ._locate import HERE
 
-SOURCES = ("shim.cpp", "c10d_rs.h")
+SHIM = os.path.join(HERE, "shim")
 MODULE = "_c10d_rs_shim"
 
 
@@ -29,8 +30,8 @@ def key():
     import torch
 
     digest = hashlib.sha256()
-    for name in SOURCES:
-        with open(os.path.join(HERE, name), "rb") as file:
+    for path in (os.path.join(HERE, "c10d_rs.h"), *sorted(glob.glob(os.path.join(SHIM, "*")))):
+        with open(path, "rb") as file:
             digest.update(file.read())
     # Two installations of one version may differ in how they were built.
     for fact in (torch.__version__, torch.__config__.show(), sys.version, str(torch._C._GLIBCXX_USE_CXX11_ABI)):
@@ -74,8 +75,8 @@ def existing():
     return next((path for path in paths if _trusted(path)), None)
 
 
-def command(output):
-    """The one command that builds the shim."""
+def command(source, output):
+    """The one command that builds a module against PyTorch, as the shim is built."""
     import torch
 
     cxx = compiler()
@@ -90,7 +91,7 @@ def command(output):
         *(cxx, "-std=c++20", "-O2", "-fPIC", "-shared", "-w", f"-DC10DRS_MODULE={MODULE}"),
         f"-D_GLIBCXX_USE_CXX11_ABI={int(torch._C._GLIBCXX_USE_CXX11_ABI)}",
         *("-isystem", include, "-isystem", os.path.join(include, "torch", "csrc", "api", "include"), "-isystem", python),
-        *(os.path.join(HERE, "shim.cpp"), "-o", output),
+        *(source, "-o", output),
         *(f"-L{libraries}", "-ltorch_python", "-ltorch_cpu", "-ltorch", "-lc10", f"-Wl,-rpath,{libraries}"),
     ]
 
@@ -110,7 +111,7 @@ def build(say=lambda words: None):
         made = f"{shim}.{os.getpid()}"
         say(f"building the shim for this PyTorch, once: {shim}")
         try:
-            done = subprocess.run(command(made), capture_output=True, text=True, timeout=1800)
+            done = subprocess.run(command(os.path.join(SHIM, "shim.cpp"), made), capture_output=True, text=True, timeout=1800)
         except (OSError, subprocess.TimeoutExpired) as e:
             raise CannotBuild(f"the C++ compiler did not run: {e}") from e
         if done.returncode != 0:

@@ -12,128 +12,9 @@ import torch.distributed as dist
 from torch._C._distributed_c10d import Backend as _Base
 from torch._C._distributed_c10d import Work as _BaseWork
 
-from ._locate import library
-
-ABI = 1
-_OPS = (
-    "send recv recv_any_source broadcast all_reduce all_reduce_coalesced reduce all_gather all_gather_into "
-    "all_gather_coalesced all_gather_into_coalesced reduce_scatter reduce_scatter_into reduce_scatter_into_coalesced gather "
-    "scatter all_to_all all_to_all_single barrier monitored_barrier"
-).split()
-_TYPES = {
-    torch.uint8: 0, torch.int8: 1, torch.uint16: 2, torch.int16: 3, torch.uint32: 4, torch.int32: 5, torch.uint64: 6,
-    torch.int64: 7, torch.float16: 8, torch.bfloat16: 9, torch.float32: 10, torch.float64: 11, torch.bool: 12,
-    torch.complex64: 13, torch.complex128: 14, torch.float8_e4m3fn: 15, torch.float8_e5m2: 16,
-}  # fmt: skip
-_UNSIGNED = {1: 0, 2: 2, 4: 4, 8: 6}
-
-
-class Text(c.Structure):
-    _fields_ = [("data", c.c_void_p), ("len", c.c_size_t)]
-
-
-_Put = c.CFUNCTYPE(None, c.c_void_p, c.c_void_p, c.c_size_t)
-_Ask = c.CFUNCTYPE(
-    c.c_int, c.c_void_p, c.c_uint32, c.POINTER(Text), c.c_size_t, c.c_int64, c.c_int64, c.POINTER(c.c_int64), c.c_void_p,
-    _Put,
+from ._interface import (
+    Ask, Call, Error, Init, Library, NOTHING, OPS, Release, Store, TYPES, Tensor, Text, UNSIGNED, text,
 )  # fmt: skip
-_Release = c.CFUNCTYPE(None, c.c_void_p)
-# What the library is given to release tensors with: nothing. No Python code runs on its threads.
-_NOTHING = c.cast(c.CDLL(None).free, c.c_void_p)
-
-
-class _Store(c.Structure):
-    _fields_ = [("context", c.c_void_p), ("call", _Ask), ("release", _Release)]
-
-
-class _Init(c.Structure):
-    _fields_ = [
-        ("bytes", c.c_size_t), ("rank", c.c_uint32), ("size", c.c_uint32), ("timeout_ms", c.c_int64), ("name", Text),
-        ("prefix", Text), ("backends", Text), ("url", Text), ("hints", c.POINTER(Text)), ("hints_len", c.c_size_t),
-        ("store", c.POINTER(_Store)), ("device_kind", c.c_uint32), ("device_index", c.c_uint32),
-    ]  # fmt: skip
-
-
-class _Tensor(c.Structure):
-    _fields_ = [("data", c.c_void_p), ("count", c.c_uint64), ("dtype", c.c_uint32)]
-
-
-class _Call(c.Structure):
-    _fields_ = [
-        ("op", c.c_uint32), ("reduce", c.c_uint32), ("factor", c.c_double), ("root", c.c_uint32), ("peer", c.c_uint32),
-        ("tag", c.c_uint32), ("wait_all_ranks", c.c_uint32), ("timeout_ms", c.c_int64), ("device_kind", c.c_uint32),
-        ("device_index", c.c_uint32), ("inputs", c.POINTER(_Tensor)), ("inputs_len", c.c_size_t),
-        ("outputs", c.POINTER(_Tensor)), ("outputs_len", c.c_size_t), ("input_splits", c.POINTER(c.c_uint64)),
-        ("input_splits_len", c.c_size_t), ("output_splits", c.POINTER(c.c_uint64)), ("output_splits_len", c.c_size_t),
-    ]  # fmt: skip
-
-
-class _Error(c.Structure):
-    _fields_ = [
-        ("text", c.c_char_p), ("kind", c.c_char_p), ("op", c.c_char_p), ("phase", c.c_char_p), ("seq", c.c_int64),
-        ("rank", c.c_int64), ("failed", c.c_uint32), ("timed_out", c.c_uint32), ("guilty", c.POINTER(c.c_uint32)),
-        ("guilty_len", c.c_size_t),
-    ]  # fmt: skip
-
-
-_ErrorOut = c.POINTER(c.POINTER(_Error))
-
-
-class Library:
-    """The functions of libc10d_rs. ctypes lets the GIL go while they run."""
-
-    def __init__(self):
-        self._lib = lib = c.CDLL(library())
-        for name, result, args in (
-            ("abi", c.c_uint32, []),
-            ("info", None, [c.c_void_p, _Put]),
-            ("open", c.c_int, [c.POINTER(_Init), c.POINTER(c.c_void_p), _ErrorOut]),
-            ("abort", None, [c.c_void_p, Text]),
-            ("shutdown", c.c_int, [c.c_void_p, c.c_int64, _ErrorOut]),
-            ("close", None, [c.c_void_p]),
-            ("error_free", None, [c.POINTER(_Error)]),
-            ("run", c.c_int, [c.c_void_p, c.POINTER(_Call), c.POINTER(c.c_uint32), _ErrorOut]),
-            ("start", c.c_void_p, [c.c_void_p, c.POINTER(_Call), c.c_void_p, c.c_void_p, _ErrorOut]),
-            ("work_done", c.c_int, [c.c_void_p]),
-            ("work_wait", c.c_int, [c.c_void_p, c.c_int64, c.POINTER(c.c_uint32), _ErrorOut]),
-            ("work_free", None, [c.c_void_p]),
-        ):
-            function = getattr(lib, f"c10drs_{name}")
-            function.restype, function.argtypes = result, args
-            setattr(self, "_" + name if name == "info" else name, function)
-        if self.abi() != ABI:
-            raise ImportError(f"c10d_rs: {library()} has interface {self.abi()}, the package needs {ABI}")
-
-    def info(self):
-        """The library's version, and its backends."""
-        words = []
-        put = _Put(lambda _, data, size: words.append(c.string_at(data, size).decode()))
-        self._info(None, put)
-        return "".join(words)
-
-    def failure(self, error, ranks):
-        """The error as an exception; it is given back."""
-        from ._backend import BackendError
-
-        if not error:
-            return BackendError("c10d_rs: an error without words")
-        e = error.contents
-        made = BackendError(e.text.decode())
-        made.kind, made.op, made.phase = e.kind.decode(), e.op.decode(), e.phase.decode()
-        made.seq = e.seq if e.seq >= 0 else None
-        made.rank = e.rank if e.rank >= 0 else None
-        made.group_failed = bool(e.failed)
-        made.guilty_ranks = tuple(e.guilty[: e.guilty_len])
-        made.guilty_global_ranks = tuple(ranks[r] if r < len(ranks) else r for r in made.guilty_ranks)
-        self.error_free(error)
-        return made
-
-
-def _text(value):
-    data = value.encode()
-    text = Text(c.cast(c.c_char_p(data), c.c_void_p), len(data))
-    text.kept = data
-    return text
 
 
 class Options:
@@ -179,7 +60,7 @@ def _store_of(store, alive):
             put(sink, c.cast(c.create_string_buffer(words, len(words)), c.c_void_p), len(words))
             return 1
 
-    made = _Store(None, _Ask(ask), _Release(lambda _: None))
+    made = Store(None, Ask(ask), Release(lambda _: None))
     alive.append(made)
     return made
 
@@ -201,14 +82,14 @@ class _Lent:
             if write:
                 self.copies.append((tensor.detach(), plain))
         self.tensors.append(plain)
-        code, size = _TYPES.get(plain.dtype), plain.element_size()
+        code, size = TYPES.get(plain.dtype), plain.element_size()
         count = plain.numel()
         if code is None:
             if not self.moves:
                 raise TypeError(f"c10d_rs: tensors of {plain.dtype} are moved, but not reduced")
-            code = _UNSIGNED.get(size, 0)
-            count *= 1 if size in _UNSIGNED else size
-        return _Tensor(plain.data_ptr() or None, count, code)
+            code = UNSIGNED.get(size, 0)
+            count *= 1 if size in UNSIGNED else size
+        return Tensor(plain.data_ptr() or None, count, code)
 
     def copy_back(self):
         for to, plain in self.copies:
@@ -227,7 +108,7 @@ class _Work(_BaseWork):
         millis = int(timeout.total_seconds() * 1000) or -1
         with self._lock:
             if not self._done:
-                lib, error = self._backend._lib, c.POINTER(_Error)()
+                lib, error = self._backend._lib, c.POINTER(Error)()
                 code = lib.work_wait(self._handle, millis, None, c.byref(error))
                 if code == 2:
                     raise dist.DistBackendError(f"Operation timed out! It is not over after {millis} ms; it goes on")
@@ -293,16 +174,16 @@ class Backend(_Base):
         lent = _Lent(reduce is None)
         ins = [lent.add(t, False, True) for t in inputs]
         outs = [lent.add(t, True, both) for t in outputs]
-        call = _Call(op=_OPS.index(op), timeout_ms=self._millis(opts), device_kind=1, **fields)
+        call = Call(op=OPS.index(op), timeout_ms=self._millis(opts), device_kind=1, **fields)
         if reduce is not None:
             kind = reduce.op if hasattr(reduce, "op") else reduce
             call.reduce = int(getattr(kind, "value", kind))
         call.root = getattr(opts, "rootRank", 0)
-        call.inputs, call.inputs_len = (_Tensor * len(ins))(*ins), len(ins)
-        call.outputs, call.outputs_len = (_Tensor * len(outs))(*outs), len(outs)
+        call.inputs, call.inputs_len = (Tensor * len(ins))(*ins), len(ins)
+        call.outputs, call.outputs_len = (Tensor * len(outs))(*outs), len(outs)
         call.input_splits, call.input_splits_len = (c.c_uint64 * len(splits[0]))(*splits[0]), len(splits[0])
         call.output_splits, call.output_splits_len = (c.c_uint64 * len(splits[1]))(*splits[1]), len(splits[1])
-        error = c.POINTER(_Error)()
+        error = c.POINTER(Error)()
         self._number += op not in ("send", "recv", "recv_any_source")
         if wait or getattr(opts, "asyncOp", True) is False:
             code = self._lib.run(self._group, c.byref(call), None, c.byref(error))
@@ -310,7 +191,7 @@ class Backend(_Base):
                 lent.copy_back()
             outcome = self._lib.failure(error, self._ranks) if code else None
             return _Work(self, lent, list(results), outcome)
-        handle = self._lib.start(self._group, c.byref(call), _NOTHING, None, c.byref(error))
+        handle = self._lib.start(self._group, c.byref(call), NOTHING, None, c.byref(error))
         outcome = None if handle else self._lib.failure(error, self._ranks)
         work = _Work(self, lent, list(results), outcome, handle)
         # A work that nobody keeps goes on, and so its tensors stay.
@@ -394,12 +275,12 @@ class Backend(_Base):
         self._give("monitored_barrier", opts, wait=True, wait_all_ranks=int(wait_all_ranks)).wait()
 
     def abort(self):
-        self._lib.abort(self._group, _text("torch.distributed aborted the group"))
+        self._lib.abort(self._group, text("torch.distributed aborted the group"))
 
     def shutdown(self):
         if not self._left:
             self._left = True
-            error = c.POINTER(_Error)()
+            error = c.POINTER(Error)()
             if self._lib.shutdown(self._group, min(self._timeout, 10000), c.byref(error)):
                 self._lib.error_free(error)
 
@@ -430,16 +311,16 @@ def create(opts, options):
         prefix = _backend.meeting(None, ["default_pg"])[1]
     else:
         store = opts.store
-    pairs = [text for pair in hints.items() for text in map(_text, pair)]
+    pairs = [part for pair in hints.items() for part in map(text, pair)]
     alive.append(pairs)
     native = _store_of(store, alive)
     timeout = int(opts.timeout.total_seconds() * 1000)
-    init = _Init(
-        bytes=c.sizeof(_Init), rank=opts.group_rank, size=opts.group_size, timeout_ms=timeout,
-        name=_text("default" if default else opts.group_id), prefix=_text(prefix), backends=_text(""), url=_text(""),
+    init = Init(
+        bytes=c.sizeof(Init), rank=opts.group_rank, size=opts.group_size, timeout_ms=timeout,
+        name=text("default" if default else opts.group_id), prefix=text(prefix), backends=text(""), url=text(""),
         hints=(Text * len(pairs))(*pairs), hints_len=len(pairs), store=c.pointer(native),
     )  # fmt: skip
-    group, error = c.c_void_p(), c.POINTER(_Error)()
+    group, error = c.c_void_p(), c.POINTER(Error)()
     if lib.open(c.byref(init), c.byref(group), c.byref(error)):
         raise lib.failure(error, ranks)
     return Backend(lib, group, opts.group_rank, opts.group_size, timeout, ranks, alive)

@@ -1,0 +1,195 @@
+// A call of the library's, made of tensors.
+#pragma once
+
+#include <ATen/ATen.h>
+#include <ATen/core/LegacyTypeDispatch.h>
+#include <torch/csrc/distributed/c10d/Types.hpp>
+
+#include <algorithm>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "lanes.hpp"
+#include "library.hpp"
+
+namespace {
+
+using Tensors = std::vector<at::Tensor>;
+
+// The library's type for this one. Where it has none, `moves` says that only bytes are moved: any type of that size.
+uint32_t type_of(at::ScalarType type, bool moves) {
+  switch (type) {
+    case at::kByte: return C10DRS_TYPE_u8;
+    case at::kChar: return C10DRS_TYPE_i8;
+    case at::kUInt16: return C10DRS_TYPE_u16;
+    case at::kShort: return C10DRS_TYPE_i16;
+    case at::kUInt32: return C10DRS_TYPE_u32;
+    case at::kInt: return C10DRS_TYPE_i32;
+    case at::kUInt64: return C10DRS_TYPE_u64;
+    case at::kLong: return C10DRS_TYPE_i64;
+    case at::kHalf: return C10DRS_TYPE_f16;
+    case at::kBFloat16: return C10DRS_TYPE_bf16;
+    case at::kFloat: return C10DRS_TYPE_f32;
+    case at::kDouble: return C10DRS_TYPE_f64;
+    case at::kBool: return C10DRS_TYPE_bool;
+    case at::kComplexFloat: return C10DRS_TYPE_complex64;
+    case at::kComplexDouble: return C10DRS_TYPE_complex128;
+    case at::kFloat8_e4m3fn: return C10DRS_TYPE_f8e4m3;
+    case at::kFloat8_e5m2: return C10DRS_TYPE_f8e5m2;
+    default: break;
+  }
+  TORCH_CHECK_TYPE(moves, "c10d_rs: tensors of ", type, " are moved, but not reduced");
+  switch (c10::elementSize(type)) {
+    case 2: return C10DRS_TYPE_u16;
+    case 4: return C10DRS_TYPE_u32;
+    case 8: return C10DRS_TYPE_u64;
+    default: return C10DRS_TYPE_u8;
+  }
+}
+
+uint64_t size_of(uint32_t type) {
+  static const uint8_t sizes[] = {1, 1, 2, 2, 4, 4, 8, 8, 2, 2, 4, 8, 1, 8, 16, 1, 1};
+  return sizes[type];
+}
+
+// The tensors of one call: those that the library works on, and those into which results are copied afterwards.
+struct Loan {
+  Tensors held;
+  std::vector<std::pair<at::Tensor, at::Tensor>> copies;
+
+  // What is copied is copied whatever autograd and inference mode have to say.
+  void copy_back() {
+    if (copies.empty()) return;
+    at::AutoDispatchBelowADInplaceOrView guard;
+    for (auto& [to, from] : copies) to.copy_(from);
+    copies.clear();
+  }
+};
+
+// The last holder may be a thread of the library's, and the drop of a tensor may take the GIL.
+void release(void* owner) {
+  std::unique_ptr<std::shared_ptr<Loan>> loan(static_cast<std::shared_ptr<Loan>*>(owner));
+  if (loan->use_count() == 1) {
+    Lanes::here().push(0, [kept = std::move(*loan)] {});
+  }
+}
+
+enum class Use { Read, Write, Both };
+
+// How long the op may take: what its options say, or else the group's timeout.
+template <class O>
+Millis timeout_of(const O& options, Millis group) {
+  return options.timeout.count() < 0 ? group : options.timeout;
+}
+
+// A call that is being described.
+struct Call {
+  c10drs_call raw{};
+  std::vector<c10drs_tensor> inputs, outputs;
+  std::vector<uint64_t> input_splits, output_splits;
+  std::shared_ptr<Loan> loan = std::make_shared<Loan>();
+  bool moves = true;
+  bool async = true;
+
+  Call(uint32_t op, Millis timeout) {
+    raw.op = op;
+    raw.timeout_ms = timeout.count() < 0 ? -1 : timeout.count();
+    raw.device_kind = 1;
+  }
+
+  // What there is of root, reduce operation, timeout and `async_op` in the options.
+  template <class O>
+  Call(uint32_t op, const O& options, Millis group) : Call(op, timeout_of(options, group)) {
+    if constexpr (requires { options.rootRank; }) raw.root = static_cast<uint32_t>(options.rootRank);
+    if constexpr (requires { options.reduceOp; }) reduces(options.reduceOp);
+    if constexpr (requires { options.asyncOp; }) async = options.asyncOp;
+  }
+
+  void reduces(const c10d::ReduceOp& op) {
+    moves = false;
+    raw.reduce = op.op_;
+    if (op.op_ == c10d::ReduceOp::PREMUL_SUM) {
+      auto* with = dynamic_cast<c10d::NCCLPreMulSumSupplement*>(op.supplement_.get());
+      TORCH_CHECK_VALUE(with, "c10d_rs: ReduceOp.PREMUL_SUM has no factor");
+      raw.factor = with->tensor_factor.defined() ? with->tensor_factor.item<double>() : with->double_factor;
+    }
+  }
+
+  void add(const at::Tensor& tensor, Use use) {
+    TORCH_CHECK_VALUE(tensor.defined(), "c10d_rs: a tensor of the call is undefined");
+    TORCH_CHECK_VALUE(tensor.layout() == at::kStrided, "c10d_rs: the op takes dense tensors, not ", tensor.layout());
+    auto device = tensor.device();
+    TORCH_CHECK_VALUE(device.is_cpu(), "c10d_rs: the tensor is on ", device, ", which this build does not serve");
+    auto itemsize = tensor.element_size();
+    at::Tensor plain = tensor;
+    auto address = reinterpret_cast<uintptr_t>(tensor.numel() ? tensor.const_data_ptr() : nullptr);
+    if (!tensor.is_contiguous() || tensor.is_conj() || tensor.is_neg() || address % std::min<size_t>(itemsize, 8) != 0) {
+      at::AutoDispatchBelowADInplaceOrView guard;
+      plain = at::empty(tensor.sizes(), tensor.options().memory_format(at::MemoryFormat::Contiguous));
+      if (use != Use::Write) plain.copy_(tensor);
+      if (use != Use::Read) loan->copies.emplace_back(tensor, plain);
+    }
+    c10drs_tensor t{};
+    uint64_t count = plain.numel();
+    auto type = plain.scalar_type();
+    if (type == at::kComplexHalf && !moves) {
+      TORCH_CHECK_VALUE(raw.reduce < 2, "c10d_rs: only sums and averages are made of ComplexHalf");
+      t.dtype = C10DRS_TYPE_f16;
+      count *= 2;
+    } else {
+      t.dtype = type_of(type, moves);
+      count *= itemsize / size_of(t.dtype);
+    }
+    t.count = count;
+    // Read, it is not written; the interface has one pointer for both.
+    t.data = count ? const_cast<void*>(plain.const_data_ptr()) : nullptr;
+    (use == Use::Read ? inputs : outputs).push_back(t);
+    loan->held.push_back(std::move(plain));
+  }
+
+  void add(const Tensors& tensors, Use use) {
+    for (const auto& tensor : tensors) add(tensor, use);
+  }
+
+  // Of lists in which types differ, bytes are moved.
+  void level() {
+    auto differ = [&](const std::vector<c10drs_tensor>& list) {
+      return std::any_of(list.begin(), list.end(), [&](const auto& t) {
+        return t.dtype != (inputs.empty() ? outputs : inputs).front().dtype;
+      });
+    };
+    if (!moves || !(differ(inputs) || differ(outputs))) return;
+    for (auto* list : {&inputs, &outputs}) {
+      for (auto& t : *list) {
+        t.count *= size_of(t.dtype);
+        t.dtype = C10DRS_TYPE_u8;
+      }
+    }
+  }
+
+  // The one output as a list of so many equal parts.
+  void cut_output(int parts) {
+    auto whole = outputs.front();
+    auto count = whole.count / parts;
+    outputs.clear();
+    for (int part = 0; part < parts; ++part) {
+      auto* data = static_cast<uint8_t*>(whole.data) + part * count * size_of(whole.dtype);
+      outputs.push_back({count ? data : nullptr, count, whole.dtype});
+    }
+  }
+
+  const c10drs_call* ready() {
+    raw.inputs = inputs.data();
+    raw.inputs_len = inputs.size();
+    raw.outputs = outputs.data();
+    raw.outputs_len = outputs.size();
+    raw.input_splits = input_splits.data();
+    raw.input_splits_len = input_splits.size();
+    raw.output_splits = output_splits.data();
+    raw.output_splits_len = output_splits.size();
+    return &raw;
+  }
+};
+
+}  // namespace
