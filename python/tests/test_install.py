@@ -1,5 +1,7 @@
 """Where the shim is kept, who builds it, what happens without one, and that import does nothing."""
 
+import ast
+import inspect
 import os
 import stat
 import subprocess
@@ -71,6 +73,58 @@ def test_a_compiler_that_fails_is_quoted(tmp_path, monkeypatch):
     monkeypatch.setenv("C10D_RS_CACHE", str(tmp_path / "cache"))
     with pytest.raises(_build.CannotBuild, match="no such thing"):
         _build.build()
+
+
+def test_a_home_that_cannot_be_written_to(tmp_path, monkeypatch):
+    monkeypatch.setenv("CXX", stand_in(tmp_path / "cxx"))
+    monkeypatch.delenv("C10D_RS_CACHE", raising=False)
+    # A file where the folder should be, since root may write everywhere.
+    (tmp_path / "home").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    made = _build.build()
+    assert made.startswith(str(tmp_path / f"c10d_rs-{os.getuid()}")) and _build.existing() == made
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "home"))
+    with pytest.raises(_build.CannotBuild, match="none of .* is a folder that this user alone may write to"):
+        _build.build()
+
+
+def command(*args, **env):
+    env = {**os.environ, **env}
+    return subprocess.run([sys.executable, "-m", "c10d_rs", *args], capture_output=True, text=True, timeout=600, env=env)
+
+
+def test_build_ahead(tmp_path):
+    there = {"CXX": stand_in(tmp_path / "cxx"), "C10D_RS_CACHE": str(tmp_path / "cache")}
+    done = command("build", **there)
+    assert done.returncode == 0 and os.path.exists(done.stdout.splitlines()[-1]), done
+    none = command("build", PATH="", CXX="", C10D_RS_CACHE=str(tmp_path / "other"))
+    assert none.returncode == 1 and "there is no C++ compiler" in none.stderr, none
+
+
+def test_info(tmp_path):
+    done = command("info", C10D_RS_CACHE=str(tmp_path))
+    facts = dict(line.split(maxsplit=1) for line in done.stdout.split("\n\n")[0].splitlines())
+    assert done.returncode == 0, done
+    assert facts["torch"] == torch.__version__ and os.path.exists(facts["library"]), facts
+    assert facts["shim"].startswith("not built yet"), facts
+    assert "backend gloo-like of c10d-gloo-like, devices cpu: available" in done.stdout, done.stdout
+    none = command("info", C10D_RS_CACHE=str(tmp_path), PATH="", CXX="")
+    assert "none: the fallback in Python is used" in none.stdout, none
+
+
+@pytest.mark.parametrize("name", ["__init__", "dlpack"])
+def test_stubs_have_what_there_is(name):
+    module = __import__("c10d_rs" if name == "__init__" else f"c10d_rs.{name}", fromlist=["*"])
+    with open(os.path.join(os.path.dirname(_build.__file__), f"{name}.pyi")) as file:
+        stub = ast.parse(file.read())
+    told = {node.name for node in stub.body if isinstance(node, (ast.ClassDef, ast.FunctionDef))}
+    told |= {node.target.id for node in stub.body if isinstance(node, ast.AnnAssign)}
+    assert told == set(module.__all__)
+    for node in stub.body:
+        if isinstance(node, ast.FunctionDef):
+            names = list(inspect.signature(getattr(module, node.name)).parameters)
+            assert [arg.arg for arg in node.args.args] == names, node.name
 
 
 def without_a_shim(r):

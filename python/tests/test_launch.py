@@ -53,13 +53,14 @@ def test_ranks_in_rust_and_python(world, launcher, tmp_path):
     assert f"rust rank {world - 1}: every op agrees" in out, out
 
 
+LONG = pytest.mark.long
 RESTARTS = """
 import os, sys
 import torch, torch.distributed as dist
 dist.init_process_group("c10d_rs")
 x = torch.ones(1)
 dist.all_reduce(x)
-if os.environ["TORCHELASTIC_RESTART_COUNT"] == "0" and dist.get_rank() == 1:
+if os.environ["TORCHELASTIC_RESTART_COUNT"] == "0" and dist.get_rank() == dist.get_world_size() - 1:
     os._exit(3)
 dist.all_reduce(x)
 # A file of its own: torchrun's ranks share one output, and their words may mix there.
@@ -69,8 +70,9 @@ dist.destroy_process_group()
 """
 
 
-def test_torchrun_restarts(tmp_path):
+@pytest.mark.parametrize("world", [pytest.param(1, marks=LONG), 2, pytest.param(3, marks=LONG), pytest.param(4, marks=LONG)])
+def test_torchrun_restarts(world, tmp_path):
     script = tmp_path / "script.py"
     script.write_text(RESTARTS)
-    run([*torchrun(2, str(script), "--max-restarts=1"), str(tmp_path)])
-    assert [(tmp_path / str(rank)).read_text() for rank in range(2)] == ["4.0", "4.0"]
+    run([*torchrun(world, str(script), "--max-restarts=1"), str(tmp_path)])
+    assert [(tmp_path / str(rank)).read_text() for rank in range(world)] == [f"{world * world:.1f}"] * world

@@ -3,6 +3,7 @@
 import copy
 import datetime
 import os
+import signal
 
 import job
 import pytest
@@ -188,34 +189,80 @@ def groups(r):
         local = dist.new_group([0, 1], use_local_synchronization=True) if me < 2 else None
         if local:
             dist.barrier(group=local)
-    half = [list(range(n // 2)), list(range(n // 2, n))] if n > 1 else [[0]]
-    split = dist.split_group(split_ranks=[h for h in half if h], timeout=datetime.timedelta(seconds=job.TIMEOUT)) if _can_split() else None
-    if split:
-        x = torch.ones(1)
-        dist.all_reduce(x, group=split)
-        assert x.item() == len(next(h for h in half if me in h))
     # In any order, each rank in another.
     for group in made if me % 2 else reversed(made):
         dist.destroy_process_group(group)
     dist.barrier()
 
 
-def _can_split():
-    try:
-        return dist.group.WORLD._get_backend(torch.device("cpu")).supports_splitting and dist.group.WORLD.bound_device_id is not None
-    except Exception:
-        return False
+def summed(group, value=1.0):
+    x = torch.full((3,), float(value))
+    dist.all_reduce(x, group=group)
+    return x[0].item()
+
+
+def splits(r):
+    import c10d_rs
+
+    r.init(pg_options=c10d_rs.Options({"gloo-like.transport": "tcp"}))
+    n, me = r.world, r.rank
+    first, second = list(range(n // 2)), list(range(n // 2, n))
+    mine = first if me in first else second
+    half = dist.split_group(split_ranks=[ranks for ranks in (first, second) if ranks])
+    assert summed(half, me) == sum(mine)
+    # It has its parent's options, unless others are given.
+    backend = lambda group: group._get_backend(torch.device("cpu"))  # noqa: E731
+    assert backend(half).options.hints == {"gloo-like.transport": "tcp"}
+    limit = datetime.timedelta(seconds=job.TIMEOUT)
+    given = dist.split_group(split_ranks=[[0]], timeout=limit, pg_options=c10d_rs.Options({"gloo-like.transport": "shm"}, limit))
+    assert (given != dist.GroupMember.NON_GROUP_MEMBER) == (me == 0)
+    if me == 0:
+        assert backend(given).options.hints == {"gloo-like.transport": "shm"} and summed(given) == 1
+    # A part of a part, whose errors have the ranks of the default group.
+    if me in second:
+        last = dist.split_group(half, split_ranks=[list(range(len(second)))])
+        assert summed(last) == len(second)
+        if len(second) > 1:
+            with pytest.raises(c10d_rs.BackendError) as e:
+                dist.all_reduce(torch.ones(3 + me), group=last)
+            assert {second[k] for k in e.value.guilty_ranks} == set(e.value.guilty_global_ranks)
+    assert summed(dist.group.WORLD) == n
+
+
+def shrinks(r):
+    import c10d_rs
+
+    r.init()
+    n, me = r.world, r.rank
+    if n == 1:
+        return
+    pair, gone = dist.new_group(list(range(n))), n - 1
+    dist.barrier()
+    if me == gone:
+        os.kill(os.getpid(), signal.SIGKILL)
+    with pytest.raises(c10d_rs.BackendError) as e:
+        for _ in range(1000):
+            dist.all_reduce(torch.ones(3), group=pair)
+    assert e.value.guilty_ranks == (gone,)
+    left = dist.shrink_group(list(e.value.guilty_ranks), group=pair)
+    assert dist.get_world_size(left) == n - 1 and summed(left, me) == sum(range(n - 1))
+    # The default group, whose other groups end with it.
+    whole = dist.shrink_group([gone])
+    assert dist.get_world_size() == n - 1 and summed(whole) == n - 1
+    net = nn.parallel.DistributedDataParallel(model())
+    net(batch(me)).sum().backward()
 
 
 def barriers(r):
     r.init()
     dist.monitored_barrier()
-    if r.world < 3:
+    if r.world < 2:
         return
     group = dist.new_group()
     limit = datetime.timedelta(seconds=1)
     if r.rank == 0:
-        with pytest.raises(RuntimeError, match=r"\[Rank 0\]: Ranks 1, 2.* failed to pass monitoredBarrier in 1000 ms") as e:
+        late = "Rank 1" if r.world == 2 else "Ranks " + ", ".join(map(str, range(1, r.world)))
+        with pytest.raises(RuntimeError, match=rf"\[Rank 0\]: {late} failed to pass monitoredBarrier in 1000 ms") as e:
             dist.monitored_barrier(group, limit, wait_all_ranks=True)
         assert e.value.guilty_ranks == tuple(range(1, r.world))
         r.mark("over")
@@ -231,6 +278,9 @@ def detail(r):
     dist.all_reduce(x)
     assert x.tolist() == [r.world] * 3
     dist.all_gather_into_tensor(torch.zeros(3 * r.world), x)
+    assert summed(dist.new_group()) == r.world
+    net = nn.parallel.DistributedDataParallel(model())
+    net(batch(r.rank)).sum().backward()
     if r.world > 1:
         with pytest.raises(RuntimeError, match="Detected mismatch between collectives"):
             dist.all_reduce(torch.ones(3 + r.rank))
@@ -242,7 +292,11 @@ def checkpoints(r):
     r.init("cpu:c10d_rs")
     state = {"net": model().state_dict(), "rank": torch.tensor(r.rank)}
     where = os.path.join(r.folder, "saved")
-    dcp.async_save(state, checkpoint_id=where).result(job.TIMEOUT)
+    # It is saved over a group of its own, and meanwhile the program goes on.
+    saved = dcp.async_save(state, checkpoint_id=where, process_group=dist.new_group())
+    for _ in range(20):
+        assert summed(dist.group.WORLD) == r.world
+    saved.result(job.TIMEOUT)
     dist.barrier()
     read = copy.deepcopy(state)
     for t in read["net"].values():
@@ -261,6 +315,24 @@ def twice(r):
         dist.all_reduce(x)
         assert x.tolist() == [r.world] * 2
         dist.destroy_process_group()
+
+
+# PyTorch before 2.15 splits and shrinks groups of CUDA's alone.
+NEW = pytest.mark.skipif(not hasattr(dist, "set_timeout"), reason="skipped: this PyTorch splits and shrinks no CPU groups")
+
+
+@NEW
+@pytest.mark.parametrize("world", WORLDS)
+def test_splits(world):
+    job.run(splits, world)
+
+
+@NEW
+@pytest.mark.parametrize("world", WORLDS)
+def test_shrinks(world):
+    gone = {world - 1} if world > 1 else set()
+    found = job.outcomes(shrinks, world, gone=gone)
+    assert found == [None] * world, found
 
 
 BODIES = [ddp, fsdp, dtensor, functional, objects, groups, barriers, detail, checkpoints, twice]
