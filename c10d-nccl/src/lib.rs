@@ -1,4 +1,5 @@
 #![doc = include_str!("../README.md")]
+#![cfg_attr(feature = "document-features", doc = concat!("# Features\n\n", document_features::document_features!()))]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod backend;

@@ -1,5 +1,5 @@
-//! What ranks write to each other about their calls, and how it lies in the store. What is read is bounded, and anything
-//! may be there: what makes no sense is no letter.
+//! The messages that ranks write to each other about their calls, and their form in the store. What is read is limited
+//! in size and may be anything: bytes that make no sense are ignored.
 
 use super::History;
 use crate::backend::Fingerprint;
@@ -13,29 +13,29 @@ const FIELDS: [&str; 12] =
 /// What a rank writes to another.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Letter {
-    /// What it called from this number on?
+    /// A question: which calls has the rank made from this number on?
     Ask { from: u64 },
-    /// What was called.
+    /// An answer: the calls of the rank.
     Told(History),
-    /// What was called by a rank whose program ends without leaving.
+    /// The calls of a rank whose program ends without leaving.
     Ended(History),
-    /// Its group has failed, since its call differs from that of a rank.
+    /// The rank's group has failed, since its call differs from that of another rank.
     Parted(Parted),
 }
 
 /// Two ranks made different calls, as one of them tells the others.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Parted {
-    /// What it called itself.
+    /// Its own call.
     pub(super) mine: Fingerprint,
-    /// The other one.
+    /// The other rank.
     pub(super) peer: u32,
-    /// In what they differ: the field, its value, and the other one's.
+    /// The field that differs, its value, and the value of the other rank.
     pub(super) differs: (&'static str, String, String),
 }
 
 impl Letter {
-    /// As it lies in the store, from this rank.
+    /// The form in the store, from rank `by`.
     pub(super) fn to_bytes(&self, by: u32) -> Vec<u8> {
         let mut out = by.to_le_bytes().to_vec();
         match self {
@@ -57,7 +57,9 @@ impl Letter {
                 out.extend_from_slice(&peer.to_le_bytes());
                 out.push(FIELDS.iter().position(|known| known == field).unwrap_or(FIELDS.len() - 1) as u8);
                 for text in [value, other] {
-                    let text = &text[..text.floor_char_boundary(TEXT)];
+                    // This is `str::floor_char_boundary`, which the oldest supported compiler lacks.
+                    let end = (0..=TEXT.min(text.len())).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+                    let text = &text[..end];
                     out.push(text.len() as u8);
                     out.extend_from_slice(text.as_bytes());
                 }
@@ -66,7 +68,7 @@ impl Letter {
         out
     }
 
-    /// Who wrote it, and what.
+    /// Reads the writer's rank and the letter.
     pub(super) fn from_bytes(mut bytes: &[u8]) -> Option<(u32, Letter)> {
         let rest = &mut bytes;
         let by = u32::from_le_bytes(take(rest)?);

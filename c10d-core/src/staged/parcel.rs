@@ -1,5 +1,5 @@
-//! A message on its way, in rounds: each goes to the CPU backend as soon as its copy is through, and back to the device as
-//! soon as it came. Both ranks know the count, so they cut alike.
+//! A message in transfer, in rounds. Each round goes to the CPU backend as soon as its copy is complete, and back to
+//! the device as soon as it has arrived. Both ranks know the count, so they cut alike.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -20,18 +20,18 @@ use crate::device::Event;
 use crate::panics::caught;
 use crate::{Error, ErrorKind, Phase, Result, Status};
 
-/// A message on its way.
+/// A message in transfer.
 pub(super) struct Parcel {
     pub(super) slot: Arc<Slot>,
     pub(super) index: u16,
     pub(super) retained: Vec<*mut ()>,
-    /// Room for the whole message: the rounds' places do not wait for each other.
+    /// Host memory for the whole message, so that rounds do not wait for each other's memory.
     pub(super) host: Arc<Host>,
-    /// Marks on the way to the host: behind each round of what is sent; behind what comes before what is received.
+    /// Events on the way to the host: behind each round that is sent, or behind the work that comes before a receive.
     pub(super) outs: Vec<Event>,
     chunks: Vec<Chunk>,
     each: usize,
-    /// Rounds that are with the CPU backend; how many it was given, and how many are through.
+    /// The rounds at the CPU backend; how many it was given, and how many are done.
     steps: VecDeque<Arc<Detached<Arc<Host>>>>,
     given: usize,
     through: usize,
@@ -40,18 +40,18 @@ pub(super) struct Parcel {
 }
 
 enum Stage {
-    /// To the CPU backend, and from there.
+    /// Rounds move to the CPU backend and from there.
     Moving,
-    /// The last copies to the device, up to the first mark.
+    /// The last copies to the device are running, up to the first event.
     Back,
-    /// Failed, while the device may still be at it.
+    /// Failed, while the device may still use the memory.
     Failed(Error),
-    /// Taken back from the CPU backend, while the device may still be at it.
+    /// Taken back from the CPU backend, while the device may still use the memory.
     TakenBack,
 }
 
 impl Parcel {
-    /// Gives a message its memory, and takes its first step.
+    /// Allocates a message's memory and takes its first step.
     pub(super) fn begin(shared: &Shared, slot: &Arc<Slot>, kept: &mut Kept) -> Result<Parcel> {
         shared.alive()?;
         let call = &slot.call;
@@ -96,25 +96,25 @@ impl Parcel {
 
     fn copy_out(&self, device: &Watched<'_>, port: &Port) -> Result {
         for (mark, chunk) in self.outs.iter().zip(&self.chunks) {
-            // SAFETY: the host memory is the message's alone, and stays until the mark is reached, or for ever.
+            // SAFETY: only the message uses the host memory, which stays until the event is reached, or forever.
             unsafe { device.copy_out(port.out, &chunk.out, &self.host) }?;
             device.record(*mark, port.out)?;
         }
         Ok(())
     }
 
-    /// Whether the device has to get on with it.
+    /// Whether the message waits for the device.
     pub(super) fn is_at_device(&self) -> bool {
         !matches!(self.stage, Stage::Moving) || self.awaits_copies()
     }
 
-    /// Whether copies to the host, or what comes before them, are awaited.
+    /// Whether the message waits for copies to the host, or for work before them.
     pub(super) fn awaits_copies(&self) -> bool {
         matches!(self.stage, Stage::Moving) && self.given < self.outs.len()
     }
 
-    /// The tag of what comes in rounds from a sender that is not known yet: who receives with the same tag would take
-    /// its second round.
+    /// The tag of a receive in rounds whose sender is not known yet. Another receive with this tag would take its
+    /// second round.
     pub(super) fn open_tag(&self) -> Option<u32> {
         let call = &self.slot.call;
         let open = call.op == OpKind::RecvAnySource && self.given < self.chunks.len();
@@ -125,8 +125,8 @@ impl Parcel {
         matches!(self.stage, Stage::TakenBack)
     }
 
-    /// Takes all rounds back from the CPU backend, or none: `false`, it is too late. The message is over when the device
-    /// has passed what it was given.
+    /// Takes all rounds back from the CPU backend, or none. `false`: it is too late. The message is done when the
+    /// device has passed the work that it was given.
     pub(super) fn take_back(&mut self, shared: &Shared) -> Result<bool> {
         if !matches!(self.stage, Stage::Moving) || self.through > 0 {
             return Ok(false);
@@ -149,7 +149,8 @@ impl Parcel {
         Ok(true)
     }
 
-    /// Takes all steps that can be taken; `Some` = the message is over. One that `waits` is given to nobody yet.
+    /// Takes all steps that can be taken. `Some`: the message is done. A message that `waits` is not given to the CPU
+    /// backend yet.
     pub(super) fn advance(
         &mut self,
         device: &Watched<'_>,
@@ -175,11 +176,12 @@ impl Parcel {
         }
     }
 
-    /// `true`: the message is over.
+    /// `true`: the message is done.
     fn go_on(&mut self, device: &Watched<'_>, port: &Port, waker: &Waker, waits: bool) -> Result<bool> {
         self.hand_over(device, waits)?;
         while self.collect(device, port, waker)? {
-            // What came may say from whom the rest comes. It is looked at once more, so that it wakes this thread.
+            // The first round tells the sender of the rest. The message is polled once more, so that the next round
+            // wakes this thread.
             self.hand_over(device, waits)?;
         }
         if self.through < self.chunks.len() {
@@ -193,7 +195,7 @@ impl Parcel {
         in_time(device, self.outs[0])
     }
 
-    /// Gives the CPU backend the rounds that are ready for it.
+    /// Gives the CPU backend the rounds that are ready.
     fn hand_over(&mut self, device: &Watched<'_>, waits: bool) -> Result {
         while let Some(chunk) = self.chunks.get(self.given) {
             if let Some(mark) = self.outs.get(self.given)
@@ -217,15 +219,17 @@ impl Parcel {
         Ok(())
     }
 
-    /// Takes back the rounds that the CPU backend is through with; says whether there were any.
+    /// Collects the rounds that the CPU backend has finished. Returns whether there were any.
     fn collect(&mut self, device: &Watched<'_>, port: &Port, waker: &Waker) -> Result<bool> {
         let before = self.through;
-        while let Some(step) = self.steps.pop_front_if(|step| step.poll(waker)) {
+        while self.steps.front().is_some_and(|step| step.poll(waker))
+            && let Some(step) = self.steps.pop_front()
+        {
             let outcome = step.outcome().map_err(told)?;
             if self.through == 0 {
                 self.outcome = outcome;
             }
-            // SAFETY: as in `copy_out`; the round is over.
+            // SAFETY: as in `copy_out`; the round is done.
             unsafe { device.copy_in(port.back, &self.chunks[self.through].back, &self.host) }?;
             self.through += 1;
         }
@@ -234,7 +238,7 @@ impl Parcel {
     }
 }
 
-/// Whether the mark is reached; an error if it should have been, or if the backend is dead.
+/// Whether the event is reached. It is an error if its time is over, or if the backend is dead.
 fn in_time(device: &Watched<'_>, event: Event) -> Result<bool> {
     device.shared.alive()?;
     if device.reached(event)? {

@@ -331,8 +331,10 @@ impl Join<'_> {
             };
             match door.next(&patience, welcome)? {
                 Some(guest) => self.admit(guest, pairs, &patience)?,
-                None if let Some(e) = door.shut() => return Err(self.or_cause(e)),
                 None => {
+                    if let Some(e) = door.shut() {
+                        return Err(self.or_cause(e));
+                    }
                     let names: Vec<String> = missing.iter().map(u32::to_string).collect();
                     let what = format!("no connection from rank {} in time", names.join(", "));
                     return Err(

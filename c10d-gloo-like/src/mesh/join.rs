@@ -211,10 +211,17 @@ fn await_all(wiring: &Wiring, health: &Health, key: impl Fn(u32) -> String) -> R
         match store.wait(&keys, slice) {
             Ok(()) => return Ok(()),
             Err(_) if health.failed() => health.check()?,
-            Err(_) if let Some(error) = reports.heard() => return Err(error),
-            Err(_) if slice == *deadline => return Ok(()),
-            Err(e) if Instant::now() + SLICE / 10 < slice => return Err(e.phase(Phase::Rendezvous)),
-            Err(_) => {}
+            Err(e) => {
+                if let Some(error) = reports.heard() {
+                    return Err(error);
+                }
+                if slice == *deadline {
+                    return Ok(());
+                }
+                if Instant::now() + SLICE / 10 < slice {
+                    return Err(e.phase(Phase::Rendezvous));
+                }
+            }
         }
         let absent = |rank: &u32| matches!(store.check(&[keys[*rank as usize]], Instant::now() + SLICE), Ok(false));
         if lost.iter().any(absent) {
