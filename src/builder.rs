@@ -1,10 +1,10 @@
-//! The builder of core, with what is linked here.
+//! The facade's entry points: core's builder, given the providers that are linked into this build.
 
 use c10d_core::{Builder, ProcessGroup, Result};
 
 use crate::builtin;
 
-/// Makes a [`ProcessGroup`]: a builder that knows the linked backends, the init methods and the loader of plugins.
+/// Returns a builder of a [`ProcessGroup`]. It knows the linked backends, the init methods and the loader of plugins.
 ///
 /// ```no_run
 /// # fn main() -> c10d::Result<()> {
@@ -16,8 +16,12 @@ pub fn builder() -> Builder {
     Builder::new().providers(builtin())
 }
 
-/// Runs `body` once per rank, each on a thread of its own, in one group of `size` ranks over the linked backends; gives
-/// the results in rank order. It is [`Builder::run_ranks`] of [`builder`].
+/// Runs `body` once per rank in one group of `size` ranks, each on its own thread, and returns the results in rank
+/// order. It is [`Builder::run_ranks`] on [`builder`].
+///
+/// # Errors
+///
+/// The error of the lowest rank that returned one. Errors as of [`Builder::build`] where the group could not be made.
 ///
 /// ```
 /// # fn main() -> c10d::Result<()> {

@@ -1,11 +1,11 @@
-//! What this build of the facade was given by its features.
+//! The providers that the cargo features of the facade link.
 
 use c10d_core::backend::Provider;
 
-/// The providers of the backends that cargo features chose, of the loader of plugins, and of the init methods.
+/// The providers of this build: the backends that cargo features chose, the loader of plugins, and the init methods.
 ///
-/// Named here, and not only submitted at link time, because a crate that nobody names is not linked, and because a
-/// `staticlib` loses its constructors.
+/// They are listed here although each submits itself at link time: the linker drops a crate that nothing refers to, and
+/// a `staticlib` loses its constructors.
 pub fn builtin() -> &'static [&'static Provider] {
     static BUILTIN: &[&Provider] = &[
         #[cfg(feature = "gloo-like")]
@@ -24,8 +24,8 @@ pub fn builtin() -> &'static [&'static Provider] {
     BUILTIN
 }
 
-/// The variables of the project's parts and programs, which a cluster may set for all programs, whatever this one was
-/// built with.
+/// Variables that a cluster may set for all programs. They are known here even if this build lacks the part that reads
+/// them.
 static SETTINGS: Provider = Provider {
     source: env!("CARGO_PKG_NAME"),
     variables: &[

@@ -1,8 +1,58 @@
-#![doc = include_str!("../README.md")]
-//! # Manual
+//! Collective communication for Rust. The ranks of a job (processes or threads, on one host or several) send, reduce,
+//! gather and scatter buffers together. This is the layer that PyTorch calls c10d.
 //!
-//! Concepts, a first program, tables for those who come from PyTorch or MPI, settings, errors, tuning, troubleshooting and
-//! security: [`manual`].
+//! ```
+//! use c10d::{ReduceOp, op};
+//!
+//! # fn main() -> c10d::Result<()> {
+//! // Four ranks as threads. A process calls `c10d::builder().init("env://").build()?` instead.
+//! c10d::run_ranks(4, |pg| {
+//!     // A blocking call on a borrowed buffer.
+//!     let mut x = [pg.rank() as f32; 8];
+//!     pg.all_reduce(&mut x, ReduceOp::Sum)?;
+//!     assert_eq!(x, [6.0; 8]);
+//!
+//!     // A started call owns its buffers until `wait` (or `await`) gives them back.
+//!     let work = pg.start(op::all_gather_into(vec![pg.rank()], vec![0u32; 4]));
+//!     let (_input, all) = work.wait()?;
+//!     assert_eq!(all, [0, 1, 2, 3]);
+//!     Ok(())
+//! })?;
+//! # Ok(()) }
+//! ```
+//!
+//! # Terms
+//!
+//! | term | meaning |
+//! | --- | --- |
+//! | group | The ranks that communicate together, numbered from 0. A [`ProcessGroup`] is one rank's handle of its group; every op is a method of it. |
+//! | store | A key–value service that all ranks can reach: [`TcpStore`], [`FileStore`], or [`HashStore`] inside one process. It carries a few small keys while a group is made, and no payload. |
+//! | rendezvous | The step in which ranks find each other through the store and form a group. [`builder`] does it. `init("env://")` reads the variables of `c10d run`, `torchrun`, `mpirun` or `srun`. |
+//! | lane | One backend of a group, which serves one kind of memory, and the order of the calls on it. All ranks make the same collectives in the same order on each lane. |
+//! | rejected | An error that a call returns before anything was sent. The group can still be used. |
+//! | failed | An error after data was sent. The group is over on all ranks, and each later call returns the first cause. [`ProcessGroup::shrink_to_survivors`] makes a new group of the ranks that still live. |
+//!
+//! [`Error::status`] tells rejected from failed, and [`Error::report`] names the ranks that caused the error. Every call has a
+//! deadline, so that no call waits forever.
+//!
+//! # Where to find what
+//!
+//! | to | see |
+//! | --- | --- |
+//! | write a first program | [`manual::first_program`] |
+//! | learn the other terms | [`manual::concepts`] |
+//! | translate from PyTorch or MPI | [`manual::from_torch`], [`manual::from_mpi`] |
+//! | make a group | [`builder`], [`run_ranks`], [`launch`] |
+//! | call an op and wait | the methods of [`ProcessGroup`] |
+//! | start an op and wait later | [`ProcessGroup::start`] with the functions of [`op`]; [`ProcessGroup::scope`] for borrowed buffers |
+//! | reduce by a closure, or reduce types of your own | [`Reductions`], [`Plain`] |
+//! | arrange ranks on a grid | [`Mesh`] |
+//! | set variables and hints | [`manual::settings`] |
+//! | handle an error | [`manual::errors`] |
+//! | find out why it hangs or is slow | [`manual::troubleshooting`], [`manual::tuning`] |
+//! | know who must be trusted | [`manual::security`] |
+//! | write a backend | [`backend`] |
+#![cfg_attr(feature = "document-features", doc = concat!("# Features\n\n", document_features::document_features!()))]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod builder;
@@ -38,8 +88,14 @@ pub use c10d_mpi as mpi;
 pub use c10d_nccl as nccl;
 pub use c10d_rendezvous::{FileStore, Joined, TcpStore, TcpStoreServer, init, launch, tcp_store};
 
-/// For vendors: what a backend implements and is given, and how it is registered. Programs need none of it.
+/// For vendors: the traits that a backend implements, the types that it is given, and its registration. Programs that only
+/// call ops need nothing from here.
 pub mod backend {
     pub use c10d_core::backend::*;
     pub use c10d_core::{submit, submit_device};
 }
+
+/// The README's examples are tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -1,4 +1,4 @@
-//! Ranks on a grid with named axes.
+//! Ranks on a grid with named axes, and a group for each axis.
 
 use std::sync::Arc;
 
@@ -8,13 +8,13 @@ use c10d_core::{Error, ErrorKind, ProcessGroup, Result, op};
 use crate::plain::PlainBuf;
 use crate::within::Within;
 
-/// The ranks of a group as a grid with named axes, and a group for each axis: this rank and those that differ from it in
-/// that coordinate alone. Cheap to clone.
+/// The ranks of a group on a grid with named axes. For each axis there is a group of this rank and the ranks that
+/// differ from it only in that coordinate. A clone is cheap.
 ///
 /// ```
 /// use c10d::{Mesh, ReduceOp};
 /// # fn main() -> c10d::Result<()> {
-/// // Two replicas of a model that is cut in three.
+/// // Two replicas of a model that is split into three parts.
 /// c10d::run_ranks(6, |pg| {
 ///     let mesh = Mesh::new(&pg, &[("dp", 2), ("tp", 3)])?;
 ///     assert_eq!(mesh.coordinates(), [pg.rank() / 3, pg.rank() % 3]);
@@ -42,13 +42,14 @@ struct Axis {
 }
 
 impl Mesh {
-    /// The ranks of `pg` on a grid of these axes and sizes, whose product is the world size. The last axis varies fastest:
-    /// ranks 0 and 1 differ in it. Every rank calls it, with the same axes.
+    /// Puts the ranks of `pg` on a grid. Each axis has a name and a size; the product of the sizes is the world size.
+    /// The last axis varies fastest: ranks 0 and 1 differ in it. Every rank calls it with the same axes.
     ///
     /// # Errors
-    /// [`Mismatch`](crate::ErrorKind::Mismatch) of `axes` naming the ranks that gave others, and
-    /// [`InvalidArgument`](crate::ErrorKind::InvalidArgument) where the sizes do not fit or a name is there twice: on all
-    /// ranks, and `pg` goes on. Else as of [`split`](ProcessGroup::split).
+    /// [`Mismatch`](crate::ErrorKind::Mismatch) of `axes`, which names the ranks that gave other axes.
+    /// [`InvalidArgument`](crate::ErrorKind::InvalidArgument) if the product of the sizes is not the world size, or if
+    /// two axes have one name. All ranks get these errors, and `pg` can still be used. Other errors are those of
+    /// [`split`](ProcessGroup::split).
     pub fn new(pg: &ProcessGroup, axes: &[(&str, u32)]) -> Result<Mesh> {
         let within = Within::new(pg, None);
         compare(&within, &described(axes))?;
@@ -56,13 +57,15 @@ impl Mesh {
         Mesh::of(pg.clone(), axes)
     }
 
-    /// The grid of hosts and of the ranks of each: axes `host` and `local`. Hosts are in the order of their first ranks,
-    /// and ranks in theirs; [`whole`](Self::whole) numbers them so. The first of a host, its leader, has the coordinate 0 in
-    /// `local`: `mesh.group("host")` of such ranks is the group of the leaders. Every rank calls it.
+    /// Makes a mesh with the axes `host` and `local`: the hosts, and the ranks of each host. Hosts are ordered by their
+    /// first ranks, and the ranks of a host by their numbers; [`whole`](Self::whole) numbers the ranks in this order.
+    /// The first rank of each host has the coordinate 0 in `local`, and its `mesh.group("host")` has the first rank of
+    /// every host. Every rank calls it.
     ///
     /// # Errors
-    /// [`InvalidArgument`](crate::ErrorKind::InvalidArgument) on all ranks if hosts have different numbers of them, naming
-    /// the ranks of those that differ from the first; [`split_by_host`](ProcessGroup::split_by_host) takes any. Else as of
+    /// [`InvalidArgument`](crate::ErrorKind::InvalidArgument) on all ranks if the hosts have different numbers of
+    /// ranks; it names the ranks on the hosts that differ from the first.
+    /// ([`split_by_host`](ProcessGroup::split_by_host) allows different numbers.) Other errors are those of
     /// [`split`](ProcessGroup::split).
     pub fn by_host(pg: &ProcessGroup) -> Result<Mesh> {
         let hosts = pg.hosts()?;
@@ -99,23 +102,25 @@ impl Mesh {
         &self.0.whole
     }
 
-    /// Names and sizes of the axes.
+    /// The names and sizes of the axes, in order.
     pub fn axes(&self) -> impl Iterator<Item = (&str, u32)> {
         self.0.axes.iter().map(|axis| (&*axis.name, axis.size))
     }
 
-    /// Where this rank is on each axis.
+    /// This rank's coordinate on each axis.
     pub fn coordinates(&self) -> &[u32] {
         &self.0.coordinates
     }
 
-    /// The rank, in [`whole`](Self::whole), at these coordinates; `None` if there is none.
+    /// The rank, numbered as in [`whole`](Self::whole), at these coordinates; `None` if the coordinates are outside of
+    /// the grid.
     pub fn rank_at(&self, coordinates: &[u32]) -> Option<u32> {
         let inside = self.0.axes.iter().zip(coordinates).all(|(axis, at)| *at < axis.size);
         (inside && coordinates.len() == self.0.axes.len()).then(|| ravel(coordinates, &self.sizes()))
     }
 
-    /// The group of the ranks that differ from this one on this axis alone; a rank's number in it is its coordinate.
+    /// The group of this rank and the ranks that differ from it on this axis only. A rank's number in the group is its
+    /// coordinate.
     ///
     /// # Errors
     /// [`InvalidArgument`](crate::ErrorKind::InvalidArgument) if there is no such axis.
@@ -123,8 +128,9 @@ impl Mesh {
         Ok(&self.0.axes[self.axis(axis)?].group)
     }
 
-    /// The rank, in [`whole`](Self::whole), that is `by` steps from this one on an axis: a neighbour, for halos and
-    /// pipelines. Beyond the end there is `None`, or, where the axis wraps, the other end.
+    /// The rank, numbered as in [`whole`](Self::whole), that is `by` steps away on an axis: the neighbour for a halo
+    /// exchange or a pipeline. Beyond the end the result is `None`; if `wraps` is true, counting goes on at the other
+    /// end.
     ///
     /// # Errors
     /// [`InvalidArgument`](crate::ErrorKind::InvalidArgument) if there is no such axis.
@@ -143,8 +149,8 @@ impl Mesh {
         Ok(self.rank_at(&coordinates))
     }
 
-    /// Several axes as one: the group of the ranks that differ from this one on these axes alone, the last of which varies
-    /// fastest. Every rank of the mesh calls it, with the same axes.
+    /// The group of this rank and the ranks that differ from it on these axes only. The last of the axes varies
+    /// fastest. Every rank of the mesh calls it with the same axes.
     ///
     /// # Errors
     /// [`InvalidArgument`](crate::ErrorKind::InvalidArgument) if there is no such axis, or one is named twice. Else as of
@@ -154,11 +160,11 @@ impl Mesh {
         among(&self.0.whole, &self.sizes(), &self.0.coordinates, &at)
     }
 
-    /// The mesh of these axes alone, in this order, that this rank is in: of the ranks with its coordinates on all others.
-    /// Every rank of the mesh calls it, with the same axes.
+    /// The mesh that has only these axes, in this order: the ranks that have this rank's coordinates on all other axes.
+    /// Every rank of the mesh calls it with the same axes.
     ///
     /// # Errors
-    /// As of [`flatten`](Self::flatten).
+    /// The same as of [`flatten`](Self::flatten).
     pub fn slice(&self, axes: &[&str]) -> Result<Mesh> {
         let at = self.chosen(axes)?;
         let whole = self.flatten(axes)?;
@@ -197,7 +203,7 @@ impl std::fmt::Debug for Mesh {
     }
 }
 
-/// The group of the ranks that differ from the one at these coordinates on the axes `chosen` alone.
+/// The group of the rank at these coordinates and the ranks that differ from it on the axes `chosen` only.
 fn among(whole: &ProcessGroup, sizes: &[u32], coordinates: &[u32], chosen: &[usize]) -> Result<ProcessGroup> {
     let rest: Vec<usize> = (0..sizes.len()).filter(|at| !chosen.contains(at)).collect();
     let of = |axes: &[usize]| {
@@ -208,7 +214,7 @@ fn among(whole: &ProcessGroup, sizes: &[u32], coordinates: &[u32], chosen: &[usi
     group.ok_or_else(|| Error::new(ErrorKind::Internal, "a rank of a mesh is in no group"))
 }
 
-/// The number of a place, the last axis varying fastest.
+/// The rank at these coordinates. The last axis varies fastest.
 fn ravel(coordinates: &[u32], sizes: &[u32]) -> u32 {
     coordinates.iter().zip(sizes).fold(0, |rank, (at, size)| rank * size + at)
 }
@@ -236,10 +242,10 @@ fn check(world: u32, axes: &[(&str, u32)]) -> Result {
     Ok(())
 }
 
-/// Has the ranks compare their axes: all of them learn who gave others.
+/// Compares the axes of all ranks. Every rank learns which ranks gave other axes.
 fn compare(within: &Within<'_>, mine: &str) -> Result {
     const AXES: &str = "axes of a mesh";
-    // The text as it is, cut where it is absurdly long, and what tells longer ones apart.
+    // The text, cut at this many bytes, and a hash of the whole, which tells longer texts apart.
     const TEXT: usize = 240;
     let hash = mine
         .bytes()

@@ -1,8 +1,8 @@
 //! Elements of the program's own types.
 //!
-//! An [`Element`](crate::Element) is a number that c10d knows. Anything else of a fixed size without padding or pointers is
-//! [`Plain`]: field elements, pairs of value and index, small matrices. A slice of them, wrapped by [`plain`], is a buffer
-//! of every op that moves, and [`Reductions`](crate::Reductions) combines them by a closure.
+//! An [`Element`](crate::Element) is a number type that c10d knows. Any other type of a fixed size without padding or
+//! pointers can be [`Plain`]: field elements, pairs of value and index, small matrices. [`plain`] makes a slice of them
+//! a buffer for every op that moves data, and [`Reductions`](crate::Reductions) combines them by a closure.
 #![allow(unsafe_code)]
 
 use bytemuck::Pod;
@@ -11,11 +11,11 @@ use c10d_core::{Buf, BufMut, Error, Result, Span};
 use half::{bf16, f16};
 use num_complex::{Complex32, Complex64};
 
-/// A type whose values are plain bytes, under a name that all ranks know it by.
+/// A type whose values are plain bytes, with a name that is the same on all ranks.
 ///
-/// [`Pod`] says that any bytes are a value and that there is no padding; derive it by the crate bytemuck. The name stands
-/// in for the type between ranks: a rank that uses another, or a type of another size, is told so by a
-/// [`Mismatch`](crate::ErrorKind::Mismatch) of `type`. Change it when the meaning of the bytes changes.
+/// [`Pod`] says that any bytes are a valid value and that there is no padding; the crate bytemuck derives it. Ranks
+/// compare the name in place of the type: a rank that uses another name or a type of another size gets a
+/// [`Mismatch`](crate::ErrorKind::Mismatch) of `type`. Change the name when the meaning of the bytes changes.
 ///
 /// ```
 /// use bytemuck::{Pod, Zeroable};
@@ -36,7 +36,7 @@ use num_complex::{Complex32, Complex64};
     label = "derive `Pod` and `Zeroable` of the crate bytemuck, then implement `c10d::Plain` with a name"
 )]
 pub trait Plain: Pod + Send + Sync {
-    /// What the type is called on all ranks, for example `my_crate::Goldilocks/1`.
+    /// The type's name, which must be the same on all ranks, for example `my_crate::Goldilocks/1`.
     const IDENTITY: &'static str;
 }
 
@@ -51,11 +51,11 @@ elements! {
     f16, "f16"; bf16, "bf16"; f32, "f32"; f64, "f64"; Complex32, "complex64"; Complex64, "complex128";
 }
 
-/// Makes a buffer of plain elements (`&[T]`, `&mut [T]`, `Vec<T>`, `Box<[T]>`, references to vectors and arrays) one that
-/// calls take.
+/// Wraps a buffer of plain elements, so that calls accept it. The buffer is a `&[T]`, `&mut [T]`, `Vec<T>`, `Box<[T]>`,
+/// or a reference to a vector or an array.
 ///
-/// All ops that move take it; those that reduce do not, see [`Reductions`](crate::Reductions). Sizes are in elements, as
-/// everywhere, also those that [`splits`](c10d_core::Call::splits) gets.
+/// All ops that move data accept it. Ops that reduce do not; see [`Reductions`](crate::Reductions). Sizes count
+/// elements, also those that [`splits`](c10d_core::Call::splits) takes.
 ///
 /// ```
 /// # #[derive(Clone, Copy, PartialEq, Debug, bytemuck::Pod, bytemuck::Zeroable)]
@@ -86,18 +86,19 @@ pub struct PlainBuf<B> {
 }
 
 impl<B> PlainBuf<B> {
-    /// The buffer that was wrapped, for example when a call that owned it gives it back.
+    /// Returns the wrapped buffer, for example after a call that owned it has given it back.
     pub fn into_inner(self) -> B {
         self.buffer
     }
 
-    /// The elements of a call that reduces them by the operation of this name.
+    /// Wraps elements for a call that reduces them by the operation of this name.
     pub(crate) fn reduced_by(buffer: B, by: &'static str) -> PlainBuf<B> {
         PlainBuf { buffer, by }
     }
 }
 
-/// The span of the elements, with their name; without it if they have none.
+/// The span of the elements, with their name. It has no name if the elements have no bytes or too many names are in
+/// use.
 fn span<T: Plain>(at: *mut T, len: usize, by: &'static str) -> Span {
     let bytes = Span::host(at.cast::<u8>(), len.saturating_mul(size_of::<T>()));
     Identity::new(T::IDENTITY, size_of::<T>(), by).map_or(bytes, |identity| bytes.identified(identity))
@@ -109,8 +110,8 @@ fn named<T: Plain>(span: Span) -> Result<Span> {
     }
     let name = T::IDENTITY;
     let what = match size_of::<T>() {
-        0 => format!("an element of {name} has no bytes: there is nothing to move"),
-        _ => format!("{name} cannot be told from other types: the program has used too many names already"),
+        0 => format!("an element of {name} has a size of 0 bytes: there is nothing to move"),
+        _ => format!("{name} cannot be registered: the program uses too many names of types and operations"),
     };
     Err(Error::invalid(what))
 }
@@ -118,7 +119,7 @@ fn named<T: Plain>(span: Span) -> Result<Span> {
 macro_rules! buf {
     ($([$($generics:tt)*] $type:ty, $b:ident => $at:expr;)*) => {$(
         // SAFETY: the memory belongs to a borrow or an owned allocation that lasts as long as the value and does not
-        // move with it. Of `T` any bytes are a value, and it has no padding, so its memory may be read and written as
+        // move with it. Any bytes are a valid `T`, and `T` has no padding, so its memory may be read and written as
         // bytes.
         unsafe impl<$($generics)*> Buf for PlainBuf<$type> {
             fn span(&mut self) -> Span {

@@ -1,4 +1,4 @@
-//! Plugins: vendors' libraries that are found and loaded at run time; see [`c10d_privateuse`].
+//! Plugins: shared libraries of vendors that are found and loaded at run time; see [`c10d_privateuse`].
 
 pub use c10d_privateuse::{Decision, LoadReport, Refusal, Rule, Search, Verdict};
 
@@ -7,7 +7,7 @@ use c10d_core::backend::Registry;
 
 use crate::builtin;
 
-/// A search in which the names of what is linked into this program are taken.
+/// Starts a search for plugins. A plugin whose name is that of a linked backend is refused.
 pub fn search() -> Result<Search> {
     Ok(Search::beside(&Registry::collect(builtin())?))
 }

@@ -1,24 +1,24 @@
-//! What is made of several calls: one time limit for all of them, and errors that say whose they are.
+//! One time limit, and one kind of error, for an operation that is made of several calls.
 
 use std::time::{Duration, Instant};
 
 use c10d_core::{Buffers, Call, Error, ProcessGroup, Result};
 
-/// A group, and when what is under way there must be over.
+/// A group, and the time by which the operation must be done.
 pub(crate) struct Within<'a> {
     pub(crate) pg: &'a ProcessGroup,
     end: Instant,
 }
 
 impl<'a> Within<'a> {
-    /// Within this time; `None`: the group's.
+    /// Starts an operation with this time limit; `None` means the group's timeout.
     pub(crate) fn new(pg: &'a ProcessGroup, timeout: Option<Duration>) -> Within<'a> {
-        // A limit that no clock can show is none.
+        // A limit beyond what the clock can represent counts as no limit.
         const FOREVER: Duration = Duration::from_secs(1 << 31);
         Within { pg, end: Instant::now() + timeout.unwrap_or(pg.timeout()).min(FOREVER) }
     }
 
-    /// Runs a call in what is left of the time.
+    /// Runs a call with the remaining time as its timeout.
     pub(crate) fn run<B: Buffers>(&self, call: Call<B>) -> Result<B::Back> {
         Ok(self.pg.run(call.timeout(self.left()))?)
     }
@@ -28,7 +28,7 @@ impl<'a> Within<'a> {
         self.end.saturating_duration_since(Instant::now())
     }
 
-    /// An error of this call alone: all ranks are in step, and the group goes on.
+    /// Marks the error as one of this operation only: all ranks are in step, and the group can still be used.
     pub(crate) fn ended(&self, error: Error) -> Error {
         let mut error = error.rejected();
         error.report_mut().rank = Some(self.pg.rank());

@@ -1,13 +1,13 @@
-//! The table of settings in the README has every variable and hint that something in this program declares.
+//! The table of settings in the manual has every variable and hint that something in this program declares.
 
 use std::collections::BTreeSet;
 
 use c10d::backend::Registry;
 
 #[test]
-fn the_readme_has_every_setting() {
-    let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md")).unwrap();
-    let table = readme.split("\n## Settings\n").nth(1).unwrap().split("\n## ").next().unwrap();
+fn the_manual_has_every_setting() {
+    let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../src/manual/settings.md")).unwrap();
+    let table = page.split("\n# Variables and hints\n").nth(1).unwrap().split("\n# ").next().unwrap();
     let cells = |column: usize| -> BTreeSet<&str> {
         let rows = table.lines().filter(|line| line.starts_with("| ")).skip(1);
         rows.filter_map(|row| row.split('|').nth(column)?.trim().strip_prefix('`')?.strip_suffix('`')).collect()

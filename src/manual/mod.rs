@@ -1,7 +1,7 @@
-//! The manual: what one needs to know besides the documentation of each item.
+//! The manual.
 //!
-//! Read [`concepts`] and [`first_program`] first. Whoever comes from PyTorch or MPI finds the calls that they know in
-//! [`from_torch`] and [`from_mpi`]. When something goes wrong: [`errors`] and [`troubleshooting`].
+//! Read [`concepts`] and [`first_program`] first. If you know PyTorch or MPI, [`from_torch`] and [`from_mpi`] list the
+//! calls that you know beside ours. If something goes wrong, see [`errors`] and [`troubleshooting`].
 
 #[doc = include_str!("concepts.md")]
 pub mod concepts {}

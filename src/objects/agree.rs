@@ -1,4 +1,5 @@
-//! The first step of every collective of objects: all ranks hear what each gives, and decide alike whether it goes on.
+//! The first step of every collective of objects: the ranks exchange headers, and all decide alike whether the call
+//! goes on.
 
 use std::any::type_name;
 
@@ -9,11 +10,12 @@ use super::codec::{Header, NUMBERS, Outgoing, TEXT};
 use crate::plain::PlainBuf;
 use crate::within::Within;
 
-/// What the bytes of objects are called, so that a call of another kind is told from them.
+/// The name of the bytes of objects in fingerprints. It tells them from bytes of other calls.
 pub(super) const OBJECTS: &str = "objects";
 
-/// Tells all ranks what this one gives, and hears it of them: the length of each rank's object, all within the smallest
-/// limit of any rank. Or, on all ranks, an error that names those because of whom nothing is sent.
+/// Exchanges headers with all ranks. Returns the length of each rank's object; all are within the smallest limit of any
+/// rank. If some objects cannot be sent, all ranks get an error that names the ranks that gave them, and nothing is
+/// sent.
 pub(super) fn agree<T>(within: &Within<'_>, out: &Outgoing, limit: usize) -> Result<Vec<usize>> {
     let n = within.pg.size() as usize;
     let own = out.header::<T>(limit);
@@ -39,7 +41,7 @@ pub(super) fn agree<T>(within: &Within<'_>, out: &Outgoing, limit: usize) -> Res
         return Ok(headers.iter().map(|header| header.length as usize).collect());
     }
 
-    // All ranks come here alike.
+    // All ranks have the same headers, so all of them get here.
     let texts = texts(within, out, &headers)?;
     let text = |rank: u32| harmless(&String::from_utf8_lossy(&texts[rank as usize]), TEXT);
     let error = match (&failed[..], &differ[..]) {
@@ -53,7 +55,7 @@ pub(super) fn agree<T>(within: &Within<'_>, out: &Outgoing, limit: usize) -> Res
     Err(within.ended(error))
 }
 
-/// Each rank's text about what it gives.
+/// The text of each rank: the type of its object, or why it cannot be sent.
 fn texts(within: &Within<'_>, out: &Outgoing, headers: &[Header]) -> Result<Vec<Vec<u8>>> {
     let length = |header: &Header| (header.text as usize).min(TEXT);
     let mut texts: Vec<Vec<u8>> = headers.iter().map(|header| vec![0; length(header)]).collect();
@@ -64,10 +66,11 @@ fn texts(within: &Within<'_>, out: &Outgoing, headers: &[Header]) -> Result<Vec<
 
 pub(super) fn mismatch<T>(theirs: String) -> Error {
     let kind = ErrorKind::Mismatch { field: "type", mine: type_name::<T>().to_owned(), theirs };
-    Error::new(kind, "objects are taken as the type that they were given as")
+    Error::new(kind, "all ranks must give or expect objects of the same type")
 }
 
 pub(super) fn too_large(rank: u32, length: u64, limit: u64) -> Error {
-    let what = format!("the object of rank {rank} has {length} bytes, and {limit} is the limit; see `Objects::limit`");
+    let what =
+        format!("the object of rank {rank} has {length} bytes, but the limit is {limit} bytes; see `Objects::limit`");
     Error::invalid(what).guilty([rank])
 }

@@ -1,4 +1,4 @@
-//! Objects as bytes, and what is said about them before they travel.
+//! Objects as bytes, and the header that travels before them.
 
 use std::any::Any;
 use std::any::type_name;
@@ -7,25 +7,25 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-/// The longest text about an object: the name of its type, or why it cannot be sent.
+/// The largest number of bytes of a text about an object: the name of its type, or why it cannot be sent.
 pub(super) const TEXT: usize = 1000;
 
-/// What a rank says of what it gives.
+/// The header: what a rank tells the others about its object.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Header {
-    /// Of its type.
+    /// The hash of its type's name.
     pub(super) identity: u64,
-    /// Bytes of its object, or of the largest.
+    /// Bytes of its object, or of the largest of its objects.
     pub(super) length: u64,
-    /// Bytes of the text about it.
+    /// Bytes of the text that follows.
     pub(super) text: u64,
-    /// Whether it cannot be sent; the text says why.
+    /// Whether the object cannot be sent. The text says why.
     pub(super) failed: bool,
-    /// The most bytes that the rank takes.
+    /// The largest number of bytes that the rank accepts.
     pub(super) limit: u64,
 }
 
-/// Numbers of a header.
+/// How many numbers a header has.
 pub(super) const NUMBERS: usize = 5;
 
 impl Header {
@@ -38,7 +38,7 @@ impl Header {
     }
 }
 
-/// What a rank gives: objects as bytes, or the reason why not.
+/// The objects that a rank gives, as bytes, or the reason why they cannot be sent.
 pub(super) struct Outgoing {
     pub(super) bytes: Vec<Vec<u8>>,
     pub(super) text: String,
@@ -47,25 +47,25 @@ pub(super) struct Outgoing {
 }
 
 impl Outgoing {
-    /// Nothing, as a rank gives that only receives.
+    /// No object: for a rank that only receives.
     pub(super) fn nothing<T>() -> Outgoing {
         Outgoing { bytes: Vec::new(), text: bounded(type_name::<T>().to_owned()), failed: false, panic: None }
     }
 
-    /// What cannot be sent, and why.
+    /// An object that cannot be sent, and why.
     pub(super) fn failed(why: String) -> Outgoing {
         Outgoing { bytes: Vec::new(), text: bounded(why), failed: true, panic: None }
     }
 
-    /// The objects. Whatever their types' own code does, it does it here.
+    /// Serializes the objects. Errors and panics of the types' own code are caught here.
     pub(super) fn of<'a, T: Serialize + 'a>(objects: impl IntoIterator<Item = &'a T>) -> Outgoing {
         let encode = || objects.into_iter().map(postcard::to_stdvec).collect::<postcard::Result<Vec<_>>>();
-        // What was half written is dropped.
+        // A half-written buffer is dropped.
         match catch_unwind(AssertUnwindSafe(encode)) {
             Ok(Ok(bytes)) => Outgoing { bytes, ..Outgoing::nothing::<T>() },
-            Ok(Err(e)) => Outgoing::failed(format!("{} cannot be serialised: {e}", type_name::<T>())),
+            Ok(Err(e)) => Outgoing::failed(format!("{} cannot be serialized: {e}", type_name::<T>())),
             Err(panic) => {
-                let why = format!("the serialisation of {} panicked", type_name::<T>());
+                let why = format!("the serialization of {} panicked", type_name::<T>());
                 Outgoing { panic: Some(panic), ..Outgoing::failed(why) }
             }
         }
@@ -78,7 +78,7 @@ impl Outgoing {
     }
 }
 
-/// An object from all of its bytes; an error is why they are none.
+/// Reads an object from all of its bytes. The error text says why the bytes are not an object.
 pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
     match postcard::take_from_bytes(bytes) {
         Ok((object, [])) => Ok(object),
@@ -112,7 +112,7 @@ mod tests {
         bytes.push(0);
         assert_eq!(decode::<(u32, String)>(&bytes), Err("1 bytes are left over".into()));
         assert!(decode::<(u32, String)>(&bytes[..3]).is_err());
-        // 2^60 elements are claimed, in nine bytes.
+        // Nine bytes that claim to hold 2^60 elements.
         assert!(decode::<Vec<u64>>(&[0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x10]).is_err());
         assert_eq!(bounded("ä".repeat(TEXT)).len(), TEXT);
         assert_ne!(identity::<u32>(), identity::<i32>());

@@ -1,5 +1,5 @@
-//! Objects from one rank to another: a header, then the name of the type and the bytes, in pieces that whoever must refuse
-//! them can take one by one.
+//! Objects from one rank to another: a header, then the name of the type and the bytes. They travel in pieces, so that
+//! a receiver that refuses the object can take them off the connection one by one.
 
 use serde::de::DeserializeOwned;
 
@@ -17,7 +17,7 @@ pub(super) fn send<T>(within: &Within<'_>, out: Outgoing, limit: usize, to: u32,
     let mut out = out;
     let length = out.bytes.first().map_or(0, Vec::len);
     if length > limit {
-        out = Outgoing::failed(format!("an object has {length} bytes, and {limit} is the limit there"));
+        out = Outgoing::failed(format!("an object has {length} bytes, but the receiver's limit is {limit} bytes"));
     }
     let header = out.header::<T>(limit).to_numbers();
     within.run(op::send(PlainBuf::reduced_by(&header, OBJECTS), to, tag))?;
@@ -27,13 +27,13 @@ pub(super) fn send<T>(within: &Within<'_>, out: Outgoing, limit: usize, to: u32,
         within.run(op::send(PlainBuf::reduced_by(piece, OBJECTS), to, tag))?;
     }
     if out.failed {
-        let what = format!("nothing but the reason was sent to rank {to}: {}", out.text);
+        let what = format!("the object was not sent to rank {to}, only the reason: {}", out.text);
         return Err(within.ended(Error::invalid(what).guilty([within.pg.rank()])));
     }
     Ok(())
 }
 
-/// From this rank, or from whichever sends first; gives the sender, too.
+/// Receives from rank `from`, or from any rank if it is `None`. Returns the sender's rank, too.
 pub(super) fn recv<T: DeserializeOwned>(
     within: &Within<'_>,
     limit: usize,
@@ -51,7 +51,7 @@ pub(super) fn recv<T: DeserializeOwned>(
     let text = (header.text as usize).min(TEXT);
     let total = (text as u64).saturating_add(if header.failed { 0 } else { header.length });
 
-    // What is refused is taken all the same, piece by piece: the next object of this tag is behind it.
+    // A refused object is received and dropped, piece by piece, because the next object of this tag follows it.
     let refused = header.failed || header.identity != own.identity || header.length > limit as u64;
     let room = if refused { (total as usize).min(PIECE) } else { total as usize };
     let mut body = vec![0u8; room];

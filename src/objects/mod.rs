@@ -1,4 +1,4 @@
-//! Objects: values of any type that serde can write and read.
+//! Objects: values of any type that serde can serialize and deserialize.
 
 mod agree;
 mod codec;
@@ -17,7 +17,7 @@ use crate::within::Within;
 use agree::{OBJECTS, agree};
 use codec::{Outgoing, decode};
 
-/// A group, with the options of its objects: [`ObjectCollectives::objects`] makes one, and it has the same methods.
+/// A group with options for objects. [`ObjectCollectives::objects`] makes one, and it has the same methods.
 #[derive(Clone, Copy, Debug)]
 pub struct Objects<'a> {
     pg: &'a ProcessGroup,
@@ -26,14 +26,14 @@ pub struct Objects<'a> {
 }
 
 impl Objects<'_> {
-    /// The most bytes that an object may have; 64 MiB unless set. It is checked before memory is allocated. Of a
-    /// collective's ranks the smallest limit counts.
+    /// Sets the largest number of bytes of an object; 64 MiB unless set. It is checked before memory is allocated. In a
+    /// collective the smallest limit of all ranks counts.
     #[must_use]
     pub fn limit(self, limit: usize) -> Self {
         Objects { limit, ..self }
     }
 
-    /// How long a whole call may take, instead of the group's timeout.
+    /// Sets how long a whole call may take. Without it the group's timeout counts.
     #[must_use]
     pub fn timeout(self, timeout: Duration) -> Self {
         Objects { timeout: Some(timeout), ..self }
@@ -44,19 +44,21 @@ impl Objects<'_> {
     }
 }
 
-/// Collectives and messages of objects: structs, strings, maps, whatever serde can write. By postcard's format, over the
-/// group's CPU backend; for numbers in slices the ops are faster. Ranks in Python cannot take part: theirs are pickles.
+/// Collectives and messages of objects: structs, strings, maps and other types that serde can serialize. Objects travel
+/// in the format of the crate postcard over the group's CPU backend. For slices of numbers the ops are faster. Ranks in
+/// Python cannot take part, since Python sends pickles.
 ///
-/// All ranks give or expect the same type. It is compared by its name, which finds mistakes and proves nothing. What comes
-/// from peers is bounded by [`Objects::limit`] before anything is allocated, and read by safe code; but a peer may make it
-/// slow, and a recursive type may be made to end the stack: let types of objects not be recursive where peers are not
-/// trusted.
+/// All ranks give or expect the same type. Ranks compare the type's name, which finds mistakes but is no proof. Bytes
+/// from peers are limited by [`Objects::limit`] before memory is allocated, and safe code reads them. Still, a peer may
+/// send an object that takes long to read, or, if the type is recursive, one that overflows the stack. Do not use
+/// recursive types where peers are not trusted.
 ///
-/// Errors, for all, beside those of the ops: none of these was sent, the ranks are in step, and the group goes on.
-/// [`InvalidArgument`](crate::ErrorKind::InvalidArgument) if an object cannot be serialised, or is larger than the limit;
-/// [`Mismatch`](crate::ErrorKind::Mismatch) of `type`; both name the ranks, on all ranks of a collective, and on both
-/// sides of a message. [`Protocol`](crate::ErrorKind::Protocol) if an object cannot be read back, on the rank that reads it.
-/// If the serialisation panics, the panic goes on in its caller when the others know.
+/// All methods have the errors of the ops, and the following ones. After these nothing was sent, all ranks are in step,
+/// and the group can still be used. [`InvalidArgument`](crate::ErrorKind::InvalidArgument) if an object cannot be
+/// serialized, or is larger than the limit; [`Mismatch`](crate::ErrorKind::Mismatch) of `type` if ranks use different
+/// types. Both name the ranks, and reach all ranks of a collective and both sides of a message.
+/// [`Protocol`](crate::ErrorKind::Protocol) if an object cannot be read back, on the rank that reads it. If the
+/// serialization panics, the other ranks are told, and then the panic continues in its caller.
 ///
 /// ```
 /// use c10d::{ObjectCollectives, Root};
@@ -82,10 +84,10 @@ impl Objects<'_> {
 /// # Ok(()) }
 /// ```
 pub trait ObjectCollectives {
-    /// This group, to set options of objects.
+    /// Returns this group with options for objects, which the returned value sets.
     fn objects(&self) -> Objects<'_>;
 
-    /// Everybody's object, in rank order, on all ranks.
+    /// Every rank gives an object; all ranks get all objects, in rank order.
     fn all_gather_object<T: Serialize + DeserializeOwned>(&self, mine: &T) -> Result<Vec<T>> {
         let objects = self.objects();
         let within = objects.within();
@@ -97,7 +99,7 @@ pub trait ObjectCollectives {
         read(&within, &all)
     }
 
-    /// The root's object, on all ranks: `Root::Me(object)` there, `Root::At(rank)` elsewhere.
+    /// All ranks get the root's object. The root passes `Root::Me(object)`, the others `Root::At(root)`.
     fn broadcast_object<T: Serialize + DeserializeOwned>(&self, root: Root<T>) -> Result<T> {
         let objects = self.objects();
         let within = objects.within();
@@ -114,7 +116,7 @@ pub trait ObjectCollectives {
         }
     }
 
-    /// Everybody's object, in rank order, at the root; `None` elsewhere.
+    /// Every rank gives an object; the root gets all of them in rank order, the others get `None`.
     fn gather_object<T: Serialize + DeserializeOwned>(&self, mine: &T, root: u32) -> Result<Option<Vec<T>>> {
         let objects = self.objects();
         let within = objects.within();
@@ -131,7 +133,8 @@ pub trait ObjectCollectives {
         read(&within, &all).map(Some)
     }
 
-    /// The i-th of the root's objects on rank i: `Root::Me(objects)`, one for each rank, there, `Root::At(rank)` elsewhere.
+    /// Rank i gets the i-th object of the root. The root passes `Root::Me(objects)` with one object per rank, the
+    /// others `Root::At(root)`.
     fn scatter_object<T: Serialize + DeserializeOwned>(&self, root: Root<Vec<T>>) -> Result<T> {
         let objects = self.objects();
         let within = objects.within();
@@ -150,7 +153,7 @@ pub trait ObjectCollectives {
             false => Root::At(at),
         };
         within.run(op::scatter(from, PlainBuf::reduced_by(&mut length, OBJECTS)))?;
-        // All know the largest, which is within the limit.
+        // The headers told all ranks the largest length, which is within the limit.
         let length = (length[0] as usize).min(largest[at as usize]);
         let mut bytes = vec![0u8; length];
         let from = match is_root {
@@ -164,8 +167,9 @@ pub trait ObjectCollectives {
         }
     }
 
-    /// Sends an object to rank `to`, which must ask for one by the same tag. Objects with one tag arrive in order. One
-    /// thread at a time uses a tag for objects, on both sides, since an object is more than one message.
+    /// Sends an object to rank `to`, which must receive an object with the same tag. Objects with one tag arrive in
+    /// order. An object is more than one message, so only one thread at a time may use a tag for objects, on both
+    /// sides.
     fn send_object<T: Serialize>(&self, object: &T, to: u32, tag: u32) -> Result {
         let objects = self.objects();
         let mut out = Outgoing::of([object]);
@@ -177,13 +181,13 @@ pub trait ObjectCollectives {
         }
     }
 
-    /// Receives an object from rank `from`.
+    /// Receives an object that rank `from` sent with this tag.
     fn recv_object<T: DeserializeOwned>(&self, from: u32, tag: u32) -> Result<T> {
         let objects = self.objects();
         message::recv(&objects.within(), objects.limit, Some(from), tag).map(|(object, _)| object)
     }
 
-    /// Receives an object from whichever rank sends first with this tag; gives the sender's rank, too.
+    /// Receives an object from the first rank that sends one with this tag. Returns the object and the sender's rank.
     fn recv_any_object<T: DeserializeOwned>(&self, tag: u32) -> Result<(T, u32)> {
         let objects = self.objects();
         message::recv(&objects.within(), objects.limit, None, tag)
@@ -203,7 +207,7 @@ impl ObjectCollectives for Objects<'_> {
 }
 
 impl Objects<'_> {
-    /// [`agree`], after which a panic of the serialisation goes on.
+    /// Calls [`agree`], then continues a panic of the serialization.
     fn agree<T>(&self, within: &Within<'_>, out: &mut Outgoing) -> Result<Vec<usize>> {
         let agreed = agree::<T>(within, out, self.limit);
         match out.panic.take() {
@@ -213,23 +217,23 @@ impl Objects<'_> {
     }
 }
 
-/// The bytes of the one object that this rank gives.
+/// The bytes of the only object that this rank gives.
 fn only(out: &Outgoing) -> PlainBuf<&[u8]> {
     PlainBuf::reduced_by(out.bytes.first().map_or(&[], Vec::as_slice), OBJECTS)
 }
 
-/// The ranks' objects from their bytes.
+/// Reads the objects of all ranks from their bytes.
 fn read<T: DeserializeOwned>(within: &Within<'_>, all: &[Vec<u8>]) -> Result<Vec<T>> {
     let object = |(rank, bytes): (u32, &Vec<u8>)| decode(bytes).map_err(|why| no_object::<T>(rank, &why));
     (0u32..).zip(all).map(object).collect::<Result<_>>().map_err(|e| within.ended(e))
 }
 
 fn no_object<T>(rank: u32, why: &str) -> Error {
-    let what = format!("what rank {rank} gave is no {}: {why}", type_name::<T>());
+    let what = format!("the object of rank {rank} cannot be read as {}: {why}", type_name::<T>());
     Error::new(ErrorKind::Protocol, what).guilty([rank])
 }
 
-/// Refuses a root that is none, before anything is sent.
+/// Rejects a root that is not a rank of the group, before anything is sent.
 fn is_rank(pg: &ProcessGroup, rank: u32) -> Result<u32> {
     if rank < pg.size() {
         return Ok(rank);

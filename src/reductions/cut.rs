@@ -1,9 +1,9 @@
-//! A slice, cut into one part per rank and each part into pieces, one per round.
+//! The division of a slice into one part per rank, and of each part into pieces, one per round.
 
 use std::ops::Range;
 
-/// How many bytes of all ranks a round brings to one of them: they stay in the cache until they are combined, and the
-/// round is long beside what it costs to begin it.
+/// How many bytes one rank receives in a round, from all ranks together. They stay in the cache until they are
+/// combined, and a round of this size takes long beside the cost of starting it.
 const ROUND_BYTES: usize = 512 << 10;
 
 pub(super) struct Cut {
@@ -13,7 +13,8 @@ pub(super) struct Cut {
 }
 
 impl Cut {
-    /// `len` elements of this many bytes over `ranks`. Earlier parts are longer by one where the length does not divide.
+    /// Divides `len` elements of `bytes` bytes each over `ranks`. The first parts have one element more if the length
+    /// does not divide evenly.
     pub(super) fn new(len: usize, ranks: u32, bytes: usize) -> Cut {
         let ranks = ranks as usize;
         Cut { len, ranks, piece: (ROUND_BYTES / ranks / bytes.max(1)).max(1) }
@@ -23,17 +24,17 @@ impl Cut {
         self.len
     }
 
-    /// How many rounds there are; one for an empty slice too, in which the ranks learn whether it is empty on all.
+    /// The number of rounds. An empty slice has one round, too, in which the ranks compare their lengths.
     pub(super) fn rounds(&self) -> usize {
         self.len.div_ceil(self.ranks).div_ceil(self.piece).max(1)
     }
 
-    /// The longest piece.
+    /// The number of elements of the longest piece.
     pub(super) fn piece(&self) -> usize {
         self.piece.min(self.len.div_ceil(self.ranks))
     }
 
-    /// Where the piece of `rank`'s part is that belongs to this round.
+    /// The range of the piece that belongs to this rank and round.
     pub(super) fn at(&self, rank: usize, round: usize) -> Range<usize> {
         let (each, longer) = (self.len / self.ranks, self.len % self.ranks);
         let start = rank * each + rank.min(longer);
@@ -69,7 +70,7 @@ mod tests {
     fn every_element_is_in_one_piece_and_pieces_are_in_order() {
         for ranks in 1..=5u32 {
             for len in [0, 1, 2, 3, 7, 100, 1000] {
-                // So large that a round has one, two or three elements of a rank.
+                // Element sizes with which a round has one, two or three elements of a rank.
                 for bytes in [1 << 19, 1 << 17, 1 << 16] {
                     let cut = Cut::new(len, ranks, bytes);
                     let mut seen = vec![0; len];

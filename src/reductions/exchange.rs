@@ -1,5 +1,5 @@
-//! What all reductions by a closure are made of: the ranks' pieces come to the rank that combines them, in rank order; and
-//! in the end every rank hears whose closure panicked.
+//! The steps that all reductions by a closure share: the ranks' pieces come to the rank that combines them, in rank
+//! order; at the end every rank learns whose closure panicked.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -11,7 +11,7 @@ use super::cut::Cut;
 use crate::plain::{Plain, PlainBuf};
 use crate::within::Within;
 
-/// One reduction on its way.
+/// One reduction that is running.
 pub(super) struct Exchange<'a> {
     pub(super) within: Within<'a>,
     name: &'static str,
@@ -19,18 +19,19 @@ pub(super) struct Exchange<'a> {
 }
 
 impl<'a> Exchange<'a> {
-    /// Of `len` elements of `T`, over all ranks.
+    /// A reduction of `len` elements of `T` over all ranks.
     pub(super) fn new<T: Plain>(pg: &'a ProcessGroup, operation: Operation, len: usize) -> Exchange<'a> {
         let Operation { name, timeout } = operation;
         Exchange { within: Within::new(pg, timeout), name, cut: Cut::new(len, pg.size(), size_of::<T>()) }
     }
 
-    /// Elements as the calls of this reduction have them.
+    /// Wraps elements with the names of this reduction's type and operation.
     pub(super) fn named<B>(&self, elements: B) -> PlainBuf<B> {
         PlainBuf::reduced_by(elements, self.name)
     }
 
-    /// Brings every rank's piece of this rank's part into `rows`, which it makes as long as the piece.
+    /// Collects the pieces of this rank's part from all ranks into `rows`, and sets the length of `rows` to that of the
+    /// piece.
     pub(super) fn collect<T: Plain>(&self, x: &[T], round: usize, rows: &mut Rows<T>) -> Result {
         rows.cut_to(self.cut.at(self.within.pg.rank() as usize, round).len());
         let inputs = self.cut.pieces(x, round).into_iter().map(|piece| self.named(piece)).collect();
@@ -38,8 +39,8 @@ impl<'a> Exchange<'a> {
         self.within.run(op::all_to_all(inputs, outputs).agreed_count(self.cut.len() as u64)).map(drop)
     }
 
-    /// Runs `rounds` with the closure; whatever it does, the ranks stay in step. Then all hear whose closure panicked. The
-    /// panic itself goes on here.
+    /// Runs `rounds` with the closure. The ranks stay in step even if the closure panics. Then all ranks learn whose
+    /// closure panicked, and the panic continues here.
     pub(super) fn with<T: Plain, F: FnMut(&mut [T], &[T])>(
         &self,
         closure: F,
@@ -50,14 +51,14 @@ impl<'a> Exchange<'a> {
         match (fold.panic, outcome) {
             (None, outcome) => outcome.and_then(|()| self.tell(false)),
             (Some(panic), outcome) => {
-                // This rank has its own error; what becomes of the others' is theirs to see.
+                // This rank returns its own panic, whatever the outcome of the exchange is.
                 let _ = outcome.and_then(|()| self.tell(true));
                 resume_unwind(panic)
             }
         }
     }
 
-    /// Tells all ranks whether this one's closure panicked, and hears it of them.
+    /// Exchanges with all ranks whose closure panicked.
     fn tell(&self, panicked: bool) -> Result {
         let mut all = vec![0u8; self.within.pg.size() as usize];
         self.within.run(op::all_gather_into(self.named(&[u8::from(panicked)]), self.named(&mut all)))?;
@@ -71,7 +72,7 @@ impl<'a> Exchange<'a> {
     }
 }
 
-/// One piece of each rank.
+/// One piece from each rank.
 pub(super) struct Rows<T> {
     rows: Vec<Vec<T>>,
     len: usize,
@@ -96,7 +97,7 @@ impl<T: Plain> Rows<T> {
     }
 }
 
-/// The closure, until it panics.
+/// The closure, which is not called again after a panic.
 pub(super) struct Fold<F> {
     closure: F,
     panic: Option<Box<dyn Any + Send>>,
@@ -115,7 +116,7 @@ impl<F> Fold<F> {
         }
     }
 
-    /// Makes each row what the rows up to it come to, in rank order.
+    /// Replaces each row by the combination of all rows up to it, in rank order.
     pub(super) fn prefixes<T: Plain>(&mut self, rows: &mut Rows<T>)
     where
         F: FnMut(&mut [T], &[T]),
@@ -135,7 +136,7 @@ impl<F> Fold<F> {
         if acc.is_empty() || self.panic.is_some() {
             return;
         }
-        // What the closure had in hand is not looked at again: the call fails on all ranks.
+        // The closure's slices are not read after a panic, since the call fails on all ranks.
         let called = catch_unwind(AssertUnwindSafe(|| (self.closure)(acc, x)));
         self.panic = called.err();
     }

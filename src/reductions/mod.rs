@@ -1,4 +1,4 @@
-//! Reductions by the program's own operations, and scans.
+//! Reductions by a closure, and scans.
 
 mod cut;
 mod exchange;
@@ -10,23 +10,23 @@ use c10d_core::{Element, Error, ProcessGroup, ReduceOp, Result, Root, op, reduce
 use crate::plain::Plain;
 use exchange::{Exchange, Rows};
 
-/// What a closure that reduces is called, and how long the call may take. A name alone converts into it.
+/// The name of a reducing closure, and how long the call may take. A string literal converts into it.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct Operation {
-    /// Ranks that give different names get a [`Mismatch`](crate::ErrorKind::Mismatch) of `type`.
+    /// The operation's name. Ranks that give different names get a [`Mismatch`](crate::ErrorKind::Mismatch) of `type`.
     pub name: &'static str,
-    /// `None`: the group's.
+    /// How long the whole call may take; `None` means the group's timeout.
     pub timeout: Option<Duration>,
 }
 
 impl Operation {
-    /// The operation of this name.
+    /// An operation of this name, with the group's timeout.
     pub fn new(name: &'static str) -> Operation {
         Operation { name, timeout: None }
     }
 
-    /// How long the whole call may take.
+    /// Sets how long the whole call may take.
     #[must_use]
     pub fn with_timeout(self, timeout: Duration) -> Operation {
         Operation { timeout: Some(timeout), ..self }
@@ -41,17 +41,18 @@ impl From<&'static str> for Operation {
 
 /// Reductions of [`Plain`] elements by a closure, and scans.
 ///
-/// The closure is given `acc` and `x`, two slices of one length, and makes `acc` what the two come to, element by element:
-/// `acc[i] = acc[i] ∘ x[i]`. It must be associative; it need not be commutative, since ranks are combined in their order,
-/// 0 ∘ 1 ∘ 2 and so on, from the left. It is called on the thread of the caller, with pieces of the slices in any order,
-/// and may borrow. All ranks get the same bits, because each element is combined on one rank. No rank combines more than
-/// its share, and the bytes that travel are those of a built-in reduction.
+/// The closure gets two slices of the same length, `acc` and `x`, and combines them element by element into `acc`:
+/// `acc[i] = acc[i] ∘ x[i]`. It must be associative. It need not be commutative, since the ranks are combined in order
+/// from the left: 0 ∘ 1 ∘ 2 and so on. It is called on the caller's thread, with pieces of the slices in any order, and
+/// may borrow. All ranks get the same bits, because each element is combined on one rank only. The work is divided
+/// evenly, and as many bytes travel as in a built-in reduction.
 ///
-/// If the closure panics, the panic unwinds its caller, the call ends with [`Aborted`](crate::ErrorKind::Aborted) on the other
-/// ranks, naming the rank, and the group goes on. The slices' contents are then unspecified, as on every error.
+/// If the closure panics, the panic continues in its caller. On the other ranks the call ends with
+/// [`Aborted`](crate::ErrorKind::Aborted), which names the rank, and the group can still be used. As after every error,
+/// the contents of the slices are unspecified.
 ///
-/// Further errors, for all: as of [`op::all_to_all`]. A slice of another length, another type or an operation of another
-/// name is a [`Mismatch`](crate::ErrorKind::Mismatch) of `count` or `type`.
+/// All methods also have the errors of [`op::all_to_all`]. Slices of different lengths, types or operation names are a
+/// [`Mismatch`](crate::ErrorKind::Mismatch) of `count` or `type`.
 ///
 /// ```
 /// use c10d::Reductions;
@@ -73,7 +74,7 @@ impl From<&'static str> for Operation {
 /// # Ok(()) }
 /// ```
 pub trait Reductions {
-    /// Reduces everybody's `x`; all get the result, bit for bit the same.
+    /// Reduces the `x` of all ranks. All ranks get the result in `x`, bit for bit the same.
     fn all_reduce_with<T: Plain>(
         &self,
         x: &mut [T],
@@ -81,7 +82,7 @@ pub trait Reductions {
         closure: impl FnMut(&mut [T], &[T]),
     ) -> Result;
 
-    /// Reduces everybody's `x` into the root's; the others' keep their values.
+    /// Reduces the `x` of all ranks into the root's `x`. The other ranks' `x` keep their values.
     fn reduce_with<T: Plain>(
         &self,
         x: &mut [T],
@@ -90,7 +91,8 @@ pub trait Reductions {
         closure: impl FnMut(&mut [T], &[T]),
     ) -> Result;
 
-    /// Reduces everybody's `input`, which has world size times the length of `output`; rank i gets the i-th part.
+    /// Reduces the `input` of all ranks; rank i gets the i-th part of the result in `output`. `input` has world size
+    /// times as many elements as `output`.
     fn reduce_scatter_with<T: Plain>(
         &self,
         input: &[T],
@@ -99,7 +101,7 @@ pub trait Reductions {
         closure: impl FnMut(&mut [T], &[T]),
     ) -> Result;
 
-    /// Makes `x` what the `x` of ranks 0 to this one come to (MPI's `Scan`).
+    /// Replaces `x` by the combination of the `x` of ranks 0 up to and including this one (MPI's `Scan`).
     fn scan_with<T: Plain>(
         &self,
         x: &mut [T],
@@ -107,8 +109,8 @@ pub trait Reductions {
         closure: impl FnMut(&mut [T], &[T]),
     ) -> Result;
 
-    /// Makes `x` what the `x` of the ranks before this one come to (MPI's `Exscan`). There is none before rank 0, whose `x`
-    /// keeps its values: it gets `false`, the others `true`.
+    /// Replaces `x` by the combination of the `x` of all ranks before this one (MPI's `Exscan`), and returns `true`. On
+    /// rank 0, which has no rank before it, `x` keeps its values, and the result is `false`.
     fn exscan_with<T: Plain>(
         &self,
         x: &mut [T],
@@ -116,7 +118,7 @@ pub trait Reductions {
         closure: impl FnMut(&mut [T], &[T]),
     ) -> Result<bool>;
 
-    /// [`scan_with`](Self::scan_with) by a built-in operation.
+    /// [`scan_with`](Self::scan_with) with a built-in operation.
     ///
     /// ```
     /// use c10d::{ReduceOp, Reductions};
@@ -131,11 +133,11 @@ pub trait Reductions {
     /// ```
     ///
     /// # Errors
-    /// [`InvalidArgument`](crate::ErrorKind::InvalidArgument) for `Avg` and `PreMulSum`, and for operations that have no
-    /// meaning on the type.
+    /// [`InvalidArgument`](crate::ErrorKind::InvalidArgument) for `Avg` and `PreMulSum`, and for operations that are
+    /// not defined on the type.
     fn scan<T: Element + Plain>(&self, x: &mut [T], operation: ReduceOp) -> Result;
 
-    /// [`exscan_with`](Self::exscan_with) by a built-in operation; see [`scan`](Self::scan).
+    /// [`exscan_with`](Self::exscan_with) with a built-in operation; errors are those of [`scan`](Self::scan).
     fn exscan<T: Element + Plain>(&self, x: &mut [T], operation: ReduceOp) -> Result<bool>;
 }
 
@@ -246,7 +248,7 @@ impl Reductions for ProcessGroup {
             (0..exchange.cut.rounds()).try_for_each(|round| {
                 exchange.collect(x, round, &mut rows)?;
                 fold.prefixes(&mut rows);
-                // Rank r gets what ranks 0 to r - 1 come to, and rank 0 nothing.
+                // Rank r gets the combination of ranks 0 to r - 1, and rank 0 gets nothing.
                 let before = |rank: usize| rank.checked_sub(1).map_or(&[][..], |rank| rows.row(rank));
                 let to_each = (0..self.size() as usize).map(|rank| exchange.named(before(rank))).collect();
                 let pieces = exchange.cut.pieces_mut(x, round).into_iter();
@@ -266,13 +268,13 @@ impl Reductions for ProcessGroup {
     }
 }
 
-/// The name of a built-in operation that has a meaning in scans of this type.
+/// The operation of a scan with a built-in operation; an error if it is not defined for scans of this type.
 fn known<T: Element>(operation: ReduceOp) -> Result<Operation> {
     if matches!(operation, ReduceOp::Avg | ReduceOp::PreMulSum(_)) {
-        return Err(Error::invalid(format!("a scan has no {operation}: divide or multiply a sum instead")));
+        return Err(Error::invalid(format!("a scan cannot use {operation}: scan with sum, then divide or multiply")));
     }
     if !operation.is_defined_on(T::DTYPE) {
-        return Err(Error::invalid(format!("{operation} has no meaning on {}", T::DTYPE)));
+        return Err(Error::invalid(format!("{operation} is not defined on {}", T::DTYPE)));
     }
     Ok(Operation::new(operation.name()))
 }

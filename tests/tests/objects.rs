@@ -233,7 +233,7 @@ fn failing(pg: &ProcessGroup) -> Result<Option<String>> {
     for call in all_calls() {
         let odd = if victim { Odd::Fails } else { Odd::Well };
         // `Display` of postcard's error does not have the type's own text.
-        let words = ["on rank 1", "Odd cannot be serialised"];
+        let words = ["on rank 1", "Odd cannot be serialized"];
         if let Some(wrong) = told(call(pg, odd), "InvalidArgument", &[VICTIM], &words) {
             return Ok(Some(wrong));
         }
@@ -269,7 +269,7 @@ fn panicking(pg: &ProcessGroup) -> Result<Option<String>> {
             Err(panic) if victim && panic.downcast_ref() == Some(&"as the test wants it") => {}
             Err(_) => return Ok(Some("another panic".into())),
             Ok(result) => {
-                let wrong = told(result, "InvalidArgument", &[VICTIM], &["serialisation of", "panicked"]);
+                let wrong = told(result, "InvalidArgument", &[VICTIM], &["serialization of", "panicked"]);
                 if victim || wrong.is_some() {
                     return Ok(Some(wrong.unwrap_or_else(|| "no panic".into())));
                 }
@@ -286,7 +286,7 @@ fn limits(pg: &ProcessGroup) -> Result<Option<String>> {
     for limit in [100, if victim { 100 } else { 1 << 20 }] {
         let objects = pg.objects().limit(limit);
         let mine = bytes(if victim { 200 } else { 50 });
-        let words = ["rank 1 has 202 bytes", "100 is the limit"];
+        let words = ["rank 1 has 202 bytes", "the limit is 100 bytes"];
         if let Some(wrong) = told(objects.all_gather_object(&mine), "InvalidArgument", &[VICTIM], &words) {
             return Ok(Some(wrong));
         }
@@ -309,10 +309,10 @@ fn messages(pg: &ProcessGroup) -> Result<Option<String>> {
     match pg.rank() {
         0 => {
             let sent = pg.send_object(&Odd::Fails, 1, TAG);
-            let wrong = told(sent, "InvalidArgument", &[0], &["cannot be serialised"]);
+            let wrong = told(sent, "InvalidArgument", &[0], &["cannot be serialized"]);
             let caught = catch_unwind(AssertUnwindSafe(|| pg.send_object(&Odd::Panics, 1, TAG)));
             let sent = pg.objects().limit(10).send_object(&large, 1, TAG);
-            let wrong = wrong.or(told(sent, "InvalidArgument", &[0], &["10 is the limit"]));
+            let wrong = wrong.or(told(sent, "InvalidArgument", &[0], &["limit is 10 bytes"]));
             pg.send_object(&large, 1, TAG)?;
             pg.send_object(&large, 1, TAG)?;
             pg.send_object(&Odd::Longer, 1, TAG)?;
@@ -324,13 +324,13 @@ fn messages(pg: &ProcessGroup) -> Result<Option<String>> {
         }
         1 => {
             let recv = |words: &[&str], kind| told(pg.recv_object::<Odd>(0, TAG), kind, &[0], words);
-            let wrong = recv(&["Odd cannot be serialised"], "InvalidArgument")
+            let wrong = recv(&["Odd cannot be serialized"], "InvalidArgument")
                 .or(recv(&["panicked"], "InvalidArgument"))
-                .or(recv(&["10 is the limit there"], "InvalidArgument"))
+                .or(recv(&["limit is 10 bytes"], "InvalidArgument"))
                 .or(recv(&["Odd", "alloc::vec::Vec<u8>"], "Mismatch"));
             let small = pg.objects().limit(1000);
             let wrong = wrong
-                .or(told(small.recv_any_object::<Vec<u8>>(TAG), "InvalidArgument", &[0], &["1000 is the limit"]))
+                .or(told(small.recv_any_object::<Vec<u8>>(TAG), "InvalidArgument", &[0], &["limit is 1000 bytes"]))
                 .or(recv(&["2 bytes are left over"], "Protocol"));
             if wrong.is_some() {
                 return Ok(wrong);
