@@ -7,10 +7,10 @@ use crate::catalog::OpKind;
 use crate::device::Stream;
 use crate::options::{Options, Params};
 
-/// A collective that was described but not run: [`run`](crate::ProcessGroup::run) waits for it,
-/// [`start`](crate::ProcessGroup::start) and [`Scope::start`](crate::Scope::start) go on meanwhile.
+/// A call that was described but has not run. [`run`](crate::ProcessGroup::run) runs it and waits;
+/// [`start`](crate::ProcessGroup::start) and [`Scope::start`](crate::Scope::start) return at once.
 ///
-/// One that is neither run nor started is a mistake, and the compiler says so:
+/// A call that is neither run nor started is a mistake, and the compiler warns of it:
 ///
 /// ```compile_fail
 /// # #![deny(unused_must_use)]
@@ -24,7 +24,7 @@ pub struct Call<B> {
     pub(crate) op: OpKind,
     pub(crate) params: Params,
     pub(crate) timeout: Option<Duration>,
-    /// What was wrong with the arguments, told when the call is run.
+    /// An error in the arguments, which is returned when the call is run.
     pub(crate) error: Option<Error>,
     pub(crate) buffers: B,
 }
@@ -36,14 +36,15 @@ impl<B> Call<B> {
         Call { op, params, timeout: None, error: None, buffers }
     }
 
-    /// How long the op may take, instead of the group's timeout.
+    /// Sets how long the op may take. Without it the group's timeout counts.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self
     }
 
-    /// Of a call whose sizes may rightly differ between ranks: a number that may not. A rank that gives another is told so,
-    /// as a [`Mismatch`](crate::ErrorKind::Mismatch) of `count`. The sizes of other calls are compared anyway.
+    /// Sets a number that must be equal on all ranks, for a call whose sizes may differ between ranks. A rank that
+    /// gives another number gets a [`Mismatch`](crate::ErrorKind::Mismatch) of `count`. Other calls compare their sizes
+    /// anyway.
     pub fn agreed_count(mut self, count: u64) -> Self {
         if count != 0 {
             self.params.rare().agreed_count = count;
@@ -51,15 +52,15 @@ impl<B> Call<B> {
         self
     }
 
-    /// The device stream that the buffers are ready on: the op runs after what the stream was given so far. The stream
-    /// itself waits for nothing: the op is over on the device when the call returns, or the work is done, and what any
-    /// stream is given from then on comes after. Unless set: the device's default stream.
+    /// Sets the device stream on which the buffers are ready: the op runs after all work that the stream has been given
+    /// so far. The stream itself does not wait. When the call returns, or the work is done, the op is complete on the
+    /// device, and all later work on any stream comes after it. Without this call the device's default stream counts.
     ///
-    /// CUDA's per-thread default stream (`CU_STREAM_PER_THREAD`, handle 2) is refused, since another thread is to wait for
-    /// it, where it is another stream; so is a stream that records a graph.
+    /// CUDA's per-thread default stream (`CU_STREAM_PER_THREAD`, handle 2) is rejected, because it means another stream
+    /// on the thread that waits for it. A stream that records a graph is rejected, too.
     ///
     /// # Safety
-    /// The stream is one of the buffers' device, and stays until the op is over.
+    /// The stream belongs to the buffers' device and exists until the op is done.
     #[allow(unsafe_code)]
     pub unsafe fn on_stream(mut self, stream: Stream) -> Self {
         self.params.stream = stream;

@@ -1,4 +1,4 @@
-//! The op table: one row per op of the seed. Everything that concerns "all ops" is derived from it.
+//! The op table: one row per op of c10d. All code that concerns every op is derived from it.
 
 use crate::types::{DispatchKey, KeySet};
 
@@ -59,7 +59,7 @@ pub struct OpRow {
 
 macro_rules! ops {
     ($($(#[$doc:meta])* $kind:ident $schema:literal $name:literal $shape:ident $keys:ident [$($flag:ident)*];)*) => {
-        /// An op of the seed; the discriminant is its row in the table and its code on the wire.
+        /// An op of c10d. The discriminant is its row in the table and its code on the wire.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
         #[repr(u8)]
         pub enum OpKind { $($(#[$doc])* $kind,)* }
@@ -154,7 +154,7 @@ impl OpKind {
         self.row().flags & ROOTED != 0
     }
 
-    /// Whether it is between two ranks: no turn, no shared number.
+    /// Whether it is point-to-point: it takes no turn and has no number that ranks share.
     pub const fn is_p2p(self) -> bool {
         self.row().flags & P2P != 0
     }

@@ -1,4 +1,4 @@
-//! One error type for everything. It says who, what, where, how long, and what to do.
+//! The error type of the library. It says which rank, what, where, how long, and what to do.
 
 use std::fmt;
 use std::io::Write as _;
@@ -11,11 +11,11 @@ use crate::resource;
 /// The result of everything that can fail here.
 pub type Result<T = (), E = Error> = std::result::Result<T, E>;
 
-/// What went wrong. `Clone`, and one word wide: the first cause is handed to every waiter and to every later call.
+/// An error. It is one word wide and `Clone`, since every waiter and every later call get the first cause.
 #[derive(Clone)]
 pub struct Error(Box<ErrorReport>);
 
-/// How a peer is gone whose program ended while it was in the group: what `how` of [`ErrorKind::PeerDead`] begins with.
+/// The beginning of `how` in [`ErrorKind::PeerDead`] for a peer whose program ended while it was in the group.
 pub const ENDED_WITHOUT_LEAVING: &str =
     "ended without leaving the group: call shutdown, or drop it before main returns";
 
@@ -23,15 +23,15 @@ pub const ENDED_WITHOUT_LEAVING: &str =
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// The call has no meaning (shape, dtype, root, operation on this type). Nothing was sent.
+    /// The call is not valid (shape, element type, root, or a reduce operation that the type lacks). Nothing was sent.
     InvalidArgument,
-    /// The call has a meaning, but the chosen backend does not offer it, or no backend serves the key. Nothing was sent.
+    /// The call is valid, but the chosen backend does not offer it, or no backend serves the key. Nothing was sent.
     Unsupported,
     /// The guilty rank issued a different call at this place.
     Mismatch {
         /// The field that differs: `op`, `seq`, `dtype`, `count`, `reduce_op`, `root`, `splits`, ..
         field: &'static str,
-        /// The value here.
+        /// The value on this rank.
         mine: String,
         /// The value on the guilty rank.
         theirs: String,
@@ -51,7 +51,7 @@ pub enum ErrorKind {
     Shutdown,
     /// The store refused or could not be reached.
     Store,
-    /// The ranks could not find each other, or contradict each other about the group.
+    /// The ranks could not find each other, or disagree about the group.
     Rendezvous,
     /// A peer sent what the protocol does not allow.
     Protocol,
@@ -70,7 +70,7 @@ pub enum ErrorKind {
 pub enum Status {
     /// Nothing was sent; the group stays usable.
     Rejected,
-    /// Ranks may be in different places: the group is failed for good, make a new one.
+    /// Ranks may have got different results: the group has failed for good. Make a new one.
     Failed,
 }
 
@@ -84,15 +84,15 @@ pub enum Phase {
     Rendezvous,
     /// Ranks connecting to each other.
     Connect,
-    /// Waiting for the peers' announcement of the call.
+    /// Waiting for the peers to announce the call.
     Announce,
-    /// Payload on its way.
+    /// Moving payload.
     Transfer,
     /// After the last byte.
     Complete,
 }
 
-/// The contents of an [`Error`]. Fields that an error has no use for are empty.
+/// The contents of an [`Error`]. Fields that do not apply to an error are empty.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct ErrorReport {
@@ -118,7 +118,7 @@ pub struct ErrorReport {
     pub backend: &'static str,
     /// The rank that reports.
     pub rank: Option<u32>,
-    /// How long ago the operation was called, whoever it stood behind in line; 0 where it failed without waiting. Every
+    /// The time since the operation was called, including the time in queues; 0 if it failed without waiting. Every
     /// error of an operation that went to a backend has it.
     pub elapsed: Option<Duration>,
     /// How long it was allowed to take.
@@ -182,10 +182,11 @@ impl Error {
         self
     }
 
-    /// Adds the error that caused this one: [`source`](std::error::Error::source) gives it.
+    /// Adds the error that caused this one; [`source`](std::error::Error::source) returns it.
     ///
-    /// Where that is the system's word that something ran out (descriptors, memory, space, ..), this error becomes an
-    /// [`ErrorKind::Resource`] that says what, and its limit. It then names no other rank: this one ran out of it.
+    /// If the cause is a system error that a resource ran out (descriptors, memory, space, ..), this error becomes an
+    /// [`ErrorKind::Resource`] that names the resource and its limit. It then names no other rank, since this rank ran
+    /// out of it.
     pub fn caused_by(mut self, source: impl std::error::Error + Send + Sync + 'static) -> Error {
         if let Some(what) = resource::ran_out(&source) {
             self = self.ran_out(&what);
@@ -194,7 +195,7 @@ impl Error {
         self
     }
 
-    /// An [`ErrorKind::Resource`] of whoever was refused a thread or a process; says which limit was reached.
+    /// An [`ErrorKind::Resource`] for a thread or process that could not be started; names the limit that was reached.
     pub fn no_thread(what: impl Into<String>, source: std::io::Error) -> Error {
         let error = Error::new(ErrorKind::Resource, what);
         if source.kind() == std::io::ErrorKind::WouldBlock {
@@ -203,7 +204,7 @@ impl Error {
         error.caused_by(source)
     }
 
-    /// An [`ErrorKind::Resource`] of whoever was refused memory; says what limits it.
+    /// An [`ErrorKind::Resource`] for memory that could not be allocated; names its limit.
     pub fn no_memory(what: impl Into<String>) -> Error {
         Error::new(ErrorKind::Resource, what).ran_out(&format!("no memory left ({})", resource::memory()))
     }
@@ -229,12 +230,12 @@ impl Error {
         self.0.status
     }
 
-    /// Everything the error knows.
+    /// The fields of the error.
     pub fn report(&self) -> &ErrorReport {
         &self.0
     }
 
-    /// Everything the error knows, to be completed by whoever knows more. The first to fill a field wins by habit.
+    /// The fields of the error, for code that can fill in more. By convention, fields that are set stay.
     pub fn report_mut(&mut self) -> &mut ErrorReport {
         &mut self.0
     }
@@ -354,7 +355,8 @@ impl fmt::Display for Error {
     }
 }
 
-/// As [`Display`](fmt::Display), and then the causes: what a `main` that returns the error prints.
+/// Prints the error as [`Display`](fmt::Display) does, followed by its causes. This is what a `main` that returns the
+/// error prints.
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)?;
@@ -373,8 +375,8 @@ impl std::error::Error for Error {
     }
 }
 
-/// An error of a call that owned its buffers: the buffers come back with it, unless something that may never let go of
-/// them still holds them (`buffer` is `None`; their memory is written off).
+/// The error of a call that owned its buffers. The buffers come back with it, unless something still holds them and may
+/// never release them; then `buffer` is `None`, and their memory is leaked.
 ///
 /// Their contents are unspecified.
 #[must_use]
@@ -411,7 +413,7 @@ impl<B> std::error::Error for OpError<B> {
 
 const _: () = assert!(size_of::<Result<(), Error>>() == 8);
 
-/// Says aloud that the library can only wait. Where nobody listens, that is no reason to panic.
+/// Prints that the library can only wait. A closed stderr is no reason to panic.
 pub(crate) fn complain(error: &Error) {
     let _ = writeln!(std::io::stderr(), "c10d: {error:?}");
 }

@@ -1,10 +1,10 @@
-//! Which ranks are on one host, and which can share memory: two questions with two answers.
+//! Which ranks are on one host, and which can share memory. These are different questions.
 //!
-//! A host is a running kernel, whatever its containers are called. Memory is shared through segments that are passed over
-//! abstract UNIX sockets, and those are seen within one network namespace of it: two containers with a network each are on
-//! one host and share nothing; two containers on the host's network share, whatever else they have for themselves: process
-//! ids, mounts and System V's memory play no part. A different user (or user namespace, where the same number may be
-//! another user) shares nothing either, because the check of the peer's user would refuse it.
+//! A host is a running kernel, including all of its containers. Memory is shared through segments that are passed over
+//! abstract UNIX sockets, which are visible within one network namespace. So two containers with separate networks are
+//! on one host but cannot share memory. Two containers on the host's network can share memory, even if their process
+//! ids, mounts and System V memory are separate. Processes of different users cannot, nor can processes in different
+//! user namespaces, where the same number may be another user, since the check of the peer's user would refuse it.
 
 use std::os::unix::fs::MetadataExt;
 use std::sync::OnceLock;
@@ -20,7 +20,7 @@ struct Namespace {
 
 const NOWHERE: Namespace = Namespace { device: 0, inode: 0 };
 
-/// Where a process is, as ranks tell each other. Equal on two ranks exactly if they can share memory.
+/// Where a process runs, as ranks tell each other. Two ranks can share memory if and only if their values are equal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct HostId {
     boot: [u8; 16],
@@ -30,10 +30,11 @@ pub struct HostId {
 }
 
 impl HostId {
-    /// Its length on the wire.
+    /// The number of bytes on the wire.
     pub const SIZE: usize = 52;
 
-    /// This process's. Where the system does not say (no `/proc`), the process is a host of its own.
+    /// The value of this process. If the system does not tell (there is no `/proc`), the process counts as a host of
+    /// its own.
     pub fn here() -> HostId {
         let boot =
             std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok().and_then(|text| parse_boot_id(&text));
@@ -44,7 +45,7 @@ impl HostId {
             );
         }
         let (boot, net) = known.unwrap_or_else(|| (alone(), NOWHERE));
-        // Without user namespaces in the kernel, the user id alone tells users apart.
+        // On a kernel without user namespaces, the user id alone tells users apart.
         let user = namespace("/proc/self/ns/user").unwrap_or(NOWHERE);
         HostId { boot, net, user, uid: rustix::process::geteuid().as_raw() }
     }
@@ -54,7 +55,7 @@ impl HostId {
         self.net == NOWHERE
     }
 
-    /// Whether both are on one host, be they allowed to share memory or not; `None`: one of them does not know.
+    /// Whether both are on one host, even if they cannot share memory; `None`: one of them does not know.
     pub fn is_same_host(&self, other: &HostId) -> Option<bool> {
         let same = self.boot == other.boot;
         if same || !(self.is_unknown() || other.is_unknown()) { Some(same) } else { None }
@@ -65,14 +66,14 @@ impl HostId {
         self == other
     }
 
-    /// Whether both see the same network, so that loopback connects them, be they allowed to share memory or not; `None`:
-    /// one of them does not know.
+    /// Whether both are in the same network namespace, so that loopback connects them, even if they cannot share
+    /// memory; `None`: one of them does not know.
     pub fn shares_network(&self, other: &HostId) -> Option<bool> {
         let same = self.boot == other.boot && self.net == other.net;
         if same || !(self.is_unknown() || other.is_unknown()) { Some(same) } else { None }
     }
 
-    /// Why the two cannot share memory, as what is said of both; `None`: they can.
+    /// Why the two cannot share memory, as a phrase that follows "they"; `None`: they can.
     pub fn apart(&self, other: &HostId) -> Option<String> {
         if self == other {
             None
@@ -101,7 +102,7 @@ impl HostId {
         out
     }
 
-    /// Reads the wire form. Any bytes are somewhere.
+    /// Reads the wire form. Any bytes can be read.
     pub fn from_bytes(bytes: &[u8; Self::SIZE]) -> HostId {
         fn part<const N: usize>(bytes: &[u8; HostId::SIZE], at: usize) -> [u8; N] {
             std::array::from_fn(|i| bytes[at + i])
@@ -116,12 +117,12 @@ impl HostId {
     }
 }
 
-/// What no other process has, in place of a boot id.
+/// A value that no other process has, in place of a boot id.
 fn alone() -> [u8; 16] {
     static TOKEN: PerProcess<OnceLock<[u8; 16]>> = PerProcess::new();
     *TOKEN.get().get_or_init(|| {
         random().unwrap_or_else(|_| {
-            // Another process of this host has another number.
+            // Another process on this host has another process id.
             let mut token = [0; 16];
             token[..4].copy_from_slice(&std::process::id().to_le_bytes());
             token
@@ -129,7 +130,7 @@ fn alone() -> [u8; 16] {
     })
 }
 
-/// Numbers hosts, or what else belongs together, in the order of their first ranks.
+/// Numbers the sets of processes for which `together` is true, such as hosts, in the order of their first ranks.
 pub fn number(all: &[HostId], together: impl Fn(&HostId, &HostId) -> bool) -> Vec<u32> {
     let mut first: Vec<&HostId> = Vec::new();
     let number = |host| match first.iter().position(|seen| together(seen, host)) {
@@ -143,7 +144,7 @@ pub fn number(all: &[HostId], together: impl Fn(&HostId, &HostId) -> bool) -> Ve
 }
 
 fn namespace(path: &str) -> Option<Namespace> {
-    // Follows the link: the inode is the namespace's own.
+    // `metadata` follows the link, so the inode is that of the namespace.
     let meta = std::fs::metadata(path).ok()?;
     Some(Namespace { device: meta.dev(), inode: meta.ino() })
 }

@@ -1,7 +1,7 @@
-//! One constructor per op. A call does nothing until a verb of [`ProcessGroup`](crate::ProcessGroup) runs it.
+//! One constructor per op. A call does nothing until `run` or `start` of [`ProcessGroup`](crate::ProcessGroup) gets it.
 //!
-//! Buffers: inputs are anything that implements [`Buf`], outputs [`BufMut`]; all tensors of a call have one element type
-//! and lie on one device. A `Vec` of buffers is a list of tensors. Sizes are in elements.
+//! Inputs may be of any type that implements [`Buf`], outputs of any that implements [`BufMut`]. All tensors of a call
+//! have one element type and are on one device. A `Vec` of buffers is a list of tensors. Sizes are in elements.
 //!
 //! # Errors
 //!
@@ -22,8 +22,8 @@ use crate::options::{
     RecvOptions, ReduceOptions, ReduceScatterOptions, SendOptions,
 };
 
-/// Sends `input` to rank `to`, which must ask for it by the same tag. Messages with one tag arrive in order. Over when
-/// the buffer may be used again, which may be before the receiver has it.
+/// Sends `input` to rank `to`, which must receive it with the same tag. Messages with one tag arrive in order. The call
+/// is done when the buffer may be used again, which may be before the receiver has the message.
 pub fn send<I: Buf>(input: I, to: u32, tag: impl Into<SendOptions>) -> Call<Source<I>> {
     let mut call = Call::new(OpKind::Send, tag.into(), Source(input));
     call.params.peer = to;
@@ -37,34 +37,34 @@ pub fn recv<O: BufMut>(output: O, from: u32, tag: impl Into<RecvOptions>) -> Cal
     call
 }
 
-/// Receives into `output` from whichever rank sends first with this tag; gives the buffer and the sender's rank.
+/// Receives into `output` the first message with this tag from any rank; returns the buffer and the sender's rank.
 pub fn recv_any_source<O: BufMut>(output: O, tag: impl Into<RecvOptions>) -> Call<SourceKnown<O>> {
     Call::new(OpKind::RecvAnySource, tag.into(), SourceKnown(output))
 }
 
-/// Copies the root's `buffer` into everybody's.
+/// Copies the root's `buffer` into the `buffer` of every rank.
 pub fn broadcast<B: BufMut>(buffer: B, root: impl Into<BroadcastOptions>) -> Call<Target<B>> {
     Call::new(OpKind::Broadcast, root.into(), Target(buffer))
 }
 
-/// Reduces everybody's `buffer` into the root's; the others' keep their values.
+/// Reduces the `buffer` of all ranks into the root's. The other ranks' buffers keep their values.
 pub fn reduce<B: BufMut>(buffer: B, options: impl Into<ReduceOptions>, root: u32) -> Call<Target<B>> {
     let mut call = Call::new(OpKind::Reduce, options.into(), Target(buffer));
     call.params.root = root;
     call
 }
 
-/// Reduces everybody's `buffer`; all get the result, bit for bit the same.
+/// Reduces the `buffer` of all ranks. All get the result, bit for bit the same.
 ///
-/// Of a sparse tensor ([`Coo`](crate::Coo)) the ranks may have different entries, and different numbers of them; the
-/// result has those that any rank has, and is coalesced. It is summed; see [`Absent`](crate::options::Absent) for minimum,
-/// maximum and product. Shapes must be the same. Sparse and dense calls have numbers of their own: their order may differ
-/// between ranks.
+/// Of a sparse tensor ([`Coo`](crate::Coo)) each rank may have different entries, and a different number of them. The
+/// result has every entry that some rank has, and is coalesced. Entries are summed; for minimum, maximum and product
+/// see [`Absent`](crate::options::Absent). All ranks must give the same shape. Sparse and dense calls are numbered
+/// separately: their order relative to each other may differ between ranks.
 pub fn all_reduce<B: InPlace>(buffer: B, options: impl Into<AllReduceOptions>) -> Call<B::Buffers> {
     Call::new(OpKind::AllReduce, options.into(), buffer.into_buffers())
 }
 
-/// Reduces several buffers of one element type at once, at the cost of one.
+/// Reduces several buffers of one element type at about the cost of one.
 pub fn all_reduce_coalesced<B: BufMut>(
     buffers: Vec<B>,
     options: impl Into<AllReduceCoalescedOptions>,
@@ -72,18 +72,19 @@ pub fn all_reduce_coalesced<B: BufMut>(
     Call::new(OpKind::AllReduceCoalesced, options.into(), Each(buffers))
 }
 
-/// Gathers everybody's `input` into `outputs`, one buffer per rank, in rank order. Lengths may differ between ranks.
+/// Gathers the `input` of all ranks into `outputs`, one buffer per rank, in rank order. Lengths may differ between
+/// ranks.
 pub fn all_gather<I: Buf, O: BufMut>(input: I, outputs: Vec<O>) -> Call<Both<One<I>, Many<O>>> {
     Call::new(OpKind::AllGather, (), Both(One(input), Many(outputs)))
 }
 
-/// Gathers into `buffers`, one per rank, in rank order, of which `buffers[rank]`, where `rank` is this one, is what this
-/// rank gives. Lengths may differ between ranks.
+/// Gathers into `buffers`, one per rank, in rank order. `buffers[rank]` is this rank's input, where `rank` is this
+/// rank. Lengths may differ between ranks.
 pub fn all_gather_in_place<B: BufMut>(buffers: Vec<B>, rank: u32) -> Call<Gathered<B>> {
     Call::new(OpKind::AllGather, (), Gathered(buffers, rank as usize))
 }
 
-/// Gathers everybody's `input` into `output`, which has world size times its length.
+/// Gathers the `input` of all ranks into `output`, whose length is world size times that of `input`.
 pub fn all_gather_into<I: Buf, O: BufMut>(input: I, output: O) -> Call<Both<One<I>, One<O>>> {
     Call::new(OpKind::AllGatherInto, (), Both(One(input), One(output)))
 }
@@ -98,7 +99,8 @@ pub fn all_gather_into_coalesced<I: Buf, O: BufMut>(inputs: Vec<I>, outputs: Vec
     Call::new(OpKind::AllGatherIntoCoalesced, (), Both(Many(inputs), Many(outputs)))
 }
 
-/// Reduces the i-th of everybody's `inputs` into rank i's `output`. Lengths may differ between ranks.
+/// Reduces the i-th of the `inputs` of all ranks into the `output` of rank i. The lengths of a rank's inputs may differ
+/// from each other.
 pub fn reduce_scatter<I: Buf, O: BufMut>(
     inputs: Vec<I>,
     output: O,
@@ -107,7 +109,7 @@ pub fn reduce_scatter<I: Buf, O: BufMut>(
     Call::new(OpKind::ReduceScatter, options.into(), Both(Many(inputs), One(output)))
 }
 
-/// Reduces everybody's `input`; rank i gets the i-th of world size equal parts.
+/// Reduces the `input` of all ranks. The result is cut into world size equal parts, and rank i gets the i-th.
 pub fn reduce_scatter_into<I: Buf, O: BufMut>(
     input: I,
     output: O,
@@ -125,35 +127,37 @@ pub fn reduce_scatter_into_coalesced<I: Buf, O: BufMut>(
     Call::new(OpKind::ReduceScatterIntoCoalesced, options.into(), Both(Many(inputs), Many(outputs)))
 }
 
-/// Gathers everybody's `input` into the root's buffers, one per rank: `Root::Me(buffers)` there, `Root::At(rank)`
-/// elsewhere. Lengths may differ between ranks.
+/// Gathers the `input` of all ranks into the root's buffers, one per rank. The root passes `Root::Me(buffers)`, the
+/// others `Root::At(root)`. Lengths may differ between ranks.
 pub fn gather<I: Buf, O: BufMut>(input: I, root: Root<Vec<O>>) -> Call<Both<One<I>, AtRoot<O>>> {
     let (outputs, at) = split_root(root);
     let call = Call::new(OpKind::Gather, (), Both(One(input), AtRoot(outputs)));
     at_root(call, at)
 }
 
-/// Hands the i-th of the root's buffers to rank i: `Root::Me(buffers)` there, `Root::At(rank)` elsewhere. Lengths may
-/// differ between ranks.
+/// Sends the i-th of the root's buffers to rank i. The root passes `Root::Me(buffers)`, the others `Root::At(root)`.
+/// Lengths may differ between ranks.
 pub fn scatter<I: Buf, O: BufMut>(root: Root<Vec<I>>, output: O) -> Call<Both<AtRoot<I>, One<O>>> {
     let (inputs, at) = split_root(root);
     let call = Call::new(OpKind::Scatter, (), Both(AtRoot(inputs), One(output)));
     at_root(call, at)
 }
 
-/// Sends the i-th of `inputs` to rank i, which has it as `outputs[this rank]`. Lengths may differ pair by pair.
+/// Sends the i-th of `inputs` to rank i, which receives it in `outputs[this rank]`. Lengths may differ for each pair of
+/// ranks.
 pub fn all_to_all<I: Buf, O: BufMut>(inputs: Vec<I>, outputs: Vec<O>) -> Call<Both<Many<I>, Many<O>>> {
     Call::new(OpKind::AllToAll, (), Both(Many(inputs), Many(outputs)))
 }
 
-/// Sends the i-th part of `input` to rank i, which has it as the part `this rank` of `output`. The parts are equal,
-/// unless [`splits`](Call::splits) says otherwise.
+/// Sends the i-th part of `input` to rank i, which receives it in the part `this rank` of `output`. The parts are equal
+/// unless [`splits`](Call::splits) sets their lengths.
 pub fn all_to_all_single<I: Buf, O: BufMut>(input: I, output: O) -> Call<Both<One<I>, One<O>>> {
     Call::new(OpKind::AllToAllSingle, (), Both(One(input), One(output)))
 }
 
 impl<I, O> Call<Both<One<I>, One<O>>> {
-    /// Of [`all_to_all_single`]: elements of the input that go to each rank, and of the output that come from each.
+    /// Sets the split sizes of [`all_to_all_single`]: how many elements of the input go to each rank, and how many of
+    /// the output come from each.
     pub fn splits(mut self, input: &[usize], output: &[usize]) -> Self {
         if self.op == OpKind::AllToAllSingle {
             let rare = self.params.rare();
@@ -165,20 +169,21 @@ impl<I, O> Call<Both<One<I>, One<O>>> {
     }
 }
 
-/// Waits for all ranks. [`BarrierOptions::default()`] will do.
+/// Waits for all ranks. Pass [`BarrierOptions::default()`] unless a device must be chosen.
 pub fn barrier(options: impl Into<BarrierOptions>) -> Call<Nothing> {
     Call::new(OpKind::Barrier, options.into(), Nothing)
 }
 
-/// Waits for all ranks; if some do not come in time, the error names the first of them
-/// ([`Missing::First`](crate::options::Missing)) or all ([`Missing::All`](crate::options::Missing)), on every rank that came.
+/// Waits for all ranks. If some do not come in time, every rank that came gets an error that names the first of them
+/// ([`Missing::First`](crate::options::Missing)) or all ([`Missing::All`](crate::options::Missing)).
 pub fn monitored_barrier(options: impl Into<MonitoredBarrierOptions>) -> Call<Nothing> {
     Call::new(OpKind::MonitoredBarrier, options.into(), Nothing)
 }
 
-/// A call of any op, for code that goes over the table of ops. `inputs` and `outputs` are the op's tensors as lists:
-/// in-place ops and receives have outputs alone, a send has one input. A list of lists is given end to end. A root's own
-/// lists are empty on the other ranks. Gives the lists back, and the sender's rank, which [`recv_any_source`] alone has.
+/// A call of any op, for code that iterates over the table of ops. `inputs` and `outputs` are the op's tensors as
+/// lists: in-place ops and receives have only outputs, a send has one input. A list of lists is concatenated. Lists
+/// that only the root has are empty on the other ranks. Returns the lists, and the sender's rank, which only
+/// [`recv_any_source`] sets.
 ///
 /// ```
 /// # use c10d_core::backend::Params;
@@ -190,7 +195,7 @@ pub fn monitored_barrier(options: impl Into<MonitoredBarrierOptions>) -> Call<No
 /// ```
 ///
 /// # Errors
-/// As of the op's own constructor; lists of wrong lengths are refused when the call is run.
+/// Those of the op's own constructor. Lists of wrong lengths are rejected when the call is run.
 pub fn any<I: Buf, O: BufMut>(op: OpKind, params: Params, inputs: Vec<I>, outputs: Vec<O>) -> Call<Lists<I, O>> {
     let lists = op.row().shape == Shape::GatherLists && !inputs.is_empty();
     let row = if lists { outputs.len() / inputs.len() } else { 0 };

@@ -1,4 +1,4 @@
-//! What the system has no more of, in words: what ran out, and the limit that says how much there is.
+//! Texts for exhausted system resources: which resource ran out, and the limit that bounds it.
 
 use std::error::Error;
 use std::fs;
@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use rustix::io::Errno;
 use rustix::process::{Resource, getrlimit};
 
-/// What ran out, if this cause is the system's word that something did.
+/// The resource that ran out, if the cause is a system error that says so.
 pub(crate) fn ran_out(cause: &(dyn Error + 'static)) -> Option<String> {
     let code = match cause.downcast_ref::<io::Error>() {
         Some(e) => Errno::from_io_error(e)?,
@@ -23,7 +23,7 @@ pub(crate) fn ran_out(cause: &(dyn Error + 'static)) -> Option<String> {
         }
         Errno::NFILE => format!("the system has no open file left (limit {}, fs.file-max)", sysctl("fs/file-max")),
         Errno::TOOMANYREFS => format!(
-            "too many descriptors of this user are on their way to other processes (limit {}; raise it with ulimit -n)",
+            "too many descriptors of this user are in transit to other processes (limit {}; raise it with ulimit -n)",
             soft(Resource::Nofile)
         ),
         Errno::NOMEM => format!("no memory left ({})", memory()),
@@ -42,7 +42,7 @@ pub(crate) fn ran_out(cause: &(dyn Error + 'static)) -> Option<String> {
     })
 }
 
-/// Which limit on threads and processes was reached, for whoever was refused one.
+/// Which limit on threads and processes was reached, for a thread or process that could not be started.
 pub(crate) fn no_threads() -> String {
     if let Some((limit, place)) =
         pids().filter(|(limit, used, _)| used >= limit).map(|(limit, _, place)| (limit, place))
@@ -63,7 +63,7 @@ pub(crate) fn no_threads() -> String {
     format!("no thread or process left (limits: {})", limits.join("; "))
 }
 
-/// What bounds memory here.
+/// The limits on memory of this process.
 pub(crate) fn memory() -> String {
     let mut limits = Vec::new();
     for (resource, word, flag) in [(Resource::As, "addresses", 'v'), (Resource::Data, "data", 'd')] {
@@ -91,7 +91,7 @@ fn sysctl(name: &str) -> String {
     if text.trim().is_empty() { "unknown".to_owned() } else { text.trim().to_owned() }
 }
 
-/// The limit on tasks of this process's cgroups, how many there are, and which cgroup has it.
+/// The smallest limit on tasks of this process's cgroups, the number of tasks, and the cgroup with that limit.
 fn pids() -> Option<(u64, u64, PathBuf)> {
     let (limit, place) = smallest(&["pids.max"])?;
     Some((limit, number(&place.join("pids.current"))?, place))
@@ -111,11 +111,11 @@ fn smallest(names: &[&str]) -> Option<(u64, PathBuf)> {
     let limits = places
         .into_iter()
         .flat_map(|dir| names.iter().filter_map(move |name| Some((number(&dir.join(name))?, dir.clone()))));
-    // What version 1 writes for "no limit".
+    // Cgroups of version 1 write a huge number for "no limit".
     limits.filter(|(limit, _)| *limit < 1 << 60).min_by_key(|(limit, _)| *limit)
 }
 
-/// "max" is no number: no limit.
+/// `None` for "max", which means no limit.
 fn number(path: &Path) -> Option<u64> {
     fs::read_to_string(path).ok()?.trim().parse().ok()
 }

@@ -1,9 +1,9 @@
-//! Locks whose whole state is in themselves, so that a forked child can make and use its own: those of the standard library,
-//! without poisoning, and with a lock that waits until a deadline.
+//! Locks without any global state, so that a forked child can make and use its own. They wrap the locks of the standard
+//! library, without poisoning, and add a lock with a deadline.
 //!
-//! `parking_lot`, whose interface this has, keeps the waiting threads of all locks of a process in one table. A forked
-//! child inherits the table with the parent's waiting threads in it, whose memory it uses for other things: it would hang
-//! at a lock that no other thread holds.
+//! The interface is that of `parking_lot`, which keeps the waiting threads of all locks of a process in one table. A
+//! forked child inherits that table with the parent's waiting threads in it, and would hang at a lock that no other
+//! thread holds.
 
 use std::fmt;
 use std::ops::{Deref, DerefMut};
@@ -11,22 +11,23 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
-/// A mutual exclusion. A panic while it is held does not poison it.
+/// A mutex. A panic while it is held does not poison it.
 #[derive(Default)]
 pub struct Mutex<T: ?Sized> {
-    /// Threads that wait until a deadline. Without any, an unlock is that of the standard library and one load.
+    /// The number of threads that wait with a deadline. If it is 0, an unlock costs that of the standard library and
+    /// one load.
     late: AtomicU32,
-    /// Where they wait.
+    /// The lock under which they wait.
     gate: std::sync::Mutex<()>,
     free: std::sync::Condvar,
     inner: std::sync::Mutex<T>,
 }
 
-/// The longest sleep of a thread that waits for a lock until a deadline, in case that it missed the unlock.
+/// The longest sleep of a thread that waits with a deadline, in case it missed the unlock.
 const LOOK: Duration = Duration::from_millis(5);
 
 impl<T> Mutex<T> {
-    /// An unlocked one.
+    /// An unlocked mutex.
     pub const fn new(value: T) -> Mutex<T> {
         Mutex {
             late: AtomicU32::new(0),
@@ -38,7 +39,7 @@ impl<T> Mutex<T> {
 }
 
 impl<T: ?Sized> Mutex<T> {
-    /// Locks it, however long that takes.
+    /// Locks it, and waits as long as needed.
     #[inline]
     pub fn lock(&self) -> MutexGuard<'_, T> {
         self.guard(self.inner.lock().unwrap_or_else(PoisonError::into_inner))
@@ -70,7 +71,7 @@ impl<T: ?Sized> Mutex<T> {
         self.late.fetch_add(1, Ordering::SeqCst);
         let mut gate = self.gate.lock().unwrap_or_else(PoisonError::into_inner);
         let guard = loop {
-            // Whoever unlocks it from here on has to come through the gate to say so.
+            // From here on, an unlock has to take the gate to notify this thread.
             if let Some(guard) = self.try_lock() {
                 break Some(guard);
             }
@@ -84,7 +85,7 @@ impl<T: ?Sized> Mutex<T> {
         guard
     }
 
-    /// What it guards, where nobody else has it.
+    /// The guarded value, through an exclusive reference.
     pub fn get_mut(&mut self) -> &mut T {
         self.inner.get_mut().unwrap_or_else(PoisonError::into_inner)
     }
@@ -94,7 +95,7 @@ impl<T: ?Sized> Mutex<T> {
         MutexGuard { mutex: self, inner: Some(inner) }
     }
 
-    /// Tells those who wait until a deadline that it was unlocked.
+    /// Tells threads that wait with a deadline that it was unlocked.
     #[inline]
     fn unlocked(&self) {
         if self.late.load(Ordering::SeqCst) > 0 {
@@ -114,7 +115,7 @@ impl<T: ?Sized + fmt::Debug> fmt::Debug for Mutex<T> {
 #[must_use = "dropped, it unlocks at once"]
 pub struct MutexGuard<'a, T: ?Sized> {
     mutex: &'a Mutex<T>,
-    /// There, but for the time that the lock is given up in a wait.
+    /// It is `None` only while a wait has released the lock.
     inner: Option<std::sync::MutexGuard<'a, T>>,
 }
 
@@ -160,7 +161,7 @@ impl<T: ?Sized> Drop for MutexGuard<'_, T> {
     }
 }
 
-/// A condition to wait for under a [`Mutex`]. A wait may end without a notification.
+/// A condition variable for a [`Mutex`]. A wait may end without a notification.
 #[derive(Default, Debug)]
 pub struct Condvar(std::sync::Condvar);
 
@@ -176,22 +177,22 @@ impl WaitTimeoutResult {
 }
 
 impl Condvar {
-    /// One for which nobody waits.
+    /// A condition variable without waiting threads.
     pub const fn new() -> Condvar {
         Condvar(std::sync::Condvar::new())
     }
 
-    /// Gives the lock up until somebody notifies.
+    /// Releases the lock until a notification comes.
     pub fn wait<T>(&self, guard: &mut MutexGuard<'_, T>) {
         self.wait_by(guard, None);
     }
 
-    /// Gives the lock up until somebody notifies, or this time has come.
+    /// Releases the lock until a notification or the deadline comes.
     pub fn wait_until<T>(&self, guard: &mut MutexGuard<'_, T>, deadline: Instant) -> WaitTimeoutResult {
         self.wait_for(guard, deadline.saturating_duration_since(Instant::now()))
     }
 
-    /// Gives the lock up until somebody notifies, or for this long.
+    /// Releases the lock until a notification comes, or for at most `patience`.
     pub fn wait_for<T>(&self, guard: &mut MutexGuard<'_, T>, patience: Duration) -> WaitTimeoutResult {
         WaitTimeoutResult(self.wait_by(guard, Some(patience)))
     }
@@ -199,8 +200,8 @@ impl Condvar {
     /// True when the time was over.
     fn wait_by<T>(&self, guard: &mut MutexGuard<'_, T>, patience: Option<Duration>) -> bool {
         let Some(inner) = guard.inner.take() else { return true };
-        // Those who wait for the lock until a deadline look every few milliseconds by themselves, and are told when this
-        // guard is dropped.
+        // Threads that wait for the lock with a deadline poll every few milliseconds, and are told when this guard is
+        // dropped.
         let (inner, late) = match patience {
             None => (self.0.wait(inner).unwrap_or_else(PoisonError::into_inner), false),
             Some(patience) => {
@@ -259,7 +260,7 @@ mod tests {
         assert_eq!(*sum.lock(), THREADS * TIMES);
     }
 
-    /// Two threads that hand a turn to each other through one condition: each loss would stop both.
+    /// Two threads pass a turn to each other through one condition; a lost notification would stop both.
     #[test]
     fn turns_are_handed_over() {
         let (turn, changed) = (Mutex::new(0u32), Condvar::new());

@@ -1,9 +1,9 @@
-//! Text that somebody else wrote, as it may be shown.
+//! Makes foreign text safe to show.
 
-/// The text in one line, without control characters, of at most `max` bytes.
+/// The text as one line without control characters, of at most `max` bytes.
 ///
-/// What a peer, a store or a file says goes to a terminal or into a log when it is in an error: it must neither move the
-/// cursor there nor look like more than one line.
+/// Text of a peer, a store or a file that is part of an error goes to a terminal or into a log. It must not move the
+/// cursor there, nor look like more than one line.
 pub fn harmless(text: &str, max: usize) -> String {
     let mut out = String::with_capacity(text.len().min(max));
     for c in text.chars() {

@@ -1,9 +1,10 @@
-//! Waiting is never silent: what waits for long says so on stderr and by [`tracing`], as a warning with target `c10d`.
+//! Reports of long waits: an op that waits long reports it on stderr and through [`tracing`], as a warning with target
+//! `c10d`.
 //!
-//! After how long, the hint `warn-after` of a group says, or else the variable `C10D_WARN_AFTER`: seconds, 10 unless set,
-//! `0` = never. A rank speaks of the ops of one group at most once a minute, and of who is missing where ranks meet as often
-//! as that changes. Lines are written by a thread of their own, which also finds out what is to be said: nobody who waits is
-//! delayed, and no lock is held.
+//! The hint `warn-after` of a group, or else the variable `C10D_WARN_AFTER`, sets the time in seconds; it is 10 unless
+//! set, and `0` means never. A rank reports the ops of one group at most once a minute; while a group is made, it
+//! reports missing ranks whenever they change. A thread of its own finds out the text and writes the lines, so no
+//! waiting thread is delayed, and no lock is held.
 
 use std::collections::{HashMap, VecDeque};
 use std::io::Write;
@@ -16,23 +17,23 @@ use crate::panics::{caught, contain};
 use crate::process::PerProcess;
 use crate::{Error, Result};
 
-/// The hint that says after how many seconds.
+/// The hint that sets the time.
 pub const HINT: &str = "warn-after";
-/// The variable that says so where no hint does.
+/// The variable that sets the time if no hint does.
 pub const VARIABLE: &str = "C10D_WARN_AFTER";
 
 const USUAL: Duration = Duration::from_secs(10);
 const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
-/// How long something that was said is not said again.
+/// The interval in which nothing is reported twice.
 const MINUTE: Duration = Duration::from_secs(60);
-/// Lines of one process in a minute, at most.
+/// The largest number of lines of one process per minute.
 const LINES: usize = 20;
-/// Lines that are on their way at once, at most: stderr may be a pipe that nobody reads.
+/// The largest number of lines being written at once, since stderr may be a pipe that nobody reads.
 const UNDERWAY: usize = 4;
-/// Bytes of a line, at most.
+/// The largest number of bytes of a line.
 const LENGTH: usize = 2000;
 
-/// After how long a wait is spoken of; `None`: never. `hint` is the value of the hint, if there is one.
+/// The time after which a wait is reported; `None`: never. `hint` is the value of the hint, if there is one.
 ///
 /// # Errors
 /// `InvalidArgument` where the value is no number of seconds.
@@ -55,7 +56,7 @@ struct Said {
     underway: AtomicUsize,
 }
 
-/// When was spoken last: of each rank of a group, and at all.
+/// The times of the last reports: for each rank of a group, and in total.
 #[derive(Default)]
 struct Times {
     ranks: HashMap<(String, u32), Instant>,
@@ -64,8 +65,8 @@ struct Times {
 
 static SAID: PerProcess<Said> = PerProcess::new();
 
-/// Says that an op of this rank of this group waits, unless one said so less than a minute ago. `text` goes on after
-/// "rank 3 of group "g" "; it is asked on a thread of its own, and may take its time.
+/// Reports that an op of this rank of this group waits, unless that was reported less than a minute ago. `text`
+/// continues the line after `rank 3 of group "g" `. It is called on a thread of its own and may take long.
 pub fn say(group: &str, rank: u32, text: impl FnOnce() -> String + Send + 'static) {
     let said = SAID.get();
     {
@@ -82,7 +83,7 @@ pub fn say(group: &str, rank: u32, text: impl FnOnce() -> String + Send + 'stati
     write(said, move || who + &text());
 }
 
-/// Whether the process may say one more line.
+/// Whether the process may write one more line.
 fn may_speak(lines: &mut VecDeque<Instant>, now: Instant) -> bool {
     while lines.front().is_some_and(|at| now.duration_since(*at) >= MINUTE) {
         lines.pop_front();
@@ -103,12 +104,12 @@ fn write(said: &'static Said, text: impl FnOnce() -> String + Send + 'static) {
         if let Ok(line) = caught(text) {
             let line = bounded(line);
             contain("a tracing subscriber", || tracing::warn!(target: "c10d", "{line}"));
-            // Where nobody listens, that is no reason to panic.
+            // A closed stderr is no reason to panic.
             let _ = writeln!(std::io::stderr(), "c10d: {line}");
         }
         said.underway.fetch_sub(1, Ordering::Relaxed);
     };
-    // The subscriber of the thread that waits, which may have one of its own.
+    // The waiting thread may have a subscriber of its own.
     let subscriber = tracing::dispatcher::get_default(Clone::clone);
     let thread = std::thread::Builder::new().name("c10d-warn".into()).stack_size(256 << 10);
     let spawned = thread.spawn(move || tracing::dispatcher::with_default(&subscriber, tell));
@@ -125,7 +126,7 @@ fn bounded(line: String) -> String {
     line
 }
 
-/// For who waits in steps until ranks have come together: says from time to time who is missing.
+/// Reports from time to time which ranks are missing, for a thread that waits in steps for ranks to meet.
 pub struct Reminder {
     every: Option<Duration>,
     began: Instant,
@@ -134,18 +135,18 @@ pub struct Reminder {
 }
 
 impl Reminder {
-    /// For a wait that begins now.
+    /// A reminder for a wait that begins now.
     pub fn new(every: Option<Duration>) -> Reminder {
         let began = Instant::now();
         Reminder { every, began, next: began + every.unwrap_or(LONGEST), last: None }
     }
 
-    /// Until when to wait before the next look, at the longest until `deadline`.
+    /// The time until which to wait before the next look, at most `deadline`.
     pub fn until(&self, deadline: Instant) -> Instant {
         self.next.min(deadline)
     }
 
-    /// Whether it is time to say something. `true` once per interval.
+    /// Whether a report is due. It is `true` once per interval.
     pub fn is_due(&mut self) -> bool {
         let now = Instant::now();
         let due = self.every.is_some() && now >= self.next;
@@ -155,7 +156,7 @@ impl Reminder {
         due
     }
 
-    /// Says what is waited for, unless the same was said less than a minute ago.
+    /// Reports the text, unless the same was reported less than a minute ago.
     pub fn say(&mut self, text: &str) {
         let now = Instant::now();
         if self.last.as_ref().is_some_and(|(last, at)| last == text && now.duration_since(*at) < MINUTE) {
@@ -170,7 +171,7 @@ impl Reminder {
     }
 }
 
-/// `rank 3`, `ranks 3, 4`; of many the first ones.
+/// `rank 3` or `ranks 3, 4`; a long list is shortened.
 pub fn ranks(list: &[u32]) -> String {
     const SHOWN: usize = 8;
     let names: Vec<String> = list.iter().take(SHOWN).map(u32::to_string).collect();

@@ -1,9 +1,10 @@
-//! What a backend offers.
+//! The ops, element types and reduce operations that a backend offers.
 
 use crate::catalog::{OpKind, OpSet};
 use crate::types::{DType, DTypeSet, ReduceOp};
 
-/// What a backend offers. A call outside of it is `Unsupported`.
+/// The ops, element types and reduce operations that a backend offers. A call that needs another one is rejected with
+/// `Unsupported`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Capabilities {
     /// The ops.
@@ -12,12 +13,13 @@ pub struct Capabilities {
     pub moves: DTypeSet,
     /// The element types that it reduces, by the reduce operation's code.
     pub reduces: [DTypeSet; ReduceOp::COUNT],
-    /// By the op's code: the element types beyond which this op does not go, whatever is moved and reduced.
+    /// A further limit by op, indexed by the op's code: the element types that this op accepts, whatever `moves` and
+    /// `reduces` say.
     pub by_op: [DTypeSet; OpKind::ALL.len()],
 }
 
 impl Capabilities {
-    /// Everything that has a meaning.
+    /// Every op on every element type for which it is defined.
     pub const ALL: Capabilities = Capabilities {
         ops: OpSet::ALL,
         moves: DTypeSet::ALL,

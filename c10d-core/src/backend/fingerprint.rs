@@ -1,12 +1,13 @@
-//! What all ranks must agree on before any payload is used.
+//! The facts of a call that all ranks compare before any payload is used.
 
 use crate::catalog::{OpKind, Shape};
 use crate::types::{DType, Identity, ReduceOp};
 
 /// The facts of a call on which all ranks must agree, as the 24 bytes that travel before its payload.
 ///
-/// Fields, not a hash, so that a disagreement can be named. What may rightly differ between ranks (split sizes, the
-/// lengths of uneven lists, who has outputs) is left out; transports check it pair by pair.
+/// It consists of fields, not of a hash, so that an error can name the field that differs. Values that may legally
+/// differ between ranks (split sizes, lengths of uneven lists, which rank has outputs) are not part of it; transports
+/// check them for each pair of ranks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Fingerprint {
     /// The call's number in its lane (low 32 bits); 0 for point-to-point.
@@ -17,28 +18,30 @@ pub struct Fingerprint {
     pub dtype: u8,
     /// The reduce operation's code, or [`Fingerprint::NO_REDUCE`].
     pub reduce: u8,
-    /// Which step of a composed kernel, beside [`Fingerprint::SPARSE`]; 0 elsewhere.
+    /// The step of a composed kernel, combined with [`Fingerprint::SPARSE`]; 0 for other calls.
     pub step: u8,
-    /// Elements per rank; for uneven ops 0, or what the ranks agreed on.
+    /// Elements per rank. For uneven ops it is 0, or the number given to
+    /// [`Call::agreed_count`](crate::Call::agreed_count).
     pub count: u64,
-    /// The root, or the tag of a point-to-point op. Of a coalesced op: how many tensors there are (12 bits), and the length
-    /// of the first (20 bits). Of another op with `PreMulSum`: the factor, rounded to `f32`.
+    /// The root, or the tag of a point-to-point op. For a coalesced op it holds the number of tensors (12 bits) and the
+    /// length of the first (20 bits). For other ops with `PreMulSum` it is the factor, rounded to `f32`.
     pub root: u32,
-    /// A mix of what is rare: the factor of `PreMulSum`, the lengths of coalesced tensors, the shape of a sparse one, the name of a
-    /// program's own type.
+    /// A hash of facts that only some calls have: the factor of `PreMulSum`, the lengths of coalesced tensors, the
+    /// shape of a sparse tensor, the name of a program's own type.
     pub rest: u32,
 }
 
 impl Fingerprint {
-    /// Its length on the wire.
+    /// The number of bytes on the wire.
     pub const SIZE: usize = 24;
     /// The code for "no element type" (barriers).
     pub const NO_DTYPE: u8 = 255;
-    /// The code for "a type of the program's own": `rest` has its name.
+    /// The code for "a type of the program's own". `rest` then contains the hash of its name.
     pub const OWN_TYPE: u8 = 254;
     /// The code for "does not reduce".
     pub const NO_REDUCE: u8 = 255;
-    /// Set in `step` for sparse tensors: `rest` is then of their shape, or of the step's own op.
+    /// The bit in `step` that marks calls with sparse tensors. `rest` is then the hash of their shape, or belongs to
+    /// the op of the step.
     pub const SPARSE: u8 = 0x80;
 
     /// The wire form, little endian.
@@ -52,7 +55,7 @@ impl Fingerprint {
         out
     }
 
-    /// Reads the wire form. Any bytes are a fingerprint; one that makes no sense agrees with none of ours.
+    /// Reads the wire form. Any bytes can be read; bytes that are no sensible fingerprint differ from all of ours.
     pub fn from_bytes(b: &[u8; Self::SIZE]) -> Fingerprint {
         let u32_at = |i: usize| u32::from_le_bytes([b[i], b[i + 1], b[i + 2], b[i + 3]]);
         Fingerprint {
@@ -76,20 +79,20 @@ impl Fingerprint {
         matches!(op.row().shape, InPlaceList | ScatterFlats | GatherFlats | GatherLists)
     }
 
-    /// What `root` says of a list.
+    /// The value of `root` that describes a list.
     pub(super) fn list(tensors: usize, first: usize) -> u32 {
         let bounded = |value: usize, most: u32| u32::try_from(value).map_or(most, |v| v.min(most));
         bounded(tensors, Self::MOST_TENSORS) << 20 | bounded(first, Self::MOST_LENGTH)
     }
 
-    /// How the lists of two calls differ. Of long lists only the first length and the sum are known.
+    /// How the lists of two calls differ. Of long lists, only the first length and the sum of all are known.
     fn list_disagreement(&self, theirs: &Fingerprint) -> Option<(&'static str, String, String)> {
         let tensors = |f: &Fingerprint| f.root >> 20;
         if tensors(self) != tensors(theirs) {
             return Some(("tensors", tensors(self).to_string(), tensors(theirs).to_string()));
         }
         let is_elsewhere = (self.count, self.seq, self.step) != (theirs.count, theirs.seq, theirs.step);
-        // What differs behind equal roots may be a type of the program's own, or a factor.
+        // Where the roots are equal, the difference may be a program's own type, or a factor.
         let is_mixed = self.dtype == Self::OWN_TYPE || self.reduce == ReduceOp::PreMulSum(0.0).code();
         if is_elsewhere || is_mixed && self.root == theirs.root {
             return None;
@@ -107,12 +110,12 @@ impl Fingerprint {
         }
     }
 
-    /// Whether `root` is a list's.
+    /// Whether `root` describes a list.
     fn is_of_list(&self) -> bool {
         self.step & Self::SPARSE == 0 && OpKind::from_code(self.op).is_some_and(Self::has_list)
     }
 
-    /// Whether `root` is a factor.
+    /// Whether `root` holds a factor.
     fn is_of_factor(&self) -> bool {
         let rooted = OpKind::from_code(self.op).is_some_and(|op| op.is_rooted());
         self.reduce == ReduceOp::PreMulSum(0.0).code() && !rooted && !self.is_of_list()
@@ -120,7 +123,8 @@ impl Fingerprint {
 
     /// The first field in which `theirs` differs, with both values in words: (field, mine, theirs).
     ///
-    /// A different number comes last: with equal numbers the calls differ, with different numbers one rank is ahead.
+    /// The sequence number is compared last: if the numbers are equal, the calls differ; if they are not, one rank is
+    /// ahead.
     pub fn disagreement(&self, theirs: &Fingerprint) -> Option<(&'static str, String, String)> {
         let op = |code: u8| OpKind::from_code(code).map_or("unknown", OpKind::name).to_owned();
         let dtype = |print: &Fingerprint| match print.dtype {
@@ -163,7 +167,7 @@ impl Fingerprint {
     }
 }
 
-/// The name of a program's own type; of one that this process has not used, the number that ranks compare.
+/// The name of a program's own type. If this process has not used the type, the hash that ranks compare.
 fn own_type(rest: u32) -> String {
     Identity::of_hash(rest).map_or_else(|| format!("a type of its own ({rest:#010x})"), |identity| identity.to_string())
 }
@@ -210,7 +214,7 @@ mod tests {
         Request::new(op, Caller::Waits, params, std::time::Duration::ZERO)
     }
 
-    /// What `all_reduce_coalesced` of tensors of these lengths announces.
+    /// The fingerprint of `all_reduce_coalesced` with tensors of these lengths.
     fn coalesced(lengths: &[usize]) -> Fingerprint {
         let mut request = request(OpKind::AllReduceCoalesced, Params::default());
         request.spans.outputs.extend(lengths.iter().map(|len| Span::host(std::ptr::null_mut::<f32>(), *len)));
@@ -229,7 +233,7 @@ mod tests {
         assert_eq!(differ(&[3, 2, 1], &[2, 3, 1]), text("tensors", &of(3), &of(2)));
         let other = of(3) + ", but not the same behind the first";
         assert_eq!(differ(&[3, 2, 1], &[3, 1, 2]), text("tensors", &of(3), &other));
-        // Longer than there is room for.
+        // Lengths that do not fit into their 20 bits.
         assert_eq!(differ(&[1 << 40, 1, 0], &[1 << 40, 0, 1]).unwrap().0, "tensors");
         assert_eq!(differ(&vec![1; 5000], &vec![1; 5000]), None);
         assert_eq!(differ(&vec![1; 5000], &vec![1; 5001]).unwrap().0, "count");

@@ -1,8 +1,8 @@
 //! The frame of one operation: request, state, outcome, waiter.
 //!
-//! On the caller's stack for a blocking call, at the head of a counted allocation for the others. The states:
-//! `EMPTY → DONE`; with a waiter `EMPTY → WAITING → TAKING → DONE`. After storing `DONE` the completer touches nothing:
-//! a stack frame may be gone.
+//! A blocking call keeps it on the caller's stack; other calls keep it at the head of a reference-counted allocation.
+//! The states are: `EMPTY → DONE`; with a waiter `EMPTY → WAITING → TAKING → DONE`. After storing `DONE`, the completer
+//! touches nothing, since a stack frame may be gone.
 #![allow(unsafe_code)]
 
 use std::cell::UnsafeCell;
@@ -24,10 +24,10 @@ const WAITING: u8 = 1;
 const TAKING: u8 = 2;
 const DONE: u8 = 3;
 
-/// Goes before the call in which a disagreement about another one came up.
+/// Introduces, in an error, the call in which a disagreement about another call was found.
 const FOUND: &str = "; found in ";
 
-/// Whom to tell.
+/// Who is told when the operation is done.
 enum Waiter {
     Thread(Thread),
     Waker(Waker),
@@ -42,27 +42,28 @@ impl Waiter {
     }
 }
 
-/// How the completer lets go of a counted frame. Does not unwind, whatever it drops.
+/// How the completer gives up its reference to a counted frame. It does not unwind, whatever it drops.
 pub(crate) type Release = unsafe fn(*const Frame);
 
 pub(crate) struct Frame {
     pub(crate) request: Request,
-    /// Who speaks in errors. Whoever runs the call holds it for longer than the frame lives; `None` until it has a lane.
+    /// The group, rank and backend for errors. The thread that runs the call keeps it alive for longer than the frame;
+    /// `None` until the call has a lane.
     pub(crate) lane: Option<NonNull<Origin>>,
     /// `None` for a frame on the stack.
     pub(crate) release: Option<Release>,
     /// Whether the frame's allocation owns the buffers (not merely borrows them).
     pub(crate) owns_buffers: bool,
-    /// Buffers written off: whatever holds them may still write to them.
+    /// Whether the buffers are leaked, because a backend that still holds them may write to them later.
     pub(crate) kept: AtomicBool,
     state: AtomicU8,
     outcome: UnsafeCell<Option<Result<Outcome>>>,
     waiter: UnsafeCell<Option<Waiter>>,
 }
 
-// SAFETY: `outcome` is written by the one completer before `DONE` and read after it; `waiter` is written by the one
-// waiter in `EMPTY` (it alone leaves that state for `WAITING`) and taken by the completer in `TAKING` or by the waiter
-// after `WAITING → EMPTY`. The request is not changed once a job exists; `lane` points to what is `Sync`.
+// SAFETY: only the one completer writes `outcome`, before `DONE`, and it is read after that. The one waiter writes
+// `waiter` in `EMPTY` (only it changes that state to `WAITING`); the completer takes it in `TAKING`, or the waiter
+// after `WAITING → EMPTY`. The request does not change once a job exists. `lane` points to a `Sync` value.
 unsafe impl Sync for Frame {}
 // SAFETY: as above; the contents are `Send`.
 unsafe impl Send for Frame {}
@@ -85,11 +86,11 @@ impl Frame {
         self.state.load(Ordering::Acquire) == DONE
     }
 
-    /// The job's end: tells the waiter and, for a counted frame, lets go of it.
+    /// Ends the job: stores the outcome, wakes the waiter, and gives up the job's reference to a counted frame.
     ///
     /// # Safety
-    /// Called at most once per frame, by the holder of the right to complete; nobody uses the spans' memory meanwhile
-    /// (but for buffers that are kept). `this` is not used afterwards. Does not unwind: the thread is a backend's.
+    /// The holder of the job calls it, at most once per frame. Nobody uses the memory of the spans meanwhile, except
+    /// buffers that are kept. `this` is not used afterwards. It does not unwind, since the thread is a backend's.
     pub(crate) unsafe fn complete(this: *const Frame, result: Result<Outcome>) {
         // SAFETY: the frame lives until DONE is stored.
         let frame = unsafe { &*this };
@@ -106,7 +107,8 @@ impl Frame {
             && !frame.kept.load(Ordering::Relaxed)
         {
             for span in frame.request.outputs() {
-                // SAFETY: not done yet, so the memory is not its owner's again; the job's holder has let go of it.
+                // SAFETY: the operation is not done, so its owner does not use the memory yet, and the job's holder
+                // does not use it any more.
                 unsafe { span.normalise_bool() };
             }
         }
@@ -114,7 +116,7 @@ impl Frame {
         unsafe { Self::set(this, result) }
     }
 
-    /// Sets the outcome as it is; `complete` without a job's duties.
+    /// Stores the outcome unchanged: `complete` without the checks of a job's result.
     ///
     /// # Safety
     /// As `complete`.
@@ -134,7 +136,7 @@ impl Frame {
                 frame.state.store(DONE, Ordering::Release);
                 break waiter;
             }
-            // The waiter is just taking itself back.
+            // The waiter is withdrawing at this moment.
             std::hint::spin_loop();
         };
         if release.is_none() && waiter.is_none() {
@@ -150,7 +152,7 @@ impl Frame {
         }
     }
 
-    /// Leaves word for the completer, unless the op is done already. `true` = done.
+    /// Registers a waiter, unless the op is done already. `true` = done.
     fn enlist(&self, waiter: Waiter) -> bool {
         // SAFETY: state is EMPTY or DONE (the one waiter is us), so nobody else uses the cell.
         unsafe { *self.waiter.get() = Some(waiter) };
@@ -162,7 +164,7 @@ impl Frame {
         true
     }
 
-    /// Takes the word back. `true` = the op is done.
+    /// Removes the waiter. `true` = the op is done.
     fn withdraw(&self) -> bool {
         match self.state.compare_exchange(WAITING, EMPTY, Ordering::AcqRel, Ordering::Acquire) {
             Ok(_) => {
@@ -182,7 +184,7 @@ impl Frame {
 
     /// Waits until the op is done or the time has come. `true` = done. One waiter at a time.
     pub(crate) fn wait_until(&self, deadline: Instant) -> bool {
-        // A waker of an earlier poll may still be enlisted.
+        // A waker of an earlier poll may still be registered.
         if self.is_done() || self.withdraw() || self.enlist(Waiter::Thread(std::thread::current())) {
             return true;
         }
@@ -198,7 +200,7 @@ impl Frame {
         }
     }
 
-    /// For futures: `true` = done; else the waker is called when it is.
+    /// For futures: `true` = done. Otherwise the waker is called when the op is done.
     pub(crate) fn poll(&self, waker: &Waker) -> bool {
         self.is_done() || self.withdraw() || self.enlist(Waiter::Waker(waker.clone()))
     }
@@ -213,7 +215,7 @@ impl Frame {
         outcome.unwrap_or_else(|| Err(Error::new(ErrorKind::Internal, "the outcome was taken twice")))
     }
 
-    /// Adds to an error what only dispatch knows; fields that the backend filled stay.
+    /// Adds to an error the facts that only dispatch knows. Fields that the backend filled stay.
     pub(crate) fn described(&self, mut error: Error) -> Error {
         let request = &self.request;
         if let Some(lane) = self.lane {
@@ -226,8 +228,8 @@ impl Frame {
             && !report.what.contains(FOUND)
             && self.lane.is_some()
         {
-            // The ranks parted in an earlier call than the one that tells of it. A step inside an op, or a message of a
-            // backend's own, has no lane, and is no call of the user's.
+            // The ranks made different calls earlier than in the call that reports it. A step inside an op, or a
+            // message of a backend's own, has no lane and is not a call of the user's.
             report.what += FOUND;
             report.what += &match request.op.is_p2p() {
                 true => request.op.name().to_owned(),

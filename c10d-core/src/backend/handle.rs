@@ -8,10 +8,11 @@ use super::{Frame, Request};
 use crate::buffer::Outcome;
 use crate::{Error, ErrorKind, Result};
 
-/// One operation in a backend's hands, one word wide. Completing consumes it; dropped without completing, it reports
-/// [`ErrorKind::Abandoned`], so a forgetful backend cannot hang its caller.
+/// One operation that a backend must complete. It is one word wide. Completing it consumes it. If it is dropped without
+/// completion, the operation ends with [`ErrorKind::Abandoned`], so a backend that forgets a job cannot hang its
+/// caller.
 ///
-/// After completing, the memory of the spans belongs to the caller again: a backend touches no span then.
+/// After completion the memory of the spans belongs to the caller again, and the backend must not touch any span.
 #[must_use = "a job that is dropped fails as `Abandoned`"]
 pub struct Job(NonNull<Frame>);
 
@@ -20,24 +21,24 @@ unsafe impl Send for Job {}
 // SAFETY: `&Job` gives `&Request` and plain facts only.
 unsafe impl Sync for Job {}
 
-/// Which job. No other has the same as long as the op's handle is there.
+/// The identity of a job. No other job has the same one while the op's handle exists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct JobId(usize);
 
 impl JobId {
-    /// Of the job of this frame.
+    /// The identity of this frame's job.
     pub(crate) fn of(frame: &Frame) -> JobId {
         JobId(std::ptr::from_ref(frame).addr())
     }
 }
 
-/// Proof that an operation's buffers were written off.
+/// Proof that an operation's buffers were leaked.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Kept;
 
 impl Job {
-    /// The right to complete the frame.
+    /// Makes the job of this frame.
     ///
     /// # Safety
     /// Made once per frame. The frame stays where it is until it is done; a counted frame's count includes the job's.
@@ -50,17 +51,17 @@ impl Job {
         unsafe { self.0.as_ref() }
     }
 
-    /// Which job it is; by this [`Backend::cancel`](crate::backend::Backend::cancel) asks for it.
+    /// The job's identity, by which [`Backend::cancel`](crate::backend::Backend::cancel) asks for it.
     pub fn id(&self) -> JobId {
         JobId::of(self.frame())
     }
 
-    /// What is to be done.
+    /// The request: the op, its spans and parameters.
     pub fn request(&self) -> &Request {
         &self.frame().request
     }
 
-    /// Whether the operation itself owns the memory behind its spans (it was started with owned buffers).
+    /// Whether the operation owns the memory behind its spans, because it was started with owned buffers.
     pub fn owns_buffers(&self) -> bool {
         self.frame().owns_buffers
     }
@@ -70,7 +71,7 @@ impl Job {
         self.complete_with(result.map(|()| Outcome::default()));
     }
 
-    /// Ends the operation with more to say than "done".
+    /// Ends the operation with an outcome, for ops that return more than their buffers.
     pub fn complete_with(self, result: Result<Outcome>) {
         let frame = self.0;
         std::mem::forget(self);
@@ -78,14 +79,15 @@ impl Job {
         unsafe { Frame::complete(frame.as_ptr(), result) };
     }
 
-    /// Ends an operation that was taken back.
+    /// Ends an operation that was cancelled.
     pub(crate) fn complete_cancelled(self) {
         let what = "the op was cancelled before any message was taken or sent";
         self.complete(Err(Error::new(ErrorKind::Aborted, what).rejected()));
     }
 
-    /// Ends the operation while something that may never let go still holds its buffers: the caller gets the error and
-    /// no buffer, and their memory is leaked. Only for operations that own their buffers; gives the job back otherwise.
+    /// Ends the operation while something still holds its buffers and may never release them. The caller gets the error
+    /// without the buffers, and their memory is leaked. This works only for operations that own their buffers; other
+    /// jobs are returned.
     pub fn fail_keeping(self, error: Error) -> std::result::Result<Kept, Job> {
         if !self.owns_buffers() {
             return Err(self);

@@ -1,4 +1,5 @@
-//! Watching each other through the store, for groups that have no other way: slower, and the store sees every beat.
+//! Heartbeats through the store, for groups whose ranks have no other way to watch each other. They are slower, and
+//! every beat is a request to the store.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
@@ -9,17 +10,17 @@ use crate::process::{LastWord, at_end, spawn};
 use crate::text::harmless;
 use crate::{ENDED_WITHOUT_LEAVING, Error, ErrorKind, Store};
 
-/// Between two beats.
+/// The time between two beats.
 const PERIOD: Duration = Duration::from_secs(1);
-/// A rank without a beat for so long is taken for dead.
+/// A rank that sends no beat for this long counts as dead.
 const SILENCE: Duration = Duration::from_secs(6);
-/// Holds who gave up first, and why.
+/// The key that holds which rank gave up first, and why.
 const CAUSE: &str = "cause";
-/// How a rank gives up that has run out of something.
+/// The word for a rank that gave up because it ran out of a resource.
 const LACKS: &str = "lacks";
-/// How a rank is gone whose program ended while it was in the group.
+/// The word for a rank whose program ended while it was in the group.
 const ENDED: &str = "ended";
-/// Bytes of a cause that are shown.
+/// The largest number of bytes of a cause that are shown.
 const TEXT: usize = 1024;
 
 /// This rank's heartbeat.
@@ -35,7 +36,7 @@ pub struct Heartbeats {
 struct Member {
     store: Arc<dyn Store>,
     rank: u32,
-    /// It left, or gave up.
+    /// Whether the rank left or gave up.
     over: AtomicBool,
 }
 
@@ -57,7 +58,8 @@ impl Heartbeats {
         Heartbeats { me, next: (rank + 1) % size, size }
     }
 
-    /// Beats and listens until a peer falls silent or gives up; `None`: this rank left, or the store did.
+    /// Sends beats and reads those of the next rank, until a peer falls silent or gives up. `None`: this rank left, or
+    /// the store is gone.
     pub(crate) fn watch(&self) -> Option<Error> {
         let (mut seen, mut since) = (0, Instant::now());
         let mut silent = Instant::now();
@@ -71,7 +73,7 @@ impl Heartbeats {
                     return Some(self.fell_silent());
                 }
                 Ok(Look::Beat(_)) => silent = Instant::now(),
-                // Collectives go on without a store, only the watch does not.
+                // Collectives work without the store; only the watch ends.
                 Err(_) if silent.elapsed() > SILENCE => return None,
                 Err(_) => {}
             }
@@ -96,7 +98,8 @@ impl Heartbeats {
         Ok(Look::Beat(self.me.store.add(&beat(self.next), 0, soon)?))
     }
 
-    /// The next rank is gone. Where its program ended while it was in the group, it said so.
+    /// The error for the next rank, which is gone. If its program ended while it was in the group, it wrote so into the
+    /// store.
     fn fell_silent(&self) -> Error {
         let said = self.me.store.check(&[&ended(self.next)], Instant::now() + PERIOD).unwrap_or(false);
         let (word, how, what) = match said {
@@ -107,9 +110,9 @@ impl Heartbeats {
         Error::new(ErrorKind::PeerDead { how }, "seen through the store").guilty([self.next])
     }
 
-    /// Lets the peers know why this rank gives up. Waits for nothing: the store may take its time.
+    /// Tells the peers why this rank gives up. It returns at once, since the store may be slow.
     pub(crate) fn abort(&self, cause: &Error) {
-        // From here on the rank does not leave in order any more.
+        // After this the rank does not say goodbye any more.
         if self.me.over.swap(true, Ordering::AcqRel) {
             return;
         }
@@ -119,18 +122,18 @@ impl Heartbeats {
             _ => "failed",
         };
         let (this, what) = (self.clone(), cause.report().what.clone());
-        // Without a thread the peers have their deadlines.
+        // If there is no thread, the peers notice it by their deadlines.
         let _ = spawn("c10d tell", move || this.tell(how, this.me.rank, &what));
     }
 
-    /// The first that tells is believed.
+    /// Only the first report counts.
     fn tell(&self, how: &str, rank: u32, what: &str) {
         let (soon, text) = (Instant::now() + PERIOD, format!("{how} {rank} {what}"));
-        // Where the store is gone, too, the peers have their deadlines.
+        // If the store is gone, too, the peers notice it by their deadlines.
         let _ = self.me.store.compare_set(CAUSE, b"", text.as_bytes(), soon);
     }
 
-    /// Leaves in order.
+    /// Says goodbye, so that no peer takes this rank for dead.
     pub(crate) fn leave(&self) {
         if !self.me.over.swap(true, Ordering::AcqRel) {
             let _ = self.me.store.set(&left(self.me.rank), b"1", Instant::now() + PERIOD);
@@ -156,7 +159,7 @@ fn ended(rank: u32) -> String {
     format!("ended/{rank}")
 }
 
-/// A cause as it lies in the store, where anybody may have put it: it names a rank of the group, or none.
+/// Reads a cause from the store. Anybody may have written it: it names a rank of the group, or none.
 fn parse(bytes: &[u8], size: u32) -> Error {
     let text = String::from_utf8_lossy(bytes);
     let mut words = text.splitn(3, ' ');

@@ -1,4 +1,4 @@
-//! What a backend gets when it is made for a group.
+//! The data that a backend gets when it is made for a group.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use crate::device::{DeviceRuntime, Seat};
 use crate::store::{PrefixStore, Store};
 use crate::waiting;
 
-/// What a backend gets when it is made for a group.
+/// The data that a backend gets when it is made for a group.
 #[non_exhaustive]
 pub struct GroupInit {
     /// The group's name, the same on all ranks.

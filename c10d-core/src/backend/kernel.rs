@@ -1,4 +1,4 @@
-//! What a kernel may use besides the job.
+//! The context in which a kernel runs.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use crate::buffer::Outcome;
 use crate::device::DeviceRuntime;
 use crate::{Error, ErrorKind, Result};
 
-/// What a kernel may use besides the job.
+/// The context of a kernel call: what it may use besides the job.
 pub struct KernelContext<'a> {
     pub(crate) info: &'a Arc<Origin>,
     pub(crate) backend: &'a Arc<dyn Backend>,

@@ -1,4 +1,4 @@
-//! What a backend is.
+//! The interface between core and backends.
 #![allow(unsafe_code)]
 
 mod capabilities;
@@ -59,71 +59,74 @@ pub use crate::options::params::Params;
 use crate::types::{DType, DispatchKey, ReduceOp};
 use crate::{Error, ErrorKind, Result};
 
-/// How a backend does a call.
+/// The algorithm that a backend uses for a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AlgorithmInfo {
     /// The algorithm's name.
     pub name: &'static str,
-    /// Whether every element is reduced once, in the order of the ranks, at one place: then the result is known to the
-    /// last bit. Else the order is the backend's own, and the same every time.
+    /// Whether every element is reduced on one rank, in rank order, which determines every bit of the result. Otherwise
+    /// the backend has its own order, which is the same every time.
     pub reduces_in_rank_order: bool,
 }
 
 /// An engine that does collectives for one rank of one group.
 ///
-/// The dispatcher has validated every request before it comes here: backends do not validate again.
+/// Core has validated every request before it gets here; backends do not validate again.
 ///
 /// # Safety
 /// 1. After completing or dropping a job, nothing touches its spans.
-/// 2. Every job is completed or dropped at latest [`let_go`] after its deadline or after `abort`,
-///    whichever is first, also when nobody waits for it. No lock that `abort` needs is held while completing a job.
+/// 2. Every job is completed or dropped by [`let_go`] after its deadline or after `abort`, whichever comes first, even
+///    if nobody waits for it. No lock that `abort` needs is held while a job is completed.
 pub unsafe trait Backend: Send + Sync + 'static {
     /// The name under which it was registered.
     fn name(&self) -> &'static str;
 
-    /// What it offers; asked once, when the group is made.
+    /// The ops and types that it offers. Core asks once, when the group is made.
     fn capabilities(&self) -> &Capabilities;
 
-    /// What it offers on the devices of one key, where they differ.
+    /// The ops and types that it offers on the devices of one key, if they differ from
+    /// [`capabilities`](Backend::capabilities).
     fn capabilities_on(&self, key: DispatchKey) -> &Capabilities {
         let _ = key;
         self.capabilities()
     }
 
     /// Takes a job. Collectives come in the order of their numbers, one at a time; point-to-point jobs may come from
-    /// several threads at once. If the caller waits (see [`Caller`]), the op may be done here and now,
-    /// after whatever was queued before it.
+    /// several threads at once. If the caller waits (see [`Caller`]), the backend may run the op inside this call,
+    /// after all jobs that were queued before it.
     fn submit(&self, job: Job);
 
-    /// Takes several point-to-point jobs, which may need each other: a message to a rank and one from it, say.
+    /// Takes several point-to-point jobs that may depend on each other, such as a message to a rank and one from it.
     fn submit_batch(&self, jobs: Vec<Job>) {
         jobs.into_iter().for_each(|job| self.submit(job));
     }
 
-    /// Gives point-to-point jobs back that it was given: all of these, if nothing of any one's message was sent, or came and
-    /// was matched with it; else none (the empty list), and they go on. What is given back is its caller's to complete: the
-    /// backend has let go of its memory, and messages that come later go to the next receives. From any thread, at any time
-    /// between `submit` and the end of the jobs' handles, so a job may be over already. Returns soon: waits for no peer.
+    /// Takes point-to-point jobs back from the backend. It returns all of these jobs if no part of their messages was
+    /// sent, or has arrived and was matched; otherwise it returns an empty list, and the jobs go on. The caller
+    /// completes the returned jobs: the backend does not use their memory any more, and later messages go to the next
+    /// receives. It is called from any thread, at any time between `submit` and the end of the jobs' handles, so a job
+    /// may be done already. It does not wait for a peer.
     ///
     /// # Errors
-    /// `Unsupported`, unless the backend can: the jobs go on.
+    /// `Unsupported` if the backend cannot take jobs back; the jobs go on.
     fn cancel(&self, jobs: &[JobId]) -> Result<Vec<Job>> {
         let _ = jobs;
         Err(Error::unsupported(format!("backend {} cannot take back what it was given", self.name())))
     }
 
-    /// Ends everything in flight and everything to come with this error, and lets the peers know. Any thread, any
-    /// number of times; the first cause wins.
+    /// Ends all jobs in flight and all later ones with this error, and tells the peers. It may be called from any
+    /// thread, any number of times; the first cause counts.
     fn abort(&self, cause: &Error);
 
-    /// What the group failed of while nobody asked anything of it, as far as the backend has noticed. Answers at once.
+    /// The error by which the group failed while no call was running, if the backend has noticed one. It answers at
+    /// once.
     fn failure(&self) -> Option<Error> {
         None
     }
 
-    /// The ranks that it knows to be gone: their processes ended, or they left the group. All of them, also those that
-    /// went after the group had failed. Answers at once; asked while a group is made from this one, so that nobody waits
-    /// there for the dead. Unless a backend knows more: those that [`failure`](Backend::failure) names as dead.
+    /// The ranks that are known to be gone: their processes ended, or they left the group. The list also has those that
+    /// went after the group had failed. It answers at once. It is asked while a new group is made from this one, so
+    /// that no rank waits for dead ones. The default is the ranks that [`failure`](Backend::failure) names as dead.
     fn lost(&self) -> Vec<u32> {
         match self.failure() {
             Some(e) if matches!(e.kind(), ErrorKind::PeerDead { .. }) => e.report().guilty.clone(),
@@ -131,68 +134,68 @@ pub unsafe trait Backend: Send + Sync + 'static {
         }
     }
 
-    /// A call of this rank was refused before the backend had it, so that peers may wait for it in vain: what a backend
-    /// says where another rank asks what this one is doing. Answers at once.
+    /// Tells the backend that a call of this rank was rejected before the backend got it. Peers may wait for that call,
+    /// and the backend tells a peer that asks what this rank is doing. It answers at once.
     fn refused(&self, op: OpKind, error: &Error) {
         let _ = (op, error);
     }
 
-    /// Finds out, within 100 ms, for whom what is in flight waits, and says it in words; for a thread of its own. `None`:
-    /// the backend does not know.
+    /// Returns a function that finds out within 100 ms which ranks the jobs in flight wait for, and describes it in
+    /// words. It runs on a thread of its own. `None`: the backend does not know.
     fn waits(&self) -> Option<Box<dyn FnOnce() -> String + Send>> {
         None
     }
 
-    /// Waits for what is in flight, and until the peers have what this rank sent them; then says goodbye to the peers, so
-    /// that they do not take the coming silence for death. Says it too when the time is over, and names in the error whom
-    /// it waited for.
+    /// Waits for the jobs in flight, and until the peers have received everything that this rank sent. Then it says
+    /// goodbye to the peers, so that they do not take this rank for dead. If the deadline passes first, it says goodbye
+    /// all the same, and the error names the ranks for which it waited.
     fn shutdown(&self, deadline: Instant) -> Result {
         let _ = deadline;
         Ok(())
     }
 
-    /// For whom what is in flight waits, as an error that says so, where the backend can find out within a moment: for
-    /// whoever gives up waiting for it. The group does not fail by that.
+    /// The ranks for which the jobs in flight wait, as an error, if the backend can find them out quickly. It is for a
+    /// caller that gives up waiting. The group does not fail by it.
     fn overdue(&self) -> Option<Error> {
         None
     }
 
-    /// The last handle of the group was dropped. As [`shutdown`](Backend::shutdown), but where the time is over first,
-    /// what is in flight goes on, and the goodbye follows when it is over. May come after `shutdown`, and does nothing
-    /// then.
+    /// The last handle of the group was dropped. This is like [`shutdown`](Backend::shutdown), except that at the
+    /// deadline the jobs in flight go on, and the goodbye follows when they are done. If it comes after `shutdown`, it
+    /// does nothing.
     fn leave(&self, deadline: Instant) -> Result {
         self.shutdown(deadline)
     }
 
-    /// A backend for a sub-group of these ranks, if it can be had cheaper than by making a new one.
+    /// Makes a backend for a sub-group of these ranks, if that is cheaper than making a new one.
     fn split(&self, ranks: &[u32], init: &GroupInit) -> Option<Result<Arc<dyn Backend>>> {
         let _ = (ranks, init);
         None
     }
 
-    /// A backend for the group's ranks that are left when others are gone, if it can be had cheaper than by making a new
-    /// one. The ranks that are not in the list do not take part. Must not fail where a new one would do: `None` on any
-    /// rank must be `None` on all.
+    /// Makes a backend for the remaining ranks of the group after others are gone, if that is cheaper than making a new
+    /// one. The ranks that are not in the list do not take part. It must not fail where making a new one would work. If
+    /// one rank returns `None`, all must.
     fn shrink(&self, ranks: &[u32], init: &GroupInit) -> Option<Result<Arc<dyn Backend>>> {
         let _ = (ranks, init);
         None
     }
 
-    /// In place of `split` on a rank that is in no part: every rank of the group hears of each division once, in the same
-    /// order.
+    /// Called in place of `split` on a rank that is in no sub-group. Every rank of the group learns of each division
+    /// once, in the same order.
     fn no_split(&self) {}
 
-    /// The runtime of the devices whose buffers it takes, where it is not the host.
+    /// The runtime of the devices whose buffers it accepts; `None` for host memory.
     fn device(&self) -> Option<Arc<dyn DeviceRuntime>> {
         None
     }
 
-    /// Bytes of payload that this rank has sent to peers in collectives so far, where the backend counts them.
+    /// The number of payload bytes that this rank has sent to peers in collectives so far, if the backend counts them.
     fn bytes_sent(&self) -> Option<u64> {
         None
     }
 
-    /// The algorithm that such a call takes, where the backend knows.
+    /// The algorithm of a call with these properties, if the backend knows it.
     fn algorithm(&self, op: OpKind, bytes: usize, dtype: DType, reduce: ReduceOp) -> Option<AlgorithmInfo> {
         let _ = (op, bytes, dtype, reduce);
         None

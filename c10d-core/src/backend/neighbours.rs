@@ -1,5 +1,5 @@
-//! What the ranks of a backend tell each other beside its own library: who is gone, why somebody gives up, and what they
-//! issued.
+//! Messages that the ranks of a backend exchange beside its own library: which rank is gone, why a rank gives up, and
+//! which calls it issued.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,15 +9,15 @@ use super::heartbeats::Heartbeats;
 use super::{CpuMessages, Fingerprint, GroupInit};
 use crate::{Error, ErrorKind, Result};
 
-/// Tells the goodbye of an orderly rank from all other messages.
+/// The tag of a goodbye.
 const GOODBYE: u32 = 1;
 
-/// Of what a fingerprint is.
+/// The kind of operation that a fingerprint describes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Compared {
-    /// Of a collective.
+    /// A collective.
     Collective = 2,
-    /// Of a message.
+    /// A point-to-point message.
     Message = 3,
 }
 
@@ -25,21 +25,21 @@ pub enum Compared {
 const ALWAYS: Duration = Duration::MAX;
 const SOON: Duration = Duration::from_secs(1);
 
-/// This rank's end of the side channel, by which all ranks watch each other.
+/// This rank's end of the side channel, through which all ranks watch each other.
 #[derive(Clone)]
 pub enum SideChannel {
-    /// Over the group's CPU backend, which ends every message when a peer's process is gone, or when one aborts.
+    /// Through the group's CPU backend, which ends every message when a peer's process is gone or a peer aborts.
     Messages(Messages),
-    /// Over the store, for groups without one.
+    /// Through the store, for groups without a CPU backend.
     Heartbeats(Heartbeats),
 }
 
 impl SideChannel {
-    /// Connects, over the CPU backend of this name, or else over the store; `purpose` tells several of one group apart.
-    /// `None`: the rank is alone.
+    /// Connects through the CPU backend of this name, or, if there is none, through the store. `purpose` tells several
+    /// side channels of one group apart. `None`: the group has one rank only.
     ///
     /// # Errors
-    /// As of the CPU backend's own start.
+    /// Those of the CPU backend's start.
     pub fn connect(init: &GroupInit, cpu: Option<&str>, purpose: &str) -> Result<Option<SideChannel>> {
         if init.size == 1 {
             return Ok(None);
@@ -52,7 +52,7 @@ impl SideChannel {
         Ok(Some(SideChannel::Messages(Messages { aside, rank, size, left })))
     }
 
-    /// What messages can be sent by.
+    /// The messages, if the channel goes through a CPU backend.
     pub fn messages(&self) -> Option<&Messages> {
         match self {
             SideChannel::Messages(messages) => Some(messages),
@@ -60,7 +60,7 @@ impl SideChannel {
         }
     }
 
-    /// Waits until a peer is gone or gives up; `None`: there is nothing more to watch.
+    /// Waits until a peer is gone or gives up. `None`: the watch has ended.
     pub fn watch(&self) -> Option<Error> {
         match self {
             SideChannel::Messages(messages) => messages.watch(),
@@ -68,7 +68,7 @@ impl SideChannel {
         }
     }
 
-    /// Lets the peers know why this rank gives up.
+    /// Tells the peers why this rank gives up.
     pub fn abort(&self, cause: &Error) {
         match self {
             SideChannel::Messages(messages) => messages.aside.abort(cause),
@@ -76,7 +76,7 @@ impl SideChannel {
         }
     }
 
-    /// Leaves in order.
+    /// Says goodbye, so that no peer takes this rank for dead.
     pub fn leave(&self) {
         match self {
             SideChannel::Messages(messages) => messages.leave(),
@@ -85,7 +85,7 @@ impl SideChannel {
     }
 }
 
-/// The messages between neighbours.
+/// Messages between neighbouring ranks, through a CPU backend.
 #[derive(Clone)]
 pub struct Messages {
     aside: CpuMessages,
@@ -101,7 +101,8 @@ impl Messages {
             return None;
         }
         let report = error.report_mut();
-        // What the message was does not matter to whoever waits for a collective. A disagreement is about another call.
+        // The fields of the message are removed, since they mean nothing to a caller that waits for a collective. A
+        // disagreement keeps them: it is about another call.
         let about_a_call =
             matches!(report.kind, ErrorKind::Mismatch { .. }) && report.op.is_some_and(|op| !op.is_p2p());
         if !about_a_call {
@@ -111,7 +112,7 @@ impl Messages {
         Some(error)
     }
 
-    /// Which ranks do not answer, or have left: the library knows no more of them.
+    /// Finds out which ranks do not answer or have left. More is not known of ranks inside the library.
     pub fn waits(&self) -> Option<Box<dyn FnOnce() -> String + Send>> {
         self.aside.waits()
     }
@@ -126,7 +127,7 @@ impl Messages {
         (self.rank + self.size - 1) % self.size
     }
 
-    /// Tells a rank what this one issued.
+    /// Sends the fingerprint of an operation of this rank to another rank.
     ///
     /// # Errors
     /// As of a message.
@@ -134,7 +135,7 @@ impl Messages {
         self.aside.send(&fingerprint.to_bytes(), to, what as u32, timeout)
     }
 
-    /// What that rank issued.
+    /// Receives the fingerprint of that rank's operation.
     ///
     /// # Errors
     /// As of a message.
@@ -146,7 +147,7 @@ impl Messages {
 
     fn leave(&self) {
         if !self.left.swap(true, Ordering::AcqRel) {
-            // One that is gone already needs no goodbye.
+            // A rank that is gone already needs no goodbye.
             let _ = self.aside.send(&[0], self.before(), GOODBYE, SOON);
             self.aside.leave();
         }

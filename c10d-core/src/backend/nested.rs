@@ -1,4 +1,4 @@
-//! Operations inside operations: the steps of a composed kernel, and the host's part of a staged op.
+//! Operations inside operations: the steps of a composed kernel, and the host part of a staged op.
 #![allow(unsafe_code)]
 
 use std::ptr::NonNull;
@@ -16,7 +16,7 @@ use crate::panics::contain;
 use crate::types::DispatchKey;
 use crate::{Error, ErrorKind, Result};
 
-/// What the steps of an operation take over from it.
+/// The number, deadline and fingerprint that the steps of an operation inherit.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Outer {
     pub(crate) seq: u64,
@@ -26,13 +26,13 @@ pub(crate) struct Outer {
 }
 
 impl Outer {
-    /// Of a request that was numbered. Reads the clock if nobody has.
+    /// Taken from a numbered request. It reads the clock if nobody has yet.
     pub(crate) fn of(request: &Request) -> Outer {
         let (seq, fingerprint, timeout) = (request.seq, request.fingerprint, request.timeout);
         Outer { seq, fingerprint, timeout, deadline: request.deadline() }
     }
 
-    /// A step's request on the CPU: the outer number, deadline and fingerprint, told apart by `step`.
+    /// Makes a step's request for the CPU. It has the outer number, deadline and fingerprint; `step` tells steps apart.
     pub(crate) fn step(&self, step: u8, op: OpKind, params: Params, spans: Sink) -> Request {
         let mut request = Request::new(op, Caller::Waits, params, self.timeout);
         request.key = DispatchKey::Cpu;
@@ -44,7 +44,8 @@ impl Outer {
     }
 }
 
-/// Leaves a frame on the stack only when its job is back, also when the backend panics.
+/// Waits on drop until the job is completed, so that the frame on the stack is not left before, even if the backend
+/// panics.
 struct UntilDone<'a> {
     frame: &'a Frame,
     backend: &'a dyn Backend,
@@ -69,14 +70,14 @@ impl Drop for UntilDone<'_> {
     }
 }
 
-/// Has the backend do a step, and waits for it. The memory behind the step's spans stays and is the step's alone until
-/// this returns. `lane` says who speaks in errors.
+/// Runs a step on the backend and waits for it. Until this returns, the memory behind the step's spans stays and is
+/// used only by the step. `lane` is the group, rank and backend for errors.
 pub(crate) fn nested(backend: &dyn Backend, lane: Option<&Origin>, request: Request) -> Result<Outcome> {
     let mut frame = Frame::new(request);
     frame.lane = lane.map(NonNull::from);
     let frame = &frame;
     let wait = UntilDone { frame, backend };
-    // SAFETY: the frame stays until it was seen done, by `wait`.
+    // SAFETY: the frame stays until `wait` has seen it done.
     let job = unsafe { Job::new(NonNull::from(frame)) };
     backend.submit(job);
     drop(wait);
@@ -84,7 +85,7 @@ pub(crate) fn nested(backend: &dyn Backend, lane: Option<&Origin>, request: Requ
     unsafe { frame.take_outcome() }
 }
 
-/// A step that nobody waits for, with what must stay as long as it runs.
+/// A step that nobody waits for, with the values that must live as long as it runs.
 #[repr(C)]
 pub(crate) struct Detached<T> {
     frame: Frame,
@@ -92,7 +93,7 @@ pub(crate) struct Detached<T> {
 }
 
 impl<T: Send + Sync + 'static> Detached<T> {
-    /// Gives a step to the backend. `kept` is dropped after the step is over and this handle is gone.
+    /// Starts a step on the backend. `kept` is dropped when the step is done and this handle is gone.
     pub(crate) fn start(backend: &dyn Backend, mut request: Request, kept: T) -> Arc<Detached<T>> {
         request.caller = Caller::Continues;
         let mut frame = Frame::new(request);
@@ -102,12 +103,12 @@ impl<T: Send + Sync + 'static> Detached<T> {
         // SAFETY: an Arc's pointer is not null, and the frame comes first (repr(C)); the count taken here keeps it until
         // the job releases it.
         let job = unsafe { Job::new(NonNull::new_unchecked(frame)) };
-        // A backend that panics drops the job on its way out, which says so.
+        // A backend that panics drops the job, which ends the step with an error.
         contain("a backend's submit", || backend.submit(job));
         state
     }
 
-    /// Gives up the job's count.
+    /// Gives up the job's reference.
     ///
     /// # Safety
     /// Called once, with the frame of `start`.
@@ -122,12 +123,12 @@ impl<T: Send + Sync + 'static> Detached<T> {
         JobId::of(&self.frame)
     }
 
-    /// Whether the step is over; else the waker is called when it is. From one thread only.
+    /// Whether the step is done. Otherwise the waker is called when it is. Only one thread may poll.
     pub(crate) fn poll(&self, waker: &Waker) -> bool {
         self.frame.poll(waker)
     }
 
-    /// The outcome of a step that is over. Once, from the thread that polls.
+    /// The outcome of a step that is done. It is taken once, by the polling thread.
     pub(crate) fn outcome(&self) -> Result<Outcome> {
         if !self.frame.is_done() {
             return Err(Error::new(ErrorKind::Internal, "a step was asked for its outcome too early"));

@@ -1,10 +1,10 @@
-//! Who speaks in an error.
+//! The group, rank and backend that an error reports.
 
 use std::sync::Arc;
 
 use crate::Error;
 
-/// Group, rank and backend of a lane, which each of its errors tells.
+/// The group, rank and backend of a lane. Every error of the lane reports them.
 #[derive(Clone, Debug)]
 pub(crate) struct Origin {
     pub(crate) group: Arc<str>,

@@ -1,7 +1,8 @@
-//! Why a group cannot be made, told through the store by the rank that met the cause.
+//! Reports of why a group cannot be made, which the rank that met the cause writes to the store.
 //!
-//! Ranks that wait for each other while a group is made have no connection yet by which one could tell the others. So a
-//! rank that fails writes down why, once for the group; the others look while they wait, and when they fail themselves.
+//! Ranks that wait for each other while a group is made have no connection yet through which one could tell the others.
+//! So the first rank that fails writes the reason into the store. The others look for it while they wait, and when they
+//! fail themselves.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,31 +13,31 @@ use crate::sync::Mutex;
 use crate::text::harmless;
 use crate::{Error, ErrorKind};
 
-/// Holds the report.
+/// The key of the report.
 const FAILED: &str = "failed";
-/// Counts the ranks that failed.
+/// The key that counts the ranks that failed.
 const OVER: &str = "failed/over";
-/// Bytes of a text, at most.
+/// The largest number of bytes of a text.
 const TEXT: usize = 1024;
-/// Ranks that a report names, at most.
+/// The largest number of ranks that a report names.
 const GUILTY: usize = 1024;
-/// Between two looks: the first, and the longest.
+/// The first and the longest interval between two looks.
 const LOOKS: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(1));
-/// How long the store may take for an answer. Who fails has other things to do.
+/// How long the store may take to answer a failing rank.
 const ANSWER: Duration = Duration::from_millis(200);
-/// How long a rank that failed because of another one waits for that one's word, and how long the other one stays for
-/// all to hear it.
+/// How long a rank that failed because of another one waits for the other's report, and how long the other one waits
+/// for all to read it.
 const WORD: Duration = Duration::from_millis(300);
 
 /// The reports of one group that is being made.
 pub struct Reports {
-    /// None: nobody is to be told.
+    /// `None`: there is nobody to tell.
     store: Option<Arc<dyn Store>>,
     rank: u32,
     size: u32,
-    /// When to look next, and how long after that.
+    /// The time of the next look, and the interval after it.
     next: Mutex<(Instant, Duration)>,
-    /// This rank has failed.
+    /// Whether this rank has failed.
     settled: AtomicBool,
 }
 
@@ -50,7 +51,7 @@ struct Report {
 }
 
 impl Reports {
-    /// Of a group that has this part of the store for its reports.
+    /// The reports of a group, in this part of the store.
     pub fn new(store: Arc<dyn Store>, rank: u32, size: u32) -> Reports {
         let store = if size > 1 { Some(store) } else { None };
         Reports {
@@ -62,7 +63,7 @@ impl Reports {
         }
     }
 
-    /// Of a group whose other ranks know nothing of reports.
+    /// For a group whose other ranks do not know of reports.
     pub(crate) fn none() -> Reports {
         Reports {
             store: None,
@@ -73,7 +74,7 @@ impl Reports {
         }
     }
 
-    /// The failure of another rank, if one has told of it: to be asked while waiting, as often as one likes.
+    /// The failure of another rank, if one has reported it. It may be called as often as needed while waiting.
     pub fn heard(&self) -> Option<Error> {
         let store = self.store.as_ref()?;
         {
@@ -88,8 +89,9 @@ impl Reports {
         self.read(&**store).map(|report| report.seen_from(self.rank))
     }
 
-    /// This rank cannot make the group. Tells the others why, and gives the error to return: this one, or that of another
-    /// rank of which this one is only a consequence. Where that is settled already, this one.
+    /// Reports to the others that this rank cannot make the group, and returns the error for the caller: this one, or
+    /// the error of another rank if this one is only its consequence. If this rank has failed before, it returns
+    /// `error`.
     pub fn settle(&self, error: Error) -> Error {
         let Some(store) = self.store.as_ref().filter(|_| !self.settled.swap(true, Ordering::Relaxed)) else {
             return error;
@@ -99,7 +101,7 @@ impl Reports {
         let until = || Instant::now() + ANSWER;
         let Ok(mut stored) = store.compare_set(FAILED, &[], &mine.to_bytes(), until()) else { return error };
         if !is_consequence(&error) {
-            // What others suffer from it may have been told before it.
+            // Another rank may have reported the consequences of this error before.
             while Report::parse(&stored, self.size).is_none_or(|theirs| theirs.by != self.rank && theirs.is_weak()) {
                 match store.compare_set(FAILED, &stored, &mine.to_bytes(), until()) {
                     Ok(now) if now != stored => stored = now,
@@ -122,7 +124,7 @@ impl Reports {
         }
     }
 
-    /// Waits until all have failed, but not for long: the store may be this process's, and end with it.
+    /// Waits a short time until all ranks have failed, since the store may belong to this process and end with it.
     fn stay(&self, store: &dyn Store) {
         let end = Instant::now() + WORD;
         let mut over = store.add(OVER, 1, Instant::now() + ANSWER);
@@ -143,7 +145,7 @@ impl Reports {
     }
 }
 
-/// Whether another rank's failure can be behind it.
+/// Whether the failure of another rank can be its cause.
 fn is_consequence(error: &Error) -> bool {
     use ErrorKind::{PeerDead, Rendezvous, Store, Timeout};
     matches!(error.kind(), Rendezvous | Timeout | Store | PeerDead { .. })
@@ -165,7 +167,7 @@ impl Report {
         format!("{}:{}:{}:{}", self.by, self.kind.name(), guilty.join(","), self.what).into_bytes()
     }
 
-    /// The report of a rank of a group of `size`; `None`: it is none.
+    /// Reads the report of a rank of a group of `size`; `None` if the bytes are not a report.
     fn parse(bytes: &[u8], size: u32) -> Option<Report> {
         let text = std::str::from_utf8(bytes).ok()?;
         let mut parts = text.splitn(4, ':');
@@ -182,7 +184,7 @@ impl Report {
         let what = harmless(parts.next()?, TEXT);
         let kind = match kind {
             "PeerDead" => ErrorKind::PeerDead { how: what.clone() },
-            // It has more to it than a report has room for.
+            // A mismatch has more fields than a report can hold.
             "Mismatch" => ErrorKind::Rendezvous,
             kind => PLAIN.iter().find(|k| k.name() == kind)?.clone(),
         };
@@ -193,7 +195,7 @@ impl Report {
         is_consequence(&Error::new(self.kind.clone(), ""))
     }
 
-    /// The error that rank `me` makes of it: it names ranks, but not itself.
+    /// The error that rank `me` returns for it. It names ranks, but never `me`.
     fn seen_from(self, me: u32) -> Error {
         let Report { by, kind, mut guilty, what } = self;
         guilty.retain(|rank| *rank != me);

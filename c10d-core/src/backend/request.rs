@@ -1,4 +1,4 @@
-//! What a backend is asked to do: validated, numbered, type-erased.
+//! A validated, numbered, type-erased call, as backends get it.
 #![allow(unsafe_code)]
 
 use std::sync::OnceLock;
@@ -14,9 +14,9 @@ use crate::types::{DType, DispatchKey, Element, Identity};
 /// Whether the caller waits for the op inside the call. If so, the backend may do the whole op inside `submit`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Caller {
-    /// It does (c10d's `asyncOp = false`).
+    /// The caller waits (c10d's `asyncOp = false`).
     Waits,
-    /// It goes on and waits later, if at all.
+    /// The caller continues and may wait later.
     Continues,
 }
 
@@ -26,7 +26,7 @@ pub enum Caller {
 pub struct Request {
     /// The op.
     pub op: OpKind,
-    /// The key by which it was routed.
+    /// The dispatch key of its buffers.
     pub key: DispatchKey,
     /// Whether the caller waits.
     pub caller: Caller,
@@ -80,35 +80,37 @@ impl Request {
         self.outputs().first().or(self.inputs().first()).map(Span::dtype)
     }
 
-    /// What the elements are called, where they are of a type that is no [`DType`] and travel as bytes.
+    /// The name of the elements' type, if it is not a [`DType`]; such elements travel as bytes.
     pub fn identity(&self) -> Option<Identity> {
         self.outputs().first().or(self.inputs().first()).and_then(Span::identity)
     }
 
-    /// Of a call with a sparse tensor: what it is. Its inputs are then the values, and the indices.
+    /// The layout of the sparse tensor, for a call that has one. The inputs are then the values and the indices.
     pub fn sparse(&self) -> Option<&CooLayout> {
         self.spans.sparse.as_deref().map(|call| &call.layout)
     }
 
-    /// The elements of an input in host memory; `None` if there is no such input, or it is of another type or elsewhere.
+    /// The elements of an input in host memory. `None` if there is no such input, or if it has another type or is not
+    /// in host memory.
     pub fn input<T: Element>(&self, i: usize) -> Option<&[T]> {
         let span = self.inputs().get(i).filter(|s| s.dtype() == T::DTYPE)?;
         let base = span.host_ptr()?.cast::<T>();
         if span.count() == 0 {
             return Some(&[]);
         }
-        // SAFETY: validated (type, length, alignment, not null). The memory is the call's until its job is completed,
-        // which the request does not outlive, and nobody writes to inputs meanwhile.
+        // SAFETY: type, length, alignment and address were validated. The memory belongs to the call until its job is
+        // completed, which the request does not outlive, and nobody writes to inputs meanwhile.
         Some(unsafe { std::slice::from_raw_parts(base, span.count()) })
     }
 
-    /// When the op must be over. The clock is read at the first call, so an op that never waits never reads it.
+    /// The time by which the op must be done. The clock is read at the first call, so an op that never waits does not
+    /// read it.
     pub fn deadline(&self) -> Instant {
         *self.deadline.get_or_init(|| deadline_after(self.timeout))
     }
 
-    /// How long the op has taken since it was called. Whoever waits looks at the clock first, so 0 is right where nobody
-    /// has: the op did not wait.
+    /// How long the op has taken since it was called. A thread that waits reads the clock first, so 0 is right if
+    /// nobody has read it: the op did not wait.
     pub(crate) fn elapsed(&self) -> Duration {
         let started = self.deadline.get().and_then(|deadline| deadline.checked_sub(self.timeout.min(FOREVER)));
         started.map_or(Duration::ZERO, |started| started.elapsed())

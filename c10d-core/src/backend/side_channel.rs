@@ -1,4 +1,4 @@
-//! Small messages between the ranks, beside the ops of their group.
+//! Small messages between ranks, beside the ops of their group.
 #![allow(unsafe_code)]
 
 use std::sync::Arc;
@@ -14,20 +14,20 @@ use crate::options::Params;
 use crate::types::DispatchKey;
 use crate::{Error, Result};
 
-/// Small messages between the ranks over a CPU backend, by which a backend for a device tells and hears what its own
-/// library does not: that a peer is gone, that one gives up and why.
+/// Small messages between the ranks through a CPU backend. With them, a device backend tells and learns what its own
+/// library does not report: that a peer is gone, or that a rank gives up and why.
 ///
-/// The backend is the holder's alone, see [`GroupInit::own_backend`](crate::backend::GroupInit::own_backend).
+/// No one else uses the backend; see [`GroupInit::own_backend`](crate::backend::GroupInit::own_backend).
 #[derive(Clone)]
 pub struct CpuMessages(Arc<dyn Backend>);
 
 impl CpuMessages {
-    /// Over this backend.
+    /// Messages through this backend.
     pub fn new(backend: Arc<dyn Backend>) -> CpuMessages {
         CpuMessages(backend)
     }
 
-    /// Sends bytes to a rank, and waits until they may be used again.
+    /// Sends bytes to a rank, and waits until `bytes` may be used again.
     ///
     /// # Errors
     /// As of [`op::send`](crate::op::send).
@@ -36,7 +36,8 @@ impl CpuMessages {
         self.message(OpKind::Send, Sink { inputs: smallvec![span], ..Sink::default() }, to, tag, timeout)
     }
 
-    /// Waits for as many bytes from a rank. What ends the group ends this, too: it names the rank that is gone.
+    /// Waits for a message of `bytes.len()` bytes from a rank. If the group ends, this ends, too, with an error that
+    /// names the rank that is gone.
     ///
     /// # Errors
     /// As of [`op::recv`](crate::op::recv).
@@ -51,11 +52,11 @@ impl CpuMessages {
         request.key = DispatchKey::Cpu;
         request.spans = spans;
         request.fingerprint = fingerprint(&request);
-        // The bytes are borrowed for as long as this lasts, and the backend lets go before it ends.
+        // The bytes are borrowed during this call, and the backend stops using them before it ends.
         nested(&*self.0, None, request).map(drop)
     }
 
-    /// Ends all messages, here and on the peers, for this cause.
+    /// Ends all messages here and on the peers, with this cause.
     pub fn abort(&self, cause: &Error) {
         self.0.abort(cause);
     }
@@ -65,9 +66,9 @@ impl CpuMessages {
         self.0.waits()
     }
 
-    /// Leaves, so that the peers do not take the coming silence for death. Waits for nothing.
+    /// Says goodbye, so that no peer takes this rank for dead. It does not wait.
     pub fn leave(&self) {
-        // What still waits for messages is no reason to stay.
+        // Pending messages do not delay the goodbye.
         let _ = self.0.shutdown(Instant::now());
     }
 }

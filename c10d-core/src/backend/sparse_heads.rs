@@ -1,4 +1,5 @@
-//! What each rank says of its sparse tensor before any entry is sent, and whether all ranks can go on from there.
+//! The head that each rank sends about its sparse tensor before any entry, and the check whether all ranks can
+//! continue.
 
 use super::Request;
 use crate::buffer::CooLayout;
@@ -6,34 +7,34 @@ use crate::text::harmless;
 use crate::types::{DType, ReduceOp};
 use crate::{Error, ErrorKind, Phase, Result};
 
-/// Dimensions whose sizes are sent, for errors; all are in the hash.
+/// How many dimensions' sizes are sent for error messages. The hash covers all of them.
 const DIMS: usize = 8;
 
-// The words of a head.
-/// What is wrong with the tensor: 0, nothing.
+// The positions of the words in a head.
+/// The fault of the tensor; 0: none.
 const FAULT: usize = 0;
 const NNZ: usize = 1;
 /// A hash of the shape, the numbers of dimensions, sizes.
 const SHAPE: std::ops::Range<usize> = 2..4 + DIMS;
-/// A hash of the indices of the result, where they were given; 0: they were not.
+/// A hash of the indices of the result, if the caller gave them; otherwise 0.
 const KNOWN: usize = 12;
 const DTYPE: usize = 13;
 const REDUCE: usize = 14;
 
-/// What all ranks of a sparse call said first: each a head of [`WORDS`](SparseHeads::WORDS) words, and behind it what the
-/// kernel likes, or the words of an error.
+/// The heads of all ranks of a sparse call. Each consists of [`WORDS`](SparseHeads::WORDS) words, followed by data of
+/// the kernel or the text of an error.
 pub struct SparseHeads<'a> {
     words: &'a [u64],
-    /// Words of a rank.
+    /// Words of each rank.
     each: usize,
 }
 
 impl<'a> SparseHeads<'a> {
-    /// Words of 64 bits in front of what a rank sends first.
+    /// The number of 64-bit words of a head.
     pub const WORDS: usize = 16;
 
-    /// Writes this rank's head: its call, and its number of different entries or what is wrong with its tensor. The words of
-    /// an error take the place behind the head.
+    /// Writes this rank's head: its call, and the number of its distinct entries or what is wrong with its tensor. The
+    /// text of an error takes the place after the head.
     pub fn write(to: &mut [u64], request: &Request, layout: &CooLayout, nnz: Result<usize, &Error>) {
         let (head, text) = to.split_at_mut(Self::WORDS);
         match nnz {
@@ -62,7 +63,7 @@ impl<'a> SparseHeads<'a> {
         head[REDUCE] = request.params.reduce.code().into();
     }
 
-    /// Reads what so many ranks sent, each as much.
+    /// Reads the words of this many ranks, each of which sent equally many.
     pub fn new(words: &'a [u64], ranks: usize) -> SparseHeads<'a> {
         SparseHeads { words, each: words.len() / ranks }
     }
@@ -71,7 +72,7 @@ impl<'a> SparseHeads<'a> {
         0..self.words.len() / self.each
     }
 
-    /// What a rank sent behind its head.
+    /// The words after a rank's head.
     pub fn behind(&self, rank: usize) -> &'a [u64] {
         &self.of(rank)[Self::WORDS..]
     }
@@ -80,12 +81,12 @@ impl<'a> SparseHeads<'a> {
         &self.words[rank * self.each..(rank + 1) * self.each]
     }
 
-    /// How many different entries a rank has.
+    /// The number of distinct entries of a rank.
     pub fn nnz(&self, rank: usize) -> u64 {
         self.of(rank)[NNZ]
     }
 
-    /// Whether all ranks make the same call as `rank`, this one.
+    /// Checks that all ranks make the same call as `rank`, which is this rank.
     ///
     /// # Errors
     /// `Mismatch` of the element type, the reduce operation or the shape.
@@ -96,10 +97,10 @@ impl<'a> SparseHeads<'a> {
         self.same(rank, "shape", SHAPE, shape_words)
     }
 
-    /// Whether all ranks were given the same indices of the result.
+    /// Checks that all ranks gave the same indices of the result.
     ///
     /// # Errors
-    /// `Mismatch` of them.
+    /// `Mismatch` of the indices.
     pub fn same_known(&self, rank: u32) -> Result {
         self.same(rank, "sparse_indices", KNOWN..KNOWN + 1, |of| match of[0] {
             0 => "not given".to_owned(),
@@ -122,11 +123,11 @@ impl<'a> SparseHeads<'a> {
         Err(Error::new(kind, "").guilty(guilty).phase(Phase::Announce))
     }
 
-    /// Whether all ranks' tensors are sound; `local` is what is wrong with this rank's. All ranks take the same decision, so
-    /// that the group stays usable.
+    /// Checks that the tensors of all ranks are valid; `local` is the fault of this rank's. All ranks come to the same
+    /// decision, so the group can still be used.
     ///
     /// # Errors
-    /// On all ranks the same: what is wrong with some rank's tensor, rejected.
+    /// The same on all ranks, with status `Rejected`: the fault of the tensor of some rank.
     pub fn sound(&self, local: Option<&Error>) -> Result {
         let guilty: Vec<u32> = self.ranks().filter(|r| self.of(*r)[FAULT] != 0).map(|r| r as u32).collect();
         let Some(first) = guilty.first().map(|r| *r as usize) else { return Ok(()) };
@@ -156,7 +157,7 @@ mod tests {
     use super::*;
     use crate::Status;
 
-    /// Whatever it is, no rank has begun: the group stays usable.
+    /// Whatever the fault is, no rank has begun, so the group can still be used.
     #[test]
     fn what_is_wrong_on_one_rank_is_rejected_on_all() {
         const EACH: usize = 2 * SparseHeads::WORDS;

@@ -6,7 +6,7 @@ use crate::buffer::CooLayout;
 use crate::catalog::{OpKind, Shape};
 use crate::types::ReduceOp;
 
-/// Computes what all ranks must agree on. `seq` is filled in when the call takes its turn.
+/// Computes the facts that all ranks must agree on. `seq` is filled in when the call takes its turn.
 pub(crate) fn fingerprint(request: &Request) -> Fingerprint {
     if let Some(layout) = request.sparse() {
         return sparse_fingerprint(request, layout);
@@ -38,7 +38,7 @@ pub(crate) fn fingerprint(request: &Request) -> Fingerprint {
             mix(inputs.len() as u64);
             0
         }
-        // Counts that may differ between ranks are checked pair by pair.
+        // Counts that may differ between ranks are checked for each pair of ranks.
         _ => 0,
     };
     if let (true, ReduceOp::PreMulSum(factor)) = (op.reduces(), request.params.reduce) {
@@ -68,7 +68,7 @@ pub(crate) fn fingerprint(request: &Request) -> Fingerprint {
     }
 }
 
-/// What all ranks must agree on: not how many entries each has, but the shape.
+/// The facts that all ranks must agree on: the shape, but not the number of entries.
 fn sparse_fingerprint(request: &Request, layout: &CooLayout) -> Fingerprint {
     let hash = layout.shape_hash();
     Fingerprint {

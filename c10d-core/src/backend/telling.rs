@@ -1,4 +1,4 @@
-//! Whether this thread is telling somebody that an operation is over.
+//! Whether this thread is inside the code that reports the end of an operation.
 
 use std::cell::Cell;
 
@@ -6,8 +6,8 @@ thread_local! {
     static DEPTH: Cell<u32> = const { Cell::new(0) };
 }
 
-/// Foreign code may run on this thread, on behalf of whoever ends an operation: wakers, drops of buffers. As long as this
-/// lives.
+/// While this value lives, foreign code (wakers, drops of buffers) may run on this thread as part of ending an
+/// operation.
 pub(super) struct Telling(());
 
 impl Telling {
@@ -23,7 +23,8 @@ impl Drop for Telling {
     }
 }
 
-/// Whether this thread is inside of the end of an operation: waiting for the operations that it ends would never end.
+/// Whether this thread is ending an operation. It must not wait for operations that it ends itself, since it would wait
+/// forever.
 pub(crate) fn is_telling() -> bool {
     DEPTH.get() > 0
 }

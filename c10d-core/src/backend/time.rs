@@ -1,4 +1,4 @@
-//! How long a backend may hold a job.
+//! How long a backend may hold a job after its deadline.
 
 use std::time::Duration;
 
@@ -10,8 +10,8 @@ pub fn let_go(timeout: Duration) -> Duration {
     (timeout.min(FOREVER) / 100).max(Duration::from_millis(100))
 }
 
-/// How long after its deadline a job is waited for before its backend is said to be defective: twice what it may take, for
-/// a starved machine may run the backend's thread as late as that.
+/// How long after its deadline core waits for a job before it reports the backend as defective: twice the allowed time,
+/// since the backend's thread may run late on a busy machine.
 pub(crate) fn overdue(timeout: Duration) -> Duration {
     2 * let_go(timeout)
 }

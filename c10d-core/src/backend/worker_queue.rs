@@ -1,4 +1,4 @@
-//! What was started and nobody waits for yet, and the thread that does it, in order.
+//! Started operations, and the thread that runs them in order.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -8,17 +8,18 @@ use crate::process::spawn;
 use crate::sync::{Condvar, Mutex, MutexGuard};
 use crate::{Error, Result};
 
-/// A queue with one thread behind it, which starts with the first item.
+/// A queue with one worker thread, which starts when the first item is pushed.
 ///
-/// The thread takes one item after the other by [`next`](WorkerQueue::next), or all that are there by
-/// [`take`](WorkerQueue::take), and ends when the queue is closed and empty.
+/// The thread takes items one by one with [`next`](WorkerQueue::next), or all queued items with
+/// [`take`](WorkerQueue::take). It ends when the queue is closed and empty.
 pub struct WorkerQueue<T> {
-    /// Items in the queue, and the one that `next` gave. Changed under the lock, read without.
+    /// The number of items in the queue and the one that `next` returned. It changes under the lock and is read
+    /// without.
     pending: AtomicUsize,
     queued: Mutex<Queued<T>>,
-    /// An item came, or the thread shall look at something.
+    /// Signalled when an item was pushed, or when the thread is to look at something.
     news: Condvar,
-    /// The thread is through with an item.
+    /// Signalled when the thread has finished an item.
     through: Condvar,
 }
 
@@ -27,7 +28,7 @@ struct Queued<T> {
     has_thread: bool,
     closed: bool,
     roused: bool,
-    /// The item that `next` gave.
+    /// The state of the item that `next` returned.
     taken: Taken,
 }
 
@@ -35,7 +36,7 @@ struct Queued<T> {
 enum Taken {
     None,
     Pending,
-    /// Pending no more, but the thread is still telling so.
+    /// The item is not pending any more, but the thread still reports its end.
     Settled,
 }
 
@@ -49,16 +50,16 @@ impl<T> Default for WorkerQueue<T> {
 }
 
 impl<T> WorkerQueue<T> {
-    /// Whether nothing is queued or pending. Stays true as long as nobody pushes.
+    /// Whether nothing is queued or pending. It stays true until somebody pushes.
     #[inline]
     pub fn is_idle(&self) -> bool {
         self.pending.load(Ordering::Acquire) == 0
     }
 
-    /// Queues an item. The first one starts the thread of this name, which runs `body`.
+    /// Queues an item. The first item starts the thread, which gets the name `name` and runs `body`.
     ///
     /// # Errors
-    /// `Resource`, with the item, if there can be no thread.
+    /// `Resource`, with the item, if the thread cannot be started.
     pub fn push(&self, item: T, name: &str, body: impl FnOnce() + Send + 'static) -> Result<(), (T, Error)> {
         let mut queued = self.queued.lock();
         if !queued.has_thread {
@@ -75,19 +76,19 @@ impl<T> WorkerQueue<T> {
         Ok(())
     }
 
-    /// Nothing more will come: the thread ends when the queue is empty.
+    /// Closes the queue: the thread ends when the queue is empty.
     pub fn close(&self) {
         self.queued.lock().closed = true;
         self.rouse();
     }
 
-    /// Lets a thread in [`take`](WorkerQueue::take) look at what changed.
+    /// Wakes a thread that waits in [`take`](WorkerQueue::take).
     pub fn rouse(&self) {
         self.queued.lock().roused = true;
         self.news.notify_one();
     }
 
-    /// The next item; with the one before the thread is through. `None` when there will be none.
+    /// Waits for the next item, and marks the one before as finished. `None` when the queue is closed and empty.
     pub fn next(&self) -> Option<T> {
         let mut queued = self.queued.lock();
         self.settle(&mut queued);
@@ -107,7 +108,8 @@ impl<T> WorkerQueue<T> {
         }
     }
 
-    /// The item that `next` gave is pending no more: whoever the thread now tells so finds the queue idle, if it is.
+    /// Marks the item that `next` returned as not pending any more. After that, whoever the thread informs of its end
+    /// finds the queue idle if nothing else is queued.
     pub fn settled(&self) {
         self.settle(&mut self.queued.lock());
     }
@@ -119,7 +121,8 @@ impl<T> WorkerQueue<T> {
         }
     }
 
-    /// All that is queued, as soon as the thread is roused or the time is over. `true`: the queue is closed.
+    /// Waits until an item comes, the thread is roused, or `patience` is over, and moves all queued items to `into`.
+    /// `true`: the queue is closed.
     pub fn take(&self, into: &mut Vec<T>, patience: Option<Duration>) -> bool {
         let mut queued = self.queued.lock();
         while !queued.roused && queued.items.is_empty() {
@@ -137,8 +140,7 @@ impl<T> WorkerQueue<T> {
         queued.closed
     }
 
-    /// Waits until nothing is pending, and all who wait for an item know that it is over. `false`: it was not by the
-    /// deadline.
+    /// Waits until nothing is pending and the end of every item was reported. `false`: the deadline passed first.
     pub fn drain(&self, deadline: Instant) -> bool {
         let mut queued = self.queued.lock();
         let is_through = |queued: &Queued<T>| self.is_idle() && queued.taken == Taken::None;
@@ -150,7 +152,7 @@ impl<T> WorkerQueue<T> {
         true
     }
 
-    /// The least that `of` gives for the items in the queue.
+    /// The smallest value of `of` over the items in the queue.
     pub fn least<K: Ord>(&self, of: impl FnMut(&T) -> K) -> Option<K> {
         self.queued.lock().items.iter().map(of).min()
     }

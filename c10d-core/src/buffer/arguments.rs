@@ -1,4 +1,4 @@
-//! The buffers of one call, as a value that describes itself in spans and comes back when the call is over.
+//! The buffers of one call, as a value that writes its spans into a [`Sink`] and is returned when the call is done.
 #![allow(unsafe_code)]
 
 use super::Outcome;
@@ -6,13 +6,13 @@ use super::coo::SparseCall;
 use super::{Buf, BufMut, Span, Spans};
 use crate::{Error, Result};
 
-/// Where a call's buffers write down their spans.
+/// Collects the spans of a call's buffers.
 #[derive(Debug, Default)]
 pub struct Sink {
     pub(crate) inputs: Spans,
     pub(crate) outputs: Spans,
     pub(crate) output_row: usize,
-    /// Of a sparse tensor, whose values and indices are the inputs.
+    /// For a call with a sparse tensor, whose values and indices are the inputs.
     pub(crate) sparse: Option<Box<SparseCall>>,
 }
 
@@ -22,12 +22,12 @@ impl Sink {
         self.inputs.push(span);
     }
 
-    /// Adds a tensor that the op writes; in-place ops have these alone.
+    /// Adds a tensor that the op writes. In-place ops have only outputs.
     pub fn output(&mut self, span: Span) {
         self.outputs.push(span);
     }
 
-    /// Says that the outputs are a list of lists of this many tensors each.
+    /// Declares that the outputs are a list of lists of `len` tensors each.
     pub fn output_row(&mut self, len: usize) {
         self.output_row = len;
     }
@@ -40,11 +40,11 @@ impl Sink {
 /// `back`, the memory of every span it wrote down stays allocated, does not move, and is used by nobody else (inputs: is
 /// written by nobody else).
 pub unsafe trait Buffers: Send {
-    /// What the caller gets back.
+    /// The type that the caller gets back.
     type Back;
     /// Writes down the spans.
     fn describe(&mut self, sink: &mut Sink) -> Result;
-    /// Gives the buffers back when the op is over.
+    /// Returns the buffers when the op is done.
     fn back(self, outcome: Outcome) -> Self::Back;
 }
 
@@ -128,7 +128,7 @@ unsafe impl<B: BufMut> Buffers for Each<B> {
     }
 }
 
-/// No tensor.
+/// The buffers of an op without tensors.
 pub struct Nothing;
 
 // SAFETY: no span.
@@ -140,11 +140,11 @@ unsafe impl Buffers for Nothing {
     fn back(self, _: Outcome) {}
 }
 
-/// One tensor per rank, of which this rank's own is read and the others are written.
+/// One tensor per rank: this rank's own is read, and the others are written.
 pub struct Gathered<B>(pub(crate) Vec<B>, pub(crate) usize);
 
-// SAFETY: passes on what `BufMut` promises; the vector is not touched between `describe` and `back`. The input is the
-// same memory as one output, a layout that is refused wherever it has no meaning.
+// SAFETY: passes on what `BufMut` promises; the vector is not touched between `describe` and `back`. The input shares
+// its memory with one output; validation rejects this layout for every op that does not define it.
 unsafe impl<B: BufMut> Buffers for Gathered<B> {
     type Back = Vec<B>;
     fn describe(&mut self, sink: &mut Sink) -> Result {
@@ -174,11 +174,11 @@ unsafe impl<I: Operands, O: Operands> Buffers for Both<I, O> {
     }
 }
 
-/// Inputs and outputs of any op: two lists of tensors, and how many lists of lists the outputs are.
+/// Inputs and outputs of any op: two lists of tensors, and the length of each list if the outputs are a list of lists.
 pub struct Lists<I, O> {
     pub(crate) inputs: Vec<I>,
     pub(crate) outputs: Vec<O>,
-    /// Of an op whose outputs are a list per input: how many there are in each.
+    /// The number of outputs per input, for ops whose outputs are a list per input.
     pub(crate) row: usize,
 }
 
@@ -198,12 +198,13 @@ unsafe impl<I: Buf, O: BufMut> Buffers for Lists<I, O> {
     }
 }
 
-/// The inputs or the outputs of a call that has both. Sealed by its module; the promise is that of [`Buffers`].
+/// The inputs or the outputs of a call that has both. The trait is sealed by its module; its promise is that of
+/// [`Buffers`].
 ///
 /// # Safety
 /// As [`Buffers`].
 pub unsafe trait Operands: Send {
-    /// What the caller gets back.
+    /// The type that the caller gets back.
     type Back;
     /// Writes down the spans; `row` where they are a list of lists.
     fn spans(&mut self, to: &mut Spans, row: &mut usize) -> Result;
@@ -279,7 +280,7 @@ pub enum Root<B> {
 }
 
 impl Root<Vec<&'static mut [u8]>> {
-    /// Another rank is the root, and so the type of its buffers is of no interest here.
+    /// The rank `rank` is the root. The type of its buffers does not matter on this rank.
     pub fn at(rank: u32) -> Self {
         Root::At(rank)
     }
@@ -310,7 +311,7 @@ pub struct RawSpans {
     pub output_row: usize,
 }
 
-// SAFETY: whoever calls `submit_raw` answers for the spans.
+// SAFETY: the caller of `submit_raw` guarantees that the spans are valid.
 unsafe impl Buffers for RawSpans {
     type Back = Outcome;
     fn describe(&mut self, sink: &mut Sink) -> Result {

@@ -1,4 +1,4 @@
-//! Single buffers: slices, vectors, and what other crates add.
+//! Single buffers: slices, vectors, and the types that other crates add.
 #![allow(unsafe_code)]
 
 use std::sync::Arc;
@@ -13,8 +13,8 @@ use crate::types::Element;
 /// add their own.
 ///
 /// # Safety
-/// The memory of the returned span stays where it is, allocated and readable, until the value is dropped, also while the
-/// value itself is moved. Nobody writes to it in that time except through this value.
+/// Until the value is dropped, the memory of the returned span stays in place, allocated and readable, even while the
+/// value itself is moved. Nobody writes to it meanwhile except through this value.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a buffer for collectives",
     label = "use `&[T]`, `Vec<T>`, `Box<[T]>` or a device buffer, with `T` an element type such as `f32`"
@@ -23,8 +23,8 @@ pub unsafe trait Buf: Send {
     /// The elements.
     fn span(&mut self) -> Span;
 
-    /// The elements as a call takes them. A device's buffer that is ready on a stream of its own has the device's default
-    /// stream wait for that here, or says why that cannot be.
+    /// The elements, ready for a call. If a device buffer becomes ready on a stream of its own, the device's default
+    /// stream is made to wait for it here; an error says why that is not possible.
     fn ready(&mut self) -> Result<Span> {
         Ok(self.span())
     }
@@ -32,7 +32,7 @@ pub unsafe trait Buf: Send {
 
 /// A buffer that a collective may also write.
 ///
-/// A shared reference is none:
+/// A shared reference is not writable:
 ///
 /// ```compile_fail,E0277
 /// # use c10d_core::{ProcessGroup, ReduceOp};

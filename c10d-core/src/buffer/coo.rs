@@ -7,12 +7,13 @@ use super::{Outcome, Sink, Span};
 use crate::types::Element;
 use crate::{Error, Result};
 
-/// A sparse tensor in host memory: coordinates of its entries, and their values.
+/// A sparse tensor in host memory: the coordinates of its entries, and their values.
 ///
-/// As in PyTorch, the first `sparse_dim` dimensions are those that coordinates speak of, and each entry is a dense row of
-/// the remaining ones. `indices` has `sparse_dim` rows of `nnz` coordinates each, row-major; `values` has `nnz` rows.
-/// Entries may come in any order, and several may have the same coordinates: they count as their sum (or whatever the
-/// operation makes of them). *Coalesced* means sorted, and each at most once.
+/// As in PyTorch, the first `sparse_dim` dimensions are sparse: coordinates index them. Each entry is a dense row over
+/// the remaining dimensions. `indices` has `sparse_dim` rows of `nnz` coordinates each, row-major; `values` has `nnz`
+/// rows. Entries may be in any order. If several entries have the same coordinates, they count as their sum (or as the
+/// result of the reduce operation on them). *Coalesced* means that the entries are sorted and no coordinates appear
+/// twice.
 ///
 /// ```
 /// # use c10d_core::Coo;
@@ -22,8 +23,8 @@ use crate::{Error, Result};
 /// # Ok::<(), c10d_core::Error>(())
 /// ```
 ///
-/// [`op::all_reduce`](crate::op::all_reduce) takes it by value or by `&mut`, where a crate with the kernel is linked
-/// (`c10d-sparse`); the result is a tensor of its own, with as many entries as there are on any rank.
+/// [`op::all_reduce`](crate::op::all_reduce) accepts it by value or by `&mut` if the crate with the kernel,
+/// `c10d-sparse`, is linked. The result is a new tensor with every entry that some rank has.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Coo<T> {
     layout: CooLayout,
@@ -31,19 +32,19 @@ pub struct Coo<T> {
     values: Vec<T>,
 }
 
-/// What a sparse tensor is, but for its contents.
+/// The layout of a sparse tensor: everything except its contents.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CooLayout {
     /// The sizes of all dimensions, sparse ones first.
     pub shape: Box<[usize]>,
-    /// How many of them are sparse; at least one.
+    /// The number of sparse dimensions, at least one.
     pub sparse_dim: usize,
-    /// How many entries.
+    /// The number of entries.
     pub nnz: usize,
     /// Elements of an entry: the product of the dense sizes.
     pub row: usize,
-    /// Whether the tensor's owner says that it is coalesced. Not verified.
+    /// Whether the tensor's owner declares it coalesced. This is not verified.
     pub coalesced: bool,
 }
 
@@ -75,7 +76,7 @@ impl CooLayout {
         &self.shape[..self.sparse_dim]
     }
 
-    /// A number of 64 bits in which tensors of different shape differ.
+    /// A 64-bit hash of the shape.
     pub fn shape_hash(&self) -> u64 {
         let mix = |hash: u64, value: usize| {
             (hash ^ value as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29).wrapping_add(1)
@@ -112,13 +113,13 @@ macro_rules! facts {
             self.layout.row
         }
 
-        /// Whether the entries are said to be sorted by their coordinates, each at most once.
+        /// Whether the entries are declared to be sorted by their coordinates, without duplicates.
         pub fn is_coalesced(&self) -> bool {
             self.layout.coalesced
         }
 
-        /// Says that the entries are sorted by their coordinates, each at most once. It is checked by the op that relies
-        /// on it.
+        /// Declares that the entries are sorted by their coordinates, without duplicates. The op that relies on it
+        /// checks it.
         #[must_use]
         pub fn assume_coalesced(mut self) -> Self {
             self.layout.coalesced = true;
@@ -128,10 +129,10 @@ macro_rules! facts {
 }
 
 impl<T: Element> Coo<T> {
-    /// A tensor of this shape, of whose dimensions the first `sparse_dim` are sparse.
+    /// Makes a tensor of this shape. Its first `sparse_dim` dimensions are sparse.
     ///
     /// # Errors
-    /// `InvalidArgument` if the lengths do not fit each other. The coordinates are checked by the op that uses them.
+    /// `InvalidArgument` if the lengths do not match the shape. The op that uses the tensor checks the coordinates.
     pub fn new(shape: impl Into<Vec<usize>>, sparse_dim: usize, indices: Vec<i64>, values: Vec<T>) -> Result<Coo<T>> {
         let layout = CooLayout::new(shape.into(), sparse_dim, indices.len(), values.len())?;
         Ok(Coo { layout, indices, values })
@@ -149,7 +150,7 @@ impl<T: Element> Coo<T> {
         &self.values
     }
 
-    /// The values, to be changed.
+    /// The values, mutable.
     pub fn values_mut(&mut self) -> &mut [T] {
         &mut self.values
     }
@@ -159,7 +160,7 @@ impl<T: Element> Coo<T> {
         (self.indices, self.values)
     }
 
-    /// What it is, but for its contents.
+    /// The layout: everything except the contents.
     pub fn layout(&self) -> &CooLayout {
         &self.layout
     }
@@ -171,16 +172,16 @@ impl<T: Element> Coo<T> {
     }
 }
 
-/// What a call with a sparse tensor has besides its spans.
+/// The data of a call with a sparse tensor besides its spans.
 #[derive(Debug)]
 pub(crate) struct SparseCall {
     pub(crate) layout: CooLayout,
-    /// Whether an outcome's payload is a tensor of the caller's kind.
+    /// Whether an outcome's payload is a tensor of the caller's type.
     is_result: fn(&Outcome) -> bool,
 }
 
 impl SparseCall {
-    /// Whether the caller can take this result.
+    /// Whether the caller can accept this result.
     pub(crate) fn accepts(&self, outcome: &Outcome) -> bool {
         (self.is_result)(outcome)
     }

@@ -1,10 +1,10 @@
 //! A place in a device's memory.
 #![allow(unsafe_code)]
 
-/// A place in a device's memory: what the runtime's `allocate` gave, and bytes from its start.
+/// A place in a device's memory: the value that the runtime's `allocate` returned, and an offset in bytes.
 ///
-/// The base is the device's address, or the vendor's own handle where its devices have no addresses. The host does not
-/// look behind it.
+/// The base is a device address, or the vendor's own handle if its devices have no addresses. The host never reads
+/// through it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct DevicePtr {

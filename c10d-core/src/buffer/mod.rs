@@ -1,4 +1,4 @@
-//! Buffers: what users hand over, and the spans that backends see.
+//! Buffers: the types that callers pass to ops, and the spans that backends see.
 
 mod arguments;
 mod buf;

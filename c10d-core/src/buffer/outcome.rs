@@ -1,17 +1,17 @@
-//! What an op yields besides its buffers.
+//! The results of an op besides its buffers.
 
 use std::any::Any;
 
-/// What a completed op tells beyond "done".
+/// The results of a completed op besides its buffers.
 #[derive(Debug, Default)]
 pub struct Outcome {
     /// The sender, for `recv_any_source`.
     pub source: u32,
-    /// A result whose size is new.
+    /// A result whose size the op determines.
     pub payload: Option<Box<dyn Any + Send>>,
 }
 
 impl Outcome {
-    /// Of an op that failed: nobody sent anything.
+    /// The outcome of an op that has no such results.
     pub(crate) const NONE: Outcome = Outcome { source: u32::MAX, payload: None };
 }

@@ -8,9 +8,9 @@ use crate::types::{DType, Device, DeviceKind, Element, Identity};
 
 /// The elements of one contiguous tensor: base (host address or opaque device handle), byte offset, count, type, device.
 ///
-/// A span is a claim, not a borrow: whoever made it answers for the memory behind it (see [`Buffers`](super::Buffers)).
-/// The address comes out only through [`Span::memory`] and [`Span::host_ptr`], so code for the host that meets a device
-/// handle gets `None` instead of a wild pointer.
+/// A span does not borrow the memory: its maker guarantees that the memory is valid (see [`Buffers`](super::Buffers)).
+/// Only [`Span::memory`] and [`Span::host_ptr`] return the address, so host code that gets a span of a device receives
+/// `None` instead of an invalid pointer.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[repr(C)]
 pub struct Span {
@@ -19,7 +19,7 @@ pub struct Span {
     count: u64,
     device: Device,
     dtype: DType,
-    /// What the elements are called, of which `count` are the bytes; 0: they are what `dtype` says.
+    /// The identity of the elements, whose size in bytes `count` then is; 0: the elements are of type `dtype`.
     identity: u16,
 }
 
@@ -59,8 +59,8 @@ impl Span {
         Span { data: data.cast(), offset: 0, count: count as u64, device: Device::CPU, dtype: T::DTYPE, identity: 0 }
     }
 
-    /// `count` elements of type `dtype` on `device`, `offset` bytes behind `base` (a host address, a CUDA address or a
-    /// vendor's handle, as the device has it).
+    /// `count` elements of type `dtype` on `device`, `offset` bytes after `base` (a host address, a CUDA address or a
+    /// vendor's handle, depending on the device).
     pub fn new(base: *mut (), offset: u64, count: u64, dtype: DType, device: Device) -> Span {
         Span { data: base, offset, count, device, dtype, identity: 0 }
     }
@@ -70,7 +70,7 @@ impl Span {
         Span { identity: Identity::code(Some(identity)), ..self }
     }
 
-    /// What the elements are called, where they are of a type that is no [`DType`].
+    /// The identity of the elements, if their type is not a [`DType`].
     pub fn identity(&self) -> Option<Identity> {
         Identity::from_code(self.identity)
     }
@@ -94,12 +94,12 @@ impl Span {
         }
     }
 
-    /// Where the memory is on its device, base and offset apart, as whoever allocated it knows it; `None` on the host.
+    /// Where the memory is on its device, with base and offset separate, as its allocator knows it; `None` on the host.
     pub fn device_ptr(&self) -> Option<DevicePtr> {
         (self.device.kind() != DeviceKind::Cpu).then(|| self.address())
     }
 
-    /// The same memory as another vendor's, if it is a vendor's at all.
+    /// The same memory with this vendor's slot, if the device is a PrivateUse1 device.
     pub(crate) fn of_vendor(self, vendor: u8) -> Span {
         match self.device.kind() {
             DeviceKind::PrivateUse1 => Span { device: Device::private(vendor, self.device.index()), ..self },
@@ -107,7 +107,7 @@ impl Span {
         }
     }
 
-    /// The place in the device's memory, whatever its base means there.
+    /// The place in the device's memory, whatever the base means on the device.
     pub(crate) fn address(&self) -> DevicePtr {
         DevicePtr { base: self.data, offset: self.offset }
     }
@@ -117,7 +117,7 @@ impl Span {
         self.count as usize
     }
 
-    /// How many bytes; saturates where no memory can be that large.
+    /// How many bytes; saturates at `usize::MAX`.
     pub fn bytes(&self) -> usize {
         self.count().saturating_mul(self.dtype.size())
     }

@@ -1,17 +1,17 @@
-//! Memory for results whose size an op finds out.
+//! Memory for results whose size an op determines.
 #![allow(unsafe_code)]
 
 use std::alloc::{Layout, alloc_zeroed};
 
 use crate::types::Element;
 
-/// A page of the large kind.
+/// Bytes of a huge page.
 const HUGE: usize = 2 << 20;
 
-/// So many zeros, or `None` if there is no memory for them.
+/// Allocates `count` zeros; `None` if there is not enough memory.
 ///
-/// Nothing is written yet where the system gives zeros anyway. Of large ones it is asked for large pages: the first write
-/// to each page costs more than writing to all of it.
+/// The system provides zeroed pages, so nothing is written here. For large allocations it is asked for huge pages,
+/// since the first write to each page costs more than writing all of it.
 pub fn zeroed<T: Element>(count: usize) -> Option<Vec<T>> {
     let layout = Layout::array::<T>(count).ok()?;
     if layout.size() == 0 {

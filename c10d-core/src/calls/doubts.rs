@@ -1,4 +1,4 @@
-//! What is still to be looked up of the peers' calls, and with whom.
+//! The calls of this rank that are still to be compared with those of its peers.
 
 use std::collections::VecDeque;
 
@@ -6,14 +6,14 @@ use super::CallId;
 use crate::backend::Fingerprint;
 use crate::catalog::OpKind;
 
-/// How many calls are kept for peers that have not made them. Beyond it the oldest are given up: such a peer finds the
-/// header of each of them in its link.
+/// How many calls are kept for peers that have not made them. Beyond this number the oldest are dropped; such a peer
+/// finds their headers in its link.
 const MOST: usize = 64 << 10;
 
 /// Whose calls are to be compared with a call of this rank.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Whom {
-    /// Nobody's: the rank heard of all while it made the call.
+    /// Nobody's: the rank heard from all ranks during the call.
     Nobody,
     /// Everybody's.
     All,
@@ -22,7 +22,7 @@ pub enum Whom {
 }
 
 impl Whom {
-    /// Who is to be looked at after this op, on rank `me` of `world`.
+    /// Whose calls are to be compared after this op, on rank `me` of `world`.
     #[inline]
     pub fn after(op: OpKind, me: u32, root: u32, world: u32) -> Whom {
         if !op.is_rooted() || world == 1 {
@@ -49,26 +49,26 @@ pub struct Doubt {
     pub number: u64,
     /// What it is.
     pub fingerprint: Fingerprint,
-    /// With whose it is to be compared.
+    /// Whose calls it is to be compared with.
     pub whom: Whom,
     /// A rank that completes its call only if all others have made this one, if there is such a rank.
     pub hub: Option<u32>,
 }
 
-/// What a peer did in place of a call of this rank.
+/// What is known of a peer's call in the place of a call of this rank.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Known {
     /// Nothing yet.
     NotYet,
     /// It made this call.
     Call(Fingerprint),
-    /// It made its call, and knows that nobody is at odds with it about that.
+    /// It made its call, and knows that nobody disagrees about it.
     Agreed,
-    /// It made a call that can be seen no more: it must be asked.
+    /// It made a call that cannot be seen any more: the peer must be asked.
     Gone,
 }
 
-/// How far the comparison with a peer has come.
+/// How far the comparison with a peer got.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Progress {
     /// To the end.
@@ -90,8 +90,8 @@ pub struct Clash {
     pub theirs: Fingerprint,
 }
 
-/// What a rank tells of its calls: those that it remembers, by number, of all before `until`. One that is not in the list
-/// is not in doubt.
+/// The calls that a rank reports: of all calls before `until`, those that it remembers, by number. A call that is not
+/// in the list is not in doubt.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct History {
     /// The number of the first call that it does not cover.
@@ -106,7 +106,7 @@ impl History {
     /// The most calls in a goodbye.
     pub const GOODBYE: usize = 1024;
 
-    /// Of the calls before `until`, in any order and perhaps twice: the first ones, as many as may be told.
+    /// Makes a history of the first `most` of these calls before `until`. They may be in any order and appear twice.
     pub fn new(until: u64, mut calls: Vec<(u64, Fingerprint)>, most: usize) -> History {
         calls.sort_unstable_by_key(|(number, _)| *number);
         calls.dedup_by_key(|(number, _)| *number);
@@ -121,7 +121,7 @@ impl History {
         self.calls.iter().map(|(_, fingerprint)| *fingerprint).find(|fingerprint| CallId::of(fingerprint) == place)
     }
 
-    /// `last`: its rank makes no more calls.
+    /// What is known of the call in doubt. `last`: the rank makes no more calls.
     fn of(&self, doubt: &Doubt, last: bool) -> Known {
         match self.at(CallId::of(&doubt.fingerprint)) {
             Some(fingerprint) => Known::Call(fingerprint),
@@ -134,28 +134,28 @@ impl History {
 /// The calls of a rank that are still to be compared with those of its peers.
 pub struct Doubts {
     calls: VecDeque<Doubt>,
-    /// How many were there before the first of `calls`.
+    /// How many calls came before the first of `calls`.
     before: u64,
     peers: Box<[Standing]>,
-    /// The first that was found.
+    /// The first disagreement that was found.
     clash: Option<Clash>,
 }
 
-/// How this rank stands with a peer.
+/// The state of the comparison with a peer.
 #[derive(Clone, Default)]
 struct Standing {
-    /// The doubts before this one are settled with it.
+    /// All doubts before this one are settled with the peer.
     next: u64,
     /// It was asked, and has not answered.
     asked: bool,
-    /// It did not answer for so long that nobody waits for it.
+    /// It has not answered for so long that nobody waits for it any more.
     slow: bool,
     /// It left, with these calls.
     last_word: Option<History>,
 }
 
 impl Doubts {
-    /// Of rank `me` of `world`: none yet.
+    /// No doubts yet, for rank `me` of `world`.
     pub fn new(me: u32, world: u32) -> Doubts {
         let mut peers = vec![Standing::default(); world as usize];
         if let Some(own) = peers.get_mut(me as usize) {
@@ -164,7 +164,7 @@ impl Doubts {
         Doubts { calls: VecDeque::new(), before: 0, peers: peers.into(), clash: None }
     }
 
-    /// Takes calls in; `fresh` is empty afterwards.
+    /// Adds calls; `fresh` is empty afterwards.
     pub fn add(&mut self, fresh: &mut Vec<Doubt>) {
         self.calls.extend(fresh.drain(..));
         while self.calls.len() > MOST {
@@ -178,7 +178,7 @@ impl Doubts {
         !self.calls.is_empty()
     }
 
-    /// The own call at this place, if it is still to be compared.
+    /// This rank's call at this place, if it is still to be compared.
     pub fn find(&self, place: CallId) -> Option<Fingerprint> {
         self.calls.iter().map(|doubt| doubt.fingerprint).find(|fingerprint| CallId::of(fingerprint) == place)
     }
@@ -189,7 +189,7 @@ impl Doubts {
         self.calls.range(start..).map(|doubt| (doubt.number, doubt.fingerprint))
     }
 
-    /// Compares with what `look` says that the peer did, as far as that goes.
+    /// Compares this rank's calls with those of the peer, as far as `look` knows them.
     pub fn compare(&mut self, peer: u32, mut look: impl FnMut(&Doubt) -> Known) -> Result<Progress, Clash> {
         let Some(standing) = self.peers.get_mut(peer as usize) else { return Ok(Progress::Done) };
         standing.next = standing.next.max(self.before);
@@ -217,8 +217,8 @@ impl Doubts {
         self.calls.get((next - self.before) as usize).map(|doubt| doubt.number)
     }
 
-    /// The first call about which the peer is to be asked, if its number is below `before`. `None`: it need not be, was
-    /// asked, or has left, with a last word that is compared here.
+    /// The first call about which the peer must be asked, if its number is below `before`. `None` if there is none, if
+    /// it was asked already, or if it has left; in the last case its last history is compared here.
     pub fn question(&mut self, peer: u32, before: u64) -> Result<Option<u64>, Clash> {
         let last_word = self.peers.get_mut(peer as usize).and_then(|standing| standing.last_word.take());
         if let Some(history) = last_word {
@@ -278,13 +278,13 @@ impl Doubts {
         self.peers.iter().any(|standing| standing.asked && !standing.slow)
     }
 
-    /// Nobody waits for the open answers again; whenever they come, they count. Gives the ranks that were silent.
+    /// Stops waiting for the open answers; they count whenever they come. Returns the ranks that did not answer.
     pub fn give_up_waiting(&mut self) -> Vec<u32> {
         let open = (0..).zip(&mut *self.peers).filter(|(_, standing)| standing.asked && !standing.slow);
         open.map(|(rank, standing)| (standing.slow = true, rank).1).collect()
     }
 
-    /// Drops what is settled with all.
+    /// Drops calls that are settled with all peers.
     pub fn forget(&mut self) {
         let settled = self.peers.iter().map(|standing| standing.next).min().unwrap_or(u64::MAX);
         while self.before < settled && self.calls.pop_front().is_some() {

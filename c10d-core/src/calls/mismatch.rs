@@ -6,8 +6,8 @@ use crate::{Error, ErrorKind, Phase};
 
 const ADVICE: &str = "all ranks must call the same operations with the same arguments in the same order";
 
-/// The error of a rank whose call is `mine`, while that of `ranks` is `theirs`; `None`: the two agree. It names the call
-/// in which the ranks parted, whichever call reports it.
+/// The error of a rank whose call is `mine` while the call of `ranks` is `theirs`; `None` if the two agree. It names
+/// the call in which they differ, whichever call reports it.
 pub fn mismatch(ranks: impl IntoIterator<Item = u32>, mine: &Fingerprint, theirs: &Fingerprint) -> Option<Error> {
     let (field, mine_text, theirs_text) = mine.disagreement(theirs)?;
     let kind = ErrorKind::Mismatch { field, mine: mine_text, theirs: theirs_text };

@@ -1,8 +1,9 @@
-//! Whether the ranks make the same calls, for backends that have to look.
+//! Checks whether all ranks make the same calls, for backends whose library does not.
 //!
-//! Who receives compares what comes. A root that only sends, or a rank that only gives to a root, hears of no peer; that the
-//! others made the same calls must be looked up afterwards. [`Doubts`] is what is still to be looked up, and with whom; it
-//! is asked and answered over whatever channel a backend has. [`CallCheck`] does so over the group's store.
+//! A rank that receives compares the fingerprints that it gets. A root that only sends, or a rank that only sends to a
+//! root, hears from no peer, so its calls must be compared afterwards. [`Doubts`] holds the calls that are still to be
+//! compared, and with which ranks; a backend asks and answers over any channel that it has. [`CallCheck`] does so
+//! through the group's store.
 
 mod check;
 mod doubts;
@@ -15,8 +16,8 @@ pub use mismatch::{about, mismatch};
 
 use crate::backend::Fingerprint;
 
-/// A call's place in its lane: its number, and the step within it. Numbers wrap, so places have an order only as long
-/// as they are less than 2^31 calls apart.
+/// A call's place in its lane: its number, and the step within it. Numbers wrap around, so two places can be ordered
+/// only if they are less than 2^31 calls apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CallId {
     /// The call's number in its lane (low 32 bits).

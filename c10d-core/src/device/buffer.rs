@@ -13,8 +13,9 @@ use crate::{Error, Result};
 
 /// Elements in a device's memory, freed on drop. Contents are unspecified until they are written.
 ///
-/// Everything here calls the runtime on the caller's thread. A `timeout` bounds how long is waited for the device; a driver
-/// whose own call does not return keeps the caller. Collectives on the buffer do not: they give such a driver up.
+/// All methods call the device runtime on the caller's thread. `timeout` limits how long they wait for the device; if a
+/// call of the driver does not return, the caller does not, either. Collectives on the buffer do return: they give up
+/// such a driver.
 ///
 /// ```no_run
 /// # use std::{sync::Arc, time::Duration};
@@ -70,7 +71,7 @@ impl DeviceBuffer {
         self.write_bytes(bytes, timeout)
     }
 
-    /// Copies as many bytes as the buffer has in, whatever their type.
+    /// Copies bytes into the buffer, whatever their type. `data` must be as long as the buffer.
     pub fn write_bytes(&mut self, data: &[u8], timeout: Duration) -> Result {
         if data.len() != self.bytes() {
             return Err(Error::invalid(format!("{} bytes for a buffer of {}", data.len(), self.bytes())));
@@ -78,9 +79,10 @@ impl DeviceBuffer {
         if data.is_empty() {
             return Ok(());
         }
-        // The device may still read after a failed wait, so what it reads is a copy that can be left behind.
+        // The device may still read after a failed wait, so it reads from a copy that can be leaked.
         let staged = data.to_vec().into_boxed_slice();
-        // SAFETY: the memory is ours and as long; the host's side stays until the stream has passed it, or for ever.
+        // SAFETY: the device memory is ours and long enough. The host memory stays until the stream has passed it, or
+        // forever.
         let done = unsafe {
             self.runtime
                 .copy_in(self.index, 0, self.address(), staged.as_ptr(), staged.len())
@@ -150,7 +152,7 @@ impl DeviceBuffer {
     }
 }
 
-/// The bytes of `count` elements as these.
+/// Converts the bytes of `count` elements to elements.
 pub(crate) fn typed<T: Element>(mut bytes: Vec<u8>, count: usize) -> Vec<T> {
     if T::DTYPE == DType::Bool {
         bytes.iter_mut().for_each(|b| *b = u8::from(*b != 0));

@@ -15,11 +15,11 @@ pub struct DeviceCoo {
 }
 
 impl DeviceCoo {
-    /// A tensor of this shape, of whose dimensions the first `sparse_dim` are sparse. Both buffers are on one device, and
-    /// the indices are of `i64`.
+    /// Makes a tensor of this shape, whose first `sparse_dim` dimensions are sparse. Both buffers are on one device,
+    /// and the indices are of type `i64`.
     ///
     /// # Errors
-    /// `InvalidArgument` if lengths, types or devices do not fit each other.
+    /// `InvalidArgument` if lengths, types or devices do not match.
     pub fn new(
         shape: impl Into<Vec<usize>>,
         sparse_dim: usize,

@@ -1,8 +1,8 @@
-//! Devices other than the host: what a vendor implements so that every op works on its memory.
+//! Devices other than the host: the traits that a vendor implements so that every op works on its memory.
 //!
-//! A runtime gives memory, copies, streams and events, and by that alone gets every op: core stages the buffers through
-//! the group's CPU backend (level 0). One that also reduces on the device implements [`DeviceReduce`] (level 1). A
-//! vendor with collectives of its own implements [`Backend`](crate::backend::Backend) (level 2).
+//! A runtime provides memory, copies, streams and events. With these alone every op works: core stages the buffers
+//! through the group's CPU backend (level 0). A runtime that also reduces on the device implements [`DeviceReduce`]
+//! (level 1). A vendor with collectives of its own implements [`Backend`](crate::backend::Backend) (level 2).
 #![allow(unsafe_code)]
 
 mod buffer;
@@ -34,22 +34,22 @@ pub type Event = u64;
 
 /// A vendor's devices: memory, copies, streams, events.
 ///
-/// A device whose copies are over when they return has no use for streams and events: it leaves out all seven functions
-/// of them, from [`create_stream`](DeviceRuntime::create_stream) to [`query`](DeviceRuntime::query).
+/// If a device's copies are complete when they return, it needs no streams and events, and leaves out all seven of
+/// their functions, from [`create_stream`](DeviceRuntime::create_stream) to [`query`](DeviceRuntime::query).
 ///
 /// `index` says which device throughout. Work that is given to one stream runs in the order given; work on different
 /// streams runs in any order, unless an event orders it. Errors are of kind `Device` and carry the vendor's own text.
 ///
-/// No call waits for the device: copies and reductions are enqueued, and whoever needs them done asks for an event with
-/// [`query`](DeviceRuntime::query). All calls may come from any thread, several at once.
+/// No call waits for the device: copies and reductions are enqueued, and [`query`](DeviceRuntime::query) on an event
+/// tells when they are done. All calls may come from any thread, several at once.
 ///
 /// # Safety
 /// - Memory from `allocate` is not given out again before `free`, and with [`retain`](DeviceRuntime::retain) not before
 ///   the last `release`.
 /// - Host memory given to a copy is not touched after the copy's stream has passed it.
 /// - `query` says `true` only when everything given to the stream before `record` is over.
-/// - The seven functions of streams and events are all there or all left out. Where they are left out, copies and
-///   reductions are over when they return.
+/// - Either all seven functions of streams and events are implemented, or none. If none is, copies and reductions are
+///   complete when they return.
 pub unsafe trait DeviceRuntime: Send + Sync + 'static {
     /// The vendor's name for its devices, as backend maps have it (`"acme:gloo-like"`).
     fn name(&self) -> &'static str;
@@ -65,31 +65,31 @@ pub unsafe trait DeviceRuntime: Send + Sync + 'static {
         Ok(1)
     }
 
-    /// What tells device `index` from every other one of any host, e.g. its UUID; `None`: nothing does. Ranks that share a
-    /// device are so known to, since native collectives may not take two of them.
+    /// A text that identifies device `index` among all devices of all hosts, e.g. its UUID; `None` if there is none.
+    /// With it, ranks notice that they share a device, which native collectives may not support.
     fn identity(&self, index: u16) -> Option<String> {
         let _ = index;
         None
     }
 
-    /// Which device is the one of a rank that was bound to none, where the vendor's own backend works on one device only;
-    /// `None`: any. `rank` is that in the first group, and `hints` are the group's settings.
+    /// The device of a rank that was not bound to one, for a vendor backend that works on one device only; `None`: any.
+    /// `rank` is the rank in the first group, and `hints` are the group's settings.
     fn default_index(&self, hints: &BTreeMap<String, String>, rank: u32) -> Result<Option<u16>> {
         let _ = (hints, rank);
         Ok(None)
     }
 
-    /// Memory of a device, at least 64-byte aligned where that means something. `bytes` is not 0.
+    /// Allocates memory of a device, aligned to at least 64 bytes if the device has addresses. `bytes` is not 0.
     fn allocate(&self, index: u16, bytes: usize) -> Result<*mut ()>;
 
-    /// Gives memory back.
+    /// Frees memory.
     ///
     /// # Safety
     /// `base` is from `allocate`, is not freed twice, and work in flight that uses it was retained or is over.
     unsafe fn free(&self, index: u16, base: *mut ());
 
-    /// Keeps memory allocated until `release`, also if it is freed meanwhile; `false`: the runtime cannot. With it, an
-    /// operation whose device hangs can be given up without danger.
+    /// Keeps memory allocated until `release`, even if it is freed meanwhile; `false`: the runtime does not support it.
+    /// With it, an operation can be given up safely when its device hangs.
     ///
     /// # Safety
     /// `base` is memory that is not freed yet.
@@ -98,21 +98,22 @@ pub unsafe trait DeviceRuntime: Send + Sync + 'static {
         false
     }
 
-    /// Undoes one `retain` that said `true`.
+    /// Undoes one `retain` that returned `true`.
     ///
     /// # Safety
-    /// As many as there were retains.
+    /// It is called once for each `retain`.
     unsafe fn release(&self, index: u16, base: *mut ()) {
         let _ = (index, base);
     }
 
-    /// Host memory from which the device copies fast, e.g. page-locked; `None`: ordinary memory does as well.
+    /// Allocates host memory from which the device copies fast, e.g. page-locked memory; `None`: ordinary memory is as
+    /// good.
     fn allocate_host(&self, bytes: usize) -> Option<*mut u8> {
         let _ = bytes;
         None
     }
 
-    /// Gives such memory back.
+    /// Frees memory of `allocate_host`.
     ///
     /// # Safety
     /// `base` and `bytes` are those of one `allocate_host`; no copy in flight uses it.
@@ -120,13 +121,13 @@ pub unsafe trait DeviceRuntime: Send + Sync + 'static {
         let _ = (base, bytes);
     }
 
-    /// A stream besides the default one.
+    /// Creates a stream besides the default one.
     fn create_stream(&self, index: u16) -> Result<Stream> {
         let _ = index;
         Ok(0)
     }
 
-    /// Gives a stream back; work on it still runs.
+    /// Destroys a stream. Work on it still runs.
     ///
     /// # Safety
     /// From `create_stream` of this device, once.
@@ -134,13 +135,13 @@ pub unsafe trait DeviceRuntime: Send + Sync + 'static {
         let _ = (index, stream);
     }
 
-    /// A mark that is not recorded yet.
+    /// Creates an event that is not recorded yet.
     fn create_event(&self, index: u16) -> Result<Event> {
         let _ = index;
         Ok(0)
     }
 
-    /// Gives a mark back.
+    /// Destroys an event.
     ///
     /// # Safety
     /// From `create_event` of this device, once.
@@ -148,7 +149,7 @@ pub unsafe trait DeviceRuntime: Send + Sync + 'static {
         let _ = (index, event);
     }
 
-    /// Puts the mark behind all that was given to the stream so far; an earlier record of it is forgotten.
+    /// Records the event behind all work that the stream was given so far. An earlier record of the event is forgotten.
     ///
     /// # Safety
     /// Event and stream are this device's.
@@ -157,7 +158,7 @@ pub unsafe trait DeviceRuntime: Send + Sync + 'static {
         Ok(())
     }
 
-    /// What is given to the stream from now on starts when the mark's last record is reached.
+    /// Makes all later work on the stream wait until the event's last record is reached.
     ///
     /// # Safety
     /// Event and stream are this device's.
@@ -166,7 +167,7 @@ pub unsafe trait DeviceRuntime: Send + Sync + 'static {
         Ok(())
     }
 
-    /// Whether the mark's last record is reached. An error: something before it failed.
+    /// Whether the event's last record is reached. It is an error if work before it failed.
     ///
     /// # Safety
     /// The event is this device's.
@@ -175,8 +176,8 @@ pub unsafe trait DeviceRuntime: Send + Sync + 'static {
         Ok(true)
     }
 
-    /// Refuses, with `InvalidArgument`, a stream behind which no op can run, such as another device's, or one that records
-    /// a graph.
+    /// Rejects, with `InvalidArgument`, a stream on which no op can run, such as another device's stream or one that
+    /// records a graph.
     ///
     /// # Safety
     /// The stream is one of this runtime's.
@@ -188,7 +189,8 @@ pub unsafe trait DeviceRuntime: Send + Sync + 'static {
     /// Enqueues a copy from host to device.
     ///
     /// # Safety
-    /// Both places have `bytes` bytes, stay, and are used by nobody else until the stream has passed the copy.
+    /// Both places have `bytes` bytes. They stay allocated, and nobody else uses them until the stream has passed the
+    /// copy.
     unsafe fn copy_in(&self, index: u16, stream: Stream, to: DevicePtr, from: *const u8, bytes: usize) -> Result;
 
     /// Enqueues a copy from device to host.
@@ -226,12 +228,12 @@ pub unsafe trait DeviceRuntime: Send + Sync + 'static {
     }
 }
 
-/// By what elements are scaled.
+/// The factor or divisor of a scaling.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Scale {
-    /// Times this.
+    /// Multiplied by this number.
     Times(f64),
-    /// Divided by this.
+    /// Divided by this number.
     Over(f64),
 }
 
@@ -240,8 +242,8 @@ pub enum Scale {
 /// # Safety
 /// As [`DeviceRuntime`].
 pub unsafe trait DeviceReduce: Send + Sync {
-    /// Which element types it reduces with this op; what is not in it is reduced on the host. Only sum, product, min, max
-    /// and the bitwise ops are asked for.
+    /// The element types that it reduces with this operation; other types are reduced on the host. It is asked only for
+    /// sum, product, min, max and the bitwise operations.
     fn reduces(&self, op: ReduceOp) -> DTypeSet;
 
     /// Enqueues `acc[i] = op(acc[i], with[i])` for `count` elements. NaN propagates in min and max; integers wrap.
@@ -260,7 +262,7 @@ pub unsafe trait DeviceReduce: Send + Sync {
         count: usize,
     ) -> Result;
 
-    /// Which element types it scales. With them it does average and premul_sum, too; without, those are the host's.
+    /// The element types that it scales. For these types it does average and premul_sum, too; for others the host does.
     fn scales(&self) -> DTypeSet {
         DTypeSet::NONE
     }

@@ -1,13 +1,13 @@
-//! Asking a device whether it is done, without waiting inside it.
+//! Waits for a device by polling, so that no thread blocks inside the driver.
 
 use std::time::{Duration, Instant};
 
 use crate::{Error, ErrorKind, Result};
 
-/// The longest pause between two questions.
+/// The longest pause between two polls.
 const PAUSE: Duration = Duration::from_micros(500);
 
-/// Asks until the answer is yes (`true`), an error, or the deadline has passed (`false`).
+/// Polls until the answer is yes (`true`), an error comes, or the deadline has passed (`false`).
 pub(crate) fn poll(deadline: Instant, mut done: impl FnMut() -> Result<bool>) -> Result<bool> {
     let mut pause = Duration::from_micros(5);
     for _ in 0..64 {
@@ -28,7 +28,7 @@ pub(crate) fn poll(deadline: Instant, mut done: impl FnMut() -> Result<bool>) ->
     }
 }
 
-/// A device that did not get done in time.
+/// The error for a device that did not finish in time.
 pub(crate) fn late(name: &str) -> Error {
     Error::new(ErrorKind::Timeout, format!("device {name} did not finish its work in time"))
 }

@@ -7,7 +7,7 @@ use super::DeviceRuntime;
 use crate::Result;
 use crate::types::{Device, DispatchKey};
 
-/// What decides which devices are a rank's.
+/// The facts that decide which devices belong to a rank.
 #[derive(Clone, Default)]
 pub(crate) struct Seat {
     /// The device that the program bound the rank to.
@@ -18,7 +18,8 @@ pub(crate) struct Seat {
 }
 
 impl Seat {
-    /// Which of the runtime's devices, which have this key and vendor's slot, is the rank's, if that is settled.
+    /// The index of the rank's device among those of the runtime, which have this key and vendor slot; `None` if it is
+    /// not decided.
     pub(crate) fn index(&self, of: (DispatchKey, u8), runtime: &dyn DeviceRuntime) -> Result<Option<u16>> {
         match self.bound {
             Some(device) if (device.key(), device.vendor()) == of => Ok(Some(device.index())),

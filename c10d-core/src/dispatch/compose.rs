@@ -1,4 +1,4 @@
-//! Kernels that are made of several dense ops: one of their steps.
+//! A step of a kernel that is made of several dense ops.
 
 use super::validate;
 use crate::backend::{Caller, Fingerprint, KernelContext, Request, fingerprint, nested};
@@ -7,21 +7,21 @@ use crate::call::Call;
 use crate::{Result, Status};
 
 impl KernelContext<'_> {
-    /// Runs one dense op as step `step` (1 to 127) of a composed kernel, and waits for it, for as long as the call that
-    /// it is part of may still take. All ranks must run the same steps. Nothing is numbered: the step has the call's
-    /// number, and its element type and reduce operation go before the step's payload, so that ranks that disagree about
-    /// them learn it at the first step.
+    /// Runs one dense op as step `step` (1 to 127) of a composed kernel, and waits for it within the remaining time of
+    /// the call. All ranks must run the same steps. A step has no number of its own, but the number of its call. Its
+    /// element type and reduce operation travel before its payload, so ranks that disagree about them learn it at the
+    /// first step.
     ///
     /// # Errors
-    /// As of the op; all of status `Failed`.
+    /// Those of the op, always with status `Failed`.
     pub fn run_step<B: Buffers>(&self, outer: &Request, step: u8, call: Call<B>) -> Result<B::Back> {
         let Call { op, params, error, mut buffers, .. } = call;
         let mut request = Request::new(op, Caller::Waits, params, outer.timeout);
-        // So that errors count from the call, too, and not from the step.
+        // Errors report the time since the call, not since the step.
         request.deadline = outer.deadline().into();
         let described = error.map_or(Ok(()), Err).and_then(|()| buffers.describe(&mut request.spans));
         let outcome = described.and_then(|()| self.step(outer, step, request)).map_err(|mut e| {
-            // Something may have been sent, if not in this step.
+            // An earlier step may have sent something.
             e.report_mut().status = Status::Failed;
             e
         })?;

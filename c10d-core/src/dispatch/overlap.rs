@@ -1,4 +1,4 @@
-//! Tensors of one call must not share memory, but for the in-place layouts that have a meaning.
+//! Tensors of one call must not share memory, except in the defined in-place layouts.
 
 use std::ops::Range;
 
@@ -9,7 +9,7 @@ use crate::buffer::Span;
 use crate::catalog::Shape;
 use crate::{Error, Result};
 
-/// Refuses overlapping tensors. Safe buffers cannot overlap; raw spans can. Inputs may share memory with each other.
+/// Rejects overlapping tensors. Safe buffers cannot overlap; raw spans can. Inputs may share memory with each other.
 ///
 /// All spans are on one device here.
 pub(super) fn check(request: &Request, rank: usize) -> Result {
@@ -17,7 +17,7 @@ pub(super) fn check(request: &Request, rank: usize) -> Result {
     if outputs.is_empty() || (inputs.is_empty() && outputs.len() == 1) {
         return Ok(());
     }
-    // In memory order, neighbours tell everything: a list of k tensors costs k log k.
+    // Sorted by address, only neighbours need to be compared: a list of k tensors costs k log k.
     let mut order: SmallVec<[(usize, Range<u64>, usize); 4]> = SmallVec::new();
     order.extend(outputs.iter().map(Span::range).enumerate().map(|(i, (base, range))| (base, range, i)));
     order.retain(|(_, range, _)| !range.is_empty());
@@ -43,7 +43,7 @@ pub(super) fn check(request: &Request, rank: usize) -> Result {
     Ok(())
 }
 
-/// The layouts in which an input may be (part of) an output: the own block of a gather, the own block of a scatter.
+/// Whether an input may be (part of) an output: the own block of a gather, or the own block of a scatter.
 fn in_place(request: &Request, rank: usize, (i, a): (usize, &Range<u64>), (o, b): (usize, &Range<u64>)) -> bool {
     let own_block = |whole: &Range<u64>, part: &Range<u64>| {
         part.start == whole.start + rank as u64 * (part.end - part.start) && part.end <= whole.end

@@ -1,4 +1,4 @@
-//! Calls with sparse tensors: their key, what can be wrong with them, and what ranks must agree on.
+//! Calls with sparse tensors: their key and their validation.
 
 use crate::backend::Request;
 use crate::buffer::CooLayout;
@@ -15,7 +15,7 @@ pub(crate) fn sparse_key(dense: DispatchKey) -> Result<DispatchKey> {
     }
 }
 
-/// Checks a call with a sparse tensor. What its indices hold is for the kernel to check, which reads them anyway.
+/// Checks a call with a sparse tensor. The kernel checks the values of the indices, since it reads them anyway.
 pub(super) fn validate(request: &Request, layout: &CooLayout) -> Result {
     let op = request.op;
     if !op.row().keys.contains(request.key) {

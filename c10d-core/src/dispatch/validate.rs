@@ -1,4 +1,4 @@
-//! Everything that can be wrong with a call, found before anything is sent, once, for all backends.
+//! Checks everything that can be wrong with a call before anything is sent, once for all backends.
 
 use super::{overlap, sparse};
 use crate::backend::Request;
@@ -113,7 +113,7 @@ pub(crate) fn validate(request: &Request, rank: u32, size: u32) -> Result {
 
     spans(inputs, outputs)?;
     if let Some(identity) = request.identity().filter(|_| op.reduces()) {
-        let what = format!("{op} knows its own element types; {identity} is reduced by an operation of the program");
+        let what = format!("{op} cannot reduce {identity}, a type of the program; use `Reductions` with a closure");
         return Err(Error::invalid(what));
     }
     if let (true, Some(dtype)) = (op.reduces(), request.dtype())
@@ -165,7 +165,7 @@ fn times(name_whole: &str, whole: &Span, n: usize, name_part: &str, part: &Span)
     )))
 }
 
-/// Checks the splits of one side; gives the size of the own part.
+/// Checks the splits of one side. Returns the size of this rank's part.
 fn part(name: &str, span: &Span, splits: &[usize], n: usize, me: usize) -> Result<usize> {
     if splits.is_empty() {
         let elements = span.count() / span.identity().map_or(1, Identity::bytes);
@@ -187,28 +187,36 @@ fn part(name: &str, span: &Span, splits: &[usize], n: usize, me: usize) -> Resul
     Ok(splits[me])
 }
 
-/// One element type and one device for all, sizes that can exist, addresses that are not null and aligned.
+/// Checks that all spans have one element type and one device, possible sizes, and valid addresses.
 fn spans(inputs: &[Span], outputs: &[Span]) -> Result {
     let Some(first) = inputs.first().or(outputs.first()) else { return Ok(()) };
     let (dtype, identity, device) = (first.dtype(), first.identity(), first.device());
     for s in inputs.iter().chain(outputs) {
         if s.dtype() != dtype {
-            return Err(Error::invalid(format!("one op has one element type, here are {dtype} and {}", s.dtype())));
+            return Err(Error::invalid(format!(
+                "all tensors of an op must have one element type, but these have {dtype} and {}",
+                s.dtype()
+            )));
         }
         if s.identity() != identity {
             let name = |i: Option<Identity>| i.map_or_else(|| dtype.to_string(), |i| i.to_string());
             let (first, other) = (name(identity), name(s.identity()));
-            return Err(Error::invalid(format!("one op has one element type, here are {first} and {other}")));
+            return Err(Error::invalid(format!(
+                "all tensors of an op must have one element type, but these have {first} and {other}"
+            )));
         }
         if s.device() != device {
-            return Err(Error::invalid(format!("one op runs on one device, here are {device} and {}", s.device())));
+            return Err(Error::invalid(format!(
+                "all tensors of an op must be on one device, but these are on {device} and {}",
+                s.device()
+            )));
         }
         span(s)?;
     }
     Ok(())
 }
 
-/// A size that can exist, an address that is not null and aligned.
+/// Checks that the size is possible and that the address is aligned and not null.
 #[inline]
 pub(super) fn span(s: &Span) -> Result {
     if s.bytes() > isize::MAX as usize {

@@ -1,4 +1,4 @@
-//! What crosses the border: DLPack's structs, with its codes as integers.
+//! DLPack's structs, with its codes as integers.
 
 use std::ffi::c_void;
 
@@ -9,14 +9,14 @@ use crate::{Error, Result};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct Version {
-    /// 1 is known here.
+    /// The major version; 1 is supported.
     pub major: u32,
-    /// What was added since, such as element types.
+    /// The minor version: it counts additions such as element types.
     pub minor: u32,
 }
 
 impl Version {
-    /// What tensors of ours say.
+    /// The version of our tensors.
     pub const OURS: Version = Version { major: 1, minor: 2 };
 }
 
@@ -36,9 +36,9 @@ pub struct DlDevice {
 pub struct DataType {
     /// `DLDataTypeCode`, e.g. 2 for IEEE floats.
     pub code: u8,
-    /// Bits of a number.
+    /// Bits of each number.
     pub bits: u8,
-    /// Numbers of an element; always 1 here.
+    /// Numbers per element; always 1 here.
     pub lanes: u16,
 }
 
@@ -50,13 +50,13 @@ pub struct Tensor {
     pub data: *mut c_void,
     /// Where it is.
     pub device: DlDevice,
-    /// How many dimensions.
+    /// The number of dimensions.
     pub ndim: i32,
     /// The element type.
     pub dtype: DataType,
-    /// Their sizes.
+    /// The sizes of the dimensions.
     pub shape: *mut i64,
-    /// Elements from one to the next in each dimension; null: contiguous.
+    /// The distance between neighbours in each dimension, in elements; null: contiguous.
     pub strides: *mut i64,
     /// Bytes from `data` to the first element.
     pub byte_offset: u64,
@@ -68,9 +68,9 @@ pub struct Tensor {
 pub struct ManagedTensor {
     /// The tensor.
     pub tensor: Tensor,
-    /// Its owner's.
+    /// Data of its owner.
     pub context: *mut c_void,
-    /// Gives it back, once.
+    /// Returns the tensor to its owner. It is called once.
     pub deleter: Option<unsafe extern "C" fn(*mut ManagedTensor)>,
 }
 
@@ -78,13 +78,13 @@ pub struct ManagedTensor {
 #[derive(Debug)]
 #[repr(C)]
 pub struct ManagedTensorVersioned {
-    /// Of the struct.
+    /// The version of the struct.
     pub version: Version,
-    /// Its owner's.
+    /// Data of its owner.
     pub context: *mut c_void,
-    /// Gives it back, once.
+    /// Returns the tensor to its owner. It is called once.
     pub deleter: Option<unsafe extern "C" fn(*mut ManagedTensorVersioned)>,
-    /// What else is to be known.
+    /// Further properties.
     pub flags: Flags,
     /// The tensor.
     pub tensor: Tensor,

@@ -9,7 +9,7 @@ use crate::buffer::{Buf, BufMut};
 use crate::panics::contain;
 use crate::{Error, Result};
 
-/// A buffer with what describes it, in one allocation, which the deleter frees.
+/// A buffer and its description, in one allocation that the deleter frees.
 struct Exported<B, M> {
     managed: M,
     shape: Vec<i64>,
@@ -17,19 +17,19 @@ struct Exported<B, M> {
     buffer: B,
 }
 
-/// A buffer (a `Vec<T>`, a `Box<[T]>`, a [`DeviceBuffer`](crate::device::DeviceBuffer) or any other that is owned) as a
-/// tensor of this shape, for a capsule called `dltensor_versioned`. Whoever takes it calls its deleter, on any thread; where
-/// nobody does, the buffer is leaked.
+/// Exports an owned buffer (a `Vec<T>`, a `Box<[T]>`, a [`DeviceBuffer`](crate::device::DeviceBuffer), ..) as a tensor
+/// of this shape, for a capsule called `dltensor_versioned`. The consumer calls its deleter, on any thread; without
+/// that the buffer is leaked.
 ///
-/// A PrivateUse1 buffer's `data` is its vendor's handle.
+/// The `data` of a PrivateUse1 buffer is its vendor's handle.
 ///
 /// # Errors
-/// `InvalidArgument` if the shape has another number of elements.
+/// `InvalidArgument` if the shape has another number of elements than the buffer.
 pub fn export<B: BufMut + 'static>(buffer: B, shape: &[usize]) -> Result<NonNull<ManagedTensorVersioned>> {
     versioned(buffer, shape, Flags(0))
 }
 
-/// As [`export`], for a buffer that others read as well, such as an `Arc<[T]>`.
+/// Like [`export`], for a buffer that others read, too, such as an `Arc<[T]>`.
 ///
 /// # Errors
 /// As [`export`].
@@ -37,7 +37,7 @@ pub fn export_read_only<B: Buf + 'static>(buffer: B, shape: &[usize]) -> Result<
     versioned(buffer, shape, Flags::READ_ONLY)
 }
 
-/// As [`export`], for a capsule called `dltensor`, which older libraries take.
+/// Like [`export`], for a capsule called `dltensor`, which older libraries accept.
 ///
 /// # Errors
 /// As [`export`].
@@ -64,7 +64,7 @@ fn versioned<B: Buf + 'static>(buffer: B, shape: &[usize], flags: Flags) -> Resu
     }
 }
 
-/// Puts everything in its final place.
+/// Allocates the buffer and its description at their final address.
 fn lay<B: Buf, M>(buffer: B, shape: &[usize], make: impl FnOnce(Tensor) -> M) -> Result<NonNull<Exported<B, M>>> {
     let mut buffer = buffer;
     let span = buffer.ready()?;
@@ -112,7 +112,7 @@ unsafe extern "C" fn free_legacy<B>(tensor: *mut ManagedTensor) {
 unsafe fn release<B, M>(context: *mut c_void) {
     // SAFETY: as promised.
     let exported = unsafe { Box::from_raw(context.cast::<Exported<B, M>>()) };
-    // No panic goes on in another library's code.
+    // A panic must not unwind into another library's code.
     contain("freeing a buffer that was handed out by DLPack", || {
         let Exported { buffer, shape, strides, .. } = *exported;
         drop((buffer, shape, strides));

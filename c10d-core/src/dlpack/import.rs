@@ -8,8 +8,8 @@ use crate::buffer::{Buf, BufMut, Span};
 use crate::types::{DType, Device};
 use crate::{Error, Result};
 
-/// A tensor of another library, to be read; given back to it on drop. [`writable`](Imported::writable) makes it one that
-/// is written as well.
+/// A tensor of another library, for reading. It is returned to that library on drop. [`writable`](Imported::writable)
+/// makes it writable.
 #[derive(Debug)]
 pub struct Imported {
     span: Span,
@@ -17,7 +17,7 @@ pub struct Imported {
     _owner: Owner,
 }
 
-/// A tensor of another library, to be read and written; given back to it on drop.
+/// A tensor of another library, for reading and writing. It is returned to that library on drop.
 #[derive(Debug)]
 pub struct ImportedMut(Imported);
 
@@ -30,7 +30,7 @@ enum Owner {
 
 // SAFETY: as promised to `Imported`, the deleter may be called on any thread.
 unsafe impl Send for Owner {}
-// SAFETY: nothing is done with a shared one.
+// SAFETY: a shared owner has no methods.
 unsafe impl Sync for Owner {}
 
 impl Drop for Owner {
@@ -46,15 +46,16 @@ impl Drop for Owner {
 }
 
 impl Imported {
-    /// Takes a tensor over, from a capsule called `dltensor_versioned`. On errors, too, it is given back to its library.
+    /// Takes over a tensor from a capsule called `dltensor_versioned`. On errors, too, the tensor is returned to its
+    /// library.
     ///
     /// # Errors
-    /// `InvalidArgument` if it is not contiguous, or of a type or on a device that is not known here.
+    /// `InvalidArgument` if the tensor is not contiguous, or if its type or device is not supported.
     ///
     /// # Safety
-    /// The struct is what DLPack says, and nobody else calls its deleter, which may be called on any thread. Its memory is
-    /// not written by others while an op reads it, and not used by others while an op writes it. What its device was still
-    /// to do to it is done, or comes before on the op's stream.
+    /// The struct conforms to DLPack. Nobody else calls its deleter, which may be called on any thread. Others do not
+    /// write to its memory while an op reads it, and do not use it while an op writes it. Pending work of its device on
+    /// the memory is complete, or comes earlier on the op's stream.
     pub unsafe fn versioned(tensor: NonNull<ManagedTensorVersioned>) -> Result<Imported> {
         let owner = Owner::Versioned(tensor);
         // SAFETY: the caller answers for the struct, whose head is the same in all versions.
@@ -69,7 +70,7 @@ impl Imported {
         unsafe { Self::of(tensor, *flags, owner) }
     }
 
-    /// The same, from a capsule called `dltensor`, in which older libraries hand their tensors out.
+    /// The same for a capsule called `dltensor`, which older libraries make.
     ///
     /// # Errors
     /// As [`versioned`](Imported::versioned).
@@ -90,7 +91,7 @@ impl Imported {
         let mut data = tensor.data.cast::<()>();
         let mut offset = tensor.byte_offset;
         if count == 0 {
-            // Nothing is there, but what is asked for its address must be one.
+            // There are no elements, but the address must be valid.
             (data, offset) = (std::ptr::without_provenance_mut(dtype.align()), 0);
         } else if data.is_null() {
             return Err(Error::invalid("a DLPack tensor with elements has no data"));
@@ -106,13 +107,13 @@ impl Imported {
         Ok(Imported { span, read_only: flags.is_read_only(), _owner: owner })
     }
 
-    /// As a tensor of this vendor's slot, where it is on PrivateUse1; unless said, it is on the default one.
+    /// Sets the vendor slot of a tensor on PrivateUse1; without this call it is the default slot.
     pub fn of_vendor(mut self, vendor: u8) -> Imported {
         self.span = self.span.of_vendor(vendor);
         self
     }
 
-    /// The same tensor, to be written as well.
+    /// Makes the tensor writable.
     ///
     /// # Errors
     /// `InvalidArgument` if its library says that it is read-only.
@@ -140,7 +141,7 @@ impl Imported {
 }
 
 impl ImportedMut {
-    /// The same tensor, to be read.
+    /// Makes the tensor read-only.
     pub fn read(self) -> Imported {
         self.0
     }
@@ -165,12 +166,12 @@ unsafe fn count(tensor: &Tensor, dtype: DType) -> Result<usize> {
     let sizes = shape.iter().map(|size| usize::try_from(*size).ok());
     let count = sizes.clone().try_fold(1usize, |all, size| all.checked_mul(size?));
     let fits = |count: &usize| count.checked_mul(dtype.size()).is_some_and(|bytes| isize::try_from(bytes).is_ok());
-    // A size of 0 makes all others harmless.
+    // If one size is 0, there are no elements, whatever the others are.
     let count = if shape.contains(&0) && shape.iter().all(|s| *s >= 0) { Some(0) } else { count.filter(fits) };
     let count = count.ok_or_else(|| wrong(format!("of shape {shape:?} is no tensor")))?;
     let mut step = 1i64;
     for (size, stride) in shape.iter().zip(strides).rev() {
-        // Where there is one element, no step is ever taken.
+        // With one element in a dimension, its stride is never used.
         if count > 0 && *size > 1 && *stride != step {
             let what = format!("of shape {shape:?} has strides {strides:?}; make it contiguous first");
             return Err(wrong(what));

@@ -1,5 +1,5 @@
-//! Tensors of other libraries, by DLPack: PyTorch, NumPy, JAX, CuPy and others hand theirs out, and take ours, without a
-//! copy.
+//! Exchange of tensors with other libraries by DLPack: PyTorch, NumPy, JAX, CuPy and others export their tensors and
+//! import ours without a copy.
 //!
 //! ```no_run
 //! # use c10d_core::dlpack::{ManagedTensorVersioned, Imported, export};

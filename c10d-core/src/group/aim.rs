@@ -1,4 +1,4 @@
-//! Where a call goes: its key, lane and kernel, and whether it has a meaning there.
+//! Where a call goes: its key, lane and kernel; and the validation of the call.
 
 use super::{Group, Lane};
 use crate::backend::{Kernel, Request, fingerprint};
@@ -56,7 +56,7 @@ impl Group {
         }
     }
 
-    /// A barrier has no buffer to go by.
+    /// A barrier has no buffer that could decide the device.
     fn device_of_barrier(&self, request: &Request) -> (DispatchKey, u8) {
         let served = |device: &(DispatchKey, u8)| self.routes.get(device.0, device.1).is_ok();
         let private = (DispatchKey::PrivateUse1, self.routes.some_vendor());

@@ -17,11 +17,10 @@ use crate::options::Params;
 
 impl ProcessGroup {
     /// Starts several messages at once: calls of [`send`](crate::op::send) and [`recv`](crate::op::recv), in any order,
-    /// to and from any ranks. The backend has them all before it waits for any, so ranks may send to each other in any
-    /// order without one of them waiting for ever; backends that have a call for it do them together. Each message ends
-    /// for itself.
+    /// to and from any ranks. The backend gets all of them before it waits for any, so ranks may send to each other in
+    /// any order without a deadlock. Backends with a function for batches use it. Each message ends on its own.
     ///
-    /// Errors are those of the calls, from their handles; a call that is no message is refused.
+    /// Errors are those of the calls and come from their handles. A call that is not a message is rejected.
     ///
     /// ```no_run
     /// # use c10d_core::{ProcessGroup, op};
@@ -48,7 +47,7 @@ impl ProcessGroup {
         (sent, received)
     }
 
-    /// As [`batch`](Self::batch), over bare spans.
+    /// Like [`batch`](Self::batch), for bare spans.
     ///
     /// # Safety
     /// As [`submit_raw`](Self::submit_raw), for each.
@@ -64,7 +63,7 @@ impl ProcessGroup {
     }
 }
 
-/// Messages that are ready to be given away, lane by lane.
+/// Messages that are ready for their backends, by lane.
 struct Batch<'a> {
     group: &'a Arc<Group>,
     lanes: Vec<(&'a Lane, Vec<Job>)>,
@@ -84,7 +83,7 @@ impl<'a> Batch<'a> {
         let Some(ready) = ready else { return handle };
         let lane = ready.aim.lane;
         if !std::ptr::fn_addr_eq(ready.aim.kernel, forward as Kernel) {
-            // A vendor's own kernel takes its calls one by one.
+            // A vendor's own kernel gets its calls one by one.
             self.run(|| (ready.aim.kernel)(lane.context(self.group.size), ready.job));
             return handle;
         }

@@ -17,11 +17,11 @@ use crate::store::{HashStore, PrefixStore, Store, deadline_after};
 use crate::types::Device;
 use crate::{Error, Result, waiting};
 
-/// Says what a group is made of: who this rank is and how it meets the others, backends, timeout.
+/// The settings of a group: this rank and how it finds the others, the backends, the timeout.
 ///
-/// `build` blocks until all ranks are there and connected, or names those that are missing. A builder of core knows the
-/// providers that submitted themselves at link time; that of `c10d::builder()` has those that its features chose, too,
-/// with the init methods and the loader of plugins.
+/// `build` blocks until all ranks are present and connected, or returns an error that names the missing ones. Core's
+/// builder knows the providers that submitted themselves at link time. The builder of `c10d::builder()` also has those
+/// that cargo features chose, the init methods and the loader of plugins.
 #[derive(Clone)]
 #[must_use = "a builder does nothing until `build`"]
 pub struct Builder {
@@ -64,87 +64,90 @@ impl Builder {
         Self::default()
     }
 
-    /// The group's name, the same on all ranks. Groups that are made through one store at the same time need different
-    /// names.
+    /// Sets the group's name, which must be the same on all ranks. Groups that are made through one store at the same
+    /// time need different names.
     pub fn name(mut self, name: &str) -> Self {
         self.name = name.into();
         self
     }
 
-    /// How this process learns its rank and meets the others, in place of rank, size and store: `env://`, `tcp://..`,
-    /// `file://..`, or another [init method](crate::backend::InitMethod) of the providers.
+    /// Sets the URL from which this process learns its rank, the world size and the store, instead of `rank`, `size`
+    /// and `store`: `env://`, `tcp://..`, `file://..`, or another [init method](crate::backend::InitMethod) of the
+    /// providers.
     pub fn init(mut self, url: &str) -> Self {
         self.init = Some(url.to_owned());
         self
     }
 
-    /// This rank. Together with [`init`](Builder::init), what that says, or `build` fails.
+    /// Sets this rank. If [`init`](Builder::init) gives another rank, `build` fails.
     pub fn rank(mut self, rank: u32) -> Self {
         self.rank = Some(rank);
         self
     }
 
-    /// How many ranks. Together with [`init`](Builder::init), what that says, or `build` fails.
+    /// Sets the number of ranks. If [`init`](Builder::init) gives another number, `build` fails.
     pub fn size(mut self, size: u32) -> Self {
         self.size = Some(size);
         self
     }
 
-    /// The store through which the ranks find each other. A world of one needs none. Together
-    /// with [`init`](Builder::init), `build` fails.
+    /// Sets the store through which the ranks find each other. A group of one rank needs none. `build` fails if
+    /// [`init`](Builder::init) is set as well.
     pub fn store(mut self, store: Arc<dyn Store>) -> Self {
         self.store = Some(store);
         self
     }
 
-    /// How long finding the others, making the group, and each op on it, may take; 300 s unless set.
+    /// Sets how long the rendezvous, the making of the group, and each op may take; 300 s unless set.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
     }
 
-    /// How long the drop of the last handle may wait for what was started and for peers that have yet to take what this
-    /// rank sent them; 10 s unless set. Then it prints whom it waited for. Zero: it waits for nothing. A group that is
-    /// dropped where blocking is not wanted (in an async task) is better shut down elsewhere first.
+    /// Sets how long the drop of the last handle may wait for started operations and for peers that have yet to receive
+    /// what this rank sent; 10 s unless set. After that it prints for whom it waited. With zero it does not wait. If
+    /// the last handle would be dropped where blocking is not wanted (in an async task), call `shutdown` elsewhere
+    /// first.
     pub fn drop_within(mut self, limit: Duration) -> Self {
         self.drop_within = limit;
         self
     }
 
-    /// Which backend serves which device, e.g. `"cpu:gloo-like,cuda:nccl"`; see [`BackendMap`].
+    /// Sets which backend serves which device, e.g. `"cpu:gloo-like,cuda:nccl"`; see [`BackendMap`].
     pub fn backend(mut self, map: &str) -> Self {
         self.map = map.to_owned();
         self
     }
 
-    /// The device that this rank works on: barriers use it, and so does a backend that works on one device only.
+    /// Sets the device of this rank: barriers use it, and so does a backend that works on one device only.
     pub fn device(mut self, device: Device) -> Self {
         self.bound = Some(device);
         self
     }
 
-    /// Providers besides those that submitted themselves at link time.
+    /// Adds providers to those that submitted themselves at link time.
     pub fn providers(mut self, providers: &[&'static Provider]) -> Self {
         self.providers.extend_from_slice(providers);
         self
     }
 
-    /// Loads this plugin, whatever its file's name; the path is absolute. `build` fails if it is refused.
+    /// Loads this plugin, whatever the name of its file; the path must be absolute. `build` fails if the plugin is
+    /// refused.
     ///
-    /// Plugins can be loaded where the crate is linked that loads them: `c10d` with its feature `plugins`.
+    /// Loading needs the crate that loads plugins: `c10d` with its feature `plugins`.
     pub fn plugin(mut self, path: impl Into<PathBuf>) -> Self {
         self.plugins.files.push(path.into());
         self
     }
 
-    /// Loads the plugins of this directory (`libc10d_*.so`); what is refused is logged and left out.
+    /// Loads the plugins of this directory (`libc10d_*.so`). Refused files are logged and skipped.
     pub fn plugin_directory(mut self, path: impl Into<PathBuf>) -> Self {
         self.plugins.directories.push(path.into());
         self
     }
 
-    /// Lets the plugin of this name work on the callers' own memory, as every linked backend does, without a copy of what
-    /// is only borrowed.
+    /// Lets the plugin of this name work on the callers' own memory, as every linked backend does. Other plugins get
+    /// copies of borrowed memory.
     pub fn trust_plugin(mut self, name: &str) -> Self {
         self.plugins.trusted.push(name.to_owned());
         self
@@ -153,20 +156,21 @@ impl Builder {
     /// Loads the plugins of the user's directory (`$XDG_DATA_HOME/c10d/plugins`) and of the program's
     /// (`../lib/c10d/plugins` from its own).
     ///
-    /// Without this call, too, the variables `C10D_PLUGIN_PATH` and `C10D_PLUGINS` have plugins loaded.
+    /// The variables `C10D_PLUGIN_PATH` and `C10D_PLUGINS` load plugins even without this call.
     pub fn plugins(mut self) -> Self {
         self.plugins.standard = true;
         self
     }
 
-    /// A setting for a backend, e.g. `("gloo-like.transport", "tcp")`; the backend's documentation lists its own.
+    /// Sets a hint for a backend, e.g. `("gloo-like.transport", "tcp")`. The manual's page `settings` lists all hints.
     pub fn hint(mut self, name: &str, value: &str) -> Self {
         self.hints.insert(name.to_owned(), value.to_owned());
         self
     }
 
-    /// What a group of this builder would be made from: the providers that submitted themselves at link time, the listed
-    /// ones, and the plugins that this builder or the variables ask for. A program gets a plugin's devices from it:
+    /// The registry from which this builder makes a group: the providers that submitted themselves at link time, the
+    /// listed ones, and the plugins that this builder or the environment asks for. A program gets a plugin's devices
+    /// from it:
     ///
     /// ```no_run
     /// # fn main() -> c10d_core::Result<()> {
@@ -178,17 +182,23 @@ impl Builder {
         Registry::collect(&self.clone().with_plugins()?.providers)
     }
 
-    /// Joins the other ranks.
+    /// Makes the group: finds the other ranks and connects to them.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidArgument` if the settings contradict each other or the init method. `Unsupported` if no backend is
+    /// common to all ranks. `Rendezvous` naming the ranks that are missing or that disagree about the group. `Store` if
+    /// the store cannot be reached.
     pub fn build(self) -> Result<ProcessGroup> {
         self.with_plugins()?.build_rank()
     }
 
-    /// Runs `body` once per rank, each on a thread of its own, in one group of `size` ranks; gives the results in rank
-    /// order. Rank, size and store are those of the threads.
+    /// Runs `body` once per rank, each on its own thread, in one group of `size` ranks, and returns the results in rank
+    /// order. Do not set rank, size and store: the threads have their own.
     ///
     /// # Errors
-    /// The error of the rank that failed first, by cause: errors that merely report another rank's end come last. A panic
-    /// of a rank goes on in the caller when all threads have ended.
+    /// The error of the rank that failed first; errors that merely report the end of another rank come last. If a rank
+    /// panics, the panic continues in the caller when all threads have ended.
     pub fn run_ranks<T: Send>(self, size: u32, body: impl Fn(ProcessGroup) -> Result<T> + Sync) -> Result<Vec<T>> {
         self.leaves_ranks_to_others(size)?;
         let builder = self.with_plugins()?;
@@ -201,7 +211,7 @@ impl Builder {
         Ok(self)
     }
 
-    /// Refuses what has no meaning where ranks, world size and store are given by whoever runs the ranks.
+    /// Rejects settings that `run_ranks` decides itself: rank, world size, store and init method.
     fn leaves_ranks_to_others(&self, size: u32) -> Result {
         let what = match (self.rank, self.size, &self.store, &self.init) {
             (.., Some(url)) => {
@@ -215,7 +225,7 @@ impl Builder {
         Err(Error::invalid(what))
     }
 
-    /// Joins the other ranks; the plugins are loaded.
+    /// Makes the group, after the plugins were loaded.
     fn build_rank(mut self) -> Result<ProcessGroup> {
         if let Some(url) = self.init.take() {
             self = self.meet(&url)?;
@@ -225,7 +235,7 @@ impl Builder {
         spec.assemble()
     }
 
-    /// Has rank, size and store from an init method.
+    /// Takes rank, size and store from an init method.
     fn meet(mut self, url: &str) -> Result<Self> {
         let method = Registry::collect(&self.providers)?.init_method(url)?;
         let (rank, size) = (method.rank_and_size)(url)?;
@@ -236,7 +246,7 @@ impl Builder {
         Ok(self)
     }
 
-    /// Refuses what the init method contradicts.
+    /// Rejects settings that contradict the init method.
     fn agrees_with(&self, url: &str, rank: u32, size: u32) -> Result {
         let said = [("rank", self.rank, rank), ("size", self.size, size)];
         for (what, told, found) in said {
@@ -289,19 +299,20 @@ impl Builder {
     }
 }
 
-/// Whether other ranks of the group are another library's: a hint says so, whose name ends in `.compat` and whose value
-/// is not `native` (`nccl.compat` of c10d-nccl).
+/// Whether other ranks of the group run another library. A hint says so: its name ends in `.compat` and its value is
+/// not `native` (`nccl.compat` of c10d-nccl).
 ///
-/// Nothing is agreed through the store of such a group: the backend map must name its one backend, and the store is the
-/// one in which the other library's ranks meet, without a prefix of this one's. It has no sub-groups.
+/// The ranks of such a group agree on nothing through the store: the backend map must name its one backend, and the
+/// store must be the one in which the other library's ranks meet, without a prefix of this library. It has no
+/// sub-groups.
 pub(super) fn foreign(hints: &BTreeMap<String, String>) -> bool {
     hints.iter().any(|(name, value)| name.ends_with(FOREIGN) && value != "native")
 }
 
-/// The end of the names of hints by which a backend is told to be compatible with another library.
+/// The ending of hints that make a backend compatible with another library.
 pub(super) const FOREIGN: &str = ".compat";
 
-/// Everything a group is made from, the first one or a sub-group.
+/// Everything from which a group is made, the first group or a sub-group.
 pub(super) struct GroupSpec {
     pub(super) name: Arc<str>,
     pub(super) rank: u32,
@@ -361,7 +372,7 @@ impl GroupSpec {
         };
         let (lanes, routes) = Routes::lay(&self, &init, &offers, &joined.served).map_err(|error| {
             let cause = reports.settle(error);
-            // Peers that have made the group already hear of it by what they have.
+            // Peers that have made the group already learn of it through their backends.
             others.give_up(&cause);
             cause
         })?;

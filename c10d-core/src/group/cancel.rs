@@ -1,4 +1,4 @@
-//! Taking back a message that was started.
+//! Cancelling a message that was started.
 
 use std::fmt;
 
@@ -6,39 +6,40 @@ use super::work::{Handle, ScopedWork, Work};
 use crate::backend::JobId;
 use crate::{Error, ErrorKind, OpError, Result};
 
-/// What [`Work::cancel`] came to.
+/// The result of [`Work::cancel`].
 #[must_use = "a message that was taken is in the handle"]
 pub enum Cancel<R, W = Work<R>> {
-    /// The op is over: no message was taken (of a send: nothing was sent), and none will be. What the op gives back, as it
-    /// was handed in; the source that [`recv_any_source`](crate::op::recv_any_source) tells is `u32::MAX`.
+    /// The op is cancelled: no message was taken (for a send: nothing was sent), and none will be. It contains the op's
+    /// result with the buffers as they were passed in; the source that [`recv_any_source`](crate::op::recv_any_source)
+    /// returns is `u32::MAX`.
     Back(R),
-    /// Too late: the op is over, or its message is on its way. It goes on as if nothing had been asked; the handle has, or
-    /// will have, its result. (Of a device's buffer to which the device is still at work, it may also be that the op is taken
-    /// back when the device is through: then it ends as [`ErrorKind::Aborted`], and no message was taken.)
+    /// It is too late: the op is done, or its message is in transfer. The op goes on as if nothing had been asked, and
+    /// the handle has, or will have, its result. (If a device still works on the buffer, the op may also be cancelled
+    /// once the device has finished. It then ends with [`ErrorKind::Aborted`], and no message was taken.)
     TooLate(W),
 }
 
-/// Why there is no cancelling the op. It goes on.
+/// Why the op cannot be cancelled. The op goes on.
 #[must_use = "the op goes on, and the handle has its result"]
 pub struct CancelError<W> {
-    /// The reason: [`ErrorKind::Unsupported`] for a collective, in which the other ranks wait for this one, and of a backend
-    /// that takes nothing back.
+    /// The reason: [`ErrorKind::Unsupported`] for a collective, in which the other ranks wait for this one, and for a
+    /// backend that cannot cancel.
     pub error: Error,
     /// The op's handle.
     pub work: W,
 }
 
 impl<R> Work<R> {
-    /// Takes a started message back: a receive whose message has not come, or a send that has not begun. Says for certain
-    /// whether a message was taken. Does not wait for the message, or for a peer.
+    /// Cancels a started message: a receive whose message has not come, or a send that has not begun. The result says
+    /// for certain whether a message was taken. It does not wait for the message or for a peer.
     ///
-    /// A receive has taken a message from the moment when the message was matched with it, even if only a part has come; then
-    /// the answer is [`Cancel::TooLate`], and the handle has the rest. Otherwise a message that comes later goes to the next
-    /// receive that asks for it, as if this one had never been. Cancelling ends the op for this rank alone: the peer is
-    /// told nothing, and its message waits.
+    /// A receive has taken a message as soon as the message was matched with it, even if only a part has arrived; then
+    /// the result is [`Cancel::TooLate`], and the handle gets the rest. Otherwise a message that arrives later goes to
+    /// the next matching receive, as if this one had never been. Cancelling ends the op on this rank only: the peer is
+    /// not told, and its message stays pending.
     ///
-    /// This is how a receive is given up, under the timeout of an async runtime, say. A future that is merely dropped is
-    /// not: its op goes on and takes a message, which is lost.
+    /// Use it to give up a receive, for example under a timeout of an async runtime. Dropping the future is not enough:
+    /// its op goes on and takes a message, which is lost.
     ///
     /// ```
     /// use std::{pin::pin, task::{Context, Waker}, time::Duration};
@@ -70,18 +71,18 @@ impl<R> Work<R> {
     /// ```
     ///
     /// # Errors
-    /// [`ErrorKind::Unsupported`] for collectives, and from backends that take nothing back (NCCL, plugins): the op goes on,
-    /// and the handle comes back.
+    /// [`ErrorKind::Unsupported`] for collectives, and from backends that cannot cancel (NCCL, plugins). The op goes
+    /// on, and the error contains the handle.
     pub fn cancel(self) -> Result<Cancel<R>, CancelError<Self>> {
         self.0.cancel(Work)
     }
 }
 
 impl<'scope, R> ScopedWork<'scope, R> {
-    /// Takes a started message back; see [`Work::cancel`].
+    /// Cancels a started message; see [`Work::cancel`].
     ///
     /// # Errors
-    /// As of [`Work::cancel`].
+    /// Those of [`Work::cancel`].
     pub fn cancel(self) -> Result<Cancel<R, Self>, CancelError<Self>> {
         self.0.cancel(ScopedWork)
     }
@@ -103,7 +104,7 @@ impl<'a, R> Handle<'a, R> {
         }
     }
 
-    /// Has the backend give the job up, and ends it. `false`: too late.
+    /// Asks the backend for the job, and ends it. `false`: it is too late.
     fn take_back(&self) -> Result<bool> {
         self.has_result()?;
         let frame = self.state.frame();
@@ -125,7 +126,7 @@ impl<'a, R> Handle<'a, R> {
         }
         let backend = group.backend_of(frame).ok_or_else(|| refused(Error::unsupported("the op has no backend")))?;
         let id = JobId::of(frame);
-        // Whatever else a backend should give back is dropped, and so is abandoned.
+        // Any other job that the backend returns is dropped, which ends it as abandoned.
         let Some(job) = backend.cancel(&[id]).map_err(refused)?.into_iter().find(|job| job.id() == id) else {
             return Ok(false);
         };

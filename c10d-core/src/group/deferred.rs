@@ -1,4 +1,4 @@
-//! The lane of a sparse key, whose backend object is made when it is first used.
+//! The lane of a sparse key. Its backend object is made at the first use.
 #![allow(unsafe_code)]
 
 use std::sync::{Arc, OnceLock};
@@ -15,9 +15,9 @@ use crate::process::spawn;
 use crate::types::DispatchKey;
 use crate::{Error, ErrorKind, Phase, Result};
 
-/// The lane of a sparse key beside the lane of its dense one: over an own object of the backend `over`, by default that
-/// for host memory, so that its steps and the dense calls may come in different orders on different ranks. `Err`: why
-/// there is none.
+/// Makes the lane of a sparse key. It has its own object of the backend `over` (by default the backend for host
+/// memory), so that its steps and the dense calls may come in different orders on different ranks. `Err`: why there is
+/// none.
 pub(super) fn sparse_lane(
     init: &GroupInit,
     registry: &Registry,
@@ -42,12 +42,12 @@ pub(super) fn sparse_lane(
     Ok(Lane::sparse(info, Arc::new(backend)))
 }
 
-/// A backend that is made by its first job.
+/// A backend that is made for its first job.
 struct Deferred {
     shared: Arc<Shared>,
     backend: &'static str,
     key: DispatchKey,
-    /// Of the device whose sparse tensors the lane serves.
+    /// The runtime of the device whose sparse tensors the lane serves.
     device: Option<Arc<dyn DeviceRuntime>>,
 }
 
@@ -58,14 +58,14 @@ struct Shared {
 }
 
 enum Progress {
-    /// What it is made from.
+    /// The data from which it is made.
     Not(Box<GroupInit>),
     Making,
     Over(Result),
 }
 
 impl Deferred {
-    /// The backend, which is there by the deadline or not at all.
+    /// The backend, if it is made by the deadline.
     fn made(&self, deadline: Instant) -> Result<&Arc<dyn Backend>> {
         if let Some(backend) = self.shared.made.get() {
             return Ok(backend);
@@ -76,7 +76,7 @@ impl Deferred {
         {
             init.deadline = deadline;
             let (shared, backend, key) = (self.shared.clone(), self.backend, self.key);
-            // On a thread of its own, since nothing but its deadline ends it, while an abort must end the job.
+            // It runs on a thread of its own, since only its deadline ends it, while an abort must end the job at once.
             if let Err(e) = spawn("c10d sparse lane", move || shared.make(&init, backend, key)) {
                 *state = Progress::Over(Err(e));
             }
@@ -121,7 +121,7 @@ unsafe impl Backend for Deferred {
         self.backend
     }
 
-    /// Nobody asks: what a step needs is checked when it comes.
+    /// Core does not ask for this: the needs of a step are checked when it comes.
     fn capabilities(&self) -> &Capabilities {
         self.shared.made.get().map_or(&Capabilities::ALL, |backend| backend.capabilities())
     }

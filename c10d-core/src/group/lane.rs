@@ -1,4 +1,4 @@
-//! A lane: one backend object of a group, and the order of the calls it gets.
+//! A lane: one backend object of a group, and the order of its calls.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,9 +15,10 @@ pub(crate) type Turn<'a> = MutexGuard<'a, u64>;
 pub(crate) struct Lane {
     pub(crate) info: Arc<Origin>,
     pub(crate) backend: Arc<dyn Backend>,
-    /// Of a sparse key's lane alone: the calls that were started.
+    /// For the lane of a sparse key only: the started calls.
     pub(crate) queue: Option<SparseQueue>,
-    /// The number of the next collective. Held from numbering until the backend has the job, so that both have one order.
+    /// The number of the next collective. The lock is held from numbering until the backend has the job, so that both
+    /// have the same order.
     next: Mutex<u64>,
     next_p2p: AtomicU64,
 }
@@ -27,31 +28,31 @@ impl Lane {
         Lane { info: Arc::new(info), backend, queue: None, next: Mutex::new(0), next_p2p: AtomicU64::new(0) }
     }
 
-    /// The lane of a sparse key. What it offers is its kernels' matter; the steps that they run are checked.
+    /// Makes the lane of a sparse key. Its kernels decide what it offers; the steps that they run are checked.
     pub(crate) fn sparse(info: Origin, backend: Arc<dyn Backend>) -> Lane {
         Lane { queue: Some(SparseQueue::default()), ..Lane::new(info, backend) }
     }
 
-    /// What the lane's kernels may use.
+    /// The context for the lane's kernels.
     #[inline]
     pub(crate) fn context(&self, size: u32) -> KernelContext<'_> {
         KernelContext { info: &self.info, backend: &self.backend, size, queue: self.queue.as_ref() }
     }
 
-    /// Waits for what is in flight, then leaves the peers.
+    /// Waits for all jobs in flight, then says goodbye to the peers.
     pub(crate) fn shutdown(&self, deadline: Instant) -> Result {
         let drained = self.queue.as_ref().map_or(Ok(()), |queue| queue.wait_idle(deadline));
         drained.and(self.backend.shutdown(deadline))
     }
 
-    /// As [`Lane::shutdown`] when the last handle is gone: what is in flight at the deadline goes on.
+    /// Like [`Lane::shutdown`], after the last handle is gone: jobs that are in flight at the deadline go on.
     pub(crate) fn leave(&self, deadline: Instant) -> Result {
         let drained = self.queue.as_ref().map_or(Ok(()), |queue| queue.wait_idle(deadline));
         drained.and_then(|()| self.backend.leave(deadline))
     }
 
-    /// Waits for the lane's turn, numbers the request, and gives the turn, to be held until the backend has the job.
-    /// Point-to-point ops take no turn.
+    /// Waits for the lane's turn, numbers the request, and returns the turn, which the caller holds until the backend
+    /// has the job. Point-to-point ops take no turn.
     pub(crate) fn take_turn(&self, request: &mut Request) -> Result<Option<Turn<'_>>> {
         if request.op.is_p2p() {
             request.seq = self.next_p2p.fetch_add(1, Ordering::Relaxed);

@@ -1,4 +1,4 @@
-//! What the drop of a group's last handle does.
+//! Leaving a group when its last handle is dropped.
 
 use std::time::Duration;
 
@@ -8,19 +8,21 @@ use crate::panics::contain;
 use crate::store::deadline_after;
 use crate::{ErrorKind, backend};
 
-/// How long the last handle's drop waits, unless the builder says otherwise.
+/// How long the drop of the last handle waits unless the builder sets it.
 pub(super) const DROP_WITHIN: Duration = Duration::from_secs(10);
-/// How long what has failed may take to come back.
+/// How long the jobs of a failed group may take to end.
 const FAILED_WITHIN: Duration = Duration::from_secs(1);
 
 impl Group {
-    /// Waits for what was started and for what peers have yet to take, then tells the peers that this rank leaves.
+    /// Waits for started operations and until peers have received everything, then tells the peers that this rank
+    /// leaves.
     pub(super) fn leave(&self) {
         let failed = self.failed.get();
         if failed.is_some_and(|cause| *cause.kind() == ErrorKind::Shutdown) {
             return;
         }
-        // On the thread that ends an operation, which would wait for itself; or in a rank that panicked, which ends.
+        // It does not wait on the thread that ends an operation, which would wait for itself, nor in a rank that
+        // panicked.
         let patience = match failed {
             _ if backend::is_telling() || std::thread::panicking() => Duration::ZERO,
             Some(_) => self.drop_within.min(FAILED_WITHIN),

@@ -1,4 +1,5 @@
-//! The blocking form of every op, as a method: sugar for `run(op::..)`, but for buffers on errors, which are dropped here.
+//! The blocking form of every op, as a method: the same as `run(op::..)`, except that the buffers are dropped on
+//! errors.
 
 use super::ProcessGroup;
 use crate::buffer::{Buf, BufMut, InPlace, Root};
@@ -67,10 +68,9 @@ impl ProcessGroup {
         Ok(self.run(op::recv(output, from, tag))?)
     }
 
-    /// Receives into `output` a message with this tag, from whichever rank's comes first. Gives `output` back, and the
-    /// sender's rank.
+    /// Receives into `output` the first message with this tag, from any rank. Returns `output`, and the sender's rank.
     ///
-    /// Of one sender, messages arrive in order. Which of several senders comes first is not determined.
+    /// Messages of one sender arrive in order. Which of several senders comes first is not determined.
     ///
     /// # Errors
     /// Those of [every op](crate::op#errors). `Unsupported` over backends that cannot wait for several ranks, such as
@@ -179,7 +179,7 @@ impl ProcessGroup {
         Ok(self.run(op::all_reduce(buffer, options))?)
     }
 
-    /// Does [`all_reduce`](Self::all_reduce) of several buffers at about the cost of one.
+    /// [`all_reduce`](Self::all_reduce) of several buffers at about the cost of one.
     ///
     /// All buffers have one element type; their lengths may differ from each other, but not between ranks. Gives the
     /// buffers back.
@@ -254,8 +254,8 @@ impl ProcessGroup {
         Ok(self.run(op::all_gather_into(input, output))?)
     }
 
-    /// Does [`all_gather`](Self::all_gather) of several inputs at about the cost of one: `outputs[i][r]` is the
-    /// `inputs[i]` of rank `r`.
+    /// [`all_gather`](Self::all_gather) of several inputs at about the cost of one: `outputs[i][r]` is the `inputs[i]`
+    /// of rank `r`.
     ///
     /// # Errors
     /// Those of [every op](crate::op#errors). As `all_gather`.
@@ -280,7 +280,7 @@ impl ProcessGroup {
         Ok(self.run(op::all_gather_coalesced(inputs, outputs))?)
     }
 
-    /// Does [`all_gather_into`](Self::all_gather_into) of several inputs at about the cost of one.
+    /// [`all_gather_into`](Self::all_gather_into) of several inputs at about the cost of one.
     ///
     /// `outputs[i]` has world size times the length of `inputs[i]`.
     ///
@@ -336,8 +336,8 @@ impl ProcessGroup {
         Ok(self.run(op::reduce_scatter(inputs, output, options))?)
     }
 
-    /// Reduces the `input` of all ranks, element by element. Of the result, cut into world size equal parts, rank `r` gets
-    /// part `r` as its `output`.
+    /// Reduces the `input` of all ranks, element by element. The result is cut into world size equal parts, and rank
+    /// `r` gets part `r` in its `output`.
     ///
     /// `input` has world size times the length of `output`. Gives both back.
     ///
@@ -366,7 +366,7 @@ impl ProcessGroup {
         Ok(self.run(op::reduce_scatter_into(input, output, options))?)
     }
 
-    /// Does [`reduce_scatter_into`](Self::reduce_scatter_into) of several inputs at about the cost of one.
+    /// [`reduce_scatter_into`](Self::reduce_scatter_into) of several inputs at about the cost of one.
     ///
     /// `inputs[i]` has world size times the length of `outputs[i]`.
     ///
@@ -473,8 +473,8 @@ impl ProcessGroup {
 
     /// Sends part `r` of `input` to rank `r`, for every `r`; what comes from rank `r` is part `r` of `output`.
     ///
-    /// The parts are equal: the length of `input` is a multiple of the world size, and that of `output`. For parts of
-    /// other sizes: [`Call::splits`](crate::Call::splits). Gives both buffers back.
+    /// The parts are equal: the lengths of `input` and `output` are multiples of the world size. For parts of other
+    /// sizes use [`Call::splits`](crate::Call::splits). Gives both buffers back.
     ///
     /// # Errors
     /// Those of [every op](crate::op#errors). `InvalidArgument` if a length is no multiple of the world size.
@@ -527,7 +527,7 @@ impl ProcessGroup {
     /// [`with_wait_all_ranks(true)`](crate::options::MonitoredBarrierOptions::with_wait_all_ranks).
     ///
     /// # Errors
-    /// Those of [every op](crate::op#errors). `Timeout` names the missing.
+    /// Those of [every op](crate::op#errors). `Timeout` names the missing ranks.
     ///
     /// # Example
     /// ```

@@ -1,4 +1,4 @@
-//! Process groups: how they are made, what they hold, how calls run on them.
+//! Process groups: how they are made, what they contain, and how calls run on them.
 
 mod aim;
 mod batch;
@@ -39,31 +39,31 @@ use crate::store::{Store, deadline_after};
 use crate::types::{DType, Device, DispatchKey, ReduceOp};
 use crate::{Error, ErrorKind, Result};
 
-/// The ranks that do collectives together, seen from one of them.
+/// A group of ranks that run collectives together. Each rank has its own `ProcessGroup`.
 ///
-/// Cheap to clone, usable from any thread. Collectives must be issued in the same order on all ranks of a group; where
-/// they are not, the ranks find out before any payload is used ([`ErrorKind::Mismatch`]). Point-to-point ops are matched
-/// by peer and tag and may be issued in any order.
+/// It is cheap to clone and can be used from any thread. All ranks must issue the collectives of a group in the same
+/// order; if they do not, they find out before any payload is used ([`ErrorKind::Mismatch`]). Point-to-point ops are
+/// matched by peer and tag and may be issued in any order.
 ///
-/// After an error with status [`Failed`](crate::Status::Failed) the group is failed for good: every later call returns
+/// After an error with status [`Failed`](crate::Status::Failed) the group has failed for good: every later call returns
 /// the first cause.
 ///
-/// When the last clone is dropped, the drop waits for what was started, and until the peers have what this rank sent
-/// them, then tells the peers that this rank leaves. It waits at most as long as
-/// [`drop_within`](Builder::drop_within) says (10 s), then prints on stderr whom it waited for and returns, while
-/// the rest goes on by itself. A program that ends without having dropped its groups (they are in a `static`, or
-/// `process::exit` is called) says that it ends; ranks that still need it get an error that says so.
-/// [`shutdown`](ProcessGroup::shutdown) leaves with an error instead of a print.
+/// When the last clone is dropped, the drop waits for started operations and until the peers have received what this
+/// rank sent. Then it tells the peers that this rank leaves. It waits at most for the time of
+/// [`drop_within`](Builder::drop_within) (10 s); after that it prints on stderr for whom it waited, and returns, while
+/// the rest goes on in the background. If a program ends without dropping its groups (because they are in a `static`,
+/// or `process::exit` is called), it tells the peers so, and ranks that still need it get an error that says so.
+/// [`shutdown`](ProcessGroup::shutdown) returns an error where a drop prints.
 ///
-/// A group belongs to the process that made it. In a forked child every call is an error that says so, and dropping does
-/// nothing: a child that wants to take part makes a group of its own. See [`process`](crate::process).
+/// A group belongs to the process that made it. In a forked child every call returns an error that says so, and
+/// dropping does nothing: a child that wants to take part makes a group of its own. See [`process`](crate::process).
 #[derive(Clone)]
 pub struct ProcessGroup(pub(crate) Arc<Group>);
 
 pub(crate) struct Group {
     /// The process that made it.
     pub(crate) owner: Process,
-    /// In a forked child: what every use of its copy is told.
+    /// The error of every use in a forked child.
     foreign: OnceLock<Error>,
     name: Arc<str>,
     rank: u32,
@@ -77,17 +77,18 @@ pub(crate) struct Group {
     lanes: Vec<Lane>,
     routes: Routes,
     failed: OnceLock<Error>,
-    // What sub-groups are made from.
+    // The data from which sub-groups are made.
     store: Arc<dyn Store>,
     root: Arc<dyn Store>,
     session: [u8; 16],
     registry: Arc<Registry>,
     map: BackendMap,
     hints: Arc<BTreeMap<String, String>>,
-    /// After how long an op that waits says so.
+    /// How long an op waits before it reports it.
     warn_after: Option<Duration>,
     next_subgroup: AtomicU64,
-    /// Shrinks have their own counter, so that ranks stay aligned where some made a sub-group and others saw a failure.
+    /// Shrinks have their own counter, so that the ranks' counters agree even if some made a sub-group while others saw
+    /// a failure.
     next_shrink: AtomicU64,
 }
 
@@ -120,7 +121,7 @@ impl ProcessGroup {
         }
     }
 
-    /// The part of the store that this group has for itself.
+    /// The part of the store that only this group uses.
     pub fn store(&self) -> &Arc<dyn Store> {
         &self.0.store
     }
@@ -131,30 +132,32 @@ impl ProcessGroup {
         Ok(self.0.lane(key)?.info.backend)
     }
 
-    /// What the backend that serves the key offers, or why there is none.
+    /// The capabilities of the backend that serves the key, or why there is none.
     pub fn capabilities(&self, key: DispatchKey) -> Result<&Capabilities> {
         Ok(&self.0.lane_of(key)?.0.capabilities)
     }
 
-    /// The name of the backend that serves dense buffers of this device, and what it offers; or why there is none.
+    /// The name and the capabilities of the backend that serves dense buffers of this device, or why there is none.
     pub fn backend_of(&self, device: Device) -> Result<(&'static str, &Capabilities)> {
         let (route, lane) = self.0.route(device.key(), device.vendor())?;
         Ok((lane.info.backend, &route.capabilities))
     }
 
-    /// The algorithm that such a call would take on the CPU, where the backend knows. `bytes` is the size of the largest
-    /// buffer of the call.
+    /// The algorithm that a call with these properties would use on the CPU, if the backend knows it. `bytes` is the
+    /// size of the largest buffer of the call.
     pub fn algorithm(&self, op: OpKind, bytes: usize, dtype: DType, reduce: ReduceOp) -> Option<AlgorithmInfo> {
         let lane = self.0.lane(DispatchKey::Cpu).ok()?;
         lane.backend.algorithm(op, bytes, dtype, reduce)
     }
 
-    /// Bytes of payload that this rank has sent to peers in the key's collectives so far, where the backend counts them.
+    /// The number of payload bytes that this rank has sent to peers in collectives of this key so far, if the backend
+    /// counts them.
     pub fn bytes_sent(&self, key: DispatchKey) -> Option<u64> {
         self.0.lane(key).ok()?.backend.bytes_sent()
     }
 
-    /// The error that failed the group, if it is failed: also by what a backend noticed while no call was running.
+    /// The error that failed the group, if it has failed. It includes failures that a backend noticed while no call was
+    /// running.
     pub fn failure(&self) -> Option<&Error> {
         if !self.0.is_home() {
             return Some(self.0.foreign());
@@ -168,30 +171,31 @@ impl ProcessGroup {
         self.0.failed.get()
     }
 
-    /// Fails the group: everything in flight ends with [`ErrorKind::Aborted`], here and on the peers, and so does every
-    /// later call. Any thread, any number of times.
+    /// Fails the group: all operations in flight and all later calls end with [`ErrorKind::Aborted`], here and on the
+    /// peers. It may be called from any thread, any number of times. `why` is in the error of every rank.
     pub fn abort(&self, why: &str) {
         if !self.0.is_home() {
-            // The peers are the parent's.
+            // The peers belong to the parent process.
             return;
         }
         let error = Error::new(ErrorKind::Aborted, why).guilty([self.0.rank]);
         self.0.fail(&self.0.described(error));
     }
 
-    /// Waits for everything in flight, and until the peers have what this rank sent them; then leaves the group: the peers
-    /// do not take the coming silence for death. Later calls on clones return [`ErrorKind::Shutdown`]. Bounded by the
-    /// group's timeout.
+    /// Waits for all operations in flight, and until the peers have received what this rank sent. Then it leaves the
+    /// group: it says goodbye, so that no peer takes this rank for dead. Later calls on clones return
+    /// [`ErrorKind::Shutdown`]. It takes at most the group's timeout.
     ///
     /// # Errors
-    /// `Timeout` when the time is over; it names the ranks that were waited for. `Mismatch` if another rank made a different
-    /// call in place of one in which this rank had nothing to receive. This rank has left all the same.
+    /// `Timeout` when the time is over; it names the ranks for which this one waited. `Mismatch` if another rank made a
+    /// different call in place of one in which this rank had nothing to receive. This rank has left the group in both
+    /// cases.
     pub fn shutdown(self) -> Result {
         let timeout = self.0.timeout;
         self.shutdown_within(timeout)
     }
 
-    /// As [`shutdown`](ProcessGroup::shutdown), within this time.
+    /// Like [`shutdown`](ProcessGroup::shutdown), with this time limit.
     pub fn shutdown_within(self, timeout: Duration) -> Result {
         self.0.is_here()?;
         let deadline = deadline_after(timeout);
@@ -214,13 +218,13 @@ impl ProcessGroup {
 }
 
 impl Group {
-    /// Whether this is the group's process.
+    /// Whether this process made the group.
     #[inline]
     pub(crate) fn is_home(&self) -> bool {
         self.owner.is_current()
     }
 
-    /// An error in a process that was forked from the group's.
+    /// Returns an error in a process that was forked from the group's process.
     #[inline]
     fn is_here(&self) -> Result {
         if self.is_home() { Ok(()) } else { Err(self.foreign().clone()) }
@@ -258,7 +262,7 @@ impl Group {
         Origin { group, rank: self.rank, backend: "", global }.described(error)
     }
 
-    /// The first cause, for a later call: of deaths, those that were noticed since are named too.
+    /// The first cause, for a later call. If it is a death, it also names ranks that were found dead since.
     #[cold]
     fn again(&self, cause: &Error) -> Error {
         let dead = |e: &Error| matches!(e.kind(), ErrorKind::PeerDead { .. });
@@ -273,13 +277,14 @@ impl Group {
         self.described(error)
     }
 
-    /// Fails the group with its first cause. On the observer's thread, never on a completing one.
+    /// Fails the group with its first cause. It runs on the thread that observes the error, never on one that completes
+    /// a job.
     pub(crate) fn fail(&self, error: &Error) {
         if !self.is_home() {
             return;
         }
         if self.failed.set(error.clone()).is_ok() {
-            // A panic on the way must not keep another lane from its end.
+            // A panic here must not prevent the end of another lane.
             contain("a tracing subscriber", || {
                 tracing::error!(target: "c10d", group = %self.name, rank = self.rank, "{error:?}");
             });
@@ -293,8 +298,8 @@ impl Group {
 impl Drop for Group {
     fn drop(&mut self) {
         if !self.is_home() {
-            // Backends and stores say goodbye to peers, take locks and wait for threads when they are dropped. The peers
-            // are the parent's, its threads are not here, and a lock may be held by one of them.
+            // Dropped backends and stores say goodbye to peers, take locks and wait for threads. In a forked child the
+            // peers are the parent's, the threads do not exist, and a lock may be held by one of them.
             std::mem::forget((std::mem::take(&mut self.lanes), self.store.clone(), self.root.clone()));
             return;
         }

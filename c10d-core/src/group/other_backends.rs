@@ -1,4 +1,4 @@
-//! Makes a group's backends, each once.
+//! The backends of a group, each of which is made once.
 
 use std::sync::{Arc, Weak};
 
@@ -9,12 +9,12 @@ use crate::panics::contain;
 use crate::store::PrefixStore;
 use crate::{Error, Result};
 
-/// What a sub-group is made from.
+/// The group from which a sub-group is made.
 pub(crate) struct Parent {
     pub(crate) backends: Backends,
     /// The members, in the numbering of the parent.
     pub(crate) ranks: Vec<u32>,
-    /// The parent's other ranks take no part: they are gone, or are to be left behind.
+    /// Whether the parent's other ranks take no part, because they are gone or to be left behind.
     pub(crate) shrinks: bool,
 }
 
@@ -40,24 +40,24 @@ pub(super) fn lost<'a>(backends: impl Iterator<Item = &'a Arc<dyn Backend>>) -> 
 /// Backends by name.
 pub(crate) type Backends = Vec<(&'static str, Arc<dyn Backend>)>;
 
-/// The backends that a group has so far, and what more are made from.
+/// The backends that a group has so far, and the data from which others are made.
 pub(super) struct Made {
     registry: Arc<Registry>,
     made: Arc<Mutex<Backends>>,
-    /// Of a sub-group: the backends of the group that it is part of, and its ranks in that one.
+    /// For a sub-group: the backends of its parent group, and its ranks in that group.
     parent: Option<Arc<Parent>>,
-    /// The same, for as long as the sub-group is being made: it knows who is gone.
+    /// The same while the sub-group is being made, since the parent knows which ranks are gone.
     watched: Weak<Parent>,
 }
 
 impl Made {
-    /// Of a new group.
+    /// For a new group.
     pub(super) fn new(registry: Arc<Registry>, parent: Option<Arc<Parent>>) -> Made {
         let watched = parent.as_ref().map(Arc::downgrade).unwrap_or_default();
         Made { registry, made: Arc::default(), parent, watched }
     }
 
-    /// The group is not made after all, for this cause.
+    /// Gives the group up while it is being made, for this cause.
     pub(super) fn give_up(&self, cause: &Error) {
         let made = std::mem::take(&mut *self.made.lock());
         for (name, backend) in made {

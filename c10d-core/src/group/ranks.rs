@@ -46,7 +46,7 @@ pub(super) fn run<T: Send>(size: u32, body: impl Fn(u32, Arc<dyn Store>) -> Resu
     if let Some(panic) = panic {
         std::panic::resume_unwind(panic);
     }
-    // A rank that left early makes others report it as dead; its own error is the cause.
+    // If a rank leaves early, others report it as dead; its own error is the cause.
     errors.sort_by_key(|(order, e)| (matches!(e.kind(), ErrorKind::PeerDead { .. } | ErrorKind::Aborted), *order));
     errors.into_iter().next().map_or(Ok(values), |(_, e)| Err(e))
 }

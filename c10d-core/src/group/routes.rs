@@ -12,7 +12,7 @@ use crate::staged::Staged;
 use crate::types::{DispatchKey, vendor_name};
 use crate::{Error, Result};
 
-/// Where the calls of one key go.
+/// The lane and the kernels for the calls of one key.
 #[derive(Clone)]
 pub(super) struct Route {
     lane: usize,
@@ -29,7 +29,7 @@ pub(super) struct Routes {
 }
 
 impl Routes {
-    /// Makes the backends that the ranks agreed on, in the same order everywhere, and the ways to them.
+    /// Makes the backends that the ranks agreed on, in the same order on all ranks, and the routes to them.
     pub(super) fn lay(
         spec: &GroupSpec,
         init: &GroupInit,
@@ -81,7 +81,8 @@ impl Routes {
                     return Err(format!("{key} is declared without a kernel: the crate that has it is not linked"));
                 }
                 if key.is_sparse() {
-                    // Kernels for all backends go through host memory, a backend's own over itself.
+                    // A kernel for all backends works through host memory; a backend's own kernel works on that
+                    // backend.
                     let own = spec.registry.has_own_kernel(OpKind::AllReduce, key, backend);
                     lanes.push(sparse_lane(
                         init,
@@ -137,7 +138,7 @@ impl Routes {
         &lanes[route.lane]
     }
 
-    /// The vendor whose devices PrivateUse1 means where no buffer says it.
+    /// The vendor that PrivateUse1 means for a call without buffers.
     pub(super) fn some_vendor(&self) -> u8 {
         let served = self.vendors.iter().find(|(_, route)| route.is_ok()).map_or(0, |(vendor, _)| *vendor);
         if self.keys[DispatchKey::PrivateUse1 as usize].is_ok() { 0 } else { served }

@@ -22,8 +22,8 @@ use crate::{Error, ErrorKind, OpError, Result, Status, waiting};
 impl ProcessGroup {
     /// Runs a call and waits for it.
     ///
-    /// Gives the buffers back, and whatever else the call yields; on errors, too, as [`OpError::buffer`], which `?` drops
-    /// where the function returns an [`Error`].
+    /// Returns the buffers and the other results of the call. On errors the buffers are in [`OpError::buffer`]; `?`
+    /// drops them in a function that returns an [`Error`].
     ///
     /// ```no_run
     /// # use c10d_core::{ProcessGroup, ReduceOp, op};
@@ -46,11 +46,11 @@ impl ProcessGroup {
         }
     }
 
-    /// Starts a call that owns its buffers, and goes on.
+    /// Starts a call that owns its buffers, and returns at once.
     ///
-    /// The buffers come back from [`Work::wait`], on errors too. Dropping the handle lets the op finish by itself and
-    /// frees the buffers then; leaking it leaks them. A receive whose handle was dropped still takes a message:
-    /// [`Work::cancel`] gives it up.
+    /// [`Work::wait`] returns the buffers, on errors too. If the handle is dropped, the op still finishes in the
+    /// background, and its buffers are freed then. If the handle is leaked, so are the buffers. A receive whose handle
+    /// was dropped still takes a message; [`Work::cancel`] prevents that.
     ///
     /// ```no_run
     /// # use c10d_core::{ProcessGroup, ReduceOp, op};
@@ -62,18 +62,19 @@ impl ProcessGroup {
     /// ```
     pub fn start<B>(&self, call: Call<B>) -> Work<B::Back>
     where
-        // The compiler shows the next line to whoever starts a call on a borrowed buffer.
+        // The compiler shows the next line if a call is started on a borrowed buffer.
         B: Buffers + 'static, // a started call owns its buffers: give it a `Vec`, or start it in `ProcessGroup::scope`
     {
         Work(self.0.start(call, None))
     }
 
-    /// Starts a call over bare spans.
+    /// Starts a call on bare spans.
     ///
     /// # Safety
-    /// The memory behind the spans stays allocated, is used by nobody else, and inputs are written by nobody, until the
-    /// work is done: until the handle says `is_done`, or `wait` returned. If `wait` returned an error without a `buffer`,
-    /// the backend broke its promise to let go, and the memory is lost for good. Dropping the handle does not end the work.
+    /// The memory behind the spans stays allocated and nobody else uses it (inputs: writes to it) until the work is
+    /// done, that is, until `is_done` of the handle is true or `wait` has returned. If `wait` returned an error without
+    /// a `buffer`, the backend did not release the memory as promised, and the memory must never be used again.
+    /// Dropping the handle does not end the work.
     pub unsafe fn submit_raw(
         &self,
         op: OpKind,
@@ -85,8 +86,8 @@ impl ProcessGroup {
         Work(self.0.start_borrowing(call))
     }
 
-    /// A scope in which calls may be started on borrowed buffers. It returns when all of them are over, whatever became
-    /// of their handles.
+    /// Opens a scope in which calls may be started on borrowed buffers. It returns when all of them are done, even if
+    /// their handles were dropped.
     ///
     /// ```no_run
     /// # use c10d_core::{ProcessGroup, ReduceOp, op};
@@ -108,14 +109,14 @@ impl ProcessGroup {
     }
 }
 
-/// A call that only its kernel is missing.
+/// A call that is ready for its kernel.
 pub(super) struct Ready<'a> {
     pub(super) aim: Aim<'a>,
     turn: Option<Turn<'a>>,
     pub(super) job: Job,
 }
 
-/// What happens if a kernel panics: the group is failed, and a stack frame is left only when its job is back.
+/// Handles a panic of a kernel: the group fails, and a stack frame is left only when its job is done.
 pub(super) struct OnPanic<'a> {
     pub(super) group: &'a Group,
     pub(super) frame: Option<&'a Frame>,
@@ -142,7 +143,7 @@ impl Group {
         let (aim, turn) = self.prepare(frame, described).map_err(|e| self.refused(op, e))?;
         let frame = &*frame;
         let on_panic = OnPanic { group: self, frame: Some(frame) };
-        // SAFETY: the frame stays until it was seen done, here or by `on_panic`.
+        // SAFETY: the frame stays until it is done, here or in `on_panic`.
         let job = unsafe { Job::new(NonNull::from(frame)) };
         (aim.kernel)(aim.lane.context(self.size), job);
         std::mem::forget(on_panic);
@@ -156,7 +157,7 @@ impl Group {
         outcome
     }
 
-    /// From a described frame to one that may be given away: aimed, validated, numbered.
+    /// Turns a described frame into one that is ready: routed, validated, numbered.
     fn prepare<'a>(&'a self, frame: &mut Frame, described: Result) -> Result<(Aim<'a>, Option<Turn<'a>>)> {
         described?;
         let request = &mut frame.request;
@@ -166,7 +167,7 @@ impl Group {
             tracing::trace!(target: "c10d", group = %self.name, rank = self.rank, %op, ?caller);
         }
         if request.caller == Caller::Continues {
-            // Nobody may ever wait, but the time runs.
+            // The time starts now, even if nobody ever waits.
             request.deadline();
         }
         frame.lane = Some(NonNull::from(&*aim.lane.info));
@@ -204,7 +205,7 @@ impl Group {
         handle
     }
 
-    /// A started call up to where its kernel takes it; nothing of it is left if it was refused.
+    /// Prepares a started call for its kernel. If the call is rejected, nothing of it is left.
     pub(super) fn ready<'a, B: Buffers + 'a>(
         self: &Arc<Self>,
         call: Call<B>,
@@ -215,7 +216,7 @@ impl Group {
         let mut frame = self.frame(op, Caller::Continues, params, timeout);
         frame.owns_buffers = owns;
         let mut state = Counted::new(frame, buffers, self, scope);
-        // The buffers are described where they stay: moving a `Box` would invalidate what was written down.
+        // The buffers are described at their final address, since moving a `Box` would invalidate the spans.
         let described = match error {
             None => Counted::describe(&mut state),
             Some(e) => Err(e),
@@ -241,7 +242,7 @@ impl Group {
         }
     }
 
-    /// Says that a job waits, and for whom.
+    /// Reports that a job waits, and for which ranks.
     #[cold]
     pub(crate) fn speak_of(&self, frame: &Frame, after: Duration) {
         let lane = self.lanes.iter().find(|lane| frame.lane == Some(NonNull::from(&*lane.info)));
@@ -260,12 +261,12 @@ impl Group {
         });
     }
 
-    /// After how long an op that waits is spoken of.
+    /// How long an op waits before it is reported.
     pub(crate) fn warn_after(&self) -> Option<Duration> {
         self.warn_after
     }
 
-    /// Waits for a job whose memory is only borrowed: there is no returning before the backend let go.
+    /// Waits for a job with borrowed memory. It must not return before the backend has released the memory.
     pub(crate) fn wait_borrowed(&self, frame: &Frame) {
         let limit = frame.request.deadline() + overdue(frame.request.timeout);
         if wait_aloud(frame, limit, self.warn_after, |after| self.speak_of(frame, after)) {
@@ -285,7 +286,7 @@ impl Group {
     }
 }
 
-/// Waits for a job until then. `true` = done. Speaks once if that takes long.
+/// Waits for a job until `limit`. `true` = done. It calls `speak` once if that takes long.
 pub(crate) fn wait_aloud(frame: &Frame, limit: Instant, after: Option<Duration>, speak: impl FnOnce(Duration)) -> bool {
     if let Some(after) = after {
         let soon = Instant::now() + after;

@@ -13,7 +13,7 @@ use crate::call::Call;
 use crate::error::complain;
 use crate::{Error, ErrorKind};
 
-/// The operations of a scope that are not over.
+/// The operations of a scope that are not done.
 #[derive(Default)]
 pub(crate) struct ScopeCount {
     state: Mutex<Pending>,
@@ -23,7 +23,7 @@ pub(crate) struct ScopeCount {
 #[derive(Default)]
 struct Pending {
     count: usize,
-    /// When the last of them must be over.
+    /// The time by which the last of them must be done.
     limit: Option<Instant>,
 }
 
@@ -43,9 +43,9 @@ impl ScopeCount {
     }
 }
 
-/// Where calls may be started on borrowed buffers; see [`ProcessGroup::scope`].
+/// A scope in which calls may be started on borrowed buffers; see [`ProcessGroup::scope`].
 ///
-/// What would let an operation outlive its buffers does not compile. A buffer of the scope itself:
+/// Code that would let an operation outlive its buffers does not compile. A buffer inside the scope:
 ///
 /// ```compile_fail,E0597
 /// # use c10d_core::{ProcessGroup, ReduceOp, op};
@@ -122,7 +122,7 @@ struct AllOver<'a> {
 impl Drop for AllOver<'_> {
     fn drop(&mut self) {
         if !self.group.0.is_home() {
-            // A fork in the scope: what uses the buffers is not here, and nobody would say that it is over.
+            // In a forked child the threads that use the buffers do not exist, and nobody would report the end.
             return;
         }
         let mut state = self.count.state.lock();

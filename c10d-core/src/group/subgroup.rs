@@ -1,4 +1,4 @@
-//! Groups of some of a group's ranks.
+//! Sub-groups: groups of some of a group's ranks.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -14,32 +14,37 @@ use crate::waiting::{Reminder, ranks_are};
 use crate::{Error, ErrorKind, Phase, Result};
 
 impl ProcessGroup {
-    /// Makes a group of these ranks, which are numbered in it as the list has them. Every rank of this group calls it,
-    /// with the same list and in the same order relative to other calls of `new_group` and `split`; those that are not in
+    /// Makes a group of these ranks, which get new numbers in the order of the list. Every rank of this group calls it
+    /// with the same list, in the same order relative to other calls of `new_group` and `split`. Ranks that are not in
     /// the list get `None` at once.
     ///
     /// # Errors
-    /// As making a first group; `Mismatch` of `members` if the lists differ.
+    /// Those of [`Builder::build`](crate::Builder::build); `Mismatch` of `members` if the lists differ.
     pub fn new_group(&self, ranks: &[u32]) -> Result<Option<ProcessGroup>> {
         let number = self.0.next_subgroup.fetch_add(1, Ordering::Relaxed);
         self.subgroup(ranks, format!("{}/{number}", self.0.name), false).map_err(|e| self.0.described(e))
     }
 
-    /// Divides the group: ranks that give the same color form a group, numbered by `key`, then by rank. `None` = in no
-    /// group. Every rank calls it.
+    /// Divides the group: ranks that give the same `color` form a group, ordered by `key`, then by rank. A rank that
+    /// gives `None` is in no group. Every rank calls it, in the same order relative to other calls of `new_group` and
+    /// `split`.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Builder::build`](crate::Builder::build).
     pub fn split(&self, color: Option<u32>, key: u32) -> Result<Option<ProcessGroup>> {
         let number = self.0.next_subgroup.fetch_add(1, Ordering::Relaxed);
         self.divide(number, color, key).map_err(|e| self.0.described(e))
     }
 
-    /// Makes a group of this group's ranks without those in `lost`, in their old order, where all survivors know the same
-    /// ranks to be lost. In most programs they do not, and [`shrink_to_survivors`](ProcessGroup::shrink_to_survivors), by
-    /// which they agree on who is left, is what to call. Unlike
-    /// [`new_group`](ProcessGroup::new_group) it asks nothing of the ranks that are left out, and works on a failed group
-    /// too: it is how the survivors go on when a rank has died. Every survivor calls it with the same `lost`, as often as
-    /// the others. What the old group had in flight is not repeated.
+    /// Makes a group of this group's ranks without those in `lost`, in their old order. All survivors must pass the
+    /// same `lost`. In most programs they do not know the same ranks to be lost: use
+    /// [`shrink_to_survivors`](ProcessGroup::shrink_to_survivors) there, in which the survivors agree on it. Unlike
+    /// [`new_group`](ProcessGroup::new_group), `shrink` needs nothing from the ranks that are left out, and works on a
+    /// failed group. Every survivor calls it equally often. Operations that were in flight in the old group are not
+    /// repeated.
     ///
-    /// The store must have outlived what happened: one that a lost rank hosted did not.
+    /// The store must still be there, so a lost rank must not have served it.
     ///
     /// ```no_run
     /// # use c10d_core::{ProcessGroup, ReduceOp, Result};
@@ -52,15 +57,15 @@ impl ProcessGroup {
     /// ```
     ///
     /// # Errors
-    /// As making a first group; `PeerDead` at once if others than those in `lost` are known to be gone, naming them (in
-    /// the numbering of this group); `Mismatch` of `members` if the lists differ; `InvalidArgument` on a rank that is
-    /// lost itself, or if nobody is.
+    /// Those of [`Builder::build`](crate::Builder::build); `PeerDead` at once if ranks besides those in `lost` are
+    /// known to be gone, naming them (in the numbering of this group); `Mismatch` of `members` if the lists differ;
+    /// `InvalidArgument` on a rank that is in `lost` itself, or if `lost` is empty.
     pub fn shrink(&self, lost: &[u32]) -> Result<ProcessGroup> {
         self.survivors(lost).map_err(|e| self.0.described(e))
     }
 
-    /// The ranks that are known to be gone: their processes ended, or they left the group. More may be gone than this rank
-    /// has noticed; what one rank has noticed, another may yet have to.
+    /// The ranks that this rank knows to be gone: their processes ended, or they left the group. Other ranks may know
+    /// of more or fewer.
     pub fn lost(&self) -> Vec<u32> {
         if !self.0.is_home() {
             return Vec::new();
@@ -79,8 +84,9 @@ impl ProcessGroup {
         group.ok_or_else(|| Error::new(ErrorKind::Internal, "a survivor is in no group"))
     }
 
-    /// Which host each rank is on, numbered in the order of their first ranks. Containers of one host are on one host,
-    /// also where they cannot share memory. Every rank calls it, in the same order relative to `new_group` and `split`.
+    /// The number of each rank's host; hosts are numbered in the order of their first ranks. Containers on one host
+    /// count as one host, even if they cannot share memory. Every rank calls it, in the same order relative to
+    /// `new_group` and `split`.
     ///
     /// # Errors
     /// As of [`split`](ProcessGroup::split).
@@ -90,8 +96,8 @@ impl ProcessGroup {
         Ok(host::number(&hosts, |a, b| a.is_same_host(b) == Some(true)))
     }
 
-    /// The group of the ranks on this rank's host, in their order; see [`hosts`](ProcessGroup::hosts). Every rank calls it.
-    /// The first of each host are a group by `split`:
+    /// Makes a group of the ranks on this rank's host, in their old order; see [`hosts`](ProcessGroup::hosts). Every
+    /// rank calls it. A `split` makes a group of the first rank of each host:
     ///
     /// ```no_run
     /// # fn f(pg: c10d_core::ProcessGroup) -> c10d_core::Result<()> {
@@ -107,8 +113,8 @@ impl ProcessGroup {
         self.split_by(|a, b| a.is_same_host(b) == Some(true)).map_err(|e| self.0.described(e))
     }
 
-    /// The group of the ranks that can share memory with this one, in their order: those of its host, but not those of
-    /// other users, or of containers with a network of their own. Every rank calls it.
+    /// Makes a group of the ranks that can share memory with this one, in their old order. Those are the ranks on its
+    /// host, except those of other users and of containers with a network of their own. Every rank calls it.
     ///
     /// # Errors
     /// As of [`split`](ProcessGroup::split).
@@ -164,7 +170,7 @@ impl ProcessGroup {
         self.subgroup(&ranks, format!("{}/{number}.{color}", self.0.name), false)
     }
 
-    /// What each rank says in a split; see [`Self::divide`] and [`Self::all_hosts`].
+    /// Exchanges one message per rank in a split; see [`Self::divide`] and [`Self::all_hosts`].
     fn exchange(&self, number: u64, mine: &[u8]) -> Result<Vec<Vec<u8>>> {
         const SLICE: Duration = Duration::from_millis(100);
         const NAMING: Duration = Duration::from_millis(500);
@@ -176,7 +182,7 @@ impl ProcessGroup {
         let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
         let mut reminder = Reminder::new(self.0.warn_after);
         let all = loop {
-            // Asked before the store is: what they wrote is there then.
+            // This is read before the store, so that everything that lost ranks wrote is in the store.
             let lost = self.lost();
             let slice = deadline.min(Instant::now() + SLICE);
             let e = match store.multi_get(&keys, slice) {
@@ -200,7 +206,7 @@ impl ProcessGroup {
                 return Err(e.guilty((0..size).filter(absent)).phase(Phase::Rendezvous));
             }
         };
-        // Whoever is the last to have read it takes it away.
+        // The last rank that reads it deletes it.
         let (done, soon) = (format!("split/{number}/done"), Instant::now() + NAMING);
         if store.add(&done, 1, soon).is_ok_and(|n| n == i64::from(size)) {
             keys.iter().chain([&done.as_str()]).for_each(|key| drop(store.delete(key, soon)));
@@ -254,7 +260,7 @@ impl ProcessGroup {
         };
         let name = spec.name.clone();
         spec.assemble().map(Some).map_err(|mut e| {
-            // The group that was not made has no ranks: those of this one are named.
+            // The new group does not exist, so the error names the ranks of this one.
             let report = e.report_mut();
             report.guilty = report.guilty.iter().filter_map(|r| ranks.get(*r as usize).copied()).collect();
             report.guilty.sort_unstable();
@@ -267,7 +273,7 @@ impl ProcessGroup {
         })
     }
 
-    /// This rank is in no part of a division.
+    /// Handles a rank that is in no part of a division.
     fn no_part(&self) -> Option<ProcessGroup> {
         self.0.lanes.iter().for_each(|lane| lane.backend.no_split());
         None

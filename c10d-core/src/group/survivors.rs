@@ -1,4 +1,4 @@
-//! The ranks that are left agree among themselves who they are.
+//! The survivors of a group agree on who they are.
 
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -7,20 +7,21 @@ use super::ProcessGroup;
 use crate::store::deadline_after;
 use crate::{Error, ErrorKind, Phase, Result};
 
-/// The longest time between two looks at who is here and who is gone.
+/// The longest interval between two looks at which ranks are here and which are gone.
 const LOOK: Duration = Duration::from_millis(50);
-/// For what does not wait for other ranks.
+/// The time limit of requests that do not wait for other ranks.
 const SOON: Duration = Duration::from_secs(1);
 
 impl ProcessGroup {
-    /// Makes a group of the ranks that are left, in their old order. It is how the survivors go on when ranks have died: it
-    /// works on a failed group, and asks nothing of the ranks that are left out.
+    /// Makes a group of the ranks that are still alive, in their old order. Use it to go on after ranks have died: it
+    /// works on a failed group, and needs nothing from the ranks that are left out.
     ///
-    /// The ranks that call it agree on who is left: all that are not known to be gone, or, when `limit` is over, all that
-    /// have called it. So ranks that died at once, or one after the other, need not be known to every rank alike. Every
-    /// survivor calls it, as often as the others. What the old group had in flight is not repeated, and some ranks may have
-    /// finished a call that failed on others: agree on where to go on. The store must have outlived what happened: that of
-    /// `c10d run` does, one that a lost rank hosted does not. `c10d run --keep-going` leaves the survivors alone.
+    /// The ranks that call it agree on the survivors: all ranks that are not known to be gone, or, after `limit`, all
+    /// ranks that have called it. So it also works if several ranks died and not every rank knows of all deaths. Every
+    /// survivor calls it equally often. Operations that were in flight in the old group are not repeated, and some
+    /// ranks may have finished a call that failed on others, so the ranks must agree on where to go on. The store must
+    /// still be there: that of `c10d run` is, one that a lost rank served is not. `c10d run --keep-going` does not end
+    /// the survivors.
     ///
     /// ```no_run
     /// # use std::time::Duration;
@@ -35,8 +36,8 @@ impl ProcessGroup {
     /// ```
     ///
     /// # Errors
-    /// As making a first group; `PeerDead` if a survivor dies while the group is made: call it again. `Rendezvous` on a rank that
-    /// came when the others had gone on without it; it names them.
+    /// Those of [`Builder::build`](crate::Builder::build); `PeerDead` if a survivor dies while the group is made: call
+    /// it again. `Rendezvous` on a rank that came after the others had gone on without it; it names them.
     pub fn shrink_to_survivors(&self, limit: Duration) -> Result<ProcessGroup> {
         let number = self.0.next_shrink.fetch_add(1, Ordering::Relaxed);
         self.left_over(number, limit).map_err(|e| self.0.described(e))
@@ -53,7 +54,7 @@ impl ProcessGroup {
         group.ok_or_else(|| Error::new(ErrorKind::Internal, "a survivor is in no group"))
     }
 
-    /// Who is left: what the first rank to know it has written.
+    /// The survivors, as the first rank that knows them has written them.
     fn agree_on_survivors(&self, number: u64, limit: Duration) -> Result<Vec<u32>> {
         let (store, size, until) = (&self.0.store, self.0.size, deadline_after(limit));
         let soon = || Instant::now() + SOON;
@@ -75,7 +76,7 @@ impl ProcessGroup {
                 let all = store.compare_set(&decided, b"", text.join(" ").as_bytes(), soon())?;
                 return Ok(read(&all, size));
             }
-            // Somebody may have decided, who knows more.
+            // Another rank that knows more may have decided.
             let slice = until.min(Instant::now() + LOOK);
             if let Ok(all) = store.get(&decided, slice) {
                 return Ok(read(&all, size));

@@ -1,4 +1,4 @@
-//! Handles of calls that were started.
+//! Handles of started calls.
 #![allow(unsafe_code)]
 
 use std::cell::UnsafeCell;
@@ -19,21 +19,21 @@ use crate::panics::contain;
 use crate::process::Process;
 use crate::{Error, ErrorKind, OpError, Result};
 
-/// The one allocation of a started call: frame and buffers, shared by handle and job.
+/// The one allocation of a started call: frame and buffers, shared by the handle and the job.
 #[repr(C)]
 pub(crate) struct Counted<B> {
     frame: Frame,
     buffers: UnsafeCell<Option<B>>,
     group: Weak<Group>,
-    /// Where it was started, and will be over.
+    /// The process in which it was started.
     owner: Process,
     scope: Option<Arc<ScopeCount>>,
-    /// Keeps what the frame's `lane` points to.
+    /// Keeps the target of the frame's `lane` alive.
     _lane: Option<Arc<Origin>>,
 }
 
-// SAFETY: `buffers` is touched by the handle alone, and only when the frame is done; by the job's release only as the
-// last owner. `B` is `Send`.
+// SAFETY: only the handle uses `buffers`, and only when the frame is done; the job's release does so only as the last
+// owner. `B` is `Send`.
 unsafe impl<B: Send> Sync for Counted<B> {}
 
 impl<B: Buffers> Counted<B> {
@@ -42,23 +42,23 @@ impl<B: Buffers> Counted<B> {
         Arc::new(Counted { frame, buffers, group, owner, scope, _lane: None })
     }
 
-    /// The state, as long as it has no job and no handle yet.
+    /// The state, while it has no job and no handle.
     fn alone(this: &mut Arc<Self>) -> &mut Self {
         Arc::get_mut(this).expect("a state without job and handle has one owner")
     }
 
-    /// The frame, as long as the state has no job.
+    /// The frame, while the state has no job.
     pub(crate) fn frame_mut(this: &mut Arc<Self>) -> &mut Frame {
         &mut Self::alone(this).frame
     }
 
-    /// Has the buffers write down their spans; they stay where they are from now on.
+    /// Lets the buffers write their spans. From now on they stay in place.
     pub(crate) fn describe(this: &mut Arc<Self>) -> Result {
         let Self { frame, buffers, .. } = Self::alone(this);
         buffers.get_mut().as_mut().map_or(Ok(()), |b| b.describe(&mut frame.request.spans))
     }
 
-    /// The job of this state, with a count of its own.
+    /// Makes the job of this state, with its own reference.
     pub(crate) fn job(this: &mut Arc<Self>, lane: &Arc<Origin>) -> Job {
         let state = Self::alone(this);
         state.frame.lane = Some(NonNull::from(&**lane));
@@ -76,16 +76,16 @@ impl<B: Buffers> Counted<B> {
     /// Ends the state without a job.
     pub(crate) fn refuse(this: &mut Arc<Self>, error: Error) {
         let frame = Self::frame_mut(this);
-        // The lane is not counted yet.
+        // The frame has no reference to the lane yet.
         frame.lane = None;
         // SAFETY: there is no job, so the right to complete is here; there is no release.
         unsafe { Frame::set(frame, Err(error)) };
     }
 
-    /// Gives up the job's count. Does not unwind, and leaves the scope in any case.
+    /// Gives up the job's reference. It does not unwind, and leaves the scope in any case.
     ///
     /// # Safety
-    /// Called once, with the frame that `job` handed out.
+    /// Called once, with the frame of `job`.
     pub(crate) unsafe fn release(frame: *const Frame) {
         // SAFETY: made by `Arc::into_raw` in `job`.
         let state = unsafe { Arc::from_raw(frame.cast::<Self>()) };
@@ -96,20 +96,20 @@ impl<B: Buffers> Counted<B> {
         } else {
             contain("the drop of a started operation's buffers", || drop(state));
         }
-        // After the buffers' owner is gone, so that a borrow does not end before its last use.
+        // This comes after the buffers were dropped, so that a borrow does not end before its last use.
         if let Some(scope) = scope {
             scope.leave();
         }
     }
 }
 
-/// What a handle needs of a state, whatever the buffers.
+/// The part of a state that a handle needs, whatever the buffers' type.
 pub(crate) trait Finish<R>: Send + Sync {
     fn frame(&self) -> &Frame;
     fn group(&self) -> &Weak<Group>;
-    /// Whether the op, which is not over, will never be: this is a fork of the process that started it.
+    /// Whether an unfinished op will never be done, because this is a fork of the process that started it.
     fn is_foreign(&self) -> bool;
-    /// The result; called once, when the frame is done (or given up: then there are no buffers).
+    /// The result. It is called once, when the frame is done or given up; in the latter case there are no buffers.
     fn finish(&self, done: bool) -> Result<R, OpError<R>>;
 }
 
@@ -128,7 +128,8 @@ impl<B: Buffers> Finish<B::Back> for Counted<B> {
 
     fn finish(&self, done: bool) -> Result<B::Back, OpError<B::Back>> {
         if self.is_foreign() && !self.frame.is_done() {
-            // What would complete it is not here. Its buffers stay where they are: a device or a peer may have a part.
+            // The threads that would complete it do not exist here. Its buffers stay allocated, since a device or a
+            // peer may still use them.
             return Err(OpError { error: self.frame.described(self.owner.foreign("the operation")), buffer: None });
         }
         if !done {
@@ -153,10 +154,10 @@ impl<B: Buffers> Finish<B::Back> for Counted<B> {
     }
 }
 
-/// A handle, whatever it may borrow.
+/// A handle, with any borrow.
 pub(crate) struct Handle<'a, R> {
     pub(crate) state: Arc<dyn Finish<R> + 'a>,
-    /// A poll has given the result away.
+    /// Whether a poll has returned the result.
     pub(crate) taken: bool,
 }
 
@@ -165,7 +166,7 @@ impl<'a, R> Handle<'a, R> {
         Handle { state, taken: false }
     }
 
-    /// Refuses a second use of a result that was taken. A mistake of the caller's, of which the group knows nothing.
+    /// Rejects a second use of a result that was taken. The group does not learn of this mistake of the caller.
     pub(crate) fn has_result(&self) -> Result {
         if !self.taken {
             return Ok(());
@@ -175,13 +176,13 @@ impl<'a, R> Handle<'a, R> {
         Err(self.state.frame().described(Error::invalid(what)))
     }
 
-    /// Whether waiting has an end.
+    /// Whether a wait would return.
     fn is_done(&self) -> bool {
         self.state.frame().is_done() || self.state.is_foreign()
     }
 
     fn wait_until(&self, until: Instant) -> bool {
-        // The group is not held while waiting: its end is not this handle's matter.
+        // No reference to the group is held while waiting, so that a waiting handle does not keep the group alive.
         let after = self.state.group().upgrade().and_then(|group| group.warn_after());
         let frame = self.state.frame();
         wait_aloud(frame, until, after, |after| {
@@ -191,7 +192,7 @@ impl<'a, R> Handle<'a, R> {
         })
     }
 
-    /// The result of an op that is done, or was given up.
+    /// The result of an op that is done or was given up.
     fn finish(&self, done: bool) -> Result<R, OpError<R>> {
         self.has_result().map_err(|error| OpError { error, buffer: None })?;
         self.state.finish(done)
@@ -228,53 +229,54 @@ impl<'a, R> Handle<'a, R> {
     }
 }
 
-/// A call that was started and owns its buffers. `R` is what comes back.
+/// The handle of a started call that owns its buffers. `R` is the result: the buffers, and what else the op returns.
 ///
-/// Also a `Future`, for any executor. It has no clock of its own: the backend ends the op at its deadline. When it has
-/// been ready, the result is gone: to poll it again, or to wait for it, is an
-/// [`InvalidArgument`](crate::ErrorKind::InvalidArgument) of that caller alone, of which the group and the other ranks know
-/// nothing.
+/// It is also a `Future`, for any executor. It needs no timer, since the backend ends the op at its deadline. Once it
+/// has been ready, the result is gone. Polling it again or waiting for it then returns an
+/// [`InvalidArgument`](crate::ErrorKind::InvalidArgument) to this caller only; the group and the other ranks do not
+/// learn of it.
 ///
-/// Dropping the handle, or a future around it such as a runtime's timeout, does not end the op: it goes on by itself, its
-/// peers go on with it, and its buffers are freed when it is over. A receive then still takes the next message that is
-/// meant for it, and that message is lost. [`cancel`](Work::cancel) gives a receive up and says whether it took one.
+/// Dropping the handle, or a future around it such as a runtime's timeout, does not end the op. It goes on in the
+/// background, its peers go on with it, and its buffers are freed when it is done. A receive still takes the next
+/// matching message then, and that message is lost. [`cancel`](Work::cancel) gives a receive up and says whether it
+/// took a message.
 ///
-/// Wakers, and the drops of buffers, may run on a backend's thread. A panic of theirs ends there, see
+/// Wakers and the drops of buffers may run on a backend's thread. A panic in them ends there, see
 /// [`panics`](crate::panics).
 ///
 /// # Under an async runtime
 ///
-/// No runtime is needed, and none is preferred; `examples/tokio.rs` shows tasks, `select!` and a timeout.
+/// It works without a runtime and with any; `examples/tokio.rs` shows tasks, `select!` and a timeout.
 ///
 /// | question | answer |
 /// | --- | --- |
-/// | who calls the waker? | the thread that completes the op, when the backend has let go of the buffers: the backend's own, or the caller's if the op ended inside `start` |
+/// | who calls the waker? | the thread that completes the op, after the backend has released the buffers: the backend's own thread, or the caller's if the op ended inside `start` |
 /// | polled again, by another task? | the new waker takes the place of the old one; a handle may move between tasks and threads |
-/// | dropped, by `select!` or a timeout? | nothing blocks and nothing is cancelled: the op goes on, and the ranks stay in step. Buffers are freed by whoever comes last. A failure after the drop is told at the next call |
+/// | dropped, by `select!` or a timeout? | nothing blocks and nothing is cancelled: the op goes on, and the ranks stay in step. The buffers are freed when the op is done. The next call reports a failure that comes after the drop |
 /// | kept in spite of `select!` or a timeout? | poll the handle by reference: `timeout(patience, &mut work)` |
-/// | cancelled? | a message by [`cancel`](Work::cancel), which says whether one was taken; a collective by [`abort`](crate::ProcessGroup::abort) alone, for all ranks |
-/// | a deadline? | the op's own, [`Call::timeout`](crate::Call::timeout) or the group's, and its error names who is missing; a runtime's timeout only stops looking |
-/// | order? | that of `start`, not of `await`. Start collectives from one task: one task for each, which starts it, is a race that ends in a [`Mismatch`](crate::ErrorKind::Mismatch) |
-/// | borrowed buffers? | [`scope`](crate::ProcessGroup::scope) blocks its thread; in an `async fn` let calls own their buffers |
-/// | what blocks? | `run` and the methods for it, building, `split`, `shutdown`, the store: `spawn_blocking`. So does the drop of the last handle of a group |
+/// | cancelled? | a message by [`cancel`](Work::cancel), which says whether it was taken; a collective only by [`abort`](crate::ProcessGroup::abort), on all ranks |
+/// | a deadline? | the op has its own: [`Call::timeout`](crate::Call::timeout) or the group's timeout. Its error names the missing ranks. A runtime's timeout only stops waiting |
+/// | order? | the order of `start`, not of `await`. Start all collectives from one task: if each is started by a task of its own, their order is a race that ends in a [`Mismatch`](crate::ErrorKind::Mismatch) |
+/// | borrowed buffers? | [`scope`](crate::ProcessGroup::scope) blocks its thread; in an `async fn`, use calls that own their buffers |
+/// | what blocks? | `run` and the methods of the ops, building, `split`, `shutdown`, the store, and the drop of a group's last handle: use `spawn_blocking` for them |
 #[must_use = "dropping the handle lets the op finish by itself; its result and its buffers are lost"]
 pub struct Work<R>(pub(crate) Handle<'static, R>);
 
 impl<R> Work<R> {
-    /// Waits until the op is over; returns by its deadline, or a little after.
+    /// Waits until the op is done. It returns by the op's deadline or a little later.
     ///
     /// # Errors
-    /// What failed the op, with the buffers.
+    /// The error of the op, with the buffers.
     pub fn wait(self) -> Result<R, OpError<R>> {
         self.0.wait_owned()
     }
 
-    /// Waits no longer than `patience`; gives the handle back if the op is not over by then. A look, not a failure.
+    /// Waits at most for `patience`. If the op is not done by then, it returns the handle; this does not fail the op.
     pub fn wait_timeout(self, patience: Duration) -> Result<Result<R, OpError<R>>, Self> {
         self.0.wait_timeout(patience).map_err(Work)
     }
 
-    /// Whether the op is over.
+    /// Whether the op is done.
     pub fn is_done(&self) -> bool {
         self.0.is_done()
     }
@@ -288,26 +290,26 @@ impl<R> Future for Work<R> {
     }
 }
 
-/// A call that was started in a [`scope`](crate::ProcessGroup::scope), possibly on borrowed buffers. As a future, and when
-/// it is dropped, it is as [`Work`], except that the scope waits for the op.
+/// The handle of a call that was started in a [`scope`](crate::ProcessGroup::scope), possibly on borrowed buffers. It
+/// is like [`Work`], except that the scope waits for the op.
 #[must_use = "dropping the handle loses the op's result; the scope waits for the op all the same"]
 pub struct ScopedWork<'scope, R>(pub(crate) Handle<'scope, R>);
 
 impl<R> ScopedWork<'_, R> {
-    /// Waits until the op is over.
+    /// Waits until the op is done.
     ///
     /// # Errors
-    /// What failed the op.
+    /// The error of the op.
     pub fn wait(self) -> Result<R> {
         self.0.wait_borrowed().map_err(Error::from)
     }
 
-    /// Waits no longer than `patience`; gives the handle back if the op is not over by then.
+    /// Waits at most for `patience`. If the op is not done by then, it returns the handle.
     pub fn wait_timeout(self, patience: Duration) -> Result<Result<R>, Self> {
         self.0.wait_timeout(patience).map(|result| result.map_err(Error::from)).map_err(ScopedWork)
     }
 
-    /// Whether the op is over.
+    /// Whether the op is done.
     pub fn is_done(&self) -> bool {
         self.0.is_done()
     }

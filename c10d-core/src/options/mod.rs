@@ -1,7 +1,7 @@
 //! The options of ops, with the fields that c10d has.
 //!
-//! A constructor in [`op`](crate::op) takes anything that converts into its options, so the bare reduce operation, root
-//! or tag is enough where nothing else is wanted. How long an op may take is set by [`Call::timeout`](crate::Call::timeout).
+//! A constructor in [`op`](crate::op) accepts any type that converts into its options, so the bare reduce operation,
+//! root or tag is enough if nothing else is set. [`Call::timeout`](crate::Call::timeout) sets how long an op may take.
 
 pub(crate) mod params;
 
@@ -73,10 +73,11 @@ options! {
     AllReduceOptions {
         /// How values are combined.
         reduce_op / with_reduce_op: ReduceOp,
-        /// Of a sparse tensor: the indices of the result, if all ranks know them (host memory, sparse_dim × nnz, sorted,
-        /// each at most once). They hold every rank's own, and need not be exchanged. Sums only.
+        /// For a sparse tensor: the indices of the result, if all ranks know them (in host memory, sparse_dim × nnz,
+        /// sorted, without duplicates). They include the indices of every rank, so indices are not exchanged. For sums
+        /// only.
         sparse_indices / with_sparse_indices: Option<Arc<[i64]>>,
-        /// Of a sparse tensor: what the entries count as that a rank does not have.
+        /// For a sparse tensor: the value of entries that a rank does not have.
         absent / with_absent: Absent,
     } |self, p| {
         p.reduce = self.reduce_op;
@@ -134,10 +135,10 @@ macro_rules! number_first {
 }
 number_first!(SendOptions tag RecvOptions tag BroadcastOptions root_rank);
 
-/// What the entries of a sparse tensor count as that a rank does not have.
+/// The value of entries of a sparse tensor that a rank does not have.
 ///
-/// A sum is the same either way. Minimum, maximum and product are not; with zeros almost every result would be dense, so
-/// they are offered over present entries alone, and only to who says so:
+/// A sum is the same in both cases. Minimum, maximum and product are not. With zeros almost every result would be
+/// dense, so these three work on present entries only, and the caller must say so:
 ///
 /// ```
 /// # use c10d_core::{ReduceOp, options::{Absent, AllReduceOptions}};
@@ -145,10 +146,10 @@ number_first!(SendOptions tag RecvOptions tag BroadcastOptions root_rank);
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Absent {
-    /// Zeros, as everywhere in mathematics. Sums only.
+    /// Zero. For sums only.
     #[default]
     Zero,
-    /// Nothing: an entry's result is made of those ranks' values that have it.
+    /// Ignored: the result of an entry is the reduction over the ranks that have it.
     Ignored,
 }
 

@@ -1,11 +1,11 @@
-//! The scalar arguments of a call, in one neutral form.
+//! The scalar arguments of a call, in one form for all ops.
 
 use std::sync::Arc;
 
 use super::Absent;
 use crate::types::ReduceOp;
 
-/// The scalar arguments of a call. Fields that the op's row does not use are neutral.
+/// The scalar arguments of a call. Fields that the op does not use have neutral values.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct Params {
@@ -26,7 +26,7 @@ pub struct Params {
     pub(crate) rare: Option<Box<Rare>>,
 }
 
-/// What few calls have, behind one pointer.
+/// The arguments that few calls have, behind one pointer.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Rare {
     pub(crate) input_splits: Vec<usize>,
@@ -38,7 +38,7 @@ pub(crate) struct Rare {
 }
 
 impl Params {
-    /// In a call that was not issued yet: the rank that issues it is the root.
+    /// The root of a call that has not been issued yet, if the issuing rank is the root.
     pub(crate) const ROOT_IS_ME: u32 = u32::MAX;
 
     pub(crate) fn rare(&mut self) -> &mut Rare {
@@ -53,10 +53,10 @@ impl Params {
         }
     }
 
-    /// Makes splits in elements of this many bytes splits in bytes.
+    /// Converts splits from elements of this many bytes to bytes.
     pub(crate) fn scale_splits(&mut self, bytes: usize) {
         if let Some(rare) = &mut self.rare {
-            // What is more than memory is refused as such.
+            // Validation rejects sizes that no memory can have.
             rare.input_splits.iter_mut().chain(&mut rare.output_splits).for_each(|n| *n = n.saturating_mul(bytes));
         }
     }
@@ -76,7 +76,7 @@ impl Params {
         self.rare.as_ref().map_or(&[], |r| &r.device_ids)
     }
 
-    /// Of a call whose sizes may differ between ranks: a number that may not; 0 = none.
+    /// A number that must be equal on all ranks, for a call whose sizes may differ between ranks; 0 = none.
     pub fn agreed_count(&self) -> u64 {
         self.rare.as_ref().map_or(0, |r| r.agreed_count)
     }

@@ -1,12 +1,13 @@
-//! What is to be done when the process ends: by a return of `main`, or `exit`.
+//! Functions that run when the process ends, because `main` returns or `exit` is called.
 #![allow(unsafe_code)]
 
 use crate::sync::Mutex;
 
 static LAST: Mutex<Vec<fn()>> = Mutex::new(Vec::new());
 
-/// Has `act` called when the process ends in good order: what was asked for last comes first. However often it is asked for,
-/// it is called once. A forked child calls it too; what `act` looks at should be a [`PerProcess`](super::PerProcess).
+/// Registers `act`, which runs when the process ends normally; functions registered later run first. It runs once,
+/// however often it was registered. A forked child runs it, too, so data that `act` uses should be a
+/// [`PerProcess`](super::PerProcess).
 pub fn at_exit(act: fn()) {
     let mut last = LAST.lock();
     if last.is_empty() {

@@ -1,7 +1,7 @@
-//! The word that holds the running process's token, and what happens to it at a fork.
+//! The word that holds the token of the running process, and its change at a fork.
 //!
-//! The word lies in a page that the kernel gives to a forked child filled with zeroes, however it is forked. Where the
-//! kernel has no such pages, a handler of the C library writes the zero.
+//! The word lies in a page that the kernel fills with zeros in a forked child, however it is forked. On kernels without
+//! such pages, a fork handler of the C library writes the zero.
 #![allow(unsafe_code)]
 
 use std::ptr::NonNull;
@@ -12,9 +12,9 @@ use super::private;
 
 /// The word, once there is one.
 static WORD: AtomicPtr<AtomicU64> = AtomicPtr::new(std::ptr::null_mut());
-/// Where the kernel gives no page.
+/// The word, if the kernel has no such pages.
 static PLAIN: AtomicU64 = AtomicU64::new(0);
-/// The last token that this process or one that it was forked from gave out. An inherited token is never given again.
+/// The last token that was used by this process or one of its ancestors. An inherited token is never used again.
 static LAST: AtomicU64 = AtomicU64::new(0);
 
 /// The word and what it holds for this process, which is never 0.
@@ -34,7 +34,7 @@ pub(super) fn token() -> (&'static AtomicU64, u64) {
 }
 
 fn word() -> &'static AtomicU64 {
-    // SAFETY: set once, below, to what lives as long as the process and its children.
+    // SAFETY: it is set once, below, to memory that lives as long as the process and its children.
     if let Some(word) = unsafe { WORD.load(Ordering::Acquire).as_ref() } {
         return word;
     }
@@ -66,13 +66,14 @@ fn wiped_page() -> Option<NonNull<libc::c_void>> {
     NonNull::new(page)
 }
 
-/// Has every child begin with [`in_child`]. Without memory for that, a child is known by its page alone.
+/// Makes every child begin with [`in_child`]. If there is no memory for that, a child is recognised by its page only.
 fn at_fork() {
     // SAFETY: the handler does only what is allowed in a child of a process with several threads.
     unsafe { libc::pthread_atfork(None, None, Some(in_child)) };
 }
 
-/// Runs in a forked child before anything else does: stores and system calls, no locks, no memory.
+/// Runs in a forked child before everything else. It uses only atomic stores and system calls, no locks and no
+/// allocation.
 extern "C" fn in_child() {
     // SAFETY: as in `word`.
     if let Some(word) = unsafe { WORD.load(Ordering::Relaxed).as_ref() } {

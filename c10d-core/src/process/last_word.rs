@@ -1,4 +1,4 @@
-//! What the peers are told when the program ends before a rank has left its group.
+//! Tells the peers when the program ends before a rank has left its group.
 
 use std::sync::Weak;
 use std::time::{Duration, Instant};
@@ -15,14 +15,15 @@ pub(crate) trait LastWord: Send + Sync {
     /// Whether it is still in the group.
     fn is_due(&self) -> bool;
 
-    /// Tells the peers that it ended without leaving. Foreign code may run in it, and may take its time.
+    /// Tells the peers that the rank ended without leaving. Foreign code may run in it and may take long.
     fn say(&self, until: Instant);
 }
 
-/// Those of this process.
+/// The registered ranks of this process.
 static SPEAKERS: PerProcess<Mutex<Vec<Weak<dyn LastWord>>>> = PerProcess::new();
 
-/// Has `speaker` say its word if the program ends by `exit`, or by a return of `main` with the group in a `static`.
+/// Registers `speaker`, which tells the peers if the program ends by `exit`, or by a return of `main` with the group in
+/// a `static`.
 pub(crate) fn at_end(speaker: Weak<dyn LastWord>) {
     let mut speakers = SPEAKERS.get().lock();
     speakers.retain(|speaker| speaker.strong_count() > 0);
@@ -31,7 +32,7 @@ pub(crate) fn at_end(speaker: Weak<dyn LastWord>) {
     at_exit(say_all);
 }
 
-/// The end of the program. Waits for a moment for the store, which another process may serve, or nobody any more.
+/// Runs at the end of the program. It waits briefly for the store, which another process may serve, or nobody any more.
 fn say_all() {
     let Some(mut speakers) = SPEAKERS.get().try_lock_for(PATIENCE) else { return };
     let due: Vec<_> = speakers.drain(..).filter_map(|s| s.upgrade()).filter(|s| s.is_due()).collect();
@@ -40,7 +41,7 @@ fn say_all() {
         return;
     }
     let until = Instant::now() + PATIENCE;
-    // On a thread of its own: a store may wait longer than it was told to.
+    // It runs on a thread of its own, since a store may wait longer than its deadline.
     let named = std::thread::Builder::new().name("c10d end".into());
     let told = named.spawn(move || due.iter().for_each(|speaker| contain("a store", || speaker.say(until))));
     let Ok(told) = told else { return };

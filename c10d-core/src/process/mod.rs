@@ -1,13 +1,13 @@
-//! Which process made something, and what a forked child of it must not share.
+//! Which process made a value, and what a forked child must not share with its parent.
 //!
-//! A group belongs to the process that made it. A child that was forked from it has copies of its memory and
-//! descriptors, but none of its threads, so it can use nothing that waits for them, and what it says to the peers would
-//! be taken for the parent's word. [`Process`] tells the two apart for the price of a load, [`PerProcess`] is a `static`
-//! that a child begins anew, and [`Private`] keeps a descriptor out of children, so that a connection ends when its
-//! owner does and not when the last child does.
+//! A group belongs to the process that made it. A forked child has copies of the parent's memory and descriptors, but
+//! none of its threads. So it cannot use anything that waits for those threads, and the peers would take its messages
+//! for the parent's. [`Process`] tells parent and child apart at the price of one load. [`PerProcess`] is a `static`
+//! that a child starts anew. [`Private`] keeps a descriptor out of children, so that a connection ends when its owner
+//! ends and not when the last child does.
 //!
-//! All three hold for `fork`, `daemon` and whatever else the C library forks by. For a child that was made by the bare
-//! system call `clone`, [`Process`] and [`PerProcess`] hold on kernels from 4.14; [`Private`] does not.
+//! All three work for `fork`, `daemon` and every other way of forking in the C library. For a child that was made by
+//! the bare system call `clone`, [`Process`] and [`PerProcess`] work on kernels from 4.14; [`Private`] does not.
 
 mod at_exit;
 mod here;
@@ -28,34 +28,34 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::{Error, ErrorKind};
 
-/// A process, as it tells itself from its forked children.
+/// The identity of a process, which differs from that of its forked children.
 #[derive(Clone, Copy, Debug)]
 pub struct Process {
-    /// Where the running process's token is. It is 0 in a forked child until that asks for its own.
+    /// The address of the running process's token. The token is 0 in a forked child until the child asks for its own.
     word: &'static AtomicU64,
     token: u64,
     pid: u32,
 }
 
 impl Process {
-    /// The process that runs.
+    /// The running process.
     pub fn current() -> Process {
         let (word, token) = here::token();
         Process { word, token, pid: std::process::id() }
     }
 
-    /// Whether this is the process that runs. One load and one comparison.
+    /// Whether this is the running process. It costs one load and one comparison.
     #[inline]
     pub fn is_current(&self) -> bool {
         self.word.load(Ordering::Relaxed) == self.token
     }
 
-    /// Its number, as it saw it itself.
+    /// Its process id, as the process itself saw it.
     pub fn id(&self) -> u32 {
         self.pid
     }
 
-    /// Why something of this process cannot be used in a fork of it. `what` names it, e.g. "the group".
+    /// The error for using something of this process in a fork of it. `what` names it, e.g. "the group".
     ///
     /// The kind is [`ErrorKind::InvalidArgument`], since nothing was sent and nothing failed in the parent.
     #[cold]
@@ -68,7 +68,7 @@ impl Process {
         Error::new(ErrorKind::InvalidArgument, what)
     }
 
-    /// An error, see [`foreign`](Process::foreign), unless this is the process that runs.
+    /// Returns an error, see [`foreign`](Process::foreign), unless this is the running process.
     #[inline]
     pub fn check(&self, what: &str) -> crate::Result {
         if self.is_current() { Ok(()) } else { Err(self.foreign(what)) }

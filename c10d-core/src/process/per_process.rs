@@ -5,9 +5,8 @@ use std::sync::atomic::{AtomicPtr, Ordering};
 
 use super::Process;
 
-/// Something that each process has once, made when it is first asked for. A forked child gets one of its own instead of
-/// the parent's, whose locks may be held for ever and whose threads are not there. For `static`s: what was made is never
-/// freed.
+/// A value that each process has once, made at the first use. A forked child gets its own instead of the parent's,
+/// whose locks may be held forever and whose threads do not exist. It is for `static`s: the value is never freed.
 ///
 /// ```
 /// use c10d_core::process::PerProcess;
@@ -24,12 +23,12 @@ struct Owned<T> {
 }
 
 impl<T: Default + Send + Sync> PerProcess<T> {
-    /// Nothing yet.
+    /// An empty one.
     pub const fn new() -> PerProcess<T> {
         PerProcess(AtomicPtr::new(std::ptr::null_mut()))
     }
 
-    /// This process's own.
+    /// The value of this process.
     pub fn get(&self) -> &'static T {
         let mut there = self.0.load(Ordering::Acquire);
         // SAFETY: leaked below, in this process or in one that it was forked from.

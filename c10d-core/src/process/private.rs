@@ -1,8 +1,8 @@
 //! Descriptors that forked children do not keep.
 //!
-//! Closing on exec does not help against a child that never calls exec: as long as it has a copy, the peer sees no end.
-//! So a child puts a dead descriptor in the place of each copy. The numbers stay taken: what the child inherited, and may
-//! drop, still means its own descriptors.
+//! Closing on exec does not help against a child that never calls exec: while it has a copy, the peer sees no end of
+//! the connection. So a child replaces each copy by a dead descriptor. The numbers stay in use, so that a value that
+//! the child inherited, and may drop, still refers to a descriptor of the child.
 #![allow(unsafe_code)]
 
 use std::os::fd::{AsFd, AsRawFd, IntoRawFd, OwnedFd};
@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicUsize, Ordering};
 const NONE: i32 = -1;
 const LEN: usize = 1020;
 
-/// Places for descriptors. Readers and writers need no lock: in a child nobody could open one.
+/// Places for descriptors. They need no lock, since a child could not open one.
 struct Chunk {
     places: [AtomicI32; LEN],
     /// The next chunk. Chunks are never freed.
@@ -28,7 +28,7 @@ impl Chunk {
         unsafe { self.next.load(Ordering::Acquire).as_ref() }
     }
 
-    /// The chunk behind this one, made if it is not there.
+    /// The next chunk, which is made if it does not exist.
     fn more(&self) -> &'static Chunk {
         if let Some(next) = self.next() {
             return next;
@@ -38,7 +38,7 @@ impl Chunk {
             // SAFETY: leaked here.
             Ok(_) => unsafe { &*fresh },
             Err(theirs) => {
-                // SAFETY: made above, and nobody else saw it; the other one is leaked by whoever was first.
+                // SAFETY: made above, and nobody else saw it; the other one is leaked by the thread that was first.
                 unsafe {
                     drop(Box::from_raw(fresh));
                     &*theirs
@@ -54,10 +54,10 @@ static HINT: AtomicUsize = AtomicUsize::new(0);
 /// A socket whose other end is closed: it takes the place of the copies in a child.
 static DEAD: AtomicI32 = AtomicI32::new(NONE);
 
-/// Keeps a descriptor out of forked children for as long as this lives: in a child, what had its number is a socket
-/// whose other end is closed.
+/// Keeps a descriptor out of forked children while this value lives. In a child, its number refers to a socket whose
+/// other end is closed.
 ///
-/// Drop it before the descriptor is closed: a field that is declared before the descriptor's is.
+/// Drop it before the descriptor is closed: declare its field before that of the descriptor.
 #[derive(Debug)]
 #[must_use = "a descriptor is kept from children as long as this lives"]
 pub struct Private(&'static AtomicI32);
@@ -97,7 +97,7 @@ fn make_dead() {
     if DEAD.load(Ordering::Acquire) != NONE {
         return;
     }
-    // Without descriptors left: the next one tries again.
+    // No descriptor is left; the next call tries again.
     let Ok((end, other)) = std::os::unix::net::UnixStream::pair() else { return };
     drop(other);
     let end = OwnedFd::from(end).into_raw_fd();
@@ -107,7 +107,7 @@ fn make_dead() {
     }
 }
 
-/// In a forked child: replaces all of them. Only loads and system calls.
+/// Replaces all of them in a forked child. It uses only loads and system calls.
 pub(super) fn in_child() {
     let dead = DEAD.load(Ordering::Relaxed);
     let mut chunk = Some(&FIRST);

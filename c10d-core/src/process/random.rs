@@ -5,7 +5,7 @@ use rustix::rand::{GetRandomFlags, getrandom};
 
 use crate::{Error, ErrorKind, Result};
 
-/// Bytes that nobody else has or can guess, from the system's random source.
+/// Unpredictable bytes from the system's random source.
 pub fn random<const N: usize>() -> Result<[u8; N]> {
     let mut out = [0; N];
     loop {

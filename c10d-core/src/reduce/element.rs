@@ -1,14 +1,14 @@
-//! What an element looks like in memory, and as what it is accumulated.
+//! The form of an element in memory, and the type in which it is accumulated.
 
 use super::half;
 
 /// An element type.
 pub(super) trait Element: 'static {
-    /// How many of them make what callers count.
+    /// How many elements of this type make one element as callers count them.
     const PARTS: usize = 1;
     /// Its bytes; every pattern is valid.
     type Raw: Copy;
-    /// What it is accumulated in: wider where that is more exact.
+    /// The type in which it is accumulated, which is wider if that is more exact.
     type Wide: Copy;
     fn widen(raw: Self::Raw) -> Self::Wide;
     fn narrow(wide: Self::Wide) -> Self::Raw;
@@ -80,7 +80,7 @@ impl Element for Boolean {
     }
 }
 
-/// A complex number, where its parts cannot be taken one by one.
+/// A complex number, for operations that combine its parts.
 pub(super) struct Pair<T>(T);
 
 impl<T: Copy + 'static> Element for Pair<T> {
@@ -96,7 +96,7 @@ impl<T: Copy + 'static> Element for Pair<T> {
     }
 }
 
-/// A complex number whose parts do not mix.
+/// A complex number, for operations that treat its parts separately.
 pub(super) struct Complex<T>(T);
 
 impl<T: Copy + 'static> Element for Complex<T> {

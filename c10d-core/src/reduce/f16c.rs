@@ -1,4 +1,4 @@
-//! `f16` where the machine converts many at a time. The compiler does not find these instructions by itself.
+//! `f16` on machines that convert many values at a time. The compiler does not use these instructions by itself.
 
 use std::arch::x86_64::*;
 

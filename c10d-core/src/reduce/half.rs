@@ -10,7 +10,7 @@ pub(super) fn bf16_to_f32(h: u16) -> f32 {
 pub(super) fn f32_to_bf16(x: f32) -> u16 {
     let bits = x.to_bits();
     let rounded = bits.wrapping_add(0x7FFF + (bits >> 16 & 1)) >> 16;
-    // A NaN stays one, quiet, whatever rounding would do to it.
+    // A NaN stays a NaN and becomes quiet, whatever rounding would make of it.
     let nan = bits >> 16 | 0x40;
     (if x.is_nan() { nan } else { rounded }) as u16
 }
@@ -23,7 +23,7 @@ pub(super) fn f16_to_f32(h: u16) -> f32 {
     let magnitude = u32::from(h & 0x7FFF) << 13;
     // Exact, for subnormals too.
     let finite = (f32::from_bits(magnitude) * REBIAS).to_bits();
-    // Infinities and NaN; the latter become quiet.
+    // Infinities and NaN; a NaN becomes quiet.
     let quiet = if magnitude > 0x7C00 << 13 { 0x40_0000 } else { 0 };
     let special = magnitude | 0x7F80_0000 | quiet;
     let bits = if magnitude >= 0x7C00 << 13 { special } else { finite };

@@ -1,5 +1,5 @@
-//! The arithmetic of reductions in host memory, for backends: several ranks' values become one, in the order given,
-//! whatever the operation and the type.
+//! The arithmetic of reductions in host memory, for backends: it combines the values of several ranks in the given
+//! order, for every operation and type.
 #![allow(unsafe_code)]
 
 mod element;
@@ -16,24 +16,24 @@ use operation::{And, Average, Max, Min, Or, PreMultiplied, Product, Sum, Xor};
 pub use run::Kernel;
 use run::{Kernels, Machine};
 
-/// The kernel of an operation on a type, best for this machine; `None` where the operation has no meaning on the type.
+/// The fastest kernel of an operation on a type for this machine; `None` if the operation is not defined on the type.
 ///
-/// Unless this is the `last` reduction of the values, an average is still a sum. A premultiplied sum multiplies each of
-/// the sources, so it must see original values only.
+/// An average is a plain sum unless this is the `last` reduction of the values. A premultiplied sum multiplies each of
+/// the sources, so it must get original values only.
 pub fn kernel(op: ReduceOp, dtype: DType, last: bool) -> Option<Kernel> {
     kernel_on(Machine::best(), op, dtype, last)
 }
 
-/// Makes `acc` what `acc` and `x`, of one length, come to by the operation, element by element. `false`, and nothing is
-/// done: the operation has no meaning on the type, or is not one of two values (`Avg`, `PreMulSum`).
+/// Combines `acc` and `x`, which have the same length, element by element into `acc`. Returns `false` and does nothing
+/// if the operation is not defined on the type, or does not combine two values (`Avg`, `PreMulSum`).
 pub fn combine<T: crate::types::Element>(op: ReduceOp, acc: &mut [T], x: &[T]) -> bool {
     if acc.len() != x.len() || matches!(op, ReduceOp::Avg | ReduceOp::PreMulSum(_)) {
         return false;
     }
     let Some(kernel) = kernel(op, T::DTYPE, true) else { return false };
     let to = acc.as_mut_ptr().cast::<u8>();
-    // SAFETY: both are readable for their length, which is one; the target is one of the sources, and of two references,
-    // one of which is exclusive, the other overlaps it nowhere.
+    // SAFETY: both are readable for their common length. The target is one of the sources. One of the two references is
+    // exclusive, so the other does not overlap it.
     unsafe { kernel(to, &[to.cast_const(), x.as_ptr().cast()], acc.len(), 0.0) };
     true
 }
@@ -54,7 +54,7 @@ fn kernel_on(machine: Machine, op: ReduceOp, dtype: DType, last: bool) -> Option
                 Complex64 => Complex<f32>, Complex128 => Complex<f64>,)
         };
     }
-    // Wrapping sums and products, and bits, do not care about signs.
+    // Wrapping sums and products and bitwise operations are the same for signed and unsigned types.
     macro_rules! by_bits {
         ($op:ty) => {
             by_type!($op: U8 | I8 => u8, U16 | I16 => u16, U32 | I32 => u32, U64 | I64 => u64, Bool => Boolean,)

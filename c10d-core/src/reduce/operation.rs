@@ -1,14 +1,14 @@
-//! How two accumulated values become one.
+//! How two accumulated values are combined.
 
 /// An operation on accumulated values.
 pub(super) trait Operation<W: Copy>: 'static {
-    /// What becomes of each source's value first.
+    /// The change of each source's value before it is combined.
     #[inline(always)]
     fn enter(value: W, _scale: f64) -> W {
         value
     }
     fn combine(a: W, b: W) -> W;
-    /// What becomes of the result at last.
+    /// The change of the final result.
     #[inline(always)]
     fn leave(value: W, _scale: f64) -> W {
         value
@@ -16,7 +16,7 @@ pub(super) trait Operation<W: Copy>: 'static {
 }
 
 pub(super) struct Sum;
-/// The sum, divided at last.
+/// The sum, divided at the end.
 pub(super) struct Average;
 /// The sum of the products with a factor.
 pub(super) struct PreMultiplied;
@@ -75,7 +75,7 @@ macro_rules! floats {
             }
         }
 
-        // Equal values have equal bits, but for zeros: there the signs decide, whatever the order.
+        // Equal values have equal bits, except zeros: for them the sign decides, whatever the order.
         impl Operation<$t> for Min {
             #[inline(always)]
             fn combine(a: $t, b: $t) -> $t {

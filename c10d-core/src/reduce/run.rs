@@ -1,4 +1,4 @@
-//! The one loop that all kernels are, and its copies for what the machine can do.
+//! The one loop of all kernels, and its copies for the instruction sets of machines.
 
 use std::mem::MaybeUninit;
 
@@ -9,21 +9,22 @@ use super::operation::Operation;
 
 /// Reduces `n` elements of each source, in the order of the sources, into the target.
 ///
-/// The last argument is the factor for a premultiplied sum, the divisor (the world size) for a final average, and of no
-/// meaning otherwise. No alignment is asked for.
+/// The last argument is the factor of a premultiplied sum, the divisor (the world size) of a final average, and ignored
+/// otherwise. The addresses need not be aligned.
 ///
 /// # Safety
 /// There is at least one source; each is readable, and the target writable, for `n` elements. The target is exactly one of
 /// the sources or overlaps none.
 pub type Kernel = unsafe fn(*mut u8, &[*const u8], usize, f64);
 
-/// The most elements at a time; less for large ones. What is accumulated stays in the first-level cache.
+/// The largest number of elements at a time; fewer for large elements. The accumulated values stay in the first-level
+/// cache.
 const BLOCK: usize = 1024;
 const BLOCK_BYTES: usize = 2048;
 
-/// One or two sources: straight into the target. More: block by block, accumulated in memory that nothing else can point
-/// to. The target may be a source, and a compiler that must doubt it writes no vector code, so each such case has a loop
-/// of its own.
+/// One or two sources are combined directly into the target. More sources are combined block by block, in memory that
+/// nothing else can point to. The target may be a source; if the compiler cannot exclude that, it writes no vector
+/// code, so each such case has its own loop.
 ///
 /// # Safety
 /// As for [`Kernel`].
@@ -31,8 +32,8 @@ const BLOCK_BYTES: usize = 2048;
 unsafe fn run<E: Element, O: Operation<E::Wide>>(to: *mut u8, sources: &[*const u8], n: usize, scale: f64) {
     let n = n * E::PARTS;
     let to = to.cast::<E::Raw>();
-    // SAFETY, for all that follows: elements below `n` are readable at each source and writable at the target, says the
-    // caller; each place of the block is written before it is read.
+    // SAFETY, for all unsafe blocks below: the caller promises that elements below `n` are readable at each source and
+    // writable at the target. Each place of the block is written before it is read.
     let get = |source: *const u8, i: usize| {
         // SAFETY: as above.
         O::enter(E::widen(unsafe { source.cast::<E::Raw>().add(i).read_unaligned() }), scale)
@@ -118,7 +119,7 @@ impl Kernels for Half {
     }
 }
 
-/// What the machine can do.
+/// An instruction set of the machine.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Machine {
     Portable,
@@ -129,7 +130,7 @@ pub(super) enum Machine {
 }
 
 impl Machine {
-    /// Everything that this machine can do, the best last.
+    /// All instruction sets that this machine has, the best last.
     #[cfg(test)]
     pub(super) fn all() -> impl Iterator<Item = Machine> {
         let all = [
@@ -143,7 +144,7 @@ impl Machine {
         all.into_iter().take(best.map_or(1, |best| best + 1))
     }
 
-    /// The best of what this machine can do.
+    /// The best instruction set of this machine.
     #[inline]
     pub(super) fn best() -> Machine {
         #[cfg(target_arch = "x86_64")]
@@ -162,7 +163,7 @@ impl Machine {
         Machine::Portable
     }
 
-    /// The kernel; only for what this machine can do.
+    /// The kernel for this instruction set, which the machine must have.
     pub(super) fn kernel<E: Element, O: Operation<E::Wide>>(self) -> Kernel {
         match self {
             Machine::Portable => portable::<E, O>,

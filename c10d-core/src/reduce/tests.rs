@@ -1,4 +1,5 @@
-//! Every operation on every type against the plainest scalar code, bit by bit, on everything this machine can do.
+//! Compares every operation on every type, bit by bit, with plain scalar code, for every instruction set of this
+//! machine.
 
 use crate::types::Element;
 use ::half::{bf16, f16};
@@ -6,7 +7,7 @@ use num_complex::{Complex32, Complex64};
 
 use super::*;
 
-/// The meaning of an operation on a list of values (one per source), in words that need no optimiser.
+/// The definition of an operation on a list of values (one per source), as simple code.
 trait Reference: Element + std::fmt::Debug {
     fn reduce(op: ReduceOp, last: bool, values: &[Self], scale: f64) -> Self;
     /// From random bits: special values often.
@@ -94,7 +95,7 @@ macro_rules! floats {
                 _ => $from((random >> 40) as i32 as $wide / 1000.0 - 8000.0),
             }
         }
-        /// Every NaN is as good as any other.
+        /// All NaNs count as equal.
         fn bits(self) -> u128 {
             if self.is_nan() { $t::NAN.to_bits().into() } else { self.to_bits().into() }
         }
@@ -135,7 +136,7 @@ fn random(state: &mut u64) -> u64 {
     (*state ^ *state >> 29).wrapping_mul(0xBF58_476D_1CE4_E5B9)
 }
 
-/// `k` sources of `n` elements, each `skew` bytes beside its alignment, and the reference's answer.
+/// Checks `k` sources of `n` elements, each shifted by `skew` bytes from its alignment, against the reference.
 fn check<T: Reference>(machine: Machine, op: ReduceOp, last: bool, n: usize, k: usize, skew: usize) {
     let size = size_of::<T>();
     let what = format!("{op} of {k} times {n} {} at {skew}, last {last}, on {machine:?}", T::DTYPE);

@@ -1,5 +1,6 @@
-//! Before an op whose counts differ between ranks: each tells each how many elements it has for it, and the most that it
-//! has in one tensor. So all cut alike, and know before anything moves who expects another number.
+//! The announcement before an op whose counts differ between ranks. Each rank tells every other how many elements it
+//! has for it, and the length of its longest tensor. So all ranks cut their tensors alike, and know before any data
+//! moves which rank expects another number.
 
 use super::collective::{hand_over, step_of};
 use super::plan::Facts;
@@ -11,13 +12,15 @@ use crate::options::Params;
 use crate::types::{DType, DispatchKey, ReduceOp};
 use crate::{Error, ErrorKind, Phase, Result};
 
-/// What a rank tells another: elements that it sends to it, elements of its longest tensor.
+/// The numbers that a rank announces to another: the elements that it sends to that rank, and the elements of its
+/// longest tensor.
 type Told = [u64; 2];
 
-/// Told apart from a round of the op itself.
+/// Marks the fingerprint, so that it differs from a round of the op itself.
 const MARK: u32 = 0xa55e_3b1d;
 
-/// Elements of the longest tensor of any rank. `None` where all ranks know that without being told, or cannot be told.
+/// The number of elements of the longest tensor of any rank. `None` if all ranks know it without an announcement, or
+/// cannot be told.
 pub(super) fn longest(shared: &Shared, slot: &Slot, facts: &Facts<'_>) -> Result<Option<usize>> {
     let own = facts.inputs.iter().chain(facts.outputs).copied().max().unwrap_or(0);
     if !facts.op.is_uneven() {
@@ -55,7 +58,7 @@ fn differs(rank: u32, mine: usize, theirs: u64) -> Error {
     Error::new(kind, what).guilty([rank]).phase(Phase::Announce)
 }
 
-/// How many elements this rank sends to each, and expects of each.
+/// How many elements this rank sends to each rank, and expects from each.
 fn pairs(facts: &Facts<'_>) -> (Vec<usize>, Vec<usize>) {
     let Facts { rank, world, root, inputs, outputs, .. } = *facts;
     let all = |tensors: &[usize]| vec![tensors[0]; world];

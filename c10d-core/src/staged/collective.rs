@@ -1,4 +1,5 @@
-//! The pipeline of collectives: out of the device, through the CPU backend, back into the device, in rounds that overlap.
+//! The pipeline of collectives: it copies from the device, runs the op on the CPU backend, and copies back to the
+//! device, in rounds that overlap.
 
 use std::time::Duration;
 
@@ -18,7 +19,7 @@ use crate::store::FOREVER;
 use crate::types::Device;
 use crate::{Error, ErrorKind, Result, Status};
 
-/// What the thread keeps between ops.
+/// The data that the thread keeps between ops.
 #[derive(Default)]
 pub(super) struct Kept {
     ports: Vec<Port>,
@@ -26,7 +27,7 @@ pub(super) struct Kept {
     scratch: Scratch,
 }
 
-/// Does ops until the queue is closed and empty.
+/// Runs ops until the queue is closed and empty.
 pub(super) fn serve(shared: &Shared) {
     let mut kept = Kept::default();
     while let Some(slot) = shared.collectives.next() {
@@ -48,7 +49,7 @@ pub(super) fn serve(shared: &Shared) {
         }
     }
     if shared.death().is_some() {
-        // Something may be in flight for ever.
+        // The device may use this memory forever.
         std::mem::forget(kept);
     } else {
         kept.ports.iter().for_each(|port| Watched::close(&shared.device, port));
@@ -56,7 +57,7 @@ pub(super) fn serve(shared: &Shared) {
     }
 }
 
-/// Does an op. What is left in `retained` is to be released.
+/// Runs an op. The memory that is left in `retained` must be released.
 fn run(shared: &Shared, slot: &Slot, kept: &mut Kept, retained: &mut Vec<*mut ()>) -> Result<Outcome> {
     shared.alive()?;
     let call = &slot.call;
@@ -88,20 +89,21 @@ fn run(shared: &Shared, slot: &Slot, kept: &mut Kept, retained: &mut Vec<*mut ()
         }
         while !device.drained(port) {
             if slot.give_up(error) {
-                // The device may use our memory for ever, too.
+                // The device may use our memory forever, too.
                 retained.clear();
                 kept.scratch.write_off();
                 kept.hosts.iter_mut().for_each(|host| std::mem::forget(host.take()));
                 return result;
             }
-            // Borrowed memory that could not be retained: whoever waits for the op says so every second.
+            // The memory is borrowed and could not be retained. The thread that waits for the op reports that every
+            // second.
             std::thread::sleep(Duration::from_millis(10));
         }
     }
     result
 }
 
-/// Which device the op's memory is on.
+/// The index of the device that has the op's memory.
 pub(super) fn index(call: &Call) -> u16 {
     call.outputs.first().or(call.inputs.first()).map_or(0, |span| span.device().index())
 }
@@ -119,7 +121,7 @@ fn rounds(device: &Watched<'_>, plan: &Plan<'_>, port: &Port, hosts: &mut [Optio
         }
         let Some(host) = &hosts[k % DEPTH] else { break };
         outcome = step(device.shared, device.slot, plan, k, &chunk, Some(host))?;
-        // SAFETY: the chunk lies in its host memory, which is used again only when this round is over, see `enqueue`.
+        // SAFETY: the chunk lies in its host memory, which is used again only after this round, see `enqueue`.
         unsafe { device.copy_in(port.back, &chunk.back, host) }?;
         device.record(port.backs[k % DEPTH], port.back)?;
     }
@@ -127,7 +129,7 @@ fn rounds(device: &Watched<'_>, plan: &Plan<'_>, port: &Port, hosts: &mut [Optio
     Ok(outcome)
 }
 
-/// Starts round `k`: finds it host memory, and enqueues its copies to there.
+/// Starts round `k`: finds host memory for it, and enqueues its copies to that memory.
 pub(super) fn enqueue(
     device: &Watched<'_>,
     chunk: Chunk,
@@ -144,7 +146,7 @@ pub(super) fn enqueue(
         *host = Some(device.call("allocate_host", |runtime| Host::new(runtime, chunk.bytes))?);
     }
     if let Some(host) = host {
-        // SAFETY: the chunk lies in its host memory; nobody uses that until the mark is seen reached.
+        // SAFETY: the chunk lies in its host memory, which nobody uses until the event is reached.
         unsafe { device.copy_out(port.out, &chunk.out, host) }?;
     }
     device.record(port.outs[k % DEPTH], port.out)?;
@@ -163,8 +165,8 @@ fn step(
     hand_over(shared, slot, request(slot, chunk, host, k + plan.first_step(), plan.each()))
 }
 
-/// A step that moves for a reduction on the device: another op than the one asked for, which ranks that reduce on the
-/// host so learn.
+/// A step that moves data for a reduction on the device. Its op differs from that of the call, so ranks that reduce on
+/// the host notice the difference.
 pub(super) fn exchange(
     shared: &Shared,
     slot: &Slot,
@@ -189,7 +191,7 @@ pub(super) fn hand_over(shared: &Shared, slot: &Slot, request: Request) -> Resul
     result.map_err(told)
 }
 
-/// A step's error as the op's: how long it took and might have taken is the op's to say.
+/// Turns a step's error into the op's. The op itself adds its own duration and deadline.
 pub(super) fn told(mut error: Error) -> Error {
     let report = error.report_mut();
     (report.elapsed, report.deadline) = (None, None);
@@ -212,7 +214,7 @@ pub(super) fn request(slot: &Slot, chunk: &Chunk, host: Option<&Host>, k: usize,
     }
     let mut request = step_of(slot, k as u8, call.op, params, spans);
     if each > 0 {
-        // Ranks that cut differently must not take each other's rounds for their own.
+        // Ranks that cut differently must not confuse each other's rounds.
         request.fingerprint.rest ^= (each as u32).wrapping_mul(0x9e37_79b9).rotate_left(7) ^ (each as u64 >> 32) as u32;
     }
     request
@@ -222,12 +224,13 @@ pub(super) fn request(slot: &Slot, chunk: &Chunk, host: Option<&Host>, k: usize,
 pub(super) fn step_of(slot: &Slot, number: u8, op: OpKind, params: Params, spans: Sink) -> Request {
     let call = &slot.call;
     let mut request = call.outer.step(number, op, params, spans);
-    // The CPU backend may take a while past its deadline to find out whom it waited for. That is told in our own time.
+    // The CPU backend may need time after its deadline to find out for which rank it waited. The op waits for that,
+    // within its own limit.
     let timeout = call.outer.timeout.min(FOREVER);
     let margin = (let_go(timeout) / 4 * 3).min(timeout / 4);
     request.timeout = timeout - margin;
     request.deadline = call.outer.deadline.checked_sub(margin).unwrap_or(call.outer.deadline).into();
-    // The op may be a step itself, whose number gives way to that of the round.
+    // The op may be a step itself; the number of the round replaces its own.
     let outer = call.outer.fingerprint.step;
     request.fingerprint.rest ^= u32::from(outer).wrapping_mul(0x85eb_ca6b);
     request

@@ -1,4 +1,4 @@
-//! A thread that does ops, the queue in front of it, and what it is doing right now.
+//! A thread that runs ops, its queue, and the device call in which it currently is.
 
 use std::ops::Deref;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use super::Slot;
 use crate::backend::WorkerQueue;
 use crate::sync::Mutex;
 
-/// A queue of ops, whose thread says in which call of the device's runtime it is.
+/// A queue of ops. Its thread records in which call of the device's runtime it is.
 #[derive(Default)]
 pub(super) struct Engine {
     queue: WorkerQueue<Arc<Slot>>,
@@ -24,7 +24,7 @@ impl Deref for Engine {
 }
 
 impl Engine {
-    /// Says in which call of the device's runtime the thread is now.
+    /// Records in which call of the device's runtime the thread is now.
     pub(super) fn does(&self, call: Option<&'static str>) {
         *self.doing.lock() = call.map(|call| (call, Instant::now()));
     }

@@ -1,4 +1,4 @@
-//! Host memory through which the device's bytes go.
+//! Host memory for staging.
 
 use std::alloc::{Layout, alloc, dealloc};
 use std::sync::Arc;
@@ -9,11 +9,11 @@ use crate::{Error, Result};
 
 /// Host tensors begin at multiples of this.
 const ALIGN: usize = 64;
-/// The least that is allocated, so that small ops of different sizes share one block.
+/// The smallest allocation, so that small ops of different sizes share one block.
 const LEAST: usize = 4096;
 
-/// A block of host memory, the device's own kind where it has one. Freed on drop; a device that may still use it is
-/// reason to forget it instead.
+/// A block of host memory, of the device's own kind if it has one. It is freed on drop; if the device may still use it,
+/// it must be leaked instead.
 pub(super) struct Host {
     runtime: Arc<dyn DeviceRuntime>,
     base: *mut u8,
@@ -27,7 +27,7 @@ unsafe impl Send for Host {}
 unsafe impl Sync for Host {}
 
 impl Host {
-    /// At least so many bytes, of unspecified contents.
+    /// Allocates at least this many bytes, with unspecified contents.
     pub(super) fn new(runtime: &Arc<dyn DeviceRuntime>, bytes: usize) -> Result<Host> {
         let bytes = bytes.max(LEAST).checked_next_power_of_two().unwrap_or(bytes);
         if let Some(base) = runtime.allocate_host(bytes) {

@@ -1,4 +1,4 @@
-//! Point-to-point ops: many at once, none of which waits for another, but for what keeps those with one tag in order.
+//! Point-to-point ops. Many run at once, and none waits for another, except to keep messages with one tag in order.
 
 use std::sync::Arc;
 use std::task::{Wake, Waker};
@@ -15,12 +15,12 @@ use crate::device::Event;
 use crate::panics::{caught, contain};
 use crate::{Error, ErrorKind, Result, Status};
 
-/// How long the thread sleeps at most between two looks at a device that is at work.
+/// The longest sleep of the thread between two polls of a busy device.
 const LOOK: Duration = Duration::from_micros(500);
-/// Host memory kept for later messages.
+/// How many blocks of host memory are kept for later messages.
 const SPARE: usize = 8;
 
-/// What the thread keeps between messages.
+/// The data that the thread keeps between messages.
 #[derive(Default)]
 pub(super) struct Kept {
     parcels: Vec<Parcel>,
@@ -38,7 +38,7 @@ impl Kept {
         }
     }
 
-    /// Host memory of at least so many bytes.
+    /// Host memory of at least this many bytes.
     pub(super) fn host(&mut self, device: &Watched<'_>, bytes: usize) -> Result<Host> {
         match self.hosts.iter().position(|host| host.bytes() >= bytes) {
             Some(at) => Ok(self.hosts.swap_remove(at)),
@@ -55,7 +55,7 @@ impl Wake for Rouse {
     }
 }
 
-/// Does messages until the queue is closed and all are over.
+/// Runs messages until the queue is closed and all are done.
 pub(super) fn serve(shared: &Arc<Shared>) {
     let mut kept = Kept::default();
     if let Err(words) = caught(|| work(shared, &mut kept)) {
@@ -91,14 +91,14 @@ fn work(shared: &Arc<Shared>, kept: &mut Kept) {
             }
         }
         let mut i = 0;
-        // What the device has yet to bring holds up all behind it, so that messages keep their order.
+        // A message that waits for the device delays all later ones, so that messages keep their order.
         let (mut waits, mut open_tags) = (false, Vec::new());
         while i < kept.parcels.len() {
             let parcel = &mut kept.parcels[i];
             let (slot, index) = (parcel.slot.clone(), parcel.index);
             let port = kept.ports.iter().find(|port| port.index == index);
             let Some(port) = port.filter(|_| slot.if_open(|| ())) else {
-                // Given up: the device may use the memory for ever.
+                // The op was given up, and the device may use the memory forever.
                 std::mem::forget(kept.parcels.remove(i).host);
                 continue;
             };
@@ -140,7 +140,7 @@ fn work(shared: &Arc<Shared>, kept: &mut Kept) {
     }
 }
 
-/// Ends a message of which nothing was sent, and none was taken.
+/// Ends a message for which nothing was sent or received.
 fn give_back(shared: &Shared, slot: &Arc<Slot>) {
     slot.give_back();
     shared.leave(slot);

@@ -1,8 +1,8 @@
-//! Collectives on a device's memory through the CPU backend: the one pipeline between device and host.
+//! Collectives on a device's memory through the CPU backend: the pipeline between device and host.
 //!
-//! Ops are done by a thread of their own, in the order in which they came. The device is lent only memory that can be
-//! written off: host memory of the pipeline, and device memory that was retained. So a device whose calls never return
-//! costs that thread and that memory, and the caller gets an error in time.
+//! A thread of its own runs the ops in the order in which they came. The device gets only memory that can be leaked:
+//! host memory of the pipeline, and device memory that was retained. So a device whose calls never return costs that
+//! thread and that memory, and the caller gets an error in time.
 #![allow(unsafe_code)]
 
 mod announce;
@@ -30,16 +30,16 @@ use crate::device::DeviceRuntime;
 use crate::types::{DType, DispatchKey, ReduceOp};
 use crate::{Error, ErrorKind, Phase, Result};
 
-/// Bytes of a round, unless the hint `staged.chunk` says otherwise.
+/// Bytes of a round, unless the hint `staged.chunk` sets them.
 const CHUNK: usize = 1 << 20;
 
-/// How long the thread of messages is waited for when one is to be taken back, at most: it may be inside of a device's call.
+/// How long `cancel` waits for the thread of messages, which may be inside a device call.
 const ANSWER: Duration = Duration::from_secs(1);
 
-/// A backend for a device's memory that stands on a CPU backend: every op is copied to the host, done there, and copied
-/// back, in rounds that overlap.
+/// A backend for a device's memory on top of a CPU backend. It copies every op's buffers to the host, runs the op
+/// there, and copies the results back, in rounds that overlap.
 ///
-/// The hint `staged.chunk` sets the bytes of a round (1 MiB unless set); the same on all ranks.
+/// The hint `staged.chunk` sets the bytes of a round (1 MiB unless set). All ranks must use the same value.
 pub struct Staged {
     name: &'static str,
     shared: Arc<Shared>,
@@ -47,7 +47,7 @@ pub struct Staged {
 }
 
 impl Staged {
-    /// A pipeline between `device` and `cpu`, a CPU backend of the same group to which nobody else submits. Errors call
+    /// Makes a pipeline between `device` and `cpu`, a CPU backend of the same group that nobody else uses. Errors call
     /// it `name`.
     pub fn new(
         name: &'static str,
@@ -93,11 +93,10 @@ impl Staged {
     }
 }
 
-// SAFETY: 1. A job's spans are used by the thread that does it and by the device, which is through with them when the
-// thread completes the job. One that is given up before that is completed only if its memory stays for the device:
-// retained, or leaked with the op that owns it. 2. The watchdog ends every job in flight well within what may be taken to
-// let go after its deadline or `abort`, except where borrowed memory could not be retained; no lock is held while
-// completing.
+// SAFETY: 1. A job's spans are used by the thread that runs it and by the device, which has finished with them when the
+// thread completes the job. A job that is given up before is completed only if its memory stays for the device:
+// retained, or leaked with the op that owns it. 2. The watchdog ends every job in flight well within the allowed time
+// after its deadline or `abort`, except if borrowed memory could not be retained. No lock is held while completing.
 unsafe impl Backend for Staged {
     fn name(&self) -> &'static str {
         self.name
@@ -115,8 +114,8 @@ unsafe impl Backend for Staged {
         }
     }
 
-    /// One message at a time. It goes back when the device has passed the copies of it, for which this waits a moment;
-    /// where that takes longer, the message ends by itself as cancelled.
+    /// Cancels one message at a time. It is returned when the device has passed its copies, for which this waits a
+    /// moment; if that takes longer, the message ends by itself as cancelled.
     fn cancel(&self, jobs: &[JobId]) -> Result<Vec<Job>> {
         let [id] = jobs else {
             return Err(Error::unsupported("messages of a device's memory are taken back one at a time"));
@@ -168,14 +167,14 @@ unsafe impl Backend for Staged {
     }
 
     fn algorithm(&self, op: OpKind, bytes: usize, dtype: DType, reduce: ReduceOp) -> Option<AlgorithmInfo> {
-        // Rounds of different sizes may take different algorithms.
+        // Rounds of different sizes may use different algorithms.
         (bytes <= self.shared.chunk).then(|| self.shared.cpu.algorithm(op, bytes, dtype, reduce)).flatten()
     }
 }
 
 impl Drop for Staged {
     fn drop(&mut self) {
-        // What was started is still done.
+        // Started ops still finish.
         self.shared.collectives.close();
         self.shared.messages.close();
         self.shared.flight.lock().closed = true;

@@ -1,7 +1,7 @@
-//! What an op moves between device and host, chunk by chunk: arithmetic alone.
+//! Which pieces an op moves between device and host in each chunk. This is arithmetic only.
 //!
-//! Ops whose counts all ranks know are cut over the virtual concatenation of their tensors. Where another rank's counts
-//! are its own affair, each tensor is cut by itself, as soon as the ranks have told each other what is the longest; see
+//! Ops whose counts all ranks know are cut over the virtual concatenation of their tensors. If other ranks do not know
+//! the counts, each tensor is cut by itself, after the ranks have told each other the longest length; see
 //! [`announce`](super::announce).
 
 use crate::catalog::{OpKind, Shape};
@@ -13,7 +13,7 @@ pub(super) enum Operand {
     Output,
 }
 
-/// Elements of a device tensor, and where they are in the chunk's host memory.
+/// A range of elements of a device tensor, and its place in the chunk's host memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Piece {
     pub(super) operand: Operand,
@@ -25,24 +25,24 @@ pub(super) struct Piece {
     pub(super) at: usize,
 }
 
-/// A tensor in host memory: bytes from its start, and elements.
+/// A tensor in host memory: its offset in bytes, and its number of elements.
 pub(super) type HostSpan = (usize, usize);
 
-/// One round: pieces to the host, an op of the CPU backend there, pieces to the device.
+/// One round: copies of pieces to the host, an op of the CPU backend, copies of pieces to the device.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Chunk {
     pub(super) out: Vec<Piece>,
     pub(super) inputs: Vec<HostSpan>,
     pub(super) outputs: Vec<HostSpan>,
     pub(super) back: Vec<Piece>,
-    /// Where one host tensor has blocks for several ranks: their elements, of input and output.
+    /// If one host tensor has blocks for several ranks: the elements of each block of input and output.
     pub(super) splits: Option<(Vec<usize>, Vec<usize>)>,
-    /// How much host memory it takes.
+    /// Bytes of host memory that it takes.
     pub(super) bytes: usize,
 }
 
 impl Chunk {
-    /// The same, further behind in the host memory.
+    /// The same chunk, this many bytes further in the host memory.
     pub(super) fn behind(mut self, bytes: usize) -> Chunk {
         self.out.iter_mut().chain(&mut self.back).for_each(|piece| piece.at += bytes);
         self.inputs.iter_mut().chain(&mut self.outputs).for_each(|(at, _)| *at += bytes);
@@ -57,21 +57,21 @@ pub(super) struct Facts<'a> {
     pub(super) rank: usize,
     pub(super) world: usize,
     pub(super) root: usize,
-    /// Bytes of an element; 1 where there are none.
+    /// Bytes of an element; 1 if there are no elements.
     pub(super) size: usize,
-    /// Elements of each input and output; of each block, where one tensor has a block per rank by split sizes.
+    /// Elements of each input and output, or of each block if one tensor has a block per rank by split sizes.
     pub(super) inputs: &'a [usize],
     pub(super) outputs: &'a [usize],
 }
 
 impl Facts<'_> {
-    /// Whether the blocks of one tensor are told apart.
+    /// Whether one tensor has a block per rank.
     fn in_blocks(&self) -> bool {
         self.op.row().shape == Shape::ExchangeFlat
     }
 }
 
-/// How many rounds fit the fingerprint's step.
+/// How many rounds fit into the fingerprint's `step`.
 pub(super) const STEPS: usize = 255;
 
 /// Host tensors begin at multiples of this.
@@ -80,11 +80,11 @@ const ALIGN: usize = 64;
 /// How an op is cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Cut {
-    /// Outputs that are read and written in place.
+    /// Outputs are read and written in place.
     InPlace { read: bool, write: bool },
-    /// Inputs, of which every rank gets every rank's.
+    /// Every rank gets the inputs of all ranks.
     Gather,
-    /// Outputs, whose parts every rank has for every rank.
+    /// Every rank has a part of the output for every rank.
     Scatter,
     /// Each tensor by itself.
     Apart,
@@ -107,15 +107,16 @@ fn cut(facts: &Facts<'_>) -> Cut {
 pub(super) struct Plan<'a> {
     facts: Facts<'a>,
     cut: Cut,
-    /// Elements of this rank in all tensors that are cut; of the longest one anywhere, if each is cut by itself.
+    /// This rank's elements in all tensors that are cut, or the elements of the longest tensor of any rank if each is
+    /// cut by itself.
     total: usize,
-    /// As many of them are in a round; the last may have fewer.
+    /// The elements per round; the last round may have fewer.
     each: usize,
     rounds: usize,
 }
 
 impl<'a> Plan<'a> {
-    /// Rounds of about `chunk` bytes of the larger side; one round where nothing of that is known.
+    /// Makes rounds of about `chunk` bytes of the larger side, or one round if the sizes are not known to all ranks.
     pub(super) fn new(facts: Facts<'a>, chunk: usize) -> Plan<'a> {
         let cut = cut(&facts);
         match cut {
@@ -125,7 +126,7 @@ impl<'a> Plan<'a> {
         }
     }
 
-    /// The same, where each tensor is cut by itself and the longest one anywhere has so many elements.
+    /// The same for tensors that are cut by themselves, where the longest of any rank has `longest` elements.
     pub(super) fn apart(facts: Facts<'a>, chunk: usize, longest: usize) -> Plan<'a> {
         Plan::cut(facts, Cut::Apart, longest, chunk, STEPS - 1)
     }
@@ -143,7 +144,7 @@ impl<'a> Plan<'a> {
         Plan { facts, cut, total, each, rounds }
     }
 
-    /// The same op in at most so many rounds.
+    /// The same op in at most `most` rounds.
     pub(super) fn limited(self, chunk: usize, most: usize) -> Plan<'a> {
         if self.rounds <= most { self } else { Plan::cut(self.facts, self.cut, self.total, chunk, most) }
     }
@@ -157,12 +158,12 @@ impl<'a> Plan<'a> {
         self.rounds
     }
 
-    /// Elements of this rank in a full round; 0 where the op goes in one piece.
+    /// This rank's elements in a full round; 0 if the op is not cut.
     pub(super) fn each(&self) -> usize {
         if self.rounds == 1 { 0 } else { self.each }
     }
 
-    /// The step in which the first round is: the first one is for the announcement, where counts differ.
+    /// The step number of the first round: step 0 is the announcement if counts differ.
     pub(super) fn first_step(&self) -> usize {
         usize::from(self.facts.op.is_uneven())
     }
@@ -257,8 +258,8 @@ impl<'a> Plan<'a> {
         chunk
     }
 
-    /// The pieces of `from..to` of the concatenation, at `at` and behind it in host memory. `block`: in tensors that have
-    /// one block per rank, those of this block.
+    /// The pieces for the elements `from..to` of the concatenation, placed from `at` on in host memory. `block`: only
+    /// this block of tensors that have one block per rank.
     fn pieces(
         &self,
         operand: Operand,

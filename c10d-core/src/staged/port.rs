@@ -1,4 +1,4 @@
-//! The way to one device for one op: every call of its runtime, watched; the streams and marks that the copies use.
+//! The access to one device for one op: watched calls of its runtime, and the streams and events of the copies.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -17,20 +17,21 @@ use crate::{Error, ErrorKind, Phase, Result};
 /// Rounds whose host memory is in use at once: one is copied out, one is at the CPU backend, one is copied back.
 pub(super) const DEPTH: usize = 3;
 
-/// Streams and marks on one device, kept between ops.
+/// Streams and events on one device, which are kept between ops.
 pub(super) struct Port {
     pub(super) index: u16,
     /// Device to host.
     pub(super) out: Stream,
     /// Host to device.
     pub(super) back: Stream,
-    /// What the caller's stream had before the op.
+    /// The event after the work that the caller's stream had before the op.
     begin: Event,
     pub(super) outs: [Event; DEPTH],
     pub(super) backs: [Event; DEPTH],
 }
 
-/// The device during one op. No call is made once the op was given up, and while one is made the watchdog knows which.
+/// The device during one op. No call is made after the op was given up, and the watchdog knows which call is being
+/// made.
 #[derive(Clone, Copy)]
 pub(super) struct Watched<'a> {
     pub(super) shared: &'a Shared,
@@ -76,13 +77,13 @@ impl Watched<'_> {
         self.shared.death().map_or_else(|| self.shared.late(self.slot), |(cause, _)| cause.clone())
     }
 
-    /// Refuses a stream behind which the copies cannot begin.
+    /// Rejects a stream on which the copies cannot wait.
     pub(super) fn check_stream(&self) -> Result {
-        // SAFETY: of this device, by the caller's word.
+        // SAFETY: the caller promises that the stream is one of this device.
         self.call("check_stream", |device| unsafe { device.check_stream(self.index, self.slot.call.stream) })
     }
 
-    /// Retains what the op's spans stand on. To be released by `release`.
+    /// Retains the memory of the op's spans. `release` releases it.
     pub(super) fn retain(&self) -> Result<Vec<*mut ()>> {
         let mut bases: Vec<*mut ()> = Vec::new();
         let call = &self.slot.call;
@@ -105,8 +106,8 @@ impl Watched<'_> {
         Ok(retained)
     }
 
-    /// Undoes `retain`, when the device is through with the op. The op may be over already: its result need not wait for
-    /// this.
+    /// Undoes `retain` after the device has finished with the op. The op may be done already, so that its result does
+    /// not wait for this.
     pub(super) fn release(&self, retained: &[*mut ()]) {
         for base in retained {
             self.engine.does(Some("release"));
@@ -147,7 +148,7 @@ impl Watched<'_> {
         })
     }
 
-    /// Lets the copies begin after what the caller's stream has so far.
+    /// Makes the copies wait for the work that the caller's stream has so far.
     pub(super) fn begin(&self, port: &Port) -> Result {
         let stream = self.slot.call.stream;
         self.record(port.begin, stream)?;
@@ -180,7 +181,8 @@ impl Watched<'_> {
             let size = span.dtype().size();
             let (from, bytes) = (span.address().after(piece.first * size), piece.count * size);
             let to = host.base().wrapping_add(piece.at);
-            // SAFETY: the device's side is the op's, which is not over; the host's as promised by our caller.
+            // SAFETY: the device memory belongs to the op, which is not done; our caller promises the same for the host
+            // memory.
             self.call("copy_out", |device| unsafe { device.copy_out(self.index, stream, to, from, bytes) })?;
         }
         Ok(())
@@ -205,7 +207,7 @@ impl Watched<'_> {
     /// Enqueues a copy of host memory to scratch memory of ours.
     ///
     /// # Safety
-    /// Both have so many bytes there, and are left alone until the stream has passed the copy.
+    /// Both have this many bytes there, and nobody uses them until the stream has passed the copy.
     pub(super) unsafe fn load(&self, stream: Stream, to: DevicePtr, host: &Host, at: usize, bytes: usize) -> Result {
         let from = host.base().wrapping_add(at);
         // SAFETY: as promised by our caller.
@@ -229,12 +231,12 @@ impl Watched<'_> {
         self.call("copy_out", |device| unsafe { device.copy_out(self.index, stream, to, from, bytes) })
     }
 
-    /// Enqueues a copy of scratch memory to where a piece of the op's belongs.
+    /// Enqueues a copy from scratch memory to the place of a piece of the op.
     pub(super) fn move_to(&self, stream: Stream, piece: &Piece, from: DevicePtr) -> Result {
         let span = self.span(piece);
         let size = span.dtype().size();
         let (to, bytes) = (span.address().after(piece.first * size), piece.count * size);
-        // SAFETY: the op's memory, which is not over, and scratch of the stream's own.
+        // SAFETY: the op is not done, so its memory is valid, and the scratch memory belongs to the stream.
         self.call("copy", |device| unsafe { device.copy(self.index, stream, to, from, bytes) })
     }
 
@@ -244,7 +246,7 @@ impl Watched<'_> {
         self.call("query", |device| unsafe { device.query(self.index, event) })
     }
 
-    /// Waits for a mark, by the op's deadline and as long as the backend lives.
+    /// Waits for an event until the op's deadline, while the backend lives.
     pub(super) fn wait_for(&self, event: Event, what: &str) -> Result {
         let reached = poll(self.slot.call.outer.deadline, || {
             self.shared.alive()?;
@@ -257,8 +259,8 @@ impl Watched<'_> {
         Err(Error::new(ErrorKind::Timeout, what).phase(Phase::Transfer))
     }
 
-    /// After a failure: waits until the device is through with everything that the op gave it, for as long as it may
-    /// take. `false`: it was not in time, and may never be.
+    /// After a failure, waits for a limited time until the device has finished everything that the op gave it. `false`:
+    /// it did not, and may never.
     pub(super) fn drained(&self, port: &Port) -> bool {
         let outer = &self.slot.call.outer;
         let now = Instant::now();
@@ -273,14 +275,14 @@ impl Watched<'_> {
 
     fn drained_by(&self, port: &Port, limit: Instant) -> bool {
         [(port.out, port.outs[0]), (port.back, port.backs[0])].into_iter().all(|(stream, event)| {
-            // A stream that takes no mark tells nothing of what it holds. An error of the device's at a mark is an end,
-            // too: nothing of it runs any more.
+            // If a stream accepts no event, its pending work is unknown. A device error at an event is an end, too:
+            // nothing runs any more.
             let over = || if self.slot.if_open(|| ()) { self.reached(event).or(Ok(true)) } else { Ok(false) };
             self.record(event, stream).is_ok() && poll(limit, over).unwrap_or(false)
         })
     }
 
-    /// Gives streams and marks back.
+    /// Destroys streams and events.
     pub(super) fn close(device: &Arc<dyn DeviceRuntime>, port: &Port) {
         let events = port.outs.iter().chain(&port.backs).chain([&port.begin]);
         // SAFETY: made by `port` on this device, nothing runs on them, and they are not used again.

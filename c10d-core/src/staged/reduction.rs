@@ -1,5 +1,5 @@
-//! Reductions on the device (level 1): the CPU backend only moves. Each rank gets its part of every rank's elements,
-//! reduces them on its device in rank order, and shares the result.
+//! Reductions on the device (level 1): the CPU backend only moves data. Each rank gets its part of every rank's
+//! elements, reduces them on its device in rank order, and shares the result.
 
 use super::collective::{enqueue, exchange};
 use super::host::Host;
@@ -13,7 +13,7 @@ use crate::panics::contain;
 use crate::types::{DType, DispatchKey, ReduceOp};
 use crate::{Error, ErrorKind, Result};
 
-/// Device memory in which is reduced, kept between ops.
+/// Device memory for the reduction, which is kept between ops.
 #[derive(Default)]
 pub(super) struct Scratch {
     index: u16,
@@ -21,7 +21,7 @@ pub(super) struct Scratch {
     bytes: usize,
 }
 
-/// Whether the device reduces this call, and the CPU backend moves what that takes.
+/// Whether the device can reduce this call and the CPU backend can move the data for it.
 pub(super) fn applies(device: &Watched<'_>, plan: &Plan<'_>) -> Result<bool> {
     let (shared, call) = (device.shared, &device.slot.call);
     let Some(dtype) = call.dtype.filter(|_| call.op.reduces() && shared.world > 1 && !plan.is_empty()) else {
@@ -37,18 +37,18 @@ pub(super) fn applies(device: &Watched<'_>, plan: &Plan<'_>) -> Result<bool> {
     device.call("reduction", |runtime| Ok(runtime.reduction().is_some_and(does)))
 }
 
-/// What is left of the operation beside the scaling.
+/// The operation without the scaling.
 fn summed(reduce: ReduceOp) -> ReduceOp {
     if matches!(reduce, ReduceOp::Avg | ReduceOp::PreMulSum(_)) { ReduceOp::Sum } else { reduce }
 }
 
-/// How many rounds there may be: each has two steps, and one may go before them.
+/// The largest number of rounds: each has two steps, and one step may come before them.
 pub(super) const ROUNDS: usize = (STEPS - 1) / 2;
 
-/// Where things are in a round's host memory, in bytes, and how many elements this rank's part has.
+/// The layout of a round's host memory, in bytes, and the number of elements of this rank's part.
 struct Layout {
     part: usize,
-    /// Elements of all ranks' parts.
+    /// The elements of all ranks' parts.
     all: usize,
     received: usize,
     result: usize,
@@ -59,7 +59,7 @@ fn layout(chunk: &Chunk, world: usize, size: usize, shape: Shape) -> Layout {
     let count = chunk.outputs.first().map_or(0, |(_, count)| *count);
     let part = if scatters(shape) { count } else { count.div_ceil(world) };
     let all = part * world;
-    // The inputs of a list are behind each other, of any lengths.
+    // The inputs of a list follow each other and have any lengths.
     let received = if shape == Shape::ScatterList { chunk.bytes } else { (all * size).next_multiple_of(64) };
     let result = received + (all * size).next_multiple_of(64);
     Layout { part, all, received, result, bytes: result + part * size }
@@ -70,7 +70,7 @@ fn scatters(shape: Shape) -> bool {
     matches!(shape, Shape::ScatterList | Shape::ScatterFlat | Shape::ScatterFlats)
 }
 
-/// Does the op's rounds with the reduction on the device.
+/// Runs the op's rounds with the reduction on the device.
 pub(super) fn rounds(
     device: &Watched<'_>,
     plan: &Plan<'_>,
@@ -114,8 +114,8 @@ pub(super) fn rounds(
             step(0, OpKind::AllToAllSingle, &[(0, at.all)], &[(at.received, at.all)])?;
         }
         let base = room(device, scratch, at.all * size)?;
-        // SAFETY: as many bytes as were received; host memory and scratch are used again behind this, on the same stream
-        // or after its mark.
+        // SAFETY: the sizes are those of the received bytes. Host memory and scratch are used again only later on the
+        // same stream, or after its event.
         unsafe { device.load(port.back, base, host, at.received, at.all * size) }?;
         if let ReduceOp::PreMulSum(factor) = call.params.reduce {
             scale(device, port.back, (Scale::Times(factor), dtype), base, at.all)?;
@@ -133,7 +133,7 @@ pub(super) fn rounds(
                 device.move_to(port.back, piece, base.after(piece.at - beyond))?;
             }
         } else {
-            // SAFETY: the host memory has room for a part there; it is used when the mark is reached.
+            // SAFETY: the host memory has room for a part there. It is used when the event is reached.
             unsafe { device.unload(port.back, base, host, at.result, at.part * size) }?;
             device.record(port.backs[k % DEPTH], port.back)?;
             device.wait_for(port.backs[k % DEPTH], "a reduction")?;
@@ -145,7 +145,7 @@ pub(super) fn rounds(
             } else {
                 step(1, OpKind::AllGatherInto, &result, &[(0, at.all)])?;
             }
-            // SAFETY: the chunk lies in its host memory, which is used again only when this round is over.
+            // SAFETY: the chunk lies in its host memory, which is used again only after this round.
             unsafe { device.copy_in(port.back, &chunk.back, host) }?;
         }
         device.record(port.backs[k % DEPTH], port.back)?;
@@ -154,13 +154,13 @@ pub(super) fn rounds(
     Ok(Outcome::default())
 }
 
-/// What fills the last part holds nothing, but something.
+/// Zeroes the padding of the last part, so that defined bytes are sent.
 fn pad(host: &Host, from: usize, to: usize) {
     // SAFETY: the layout's, which the host memory has; no copy in flight touches it.
     unsafe { host.base().add(from).write_bytes(0, to - from) };
 }
 
-/// So much device memory. An op's first round asks for the most, so what is replaced is in no use.
+/// Returns `bytes` of device memory. The first round of an op needs the most, so replaced memory is not in use.
 fn room(device: &Watched<'_>, scratch: &mut Scratch, bytes: usize) -> Result<DevicePtr> {
     if let Some(base) = scratch.base.filter(|_| scratch.bytes >= bytes && scratch.index == device.index) {
         return Ok(DevicePtr { base, offset: 0 });
@@ -179,7 +179,7 @@ fn room(device: &Watched<'_>, scratch: &mut Scratch, bytes: usize) -> Result<Dev
 }
 
 impl Scratch {
-    /// Gives device memory back when nothing is in flight any more.
+    /// Frees the device memory when nothing is in flight any more.
     pub(super) fn close(self, device: &std::sync::Arc<dyn crate::device::DeviceRuntime>) {
         if let Some(base) = self.base {
             // SAFETY: from `allocate`, once; nothing that uses it is in flight.
@@ -187,7 +187,7 @@ impl Scratch {
         }
     }
 
-    /// The device may use it for ever.
+    /// Leaks the memory, since the device may use it forever.
     pub(super) fn write_off(&mut self) {
         self.base = None;
     }

@@ -1,4 +1,4 @@
-//! What the threads of one staged backend share: its parts, its end, its ops in flight.
+//! The state that the threads of one staged backend share: its parts, its end, and its ops in flight.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
@@ -26,12 +26,12 @@ pub(super) struct Shared {
     pub(super) collectives: Engine,
     pub(super) messages: Engine,
     pub(super) flight: Mutex<Flight>,
-    /// The ops in flight changed, or the backend died.
+    /// Signalled when the ops in flight change or the backend dies.
     pub(super) changed: Condvar,
     dead: OnceLock<(Error, Instant)>,
 }
 
-/// The ops that are not over.
+/// The ops that are not done.
 #[derive(Default)]
 pub(super) struct Flight {
     pub(super) slots: Vec<Arc<Slot>>,
@@ -60,12 +60,12 @@ impl Shared {
         }
     }
 
-    /// What ended the backend, and when.
+    /// The cause that ended the backend, and the time.
     pub(super) fn death(&self) -> Option<&(Error, Instant)> {
         self.dead.get()
     }
 
-    /// What a plan depends on: the call's, with its `counts`, and the group's.
+    /// The facts that a plan depends on: those of the call, with its counts, and those of the group.
     pub(super) fn facts<'a>(&self, call: &Call, inputs: &'a [usize], outputs: &'a [usize]) -> Facts<'a> {
         Facts {
             op: call.op,
@@ -78,16 +78,16 @@ impl Shared {
         }
     }
 
-    /// Refuses to go on after the backend's end.
+    /// Returns an error after the backend's end.
     pub(super) fn alive(&self) -> Result {
         self.dead.get().map_or(Ok(()), |(cause, _)| Err(cause.clone()))
     }
 
-    /// Ends the backend, and what runs on the CPU, with its first cause. Completes nothing.
+    /// Ends the backend and its jobs at the CPU backend with its first cause. It completes no job.
     pub(super) fn die(&self, cause: &Error) {
         if self.dead.set((cause.clone(), Instant::now())).is_ok() {
             contain("a backend's abort", || self.cpu.abort(cause));
-            // Under the lock, so that nobody is between looking and waiting.
+            // The lock ensures that no thread is between its check and its wait.
             drop(self.flight.lock());
             self.changed.notify_all();
             self.collectives.rouse();
@@ -109,32 +109,32 @@ impl Shared {
         Ok(())
     }
 
-    /// An op is over.
+    /// Removes an op that is done.
     pub(super) fn leave(&self, slot: &Arc<Slot>) {
         self.flight.lock().slots.retain(|s| !Arc::ptr_eq(s, slot));
         self.changed.notify_all();
     }
 
-    /// The thread that does an op.
+    /// The thread that runs an op.
     pub(super) fn engine(&self, slot: &Slot) -> &Engine {
         if slot.call.op.is_p2p() { &self.messages } else { &self.collectives }
     }
 
-    /// What errors call the device of an op.
+    /// The name of an op's device in errors.
     pub(super) fn device_of(&self, slot: &Slot) -> String {
         let span = slot.call.outputs.first().or(slot.call.inputs.first());
         let name = || caught(|| self.device.name().to_owned()).unwrap_or_else(|_| "?".to_owned());
         span.map_or_else(name, |span| span.device().to_string())
     }
 
-    /// The collective for which this one waits, where that is with the CPU backend.
+    /// The collective for which this one waits, if it is at the CPU backend.
     fn in_front(&self, slot: &Slot) -> Option<(OpKind, u64)> {
         let flight = self.flight.lock();
         let first = flight.slots.iter().find(|s| s.at_cpu() && !s.call.op.is_p2p())?;
         (!slot.call.op.is_p2p()).then_some((first.call.op, first.call.outer.seq))
     }
 
-    /// Why an op is not over although its time is.
+    /// Why an op is not done although its time is over.
     pub(super) fn late(&self, slot: &Slot) -> Error {
         let device = self.device_of(slot);
         let error = match self.engine(slot).doing() {

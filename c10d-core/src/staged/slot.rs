@@ -1,4 +1,4 @@
-//! An op on its way through the pipeline: what it is, and who may still complete it.
+//! An op in the pipeline: what it is, and who may still complete it.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -12,7 +12,7 @@ use crate::options::Params;
 use crate::types::DType;
 use crate::{Error, Result};
 
-/// A copy of what a request says, so that nobody looks at the request when its job may be gone.
+/// A copy of the request's facts, so that nobody reads the request when its job may be gone.
 pub(super) struct Call {
     pub(super) op: OpKind,
     pub(super) params: Params,
@@ -22,12 +22,12 @@ pub(super) struct Call {
     pub(super) output_row: usize,
     pub(super) stream: u64,
     pub(super) outer: Outer,
-    /// Whether the op itself owns the device memory.
+    /// Whether the op owns the device memory.
     pub(super) owns: bool,
 }
 
 impl Call {
-    /// Elements of each input and output; of each rank's block, where one tensor has them for all.
+    /// The elements of each input and output, or of each rank's block if one tensor has blocks for all ranks.
     pub(super) fn counts(&self, world: usize) -> (Vec<usize>, Vec<usize>) {
         let counts = |spans: &[Span], splits: &[usize]| match (spans, self.op.row().shape) {
             ([tensor], Shape::ExchangeFlat) if splits.is_empty() => vec![tensor.count() / world; world],
@@ -38,7 +38,7 @@ impl Call {
     }
 }
 
-/// An op, shared by the thread that does it and the watchdog.
+/// An op, shared by the thread that runs it and the watchdog.
 pub(super) struct Slot {
     pub(super) id: JobId,
     pub(super) call: Call,
@@ -53,22 +53,22 @@ struct SlotState {
     ask: Ask,
 }
 
-/// Whether somebody wants the op back.
+/// Whether somebody wants to cancel the op.
 enum Ask {
     Nobody,
     Asked,
-    /// The job; none: it is too late.
+    /// The answer: the job, or `None` if it is too late.
     Answered(Result<Option<Job>>),
 }
 
-/// What the device may still do to the op's memory if the op is given up.
+/// What the device may still do with the op's memory after the op is given up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Hold {
-    /// Nothing: it was not given anything.
+    /// Nothing: it was given no memory.
     Nothing,
-    /// It has memory that lives as long as the op is not over.
+    /// It has memory that stays valid until the op is done.
     Borrowed,
-    /// It has memory that stays until it is released.
+    /// It has memory that stays valid until it is released.
     Retained,
 }
 
@@ -91,7 +91,7 @@ impl Slot {
         Slot { id, call, at_cpu: AtomicBool::new(false), state, answered: Condvar::new() }
     }
 
-    /// Says what the device is about to hold.
+    /// Records which memory the device is about to get.
     pub(super) fn hold(&self, hold: Hold) {
         self.state.lock().hold = hold;
     }
@@ -101,12 +101,12 @@ impl Slot {
         self.at_cpu.load(Ordering::Relaxed)
     }
 
-    /// Says so.
+    /// Records whether the CPU backend has a step of the op.
     pub(super) fn set_at_cpu(&self, yes: bool) {
         self.at_cpu.store(yes, Ordering::Relaxed);
     }
 
-    /// Runs `begin` unless the op was given up; nobody gives it up meanwhile. `false`: it was.
+    /// Runs `begin` unless the op was given up. The op cannot be given up meanwhile. `false`: it was given up.
     pub(super) fn if_open(&self, begin: impl FnOnce()) -> bool {
         let state = self.state.lock();
         let open = state.job.is_some();
@@ -126,12 +126,13 @@ impl Slot {
         matches!(self.state.lock().ask, Ask::Asked)
     }
 
-    /// Tells who asks: why not, or that it is too late.
+    /// Answers the request: an error, or that it is too late.
     pub(super) fn refuse(&self, why: Result) {
         self.answer(&mut self.state.lock(), why.map(|()| None));
     }
 
-    /// Gives the op to who asks. Ends it, if nobody waits for that any more. The device is through with its memory.
+    /// Answers the request with the job. If nobody waits for the answer any more, it ends the op as cancelled. The
+    /// device has finished with the memory.
     pub(super) fn give_back(&self) {
         let mut state = self.state.lock();
         let job = state.job.take();
@@ -143,7 +144,7 @@ impl Slot {
         }
     }
 
-    /// What the answer is; as if it were too late, if there is none in time.
+    /// Waits for the answer. Without one by `until`, the result is as if it were too late.
     pub(super) fn answer_by(&self, until: Instant) -> Result<Option<Job>> {
         let mut state = self.state.lock();
         while matches!(state.ask, Ask::Asked) && !self.answered.wait_until(&mut state, until).timed_out() {}
@@ -160,13 +161,13 @@ impl Slot {
         }
     }
 
-    /// Takes the job, to end it. Whoever asks for it is too late.
+    /// Takes the job to end it. A request for it then comes too late.
     fn take(&self, state: &mut SlotState) -> Option<Job> {
         self.answer(state, Ok(None));
         state.job.take()
     }
 
-    /// Completes the op, if nobody has. The device is through with its memory.
+    /// Completes the op if nobody has. The device has finished with its memory.
     pub(super) fn finish(&self, result: Result<Outcome>) {
         let job = self.take(&mut self.state.lock());
         if let Some(job) = job {
@@ -174,8 +175,8 @@ impl Slot {
         }
     }
 
-    /// Completes the op with an error although the device may not be through with its memory; refused (`false`) where
-    /// that memory would go back to a borrower and could not be retained.
+    /// Completes the op with an error although the device may still use its memory. It does nothing and returns `false`
+    /// if that memory is borrowed and could not be retained.
     pub(super) fn give_up(&self, error: &Error) -> bool {
         let (job, hold) = {
             let mut state = self.state.lock();

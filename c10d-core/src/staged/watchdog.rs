@@ -1,4 +1,4 @@
-//! The watchdog: ends ops whose thread does not come back in time.
+//! The watchdog: it ends ops whose thread does not finish in time.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -7,11 +7,11 @@ use super::Slot;
 use super::shared::Shared;
 use crate::backend::let_go;
 
-/// How long an op that could not be given up is left alone before it is looked at again.
+/// The interval after which an op that could not be given up is tried again.
 const AGAIN: Duration = Duration::from_millis(100);
 
-/// Until when an op has time: past its deadline, or past the backend's end, by a part of what a backend may take to let
-/// go. The CPU backend, which watches the deadline itself, has a larger part.
+/// The time by which an op must be done: its deadline, or the backend's end, plus a part of the time that a backend may
+/// take to release a job. The CPU backend, which watches the deadline itself, has a larger part.
 fn limit(shared: &Shared, slot: &Slot) -> Instant {
     let (deadline, timeout) = (slot.call.outer.deadline, slot.call.outer.timeout);
     let end = shared.death().map_or(deadline, |(_, at)| deadline.min(*at));
@@ -48,7 +48,7 @@ pub(super) fn watch(shared: &Arc<Shared>) {
     }
 }
 
-/// Gives an op up. `false`: it can only be waited for.
+/// Gives an op up. `false`: that is not possible, and the op can only be waited for.
 fn end(shared: &Shared, slot: &Arc<Slot>) -> bool {
     let error = match shared.death() {
         Some((cause, _)) => cause.clone(),

@@ -10,7 +10,7 @@ use super::{Store, sum};
 use crate::process::Process;
 use crate::{Error, ErrorKind, Result};
 
-/// A store for ranks that are threads of one process, the one that made it. Clones share their contents.
+/// A store for ranks that are threads of the process that made it. Clones share their contents.
 #[derive(Clone)]
 pub struct HashStore(Arc<Shared>, Process);
 

@@ -1,4 +1,4 @@
-//! Devices. Kinds are DLPack's codes, so that conversion is renaming.
+//! Devices. The codes of their kinds are those of DLPack.
 
 use super::{DispatchKey, vendor};
 
@@ -48,7 +48,7 @@ impl Device {
         self.vendor
     }
 
-    /// Which device of that kind.
+    /// The index among the devices of that kind.
     pub const fn index(self) -> u16 {
         self.index
     }

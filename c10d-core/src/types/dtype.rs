@@ -17,9 +17,9 @@ mod sealed {
     pub trait Sealed {}
 }
 
-/// A type whose slices may be handed to a collective: plain data of one [`DType`].
+/// A type whose slices collectives accept: plain data of one [`DType`].
 ///
-/// Sealed: the list of element types is the list of [`DType`]s.
+/// The trait is sealed: there is one element type for each [`DType`].
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is no element type of collectives",
     label = "no element type",
@@ -63,7 +63,7 @@ struct Row {
     dlpack: u8,
 }
 
-/// Which reductions have a meaning; see [`ReduceOp::defined`](super::ReduceOp::defined).
+/// Which reductions are defined; see [`ReduceOp::defined`](super::ReduceOp::defined).
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Class {
     Integer,
@@ -154,7 +154,7 @@ impl std::fmt::Display for DType {
     }
 }
 
-/// A set of element types, as a backend declares what it can move and reduce.
+/// A set of element types, with which a backend declares what it can move and reduce.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DTypeSet(u32);
 

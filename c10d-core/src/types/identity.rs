@@ -1,9 +1,10 @@
-//! What a program's own element types and operations are called, so that ranks which use different ones learn it.
+//! Names of a program's own element types and operations, which ranks compare.
 
 use std::fmt;
 use std::sync::OnceLock;
 
-/// The names that this process has used, each at the first free slot from where its hash points to. A slot is filled once.
+/// The names that this process has used. Each is at the first free slot from the one that its hash gives; a slot is
+/// filled once.
 static NAMES: [OnceLock<Name>; 1024] = [const { OnceLock::new() }; 1024];
 
 #[derive(Debug, PartialEq)]
@@ -14,15 +15,15 @@ struct Name {
     hash: u32,
 }
 
-/// Names an element type that is not a [`DType`](super::DType), and the operation that reduces it, if one does. Such
-/// elements travel as bytes; ranks that name them differently get a [`Mismatch`](crate::ErrorKind::Mismatch) of `type`,
-/// which tells both names where this process has used both.
+/// The identity of an element type that is not a [`DType`](super::DType), and of the operation that reduces it, if
+/// there is one. Such elements travel as bytes. Ranks with different identities get a
+/// [`Mismatch`](crate::ErrorKind::Mismatch) of `type`, which has both names if this process has used both.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Identity(u16);
 
 impl Identity {
-    /// The type of this name, of which an element has `bytes` bytes (not 0), reduced `by` the operation of this name; that
-    /// is empty for calls that only move. `None` if the process has used a thousand names already.
+    /// The identity of the type `of` with elements of `bytes` bytes (not 0), reduced by the operation `by`, which is
+    /// empty for calls that only move. `None` if the process has used 1024 names already.
     pub fn new(of: &'static str, bytes: usize, by: &'static str) -> Option<Identity> {
         let hash = hash(of, bytes, by);
         let name = Name { of, by, bytes: u32::try_from(bytes).ok().filter(|n| *n > 0)?, hash };
@@ -38,7 +39,7 @@ impl Identity {
         Some(Identity(at as u16 + 1))
     }
 
-    /// As a span has it: 0 is none.
+    /// The form in a span: 0 is none.
     pub(crate) fn code(of: Option<Identity>) -> u16 {
         of.map_or(0, |identity| identity.0)
     }
@@ -56,7 +57,7 @@ impl Identity {
         self.name().map_or(1, |name| name.bytes as usize)
     }
 
-    /// What ranks compare: the same in all processes, not 0.
+    /// The hash that ranks compare. It is the same in all processes and never 0.
     pub(crate) fn hash(self) -> u32 {
         self.name().map_or(0, |name| name.hash)
     }
@@ -78,7 +79,7 @@ impl fmt::Debug for Identity {
     }
 }
 
-/// FNV-1a of all that the ranks must agree on.
+/// FNV-1a of the facts on which the ranks must agree.
 fn hash(of: &str, bytes: usize, by: &str) -> u32 {
     let size = (bytes as u64).to_le_bytes();
     let all = of.bytes().chain([0]).chain(by.bytes()).chain([0]).chain(size);

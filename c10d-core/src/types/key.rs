@@ -1,6 +1,6 @@
-//! Dispatch keys: what an op is routed by.
+//! Dispatch keys, by which ops are routed.
 
-/// Device and layout of a call's buffers; the op is served by the backend that the group has for this key.
+/// The device kind and layout of a call's buffers. The op goes to the backend that the group has for this key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum DispatchKey {
@@ -37,7 +37,7 @@ impl DispatchKey {
         }
     }
 
-    /// The key of a dense buffer on the same device: itself but for the sparse keys.
+    /// The key of a dense buffer on the same device; a dense key is its own.
     pub const fn dense(self) -> DispatchKey {
         match self {
             DispatchKey::SparseCpu => DispatchKey::Cpu,
@@ -51,7 +51,7 @@ impl DispatchKey {
         matches!(self, DispatchKey::SparseCpu | DispatchKey::SparseCuda)
     }
 
-    /// The device word of a backend map (`"cpu:gloo-like"`) that this key answers to.
+    /// The name of the device in a backend map (`"cpu:gloo-like"`).
     pub const fn device_word(self) -> &'static str {
         match self.dense() {
             DispatchKey::Cpu => "cpu",
@@ -76,7 +76,7 @@ impl KeySet {
     pub const ALL: KeySet = KeySet(0b1_1111);
     /// The three dense keys.
     pub const DENSE: KeySet = KeySet(0b0_0111);
-    /// Host memory alone.
+    /// Only host memory.
     pub const CPU_ONLY: KeySet = KeySet(0b0_0001);
 
     /// Whether the set has this key.

@@ -1,4 +1,4 @@
-//! The small vocabulary that every crate shares: element types, reduce operations, devices, dispatch keys.
+//! Basic types that every crate shares: element types, reduce operations, devices, dispatch keys.
 
 mod device;
 mod dtype;

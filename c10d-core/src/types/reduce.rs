@@ -1,13 +1,13 @@
-//! Reduce operations, and what they mean on which element type.
+//! Reduce operations, and the element types on which they are defined.
 
 use super::dtype::Class;
 use super::{DType, DTypeSet};
 
-/// How the ranks' values become one. The codes are c10d's.
+/// The operation that combines the values of ranks. The codes are those of c10d.
 ///
-/// Not every operation has a meaning on every type, see [`ReduceOp::is_defined_on`]. Integer sums and products wrap;
-/// NaN propagates through min and max; f16 and bf16 are accumulated in f32; on `bool`, sum and max are "or", product
-/// and min are "and".
+/// Not every operation is defined on every type, see [`ReduceOp::is_defined_on`]. Integer sums and products wrap. NaN
+/// propagates through min and max. f16 and bf16 are accumulated in f32. On `bool`, sum and max are "or", product and
+/// min are "and".
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub enum ReduceOp {
     /// The sum.
@@ -32,7 +32,7 @@ pub enum ReduceOp {
 }
 
 impl ReduceOp {
-    /// How many operations there are; [`ReduceOp::code`] is below it.
+    /// The number of operations; every [`ReduceOp::code`] is below it.
     pub const COUNT: usize = 9;
     const NAMES: [&'static str; Self::COUNT] =
         ["sum", "avg", "product", "min", "max", "band", "bor", "bxor", "premul_sum"];
@@ -52,7 +52,7 @@ impl ReduceOp {
         }
     }
 
-    /// The operation of this code; `factor` is taken by `PreMulSum` alone.
+    /// The operation of this code. Only `PreMulSum` uses `factor`.
     pub fn from_code(code: u8, factor: f64) -> Option<ReduceOp> {
         use ReduceOp::*;
         [Sum, Avg, Product, Min, Max, Band, Bor, Bxor, PreMulSum(factor)].get(code as usize).copied()
@@ -74,8 +74,8 @@ impl ReduceOp {
         Self::NAMES.get(code as usize).copied().unwrap_or("unknown")
     }
 
-    /// Whether this operation has a meaning on this type. Where it has none, every call is `InvalidArgument` before any
-    /// byte is sent, on every rank alike.
+    /// Whether this operation is defined on this type. If it is not, every call ends with `InvalidArgument` on every
+    /// rank before any byte is sent.
     pub const fn is_defined_on(self, dtype: DType) -> bool {
         Self::DEFINED[self.code() as usize].contains(dtype)
     }
@@ -90,7 +90,7 @@ impl ReduceOp {
         table
     };
 
-    /// The types on which the operation of this code has a meaning.
+    /// The types on which the operation of this code is defined.
     pub const fn defined(code: u8) -> DTypeSet {
         let mut bits: [DType; DType::ALL.len()] = [DType::U8; DType::ALL.len()];
         let (mut i, mut n) = (0, 0);

@@ -8,8 +8,8 @@ use crate::sync::Mutex;
 static VENDORS: Mutex<Vec<&'static str>> = Mutex::new(Vec::new());
 static DEFAULT: OnceLock<String> = OnceLock::new();
 
-/// The slot of a vendor's devices in this process, the same at every call with this name. Slot 0 is the default one,
-/// which belongs to whatever backend a group has for PrivateUse1; the 256th name and later get it too.
+/// The slot of a vendor's devices in this process. It is the same at every call with this name. Slot 0 is the default
+/// slot, which belongs to the backend that a group has for PrivateUse1; the 256th and later names get it, too.
 pub fn vendor(name: &str) -> u8 {
     let mut vendors = VENDORS.lock();
     let at = vendors.iter().position(|v| *v == name).unwrap_or_else(|| {
@@ -27,7 +27,8 @@ pub(crate) fn vendor_name(slot: u8) -> Option<&'static str> {
     VENDORS.lock().get(at).copied()
 }
 
-/// Gives the default slot another name, once. The same name again is no error; an error is why it is not taken.
+/// Gives the default slot another name, once. The same name again is no error. The error says why the name is not
+/// accepted.
 pub(crate) fn rename_default(name: &str) -> Result<(), String> {
     let taken = ["", "cpu", "cuda", "privateuse1"].contains(&name) || name.contains([':', ',']);
     if taken || VENDORS.lock().contains(&name) {
@@ -42,7 +43,7 @@ pub(crate) fn rename_default(name: &str) -> Result<(), String> {
     Err(format!("PrivateUse1 is called {now:?} in this process already; it is renamed once"))
 }
 
-/// What the default slot is called.
+/// The name of the default slot.
 pub(crate) fn private_use1_name() -> &'static str {
     DEFAULT.get().map_or("privateuse1", String::as_str)
 }

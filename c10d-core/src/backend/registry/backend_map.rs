@@ -1,15 +1,15 @@
-//! Which backend the user wants for which device.
+//! The backend map: which backend the user wants for which device.
 
 use crate::types::DispatchKey;
 use crate::types::private_use1_name;
 use crate::{Error, Result};
 
-/// Which backend serves which device: `"cpu:gloo-like,cuda:nccl"`, or one name for every device that it can serve, or
-/// empty for the preferred one of each device.
+/// Which backend serves which device. The text is a list such as `"cpu:gloo-like,cuda:nccl"`, one name for every device
+/// that this backend can serve, or empty for the preferred backend of each device.
 ///
-/// Devices are `cpu`, `cuda`, `privateuse1` (the default slot; also under the name that
-/// [`rename_private_use1`](crate::device::rename_private_use1) gave it) and the names of vendors' devices. A backend for
-/// the CPU may be named for another device too: then buffers are staged through host memory.
+/// The devices are `cpu`, `cuda`, `privateuse1` (the default slot, which
+/// [`rename_private_use1`](crate::device::rename_private_use1) may have given another name) and the names of vendors'
+/// devices. A backend for the CPU may be named for another device, too: then buffers are staged through host memory.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct BackendMap {
     one: Option<String>,
@@ -74,16 +74,16 @@ impl BackendMap {
     }
 }
 
-/// What a map says of a device.
+/// The entry of a map for a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Named<'a> {
     /// This backend for this device.
     For(&'a str),
     /// This backend for every device that it can serve.
     All(&'a str),
-    /// Nothing for any device: the preferred one.
+    /// The map is empty: the preferred backend.
     Any,
-    /// Something for others, nothing for this device.
+    /// The map has entries for other devices, but not for this one.
     No,
 }
 

@@ -1,4 +1,4 @@
-//! The registry of one program, checked for contradictions.
+//! The registry of one program: it joins all providers and checks them for contradictions.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use crate::device::{DeviceRuntime, Seat};
 use crate::types::DispatchKey;
 use crate::{Error, ErrorKind, Result};
 
-/// What is registered: core's kernels, the providers that were listed, and those that submitted themselves.
+/// All registrations: core's kernels, the listed providers, and the providers that submitted themselves.
 pub struct Registry {
     backends: Vec<(&'static Registration, &'static str)>,
     devices: Vec<(&'static DeviceRegistration, &'static str)>,
@@ -30,17 +30,22 @@ pub struct TableRow {
     pub key: DispatchKey,
     /// The crate of its kernel.
     pub source: Option<&'static str>,
-    /// The backend that a group would take now.
+    /// The backend that a new group would choose.
     pub backend: Option<String>,
     /// Why there is no kernel or no backend.
     pub why: Option<String>,
 }
 
 impl Registry {
-    /// Core's provider, `listed` ones and all that submitted themselves. The same provider may come several ways; two
-    /// that register the same (op, key, backend) or the same backend name are an error that names both.
+    /// Joins core's provider, the `listed` ones and all that submitted themselves. A provider may appear several times.
     ///
-    /// Plugins are not looked for here: [`Builder::registry`](crate::Builder::registry) has those that its builder asks for.
+    /// Plugins are not searched here; [`Builder::registry`](crate::Builder::registry) includes those that its builder
+    /// asks for.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidArgument` if two providers register the same (op, key, backend) or the same backend name; the error
+    /// names both.
     pub fn collect(listed: &[&'static Provider]) -> Result<Registry> {
         let mut providers: Vec<&'static Provider> = vec![&CORE];
         let submitted = inventory::iter::<Submitted>.into_iter().map(|s| s.0);
@@ -104,12 +109,12 @@ impl Registry {
         Ok(())
     }
 
-    /// The hints that are declared, as providers come.
+    /// The declared hints, in the order of the providers.
     pub fn hints(&self) -> impl Iterator<Item = &'static str> {
         self.providers.iter().flat_map(|p| p.hints).copied()
     }
 
-    /// The variables that are declared; one that several providers declare comes several times.
+    /// The declared variables. A variable that several providers declare appears several times.
     pub fn variables(&self) -> impl Iterator<Item = &'static str> {
         self.providers.iter().flat_map(|p| p.variables).copied()
     }

@@ -1,4 +1,4 @@
-//! How a process learns its rank and meets the others: by the URL of an init method.
+//! Init methods: how a process learns its rank and finds the other ranks, from a URL.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,29 +9,29 @@ use crate::{Error, ErrorKind, Phase, Result};
 
 /// An init method, by the scheme of its URLs.
 pub struct InitMethod {
-    /// What stands before `://`.
+    /// The scheme: the part of the URL before `://`.
     pub scheme: &'static str,
-    /// What its URLs look like, for the error that lists what there is.
+    /// The form of its URLs, for the error that lists all init methods.
     pub form: &'static str,
-    /// The rank and the world size that a URL gives, without meeting anybody.
+    /// Reads rank and world size from a URL and the environment, without contacting anybody.
     pub rank_and_size: fn(url: &str) -> Result<(u32, u32)>,
-    /// Meets the others, by the timeout at the latest.
+    /// Connects to the store and learns rank and world size, within the timeout.
     pub join: fn(url: &str, timeout: Duration) -> Result<Joined>,
 }
 
-/// What an init method found out.
+/// The result of an init method.
 #[derive(Clone)]
 pub struct Joined {
     /// The rank of this process.
     pub rank: u32,
     /// The number of ranks.
     pub size: u32,
-    /// The store that all ranks share. Where this process hosts the server, the server lives as long as the process, for
-    /// groups to come, too; the end of the process (a return of `main`, or `exit`) waits until the other ranks have left
-    /// the store, at most five seconds. A server at port 0 lives with the store's last clone.
+    /// The store that all ranks share. If this process serves it, the server lives as long as the process and can be
+    /// used for later groups. At the end of the process (when `main` returns or `exit` is called), it waits at most
+    /// five seconds for the other ranks to leave the store. A server at port 0 lives until the store's last clone is
+    /// dropped.
     pub store: Arc<dyn Store>,
-    /// The same store without the prefix that keeps this library's keys apart: where ranks of PyTorch look, in a group of
-    /// both.
+    /// The same store without the prefix of this library's keys. Ranks of PyTorch look there, in a group that has both.
     pub root: Arc<dyn Store>,
 }
 

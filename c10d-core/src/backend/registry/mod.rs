@@ -1,4 +1,4 @@
-//! Who offers what: backends and kernels, collected at link time, listed by hand, or loaded at run time.
+//! The registry of backends and kernels. They are collected at link time, listed by hand, or loaded at run time.
 
 mod backend_map;
 mod collect;
@@ -23,7 +23,7 @@ use crate::catalog::{OpKind, declared};
 use crate::types::{DispatchKey, KeySet};
 use crate::waiting;
 
-/// The kernel of every dense row: hands the job to the backend of the key.
+/// The kernel of every dense row. It passes the job to the backend of the key.
 pub(crate) fn forward(ctx: KernelContext<'_>, job: Job) {
     ctx.backend().submit(job);
 }

@@ -1,4 +1,4 @@
-//! What this rank could use for each device, in the order of its preference.
+//! The backends that this rank could use for each device, in order of preference.
 
 use super::{BackendMap, DeviceRegistration, Named, Registration, Registry};
 use crate::device::Seat;
@@ -28,9 +28,9 @@ impl Choice {
 pub(crate) struct Offer {
     /// `cpu`, `cuda`, `privateuse1` or a vendor's name.
     pub(crate) word: String,
-    /// Whether the user asked for just this, so that there is no going without.
+    /// Whether the user asked for exactly this choice, so that the group cannot be made without it.
     pub(crate) explicit: bool,
-    /// What tells the rank's own device from every other, where a backend of the device's might work on that.
+    /// The identity of the rank's own device, if a backend of that device might use it.
     pub(crate) identity: Option<String>,
     /// In order of preference; `Err`: why there is none.
     pub(crate) choices: Result<Vec<Choice>, String>,
@@ -44,15 +44,15 @@ pub(crate) fn key_and_slot(word: &str) -> (DispatchKey, u8) {
     }
 }
 
-/// What this rank offers for every device that it knows, of which `seat` says which are its own. An error: the map asks
-/// for what cannot be.
+/// The offers of this rank for every device that it knows; `seat` says which devices are its own. It is an error if the
+/// map asks for something impossible.
 pub(crate) fn offers(registry: &Registry, map: &BackendMap, seat: &Seat) -> Result<Vec<Offer>> {
     for name in map.names() {
         registry.backend(name)?;
     }
     let mut words: Vec<&str> = ["cpu", "cuda", "privateuse1"].into();
     words.extend(registry.devices().filter(|(d, _)| d.key == DispatchKey::PrivateUse1).map(|(d, _)| d.name));
-    // A backend may bring buffers of its own without a runtime for them.
+    // A backend may have its own buffer types without a device runtime.
     for (r, _) in registry.backends().filter(|(r, _)| r.keys.contains(&DispatchKey::PrivateUse1)) {
         if !words.contains(&r.name) {
             words.push(r.name);
@@ -73,7 +73,7 @@ fn offer(registry: &Registry, map: &BackendMap, word: &str, seat: &Seat) -> Resu
         && vendor != 0
         && (name == word || made_for(registry, word, registry.backend(name)?))
     {
-        // Whoever named the vendor for the default slot means its devices.
+        // A map that names this vendor for the default slot means the vendor's devices.
         named = Named::All(name);
     }
     let choices = match named {
@@ -86,9 +86,9 @@ fn offer(registry: &Registry, map: &BackendMap, word: &str, seat: &Seat) -> Resu
     let native = choices.iter().flatten().any(|c| matches!(c, Choice::Native(_)));
     let identity = device(registry, word, key).filter(|_| native).and_then(|device| {
         let runtime = registry.device(device.name).ok()?;
-        // Where it cannot be told, the backend says why.
+        // If the index is not known, the backend itself reports why.
         let index = seat.index((key, vendor), &*runtime).ok()??;
-        // It shares a line with nothing else.
+        // It stands alone on its line of the offer.
         runtime.identity(index).map(|text| text.replace(['\n', '=', '!'], "_"))
     });
     Ok(Offer { word: word.to_owned(), explicit: matches!(named, Named::For(_)), identity, choices })
@@ -114,14 +114,14 @@ fn device(registry: &Registry, word: &str, key: DispatchKey) -> Option<&'static 
     registry.devices().map(|(d, _)| d).find(|d| d.key == key && (default || d.name == word))
 }
 
-/// Whether a backend is this vendor's: what is made for one vendor's devices does not serve another's.
+/// Whether a backend belongs to this vendor. A backend that is made for one vendor's devices does not serve another's.
 fn made_for(registry: &Registry, word: &str, backend: &Registration) -> bool {
     let source = |name: &str| registry.backends().find(|(r, _)| r.name == name).map(|(_, source)| source);
     let device = registry.devices().find(|(d, _)| d.name == word).map(|(_, source)| source);
     backend.name == word || (device.is_some() && device == source(backend.name))
 }
 
-/// Every way to serve this device that says it could work: backends for it, then staging.
+/// All usable ways to serve this device: first the backends for it, then staging.
 fn preferred(registry: &Registry, word: &str, key: DispatchKey) -> Result<Vec<Choice>> {
     let mut refusals = Vec::new();
     let mut choices = Vec::new();
@@ -136,7 +136,7 @@ fn preferred(registry: &Registry, word: &str, key: DispatchKey) -> Result<Vec<Ch
         let cpus = registry.backends().filter(|(r, _)| r.keys.contains(&DispatchKey::Cpu) && (r.probe)().is_ok());
         for (cpu, _) in cpus {
             match serve(registry, word, key, cpu) {
-                // One that has the key itself was looked at above.
+                // A backend that has the key itself was handled above.
                 Ok(choice @ Choice::Staged { .. }) => choices.push(choice),
                 Ok(Choice::Native(_)) => {}
                 Err(e) => refusals.push(e.report().what.clone()),

@@ -1,4 +1,5 @@
-//! Runtimes are opened once per process. A forked child opens its own: a device's handles are of the process that got them.
+//! Device runtimes, which are opened once per process. A forked child opens its own, since a device's handles belong to
+//! the process that got them.
 
 use std::sync::Arc;
 
@@ -13,7 +14,7 @@ type Opened = Vec<(&'static DeviceRegistration, Arc<dyn DeviceRuntime>)>;
 
 static OPENED: PerProcess<Mutex<Opened>> = PerProcess::new();
 
-/// The registered runtime; what failed to open is tried again.
+/// Returns the runtime of this registration. If opening failed before, it tries again.
 pub(crate) fn open(registration: &'static DeviceRegistration) -> Result<Arc<dyn DeviceRuntime>> {
     let mut opened = OPENED.get().lock();
     if let Some((_, runtime)) = opened.iter().find(|(r, _)| std::ptr::eq(*r, registration)) {

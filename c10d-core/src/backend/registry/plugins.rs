@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use super::{Provider, Registry};
 use crate::{Error, Result};
 
-/// Loads the plugins that a builder asks for, besides those that the environment names; the registry has what is linked.
+/// Loads the plugins that a builder asks for and those that the environment names. The registry has the linked
+/// providers.
 pub type PluginLoader = fn(&PluginSearch, &Registry) -> Result<Vec<&'static Provider>>;
 
 /// Which plugins a program asks for.
@@ -29,7 +30,7 @@ impl PluginSearch {
 }
 
 impl Registry {
-    /// What the plugins bring that are asked for, here and by the environment.
+    /// The providers of the plugins that the search and the environment ask for.
     pub(crate) fn load_plugins(&self, search: &PluginSearch) -> Result<Vec<&'static Provider>> {
         match self.providers.iter().find_map(|p| p.load_plugins) {
             Some(load) => load(search, self),

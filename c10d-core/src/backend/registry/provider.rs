@@ -9,9 +9,9 @@ use crate::catalog::OpKind;
 use crate::device::DeviceRuntime;
 use crate::types::DispatchKey;
 
-/// Everything one crate brings: its backends and its kernels.
+/// Everything that one crate registers: backends, devices, kernels, init methods and settings.
 ///
-/// One static per crate, submitted with [`submit!`](crate::submit):
+/// A crate has one static provider and submits it with [`submit!`](crate::submit):
 ///
 /// ```
 /// use c10d_core::backend::Provider;
@@ -28,11 +28,10 @@ pub struct Provider {
     pub devices: &'static [DeviceRegistration],
     /// Its kernels; most crates have none, since core has those of all dense rows.
     pub kernels: &'static [KernelRow],
-    /// The hints that its backends and devices read, each beginning with the name of one of them and a dot. Others that
-    /// begin so are said to be read by nobody; a backend whose crate lists none may have any.
+    /// The hints that its backends and devices read. Each begins with the name of a backend or device and a dot. Other
+    /// hints with such a beginning cause a warning. A crate that lists no hint may read any.
     pub hints: &'static [&'static str],
-    /// The environment variables of the form `C10D_..` that it reads. Those that no provider lists are said to be read by
-    /// nobody.
+    /// The environment variables `C10D_..` that it reads. A `C10D_..` variable that no provider lists causes a warning.
     pub variables: &'static [&'static str],
     /// Its init methods.
     pub init_methods: &'static [InitMethod],
@@ -41,7 +40,7 @@ pub struct Provider {
 }
 
 impl Provider {
-    /// Nothing, for the fields that a crate does not use.
+    /// An empty provider, for the fields that a crate does not use.
     pub const EMPTY: Provider = Provider {
         source: "",
         backends: &[],
@@ -60,7 +59,7 @@ pub struct DeviceRegistration {
     pub name: &'static str,
     /// CUDA, or PrivateUse1 for a vendor's own.
     pub key: DispatchKey,
-    /// Gives the runtime, or says why it cannot be had here. Called at most until it first succeeds.
+    /// Opens the runtime, or returns why that is not possible here. It is called until it first succeeds.
     pub open: &'static (dyn Fn() -> Result<Arc<dyn DeviceRuntime>> + Sync),
 }
 
@@ -70,15 +69,15 @@ pub struct Registration {
     pub name: &'static str,
     /// The keys that it serves.
     pub keys: &'static [DispatchKey],
-    /// Where a map names no backend for a device, the highest priority is taken.
+    /// The preference: if a map names no backend for a device, the backend with the highest priority is chosen.
     pub priority: u16,
-    /// Whether it could work on this machine, else why not. Must be cheap and free of side effects.
+    /// Returns whether the backend could work on this machine, or why not. It must be cheap and have no side effects.
     pub probe: &'static (dyn Fn() -> Result + Sync),
-    /// Makes one rank's backend for a group; blocks until the ranks are connected, by `init.deadline` at latest.
+    /// Makes one rank's backend for a group. It blocks until the ranks are connected, at most until `init.deadline`.
     pub create: &'static (dyn Fn(&GroupInit) -> Result<Arc<dyn Backend>> + Sync),
 }
 
-/// A kernel: takes a call that was validated and numbered, and sees to it.
+/// A kernel: it gets a validated, numbered call and must complete it.
 pub type Kernel = fn(KernelContext<'_>, Job);
 
 /// A row of the registration table.
@@ -88,7 +87,8 @@ pub struct KernelRow {
     pub op: OpKind,
     /// The key.
     pub key: DispatchKey,
-    /// `Some(name)`: only for groups in which the key is served by this backend, where it beats the row with `None`.
+    /// `Some(name)`: the row counts only in groups where this backend serves the key, and it wins over a row with
+    /// `None`.
     pub backend: Option<&'static str>,
     /// The function.
     pub kernel: Kernel,
@@ -101,8 +101,8 @@ inventory::collect!(Submitted);
 
 /// Registers a crate's [`Provider`](crate::backend::Provider) at link time.
 ///
-/// A crate that nobody names is not linked at all: its users write `use the_crate as _;` or hand the provider to the
-/// group builder.
+/// The linker drops a crate that nothing refers to, so its users write `use the_crate as _;` or pass the provider to
+/// the group builder.
 #[macro_export]
 macro_rules! submit {
     ($provider:expr) => {
@@ -110,8 +110,9 @@ macro_rules! submit {
     };
 }
 
-/// Registers a crate's devices under a name, as a [`Provider`](crate::backend::Provider) called `PROVIDER`, where that is
-/// all that the crate brings. Takes the name, and what makes the [`DeviceRuntime`](crate::device::DeviceRuntime).
+/// Registers a crate's devices under a name, for a crate that has nothing else to register. It makes a
+/// [`Provider`](crate::backend::Provider) called `PROVIDER`. The arguments are the name, and an expression that makes
+/// the [`DeviceRuntime`](crate::device::DeviceRuntime).
 ///
 /// ```
 /// # use c10d_core::{Error, Result, device::{DevicePtr, DeviceRuntime, Stream}};

@@ -1,4 +1,4 @@
-//! Settings that nobody reads: misspelt hints and variables are said once per process.
+//! Unknown settings: misspelt hints and variables cause one warning per process.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
@@ -7,12 +7,12 @@ use crate::sync::Mutex;
 
 use super::Registry;
 
-/// What all variables of this project begin with.
+/// The prefix of all variables of this project.
 const OURS: &str = "C10D_";
-/// Marks the variables of tests, which nobody else reads.
+/// The prefix, after `C10D_`, of the variables of tests.
 const TEST: &str = "TEST_";
 
-/// Says which of these hints, and of the process's variables, nothing in this program reads.
+/// Warns of the hints and the process's variables that nothing in this program reads.
 pub(crate) fn check(registry: &Registry, hints: &BTreeMap<String, String>) {
     let set = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
     let unread = hints.keys().filter_map(|hint| registry.objection_to_hint(hint));
@@ -26,14 +26,14 @@ fn say_once(what: String) {
     let mut said = SAID.lock();
     if !said.contains(&what) {
         tracing::warn!(target: "c10d", "{what}");
-        // Whoever closed stderr does not want to know.
+        // If stderr is closed, nobody wants the warning.
         let _ = writeln!(std::io::stderr(), "c10d: {what}");
         said.insert(what);
     }
 }
 
 impl Registry {
-    /// What is wrong with the name of a hint. Hints for a backend or device that declares none are its own business.
+    /// What is wrong with the name of a hint. Hints of a backend or device that declares none are not checked.
     fn objection_to_hint(&self, hint: &str) -> Option<String> {
         let whose = hint.split('.').next().unwrap_or(hint);
         let known: Vec<&str> = self.hints().collect();
@@ -56,14 +56,15 @@ impl Registry {
     }
 }
 
-/// A question for the known name that is most like this one, if one is.
+/// A suggestion of the most similar known name, if one is similar.
 fn nearest(name: &str, known: &[&str]) -> String {
     let found = known.iter().map(|k| (distance(name, k), *k)).min();
     let near = found.filter(|(distance, k)| *distance <= (k.len().max(name.len()) / 4).max(2));
     near.map_or(String::new(), |(_, k)| format!("; do you mean {k:?}?"))
 }
 
-/// How many letters must be put in, left out or changed to make one of the other, whatever their case.
+/// The edit distance: how many letters must be inserted, removed or changed to turn one name into the other, ignoring
+/// case.
 fn distance(a: &str, b: &str) -> usize {
     let letters = |text: &str| text.chars().flat_map(char::to_lowercase).collect::<Vec<char>>();
     let (a, b) = (letters(a), letters(b));

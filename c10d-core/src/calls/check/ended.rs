@@ -1,5 +1,6 @@
-//! Ranks whose program ends while they are in the group: by `exit`, or by a return of `main` with the group in a `static`.
-//! They say so in the store, so that their peers know it from a sudden death, and need not wait for the deadline.
+//! Ranks whose program ends while they are in the group: by `exit`, or when `main` returns with the group in a
+//! `static`. They write so into the store. Peers can then tell it from a sudden death, and need not wait for the
+//! deadline.
 
 use std::sync::{Arc, Weak};
 use std::time::Instant;
@@ -14,7 +15,7 @@ use crate::catalog::OpKind;
 use crate::process::{LastWord, at_end};
 use crate::{ENDED_WITHOUT_LEAVING, Error, ErrorKind};
 
-/// Has the peers told if the program ends before the rank leaves.
+/// Makes sure that the peers are told if the program ends before the rank leaves.
 pub(super) fn tell(check: &Arc<CallCheck>) {
     let check: Weak<CallCheck> = Arc::downgrade(check);
     at_end(check);
@@ -33,7 +34,7 @@ impl LastWord for CallCheck {
 impl CallCheck {
     pub(super) fn end_without_leaving(&self, until: Instant) {
         let word = Letter::Ended(self.calls.lock().history(0, History::GOODBYE)).to_bytes(self.me);
-        // For those who ask, then for those who wait.
+        // First for ranks that will ask, then for ranks that wait.
         let _ = self.store.set(&left(self.me), &word, until);
         for peer in (0..self.world).filter(|peer| *peer != self.me).take_while(|_| Instant::now() < until) {
             self.put(peer, &word, until);
@@ -53,13 +54,13 @@ impl CallCheck {
         missed.iter().for_each(|error| (self.fail)(error));
     }
 
-    /// What the library told, in the peer's own words where that is gone because its program ended while it was in the group.
-    /// May wait for the store for a moment.
+    /// Replaces the library's error by the peer's own report, if the peer is gone because its program ended while it
+    /// was in the group. It may wait briefly for the store.
     pub fn in_its_words(&self, error: Error) -> Error {
         let report = error.report();
         let named: Vec<u32> = match report.kind {
             ErrorKind::PeerDead { .. } => report.guilty.clone(),
-            // A rank ended the group when it learned of it, and the library names that rank.
+            // A rank ended the group when it learned of the end, and the library names that rank.
             ErrorKind::Aborted if report.what.contains(ENDED_WITHOUT_LEAVING) => (0..self.world).collect(),
             _ => return error,
         };

@@ -1,4 +1,4 @@
-//! A rank learns that ranks have parted, and tells the others.
+//! A rank learns that ranks made different calls, and tells the others.
 
 use super::CallCheck;
 use super::post::Out;
@@ -9,7 +9,7 @@ use crate::catalog::OpKind;
 use crate::{Error, ErrorKind, Phase};
 
 impl CallCheck {
-    /// Lets the peers know of a disagreement about a collective that the library found.
+    /// Tells the peers of a disagreement about a collective that the library found.
     pub fn tell(&self, error: &Error) {
         let report = error.report();
         let (ErrorKind::Mismatch { field, mine, theirs }, Some(seq)) = (&report.kind, report.seq) else { return };
@@ -18,7 +18,7 @@ impl CallCheck {
         }
         let mut calls = self.calls.lock();
         let call = calls.find(|call| call.seq == seq as u32);
-        // Whoever names several was told itself.
+        // An error that names several ranks comes from another rank's report.
         let (Some(call), [peer], None) = (call, &report.guilty[..], &calls.parted) else { return };
         calls.parted = Some(error.clone());
         drop(calls);
@@ -32,7 +32,7 @@ impl CallCheck {
         (self.fail)(&error);
     }
 
-    /// A peer learned that ranks have parted.
+    /// Handles the report of a peer that ranks made different calls.
     pub(super) fn parted(&self, by: u32, parted: &Parted) {
         let mut calls = self.calls.lock();
         if calls.parted.is_some() {
@@ -41,7 +41,7 @@ impl CallCheck {
         let place = CallId::of(&parted.mine);
         let own = calls.find(|call| CallId::of(call) == place);
         if own.is_none() && parted.peer != self.me {
-            // The own call will tell with whom it disagrees.
+            // This rank's own call will show with which rank it disagrees.
             calls.dispute.get_or_insert_with(|| (by, parted.clone()));
             return;
         }
@@ -68,7 +68,7 @@ impl CallCheck {
 }
 
 impl Parted {
-    /// The error of rank `me`, whose own call there is this, after rank `by` told.
+    /// The error of rank `me` after rank `by` reported the disagreement; `own` is this rank's call in that place.
     pub(super) fn seen_from(&self, me: u32, own: Option<Fingerprint>, by: u32) -> Error {
         let (field, value, other) = self.differs.clone();
         let kind = |mine, theirs| ErrorKind::Mismatch { field, mine, theirs };
@@ -84,7 +84,7 @@ impl Parted {
             Some(own) if field != "splits" && (field != "count" || own.count.to_string() == value) => {
                 error(kind(value, other), &[self.peer])
             }
-            // Only the two can tell which of them is wrong.
+            // Which of the two ranks is wrong cannot be known here.
             _ => error(kind(value, other), &[by, self.peer]),
         }
     }

@@ -26,27 +26,28 @@ use crate::panics::contain;
 use crate::store::{PrefixStore, Store};
 use crate::sync::{Condvar, Mutex, MutexGuard};
 
-/// After so many collectives the ranks are asked again; what was asked before is heard by then. So a disagreement is known
-/// by the 8th.
+/// The peers are asked again after this many collectives. By then the answers to the questions before have arrived, so
+/// a disagreement is known by the 8th collective.
 const ASK_EVERY: u32 = 4;
-/// How many of its calls a rank remembers beside those that are still to be compared.
+/// How many calls a rank remembers besides those that are still to be compared.
 const RECENT: usize = 64;
-/// How long a rank waits for an answer that it needs before it goes on, or leaves; once for each peer that is silent. Usual is
-/// a millisecond, busy machines take hundreds.
+/// How long a rank waits for an answer that it needs before it goes on or leaves, once for each silent peer. An answer
+/// usually takes a millisecond; on a busy machine it takes hundreds.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Whoever fails a group.
+/// The function that fails the group.
 type Fail = dyn Fn(&Error) + Send + Sync;
 
-/// Compares the calls of one rank of a group with those of its peers, for a backend whose library compares where it receives,
-/// or not at all. A rank that only sends learns of a disagreement by its 8th collective after the other's, at any op that
-/// waits, and when it leaves; ranks that wait for each other within a moment. Whoever learns of one tells all. In worlds
-/// above eight, who gives to a root asks that one alone, and learns what it finds.
+/// Compares the calls of one rank with those of its peers, for a backend whose library compares only where it receives,
+/// or not at all. A rank that only sends learns of a disagreement by its 8th collective after the other's call, at any
+/// op that waits, and when it leaves. Ranks that wait for each other learn of it within a moment. A rank that learns of
+/// a disagreement tells all others. In worlds of more than eight ranks, a rank that sends to a root asks only the root,
+/// and learns what the root finds.
 ///
-/// The ranks ask and answer through the group's store, on threads of their own. Nobody waits for a rank that is late: it
-/// answers that it has not made the call. Where the store is gone, nothing is compared any more.
+/// The ranks ask and answer through the group's store, on threads of their own. Nobody waits for a late rank: it
+/// answers that it has not made the call. If the store is gone, nothing is compared any more.
 ///
-/// At the end of a program that has not left, the peers are told so: calls that need it fail with its own words.
+/// If a program ends without leaving the group, its peers are told, and calls that need it fail with its own report.
 pub struct CallCheck {
     me: u32,
     world: u32,
@@ -54,12 +55,13 @@ pub struct CallCheck {
     fail: Box<Fail>,
     calls: Mutex<Calls>,
     answers: Condvar,
-    /// To the thread that sends; from the first collective on.
+    /// The channel to the sending thread, from the first collective on.
     out: OnceLock<Option<Sender<Out>>>,
 }
 
 impl CallCheck {
-    /// For a group that `fail` ends with an error, which may be called on any thread. `None`: the rank is alone.
+    /// Starts the check for a group. `fail` ends the group with an error and may be called on any thread. `None`: the
+    /// group has one rank only.
     pub fn new(init: &GroupInit, fail: impl Fn(&Error) + Send + Sync + 'static) -> Option<Arc<CallCheck>> {
         let (me, world) = (init.rank, init.size);
         let store = Arc::new(PrefixStore::new("c10d.calls", init.store.clone()));
@@ -85,14 +87,15 @@ impl CallCheck {
         let (calls, answers, out) = (Mutex::new(calls), Condvar::new(), OnceLock::new());
         let this = Arc::new(CallCheck { me, world, store, fail, calls, answers, out });
         ended::tell(&this);
-        // From now on, since a peer that is asked before its first call must say that it has made none.
+        // The thread starts now, since a rank that is asked before its first call must answer that it has made none.
         let receiver = this.clone();
-        // Without it the peers wait in vain for answers, once, and nothing is compared.
+        // Without this thread the peers wait in vain once, and then nothing is compared.
         let _ = spawn(move || receiver.receive());
         this
     }
 
-    /// Takes note of a collective, in the order of their numbers, before peers can see anything of it. Waits for nothing.
+    /// Records a collective before peers can see anything of it. Calls come in the order of their numbers. It does not
+    /// wait.
     pub fn begin(self: &Arc<Self>, request: &Request) {
         self.send_from_now_on();
         let (watch, parted) = self.note(request.op, request.params.root, request.fingerprint);
@@ -112,7 +115,7 @@ impl CallCheck {
         });
     }
 
-    /// Whether somebody is to be told to look after open calls, and what is known already.
+    /// Whether the sending thread must be told to watch open calls, and the disagreement that is known already.
     fn note(&self, op: OpKind, root: u32, fingerprint: Fingerprint) -> (bool, Option<Error>) {
         let mut calls = self.calls.lock();
         let number = calls.begun;
@@ -122,7 +125,8 @@ impl CallCheck {
         }
         calls.recent.push_back((number, fingerprint));
         let whom = match Whom::after(op, self.me, root, self.world) {
-            // The store does not bear that all ask all. The root hears of everybody, and tells what it finds.
+            // The store cannot carry questions from all to all. The root hears from all ranks, and reports what it
+            // finds.
             Whom::All if self.world > SMALL_WORLD && root != self.me => Whom::One(root),
             whom => whom,
         };
@@ -143,7 +147,7 @@ impl CallCheck {
         (!std::mem::replace(&mut calls.watched, true), parted)
     }
 
-    /// A collective is over, however it ended.
+    /// Records that a collective is done, whatever its result.
     pub fn end(&self, request: &Request) {
         self.end_of(&request.fingerprint);
     }
@@ -155,7 +159,7 @@ impl CallCheck {
         }
     }
 
-    /// To be asked before the library gets a collective, on a thread that may wait for a moment. Gives the disagreement of
+    /// Called before the library gets a collective, on a thread that may wait briefly. Returns the disagreement by
     /// which the group fails.
     pub fn look(&self, op: OpKind, root: u32) -> Option<Error> {
         let mut calls = self.calls.lock();
@@ -163,7 +167,7 @@ impl CallCheck {
             return calls.parted.clone();
         }
         calls.unasked += 1;
-        // In an op in which a rank receives it waits, perhaps for one that made another call before.
+        // A rank that receives in this op waits, perhaps for a rank that made another call before.
         let receives = Whom::after(op, self.me, root, self.world) == Whom::Nobody;
         if !receives && calls.unasked < ASK_EVERY {
             return None;
@@ -177,7 +181,7 @@ impl CallCheck {
         self.verdict(calls)
     }
 
-    /// The disagreement of which the group fails, if there is one.
+    /// The disagreement by which the group fails, if there is one.
     fn verdict(&self, calls: MutexGuard<'_, Calls>) -> Option<Error> {
         let clash = calls.doubts.clash().filter(|_| calls.parted.is_none());
         drop(calls);
@@ -185,7 +189,7 @@ impl CallCheck {
         self.calls.lock().parted.clone()
     }
 
-    /// Asks the peers about what is in doubt, unless they were asked.
+    /// Asks the peers about the calls in doubt, unless they have been asked.
     fn ask(&self, calls: &mut Calls) {
         for peer in 0..self.world {
             match calls.doubts.question(peer, u64::MAX) {
@@ -197,7 +201,7 @@ impl CallCheck {
         calls.doubts.forget();
     }
 
-    /// Waits for the answers that are open. A rank that is silent may have left.
+    /// Waits for open answers. A silent rank may have left.
     fn hear_out<'a>(&'a self, mut calls: MutexGuard<'a, Calls>, patience: Duration) -> MutexGuard<'a, Calls> {
         let until = Instant::now() + patience;
         while calls.doubts.is_waiting() && calls.parted.is_none() {
@@ -215,8 +219,8 @@ impl CallCheck {
         calls
     }
 
-    /// Compares what is in doubt a last time, and leaves word for those who ask later. Gives the disagreement of which the
-    /// group failed, if it did.
+    /// Compares the calls in doubt for the last time, and leaves this rank's history for those who ask later. Returns
+    /// the disagreement by which the group failed, if it did.
     pub fn leave(&self, deadline: Instant) -> Option<Error> {
         let mut calls = self.calls.lock();
         let patience = PATIENCE.min(deadline.saturating_duration_since(Instant::now()));
@@ -229,7 +233,7 @@ impl CallCheck {
         parted
     }
 
-    /// Ends the threads, without a word if nobody called [`leave`](CallCheck::leave).
+    /// Ends the threads. If nobody called [`leave`](CallCheck::leave), the peers are not told.
     pub fn stop(&self) {
         self.close(false);
     }
@@ -248,7 +252,7 @@ impl CallCheck {
         }
         match self.out.get() {
             Some(Some(out)) => drop(out.send(Out::End)),
-            // The other thread waits for a letter.
+            // Wakes the receiving thread, which waits for a letter.
             _ => self.put(self.me, &[], soon),
         }
     }

@@ -1,4 +1,4 @@
-//! The letters between the ranks, in the group's store: each rank has an inbox there, whose letters are numbered.
+//! The messages ("letters") between ranks, in the group's store: each rank has an inbox there with numbered letters.
 
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
@@ -9,14 +9,14 @@ use crate::calls::History;
 use crate::calls::letter::Letter;
 use crate::panics::caught;
 
-/// How long the store may take for a word that nobody waits for.
+/// How long the store may take for a message that nobody waits for.
 pub(super) const SOON: Duration = Duration::from_secs(5);
 /// No deadline; the store may have a limit of its own.
 const LONG: Duration = Duration::from_secs(3600);
 
-/// For the thread that sends.
+/// A task for the sending thread.
 pub(super) enum Out {
-    /// There are calls to look after.
+    /// There are open calls to watch.
     Watch,
     To(u32, Letter),
     /// To all.
@@ -27,12 +27,12 @@ pub(super) enum Out {
 impl CallCheck {
     pub(super) fn send(&self, letter: Out) {
         if let Some(Some(out)) = self.out.get() {
-            // A thread that is gone has ended with the store.
+            // If the thread is gone, the store was gone before.
             let _ = out.send(letter);
         }
     }
 
-    /// Sends letters, and looks after calls that are not over.
+    /// Sends letters, and watches open calls.
     pub(super) fn deliver(&self, letters: Receiver<Out>) {
         let (mut watches, mut seen) = (false, 0);
         loop {
@@ -44,7 +44,7 @@ impl CallCheck {
                 Ok(Out::All(letter)) => {
                     (0..self.world).filter(|to| *to != self.me).for_each(|to| self.deliver_to(to, &letter, soon));
                 }
-                // To whoever waits in `receive`.
+                // Wakes the thread that waits in `receive`.
                 Ok(Out::End) => return self.put(self.me, &[], soon),
                 Err(RecvTimeoutError::Timeout) => watches = self.watch(&mut seen),
                 Err(RecvTimeoutError::Disconnected) => return,
@@ -53,7 +53,7 @@ impl CallCheck {
     }
 
     pub(super) fn deliver_to(&self, to: u32, letter: &Letter, deadline: Instant) {
-        // Whoever has left answers no more.
+        // A rank that has left does not answer.
         if !matches!(letter, Letter::Ask { .. }) || !self.read_last_word(to, deadline) {
             self.put(to, &letter.to_bytes(self.me), deadline);
         }
@@ -66,7 +66,7 @@ impl CallCheck {
         });
     }
 
-    /// Answers questions, and takes answers in, until the rank leaves or the store is gone.
+    /// Answers questions and handles answers, until the rank leaves or the store is gone.
     pub(super) fn receive(&self) {
         for number in 1.. {
             let key = inbox(self.me, number);
@@ -87,7 +87,7 @@ impl CallCheck {
         }
     }
 
-    /// Reads what a peer left when it left, if it did.
+    /// Reads the history that a peer wrote when it left, if it has left.
     pub(super) fn read_last_word(&self, peer: u32, deadline: Instant) -> bool {
         let key = left(peer);
         let read = || self.store.check(&[&key], deadline)?.then(|| self.store.get(&key, deadline)).transpose();

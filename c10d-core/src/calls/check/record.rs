@@ -1,4 +1,4 @@
-//! What a rank remembers of its own calls.
+//! The calls that a rank remembers of itself.
 
 use std::collections::VecDeque;
 use std::time::Instant;
@@ -13,22 +13,22 @@ pub(super) struct Calls {
     pub(super) begun: u64,
     pub(super) recent: VecDeque<(u64, Fingerprint)>,
     pub(super) doubts: Doubts,
-    /// Those that are not over.
+    /// The calls that are not done.
     pub(super) open: VecDeque<Open>,
-    /// Whether the thread that sends looks after those.
+    /// Whether the sending thread watches those.
     pub(super) watched: bool,
-    /// Collectives since the peers were asked, while calls are in doubt.
+    /// The number of collectives since the peers were asked, while calls are in doubt.
     pub(super) unasked: u32,
-    /// What a peer told of a call that this rank has not made.
+    /// A peer's report about a call that this rank has not made.
     pub(super) dispute: Option<(u32, Parted)>,
     /// The disagreement that ended it.
     pub(super) parted: Option<Error>,
     pub(super) left: bool,
-    /// Peers whose program ended while they were in the group, and the first of the calls that they have not made.
+    /// The peers whose program ended while they were in the group, each with its first missing call.
     pub(super) ended: Vec<(u32, u64)>,
 }
 
-/// A call that is not over.
+/// A call that is not done.
 pub(super) struct Open {
     pub(super) number: u64,
     pub(super) fingerprint: Fingerprint,
@@ -38,7 +38,7 @@ pub(super) struct Open {
 }
 
 impl Calls {
-    /// Of the calls from this number on.
+    /// The history of calls from this number on.
     pub(super) fn history(&self, from: u64, most: usize) -> History {
         let recent = self.recent.iter().filter(|(number, _)| *number >= from).copied();
         let calls = recent.chain(self.doubts.since(from).take(most + 1)).collect();

@@ -1,4 +1,4 @@
-//! Calls that are not over: whom they wait for may wait as well.
+//! Watches calls that are not done: the ranks that they wait for may be waiting, too.
 
 use std::time::{Duration, Instant};
 
@@ -8,15 +8,15 @@ use crate::backend::Fingerprint;
 use crate::calls::letter::Letter;
 use crate::catalog::OpKind;
 
-/// A call in which a rank receives, and that is not over by then, is compared, too: whom it waits for may wait as well. Once
-/// more at the second time.
+/// When a call in which a rank receives is not done after the first of these times, it is compared as well, since the
+/// rank that it waits for may be waiting, too. It is compared again after the second.
 pub(super) const STALLED: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(1)];
-/// Up to this world size all ranks ask all. In larger ones a rank that receives from all asks its neighbour alone, as everybody
-/// does, and one that gives to a root asks the root alone.
+/// Up to this world size all ranks ask all. In larger worlds a rank that receives from all asks only its neighbour, as
+/// all ranks do, and a rank that sends to a root asks only the root.
 pub(super) const SMALL_WORLD: u32 = 8;
 
 impl CallCheck {
-    /// Looks after the calls that are not over. Whether to come again.
+    /// Checks the calls that are not done. Returns whether it must be called again.
     pub(super) fn watch(&self, seen: &mut u64) -> bool {
         let mut calls = self.calls.lock();
         if calls.parted.is_some() || (calls.open.is_empty() && calls.begun == *seen) {
@@ -46,7 +46,7 @@ impl CallCheck {
         true
     }
 
-    /// Who tells whether a call that is stuck can go on.
+    /// The ranks that know whether a stuck call can go on.
     fn waited_for(&self, call: &Fingerprint) -> Vec<u32> {
         let rooted = OpKind::from_code(call.op).is_some_and(OpKind::is_rooted);
         match self.world {

@@ -1,11 +1,11 @@
-//! Which backend serves which device, agreed between ranks that may have different ones.
+//! The agreement on which backend serves which device, between ranks that may have different backends.
 
 use crate::backend::registry::Offer;
 use crate::text::harmless;
 use crate::{Error, ErrorKind, Result};
 
-/// What one rank offers: `word=choice` lines in order of preference, `word!choice` where the user insists, and
-/// `word@identity` of the device that is the rank's.
+/// The offer of one rank as text: lines `word=choice` in order of preference, `word!choice` where the user insists, and
+/// `word@identity` for the rank's own device.
 pub(super) fn write(offers: &[Offer]) -> String {
     let mut lines = String::new();
     for offer in offers {
@@ -36,10 +36,10 @@ fn read(lines: &str) -> Vec<OfferedDevice<'_>> {
     lines.lines().filter_map(line).collect()
 }
 
-/// The leader's decision from what all ranks offer: for each device the first choice that all have.
+/// The leader's decision from the offers of all ranks: for each device the first choice that all ranks have.
 ///
-/// What some rank lacks is left out, and so is everything but staging where two ranks share a device; if a user insists on
-/// what some rank lacks, it is an error that names the ranks without it.
+/// Choices that some rank lacks are left out. If two ranks share a device, everything except staging is left out. If a
+/// user insists on a choice that some rank lacks, it is an error that names the ranks without it.
 pub(super) fn agree(all: &[&str]) -> Result<String> {
     let all: Vec<Vec<OfferedDevice<'_>>> = all.iter().map(|lines| read(lines)).collect();
     let mut words: Vec<&str> = Vec::new();

@@ -1,4 +1,4 @@
-//! The other ranks' part in joining.
+//! The part of all ranks but the leader in joining.
 
 use std::time::{Duration, Instant};
 
@@ -28,7 +28,7 @@ impl Join<'_> {
                 match self.believe(&session) {
                     Some(id) if believed == Some(id) => {}
                     Some(id) => {
-                        // The leader may be a group ahead already: then it has said `go` for the one before.
+                        // The leader may be one group ahead already; then it has written `go` for the one before.
                         if !believed.is_some_and(|old| self.is_there(&self.go_key(&old))) {
                             self.store.set(&self.ack_key(&id, self.rank), b"", self.grace())?;
                             self.acked.borrow_mut().push(id);
@@ -60,16 +60,17 @@ impl Join<'_> {
         }
     }
 
-    /// A session lists this rank, but nobody said `go`.
+    /// The error if a session lists this rank, but the leader never wrote `go`.
     fn not_agreed(&self, id: &Nonce) -> Error {
         let silent = self.absent(|r| if r == self.leader { self.go_key(id) } else { self.ack_key(id, r) });
         let others: Vec<u32> = silent.iter().copied().filter(|r| *r != self.leader).collect();
         let e = Error::new(ErrorKind::Rendezvous, "the ranks did not agree in time");
-        // The leader is silent because others are, if there are any.
+        // If other ranks are silent, the leader waits for them.
         self.missing(if others.is_empty() { silent } else { others }, &e)
     }
 
-    /// No session lists this rank. Greetings that did not move since `earlier` are an earlier run's.
+    /// The error if no session lists this rank. Greetings that did not change since `earlier` are those of an earlier
+    /// run.
     fn not_led(&self, earlier: Option<(Instant, Hellos)>) -> Result<Error> {
         self.is_mine()?;
         self.agrees_with(self.leader)?;
@@ -112,7 +113,7 @@ impl Join<'_> {
         match parts.next() {
             Some(DEAD) => return Err(self.bereaved(guilty)),
             Some(DIFFER) => {
-                // See it with own eyes: between whom depends on the side.
+                // This rank compares the greetings itself, since the error depends on the side.
                 self.agrees_with(self.leader)?;
                 guilty.iter().filter(|r| **r != self.rank).try_for_each(|r| self.agrees_with(*r))?;
             }
@@ -122,7 +123,7 @@ impl Join<'_> {
         Err(Error::new(ErrorKind::Rendezvous, format!("the leading rank gave up: {what}")).guilty(guilty))
     }
 
-    /// Whether that rank's greeting, if there is one, speaks of the same group.
+    /// Checks that the greeting of that rank, if there is one, describes the same group.
     fn agrees_with(&self, rank: u32) -> Result {
         let (key, until) = (self.hello_key(rank), Instant::now() + NAMING);
         match self.store.check(&[&key], until) {

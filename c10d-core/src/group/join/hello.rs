@@ -1,4 +1,4 @@
-//! What a rank says of itself and of the group.
+//! A rank's greeting: what it tells the others of itself and of the group.
 
 use std::time::Duration;
 
@@ -15,13 +15,13 @@ pub(super) struct Hello {
     pub(super) nonce: Nonce,
     pub(super) version: u32,
     pub(super) size: u32,
-    /// Grows while the rank waits, so that others can tell its greeting from an earlier run's.
+    /// A counter that grows while the rank waits, so that others can tell its greeting from that of an earlier run.
     pub(super) beat: u32,
     /// Milliseconds between two beats.
     pub(super) every: u32,
     /// The members in the numbering of the first group; empty for the first group.
     pub(super) members: Vec<u32>,
-    /// Which backends the rank could use, as [`agree`](super::agree) writes it.
+    /// The backends that the rank could use, as [`agree`](super::agree) writes them.
     pub(super) offers: String,
 }
 
@@ -61,7 +61,7 @@ impl Hello {
         Some(hello)
     }
 
-    /// Whether `theirs`, the greeting of `rank`, speaks of the same group.
+    /// Checks that `theirs`, the greeting of `rank`, describes the same group.
     pub(super) fn agrees(&self, theirs: &[u8], rank: u32) -> Result {
         let Some(theirs) = Hello::decode(theirs) else {
             let what = "its greeting cannot be read; is it another version?";
@@ -81,12 +81,12 @@ impl Hello {
     }
 }
 
-/// What tells one greeting from another, whatever its beat.
+/// The nonce of a greeting, which is the same for all of its beats.
 pub(super) fn nonce_of(hello: &[u8]) -> &[u8] {
     hello.get(..16).unwrap_or(hello)
 }
 
-/// Another one than any other.
+/// A new random nonce.
 pub(super) fn nonce() -> Result<Nonce> {
     random()
 }
@@ -99,7 +99,7 @@ pub(super) fn hex(bytes: &[u8]) -> String {
 mod tests {
     use super::*;
 
-    /// All bits vary, and none repeats: 64 ids of 128 bits have that by chance, and not otherwise.
+    /// In 64 random ids of 128 bits every bit varies and no id repeats.
     #[test]
     fn session_ids_are_random() {
         let ids: Vec<u128> = (0..64).map(|_| u128::from_le_bytes(nonce().unwrap())).collect();

@@ -2,10 +2,11 @@
 
 use super::hello::{Nonce, hex};
 
-/// The prefix of the keys by which the ranks of a group meet; of a sub-group, by its parent's session and its name in the parent. So keys
-/// are no longer however deeply groups are nested; a long name is shortened to one that is its own, too.
+/// The prefix of the keys through which the ranks of a group meet. For a sub-group it consists of its parent's session
+/// and its name in the parent, so keys do not grow with the depth of nested groups. A long name is shortened to a text
+/// that is still unique.
 pub(in crate::group) fn key_prefix(parent: Option<&Nonce>, name: &str) -> String {
-    /// Bytes of a name; stores have limits on keys.
+    /// The largest number of bytes of a name, since stores limit the length of keys.
     const LONGEST: usize = 256;
     let prefix = parent.map_or(String::new(), |session| format!("{}/", hex(session)));
     if name.len() <= LONGEST {

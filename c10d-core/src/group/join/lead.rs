@@ -42,7 +42,7 @@ impl Join<'_> {
                 let mut absent = self.absent(|r| self.hello_key(r));
                 return Err(match doubt {
                     Some((_, contradiction)) if !self.first => contradiction,
-                    // What contradicts us and does not answer is an earlier run's.
+                    // A greeting that contradicts this rank's and does not answer belongs to an earlier run.
                     doubt => {
                         absent.extend(doubt.map(|(rank, _)| rank));
                         self.missing(absent, &e)
@@ -72,7 +72,7 @@ impl Join<'_> {
         self.store.set(&self.session_key(), &session, self.grace())
     }
 
-    /// Waits for the answer of the rank in doubt, or of all. `false` = somebody greets anew.
+    /// Waits for the answer of the rank in doubt, or of all ranks. `false`: a rank has written a new greeting.
     fn answered(&self, id: &Nonce, hellos: &Hellos, doubt: Option<u32>) -> Result<bool> {
         let asked = self.ranks().filter(|r| doubt.map_or(*r != self.rank, |d| d == *r));
         let asked: Vec<u32> = asked.collect();
@@ -96,7 +96,7 @@ impl Join<'_> {
                 };
             }
             look = (look * 2).min(self.longest());
-            // A greeting that changes while we wait was stale before.
+            // If a greeting changes while this rank waits, the old one was stale.
             let now = self.hellos(self.soon(LOOKS.0))?;
             let nonce = |h: &Option<Vec<u8>>| h.as_deref().map(|h| nonce_of(h).to_vec());
             if !now.iter().map(nonce).eq(hellos.iter().map(nonce)) {
@@ -105,8 +105,8 @@ impl Join<'_> {
         }
     }
 
-    /// Publishes why there will be no session, so that the others need not wait; with the nonces of those it is meant
-    /// for, since a failure may outlive its run.
+    /// Publishes why there will be no session, so that the others need not wait. It lists the nonces of the ranks that
+    /// it is meant for, since it may stay in the store after the run.
     fn tell_failure(&self, error: Error) -> Error {
         let until = Instant::now() + NAMING;
         let here = |key: &String| matches!(self.store.check(&[key], until), Ok(true));
@@ -115,7 +115,7 @@ impl Join<'_> {
         let mut next = self.ids.len() as u32;
         while let Some(key) = keys.pop() {
             hellos.extend(self.store.get(&key, until).ok().and_then(|h| Hello::decode(&h)));
-            // Ranks that this world has not, but a peer's has.
+            // Ranks beyond the size of this group that a peer counts as members.
             let largest = hellos.iter().map(|h| h.size).max().unwrap_or(0);
             if keys.is_empty() && self.first && next < largest && Instant::now() < until {
                 keys.extend(Some(format!("hello/{next}")).filter(here));

@@ -7,8 +7,8 @@
 //! leader reads again and publishes a new session. Each rank takes its keys away as soon as it has seen `go`, so that the
 //! next group of this name finds none.
 //!
-//! A hello that contradicts the leader's may be stale too, so it is put to the same test: if its rank acknowledges, the
-//! ranks disagree indeed, and all are told.
+//! A hello that contradicts the leader's may be stale, too, so it is tested in the same way: if its rank acknowledges,
+//! the ranks really disagree, and all are told.
 
 mod agree;
 mod follow;
@@ -31,11 +31,11 @@ use crate::store::{PrefixStore, Store};
 use crate::waiting::{self, Reminder};
 use crate::{Error, ErrorKind, Phase, Result};
 
-/// A group that all ranks believe in.
+/// A group on which all ranks agree.
 pub(super) struct Agreement {
     pub(super) session: [u8; 16],
     pub(super) store: Arc<dyn Store>,
-    /// Which choice serves which device word.
+    /// The choice that serves each device word.
     pub(super) served: Vec<(String, String)>,
 }
 
@@ -72,8 +72,8 @@ pub(super) fn join(spec: &GroupSpec, offers: &[Offer], deadline: Instant) -> Res
     Ok(Agreement { session: id, store: Arc::new(PrefixStore::new(hex(&id), store)), served })
 }
 
-/// A group of which other ranks are another library's, which knows nothing of all this: what this rank's map names is
-/// taken, and the store is left alone.
+/// For a group with ranks of another library, which does not use this protocol: takes what this rank's map names, and
+/// does not use the store.
 pub(super) fn on_trust(spec: &GroupSpec, offers: &[Offer]) -> Result<Agreement> {
     let mut served = Vec::new();
     for offer in offers.iter().filter(|o| o.explicit) {
@@ -100,19 +100,19 @@ pub(super) fn on_trust(spec: &GroupSpec, offers: &[Offer]) -> Result<Agreement> 
 struct Join<'a> {
     store: &'a dyn Store,
     rank: u32,
-    /// The rank with the lowest id: lists in different order still have one leader.
+    /// The rank with the lowest id, so that lists in different orders have the same leader.
     leader: u32,
     /// The ranks in the numbering of the first group; keys go by them.
     ids: Vec<u32>,
-    /// Whether this is the first group: only there a stale key can be met.
+    /// Whether this is the first group. Only its keys can be stale.
     first: bool,
-    /// The group that this one is made from. It knows who is dead.
+    /// The group from which this one is made. It knows which ranks are dead.
     parent: Option<&'a Parent>,
     hello: Hello,
     every: Duration,
-    /// How many heartbeats there were, and when the last one was.
+    /// The number of heartbeats so far, and the time of the last one.
     heartbeats: Cell<(u32, Instant)>,
-    /// When what the store has of the others is looked at, to be compared with later.
+    /// The time at which the others' entries in the store are read, for a later comparison.
     quarter: Instant,
     reminder: RefCell<Reminder>,
     name: &'a str,
@@ -121,16 +121,16 @@ struct Join<'a> {
     deadline: Instant,
 }
 
-/// What is known of every rank: its greeting, if there is one.
+/// The greeting of each rank, if there is one.
 type Hellos = Vec<Option<Vec<u8>>>;
 
-/// The first and the longest time between two looks at what may have changed meanwhile.
+/// The first and the longest interval between two looks at values that may change.
 const LOOKS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_millis(500));
 /// The shortest and the longest time between two heartbeats of a rank that waits.
 const BEATS: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
-/// For naming the guilty after the deadline: looking costs little, and naming is the point.
+/// Extra time after the deadline in which the guilty ranks are looked up.
 const NAMING: Duration = Duration::from_millis(500);
-/// Mark a published failure whose cause is a rank that is gone, or ranks that contradict each other.
+/// Marks a published failure whose cause is a rank that is gone, or ranks that contradict each other.
 const DEAD: &str = "dead";
 const DIFFER: &str = "differ";
 
@@ -142,7 +142,7 @@ impl Join<'_> {
             self.store.set(&self.hello_key(self.rank), &self.hello.encode(), self.grace())?;
         }
         if alone {
-            // The greeting stays, for those who take this group to be larger.
+            // The greeting stays, for ranks that assume a larger group.
             return Ok((nonce()?, agree(&[&self.hello.offers])?));
         }
         let (id, agreed) = if self.rank == self.leader { self.lead() } else { self.follow() }?;
@@ -150,7 +150,7 @@ impl Join<'_> {
         Ok((id, agreed))
     }
 
-    /// Takes this rank's keys away, and the last rank those of all. The group stands, whatever the store says to this.
+    /// Deletes this rank's keys; the last rank deletes those of all. The group exists even if the store fails here.
     fn tidy(&self, id: &Nonce) {
         let until = Instant::now() + NAMING;
         let delete = |key: String| drop(self.store.delete(&key, until));
@@ -195,7 +195,7 @@ impl Join<'_> {
         (Instant::now() + wait).min(self.deadline)
     }
 
-    /// For what does not wait for other ranks: whoever is late is not to blame the store for it.
+    /// A deadline for requests that do not wait for other ranks, so that the store is not blamed when the time is over.
     fn grace(&self) -> Instant {
         self.deadline.max(Instant::now() + NAMING)
     }
@@ -206,7 +206,7 @@ impl Join<'_> {
         longest.min(self.every)
     }
 
-    /// The value under a key that may come until then.
+    /// The value of a key, which may appear until then.
     fn read(&self, key: &str, until: Instant) -> Result<Option<Vec<u8>>> {
         match self.store.get(key, until) {
             Ok(value) => Ok(Some(value)),
@@ -215,7 +215,7 @@ impl Join<'_> {
         }
     }
 
-    /// The value under a key, if it is there now.
+    /// The value of a key, if it exists now.
     fn peek(&self, key: &str) -> Result<Option<Vec<u8>>> {
         let until = Instant::now() + NAMING;
         match self.store.check(&[key], until)? {
@@ -224,7 +224,7 @@ impl Join<'_> {
         }
     }
 
-    /// Whether the key is there, or may be.
+    /// Whether the key exists; true as well if the store does not answer.
     fn is_there(&self, key: &str) -> bool {
         !matches!(self.store.check(&[key], Instant::now() + NAMING), Ok(false))
     }
@@ -246,7 +246,7 @@ impl Join<'_> {
         keys.iter().map(one).collect()
     }
 
-    /// Shows from time to time that this rank still waits.
+    /// Updates this rank's greeting from time to time, to show that it still waits.
     fn beat(&self) -> Result {
         self.remind();
         let (heartbeats, last) = self.heartbeats.get();
@@ -254,13 +254,13 @@ impl Join<'_> {
             self.is_mine()?;
             self.heartbeats.set((heartbeats + 1, Instant::now()));
             let hello = Hello { beat: heartbeats + 1, ..self.hello.clone() };
-            // Others may then take this rank for absent; a store that is gone is met by what comes next.
+            // If this fails, others may take this rank for absent. If the store is gone, the next request reports it.
             let _ = self.store.set(&self.hello_key(self.rank), &hello.encode(), self.grace());
         }
         Ok(())
     }
 
-    /// Says from time to time who is missing.
+    /// Reports from time to time which ranks are missing.
     fn remind(&self) {
         let mut reminder = self.reminder.borrow_mut();
         if reminder.is_due() {
@@ -273,7 +273,7 @@ impl Join<'_> {
         }
     }
 
-    /// Whether this rank's greeting is still its own.
+    /// Checks that this rank's greeting was not overwritten.
     fn is_mine(&self) -> Result {
         match self.peek(&self.hello_key(self.rank)) {
             Ok(Some(mine)) if nonce_of(&mine) == self.hello.nonce => Ok(()),
@@ -287,13 +287,13 @@ impl Join<'_> {
         Error::new(ErrorKind::Rendezvous, what).guilty([self.rank])
     }
 
-    /// The ranks that the group from which this one is made knows to be gone. To be asked before the store is: what they
-    /// wrote is there then.
+    /// The ranks that the parent group knows to be gone. It must be read before the store, so that everything that they
+    /// wrote is in the store.
     fn lost(&self) -> Vec<u32> {
         self.parent.map_or_else(Vec::new, Parent::lost)
     }
 
-    /// Fails if one of the `lost` has not done its part: it never will.
+    /// Fails if one of the `lost` ranks has not done its part, since it never will.
     fn mourn(&self, lost: &[u32], done: impl Fn(u32) -> bool) -> Result {
         if lost.iter().all(|r| *r == self.rank || done(*r)) { Ok(()) } else { Err(self.bereaved(lost.to_vec())) }
     }
@@ -303,7 +303,7 @@ impl Join<'_> {
         Error::new(ErrorKind::PeerDead { how }, "make the new group without it, by shrink").guilty(lost)
     }
 
-    /// The other ranks whose key is not there.
+    /// The other ranks whose key does not exist.
     fn absent(&self, key: impl Fn(u32) -> String) -> Vec<u32> {
         let until = Instant::now() + NAMING;
         let here = |r: &u32| matches!(self.store.check(&[&key(*r)], until), Ok(true));

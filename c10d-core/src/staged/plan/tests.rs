@@ -1,8 +1,8 @@
-//! Plans played over plain vectors, with a naive op in the CPU backend's place.
+//! Runs plans on plain vectors, with a simple op in place of the CPU backend.
 
 use super::*;
 
-/// A rank's device tensors; each element is a number that nobody else has.
+/// A rank's device tensors. Each element is a unique number.
 type Tensors = Vec<Vec<u64>>;
 
 struct World {
@@ -47,7 +47,7 @@ impl World {
     }
 }
 
-/// What the op does to one host round of all ranks, or to whole tensors: the same function, which is the point.
+/// The op on one host round of all ranks, or on whole tensors. It is the same function for both.
 fn naive(op: OpKind, root: usize, inputs: &[Tensors], outputs: &mut [Tensors]) {
     let n = outputs.len().max(inputs.len());
     let sum = |parts: Vec<Vec<u64>>| {
