@@ -1,4 +1,4 @@
-//! A store in a file: for ranks that share a file system and nothing else.
+//! A store in a file, for ranks that share only a file system.
 
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
@@ -16,18 +16,18 @@ use rustix::fs::{FlockOperation, flock};
 
 use crate::log::{self, Change};
 
-/// Pauses between looks at the file.
+/// The pauses between two reads of the file.
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
 const LONGEST_PAUSE: Duration = Duration::from_millis(20);
 
-/// Counts the users of a file that goes with the last of them.
+/// The key that counts the users of a file that the last user removes.
 const USERS: &str = "c10d/users";
 
 /// A [`Store`] that is a log of changes in a file, guarded by `flock`. Clones share one open file.
 ///
-/// A process that dies while writing leaves a torn last record, which the next writer removes. The file stays when the
-/// last rank leaves. In a forked child every verb is an error, since parent and child would hold the lock together: open the
-/// file again there.
+/// If a process dies while writing, the last record is incomplete, and the next writer removes it. The file stays when
+/// the last rank leaves. In a forked child every method returns an error, since parent and child would share the lock:
+/// open the file again there.
 #[derive(Clone)]
 pub struct FileStore(Arc<Shared>);
 
@@ -35,13 +35,13 @@ struct Shared {
     owner: Process,
     path: PathBuf,
     log: Mutex<FileLog>,
-    /// The file goes with the last of its users; this process is one of them.
+    /// Whether the last user removes the file. This process is one of the users.
     for_users: bool,
 }
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        // A fork of the process is no user of its own.
+        // A fork of the process does not count as a user.
         if !self.owner.is_current() || !self.for_users {
             return;
         }
@@ -58,21 +58,25 @@ impl Drop for Shared {
     }
 }
 
-/// The file, and what of it was read.
+/// The file, and the part of it that was read.
 struct FileLog {
     file: File,
-    /// Where the part of the log ends that `map` contains.
+    /// The end of the part of the log that `map` contains.
     read: u64,
     map: HashMap<String, Vec<u8>>,
 }
 
 impl FileStore {
-    /// Opens the file, creating it (readable by its owner alone) where it is missing.
+    /// Opens the file. If it does not exist, it is created, readable by its owner only.
+    ///
+    /// # Errors
+    ///
+    /// `Store` if the file cannot be opened or is not a store.
     pub fn open(path: impl Into<PathBuf>) -> Result<FileStore> {
         FileStore::of(path.into())
     }
 
-    /// The same, for a file that goes with the last of those who have opened it so, one after the other or at once.
+    /// The same, for a file that the last of its users removes, whether they open it one after the other or at once.
     pub(crate) fn open_while_used(path: PathBuf, deadline: Instant) -> Result<FileStore> {
         loop {
             let mut store = FileStore::of(path.clone())?;
@@ -105,7 +109,7 @@ impl FileStore {
         Ok(FileStore(Arc::new(Shared { owner: Process::current(), path, log, for_users: false })))
     }
 
-    /// The file.
+    /// The path of the file.
     pub fn path(&self) -> &Path {
         &self.0.path
     }
@@ -116,7 +120,7 @@ impl Shared {
         self.log.get_mut().file.metadata().is_ok_and(|meta| meta.nlink() == 0)
     }
 
-    /// Under the file's lock: brings the map up to date, then writes the changes that `f` asks for.
+    /// Under the file's lock, brings the map up to date, and then writes the changes that `f` returns.
     fn locked<R>(
         &self,
         how: FlockOperation,
@@ -203,7 +207,7 @@ impl Shared {
 }
 
 impl FileLog {
-    /// Applies what others have written; whether the log ends in a torn record.
+    /// Applies the changes of others. Returns whether the log ends in an incomplete record.
     fn refresh(&mut self) -> io::Result<bool> {
         let len = self.file.metadata()?.len();
         if len < self.read {

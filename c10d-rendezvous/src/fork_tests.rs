@@ -40,7 +40,7 @@ fn a_child_shares_no_connection_with_its_parent_and_ends_no_server() {
     let server = TcpStoreServer::bind("127.0.0.1:0".parse().unwrap(), ServerOptions::default()).unwrap();
     let store = TcpStore::hosting(server, soon()).unwrap();
     store.set("there", b"1", soon()).unwrap();
-    // Both count at once: answers that went to the wrong one would show.
+    // Both count at once, so that an answer to the wrong process would show.
     let count = |key: &str, step: i64| -> Result<bool> {
         let mut right = true;
         for n in 1..=300 {
@@ -72,7 +72,7 @@ fn a_child_does_not_lock_its_parents_file_and_does_not_leave_for_it() {
         let text = store.get("k", soon()).unwrap_err().to_string();
         let refused = text.contains("made in process") && store.set("k", b"w", soon()).is_err();
         drop(store);
-        // Its own is as good as any.
+        // A store that the child opens itself works.
         let own = FileStore::open(&path).and_then(|own| own.get("k", soon()));
         refused && own.is_ok_and(|value| value == b"v")
     });

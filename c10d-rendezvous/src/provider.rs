@@ -1,11 +1,11 @@
-//! The init methods, for the registry.
+//! The registration of the init methods.
 
 use c10d_core::backend::{InitMethod, Provider};
 
 use crate::init::{init, rank_and_size};
 
-/// The init methods `env://`, `tcp://` and `file://`. The facade lists it; who uses core without the facade hands it to the
-/// builder.
+/// The init methods `env://`, `tcp://` and `file://`. The facade lists it; a program that uses core without the facade
+/// passes it to the builder.
 pub static PROVIDER: Provider = Provider {
     source: env!("CARGO_PKG_NAME"),
     init_methods: &[

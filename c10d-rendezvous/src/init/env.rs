@@ -1,4 +1,4 @@
-//! What the variables of torchrun, Open MPI, PMI and SLURM say.
+//! Reads the variables of torchrun, Open MPI, PMI and SLURM.
 
 use c10d_core::Result;
 
@@ -6,21 +6,22 @@ use super::{Meeting, Membership, checked, one_host, unclear};
 
 type Lookup<'a> = &'a dyn Fn(&str) -> Option<String>;
 
-/// How one kind of starter tells a process who it is. Of several names the first that is set counts.
+/// The variables in which one kind of launcher tells a process its rank. Of several names, the first that is set
+/// counts.
 struct Starter {
     rank: &'static str,
     size: &'static [&'static str],
-    /// Ranks on this host.
+    /// The number of ranks on this host.
     local_size: &'static [&'static str],
-    /// Hosts.
+    /// The number of hosts.
     hosts: &'static [&'static str],
-    /// Names the job; all that are set count.
+    /// The name of the job, joined from all that are set.
     job: &'static [&'static str],
-    /// Whether ranks on one host may go without `MASTER_ADDR`.
+    /// Whether ranks on one host need no `MASTER_ADDR`.
     alone: bool,
 }
 
-/// In the order in which they are looked for: mpirun inside a SLURM job leaves the outer variables set.
+/// The launchers in the order in which they are tried: inside a SLURM job, mpirun leaves the variables of SLURM set.
 const STARTERS: &[Starter] = &[
     Starter { rank: "RANK", size: &["WORLD_SIZE"], local_size: &[], hosts: &[], job: &[], alone: false },
     Starter {
@@ -61,7 +62,7 @@ const SLURM_HOSTS: &[&str] = &["SLURM_STEP_NUM_NODES", "SLURM_JOB_NUM_NODES", "S
 
 /// The membership that the variables describe.
 pub(super) fn membership(lookup: Lookup<'_>) -> Result<Membership> {
-    // What stands around a value comes from the output of a command; what is blank is as good as not set.
+    // Values may come from the output of a command, so surrounding spaces are removed. A blank value counts as not set.
     let lookup = |name: &str| lookup(name).map(|value| value.trim().to_owned()).filter(|value| !value.is_empty());
     membership_of(&lookup)
 }
@@ -229,7 +230,7 @@ mod tests {
             membership(&spaced).unwrap(),
             Membership { rank: 1, size: 2, meeting, prefix: Some("c10drs/none".into()) }
         );
-        // What is blank is not set: another starter's variables count.
+        // A blank variable is not set, so another launcher's variables count.
         let blank = |name: &str| match name {
             "RANK" => Some(String::new()),
             "WORLD_SIZE" => Some(" ".to_owned()),

@@ -11,25 +11,25 @@ use c10d_core::{Error, ErrorKind, Result};
 use crate::tcp_store::{WeakStore, resolve};
 use crate::{ServerOptions, TcpStore, TcpStoreServer};
 
-/// How long the end of this process waits for other ranks that still use a server of its.
+/// How long the end of this process waits for other ranks that still use one of its servers.
 const LINGER: Duration = Duration::from_secs(5);
 
 /// A server of this process. It lives as long as the process: when the last group here has ended, other ranks may still
-/// be in theirs, or in the next one already.
+/// be in theirs, or already in the next one.
 struct Hosted {
     server: TcpStoreServer,
     /// The clients of this process.
     clients: Vec<WeakStore>,
 }
 
-/// In a forked child there is no server, only its image: it begins anew.
+/// A forked child has no server, only a copy of its memory, so it starts anew.
 static HOSTED: PerProcess<Mutex<Vec<Hosted>>> = PerProcess::new();
 
-/// A client of the store that this process serves at `host:port`; the server is the same one for every group that it has
-/// there, one after the other or at once.
+/// Returns a client of the store that this process serves at `host:port`. All groups of this process at that address
+/// use the same server.
 pub(super) fn store(host: &str, port: u16, deadline: Instant) -> Result<TcpStore> {
     if port == 0 {
-        // Nobody else can know it.
+        // No other process can know this port.
         return TcpStore::hosting(serve(host, port, deadline)?, deadline);
     }
     let addresses = addresses(host, port, deadline).map_err(|e| failed(host, port, e))?;
@@ -54,9 +54,9 @@ pub(super) fn store(host: &str, port: u16, deadline: Instant) -> Result<TcpStore
     Ok(store)
 }
 
-/// When the process ends, other ranks may still use the store.
+/// Waits at the end of the process, since other ranks may still use the store.
 fn linger() {
-    // Nothing else holds the lock for long.
+    // No other code holds the lock for long.
     let Some(mut hosted) = HOSTED.get().try_lock_for(Duration::from_secs(1)) else { return };
     hosted.retain(|h| !h.server.has_ended());
     let until = Instant::now() + LINGER;
@@ -66,19 +66,19 @@ fn linger() {
     }
 }
 
-/// Whether a server that listens at `addr` is found at `address`.
+/// Whether a server that listens at `addr` can be reached at `address`.
 fn serves(addr: SocketAddr, address: SocketAddr) -> bool {
     let everywhere = addr.ip().is_unspecified() && (addr.is_ipv6() || address.is_ipv4());
     addr.port() == address.port() && (addr.ip() == address.ip() || everywhere)
 }
 
-/// Serves at `host:port`, at that address alone: at every address only where `host` is 0.0.0.0 or [::].
+/// Serves at `host:port`: only at that address, or at every address if `host` is 0.0.0.0 or [::].
 pub(crate) fn serve(host: &str, port: u16, deadline: Instant) -> Result<TcpStoreServer> {
     serve_at(host, port, &addresses(host, port, deadline).map_err(|e| failed(host, port, e))?)
 }
 
-/// Where to listen for `host`, in order of preference: ranks of other hosts find nobody at a loopback address, which some
-/// systems give their own name, too.
+/// The addresses to listen at for `host`, in order of preference. Ranks of other hosts cannot reach a loopback address,
+/// to which some systems also resolve their own name.
 fn addresses(host: &str, port: u16, deadline: Instant) -> io::Result<Vec<SocketAddr>> {
     let mut addresses = resolve(host, port, deadline)?;
     addresses.sort_by_key(|address| address.ip().is_loopback());
@@ -106,16 +106,16 @@ fn serve_at(host: &str, port: u16, addresses: &[SocketAddr]) -> Result<TcpStoreS
     Err(failed(host, port, foreign.unwrap_or_else(|| io::ErrorKind::AddrNotAvailable.into())))
 }
 
-/// Whether `host` is a name, other than the one that always means this host.
+/// Whether `host` is a name other than `localhost`.
 fn is_name(host: &str) -> bool {
     host != "localhost" && host.trim_matches(['[', ']']).parse::<IpAddr>().is_err()
 }
 
 fn failed(host: &str, port: u16, e: io::Error) -> Error {
     let why = match e.kind() {
-        io::ErrorKind::AddrInUse => "the port is taken; choose another, or look for an earlier run that still lives",
+        io::ErrorKind::AddrInUse => "the port is in use; choose another, or look for an earlier run that has not ended",
         io::ErrorKind::AddrNotAvailable => {
-            "it is no address of this machine; give one that is, or, on rank 0 alone, 0.0.0.0 to listen at every address"
+            "it is not an address of this machine; set one that is, or, only on rank 0, 0.0.0.0 to listen at every address"
         }
         _ => "rank 0 must be able to listen there",
     };
@@ -136,7 +136,7 @@ mod tests {
         assert!(!serves(at("0.0.0.0:5"), at("[::1]:5")));
     }
 
-    /// Every system has names for its loopback address; one of them is this machine's own on many.
+    /// Every system has names for its loopback address; on many, one of them is the machine's own name.
     #[test]
     fn no_name_opens_all_addresses() {
         let soon = || Instant::now() + Duration::from_secs(20);
@@ -151,7 +151,7 @@ mod tests {
 
     #[test]
     fn an_address_elsewhere_is_an_error_that_says_what_to_do() {
-        // An address for documentation: nobody has it.
+        // An address for documentation, which no machine has.
         let error = serve("192.0.2.1", 0, Instant::now() + Duration::from_secs(20)).unwrap_err().to_string();
         assert!(error.contains("192.0.2.1") && error.contains("0.0.0.0 to listen"), "{error}");
     }

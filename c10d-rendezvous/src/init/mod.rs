@@ -1,4 +1,4 @@
-//! How a process learns its rank and meets the others: `env://`, `tcp://`, `file://`.
+//! Init methods: how a process learns its rank and finds the others, by `env://`, `tcp://` or `file://`.
 
 mod env;
 mod host;
@@ -17,29 +17,29 @@ pub(crate) use host::serve;
 
 use crate::{FileStore, TcpStore};
 
-/// Who this process is, and where the ranks meet.
+/// The rank of this process, and the place where the ranks meet.
 #[derive(Debug, PartialEq)]
 struct Membership {
     rank: u32,
     size: u32,
     meeting: Meeting,
-    /// Below which keys are kept apart from other users of the store.
+    /// The prefix that keeps keys apart from those of other users of the store.
     prefix: Option<String>,
 }
 
 #[derive(Debug, PartialEq)]
 enum Meeting {
-    /// A server of this job; rank 0 runs it.
+    /// A server of this job, which rank 0 runs.
     Rank0 { host: String, port: u16 },
-    /// A server that somebody else runs.
+    /// A server that another process runs.
     Server { host: String, port: u16 },
-    /// A file that all ranks see.
+    /// A file that all ranks can read and write.
     File(PathBuf),
-    /// All ranks are on this host; the job's name, where the starter gives one.
+    /// All ranks are on this host. `job` is the name of the job, if the launcher gives one.
     SameHost { job: Option<String> },
 }
 
-/// Finds rank, size and store, by `timeout` at the latest.
+/// Finds rank, size and store, within `timeout`.
 ///
 /// | URL | meaning |
 /// | --- | --- |
@@ -60,7 +60,7 @@ pub fn init(url: &str, timeout: Duration) -> Result<Joined> {
     Ok(Joined { rank, size, store, root })
 }
 
-/// The rank and the number of ranks that `url` gives, without meeting anybody; see [`init`].
+/// The rank and the number of ranks that `url` gives, without contacting anybody; see [`init`].
 pub fn rank_and_size(url: &str) -> Result<(u32, u32)> {
     membership(url).map(|member| (member.rank, member.size))
 }
@@ -87,7 +87,7 @@ fn meet(member: Membership, deadline: Instant) -> Result<(Arc<dyn Store>, Arc<dy
             } else {
                 TcpStore::connect(&host, port, deadline)?
             };
-            // A PyTorch process that is rank 0 waits until all have said this.
+            // If rank 0 is a PyTorch process, it waits until all ranks have counted themselves.
             store.count_worker(deadline)?;
             Arc::new(store)
         }
@@ -102,7 +102,7 @@ fn meet(member: Membership, deadline: Instant) -> Result<(Arc<dyn Store>, Arc<dy
     Ok((store, root))
 }
 
-/// Rank and size that make sense together; `names` says where they come from.
+/// Checks that rank and size fit each other; `names` are the names of their sources.
 fn checked(rank: u32, size: u32, names: (&str, &str)) -> Result<(u32, u32)> {
     let (rank_name, size_name) = names;
     if size == 0 {
@@ -114,7 +114,7 @@ fn checked(rank: u32, size: u32, names: (&str, &str)) -> Result<(u32, u32)> {
     Ok((rank, size))
 }
 
-/// `host`, if it can be the name or the address of one host; `name` says where it comes from.
+/// Checks that `host` can be the name or the address of one host; `name` is the name of its source.
 fn one_host(name: &str, host: &str) -> Result<String> {
     if host.chars().any(|c| c.is_whitespace() || c.is_control() || c == '/' || c == ',') {
         return Err(unclear(format!("{name} is {host:?}; it must be the name or the address of one host")));
@@ -122,7 +122,7 @@ fn one_host(name: &str, host: &str) -> Result<String> {
     Ok(host.to_owned())
 }
 
-/// What was said about the group has no meaning; nothing was sent.
+/// The error for settings that make no sense; nothing was sent.
 fn unclear(what: String) -> Error {
     Error::new(ErrorKind::Rendezvous, what).phase(Phase::Rendezvous).rejected()
 }

@@ -1,4 +1,4 @@
-//! Where the ranks of one host meet when nobody said where: a file in a directory of this user alone.
+//! The meeting place of ranks on one host if no address is set: a file in a directory that only this user can use.
 
 use std::fs::DirBuilder;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
@@ -9,7 +9,7 @@ use c10d_core::{Error, ErrorKind, Result};
 
 use crate::FileStore;
 
-/// The store of this job's ranks; the last of them removes it.
+/// The store of this job's ranks. The last of them removes it.
 pub(super) fn store(job: Option<&str>, size: u32, deadline: Instant) -> Result<FileStore> {
     let dir = std::env::temp_dir().join(format!("c10d-{}", rustix::process::geteuid().as_raw()));
     private(&dir)?;
@@ -21,7 +21,7 @@ pub(super) fn store(job: Option<&str>, size: u32, deadline: Instant) -> Result<F
     FileStore::open_while_used(dir.join(name), deadline)
 }
 
-/// Makes `dir`, and refuses one that others could have prepared.
+/// Makes `dir`, and rejects a directory that other users could have prepared.
 fn private(dir: &Path) -> Result {
     let failed = |why: &str| {
         Error::new(
@@ -41,7 +41,8 @@ fn private(dir: &Path) -> Result {
     Ok(())
 }
 
-/// All ranks of one host have one parent, the starter; its start time tells it from an earlier process of that number.
+/// Identifies the parent process, the launcher, which all ranks of one host share. Its start time tells it from an
+/// earlier process with the same id.
 fn parent(size: u32) -> Result<String> {
     let pid = rustix::process::getppid().map_or(0, |pid| pid.as_raw_nonzero().get());
     if pid == 0 && size > 1 {
@@ -50,7 +51,7 @@ fn parent(size: u32) -> Result<String> {
         return Err(Error::new(ErrorKind::Rendezvous, what));
     }
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    // The name, in parentheses, may contain spaces; the start is the 20th field behind it.
+    // The name is in parentheses and may contain spaces; the start time is the 20th field after it.
     let start = stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().nth(19)).unwrap_or("0");
     Ok(format!("parent-{pid}-{start}"))
 }

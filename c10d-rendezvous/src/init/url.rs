@@ -1,4 +1,4 @@
-//! `tcp://` and `file://`, after the scheme.
+//! Parses `tcp://` and `file://` URLs.
 
 use c10d_core::Result;
 
@@ -7,7 +7,7 @@ use super::{Meeting, Membership, checked, one_host, unclear};
 pub(super) fn tcp(rest: &str) -> Result<Membership> {
     let (address, rank, size) = ranks("tcp", rest)?;
     let said = format!("init method {:?}", format!("tcp://{address}"));
-    let wrong = |why: &str| unclear(format!("{said}: {why}; say tcp://host:port"));
+    let wrong = |why: &str| unclear(format!("{said}: {why}; write tcp://host:port"));
     let (host, port) = address.trim_end_matches('/').rsplit_once(':').ok_or_else(|| wrong("it has no port"))?;
     let (host, port) = (host.trim(), port.trim());
     if host.is_empty() {
@@ -33,7 +33,7 @@ pub(super) fn file(rest: &str) -> Result<Membership> {
     Ok(Membership { rank, size, meeting: Meeting::File(path.into()), prefix: None })
 }
 
-/// Splits `rest` into what precedes the question mark, and rank and size behind it.
+/// Splits `rest` into the part before the question mark, and rank and size after it.
 fn ranks<'a>(scheme: &str, rest: &'a str) -> Result<(&'a str, u32, u32)> {
     let (address, query) = rest.split_once('?').unwrap_or((rest, ""));
     let said = format!("init method {:?}", format!("{scheme}://{rest}"));

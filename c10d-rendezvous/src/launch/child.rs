@@ -40,7 +40,7 @@ impl RankPlan {
         let launcher = getpid();
         let die_with_launcher = move || {
             set_parent_process_death_signal(Some(Signal::KILL))?;
-            // It may have died before it could be watched.
+            // The launcher may have died before this call.
             if getppid() == Some(launcher) { Ok(()) } else { Err(io::ErrorKind::BrokenPipe.into()) }
         };
         // SAFETY: between fork and exec the closure makes two plain system calls and allocates nothing.
@@ -49,7 +49,7 @@ impl RankPlan {
     }
 }
 
-/// Says before anything runs that a program cannot be run.
+/// Returns an error if a program cannot be run, before anything is started.
 pub(super) fn check_program(program: &OsStr) -> Result<()> {
     let runnable = |path: &Path| path.metadata().is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0);
     let what = if program.as_encoded_bytes().contains(&b'/') {

@@ -1,4 +1,4 @@
-//! torchrun's variables.
+//! The variables of torchrun, for the ranks.
 
 use std::ffi::OsString;
 

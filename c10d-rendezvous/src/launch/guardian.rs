@@ -1,4 +1,4 @@
-//! A process that outlives the launcher by a moment, to end what the kernel does not: the ranks' own children.
+//! A process that outlives the launcher for a moment, to end the ranks' children, which the kernel does not end.
 
 use std::io;
 use std::os::unix::process::CommandExt;
@@ -6,8 +6,8 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process_group};
 
-/// Leads the process group of all ranks. When the launcher dies, however it dies, its end of the pipe closes and the
-/// guardian kills the group, itself included.
+/// The leader of the process group of all ranks. When the launcher dies for any reason, its end of the pipe closes, and
+/// the guardian kills the group, itself included.
 pub(super) struct Guardian {
     child: Child,
     group: Pid,
@@ -38,14 +38,14 @@ impl Guardian {
 
     /// Signals all ranks and their children.
     pub(super) fn signal(&self, signal: Signal) {
-        // Nothing to signal is no failure.
+        // It is no error if there is no process to signal.
         let _ = kill_process_group(self.group, signal);
     }
 }
 
 impl Drop for Guardian {
     fn drop(&mut self) {
-        // The group's number is ours until its leader is reaped, so this can hit nobody else.
+        // The group's id cannot be reused before its leader is reaped, so this kills no other process.
         self.signal(Signal::KILL);
         let _ = self.child.wait();
     }

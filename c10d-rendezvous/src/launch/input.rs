@@ -1,4 +1,4 @@
-//! Standard input: whose it is, and how it reaches several ranks.
+//! The ranks' standard input.
 
 use std::io::{self, IsTerminal, Write};
 use std::os::fd::OwnedFd;
@@ -9,18 +9,18 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::{Output, Stdin};
 
-/// How often to look whether the terminal is ours.
+/// The interval for checking whether this process may read the terminal.
 const BACKGROUND: Duration = Duration::from_millis(300);
 
-/// Where a rank's standard input comes from.
+/// The source of a rank's standard input.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Source {
     Nothing,
-    /// It is the launcher's own.
+    /// The launcher's own standard input.
     Ours,
-    /// What the launcher reads is handed on.
+    /// The launcher reads its standard input and copies it to the rank.
     Fed,
-    /// The launcher's caller writes it.
+    /// The caller of the launcher writes it.
     Callers,
 }
 
@@ -37,8 +37,8 @@ impl Source {
     }
 }
 
-/// Hands on standard input to all sinks until its end, or until `stop` becomes readable. It goes as fast as the slowest of
-/// them reads; one that is closed no longer counts.
+/// Copies standard input to all sinks until its end, or until `stop` becomes readable. The slowest sink sets the speed;
+/// a closed one does not count any more.
 pub(super) fn feed(mut sinks: Vec<ChildStdin>, stop: &OwnedFd) {
     let stdin = io::stdin();
     let terminal = stdin.is_terminal();
@@ -65,10 +65,10 @@ pub(super) fn feed(mut sinks: Vec<ChildStdin>, stop: &OwnedFd) {
     }
 }
 
-/// Whether this process may read its terminal; one in the background would be stopped for it.
+/// Whether this process may read its terminal. A process in the background would be stopped by that.
 fn is_foreground() -> bool {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    // Behind the name, which is in parentheses: state, parent, group, session, terminal, the terminal's group.
+    // After the name, which is in parentheses: state, parent, group, session, terminal, and the terminal's group.
     let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
     matches!((fields.get(2), fields.get(5)), (Some(own), Some(terminals)) if own == terminals)
 }

@@ -1,4 +1,4 @@
-//! A running job, in the hands of whoever launched it.
+//! The handle of a running job.
 
 use std::process::{ChildStdin, ChildStdout};
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use super::report::JobReport;
 use super::requests::Requests;
 use super::supervisor::{Plan, Rank, Supervisor};
 
-/// How long killed ranks may take to be gone.
+/// How long killed ranks may take to end.
 const KILLED: Duration = Duration::from_secs(5);
 
 /// A signal for [`Job::signal`].
@@ -31,7 +31,7 @@ pub enum Signal {
     Continue,
 }
 
-/// The ranks of one launcher while they run. Dropping it kills them.
+/// The running ranks of one launcher. Dropping it kills them.
 pub struct Job {
     ranks: Vec<Rank>,
     requests: Arc<Requests>,
@@ -86,22 +86,22 @@ impl Job {
         self.ranks.iter().map(|rank| rank.rank)
     }
 
-    /// The process id of a rank; it stays taken until the job is over.
+    /// The process id of a rank. It is not reused until the job has ended.
     pub fn pid(&self, rank: u32) -> Result<u32> {
         self.rank(rank).map(|rank| rank.pid)
     }
 
-    /// The pipe to a rank's standard input, once, under [`Output::Piped`](super::Output::Piped).
+    /// The pipe to a rank's standard input, for [`Output::Piped`](super::Output::Piped). It can be taken once.
     pub fn take_stdin(&mut self, rank: u32) -> Result<ChildStdin> {
         self.rank_mut(rank)?.stdin.take().ok_or_else(|| no_pipe(rank, "input"))
     }
 
-    /// The pipe from a rank's standard output, once, under [`Output::Piped`](super::Output::Piped).
+    /// The pipe from a rank's standard output, for [`Output::Piped`](super::Output::Piped). It can be taken once.
     pub fn take_stdout(&mut self, rank: u32) -> Result<ChildStdout> {
         self.rank_mut(rank)?.stdout.take().ok_or_else(|| no_pipe(rank, "output"))
     }
 
-    /// Sends a signal to a rank's process. One that has ended is not signalled, nor is it an error.
+    /// Sends a signal to a rank's process. If the process has ended, nothing happens.
     pub fn signal(&self, rank: u32, signal: Signal) -> Result {
         let signal = match signal {
             Signal::Interrupt => rustix::process::Signal::INT,
@@ -127,7 +127,7 @@ impl Job {
         Ok(poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok_and(|n| n > 0))
     }
 
-    /// Waits for the end of all ranks. Past the deadline they are killed, and the error names those that still ran.
+    /// Waits for the end of all ranks. At the deadline the rest are killed, and the error names them.
     pub fn wait(self, deadline: Instant) -> Result<JobReport> {
         if let Some(report) = self.over.until(deadline) {
             return Ok(self.node.finish(report, Some(deadline)));
@@ -139,8 +139,8 @@ impl Job {
         Err(Error::new(ErrorKind::Timeout, format!("launched ranks {what}")).guilty(running))
     }
 
-    /// Waits for the end of all ranks. Past the deadline they get SIGTERM and, after the grace time, SIGKILL; the error
-    /// names those that still ran then.
+    /// Waits for the end of all ranks. At the deadline the rest get SIGTERM and, after the grace time, SIGKILL; the
+    /// error names them.
     pub(super) fn wait_or_end(self, deadline: Instant, grace: Duration) -> Result<JobReport> {
         if let Some(report) = self.over.until(deadline) {
             return Ok(self.node.finish(report, Some(deadline)));
@@ -169,7 +169,7 @@ impl Job {
 impl Drop for Job {
     fn drop(&mut self) {
         self.requests.kill();
-        // Gone before the caller goes on, unless the system cannot kill them.
+        // Waits until the ranks are gone, unless the system cannot kill them.
         let _ = self.over.until(Instant::now() + KILLED);
     }
 }

@@ -1,18 +1,18 @@
-//! Cuts a stream into lines with the rank in front.
+//! Cuts a stream into lines and puts the rank in front of each.
 
 /// A line longer than this is printed in pieces.
 const LONGEST_LINE: usize = 64 << 10;
 
-/// The lines of one stream. One that ends in a carriage return (a progress bar) is shown, too, to be overwritten by the
-/// next.
+/// The lines of one stream. A line that ends in a carriage return (a progress bar) is shown, too, and the next line
+/// overwrites it.
 pub(super) struct Lines {
     prefix: String,
     line: Vec<u8>,
-    /// How much of the line has been shown.
+    /// How many bytes of the line have been shown.
     shown: usize,
-    /// The line has ended in a carriage return: a newline completes it, anything else begins the next.
+    /// The line has ended in a carriage return. A newline completes it; any other byte begins the next line.
     returned: bool,
-    /// It began behind a carriage return.
+    /// The line began after a carriage return.
     progress: bool,
 }
 
@@ -60,12 +60,12 @@ impl Lines {
         self.line.extend_from_slice(text);
     }
 
-    /// Whether there is something to show although its end has not come: programs also write the carriage return first.
+    /// Whether an unfinished line should be shown: programs also write the carriage return first.
     pub(super) fn waits(&self) -> bool {
         self.progress && self.shown < self.line.len()
     }
 
-    /// What waits.
+    /// The unfinished line.
     pub(super) fn so_far(&mut self) -> Vec<u8> {
         let mut out = Vec::new();
         if self.waits() {
@@ -74,7 +74,7 @@ impl Lines {
         out
     }
 
-    /// What is left at the end, as a line.
+    /// The rest at the end of the stream, as a line.
     pub(super) fn rest(&mut self) -> Vec<u8> {
         let mut out = Vec::new();
         if !self.line.is_empty() {
@@ -83,7 +83,7 @@ impl Lines {
         out
     }
 
-    /// The line, to be overwritten.
+    /// Writes the line so that the next can overwrite it.
     fn show(&mut self, out: &mut Vec<u8>) {
         if self.shown < self.line.len() {
             out.extend_from_slice(self.prefix.as_bytes());
@@ -139,7 +139,7 @@ mod tests {
         assert_eq!(lines.push(b"1 of 3\r2 of"), b"[1] 1 of 3\r");
         assert_eq!(lines.push(b" 3\r"), b"[1] 2 of 3\r");
         assert_eq!(lines.push(b"3 of 3\n"), b"[1] 3 of 3\n");
-        // The carriage return comes first, and nothing behind the text.
+        // The carriage return comes first, and nothing after the text.
         assert_eq!(lines.push(b"\r1 of 2"), b"");
         assert!(lines.waits());
         assert_eq!(lines.so_far(), b"[1] 1 of 2\r");
@@ -147,7 +147,7 @@ mod tests {
         assert_eq!(lines.push(b"\r2 of 2"), b"");
         assert_eq!(lines.push(b"\n"), b"[1] 2 of 2\n");
         assert!(lines.rest().is_empty());
-        // A line that is no progress waits for its end.
+        // A line that is not a progress line waits for its end.
         assert_eq!(lines.push(b"half"), b"");
         assert!(!lines.waits());
         assert_eq!(lines.rest(), b"[1] half\n");

@@ -1,5 +1,5 @@
-//! The process launcher: starts the ranks of a job on this host, hosts their store, and tells which of them failed first
-//! and how.
+//! The process launcher: it starts the ranks of a job on this host, serves their store, and reports which rank failed
+//! first and how.
 
 mod child;
 mod environment;
@@ -27,23 +27,23 @@ use child::RankPlan;
 use nodes::Node;
 use supervisor::Plan;
 
-/// What becomes of the ranks' standard output and error.
+/// What happens to the ranks' standard output and error.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Output {
-    /// Goes line by line to the launcher's own, each line with its rank in front.
+    /// It goes line by line to the launcher's own, each line with its rank in front.
     #[default]
     Prefixed,
     /// The ranks write to the launcher's own directly. Errors then cannot quote a rank's last lines.
     Inherit,
-    /// Is kept for the [`JobReport`], the last 16 MiB of each.
+    /// It is kept for the [`JobReport`], the last 16 MiB of each stream.
     Captured,
-    /// Standard input and output are pipes for the caller ([`Job::take_stdin`], [`Job::take_stdout`]); standard error goes
-    /// as under [`Prefixed`](Output::Prefixed).
+    /// Standard input and output are pipes for the caller ([`Job::take_stdin`], [`Job::take_stdout`]). Standard error
+    /// is handled as for [`Prefixed`](Output::Prefixed).
     Piped,
 }
 
-/// Which ranks get the launcher's standard input; the others find theirs empty.
+/// Which ranks get the launcher's standard input. The standard input of the others is empty.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Stdin {
@@ -52,22 +52,22 @@ pub enum Stdin {
     None,
     /// Rank 0.
     Rank0,
-    /// All of this host, each the whole of it. It goes as fast as the slowest of them reads.
+    /// All ranks of this host; each gets all of it. The slowest reader sets the speed.
     All,
 }
 
-/// Most ranks on one host, and most hosts.
+/// The largest number of ranks on one host.
 pub const MOST_RANKS: u32 = 1 << 14;
-/// See [`MOST_RANKS`].
+/// The largest number of hosts.
 pub const MOST_HOSTS: u32 = 1 << 16;
 
 type PerRank<T> = Box<dyn Fn(u32) -> T + Send>;
 
-/// A job to be launched: a program, and how many ranks of it.
+/// The settings of a job: a program, its arguments, and the number of ranks.
 ///
-/// Ranks find torchrun's variables (`RANK`, `WORLD_SIZE`, `LOCAL_RANK`, `MASTER_ADDR`, ..), so that `init("env://")` and
-/// PyTorch's `init_process_group` find each other through the launcher's store. When a rank fails, the others get SIGTERM
-/// and, after a grace time, SIGKILL. No rank outlives the launcher.
+/// The ranks get torchrun's variables (`RANK`, `WORLD_SIZE`, `LOCAL_RANK`, `MASTER_ADDR`, ..), so `init("env://")` and
+/// PyTorch's `init_process_group` find each other through the launcher's store. When a rank fails, the others get
+/// SIGTERM and, after a grace time, SIGKILL. No rank outlives the launcher.
 ///
 /// ```no_run
 /// use c10d_rendezvous::launch::Launch;
@@ -97,7 +97,7 @@ pub struct Launch {
 }
 
 impl Launch {
-    /// `program` is looked up as a shell would.
+    /// A job of one rank. `program` is looked up in `PATH`, as a shell does.
     pub fn new<A: AsRef<OsStr>>(program: impl AsRef<OsStr>, args: impl IntoIterator<Item = A>) -> Launch {
         Launch {
             program: program.as_ref().into(),
@@ -120,100 +120,103 @@ impl Launch {
         }
     }
 
-    /// Ranks on this host; every host has the same number.
+    /// Sets the number of ranks on this host. It must be the same on every host.
     pub fn ranks(mut self, n: u32) -> Launch {
         self.ranks = n;
         self
     }
 
-    /// Hosts in all; each runs a launcher with its own [`node_rank`](Launch::node_rank) and the same
-    /// [`rdzv`](Launch::rdzv).
+    /// Sets the total number of hosts. Each host runs a launcher with its own [`node_rank`](Launch::node_rank) and the
+    /// same [`rdzv`](Launch::rdzv).
     pub fn nnodes(mut self, n: u32) -> Launch {
         self.nodes = n;
         self
     }
 
-    /// Which of the hosts this is; host 0 serves the store.
+    /// Sets the number of this host, from 0. Host 0 serves the store.
     pub fn node_rank(mut self, node: u32) -> Launch {
         self.node_rank = node;
         self
     }
 
-    /// `host:port` of the store on host 0. Without it, one host uses a free port of its loopback address.
+    /// Sets `host:port` of the store on host 0. A job on one host does not need it; then the store uses a free port of
+    /// the loopback address.
     pub fn rdzv(mut self, endpoint: impl Into<String>) -> Launch {
         self.rdzv = Some(endpoint.into());
         self
     }
 
-    /// A variable for every rank.
+    /// Sets an environment variable of every rank.
     pub fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Launch {
         self.env.push((name.as_ref().into(), value.as_ref().into()));
         self
     }
 
-    /// Variables that differ by rank; they win over all others.
+    /// Sets variables that differ between ranks. They override all others.
     pub fn per_rank_env(mut self, f: impl Fn(u32) -> Vec<(OsString, OsString)> + Send + 'static) -> Launch {
         self.per_rank_env = Some(Box::new(f));
         self
     }
 
-    /// Words to put before program and arguments, by rank: `numactl`, `ip netns exec`, a debugger. Empty: none.
+    /// Sets the command to put before program and arguments, for each rank: `numactl`, `ip netns exec`, a debugger. An
+    /// empty list means none.
     pub fn per_rank_wrapper(mut self, f: impl Fn(u32) -> Vec<OsString> + Send + 'static) -> Launch {
         self.wrapper = Some(Box::new(f));
         self
     }
 
-    /// What becomes of output.
+    /// Sets what happens to the output.
     pub fn output(mut self, output: Output) -> Launch {
         self.output = output;
         self
     }
 
-    /// Which ranks get this process's standard input; none unless set. Under [`Output::Piped`] it is the caller's.
+    /// Sets which ranks get this process's standard input; none unless set. With [`Output::Piped`] the caller writes
+    /// it.
     pub fn stdin(mut self, stdin: Stdin) -> Launch {
         self.stdin = stdin;
         self
     }
 
-    /// Which ranks must end well; all unless set. Any other choice makes the others go on when a rank fails.
+    /// Sets which ranks must succeed; all unless set. With any other choice, the others go on when a rank fails.
     pub fn success(mut self, success: Success) -> Launch {
         self.success = success;
         self.keep_going |= success != Success::All;
         self
     }
 
-    /// A failing rank does not end the others.
+    /// Lets the other ranks go on when a rank fails.
     pub fn keep_going(mut self) -> Launch {
         self.keep_going = true;
         self
     }
 
-    /// Time between SIGTERM and SIGKILL; 5 s unless set.
+    /// Sets the time between SIGTERM and SIGKILL; 5 s unless set.
     pub fn grace(mut self, grace: Duration) -> Launch {
         self.grace = grace;
         self
     }
 
-    /// How long the launchers of several hosts look for each other; 300 s unless set.
+    /// Sets how long the launchers of several hosts wait for each other; 300 s unless set.
     pub fn join_timeout(mut self, timeout: Duration) -> Launch {
         self.join_timeout = timeout;
         self
     }
 
-    /// Ends the job after this time, as by SIGTERM to this process; [`run`](Launch::run) then gives an error. Without it,
-    /// a job may run as long as its ranks do.
+    /// Sets the time limit of the job. After it the job ends as by SIGTERM to this process, and [`run`](Launch::run)
+    /// returns an error. Without it, a job may run as long as its ranks do.
     pub fn timeout(mut self, timeout: Duration) -> Launch {
         self.timeout = Some(timeout);
         self
     }
 
-    /// Launches the ranks and waits for their end. What became of them is in the report; an error means that nothing was
-    /// run, or that the time limit passed.
+    /// Launches the ranks and waits for their end. The report has the result of each rank. An error means that nothing
+    /// was run, or that the time limit passed.
     ///
-    /// Signals to this process are passed on. After SIGINT and SIGTERM the ranks have the grace time, then they are
-    /// killed; a second SIGINT, a second later or more, kills them at once. SIGHUP (unless this process ignores it),
-    /// SIGUSR1, SIGUSR2 and SIGWINCH mean what the ranks make of them. When nobody reads the ranks' output any more, they
-    /// are ended.
+    /// Signals to this process are passed on to the ranks. After SIGINT and SIGTERM the ranks have the grace time, then
+    /// they are killed; a second SIGINT, at least a second later, kills them at once. The ranks decide what SIGHUP
+    /// (unless this process ignores it), SIGUSR1, SIGUSR2 and SIGWINCH do. If nobody reads the ranks' output any more,
+    /// the ranks are ended.
     pub fn run(mut self) -> Result<JobReport> {
         self.forward_signals = true;
         let (timeout, grace) = (self.timeout, self.grace);
@@ -224,7 +227,7 @@ impl Launch {
         }
     }
 
-    /// Launches the ranks and gives a handle to them; dropping it kills them.
+    /// Launches the ranks and returns their handle. Dropping the handle kills them.
     pub fn spawn(self) -> Result<Job> {
         if self.ranks == 0 || self.nodes == 0 {
             return Err(Error::invalid("launch: there must be at least one rank and one host"));

@@ -1,4 +1,4 @@
-//! The ranks' output: read as it comes, kept within bounds, printed by whole lines.
+//! The ranks' output: it is read as it comes, kept within limits, and printed by whole lines.
 
 use std::fs::File;
 use std::io::{self, IsTerminal, Read, Write};
@@ -12,9 +12,9 @@ use super::lines::Lines;
 use super::report::Captured;
 use super::requests::Requests;
 
-/// How long the beginning of a line that overwrites another may wait for its end.
+/// How long an unfinished line that overwrites another may wait for its end.
 const PROGRESS: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
-/// Kept of each captured stream, and of standard error for the report.
+/// The largest number of bytes kept of each captured stream, and of standard error for the report.
 const CAPTURE: usize = 16 << 20;
 const TAIL: usize = 4 << 10;
 const TAIL_LINES: usize = 20;
@@ -30,12 +30,12 @@ pub(super) struct Stream {
     source: File,
     index: usize,
     channel: Channel,
-    /// `None`: capture.
+    /// The line splitter; `None` if the stream is captured.
     lines: Option<Lines>,
 }
 
 impl Stream {
-    /// `index` is the rank's place on this host.
+    /// A stream of the rank with this index on this host.
     pub(super) fn new(source: OwnedFd, index: usize, rank: u32, channel: Channel, capture: bool) -> io::Result<Stream> {
         rustix::io::ioctl_fionbio(&source, true)?;
         let lines = if capture { None } else { Some(Lines::new(rank)) };
@@ -43,11 +43,11 @@ impl Stream {
     }
 }
 
-/// What is kept, per rank of this host.
+/// The kept output of each rank of this host.
 pub(super) type Kept = Arc<Mutex<Vec<Captured>>>;
 
-/// Reads all streams to their ends, or until `stop` becomes readable and nothing more is there. Tells when nobody reads
-/// what is printed any more.
+/// Reads all streams to their ends, or until `stop` becomes readable and no more data is there. Reports if nobody reads
+/// the printed output any more.
 pub(super) fn pump(mut streams: Vec<Stream>, kept: &Kept, stop: &OwnedFd, requests: &Requests) {
     let mut buffer = vec![0; 64 << 10];
     let mut printer = Printer { requests, open: None, lost: [false; 2] };
@@ -95,9 +95,9 @@ fn keep(stream: &Stream, bytes: &[u8], kept: &Kept) {
 
 struct Printer<'a> {
     requests: &'a Requests,
-    /// Whose line, to be overwritten, was printed last.
+    /// The stream whose unfinished line was printed last.
     open: Option<(usize, Channel)>,
-    /// Whether output and errors go nowhere.
+    /// Whether standard output and standard error are closed.
     lost: [bool; 2],
 }
 
@@ -109,7 +109,7 @@ impl Printer<'_> {
         if text.is_empty() || self.lost[channel as usize] {
             return;
         }
-        // Another's line takes the place of one that is to be overwritten; in a file it comes below it.
+        // On a terminal the line of another stream replaces an unfinished line; in a file it follows below.
         let between: &[u8] = match self.open {
             Some(open) if open != me && is_terminal(channel) => b"\x1b[K",
             Some(open) if open != me && open.1 == channel => b"\n",
@@ -124,7 +124,7 @@ impl Printer<'_> {
         self.lost[channel as usize] = true;
         match channel {
             Channel::Out if e.kind() == io::ErrorKind::BrokenPipe => self.requests.reader_gone(),
-            // Without its own words a job is still a job.
+            // A closed standard error does not end the job.
             Channel::Err => {}
             Channel::Out => {
                 let _ = writeln!(io::stderr(), "c10d: the ranks' output is lost from here on: {e}");
@@ -146,7 +146,7 @@ fn write(to: &mut impl Write, between: &[u8], text: &[u8]) -> io::Result<()> {
     to.flush()
 }
 
-/// The last lines of what was kept of standard error.
+/// The last lines of the kept standard error.
 pub(super) fn tail(stderr: &[u8]) -> String {
     let text = String::from_utf8_lossy(&stderr[stderr.len().saturating_sub(TAIL)..]).into_owned();
     let lines: Vec<&str> = text.lines().collect();

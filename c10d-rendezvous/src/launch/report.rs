@@ -1,20 +1,20 @@
-//! What became of the ranks.
+//! The results of a job.
 
 use std::fmt;
 use std::time::Duration;
 
 use c10d_core::{Error, ErrorKind, Result};
 
-/// Which ranks of a host must end well for a job to be a success.
+/// Which ranks of a host must succeed for the job to be a success.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Success {
     /// All of them.
     #[default]
     All,
-    /// Those that nothing killed, at least one: for programs that go on without the dead (`shrink`).
+    /// All ranks that were not killed, and at least one: for programs that go on without the dead (`shrink`).
     Survivors,
-    /// At least one, whatever becomes of the others.
+    /// At least one, whatever happens to the others.
     Any,
 }
 
@@ -33,12 +33,12 @@ pub struct Exit {
 }
 
 impl Exit {
-    /// Whether it ended well.
+    /// Whether it succeeded.
     pub fn success(&self) -> bool {
         self.code == Some(0)
     }
 
-    /// Its status as a shell tells it: the exit code, or 128 + the signal.
+    /// Its status as a shell reports it: the exit code, or 128 + the signal.
     pub fn status(&self) -> i32 {
         self.code.unwrap_or_else(|| 128 + self.signal.unwrap_or(0))
     }
@@ -63,7 +63,7 @@ impl fmt::Display for Exit {
 pub struct Failure {
     /// How it ended.
     pub exit: Exit,
-    /// Its last lines of standard error, where the launcher saw them.
+    /// Its last lines of standard error, if the launcher read them.
     pub stderr: String,
 }
 
@@ -90,7 +90,7 @@ pub struct Captured {
     pub stderr: Vec<u8>,
 }
 
-/// What became of a job.
+/// The result of a job.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct JobReport {
@@ -98,7 +98,7 @@ pub struct JobReport {
     pub exits: Vec<Exit>,
     /// The first rank of this host that failed, before the launcher ended anything.
     pub failure: Option<Failure>,
-    /// What a launcher on another host said of a rank that failed there first.
+    /// The report of a launcher on another host about a rank that failed there first.
     pub elsewhere: Option<String>,
     /// The first of SIGINT and SIGTERM that this process passed on to the ranks, if it got one.
     pub forwarded: Option<i32>,
@@ -106,18 +106,18 @@ pub struct JobReport {
     pub reader_gone: bool,
     /// Ranks of this host that did not end within the grace time, and were killed.
     pub overdue: Vec<u32>,
-    /// Which ranks had to end well.
+    /// Which ranks had to succeed.
     pub success: Success,
-    /// Output per rank of this host, under [`Output::Captured`](super::Output::Captured).
+    /// The output of each rank of this host, for [`Output::Captured`](super::Output::Captured).
     pub output: Vec<Captured>,
     /// From the first rank's start to the last one's end.
     pub elapsed: Duration,
 }
 
 impl JobReport {
-    /// The exit code for a program that launched this job: 0 where all went well; else 128 + signal where one was passed
-    /// on, the status of the rank that failed first (128 + the signal that killed it), 141 (128 + SIGPIPE) where nobody
-    /// read the output any more, or 1 where a rank failed on another host.
+    /// The exit code for a program that launched this job: 0 if the job was a success; otherwise 128 + signal if a
+    /// signal was passed on, the status of the rank that failed first (128 + the signal that killed it), 141 (128 +
+    /// SIGPIPE) if nobody read the output any more, or 1 if a rank failed on another host.
     pub fn exit_code(&self) -> i32 {
         let failed = self.exits.iter().map(Exit::status).find(|status| *status != 0);
         match (&self.failure, self.forwarded) {
@@ -130,7 +130,7 @@ impl JobReport {
         }
     }
 
-    /// Whether ranks failed, but not those on which success depends.
+    /// Whether only ranks failed on which the success does not depend.
     fn forgiven(&self) -> bool {
         let tolerable = |exit: &Exit| match self.success {
             Success::All => exit.success(),
@@ -141,7 +141,7 @@ impl JobReport {
         asked && self.exits.iter().any(Exit::success) && self.exits.iter().all(tolerable)
     }
 
-    /// The report of a job that went well, else an error that names the rank that failed first.
+    /// Returns the report of a successful job, or an error that names the rank that failed first.
     pub fn ok(self) -> Result<JobReport> {
         if self.forgiven() {
             return Ok(self);

@@ -1,4 +1,4 @@
-//! What the owner of a job asks of the thread that supervises it, and what that thread tells.
+//! Requests of a job's owner to the thread that supervises it, and reports of that thread.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -7,22 +7,22 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use c10d_core::sync::Mutex;
 use rustix::event::{EventfdFlags, eventfd};
 
-/// What the owner of the job asks of the supervisor.
+/// The requests to the supervisor, and its reports.
 pub(super) struct Requests {
     wake: OwnedFd,
     kill: AtomicBool,
     end: AtomicBool,
     reader_gone: AtomicBool,
-    /// A failure on another host, and one on this host, in words.
+    /// The texts of a failure on another host and of one on this host.
     elsewhere: Mutex<Option<String>>,
     here: Mutex<Option<String>>,
-    /// Wakes whoever tells the other hosts; that all ranks here have ended; that nobody is interested any more.
+    /// Wakes the thread that informs the other hosts; whether all ranks here have ended; whether the job is given up.
     news: OwnedFd,
     done: AtomicBool,
     over: AtomicBool,
 }
 
-/// What was asked of the supervisor.
+/// The requests to the supervisor since the last look.
 pub(super) struct Asked {
     pub(super) kill: bool,
     pub(super) end: bool,
@@ -45,54 +45,54 @@ impl Requests {
         })
     }
 
-    /// Kill all ranks now.
+    /// Asks to kill all ranks now.
     pub(super) fn kill(&self) {
         self.kill.store(true, Ordering::Release);
         raise(&self.wake);
     }
 
-    /// End all ranks, with time to be orderly about it.
+    /// Asks to end all ranks, with the grace time.
     pub(super) fn end(&self) {
         self.end.store(true, Ordering::Release);
         raise(&self.wake);
     }
 
-    /// End all ranks: nobody reads their output any more.
+    /// Asks to end all ranks, since nobody reads their output any more.
     pub(super) fn reader_gone(&self) {
         self.reader_gone.store(true, Ordering::Release);
         raise(&self.wake);
     }
 
-    /// End the ranks: one failed on another host.
+    /// Asks to end the ranks, since one failed on another host.
     pub(super) fn failed_elsewhere(&self, what: String) {
         self.elsewhere.lock().get_or_insert(what);
         raise(&self.wake);
     }
 
-    /// A rank failed on this host.
+    /// Reports that a rank failed on this host.
     pub(super) fn failed_here(&self, what: String) {
         self.here.lock().get_or_insert(what);
         raise(&self.news);
     }
 
-    /// All ranks of this host have ended.
+    /// Reports that all ranks of this host have ended.
     pub(super) fn done(&self) {
         self.done.store(true, Ordering::Release);
         raise(&self.news);
     }
 
-    /// The job is given up.
+    /// Reports that the job is given up.
     pub(super) fn over(&self) {
         self.over.store(true, Ordering::Release);
         raise(&self.news);
     }
 
-    /// What is readable when something was asked.
+    /// A descriptor that is readable after a request.
     pub(super) fn wake(&self) -> &OwnedFd {
         &self.wake
     }
 
-    /// What was asked since the last look.
+    /// Takes the requests since the last call.
     pub(super) fn take(&self) -> Asked {
         let _ = rustix::io::read(&self.wake, &mut [0; 8]);
         Asked {
@@ -103,26 +103,27 @@ impl Requests {
         }
     }
 
-    /// What is readable when there is something to tell the other hosts.
+    /// A descriptor that is readable when there is a report for the other hosts.
     pub(super) fn news(&self) -> &OwnedFd {
         &self.news
     }
 
-    /// What failed on this host, told once; whether its ranks have ended; whether the job is given up.
+    /// Takes the reports: the failure on this host (once), whether its ranks have ended, and whether the job is given
+    /// up.
     pub(super) fn take_news(&self) -> (Option<String>, bool, bool) {
         let _ = rustix::io::read(&self.news, &mut [0; 8]);
-        // The flags first: what failed was said before them.
+        // The flags are read first, since a failure is written before them.
         let (done, over) = (self.done.load(Ordering::Acquire), self.over.load(Ordering::Acquire));
         (self.here.lock().take(), done, over)
     }
 }
 
-/// Something to be woken by.
+/// Makes an event descriptor.
 pub(super) fn event() -> io::Result<OwnedFd> {
     Ok(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?)
 }
 
-/// Wakes whoever polls it.
+/// Wakes the thread that polls it.
 pub(super) fn raise(event: &OwnedFd) {
     let _ = rustix::io::write(event, &1u64.to_ne_bytes());
 }

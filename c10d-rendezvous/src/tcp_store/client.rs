@@ -1,4 +1,4 @@
-//! The client: PyTorch's verbs, each with a deadline.
+//! The client: PyTorch's store methods, each with a deadline.
 
 use std::io;
 use std::net::SocketAddr;
@@ -14,23 +14,23 @@ use super::link::{GRACE, Link, Refused};
 use super::protocol::{Command, Write};
 use super::{Limits, TcpStoreServer, resolve};
 
-/// Idle connections kept for later calls.
+/// The number of idle connections that are kept for later calls.
 const IDLE: usize = 4;
-/// One attempt to connect, and the pauses between attempts.
+/// The time limit of one attempt to connect, and the pauses between attempts.
 const ATTEMPT: Duration = Duration::from_secs(10);
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
-/// How long a want of descriptors is waited out.
+/// How long a call waits for a free descriptor.
 const SCARCE: Duration = Duration::from_secs(1);
-/// How long the server of this process serves on after its own client left.
+/// How long the server of this process goes on after its own client has left.
 const LINGER: Duration = Duration::from_secs(5);
 
 /// A client of a TCPStore server, PyTorch's or [`TcpStoreServer`]. Clones share their connections.
 ///
-/// Keys are prefixed with `/` as PyTorch's client does. Calls from several threads run side by side, each on a
-/// connection of its own; writing verbs return when the server has executed them. A connection that failed or timed out
-/// is replaced at the next call. A forked child that uses its copy makes a connection for each call; dropping the copy
-/// does nothing, to a server either.
+/// Keys are prefixed with `/`, as PyTorch's client does. Calls from several threads run in parallel, each on its own
+/// connection. Writing methods return when the server has executed them. A connection that failed or timed out is
+/// replaced at the next call. A forked child that uses its copy opens a connection for each call; dropping the copy
+/// does nothing, also to a server.
 #[derive(Clone)]
 pub struct TcpStore(Arc<Shared>);
 
@@ -44,7 +44,7 @@ impl WeakStore {
 }
 
 struct Shared {
-    /// Whose connections and server these are.
+    /// The process that owns the connections and the server.
     owner: Process,
     addr: SocketAddr,
     limits: Limits,
@@ -65,7 +65,11 @@ impl Drop for Shared {
 }
 
 impl TcpStore {
-    /// Connects, trying again until the deadline: the server may start later.
+    /// Connects to a server, which may start later: it tries again until the deadline.
+    ///
+    /// # Errors
+    ///
+    /// `Store` if no server answered by the deadline.
     pub fn connect(host: &str, port: u16, deadline: Instant) -> Result<TcpStore> {
         let began = Instant::now();
         let mut attempts = 0;
@@ -77,7 +81,7 @@ impl TcpStore {
             attempts += 1;
             match TcpStore::attempt(host, port, deadline.min(Instant::now() + ATTEMPT)) {
                 Ok((addr, link)) => return Ok(TcpStore::with(addr, vec![link], None)),
-                // That the time was up in the middle of an attempt tells less than why the one before failed.
+                // A timeout during an attempt tells less than the failure of the attempt before.
                 Err(e) if e.kind() == io::ErrorKind::TimedOut && cause.is_some() => {}
                 Err(e) => cause = Some(e),
             }
@@ -108,7 +112,7 @@ impl TcpStore {
                      and reachable?"
                 ));
             }
-            // Ranks that start together should not knock together.
+            // Ranks that start at the same time should not connect at the same time.
             let jitter = f64::from(now.duration_since(began).subsec_nanos() % 1000) / 1000.0;
             std::thread::sleep(pause.mul_f64(0.5 + jitter).min(deadline - now));
             pause = (pause * 2).min(LONGEST_PAUSE);
@@ -119,7 +123,7 @@ impl TcpStore {
         let mut last = io::Error::from(io::ErrorKind::TimedOut);
         let addrs = resolve(host, port, deadline)?;
         for (i, addr) in addrs.iter().copied().enumerate() {
-            // An address that swallows packets must leave time for the next.
+            // An address that drops packets must leave time for the next one.
             let share = deadline.saturating_duration_since(Instant::now()) / (addrs.len() - i) as u32;
             match Link::open(addr, Instant::now() + share) {
                 Ok(link) => return Ok((addr, link)),
@@ -129,25 +133,25 @@ impl TcpStore {
         Err(last)
     }
 
-    /// A client of a server that lives as long as this client and its clones, and then until the others have left, at
-    /// most five seconds.
+    /// Returns a client that owns the server. The server lives as long as this client and its clones, and then until
+    /// the other clients have left, at most five seconds.
     pub fn hosting(server: TcpStoreServer, deadline: Instant) -> Result<TcpStore> {
         let (addr, link) = own_link(&server, deadline)?;
         Ok(TcpStore::with(addr, vec![link], Some(server)))
     }
 
-    /// A client of a server of this process that somebody else keeps alive.
+    /// A client of a server of this process that another owner keeps alive.
     pub(crate) fn of_this_process(server: &TcpStoreServer, deadline: Instant) -> Result<TcpStore> {
         let (addr, link) = own_link(server, deadline)?;
         Ok(TcpStore::with(addr, vec![link], None))
     }
 
-    /// Closes the connections that nobody uses now.
+    /// Closes the idle connections.
     pub(crate) fn hang_up(&self) {
         self.0.idle.lock().clear();
     }
 
-    /// A handle that keeps neither client nor server alive.
+    /// A weak handle, which keeps neither client nor server alive.
     pub(crate) fn downgrade(&self) -> WeakStore {
         WeakStore(Arc::downgrade(&self.0))
     }
@@ -162,7 +166,7 @@ impl TcpStore {
         self.0.addr
     }
 
-    /// Runs one exchange on a connection of its own, and keeps the connection if it went well.
+    /// Runs one exchange on its own connection, and keeps the connection if the exchange succeeded.
     pub(super) fn call<R>(
         &self,
         verb: &str,
@@ -205,7 +209,7 @@ impl TcpStore {
 
     fn idle_link(&self) -> Option<Link> {
         if !self.0.owner.is_current() {
-            // These are the parent's.
+            // The connections belong to the parent process.
             return None;
         }
         loop {
@@ -224,7 +228,7 @@ impl TcpStore {
         })
     }
 
-    /// An exchange without an answer; a ping behind it tells that it was executed.
+    /// An exchange without an answer. A ping after it tells when it was executed.
     pub(super) fn tell(&self, verb: &str, keys: &[&str], mut request: Vec<u8>, deadline: Instant) -> Result {
         let nonce = std::process::id();
         request.ping(nonce);
@@ -244,7 +248,7 @@ impl TcpStore {
         Error::new(ErrorKind::Store, format!("timed out at the store {}{}: {why}", self.0.addr, names(keys)))
     }
 
-    /// Waits for the keys, then runs the second half of the verb on the same connection.
+    /// Waits for the keys, then runs the second half of the method on the same connection.
     pub(super) fn wait_then<R>(
         &self,
         keys: &[&str],
@@ -254,7 +258,7 @@ impl TcpStore {
         let request = self.limits().list_request(Command::Wait, keys)?;
         let found = self.call("wait for", keys, deadline, |link| {
             if link.wait(&request, deadline, GRACE)? {
-                // The keys may have come at the last moment.
+                // The keys may have appeared at the last moment.
                 then(link, deadline.max(Instant::now() + GRACE)).map(Ok)
             } else {
                 self.absent(keys, link).map(Err)
@@ -263,7 +267,7 @@ impl TcpStore {
         found.map_err(|absent| self.timed_out(&absent, "no rank has set this"))
     }
 
-    /// Those of the keys that are not there: whoever waits in vain wants to know for whom.
+    /// The keys that do not exist, for the error of a wait that timed out.
     fn absent<'a>(&self, keys: &[&'a str], link: &mut Link) -> io::Result<Vec<&'a str>> {
         const FEW: usize = 256;
         let deadline = Instant::now() + GRACE;
@@ -281,7 +285,7 @@ impl TcpStore {
     }
 }
 
-/// Opens a connection; a want of descriptors, here or at the server, may pass.
+/// Opens a connection. If there is no descriptor, here or at the server, it tries again for a while.
 fn opened(addr: SocketAddr, deadline: Instant) -> io::Result<Link> {
     let until = deadline.min(Instant::now() + SCARCE);
     loop {
@@ -294,12 +298,12 @@ fn opened(addr: SocketAddr, deadline: Instant) -> io::Result<Link> {
     }
 }
 
-/// Whether there were no descriptors, here or at the server.
+/// Whether descriptors ran out, here or at the server.
 fn is_scarce(e: &io::Error) -> bool {
     Refused::is(e) || matches!(e.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
 }
 
-/// What could not be done at the store; who ran out of something, where that is why.
+/// The error of a failed request. If a resource ran out, it says on which side.
 fn failed(what: String, e: io::Error) -> Error {
     if Refused::is(&e) {
         return Error::new(ErrorKind::Resource, format!("{what}: {e}")).caused_by(e);

@@ -17,31 +17,31 @@ const ENOUGH_UNSENT: usize = 1 << 20;
 const SENT_PER_TURN: usize = 256 << 10;
 
 pub(super) struct Connection {
-    /// Before the stream, so that it ends before the descriptor is closed.
+    /// It is declared before the stream, so that it is dropped before the descriptor is closed.
     _private: Private,
     pub(super) stream: TcpStream,
     pub(super) peer: SocketAddr,
     pub(super) out: Vec<u8>,
     parser: Parser,
-    /// Received, not yet parsed: more answers would not fit.
+    /// Received but not yet parsed, since more answers would not fit.
     backlog: Vec<u8>,
     sent: usize,
-    /// A request was completed or bytes were taken since somebody asked.
+    /// Whether a request was completed or bytes were sent since the last check.
     progress: bool,
-    /// When the client must have validated, completed its request, or taken its answers.
+    /// The time by which the client must have validated, completed its request, or read its answers.
     pub(super) due: Option<Instant>,
-    /// What this connection has in the server's sum of buffers.
+    /// The bytes of this connection in the server's sum of buffers.
     pub(super) accounted: usize,
-    /// A request about many keys, of which a part is done.
+    /// A request about many keys that is partly done.
     pub(super) task: Option<Task>,
-    /// When it asked for something last.
+    /// The time of its last request.
     pub(super) active: Instant,
     pub(super) since: Instant,
-    /// It has set, taken or waited for something.
+    /// Whether it has set, read or waited for a key.
     pub(super) member: bool,
-    /// It had more to do than fits into a turn, and waits for the next.
+    /// Whether it had more work than fits into a turn, and waits for the next one.
     pub(super) busy: bool,
-    /// Work that it did beyond its turns.
+    /// The work that it did beyond its turns.
     pub(super) debt: usize,
 }
 
@@ -76,7 +76,7 @@ impl Connection {
         self.parser.held() + self.backlog.len() + self.out.len() + task
     }
 
-    /// Whether the client owes us something: the rest of a request, or room for answers.
+    /// Whether the server waits for the client: for the rest of a request, or for room for answers.
     pub(super) fn owes(&self) -> bool {
         self.parser.mid_request() || self.unsent() > 0
     }
@@ -97,7 +97,7 @@ impl Connection {
         self.out.len() - self.sent
     }
 
-    /// Reads what there is into `buffer`; `None` when there is nothing now.
+    /// Reads available bytes into `buffer`; `None` if there are none now.
     pub(super) fn read(&mut self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
         loop {
             match self.stream.read(buffer) {
@@ -109,8 +109,8 @@ impl Connection {
         }
     }
 
-    /// Hands every complete request in the backlog, or if there is none in `input`, to `execute`, as long as its answers find room and
-    /// `execute` says that there is time for another; whether there still is.
+    /// Passes every complete request in the backlog, or if that is empty in `input`, to `execute`, while its answers
+    /// fit and `execute` returns that there is time for another. Returns whether there still is.
     pub(super) fn parse(
         &mut self,
         input: &[u8],
@@ -129,7 +129,7 @@ impl Connection {
         Ok(on)
     }
 
-    /// Forgets what was sent, so that the limit on answers counts only the others.
+    /// Removes sent bytes, so that the limit on answers counts only the unsent ones.
     fn compact(&mut self) {
         if self.sent > 0 && self.sent >= self.out.len() / 2 {
             self.out.drain(..self.sent);
@@ -137,7 +137,7 @@ impl Connection {
         }
     }
 
-    /// Sends what the socket takes, up to a turn's worth; whether it takes more.
+    /// Sends as much as the socket accepts, up to the limit of a turn. Returns whether it would accept more.
     pub(super) fn flush(&mut self) -> io::Result<bool> {
         let until = self.sent + SENT_PER_TURN;
         while self.unsent() > 0 {

@@ -1,4 +1,5 @@
-//! The server's one thread: accepts, reads, executes, answers, and shows the door.
+//! The server's only thread: it accepts connections, reads, executes and answers requests, and closes connections that
+//! break the rules.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::fs::File;
@@ -26,28 +27,28 @@ const FIRST_CLIENT: usize = 2;
 
 /// How many connections are accepted before clients get their turn.
 const ACCEPTS_PER_TURN: usize = 16;
-/// After so many requests (each key of a list counts as one, and so do so many bytes of an answer), or so many bytes
-/// read, a client waits for its next turn.
+/// After this many requests (each key of a list counts as one, and so does each block of this many bytes of an answer),
+/// or this many bytes read, a client waits for its next turn.
 const WORK_PER_TURN: usize = 256;
 const ANSWER_PER_WORK: usize = 4 << 10;
 const BYTES_PER_TURN: usize = 64 << 10;
-/// Of the descriptors that this process may have, a quarter, and at most so many, is not for strangers.
+/// A quarter of this process's descriptors, and at most this many, are reserved: strangers do not get them.
 const RESERVE: usize = 256;
-/// How long a client that takes part in nothing may stay when descriptors are scarce.
+/// How long a client that uses no key may stay when descriptors are scarce.
 const STRANGER_STAYS: Duration = Duration::from_secs(1);
-/// Pause after the system refused a descriptor.
+/// The pause after the system refused a descriptor.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// How long a client waits for a descriptor before it is told that there are none.
+/// How long a new client waits for a descriptor before it is refused.
 const SCARCE: Duration = Duration::from_secs(1);
 
-/// Says something by [`tracing`]. A subscriber that panics must not end the thread that serves all ranks.
+/// Logs through [`tracing`]. A subscriber that panics must not end the thread that serves all ranks.
 fn told(say: impl FnOnce()) {
     c10d_core::panics::contain("a tracing subscriber", say);
 }
 
 pub(super) struct EventLoop {
     poll: Poll,
-    /// Before the listener, so that it ends before the descriptor is closed.
+    /// It is declared before the listener, so that it is dropped before the descriptor is closed.
     _private: Private,
     listener: TcpListener,
     options: ServerOptions,
@@ -55,25 +56,25 @@ pub(super) struct EventLoop {
     keyspace: Keyspace,
     clients: HashMap<usize, Connection>,
     next_id: usize,
-    /// Clients that may have more to read.
+    /// The clients that may have more to read.
     ready: VecDeque<usize>,
-    /// Clients that have used up their turn. One of them has its next when all that are ready have had theirs: whoever
-    /// asks little does not wait for those who ask much.
+    /// The clients that have used up their turn. One of them gets its next turn when all clients in `ready` have had
+    /// theirs, so a client with few requests does not wait for those with many.
     busy: VecDeque<usize>,
-    /// Clients that have never taken part in anything, oldest first.
+    /// The clients that have never used a key, oldest first.
     strangers: BTreeSet<usize>,
-    /// Clients before validation, oldest first.
+    /// The clients that have not validated, oldest first.
     unvalidated: BTreeSet<usize>,
-    /// Clients that must validate, complete a request or take an answer, and by when.
+    /// The clients that must validate, complete a request or read an answer, and by when.
     due: BTreeSet<(Instant, usize)>,
     accept_at: Option<Instant>,
     buffered: usize,
     buffer: Vec<u8>,
     woken: Vec<usize>,
     warned: Option<Instant>,
-    /// A descriptor that is given up to accept a client when there is no other.
+    /// A spare descriptor, which is closed to accept a client when there is no other.
     spare: Option<File>,
-    /// A client in its place, and since when there are no descriptors.
+    /// The client that got the spare descriptor, and since when descriptors have been missing.
     held: Option<(TcpStream, SocketAddr)>,
     scarce: Option<Instant>,
 }
@@ -158,7 +159,7 @@ impl EventLoop {
         for _ in 0..ACCEPTS_PER_TURN {
             match self.listener.accept() {
                 Ok((stream, peer)) => {
-                    // The system gives the lowest number that is free, so it tells how many are taken.
+                    // The system assigns the lowest free number, so the number tells how many are in use.
                     let scarce = is_reserved(stream.as_raw_fd());
                     self.admit(Connection::new(stream, peer, self.options.limits));
                     if scarce {
@@ -180,14 +181,14 @@ impl EventLoop {
         }
     }
 
-    /// Closes the oldest connection that takes part in nothing, if there is one that had time to.
+    /// Closes the oldest connection that has used no key, if it had time to use one.
     fn make_room(&mut self) -> bool {
         let oldest = self.strangers.first().copied();
         let oldest = oldest.filter(|id| self.clients.get(id).is_some_and(|c| c.since.elapsed() >= STRANGER_STAYS));
         oldest.inspect(|id| self.close(*id, "descriptors are scarce, and it takes part in nothing")).is_some()
     }
 
-    /// Accepts a client in the place of the spare descriptor: it is let in for one of the address that has the most
+    /// Accepts a client with the spare descriptor. It gets the place of a client of the address with the most
     /// connections, or has to wait. `false`: there is nothing more to accept now.
     fn hold(&mut self) -> bool {
         if self.spare.take().is_none() {
@@ -215,7 +216,7 @@ impl EventLoop {
         }
     }
 
-    /// Lets the client in that waits for a descriptor, or, where there have been none for a while, tells it so. `false`: it
+    /// Lets in the client that waits for a descriptor, or refuses it if there has been none for a while. `false`: it
     /// still waits.
     fn let_in(&mut self) -> bool {
         let Some((mut stream, peer)) = self.held.take() else { return true };
@@ -231,7 +232,7 @@ impl EventLoop {
         let limit = getrlimit(Resource::Nofile).current.and_then(|n| i64::try_from(n).ok());
         let mut word = NO_DESCRIPTORS.to_le_bytes().to_vec();
         word.integer(limit.unwrap_or(i64::MAX));
-        // Whether it hears this or not, it is sent away.
+        // The connection is closed even if this answer cannot be sent.
         let _ = stream.write(&word);
         told(|| tracing::warn!(%peer, "the store server has no descriptor left for a client"));
         drop(stream);
@@ -239,7 +240,7 @@ impl EventLoop {
         true
     }
 
-    /// The connection that has asked for nothing for the longest time, of the address that has most of them, unless that
+    /// The connection without a request for the longest time, of the address that has the most connections, unless that
     /// is `newcomer`.
     fn crowded_out(&self, newcomer: Home) -> Option<usize> {
         let mut counts: HashMap<Home, usize> = HashMap::new();
@@ -259,7 +260,8 @@ impl EventLoop {
             told(|| tracing::warn!(error = %e, "the store server cannot watch a connection"));
             return;
         }
-        // Neither is needed to be right: one is speed, the other forgets clients whose machine vanished.
+        // Neither option is needed for correctness: one improves speed, the other detects clients whose machine
+        // vanished.
         let socket = SockRef::from(&connection.stream);
         let _ = socket.set_tcp_nodelay(true);
         let _ = socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(Duration::from_secs(60)));
@@ -279,7 +281,7 @@ impl EventLoop {
         }
     }
 
-    /// Gives one of the busy clients a turn, unless it has to pay for an earlier one with it.
+    /// Gives one of the busy clients a turn, unless it has to make up for an earlier one.
     fn go_on(&mut self) {
         let Some(id) = self.busy.pop_front() else { return };
         let Some(client) = self.clients.get_mut(&id) else { return };
@@ -328,8 +330,8 @@ impl EventLoop {
         }
     }
 
-    /// Of the connections that hold at least half of the average of what is buffered, the one that is due first. An
-    /// honest request is complete soon, so it is seldom that one.
+    /// The connection that is due first, among those that hold at least half of the average of the buffered bytes. A
+    /// request of a well-behaved client is complete soon, so it is rarely chosen.
     fn holder(&self) -> Option<usize> {
         let large =
             |id: &usize| self.clients.get(id).is_some_and(|c| 2 * c.accounted * self.clients.len() >= self.buffered);
@@ -337,7 +339,7 @@ impl EventLoop {
         due.or_else(|| self.clients.iter().max_by_key(|(_, c)| c.accounted).map(|(id, _)| *id))
     }
 
-    /// Each step forward gives a client that owes us something new time for the next.
+    /// Any progress of a client for which the server waits extends its time.
     fn set_due(&mut self, id: usize, client: &mut Connection) {
         let due = match (client.owes(), client.due) {
             (false, _) => None,
@@ -353,7 +355,7 @@ impl EventLoop {
         }
     }
 
-    /// Reads, executes and answers until there is nothing to do now, or it is the others' turn; whether it is that.
+    /// Reads, executes and answers until there is nothing to do now, or the turn is over; returns whether the latter.
     fn exchange(&mut self, id: usize, client: &mut Connection) -> Result<bool, String> {
         let EventLoop { keyspace, woken, buffer, .. } = self;
         let (task, member) = (client.task.take(), client.member);
@@ -374,7 +376,7 @@ impl EventLoop {
         }
     }
 
-    /// Drops a client; `why` is empty where the client itself left.
+    /// Closes a client's connection; `why` is empty if the client itself left.
     fn close(&mut self, id: usize, why: &str) {
         let Some(client) = self.clients.remove(&id) else { return };
         self.buffered -= client.accounted;
@@ -398,7 +400,7 @@ struct Turn<'a> {
     woken: &'a mut Vec<usize>,
     /// A request about many keys, of which a part is done.
     task: Option<Task>,
-    /// What was done so far.
+    /// The work done so far.
     work: usize,
     member: bool,
 }
@@ -411,7 +413,7 @@ impl Turn<'_> {
                 return Ok(true);
             }
             if client.congested() {
-                // The socket is full: its next writable event goes on from here.
+                // The socket is full; its next writable event continues from here.
                 return Ok(false);
             }
             if self.work >= WORK_PER_TURN {
@@ -441,7 +443,7 @@ impl Turn<'_> {
         }
     }
 
-    /// Executes a request; whether there is time for another.
+    /// Executes a request. Returns whether there is time for another.
     fn execute(&mut self, request: Request, out: &mut Vec<u8>) -> Result<bool, Refusal> {
         self.work += 1;
         self.member |= request.takes_part();
@@ -452,7 +454,7 @@ impl Turn<'_> {
         Ok(self.task.is_none() && self.work < WORK_PER_TURN)
     }
 
-    /// Goes on with the request about many keys, as long as the turn lasts.
+    /// Continues the request about many keys while the turn lasts.
     fn go_on(&mut self, out: &mut Vec<u8>) -> Result<(), Refusal> {
         let Some(task) = self.task.take() else { return Ok(()) };
         let whole = WORK_PER_TURN.saturating_sub(self.work);
@@ -463,7 +465,7 @@ impl Turn<'_> {
     }
 }
 
-/// Whether a descriptor of this number is one of those that are not for strangers.
+/// Whether this descriptor is one of the reserved ones.
 fn is_reserved(descriptor: i32) -> bool {
     let Some(limit) = getrlimit(Resource::Nofile).current else { return false };
     let limit = usize::try_from(limit).unwrap_or(usize::MAX);

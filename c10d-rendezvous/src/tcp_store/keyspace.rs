@@ -1,4 +1,4 @@
-//! What a TCPStore server knows and does, without sockets: keys, queues, and who waits for what.
+//! The state and the operations of a TCPStore server, without sockets: keys, queues, and waiting clients.
 
 mod lists;
 
@@ -15,12 +15,12 @@ use super::quota::{Accounts, Amount, Home, Owner};
 
 pub(crate) type ClientId = usize;
 type Key = Arc<[u8]>;
-/// Who waits, in the order of arrival.
+/// The waiting clients, in order of arrival.
 type Waiters = BTreeMap<u64, ClientId>;
 
-/// What an entry costs beyond its key and value, for the accounting of memory.
+/// The memory that an entry takes beyond its key and value.
 const OVERHEAD: usize = 64;
-/// A wait for more keys than these is taken back in pieces.
+/// A wait for more keys than this is removed in pieces.
 const FEW: usize = 256;
 
 pub(crate) struct Keyspace {
@@ -30,7 +30,7 @@ pub(crate) struct Keyspace {
     consumers: HashMap<Key, Waiters>,
     barriers: HashMap<Key, Waiters>,
     waiting: HashMap<ClientId, Waiting>,
-    /// Places in lines of clients that wait no longer.
+    /// The queue places of clients that do not wait any more.
     stale: Vec<(u64, Owner, Vec<Key>)>,
     arrivals: u64,
     accounts: Accounts,
@@ -67,19 +67,19 @@ impl Keyspace {
         }
     }
 
-    /// A client has connected, from an address that has a share of the store.
+    /// Registers a client and its address, whose share of the store it uses.
     pub(crate) fn welcome(&mut self, client: ClientId, home: Home) {
         self.accounts.welcome(client, home);
     }
 
-    /// A client is gone.
+    /// Removes a client.
     pub(crate) fn leave(&mut self, client: ClientId) {
         self.forget(client);
         self.accounts.leave(client);
     }
 
-    /// Executes a request. The answer goes to `reply`; clients that need wait no longer are pushed to `woken`, and each
-    /// of them is owed a [`STOP_WAITING`]. A request about many keys is given back, to be done by [`Keyspace::go_on`].
+    /// Executes a request. The answer goes to `reply`. Clients whose wait is over are pushed to `woken`, and each of
+    /// them must get a [`STOP_WAITING`]. A request about many keys is returned, to be continued by [`Keyspace::go_on`].
     pub(crate) fn apply(
         &mut self,
         client: ClientId,
@@ -129,7 +129,7 @@ impl Keyspace {
         Ok(None)
     }
 
-    /// The client waits for nothing any more.
+    /// Cancels the client's wait.
     pub(crate) fn forget(&mut self, client: ClientId) {
         let owner = self.accounts.owner(client);
         match self.waiting.remove(&client) {
@@ -148,7 +148,7 @@ impl Keyspace {
         }
     }
 
-    /// Bytes that keys, queues and waits are counted as.
+    /// The accounted bytes of keys, queues and waits.
     #[cfg(test)]
     pub(super) fn memory(&self) -> usize {
         self.accounts.all().bytes
@@ -230,7 +230,7 @@ impl Keyspace {
         let queue = self.queues.entry(key.clone()).or_insert(Queue { items: VecDeque::new(), bytes: 0, owner });
         queue.bytes += more;
         queue.items.push_back((item, owner));
-        // One item serves one consumer: only the first in line wakes, of those who still wait.
+        // One item serves one consumer, so only the first client that still waits wakes.
         while let Some((ticket, client)) = self.consumers.get_mut(&key).and_then(BTreeMap::pop_first) {
             if self.consumers.get(&key).is_some_and(BTreeMap::is_empty) {
                 self.consumers.remove(&key);
@@ -261,7 +261,7 @@ impl Keyspace {
 
     fn wait(&mut self, client: ClientId, keys: Vec<Vec<u8>>) -> Result<Task, Refusal> {
         let ticket = self.ticket(client)?;
-        // One more than are absent, until all keys are known.
+        // The count starts at 1, so that it cannot reach 0 before all keys are known.
         self.waiting.insert(client, Waiting::Keys { ticket, absent: 1, keys: Vec::new() });
         Ok(Task::wait(keys, ticket))
     }
@@ -291,7 +291,7 @@ impl Keyspace {
         Ok(())
     }
 
-    /// A place in line; a client has one at a time.
+    /// A new queue place. A client has one at a time.
     fn ticket(&mut self, client: ClientId) -> Result<u64, Refusal> {
         if self.waiting.contains_key(&client) {
             return Err(Refusal::AlreadyWaiting);
@@ -306,7 +306,7 @@ impl Keyspace {
         }
     }
 
-    /// One of the keys is there that `client` waits for with this ticket; whether it still does.
+    /// Records that one of the keys exists that `client` waits for with this ticket. Returns whether it still waits.
     fn one_less(&mut self, client: ClientId, ticket: u64, woken: &mut Vec<ClientId>) -> bool {
         match self.waiting.get_mut(&client) {
             Some(Waiting::Keys { ticket: current, absent, .. }) if *current == ticket => {

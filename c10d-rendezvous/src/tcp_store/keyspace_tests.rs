@@ -71,7 +71,7 @@ fn a_request_about_many_keys_is_done_in_pieces() {
         }
         assert!(pieces >= KEYS / 100, "{pieces} pieces");
     }
-    // What a wait took is given back in pieces, too.
+    // The memory of a wait is freed in pieces, too.
     let before = s.memory();
     s.forget(1);
     assert_eq!(s.memory(), before);
@@ -81,7 +81,7 @@ fn a_request_about_many_keys_is_done_in_pieces() {
         pieces += 1;
     }
     assert!(pieces >= KEYS / 100 && s.memory() < before, "{pieces} pieces");
-    // One who waits anew is not taken for the one who waited before.
+    // A new wait of a client is not confused with its earlier one.
     let again = s.apply(1, Request::Wait(vec![b("other")]), &mut reply, &mut woken).unwrap();
     assert!(s.go_on(1, again.unwrap(), &mut 9, &mut reply, &mut woken).unwrap().is_none());
     s.apply(1, Request::Set((KEYS + 1).to_le_bytes().to_vec(), b("v")), &mut reply, &mut woken).unwrap();

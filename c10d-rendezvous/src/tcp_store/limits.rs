@@ -1,10 +1,11 @@
-//! What a server and a client accept.
+//! The limits of a server and a client.
 
-/// Bounds on what one request, one key, one connection and the whole store may take. The defaults equal PyTorch's where
-/// it has a bound.
+/// Limits on one request, one key, one connection and the whole store. The defaults equal PyTorch's where it has a
+/// limit.
 ///
-/// Of `total` and `keys` a connection may take half of what is left to its address (a network of 64 bits, with IPv6), and an
-/// address half of what is left to all: a quarter and a half of an empty store. An entry counts for whoever wrote it last.
+/// A connection may take half of what is left of `total` and `keys` to its address (for IPv6, a network of 64 bits),
+/// and an address half of what is left to all: a quarter and a half of an empty store. An entry counts for the client
+/// that wrote it last.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct Limits {
@@ -18,8 +19,8 @@ pub struct Limits {
     pub request: usize,
     /// Bytes of unsent answers of one connection.
     pub reply: usize,
-    /// Bytes that unfinished requests and unsent answers of all connections take together. Where they are more, the
-    /// connection is closed that has held a large part of them for the longest time.
+    /// Bytes of the unfinished requests and unsent answers of all connections together. Beyond it, the connection that
+    /// has held a large part of them for the longest time is closed.
     pub buffers: usize,
     /// Bytes stored under one key (by appending, or in a queue).
     pub per_key: usize,

@@ -10,14 +10,14 @@ use rustix::net::RecvFlags;
 
 use super::protocol::{Command, NO_DESCRIPTORS, STOP_WAITING, WAIT_CANCELED, Write};
 
-/// How long past the deadline of a wait the server may take to confirm that the wait is off.
+/// How long after the deadline of a wait the server may take to confirm the end of the wait.
 pub(super) const GRACE: Duration = Duration::from_millis(90);
 
 pub(super) struct Link {
-    /// Before the stream, so that it ends before the descriptor is closed.
+    /// It is declared before the stream, so that it is dropped before the descriptor is closed.
     _private: Private,
     stream: TcpStream,
-    /// Received and not yet asked for: `buffer[start..end]`.
+    /// Received bytes that were not read yet: `buffer[start..end]`.
     buffer: Box<[u8]>,
     start: usize,
     end: usize,
@@ -28,7 +28,7 @@ impl Link {
     pub(super) fn open(addr: SocketAddr, deadline: Instant) -> io::Result<Link> {
         let stream = TcpStream::connect_timeout(&addr, left(deadline)?)?;
         if stream.local_addr()? == stream.peer_addr()? {
-            // Without a listener, a port from the ephemeral range can be connected to itself.
+            // Without a listener, a socket can connect to itself on an ephemeral port.
             return Err(ErrorKind::ConnectionRefused.into());
         }
         stream.set_nodelay(true)?;
@@ -37,7 +37,7 @@ impl Link {
         let mut hello = Vec::new();
         hello.hello(nonce);
         let sent = link.send(&hello, deadline);
-        // A server that refuses may be gone before it hears of us.
+        // A server that refuses may close the connection before it reads anything.
         match link.pong(nonce, deadline) {
             Ok(()) => sent.map(|()| link),
             Err(e) if Refused::is(&e) => Err(e),
@@ -45,7 +45,7 @@ impl Link {
         }
     }
 
-    /// Whether the server has neither closed the connection nor sent what nobody asked for.
+    /// Whether the server has neither closed the connection nor sent unexpected bytes.
     pub(super) fn usable(&self) -> bool {
         let peek = rustix::net::recv(&self.stream, &mut [0], RecvFlags::PEEK | RecvFlags::DONTWAIT);
         self.start == self.end && peek == Err(Errno::AGAIN)
@@ -82,7 +82,7 @@ impl Link {
         usize::try_from(n).ok().filter(|n| *n <= limit).ok_or_else(|| invalid(format!("a length of {n}")))
     }
 
-    /// A byte string; memory is taken as its bytes arrive.
+    /// A byte string. Memory is allocated as its bytes arrive.
     pub(super) fn string(&mut self, deadline: Instant) -> io::Result<Vec<u8>> {
         let len = self.length(1 << 30, deadline)?;
         let mut bytes = Vec::new();
@@ -94,7 +94,7 @@ impl Link {
         Ok(bytes)
     }
 
-    /// The answer to PING: whatever was sent before it has been executed.
+    /// The answer to PING, which tells that everything sent before it was executed.
     pub(super) fn pong(&mut self, nonce: u32, deadline: Instant) -> io::Result<()> {
         let mut bytes = [0; 4];
         self.read_exact(&mut bytes, deadline)?;
@@ -105,8 +105,8 @@ impl Link {
         if bytes == nonce.to_le_bytes() { Ok(()) } else { Err(invalid(format!("{bytes:02x?} instead of a pong"))) }
     }
 
-    /// Sends a WAIT or BARRIER; whether what it waits for happened in time. Past the deadline the server has `grace` to
-    /// confirm that the wait is off.
+    /// Sends a WAIT or BARRIER. Returns whether the awaited event happened in time. After the deadline the server has
+    /// `grace` to confirm the cancellation.
     pub(super) fn wait(&mut self, request: &[u8], deadline: Instant, grace: Duration) -> io::Result<bool> {
         self.send(request, deadline)?;
         match self.byte(deadline) {
@@ -117,7 +117,7 @@ impl Link {
         }
         let deadline = Instant::now() + grace;
         self.send(&[Command::CancelWait as u8], deadline)?;
-        // The end of the wait may have crossed the cancellation on its way.
+        // The end of the wait and the cancellation may have crossed.
         match (self.byte(deadline)?, STOP_WAITING) {
             (WAIT_CANCELED, _) => Ok(false),
             (STOP_WAITING, _) if self.byte(deadline)? == WAIT_CANCELED => Ok(true),
@@ -177,7 +177,7 @@ impl Refused {
     }
 }
 
-/// The time left; none left is a time-out.
+/// The remaining time; an error if there is none.
 fn left(deadline: Instant) -> io::Result<Duration> {
     let left = deadline.saturating_duration_since(Instant::now());
     if left.is_zero() { Err(ErrorKind::TimedOut.into()) } else { Ok(left.max(Duration::from_micros(1))) }

@@ -8,8 +8,8 @@ use super::link::Link;
 const WAIT: &[u8] = &[6, 1, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, b'k'];
 const LONG: Duration = Duration::from_secs(20);
 
-/// A server that shakes hands, hears one WAIT and nothing more until the CANCEL_WAIT, then gives `answer`; it gives back
-/// the rest of what it hears.
+/// A server that accepts the handshake, reads one WAIT and everything up to the CANCEL_WAIT, and then sends `answer`.
+/// It returns the rest of what it reads.
 fn server(answer: &'static [u8]) -> (Link, JoinHandle<Vec<u8>>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = listener.local_addr().unwrap();

@@ -1,4 +1,5 @@
-//! The wire of PyTorch's TCPStore, without sockets: an incremental parser of requests, and writers of both directions.
+//! The wire format of PyTorch's TCPStore, without sockets: an incremental parser of requests, and writers of both
+//! directions.
 //!
 //! A request is a command byte and its fields, without framing; integers are little endian, a byte string is a `u64`
 //! length and its bytes.
@@ -7,9 +8,10 @@ use super::Limits;
 
 /// The argument of VALIDATE.
 pub(crate) const MAGIC: u32 = 0x3C85_F7CE;
-/// Answer to WAIT and BARRIER: what was waited for has happened.
+/// The answer to WAIT and BARRIER when the awaited event has happened.
 pub(crate) const STOP_WAITING: u8 = 0;
-/// Answer to PING of a server that has no descriptor for another client, with its limit after it; no process has this number.
+/// The answer to PING of a server that has no descriptor for another client, followed by its limit. No process has this
+/// number as its id.
 pub(crate) const NO_DESCRIPTORS: u32 = 0xC10D_0024;
 /// Answer to CANCEL_WAIT.
 pub(crate) const WAIT_CANCELED: u8 = 1;
@@ -30,7 +32,7 @@ commands! {
 }
 
 impl Command {
-    /// Byte strings that every request of this command has; lists bring their own count.
+    /// The byte strings that every request of this command has; lists bring their own count.
     fn strings(self) -> usize {
         match self {
             Command::CompareSet => 3,
@@ -94,7 +96,8 @@ pub(crate) enum Request {
 }
 
 impl Request {
-    /// Whether it sets, takes or waits for something. A client that never does is no member of a job that needs it.
+    /// Whether it sets, reads or waits for a key. A client that never does so is not a member of a job that uses the
+    /// store.
     pub(crate) fn takes_part(&self) -> bool {
         use Request::{Check, Get, ListKeys, MultiGet, NumKeys, Ping, QueueLen};
         !matches!(
@@ -129,15 +132,15 @@ pub(crate) enum Refusal {
     AlreadyWaiting,
 }
 
-/// What a blob costs beyond its bytes, for the accounting of memory.
+/// The memory that a byte string takes beyond its bytes.
 const OVERHEAD: usize = 32;
 
-/// Turns bytes, in pieces of any size, into requests; the work is linear in the bytes.
+/// Turns bytes, in pieces of any size, into requests. The work is linear in the bytes.
 pub(crate) struct Parser {
     limits: Limits,
     validated: bool,
     command: Option<Command>,
-    /// How many byte strings the request has, once that is known.
+    /// The number of byte strings of the request, once it is known.
     expected: Option<usize>,
     strings: Vec<Bytes>,
     /// The byte string being received, and how long it will be.
@@ -162,7 +165,7 @@ impl Parser {
         }
     }
 
-    /// Whether the handshake is over.
+    /// Whether the handshake is done.
     pub(crate) fn validated(&self) -> bool {
         self.validated
     }
@@ -177,7 +180,8 @@ impl Parser {
         self.held
     }
 
-    /// Takes bytes from `input` up to the end of the next request. `None`: all taken, no request complete.
+    /// Takes bytes from `input` up to the end of the next request. `None`: all bytes are taken, and no request is
+    /// complete.
     pub(crate) fn next(&mut self, input: &mut &[u8]) -> Result<Option<Request>, Refusal> {
         loop {
             let Some(command) = self.command else {
@@ -235,7 +239,7 @@ impl Parser {
         Some(u64::from_le_bytes(std::mem::take(&mut self.integer)))
     }
 
-    /// Takes bytes of the next key or value; whether it is complete.
+    /// Takes bytes of the next key or value. Returns whether it is complete.
     fn take_string(&mut self, command: Command, input: &mut &[u8]) -> Result<bool, Refusal> {
         if self.current.is_none() {
             let Some(len) = self.take_integer(8, input) else { return Ok(false) };
@@ -249,7 +253,7 @@ impl Parser {
         let Some((bytes, len)) = &mut self.current else { return Ok(false) };
         let n = (*len - bytes.len()).min(input.len());
         if bytes.capacity() < bytes.len() + n {
-            // Doubling keeps the copying linear; never more than twice of what has arrived.
+            // Doubling keeps the copying linear; the buffer never exceeds twice the received bytes.
             bytes.reserve_exact((bytes.len() + n).max((2 * bytes.len()).min(*len)) - bytes.len());
         }
         let (head, rest) = input.split_at(n);
@@ -267,7 +271,7 @@ impl Parser {
         Ok(true)
     }
 
-    /// The finished request; `None` for the handshake, which is the parser's own business.
+    /// The complete request; `None` for the handshake, which the parser handles itself.
     fn finish(&mut self, command: Command, number: u64) -> Result<Option<Request>, Refusal> {
         let strings = std::mem::take(&mut self.strings);
         self.command = None;
@@ -314,7 +318,7 @@ pub(crate) trait Write {
     fn command(&mut self, command: Command);
     fn integer(&mut self, value: i64);
     fn string(&mut self, bytes: &[u8]);
-    /// VALIDATE and PING: what a client says first, in one write since PyTorch's server wants it so.
+    /// VALIDATE and PING, which a client sends first, in one write, as PyTorch's server requires.
     fn hello(&mut self, nonce: u32);
     fn ping(&mut self, nonce: u32);
 }

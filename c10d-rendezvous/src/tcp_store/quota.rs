@@ -1,15 +1,15 @@
-//! Who holds how much of the store, so that nobody can fill it.
+//! Accounts for the memory of each client, so that none can fill the store.
 //!
 //! A client may take half of what is left to its address, and an address half of what is left to all. So one connection
-//! gets at most a quarter of an empty store and one address at most half of it; there is always room for the next, though
-//! each gets less.
+//! gets at most a quarter of an empty store, and one address at most half. There is always room for the next one,
+//! though each gets less.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
 
 use super::keyspace::ClientId;
 
-/// An address as quotas know it: that of IPv4, or the network of 64 bits of IPv6, in which one host has any it likes.
+/// An address for quotas: an IPv4 address, or a network of 64 bits in IPv6, in which one host can use any address.
 pub(crate) type Home = u64;
 
 pub(super) fn home(ip: IpAddr) -> Home {
@@ -30,7 +30,7 @@ impl Amount {
         Amount { bytes, keys: 0 }
     }
 
-    /// One key or queue of so many bytes.
+    /// One key or queue of this many bytes.
     pub(super) fn key(bytes: usize) -> Amount {
         Amount { bytes, keys: 1 }
     }
@@ -43,14 +43,14 @@ impl Amount {
         Amount { bytes: self.bytes.saturating_sub(other.bytes), keys: self.keys.saturating_sub(other.keys) }
     }
 
-    /// What whoever holds `held` may take of `self`, which is free.
+    /// How much of `self`, which is free, the holder of `held` may take.
     fn share(self, held: Amount) -> Amount {
         let left = self.less(held);
         Amount { bytes: left.bytes / 2, keys: left.keys / 2 }
     }
 }
 
-/// Who wrote an entry last, and so is charged for it.
+/// The client that wrote an entry last, which is charged for it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Owner {
     client: ClientId,
@@ -74,7 +74,7 @@ impl Accounts {
         self.clients.insert(client, (home, Amount::default()));
     }
 
-    /// The client is gone; what it wrote stays, on its address's account.
+    /// Removes a client. Its entries stay and are charged to its address.
     pub(super) fn leave(&mut self, client: ClientId) {
         self.clients.remove(&client);
     }

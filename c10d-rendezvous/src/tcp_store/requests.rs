@@ -1,4 +1,5 @@
-//! What the client says, checked against the server's limits: a refusal by the server would cost the connection.
+//! The client's requests, checked against the server's limits, since a refusal by the server would close the
+//! connection.
 
 use c10d_core::{Error, ErrorKind, Result};
 

@@ -16,17 +16,17 @@ use socket2::{Domain, Protocol, Socket, Type};
 use super::Limits;
 use super::event_loop::{EventLoop, LISTENER, WAKER};
 
-/// How a [`TcpStoreServer`] treats its clients.
+/// Limits and timeouts of a [`TcpStoreServer`].
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct ServerOptions {
-    /// Bounds on memory.
+    /// The limits on memory.
     pub limits: Limits,
-    /// A connection that has not validated by then is dropped.
+    /// A connection that has not validated within this time is closed.
     pub handshake_timeout: Duration,
-    /// A request that is not complete, or an answer not taken, by then costs the connection.
+    /// A connection whose request is not complete, or whose answer is not read, within this time is closed.
     pub request_timeout: Duration,
-    /// How many connections may be before validation; the oldest make room.
+    /// The largest number of connections that have not validated. Beyond it the oldest are closed.
     pub max_unvalidated: usize,
 }
 
@@ -41,12 +41,13 @@ impl Default for ServerOptions {
     }
 }
 
-/// A TCPStore server that PyTorch's clients and [`TcpStore`](super::TcpStore) can use. Serves from one thread, looks up
-/// no names, executes nothing before a client has validated, and stops when dropped. When the process is short of
-/// descriptors, the oldest of the clients that never set, took or waited for anything is closed for one that comes; if there
-/// is none, that one of the address with the most connections that has asked for nothing for the longest time; and a client
-/// of that very address is told that there are no descriptors. A forked child's copy serves nothing, and does nothing when
-/// dropped.
+/// A TCPStore server for PyTorch's clients and [`TcpStore`](super::TcpStore). It serves from one thread, looks up no
+/// names, executes nothing before a client has validated, and stops when it is dropped.
+///
+/// If the process runs short of descriptors, a new client replaces another: the oldest client that has never set, read
+/// or waited for a key; or, if there is none, the one without a request for the longest time among those of the address
+/// with the most connections. A new client of that very address is refused. A forked child's copy serves nothing, and
+/// dropping it does nothing.
 #[derive(Debug)]
 pub struct TcpStoreServer {
     addr: SocketAddr,
@@ -58,6 +59,10 @@ pub struct TcpStoreServer {
 
 impl TcpStoreServer {
     /// Listens at `addr` (port 0: any free port) and serves from a thread of its own.
+    ///
+    /// # Errors
+    ///
+    /// `Store` if it cannot listen there; `Resource` if there is no thread.
     pub fn bind(addr: SocketAddr, options: ServerOptions) -> Result<TcpStoreServer> {
         TcpStoreServer::try_bind(addr, options).map_err(|e| {
             let what = format!("cannot serve a store at {addr}; is the port taken?");
@@ -86,17 +91,17 @@ impl TcpStoreServer {
         Ok(TcpStoreServer { addr, signals, waker, thread: Some(thread), owner: Process::current() })
     }
 
-    /// Where it listens.
+    /// The address at which it listens.
     pub fn local_addr(&self) -> SocketAddr {
         self.addr
     }
 
-    /// Whether it serves no more: its thread met an error that it could not live with.
+    /// Whether its thread has ended because of an error.
     pub(crate) fn has_ended(&self) -> bool {
         self.thread.as_ref().is_none_or(JoinHandle::is_finished)
     }
 
-    /// Serves on until no validated client is connected, at most for `limit`, then stops.
+    /// Goes on until no validated client is connected, at most for `limit`, then stops.
     pub fn drain(self, limit: Duration) {
         if !self.owner.is_current() {
             return;
@@ -116,7 +121,7 @@ impl TcpStoreServer {
 impl Drop for TcpStoreServer {
     fn drop(&mut self) {
         if !self.owner.is_current() {
-            // The thread is the parent's; there is nothing to wait for, or to let go, here.
+            // The thread belongs to the parent process, so there is nothing to wait for here.
             std::mem::forget(self.thread.take());
             return;
         }
@@ -128,7 +133,7 @@ impl Drop for TcpStoreServer {
     }
 }
 
-/// What the owner tells the server's thread.
+/// The owner's signals to the server's thread.
 #[derive(Debug, Default)]
 pub(super) struct Signals {
     stop: AtomicBool,

@@ -1,4 +1,4 @@
-//! The verbs: what each says, and what it makes of the answer.
+//! The store methods: the request of each, and how it reads the answer.
 
 use std::io;
 use std::time::Instant;
@@ -79,16 +79,16 @@ impl Store for TcpStore {
 }
 
 impl TcpStore {
-    /// Appends an item to a queue.
+    /// Appends an item to the end of a queue.
     pub fn queue_push(&self, queue: &str, item: &[u8], deadline: Instant) -> Result {
         self.write(Command::QueuePush, queue, item, deadline)
     }
 
-    /// Takes the oldest item of a queue, waiting for one.
+    /// Waits until a queue has an item, and takes the oldest.
     pub fn queue_pop(&self, queue: &str, deadline: Instant) -> Result<Vec<u8>> {
         loop {
             self.wait(&[queue], deadline)?;
-            // Another consumer may have been faster.
+            // Another client may have taken the item first.
             if let Some(item) = self.queue_try_pop(queue, deadline.max(Instant::now() + GRACE))? {
                 return Ok(item);
             }
@@ -104,13 +104,13 @@ impl TcpStore {
         })
     }
 
-    /// How many items a queue has.
+    /// The number of items in a queue.
     pub fn queue_len(&self, queue: &str, deadline: Instant) -> Result<u64> {
         let request = self.limits().request(Command::QueueLen, queue)?;
         self.ask("measure", &[queue], &request, deadline).map(|n| n as u64)
     }
 
-    /// The names of all keys that clients have set, in any order.
+    /// The names of all keys that clients have set, in no particular order.
     pub fn list_keys(&self, deadline: Instant) -> Result<Vec<String>> {
         let keys = self.call("list", &[], deadline, |link| {
             link.send(&[Command::ListKeys as u8], deadline)?;
@@ -121,7 +121,8 @@ impl TcpStore {
         Ok(keys.iter().filter_map(name).collect())
     }
 
-    /// Waits until `world` clients have called this. A key serves one barrier; an arrival counts even if it timed out.
+    /// Waits until `world` clients have called this with the same key. A key serves one barrier; a call counts even if
+    /// it timed out.
     pub fn barrier(&self, key: &str, world: u32, deadline: Instant) -> Result {
         let mut request = self.limits().request(Command::Barrier, key)?;
         request.integer(world.into());
@@ -131,7 +132,8 @@ impl TcpStore {
         Err(self.timed_out(&[key], &format!("fewer than {world} clients arrived at the barrier")))
     }
 
-    /// Counts this process among the workers that a PyTorch process hosting the store waits for; gives the count so far.
+    /// Counts this process among the workers for which a PyTorch process that serves the store waits. Returns the count
+    /// so far.
     pub fn count_worker(&self, deadline: Instant) -> Result<i64> {
         let mut request = Vec::new();
         request.command(Command::Add);

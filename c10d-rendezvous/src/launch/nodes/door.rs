@@ -1,4 +1,4 @@
-//! How the launchers of the other hosts come to that of host 0.
+//! How the launchers of the other hosts connect to that of host 0.
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
@@ -11,12 +11,12 @@ use socket2::{Domain, Protocol, Socket, Type};
 use super::link::{Link, line, plain, take_in};
 use crate::tcp_store::resolve;
 
-/// Connections that have not said who they are: how many, and for how long.
+/// The largest number of connections that have not identified themselves, and how long each may take.
 const GUESTS: usize = 256;
 const HELLO: Duration = Duration::from_secs(5);
 const NAME: &str = "c10d-launch";
 
-/// Where host 0 waits for the others.
+/// The listener of host 0.
 pub(super) struct Door {
     listener: TcpListener,
     token: String,
@@ -33,17 +33,17 @@ impl Door {
         let addr = SocketAddr::new(ip, 0);
         let socket = Socket::new(Domain::for_address(addr), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
         socket.bind(&addr.into())?;
-        // All may come at once, and strangers. The kernel lowers it to its own maximum.
+        // All launchers may connect at once, and strangers, too. The kernel lowers the number to its own maximum.
         socket.listen(1 << 16)?;
         Ok(Door { listener: socket.into(), token })
     }
 
-    /// What the others need to know, for the store.
+    /// The text for the store that the other launchers need to connect.
     pub(super) fn sign(&self) -> io::Result<String> {
         Ok(format!("{} {}", self.listener.local_addr()?.port(), self.token))
     }
 
-    /// Waits for all of the others, tells them the job's id, and closes the door.
+    /// Waits for all other launchers, sends them the job's id, and stops listening.
     pub(super) fn admit(self, nodes: u32, run_id: &str, deadline: Instant) -> Result<Vec<Link>> {
         let mut links: Vec<Link> = Vec::new();
         let mut guests: Vec<Guest> = Vec::new();
@@ -87,7 +87,7 @@ impl Door {
         Ok(links)
     }
 
-    /// Whom a hello is from.
+    /// The host from which a hello comes.
     fn read(&self, hello: &str, nodes: u32) -> Option<u32> {
         let node = hello.strip_prefix(NAME)?.strip_prefix(' ')?.strip_prefix(self.token.as_str())?.strip_prefix(' ')?;
         node.parse().ok().filter(|node| (1..nodes).contains(node))
@@ -99,14 +99,14 @@ fn welcome(node: u32, mut stream: TcpStream, run_id: &str) -> io::Result<Link> {
     Link::new(node, stream)
 }
 
-/// Connects host `node` to host 0, whose `sign` is from the store; gives the job's id, too.
+/// Connects host `node` to host 0, whose `sign` is from the store. Returns the connection and the job's id.
 pub(super) fn enter(host: &str, sign: &str, node: u32, deadline: Instant) -> Result<(Link, String)> {
     let unclear = || wrong(format!("the launcher on host 0 left {:?} in the store", plain(sign)));
     let (port, token) = sign.split_once(' ').ok_or_else(unclear)?;
     let port: u16 = port.parse().map_err(|_| unclear())?;
     let run_id = |stream: &mut TcpStream| -> io::Result<String> {
         stream.write_all(format!("{NAME} {token} {node}\n").as_bytes())?;
-        // One byte at a time, as what follows is not ours to read.
+        // Reads one byte at a time, since the bytes after the line belong to the connection's later reader.
         let mut answer = Vec::new();
         while answer.len() < 64 && answer.last() != Some(&b'\n') {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -175,7 +175,7 @@ mod tests {
         let admitted = admitted.join().unwrap().unwrap();
         assert_eq!(admitted.iter().map(|link| link.node).collect::<Vec<_>>(), [2, 1]);
         for mut stream in silent.into_iter().chain(liars) {
-            // Closed, without a word.
+            // The connection is closed without an answer.
             stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
             assert!(matches!(stream.read(&mut [0; 1]), Ok(0) | Err(_)));
         }

@@ -1,5 +1,5 @@
-//! The connections between launchers: host 0 has one to each other host. What comes over them ends jobs, so each is opened
-//! before the ranks start, with a token of this launch, and the door is closed then: who comes later has no say.
+//! The connections between launchers: host 0 has one to each other host. Messages on them can end jobs. So each is
+//! opened before the ranks start, with a token of this launch, and then no new connection is accepted.
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
@@ -8,16 +8,17 @@ use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
 
-/// Longest line, and longest text from elsewhere that is shown.
+/// The longest line, and the longest text from other hosts that is shown.
 const LINE: usize = 4 << 10;
 const TEXT: usize = 500;
-/// A host that does not answer for so long is gone. Its launcher may be stopped for any time: the system answers.
+/// A host that does not answer for this long is gone. Its launcher may be stopped for any time, since the system
+/// answers.
 const SILENCE: Duration = Duration::from_secs(20);
 
-/// What launchers tell each other.
+/// A message between launchers.
 #[derive(Debug, PartialEq)]
 pub(super) enum Word {
-    /// A rank failed, in words.
+    /// A rank failed; the text says how.
     Failed(String),
     /// All ranks of the host have ended.
     Done,
@@ -27,7 +28,7 @@ pub(super) struct Link {
     pub(super) node: u32,
     stream: TcpStream,
     unread: Vec<u8>,
-    /// It said that its ranks have ended.
+    /// Whether it has reported the end of its ranks.
     pub(super) done: bool,
 }
 
@@ -47,11 +48,11 @@ impl Link {
             Word::Failed(what) => format!("failed {}\n", plain(what)),
             Word::Done => "done\n".to_owned(),
         };
-        // A job's few words fit any socket's buffer. That the other side is gone is seen by who reads.
+        // The few messages of a job fit into the socket's buffer. The reader notices if the other side is gone.
         let _ = self.stream.write_all(line.as_bytes());
     }
 
-    /// What has come. An error is the end of the connection.
+    /// The messages that have arrived. An error is the end of the connection.
     pub(super) fn hear(&mut self) -> io::Result<Vec<Word>> {
         let ended = take_in(&mut self.stream, &mut self.unread);
         let mut words = Vec::new();
@@ -75,7 +76,7 @@ impl AsFd for Link {
     }
 }
 
-/// Reads what is there. An error is the end: the other side's, or that of our patience with what it sends.
+/// Reads all available bytes. An error is the end of the connection: the other side closed it, or sent too much.
 pub(super) fn take_in(stream: &mut TcpStream, unread: &mut Vec<u8>) -> io::Result<()> {
     let mut buffer = [0; LINE];
     loop {
@@ -99,7 +100,7 @@ pub(super) fn line(unread: &mut Vec<u8>) -> Option<String> {
     Some(String::from_utf8_lossy(&line[..end]).into_owned())
 }
 
-/// Text from elsewhere as a terminal may show it: one line, of bounded length, without control characters.
+/// Text of another host, safe to show on a terminal: one line of bounded length, without control characters.
 pub(super) fn plain(text: &str) -> String {
     let mut out: String =
         text.chars().take(TEXT).map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect();

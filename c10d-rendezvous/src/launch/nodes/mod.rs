@@ -22,29 +22,29 @@ use door::{Door, enter};
 use link::{Link, plain};
 use watch::Watch;
 
-/// How long it may take to find out who is missing.
+/// How long it may take to find out which hosts are missing.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long the hosts may take to end after a failure, beside the grace time.
+/// How long the hosts may take to end after a failure, in addition to the grace time.
 const ENDING: Duration = Duration::from_secs(10);
-/// Where host 0 says how to reach it.
+/// The key under which host 0 publishes how to reach it.
 const SIGN: &str = "link";
 
 /// This host's part in the job.
 pub(super) struct Node {
     pub(super) host: String,
     pub(super) port: u16,
-    /// Different for each launch.
+    /// The id of this launch.
     pub(super) run_id: String,
     _server: Option<Served>,
-    /// The other hosts, until they are watched.
+    /// The connections to the other hosts, until `watch` takes them.
     links: Vec<Link>,
     watch: Option<Watched>,
     node: u32,
-    /// How long the others may run when a rank failed here; `None`: as long as they like.
+    /// How long the other hosts may run after a rank failed here; `None`: without limit.
     patience: Option<Duration>,
 }
 
-/// The store, where this host serves it.
+/// The store, if this host serves it.
 enum Served {
     Alone(#[expect(dead_code, reason = "serves until it is dropped")] TcpStoreServer),
     ForAll(#[expect(dead_code, reason = "serves until it is dropped")] TcpStore),
@@ -109,7 +109,7 @@ impl Node {
         Ok(Node { host, port, run_id, _server: server, links: Vec::new(), watch: None, node: 0, patience: None })
     }
 
-    /// From now on the other hosts are told of a failure here, and the supervisor of a failure there.
+    /// Starts to report failures here to the other hosts, and failures there to the supervisor.
     pub(super) fn watch(&mut self, requests: &Arc<Requests>) -> io::Result<()> {
         if self.links.is_empty() {
             return Ok(());
@@ -125,7 +125,8 @@ impl Node {
         Ok(())
     }
 
-    /// Tells the other hosts that this one is done. The one that serves the store waits for the others to be done, too.
+    /// Tells the other hosts that this one is done. The host that serves the store also waits for the others to be
+    /// done.
     pub(super) fn finish(&self, mut report: JobReport, deadline: Option<Instant>) -> JobReport {
         let Some(watch) = &self.watch else { return report };
         watch.requests.done();
@@ -145,13 +146,13 @@ impl Drop for Node {
     fn drop(&mut self) {
         if let Some(watch) = &self.watch {
             watch.requests.over();
-            // Until what there was to tell is told.
+            // Waits until everything is sent.
             let _ = watch.ended.recv_timeout(Duration::from_secs(1));
         }
     }
 }
 
-/// All hosts, where they find each other.
+/// The hosts' part of the store, through which they find each other.
 struct Hosts {
     store: PrefixStore,
     node: u32,
@@ -159,7 +160,7 @@ struct Hosts {
 }
 
 impl Hosts {
-    /// All launchers are there, each once, and mean the same job.
+    /// Checks that every launcher is present exactly once, and that all have the same settings.
     fn agree(&self, ranks: u32, deadline: Instant) -> Result {
         let wrong = |what: String| Error::new(ErrorKind::Rendezvous, what).phase(Phase::Rendezvous);
         let mine = format!("{ranks} {} {}", self.nodes, random_id()?);

@@ -1,4 +1,4 @@
-//! Hears from the launchers of other hosts, and tells them what happens here.
+//! Receives messages from the launchers of other hosts, and tells them what happens here.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    /// Until the owner gives up, or all ranks of the job have ended. Host 0 hands on what it hears.
+    /// Runs until the owner gives up, or all ranks of the job have ended. Host 0 forwards what it receives.
     pub(super) fn run(mut self) {
         let mut told_done = false;
         loop {
@@ -57,7 +57,7 @@ impl Watch {
                     }));
                     true
                 }
-                // Kept out of sight from here on: it is at its end.
+                // The connection has ended as expected, so it is not watched any more.
                 Err(_) if link.done => false,
                 Err(e) => {
                     let how = format!("the launcher on host {from} is gone, without a word of its ranks ({e})");

@@ -9,8 +9,8 @@ use signal_hook::low_level::signal_name;
 use super::{Running, Supervisor};
 use crate::launch::guardian::Guardian;
 
-/// A second SIGINT this long after the first is somebody who has no patience; an earlier one is the same, delivered twice
-/// (to the process, then to its group).
+/// A second SIGINT after this time is a new one. An earlier one is the same, delivered twice (to the process, then to
+/// its group).
 const IMPATIENCE: Duration = Duration::from_secs(1);
 
 impl Supervisor {
@@ -18,12 +18,12 @@ impl Supervisor {
     pub(super) fn pass_on(&mut self, signal: Signal) {
         match signal {
             Signal::INT | Signal::TERM => self.asked_to_end(signal),
-            // Who handles or ignores it goes on, as without a launcher.
+            // Ranks that handle or ignore it go on, as without a launcher.
             Signal::HUP => {
                 self.signal(Signal::HUP);
                 self.signal(Signal::CONT);
             }
-            // Words to the ranks, whose children need not know them: by default such a signal ends a process.
+            // Only the ranks get the signal, not their children, which it would end by default.
             _ => {
                 for child in self.children.iter().filter(|child| child.exit.is_none()) {
                     let _ = pidfd_send_signal(&child.pidfd, signal);
@@ -51,14 +51,15 @@ impl Supervisor {
         }
     }
 
-    /// Ends the ranks, unless they are about to.
+    /// Ends the ranks, unless they are ending already.
     pub(super) fn end(&mut self) {
         if self.kill_at.is_none() && !self.overdue_known {
             self.end_with(Signal::TERM);
         }
     }
 
-    /// The signal now, SIGKILL after the grace time. What is stopped is continued, or it could do neither.
+    /// Sends the signal now and SIGKILL after the grace time. Stopped processes are continued, so that they can handle
+    /// it.
     fn end_with(&mut self, signal: Signal) {
         self.signal(signal);
         self.signal(Signal::CONT);
@@ -67,7 +68,7 @@ impl Supervisor {
         }
     }
 
-    /// Kills what the grace time did not end.
+    /// Kills the ranks that did not end within the grace time.
     pub(super) fn kill_if_due(&mut self) {
         if self.kill_at.is_some_and(|at| Instant::now() >= at) {
             self.kill_at = None;
@@ -98,7 +99,7 @@ impl Supervisor {
 }
 
 impl Running {
-    /// Whether it is still in the group that it was started in; a rank may have left it (`setsid`).
+    /// Whether it is still in its original process group, which a rank may leave by `setsid`.
     fn is_in(&self, group: Option<Pid>) -> bool {
         group.is_some() && getpgid(Some(Pid::from_child(&self.child))).ok() == group
     }

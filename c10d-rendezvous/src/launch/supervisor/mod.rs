@@ -1,4 +1,4 @@
-//! The thread that starts the ranks and sees them end.
+//! The thread that starts the ranks and waits for their end.
 
 mod ending;
 mod start;
@@ -22,8 +22,8 @@ use super::requests::{Asked, Requests, raise};
 use super::signals::Forwarding;
 use super::{Output, Stdin};
 
-/// How long a first failure may turn out to follow from another. A process that is killed closes its connections before
-/// its end can be seen, so a rank that fails for the lack of it may be seen first.
+/// How long after a first failure the launcher waits for its cause. A killed process closes its connections before its
+/// end can be seen, so a rank that fails because of that may be seen first.
 const HINDSIGHT: Duration = Duration::from_millis(100);
 
 pub(super) struct Plan {
@@ -53,20 +53,20 @@ pub(super) struct Supervisor {
     requests: Arc<Requests>,
     started: Instant,
     kept: Kept,
-    /// Says when all output is printed; what makes it stop early.
+    /// A channel that tells when all output is printed, and the descriptor that makes the printer stop early.
     printer: Option<(Receiver<()>, Arc<OwnedFd>)>,
-    /// What makes whoever hands on standard input stop.
+    /// The descriptor that makes the thread that copies standard input stop.
     feeder: Option<Arc<OwnedFd>>,
     failure: Option<Exit>,
-    /// SIGINT and SIGTERM that were passed on, each once, and when.
+    /// The SIGINT and SIGTERM that were passed on, each once, with their times.
     asked: Vec<(Signal, Instant)>,
     elsewhere: Option<String>,
     reader_gone: bool,
-    /// The ranks were ended for a reason that is none of theirs.
+    /// Whether the ranks were ended for a reason that is not theirs.
     ended: bool,
-    /// When SIGKILL follows.
+    /// The time of SIGKILL.
     kill_at: Option<Instant>,
-    /// Whether it followed, and whom it met.
+    /// Whether SIGKILL was sent and the overdue ranks are known.
     overdue_known: bool,
     overdue: Vec<u32>,
 }
@@ -88,13 +88,13 @@ impl Supervisor {
             self.kill_if_due();
         }
         let elapsed = self.started.elapsed();
-        // Ends what the ranks left behind, which may hold their output open.
+        // Ends processes that the ranks left behind, which may hold their output open.
         self.guardian = None;
         if let Some(stop) = &self.feeder {
             raise(stop);
         }
         self.finish_output();
-        // The reader may be gone only for the last words.
+        // The reader may have gone during the last lines.
         self.reader_gone |= self.requests.take().reader_gone;
         let mut output = std::mem::take(&mut *self.kept.lock());
         let failure = self.failure.take().map(|exit| {
@@ -174,7 +174,7 @@ impl Supervisor {
 
     fn reap(&mut self) {
         let mut failed = self.collect();
-        // A rank that the launcher ended says nothing about what failed.
+        // A rank that the launcher ended is not a failure.
         if failed.is_empty() || self.failure.is_some() || self.ended {
             return;
         }
@@ -194,7 +194,7 @@ impl Supervisor {
         }
     }
 
-    /// Takes note of the ranks that have ended since the last look; gives those that failed.
+    /// Collects the ranks that have ended since the last call, and returns those that failed.
     fn collect(&mut self) -> Vec<Exit> {
         let mut failed = Vec::new();
         for child in self.children.iter_mut().filter(|child| child.exit.is_none()) {
@@ -212,13 +212,14 @@ impl Supervisor {
         failed
     }
 
-    /// The ranks are gone, so the pipes are at their ends, unless somebody who left the group holds them.
+    /// Waits for the rest of the output. The ranks are gone, so the pipes are at their ends, unless a process outside
+    /// the group holds them.
     fn finish_output(&mut self) {
         let Some((printed, stop)) = self.printer.take() else { return };
         let patience = Duration::from_secs(1);
         if printed.recv_timeout(patience).is_err() {
             raise(&stop);
-            // Longer only if nobody reads what we print; then the rest is lost.
+            // It takes longer only if nobody reads the printed output; then the rest is lost.
             let _ = printed.recv_timeout(patience);
         }
     }

@@ -1,4 +1,4 @@
-//! All ranks are started, or none.
+//! Starts all ranks, or none.
 
 use std::io;
 use std::process::ChildStdin;
@@ -20,7 +20,7 @@ use crate::launch::requests::{Requests, event};
 use crate::launch::signals::Forwarding;
 
 impl Supervisor {
-    /// Starts all ranks; where one cannot start, none is left.
+    /// Starts all ranks. If one cannot start, the others are ended.
     pub(in crate::launch) fn start(plan: Plan, requests: Arc<Requests>) -> Result<(Supervisor, Vec<Rank>)> {
         let forwarding = if plan.forward_signals {
             Some(Forwarding::start().map_err(|e| failed("cannot take over signals").caused_by(e))?)

@@ -1,7 +1,7 @@
-//! Requests about many keys, done in pieces: between two of them the other clients have their turns.
+//! Requests about many keys, which are done in pieces: between two pieces the other clients have their turns.
 //!
-//! Keys are looked at, given or set one after the other, in the order of the request. So a large request is no single
-//! moment: what others do meanwhile may come between two of its keys.
+//! Keys are checked, returned or set one after the other, in the order of the request. So a large request is not
+//! atomic: other clients may change the store between two of its keys.
 
 use std::ops::Bound;
 use std::vec::IntoIter;
@@ -9,10 +9,10 @@ use std::vec::IntoIter;
 use super::{Amount, ClientId, Key, Keyspace, OVERHEAD, Waiting, leave};
 use crate::tcp_store::protocol::{Refusal, STOP_WAITING, Write};
 
-/// A request of which a part is done.
+/// A request that is partly done.
 pub(crate) struct Task {
     work: Work,
-    /// Bytes that it holds.
+    /// The bytes that it holds.
     held: usize,
 }
 
@@ -55,7 +55,7 @@ impl Task {
         Task::new(Work::List { after: None, n: 0, listed: Vec::new() }, 0)
     }
 
-    /// Bytes that it keeps until it is over.
+    /// The bytes that it keeps until it is done.
     pub(crate) fn held(&self) -> usize {
         match &self.work {
             Work::List { listed, .. } => listed.len(),
@@ -65,8 +65,8 @@ impl Task {
 }
 
 impl Keyspace {
-    /// Goes on with a request, for as many keys as `budget` says, which is lowered by what was done. Gives it back if it is
-    /// not over.
+    /// Continues a request for at most `budget` keys, and reduces `budget` by the work done. Returns the request if it
+    /// is not done.
     pub(crate) fn go_on(
         &mut self,
         client: ClientId,
@@ -134,7 +134,7 @@ impl Keyspace {
         Ok(Some(task))
     }
 
-    /// The client waits for this key, too, unless it is there.
+    /// Adds this key to the client's wait, unless the key exists.
     fn enlist(&mut self, client: ClientId, ticket: u64, key: Vec<u8>) -> Result<(), Refusal> {
         if self.present(&key) || self.consumers.get(&key[..]).is_some_and(|waiters| waiters.contains_key(&ticket)) {
             return Ok(());
@@ -150,7 +150,7 @@ impl Keyspace {
         Ok(())
     }
 
-    /// All keys that the client waits for are known: until now it could not be woken.
+    /// All keys of the client's wait are known. Until now it could not be woken.
     fn listed(&mut self, client: ClientId, reply: &mut Vec<u8>) {
         if let Some(Waiting::Keys { absent, .. }) = self.waiting.get_mut(&client) {
             *absent -= 1;
@@ -161,7 +161,7 @@ impl Keyspace {
         }
     }
 
-    /// Takes those out of the lines who wait no longer, as many as `budget` says.
+    /// Removes queue places of clients that do not wait any more, at most `budget`.
     pub(crate) fn tidy(&mut self, budget: usize) {
         for _ in 0..budget {
             let Some((ticket, owner, keys)) = self.stale.last_mut() else { return };
@@ -176,7 +176,7 @@ impl Keyspace {
         }
     }
 
-    /// Whether there is something to tidy.
+    /// Whether such places are left.
     pub(crate) fn is_untidy(&self) -> bool {
         !self.stale.is_empty()
     }
