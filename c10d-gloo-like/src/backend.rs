@@ -1,4 +1,4 @@
-//! The backend: takes jobs and sees that each is run, on the caller's thread wherever that may be.
+//! The backend: it takes jobs and runs each of them, on the caller's thread if possible.
 #![allow(unsafe_code)]
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -27,20 +27,20 @@ const MESSAGES: &str = "messages are still in flight";
 /// One rank of one group.
 pub(crate) struct GlooLike(Arc<Rank>);
 
-/// What the threads of one rank share.
+/// The state that the threads of one rank share.
 struct Rank {
     health: Arc<Health>,
-    /// Given up first, so that peers hear the goodbye before their links break.
+    /// It is dropped first, so that peers get the goodbye before their links break.
     membership: Mutex<Option<Membership>>,
     collectives: Mutex<Collectives>,
-    /// The collectives that nobody waits for yet.
+    /// The started collectives.
     queue: WorkerQueue<Job>,
     messages: Arc<Messages>,
     rank: u32,
     world: u32,
     selection: Arc<Selection>,
     sent: AtomicU64,
-    /// How long the end of the program may be held up by what the peers have yet to take.
+    /// How long the end of the program may wait for data that peers have yet to receive.
     drop_within: Duration,
 }
 
@@ -95,9 +95,9 @@ impl GlooLike {
     }
 }
 
-// SAFETY: 1. Spans are used by `Collectives::run` and `Messages`, which are through with them before the job is
-// completed. 2. Both watch the job's deadline and the group's health in slices of at most 10 ms; `abort` takes only the
-// lock of the health, under which no job is completed.
+// SAFETY: 1. Only `Collectives::run` and `Messages` use spans, and they have finished with them before the job is
+// completed. 2. Both check the job's deadline and the group's health at least every 10 ms; `abort` takes only the lock
+// of the health, under which no job is completed.
 unsafe impl Backend for GlooLike {
     fn name(&self) -> &'static str {
         crate::NAME
@@ -180,7 +180,7 @@ unsafe impl Backend for GlooLike {
 
 impl Drop for GlooLike {
     fn drop(&mut self) {
-        // What is in flight is still run; the last thread to leave says goodbye, unless that is said already.
+        // Jobs in flight still run. The last thread to leave says goodbye, unless that was done already.
         self.0.queue.close();
         self.0.messages.close();
     }
@@ -190,7 +190,7 @@ impl Rank {
     /// Runs the job to its end, without completing it.
     fn run(&self, job: &Job) -> Result {
         let request = job.request();
-        // What is queued must not wait beyond its own deadline, whatever runs before it.
+        // A queued job must not wait beyond its own deadline, whatever runs before it.
         let earliest = || self.queue.least(|job| job.request().deadline());
         let deadline = || earliest().map_or(request.deadline(), |queued| queued.min(request.deadline()));
         let mut collectives = self.collectives.lock();
@@ -199,9 +199,9 @@ impl Rank {
         result
     }
 
-    /// Has a job run by the rank's own thread.
+    /// Gives a job to the rank's own thread.
     fn queue(self: &Arc<Rank>, job: Job) {
-        // Its time runs from here, whatever is queued before it.
+        // Its time starts here, whatever is queued before it.
         job.request().deadline();
         let rank = self.clone();
         if let Err((job, error)) = self.queue.push(job, "c10d collectives", move || rank.serve()) {
@@ -216,7 +216,7 @@ impl Rank {
                 let what = format!("the thread of asynchronous collectives panicked: {words}");
                 Err(self.health.fail(Error::new(ErrorKind::Internal, what)))
             });
-            // Before the completion, so that whoever it wakes finds the queue as it is.
+            // This comes before the completion, so that a woken thread finds the queue settled.
             self.queue.settled();
             job.complete(result);
         }
@@ -226,12 +226,12 @@ impl Rank {
         (0..self.world).filter(|r| *r != self.rank).collect()
     }
 
-    /// Waits until nothing is in flight, and the peers have what they were sent.
+    /// Waits until nothing is in flight and the peers have received everything.
     fn settle(&self, deadline: Instant) -> Result {
         if self.membership.lock().is_none() {
             return Ok(());
         }
-        // Who does not want to wait is not kept for finding out whom it would have waited for.
+        // A caller that does not want to wait does not wait for the names of the missing ranks either.
         let patient = Instant::now() < deadline;
         let late = |what: &str, collective: bool, waiting_for: &[u32]| match patient {
             true => Err(self.health.overdue(what, collective, waiting_for)),
@@ -255,17 +255,18 @@ impl Rank {
         if untaken.is_empty() { Ok(()) } else { late("not all that was sent has been taken", false, &untaken) }
     }
 
-    /// Looks a last time whether all ranks made the same calls. An error: the group has failed, since they did not.
+    /// Checks for the last time whether all ranks made the same calls. An error means that they did not, and the group
+    /// has failed.
     fn conclude(&self, deadline: Instant) -> Result {
-        // Held by an op of another thread, which looks by itself.
+        // An op of another thread holds it, and checks by itself.
         let collectives = self.collectives.try_lock_until(deadline);
         collectives.and_then(|mut collectives| collectives.conclude(deadline)).map_or(Ok(()), Err)
     }
 
-    /// Waits until the peers have what the collectives sent them; beyond the deadline, or the longest time that a
-    /// collective had, gives the ranks that do not.
+    /// Waits until the peers have received what the collectives sent. After the deadline, or the longest time that a
+    /// collective had, it returns the ranks that have not.
     fn untaken_collectives(&self, deadline: Instant) -> Vec<u32> {
-        // Held by an op of another thread until it is over; what it has to send is its own matter.
+        // An op of another thread holds it until it is done, and cares for its own data.
         let Some(mut collectives) = self.collectives.try_lock_until(deadline) else { return Vec::new() };
         let deadline = deadline.min(deadline_after(collectives.patience()));
         let mut pause = Duration::from_micros(100);
@@ -275,13 +276,13 @@ impl Rank {
                 return untaken;
             }
             std::thread::sleep(pause);
-            // What a peer does not take, it may never take: for having called something else.
+            // A peer that does not receive data may have made another call, and then never will.
             collectives.conclude(Instant::now());
             pause = (pause * 2).min(Duration::from_millis(10));
         }
     }
 
-    /// The ranks that have yet to take what the collectives sent them.
+    /// The ranks that have yet to receive what the collectives sent.
     fn untaken(&self, collectives: &Collectives) -> Vec<u32> {
         if self.health.failed() {
             return Vec::new();
@@ -290,10 +291,10 @@ impl Rank {
         untaken.map(|(peer, _)| peer).collect()
     }
 
-    /// Tells the peers that this rank leaves, unless they know.
+    /// Tells the peers that this rank leaves, unless they have been told.
     fn say_goodbye(&self) {
         let Some(membership) = self.membership.lock().take() else { return };
-        // In between two ops, so that nothing is cut off: an op of another thread goes on.
+        // Between two ops, so that nothing is cut off: an op of another thread goes on.
         if let Some(collectives) = self.collectives.try_lock() {
             collectives.links().for_each(|(_, link)| link.finish());
         }
@@ -303,14 +304,14 @@ impl Rank {
 }
 
 impl Mortal for Rank {
-    /// Whether a peer has yet to take what this rank completed: where a process ends with unread bytes, or with the
-    /// network namespace that it was alone in, the kernel drops what it has not delivered.
+    /// Whether a peer has yet to receive data of completed calls. If a process ends with unread bytes, or with the
+    /// network namespace that only it used, the kernel drops undelivered data.
     fn holds_up(&self, waited: Duration) -> bool {
         let here = self.membership.try_lock().is_some_and(|m| m.is_some());
         if !here || waited >= self.drop_within || self.health.failed() {
             return false;
         }
-        // Who is busy with them, in a program that ends, has not completed them.
+        // If another thread still runs them while the program ends, they are not completed.
         let collectives = || self.collectives.try_lock().is_some_and(|c| !self.untaken(&c).is_empty());
         collectives() || self.messages.untaken().unwrap_or(false)
     }

@@ -1,9 +1,9 @@
-//! What this rank is doing, for others to read: the calls it began lately, and whether it is inside one.
+//! The call log: the latest calls of this rank, and whether it is inside one, for other ranks to read.
 //!
-//! The thread that runs an op writes, the watcher's thread reads, and so do the ranks that share memory with this one: the
-//! call log lies in the rank's segment if it has one. Nobody waits. A reader that meets a writer looks again, and after a
-//! few times takes it that the entry is gone. A peer may write anything to a segment, so any contents are read without
-//! harm.
+//! The thread that runs an op writes it. The watcher's thread reads it, and so do the ranks that share memory with this
+//! one, since the call log is in the rank's segment if it has one. Nobody waits. A reader that meets a writer tries
+//! again, and after a few times treats the entry as gone. A peer may write anything to a segment, so any contents can
+//! be read safely.
 
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 
@@ -21,37 +21,37 @@ struct Entry {
     words: [AtomicU64; 3],
 }
 
-/// The call log of one rank in one group. Calls are numbered from 0 in the order in which they began; as all ranks make the
-/// same calls, one call has one number on all of them.
+/// The call log of one rank in one group. Calls are numbered from 0 in the order in which they began. All ranks make
+/// the same calls, so a call has the same number on all of them.
 #[repr(C, align(128))]
 pub(crate) struct CallLog {
     entries: [Entry; HISTORY],
-    /// Calls begun.
+    /// The number of calls begun.
     begun: AtomicU64,
-    /// Calls begun when the last one ended.
+    /// The number of calls that had begun when the last one ended.
     ended: AtomicU64,
     failed: Flag,
 }
 
-/// Written once, so away from what is written often.
+/// It is written once, so it has its own cache line.
 #[repr(C, align(128))]
 struct Flag(AtomicU64);
 
-/// What a call log says of the call with a number.
+/// The entry of a call log for the call with a number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Entered {
     /// It has not begun.
     NotYet,
-    /// It is this one.
+    /// The call.
     Call(Fingerprint),
     /// It began too long ago to be remembered.
     Gone,
 }
 
-/// Where a rank is.
+/// The position of a rank in its calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Position {
-    /// The last call it began, if it began any.
+    /// The last call that it began, if there is one.
     pub(crate) last: Option<CallId>,
     /// Whether it is still inside it.
     pub(crate) inside: bool,
@@ -74,7 +74,7 @@ impl CallLog {
         }
     }
 
-    /// A call begins. One at a time: the ops of a lane run in order.
+    /// Records that a call begins. Only one runs at a time, since the ops of a lane run in order.
     #[inline]
     pub(crate) fn begin(&self, fingerprint: &Fingerprint) {
         let n = self.begun.load(Ordering::Relaxed);
@@ -89,18 +89,18 @@ impl CallLog {
         self.begun.store(n.wrapping_add(1), Ordering::Release);
     }
 
-    /// The call that was begun last has ended.
+    /// Records that the last call has ended.
     #[inline]
     pub(crate) fn end(&self) {
         self.ended.store(self.begun.load(Ordering::Relaxed), Ordering::Release);
     }
 
-    /// The group has failed on this rank, and all have been told why.
+    /// Records that the group has failed on this rank and that all ranks have been told why.
     pub(crate) fn give_up(&self) {
         self.failed.0.store(1, Ordering::Release);
     }
 
-    /// Whether it has.
+    /// Whether the group has failed on this rank.
     #[inline]
     pub(crate) fn has_given_up(&self) -> bool {
         self.failed.0.load(Ordering::Acquire) != 0
@@ -114,7 +114,7 @@ impl CallLog {
             .find_map(|n| self.read(n).filter(|p| CallId::of(p) == place))
     }
 
-    /// Where this rank is.
+    /// The position of this rank.
     pub(crate) fn position(&self) -> Position {
         let ended = self.ended.load(Ordering::Acquire);
         let begun = self.begun.load(Ordering::Acquire);
@@ -143,7 +143,7 @@ impl CallLog {
         self.read(n).map(|p| CallId::of(&p))
     }
 
-    /// What became of call `n`. Looks at one entry.
+    /// The entry of call `n`.
     #[inline]
     pub(crate) fn entry(&self, n: u64) -> Entered {
         let when = written(n);
@@ -169,7 +169,7 @@ impl CallLog {
         self.look(n).map(|(_, fingerprint)| fingerprint)
     }
 
-    /// The entry of call `n`, whichever call it holds now, and its version.
+    /// The slot of call `n`, whichever call is in it now, and its version.
     #[inline]
     fn look(&self, n: u64) -> Option<(u64, Fingerprint)> {
         let entry = &self.entries[n as usize % HISTORY];
@@ -183,12 +183,12 @@ impl CallLog {
     }
 }
 
-/// The version of an entry in which call `n` is written; the one before it: it is being written.
+/// The version of a slot that contains call `n`. The version before it means that the slot is being written.
 fn written(n: u64) -> u64 {
     (n / HISTORY as u64).wrapping_add(1).wrapping_mul(2)
 }
 
-/// By shifts, not through bytes: words that are read right after their bytes were written stall the core.
+/// It uses shifts and not bytes: reading words right after their bytes were written stalls the core.
 fn pack(fingerprint: &Fingerprint) -> [u64; 3] {
     let small = u32::from_le_bytes([fingerprint.op, fingerprint.dtype, fingerprint.reduce, fingerprint.step]);
     let pair = |low: u32, high: u32| u64::from(low) | u64::from(high) << 32;

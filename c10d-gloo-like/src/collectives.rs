@@ -1,4 +1,4 @@
-//! The collectives of one rank: runs one at a time, on whatever thread it is called.
+//! The collectives of one rank: it runs one at a time, on the thread that calls it.
 
 use std::time::{Duration, Instant};
 
@@ -10,13 +10,13 @@ use crate::layout::Layout;
 use crate::link::Link;
 use crate::plan::Plan;
 
-/// Everything a collective needs, kept between them so that nothing is allocated after the first ones.
+/// The data that collectives need. It is kept between calls, so that nothing is allocated after the first ones.
 pub(crate) struct Collectives {
     executor: Executor,
     layout: Layout,
     spaces: Spaces,
     plan: Plan,
-    /// The longest time that a collective had.
+    /// The longest timeout of a collective so far.
     patience: Duration,
 }
 
@@ -25,7 +25,8 @@ impl Collectives {
         Collectives { executor, layout, spaces: Spaces::new(), plan: Plan::default(), patience: Duration::ZERO }
     }
 
-    /// Runs the op to its end, which comes by `deadline` (asked only when it has to wait). Touches no span afterwards.
+    /// Runs the op to its end, by `deadline` at the latest (which is read only if it has to wait). It touches no span
+    /// afterwards.
     pub(crate) fn run(&mut self, request: &Request, deadline: &dyn Fn() -> Instant) -> Result {
         self.patience = self.patience.max(request.timeout);
         self.plan.clear();
@@ -60,7 +61,7 @@ impl Collectives {
         })
     }
 
-    /// How long a peer may take at most, from now, to take what it was sent: all deadlines are over then.
+    /// How long a peer may take from now on to receive the data. After this time all deadlines have passed.
     pub(crate) fn patience(&self) -> Duration {
         self.patience
     }
@@ -70,7 +71,7 @@ impl Collectives {
         self.executor.links()
     }
 
-    /// The rank leaves: looks a last time whether the others made the same calls. Gives the disagreement for which the
+    /// Checks, for a rank that leaves, whether the others made the same calls. Returns the disagreement by which the
     /// group has failed.
     pub(crate) fn conclude(&mut self, deadline: Instant) -> Option<Error> {
         self.executor.conclude(deadline)

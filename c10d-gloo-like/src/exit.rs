@@ -1,5 +1,5 @@
-//! The end of a program that has not left its groups: they are in a `static`, or it calls `process::exit`. Its peers are
-//! told, so that they do not take the end for a sudden death, and those that need nothing more go on.
+//! The end of a program that has not left its groups, because they are in a `static` or it calls `process::exit`. The
+//! peers are told. So they do not take the end for a sudden death, and those that need nothing more go on.
 #![allow(unsafe_code)]
 
 use std::sync::{Arc, OnceLock, Weak};
@@ -8,15 +8,15 @@ use std::time::{Duration, Instant};
 use c10d_core::process::PerProcess;
 use c10d_core::sync::Mutex;
 
-/// Whoever is told of the end of the program.
+/// A rank that is told of the end of the program.
 pub(crate) trait Mortal: Send + Sync + 'static {
-    /// Whether something would be lost by an end now, so long before it. Asked again and again until it is not.
+    /// Whether data would be lost by an end now, after waiting this long. It is called until it returns `false`.
     fn holds_up(&self, waited: Duration) -> bool;
-    /// The end.
+    /// Handles the end of the program.
     fn end(&self);
 }
 
-/// A forked child has its own, with nobody in it: its end is not that of the parent's program.
+/// A forked child has its own empty list, since its end is not that of the parent's program.
 #[derive(Default)]
 struct Living {
     mortals: Mutex<Vec<Weak<dyn Mortal>>>,
@@ -25,16 +25,16 @@ struct Living {
 
 static LIVING: PerProcess<Living> = PerProcess::new();
 
-/// Has `mortal` told of the end of the program, if it is still there then. Not told: of the end by a signal, `abort` or
-/// `_exit`.
+/// Registers `mortal`, which is told of the end of the program if it still exists then. It is not told of an end by a
+/// signal, `abort` or `_exit`.
 pub(crate) fn tell(mortal: Weak<dyn Mortal>) {
     let living = LIVING.get();
     let mut mortals = living.mortals.lock();
     mortals.retain(|m| m.strong_count() > 0);
     mortals.push(mortal);
     living.registered.get_or_init(|| {
-        // SAFETY: the function is there for as long as the code that registers it, and does not unwind. Where no room is
-        // left for it, peers see a sudden death instead.
+        // SAFETY: the function exists as long as the code that registers it, and does not unwind. If there is no room
+        // to register it, peers see a sudden death instead.
         let _ = unsafe { libc::atexit(at_exit) };
     });
 }
@@ -48,7 +48,7 @@ extern "C" fn at_exit() {
             std::thread::sleep(Duration::from_millis(1));
         }
         living.iter().for_each(|mortal| mortal.end());
-        // The program ends with them: dropping them would say goodbye.
+        // They are leaked, since dropping them would say goodbye.
         std::mem::forget(living);
     });
 }

@@ -1,5 +1,5 @@
-//! From a request to memory and plan: lays the op's tensors end to end, rank by rank, and fills the plan of the chosen
-//! algorithm.
+//! Converts a request to memory and a plan: it puts the op's tensors end to end, rank by rank, and fills the plan of
+//! the chosen algorithm.
 #![allow(unsafe_code)]
 
 use std::sync::Arc;
@@ -11,12 +11,12 @@ use crate::exec::Spaces;
 use crate::plan::Plan;
 use crate::schedule::{Algorithm, Blocks, Member, Selection, direct, exact};
 
-/// Lays ops out, one after the other. Keeps its memory between them.
+/// Lays out one op after the other, and keeps its memory between them.
 pub(crate) struct Layout {
     me: Member,
     selection: Arc<Selection>,
     hosts: Vec<u32>,
-    /// Where each rank's block of the input, and of the output, starts; and where the last ends.
+    /// The start of each rank's block in the input and in the output, and the end of the last block.
     starts: [Vec<usize>; 2],
 }
 
@@ -30,7 +30,7 @@ impl Layout {
         self.me.world
     }
 
-    /// Which algorithm this request takes.
+    /// The algorithm for this request.
     #[inline]
     fn algorithm(&self, request: &Request, dtype: Option<DType>, bytes: usize) -> Algorithm {
         let exact = dtype.is_some_and(|d| exact(d, request.params.reduce));
@@ -145,12 +145,12 @@ enum Operand {
     Output,
 }
 
-/// Lays whole tensors end to end; gives their bytes.
+/// Puts whole tensors end to end; returns their number of bytes.
 fn put(spaces: &mut Spaces, operand: Operand, spans: &[Span]) -> usize {
     spans.iter().map(|span| (put_part(spaces, operand, span, 0, span.bytes()), span.bytes()).1).sum()
 }
 
-/// Lays the blocks of tensors end to end, rank by rank: each tensor has `world` blocks.
+/// Puts the blocks of tensors end to end, rank by rank; each tensor has `world` blocks.
 fn put_blocks(spaces: &mut Spaces, operand: Operand, spans: &[Span], world: usize) {
     for p in 0..world {
         for span in spans {
@@ -161,7 +161,7 @@ fn put_blocks(spaces: &mut Spaces, operand: Operand, spans: &[Span], world: usiz
 }
 
 fn put_part(spaces: &mut Spaces, operand: Operand, span: &Span, offset: usize, len: usize) {
-    // Dispatch sends host memory here and nothing else.
+    // Dispatch sends only host memory to this backend.
     let Some(at) = span.host_ptr() else { return };
     // SAFETY: a part of a span of a job that this backend holds; the spaces are cleared before the job is completed.
     // Tensors of an op overlap only in the in-place layouts that dispatch admits.

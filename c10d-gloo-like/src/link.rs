@@ -1,4 +1,4 @@
-//! Bytes to and from one peer, over whatever lies between.
+//! Bytes to and from one peer, over shared memory or TCP.
 #![allow(unsafe_code)]
 
 use std::net::TcpStream;
@@ -11,7 +11,7 @@ use c10d_core::Result;
 use crate::shm::ShmLink;
 use crate::tcp::TcpLink;
 
-/// A stream of bytes to a peer and one from it, never blocking. An error is final.
+/// A stream of bytes to a peer and one from it. It never blocks. An error is final.
 pub(crate) enum Link {
     /// Through shared memory.
     Shm(ShmLink),
@@ -20,8 +20,8 @@ pub(crate) enum Link {
 }
 
 impl Link {
-    /// Sends as much of `head` and then the `len` bytes at `body` as goes now, and says how much that was (0: nothing).
-    /// What was taken is on its way to the peer at return; the caller comes again with the rest.
+    /// Sends as many bytes of `head`, and then of the `len` bytes at `body`, as possible now, and returns their number
+    /// (0: none). These bytes are in transfer to the peer; the caller calls again with the rest.
     ///
     /// # Safety
     /// `body` is readable for `len` bytes.
@@ -41,10 +41,11 @@ impl Link {
         unsafe { self.write(head, std::ptr::NonNull::dangling().as_ptr(), 0) }
     }
 
-    /// The bytes that can be read now without a break. They stay in place until consumed, or until the next call on this
-    /// link: read them through the pointer only.
+    /// The bytes that can be read now contiguously. They stay in place until they are consumed, or until the next call
+    /// on this link. Read them through the pointer only.
     ///
-    /// Once the caller has consumed whole elements, the rest of a broken one is continued: nothing stays torn for ever.
+    /// After the caller has consumed whole elements, the rest of an incomplete element is continued, so no element
+    /// stays incomplete forever.
     #[inline]
     pub(crate) fn peek(&mut self) -> Result<(*const u8, usize)> {
         match self {
@@ -53,7 +54,8 @@ impl Link {
         }
     }
 
-    /// As [`Link::peek`], for somebody who will not consume: the owner's next peek shows the same. Errors are left to it.
+    /// Like [`Link::peek`], for a caller that will not consume the bytes: the next `peek` shows the same bytes, and
+    /// reports errors.
     pub(crate) fn glance(&mut self) -> (*const u8, usize) {
         match self {
             Link::Shm(l) => l.peek().unwrap_or((std::ptr::null(), 0)),
@@ -64,7 +66,7 @@ impl Link {
         }
     }
 
-    /// Gives up the first `n` of the bytes that the last [`Link::peek`] showed.
+    /// Consumes the first `n` of the bytes that the last [`Link::peek`] showed.
     #[inline]
     pub(crate) fn consume(&mut self, n: usize) {
         match self {
@@ -73,7 +75,7 @@ impl Link {
         }
     }
 
-    /// Copies out what is there, up to `len` bytes, and says how much that was (0: nothing).
+    /// Copies out up to `len` available bytes, and returns their number (0: none).
     ///
     /// # Safety
     /// `to` is writable for `len` bytes, and nobody else uses them.
@@ -87,7 +89,7 @@ impl Link {
         }
     }
 
-    /// The item that was being written is complete. Both sides mark the same places.
+    /// Ends the item that was being written. Both sides mark the same places.
     #[inline]
     pub(crate) fn end_write(&mut self) {
         if let Link::Shm(l) = self {
@@ -95,7 +97,7 @@ impl Link {
         }
     }
 
-    /// The item that was being read is complete. Both sides mark the same places.
+    /// Ends the item that was being read. Both sides mark the same places.
     #[inline]
     pub(crate) fn end_read(&mut self) {
         if let Link::Shm(l) = self {
@@ -103,8 +105,7 @@ impl Link {
         }
     }
 
-    /// Whether some of what was written might be lost if this process ended now. Shared memory stays for as long as the
-    /// peer maps it.
+    /// Whether written data might be lost if this process ended now. Shared memory stays as long as the peer maps it.
     pub(crate) fn is_untaken(&self) -> bool {
         match self {
             Link::Shm(_) => false,
@@ -112,14 +113,14 @@ impl Link {
         }
     }
 
-    /// Nothing more will be written: the peer finds the end after the last byte.
+    /// Ends the stream: the peer sees the end after the last byte.
     pub(crate) fn finish(&self) {
         if let Link::Tcp(l) = self {
             l.finish();
         }
     }
 
-    /// The connection, to be polled by others than the link's owner; `None` for shared memory.
+    /// The connection, for polling by others than the link's owner; `None` for shared memory.
     pub(crate) fn socket(&self) -> Option<Arc<TcpStream>> {
         match self {
             Link::Shm(_) => None,
@@ -127,7 +128,7 @@ impl Link {
         }
     }
 
-    /// What to poll while waiting; `None` for shared memory, where the peer rings the own doorbell.
+    /// The descriptor to poll while waiting; `None` for shared memory, where the peer rings this rank's doorbell.
     pub(crate) fn fd(&self) -> Option<BorrowedFd<'_>> {
         match self {
             Link::Shm(_) => None,

@@ -1,5 +1,5 @@
-//! Waiting between two looks at the links: spin while it may be a matter of a microsecond, then let others run, then
-//! sleep until a peer rings or a socket is ready.
+//! Waits between two checks of the links: it spins while data may come within a microsecond, then yields to other
+//! threads, then sleeps until a peer rings or a socket is ready.
 
 use std::hint;
 use std::mem;
@@ -12,19 +12,19 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use crate::link::Link;
 use crate::shm::Doorbell;
 
-/// Looks without a pause to speak of, while cores are free.
+/// The number of checks while spinning, if cores are free.
 const SPINS: u32 = 200;
-/// How long to yield between looks before sleeping.
+/// How long to yield between checks before sleeping.
 const YIELD: Duration = Duration::from_micros(100);
-/// The longest sleep on sockets alone.
+/// The longest sleep on sockets only.
 const SLICE: Duration = Duration::from_millis(10);
-/// The same while shared memory is of interest too: a bell does not end a poll.
+/// The longest sleep on sockets if shared memory is watched, too, since a bell does not end a poll.
 const MIXED_SLICE: Duration = Duration::from_micros(200);
 
-/// Something that a wait is for.
+/// An event that a thread waits for.
 #[derive(Clone, Copy)]
 pub(crate) struct Interest<'a> {
-    /// What to poll; `None`: a peer that rings the doorbell.
+    /// The descriptor to poll; `None`: a peer that rings the doorbell.
     pub(crate) fd: Option<BorrowedFd<'a>>,
     /// Bytes from the peer.
     pub(crate) read: bool,
@@ -39,7 +39,8 @@ impl<'a> Interest<'a> {
     }
 }
 
-/// How one thread waits. It looks, and calls [`Pause::wait`] when there was nothing, [`Pause::reset`] when there was.
+/// The waiting of one thread. It checks for data, and calls [`Pause::wait`] if there was none, [`Pause::reset`] if
+/// there was.
 pub(crate) struct Pause {
     bell: Option<Doorbell>,
     spins: u32,
@@ -52,25 +53,25 @@ pub(crate) struct Pause {
 enum PauseState {
     Spinning(u32),
     Yielding(Instant),
-    /// Announced as a sleeper; the bell's value before the last look.
+    /// It is announced as a sleeper; the value is the bell's before the last check.
     Sleeping(u32),
 }
 
 impl Pause {
-    /// `oversubscribed`: more ranks than cores, so that spinning keeps others from running. `bell`: that of the own rank,
-    /// if it has peers in shared memory.
+    /// Makes a pause. `oversubscribed`: there are more ranks than cores, so spinning keeps others from running. `bell`:
+    /// this rank's doorbell, if it has peers in shared memory.
     pub(crate) fn new(oversubscribed: bool, bell: Option<Doorbell>) -> Pause {
         let spins = if oversubscribed { 0 } else { SPINS };
         Pause { bell, spins, state: PauseState::Spinning(0), set: Vec::new() }
     }
 
-    /// The same with memory for this many links, for who waits often and must not allocate.
+    /// The same with memory for this many links, for a thread that waits often and must not allocate.
     pub(crate) fn with_room(mut self, links: usize) -> Pause {
         self.set.reserve(links);
         self
     }
 
-    /// There was progress: the next wait begins anew.
+    /// Records progress: the next wait starts with spinning.
     #[inline]
     pub(crate) fn reset(&mut self) {
         if let PauseState::Sleeping(_) = self.state
@@ -81,8 +82,8 @@ impl Pause {
         self.state = PauseState::Spinning(0);
     }
 
-    /// Waits a little for what is of interest; the iterator is used only when it comes to sleeping. The caller looks again
-    /// after each call, and compares the time with its deadline where it gets one (it gets one after a few microseconds).
+    /// Waits briefly for these events; the iterator is used only for sleeping. The caller checks again after each call.
+    /// If the call returns a time (after a few microseconds it does), the caller compares it with its deadline.
     #[inline]
     pub(crate) fn wait<'a>(&mut self, interest: impl IntoIterator<Item = Interest<'a>>) -> Option<Instant> {
         if let PauseState::Spinning(n) = self.state
@@ -133,12 +134,13 @@ impl Pause {
             Some(bell) if shared && set.is_empty() => bell.sleep(seen),
             _ => {
                 let slice = if shared { MIXED_SLICE } else { SLICE };
-                // Ready, interrupted or timed out: the caller looks again in each case.
+                // The poll may end because of data, an interruption or the timeout: the caller checks again in each
+                // case.
                 let _ = poll(&mut set, Some(&Timespec { tv_sec: 0, tv_nsec: slice.subsec_nanos().into() }));
             }
         }
         set.clear();
-        // Empty, so no borrow is left in it; the collection keeps the allocation.
+        // The vector is empty, so no borrow is left in it; collecting keeps the allocation.
         self.set = set.into_iter().map(|_| unreachable!()).collect();
     }
 }

@@ -1,11 +1,11 @@
-//! What one rank does in one op: steps over ranges of bytes, made by the pure functions in [`crate::schedule`] and run
-//! by [`crate::exec`].
+//! A plan: the steps of one rank in one op, over ranges of bytes. The pure functions in [`crate::schedule`] make plans,
+//! and [`crate::exec`] runs them.
 
 use std::ops::Range;
 use std::slice;
 
-/// Which of the op's three address spaces a region lies in. `Input` and `Output` are the op's tensors laid end to end
-/// (rank by rank where the op has one block per rank); `Scratch` is memory of the backend.
+/// One of the op's three address spaces. `Input` and `Output` are the op's tensors end to end (rank by rank if the op
+/// has one block per rank); `Scratch` is memory of the backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Space {
     Input,
@@ -29,7 +29,7 @@ pub(crate) struct Region {
 }
 
 impl Region {
-    /// Whether every byte of this region is one of `other`'s.
+    /// Whether this region lies inside `other`.
     pub(crate) fn lies_in(&self, other: &Region) -> bool {
         self.space == other.space && self.offset >= other.offset && self.offset + self.len <= other.offset + other.len
     }
@@ -38,17 +38,17 @@ impl Region {
 /// A step's index in its plan.
 pub(crate) type StepId = u32;
 
-/// One thing to do.
+/// An action.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Action {
-    /// Bytes to a peer.
+    /// Sends bytes to a peer.
     Send { peer: u32, from: Region },
-    /// Bytes from a peer.
+    /// Receives bytes from a peer.
     Recv { peer: u32, to: Region },
     /// Reduces, in rank order, the own region and what each peer sends (as many bytes each) into `to`. `peers` is a
     /// range of [`Plan::peers`], ascending. `last`: nothing is added later, so an average is divided here.
     Reduce { peers: Range<u32>, own: Region, to: Region, last: bool },
-    /// Bytes from one place to another, of the same length.
+    /// Copies bytes to a region of the same length.
     Copy { from: Region, to: Region },
 }
 
@@ -70,7 +70,7 @@ impl Action {
         }
     }
 
-    /// How many bytes the action moves.
+    /// The number of bytes that the action moves.
     pub(crate) fn len(&self) -> usize {
         match self {
             Action::Send { from, .. } => from.len,
@@ -79,32 +79,32 @@ impl Action {
     }
 }
 
-/// What a step waits for.
+/// The dependency of a step.
 ///
-/// A plan means what it would mean if its steps ran one after the other; steps that concern one peer and one direction
-/// do run in plan order, everything else may overlap as far as this allows. Where no `After` is needed although two
-/// steps touch the same bytes, the peers' messages force the order; the simulator in `schedule` checks that they do.
+/// The meaning of a plan is that of its steps run one after the other. Steps with the same peer and direction do run in
+/// plan order; all others may overlap as far as their dependencies allow. If two steps touch the same bytes without a
+/// dependency, the peers' messages force their order; the simulator in `schedule` checks that.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum After {
     /// Nothing.
     Nothing,
-    /// Follows the step byte by byte: this step's source lies in that step's target.
+    /// Follows that step byte by byte: the source of this step lies in the target of that one.
     Follow(StepId),
-    /// Stays behind every send up to and including that step, byte by byte: it overwrites, from the same offset, what
-    /// they send.
+    /// Stays behind every send up to and including that step, byte by byte: it overwrites, from the same offset, the
+    /// bytes that they send.
     Trail(StepId),
-    /// Starts when every step up to and including that one is over, sends excepted.
+    /// Starts when every step up to and including that one is done, except sends.
     All(StepId),
 }
 
-/// A step: an action and what it waits for.
+/// A step: an action and its dependency.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Step {
     pub(crate) action: Action,
     pub(crate) after: After,
 }
 
-/// What one rank does in one op. Kept between ops so that its vectors keep their memory.
+/// The steps of one rank in one op. It is kept between ops, so that its vectors keep their memory.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct Plan {
     pub(crate) steps: Vec<Step>,
@@ -114,7 +114,7 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    /// Forgets the steps, keeps the memory.
+    /// Removes the steps, and keeps the memory.
     pub(crate) fn clear(&mut self) {
         self.steps.clear();
         self.peers.clear();
@@ -151,7 +151,7 @@ impl Plan {
         self.push(Action::Copy { from, to }, after)
     }
 
-    /// Appends a reduction of the own region with what `peers` (in any order) send.
+    /// Appends a reduction of the own region with the data that `peers` (in any order) send.
     pub(crate) fn reduce(
         &mut self,
         peers: impl IntoIterator<Item = u32>,
@@ -168,12 +168,12 @@ impl Plan {
         self.push(Action::Reduce { peers, own, to, last }, after)
     }
 
-    /// The step appended last.
+    /// The last step.
     pub(crate) fn last(&self) -> StepId {
         (self.steps.len() as StepId).saturating_sub(1)
     }
 
-    /// Takes `len` bytes more of scratch, on a cache line.
+    /// Allocates `len` more bytes of scratch, aligned to a cache line.
     pub(crate) fn scratch(&mut self, len: usize) -> Region {
         let offset = self.scratch.next_multiple_of(64);
         self.scratch = offset + len;

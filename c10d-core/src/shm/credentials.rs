@@ -1,14 +1,14 @@
-//! Who is at the other end of a UNIX socket.
+//! The user at the other end of a UNIX socket.
 #![allow(unsafe_code)]
 
 use std::os::fd::{AsFd, AsRawFd};
 
 use rustix::io::Errno;
 
-/// The user id of the process that connected, or listened, at the other end, as this user namespace has it.
+/// The user id of the process at the other end, as this user namespace sees it.
 ///
-/// Not rustix's function: that takes the peer's process id for one, which it has not if it is in a PID namespace that
-/// this process cannot see.
+/// rustix's function does not work here: it requires a process id of the peer, which the peer lacks if it is in a PID
+/// namespace that this process cannot see.
 pub fn peer_user(socket: &impl AsFd) -> Result<u32, Errno> {
     let mut peer = libc::ucred { pid: 0, uid: u32::MAX, gid: u32::MAX };
     let mut len = size_of::<libc::ucred>() as libc::socklen_t;
@@ -21,7 +21,7 @@ pub fn peer_user(socket: &impl AsFd) -> Result<u32, Errno> {
     }
 }
 
-/// Whether it is this user: nobody else gets or gives memory.
+/// Whether it is this user. Memory is exchanged only with processes of this user.
 pub fn is_same_user(socket: &impl AsFd) -> bool {
     peer_user(socket) == Ok(rustix::process::geteuid().as_raw())
 }

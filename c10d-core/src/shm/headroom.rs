@@ -1,9 +1,9 @@
-//! How much memory the control groups leave: beyond it the kernel does not refuse, it kills.
+//! The memory that the control groups leave. Beyond it the kernel does not refuse memory but kills the process.
 
 use std::fs;
 use std::path::Path;
 
-/// Bytes left in the tightest memory cgroup of this process; `None` where none is limited.
+/// The bytes left in the memory cgroup of this process with the least room; `None` if none is limited.
 pub fn headroom() -> Option<u64> {
     let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
     headroom_in(Path::new("/sys/fs/cgroup"), &groups)
@@ -24,17 +24,18 @@ fn tightest(root: &Path, line: &str) -> Option<u64> {
     } else {
         return None;
     };
-    // A limit of any ancestor counts. In a container the path may not exist below the mount, the mount itself does.
+    // A limit of any ancestor counts. In a container the path may not exist below the mount point, but the mount point
+    // does.
     let leaf = mount.join(path.trim_start_matches('/'));
     leaf.ancestors().take_while(|dir| dir.starts_with(&mount)).filter_map(|dir| left(dir, limit, usage, prefix)).min()
 }
 
 fn left(dir: &Path, limit: &str, usage: &str, prefix: &str) -> Option<u64> {
     let number = |file: &str| fs::read_to_string(dir.join(file)).ok()?.trim().parse::<u64>().ok();
-    // "max" does not parse: no limit here.
+    // "max" does not parse: it means no limit.
     let limit = number(limit)?;
     let used = number(usage)?;
-    // Cached file pages are given back under pressure.
+    // Cached file pages are freed under pressure.
     let stat = fs::read_to_string(dir.join("memory.stat")).unwrap_or_default();
     let cached: u64 = stat
         .lines()

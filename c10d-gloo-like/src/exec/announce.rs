@@ -1,4 +1,4 @@
-//! What goes before the first item to each peer: the call, and how many bytes of payload follow in it.
+//! The header before the first item to each peer: the call, and the number of payload bytes that follow.
 
 use c10d_core::backend::Fingerprint;
 use c10d_core::{Error, ErrorKind, Phase};
@@ -31,7 +31,7 @@ impl Header {
     }
 }
 
-/// The calls agree, but not on how much `peer` sends to this rank.
+/// The error if the calls agree, but not on how much `peer` sends to this rank.
 #[cold]
 pub(super) fn length_error(peer: u32, uneven: bool, elem: usize, mine: u64, theirs: u64) -> Error {
     let elem = elem.max(1) as u64;

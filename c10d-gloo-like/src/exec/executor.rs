@@ -1,4 +1,4 @@
-//! What is run, and who runs it.
+//! The op that is run, and the executor that runs it.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -20,19 +20,19 @@ use c10d_core::calls::{Doubt, Whom};
 pub(crate) struct Op<'a> {
     /// What to do.
     pub(crate) plan: &'a Plan,
-    /// What all ranks must agree on.
+    /// The facts that all ranks must agree on.
     pub(crate) fingerprint: Fingerprint,
-    /// Whether lengths may differ between ranks, so that only the two ranks of a pair can compare theirs.
+    /// Whether lengths may differ between ranks. Then only the two ranks of a pair can compare theirs.
     pub(crate) uneven: bool,
-    /// Bytes of an element; 1 where there are none.
+    /// Bytes of an element; 1 if there are none.
     pub(crate) elem: usize,
-    /// How to reduce; needed where the plan reduces.
+    /// The reduction, for plans that reduce.
     pub(crate) reduction: Option<Reduction>,
     /// Which op it is.
     pub(crate) kind: OpKind,
     /// Its root, if it has one.
     pub(crate) root: u32,
-    /// When it must be over; asked only when it has to wait.
+    /// The deadline; it is read only if the op has to wait.
     pub(crate) deadline: &'a dyn Fn() -> Instant,
 }
 
@@ -49,11 +49,11 @@ impl Op<'_> {
 pub(super) struct Direction {
     /// Payload of the op.
     pub(super) total: u64,
-    /// Bytes of the header that are done.
+    /// How many bytes of the header are done.
     pub(super) head: usize,
     /// Whether the op has items here.
     pub(super) used: bool,
-    /// The last sweep in which an item had to stay, so that later ones had to queue.
+    /// The last sweep in which an item could not finish, so that later ones had to wait.
     pub(super) blocked: u32,
     /// The last sweep in which the link had too few bytes, or no room.
     pub(super) starved: u32,
@@ -65,8 +65,8 @@ pub(super) struct Traffic {
     pub(super) into: Direction,
 }
 
-/// Collectives between two looks at the calls of those of whom this rank heard nothing. What a peer that must be asked
-/// calls is known at the second look after it.
+/// The number of collectives between two checks of the calls of ranks from which this rank heard nothing. The call of a
+/// peer that must be asked is known at the second check after it.
 pub(super) const LOOK_EVERY: u32 = 4;
 
 /// How long a rank waits for notes before it asks instead. Both take about as long.
@@ -75,37 +75,37 @@ const NOTE_WAIT: Duration = Duration::from_micros(30);
 /// far ahead of it, and questions would keep it from its work.
 const HUB_WAIT: Duration = Duration::from_micros(500);
 
-/// What [`Executor::done`] says of a step that is over.
+/// The value of [`Executor::done`] for a step that is done.
 pub(super) const OVER: usize = usize::MAX;
 
 /// Runs the ops of one lane on one rank, one after the other.
 pub(crate) struct Executor {
     pub(super) rank: u32,
-    /// By rank; none to itself.
+    /// One per rank; `None` for this rank.
     pub(super) links: Vec<Option<Link>>,
     pub(super) health: Arc<Health>,
     pub(super) pause: Pause,
     pub(super) traffic: Vec<Traffic>,
     /// Bytes done, by step.
     pub(super) done: Vec<usize>,
-    /// The steps that are not over, in plan order.
+    /// The steps that are not done, in plan order.
     pub(super) pending: Vec<StepId>,
     pub(super) sweep: u32,
     pub(super) sent: u64,
     /// Calls begun.
     pub(super) begun: u64,
-    /// Calls in doubt since the last look.
+    /// The calls in doubt since the last check.
     pub(super) fresh: Vec<Doubt>,
-    /// Whether calls were in doubt after the last look, or are by now.
+    /// Whether calls were in doubt after the last check, or are now.
     pub(super) in_doubt: bool,
-    /// Collectives since the last look, while calls are in doubt.
+    /// The number of collectives since the last check, while calls are in doubt.
     pub(super) unlooked: u32,
     /// What tells peers that do not share memory that the calls are the same; `None`: there are none.
     pub(super) notes: Option<Notes>,
 }
 
 impl Executor {
-    /// `links[p]` leads to rank `p`; the place of the own rank is empty.
+    /// Makes an executor. `links[p]` leads to rank `p`; the entry of this rank is `None`.
     pub(crate) fn new(rank: u32, links: Vec<Option<Link>>, health: Arc<Health>, pause: Pause) -> Executor {
         let traffic = vec![Traffic::default(); links.len()];
         let notes = Notes::new(&links);

@@ -1,4 +1,4 @@
-//! Who is told to be at fault where a link breaks, or brings what it must not.
+//! Decides which rank is at fault when a link breaks or brings unexpected bytes.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -10,11 +10,11 @@ use super::executor::{Executor, Op};
 use crate::mesh::Health;
 use c10d_core::calls::CallId;
 
-/// How long the peers have to say what they called where a header comes from another call.
+/// How long the peers have to tell their calls after a header of another call came.
 const EXPLAIN: Duration = Duration::from_millis(100);
 
 impl Executor {
-    /// The header of `peer` is of another call: finds out what the peer called instead of this one.
+    /// Handles a header of `peer` that is of another call: finds out what the peer called instead of this one.
     #[cold]
     pub(super) fn contradiction(&self, op: &Op<'_>, peer: u32, theirs: &Fingerprint) -> Error {
         let age = age(theirs, &op.fingerprint);
@@ -25,7 +25,7 @@ impl Executor {
             return self.health.mismatch(peer, &mine, theirs);
         }
         if age != 0 {
-            // One of the two is ahead. They parted at the earlier of the two calls.
+            // One of the two ranks is ahead. They differ at the earlier of the two calls.
             self.health.stalled(if age < 0 { theirs } else { &op.fingerprint });
             let until = Instant::now() + EXPLAIN;
             while !self.health.failed() && Instant::now() < until {
@@ -36,7 +36,7 @@ impl Executor {
     }
 }
 
-/// A link broke, or brought what it must not.
+/// The error of a link that broke or brought unexpected bytes.
 #[cold]
 pub(super) fn broken(health: &Health, peer: u32, error: Error) -> Error {
     match error.kind() {
@@ -45,7 +45,7 @@ pub(super) fn broken(health: &Health, peer: u32, error: Error) -> Error {
     }
 }
 
-/// Negative: `theirs` was called before `mine`; positive: after it.
+/// Negative if `theirs` was called before `mine`, positive if after it.
 pub(super) fn age(theirs: &Fingerprint, mine: &Fingerprint) -> i64 {
     let numbers = i64::from(theirs.seq.wrapping_sub(mine.seq) as i32);
     numbers * 256 + i64::from(theirs.step) - i64::from(mine.step)

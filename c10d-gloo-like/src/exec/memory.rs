@@ -1,6 +1,7 @@
-//! The bytes that a plan's regions stand for. The only part of the executor that touches memory through pointers.
+//! The bytes behind a plan's regions. This is the only part of the executor that accesses memory through pointers.
 //!
-//! Who adds a piece answers for its memory until the spaces are cleared; everything here stays inside the pieces.
+//! The code that adds a piece guarantees its memory until the spaces are cleared. All code here stays inside the
+//! pieces.
 #![allow(unsafe_code)]
 
 use std::alloc::{Layout, alloc_zeroed, dealloc};
@@ -22,7 +23,7 @@ struct Pieces {
 #[derive(Clone, Copy)]
 struct Piece {
     at: *mut u8,
-    /// Where it ends in the space.
+    /// The end of the piece in the space.
     end: usize,
     len: usize,
 }
@@ -40,7 +41,7 @@ impl Pieces {
         self.len = 0;
     }
 
-    /// Where the byte at `offset` is, and how many follow it in the same piece. None beyond the end.
+    /// The address of the byte at `offset`, and how many bytes follow in the same piece; none beyond the end.
     #[inline]
     fn at(&self, offset: usize) -> (*mut u8, usize) {
         let i = if self.list.len() == 1 { 0 } else { self.list.partition_point(|p| p.end <= offset) };
@@ -61,7 +62,7 @@ struct Scratch {
     len: usize,
 }
 
-/// Ahead of wanted sizes, so that ops of growing size do not allocate each time.
+/// It allocates more than needed, so that ops of growing size do not allocate each time.
 const LEAST: usize = 4 << 10;
 
 impl Scratch {
@@ -113,10 +114,11 @@ pub(crate) struct Spaces {
     sources: Vec<*const u8>,
 }
 
-// SAFETY: the scratch is owned; the pieces are what `add_input` and `add_output` were promised, whoever uses them.
+// SAFETY: the scratch memory is owned. The pieces are valid by the promises of `add_input` and `add_output`, on any
+// thread.
 unsafe impl Send for Spaces {}
 
-/// Bytes that a link shows, until something else is done with that link.
+/// Bytes that a link shows. They are valid until the next operation on that link.
 #[derive(Clone, Copy)]
 pub(super) struct Shown {
     at: *const u8,
@@ -134,7 +136,7 @@ impl Spaces {
         }
     }
 
-    /// Forgets the tensors, keeps the memory for the next op.
+    /// Removes the tensors, and keeps the memory for the next op.
     pub(crate) fn clear(&mut self) {
         self.input.clear();
         self.output.clear();
@@ -143,7 +145,7 @@ impl Spaces {
     /// Appends a tensor to the input.
     ///
     /// # Safety
-    /// Readable for `len` bytes, and written by nobody else, until [`Spaces::clear`].
+    /// The memory is readable for `len` bytes, and nobody else writes to it until [`Spaces::clear`].
     pub(crate) unsafe fn add_input(&mut self, at: *const u8, len: usize) {
         self.input.add(at.cast_mut(), len);
     }
@@ -151,8 +153,8 @@ impl Spaces {
     /// Appends a tensor to the output.
     ///
     /// # Safety
-    /// Readable and writable for `len` bytes, and used by nobody else, until [`Spaces::clear`]; it may overlap the input
-    /// only where the plan allows it.
+    /// The memory is readable and writable for `len` bytes, and nobody else uses it until [`Spaces::clear`]. It may
+    /// overlap the input only where the plan allows it.
     pub(crate) unsafe fn add_output(&mut self, at: *mut u8, len: usize) {
         self.output.add(at, len);
     }
@@ -182,15 +184,15 @@ impl Spaces {
         region.offset.checked_add(region.len).is_some_and(|end| end <= self.space(region.space).len)
     }
 
-    /// Byte `done` of the region: where, and how many bytes of the region follow without a break.
+    /// The address of byte `done` of the region, and how many bytes of the region follow contiguously.
     #[inline]
     fn part(&self, region: &Region, done: usize, most: usize) -> (*mut u8, usize) {
         let (at, there) = self.space(region.space).at(region.offset + done);
         (at, there.min(most).min(region.len - done))
     }
 
-    /// Writes `head` and up to `most` bytes of the region from `done` on, as far as one piece goes. Says how many bytes
-    /// the link took, and how many it was offered.
+    /// Writes `head` and up to `most` bytes of the region from `done` on, within one piece. Returns how many bytes the
+    /// link took, and how many it was offered.
     #[inline]
     pub(super) fn send(
         &self,
@@ -206,7 +208,8 @@ impl Spaces {
         Ok((taken, head.len() + n))
     }
 
-    /// Reads into the region from `done` on, as far as one piece goes. Says how many bytes came, and how many were asked for.
+    /// Reads into the region from `done` on, within one piece. Returns how many bytes came, and how many were asked
+    /// for.
     #[inline]
     pub(super) fn receive(&self, link: &mut Link, to: &Region, done: usize) -> Result<(usize, usize)> {
         let (at, n) = self.part(to, done, to.len - done);
@@ -225,19 +228,19 @@ impl Spaces {
                 return;
             }
             if !ptr::eq(source, target) {
-                // SAFETY: `b` bytes of a piece each. A plan's regions overlap only where they are the same.
+                // SAFETY: `b` bytes of a piece each. A plan's regions overlap only if they are equal.
                 unsafe { ptr::copy(source, target, b) };
             }
             done += b;
         }
     }
 
-    /// Begins a reduction: the next ones to be shown are its sources.
+    /// Begins a reduction. The next shown bytes are its sources.
     pub(super) fn begin_sources(&mut self) {
         self.sources.clear();
     }
 
-    /// Adds what a link shows to the sources, or (`None`) keeps a place for the own region.
+    /// Adds shown bytes of a link to the sources, or, for `None`, a place for this rank's own region.
     pub(super) fn source(&mut self, shown: Option<Shown>) {
         self.sources.push(shown.map_or(ptr::null(), |s| s.at));
     }
@@ -254,8 +257,8 @@ impl Spaces {
                 return;
             }
             self.sources[mine] = source;
-            // SAFETY: every source shows `n` bytes, of which `end - done >= b` are left; own region and target are `b`
-            // bytes of a piece each, and are the same or do not overlap.
+            // SAFETY: every source shows `n` bytes, of which at least `b` are left. The own region and the target are
+            // `b` bytes of a piece each, and are equal or do not overlap.
             unsafe { kernel(target, &self.sources, b / by.elem, by.scale) };
             done += b;
             if done == end {
@@ -271,13 +274,13 @@ impl Spaces {
     }
 }
 
-/// What the link shows now.
+/// The bytes that the link shows now.
 #[inline]
 pub(super) fn peek(link: &mut Link) -> Result<Shown> {
     link.peek().map(|(at, len)| Shown { at, len })
 }
 
-/// What the link shows to somebody who will not take it.
+/// The bytes that the link shows, for a caller that will not consume them.
 pub(super) fn glance(link: &mut Link) -> Shown {
     let (at, len) = link.glance();
     Shown { at, len }

@@ -1,7 +1,7 @@
 //! Runs a [`Plan`](crate::plan::Plan) over the links to the peers, on the caller's thread.
 //!
-//! A sweep visits the unfinished steps in plan order and moves what can move; between sweeps that moved nothing the
-//! thread pauses, and looks after the group's health and the deadline.
+//! A sweep visits the unfinished steps in plan order and moves the data that can move. If a sweep moved nothing, the
+//! thread pauses, and checks the group's health and the deadline.
 
 mod announce;
 mod executor;
@@ -27,11 +27,11 @@ pub(crate) use executor::{Executor, Op};
 pub(crate) use memory::Spaces;
 pub(crate) use reduction::Reduction;
 
-/// Sweeps that moved something between two looks at the clock.
+/// The number of sweeps with progress between two reads of the clock.
 const CLOCK_EVERY: u32 = 16;
 
 impl Executor {
-    /// Announces the op, runs it to its end, and says that it is over. An error is the group's first cause: the group has
+    /// Announces the op, runs it to its end, and records its end. An error is the group's first cause: the group has
     /// failed, and all peers know or will know.
     pub(crate) fn run(&mut self, op: &Op<'_>, spaces: &mut Spaces) -> Result {
         let announced = self.health.announce(&op.fingerprint);
@@ -61,7 +61,7 @@ impl Executor {
         Ok(())
     }
 
-    /// Takes note of a call in which this rank did not hear of all others, and looks now and then what they called.
+    /// Records a call in which this rank did not hear from all others, and checks their calls from time to time.
     #[inline]
     fn doubt(&mut self, op: &Op<'_>, number: u64, unheard: Whom) -> Result {
         let hub = hub(op.kind, op.root);
@@ -73,7 +73,7 @@ impl Executor {
         if self.unlooked < LOOK_EVERY { Ok(()) } else { self.verify(hub.is_some()) }
     }
 
-    /// The rank leaves: looks a last time what the others called. Gives the disagreement for which the group has failed.
+    /// Checks the calls of the others for a rank that leaves. Returns the disagreement by which the group has failed.
     pub(crate) fn conclude(&mut self, deadline: Instant) -> Option<Error> {
         self.health.conclude(&mut self.fresh, deadline)
     }
@@ -102,7 +102,7 @@ impl Executor {
         }
     }
 
-    /// Adds up what goes to and comes from each peer, and sees that the plan stays inside its spaces.
+    /// Adds up the bytes to and from each peer, and checks that the plan stays inside its spaces.
     fn prepare(&mut self, op: &Op<'_>, spaces: &mut Spaces) -> Result {
         let plan = op.plan;
         spaces.reserve(plan.scratch)?;

@@ -6,9 +6,9 @@ use c10d_core::{DType, ReduceOp};
 /// The kernels of one op.
 #[derive(Clone, Copy)]
 pub(crate) struct Reduction {
-    /// Where more is added later.
+    /// The kernel if more values are added later.
     pub(super) partial: Kernel,
-    /// Where nothing is.
+    /// The kernel if no more values are added.
     pub(super) last: Kernel,
     /// The factor of a premultiplied sum, the divisor of an average.
     pub(super) scale: f64,
@@ -17,11 +17,11 @@ pub(crate) struct Reduction {
 }
 
 impl Reduction {
-    /// The reduction by `op` of as many values as the world has ranks; none where the operation has no meaning.
+    /// The reduction by `op` of one value per rank; `None` if the operation is not defined on the type.
     pub(crate) fn new(op: ReduceOp, dtype: DType, world: u32) -> Option<Reduction> {
         let scale = if let ReduceOp::PreMulSum(factor) = op { factor } else { f64::from(world) };
         let last = reduce::kernel(op, dtype, true)?;
-        // Only averages end otherwise than they begin.
+        // Only an average has another kernel at its end.
         let partial = if op == ReduceOp::Avg { reduce::kernel(op, dtype, false)? } else { last };
         Some(Reduction { partial, last, scale, elem: dtype.size() })
     }

@@ -9,11 +9,12 @@ use super::memory::{Shown, Spaces, peek};
 use super::notes::is_note;
 use crate::plan::{Action, After, Region, StepId};
 
-/// How much is reduced or copied before other steps get their turn: enough to be worth it, and to stay in the cache.
+/// How many bytes are reduced or copied before other steps get their turn: enough to be efficient, and few enough to
+/// stay in the cache.
 const CHUNK: usize = 64 << 10;
 
 impl Executor {
-    /// Visits every unfinished step once. Whether anything moved.
+    /// Visits every unfinished step once. Returns whether anything moved.
     #[inline]
     pub(super) fn sweep(&mut self, op: &Op<'_>, spaces: &mut Spaces) -> Result<bool> {
         self.sweep = self.sweep.wrapping_add(1);
@@ -31,7 +32,8 @@ impl Executor {
         Ok(moved)
     }
 
-    /// Does what can be done of a step. `kept`: how many earlier steps are still pending. Whether anything moved.
+    /// Advances a step as far as possible. `kept`: how many earlier steps are still pending. Returns whether anything
+    /// moved.
     #[inline]
     fn advance(&mut self, op: &Op<'_>, spaces: &mut Spaces, id: StepId, kept: usize) -> Result<bool> {
         let step = &op.plan.steps[id as usize];
@@ -122,7 +124,7 @@ impl Executor {
         let mut moved = false;
         if direction.head < HEADER {
             if ready == done && from.len > 0 {
-                // The header goes with the first bytes.
+                // The header is sent with the first bytes.
                 direction.blocked = self.sweep;
                 return Ok(false);
             }
@@ -250,12 +252,12 @@ impl Executor {
         Ok(true)
     }
 
-    /// What the peer has sent and is not consumed, after the header, which is compared and consumed here. `len`: of the
-    /// item; an empty one ends with the header. `None`: not even the header is there.
+    /// The bytes after the header that the peer has sent and that are not consumed. The header is compared and consumed
+    /// here. `len`: the length of the item; an empty one ends with the header. `None`: the header is not complete.
     fn show(&mut self, op: &Op<'_>, peer: u32, len: usize) -> Result<Option<Shown>> {
         let Some(link) = &mut self.links[peer as usize] else { return Ok(None) };
         if len == 0 && self.traffic[peer as usize].into.head == HEADER {
-            // All that was to come is here, and the peer may be gone.
+            // Everything has arrived, so the peer may be gone.
             return Ok(Some(Shown::NONE));
         }
         let direction = &mut self.traffic[peer as usize].into;

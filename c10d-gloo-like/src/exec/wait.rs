@@ -1,4 +1,4 @@
-//! What happens while nothing moves: pausing, and looking after the group's health and the deadline.
+//! Waiting while nothing moves: it pauses, and checks the group's health and the deadline.
 
 use std::time::{Duration, Instant};
 
@@ -10,20 +10,20 @@ use super::failure::age;
 use super::memory::{Spaces, glance};
 use crate::pause::Interest;
 
-/// How long nothing moves before the peers are asked what they are doing.
+/// How long nothing moves before the peers are asked for their calls.
 const ASK_AFTER: Duration = Duration::from_millis(20);
 /// The longest time between two such questions.
 const ASK_EVERY: Duration = Duration::from_millis(250);
 
-/// How long after the deadline what has come already is still taken in: a part of what `let_go` allows.
+/// How long after the deadline received data is still processed: a part of the time that `let_go` allows.
 const OVERTIME: Duration = Duration::from_millis(50);
 
 /// A time without progress.
 pub(super) struct Waiting {
     since: Option<Instant>,
-    /// How long it must last for the peers to be asked.
+    /// The duration after which the peers are asked.
     ask: Duration,
-    /// It was spoken of.
+    /// Whether it was reported.
     told: bool,
 }
 
@@ -41,7 +41,7 @@ impl Waiting {
 }
 
 impl Executor {
-    /// Pauses a little, after a sweep that moved nothing. An error where the op cannot be completed any more.
+    /// Pauses briefly after a sweep that moved nothing. It is an error if the op cannot be completed any more.
     pub(super) fn wait(&mut self, op: &Op<'_>, spaces: &mut Spaces, waiting: &mut Waiting) -> Result {
         if self.health.failed() {
             return self.last_look(op, spaces);
@@ -52,13 +52,13 @@ impl Executor {
             link.as_ref().filter(|_| read || write).map(|link| Interest::of(link, read, write))
         });
         let Some(now) = self.pause.wait(interest) else { return Ok(()) };
-        // Looked at first of all: the op's time, and what its error says of that, counts from here.
+        // This is read first, since the op's time, and the time in its error, count from here.
         let deadline = (op.deadline)();
         let since = *waiting.since.get_or_insert(now);
         let quiet = now.duration_since(since);
         if let Some(gone) = (0..self.traffic.len() as u32).find(|p| self.starved(*p) && self.health.has_left(*p, quiet))
         {
-            // What it sent before it left counts, also where it has to wait for what others send.
+            // Data that the peer sent before it left counts, even if it waits for data of others.
             if !self.sweep(op, spaces)? && self.starved(gone) {
                 self.health.needs(gone, quiet)?;
             }
@@ -78,13 +78,13 @@ impl Executor {
         Ok(())
     }
 
-    /// The group has failed, but what the op needs may have come before.
+    /// Checks, after the group has failed, whether the data that the op needs came before.
     fn last_look(&mut self, op: &Op<'_>, spaces: &mut Spaces) -> Result {
         while self.sweep(op, spaces)? {}
         if self.pending.is_empty() { Ok(()) } else { self.health.check() }
     }
 
-    /// The deadline has come. What is there already counts; nothing more is waited for.
+    /// Processes the data that has arrived by the deadline, and waits for nothing more.
     #[cold]
     fn overtime(&mut self, op: &Op<'_>, spaces: &mut Spaces) -> Result {
         let end = Instant::now() + OVERTIME;
@@ -97,7 +97,7 @@ impl Executor {
         Err(self.health.timeout(&op.fingerprint, &waits_for))
     }
 
-    /// Looks at the clock while things move, though slowly: a peer that drips must not stretch the op.
+    /// Reads the clock while data moves slowly, since a slow peer must not delay the op beyond its deadline.
     #[cold]
     pub(super) fn in_time(&mut self, op: &Op<'_>, spaces: &mut Spaces) -> Result {
         if Instant::now() >= (op.deadline)() { self.overtime(op, spaces) } else { Ok(()) }
@@ -107,7 +107,8 @@ impl Executor {
         self.traffic[peer as usize].into.starved == self.sweep
     }
 
-    /// The ranks whose bytes are missing; if none are, those that do not take ours; if all move, those that are not done.
+    /// The ranks whose bytes are missing; if none are, the ranks that do not receive ours; if all do, the ranks that
+    /// are not done.
     fn waits_for(&self, op: &Op<'_>) -> Vec<u32> {
         let ranks = || 0..self.traffic.len() as u32;
         let mut ways: [Vec<u32>; 3] = [
@@ -120,7 +121,7 @@ impl Executor {
         ways.into_iter().find(|ranks| !ranks.is_empty()).unwrap_or_default()
     }
 
-    /// Asks the peers what they are doing, and looks whether one has sent something that this op does not read.
+    /// Asks the peers for their calls, and checks whether one has sent data that this op does not read.
     fn ask(&mut self, op: &Op<'_>) -> Result {
         self.health.waits(&op.fingerprint, self.waits_for(op));
         self.health.stalled(&op.fingerprint);
@@ -137,7 +138,7 @@ impl Executor {
             let theirs = Header::from_bytes(&bytes).fingerprint;
             match age(&theirs, &op.fingerprint) {
                 0 if theirs != op.fingerprint => return Err(self.health.mismatch(peer, &op.fingerprint, &theirs)),
-                // A call of the past, of which nobody here read what it sent.
+                // An earlier call, whose data this rank did not read.
                 ..0 => self.health.stalled(&theirs),
                 _ => {}
             }

@@ -1,7 +1,7 @@
-//! Receiving the ranks that dial this one, among whatever else connects.
+//! Accepts connections of the ranks that dial this one, among other connections.
 //!
-//! A connection is a stranger until its handshake is whole and right. Strangers are few at a time, wait nowhere in the
-//! way of ranks, and are dropped after five seconds at the latest.
+//! A connection counts as a stranger until its handshake is complete and correct. The number of strangers is limited,
+//! they do not delay ranks, and each is closed after five seconds at the latest.
 
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
@@ -16,22 +16,22 @@ use super::handshake::Handshake;
 use super::socket::{LOOK, Patience, Socket, timespec};
 use crate::tcp;
 
-/// How long a stranger may take to introduce itself.
+/// How long a stranger may take for its handshake.
 const INTRODUCTION: Duration = Duration::from_secs(5);
-/// Strangers at a time; beyond it the oldest is dropped, since ranks introduce themselves at once.
+/// The largest number of strangers. Beyond it the oldest is closed, since ranks send their handshake at once.
 const STRANGERS: usize = 128;
-/// How long nothing is accepted after descriptors have run out.
+/// How long to wait before accepting again after descriptors have run out.
 const PAUSE: Duration = Duration::from_millis(20);
-/// How long this may go on: others of the process may be done with theirs soon.
+/// How long descriptors may be missing, since other parts of the process may free some soon.
 const SCARCE: Duration = Duration::from_secs(1);
 
-/// Where this rank listens while joining.
+/// The listeners of this rank while it joins.
 pub(super) struct Door {
     pub(super) unix: Option<Socket>,
     pub(super) tcp: Vec<tcp::Listener>,
     strangers: Vec<Stranger>,
     closed_until: Option<Instant>,
-    /// Since when nothing can be accepted, and why.
+    /// Since when no connection can be accepted, and why.
     scarce: Option<(Instant, Error)>,
 }
 
@@ -43,7 +43,7 @@ struct Stranger {
     until: Instant,
 }
 
-/// A rank's connection; its handshake is not answered yet.
+/// A rank's connection, whose handshake is not answered yet.
 pub(super) struct Guest {
     pub(super) fd: Socket,
     pub(super) unix: bool,
@@ -55,7 +55,7 @@ impl Door {
         Door { unix, tcp, strangers: Vec::new(), closed_until: None, scarce: None }
     }
 
-    /// The next connection that `welcome` has no objection to; `None` at the deadline or when the join has failed.
+    /// The next connection to which `welcome` does not object; `None` at the deadline or when the join has failed.
     pub(super) fn next(
         &mut self,
         patience: &Patience<'_>,
@@ -74,19 +74,20 @@ impl Door {
         }
     }
 
-    /// Why nothing can be accepted, if that is so.
+    /// Why no connection can be accepted, if that is so.
     pub(super) fn shut(&self) -> Option<Error> {
         self.scarce.as_ref().map(|(_, error)| error.clone())
     }
 
-    /// Nothing can be accepted for want of something. An error if that has been so for long.
+    /// Records that no connection can be accepted because a resource is missing. It is an error if that has lasted too
+    /// long.
     fn shut_for(&mut self, now: Instant, error: Error) -> Result {
         self.closed_until = Some(now + PAUSE);
         let (since, error) = self.scarce.get_or_insert((now, error));
         if now.duration_since(*since) < SCARCE { Ok(()) } else { Err(error.clone()) }
     }
 
-    /// Sleeps until something happens here, for a moment at most.
+    /// Sleeps until an event occurs, for a moment at most.
     fn wait(&mut self, left: Duration) -> Result {
         let now = Instant::now();
         let mut slice = left.min(LOOK);
@@ -104,7 +105,7 @@ impl Door {
         }
     }
 
-    /// Takes in who knocks. Without descriptors left the door stays shut for a moment.
+    /// Accepts pending connections. If no descriptor is left, it stops accepting for a moment.
     fn admit(&mut self) -> Result {
         let now = Instant::now();
         if self.closed_until.is_some_and(|t| t > now) {
@@ -146,7 +147,7 @@ impl Door {
         Ok(())
     }
 
-    /// Listens to the strangers: one that is welcome, if there is one; those that are not are dropped.
+    /// Reads from the strangers. Returns one that is welcome, if there is one; those that are not are closed.
     fn introduced(&mut self, welcome: impl Fn(&Handshake) -> Option<&'static str>) -> Option<Guest> {
         let now = Instant::now();
         let mut guest = None;

@@ -1,9 +1,9 @@
 //! The addresses at which this rank can be reached over TCP.
 //!
-//! `C10D_SOCKET_ADDR` (an address) or `C10D_SOCKET_IFNAME` (interfaces, as NCCL's variable names them) decide where they are set. Otherwise a job
-//! whose `MASTER_ADDR` is a loopback address stays on loopback, and any other listens on loopback, for ranks beside it,
-//! and on the addresses of its interfaces, the one that leads towards `MASTER_ADDR` or the default route first. Never on
-//! the wildcard.
+//! If `C10D_SOCKET_ADDR` (an address) or `C10D_SOCKET_IFNAME` (interfaces, written as in NCCL's variable) is set, it
+//! decides. Otherwise a job whose `MASTER_ADDR` is a loopback address uses only loopback. Any other job listens on
+//! loopback, for ranks on the same host, and on the addresses of its interfaces. The interface on the route to
+//! `MASTER_ADDR`, or on the default route, comes first. It never listens on the wildcard address.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
@@ -12,12 +12,12 @@ use c10d_core::{Error, ErrorKind, Phase, Result};
 
 use super::netlink::{self, Local};
 
-/// More addresses than this are not offered to peers.
+/// The largest number of addresses that are offered to peers.
 pub(super) const MAX: usize = 8;
 pub(crate) const IFNAME: &str = "C10D_SOCKET_IFNAME";
 pub(crate) const ADDR: &str = "C10D_SOCKET_ADDR";
 
-/// What the environment says about addresses.
+/// The environment's settings of addresses.
 #[derive(Default)]
 pub(super) struct Wish {
     pub(super) addr: Option<String>,
@@ -34,7 +34,7 @@ impl Wish {
 
 /// The addresses to listen on, best first.
 pub(super) fn choose(wish: &Wish) -> Result<Vec<IpAddr>> {
-    // Loopback alone is a good answer where the kernel does not tell (a sandbox without netlink).
+    // If the kernel does not list addresses (in a sandbox without netlink), loopback is used alone.
     let local = netlink::addresses().unwrap_or_default();
     let towards = |to: IpAddr| route(to);
     select(wish, &local, towards)
@@ -67,7 +67,7 @@ fn select(wish: &Wish, local: &[Local], towards: impl Fn(IpAddr) -> Option<IpAdd
     if master.is_some_and(|m| m.is_loopback()) {
         return Ok(list);
     }
-    // No packet is sent to these; the route to them tells the address that peers are most likely to reach.
+    // No packet is sent to these. The route to them tells which address peers can most likely reach.
     let documentation =
         [IpAddr::V4(Ipv4Addr::new(198, 51, 100, 1)), IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1))];
     let routed = master.into_iter().chain(documentation).filter_map(towards);
@@ -79,8 +79,8 @@ fn select(wish: &Wish, local: &[Local], towards: impl Fn(IpAddr) -> Option<IpAdd
     Ok(list)
 }
 
-/// The addresses of the interfaces that a text in the form of `NCCL_SOCKET_IFNAME` names: those whose names begin with one
-/// of the words between commas, in the order of the words; behind `^` all others; behind `=` (or `^=`) whole names.
+/// The addresses of the interfaces that a text in the form of `NCCL_SOCKET_IFNAME` names: those whose names begin with
+/// one of the comma-separated words, in the order of the words; after `^` all others; after `=` (or `^=`) exact names.
 fn named<'a>(text: &str, local: &'a [Local]) -> impl Iterator<Item = &'a Local> {
     let (excludes, text) = text.strip_prefix('^').map_or((false, text), |rest| (true, rest));
     let (whole, text) = text.strip_prefix('=').map_or((false, text), |rest| (true, rest));
@@ -94,13 +94,13 @@ fn named<'a>(text: &str, local: &'a [Local]) -> impl Iterator<Item = &'a Local> 
             _ => None,
         })
         .collect();
-    // Stable: addresses of one word stay in the system's order.
+    // The sort is stable: addresses of one word stay in the system's order.
     found.sort_by_key(|(place, _)| *place);
     found.into_iter().map(|(_, l)| l)
 }
 
-/// In which order to try a peer's addresses: loopback first on a shared network and nowhere else. `None`: it is not known
-/// whether the network is shared; loopback comes last then.
+/// The order in which to try a peer's addresses: loopback first on a shared network, and never otherwise. `None`: it is
+/// not known whether the network is shared; then loopback comes last.
 pub(super) fn order(theirs: &[SocketAddr], shared_network: Option<bool>) -> Vec<SocketAddr> {
     let (near, far): (Vec<SocketAddr>, Vec<SocketAddr>) = theirs.iter().partition(|a| a.ip().is_loopback());
     match shared_network {
@@ -110,7 +110,7 @@ pub(super) fn order(theirs: &[SocketAddr], shared_network: Option<bool>) -> Vec<
     }
 }
 
-/// The own address on the way to another: what the kernel chooses for a socket that is connected there.
+/// This host's address on the route to another address: the kernel chooses it for a socket that connects there.
 fn route(to: IpAddr) -> Option<IpAddr> {
     let any: IpAddr = if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     let socket = UdpSocket::bind((any, 0)).ok()?;
@@ -118,7 +118,7 @@ fn route(to: IpAddr) -> Option<IpAddr> {
     Some(socket.local_addr().ok()?.ip()).filter(|ip| !is_link_local(*ip))
 }
 
-/// Addresses that mean something only together with an interface.
+/// Whether the address is valid only together with an interface.
 fn is_link_local(ip: IpAddr) -> bool {
     match ip {
         IpAddr::V4(ip) => ip.is_link_local(),
@@ -162,7 +162,7 @@ mod tests {
         assert_eq!(pick(wish("eth1"), None).unwrap(), ["10.1.0.2", "fd00::2"]);
         let error = pick(wish("eth7"), None).unwrap_err().to_string();
         assert!(error.contains("eth7") && error.contains("eth0, eth1"), "{error}");
-        // As NCCL_SOCKET_IFNAME does.
+        // The same as in NCCL_SOCKET_IFNAME.
         for (text, addresses) in [
             ("eth", &["10.0.0.2", "10.1.0.2", "fd00::2"][..]),
             ("eth1,eth0", &["10.1.0.2", "fd00::2", "10.0.0.2"]),

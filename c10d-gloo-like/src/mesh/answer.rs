@@ -1,4 +1,4 @@
-//! What a rank knows of a peer that it has asked.
+//! The knowledge of a rank about a peer that it has asked.
 
 use std::time::Duration;
 
@@ -8,13 +8,14 @@ use c10d_core::calls::CallId;
 /// What is known of a peer when a deadline has passed.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Answer {
-    /// It does not answer: its process is stopped, or cannot be reached. It was last heard so long ago, and said this then.
+    /// It does not answer: its process is stopped or cannot be reached. `since`: how long ago its last message came;
+    /// `before`: what it was doing then.
     Silent { since: Duration, before: Option<Doing> },
     /// It said goodbye after this call, or its program ended.
     Left { last: Option<CallId>, exited: bool },
-    /// It is here.
+    /// It answered, and is doing this.
     At(Doing),
 }
 
-/// A silence that cannot be a matter of scheduling: waiting ranks ask each other more often than this.
+/// A silence that is too long for a delay by scheduling, since waiting ranks ask each other more often than this.
 pub(super) const LONG: Duration = Duration::from_millis(400);

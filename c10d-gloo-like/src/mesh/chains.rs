@@ -1,4 +1,4 @@
-//! Follows who waits for whom to the end: to ranks that are gone, to ranks that are in no call, or round in a circle.
+//! Follows chains of waiting ranks to their end: ranks that are gone, ranks that are in no call, or a circle.
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
@@ -6,12 +6,12 @@ use std::collections::{HashMap, VecDeque};
 use super::answer::{Answer, LONG};
 use super::doing::Wait;
 
-/// Waiting ranks from which a circle is looked for, at most.
+/// The largest number of waiting ranks from which a circle is searched.
 const STARTS: usize = 64;
-/// Links of a chain that are told, at most.
+/// The largest number of links of a chain in an error.
 const TOLD: usize = 8;
 
-/// What rank `me` waits for, and what all others answered (the own entry is ignored).
+/// The waits of rank `me`, and the answers of all others (the entry of `me` is ignored).
 pub(super) struct Chains<'a> {
     pub(super) me: u32,
     pub(super) mine: &'a Wait,
@@ -32,7 +32,7 @@ impl Link<'_> {
     }
 }
 
-/// The ranks that somebody waits for, each with the link by which it was reached first, in the order of their distance.
+/// The ranks for which others wait, each with the link by which it was reached first, in the order of their distance.
 pub(super) struct Reached<'a> {
     start: Vec<u32>,
     pub(super) ranks: Vec<u32>,
@@ -40,7 +40,7 @@ pub(super) struct Reached<'a> {
 }
 
 impl<'a> Reached<'a> {
-    /// The chain that leads to this rank, in words; empty where it begins with the rank itself.
+    /// The chain that leads to this rank, in words; empty if it begins with the rank itself.
     pub(super) fn chain(&self, rank: u32) -> String {
         let mut links: Vec<Link<'a>> = Vec::new();
         let mut at = rank;
@@ -48,7 +48,7 @@ impl<'a> Reached<'a> {
             links.push(*link);
             at = link.from;
         }
-        // A chain of one link is what the error itself says: whom this rank waits for.
+        // A chain of one link is already in the error: the rank for which this rank waits.
         if self.start.len() == 1 && links.len() < 2 {
             return String::new();
         }
@@ -70,7 +70,7 @@ impl<'a> Chains<'a> {
         self.answers.len() as u32
     }
 
-    /// What a rank waits for, or did a moment ago; nothing, if it is gone.
+    /// The waits of a rank, now or a moment ago; none if it is gone.
     fn waits(&self, rank: u32) -> &'a [Wait] {
         match self.answers.get(rank as usize) {
             _ if rank == self.me => std::slice::from_ref(self.mine),
@@ -87,7 +87,7 @@ impl<'a> Chains<'a> {
             .flat_map(move |wait| wait.on(from, size).into_iter().map(move |to| Link { from, wait, to }))
     }
 
-    /// Everybody for whom these ranks wait, and for whom those wait in turn.
+    /// All ranks for which these ranks wait, directly or through others.
     pub(super) fn reached(&self, start: &[u32]) -> Reached<'a> {
         let mut reached = Reached { start: start.to_vec(), ranks: Vec::new(), by: HashMap::new() };
         let mut line: VecDeque<u32> = start.iter().copied().collect();
@@ -118,7 +118,7 @@ impl<'a> Chains<'a> {
         Some((circle.iter().map(|link| link.from).collect(), told(&circle)))
     }
 
-    /// The shortest way from a rank back to itself.
+    /// The shortest circle through a rank.
     fn circle(&self, rank: u32) -> Option<Vec<Link<'a>>> {
         let mut by: HashMap<u32, Link<'a>> = HashMap::new();
         let mut line = VecDeque::from([rank]);
@@ -130,7 +130,7 @@ impl<'a> Chains<'a> {
                         links.push(*before);
                     }
                     links.reverse();
-                    // Ranks inside one collective wait for each other as a matter of course.
+                    // Ranks inside one collective always wait for each other.
                     let same = links.iter().all(|l| (l.wait.op, l.wait.at) == (link.wait.op, link.wait.at));
                     return Some(links).filter(|_| link.wait.is_message() || !same);
                 }

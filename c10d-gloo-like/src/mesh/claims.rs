@@ -1,5 +1,5 @@
-//! What a member may say: a frame that names ranks which the group has not, or that cannot be true, is an error of whoever
-//! sent it. A connection's rank is known by its handshake; what a frame says of others is hearsay.
+//! Checks the claims in a member's frames. A frame that names ranks outside the group, or that cannot be true, is an
+//! error of its sender. The handshake tells the rank of a connection; claims of a frame about other ranks are hearsay.
 
 use c10d_core::OpKind;
 
@@ -12,7 +12,7 @@ pub(super) fn objection(frame: &Frame, from: u32, me: u32, size: u32) -> Option<
     let outside = |rank: u32| rank >= size;
     match frame {
         Frame::Query { .. } | Frame::Ask { .. } | Frame::Goodbye { .. } | Frame::Exited { .. } => None,
-        // A rank in doubt asks the others about a third one.
+        // A rank asks another about a third one.
         Frame::Reach { of } | Frame::Reached { of, .. } if outside(*of) || *of == from || *of == me => {
             Some(format!("it asks or tells about rank {of}, which is no third rank of a group of {size}"))
         }

@@ -1,8 +1,8 @@
 //! A control connection: frames to and from one peer process, for the life of the group.
 //!
-//! Any thread sends, none of them waits; what does not go at once is kept and sent by the watcher. Only the watcher
-//! reads. Between processes of one host the peer's process is watched, too: a connection lasts as long as any process has
-//! a copy of its other end, such as a child that the peer has forked.
+//! Any thread may send, and none waits; data that cannot be sent at once is kept and sent by the watcher. Only the
+//! watcher reads. Between processes of one host the peer's process is watched, too, since a connection lasts as long as
+//! any process has a copy of its other end, such as a forked child of the peer.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -18,12 +18,13 @@ use super::control::{Decoder, Frame};
 use super::socket::Socket;
 use super::watch::{self, Next, Token, Watched};
 
-/// What may wait for a peer that does not read: questions beyond it are dropped, the rest is small and said once.
+/// The largest number of bytes kept for a peer that does not read. Questions beyond it are dropped; other frames are
+/// small and sent once.
 const BACKLOG: usize = 64 << 10;
-/// What is read of one connection before the others have their turn.
+/// The largest number of bytes that are read from one connection before the others have their turn.
 const TURN: usize = 64 << 10;
 
-/// The kernel heard nothing of the peer's host for as long as it was told to wait.
+/// The reason if the kernel got no answer from the peer's host for the configured time.
 const UNREACHABLE: &str = "unreachable: its host or the network to it does not answer any more";
 
 /// See the module.
@@ -31,34 +32,34 @@ pub(crate) struct Connection {
     peer: u32,
     listener: Weak<dyn Listener>,
     fd: Socket,
-    /// The peer's process, where it can be watched.
+    /// The peer's process, if it can be watched.
     life: Option<OwnedFd>,
     token: Token,
     out: Mutex<Vec<u8>>,
     decoder: Mutex<Decoder>,
     closing: AtomicBool,
-    /// The connection has ended; whether the peer has, others are asked.
+    /// Whether the connection has ended and other ranks are asked whether the peer lives.
     unsure: AtomicBool,
 }
 
-/// Who hears what the peer says over a connection, and how it ends.
+/// Receives the frames of a connection, and its end.
 pub(super) trait Listener: Send + Sync {
-    /// The peer said something.
+    /// The peer sent a frame.
     fn heard(self: Arc<Self>, peer: u32, frame: Frame);
-    /// The peer said what no rank may say.
+    /// The peer sent a frame that violates the protocol.
     fn misspoke(self: Arc<Self>, peer: u32, what: &str);
-    /// The connection has ended. `true`: whether the peer has is not known; [`Listener::must_decide`] in a moment.
-    /// `watched`: the peer's process is, too.
+    /// The connection has ended. Returns `true` if it is not known whether the peer has ended; then
+    /// [`Listener::must_decide`] follows in a moment. `watched`: the peer's process is watched, too.
     fn hung_up(self: Arc<Self>, peer: u32, how: &str, watched: bool) -> bool;
     /// The peer's process has ended.
     fn died(self: Arc<Self>, peer: u32, how: &str);
-    /// Nobody has said whether the peer lives. `watched`: its process is, and has not ended.
+    /// No rank has told whether the peer lives. `watched`: its process is watched, and has not ended.
     fn must_decide(self: Arc<Self>, peer: u32, watched: bool);
     /// The connection cannot be watched any more.
     fn watch_failed(self: Arc<Self>, error: Error);
 }
 
-/// What a look at the socket brought.
+/// The result of reading the socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Received {
     /// There may be more.
@@ -108,8 +109,8 @@ impl Connection {
         }
     }
 
-    /// Says that nothing more will be sent, and leaves the rest to the watcher: the descriptor is closed when the peer
-    /// has closed too, or after a while.
+    /// Ends sending, and leaves the rest to the watcher: the descriptor is closed when the peer has closed, too, or
+    /// after a while.
     pub(super) fn close(&self) {
         let mut out = self.out.lock();
         self.closing.store(true, Ordering::Relaxed);
@@ -159,7 +160,7 @@ impl Connection {
         Received::End
     }
 
-    /// Writes what goes; `Forget`: nothing will ever go, which the watcher learns by reading.
+    /// Writes what the socket accepts. `Forget`: it will accept nothing more; the watcher learns that by reading.
     fn flush(&self, out: &mut Vec<u8>) -> Next {
         while !out.is_empty() {
             match send(&self.fd, out, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
@@ -234,7 +235,7 @@ impl Watched for Connection {
 
     fn must_decide(&self) {
         if let Some(listener) = self.listener.upgrade() {
-            // Where its process is watched, that would have told its end.
+            // If its process is watched, its end would have been noticed.
             listener.must_decide(self.peer, self.life.is_some());
         }
     }

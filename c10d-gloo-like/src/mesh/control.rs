@@ -1,7 +1,7 @@
-//! What ranks tell each other about their health: frames, and how they lie on a control connection.
+//! The frames that ranks exchange about their health, and their form on a control connection.
 //!
-//! A frame is its length (4 bytes, at most [`MAX`]), a tag, and a body of fixed layout. Anything else is an error of the
-//! peer's.
+//! A frame consists of its length (4 bytes, at most [`MAX`]), a tag, and a body of fixed layout. Anything else is an
+//! error of the peer.
 
 use c10d_core::backend::Fingerprint;
 
@@ -28,19 +28,19 @@ pub(crate) enum Frame {
     Reach { of: u32 },
     /// The answer: it answers me, or my connection to it has ended, too.
     Reached { of: u32, alive: bool },
-    /// "I leave, and this is the last call I completed." `failed`: the group has failed, and the rank that met the cause
-    /// has told all.
+    /// "I leave, and this is the last call that I completed." `failed`: the group has failed, and the rank that met the
+    /// cause has told all.
     Goodbye { last: Option<CallId>, failed: bool },
-    /// "My program ends, and it did not leave the group." The rest as in a goodbye.
+    /// "My program ends, and it did not leave the group." The fields are those of a goodbye.
     Exited { last: Option<CallId>, failed: bool },
     /// "Which calls did you make, from this number on?"
     Ask { from: u64 },
-    /// "These." `last`: told unasked, before a goodbye.
+    /// The answer: these calls. `last`: sent without a question, before a goodbye.
     Told { last: bool, history: History },
 }
 
 impl Frame {
-    /// The frame as it goes over the connection.
+    /// The bytes of the frame on the connection.
     pub(crate) fn to_bytes(&self) -> Vec<u8> {
         let mut out = vec![0; 4];
         match self {
@@ -156,14 +156,14 @@ fn history(r: &mut Reader<'_>) -> Option<History> {
     Some(History { until, calls })
 }
 
-/// Frames out of a stream of bytes, however it is cut.
+/// Splits a stream of bytes, received in any pieces, into frames.
 #[derive(Default)]
 pub(crate) struct Decoder {
     buffer: Vec<u8>,
 }
 
 impl Decoder {
-    /// Takes bytes as they come. The buffer stays below one frame and what is given at once.
+    /// Adds received bytes. The buffer never exceeds one frame and the bytes of one call.
     pub(crate) fn push(&mut self, bytes: &[u8]) {
         self.buffer.extend_from_slice(bytes);
     }

@@ -1,8 +1,9 @@
 //! Connecting each pair of ranks: the higher rank dials the lower.
 //!
-//! Threads of one process meet in a table, unless the transport is tcp. Ranks of one host connect over a UNIX socket, pass
-//! each other their segments over it (not if the transport is tcp) and a descriptor of their process, and keep it as the
-//! control connection. All others use TCP, and so does the payload of those that have no segments.
+//! Threads of one process find each other in a table, unless the transport is tcp. Ranks of one host connect over a
+//! UNIX socket. Over it they send each other a descriptor of their process and, unless the transport is tcp, their
+//! segments, and they keep it as the control connection. All others use TCP, and so does the payload of pairs without
+//! segments.
 
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
@@ -25,10 +26,10 @@ use super::wiring::{Lost, Transport};
 use crate::shm::{Layout, Segment};
 use crate::tcp;
 
-/// How long one address of several is tried before the next has its turn.
+/// How long one of several addresses is tried before the next.
 const TURN: Duration = Duration::from_secs(1);
 
-/// What all connections of a rank have in common while it joins.
+/// The data that all connections of a joining rank share.
 pub(super) struct Join<'a> {
     pub(super) rank: u32,
     pub(super) size: u32,
@@ -38,7 +39,7 @@ pub(super) struct Join<'a> {
     pub(super) health: &'a Arc<Health>,
     pub(super) hellos: &'a [Hello],
     pub(super) segment: Option<Arc<Segment>>,
-    /// This process, for the peers to watch; `None` where the kernel has no such descriptors.
+    /// A descriptor of this process, for the peers to watch; `None` if the kernel has no such descriptors.
     pub(super) life: Option<OwnedFd>,
     pub(super) layout: Layout,
     pub(super) deadline: Instant,
@@ -50,7 +51,7 @@ pub(super) struct Join<'a> {
     pub(super) reports: &'a Reports,
 }
 
-/// What connects this rank to a peer.
+/// The connections between this rank and a peer.
 #[derive(Default)]
 pub(super) struct Pair {
     controlled: bool,
@@ -70,7 +71,7 @@ impl Pair {
     }
 }
 
-/// How a pair's control goes.
+/// The control path of a pair.
 #[derive(PartialEq)]
 enum Route {
     Here,
@@ -122,7 +123,7 @@ impl Join<'_> {
         self.health.failed()
     }
 
-    /// The reason for which the join has been stopped, or this error.
+    /// The cause for which the join was stopped, or this error.
     fn or_cause(&self, error: Error) -> Error {
         self.health.cause().unwrap_or(error)
     }
@@ -131,7 +132,7 @@ impl Join<'_> {
         let what = format!("cannot connect to rank {peer}: {trouble}");
         let error = Error::new(ErrorKind::Rendezvous, what).guilty([peer]).phase(Phase::Connect);
         match trouble {
-            // Where that is what ran out here, it is not the peer's fault.
+            // If a resource ran out here, it is not the peer's fault.
             Trouble::Os(e) => self.or_cause(error.caused_by(e)),
             Trouble::Unmapped(e) => self.or_cause(e.phase(Phase::Connect)),
             _ => self.or_cause(error),
@@ -164,7 +165,7 @@ impl Join<'_> {
         if self.route(peer)? == Route::Unix {
             match self.dial_unix(peer, &patience) {
                 Ok(fd) => self.control(peer, pair, fd, true, &patience)?,
-                // Two kernels that look like one (a machine restored twice from one snapshot).
+                // Two kernels that look the same (a machine restored twice from one snapshot).
                 Err(Trouble::Os(Errno::CONNREFUSED)) if self.transport != Transport::Shm => {
                     tracing::warn!("rank {peer} seems to be on this host, but its socket is not: using TCP");
                 }
@@ -193,7 +194,7 @@ impl Join<'_> {
         Ok(fd)
     }
 
-    /// Says who calls, and hears whether it is the right rank that answers.
+    /// Sends the handshake, and checks that the right rank answers.
     fn introduce(
         &self,
         fd: &impl std::os::fd::AsFd,
@@ -208,7 +209,7 @@ impl Join<'_> {
         if Handshake::from_bytes(&answer) == Ok(mine.answer()) { Ok(()) } else { Err(Trouble::Os(Errno::PROTO)) }
     }
 
-    /// Tries the peer's addresses in turn; one that was `good` before is the only one tried again.
+    /// Tries the peer's addresses in turn. If one was `good` before, only that one is tried.
     fn dial_tcp(
         &self,
         peer: u32,
@@ -259,7 +260,7 @@ impl Join<'_> {
         Err(refuse(&last))
     }
 
-    /// The control connection to a peer is there: over a UNIX socket, segments and processes are exchanged first.
+    /// Sets up the control connection to a peer. Over a UNIX socket, segments and processes are exchanged first.
     fn control(&self, peer: u32, pair: &mut Pair, fd: Socket, unix: bool, patience: &Patience<'_>) -> Result {
         let mut life = None;
         if unix {
@@ -278,9 +279,9 @@ impl Join<'_> {
         Ok(())
     }
 
-    /// Each gives its segment and its process, or none, and says whether it could map the other's segment. Only then do
-    /// both use them. A process can be watched by its descriptor wherever it is, by its number only in one's own PID
-    /// namespace, and its number may be another's by then.
+    /// Each rank sends its segment and its process, or none, and tells whether it could map the other's segment. Only
+    /// then do both use them. A process can be watched by its descriptor everywhere, but by its id only in the same PID
+    /// namespace, and the id may have been reused by then.
     fn swap(
         &self,
         fd: &Socket,
@@ -309,7 +310,7 @@ impl Join<'_> {
         Ok((mapped.filter(|_| there == [1]), life))
     }
 
-    /// Receives the higher ranks until all are connected.
+    /// Accepts the higher ranks until all are connected.
     fn receive(&self, door: &mut Door, pairs: &mut [Pair]) -> Result {
         let stop = || self.stopped();
         let patience = Patience { deadline: self.deadline, stop: &stop };
@@ -349,7 +350,7 @@ impl Join<'_> {
         let Handshake { from, purpose, .. } = guest.handshake;
         let pair = &mut pairs[from as usize];
         if patience.write_all(&guest.fd, &guest.handshake.answer().to_bytes()).is_err() {
-            // It went away; it will come again, or be missed at the deadline.
+            // The connection is gone. The rank will connect again, or be missing at the deadline.
             return Ok(());
         }
         match purpose {

@@ -1,5 +1,5 @@
-//! What a rank is doing, in its own words: where it is among the collectives, whom it waits for, and which call of its own
-//! it refused.
+//! What a rank is doing, as it tells others: its position in the collectives, the ranks for which it waits, and the
+//! last call of its own that it rejected.
 
 use c10d_core::backend::Fingerprint;
 use c10d_core::waiting::ranks;
@@ -8,11 +8,11 @@ use c10d_core::{Error, OpKind};
 use super::wire::{Reader, put_text};
 use crate::call_log::Position;
 
-/// Waits told of at once.
+/// The largest number of waits in one message.
 pub(crate) const WAITS: usize = 16;
-/// Ranks told of per wait.
+/// The largest number of ranks per wait.
 const RANKS: usize = 64;
-/// Bytes told of a refusal.
+/// The largest number of bytes of a rejection's text.
 const WHY: usize = 200;
 
 /// An op that a rank is inside of.
@@ -22,15 +22,15 @@ pub(crate) struct Wait {
     pub(crate) op: u8,
     /// The number of a collective, the tag of a message.
     pub(crate) at: u32,
-    /// The ranks without which it does not go on. Empty: any rank of a receive from any source; else not known, since the
-    /// op moves or has only begun.
+    /// The ranks that it needs to go on. Empty: any rank for a receive from any source; otherwise unknown, since the op
+    /// moves or has just begun.
     pub(crate) on: Vec<u32>,
-    /// It was started, and nobody is inside the call.
+    /// Whether it was started, so that no thread is inside the call.
     pub(crate) started: bool,
 }
 
 impl Wait {
-    /// The wait for these ranks in the call.
+    /// A wait for these ranks in this call.
     pub(crate) fn of(fingerprint: &Fingerprint, on: Vec<u32>) -> Wait {
         Wait {
             op: fingerprint.op,
@@ -77,7 +77,7 @@ pub(crate) fn is_p2p(fingerprint: &Fingerprint) -> bool {
     OpKind::from_code(fingerprint.op).is_some_and(OpKind::is_p2p)
 }
 
-/// A call that its own rank refused: nothing of it was sent.
+/// A call that its own rank rejected: nothing of it was sent.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Refused {
     /// The op's code.
@@ -106,12 +106,12 @@ impl Refused {
 pub(crate) struct Doing {
     pub(crate) position: Position,
     pub(crate) waits: Vec<Wait>,
-    /// Of the last call, if it was refused.
+    /// The last call, if it was rejected.
     pub(crate) refused: Option<Refused>,
 }
 
 impl Doing {
-    /// The first call that somebody is inside of.
+    /// The first call that a thread is inside of.
     pub(super) fn blocked(&self) -> Option<&Wait> {
         self.waits.iter().find(|wait| !wait.started)
     }

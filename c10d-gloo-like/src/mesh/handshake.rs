@@ -2,7 +2,7 @@
 
 use super::wire::Reader;
 
-/// What a connection is for.
+/// The purpose of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub(crate) enum Purpose {
@@ -14,7 +14,7 @@ pub(crate) enum Purpose {
     PointToPoint = 2,
 }
 
-/// Who speaks to whom, in which group of which run, and what about.
+/// The sender, the receiver, the group, the run and the purpose of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Handshake {
     pub(crate) purpose: Purpose,
@@ -30,7 +30,8 @@ const VERSION: u8 = 3;
 const MAC: usize = 32;
 
 impl Handshake {
-    /// Its length on the wire. The last 32 bytes are room for a MAC, zero as long as there is no authentication.
+    /// The number of bytes on the wire. The last 32 bytes are reserved for a MAC and zero as long as there is no
+    /// authentication.
     pub(crate) const SIZE: usize = MAGIC.len() + 3 + 16 + 8 + 4 + 4 + MAC;
 
     pub(crate) fn to_bytes(self) -> [u8; Self::SIZE] {
@@ -46,7 +47,7 @@ impl Handshake {
         bytes
     }
 
-    /// Reads one, or says what is wrong with it.
+    /// Reads a handshake; an error says what is wrong with it.
     pub(crate) fn from_bytes(bytes: &[u8; Self::SIZE]) -> Result<Handshake, &'static str> {
         let mut r = Reader(bytes);
         let short = "too short";
@@ -72,12 +73,12 @@ impl Handshake {
         })
     }
 
-    /// The same connection as the other end announces it.
+    /// The handshake of the other end of this connection.
     pub(crate) fn answer(self) -> Handshake {
         Handshake { from: self.to, to: self.from, ..self }
     }
 
-    /// What is wrong with a caller, seen from rank `me` of the group and session of `ours`; `None`: welcome.
+    /// What is wrong with a handshake, seen from rank `me` of this group and session; `None`: nothing.
     pub(crate) fn objection(&self, session: &[u8; 16], group: u64, me: u32, size: u32) -> Option<&'static str> {
         if self.session != *session {
             Some("another run (session)")

@@ -1,4 +1,4 @@
-//! The record with which each rank tells the others, through the store, where and what it is.
+//! The record that each rank publishes in the store: what it is and how it can be reached.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -10,31 +10,31 @@ use super::addr;
 use super::wire::{Reader, put_text};
 use super::wiring::{Transport, Tuning};
 
-/// Ranks work together if this is equal: algorithms and layouts may change with every release.
+/// Ranks can work together only if this is equal, since algorithms and layouts may change with every release.
 pub(super) const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "/4");
 const MAGIC: [u8; 4] = *b"c10m";
 const NAME: usize = 64;
-/// Longest name of a file.
+/// The largest number of bytes of a file name.
 const FILE: usize = 256;
 
-/// Where a rank is and how it can be reached.
+/// The location and the addresses of a rank.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Hello {
     pub(crate) host: HostId,
     pub(crate) pid: u32,
-    /// Random, one per process: ranks that are threads of one process recognise each other.
+    /// A random value of the process, by which ranks that are threads of one process recognise each other.
     pub(crate) process: [u8; 16],
     pub(crate) transport: Transport,
     pub(crate) size: u32,
     pub(crate) tuning: Tuning,
     /// The abstract UNIX socket; empty: none.
     pub(crate) unix: String,
-    /// Where the rank listens; none of them the wildcard.
+    /// The addresses at which the rank listens; none is the wildcard.
     pub(crate) tcp: Vec<SocketAddr>,
 }
 
 impl Hello {
-    /// The record's bytes. The version comes first, so that a rank of another version can at least be told as such.
+    /// The record's bytes. The version comes first, so that an error can name a rank of another version.
     pub(crate) fn to_bytes(&self) -> Vec<u8> {
         let mut out = Vec::from(MAGIC);
         put_text(&mut out, VERSION, NAME);
@@ -115,7 +115,8 @@ pub(super) fn key(rank: u32) -> String {
     format!("mesh/{rank}")
 }
 
-/// Publishes the own record and waits for everybody's, in rank order. `wait` may end the wait early, with an error.
+/// Publishes this rank's record and waits for those of all ranks, in rank order. `wait` may end the wait early with an
+/// error.
 pub(crate) fn exchange(
     store: &dyn Store,
     mine: &Hello,
@@ -161,7 +162,7 @@ pub(crate) fn exchange(
     Ok(all)
 }
 
-/// Waits for a value of every rank; names those that have none at the deadline.
+/// Waits for a value of every rank. The error names those without one at the deadline.
 pub(super) fn gather(
     store: &dyn Store,
     key: impl Fn(u32) -> String,
@@ -179,7 +180,7 @@ pub(super) fn gather(
         }
         Err(error) => error,
     };
-    // Which ones it was: these questions do not wait, but a store that is gone needs an end too.
+    // Finds out which ranks they are. These requests do not wait, but need a deadline in case the store is gone.
     let last = deadline.max(Instant::now()) + Duration::from_millis(100);
     let mut absent = Vec::new();
     for (rank, key) in (0..).zip(&keys) {
@@ -266,7 +267,7 @@ mod tests {
     fn ranks_that_choose_by_different_tables_are_named_with_their_files() {
         let store = HashStore::default();
         let soon = deadline_after(Duration::from_secs(5));
-        // Another file with the same choices will do.
+        // Another file with the same choices is accepted.
         let same = Hello { tuning: Tuning { hash: 5, file: String::new() }, ..hello() };
         store.set("mesh/1", &same.to_bytes(), soon).unwrap();
         let other = Hello { tuning: Tuning { hash: 6, file: "/etc/b".into() }, ..hello() };

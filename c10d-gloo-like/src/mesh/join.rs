@@ -21,7 +21,7 @@ use super::{addr, socket, wire};
 use crate::shm::{Layout, Segment};
 use crate::tcp;
 
-/// What a join makes.
+/// The result of a join.
 pub(super) struct Connections {
     pub(super) topology: Topology,
     pub(super) segment: Option<Arc<Segment>>,
@@ -29,7 +29,7 @@ pub(super) struct Connections {
 }
 
 impl Connections {
-    /// Of a group of one.
+    /// The connections of a group of one.
     pub(super) fn alone() -> Connections {
         Connections { topology: Topology::new(vec![0], vec![vec![0]]), segment: None, pairs: vec![Pair::default()] }
     }
@@ -39,7 +39,7 @@ impl Connections {
 pub(super) fn join(wiring: &Wiring, health: &Arc<Health>) -> Result<Connections> {
     let (mut door, mine) =
         open(wiring.transport, wiring.size, &wiring.tuning).map_err(|error| wiring.reports.settle(error))?;
-    // While the door is still open: nobody fails for finding it closed before the cause is known.
+    // The listeners are still open here, so no rank fails because they are closed before the cause is known.
     join_at(&mut door, &mine, wiring, health).map_err(|error| wiring.reports.settle(error))
 }
 
@@ -60,7 +60,7 @@ fn join_at(door: &mut Door, mine: &Hello, wiring: &Wiring, health: &Arc<Health>)
     let seat = Seat { health: Arc::downgrade(health), segment: segment.clone() };
     let presence = local::sit(*session, group, rank, seat);
 
-    // What remains is for telling each other who is missing.
+    // The rest of the time is for telling each other which ranks are missing.
     let left = deadline.saturating_duration_since(Instant::now());
     let connect_by = *deadline - (left / 10).min(Duration::from_secs(1));
     let join = Join {
@@ -86,8 +86,8 @@ fn join_at(door: &mut Door, mine: &Hello, wiring: &Wiring, health: &Arc<Health>)
     Ok(Connections { topology: Topology::new(hosts, shm), segment, pairs })
 }
 
-/// Takes away what the join put into the store: all have read the first records, and the last rank to come here knows
-/// that all have read the second ones. The mesh stands, whatever the store says to this.
+/// Deletes the join's keys from the store. All ranks have read the first records, and the last rank that comes here
+/// knows that all have read the second ones. The mesh exists even if the store fails here.
 fn clear(wiring: &Wiring) {
     let Wiring { rank, size, store, deadline, .. } = wiring;
     let _ = store.delete(&format!("mesh/{rank}"), *deadline);
@@ -99,7 +99,7 @@ fn clear(wiring: &Wiring) {
     }
 }
 
-/// Opens what peers connect to, and describes this rank.
+/// Opens the listeners for peers, and makes the record of this rank.
 pub(super) fn open(transport: Transport, size: u32, tuning: &Tuning) -> Result<(Door, Hello)> {
     let process = local::process_token()?;
     let mut unix = None;
@@ -133,7 +133,7 @@ pub(super) fn open(transport: Transport, size: u32, tuning: &Tuning) -> Result<(
     Ok((Door::new(unix, listeners), hello))
 }
 
-/// One listening socket per address. Addresses that do not work are left out as long as one does.
+/// Makes one listening socket per address. Addresses that fail are skipped as long as one works.
 fn listen(transport: Transport) -> Result<Vec<tcp::Listener>> {
     let wish = addr::Wish::from_env();
     let explicit = wish.addr.is_some() || wish.interface.is_some();
@@ -156,14 +156,14 @@ fn listen(transport: Transport) -> Result<Vec<tcp::Listener>> {
     }
 }
 
-/// The own segment. Where none can be had, TCP takes its place, with a warning.
+/// Makes this rank's segment. If that is not possible, TCP is used instead, with a warning.
 fn make_segment(transport: Transport, local: &[u32], layout: Layout) -> Result<Option<Arc<Segment>>> {
     if transport == Transport::Tcp || local.len() < 2 {
         return Ok(None);
     }
     match Segment::create(layout) {
         Ok(segment) => Ok(Some(Arc::new(segment))),
-        // TCP takes more of them.
+        // TCP would need even more descriptors.
         Err(e) if transport == Transport::Shm || lacks_descriptors(&e) => Err(e.phase(Phase::Connect)),
         Err(e) => {
             tracing::warn!("this rank uses TCP instead of shared memory: {e:?}");
@@ -172,7 +172,7 @@ fn make_segment(transport: Transport, local: &[u32], layout: Layout) -> Result<O
     }
 }
 
-/// The system's word that there are no descriptors left; with fewer of them another transport does not go either.
+/// Whether the error says that there are no descriptors left. Then another transport does not work either.
 fn lacks_descriptors(error: &Error) -> bool {
     let source = error.report().source.as_deref();
     let code = source.and_then(|e| {
@@ -186,18 +186,18 @@ fn scarce(what: &str, e: Errno) -> Error {
     Error::new(ErrorKind::Resource, what).caused_by(e).phase(Phase::Connect)
 }
 
-/// Tells all how this rank's pairs turned out, and waits for everybody's word.
+/// Publishes how this rank is connected to each peer, and waits for the same of all ranks.
 fn agree(wiring: &Wiring, health: &Health, pairs: &[Pair]) -> Result<Vec<Vec<u8>>> {
     let key = |rank: u32| format!("mesh/ok/{rank}");
     let bits = topology::bits(wiring.size, |r| pairs[r as usize].segment.is_some());
     wiring.store.set(&key(wiring.rank), &bits, wiring.deadline).map_err(|e| e.phase(Phase::Rendezvous))?;
-    // When all are connected, what goes wrong from there on is a matter of the group's life.
+    // After all are connected, an error belongs to the life of the group.
     await_all(wiring, health, key)?;
     hello::gather(&*wiring.store, key, wiring.size, wiring.deadline, "did not get connected to all others")
 }
 
-/// Waits until all ranks have set their key, or until the deadline; an error if the group has failed meanwhile, or if a
-/// rank that has not is gone.
+/// Waits until all ranks have set their key, or until the deadline. It is an error if the group has failed meanwhile,
+/// or if a rank without a key is gone.
 fn await_all(wiring: &Wiring, health: &Health, key: impl Fn(u32) -> String) -> Result {
     const SLICE: Duration = Duration::from_millis(200);
     let Wiring { group, rank, size, store, reports, deadline, lost, warn_after, .. } = wiring;
@@ -205,7 +205,7 @@ fn await_all(wiring: &Wiring, health: &Health, key: impl Fn(u32) -> String) -> R
     let keys: Vec<String> = (0..*size).map(key).collect();
     let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
     loop {
-        // Asked before the store is: what they wrote is there then.
+        // This is read before the store, so that everything that lost ranks wrote is in the store.
         let lost = lost();
         let slice = (*deadline).min(Instant::now() + SLICE);
         match store.wait(&keys, slice) {

@@ -1,4 +1,4 @@
-//! Ranks that are threads of one process find each other in a table of the process: no sockets between them.
+//! Ranks that are threads of one process find each other in a table of the process, without sockets.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
@@ -11,18 +11,18 @@ use c10d_core::sync::{Condvar, Mutex};
 use super::health::Health;
 use crate::shm::Segment;
 
-/// A group of one run.
+/// The key of a group: session and name.
 type Group = ([u8; 16], Arc<str>);
 
 /// A rank that is joining.
 #[derive(Clone)]
 pub(super) struct Seat {
     pub(super) health: Weak<Health>,
-    /// `None`: it could have none.
+    /// The segment; `None` if it could not be made.
     pub(super) segment: Option<Arc<Segment>>,
 }
 
-/// Where those who join look for each other.
+/// The table in which joining ranks look for each other.
 #[derive(Default)]
 struct Room {
     table: Mutex<HashMap<(Group, u32), Seat>>,
@@ -31,10 +31,10 @@ struct Room {
 
 static ROOM: PerProcess<Room> = PerProcess::new();
 
-/// The own seat, until the join is over.
+/// This rank's entry, which is removed when the join is over.
 pub(super) struct Presence(Group, u32);
 
-/// Takes the seat of this rank. Every rank of the process does, whether or not there are others.
+/// Adds this rank. Every rank of the process does this, whether or not there are others.
 pub(super) fn sit(session: [u8; 16], group: &Arc<str>, rank: u32, seat: Seat) -> Presence {
     let group = (session, group.clone());
     let room = ROOM.get();
@@ -44,7 +44,8 @@ pub(super) fn sit(session: [u8; 16], group: &Arc<str>, rank: u32, seat: Seat) ->
 }
 
 impl Presence {
-    /// The seat of another rank of this process; `None` if it has not come by the deadline. `check` ends the wait early.
+    /// The entry of another rank of this process; `None` if it has not come by the deadline. `check` may end the wait
+    /// early.
     pub(super) fn meet(&self, rank: u32, deadline: Instant, check: impl Fn() -> Result) -> Result<Option<Seat>> {
         let key = (self.0.clone(), rank);
         let room = ROOM.get();
@@ -69,7 +70,7 @@ impl Drop for Presence {
     }
 }
 
-/// Random, the same for all ranks of this process, and another one in its forked children.
+/// A random value that is the same for all ranks of this process, and another one in its forked children.
 pub(super) fn process_token() -> Result<[u8; 16]> {
     static TOKEN: PerProcess<Mutex<Option<[u8; 16]>>> = PerProcess::new();
     let mut token = TOKEN.get().lock();

@@ -1,12 +1,12 @@
-//! What connects the ranks of a group, and knows their health.
+//! The connections between the ranks of a group, and their health.
 //!
-//! Each rank publishes a [`hello`] in the store and reads everybody's; then each pair connects ([`dial`], [`accept`]),
-//! by shared memory or TCP, and all learn how all others are connected ([`topology`]). From then on the store is not
-//! needed. The records do not travel in the hello by which core's ranks agree on their backends: meshes for staging, for
-//! the side channel of NCCL and for sparse lanes are made after it and would need this exchange all the same. It would spare
-//! a rank 4 of the 17 requests to the store with which it joins, and have every rank listen before anybody knows what for.
-//! [`health`] lives as long as the group: it knows whether a peer died, left, stopped or called something else,
-//! and sees to it that all ranks know.
+//! Each rank publishes a [`hello`] in the store and reads those of all ranks. Then each pair connects ([`dial`],
+//! [`accept`]) by shared memory or TCP, and all learn how all others are connected ([`topology`]). From then on the
+//! store is not needed. The records are not part of the hello with which core's ranks agree on their backends, since
+//! meshes for staging, for the side channel of NCCL and for sparse lanes are made after that and would need this
+//! exchange anyway. Joining the two would save a rank 4 of its 17 requests to the store, and would make every rank
+//! listen before it is known for what. [`health`] lives as long as the group. It knows whether a peer died, left,
+//! stopped or made another call, and tells all ranks.
 
 mod accept;
 mod addr;
@@ -51,23 +51,23 @@ use crate::tcp::TcpLink;
 
 /// The connected ranks of a group.
 pub(crate) struct Mesh {
-    /// First, so that it is dropped first: peers hear the goodbye before their links break.
+    /// It comes first, so that it is dropped first: peers get the goodbye before their links break.
     pub(crate) membership: Membership,
     /// For collectives, one per peer; none for the own rank.
     pub(crate) collective: Vec<Option<Link>>,
     /// For point-to-point ops, likewise.
     pub(crate) p2p: Vec<Option<Link>>,
-    /// Who is where.
+    /// The topology.
     pub(crate) topology: Topology,
-    /// The own segment, with the doorbell; `None` where no peer shares memory with this rank.
+    /// This rank's segment, with the doorbell; `None` if no peer shares memory with this rank.
     pub(crate) segment: Option<Arc<Segment>>,
-    /// All ranks on this host, the own one included, ascending.
+    /// All ranks on this host, including this one, ascending.
     pub(crate) local_ranks: Vec<u32>,
     /// The group's health.
     pub(crate) health: Arc<Health>,
 }
 
-/// Being part of the group: its drop tells the peers that this rank leaves in good order.
+/// The membership in the group. Its drop tells the peers that this rank leaves.
 pub(crate) struct Membership(Arc<Health>);
 
 impl Drop for Membership {
@@ -77,8 +77,8 @@ impl Drop for Membership {
 }
 
 impl Mesh {
-    /// Connects the ranks. Every rank calls it, and it ends by the deadline; an error names the ranks that are missing
-    /// or at odds, and reaches those that are connected already.
+    /// Connects the ranks. Every rank calls it. It ends by the deadline. An error names the ranks that are missing or
+    /// disagree, and reaches the ranks that are connected already.
     pub(crate) fn connect(wiring: Wiring) -> Result<Mesh> {
         if wiring.rank >= wiring.size {
             let what = format!("rank {} in a group of {}: ranks go from 0 to size - 1", wiring.rank, wiring.size);
@@ -110,7 +110,7 @@ impl Connections {
             health.on_news(Box::new(move || segment.ring_bell()));
         }
         health.shares(segment.clone(), pairs.iter().map(|pair| pair.segment.clone()).collect());
-        // Where a rank lies in the segment of another: its place among that one's peers on the host.
+        // The index of a rank in the segment of another: its place among that rank's peers on the host.
         let index = |of: u32, within: u32| local_ranks.iter().filter(|r| **r != within && **r < of).count();
         let (mut collective, mut p2p) = (Vec::new(), Vec::new());
         for (peer, pair) in (0..).zip(pairs) {

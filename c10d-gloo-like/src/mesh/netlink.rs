@@ -26,7 +26,7 @@ const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
 const ALIGN: usize = 4;
 
-/// Every address, in the kernel's order. It answers at once; the deadline is for the kernel that does not.
+/// Every address, in the kernel's order. The kernel answers at once; the deadline is in case it does not.
 pub(super) fn addresses() -> Result<Vec<Local>> {
     let deadline = Instant::now() + Duration::from_secs(1);
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
@@ -56,7 +56,7 @@ pub(super) fn addresses() -> Result<Vec<Local>> {
         .collect())
 }
 
-/// Reads one datagram; `None` at the end of the table, or where it is not understood.
+/// Reads one datagram; `None` at the end of the table, or if it is not understood.
 fn parse(datagram: &[u8], found: &mut Vec<(u32, IpAddr)>) -> Option<()> {
     let mut rest = Reader(datagram);
     while !rest.0.is_empty() {

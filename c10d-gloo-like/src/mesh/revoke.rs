@@ -1,4 +1,4 @@
-//! The cause of a group's failure, as ranks tell it to each other.
+//! The cause of a group's failure, as a message between ranks.
 
 use c10d_core::backend::Fingerprint;
 use c10d_core::{Error, ErrorKind, OpKind, Phase};
@@ -10,7 +10,7 @@ const TEXT: usize = 1024;
 /// The most ranks that are named.
 const GUILTY: usize = 8192;
 
-/// The mismatching fields that have a name of their own on the wire.
+/// The fields of a mismatch that have a code on the wire.
 const FIELDS: [&str; 12] =
     ["call", "op", "seq", "step", "dtype", "reduce_op", "root", "count", "tensors", "factor", "splits", "length"];
 
@@ -20,25 +20,26 @@ const PHASES: [Phase; 6] =
 /// The first cause of a group's failure, as the rank that met it tells the others.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Revoke {
-    /// The rank that met it. Every rank passes on what it hears first, so that whoever leaves because of a failure has
-    /// told the cause to all before it is gone.
+    /// The rank that met it. Every rank forwards the first report that it gets, so that a rank that leaves because of a
+    /// failure has told the cause to all before.
     pub(crate) by: u32,
-    /// The first rank that passed it on: what `by` said is hearsay then.
+    /// The first rank that forwarded it, if any; then it is hearsay.
     pub(crate) via: Option<u32>,
     pub(crate) kind: ErrorKind,
     pub(crate) what: String,
     pub(crate) guilty: Vec<u32>,
-    /// It lies between the guilty ranks (a deadlock, a broken connection): all of them are named on all ranks.
+    /// Whether it is between the guilty ranks (a deadlock, a broken connection): then all of them are named on all
+    /// ranks.
     pub(crate) between: bool,
     pub(crate) phase: Option<Phase>,
     pub(crate) seq: Option<u64>,
     pub(crate) op: Option<OpKind>,
-    /// Of a mismatch: what its two ranks called.
+    /// For a mismatch: the calls of its two ranks.
     pub(crate) fingerprints: Option<[(u32, Fingerprint); 2]>,
 }
 
 impl Revoke {
-    /// What others are to know of this error.
+    /// The report of this error for other ranks.
     pub(crate) fn of(by: u32, error: &Error, fingerprints: Option<[(u32, Fingerprint); 2]>) -> Revoke {
         let report = error.report();
         Revoke {
@@ -138,7 +139,7 @@ fn code(kind: &ErrorKind) -> u8 {
     match kind {
         ErrorKind::Mismatch { .. } => CODE_MISMATCH,
         ErrorKind::PeerDead { .. } => CODE_DEAD,
-        // A kind that is younger than this table is a failure of that rank's, whatever it was.
+        // A kind that this table lacks is reported as a failure of that rank.
         kind => PLAIN.iter().position(|k| k == kind).unwrap_or(PLAIN.len() - 1) as u8 + 2,
     }
 }

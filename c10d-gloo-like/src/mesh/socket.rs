@@ -16,14 +16,14 @@ use rustix::net::{
     send, sendmsg, socket_with,
 };
 
-/// How often a wait looks whether the join has failed meanwhile.
+/// How often a wait checks whether the join has failed.
 pub(super) const LOOK: Duration = Duration::from_millis(50);
 const BACKLOG: i32 = 1024;
 
-/// A connection or listener of this process, which its forked children do not keep: it ends when this process does.
+/// A connection or listener that forked children do not keep: it ends when this process does.
 #[derive(Debug)]
 pub(super) struct Socket {
-    /// First, so that it ends before the descriptor is closed.
+    /// It comes first, so that it is dropped before the descriptor is closed.
     private: Private,
     fd: OwnedFd,
 }
@@ -47,7 +47,7 @@ impl AsFd for Socket {
     }
 }
 
-/// Why an exchange did not happen.
+/// Why an exchange failed.
 #[derive(Debug)]
 pub(super) enum Trouble {
     /// The deadline passed.
@@ -56,11 +56,11 @@ pub(super) enum Trouble {
     Stopped,
     /// The other end closed.
     Closed,
-    /// The other end is of another user.
+    /// The other end belongs to another user.
     Stranger(u32),
-    /// The peer's memory found no room here.
+    /// The peer's memory cannot be mapped here.
     Unmapped(Error),
-    /// The system's word.
+    /// An error of the system.
     Os(Errno),
 }
 
@@ -90,7 +90,7 @@ impl std::fmt::Display for Trouble {
     }
 }
 
-/// How long to wait, and for whom to stop.
+/// The time limit of a wait, and the condition that stops it.
 #[derive(Clone, Copy)]
 pub(super) struct Patience<'a> {
     pub(super) deadline: Instant,
@@ -99,7 +99,7 @@ pub(super) struct Patience<'a> {
 }
 
 impl Patience<'_> {
-    /// A moment of waiting for the descriptor.
+    /// Waits briefly for the descriptor.
     fn wait(&self, fd: &impl AsFd, flags: PollFlags) -> Result<(), Trouble> {
         if (self.stop)() {
             return Err(Trouble::Stopped);
@@ -114,7 +114,7 @@ impl Patience<'_> {
         }
     }
 
-    /// Does something that may have to wait.
+    /// Runs an operation that may have to wait.
     fn until<T>(
         &self,
         fd: &impl AsFd,
@@ -149,7 +149,7 @@ impl Patience<'_> {
         Ok(())
     }
 
-    /// Sends what there is: a byte that says so with a bit for each, and the descriptors in this order.
+    /// Sends a byte with a bit for each present descriptor, and the descriptors in this order.
     pub(super) fn offer(&self, fd: &impl AsFd, offers: [Option<BorrowedFd<'_>>; 2]) -> Result<(), Trouble> {
         let rights: Vec<_> = offers.iter().flatten().copied().collect();
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
@@ -164,7 +164,7 @@ impl Patience<'_> {
         Ok(())
     }
 
-    /// Receives what the peer offers.
+    /// Receives the peer's descriptors.
     pub(super) fn accept_offer(&self, fd: &impl AsFd) -> Result<[Option<OwnedFd>; 2], Trouble> {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
         let mut byte = [0];
@@ -176,7 +176,7 @@ impl Patience<'_> {
                 _ => None,
             });
             let descriptors = descriptors.flatten().collect::<Vec<OwnedFd>>();
-            // The kernel drops those for which this process has no number left.
+            // The kernel drops descriptors for which this process has no free number.
             if got.flags.contains(ReturnFlags::CTRUNC) { Err(Errno::MFILE) } else { Ok((got.bytes, descriptors)) }
         })?;
         if n == 0 {
@@ -195,7 +195,7 @@ fn stream() -> Result<OwnedFd, Errno> {
     socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)
 }
 
-/// A socket under this abstract name: it has no file, and goes with its last descriptor.
+/// A listening socket with this abstract name. It has no file, and disappears with its last descriptor.
 pub(super) fn listen_unix(name: &str) -> Result<Socket, Errno> {
     let socket = Socket::from(stream()?);
     bind(&socket, &SocketAddrUnix::new_abstract_name(name.as_bytes())?)?;
@@ -203,7 +203,8 @@ pub(super) fn listen_unix(name: &str) -> Result<Socket, Errno> {
     Ok(socket)
 }
 
-/// Connects to an abstract name. Refused: nobody has it here. What another user has is no peer's: it gets no byte.
+/// Connects to an abstract name. It is refused if nobody listens at it here. A socket of another user is not a peer's,
+/// and gets no byte.
 pub(super) fn dial_unix(name: &str, patience: &Patience<'_>) -> Result<Socket, Trouble> {
     let address = SocketAddrUnix::new_abstract_name(name.as_bytes())?;
     let socket = Socket::from(stream()?);
@@ -213,7 +214,7 @@ pub(super) fn dial_unix(name: &str, patience: &Patience<'_>) -> Result<Socket, T
                 user if user == rustix::process::geteuid().as_raw() => return Ok(socket),
                 user => return Err(Trouble::Stranger(user)),
             },
-            // The listener's queue is full; a UNIX socket cannot be polled for its room.
+            // The listener's queue is full, and a UNIX socket cannot be polled for that.
             Err(Errno::AGAIN | Errno::INTR) => {
                 if (patience.stop)() {
                     return Err(Trouble::Stopped);

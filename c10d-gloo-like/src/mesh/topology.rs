@@ -1,4 +1,5 @@
-//! Who is where, and how each pair is connected: the same on all ranks, so that all choose the same algorithms.
+//! The host of each rank, and how each pair is connected. It is the same on all ranks, so all choose the same
+//! algorithms.
 
 /// The group's shape.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,4 +1,5 @@
-//! Who is at fault, from what ranks say of themselves and of each other. Pure functions; no rank ever names itself.
+//! Decides which rank is at fault, from the reports of ranks about themselves and each other. These are pure functions;
+//! no rank ever names itself.
 
 use c10d_core::backend::Fingerprint;
 use c10d_core::calls::{CallId, about, mismatch};
@@ -11,17 +12,18 @@ use super::doing::{Doing, Wait, is_p2p};
 use super::revoke::Revoke;
 use crate::call_log::Position;
 
-/// What a rank makes of a failure that another one reports.
+/// The conclusion of a rank from another rank's failure report.
 #[derive(Clone, Debug)]
 pub(crate) enum Adopted {
-    /// It is this rank's first cause too.
+    /// It is this rank's first cause, too.
     Cause(Error),
-    /// Two ranks disagree about a call that this one has not made yet: its own call will tell with whom it disagrees.
+    /// Two ranks disagree about a call that this rank has not made yet. Its own call will show with which one it
+    /// disagrees.
     Later,
 }
 
-/// The error that rank `me` reports after another one reported `revoke`. `find` tells the own call at a place, `position`
-/// the own place.
+/// The error of rank `me` after another rank reported `revoke`. `find` returns this rank's call at a place, `position`
+/// its position.
 pub(crate) fn adopt(
     me: u32,
     revoke: &Revoke,
@@ -32,7 +34,7 @@ pub(crate) fn adopt(
     if fingerprints.iter().any(|(_, fingerprint)| is_p2p(fingerprint))
         && fingerprints.iter().all(|(rank, _)| *rank != me)
     {
-        // A message has no place among the collectives; two ranks know of it.
+        // A message has no place among the collectives; only its two ranks know of it.
         return Adopted::Cause(third_party(me, revoke));
     }
     let place = CallId::of(&fingerprints[0].1);
@@ -44,7 +46,7 @@ pub(crate) fn adopt(
     }
 }
 
-/// A mismatch between two other ranks, where there is no own call to compare.
+/// A mismatch between two other ranks, without a call of this rank to compare.
 pub(crate) fn third_party(me: u32, revoke: &Revoke) -> Error {
     let error = retell(me, revoke);
     match &revoke.fingerprints {
@@ -53,7 +55,7 @@ pub(crate) fn third_party(me: u32, revoke: &Revoke) -> Error {
     }
 }
 
-/// The mismatch between the own call and those of the ranks that differ from it.
+/// The mismatch between this rank's call and those of the ranks that differ from it.
 fn compare(me: u32, own: &Fingerprint, fingerprints: &[(u32, Fingerprint); 2], revoke: &Revoke) -> Option<Error> {
     let others = fingerprints.iter().filter(|(rank, theirs)| *rank != me && theirs != own);
     let (_, theirs) = others.clone().next()?;
@@ -62,12 +64,12 @@ fn compare(me: u32, own: &Fingerprint, fingerprints: &[(u32, Fingerprint); 2], r
     Some(error)
 }
 
-/// How a text begins that another rank's report became.
+/// The beginning of texts that come from another rank's report.
 const REPORTED: &str = "reported by rank ";
 
-/// Another rank's error, seen from here: a rank that is named in it names the reporter instead,
-/// and a reporter that names nobody is at fault itself. What lies between ranks (a deadlock, a broken connection) names
-/// all of them, on all ranks.
+/// Another rank's error, seen from this rank. A rank that is named in it names the reporter instead, and a reporter
+/// that names nobody is at fault itself. An error between ranks (a deadlock, a broken connection) names all of them, on
+/// all ranks.
 pub(crate) fn retell(me: u32, revoke: &Revoke) -> Error {
     let by = revoke.by;
     let mut guilty: Vec<u32> = revoke.guilty.iter().copied().filter(|rank| revoke.between || *rank != me).collect();
@@ -80,7 +82,7 @@ pub(crate) fn retell(me: u32, revoke: &Revoke) -> Error {
         if named {
             std::mem::swap(mine, theirs);
         } else if revoke.fingerprints.is_none() {
-            // Only the two can tell which of them is wrong.
+            // Which of the two ranks is wrong cannot be known here.
             guilty.push(by);
         }
     }
@@ -107,12 +109,13 @@ pub(crate) fn retell(me: u32, revoke: &Revoke) -> Error {
     error
 }
 
-/// Why the call at `place`, which waits for what `mine` says, is not done at its deadline: who is to blame, and in words.
-/// `answers` has one entry per rank; the own one is ignored. Point-to-point calls have no place.
+/// Why the call at `place`, which waits as `mine` says, is not done at its deadline: the guilty ranks, and a text.
+/// `answers` has one entry per rank; that of this rank is ignored. Point-to-point calls have no place.
 ///
-/// Of a collective: the ranks that are stopped, gone, or busy outside of any call; else those that are stuck in other
-/// calls; else those whom this rank waits for. Of a message: those at the ends of the chain of ranks that wait for each
-/// other. Ranks that wait for each other in a circle are named all, this one included.
+/// For a collective, these are the ranks that are stopped, gone, or outside of any call; otherwise those that are stuck
+/// in other calls; otherwise those for which this rank waits. For a message, they are the ranks at the ends of the
+/// chain of ranks that wait for each other. If ranks wait for each other in a circle, all are named, including this
+/// one.
 pub(crate) fn judge(me: u32, place: Option<CallId>, mine: &Wait, answers: &[Answer]) -> Blame {
     match place {
         Some(place) => judge_collective(me, place, mine, answers),
@@ -125,7 +128,8 @@ fn judge_collective(me: u32, place: CallId, mine: &Wait, answers: &[Answer]) -> 
     let mut words = Vec::new();
     for (rank, answer) in (0..).zip(answers).filter(|(rank, _)| *rank != me) {
         match answer {
-            // On a busy machine an answer may come late; who was heard lately is not the one to blame if there is another.
+            // On a busy machine an answer may come late. A rank that was heard recently is not blamed if there is
+            // another.
             Answer::Silent { since, .. } if *since < LONG => late.push(rank),
             Answer::Silent { .. } => {
                 guilty.push(rank);
@@ -166,7 +170,7 @@ fn judge_collective(me: u32, place: CallId, mine: &Wait, answers: &[Answer]) -> 
     Blame::of(guilty, &words)
 }
 
-/// Where a rank is that has not come to a collective.
+/// The position of a rank that has not called a collective, as a text.
 fn at(doing: &Doing) -> String {
     let at = match (doing.position.last, doing.blocked()) {
         (_, Some(wait)) if wait.on.is_empty() => wait.words(),
@@ -184,7 +188,7 @@ fn at(doing: &Doing) -> String {
 fn judge_message(me: u32, mine: &Wait, answers: &[Answer]) -> Blame {
     let chains = Chains { me, mine, answers };
     let reached = chains.reached(&[me]);
-    // By how sure it is that they are the ones: gone, in no call, silent since a moment ago, in a call that moves.
+    // In order of certainty: gone, in no call, silent since a moment ago, in a call that moves.
     let (mut gone, mut idle, mut late, mut busy) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for rank in &reached.ranks {
         let Some(answer) = answers.get(*rank as usize) else { continue };
@@ -232,7 +236,7 @@ fn stopped(rank: u32) -> String {
     format!("rank {rank} is stopped or unreachable")
 }
 
-/// What a rank does, for whoever waits for it.
+/// What a rank is doing, for a rank that waits for it.
 pub(crate) fn doing(answer: Option<&Answer>) -> String {
     match answer {
         None | Some(Answer::Silent { .. }) => "is stopped or unreachable".to_owned(),
@@ -260,7 +264,7 @@ impl Blame {
     }
 }
 
-/// How a rank that said goodbye, or whose program `exited` without one, is gone.
+/// Why a rank is gone that said goodbye, or whose program `exited` without one.
 pub(crate) fn left_text(last: Option<CallId>, exited: bool) -> String {
     match last {
         _ if exited => ENDED_WITHOUT_LEAVING.to_owned(),

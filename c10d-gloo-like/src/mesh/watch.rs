@@ -1,7 +1,7 @@
 //! The watcher: one thread per process that sleeps until a control connection of any group has news.
 //!
-//! It answers peers' questions whatever the other threads do, and sees at once when a peer's process ends. It starts with
-//! the first connection and stays, asleep. A forked child has one of its own.
+//! It answers peers' questions whatever the other threads do, and notices at once when a peer's process ends. It starts
+//! with the first connection and stays asleep otherwise. A forked child has its own.
 
 use std::collections::HashMap;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -16,18 +16,18 @@ use rustix::buffer::spare_capacity;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::event::{EventfdFlags, Timespec, eventfd};
 
-/// How long a closed connection stays, for the peer to read the goodbye: longer than any scheduling delay.
+/// How long a closed connection stays open for the peer to read the goodbye: longer than any scheduling delay.
 const LINGER: Duration = Duration::from_secs(5);
 
-/// How long others have to say whether the peer of a connection that ended lives. A watched process tells its end within
-/// this time, too.
+/// How long other ranks have to tell whether the peer of an ended connection lives. The end of a watched process is
+/// noticed within this time, too.
 const UNSURE: Duration = Duration::from_millis(80);
 
 /// A connection's name at the watcher.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Token(u64);
 
-/// What is watched: a connection, and the process at its other end.
+/// A watched connection and the process at its other end.
 pub(super) trait Watched: Send + Sync {
     /// The connection.
     fn fd(&self) -> BorrowedFd<'_>;
@@ -35,9 +35,9 @@ pub(super) trait Watched: Send + Sync {
     fn life(&self) -> Option<BorrowedFd<'_>>;
     /// Something happened on the connection.
     fn ready(&self, readable: bool, writable: bool) -> Next;
-    /// The peer's process has ended. What it said before is heard, and nothing comes after that.
+    /// The peer's process has ended. Everything that it sent before has been read.
     fn peer_ended(&self) -> Next;
-    /// It was [`Next::Unsure`], and the time is over.
+    /// Called when the time after [`Next::Unsure`] is over.
     fn must_decide(&self);
     /// The watcher gave up on it.
     fn failed(&self, error: Error);
@@ -48,17 +48,17 @@ pub(super) trait Watched: Send + Sync {
 pub(super) enum Next {
     Watch,
     Forget,
-    /// Nothing comes any more. [`Watched::must_decide`] when the time is over.
+    /// Nothing comes any more. [`Watched::must_decide`] follows when the time is over.
     Unsure,
 }
 
 const WAKE: u64 = 0;
-/// In an event's name: it is about the peer's process and not about the connection.
+/// Set in the token of events about the peer's process, not the connection.
 const LIFE: u64 = 1 << 63;
 
 struct Watch {
     epoll: OwnedFd,
-    /// Readable when the watcher is to look at its deadlines again.
+    /// Readable when the watcher must check its deadlines again.
     wake: OwnedFd,
     connections: Mutex<Table>,
 }
@@ -66,7 +66,7 @@ struct Watch {
 struct Table {
     next: u64,
     open: HashMap<u64, Entry>,
-    /// What is to be done later.
+    /// The actions to run later.
     later: Vec<(Instant, Act)>,
 }
 
@@ -74,7 +74,7 @@ type Act = Box<dyn FnOnce() + Send>;
 
 struct Entry {
     connection: Arc<dyn Watched>,
-    /// Closed on this side, or ended without a goodbye; to be dropped at this time.
+    /// The time at which it is dropped, if it was closed on this side or ended without a goodbye.
     until: Option<Instant>,
 }
 
@@ -90,7 +90,7 @@ struct Start {
     starting: Mutex<()>,
 }
 
-/// The process's watcher, once it could be started. A refusal is not kept: the next group tries again.
+/// The process's watcher. If starting it fails, the next group tries again.
 fn watcher() -> Result<&'static Arc<Watch>> {
     static START: PerProcess<Start> = PerProcess::new();
     let start = START.get();
@@ -127,14 +127,14 @@ pub(super) fn watch<C: Watched + 'static>(make: impl FnOnce(Token) -> C) -> Resu
     if let Some(life) = connection.life()
         && let Err(e) = epoll::add(&watch.epoll, life, EventData::new_u64(token | LIFE), EventFlags::IN)
     {
-        // What the peer gave is no process, or there is no memory for it: the connection's end tells, too.
+        // The peer's descriptor is not a process, or there is no memory for it. The end of the connection tells, too.
         tracing::debug!("a peer's process cannot be watched: {e}");
     }
     table.open.insert(token, Entry { connection: connection.clone(), until: None });
     Ok(connection)
 }
 
-/// Whether the connection wants to know when it can write again.
+/// Sets whether the connection wants to be told when it can write again.
 pub(super) fn want_write(token: Token, fd: BorrowedFd<'_>, wanted: bool) {
     if let Ok(watch) = watcher() {
         let write = if wanted { EventFlags::OUT } else { EventFlags::empty() };
@@ -144,18 +144,18 @@ pub(super) fn want_write(token: Token, fd: BorrowedFd<'_>, wanted: bool) {
     }
 }
 
-/// The connection was closed on this side: drop it when the peer has closed too, or after a while.
+/// Drops a connection that was closed on this side when the peer has closed, too, or after a while.
 pub(super) fn linger(token: Token) {
     if let Ok(watch) = watcher() {
         if let Some(entry) = watch.connections.lock().open.get_mut(&token.0) {
             entry.until = Some(Instant::now() + LINGER);
         }
-        // Full only if the watcher is about to look anyway.
+        // It is full only if the watcher is about to check anyway.
         let _ = rustix::io::write(&watch.wake, &1u64.to_ne_bytes());
     }
 }
 
-/// Has the watcher do something at this time. Where there is no watcher, it is done at once.
+/// Runs `act` on the watcher at this time. If there is no watcher, it runs at once.
 pub(super) fn at(time: Instant, act: impl FnOnce() + Send + 'static) {
     match watcher() {
         Ok(watch) => {
@@ -213,7 +213,7 @@ impl Watch {
         }
     }
 
-    /// The connection has ended, and only its peer's process is watched on, for a moment.
+    /// Handles a connection that has ended: only the peer's process is watched for a moment.
     fn unsure(&self, token: u64) {
         let mut table = self.connections.lock();
         let end = Instant::now() + UNSURE;
@@ -235,7 +235,7 @@ impl Watch {
         }
     }
 
-    /// Drops what has lingered long enough, and does what is due; when there is more to do.
+    /// Drops connections whose time is over, and runs due actions. Returns the time of the next one.
     fn expire(&self) -> Option<Instant> {
         let now = Instant::now();
         let (late, due, next) = {

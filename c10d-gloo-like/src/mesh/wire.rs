@@ -1,10 +1,10 @@
-//! Reading and writing the fixed little-endian layouts of the mesh. What a peer sent is read with bounds: a field that
-//! is not there is `None`, never a panic.
+//! Reads and writes the fixed little-endian layouts of the mesh. Bytes from peers are read with bounds checks: a
+//! missing field is `None`, never a panic.
 
 use c10d_core::backend::Fingerprint;
 use c10d_core::text::harmless;
 
-/// What is left of some received bytes.
+/// The unread rest of received bytes.
 pub(super) struct Reader<'a>(pub(super) &'a [u8]);
 
 impl<'a> Reader<'a> {
@@ -34,7 +34,7 @@ impl<'a> Reader<'a> {
         self.array().map(u64::from_le_bytes)
     }
 
-    /// A text of at most `max` bytes, its length before it; as it may be shown.
+    /// A text of at most `max` bytes, preceded by its length, made safe to show.
     pub(super) fn text(&mut self, max: usize) -> Option<String> {
         let len = usize::from(self.u16()?);
         if len > max {
@@ -49,7 +49,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Writes the first `max` bytes of a text (whole characters), its length before it.
+/// Writes at most `max` bytes of a text (whole characters), preceded by the length.
 pub(super) fn put_text(out: &mut Vec<u8>, text: &str, max: usize) {
     let max = max.min(usize::from(u16::MAX));
     let len = (0..=text.len().min(max)).rev().find(|i| text.is_char_boundary(*i)).unwrap_or(0);
@@ -57,7 +57,7 @@ pub(super) fn put_text(out: &mut Vec<u8>, text: &str, max: usize) {
     out.extend_from_slice(&text.as_bytes()[..len]);
 }
 
-/// FNV-1a: names of groups, compared for equality, never trusted for more.
+/// FNV-1a of a group's name. It is only compared for equality.
 pub(super) fn hash(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x0100_0000_01b3))
 }
@@ -67,7 +67,7 @@ pub(super) fn fingerprint(r: &mut Reader<'_>) -> Option<Fingerprint> {
     r.array().map(|b| Fingerprint::from_bytes(&b))
 }
 
-/// Writes a value that may be absent: whether it is there, then the value.
+/// Writes an optional value: whether it is present, then the value.
 pub(super) fn put_option<T>(out: &mut Vec<u8>, value: Option<T>, put: impl FnOnce(&mut Vec<u8>, T)) {
     out.push(value.is_some().into());
     if let Some(value) = value {
@@ -75,7 +75,7 @@ pub(super) fn put_option<T>(out: &mut Vec<u8>, value: Option<T>, put: impl FnOnc
     }
 }
 
-/// Reads what [`put_option`] wrote; the outer `None`: it is not understood.
+/// Reads the result of [`put_option`]; the outer `None` means that it is not understood.
 pub(super) fn option<'a, T>(r: &mut Reader<'a>, read: impl FnOnce(&mut Reader<'a>) -> Option<T>) -> Option<Option<T>> {
     match r.u8()? {
         0 => Some(None),

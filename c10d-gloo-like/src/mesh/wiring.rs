@@ -1,4 +1,4 @@
-//! What a rank is given to find the others.
+//! The data with which a rank finds the others.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 use c10d_core::Store;
 use c10d_core::backend::Reports;
 
-/// Which way bytes may take between ranks.
+/// The transport of bytes between ranks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Transport {
-    /// Shared memory within a host, where it can be had; TCP otherwise.
+    /// Shared memory within a host if possible, otherwise TCP.
     #[default]
     Auto,
     /// Shared memory or an error.
@@ -39,17 +39,17 @@ impl Transport {
     }
 }
 
-/// By what a rank chooses its algorithms; the same on all ranks.
+/// The table by which a rank chooses its algorithms. It must be the same on all ranks.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Tuning {
-    /// Equal where the choices are.
+    /// A hash, which is equal if the choices are.
     pub(crate) hash: u64,
-    /// The file that has them; empty: the built-in ones.
+    /// The file with the choices; empty for the built-in ones.
     pub(crate) file: String,
 }
 
 impl Tuning {
-    /// For an error.
+    /// The text for errors.
     pub(super) fn words(&self) -> String {
         match &*self.file {
             "" => format!("the built-in one ({:016x})", self.hash),
@@ -58,7 +58,7 @@ impl Tuning {
     }
 }
 
-/// What a rank needs to find the others.
+/// The data with which a rank finds the others, and the settings of their connections.
 pub(crate) struct Wiring {
     /// The group's name.
     pub(crate) group: Arc<str>,
@@ -66,22 +66,22 @@ pub(crate) struct Wiring {
     pub(crate) rank: u32,
     /// How many ranks there are.
     pub(crate) size: u32,
-    /// Random, the same on all ranks, another one for every group of every run.
+    /// A random value that is the same on all ranks and different for every group of every run.
     pub(crate) session: [u8; 16],
-    /// A part of a store that belongs to this group and session alone.
+    /// A part of a store that only this group and session uses.
     pub(crate) store: Arc<dyn Store>,
-    /// What ranks tell each other that cannot join.
+    /// The failure reports of ranks that cannot join.
     pub(crate) reports: Arc<Reports>,
-    /// The way bytes may take.
+    /// The transport.
     pub(crate) transport: Transport,
-    /// By what algorithms are chosen.
+    /// The table by which algorithms are chosen.
     pub(crate) tuning: Tuning,
-    /// When all must be connected.
+    /// The time by which all must be connected.
     pub(crate) deadline: Instant,
-    /// How long nothing may be heard of a peer's host over TCP before the peer is given up. A peer that is stopped or
-    /// late is heard: its kernel answers.
+    /// How long a peer's host may be silent over TCP before the peer counts as dead. A stopped or late peer is not
+    /// silent: its kernel answers.
     pub(crate) silence: Duration,
-    /// Tells which ranks are known to be gone already, from the group that this one is made from.
+    /// Returns the ranks that the parent group knows to be gone.
     pub(crate) lost: Lost,
     /// After how long a wait is spoken of.
     pub(crate) warn_after: Option<Duration>,

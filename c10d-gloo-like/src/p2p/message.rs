@@ -1,4 +1,4 @@
-//! Messages on their way: one being written to a link, one being read from it.
+//! Messages in transfer: one that is written to a link, and one that is read from it.
 #![allow(unsafe_code)]
 
 use c10d_core::backend::{Fingerprint, Job};
@@ -8,7 +8,7 @@ use crate::link::Link;
 
 const HEADER: usize = Fingerprint::SIZE + 8;
 
-/// What goes before a message's bytes.
+/// The header before a message's bytes.
 #[derive(Clone, Copy)]
 pub(super) struct Header {
     pub(super) fingerprint: Fingerprint,
@@ -40,7 +40,7 @@ impl Header {
 pub(super) struct Outgoing {
     pub(super) job: Job,
     head: [u8; HEADER],
-    /// Bytes that the link took, header included.
+    /// The bytes that the link took, including the header.
     done: usize,
 }
 
@@ -56,12 +56,12 @@ impl Outgoing {
         Outgoing { job, head, done: 0 }
     }
 
-    /// Whether the link has taken nothing of it.
+    /// Whether the link has taken no byte of it.
     pub(super) fn is_unsent(&self) -> bool {
         self.done == 0
     }
 
-    /// Writes what the link takes. Whether anything moved; and whether that was all.
+    /// Writes as many bytes as the link takes. Returns whether anything moved, and whether that was all.
     pub(super) fn write(&mut self, link: &mut Link) -> Result<(bool, bool)> {
         let span = span(&self.job);
         let total = HEADER + span.bytes();
@@ -96,7 +96,7 @@ impl PartialHeader {
         self.done == 0
     }
 
-    /// Reads what is there. Whether anything moved; and the header, once complete.
+    /// Reads available bytes. Returns whether anything moved, and the header once it is complete.
     pub(super) fn read(&mut self, link: &mut Link) -> Result<(bool, Option<Header>)> {
         let rest = &mut self.bytes[self.done..];
         // SAFETY: a slice of our own.
@@ -110,11 +110,11 @@ impl PartialHeader {
     }
 }
 
-/// Where a message's bytes go.
+/// The target of a message's bytes.
 pub(super) enum Target {
     /// The buffer of a receive.
     Job(Job),
-    /// Memory of ours, until somebody asks.
+    /// Memory of the backend, until a receive asks for the message.
     Kept(Vec<u8>),
 }
 
@@ -126,12 +126,12 @@ pub(super) struct Incoming {
 }
 
 impl Incoming {
-    /// `target` has room for the whole message.
+    /// Starts to receive a message. `target` has room for all of it.
     pub(super) fn new(header: Header, target: Target) -> Incoming {
         Incoming { header, target, done: 0 }
     }
 
-    /// Reads what is there. Whether anything moved; and whether that was all.
+    /// Reads available bytes. Returns whether anything moved, and whether that was all.
     pub(super) fn read(&mut self, link: &mut Link) -> Result<(bool, bool)> {
         let (at, len) = match &mut self.target {
             Target::Job(job) => {

@@ -1,7 +1,7 @@
 //! Messages between two ranks, matched by peer and tag.
 //!
-//! Whoever waits for a message moves messages: for itself, and for everybody else of this rank. Messages that nobody
-//! asked for yet are kept, up to a limit; beyond it their sender has to wait.
+//! A thread that waits for a message moves all messages of this rank. Messages that no receive asked for yet are kept,
+//! up to a limit; beyond it their sender has to wait.
 
 mod live;
 mod message;
@@ -33,17 +33,17 @@ use state::{MessageState, Wants};
 use ticket::Finished;
 use waits::Long;
 
-/// From this long without progress on, a thread also takes in messages that nobody asked for: two ranks may be sending
-/// to each other, each waiting for the other to take something.
+/// After this long without progress, a thread also receives messages that no receive asked for: two ranks may be
+/// sending to each other, each waiting for the other to receive.
 const STALL: Duration = Duration::from_millis(1);
 
-/// How long nothing moves before the peers are asked what they are doing.
+/// How long nothing moves before the peers are asked for their calls.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// How long somebody who only wants to know waits for those who use the links.
+/// How long a query waits for threads that use the links.
 const GLANCE: Duration = Duration::from_millis(1);
 
-/// How long somebody who wants a message back waits for them.
+/// How long a cancellation waits for them.
 const TAKE_BACK: Duration = Duration::from_secs(1);
 
 /// The point-to-point ops of one rank.
@@ -52,9 +52,9 @@ pub(crate) struct Messages {
     health: Arc<Health>,
     segment: Option<Arc<Segment>>,
     crowded: bool,
-    /// To poll while others use the links; none for shared memory.
+    /// The sockets to poll while other threads use the links; none for shared memory.
     sockets: Vec<Option<Arc<TcpStream>>>,
-    /// A job came for the thread, or it may end.
+    /// Signalled when a job comes for the thread, or when it may end.
     news: Condvar,
 }
 
@@ -70,12 +70,12 @@ impl Messages {
         Messages { state, health, segment, crowded, sockets, news: Condvar::new() }
     }
 
-    /// What the calls in flight wait for, and how many calls there were. Nothing while the links are in use.
+    /// The waits of the calls in flight, and how many calls there were. `None` while the links are in use.
     pub(crate) fn waits(&self) -> Option<(Vec<Wait>, u64)> {
         self.state.try_lock_for(GLANCE).map(|state| state.waits())
     }
 
-    /// Takes a job. If its caller waits, sees it through on this thread.
+    /// Takes a job. If its caller waits, the job runs to its end on this thread.
     pub(crate) fn submit(self: &Arc<Self>, job: Job) {
         if let Err(cause) = self.health.check() {
             return job.complete(Err(cause));
@@ -99,12 +99,12 @@ impl Messages {
         }
     }
 
-    /// Moves messages until `over`, which is asked under the lock.
+    /// Moves messages until `over` is true. `over` is called under the lock.
     fn attend(&self, mut over: impl FnMut(&MessageState) -> bool) {
         let mut pause = Pause::new(self.crowded, self.segment.clone().map(Doorbell::new));
         let mut since: Option<Instant> = None;
         let mut stalled = false;
-        // How long nothing moved.
+        // The time without progress.
         let mut quiet = Duration::ZERO;
         let mut wants: SmallVec<[Wants; 4]> = SmallVec::new();
         loop {
@@ -139,8 +139,8 @@ impl Messages {
         }
     }
 
-    /// Nothing moves: ends what cannot be completed any more. Whether something moved after all: what a peer sent before
-    /// it left or died counts.
+    /// Handles a time without progress: ends jobs that cannot be completed any more. Returns whether something moved
+    /// after all, since data that a peer sent before it left or died counts.
     fn look_after(&self, state: &mut MessageState, stalled: Option<Duration>, finished: &mut Finished) -> bool {
         let gone = stalled.and_then(|quiet| state.needs(&self.health, quiet));
         if gone.is_none() && !self.health.failed() {
@@ -172,7 +172,7 @@ impl Messages {
             self.health.speak_of_message(wait, others, lasted, deadline);
         }
         if let Some((fingerprint, wait)) = late {
-            // Fails the group, and so all that is in flight, at the next look.
+            // Fails the group, and so all jobs in flight at the next check.
             self.health.timed_out(&fingerprint, &wait);
         }
     }
@@ -185,7 +185,7 @@ impl Messages {
         }
     }
 
-    /// The thread behind ops that were started.
+    /// The thread for started ops.
     fn serve(&self) {
         loop {
             {
@@ -207,7 +207,7 @@ impl Messages {
         }
     }
 
-    /// Without the lock, since whoever is told may call again.
+    /// It runs without the lock, since a waker may call again.
     fn complete(&self, finished: Finished) {
         let jobs = finished.len();
         for (job, result) in finished {
@@ -218,14 +218,14 @@ impl Messages {
         }
     }
 
-    /// Gives these jobs back, if no message was matched with any of them, and nothing of one was sent; else none. A message
-    /// that is on its way to memory of ours meets a receive only when it is whole.
-    /// None, too, where others use the links for so long that this would not return soon.
+    /// Returns these jobs if no message was matched with any of them and nothing of them was sent; otherwise none. A
+    /// message that is being received into memory of the backend is matched with a receive only when it is complete. It
+    /// also returns none if other threads use the links for so long that it could not return soon.
     pub(crate) fn take_back(&self, jobs: &[JobId]) -> Vec<Job> {
         self.state.try_lock_for(TAKE_BACK).map_or(Vec::new(), |mut state| state.take_back(jobs))
     }
 
-    /// Nothing more will come: the thread ends when nothing is in flight.
+    /// Closes the queue: the thread ends when nothing is in flight.
     pub(crate) fn close(&self) {
         self.state.lock().closed = true;
         self.news.notify_one();

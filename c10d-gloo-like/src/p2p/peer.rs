@@ -11,12 +11,12 @@ pub(super) struct Peer {
     pub(super) link: Link,
     pub(super) outgoing: VecDeque<(Ticket, Outgoing)>,
     pub(super) partial: PartialHeader,
-    /// A message whose header is read and for which there is no room yet.
+    /// A message whose header was read and for which there is no room yet.
     pub(super) held: Option<Header>,
     pub(super) incoming: Option<(Ticket, Incoming)>,
-    /// The connection ended after a whole message.
+    /// Whether the connection ended after a complete message.
     pub(super) ended: bool,
-    /// Messages that nobody asked for yet, in order of arrival.
+    /// Messages that no receive asked for yet, in order of arrival.
     pub(super) kept: VecDeque<(Header, Vec<u8>)>,
     pub(super) kept_bytes: usize,
 }

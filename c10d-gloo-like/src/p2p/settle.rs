@@ -1,4 +1,4 @@
-//! The end of the messages of a rank that leaves.
+//! Settles the messages of a rank that leaves.
 
 use std::time::Instant;
 
@@ -10,21 +10,21 @@ use super::state::MessageState;
 use crate::link::Link;
 use crate::mesh::Health;
 
-/// What is not over, of the messages of a rank that leaves.
+/// The unfinished messages of a rank that leaves.
 #[derive(Default)]
 pub(crate) struct Unsettled {
     /// Whether a message is in flight.
     pub(crate) in_flight: bool,
-    /// Whom those wait for.
+    /// The ranks for which those wait.
     pub(crate) waits_for: Vec<u32>,
-    /// Who has yet to take what was sent.
+    /// The ranks that have yet to receive what was sent.
     pub(crate) untaken: Vec<u32>,
 }
 
 impl Messages {
-    /// Waits until nothing is in flight, and the peers have what they were sent; beyond `deadline`, or the longest time
-    /// that a send had, only for whom is named in the answer. Takes in meanwhile what nobody asked for: the peer that is
-    /// to take something may be waiting for that.
+    /// Waits until nothing is in flight and the peers have received everything. It returns at `deadline`, or after the
+    /// longest time that a send had, with the ranks that are named in the answer. Meanwhile it receives messages that
+    /// no receive asked for, since a peer that must receive something may be waiting for that.
     pub(crate) fn settle(&self, deadline: Instant) -> Unsettled {
         let patient = deadline.min(deadline_after(self.state.lock().patience));
         let mut left = Unsettled::default();
@@ -37,18 +37,18 @@ impl Messages {
         left
     }
 
-    /// What is not over now.
+    /// The unfinished messages now.
     pub(crate) fn unsettled(&self) -> Unsettled {
         self.state.lock().unsettled(&self.health)
     }
 
-    /// Whom messages that are over have yet to reach; `None`: somebody is busy with them.
+    /// Whether finished messages have yet to reach a peer; `None`: another thread is busy with them.
     pub(crate) fn untaken(&self) -> Option<bool> {
         let state = self.state.try_lock()?;
         Some(!state.unsettled(&self.health).untaken.is_empty())
     }
 
-    /// Nothing more will be sent, unless something is in flight.
+    /// Ends the links, unless a message is in flight.
     pub(crate) fn finish(&self) {
         let state = self.state.lock();
         if state.is_idle() {
@@ -63,7 +63,7 @@ impl MessageState {
         (0..).zip(&self.peers).filter_map(|(rank, peer)| Some((rank, &peer.as_ref()?.link)))
     }
 
-    /// Whom the messages in flight wait for, and who has yet to take what was sent.
+    /// The ranks for which the messages in flight wait, and those that have yet to receive what was sent.
     pub(super) fn unsettled(&self, health: &Health) -> Unsettled {
         let mut waits_for: Vec<u32> = self.live.iter().flat_map(|l| self.waited_for(l)).collect();
         waits_for.sort_unstable();

@@ -14,12 +14,13 @@ use super::ticket::{Finished, Ticket};
 use crate::link::Link;
 use crate::mesh::Health;
 
-/// Bytes of messages that nobody asked for, at most, from one peer; what is more waits at the peer's.
+/// The largest number of bytes that are kept of messages from one peer that no receive asked for. More stay at the
+/// peer.
 const KEPT: usize = 64 << 20;
-/// And messages, however short: each costs memory, too.
+/// The largest number of such messages, since short ones cost memory, too.
 const MESSAGES: usize = 64 << 10;
 
-/// What there is to wait for at one peer's link.
+/// The events to wait for at one peer's link.
 pub(super) struct Wants {
     pub(super) rank: u32,
     /// Bytes from the peer.
@@ -29,15 +30,15 @@ pub(super) struct Wants {
 }
 
 pub(super) struct MessageState {
-    /// By rank; none for the own.
+    /// One per rank; `None` for this rank.
     pub(super) peers: Vec<Option<Peer>>,
-    /// In the order in which they were posted.
+    /// The receives without a message, in the order in which they were posted.
     pub(super) posted: Vec<Posted>,
     pub(super) live: Vec<Live>,
     pub(super) next: u64,
-    /// Jobs that are over and have not been told so.
+    /// The number of finished jobs that have not been completed.
     untold: usize,
-    /// The longest time that a send had.
+    /// The longest timeout of a send so far.
     pub(super) patience: Duration,
     pub(super) has_thread: bool,
     pub(super) closed: bool,
@@ -66,12 +67,12 @@ impl MessageState {
         self.live.is_empty() && self.untold == 0
     }
 
-    /// So many jobs have been told that they are over.
+    /// Records that this many jobs have been completed.
     pub(super) fn told(&mut self, jobs: usize) {
         self.untold -= jobs;
     }
 
-    /// Whether something is in flight for which nobody waits inside a call.
+    /// Whether a job is in flight for which no thread waits inside a call.
     pub(super) fn has_started(&self) -> bool {
         self.live.iter().any(|l| l.started)
     }
@@ -80,7 +81,7 @@ impl MessageState {
         !self.has_thread && self.has_started()
     }
 
-    /// Takes a job: a send into the line to its peer; a receive is served from what was kept, or posted.
+    /// Takes a job. A send is queued for its peer; a receive gets a kept message, or is posted.
     pub(super) fn post(&mut self, job: Job, health: &Health, finished: &mut Finished) -> Ticket {
         let ticket = Ticket(self.next);
         self.next += 1;
@@ -136,7 +137,8 @@ impl MessageState {
         finished.push((job, result));
     }
 
-    /// Moves what can be moved. With `all`, also takes in messages that nobody asked for. Whether anything moved.
+    /// Moves all data that can move. With `all`, it also receives messages that no receive asked for. Returns whether
+    /// anything moved.
     pub(super) fn pump(&mut self, health: &Health, all: bool, finished: &mut Finished) -> bool {
         let mut moved = false;
         for rank in 0..self.peers.len() as u32 {
@@ -220,7 +222,7 @@ impl MessageState {
                         moved = true;
                         header
                     }
-                    // It left after its last message. Whoever waits for anybody waits for the others.
+                    // The peer left after its last message. A receive from any rank waits for the others.
                     Err(_) if !named && peer.partial.is_empty() => {
                         peer.ended = true;
                         return moved;
@@ -237,7 +239,7 @@ impl MessageState {
         }
     }
 
-    /// Finds a place for a message. `false`: it has to wait.
+    /// Finds memory for a message. `false`: the message has to wait.
     fn begin(&mut self, rank: u32, header: Header, health: &Health, finished: &mut Finished) -> bool {
         let wants = |p: &Posted| p.from.is_none_or(|from| from == rank) && p.job.request().params.tag == header.tag();
         if let Some(at) = self.posted.iter().position(wants) {
@@ -264,7 +266,7 @@ impl MessageState {
         true
     }
 
-    /// A message that nobody had asked for is complete; by now somebody may have.
+    /// Handles a complete message that no receive had asked for; a receive may have come by now.
     fn arrived(&mut self, rank: u32, header: Header, bytes: Vec<u8>, health: &Health, finished: &mut Finished) {
         let wants = |p: &Posted| p.from.is_none_or(|from| from == rank) && p.job.request().params.tag == header.tag();
         let Some(at) = self.posted.iter().position(wants) else {
@@ -285,7 +287,7 @@ impl MessageState {
         self.finish(posted.ticket, posted.job, outcome, finished);
     }
 
-    /// Gives these jobs back, if no message was matched with any of them, and nothing of one was sent; else none.
+    /// Returns these jobs if no message was matched with any of them and nothing of them was sent; otherwise none.
     pub(super) fn take_back(&mut self, jobs: &[JobId]) -> Vec<Job> {
         let is_free = |id: JobId| {
             let mut unsent = self.peers.iter().flatten().flat_map(|peer| &peer.outgoing);
@@ -327,7 +329,7 @@ impl MessageState {
     }
 }
 
-/// Compares a receive with the message that its tag chose.
+/// Compares a receive with its message.
 fn agree(job: &Job, rank: u32, header: &Header, health: &Health) -> Result {
     let mine = &job.request().fingerprint;
     if mine.disagreement(&header.fingerprint).is_some() {
@@ -341,7 +343,7 @@ fn agree(job: &Job, rank: u32, header: &Header, health: &Health) -> Result {
     Ok(())
 }
 
-/// A link broke: the peer is gone, unless its end of the group is known already.
+/// Handles a broken link: the peer is gone, unless that is known already.
 fn broken(rank: u32, error: &Error, health: &Health) {
     match error.kind() {
         ErrorKind::PeerDead { how } => drop(health.lost(rank, how)),

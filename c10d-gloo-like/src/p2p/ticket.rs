@@ -1,4 +1,4 @@
-//! The jobs behind messages: their numbers, and those that are over.
+//! The numbers of jobs, and the finished jobs.
 
 use c10d_core::backend::Job;
 use c10d_core::{Outcome, Result};
@@ -9,9 +9,9 @@ use smallvec::SmallVec;
 pub(super) struct Ticket(pub(super) u64);
 
 impl Ticket {
-    /// Of what belongs to no job.
+    /// The number of messages that belong to no job.
     pub(super) const NONE: Ticket = Ticket(u64::MAX);
 }
 
-/// What is over: to be completed without holding the lock, since completing may run a user's waker.
+/// Finished jobs. They are completed without the lock, since completing may run a user's waker.
 pub(super) type Finished = SmallVec<[(Job, Result<Outcome>); 2]>;

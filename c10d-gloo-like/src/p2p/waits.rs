@@ -1,4 +1,4 @@
-//! How long the messages of one rank wait, and for whom.
+//! How long the messages of one rank wait, and for which ranks.
 
 use std::time::{Duration, Instant};
 
@@ -14,15 +14,14 @@ use crate::mesh::{Health, WAITS, Wait};
 /// A message that has waited long.
 pub(super) struct Long {
     pub(super) wait: Wait,
-    /// How many others have, too.
+    /// How many others have waited long, too.
     pub(super) others: usize,
     pub(super) lasted: Duration,
     pub(super) deadline: Instant,
 }
 
 impl MessageState {
-    /// A peer that left although something is still wanted from it.
-    /// `quiet`: how long nothing moved.
+    /// A peer that left although a job still needs data from it.
     pub(super) fn needs(&self, health: &Health, quiet: Duration) -> Option<u32> {
         let named = |l: &Live| l.peer.filter(|p| health.has_left(*p, quiet));
         let all_left = || {
@@ -36,8 +35,8 @@ impl MessageState {
         })
     }
 
-    /// What the calls in flight wait for, and how many calls there were. Where somebody waits inside a call, what was
-    /// started does not count: it may be waiting for its own good time.
+    /// The waits of the calls in flight, and how many calls there were. If a thread waits inside a call, started calls
+    /// do not count, since they may be meant to wait.
     pub(super) fn waits(&self) -> (Vec<Wait>, u64) {
         let ops = || self.live.iter().filter(|l| !l.endless);
         let waited_for = ops().any(|l| !l.started);
@@ -45,12 +44,12 @@ impl MessageState {
         (told.map(Live::wait).collect(), self.next)
     }
 
-    /// Whether something is in flight that has a deadline to speak of.
+    /// Whether a job in flight has a deadline.
     pub(super) fn is_bounded(&self) -> bool {
         self.live.iter().any(|l| !l.endless)
     }
 
-    /// The calls that have waited this long and were not spoken of, by the first of them.
+    /// The calls that have waited this long and were not reported, represented by the first of them.
     pub(super) fn long(&mut self, now: Instant, after: Duration) -> Option<Long> {
         let waited = |l: &Live| l.since.map_or(Duration::ZERO, |since| now.duration_since(since));
         let long = |l: &&mut Live| !l.told && !l.endless && waited(l) >= after;
@@ -64,7 +63,7 @@ impl MessageState {
         first.map(|(wait, lasted, deadline)| Long { wait, others: count - 1, lasted, deadline })
     }
 
-    /// The call whose deadline has passed, and whom it waits for.
+    /// The call whose deadline has passed, and its wait.
     pub(super) fn late(&mut self, now: Instant) -> Option<(Fingerprint, Wait)> {
         let peers = &self.peers;
         let posted = &self.posted;
@@ -79,7 +78,7 @@ impl MessageState {
     }
 }
 
-/// The deadline of a job, wherever it is.
+/// The deadline of a job in any of the queues.
 fn deadline_of(ticket: Ticket, posted: &[Posted], peers: &[Option<Peer>]) -> Option<Instant> {
     let receive = posted.iter().find(|p| p.ticket == ticket).map(|p| p.job.request());
     let mut on_the_way = peers.iter().flatten().filter_map(|peer| {

@@ -1,4 +1,4 @@
-//! What an algorithm says of itself: its name, the ops that it has plans for, and the plans.
+//! The interface of an algorithm: its name, the ops for which it has plans, and the plans.
 
 use c10d_core::{DType, OpKind, ReduceOp};
 
@@ -7,14 +7,14 @@ use super::{Blocks, Member, direct};
 use crate::mesh::Topology;
 use crate::plan::Plan;
 
-/// What connects the ranks of a group.
+/// The kind of connections between the ranks of a group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Fabric {
     /// One host, shared memory.
     Shm,
-    /// TCP between all, on one host: a message costs the cores that the ranks share more than it costs time.
+    /// TCP between all ranks, on one host. A message costs more of the cores that the ranks share than it costs time.
     Loopback,
-    /// TCP between all.
+    /// TCP between all ranks.
     Tcp,
     /// Several hosts, at least one with several ranks.
     Mixed,
@@ -39,7 +39,7 @@ impl Fabric {
         Fabric::ALL.into_iter().find(|f| f.name() == name)
     }
 
-    /// What the connected ranks have.
+    /// The fabric of connected ranks.
     pub(crate) fn of(topology: &Topology) -> Fabric {
         if topology.is_shared() {
             Fabric::Shm
@@ -59,16 +59,16 @@ pub(crate) fn exact(dtype: DType, op: ReduceOp) -> bool {
     matches!(dtype, DType::F16 | DType::BF16) || matches!(op, ReduceOp::PreMulSum(_))
 }
 
-/// An algorithm. Ops for which it has no plan of its own are done directly; it applies to none of them.
+/// An algorithm. For ops without a plan of its own it uses the direct plan; it does not apply to them.
 ///
-/// Ops whose counts may differ between ranks are always direct: there each pair can check its own count.
+/// Ops whose counts may differ between ranks are always direct, so that each pair can check its own count.
 pub(crate) trait Schedule {
     /// The name in tables.
     const NAME: &'static str;
-    /// Whether every element is reduced once, in rank order, at one place.
+    /// Whether every element is reduced on one rank, in rank order.
     const RANK_ORDER: bool;
 
-    /// The ops for which it has plans of its own, by the names that the table of choices knows.
+    /// The ops for which it has its own plans, by the names that the table of choices knows.
     const OPS: &'static [OpKind];
 
     /// `hosts[p]` is rank `p`'s host.
@@ -89,23 +89,23 @@ pub(crate) trait Schedule {
         direct::broadcast(me, root, bytes, plan);
     }
 
-    /// The input has all blocks, the output the own one.
+    /// The input has all blocks, the output only this rank's.
     fn reduce_scatter(me: Member, blocks: Blocks<'_>, plan: &mut Plan) {
         direct::reduce_scatter(me, blocks, plan);
     }
 
-    /// The input has the own block, the output all.
+    /// The input has this rank's block, the output all.
     fn all_gather(me: Member, blocks: Blocks<'_>, plan: &mut Plan) {
         direct::all_gather(me, blocks, plan);
     }
 
-    /// Nothing but the meeting.
+    /// It moves no data.
     fn barrier(me: Member, plan: &mut Plan) {
         direct::barrier(me, plan);
     }
 }
 
-/// Everybody to everybody; what is left for all other calls.
+/// Every rank sends to every other directly. It is used for all calls that no other algorithm takes.
 pub(crate) struct Direct;
 
 impl Schedule for Direct {

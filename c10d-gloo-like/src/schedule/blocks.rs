@@ -1,4 +1,4 @@
-//! Which bytes belong to which rank.
+//! The bytes of each rank.
 
 use std::ops::Range;
 
@@ -13,7 +13,7 @@ pub(crate) enum Blocks<'a> {
     Listed(&'a [usize]),
 }
 
-/// Divisions of at least this many bytes per block are made on cache lines.
+/// If blocks have at least this many bytes, they begin on cache lines.
 const ALIGN_FROM: usize = 1024;
 const LINE: usize = 64;
 
@@ -33,7 +33,7 @@ impl Blocks<'static> {
 }
 
 impl Blocks<'_> {
-    /// Where rank `p`'s block starts; for `p` = world, where the last one ends.
+    /// The start of rank `p`'s block; for `p` = world, the end of the last one.
     pub(crate) fn offset(&self, p: u32) -> usize {
         let p = p as usize;
         match *self {
@@ -58,7 +58,7 @@ impl Blocks<'_> {
         space.at(start, self.offset(ranks.end) - start)
     }
 
-    /// `count` blocks from `first` on, around the circle of `world`: one or two stretches of consecutive ranks.
+    /// `count` blocks from `first` on, around the circle of `world`: one or two ranges of consecutive ranks.
     pub(crate) fn circle(first: u32, count: u32, world: u32) -> impl Iterator<Item = Range<u32>> {
         let end = first + count;
         let wrapped = end.saturating_sub(world);

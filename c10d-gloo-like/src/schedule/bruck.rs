@@ -1,5 +1,5 @@
-//! Bruck's algorithms: in round `k` everybody talks to the rank at distance `2^k`. Fewest rounds for ops in which
-//! everybody has something for everybody.
+//! Bruck's algorithms: in round `k` every rank communicates with the rank at distance `2^k`. They have the fewest
+//! rounds for ops in which every rank has data for every other.
 
 use c10d_core::OpKind;
 
@@ -25,7 +25,7 @@ impl Schedule for Bruck {
     }
 }
 
-/// Doubles, in each round, the blocks that a rank has.
+/// In each round, the number of blocks that a rank has doubles.
 ///
 /// `ceil(log2(world))` rounds; each rank sends as many blocks as it lacked, `world - 1`, its own and those after it.
 pub(crate) fn all_gather(me: Member, blocks: Blocks<'_>, plan: &mut Plan) {
@@ -43,7 +43,8 @@ pub(crate) fn all_gather(me: Member, blocks: Blocks<'_>, plan: &mut Plan) {
     }
 }
 
-/// In round `k` everybody tells the rank at distance `2^k` that it, and all it heard of, have come (dissemination).
+/// In round `k` every rank tells the rank at distance `2^k` that it, and all ranks from which it heard, have arrived
+/// (dissemination).
 ///
 /// `ceil(log2(world))` rounds; each rank sends as many empty messages.
 pub(crate) fn barrier(me: Member, plan: &mut Plan) {

@@ -1,11 +1,11 @@
-//! Everybody to everybody: fewest rounds, and every reduction is done once, at one place, in rank order.
+//! Every rank sends to every other directly: the fewest rounds, and every reduction is done on one rank, in rank order.
 //!
-//! The family for small worlds, for shared memory, and for element types whose sums must be rounded once.
+//! These algorithms suit small worlds, shared memory, and element types whose sums must be rounded once.
 
 use super::{Blocks, Member};
 use crate::plan::{After, Plan, Space};
 
-/// Each rank reduces its block of the result and sends it to everybody.
+/// Each rank reduces its block of the result and sends it to all others.
 ///
 /// 2 rounds; each rank sends all but its block, then `world - 1` times its block: about `2 * bytes * (world - 1) / world`.
 pub(crate) fn all_reduce(me: Member, bytes: usize, elem: usize, plan: &mut Plan) {
@@ -23,7 +23,7 @@ pub(crate) fn all_reduce(me: Member, bytes: usize, elem: usize, plan: &mut Plan)
     }
 }
 
-/// Everybody sends all to the root, which reduces.
+/// Each rank sends its data to the root, which reduces.
 ///
 /// 1 round; each rank but the root sends `bytes`.
 pub(crate) fn reduce(me: Member, root: u32, bytes: usize, plan: &mut Plan) {
@@ -35,7 +35,7 @@ pub(crate) fn reduce(me: Member, root: u32, bytes: usize, plan: &mut Plan) {
     }
 }
 
-/// The root sends all to everybody.
+/// The root sends its data to all others.
 ///
 /// 1 round; the root sends `(world - 1) * bytes`.
 pub(crate) fn broadcast(me: Member, root: u32, bytes: usize, plan: &mut Plan) {
@@ -49,7 +49,7 @@ pub(crate) fn broadcast(me: Member, root: u32, bytes: usize, plan: &mut Plan) {
     }
 }
 
-/// Everybody sends everybody its block, and reduces the own one.
+/// Each rank sends every other its block, and reduces its own block.
 ///
 /// 1 round; each rank sends all but its block.
 pub(crate) fn reduce_scatter(me: Member, blocks: Blocks<'_>, plan: &mut Plan) {
@@ -60,7 +60,7 @@ pub(crate) fn reduce_scatter(me: Member, blocks: Blocks<'_>, plan: &mut Plan) {
     plan.reduce(me.others(), own, Space::Output.at(0, own.len), true, After::Nothing);
 }
 
-/// Everybody sends its block to everybody.
+/// Each rank sends its block to all others.
 ///
 /// 1 round; each rank sends `world - 1` times its block.
 pub(crate) fn all_gather(me: Member, blocks: Blocks<'_>, plan: &mut Plan) {
@@ -74,7 +74,7 @@ pub(crate) fn all_gather(me: Member, blocks: Blocks<'_>, plan: &mut Plan) {
     }
 }
 
-/// Everybody sends its block to the root. Only the root reads `blocks`; the others send `own` bytes.
+/// Each rank sends its block to the root. Only the root reads `blocks`; the others send `own` bytes.
 ///
 /// 1 round; each rank but the root sends its block.
 pub(crate) fn gather(me: Member, root: u32, own: usize, blocks: Blocks<'_>, plan: &mut Plan) {
@@ -89,7 +89,7 @@ pub(crate) fn gather(me: Member, root: u32, own: usize, blocks: Blocks<'_>, plan
     }
 }
 
-/// The root sends everybody its block. Only the root reads `blocks`; the others receive `own` bytes.
+/// The root sends each rank its block. Only the root reads `blocks`; the others receive `own` bytes.
 ///
 /// 1 round; the root sends all but its block.
 pub(crate) fn scatter(me: Member, root: u32, own: usize, blocks: Blocks<'_>, plan: &mut Plan) {
@@ -104,7 +104,7 @@ pub(crate) fn scatter(me: Member, root: u32, own: usize, blocks: Blocks<'_>, pla
     plan.copy(blocks.region(Space::Input, root), output, After::Nothing);
 }
 
-/// Everybody sends everybody a block of its own. The two divisions need not be alike.
+/// Each rank sends every other a different block. The divisions of input and output may differ.
 ///
 /// 1 round; each rank sends all but the block that it keeps.
 pub(crate) fn all_to_all(me: Member, input: Blocks<'_>, output: Blocks<'_>, plan: &mut Plan) {
@@ -117,7 +117,7 @@ pub(crate) fn all_to_all(me: Member, input: Blocks<'_>, output: Blocks<'_>, plan
     }
 }
 
-/// Everybody tells everybody.
+/// Each rank sends an empty message to every other.
 ///
 /// 1 round; each rank sends `world - 1` empty messages.
 pub(crate) fn barrier(me: Member, plan: &mut Plan) {

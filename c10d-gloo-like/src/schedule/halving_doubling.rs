@@ -1,4 +1,4 @@
-//! Recursive halving and doubling (Rabenseifner): few rounds and few bytes, for worlds of any size.
+//! Recursive halving and doubling (Rabenseifner): it needs few rounds and few bytes, in worlds of any size.
 
 use c10d_core::OpKind;
 
@@ -19,16 +19,16 @@ impl Schedule for HalvingDoubling {
     }
 }
 
-/// Halves the vector with ever nearer partners while reducing, then doubles it back.
+/// Halves the vector with nearer and nearer partners while reducing, then doubles it back.
 ///
-/// With `n` the largest power of two in the world: `2 * log2(n)` rounds, and 2 more where the world is larger than `n`.
-/// Each of the `n` ranks sends about `2 * bytes * (n - 1) / n`. A rank beyond `n` hands its vector (`bytes`) to a partner
-/// before, and the partner the result (`bytes` more) back after.
+/// Let `n` be the largest power of two that is at most the world size. There are `2 * log2(n)` rounds, and 2 more if
+/// the world is larger than `n`. Each of the `n` ranks sends about `2 * bytes * (n - 1) / n`. A rank beyond `n` first
+/// sends its vector (`bytes`) to a partner, and the partner sends the result (`bytes` more) back at the end.
 pub(crate) fn all_reduce(me: Member, bytes: usize, elem: usize, plan: &mut Plan) {
     let all = Space::Output.at(0, bytes);
     let n = 1 << me.world.ilog2();
     let extra = me.world - n;
-    // The first `2 * extra` ranks form pairs; the odd one of a pair stands aside.
+    // The first `2 * extra` ranks form pairs; the odd rank of a pair only sends and receives the result.
     let paired = me.rank < 2 * extra;
     if paired && me.rank % 2 == 1 {
         plan.send(me.rank - 1, all, After::Nothing);

@@ -1,4 +1,4 @@
-//! Hosts first: shared memory inside a host, one stream per pair of hosts outside.
+//! Hosts first: it uses shared memory inside a host, and one stream per pair of hosts between them.
 
 use c10d_core::OpKind;
 
@@ -19,7 +19,8 @@ impl Schedule for Hierarchical {
     }
 }
 
-/// Each host's first rank reduces for its host, these leaders all-reduce directly, and hand the result to their hosts.
+/// The first rank of each host, its leader, reduces for its host. The leaders all-reduce directly, and send the result
+/// to the ranks of their hosts.
 ///
 /// `hosts[p]` is rank `p`'s host. Up to 4 rounds. A rank that does not lead sends `bytes`. With `n` hosts, a leader sends
 /// about `2 * bytes * (n - 1) / n` to other hosts, and `bytes` to each other rank of its host.
@@ -60,7 +61,7 @@ pub(crate) fn all_reduce(me: Member, hosts: &[u32], bytes: usize, elem: usize, p
     for p in leaders() {
         plan.send(p, own, after);
     }
-    // Every block goes to the own host as soon as it is there, in the order of the blocks.
+    // Every block goes to the ranks of the host as soon as it has arrived, in the order of the blocks.
     for p in (0..me.world).filter(|p| leads(*p)) {
         let ready = if p == me.rank { after } else { After::Follow(plan.recv(p, block(p))) };
         for member in mine() {

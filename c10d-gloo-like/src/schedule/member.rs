@@ -1,4 +1,4 @@
-//! Where a rank stands among the others.
+//! A rank's position among the others.
 
 /// One rank of a world.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,12 +18,12 @@ impl Member {
         (self.rank + self.world - distance) % self.world
     }
 
-    /// Every other rank, from the next one on, so that not everybody begins with the same.
+    /// Every other rank, from the next one on, so that ranks begin with different peers.
     pub(crate) fn others(self) -> impl Iterator<Item = u32> {
         (1..self.world).map(move |d| self.ahead(d))
     }
 
-    /// This rank's number if the root were 0 and the others counted on from it.
+    /// This rank's number, counted from the root.
     pub(crate) fn counted_from(self, root: u32) -> u32 {
         (self.rank + self.world - root) % self.world
     }
@@ -34,7 +34,7 @@ impl Member {
     }
 }
 
-/// The smallest `k` with `2^k >= n`: the rounds it takes to reach `n` ranks when the reached ones double.
+/// The smallest `k` with `2^k >= n`: the number of rounds to reach `n` ranks if the reached ones double in each round.
 pub(crate) fn doublings(n: u32) -> u32 {
     n.next_power_of_two().trailing_zeros()
 }

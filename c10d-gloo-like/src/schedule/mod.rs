@@ -1,12 +1,12 @@
-//! The algorithms: pure functions that say, for one rank of a world, what to send, receive and reduce.
+//! The algorithms: pure functions that compute, for one rank of a world, what to send, receive and reduce.
 //!
-//! Every function here is called by all ranks of an op with the same arguments, but for the rank itself. Each appends to
-//! an empty [`Plan`]. All numbers are bytes, in multiples of the element size. An op in place has its data in
-//! [`Space::Output`](crate::plan::Space::Output); where the input is the own block of the output, the copy between them is
-//! one from a place to itself.
+//! All ranks of an op call these functions with the same arguments, except for the rank itself. Each function appends
+//! to an empty [`Plan`]. All numbers are bytes, in multiples of the element size. An in-place op has its data in
+//! [`Space::Output`](crate::plan::Space::Output). If the input is the own block of the output, the copy between them
+//! has the same source and target.
 //!
-//! An algorithm is a file, with its name, its ops and its plans, and its line in [`Algorithm`]. Which one a call takes is the
-//! [`table`]'s matter.
+//! An algorithm is a file with its name, its ops and its plans, and a line in [`Algorithm`]. The [`table`] chooses the
+//! algorithm of a call.
 
 mod algorithm;
 mod blocks;
@@ -46,7 +46,7 @@ use algorithm::Schedule;
 
 macro_rules! algorithms {
     ($($(#[$doc:meta])* $file:ident::$name:ident,)*) => {
-        /// How an op is done.
+        /// The algorithm of an op.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub enum Algorithm {
             $($(#[$doc])* $name,)*
@@ -68,14 +68,14 @@ macro_rules! algorithms {
                 Algorithm::ALL.iter().copied().find(|a| a.name() == name)
             }
 
-            /// The ops for which it has plans of its own, of those that a [`Table`] chooses for.
+            /// The ops for which it has its own plans, among those for which a [`Table`] chooses.
             pub const fn ops(self) -> &'static [OpKind] {
                 match self {
                     $(Algorithm::$name => $file::$name::OPS,)*
                 }
             }
 
-            /// Whether every element is reduced once, in rank order, at one place.
+            /// Whether every element is reduced on one rank, in rank order.
             pub const fn reduces_in_rank_order(self) -> bool {
                 match self {
                     $(Algorithm::$name => $file::$name::RANK_ORDER,)*
@@ -127,20 +127,20 @@ macro_rules! algorithms {
 algorithms! {
     /// A world of one: nothing is sent.
     local::Local,
-    /// Everything to everybody at once.
+    /// Every rank sends everything to every other at once.
     one_shot::OneShot,
-    /// Hosts first, their first ranks among each other then.
+    /// First inside each host, then between the first ranks of the hosts.
     hierarchical::Hierarchical,
-    /// The work of a root is shared out.
+    /// The work of a root is divided among the ranks.
     scatter_gather::ScatterGather,
-    /// Everybody talks to ranks at distances that double.
+    /// Every rank communicates with ranks at distances that double.
     bruck::Bruck,
     /// Around the circle.
     ring::Ring,
     /// Binomial trees.
     tree::Tree,
-    /// Halves with ever nearer partners, doubled back.
+    /// Recursive halving with nearer and nearer partners, then doubling.
     halving_doubling::HalvingDoubling,
-    /// Everybody to everybody; what is left for all other calls.
+    /// Every rank sends to every other directly. It is used for all calls that no other algorithm takes.
     algorithm::Direct,
 }

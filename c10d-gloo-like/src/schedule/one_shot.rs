@@ -1,4 +1,5 @@
-//! Everything to everybody at once: one round, for what is so small that repeated bytes cost less than a second round.
+//! Every rank sends everything to every other in one round, for data so small that repeated bytes cost less than a
+//! second round.
 
 use c10d_core::OpKind;
 
@@ -19,7 +20,7 @@ impl Schedule for OneShot {
     }
 }
 
-/// Everybody sends all to everybody and reduces all.
+/// Each rank sends its data to all others and reduces everything.
 ///
 /// 1 round; each rank sends `(world - 1) * bytes`.
 pub(crate) fn all_reduce(me: Member, bytes: usize, plan: &mut Plan) {

@@ -1,6 +1,6 @@
-//! Around the circle, each rank talking to its two neighbours only: fewest bytes, most rounds.
+//! Around the circle: each rank communicates only with its two neighbours. It has the fewest bytes and the most rounds.
 //!
-//! A block is passed on while it arrives, so the rounds overlap.
+//! A block is forwarded while it arrives, so the rounds overlap.
 
 use c10d_core::OpKind;
 
@@ -64,7 +64,7 @@ pub(crate) fn reduce_scatter(me: Member, blocks: Blocks<'_>, plan: &mut Plan) {
         plan.reduce([], own(0), output, true, After::Nothing);
         return;
     }
-    // Two places for what is on its way: one is filled while the other is emptied.
+    // There are two buffers for blocks in transfer: one is filled while the other is sent.
     let longest = if me.world > 2 { (0..me.world).map(|p| blocks.len(p)).max().unwrap_or(0) } else { 0 };
     let slots = [plan.scratch(longest), plan.scratch(longest)];
     // The last send from each place.
@@ -102,7 +102,7 @@ pub(crate) fn all_gather(me: Member, blocks: Blocks<'_>, plan: &mut Plan) {
     }
 }
 
-/// The own block of the output (there when `after` allows) and what arrives, once around the circle.
+/// Passes the own block of the output (available when `after` allows) and all arriving blocks once around the circle.
 fn pass_around(me: Member, blocks: Blocks<'_>, mut after: After, plan: &mut Plan) {
     for s in 0..me.world - 1 {
         plan.send(me.ahead(1), blocks.region(Space::Output, me.behind(s)), after);
@@ -110,7 +110,7 @@ fn pass_around(me: Member, blocks: Blocks<'_>, mut after: After, plan: &mut Plan
     }
 }
 
-/// A chain from the root: each rank passes on to the next what arrives.
+/// A chain from the root: each rank forwards to the next what arrives.
 ///
 /// `world - 1` rounds; each rank but the last of the chain sends `bytes`.
 pub(crate) fn broadcast(me: Member, root: u32, bytes: usize, plan: &mut Plan) {

@@ -1,18 +1,19 @@
-//! A table as one group needs it: for its fabric and world, by op and bytes.
+//! A table for one group: for its fabric and world, by op and bytes.
 
 use c10d_core::OpKind;
 
 use super::tuned::{TUNED, tuned};
 use super::{Algorithm, Fabric, Table};
 
-/// Up to so many bytes, this algorithm.
+/// Up to this many bytes, this algorithm.
 type Step = (usize, Algorithm);
 
-/// The choices of one group. It is fed only with what all ranks know, so that all choose alike.
+/// The choices of one group. They depend only on facts that all ranks know, so that all choose alike.
 #[derive(Clone, Debug)]
 pub(crate) struct Selection {
     alone: bool,
-    /// For each of [`TUNED`], the steps of calls whose sums may be rounded on the way, and of those whose may not.
+    /// For each of [`TUNED`], the steps of calls whose sums may be rounded several times, and of calls whose sums must
+    /// be rounded once.
     steps: [[Vec<Step>; 2]; TUNED.len()],
 }
 
@@ -36,8 +37,8 @@ impl Selection {
         Selection { alone: world == 1, steps: TUNED.map(|op| [steps(op, false), steps(op, true)]) }
     }
 
-    /// Which algorithm the call takes. `bytes`: of the whole vector (`broadcast`, `reduce`, `all_reduce`), of all blocks
-    /// together (`all_gather`, `reduce_scatter`); elsewhere unused.
+    /// The algorithm of a call. `bytes` counts the whole vector (`broadcast`, `reduce`, `all_reduce`) or all blocks
+    /// together (`all_gather`, `reduce_scatter`); it is unused for other ops.
     #[inline]
     pub(crate) fn choose(&self, op: OpKind, bytes: usize, exact: bool) -> Algorithm {
         if self.alone {
@@ -49,7 +50,7 @@ impl Selection {
     }
 }
 
-/// The most bytes of all blocks, where a rule has the bytes of one.
+/// The largest number of bytes of all blocks, from a rule that counts the bytes of one.
 fn most(op: OpKind, up_to: usize, world: u32) -> usize {
     match op {
         OpKind::AllGatherInto | OpKind::ReduceScatterInto => {

@@ -1,13 +1,13 @@
-//! Runs the plans of all ranks on symbolic bytes, in orders drawn from a seed, with wires that hold few bytes.
+//! Runs the plans of all ranks on symbolic bytes, in orders that depend on a seed, with links that hold few bytes.
 //!
-//! It panics when a plan could deadlock, when the two ends of a pair disagree about items, when a step reads a byte
-//! before the step that should have written it, or overwrites one that an earlier step has still to read.
+//! It panics if a plan could deadlock, if the two ends of a pair disagree about items, if a step reads a byte before
+//! the step that should have written it, or if a step overwrites a byte that an earlier step has yet to read.
 
 use std::collections::VecDeque;
 
 use crate::plan::{Action, After, Plan, Region, Space};
 
-/// What a byte stands for: the reduction, in this order, of these ranks' bytes at `pos`.
+/// The meaning of a byte: the reduction, in this order, of these ranks' bytes at `pos`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Value {
     pub(crate) pos: usize,
@@ -61,7 +61,8 @@ pub(crate) struct World {
 }
 
 impl World {
-    /// `plan(rank)` and what lies in the spaces at first: `input(rank)`, `output(rank)` (`None`: nothing yet).
+    /// Makes a world from `plan(rank)` and the initial contents of the spaces: `input(rank)`, `output(rank)` (`None`:
+    /// nothing yet).
     pub(crate) fn new(
         world: u32,
         elem: usize,
@@ -111,7 +112,7 @@ impl World {
         for r in &mut self.ranks {
             r.priority = (0..r.over.len()).map(|_| random.below(1 << 20)).collect();
         }
-        // Uniform choices, or (to starve some steps for long) always the possible step of the highest priority.
+        // Choices are uniform, or, to delay some steps for long, always the possible step of the highest priority.
         let starve = seed % 2 == 1;
         let mut all: Vec<(usize, usize)> =
             (0..self.ranks.len()).flat_map(|r| (0..self.ranks[r].over.len()).map(move |s| (r, s))).collect();
@@ -253,7 +254,7 @@ impl World {
         self.write(r, s, to, i, value);
     }
 
-    /// Panics where the plan, step by step, would have written this byte before.
+    /// Reads a byte. It panics if the plan, run step by step, would have written this byte before.
     fn read(&self, r: usize, s: usize, from: Region, i: usize) -> Value {
         let rank = &self.ranks[r];
         for e in (0..s).filter(|e| !rank.over[*e]) {
@@ -263,7 +264,7 @@ impl World {
         rank.memory[from.space as usize][from.offset + i].clone().expect("reads a byte that nobody wrote")
     }
 
-    /// Panics where the plan, step by step, would have read or written this byte before.
+    /// Writes a byte. It panics if the plan, run step by step, would have read or written this byte before.
     fn write(&mut self, r: usize, s: usize, to: Region, i: usize, value: Value) {
         let rank = &mut self.ranks[r];
         for e in (0..s).filter(|e| !rank.over[*e]) {
@@ -279,8 +280,8 @@ impl World {
         rank.memory[to.space as usize][to.offset + i] = Some(value);
     }
 
-    /// For each step of each rank: the length of the longest chain of messages that led to it, and the ranks it has
-    /// heard of.
+    /// For each step of each rank: the length of the longest chain of messages that led to it, and the ranks from which
+    /// it has heard.
     fn chains(&self) -> Vec<Vec<(u32, u64)>> {
         let world = self.ranks.len();
         let mut known: Vec<Vec<Option<(u32, u64)>>> = self.ranks.iter().map(|r| vec![None; r.over.len()]).collect();
@@ -327,7 +328,7 @@ impl World {
         Some(chain)
     }
 
-    /// The rounds of communication: the longest chain of messages of which each one needs the one before.
+    /// The number of rounds: the length of the longest chain of messages in which each needs the one before.
     pub(crate) fn rounds(&self) -> u32 {
         self.chains().iter().flatten().map(|c| c.0).max().unwrap_or(0)
     }

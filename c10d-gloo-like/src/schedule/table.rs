@@ -1,4 +1,4 @@
-//! The one table of choices: which algorithm a call takes, by op, fabric, ranks and bytes.
+//! The table of choices: the algorithm of a call, by op, fabric, ranks and bytes.
 
 use std::fmt;
 
@@ -14,31 +14,31 @@ use crate::mesh::Tuning;
 pub struct Rule {
     /// One of [`TUNED`](super::TUNED).
     pub op: OpKind,
-    /// What connects the ranks.
+    /// The fabric of the ranks.
     pub fabric: Fabric,
-    /// Worlds from this many ranks to that many, both included.
+    /// The smallest and the largest world, both inclusive.
     pub ranks: (u32, u32),
-    /// Up to so many bytes, these included: of the whole vector; of a rank's block for `all_gather_into` and
+    /// The largest number of bytes, inclusive: of the whole vector, or of a rank's block for `all_gather_into` and
     /// `reduce_scatter_into`.
     pub up_to: usize,
-    /// What is done.
+    /// The algorithm to use.
     pub algorithm: Algorithm,
 }
 
-/// Which algorithm a call takes: the first rule that fits, `direct` if none does. A rule whose algorithm does not reduce in
-/// rank order does not fit calls whose sums must be rounded once (16-bit floats, factors).
+/// The algorithm of a call is that of the first rule that fits, or `direct` if none does. A rule whose algorithm does
+/// not reduce in rank order does not fit calls whose sums must be rounded once (16-bit floats, factors).
 ///
 /// All ranks of a group must have the same table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Table {
-    /// The first that fits counts.
+    /// The rules; the first that fits counts.
     pub rules: Vec<Rule>,
-    /// The file that it is from; `None`: the built-in one.
+    /// The file from which it was read; `None`: it is the built-in one.
     pub(crate) file: Option<String>,
 }
 
 impl Table {
-    /// A table of these rules.
+    /// Makes a table of these rules.
     pub fn new(rules: Vec<Rule>) -> Table {
         Table { rules, file: None }
     }
@@ -48,7 +48,8 @@ impl Table {
         Table::new(BUILTIN.iter().map(|row| row.rule()).collect())
     }
 
-    /// One that prefers `algorithm` for every op that it has plans for, whatever the size; the others as in this one.
+    /// Makes a table that uses `algorithm` for every op for which it has plans, whatever the size, and this table for
+    /// the others.
     pub fn preferring(mut self, algorithm: Algorithm) -> Table {
         let rule = |op: &OpKind, fabric| Rule { op: *op, fabric, ranks: (2, ANY_WORLD), up_to: usize::MAX, algorithm };
         let forced = algorithm.ops().iter().flat_map(|op| Fabric::ALL.map(|fabric| rule(op, fabric)));
@@ -56,7 +57,7 @@ impl Table {
         self
     }
 
-    /// By what ranks see that they choose alike.
+    /// The data by which ranks check that they choose alike.
     pub(crate) fn tuning(&self) -> Tuning {
         let text: String = self.rules.iter().map(Rule::to_string).collect();
         let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
@@ -65,7 +66,7 @@ impl Table {
 }
 
 impl fmt::Display for Rule {
-    /// As a row of a tuning file.
+    /// Writes a row of a tuning file.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (op, fabric, (from, to)) = (self.op.name(), self.fabric.name(), self.ranks);
         write!(f, "{{ op = \"{op}\", fabric = \"{fabric}\", ranks = [{from}, {to}], ")?;
@@ -76,7 +77,7 @@ impl fmt::Display for Rule {
     }
 }
 
-/// The largest world of a rule that has no largest one.
+/// The largest world of a rule without a limit.
 const ANY_WORLD: u32 = u32::MAX;
 
 /// A rule of the built-in table, in the order in which it is read.

@@ -1,4 +1,4 @@
-//! Every algorithm, worlds 1 to 33, against the simulator: results, order, rounds and bytes.
+//! Checks every algorithm in worlds of 1 to 33 ranks with the simulator: results, order, rounds and bytes.
 
 use super::member::doublings;
 use super::simulate::{Random, Value, World};
@@ -38,7 +38,8 @@ fn nothing(len: usize) -> Vec<Option<Value>> {
     vec![None; len]
 }
 
-/// Every byte of `got` must be a reduction over all ranks of the byte at its place; `once`: in one go and in order.
+/// Every byte of `got` must be a reduction over all ranks of the byte at its place; `once`: in one step and in rank
+/// order.
 fn assert_reduced(world: u32, got: &[Option<Value>], first: usize, once: bool) {
     let all: Vec<u8> = (0..world as u8).collect();
     for (i, value) in got.iter().enumerate() {

@@ -1,7 +1,7 @@
-//! Binomial trees: few rounds and few messages, for small payloads in large worlds.
+//! Binomial trees: they need few rounds and few messages, for small payloads in large worlds.
 //!
-//! Counted from the root, rank `v` stands for the ranks `v .. v + 2^k`, where `2^k` is the lowest set bit of `v` (all
-//! of them for the root); its parent is `v` without that bit.
+//! Ranks are counted from the root. Rank `v` has the subtree `v .. v + 2^k`, where `2^k` is the lowest set bit of `v`
+//! (the root has all ranks). Its parent is `v` without that bit.
 
 use c10d_core::OpKind;
 
@@ -62,7 +62,7 @@ impl Node {
     }
 }
 
-/// Reduces towards rank 0, and spreads the result from there.
+/// Reduces towards rank 0, and broadcasts the result from there.
 ///
 /// `2 * floor(log2(world))` rounds; each rank but 0 sends `bytes` up, and each sends `bytes` down to every child.
 pub(crate) fn all_reduce(me: Member, bytes: usize, plan: &mut Plan) {
@@ -102,7 +102,7 @@ pub(crate) fn reduce(me: Member, root: u32, bytes: usize, plan: &mut Plan) {
     plan.send(parent, part, After::Follow(reduced));
 }
 
-/// Spreads from the root.
+/// Broadcasts from the root.
 ///
 /// `floor(log2(world))` rounds; each rank sends `bytes` to every child.
 pub(crate) fn broadcast(me: Member, root: u32, bytes: usize, plan: &mut Plan) {

@@ -2,8 +2,8 @@
 
 use c10d_core::OpKind;
 
-/// The ops among whose algorithms a table chooses; those with several buffers go by the same name. All others are done
-/// directly: their counts may differ between ranks, and each pair checks its own.
+/// The ops for which a table chooses algorithms; ops with several buffers use the same names. All others are direct:
+/// their counts may differ between ranks, and each pair checks its own.
 pub const TUNED: [OpKind; 6] = [
     OpKind::AllReduce,
     OpKind::Reduce,
@@ -13,7 +13,7 @@ pub const TUNED: [OpKind; 6] = [
     OpKind::Barrier,
 ];
 
-/// Where [`TUNED`] has the op.
+/// The index of the op in [`TUNED`].
 pub(crate) const fn tuned(op: OpKind) -> Option<usize> {
     match op {
         OpKind::AllReduce | OpKind::AllReduceCoalesced => Some(0),

@@ -1,4 +1,4 @@
-//! Tables in files, as TOML: a line that says what the file is, and one rule to a line.
+//! Tables in TOML files: a line that identifies the format, and one rule per line.
 
 use std::fmt::Write;
 use std::io::Read;
@@ -12,9 +12,9 @@ use serde::{Deserialize, Deserializer};
 use super::tuned::TUNED;
 use super::{Algorithm, Fabric, Rule, Table};
 
-/// What a file says it is.
+/// The value of `format` in a file.
 const FORMAT: &str = "c10d-gloo-like tuning 1";
-/// The most bytes of a file that are read.
+/// The largest number of bytes of a file that are read.
 const MOST: u64 = 1 << 20;
 
 #[derive(Deserialize)]
@@ -41,7 +41,7 @@ fn format<'de, D: Deserializer<'de>>(d: D) -> std::result::Result<(), D::Error> 
 }
 
 impl Row {
-    /// What it says; an error: why it says nothing.
+    /// The rule; an error says what is wrong with it.
     fn rule(&self) -> std::result::Result<Rule, String> {
         let names = |all: &mut dyn Iterator<Item = &'static str>| all.collect::<Vec<_>>().join(" ");
         let op = TUNED.into_iter().find(|op| op.name() == self.op).ok_or_else(|| {

@@ -1,10 +1,10 @@
-//! Sleeping until a peer has written something: one futex word per rank, and the number of threads asleep on it.
+//! Sleeping until a peer has written: one futex word per rank, and the number of threads that sleep on it.
 //!
-//! No wake-up is lost: the sleeper announces itself, fences, looks once more and then sleeps on the bell's value; the
-//! writer publishes, fences and then looks for sleepers; one of the two sees the other. The writer's fence would make it
-//! wait until the reader's core has let go of the cursor's line, on every write, so the sleeper fences for both
-//! (`membarrier` makes every registered process pass a fence). Where that is not to be had, writers fence, or sleepers
-//! sleep briefly.
+//! No wake-up is lost. The sleeper announces itself, executes a fence, checks once more and then sleeps on the bell's
+//! value. The writer publishes, executes a fence and then checks for sleepers. So one of the two sees the other. A
+//! fence in the writer would make it wait, on every write, until the reader's core has released the cursor's cache
+//! line. So the sleeper fences for both: `membarrier` makes every registered process execute a fence. Where that is not
+//! available, writers fence, or sleepers sleep briefly.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering, compiler_fence, fence};
@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU32, Ordering, compiler_fence, fence};
 use rustix::thread::futex::{self, Flags};
 use rustix::thread::{MembarrierCommand, membarrier};
 
-/// The words of a doorbell, as they lie in the segment of the rank that sleeps on it.
+/// The words of a doorbell, in the segment of the rank that sleeps on it.
 #[repr(C, align(128))]
 pub(super) struct Bell {
     pub(super) rings: AtomicU32,
@@ -26,7 +26,8 @@ fn registered() -> bool {
 }
 
 impl Bell {
-    /// Wakes whoever sleeps here; to be called after publishing. Little more than a load when nobody does.
+    /// Wakes the threads that sleep here. It is called after publishing, and costs little more than a load if no thread
+    /// sleeps.
     #[inline]
     pub(super) fn ring(&self) {
         if registered() {
@@ -42,7 +43,7 @@ impl Bell {
     #[cold]
     fn wake(&self) {
         self.rings.fetch_add(1, Ordering::Release);
-        // Waking cannot fail on a mapped word, and sleepers look again by themselves in any case.
+        // Waking cannot fail on a mapped word, and sleepers wake up by themselves in any case.
         let _ = futex::wake(&self.rings, Flags::empty(), i32::MAX as u32);
     }
 }

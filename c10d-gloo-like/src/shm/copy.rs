@@ -1,26 +1,28 @@
-//! Copies into shared memory, by ordinary or by non-temporal stores.
+//! Copies into shared memory with ordinary or with non-temporal stores.
 //!
-//! Ordinary stores leave the lines dirty in the writer's cache, from where the reader's core pulls them, and the writer's
-//! the next time round: two to three times faster than memory between cores that share a cache, several times slower
-//! between cores that do not. Virtual cores move, so the writer goes by what its own stores cost.
+//! Ordinary stores leave the cache lines dirty in the writer's cache. The reader's core fetches them from there, and
+//! the writer's core fetches them back in the next round. That is two to three times faster than memory between cores
+//! that share a cache, and several times slower between cores that do not. Virtual cores may move, so the writer
+//! decides by the measured cost of its own stores.
 #![allow(unsafe_code)]
 
 use std::ptr;
 
-/// Below this many bytes stores are always ordinary: non-temporal ones are only started sooner, not finished.
+/// Below this many bytes stores are always ordinary, since the measured time of short non-temporal stores does not
+/// include their completion.
 const LARGE: usize = 16 << 10;
-/// Every so many copies the other kind is tried. A try costs at most a few copies' time.
+/// After this many copies the other kind is tried once. A try costs at most the time of a few copies.
 const TRY_EVERY: u32 = 256;
 
-/// Which stores the writer of a ring uses, and what they have cost so far.
+/// The kind of stores that the writer of a ring uses, and the measured costs.
 pub(super) struct Stores {
-    /// Ordinary and non-temporal: recent ticks per [`UNIT`]; 0: unknown.
+    /// The recent cost of ordinary and non-temporal stores, in ticks per [`UNIT`]; 0: unknown.
     cost: [u64; 2],
     streaming: bool,
     next_try: u32,
 }
 
-/// Bytes, for a whole number of ticks with some precision.
+/// The bytes of one cost unit, large enough for integer ticks.
 const UNIT: u64 = 64 << 10;
 
 impl Stores {
@@ -60,17 +62,17 @@ impl Stores {
         let known = &mut self.cost[usize::from(streaming)];
         *known = match *known {
             0 => cost.max(1),
-            // Outliers (the thread lost its core) must not count for much; a try, being rare, for more.
+            // An outlier (the thread lost its core) must have little weight; a try has more, since it is rare.
             k if trying => (k + cost.min(4 * k)) / 2,
             k => (7 * k + cost.min(2 * k)) / 8,
         };
         let [ordinary, non_temporal] = self.cost;
-        // Non-temporal stores also cost the reader a way to memory.
+        // With non-temporal stores the reader must also read from memory.
         self.streaming = non_temporal != 0 && non_temporal < ordinary / 4 * 3;
     }
 }
 
-/// A clock that is cheaper to read than a piece is to copy.
+/// A clock whose reading costs less than copying a piece.
 #[inline]
 fn ticks() -> u64 {
     #[cfg(target_arch = "x86_64")]
@@ -82,7 +84,7 @@ fn ticks() -> u64 {
     0
 }
 
-/// Copies with non-temporal stores where the machine has them. Ends with the fence that makes them visible in order.
+/// Copies with non-temporal stores if the machine has them. It ends with the fence that makes them visible in order.
 ///
 /// # Safety
 /// `from` is readable and `to` writable for `n` bytes, and they do not overlap.

@@ -1,5 +1,4 @@
-//! Sleeping until a peer has written something: the side of the rank that sleeps. How no wake-up is lost, [`super::bell`]
-//! says.
+//! Sleeping until a peer has written: the side of the sleeping rank. [`super::bell`] explains why no wake-up is lost.
 
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
@@ -11,21 +10,21 @@ use rustix::thread::{MembarrierCommand, membarrier};
 use super::bell::Bell;
 use super::segment::Segment;
 
-/// The longest sleep without a look.
+/// The longest sleep without a check.
 const SLICE: Duration = Duration::from_millis(10);
-/// The same where a bell may be missed.
+/// The longest sleep if a wake-up may be missed.
 const SHORT_SLICE: Duration = Duration::from_micros(500);
 
-/// The bell of the own rank, to sleep on: [`Doorbell::arm`], look once more, [`Doorbell::sleep`] or [`Doorbell::value`] and
-/// look again, ..., [`Doorbell::disarm`].
+/// This rank's bell. The order of use is: [`Doorbell::arm`], check once more, [`Doorbell::sleep`] or
+/// [`Doorbell::value`] and check again, ..., [`Doorbell::disarm`].
 pub(crate) struct Doorbell {
     segment: Arc<Segment>,
-    /// Whether the writers were fenced when the bell was armed.
+    /// Whether all writers have executed a fence when the bell was armed.
     sure: bool,
 }
 
 impl Doorbell {
-    /// The bell in the own segment.
+    /// The bell in this rank's segment.
     pub(crate) fn new(own: Arc<Segment>) -> Doorbell {
         Doorbell { segment: own, sure: false }
     }
@@ -34,7 +33,8 @@ impl Doorbell {
         &self.segment.header().bell
     }
 
-    /// Announces a sleeper. What a look after this does not see rings the bell. Gives the value to sleep on.
+    /// Announces a sleeper. Data that a check after this does not see will ring the bell. Returns the value to sleep
+    /// on.
     pub(crate) fn arm(&mut self) -> u32 {
         self.bell().sleepers.fetch_add(1, Ordering::SeqCst);
         self.sure = membarrier(MembarrierCommand::GlobalExpedited).is_ok();
@@ -42,7 +42,7 @@ impl Doorbell {
         self.value()
     }
 
-    /// The value to sleep on, to be read before the last look.
+    /// The value to sleep on. Read it before the last check.
     pub(crate) fn value(&self) -> u32 {
         self.bell().rings.load(Ordering::Acquire)
     }
@@ -51,11 +51,11 @@ impl Doorbell {
     pub(crate) fn sleep(&self, seen: u32) {
         let slice = if self.sure { SLICE } else { SHORT_SLICE };
         let slice = Timespec { tv_sec: 0, tv_nsec: slice.subsec_nanos().into() };
-        // Woken, interrupted, timed out or not even begun: the caller looks again in each case.
+        // The wait may have ended for any reason: the caller checks again in each case.
         let _ = futex::wait(&self.bell().rings, Flags::empty(), seen, Some(&slice));
     }
 
-    /// Takes the announcement back.
+    /// Withdraws the announcement.
     pub(crate) fn disarm(&self) {
         self.bell().sleepers.fetch_sub(1, Ordering::Release);
     }

@@ -1,4 +1,4 @@
-//! A pair of ranks on one host: a ring each way, and the peer's doorbell.
+//! A link between two ranks on one host: a ring in each direction, and the peer's doorbell.
 #![allow(unsafe_code)]
 
 use std::sync::Arc;
@@ -16,8 +16,8 @@ pub(crate) struct ShmLink {
 }
 
 impl ShmLink {
-    /// The link to `peer`, which has the index `peer_index` in the own segment, where the own index in the peer's segment
-    /// is `own_index`.
+    /// Makes the link to `peer`, which has the index `peer_index` in this rank's segment; this rank has the index
+    /// `own_index` in the peer's.
     pub(crate) fn new(
         peer: u32,
         kind: RingKind,

@@ -1,7 +1,8 @@
 //! A ring of bytes with one writer and one reader, in memory that both map.
 //!
-//! Positions count bytes since the start and never wrap; each side trusts its own and bounds what the other publishes.
-//! An item begins at a multiple of [`LINE`], so a small one is one cache line beside the cursor's.
+//! Positions count bytes since the start and never wrap around. Each side trusts its own position, and checks the
+//! limits of the other's. An item begins at a multiple of [`LINE`], so a small item is one cache line besides the
+//! cursor's.
 #![allow(unsafe_code)]
 
 use std::ptr;
@@ -14,19 +15,19 @@ use super::copy::Stores;
 use super::cursors::Cursors;
 use super::segment::{RingKind, Segment};
 
-/// What item boundaries are rounded up to.
+/// The alignment of items.
 const LINE: u64 = 64;
-/// A long write is published in pieces of this size, so that the reader works beside the writer.
+/// A long write is published in pieces of this size, so that the reader works at the same time as the writer.
 const PIECE: usize = 16 << 10;
 
-/// What both ends know.
+/// The data of one end.
 struct End {
     cursors: *const Cursors,
     data: *mut u8,
     capacity: u64,
-    /// The own position.
+    /// This end's position.
     at: u64,
-    /// What the other side published when last looked at.
+    /// The other end's position, as last read.
     other: u64,
     peer: u32,
     /// Keeps the memory mapped.
@@ -48,7 +49,7 @@ impl End {
         unsafe { &*self.cursors }
     }
 
-    /// The bytes at the own position: pointer, and how many until the ring's end.
+    /// The address of this end's position, and the bytes up to the ring's end.
     fn here(&self) -> (*mut u8, usize) {
         let offset = self.at & (self.capacity - 1);
         // SAFETY: `offset < capacity`.
@@ -73,12 +74,12 @@ pub(super) struct Writer {
 /// The reading end.
 pub(super) struct Reader {
     end: End,
-    /// The position that the writer knows of.
+    /// The position that was published to the writer.
     published: u64,
 }
 
 impl Writer {
-    /// The end that writes to `peer`, in the own segment, where the peer has this index.
+    /// Makes the end that writes to `peer`, in this rank's segment, where the peer has this index.
     pub(super) fn new(own: Arc<Segment>, index: usize, kind: RingKind, peer: u32) -> Writer {
         Writer { end: End::new(own, index, kind, peer), stores: Stores::new() }
     }
@@ -90,7 +91,8 @@ impl Writer {
             return Ok(want);
         }
         let tail = end.cursors().tail.0.load(Ordering::Acquire);
-        // The reader may be ahead of us by the padding after the last item that it read to the end; never otherwise.
+        // The reader may be ahead of the writer only by the padding after the last item, if it has read that to its
+        // end.
         if tail < end.other || tail > end.at.next_multiple_of(LINE) {
             return Err(end.corrupt("tail", tail));
         }
@@ -114,7 +116,7 @@ impl Writer {
             self.put(head.as_ptr(), first);
             let (mut done, rest) = (0, take - first);
             while done < rest {
-                // Pieces end at the same places of the ring as lines do.
+                // Pieces end at line boundaries of the ring.
                 let to_line = (LINE - self.end.at % LINE) as usize % LINE as usize;
                 let n = (rest - done).min(PIECE + to_line);
                 self.put(body.add(done), n);
@@ -150,26 +152,26 @@ impl Writer {
         self.end.cursors().head.0.store(self.end.at, Ordering::Release);
     }
 
-    /// The item is complete: the next one begins at a new line.
+    /// Ends the item: the next one begins at a new line.
     pub(super) fn end(&mut self) {
         self.end.at = self.end.at.next_multiple_of(LINE);
     }
 }
 
 impl Reader {
-    /// The end that reads from `peer`, in the peer's segment, where we have this index.
+    /// Makes the end that reads from `peer`, in the peer's segment, where this rank has this index.
     pub(super) fn new(theirs: Arc<Segment>, index: usize, kind: RingKind, peer: u32) -> Reader {
         Reader { end: End::new(theirs, index, kind, peer), published: 0 }
     }
 
-    /// How much can be read now. Looks at the writer's cursor only when what is known is used up, or when `more` is
-    /// asked for.
+    /// How many bytes can be read now. It reads the writer's cursor only if the known bytes are used up, or if `more`
+    /// is set.
     #[inline]
     fn available(&mut self, more: bool) -> Result<usize> {
         let end = &mut self.end;
         if more || end.other <= end.at {
             let head = end.cursors().head.0.load(Ordering::Acquire);
-            // We may be ahead of the writer by the padding after the last item.
+            // The reader may be ahead of the writer by the padding after the last item.
             let (behind, ahead) = (end.at.saturating_sub(head), head.saturating_sub(end.at));
             if head < end.other || behind >= LINE || ahead > end.capacity {
                 return Err(end.corrupt("head", head));
@@ -179,7 +181,7 @@ impl Reader {
         Ok(end.other.saturating_sub(end.at) as usize)
     }
 
-    /// The bytes that can be read now without a break, in place; they stay until consumed.
+    /// The contiguous bytes that can be read now, in place; they stay until they are consumed.
     #[inline]
     pub(super) fn peek(&mut self) -> Result<(*const u8, usize)> {
         let n = self.available(true)?;
@@ -187,12 +189,13 @@ impl Reader {
         Ok((here, n.min(until_end)))
     }
 
-    /// Gives the first `n` of the bytes seen back to the writer. True when the writer can know of it: it may be waiting.
+    /// Consumes the first `n` of the shown bytes. Returns whether the free room was published: the writer may be
+    /// waiting for it.
     #[inline]
     pub(super) fn consume(&mut self, n: usize) -> bool {
         debug_assert!(n == 0 || self.end.at + n as u64 <= self.end.other);
         self.end.at += n as u64;
-        // Room is given back in large strokes: the cursor's line travels less often.
+        // Free room is published in large steps, so that the cursor's cache line moves less often.
         let stroke = self.end.at - self.published >= self.end.capacity / 8;
         if stroke {
             self.publish();
@@ -224,7 +227,7 @@ impl Reader {
         Ok((n, stroke))
     }
 
-    /// The item is complete: the next one begins at a new line.
+    /// Ends the item: the next one begins at a new line.
     pub(super) fn end(&mut self) {
         self.end.at = self.end.at.next_multiple_of(LINE);
     }

@@ -1,7 +1,7 @@
-//! A rank's segment: memory that the rank made and its peers on the host map.
+//! A rank's segment: memory that the rank made and that its peers on the host map.
 //!
-//! It begins with a page of words about the rank; then come, for each peer on the host, the rings that the rank writes
-//! and that peer reads, one per [`Lane`]: first all cursors, then all bytes.
+//! It begins with a page of words about the rank. Then come, for each peer on the host, the rings that the rank writes
+//! and that peer reads, one per [`RingKind`]: first all cursors, then all bytes.
 #![allow(unsafe_code)]
 
 use std::fs::File;
@@ -19,22 +19,22 @@ use crate::call_log::CallLog;
 
 const PAGE: usize = 4096;
 const SMALLEST_RING: usize = 16 << 10;
-/// A segment grows with the number of peers up to here; from then on the rings shrink.
+/// The largest segment. It grows with the number of peers up to this size; with more peers the rings are smaller.
 const LARGEST_SEGMENT: usize = 4 << 20;
-/// Up to this many peers segments are mapped page by page at once.
+/// Up to this many peers, all pages of a segment are mapped at once.
 const FEW_PEERS: usize = 7;
 const SEALS: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlags::SEAL);
 
-/// Which of the two rings between a pair of ranks: point-to-point traffic does not queue behind collectives.
+/// The kind of ring between two ranks. There are two, so that point-to-point traffic does not queue behind collectives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RingKind {
-    /// Of collectives.
+    /// For collectives.
     Collective,
-    /// Of point-to-point operations.
+    /// For point-to-point operations.
     PointToPoint,
 }
 
-/// Where everything lies in a segment: a pure function of the number of peers and the sizes wished for.
+/// The layout of a segment: a pure function of the number of peers and the requested sizes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Layout {
     peers: usize,
@@ -42,7 +42,7 @@ pub(crate) struct Layout {
 }
 
 impl Layout {
-    /// The collective ring's size: measured, see the crate's `links` example.
+    /// The collective ring's size, which was measured; see the crate's `links` example.
     pub(crate) const COLLECTIVE: usize = 256 << 10;
     /// The point-to-point ring's size.
     pub(crate) const POINT_TO_POINT: usize = 128 << 10;
@@ -52,7 +52,7 @@ impl Layout {
         Layout::with_rings(peers, Layout::COLLECTIVE, Layout::POINT_TO_POINT)
     }
 
-    /// Rings of about these sizes: powers of two, smaller where there are many peers.
+    /// A layout with rings of about these sizes: powers of two, smaller if there are many peers.
     pub(crate) fn with_rings(peers: usize, collective: usize, point_to_point: usize) -> Layout {
         let mut layout = Layout { peers, rings: [collective, point_to_point].map(|n| n.max(64).next_power_of_two()) };
         while layout.size() > LARGEST_SEGMENT && layout.rings.iter().any(|n| *n > SMALLEST_RING) {
@@ -83,9 +83,9 @@ impl Layout {
 #[repr(C)]
 pub(crate) struct Header {
     pub(super) bell: Bell,
-    /// Not 0: the owner left the group in good order.
+    /// Not 0: the owner has left the group.
     pub(crate) left: AtomicU32,
-    /// Not 0: the owner gave the group up, and its peers should do so too.
+    /// Not 0: the owner gave the group up, and its peers must do so, too.
     pub(crate) revoked: AtomicU32,
     /// The owner's latest calls.
     pub(crate) call_log: CallLog,
@@ -93,7 +93,7 @@ pub(crate) struct Header {
 
 const _: () = assert!(size_of::<Header>() <= PAGE);
 
-/// A segment, mapped. Threads of one process may share one mapping.
+/// A mapped segment. Threads of one process may share one mapping.
 pub(crate) struct Segment {
     map: MmapRaw,
     fd: OwnedFd,
@@ -101,7 +101,7 @@ pub(crate) struct Segment {
 }
 
 impl Segment {
-    /// Makes the own segment. All its memory is taken here: later there is no way to report that none is left.
+    /// Makes this rank's segment. All its memory is allocated here, since a later lack of memory could not be reported.
     pub(crate) fn create(layout: Layout) -> Result<Segment> {
         let size = layout.size();
         let refused = |what: String| Error::new(ErrorKind::Resource, what);
@@ -115,7 +115,7 @@ impl Segment {
         Segment::map(fd, layout)
     }
 
-    /// Maps a peer's segment, if it is one: sealed, so that it cannot shrink under us, and of the size that `layout` has.
+    /// Maps a peer's segment. It must be sealed, so that it cannot shrink, and have the size of `layout`.
     pub(crate) fn attach(fd: OwnedFd, layout: Layout) -> Result<Segment> {
         let wrong = |what: &str| Error::new(ErrorKind::Protocol, format!("the peer's shared segment {what}"));
         let seals = rustix::fs::fcntl_get_seals(&fd).map_err(|e| wrong("is not a memfd").caused_by(e))?;
@@ -133,7 +133,7 @@ impl Segment {
         let file = File::from(fd);
         let mut options = MmapOptions::new();
         options.len(layout.size());
-        // Page faults now, not in the first operations; with many peers most rings are never used.
+        // Page faults happen now and not in the first operations. With many peers, most rings are never used.
         if layout.peers <= FEW_PEERS {
             options.populate();
         }
@@ -148,7 +148,7 @@ impl Segment {
         self.fd.as_fd()
     }
 
-    /// The words about the owner.
+    /// The header with the words about the owner.
     pub(crate) fn header(&self) -> &Header {
         // SAFETY: the map is page-aligned and at least a page long, lives as long as `self`, and cannot shrink (sealed);
         // a header is only atomics, for which every bit pattern is valid, whoever writes them.

@@ -1,4 +1,4 @@
-//! A connection as a link: reads go through a buffer when they are small, past it when they are large.
+//! A TCP connection as a link: small reads go through a buffer, large ones past it.
 
 use std::io::{IoSlice, IoSliceMut};
 use std::net::TcpStream;
@@ -14,28 +14,28 @@ use super::unacknowledged;
 
 /// The receive buffer, made at the first read.
 const BUFFER: usize = 256 << 10;
-/// Less than this at hand (a header and the largest element fit): the socket is asked for more.
+/// With fewer buffered bytes than this (a header and the largest element fit), the socket is read again.
 const LITTLE: usize = 64;
-/// How much a read past the buffer takes along of what comes after.
+/// How many later bytes a read past the buffer also takes.
 const TAKE_ALONG: usize = 4 << 10;
 
 /// One end of a connection.
 pub(crate) struct TcpLink {
-    /// Before the stream, so that it ends before the descriptor is closed.
+    /// It is declared before the stream, so that it is dropped before the descriptor is closed.
     _private: Private,
     stream: Arc<TcpStream>,
     peer: u32,
     buffer: Vec<u8>,
     start: usize,
     end: usize,
-    /// How many bytes the last peek showed, if none was consumed since: whoever comes again needs more.
+    /// How many bytes the last `peek` showed, if none was consumed since: a caller that comes again needs more.
     shown: usize,
-    /// How the connection ended, once it did; told when everything received is handed out.
+    /// How the connection ended, if it did. It is reported after all received bytes were read.
     gone: Option<&'static str>,
 }
 
 impl TcpLink {
-    /// The link to `peer` over this connection, which must be non-blocking, as those of [`super::dial`] and
+    /// Makes the link to `peer` over this connection, which must be non-blocking, as those of [`super::dial`] and
     /// [`super::Listener`] are.
     pub(crate) fn new(stream: TcpStream, peer: u32) -> TcpLink {
         TcpLink {
@@ -50,7 +50,7 @@ impl TcpLink {
         }
     }
 
-    /// What to poll.
+    /// The descriptor to poll.
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
         self.stream.as_fd()
     }
@@ -67,7 +67,7 @@ impl TcpLink {
 
     /// See [`crate::link::Link::finish`].
     pub(crate) fn finish(&self) {
-        // Fails only where the connection is over anyway.
+        // This fails only if the connection has ended anyway.
         let _ = self.stream.shutdown(std::net::Shutdown::Write);
     }
 
@@ -80,7 +80,7 @@ impl TcpLink {
                 Ok(n) => return Ok(n),
                 Err(Errno::AGAIN) => return Ok(0),
                 Err(Errno::INTR) => {}
-                // The kernel is short of memory for now; the deadline bounds how long.
+                // The kernel is short of memory now; the deadline limits how long.
                 Err(Errno::NOBUFS | Errno::NOMEM) => return Ok(0),
                 Err(e) => return Err(self.dead(how(e))),
             }
@@ -94,7 +94,7 @@ impl TcpLink {
             self.receive(&mut [])?;
         }
         let held = self.end - self.start;
-        // What came before the end may be all that is wanted, even if it is looked at many times.
+        // The data before the end may be all that is needed, even if it is read many times.
         if let Some(how) = self.gone
             && held == 0
         {
@@ -107,7 +107,7 @@ impl TcpLink {
     /// See [`crate::link::Link::glance`].
     pub(crate) fn glance(&mut self) -> &[u8] {
         if self.end - self.start < LITTLE {
-            // How the connection ended is kept for who needs the bytes.
+            // The cause of the end is kept for a caller that needs the bytes.
             let _ = self.receive(&mut []);
         }
         &self.buffer[self.start..self.end]
@@ -141,8 +141,8 @@ impl TcpLink {
         n
     }
 
-    /// One receive into `to`, and what goes beyond it into the buffer (which is empty if `to` is not). Says how much
-    /// went into `to`.
+    /// One receive into `to`; bytes beyond it go into the buffer (which is empty if `to` is not). Returns how many
+    /// bytes went into `to`.
     fn receive(&mut self, to: &mut [u8]) -> Result<usize> {
         if self.gone.is_some() {
             return Ok(0);
@@ -155,7 +155,7 @@ impl TcpLink {
             (self.start, self.end) = (0, self.end - self.start);
         }
         let spare = &mut self.buffer[self.end..];
-        // A long read is followed by more of its kind, that had better go past the buffer too.
+        // A long read is followed by more of them, which should also go past the buffer.
         let along = if to.len() > TAKE_ALONG { spare.len().min(TAKE_ALONG) } else { spare.len() };
         if to.is_empty() && along == 0 {
             return Ok(0);

@@ -45,7 +45,7 @@ fn items_of_any_size_over_ipv6() {
     run("::1".parse().unwrap());
 }
 
-/// Looks until there are bytes or an error, at most for ten seconds.
+/// Waits until there are bytes or an error, for at most ten seconds.
 fn wait(link: &mut TcpLink, more_than: usize) -> Result<usize> {
     let end = Instant::now() + Duration::from_secs(10);
     while Instant::now() < end {
@@ -77,7 +77,7 @@ fn the_end_comes_after_the_last_byte() {
         link.consume(n);
         got += n;
     }
-    // However often it is looked at: it may have to wait for what comes from others.
+    // It may be read any number of times, since the caller may wait for bytes of others.
     for _ in 0..3 {
         assert_eq!(wait(&mut link, 0).unwrap(), 1);
         assert_eq!(link.glance().len(), 1);

@@ -1,4 +1,4 @@
-//! What the kernel still holds of what was sent.
+//! Sent data that the kernel still holds.
 #![allow(unsafe_code)]
 
 use std::ffi::c_int;
@@ -6,14 +6,14 @@ use std::os::fd::BorrowedFd;
 
 use rustix::ioctl::{Getter, Opcode, ioctl};
 
-/// For a TCP socket: bytes that the peer's kernel has not acknowledged (SIOCOUTQ).
+/// For a TCP socket, the bytes that the peer's kernel has not acknowledged (SIOCOUTQ).
 const UNACKNOWLEDGED: Opcode = libc::TIOCOUTQ as Opcode;
 
-/// Whether the peer's kernel has yet to acknowledge some of what was sent.
+/// Whether the peer's kernel has yet to acknowledge some of the sent data.
 ///
-/// What it has acknowledged, its process can read whatever becomes of this side: a reset that follows (a socket that is
-/// closed with unread bytes sends one) ends the connection, but leaves the receive queue as it is. What it has not, a reset
-/// destroys.
+/// The peer's process can read acknowledged data whatever happens to this side: a later reset (which a socket sends
+/// that is closed with unread bytes) ends the connection, but keeps the receive queue. A reset destroys data that is
+/// not acknowledged.
 pub(crate) fn unacknowledged(socket: BorrowedFd<'_>) -> bool {
     // SAFETY: this opcode writes one int.
     let query = unsafe { Getter::<UNACKNOWLEDGED, c_int>::new() };

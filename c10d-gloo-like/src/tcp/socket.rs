@@ -1,4 +1,4 @@
-//! Making connections, each within a deadline, and tuning them.
+//! Makes connections, each within a deadline, and tunes them.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
@@ -11,16 +11,17 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, TcpKeepalive, Type};
 
-/// The shortest silence that [`end_when_silent`] can tell from a living link: the kernel counts idle time in seconds.
+/// The shortest silence that [`end_when_silent`] can tell from a living connection, since the kernel counts idle time
+/// in seconds.
 pub(crate) const SHORTEST_SILENCE: Duration = Duration::from_secs(1);
-/// How often a refusal that may pass (no descriptors left, no one listening yet) is tried again.
+/// The interval for trying again after a temporary failure (no descriptors left, no listener yet).
 const RETRY: Duration = Duration::from_millis(20);
-/// Connections that wait to be accepted.
+/// The largest number of connections that wait to be accepted.
 const BACKLOG: i32 = 1024;
 
 /// A socket where peers connect. Forked children do not keep it.
 pub(crate) struct Listener {
-    /// Before the socket, so that it ends before the descriptor is closed.
+    /// It is declared before the socket, so that it is dropped before the descriptor is closed.
     _private: Private,
     socket: TcpListener,
 }
@@ -45,19 +46,19 @@ impl Listener {
         self.socket.local_addr().map_err(|e| refused("the listening socket has no address".into(), e))
     }
 
-    /// What to poll for reading while waiting for a peer.
+    /// The descriptor to poll for reading while waiting for a peer.
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
 
-    /// The next connection, tuned and non-blocking; `None` when none came until the deadline (a deadline in the past
-    /// only looks).
+    /// The next connection, tuned and non-blocking; `None` if none came by the deadline (with a deadline in the past,
+    /// it does not wait).
     pub(crate) fn accept(&self, deadline: Instant) -> Result<Option<(TcpStream, SocketAddr)>> {
         loop {
             match self.socket.accept() {
                 Ok((stream, from)) => match tune(&stream) {
                     Ok(()) => return Ok(Some((stream, from))),
-                    // It went away while it waited.
+                    // The connection ended while it waited.
                     Err(_) => continue,
                 },
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
@@ -77,7 +78,7 @@ impl Listener {
     }
 }
 
-/// A connection to this address, tuned and non-blocking. Someone listens there already, or will within the deadline.
+/// Connects to this address. The connection is tuned and non-blocking. A listener must exist there by the deadline.
 pub(crate) fn dial(address: SocketAddr, deadline: Instant) -> Result<TcpStream> {
     let failed = |kind: ErrorKind, e: io::Error| {
         Error::new(kind, format!("cannot connect to {address}")).caused_by(e).phase(Phase::Connect)
@@ -112,7 +113,7 @@ fn connect(socket: &Socket, address: SocketAddr, deadline: Instant) -> io::Resul
     socket.take_error()?.map_or(Ok(()), Err)
 }
 
-/// Waits until the descriptor is ready, or has an error to tell. False at the deadline.
+/// Waits until the descriptor is ready or has an error. `false` at the deadline.
 fn ready(fd: BorrowedFd<'_>, flags: PollFlags, deadline: Instant) -> Result<bool, Errno> {
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
@@ -125,11 +126,11 @@ fn ready(fd: BorrowedFd<'_>, flags: PollFlags, deadline: Instant) -> Result<bool
     }
 }
 
-/// Has the kernel end this connection when nothing was heard from the peer's host for this long.
+/// Makes the kernel end this connection if the peer's host is silent for this long.
 ///
-/// For connections that carry little and whose reader always reads. On one that carries payload, a peer that is merely
-/// late does not read, and the kernel's user timeout counts the time for which the peer's window is full as silence:
-/// a living peer would be declared dead.
+/// It is for connections with little data whose reader always reads. On a connection with payload, a late peer does not
+/// read, and the kernel's user timeout counts the time in which the peer's window is full as silence: a living peer
+/// would count as dead.
 pub(crate) fn end_when_silent(socket: &impl AsFd, silence: Duration) -> io::Result<()> {
     let socket = SockRef::from(socket);
     let silence = silence.max(SHORTEST_SILENCE);
@@ -142,14 +143,14 @@ pub(crate) fn end_when_silent(socket: &impl AsFd, silence: Duration) -> io::Resu
     socket.set_tcp_keepalive(&probes)
 }
 
-/// What all connections need. Those with payload have no timeout of the kernel's: they live until the op's deadline, and
-/// the control connection knows whether the link and the peer's host live.
+/// Sets the options that all connections need. Connections with payload have no timeout of the kernel: they live until
+/// the op's deadline, and the control connection knows whether the peer's host is alive.
 fn tune(stream: &TcpStream) -> io::Result<()> {
     stream.set_nonblocking(true)?;
     stream.set_nodelay(true)?;
     let socket = SockRef::from(stream);
-    // Congestion controls that pace by the clock halve the speed of loopback, where nothing congests. Not everywhere
-    // allowed, and only a matter of speed.
+    // Congestion control algorithms that pace by time halve the speed of loopback, where there is no congestion.
+    // Changing it is not allowed everywhere, and it affects only speed.
     let (own, peer) = (stream.local_addr()?.ip(), stream.peer_addr()?.ip());
     if peer.is_loopback() || peer == own {
         let _ = socket.set_tcp_congestion(b"reno");

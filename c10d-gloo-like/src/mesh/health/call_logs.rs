@@ -1,11 +1,11 @@
-//! Where the call logs of the ranks are that share memory with this one.
+//! The call logs of the ranks that share memory with this one.
 
 use std::sync::Arc;
 
 use crate::call_log::CallLog;
 use crate::shm::Segment;
 
-/// The segments in which the call logs lie.
+/// The segments that contain the call logs.
 pub(super) struct CallLogs {
     own: Option<Arc<Segment>>,
     peers: Box<[Option<Arc<Segment>>]>,
@@ -22,7 +22,7 @@ impl CallLogs {
         Some(&self.own.as_ref()?.header().call_log)
     }
 
-    /// That of a peer that shares memory.
+    /// The call log of a peer, if it shares memory.
     pub(super) fn of(&self, peer: u32) -> Option<&CallLog> {
         Some(&self.peers.get(peer as usize)?.as_ref()?.header().call_log)
     }

@@ -1,4 +1,4 @@
-//! What a call asks: whether it can still succeed, and whether a peer is still there.
+//! The questions of a call: whether it can still succeed, and whether a peer is still there.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -11,8 +11,9 @@ use super::{FAILED, Health, LEFT, dead};
 use c10d_core::calls::CallId;
 
 impl Health {
-    /// A collective begins: writes it into the call log, and refuses it where it cannot succeed any more: the group has
-    /// failed, a peer left before it, or two peers disagree about it. Some nanoseconds as long as all is well.
+    /// Begins a collective: writes it into the call log, and rejects it if it cannot succeed any more, because the
+    /// group has failed, a peer has left before it, or two peers disagree about it. It takes some nanoseconds while all
+    /// is well.
     #[inline]
     pub(crate) fn announce(&self, fingerprint: &Fingerprint) -> Result {
         self.call_log().begin(fingerprint);
@@ -37,21 +38,21 @@ impl Health {
         }
     }
 
-    /// Whether a collective was announced and is not over.
+    /// Whether a collective was announced and is not done.
     pub(crate) fn is_in_call(&self) -> bool {
         self.call_log().position().inside
     }
 
-    /// The collective that was announced last is over.
+    /// Ends the collective that was announced last.
     #[inline]
     pub(crate) fn finish(&self) {
         self.call_log().end();
     }
 
-    /// To be asked while waiting for bytes of `rank`, after finding none: an error if no more will come.
+    /// Checks, while a thread waits for bytes of `rank` and found none, whether more can come; an error if not.
     ///
-    /// What a peer wrote to shared memory before it left is there before this says so; look once more, then ask again.
-    /// `quiet`: how long nothing came.
+    /// Data that a peer wrote to shared memory before it left is visible before this returns an error: check once more
+    /// for bytes, then call it again. `quiet`: how long nothing came.
     #[inline]
     pub(crate) fn needs(&self, rank: u32, quiet: Duration) -> Result {
         if self.alarm.load(Ordering::Acquire) & (FAILED | LEFT) == 0 { Ok(()) } else { self.needs_slow(rank, quiet) }
@@ -67,13 +68,13 @@ impl Health {
         }
     }
 
-    /// Whether this peer has said goodbye, and all its bytes are here, since none came for as long as `quiet`.
+    /// Whether this peer has said goodbye and all its bytes have arrived, since none came for `quiet`.
     pub(crate) fn has_left(&self, rank: u32, quiet: Duration) -> bool {
         self.alarm.load(Ordering::Acquire) & LEFT != 0
             && self.state.lock().peers.get(rank as usize).is_some_and(|p| p.gone(quiet).is_some())
     }
 
-    /// Whether this peer takes nothing any more: it has said goodbye, or is gone.
+    /// Whether this peer receives nothing any more, because it has said goodbye or is gone.
     pub(crate) fn is_leaving(&self, rank: u32) -> bool {
         self.state.lock().peers.get(rank as usize).is_none_or(|p| p.left.is_some() || p.closed)
     }

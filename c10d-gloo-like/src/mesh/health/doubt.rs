@@ -1,4 +1,4 @@
-//! Looks up whether the peers made the calls in which this rank heard nothing of them.
+//! Checks whether the peers made the calls in which this rank heard nothing from them.
 //!
 //! The call log of a peer that shares memory is read. The others send notes of their calls in between their ops; who has
 //! not in time is asked over its control connection, and answers by its watcher whatever its threads do. A peer that has
@@ -16,8 +16,8 @@ use crate::mesh::control::Frame;
 use c10d_core::calls::CallId;
 use c10d_core::calls::{Clash, Doubt, Doubts, History, Known, Progress};
 
-/// How long a rank waits for an answer that it needs before it goes on, once for each peer that is silent. Live peers
-/// answer within a millisecond, on busy machines within some ten.
+/// How long a rank waits for an answer that it needs before it goes on, once for each silent peer. Live peers answer
+/// within a millisecond, on busy machines within tens of milliseconds.
 const PATIENCE: Duration = Duration::from_millis(100);
 /// The same for a rank that leaves.
 const FAREWELL: Duration = Duration::from_millis(200);
@@ -34,8 +34,9 @@ pub(crate) enum Open {
 }
 
 impl Health {
-    /// Compares the calls that are in doubt, the `fresh` ones too, as far as the peers have made them. An error if a peer
-    /// made another one; else, whether some are still in doubt. `wait`: for the answers to the questions of last time.
+    /// Compares the calls in doubt, including the `fresh` ones, as far as the peers have made them. It is an error if a
+    /// peer made another one; otherwise returns whether some are still in doubt. With `wait`, it waits for the answers
+    /// to the last questions.
     pub(crate) fn verify(&self, fresh: &mut Vec<Doubt>, wait: bool) -> Result<bool> {
         let mut doubts = self.doubts.lock();
         doubts.add(fresh);
@@ -107,7 +108,7 @@ impl Health {
     fn conclude_look(&self, mut doubts: MutexGuard<'_, Doubts>, clash: Option<Clash>) -> Result<bool> {
         doubts.forget();
         let open = doubts.open();
-        // The cause is on its way: by then this rank has sent what its call has.
+        // The cause is coming; this rank has sent its part of the call already.
         if clash.is_none() && (0..self.paths.len() as u32).any(|peer| self.has_given_up(peer)) {
             self.hear_cause(&mut doubts);
         }
@@ -115,8 +116,8 @@ impl Health {
         clash.map_or(Ok(open), |clash| Err(self.clash(&clash)))
     }
 
-    /// This rank leaves: compares what is in doubt a last time, and waits shortly for answers. Gives the disagreement that
-    /// failed the group, if one did.
+    /// Compares the calls in doubt for the last time, for a rank that leaves, and waits briefly for answers. Returns
+    /// the disagreement by which the group failed, if it did.
     pub(crate) fn conclude(&self, fresh: &mut Vec<Doubt>, deadline: Instant) -> Option<Error> {
         if !self.failed() && self.verify(fresh, false).is_ok_and(|open| open) {
             let patience = FAREWELL.min(deadline.saturating_duration_since(Instant::now()));
@@ -125,7 +126,7 @@ impl Health {
         self.cause().filter(|error| matches!(error.kind(), ErrorKind::Mismatch { .. }))
     }
 
-    /// Waits for the answers that are open.
+    /// Waits for open answers.
     #[cold]
     fn hear_out(&self, doubts: &mut MutexGuard<'_, Doubts>, patience: Duration) {
         let until = Instant::now() + patience;
@@ -140,7 +141,7 @@ impl Health {
         self.call_log_of(peer).is_some_and(CallLog::has_given_up)
     }
 
-    /// A peer has failed, and has told why: waits until that is here.
+    /// Waits for the cause of a peer that has failed and reported it.
     #[cold]
     fn hear_cause(&self, doubts: &mut MutexGuard<'_, Doubts>) {
         let until = Instant::now() + PATIENCE;
@@ -167,7 +168,7 @@ impl Health {
         })
     }
 
-    /// Looks at what can be seen of a peer. Gives the number from which on it must be asked, if that is below `before`.
+    /// Checks the calls of a peer that can be seen. Returns the number of the first call about which it must be asked.
     fn question(&self, doubts: &mut Doubts, peer: u32, before: u64) -> Result<Option<u64>, Clash> {
         match self.look(doubts, peer, &[])? {
             Progress::Gone => doubts.question(peer, before),
@@ -180,23 +181,24 @@ impl Health {
             Some(Path::Away(connection)) => connection.send_bytes(&Frame::ask(from), true),
             Some(Path::Here(there)) => match there.upgrade() {
                 Some(there) => self.told(peer, there.history(from), false),
-                // It has left, and its last word is here.
+                // It has left, and its last history has arrived.
                 None => self.doubts.lock().withdraw(peer),
             },
             None => {}
         }
     }
 
-    /// The calls of this rank that not all have made yet. About all others nobody is at odds with it.
+    /// The calls of this rank that not all ranks have made yet. Nobody disagrees with it about the others.
     pub(super) fn last_word(&self) -> History {
         let calls = self.doubts.lock().since(0).take(History::GOODBYE + 1).collect();
         History::new(self.call_log().begun(), calls, History::GOODBYE)
     }
 
-    /// What this rank remembers of its calls from this number on.
+    /// The calls from this number on that this rank remembers.
     pub(super) fn history(&self, from: u64) -> History {
         let until = self.call_log().begun();
-        // In this order: what is overwritten in the call log meanwhile is among the doubts by then, if it is in doubt.
+        // The order matters: a call that is overwritten in the call log meanwhile is among the doubts by then, if it is
+        // in doubt.
         let mut calls: Vec<_> = self.call_log().since(from).collect();
         calls.extend(self.doubts.lock().since(from).take(History::ANSWER + 1));
         History::new(until, calls, History::ANSWER)
@@ -216,7 +218,7 @@ impl Health {
     }
 }
 
-/// What a call log says of a call. A rank that lacks an own call before it has other numbers; then the place counts.
+/// The entry of a call log for a call. If a rank lacks a call before it, its numbers differ; then the place counts.
 fn read(call_log: &CallLog, doubt: &Doubt) -> Known {
     let place = CallId::of(&doubt.fingerprint);
     match call_log.entry(doubt.number) {

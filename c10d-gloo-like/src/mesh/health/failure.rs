@@ -1,4 +1,4 @@
-//! The group fails: the first cause wins, and is told to all peers before anybody here acts on it.
+//! The failure of a group: the first cause counts, and all peers are told before any thread here acts on it.
 
 use std::sync::atomic::Ordering;
 
@@ -12,19 +12,19 @@ use crate::mesh::revoke::Revoke;
 use crate::mesh::verdict::{self, Adopted};
 
 impl Health {
-    /// The group has failed: keeps the error unless there is an earlier cause, tells all peers, wakes who sleeps.
-    /// Gives the first cause. Never blocks.
+    /// Fails the group: keeps the error unless there is an earlier cause, tells all peers, and wakes sleeping threads.
+    /// Returns the first cause. It never blocks.
     pub(crate) fn fail(&self, error: Error) -> Error {
         self.fail_with(error, None)
     }
 
-    /// The same for what lies between the guilty ranks: all ranks name all of them, themselves included.
+    /// The same for an error between the guilty ranks: all ranks name all of them, themselves included.
     pub(crate) fn fail_between(&self, error: Error) -> Error {
         let revoke = Revoke { between: true, ..Revoke::of(self.rank, &error, None) };
         self.keep(error, revoke)
     }
 
-    /// The same for a disagreement that was found in a message of `rank`, which came with the call `theirs`.
+    /// The same for a disagreement that was found in a message of `rank` with the call `theirs`.
     pub(crate) fn mismatch(&self, rank: u32, mine: &Fingerprint, theirs: &Fingerprint) -> Error {
         let error = mismatch([rank], mine, theirs).unwrap_or_else(|| {
             Error::new(ErrorKind::Protocol, "a peer's call was taken for another one").guilty([rank])
@@ -37,20 +37,22 @@ impl Health {
         self.keep(error, revoke)
     }
 
-    /// Keeps the first cause and gives it. The first one is told to all peers, in the words of the rank that met it,
-    /// and only then becomes visible here: nobody leaves because of it, and is missed, before the peers know why.
+    /// Keeps the first cause and returns it. All peers are told of the first cause, in the words of the rank that met
+    /// it, and only then does it become visible here. So no rank leaves because of it, and is missed, before the peers
+    /// know why.
     fn keep(&self, error: Error, revoke: Revoke) -> Error {
         if let Some(cause) = self.cause() {
             return cause;
         }
-        // Whoever holds this and tells has set the cause before, so two ranks that tell each other wait for neither.
+        // The thread that holds this lock has set the cause before, so two ranks that tell each other do not wait for
+        // each other.
         let telling = self.telling.lock();
         let (cause, revoke) = {
             let mut state = self.state.lock();
             if let Some(cause) = &state.cause {
                 return cause.clone();
             }
-            // A disagreement that was heard of came before.
+            // A reported disagreement came before.
             let (mut error, revoke) = match state.dispute.take() {
                 Some(dispute) if !matches!(error.kind(), ErrorKind::Mismatch { .. }) => {
                     (verdict::third_party(self.rank, &dispute), *dispute)

@@ -1,17 +1,17 @@
-//! This rank leaves, or its program ends.
+//! Leaving the group, and the end of the program.
 
 use std::time::Duration;
 
 use super::{Health, Path};
 use crate::mesh::control::Frame;
 
-/// How long the end of the program may wait for a failure that is just being told.
+/// How long the end of the program may wait while a failure is being reported.
 const EXIT: Duration = Duration::from_millis(100);
 
 impl Health {
-    /// Tells all peers that this rank leaves in good order. They go on; what still needs this rank fails there.
+    /// Tells all peers that this rank leaves. They go on; calls that still need this rank fail there.
     pub(in crate::mesh) fn leave(&self) {
-        // For ranks that will make these calls later than this one is there to be asked.
+        // For ranks that make these calls when this rank cannot be asked any more.
         let history = self.last_word();
         if !history.calls.is_empty() {
             self.tell(&Frame::Told { last: true, history });

@@ -1,4 +1,4 @@
-//! What comes in by the control connections: what peers say, and how connections end.
+//! Handles the frames and the ends of control connections.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -21,7 +21,8 @@ impl Listener for Health {
             && revoke.by == self.rank
             && self.state.lock().cause.is_none()
         {
-            // A failure of this rank's own is known here before anybody hears of it. Who passes on a lie may believe it.
+            // This rank knows its own failure before anybody else does. A rank that passes on a false report may
+            // believe it.
             let liar = revoke.via.filter(|via| *via != self.rank).unwrap_or(from);
             return self.misspoke(liar, "it told of a failure in the name of a rank that has not reported any");
         }
@@ -43,7 +44,7 @@ impl Listener for Health {
             Frame::Ask { from: number } => {
                 let history = self.history(number);
                 if let Some(Path::Away(connection)) = self.path(from) {
-                    // Who waits for the answer reads it.
+                    // The rank that asked reads the answer.
                     connection.send_bytes(&Frame::Told { last: false, history }.to_bytes(), false);
                 }
             }
@@ -62,7 +63,7 @@ impl Listener for Health {
         self.fail(Error::new(ErrorKind::Protocol, what).guilty([peer]));
     }
 
-    /// After a goodbye that is in order.
+    /// An end after a goodbye is expected.
     fn hung_up(self: Arc<Self>, from: u32, how: &str, watched: bool) -> bool {
         let unsure = {
             let mut state = self.state.lock();
@@ -109,7 +110,7 @@ impl Listener for Health {
 }
 
 impl Health {
-    /// A peer is gone after what it said.
+    /// Records that a peer is gone after its goodbye.
     fn has_gone(&self, from: u32, left: Left) {
         if let Some(peer) = self.state.lock().peers.get_mut(from as usize) {
             peer.left.get_or_insert(left);

@@ -1,4 +1,4 @@
-//! Which peers are gone: all of them, also those that went after the group had failed.
+//! The peers that are gone, including those that went after the group had failed.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,8 +8,8 @@ use c10d_core::{Error, ErrorKind, Phase};
 use super::Health;
 use crate::mesh::watch;
 
-/// How long after a death others are looked for that died with it, so that the error names them all. Short beside what a
-/// system takes to end a process.
+/// How long after a death other deaths are awaited, so that the error names all ranks that died together. It is short
+/// compared to the time that a system takes to end a process.
 const TOGETHER: Duration = Duration::from_millis(20);
 
 impl Health {
@@ -19,7 +19,7 @@ impl Health {
         (0..).zip(&*state.peers).filter(|(_, p)| p.closed || p.left.is_some()).map(|(rank, _)| rank).collect()
     }
 
-    /// A peer has died: the group fails, a little later, of all who died together.
+    /// Handles the death of a peer: the group fails a little later, with all ranks that died together.
     pub(super) fn fail_of_deaths(self: &Arc<Self>, how: &str) {
         if self.failed() {
             return;
@@ -32,14 +32,14 @@ impl Health {
         });
     }
 
-    /// The group fails of those who died by now.
+    /// Fails the group because of all ranks that have died by now.
     pub(super) fn bury(&self, how: String) -> Error {
         let dead = self.state.lock().dead();
         self.fail(gone(dead, how))
     }
 
-    /// Of the ranks of a group that is being made, which are `lost` before: those that this rank has no connection to yet
-    /// will not come, and the group fails.
+    /// Handles ranks of a group that is being made and that were `lost` before: if this rank has no connection to one
+    /// of them yet, it will not come, and the group fails.
     pub(in crate::mesh) fn mourn(&self, lost: &[u32]) {
         if lost.iter().any(|rank| *rank != self.rank && self.path(*rank).is_none()) {
             self.fail(gone(lost.to_vec(), BEFORE.to_owned()).phase(Phase::Connect));
@@ -47,7 +47,7 @@ impl Health {
     }
 }
 
-/// How ranks are gone that another group has lost.
+/// The reason of deaths that the parent group knows.
 pub(in crate::mesh) const BEFORE: &str = "gone from the group that this one is made from";
 
 /// The error of ranks that are gone.

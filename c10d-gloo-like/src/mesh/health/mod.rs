@@ -1,7 +1,7 @@
 //! The health of one group on one rank: whether it has failed, why, and what the peers are doing.
 //!
-//! All threads of the backend share it. The first cause wins and is told to all peers at once; what they tell comes in
-//! by the watcher's thread, or directly from ranks of the same process.
+//! All threads of the backend share it. The first cause counts, and all peers are told at once. Their messages come
+//! through the watcher's thread, or directly from ranks of the same process.
 
 mod call_logs;
 mod calls;
@@ -41,7 +41,7 @@ use c10d_core::calls::Doubts;
 /// Something that wakes a thread which sleeps while it waits for peers.
 pub(crate) type Waker = Box<dyn Fn() + Send + Sync>;
 
-/// How a peer is told something.
+/// The path to a peer.
 pub(super) enum Path {
     /// It is a thread of this process.
     Here(Weak<Health>),
@@ -59,24 +59,24 @@ const LEFT: u8 = 4;
 pub(crate) struct Health {
     group: Arc<str>,
     rank: u32,
-    /// What happened, as bits: one load tells that all is well.
+    /// Events as bits: one load tells whether all is well.
     alarm: AtomicU8,
-    /// The call log, where none lies in shared memory.
+    /// The call log, if there is none in shared memory.
     own_call_log: CallLog,
     call_logs: OnceLock<CallLogs>,
-    /// The calls in which this rank heard of no peer. Held while nothing is told, and nothing fails.
+    /// The calls in which this rank heard from no peer. While it is locked, nothing is sent and nothing fails.
     doubts: Mutex<Doubts>,
-    /// A peer told of its calls.
+    /// Signalled when a peer reports its calls.
     answers: Condvar,
     paths: Box<[OnceLock<Path>]>,
     state: Mutex<HealthState>,
     news: Condvar,
     wakers: Mutex<Vec<Waker>>,
     queries: AtomicU32,
-    /// Held while a failure is told: no goodbye overtakes it.
+    /// Locked while a failure is sent, so that no goodbye overtakes it.
     telling: Mutex<()>,
     own: Own,
-    /// After how long a wait is spoken of.
+    /// The time after which a wait is reported.
     warn_after: Option<Duration>,
 }
 
@@ -103,21 +103,22 @@ impl Health {
         })
     }
 
-    /// Says how to reach a peer. Once for each.
+    /// Sets the path to a peer. It is called once for each.
     pub(super) fn reach(&self, peer: u32, path: Path) {
         if let Some(slot) = self.paths.get(peer as usize) {
             let _ = slot.set(path);
         }
     }
 
-    /// Says that the bytes of this peer come over TCP.
+    /// Records that the bytes of this peer come over TCP.
     pub(super) fn uses_tcp(&self, peer: u32) {
         if let Some(peer) = self.state.lock().peers.get_mut(peer as usize) {
             peer.tcp = true;
         }
     }
 
-    /// Has `wake` called at every event that a sleeping thread may have to know of: a failure, or a peer that left.
+    /// Registers `wake`, which is called at every event that a sleeping thread may have to know: a failure, or a peer
+    /// that left.
     pub(crate) fn on_news(&self, wake: Waker) {
         let mut wakers = self.wakers.lock();
         wakers.push(wake);
@@ -140,7 +141,7 @@ impl Health {
         state.cause.as_ref().map(|cause| state.with_all_dead(cause.clone()))
     }
 
-    /// The cause, or nothing: for loops that wait.
+    /// Returns the cause as an error if the group has failed, for waiting loops.
     #[inline]
     pub(crate) fn check(&self) -> Result {
         if self.failed() { Err(self.failure()) } else { Ok(()) }
@@ -157,7 +158,7 @@ impl Health {
         self.alarm.load(Ordering::Acquire) & DISPUTED != 0
     }
 
-    /// Says with whom memory is shared. Once, before the first call.
+    /// Sets the peers that share memory with this rank. It is called once, before the first call.
     pub(super) fn shares(&self, own: Option<Arc<Segment>>, peers: Box<[Option<Arc<Segment>>]>) {
         let _ = self.call_logs.set(CallLogs::new(own, peers));
     }
@@ -168,12 +169,12 @@ impl Health {
         self.call_logs.get().and_then(CallLogs::own).unwrap_or(&self.own_call_log)
     }
 
-    /// A peer's, if it shares memory with this rank.
+    /// A peer's call log, if it shares memory with this rank.
     fn call_log_of(&self, peer: u32) -> Option<&CallLog> {
         self.call_logs.get()?.of(peer)
     }
 
-    /// The own call at a place, if it is still remembered.
+    /// This rank's call at a place, if it is still remembered.
     pub(crate) fn called(&self, place: CallId) -> Option<Fingerprint> {
         self.call_log().find(place).or_else(|| self.doubts.lock().find(place))
     }
@@ -182,7 +183,7 @@ impl Health {
         self.paths.get(peer as usize)?.get()
     }
 
-    /// Tells one rank something.
+    /// Sends a frame to one rank.
     fn say(&self, to: u32, frame: &Frame) {
         match self.path(to) {
             Some(Path::Away(connection)) => connection.send_bytes(&frame.to_bytes(), true),
@@ -195,7 +196,7 @@ impl Health {
         }
     }
 
-    /// Tells all ranks something.
+    /// Sends a frame to all ranks.
     fn tell(&self, frame: &Frame) {
         let bytes = frame.to_bytes();
         for path in &self.paths {

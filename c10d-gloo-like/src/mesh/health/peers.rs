@@ -1,4 +1,4 @@
-//! What is known of the peers, and of the failure.
+//! The state of the peers and of the failure.
 
 use std::time::{Duration, Instant};
 
@@ -9,34 +9,34 @@ use crate::mesh::revoke::Revoke;
 use crate::mesh::verdict;
 use c10d_core::calls::CallId;
 
-/// How long after a goodbye bytes, or the cause of a failure, may still be on their way: they come by another connection.
+/// How long after a goodbye data, or the cause of a failure, may still be coming, since they use another connection.
 pub(super) const UNDERWAY: Duration = Duration::from_secs(1);
 
-/// What happened to the group so far, as far as this rank knows.
+/// The state of the group, as far as this rank knows it.
 pub(super) struct HealthState {
     pub(super) cause: Option<Error>,
     pub(super) dispute: Option<Box<Revoke>>,
     pub(super) peers: Box<[Peer]>,
 }
 
-/// What is known of one peer.
+/// The state of one peer.
 #[derive(Clone, Default)]
 pub(super) struct Peer {
-    /// It said goodbye.
+    /// Its goodbye, if it said one.
     pub(super) left: Option<Left>,
-    /// Its bytes come over TCP.
+    /// Whether its bytes come over TCP.
     pub(super) tcp: bool,
-    /// The connection is gone.
+    /// Whether the connection is gone.
     pub(super) closed: bool,
-    /// When it said something last.
+    /// The time of its last message.
     pub(super) heard: Option<Instant>,
     /// Its answer to this query.
     pub(super) answer: Option<(u32, Doing)>,
-    /// Questions that it has not answered.
+    /// The number of questions that it has not answered.
     pub(super) unanswered: u32,
-    /// The connection ended like this, and it is not known whether the peer has ended, too.
+    /// How the connection ended, if it is not known whether the peer has ended, too.
     pub(super) unsure: Option<String>,
-    /// Ranks that want to know whether it answers, each with the question that it was asked for them.
+    /// The ranks that want to know whether it answers, each with the question that it was asked for them.
     pub(super) askers: Vec<(u32, u32)>,
 }
 
@@ -46,21 +46,21 @@ pub(super) struct Left {
     /// The last call before it.
     pub(super) last: Option<CallId>,
     pub(super) at: Instant,
-    /// It was said because the group has failed; the cause comes by another connection, perhaps later.
+    /// Whether it was said because the group has failed. The cause comes by another connection, perhaps later.
     pub(super) failed: bool,
-    /// It was said by the end of the program, which did not leave the group.
+    /// Whether the end of the program said it, without leaving the group.
     pub(super) exited: bool,
 }
 
 impl Left {
-    /// How the peer is gone.
+    /// Why the peer is gone, as a text.
     pub(super) fn text(&self) -> String {
         verdict::left_text(self.last, self.exited)
     }
 }
 
 impl Peer {
-    /// The goodbye of a peer of which no more bytes will come, since none came for this long.
+    /// The goodbye of a peer from which no more bytes will come, since none came for `quiet`.
     pub(super) fn gone(&self, quiet: Duration) -> Option<Left> {
         let soon = self.tcp || self.left.is_some_and(|l| l.failed);
         let still = !self.tcp || quiet >= UNDERWAY;
@@ -74,7 +74,7 @@ impl HealthState {
         (0..).zip(&*self.peers).filter(|(_, p)| p.closed && p.left.is_none()).map(|(rank, _)| rank).collect()
     }
 
-    /// Where a death is the cause: the same with all who are known to be dead.
+    /// If a death is the cause, adds all ranks that are known to be dead.
     pub(super) fn with_all_dead(&self, error: Error) -> Error {
         match error.kind() {
             ErrorKind::PeerDead { .. } => {

@@ -1,4 +1,4 @@
-//! What the peers are doing: asked where a call takes longer than usual, and when its deadline has passed.
+//! Queries to peers about what they are doing, when a call takes longer than usual or its deadline has passed.
 
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -15,31 +15,33 @@ use crate::mesh::doing::{Doing, Refused, Wait, is_p2p};
 use crate::mesh::verdict;
 use c10d_core::calls::CallId;
 
-/// How long, past a deadline, peers have to say what they are doing. Live ones do within a millisecond, on busy machines
-/// within some ten.
+/// How long after a deadline peers have to answer. Live ones answer within a millisecond, on busy machines within tens
+/// of milliseconds.
 const ANSWER: Duration = Duration::from_millis(80);
-/// How many questions a peer may owe an answer. Live ones answer at once. One that is stopped for long must not have its
-/// receive buffer filled with questions: the kernel would take the full buffer for silence of the host and end the
-/// connection, and a stopped peer is not dead. Beside questions, a connection carries a handful of frames in its life.
+/// The largest number of unanswered questions to a peer. Live peers answer at once. Questions must not fill the receive
+/// buffer of a peer that is stopped for long: the kernel would take the full buffer for silence of the host and end the
+/// connection, although a stopped peer is not dead. Besides questions, a connection carries only a few frames in its
+/// life.
 const UNANSWERED: u32 = 8;
 
 impl Health {
-    /// Has `messages` asked, by any thread, what they wait for. Once. It must not wait itself.
+    /// Registers `messages`, which any thread may call to learn for which ranks messages wait. It is called once.
+    /// `messages` must not wait.
     pub(crate) fn ask_messages(&self, messages: Messages) {
         let _ = self.own.messages.set(messages);
     }
 
-    /// The collective does not go on, for want of these ranks.
+    /// Records that the collective waits for these ranks.
     pub(crate) fn waits(&self, fingerprint: &Fingerprint, on: Vec<u32>) {
         *self.own.waits.lock() = Some((CallId::of(fingerprint), Wait::of(fingerprint, on)));
     }
 
-    /// The collective goes on after all.
+    /// Records that the collective goes on.
     pub(crate) fn moves(&self) {
         *self.own.waits.lock() = None;
     }
 
-    /// A call was refused on this rank before anything of it was sent.
+    /// Records that a call was rejected on this rank before anything was sent.
     pub(crate) fn refused(&self, op: OpKind, error: &Error) {
         let calls = self.calls(self.messages().map_or(0, |(_, calls)| calls));
         *self.own.refused.lock() = Some((Refused::new(op, error), calls));
@@ -72,8 +74,8 @@ impl Health {
         Doing { position, waits, refused }
     }
 
-    /// The call waits longer than usual: asks all peers what they called at this place. If one called something else,
-    /// the group fails when its answer is in. Two ranks that wait for different things find out this way.
+    /// Asks all peers for their call at this place, for a call that waits longer than usual. If a peer made another
+    /// call, the group fails when its answer arrives. Two ranks that wait in different calls find this out in this way.
     pub(crate) fn stalled(&self, fingerprint: &Fingerprint) {
         self.settle();
         if !self.failed() && !is_p2p(fingerprint) {
@@ -81,13 +83,13 @@ impl Health {
         }
     }
 
-    /// The deadline of a collective has passed, which waits for these ranks: as [`Health::timed_out`].
+    /// Handles the passed deadline of a collective that waits for these ranks, like [`Health::timed_out`].
     pub(crate) fn timeout(&self, fingerprint: &Fingerprint, waiting_for: &[u32]) -> Error {
         self.timed_out(fingerprint, &Wait::of(fingerprint, waiting_for.to_vec()))
     }
 
-    /// The deadline has passed: finds out within 80 ms who is at fault, and fails the group. Of a point-to-point call,
-    /// only the ranks for which it waits can be, and those for which these wait.
+    /// Handles a passed deadline: finds out within 80 ms which rank is at fault, and fails the group. For a
+    /// point-to-point call only the ranks for which it waits can be at fault, and those for which these wait.
     pub(crate) fn timed_out(&self, fingerprint: &Fingerprint, mine: &Wait) -> Error {
         self.settle();
         if self.failed() {
@@ -106,8 +108,8 @@ impl Health {
         if blame.between { self.fail_between(error) } else { self.fail(error) }
     }
 
-    /// This rank leaves and its time is over: who is waited for. In a collective that is in flight, asks who is missing in
-    /// it; else it is `waiting_for`. Does not fail the group.
+    /// The error of a rank that leaves and whose time is over: the ranks for which it waits. In a collective that is in
+    /// flight, it asks which ranks are missing; otherwise they are `waiting_for`. It does not fail the group.
     pub(crate) fn overdue(&self, what: &str, collective: bool, waiting_for: &[u32]) -> Error {
         if let Some(cause) = self.cause() {
             return cause;
@@ -130,13 +132,13 @@ impl Health {
         Error::new(ErrorKind::Timeout, format!("{what}{sep}{who}")).guilty(guilty).phase(Phase::Complete)
     }
 
-    /// Asks all peers where they are, and waits for their answers, but not for long.
+    /// Asks all peers for their positions, and waits briefly for their answers.
     pub(super) fn answers(&self, place: Option<CallId>) -> Vec<Answer> {
         self.collect(self.ask(place.unwrap_or(CallId { seq: 0, step: 0 })))
     }
 
-    /// A message waits longer than usual: hears from all peers, unless it has done so just now. What they say is followed
-    /// where one of them answers late when the time is over.
+    /// Asks all peers, for a message that waits longer than usual, unless it has done so just now. If a peer answers
+    /// late when the deadline comes, its earlier answer is used.
     pub(crate) fn look_around(&self) {
         const EVERY: Duration = Duration::from_millis(200);
         let now = Instant::now();
@@ -153,7 +155,7 @@ impl Health {
         }
     }
 
-    /// Asks all peers where they are. Those in this process need not be waited for.
+    /// Asks all peers for their positions. Peers in this process answer at once.
     fn ask(&self, place: CallId) -> u32 {
         let id = self.queries.fetch_add(1, Ordering::Relaxed);
         let query = Frame::Query { id, place }.to_bytes();
@@ -173,7 +175,7 @@ impl Health {
         id
     }
 
-    /// Counts a question to a peer of another process, unless it owes too many answers.
+    /// Counts a question to a peer of another process. `false` if it owes too many answers.
     fn may_ask(&self, rank: u32) -> bool {
         let mut state = self.state.lock();
         let peer = state.peers.get_mut(rank as usize);
@@ -184,7 +186,7 @@ impl Health {
         })
     }
 
-    /// An answer has come.
+    /// Handles an answer.
     pub(super) fn answered(&self, from: u32, id: u32, doing: Doing) {
         if let Some(peer) = self.state.lock().peers.get_mut(from as usize) {
             peer.unanswered = peer.unanswered.saturating_sub(1);
@@ -194,7 +196,7 @@ impl Health {
         self.news.notify_all();
     }
 
-    /// What a peer called at a place: another call than ours fails the group.
+    /// Compares a peer's call at a place with this rank's; a difference fails the group.
     pub(super) fn compare(&self, rank: u32, place: CallId, theirs: Option<Fingerprint>) {
         if let Some(theirs) = theirs
             && let Some(mine) = self.called(place)
@@ -204,7 +206,7 @@ impl Health {
         }
     }
 
-    /// Waits for the answers to this query, but not for long.
+    /// Waits briefly for the answers to this query.
     fn collect(&self, id: u32) -> Vec<Answer> {
         let until = Instant::now() + ANSWER;
         let mut state = self.state.lock();

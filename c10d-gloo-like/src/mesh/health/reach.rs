@@ -1,8 +1,8 @@
-//! A connection ended without a goodbye: has the peer ended, or only the connection?
+//! Decides, when a connection ended without a goodbye, whether the peer has ended or only the connection.
 //!
-//! The others are asked, since a process that ends takes all its connections along, and where the peer's process is watched
-//! that tells, too. If a peer turns out to be alive, the connection is what broke: that lies between the two ranks, and is
-//! said so on all.
+//! The other ranks are asked, since all connections of a process end with it. If the peer's process is watched, that
+//! tells, too. If a peer turns out to be alive, only the connection broke. Then the error is between the two ranks, and
+//! all ranks name both.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -15,8 +15,8 @@ use super::{Health, Path, dead};
 use crate::mesh::control::Frame;
 use c10d_core::calls::CallId;
 
-/// How long a broken data connection waits for the control connection to say why, or to break too, as it does when the
-/// peer has died.
+/// How long the handling of a broken data connection waits for the control connection to tell why, or to break, too, as
+/// it does when the peer has died.
 const REASON: Duration = Duration::from_millis(400);
 
 impl Health {
@@ -37,7 +37,7 @@ impl Health {
         }
     }
 
-    /// Asks all others whether they reach this peer. `false`: there are none.
+    /// Asks all others whether they reach this peer. `false`: there are no others.
     pub(super) fn ask_for(&self, of: u32) -> bool {
         let others: Vec<u32> = {
             let state = self.state.lock();
@@ -48,7 +48,7 @@ impl Health {
         !others.is_empty()
     }
 
-    /// Somebody wants to know whether this rank reaches another one.
+    /// Handles the question of a rank whether this rank reaches another one.
     pub(super) fn reach_for(&self, asker: u32, of: u32) {
         let here = matches!(self.path(of), Some(Path::Here(peer)) if peer.strong_count() > 0);
         let id = self.queries.fetch_add(1, Ordering::Relaxed);
@@ -58,7 +58,7 @@ impl Health {
             let gone = peer.left.is_some() || peer.closed;
             if !gone && !here {
                 if peer.askers.iter().any(|(other, _)| *other == asker) {
-                    // The question is asked for it already.
+                    // The question was asked already.
                     return;
                 }
                 peer.askers.push((asker, id));
@@ -72,7 +72,7 @@ impl Health {
         }
     }
 
-    /// Tells who asked for a peer: it has answered this question, or its connection has ended.
+    /// Answers the ranks that asked about a peer: it has answered this question, or its connection has ended.
     pub(super) fn tell_askers(&self, of: u32, answered: Option<u32>) {
         let told: Vec<u32> = {
             let mut state = self.state.lock();
@@ -85,7 +85,7 @@ impl Health {
         told.into_iter().for_each(|asker| self.say(asker, &Frame::Reached { of, alive: answered.is_some() }));
     }
 
-    /// A peer whose connection has ended turns out to be alive, or not.
+    /// Handles the decision whether a peer whose connection has ended is alive.
     pub(super) fn decide(self: &Arc<Self>, peer: u32, alive: bool) {
         let how = self.state.lock().peers.get_mut(peer as usize).and_then(|peer| peer.unsure.take());
         match how {
@@ -95,7 +95,7 @@ impl Health {
         }
     }
 
-    /// The connection to a living peer broke.
+    /// The error of a broken connection to a living peer.
     fn broken(&self, peer: u32, how: &str) -> Error {
         let (a, b) = (self.rank.min(peer), self.rank.max(peer));
         let broke = match how {
@@ -106,8 +106,8 @@ impl Health {
         self.fail_between(Error::new(ErrorKind::PeerDead { how }, "").guilty([a, b]).phase(Phase::Transfer))
     }
 
-    /// A peer's data connection broke. Waits a moment for the control connection to say why, or for the peer to show that
-    /// it lives.
+    /// Handles a peer's broken data connection. It waits briefly for the control connection to tell why, or for the
+    /// peer to show that it is alive.
     pub(crate) fn lost(&self, rank: u32, how: &str) -> Error {
         let start = Instant::now();
         let id = self.queries.fetch_add(1, Ordering::Relaxed);
@@ -123,7 +123,7 @@ impl Health {
                 && !peer.closed
                 && peer.answer.as_ref().is_some_and(|(at, _)| at.wrapping_sub(id) as i32 >= 0);
             let wait = match peer.left {
-                // One that closed its end in order may be about to say goodbye.
+                // A peer that closed its end may be about to say goodbye.
                 _ if alive && how != "connection closed" => break,
                 Some(left) if !left.failed => break,
                 Some(_) => UNDERWAY,

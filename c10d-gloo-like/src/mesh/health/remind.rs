@@ -1,4 +1,4 @@
-//! An op that waits for long says so, and for whom.
+//! Reports of ops that wait long, with the ranks for which they wait.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,12 +13,12 @@ use crate::mesh::verdict;
 use c10d_core::calls::CallId;
 
 impl Health {
-    /// After how long a wait is to be spoken of.
+    /// The time after which a wait is reported.
     pub(crate) fn warn_after(&self) -> Option<Duration> {
         self.warn_after
     }
 
-    /// Says that a collective has waited so long for these ranks.
+    /// Reports that a collective has waited this long for these ranks.
     #[cold]
     pub(crate) fn speak_of(
         self: &Arc<Self>,
@@ -30,7 +30,7 @@ impl Health {
         self.speak(Wait::of(fingerprint, on), Some(CallId::of(fingerprint)), 0, lasted, deadline);
     }
 
-    /// Says that a message has waited so long, and how many others have.
+    /// Reports that a message has waited this long, and how many others have.
     #[cold]
     pub(crate) fn speak_of_message(self: &Arc<Self>, wait: Wait, others: usize, lasted: Duration, deadline: Instant) {
         self.speak(wait, None, others, lasted, deadline);
@@ -48,13 +48,13 @@ impl Health {
         });
     }
 
-    /// Whom what is in flight waits for, in words. Takes up to 80 ms.
+    /// The ranks for which the calls in flight wait, in words. It takes up to 80 ms.
     pub(crate) fn waits_for(&self) -> String {
         let doing = self.doing();
         match doing.blocked().or(doing.waits.first()) {
             Some(wait) => self.whom(wait, doing.position.last.filter(|_| !wait.is_message())),
             None => {
-                // A library beside this one waits, perhaps for a rank that does not answer.
+                // Another library waits, perhaps for a rank that does not answer.
                 let answers = self.answers(doing.position.last);
                 let silent = |(rank, answer): (u32, &Answer)| match answer {
                     Answer::Silent { .. } | Answer::Left { .. } if rank != self.rank => {
