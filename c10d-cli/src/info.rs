@@ -1,4 +1,4 @@
-//! `c10d info`: what is registered.
+//! `c10d info`: shows the registrations.
 
 use std::collections::BTreeSet;
 use std::io::{self, Write};
@@ -75,7 +75,7 @@ fn libraries() -> Vec<Library> {
     ]
 }
 
-/// A reader that has seen enough is served as well as one that reads to the end.
+/// Prints the registrations. A reader that closes the pipe early is not an error.
 pub(crate) fn info(args: &Args) -> Outcome {
     shown(args).or_else(|e| match e.downcast_ref::<io::Error>() {
         Some(broken) if broken.kind() == io::ErrorKind::BrokenPipe => Ok(ExitCode::SUCCESS),
@@ -84,7 +84,7 @@ pub(crate) fn info(args: &Args) -> Outcome {
 }
 
 fn shown(args: &Args) -> Outcome {
-    // What the variables ask for; nothing, unless they are set.
+    // The plugins that the variables ask for; none unless they are set.
     #[cfg(feature = "plugins")]
     let report = c10d::plugins::search()?.environment().load();
     #[cfg(feature = "plugins")]
@@ -173,7 +173,7 @@ fn print(rows: &[TableRow], backends: &[Backend], libraries: &[Library]) -> io::
     Ok(())
 }
 
-/// Why something is missing, with the key if that is not said.
+/// Why a kernel or backend is missing, with the key if the text lacks it.
 fn reason(row: &TableRow) -> Option<String> {
     let why = row.why.as_ref()?;
     Some(if why.contains(row.key.name()) { why.clone() } else { format!("{}: {why}", row.key) })

@@ -34,16 +34,16 @@ enum Command {
     #[cfg(feature = "plugins")]
     #[command(name = plugins::LOAD_VERB, hide = true)]
     PluginsLoad(plugins::File),
-    /// The process in which `plugins test` runs the suite on one file; and each of its ranks.
+    /// The process in which `plugins test` runs the suite on one file, and each of its ranks.
     #[cfg(feature = "plugins")]
     #[command(name = plugins::SUITE_VERB, hide = true)]
     PluginsSuite(plugins::File),
 }
 
-/// What a command comes to: an exit code, or an error for people.
+/// The result of a command: an exit code, or an error to print.
 type Outcome = Result<ExitCode, Box<dyn std::error::Error>>;
 
-/// Arguments that make no sense together, or here.
+/// An error of arguments that contradict each other or do not fit here.
 #[derive(Debug)]
 struct Bad(String);
 
@@ -61,9 +61,9 @@ impl fmt::Display for Bad {
 
 impl std::error::Error for Bad {}
 
-/// As clap ends for an argument that makes no sense by itself.
+/// The exit code for bad arguments, which clap uses, too.
 const BAD_ARGUMENT: u8 = 2;
-/// As SIGPIPE ends a program whose output nobody reads any more.
+/// The exit code if nobody reads the output any more, as after SIGPIPE.
 const READER_GONE: u8 = 128 + 13;
 
 fn main() -> ExitCode {
@@ -83,7 +83,7 @@ fn main() -> ExitCode {
         Command::PerfRank(args) => ("perf", perf::perf_rank(args)),
     };
     outcome.unwrap_or_else(|e| {
-        // Who does not read on is not told that, either.
+        // If nobody reads the output, no error is printed.
         if e.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe) {
             return ExitCode::from(READER_GONE);
         }
@@ -97,13 +97,13 @@ fn main() -> ExitCode {
     })
 }
 
-/// `C10D_LOG=info` and the like shows what the libraries have to tell.
+/// Prints the log messages of the libraries if `C10D_LOG` is set.
 fn log() {
     let level = std::env::var("C10D_LOG").ok().and_then(|l| l.trim().parse().ok()).unwrap_or(LevelFilter::OFF);
     tracing_subscriber::fmt().with_writer(std::io::stderr).with_max_level(level).init();
 }
 
-/// An exit code as the system has them.
+/// Converts a number to an exit code.
 fn exit_code(code: i32) -> ExitCode {
     u8::try_from(code).map_or(ExitCode::FAILURE, ExitCode::from)
 }

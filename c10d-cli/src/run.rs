@@ -10,46 +10,47 @@ use clap::ValueEnum;
 use crate::say::{plain, say};
 use crate::{Bad, Outcome, exit_code};
 
-/// How `timeout` ends, too, when time is up.
+/// The exit code at the time limit, as of the program `timeout`.
 const TIME_IS_UP: i32 = 124;
 
 /// Run a program as N ranks, with torchrun's variables and a store.
 ///
-/// Output is prefixed by rank. The first rank that fails ends the others, and its exit code is this program's: 128 + signal
-/// where a signal killed it or one was passed on, 124 at the time limit, 141 where nobody reads the output any more.
+/// Output lines are prefixed by rank. The first rank that fails ends the others, and its exit code is the exit code of
+/// this program: 128 + signal if a signal killed it or was passed on. It is 124 at the time limit, and 141 if nobody
+/// reads the output any more.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Ranks on this host.
     #[arg(short = 'n', value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(launch::MOST_RANKS)))]
     ranks: u32,
-    /// Hosts; `c10d run` is started on each of them.
+    /// Number of hosts; start `c10d run` on each of them.
     #[arg(long, value_name = "M", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=i64::from(launch::MOST_HOSTS)))]
     nnodes: u32,
-    /// Which host this is, 0 to M - 1.
+    /// The number of this host, 0 to M - 1.
     #[arg(long, value_name = "R", default_value_t = 0)]
     node_rank: u32,
-    /// Where host 0 serves the store; needed with several hosts.
+    /// The address at which host 0 serves the store; required with several hosts.
     #[arg(long, value_name = "HOST:PORT")]
     rdzv: Option<String>,
-    /// How long the launchers of several hosts look for each other.
+    /// How long the launchers of several hosts wait for each other.
     #[arg(long, value_name = "SECONDS", default_value = "300", value_parser = seconds, allow_negative_numbers = true)]
     join_timeout: Duration,
-    /// A failing rank does not end the others.
+    /// Let the other ranks go on when a rank fails.
     #[arg(long)]
     keep_going: bool,
-    /// Which ranks must end well. Others than `all` imply --keep-going.
+    /// Which ranks must succeed. Values other than `all` imply --keep-going.
     #[arg(long, value_enum, value_name = "WHICH", default_value_t = Success::All)]
     success: Success,
     /// Time between the signal that ends the ranks and SIGKILL.
     #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = seconds, allow_negative_numbers = true)]
     grace: Duration,
-    /// Time for the whole job, after which the ranks are ended.
+    /// Time limit of the whole job, after which the ranks are ended.
     #[arg(long, value_name = "SECONDS", value_parser = seconds, allow_negative_numbers = true)]
     timeout: Option<Duration>,
-    /// A variable for every rank; as often as needed.
+    /// An environment variable for every rank; may be repeated.
     #[arg(long, value_name = "NAME=VALUE", value_parser = variable)]
     env: Vec<(OsString, OsString)>,
-    /// Which ranks get standard input.
+    /// The ranks that get standard input.
     #[arg(long, value_enum, value_name = "WHICH", default_value_t = Stdin::Rank0)]
     stdin: Stdin,
     /// The program and its arguments.
@@ -71,7 +72,7 @@ enum Success {
 enum Stdin {
     /// Rank 0.
     Rank0,
-    /// All ranks of this host, each the whole of it; as fast as the slowest reads.
+    /// All ranks of this host; each gets all of it. The slowest reader sets the speed.
     All,
     /// None.
     None,
@@ -128,7 +129,7 @@ pub(crate) fn run(args: &Args) -> Outcome {
     }
 }
 
-/// Why it ended as it did.
+/// Prints why the job ended as it did.
 fn tell(report: &JobReport) {
     if let Some(failure) = &report.failure {
         let all = report.exit_code() == 0;
@@ -148,7 +149,7 @@ fn tell(report: &JobReport) {
     }
 }
 
-/// Most seconds of any option: a year.
+/// The largest number of seconds of any option: a year.
 const YEAR: f64 = 365.0 * 24.0 * 3600.0;
 
 fn seconds(text: &str) -> Result<Duration, String> {

@@ -1,14 +1,14 @@
-//! What this program says on standard error. Nobody needs to listen: that changes nothing about how it ends.
+//! Messages on standard error. If nobody reads them, that does not change how the program ends.
 
 use std::fmt::Display;
 use std::io::Write;
 use std::sync::mpsc::sync_channel;
 use std::time::Duration;
 
-/// How long a full pipe that nobody empties may hold up the end of this program.
+/// How long a full pipe that nobody reads may delay the end of this program.
 const PATIENCE: Duration = Duration::from_millis(500);
 
-/// Writes a line, if somebody takes it.
+/// Writes a line, if somebody reads it.
 pub(crate) fn say(line: impl Display) {
     let line = format!("{line}\n");
     let (written, wait) = sync_channel(1);
@@ -21,7 +21,7 @@ pub(crate) fn say(line: impl Display) {
     }
 }
 
-/// Text from elsewhere for a terminal: no control characters, and no more than a few lines of it.
+/// Foreign text, safe to show on a terminal: without control characters, and at most a few lines.
 pub(crate) fn plain(text: &str) -> String {
     const MOST: usize = 2000;
     let mut out: String = text

@@ -11,19 +11,19 @@ use signal_hook::iterator::Signals;
 
 use crate::Outcome;
 
-/// Serve a TCPStore that PyTorch's clients and ours can use, until SIGINT or SIGTERM.
+/// Serve a TCPStore, for PyTorch's clients and ours, until SIGINT or SIGTERM.
 ///
 /// Prints the address when it listens.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Where to listen; port 0 takes a free one.
+    /// The address to listen at; port 0 means any free port.
     #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:29500")]
     bind: String,
 }
 
 pub(crate) fn store(args: &Args) -> Outcome {
     let addr = address(&args.bind)?;
-    // Before the address is printed: whoever reads it may send a signal at once.
+    // This comes before the address is printed, since a reader of it may send a signal at once.
     let mut signals = Signals::new([SIGINT, SIGTERM])?;
     let server = TcpStoreServer::bind(addr, ServerOptions::default())?;
     let mut out = std::io::stdout().lock();

@@ -16,30 +16,30 @@ use super::point::SparsePoint;
 
 /// Time every collective over real ranks, and check every result.
 ///
-/// Times are of the slowest rank, in batches of back-to-back ops behind a barrier; bandwidths are those of nccl-tests. The
-/// size is that of the larger of a call's two sides on a rank.
+/// Times are those of the slowest rank, in batches of back-to-back ops behind a barrier. Bandwidths are computed as in
+/// nccl-tests. The size is that of the larger side of a call on a rank.
 #[derive(clap::Args, Clone, Debug)]
 pub(crate) struct Args {
-    /// How many ranks; 2 unless said. In a job that is there, the job's.
+    /// How many ranks; 2 unless set. Inside a job, the number of the job's ranks.
     #[arg(short = 'n', long = "ranks", value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(MOST_RANKS)))]
     pub(super) ranks: Option<u32>,
-    /// Start ranks, even if this process is one of a job that is there.
+    /// Start ranks, even if this process is a rank of a job.
     #[arg(long)]
     pub(super) alone: bool,
     /// `all`, or ops separated by commas.
     #[arg(long, value_name = "all|LIST", default_value = "all", value_parser = parse_ops)]
     ops: Ops,
-    /// Sizes separated by commas (`8,64K,1M`), or a range that is doubled (`8:64M`; `8:64M:4` is quadrupled).
-    /// Whole elements, at most 16G. Unless said: 8 (or one element), 8K, 1M and 16M.
+    /// Sizes separated by commas (`8,64K,1M`), or a range in which sizes double (`8:64M`) or grow by a factor
+    /// (`8:64M:4`). A size is a whole number of elements, at most 16G. Default: 8 (or one element), 8K, 1M and 16M.
     #[arg(long, value_name = "SIZES", value_parser = parse_sizes)]
     bytes: Option<Sizes>,
-    /// Of `all_reduce_sparse`: entries of each rank, separated by commas. There are ten times as many places.
+    /// For `all_reduce_sparse`: entries of each rank, separated by commas. The tensor has room for ten times as many.
     #[arg(long, value_name = "LIST", default_value = "1K,100K", value_parser = parse_counts)]
     nnz: Sizes,
-    /// Of `all_reduce_sparse`: elements of an entry.
+    /// For `all_reduce_sparse`: elements of an entry.
     #[arg(long, value_name = "LIST", default_value = "1", value_parser = parse_counts)]
     row: Sizes,
-    /// Of `all_reduce_sparse`: which share of the entries all ranks have in common, in percent.
+    /// For `all_reduce_sparse`: the share of the entries that all ranks have in common, in percent.
     #[arg(long, value_name = "LIST", default_value = "50", value_parser = parse_shares)]
     overlap: Sizes,
     /// Element type.
@@ -48,10 +48,10 @@ pub(crate) struct Args {
     /// Reduce operation.
     #[arg(long, default_value = "sum", value_parser = parse_reduce)]
     pub(super) reduce: ReduceOp,
-    /// Which backend, as a map (`cpu:mpi`); unless said, the one that a group takes by itself.
+    /// The backend, as a map (`cpu:mpi`). Default: the backend that a group chooses by itself.
     #[arg(long, value_name = "MAP")]
     pub(super) backend: Option<String>,
-    /// What connects the ranks.
+    /// The transport between the ranks.
     #[arg(long, value_enum, default_value_t = Transport::Auto)]
     pub(super) transport: Transport,
     /// What a rank is.
@@ -63,14 +63,14 @@ pub(crate) struct Args {
     /// Bind rank r to core r mod cores.
     #[arg(long)]
     pub(super) pin: bool,
-    /// Exactly so many timed iterations per point, without calibration and whatever they take.
+    /// Run exactly this many timed iterations per point, without calibration and however long they take.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     iters: Option<u64>,
-    /// Time for all batches of a point together.
+    /// The time for all batches of a point together, in milliseconds.
     #[arg(long, value_name = "MS", default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..=A_DAY_MS))]
     budget_ms: u64,
-    /// Time gloo-like's algorithms against each other, and write to FILE up to how many bytes each is the fastest; a FILE
-    /// that is there keeps its rules for other worlds and fabrics. `C10D_TUNING=FILE` then has groups choose so.
+    /// Compare gloo-like's algorithms, and write to FILE which is the fastest up to how many bytes. An existing FILE
+    /// keeps its rules for other worlds and fabrics. With `C10D_TUNING=FILE`, groups choose by it.
     #[cfg(feature = "gloo-like")]
     #[arg(long, value_name = "FILE")]
     pub(super) tune: Option<PathBuf>,
@@ -79,7 +79,7 @@ pub(crate) struct Args {
     pub(super) format: Format,
 }
 
-/// What connects the ranks.
+/// The transport between the ranks.
 #[derive(ValueEnum, Clone, Copy, Debug)]
 pub(super) enum Transport {
     /// What suits each pair.
@@ -110,11 +110,11 @@ pub(super) enum Format {
     Json,
 }
 
-/// Longest time for a point.
+/// The longest time for a point.
 const A_DAY_MS: u64 = 24 * 3600 * 1000;
-/// Largest nominal size.
+/// The largest size.
 const MOST_BYTES: usize = 16 << 30;
-/// Largest number of entries, or of elements of one.
+/// The largest number of entries, or of elements of an entry.
 const MOST_ENTRIES: usize = 1_000_000_000;
 
 #[derive(Clone, Debug)]
@@ -128,7 +128,7 @@ struct Ops {
 struct Sizes(Vec<usize>);
 
 impl Args {
-    /// The ops to time; an op that was named and can not be timed is an error.
+    /// The ops to time. It is an error if a named op cannot be timed.
     pub(super) fn ops(&self) -> Result<Vec<PerfOp>, String> {
         let mut ops = Vec::new();
         for op in &self.ops.list {
@@ -145,7 +145,7 @@ impl Args {
         self.ranks.unwrap_or(2)
     }
 
-    /// The same for the ranks of a job that is there.
+    /// The arguments for the ranks of a running job.
     pub(super) fn joined(&self, ranks: u32) -> Result<Args, String> {
         match self.ranks {
             Some(n) if n != ranks => Err(format!(
@@ -156,8 +156,8 @@ impl Args {
         }
     }
 
-    /// Refuses, before anything is allocated, sizes that are no whole elements, or for which `local` ranks of this host
-    /// have no room.
+    /// Rejects, before anything is allocated, sizes that are not whole elements, or that do not fit into this host's
+    /// memory for `local` ranks.
     pub(super) fn check_sizes(&self, local: u32) -> Result<(), String> {
         let element = self.dtype.size();
         for op in self.ops()? {
@@ -287,7 +287,7 @@ fn parse_shares(text: &str) -> Result<Sizes, String> {
     }
 }
 
-/// Numbers, of which a thousand is a K.
+/// Numbers, in which K means a thousand.
 fn parse_counts(text: &str) -> Result<Sizes, String> {
     let number = |text: &str| {
         let (digits, unit) = match text.trim().to_ascii_lowercase() {

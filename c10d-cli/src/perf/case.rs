@@ -1,4 +1,4 @@
-//! One op on one rank, with its buffers: how it is called, what goes in, what must come out.
+//! One op on one rank, with its buffers: its call, its inputs and its expected results.
 
 use c10d::backend::{Params, Shape};
 use c10d::{Buffers, Call, OpKind, ProcessGroup, ReduceOp, Result, op};
@@ -29,7 +29,7 @@ impl Form {
     }
 }
 
-/// What a case is about.
+/// The settings of a case.
 pub(super) struct Setting<'a> {
     pub(super) pg: &'a ProcessGroup,
     pub(super) op: PerfOp,
@@ -38,13 +38,13 @@ pub(super) struct Setting<'a> {
     pub(super) layout: Layout,
 }
 
-/// One op with its buffers, which it uses over and over.
+/// One op with its buffers, which all repetitions use.
 pub(super) struct Case<'a, 'm, T> {
     set: &'a Setting<'a>,
     patterns: Patterns,
     inputs: Vec<&'m mut [T]>,
     outputs: Vec<&'m mut [T]>,
-    /// Messages that did not come from whom they must.
+    /// The number of messages that came from a wrong rank.
     strays: u64,
 }
 
@@ -56,7 +56,7 @@ impl<'a, 'm, T: Sample> Case<'a, 'm, T> {
         Case { set, patterns, inputs, outputs, strays: 0 }
     }
 
-    /// Runs the op once on known values; gives the number of wrong elements.
+    /// Runs the op once on known values. Returns the number of wrong elements.
     pub(super) fn verify(&mut self) -> Result<u64> {
         self.fill();
         // A root that is not the one of `broadcast`.
@@ -82,13 +82,13 @@ impl<'a, 'm, T: Sample> Case<'a, 'm, T> {
         self.wrong(0, self.accumulates()) + self.strays
     }
 
-    /// Whether a repetition works on what the one before left; then zeros it is, which stay zeros.
+    /// Whether a repetition works on the result of the one before. Then the buffers hold zeros, which stay zeros.
     fn accumulates(&self) -> bool {
         let op = self.set.op.kind();
         op.reduces() && matches!(op.row().shape, Shape::InPlace | Shape::InPlaceList)
     }
 
-    /// Fills the outputs with what must not be found in them afterwards; in-place ops find this rank's values there.
+    /// Fills the outputs with values that must not be in them afterwards. In-place ops get this rank's values.
     fn reset(&mut self, zeros: bool) {
         let (rank, patterns) = (self.set.pg.rank(), self.patterns);
         let in_place = self.set.layout.inputs == TensorList::default();
@@ -122,7 +122,7 @@ impl<'a, 'm, T: Sample> Case<'a, 'm, T> {
         };
         let mut params = Params::default();
         (params.reduce, params.root) = (reduce, root);
-        // The lists come back, so that nothing is allocated for a call.
+        // The call returns the lists, so nothing is allocated for it.
         let (inputs, outputs) = (std::mem::take(&mut self.inputs), std::mem::take(&mut self.outputs));
         (self.inputs, self.outputs, _) = form.run(pg, op::any(kind, params, inputs, outputs))?;
         Ok(())
@@ -151,7 +151,7 @@ impl<'a, 'm, T: Sample> Case<'a, 'm, T> {
     }
 }
 
-/// Shows `body` every piece of these tensors, with its number.
+/// Calls `body` for every piece of these tensors, with its number.
 fn pieces<'t, 'm: 't, T: 'm>(
     tensors: impl IntoIterator<Item = &'t mut &'m mut [T]>,
     list: TensorList,
@@ -164,7 +164,7 @@ fn pieces<'t, 'm: 't, T: 'm>(
     }
 }
 
-/// What piece `p` of the outputs must be after one run.
+/// The expected value of piece `p` of the outputs after one run.
 fn expected<T: Sample>(set: &Setting<'_>, patterns: &Patterns, p: usize, rotated_root: u32) -> Vec<T> {
     let (me, n) = (set.pg.rank(), set.pg.size() as usize);
     let (mine, of) = (me as usize, |rank, piece| patterns.given(rank, piece));

@@ -1,14 +1,14 @@
-//! What ranks put into their buffers, and what must come out.
+//! The values that ranks put into their buffers, and the expected results.
 //!
-//! A piece (a tensor, or a rank's part of one) repeats a pattern of small whole numbers that depends on the rank that
-//! filled it and on which piece it is: an exchange of ranks, pieces or places shows. The numbers are small enough for every
-//! reduction to be exact in every element type.
+//! A piece (a tensor, or a rank's part of one) repeats a pattern of small whole numbers. The pattern depends on the
+//! rank that filled it and on the number of the piece, so that exchanged ranks, pieces or positions are noticed. The
+//! numbers are so small that every reduction is exact in every element type.
 
 use c10d::{DType, ReduceOp};
 
 use super::sample::Sample;
 
-/// Prime, so that a shift by any size of chunk is seen.
+/// The period of the pattern. It is prime, so that a shift by any chunk size is noticed.
 const PERIOD: usize = 251;
 
 /// The number at place `i` of piece `piece` of `rank`'s buffers.
@@ -26,27 +26,27 @@ fn number(rank: u32, piece: usize, i: usize) -> u64 {
 pub(super) struct Patterns {
     pub(super) ranks: u32,
     pub(super) dtype: DType,
-    /// `None`: values are only moved.
+    /// The reduce operation; `None`: values are only moved.
     pub(super) reduce: Option<ReduceOp>,
 }
 
 impl Patterns {
-    /// What `rank` fills piece `piece` with.
+    /// The values that `rank` puts into piece `piece`.
     pub(super) fn given<T: Sample>(&self, rank: u32, piece: usize) -> Vec<T> {
         (0..PERIOD).map(|i| T::whole(self.value(rank, piece, i))).collect()
     }
 
-    /// What the ranks' pieces of this number make together.
+    /// The reduction of the ranks' pieces with this number.
     pub(super) fn reduced<T: Sample>(&self, piece: usize) -> Vec<T> {
         (0..PERIOD).map(|i| T::whole(self.combined(piece, i))).collect()
     }
 
-    /// All zeros: what every reduction of zeros makes.
+    /// A pattern of zeros, which every reduction of zeros gives.
     pub(super) fn zeros<T: Sample>() -> Vec<T> {
         vec![T::whole(0); PERIOD]
     }
 
-    /// How far from the expected value an element may be: averages may be multiplied by the inverse of the size.
+    /// The allowed deviation from the expected value, since averages may be computed with the inverse of the size.
     pub(super) fn tolerance(&self) -> f64 {
         match self.reduce {
             Some(ReduceOp::Avg | ReduceOp::PreMulSum(_)) if self.dtype.size() == 2 => 1e-2,

@@ -4,10 +4,10 @@ use c10d::backend::Shape;
 
 use super::ops::PerfOp;
 
-/// Tensors of a coalesced call.
+/// The number of tensors of a coalesced call.
 const COALESCED: usize = 4;
 
-/// The tensors of one side of a call. A piece is what comes from one rank, or goes to one.
+/// The tensors of one side of a call. A piece is the part that comes from one rank or goes to one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct TensorList {
     pub(super) tensors: usize,
@@ -32,13 +32,13 @@ impl TensorList {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Layout {
     pub(super) inputs: TensorList,
-    /// In-place ops have these alone.
+    /// The outputs. In-place ops have only outputs.
     pub(super) outputs: TensorList,
 }
 
 impl Layout {
-    /// For a nominal size of `count` elements: of the one buffer, or of the buffer that has a chunk per rank. No chunk is
-    /// smaller than an element.
+    /// The layout for a nominal size of `count` elements: the size of the one buffer, or of the buffer that has a chunk
+    /// per rank. A chunk has at least one element.
     pub(super) fn of(op: PerfOp, count: usize, ranks: u32, is_root: bool) -> Layout {
         let n = ranks as usize;
         let share = |parts: usize| if count == 0 { 0 } else { (count / parts).max(1) };

@@ -1,13 +1,13 @@
-//! The protocol of a measurement, apart from what is measured and from the clock.
+//! The protocol of a measurement, independent of the measured op and of the clock.
 //!
-//! Calibration doubles as warm-up; then come batches of back-to-back ops. The time of a batch is that of its slowest rank,
-//! so all ranks take the same decisions here.
+//! Calibration is also the warm-up. Then come batches of back-to-back ops. The time of a batch is that of its slowest
+//! rank, so all ranks make the same decisions here.
 
 use std::time::Duration;
 
-/// Batches of one point.
+/// The number of batches of a point.
 const BATCHES: usize = 5;
-/// More iterations say nothing more.
+/// The largest number of iterations; more give no better result.
 const MOST_ITERATIONS: u64 = 200_000;
 /// Seconds after which a point gets one iteration per batch.
 const LONG_POINT: f64 = 4.0;
@@ -19,13 +19,13 @@ const TOO_SLOW: f64 = 1.0;
 /// How much to measure.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Budget {
-    /// So much time in all batches together, calibration apart.
+    /// The time of all batches together, without calibration.
     Time(Duration),
-    /// Exactly so many iterations, without calibration.
+    /// Exactly this many iterations, without calibration.
     Iterations(u64),
 }
 
-/// What came out, in seconds per op.
+/// The result, in seconds per op.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Timing {
     pub(super) median: f64,
@@ -36,7 +36,7 @@ pub(super) struct Timing {
     pub(super) iterations: u64,
 }
 
-/// Measures. `batch` does so many ops behind a barrier and gives the seconds of the slowest rank.
+/// Measures. `batch` runs this many ops behind a barrier and returns the seconds of the slowest rank.
 pub(super) fn measure<E>(budget: Budget, mut batch: impl FnMut(u64) -> Result<f64, E>) -> Result<Timing, E> {
     let (plan, per_op) = match budget {
         Budget::Time(budget) => {
@@ -57,7 +57,8 @@ pub(super) fn measure<E>(budget: Budget, mut batch: impl FnMut(u64) -> Result<f6
     Ok(Timing { median, min, too_slow: per_op > TOO_SLOW, iterations: plan.iter().sum() })
 }
 
-/// Raises the iterations until a batch costs enough to tell; gives those of a full batch, and the cost of one.
+/// Increases the iterations until a batch takes long enough to measure. Returns the iterations of a full batch, and the
+/// cost of one.
 fn calibrate<E>(per_batch: f64, batch: &mut impl FnMut(u64) -> Result<f64, E>) -> Result<(u64, f64), E> {
     let mut n = 1;
     loop {

@@ -1,4 +1,4 @@
-//! Buffers at addresses that are alike for all that are compared.
+//! Buffers whose addresses have the same alignment in all compared runs.
 
 use c10d::{Error, Result};
 
@@ -8,7 +8,7 @@ use super::sample::Sample;
 const PAGE: usize = 4 << 10;
 const HUGE_PAGE: usize = 2 << 20;
 
-/// Memory for one side of a call: on a page of its own, from 2 MiB on a huge one.
+/// Memory for one side of a call. It begins at a page, and from 2 MiB on at a huge page.
 pub(super) struct Memory<T> {
     room: Vec<T>,
     start: usize,
@@ -24,12 +24,12 @@ impl<T: Sample> Memory<T> {
         room.try_reserve_exact(length)
             .map_err(|_| Error::no_memory(format!("no memory for a buffer of {bytes} bytes")).rejected())?;
         room.resize(length, T::whole(0));
-        // Room without elements has an address that says nothing; then any start will do.
+        // Memory without elements has no meaningful address, so any start will do.
         let start = room.as_ptr().align_offset(align).min(room.len() - list.elements());
         Ok(Memory { room, start, list })
     }
 
-    /// The tensors, one behind the other.
+    /// The tensors, one after the other.
     pub(super) fn tensors(&mut self) -> Vec<&mut [T]> {
         let TensorList { tensors, pieces, len } = self.list;
         let all = &mut self.room[self.start..self.start + self.list.elements()];
@@ -40,7 +40,7 @@ impl<T: Sample> Memory<T> {
     }
 }
 
-/// Refuses what would take more memory than this host has left, or a process may have.
+/// Rejects buffers that would take more memory than this host has left, or than a process may have.
 pub(super) fn check_room(of_one: u128, ranks: u32, what: &str) -> std::result::Result<(), String> {
     let of_all = of_one * u128::from(ranks);
     match (left(), address_space()) {
@@ -58,7 +58,7 @@ pub(super) fn check_room(of_one: u128, ranks: u32, what: &str) -> std::result::R
     }
 }
 
-/// Memory that the system could give out now.
+/// The memory that the system could provide now.
 fn left() -> Option<u128> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;

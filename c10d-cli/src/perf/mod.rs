@@ -33,7 +33,7 @@ use crate::{Bad, Outcome, exit_code};
 /// The command by which `perf` starts itself as a rank.
 pub(crate) const RANK_VERB: &str = "perf-rank";
 
-/// Set by those who start ranks: `c10d run` and torchrun, mpirun and srun.
+/// The variables that launchers set: `c10d run` and torchrun, mpirun and srun.
 const RANK_VARIABLES: [&str; 5] = ["RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", "SLURM_PROCID"];
 const LOCAL_RANK_VARIABLES: [&str; 5] =
     ["LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "SLURM_LOCALID", "RANK"];
@@ -45,7 +45,7 @@ fn number(names: &[&str]) -> Option<u32> {
     names.iter().find_map(|name| std::env::var(name).ok()?.parse().ok())
 }
 
-/// As `env://` sees it: what is blank is not set.
+/// Whether the variable is set. As in `env://`, a blank value counts as not set.
 fn is_set(name: &str) -> bool {
     std::env::var_os(name).is_some_and(|value| !value.to_string_lossy().trim().is_empty())
 }
@@ -64,7 +64,7 @@ pub(crate) fn perf(args: &Args) -> Outcome {
         Mode::Processes => processes(args, &mut report),
         Mode::Threads => threads(args, &mut report).map(|()| ExitCode::SUCCESS),
     };
-    // What was measured before a failure is shown, too.
+    // Results from before a failure are shown, too.
     let rows = report.end()?;
     let code = ran?;
     if code == ExitCode::SUCCESS {
@@ -82,7 +82,7 @@ fn join(args: &Args) -> Result<Vec<Contender>, Box<dyn Error>> {
     Ok(Contender::alone(rank::builder(args).init("env://").build()?))
 }
 
-/// After a run in which all went well: judges the results, and writes the files that were asked for.
+/// Ends a successful run: checks the results, and writes the requested files.
 fn conclude(args: &Args, rows: &[Row]) -> Result<(), Box<dyn Error>> {
     let errors = report::wrong_elements(rows);
     if errors > 0 {
@@ -100,7 +100,7 @@ fn points(args: &Args) -> Result<usize, Box<dyn Error>> {
     Ok(args.ops().map_err(Bad::argument)?.into_iter().map(|op| args.points(op)).sum())
 }
 
-/// One rank of a job that is there; rank 0 shows what came out.
+/// Runs as a rank of a running job; rank 0 prints the results.
 fn joined(args: &Args) -> Outcome {
     if args.mode == Mode::Threads {
         let what =
@@ -124,7 +124,7 @@ fn joined(args: &Args) -> Outcome {
     Ok(ExitCode::SUCCESS)
 }
 
-/// First of all, so that every thread of this rank inherits it.
+/// It runs first, so that every thread of this rank inherits it.
 fn pin(args: &Args) -> c10d::Result {
     if args.pin { rank::pin(number(&LOCAL_RANK_VARIABLES).unwrap_or(0)) } else { Ok(()) }
 }
@@ -162,7 +162,7 @@ fn processes(args: &Args, report: &mut PerfReport<'_>) -> Outcome {
 }
 
 fn threads(args: &Args, report: &mut PerfReport<'_>) -> Result<(), Box<dyn Error>> {
-    // How a row could not be shown, if one could not.
+    // The error of a row that could not be printed, if there is one.
     let report = Mutex::new((report, None));
     let ran = rank::builder(args).run_ranks(args.ranks(), |pg| {
         if args.pin {

@@ -1,19 +1,19 @@
-//! What `perf` can time: the ops of the table, and two more that the field times.
+//! The ops that `perf` can time: those of the table, and some others that are commonly measured.
 
 use c10d::OpKind;
 use c10d::backend::Shape;
 
-/// Something to time.
+/// An op to time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PerfOp {
-    /// An op of the table. Rooted ones have root 0; of the point-to-point ones, rank 0's call is the one that is named,
-    /// and rank 1 does the opposite.
+    /// An op of the table. Rooted ops have root 0. For point-to-point ops, rank 0 makes the named call, and rank 1 the
+    /// opposite.
     Table(OpKind),
     /// `broadcast` from root i mod n in iteration i, so that the root cannot run ahead.
     BroadcastRotating,
     /// Half of a round trip between ranks 0 and 1.
     SendRecv,
-    /// `all_reduce` of sparse tensors. Not one of all: its sizes are others.
+    /// `all_reduce` of sparse tensors. It is not part of `all`, since it has other sizes.
     AllReduceSparse,
 }
 
@@ -45,12 +45,12 @@ impl PerfOp {
         }
     }
 
-    /// Whether it has no buffers, and so no sizes.
+    /// Whether it has no buffers and therefore no sizes.
     pub(crate) fn is_bare(self) -> bool {
         self.kind().row().shape == Shape::Nothing
     }
 
-    /// What nccl-tests multiplies the algorithm's bandwidth with to make it comparable to the hardware's.
+    /// The factor by which nccl-tests multiplies the algorithm bandwidth to make it comparable to that of the hardware.
     pub(crate) fn bus_factor(self, ranks: u32) -> f64 {
         let n = f64::from(ranks);
         match self.kind() {
@@ -63,7 +63,7 @@ impl PerfOp {
     }
 }
 
-/// The algorithms among which a table of gloo-like chooses.
+/// The algorithms that a table of gloo-like can choose.
 #[cfg(feature = "gloo-like")]
 pub(crate) fn compared() -> impl Iterator<Item = c10d_gloo_like::Algorithm> {
     c10d_gloo_like::Algorithm::ALL.iter().copied().filter(|algorithm| !algorithm.ops().is_empty())

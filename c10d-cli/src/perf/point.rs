@@ -1,18 +1,18 @@
-//! A point of `all_reduce_sparse`: how many entries, how large, how many in common.
+//! A point of `all_reduce_sparse`: the number of entries, their size, and how many are in common.
 
 use serde::{Deserialize, Serialize};
 
-/// Places for each entry of a rank.
+/// How many places there are for each entry of a rank.
 pub(super) const PLACES: usize = 10;
 
-/// What is reduced.
+/// The tensors that are reduced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct SparsePoint {
     /// Entries of each rank.
     pub(super) nnz: usize,
     /// Elements of an entry.
     pub(super) row: usize,
-    /// Which share of the entries all ranks have in common, in percent. The others only one rank has.
+    /// The share of the entries that all ranks have in common, in percent. Each of the others is on one rank only.
     pub(super) overlap: usize,
 }
 
@@ -31,7 +31,7 @@ impl SparsePoint {
         self.common() + ranks as usize * (self.nnz - self.common())
     }
 
-    /// Bytes that a rank needs: places in order, entries of the result, and tensors of `element` bytes.
+    /// The bytes that a rank needs: sorted places, entries of the result, and tensors with elements of `element` bytes.
     pub(super) fn bytes(self, ranks: u32, element: usize) -> u128 {
         let (nnz, union) = (self.nnz as u128, self.union(ranks) as u128);
         let entry = self.row as u128 * element as u128 + size_of::<i64>() as u128;

@@ -1,4 +1,4 @@
-//! What every rank of a run does.
+//! The work of every rank of a run.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -19,10 +19,10 @@ use super::report::Row;
 use super::sample::Sample;
 use super::sparse;
 
-/// No op of a run may take longer.
+/// The timeout of each op.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The group of a run, but for where the ranks meet.
+/// The builder of a run's group, without the store.
 pub(super) fn builder(args: &Args) -> c10d::Builder {
     let builder = c10d::builder().name("perf").timeout(PATIENCE);
     let builder = args.backend.iter().fold(builder, |builder, map| builder.backend(map));
@@ -45,24 +45,24 @@ pub(super) fn pin(rank: u32) -> Result {
     pinned().map_err(|e| Error::new(ErrorKind::Resource, "cannot bind a rank to a core").caused_by(e))
 }
 
-/// A group in which ops are timed.
+/// A group that is timed.
 pub(super) struct Contender {
     pub(super) pg: ProcessGroup,
-    /// Which ops; `None`: all.
+    /// The ops to time in it; `None`: all.
     pub(super) ops: Option<&'static [OpKind]>,
-    /// What connects the ranks, where that is written down.
+    /// The fabric, if it is part of the results.
     pub(super) fabric: Option<&'static str>,
 }
 
 impl Contender {
-    /// A group for all ops.
+    /// One group for all ops.
     pub(super) fn alone(pg: ProcessGroup) -> Vec<Contender> {
         vec![Contender { pg, ops: None, fabric: None }]
     }
 }
 
-/// Times everything that `args` ask for; rank 0 shows `emit` a row per point, and ends the run if that fails. Where several
-/// groups do an op, they take turns.
+/// Times everything that `args` ask for. Rank 0 passes a row per point to `emit`, and ends the run if that fails. If
+/// several groups run an op, they take turns.
 pub(super) fn run(groups: &[Contender], args: &Args, emit: impl FnMut(Row) -> io::Result<()>) -> Result {
     match args.dtype {
         DType::U8 => points::<u8>(groups, args, emit),
@@ -117,8 +117,8 @@ fn points<T: Sample>(groups: &[Contender], args: &Args, mut emit: impl FnMut(Row
     Ok(())
 }
 
-/// Checks and times one op at one size in each group. Several groups take turns, several times: what disturbs the machine for
-/// a while disturbs all.
+/// Checks and times one op at one size in each group. Several groups take turns several times, so that a disturbance of
+/// the machine affects all.
 fn in_turns<T: Sample>(groups: &[&Contender], args: &Args, op: PerfOp, bytes: usize) -> Result<Vec<(Timing, u64)>> {
     const TURNS: usize = 3;
     let mut results = vec![Vec::new(); groups.len()];
@@ -160,7 +160,7 @@ fn point<T: Sample>(pg: &ProcessGroup, args: &Args, op: PerfOp, bytes: usize) ->
     Ok((timing, errors[0]))
 }
 
-/// Elements of a nominal size, which is a whole number of them.
+/// The number of elements of a size, which is a multiple of theirs.
 fn count<T>(bytes: usize) -> usize {
     bytes / size_of::<T>()
 }

@@ -1,4 +1,4 @@
-//! What a run prints: a table for people, CSV or JSON for programs; progress where somebody watches.
+//! The output of a run: a table for people, CSV or JSON for programs; and progress on a terminal.
 
 use std::io::{self, IsTerminal, Write};
 use std::time::Instant;
@@ -28,7 +28,7 @@ pub(super) struct Row {
     pub(super) busbw: f64,
     /// Wrong elements, on all ranks together.
     pub(super) errors: u64,
-    /// What connects the ranks, where algorithms are compared.
+    /// The fabric, if algorithms are compared.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) fabric: Option<String>,
     #[serde(flatten)]
@@ -36,7 +36,7 @@ pub(super) struct Row {
 }
 
 impl Row {
-    /// The op, and what it was timed on where that is not a number of bytes.
+    /// The op, and its tensors if they are not described by a number of bytes.
     fn name(&self) -> String {
         self.sparse.map_or_else(|| self.op.clone(), |point| format!("{} {}", self.op, point.words()))
     }
@@ -56,7 +56,7 @@ pub(super) struct PerfReport<'a> {
 }
 
 impl<'a> PerfReport<'a> {
-    /// `points`: how many rows there will be, if none is left out.
+    /// Starts a report. `points`: the number of rows, if none is left out.
     pub(super) fn new(args: &'a Args, points: usize) -> io::Result<PerfReport<'a>> {
         let is_sparse = args.ops().is_ok_and(|ops| ops.contains(&PerfOp::AllReduceSparse));
         if args.format == Format::Csv {
@@ -86,7 +86,7 @@ impl<'a> PerfReport<'a> {
         Ok(())
     }
 
-    /// Prints what is printed at the end; gives the rows.
+    /// Prints the end of the report, and returns the rows.
     pub(super) fn end(self) -> io::Result<Vec<Row>> {
         if self.progress {
             let _ = write!(io::stderr(), "\r\x1b[K");
@@ -173,7 +173,7 @@ pub(super) fn wrong_elements(rows: &[Row]) -> u64 {
     rows.iter().map(|row| row.errors).sum()
 }
 
-/// A size in the unit that suits it, if it is a whole number of them.
+/// A size in the largest unit of which it is a multiple.
 fn size(bytes: usize) -> String {
     match bytes {
         b if b > 0 && b.is_multiple_of(1 << 30) => format!("{}G", b >> 30),
@@ -183,7 +183,7 @@ fn size(bytes: usize) -> String {
     }
 }
 
-/// Three digits or so that tell something.
+/// A number with about three significant digits.
 fn number(x: f64) -> String {
     match x {
         x if x >= 100.0 => format!("{x:.0}"),

@@ -1,14 +1,14 @@
-//! Element types as `perf` fills and compares them.
+//! Element types, as `perf` fills and compares them.
 
 use c10d::types::{Element, F8E4M3, F8E5M2};
 use half::{bf16, f16};
 use num_complex::Complex;
 
-/// An element that stands for a small whole number.
+/// An element type that can represent small whole numbers.
 pub(super) trait Sample: Element + PartialEq {
     /// The element for `value`; integers wrap.
     fn whole(value: i64) -> Self;
-    /// Whether this is `other` up to the relative `tolerance`. Types without fractions ask for equality.
+    /// Whether this equals `other` within the relative `tolerance`. Types without fractions must be equal.
     fn is_near(self, other: Self, tolerance: f64) -> bool {
         let _ = tolerance;
         self == other

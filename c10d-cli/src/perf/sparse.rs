@@ -16,7 +16,7 @@ use super::sample::Sample;
 struct Inputs {
     point: SparsePoint,
     ranks: u32,
-    /// The entries of the result, sorted by place: which place, and the one rank that has it, if not all.
+    /// The entries of the result, sorted by place: the place, and the one rank that has it, or `None` if all have it.
     entries: Vec<(usize, Option<u32>)>,
 }
 
@@ -57,12 +57,12 @@ impl Inputs {
     }
 }
 
-/// What a rank has in column `i` at a place; small, so that sums are exact.
+/// The value of a rank in column `i` at a place. It is small, so that sums are exact.
 fn value(place: usize, i: usize, rank: u32) -> i64 {
     ((place + i) % 5) as i64 + i64::from(rank % 2)
 }
 
-/// The order in which places are taken: no order.
+/// A pseudo-random order of the places.
 fn shuffled(x: u64) -> u64 {
     let x = (x.wrapping_add(1)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     let x = (x ^ x >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -70,13 +70,14 @@ fn shuffled(x: u64) -> u64 {
     x ^ x >> 31
 }
 
-/// Leaves the allocator as programs with tensors do. Until a large block was freed, glibc returns even small tensors to the
-/// system after each op, and the first writes to fresh pages would cost more than the op.
+/// Brings the allocator into the state of a program that uses tensors. Until a large block was freed, glibc returns
+/// even small tensors to the system after each op, and the first writes to fresh pages would cost more than the op.
 fn free_a_large_block() {
     drop(std::hint::black_box(vec![1u8; 16 << 20]));
 }
 
-/// Checks and times one point. The input, which an op replaces by its result, is copied before each, outside of the time.
+/// Checks and times one point. Each op replaces its input by the result, so the input is copied before, outside of the
+/// measured time.
 pub(super) fn measured<T: Sample>(pg: &ProcessGroup, args: &Args, point: SparsePoint) -> Result<Row> {
     let form = if args.started { Form::Started } else { Form::Blocking };
     let inputs = Inputs::new(point, pg.size());

@@ -1,4 +1,4 @@
-//! `--tune`: times gloo-like's algorithms against each other, and writes down which is the fastest, by size.
+//! `--tune`: compares gloo-like's algorithms, and writes which is the fastest for each size.
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -13,7 +13,7 @@ use super::ops::compared;
 use super::rank::{self, Contender};
 use super::report::Row;
 
-/// An algorithm gives way only to one that is faster by this factor, so that noise moves no limit.
+/// An algorithm is replaced only by one that is faster by this factor, so that noise changes no limit.
 const FASTER: f64 = 1.05;
 
 /// Joins one group per algorithm.
@@ -31,7 +31,7 @@ pub(super) fn join(args: &Args) -> Result<Vec<Contender>, Box<dyn Error>> {
     Ok(groups)
 }
 
-/// What connects these ranks, in the words of the table.
+/// The fabric of these ranks, in the terms of the table.
 fn fabric(pg: &ProcessGroup, transport: Transport) -> c10d::Result<Fabric> {
     let mut hosts = pg.hosts()?;
     hosts.sort_unstable();
@@ -44,7 +44,7 @@ fn fabric(pg: &ProcessGroup, transport: Transport) -> c10d::Result<Fabric> {
     })
 }
 
-/// Writes the rules that follow from these rows. A file that is there keeps its rules for other worlds, fabrics and ops.
+/// Writes the rules that follow from these rows. An existing file keeps its rules for other worlds, fabrics and ops.
 pub(super) fn write(path: &Path, rows: &[Row]) -> Result<(), Box<dyn Error>> {
     let found = rules(rows);
     let mut table = if path.exists() { Table::of_file(path)? } else { Table::new(Vec::new()) };
@@ -84,7 +84,8 @@ fn rules(rows: &[Row]) -> Vec<Rule> {
     rules
 }
 
-/// The fastest algorithm, and up to how many bytes: halfway, in powers, to the first size at which another one is.
+/// The fastest algorithms, each with its largest number of bytes: the geometric middle to the first size at which
+/// another one is the fastest.
 fn steps(times: &BTreeMap<usize, Vec<(Algorithm, f64)>>) -> Vec<(Option<usize>, Algorithm)> {
     let mut steps: Vec<(Option<usize>, Algorithm)> = Vec::new();
     let mut before = 0;
@@ -114,7 +115,7 @@ mod tests {
         use Algorithm::{Direct, OneShot, Ring};
         let times = BTreeMap::from([
             (8, vec![(OneShot, 1.0), (Direct, 2.0), (Ring, 3.0)]),
-            // Not faster by enough.
+            // This is not enough faster.
             (1 << 10, vec![(OneShot, 2.0), (Direct, 1.95), (Ring, 3.0)]),
             (4 << 10, vec![(OneShot, 4.0), (Direct, 3.0), (Ring, 3.1)]),
             (1 << 20, vec![(Direct, 300.0), (Ring, 200.0)]),

@@ -19,7 +19,7 @@ pub(super) fn check(path: &Path, limit: Limit, json: bool) -> Outcome {
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Every decision; what passes is loaded in a process of its own.
+/// Returns every decision. Each plugin that passes the checks is loaded in a process of its own.
 pub(super) fn checked(path: &Path, limit: Limit) -> Result<Vec<Row>, Box<dyn std::error::Error>> {
     let mut rows = Vec::new();
     for row in inspect(path)?.decisions.iter().map(Row::from) {
@@ -33,7 +33,7 @@ pub(super) fn checked(path: &Path, limit: Limit) -> Result<Vec<Row>, Box<dyn std
     Ok(rows)
 }
 
-/// Whether a device of the plugin reduces by itself. That is the runtime's to say, so it is opened.
+/// Whether a device of the plugin reduces by itself. Only the runtime knows that, so it is opened.
 fn reduces(providers: &[&'static Provider]) -> bool {
     let devices = providers.iter().flat_map(|p| p.devices);
     devices.filter_map(|device| (device.open)().ok()).any(|runtime| {
@@ -43,7 +43,7 @@ fn reduces(providers: &[&'static Provider]) -> bool {
     })
 }
 
-/// The child's part.
+/// The part of the child process.
 pub(crate) fn load(file: &File) -> Outcome {
     let report = one(&file.path)?.load();
     let mut row = report.decisions.first().map(Row::from).ok_or("nothing was decided")?;

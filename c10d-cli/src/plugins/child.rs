@@ -1,5 +1,5 @@
-//! This program once more, as a process in which a plugin may do its worst. It and whatever it starts end with this one,
-//! however this one ends.
+//! Runs this program again as a child process, in which a plugin can do no harm. The child and everything that it
+//! starts end with this process, however it ends.
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -12,7 +12,7 @@ use c10d::launch::{JobReport, Launch, Output};
 use super::{LOAD_VERB, Row};
 use crate::say::say;
 
-/// In front of what the parent shall read; a plugin's constructor may print, too.
+/// The mark of lines for the parent, since a plugin's constructor may print, too.
 pub(super) const MARK: &str = "c10d-plugin ";
 
 type Fallible<T> = Result<T, Box<dyn std::error::Error>>;
@@ -21,9 +21,9 @@ fn child(words: impl IntoIterator<Item = OsString>) -> std::io::Result<Launch> {
     Ok(Launch::new(std::env::current_exe()?, words).ranks(1))
 }
 
-/// Whether this program comes to a good end with these words.
+/// Runs this program with these arguments. Returns whether it succeeded.
 pub(super) fn succeeds(words: impl IntoIterator<Item = OsString>) -> Fallible<bool> {
-    // Signals are not handed on: they end this process, and so the child.
+    // Signals are not passed on: they end this process, and so the child.
     let report = child(words)?.output(Output::Inherit).spawn()?.join()?;
     if let Some(failure) = report.failure.as_ref().filter(|failure| failure.exit.signal.is_some()) {
         say(format_args!("c10d plugins: the suite {}", failure.exit));
@@ -31,7 +31,7 @@ pub(super) fn succeeds(words: impl IntoIterator<Item = OsString>) -> Fallible<bo
     Ok(report.exit_code() == 0)
 }
 
-/// Loads the file in a child within this time, and gives what it decided, or how it ended instead.
+/// Loads the file in a child within this time. Returns the child's decision, or how it ended instead.
 pub(super) fn load(path: &Path, limit: Duration) -> Fallible<Result<Row, String>> {
     let job = child([LOAD_VERB.into(), path.into()])?.output(Output::Captured).spawn()?;
     match job.wait(Instant::now() + limit) {
@@ -45,7 +45,7 @@ pub(super) fn load(path: &Path, limit: Duration) -> Fallible<Result<Row, String>
 
 fn decision(report: &JobReport) -> Result<Row, String> {
     let said = report.output.first().cloned().unwrap_or_default();
-    // The plugin's own words, for people; nobody may be there to read them.
+    // The plugin's own output, for people. If nobody reads it, that is no error.
     let _ = std::io::stderr().write_all(&said.stderr);
     let text = String::from_utf8_lossy(&said.stdout);
     let row = text.lines().rev().find_map(|line| line.strip_prefix(MARK));

@@ -1,8 +1,8 @@
-//! What is shown of the cases that failed: a few of each kind, not hundreds that say the same.
+//! The shown part of the failed cases: a few of each kind, not hundreds with the same text.
 
 use std::fmt;
 
-/// So many kinds of failures, and so many cases of each, are shown of one world.
+/// How many kinds of failures, and how many cases of each, are shown for one world.
 const KINDS: usize = 4;
 const CASES: usize = 2;
 
@@ -17,7 +17,7 @@ struct Kind<'a> {
 }
 
 impl<'a> Failures<'a> {
-    /// Of cases and what was wrong with them.
+    /// Groups the failed cases by reason.
     pub(super) fn of(failed: impl IntoIterator<Item = (&'a str, &'a str)>) -> Failures<'a> {
         let mut kinds: Vec<Kind<'_>> = Vec::new();
         for case in failed {
@@ -53,7 +53,7 @@ impl fmt::Display for Failures<'_> {
     }
 }
 
-/// What was wrong, without the numbers: ranks, places, values.
+/// The reason without numbers: ranks, places, values.
 fn reason(why: &str) -> String {
     let first = why.lines().next().unwrap_or_default();
     let mut out = String::new();

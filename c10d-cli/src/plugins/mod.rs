@@ -1,4 +1,4 @@
-//! `c10d plugins`: what a file or directory offers, whether it may be loaded, whether it works.
+//! `c10d plugins`: shows what a file or directory offers, checks whether it can be loaded, and tests it.
 
 mod check;
 mod child;
@@ -21,14 +21,14 @@ pub(crate) use suite::suite;
 
 /// The command by which `check` starts itself to load one file.
 pub(crate) const LOAD_VERB: &str = "plugins-load";
-/// The command by which `test` starts itself to run the suite, and the suite to be a rank.
+/// The command by which `test` starts itself to run the suite, and by which the suite starts its ranks.
 pub(crate) const SUITE_VERB: &str = "plugins-suite";
 
 /// Show, check or test plugins.
 #[derive(clap::Subcommand)]
 pub(crate) enum Verb {
-    /// What a file or directory offers, by the checks that need no loading. Without a path: what the variables and the
-    /// standard directories offer.
+    /// Show what a file or directory offers, by the checks that need no loading. Without a path, show what the
+    /// variables and the standard directories offer.
     List {
         /// A plugin, or a directory of plugins.
         path: Option<PathBuf>,
@@ -36,7 +36,7 @@ pub(crate) enum Verb {
         #[arg(long)]
         json: bool,
     },
-    /// Check a plugin, or those of a directory, and load each in a process of its own. Fails if one is refused.
+    /// Check a plugin, or those of a directory, and load each in a process of its own. It fails if one is refused.
     Check {
         /// A plugin, or a directory of plugins.
         path: PathBuf,
@@ -46,10 +46,11 @@ pub(crate) enum Verb {
         #[arg(long)]
         json: bool,
     },
-    /// Check, then run the conformance suite on what the plugin offers, every rank a process. Fails if a case does.
+    /// Check a plugin, then run the conformance suite on what it offers, with a process for every rank. It fails if a
+    /// case fails.
     ///
-    /// A device first gets its copies tried, since every op rests on them. The first world size with failures is the last
-    /// that is tried; of failures with the same reason a few are shown.
+    /// For a device, copies are tested first, since every op needs them. The first world size with failures is the last
+    /// one that is run. Of failures with the same reason, a few are shown.
     Test {
         /// A plugin, or a directory of plugins.
         path: PathBuf,
@@ -63,7 +64,7 @@ pub(crate) enum Verb {
 /// How long a plugin may take to be loaded.
 #[derive(clap::Args, Clone, Copy)]
 pub(crate) struct Limit {
-    /// Seconds that loading one plugin may take.
+    /// The time limit for loading one plugin, in seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 5)]
     load_timeout: u32,
 }
@@ -74,13 +75,13 @@ impl Limit {
     }
 }
 
-/// One plugin's file, for the hidden verbs.
+/// One plugin's file, for the hidden commands.
 #[derive(clap::Args)]
 pub(crate) struct File {
     path: PathBuf,
     #[command(flatten)]
     options: suite::Options,
-    /// Which of the plugin's suites.
+    /// The number of one of the plugin's suites.
     #[arg(long)]
     part: Option<usize>,
 }
@@ -107,7 +108,7 @@ fn list(path: Option<&Path>, json: bool) -> Outcome {
 fn inspect(path: &Path) -> Result<LoadReport, Box<dyn std::error::Error>> {
     let path = whole(path)?;
     let is_directory = std::fs::symlink_metadata(&path).is_ok_and(|m| m.is_dir());
-    // A directory that is called like a plugin is a bad plugin.
+    // A directory with the name of a plugin is reported as a bad plugin.
     let is_directory = is_directory && path.extension().is_none_or(|e| e != "so");
     let search = search()?;
     Ok(if is_directory { search.directory(path) } else { search.file(path) }.inspect())
@@ -118,7 +119,7 @@ fn one(path: &Path) -> Result<Search, Box<dyn std::error::Error>> {
     Ok(search()?.file(whole(path)?))
 }
 
-/// The path from the root, without `.` and `..`. What it leads through is checked link by link afterwards.
+/// The absolute path, without `.` and `..`. Its directories are checked link by link afterwards.
 fn whole(path: &Path) -> std::io::Result<PathBuf> {
     let mut out = PathBuf::new();
     for part in std::path::absolute(path)?.components() {

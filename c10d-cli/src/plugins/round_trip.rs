@@ -1,4 +1,4 @@
-//! What every op on a device rests on: what is copied to it comes back.
+//! Tests the basis of every op on a device: bytes that are copied to it come back unchanged.
 
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
@@ -6,14 +6,14 @@ use std::time::Duration;
 use c10d::backend::{Provider, Registry};
 use c10d::device::DeviceBuffer;
 
-/// Bytes of a round trip. The lengths between are odd, so that nothing is copied in whole words alone.
+/// The bytes of the round trips. Some lengths are odd, so that copies are not in whole words only.
 const LENGTHS: [usize; 6] = [1, 7, 64, 4097, (64 << 10) + 3, (1 << 20) + 1];
-/// For one copy.
+/// The time limit of one copy.
 const LIMIT: Duration = Duration::from_secs(5);
-/// For all of them: a call that does not return cannot be ended.
+/// The time limit of all copies, since a call that does not return cannot be ended.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Copies bytes to the first device of this name and back; what was wrong, if anything was.
+/// Copies bytes to the first device of this name and back. An error says what was wrong.
 pub(super) fn check(providers: &[&'static Provider], device: &'static str) -> Result<(), String> {
     let providers = providers.to_vec();
     let (tell, told) = channel();

@@ -1,4 +1,4 @@
-//! Decisions as rows, for people and as JSON.
+//! Decisions as rows, as text and as JSON.
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -37,7 +37,7 @@ impl Row {
         self.verdict == verdict.name()
     }
 
-    /// The same file, refused after all.
+    /// The same file, but refused.
     pub(super) fn refused(&self, rule: Rule, detail: String) -> Row {
         Row { verdict: Verdict::Refused.name().into(), rule: Some(rule.name().into()), detail, ..self.clone() }
     }
@@ -54,7 +54,7 @@ pub(crate) fn print_rows(rows: &[Row], json: bool) -> io::Result<()> {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_header(vec!["file", "verdict", "rule", "name", "abi", "detail"]);
     for row in rows {
-        // A file may be called anything, and its author may say anything.
+        // The name and the texts of a file may contain anything.
         let text = |t: &Option<String>| plain(t.as_deref().unwrap_or_default());
         let (rule, name, abi) = (text(&row.rule), text(&row.name), text(&row.abi));
         table.add_row(vec![

@@ -24,10 +24,10 @@ pub(crate) struct Options {
     /// World sizes.
     #[arg(long, value_delimiter = ',', default_values_t = [1, 2, 3, 4], value_parser = clap::value_parser!(u32).range(1..=MOST_RANKS))]
     worlds: Vec<u32>,
-    /// Every combination, not just a cover of them.
+    /// Run every combination, not just a selection that covers all.
     #[arg(long)]
     full: bool,
-    /// The CPU backend through which a device without collectives of its own is tried.
+    /// The CPU backend with which a device without collectives of its own is tested.
     #[arg(long, value_name = "BACKEND")]
     through: Option<String>,
 }
@@ -47,7 +47,7 @@ pub(super) fn test(path: &Path, limit: Limit, options: &Options) -> Outcome {
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// The suite's process, and, told so by a variable, each of its ranks.
+/// The process of the suite, and, if a variable says so, one of its ranks.
 pub(crate) fn suite(file: &File) -> Outcome {
     let report = one(&file.path)?.load();
     let [plugin] = report.providers[..] else {
@@ -65,7 +65,7 @@ pub(crate) fn suite(file: &File) -> Outcome {
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Runs a suite: first the copies on which all rests, then a world after the other until one fails.
+/// Runs a suite: first the copies, then one world size after the other until one fails.
 fn tried(named: &Named, plugin: &'static Provider, options: &Options) -> Result<bool, Box<dyn std::error::Error>> {
     let Named { title, device, suite } = named;
     let mut out = std::io::stdout();
@@ -98,12 +98,12 @@ fn tried(named: &Named, plugin: &'static Provider, options: &Options) -> Result<
     Ok(true)
 }
 
-/// What plugins and ranks said, for a terminal.
+/// The output of plugins and ranks, safe to show on a terminal.
 fn plain_lines(text: &str) -> String {
     text.lines().map(|line| plain(line) + "\n").collect()
 }
 
-/// Each suite in a process of its own, which the ranks are started from.
+/// Runs each suite in a process of its own, which starts the ranks.
 fn parts(count: usize) -> Outcome {
     let mut good = true;
     for part in 0..count {
@@ -112,7 +112,7 @@ fn parts(count: usize) -> Outcome {
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// The CPU backend that a group would take.
+/// The CPU backend that a group would choose.
 fn preferred(providers: &[&'static Provider]) -> Result<&'static str, Box<dyn std::error::Error>> {
     let registry = Registry::collect(providers)?;
     let mut able = registry.backends().map(|(r, _)| r);
