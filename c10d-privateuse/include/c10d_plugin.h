@@ -1,23 +1,23 @@
-/* c10d_plugin.h: the contract between c10d and a plugin `libc10d_<name>.so`. Needs C11 or C++11 and nothing else.
+/* c10d_plugin.h: the contract between c10d and a plugin `libc10d_<name>.so`. It needs only C11 or C++11.
  *
  * A plugin
- *   - has one line  C10D_PLUGIN_NOTE("name");  it puts the name and the ABI's version where c10d reads them
+ *   - has one line  C10D_PLUGIN_NOTE("name");  which puts the name and the ABI's version where c10d can read them
  *     without running any code of the plugin;
- *   - exports one function, c10d_plugin_v1, that gives a c10d_plugin table: a `device` part (memory, copies,
- *     streams), a `collectives` part, or both. With a device part alone every collective works on the device's
- *     buffers: c10d takes them through host memory.
+ *   - exports one function, c10d_plugin_v1, which returns a c10d_plugin table with a `device` part (memory, copies,
+ *     streams), a `collectives` part, or both. With only a device part, every collective works on the device's
+ *     buffers: c10d copies them through host memory.
  *
- * Rules that hold everywhere:
- *   - Every struct begins with its size. Minor versions only append: read and write no more than both sides have
- *     (min of the sizes). A function that is absent, or null, is a feature that is absent.
- *   - Codes are fixed-width integers. A code that you do not know is C10D_UNSUPPORTED, not a guess.
- *   - Text is UTF-8, pointer and length, without a nul at the end. It is copied during the call.
- *   - Nobody frees the other side's memory.
- *   - No exception, panic or longjmp crosses the border: in C++, catch everything in every function.
- *   - Tables, and all that they point to, stay as they are until the process ends. Plugins are never unloaded.
- *   - Functions may be called from any thread, several at once, except where it says otherwise.
- *   - Functions that return int32_t return a C10D_ status. Other values are a broken contract, which c10d reports
- *     under the plugin's name.
+ * General rules:
+ *   - Every struct begins with its size. Minor versions only append fields: read and write only the fields that both
+ *     sides have (the minimum of the sizes). If a function is missing or null, its feature is missing.
+ *   - Codes are fixed-width integers. Answer a code that you do not know with C10D_UNSUPPORTED.
+ *   - Text is UTF-8, given by pointer and length, without a nul at the end. It is copied during the call.
+ *   - Neither side frees the memory of the other.
+ *   - No exception, panic or longjmp may leave a function: in C++, catch everything in every function.
+ *   - Tables, and all that they point to, must not change until the process ends. Plugins are never unloaded.
+ *   - Functions may be called from any thread, several at once, unless stated otherwise.
+ *   - Functions that return int32_t return a C10D_ status. Any other value breaks the contract, and c10d reports it
+ *     with the plugin's name.
  */
 #ifndef C10D_PLUGIN_H
 #define C10D_PLUGIN_H
@@ -36,15 +36,15 @@ extern "C" {
 
 /* Status. C10D_OK is the only success. */
 #define C10D_OK 0
-#define C10D_INVALID 1     /* The call has no meaning. Nothing was sent. */
-#define C10D_UNSUPPORTED 2 /* The call has a meaning, but is not offered. Nothing was sent. */
+#define C10D_INVALID 1     /* The call is not valid. Nothing was sent. */
+#define C10D_UNSUPPORTED 2 /* The call is valid, but not offered. Nothing was sent. */
 #define C10D_MISMATCH 3    /* The guilty rank issued a different call. */
 #define C10D_PEER_DEAD 4   /* The guilty rank is gone. */
 #define C10D_TIMEOUT 5     /* The deadline passed while waiting for the guilty ranks. */
 #define C10D_ABORTED 6     /* The group was aborted. */
-#define C10D_RESOURCE 7    /* No memory, descriptors, threads, ports; or a buffer of the caller that is too small. */
+#define C10D_RESOURCE 7    /* Memory, descriptors, threads or ports ran out; or a buffer of the caller is too small. */
 #define C10D_DEVICE 8      /* The device, or the software that drives it, failed. */
-#define C10D_PROTOCOL 9    /* A peer sent what must not be. */
+#define C10D_PROTOCOL 9    /* A peer broke the protocol. */
 #define C10D_STORE 10      /* The store refused or could not be reached. */
 #define C10D_INTERNAL 11   /* A defect. */
 
@@ -93,11 +93,11 @@ extern "C" {
 /* Ops. n is the world size; "one per rank" lists are in rank order. */
 #define C10D_SEND 0                /* in: 1. To `peer`, with `tag`. */
 #define C10D_RECV 1                /* out: 1. From `peer`, with `tag`. */
-#define C10D_RECV_ANY_SOURCE 2     /* out: 1. From whoever sends first with `tag`; the result says who. */
+#define C10D_RECV_ANY_SOURCE 2     /* out: 1. From the first rank that sends with `tag`; the result has the rank. */
 #define C10D_BROADCAST 3           /* out: 1, read on the root, written elsewhere. */
 #define C10D_ALL_REDUCE 4          /* out: 1, read and written. */
 #define C10D_ALL_REDUCE_COALESCED 5 /* out: several, each as in ALL_REDUCE. */
-#define C10D_REDUCE 6              /* out: 1, read; written on the root only (elsewhere its contents are free). */
+#define C10D_REDUCE 6              /* out: 1, read; written on the root only (elsewhere it may have any contents). */
 #define C10D_ALL_GATHER 7          /* in: 1; out: one per rank, of any lengths. */
 #define C10D_ALL_GATHER_INTO 8     /* in: 1; out: 1 of n times the length. */
 #define C10D_ALL_GATHER_COALESCED 9 /* in: k; out: k rows of `output_row` (= n) spans, row-major. */
@@ -126,8 +126,8 @@ extern "C" {
 
 /* ---- What both sides use ------------------------------------------------------------------------------------ */
 
-/* Where a function that fails says why. The caller gives `capacity` bytes at `text`; the callee sets `len`. May be
- * null. See c10d_fail. */
+/* The place for the reason of a failure. The caller provides `capacity` bytes at `text`; the callee sets `len`. It
+ * may be null. See c10d_fail. */
 typedef struct c10d_why {
     uint32_t struct_size;
     uint32_t len;
@@ -135,10 +135,10 @@ typedef struct c10d_why {
     char *text;
 } c10d_why;
 
-/* The elements of one contiguous tensor. On the CPU `data + offset` is their address (null if there are none). On a
- * device `data` is what the device's `allocate` gave, and the elements begin `offset` bytes behind its start. On CUDA
- * `data + offset` is their address, and `data` what the buffer's owner calls its beginning.
- * Arrays of spans: the next one is `struct_size` bytes further on, see c10d_span_at. */
+/* The elements of one contiguous tensor. On the CPU, `data + offset` is their address (null if there are none). On
+ * a device, `data` is the value that the device's `allocate` returned, and the elements begin `offset` bytes after
+ * its start. On CUDA, `data + offset` is their address, and `data` is the beginning of the buffer as its owner
+ * knows it. In an array of spans, the next span is `struct_size` bytes further, see c10d_span_at. */
 typedef struct c10d_span {
     uint32_t struct_size;
     uint32_t dtype; /* C10D_U8 .. */
@@ -153,12 +153,12 @@ typedef struct c10d_span {
     uint32_t reserved;
 } c10d_span;
 
-/* One operation. It, its arrays and the memory of its spans stay until the operation is done. Inputs are not
- * written. Everything was checked already: shapes, types, roots, splits, overlap. */
+/* One operation. The request, its arrays and the memory of its spans stay until the operation is done. Inputs are
+ * not written. Shapes, types, roots, splits and overlap have been checked already. */
 typedef struct c10d_request {
     uint32_t struct_size;
     uint32_t op;
-    uint32_t dtype;  /* Of all spans; C10D_NO_DTYPE for barriers. */
+    uint32_t dtype;  /* The type of all spans; C10D_NO_DTYPE for barriers. */
     uint32_t reduce; /* C10D_NO_REDUCE unless the op reduces. */
     double factor;   /* Of C10D_PREMUL_SUM. */
     uint32_t root;
@@ -170,17 +170,18 @@ typedef struct c10d_request {
     uint64_t stream;     /* The device's stream that produced the inputs and will use the outputs; 0 = default. */
     const c10d_span *inputs; /* Null if there are none. */
     uint64_t input_count;
-    const c10d_span *outputs; /* In-place ops have these alone. */
+    const c10d_span *outputs; /* In-place ops have only outputs. */
     uint64_t output_count;
     uint64_t output_row;
     const uint64_t *input_splits; /* Elements per rank; null: equal parts. */
     const uint64_t *output_splits;
-    /* What all ranks must agree on. Exchange it with the peers before using their payload; if theirs differs, end
-     * the operation with C10D_MISMATCH and hand theirs over in c10d_result. c10d asks for ranks that receive nothing. */
+    /* The facts of the call that all ranks must agree on. Exchange them with the peers before using their payload.
+     * If a peer's differ, end the operation with C10D_MISMATCH and pass the peer's bytes in c10d_result. For ranks
+     * that receive nothing, c10d itself compares them. */
     uint8_t fingerprint[24];
 } c10d_request;
 
-/* How an operation ended. All zero but for the size and the status is fine. */
+/* The result of an operation. All fields except the size and the status may be zero. */
 typedef struct c10d_result {
     uint32_t struct_size;
     int32_t status;
@@ -189,8 +190,8 @@ typedef struct c10d_result {
     const uint32_t *guilty; /* The ranks at fault. */
     const char *message;
     uint64_t message_len;
-    const uint8_t *fingerprint; /* C10D_MISMATCH: the guilty rank's 24 bytes, */
-    const char *field;          /* or the field that differs, and the values, in words. */
+    const uint8_t *fingerprint; /* For C10D_MISMATCH: the guilty rank's 24 bytes, */
+    const char *field;          /* or the field that differs and both values, as text. */
     uint64_t field_len;
     const char *mine;
     uint64_t mine_len;
@@ -202,29 +203,31 @@ typedef struct c10d_result {
 
 typedef struct c10d_host c10d_host;
 
-/* Ends an operation. Exactly once per submit that returned C10D_OK, from any thread, also from inside submit; never
- * for one that returned an error. The operation's memory is not touched afterwards. */
+/* Ends an operation. Call it exactly once per `submit` that returned C10D_OK, from any thread, also inside
+ * `submit`; never for one that returned an error. Do not touch the operation's memory afterwards. */
 typedef void (*c10d_done)(const c10d_host *host, uint64_t token, const c10d_result *result);
 
-/* One table per plugin, valid until the process ends. Every wait has a timeout and returns by it. */
+/* The host's functions: one table per plugin, valid until the process ends. Every function that waits has a timeout
+ * and returns by it. */
 struct c10d_host {
     uint32_t struct_size;
     uint32_t abi_minor;
     void (*log)(const c10d_host *host, uint32_t level, const char *text, uint64_t len);
-    /* The store of a group, shared by its ranks (c10d_group_init.store); keys are the plugin's own, but for those that
-     * begin with "c10d.". */
+    /* The store of a group, which its ranks share (c10d_group_init.store). The plugin may use any keys, except
+     * those that begin with "c10d.". */
     int32_t (*store_set)(const c10d_host *host, uint64_t store, const char *key, uint64_t key_len, const void *value,
                          uint64_t len, uint64_t timeout_ns, c10d_why *why);
-    /* Waits for the key. `len` is set to the value's length; C10D_RESOURCE if it is above `capacity`. */
+    /* Waits for the key. Sets `len` to the value's length; returns C10D_RESOURCE if that is above `capacity`. */
     int32_t (*store_get)(const c10d_host *host, uint64_t store, const char *key, uint64_t key_len, void *value,
                          uint64_t capacity, uint64_t *len, uint64_t timeout_ns, c10d_why *why);
     int32_t (*store_wait)(const c10d_host *host, uint64_t store, const char *key, uint64_t key_len,
                           uint64_t timeout_ns, c10d_why *why);
-    /* Adds to the decimal number under the key (absent = 0). */
+    /* Adds to the decimal number of the key, which is 0 if the key does not exist. */
     int32_t (*store_add)(const c10d_host *host, uint64_t store, const char *key, uint64_t key_len, int64_t delta,
                          int64_t *sum, uint64_t timeout_ns, c10d_why *why); /* since 1.1 */
-    /* Sets the key to `desired` if it holds `expected` (absent and empty `expected`: sets it). `value` gets what is
-     * stored afterwards; if that is above `capacity` it is C10D_RESOURCE, but the key is set all the same. */
+    /* Sets the key to `desired` if its value is `expected`, or if it does not exist and `expected` is empty.
+     * `value` gets the value that is stored afterwards. If that is longer than `capacity`, the result is
+     * C10D_RESOURCE, but the key is set. */
     int32_t (*store_compare_set)(const c10d_host *host, uint64_t store, const char *key, uint64_t key_len,
                                  const void *expected, uint64_t expected_len, const void *desired,
                                  uint64_t desired_len, void *value, uint64_t capacity, uint64_t *len,
@@ -243,25 +246,23 @@ struct c10d_host {
 
 /* ---- What a plugin offers ----------------------------------------------------------------------------------- */
 
-/* A device runtime. `index` says which device. Work given to one stream runs in the order given; on different
- * streams in any order, unless an event orders it. No function waits for the device.
- *
- * Needed: count, allocate, free, copy_in, copy_out, copy. The seven functions of streams and events come together
- * or not at all; without them there is one stream, 0, and every copy is over when it returns. Likewise `retain` and
- * `release`, `allocate_host` and `free_host`, `reduces` and `reduce`.
- *
- * c10d counts the owners of what it allocated, so `free` comes when no operation can use the memory any more, perhaps
- * from inside `done`. What came from elsewhere, a tensor of another library say, it cannot count: a plugin whose
- * collectives serve its device has `retain` and `release` for that. */
+/* A device runtime. `index` is the number of the device. Work on one stream runs in the order in which it was
+ * given; work on different streams runs in any order, unless an event orders it. No function waits for the device.
+ * Required are count, allocate, free, copy_in, copy_out and copy. Either all seven functions of streams and events
+ * are present, or none; without them there is one stream, 0, and every copy is complete when it returns. Likewise
+ * `retain` and `release`, `allocate_host` and `free_host`, and `reduces` and `reduce` come in pairs. c10d counts
+ * the owners of the memory that it allocated, so `free` is called when no operation can use the memory any more,
+ * perhaps from inside `done`. c10d cannot count the owners of other memory, such as a tensor of another library:
+ * for that, a plugin whose collectives serve its device has `retain` and `release`. */
 typedef struct c10d_device {
     uint32_t struct_size;
-    /* C10D_DEVICE_PRIVATE, or 0: its own. C10D_DEVICE_CUDA: it drives CUDA devices, and its bases are CUDA addresses. It
-     * is then c10d's runtime for them only where no other is, and keeps memory for operations in any case. Used since
-     * 1.2; 0 before. */
+    /* C10D_DEVICE_PRIVATE or 0: the plugin's own device. C10D_DEVICE_CUDA: the plugin drives CUDA devices, and its
+     * bases are CUDA addresses; c10d then uses it as their runtime only if there is no other, and always uses its
+     * `retain` and `release` for operations. Used since 1.2; 0 before. */
     uint32_t device_type;
     int32_t (*count)(uint32_t *count, c10d_why *why);
-    /* At least 64-byte aligned where that means something; `bytes` is not 0. `base` is an address or any handle but
-     * null; c10d does not look behind it. */
+    /* Allocates memory, aligned to at least 64 bytes if the device has addresses. `bytes` is not 0. `base` is an
+     * address or any handle except null; c10d never reads through it. */
     int32_t (*allocate)(uint32_t index, uint64_t bytes, void **base, c10d_why *why);
     void (*free)(uint32_t index, void *base);
     /* Enqueue copies from host to device, to host, and inside the device. `to` and `from` are bases. */
@@ -275,44 +276,44 @@ typedef struct c10d_device {
     void (*destroy_stream)(uint32_t index, uint64_t stream);
     int32_t (*create_event)(uint32_t index, uint64_t *event, c10d_why *why);
     void (*destroy_event)(uint32_t index, uint64_t event);
-    /* Puts the event behind all that was given to the stream so far; an earlier record is forgotten. */
+    /* Records the event behind all work that the stream was given so far; an earlier record is forgotten. */
     int32_t (*record)(uint32_t index, uint64_t event, uint64_t stream, c10d_why *why);
-    /* What is given to the stream from now on starts when the event's last record is reached. */
+    /* Makes all later work on the stream wait until the event's last record is reached. */
     int32_t (*wait)(uint32_t index, uint64_t stream, uint64_t event, c10d_why *why);
-    /* Sets `reached` to 1 or 0. An error: something before the event failed. */
+    /* Sets `reached` to 1 or 0. It is an error if work before the event failed. */
     int32_t (*query)(uint32_t index, uint64_t event, uint32_t *reached, c10d_why *why);
-    /* Keeps memory that c10d did not allocate until `release`, also if its owner frees it meanwhile. The owner may do so
-     * while `retain` still runs, if that has not returned when the operation's time was over. `release` may come from
-     * inside `done`. */
+    /* Keeps memory that c10d did not allocate until `release`, even if its owner frees it meanwhile. If `retain`
+     * has not returned by the end of the operation's time, the owner may free the memory while `retain` still runs.
+     * `release` may be called from inside `done`. */
     int32_t (*retain)(uint32_t index, void *base, c10d_why *why);
     void (*release)(uint32_t index, void *base);
-    /* Host memory from which the device copies fast; null if there is none left. */
+    /* Allocates host memory from which the device copies fast; returns null if there is none left. */
     void *(*allocate_host)(uint64_t bytes);
     void (*free_host)(void *base, uint64_t bytes);
-    /* The element types that `reduce` takes with this operation (sum, product, min, max and bitwise are asked for).
-     * What is not among them is reduced on the host. */
+    /* The element types that `reduce` accepts with this operation (it is asked for sum, product, min, max and the
+     * bitwise operations). Other types are reduced on the host. */
     uint32_t (*reduces)(uint32_t reduce_op); /* since 1.1 */
     /* Enqueues acc[i] = op(acc[i], with[i]). */
     int32_t (*reduce)(uint32_t index, uint64_t stream, uint32_t reduce_op, uint32_t dtype, void *acc,
                       uint64_t acc_offset, const void *with, uint64_t with_offset, uint64_t count,
                       c10d_why *why); /* since 1.1 */
-    /* What tells the device from every other one of any host, such as a serial number: ranks that share a device are
-     * known by it. `len` is set to the text's length (C10D_RESOURCE if that is above `capacity`). C10D_UNSUPPORTED, or no
-     * such function: nothing does. */
+    /* Writes a text that identifies the device among all devices of all hosts, such as a serial number. With it,
+     * ranks notice that they share a device. Sets `len` to the text's length (C10D_RESOURCE if that is above
+     * `capacity`). C10D_UNSUPPORTED, or no such function, means that there is no such text. */
     int32_t (*identity)(uint32_t index, char *text, uint64_t capacity, uint64_t *len, c10d_why *why); /* since 1.2 */
 } c10d_device;
 
-/* What the collectives offer on one kind of device. A call outside of it never comes. */
+/* The ops and types that the collectives offer on one kind of device. Other calls never come. */
 typedef struct c10d_capabilities {
     uint32_t struct_size;
-    /* C10D_DEVICE_CPU; C10D_DEVICE_PRIVATE or C10D_DEVICE_CUDA if the plugin has a device part of this type. */
+    /* C10D_DEVICE_CPU; or C10D_DEVICE_PRIVATE or C10D_DEVICE_CUDA, if the plugin has a device part of this type. */
     int32_t device_type;
     uint32_t ops;        /* Bits of ops. */
     uint32_t moves;      /* Bits of element types, for ops that do not reduce. */
     uint32_t reduces[C10D_REDUCE_OPS]; /* Bits of element types, for each reduce operation. */
-    uint32_t op_count; /* How many `by_op` has. Used since 1.2; 0 before. */
-    /* For each op: the bits of the element types beyond which it does not go, whatever `moves` and `reduces` say. Null:
-     * the ops are all alike. */
+    uint32_t op_count; /* The number of entries of `by_op`. Used since 1.2; 0 before. */
+    /* For each op, the bits of the element types that it accepts, as a further limit besides `moves` and `reduces`.
+     * Null: no op has a further limit. */
     const uint32_t *by_op; /* since 1.2 */
 } c10d_capabilities;
 
@@ -326,8 +327,8 @@ typedef struct c10d_group_init {
     uint8_t session[16]; /* Random, the same on all ranks, different for every group ever made. */
     uint64_t store;      /* For the host's store functions, until destroy_group returned. */
     uint64_t timeout_ns; /* How long making the group may take. */
-    /* Becomes 1 when everything in flight shall end, with C10D_ABORTED; look at it with an atomic load whenever you
-     * wait. Valid until destroy_group returned. */
+    /* Becomes 1 when everything in flight must end with C10D_ABORTED. Read it with an atomic load whenever you
+     * wait. It is valid until destroy_group has returned. */
     const uint32_t *aborted;
 } c10d_group_init;
 
@@ -336,35 +337,38 @@ typedef struct c10d_collectives {
     uint32_t struct_size;
     uint32_t capability_count;
     const c10d_capabilities *capabilities; /* One per kind of device; the next is struct_size further on. */
-    /* Whether it could work on this machine. May be null: yes. Cheap, no side effects. */
+    /* Returns whether the plugin could work on this machine. Null means yes. It must be cheap and have no side
+     * effects. */
     int32_t (*probe)(c10d_why *why);
-    /* This rank's part of a group: meets the other ranks through the store. Where that takes an id of the plugin's own,
-     * of whatever size, rank 0 makes it and puts it there (store_set), and the others take it from there (store_get). */
+    /* Makes this rank's part of a group: finds the other ranks through the store. If the plugin needs an id of its
+     * own, of any size, rank 0 makes it and stores it (store_set), and the others read it (store_get). */
     int32_t (*create_group)(const c10d_host *host, const c10d_group_init *init, void **group, c10d_why *why);
-    /* No operation is in flight then; no `done` may follow. */
+    /* Destroys a group. No operation is in flight, and no `done` may follow. */
     void (*destroy_group)(void *group);
-    /* Takes an operation; may do it here, or on a thread of the plugin. Ends by the request's timeout, with an error
-     * that names the ranks that were waited for. Collectives of a group come one at a time, in the same order on all
-     * ranks; point-to-point comes from other threads meanwhile, in order for each peer, direction and tag. */
+    /* Takes an operation, and runs it here or on a thread of the plugin. It must end by the request's timeout, with
+     * an error that names the ranks for which it waited. The collectives of a group come one at a time, in the same
+     * order on all ranks. Point-to-point operations come from other threads meanwhile, in order for each peer,
+     * direction and tag. */
     int32_t (*submit)(void *group, const c10d_request *request, c10d_done done, uint64_t token, c10d_why *why);
-    /* End everything in flight, and tell the peers. Comes while other calls are running. */
+    /* Ends everything in flight, and tells the peers. It is called while other calls are running. */
     void (*abort)(void *group, const char *cause, uint64_t len);
-    /* Say goodbye to the peers, so that they do not take the coming silence for death. Nothing is in flight. */
+    /* Says goodbye to the peers, so that they do not take this rank for dead. Nothing is in flight. */
     int32_t (*shutdown)(void *group, uint64_t timeout_ns, c10d_why *why); /* since 1.1 */
-    /* Makes a group of some ranks of a group, where that is cheaper than meeting anew. `ranks` has `init->size` ranks of
-     * `group` in the order of their numbers in the part. Every rank of the list calls it. A rank that is in no part of the
-     * division calls it too, with null for `ranks`, `init` and `part`. The part is destroyed by destroy_group, before or
-     * after the group that it came from. C10D_UNSUPPORTED, on all ranks alike: c10d uses create_group. May come while
-     * operations run. */
+    /* Makes a group of some ranks of a group, if that is cheaper than create_group. `ranks` has `init->size` ranks
+     * of `group`, in the order of their numbers in the new group. Every rank of the list calls it. A rank that is
+     * in no new group calls it, too, with null for `ranks`, `init` and `part`. destroy_group destroys the new
+     * group, before or after the group that it came from. If it returns C10D_UNSUPPORTED, it must do so on all
+     * ranks, and c10d then uses create_group. It may be called while operations run. */
     int32_t (*split)(void *group, const uint32_t *ranks, const c10d_group_init *init, void **part,
                      c10d_why *why); /* since 1.2 */
-    /* Takes several point-to-point operations, of which any may need any other: all, or on an error none. Each is done for
-     * itself, by its own token. In order with what `submit` gets, as there. */
+    /* Takes several point-to-point operations that may depend on each other: either all, or, on an error, none.
+     * Each ends on its own, by its own token. They are in order with the operations of `submit`. */
     int32_t (*submit_batch)(void *group, const c10d_request *const *requests, const uint64_t *tokens, uint64_t count,
                             c10d_done done, c10d_why *why); /* since 1.2 */
-    /* What the group failed of while nobody waited: a peer that is gone, say. C10D_OK: nothing is wrong. Asked from time
-     * to time, and answers at once. `guilty` has room for as many ranks as the group has, `guilty_count` is to be set. Not
-     * for C10D_MISMATCH, which each rank is told at its own call, with what differs. */
+    /* Reports an error of the group that occurred while nothing was waiting, such as a dead peer. C10D_OK: there is
+     * none. c10d calls it from time to time, and it must answer at once. `guilty` has room for as many ranks as the
+     * group has, and `guilty_count` must be set. Do not return C10D_MISMATCH: each rank learns of that at its own
+     * call, with the field that differs. */
     int32_t (*async_error)(void *group, uint32_t *guilty, uint32_t *guilty_count, c10d_why *why); /* since 1.2 */
 } c10d_collectives;
 
@@ -385,13 +389,14 @@ typedef struct c10d_plugin {
 #define C10D_EXPORT __attribute__((visibility("default")))
 #endif
 
-/* The entry. Called once per process, after the checks, on a thread of its own. Null: it cannot work at all; tell the
- * host's `log` why. It, `probe` and `identity` are given up where they do not return within 10 seconds. */
+/* The entry. c10d calls it once per process, after the checks, on a thread of its own. Return null if the plugin
+ * cannot work at all, and tell the host's `log` why. If the entry, `probe` or `identity` does not return within 10
+ * seconds, c10d gives the call up. */
 C10D_EXPORT const c10d_plugin *c10d_plugin_v1(const c10d_host *host);
 
 /* ---- The note ----------------------------------------------------------------------------------------------- */
 
-/* What c10d reads from the file before it loads it: an ELF note, owner "c10d", type 1. */
+/* The note, which c10d reads from the file before it loads it: an ELF note, owner "c10d", type 1. */
 typedef struct c10d_note {
     uint32_t owner_size, note_size, type;
     char owner[8];

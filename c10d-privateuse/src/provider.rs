@@ -1,11 +1,11 @@
-//! The loader of plugins, for the registry.
+//! The registration of the loader of plugins.
 
 use c10d_core::backend::{PluginSearch, Provider, Registry};
 use c10d_core::{Error, ErrorKind, Result};
 
 use crate::load::{Search, Verdict};
 
-/// The loader of plugins. The facade lists it; who uses core without the facade hands it to the builder.
+/// The loader of plugins. The facade lists it; a program that uses core without the facade passes it to the builder.
 pub static PROVIDER: Provider =
     Provider { source: env!("CARGO_PKG_NAME"), load_plugins: Some(load), ..Provider::EMPTY };
 

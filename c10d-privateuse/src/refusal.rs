@@ -10,9 +10,9 @@ pub enum Rule {
     Path,
     /// It does not exist, or cannot be read.
     Unreadable,
-    /// Some directory above it belongs to somebody else or can be written by others.
+    /// A directory above it belongs to another user or can be written by others.
     Directory,
-    /// The file belongs to somebody else.
+    /// The file belongs to another user.
     Owner,
     /// The file can be written by group or others.
     Writable,
@@ -24,7 +24,7 @@ pub enum Rule {
     Symlink,
     /// Not an ELF file.
     NotElf,
-    /// It ends before what its headers promise.
+    /// It ends before the contents that its headers announce.
     Truncated,
     /// An ELF file for another machine, word size or byte order, or no shared library.
     Foreign,
@@ -32,7 +32,7 @@ pub enum Rule {
     ExecutableStack,
     /// It does not export the entry.
     Entry,
-    /// It has no note, or one that makes no sense.
+    /// It has no note, or the note is not valid.
     Note,
     /// It was built for another ABI.
     Abi,
@@ -40,7 +40,7 @@ pub enum Rule {
     Link,
     /// It ended, hung or crashed while it was loaded.
     Crash,
-    /// Its entry gave a table that breaks the contract.
+    /// Its entry returned a table that breaks the contract.
     Table,
     /// Its name is taken by a built-in backend or by a plugin that came before.
     Name,
@@ -50,9 +50,9 @@ pub enum Rule {
     Privileged,
     /// It was replaced while it was checked or loaded.
     Replaced,
-    /// More files in a directory than are looked at.
+    /// A directory has too many files.
     Limit,
-    /// The allow or deny list says so.
+    /// The allow or deny list excludes it.
     Filter,
 }
 
@@ -127,14 +127,14 @@ impl fmt::Display for Rule {
     }
 }
 
-/// A refusal: the rule, and what exactly was found.
+/// A refusal: the rule, and the exact finding.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{rule}: {detail}")]
 #[non_exhaustive]
 pub struct Refusal {
     /// The rule.
     pub rule: Rule,
-    /// What was found, and where it helps, what to do.
+    /// The finding, and, where it helps, what to do.
     pub detail: String,
 }
 

@@ -1,4 +1,4 @@
-//! One operation on its way over the border.
+//! The structs of one operation.
 
 use std::ffi::{c_char, c_void};
 

@@ -1,10 +1,10 @@
-//! Codes on the border, and what they are in core.
+//! The codes of the ABI, and their counterparts in core.
 
 use c10d_core::{DType, DTypeSet, Error, ErrorKind};
 
 /// Success.
 pub const OK: i32 = 0;
-/// No meaning; nothing was sent.
+/// The call is not valid; nothing was sent.
 pub const INVALID: i32 = 1;
 /// Not offered; nothing was sent.
 pub const UNSUPPORTED: i32 = 2;
@@ -16,11 +16,11 @@ pub const PEER_DEAD: i32 = 4;
 pub const TIMEOUT: i32 = 5;
 /// The group was aborted.
 pub const ABORTED: i32 = 6;
-/// No memory, descriptors, threads.
+/// Memory, descriptors or threads ran out.
 pub const RESOURCE: i32 = 7;
 /// The device failed.
 pub const DEVICE: i32 = 8;
-/// A peer sent what must not be.
+/// A peer broke the protocol.
 pub const PROTOCOL: i32 = 9;
 /// The store refused.
 pub const STORE: i32 = 10;
@@ -78,7 +78,7 @@ pub fn status(error: &Error) -> i32 {
     }
 }
 
-/// The set of these bits; bits that are no type are left out.
+/// The set of these bits; unknown bits are ignored.
 pub fn dtypes(bits: u32) -> DTypeSet {
     let mut list = [DType::U8; 32];
     let mut n = 0;

@@ -1,4 +1,4 @@
-//! What the host offers.
+//! The host's functions.
 
 use std::ffi::{c_char, c_void};
 

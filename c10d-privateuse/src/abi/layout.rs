@@ -1,4 +1,5 @@
-//! The layout that version 1.2 has for good, asserted at compile time; the header's is compared with it by a test.
+//! The layout of version 1.2, which never changes. It is asserted at compile time; a test compares it with the
+//! header's.
 
 use std::mem::offset_of;
 
@@ -31,7 +32,7 @@ layout!(Collectives, 88, capability_count 4, capabilities 8, probe 16, create_gr
     split 64, submit_batch 72, async_error 80);
 layout!(Plugin, 56, abi_minor 4, name 8, name_len 16, version 24, version_len 32, device 40, collectives 48);
 
-// From there on they are pointers to functions, one every 8 bytes.
+// From these offsets on, the fields are function pointers of 8 bytes each.
 const _: () = assert!(Device::FUNCTIONS == 8 && Collectives::FUNCTIONS == 16);
 
 const _: () = assert!(size_of::<Note>() == 84 && offset_of!(Note, struct_size) == 20 && offset_of!(Note, name) == 32);

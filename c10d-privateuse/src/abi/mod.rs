@@ -1,6 +1,6 @@
-//! The Rust mirror of `include/c10d_plugin.h`; the header is the contract and says what everything means.
+//! The Rust mirror of `include/c10d_plugin.h`. The header is the contract and documents everything.
 //!
-//! Every struct is valid when all of its bytes are zero, so a shorter one from an older plugin is read into zeros.
+//! Every struct is valid if all of its bytes are zero, so a shorter struct of an older plugin is read into zeros.
 #![allow(unsafe_code)]
 #![allow(missing_docs, reason = "the header documents each field once")]
 
@@ -27,14 +27,14 @@ pub const MINOR: u16 = 2;
 /// The entry's name.
 pub const ENTRY: &str = "c10d_plugin_v1";
 
-/// A struct that begins with its size and may be shorter or longer on the other side.
+/// A struct that begins with its size. The other side's may be shorter or longer.
 ///
 /// # Safety
 /// `repr(C)`, begins with `struct_size: u32`, and is valid when all bytes are zero.
 pub unsafe trait Sized32: Copy {
-    /// The size that version 1.0 has; a smaller one is no such struct.
+    /// The size in version 1.0; a smaller one is not valid.
     const LEAST: usize;
-    /// From where on all of it are pointers to functions; most structs have none.
+    /// The offset from which on all fields are function pointers; most structs have none.
     const FUNCTIONS: usize = usize::MAX;
 }
 
@@ -53,7 +53,7 @@ pub fn empty<T: Sized32>() -> T {
     }
 }
 
-/// Text behind pointer and length; not more than 64 KiB of it, and nothing if the pointer is null.
+/// The text at this pointer and length, at most 64 KiB of it; empty if the pointer is null.
 ///
 /// # Safety
 /// `data` is null or points to `len` bytes.

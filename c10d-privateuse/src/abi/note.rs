@@ -1,4 +1,4 @@
-//! The note that tells version and name without running any code.
+//! The note, from which version and name can be read without running any code.
 
 use super::{MAJOR, MINOR, Plugin, size};
 

@@ -1,4 +1,4 @@
-//! What a plugin offers.
+//! The plugin's tables.
 
 use std::ffi::{c_char, c_void};
 

@@ -1,4 +1,4 @@
-//! Where a failing function says why.
+//! The place for the reason of a failure.
 
 use std::ffi::c_char;
 
@@ -19,7 +19,7 @@ unsafe impl Sized32 for Why {
 }
 
 impl Why {
-    /// Calls `f` with room for a reason, and gives what it returned together with the reason.
+    /// Calls `f` with room for a reason. Returns the result of `f` and the reason.
     pub fn ask<T>(f: impl FnOnce(*mut Why) -> T) -> (T, String) {
         let mut room = [0u8; 1024];
         let mut why =
@@ -29,7 +29,7 @@ impl Why {
         (value, String::from_utf8_lossy(&room[..len]).into_owned())
     }
 
-    /// Writes a reason down, as much of it as there is room for.
+    /// Writes a reason, cut to the available room.
     ///
     /// # Safety
     /// `why` is null or a valid `c10d_why` with `capacity` writable bytes.

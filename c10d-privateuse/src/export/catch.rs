@@ -1,11 +1,11 @@
-//! Panics stop here.
+//! Catches panics.
 #![allow(unsafe_code)]
 
 use c10d_core::{Error, ErrorKind, Result, panics};
 
 use crate::abi::{Why, codes};
 
-/// The value, or what the panic said.
+/// The value, or an error with the panic's message.
 pub(super) fn caught<T>(f: impl FnOnce() -> T) -> Result<T> {
     panics::caught(f).map_err(|words| Error::new(ErrorKind::Internal, format!("the plugin panicked: {words}")))
 }
@@ -18,7 +18,7 @@ pub(super) unsafe fn status(why: *mut Why, f: impl FnOnce() -> Result) -> i32 {
     match caught(f).flatten() {
         Ok(()) => codes::OK,
         Err(error) => {
-            // What the kind says already need not be repeated.
+            // The text of the kind is not repeated.
             let report = error.report();
             let text = if report.what.is_empty() { error.to_string() } else { report.what.clone() };
             // SAFETY: as promised.

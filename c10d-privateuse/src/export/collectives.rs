@@ -1,4 +1,4 @@
-//! The collectives' table, from a backend's registration.
+//! Makes the table of collectives from a backend's registration.
 #![allow(unsafe_code)]
 
 use std::ffi::{c_char, c_void};
@@ -14,7 +14,7 @@ use super::rows::Rows;
 use super::store::HostTable;
 use crate::abi::{self, Collectives, DoneFn, GroupInit, Host, Request, Why};
 
-/// The rows stay where they are: their memory does not move with them.
+/// The memory of the rows does not move with them.
 pub(super) fn table<E: Exported>(rows: &Rows) -> Collectives {
     Collectives {
         struct_size: abi::size::<Collectives>(),
@@ -151,7 +151,7 @@ unsafe extern "C" fn async_error(group: *mut c_void, guilty: *mut u32, count: *m
     let ask = || {
         // SAFETY: the ABI: a group.
         let Some(error) = (unsafe { of(group).failure() }) else { return Ok(()) };
-        // Each rank is named once, so there is room for all.
+        // Each rank is named at most once, so there is room for all.
         for (i, rank) in error.report().guilty.iter().enumerate() {
             // SAFETY: the ABI: room for as many ranks as the group has, and for their number.
             unsafe {

@@ -1,4 +1,4 @@
-//! A device's table, from its runtime.
+//! Makes a device's table from its runtime.
 #![allow(unsafe_code)]
 
 use std::ffi::{c_char, c_void};
@@ -37,7 +37,7 @@ pub(super) fn table<E: Exported>() -> Device {
     }
 }
 
-/// What it is registered for; asking the runtime would open it.
+/// The device type of its registration; asking the runtime would open it.
 fn device_type<E: Exported>() -> u32 {
     let found = E::provider().devices.iter().find(|d| d.name == E::NAME);
     let cuda = found.is_some_and(|d| d.key == DispatchKey::Cuda);
@@ -56,7 +56,7 @@ fn length(bytes: u64) -> Result<usize> {
     usize::try_from(bytes).map_err(|_| Error::invalid(format!("{bytes} bytes are too many")))
 }
 
-/// Writes the value down, or says why there is none.
+/// Writes the value, or the reason why there is none.
 ///
 /// # Safety
 /// `to` is a place for it, `why` null or valid.

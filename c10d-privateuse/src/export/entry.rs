@@ -1,4 +1,4 @@
-//! The entry: from a registration to tables.
+//! The entry: it makes tables from a registration.
 #![allow(unsafe_code)]
 
 use std::sync::OnceLock;
@@ -12,7 +12,8 @@ use super::store::HostTable;
 use super::{collectives, device, rows};
 use crate::abi::{self, Sized32};
 
-/// The tables, made at the first call; null if the provider does not have what was exported, which the log is told.
+/// Returns the tables, which are made at the first call. It returns null, and logs the reason, if the provider lacks
+/// the exported backend or device.
 ///
 /// # Safety
 /// `host` is null or the host's table.

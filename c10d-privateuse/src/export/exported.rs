@@ -1,4 +1,4 @@
-//! What a plugin is made of, and what of it lasts as long as the process.
+//! The parts of an exported plugin, and its statics.
 #![allow(unsafe_code)]
 
 use std::sync::{Arc, OnceLock};
@@ -10,15 +10,15 @@ use c10d_core::{Error, Result};
 use super::rows::Rows;
 use crate::abi;
 
-/// What a plugin is made of; the macros implement it.
+/// The parts of a plugin. The macros implement it.
 pub trait Exported: 'static {
     /// The name, as in the note.
     const NAME: &'static str;
     /// The version of the plugin's crate.
     const VERSION: &'static str;
-    /// Where backend and device are registered.
+    /// The provider in which backend and device are registered.
     fn provider() -> &'static Provider;
-    /// What lasts as long as the process.
+    /// The data that lives as long as the process.
     fn statics() -> &'static Statics;
 }
 
@@ -31,7 +31,7 @@ pub struct Statics {
 /// The tables of one plugin.
 pub(super) struct Tables {
     pub(super) device: Option<abi::Device>,
-    /// What the collectives point to.
+    /// The memory to which the collectives point.
     pub(super) _rows: Option<Rows>,
     pub(super) collectives: Option<abi::Collectives>,
     pub(super) plugin: OnceLock<abi::Plugin>,
@@ -43,7 +43,7 @@ unsafe impl Sync for Tables {}
 unsafe impl Send for Tables {}
 
 impl Statics {
-    /// Nothing yet.
+    /// Empty statics.
     #[allow(clippy::new_without_default, reason = "made by macros alone, in statics")]
     pub const fn new() -> Statics {
         Statics { tables: OnceLock::new(), runtime: OnceLock::new() }

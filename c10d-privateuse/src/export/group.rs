@@ -1,4 +1,4 @@
-//! One rank's part of a group, as a group of the plugin's own copy of core.
+//! One rank's part of a group, as a group in the plugin's own copy of core.
 #![allow(unsafe_code)]
 
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use super::watched::{MAKING, Making, watched};
 use super::work;
 use crate::abi::{self, DoneFn, Request};
 
-/// As core takes calls over bare spans.
+/// A call on bare spans, in core's form.
 type RawCall = (OpKind, Params, Option<Duration>, RawSpans);
 
 pub(super) struct ExportedGroup {
@@ -32,7 +32,8 @@ pub(super) struct ExportedGroup {
 }
 
 impl ExportedGroup {
-    /// Of its own, or a part of another group: that one's backend, and its ranks there.
+    /// Makes a group, either anew or as a part of another group: then `whole` is that group's backend and its ranks
+    /// there.
     pub(super) fn create<E: Exported>(
         host_table: HostTable,
         init: &abi::GroupInit,
@@ -60,7 +61,7 @@ impl ExportedGroup {
         Ok(ExportedGroup { group: Some(group), inner, host_table, runtime, news })
     }
 
-    /// The group of these ranks of this one.
+    /// Makes a group of these ranks of this group.
     pub(super) fn split<E: Exported>(&self, ranks: &[u32], init: &abi::GroupInit, name: &str) -> Result<ExportedGroup> {
         ExportedGroup::create::<E>(self.host_table, init, name, Some((self.inner.clone(), ranks.to_vec())))
     }
@@ -69,7 +70,8 @@ impl ExportedGroup {
         self.inner.no_split();
     }
 
-    /// What went wrong while nobody asked. Ranks that disagree are each told at their own call, which has the fields.
+    /// The error that occurred while nothing was waiting. Ranks that disagree learn it at their own calls, with the
+    /// fields.
     pub(super) fn failure(&self) -> Option<Error> {
         let error = self.group.as_ref()?.failure()?;
         (!matches!(error.kind(), ErrorKind::Mismatch { .. })).then(|| error.clone())
@@ -112,7 +114,7 @@ impl ExportedGroup {
     }
 
     fn report(&self, token: u64, done: DoneFn, work: Work<Outcome>) {
-        // The reporter goes with the group.
+        // The reporter ends with the group.
         let _ = self.news.send(News::Started { token, done, work: Box::new(work) });
     }
 

@@ -1,7 +1,8 @@
-//! The plugin's side of the border, for plugins in Rust: makes a plugin's tables out of what a vendor's crate registers.
+//! The plugin's side of the ABI, for plugins in Rust: it makes a plugin's tables from the registrations of a vendor's
+//! crate.
 //!
-//! The macros belong in a thin crate of their own, of type `cdylib` alone: a library that exports the entry could not be
-//! linked into one program with another such library.
+//! Use the macros in a small crate of their own, of type `cdylib` only: two libraries that export the entry cannot be
+//! linked into one program.
 
 mod catch;
 mod collectives;
@@ -18,9 +19,9 @@ mod work;
 pub use entry::entry;
 pub use exported::{Exported, Statics};
 
-/// Makes a plugin of the backend of this name in a [`Provider`](c10d_core::backend::Provider); of the device of this
-/// name, too, if the provider has one. The third argument says what the backend offers, as
-/// [`Capabilities`](c10d_core::backend::Capabilities); all, unless given.
+/// Exports the backend of this name in a [`Provider`](c10d_core::backend::Provider) as a plugin, and the device of this
+/// name, if the provider has one. The third argument is the [`Capabilities`](c10d_core::backend::Capabilities) of the
+/// backend; without it, they are all.
 ///
 /// Panics of the backend become errors of the operation.
 ///
@@ -40,7 +41,7 @@ macro_rules! export_backend {
     };
 }
 
-/// Makes a plugin of the device of this name in a [`Provider`](c10d_core::backend::Provider): every op works on its
+/// Exports the device of this name in a [`Provider`](c10d_core::backend::Provider) as a plugin. Every op works on its
 /// buffers, through host memory.
 ///
 /// Panics of the device become errors.

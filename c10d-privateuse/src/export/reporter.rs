@@ -1,6 +1,6 @@
-//! The thread that tells the host what is done.
+//! The thread that tells the host which operations are done.
 //!
-//! Not the thread that completes an operation: learning of a failure may abort the group, which wants the backend's
+//! It is not the thread that completes an operation, since a failure may abort the group, which needs the backend's
 //! locks.
 #![allow(unsafe_code)]
 
@@ -15,14 +15,14 @@ use c10d_core::{Error, ErrorKind, OpError, Outcome, Work};
 use super::store::HostTable;
 use crate::abi::{self, DoneFn, codes};
 
-/// What the reporter hears.
+/// A message to the reporter.
 pub(super) enum News {
     Started {
         token: u64,
         done: DoneFn,
         work: Box<Work<Outcome>>,
     },
-    /// Something happened to this operation.
+    /// This operation may be done.
     Stirred(u64),
     /// The group is gone.
     Over,
@@ -93,11 +93,11 @@ fn tell(host_table: &HostTable, done: DoneFn, token: u64, result: Result<Outcome
         theirs_len: theirs.len() as u64,
         ..abi::empty()
     };
-    // SAFETY: the host's own table and function; the operation is over, and this is said once.
+    // SAFETY: the host's own table and function. The operation is done, and this is called once.
     unsafe { done(host_table.host(), token, &result) };
 }
 
-/// What happened, without what the host adds itself.
+/// The text of the error, without the parts that the host adds.
 fn words(error: &Error) -> String {
     let report = error.report();
     let mut words = match &report.kind {

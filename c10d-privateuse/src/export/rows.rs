@@ -1,14 +1,14 @@
-//! What a plugin's collectives offer, as the ABI has it.
+//! The capabilities of a plugin's collectives, in the form of the ABI.
 
 use c10d_core::backend::{Capabilities, OpSet};
 use c10d_core::{DispatchKey, OpKind};
 
 use crate::abi::{self, codes};
 
-/// What a plugin's collectives offer, as rows of the ABI.
+/// The capabilities of a plugin's collectives, as rows of the ABI.
 pub(super) struct Rows {
     pub(super) rows: Vec<abi::Capabilities>,
-    /// What the rows point to.
+    /// The memory to which the rows point.
     _by_op: Box<[u32]>,
 }
 

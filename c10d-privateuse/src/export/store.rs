@@ -1,4 +1,4 @@
-//! The host's store, as core's trait has it.
+//! The host's store, as an implementation of core's trait.
 #![allow(unsafe_code)]
 
 use std::time::Instant;
@@ -7,7 +7,7 @@ use c10d_core::{Error, ErrorKind, Result, Store};
 
 use crate::abi::{Host, Why, codes};
 
-/// The host's table as far as both sides know it, and where it is: its functions want their own.
+/// A copy of the part of the host's table that both sides know, and the table's address, which its functions need.
 #[derive(Clone, Copy)]
 pub(super) struct HostTable {
     table: Host,
@@ -36,7 +36,7 @@ impl HostTable {
         self.host
     }
 
-    /// Tells the host's log.
+    /// Writes to the host's log.
     pub(super) fn error(&self, text: &str) {
         if let Some(log) = self.table.log {
             // SAFETY: the host's function, its own table, text with its length.
@@ -51,10 +51,10 @@ pub(super) struct HostStore {
     number: u64,
 }
 
-/// Values are fetched with room for so much, and again if they have more.
+/// The room with which values are fetched first; longer ones are fetched again.
 const ROOM: usize = 4096;
 
-/// How often a value is asked for again that keeps growing.
+/// How often a growing value is fetched again.
 const TRIES: usize = 8;
 
 fn left(deadline: Instant) -> u64 {
@@ -64,13 +64,13 @@ fn left(deadline: Instant) -> u64 {
 fn result((status, why): (i32, String)) -> Result {
     match codes::kind(status) {
         None if status == codes::OK => Ok(()),
-        // Whatever it was, the store did not do it.
+        // Any other status means that the store failed.
         Some(ErrorKind::InvalidArgument) => Err(Error::invalid(why)),
         _ => Err(Error::new(ErrorKind::Store, why)),
     }
 }
 
-/// The function, or the error that the host is too old.
+/// The function, or an error that says that the host is too old.
 fn have<F>(f: Option<F>, name: &str) -> Result<F> {
     f.ok_or_else(|| Error::unsupported(format!("this host has no {name}; the plugin needs ABI 1.1 of it")))
 }

@@ -1,4 +1,4 @@
-//! The exported backend, watched for panics.
+//! The exported backend, whose panics are caught.
 #![allow(unsafe_code)]
 
 use std::cell::RefCell;
@@ -12,10 +12,10 @@ use super::catch::caught;
 use super::exported::Exported;
 use super::store::HostTable;
 
-/// What goes in and out of a backend's making, which core calls on the thread that builds the group.
+/// The inputs and outputs of making a backend, which core does on the thread that builds the group.
 #[derive(Default)]
 pub(super) struct Making {
-    /// Whose part it is: that group's backend, and its ranks there.
+    /// The group of which it is a part: that group's backend, and the ranks there.
     pub(super) whole: Option<(Arc<dyn Backend>, Vec<u32>)>,
     pub(super) made: Option<Arc<dyn Backend>>,
 }
@@ -24,8 +24,8 @@ thread_local! {
     pub(super) static MAKING: RefCell<Making> = RefCell::default();
 }
 
-/// The exported backend under a name of its own, watched for panics. Beside the original, which the plugin's copy of
-/// core may know by the vendor crate's own `submit!`.
+/// The exported backend under a name of its own, whose panics are caught. The original may be registered as well, by
+/// the vendor crate's own `submit!` in the plugin's copy of core.
 pub(super) fn watched<E: Exported>(host_table: HostTable) -> Result<&'static Provider> {
     let provider = E::provider();
     let original = provider.backends.iter().find(|r| r.name == E::NAME);
@@ -39,7 +39,7 @@ pub(super) fn watched<E: Exported>(host_table: HostTable) -> Result<&'static Pro
         MAKING.set(Making { whole: None, made: Some(inner.clone()) });
         Ok(inner)
     };
-    // One per group and process would be a leak that grows; the registry wants what lasts.
+    // There is one per process, since the registry needs a static and one per group would leak.
     static ONE: std::sync::OnceLock<&'static Provider> = std::sync::OnceLock::new();
     Ok(ONE.get_or_init(|| {
         let registration = Registration {
@@ -54,7 +54,7 @@ pub(super) fn watched<E: Exported>(host_table: HostTable) -> Result<&'static Pro
     }))
 }
 
-/// A backend whose panics stay inside: a job that it was given ends as `Abandoned`, or later by another thread of it.
+/// A backend whose panics are caught: the job ends as `Abandoned`, or later by another thread of the backend.
 struct Watched {
     inner: Arc<dyn Backend>,
     host_table: HostTable,

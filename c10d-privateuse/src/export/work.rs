@@ -1,4 +1,4 @@
-//! From the border's request to a call of core.
+//! Converts a request of the ABI to a call of core.
 #![allow(unsafe_code)]
 
 use std::sync::Arc;
@@ -79,7 +79,7 @@ fn span(s: &abi::Span, runtime: Option<&Arc<dyn DeviceRuntime>>) -> Result<Span>
         codes::DEVICE_PRIVATE => runtime.map_or(Device::private(0, index), |r| r.device(index)),
         other => return Err(Error::unsupported(format!("device type {other} is not known to this plugin"))),
     };
-    // No elements have no address; slices want an aligned one all the same.
+    // An empty span may have no address, but slices need an aligned one.
     let data =
         if s.count == 0 && s.device_type == codes::DEVICE_CPU { std::ptr::without_provenance_mut(64) } else { s.data };
     Ok(Span::new(data.cast(), s.offset, s.count, dtype, device))

@@ -1,4 +1,4 @@
-//! From what a plugin answers to a result, or to an error that names it.
+//! Converts a plugin's answer to a result, or to an error that names the plugin.
 #![allow(unsafe_code)]
 
 use c10d_core::backend::Fingerprint;
@@ -7,10 +7,10 @@ use c10d_core::{Error, ErrorKind, OpKind, Outcome, Result, Status};
 use super::plugin::Hosted;
 use crate::abi::{self, codes};
 
-/// Kinds of disagreement that core knows by name.
+/// The fields of a mismatch that core knows by name.
 const FIELDS: [&str; 10] = ["op", "seq", "dtype", "count", "reduce_op", "root", "splits", "factor", "tensors", "step"];
 
-/// The result of a call that says no more than a status and a reason.
+/// The result of a call that returns only a status and a reason.
 pub(super) fn status(plugin: &Hosted, call: &str, status: i32, why: &str) -> Result {
     if status == codes::OK {
         return Ok(());
@@ -21,7 +21,7 @@ pub(super) fn status(plugin: &Hosted, call: &str, status: i32, why: &str) -> Res
     Err(Error::new(kind, format!("plugin {:?}, {call}: {why}", plugin.name)))
 }
 
-/// What is known of the operation that ended.
+/// The facts about the operation that ended.
 pub(super) struct About<'a> {
     pub(super) plugin: &'a Hosted,
     pub(super) op: OpKind,
@@ -29,7 +29,7 @@ pub(super) struct About<'a> {
     pub(super) size: u32,
 }
 
-/// What a completion says.
+/// The outcome of a completion.
 ///
 /// # Safety
 /// `result` is null or a `c10d_result` as the ABI has it.
@@ -89,7 +89,7 @@ pub(super) unsafe fn outcome(about: &About<'_>, result: *const abi::Result) -> R
     Err(error)
 }
 
-/// An error after which ranks may be in different places, whatever the plugin called it.
+/// Marks an error as failed, since ranks may have got different results, whatever the plugin's status says.
 pub(super) fn failed(mut error: Error) -> Error {
     error.report_mut().status = Status::Failed;
     error

@@ -1,5 +1,5 @@
-//! The clock of all plugins' operations: one thread, started with the first group. Groups and operations set it; what
-//! it does when their time is over stands above them, and is given to it.
+//! The clock of all plugins' operations: one thread, which starts with the first group. Groups and operations set its
+//! alarms. The code that it runs when their time is over is in a higher module, which passes it as a function.
 
 use std::sync::Once;
 use std::time::{Duration, Instant};
@@ -9,7 +9,7 @@ use c10d_core::sync::{Condvar, Mutex};
 use c10d_core::{Error, ErrorKind, Result};
 
 struct Clock {
-    /// When the thread looks next; `None`: when it is told to.
+    /// The time at which the thread checks next; `None`: when it is told to.
     next: Mutex<Option<Instant>>,
     sooner: Condvar,
     started: Once,
@@ -22,11 +22,11 @@ impl Default for Clock {
     }
 }
 
-/// A forked child has a clock of its own: threads do not come along.
+/// A forked child has its own clock, since threads do not exist in it.
 static CLOCK: PerProcess<Clock> = PerProcess::new();
 
-/// Starts the clock, if it does not run yet. Whenever the time has come, its thread calls `end_overdue` with the time,
-/// which gives the next time.
+/// Starts the clock if it does not run yet. At each alarm its thread calls `end_overdue` with the time, which returns
+/// the next alarm.
 pub(super) fn start(end_overdue: fn(Instant) -> Option<Instant>) -> Result {
     let clock = CLOCK.get();
     let mut result = Ok(());
@@ -34,7 +34,7 @@ pub(super) fn start(end_overdue: fn(Instant) -> Option<Instant>) -> Result {
         let spawned = std::thread::Builder::new().name("c10d plugin clock".into()).spawn(move || run(end_overdue));
         result = spawned.map(drop);
     });
-    // After a failure no further start is tried; the second group would be unwatched, so it is refused as well.
+    // After a failure the start is not tried again; later groups would be unwatched, so they are rejected as well.
     let mut failed = clock.failed.lock();
     *failed |= result.is_err();
     match (result, *failed) {
@@ -44,7 +44,7 @@ pub(super) fn start(end_overdue: fn(Instant) -> Option<Instant>) -> Result {
     }
 }
 
-/// Sees to it that the clock looks at this time.
+/// Sets an alarm at this time.
 pub(super) fn at(limit: Instant) {
     let clock = CLOCK.get();
     let mut next = clock.next.lock();
@@ -66,7 +66,7 @@ fn run(end_overdue: fn(Instant) -> Option<Instant>) {
                     clock.sooner.wait_for(&mut next, (at - now).min(Duration::from_secs(3600)));
                     continue;
                 }
-                // Set before looking: an operation that comes meanwhile brings it forward again.
+                // It is set before checking, so that an operation that comes meanwhile sets it again.
                 *next = None;
                 drop(next);
                 if let Some(soonest) = end_overdue(now) {

@@ -1,4 +1,4 @@
-//! A plugin's device as a runtime. Translates, and never waits.
+//! A plugin's device as a runtime. It only converts arguments, and never waits.
 #![allow(unsafe_code)]
 
 use std::ffi::c_void;
@@ -30,7 +30,7 @@ impl PluginDevice {
         self.key
     }
 
-    /// Gives memory back that nobody owns any more.
+    /// Frees memory without owners.
     fn gone(&self, index: u16, base: *mut ()) {
         if let Some(free) = self.functions.free {
             // SAFETY: validated; the plugin's, and nobody's any more.
@@ -38,7 +38,7 @@ impl PluginDevice {
         }
     }
 
-    /// Calls a function that may be absent.
+    /// Calls a function that may be missing.
     fn call<F>(&self, name: &'static str, function: Option<F>, call: impl FnOnce(F, *mut Why) -> i32) -> Result {
         let function = function.ok_or_else(|| self.plugin.error(name, "it has no such function"))?;
         let (status, why) = Why::ask(|why| call(function, why));
@@ -58,7 +58,7 @@ unsafe impl DeviceRuntime for PluginDevice {
 
     fn identity(&self, index: u16) -> Option<String> {
         let identity = self.functions.identity?;
-        // Asked while a group is made, so it must come back.
+        // It is called while a group is made, so it has a time limit.
         let asked = self.plugin.in_time("identity", move || {
             let (mut room, mut len) = ([0u8; 256], 0);
             let (capacity, text) = (room.len() as u64, room.as_mut_ptr().cast());
@@ -103,7 +103,7 @@ unsafe impl DeviceRuntime for PluginDevice {
         if self.owners.more(index, base as usize) {
             return true;
         }
-        // Memory that came from elsewhere: the plugin may know it.
+        // Memory of another allocator, which the plugin may know.
         let Some(retain) = self.functions.retain else { return false };
         // SAFETY: the caller's promise is the ABI's.
         let (status, _) = Why::ask(|why| unsafe { retain(index.into(), base.cast(), why) });

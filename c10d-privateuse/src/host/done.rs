@@ -13,7 +13,7 @@ use crate::abi;
 
 /// The `c10d_done` that plugins get.
 pub(super) unsafe extern "C" fn done(host: *const abi::Host, token: Token, result: *const abi::Result) {
-    // Whatever goes wrong on our side must not unwind into the plugin.
+    // A panic on the host's side must not unwind into the plugin.
     contain("what follows the end of a plugin's operation", || end(host, token, result));
 }
 
@@ -44,7 +44,7 @@ fn end(host: *const abi::Host, token: Token, result: *const abi::Result) {
     let outcome = unsafe { answer::outcome(&about, result) };
     match outcome.map_err(|error| operation.group.in_its_words(error)) {
         Err(error) if *error.kind() == ErrorKind::Plugin => {
-            // It broke the contract: nobody knows whether it has let go of the memory.
+            // It broke the contract, so it may still use the memory.
             operation.group.fail(&error);
             operation.give_up();
         }

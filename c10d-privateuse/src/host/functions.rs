@@ -15,7 +15,7 @@ use super::stores;
 use crate::abi::{self, Host, Why, codes};
 
 impl Hosted {
-    /// A plugin of this name and file, which gets these functions.
+    /// Makes the host's data for a plugin of this name and file, which gets these functions.
     pub(crate) fn new(name: &str, path: &Path) -> &'static Hosted {
         Hosted::leak(table(), name, path)
     }
@@ -58,7 +58,7 @@ unsafe extern "C" fn now(_: *const Host) -> u64 {
     u64::try_from(START.elapsed().as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// Runs a verb on the store of this number; its error goes into `why`.
+/// Runs a store method on the store with this number; an error goes into `why`.
 fn verb(
     store: u64,
     key: *const c_char,
@@ -87,7 +87,7 @@ fn verb(
     codes::status(&error)
 }
 
-/// A value that the plugin gives.
+/// A value from the plugin.
 ///
 /// # Safety
 /// `value` is null or points to `len` bytes.
@@ -100,7 +100,7 @@ unsafe fn bytes<'a>(value: *const c_void, len: u64) -> Result<&'a [u8]> {
     }
 }
 
-/// A value that the plugin gets.
+/// A value for the plugin.
 ///
 /// # Safety
 /// `len` is null or a place for a number, `value` null or `capacity` bytes.

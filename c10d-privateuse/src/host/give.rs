@@ -1,4 +1,4 @@
-//! On a queue's thread: gives operations to the plugin.
+//! Gives operations to the plugin, on a queue's thread.
 #![allow(unsafe_code)]
 
 use std::sync::Arc;
@@ -34,8 +34,8 @@ pub(super) fn give(tokens: &[Token]) {
     let (handle, functions) = (group.handle(), group.functions());
     let (status, why) = match (&requests[..], functions.submit, functions.submit_batch) {
         ([request], Some(submit), _) => {
-            // SAFETY: validated; a request stays until its operation is done, and for ever if it is given up. The plugin
-            // may end it during the call, and by the ABI does not look at it afterwards.
+            // SAFETY: validated. A request stays until its operation is done, and forever if it is given up. The plugin
+            // may end it during the call, and by the ABI does not read it afterwards.
             Why::ask(|why| unsafe { submit(handle, *request, Some(done::done), tokens[0], why) })
         }
         (several, _, Some(submit)) => {
@@ -61,7 +61,8 @@ pub(super) fn give(tokens: &[Token]) {
     }
 }
 
-/// Has the plugin keep the operation's device memory. The operation stays where the clock can end it. `None`: it did.
+/// Asks the plugin to keep the operation's device memory. The clock can end the operation meanwhile; then the result is
+/// `None`.
 fn retain(token: Token) -> Option<Result<Option<Retained>>> {
     let (group, running, allocations) = slots::look_at_waiting(token, |operation| {
         let allocations = lend::to_retain(operation.group.plugin(), &operation.job);
@@ -78,7 +79,7 @@ fn retain(token: Token) -> Option<Result<Option<Retained>>> {
     Some(retained.map(Some))
 }
 
-/// Looks whether the ranks made the same calls; if not, the group has failed. `None`: the operation is over.
+/// Checks whether the ranks made the same calls; if not, the group fails. `None`: the operation is done.
 fn compare(token: Token) -> Option<()> {
     let (group, op, root) = slots::look_at_waiting(token, |operation| {
         let request = operation.job.request();
@@ -90,11 +91,11 @@ fn compare(token: Token) -> Option<()> {
     Some(())
 }
 
-/// Lends the plugin what the operation needs, and makes it one that the plugin has. `None`: it is over.
+/// Lends the plugin the memory of the operation, and marks the operation as given. `None`: it is done.
 fn prepare(token: Token) -> Option<Prepared> {
     compare(token)?;
     let retained = retain(token)?;
-    // Gone if its time was over meanwhile.
+    // It is gone if its time is over.
     let mut taken = slots::take_out(token)?;
     let operation = &mut taken.0;
     let group = operation.group.clone();
@@ -124,7 +125,7 @@ fn prepare(token: Token) -> Option<Prepared> {
     *running.lock() = Some("submit");
     let open = group.open_operation_call();
     taken.give();
-    // The clock did not see the operation meanwhile.
+    // The clock could not see the operation meanwhile.
     clock::at(limit.min(group.limit()));
     Some(Prepared { token, group, op, request, running, open })
 }

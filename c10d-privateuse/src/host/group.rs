@@ -21,37 +21,37 @@ use super::token::Token;
 use super::{answer, clock};
 use crate::abi::{self, Why};
 
-/// What the plugin's calls on this group need.
+/// The data for the plugin's calls on this group.
 pub(super) struct Group {
     loaded: &'static LoadedPlugin,
     pub(super) functions: abi::Collectives,
     /// The plugin's object; 0 until it is made.
     pub(super) handle: OnceLock<usize>,
     pub(super) size: u32,
-    /// What the plugin looks at; set when all must end.
+    /// The flag that the plugin reads. It is set when all operations must end.
     pub(super) aborted: AtomicU32,
     failed: OnceLock<Error>,
-    /// When everything in flight is given up, once it must end.
+    /// The time at which everything in flight is given up, after it was told to end.
     limit: Mutex<Option<Instant>>,
     pub(super) queues: Arc<SubmitQueues>,
     in_use: Mutex<InUse>,
     less_in_use: Condvar,
     pub(super) store: Lease,
-    /// Whether the ranks make the same calls; not where the rank is alone.
+    /// The check whether the ranks make the same calls; `None` if there is one rank only.
     pub(super) calls: Option<Arc<CallCheck>>,
 }
 
-/// What the plugin's object is needed for.
+/// The uses of the plugin's object.
 #[derive(Default)]
 struct InUse {
     operations: usize,
     /// Calls that have not returned.
     calls: usize,
-    /// The object is destroyed, or is about to be.
+    /// Whether the object is destroyed, or about to be.
     destroyed: bool,
 }
 
-/// A call of the plugin that has not returned; its object stays meanwhile.
+/// A call of the plugin that has not returned. The object stays meanwhile.
 pub(super) struct OpenCall(pub(super) Arc<Group>);
 
 impl Drop for OpenCall {
@@ -67,13 +67,13 @@ impl Drop for Group {
     }
 }
 
-/// Half of the time that a backend has for letting go; the rest is for us.
+/// Half of the time that a backend has for releasing a job; the host needs the rest.
 pub(super) fn grace(timeout: Duration) -> Duration {
     let_go(timeout) / 2
 }
 
 impl Group {
-    /// A group without the plugin's object, whose operations go through these queues.
+    /// Makes a group without the plugin's object. Its operations go through these queues.
     pub(super) fn new(
         loaded: &'static LoadedPlugin,
         init: &GroupInit,
@@ -130,7 +130,7 @@ impl Group {
         offer.accelerator().and_then(|_| self.loaded.runtime())
     }
 
-    /// Whether the plugin is still busy with what was submitted before an operation that it was not given.
+    /// Whether the plugin is still busy with earlier operations than one that it was not given.
     pub(super) fn is_behind(&self, token: Token) -> bool {
         self.queues.is_behind(token)
     }
@@ -139,12 +139,12 @@ impl Group {
         self.failed.get().cloned()
     }
 
-    /// When everything in flight is over at latest.
+    /// The latest end of everything in flight.
     pub(super) fn limit(&self) -> Instant {
         self.limit.lock().unwrap_or_else(|| deadline_after(Duration::MAX))
     }
 
-    /// Ends everything in flight and to come. The first cause wins. Never waits for the plugin.
+    /// Ends all operations in flight and later ones. The first cause counts. It never waits for the plugin.
     pub(super) fn fail(self: &Arc<Self>, cause: &Error) {
         if self.failed.set(cause.clone()).is_err() {
             return;
@@ -156,14 +156,14 @@ impl Group {
         clock::at(limit);
         let (Some(abort), Some(_)) = (self.functions.abort, self.handle.get()) else { return };
         let (Some(me), text) = (self.open_call(), cause.to_string()) else { return };
-        // Without a thread for it, the flag is up all the same, and the clock ends what is in flight.
+        // If there is no thread for it, the flag is set anyway, and the clock ends the operations in flight.
         let _ = spawn_detached(move || {
             // SAFETY: validated; the group is not destroyed before this call was counted as returned.
             unsafe { abort(me.0.handle(), text.as_ptr().cast(), text.len() as u64) };
         });
     }
 
-    /// Waits until nothing is in flight, then has the plugin say goodbye.
+    /// Waits until nothing is in flight, then lets the plugin say goodbye.
     pub(super) fn shutdown(self: &Arc<Self>, deadline: Instant) -> Result {
         {
             let mut in_use = self.in_use.lock();
@@ -191,8 +191,8 @@ impl Group {
         }
     }
 
-    /// Nobody has the backend any more: what was started is still run, then the plugin's object goes. If the plugin
-    /// never gives a call back, it stays.
+    /// Called when the backend is dropped: started operations still run, then the plugin's object is destroyed. If a
+    /// call of the plugin never returns, the object stays.
     pub(super) fn retire(self: &Arc<Self>) {
         self.queues.close();
         let me = self.clone();
@@ -213,14 +213,15 @@ impl Group {
         });
     }
 
-    /// A trusted plugin's operation is past its time: all must end, and the caller's memory waits for the plugin.
+    /// Handles an operation of a trusted plugin after its time: all operations must end, and the caller's memory waits
+    /// for the plugin.
     pub(super) fn is_late(self: &Arc<Self>) {
         self.fail(
             &self.plugin().error("submit", "an operation is past its time, and has the caller's memory on trust"),
         );
     }
 
-    /// Asks what went wrong while nobody waited.
+    /// Asks for errors that occurred while nothing was waiting.
     pub(super) fn listen(self: &Arc<Self>) {
         let (Some(ask), Some(_), None) = (self.functions.async_error, self.handle.get(), self.failure()) else {
             return;
@@ -243,7 +244,7 @@ impl Group {
         }
     }
 
-    /// Counts a call of the plugin on this group; `None`: there is nothing left to be called on.
+    /// Counts a call of the plugin on this group; `None`: the object does not exist any more.
     pub(super) fn open_call(self: &Arc<Self>) -> Option<OpenCall> {
         let mut in_use = self.in_use.lock();
         if in_use.destroyed {
@@ -253,18 +254,18 @@ impl Group {
         Some(OpenCall(self.clone()))
     }
 
-    /// Counts a call for an operation in flight, or one that makes the object: it is there.
+    /// Counts a call for an operation in flight, or one that makes the object. The object exists.
     pub(super) fn open_operation_call(self: &Arc<Self>) -> OpenCall {
         self.in_use.lock().calls += 1;
         OpenCall(self.clone())
     }
 
-    /// Counts an operation in.
+    /// Counts a new operation.
     pub(super) fn operation_begins(&self) {
         self.in_use.lock().operations += 1;
     }
 
-    /// The error, in the own words of ranks whose program ended while they were in the group.
+    /// The error, with the reports of ranks whose program ended while they were in the group.
     pub(super) fn in_its_words(&self, error: Error) -> Error {
         match &self.calls {
             Some(calls) => answer::failed(calls.in_its_words(error)),
@@ -272,7 +273,7 @@ impl Group {
         }
     }
 
-    /// Whatever became of it.
+    /// Records the end of a call, whatever its result.
     pub(super) fn call_ended(&self, request: &Request) {
         self.calls.iter().filter(|_| !request.op.is_p2p()).for_each(|calls| calls.end(request));
     }

@@ -1,4 +1,4 @@
-//! Memory that a plugin gets, and that can be written off if it never lets go.
+//! Memory that is lent to a plugin, and that can be leaked if the plugin never releases it.
 #![allow(unsafe_code)]
 
 use std::alloc::{Layout, alloc_zeroed, dealloc};
@@ -12,25 +12,25 @@ use super::plugin::Hosted;
 
 const ALIGN: usize = 64;
 
-/// What an operation's memory is to the plugin.
+/// The kind of memory that an operation lends to the plugin.
 pub(super) enum Lent {
     /// Nothing.
     None,
-    /// The operation's own buffers; on write-off they are lost to the caller.
+    /// The operation's own buffers. On write-off the caller does not get them back.
     Owned,
-    /// The caller's own memory, by a plugin that is trusted to let go in time. Never written off.
+    /// The caller's own memory, for a plugin that is trusted to release it in time. It is never written off.
     Trusted,
     /// A copy of borrowed host memory.
     Copied(Arena),
-    /// Device memory whose owner is kept from reusing it.
+    /// Device memory that is retained, so that it is not reused.
     Retained(Retained),
 }
 
-/// One allocation with room for every span; leaked by being forgotten.
+/// One allocation with room for every span. Forgetting it leaks it.
 pub(super) struct Arena {
     base: *mut u8,
     layout: Layout,
-    /// Where each span is, inputs first.
+    /// The offset of each span, inputs first.
     offsets: Vec<usize>,
 }
 
@@ -46,11 +46,11 @@ pub(super) struct Retained {
     allocations: Vec<Allocation>,
 }
 
-/// The device memory that the plugin must keep while the job runs; `None`: the job has none, or what it has is its own.
+/// The device memory that the plugin must keep while the job runs; `None`: there is none, or the operation owns it.
 pub(super) fn to_retain(plugin: &Hosted, job: &Job) -> Result<Option<Vec<Allocation>>> {
     let request = job.request();
     let spans = || request.inputs().iter().chain(request.outputs()).filter(|s| s.count() > 0);
-    // Whoever allocated CUDA's memory, it is the operation's where that owns its buffers.
+    // The operation owns CUDA memory if it owns its buffers, whoever allocated it.
     let own = job.owns_buffers() && spans().all(|s| s.device().key() == DispatchKey::Cuda);
     if own || spans().all(|s| s.host_ptr().is_some()) {
         return Ok(None);
@@ -68,7 +68,7 @@ pub(super) fn to_retain(plugin: &Hosted, job: &Job) -> Result<Option<Vec<Allocat
     Ok(Some(allocations))
 }
 
-/// Takes what the job's plugin will need. Copies, so it may take a while, but never waits.
+/// Prepares the memory that the plugin needs. It copies, so it may take a while, but it never waits.
 pub(super) fn lend(plugin: &Hosted, retained: Option<Retained>, job: &Job) -> Result<Lent> {
     if let Some(retained) = retained {
         return Ok(Lent::Retained(retained));
@@ -96,7 +96,7 @@ pub(super) fn lend(plugin: &Hosted, retained: Option<Retained>, job: &Job) -> Re
 }
 
 impl Lent {
-    /// The address that the plugin gets for span `i`, where it is not the span's own.
+    /// The address that the plugin gets for span `i`, if it differs from the span's own.
     pub(super) fn address(&self, i: usize) -> Option<*mut u8> {
         match self {
             Lent::Copied(arena) => Some(arena.at(i)),
@@ -104,12 +104,12 @@ impl Lent {
         }
     }
 
-    /// Whether what was lent can be lost, should the plugin never let go.
+    /// Whether the lent memory can be leaked if the plugin never releases it.
     pub(super) fn can_be_lost(&self) -> bool {
         !matches!(self, Lent::Trusted)
     }
 
-    /// Gives the results to the caller's memory, which is still the job's.
+    /// Copies the results to the caller's memory, which still belongs to the job.
     pub(super) fn give_back(&self, job: &Job) {
         if let Lent::Copied(arena) = self {
             let inputs = job.request().inputs().len();
@@ -119,10 +119,10 @@ impl Lent {
         }
     }
 
-    /// Ends the job while the plugin may still use what it was lent. Gives the bytes that are lost.
+    /// Ends the job while the plugin may still use the lent memory. Returns the number of leaked bytes.
     pub(super) fn write_off(self, job: Job, error: Error) -> u64 {
         match self {
-            // A trusted plugin's operation comes here only when it said that it was done.
+            // A trusted plugin's operation comes here only after it was reported as done.
             Lent::None | Lent::Trusted => {
                 job.complete(Err(error));
                 0
@@ -141,7 +141,7 @@ impl Lent {
             }
             Lent::Owned => {
                 let bytes = sum(&job);
-                // What is `Owned` came from `owns_buffers`, so it is never given back.
+                // `Owned` comes from `owns_buffers`, so the job is never returned.
                 let kept = job.fail_keeping(error);
                 debug_assert!(kept.is_ok());
                 bytes
@@ -202,7 +202,7 @@ impl Drop for Arena {
 }
 
 impl Retained {
-    /// Runs the plugin's code, which may take for ever.
+    /// Asks the plugin to keep the memory. The plugin's code may take forever.
     pub(super) fn take(
         plugin: &Hosted,
         runtime: Option<Arc<dyn DeviceRuntime>>,
@@ -211,8 +211,8 @@ impl Retained {
         let runtime = runtime.ok_or_else(|| plugin.error("submit", "it has no device part for this memory"))?;
         let mut retained = Retained { runtime, allocations: Vec::new() };
         for allocation in allocations {
-            // SAFETY: the job has the memory. If it is given up meanwhile, the memory may be freed while this call runs,
-            // which is the plugin's to expect: the ABI says so.
+            // SAFETY: the job has the memory. If the job is given up meanwhile, the memory may be freed while this call
+            // runs; the ABI tells the plugin so.
             if !unsafe { retained.runtime.retain(allocation.0, allocation.1 as *mut ()) } {
                 let what =
                     "it does not keep this memory for a running operation; start the call with buffers of its own";

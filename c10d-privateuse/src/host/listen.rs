@@ -1,4 +1,5 @@
-//! Asks plugins now and then what went wrong while nobody waited: one thread for each plugin that can tell.
+//! Asks plugins regularly for errors that occurred while nothing was waiting, with one thread for each plugin that
+//! supports it.
 
 use std::time::Duration;
 
@@ -9,10 +10,10 @@ use super::groups;
 use super::plugin::Hosted;
 use super::timed_call::spawn_detached;
 
-/// How long an error may go unheard.
+/// The interval of these questions.
 const PERIOD: Duration = Duration::from_millis(100);
 
-/// Sees to it that the plugin's groups are asked, as long as there are any.
+/// Starts asking the plugin's groups, while there are any.
 pub(super) fn to(plugin: &'static Hosted) -> Result {
     let mut listening = plugin.listening.lock();
     if !*listening {
@@ -25,7 +26,7 @@ pub(super) fn to(plugin: &'static Hosted) -> Result {
 fn listen(plugin: &'static Hosted) {
     loop {
         std::thread::sleep(PERIOD);
-        // A plugin that does not return keeps this thread, and nobody else: operations have their own clock.
+        // A plugin that does not return blocks only this thread: operations have their own clock.
         for group in groups::of(plugin) {
             contain("asking a plugin for errors", || group.listen());
         }

@@ -1,4 +1,4 @@
-//! How a plugin makes its objects: a group anew, or a part of one.
+//! Makes a plugin's objects: a new group, or a part of one.
 #![allow(unsafe_code)]
 
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use super::timed_call::{TimedCall, call_until};
 use super::{answer, give, groups, listen, overdue};
 use crate::abi::{self, Why};
 
-/// What the plugin is told of a group that it is to make.
+/// The arguments for the plugin to make a group.
 struct Terms {
     rank: u32,
     name: Arc<str>,
@@ -25,7 +25,7 @@ struct Terms {
 }
 
 impl Group {
-    /// A group that the plugin does not know yet.
+    /// Makes a group that the plugin does not know yet.
     fn prepare(loaded: &'static LoadedPlugin, init: &GroupInit) -> Result<Arc<Group>> {
         let group = Group::new(loaded, init, SubmitQueues::new(give::give))?;
         overdue::watch()?;
@@ -33,7 +33,7 @@ impl Group {
         Ok(group)
     }
 
-    /// Meets the other ranks, by the plugin.
+    /// Lets the plugin connect this rank to the others.
     pub(super) fn create(loaded: &'static LoadedPlugin, init: &GroupInit) -> Result<Arc<Group>> {
         let group = Group::prepare(loaded, init)?;
         let Some(create) = group.functions.create_group else {
@@ -48,7 +48,7 @@ impl Group {
         Ok(group)
     }
 
-    /// The group of these ranks, if the plugin makes it out of this one.
+    /// Makes the group of these ranks, if the plugin can make it from this one.
     pub(super) fn split(self: &Arc<Self>, ranks: &[u32], init: &GroupInit) -> Option<Result<Arc<Group>>> {
         let split = self.functions.split?;
         let group = match Group::prepare(self.loaded(), init) {
@@ -66,7 +66,7 @@ impl Group {
         }
     }
 
-    /// Tells the plugin that this rank is in no part of a division.
+    /// Tells the plugin that this rank is in no part of a split.
     pub(super) fn no_split(self: &Arc<Self>, patience: Duration) {
         let Some(split) = self.functions.split.filter(|_| self.failure().is_none()) else { return };
         let Some(me) = self.open_call() else { return };
@@ -87,7 +87,7 @@ impl Group {
         }
     }
 
-    /// Has the plugin make its object, elsewhere, in time.
+    /// Lets the plugin make its object, on another thread, with a time limit.
     fn make(
         self: &Arc<Self>,
         call: &'static str,

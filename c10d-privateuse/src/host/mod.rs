@@ -1,7 +1,7 @@
-//! The host's side of the border: makes backends and device runtimes out of plugins' tables.
+//! The host's side of the ABI: it makes backends and device runtimes from plugins' tables.
 //!
-//! A plugin may hang, lie, answer twice or never. So its functions run on threads that can be given up, it gets only
-//! memory that can be written off, and an operation is known to it by a token that is good for one answer.
+//! A plugin may hang, return false values, and answer twice or never. So its functions run on threads that can be given
+//! up, it gets only memory that can be leaked, and it knows an operation by a token that is valid for one answer.
 
 mod answer;
 mod backend;

@@ -13,39 +13,39 @@ use super::lend::Lent;
 use super::request::PluginRequest;
 use super::token::Token;
 
-/// The plugin's function that runs for an operation, if one does: `retain`, then `submit`.
+/// The plugin's function that is running for an operation, if any: `retain`, then `submit`.
 pub(super) type RunningFunction = Arc<Mutex<Option<&'static str>>>;
 
-/// An operation, what it was lent, and whose it is. Whoever takes it out of its slot ends it.
+/// An operation, its lent memory, and its group. The thread that takes it out of its slot ends it.
 pub(super) struct Operation {
     pub(super) token: Token,
     pub(super) job: Job,
     pub(super) lent: Lent,
-    /// What the plugin reads; from when it is given the operation.
+    /// The request that the plugin reads, from the time when it gets the operation.
     pub(super) request: Option<Box<PluginRequest>>,
     pub(super) group: Arc<Group>,
-    /// When it is ended without the plugin.
+    /// The time at which it is ended without the plugin.
     pub(super) limit: Instant,
     pub(super) running: RunningFunction,
 }
 
 impl Operation {
-    /// Ends it with what the plugin said; the plugin has let go of its memory.
+    /// Ends it with the plugin's answer. The plugin has released its memory.
     pub(super) fn end(self, result: Result<Outcome>) {
         let Operation { job, lent, request, group, .. } = self;
         group.call_ended(job.request());
-        // After an abort, its cause is the cause of whatever ends badly.
+        // After an abort, its cause is the cause of every error.
         let result = result.map_err(|e| group.failure().unwrap_or(e));
         if result.is_ok() {
             lent.give_back(&job);
         }
         job.complete_with(result);
         group.operation_ended();
-        // Last, since nobody needs to wait for it: the plugin's `release` may take for ever.
+        // This comes last, since the plugin's `release` may take forever and nothing depends on it.
         drop((lent, request));
     }
 
-    /// Ends it because its time is over. What the plugin was lent is lost.
+    /// Ends it because its time is over. The lent memory is leaked.
     pub(super) fn give_up(self) {
         let error = self.group.failure().unwrap_or_else(|| self.why_late());
         let Operation { job, lent, request, group, running, .. } = self;
@@ -54,7 +54,7 @@ impl Operation {
         if runs {
             group.plugin().given_up.fetch_add(1, Ordering::Relaxed);
         }
-        // What it owns is left to a `retain` that runs still.
+        // If a `retain` still runs, the operation's own memory is left to it.
         let lent = if runs && request.is_none() && job.owns_buffers() { Lent::Owned } else { lent };
         // The plugin may still read it.
         std::mem::forget(request);
@@ -82,7 +82,7 @@ impl Operation {
         }
     }
 
-    /// Ends it before the plugin had it.
+    /// Ends it before the plugin got it.
     pub(super) fn refuse(self, error: Error) {
         self.end(Err(error));
     }

@@ -7,15 +7,15 @@ use c10d_core::panics::contain;
 
 use super::{clock, slots};
 
-/// Sees to it that operations are ended in time.
+/// Starts the watch that ends operations in time.
 pub(super) fn watch() -> Result {
     clock::start(end)
 }
 
-/// Ends those whose time is over at `now`. Gives the time when the next one's is.
+/// Ends the operations whose time is over at `now`. Returns the time of the next one.
 fn end(now: Instant) -> Option<Instant> {
     let overdue = slots::take_overdue(now);
-    // There is one clock for all: whatever the end of one operation leads to, the others have theirs.
+    // There is one clock for all operations, so a panic at the end of one must not affect the others.
     for operation in overdue.operations {
         contain("what follows the end of an operation", || operation.give_up());
     }

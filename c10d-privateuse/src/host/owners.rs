@@ -1,15 +1,15 @@
-//! How many owners memory of a device has: so that it stays while somebody uses it, whoever frees it meanwhile.
+//! Counts the owners of a device's memory, so that it stays while an operation uses it, even if it is freed meanwhile.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
 use c10d_core::sync::Mutex;
 
-/// By device and base.
+/// The number of owners by device and base.
 #[derive(Default)]
 pub(super) struct Owners(Mutex<HashMap<(u16, usize), u64>>);
 
-/// Who is left.
+/// The owners that are left.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Left {
     Somebody,
@@ -19,7 +19,7 @@ pub(super) enum Left {
 }
 
 impl Owners {
-    /// Memory that was just allocated. `false`: it has owners.
+    /// Registers memory that was just allocated. `false`: it has owners already.
     pub(super) fn first(&self, index: u16, base: usize) -> bool {
         match self.0.lock().entry((index, base)) {
             Entry::Vacant(place) => *place.insert(1) == 1,
@@ -27,12 +27,12 @@ impl Owners {
         }
     }
 
-    /// One more. `false`: it is not counted here.
+    /// Adds an owner. `false`: the memory is not counted here.
     pub(super) fn more(&self, index: u16, base: usize) -> bool {
         self.0.lock().get_mut(&(index, base)).map(|owners| *owners += 1).is_some()
     }
 
-    /// One less.
+    /// Removes an owner.
     pub(super) fn less(&self, index: u16, base: usize) -> Left {
         let mut all = self.0.lock();
         match all.get_mut(&(index, base)) {

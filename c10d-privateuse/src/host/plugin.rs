@@ -1,4 +1,4 @@
-//! What the host keeps of a plugin: the table that it was given, and what it did wrong.
+//! The host's data about a plugin: the table that the plugin got, and its contract violations.
 #![allow(unsafe_code)]
 
 use std::path::{Path, PathBuf};
@@ -12,21 +12,21 @@ use c10d_core::{Error, ErrorKind, Result};
 use super::timed_call::{TimedCall, call_until};
 use crate::abi;
 
-/// What the host keeps of a plugin; never freed. The table comes first, so that its address is also this one's.
+/// The host's data about a plugin, which is never freed. The table comes first, so that its address is also this one's.
 #[repr(C)]
 pub(crate) struct Hosted {
     table: abi::Host,
     pub(crate) name: &'static str,
     pub(crate) path: PathBuf,
-    /// How it broke its contract, if it did.
+    /// The contract violation, if there was one.
     broken: OnceLock<Error>,
-    /// Works on the callers' own memory: the user vouches for it by name.
+    /// Whether it works on the callers' own memory, because the user trusts it by name.
     trusted: AtomicBool,
-    /// Whether somebody asks the groups what went wrong.
+    /// Whether a thread asks its groups for errors.
     pub(super) listening: Mutex<bool>,
-    /// Bytes lent to operations that never ended.
+    /// The bytes lent to operations that never ended.
     pub(super) written_off: AtomicU64,
-    /// Calls that were given up, with their threads.
+    /// The number of calls that were given up, with their threads.
     pub(super) given_up: AtomicU64,
 }
 
@@ -35,14 +35,14 @@ unsafe impl Sync for Hosted {}
 // SAFETY: as above.
 unsafe impl Send for Hosted {}
 
-/// How long the plugin's code may take where no caller says so.
+/// How long the plugin's code may take if no caller sets a limit.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// The address of every host table that was ever given out.
+/// The addresses of all host tables that plugins got.
 static TABLES: Mutex<Vec<usize>> = Mutex::new(Vec::new());
 
 impl Hosted {
-    /// A plugin that gets this table of functions.
+    /// Makes the data of a plugin that gets this table of functions.
     pub(super) fn leak(table: abi::Host, name: &str, path: &Path) -> &'static Hosted {
         let hosted: &'static Hosted = Box::leak(Box::new(Hosted {
             table,
@@ -58,12 +58,12 @@ impl Hosted {
         hosted
     }
 
-    /// What the plugin is given.
+    /// The table for the plugin.
     pub(crate) fn table(&self) -> *const abi::Host {
         std::ptr::from_ref(self).cast()
     }
 
-    /// Whose table this is; `None` for an address that the plugin made up.
+    /// The plugin that has this table; `None` for an address that a plugin made up.
     pub(super) fn of(table: *const abi::Host) -> Option<&'static Hosted> {
         let known = TABLES.lock().contains(&(table as usize));
         // SAFETY: one of ours, which are never freed.
@@ -76,7 +76,7 @@ impl Hosted {
         Error::new(ErrorKind::Plugin, what)
     }
 
-    /// Runs code of the plugin for which nobody has a deadline: on a thread of its own, which is given up if it hangs.
+    /// Runs code of the plugin without a caller's deadline, on a thread of its own, which is given up if it hangs.
     pub(crate) fn in_time<T: Send + 'static>(&self, call: &str, f: impl FnOnce() -> T + Send + 'static) -> Result<T> {
         match call_until(Instant::now() + PATIENCE, f)? {
             TimedCall::Returned(value) => Ok(value),
@@ -84,13 +84,13 @@ impl Hosted {
         }
     }
 
-    /// A call that did not return in time.
+    /// The error of a call that did not return in time.
     pub(super) fn gave_up(&self, call: &str) -> Error {
         self.given_up.fetch_add(1, Ordering::Relaxed);
         self.error(call, "it did not return in time")
     }
 
-    /// Notes that the plugin broke its contract: no further group is made. The first error stays.
+    /// Records that the plugin broke its contract: no further group is made. The first error stays.
     pub(super) fn set_broken(&self, error: &Error) {
         let _ = self.broken.set(error.clone());
     }

@@ -1,4 +1,4 @@
-//! A plugin as core's registry has crates.
+//! A plugin as a provider for core's registry.
 #![allow(unsafe_code)]
 
 use std::sync::Arc;
@@ -15,16 +15,17 @@ use crate::abi::Why;
 /// A plugin's own device comes before staging, but never before what is built in.
 const PRIORITY: u16 = 10;
 
-/// What the sources of plugins' providers begin with.
+/// The prefix of the sources of plugins' providers.
 const SOURCE: &str = "plugin ";
 
-/// Whether a provider of this source is a plugin's.
+/// Whether a provider with this source is a plugin.
 pub(crate) fn is_plugin(source: &str) -> bool {
     source.starts_with(SOURCE)
 }
 
 impl LoadedPlugin {
-    /// The plugin as core's registry has crates: leaked, since plugins are never unloaded. `device`: its device part, too.
+    /// Makes the plugin's provider, which is leaked, since plugins are never unloaded. `device`: including its device
+    /// part.
     pub(crate) fn provider(&'static self, device: bool) -> &'static Provider {
         let backends: Vec<Registration> =
             self.table.collectives.iter().map(|(_, offer)| self.backend(offer.keys())).collect();
@@ -55,7 +56,7 @@ impl LoadedPlugin {
         let Some(probe) = self.table.collectives.as_ref().and_then(|(c, _)| c.probe) else { return Ok(()) };
         // SAFETY: validated; `why` is good for the call.
         let asked = self.hosted.in_time("probe", move || Why::ask(|why| unsafe { probe(why) }));
-        // One that hung is not asked again: each question would cost the time, and a thread.
+        // A plugin that hung is not asked again, since each question would cost time and a thread.
         let (status, why) = asked.inspect_err(|e| self.hosted.set_broken(e))?;
         answer::status(self.hosted, "probe", status, &why)
     }
@@ -63,7 +64,7 @@ impl LoadedPlugin {
 
 fn registration(device: Arc<PluginDevice>) -> DeviceRegistration {
     let key = device.key();
-    // CUDA's buffers are one kind, whoever drives the device.
+    // CUDA buffers are one kind, whichever runtime drives the device.
     let name = if key == DispatchKey::Cuda { key.device_word() } else { device.name() };
     let open = move || Ok(device.clone() as Arc<dyn DeviceRuntime>);
     DeviceRegistration { name, key, open: Box::leak(Box::new(open)) }

@@ -1,8 +1,8 @@
 //! Threads that call `submit`: one at a time for each queue, any number of queues at once.
 //!
-//! All collectives are one queue; point-to-point has one for each direction, peer and tag, so that a `recv` that waits
-//! inside the plugin does not keep a `send` from being submitted, and order is kept where it means something. A batch
-//! stands in every queue that it touches, and goes when it is first in all of them.
+//! All collectives have one queue. Point-to-point operations have one for each direction, peer and tag, so that a
+//! `recv` that waits inside the plugin does not delay a `send`, and operations stay in order where that matters. A
+//! batch is in every queue that it uses, and is given when it is first in all of them.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use c10d_core::{OpKind, Result};
 use super::timed_call::spawn_detached;
 use super::token::Token;
 
-/// Which queue an operation stands in: those of one queue stay in order.
+/// The queue of an operation. Operations of one queue stay in order.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum QueueKey {
     Collectives,
@@ -34,21 +34,21 @@ impl QueueKey {
     }
 }
 
-/// Operations that are given to the plugin together, and the queues that they are in.
+/// Operations that are given to the plugin together, and their queues.
 struct Batch {
     tokens: Vec<Token>,
     queues: Vec<QueueKey>,
-    /// Queues in which something is before it.
+    /// The number of queues in which another batch is before it.
     behind: usize,
 }
 
 #[derive(Default)]
 struct Queues {
-    /// Those that have work, or are being worked at; of batches, their number.
+    /// The queues that have work or are being served, with the numbers of their batches.
     by_key: HashMap<QueueKey, VecDeque<usize>>,
     batches: HashMap<usize, Batch>,
     next: usize,
-    /// Of those with work, the ones that no thread works at, and that wait for no batch.
+    /// The queues with work that no thread serves and that wait for no batch.
     ready: VecDeque<QueueKey>,
     idle: usize,
     closed: bool,
@@ -60,7 +60,7 @@ pub(super) struct SubmitQueues {
     run: fn(&[Token]),
 }
 
-/// A thread without work stays so long.
+/// How long a thread without work stays.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 impl SubmitQueues {
@@ -68,8 +68,8 @@ impl SubmitQueues {
         Arc::new(SubmitQueues { state: Mutex::new(Queues::default()), more: Condvar::new(), run })
     }
 
-    /// Puts operations that go together at the end of their queues. On an error there is no thread for them, and they are
-    /// not there.
+    /// Appends operations that belong together to their queues. On an error there is no thread for them, and they are
+    /// not queued.
     pub(super) fn push(self: &Arc<Self>, operations: &[(QueueKey, Token)]) -> Result {
         let mut state = self.state.lock();
         let number = state.next;
@@ -96,7 +96,7 @@ impl SubmitQueues {
         if fresh { self.staff(&mut state).inspect_err(|_| state.forget(number)) } else { Ok(()) }
     }
 
-    /// Sees to it that somebody comes for what is ready.
+    /// Wakes or starts a thread for ready queues.
     fn staff(self: &Arc<Self>, state: &mut Queues) -> Result {
         if state.idle >= state.ready.len() {
             self.more.notify_all();
@@ -106,16 +106,16 @@ impl SubmitQueues {
         spawn_detached(move || me.work())
     }
 
-    /// Whether a thread is at what stands before this operation; not so where no thread came to it yet.
+    /// Whether a thread serves an operation before this one; `false` if no thread has come to it yet.
     pub(super) fn is_behind(&self, token: Token) -> bool {
         let state = self.state.lock();
         let Some(batch) = state.batches.values().find(|batch| batch.tokens.contains(&token)) else { return false };
-        // Whoever is being worked at is first in its queue, and no longer among those that wait.
+        // A batch that is being served is first in its queue, and not among the waiting ones.
         let first = |key| state.by_key.get(key).and_then(VecDeque::front);
         batch.queues.iter().filter_map(first).any(|number| !state.batches.contains_key(number))
     }
 
-    /// Lets the threads go when they have nothing to do.
+    /// Lets the threads end when they have nothing to do.
     pub(super) fn close(&self) {
         self.state.lock().closed = true;
         self.more.notify_all();
@@ -140,18 +140,18 @@ impl SubmitQueues {
         }
     }
 
-    /// Works at a queue until it is empty, or waits for a batch.
+    /// Serves a queue until it is empty or waits for a batch.
     fn serve<'a>(self: &'a Arc<Self>, key: QueueKey, mut state: MutexGuard<'a, Queues>) -> MutexGuard<'a, Queues> {
         while let Some(number) = state.by_key.get(&key).and_then(|queue| queue.front().copied()) {
             let Some(batch) = state.batches.get_mut(&number) else { break };
             batch.behind -= 1;
             if batch.behind > 0 {
-                // Whoever comes to it last, in another queue, takes it, and frees this one.
+                // The thread that comes to the batch last, in another queue, takes it and frees this queue.
                 return state;
             }
             let Some(batch) = state.batches.remove(&number) else { break };
             drop(state);
-            // The queue goes on, whatever becomes of these.
+            // The queue goes on, even if this panics.
             contain("giving operations to a plugin", || (self.run)(&batch.tokens));
             state = self.state.lock();
             for other in &batch.queues {
@@ -163,7 +163,7 @@ impl SubmitQueues {
                     state.by_key.remove(other);
                 } else if *other != key {
                     state.ready.push_back(*other);
-                    // Without a further thread it is this one's next.
+                    // If there is no other thread, this one takes it next.
                     let _ = self.staff(&mut state);
                 }
             }
@@ -173,7 +173,7 @@ impl SubmitQueues {
 }
 
 impl Queues {
-    /// Takes a batch that was just put in line out again.
+    /// Removes a batch that was just queued.
     fn forget(&mut self, number: usize) {
         for key in self.batches.remove(&number).map_or(Vec::new(), |batch| batch.queues) {
             let Some(queue) = self.by_key.get_mut(&key) else { continue };

@@ -1,4 +1,4 @@
-//! A request as the plugin sees it; it stays until the operation is done.
+//! A request in the form of the ABI. It stays until the operation is done.
 #![allow(unsafe_code)]
 
 use std::time::Duration;
@@ -10,7 +10,7 @@ use c10d_core::device::DevicePtr;
 use super::lend::Lent;
 use crate::abi::{self, codes};
 
-/// The request and all that it points to.
+/// The request and all memory to which it points.
 pub(super) struct PluginRequest {
     pub(super) request: abi::Request,
     _inputs: Box<[abi::Span]>,
@@ -66,7 +66,7 @@ pub(super) fn plugin_request(request: &Request, lent: &Lent, remaining: Duration
     Box::new(PluginRequest { request, _inputs: inputs, _outputs: outputs, _splits: splits })
 }
 
-/// Null where there is nothing to point to.
+/// The pointer to a list; null if the list is empty.
 fn pointer<T>(list: &[T]) -> *const T {
     if list.is_empty() { std::ptr::null() } else { list.as_ptr() }
 }

@@ -1,5 +1,5 @@
-//! The operations that a plugin has or will get, by token. A token is good for one answer; whatever comes with it later
-//! meets an empty slot.
+//! The operations that a plugin has or will get, by token. A token is valid for one answer; a later answer with it
+//! finds an empty slot.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
@@ -20,12 +20,12 @@ struct Slot {
 
 #[derive(Default)]
 enum Content {
-    /// Nothing, and the plugin was not the one who ended it.
+    /// Empty; the plugin did not end the last operation.
     #[default]
     Empty,
-    /// Nothing; the plugin of this group ended it.
+    /// Empty; the plugin of this group ended the last operation.
     Answered(Weak<Group>),
-    /// Nothing; its time was over while the plugin had it.
+    /// Empty; the last operation's time was over while the plugin had it.
     GivenUp,
     /// Not given to the plugin yet.
     Waiting(Operation),
@@ -35,9 +35,9 @@ enum Content {
     Given(Operation),
 }
 
-/// What a plugin's answer is about.
+/// The operation of a plugin's answer.
 pub(super) enum AnswerTo {
-    /// The operation, which is now the caller's to end.
+    /// The operation, which the caller must end.
     Operation(Box<Operation>),
     /// It was answered before: the plugin answers twice.
     AnsweredBefore(Option<Arc<Group>>),
@@ -50,13 +50,13 @@ pub(super) enum AnswerTo {
 #[derive(Default)]
 struct Slots {
     slots: Vec<Slot>,
-    /// First in, first out, so that an answer that comes twice still finds whose it was.
+    /// The queue is first in, first out, so that the owner of a second answer is still known.
     free: VecDeque<u32>,
 }
 
 static SLOTS: PerProcess<Mutex<Slots>> = PerProcess::new();
 
-/// Puts an operation into a slot, and gives its token.
+/// Puts an operation into a slot, and returns its token.
 pub(super) fn put(mut operation: Operation) -> Token {
     let mut all = SLOTS.get().lock();
     let index = all.free.pop_front().unwrap_or_else(|| {
@@ -90,7 +90,7 @@ impl Slots {
     }
 }
 
-/// Looks at an operation that waits for the plugin, if it was not given up meanwhile.
+/// Calls `look` with an operation that waits for the plugin, if it was not given up.
 pub(super) fn look_at_waiting<T>(token: Token, look: impl FnOnce(&Operation) -> T) -> Option<T> {
     match &SLOTS.get().lock().find(token)?.content {
         Content::Waiting(operation) => Some(look(operation)),
@@ -98,25 +98,25 @@ pub(super) fn look_at_waiting<T>(token: Token, look: impl FnOnce(&Operation) -> 
     }
 }
 
-/// An operation in the hands of the thread that gives it to the plugin. Its memory is copied meanwhile, for which the lock
-/// of all slots would be held too long; so it is out of its slot, where neither the clock nor an answer ends it.
+/// An operation that a thread is giving to the plugin. Its memory is copied meanwhile, which would hold the lock of all
+/// slots too long; so it is outside its slot, where neither the clock nor an answer can end it.
 #[must_use = "the slot waits for the operation"]
 pub(super) struct TakenOut(pub(super) Operation);
 
-/// Takes an operation that is about to be given to the plugin, if it was not given up meanwhile.
+/// Takes an operation out that is about to be given to the plugin, if it was not given up.
 pub(super) fn take_out(token: Token) -> Option<TakenOut> {
     SLOTS.get().lock().take(token, |o| Content::TakenOut(Arc::downgrade(&o.group))).map(TakenOut)
 }
 
 impl TakenOut {
-    /// Puts it back, now the plugin's.
+    /// Puts it back as given to the plugin.
     pub(super) fn give(self) {
         if let Some(slot) = SLOTS.get().lock().find(self.0.token) {
             slot.content = Content::Given(self.0);
         }
     }
 
-    /// Keeps it, to end it without the plugin. The slot is free for others.
+    /// Keeps it, to end it without the plugin, and frees the slot.
     pub(super) fn keep(self) -> Operation {
         let mut all = SLOTS.get().lock();
         if let Some(slot) = all.find(self.0.token) {
@@ -127,7 +127,8 @@ impl TakenOut {
     }
 }
 
-/// What the plugin's answer with this token is about. `mine` tells whether a group is the plugin's that answers.
+/// The operation of the plugin's answer with this token. `mine` tells whether a group belongs to the plugin that
+/// answers.
 pub(super) fn take_answered(token: Token, mine: impl Fn(&Group) -> bool) -> AnswerTo {
     let mut all = SLOTS.get().lock();
     let Some(slot) = all.find(token) else { return AnswerTo::Unknown };
@@ -148,13 +149,13 @@ pub(super) fn take_answered(token: Token, mine: impl Fn(&Group) -> bool) -> Answ
     }
 }
 
-/// Operations whose time is over.
+/// The operations whose time is over.
 #[derive(Default)]
 pub(super) struct Overdue {
     pub(super) operations: Vec<Operation>,
-    /// The groups of those that cannot be ended without the plugin: it has memory that is not its to keep.
+    /// The groups of operations that cannot be ended without the plugin, since it has the caller's memory.
     pub(super) on_trust: Vec<Arc<Group>>,
-    /// When the next one's time is over.
+    /// The time of the next one.
     pub(super) next: Option<Instant>,
 }
 
@@ -175,7 +176,7 @@ pub(super) fn take_overdue(now: Instant) -> Overdue {
             continue;
         }
         match std::mem::replace(&mut slot.content, Content::GivenUp) {
-            // The slot is not used again: whenever the answer comes, it is known to be late.
+            // The slot is not reused, so a late answer is recognised whenever it comes.
             Content::Given(o) => operations.push(o),
             Content::Waiting(o) => {
                 operations.push(o);

@@ -30,7 +30,7 @@ pub(super) fn find(number: u64) -> Option<Arc<dyn Store>> {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        // Outside the lock: a store may take long to go.
+        // It is dropped outside the lock, since dropping a store may take long.
         let store = STORES.get().lock().1.remove(&self.0);
         contain("the drop of a store", || drop(store));
     }

@@ -1,14 +1,14 @@
-//! Calls that are rare and may hang: each on a thread of its own, which is given up when the time is over.
+//! Rare calls that may hang. Each runs on a thread of its own, which is given up when the time is over.
 
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Instant;
 
 use c10d_core::{Error, ErrorKind, Result};
 
-/// What became of a call.
+/// The result of a call.
 pub(super) enum TimedCall<T> {
     Returned(T),
-    /// It runs still; its thread is lost.
+    /// It is still running; its thread is given up.
     Hangs,
 }
 
@@ -28,7 +28,7 @@ pub(super) fn call_until<T: Send + 'static>(
     }
 }
 
-/// Runs `f` on a thread that nobody waits for.
+/// Runs `f` on a detached thread.
 pub(super) fn spawn_detached(f: impl FnOnce() + Send + 'static) -> Result {
     let spawned = std::thread::Builder::new().name("c10d plugin call".into()).spawn(f);
     spawned.map(drop).map_err(|e| Error::no_thread("cannot start a thread for a plugin", e))

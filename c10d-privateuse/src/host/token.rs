@@ -1,6 +1,7 @@
-//! The number by which a plugin knows an operation: the slot in the low half, the slot's generation in the high half.
+//! The number by which a plugin knows an operation: the slot in the lower half, the slot's generation in the upper
+//! half.
 
-/// As the ABI has it.
+/// The token in the ABI.
 pub(super) type Token = u64;
 
 pub(super) fn token(slot: u32, generation: u32) -> Token {

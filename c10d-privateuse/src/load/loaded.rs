@@ -7,23 +7,23 @@ use c10d_core::sync::Mutex;
 use crate::host::{Hosted, LoadedPlugin};
 use crate::refusal::Refusal;
 
-/// A file whose entry was called, which happens once: it stays mapped, so its inode is nobody else's.
+/// A file whose entry was called, which happens once. The file stays mapped, so no other file can get its inode.
 pub(super) struct Known {
     device: u64,
     inode: u64,
     pub(super) came_to: Result<Loaded, Refusal>,
 }
 
-/// A plugin that stays.
+/// A loaded plugin, which stays loaded.
 #[derive(Clone, Copy)]
 pub(super) struct Loaded {
     pub(super) plugin: &'static LoadedPlugin,
     pub(super) provider: &'static Provider,
-    /// The same, where another runtime has its kind of device.
+    /// The provider without the device part, for use if another runtime has its kind of device.
     pub(super) without_device: &'static Provider,
 }
 
-/// Held while a search decides, so that two searches do not load one file twice.
+/// It is locked while a search decides, so that two searches do not load one file twice.
 pub(super) static KNOWN: Mutex<Vec<Known>> = Mutex::new(Vec::new());
 
 impl Known {
@@ -41,7 +41,7 @@ impl Loaded {
         Loaded { plugin, provider: plugin.provider(true), without_device: plugin.provider(false) }
     }
 
-    /// What it brings, in words.
+    /// A text about its parts.
     pub(super) fn summary(&self) -> String {
         let table = &self.plugin.table;
         let mut parts = Vec::new();

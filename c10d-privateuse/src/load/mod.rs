@@ -1,4 +1,4 @@
-//! From a path to a provider: checks first, the system's loader last.
+//! Makes a provider from a path: the checks come first, the system's loader last.
 
 mod elf;
 mod filter;

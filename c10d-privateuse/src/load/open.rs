@@ -1,4 +1,4 @@
-//! Loading what passed the checks.
+//! Loads files that passed the checks.
 #![allow(unsafe_code)]
 
 use std::ffi::OsStr;
@@ -15,10 +15,10 @@ use crate::refusal::{Refusal, Rule};
 /// The entry as the ABI has it.
 type Entry = unsafe extern "C" fn(*const abi::Host) -> *const abi::Plugin;
 
-/// Loads the file for good, and gives its entry.
+/// Loads the file permanently, and returns its entry.
 ///
-/// By way of the directory's descriptor: the path that was checked cannot be led elsewhere, and `$ORIGIN` still finds
-/// the plugin's own libraries.
+/// It uses the directory's descriptor, so the checked path cannot be redirected, and `$ORIGIN` still finds the plugin's
+/// own libraries.
 pub(super) fn open(dir: &TrustedDir, name: &OsStr, file: &TrustedFile) -> Result<Entry, Refusal> {
     // The descriptor stays open: `$ORIGIN` may be looked up again whenever the plugin loads something.
     let fd = dir.fd().try_clone_to_owned();
@@ -40,7 +40,7 @@ pub(super) fn open(dir: &TrustedDir, name: &OsStr, file: &TrustedFile) -> Result
     entry.map(|e| *e).map_err(|e| Refusal::new(Rule::Entry, reason(&e)))
 }
 
-/// Calls the entry: the first code of the plugin after its constructors.
+/// Calls the entry, which is the plugin's first code after its constructors.
 pub(super) fn enter(entry: Entry, plugin: &'static Hosted) -> Result<*const abi::Plugin, Refusal> {
     // SAFETY: of the type that the ABI gives it; the host's table stays for ever.
     let entered = plugin.in_time("entry", move || unsafe { entry(plugin.table()) } as usize);
@@ -48,7 +48,7 @@ pub(super) fn enter(entry: Entry, plugin: &'static Hosted) -> Result<*const abi:
     Ok(table as *const abi::Plugin)
 }
 
-/// The name still stands for the file that was checked, and the file is as it was.
+/// Checks that the name still refers to the checked file, and that the file has not changed.
 fn unchanged(dir: &TrustedDir, name: &OsStr, file: &TrustedFile) -> Result<(), Refusal> {
     let facts =
         |s: &rustix::fs::Stat| (s.st_dev, s.st_ino, s.st_size, s.st_mode, s.st_uid, s.st_mtime, s.st_mtime_nsec);
@@ -61,12 +61,12 @@ fn unchanged(dir: &TrustedDir, name: &OsStr, file: &TrustedFile) -> Result<(), R
     }
 }
 
-/// The loader's own words.
+/// The loader's message.
 fn reason(e: &libloading::Error) -> String {
     std::error::Error::source(e).map_or_else(|| e.to_string(), ToString::to_string)
 }
 
-/// Whether the system says that this process is privileged beyond its user: set-id, capabilities.
+/// Whether the system says that this process has more privileges than its user: set-id, capabilities.
 pub(super) fn secure() -> bool {
     // SAFETY: reads a value that the kernel left at start.
     unsafe { libc::getauxval(libc::AT_SECURE) != 0 }

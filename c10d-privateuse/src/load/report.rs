@@ -1,4 +1,4 @@
-//! What was decided about each file, and why.
+//! The decision about each file, and its reason.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -7,14 +7,14 @@ use c10d_core::backend::Provider;
 
 use crate::refusal::{Refusal, Rule};
 
-/// What became of a file, a directory or a variable.
+/// The decision about a file, a directory or a variable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// Its backend or device can be used.
     Loaded,
     /// It passed every check that needs no loading.
     Passed,
-    /// Nothing is wrong with it, but it is not needed or not wanted.
+    /// It is valid, but not needed or not wanted.
     Skipped,
     /// It broke a rule.
     Refused,
@@ -38,11 +38,11 @@ impl Verdict {
 pub struct Decision {
     /// The file or directory; for variables, their name.
     pub path: PathBuf,
-    /// What became of it.
+    /// The verdict.
     pub verdict: Verdict,
     /// The rule by which it was refused or skipped.
     pub rule: Option<Rule>,
-    /// The plugin's name, where its note could be read.
+    /// The plugin's name, if its note could be read.
     pub name: Option<String>,
     /// The ABI that it was built for.
     pub abi: Option<(u16, u16)>,
@@ -69,7 +69,7 @@ impl Decision {
     }
 
     pub(super) fn refused(path: impl Into<PathBuf>, refusal: Refusal) -> Decision {
-        // These say that the plugin is there already, or that it is not wanted: no fault of the file.
+        // These mean that the plugin is loaded already or not wanted, which is no fault of the file.
         let skipped = matches!(refusal.rule, Rule::Duplicate | Rule::Filter | Rule::Privileged);
         let verdict = if skipped { Verdict::Skipped } else { Verdict::Refused };
         Decision { rule: Some(refusal.rule), detail: refusal.detail, ..Decision::new(path, verdict) }
@@ -85,18 +85,18 @@ impl Decision {
     }
 }
 
-/// What a search came to.
+/// The result of a search.
 #[derive(Clone, Default)]
 #[non_exhaustive]
 pub struct LoadReport {
     /// Every decision, in the order in which it was taken.
     pub decisions: Vec<Decision>,
-    /// What the loaded plugins bring, for the group builder.
+    /// The providers of the loaded plugins, for the group builder.
     pub providers: Vec<&'static Provider>,
 }
 
 impl LoadReport {
-    /// Whether something was refused.
+    /// Whether a file was refused.
     pub fn has_refusals(&self) -> bool {
         self.decisions.iter().any(|d| d.verdict == Verdict::Refused)
     }

@@ -1,4 +1,4 @@
-//! Where plugins are looked for, and what is done with each.
+//! The search for plugins.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -18,10 +18,10 @@ use crate::table;
 
 /// Directories to scan, separated by colons.
 const PATH_VARIABLE: &str = "C10D_PLUGIN_PATH";
-/// Which plugins to take: `a,b` only these, `^a,b` all but these.
+/// The plugins to load: `a,b` only these, `^a,b` all others.
 const LIST_VARIABLE: &str = "C10D_PLUGINS";
 
-/// Which files to look at, in order. Nothing is looked at that nobody asked for.
+/// The files and directories to search, in order. Only those that were asked for are searched.
 ///
 /// ```no_run
 /// use c10d_privateuse::Search;
@@ -50,67 +50,68 @@ enum Depth {
 }
 
 impl Search {
-    /// Looks nowhere yet.
+    /// An empty search.
     pub fn new() -> Search {
         Search::default()
     }
 
-    /// Looks nowhere yet. What this registry has linked wins over plugins of the same names.
+    /// An empty search. Backends and devices that this registry has linked win over plugins of the same names.
     pub fn beside(linked: &Registry) -> Search {
         let backends = linked.backends().map(|(r, source)| (r.name, source));
         let devices = linked.devices().map(|(d, source)| (d.name, source));
-        // A plugin that was listed by hand does not stand in its own way.
+        // A plugin that was listed by hand does not conflict with itself.
         let linked = backends.chain(devices).filter(|(_, source)| !is_plugin(source));
         linked.fold(Search::new(), |search, (name, source)| search.taken(name, source))
     }
 
-    /// This file, whatever its name; from the root.
+    /// Adds this file, whatever its name. The path must be absolute.
     pub fn file(mut self, path: impl Into<PathBuf>) -> Search {
         self.files.push(path.into());
         self
     }
 
-    /// The files `libc10d_*.so` of this directory, in the order of their names; from the root.
+    /// Adds the files `libc10d_*.so` of this directory, in the order of their names. The path must be absolute.
     pub fn directory(mut self, path: impl Into<PathBuf>) -> Search {
         self.directories.push(path.into());
         self
     }
 
-    /// Also the user's directory (`$XDG_DATA_HOME/c10d/plugins`) and the program's (`../lib/c10d/plugins` from its own),
-    /// where they exist. They are ignored, and that is reported, in a process that has more rights than its user.
+    /// Adds the user's directory (`$XDG_DATA_HOME/c10d/plugins`) and the program's (`../lib/c10d/plugins` from its
+    /// own), if they exist. In a process that has more privileges than its user they are ignored, and that is reported.
     pub fn standard(mut self) -> Search {
         self.standard = true;
         self
     }
 
-    /// Does what the variables say: `C10D_PLUGIN_PATH` lists directories, `C10D_PLUGINS` names the plugins that are
-    /// wanted (`a,b`) or not (`^a,b`); either one also asks for the standard directories. Both are ignored, and that is
-    /// reported, in a process that has more rights than its user.
+    /// Adds the settings of the environment: `C10D_PLUGIN_PATH` lists directories, `C10D_PLUGINS` names the plugins to
+    /// load (`a,b`) or not to load (`^a,b`). If either is set, the standard directories are added, too. In a process
+    /// that has more privileges than its user they are ignored, and that is reported.
     pub fn environment(mut self) -> Search {
         self.environment = true;
         self
     }
 
-    /// A backend or device name that is taken, and by whom: what is built in wins over plugins.
+    /// Marks a backend or device name as used by `by`: built-in names win over plugins.
     pub fn taken(mut self, name: impl Into<String>, by: impl Into<String>) -> Search {
         self.taken.push((name.into(), by.into()));
         self
     }
 
-    /// Lets the plugin of this name, if it is loaded, work on the callers' own memory, without a copy of what is only
-    /// borrowed. It is then held to what every linked backend promises: where it does not let go in time, the call that
-    /// lent the memory can only wait on, and says so. For as long as the process lives. A name that no plugin has is reported.
+    /// Lets the plugin of this name, if it is loaded, work on the callers' own memory, without copies of borrowed
+    /// memory. It must then keep the promise of every linked backend: if it does not release memory in time, the call
+    /// that lent the memory can only wait, and reports that. This holds for the life of the process. A name that no
+    /// plugin has is reported.
     pub fn trust(mut self, name: impl Into<String>) -> Search {
         self.trusted.push(name.into());
         self
     }
 
-    /// Checks everything that can be checked without running any of the plugins' code.
+    /// Checks everything that can be checked without running code of the plugins.
     pub fn inspect(&self) -> LoadReport {
         self.run(Depth::Look)
     }
 
-    /// Loads what passes, and keeps it for as long as the process lives.
+    /// Loads the plugins that pass the checks, for the life of the process.
     pub fn load(&self) -> LoadReport {
         self.run(Depth::Load)
     }
@@ -139,11 +140,11 @@ struct Pass<'a> {
     search: &'a Search,
     depth: Depth,
     known: &'a mut Vec<Known>,
-    /// Names of this pass, and whose they are.
+    /// The names in this pass, and their files.
     names: Vec<(String, PathBuf)>,
     /// Files of this pass by device and inode.
     files: Vec<(u64, u64, PathBuf)>,
-    /// Whose runtime CUDA devices have.
+    /// The plugin whose runtime drives CUDA devices.
     cuda: Option<PathBuf>,
     out: LoadReport,
 }
@@ -175,10 +176,10 @@ impl Pass<'_> {
         }
         let directories = standard_directories();
         if standard && !privileged() {
-            // These are asked for if they are there.
+            // These are searched if they exist.
             directories.iter().filter(|path| path.exists()).for_each(|path| self.directory(path, &filter));
         } else if self.search.standard {
-            // Variables, and where the program's file lies, say where they are.
+            // The variables and the location of the program's file determine them.
             let what = "ignored: the process has more rights than the user who started it";
             let ignored = |path| Decision::refused(path, Refusal::new(Rule::Privileged, what));
             self.out.decisions.extend(directories.iter().map(ignored));
@@ -194,7 +195,7 @@ impl Pass<'_> {
         }
     }
 
-    /// A variable that is set, unless it must not be believed.
+    /// The value of a variable, unless it must be ignored.
     fn variable(&mut self, name: &str) -> Option<std::ffi::OsString> {
         let value = std::env::var_os(name).filter(|v| !v.is_empty())?;
         if !privileged() {
@@ -251,7 +252,7 @@ impl Pass<'_> {
         self.files.push((file.stat.st_dev, file.stat.st_ino, path.to_owned()));
     }
 
-    /// Lists, duplicates, names.
+    /// Checks lists, duplicates and names.
     fn admitted(&self, path: &Path, file: &TrustedFile, facts: &Facts, filter: Option<&Filter>) -> Result<(), Refusal> {
         let name = &facts.note.name;
         if filter.is_some_and(|f| !f.admits(name)) {
@@ -296,7 +297,7 @@ impl Pass<'_> {
         came_to.map(|loaded| self.bring(loaded))
     }
 
-    /// Puts what a plugin brings into the report. CUDA devices have one runtime in a program.
+    /// Adds a plugin's provider to the report. CUDA devices have one runtime in a program.
     fn bring(&mut self, loaded: Loaded) -> String {
         let hosted = loaded.plugin.hosted;
         let cuda = loaded.plugin.drives() == Some(DispatchKey::Cuda);
@@ -317,7 +318,7 @@ impl Pass<'_> {
     }
 }
 
-/// Whether the process has rights that the user who started it has not.
+/// Whether the process has privileges that the user who started it lacks.
 fn privileged() -> bool {
     open::secure()
 }

@@ -1,4 +1,4 @@
-//! Whom a path can be written by: every directory from the root down, then the file.
+//! Checks who can write to a path: every directory from the root down, then the file.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -17,14 +17,14 @@ const SET_ID: u32 = 0o6000;
 const STICKY: u32 = 0o1000;
 const MOST_NAMES: usize = 4096;
 
-/// A directory that only root or we can change, as are all above it.
+/// A directory that, like all above it, only root or this user can change.
 #[derive(Debug)]
 pub(crate) struct TrustedDir {
     fd: OwnedFd,
     path: PathBuf,
 }
 
-/// A regular file that only root or we can change, open.
+/// An open regular file that only root or this user can change.
 #[derive(Debug)]
 pub(crate) struct TrustedFile {
     pub(crate) file: File,
@@ -32,7 +32,7 @@ pub(crate) struct TrustedFile {
 }
 
 impl TrustedDir {
-    /// Walks down from the root. Each step is opened once, and what is opened is what is checked.
+    /// Opens the directories from the root down. Each is opened once, and the opened one is checked.
     pub(crate) fn open(path: &Path) -> Result<TrustedDir, Refusal> {
         if !path.is_absolute() {
             return Err(Refusal::new(Rule::Path, format!("{path:?} is relative; give it from the root")));
@@ -66,7 +66,7 @@ impl TrustedDir {
         self.fd.as_fd()
     }
 
-    /// The names in it that a plugin may have, sorted.
+    /// The sorted names in it that a plugin may have.
     pub(crate) fn names(&self) -> Result<Vec<OsString>, Refusal> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let fd = openat(&self.fd, ".", flags, Mode::empty()).map_err(|e| unreadable(&self.path, e))?;
@@ -87,7 +87,7 @@ impl TrustedDir {
         Ok(names)
     }
 
-    /// Opens a file of this directory, if it may be trusted. What is no regular file is not even opened.
+    /// Opens a file of this directory, if it can be trusted. Anything but a regular file is not opened.
     pub(crate) fn file(&self, name: &OsStr) -> Result<TrustedFile, Refusal> {
         let path = self.path.join(name);
         let before = self.stat(name).map_err(|e| unreadable(&path, e))?;
@@ -95,7 +95,7 @@ impl TrustedDir {
         self.open_file(name, &path)
     }
 
-    /// Opens and checks a file, whatever it was a moment ago.
+    /// Opens and checks a file, which may have changed since it was listed.
     fn open_file(&self, name: &OsStr, path: &Path) -> Result<TrustedFile, Refusal> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
         let fd = match openat(&self.fd, name, flags, Mode::empty()) {
@@ -120,15 +120,15 @@ impl TrustedDir {
         Ok(TrustedFile { file: File::from(fd), stat })
     }
 
-    /// What the name stands for now.
+    /// The file to which the name refers now.
     pub(crate) fn stat(&self, name: &OsStr) -> Result<Stat, Errno> {
         statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW)
     }
 }
 
-/// Nobody but root or us can change what is in it. In a sticky directory of root others can make files, but not touch
-/// those of root and of us: so what comes next must be one of these, and writable to nobody else. Gives whether others can
-/// make files in it.
+/// Checks that only root or this user can change the contents of the directory. In a sticky directory of root, others
+/// can make files but cannot change those of root and of this user, so the next component must belong to one of these
+/// and be writable to nobody else. Returns whether others can make files in it.
 fn check(fd: &OwnedFd, path: &Path, in_sticky: bool) -> Result<bool, Refusal> {
     let stat = fstat(fd).map_err(|e| unreadable(path, e))?;
     let mode = stat.st_mode;
@@ -143,7 +143,7 @@ fn check(fd: &OwnedFd, path: &Path, in_sticky: bool) -> Result<bool, Refusal> {
     Ok(mode & WRITABLE != 0)
 }
 
-/// Most often it is the umask 0002 that let the owner's group in.
+/// The usual cause is the umask 0002, which lets the owner's group write.
 fn writable(what: &str, path: &Path, mode: u32) -> String {
     let mode = mode & 0o7777;
     format!(

@@ -1,4 +1,4 @@
-//! What is where in this process, so that a plugin's pointers are looked at before they are followed.
+//! The memory map of this process, with which a plugin's pointers are checked before they are followed.
 
 use crate::refusal::{Refusal, Rule};
 

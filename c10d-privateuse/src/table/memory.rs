@@ -1,14 +1,14 @@
-//! Reading a plugin's structs: only what is mapped, and no more than both sides know.
+//! Reads a plugin's structs: only mapped memory, and only the fields that both sides know.
 #![allow(unsafe_code)]
 
 use super::mappings::Mappings;
 use crate::abi::{self, Sized32};
 use crate::refusal::{Refusal, Rule};
 
-/// No version of a table will have more.
+/// The largest size of a table in any version.
 const MOST_BYTES: usize = 4096;
 
-/// Reads what is at the plugin's addresses, where it can be read.
+/// Reads the plugin's memory, if it is readable.
 pub(super) struct PluginMemory {
     mappings: Mappings,
 }
@@ -27,7 +27,7 @@ impl PluginMemory {
         self.mappings.readable(address, len)
     }
 
-    /// As much of a struct as both sides have; zeros behind it.
+    /// The part of a struct that both sides have, followed by zeros.
     pub(super) fn copy<T: Sized32>(&self, from: *const T, what: &str) -> Result<T, Refusal> {
         let address = from as usize;
         if !address.is_multiple_of(align_of::<T>()) || !self.mappings.readable(address, 4) {
@@ -52,7 +52,7 @@ impl PluginMemory {
         Ok(value)
     }
 
-    /// The functions of tables are where code can be.
+    /// Checks that the functions of a table are in executable memory.
     fn functions<T: Sized32>(&self, value: &T, what: &str) -> Result<(), Refusal> {
         for at in (T::FUNCTIONS..size_of::<T>()).step_by(8) {
             // SAFETY: within the value, which consists of 8-byte function pointers from there on (layout.rs).

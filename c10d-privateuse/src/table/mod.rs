@@ -11,7 +11,7 @@ use crate::refusal::Refusal;
 use memory::{PluginMemory, bad};
 use offer::Offer;
 
-/// What a plugin offers, as a copy that it cannot change any more.
+/// A copy of a plugin's table, which the plugin cannot change any more.
 #[derive(Clone)]
 pub(crate) struct Table {
     pub(crate) minor: u32,

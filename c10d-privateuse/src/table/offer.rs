@@ -1,4 +1,4 @@
-//! What a plugin's collectives offer, device by device.
+//! The capabilities of a plugin's collectives, by device.
 #![allow(unsafe_code)]
 
 use c10d_core::backend::{Capabilities, OpSet};
@@ -8,13 +8,13 @@ use super::memory::{PluginMemory, bad};
 use crate::abi::{self, codes};
 use crate::refusal::Refusal;
 
-/// What the collectives serve, and what they offer there.
+/// The devices that the collectives serve, and their capabilities there.
 #[derive(Clone, Debug)]
 pub(crate) struct Offer {
     pub(crate) rows: Vec<(DispatchKey, Capabilities)>,
 }
 
-/// No version of the ABI will have more ops.
+/// The largest number of ops in any version of the ABI.
 const MOST_OPS: u32 = 64;
 
 impl Offer {

@@ -12,7 +12,7 @@ const GNU_HASH: u64 = 0x6fff_fef5;
 const FLAGS_1: u64 = 0x6fff_fffb;
 const PIE: u64 = 0x0800_0000;
 
-/// Addresses of what symbols are looked up by.
+/// The addresses of the tables for looking up symbols.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Dynamic {
     pub(super) hash: Option<u64>,

@@ -1,7 +1,7 @@
-//! A bounded look at an ELF file, before the system's loader runs any of it.
+//! Checks an ELF file, within limits, before the system's loader runs any of it.
 //!
-//! Reads what the loader itself goes by (program headers, dynamic section, hash tables) and nothing else; never more
-//! than some 64 KiB at a time, whatever the file claims.
+//! It reads only the parts that the loader itself uses (program headers, dynamic section, hash tables), and never more
+//! than 64 KiB at a time, whatever the file claims.
 
 mod dynamic;
 mod header;
@@ -15,13 +15,13 @@ use crate::refusal::Refusal;
 
 pub(crate) use notes::NoteInfo;
 
-/// What a plugin's file says about itself.
+/// The facts in a plugin's file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Facts {
     pub(crate) note: NoteInfo,
 }
 
-/// Checks everything that can be checked from outside.
+/// Checks everything that can be checked without loading.
 pub(crate) fn inspect(file: &File, size: u64) -> Result<Facts, Refusal> {
     let reader = reader::Reader { file, size };
     let headers = header::read(&reader)?;

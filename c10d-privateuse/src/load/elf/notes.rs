@@ -1,11 +1,11 @@
-//! The note in which a plugin says its name and ABI.
+//! The note with a plugin's name and ABI.
 
 use super::header::{Headers, NOTE};
 use super::reader::{Reader, u16_at, u32_at};
 use crate::abi;
 use crate::refusal::{Refusal, Rule};
 
-/// What the note says.
+/// The contents of the note.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct NoteInfo {
     pub(crate) name: String,
@@ -14,9 +14,9 @@ pub(crate) struct NoteInfo {
 }
 
 const OWNER: &[u8] = b"c10d\0";
-/// Up to and with the plugin's table size, and at least one byte of the name.
+/// The smallest note: up to and including the plugin's table size, and one byte of the name.
 const LEAST: usize = 13;
-/// The names of devices that are not vendors'.
+/// The names of devices that no vendor may use.
 const RESERVED: &[&str] = &["cpu", "cuda", "privateuse1"];
 
 pub(super) fn find(reader: &Reader<'_>, headers: &Headers) -> Result<NoteInfo, Refusal> {

@@ -5,7 +5,7 @@ use std::os::unix::fs::FileExt;
 
 use crate::refusal::{Refusal, Rule};
 
-/// No table of a plugin that is read at once is longer.
+/// The longest table that is read at once.
 pub(super) const MOST: u64 = 64 << 10;
 
 pub(super) struct Reader<'a> {
@@ -31,7 +31,7 @@ impl Reader<'_> {
     }
 }
 
-/// Numbers in bytes of which there are enough; 0 where there are not.
+/// Reads a number; 0 if there are not enough bytes.
 pub(super) fn u16_at(bytes: &[u8], at: usize) -> u16 {
     bytes.get(at..at + 2).map_or(0, |b| u16::from_le_bytes([b[0], b[1]]))
 }

@@ -5,7 +5,7 @@ use super::header::Headers;
 use super::reader::{Reader, u16_at, u32_at, u64_at};
 use crate::refusal::{Refusal, Rule};
 
-/// Longer chains are a trap.
+/// The longest chain that is followed.
 const MOST_STEPS: u32 = 1 << 14;
 
 pub(super) fn exports(reader: &Reader<'_>, headers: &Headers, d: &Dynamic, name: &str) -> Result<(), Refusal> {

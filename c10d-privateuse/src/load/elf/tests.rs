@@ -1,4 +1,4 @@
-//! Any bytes are an answer, never a panic.
+//! Any bytes give an answer, never a panic.
 
 use std::collections::BTreeSet;
 use std::io::Write;
