@@ -1,4 +1,4 @@
-//! The backend: takes jobs and sees that each is run, on the caller's thread wherever that may be.
+//! The backend: it takes jobs and runs each of them, on the caller's thread if possible.
 #![allow(unsafe_code)]
 
 use std::sync::Arc;
@@ -23,29 +23,29 @@ use crate::ops::{Collectives, algorithm};
 use crate::task::{Gate, Task};
 use crate::world::{Member, join};
 
-/// The hint that says how the ranks watch each other.
+/// The hint that sets how the ranks watch each other.
 pub(crate) const SIDE: &str = "mpi.side";
-/// The hint that says which threads call MPI.
+/// The hint that sets which threads call MPI.
 pub(crate) const THREAD: &str = "mpi.thread";
-/// How long a call of MPI may be late at the end.
+/// How long a call of MPI may exceed its time at the end.
 const SLACK: Duration = Duration::from_millis(100);
-/// How long a rank that leaves waits for the goodbyes of the others, which say that all it sent has arrived.
+/// How long a rank that leaves waits for the goodbyes of the others, which tell that everything it sent has arrived.
 const FAREWELL: Duration = Duration::from_millis(500);
 
 /// One rank of one group.
 pub(crate) struct MpiBackend(Arc<Rank>);
 
-/// What the threads of one rank share.
+/// The state that the threads of one rank share.
 struct Rank {
     size: u32,
     health: Arc<Health>,
     collectives: Mutex<Collectives>,
-    /// What a thread of the rank's own works at.
+    /// The jobs of the rank's own threads.
     ledger: Arc<Ledger>,
     queue: WorkerQueue<Entered>,
-    /// Whether callers never call MPI themselves: over a network, a call may wait for a peer that is gone.
+    /// Whether callers never call MPI themselves, since over a network a call may wait for a peer that is gone.
     own_thread: bool,
-    /// `None`: the rank is alone.
+    /// The messages; `None`: the group has one rank only.
     messages: Option<Arc<Messages>>,
     comm: Option<(Mpi, Comm)>,
     left: AtomicBool,
@@ -57,7 +57,7 @@ impl MpiBackend {
     pub(crate) fn connect(init: &GroupInit) -> Result<MpiBackend> {
         let (rank, size) = (init.rank, init.size);
         if size == 1 {
-            // No MPI: its process would be a world of one for ever.
+            // MPI is not started, since the process would then be a world of one rank forever.
             let health = Health::watching(None)?;
             let collectives = Collectives::new((rank, size), health.clone(), None, false);
             return Ok(Self::of(size, health, collectives, None, false));
@@ -98,8 +98,8 @@ impl MpiBackend {
     }
 }
 
-/// Whether MPI is called by threads of the backend's own only. Among ranks that share memory its calls come back at once,
-/// whatever became of a peer.
+/// Whether only threads of the backend call MPI. If ranks share memory, its calls return at once, whatever happens to a
+/// peer.
 fn own_thread(init: &GroupInit, here: usize) -> Result<bool> {
     let is = |name: &str, values: &[&str]| std::env::var(name).is_ok_and(|v| values.contains(&v.trim()));
     match init.hint(THREAD) {
@@ -113,7 +113,7 @@ fn own_thread(init: &GroupInit, here: usize) -> Result<bool> {
     }
 }
 
-/// How the ranks watch each other: MPI says nothing of a peer that is gone.
+/// Makes the channel through which the ranks watch each other, since MPI does not report a peer that is gone.
 fn side(init: &GroupInit) -> Result<Option<SideChannel>> {
     const OVER: &str = "gloo-like";
     match init.hint(SIDE) {
@@ -121,7 +121,7 @@ fn side(init: &GroupInit) -> Result<Option<SideChannel>> {
         Some(OVER) => SideChannel::connect(init, Some(OVER), crate::NAME),
         Some(other) => Err(Error::invalid(format!("{SIDE} is {other:?}; it must be {OVER} or store"))),
         None => match SideChannel::connect(init, Some(OVER), crate::NAME) {
-            // All programs of a group have it or lack it.
+            // Either all programs of a group have it, or none.
             Err(e) if matches!(e.kind(), ErrorKind::Unsupported | ErrorKind::InvalidArgument) => {
                 SideChannel::connect(init, None, crate::NAME)
             }
@@ -130,9 +130,9 @@ fn side(init: &GroupInit) -> Result<Option<SideChannel>> {
     }
 }
 
-// SAFETY: 1. Spans are used by `Collectives::run` and `Messages` alone, which are through with them before the job is
-// completed; MPI has copies. 2. Both watch the job's deadline and the group's health between calls of MPI that do not block;
-// `abort` takes only the lock of the health, under which no job is completed.
+// SAFETY: 1. Only `Collectives::run` and `Messages` use spans, and they have finished with them before the job is
+// completed; MPI has copies. 2. Both check the job's deadline and the group's health between calls of MPI that do not
+// block; `abort` takes only the lock of the health, under which no job is completed.
 unsafe impl Backend for MpiBackend {
     fn name(&self) -> &'static str {
         crate::NAME
@@ -147,7 +147,7 @@ unsafe impl Backend for MpiBackend {
         if request.op.is_p2p() {
             self.submit_batch(vec![job]);
         } else if request.caller == Caller::Waits && !self.0.own_thread && self.0.queue.is_idle() {
-            // Completed here and nowhere else.
+            // The job is completed only here.
             let task = Task::of(request, Gate::OPEN);
             let result = self.0.run(&task, || request.deadline());
             job.complete(result);
@@ -159,7 +159,7 @@ unsafe impl Backend for MpiBackend {
     fn submit_batch(&self, jobs: Vec<Job>) {
         match &self.0.messages {
             Some(messages) => messages.submit(jobs),
-            // Dispatch refuses messages of a rank to itself.
+            // Dispatch rejects messages of a rank to itself.
             None => drop(jobs),
         }
     }
@@ -198,18 +198,18 @@ unsafe impl Backend for MpiBackend {
 
     fn algorithm(&self, op: OpKind, bytes: usize, dtype: DType, reduce: ReduceOp) -> Option<AlgorithmInfo> {
         let _ = (dtype, reduce);
-        // Both ways reduce each element in rank order, at one rank.
+        // Both algorithms reduce each element on one rank, in rank order.
         algorithm(op, self.0.size, bytes).map(|name| AlgorithmInfo { name, reduces_in_rank_order: true })
     }
 }
 
 impl Drop for MpiBackend {
     fn drop(&mut self) {
-        // What is in flight is still run.
+        // Jobs in flight still run.
         self.0.queue.close();
         self.0.ledger.close();
         if self.0.health.cause().is_some() {
-            // A thread that a call of MPI holds may never let go of the rank.
+            // A thread inside a call of MPI may never release the rank.
             self.0.leave(false);
         }
     }
@@ -218,7 +218,7 @@ impl Drop for MpiBackend {
 impl Rank {
     /// Runs a collective to its end, without completing it.
     fn run(&self, task: &Task, own: impl Fn() -> Instant) -> Result {
-        // What is queued must not wait beyond its own deadline, whatever runs before it.
+        // A queued job must not wait beyond its own deadline, whatever runs before it.
         let earliest = || self.queue.least(|queued| queued.deadline);
         let deadline = || earliest().map_or_else(&own, |queued| queued.min(own()));
         let mut collectives = self.collectives.lock();
@@ -227,7 +227,7 @@ impl Rank {
         result
     }
 
-    /// Has a job run by the rank's own thread.
+    /// Gives a job to the rank's own thread.
     fn queue(self: &Arc<Rank>, job: Job) {
         let entered = self.ledger.enter(job, &self.health);
         let rank = self.clone();
@@ -242,13 +242,13 @@ impl Rank {
                 let what = format!("the thread of asynchronous collectives panicked: {words}");
                 Err(self.health.fail(Error::new(ErrorKind::Internal, what)))
             });
-            // Before the completion, so that whoever it wakes finds the queue as it is.
+            // This comes before the completion, so that a woken thread finds the queue settled.
             self.queue.settled();
             self.ledger.finish(id, result.map(|()| Outcome::default()));
         }
     }
 
-    /// Waits until nothing is in flight, and what this rank sent has arrived.
+    /// Waits until nothing is in flight and everything that this rank sent has arrived.
     fn settle(self: &Arc<Rank>, deadline: Instant) -> Result {
         if self.left.load(Ordering::Acquire) {
             return Ok(());
@@ -268,14 +268,14 @@ impl Rank {
         let until = deadline.min(Instant::now() + FAREWELL);
         let farewell = {
             let rank = self.clone();
-            // Held by an op of another thread, which looks by itself. Who stays says no goodbye, and needs none.
+            // An op of another thread holds it, and checks by itself. A rank that stays says no goodbye.
             move || rank.collectives.try_lock_until(until).map(|mut c| drop(c.farewell(until)))
         };
         if self.own_thread {
             let (tell, told) = channel();
             spawn("c10d-mpi-leave", move || {
                 farewell();
-                // Whoever waits for it may have given up.
+                // The waiting thread may have given up.
                 let _ = tell.send(());
             })?;
             let _ = told.recv_timeout(until.saturating_duration_since(Instant::now()) + SLACK);
@@ -285,7 +285,7 @@ impl Rank {
         self.health.check()
     }
 
-    /// Leaves the peers, and gives the communicator back where nothing is on its way.
+    /// Leaves the peers, and frees the communicator if nothing is in transfer.
     fn leave(&self, in_order: bool) {
         if self.left.swap(true, Ordering::AcqRel) {
             return;
@@ -293,7 +293,7 @@ impl Rank {
         self.health.leave();
         self.messages.iter().for_each(|messages| messages.close());
         if let (true, None, Some((mpi, comm))) = (in_order, self.health.cause(), self.comm) {
-            // It may wait for the others.
+            // This may wait for the others.
             let _ = spawn("c10d-mpi-free", move || drop(mpi.free(comm)));
         }
     }

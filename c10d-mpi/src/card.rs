@@ -1,4 +1,4 @@
-//! What the ranks of a group tell each other before they call MPI: their hosts, libraries and places.
+//! The cards that the ranks of a group exchange before they call MPI: their hosts, libraries and places.
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt as _;
@@ -11,33 +11,33 @@ use c10d_core::{Error, ErrorKind, Phase, Result};
 
 use crate::mpi::Library;
 
-/// A process's place in the world that MPI knows.
+/// A process's place in MPI's world.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Place {
-    /// Which world: the session of the group that it was started for, or who else started it.
+    /// The world: the session of the group for which it was started, or who else started it.
     pub(crate) world: String,
     pub(crate) rank: u32,
     pub(crate) size: u32,
 }
 
-/// What one rank says of itself.
+/// The card of one rank.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Card {
-    /// Which process; random.
+    /// A random id of the process.
     process: String,
-    /// The same for ranks that share memory.
+    /// The host, which is the same for ranks that share memory.
     host: String,
     library: String,
-    /// `None`: MPI is not started yet.
+    /// The place; `None`: MPI is not started yet.
     place: Option<Place>,
 }
 
-/// What follows from all cards.
+/// The conclusions from all cards.
 #[derive(Debug)]
 pub(crate) struct Agreed {
     /// The host of each rank, numbered in order of their first rank.
     pub(crate) hosts: Vec<u32>,
-    /// The ranks' places in the world that they have in common; `None`: it is yet to be started.
+    /// The ranks' places in their common world; `None`: it is yet to be started.
     pub(crate) world_ranks: Option<Vec<u32>>,
 }
 
@@ -51,7 +51,7 @@ impl Card {
         format!("{}\n{}\n{}\n{place}", self.process, self.host, self.library)
     }
 
-    /// Reads another rank's; `None`: it is none.
+    /// Reads another rank's card; `None`: the text is not a card.
     fn parse(text: &[u8]) -> Option<Card> {
         let text = std::str::from_utf8(text).ok()?;
         let mut lines = text.split('\n').map(str::to_owned);
@@ -88,7 +88,7 @@ pub(crate) fn agree(init: &GroupInit, mine: &Card) -> Result<Agreed> {
     fit(&(0..).zip(&texts).map(card).collect::<Result<Vec<Card>>>()?)
 }
 
-/// What follows from the cards of all ranks; the same error on all.
+/// The conclusions from the cards of all ranks. An error is the same on all.
 fn fit(cards: &[Card]) -> Result<Agreed> {
     let unfit = |what: String| Error::new(ErrorKind::Rendezvous, what).phase(Phase::Rendezvous);
     let mut processes = BTreeMap::new();
@@ -135,26 +135,26 @@ fn fit(cards: &[Card]) -> Result<Agreed> {
     Ok(Agreed { hosts: numbers, world_ranks })
 }
 
-/// This process, as no other is called.
+/// A unique id of this process.
 fn process_id() -> &'static str {
     static ID: PerProcess<OnceLock<String>> = PerProcess::new();
     ID.get().get_or_init(|| {
         let mut random = [0u8; 16];
-        // Without it, the numbers of the process and of its start tell it from those of its host.
+        // Without random bytes, the process id and its start time tell it from others on its host.
         let _ = rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty());
         let random: String = random.iter().map(|b| format!("{b:02x}")).collect();
         format!("{}-{random}", std::process::id())
     })
 }
 
-/// Equal for processes whose MPI can share memory: of one running kernel, one network, one `/dev/shm` and one user. A host's
-/// name says nothing of containers.
+/// A text that is equal for processes whose MPI can share memory: those with one kernel, network, `/dev/shm` and user.
+/// The name of a host does not tell containers apart.
 fn host() -> String {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default().trim().to_owned();
     let number = |path: &str| std::fs::metadata(path).map_or((0, 0), |m| (m.dev(), m.ino()));
     let (boot, net, shm) = (read("/proc/sys/kernel/random/boot_id"), number("/proc/self/ns/net"), number("/dev/shm"));
     if boot.is_empty() {
-        // Shares memory with nobody, as far as is known.
+        // As far as is known, it shares memory with no other process.
         return process_id().to_owned();
     }
     format!("{boot} {net:?} {shm:?} {}", rustix::process::geteuid().as_raw())

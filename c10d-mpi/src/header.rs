@@ -2,23 +2,23 @@
 
 use c10d_core::backend::Fingerprint;
 
-/// What goes before a message's bytes.
+/// The header before a message's bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Header {
-    /// The call that it is of.
+    /// The fingerprint of its call.
     pub(crate) fingerprint: Fingerprint,
-    /// All that goes from this rank to that one in the call.
+    /// The total from this rank to that one in the call.
     pub(crate) total: u64,
     /// The bytes that go with this header.
     pub(crate) len: u64,
-    /// Which step of the call; of a message, its number from this rank to that one.
+    /// The step of the call; for a message, its number from this rank to that one.
     pub(crate) step: u32,
-    /// Says goodbye: the sender makes no call any more.
+    /// Whether it is a goodbye: the sender makes no more calls.
     pub(crate) last: bool,
 }
 
 impl Header {
-    /// Its length, with room to spare, so that what follows is aligned.
+    /// The number of bytes, padded so that the following data is aligned.
     pub(crate) const SIZE: usize = 64;
 
     pub(crate) fn put(&self, out: &mut [u8]) {
@@ -31,7 +31,7 @@ impl Header {
         out[44] = u8::from(self.last);
     }
 
-    /// Any bytes are a header; `None`: there are too few.
+    /// Reads a header. Any bytes can be read; `None`: there are too few.
     pub(crate) fn read(bytes: &[u8]) -> Option<Header> {
         let bytes = bytes.get(..Self::SIZE)?;
         let u64_at = |i: usize| Some(u64::from_le_bytes(bytes.get(i..i + 8)?.try_into().ok()?));

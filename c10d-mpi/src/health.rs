@@ -1,4 +1,4 @@
-//! Whether the group goes on, and why not.
+//! Whether the group has failed, and why.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,16 +10,16 @@ use c10d_core::process::spawn;
 use c10d_core::sync::{Condvar, Mutex};
 use c10d_core::{ENDED_WITHOUT_LEAVING, Error, ErrorKind, Result};
 
-/// How long what is in flight may take to end after a peer's program did: it may have done its part.
+/// How long operations in flight may take to end after a peer's program ended, since the peer may have done its part.
 const ENDED: Duration = Duration::from_secs(1);
 
-/// What an error says whose guilty ranks most of those heard agree on.
+/// The text of an error whose guilty ranks were decided by the majority of the heard ranks.
 pub(crate) const BY_MOST: &str = "most ranks agree with each other about this collective, and these do not";
 
 /// Whether a group of this process has failed.
 static ANY_FAILED: AtomicBool = AtomicBool::new(false);
 
-/// Whether no group of this process has failed: after a failure, MPI's end would wait for ever.
+/// Whether no group of this process has failed. After a failure, the end of MPI would wait forever.
 pub(crate) fn all_is_well() -> bool {
     !ANY_FAILED.load(Ordering::Acquire)
 }
@@ -27,7 +27,7 @@ pub(crate) fn all_is_well() -> bool {
 /// The first failure, and the watch over the peers.
 #[derive(Default)]
 pub(crate) struct Health {
-    /// Whether there is anything to look at behind the lock.
+    /// Whether the state under the lock must be checked.
     marked: AtomicBool,
     state: Mutex<HealthState>,
     failed: Condvar,
@@ -37,13 +37,13 @@ pub(crate) struct Health {
 #[derive(Default)]
 struct HealthState {
     cause: Option<Error>,
-    /// A peer's program ended without leaving: the cause for what is asked of this rank from then on.
+    /// The end of a peer's program without leaving, which is the error of later calls that need it.
     ended: Option<(Error, Instant)>,
     closed: bool,
 }
 
 impl Health {
-    /// Of a group whose ranks watch each other by this channel.
+    /// Makes the health of a group whose ranks watch each other through this channel.
     pub(crate) fn watching(side: Option<SideChannel>) -> Result<Arc<Health>> {
         let health = Arc::new(Health { side, ..Health::default() });
         let Some(side) = health.side.clone() else { return Ok(health) };
@@ -61,13 +61,14 @@ impl Health {
         Ok(health)
     }
 
-    /// An error if the group has failed, or does as what is in flight has had its time since a peer's program ended.
+    /// Returns an error if the group has failed. It fails now if a peer's program has ended and the time for operations
+    /// in flight is over.
     #[inline]
     pub(crate) fn check(&self) -> Result {
         if self.marked.load(Ordering::Acquire) { self.look(ENDED) } else { Ok(()) }
     }
 
-    /// As [`check`](Health::check), before something begins that would need the peers.
+    /// Like [`check`](Health::check), before an operation begins that needs the peers.
     #[inline]
     pub(crate) fn begin(&self) -> Result {
         if self.marked.load(Ordering::Acquire) { self.look(Duration::ZERO) } else { Ok(()) }
@@ -92,12 +93,12 @@ impl Health {
         Ok(())
     }
 
-    /// Fails the group, and lets the peers know why. Gives the first cause.
+    /// Fails the group, and tells the peers why. Returns the first cause.
     pub(crate) fn fail(&self, cause: Error) -> Error {
         self.fail_telling(cause.clone(), &cause)
     }
 
-    /// As [`fail`](Health::fail), where the peers are to hear something else than whoever asks here.
+    /// Like [`fail`](Health::fail), with another error for the peers.
     pub(crate) fn fail_telling(&self, cause: Error, told: &Error) -> Error {
         let mut state = self.state.lock();
         if let Some(first) = &state.cause {
@@ -123,7 +124,7 @@ impl Health {
         self.state.lock().cause.clone()
     }
 
-    /// Waits for somebody else's word on what has gone wrong, but no longer than this.
+    /// Waits for another rank's report of the error, for at most this long.
     pub(crate) fn wait_for_cause(&self, patience: Duration) -> Option<Error> {
         let until = Instant::now() + patience;
         let mut state = self.state.lock();
@@ -131,12 +132,12 @@ impl Health {
         state.cause.clone()
     }
 
-    /// Which ranks do not answer, or have left.
+    /// Finds out which ranks do not answer or have left.
     pub(crate) fn waits(&self) -> Option<Box<dyn FnOnce() -> String + Send>> {
         self.side.as_ref()?.messages()?.waits()
     }
 
-    /// Nothing more begins, and the peers hear a goodbye, or what went wrong.
+    /// Ends new operations, and tells the peers goodbye, or the error.
     pub(crate) fn leave(&self) {
         let cause = {
             let mut state = self.state.lock();
@@ -154,8 +155,8 @@ impl Health {
     }
 }
 
-/// A peer's error, as the side channel tells it: of a mismatch it names the two ends, as only they know which of them is
-/// wrong. Where most ranks say so, the one that reports it is not.
+/// Converts a peer's error from the side channel. A mismatch names its two ranks, as only they know which of them is
+/// wrong. If the majority decided it, the reporter is not guilty.
 fn heard(mut error: Error) -> Error {
     let report = error.report_mut();
     if matches!(report.kind, ErrorKind::Mismatch { .. }) && report.guilty.len() > 1 && report.what.contains(BY_MOST) {

@@ -1,4 +1,4 @@
-//! The jobs that a thread of this backend works at, and the keeper that ends them when a call of MPI does not come back:
+//! The jobs that threads of this backend work on, and the keeper, which ends them if a call of MPI does not return:
 //! over a network, MPI can wait for a connection to a peer that is gone.
 
 use std::collections::BTreeMap;
@@ -33,18 +33,18 @@ struct Entry {
     gate: Gate,
 }
 
-/// A task whose job the ledger has.
+/// A task whose job is in the ledger.
 pub(crate) struct Entered {
     /// Its number in the ledger.
     pub(crate) id: u64,
-    /// When it must be over.
+    /// Its deadline.
     pub(crate) deadline: Instant,
     pub(crate) task: Task,
 }
 
 impl Ledger {
-    /// Enters a job, whose time runs from here at latest; whoever works at it has the task, and uses the job's memory through
-    /// the gate alone.
+    /// Adds a job, whose time starts here at the latest. The thread that works on it has the task, and uses the job's
+    /// memory only through the gate.
     pub(crate) fn enter(self: &Arc<Self>, job: Job, health: &Arc<Health>) -> Entered {
         let gate = Gate::new();
         let mut entries = self.entries.lock();
@@ -55,7 +55,7 @@ impl Ledger {
         entries.jobs.insert(id, Entry { job, gate });
         if !entries.has_keeper {
             let (ledger, health) = (Arc::downgrade(self), health.clone());
-            // Without a thread for it, jobs end as MPI's calls do.
+            // If there is no keeper thread, jobs end when MPI's calls return.
             entries.has_keeper = spawn("c10d-mpi-keeper", move || keep(&ledger, &health)).is_ok();
         }
         drop(entries);
@@ -70,7 +70,7 @@ impl Ledger {
         }
     }
 
-    /// Takes a job out, to be ended by the caller.
+    /// Takes a job out; the caller must end it.
     pub(crate) fn take(&self, id: u64) -> Option<Job> {
         let entry = self.entries.lock().jobs.remove(&id);
         self.changed.notify_all();
@@ -87,7 +87,7 @@ impl Ledger {
         self.entries.lock().jobs.is_empty()
     }
 
-    /// Waits until no job is there. `false`: one still was by the deadline.
+    /// Waits until there is no job. `false`: there was one at the deadline.
     pub(crate) fn drain(&self, deadline: Instant) -> bool {
         let mut entries = self.entries.lock();
         while !entries.jobs.is_empty() {
@@ -98,7 +98,7 @@ impl Ledger {
         true
     }
 
-    /// With whom a message is on its way.
+    /// The ranks with which messages are in transfer.
     pub(crate) fn peers(&self, rank: u32, size: u32) -> Vec<u32> {
         let mut peers = Vec::new();
         for request in self.entries.lock().jobs.values().map(|entry| entry.job.request()) {
@@ -117,13 +117,13 @@ impl Ledger {
         self.entries.lock().jobs.iter().find(|(_, entry)| entry.job.id() == job).map(|(id, _)| *id)
     }
 
-    /// Nothing more is entered: the keeper ends with the last job.
+    /// Closes the ledger: the keeper ends with the last job.
     pub(crate) fn close(&self) {
         self.entries.lock().closed = true;
         self.changed.notify_all();
     }
 
-    /// The first time by which a job should be over, with its op and peer where it is late.
+    /// The error for the first job that is overdue, with its op and peer.
     fn overdue(entries: &Entries, now: Instant) -> Option<Error> {
         let late = |entry: &&Entry| {
             let request = entry.job.request();
@@ -137,9 +137,9 @@ impl Ledger {
     }
 }
 
-/// Between two looks while jobs are there.
+/// The interval between two checks while there are jobs.
 const LOOK: Duration = Duration::from_millis(20);
-/// How long whoever works at the jobs may take to end them when the group has failed.
+/// How long the working threads may take to end the jobs after the group has failed.
 const GRACE: Duration = Duration::from_millis(25);
 
 fn keep(ledger: &Weak<Ledger>, health: &Health) {
@@ -159,14 +159,14 @@ fn keep(ledger: &Weak<Ledger>, health: &Health) {
                 let _ = health.fail(late);
             }
         }
-        // Whoever works at the jobs may be inside MPI, and not look.
+        // The working threads may be inside MPI, and check nothing.
         let _ = health.check();
         let Some(cause) = health.wait_for_cause(LOOK) else { continue };
         std::thread::sleep(GRACE);
         let left = std::mem::take(&mut ledger.entries.lock().jobs);
         ledger.changed.notify_all();
         for entry in left.into_values() {
-            // Behind it, nobody uses the memory.
+            // After this, no thread uses the memory.
             entry.gate.close();
             entry.job.complete(Err(cause.clone()));
         }

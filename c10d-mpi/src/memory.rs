@@ -1,4 +1,4 @@
-//! A call's tensors as one row of bytes, rank by rank, and what is done with them. The library never sees them.
+//! A call's tensors as one sequence of bytes, rank by rank, and the operations on them. The library never sees them.
 #![allow(unsafe_code)]
 
 use std::ops::Range;
@@ -10,9 +10,9 @@ use smallvec::SmallVec;
 use crate::mpi::Staging;
 use crate::task::{Gate, Task};
 
-/// Parts of tensors, laid end to end.
+/// Parts of tensors, end to end.
 pub(crate) struct Space {
-    /// Each part's address, and where it begins in the row.
+    /// The address of each part, and its start in the sequence.
     parts: SmallVec<[(*mut u8, usize); 1]>,
     len: usize,
     gate: Gate,
@@ -22,12 +22,12 @@ pub(crate) struct Space {
 unsafe impl Send for Space {}
 
 impl Space {
-    /// No bytes yet.
+    /// An empty space behind this gate.
     fn through(gate: Gate) -> Space {
         Space { parts: SmallVec::new(), len: 0, gate }
     }
 
-    /// No bytes at all.
+    /// An empty space.
     pub(crate) fn empty() -> Space {
         Space::through(Gate::OPEN)
     }
@@ -35,8 +35,8 @@ impl Space {
     /// Whole tensors, in host memory.
     ///
     /// # Safety
-    /// For as long as the gate is open, the spans' memory is there, nobody but the op's spaces uses it, and nobody writes to
-    /// spaces of spans that are only read.
+    /// While the gate is open, the spans' memory is valid, only the op's spaces use it, and nobody writes to spaces of
+    /// read-only spans.
     unsafe fn of<'a>(spans: impl IntoIterator<Item = &'a Span>, gate: &Gate) -> Space {
         let mut space = Space::through(gate.clone());
         for span in spans {
@@ -46,7 +46,8 @@ impl Space {
         space
     }
 
-    /// The blocks of tensors that have one for each of `world` ranks: first those of rank 0, in the order of the tensors.
+    /// The blocks of tensors that have one block for each of `world` ranks: first those of rank 0, in the order of the
+    /// tensors.
     ///
     /// # Safety
     /// As of [`Space::of`].
@@ -65,7 +66,7 @@ impl Space {
     /// # Safety
     /// As of [`Space::of`]; the range is within the span.
     unsafe fn add(&mut self, span: &Span, range: Range<usize>) {
-        // Dispatch sends host memory here and nothing else.
+        // Dispatch sends only host memory to this backend.
         if let (Some(at), false) = (span.host_ptr(), range.is_empty()) {
             self.parts.push((at.wrapping_add(range.start), self.len));
             self.len += range.len();
@@ -76,7 +77,7 @@ impl Space {
         self.len
     }
 
-    /// The pieces of a range: address, length, and where in the range each begins.
+    /// The pieces of a range: address, length, and the start of each in the range.
     fn pieces(&self, range: Range<usize>) -> impl Iterator<Item = (*mut u8, Range<usize>)> + '_ {
         let first = self.parts.partition_point(|(_, start)| *start <= range.start).saturating_sub(1);
         let ends = self.parts.iter().skip(1).map(|(_, start)| *start).chain([self.len]);
@@ -88,7 +89,7 @@ impl Space {
         })
     }
 
-    /// Copies a range out; leaves `into` as it is when the gate is closed, as the group has failed then.
+    /// Copies a range out. If the gate is closed, because the group has failed, `into` is unchanged.
     pub(crate) fn read(&self, range: Range<usize>, into: &mut [u8]) {
         let Some(_open) = self.gate.pass() else { return };
         for (at, place) in self.pieces(range) {
@@ -119,26 +120,26 @@ impl Space {
         }
     }
 
-    /// The address of a range that is in one piece.
+    /// The address of a range, if it is in one piece.
     fn contiguous(&self, range: Range<usize>) -> Option<*mut u8> {
         let len = range.len();
         self.pieces(range).next().filter(|(_, piece)| piece.len() == len).map(|(at, _)| at)
     }
 }
 
-/// What a message is read from.
+/// The memory from which a message is sent.
 pub(crate) fn source(task: &Task) -> Space {
-    // SAFETY: the gate is closed before the job is completed by anybody but whoever works at it; it is only read.
+    // SAFETY: the gate is closed before another thread than the working one completes the job; the memory is only read.
     unsafe { Space::of(&task.inputs, &task.gate) }
 }
 
-/// What a message is written to.
+/// The memory to which a message is received.
 pub(crate) fn target(task: &Task) -> Space {
     // SAFETY: as above, and nobody else uses the memory.
     unsafe { Space::of(&task.outputs, &task.gate) }
 }
 
-/// The tensors of a collective, rank by rank: what it reads, and what it writes.
+/// The tensors of a collective, rank by rank: inputs, and outputs.
 pub(crate) fn spaces(task: &Task, world: usize) -> (Space, Space) {
     let Task { inputs, outputs, gate, .. } = task;
     // SAFETY: as above; the first is only read.
@@ -158,7 +159,7 @@ pub(crate) fn spaces(task: &Task, world: usize) -> (Space, Space) {
     }
 }
 
-/// How a call reduces.
+/// The reduction of a call.
 #[derive(Clone, Copy)]
 pub(crate) struct Reduction {
     kernel: Kernel,
@@ -169,14 +170,14 @@ pub(crate) struct Reduction {
 }
 
 impl Reduction {
-    /// The reduction of one value of each of `world` ranks; none where the operation has no meaning on the type.
+    /// The reduction of one value of each of `world` ranks; `None` if the operation is not defined on the type.
     pub(crate) fn new(op: ReduceOp, dtype: DType, world: u32) -> Option<Reduction> {
         let scale = if let ReduceOp::PreMulSum(factor) = op { factor } else { f64::from(world) };
         Some(Reduction { kernel: kernel(op, dtype, true)?, scale, elem: dtype.size() })
     }
 
-    /// Reduces the same elements of all ranks, in the order of the ranks: this rank's own from its space, the others' as
-    /// they came. Writes them to a range of `to`, which may be where the own ones are.
+    /// Reduces the same elements of all ranks, in rank order: this rank's from its space, and the others' as received.
+    /// Writes the result to a range of `to`, which may be where this rank's elements are.
     pub(crate) fn run(&self, own: (&Space, Range<usize>), others: &[Option<&[u8]>], to: (&Space, Range<usize>)) {
         let len = own.1.len();
         debug_assert!(others.iter().flatten().all(|other| other.len() == len) && to.1.len() == len);

@@ -1,5 +1,5 @@
-//! Messages between two ranks: headers in the order in which they were sent, matched here by tag and sender, and behind a
-//! long message's header its bytes, piece by piece.
+//! Messages between two ranks: headers come in the order in which they were sent, and are matched here by tag and
+//! sender. The bytes of a long message come after its header, piece by piece.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -20,15 +20,15 @@ use crate::mpi::{Comm, Flight, Mpi, Staging};
 use crate::pause::Pause;
 use crate::task::Task;
 
-/// The tag of headers with what is short.
+/// The tag of headers with short data.
 const HEAD: u16 = 2;
-/// The first of the tags of the rest, and how many there are: every library has them.
+/// The first of the tags of long data, and their number, which every library supports.
 const BODY: u16 = 1 << 14;
 const BODIES: u32 = 1 << 14;
-/// The bytes of a piece of a long message, and how many are on their way at once.
+/// The bytes of a piece of a long message, and how many pieces are in transfer at once.
 const PIECE: usize = 1 << 20;
 const AHEAD: usize = 2;
-/// How long the state of the messages is waited for, where MPI may hold it.
+/// How long to wait for the lock of the messages, which a call of MPI may hold.
 const SOON: Duration = Duration::from_millis(50);
 
 /// The messages of one rank of a group.
@@ -43,17 +43,17 @@ pub(crate) struct Messages {
     health: Arc<Health>,
     ledger: Arc<Ledger>,
     inbox: Mutex<Inbox>,
-    /// A job came that nobody looks after, or the end.
+    /// Signalled when a job comes that no caller waits for, or at the end.
     news: Condvar,
-    /// Held during calls of MPI.
+    /// The state, which is locked during calls of MPI.
     state: Mutex<MessageState>,
 }
 
-/// What has come and nobody has begun with.
+/// Jobs that have come and are not begun.
 #[derive(Default)]
 struct Inbox {
     posted: Vec<Posted>,
-    /// Jobs that no thread of the caller's looks after.
+    /// The number of jobs that no caller's thread moves.
     unwatched: usize,
     has_thread: bool,
     closed: bool,
@@ -63,11 +63,11 @@ struct Posted {
     id: u64,
     deadline: Instant,
     task: Task,
-    /// Whether a thread of the caller's looks after it.
+    /// Whether a caller's thread moves it.
     watched: bool,
 }
 
-/// A job that is over.
+/// A finished job.
 struct Ended {
     id: u64,
     watched: bool,
@@ -77,14 +77,14 @@ struct Ended {
 #[derive(Default)]
 struct MessageState {
     sends: Vec<Sending>,
-    /// Receives for which nothing has come yet, in the order in which they were called.
+    /// Receives without a message yet, in the order of their calls.
     waiting: Vec<Posted>,
     receives: Vec<Receiving>,
-    /// Headers for which no receive was called yet, in the order in which they came.
+    /// Headers without a receive yet, in the order in which they came.
     arrived: VecDeque<Arrived>,
     /// The receive of the next header.
     next: Option<Flight>,
-    /// How many messages went to each rank.
+    /// The number of messages sent to each rank.
     numbers: BTreeMap<u32, u32>,
 }
 
@@ -94,23 +94,23 @@ struct Arrived {
     memory: Staging,
 }
 
-/// A message that goes out.
+/// An outgoing message.
 struct Sending {
     of: Posted,
     space: Space,
     tag: u16,
-    /// How much was given to the library.
+    /// The bytes given to the library.
     at: usize,
     flights: VecDeque<Flight>,
 }
 
-/// A long message that comes in.
+/// A long incoming message.
 struct Receiving {
     of: Posted,
     from: u32,
     space: Space,
     tag: u16,
-    /// How much is asked of the library, and how much is there.
+    /// The bytes requested from the library, and the bytes received.
     asked: usize,
     there: usize,
     flights: VecDeque<Flight>,
@@ -127,7 +127,7 @@ impl Messages {
         Messages { mpi, comm, rank, size, own_thread, crowded, health, ledger, inbox, news, state }
     }
 
-    /// Takes jobs, which may need each other. Where their caller waits, they are looked after here until they are over.
+    /// Takes jobs that may depend on each other. If their caller waits, they run to their end here.
     pub(crate) fn submit(self: &Arc<Self>, jobs: Vec<Job>) {
         if let Err(cause) = self.health.begin() {
             return jobs.into_iter().for_each(|job| job.complete(Err(cause.clone())));
@@ -157,7 +157,7 @@ impl Messages {
         }
     }
 
-    /// Begins with what has come.
+    /// Begins new jobs.
     fn begin(&self, state: &mut MessageState) -> Result {
         for of in std::mem::take(&mut self.inbox.lock().posted) {
             if of.task.op == OpKind::Send { self.send(state, of)? } else { state.waiting.push(of) }
@@ -188,7 +188,7 @@ impl Messages {
         // Memory is given up only when the group has failed, and then nothing was read.
         let read = self.health.check();
         let tag = body_tag(number);
-        // Noted first, so that the job ends with the group if the library fails.
+        // It is recorded first, so that the job ends with the group if the library fails.
         state.sends.push(Sending { of, space, tag, at, flights: VecDeque::new() });
         read?;
         let flight = Flight::send(self.mpi, self.comm, head, to, HEAD)?;
@@ -198,14 +198,15 @@ impl Messages {
         Ok(())
     }
 
-    /// Moves what can be moved; gives the jobs that are over, and whether anything moved.
+    /// Moves all data that can move. Returns the finished jobs in `over`, and whether anything moved.
     fn poll(&self, state: &mut MessageState, over: &mut Vec<Ended>) -> bool {
         let begun = self.begin(state);
         let moved = begun.and_then(|()| self.health.check()).and_then(|()| self.advance(state, over));
         match moved {
             Ok(moved) => moved,
             Err(e) => {
-                // What the library says of a peer that is gone names nobody; the watch over the peers does, if in a moment.
+                // An error of the library about a peer that is gone does not name the peer; the watch over the peers
+                // does, a moment later.
                 if *e.kind() == ErrorKind::Internal && self.health.cause().is_none() {
                     self.health.wait_for_cause(Duration::from_secs(1));
                 }
@@ -257,7 +258,7 @@ impl Messages {
         Ok(moved)
     }
 
-    /// Takes the headers that have come, as long as a receive waits for one.
+    /// Receives headers while a receive waits for one.
     fn hear(&self, state: &mut MessageState) -> Result<bool> {
         let mut moved = false;
         while !state.waiting.is_empty() {
@@ -288,7 +289,7 @@ impl Messages {
         Ok(moved)
     }
 
-    /// Gives what has arrived to the receives that want it.
+    /// Matches arrived messages with receives.
     fn matched(&self, state: &mut MessageState, over: &mut Vec<Ended>) -> Result<bool> {
         let mut moved = false;
         let mut i = 0;
@@ -326,7 +327,7 @@ impl Messages {
         Ok(moved)
     }
 
-    /// Whether a message is what the receive is for.
+    /// Checks that a message fits its receive.
     fn fits(&self, task: &Task, from: u32, header: &Header) -> Result {
         let bytes = task.outputs.first().map_or(0, |span| span.bytes() as u64);
         let differs = task.fingerprint.disagreement(&header.fingerprint);
@@ -366,13 +367,13 @@ impl Messages {
         Ok(moved)
     }
 
-    /// Ends everything for the group's cause.
+    /// Ends all jobs with the group's cause.
     fn end_all(&self, state: &mut MessageState, over: &mut Vec<Ended>) {
         let cause = || self.health.cause().unwrap_or_else(|| Error::new(ErrorKind::Internal, "messages failed"));
         over.extend(state.take().into_iter().map(|of| of.ended(Err(cause()))));
     }
 
-    /// Fails the group where a job's time is over.
+    /// Fails the group if a job's time is over.
     fn expire(&self, state: &mut MessageState, now: Instant, over: &mut Vec<Ended>) {
         let late = state.posted().filter(|of| of.deadline <= now).min_by_key(|of| of.deadline);
         let Some(Posted { task, .. }) = late else { return };
@@ -390,7 +391,7 @@ impl Messages {
         self.end_all(state, over);
     }
 
-    /// Moves what can be moved, and waits a little if that was nothing.
+    /// Moves all data that can move, and waits briefly if there was none.
     fn look(&self, pause: &mut Pause) {
         let mut over = Vec::new();
         let moved = self.poll(&mut self.state.lock(), &mut over);
@@ -413,7 +414,7 @@ impl Messages {
         }
     }
 
-    /// Looks after everything until these jobs are over.
+    /// Moves all messages until these jobs are done.
     fn look_after(&self, ids: &[u64]) {
         let mut pause = Pause::new(self.crowded);
         while self.ledger.has(ids) {
@@ -421,7 +422,7 @@ impl Messages {
         }
     }
 
-    /// The thread of the jobs that nobody looks after.
+    /// The thread for jobs that no caller waits for.
     fn serve(self: Arc<Self>) {
         let served = caught(|| {
             let mut pause = Pause::new(self.crowded);
@@ -446,10 +447,10 @@ impl Messages {
         }
     }
 
-    /// Gives receives back for which nothing has come: all of these, or none.
+    /// Returns receives without a message: all of these, or none.
     pub(crate) fn take_back(&self, jobs: &[JobId]) -> Vec<Job> {
         let ids: Option<Vec<u64>> = jobs.iter().map(|job| self.ledger.id_of(*job)).collect();
-        // Held for longer only by a call of MPI that does not come back.
+        // Only a call of MPI that does not return holds it for longer.
         let (Some(ids), Some(mut state)) = (ids, self.state.try_lock_for(SOON)) else { return Vec::new() };
         if self.begin(&mut state).is_err() {
             return Vec::new();
@@ -465,7 +466,7 @@ impl Messages {
         taken.iter().filter_map(|of| self.ledger.take(of.id)).collect()
     }
 
-    /// Waits until no message is on its way; those with whom one is, if one still is by the deadline.
+    /// Waits until no message is in transfer. If one still is at the deadline, returns the ranks with which it is.
     pub(crate) fn settle(&self, deadline: Instant) -> std::result::Result<(), Vec<u32>> {
         let mut pause = Pause::new(true);
         while !self.ledger.is_empty() {
@@ -482,7 +483,7 @@ impl Messages {
         Ok(())
     }
 
-    /// Nothing more comes.
+    /// Closes the queue: no more jobs come.
     pub(crate) fn close(&self) {
         self.inbox.lock().closed = true;
         self.ledger.close();
@@ -509,7 +510,7 @@ impl MessageState {
         moving.chain(&self.waiting)
     }
 
-    /// Everything that is not over.
+    /// Takes everything that is not done.
     fn take(&mut self) -> Vec<Posted> {
         let mut all: Vec<Posted> = std::mem::take(&mut self.sends).into_iter().map(|s| s.of).collect();
         all.extend(std::mem::take(&mut self.receives).into_iter().map(|r| r.of));

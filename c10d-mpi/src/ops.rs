@@ -1,4 +1,4 @@
-//! What each op sends, receives and reduces. Results are in the order of the ranks, whatever the library does.
+//! What each op sends, receives and reduces. Results are reduced in rank order, whatever the library does.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -12,17 +12,17 @@ use crate::health::Health;
 use crate::memory::{Reduction, Space, spaces};
 use crate::task::Task;
 
-/// The most bytes between two ranks in one step, and of all steps of a rank at once.
+/// The largest number of bytes between two ranks in one step, and of all steps of a rank at once.
 const WINDOW: usize = 1 << 20;
 const ALL: usize = 64 << 20;
-/// Up to so many bytes, and always among two ranks, everybody's bytes go to everybody.
+/// Up to this many bytes, and always with two ranks, each rank sends all its bytes to all others.
 const DIRECT: usize = 8 << 10;
-/// What every library hands over without a handshake, and up to how many times as much is better cut into such steps where
-/// it does not so hand over more.
+/// The size that every library sends without a handshake. Data of up to a few times this size is better cut into such
+/// steps if the library would use a handshake for it.
 const EAGER: usize = 4 << 10;
 const EAGER_STEPS: usize = 4;
 
-/// What one rank sends to another or gets from it in a call.
+/// The data that one rank sends to another or gets from it in a call.
 struct Block {
     peer: u32,
     start: usize,
@@ -34,13 +34,13 @@ pub(crate) struct Collectives {
     rank: u32,
     size: u32,
     health: Arc<Health>,
-    /// `None`: the rank is alone.
+    /// The exchange; `None`: the group has one rank only.
     exchange: Option<Exchange>,
-    /// Whether messages of more than [`EAGER`] bytes cost more than several of less.
+    /// Whether a message of more than [`EAGER`] bytes costs more than several smaller ones.
     by_handshake: bool,
 }
 
-/// One call that runs.
+/// A running call.
 struct Call<'a> {
     task: &'a Task,
     deadline: &'a dyn Fn() -> Instant,
@@ -173,8 +173,8 @@ impl Collectives {
         self.others().map(|peer| Block { peer, start: starts[peer as usize], len: lens[peer as usize] }).collect()
     }
 
-    /// In an op in which not all ranks hear of each other, each hears at least of the two before it: no disagreement goes
-    /// unseen, and of three ranks two can say which one is wrong.
+    /// In an op in which not all ranks receive from each other, each receives at least from the two before it. So every
+    /// disagreement is noticed, and of three ranks two can tell which one is wrong.
     fn ring(&self, sends: &mut Vec<Block>, recvs: &mut Vec<Block>) {
         let (rank, size) = (self.rank, self.size);
         for away in 1..=2.min(size - 1) {
@@ -233,7 +233,7 @@ impl Collectives {
                 self.fold(call, &reduction, (space, |_| at..end), |_| total, (space, at..end))?;
                 continue;
             }
-            // Each rank reduces one block, and then hands it out.
+            // Each rank reduces one block, and then sends it to all.
             let elements = (end - at) / reduction.elem;
             let edge = |p: usize| at + elements * p / size * reduction.elem;
             let own = edge(rank)..edge(rank + 1);
@@ -265,8 +265,8 @@ impl Collectives {
         Ok(())
     }
 
-    /// Sends each rank its range of `from`, and reduces what all send for this rank's into `to`. `total`: what goes to each
-    /// rank in the whole call.
+    /// Sends each rank its range of `from`, and reduces the data that all send for this rank into `to`. `total`: the
+    /// bytes for each rank in the whole call.
     fn fold(
         &mut self,
         call: &mut Call<'_>,
@@ -326,7 +326,7 @@ impl Collectives {
         Ok(())
     }
 
-    /// Rank 0 hears of all, and tells each who is missing.
+    /// Rank 0 receives from all, and tells each which ranks are missing.
     fn monitored_barrier(&mut self, call: &mut Call<'_>) -> Result {
         let (rank, peers) = (self.rank, self.others().collect::<Vec<u32>>());
         let wait_all = call.task.params.wait_all_ranks;
@@ -361,7 +361,7 @@ impl Collectives {
         }
     }
 
-    /// Says goodbye to the peers; what they were sent has arrived then.
+    /// Says goodbye to the peers; then everything that was sent to them has arrived.
     pub(crate) fn farewell(&mut self, until: Instant) -> Result {
         match &mut self.exchange {
             Some(exchange) => exchange.farewell(self.size, until),
@@ -370,7 +370,7 @@ impl Collectives {
     }
 }
 
-/// What came from all others, in the order of the ranks; `None` where this rank's own is.
+/// The data from all others, in rank order; `None` for this rank.
 fn in_rank_order(came: &[Came], rank: usize) -> Few<Option<&[u8]>> {
     let mut values: Few<Option<&[u8]>> = came.iter().map(|c| Some(c.bytes())).collect();
     values.insert(rank, None);
@@ -389,7 +389,7 @@ fn lens(spans: &[Span], splits: &[usize], task: &Task, world: usize) -> Vec<usiz
     }
 }
 
-/// Where each rank's block begins.
+/// The start of each rank's block.
 fn starts(lens: &[usize]) -> Vec<usize> {
     let ends = lens.iter().scan(0, |end, len| {
         *end += len;
@@ -398,7 +398,7 @@ fn starts(lens: &[usize]) -> Vec<usize> {
     std::iter::once(0).chain(ends).collect()
 }
 
-/// The name of the way that a call takes.
+/// The name of the algorithm of a call.
 pub(crate) fn algorithm(op: OpKind, size: u32, bytes: usize) -> Option<&'static str> {
     match op {
         OpKind::Send | OpKind::Recv | OpKind::RecvAnySource => None,

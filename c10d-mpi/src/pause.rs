@@ -1,17 +1,17 @@
-//! Waiting between two looks at the library: only looking moves messages, so it never sleeps for long.
+//! Waits between two calls of the library. Only calls move messages, so it never sleeps for long.
 
 use std::time::{Duration, Instant};
 
-/// Looks without a pause to speak of, while cores are free.
+/// The number of checks while spinning, if cores are free.
 const SPINS: u32 = 1000;
-/// How long to yield between looks before sleeping.
+/// How long to yield between checks before sleeping.
 const YIELD: Duration = Duration::from_micros(300);
-/// The sleeps: the first, and the longest.
+/// The first and the longest sleep.
 const SLEEPS: (Duration, Duration) = (Duration::from_micros(20), Duration::from_micros(200));
 
-/// How one thread waits: [`Pause::wait`] when there was nothing, [`Pause::reset`] when there was.
+/// The waiting of one thread: it calls [`Pause::wait`] when there was nothing, [`Pause::reset`] when there was.
 pub(crate) struct Pause {
-    /// With more ranks than cores, spinning keeps others from running.
+    /// The number of spins; few if there are more ranks than cores, since spinning keeps others from running.
     spins: u32,
     done: u32,
     yielding: Option<Instant>,
@@ -28,7 +28,7 @@ impl Pause {
         (self.done, self.yielding, self.sleep) = (0, None, SLEEPS.0);
     }
 
-    /// Waits a little; the time, where it has become worth looking at.
+    /// Waits briefly. Returns the time once it is worth checking.
     #[inline]
     pub(crate) fn wait(&mut self) -> Option<Instant> {
         if self.done < self.spins {

@@ -1,5 +1,5 @@
-//! One step of a collective: messages to some ranks and from some, at once, each behind a header that says of which call it
-//! is.
+//! One step of a collective: messages to some ranks and from some at the same time, each after a header that tells its
+//! call.
 
 mod monitored;
 mod verdict;
@@ -19,40 +19,40 @@ use crate::mpi::{Comm, Flight, Mpi, Staging};
 use crate::pause::Pause;
 use verdict::{TIE, garbled, late};
 
-/// Tags of collectives: headers with what is short, and the rest.
+/// The tags of collectives: headers with short data, and the rest.
 const HEAD: u16 = 0;
 const BODY: u16 = 1;
-/// The longest bytes that go with their header.
+/// The largest data that is sent together with its header.
 pub(crate) const SHORT: usize = 16 << 10;
-/// How long a peer's death may take to be told, when the library's own call fails first.
+/// How long the report of a peer's death may take after a call of the library failed because of it.
 const TOLD: Duration = Duration::from_secs(2);
 /// How many staging buffers are kept for later steps.
 const KEPT: usize = 64;
 
-/// A list of what is one per peer, mostly few.
+/// A list with one item per peer, which is mostly short.
 pub(crate) type Few<T> = SmallVec<[T; 2]>;
 
-/// What goes to a rank, or comes from one, in a step.
+/// The data that goes to a rank, or comes from one, in a step.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Transfer {
     pub(crate) peer: u32,
-    /// Where it is in the call's bytes.
+    /// Its range in the call's bytes.
     pub(crate) range: Range<usize>,
-    /// All that goes between the two in this direction in the call.
+    /// The total between the two ranks in this direction in the call.
     pub(crate) total: usize,
 }
 
-/// What all steps of a call know.
+/// The data that all steps of a call share.
 pub(crate) struct Step<'a> {
     pub(crate) fingerprint: Fingerprint,
     pub(crate) timeout: Duration,
-    /// When the call must be over.
+    /// The deadline of the call.
     pub(crate) deadline: &'a dyn Fn() -> Instant,
-    /// Its number in the call.
+    /// The number of the step in the call.
     pub(crate) number: u32,
 }
 
-/// Bytes that came, behind `skip` others.
+/// Received bytes, after `skip` others.
 pub(crate) struct Came {
     memory: Staging,
     skip: usize,
@@ -64,9 +64,9 @@ impl Came {
     }
 }
 
-/// One transfer that comes in.
+/// One incoming transfer.
 enum Receiving {
-    /// Its header, with all of it if it is short, and the rest.
+    /// It waits for the header, which includes all short data, and has the receive of the rest.
     Head(Flight, Option<Flight>),
     /// The header was right.
     Body(Flight),
@@ -75,11 +75,11 @@ enum Receiving {
     Here(Came),
 }
 
-/// What the peers have called.
+/// The calls of the peers.
 #[derive(Default)]
 struct Heard {
     calls: Few<(u32, Fingerprint)>,
-    /// Since when it is known that not all have called the same.
+    /// Since when it is known that the calls differ.
     differ: Option<Instant>,
 }
 
@@ -114,12 +114,13 @@ impl Exchange {
         }
     }
 
-    /// Gives the memory of what came back for later steps.
+    /// Returns the memory of received data for later steps.
     pub(crate) fn recycle(&mut self, came: impl IntoIterator<Item = Came>) {
         came.into_iter().for_each(|c| self.keep(Some(c.memory)));
     }
 
-    /// Sends and receives; gives what came, in the order of `recvs`. The call's memory is only read, here and now.
+    /// Sends and receives. Returns the received data in the order of `recvs`. The call's memory is only read, and only
+    /// here.
     pub(crate) fn run(
         &mut self,
         step: &Step<'_>,
@@ -128,7 +129,7 @@ impl Exchange {
         recvs: &[Transfer],
     ) -> Result<Few<Came>> {
         match self.messages(step, from, sends, recvs) {
-            // What the library says of a peer that is gone names nobody.
+            // An error of the library about a peer that is gone does not name the peer.
             Err(e) if *e.kind() == ErrorKind::Internal && self.health.cause().is_none() => {
                 let left = (step.deadline)().saturating_duration_since(Instant::now());
                 let told = self.health.wait_for_cause(TOLD.min(left).max(let_go(step.timeout) / 2));
@@ -177,7 +178,7 @@ impl Exchange {
         Ok(receiving.into_iter().filter_map(here).collect())
     }
 
-    /// Pauses unless something moved; whether the call's time is over.
+    /// Pauses unless something moved. Returns whether the call's time is over.
     fn is_late(&mut self, step: &Step<'_>, moved: bool) -> Result<bool> {
         if moved {
             self.pause.reset();
@@ -188,7 +189,7 @@ impl Exchange {
         Ok(now.is_some_and(|now| now >= (step.deadline)()))
     }
 
-    /// Forgets the sends that are over; whether there were any.
+    /// Removes finished sends. Returns whether there were any.
     fn finish_sends(&mut self, sending: &mut Few<(u32, Flight)>) -> Result<bool> {
         let before = sending.len();
         let mut i = 0;
@@ -203,7 +204,7 @@ impl Exchange {
         Ok(sending.len() < before)
     }
 
-    /// Begins to receive a transfer. What is long comes behind its header, and has its place from the start.
+    /// Begins to receive a transfer. Long data comes after its header, and has its memory from the start.
     fn expect(&mut self, recv: &Transfer) -> Result<Receiving> {
         let (len, peer) = (recv.range.len(), Some(recv.peer));
         let memory = self.memory(Header::SIZE + SHORT);
@@ -230,7 +231,7 @@ impl Exchange {
         header.put(bytes);
         if short {
             from.read(send.range.clone(), &mut bytes[Header::SIZE..]);
-            // Memory is given up only when the group has failed, and then nothing was read.
+            // Memory is not readable only when the group has failed.
             self.health.check()?;
         }
         sending.push((send.peer, Flight::send(self.mpi, self.comm, head, send.peer, HEAD)?));
@@ -244,7 +245,7 @@ impl Exchange {
         Ok(())
     }
 
-    /// Goes on with one transfer, as far as it comes.
+    /// Advances one transfer as far as possible.
     fn receive(
         &mut self,
         step: &Step<'_>,
@@ -280,7 +281,7 @@ impl Exchange {
         }
         heard.calls.push((recv.peer, header.fingerprint));
         if step.fingerprint.disagreement(&header.fingerprint).is_some() {
-            // The verdict is the caller's, who sees what the others say.
+            // The caller decides, since it has the calls of the others.
             heard.differ.get_or_insert_with(Instant::now);
             return Ok(true);
         }
@@ -302,7 +303,8 @@ impl Exchange {
         Ok(true)
     }
 
-    /// Says goodbye to all others, and hears theirs, within this time: so what was sent before has arrived.
+    /// Says goodbye to all others, and receives theirs, within this time. Then everything that was sent before has
+    /// arrived.
     pub(crate) fn farewell(&mut self, size: u32, until: Instant) -> Result {
         let peers: Vec<u32> = (0..size).filter(|r| *r != self.rank).collect();
         let mut flights = Vec::new();
@@ -331,7 +333,8 @@ impl Exchange {
     }
 }
 
-/// The ranks that a step waits for: those of which nothing has come, else those with whom something is on its way.
+/// The ranks for which a step waits: those from which nothing has come; if there are none, those with unfinished
+/// transfers.
 fn waits(recvs: &[Transfer], receiving: &[Receiving], sending: &[(u32, Flight)]) -> Vec<u32> {
     let of = |which: fn(&Receiving) -> bool| {
         recvs.iter().zip(receiving).filter(move |(_, r)| which(r)).map(|(recv, _)| recv.peer)

@@ -1,4 +1,4 @@
-//! Monitored barriers: rank 0 hears of all, and tells them whom it misses.
+//! Monitored barriers: rank 0 receives from all ranks, and tells them which are missing.
 
 use std::time::Instant;
 
@@ -14,7 +14,7 @@ use crate::mpi::Flight;
 /// The tag of rank 0's answer.
 const ANSWER: u16 = 3;
 
-/// Messages of a monitored barrier that are nothing but their headers.
+/// The messages of a monitored barrier, which consist only of headers.
 struct Heads {
     transfers: Vec<Transfer>,
     receiving: Vec<Receiving>,
@@ -27,13 +27,13 @@ impl Heads {
         self.heard.calls.len() == self.transfers.len()
     }
 
-    /// The ranks of which nothing was heard.
+    /// The ranks from which nothing came.
     fn missing(&self) -> Vec<u32> {
         let heard = |peer: &u32| self.heard.calls.iter().any(|(rank, _)| rank == peer);
         self.transfers.iter().map(|t| t.peer).filter(|peer| !heard(peer)).collect()
     }
 
-    /// Gives up waiting for them.
+    /// Stops waiting for them.
     fn cancel(self) -> Vec<u32> {
         let missing = self.missing();
         for receiving in self.receiving {
@@ -46,7 +46,8 @@ impl Heads {
 }
 
 impl Exchange {
-    /// For rank 0 of a monitored barrier: tells the peers that it is there, hears of them, and gives those that did not come.
+    /// For rank 0 of a monitored barrier: tells the peers that it is there, receives from them, and returns those that
+    /// did not come.
     pub(crate) fn collect(&mut self, step: &Step<'_>, peers: &[u32]) -> Result<Vec<u32>> {
         let mut heads = self.heads(step, peers, peers)?;
         loop {
@@ -60,8 +61,8 @@ impl Exchange {
         }
     }
 
-    /// For the other ranks of a monitored barrier: reports to rank 0, and gives whom it misses. The ranks `next` hear of this
-    /// one too, and this one of those `before`.
+    /// For the other ranks of a monitored barrier: reports to rank 0, and returns the ranks that rank 0 misses. This
+    /// rank also sends to the ranks `next`, and receives from those `before`.
     pub(crate) fn report(&mut self, step: &Step<'_>, next: &[u32], before: &[u32]) -> Result<Vec<u32>> {
         let to: Vec<u32> = [0].iter().chain(next).copied().collect();
         let from: Vec<u32> = [0].iter().chain(before).copied().collect();
@@ -84,13 +85,13 @@ impl Exchange {
         let missing: Vec<u32> = list.map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
         self.keep(Some(memory));
         if missing.is_empty() {
-            // All have come, so what they sent is on its way.
+            // All have come, so their messages are in transfer.
             self.finish(step, &mut heads)?;
         }
         Ok(missing)
     }
 
-    /// Begins to send and receive messages that are nothing but their headers.
+    /// Begins to send and receive messages that consist only of headers.
     fn heads(&mut self, step: &Step<'_>, to: &[u32], from: &[u32]) -> Result<Heads> {
         let transfer = |peer: &u32| Transfer { peer: *peer, range: 0..0, total: 0 };
         let mut heads = Heads {
@@ -133,7 +134,7 @@ impl Exchange {
         Ok(())
     }
 
-    /// Rank 0's answer: whom it misses.
+    /// Sends rank 0's answer: the missing ranks.
     pub(crate) fn answer(&mut self, step: &Step<'_>, peers: &[u32], missing: &[u32]) -> Result {
         let list: Vec<u8> = missing.iter().take(SHORT / 4).flat_map(|rank| rank.to_le_bytes()).collect();
         let mut flights = Vec::new();
@@ -142,7 +143,7 @@ impl Exchange {
             memory.bytes_mut().copy_from_slice(&list);
             flights.push(Flight::send(self.mpi, self.comm, memory, *peer, ANSWER)?);
         }
-        // What is short needs no receiver to be sent; the time is for a transport that is full.
+        // A short message can be sent without its receiver. The time limit is in case the transport is full.
         let until = Instant::now() + let_go(step.timeout) / 4;
         while !flights.is_empty() && Instant::now() < until {
             let mut open = Vec::new();

@@ -1,4 +1,4 @@
-//! What errors say when ranks do not do the same, or do not come.
+//! The errors if ranks make different calls or do not come.
 
 use std::time::{Duration, Instant};
 
@@ -8,11 +8,11 @@ use c10d_core::{Error, ErrorKind, OpKind, Phase};
 use super::{Exchange, Step, Transfer};
 use crate::health::BY_MOST;
 
-/// How long a rank that sees itself alone against another waits for a third one's word.
+/// How long a rank that disagrees with only one other waits for a third one's report.
 pub(super) const TIE: Duration = Duration::from_millis(400);
 
 impl Exchange {
-    /// What one rank sends and the other expects differs.
+    /// The error if one rank sends another amount than this one expects.
     pub(super) fn uneven(&self, step: &Step<'_>, recv: &Transfer, theirs: u64) -> Error {
         let field = match OpKind::from_code(step.fingerprint.op) {
             Some(OpKind::AllToAll | OpKind::AllToAllSingle) => "splits",
@@ -22,13 +22,13 @@ impl Exchange {
         let kind = ErrorKind::Mismatch { field, mine: bytes(recv.total as u64), theirs: bytes(theirs) };
         let what = format!("what rank {} sends to rank {} in this collective", recv.peer, self.rank);
         let error = called(step, Error::new(kind, what).phase(Phase::Announce));
-        // A third rank cannot know which of the two is wrong.
+        // Other ranks cannot know which of the two is wrong.
         let told = error.clone().guilty([recv.peer, self.rank]);
         self.health.fail_telling(error.guilty([recv.peer]), &told)
     }
 
-    /// Ranks disagree about the call: who is wrong is what most of those heard, with this rank, say. `None`: more is to be
-    /// heard first.
+    /// The error if ranks disagree about the call: the majority of the heard ranks and this one decides which is wrong.
+    /// `None`: more ranks must be heard first.
     pub(super) fn disagreement(&self, step: &Step<'_>, heard: &[(u32, Fingerprint)], all: bool) -> Option<Error> {
         let mut votes = vec![(self.rank, step.fingerprint)];
         votes.extend(heard.iter().copied());
@@ -40,7 +40,7 @@ impl Exchange {
             if !all {
                 return None;
             }
-            // Two ranks of which one is wrong. A third may know.
+            // One of two ranks is wrong. A third may know which.
             let left = (step.deadline)().saturating_duration_since(Instant::now());
             if let Some(cause) = self.health.wait_for_cause(TIE.min(left / 2)) {
                 return Some(cause);
@@ -70,7 +70,7 @@ pub(super) fn garbled(peer: u32, what: &str) -> Error {
     Error::new(ErrorKind::Protocol, format!("rank {peer} {what}")).guilty([peer]).phase(Phase::Transfer)
 }
 
-/// Says of which call an error is: calls after it end with the same error.
+/// Adds the call to an error, since later calls end with the same error.
 fn called(step: &Step<'_>, mut error: Error) -> Error {
     let report = error.report_mut();
     (report.op, report.seq) = (OpKind::from_code(step.fingerprint.op), Some(step.fingerprint.seq.into()));

@@ -1,5 +1,5 @@
-//! Calls of the library that concern ranks and communicators. Those that may block say so: they are for threads that can
-//! be given up.
+//! Calls of the library about ranks and communicators. The documentation says which may block: these must run on
+//! threads that can be given up.
 #![allow(unsafe_code)]
 
 use std::cell::Cell;
@@ -16,17 +16,17 @@ use super::types::{Errhandler, Group, Info, MAX_ERROR_STRING, RawComm, Session, 
 static SESSION: AtomicUsize = AtomicUsize::new(0);
 
 thread_local! {
-    /// The code of the error that a handler was called for on this thread.
+    /// The error code for which a handler was called on this thread.
     static REPORTED: Cell<c_int> = const { Cell::new(0) };
 }
 
-/// The one error handler: MPICH's calls return 0 after a handler ran, so what went wrong is kept here.
+/// The error handler. MPICH's calls return 0 after a handler ran, so the error is kept here.
 extern "C" fn on_error(_: *mut RawComm, code: *mut c_int) {
-    // SAFETY: where the library gives a pointer, it is to the code.
+    // SAFETY: if the library passes a pointer, it points to the code.
     REPORTED.set(unsafe { code.as_ref() }.copied().unwrap_or(-1));
 }
 
-/// The library, once it was started or found started.
+/// The library, after it was started or found started.
 #[derive(Clone, Copy)]
 pub(crate) struct Mpi(&'static Library);
 
@@ -43,7 +43,7 @@ impl Mpi {
         self.0
     }
 
-    /// Runs a call, and makes an error of what it or the handler said.
+    /// Runs a call, and converts its status, or that of the handler, to an error.
     pub(super) fn call(&self, what: &str, call: impl FnOnce(&Functions) -> c_int) -> Result {
         REPORTED.set(0);
         let result = call(&self.0.functions);
@@ -60,13 +60,13 @@ impl Mpi {
         let known = unsafe { (self.0.functions.error_string)(code, text.as_mut_ptr().cast(), &mut len) } == 0;
         let text =
             String::from_utf8_lossy(&text[..usize::try_from(len).unwrap_or(0).min(MAX_ERROR_STRING)]).into_owned();
-        // The first lines of a class are wrong with some libraries; the last says most.
+        // The first lines are wrong in some libraries; the last has the most information.
         let last = text.lines().map(str::trim).rfind(|line| !line.is_empty());
         let words = last.filter(|_| known).unwrap_or("without words");
         Error::new(ErrorKind::Internal, format!("{what} of {} gave error {code}: {words}", self.0.version))
     }
 
-    /// Whether somebody has started the library by the world model, and not ended it.
+    /// Whether other code has started the library by the world model, and not ended it.
     pub(crate) fn is_initialized(&self) -> Result<bool> {
         let (mut begun, mut over) = (0, 0);
         // SAFETY: each writes one integer, and may be called at any time.
@@ -79,19 +79,19 @@ impl Mpi {
         Ok(begun != 0)
     }
 
-    /// Starts the library, from several threads if need be, and gives the communicator of all processes. Blocks until all
-    /// have come.
+    /// Starts the library for several threads, and returns the communicator of all processes. It blocks until all have
+    /// come.
     pub(crate) fn start(&self) -> Result<Comm> {
         let world = match self.0.kind {
-            // A session that cannot be had is an error, where Init_thread would end the process. It has no COMM_SELF, which the
-            // world model brings: Intel's library has one or the other.
+            // If a session cannot be opened, that is an error, while Init_thread would end the process. A session has
+            // no COMM_SELF, which the world model provides; Intel's library has only one of the two.
             Kind::Mpich => {
                 self.session()?;
                 self.init()?
             }
             Kind::Intel | Kind::OpenMpi | Kind::Other => self.init()?,
         };
-        // What fails while the library moves messages of whatever communicator is reported to COMM_SELF: without a handler
+        // Failures while the library moves messages of any communicator are reported to COMM_SELF: without a handler
         // there, a peer's death could end this process.
         self.handle_errors(RawComm::SELF)?;
         self.handle_errors(world)?;
@@ -107,7 +107,7 @@ impl Mpi {
         Ok(RawComm::WORLD)
     }
 
-    /// Ends MPI for this process. Waits for the others.
+    /// Ends MPI for this process. It waits for the others.
     pub(crate) fn finalize(&self) -> Result {
         let mut session = Session(SESSION.swap(0, Ordering::AcqRel));
         if session.0 != 0 {
@@ -118,7 +118,7 @@ impl Mpi {
         self.call("MPI_Finalize", |f| unsafe { (f.finalize)() })
     }
 
-    /// The communicator of all processes of a library that somebody else has started.
+    /// The communicator of all processes of a library that other code has started.
     pub(crate) fn started_by_another(&self) -> Result<Comm> {
         let mut given = 0;
         // SAFETY: writes one integer.
@@ -148,7 +148,7 @@ impl Mpi {
         Ok(handler)
     }
 
-    /// Has errors on a communicator reported, instead of ending the process.
+    /// Makes errors on a communicator be reported instead of ending the process.
     fn handle_errors(&self, comm: RawComm) -> Result {
         let handler = self.own_handler()?;
         // SAFETY: handles of this library.
@@ -167,7 +167,8 @@ impl Mpi {
         Ok((number(rank)?, number(size)?))
     }
 
-    /// A communicator of these ranks of another one, in this order; all of them make it. Blocks until they have come.
+    /// Makes a communicator of these ranks of another one, in this order. All of them call it. It blocks until they
+    /// have come.
     pub(crate) fn create(&self, from: Comm, ranks: &[u32], tag: u16) -> Result<Comm> {
         let number = |r: &u32| c_int::try_from(*r).map_err(|_| Error::invalid(format!("{r} is no rank of MPI's")));
         let ranks = ranks.iter().map(number).collect::<Result<Vec<c_int>>>()?;
@@ -190,7 +191,7 @@ impl Mpi {
         Ok(Comm(comm))
     }
 
-    /// Gives a communicator up that has nothing in flight. May block.
+    /// Frees a communicator with nothing in flight. It may block.
     pub(crate) fn free(&self, comm: Comm) -> Result {
         let mut raw = comm.0;
         // SAFETY: a handle of this library's; the caller has no request on it.
@@ -198,7 +199,7 @@ impl Mpi {
     }
 }
 
-/// Refuses a library that cannot be called from several threads.
+/// Rejects a library that cannot be called from several threads.
 fn multiple(given: c_int) -> Result {
     if given < THREAD_MULTIPLE {
         return Err(Error::unsupported(

@@ -1,4 +1,4 @@
-//! What a library finds when it starts: the process's variables, and a fabric library where none is there.
+//! The environment of a library when it starts: the process's variables, and a fabric library if there is none.
 #![allow(unsafe_code)]
 
 use std::ffi::OsString;
@@ -9,13 +9,13 @@ use libloading::os::unix::{Library as Handle, RTLD_LOCAL, RTLD_NOW};
 use super::library::{Kind, Library};
 use super::mapped::mappings;
 
-/// Runs a call with other values of some variables, `None` for a variable that must not be there, and gives them back
-/// their own: children of this process must not take them for theirs. Not safe beside threads that read or write the
-/// environment in C; Rust's own functions have a lock.
+/// Runs a call with other values of some variables (`None` removes a variable), and restores them, since children of
+/// this process must not inherit them. It is not safe while other threads read or write the environment in C; Rust's
+/// own functions have a lock.
 pub(crate) fn with_variables<T>(values: &[(&str, Option<String>)], call: impl FnOnce() -> T) -> T {
     let own: Vec<(&str, Option<OsString>)> = values.iter().map(|(name, _)| (*name, std::env::var_os(name))).collect();
     let set = |name: &str, value: Option<OsString>| match value {
-        // SAFETY: as is said above. No other way tells a library in the same process.
+        // SAFETY: as documented above. There is no other way to pass values to a library in the same process.
         Some(value) => unsafe { std::env::set_var(name, value) },
         // SAFETY: as above.
         None => unsafe { std::env::remove_var(name) },
@@ -26,15 +26,15 @@ pub(crate) fn with_variables<T>(values: &[(&str, Option<String>)], call: impl Fn
     result
 }
 
-/// Has a function called when the program ends, after its `main`.
+/// Registers a function that is called when the program ends, after `main`.
 pub(crate) fn at_exit(call: extern "C" fn()) {
     // SAFETY: the function is there as long as the process, and does not unwind. Where there is no room for it, the launcher
     // is told nothing at the end.
     unsafe { libc::atexit(call) };
 }
 
-/// Loads the libfabric of a Python wheel, which the library beside it finds only through `LD_LIBRARY_PATH`. Where the
-/// process has one, or the library is a system's, that is left to the system.
+/// Loads the libfabric of a Python wheel, which the library beside it finds only through `LD_LIBRARY_PATH`. If the
+/// process has one already, or the MPI library is not from a wheel, this does nothing.
 pub(crate) fn preload_fabric(library: &Library) -> Option<(&'static str, String)> {
     let folder = library.path.parent()?;
     let fabric = folder.join("libfabric.so.1");

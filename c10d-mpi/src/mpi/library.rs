@@ -13,9 +13,9 @@ use super::mapped::{Mapping, mappings};
 use super::search::Surroundings;
 use super::types::{Datatype, Errhandler, Group, Info, MAX_LIBRARY_VERSION, RawComm, Request, Session, Status};
 
-/// The ABI's version that the declarations here are of.
+/// The ABI version of the declarations here.
 const ABI: c_int = 1;
-/// Keeps a library whose handle is closed: MPI leaves threads and signal handlers behind.
+/// Keeps a library loaded after its handle is closed, since MPI leaves threads and signal handlers behind.
 const RTLD_NODELETE: c_int = 0x1000;
 
 macro_rules! functions {
@@ -26,7 +26,7 @@ macro_rules! functions {
         }
 
         impl Functions {
-            /// Finds them all, or says which are missing.
+            /// Finds all functions, or returns the missing ones.
             ///
             /// # Safety
             /// The handle is of a library of the standard ABI.
@@ -44,8 +44,8 @@ macro_rules! functions {
     };
 }
 
-/// What an error handler is called with. The standard's is variadic; a function with the named arguments alone is called
-/// in the same way on x86-64 and AArch64.
+/// The type of an error handler. In the standard it is variadic; on x86-64 and AArch64, a function with only the named
+/// arguments is called in the same way.
 pub(super) type Handler = extern "C" fn(*mut RawComm, *mut c_int);
 
 type P = *const c_void;
@@ -78,7 +78,7 @@ functions! {
     get_count "MPI_Get_count_c" (*const Status, Datatype, *mut i64);
 }
 
-/// Whose library it is: they differ beneath the ABI.
+/// The implementation, since libraries differ below the ABI.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     Mpich,
@@ -99,12 +99,12 @@ impl Kind {
     }
 }
 
-/// An MPI library that was loaded and is what it must be.
+/// A loaded and checked MPI library.
 pub(crate) struct Library {
     pub(super) functions: Functions,
-    /// Where it lies.
+    /// Its file.
     pub(crate) path: PathBuf,
-    /// What it says of itself, in one line.
+    /// Its version text, in one line.
     pub(crate) version: String,
     pub(crate) kind: Kind,
     /// The name by which it was opened.
@@ -112,14 +112,14 @@ pub(crate) struct Library {
     _handle: Handle,
 }
 
-/// The process has one MPI, loaded when it is first asked for and never unloaded.
+/// The process's MPI library. It is loaded at the first request and never unloaded.
 static LOADED: PerProcess<Mutex<Option<&'static Library>>> = PerProcess::new();
 
 impl Library {
-    /// The process's MPI library; `argument` is a file that the caller insists on.
+    /// The process's MPI library. `argument` is the file that the caller requires.
     ///
     /// # Errors
-    /// `Unsupported`, with all that was tried, where there is none that can be used.
+    /// `Unsupported`, with all files that were tried, if none can be used.
     pub(crate) fn get(argument: Option<&str>) -> Result<&'static Library> {
         let mut loaded = LOADED.get().lock();
         if let Some(library) = *loaded {
@@ -138,7 +138,7 @@ impl Library {
         Ok(library)
     }
 
-    /// The process's MPI library, if it has been asked for.
+    /// The process's MPI library, if it has been loaded.
     pub(crate) fn loaded() -> Option<&'static Library> {
         *LOADED.get().lock()
     }
@@ -146,7 +146,7 @@ impl Library {
     /// Whether there seems to be one, without loading it.
     ///
     /// # Errors
-    /// `Unsupported`, with where was looked.
+    /// `Unsupported`, with the places that were searched.
     pub(crate) fn probe() -> Result {
         if LOADED.get().try_lock().is_some_and(|loaded| loaded.is_some()) {
             return Ok(());
@@ -178,7 +178,7 @@ impl Library {
     }
 
     fn open(path: &Path) -> std::result::Result<Library, String> {
-        // Before its constructors run beside those of another one.
+        // This comes before its constructors run beside those of another library.
         let mapped = mappings();
         if !mapped.iter().any(Mapping::has_standard_abi)
             && let Some(other) = mapped.iter().find(|m| m.is_mpi())
@@ -207,7 +207,7 @@ impl Library {
         let own = mappings.iter().find(|m| m.contains(functions.test as usize as u64));
         let path_loaded = own.map_or_else(|| path.to_owned(), |m| m.path.clone());
         let kind = Kind::of(&version);
-        // Open MPI's is a thin layer over its own, other ABI.
+        // Open MPI's library is a thin layer over its own, different ABI.
         if let (Some(own), true) = (own, kind != Kind::OpenMpi)
             && let Some(other) = mappings.iter().find(|m| m.is_mpi() && m.file != own.file)
         {
@@ -217,7 +217,7 @@ impl Library {
     }
 }
 
-/// Why a library is not used beside one that the process has.
+/// Why a library is not used beside another one in the process.
 fn second(other: &Mapping) -> String {
     format!(
         "another MPI library, {}, is in this process already; two would use one connection to the launcher, so let the \
@@ -226,7 +226,7 @@ fn second(other: &Mapping) -> String {
     )
 }
 
-/// What the library says of itself, as one line.
+/// The version text of the library, as one line.
 ///
 /// # Safety
 /// The handle is of a library of the standard ABI.
@@ -252,7 +252,7 @@ unsafe fn version(handle: &Handle) -> std::result::Result<String, String> {
     Ok(words.join(" "))
 }
 
-/// The linker's words, which libloading keeps one level down.
+/// The linker's message, which libloading keeps as the source of its error.
 pub(super) fn words(error: &libloading::Error) -> String {
     std::error::Error::source(error).map_or_else(|| error.to_string(), |e| e.to_string())
 }

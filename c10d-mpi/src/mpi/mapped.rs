@@ -1,4 +1,4 @@
-//! Which files are mapped into this process.
+//! The files that are mapped into this process.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -21,17 +21,17 @@ impl Mapping {
         self.path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with(begin))
     }
 
-    /// Whether the file is called like a library of the standard ABI.
+    /// Whether the file has the name of a library with the standard ABI.
     pub(super) fn has_standard_abi(&self) -> bool {
         self.is_called("libmpi_abi.so")
     }
 
-    /// Whether the file is called like an MPI library, of whatever ABI.
+    /// Whether the file has the name of an MPI library, with any ABI.
     pub(super) fn is_mpi(&self) -> bool {
         self.has_standard_abi() || self.is_called("libmpi.so")
     }
 
-    /// Whether the file is called like libfabric.
+    /// Whether the file has the name of libfabric.
     pub(super) fn is_fabric(&self) -> bool {
         self.is_called("libfabric.so")
     }
@@ -42,13 +42,13 @@ pub(super) fn mappings() -> Vec<Mapping> {
     std::fs::read_to_string("/proc/self/maps").map(|maps| parse(&maps)).unwrap_or_default()
 }
 
-/// Takes the names of the library's shared segments away: all ranks of this host have them by now, and a rank that ends
-/// without `MPI_Finalize` would leave their memory taken.
+/// Removes the names of the library's shared segments. All ranks of this host have opened them by now, and a rank that
+/// ends without `MPI_Finalize` would leave their memory in use.
 pub(crate) fn unlink_segments() {
     let mut paths: Vec<PathBuf> = mappings().into_iter().filter(|m| is_segment(&m.path)).map(|m| m.path).collect();
     paths.dedup();
     for path in paths {
-        // Another rank of the host may have been first.
+        // Another rank of the host may have removed it first.
         let _ = std::fs::remove_file(path);
     }
 }

@@ -1,4 +1,4 @@
-//! Messages on their way, and the memory that the library uses for them: never a caller's.
+//! Messages in transfer, and the memory that the library uses for them, which never is a caller's.
 #![allow(unsafe_code)]
 
 use std::ffi::c_int;
@@ -13,19 +13,19 @@ use super::types::{ANY_SOURCE, Datatype, Request, Status};
 #[repr(C, align(64))]
 struct Line([u8; 64]);
 
-/// Memory that belongs to nobody but the messages, aligned for every element type.
+/// Memory that belongs only to messages, aligned for every element type.
 pub(crate) struct Staging {
     lines: Vec<Line>,
     len: usize,
 }
 
 impl Staging {
-    /// So many bytes, of any content.
+    /// This many bytes, with any content.
     pub(crate) fn new(len: usize) -> Staging {
         Staging { lines: vec![Line([0; 64]); len.div_ceil(64)], len }
     }
 
-    /// Another length, within what there is.
+    /// Changes the length, within the capacity.
     pub(crate) fn resized(mut self, len: usize) -> Staging {
         if len.div_ceil(64) > self.lines.len() {
             return Staging::new(len);
@@ -34,7 +34,7 @@ impl Staging {
         self
     }
 
-    /// How many bytes it could have.
+    /// Its capacity in bytes.
     pub(crate) fn room(&self) -> usize {
         self.lines.len() * 64
     }
@@ -50,19 +50,19 @@ impl Staging {
     }
 }
 
-/// Bytes that were left to the library because a request on them did not end.
+/// The bytes that were leaked to the library because a request on them did not end.
 static LEFT: AtomicUsize = AtomicUsize::new(0);
 
-/// What is known of a message that is over.
+/// The facts about a finished message.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Over {
-    /// Who sent it; 0 for one that was sent here.
+    /// The sender; 0 for a message that was sent from here.
     pub(crate) source: u32,
-    /// How many bytes came; 0 for one that was sent here.
+    /// The received bytes; 0 for a message that was sent from here.
     pub(crate) bytes: usize,
 }
 
-/// A message on its way. If it is dropped before it is over, its memory is left to the library.
+/// A message in transfer. If it is dropped before it is done, its memory is leaked to the library.
 pub(crate) struct Flight {
     mpi: Mpi,
     request: Request,
@@ -109,7 +109,7 @@ impl Flight {
         }
     }
 
-    /// Whether it is over. Moves whatever the library can move.
+    /// Returns the facts if it is done. The library moves all messages that it can.
     pub(crate) fn test(&mut self) -> Result<Option<Over>> {
         if self.over.is_some() {
             return Ok(self.over);
@@ -133,12 +133,12 @@ impl Flight {
         Ok(self.over)
     }
 
-    /// The memory of a message that is over.
+    /// The memory of a finished message.
     pub(crate) fn into_memory(mut self) -> Option<Staging> {
         if self.over.is_some() { self.memory.take() } else { None }
     }
 
-    /// Takes a receive back for which nothing has come; what has come meanwhile is lost with it.
+    /// Cancels a receive without a message; a message that came meanwhile is lost with it.
     pub(crate) fn cancel(mut self) {
         let request = &mut self.request;
         // SAFETY: a request of this library's that is not over.
@@ -162,7 +162,7 @@ impl Drop for Flight {
     }
 }
 
-/// Leaves memory to the library, which may still use it.
+/// Leaks memory that the library may still use.
 fn leave(memory: Staging) {
     let left = LEFT.fetch_add(memory.room(), Ordering::Relaxed) + memory.room();
     tracing::debug!(target: "c10d", "{left} bytes are left to MPI, whose requests on them did not end");

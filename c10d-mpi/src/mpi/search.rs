@@ -13,15 +13,15 @@ const SYSTEM: [&str; 3] = ["/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-
 /// Names of libraries with handles of their own.
 const OTHERS: [&str; 2] = ["libmpi.so.12", "libmpi.so.40"];
 
-/// What the search goes by. The process's own in production.
+/// The inputs of the search; outside of tests they are those of the process.
 pub(super) struct Surroundings {
-    /// What the builder was told.
+    /// The hint of the builder.
     pub(super) argument: Option<String>,
     /// `C10D_MPI_LIB`.
     pub(super) variable: Option<String>,
     /// A library of the standard ABI that the process has already.
     pub(super) mapped: Option<PathBuf>,
-    /// What has a `lib`: `$I_MPI_ROOT` and the active Python environments.
+    /// The directories that may have a `lib`: `$I_MPI_ROOT` and the active Python environments.
     pub(super) roots: Vec<PathBuf>,
 }
 
@@ -37,7 +37,7 @@ impl Surroundings {
         }
     }
 
-    /// What to open, in order; an error where what was asked for cannot be meant.
+    /// The files to open, in order. It is an error if a setting cannot be meant.
     pub(super) fn candidates(&self) -> Result<Vec<PathBuf>, String> {
         if let Some(path) = &self.argument {
             return Ok(vec![PathBuf::from(path)]);
@@ -50,13 +50,13 @@ impl Surroundings {
             return Ok(vec![path]);
         }
         let mut out: Vec<PathBuf> = self.mapped.iter().cloned().collect();
-        // As the linker finds it: LD_LIBRARY_PATH is what a cluster's module system sets.
+        // By name, as the linker finds it: a cluster's module system sets LD_LIBRARY_PATH.
         out.push(PathBuf::from(SONAME));
         out.extend(self.roots.iter().map(|root| root.join("lib").join(SONAME)));
         Ok(out)
     }
 
-    /// Whether a file that [`candidates`](Self::candidates) names is there, as far as that can be told without loading it.
+    /// Whether a file of [`candidates`](Self::candidates) exists, as far as that can be told without loading it.
     pub(super) fn found(&self) -> Result<(), String> {
         let candidates = self.candidates()?;
         let folders = std::env::var("LD_LIBRARY_PATH").unwrap_or_default();
@@ -75,7 +75,7 @@ impl Surroundings {
         Err(format!("there is none of {}", places.join(", ")))
     }
 
-    /// Libraries that are there, and lack the standard ABI.
+    /// Existing libraries without the standard ABI.
     pub(super) fn without_the_abi(&self) -> Vec<PathBuf> {
         let files = self.roots.iter().flat_map(|root| OTHERS.map(|name| root.join("lib").join(name)));
         let system = SYSTEM.iter().flat_map(|folder| OTHERS.map(|name| Path::new(folder).join(name)));

@@ -55,7 +55,7 @@ pub(super) const THREAD_MULTIPLE: c_int = 4096;
 pub(super) const MAX_ERROR_STRING: usize = 512;
 pub(super) const MAX_LIBRARY_VERSION: usize = 8192;
 
-/// What is said of a message that came.
+/// The status of a received message.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
 pub(super) struct Status {

@@ -1,9 +1,9 @@
-//! Which ranks share a host, as PMI says it.
+//! The text with which PMI tells which ranks share a host.
 
 use std::fmt::Write as _;
 
-/// `PMI_process_mapping` for ranks on these hosts, which are numbered in the order of their first rank: runs of ranks as
-/// (first host, hosts, ranks on each).
+/// `PMI_process_mapping` for ranks on these hosts, which are numbered in the order of their first rank: sequences of
+/// ranks as (first host, hosts, ranks on each).
 pub(crate) fn mapping(hosts: &[u32]) -> String {
     let mut runs: Vec<(u32, u32, u32)> = Vec::new();
     let mut rest = hosts;

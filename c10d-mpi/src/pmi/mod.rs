@@ -1,5 +1,5 @@
-//! PMI-1, by which a launcher tells MPI processes of each other: served here by a thread of the process itself, with the
-//! group's store behind it.
+//! PMI-1, with which a launcher tells MPI processes of each other. Here a thread of the process itself serves it,
+//! through the group's store.
 
 mod mapping;
 mod serve;

@@ -10,24 +10,24 @@ use c10d_core::{Error, Result, Store};
 
 use super::wire::{Ask, MAX_KEY, MAX_LINE, MAX_VALUE, Pairs, pack, parse};
 
-/// How long a barrier after the start may take: at the first communicator, and when the process ends.
+/// How long a barrier after the start may take, at the first communicator and when the process ends.
 const LATE: Duration = Duration::from_secs(300);
 
-/// How far the library's start is.
+/// The progress of the library's start.
 #[derive(Default)]
 pub(crate) struct Progress {
-    /// Whom the barrier that runs waits for, or why it has failed.
+    /// The round of the running barrier, or why it has failed.
     waits: Mutex<Option<(u32, Option<Error>)>>,
 }
 
 impl Progress {
-    /// The round that the ranks meet in, and what went wrong with it.
+    /// The round in which the ranks meet, and its error, if there is one.
     pub(crate) fn waiting(&self) -> Option<(u32, Option<Error>)> {
         self.waits.lock().clone()
     }
 }
 
-/// The name of what a rank puts in a round.
+/// The key of a rank's values in a round.
 fn key(round: u32, rank: u32) -> String {
     format!("{round}/{rank}")
 }
@@ -42,17 +42,17 @@ pub(crate) struct Server {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) rank: u32,
     pub(crate) size: u32,
-    /// A name that no other job of these hosts has, or had.
+    /// A name that is unique among all jobs of these hosts.
     pub(crate) name: String,
     /// Which ranks share a host.
     pub(crate) mapping: String,
-    /// When the start must be over.
+    /// The deadline of the start.
     pub(crate) deadline: Instant,
     pub(crate) progress: Arc<Progress>,
 }
 
 impl Server {
-    /// Answers until the library closes its end. Lives as long as the process: barriers come late, too.
+    /// Answers until the library closes its end. It lives as long as the process, since barriers may come late.
     pub(crate) fn run(self, socket: UnixStream) {
         if let Err(e) = self.answer(socket) {
             tracing::debug!(target: "c10d", "the library's PMI connection ended: {e}");
@@ -88,8 +88,8 @@ impl Server {
                 }
                 Some(Ask::Barrier) => {
                     if let Err(e) = self.barrier(round, &std::mem::take(&mut put), &mut known) {
-                        // Told of an error, the library ends the process. It is left waiting, and whoever started it
-                        // gives it up.
+                        // If the library gets an error, it ends the process. So it is left waiting, and the thread that
+                        // started it gives it up.
                         *self.progress.waits.lock() = Some((round, Some(e)));
                         let _ = lines.read_line(&mut line)?;
                         return Ok(());
@@ -106,7 +106,7 @@ impl Server {
         }
     }
 
-    /// One value for this rank's pairs, and one request for those of all.
+    /// Runs a barrier: writes one value with this rank's pairs, and reads those of all in one request.
     fn barrier(&self, round: u32, put: &[(String, String)], known: &mut Pairs) -> Result {
         *self.progress.waits.lock() = Some((round, None));
         let until = self.deadline.max(Instant::now() + if round == 0 { Duration::ZERO } else { LATE });

@@ -1,12 +1,12 @@
 //! The lines of PMI-1.
 
-/// The longest key and value that we say we take.
+/// The longest key and value that are announced to the library.
 pub(super) const MAX_KEY: usize = 64;
 pub(super) const MAX_VALUE: usize = 1024;
-/// The longest line: a value, a key, a name, and the words between.
+/// The longest line: a value, a key, a name, and the words between them.
 pub(super) const MAX_LINE: usize = 4096;
 
-/// What the library asks.
+/// A request of the library.
 #[derive(Debug, PartialEq)]
 pub(super) enum Ask<'a> {
     Init,
@@ -20,11 +20,11 @@ pub(super) enum Ask<'a> {
     Finalize,
     /// The library ends the process by itself.
     Abort,
-    /// Something that is not offered, by its name.
+    /// A request that is not supported, by its name.
     Other(&'a str),
 }
 
-/// Reads a line; `None`: it is none of PMI's.
+/// Reads a line; `None`: it is not a line of PMI.
 pub(super) fn parse(line: &str) -> Option<Ask<'_>> {
     // The value is the rest of its line.
     let (head, value) = match line.split_once(" value=") {
@@ -58,18 +58,18 @@ pub(super) fn pack(pairs: &[(String, String)]) -> String {
     lines.join("\n")
 }
 
-/// What the ranks have put, as the store had it: nobody asks for most of it.
+/// The values of the ranks, as they were in the store, since most of them are never requested.
 #[derive(Default)]
 pub(super) struct Pairs(Vec<Round>);
 
-/// One text of each rank, and which of them the last answer was from: libraries ask for one rank's after the other's.
+/// The texts of all ranks, and the rank of the last answer, since libraries ask for one rank after the other.
 struct Round {
     texts: Vec<Vec<u8>>,
     at: usize,
 }
 
 impl Pairs {
-    /// What the ranks have put in a round.
+    /// Adds the values of a round.
     pub(super) fn add(&mut self, texts: Vec<Vec<u8>>) {
         self.0.push(Round { texts, at: 0 });
     }
@@ -90,7 +90,8 @@ impl Round {
     }
 }
 
-/// The value of a key in a packed text. It is another rank's: what PMI's lines could not carry is not there.
+/// The value of a key in a packed text. The text comes from another rank; values that PMI's lines cannot carry are
+/// ignored.
 fn value<'a>(packed: &'a [u8], key: &str) -> Option<&'a str> {
     let value = |line: &'a [u8]| {
         let value = line.strip_prefix(key.as_bytes())?.strip_prefix(b" ").filter(|value| value.len() <= MAX_VALUE)?;
