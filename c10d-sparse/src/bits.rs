@@ -1,13 +1,13 @@
-//! Sets of numbers as bits: one for each number of a range.
+//! Sets of keys as bits, with one bit for each key of a range.
 
 use std::ops::Range;
 
-/// Words of 64 bits for a bit per key.
+/// The number of 64-bit words that hold one bit per key.
 pub(crate) fn words(range: &Range<u64>) -> u64 {
     (range.end - range.start).div_ceil(64)
 }
 
-/// Calls `each` with every key whose bit is set, in order.
+/// Calls `each` with every key whose bit is set, in ascending order.
 #[inline]
 pub(crate) fn each_bit(range: &Range<u64>, bits: &[u64], mut each: impl FnMut(u64)) {
     for (word, base) in bits.iter().zip((range.start..).step_by(64)) {

@@ -1,4 +1,4 @@
-//! One rank's entries, sorted, each once.
+//! The entries of one rank, sorted, with each key at most once.
 
 use std::borrow::Cow;
 
@@ -13,14 +13,14 @@ use crate::value::Value;
 /// Sorted entries.
 pub(crate) struct Entries<'a, K, V: Value> {
     pub(crate) keys: Vec<K>,
-    /// A row for each key.
+    /// One row for each key.
     pub(crate) values: Cow<'a, [V]>,
 }
 
-/// The entries of a tensor. Entries with the same coordinates become one, in the order in which they come.
+/// Sorts the entries of a tensor. Entries with the same coordinates are combined in their original order.
 ///
 /// # Errors
-/// `InvalidArgument` if a coordinate is outside of the tensor, or the tensor is not coalesced and is said to be.
+/// `InvalidArgument` if a coordinate is outside of the tensor, or if the tensor is declared coalesced and is not.
 pub(crate) fn coalesce<'a, K: Key, V: Value>(
     by: &By<K, V>,
     layout: &CooLayout,
@@ -38,7 +38,7 @@ pub(crate) fn coalesce<'a, K: Key, V: Value>(
     }
     let mut order = room_for(keys.len())?;
     order.extend(keys.into_iter().zip(0..));
-    // Places make all pairs different, so equal keys stay in order.
+    // All pairs differ in their position, so equal keys stay in order.
     order.sort_unstable();
     let mut keys: Vec<K> = room_for(order.len())?;
     keys.extend(order.iter().map(|(key, _)| *key));

@@ -1,4 +1,4 @@
-//! All ranks' rows of a range of keys become one row per entry, in rank order.
+//! Combines all ranks' rows for a range of keys into one row per entry, in rank order.
 
 use std::ops::Range;
 
@@ -10,18 +10,18 @@ use crate::memory::zeroed;
 use crate::union::{Piece, View};
 use crate::value::{Combine, Value};
 
-/// Words of bits after which the next rank has its turn, so that the rows in the making stay in the cache.
+/// The number of words processed for one rank before the next one, so that the unfinished rows stay in the cache.
 const BLOCK: usize = 64;
 
-/// One operation on one element type, as functions: what calls them is compiled once per type.
+/// One operation on one element type, as function pointers, so that the calling code is compiled once per type.
 pub(crate) struct By<K: Key, V: Value> {
     pub(crate) fold: Fold<K, V>,
     pub(crate) merge: Merge<K, V>,
 }
 
-/// [`fold`].
+/// The function [`fold`].
 type Fold<K, V> = fn(&Range<u64>, View<'_, K>, &[(Piece<'_, K>, &[V])], usize, &mut [V]) -> Result;
-/// [`merge`].
+/// The function [`merge`].
 type Merge<K, V> = fn(&[(K, usize)], &[V], usize, &mut [V]) -> Result;
 
 impl<K: Key, V: Value> By<K, V> {
@@ -30,7 +30,7 @@ impl<K: Key, V: Value> By<K, V> {
     }
 }
 
-/// Makes one row of the rows of each key: `order` has the keys sorted, with the places of their rows.
+/// Combines the rows of each key into one. `order` has the sorted keys with the positions of their rows.
 fn merge<K: Key, V: Value, C: Combine<V::Wide>>(
     order: &[(K, usize)],
     values: &[V],
@@ -49,8 +49,8 @@ fn merge<K: Key, V: Value, C: Combine<V::Wide>>(
     })
 }
 
-/// Reduces the rows of `pieces`, which are in rank order and whose keys are in the union, into `out`, which has a row for
-/// each entry of the union. All are of one chunk.
+/// Reduces the rows of `pieces` into `out`, which has a row for each entry of the union. The pieces are in rank order,
+/// all keys are in the union, and everything belongs to one chunk.
 fn fold<K: Key, V: Value, C: Combine<V::Wide>>(
     chunk: &Range<u64>,
     union: View<'_, K>,
@@ -73,7 +73,7 @@ fn fold<K: Key, V: Value, C: Combine<V::Wide>>(
     })
 }
 
-/// Single values, by way of a place for each key of a block.
+/// The case of rows with a single value: uses a table with one position for each key of a block.
 fn by_position<K: Key, V: Value, C: Combine<V::Wide>>(
     chunk: &Range<u64>,
     bits: &[u64],
@@ -121,14 +121,14 @@ fn by_position<K: Key, V: Value, C: Combine<V::Wide>>(
     }
 }
 
-/// Entries of one rank that were not folded yet.
+/// The entries of one rank that are not yet combined.
 struct Rest<'a, K, V> {
     piece: Piece<'a, K>,
     values: &'a [V],
 }
 
 impl<'a, K: Key, V> Rest<'a, K, V> {
-    /// The next word of bits, whose first key is `base`.
+    /// Takes the next word of bits, whose first key is `base`.
     fn word(&mut self, base: u64) -> u64 {
         match &mut self.piece {
             Piece::Bits(bits) => {
@@ -185,7 +185,7 @@ fn by_bits<K: Key, V: Value, C: Combine<V::Wide>>(
     }
 }
 
-/// Folds one rank's rows of one word into the rows of all.
+/// Combines one rank's rows for one word of bits with the rows of the result.
 #[inline]
 fn word<V: Value, C: Combine<V::Wide>>(all: u64, seen: u64, mine: u64, values: &[V], row: usize, out: &mut [V::Wide]) {
     if mine == all && seen == 0 {
@@ -228,7 +228,7 @@ fn by_search<K: Key, V: Value, C: Combine<V::Wide>>(
     Ok(())
 }
 
-/// Where the key, which is there, is: found in steps that double, since it is mostly near.
+/// The position of a key that is in the list. The search doubles its steps, since the key is mostly near.
 fn leap<K: Key>(sorted: &[K], key: K) -> usize {
     let mut step = 1;
     while step < sorted.len() && sorted[step] <= key {

@@ -1,4 +1,5 @@
-//! The kernels: where the tensor is, which element type, which operation, how wide the keys.
+//! The kernels. They select the code by the location of the tensor, the element type, the operation, and the width of
+//! the keys.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -21,7 +22,7 @@ pub(crate) fn host(ctx: KernelContext<'_>, job: Job) {
     ctx.compose(job, |ctx, request| Kernel { ctx, request, device: None }.with_type());
 }
 
-/// `all_reduce` on SparseCUDA: through host memory.
+/// `all_reduce` on SparseCUDA, which copies through host memory.
 pub(crate) fn device(ctx: KernelContext<'_>, job: Job) {
     ctx.compose(job, |ctx, request| Kernel { ctx, request, device: Some(ctx.device()?) }.with_type());
 }
@@ -29,7 +30,7 @@ pub(crate) fn device(ctx: KernelContext<'_>, job: Job) {
 struct Kernel<'a> {
     ctx: &'a KernelContext<'a>,
     request: &'a Request,
-    /// `None`: the host.
+    /// `None` means the host.
     device: Option<Arc<dyn DeviceRuntime>>,
 }
 
@@ -38,7 +39,7 @@ impl Kernel<'_> {
         let request = self.request;
         let layout = request.sparse().ok_or_else(|| Error::invalid("this kernel is for sparse tensors"))?;
         let call = Call { ctx: self.ctx, request, layout };
-        // What is wrong here is told to all ranks, which otherwise would wait.
+        // An error here is sent to all ranks, since they would otherwise wait.
         let input = self.input::<V>();
         let (indices, values) = if space(layout) <= 1 << 32 {
             call.reduce(&By::<u32, V>::of::<C>(), &input)?
@@ -80,7 +81,7 @@ impl Kernel<'_> {
         Ok(DeviceCoo::new(&*layout.shape, layout.sparse_dim, indices, values)?.assume_coalesced())
     }
 
-    /// Types without an order.
+    /// For types without an order.
     fn unordered<V: Value>(&self) -> Result<Outcome>
     where
         Sum: Combine<V::Wide>,

@@ -1,4 +1,4 @@
-//! The coordinates of the result, where the caller gave them.
+//! Coordinates of the result that the caller has given.
 
 use c10d_core::buffer::CooLayout;
 use c10d_core::{Error, Result};
@@ -7,7 +7,7 @@ use crate::coalesce::Entries;
 use crate::keys::{Key, is_coalesced, linearise};
 use crate::value::Value;
 
-/// The numbers of the result's entries, from the indices that the caller gave. This rank's entries are among them.
+/// The keys of the result, from the indices that the caller gave. They must contain this rank's entries.
 pub(crate) fn known<K: Key, V: Value>(
     layout: &CooLayout,
     indices: &[i64],

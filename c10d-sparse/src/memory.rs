@@ -1,23 +1,23 @@
-//! Memory for results and for what comes from peers, asked for before anything is written to it.
+//! Memory for results and received data. It is checked before anything is written to it.
 
 use c10d_core::{Element, Error, Result, buffer};
 
-/// Whoever asks for less is not worth a look at the system's books.
+/// Smaller requests are not compared with the available memory of the system.
 const LARGE: usize = 256 << 20;
 
-/// Zeros.
+/// Allocates `rows` rows of `row` zeros.
 ///
 /// # Errors
-/// `Resource` if the memory is not there.
+/// `Resource` if there is not enough memory.
 pub(crate) fn zeroed<V: Element>(rows: usize, row: usize) -> Result<Vec<V>> {
     let count = count_of::<V>(rows, row)?;
     buffer::zeroed(count).ok_or_else(|| none::<V>(rows, row, "refused by the system"))
 }
 
-/// Room for so many.
+/// Allocates capacity for `count` elements.
 ///
 /// # Errors
-/// `Resource` if the memory is not there.
+/// `Resource` if there is not enough memory.
 pub(crate) fn room_for<T>(count: usize) -> Result<Vec<T>> {
     let mut room = Vec::new();
     room.try_reserve_exact(count_of::<T>(count, 1)?).map_err(|_| none::<T>(count, 1, "refused by the system"))?;
@@ -29,7 +29,7 @@ fn none<T>(rows: usize, row: usize, why: &str) -> Error {
     Error::no_memory(what)
 }
 
-/// How many elements these are, if there can be memory for them.
+/// The number of elements, if so many can exist in memory.
 fn count_of<T>(rows: usize, row: usize) -> Result<usize> {
     let count = rows.checked_mul(row);
     let bytes = count.and_then(|count| count.checked_mul(size_of::<T>())).filter(|b| isize::try_from(*b).is_ok());
@@ -40,13 +40,13 @@ fn count_of<T>(rows: usize, row: usize) -> Result<usize> {
         && let Some(available) = available()
         && bytes > available
     {
-        // The system would promise it, and end somebody when the promise is called in.
+        // The system would allow the allocation, and kill a process when the memory is used.
         return Err(none::<T>(rows, row, &format!("{available} bytes are available")));
     }
     Ok(count)
 }
 
-/// Bytes that the system can give without ending somebody, where it says so.
+/// The bytes that can be used without a process being killed, if the system reports them.
 fn available() -> Option<usize> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;

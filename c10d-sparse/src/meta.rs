@@ -1,4 +1,4 @@
-//! The first round: what each rank has, and small tensors as a whole.
+//! The first round: ranks exchange what each has, and send small tensors whole.
 
 use c10d_core::backend::{KernelContext, Request, SparseHeads};
 use c10d_core::buffer::CooLayout;
@@ -8,12 +8,12 @@ use crate::coalesce::Entries;
 use crate::keys::{Key, is_coalesced};
 use crate::value::Value;
 
-/// Words of 64 bits that each rank sends.
+/// The number of 64-bit words that each rank sends.
 const WORDS: usize = 256;
-/// Of these, those behind the head.
+/// The words after the header.
 const PAYLOAD: usize = WORDS - SparseHeads::WORDS;
 
-/// The step after which ranks that disagree part.
+/// The last step of ranks that disagree.
 const LAST: u8 = 127;
 
 /// What all ranks sent in the first round.
@@ -22,16 +22,16 @@ pub(crate) struct Meta {
     row_bytes: usize,
 }
 
-/// Words for a whole tensor.
+/// The number of words for a whole tensor.
 fn whole(nnz: usize, row_bytes: usize) -> usize {
     nnz.saturating_add(nnz.saturating_mul(row_bytes).div_ceil(8))
 }
 
 impl Meta {
-    /// Tells all ranks what this one has, or that its tensor is wrong; learns the same of them.
+    /// Tells all ranks what this one has, or that its tensor is invalid, and receives the same from them.
     ///
     /// # Errors
-    /// On all ranks: `Mismatch` of the call, or of `sparse_indices`; what is wrong with some rank's tensor.
+    /// The same on all ranks: `Mismatch` of the call or of `sparse_indices`, or the error in some rank's tensor.
     pub(crate) fn exchange<K: Key, V: Value>(
         ctx: &KernelContext<'_>,
         request: &Request,
@@ -48,7 +48,8 @@ impl Meta {
         let (_, words) = ctx.run_step(request, 1, op::all_gather_into(&mine[..], words))?;
         let meta = Meta { words, row_bytes };
         let disagreed = |error| {
-            // All ranks know it by now, or will: whoever left at once would be taken for the cause by those that do not.
+            // All ranks know the error by now or learn of it soon. A rank that left at once would look like the cause
+            // to those that do not know it yet.
             let _ = ctx.run_step(request, LAST, op::all_gather_into(&[0u8][..], vec![0u8; ctx.size() as usize]));
             error
         };
@@ -70,17 +71,17 @@ impl Meta {
         0..self.words.len() / WORDS
     }
 
-    /// How many entries a rank has.
+    /// The number of entries of a rank.
     pub(crate) fn nnz(&self, rank: usize) -> usize {
         self.heads().nnz(rank) as usize
     }
 
-    /// Whether all ranks' tensors came with this round.
+    /// Whether this round contained all tensors whole.
     pub(crate) fn is_all(&self) -> bool {
         self.ranks().all(|r| self.is_whole(r))
     }
 
-    /// Bytes that a rank sends to another, about.
+    /// Approximately the bytes that one rank sends to another.
     pub(crate) fn bytes_per_pair(&self) -> usize {
         let rows: u128 = self.ranks().map(|rank| self.nnz(rank) as u128).sum();
         let bytes = rows * self.row_bytes as u128 / (self.ranks().len() * self.ranks().len()) as u128;
@@ -91,10 +92,10 @@ impl Meta {
         whole(self.nnz(rank), self.row_bytes) <= PAYLOAD
     }
 
-    /// A rank's keys: all of them, or a sample at equal distances.
+    /// The keys of a rank: all of them, or a sample at equal distances.
     ///
     /// # Errors
-    /// `Protocol` if they are not sorted keys of the tensor.
+    /// `Protocol` if they are not sorted or not keys of the tensor.
     pub(crate) fn keys<K: Key>(&self, rank: usize, space: u64) -> Result<Vec<K>> {
         let sent = if self.is_whole(rank) { self.nnz(rank) } else { self.nnz(rank).min(PAYLOAD) };
         let keys = &self.payload(rank)[..sent];
@@ -104,7 +105,7 @@ impl Meta {
         Ok(keys.iter().map(|key| K::new(*key)).collect())
     }
 
-    /// A rank's rows, if its tensor came as a whole.
+    /// The rows of a rank whose tensor was sent whole.
     pub(crate) fn values<V: Value>(&self, rank: usize, row: usize) -> Vec<V> {
         let nnz = self.nnz(rank);
         let mut values = vec![V::zeroed(); nnz * row];
@@ -113,7 +114,7 @@ impl Meta {
     }
 }
 
-/// All entries if they fit, else a sample of the keys.
+/// Writes all entries if they fit, else a sample of the keys.
 fn write_entries<K: Key, V: Value>(entries: &Entries<'_, K, V>, row_bytes: usize, payload: &mut [u64]) {
     let nnz = entries.keys.len();
     if whole(nnz, row_bytes) <= PAYLOAD {
@@ -129,7 +130,7 @@ fn write_entries<K: Key, V: Value>(entries: &Entries<'_, K, V>, row_bytes: usize
     }
 }
 
-/// A peer sent what cannot be.
+/// The error for impossible data from a peer.
 #[cold]
 pub(crate) fn unsound(rank: usize, what: &str) -> Error {
     Error::new(ErrorKind::Protocol, format!("rank {rank} sent {what}")).guilty([rank as u32]).phase(Phase::Transfer)

@@ -1,11 +1,11 @@
-//! What this crate registers.
+//! The kernels that this crate registers.
 
 use c10d_core::backend::{KernelRow, Provider};
 use c10d_core::{DispatchKey, OpKind};
 
 use crate::kernel;
 
-/// The kernels of `all_reduce` on SparseCPU and SparseCUDA, over whichever backend serves the device.
+/// The kernels of `all_reduce` on SparseCPU and SparseCUDA. They work over any backend that serves the device.
 pub static PROVIDER: Provider = Provider {
     source: env!("CARGO_PKG_NAME"),
     kernels: &[

@@ -1,4 +1,4 @@
-//! The algorithm: ranges of keys, each reduced by one rank.
+//! The algorithm: the keys are divided into ranges, and each range is reduced by one rank.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -18,11 +18,12 @@ use crate::split::Ranges;
 use crate::union::{Piece, Union, View, sent_as_bits, set_bits, wire_len, within};
 use crate::value::Value;
 
-/// Bytes of rows that go from one rank to another at once: what came is folded, and the result sent on, from the cache.
+/// The bytes of rows that one rank sends to another at a time. Received rows are still in the cache when they are
+/// combined and when the result is sent.
 const CHUNK: usize = 512 << 10;
 const MOST_CHUNKS: usize = 64;
 
-/// Coordinates and values of a tensor.
+/// The coordinates and values of a tensor.
 pub(crate) type Tensor<'a, V> = (Cow<'a, [i64]>, Cow<'a, [V]>);
 
 /// One call on one rank.
@@ -53,7 +54,7 @@ impl Call<'_> {
         }
         let told = prepared.as_ref().map(|(local, _)| local);
         let meta = match (Meta::exchange(self.ctx, self.request, self.layout, told), told) {
-            // The time went by here, before the others could be told.
+            // This rank reached its deadline before it could tell the others.
             (Err(late), Err(own)) if *late.kind() == ErrorKind::Timeout => return Err(own.clone()),
             (meta, _) => meta?,
         };
@@ -78,7 +79,8 @@ impl Call<'_> {
         Ok((indices, values))
     }
 
-    /// All ranks know the result's coordinates beforehand: what is left is a dense sum of the rows. `by` is the sum, since there is no other with known places.
+    /// All ranks know the coordinates of the result, so only a dense sum of the rows is needed. `by` is the sum: no
+    /// other operation allows known coordinates.
     fn sum_known<K: Key, V: Value>(
         &self,
         by: &By<K, V>,
@@ -98,7 +100,7 @@ impl Call<'_> {
         Ok((copy, values))
     }
 
-    /// All tensors came with the first round: every rank reduces everything.
+    /// The first round contained all tensors, so every rank reduces everything.
     fn at_once<K: Key, V: Value>(&self, by: &By<K, V>, meta: &Meta) -> Result<(Vec<i64>, Vec<V>)> {
         let (space, row) = (space(self.layout), self.layout.row);
         let all: Vec<(Vec<K>, Vec<V>)> = (0..self.ctx.size() as usize)
@@ -119,7 +121,7 @@ impl Call<'_> {
         Ok((indices, values))
     }
 
-    /// Each rank reduces a range of keys; the result is the ranges' results, one after the other.
+    /// Each rank reduces a range of keys. The result is the concatenation of the ranges' results.
     fn by_ranges<K: Key, V: Value>(
         &self,
         by: &By<K, V>,
@@ -132,7 +134,7 @@ impl Call<'_> {
         let per_rank = meta.bytes_per_pair().div_ceil(CHUNK).clamp(1, MOST_CHUNKS);
         let ranges = Ranges::new(space, &samples.collect::<Result<Vec<_>>>()?, per_rank);
         let range = ranges.of(me);
-        // Of all chunks of all ranks: this rank's entries.
+        // The entries of this rank in each chunk of each rank.
         let cuts: Vec<Range<usize>> = ranges.chunks().iter().map(|chunk| within(&local.keys, chunk)).collect();
 
         let counts = self.counts(meta, &ranges, &cuts)?;
@@ -169,14 +171,14 @@ impl Call<'_> {
             let pieces: Vec<(Piece<'_, K>, &[V])> =
                 pieces.iter().enumerate().map(|(rank, piece)| (piece.part(&range, chunk), rows(rank))).collect();
             (by.fold)(chunk, union.part(&range, chunk), &pieces, row, results[of_chunk(me)])?;
-            // While it is still in the cache.
+            // The chunk is still in the cache.
             let results = (0..ranks).map(|rank| std::mem::take(&mut results[of_chunk(rank)])).collect();
             self.ctx.run_step(self.request, 7, op::all_gather_in_place(results, me as u32))?;
         }
         Ok((indices, values))
     }
 
-    /// How many entries each rank has in each chunk of this one's range.
+    /// The number of entries of each rank in each chunk of this rank's range.
     fn counts(&self, meta: &Meta, ranges: &Ranges, cuts: &[Range<usize>]) -> Result<Vec<usize>> {
         let mine: Vec<u64> = cuts.iter().map(|cut| cut.len() as u64).collect();
         let theirs = vec![0u64; mine.len()];
@@ -190,7 +192,7 @@ impl Call<'_> {
         Ok(theirs.into_iter().map(|count| count as usize).collect())
     }
 
-    /// Sends every rank the keys of its range; gives what came, to be read as pieces of this rank's.
+    /// Sends every rank the keys of its range. Returns the received data, to be read as pieces of this rank's range.
     fn send_keys<K: Key>(
         &self,
         ranges: &Ranges,
@@ -227,7 +229,7 @@ impl Call<'_> {
         Ok(wires)
     }
 
-    /// How many entries the result has in each chunk of each range.
+    /// The number of entries of the result in each chunk of each range.
     fn sizes<K: Key>(&self, ranges: &Ranges, union: &Union<K>) -> Result<Vec<usize>> {
         let me = self.ctx.rank() as usize;
         let size = |chunk| union.part(&ranges.of(me), chunk).len() as u64;
@@ -242,7 +244,7 @@ impl Call<'_> {
         Ok(all.into_iter().map(|size| size as usize).collect())
     }
 
-    /// Gathers the keys of the result, as coordinates.
+    /// Gathers the keys of the result and writes them as coordinates.
     fn gather_keys<K: Key>(&self, ranges: &Ranges, sizes: &[usize], union: &Union<K>, indices: &mut [i64]) -> Result {
         let me = self.ctx.rank() as usize;
         let sizes: Vec<usize> = sizes.chunks(ranges.per_rank()).map(|sizes| sizes.iter().sum()).collect();
@@ -265,14 +267,14 @@ impl Call<'_> {
         Ok(())
     }
 
-    /// For each other rank, room for its rows of any one chunk.
+    /// Allocates memory for each other rank's rows of any one chunk.
     fn room_for_rows<V: Value>(&self, counts: &[usize], per_rank: usize) -> Result<Vec<Vec<V>>> {
         let me = self.ctx.rank() as usize;
         let most = counts.chunks(per_rank).map(|counts| counts.iter().copied().max().unwrap_or(0));
         most.enumerate().map(|(rank, most)| zeroed(if rank == me { 0 } else { most }, self.layout.row)).collect()
     }
 
-    /// Sends every rank the rows of a chunk of its range.
+    /// Sends every rank the rows of one chunk of its range.
     fn send_rows<V: Value>(
         &self,
         cuts: &[Range<usize>],
@@ -296,12 +298,12 @@ impl Call<'_> {
     }
 }
 
-/// All chunks of a rank.
+/// The entries in all chunks of a rank.
 fn whole(cuts: &[Range<usize>], rank: usize, per_rank: usize) -> Range<usize> {
     cuts[rank * per_rank].start..cuts[(rank + 1) * per_rank - 1].end
 }
 
-/// Cuts into parts of these lengths.
+/// Divides a slice into parts of these lengths.
 fn cut<T>(mut all: &mut [T], lens: impl Iterator<Item = usize>) -> impl Iterator<Item = &mut [T]> {
     lens.map(move |len| all.split_off_mut(..len).unwrap_or_default())
 }

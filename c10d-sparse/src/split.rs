@@ -1,21 +1,21 @@
-//! Which rank reduces which keys, and in which order: ranges that hold about equally many entries.
+//! Divides the keys into ranges with about the same number of entries, one per rank.
 
 use std::ops::Range;
 
 use crate::keys::Key;
 
-/// The ranges of all ranks, each in chunks. Everybody computes the same.
+/// The ranges of all ranks, each divided into chunks. All ranks compute the same ranges.
 pub(crate) struct Ranges {
     chunks: Vec<Range<u64>>,
     per_rank: usize,
 }
 
 impl Ranges {
-    /// `samples`: for each rank how many entries it has, and keys of them at equal distances.
+    /// `samples` has the number of entries of each rank, and a sample of its keys at equal distances.
     pub(crate) fn new<K: Key>(space: u64, samples: &[(usize, Vec<K>)], per_rank: usize) -> Ranges {
         let mut chunks = split(space, samples, samples.len() * per_rank);
         for chunks in chunks.chunks_mut(per_rank) {
-            // A chunk begins with a word of bits, so that it is a part of the range's bits.
+            // A chunk begins at a word of bits, so its bits are a slice of the range's bits.
             let begin = chunks[0].start;
             for i in 1..per_rank {
                 let end = begin + (chunks[i].start - begin) / 64 * 64;
@@ -25,7 +25,7 @@ impl Ranges {
         Ranges { chunks, per_rank }
     }
 
-    /// How many chunks a rank's range has.
+    /// The number of chunks in the range of a rank.
     pub(crate) fn per_rank(&self) -> usize {
         self.per_rank
     }
@@ -52,10 +52,10 @@ impl Ranges {
     }
 }
 
-/// So many ranges, in order, which together are all keys below `space`.
+/// Divides all keys below `space` into `parts` ranges, in order.
 fn split<K: Key>(space: u64, samples: &[(usize, Vec<K>)], parts: usize) -> Vec<Range<u64>> {
     let parts = parts as u128;
-    // A sampled key stands for as many entries as there are up to the next one.
+    // A sampled key represents all entries up to the next sampled key.
     let mut keys: Vec<(K, u128)> = Vec::new();
     for (nnz, sample) in samples {
         let place = |i: usize| i as u128 * *nnz as u128 / sample.len() as u128;
@@ -84,7 +84,7 @@ mod tests {
     #[test]
     fn ranges_are_a_partition_of_equal_parts() {
         for ranks in 1..9u64 {
-            // Skewed: squares.
+            // Skewed keys: squares.
             let sample = |r: u64| (1000, (0..200u32).map(|i| i * i + r as u32).collect::<Vec<_>>());
             let samples: Vec<_> = (0..ranks).map(sample).collect();
             let ranges = split(1 << 20, &samples, ranks as usize);

@@ -1,4 +1,4 @@
-//! Sets of entries: as sorted lists of keys, or as bits where that is shorter.
+//! Sets of entries: sorted lists of keys, or bits where that is shorter.
 
 use std::ops::Range;
 
@@ -8,35 +8,36 @@ use crate::bits::{each_bit, words};
 use crate::keys::{Key, is_coalesced};
 use crate::memory::{room_for, zeroed};
 
-/// Some rank's entries in a range of keys.
+/// The entries of one rank in a range of keys.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Piece<'a, K> {
-    /// The keys, sorted, each once.
+    /// The sorted keys, each at most once.
     List(&'a [K]),
     /// A bit for each key of the range.
     Bits(&'a [u64]),
 }
 
-/// All ranks' entries in a range of keys.
+/// The entries of all ranks in a range of keys.
 #[derive(Debug)]
 pub(crate) enum Union<K> {
     /// The keys.
     List(Vec<K>),
-    /// A bit for each key of the range; and how many are set before each word, and in all.
+    /// One bit for each key of the range; the number of set bits before each word, and in total.
     Bits(Vec<u64>, Vec<usize>),
 }
 
-/// Whether `count` keys of the range are sent as bits: if that is shorter. Whoever knows both numbers knows the form.
+/// Whether `count` keys of the range are sent as bits, which is the case if that is shorter. Sender and receiver
+/// compute it from the same two numbers.
 pub(crate) fn sent_as_bits<K>(range: &Range<u64>, count: usize) -> bool {
     words(range).saturating_mul(8) < (count as u64).saturating_mul(size_of::<K>() as u64)
 }
 
-/// The length, in units of 32 bits, of so many keys on the wire.
+/// The length of `count` sent keys, in units of 32 bits.
 pub(crate) fn wire_len<K>(range: &Range<u64>, count: usize) -> usize {
     if sent_as_bits::<K>(range, count) { 2 * words(range) as usize } else { count * (size_of::<K>() / 4) }
 }
 
-/// Sets the bits of keys of the range.
+/// Sets the bits of these keys.
 pub(crate) fn set_bits<K: Key>(range: &Range<u64>, keys: &[K], bits: &mut [u64]) {
     for key in keys {
         let at = key.number() - range.start;
@@ -45,7 +46,7 @@ pub(crate) fn set_bits<K: Key>(range: &Range<u64>, keys: &[K], bits: &mut [u64])
 }
 
 impl<'a, K: Key> Piece<'a, K> {
-    /// What came over the wire. `None`: it is not `count` sorted keys of the range.
+    /// Reads received data. `None` means that it is not `count` sorted keys of the range.
     pub(crate) fn read(range: &Range<u64>, count: usize, wire: &'a [u64]) -> Option<Piece<'a, K>> {
         if sent_as_bits::<K>(range, count) {
             let set: usize = wire.iter().map(|word| word.count_ones() as usize).sum();
@@ -61,7 +62,7 @@ impl<'a, K: Key> Piece<'a, K> {
         (inside && is_coalesced(keys)).then_some(Piece::List(keys))
     }
 
-    /// The part of a chunk.
+    /// The part in one chunk of the range.
     pub(crate) fn part(&self, range: &Range<u64>, chunk: &Range<u64>) -> Piece<'a, K> {
         match self {
             Piece::List(keys) => Piece::List(&keys[within(keys, chunk)]),
@@ -77,17 +78,17 @@ impl<'a, K: Key> Piece<'a, K> {
     }
 }
 
-/// What a chunk of a range has of a union.
+/// The part of a union in one chunk.
 #[derive(Clone, Copy)]
 pub(crate) enum View<'a, K> {
     /// The keys.
     List(&'a [K]),
-    /// The bits; and how many of the union are set before each word, and in all words up to the chunk's end.
+    /// The bits; the number of set bits of the union before each word, and up to the chunk's end.
     Bits(&'a [u64], &'a [usize]),
 }
 
 impl<K> View<'_, K> {
-    /// How many entries.
+    /// The number of entries.
     pub(crate) fn len(&self) -> usize {
         match self {
             View::List(keys) => keys.len(),
@@ -96,20 +97,20 @@ impl<K> View<'_, K> {
     }
 }
 
-/// The words of bits of a chunk that begins with one.
+/// The words of bits of a chunk. The chunk must begin at a word.
 fn words_of(range: &Range<u64>, chunk: &Range<u64>) -> Range<usize> {
     let begin = (chunk.start - range.start) / 64;
     begin as usize..(begin + words(chunk)) as usize
 }
 
-/// The keys of a chunk.
+/// The positions of the keys that are in a chunk.
 pub(crate) fn within<K: Key>(keys: &[K], chunk: &Range<u64>) -> Range<usize> {
     let below = |end: u64| keys.partition_point(|key| key.number() < end);
     below(chunk.start)..below(chunk.end)
 }
 
 impl<K: Key> Union<K> {
-    /// The part of a chunk.
+    /// The part in one chunk of the range.
     pub(crate) fn part(&self, range: &Range<u64>, chunk: &Range<u64>) -> View<'_, K> {
         match self {
             Union::List(keys) => View::List(&keys[within(keys, chunk)]),
@@ -120,11 +121,11 @@ impl<K: Key> Union<K> {
         }
     }
 
-    /// The union of pieces of one range. As bits where at least every 128th key is there: then finding an entry's place is
-    /// counting bits.
+    /// The union of pieces of one range. It is stored as bits if at least every 128th key is in it: then the position
+    /// of an entry is found by counting bits.
     ///
     /// # Errors
-    /// `Resource` if there is no memory for it.
+    /// `Resource` if there is not enough memory.
     pub(crate) fn of(range: &Range<u64>, pieces: &[Piece<'_, K>]) -> Result<Union<K>> {
         let total: u64 = pieces.iter().map(|piece| piece.len() as u64).sum();
         let bits = pieces.iter().any(|piece| matches!(piece, Piece::Bits(_)));
@@ -135,7 +136,7 @@ impl<K: Key> Union<K> {
                     keys.extend_from_slice(list);
                 }
             }
-            // Finds the sorted runs and merges them.
+            // This sort finds the sorted runs and merges them.
             keys.sort();
             keys.dedup();
             return Ok(Union::List(keys));
@@ -161,7 +162,7 @@ impl<K: Key> Union<K> {
         Ok(Union::Bits(bits, before))
     }
 
-    /// How many entries.
+    /// The number of entries.
     pub(crate) fn len(&self) -> usize {
         match self {
             Union::List(keys) => keys.len(),
@@ -169,7 +170,7 @@ impl<K: Key> Union<K> {
         }
     }
 
-    /// The entries as they go over the wire.
+    /// The entries in the form in which they are sent.
     pub(crate) fn to_wire(&self, range: &Range<u64>) -> Result<Vec<u64>> {
         let mut wire = zeroed::<u64>(wire_len::<K>(range, self.len()).div_ceil(2), 1)?;
         let mut list = bytemuck::cast_slice_mut::<u64, K>(&mut wire).iter_mut();

@@ -1,4 +1,4 @@
-//! Element types, and how two values become one.
+//! Element types, and the operations that combine two values.
 
 use bytemuck::{NoUninit, Zeroable};
 use c10d_core::{Element, Result};
@@ -7,31 +7,31 @@ use num_complex::Complex;
 
 use crate::memory::zeroed;
 
-/// An element type as it is reduced: 16-bit floats are widened first, and rounded once.
+/// An element type in reductions. 16-bit floats are converted to f32 first, and rounded once at the end.
 pub(crate) trait Value: Element + NoUninit + Zeroable {
-    /// What values are accumulated in.
+    /// The type in which values are accumulated.
     type Wide: Element + Zeroable;
 
     fn widen(self) -> Self::Wide;
 
-    /// Accumulates into `out` by `reduce`, which writes every element of what it is given.
+    /// Calls `reduce` with memory of the wider type and converts the result into `out`. `reduce` writes every element.
     ///
     /// # Errors
-    /// `Resource` if there is no memory for what is wider.
+    /// `Resource` if there is not enough memory for the wider values.
     fn accumulate(out: &mut [Self], reduce: impl FnOnce(&mut [Self::Wide]) -> Result) -> Result;
 
-    /// The values' bytes.
+    /// The bytes of the values.
     fn bytes(values: &[Self]) -> &[u8] {
         bytemuck::cast_slice(values)
     }
 
-    /// As many values as fit, out of bytes.
+    /// Reads as many values as fit from bytes.
     fn read(bytes: &[u8], values: &mut [Self]);
 }
 
-/// How two values become one.
+/// An operation that combines two values.
 pub(crate) trait Combine<V>: 'static {
-    /// What leaves every value, to the bit, as it is; where there is such a thing.
+    /// The value that leaves every other value bit-identical, if there is one.
     const NEUTRAL: Option<V>;
     fn combine(a: V, b: V) -> V;
 }
@@ -115,13 +115,13 @@ macro_rules! combine {
 }
 combine! {
     Sum [u8 i8 u16 i16 u32 i32 u64 i64] Some(0), |a, b| a.wrapping_add(b);
-    // 0.0 would make 0.0 of -0.0.
+    // 0.0 would change -0.0 to 0.0.
     Sum [f32 f64] Some(-0.0), |a, b| a + b;
     Sum [Complex<f32> Complex<f64>] Some(Complex::new(-0.0, -0.0)), |a, b| a + b;
     Sum [bool] Some(false), |a, b| a | b;
     Product [u8 i8 u16 i16 u32 i32 u64 i64] Some(1), |a, b| a.wrapping_mul(b);
     Product [f32 f64] Some(1.0), |a, b| a * b;
-    // Times 1 an infinity has a NaN beside it.
+    // An infinity multiplied by 1 gets a NaN as its other part.
     Product [Complex<f32> Complex<f64>] None, |a, b| a * b;
     Product [bool] Some(true), |a, b| a & b;
     Min [bool] Some(true), |a, b| a & b;
@@ -142,7 +142,7 @@ combine! {
     Max [i32] Some(i32::MIN), |a, b| a.max(b);
     Max [u64] Some(u64::MIN), |a, b| a.max(b);
     Max [i64] Some(i64::MIN), |a, b| a.max(b);
-    // NaN wins.
+    // NaN takes precedence.
     Min [f32] Some(f32::INFINITY), |a, b| if a < b || a.is_nan() { a } else { b };
     Min [f64] Some(f64::INFINITY), |a, b| if a < b || a.is_nan() { a } else { b };
     Max [f32] Some(f32::NEG_INFINITY), |a, b| if a > b || a.is_nan() { a } else { b };
