@@ -1,5 +1,5 @@
-//! A prover's table: the powers of a root of unity, which all ranks need for their transforms, once per host instead of once
-//! per rank.
+//! A table for a prover: the powers of a root of unity. All ranks need it for their transforms, and each host has one
+//! copy.
 //!
 //! `cargo run --release --example shared_table`, or under `c10d run -n 4 --`, torchrun, mpirun or srun.
 
@@ -10,13 +10,13 @@ use std::error::Error;
 use bytemuck::{Pod, Zeroable};
 use c10d::{Plain, SharedTables};
 
-/// 2^64 - 2^32 + 1; the group of its units has 2^32 · (2^32 - 1) elements, all of them powers of 7.
+/// 2^64 - 2^32 + 1. Its multiplicative group has 2^32 · (2^32 - 1) elements, which are the powers of 7.
 const PRIME: u64 = 0xffff_ffff_0000_0001;
 const GENERATOR: Goldilocks = Goldilocks(7);
-/// Values of a column.
+/// The number of values in a column.
 const ROWS: usize = 1 << 16;
 
-/// An element of the field of this prime, below it.
+/// An element of the field of this prime, as a number below the prime.
 #[derive(Clone, Copy, Debug, PartialEq, Pod, Zeroable)]
 #[repr(transparent)]
 struct Goldilocks(u64);

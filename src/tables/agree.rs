@@ -1,4 +1,4 @@
-//! After each step all ranks hear how it went on all, so that they go on, or end, alike.
+//! After each step the ranks exchange its result, so that all continue or all stop.
 
 use std::any::Any;
 use std::panic::resume_unwind;
@@ -9,17 +9,17 @@ use c10d_core::{Error, ErrorKind, Result, op};
 use crate::plain::PlainBuf;
 use crate::within::Within;
 
-/// What the bytes of these exchanges are called, so that a call of another kind is told from them.
+/// The name of the data in these exchanges, which distinguishes them from other calls.
 const TABLE: &str = "shared table";
-/// The longest text about a failure.
+/// The maximum length of the text about a failure.
 const TEXT: usize = 400;
-/// In front of the text or what is said: how it went, and the text's length.
+/// The header before the text or the rank's data: the result of the step, and the length of the text.
 const HEAD: usize = 3;
 
-/// Why a step did not go well on this rank.
+/// Why a step failed on this rank.
 pub(super) enum Failure {
     Error(Error),
-    /// Of the closure: it goes on when the others know.
+    /// A panic of the closure. It is resumed after the other ranks know of it.
     Panic(Box<dyn Any + Send>),
 }
 
@@ -29,8 +29,8 @@ impl From<Error> for Failure {
     }
 }
 
-/// Tells all ranks how a step went here: what this rank has to say, or that it failed. What all ranks said; or, on all, an
-/// error that names those that failed.
+/// Sends all ranks the result of a step on this rank: its data, or that it failed. Returns the data of all ranks. If
+/// any rank failed, all ranks get an error that names those that failed.
 pub(super) fn agree<const N: usize>(within: &Within<'_>, mine: Result<[u8; N], Failure>) -> Result<Vec<[u8; N]>> {
     const { assert!(N <= TEXT) };
     let mut word = [0u8; HEAD + TEXT];
@@ -62,7 +62,7 @@ pub(super) fn agree<const N: usize>(within: &Within<'_>, mine: Result<[u8; N], F
     }
 }
 
-/// What the ranks said, if all had something to say.
+/// The data of the ranks, if none failed.
 fn heard<const N: usize>(within: &Within<'_>, words: &[[u8; HEAD + TEXT]]) -> Result<Vec<[u8; N]>> {
     let failed: Vec<u32> = (0u32..).zip(words).filter(|(_, word)| word[0] != WELL).map(|(rank, _)| rank).collect();
     let [first, ..] = failed[..] else {
@@ -81,7 +81,8 @@ const ABORTED: u8 = 1;
 const RESOURCE: u8 = 2;
 const PROTOCOL: u8 = 3;
 
-/// As what the others have a rank's failure. One of a call between some of the ranks was a failure of theirs alone.
+/// The code of the error that the other ranks report. A failure of a call between only some of the ranks is an error of
+/// those ranks only.
 fn code(kind: &ErrorKind) -> u8 {
     match kind {
         ErrorKind::Resource => RESOURCE,

@@ -1,4 +1,4 @@
-//! What a rank says first: where it is, and what table it means.
+//! The first data that a rank sends: where it is, and which table it asks for.
 
 use c10d_core::ErrorKind;
 use c10d_core::host::HostId;
@@ -7,18 +7,18 @@ use c10d_core::text::harmless;
 
 use crate::plain::Plain;
 
-/// The longest name of a type that is shown. Types whose names are longer are told apart by a hash.
+/// The maximum length of a type's name in errors. Types with longer names are compared by a hash.
 const NAME: usize = 120;
-/// Bytes of a claim.
+/// The size of a claim in bytes.
 pub(super) const CLAIM: usize = HostId::SIZE + ADDRESS + 8 + 8 + 8 + 8 + 1 + NAME;
-/// A table as a rank means it, and where the rank is.
+/// The table that a rank asks for, and where the rank is.
 #[derive(Clone, Copy)]
 pub(super) struct Claim {
     pub(super) host: HostId,
     pub(super) inbox: Address,
     len: u64,
     size: u64,
-    /// `u64::MAX`: each host fills its own.
+    /// `u64::MAX` means that each host fills its own.
     root: u64,
     hash: u64,
     name_len: u8,
@@ -83,7 +83,7 @@ impl Claim {
         if self.root == u64::MAX { "one on each host".to_owned() } else { self.root.to_string() }
     }
 
-    /// What differs in the table that is meant.
+    /// The first difference between the two tables.
     pub(super) fn differs(&self, theirs: &Claim) -> Option<ErrorKind> {
         let (field, mine, theirs) = if (self.hash, self.size) != (theirs.hash, theirs.size) {
             ("type", self.type_name(), theirs.type_name())

@@ -1,4 +1,4 @@
-//! How a table comes to be: who fills it, and how the others get it.
+//! Makes a table: one rank fills it, and the others get it.
 
 use std::marker::PhantomData;
 use std::ops::DerefMut;
@@ -16,10 +16,10 @@ use super::{FillResult, SharedTable};
 use crate::plain::{Plain, plain};
 use crate::within::Within;
 
-/// A page. Nothing that is mapped is aligned to more.
+/// The size of a page, which is the largest alignment of mapped memory.
 const ALIGNED: usize = 4096;
 
-/// Makes a table. Every rank calls it; without a root each set of ranks that share memory fills its own.
+/// Makes a table. Every rank calls this. Without a root, each set of ranks that share memory fills its own table.
 pub(super) fn make<T: Plain>(
     pg: &ProcessGroup,
     timeout: Option<Duration>,
@@ -66,12 +66,12 @@ pub(super) fn make<T: Plain>(
     Ok(SharedTable { memory: Arc::new(mapped?), len, elements: PhantomData })
 }
 
-/// Tells how a step went that has nothing to say.
+/// Exchanges the result of a step that has no data.
 fn together(within: &Within<'_>, mine: Result<(), impl Into<Failure>>) -> Result {
     agree(within, mine.map(|()| []).map_err(Into::into)).map(|_: Vec<[u8; 0]>| ())
 }
 
-/// Brings the root's table to those that fill for the others. `table`: of one of them.
+/// Sends the root's table to the ranks that have the memory of the other sets. `table` is the memory, on these ranks.
 fn spread<T: Plain>(within: &Within<'_>, leaders: &[u32], root: u32, table: Option<&mut [T]>) -> Result {
     let group = within.pg.new_group(leaders)?;
     let from = leaders.iter().position(|leader| *leader == root);
@@ -83,11 +83,11 @@ fn spread<T: Plain>(within: &Within<'_>, leaders: &[u32], root: u32, table: Opti
 
 /// The ranks that share memory with this one.
 struct Sharers {
-    /// Those that get it from this rank, and the inboxes where.
+    /// The ranks that get the memory from this rank, with their inboxes.
     followers: Vec<(u32, Address)>,
-    /// Who fills for them.
+    /// The rank that fills the table of this set.
     leader: u32,
-    /// Who fills for each set of ranks that share memory.
+    /// The rank that fills the table of each set of ranks that share memory.
     leaders: Vec<u32>,
 }
 
@@ -96,7 +96,7 @@ impl Sharers {
         let hosts: Vec<HostId> = claims.iter().map(|claim| claim.host).collect();
         let places = number(&hosts, HostId::can_share_memory);
         let of = |place: u32| (0u32..).zip(&places).filter(move |(_, p)| **p == place).map(|(rank, _)| rank);
-        // The root is the first of its own.
+        // In its own set, the root comes first.
         let lead = |place: u32| of(place).find(|rank| Some(*rank) == root).or(of(place).next()).unwrap_or(rank);
         let here = places[rank as usize];
         let leader = lead(here);
@@ -108,12 +108,12 @@ impl Sharers {
         }
     }
 
-    /// Gives this rank's memory, if it has any, to those who follow.
+    /// Passes this rank's memory, if it has any, to its followers.
     fn give(&self, memory: Option<&Sealed>) -> Result {
         let Some(memory) = memory else { return Ok(()) };
         self.followers.iter().try_for_each(|(rank, inbox)| {
             deliver(inbox, memory.fd()).map_err(|e| match e.kind() {
-                // What ran out is this rank's.
+                // The shortage is on this rank.
                 ErrorKind::Resource => e,
                 _ => e.guilty([*rank]),
             })
@@ -129,7 +129,7 @@ fn compare(within: &Within<'_>, mine: &Claim, all: &[Claim]) -> Result {
     Err(within.ended(error.guilty(differ.iter().map(|(rank, _)| *rank))))
 }
 
-/// Bytes of the table. All ranks have given the same, so that all refuse it, or none.
+/// The size of the table in bytes. All ranks gave the same arguments, so either all reject it or none.
 fn size<T: Plain>(pg: &ProcessGroup, len: usize, root: Option<u32>) -> Result<usize> {
     let (size, name) = (size_of::<T>(), T::IDENTITY);
     if size == 0 || align_of::<T>() > ALIGNED {
@@ -144,13 +144,13 @@ fn size<T: Plain>(pg: &ProcessGroup, len: usize, root: Option<u32>) -> Result<us
 }
 
 fn elements<T: Plain>(memory: &mut Fresh, bytes: usize) -> &mut [T] {
-    // A mapping begins with a page.
+    // A mapping begins at a page.
     bytemuck::cast_slice_mut(&mut memory.deref_mut()[..bytes])
 }
 
-/// Has the closure fill the table.
+/// Calls the closure that fills the table.
 fn call<T>(fill: impl FnOnce(&mut [T]) -> FillResult, table: &mut [T]) -> Result<(), Failure> {
-    // Of a table that is not finished nobody sees anything.
+    // An unfinished table is visible to nobody.
     match catch_unwind(AssertUnwindSafe(|| fill(table))) {
         Ok(Ok(())) => Ok(()),
         Ok(Err(e)) => {

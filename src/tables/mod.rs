@@ -17,14 +17,14 @@ use c10d_core::{ProcessGroup, Result};
 use crate::plain::Plain;
 use make::make;
 
-/// What a closure says that fills a table: `Ok(())`, or why it could not. Any error converts by `?`.
+/// The result of a closure that fills a table: `Ok(())`, or why it failed. The operator `?` converts any error.
 pub type FillResult = std::result::Result<(), Box<dyn StdError + Send + Sync>>;
 
-/// A read-only array of which a host has one copy, whatever the number of its ranks; [`SharedTables`] makes it. A slice in
-/// all but name.
+/// A read-only array of which each host has one copy, for all its ranks. [`SharedTables`] makes it. It dereferences to
+/// a slice.
 ///
-/// Nobody can change it, its makers included. Cheap to clone; it outlives its group, and the memory is freed when the last
-/// rank of the host has dropped it. A forked child can go on reading.
+/// Nobody can change it, not even the ranks that made it. A clone is cheap. A table can outlive its group. Its memory
+/// is freed when the last rank of the host has dropped it. A forked child can still read it.
 pub struct SharedTable<T> {
     memory: Arc<Mapped>,
     len: usize,
@@ -34,7 +34,7 @@ pub struct SharedTable<T> {
 impl<T: Plain> Deref for SharedTable<T> {
     type Target = [T];
     fn deref(&self) -> &[T] {
-        // A mapping begins with a page, and no element is aligned to more.
+        // A mapping begins at a page, and no element has a larger alignment.
         bytemuck::cast_slice(&self.memory[..self.len * size_of::<T>()])
     }
 }
@@ -57,7 +57,7 @@ impl<T: Plain> fmt::Debug for SharedTable<T> {
     }
 }
 
-/// A group, with the options of its tables: [`SharedTables::tables`] makes one, and it has the same methods.
+/// A group with options for tables. [`SharedTables::tables`] makes it, and it has the same methods.
 #[derive(Clone, Copy, Debug)]
 pub struct Tables<'a> {
     pg: &'a ProcessGroup,
@@ -65,27 +65,32 @@ pub struct Tables<'a> {
 }
 
 impl Tables<'_> {
-    /// How long the making of a table may take, the filling included, instead of the group's timeout.
+    /// Sets how long making a table may take, including filling it. The default is the group's timeout.
     #[must_use]
     pub fn timeout(self, timeout: Duration) -> Self {
         Tables { timeout: Some(timeout), ..self }
     }
 }
 
-/// Tables that the ranks of a host share: what is computed or read once, is too large to have once per rank, and does not
-/// change, such as a prover's roots of unity or a model's embedding. What `MPI_Win_allocate_shared` is used for, in safe Rust.
+/// Tables that the ranks of a host share: data that is computed or read once, does not change, and is too large for one
+/// copy per rank. Examples are the roots of unity of a prover, or the embedding of a model. In MPI, programs use
+/// `MPI_Win_allocate_shared` for it.
 ///
-/// Works over every backend that has an `all_gather_into` of host memory, whatever its transport. Ranks share what they can:
-/// those that cannot share memory ([`split_by_memory`](ProcessGroup::split_by_memory) says who can), because they are on
-/// another host, run as another user or in a container with a network of its own, have a copy of their own. All ranks call
-/// it, with the same length and type. Large pages are used where the system has them (`advise` or more in
-/// `/sys/kernel/mm/transparent_hugepage/shmem_enabled`).
+/// It works over every backend that has an `all_gather_into` of host memory. Ranks that can share memory have one copy
+/// together. Ranks cannot share memory if they are on other hosts, run as other users, or are in containers with other
+/// networks; they then have copies of their own. [`split_by_memory`](ProcessGroup::split_by_memory) groups the ranks by
+/// it. All ranks call the method, with the same length and type. Large pages are used if the system allows them
+/// (`/sys/kernel/mm/transparent_hugepage/shmem_enabled` is `advise` or a stronger setting).
 ///
-/// Errors, for all, beside those of the ops: all ranks get one, they are in step, and the group goes on.
-/// [`InvalidArgument`](crate::ErrorKind::InvalidArgument) if no memory can be so large or its elements have no bytes;
-/// [`Mismatch`](crate::ErrorKind::Mismatch) of `count`, `type` or `root`; [`Aborted`](crate::ErrorKind::Aborted) naming the
-/// ranks whose closure failed or panicked, where the panic goes on when the others know; [`Resource`](crate::ErrorKind::Resource)
-/// naming the ranks that ran out of memory or descriptors, and of how many.
+/// Besides the errors of the ops there are the following ones. All ranks get the same one, and the group can still be
+/// used.
+///
+/// - [`InvalidArgument`](crate::ErrorKind::InvalidArgument): the size is impossible, or the elements have no bytes.
+/// - [`Mismatch`](crate::ErrorKind::Mismatch) of `count`, `type` or `root`: the ranks gave different arguments.
+/// - [`Aborted`](crate::ErrorKind::Aborted): the closure failed or panicked on the named ranks. A panic is resumed on
+///   its rank after the others know of it.
+/// - [`Resource`](crate::ErrorKind::Resource): the named ranks have not enough memory or descriptors. The error has the
+///   limit.
 ///
 /// ```
 /// use c10d::SharedTables;
@@ -102,18 +107,19 @@ impl Tables<'_> {
 /// # Ok(()) }
 /// ```
 pub trait SharedTables {
-    /// This group, to set options of tables.
+    /// Returns this group, to set options for tables.
     fn tables(&self) -> Tables<'_>;
 
-    /// A table of `len` elements, which the first rank of those that share memory fills: the closure is called there, on
-    /// this thread, with zeros. On several hosts it is called on each.
+    /// Makes a table of `len` elements. In each set of ranks that share memory, the closure is called on the first
+    /// rank, on the calling thread. It gets the elements set to zero and fills them. With several hosts it is called on
+    /// each.
     fn share_on_host<T: Plain>(&self, len: usize, fill: impl FnOnce(&mut [T]) -> FillResult) -> Result<SharedTable<T>> {
         let Tables { pg, timeout } = self.tables();
         make(pg, timeout, len, None, fill)
     }
 
-    /// A table of `len` elements, which the root fills: the closure is called there alone. Other hosts get its elements by a
-    /// broadcast between one rank of each, in a group that is made for it.
+    /// Makes a table of `len` elements. The closure is called only on the root. Other hosts get the elements by a
+    /// broadcast among one rank of each host, in a group that is made for it.
     fn share_from<T: Plain>(
         &self,
         root: u32,

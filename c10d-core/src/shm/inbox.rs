@@ -1,7 +1,7 @@
-//! Descriptors from rank to rank.
+//! Passing descriptors from rank to rank.
 //!
-//! Nobody waits here: whoever is to get a descriptor listens first, whoever gives it connects and leaves it in the
-//! listener's queue, and then it can be taken. That each has done its part the ranks tell each other by other means.
+//! Nothing here waits. The receiver opens an inbox first; the sender connects and leaves the descriptor in the socket's
+//! queue; then the receiver can take it. The ranks tell each other by other means when each step is done.
 
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -18,24 +18,24 @@ use super::credentials::is_same_user;
 use crate::process::{Private, random};
 use crate::{Error, ErrorKind, Result};
 
-/// Length of an [`Address`].
+/// The length of an [`Address`] in bytes.
 pub const ADDRESS: usize = 16;
-/// Where an inbox is: random bytes. They are no secret.
+/// The address of an inbox, which is random. It is not secret.
 pub type Address = [u8; ADDRESS];
 
-/// Where descriptors of ranks of the same user come to. It has no file, and goes with its owner.
+/// A socket that receives descriptors from ranks of the same user. It has no file, and disappears when it is dropped.
 pub struct Inbox {
-    /// First, so that it ends before the descriptor is closed.
+    /// This field is first, so that it is dropped before the descriptor is closed.
     _private: Private,
     socket: OwnedFd,
     address: Address,
 }
 
 impl Inbox {
-    /// An empty one.
+    /// Opens an empty inbox.
     ///
     /// # Errors
-    /// `Resource`, with what ran out and its limit.
+    /// `Resource`, with the name of the limit and its value.
     pub fn open() -> Result<Inbox> {
         let address = random()?;
         let listening = || {
@@ -51,12 +51,12 @@ impl Inbox {
         Ok(Inbox { _private: Private::new(&socket), socket, address })
     }
 
-    /// Where peers deliver.
+    /// The address to which peers deliver.
     pub fn address(&self) -> Address {
         self.address
     }
 
-    /// Takes what was delivered before.
+    /// Takes a descriptor that was delivered before.
     ///
     /// # Errors
     /// `Resource` if this process can have no more descriptors; `Protocol` if nothing was delivered.
@@ -67,7 +67,7 @@ impl Inbox {
                 Err(Errno::INTR | Errno::CONNABORTED) => continue,
                 other => other.map_err(lost)?,
             };
-            // Anybody can connect, but nobody else's memory is taken.
+            // Any user can connect, but memory is taken only from the same user.
             if is_same_user(&from) {
                 return receive(&from).map_err(lost);
             }
@@ -78,7 +78,7 @@ impl Inbox {
 /// Leaves a descriptor in the inbox at this address.
 ///
 /// # Errors
-/// `Resource` if a limit on descriptors is reached; `Protocol` if the inbox is not there, or is another user's.
+/// `Resource` if a limit on descriptors is reached; `Protocol` if the inbox does not exist or belongs to another user.
 pub fn deliver(to: &Address, fd: BorrowedFd<'_>) -> Result {
     let failed = |e| Error::new(ErrorKind::Protocol, "shared memory cannot be passed to the peer").caused_by(e);
     let socket = socket().map_err(failed)?;
@@ -130,7 +130,7 @@ fn receive(socket: &OwnedFd) -> Result<OwnedFd, Errno> {
         RecvAncillaryMessage::ScmRights(mut rights) => rights.next(),
         _ => None,
     });
-    // The kernel drops those for which this process has no number left.
+    // The kernel drops descriptors that exceed this process's limit.
     came.next().ok_or(if flags.contains(ReturnFlags::CTRUNC) { Errno::MFILE } else { Errno::NOMSG })
 }
 

@@ -1,4 +1,4 @@
-//! Memory by descriptor.
+//! Memory that is identified by a descriptor.
 
 use std::os::fd::{BorrowedFd, OwnedFd};
 
@@ -19,7 +19,7 @@ pub fn memfd() -> Result<OwnedFd, Errno> {
     }
 }
 
-/// Takes the memory now: touching a page that is not there later would be a signal.
+/// Allocates the memory now. If it were allocated later, a failure would be a signal when a page is touched.
 pub fn reserve(fd: BorrowedFd<'_>, size: usize) -> Result<(), Errno> {
     loop {
         match rustix::fs::fallocate(fd, FallocateFlags::empty(), 0, size as u64) {
@@ -29,8 +29,8 @@ pub fn reserve(fd: BorrowedFd<'_>, size: usize) -> Result<(), Errno> {
     }
 }
 
-/// Refuses what the system would answer with a signal: more than the memory cgroup has left, of which one part in `parts`
-/// may be asked for, or more than a file may have.
+/// Rejects a size that would later end in a signal: more than the memory cgroup has left divided by `parts`, or more
+/// than the maximum size of a file.
 pub fn check_room(what: &str, size: usize, parts: u64) -> Result {
     let refused = |why: String| Error::new(ErrorKind::Resource, format!("{what} needs {size} bytes, {why}"));
     if let Some(left) = headroom()

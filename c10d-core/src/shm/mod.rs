@@ -1,8 +1,8 @@
-//! Memory that ranks of a host share: memfds, which have no name and leave nothing behind, and whose descriptors go from
-//! rank to rank over UNIX sockets.
+//! Memory that ranks of a host share. It consists of memfds, which have no name and need no cleanup. Their descriptors
+//! are passed from rank to rank over UNIX sockets.
 //!
-//! [`Fresh`] memory is filled by one rank, [`Sealed`] so that nobody can write it any more, and then mapped by all who have
-//! its descriptor. An [`Inbox`] is where descriptors come to.
+//! One rank fills [`Fresh`] memory, and makes it [`Sealed`], so that nobody can write to it any more. Each rank that
+//! has its descriptor can then map it. An [`Inbox`] receives descriptors.
 
 mod credentials;
 mod headroom;

@@ -1,4 +1,4 @@
-//! Memory that is written by one rank, and then by nobody any more.
+//! Memory that one rank writes and that is read-only afterwards.
 #![allow(unsafe_code)]
 
 use std::fs::File;
@@ -15,21 +15,21 @@ use crate::{Error, ErrorKind, Result};
 
 const SEALS: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlags::SEAL).union(SealFlags::WRITE);
 
-/// Memory that is there, all zeros, and not seen by anybody else yet. A forked child does not have it.
+/// New memory that is allocated, zeroed, and not shared yet. A forked child does not have it.
 pub struct Fresh {
     map: MmapMut,
     memory: Memfd,
 }
 
-/// Memory that nobody can write any more, wherever its descriptor went.
+/// Memory that nobody can write to any more, no matter who has its descriptor.
 pub struct Sealed(Memfd);
 
-/// Such memory, mapped read-only. It is freed when nobody has it mapped. A forked child has it, too.
+/// Sealed memory that is mapped read-only. It is freed when no process has it mapped. A forked child also has it.
 pub struct Mapped(Mmap);
 
-/// A memfd, which forked children do not keep.
+/// A memfd whose descriptor is closed in forked children.
 struct Memfd {
-    /// First, so that it ends before the descriptor is closed.
+    /// This field is first, so that it is dropped before the descriptor is closed.
     _private: Private,
     file: File,
 }
@@ -41,7 +41,8 @@ impl From<OwnedFd> for Memfd {
 }
 
 impl Fresh {
-    /// So many bytes, at least one. All of the memory is taken here: later there is no way to report that none is left.
+    /// Allocates `size` bytes, at least one. All of the memory is allocated here, since a later failure could not be
+    /// reported.
     ///
     /// # Errors
     /// `Resource`, with what ran out and its limit.
@@ -50,24 +51,24 @@ impl Fresh {
         let refused = || Error::new(ErrorKind::Resource, format!("{size} bytes of shared memory cannot be had"));
         let memory = Memfd::from(memfd().map_err(|e| refused().caused_by(e))?);
         memory.file.set_len(size as u64).map_err(|e| refused().caused_by(e))?;
-        // SAFETY: nobody else has the descriptor, so nobody shrinks the file or writes to it.
+        // SAFETY: nothing else has the descriptor, so nothing shrinks the file or writes to it.
         let map = unsafe { MmapOptions::new().len(size).map_mut(&memory.file) }.map_err(|e| refused().caused_by(e))?;
-        // A child's copy would be a writable mapping, with which the memory cannot be sealed.
+        // A copy in a forked child would be a writable mapping, and memory with writable mappings cannot be sealed.
         map.advise(Advice::DontFork).map_err(|e| refused().caused_by(e))?;
-        // A wish: kernels can be made without.
+        // This is optional: some kernels are built without it.
         let _ = map.advise(Advice::HugePage);
         populate(&map, &memory, size).map_err(|e| match e {
-            // What touching a page that cannot be had is answered with.
+            // The error for touching a page that cannot be allocated.
             Errno::FAULT => Error::no_memory(refused().report().what.clone()),
             e => refused().caused_by(e),
         })?;
         Ok(Fresh { map, memory })
     }
 
-    /// Ends the writing.
+    /// Seals the memory, so that it is read-only.
     ///
     /// # Errors
-    /// `Resource` if the system still uses it for something that writes.
+    /// `Resource` if the system still uses it for an operation that writes.
     pub fn seal(self) -> Result<Sealed> {
         let Fresh { map, memory } = self;
         drop(map);
@@ -94,10 +95,10 @@ impl DerefMut for Fresh {
 }
 
 impl Sealed {
-    /// What came from a peer, if it is sealed and has this size.
+    /// Accepts memory from a peer if it is sealed and has this size.
     ///
     /// # Errors
-    /// `Protocol` if not.
+    /// `Protocol` otherwise.
     pub fn from_peer(fd: OwnedFd, size: usize) -> Result<Sealed> {
         let wrong = |what: &str| Error::new(ErrorKind::Protocol, format!("the peer's shared memory {what}"));
         let memory = Memfd::from(fd);
@@ -112,19 +113,19 @@ impl Sealed {
         Ok(Sealed(memory))
     }
 
-    /// The descriptor, for peers.
+    /// The descriptor, which can be passed to peers.
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.0.file.as_fd()
     }
 
-    /// Maps it. The descriptor goes: the mapping needs none.
+    /// Maps the memory and closes the descriptor.
     ///
     /// # Errors
     /// `Resource`, with what ran out and its limit.
     pub fn map(self) -> Result<Mapped> {
-        // A private mapping that cannot be written shows the memory itself. Kernels before 6.7 refuse shared ones of
-        // memory that is sealed so.
-        // SAFETY: the seals keep everybody from writing to the memory and from shrinking it.
+        // A private read-only mapping shows the memory itself. Kernels before 6.7 reject shared mappings of sealed
+        // memory.
+        // SAFETY: the seals prevent writing to the memory and shrinking it.
         let map = unsafe { MmapOptions::new().map_copy_read_only(&self.0.file) }
             .map_err(|e| Error::new(ErrorKind::Resource, "shared memory cannot be mapped").caused_by(e))?;
         let _ = map.advise(Advice::HugePage);
@@ -139,10 +140,10 @@ impl Deref for Mapped {
     }
 }
 
-/// Has all pages there, large ones where the system has them.
+/// Allocates all pages, large ones if the system has them.
 fn populate(map: &MmapMut, memory: &Memfd, size: usize) -> Result<(), Errno> {
     match map.advise(Advice::PopulateWrite).map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO)) {
-        // Kernels before 5.14.
+        // Kernels before 5.14 return this.
         Err(Errno::INVAL) => reserve(memory.file.as_fd(), size),
         other => other,
     }
@@ -170,7 +171,7 @@ mod tests {
         let file = File::from(copy);
         assert!(std::os::unix::fs::FileExt::write_at(&file, &[1], 0).is_err());
         assert!(file.set_len(0).is_err() && file.set_len(1 << 20).is_err());
-        // SAFETY: it is refused.
+        // SAFETY: the call fails.
         assert!(unsafe { MmapOptions::new().map_mut(&file) }.is_err());
         drop((map, other));
     }
