@@ -1,4 +1,4 @@
-//! The backend: takes jobs, and sees that each is ended in time whatever NCCL does.
+//! The backend. It accepts jobs and ensures that each ends in time, whatever NCCL does.
 #![allow(unsafe_code)]
 
 use std::sync::Arc;
@@ -27,13 +27,13 @@ impl Nccl {
         Ok(Nccl(connect(nccl, cuda, facts)?))
     }
 
-    /// Has the communicator make another, in order with the ops.
+    /// Derives another communicator from this one, in order with the ops.
     fn derive(&self, what: &str, how: Derive, init: &GroupInit) -> Result<Nccl> {
         let Running { nccl, cuda, device, jobs, orders, .. } = &self.0;
         let facts = Facts::of(init, *device)?;
         let (answer, answered) = bounded(1);
         let gone = || jobs.failure().unwrap_or_else(|| Error::new(ErrorKind::Shutdown, "the group is closed"));
-        // The new group fails by itself, so its communicators are entered apart.
+        // The new group fails independently, so its communicators are registered separately.
         let comms = Arc::new(Comms::new(nccl.clone(), cuda.clone(), *device));
         let heir = Heir { comms: comms.clone(), answer };
         orders.send(Order::Do(Item::Derive(how, Some(heir)))).map_err(|_| gone())?;
@@ -45,7 +45,7 @@ impl Nccl {
     }
 }
 
-/// Whether this holds on all ranks.
+/// Returns whether `mine` is true on all ranks.
 fn on_all(mine: bool, init: &GroupInit) -> Result<bool> {
     let key = |rank: u32| format!("shrink/{rank}");
     init.store.set(&key(init.rank), &[u8::from(mine)], init.deadline)?;
@@ -105,7 +105,7 @@ unsafe impl Backend for Nccl {
 
     fn leave(&self, deadline: Instant) -> Result {
         self.0.jobs.close();
-        // The communicators close behind it: other ranks may take their time for that.
+        // The communicators are closed after this, since other ranks may take longer.
         self.0.jobs.wait_idle(deadline)?;
         self.0.leave(deadline);
         Ok(())
@@ -122,7 +122,7 @@ unsafe impl Backend for Nccl {
     }
 
     fn shrink(&self, ranks: &[u32], init: &GroupInit) -> Option<Result<Arc<dyn Backend>>> {
-        // One that has failed was aborted, and there is nothing to make another from.
+        // A failed communicator was aborted, so nothing can be derived from it.
         let able = self.0.nccl.has(Optional::Shrink) && self.0.jobs.failure().is_none();
         match on_all(able, init) {
             Ok(true) => {}
@@ -135,7 +135,7 @@ unsafe impl Backend for Nccl {
     }
 
     fn no_split(&self) {
-        // Where the thread is gone, the group has failed, and the others see that.
+        // If the thread has ended, the group has failed, and the other ranks notice it.
         let _ = self.0.orders.send(Order::Do(Item::Derive(Derive::Split { color: None, key: 0 }, None)));
     }
 
@@ -148,7 +148,7 @@ impl Drop for Nccl {
     fn drop(&mut self) {
         self.0.leave(Instant::now());
         self.0.jobs.close();
-        // What was started is still run.
+        // Started jobs are still run.
         let _ = self.0.orders.send(Order::Close { deadline: Instant::now() + std::time::Duration::from_secs(30) });
     }
 }

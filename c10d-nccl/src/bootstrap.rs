@@ -1,4 +1,4 @@
-//! How the ranks of a communicator come by its ids: the roots make them, the store hands them out.
+//! How the ranks of a communicator get its ids: the roots make them, and the store distributes them.
 
 use std::time::Instant;
 
@@ -7,12 +7,12 @@ use c10d_core::{Error, ErrorKind, Phase, Result, Store};
 use crate::dialect::Dialect;
 use crate::nccl::{NcclApi, Optional, UniqueId, failure};
 
-/// How many ids a communicator of this size has.
+/// The number of ids of a communicator of this size.
 pub(crate) fn roots(size: u32, nccl: &dyn NcclApi, dialect: &Dialect) -> u32 {
     if nccl.has(Optional::InitRankScalable) { size.div_ceil(dialect.ranks_per_root()).max(1) } else { 1 }
 }
 
-/// Which rank makes id `n` of `roots`: the ranks are dealt out evenly, the first of each part is its root.
+/// The rank that makes id `n` of `roots`. The ranks are divided evenly, and the first rank of each part is its root.
 pub(crate) fn maker(n: u32, roots: u32, size: u32) -> u32 {
     n * (size / roots) + n.min(size % roots)
 }
@@ -21,23 +21,23 @@ fn here_key(rank: u32) -> String {
     format!("here/{rank}")
 }
 
-/// Where the ids of a communicator lie.
+/// Where the ids of a communicator are in the store.
 pub(crate) struct Ids {
-    /// Their keys.
+    /// The keys of the ids.
     keys: Vec<String>,
-    /// Who makes each.
+    /// The rank that makes each id.
     makers: Vec<u32>,
 }
 
 impl Ids {
-    /// Those of the communicator of all `size` ranks.
+    /// The ids of the communicator of all `size` ranks.
     pub(crate) fn of_all(nccl: &dyn NcclApi, dialect: &Dialect, size: u32) -> Ids {
         let roots = roots(size, nccl, dialect);
         let keys = (0..roots).map(|n| dialect.id_key(n, roots)).collect();
         Ids { keys, makers: (0..roots).map(|n| maker(n, roots, size)).collect() }
     }
 
-    /// That of the communicator of two, of which the first makes it.
+    /// The id of the communicator of two ranks. The first of them makes it.
     pub(crate) fn of_pair(dialect: &Dialect, (first, second): (u32, u32)) -> Ids {
         Ids { keys: vec![dialect.pair_key(first, second)], makers: vec![0] }
     }
@@ -46,7 +46,7 @@ impl Ids {
         self.keys.iter().map(String::as_str).collect()
     }
 
-    /// Makes those that are this rank's to make; gives them all if that is all of them.
+    /// Makes the ids that this rank must make. Returns all ids if these are all.
     pub(crate) fn offer(
         &self,
         nccl: &dyn NcclApi,
@@ -63,7 +63,7 @@ impl Ids {
         Ok((made.len() == self.keys.len()).then_some(made))
     }
 
-    /// All of them, if all are there.
+    /// Returns all ids if all are in the store.
     pub(crate) fn look(&self, store: &dyn Store, deadline: Instant) -> Result<Option<Vec<UniqueId>>> {
         if !store.check(&self.keys(), deadline)? {
             return Ok(None);
@@ -72,7 +72,7 @@ impl Ids {
         found.iter().map(|bytes| parse(bytes)).collect::<Result<_>>().map(Some)
     }
 
-    /// Makes those that are this rank's to make, and waits for all of them.
+    /// Makes the ids that this rank must make, and waits for all ids.
     pub(crate) fn exchange(
         &self,
         nccl: &dyn NcclApi,
@@ -93,7 +93,7 @@ impl Ids {
     }
 }
 
-/// Tells that this rank is connecting.
+/// Records in the store that this rank is connecting.
 pub(crate) fn arrive(store: &dyn Store, rank: u32, deadline: Instant) -> Result {
     store.set(&here_key(rank), b"1", deadline)
 }
@@ -103,7 +103,7 @@ pub(crate) fn make(nccl: &dyn NcclApi) -> Result<UniqueId> {
     nccl.unique_id().map_err(|r| failure(nccl, crate::nccl::Comm::NULL, "ncclGetUniqueId", r))
 }
 
-/// An id as it lies in the store.
+/// Parses an id from the store.
 pub(crate) fn parse(bytes: &[u8]) -> Result<UniqueId> {
     let id: Result<[u8; UniqueId::SIZE], _> = bytes.try_into();
     id.map(UniqueId).map_err(|_| {
@@ -112,7 +112,7 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<UniqueId> {
     })
 }
 
-/// The ranks that never came as far as connecting.
+/// The ranks that never started to connect.
 pub(crate) fn absent(store: &dyn Store, size: u32) -> Vec<u32> {
     (0..size).filter(|r| !there(store, &here_key(*r))).collect()
 }

@@ -1,4 +1,4 @@
-//! A communicator with its stream, and the tasks on their way through it.
+//! A communicator with its stream and its unfinished tasks.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -18,15 +18,15 @@ use crate::ops::Plan;
 use crate::scratch::Scratch;
 use crate::task::Task;
 
-/// How often a communicator with work on its way is asked for errors.
+/// How often a communicator with unfinished work is asked for errors.
 const ASK: Duration = Duration::from_millis(20);
-/// The longest pause between two looks for a pair's id.
+/// The longest pause between two requests for a pair's id.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// What all channels of a backend use.
+/// The resources that all channels of a backend share.
 pub(crate) struct Resources {
     pub(crate) jobs: Arc<JobTable>,
-    /// Where the ranks' calls are compared, if they are.
+    /// Compares the ranks' calls, if that is enabled.
     pub(crate) checks: Option<Arc<Checks>>,
     pub(crate) comms: Arc<Comms>,
     pub(crate) nccl: Arc<dyn NcclApi>,
@@ -40,56 +40,56 @@ pub(crate) struct Resources {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Participants {
     All,
-    /// For messages: from the first to the second, so that they neither stop collectives nor those of the other
-    /// direction. In a dialect of PyTorch's, for both directions.
+    /// For messages from the first rank to the second. They block neither collectives nor messages in the other
+    /// direction. In a PyTorch dialect the communicator serves both directions.
     Two {
         first: u32,
         second: u32,
     },
 }
 
-/// What is done in the order in which it came.
+/// Work that is done in order of arrival.
 pub(crate) enum Item {
     Run(Task),
-    /// Makes another communicator of this one; `None`: this rank has no part in it.
+    /// Derives another communicator from this one. `None` means that this rank is not part of it.
     Derive(Derive, Option<Heir>),
 }
 
-/// How another communicator is made of one.
+/// How a communicator is derived from another.
 pub(crate) enum Derive {
-    /// By dividing the ranks.
+    /// Divides the ranks.
     Split {
-        /// The lowest rank of this rank's part; `None`: it is in no part.
+        /// The lowest rank of this rank's part; `None` if it is in no part.
         color: Option<u32>,
-        /// This rank's number in it.
+        /// This rank's number in its part.
         key: u32,
     },
-    /// By leaving these ranks behind.
+    /// Leaves these ranks out.
     Shrink { without: Vec<i32> },
 }
 
-/// Who gets a communicator that is made.
+/// The receiver of a derived communicator.
 pub(crate) struct Heir {
-    /// Where it is entered.
+    /// Where the communicator is registered.
     pub(crate) comms: Arc<Comms>,
     pub(crate) answer: Sender<Communicator>,
 }
 
 enum ChannelState {
-    /// Looks for ids that others make.
+    /// Waits for ids that other ranks make.
     Seeking {
         ids: Ids,
         again: Instant,
         pause: Duration,
     },
     Connecting,
-    /// Another communicator is being made of this one.
+    /// Another communicator is being derived from this one.
     Deriving {
         child: Child,
         heir: Option<Heir>,
     },
     Ready,
-    /// Calls were accepted that are not through yet.
+    /// Calls were accepted but not finished yet.
     Issuing {
         task: Task,
         made: Option<RedOp>,
@@ -107,7 +107,7 @@ pub(crate) struct Channel {
     line: WorkStream,
     comm: Option<Communicator>,
     state: ChannelState,
-    /// Each task with what comes before it on the caller's stream.
+    /// Each task, with a mark of the earlier work on the caller's stream.
     queue: VecDeque<(Item, Option<Mark>)>,
     flights: VecDeque<Flight>,
     asked: Instant,
@@ -123,12 +123,12 @@ impl Channel {
         Self::new(resources, place, Some(comm), ChannelState::Connecting)
     }
 
-    /// The channel of a communicator that is being made.
+    /// The channel of a communicator that is still being made.
     pub(crate) fn over(resources: &Resources, place: (u32, u32), comm: Communicator) -> Result<Channel> {
         Self::new(resources, place, Some(comm), ChannelState::Connecting)
     }
 
-    /// The channel of these ranks, of which `rank` is one, that have yet to meet through the store.
+    /// The channel of these ranks, which include `rank` and have yet to meet through the store.
     pub(crate) fn meeting(
         resources: &Resources,
         between: Participants,
@@ -162,8 +162,8 @@ impl Channel {
         Ok(Channel { rank, size, line, comm, state, queue, flights, asked: Instant::now(), scratch })
     }
 
-    /// Takes an item in. The caller's stream is marked here and now: when the task is issued, it may have been told to wait
-    /// for another that came later.
+    /// Adds an item. The caller's stream is marked immediately, since when the task is issued the stream may already
+    /// wait for a later task.
     pub(crate) fn push(&mut self, resources: &Resources, item: Item) -> Result {
         let mut before = None;
         if let Item::Run(task) = &item {
@@ -182,12 +182,12 @@ impl Channel {
         matches!(self.state, ChannelState::Ready)
     }
 
-    /// Whether there is nothing to look after.
+    /// Whether there is no work.
     pub(crate) fn is_idle(&self) -> bool {
         self.is_ready() && self.queue.is_empty() && self.flights.is_empty()
     }
 
-    /// Does what can be done now; whether that was anything.
+    /// Does what can be done now. Returns whether that was anything.
     pub(crate) fn step(&mut self, resources: &Resources) -> Result<bool> {
         let ended = self.collect(resources)?;
         let moved = match &self.state {
@@ -195,7 +195,7 @@ impl Channel {
             ChannelState::Connecting => self.ask(resources)? && self.enter(ChannelState::Ready),
             ChannelState::Deriving { .. } => self.ask(resources)? && self.derived()?,
             ChannelState::Issuing { .. } => self.ask(resources)? && self.issued(resources)?,
-            // The library wants nothing in flight.
+            // The library requires that no call is running.
             ChannelState::Ready
                 if !self.flights.is_empty() && matches!(self.queue.front(), Some((Item::Derive(..), _))) =>
             {
@@ -218,7 +218,7 @@ impl Channel {
         true
     }
 
-    /// Ends the jobs whose work the device has passed.
+    /// Ends the jobs whose work the device has finished.
     fn collect(&mut self, resources: &Resources) -> Result<bool> {
         let mut any = false;
         while let Some(flight) = self.flights.front() {
@@ -234,7 +234,7 @@ impl Channel {
         Ok(any)
     }
 
-    /// Asks the communicator whether it is through with what it was told.
+    /// Asks the communicator whether it has finished its calls.
     fn ask(&mut self, resources: &Resources) -> Result<bool> {
         self.asked = Instant::now();
         match &self.comm {
@@ -259,7 +259,7 @@ impl Channel {
         Ok(self.enter(ChannelState::Connecting))
     }
 
-    /// Begins to make another communicator of this one, which is busy with that for a while.
+    /// Begins to derive another communicator from this one, which is busy until that is done.
     fn derive(&mut self, resources: &Resources, how: &Derive, heir: Option<Heir>) -> Result<bool> {
         let Some(comm) = &self.comm else { return Ok(false) };
         let child = match how {
@@ -269,20 +269,20 @@ impl Channel {
         Ok(self.enter(ChannelState::Deriving { child, heir }))
     }
 
-    /// The communicator is ready again: gives away what was made of it.
+    /// Called when the communicator is ready again: sends the derived one to its receiver.
     fn derived(&mut self) -> Result<bool> {
         let ChannelState::Deriving { child, heir } = std::mem::replace(&mut self.state, ChannelState::Ready) else {
             return Ok(false);
         };
         let made = child.take();
         if let (Some(comm), Some(heir)) = (&self.comm, heir) {
-            // Whoever asked may have given up.
+            // The receiver may have given up.
             let _ = heir.answer.send(comm.made(made, &heir.comms)?);
         }
         Ok(true)
     }
 
-    /// Gives a task's calls to the library, behind what the caller's stream has to do before.
+    /// Issues a task's calls to the library, ordered after the earlier work on the caller's stream.
     fn issue(&mut self, resources: &Resources, task: Task, before: Option<Mark>) -> Result<bool> {
         let Some(comm) = &self.comm else { return Ok(false) };
         if !resources.jobs.issue(task.id) {
@@ -304,7 +304,7 @@ impl Channel {
         if pending { Ok(true) } else { self.issued(resources) }
     }
 
-    /// All calls of the task are on the stream: marks its end.
+    /// Called when all calls of the task are on the stream: marks its end.
     fn issued(&mut self, resources: &Resources) -> Result<bool> {
         let ChannelState::Issuing { task, made } = std::mem::replace(&mut self.state, ChannelState::Ready) else {
             return Ok(false);
@@ -339,7 +339,7 @@ impl Channel {
     }
 }
 
-/// What only CUDA can say of a task's tensors and stream.
+/// Checks of a task's tensors and stream that only CUDA can do.
 fn check(resources: &Resources, line: &WorkStream, task: &Task) -> Result {
     resources.jobs.calling("cuStreamIsCapturing", || line.check(task.stream))?;
     for part in task.parts().filter(|p| p.count > 0) {

@@ -1,7 +1,9 @@
-//! Whether the ranks issue the same calls. NCCL does not look; ranks that disagree would hang, or get garbage.
+//! Checks whether the ranks issue the same calls. NCCL does not check: if ranks disagree, they would hang or get
+//! garbage.
 //!
-//! Each rank sends the fingerprint of a collective to the next rank and compares the one of the rank before, beside NCCL's
-//! own work; that of a message goes from its sender to its receiver. A job is over when both are.
+//! Each rank sends the fingerprint of a collective to the next rank, and compares the one from the previous rank, while
+//! NCCL works. The fingerprint of a message goes from its sender to its receiver. A job is finished when both NCCL and
+//! the comparison are done.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,7 +19,7 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 use crate::jobs::JobTable;
 use crate::task::Task;
 
-/// Has the thread of the calls to NCCL look whether something failed.
+/// Wakes the thread that calls NCCL, so that it checks whether something failed.
 pub(crate) type Wake = Arc<dyn Fn() + Send + Sync>;
 
 /// A call that this rank issues.
@@ -27,20 +29,21 @@ struct Issued {
     timeout: Duration,
 }
 
-/// Where issued calls are told and heard of. Each way has a thread of its own, so that none waits for another.
+/// Sends and receives the fingerprints of issued calls. Each direction has its own thread, so that none waits for
+/// another.
 pub(crate) struct Checks {
     side: Messages,
     jobs: Arc<JobTable>,
     wake: Wake,
     collectives: (Arc<Teller>, Sender<Issued>),
-    /// By the rank that they go to.
+    /// The threads that send, by receiving rank.
     sent: Mutex<BTreeMap<u32, Arc<Teller>>>,
-    /// By the rank that they come from.
+    /// The threads that receive, by sending rank.
     received: Mutex<BTreeMap<u32, Sender<Issued>>>,
 }
 
 impl Checks {
-    /// Starts the thread that hears of collectives.
+    /// Starts the thread that receives the fingerprints of collectives.
     pub(crate) fn start(side: &Messages, jobs: &Arc<JobTable>, wake: Wake) -> Result<Checks> {
         let tell = Teller::new(side, side.next(), Compared::Collective);
         let hear = hearer(side, side.before(), Compared::Collective, jobs, &wake)?;
@@ -58,7 +61,8 @@ impl Checks {
         }
     }
 
-    /// A job's call will be issued. One that is refused is not told: its peers must not take a later call for it.
+    /// Called when a job's call will be issued. A rejected call is not sent, since peers must not confuse it with a
+    /// later call.
     pub(crate) fn issued(&self, task: &Task) {
         let issued = || Issued { id: task.id, fingerprint: task.fingerprint, timeout: task.timeout };
         let peer = task.params.peer;
@@ -69,7 +73,7 @@ impl Checks {
             }
             OpKind::Recv => self.hear_of_message(peer).map(|hear| drop(hear.send(issued()))),
             _ => {
-                // A thread that is gone has failed the group.
+                // If the thread has ended, the group has failed.
                 drop(self.collectives.1.send(issued()));
                 self.collectives.0.tell(issued())
             }
@@ -88,10 +92,11 @@ impl Checks {
         made.inspect(|hear| drop(received.insert(peer, hear.clone())))
     }
 
-    /// Waits until all calls that were issued are told, since a peer's are over only when it has heard of them.
+    /// Waits until the fingerprints of all issued calls are sent, since a peer's call ends only when it has received
+    /// them.
     pub(crate) fn all_told(&self, deadline: Instant) {
         let sent: Vec<Arc<Teller>> = self.sent.lock().values().cloned().collect();
-        // What is not told by then is the peers' to miss.
+        // The peers will notice the missing fingerprints.
         let _ = [&self.collectives.0].into_iter().chain(&sent).all(|tell| tell.queue.drain(deadline));
     }
 }
@@ -103,7 +108,7 @@ impl Drop for Checks {
     }
 }
 
-/// Tells one rank of calls.
+/// Sends fingerprints to one rank.
 struct Teller {
     queue: WorkerQueue<Issued>,
     side: Messages,
@@ -124,7 +129,7 @@ impl Teller {
     fn serve(&self) {
         let mut gone = false;
         while let Some(issued) = self.queue.next() {
-            // A peer that cannot be told is gone, which the watch over it says.
+            // If sending fails, the peer is gone, which its watch reports.
             gone = gone || !matches!(caught(|| self.one(&issued)), Ok(Ok(())));
         }
     }
@@ -151,7 +156,7 @@ fn hearer(side: &Messages, from: u32, what: Compared, jobs: &Arc<JobTable>, wake
 
 fn listen(side: &Messages, from: u32, what: Compared, jobs: &JobTable, heard: Receiver<Issued>) -> Result {
     for Issued { id, fingerprint, timeout } in heard {
-        // One that is late is the deadline's to name, and one that is gone the watch's.
+        // The deadline watch names a late rank, and the side channel a dead one.
         let Ok(mut theirs) = side.hear(from, what, timeout) else { return Ok(()) };
         if what == Compared::Message {
             // NCCL has no tags.
@@ -165,7 +170,7 @@ fn listen(side: &Messages, from: u32, what: Compared, jobs: &JobTable, heard: Re
             let kind = ErrorKind::Mismatch { field, mine, theirs };
             let mut error = Error::new(kind, words).guilty([from]).phase(Phase::Announce);
             if what == Compared::Collective {
-                // Jobs after it end with the same error.
+                // Later jobs end with the same error.
                 let report = error.report_mut();
                 (report.op, report.seq) = (OpKind::from_code(fingerprint.op), Some(fingerprint.seq.into()));
             }

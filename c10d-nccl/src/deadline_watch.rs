@@ -1,4 +1,4 @@
-//! The thread that keeps the promise of time: it ends every job by its deadline, whatever CUDA and NCCL are stuck in.
+//! The thread that guarantees deadlines. It ends every job in time, even if a call of CUDA or NCCL does not return.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,9 +13,9 @@ use crate::communicator::Comms;
 use crate::cuda::CudaApi;
 use crate::jobs::{JobTable, Stage};
 
-/// How long a call that runs is waited for before its communicator is aborted: by then it was not just held up.
+/// How long to wait for a running call before its communicator is aborted. A longer call is assumed to hang.
 const CALL: Duration = Duration::from_secs(1);
-/// How long an abort may take before the communicators are declared lost.
+/// How long an abort may take before the communicators count as lost.
 const ABORT: Duration = Duration::from_secs(5);
 
 pub(crate) struct DeadlineWatch {
@@ -26,17 +26,17 @@ pub(crate) struct DeadlineWatch {
     pub(crate) side: Option<SideChannel>,
 }
 
-/// A job that the device may be at.
+/// A job that the device may be processing.
 struct Held {
     job: Job,
-    /// What of its memory is kept allocated until the abort is through.
+    /// The parts of its memory that are kept allocated until the abort is finished.
     addresses: Vec<u64>,
-    /// Whether that is all of it.
+    /// Whether these are all parts.
     all: bool,
 }
 
 impl DeadlineWatch {
-    /// Watches until everything is over, or something fails.
+    /// Watches until everything is finished, or something fails.
     pub(crate) fn run(self) {
         let Some(cause) = self.jobs.wait_failure() else { return };
         if let Some(side) = &self.side {
@@ -49,7 +49,7 @@ impl DeadlineWatch {
         for (job, _) in queued {
             job.complete(Err(cause.clone()));
         }
-        // Held from here, so that memory that is given back meanwhile is not given out again under a running kernel.
+        // The memory is held from here, so that freed memory is not allocated again while a kernel still uses it.
         let held: Vec<Held> = issued.into_iter().map(|(job, _)| self.hold(job)).collect();
         let aborted = self.abort(held.iter().flat_map(|h| h.addresses.clone()).collect());
         let through = aborted.recv_timeout(grace / 4).is_ok();
@@ -68,7 +68,7 @@ impl DeadlineWatch {
         if !through && aborted.recv_timeout(ABORT).is_err() {
             let what = "ncclCommAbort does not come back; the communicators are lost, their memory is left behind";
             contain("a tracing subscriber", || tracing::error!(target: "c10d", "{what}"));
-            // Nothing else keeps borrowed memory from its owner.
+            // Nothing else protects borrowed memory from its owner.
             if borrowed.is_empty() || aborted.recv().is_err() {
                 return std::mem::forget(borrowed);
             }
@@ -76,8 +76,8 @@ impl DeadlineWatch {
         borrowed.into_iter().for_each(|job| job.complete(Err(cause.clone())));
     }
 
-    /// Aborts the communicators, on a thread of its own, since that may never come back; says when it is through. Then the
-    /// memory at these addresses is let go.
+    /// Aborts the communicators on a new thread, since that may never return. The receiver reports the end. Then the
+    /// memory at these addresses is released.
     fn abort(&self, addresses: Vec<u64>) -> Receiver<()> {
         let (tell, aborted) = bounded(1);
         let (jobs, comms, cuda, device) = (self.jobs.clone(), self.comms.clone(), self.cuda.clone(), self.device);
@@ -95,7 +95,7 @@ impl DeadlineWatch {
         aborted
     }
 
-    /// Keeps the job's memory allocated until the abort is through, as far as that can be done.
+    /// Keeps as much as possible of the job's memory allocated until the abort is finished.
     fn hold(&self, job: Job) -> Held {
         let request = job.request();
         let spans: Vec<Span> = request.inputs().iter().chain(request.outputs()).copied().collect();

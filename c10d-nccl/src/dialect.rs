@@ -1,5 +1,5 @@
-//! With whom the ranks share a communicator: ranks of this crate alone, or ranks of PyTorch as well, in whose way ids are
-//! exchanged and calls made then.
+//! Which ranks are in the communicator: only ranks of this crate, or also ranks of PyTorch. With PyTorch, ids are
+//! exchanged and calls are made in PyTorch's way.
 
 use std::sync::Arc;
 
@@ -10,25 +10,25 @@ use c10d_core::{Error, PrefixStore, Result, Store};
 pub(crate) const HINT: &str = "nccl.compat";
 /// The name of PyTorch's group.
 const GROUP: &str = "nccl.compat.group";
-/// Under what PyTorch's groups lie in its store; `default_pg` unless its program brought a store of its own.
+/// The prefix of PyTorch's groups in its store. It is `default_pg` unless the program passed its own store.
 const PREFIX: &str = "nccl.compat.prefix";
 
-/// More ranks than this have several roots.
+/// A communicator with more ranks than this has several roots.
 const RANKS_PER_ROOT: u32 = 128;
 
-/// Whose way things are done.
+/// The way in which ids are exchanged and calls are made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Dialect {
-    /// This crate's.
+    /// The way of this crate.
     Native,
-    /// That of PyTorch's first engine: `nccl-legacy` from 2.15 on, the only one before.
+    /// The way of PyTorch's first engine: `nccl-legacy` since 2.15, and the only one before.
     TorchLegacy,
-    /// That of PyTorch's second engine, `nccl` and `nccl2` from 2.15 on; with its name for the group.
+    /// The way of PyTorch's second engine, `nccl` and `nccl2` since 2.15, with PyTorch's name for the group.
     TorchNccl2(String),
 }
 
 impl Dialect {
-    /// What the hints say.
+    /// The dialect from the hints.
     pub(crate) fn of(init: &GroupInit) -> Result<Dialect> {
         match init.hint(HINT) {
             None | Some("native") => Ok(Dialect::Native),
@@ -49,7 +49,7 @@ impl Dialect {
         if self.is_native() {
             return init.store.clone();
         }
-        // As `init_process_group` nests them.
+        // The prefixes are nested as in `init_process_group`.
         let mut store = init.root.clone();
         let prefix = init.hint(PREFIX).unwrap_or("default_pg");
         let parts = [prefix.to_owned(), format!("{}/", group(init)), "cuda/".to_owned()];
@@ -59,17 +59,17 @@ impl Dialect {
         store
     }
 
-    /// More ranks than this have several roots.
+    /// A communicator with more ranks than this has several roots.
     pub(crate) fn ranks_per_root(&self) -> u32 {
         let set = || std::env::var("TORCH_NCCL_RANKS_PER_ROOT").ok()?.parse().ok().filter(|n| *n > 0);
         if self.is_native() { RANKS_PER_ROOT } else { set().unwrap_or(RANKS_PER_ROOT) }
     }
 
-    /// Where id `n` of `roots` of the communicator of all ranks lies.
+    /// The key of id `n` of `roots` of the communicator of all ranks.
     pub(crate) fn id_key(&self, n: u32, roots: u32) -> String {
         match self {
             Dialect::Native => format!("id/{n}"),
-            // The number counts the communicators of a group, of which there is one.
+            // The number counts the communicators of a group, which has one.
             Dialect::TorchLegacy if roots == 1 => "0".to_owned(),
             Dialect::TorchLegacy => format!("UniqueNCCLID:{n}"),
             Dialect::TorchNccl2(group) if roots == 1 => format!("{group}/nccl_storekey_0"),
@@ -77,7 +77,7 @@ impl Dialect {
         }
     }
 
-    /// Where the id of the communicator of two ranks lies, which the first of them makes.
+    /// The key of the id of the communicator of two ranks. The first of them makes it.
     pub(crate) fn pair_key(&self, first: u32, second: u32) -> String {
         match self {
             Dialect::TorchLegacy => format!("{first}:{second}"),
@@ -85,7 +85,8 @@ impl Dialect {
         }
     }
 
-    /// The two ranks whose communicator a message takes, in the order of their numbers there; `None`: that of all ranks.
+    /// The two ranks whose communicator a message uses, in the order of their numbers there. `None` means the
+    /// communicator of all ranks.
     pub(crate) fn pair(&self, from: u32, to: u32) -> Option<(u32, u32)> {
         match self {
             Dialect::Native => Some((from, to)),
@@ -94,7 +95,7 @@ impl Dialect {
         }
     }
 
-    /// Whether the communicator of all ranks is made by its first op, and not with the group.
+    /// Whether the communicator of all ranks is made by its first op instead of with the group.
     pub(crate) fn is_lazy(&self) -> bool {
         *self == Dialect::TorchLegacy
     }

@@ -1,4 +1,4 @@
-//! The thread on which all calls of CUDA and NCCL are made, for one backend.
+//! The thread that makes all calls of CUDA and NCCL for one backend.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -13,33 +13,33 @@ use crate::channel::{Channel, Item, Participants, Resources};
 use crate::communicator::Communicator;
 use crate::nccl::UniqueId;
 
-/// How long the thread asks without a pause while the device is at work.
+/// How long the thread polls without a pause while the device works.
 const EAGER: Duration = Duration::from_micros(200);
-/// The longest pause between two questions.
+/// The longest pause between two polls.
 const PAUSE: Duration = Duration::from_micros(200);
 
-/// How long after NCCL lost a peer the side channel may take to say which: whoever goes on without it must know. Machines
-/// that are busy take their time, and what has failed will not succeed by an early answer.
+/// How long the side channel may take to name the peer after NCCL reported a lost peer. The survivors must know which
+/// one it is to go on without it. A busy machine needs time, and an early error would not help.
 const NAMED: Duration = Duration::from_secs(2);
 
-/// What the thread is told.
+/// An order to the thread.
 pub(crate) enum Order {
     Do(Item),
-    /// Looks whether something failed.
+    /// Check whether something failed.
     Look,
-    /// Ends when all that came before is over.
+    /// End when everything before is finished.
     Close {
         deadline: Instant,
     },
 }
 
-/// What the communicator is made from.
+/// How the communicator is made.
 pub(crate) enum Origin {
-    /// The ids of a new one.
+    /// With new ids.
     Ids(Vec<UniqueId>),
-    /// A split of another, which is on its way.
+    /// By a split of another, which is already running.
     Split(Communicator),
-    /// The first op makes it.
+    /// By the first op.
     Later,
 }
 
@@ -49,12 +49,12 @@ pub(crate) struct Engine {
     pub(crate) size: u32,
     pub(crate) timeout: Duration,
     pub(crate) orders: Receiver<Order>,
-    /// Told once, when the communicator is ready.
+    /// Receives one message when the communicator is ready.
     pub(crate) ready: Option<Sender<()>>,
 }
 
 impl Engine {
-    /// Runs until told to close, or until something fails.
+    /// Runs until it is told to close, or until something fails.
     pub(crate) fn run(mut self, origin: Origin) {
         let jobs = self.resources.jobs.clone();
         let worked = caught(|| self.work(origin)).unwrap_or_else(|words| {
@@ -62,7 +62,7 @@ impl Engine {
         });
         if let Err(e) = worked {
             if matches!(e.kind(), ErrorKind::PeerDead { .. }) && e.report().guilty.is_empty() {
-                // NCCL's words are worth more than the next deadline's.
+                // NCCL's error is more useful than the error of the next deadline.
                 let left = jobs.left().map_or(NAMED, |left| left / 2);
                 jobs.wait_for_failure(NAMED.min(left));
             }
@@ -75,7 +75,7 @@ impl Engine {
         let resources = &self.resources;
         resources.jobs.calling("cuCtxSetCurrent", || resources.cuda.enter_own(resources.device))?;
         if resources.cuda.has_kernels().is_ok() {
-            // What goes wrong here is told to the call that needs a kernel.
+            // An error here is reported by the call that needs a kernel.
             let _ = resources.jobs.calling("cuModuleLoadData", || resources.cuda.load(resources.device));
         }
         let mut channels: BTreeMap<Participants, Channel> = BTreeMap::new();
@@ -101,7 +101,7 @@ impl Engine {
             if channels.get(&Participants::All).is_none_or(Channel::is_ready)
                 && let Some(ready) = self.ready.take()
             {
-                // Whoever made the backend may have given up.
+                // The caller that made the backend may have given up.
                 let _ = ready.send(());
             }
             let idle = channels.values().all(Channel::is_idle);
@@ -132,9 +132,9 @@ impl Engine {
         }
     }
 
-    /// The next order: a look while the device is at work, else as soon as there is one.
+    /// The next order. While the device works, this does not wait for one.
     fn next(&self, idle: bool, busy_since: Instant) -> Option<Order> {
-        // Where nobody is left to give orders, the backend is gone.
+        // If no sender is left, the backend was dropped.
         let gone = || Order::Close { deadline: Instant::now() + self.timeout };
         if idle {
             return Some(self.orders.recv().unwrap_or_else(|_| gone()));
@@ -156,7 +156,7 @@ impl Engine {
         }
     }
 
-    /// Whose communicator it is for.
+    /// The ranks of the communicator that this item needs.
     fn between(&self, item: &Item) -> Participants {
         let Item::Run(task) = item else { return Participants::All };
         if !task.op.is_p2p() {

@@ -1,4 +1,4 @@
-//! The jobs in flight, and the one cause for which they all end early. Nothing here calls CUDA or NCCL, so nothing here
+//! The unfinished jobs, and the one cause for which all end early. Nothing here calls CUDA or NCCL, so nothing here
 //! hangs.
 
 use std::collections::BTreeMap;
@@ -9,15 +9,15 @@ use c10d_core::panics::caught;
 use c10d_core::sync::{Condvar, Mutex};
 use c10d_core::{Error, ErrorKind, Phase, Result};
 
-/// How long what is in flight may take to end after a peer's program did.
+/// How long running jobs may take to end after a peer's program has ended.
 const ENDED: Duration = Duration::from_secs(1);
-/// Between two looks whether it has.
+/// The pause between two checks whether they have ended.
 const LOOK: Duration = Duration::from_millis(5);
 
-/// How far a job is.
+/// The state of a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stage {
-    /// Nothing was told to the device.
+    /// Nothing was sent to the device.
     Queued,
     /// The device may be using the job's memory.
     Issued,
@@ -27,11 +27,11 @@ struct Slot {
     job: Job,
     stage: Stage,
     deadline: Instant,
-    /// The rank whose fingerprint of this call is still to come.
+    /// The rank whose fingerprint of this call has not arrived yet.
     awaits: Option<u32>,
     /// The other rank of a message.
     peer: Option<u32>,
-    /// The device is through with it.
+    /// Whether the device has finished it.
     passed: bool,
 }
 
@@ -40,28 +40,28 @@ struct Jobs {
     slots: BTreeMap<u64, Slot>,
     next: u64,
     failed: Option<Error>,
-    /// When the deadline watch looks again by itself.
+    /// When the deadline watch wakes by itself.
     wakes: Option<Instant>,
-    /// The backend is gone, or was shut down.
+    /// Whether the backend was dropped or shut down.
     closed: bool,
-    /// The device's thread is through.
+    /// Whether the device's thread has ended.
     over: bool,
-    /// A peer's program has ended without leaving: the cause for what is asked of this rank from now on.
+    /// Set if a peer's program ended without leaving the group: the cause for later calls of this rank.
     ended: Option<Error>,
 }
 
-/// What the device's thread is inside of.
+/// The call that the device's thread is making.
 #[derive(Default)]
 struct Calling {
     what: Option<(&'static str, Instant)>,
-    /// The communicators are being given up: no new call.
+    /// Whether new calls are forbidden, since the communicators are being aborted.
     barred: bool,
 }
 
 #[derive(Default)]
 pub(crate) struct JobTable {
-    /// Whether a collective that this rank refuses ends the group: nobody compares the ranks' calls, so the others' would
-    /// meet a later one of this rank, unseen.
+    /// Whether a collective that this rank rejects fails the group. That is needed if the ranks' calls are not
+    /// compared, since the others' collective would be paired with a later one of this rank.
     strict: bool,
     jobs: Mutex<Jobs>,
     changed: Condvar,
@@ -74,8 +74,8 @@ impl JobTable {
         JobTable { strict, ..JobTable::default() }
     }
 
-    /// Takes a job in; gives its number, or ends the job where the backend has failed. It is over when the device is
-    /// through with it and the fingerprint of rank `awaits` was heard.
+    /// Adds a job and returns its number. If the backend has failed, it ends the job instead. The job is finished when
+    /// the device has finished it and the fingerprint of rank `awaits` was received.
     pub(crate) fn enter(&self, job: Job, awaits: Option<u32>) -> Option<u64> {
         let deadline = job.request().deadline();
         let peer = job.request().op.is_p2p().then_some(job.request().params.peer);
@@ -101,7 +101,7 @@ impl JobTable {
         Some(id)
     }
 
-    /// The device's thread is about to use the job's memory; `false`: the job is ended already.
+    /// Called before the device's thread uses the job's memory. `false` means that the job has already ended.
     pub(crate) fn issue(&self, id: u64) -> bool {
         let mut jobs = self.jobs.lock();
         if jobs.failed.is_some() {
@@ -110,10 +110,10 @@ impl JobTable {
         jobs.slots.get_mut(&id).map(|slot| slot.stage = Stage::Issued).is_some()
     }
 
-    /// Ends a job, if nobody else did.
+    /// Ends a job, unless it has already ended.
     pub(crate) fn finish(&self, id: u64, result: Result) {
         let mut jobs = self.jobs.lock();
-        // What has failed is ended by the deadline watch, in one way for all.
+        // After a failure the deadline watch ends all jobs in the same way.
         if jobs.failed.is_some() {
             return;
         }
@@ -135,7 +135,7 @@ impl JobTable {
         }
     }
 
-    /// Ends a job that is not told to the library.
+    /// Ends a job that is not passed to the library.
     pub(crate) fn refuse(&self, id: u64, mut error: Error) {
         let collective = self.jobs.lock().slots.get(&id).is_some_and(|slot| slot.peer.is_none());
         if self.strict && collective {
@@ -146,7 +146,7 @@ impl JobTable {
         }
     }
 
-    /// The fingerprint that a job awaited agrees with it.
+    /// Called when the fingerprint for which a job waited agrees with it.
     pub(crate) fn checked(&self, id: u64) {
         let passed = self.jobs.lock().slots.get_mut(&id).is_some_and(|slot| {
             slot.awaits = None;
@@ -157,7 +157,7 @@ impl JobTable {
         }
     }
 
-    /// Fails everything in flight and to come; the first cause wins.
+    /// Fails all unfinished and later jobs. The first cause counts.
     pub(crate) fn fail(&self, cause: Error) {
         let mut jobs = self.jobs.lock();
         if jobs.failed.is_none() {
@@ -166,8 +166,8 @@ impl JobTable {
         }
     }
 
-    /// A peer's program has ended without leaving. What is in flight has a moment to end all the same, since the peer may
-    /// have done its part; else it fails for this cause, and what comes later does.
+    /// Called when a peer's program ended without leaving the group. Running jobs get a moment to end, since the peer
+    /// may have done its part. Jobs that do not end, and later jobs, fail with this cause.
     pub(crate) fn peer_ended(&self, cause: Error) {
         let patience = self.left().map_or(ENDED, |left| ENDED.min(left / 2));
         let until = Instant::now() + patience;
@@ -183,7 +183,7 @@ impl JobTable {
         self.fail(cause);
     }
 
-    /// Waits until nothing is in flight. What has failed is not waited for: it ends by itself.
+    /// Waits until no job is unfinished. After a failure it does not wait, since the jobs end by themselves.
     pub(crate) fn wait_idle(&self, deadline: Instant) -> Result {
         let mut jobs = self.jobs.lock();
         while !jobs.slots.is_empty() && jobs.failed.is_none() {
@@ -202,32 +202,32 @@ impl JobTable {
         self.jobs.lock().failed.clone()
     }
 
-    /// How long the job in flight with the first deadline has left.
+    /// The remaining time of the job with the earliest deadline.
     pub(crate) fn left(&self) -> Option<Duration> {
         let first = self.jobs.lock().slots.values().map(|s| s.deadline).min();
         first.map(|deadline| deadline.saturating_duration_since(Instant::now()))
     }
 
-    /// Waits until somebody fails it, but no longer than this.
+    /// Waits until a failure is reported, but no longer than this.
     pub(crate) fn wait_for_failure(&self, patience: Duration) {
         let until = Instant::now() + patience;
         let mut jobs = self.jobs.lock();
         while jobs.failed.is_none() && !self.changed.wait_until(&mut jobs, until).timed_out() {}
     }
 
-    /// No more jobs.
+    /// Accepts no more jobs.
     pub(crate) fn close(&self) {
         self.jobs.lock().closed = true;
         self.changed.notify_all();
     }
 
-    /// The device's thread is through.
+    /// Called when the device's thread ends.
     pub(crate) fn over(&self) {
         self.jobs.lock().over = true;
         self.changed.notify_all();
     }
 
-    /// Waits until the device's thread is through.
+    /// Waits until the device's thread has ended.
     pub(crate) fn wait_over(&self, deadline: Instant) -> Result {
         let mut jobs = self.jobs.lock();
         while !jobs.over {
@@ -242,7 +242,8 @@ impl JobTable {
         Ok(())
     }
 
-    /// Waits until something has failed: by its own cause, or because a job's time is over. `None`: closed and through.
+    /// Waits until something has failed or a job's deadline is over. `None` means that everything is closed and
+    /// finished.
     pub(crate) fn wait_failure(&self) -> Option<Error> {
         let mut jobs = self.jobs.lock();
         loop {
@@ -272,20 +273,20 @@ impl JobTable {
         }
     }
 
-    /// Everything in flight, taken from the job table; and how long it may still be held.
+    /// Takes all unfinished jobs from the job table.
     pub(crate) fn take_all(&self) -> Vec<(Job, Stage)> {
         let slots = std::mem::take(&mut self.jobs.lock().slots);
         slots.into_values().map(|s| (s.job, s.stage)).collect()
     }
 
-    /// The shortest time for which a job in flight may still be held after a failure.
+    /// The shortest time for which an unfinished job may still be held after a failure.
     pub(crate) fn grace(&self) -> Duration {
         let jobs = self.jobs.lock();
         let least = jobs.slots.values().map(|s| let_go(s.job.request().timeout)).min();
         least.unwrap_or(Duration::from_millis(100))
     }
 
-    /// Runs a call of a library that may not come back; not at all if the communicators are being given up.
+    /// Runs a library's call that may not return. If the communicators are being aborted, it does not run it.
     pub(crate) fn calling<T>(&self, what: &'static str, call: impl FnOnce() -> Result<T>) -> Result<T> {
         {
             let mut calling = self.calling.lock();
@@ -294,7 +295,7 @@ impl JobTable {
             }
             calling.what = Some((what, Instant::now()));
         }
-        // A store's call is foreign code.
+        // A store's methods are foreign code.
         let result = caught(call)
             .unwrap_or_else(|words| Err(Error::new(ErrorKind::Internal, format!("{what} panicked: {words}"))));
         self.calling.lock().what = None;
@@ -302,19 +303,19 @@ impl JobTable {
         result
     }
 
-    /// Lets no new call begin.
+    /// Forbids new calls.
     pub(crate) fn bar(&self) {
         self.calling.lock().barred = true;
     }
 
-    /// Waits for the call that runs, but no longer than this.
+    /// Waits for the running call, but no longer than this.
     pub(crate) fn quiet(&self, patience: Duration) {
         let until = Instant::now() + patience;
         let mut calling = self.calling.lock();
         while calling.what.is_some() && !self.called.wait_until(&mut calling, until).timed_out() {}
     }
 
-    /// Which call the device's thread is inside of, in words that go on a sentence.
+    /// The call that the device's thread is making, as text to be appended to a sentence.
     pub(crate) fn inside(&self) -> String {
         match self.calling.lock().what {
             Some((what, since)) => format!(", inside {what} for {:.1?}", since.elapsed()),

@@ -1,4 +1,4 @@
-//! The ops as NCCL's calls, one function each.
+//! The translation of each op to NCCL's calls, with one function per op.
 
 use c10d_core::{DType, Error, OpKind, Result};
 
@@ -17,7 +17,7 @@ pub(crate) struct Plan<'t, 'i, 'a> {
     pub(crate) issuer: &'i mut Issuer<'a>,
     /// A reduction that was made for the calls.
     pub(crate) made: Option<RedOp>,
-    /// Whose calls are made. Ranks of one communicator must make the same ones, grouped in the same way.
+    /// The dialect of the calls. All ranks of a communicator must make the same calls, grouped in the same way.
     pub(crate) dialect: &'t Dialect,
     pub(crate) scratch: &'t mut Scratch,
 }
@@ -68,7 +68,8 @@ impl Plan<'_, '_, '_> {
         self.issuer.group(|i| i.recv(to, peer))
     }
 
-    /// Runs `body` with the task's reduction; one that was made for it is given back when the calls are through.
+    /// Runs `body` with the task's reduction. If the reduction was made for it, it is destroyed when the calls are
+    /// finished.
     fn reducing(&mut self, body: impl FnOnce(&mut Self, RedOp) -> Result) -> Result {
         let dtype = self.task.dtype.unwrap_or(DType::F32);
         let (op, made) = self.issuer.make(reduction(self.task.params.reduce, dtype))?;
@@ -76,13 +77,13 @@ impl Plan<'_, '_, '_> {
         body(self, op)
     }
 
-    /// The other rank of a message, as the communicator numbers it.
+    /// The other rank of a message, by its number in the communicator.
     fn peer(&self) -> u32 {
-        // A communicator of two has no others.
+        // A communicator of two has only one other rank.
         if self.size == 2 { 1 - self.rank as u32 } else { self.task.params.peer }
     }
 
-    /// Issues one call for each of `calls`: together, but for PyTorch's second engine, which has them one by one.
+    /// Issues one call for each of `calls`, in one group. PyTorch's second engine issues them one by one.
     fn each<T>(
         &mut self,
         calls: impl Iterator<Item = T>,
@@ -112,7 +113,7 @@ impl Plan<'_, '_, '_> {
         self.reducing(|plan, op| plan.issuer.reduce(buffer, buffer, op, root))
     }
 
-    /// Each rank broadcasts its input into everybody's output of that rank: any lengths, no scratch memory.
+    /// Each rank broadcasts its input to all ranks' outputs. Lengths may differ, and no scratch memory is needed.
     fn all_gather_lists(&mut self) -> Result {
         let (task, size) = (self.task, self.size);
         if *self.dialect == Dialect::TorchLegacy && all_alike(&task.outputs) {
@@ -127,7 +128,7 @@ impl Plan<'_, '_, '_> {
         if self.dialect.is_native() {
             return self.issuer.group(|i| lists.try_for_each(|l| list(i, l)));
         }
-        // PyTorch gathers one list after the other.
+        // PyTorch gathers the lists one after another.
         lists.try_for_each(|l| self.issuer.group(|i| list(i, l)))
     }
 
@@ -148,7 +149,8 @@ impl Plan<'_, '_, '_> {
         self.each(task.inputs.iter().zip(&task.outputs), |i, (from, to)| i.all_gather(*from, *to))
     }
 
-    /// Each rank's output is the reduction of everybody's input for it: any lengths, no scratch memory.
+    /// Each rank's output is the reduction of all ranks' inputs for it. Lengths may differ, and no scratch memory is
+    /// needed.
     fn reduce_scatter(&mut self) -> Result {
         let (task, rank, size) = (self.task, self.rank, self.size);
         if *self.dialect == Dialect::TorchLegacy && all_alike(&task.inputs) {
@@ -221,7 +223,7 @@ impl Plan<'_, '_, '_> {
     fn all_to_all_single(&mut self) -> Result {
         let (from, to, rank, size) = (self.input(0), self.output(0), self.rank, self.size);
         let (ins, outs) = (self.task.params.input_splits(), self.task.params.output_splits());
-        // Ranks with splits and ranks without may meet, so all make the same calls. PyTorch makes others.
+        // Some ranks may give splits and others not, so all make the same calls. PyTorch makes other calls.
         let even = ins.is_empty() && outs.is_empty() && !self.dialect.is_native();
         if even && self.issuer.has_all_to_all() {
             return if from.count == 0 { Ok(()) } else { self.issuer.all_to_all(from, to, from.count / size) };
@@ -238,18 +240,18 @@ impl Plan<'_, '_, '_> {
     }
 
     fn barrier(&mut self) -> Result {
-        // One float, whatever is in it.
+        // One float with any value.
         let token = self.scratch.part(1, DType::F32.size())?;
         self.issuer.all_reduce(token, RedOp::SUM)
     }
 }
 
-/// Whether all have one length.
+/// Whether all have the same length.
 fn all_alike(parts: &[Part]) -> bool {
     parts.iter().all(|part| part.count == parts[0].count)
 }
 
-/// Where each rank's part begins, and where the last ends.
+/// The offsets where each rank's part begins and where the last one ends.
 fn offsets(splits: &[usize], count: usize, size: usize) -> Vec<usize> {
     let mut at = vec![0; size + 1];
     for r in 0..size {

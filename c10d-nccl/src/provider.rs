@@ -15,9 +15,9 @@ use crate::start::Facts;
 
 /// CUDA devices under the name `cuda`, the backend `nccl`, and its kernel for sparse tensors.
 ///
-/// Settings: hints `nccl.lib` (the library's file), `nccl.device` (the number of this rank's GPU, where the group's builder
-/// was told no device), `nccl.check` (`off`: the ranks' calls are not compared), `nccl.compat` (PyTorch's ranks are in the
-/// group, too).
+/// It reads these hints: `nccl.lib` (the library's file), `nccl.device` (the number of this rank's GPU, if the group's
+/// builder has no device), `nccl.check` (`off`: the ranks' calls are not compared), and `nccl.compat` (the group also
+/// has ranks of PyTorch).
 pub static PROVIDER: Provider = Provider {
     source: env!("CARGO_PKG_NAME"),
     backends: &[Registration {
@@ -58,10 +58,10 @@ fn create(init: &GroupInit) -> Result<Arc<dyn Backend>> {
     Ok(Arc::new(Nccl::connect(nccl, cuda, Facts::of(init, device)?)?))
 }
 
-/// Where this process's libnccl lies, and its version; loads it if that was not done yet.
+/// Returns the path of this process's libnccl and its version. The library is loaded if it is not loaded yet.
 ///
 /// # Errors
-/// `Unsupported`, with all that was tried, where there is none that can be used.
+/// `Unsupported`, with everything that was tried, if no usable library exists.
 pub fn library() -> Result<(PathBuf, String)> {
     let library = Library::get(None)?;
     Ok((library.path.clone(), library.version.to_string()))

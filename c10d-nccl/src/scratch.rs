@@ -1,4 +1,4 @@
-//! Device memory of a stream's own, for barriers and for ops that PyTorch's ranks do by way of one flat tensor.
+//! Device memory of one stream, for barriers and for ops that PyTorch does with one flat tensor.
 
 use std::mem::ManuallyDrop;
 use std::sync::Arc;
@@ -9,13 +9,13 @@ use c10d_core::{Buf, DType, Error, ErrorKind, Memory, Result};
 use crate::cuda::CudaApi;
 use crate::task::Part;
 
-/// Memory that grows with the ops that need it. One op after another uses it: they are in order on their stream.
+/// Memory that grows as ops need it. Successive ops can share it, since their stream orders them.
 pub(crate) struct Scratch {
     cuda: Arc<dyn CudaApi>,
     device: u16,
-    /// The last is in use; the others became too small, and are together no larger. They stay until the end, since freeing
-    /// waits for the whole device, other communicators' kernels too. Left behind after a failure, since the device may be at
-    /// it still.
+    /// The last buffer is in use. The others became too small, and their total size is not larger. They remain until
+    /// the end, since freeing waits for the whole device, including kernels of other communicators. After a failure
+    /// they are leaked, since the device may still use them.
     buffers: Vec<ManuallyDrop<DeviceBuffer>>,
 }
 
@@ -24,7 +24,7 @@ impl Scratch {
         Scratch { cuda, device, buffers: Vec::new() }
     }
 
-    /// Room for `count` elements of `size` bytes.
+    /// Memory for `count` elements of `size` bytes.
     pub(crate) fn part(&mut self, count: usize, size: usize) -> Result<Part> {
         let bytes = count * size;
         if self.buffers.last().is_none_or(|last| last.count() < bytes) {
@@ -38,7 +38,7 @@ impl Scratch {
         }
     }
 
-    /// Gives everything back; the stream has passed everything.
+    /// Frees everything. The stream must have finished its work.
     pub(crate) fn close(self) {
         self.buffers.into_iter().for_each(|buffer| drop(ManuallyDrop::into_inner(buffer)));
     }

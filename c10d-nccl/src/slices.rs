@@ -9,24 +9,24 @@ use cudarc::driver::{CudaSlice, CudaStream, CudaView, CudaViewMut, DevicePtr, De
 
 use crate::cuda::failed;
 
-/// A slice of cudarc's as a buffer for collectives; [`on_device`] makes it.
+/// A slice of cudarc as a buffer for collectives; [`on_device`] makes it.
 ///
-/// There are `&CudaSlice<T>` and [`CudaView`] to be read, `&mut CudaSlice<T>`, [`CudaViewMut`] and, for calls that own their
-/// buffers, `CudaSlice<T>` to be written as well; `T` is any element type, such as `f32` or `half::bf16`.
+/// `&CudaSlice<T>` and [`CudaView`] can be read. `&mut CudaSlice<T>`, [`CudaViewMut`] and, for calls that own their
+/// buffers, `CudaSlice<T>` can also be written. `T` is any element type, such as `f32` or `half::bf16`.
 ///
 /// # Order
-/// The op runs after everything that the slice's stream was given before the call, and after what cudarc knows to use the
-/// slice on other streams. When the call returns, or the work is done, the device has passed the op: any stream may use the
-/// slice. Where the stream records a graph, the call is refused.
+/// The op runs after the work that was put on the slice's stream before the call, and after the uses of the slice on
+/// other streams that cudarc knows. When the call returns, or the work is done, the device has finished the op, so any
+/// stream may use the slice. If the stream records a graph, the call is rejected.
 ///
-/// [`Call::on_stream`](c10d_core::Call::on_stream) needs not be said; if it is, it must be the slice's own stream.
+/// [`Call::on_stream`](c10d_core::Call::on_stream) is not needed. If it is used, it must give the slice's own stream.
 #[derive(Debug)]
 pub struct OnDevice<B> {
     slice: B,
     after: Vec<Arc<CudaStream>>,
 }
 
-/// This slice as a buffer.
+/// Makes a buffer of this slice.
 ///
 /// ```no_run
 /// use c10d_core::{ProcessGroup, ReduceOp, op};
@@ -48,7 +48,7 @@ pub fn on_device<B>(slice: B) -> OnDevice<B> {
 }
 
 impl<B> OnDevice<B> {
-    /// The op runs after what this stream was given so far, too.
+    /// Makes the op also run after the work that was put on this stream so far.
     pub fn after(mut self, stream: &Arc<CudaStream>) -> Self {
         self.after.push(stream.clone());
         self
@@ -59,7 +59,7 @@ impl<B> OnDevice<B> {
         self.slice
     }
 
-    /// Has the slice's own stream wait for the others.
+    /// Makes the slice's own stream wait for the others.
     fn gather(&self, own: &CudaStream) -> Result {
         for stream in self.after.iter().map(|s| &**s).chain([own]) {
             match stream.capture_status().map_err(|e| failed("asking whether a stream records a graph", e))? {
@@ -75,9 +75,10 @@ impl<B> OnDevice<B> {
     }
 }
 
-/// Has the default stream, behind which the op runs unless the call says otherwise, wait for a slice's.
+/// Makes the default stream wait for a slice's stream. The op runs after the default stream unless the call gives
+/// another one.
 fn lead(own: &CudaStream) -> Result {
-    // What went wrong with cudarc's own marks it keeps to itself until it is asked.
+    // cudarc keeps errors of its own events until it is asked.
     let done = own.context().check_err().and_then(|()| match own.cu_stream().is_null() {
         true => Ok(()),
         false => own.context().default_stream().join(own),
@@ -92,12 +93,13 @@ fn span<T: Element>(at: u64, count: usize, stream: &CudaStream) -> Span {
 
 macro_rules! buf {
     ($([$($generics:tt)*] $type:ty, $pointer:ident;)*) => {$(
-        // SAFETY: the allocation is borrowed or owned by the value and does not move; the event that cudarc would record
-        // when the pointer's user is through is not needed, since the op is over on the device before the value is free.
+        // SAFETY: the value borrows or owns the allocation, which does not move. The event that cudarc would record
+        // when the pointer is no longer used is not needed, since the op is finished on the device before the value is
+        // free.
         unsafe impl<$($generics)*> Buf for OnDevice<$type> {
             fn span(&mut self) -> Span {
                 let (own, count) = (self.slice.stream().clone(), self.slice.len());
-                // Has the slice's stream wait for what cudarc knows to use the slice.
+                // Makes the slice's stream wait for the uses of the slice that cudarc knows.
                 let (at, record) = self.slice.$pointer(&own);
                 std::mem::forget(record);
                 span::<T>(at, count, &own)
@@ -121,7 +123,7 @@ buf! {
     [T: Element] CudaSlice<T>, device_ptr_mut;
 }
 
-// SAFETY: an exclusive borrow or sole ownership.
+// SAFETY: it is an exclusive borrow or sole ownership.
 unsafe impl<T: Element> BufMut for OnDevice<&mut CudaSlice<T>> {}
 // SAFETY: as above.
 unsafe impl<T: Element> BufMut for OnDevice<CudaViewMut<'_, T>> {}

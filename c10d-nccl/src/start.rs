@@ -1,4 +1,4 @@
-//! From a group's facts to a running backend.
+//! Starts a backend from the facts about its group.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -20,10 +20,10 @@ use crate::engine::{Engine, Order, Origin};
 use crate::jobs::JobTable;
 use crate::nccl::NcclApi;
 
-/// The hint that switches the comparison of calls off.
+/// The hint that disables the comparison of calls.
 const CHECK: &str = "nccl.check";
 
-/// What the threads of one backend share with it.
+/// The data that a backend and its threads share.
 pub(crate) struct Running {
     pub(crate) jobs: Arc<JobTable>,
     pub(crate) orders: Sender<Order>,
@@ -32,12 +32,12 @@ pub(crate) struct Running {
     pub(crate) device: u16,
     pub(crate) size: u32,
     pub(crate) side: Option<SideChannel>,
-    /// Where the ranks' calls are compared, unless that was switched off.
+    /// Compares the ranks' calls, unless that is disabled.
     pub(crate) checks: Option<Arc<Checks>>,
     pub(crate) dialect: Dialect,
 }
 
-/// What a backend is started with.
+/// The arguments for starting a backend.
 pub(crate) struct Facts {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) rank: u32,
@@ -55,7 +55,7 @@ impl Facts {
     pub(crate) fn of(init: &GroupInit, device: u16) -> Result<Facts> {
         let (rank, size, timeout, deadline) = (init.rank, init.size, init.timeout, init.deadline);
         let dialect = Dialect::of(init)?;
-        // Ranks of PyTorch have no ear for it.
+        // Ranks of PyTorch do not take part in it.
         let side = if dialect.is_native() { SideChannel::connect(init, init.cpu, "nccl")? } else { None };
         let checks = match init.hint(CHECK) {
             None | Some("on") => true,
@@ -66,7 +66,7 @@ impl Facts {
     }
 }
 
-/// Connects the ranks by a new communicator.
+/// Connects the ranks with a new communicator.
 pub(crate) fn connect(nccl: Arc<dyn NcclApi>, cuda: Arc<dyn CudaApi>, facts: Facts) -> Result<Running> {
     let origin = match facts.dialect.is_lazy() {
         true => Origin::Later,
@@ -115,7 +115,7 @@ pub(crate) fn run(
         Ok(()) => Ok(running),
         Err(RecvTimeoutError::Timeout) => {
             let what = format!("the NCCL communicator was not ready in time{}", running.jobs.inside());
-            // Only ranks of this crate say that they are there.
+            // Only ranks of this crate record that they are connecting.
             let absent = if running.dialect.is_native() { bootstrap::absent(&*store, size) } else { Vec::new() };
             let error = Error::new(ErrorKind::Timeout, what).guilty(absent).phase(Phase::Connect);
             running.fail(error.clone());
@@ -130,7 +130,8 @@ pub(crate) fn run(
 }
 
 impl Running {
-    /// Fails as soon as a peer is gone or gives up; where its program ended without leaving, when it is needed.
+    /// Fails as soon as a peer is gone or gives up. If the peer's program ended without leaving the group, it fails
+    /// only when the peer is needed.
     fn watch(&self) -> Result {
         let Some(side) = self.side.clone() else { return Ok(()) };
         let (jobs, orders) = (self.jobs.clone(), self.orders.clone());
@@ -148,7 +149,7 @@ impl Running {
         })
     }
 
-    /// Leaves the peers: in order, when they know by the deadline of all calls, or with what went wrong.
+    /// Leaves the group: in order, if the peers know all calls by the deadline, or otherwise with the error.
     pub(crate) fn leave(&self, deadline: Instant) {
         let Some(side) = &self.side else { return };
         match (self.jobs.failure(), &self.checks) {
@@ -159,11 +160,11 @@ impl Running {
         side.leave();
     }
 
-    /// Fails everything, for this cause.
+    /// Fails everything with this cause.
     pub(crate) fn fail(&self, cause: Error) {
         self.jobs.fail(cause.clone());
         self.side.iter().for_each(|side| side.abort(&cause));
-        // An engine that is gone knows already.
+        // If the engine has ended, it knows already.
         let _ = self.orders.send(Order::Look);
     }
 }

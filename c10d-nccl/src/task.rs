@@ -1,5 +1,5 @@
-//! A job as the device's thread sees it: a copy of what is to be done, so that the job itself can be ended by others
-//! while a call of the library does not come back.
+//! A job's data for the device's thread. It is a copy, so that other threads can end the job while a call of the
+//! library does not return.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ pub(crate) type Parts = SmallVec<[Part; 1]>;
 pub(crate) struct Part {
     pub(crate) at: Address,
     pub(crate) count: usize,
-    /// Bytes of one element.
+    /// The size of an element in bytes.
     pub(crate) size: usize,
 }
 
@@ -32,7 +32,7 @@ impl Part {
     }
 }
 
-/// What is to be done.
+/// The work.
 #[derive(Clone, Debug)]
 pub(crate) struct Task {
     /// Its number in the job table.
@@ -49,7 +49,7 @@ pub(crate) struct Task {
 }
 
 impl Task {
-    /// The task of a job on this device.
+    /// Makes the task of a job on this device.
     pub(crate) fn of(job: &Job, device: u16) -> Result<Task> {
         let request = job.request();
         let parts = |spans: &[Span]| spans.iter().map(|s| part(s, device)).collect::<Result<Parts>>();

@@ -1,4 +1,4 @@
-//! What NCCL makes of element types and reductions, and so what the backend offers.
+//! How element types and reductions are mapped to NCCL, and so what the backend offers.
 
 use c10d_core::backend::{Capabilities, OpSet};
 use c10d_core::{DType, DTypeSet, OpKind, ReduceOp};
@@ -6,8 +6,8 @@ use half::{bf16, f16};
 
 use crate::nccl::{DataType, RedOp};
 
-/// Everything but receiving from whoever sends first, for which NCCL has no call; and `monitored_barrier`, which is the
-/// CPU's.
+/// All ops except `recv_any_source`, for which NCCL has no call, and `monitored_barrier`, for which the CPU backend is
+/// used.
 pub(crate) const CAPABILITIES: Capabilities = Capabilities {
     ops: OpSet::ALL.without(&[OpKind::RecvAnySource, OpKind::MonitoredBarrier]),
     moves: DTypeSet::ALL,
@@ -23,7 +23,7 @@ pub(crate) const CAPABILITIES: Capabilities = Capabilities {
     ..Capabilities::ALL
 };
 
-/// The same without what PyTorch's first engine lacks.
+/// The same without the ops that PyTorch's first engine lacks.
 pub(crate) const LEGACY_CAPABILITIES: Capabilities = Capabilities {
     ops: OpSet::ALL.without(&[OpKind::RecvAnySource, OpKind::MonitoredBarrier, OpKind::AllGatherCoalesced]),
     ..CAPABILITIES
@@ -40,7 +40,7 @@ const fn reduced_by(code: u8) -> DTypeSet {
     }
 }
 
-/// An element type as NCCL moves it: its type, and how many of those one element is.
+/// The type with which NCCL moves elements, and the number of values of that type in one element.
 pub(crate) fn moved(dtype: DType) -> (DataType, usize) {
     match dtype {
         DType::I8 => (DataType::I8, 1),
@@ -54,23 +54,23 @@ pub(crate) fn moved(dtype: DType) -> (DataType, usize) {
         DType::BF16 => (DataType::BF16, 1),
         DType::Complex64 => (DataType::F32, 2),
         DType::Complex128 => (DataType::F64, 2),
-        // What NCCL has no type for is moved as bytes.
+        // Types that NCCL does not have are moved as bytes.
         other => (DataType::U8, other.size()),
     }
 }
 
-/// A reduction as NCCL does it.
+/// How NCCL does a reduction.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Reduction {
-    /// One that it has.
+    /// By an operation that it has.
     Is(RedOp),
-    /// One that is made for the call: times this factor, then the sum.
+    /// By an operation that is made for the call: multiply by this factor, then sum.
     Scaled(f64),
 }
 
-/// The reduction on this type; within the capabilities.
+/// The reduction for this type, which must be within the capabilities.
 pub(crate) fn reduction(op: ReduceOp, dtype: DType) -> Reduction {
-    // A bool is 0 or 1, of which the sum is "or", the product "and".
+    // A bool is 0 or 1, so the sum is "or" and the product is "and".
     let bool = dtype == DType::Bool;
     Reduction::Is(match op {
         ReduceOp::Sum | ReduceOp::Bor if bool => RedOp::MAX,

@@ -1,4 +1,4 @@
-//! A communicator that the library makes of another, in its own time.
+//! A communicator that the library derives from another in the background.
 
 use std::ffi::c_void;
 use std::mem::ManuallyDrop;
@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicPtr, Ordering};
 
 use crate::nccl::Comm;
 
-/// Where the library writes the new communicator, on a thread of its own, before the old one is ready again. Where the old
-/// one never is, the library may write at any time: the place is left behind.
+/// The memory where the library writes the new communicator. It does that on its own thread before the old communicator
+/// is ready again. If that never happens, the library may write at any time, so the memory is leaked.
 #[derive(Default)]
 pub(crate) struct Child(ManuallyDrop<Arc<AtomicPtr<c_void>>>);
 
@@ -17,7 +17,7 @@ impl Child {
         self.0.as_ptr().cast()
     }
 
-    /// What was made. The old communicator is ready again.
+    /// Returns the new communicator. The old one must be ready again.
     pub(crate) fn take(self) -> Comm {
         Comm(ManuallyDrop::into_inner(self.0).load(Ordering::Acquire))
     }

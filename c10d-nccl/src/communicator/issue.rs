@@ -1,4 +1,4 @@
-//! Calls on one communicator and stream, for code that knows nothing of pointers.
+//! Calls on one communicator and stream, for safe code.
 #![allow(unsafe_code)]
 
 use std::marker::PhantomData;
@@ -11,7 +11,7 @@ use crate::nccl::{Call, Comm, NcclApi, NcclResult, Optional, RedOp, failure};
 use crate::task::Part;
 use crate::types::{Reduction, moved, scalar};
 
-/// Issues the calls of one task. Not `Send`: groups belong to a thread.
+/// Issues the calls of one task. It is not `Send`, since NCCL's groups belong to a thread.
 pub(crate) struct Issuer<'a> {
     nccl: &'a dyn NcclApi,
     cuda: &'a dyn CudaApi,
@@ -19,15 +19,16 @@ pub(crate) struct Issuer<'a> {
     comm: Comm,
     stream: u64,
     dtype: DType,
-    /// Whether a call was accepted that is not through yet.
+    /// Whether a call was accepted but not finished yet.
     pending: bool,
     _here: PhantomData<*const ()>,
 }
 
 impl<'a> Issuer<'a> {
     /// # Safety
-    /// Communicator and stream are alive and of this device. All tensors given to the methods are of `dtype`, lie in this
-    /// device's memory, and stay, used by nobody else, until the stream has passed the calls.
+    /// Communicator and stream are alive and belong to this device. All tensors given to the methods have the type
+    /// `dtype` and are in this device's memory. They remain, and nothing else uses them, until the stream has finished
+    /// the calls.
     pub(crate) unsafe fn new(
         nccl: &'a dyn NcclApi,
         cuda: &'a dyn CudaApi,
@@ -39,12 +40,12 @@ impl<'a> Issuer<'a> {
         Issuer { nccl, cuda, device, comm, stream, dtype, pending: false, _here: PhantomData }
     }
 
-    /// Whether the communicator must be asked when the calls are through.
+    /// Whether the communicator must be asked when the calls are finished.
     pub(crate) fn pending(&self) -> bool {
         self.pending
     }
 
-    /// Whether the library has all-to-all as one call.
+    /// Whether the library has a call for all-to-all.
     pub(crate) fn has_all_to_all(&self) -> bool {
         self.nccl.has(Optional::AllToAll)
     }
@@ -54,12 +55,12 @@ impl<'a> Issuer<'a> {
         let started = self.nccl.group_start();
         self.checked("ncclGroupStart", started)?;
         let issued = body(self);
-        // A group that was begun is ended, whatever became of its calls.
+        // A group that was started must be ended, even if its calls failed.
         let ended = self.nccl.group_end();
         issued.and(self.checked("ncclGroupEnd", ended))
     }
 
-    /// The reduction as the library's; and, where it was made for the calls, as what is to be given back after them.
+    /// The library's reduction. If one was made for the calls, it is also returned second, to be destroyed afterwards.
     pub(crate) fn make(&mut self, reduction: Reduction) -> Result<(RedOp, Option<RedOp>)> {
         match reduction {
             Reduction::Is(op) => Ok((op, None)),
@@ -74,7 +75,7 @@ impl<'a> Issuer<'a> {
     }
 
     pub(crate) fn all_reduce(&mut self, buffer: Part, op: RedOp) -> Result {
-        // SAFETY: as promised to `new`, here and below.
+        // SAFETY: the caller of `new` guarantees it, here and below.
         let result = unsafe { self.nccl.all_reduce(self.call(buffer.at, buffer.at, buffer.count), op) };
         self.checked("ncclAllReduce", result)
     }
@@ -103,14 +104,14 @@ impl<'a> Issuer<'a> {
         self.checked("ncclReduceScatter", result)
     }
 
-    /// `each` elements for each rank.
+    /// Exchanges `each` elements with each rank.
     pub(crate) fn all_to_all(&mut self, from: Part, to: Part, each: usize) -> Result {
         // SAFETY: as above.
         let result = unsafe { self.nccl.all_to_all(self.call(from.at, to.at, each)) };
         self.checked("ncclAlltoAll", result)
     }
 
-    /// Sends; nothing where there is nothing.
+    /// Sends a tensor, unless it is empty.
     pub(crate) fn send(&mut self, from: Part, peer: u32) -> Result {
         if from.count == 0 {
             return Ok(());
@@ -120,7 +121,7 @@ impl<'a> Issuer<'a> {
         self.checked("ncclSend", result)
     }
 
-    /// Receives; nothing where there is nothing.
+    /// Receives a tensor, unless it is empty.
     pub(crate) fn recv(&mut self, to: Part, peer: u32) -> Result {
         if to.count == 0 {
             return Ok(());
@@ -130,7 +131,7 @@ impl<'a> Issuer<'a> {
         self.checked("ncclRecv", result)
     }
 
-    /// Copies inside the device; nothing where it is there already.
+    /// Copies within the device, unless source and destination are the same.
     pub(crate) fn copy(&mut self, from: Part, to: Part) -> Result {
         if from.at == to.at || from.count == 0 {
             return Ok(());

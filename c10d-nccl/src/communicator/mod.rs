@@ -1,4 +1,4 @@
-//! A communicator that is owned: begun, asked, divided, closed.
+//! An owned communicator: connecting, asking for its state, dividing, closing.
 #![allow(unsafe_code)]
 
 use std::sync::Arc;
@@ -16,7 +16,7 @@ pub(crate) use issue::Issuer;
 use crate::cuda::CudaApi;
 use crate::nccl::{Comm, Config, NcclApi, NcclResult, RedOp, UniqueId, failure};
 
-/// One rank's end of a communicator. Dropped, it stays until an abort.
+/// One rank's part of a communicator. If this is dropped, the communicator remains until an abort.
 pub(crate) struct Communicator {
     nccl: Arc<dyn NcclApi>,
     comms: Arc<Comms>,
@@ -24,7 +24,7 @@ pub(crate) struct Communicator {
 }
 
 impl Communicator {
-    /// Begins to connect; `ready` says when it is done.
+    /// Begins to connect. `ready` tells when that is done.
     pub(crate) fn begin(
         nccl: &Arc<dyn NcclApi>,
         comms: &Arc<Comms>,
@@ -43,15 +43,16 @@ impl Communicator {
         Communicator { nccl: nccl.clone(), comms: comms.clone(), comm }
     }
 
-    /// Begins to divide this one, on which nothing is in flight; every rank of it calls.
+    /// Begins to divide this communicator. No call may be running, and every rank must call this.
     pub(crate) fn split(&self, color: Option<u32>, key: u32) -> Result<Child> {
         let (color, child) = (color.map(|c| c as i32), Child::default());
-        // SAFETY: alive as long as it is ours; the place stays until the library is through with it.
+        // SAFETY: the communicator is alive while this value owns it; the memory remains until the library has
+        // finished.
         let begun = unsafe { self.nccl.split(self.comm, color, key as i32, child.place(), &Config::NONBLOCKING) };
         self.accepted("ncclCommSplit", begun).map(|()| child)
     }
 
-    /// Begins to make one without these ranks, which do not call; nothing is in flight.
+    /// Begins to derive a communicator without these ranks, which do not call this. No call may be running.
     pub(crate) fn shrink(&self, without: &[i32]) -> Result<Child> {
         let child = Child::default();
         // SAFETY: as above.
@@ -59,7 +60,7 @@ impl Communicator {
         self.accepted("ncclCommShrink", begun).map(|()| child)
     }
 
-    /// Owns what was made of this one, and enters it in `comms`.
+    /// Takes ownership of a derived communicator, and registers it in `comms`.
     pub(crate) fn made(&self, comm: Comm, comms: &Arc<Comms>) -> Result<Communicator> {
         match comm {
             Comm::NULL => Err(Error::new(ErrorKind::Device, "NCCL made no communicator of another, and no error")),
@@ -71,9 +72,9 @@ impl Communicator {
         if result.is_accepted() { Ok(()) } else { Err(failure(&*self.nccl, self.comm, what, result)) }
     }
 
-    /// Whether all that was asked of it is done (for calls: issued).
+    /// Whether everything that was requested is done (calls are issued).
     pub(crate) fn ready(&self) -> Result<bool> {
-        // SAFETY: alive as long as it is ours.
+        // SAFETY: the communicator is alive while this value owns it.
         match unsafe { self.nccl.async_error(self.comm) } {
             Ok(NcclResult::SUCCESS) => Ok(true),
             Ok(NcclResult::IN_PROGRESS) => Ok(false),
@@ -82,32 +83,32 @@ impl Communicator {
         }
     }
 
-    /// For the calls of one task, whose tensors are of `dtype`.
+    /// An issuer for the calls of one task, whose tensors have the type `dtype`.
     pub(crate) fn issuer<'a>(&'a self, cuda: &'a dyn CudaApi, device: u16, stream: u64, dtype: DType) -> Issuer<'a> {
-        // SAFETY: the communicator is ours, the stream its channel's; the tensors are those of a job that the job table keeps
-        // from its owner until the stream has passed them, or until the abort.
+        // SAFETY: this value owns the communicator, and the channel its stream. The tensors belong to a job, and the
+        // job table keeps them from their owner until the stream has finished with them, or until the abort.
         unsafe { Issuer::new(&*self.nccl, cuda, device, self.comm, stream, dtype) }
     }
 
-    /// Gives a reduction back whose call is through.
+    /// Destroys a reduction whose call is finished.
     pub(crate) fn destroy_op(&self, op: RedOp) {
-        // SAFETY: made for this communicator.
+        // SAFETY: the reduction was made for this communicator.
         let _ = unsafe { self.nccl.destroy_op(op, self.comm) };
     }
 
     /// Begins to flush.
     pub(crate) fn finalize(&self) -> Result {
-        // SAFETY: alive as long as it is ours.
+        // SAFETY: the communicator is alive while this value owns it.
         let begun = unsafe { self.nccl.finalize(self.comm) };
         self.accepted("ncclCommFinalize", begun)
     }
 
-    /// Frees it; it was flushed.
+    /// Frees the communicator, which must be flushed.
     pub(crate) fn destroy(self) -> Result {
         if !self.comms.remove(self.comm) {
             return Ok(());
         }
-        // SAFETY: ours alone, and gone with this value.
+        // SAFETY: only this value has the communicator, and it ends here.
         match unsafe { self.nccl.destroy(self.comm) } {
             NcclResult::SUCCESS => Ok(()),
             result => Err(failure(&*self.nccl, Comm::NULL, "ncclCommDestroy", result)),

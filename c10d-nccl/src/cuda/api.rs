@@ -1,4 +1,4 @@
-//! What is asked of CUDA, as a trait, so that tests can put something else in its place.
+//! The functions of CUDA that this crate uses, as a trait that tests can implement.
 #![allow(unsafe_code)]
 
 use c10d_core::Result;
@@ -6,34 +6,35 @@ use c10d_core::device::{DeviceRuntime, Stream};
 
 use crate::kernels::Kernel;
 
-/// CUDA: what every device runtime has, and what NCCL's backend needs besides.
+/// CUDA: the functions of every device runtime, and those that the NCCL backend also needs.
 ///
 /// # Safety
-/// As [`DeviceRuntime`].
+/// The same as for [`DeviceRuntime`].
 pub(crate) unsafe trait CudaApi: DeviceRuntime {
-    /// Makes the device the calling thread's, as NCCL wants it.
+    /// Makes this the calling thread's current device, as NCCL requires.
     fn enter(&self, index: u16) -> Result;
 
-    /// The same for a thread of our own: its calls do not break the graphs that the caller's threads record.
+    /// The same for a thread of this crate, whose calls do not disturb the graphs that the caller's threads record.
     fn enter_own(&self, index: u16) -> Result {
         self.enter(index)
     }
 
-    /// On which device this address lies, if it is a device's.
+    /// The device whose memory contains this address, if any.
     fn device_of(&self, address: u64) -> Result<Option<u16>>;
 
-    /// Whether this crate's kernels can be run on every device here; says why not.
+    /// Checks whether this crate's kernels can run on every device of the process. The error has the reason.
     fn has_kernels(&self) -> Result;
 
-    /// Loads what sparse calls run, on a device with kernels: loading waits for the whole device, and so for collectives that
-    /// wait for a peer.
+    /// Loads the kernels of sparse calls. Loading waits for the whole device, and so for collectives that wait for a
+    /// peer.
     fn load(&self, _index: u16) -> Result {
         Ok(())
     }
 
-    /// Gives a kernel to the stream, which is run by `threads` threads, or by fewer that take turns.
+    /// Launches a kernel on the stream for `threads` threads. With fewer real threads, each does several in turn.
     ///
     /// # Safety
-    /// As [`DeviceRuntime::copy`], for all memory that the arguments name. They are what the kernel takes.
+    /// The same as for [`DeviceRuntime::copy`], for all memory that the arguments refer to. The arguments must fit the
+    /// kernel.
     unsafe fn launch(&self, index: u16, stream: Stream, kernel: &Kernel, threads: usize, arguments: &[u64]) -> Result;
 }

@@ -1,4 +1,4 @@
-//! Whether there is CUDA here, found out without any call that would panic where there is none.
+//! Detects CUDA without any call that would panic if it is missing.
 #![allow(unsafe_code)]
 
 use c10d_core::process::PerProcess;
@@ -9,10 +9,11 @@ use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
 
 use super::failure::describe;
 
-/// The driver's library, as systems name it.
+/// The names of the driver's library.
 const NAMES: [&str; 2] = ["libcuda.so.1", "libcuda.so"];
 
-/// What is called of the driver. An older one that lacks any is refused here, since a call would panic.
+/// The functions of the driver that are called. An older driver that lacks any is rejected here, since the call would
+/// panic.
 const SYMBOLS: [&str; 32] = [
     "cuCtxGetStreamPriorityRange",
     "cuCtxSetCurrent",
@@ -48,12 +49,12 @@ const SYMBOLS: [&str; 32] = [
     "cuThreadExchangeStreamCaptureMode",
 ];
 
-/// How many CUDA devices there are; at least one.
+/// The number of CUDA devices, which is at least one.
 ///
 /// # Errors
-/// `Unsupported`, with what was tried: no driver, one that is too old, no device.
+/// `Unsupported`, with everything that was tried, if there is no driver, it is too old, or there is no device.
 pub fn available() -> Result<u16> {
-    // What was found stays; what was missing is looked for again.
+    // A success is kept; after a failure the next call tries again.
     static FOUND: PerProcess<Mutex<Option<u16>>> = PerProcess::new();
     let mut found = FOUND.get().lock();
     if let Some(count) = *found {
@@ -67,7 +68,7 @@ pub fn available() -> Result<u16> {
 fn look() -> Result<u16> {
     let mut tried = Vec::new();
     let open = |name: &&str| {
-        // SAFETY: the driver's own library; loading it runs its constructors, which any CUDA program does.
+        // SAFETY: this is the driver's own library; loading it runs its constructors, as in any CUDA program.
         unsafe { Library::open(Some(*name), RTLD_NOW | RTLD_LOCAL) }
             .map_err(|e| tried.push(format!("{name}: {}", crate::nccl::words(&e))))
             .ok()
@@ -75,7 +76,7 @@ fn look() -> Result<u16> {
     let Some(library) = NAMES.iter().find_map(open) else {
         return Err(Error::unsupported(format!("no CUDA driver; tried {}", tried.join("; "))));
     };
-    // SAFETY: only asked whether they are there.
+    // SAFETY: this only asks whether the functions exist.
     let lacks =
         |symbol: &&&str| unsafe { library.get::<unsafe extern "C" fn()>(format!("{symbol}\0").as_bytes()) }.is_err();
     let missing: Vec<&str> = SYMBOLS.iter().filter(lacks).copied().collect();

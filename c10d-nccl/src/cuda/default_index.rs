@@ -1,4 +1,4 @@
-//! Which GPU is a rank's that was bound to none.
+//! The GPU of a rank that is not bound to one.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use c10d_core::{Error, Result};
 
 const HINT: &str = "nccl.device";
 
-/// The hint's, else by the launcher's local rank, else by the rank.
+/// The GPU from the hint, else by the launcher's local rank, else by the rank.
 pub(super) fn default_index(hints: &BTreeMap<String, String>, rank: u32, count: u16) -> Result<u16> {
     if let Some(text) = hints.get(HINT) {
         let index = text.parse().ok().filter(|index| *index < count);

@@ -1,4 +1,4 @@
-//! CUDA through its driver's interface.
+//! CUDA through the driver API.
 #![allow(unsafe_code)]
 
 use std::collections::BTreeMap;
@@ -21,17 +21,17 @@ use super::ledger::Ledger;
 use super::relaxed::Relaxed;
 use crate::kernels::{Kernel, sparse};
 
-/// The CUDA devices of this process, each by its primary context, which other libraries share.
+/// The CUDA devices of this process. Each is used through its primary context, which other libraries share.
 pub(crate) struct Driver {
-    /// Contexts by device, taken at the first use and kept for good.
+    /// Contexts by device. They are retained at the first use and never released.
     contexts: Vec<OnceLock<Context>>,
     ledger: Ledger,
     functions: Functions,
 }
 
-/// The default stream under a handle of its own, as `CU_STREAM_LEGACY` has it.
+/// The handle `CU_STREAM_LEGACY` of the default stream.
 const LEGACY: Stream = 1;
-/// `CU_STREAM_PER_THREAD`.
+/// The handle `CU_STREAM_PER_THREAD`.
 const PER_THREAD: Stream = 2;
 
 /// A primary context.
@@ -43,7 +43,7 @@ unsafe impl Send for Context {}
 unsafe impl Sync for Context {}
 
 impl Driver {
-    /// The process's CUDA, if it has any; the same at every call.
+    /// The CUDA of this process, if any. It is the same at every call.
     pub(crate) fn get() -> Result<Arc<Driver>> {
         static DRIVER: PerProcess<Mutex<Option<Arc<Driver>>>> = PerProcess::new();
         let mut driver = DRIVER.get().lock();
@@ -66,20 +66,21 @@ impl Driver {
             // SAFETY: the device was just given to us.
             let context = unsafe { result::primary_ctx::retain(device) };
             let context = context.map_err(|e| failed("taking a device's context", e))?;
-            // Two threads may both have retained it. The second reference is never given back, which is harmless: the
-            // context lives until the process ends.
+            // Two threads may both have retained it. The second reference is never released. That is harmless, since
+            // the context lives until the process ends.
             let _ = slot.set(Context(context));
         }
         slot.get().ok_or_else(|| Error::new(ErrorKind::Internal, "a context that was taken is gone"))
     }
 
-    /// Before a call: the thread is on this device, and breaks no graph.
+    /// To be used before a call: makes this the thread's current device, and protects graphs that other threads record.
     fn call(&self, index: u16) -> Result<Relaxed> {
         self.enter(index)?;
         Relaxed::begin()
     }
 
-    /// The same for what is of no device: on one that is in use, since a context takes memory of its device.
+    /// The same for calls that belong to no device. It selects a device that is in use, since a context needs memory on
+    /// its device.
     fn call_any(&self) -> Result<Relaxed> {
         let used = self.contexts.iter().position(|context| context.get().is_some());
         self.call(used.ok_or_else(|| Error::invalid("no CUDA device is in use yet"))? as u16)
@@ -98,8 +99,8 @@ fn event(event: Event) -> sys::CUevent {
     event as *mut _
 }
 
-// SAFETY: memory comes from the driver, and the ledger frees it after the last of its holders; streams, events and
-// copies are the driver's own.
+// SAFETY: memory comes from the driver, and the ledger frees it after its last holder; streams, events and copies are
+// the driver's.
 unsafe impl DeviceRuntime for Driver {
     fn name(&self) -> &'static str {
         "cuda"
@@ -125,7 +126,7 @@ unsafe impl DeviceRuntime for Driver {
 
     fn allocate(&self, index: u16, bytes: usize) -> Result<*mut ()> {
         let _relaxed = self.call(index)?;
-        // SAFETY: the contents are unspecified, as the trait has it.
+        // SAFETY: the contents are unspecified, as the trait allows.
         let base =
             unsafe { result::malloc_sync(bytes) }.map_err(|e| failed(&format!("allocating {bytes} bytes"), e))?;
         self.ledger.add(base, bytes);
@@ -136,7 +137,7 @@ unsafe impl DeviceRuntime for Driver {
         if self.ledger.free(base as u64)
             && let Ok(_relaxed) = self.call(index)
         {
-            // SAFETY: from `allocate`, and nobody holds it any more.
+            // SAFETY: it comes from `allocate`, and has no holder any more.
             let _ = unsafe { result::free_sync(base as u64) };
         }
     }
@@ -149,7 +150,7 @@ unsafe impl DeviceRuntime for Driver {
         if let Some(base) = self.ledger.release(base as u64)
             && let Ok(_relaxed) = self.call(index)
         {
-            // SAFETY: freed by its owner before, and nobody holds it any more.
+            // SAFETY: its owner has freed it, and it has no holder any more.
             let _ = unsafe { result::free_sync(base) };
         }
     }
@@ -163,7 +164,7 @@ unsafe impl DeviceRuntime for Driver {
 
     unsafe fn free_host(&self, base: *mut u8, _: usize) {
         let freed = self.call_any().and_then(|_relaxed| {
-            // SAFETY: from `allocate_host`.
+            // SAFETY: it comes from `allocate_host`.
             let done = unsafe { result::free_host(base.cast::<c_void>()) };
             done.map_err(|e| failed("freeing page-locked memory", e))
         });
@@ -175,49 +176,49 @@ unsafe impl DeviceRuntime for Driver {
     fn create_stream(&self, index: u16) -> Result<Stream> {
         let _relaxed = self.call(index)?;
         let (_, highest) = result::stream::get_priority_range().map_err(|e| failed("asking for priorities", e))?;
-        // Communication first: others wait for it, and it waits for nobody's arithmetic.
+        // Communication has the highest priority: peers wait for it.
         let made = result::stream::create_with_priority(result::stream::StreamKind::NonBlocking, highest);
         made.map(|s| s as Stream).map_err(|e| failed("making a stream", e))
     }
 
     unsafe fn destroy_stream(&self, index: u16, of: Stream) {
         if let Ok(_relaxed) = self.call(index) {
-            // SAFETY: from `create_stream`, once.
+            // SAFETY: it comes from `create_stream` and is destroyed once.
             let _ = unsafe { result::stream::destroy(stream(of)) };
         }
     }
 
     fn create_event(&self, index: u16) -> Result<Event> {
         let _relaxed = self.call(index)?;
-        // Without times an event costs the device nothing.
+        // An event without timing is cheap.
         let made = result::event::create(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING);
         made.map(|e| e as Event).map_err(|e| failed("making an event", e))
     }
 
     unsafe fn destroy_event(&self, index: u16, of: Event) {
         if let Ok(_relaxed) = self.call(index) {
-            // SAFETY: from `create_event`, once.
+            // SAFETY: it comes from `create_event` and is destroyed once.
             let _ = unsafe { result::event::destroy(event(of)) };
         }
     }
 
     unsafe fn record(&self, index: u16, mark: Event, on: Stream) -> Result {
         let _relaxed = self.call(index)?;
-        // SAFETY: both are this device's.
+        // SAFETY: both belong to this device.
         unsafe { result::event::record(event(mark), stream(on)) }.map_err(|e| failed("recording an event", e))
     }
 
     unsafe fn wait(&self, index: u16, on: Stream, mark: Event) -> Result {
         let _relaxed = self.call(index)?;
         let flags = sys::CUevent_wait_flags::CU_EVENT_WAIT_DEFAULT;
-        // SAFETY: both are this device's.
+        // SAFETY: both belong to this device.
         let done = unsafe { result::stream::wait_event(stream(on), event(mark), flags) };
         done.map_err(|e| failed("having a stream wait", e))
     }
 
     unsafe fn query(&self, index: u16, mark: Event) -> Result<bool> {
         let _relaxed = self.call(index)?;
-        // SAFETY: this device's.
+        // SAFETY: it belongs to this device.
         match unsafe { result::event::query(event(mark)) } {
             Ok(()) => Ok(true),
             Err(DriverError(sys::CUresult::CUDA_ERROR_NOT_READY)) => Ok(false),
@@ -227,7 +228,7 @@ unsafe impl DeviceRuntime for Driver {
 
     unsafe fn check_stream(&self, index: u16, on: Stream) -> Result {
         match on {
-            // The default stream records no graph.
+            // The default stream cannot record a graph.
             0 | LEGACY => return Ok(()),
             PER_THREAD => {
                 let what = "CU_STREAM_PER_THREAD is a stream of the calling thread's, which no other can wait for; give \
@@ -238,7 +239,7 @@ unsafe impl DeviceRuntime for Driver {
         }
         let _relaxed = self.call(index)?;
         let mut context = std::ptr::null_mut();
-        // SAFETY: the caller's stream, of whatever device; the answer is one handle.
+        // SAFETY: this is the caller's stream, of any device; the result is one handle.
         match unsafe { sys::cuStreamGetCtx(stream(on), &mut context).result() } {
             Ok(()) if context == self.context(index)?.0 => {}
             Ok(()) | Err(DriverError(sys::CUresult::CUDA_ERROR_INVALID_HANDLE)) => {
@@ -247,7 +248,7 @@ unsafe impl DeviceRuntime for Driver {
             }
             Err(e) => return Err(failed("asking whose a stream is", e)),
         }
-        // SAFETY: this device's.
+        // SAFETY: it belongs to this device.
         let status = unsafe { result::stream::is_capturing(stream(on)) };
         match status.map_err(|e| failed("asking whether a stream records a graph", e))? {
             sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE => Ok(()),
@@ -257,7 +258,7 @@ unsafe impl DeviceRuntime for Driver {
 
     unsafe fn copy_in(&self, index: u16, on: Stream, to: DevicePtr, from: *const u8, bytes: usize) -> Result {
         let _relaxed = self.call(index)?;
-        // SAFETY: the caller answers for both places.
+        // SAFETY: the caller guarantees both places.
         let done = unsafe { sys::cuMemcpyHtoDAsync_v2(address(to), from.cast(), bytes, stream(on)).result() };
         done.map_err(|e| failed("copying to the device", e))
     }
@@ -285,14 +286,15 @@ unsafe impl DeviceRuntime for Driver {
 unsafe impl CudaApi for Driver {
     fn enter(&self, index: u16) -> Result {
         let context = self.context(index)?;
-        // SAFETY: a primary context, kept for good. Other libraries change the thread's context, so it is set each time.
+        // SAFETY: this is a primary context, which is never released. Other libraries change the thread's context, so
+        // it is set each time.
         unsafe { result::ctx::set_current(context.0) }.map_err(|e| failed("taking a device", e))
     }
 
     fn enter_own(&self, index: u16) -> Result {
         self.enter(index)?;
         let mut mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
-        // SAFETY: swaps one integer with the thread's.
+        // SAFETY: this exchanges one integer with the thread's.
         let done = unsafe { sys::cuThreadExchangeStreamCaptureMode(&mut mode).result() };
         done.map_err(|e| failed("leaving other threads' graphs alone", e))
     }
@@ -300,7 +302,7 @@ unsafe impl CudaApi for Driver {
     fn device_of(&self, address: u64) -> Result<Option<u16>> {
         let mut ordinal = -1i32;
         let attribute = sys::CUpointer_attribute::CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL;
-        // SAFETY: any address may be asked for; the answer is one integer.
+        // SAFETY: any address is allowed; the result is one integer.
         let found = unsafe { sys::cuPointerGetAttribute((&raw mut ordinal).cast(), attribute, address).result() };
         match found {
             Ok(()) => Ok(u16::try_from(ordinal).ok()),
@@ -320,7 +322,7 @@ unsafe impl CudaApi for Driver {
 
     unsafe fn launch(&self, index: u16, on: Stream, kernel: &Kernel, threads: usize, arguments: &[u64]) -> Result {
         let _relaxed = self.call(index)?;
-        // SAFETY: the device is current; the caller answers for the arguments.
+        // SAFETY: the device is current; the caller guarantees the arguments.
         unsafe { self.functions.launch(index, on, kernel, threads, arguments) }
     }
 }

@@ -1,4 +1,4 @@
-//! Kernels in the driver's hands: loaded once on each device, at the first use at the latest, and kept for good.
+//! Loaded kernels. Each is loaded once per device, at its first use or before, and never unloaded.
 #![allow(unsafe_code)]
 
 use std::collections::BTreeMap;
@@ -13,18 +13,19 @@ use cudarc::driver::{result, sys};
 use super::failure::failed;
 use crate::kernels::{Kernel, Module};
 
-/// The first driver that takes the PTX, as `cuDriverGetVersion` has it.
+/// The oldest driver that accepts the PTX, in the format of `cuDriverGetVersion`.
 const OLDEST_DRIVER: i32 = 12_000;
-/// The first devices for which it is, by major number of their compute capability.
+/// The oldest devices that the PTX supports: the major number of their compute capability.
 const OLDEST_DEVICE: i32 = 7;
-/// `off`: no kernel is run; to be set on all ranks alike.
+/// If this variable is `off`, no kernel is run. All ranks need the same setting.
 const SWITCH: &str = "C10D_CUDA_KERNELS";
 
 const BLOCK: u32 = 256;
-/// Blocks for any device to be busy; more elements than threads are taken in turns.
+/// The number of blocks that suffices for any device. If there are more elements than threads, each thread does
+/// several.
 const MOST_BLOCKS: usize = 4096;
 
-/// What was loaded.
+/// The loaded modules and functions.
 #[derive(Default)]
 pub(super) struct Functions(Mutex<Loaded>);
 
@@ -43,7 +44,7 @@ unsafe impl Send for Handle {}
 
 impl Functions {
     /// # Safety
-    /// The device is the thread's current one; the rest as [`CudaApi::launch`](super::CudaApi::launch).
+    /// The device must be the thread's current one; the rest is as for [`CudaApi::launch`](super::CudaApi::launch).
     pub(super) unsafe fn launch(
         &self,
         index: u16,
@@ -63,14 +64,15 @@ impl Functions {
         let function = self.function(index, kernel)?;
         let blocks = threads.div_ceil(BLOCK as usize).min(MOST_BLOCKS) as u32;
         let mut places: Vec<*mut c_void> = arguments.iter().map(|a| (&raw const *a).cast_mut().cast()).collect();
-        // SAFETY: a function of this device's context, with as many arguments as it takes, which are read at once.
+        // SAFETY: this is a function of this device's context, with as many arguments as it takes, which are read
+        // immediately.
         let done = unsafe {
             result::launch_kernel(function.0.cast(), (blocks, 1, 1), (BLOCK, 1, 1), 0, on as sys::CUstream, &mut places)
         };
         done.map_err(|e| failed(&format!("launching {}", kernel.name), e))
     }
 
-    /// The device is the thread's current one.
+    /// Loads a kernel. The device must be the thread's current one.
     pub(super) fn load(&self, index: u16, kernel: &Kernel) -> Result {
         self.function(index, kernel).map(drop)
     }
@@ -83,7 +85,7 @@ impl Functions {
         let module = match loaded.modules.get(&(index, kernel.module)) {
             Some(module) => *module,
             None => {
-                // SAFETY: text that ends with a zero.
+                // SAFETY: the text ends with a zero.
                 let module = unsafe { result::module::load_data(kernel.module.ptx().as_ptr().cast()) };
                 let module = Handle(module.map_err(|e| failed("loading a module of kernels", e))?.cast());
                 loaded.modules.insert((index, kernel.module), module);
@@ -91,7 +93,7 @@ impl Functions {
             }
         };
         let name = CString::new(kernel.name).map_err(|_| Error::new(ErrorKind::Internal, "a name with a zero"))?;
-        // SAFETY: loaded above, and never unloaded.
+        // SAFETY: the module was loaded above, and is never unloaded.
         let function = unsafe { result::module::get_function(module.0.cast(), name) };
         let function = function.map_err(|e| failed(&format!("looking up {}", kernel.name), e))?;
         loaded.functions.insert((index, kernel.name), Handle(function.cast()));
@@ -99,7 +101,7 @@ impl Functions {
     }
 }
 
-/// Whether kernels can be run on so many devices.
+/// Checks whether kernels can run on the first `devices` devices.
 pub(super) fn can_run(devices: usize) -> Result {
     static ANSWER: OnceLock<Result> = OnceLock::new();
     ANSWER.get_or_init(|| look(devices)).clone()
@@ -110,7 +112,7 @@ fn look(devices: usize) -> Result {
         return Err(Error::unsupported(format!("kernels are switched off by {SWITCH}")));
     }
     let mut version = 0;
-    // SAFETY: asks for one integer.
+    // SAFETY: the result is one integer.
     unsafe { sys::cuDriverGetVersion(&mut version).result() }
         .map_err(|e| failed("asking for the driver's version", e))?;
     if version < OLDEST_DRIVER {
@@ -120,7 +122,7 @@ fn look(devices: usize) -> Result {
     for index in 0..devices as i32 {
         let attribute = sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR;
         let device = result::device::get(index).map_err(|e| failed("looking at a device", e))?;
-        // SAFETY: the device was just given to us.
+        // SAFETY: the device was just returned by the driver.
         let major = unsafe { result::device::get_attribute(device, attribute) };
         let major = major.map_err(|e| failed("asking what a device can", e))?;
         if major < OLDEST_DEVICE {

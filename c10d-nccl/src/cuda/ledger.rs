@@ -1,4 +1,4 @@
-//! Which device memory is allocated, and who holds it besides its owner.
+//! The list of allocated device memory, and how many hold it besides its owner.
 
 use std::collections::BTreeMap;
 
@@ -15,12 +15,12 @@ struct Allocation {
 }
 
 impl Ledger {
-    /// Enters an allocation.
+    /// Adds an allocation.
     pub(crate) fn add(&self, base: u64, bytes: usize) {
         self.0.lock().insert(base, Allocation { bytes, holders: 0, freed: false });
     }
 
-    /// The owner gives it up; `true`: it is to be freed now.
+    /// Called when the owner frees it. `true` means that the memory must be freed now.
     pub(crate) fn free(&self, base: u64) -> bool {
         let mut allocations = self.0.lock();
         match allocations.get_mut(&base) {
@@ -33,7 +33,7 @@ impl Ledger {
         }
     }
 
-    /// Holds the allocation that this address lies in; `false`: it is in none.
+    /// Holds the allocation that contains this address. `false` means that there is none.
     pub(crate) fn retain(&self, address: u64) -> bool {
         let mut allocations = self.0.lock();
         let found = allocations.range_mut(..=address).next_back();
@@ -46,7 +46,7 @@ impl Ledger {
         }
     }
 
-    /// Lets go of it; gives the base if it is to be freed now.
+    /// Releases one hold. Returns the base address if the memory must be freed now.
     pub(crate) fn release(&self, address: u64) -> Option<u64> {
         let mut allocations = self.0.lock();
         let (base, a) = allocations.range_mut(..=address).next_back()?;

@@ -1,4 +1,4 @@
-//! Reductions on the device, for the staged path.
+//! Reductions on the device, for staged ops.
 #![allow(unsafe_code)]
 
 use c10d_core::device::{DevicePtr, DeviceReduce, Scale, Stream};
@@ -8,7 +8,7 @@ use super::api::CudaApi;
 use super::driver::{Driver, address};
 use crate::kernels::{SCALED, reducer, reduces, scaler};
 
-// SAFETY: kernels run in the order of their stream, and touch the elements they are given.
+// SAFETY: kernels run in the order of their stream, and access only the elements that they are given.
 unsafe impl DeviceReduce for Driver {
     fn reduces(&self, op: ReduceOp) -> DTypeSet {
         reduces(op)
@@ -26,7 +26,7 @@ unsafe impl DeviceReduce for Driver {
     ) -> Result {
         let kernel = reducer(dtype).ok_or_else(|| Error::unsupported(format!("no kernel reduces {dtype}")))?;
         let arguments = [u64::from(op.code()), address(acc), address(with), count as u64];
-        // SAFETY: the caller's memory, and the kernel's parameters.
+        // SAFETY: the memory is the caller's, and the arguments fit the kernel.
         unsafe { self.launch(index, stream, kernel, count, &arguments) }
     }
 

@@ -1,4 +1,4 @@
-//! Calls that do not break the graphs which other threads record.
+//! Calls that do not disturb the graphs that other threads record.
 #![allow(unsafe_code)]
 
 use c10d_core::Result;
@@ -6,9 +6,9 @@ use cudarc::driver::sys;
 
 use super::failure::failed;
 
-/// While this lives, its thread may make calls that are unsafe while any stream of the process records a graph, such as
-/// asking for an event or allocating memory. Else they fail then, and break the recording: it is the default of every
-/// thread, also one that has to do with no graph.
+/// While this exists, its thread may make calls that are normally unsafe while any stream of the process records a
+/// graph, such as querying an event or allocating memory. By default such calls fail on every thread, even on one that
+/// has nothing to do with graphs, and break the recording.
 pub(super) struct Relaxed(sys::CUstreamCaptureMode);
 
 impl Relaxed {
@@ -25,8 +25,8 @@ impl Drop for Relaxed {
     }
 }
 
-/// Gives the thread this mode; what it had before is left in its place.
+/// Exchanges the thread's mode with this one.
 fn exchange(mode: &mut sys::CUstreamCaptureMode) -> Result<(), cudarc::driver::DriverError> {
-    // SAFETY: swaps one value.
+    // SAFETY: this exchanges one value.
     unsafe { sys::cuThreadExchangeStreamCaptureMode(mode).result() }
 }

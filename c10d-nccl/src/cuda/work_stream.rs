@@ -1,4 +1,4 @@
-//! A stream of our own, and the marks that order it with others.
+//! A stream of this crate, and the marks that order it relative to others.
 #![allow(unsafe_code)]
 
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use c10d_core::device::{Event, Stream};
 
 use super::CudaApi;
 
-/// A stream and the events that were made for it. Events are kept and used again: destroying one may wait for the device.
+/// A stream and its events. Events are reused, since destroying one may wait for the device.
 pub(crate) struct WorkStream {
     cuda: Arc<dyn CudaApi>,
     device: u16,
@@ -16,7 +16,7 @@ pub(crate) struct WorkStream {
     free: Vec<Event>,
 }
 
-/// A place in the line that the device passes.
+/// A position in a stream.
 pub(crate) struct Mark(Event);
 
 impl WorkStream {
@@ -29,51 +29,51 @@ impl WorkStream {
         self.stream
     }
 
-    /// Marks what the caller's stream was given so far.
+    /// Marks the current end of the caller's stream.
     pub(crate) fn before(&mut self, caller: Stream) -> Result<Mark> {
         let event = self.event()?;
-        // SAFETY: the event is ours, the caller's stream is of this device by its word.
+        // SAFETY: this value owns the event; the caller guarantees that the stream belongs to this device.
         unsafe { self.cuda.record(self.device, event, caller) }?;
         Ok(Mark(event))
     }
 
-    /// What comes on the line runs after the mark.
+    /// Makes later work on this stream run after the mark.
     pub(crate) fn follow(&mut self, before: Mark) -> Result {
-        // SAFETY: both are ours.
+        // SAFETY: this value owns both.
         let done = unsafe { self.cuda.wait(self.device, self.stream, before.0) };
-        // The wait is for what was recorded, so the event may be used again.
+        // The stream waits for what was recorded, so the event may be reused.
         self.free.push(before.0);
         done
     }
 
-    /// Refuses a stream of the caller's behind which nothing can run.
+    /// Rejects a caller's stream that cannot be waited for.
     pub(crate) fn check(&self, caller: Stream) -> Result {
         // SAFETY: as above.
         unsafe { self.cuda.check_stream(self.device, caller) }
     }
 
-    /// Marks the end of what the line was given so far.
+    /// Marks the current end of this stream.
     pub(crate) fn mark(&mut self) -> Result<Mark> {
         let event = self.event()?;
-        // SAFETY: both are ours.
+        // SAFETY: this value owns both.
         unsafe { self.cuda.record(self.device, event, self.stream) }?;
         Ok(Mark(event))
     }
 
-    /// Whether the device has passed the mark.
+    /// Whether the device has reached the mark.
     pub(crate) fn passed(&self, mark: &Mark) -> Result<bool> {
-        // SAFETY: ours.
+        // SAFETY: this value owns the event.
         unsafe { self.cuda.query(self.device, mark.0) }
     }
 
-    /// Gives a mark back that was passed.
+    /// Returns a mark that was reached, for reuse.
     pub(crate) fn forget(&mut self, mark: Mark) {
         self.free.push(mark.0);
     }
 
-    /// Gives everything back; the device is through with it.
+    /// Destroys stream and events. The device must be done with them.
     pub(crate) fn close(self) {
-        // SAFETY: all are ours, once; no mark is out any more.
+        // SAFETY: this value owns all of them, and no mark is in use any more.
         unsafe {
             self.free.into_iter().for_each(|event| self.cuda.destroy_event(self.device, event));
             self.cuda.destroy_stream(self.device, self.stream);

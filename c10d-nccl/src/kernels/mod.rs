@@ -1,4 +1,4 @@
-//! The kernels of `kernels/`: which there are, and their PTX.
+//! The kernels in `kernels/`, with their PTX.
 
 mod reduce;
 pub(crate) mod sparse;
@@ -9,7 +9,7 @@ use std::ffi::CStr;
 
 pub(crate) use reduce::{SCALED, reducer, reduces, scaler};
 
-/// A source file, and what the driver loads of it.
+/// A source file, whose PTX the driver loads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Module {
     Reduce,
@@ -22,7 +22,7 @@ pub(crate) enum Module {
 pub(crate) struct Kernel {
     pub(crate) module: Module,
     pub(crate) name: &'static str,
-    /// How many parameters it has.
+    /// The number of its parameters.
     pub(crate) parameters: usize,
 }
 
@@ -42,7 +42,7 @@ const SCALE: &CStr = ptx!("scale.ptx");
 const SPARSE: &CStr = ptx!("sparse.ptx");
 
 impl Module {
-    /// What the driver is given.
+    /// The PTX for the driver.
     pub(crate) fn ptx(self) -> &'static CStr {
         match self {
             Module::Reduce => REDUCE,

@@ -1,10 +1,10 @@
-//! Reductions: which kernel does which type.
+//! The kernels of reductions, by type.
 
 use c10d_core::{DType, DTypeSet, ReduceOp};
 
 use super::{Kernel, Module};
 
-/// A kernel for each of some types.
+/// A table from types to kernels.
 type Table<const N: usize> = [(DType, Kernel); N];
 
 macro_rules! table {
@@ -23,7 +23,7 @@ table!(
 );
 table!(SCALERS, Scale, "c10d_scale_", F16 "f16", BF16 "bf16", F32 "f32", F64 "f64");
 
-/// Everything there is.
+/// All kernels of this module.
 #[cfg(test)]
 pub(super) fn all() -> impl Iterator<Item = &'static Kernel> {
     REDUCERS.iter().chain(&SCALERS).map(|(_, kernel)| kernel)
@@ -33,17 +33,19 @@ fn of(table: &'static [(DType, Kernel)], dtype: DType) -> Option<&'static Kernel
     table.iter().find(|(d, _)| *d == dtype).map(|(_, kernel)| kernel)
 }
 
-/// What reduces elements of this type: the operation's code, the accumulator, the other operand, how many.
+/// The kernel that reduces elements of this type. Its parameters: the code of the operation, the accumulator, the other
+/// operand, the number of elements.
 pub(crate) fn reducer(dtype: DType) -> Option<&'static Kernel> {
     of(&REDUCERS, dtype)
 }
 
-/// What scales elements of this type: whether it divides, the bits of a double, the elements, how many.
+/// The kernel that scales elements of this type. Its parameters: whether it divides, the bits of a double, the
+/// elements, their number.
 pub(crate) fn scaler(dtype: DType) -> Option<&'static Kernel> {
     of(&SCALERS, dtype)
 }
 
-/// The types that are reduced so.
+/// The types for which this operation has a kernel.
 pub(crate) fn reduces(op: ReduceOp) -> DTypeSet {
     use DType::*;
     match op {
@@ -55,5 +57,5 @@ pub(crate) fn reduces(op: ReduceOp) -> DTypeSet {
     }
 }
 
-/// The types that are scaled.
+/// The types that have a kernel for scaling.
 pub(crate) const SCALED: DTypeSet = DTypeSet::of(&[DType::F16, DType::BF16, DType::F32, DType::F64]);

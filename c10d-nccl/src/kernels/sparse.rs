@@ -8,19 +8,19 @@ const fn kernel(name: &'static str, parameters: usize) -> Kernel {
     Kernel { module: Module::Sparse, name, parameters }
 }
 
-/// Those whose keys have one width.
+/// The kernels for one width of keys. The comments list the parameters: the inputs; then the outputs.
 pub(crate) struct Keyed {
     /// Indices, their number, sizes, dimensions; keys, flags.
     pub(crate) linearise: Kernel,
-    /// Keys, their number, how many there could be; flags.
+    /// Keys, their number, the number of possible keys; flags.
     pub(crate) check: Kernel,
-    /// Keys, their number, a sorted list, its length; places, flags.
+    /// Keys, their number, a sorted list, its length; positions, flags.
     pub(crate) locate: Kernel,
-    /// All lists, their longest, lengths, number; marks.
+    /// All lists, the length of the longest, their lengths, their number; marks.
     pub(crate) mark: Kernel,
-    /// Keys, their number, all lists, their longest, lengths, number, prefix sums; places.
+    /// Keys, their number, all lists, the length of the longest, their lengths, their number, prefix sums; positions.
     pub(crate) place: Kernel,
-    /// All lists, their longest, lengths, number, prefix sums; the union.
+    /// All lists, the length of the longest, their lengths, their number, prefix sums; the union.
     pub(crate) union: Kernel,
     /// Keys, their number, sizes, dimensions; indices.
     pub(crate) gather: Kernel,
@@ -28,7 +28,7 @@ pub(crate) struct Keyed {
 
 macro_rules! keyed {
     ($name:ident, $width:literal) => {
-        /// For keys of this width.
+        /// The kernels for keys of this width.
         pub(crate) static $name: Keyed = Keyed {
             linearise: kernel(concat!("c10d_sparse_linearise_", $width), 6),
             check: kernel(concat!("c10d_sparse_check_", $width), 4),
@@ -47,7 +47,7 @@ keyed!(KEYED_U64, "u64");
 pub(crate) static SUMS: Kernel = kernel("c10d_sparse_sums", 3);
 /// The sums before each chunk, or nothing; values, their number.
 pub(crate) static SCAN: Kernel = kernel("c10d_sparse_scan", 3);
-/// Elements of a chunk, as in the source.
+/// The number of elements in a chunk, as in the source.
 pub(crate) const CHUNK: usize = 64;
 
 static FILL: [Kernel; 4] = [
@@ -63,12 +63,12 @@ static SCATTER: [Kernel; 4] = [
     kernel("c10d_sparse_scatter_64", 5),
 ];
 
-/// For elements of 1, 2, 4 or 8 bytes: the value's bits; the elements, their number.
+/// For elements of 1, 2, 4 or 8 bytes. Parameters: the bits of the value; the elements, their number.
 pub(crate) fn fill(size: usize) -> &'static Kernel {
     &FILL[size.trailing_zeros() as usize & 3]
 }
 
-/// For elements of 1, 2, 4 or 8 bytes: rows, places, their number, elements of a row; where the places are.
+/// For elements of 1, 2, 4 or 8 bytes. Parameters: rows, positions, their number, elements per row; the destination.
 pub(crate) fn scatter(size: usize) -> &'static Kernel {
     &SCATTER[size.trailing_zeros() as usize & 3]
 }
@@ -81,12 +81,13 @@ macro_rules! mergers {
 }
 mergers!(U8 "u8", I8 "i8", U32 "u32", I32 "i32", U64 "u64", I64 "i64", F16 "f16", BF16 "bf16", F32 "f32", F64 "f64");
 
-/// The operation's code, rows, their order, starts of segments, number of segments, elements of a row; merged rows.
+/// Merges rows. Parameters: the code of the operation, rows, their order, starts of segments, number of segments,
+/// elements per row; merged rows.
 pub(crate) fn merger(dtype: DType) -> Option<&'static Kernel> {
     MERGERS.iter().find(|(d, _)| *d == dtype).map(|(_, kernel)| kernel)
 }
 
-/// Everything there is.
+/// All kernels of this module.
 pub(crate) fn all() -> impl Iterator<Item = &'static Kernel> {
     let keyed = [&KEYED_U32, &KEYED_U64].into_iter();
     let keyed = keyed.flat_map(|k| [&k.linearise, &k.check, &k.locate, &k.mark, &k.place, &k.union, &k.gather]);

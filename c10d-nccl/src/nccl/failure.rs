@@ -1,11 +1,11 @@
-//! What the library answered, as an error.
+//! Errors of the library.
 
 use c10d_core::{Error, ErrorKind};
 
 use super::api::NcclApi;
 use super::types::{Comm, NcclResult};
 
-/// An error with the library's own words. Of a peer that is gone it does not say which one.
+/// An error with the library's own description. The library does not tell which peer is gone.
 pub(crate) fn failure(nccl: &dyn NcclApi, comm: Comm, what: &str, result: NcclResult) -> Error {
     let (words, last) = (nccl.error_string(result), nccl.last_error(comm));
     let last = if last.is_empty() { String::new() } else { format!(": {last}") };

@@ -14,7 +14,7 @@ use super::mapped::mappings;
 use super::search::Surroundings;
 use super::types::{Comm, Config, DataType, NcclResult, RedOp, UniqueId, Version};
 
-/// Older libraries lack what the backend cannot do without: calls that do not block (2.14), split (2.18).
+/// Older versions lack functions that the backend needs: non-blocking calls (2.14), split (2.18).
 const OLDEST: Version = Version::new(2, 18, 0);
 
 macro_rules! functions {
@@ -22,7 +22,7 @@ macro_rules! functions {
         required { $($name:ident $symbol:literal ($($arg:ty),*);)* }
         optional { $($opt:ident $opt_symbol:literal ($($opt_arg:ty),*);)* }
     ) => {
-        /// The functions, by the library's own names.
+        /// The functions, with the library's own names.
         pub(super) struct Functions {
             $(pub(super) $name: unsafe extern "C" fn($($arg),*) -> NcclResult,)*
             $(pub(super) $opt: Option<unsafe extern "C" fn($($opt_arg),*) -> NcclResult>,)*
@@ -31,13 +31,13 @@ macro_rules! functions {
         }
 
         impl Functions {
-            /// Finds them all, or says which are missing.
+            /// Finds all functions, or returns the names of the missing ones.
             ///
             /// # Safety
-            /// The handle is a libnccl: its functions are what their names say.
+            /// The handle is a libnccl, so its functions have the declared types.
             unsafe fn find(handle: &Handle) -> std::result::Result<Functions, Vec<&'static str>> {
                 let mut missing = Vec::new();
-                // SAFETY: the caller answers for the types.
+                // SAFETY: the caller guarantees the types.
                 $(let $name = unsafe { handle.get(concat!($symbol, "\0").as_bytes()) }.map(|s| *s)
                     .map_err(|_| missing.push($symbol));)*
                 // SAFETY: as above.
@@ -90,25 +90,25 @@ functions! {
     }
 }
 
-/// A libnccl that was loaded and is what it must be.
+/// A libnccl that was loaded and checked.
 pub(crate) struct Library {
     pub(super) functions: Functions,
-    /// Where it lies.
+    /// The path of its file.
     pub(crate) path: PathBuf,
     pub(crate) version: Version,
-    /// The name by which it was opened.
+    /// The name with which it was opened.
     asked: PathBuf,
     _handle: Handle,
 }
 
-/// The process has one libnccl, loaded when it is first asked for and never unloaded: it leaves threads behind.
+/// The only libnccl of the process. It is loaded at its first use and never unloaded, since it leaves threads running.
 static LOADED: PerProcess<Mutex<Option<Arc<Library>>>> = PerProcess::new();
 
 impl Library {
-    /// The process's libnccl; `argument` is a file that the caller insists on.
+    /// The libnccl of this process. `argument` is a file that the caller requires.
     ///
     /// # Errors
-    /// `Unsupported`, with all that was tried, where there is none that can be used.
+    /// `Unsupported`, with everything that was tried, if no usable library exists.
     pub(crate) fn get(argument: Option<&str>) -> Result<Arc<Library>> {
         let mut loaded = LOADED.get().lock();
         if let Some(library) = &*loaded {
@@ -150,12 +150,13 @@ impl Library {
     }
 
     fn open(path: &Path) -> std::result::Result<Library, String> {
-        // SAFETY: running a library's constructors is what loading is; which file may be loaded is the user's to say.
+        // SAFETY: loading runs the library's constructors; the user decides which file may be loaded.
         let handle = unsafe { Handle::open(Some(path), RTLD_NOW | RTLD_LOCAL) }.map_err(|e| words(&e))?;
         // SAFETY: the functions' declarations are those of NCCL's documented interface.
         let found = unsafe { Functions::find(&handle) };
         let mut version = 0;
-        // SAFETY: as above; asked alone, so that a library that is too old to have the rest can say so.
+        // SAFETY: as above. This function is looked up separately, so that the version of a library that is too old can
+        // be reported.
         let get_version = unsafe { handle.get::<unsafe extern "C" fn(*mut c_int) -> NcclResult>(b"ncclGetVersion\0") };
         let get_version = get_version.map_err(|_| "is no libnccl: it has no ncclGetVersion".to_owned())?;
         // SAFETY: writes one integer.
@@ -183,7 +184,7 @@ impl Library {
     }
 }
 
-/// The linker's words, which libloading keeps one level down.
+/// The linker's message, which is the source of libloading's error.
 pub(crate) fn words(error: &libloading::Error) -> String {
     std::error::Error::source(error).map_or_else(|| error.to_string(), |e| e.to_string())
 }

@@ -1,4 +1,4 @@
-//! Which files are mapped into this process.
+//! The files that are mapped into this process.
 
 use std::ops::Range;
 use std::path::PathBuf;
@@ -7,7 +7,7 @@ use std::path::PathBuf;
 #[derive(Debug, PartialEq)]
 pub(super) struct Mapping {
     addresses: Range<u64>,
-    /// Device and inode, as the kernel prints them.
+    /// Device and inode, in the kernel's format.
     pub(super) file: (String, u64),
     pub(super) path: PathBuf,
 }
@@ -17,13 +17,13 @@ impl Mapping {
         self.addresses.contains(&address)
     }
 
-    /// Whether the file is called like a libnccl (and not like one of its plugins).
+    /// Whether the file has the name of a libnccl, and not of one of its plugins.
     pub(super) fn is_libnccl(&self) -> bool {
         self.path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with("libnccl.so"))
     }
 }
 
-/// All of them, in the order of addresses.
+/// All mappings, in the order of addresses.
 pub(super) fn mappings() -> Vec<Mapping> {
     std::fs::read_to_string("/proc/self/maps").map(|maps| parse(&maps)).unwrap_or_default()
 }
@@ -34,7 +34,7 @@ fn parse(maps: &str) -> Vec<Mapping> {
         let (from, to) = fields.next()?.split_once('-')?;
         let hex = |digits: &str| u64::from_str_radix(digits, 16).ok();
         let (device, inode) = (fields.nth(2)?, fields.next()?.parse::<u64>().ok()?);
-        // The path is the rest of the line, whatever it contains.
+        // The path is the rest of the line, and may contain any characters.
         let path = PathBuf::from(&line[line.find('/')?..]);
         Some(Mapping { addresses: hex(from)?..hex(to)?, file: (device.to_owned(), inode), path })
     };

@@ -7,7 +7,7 @@ use super::api::{Call, NcclApi, Optional};
 use super::library::Library;
 use super::types::{Comm, Config, NcclResult, RedOp, UniqueId, Version};
 
-/// What a function that this library lacks would say.
+/// The result of a function that this library lacks.
 const ABSENT: NcclResult = NcclResult::INVALID_USAGE;
 
 fn done<T>(result: NcclResult, value: T) -> Result<T, NcclResult> {
@@ -18,7 +18,7 @@ fn text(words: *const c_char) -> String {
     if words.is_null() {
         return String::new();
     }
-    // SAFETY: the library gives null or a string that ends.
+    // SAFETY: the library returns null or a terminated string.
     unsafe { CStr::from_ptr(words) }.to_string_lossy().trim().to_owned()
 }
 
@@ -36,18 +36,18 @@ impl NcclApi for Library {
     }
 
     fn error_string(&self, result: NcclResult) -> String {
-        // SAFETY: takes any code.
+        // SAFETY: the function accepts any code.
         text(unsafe { (self.functions.error_string)(result) })
     }
 
     fn last_error(&self, comm: Comm) -> String {
-        // SAFETY: the communicator is only looked at; null stands for the process.
+        // SAFETY: the communicator is only read; null means the process.
         self.functions.last_error.map_or_else(String::new, |f| text(unsafe { f(comm) }))
     }
 
     fn unique_id(&self) -> Result<UniqueId, NcclResult> {
         let mut id = UniqueId::default();
-        // SAFETY: writes the id.
+        // SAFETY: the function writes the id.
         let result = unsafe { (self.functions.get_unique_id)(&mut id) };
         done(result, id)
     }
@@ -55,11 +55,11 @@ impl NcclApi for Library {
     fn init(&self, size: i32, ids: &[UniqueId], rank: i32, config: &Config) -> (NcclResult, Comm) {
         let (mut comm, mut config) = (Comm::NULL, *config);
         let result = match (ids, self.functions.init_rank_scalable) {
-            // SAFETY: all are ours; the library copies the settings.
+            // SAFETY: all arguments are local; the library copies the settings.
             ([id], _) => unsafe { (self.functions.init_rank_config)(&mut comm, size, *id, rank, &mut config) },
             (ids, Some(f)) => {
                 let mut ids = ids.to_vec();
-                // SAFETY: as above; the list is as long as said and is copied.
+                // SAFETY: as above; the list has the given length and is copied.
                 unsafe { f(&mut comm, size, rank, ids.len() as i32, ids.as_mut_ptr(), &mut config) }
             }
             _ => ABSENT,
@@ -70,15 +70,15 @@ impl NcclApi for Library {
     unsafe fn split(&self, comm: Comm, color: Option<i32>, key: i32, new: *mut Comm, config: &Config) -> NcclResult {
         const NO_COLOR: i32 = -1;
         let mut config = *config;
-        // SAFETY: the communicator and the place of the new one are the caller's; the library copies the settings.
+        // SAFETY: the caller guarantees the communicator and the place of the new one; the library copies the settings.
         unsafe { (self.functions.split)(comm, color.unwrap_or(NO_COLOR), key, new, &mut config) }
     }
 
     unsafe fn shrink(&self, comm: Comm, without: &[i32], new: *mut Comm, config: &Config) -> NcclResult {
-        /// What is in flight is not aborted.
+        /// Running calls are not aborted.
         const DEFAULT: i32 = 0;
         let (mut config, mut without) = (*config, without.to_vec());
-        // SAFETY: as above; the list is as long as said and is copied.
+        // SAFETY: as above; the list has the given length and is copied.
         let call = |f: unsafe extern "C" fn(_, _, _, _, _, _) -> _| unsafe {
             f(comm, without.as_mut_ptr(), without.len() as i32, new, &raw mut config, DEFAULT)
         };
@@ -87,7 +87,7 @@ impl NcclApi for Library {
 
     unsafe fn async_error(&self, comm: Comm) -> Result<NcclResult, NcclResult> {
         let mut state = NcclResult::SUCCESS;
-        // SAFETY: the communicator is the caller's.
+        // SAFETY: the caller guarantees the communicator.
         let result = unsafe { (self.functions.get_async_error)(comm, &mut state) };
         done(result, state)
     }
@@ -108,32 +108,32 @@ impl NcclApi for Library {
     }
 
     fn group_start(&self) -> NcclResult {
-        // SAFETY: no arguments.
+        // SAFETY: the function has no arguments.
         unsafe { (self.functions.group_start)() }
     }
 
     fn group_end(&self) -> NcclResult {
-        // SAFETY: issues calls whose arguments were answered for when they were made.
+        // SAFETY: it issues calls whose arguments were guaranteed when they were made.
         unsafe { (self.functions.group_end)() }
     }
 
     unsafe fn premul_sum(&self, scalar: &[u8], dtype: super::types::DataType, comm: Comm) -> Result<RedOp, NcclResult> {
-        /// The scalar lies in host memory and is read before the call returns.
+        /// The scalar is in host memory and is read before the call returns.
         const HOST_IMMEDIATE: i32 = 1;
         let mut op = RedOp::SUM;
         let scalar = scalar.as_ptr().cast_mut().cast::<c_void>();
-        // SAFETY: the scalar is one element of the type, as promised.
+        // SAFETY: the caller guarantees that the scalar is one element of the type.
         let result = unsafe { (self.functions.premul_sum)(&mut op, scalar, dtype, HOST_IMMEDIATE, comm) };
         done(result, op)
     }
 
     unsafe fn destroy_op(&self, op: RedOp, comm: Comm) -> NcclResult {
-        // SAFETY: made by `premul_sum` for this communicator.
+        // SAFETY: it was made by `premul_sum` for this communicator.
         unsafe { (self.functions.destroy_op)(op, comm) }
     }
 
     unsafe fn all_reduce(&self, c: Call, op: RedOp) -> NcclResult {
-        // SAFETY: the caller answers for memory, communicator and stream, here and below.
+        // SAFETY: the caller guarantees memory, communicator and stream, here and below.
         unsafe { (self.functions.all_reduce)(c.source(), c.target(), c.count, c.dtype, op, c.comm, c.stream()) }
     }
 

@@ -1,13 +1,13 @@
-//! Where libnccl may be.
+//! The places where libnccl is searched.
 
 use std::path::{Path, PathBuf};
 
 /// The variable that names the library's file; if it is set, nothing else is tried.
 pub(crate) const VARIABLE: &str = "C10D_NCCL_LIB";
 
-/// What the search goes by. The process's own in production.
+/// The input of the search: normally that of this process.
 pub(super) struct Surroundings {
-    /// What the builder was told.
+    /// The hint of the builder.
     pub(super) argument: Option<String>,
     /// `C10D_NCCL_LIB`.
     pub(super) variable: Option<String>,
@@ -25,7 +25,7 @@ impl Surroundings {
         }
     }
 
-    /// What to open, in order; an error where what was asked for cannot be meant.
+    /// The files to try, in order. It is an error if a setting is not usable.
     pub(super) fn candidates(&self) -> Result<Vec<PathBuf>, String> {
         if let Some(path) = &self.argument {
             return Ok(vec![PathBuf::from(path)]);
@@ -43,7 +43,7 @@ impl Surroundings {
     }
 }
 
-/// The library of a pip wheel in this environment, for each Python that it has.
+/// The library of a pip wheel in this environment, for each of its Python versions.
 fn wheels(root: &Path) -> Vec<PathBuf> {
     let lib = root.join("lib");
     let entries = std::fs::read_dir(&lib).into_iter().flatten().flatten();
@@ -53,7 +53,7 @@ fn wheels(root: &Path) -> Vec<PathBuf> {
         .collect();
     pythons.sort();
     if pythons.is_empty() {
-        // Named all the same, so that an error shows that the environment was looked at.
+        // This name is added so that the error shows that the environment was searched.
         pythons.push(lib.join("python3*/site-packages/nvidia/nccl/lib/libnccl.so.2"));
     }
     pythons

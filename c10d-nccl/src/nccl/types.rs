@@ -1,5 +1,5 @@
-//! What crosses the ABI of libnccl: integers and plain structs, never Rust enums, since a newer library may say what this
-//! one does not know.
+//! The types of libnccl's ABI: integers and plain structs. Rust enums are not used, since a newer library may return
+//! unknown values.
 
 use std::ffi::c_void;
 use std::fmt;
@@ -10,16 +10,16 @@ use std::fmt;
 pub(crate) struct NcclResult(pub(crate) i32);
 
 impl NcclResult {
-    /// Done, or accepted.
+    /// The call is done or accepted.
     pub(crate) const SUCCESS: NcclResult = NcclResult(0);
-    /// The call makes no sense to the library.
+    /// The library rejects the call.
     pub(crate) const INVALID_USAGE: NcclResult = NcclResult(5);
-    /// A peer is gone, or the network to it.
+    /// A peer is gone, or the network to it is broken.
     pub(crate) const REMOTE_ERROR: NcclResult = NcclResult(6);
-    /// Still at it; ask the communicator later.
+    /// The call is still running; the communicator must be asked later.
     pub(crate) const IN_PROGRESS: NcclResult = NcclResult(7);
 
-    /// Whether the library does what it was told, now or later.
+    /// Whether the library has accepted the call: it is done, or still running.
     pub(crate) fn is_accepted(self) -> bool {
         [Self::SUCCESS, Self::IN_PROGRESS].contains(&self)
     }
@@ -71,7 +71,7 @@ impl DataType {
     pub(crate) const BF16: DataType = DataType(9);
 }
 
-/// A reduction. Those that the library makes on demand have numbers of their own.
+/// A reduction. Reductions that the library makes on request have other numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(transparent)]
 pub(crate) struct RedOp(pub(crate) i32);
@@ -95,29 +95,29 @@ impl RedOp {
 pub(crate) struct Comm(pub(crate) *mut c_void);
 
 impl Comm {
-    /// None.
+    /// No communicator.
     pub(crate) const NULL: Comm = Comm(std::ptr::null_mut());
 
-    /// Whether there is none.
+    /// Whether this is no communicator.
     pub(crate) fn is_null(self) -> bool {
         self.0.is_null()
     }
 }
 
-// SAFETY: a handle; the library says which calls may come from which thread, and the users of the handle keep to it.
+// SAFETY: this is a handle; its users follow the library's rules about which thread may make which call.
 #[allow(unsafe_code)]
 unsafe impl Send for Comm {}
 // SAFETY: as above.
 #[allow(unsafe_code)]
 unsafe impl Sync for Comm {}
 
-/// By which ranks find each other: made by one, given to all.
+/// An id by which ranks find each other. One rank makes it, and all get it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(C)]
 pub(crate) struct UniqueId(pub(crate) [u8; UniqueId::SIZE]);
 
 impl UniqueId {
-    /// Its length.
+    /// Its length in bytes.
     pub(crate) const SIZE: usize = 128;
 }
 
@@ -134,15 +134,15 @@ impl fmt::Debug for UniqueId {
     }
 }
 
-/// The settings of a communicator, in the layout of 2.28. Older libraries read the fields that they know; newer ones take
-/// their defaults for what came later, since `version` says what is here.
+/// The settings of a communicator, in the layout of 2.28. Older libraries read the fields that they know. Newer ones
+/// use their defaults for later fields, since `version` tells which fields exist.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub(crate) struct Config {
     size: usize,
     magic: u32,
     version: u32,
-    /// 0: calls return at once, and the communicator is asked whether they are done.
+    /// 0: calls return immediately, and the communicator is asked whether they are done.
     pub(crate) blocking: i32,
     cga_cluster_size: i32,
     min_ctas: i32,
@@ -163,7 +163,7 @@ pub(crate) struct Config {
 impl Config {
     const UNDEFINED: i32 = i32::MIN;
 
-    /// Nothing blocks, all else as the library has it.
+    /// Calls do not block; everything else has the library's defaults.
     pub(crate) const NONBLOCKING: Config = Config {
         size: size_of::<Config>(),
         magic: 0xcafe_beef,
@@ -194,7 +194,7 @@ pub(crate) struct Version(pub(crate) i32);
 impl Version {
     /// Version `major.minor.patch`.
     pub(crate) const fn new(major: i32, minor: i32, patch: i32) -> Version {
-        // Up to 2.8 the library counted differently.
+        // Up to 2.8 the library encoded versions differently.
         if major <= 2 && minor <= 8 {
             return Version(major * 1000 + minor * 100 + patch);
         }

@@ -1,4 +1,4 @@
-//! The device's part of one sparse call: its memory, its stream, and what is given to it.
+//! The device's part of one sparse call: its memory, its stream, and its work.
 #![allow(unsafe_code)]
 
 use std::sync::Arc;
@@ -10,12 +10,12 @@ use c10d_core::{Buf, BufMut, DType, Device, Error, ErrorKind, Memory, Phase, Res
 use crate::cuda::{CudaApi, WorkStream};
 use crate::kernels::Kernel;
 
-/// How long the device is waited for after a failure, before its memory is left to it for good.
+/// How long to wait for the device after a failure, before its memory is leaked.
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
-/// The longest pause between two questions.
+/// The longest pause between two polls.
 const PAUSE: Duration = Duration::from_micros(200);
 
-/// Elements in the device's memory, which belongs to a bench, or is the caller's for the whole call.
+/// Elements in device memory that belongs to a bench, or to the caller during the whole call.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Tensor {
     pub(super) at: u64,
@@ -24,7 +24,7 @@ pub(super) struct Tensor {
 }
 
 impl Tensor {
-    /// That of a span, if it is on a CUDA device.
+    /// The tensor of a span, if the span is on a CUDA device.
     pub(super) fn of(span: &Span) -> Option<Tensor> {
         match span.memory() {
             Memory::Cuda(at) => Some(Tensor { at, count: span.count(), dtype: span.dtype() }),
@@ -59,13 +59,13 @@ pub(super) struct Lent {
 
 impl Lent {
     /// # Safety
-    /// The tensor's memory stays, and is the step's alone, until the step is over.
+    /// The tensor's memory remains, and only the step uses it, until the step is finished.
     pub(super) unsafe fn new(tensor: Tensor, index: u16) -> Lent {
         Lent { tensor, index }
     }
 }
 
-// SAFETY: as promised to `new`.
+// SAFETY: the caller of `new` guarantees it.
 unsafe impl Buf for Lent {
     fn span(&mut self) -> Span {
         let Tensor { at, count, dtype } = self.tensor;
@@ -75,7 +75,7 @@ unsafe impl Buf for Lent {
 // SAFETY: as above.
 unsafe impl BufMut for Lent {}
 
-/// The means of one call. Everything is given to one stream, behind what the caller's stream had.
+/// The resources of one call. All work is put on one stream, after the earlier work of the caller's stream.
 pub(super) struct Bench {
     cuda: Arc<dyn CudaApi>,
     runtime: Arc<dyn DeviceRuntime>,
@@ -83,9 +83,9 @@ pub(super) struct Bench {
     line: WorkStream,
     deadline: Instant,
     buffers: Vec<(u64, DeviceBuffer)>,
-    /// What the device reads or writes of the host's memory.
+    /// Host memory that the device reads or writes.
     hosts: Vec<Box<[u8]>>,
-    /// Why the caller's stream cannot be followed.
+    /// Why the caller's stream cannot be waited for.
     refused: Option<Error>,
 }
 
@@ -111,7 +111,7 @@ impl Bench {
         self.line.stream()
     }
 
-    /// Memory that stays until the call is over.
+    /// Allocates memory that remains until the call is finished.
     pub(super) fn allocate(&mut self, dtype: DType, count: usize) -> Result<Tensor> {
         let mut buffer = DeviceBuffer::new(&self.runtime, self.index, dtype, count)?;
         let at = match buffer.span().memory() {
@@ -122,7 +122,7 @@ impl Bench {
         Ok(Tensor { at, count, dtype })
     }
 
-    /// A copy of host memory.
+    /// Copies host memory to the device.
     pub(super) fn upload(&mut self, dtype: DType, bytes: Vec<u8>) -> Result<Tensor> {
         let tensor = self.allocate(dtype, bytes.len() / dtype.size())?;
         self.write(tensor, bytes)?;
@@ -132,7 +132,7 @@ impl Bench {
     fn write(&mut self, to: Tensor, bytes: Vec<u8>) -> Result {
         let bytes = bytes.into_boxed_slice();
         if !bytes.is_empty() {
-            // SAFETY: both are as long, and stay until the device has passed the copy.
+            // SAFETY: both have this length, and remain until the device has finished the copy.
             unsafe {
                 self.cuda.copy_in(self.index, self.line.stream(), to.place(), bytes.as_ptr(), to.bytes())?;
             }
@@ -141,12 +141,12 @@ impl Bench {
         Ok(())
     }
 
-    /// A copy of numbers.
+    /// Copies numbers to the device.
     pub(super) fn upload_numbers(&mut self, numbers: &[u64]) -> Result<Tensor> {
         self.upload(DType::U64, numbers.iter().flat_map(|n| n.to_ne_bytes()).collect())
     }
 
-    /// The contents, when the device has passed all that it was given.
+    /// Returns the contents after the device has finished all its work.
     pub(super) fn download(&mut self, from: Tensor) -> Result<Vec<u8>> {
         let mut bytes = vec![0; from.bytes()].into_boxed_slice();
         if bytes.is_empty() {
@@ -154,13 +154,13 @@ impl Bench {
         }
         let to = bytes.as_mut_ptr();
         self.hosts.push(bytes);
-        // SAFETY: both are as long, and stay until the device has passed the copy.
+        // SAFETY: both have this length, and remain until the device has finished the copy.
         unsafe { self.cuda.copy_out(self.index, self.line.stream(), to, from.place(), from.bytes())? };
         self.settle()?;
         Ok(self.hosts.pop().unwrap_or_default().into_vec())
     }
 
-    /// The contents as numbers.
+    /// Returns the contents as numbers.
     pub(super) fn download_numbers(&mut self, from: Tensor) -> Result<Vec<u64>> {
         let number = |bytes: &[u8]| bytes.iter().rev().fold(0, |n, byte| n << 8 | u64::from(*byte));
         let number =
@@ -175,18 +175,18 @@ impl Bench {
         if from.bytes() > to.bytes() {
             return Err(Error::new(ErrorKind::Internal, "a copy beyond its tensor"));
         }
-        // SAFETY: different tensors, of which each has as many bytes.
+        // SAFETY: the tensors are different, and each has this number of bytes.
         unsafe { self.cuda.copy(self.index, self.line.stream(), to.place(), from.place(), from.bytes()) }
     }
 
     /// # Safety
-    /// The arguments are what the kernel takes, and their memory is the call's.
+    /// The arguments fit the kernel, and their memory belongs to the call.
     pub(super) unsafe fn launch(&mut self, kernel: &Kernel, threads: usize, arguments: &[u64]) -> Result {
-        // SAFETY: as promised.
+        // SAFETY: the caller guarantees it.
         unsafe { self.cuda.launch(self.index, self.line.stream(), kernel, threads, arguments) }
     }
 
-    /// Waits until the device has passed all that it was given.
+    /// Waits until the device has finished all its work.
     pub(super) fn settle(&mut self) -> Result {
         self.settle_by(self.deadline)
     }
@@ -213,9 +213,9 @@ impl Bench {
         Ok(())
     }
 
-    /// Gives a buffer away that the device is through with.
+    /// Returns a buffer that the device no longer uses.
     pub(super) fn take(&mut self, tensor: Tensor) -> Result<DeviceBuffer> {
-        // Where there is nothing in it, any place will do.
+        // For an empty tensor any address is valid.
         let found = self
             .buffers
             .iter()
@@ -224,7 +224,7 @@ impl Bench {
         Ok(self.buffers.swap_remove(at).1)
     }
 
-    /// Gives everything back; `false`: the device did not let go, and what it may still use is left to it.
+    /// Frees everything. `false` means that the device did not finish, and the memory that it may still use was leaked.
     pub(super) fn end(mut self, patience: Duration) -> bool {
         let over = self.settle_by(Instant::now() + patience).is_ok();
         if over {

@@ -1,4 +1,4 @@
-//! One rank's entries: keys, sorted, each once, with their rows.
+//! The entries of one rank: sorted keys, each at most once, with their rows.
 
 use std::sync::Arc;
 
@@ -14,11 +14,11 @@ use super::steps::{self, NONE, Space};
 #[derive(Clone, Copy)]
 pub(super) struct Entries {
     pub(super) keys: Tensor,
-    /// A row for each key.
+    /// One row for each key.
     pub(super) rows: Tensor,
 }
 
-/// Coordinates that all ranks know, and the places of this rank's entries among them.
+/// Coordinates that all ranks know, and the positions of this rank's entries among them.
 pub(super) struct Known {
     pub(super) indices: Tensor,
     pub(super) places: Tensor,
@@ -47,16 +47,16 @@ impl Facts {
     }
 }
 
-/// Reads this rank's tensor, and sees whether it is sound.
+/// Reads this rank's tensor and checks it.
 ///
 /// # Errors
-/// `InvalidArgument` if a coordinate is outside of the tensor, the tensor is not coalesced and is said to be, or an entry
-/// is not among the known ones.
+/// `InvalidArgument` if a coordinate is outside of the tensor, if the tensor is declared coalesced and is not, or if an
+/// entry is not among the known ones.
 pub(super) fn prepare(bench: &mut Bench, facts: &Facts) -> Result<(Space, Entries, Option<Known>)> {
     bench.is_open()?;
     let layout = &facts.layout;
     let sizes: Vec<u64> = layout.sparse_shape().iter().map(|size| *size as u64).collect();
-    // The layout was refused if it had more.
+    // A layout with more was rejected before.
     let keys = sizes.iter().product();
     let space = Space { keys, dims: layout.sparse_dim, sizes: bench.upload_numbers(&sizes)? };
     let keys = bench.allocate(space.dtype(), layout.nnz)?;
@@ -82,7 +82,7 @@ pub(super) fn prepare(bench: &mut Bench, facts: &Facts) -> Result<(Space, Entrie
     Ok((space, entries, known))
 }
 
-/// Says which coordinate of an entry is outside of the tensor.
+/// The error that names the coordinate of an entry that is outside of the tensor.
 fn outside(bench: &mut Bench, layout: &CooLayout, indices: Tensor, entry: usize) -> Result<Error> {
     let nnz = indices.count / layout.sparse_dim;
     for (dim, size) in layout.sparse_shape().iter().enumerate() {
@@ -95,11 +95,11 @@ fn outside(bench: &mut Bench, layout: &CooLayout, indices: Tensor, entry: usize)
     Ok(Error::invalid(format!("entry {entry} is not in the tensor")))
 }
 
-/// Sorts entries that are sound: on the host, which sees the keys alone. Those with the same coordinates become one, in
-/// the order in which they come.
+/// Sorts valid entries. The host does it, and gets only the keys. Entries with the same coordinates are combined in
+/// their original order.
 fn coalesce(bench: &mut Bench, facts: &Facts, keys: Tensor) -> Result<Entries> {
     let mut order: Vec<(u64, u64)> = bench.download_numbers(keys)?.into_iter().zip(0..).collect();
-    // Places make all pairs different, so equal keys stay in order.
+    // All pairs differ in their position, so equal keys stay in order.
     order.sort_unstable();
     let is_first = |i: &usize| *i == 0 || order[*i].0 != order[*i - 1].0;
     let mut starts: Vec<u64> = (0..order.len()).filter(is_first).map(|i| i as u64).collect();

@@ -1,4 +1,4 @@
-//! Element types and operations, as the kernels and NCCL see them.
+//! Element types and operations, as kernels and NCCL have them.
 
 use c10d_core::{DType, Error, ReduceOp, Result};
 use half::{bf16, f16};
@@ -8,19 +8,19 @@ use crate::types::CAPABILITIES;
 /// How rows of a type are combined.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Form {
-    /// The type that a kernel takes the elements for.
+    /// The type with which a kernel treats the elements.
     pub(super) part: DType,
-    /// How many of those one element is.
+    /// The number of values of this type in one element.
     pub(super) parts: usize,
-    /// The operation on them.
+    /// The operation on these values.
     pub(super) op: ReduceOp,
-    /// The bits of what leaves every part as it is.
+    /// The bits of the value that leaves every other value unchanged.
     pub(super) neutral: u64,
 }
 
 impl Form {
     /// # Errors
-    /// `Unsupported` where NCCL has no such reduction.
+    /// `Unsupported` if NCCL has no such reduction.
     pub(super) fn of(dtype: DType, reduce: ReduceOp) -> Result<Form> {
         let offered = CAPABILITIES.reduces.get(usize::from(reduce.code())).is_some_and(|set| set.contains(dtype));
         if !offered {
@@ -32,7 +32,7 @@ impl Form {
             DType::Complex128 => (DType::F64, 2),
             other => (other, 1),
         };
-        // A bool is 0 or 1, of which the sum is "or", the product "and".
+        // A bool is 0 or 1, so the sum is "or" and the product is "and".
         let op = match reduce {
             ReduceOp::Sum if dtype == DType::Bool => ReduceOp::Max,
             ReduceOp::Product if dtype == DType::Bool => ReduceOp::Min,
@@ -45,7 +45,7 @@ impl Form {
 
 fn neutral(dtype: DType, op: ReduceOp) -> u64 {
     use DType::*;
-    // In a sum, 0.0 would make 0.0 of -0.0.
+    // In a sum, 0.0 would change -0.0 to 0.0.
     let float = match op {
         ReduceOp::Sum => -0.0,
         ReduceOp::Product => 1.0,

@@ -1,4 +1,5 @@
-//! The algorithm: the union of all ranks' keys, rows in their places of it, and one dense all-reduce of those.
+//! The algorithm: compute the union of all ranks' keys, put the rows at their positions in it, and do one dense
+//! all-reduce of them.
 #![allow(unsafe_code)]
 
 use c10d_core::backend::{KernelContext, Request, SparseHeads};
@@ -11,12 +12,12 @@ use super::steps::{self, FLAGS, Lists, NONE, Space};
 use super::worker::Worker;
 use crate::cuda::{CudaApi, Driver};
 
-/// Words of 64 bits that each rank sends first: its head, and room for the words of an error.
+/// The number of 64-bit words that each rank sends first: its header, and space for the words of an error.
 const WORDS: usize = 64;
-/// The step after which ranks that disagree part.
+/// The last step of ranks that disagree.
 const LAST: u8 = 127;
 
-/// Coordinates and rows of the result.
+/// The coordinates and rows of the result.
 type Parts = (Tensor, Tensor);
 
 /// Reduces the tensors of all ranks.
@@ -24,7 +25,7 @@ pub(super) fn reduce(ctx: &KernelContext<'_>, request: &Request) -> Result<Outco
     let cuda = Driver::get()?;
     let worker = Worker::start(cuda.clone(), request)?;
     let call = Run { ctx, request, worker: &worker, stream: worker.call("making a stream", |b| Ok(b.stream()))? };
-    // What is wrong here is told to all ranks, which otherwise would wait.
+    // An error here is sent to all ranks, since they would otherwise wait.
     let facts = worker.is_open().and_then(|()| cuda.has_kernels()).and_then(|()| Facts::of(request));
     let (indices, rows) = call.reduce(facts)?;
     let (indices, rows): (DeviceBuffer, DeviceBuffer) = worker.call("giving the result", move |b| {
@@ -41,7 +42,7 @@ struct Run<'a> {
     ctx: &'a KernelContext<'a>,
     request: &'a Request,
     worker: &'a Worker,
-    /// On which everything runs.
+    /// The stream of all work.
     stream: u64,
 }
 
@@ -68,21 +69,21 @@ impl Run<'_> {
         }
     }
 
-    /// Runs a step behind what the device was given, with tensors that the device's thread keeps.
+    /// Runs a step after the earlier work of the device, with tensors that the device's thread keeps.
     fn step<B: c10d_core::Buffers>(&self, step: u8, call: Call<B>) -> Result {
-        // SAFETY: the stream is the worker's, which is there until the call is over.
+        // SAFETY: the stream belongs to the worker, which exists until the call is finished.
         let call = unsafe { call.on_stream(self.stream) };
         self.ctx.run_step(self.request, step, call).map(drop)
     }
 
     fn lend(&self, tensor: Tensor) -> Lent {
-        // SAFETY: tensors stay with the worker until the call is over, which waits for its steps; nothing else that uses
-        // one is given to the device meanwhile.
+        // SAFETY: tensors remain with the worker until the call is finished, and the call waits for its steps;
+        // meanwhile the device gets no other work that uses them.
         unsafe { Lent::new(tensor, self.worker.index) }
     }
 
-    /// Tells all ranks what this one has, or that its tensor is wrong; learns the same of them. Gives how many entries each
-    /// rank has.
+    /// Tells all ranks what this one has, or that its tensor is invalid, and receives the same from them. Returns the
+    /// number of entries of each rank.
     fn meet(&self, nnz: Result<usize, Error>) -> Result<Vec<u64>> {
         let (ctx, request) = (self.ctx, self.request);
         let layout = request.sparse().ok_or_else(|| Error::invalid("this kernel is for sparse tensors"))?;
@@ -96,8 +97,8 @@ impl Run<'_> {
         let words = self.worker.call("the first round", move |b| b.download_numbers(all))?;
         let heads = SparseHeads::new(&words, ranks);
         let disagreed = |error| {
-            // All ranks know it by now, or will: whoever gave up at once would tell those that do not what it sees itself,
-            // which may be another rank's fault than what they see.
+            // All ranks know the error by now or learn of it soon. A rank that gave up at once would send its own view
+            // of the error to those that do not know it yet, and that may be another rank's error.
             if let Ok(mine) = mine.slice(0, 1)
                 && let Ok(all) = all.slice(0, ranks)
             {
@@ -111,12 +112,12 @@ impl Run<'_> {
         Ok((0..ranks).map(|rank| heads.nnz(rank)).collect())
     }
 
-    /// All ranks know the result's coordinates beforehand: what is left is a dense sum.
+    /// All ranks know the coordinates of the result, so only a dense sum is needed.
     fn sum_known(&self, facts: Facts, entries: Entries, known: Known) -> Result<Parts> {
         let rows = self.worker.call("taking rows to their places", move |b| {
             let layout = &facts.layout;
             let rows = result(b, facts.values.dtype, known.indices.count / layout.sparse_dim, layout.row)?;
-            // Zero, also where no rank has an entry.
+            // All values start as zero, including those for which no rank has an entry.
             steps::fill(b, rows, facts.form.part, 0)?;
             steps::scatter(b, facts.form, entries.rows, known.places, layout.row, rows)?;
             Ok((known.indices, rows))
@@ -132,7 +133,7 @@ impl Run<'_> {
         self.step(3, op::all_reduce(self.lend(rows), by))
     }
 
-    /// Makes the union of all ranks' keys, and reduces a row for each.
+    /// Computes the union of all ranks' keys, and reduces a row for each.
     fn over_union(&self, facts: Facts, space: Space, entries: Entries, counts: Vec<u64>) -> Result<Parts> {
         let longest = counts.iter().copied().max().unwrap_or(0);
         let longest = usize::try_from(longest).unwrap_or(usize::MAX);
@@ -159,7 +160,7 @@ impl Run<'_> {
     }
 }
 
-/// The result's coordinates, and its rows with this rank's entries in them.
+/// Makes the coordinates of the result, and its rows with this rank's entries.
 fn compact(
     bench: &mut Bench,
     facts: &Facts,
@@ -181,7 +182,7 @@ fn compact(
     }
     let all = bench.download_numbers(numbers.slice(numbers.count - 1, 1)?)?[0] as usize;
     let (layout, form) = (&facts.layout, facts.form);
-    // All memory first, so that nothing is written where there is not enough.
+    // All memory is allocated first, so that nothing is written if there is not enough.
     let indices = result(bench, DType::I64, all, layout.sparse_dim)?;
     let rows = result(bench, facts.values.dtype, all, layout.row)?;
     let keys = bench.allocate(space.dtype(), all)?;
@@ -194,7 +195,7 @@ fn compact(
     Ok((indices, rows))
 }
 
-/// A world of one: its entries, coalesced.
+/// The result in a group of one rank: its coalesced entries.
 fn alone(bench: &mut Bench, facts: &Facts, space: Space, entries: Entries) -> Result<Parts> {
     let layout = &facts.layout;
     let indices = result(bench, DType::I64, entries.keys.count, layout.sparse_dim)?;
@@ -204,7 +205,7 @@ fn alone(bench: &mut Bench, facts: &Facts, space: Space, entries: Entries) -> Re
     Ok((indices, rows))
 }
 
-/// Memory for a part of the result.
+/// Allocates memory for a part of the result.
 fn result(bench: &mut Bench, dtype: DType, entries: usize, each: usize) -> Result<Tensor> {
     let none = |why: &str| {
         let what = format!("no memory for {entries} entries of {each} elements of {dtype}: {why}");

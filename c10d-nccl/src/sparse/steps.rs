@@ -1,4 +1,4 @@
-//! The kernels' calls, each with what it reads and writes.
+//! The calls of kernels, with their inputs and outputs.
 #![allow(unsafe_code)]
 
 use c10d_core::{DType, Error, ErrorKind, Result};
@@ -9,15 +9,16 @@ use crate::kernels::sparse::{
     CHUNK, KEYED_U32, KEYED_U64, Keyed, SCAN, SUMS, fill as filler, merger, scatter as mover,
 };
 
-/// What a flag says where there is nothing to say.
+/// The value of a flag that is not set.
 pub(super) const NONE: u64 = u64::MAX;
-/// How many flags a check has: the first entry outside of the tensor, out of order, not among the known ones.
+/// The number of flags of a check: the first entry that is outside of the tensor, that is out of order, and that is not
+/// among the known ones.
 pub(super) const FLAGS: usize = 3;
 
 /// A tensor's coordinates and keys.
 #[derive(Clone, Copy)]
 pub(super) struct Space {
-    /// How many keys there could be.
+    /// The number of possible keys.
     pub(super) keys: u64,
     pub(super) dims: usize,
     /// The sizes of the sparse dimensions.
@@ -35,12 +36,12 @@ impl Space {
     }
 }
 
-/// The ranks' sorted keys, one list after the other, each padded to the longest.
+/// The sorted keys of the ranks as consecutive lists, each padded to the longest.
 #[derive(Clone, Copy)]
 pub(super) struct Lists {
     pub(super) keys: Tensor,
     pub(super) longest: usize,
-    /// How long each is.
+    /// The length of each list.
     pub(super) counts: Tensor,
 }
 
@@ -54,30 +55,30 @@ fn fits(what: bool) -> Result {
     if what { Ok(()) } else { Err(Error::new(ErrorKind::Internal, "a kernel's tensors do not fit each other")) }
 }
 
-/// Flags that say nothing, for so many lists.
+/// Makes flags that are not set, for this number of lists.
 pub(super) fn flags(bench: &mut Bench, lists: usize) -> Result<Tensor> {
     bench.upload_numbers(&vec![NONE; FLAGS * lists])
 }
 
-/// Keys of indices, and whether they are the tensor's, and in order.
+/// Computes keys from indices, and checks that they are in the tensor and in order.
 pub(super) fn linearise(bench: &mut Bench, space: Space, indices: Tensor, keys: Tensor, flags: Tensor) -> Result {
     let (count, dims) = (keys.count, space.dims);
     fits(indices.count == count * dims && space.sizes.count == dims && keys.dtype == space.dtype())?;
     fits(flags.count == FLAGS)?;
     let arguments = [indices.at, count as u64, space.sizes.at, dims as u64, keys.at, flags.at];
-    // SAFETY: as large as was checked; here and below all are the call's.
+    // SAFETY: the sizes were checked; here and below all tensors belong to the call.
     unsafe { bench.launch(&space.kernels().linearise, count, &arguments)? };
     check(bench, space, keys, flags)
 }
 
-/// Whether keys are the tensor's, and in order.
+/// Checks that keys are in the tensor and in order.
 pub(super) fn check(bench: &mut Bench, space: Space, keys: Tensor, flags: Tensor) -> Result {
     fits(flags.count == FLAGS && keys.dtype == space.dtype())?;
     // SAFETY: as above.
     unsafe { bench.launch(&space.kernels().check, keys.count, &[keys.at, keys.count as u64, space.keys, flags.at]) }
 }
 
-/// The places of keys in a sorted list.
+/// Finds the positions of keys in a sorted list.
 pub(super) fn locate(
     bench: &mut Bench,
     space: Space,
@@ -93,7 +94,7 @@ pub(super) fn locate(
     unsafe { bench.launch(&space.kernels().locate, keys.count, &arguments) }
 }
 
-/// The numbers of different keys before each place of the lists, and behind the last.
+/// Counts the different keys before each position of the lists, and in total.
 pub(super) fn number(bench: &mut Bench, space: Space, lists: Lists) -> Result<Tensor> {
     let places = lists.keys.count;
     fits(places == lists.longest * lists.count() && lists.keys.dtype == space.dtype())?;
@@ -106,25 +107,25 @@ pub(super) fn number(bench: &mut Bench, space: Space, lists: Lists) -> Result<Te
     Ok(marks)
 }
 
-/// Puts the sum of all numbers before it in each one's place.
+/// Replaces each number by the sum of all numbers before it.
 fn scan(bench: &mut Bench, numbers: Tensor) -> Result {
     let mut levels = vec![numbers];
     while let Some(last) = levels.last().copied().filter(|l| l.count > CHUNK) {
         let sums = bench.allocate(DType::U64, last.count.div_ceil(CHUNK))?;
-        // SAFETY: as above: a sum for each chunk.
+        // SAFETY: as above; there is one sum for each chunk.
         unsafe { bench.launch(&SUMS, sums.count, &[last.at, last.count as u64, sums.at])? };
         levels.push(sums);
     }
     let mut bases = 0;
     for level in levels.into_iter().rev() {
-        // SAFETY: as above: a base for each chunk, or one chunk alone.
+        // SAFETY: as above; there is one base for each chunk, or only one chunk.
         unsafe { bench.launch(&SCAN, level.count.div_ceil(CHUNK), &[bases, level.at, level.count as u64])? };
         bases = level.at;
     }
     Ok(())
 }
 
-/// The places of keys, which are in one of the lists, in the union of all.
+/// Finds the positions of keys, which are in one of the lists, in the union of all lists.
 pub(super) fn place(
     bench: &mut Bench,
     space: Space,
@@ -140,7 +141,7 @@ pub(super) fn place(
     unsafe { bench.launch(&space.kernels().place, keys.count, &arguments) }
 }
 
-/// The union of the lists, which were checked; it has as many keys as `numbers` says.
+/// Writes the union of the lists, which were checked. The number of its keys is known from `numbers`.
 pub(super) fn union(bench: &mut Bench, space: Space, lists: Lists, numbers: Tensor, all: Tensor) -> Result {
     fits(numbers.count == lists.keys.count + 1 && all.dtype == space.dtype())?;
     let (longest, count) = (lists.longest as u64, lists.count() as u64);
@@ -149,7 +150,7 @@ pub(super) fn union(bench: &mut Bench, space: Space, lists: Lists, numbers: Tens
     unsafe { bench.launch(&space.kernels().union, lists.keys.count, &arguments) }
 }
 
-/// The indices of keys.
+/// Computes the indices of keys.
 pub(super) fn gather(bench: &mut Bench, space: Space, keys: Tensor, indices: Tensor) -> Result {
     fits(indices.count == keys.count * space.dims && keys.dtype == space.dtype())?;
     let arguments = [keys.at, keys.count as u64, space.sizes.at, space.dims as u64, indices.at];
@@ -164,7 +165,7 @@ pub(super) fn fill(bench: &mut Bench, to: Tensor, part: DType, bits: u64) -> Res
     unsafe { bench.launch(filler(part.size()), count, &[bits, to.at, count as u64]) }
 }
 
-/// Moves rows to their places, which are different and in `to`.
+/// Copies rows to their positions, which are different and within `to`.
 pub(super) fn scatter(bench: &mut Bench, form: Form, rows: Tensor, places: Tensor, row: usize, to: Tensor) -> Result {
     fits(rows.count == places.count * row && rows.dtype == to.dtype)?;
     let (count, row) = (places.count, row * form.parts);
@@ -173,7 +174,7 @@ pub(super) fn scatter(bench: &mut Bench, form: Form, rows: Tensor, places: Tenso
     unsafe { bench.launch(mover(form.part.size()), count * row, &arguments) }
 }
 
-/// Combines rows with the same coordinates: segment s has those of `order` from `starts[s]` to `starts[s + 1]`.
+/// Combines rows with the same coordinates: segment s consists of `order` from `starts[s]` to `starts[s + 1]`.
 pub(super) fn merge(
     bench: &mut Bench,
     form: Form,

@@ -1,4 +1,4 @@
-//! The thread that makes a sparse call's calls of CUDA: one that does not come back holds nobody up.
+//! The thread that calls CUDA for a sparse call, so that a call that does not return blocks nobody.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,10 +13,10 @@ use crate::cuda::{CudaApi, release, retain};
 
 type Order = Box<dyn FnOnce(&mut Result<Bench>) + Send>;
 
-/// The thread, as the call sees it. It ends when this is dropped, and then gives back what it has.
+/// A handle of the thread. When it is dropped, the thread frees its resources and ends.
 pub(super) struct Worker {
     orders: Sender<Order>,
-    /// When a call of CUDA's is given up.
+    /// When a call of CUDA is given up.
     patience: Instant,
     pub(super) index: u16,
     /// Why the request's tensors cannot be used.
@@ -24,7 +24,7 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    /// Starts it. The request's tensors are held until the device is through with them.
+    /// Starts the thread. The request's tensors are held until the device no longer uses them.
     pub(super) fn start(cuda: Arc<dyn CudaApi>, request: &Request) -> Result<Worker> {
         let index = request.inputs().first().map_or(0, |span| span.device().index());
         let mut refused = None;
@@ -49,7 +49,7 @@ impl Worker {
         self.refused.clone().map_or(Ok(()), Err)
     }
 
-    /// Has something done on the device; what comes too late is given back there.
+    /// Runs a function on the thread. If its result comes too late, the thread frees it.
     pub(super) fn call<T: Send + 'static>(
         &self,
         what: &'static str,
@@ -61,7 +61,7 @@ impl Worker {
                 Ok(bench) => order(bench),
                 Err(e) => Err(e.clone()),
             };
-            // Nobody may be waiting any more.
+            // The caller may have given up.
             let _ = answer.send(done);
         };
         let gone = || Error::new(ErrorKind::Internal, "the thread of a sparse call on a GPU is gone");
@@ -78,7 +78,7 @@ impl Worker {
     }
 }
 
-/// Tensors that are kept allocated although their owner may free them.
+/// Tensors that are kept allocated even if their owner frees them.
 struct Held {
     cuda: Arc<dyn CudaApi>,
     index: u16,
@@ -94,7 +94,7 @@ impl Drop for Held {
 fn serve(mut bench: Result<Bench>, todo: Receiver<Order>, held: Held, patience: Duration) {
     todo.into_iter().for_each(|order| order(&mut bench));
     if bench.is_ok_and(|bench| !bench.end(patience)) {
-        // The device may be at it for ever.
+        // The device may use them for ever.
         std::mem::forget(held);
     }
 }
@@ -106,19 +106,19 @@ mod tests {
     use super::*;
     use crate::tests::mock::MockCuda;
 
-    /// How much is freed at the end of a call whose device is at work for so many more questions.
+    /// How much memory is freed at the end of a call whose device is busy for this number of polls.
     fn freed(questions: u64, patience: Duration) -> u64 {
         let cuda = Arc::new(MockCuda::at_work(questions));
         let mut bench = Bench::new(cuda.clone(), 0, 0, Instant::now());
         bench.as_mut().unwrap().allocate(DType::F32, 5).unwrap();
         let held = Held { cuda: cuda.clone(), index: 0, addresses: vec![1 << 20] };
-        // Without a sender: the call is over.
+        // Without a sender the call is finished.
         let (_, todo) = unbounded();
         serve(bench, todo, held, patience);
         cuda.freed()
     }
 
-    /// The mock refuses to free anything before.
+    /// The mock panics if anything is freed earlier.
     #[test]
     fn memory_is_freed_when_the_device_is_through() {
         assert_eq!(freed(100, PATIENCE), 2, "the call's own and the caller's");

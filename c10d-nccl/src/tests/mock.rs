@@ -1,4 +1,4 @@
-//! CUDA and NCCL that do nothing, at once, and write it down.
+//! Mocks of CUDA and NCCL. They do nothing, and write down the calls.
 #![allow(unsafe_code)]
 
 use std::collections::BTreeMap;
@@ -16,7 +16,7 @@ use crate::kernels::Kernel;
 use crate::nccl::{Call, Comm, Config, DataType, NcclApi, NcclResult, Optional, RedOp, UniqueId, Version};
 use crate::start::Facts;
 
-/// What was asked for, in order.
+/// The calls, in order.
 #[derive(Clone, Default)]
 pub(super) struct Log(Arc<Mutex<Vec<String>>>);
 
@@ -25,7 +25,7 @@ impl Log {
         self.0.lock().push(line);
     }
 
-    /// What there is so far, and nothing of it again.
+    /// Removes and returns the calls so far.
     pub(super) fn take(&self) -> Vec<String> {
         std::mem::take(&mut *self.0.lock())
     }
@@ -55,7 +55,7 @@ fn create(init: &GroupInit) -> Result<Arc<dyn Backend>> {
     Ok(Arc::new(connect(init)?))
 }
 
-/// The backend that one rank has.
+/// The backend of one rank.
 pub(super) fn connect(init: &GroupInit) -> Result<Nccl> {
     let log = log(&init.group, init.rank);
     let (old, next) = (init.hint("mock.old").is_some(), AtomicU64::new(1));
@@ -77,19 +77,19 @@ pub(super) fn cuda_api() -> Arc<dyn CudaApi> {
 pub(crate) struct MockCuda {
     log: Log,
     next: AtomicU64,
-    /// How often it will say that the device is not through.
+    /// How often it will answer that the device has not finished.
     questions: AtomicU64,
     freed: AtomicU64,
 }
 
 impl MockCuda {
-    /// A device that is at work for so many questions.
+    /// A device that is busy for this number of polls.
     pub(crate) fn at_work(questions: u64) -> MockCuda {
         let (questions, freed) = (AtomicU64::new(questions), AtomicU64::new(0));
         MockCuda { log: Log::default(), next: AtomicU64::new(1), questions, freed }
     }
 
-    /// How much memory was given back.
+    /// How much memory was freed.
     pub(crate) fn freed(&self) -> u64 {
         self.freed.load(Ordering::Relaxed)
     }
@@ -100,7 +100,7 @@ impl MockCuda {
     }
 }
 
-// SAFETY: its memory is an address that nobody looks behind; copies do nothing.
+// SAFETY: its memory is an address that is never accessed; copies do nothing.
 unsafe impl DeviceRuntime for MockCuda {
     fn name(&self) -> &'static str {
         "cuda"
@@ -173,7 +173,7 @@ unsafe impl CudaApi for MockCuda {
 pub(super) struct Mock {
     pub(super) log: Log,
     pub(super) next: AtomicU64,
-    /// Lacks what is optional.
+    /// Whether it lacks the optional functions.
     pub(super) old: bool,
 }
 
@@ -225,7 +225,7 @@ impl NcclApi for Mock {
         (NcclResult::IN_PROGRESS, Comm(self as *const Mock as *mut _))
     }
     unsafe fn split(&self, _: Comm, color: Option<i32>, key: i32, new: *mut Comm, _: &Config) -> NcclResult {
-        // SAFETY: the caller's place, here and below.
+        // SAFETY: the caller guarantees the place, here and below.
         unsafe { *new = color.map_or(Comm::NULL, |_| Comm(self as *const Mock as *mut _)) };
         self.did(format!("split {color:?} {key}"))
     }

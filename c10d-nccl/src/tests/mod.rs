@@ -1,5 +1,5 @@
-//! The backend over libraries that only write down what they are asked for (`mock`). One that does it is `fake/`, for
-//! `tests/`.
+//! Tests of the backend with libraries that only write down the calls (`mock`). The tests in `tests/` use a library
+//! that does the work (`fake/`).
 
 mod dialects;
 mod log;

@@ -1,4 +1,4 @@
-//! The real library, where one is found: named by `C10D_NCCL_LIB`, installed, or in the active environment.
+//! Tests of the real library, if one is found: named by `C10D_NCCL_LIB`, installed, or in the active environment.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -39,7 +39,7 @@ fn without_a_device_init_fails_in_words() {
     let until = Instant::now() + Duration::from_secs(60);
     let e = match Communicator::begin(&nccl, &comms, (0, 1), &[id]) {
         Err(e) => e,
-        // It may find out later.
+        // The library may notice it later.
         Ok(comm) => loop {
             match comm.ready() {
                 Err(e) => break e,
