@@ -1,7 +1,8 @@
-//! Who is named, and how soon, after each kind of fault.
+//! Measures which ranks are named after each kind of fault, and how soon.
 //!
-//! `cargo run --release -p c10d-conformance --example faults [TIMES]`: each time three processes all-reduce, something
-//! happens to one of them, and the two others say whom their errors name and when they knew. The kills go round all ops.
+//! `cargo run --release -p c10d-conformance --example faults [TIMES]`: three processes make all-reduces, a fault
+//! happens to one of them, and the other two report which ranks their errors name and when they knew it. This is
+//! repeated, and the kills go through all ops.
 
 #[path = "../tests/stage/mod.rs"]
 mod stage;
@@ -21,11 +22,11 @@ use stage::acts::{Arguments, VICTIM, WORLD, act};
 use stage::{Told, cast, failures, join, lines, shown, tell, tell_error};
 
 const CAP: Duration = Duration::from_secs(30);
-/// Of ops that wait for a rank that does not come.
+/// The timeout of ops that wait for a rank that does not come.
 const TIMEOUT: Duration = Duration::from_secs(1);
 const SURVIVORS: [u32; 2] = [0, 2];
 
-/// A kind of fault: its name, and what its time counts from.
+/// The kinds of faults: the name, and the event from which the time counts.
 const FAULTS: [(&str, &str); 8] = [
     ("killed", "the kill"),
     ("stopped", "the deadline"),
@@ -50,7 +51,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Nanoseconds of a clock that all processes of a host share.
+/// The time in nanoseconds, from a clock that all processes of a host share.
 fn now() -> u64 {
     let t = clock_gettime(ClockId::Monotonic);
     t.tv_sec as u64 * 1_000_000_000 + t.tv_nsec as u64
@@ -76,7 +77,7 @@ fn rank(part: &str) -> Result {
     Ok(())
 }
 
-/// Calls until there is an error.
+/// Makes calls until there is an error.
 fn survive(fault: &str, pg: &ProcessGroup, arguments: &Arguments) {
     let begin = Instant::now();
     while begin.elapsed() < CAP {
@@ -120,7 +121,7 @@ fn suffer(fault: &str, pg: ProcessGroup, arguments: &Arguments) -> Result {
             let link = links_to_0(&pg)?;
             at();
             for socket in link {
-                // Of TCP, this sends a reset; a UNIX socket cannot.
+                // With TCP this sends a reset, which UNIX sockets do not have.
                 if addresses(&socket).is_none() || connect_unspec(&socket).is_err() {
                     let _ = shutdown(&socket, Shutdown::Both);
                 }
@@ -155,7 +156,7 @@ fn addresses(socket: &OwnedFd) -> Option<(SocketAddr, SocketAddr)> {
 
 const KEY: &str = "faults/rank 0";
 
-/// Rank 0 says which process it is, and which ends of connections it has.
+/// Rank 0 publishes its process id and its ends of connections.
 fn publish(pg: &ProcessGroup) -> Result {
     if pg.rank() == 0 {
         let ends: Vec<String> =
@@ -196,7 +197,7 @@ fn ip(arguments: &[&str]) -> Result<(), String> {
     if output.status.success() { Ok(()) } else { Err(said.trim().to_owned()) }
 }
 
-/// Two namespaces with a cable between them, gone when this is.
+/// Two namespaces with a link between them. They are removed when this is dropped.
 struct Hosts([String; 2]);
 
 impl Hosts {
@@ -229,7 +230,7 @@ fn table(times: usize) -> Result<(), String> {
     println!("| --- | --- | --- | --- | --- | --- | --- |");
     for (fault, since) in FAULTS {
         for transport in ["shm", "tcp"] {
-            // Shared memory has no link to cut. What takes long is not done often.
+            // Shared memory has no link to cut. Slow faults are repeated less often.
             let times = match fault {
                 "cut link" if transport == "shm" => continue,
                 "cut link" => 1,
@@ -298,7 +299,7 @@ fn once(fault: &str, ranks: Launch) -> Result<JobReport, String> {
     job.wait(Instant::now() + CAP).map_err(words)
 }
 
-/// What a survivor said, and the nanoseconds until it knew.
+/// The report of a survivor, and the nanoseconds until it knew.
 fn read(report: &JobReport, rank: u32) -> Option<(Told, i64)> {
     let number = |rank, word: &str| {
         let line = lines(report, rank).into_iter().find(|line| line.starts_with(word))?;

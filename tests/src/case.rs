@@ -1,11 +1,11 @@
-//! One case: everything that a rank must know to play its part, and nothing else.
+//! A case: all that a rank must know to run it.
 
 use std::fmt;
 
 use c10d_core::backend::Shape;
 use c10d_core::{DType, OpKind, ReduceOp};
 
-/// How many elements.
+/// The number of elements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Size {
     Zero,
@@ -34,18 +34,18 @@ impl Size {
     }
 }
 
-/// How the op is issued.
+/// The way in which the op is called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Form {
-    /// `run`, over borrowed buffers.
+    /// `run` with borrowed buffers.
     Blocking,
-    /// `start`, over owned buffers, then `wait`.
+    /// `start` with owned buffers, then `wait`.
     Owned,
-    /// `start`, over owned buffers, as a future on a bare executor.
+    /// `start` with owned buffers, as a future on a small executor.
     Awaited,
-    /// `scope`, over borrowed buffers.
+    /// `scope` with borrowed buffers.
     Scoped,
-    /// `submit_raw`, input and output in the same memory where the op has a layout for it.
+    /// `submit_raw` with input and output in the same memory, if the op has a layout for it.
     InPlace,
 }
 
@@ -74,7 +74,7 @@ impl Form {
     }
 }
 
-/// What is run, the same on all ranks of a world.
+/// A case. It is the same on all ranks of a world.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Case {
     pub(crate) op: OpKind,
@@ -83,18 +83,18 @@ pub(crate) struct Case {
     pub(crate) world: u32,
     pub(crate) root: u32,
     pub(crate) size: Size,
-    /// Elements per rank, where all have the same.
+    /// The number of elements per rank, if it is the same on all ranks.
     pub(crate) count: usize,
     pub(crate) form: Form,
-    /// Whether ranks (or pairs of them) have different lengths.
+    /// Whether ranks, or pairs of ranks, have different lengths.
     pub(crate) uneven: bool,
 }
 
-/// Tensors of a coalesced call.
+/// The number of tensors of a coalesced call.
 pub(crate) const COALESCED: usize = 3;
 
 impl Case {
-    /// Elements that belong to a rank, in the op's list `list`.
+    /// The number of elements of a rank, in the op's list `list`.
     pub(crate) fn len(&self, list: usize, rank: u32) -> usize {
         let count = match list {
             0 => self.count,
@@ -111,12 +111,12 @@ impl Case {
         }
     }
 
-    /// Elements that one rank sends to another.
+    /// The number of elements that one rank sends to another.
     pub(crate) fn pair(&self, from: u32, to: u32) -> usize {
         self.len(0, from + 2 * to)
     }
 
-    /// Bytes of the largest buffer, as `ProcessGroup::algorithm` counts.
+    /// The bytes of the largest buffer, as for `ProcessGroup::algorithm`.
     pub(crate) fn bytes(&self) -> usize {
         let flat = matches!(
             self.op.row().shape,

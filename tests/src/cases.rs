@@ -1,22 +1,23 @@
-//! Which cases there are, from the op table and a backend's capabilities.
+//! Selects the cases from the op table and a backend's capabilities.
 
 use c10d_core::backend::{Capabilities, Shape};
 use c10d_core::{DType, OpKind, ReduceOp};
 
 use crate::case::{Case, Form, Size};
 
-/// How much to run.
+/// Which cases are run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Selection {
-    /// Each op × element type × reduce operation once; each world, size class, form and evenness with each op.
+    /// Every combination of op, element type and reduce operation once; for each op every world size, size class, form
+    /// and evenness.
     Cover,
-    /// Everything.
+    /// All cases.
     Full,
 }
 
 impl Selection {
-    /// `Full` if the variable `C10D_SUITE` says so.
+    /// `Full` if the variable `C10D_SUITE` is `full`, otherwise `Cover`.
     pub fn from_env() -> Selection {
         match std::env::var("C10D_SUITE").as_deref() {
             Ok("full") => Selection::Full,
@@ -25,15 +26,15 @@ impl Selection {
     }
 }
 
-/// What is varied besides op, element type and reduce operation.
+/// The dimensions besides op, element type and reduce operation.
 pub(crate) struct Space<'a> {
     pub(crate) worlds: &'a [u32],
-    /// The size in bytes at which the backend begins to cut.
+    /// The size in bytes from which the backend divides transfers into chunks.
     pub(crate) chunk: usize,
     pub(crate) selection: Selection,
 }
 
-/// Every case of a backend with these capabilities, in an order that is the same everywhere.
+/// Every case of a backend with these capabilities, in the same order on every rank.
 pub(crate) fn cases(capabilities: &Capabilities, space: &Space<'_>) -> Vec<Case> {
     let mut out = Vec::new();
     let offered =
@@ -43,7 +44,7 @@ pub(crate) fn cases(capabilities: &Capabilities, space: &Space<'_>) -> Vec<Case>
         let variants = variants(op, space);
         match space.selection {
             Selection::Cover => {
-                // More kinds than variants, or the other way round: the longer list is gone through once.
+                // Both lists can be the longer one. The longer list is used once, and the other is repeated.
                 let rounds = kinds.len().max(cover_len(op, space));
                 for i in 0..rounds {
                     let (dtype, reduce) = kinds[i % kinds.len()];
@@ -62,7 +63,7 @@ pub(crate) fn cases(capabilities: &Capabilities, space: &Space<'_>) -> Vec<Case>
     out
 }
 
-/// The op on the other side, without which an op cannot be tried.
+/// The op that the other rank must call, if it is another one.
 fn partner(op: OpKind) -> Option<OpKind> {
     match op {
         OpKind::Send => Some(OpKind::Recv),
@@ -71,7 +72,7 @@ fn partner(op: OpKind) -> Option<OpKind> {
     }
 }
 
-/// The op on its element types with its reduce operations, as far as offered.
+/// The offered combinations of element type and reduce operation of an op.
 fn kinds(op: OpKind, capabilities: &Capabilities) -> Vec<(DType, ReduceOp)> {
     if op.row().shape == Shape::Nothing {
         return vec![(DType::U8, ReduceOp::Sum)];
@@ -83,7 +84,7 @@ fn kinds(op: OpKind, capabilities: &Capabilities) -> Vec<(DType, ReduceOp)> {
     meaningful.filter(|pair| offered(op, pair) && partner(op).is_none_or(|other| offered(other, pair))).collect()
 }
 
-/// Every reduce operation; the factor is one that no type has exactly.
+/// Every reduce operation. No type can represent the factor exactly.
 pub(crate) fn reduce_ops() -> Vec<ReduceOp> {
     (0..ReduceOp::COUNT as u8).filter_map(|code| ReduceOp::from_code(code, 0.3)).collect()
 }
@@ -94,7 +95,7 @@ fn sizes(op: OpKind) -> &'static [Size] {
     if op.row().shape == Shape::Nothing { &[Size::Zero] } else { &Size::ALL }
 }
 
-/// Any-source receivers cannot know whose length comes next; flat exchanges are uneven by splits.
+/// A receiver from any source cannot know the next sender's length. Flat exchanges are uneven by their splits.
 fn may_be_uneven(op: OpKind) -> bool {
     op.is_uneven()
 }
@@ -114,13 +115,13 @@ fn variants(op: OpKind, space: &Space<'_>) -> Vec<Variant> {
     out
 }
 
-/// So many steps of `cover` show every value of every dimension.
+/// The number of steps of `cover` after which every value of every dimension was used.
 fn cover_len(op: OpKind, space: &Space<'_>) -> usize {
     let pairs = space.worlds.len() * Form::of(op).len();
     pairs.max(sizes(op).len() * 2)
 }
 
-/// The i-th variant: every dimension advances at its own pace, so that neighbours meet in ever new company.
+/// The i-th variant. The dimensions advance at different rates, so that their combinations vary.
 fn cover(op: OpKind, space: &Space<'_>, i: usize) -> Variant {
     let (worlds, sizes, forms) = (space.worlds, sizes(op), Form::of(op));
     let world = worlds[i % worlds.len()];
@@ -151,7 +152,7 @@ fn case(
         Size::AboveChunk => chunk + 1,
         Size::Large => large + 7,
     };
-    // Root 0, the last, and those between all get their turn.
+    // Every rank becomes the root: 0, the last, and those between.
     let root = (turn as u32).wrapping_mul(world.saturating_sub(1).max(1)) % world;
     Case { op, dtype, reduce, world, root, size, count, form, uneven }
 }

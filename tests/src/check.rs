@@ -1,4 +1,4 @@
-//! Comparing what a rank got with what it must get.
+//! Compares the output of a rank with the expected one.
 
 use c10d_core::{DType, ReduceOp};
 use half::{bf16, f16};
@@ -7,7 +7,8 @@ use crate::case::Case;
 use crate::reference::Want;
 use crate::tensor::Tensor;
 
-/// Compares one output; `in_rank_order`: the reference's order was the backend's, so nothing may differ.
+/// Compares one output. With `in_rank_order` the backend reduces in the same order as the reference, so the bits must
+/// be equal.
 pub(crate) fn output(case: &Case, got: &Tensor, want: &Want, in_rank_order: bool) -> Result<(), String> {
     if !got.is_guarded() {
         return Err("memory beside the output was written".into());
@@ -34,12 +35,12 @@ fn same(case: &Case, got: &[u8], want: &[u8], bound: Option<f64>) -> bool {
     if got.is_nan() || want.is_nan() {
         return got.is_nan() && want.is_nan();
     }
-    // Which zero is smaller is left open.
+    // The order of 0.0 and -0.0 is not specified.
     let zeros = matches!(case.reduce, ReduceOp::Min | ReduceOp::Max) && got == 0.0 && want == 0.0;
     zeros || bound.is_some_and(|bound| (got - want).abs() <= bound)
 }
 
-/// A float (or half of a complex number).
+/// The value of a float, or of one part of a complex number.
 fn number(dtype: DType, bytes: &[u8]) -> Option<f64> {
     use bytemuck::pod_read_unaligned as read;
     Some(match dtype {

@@ -1,4 +1,4 @@
-//! Inputs: a pure function of case, rank and place, with the values that break things among them.
+//! Inputs. They are a pure function of case, rank and position, and contain special values.
 
 use c10d_core::{DType, ReduceOp};
 use half::{bf16, f16};
@@ -6,7 +6,7 @@ use half::{bf16, f16};
 use crate::case::Case;
 use crate::tensor::Tensor;
 
-/// What a rank contributes to a case as its tensor number `slot`.
+/// The input of a rank in a case, as its tensor number `slot`.
 pub(crate) fn input(case: &Case, rank: u32, slot: usize, count: usize) -> Tensor {
     let mut tensor = Tensor::zeros(case.dtype, count);
     let style = match (case.op.reduces(), case.reduce) {
@@ -19,7 +19,8 @@ pub(crate) fn input(case: &Case, rank: u32, slot: usize, count: usize) -> Tensor
     let tile = count.min(PERIOD) * size;
     for (i, bytes) in tensor.bytes_mut()[..tile].chunks_exact_mut(size).enumerate() {
         let r = mix(seed ^ i as u64);
-        // Of the values that swallow others, one rank at most has one at a place: then no order of reducing matters.
+        // At each position at most one rank has a value that absorbs others, so that the order of the reduction does
+        // not matter.
         let special = style == Style::Any || i as u64 % u64::from(case.world) == u64::from(rank);
         element(case.dtype, r, style, special, bytes);
     }
@@ -32,12 +33,13 @@ pub(crate) fn input(case: &Case, rank: u32, slot: usize, count: usize) -> Tensor
     tensor
 }
 
-/// After so many elements the values repeat. A prime: what is moved by whole chunks or blocks does not go unnoticed.
+/// The number of elements after which the values repeat. It is a prime, so that chunks or blocks in the wrong place are
+/// detected.
 const PERIOD: usize = 1021;
 
 #[derive(Clone, Copy, PartialEq)]
 enum Style {
-    /// Every value there is.
+    /// All values.
     Any,
     /// Values whose partial sums are finite in any order.
     Summands,
@@ -86,7 +88,7 @@ fn integer(dtype: DType, r: u64, out: &mut [u8]) {
     };
     out.copy_from_slice(&value[..out.len()]);
     if r % 16 < 2 && signed {
-        // The largest and the smallest.
+        // The largest and the smallest value.
         let last = out.len() - 1;
         out[last] ^= 0x80;
     }
@@ -115,7 +117,7 @@ fn complex(r: u64, style: Style, special: bool) -> (f64, f64) {
     if special && (r >> 1).is_multiple_of(64) {
         return (f64::NAN, f64::NAN);
     }
-    // What becomes of a lone infinity in a product depends on the order.
+    // In a complex product the result of a single infinity depends on the order.
     let plain = if style == Style::Any { Style::Summands } else { style };
     (real(r, plain, false, 0.0, 0.0), real(mix(r), plain, false, 0.0, 0.0))
 }

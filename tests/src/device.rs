@@ -1,4 +1,4 @@
-//! A device whose memory holds a case's tensors.
+//! A device whose memory has a case's tensors.
 #![allow(unsafe_code)]
 
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use c10d_core::{Buf, BufMut, Device, Error, Memory, Result, Span};
 use crate::reference::Tensors;
 use crate::tensor::Tensor;
 
-/// A device on which a rank has its tensors.
+/// The device of a rank's tensors.
 pub(crate) struct RankDevice {
     runtime: Arc<dyn DeviceRuntime>,
     index: u16,
@@ -19,7 +19,7 @@ pub(crate) struct RankDevice {
 }
 
 impl RankDevice {
-    /// The device of this rank, among those of this name.
+    /// Opens the device of this rank among the devices with this name.
     pub(crate) fn of(providers: &[&'static Provider], name: &str, rank: u32, patience: Duration) -> Result<RankDevice> {
         let runtime = Registry::collect(providers)?.device(name)?;
         let count = runtime.count()?;
@@ -34,7 +34,7 @@ impl RankDevice {
         self.runtime.device(self.index)
     }
 
-    /// Copies a tensor to the device, guards and all.
+    /// Copies a tensor and its guards to the device.
     pub(crate) fn put(&self, tensor: Tensor) -> Result<Far> {
         let mut memory = DeviceBuffer::from_slice(&self.runtime, self.index, tensor.everything(), self.patience)?;
         let whole = memory.span();
@@ -64,20 +64,20 @@ impl RankDevice {
     }
 }
 
-/// A tensor in a device's memory, between guards as at home.
+/// A tensor in device memory, between guards as in host memory.
 pub(crate) struct Far {
     tensor: Tensor,
     base: *mut (),
     memory: DeviceBuffer,
 }
 
-// SAFETY: the base is the buffer's own, which may go to any thread.
+// SAFETY: the base address belongs to the buffer, which may be used on any thread.
 unsafe impl Send for Far {}
 // SAFETY: as above.
 unsafe impl Sync for Far {}
 
 impl Far {
-    /// The span of some of the elements; the caller of a raw call answers for its use.
+    /// The span of some of the elements. The caller of a raw call is responsible for its use.
     pub(crate) fn part(&self, start: usize, count: usize) -> Span {
         let device = (&mut &self.memory).span().device();
         Span::new(self.base, self.tensor.offset(start), count as u64, self.tensor.dtype(), device)
@@ -88,7 +88,7 @@ impl Far {
     }
 }
 
-// SAFETY: the allocation stays until the value is dropped, wherever the value is; the value is its only owner.
+// SAFETY: the allocation remains until the value is dropped, also if the value moves; the value is its only owner.
 unsafe impl Buf for Far {
     fn span(&mut self) -> Span {
         self.all()
@@ -96,13 +96,13 @@ unsafe impl Buf for Far {
 }
 // SAFETY: as above.
 unsafe impl BufMut for Far {}
-// SAFETY: borrowed as long as the value lives, and nobody writes in that time.
+// SAFETY: it is borrowed while the value exists, and nothing writes in that time.
 unsafe impl Buf for &Far {
     fn span(&mut self) -> Span {
         self.all()
     }
 }
-// SAFETY: borrowed exclusively.
+// SAFETY: it is borrowed exclusively.
 unsafe impl Buf for &mut Far {
     fn span(&mut self) -> Span {
         self.all()

@@ -1,13 +1,14 @@
-//! What reducing means: plainly, one element after the other, in rank order.
+//! The definition of reductions: one element after another, in rank order.
 
 use bytemuck::{AnyBitPattern, NoUninit, pod_read_unaligned};
 use c10d_core::{DType, ReduceOp};
 use half::{bf16, f16};
 
-/// The result of reducing these inputs (one per rank, in rank order), and how far from it a sum in another order may be.
+/// The result of reducing the inputs (one per rank, in rank order), and how far a sum in another order may differ from
+/// it.
 pub(crate) struct Folded {
     pub(crate) bytes: Vec<u8>,
-    /// Per real number of the result; empty where every order gives the same.
+    /// The bound for each real number of the result; empty if every order gives the same result.
     pub(crate) bounds: Vec<f64>,
 }
 
@@ -74,7 +75,7 @@ fn exact<T: AnyBitPattern + NoUninit>(inputs: &[&[u8]], combine: impl Fn(T, T) -
     Folded { bytes: bytemuck::cast_slice(&acc).to_vec(), bounds: Vec::new() }
 }
 
-/// The type that sums of a float type are held in.
+/// The type in which sums of a float type are computed.
 trait Real:
     Copy + Into<f64> + std::ops::Add<Output = Self> + std::ops::Mul<Output = Self> + std::ops::Div<Output = Self>
 {
@@ -122,7 +123,7 @@ fn real<T: AnyBitPattern + NoUninit, A: Real>(
     }
     let done = acc.into_iter().map(|a| narrow(after.map_or(a, |divisor| a / divisor)));
     let done: Vec<T> = done.collect();
-    // One rounding per rank and two more for factor or divisor, in units of what was added up.
+    // There is one rounding per rank and two more for factor or divisor, relative to the sum of absolute values.
     let bounds = weight.into_iter().map(|w| w * epsilon * (world + 2.0)).collect();
     Folded { bytes: bytemuck::cast_slice(&done).to_vec(), bounds }
 }
@@ -145,7 +146,7 @@ where
 }
 
 fn extreme<T: PartialOrd + Copy>(op: ReduceOp, a: T, b: T) -> T {
-    // Only NaN differs from itself.
+    // Only NaN is different from itself.
     #[allow(clippy::eq_op)]
     let is_nan = |x: T| x != x;
     if is_nan(a) {
@@ -177,7 +178,7 @@ mod tests {
         assert!(nan.is_nan());
         // (1 + 2i)(3 + 4i)
         assert_eq!(of(DType::Complex64, ReduceOp::Product, &[&f(&[1.0, 2.0]), &f(&[3.0, 4.0])]), f(&[-5.0, 10.0]));
-        // 2048 + 1 + 1 in f16: rounded once it is 2050, rounded after each step it would be 2048.
+        // 2048 + 1 + 1 in f16 is 2050 if rounded once, and 2048 if rounded after each step.
         let h = |x: f32| f16::from_f32(x).to_le_bytes().to_vec();
         assert_eq!(of(DType::F16, ReduceOp::Sum, &[&h(2048.0), &h(1.0), &h(1.0)]), h(2050.0));
     }

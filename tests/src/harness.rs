@@ -1,4 +1,4 @@
-//! Suites as a test program: one trial per case.
+//! Suites as a test program with one test per case.
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
@@ -12,10 +12,10 @@ use crate::suite::{Ranks, Suite};
 type World = OnceLock<Result<BTreeMap<String, Result<(), String>>, String>>;
 
 impl Suite {
-    /// Is a whole test program (`harness = false`): lists and runs every case as a test of its own, takes the arguments
-    /// of `cargo test`.
+    /// The main function of a test program (`harness = false`). It lists and runs every case as one test, and accepts
+    /// the arguments of `cargo test`.
     ///
-    /// The first test of a world runs all of that world.
+    /// The first test of a world runs all cases of that world.
     pub fn main(self, ranks: Ranks) -> ExitCode {
         self.serve_rank();
         conclude(self.trials("", ranks))
@@ -43,8 +43,8 @@ impl Suite {
     }
 }
 
-/// Several suites, and other trials, as one test program (`harness = false`). One program is linked once, and its suites
-/// share the cores.
+/// Several suites and other tests as one test program (`harness = false`). It is linked only once, and its suites run
+/// in parallel.
 #[derive(Default)]
 #[must_use = "a program does nothing until `main`"]
 pub struct Program {
@@ -53,20 +53,20 @@ pub struct Program {
 }
 
 impl Program {
-    /// Adds a suite. Its cases are named `name/case`, so that `cargo test name/` runs them alone.
+    /// Adds a suite. Its cases are named `name/case`, so `cargo test name/` runs only these.
     pub fn suite(mut self, name: &str, suite: Suite, ranks: Ranks) -> Program {
         self.suites.push((name.to_owned(), suite.environment(SUITE, name), ranks));
         self
     }
 
-    /// Adds trials of the program's own.
+    /// Adds other tests.
     pub fn trials(mut self, trials: impl IntoIterator<Item = Trial>) -> Program {
         self.trials.extend(trials);
         self
     }
 
-    /// Plays a rank of a suite and ends the process, if this process was started for that; else does nothing. A program
-    /// whose trials start it again for other parts calls this first; [`main`](Program::main) does so, too.
+    /// If this process was started as a rank of a suite, runs that rank and ends the process; otherwise does nothing.
+    /// [`main`](Program::main) calls it. A program whose tests start it again for other purposes must call it first.
     pub fn serve_rank(&self) {
         let Ok(name) = std::env::var(SUITE) else { return };
         if let Some((_, suite, _)) = self.suites.iter().find(|(n, ..)| *n == name) {
@@ -74,7 +74,7 @@ impl Program {
         }
     }
 
-    /// Lists and runs every case and every other trial; takes the arguments of `cargo test`.
+    /// Lists and runs every case and every other test. It accepts the arguments of `cargo test`.
     pub fn main(self) -> ExitCode {
         self.serve_rank();
         let mut trials = self.trials;

@@ -1,4 +1,4 @@
-//! Issuing a case's op: one body, whatever the form and whoever owns the buffers.
+//! Calls a case's op, with the same code for every form and every kind of buffer.
 
 use c10d_core::backend::Params;
 use c10d_core::buffer::Buffers;
@@ -10,7 +10,7 @@ use crate::executor::block_on;
 use crate::raw;
 use crate::reference::Tensors;
 
-/// Does a case's op on this rank, in the case's form, with the tensors on the device, if there is one.
+/// Calls a case's op on this rank, in the case's form. The tensors are on the device, if there is one.
 pub(crate) fn issue(
     pg: &ProcessGroup,
     case: &Case,
@@ -24,7 +24,7 @@ pub(crate) fn issue(
     }
 }
 
-/// The forms in which inputs and outputs are apart.
+/// The forms in which inputs and outputs are separate.
 fn apart<T: BufMut + 'static>(pg: &ProcessGroup, case: &Case, mut tensors: Tensors<T>) -> Result<Tensors<T>>
 where
     for<'a> &'a T: Buf,
@@ -60,20 +60,20 @@ where
     Ok(tensors)
 }
 
-/// Which tensors of the list they were borrowed from the outputs are, where their order is that of what they hold.
+/// If the op changes the order of the outputs: for each output, the index of its tensor in the list.
 fn sources<T>(case: &Case, first: usize, got: &[&mut T]) -> Option<Vec<usize>> {
     let position = |tensor: &&mut T| (std::ptr::from_ref::<T>(tensor).addr() - first) / size_of::<T>();
     (case.op == OpKind::RecvAnySource).then(|| got.iter().map(position).collect())
 }
 
-/// Puts a list into this order.
+/// Reorders a list.
 fn arrange<T>(list: &mut Vec<T>, order: Option<Vec<usize>>) {
     let Some(order) = order else { return };
     let mut places: Vec<Option<T>> = std::mem::take(list).into_iter().map(Some).collect();
     list.extend(order.into_iter().filter_map(|i| places[i].take()));
 }
 
-/// A verb that runs calls on buffers that live for `'a`.
+/// A way of running calls on buffers that live for `'a`.
 trait Verb<'a> {
     fn run<B: Buffers + 'a>(&self, call: Call<B>) -> Result<B::Back>;
 }
@@ -107,7 +107,7 @@ impl<'s> Verb<'s> for Scoped<'s, '_> {
     }
 }
 
-/// The tensors that there are exactly one of.
+/// Returns the only tensor of a list.
 fn one<T>(list: Vec<T>) -> T {
     list.into_iter().next().expect("the reference made one tensor")
 }
@@ -133,7 +133,7 @@ fn go<'a, I: Buf + 'a, O: BufMut + 'a>(
     Ok((inputs, outputs))
 }
 
-/// `send`: the root sends to each. `recv` and `recv_any_source`: each sends to the root.
+/// For `send` the root sends to every rank. For `recv` and `recv_any_source` every rank sends to the root.
 fn point_to_point<'a, I: Buf + 'a, O: BufMut + 'a>(
     verb: &impl Verb<'a>,
     case: &Case,
@@ -141,7 +141,7 @@ fn point_to_point<'a, I: Buf + 'a, O: BufMut + 'a>(
     inputs: Vec<I>,
     outputs: Vec<O>,
 ) -> Result<(Vec<I>, Vec<O>)> {
-    // A sender may be a case ahead, and any-source receivers must not take what is for the next one.
+    // A sender may be one case ahead, and a receiver from any source must not get a message of the next case.
     let name = case.to_string();
     let tag = name.bytes().fold(7u32, |hash, byte| hash.wrapping_mul(31).wrapping_add(u32::from(byte))) >> 1;
     let is_root = me == case.root;

@@ -1,4 +1,4 @@
-//! Ranks as processes: this program, started again once per world, told by a variable which part to play.
+//! Ranks as processes: this program is started again once per world. A variable tells it what to do.
 
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -10,22 +10,22 @@ use c10d_rendezvous::launch::{Launch, Output};
 use crate::run::{Verdict, run as run_cases};
 use crate::suite::{Suite, Verdicts, no_group};
 
-/// `world:begin`: be a rank of this world, and start at this case.
+/// `world:begin`: run a rank of this world, and start at this case.
 const ROLE: &str = "C10D_CONFORMANCE_RANK";
-/// Which suite of a program of several.
+/// The name of the suite, in a program with several.
 pub(crate) const SUITE: &str = "C10D_CONFORMANCE_SUITE";
-/// In front of what the harness shall read; the rest of a rank's output is for people.
+/// The prefix of the lines for the harness. Other output is for people.
 const MARK: &str = "c10d-conformance ";
-/// No verdict: only so that ranks that hang outside of an op end.
+/// A limit only for ranks that hang outside of an op.
 const LIMIT: Duration = Duration::from_secs(1800);
 
 impl Suite {
-    /// Plays a rank and ends the process, if this process was started for that; else does nothing. A program that runs
-    /// the suite over processes calls this first in `main`, or in the test that runs it, with the suite made as in the
-    /// process that started it.
+    /// If this process was started as a rank, runs that rank and ends the process; otherwise does nothing. A program
+    /// that runs the suite over processes calls this first in `main`, or in the test that runs the suite. The suite
+    /// must be the same as in the process that started it.
     pub fn serve_rank(&self) {
         let Ok(role) = std::env::var(ROLE) else { return };
-        // A test harness may have begun a line.
+        // The test harness may have started a line.
         println!();
         let code = match self.rank(&role) {
             Ok(()) => 0,
@@ -73,7 +73,7 @@ fn launch(suite: &Suite, world: u32, begin: usize) -> Result<Vec<Verdicts>> {
     let arguments = suite.arguments.clone().unwrap_or_else(|| std::env::args_os().skip(1).collect());
     let launch = Launch::new(program, arguments).ranks(world).env(ROLE, format!("{world}:{begin}"));
     let launch = suite.environment.iter().fold(launch, |launch, (name, value)| launch.env(name, value));
-    // Not `run`: a signal that ends this program is to end it, and with it the ranks.
+    // `run` is not used here, since a signal that ends this program must also end the ranks.
     let report = launch.output(Output::Captured).keep_going().spawn()?.wait(Instant::now() + LIMIT)?;
     let ranks = report.output.iter().zip(&report.exits).map(|(output, exit)| {
         let mut verdicts = Vec::new();

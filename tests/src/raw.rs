@@ -1,5 +1,5 @@
-//! In-place layouts, which only raw calls can express: the input is the rank's own block of the output, or the other way
-//! round.
+//! In-place layouts, which only raw calls can have: the input is the rank's block of the output, or the output is the
+//! rank's block of the input.
 #![allow(unsafe_code)]
 
 use c10d_core::backend::{Params, Shape};
@@ -10,10 +10,11 @@ use crate::device::{Far, RankDevice};
 use crate::reference::Tensors;
 use crate::tensor::Tensor;
 
-/// Elements of a tensor of the list that the op works on: which, the first, how many.
+/// Part of a tensor in the list: index of the tensor, first element, number of elements.
 type Part = (usize, usize, usize);
 
-/// Runs the case with the own block shared; copies so that inputs and outputs look as if they had been apart.
+/// Runs the case with the rank's block shared, and copies, so that inputs and outputs look as if they had been
+/// separate.
 pub(crate) fn in_place(pg: &ProcessGroup, case: &Case, tensors: &mut Tensors, device: Option<&RankDevice>) -> Result {
     let me = pg.rank() as usize;
     let n = case.world as usize;
@@ -22,7 +23,8 @@ pub(crate) fn in_place(pg: &ProcessGroup, case: &Case, tensors: &mut Tensors, de
     let all = |list: &[Tensor], at: usize| -> Vec<Part> {
         list.iter().enumerate().map(|(i, t)| (at + i, 0, t.count())).collect()
     };
-    // Where inputs alias parts of outputs, the original inputs stay aside, untouched; likewise the outputs.
+    // If inputs alias parts of outputs, the original inputs are kept separately and unchanged; the same is done for
+    // outputs.
     let (mut memory, ins, outs, row): (Vec<Tensor>, Vec<Part>, Vec<Part>, usize) = match shape {
         Shape::GatherFlat | Shape::GatherFlats => {
             outputs.iter_mut().zip(inputs.iter()).for_each(|(output, input)| put(output, me, input));
@@ -58,7 +60,7 @@ pub(crate) fn in_place(pg: &ProcessGroup, case: &Case, tensors: &mut Tensors, de
         let inputs = ins.iter().map(&mut *part).collect();
         let outputs = outs.iter().map(part).collect();
         let spans = RawSpans { inputs, outputs, output_row: row };
-        // SAFETY: the tensors outlive the wait and are not touched before it returns.
+        // SAFETY: the tensors exist until the wait returns, and are not used before.
         unsafe { pg.submit_raw(case.op, params, None, spans) }.wait()
     };
     match device {
@@ -70,7 +72,7 @@ pub(crate) fn in_place(pg: &ProcessGroup, case: &Case, tensors: &mut Tensors, de
         }
     }
 
-    // Where the output was a part of an input, show it as the output.
+    // If the output was a part of an input, it is copied to the output.
     match shape {
         Shape::GatherFlat | Shape::GatherFlats => *outputs = memory,
         Shape::GatherList | Shape::GatherLists | Shape::RootGather if !outputs.is_empty() => *outputs = memory,
@@ -93,7 +95,7 @@ pub(crate) fn in_place(pg: &ProcessGroup, case: &Case, tensors: &mut Tensors, de
     Ok(())
 }
 
-/// What lies beside the own block is input still, and must be as it was.
+/// The data beside the rank's block is still input, and must be unchanged.
 fn beside(inputs: &mut [Tensor], memory: &[Tensor], own: impl Fn(usize, usize) -> std::ops::Range<usize>) {
     for (j, (input, shared)) in inputs.iter_mut().zip(memory).enumerate() {
         let own = own(j, input.bytes().len());
@@ -103,7 +105,7 @@ fn beside(inputs: &mut [Tensor], memory: &[Tensor], own: impl Fn(usize, usize) -
     }
 }
 
-/// Copies `from` into block number `block` of `to`.
+/// Copies `from` to block number `block` of `to`.
 fn put(to: &mut Tensor, block: usize, from: &Tensor) {
     let len = from.bytes().len();
     to.bytes_mut()[block * len..(block + 1) * len].copy_from_slice(from.bytes());

@@ -1,4 +1,4 @@
-//! The naive reference: what each rank hands in, and what it must get.
+//! The reference: the inputs and the expected outputs of each rank.
 
 use c10d_core::OpKind;
 use c10d_core::backend::Shape;
@@ -8,16 +8,17 @@ use crate::data;
 use crate::fold::fold;
 use crate::tensor::Tensor;
 
-/// One rank's tensors for a case.
+/// The tensors of one rank for a case.
 pub(crate) struct Tensors<T = Tensor> {
     pub(crate) inputs: Vec<T>,
     pub(crate) outputs: Vec<T>,
 }
 
-/// What an output must hold.
+/// The expected content of an output.
 pub(crate) struct Want {
     pub(crate) bytes: Vec<u8>,
-    /// How far each real number may be from it if it was not reduced in rank order; empty: not at all.
+    /// How far each real number may differ if it was not reduced in rank order. If this is empty, no difference is
+    /// allowed.
     pub(crate) bounds: Vec<f64>,
 }
 
@@ -27,7 +28,7 @@ impl From<Vec<u8>> for Want {
     }
 }
 
-/// What rank `me` begins with.
+/// The tensors of rank `me` at the start.
 pub(crate) fn begin(case: &Case, me: u32) -> Tensors {
     let n = case.world;
     let is_root = me == case.root;
@@ -79,7 +80,7 @@ pub(crate) fn begin(case: &Case, me: u32) -> Tensors {
     Tensors { inputs, outputs }
 }
 
-/// What rank `me` must have in its outputs at the end.
+/// The expected outputs of rank `me`.
 pub(crate) fn end(case: &Case, me: u32) -> Vec<Want> {
     let ranks = || 0..case.world;
     let (n, i) = (case.world as usize, me as usize);

@@ -1,4 +1,4 @@
-//! One rank's part in a list of cases.
+//! Runs one rank of a list of cases.
 
 use c10d_core::{ProcessGroup, Result};
 
@@ -7,18 +7,18 @@ use crate::device::RankDevice;
 use crate::reference::{self, Tensors};
 use crate::{check, issue};
 
-/// What one rank says of one case.
+/// One rank's result of one case.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Verdict {
-    /// Right; a hash of the outputs.
+    /// The outputs are right. This has their hash.
     Passed(u64),
-    /// The values are not what they must be; the group goes on.
+    /// The values are wrong. The group can still be used.
     Wrong(String),
-    /// An error: the group is over.
+    /// The op returned an error, so the group is failed.
     Failed(String),
 }
 
-/// Runs the cases in order, and tells of each; ends with the first that fails.
+/// Runs the cases in order and reports each. It stops at the first error of an op.
 pub(crate) fn run(
     pg: &ProcessGroup,
     cases: &[Case],
@@ -38,7 +38,7 @@ pub(crate) fn run(
 fn run_case(pg: &ProcessGroup, case: &Case, device: Option<&RankDevice>) -> Verdict {
     let algorithm = pg.algorithm(case.op, case.bytes(), case.dtype, case.reduce).filter(|_| device.is_none());
     let in_rank_order = algorithm.is_some_and(|a| a.reduces_in_rank_order);
-    // Where the order is the backend's own, it must still be the same every time.
+    // If the backend selects the order, it must still be the same every time.
     let runs = if case.op.reduces() && !in_rank_order { 2 } else { 1 };
     let mut digests = Vec::new();
     for _ in 0..runs {

@@ -1,4 +1,4 @@
-//! The suite: what is tested, and how the ranks' verdicts become one.
+//! The suite: what is tested, and how the ranks' results are combined.
 
 use std::ffi::OsString;
 use std::time::Duration;
@@ -12,12 +12,12 @@ use crate::device::RankDevice;
 use crate::processes;
 use crate::run::{Verdict, run};
 
-/// What the ranks are.
+/// Whether ranks are threads or processes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ranks {
-    /// Threads of this process.
+    /// Ranks are threads of this process.
     Threads,
-    /// Processes: this program again, started once per world. See [`Suite::arguments`].
+    /// Ranks are processes: this program is started again once per world. See [`Suite::arguments`].
     Processes,
 }
 
@@ -37,21 +37,21 @@ pub struct Suite {
     pub(crate) timeout: Duration,
 }
 
-/// What became of one case.
+/// The result of one case.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Outcome {
     /// The case, e.g. `w4/all_reduce/bf16/sum/chunk+1/owned`.
     pub name: String,
-    /// What was wrong, and on which rank.
+    /// If it failed, what was wrong and on which rank.
     pub result: Result<(), String>,
 }
 
-/// A world that ends early is begun again behind the case that ended it, so often.
+/// How often a world that ended early is started again, after the case that ended it.
 const RESTARTS: usize = 8;
 
 impl Suite {
-    /// The suite over these providers, which must have the backend.
+    /// Makes a suite with these providers, which must include the backend.
     pub fn new(providers: &[&'static Provider]) -> Suite {
         Suite {
             providers: providers.to_vec(),
@@ -67,63 +67,65 @@ impl Suite {
         }
     }
 
-    /// Which backend, as a backend map: `"cpu:acme"`.
+    /// Sets the backend, as a backend map such as `"cpu:acme"`.
     pub fn backend(mut self, map: &str) -> Suite {
         self.backend = map.to_owned();
         self
     }
 
-    /// Where the tensors are: on the devices of this name, which the map must serve; in host memory unless set.
+    /// Puts the tensors on the devices with this name, which the map must serve. By default they are in host memory.
     pub fn device(mut self, name: &str) -> Suite {
         self.device = Some(name.to_owned());
         self
     }
 
-    /// A setting for the backend.
+    /// Sets a hint for the backend.
     pub fn hint(mut self, name: &str, value: &str) -> Suite {
         self.hints.push((name.to_owned(), value.to_owned()));
         self
     }
 
-    /// A variable for ranks that are processes, so that a program of several suites knows which one they are of.
+    /// Sets an environment variable for ranks that are processes. A program with several suites can use it to tell
+    /// which suite a rank belongs to.
     pub fn environment(mut self, name: &str, value: &str) -> Suite {
         self.environment.push((name.to_owned(), value.to_owned()));
         self
     }
 
-    /// The arguments of ranks that are processes; this program's own unless set. A test among others of one program names
-    /// itself, and calls [`serve_rank`](Suite::serve_rank) first: `["tests::suite", "--exact", "--nocapture"]`.
+    /// Sets the arguments of ranks that are processes. The default is this program's own arguments. A test among others
+    /// in a program gives its own name here, and calls [`serve_rank`](Suite::serve_rank) first: `["tests::suite",
+    /// "--exact", "--nocapture"]`.
     pub fn arguments<A: Into<OsString>>(mut self, arguments: impl IntoIterator<Item = A>) -> Suite {
         self.arguments = Some(arguments.into_iter().map(Into::into).collect());
         self
     }
 
-    /// World sizes; 1, 2, 3, 4, 5 and 8 unless set.
+    /// Sets the world sizes. The default is 1, 2, 3, 4, 5 and 8.
     pub fn worlds(mut self, worlds: &[u32]) -> Suite {
         self.worlds = worlds.to_vec();
         self
     }
 
-    /// The size in bytes at which the backend begins to cut a transfer, so that sizes just below and above are tried;
-    /// 64 KiB unless set.
+    /// Sets the size in bytes from which the backend divides transfers, so that sizes just below and above are tested.
+    /// The default is 64 KiB.
     pub fn chunk(mut self, bytes: usize) -> Suite {
         self.chunk = bytes.max(64);
         self
     }
 
-    /// How much to run; what the environment says unless set.
+    /// Sets which cases are run. The default comes from the environment.
     pub fn selection(mut self, selection: Selection) -> Suite {
         self.selection = selection;
         self
     }
 
-    /// How long one op may take; 20 s unless set.
+    /// Sets the timeout of one op. The default is 20 s.
     pub fn timeout(mut self, timeout: Duration) -> Suite {
         self.timeout = timeout;
         self
     }
 
-    /// Where this rank's tensors are, if not in host memory.
+    /// The device of this rank's tensors, unless they are in host memory.
     pub(crate) fn rank_device(&self, rank: u32) -> Result<Option<RankDevice>> {
         let open = |name: &String| RankDevice::of(&self.providers, name, rank, self.timeout);
         self.device.as_ref().map(open).transpose()
@@ -134,7 +136,7 @@ impl Suite {
         self.hints.iter().fold(builder, |builder, (name, value)| builder.hint(name, value))
     }
 
-    /// Every case, of all worlds.
+    /// Every case of all worlds.
     pub(crate) fn cases(&self) -> Result<Vec<Case>> {
         let alone = self.builder().build()?;
         let device = self.rank_device(0)?.map_or(Device::CPU, |device| device.device());
@@ -153,7 +155,7 @@ impl Suite {
     /// Runs all cases of one world.
     ///
     /// # Errors
-    /// The backend cannot be had at all. What is wrong with cases is in the outcomes.
+    /// The error of making a group, if the backend cannot be used at all. Failures of cases are in the outcomes.
     pub fn run(&self, ranks: Ranks, world: u32) -> Result<Vec<Outcome>> {
         let cases = self.cases_of(world)?;
         let mut outcomes = Vec::new();
@@ -189,7 +191,7 @@ impl Suite {
     }
 }
 
-/// What one rank said, and why it said no more.
+/// The results of one rank, and why there are no more.
 pub(crate) struct Verdicts {
     pub(crate) verdicts: Vec<Verdict>,
     pub(crate) end: String,
@@ -199,7 +201,7 @@ pub(crate) fn no_group(world: u32, error: &Error) -> Vec<Verdicts> {
     (0..world).map(|_| Verdicts { verdicts: Vec::new(), end: error.to_string() }).collect()
 }
 
-/// Makes outcomes of the cases up to and with the first that ended the group.
+/// Makes the outcomes of the cases up to and including the first that ended the group.
 fn judge(cases: &[Case], ranks: &[Verdicts], outcomes: &mut Vec<Outcome>) {
     for (i, case) in cases.iter().enumerate() {
         let mut faults = Vec::new();

@@ -1,10 +1,10 @@
-//! A tensor whose element type is known at run time, so that one body serves all of them.
+//! A tensor with an element type that is known only at run time, so that the same code serves all types.
 #![allow(unsafe_code)]
 
 use bytemuck::{cast_slice, cast_slice_mut};
 use c10d_core::{Buf, BufMut, DType, Device, Span};
 
-/// Words in front of and behind the elements that nobody may write.
+/// The number of words before and after the elements, which must not be written.
 const GUARD: usize = 4;
 const GUARD_BYTES: usize = GUARD * size_of::<u128>();
 const GUARD_WORD: u128 = 0xa5c3_5a3c_a5c3_5a3c_a5c3_5a3c_a5c3_5a3c;
@@ -42,7 +42,7 @@ impl Tensor {
         self.dtype
     }
 
-    /// Bytes from the start of everything to an element.
+    /// The offset of an element in bytes, including the guard.
     pub(crate) fn offset(&self, element: usize) -> u64 {
         (GUARD_BYTES + element * self.dtype.size()) as u64
     }
@@ -56,14 +56,14 @@ impl Tensor {
         cast_slice_mut(&mut self.words)
     }
 
-    /// Whether the guards are as they were.
+    /// Whether the guards are unchanged.
     pub(crate) fn is_guarded(&self) -> bool {
         let behind = self.words.len() - GUARD;
         self.words[..GUARD].iter().chain(&self.words[behind..]).all(|word| *word == GUARD_WORD)
     }
 
-    /// The span of some of the elements, for the in-place layouts that only raw calls can express. The caller of the raw
-    /// call answers for its use.
+    /// The span of some of the elements, for in-place layouts that only raw calls can have. The caller of the raw call
+    /// is responsible for its use.
     pub(crate) fn part(&mut self, start: usize, count: usize) -> Span {
         Span::new(self.words.as_mut_ptr().cast(), self.offset(start), count as u64, self.dtype, Device::CPU)
     }
@@ -74,16 +74,16 @@ impl Tensor {
     }
 }
 
-// SAFETY: the elements are in a vector that the value owns, does not touch and does not move with the value.
+// SAFETY: the value owns the vector with the elements, does not access it, and the elements do not move with the value.
 unsafe impl Buf for Tensor {
     fn span(&mut self) -> Span {
         self.part(0, self.count)
     }
 }
-// SAFETY: as above; sole ownership.
+// SAFETY: as above; the value is the only owner.
 unsafe impl BufMut for Tensor {}
 
-// SAFETY: the borrow lasts as long as the value, and nobody writes in that time.
+// SAFETY: the borrow lasts as long as the value, and nothing writes in that time.
 unsafe impl Buf for &Tensor {
     fn span(&mut self) -> Span {
         self.all()

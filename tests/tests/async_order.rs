@@ -1,4 +1,4 @@
-//! Started ops: order, patience, and what becomes of handles.
+//! Started ops: their order, waiting, and handles.
 
 use crate::stage;
 
@@ -37,7 +37,8 @@ fn a_blocking_op_runs_after_those_started_before() {
     .unwrap();
 }
 
-/// Ops of different kinds, started and blocking in turns; an order that differed between ranks would be a mismatch.
+/// Ops of different kinds, alternately started and blocking. If the order differed between ranks, there would be a
+/// mismatch.
 #[test]
 fn started_and_blocking_ops_alternate() {
     c10d::run_ranks(3, |pg| {
@@ -57,7 +58,7 @@ fn started_and_blocking_ops_alternate() {
     .unwrap();
 }
 
-/// Rank 1 does nothing until rank 0 says that its `start`s have come back.
+/// Rank 1 does nothing until rank 0 reports that its calls of `start` have returned.
 #[test]
 fn start_returns_while_a_peer_is_away() {
     c10d::run_ranks(2, |pg| {
@@ -113,7 +114,7 @@ fn dropped_and_leaked_handles_harm_nobody() {
             assert_eq!(x, [2 * i]);
         }
         let mut borrowed = vec![3u32; 40_000];
-        // The scope waits although the handle is gone.
+        // The scope waits although the handle was dropped.
         pg.scope(|s| drop(s.start(op::all_reduce(&mut borrowed, ReduceOp::Sum))));
         assert_eq!(borrowed, vec![6; 40_000]);
         pg.scope(|s| std::mem::forget(s.start(op::all_reduce(&mut borrowed, ReduceOp::Sum))));
@@ -123,7 +124,7 @@ fn dropped_and_leaked_handles_harm_nobody() {
     .unwrap();
 }
 
-/// Polled once and then forgotten: the op goes on without its future.
+/// A future is polled once and then leaked; its op goes on.
 #[test]
 fn a_future_that_is_not_polled_again() {
     c10d::run_ranks(2, |pg| {
@@ -181,7 +182,7 @@ impl std::task::Wake for Alarm {
     }
 }
 
-/// The threads of a group outlive wakers that panic: what was started later is done as if nothing had been.
+/// The threads of a group survive wakers that panic, and later ops succeed.
 #[test]
 fn wakers_that_panic_harm_nobody() {
     c10d::run_ranks(2, |pg| {
@@ -194,7 +195,7 @@ fn wakers_that_panic_harm_nobody() {
             if pg.rank() == 0 {
                 assert!(std::pin::Pin::new(&mut message).poll(&mut context).is_pending());
                 let _ = std::pin::Pin::new(&mut sum).poll(&mut context).is_ready();
-                // From here on the other may come.
+                // From here on the other rank may come.
                 pg.send(&[i], other, 0)?;
                 assert_eq!(message.wait()?, [i]);
             } else {
@@ -212,7 +213,7 @@ fn wakers_that_panic_harm_nobody() {
     .unwrap();
 }
 
-/// One rank polls a finished op once more: the others never hear of it.
+/// One rank polls a finished op again; the other ranks do not notice.
 #[test]
 fn a_second_poll_is_its_callers_error() {
     let told = c10d::run_ranks(3, |pg| {
@@ -235,7 +236,7 @@ fn a_second_poll_is_its_callers_error() {
     assert_eq!(told.unwrap(), [Ok(vec![]), Err(ErrorKind::InvalidArgument), Ok(vec![])]);
 }
 
-/// How long an op took counts from its call, also where it stood behind others.
+/// The elapsed time of an op counts from its call, also if it waited for other ops.
 #[test]
 fn elapsed_counts_from_the_call() {
     c10d::run_ranks(2, |pg| {
@@ -263,26 +264,26 @@ fn elapsed_counts_from_the_call() {
     .unwrap();
 }
 
-/// Drops the last handle of a group on the thread that ends its last op, and says how long that took.
+/// Drops the last handle of a group on the thread that ends its last op, and reports how long that took.
 struct Last(Mutex<Option<ProcessGroup>>, Mutex<mpsc::Sender<Duration>>);
 
 impl Wake for Last {
     fn wake(self: Arc<Self>) {
         let begin = Instant::now();
         drop(self.0.lock().unwrap().take());
-        // Nobody hears of a second one.
+        // Nobody receives a second report.
         let _ = self.1.lock().unwrap().send(begin.elapsed());
     }
 }
 
-/// The drop waits for what is in flight, but not for the op that it is called by.
+/// The drop waits for running ops, but not for the op from which it is called.
 #[test]
 fn the_last_handle_may_be_dropped_by_whoever_is_woken() {
     c10d::run_ranks(2, |pg| {
         for message in [false, true] {
             let Some(group) = pg.new_group(&[0, 1])? else { panic!("all ranks are members") };
             if pg.rank() == 1 {
-                // The other one waits by now.
+                // The other rank is waiting now.
                 pg.store().get(&format!("waits {message}"), soon())?;
             }
             let mut work: Pin<Box<dyn Future<Output = bool>>> = match (message, pg.rank()) {

@@ -1,4 +1,4 @@
-//! Who is to blame where the rank that is waited for waits itself: chains of messages, circles, refused calls.
+//! Which rank is named if the rank that is waited for is waiting itself: chains of messages, circles, rejected calls.
 
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ use crate::stage::{Told, cast, failures, join, lines, shown, tell, tell_error};
 const WORLD: u32 = 4;
 const CAP: Duration = Duration::from_secs(20);
 const TIMEOUT: Duration = Duration::from_millis(1000);
-/// More than a link takes in without its reader.
+/// More than a link buffers without its reader.
 const LARGE: usize = 4 << 20;
 
 pub(crate) fn trials() -> Vec<Trial> {
@@ -41,7 +41,7 @@ pub(crate) fn play(part: &str) -> Result {
         std::thread::sleep(2 * CAP);
         return Ok(());
     }
-    // One after the other where it is quiet, so that a busy machine does not make live ranks look stopped.
+    // The scenes run one after another, so that a busy machine does not make live ranks look stopped.
     for (scene, group) in scenes.iter().zip(&groups) {
         match (scene.act)(group) {
             Err(e) => tell_error(scene.name, &e),
@@ -54,7 +54,7 @@ pub(crate) fn play(part: &str) -> Result {
     Ok(())
 }
 
-/// What all ranks do, each its part.
+/// What the ranks do.
 struct Scene {
     name: &'static str,
     act: fn(&ProcessGroup) -> Result,
@@ -69,9 +69,9 @@ fn send(group: &ProcessGroup, to: u32, tag: u32, bytes: usize) -> Result {
 }
 
 const CHAINS: [Scene; 3] = [
-    // 0 -> 1 -> 2 -> 3: each receives before it sends.
+    // 0 -> 1 -> 2 -> 3: each rank receives before it sends.
     Scene { name: "receives", act: |group| receive(group, group.rank() - 1, group.rank()) },
-    // 3 -> 2 -> 1 -> 0: nobody takes what the others send.
+    // 3 -> 2 -> 1 -> 0: no rank receives what the others send.
     Scene {
         name: "sends",
         act: |group| {
@@ -82,7 +82,7 @@ const CHAINS: [Scene; 3] = [
             Ok(())
         },
     },
-    // The same with a handle that is waited for.
+    // The same, waiting for a handle.
     Scene {
         name: "started",
         act: |group| {
@@ -110,7 +110,7 @@ fn chains(transport: &str) -> Result<(), Failed> {
             }
             words.push(told.words);
         }
-        // The rank whose time was over first may have been the neighbour of the one that is stopped.
+        // The rank that timed out first may have been the neighbour of the stopped one.
         let chained = words.iter().any(|w| w.contains("rank 2 waits for rank 1 in "));
         let direct = words.iter().all(|w| !w.contains(" waits for "));
         if !chained && !direct {
@@ -128,9 +128,9 @@ fn told(report: &JobReport, rank: u32, about: &str) -> Result<Told, Failed> {
 }
 
 const CIRCLES: [Scene; 3] = [
-    // 0 waits for 1, 1 for 2, 2 for 0; 3 waits for 2.
+    // Rank 0 waits for 1, 1 for 2, 2 for 0, and 3 for 2.
     Scene { name: "circle", act: |group| receive(group, [1, 2, 0, 2][group.rank() as usize], group.rank()) },
-    // Rank 1 receives what rank 2 would send after the barrier.
+    // Rank 1 receives a message that rank 2 would send after the barrier.
     Scene {
         name: "mixed",
         act: |group| match group.rank() {
@@ -138,7 +138,7 @@ const CIRCLES: [Scene; 3] = [
             _ => Ok(group.run(op::barrier(BarrierOptions::default()).timeout(TIMEOUT))?),
         },
     },
-    // Rank 1 makes a call that has no meaning, and then none.
+    // Rank 1 makes an invalid call, and then none.
     Scene {
         name: "refused",
         act: |group| match group.rank() {
@@ -185,7 +185,7 @@ fn circles(transport: &str) -> Result<(), Failed> {
     Ok(())
 }
 
-/// Rank 1 is late in joining, then for a collective, then for messages, which wait by the hundred.
+/// Rank 1 is late in joining, then for a collective, then for hundreds of messages.
 fn come_late(at_joining_only: bool) -> Result {
     let late = |pg: Option<&ProcessGroup>| {
         let rank = pg.map_or_else(|| std::env::var("RANK").unwrap_or_default(), |pg| pg.rank().to_string());

@@ -1,13 +1,14 @@
-//! The bytes that ops really send: no op is another, costlier one in disguise.
+//! Counts the bytes that ops send, so that no op is implemented by a more expensive one.
 
 use c10d::{DispatchKey, ProcessGroup, ReduceOp, Result, Root};
 
 const N: usize = 4;
-/// Bytes of a rank's part; large enough that headers do not count, and for the algorithms of large sizes.
+/// The bytes of a rank's part. It is large enough that headers do not matter, and that the algorithms for large sizes
+/// are used.
 const PART: usize = 1 << 20;
 const WHOLE: usize = N * PART;
 
-/// Bytes that all ranks together send for one call.
+/// The bytes that all ranks together send for one call.
 fn total(transport: &str, call: impl Fn(&ProcessGroup) -> Result + Sync) -> usize {
     let builder = c10d::builder().hint("gloo-like.transport", transport);
     let sent = builder.run_ranks(N as u32, |pg| {
@@ -23,7 +24,7 @@ fn total(transport: &str, call: impl Fn(&ProcessGroup) -> Result + Sync) -> usiz
 fn check(name: &str, at_least: usize, at_most: usize, call: impl Fn(&ProcessGroup) -> Result + Sync) {
     for transport in ["shm", "tcp"] {
         let bytes = total(transport, &call);
-        // A hundredth more for headers.
+        // One percent is allowed for headers.
         let fits = bytes >= at_least && bytes <= at_most + at_most / 100 + 4096;
         assert!(fits, "{name} over {transport}: {bytes} bytes, must be {at_least} to {at_most}");
     }
@@ -35,7 +36,7 @@ fn each_op_sends_what_it_must() {
     check("all_reduce", N * 2 * others * PART, N * 2 * others * PART, |pg| {
         pg.all_reduce(vec![1u8; WHOLE], ReduceOp::Sum).map(drop)
     });
-    // The root's part alone must arrive; sharing its work costs the parts that are reduced elsewhere.
+    // Only the root's part must arrive. Sharing the root's work also costs the parts that are reduced elsewhere.
     check("reduce", others * WHOLE, others * WHOLE + others * PART, |pg| {
         pg.reduce(vec![1u8; WHOLE], ReduceOp::Sum, 1).map(drop)
     });
@@ -66,7 +67,8 @@ fn each_op_sends_what_it_must() {
     check("barrier", 0, 0, |pg| pg.barrier());
 }
 
-/// Several tensors at once cost what one of their size does: the same headers, the same synchronisation.
+/// Several tensors at once cost as much as one tensor of their total size: the same headers and the same
+/// synchronisation.
 #[test]
 fn coalesced_costs_one_announcement() {
     for transport in ["shm", "tcp"] {

@@ -1,4 +1,4 @@
-//! The suite finds what is wrong with a backend.
+//! Tests that the suite finds faults of a backend.
 #![allow(unsafe_code)]
 
 use std::sync::Arc;
@@ -8,10 +8,10 @@ use c10d::types::DTypeSet;
 use c10d::{DType, DispatchKey, Error, ErrorKind, OpKind};
 use c10d_conformance::{Outcome, Ranks, Selection, Suite};
 
-/// Says that all is done, and does nothing.
+/// A backend that reports success and does nothing.
 struct Idle;
 
-// SAFETY: completes at once, keeps nothing.
+// SAFETY: it completes jobs at once and keeps nothing.
 unsafe impl Backend for Idle {
     fn name(&self) -> &'static str {
         "idle"
@@ -30,7 +30,7 @@ unsafe impl Backend for Idle {
     fn abort(&self, _: &Error) {}
 }
 
-/// Fails every third op.
+/// A backend that fails every third op.
 struct Fails(std::sync::atomic::AtomicU32);
 
 // SAFETY: as above.
@@ -80,7 +80,7 @@ fn wrong_values_are_found_case_by_case() {
     let outcomes = run("cpu:idle");
     let of = |part: &str| outcomes.iter().filter(|o| o.name.contains(part)).collect::<Vec<_>>();
     assert!(of("/barrier/").iter().all(|o| o.result.is_ok()));
-    // Nothing can be wrong with no elements.
+    // Without elements nothing can be wrong.
     assert!(of("/0/").iter().all(|o| o.result.is_ok()), "{:?}", of("/0/").iter().find(|o| o.result.is_err()));
     let wrong = of("/all_gather_into/").into_iter().filter(|o| !o.name.contains("/0/"));
     for outcome in wrong {

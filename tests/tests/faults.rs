@@ -1,5 +1,5 @@
-//! Faults among real processes, for every op over every transport, and over a plugin's collectives: who is named, on
-//! whom, and nothing hangs.
+//! Faults of real processes, for every op over every transport, and over a plugin's collectives. The tests check which
+//! ranks are named by which ranks, and that nothing hangs.
 
 use crate::roots::only_sends;
 use crate::{samples, stage, wheels};
@@ -17,7 +17,7 @@ use stage::acts::{Arguments, VICTIM, WORLD, act};
 use stage::{Told, cast, failures, join, shown, tell, tell_error};
 
 const PLUGIN: &str = "c-collectives";
-/// No verdict: only so that a hang ends.
+/// Only a limit so that a hang ends.
 const CAP: Duration = Duration::from_secs(10);
 const OP_TIMEOUT: Duration = Duration::from_secs(1);
 const SURVIVORS: [u32; 2] = [0, 2];
@@ -75,7 +75,7 @@ fn op_named(name: &str) -> OpKind {
     OpKind::from_name(name).expect("a part names an op of the table")
 }
 
-/// The ranks over a transport of gloo-like, over the plugin, or over an MPI library.
+/// Ranks over a transport of gloo-like, over the plugin, or over an MPI library.
 fn ranks(part: &str, transport: &str) -> Launch {
     match transport {
         PLUGIN => {
@@ -111,13 +111,13 @@ fn no_op_is_missing(names: &[String], transports: &[&str]) -> Result<(), Failed>
     Ok(())
 }
 
-// A rank is killed while ops stream.
+// A rank is killed while ops run.
 
 fn be_killed(op: OpKind) -> Result {
     let pg = join(CAP)?;
     let arguments = Arguments::of(op, 20_000, CAP);
     if pg.rank() == VICTIM {
-        // A root can be done with its first op, and dead, before the others are: what follows tells of that one too.
+        // A root may have finished its first op, and be dead, before the others have. The following ops also report it.
         act(&pg, &arguments)?;
         std::thread::spawn(|| {
             std::thread::sleep(Duration::from_millis(20));
@@ -136,8 +136,8 @@ fn be_killed(op: OpKind) -> Result {
 
 fn killed(op: OpKind, transport: &str) -> Result<(), Failed> {
     let report = run(&format!("kill:{op}"), transport)?;
-    // Where a message to the dead one was on its way over TCP, MPI itself ends the process at times, and those that it can
-    // still reach. Nobody can keep it from that.
+    // If a message to the dead rank was being sent over TCP, MPI itself sometimes ends the process and those that it
+    // can still reach. This cannot be prevented.
     let by_mpi = transport.ends_with("_tcp")
         && report.output.iter().any(|o| String::from_utf8_lossy(&o.stderr).contains("MPIDI_OFI_handle_cq_error"));
     let silent = |rank: u32| by_mpi && failures(&report, rank).is_empty();
@@ -157,11 +157,11 @@ fn only(report: &JobReport, rank: u32, about: &str) -> Result<Told, Failed> {
     told.ok_or_else(|| format!("rank {rank} says nothing of {about}\n{}", shown(report)).into())
 }
 
-// A rank is stopped, or does not come.
+// A rank is stopped, or does not make the call.
 
 fn stand_still(part: &str) -> Result {
     let pg = join(CAP)?;
-    // A group for each op, so that all can wait at once.
+    // There is a group for each op, so that all can wait at once.
     let groups: Vec<(OpKind, ProcessGroup)> = OpKind::ALL
         .iter()
         .map(|op| Ok((*op, pg.new_group(&[0, 1, 2])?.expect("all ranks are members"))))
@@ -174,13 +174,13 @@ fn stand_still(part: &str) -> Result {
         std::thread::sleep(2 * CAP);
         return Ok(());
     }
-    // Some at a time: more than the cores can serve would make live ranks look stopped.
+    // Only some run at a time, since too many for the cores would make live ranks look stopped.
     for some in groups.chunks(5) {
         std::thread::scope(|s| {
             for (op, group) in some {
                 s.spawn(move || {
                     let begin = Instant::now();
-                    // What is small may be sent to a rank that does not look: until there is no more room.
+                    // Small data can be sent to a rank that does not read, until the buffers are full.
                     while begin.elapsed() < CAP {
                         if let Err(e) = act(group, &Arguments::of(*op, 50_000, OP_TIMEOUT)) {
                             tell_error(op.name(), &e);
@@ -208,12 +208,13 @@ fn still(part: &str, transport: &str) -> Result<JobReport, String> {
 fn timed_out(op: OpKind, report: &JobReport) -> Result<(), Failed> {
     for rank in SURVIVORS {
         let told = only(report, rank, op.name())?;
-        // Whoever waits for anybody waits for all that could have sent.
+        // A receive from any source waits for all ranks that could send.
         let any = op == OpKind::RecvAnySource;
-        // On a machine too busy to let a live rank answer, that rank is named beside the victim, as one that is silent.
+        // On a machine that is too busy for a live rank to answer, that rank is also named, as silent.
         let silent = |rank: &u32| told.words.contains(&format!("rank {rank} is stopped or unreachable"));
         let others_excused = told.guilty.iter().all(|rank| *rank == VICTIM || any || silent(rank));
-        // On such a machine a plugin may be given up, on this rank or on another, before it could say whom it waited for.
+        // On such a machine a plugin may be abandoned, on this rank or on another, before it could report for whom it
+        // waited.
         let given_up = told.kind == "Plugin" && told.words.contains("did not return within the operation's time");
         if given_up || told.kind == "Aborted" && told.words.contains(": Plugin: plugin \"c-collectives\"") {
             continue;
@@ -225,7 +226,7 @@ fn timed_out(op: OpKind, report: &JobReport) -> Result<(), Failed> {
     Ok(())
 }
 
-// A rank calls something else.
+// A rank makes another call.
 
 /// Every field of every op in which ranks can disagree.
 fn disagreements() -> Vec<(OpKind, &'static str)> {
@@ -262,7 +263,7 @@ fn disagree() -> Result {
             }
         }
         let about = format!("{op}/{field}");
-        // Who only sends need not know at once.
+        // A rank that only sends may learn of it later.
         let called = act(&group, &mine);
         match leave(group, &mine, called) {
             Err(e) => tell_error(&about, &e),
@@ -272,9 +273,9 @@ fn disagree() -> Result {
     pg.barrier()
 }
 
-/// What becomes known of a call after it. Who only sends leaves when all have made it, and knows by then. Who received, and
-/// agrees with whom it received from, is told by the others; a message has two ends; and a plugin has to find out by itself:
-/// these go on with another operation.
+/// What a rank learns of a call afterwards. A rank that only sends leaves when all have made the call, and knows by
+/// then. A rank that received, and agrees with its sender, is told by the others; a message has two ends; and a plugin
+/// has to find out by itself. These ranks go on with another operation.
 fn leave(group: ProcessGroup, mine: &Arguments, called: Result) -> Result {
     let sends = only_sends((mine.op, mine.root), group.rank());
     if std::env::var_os(stage::PLUGIN).is_some() || !sends {
@@ -292,9 +293,10 @@ fn leave(group: ProcessGroup, mine: &Arguments, called: Result) -> Result {
 fn mismatched(op: OpKind, field: &str, report: &JobReport) -> Result<(), Failed> {
     for rank in 0..WORLD {
         let told = only(report, rank, &format!("{op}/{field}"))?;
-        // Where counts may differ between ranks, they are checked pair by pair, as what goes from one to the other.
+        // If counts may differ between ranks, they are checked for each pair, as the length that one sends to the
+        // other.
         let field_right = told.field == field || (op.is_uneven() && matches!(told.field.as_str(), "count" | "splits"));
-        // Of two others that disagree about what went between them, a third rank cannot know who is wrong.
+        // If two other ranks disagree about a transfer between them, a third rank cannot know which is wrong.
         let in_pairs = op.is_p2p() || field == "splits" || (op.is_uneven() && field == "count");
         let named = match told.guilty[..] {
             _ if rank == VICTIM => !told.guilty.is_empty(),

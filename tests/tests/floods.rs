@@ -1,4 +1,4 @@
-//! Messages that nobody asked for, in any number: their sender waits, and the receiver keeps little.
+//! Many messages without a receive: their sender waits, and the receiver keeps only a limited amount.
 
 use crate::stage;
 
@@ -10,10 +10,10 @@ use libtest_mimic::{Failed, Trial};
 use stage::{cast, failures, join, lines, shown, tell, tell_error};
 
 const TAGS: u32 = 7;
-/// Every so many messages one has contents.
+/// One of this number of messages has contents.
 const FULL: u32 = 1000;
 const GO: u32 = 99;
-/// More than a bounded receiver keeps, far less than what these messages would take without a bound.
+/// More than a receiver with a limit keeps, and far less than the messages would need without a limit.
 const MEMORY: usize = 16 << 10;
 
 pub(crate) fn play(part: &str) -> Result {
@@ -50,7 +50,7 @@ fn contents(i: u32) -> Vec<u32> {
     if i.is_multiple_of(FULL) { vec![i] } else { Vec::new() }
 }
 
-/// Rank 0 sends to rank 1, which waits for a word of rank 2 first.
+/// Rank 0 sends to rank 1, which first waits for a message of rank 2.
 fn flood(pg: &ProcessGroup, way: &str, count: u32) -> Result {
     match pg.rank() {
         0 => {

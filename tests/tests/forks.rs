@@ -1,4 +1,4 @@
-//! Ranks that fork: the child is no part of the group, and the group does not notice it.
+//! Ranks that fork: the child is not a member of the group, and the group does not notice it.
 #![allow(unsafe_code)]
 
 use crate::{samples, stage};
@@ -15,9 +15,9 @@ use stage::{cast, failures, join, lines, shown, tell, tell_error};
 const TRANSPORTS: [&str; 3] = ["shm", "tcp", PLUGIN];
 const PLUGIN: &str = "c-collectives";
 const WORLD: u32 = 3;
-/// No verdict: only so that a hang ends.
+/// Only a limit so that a hang ends.
 const CAP: Duration = Duration::from_secs(20);
-/// How long an idle child lives, if nobody ends it.
+/// How long an idle child lives, unless it is ended.
 const LIFE: u32 = 30;
 
 pub(crate) fn play(part: &str) -> Result {
@@ -72,12 +72,12 @@ fn all_well(report: &JobReport) -> Result<(), Failed> {
     }
 }
 
-/// A forked child that does `body`, and ends as a program does that returns from main.
+/// Forks a child that runs `body`, and ends like a program that returns from main.
 pub(crate) fn fork(body: impl FnOnce() -> Result) -> Pid {
-    // SAFETY: no other thread of this program holds a lock: they wait for peers, or for work.
+    // SAFETY: no other thread of this program holds a lock: they wait for peers or for work.
     let pid = unsafe { libc::fork() };
     if pid == 0 {
-        // SAFETY: ends a child that hangs.
+        // SAFETY: this ends a child that hangs.
         unsafe { libc::alarm(LIFE) };
         let code = match body() {
             Ok(()) => 0,
@@ -106,7 +106,7 @@ fn add(pg: &ProcessGroup) -> Result {
     Ok(())
 }
 
-/// A helper that was forked drops what it inherited and returns from main.
+/// A forked helper drops what it inherited and returns from main.
 fn drops(pg: ProcessGroup) -> Result {
     let started = pg.start(op::all_reduce(vec![1f32; 8], ReduceOp::Sum));
     if pg.rank() == 1 {
@@ -124,7 +124,7 @@ fn drops(pg: ProcessGroup) -> Result {
     pg.shutdown()
 }
 
-/// An error that says whose group it is, and at once.
+/// Checks that there is an error that names the owner of the group, and that it comes at once.
 fn is_foreign(what: &str, result: Result<impl Sized>) -> Result {
     let wrong = |why: String| Err(Error::new(ErrorKind::Internal, format!("{what}: {why}")));
     match result {
@@ -165,7 +165,7 @@ fn uses(pg: &ProcessGroup) -> Result {
     pg.barrier()
 }
 
-/// Every rank forks, and the children make a group of their own while the parents go on with theirs.
+/// Every rank forks, and the children make their own group while the parents continue with theirs.
 fn makes_its_own(pg: &ProcessGroup) -> Result {
     let rank = pg.rank();
     let child = fork(|| {
@@ -191,11 +191,11 @@ fn makes_its_own(pg: &ProcessGroup) -> Result {
     add(pg)
 }
 
-/// Rank 1 is killed, and its idle child lives on with copies of all that it had.
+/// Rank 1 is killed, and its idle child still has copies of all its resources.
 fn dies(pg: &ProcessGroup) -> Result {
     if pg.rank() == 1 {
         let child = fork(|| {
-            // SAFETY: the launcher waits for the end of what these lead to; everything else stays open.
+            // SAFETY: the launcher waits until these are closed; all others stay open.
             unsafe { libc::syscall(libc::SYS_close_range, 0, 2, 0) };
             std::thread::sleep(Duration::from_secs(LIFE.into()));
             Ok(())
@@ -214,7 +214,7 @@ fn dies(pg: &ProcessGroup) -> Result {
 fn died(report: &JobReport) -> Result<(), Failed> {
     let child = lines(report, 1).iter().find_map(|line| line.strip_prefix("child ")?.parse().ok());
     let child = child.and_then(Pid::from_raw).ok_or_else(|| shown(report))?;
-    // It outlived the whole run.
+    // The child lived longer than the run.
     let lived = test_kill_process(child);
     let _ = kill_process(child, Signal::KILL);
     lived.map_err(|e| format!("the run took as long as the child lived ({e})\n{}", shown(report)))?;
@@ -227,14 +227,14 @@ fn died(report: &JobReport) -> Result<(), Failed> {
     Ok(())
 }
 
-/// Ranks that are threads: the child of one has none of the others.
+/// Ranks that are threads: a forked child has none of the other threads.
 fn threads() -> Result {
     c10d::run_ranks(2, |pg| {
         add(&pg)?;
         if pg.rank() == 0 {
             let child = fork(|| {
                 is_foreign("barrier", pg.barrier())?;
-                // Its own threads, in groups of its own.
+                // The child makes its own threads and groups.
                 c10d::run_ranks(2, |own| add(&own)).map(drop)
             });
             ended_well(child)?;

@@ -1,4 +1,4 @@
-//! Groups: many, at once, of some ranks; and all the ways in which they end.
+//! Groups: many groups, groups at the same time, groups of some ranks, and all the ways in which they end.
 
 use crate::stage;
 
@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use c10d::{ErrorKind, ProcessGroup, ReduceOp, Result, op};
 
-/// No verdict: only so that a hang ends.
+/// Only a limit so that a hang ends.
 const CAP: Duration = Duration::from_secs(20);
 
 fn sum(pg: &ProcessGroup, count: usize) -> Result<u32> {
@@ -21,7 +21,7 @@ fn total(n: u32) -> u32 {
     n * (n + 1) / 2
 }
 
-/// Runs a body that must return, on a thread of its own.
+/// Runs a body that must return, on a new thread.
 fn returns<T: Send + 'static>(body: impl FnOnce() -> T + Send + 'static) -> T {
     let (done, wait) = channel();
     std::thread::spawn(move || done.send(body()));
@@ -32,7 +32,7 @@ fn returns<T: Send + 'static>(body: impl FnOnce() -> T + Send + 'static) -> T {
 fn split_by_color_numbered_by_key() {
     c10d::run_ranks(5, |pg| {
         let me = pg.rank();
-        // The even ranks backwards, rank 3 in no group.
+        // The even ranks are in reverse order, and rank 3 is in no group.
         let color = if me == 3 { None } else { Some(me % 2) };
         let group = pg.split(color, 10 - me)?;
         match (me, group) {
@@ -60,7 +60,7 @@ fn new_group_in_any_order_and_nested() {
             group.broadcast(&mut x, 0)?;
             assert_eq!(x, [3]);
             if let Some(pair) = group.new_group(&[2, 0])? {
-                // Ranks in errors and lookups go back to the first group's.
+                // Ranks in errors and lookups are those of the first group.
                 assert_eq!((pair.global_rank(0), pair.global_rank(1)), (Some(2), Some(3)));
                 assert_eq!(sum(&pair, 3)?, total(2));
             }
@@ -129,7 +129,7 @@ fn abort_ends_what_is_in_flight_on_all_ranks() {
     let errors = returns(|| {
         c10d::run_ranks(3, |pg| {
             let e = match pg.rank() {
-                // Waits inside an op, with others queued behind it.
+                // This waits in an op, with other ops queued after it.
                 0 => {
                     let work = pg.start(op::all_reduce(vec![0f32; 8], ReduceOp::Sum));
                     let behind = pg.start(op::barrier(c10d::options::BarrierOptions::default()));
@@ -144,14 +144,14 @@ fn abort_ends_what_is_in_flight_on_all_ranks() {
                     pg.barrier().unwrap_err()
                 }
             };
-            // First cause, for ever.
+            // The first cause remains.
             assert_eq!(pg.barrier().unwrap_err().kind(), e.kind());
             Ok(e)
         })
         .unwrap()
     });
     for (rank, e) in errors.iter().enumerate() {
-        // Ranks 0 and 1 disagree about the op as well; whichever is found first is the cause on both.
+        // Ranks 0 and 1 also disagree about the op. Whichever is found first is the cause on both.
         let disagree = rank < 2 && matches!(e.kind(), ErrorKind::Mismatch { .. });
         assert!(*e.kind() == ErrorKind::Aborted || disagree, "rank {rank}: {e}");
     }
@@ -193,7 +193,7 @@ fn shutdown_waits_for_what_is_in_flight() {
     });
 }
 
-/// A rank that shuts down when it is through must not disturb those that are still in the last op.
+/// A rank that shuts down when it is finished must not disturb ranks that are still in the last op.
 #[test]
 fn shutdown_right_after_the_last_op() {
     returns(|| {
@@ -224,7 +224,7 @@ fn dropping_groups_in_flight_returns() {
     });
 }
 
-/// The others learn of a rank that leaves early at the next op that needs it.
+/// The other ranks learn of a rank that left early at the next op that needs it.
 #[test]
 fn a_rank_that_leaves_early_is_named() {
     let errors = returns(|| {

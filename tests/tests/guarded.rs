@@ -1,5 +1,5 @@
-//! The suite over the guarded device, staged through gloo-like, and what becomes of its ranks when one is killed or stopped.
-//! A program of its own, since the device is there for every group of the program that links it.
+//! The suite over the guarded device, staged through gloo-like, and its ranks when one is killed or stopped. It is a
+//! program of its own, since every group of a program that links the device has it.
 
 mod guarded_faults;
 mod stage;

@@ -1,4 +1,4 @@
-//! Peers that die or stop during ops on the guarded device: who is named, on whom.
+//! Peers that die or stop during ops on the guarded device. The tests check which ranks are named by which ranks.
 
 use crate::stage;
 
@@ -13,7 +13,7 @@ use rustix::process::{Signal as Sig, getpid, kill_process};
 use stage::acts::{VICTIM, WORLD};
 use stage::{Told, cast, failures, shown, tell_error};
 
-/// No verdict: only so that a hang ends.
+/// Only a limit so that a hang ends.
 const CAP: Duration = Duration::from_secs(10);
 const OP_TIMEOUT: Duration = Duration::from_secs(2);
 const SURVIVORS: [u32; 2] = [0, 2];
@@ -41,13 +41,13 @@ pub(crate) fn trials() -> Vec<Trial> {
     trials
 }
 
-/// Does ops until one fails; the victim comes to its end in the midst of them.
+/// Runs ops until one fails. The victim ends while they run.
 fn be(what: &str, op: OpKind) -> Result {
     let timeout = if what == "stop" { OP_TIMEOUT } else { CAP };
     let builder = c10d::builder().init("env://").timeout(timeout).hint("staged.chunk", "16384");
     let pg = builder.providers(&[&c10d_guarded::PROVIDER]).backend("guarded:gloo-like").build()?;
     if pg.rank() == VICTIM {
-        // A root can be done with its first op, and dead, before the others are: what follows tells of that one too.
+        // A root may have finished its first op, and be dead, before the others have. The following ops also report it.
         act(&pg, op)?;
         let signal = if what == "stop" { Sig::STOP } else { Sig::KILL };
         std::thread::spawn(move || {
@@ -98,7 +98,7 @@ fn named(op: OpKind, what: &str, kind: &str) -> Result<(), Failed> {
     for rank in SURVIVORS {
         let told = failures(&report, rank).into_iter().find(|told: &Told| told.about == op.name());
         let told = told.ok_or_else(|| format!("rank {rank} says nothing of {op}\n{}", shown(&report)))?;
-        // On a machine too busy to let a live rank answer, that rank is named beside the victim, as one that is silent.
+        // On a machine that is too busy for a live rank to answer, that rank is also named, as silent.
         let silent = |rank: &u32| told.words.contains(&format!("rank {rank} is stopped or unreachable"));
         let right = told.guilty.contains(&VICTIM) && told.guilty.iter().all(|rank| *rank == VICTIM || silent(rank));
         if told.kind != kind || !right || !told.words.contains("guarded staged by gloo-like") {
@@ -108,7 +108,8 @@ fn named(op: OpKind, what: &str, kind: &str) -> Result<(), Failed> {
     Ok(())
 }
 
-/// Everybody is root, or nobody: who only sends learns by its 8th call after the other's first one, or when it leaves.
+/// Every rank says that it is root, or none. A rank that only sends learns by its 8th call after the other's first one,
+/// or when it leaves.
 fn roots() -> Result<(), Failed> {
     for op in [OpKind::Broadcast, OpKind::Reduce, OpKind::Gather, OpKind::Scatter] {
         for more in [8, 0] {

@@ -1,4 +1,4 @@
-//! Making groups: of those that are left when several died at once, and again and again in the same processes.
+//! Making groups: of the survivors when several ranks died at once, and repeatedly in the same processes.
 
 use crate::stage;
 
@@ -11,7 +11,7 @@ use libtest_mimic::{Failed, Trial};
 use rustix::process::{Signal, getpid, kill_process};
 use stage::{Told, cast, failures, join, shown, tell, tell_error};
 
-/// No verdict: only so that a hang ends.
+/// Only a limit so that a hang ends.
 const CAP: Duration = Duration::from_secs(10);
 
 pub(crate) fn play(part: &str) -> Result {
@@ -39,12 +39,12 @@ fn only(report: &JobReport, rank: u32, about: &str) -> Result<Told, Failed> {
     told.ok_or_else(|| format!("rank {rank} says nothing of {about}\n{}", shown(report)).into())
 }
 
-// Several ranks are killed at once, and the others go on.
+// Several ranks are killed at once, and the others continue.
 
-/// Far more than anything here takes: whoever waits for the dead is seen.
+/// Far more than anything here takes, so waiting for the dead is detected.
 const LONG: Duration = Duration::from_secs(60);
-/// What is promised for `shrink` when all the dead are known. Twelve milliseconds are usual, 164 the most that was seen on a
-/// busy machine.
+/// The limit for `shrink` when all the dead are known. It usually takes 12 ms; the longest time on a busy machine was
+/// 164 ms.
 const AT_ONCE: Duration = Duration::from_secs(1);
 const DEAD: [u32; 2] = [1, 3];
 const LEFT: [u32; 3] = [0, 2, 4];
@@ -53,7 +53,7 @@ fn deaths() -> Result {
     let pg = join(LONG)?;
     pg.barrier()?;
     if DEAD.contains(&pg.rank()) {
-        // Two processes that wake at the same time of the clock.
+        // Two processes wake at the same time.
         let second = Duration::from_secs(1).as_nanos() as u32;
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |t| t.subsec_nanos());
         std::thread::sleep(Duration::from_nanos((second - now).into()));
@@ -68,7 +68,7 @@ fn deaths() -> Result {
         begin
     };
     let begin = timed("op", pg.barrier());
-    // Both are noticed by now, or as good as.
+    // Both are noticed by now, or very soon.
     while pg.lost() != DEAD && begin.elapsed() < CAP / 2 {
         std::thread::sleep(Duration::from_millis(1));
     }
@@ -93,7 +93,7 @@ fn died_together(transport: &str) -> Result<(), Failed> {
     for (place, rank) in LEFT.into_iter().enumerate() {
         for (about, guilty) in [("op", &DEAD[..]), ("known", &DEAD), ("one", &DEAD[1..]), ("new_group", &DEAD)] {
             let told = only(&report, rank, about)?;
-            // One may have ended long after the other, on a busy machine.
+            // On a busy machine one may have ended long after the other.
             let some = about == "op" && told.guilty.iter().all(|rank| DEAD.contains(rank)) && !told.guilty.is_empty();
             if told.kind != "PeerDead" || !some && told.guilty != guilty {
                 return Err(format!("rank {rank} says {told:?}\n{}", shown(&report)).into());
@@ -116,7 +116,7 @@ fn died_together(transport: &str) -> Result<(), Failed> {
     Ok(())
 }
 
-// Groups are made again and again in the same processes.
+// Groups are made repeatedly in the same processes.
 
 fn again() -> Result {
     let url = std::env::var("C10D_TEST_URL").unwrap_or_default();
@@ -157,7 +157,7 @@ fn made_again(way: &str) -> Result<(), Failed> {
     rounds_of(start)
 }
 
-/// `MASTER_ADDR` as the output of a command.
+/// `MASTER_ADDR` with white space, like the output of a command.
 fn spaces_around_the_address() -> Result<(), Failed> {
     let port = free_port()?;
     rounds_of(|rank| {
@@ -167,7 +167,7 @@ fn spaces_around_the_address() -> Result<(), Failed> {
     })
 }
 
-/// This program as one process that plays `part`, with nothing of whoever started this test.
+/// This program as one process that runs `part`, without the environment of the test.
 fn alone(part: &str) -> Command {
     const STARTERS: [&str; 8] = ["RANK", "WORLD_SIZE", "MASTER_", "TORCHELASTIC_", "OMPI_", "PMI", "SLURM_", "MPI_"];
     let mut command = Command::new(std::env::current_exe().expect("a running program has a path"));
@@ -180,7 +180,7 @@ fn alone(part: &str) -> Command {
     command
 }
 
-/// Three ranks that go through all rounds.
+/// Three ranks that run all rounds.
 fn rounds_of(start: impl Fn(u32) -> std::io::Result<Child>) -> Result<(), Failed> {
     let ranks: Vec<_> = (0..3).map(start).collect::<Result<_, _>>().map_err(|e| e.to_string())?;
     let ended: Vec<_> = ranks.into_iter().map(Child::wait_with_output).collect();
@@ -194,7 +194,7 @@ fn rounds_of(start: impl Fn(u32) -> std::io::Result<Child>) -> Result<(), Failed
     Ok(())
 }
 
-// What is said wrongly is refused, or told.
+// Wrong settings are rejected or reported.
 
 fn contradictions() -> Result<(), String> {
     let url = "tcp://127.0.0.1:0?rank=0&world_size=1";
@@ -204,7 +204,7 @@ fn contradictions() -> Result<(), String> {
     let cases = [
         (init().rank(5).build().map(drop), vec!["rank", "5", "says 0", url]),
         (init().size(9).build().map(drop), vec!["size", "9", "says 1", url]),
-        // Before anybody is waited for.
+        // This happens before waiting for any rank.
         (c10d::builder().init("tcp://127.0.0.1:1?rank=1&world_size=2").rank(0).build().map(drop), vec!["says 1"]),
         (init().store(store()).build().map(drop), vec!["store", url]),
         (init().run_ranks(2, |_| Ok(())).map(drop), vec!["2 threads", url]),
@@ -220,7 +220,7 @@ fn contradictions() -> Result<(), String> {
             return Err(format!("{words:?}: {text}"));
         }
     }
-    // What is said twice alike is right.
+    // The same value given twice is accepted.
     let pg = init().rank(0).size(1).build().map_err(|e| e.to_string())?;
     drop(pg);
     if begin.elapsed() < CAP { Ok(()) } else { Err("somebody was waited for".into()) }

@@ -1,4 +1,4 @@
-//! Worlds that no test machine has the cores for, over threads.
+//! Worlds with more ranks than a test machine has cores, over threads.
 
 use c10d::{ProcessGroup, ReduceOp, Result, Root};
 
@@ -37,7 +37,7 @@ fn every_family(pg: &ProcessGroup) -> Result {
         pg.all_to_all_single(&input, &mut swapped)?;
         assert!((0..n).all(|r| (0..count).all(|i| swapped[r * count + i] == of(r, me * count + i))));
 
-        // Lists, each rank with a length of its own.
+        // Lists in which each rank has another length.
         let own = vec![me as u8; me % 5];
         let outs: Vec<Vec<u8>> = (0..n).map(|r| vec![0; r % 5]).collect();
         let (_, outs) = pg.all_gather(&own, outs)?;
@@ -61,7 +61,7 @@ fn sixty_four() {
     c10d::run_ranks(64, |pg| every_family(&pg)).unwrap();
 }
 
-/// In large worlds the algorithm decides in which order floats are summed; it must be one order for all ranks, and for
+/// In large worlds the algorithm decides the order in which floats are summed. It must be the same on all ranks and in
 /// every run.
 #[test]
 fn sums_are_the_same_bits_everywhere() {

@@ -1,5 +1,5 @@
-//! Ranks that are late, that leave, and that end without leaving: what was completed arrives, nobody is declared dead who
-//! is not, and who is missing is named.
+//! Ranks that are late, that leave, and that end without leaving. Completed data arrives, no living rank is declared
+//! dead, and missing ranks are named.
 
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
@@ -15,11 +15,11 @@ use crate::stage::acts::{Arguments, VICTIM, WORLD, act};
 use crate::stage::{self, cast, failures, lines, shown, tell, tell_error};
 
 const TRANSPORTS: [&str; 2] = ["shm", "tcp"];
-/// No verdict: only so that a hang ends.
+/// Only a limit so that a hang ends.
 const CAP: Duration = Duration::from_secs(30);
-/// After such a time of silence a link counts as cut, in these tests.
+/// The time of silence after which a link counts as cut, in these tests.
 const LINK: &str = "1";
-/// More than twice as long: a living rank that is as late must not count as dead.
+/// More than twice that time. A living rank that is this late must not count as dead.
 const LATE: Duration = Duration::from_millis(2500);
 const WAYS: [&str; 3] = ["shutdown", "drop", "exit"];
 
@@ -48,7 +48,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     trials
 }
 
-/// Plays a rank.
+/// Runs a rank.
 pub(crate) fn play(part: &str) -> Result {
     match part.split_once(':').unwrap_or((part, "")) {
         ("late", _) => be_late(),
@@ -72,13 +72,13 @@ fn run(part: &str, ranks: u32, transport: &str) -> Result<JobReport, Failed> {
     cast(part, ranks, transport).run().map_err(|e| e.to_string().into())
 }
 
-/// All ranks ended well, without having told of a failure.
+/// Checks that all ranks succeeded and reported no failure.
 fn all_well(report: &JobReport) -> Result<(), Failed> {
     let well = report.exits.iter().all(|exit| exit.success() && failures(report, exit.rank).is_empty());
     if well { Ok(()) } else { Err(shown(report).into()) }
 }
 
-// A rank is late, longer than a link may be silent.
+// A rank is late for longer than a link may be silent.
 
 const SIZES: [usize; 3] = [8, 1 << 20, 64 << 20];
 
@@ -116,12 +116,12 @@ fn late() -> Result<(), Failed> {
     all_well(&run("late", 2, "tcp")?)
 }
 
-// A rank leaves, or ends, right after what it completed; the other one asks for it much later.
+// A rank leaves, or ends, right after a completed op; the other one asks for the data much later.
 
 fn be_taken(way: &str) -> Result {
     let pg = KEPT.get_or_init(|| join().expect("a group"));
     let other = pg.new_group(&[0, 1])?.expect("all ranks are members");
-    // Over TCP more than the buffers of the receiver take, over shared memory less than a ring does.
+    // Over TCP this is more than the receiver's buffers hold; over shared memory it is less than a ring holds.
     let tcp = std::env::var("C10D_TRANSPORT").is_ok_and(|t| t == "tcp");
     let mut x = vec![7u8; if tcp { 300_000 } else { 100_000 }];
     pg.barrier()?;
@@ -137,7 +137,7 @@ fn be_taken(way: &str) -> Result {
         if way == "shutdown" {
             pg.clone().shutdown()?;
         }
-        // The first group is in a static, and only shut down if at all.
+        // The first group is in a static, so it is at most shut down.
         return Ok(());
     }
     std::thread::sleep(if tcp { LATE } else { Duration::from_millis(300) });
@@ -149,7 +149,7 @@ fn be_taken(way: &str) -> Result {
     x.fill(0);
     other.broadcast(&mut x, 0)?;
     assert!(x.iter().all(|b| *b == 7));
-    // What needs nothing of the rank that is gone goes on.
+    // Ops that do not need the missing rank still work.
     assert!(pg.failure().is_none() && other.failure().is_none());
     Ok(())
 }
@@ -167,7 +167,7 @@ fn be_stopped(way: &str) -> Result {
         let _ = kill_process(getpid(), Sig::STOP);
         return Ok(());
     }
-    // Into the buffers: done at once.
+    // This fits into the buffers, so it is done at once.
     pg.send(&vec![7u8; 300_000], VICTIM, 0)?;
     let begin = Instant::now();
     match way {
@@ -221,21 +221,21 @@ fn be_missed() -> Result {
     };
     named(&pg.barrier().unwrap_err());
     named(pg.failure().expect("a failed group"));
-    // Nobody has looked at the handle.
+    // The handle was not polled.
     let begin = Instant::now();
     while started.failure().is_none() && begin.elapsed() < CAP {
         std::thread::sleep(Duration::from_millis(1));
     }
     named(started.failure().expect("the start needs the rank that is gone"));
     named(&work.wait().unwrap_err().error);
-    // Nothing needs it there, until something does.
+    // Nothing needs the rank there yet.
     if unused.failure().is_some() {
         tell("failed although nothing needed the rank");
     }
     let pair = if pg.rank() == 0 { 2 } else { 0 };
     unused.send(&[1u8], pair, 0)?;
     unused.recv(&mut [0u8], pair, 0)?;
-    // The first that needs the rank fails the group on both, so that both must have the message by then.
+    // The first op that needs the rank fails the group on both ranks, so both must have the message by then.
     let soon = Instant::now() + CAP;
     unused.store().set(&format!("heard/{}", pg.rank()), b"", soon)?;
     unused.store().wait(&["heard/0", "heard/2"], soon)?;
@@ -253,7 +253,7 @@ fn exit_is_named(transport: &str) -> Result<(), Failed> {
     Ok(())
 }
 
-// The same over a plugin's own collectives.
+// The same over a plugin's collectives.
 
 fn be_missed_by_a_plugin() -> Result {
     let pg = stage::build(c10d::builder().init("env://").timeout(CAP))?;
@@ -273,12 +273,12 @@ fn be_missed_by_a_plugin() -> Result {
             tell_error("not named", e);
         }
     };
-    // One waits when the rank ends, and one comes later.
+    // One op waits when the rank ends, and one comes later.
     let work = started.start(op::broadcast(vec![1i32], VICTIM));
     named(&work.wait().unwrap_err().error);
     named(started.failure().expect("a failed group"));
     named(&pg.broadcast(&mut x, VICTIM).unwrap_err());
-    // A group without the rank goes on.
+    // A group without the rank still works.
     others.expect("a member").broadcast(&mut x, 0).map(drop)
 }
 
@@ -294,7 +294,7 @@ fn missed_by_a_plugin(plugin: Sample) -> Result<(), Failed> {
     Ok(())
 }
 
-// One rank ends its program right after an op, another leaves right after it started the op; the third one comes late.
+// One rank ends its program right after an op, another leaves right after it started the op, and the third comes late.
 
 fn be_ended(kind: OpKind) -> Result {
     let pg = join()?;
@@ -305,7 +305,7 @@ fn be_ended(kind: OpKind) -> Result {
     match pg.rank() {
         VICTIM => act(KEPT.get_or_init(|| pg), &arguments),
         2 => {
-            // And the program ends.
+            // Then the program ends.
             arguments.started = true;
             act(&pg, &arguments)
         }

@@ -1,4 +1,4 @@
-//! What the system refuses: an error or another way, never a signal; and nothing is left behind.
+//! Limits of the system: there is an error or another way, never a signal, and nothing is left behind.
 
 use crate::stage;
 
@@ -61,7 +61,7 @@ fn limit(resource: Resource, value: u64) {
 }
 
 fn open_files() -> u64 {
-    // The listing itself is one of them.
+    // The listing itself uses one descriptor.
     std::fs::read_dir("/proc/self/fd").map_or(0, |dir| dir.count() as u64 - 1)
 }
 
@@ -86,7 +86,7 @@ fn run(part: &str, transport: &str) -> Result<JobReport, Failed> {
     cast(part, 2, transport).run().map_err(|e| e.to_string().into())
 }
 
-/// Every rank ended by itself, with a result or with an error; `needed`: with a result.
+/// Checks that every rank ended by itself with a result or an error; with `needed`, with a result.
 fn told(report: JobReport, needed: bool) -> Result<(), Failed> {
     for rank in 0..2 {
         let done = lines(&report, rank).contains(&"done".to_owned());
@@ -106,7 +106,7 @@ fn few_file_descriptors() -> Result<(), Failed> {
     told(run("files:100", "auto")?, true)
 }
 
-// One of several ranks runs out of something.
+// One of several ranks reaches a limit.
 
 const POOR: u32 = 1;
 
@@ -142,7 +142,7 @@ fn groups(more: &str) -> Result {
     }
 }
 
-/// Leaves the poor rank so many bytes of addresses.
+/// Leaves the limited rank this many bytes of address space.
 fn limit_addresses(more: u64) {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmSize:")).unwrap_or_default();
@@ -152,7 +152,8 @@ fn limit_addresses(more: u64) {
     }
 }
 
-/// Uses a group that works, and tells what ends it: another rank may run out of something while this one is a call behind.
+/// Uses a working group until it fails, and reports the error. Another rank may reach a limit while this one is one
+/// call behind.
 fn until_it_ends(about: &str, acts: impl FnOnce(&ProcessGroup, Vec<u32>) -> Result) -> Result {
     let pg = join(Duration::from_secs(20))?;
     let mut x = vec![1u32; 10];
@@ -168,7 +169,7 @@ fn start(pg: &ProcessGroup, x: Vec<u32>) -> Result {
     pg.start(op::all_reduce(x, ReduceOp::Sum)).wait().map(drop).map_err(|e| e.error)
 }
 
-/// Needs a thread, whose stack finds no room on one rank.
+/// Needs a thread. On one rank there is no address space for its stack.
 fn thread(_: &str) -> Result {
     until_it_ends("thread", |pg, x| {
         limit_addresses(1 << 20);
@@ -176,7 +177,7 @@ fn thread(_: &str) -> Result {
     })
 }
 
-/// The same, where the poor rank's control group allows no more tasks than it has.
+/// The same, but the control group of the limited rank allows no more tasks.
 fn tasks(group: &str) -> Result {
     until_it_ends("tasks", |pg, x| {
         if is_poor() {
@@ -190,7 +191,7 @@ fn tasks(group: &str) -> Result {
     })
 }
 
-/// Needs memory for intermediate results, for which there is no room on one rank.
+/// Needs memory for intermediate results, which one rank does not have.
 fn memory(_: &str) -> Result {
     until_it_ends("memory", |pg, _| {
         let mut x = vec![1u32; 16 << 20];
@@ -219,7 +220,7 @@ fn a_rank_without_tasks() -> Result<(), Failed> {
     result
 }
 
-/// What all ranks told of a failure: it is the poor one's, on all of them, and says what ran out.
+/// Checks that all ranks named the limited rank and what it ran out of.
 fn all_name_the_poor(report: &JobReport, words: &str) -> Result<(), Failed> {
     for rank in 0..3 {
         let told = failures(report, rank);
@@ -277,7 +278,7 @@ fn lacks(part: &str, words: &str) -> Result<(), Failed> {
 
 const HERE: &str = "/sys/fs/cgroup";
 
-/// A new memory group for the ranks, if this process may make one.
+/// Makes a memory cgroup for the ranks, if this process may.
 fn new_group() -> Option<PathBuf> {
     let name = format!("c10d-test-{}", std::process::id());
     let groups = std::fs::read_to_string("/proc/self/cgroup").ok()?;
@@ -299,13 +300,13 @@ fn new_group() -> Option<PathBuf> {
     }
 }
 
-/// Moves this process into the group, and leaves it half a MiB more than it has.
+/// Moves this process into the group, and leaves it half a MiB more than it uses.
 fn tighten(group: &Path) {
     let current = |file: &str| std::fs::read_to_string(group.join(file)).ok()?.trim().parse::<u64>().ok();
     let joined = std::fs::write(group.join("cgroup.procs"), std::process::id().to_string());
     let used = current("memory.current").or_else(|| current("memory.usage_in_bytes")).unwrap_or(0);
     let file = if group.join("memory.max").exists() { "memory.max" } else { "memory.limit_in_bytes" };
-    // The second rank finds the limit that the first one set, and room for its own beginnings.
+    // The second rank finds the limit that the first one set, and needs memory to start.
     let limit = used + (6 << 20);
     let limited = std::fs::write(group.join(file), limit.to_string());
     if joined.is_err() || limited.is_err() {
@@ -328,7 +329,7 @@ fn tight_memory_cgroup() -> Result<(), Failed> {
     told(report, false)
 }
 
-// What is left.
+// What is left behind.
 
 fn names_in(dir: &Path) -> BTreeSet<PathBuf> {
     std::fs::read_dir(dir).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path())).collect()

@@ -1,5 +1,5 @@
-//! Groups over threads of this program, and over TCP once more: order, messages, sub-groups, large worlds, plugins that
-//! reduce.
+//! Tests of groups over threads of this program, and the same over TCP: order, messages, sub-groups, large worlds,
+//! plugins that reduce.
 
 mod samples;
 mod stage;

@@ -1,4 +1,4 @@
-//! What a group costs: allocations of blocking ops, resident memory at rest.
+//! The cost of a group: allocations of blocking ops, and resident memory at rest.
 #![allow(unsafe_code)]
 
 mod stage;
@@ -13,7 +13,7 @@ use c10d::{ProcessGroup, ReduceOp, Result};
 use libtest_mimic::{Arguments, Failed, Trial};
 use stage::{cast, join, lines, shown, tell};
 
-/// Counts the allocations of threads that asked for it.
+/// Counts the allocations of threads that enabled it.
 struct Counting;
 
 thread_local! {
@@ -27,20 +27,20 @@ fn note() {
     }
 }
 
-// SAFETY: passes everything on to the system's allocator.
+// SAFETY: it passes everything on to the system's allocator.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         note();
-        // SAFETY: as promised by our caller.
+        // SAFETY: the caller guarantees it.
         unsafe { System.alloc(layout) }
     }
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: as promised by our caller.
+        // SAFETY: the caller guarantees it.
         unsafe { System.dealloc(pointer, layout) }
     }
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         note();
-        // SAFETY: as promised by our caller.
+        // SAFETY: the caller guarantees it.
         unsafe { System.realloc(pointer, layout, size) }
     }
 }
@@ -89,7 +89,7 @@ fn idle_group_is_small(transport: &str) -> Result<(), Failed> {
     Ok(())
 }
 
-/// What each op must do without allocating.
+/// The ops that must not allocate.
 type Op = (&'static str, fn(&ProcessGroup, &mut [f32], &mut [f32]) -> Result);
 
 const OPS: [Op; 8] = [
@@ -118,8 +118,8 @@ fn small_ops() -> Result {
         for _ in 0..200 {
             run(&pg, &mut x, &mut y)?;
         }
-        // A rank that has to wait for long asks the others what they do, and may keep what they sent meanwhile; on a busy
-        // machine that happens. An op that allocates by itself does so in every round.
+        // A rank that waits for long asks the others what they do, and may store what they sent meanwhile. That happens
+        // on a busy machine. An op that allocates by itself does so in every round.
         let mut least = usize::MAX;
         for _ in 0..20 {
             let before = ALLOCATIONS.load(Ordering::Relaxed);

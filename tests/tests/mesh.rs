@@ -1,4 +1,4 @@
-//! Grids of ranks, and groups by host, against what their coordinates say.
+//! Grids of ranks and groups by host, compared with their coordinates.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use libtest_mimic::Trial;
 use crate::stage::acts::{VICTIM, WORLD};
 use crate::stage::{cast, failures, join, lines, shown, tell, tell_error};
 
-/// No verdict: only so that a hang ends.
+/// Only a limit so that a hang ends.
 const CAP: Duration = Duration::from_secs(30);
 
 /// The global ranks of a group, in its order.
@@ -18,7 +18,7 @@ fn members(pg: &ProcessGroup, of: &ProcessGroup) -> Result<Vec<u32>> {
     Ok(all)
 }
 
-/// All grids of three axes of this world. What is wrong, if anything.
+/// Tests all grids of three axes of this world. Returns what is wrong, if anything.
 fn grids(pg: &ProcessGroup) -> Result<Option<String>> {
     let (me, n) = (pg.rank(), pg.size());
     for a in (1..=n).filter(|a| n.is_multiple_of(*a)) {
@@ -54,7 +54,7 @@ fn grids(pg: &ProcessGroup) -> Result<Option<String>> {
                     }
                 }
             }
-            // Two axes as one, in the order that was asked for.
+            // Two axes as one, in the requested order.
             let expected: Vec<u32> = (0..c).flat_map(|k| (0..a).map(move |i| at(i, j, k))).collect();
             if members(pg, &mesh.flatten(&["c", "a"])?)? != expected {
                 return wrong("flatten");
@@ -156,7 +156,7 @@ pub(crate) fn play(part: &str) -> Result {
         Ok(_) => tell("no error"),
         Err(e) => tell_error("axes", &e),
     }
-    // The group goes on.
+    // The group can still be used.
     Mesh::new(&pg, &[("dp", WORLD)])?;
     pg.shutdown()
 }

@@ -1,4 +1,4 @@
-//! The barrier that names who is missing.
+//! The barrier that names the missing ranks.
 
 use crate::stage;
 
@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use c10d::options::Missing;
 use c10d::{Error, ErrorKind, op};
 
-/// What each rank of `world` gets when some do not come.
+/// The results of all ranks of `world` when some do not come.
 fn without(world: u32, absent: &'static [u32], missing: Missing) -> Vec<Option<Error>> {
     c10d::run_ranks(world, |pg| {
         let soon = Instant::now() + Duration::from_secs(20);
@@ -17,7 +17,7 @@ fn without(world: u32, absent: &'static [u32], missing: Missing) -> Vec<Option<E
             let call = op::monitored_barrier(missing).timeout(Duration::from_millis(300));
             Some(pg.run(call).unwrap_err().error)
         };
-        // All stay until all have their answer: leaving early is another story.
+        // All ranks stay until all have their answer: leaving early is tested elsewhere.
         let n = pg.store().add("answered", 1, soon)?;
         if n == i64::from(world) {
             pg.store().set("all", b"", soon)?;

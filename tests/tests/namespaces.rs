@@ -1,5 +1,5 @@
-//! Ranks in containers: two ranks, each with some namespaces of its own, over every transport. The table is the one of
-//! `docs/containers.md`.
+//! Ranks in containers: two ranks, each with some namespaces of its own, over every transport. The expected results are
+//! the table in `docs/containers.md`.
 
 use crate::{netns, stage};
 
@@ -11,11 +11,11 @@ use c10d::{Mesh, ReduceOp, Result, SharedTables};
 use libtest_mimic::{Failed, Trial};
 use stage::{cast, failures, lines, shown, tell};
 
-/// What each rank has for itself, and how it gets that.
+/// The namespaces that each rank has for itself, and the commands that make them.
 const OWN: [(&str, &[&str]); 9] = [
     ("nothing", &[]),
     ("pid", &["unshare", "-p", "-f", "--kill-child", "--mount-proc"]),
-    // As `docker run --pid host`, the other way round: /proc is of the outer namespace.
+    // The reverse of `docker run --pid host`: /proc belongs to the outer namespace.
     ("pid, outer proc", &["unshare", "-p", "-f", "--kill-child"]),
     ("mount", &["unshare", "-m"]),
     ("ipc", &["unshare", "-i"]),
@@ -25,10 +25,10 @@ const OWN: [(&str, &[&str]); 9] = [
     ("no proc", &["unshare", "-m", "sh", "-c", "umount -l /proc && exec \"$@\"", "sh"]),
 ];
 
-/// Tells networks apart.
+/// A number for each network.
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
-/// Those for which a network of one's own is tried, too.
+/// The cases that are also tested with separate networks.
 const FEW: [&str; 4] = ["nothing", "pid", "pid, mount, ipc", "user"];
 
 pub(crate) fn play(part: &str) -> Result {
@@ -47,13 +47,13 @@ pub(crate) fn play(part: &str) -> Result {
         sent.wait()?;
     }
     let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
-    // Two questions with two answers.
+    // These two can differ.
     let (host, sharing) = (pg.split_by_host()?.size(), pg.split_by_memory()?.size());
     let mesh = Mesh::by_host(&pg)?;
     let axes: Vec<(&str, u32)> = mesh.axes().collect();
     assert_eq!(axes, [("host", 2 / host), ("local", host)]);
     assert_eq!(mesh.group("local")?.size(), host);
-    // Whoever cannot share has a table of its own, and the root's elements all the same.
+    // A rank that cannot share memory has its own table, and still gets the root's elements.
     let mut fills = [0u32];
     let table = pg.share_on_host(100_000, |table: &mut [u32]| {
         fills[0] = 1;
@@ -72,7 +72,7 @@ pub(crate) fn play(part: &str) -> Result {
     pg.shutdown()
 }
 
-/// Hosts with different numbers of ranks are no grid; groups by host take them.
+/// Hosts with different numbers of ranks do not form a grid, but groups by host are possible.
 fn uneven() -> Result {
     let pg = stage::join(Duration::from_secs(20))?;
     let local = pg.split_by_host()?;
@@ -123,7 +123,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     trials
 }
 
-/// What must come of it: whether memory is shared, or why the transport cannot be had.
+/// The expected result: whether memory is shared, or the error if the transport is impossible.
 fn expected(own: &str, net: bool, transport: &str) -> Result<bool, &'static str> {
     let apart = match own {
         _ if net => Some("are in different network namespaces of one host"),
@@ -138,7 +138,7 @@ fn expected(own: &str, net: bool, transport: &str) -> Result<bool, &'static str>
     }
 }
 
-/// How many ranks are on the host of one, and how many can share memory with it, whatever the transport.
+/// How many ranks are on the host of a rank, and how many can share memory with it, with any transport.
 fn neighbours(own: &str, net: bool) -> (u32, u32) {
     let apart = net || own == "no proc" || own.starts_with("user");
     (if own == "no proc" { 1 } else { 2 }, if apart { 1 } else { 2 })

@@ -43,7 +43,7 @@ fn work() -> Result {
     for address in connected_to() {
         tell(format!("connected {address}"));
     }
-    // A few: every group meets over a store of files here.
+    // Only a few, since every group uses a file store here.
     roots::play_some(&pg, 8)?.iter().for_each(tell);
     pg.barrier()?;
     pg.shutdown()
@@ -55,9 +55,9 @@ fn be_cut_off() -> Result {
     let store = std::env::var("C10D_TEST_STORE").unwrap_or_default();
     let url = format!("file://{store}?rank={rank}&world_size=2");
     let builder = c10d::builder().init(&url).timeout(Duration::from_secs(60));
-    // A tenth of what is usual.
+    // A tenth of the default.
     let pg = builder.hint("gloo-like.link_timeout", "1").build()?;
-    // Who is merely late is not cut off: more than the buffers hold waits for it.
+    // A rank that is only late is not cut off. More data than the buffers hold waits for it.
     let mut x = vec![7u8; 8 << 20];
     if pg.rank() == 0 {
         pg.send(&x, 1, 0)?;
@@ -94,7 +94,7 @@ fn connected_to() -> BTreeSet<Ipv4Addr> {
     table.lines().filter_map(remote).collect()
 }
 
-/// Namespaces that are gone when this is; and the end of the cable in the first one.
+/// Namespaces, which are removed when this is dropped, and the end of the link in the first one.
 pub(crate) struct Namespaces(pub(crate) [String; 2], String);
 
 impl Namespaces {
@@ -169,7 +169,7 @@ fn shared_memory_inside_tcp_across() -> Result<(), Failed> {
     let names = namespaces.0.clone();
     let report = cast("work", 4, "auto")
         .env("C10D_TEST_STORE", &store)
-        // Not the launcher's own, which is on loopback: a job with such a master stays on one host.
+        // The launcher's own address is on loopback, and a job with such a master stays on one host.
         .per_rank_env(|_| vec![("MASTER_ADDR".into(), ADDRESSES[0].to_string().into())])
         .per_rank_wrapper(move |rank| {
             ["ip", "netns", "exec", &names[rank as usize / 2]].iter().map(Into::into).collect()

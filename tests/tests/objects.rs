@@ -1,5 +1,5 @@
-//! Objects between ranks: what arrives, and what becomes of those that cannot be written, read, or are too large, or are
-//! of another type; and of ranks that die.
+//! Objects between ranks: what arrives; objects that cannot be serialized or deserialized, are too large, or have
+//! another type; and ranks that die.
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -14,7 +14,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use crate::stage::acts::{VICTIM, WORLD};
 use crate::stage::{cast, failures, join, lines, shown, tell, tell_error};
 
-/// No verdict: only so that a hang ends.
+/// Only a limit so that a hang ends.
 const CAP: Duration = Duration::from_secs(30);
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -25,7 +25,7 @@ struct Report {
 }
 
 impl Report {
-    /// Of a size that depends on both.
+    /// A value whose size depends on both.
     fn of(rank: u32, len: usize) -> Report {
         let values = (0..(len * (rank as usize + 1)) as u64).map(|i| i * i + u64::from(rank)).collect();
         let more = (0..rank).map(|i| (format!("key {i}"), (i % 2 == 0).then_some(f64::from(i) / 3.0))).collect();
@@ -33,12 +33,12 @@ impl Report {
     }
 }
 
-/// What its own code makes of writing and reading it.
+/// A type with unusual code for serialization.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Odd {
     Fails,
     Panics,
-    /// Writes more than it reads.
+    /// It writes more than it reads.
     Longer,
     Well,
 }
@@ -60,7 +60,7 @@ impl<'de> Deserialize<'de> for Odd {
     }
 }
 
-/// What is wrong, if anything.
+/// Returns what is wrong, if anything.
 fn values(pg: &ProcessGroup) -> Result<Option<String>> {
     let (me, n) = (pg.rank(), pg.size());
     let wrong = |what: &str| Ok(Some(what.to_owned()));
@@ -83,7 +83,7 @@ fn values(pg: &ProcessGroup) -> Result<Option<String>> {
             }
         }
         if n > 1 {
-            // Several in a row, each to the next rank.
+            // Several objects in a row, each to the next rank.
             let (to, from) = ((me + 1) % n, (me + n - 1) % n);
             let received = std::thread::scope(|s| {
                 let sent = s.spawn(|| (0..3).try_for_each(|i| pg.send_object(&(i, Report::of(me, len)), to, 7)));
@@ -105,7 +105,7 @@ fn values(pg: &ProcessGroup) -> Result<Option<String>> {
             }
         }
     }
-    // Nothing at all is an object, too.
+    // The unit value is also an object.
     if pg.all_gather_object(&())? != vec![(); n as usize] {
         return wrong("all_gather_object of nothing");
     }
@@ -142,7 +142,7 @@ fn run(part: &str, world: u32, transport: &str) -> Result<(), libtest_mimic::Fai
     judge(part, world, &report).map_err(|what| format!("{what}\n{}", shown(&report)).into())
 }
 
-/// What all ranks, or all but the victim, must have told.
+/// Checks what all ranks, or all except the victim, reported.
 fn judge(part: &str, world: u32, report: &JobReport) -> Result<(), String> {
     for rank in (0..world).filter(|rank| part != "killed" || *rank != VICTIM) {
         let told = failures(report, rank);
@@ -172,7 +172,7 @@ pub(crate) fn play(part: &str) -> Result {
     pg.shutdown()
 }
 
-/// Whether this is an error of the call alone, of this kind, about these ranks, with these words.
+/// Checks that this is an error of only this call, with this kind, these ranks and these words.
 fn told<T>(result: Result<T>, kind: &str, guilty: &[u32], words: &[&str]) -> Option<String> {
     let Err(e) = result else { return Some("no error".into()) };
     let (report, text) = (e.report(), e.to_string());
@@ -182,11 +182,11 @@ fn told<T>(result: Result<T>, kind: &str, guilty: &[u32], words: &[&str]) -> Opt
 
 type Call = fn(&ProcessGroup, Odd) -> Result;
 
-/// Every collective, to which each rank gives an object.
+/// Every collective in which each rank gives an object.
 const GIVEN_BY_ALL: [Call; 2] =
     [|pg, odd| pg.all_gather_object(&odd).map(drop), |pg, odd| pg.gather_object(&odd, 0).map(drop)];
 
-/// Those to which the victim gives one.
+/// Every collective in which the victim gives an object.
 const GIVEN_BY_VICTIM: [Call; 2] = [
     |pg, odd| {
         let root = if pg.rank() == VICTIM { Root::Me(odd) } else { Root::At(VICTIM) };
@@ -227,7 +227,7 @@ fn types(pg: &ProcessGroup) -> Result<Option<String>> {
     values(pg)
 }
 
-/// An object that cannot be written, and one that cannot be read.
+/// An object that cannot be serialized, and one that cannot be deserialized.
 fn failing(pg: &ProcessGroup) -> Result<Option<String>> {
     let victim = pg.rank() == VICTIM;
     for call in all_calls() {
@@ -239,7 +239,7 @@ fn failing(pg: &ProcessGroup) -> Result<Option<String>> {
         }
         let odd = if victim { Odd::Longer } else { Odd::Well };
         match call(pg, odd) {
-            // Whoever does not read it has no error.
+            // A rank that does not deserialize it has no error.
             Ok(()) => {}
             other => {
                 let wrong = told(other, "Protocol", &[VICTIM], &["2 bytes are left over"]);
@@ -252,7 +252,7 @@ fn failing(pg: &ProcessGroup) -> Result<Option<String>> {
     if pg.all_gather_object(&if victim { Odd::Longer } else { Odd::Well }).is_ok() {
         return Ok(Some("bytes that are left over are no error".into()));
     }
-    // A list of the wrong length is told to all, too.
+    // All ranks are also told of a list of the wrong length.
     let root = if victim { Root::Me(vec![1u8, 2]) } else { Root::At(VICTIM) };
     let words = ["there are 2 objects for 3 ranks"];
     if let Some(wrong) = told(pg.scatter_object(root), "InvalidArgument", &[VICTIM], &words) {
@@ -282,7 +282,7 @@ fn panicking(pg: &ProcessGroup) -> Result<Option<String>> {
 fn limits(pg: &ProcessGroup) -> Result<Option<String>> {
     let victim = pg.rank() == VICTIM;
     let bytes = |len: usize| vec![7u8; len];
-    // The object of one rank is too large: for all. Then one rank alone takes little.
+    // The object of one rank is too large: first for all ranks, then only for one rank with a small limit.
     for limit in [100, if victim { 100 } else { 1 << 20 }] {
         let objects = pg.objects().limit(limit);
         let mine = bytes(if victim { 200 } else { 50 });
@@ -294,7 +294,7 @@ fn limits(pg: &ProcessGroup) -> Result<Option<String>> {
         if let Some(wrong) = told(objects.scatter_object(root), "InvalidArgument", &[VICTIM], &words) {
             return Ok(Some(wrong));
         }
-        // As large as may be.
+        // This is as large as allowed.
         if objects.all_gather_object(&bytes(99))? != vec![bytes(99); 3] {
             return Ok(Some("99 bytes".into()));
         }
@@ -302,7 +302,7 @@ fn limits(pg: &ProcessGroup) -> Result<Option<String>> {
     values(pg)
 }
 
-/// Whatever is wrong with an object, the next of its tag arrives.
+/// If an object fails, the next one with its tag still arrives.
 fn messages(pg: &ProcessGroup) -> Result<Option<String>> {
     const TAG: u32 = 3;
     let large = vec![7u8; 9 << 20];
@@ -342,7 +342,7 @@ fn messages(pg: &ProcessGroup) -> Result<Option<String>> {
     }
 }
 
-/// A rank that leaves earlier would be a second cause for the others.
+/// If a rank left earlier, the others would have a second cause.
 fn until_all_have_told(ranks: u32) -> Result {
     let store = c10d::init("env://", CAP)?.store;
     let deadline = Instant::now() + CAP;

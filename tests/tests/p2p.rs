@@ -12,13 +12,13 @@ fn soon() -> Instant {
     Instant::now() + Duration::from_secs(20)
 }
 
-/// Starts it, and looks at it once, as under the timeout of an async runtime.
+/// Starts it and polls it once, as under the timeout of an async runtime.
 fn polled<R>(mut work: Work<R>) -> Work<R> {
     assert!(Pin::new(&mut work).poll(&mut Context::from_waker(Waker::noop())).is_pending());
     work
 }
 
-/// What was handed in: the message had not come.
+/// Returns the buffer: the message had not come.
 fn back<R>(work: Work<R>) -> R {
     match work.cancel() {
         Ok(Cancel::Back(buffer)) => buffer,
@@ -44,7 +44,7 @@ fn tags_are_matched_and_each_is_in_order() {
                 }
             }
         } else {
-            // The last tag first: what nobody asks for yet must not stand in the way.
+            // The last tag comes first: messages without a receive must not block others.
             for tag in (0..3).rev() {
                 for i in 0..EACH {
                     let mut x = [0u32];
@@ -82,7 +82,7 @@ fn any_source_names_the_sender() {
 fn started_before_and_after_the_other_side() {
     c10d::run_ranks(2, |pg| {
         let other = 1 - pg.rank();
-        // Both receive first: only started ops can do that.
+        // Both ranks receive first, which only started ops can do.
         let receive = pg.start(op::recv(vec![0i32; 1000], other, 1));
         let any = pg.start(op::recv_any_source(vec![0i32; 7], 2));
         pg.barrier()?;
@@ -163,7 +163,7 @@ fn nonsense_is_refused_and_nothing_was_sent() {
 fn a_receive_without_sender_times_out_and_names_it() {
     let results = c10d::run_ranks(2, |pg| {
         if pg.rank() == 1 {
-            // Stays until the other has given up.
+            // This rank stays until the other has given up.
             let gave_up = pg.store().get("gave up", std::time::Instant::now() + Duration::from_secs(10));
             return gave_up.map(|_| None);
         }
@@ -176,7 +176,7 @@ fn a_receive_without_sender_times_out_and_names_it() {
     assert_eq!((e.kind(), &e.report().guilty[..]), (&ErrorKind::Timeout, &[1][..]));
 }
 
-/// A receive that was given up is as if it had never been: messages go to the others, in order.
+/// A cancelled receive has no effect: messages go to the other receives, in order.
 #[test]
 fn a_cancelled_receive_takes_no_message() {
     c10d::run_ranks(3, |pg| {
@@ -193,7 +193,7 @@ fn a_cancelled_receive_takes_no_message() {
         let sends = vec![op::send(vec![0u32], 0, 6)];
         let (_, mut batch) = pg.batch(sends, vec![op::recv(vec![99u32], 0, 5), op::recv(vec![99u32], 2, 5)]);
         let (of_2, of_0) = (batch.pop().unwrap(), batch.pop().unwrap());
-        // Cancelled beyond its deadline, it would have failed the group.
+        // If it were cancelled after its deadline, it would have failed the group.
         let short = pg.start(op::recv(vec![66u32], 2, 5).timeout(Duration::from_millis(300)));
         assert_eq!((back(first), back(any), back(of_0)), (vec![77], (vec![88], u32::MAX), vec![99]));
         assert_eq!(back(short), [66]);
@@ -206,7 +206,7 @@ fn a_cancelled_receive_takes_no_message() {
     .unwrap();
 }
 
-/// Receives are given up while messages come: each message is received once, in order, whoever was faster.
+/// Receives are cancelled while messages come: each message is received once and in order, whichever is faster.
 #[test]
 fn cancelling_races_with_messages_and_loses_none() {
     for (count, messages) in [(1usize, 2000u32), (200_000, 60)] {
@@ -245,7 +245,7 @@ fn cancelling_races_with_messages_and_loses_none() {
     }
 }
 
-/// A send of which nothing is on its way never comes; one that has begun does.
+/// A cancelled send that has not begun never arrives; one that has begun does.
 #[test]
 fn a_send_is_taken_back_before_it_begins() {
     const LARGE: usize = 32 << 20;
@@ -270,7 +270,7 @@ fn a_send_is_taken_back_before_it_begins() {
     .unwrap();
 }
 
-/// Nothing is left of a receive that was given up: the group ends at once, in order.
+/// Nothing remains of a cancelled receive: the group ends at once, in order.
 #[test]
 fn a_group_leaves_after_a_cancel() {
     c10d::run_ranks(2, |pg| {

@@ -1,4 +1,4 @@
-//! The suite over gloo-like, and what becomes of ranks that are processes: faults, limits, namespaces, sparse calls. Ranks
+//! The suite over gloo-like, and tests of ranks that are processes: faults, limits, namespaces, sparse calls. The ranks
 //! are this program, started again.
 
 mod samples;

@@ -1,11 +1,11 @@
-//! Shapes and splits that nobody thought of, against the plain meaning of the ops.
+//! Random shapes and splits, compared with the definition of the ops.
 
 use crate::stage;
 
 use c10d::{ReduceOp, Root, op};
 use proptest::prelude::*;
 
-/// What rank `from` sends to rank `to`, or contributes to a list.
+/// The values that rank `from` sends to rank `to`, or contributes to a list.
 fn values(from: usize, to: usize, len: usize) -> Vec<i32> {
     (0..len).map(|i| (from * 1_000_000 + to * 10_000 + i) as i32).collect()
 }

@@ -1,5 +1,5 @@
-//! Elements and reductions of the program's own, against folds of all ranks' values on one rank; and what becomes of ranks
-//! that differ, whose closure panics, or that die.
+//! Element types and reductions of the program, compared with a fold of all ranks' values on one rank; also ranks that
+//! differ, whose closure panics, or that die.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
@@ -13,9 +13,9 @@ use rustix::process::{Signal as Sig, getpid, kill_process};
 use crate::stage::acts::{VICTIM, WORLD};
 use crate::stage::{cast, failures, join, lines, shown, tell, tell_error};
 
-/// No verdict: only so that a hang ends.
+/// Only a limit so that a hang ends.
 const CAP: Duration = Duration::from_secs(30);
-/// None, fewer than ranks, some, and several rounds.
+/// No elements, fewer than ranks, some, and several rounds.
 const LENGTHS: [usize; 6] = [0, 1, 2, 7, 1000, 66_001];
 
 /// A matrix of two rows: its product is not commutative.
@@ -27,7 +27,7 @@ impl Plain for Matrix {
     const IDENTITY: &'static str = "tests::Matrix/1";
 }
 
-/// Of the same size.
+/// A type of the same size.
 #[derive(Clone, Copy, Debug, PartialEq, Pod, Zeroable)]
 #[repr(C)]
 struct Quad([u32; 4]);
@@ -77,14 +77,14 @@ impl Sample for i32 {
     }
 }
 
-/// What the values of these ranks come to, in their order.
+/// The values of these ranks, combined in their order.
 fn folded<T: Sample>(ranks: std::ops::Range<u32>, len: usize, mut f: impl FnMut(&mut [T], &[T])) -> Vec<T> {
     let mut ranks = ranks.map(|rank| T::all(rank, len));
     let first = ranks.next().unwrap_or_default();
     ranks.fold(first, |mut acc, x| (f(&mut acc, &x), acc).1)
 }
 
-/// Every op with this closure, at every length. What is wrong, if anything.
+/// Tests every op with this closure and every length. Returns what is wrong, if anything.
 fn check<T: Sample>(pg: &ProcessGroup, name: &'static str, f: fn(&mut [T], &[T])) -> Result<Option<String>> {
     let (me, n) = (pg.rank(), pg.size());
     let wrong = |what: &str, len: usize| Ok(Some(format!("{what} of {len} {}", T::IDENTITY)));
@@ -129,7 +129,7 @@ fn check<T: Sample>(pg: &ProcessGroup, name: &'static str, f: fn(&mut [T], &[T])
     Ok(None)
 }
 
-/// Scans by built-in operations.
+/// Tests scans with built-in operations.
 fn check_scans(pg: &ProcessGroup) -> Result<Option<String>> {
     let each = |f: fn(i32, i32) -> i32| {
         move |acc: &mut [i32], x: &[i32]| {
@@ -165,7 +165,7 @@ fn check_scans(pg: &ProcessGroup) -> Result<Option<String>> {
     Ok(None)
 }
 
-/// The ops that move, on elements of our own.
+/// Tests the ops that move data, with the program's own element types.
 fn check_moves(pg: &ProcessGroup) -> Result<Option<String>> {
     let (me, n) = (pg.rank(), pg.size() as usize);
     let wrong = |what: &str| Ok(Some(what.to_owned()));
@@ -184,7 +184,7 @@ fn check_moves(pg: &ProcessGroup) -> Result<Option<String>> {
         if flat != all {
             return wrong("all_gather_into");
         }
-        // Owned, and uneven.
+        // Owned buffers with different lengths.
         let lists = ranks().map(|rank| plain(vec![Matrix::zeroed(); len + rank as usize])).collect();
         let work = pg.start(op::all_gather(plain(Matrix::all(me, len + me as usize)), lists));
         let (_, lists) = work.wait()?;
@@ -235,7 +235,7 @@ fn check_moves(pg: &ProcessGroup) -> Result<Option<String>> {
             }
         }
     }
-    // What has no meaning is refused, and the group goes on.
+    // Invalid calls are rejected, and the group can still be used.
     let e = pg.all_reduce(plain(&mut [Matrix::zeroed()]), ReduceOp::Sum).err();
     if !e.is_some_and(|e| *e.kind() == ErrorKind::InvalidArgument && e.report().what.contains("tests::Matrix/1")) {
         return wrong("a built-in reduction is not refused");
@@ -296,7 +296,7 @@ fn run(part: &str, world: u32, transport: &str) -> Result<(), libtest_mimic::Fai
     judge(part, world, &report).map_err(|what| format!("{what}\n{}", shown(&report)).into())
 }
 
-/// What all ranks, or all but the victim, must have told.
+/// Checks what all ranks, or all except the victim, reported.
 fn judge(part: &str, world: u32, report: &JobReport) -> Result<(), String> {
     for rank in (0..world).filter(|rank| part != "killed" || *rank != VICTIM) {
         let wrong = |why: &str| Err(format!("rank {rank}: {why}"));
@@ -308,7 +308,7 @@ fn judge(part: &str, world: u32, report: &JobReport) -> Result<(), String> {
         match (part, &told[..]) {
             ("type" | "operation" | "count" | "moved_type", [one]) => {
                 let names = if rank == VICTIM { !one.guilty.is_empty() } else { one.guilty == [VICTIM] };
-                // Both names, whoever is asked.
+                // The error has both names, on every rank.
                 let both: &[&str] = match part {
                     "type" | "moved_type" => &["tests::Matrix/1", "tests::Quad/1"],
                     "operation" => &["tests::Matrix/1 by product", "tests::Matrix/1 by difference"],
@@ -360,9 +360,9 @@ pub(crate) fn play(part: &str) -> Result {
     }
 }
 
-/// The victim's call differs in one thing.
+/// The victim's call differs in one respect.
 fn differs(pg: &ProcessGroup, call: impl FnOnce() -> Result) -> Result {
-    // Names that this process has not used it cannot tell.
+    // A process can only show names that it has used itself.
     pg.broadcast(plain(&mut [Matrix::zeroed()]), 0)?;
     pg.broadcast(plain(&mut [Quad::zeroed()]), 0)?;
     for name in ["product", "difference"] {
@@ -376,7 +376,7 @@ fn differs(pg: &ProcessGroup, call: impl FnOnce() -> Result) -> Result {
     until_all_have_told(WORLD)
 }
 
-/// A rank that leaves earlier would be a second cause for the others.
+/// If a rank left earlier, the others would have a second cause.
 fn until_all_have_told(ranks: u32) -> Result {
     let store = c10d::init("env://", CAP)?.store;
     let deadline = Instant::now() + CAP;
@@ -386,7 +386,7 @@ fn until_all_have_told(ranks: u32) -> Result {
     store.wait(&["all told"], deadline)
 }
 
-/// A closure panics: that rank unwinds, the others name it, and the group goes on.
+/// A closure panics: its rank unwinds, the others name it, and the group can still be used.
 fn panics(pg: &ProcessGroup) -> Result {
     let victim = pg.rank() == VICTIM;
     type Call = fn(&ProcessGroup, &mut [f32], &mut dyn FnMut(&mut [f32], &[f32])) -> Result;

@@ -1,5 +1,6 @@
-//! Ranks that disagree about a call in which somebody has nothing to receive: every rooted op with every root, against
-//! every other collective. Who only sends learns of it by its 8th collective after the other's call, or when it leaves.
+//! Ranks that disagree about a call in which some rank has nothing to receive: every rooted op with every root,
+//! combined with every other collective. A rank that only sends learns of it by its 8th collective after the other's
+//! call, or when it leaves.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,11 +14,11 @@ use crate::stage::acts::{Arguments, WORLD, act};
 use crate::stage::{build_over, cast, join, lines, shown, tell};
 use crate::{samples, stage};
 
-/// No verdict: only so that a hang ends.
+/// Only a limit so that a hang ends.
 const CAP: Duration = Duration::from_secs(20);
-/// In place of a transport: a plugin's own collectives, in which a root does not wait.
+/// Used instead of a transport: a plugin's collectives, in which a root does not wait.
 const PLUGIN: &str = "plugin";
-/// A world in which not everybody is near to everybody.
+/// A world in which not all ranks are neighbours.
 const LARGE: u32 = 10;
 /// How many collectives a rank that only sends may make without learning.
 const AT_MOST: u32 = 8;
@@ -43,27 +44,27 @@ pub(crate) fn trials() -> Vec<Trial> {
     trials
 }
 
-/// A call, as far as ranks disagree about it here.
+/// A call: the part about which ranks disagree here.
 type Which = (OpKind, u32);
 
-/// All ranks but one make the usual call, and that one another.
+/// All ranks but one make the usual call, and one makes another.
 #[derive(Clone, Copy, Debug)]
 struct Case {
     odd: u32,
     usual: Which,
     other: Which,
-    /// Calls that ranks which only send make before the odd one makes its only call.
+    /// The calls that ranks which only send make before the odd rank makes its only call.
     early: u32,
 }
 
-/// Those that the group's backend offers.
+/// The collectives that the group's backend offers.
 fn collectives(pg: &ProcessGroup) -> Result<Vec<Which>> {
     let (world, offers) = (pg.size(), pg.capabilities(DispatchKey::Cpu)?);
     let collectives = OpKind::ALL.iter().copied().filter(|op| !op.is_p2p() && offers.ops.contains(*op));
     Ok(collectives.flat_map(|op| (0..if op.is_rooted() { world } else { 1 }).map(move |root| (op, root))).collect())
 }
 
-/// Some of the cases of a world; all with `C10D_SUITE=full`.
+/// Some of the cases of a world, or all with `C10D_SUITE=full`.
 fn cases(world: u32, collectives: &[Which]) -> Vec<Case> {
     let step = if std::env::var("C10D_SUITE").is_ok_and(|suite| suite == "full") { 1 } else { 7 * world as usize / 2 };
     let mut all = Vec::new();
@@ -73,7 +74,7 @@ fn cases(world: u32, collectives: &[Which]) -> Vec<Case> {
             all.push(Case { odd: n / 3 % world, usual, other, early: n % 9 });
         }
     }
-    // Those that were met first: everybody is root, nobody is root.
+    // The cases that were found first: every rank is root, or none is.
     let named = (0..2).flat_map(|odd| {
         [OpKind::Broadcast, OpKind::Scatter, OpKind::Reduce, OpKind::Gather].map(|op| {
             let root = |rank| if matches!(op, OpKind::Broadcast | OpKind::Scatter) { rank } else { 1 - rank };
@@ -104,7 +105,7 @@ fn hear(pg: &ProcessGroup, what: &str) -> Result {
     pg.store().wait(&[what], Instant::now() + CAP)
 }
 
-/// Calls that may yet learn, and how many; and the error.
+/// The number of calls in which a rank may still learn, and the error.
 type Learnt = (u32, Option<Error>);
 
 fn repeat(pg: &ProcessGroup, which: Which, most: u32) -> Learnt {
@@ -116,7 +117,7 @@ fn repeat(pg: &ProcessGroup, which: Which, most: u32) -> Learnt {
     (most, None)
 }
 
-/// Plays a case; what is wrong, if something is.
+/// Runs a case. Returns what is wrong, if anything.
 fn play_one(pg: ProcessGroup, case: &Case) -> Result<Option<String>> {
     let me = pg.rank();
     let others = || (0..pg.size()).filter(|rank| *rank != case.odd);
@@ -139,7 +140,7 @@ fn play_one(pg: ProcessGroup, case: &Case) -> Result<Option<String>> {
         }
         say(&pg, &format!("early/{me}"))?;
         hear(&pg, "enters")?;
-        // If it does not return, it waits for this one.
+        // If it does not return, it is waiting for this rank.
         let soon = Instant::now() + Duration::from_millis(20);
         while Instant::now() < soon && !pg.store().check(&["returned"], Instant::now() + CAP)? {
             std::thread::sleep(Duration::from_millis(1));
@@ -166,7 +167,7 @@ fn play_all(pg: &ProcessGroup) -> Result<Vec<String>> {
     play_some(pg, 1)
 }
 
-/// Plays every n-th of the cases, each in a group of its own. What is wrong, if something is.
+/// Runs every n-th case, each in its own group. Returns what is wrong, if anything.
 pub(crate) fn play_some(pg: &ProcessGroup, n: usize) -> Result<Vec<String>> {
     let everybody: Vec<u32> = (0..pg.size()).collect();
     let mut wrong = Vec::new();
@@ -188,7 +189,7 @@ fn call_together(pg: &ProcessGroup, which: Which) -> Result {
     (0..pg.size()).try_for_each(|rank| hear(pg, &format!("called/{rank}")))
 }
 
-/// The last rank gives to another root than the others, who learn of it though neither root has come.
+/// The last rank uses another root than the others, who learn of it although neither root has come.
 fn roots_are_late(pg: ProcessGroup) -> Result<Option<String>> {
     let (me, odd, roots) = (pg.rank(), pg.size() - 1, [0, 5]);
     let early = || (0..odd).filter(|rank| !roots.contains(rank));
@@ -212,7 +213,7 @@ fn roots_are_late(pg: ProcessGroup) -> Result<Option<String>> {
     Ok((!right).then(|| format!("roots_are_late, rank {me}: {error:?}")))
 }
 
-/// Nobody calls again: the last look is at the end.
+/// No rank calls again, so the last check is at the end.
 fn leave_together(pg: ProcessGroup) -> Result<Option<String>> {
     let me = pg.rank();
     let which = (OpKind::Broadcast, me);
@@ -222,13 +223,13 @@ fn leave_together(pg: ProcessGroup) -> Result<Option<String>> {
     Ok((!right).then(|| format!("leave_together, rank {me}: {left:?}")))
 }
 
-/// The others have left when the last one makes its call.
+/// The other ranks have left when the last one makes its call.
 fn leave_apart(pg: ProcessGroup) -> Result<Option<String>> {
     let (me, last) = (pg.rank(), pg.size() - 1);
     let store = pg.store().clone();
     let which = (OpKind::Broadcast, me);
     if me < last {
-        // Alike, and each its own root otherwise.
+        // Either all use the same root, or each rank uses itself.
         let which = (OpKind::Broadcast, 0);
         call(&pg, which)?;
         let left = pg.shutdown().err();
@@ -243,7 +244,7 @@ fn leave_apart(pg: ProcessGroup) -> Result<Option<String>> {
     Ok((!right).then(|| format!("leave_apart, rank {me}: {error:?}")))
 }
 
-/// Rank 0 makes more calls than are remembered before the others come.
+/// Rank 0 makes more calls than are stored before the others come.
 fn run_ahead(pg: ProcessGroup) -> Result<Option<String>> {
     let me = pg.rank();
     let which = (OpKind::Broadcast, me);
@@ -256,7 +257,7 @@ fn run_ahead(pg: ProcessGroup) -> Result<Option<String>> {
         }
         say(&pg, "ahead")?;
         let late = begin.elapsed() > CAP / 2;
-        // The others learn from what it did, though it does nothing.
+        // The others learn from its earlier calls, although it makes no more.
         for rank in 1..pg.size() {
             hear(&pg, &format!("learnt/{rank}"))?;
         }
@@ -271,7 +272,8 @@ fn run_ahead(pg: ProcessGroup) -> Result<Option<String>> {
     Ok((!right).then(|| format!("run_ahead, rank {me}, call {calls}: {error:?}")))
 }
 
-/// What is found in a later call is told of the call in which the ranks parted, and says where it was found.
+/// A disagreement that is found in a later call is reported for the call from which the ranks differ, with the place
+/// where it was found.
 fn wait_elsewhere(pg: ProcessGroup) -> Result<Option<String>> {
     let me = pg.rank();
     let which = (OpKind::Broadcast, me);
@@ -283,7 +285,7 @@ fn wait_elsewhere(pg: ProcessGroup) -> Result<Option<String>> {
     Ok((!right).then(|| format!("wait_elsewhere, rank {me}: {error:?}")))
 }
 
-/// Plays all with threads as ranks.
+/// Runs everything with threads as ranks.
 fn threads(world: u32, transport: &str) -> Vec<String> {
     samples::build(&[Sample::Rooted]);
     let store = Arc::new(HashStore::new());
@@ -329,7 +331,7 @@ fn processes(transport: &str) -> Result<(), Failed> {
     nothing((0..WORLD).flat_map(|rank| lines(&report, rank)).collect())
 }
 
-/// Two ranks give to each other, and drop the group.
+/// Two ranks send to each other, and drop the group.
 fn drop_in_disagreement() -> Result {
     let pg = join(CAP)?;
     let me = pg.rank();

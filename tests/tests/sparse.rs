@@ -1,4 +1,4 @@
-//! Sparse all-reduce over real processes: sums, faults, and order beside dense calls.
+//! Sparse all-reduce over real processes: sums, faults, and the order relative to dense calls.
 
 use crate::stage;
 
@@ -13,7 +13,7 @@ use rustix::process::{Signal as Sig, getpid, kill_process};
 use stage::acts::{VICTIM, WORLD};
 use stage::{cast, failures, join, lines, shown, tell, tell_error};
 
-/// No verdict: only so that a hang ends.
+/// Only a limit so that a hang ends.
 const CAP: Duration = Duration::from_secs(20);
 
 type Part = fn(&ProcessGroup) -> Result;
@@ -47,7 +47,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     trials
 }
 
-/// What all ranks, or all but a rank that is killed, must have told.
+/// Checks what all ranks, or all except a killed one, reported.
 fn judge(part: &str, report: &JobReport) -> Result<(), String> {
     for rank in (0..WORLD).filter(|rank| part != "killed" || *rank != VICTIM) {
         let wrong = |why: &str| Err(format!("rank {rank}: {why}"));
@@ -68,7 +68,7 @@ fn judge(part: &str, report: &JobReport) -> Result<(), String> {
     Ok(())
 }
 
-/// Entries that only this rank has, and some that all have.
+/// A tensor with entries that only this rank has, and some that all ranks have.
 fn tensor(pg: &ProcessGroup, nnz: i64) -> Result<Coo<f32>> {
     let rank = i64::from(pg.rank());
     let indices: Vec<i64> = (0..nnz).map(|i| if i % 2 == 0 { 6 * i } else { 6 * i + rank + 1 }).collect();
@@ -99,7 +99,7 @@ fn sums(pg: &ProcessGroup) -> Result {
         well &= right(pg, nnz, &sum);
         let work: Vec<_> =
             (0..3).map(|_| Ok(pg.start(op::all_reduce(tensor(pg, nnz)?, ReduceOp::Sum)))).collect::<Result<_>>()?;
-        // Behind those that were started.
+        // This runs after the started ops.
         well &= right(pg, nnz, &pg.all_reduce(tensor(pg, nnz)?, ReduceOp::Sum)?);
         for work in work {
             well &= right(pg, nnz, &work.wait()?);
@@ -109,7 +109,7 @@ fn sums(pg: &ProcessGroup) -> Result {
     pg.clone().shutdown()
 }
 
-/// The victim's call differs in one thing.
+/// The victim's call differs in one respect.
 fn differs(pg: &ProcessGroup, mine: impl FnOnce() -> Result, others: impl FnOnce() -> Result) -> Result {
     match if pg.rank() == VICTIM { mine() } else { others() } {
         Err(e) => tell_error("differs", &e),
@@ -118,7 +118,7 @@ fn differs(pg: &ProcessGroup, mine: impl FnOnce() -> Result, others: impl FnOnce
     until_all_have_told(WORLD)
 }
 
-/// A rank that leaves earlier would be a second cause for the others.
+/// If a rank left earlier, the others would have a second cause.
 fn until_all_have_told(ranks: u32) -> Result {
     let store = c10d::init("env://", CAP)?.store;
     let deadline = Instant::now() + CAP;
@@ -150,7 +150,7 @@ fn reduce_op(pg: &ProcessGroup) -> Result {
     differs(pg, || with(ReduceOp::Max), || with(ReduceOp::Min))
 }
 
-/// One rank's tensor is wrong: all learn it, name it, and go on.
+/// One rank's tensor is invalid: all ranks learn of it, name the rank, and continue.
 fn wrong_indices(pg: &ProcessGroup) -> Result {
     let mut well = true;
     let cases: [(Vec<i64>, bool, &str); 4] = [
@@ -192,7 +192,7 @@ fn known_indices(pg: &ProcessGroup) -> Result {
         }
     };
     let mut well = sum.indices() == &all[..] && sum.values().iter().zip(0..).all(|(v, i)| *v == want(i));
-    // An entry that is not among them is told to all.
+    // All ranks are told of an entry that is not among them.
     let stray = Coo::new([100], 1, vec![if pg.rank() == VICTIM { 95 } else { 5 }], vec![1f64])?;
     let e = pg.all_reduce(stray, options).err();
     well &= e.is_some_and(|e| *e.kind() == ErrorKind::InvalidArgument && e.report().guilty == [VICTIM]);
@@ -204,7 +204,7 @@ fn known_indices(pg: &ProcessGroup) -> Result {
     until_all_have_told(WORLD)
 }
 
-/// Dense and sparse calls in different orders on different ranks, the very first ones too.
+/// Dense and sparse calls in different orders on different ranks, including the first calls.
 fn beside_dense(pg: &ProcessGroup) -> Result {
     let mut well = true;
     for nnz in [200, 20_000] {

@@ -1,4 +1,4 @@
-//! Tables that the ranks of a host share: what all read, that there is one of it, and what becomes of one that is not made.
+//! Tables that the ranks of a host share: their content, that a host has only one copy, and tables that cannot be made.
 
 use crate::{forks, samples, stage};
 
@@ -16,7 +16,7 @@ use samples::Sample;
 use stage::acts::{VICTIM, WORLD};
 use stage::{cast, failures, join, lines, shown, tell, tell_error};
 
-/// No verdict: only so that a hang ends.
+/// Only a limit so that a hang ends.
 const CAP: Duration = Duration::from_secs(30);
 const PLUGIN: &str = "c-collectives";
 
@@ -45,7 +45,7 @@ fn fill(table: &mut [Entry]) -> FillResult {
     Ok(())
 }
 
-/// The file behind the table, as this process has it mapped: none of a table that is not mapped.
+/// The inode of the table's file in this process's mappings. A table that is not mapped has none.
 fn inode(at: usize) -> u64 {
     let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
     let within = |line: &&str| {
@@ -61,7 +61,7 @@ fn open_files() -> usize {
     std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count)
 }
 
-/// What is wrong, if anything. `alone`: this rank is its process's only one.
+/// Returns what is wrong, if anything. `alone` means that this rank is the only one of its process.
 fn values(pg: &ProcessGroup, alone: bool) -> Result<Option<String>> {
     let (me, n) = (pg.rank(), pg.size());
     let wrong = |what: String| Ok(Some(what));
@@ -145,7 +145,7 @@ fn run(part: &str, world: u32, transport: &str) -> Result<(), libtest_mimic::Fai
     judge(part, world, &report).map_err(|what| format!("{what}\n{}", shown(&report)).into())
 }
 
-/// What all ranks, or all but the one that ended, must have told.
+/// Checks what all ranks, or all except the one that ended, reported.
 fn judge(part: &str, world: u32, report: &JobReport) -> Result<(), String> {
     for rank in (0..world).filter(|rank| part != "killed" || *rank != VICTIM) {
         match (part, &failures(report, rank)[..]) {
@@ -175,7 +175,7 @@ pub(crate) fn play(part: &str) -> Result {
     pg.shutdown()
 }
 
-/// Whether this is an error of the call alone, of this kind, about these ranks, with these words.
+/// Checks that this is an error of only this call, with this kind, these ranks and these words.
 fn told<T>(result: Result<T>, kind: &str, guilty: &[u32], words: &[&str]) -> Option<String> {
     let Err(e) = result else { return Some("no error".into()) };
     let (report, text) = (e.report(), e.to_string());
@@ -183,7 +183,7 @@ fn told<T>(result: Result<T>, kind: &str, guilty: &[u32], words: &[&str]) -> Opt
     (!right || !words.iter().all(|word| text.contains(word))).then_some(text)
 }
 
-/// The ranks that others name, and the one itself does not.
+/// The named ranks: the others name this rank, and it names none.
 fn unless(mine: bool, rank: u32) -> Vec<u32> {
     if mine { Vec::new() } else { vec![rank] }
 }
@@ -225,7 +225,7 @@ fn panicking(pg: &ProcessGroup) -> Result<Option<String>> {
 
 fn differing(pg: &ProcessGroup) -> Result<Option<String>> {
     let victim = pg.rank() == VICTIM;
-    // Of three ranks, the one sees the others, and the others see the one.
+    // Of three ranks, the odd one names the others, and the others name it.
     let guilty: &[u32] = if victim { &[0, 2] } else { &[VICTIM] };
     let well = |_: &mut [u64]| -> FillResult { Ok(()) };
     let len = pg.share_on_host(if victim { 100 } else { 99 }, well);
@@ -240,7 +240,7 @@ fn differing(pg: &ProcessGroup) -> Result<Option<String>> {
     let wrong = wrong.or(told(root, "Mismatch", guilty, &["root is", "0", "2"]));
     let way = if victim { pg.share_from(0, 8, well) } else { pg.share_on_host(8, well) };
     let wrong = wrong.or(told(way, "Mismatch", guilty, &["root is", "0", "one on each host"]));
-    // What all give alike, and has no meaning.
+    // Invalid arguments that are the same on all ranks.
     let wrong = wrong.or(told(pg.share_from(3, 8, well), "InvalidArgument", &[], &["root 3 is not a rank"]));
     let wrong = wrong.or(told(pg.share_on_host(usize::MAX / 8, well), "InvalidArgument", &[], &["no memory can have"]));
     if wrong.is_some() { Ok(wrong) } else { values(pg, true) }
@@ -255,7 +255,7 @@ fn limited<R>(which: Resource, most: u64, run: impl FnOnce() -> R) -> R {
     result
 }
 
-/// The limit that leaves this process so many descriptors.
+/// The limit that leaves this process this number of descriptors.
 fn descriptors_with(more: usize) -> u64 {
     let taken = |fd: &u64| std::fs::symlink_metadata(format!("/proc/self/fd/{fd}")).is_ok();
     (0..).filter(|fd| !taken(fd)).nth(more).unwrap_or_default()
@@ -285,7 +285,7 @@ fn without_descriptors(pg: &ProcessGroup) -> Result<Option<String>> {
     values(pg, true)
 }
 
-/// Of a large table, for which one rank has no addresses: the first makes it, the other maps it.
+/// A large table for which one rank has not enough address space: the first rank makes it, the other maps it.
 fn without_addresses(pg: &ProcessGroup) -> Result<Option<String>> {
     const BYTES: usize = 256 << 20;
     for poor in [0, VICTIM] {
@@ -304,14 +304,14 @@ fn without_addresses(pg: &ProcessGroup) -> Result<Option<String>> {
     values(pg, true)
 }
 
-/// Whoever fills dies while the others wait for it.
+/// The rank that fills the table dies while the others wait for it.
 fn killed(pg: &ProcessGroup) -> Result {
     let dies = |_: &mut [u64]| -> FillResult { Ok(kill_process(getpid(), Signal::KILL)?) };
     let begin = Instant::now();
     if let Err(e) = pg.share_from(VICTIM, 100, dies) {
         tell_error("killed", &e);
     }
-    // A rank that leaves earlier would be a second cause for the others.
+    // If a rank left earlier, the others would have a second cause.
     let store = c10d::init("env://", CAP)?.store;
     let deadline = begin + CAP;
     if store.add("told", 1, deadline)? == i64::from(WORLD - 1) {
@@ -320,7 +320,7 @@ fn killed(pg: &ProcessGroup) -> Result {
     store.wait(&["all told"], deadline)
 }
 
-/// A child that is made while the table is filled is in nobody's way; one that is made later reads on.
+/// A child that is forked while the table is filled disturbs nothing; one that is forked later can read it.
 fn forking(pg: &ProcessGroup) -> Result<Option<String>> {
     let early = Cell::new(None);
     let table = pg.share_on_host(1000, |table: &mut [Entry]| {

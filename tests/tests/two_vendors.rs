@@ -1,4 +1,4 @@
-//! Two vendors linked into one program, each under its own name: buffers of both, and of the host, in one group.
+//! Two vendors linked into one program, each with its own name: buffers of both, and of the host, in one group.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;

@@ -1,12 +1,12 @@
-//! Started ops as futures under tokio: joined, selected, given up, dropped, moved between tasks and threads.
+//! Started ops as futures under tokio: joined, selected, cancelled, dropped, moved between tasks and threads.
 
 use std::time::{Duration, Instant};
 
 use c10d::{Cancel, ErrorKind, ProcessGroup, ReduceOp, Result, op};
 
-/// Longer than any op here takes; no verdict.
+/// Longer than any op here takes; only a limit so that a hang ends.
 const LONG: Duration = Duration::from_secs(20);
-/// Shorter than an op whose peer waits for it to be over.
+/// Shorter than an op whose peer waits for its end.
 const SHORT: Duration = Duration::from_millis(20);
 
 /// Runs each rank's task on runtimes of one and of several threads.
@@ -27,7 +27,7 @@ fn many_tasks_have_their_own_results() {
             let n = pg.size();
             let works = (0..50).map(|i| pg.start(op::all_reduce(vec![i; 100], ReduceOp::Sum)));
             let tasks: Vec<_> = works.map(tokio::spawn).collect();
-            // The last first.
+            // The last one is awaited first.
             for (i, task) in (0u32..50).zip(tasks).rev() {
                 assert_eq!(task.await.expect("no panic")?, vec![i * n; 100]);
             }
@@ -41,7 +41,7 @@ fn many_tasks_have_their_own_results() {
     }
 }
 
-/// The timer wins as long as the peer does not come; the handle stays, and has the result later, in another task.
+/// The timer wins while the peer does not come. The handle remains, and gets the result later in another task.
 #[test]
 fn select_and_timeout_leave_the_handle() {
     on_runtimes(2, async |pg| {
@@ -53,9 +53,9 @@ fn select_and_timeout_leave_the_handle() {
                 result = &mut work => panic!("rank 1 has not come: {result:?}"),
                 () = tokio::time::sleep(SHORT) => {}
             }
-            // Now it may.
+            // Now it may come.
             pg.start(op::send(vec![0u8], 1, 1)).await?;
-            // Another waker takes the place of the old one.
+            // Another waker replaces the old one.
             assert_eq!(tokio::spawn(work).await.expect("no panic")?, [2; 8]);
         } else {
             pg.start(op::recv(vec![9u8], 0, 1)).await?;
@@ -65,7 +65,7 @@ fn select_and_timeout_leave_the_handle() {
     });
 }
 
-/// A future that a timeout drops lets its op go on: the ranks stay in step.
+/// If a timeout drops a future, its op goes on, and the ranks stay in step.
 #[test]
 fn what_is_dropped_goes_on() {
     on_runtimes(2, async |pg| {
@@ -83,7 +83,7 @@ fn what_is_dropped_goes_on() {
     });
 }
 
-/// A receive that is cancelled after a timeout leaves the message to the next.
+/// If a receive is cancelled after a timeout, the next receive gets the message.
 #[test]
 fn a_receive_is_given_up() {
     on_runtimes(2, async |pg| {
@@ -109,7 +109,7 @@ fn a_receive_is_given_up() {
     });
 }
 
-/// A deadline is the op's own, and its error names who is missing.
+/// Each op has its own deadline, and its error names the missing rank.
 #[test]
 fn an_op_has_its_own_deadline() {
     on_runtimes(2, async |pg| {
@@ -119,7 +119,7 @@ fn an_op_has_its_own_deadline() {
             assert_eq!((e.kind(), &e.report().guilty[..]), (&ErrorKind::Timeout, &[1][..]));
             pg.store().set("told", b"", Instant::now() + LONG)?;
         } else {
-            // A rank that leaves earlier is another cause.
+            // If a rank left earlier, there would be another cause.
             let store = pg.store().clone();
             let told = tokio::task::spawn_blocking(move || store.wait(&["told"], Instant::now() + LONG));
             told.await.expect("no panic")?;

@@ -1,5 +1,5 @@
-//! The suite over the sample vendors in every form that a plugin takes: built as a vendor builds it, by explicit path and
-//! dropped into a directory, ranks as threads and as processes.
+//! The suite over the sample vendors in every form of a plugin: built as a vendor builds it, loaded by explicit path or
+//! from a directory, with ranks as threads and as processes.
 
 mod samples;
 
@@ -11,7 +11,7 @@ use c10d_privateuse::{Search, Verdict};
 use libtest_mimic::{Arguments, Failed, Trial};
 use samples::{Sample, directory};
 
-/// Tells a rank which form it is of.
+/// Tells a rank its form.
 const FORM: &str = "C10D_VENDORS_FORM";
 
 /// How the plugin is found.
@@ -21,7 +21,7 @@ enum Lookup {
     InDirectory,
 }
 
-/// One sample, loaded in one way, with its tensors in one place.
+/// One sample that is loaded in one way, with its tensors in one place.
 struct Form {
     name: &'static str,
     sample: Sample,

@@ -1,4 +1,4 @@
-//! The sample plugins, built as their vendors would.
+//! The sample plugins, built as their vendors would build them.
 #![allow(dead_code)]
 
 use std::collections::BTreeSet;
@@ -11,13 +11,13 @@ use std::sync::Mutex;
 pub(crate) enum Sample {
     CDevice,
     CCollectives,
-    /// The same, for CUDA's kind of device.
+    /// The same for CUDA's kind of device.
     CCuda,
-    /// In Rust: the guarded device by `export_device!`.
+    /// The guarded device in Rust, with `export_device!`.
     Guarded,
-    /// The same, which reduces on the device.
+    /// The same, with reductions on the device.
     Reduces,
-    /// No vendor's: collectives in which nobody waits for a rank from which it receives nothing.
+    /// Not a vendor's: collectives in which no rank waits for a rank from which it receives nothing.
     Rooted,
 }
 
@@ -32,23 +32,23 @@ impl Sample {
         }
     }
 
-    /// Where it is, once built.
+    /// The path of the built file.
     pub(crate) fn file(self) -> PathBuf {
         self.directory().join(format!("libc10d_{}.so", self.name()))
     }
 
-    /// Apart where the name would be another's.
+    /// The directory of the file, which is separate if the name is already used.
     fn directory(self) -> PathBuf {
         if let Sample::CCuda = self { directory().join("cuda") } else { directory() }
     }
 }
 
-/// The directory into which the plugins are dropped; each test program has its own.
+/// The directory for the plugins. Each test program has its own.
 pub(crate) fn directory() -> PathBuf {
     Path::new(env!("CARGO_TARGET_TMPDIR")).join(env!("CARGO_CRATE_NAME"))
 }
 
-/// Builds them, and drops them into the directory; once in this process.
+/// Builds the plugins and puts them into the directory, once in this process.
 pub(crate) fn build(samples: &[Sample]) {
     static BUILT: Mutex<BTreeSet<Sample>> = Mutex::new(BTreeSet::new());
     let mut built = BUILT.lock().expect("a build that failed has ended the process");
@@ -78,7 +78,7 @@ fn in_c(sample: Sample) {
     succeed(&mut make);
 }
 
-/// From the C file of c10d-privateuse's own tests.
+/// Builds it from the C file of c10d-privateuse's tests.
 fn for_tests(sample: Sample) {
     let privateuse = Path::new(env!("CARGO_MANIFEST_DIR")).join("../c10d-privateuse");
     let mut cc = Command::new("cc");
@@ -88,7 +88,7 @@ fn for_tests(sample: Sample) {
 }
 
 fn in_rust(sample: Sample, package: &str) {
-    // The folder that c10d-privateuse's tests use, too: cargo sees to it that one builds at a time.
+    // The tests of c10d-privateuse use the same folder; cargo ensures that only one of them builds at a time.
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("plugins");
     let mut cargo = Command::new(env!("CARGO"));
     cargo.args(["build", "--offline", "-p", package, "--target-dir"]).arg(&target);

@@ -1,12 +1,11 @@
-//! Every op of the table in a world of three, as a fault test needs it: on each rank, possibly with other arguments than
-//! the others have.
+//! Every op of the table in a world of three, for fault tests. Each rank can have other arguments.
 
 use std::time::Duration;
 
 use c10d::backend::{Params, Shape};
 use c10d::{Buffers, Call, Element, OpKind, ProcessGroup, ReduceOp, Result, op};
 
-/// The rank to which things happen.
+/// The rank that has the fault.
 pub(crate) const VICTIM: u32 = 1;
 /// The world of the fault tests.
 pub(crate) const WORLD: u32 = 3;
@@ -15,7 +14,7 @@ pub(crate) const WORLD: u32 = 3;
 #[derive(Clone, Copy)]
 pub(crate) struct Arguments {
     pub(crate) op: OpKind,
-    /// Elements per rank.
+    /// The number of elements per rank.
     pub(crate) count: usize,
     pub(crate) wide: bool,
     pub(crate) reduce: ReduceOp,
@@ -33,7 +32,7 @@ impl Arguments {
     }
 }
 
-/// Does the op. Point-to-point ops are between the victim and each of the others.
+/// Runs the op. Point-to-point ops are between the victim and each of the others.
 pub(crate) fn act(pg: &ProcessGroup, a: &Arguments) -> Result {
     if a.wide { typed::<i64>(pg, a) } else { typed::<i32>(pg, a) }
 }
@@ -72,7 +71,7 @@ fn typed<T: Element + Default>(pg: &ProcessGroup, a: &Arguments) -> Result {
     let mut params = Params::default();
     (params.reduce, params.root, params.wait_all_ranks) = (a.reduce, a.root, true);
     if a.shifted && a.op == OpKind::AllToAllSingle {
-        // One element of the part for the first goes to the last.
+        // One element of the part for the first rank goes to the last rank.
         let mut splits = vec![a.count; n];
         splits[0] -= 1;
         splits[n - 1] += 1;
@@ -81,7 +80,7 @@ fn typed<T: Element + Default>(pg: &ProcessGroup, a: &Arguments) -> Result {
     pg.run(op::any(a.op, params, inputs, outputs).timeout(a.timeout)).map(drop).map_err(c10d::Error::from)
 }
 
-/// `send`: all others send to the victim; else it sends to them.
+/// For `send`, all others send to the victim; otherwise the victim sends to them.
 fn point_to_point<T: Element>(pg: &ProcessGroup, a: &Arguments, buffer: Vec<T>) -> Result {
     const TAG: u32 = 3;
     let others = (0..pg.size()).filter(|rank| *rank != VICTIM);

@@ -1,5 +1,5 @@
-//! What the tests over real processes share: this program again as ranks, each told its part by a variable. A part
-//! belongs to the module that casts it.
+//! Shared code of tests with real processes. This program is started again as ranks, and a variable tells each its
+//! part. A part belongs to the module that starts it.
 #![allow(dead_code)]
 
 pub(crate) mod acts;
@@ -19,17 +19,17 @@ pub(crate) const BACKEND: &str = "C10D_TEST_BACKEND";
 pub(crate) const PART: &str = "C10D_TEST_PART";
 const MARK: &str = "told: ";
 
-/// Plays one of a module's parts.
+/// The function that runs a module's parts.
 pub(crate) type Play = fn(&str) -> Result;
 
-/// The module whose code is at this place: it has the name of its file.
+/// The module of this source file, which has the file's name.
 fn module(place: &Location<'_>) -> String {
     let file = Path::new(place.file());
     let named = if file.ends_with("mod.rs") { file.parent() } else { Some(file) };
     named.and_then(Path::file_stem).expect("a module has a name").to_string_lossy().into_owned()
 }
 
-/// Plays the part that this process was started to play, if it was: each module has a function for its parts.
+/// If this process was started to run a part, runs it. Each module has a function for its parts.
 pub(crate) fn play(modules: &[(&str, Play)]) -> Option<ExitCode> {
     let part = std::env::var(PART).ok()?;
     let (module, part) = part.split_once('/').expect("a part is of a module");
@@ -43,7 +43,7 @@ pub(crate) fn play(modules: &[(&str, Play)]) -> Option<ExitCode> {
     })
 }
 
-/// This program as `ranks` ranks that play `part` of the calling module; what they `tell` is in the report.
+/// Launches this program as `ranks` ranks that run `part` of the calling module. The report contains what they `tell`.
 #[track_caller]
 pub(crate) fn cast(part: &str, ranks: u32, transport: &str) -> Launch {
     let program = std::env::current_exe().expect("a running program has a path");
@@ -58,12 +58,12 @@ pub(crate) fn cast(part: &str, ranks: u32, transport: &str) -> Launch {
         .timeout(Duration::from_secs(60))
 }
 
-/// The group of all ranks that were cast.
+/// Joins the group of all launched ranks.
 pub(crate) fn join(timeout: Duration) -> Result<ProcessGroup> {
     build(c10d::builder().init("env://").timeout(timeout))
 }
 
-/// The builder's group, over the plugin or the backend if the ranks were cast with one.
+/// Builds the group, over the plugin or the backend with which the ranks were launched.
 pub(crate) fn build(builder: c10d::Builder) -> Result<ProcessGroup> {
     match std::env::var_os(PLUGIN) {
         Some(file) => build_over(builder, Path::new(&file)),
@@ -74,19 +74,19 @@ pub(crate) fn build(builder: c10d::Builder) -> Result<ProcessGroup> {
     }
 }
 
-/// The builder's group, over the plugin in this file.
+/// Builds the group over the plugin in this file.
 pub(crate) fn build_over(builder: c10d::Builder, file: &Path) -> Result<ProcessGroup> {
     let loaded = c10d_privateuse::Search::new().file(file).load();
     let name = loaded.decisions.first().and_then(|d| d.name.clone()).unwrap_or_default();
     builder.providers(&loaded.providers).backend(&format!("cpu:{name}")).build()
 }
 
-/// Says one line to whoever cast this rank.
+/// Prints one line for the report.
 pub(crate) fn tell(line: impl AsRef<str>) {
     println!("{MARK}{}", line.as_ref().replace('\n', "; "));
 }
 
-/// An error in one line: kind, guilty ranks, field of a mismatch, and all of it in words.
+/// Prints an error in one line: kind, named ranks, field of a mismatch, and its text.
 pub(crate) fn tell_error(about: &str, error: &Error) {
     let report = error.report();
     let field = match &report.kind {
@@ -97,7 +97,7 @@ pub(crate) fn tell_error(about: &str, error: &Error) {
     tell(format!("{about}|{}|{}|{field}|{error}", report.kind.name(), guilty.join(",")));
 }
 
-/// What a rank told of a failure.
+/// The failure that a rank reported.
 #[derive(Clone, Debug)]
 pub(crate) struct Told {
     pub(crate) about: String,
@@ -107,13 +107,13 @@ pub(crate) struct Told {
     pub(crate) words: String,
 }
 
-/// The lines that a rank told.
+/// The lines that a rank reported.
 pub(crate) fn lines(report: &JobReport, rank: u32) -> Vec<String> {
     let text = String::from_utf8_lossy(&report.output[rank as usize].stdout).into_owned();
     text.lines().filter_map(|line| line.strip_prefix(MARK)).map(str::to_owned).collect()
 }
 
-/// The failures that a rank told of.
+/// The failures that a rank reported.
 pub(crate) fn failures(report: &JobReport, rank: u32) -> Vec<Told> {
     let parse = |line: String| {
         let mut parts = line.splitn(5, '|').map(str::to_owned);
@@ -125,7 +125,7 @@ pub(crate) fn failures(report: &JobReport, rank: u32) -> Vec<Told> {
     lines(report, rank).into_iter().map(parse).collect()
 }
 
-/// How all ranks ended and what they said, for messages.
+/// How all ranks ended and their output, for messages.
 pub(crate) fn shown(report: &JobReport) -> String {
     let mut text = String::new();
     for (exit, output) in report.exits.iter().zip(&report.output) {
@@ -136,7 +136,7 @@ pub(crate) fn shown(report: &JobReport) -> String {
     text
 }
 
-/// Runs the tests of the calling module once more, over TCP.
+/// Runs the tests of the calling module again over TCP.
 #[track_caller]
 pub(crate) fn again_over_tcp(this_test: &str) {
     if std::env::var_os("C10D_TRANSPORT").is_some() {
