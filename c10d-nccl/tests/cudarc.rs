@@ -1,4 +1,4 @@
-//! cudarc's slices and streams, over the fake driver, which refuses what would be a race.
+//! cudarc's slices and streams, with the fake driver, which rejects races.
 
 use crate::common;
 
@@ -15,12 +15,12 @@ fn cuda<T>(result: std::result::Result<T, DriverError>) -> Result<T> {
     result.map_err(|e| Error::new(ErrorKind::Device, format!("{e:?}")))
 }
 
-/// A stream of its own on the rank's device.
+/// A new stream on the rank's device.
 fn stream(rank: u32) -> Result<Arc<CudaStream>> {
     cuda(cuda(CudaContext::new(rank as usize))?.new_stream())
 }
 
-/// What is in the slice. The fake copies to any host memory as CUDA does to page-locked memory: behind the caller's back.
+/// The content of the slice. The fake copies to any host memory like CUDA to page-locked memory: asynchronously.
 fn fetched<T: DeviceRepr>(s: &Arc<CudaStream>, slice: &CudaSlice<T>) -> Result<Vec<T>> {
     let host = cuda(s.clone_dtoh(slice))?;
     cuda(s.synchronize())?;
@@ -32,13 +32,13 @@ fn slices_are_buffers() {
     with_fake("slices_are_buffers", "", || {
         let got = builder().run_ranks(2, |pg| -> Result<Vec<f32>> {
             let s = stream(pg.rank())?;
-            // Nothing waits for the copy but the op.
+            // Only the op waits for the copy.
             let mine = [1.0 + pg.rank() as f32, 10.0];
             let mut x = cuda(s.clone_htod(&mine))?;
             pg.all_reduce(on_device(&mut x), ReduceOp::Sum)?;
             let mut all = cuda(s.alloc_zeros::<f32>(4))?;
             pg.all_gather_into(on_device(&x), on_device(&mut all))?;
-            // Owned, and without waiting.
+            // An owned slice, without waiting.
             let all = pg.start(op::all_reduce(on_device(all), ReduceOp::Sum)).wait()?.into_inner();
             fetched(&s, &all)
         });
@@ -65,7 +65,8 @@ fn parts_of_slices_and_half_floats() {
     });
 }
 
-/// What other streams do to the slice comes before the op: by cudarc's own marks, or because the caller says so.
+/// The op is ordered after the work of other streams on the slice: because of cudarc's events, or because the caller
+/// requests it.
 #[test]
 fn other_streams_come_before() {
     with_fake("other_streams_come_before", "", || {
@@ -74,7 +75,7 @@ fn other_streams_come_before() {
             let mut x = cuda(s.alloc_zeros::<f32>(2))?;
             cuda(other.memcpy_htod(&[3f32, 4.0], &mut x))?;
             pg.all_reduce(on_device(&mut x), ReduceOp::Sum)?;
-            // SAFETY: the stream is told to the op.
+            // SAFETY: the op gets the stream.
             #[allow(unsafe_code)]
             unsafe {
                 s.context().disable_event_tracking();
@@ -82,7 +83,7 @@ fn other_streams_come_before() {
             cuda(other.memcpy_htod(&[5f32, 6.0], &mut x))?;
             pg.all_reduce(on_device(&mut x).after(&other), ReduceOp::Sum)?;
             let mut seen = fetched(&s, &x)?;
-            // The slice's own stream needs no telling.
+            // The slice's own stream need not be given.
             cuda(s.memcpy_htod(&[7f32, 8.0], &mut x))?;
             pg.all_reduce(on_device(&mut x), ReduceOp::Sum)?;
             seen.extend(fetched(&s, &x)?);
@@ -92,7 +93,7 @@ fn other_streams_come_before() {
     });
 }
 
-/// What is recorded does not run, so no op can follow it; the recording comes to a good end.
+/// Recorded work does not run, so no op can wait for it. The recording succeeds.
 #[test]
 fn a_slice_of_a_stream_that_records_a_graph_is_refused() {
     with_fake("a_slice_of_a_stream_that_records_a_graph_is_refused", "", || {
@@ -100,7 +101,7 @@ fn a_slice_of_a_stream_that_records_a_graph_is_refused() {
             .run_ranks(2, |pg| -> Result<()> {
                 let (s, other) = (stream(pg.rank())?, stream(pg.rank())?);
                 let (mut x, mut y) = (cuda(s.clone_htod(&[1f32; 2]))?, cuda(other.clone_htod(&[1f32; 2]))?);
-                // No other call of CUDA's is made meanwhile.
+                // No other call of CUDA is made meanwhile.
                 pg.barrier()?;
                 recording(s.cu_stream() as u64, || {
                     for refused in [
@@ -121,7 +122,8 @@ fn a_slice_of_a_stream_that_records_a_graph_is_refused() {
     });
 }
 
-/// The call may say what the slice knows: what comes before on other streams comes before that one, too.
+/// The call may give the slice's own stream. It is also ordered after work on other streams that comes before that
+/// stream.
 #[test]
 fn the_slices_own_stream_may_be_said() {
     with_fake("the_slices_own_stream_may_be_said", "", || {
@@ -130,7 +132,7 @@ fn the_slices_own_stream_may_be_said() {
             let mut x = cuda(s.alloc_zeros::<f32>(2))?;
             cuda(other.memcpy_htod(&[3f32, 4.0], &mut x))?;
             let own = s.cu_stream() as u64;
-            // SAFETY: the slices' own stream, which stays; the other one is told to the second op.
+            // SAFETY: this is the slices' own stream, which remains; the second op gets the other one.
             #[allow(unsafe_code)]
             unsafe {
                 pg.run(op::all_reduce(on_device(&mut x), ReduceOp::Sum).on_stream(own))?;
@@ -150,7 +152,7 @@ fn the_slices_own_stream_may_be_said() {
     });
 }
 
-/// c10d cannot keep cudarc's memory from being freed, so the call comes back when the device is through with it.
+/// c10d cannot prevent cudarc's memory from being freed, so the call returns when the device no longer uses it.
 #[test]
 fn a_slice_comes_back_when_the_device_has_let_go() {
     with_fake("a_slice_comes_back_when_the_device_has_let_go", "hang=0,abort=slow", || {
@@ -161,12 +163,12 @@ fn a_slice_comes_back_when_the_device_has_let_go() {
             let call = op::all_reduce(on_device(&mut x), ReduceOp::Sum).timeout(SECOND / 2);
             let e = pg.run(call).map(drop).expect_err("the script hangs it");
             assert!(e.to_string().contains("did not end in time"), "{e}");
-            // SAFETY: the fake's device memory is the host's, and the slice is still there.
+            // SAFETY: the fake's device memory is host memory, and the slice still exists.
             #[allow(unsafe_code)]
             let seen = unsafe { (at as *const [f32; 2]).read_volatile() };
             Ok(seen)
         });
-        // What a kernel leaves that was ended: nothing is written later.
+        // This is what an aborted kernel leaves; nothing is written later.
         assert!(seen.unwrap().iter().flatten().all(|v| v.is_nan()));
     });
 }

@@ -1,4 +1,4 @@
-//! On which GPU a rank works.
+//! The GPU that a rank uses.
 
 use crate::common;
 
@@ -23,7 +23,8 @@ fn the_one_that_the_builder_was_told() {
     });
 }
 
-/// What a part of a group makes anew, as it does for sparse tensors, is on the GPU that the rank has in the whole.
+/// Communicators that a sub-group makes, for example for sparse tensors, are on the GPU that the rank has in the whole
+/// group.
 #[test]
 fn the_same_in_a_part_of_the_group() {
     with_fake("the_same_in_a_part_of_the_group", "", || {

@@ -8,9 +8,9 @@ use c10d_core::dlpack::{Imported, ImportedMut, ManagedTensorVersioned, export};
 use c10d_core::{Device, ReduceOp, Result, op};
 use common::{SECOND, cuda, on, place, with_cpu, with_fake};
 
-/// Of another library, by all that can be known here.
+/// Imports a tensor as if it came from another library.
 fn taken(tensor: NonNull<ManagedTensorVersioned>) -> Result<ImportedMut> {
-    // SAFETY: just made, and nobody else has it.
+    // SAFETY: it was just made, and nothing else has it.
     #[allow(unsafe_code)]
     unsafe { Imported::versioned(tensor) }?.writable()
 }
@@ -29,7 +29,7 @@ fn tensors_of_both_devices() {
             let mut back = [0f32; 3];
             let index = pg.rank() as u16;
             let until = std::time::Instant::now() + 60 * SECOND;
-            // SAFETY: three floats on both sides, which nobody else uses, until the stream was waited for.
+            // SAFETY: there are three floats on both sides, and nothing else uses them until the stream was waited for.
             #[allow(unsafe_code)]
             unsafe {
                 cuda().copy_out(index, 0, back.as_mut_ptr().cast(), at, 12)?;
@@ -37,7 +37,7 @@ fn tensors_of_both_devices() {
             }
             drop(tensor);
             let mut host = host.read();
-            // SAFETY: three floats.
+            // SAFETY: there are three floats.
             #[allow(unsafe_code)]
             let of_host = unsafe { std::slice::from_raw_parts(span(&mut host), 3) };
             Ok([of_host, &back].concat())

@@ -28,7 +28,7 @@ fn messages_cross() {
         let got = builder().run_ranks(2, |pg| -> Result<Vec<i64>> {
             let other = 1 - pg.rank();
             let big = vec![i64::from(pg.rank()); 100_000];
-            // Both send before either receives.
+            // Both ranks send before either receives.
             let send = pg.start(op::send(on(pg.rank(), &big), other, 0));
             let mut x = on(pg.rank(), &vec![0i64; 100_000]);
             pg.recv(&mut x, other, 0)?;
@@ -41,7 +41,7 @@ fn messages_cross() {
     });
 }
 
-/// NCCL takes nothing back: the op goes on, and the handle has its message.
+/// NCCL cannot cancel: the op goes on, and the handle gets its message.
 #[test]
 fn messages_are_not_taken_back() {
     with_fake("messages_are_not_taken_back", "", || {
@@ -87,7 +87,7 @@ fn wakers_that_panic_harm_nobody() {
     });
 }
 
-/// A rank that says how its tensors are split and one that does not make the same calls.
+/// A rank with splits and a rank without make the same calls.
 #[test]
 fn splits_on_some_ranks() {
     with_fake("splits_on_some_ranks", "", || {
@@ -109,7 +109,7 @@ fn sub_groups_are_split_off() {
         let got = builder().run_ranks(4, |pg| -> Result<Vec<f32>> {
             let mut seen = Vec::new();
             let mut sum = |pg: &c10d_core::ProcessGroup, device: u32| -> Result {
-                // The library numbers the ranks as the group does.
+                // The library's ranks have the same numbers as the group's.
                 let mut x = on(device, &[device as f32]);
                 pg.broadcast(&mut x, 0)?;
                 assert_eq!(x.to_vec::<f32>(60 * SECOND)?, [pg.global_rank(0).unwrap() as f32]);
@@ -118,14 +118,14 @@ fn sub_groups_are_split_off() {
                 seen.push(x.to_vec::<f32>(60 * SECOND)?[0]);
                 Ok(())
             };
-            // Two ranks are in no part.
+            // Two ranks are in no sub-group.
             if let Some(some) = pg.new_group(&[3, 1])? {
                 sum(&some, pg.rank())?;
             }
-            // Two parts, in reverse order.
+            // Two sub-groups, in reverse order.
             let halves = pg.split(Some(pg.rank() % 2), 10 - pg.rank())?;
             sum(&halves.expect("each has a color"), pg.rank())?;
-            // One rank without a color.
+            // One rank has no color.
             if let Some(three) = pg.split((pg.rank() != 2).then_some(0), 0)? {
                 sum(&three, pg.rank())?;
             }
@@ -137,14 +137,14 @@ fn sub_groups_are_split_off() {
     });
 }
 
-/// The library wants nothing in flight on a communicator that it divides; the fake refuses that.
+/// The library requires that a communicator has no running call when it is divided; the fake checks that.
 #[test]
 fn a_group_is_split_behind_what_is_in_flight() {
     with_fake("a_group_is_split_behind_what_is_in_flight", "", || {
         let (started, goes_on) = crossbeam_channel::bounded(1);
         let got = builder().run_ranks(2, |pg| -> Result<Vec<f32>> {
             if pg.rank() == 1 {
-                // Rank 0's op waits for this one; its split is asked for meanwhile.
+                // Rank 0's op waits for this rank. Its split is requested meanwhile.
                 let _ = goes_on.recv();
                 std::thread::sleep(SECOND / 10);
             }
@@ -161,7 +161,7 @@ fn a_group_is_split_behind_what_is_in_flight() {
     });
 }
 
-/// As calls are on real communicators that do not block: accepted at once, given to the stream later.
+/// Like calls on real non-blocking communicators: accepted at once, and put on the stream later.
 #[test]
 fn calls_are_in_progress_for_a_while() {
     with_fake("calls_are_in_progress_for_a_while", "progress=3", || {
@@ -197,7 +197,7 @@ fn calls_are_in_progress_for_a_while() {
     });
 }
 
-/// Ranks are left behind by the library, in order with what is in flight; the old group goes on, and so does the new one.
+/// The library leaves ranks out, in order with running ops. The old group and the new one both work.
 #[test]
 fn a_group_is_shrunk() {
     with_fake("a_group_is_shrunk", "", || {
@@ -219,8 +219,8 @@ fn a_group_is_shrunk() {
     });
 }
 
-/// What the caller's stream was given before comes before, and what it is given after a blocking call comes after; the
-/// fake refuses what would be a race.
+/// Earlier work on the caller's stream runs before the op, and work after a blocking call runs after it. The fake
+/// rejects races.
 #[test]
 fn the_callers_stream_is_ordered() {
     with_fake("the_callers_stream_is_ordered", "", || {
@@ -238,7 +238,7 @@ fn ordered(groups: Builder) {
         let mut back = [0f32; 4];
         let place = common::place(&mut x);
         let event = cuda.create_event(index)?;
-        // SAFETY: host and device memory stay until the event was seen.
+        // SAFETY: host and device memory remain until the event was seen.
         #[allow(unsafe_code)]
         unsafe {
             cuda.copy_in(index, stream, place, host.as_ptr().cast(), 16)?;
@@ -254,7 +254,7 @@ fn ordered(groups: Builder) {
     assert_eq!(got.unwrap(), vec![vec![3.0; 4]; 2]);
 }
 
-/// No rank's op waits behind another's on the stream that they share.
+/// No rank's op waits for another's on their shared stream.
 #[test]
 fn threads_on_one_gpu_share_its_default_stream() {
     with_fake("threads_on_one_gpu_share_its_default_stream", "devices=1", || {
@@ -270,7 +270,7 @@ fn threads_on_one_gpu_share_its_default_stream() {
     });
 }
 
-/// From 129 ranks on, the library is given several ids to meet by.
+/// With 129 ranks or more, the library gets several ids.
 #[test]
 fn more_ranks_than_one_root_serves() {
     with_fake("more_ranks_than_one_root_serves", "", || {

@@ -1,4 +1,4 @@
-//! What happens when NCCL or CUDA misbehave: every call returns in time, says why, and the group stays failed.
+//! Faults of NCCL and CUDA: every call returns in time with the reason, and the group stays failed.
 
 use crate::common;
 
@@ -7,14 +7,14 @@ use std::time::Duration;
 use c10d_core::{Error, ErrorKind, ProcessGroup, ReduceOp, Result, op};
 use common::{SECOND, builder, on, with_fake, within};
 
-/// No timing decides a test; a hang would.
+/// Only a limit so that a hang ends.
 const CAP: Duration = Duration::from_secs(100);
-/// For what the script does not let end, and for nothing else.
+/// Only for ops that the script does not let end.
 const SHORT: Duration = Duration::from_secs(2);
-/// For what must be over before, however busy the machine is.
+/// For ops that must end earlier, even on a busy machine.
 const LONG: Duration = Duration::from_secs(60);
 
-/// What each rank of two sees when it makes a group and reduces.
+/// The results of two ranks that make a group and reduce.
 fn two(body: impl Fn(&ProcessGroup) -> Result + Sync) -> Vec<Result> {
     let made = builder().timeout(LONG).run_ranks(2, |pg| Ok(body(&pg)));
     made.unwrap_or_else(|e| vec![Err(e.clone()), Err(e)])
@@ -109,7 +109,7 @@ fn an_abort_that_hangs_holds_nobody_up() {
                 let x = on(pg.rank(), &[1f32; 1000]);
                 let ended = pg.start(op::all_reduce(x, ReduceOp::Sum).timeout(SHORT)).wait();
                 let e = ended.expect_err("the script hangs it");
-                // The memory is held back from reuse, so the buffer may come back.
+                // The memory is not reused, so the buffer may be returned.
                 assert!(e.buffer.is_some());
                 Err(e.error)
             })
@@ -178,7 +178,7 @@ fn receiving_from_anybody_is_not_offered() {
             let mut x = on(pg.rank(), &[1f32; 4]);
             let e = pg.recv_any_source(&mut x, 0).map(drop).expect_err("NCCL has no call for it");
             assert_eq!(*e.kind(), ErrorKind::Unsupported, "{e}");
-            // It came to nobody: the group goes on.
+            // It was not sent, so the group can still be used.
             reduce(pg)
         });
         assert!(results.iter().all(Result::is_ok), "{results:?}");

@@ -1,5 +1,5 @@
-//! The memory of a sparse call that was given up: the device may be using it still. The fake ends the process where memory
-//! is freed of which nobody has seen that the device is through with it.
+//! The memory of an abandoned sparse call, which the device may still use. The fake ends the process if memory is freed
+//! before the device is known to be done with it.
 
 use crate::common;
 
@@ -11,12 +11,12 @@ use common::{SECOND, builder, cuda, on, place, with_fake};
 
 const SHORT: Duration = Duration::from_millis(700);
 
-/// Reduces a tensor on this stream, which does not end in time; the tensor is dropped. Gives where it was.
+/// Reduces a tensor on this stream, which does not end in time, and drops the tensor. Returns where it was.
 fn given_up(pg: &ProcessGroup, stream: u64) -> Result<[u64; 2]> {
     let (mut indices, mut values) = (on(pg.rank(), &[3i64, 4]), on(pg.rank(), &[2f32, 1.0]));
     let places = [place(&mut indices), place(&mut values)].map(|place| place.base as u64);
     let tensor = DeviceCoo::new([9], 1, indices, values)?;
-    // SAFETY: the stream is this device's and stays.
+    // SAFETY: the stream belongs to this device and remains.
     #[allow(unsafe_code)]
     let call = unsafe { op::all_reduce(tensor, ReduceOp::Sum).on_stream(stream) };
     let e = pg.run(call.timeout(SHORT)).map(drop).expect_err("the device does not get done").error;
@@ -24,7 +24,7 @@ fn given_up(pg: &ProcessGroup, stream: u64) -> Result<[u64; 2]> {
     Ok(places)
 }
 
-/// The call's thread frees the tensor last.
+/// The call's thread frees the tensor at the end.
 fn wait_for_the_free(places: [u64; 2]) {
     let begun = Instant::now();
     while places.iter().any(|at| is_allocated(*at)) {
@@ -33,7 +33,7 @@ fn wait_for_the_free(places: [u64; 2]) {
     }
 }
 
-/// What reads the tensor comes after what its stream was given before.
+/// Reading the tensor is ordered after earlier work on its stream.
 #[test]
 fn a_tensor_stays_until_it_was_read() {
     with_fake("a_tensor_stays_until_it_was_read", "freed=ends", || {
@@ -51,7 +51,7 @@ fn a_tensor_stays_until_it_was_read() {
     });
 }
 
-/// The third launch of a call reduces its rows: NCCL's own stream has them for good.
+/// The third launch of a call reduces its rows, so NCCL's stream never releases them.
 #[test]
 fn what_an_abort_does_not_end_keeps_its_memory() {
     with_fake("what_an_abort_does_not_end_keeps_its_memory", "freed=ends,hang=2,abort=hang", || {

@@ -1,4 +1,4 @@
-//! Page-locked memory, which is of no device.
+//! Page-locked memory, which belongs to no device.
 #![allow(unsafe_code)]
 
 use crate::common;
@@ -7,10 +7,10 @@ use c10d_core::ReduceOp;
 use common::{SECOND, cuda, on, with_cpu, with_fake};
 use cudarc::driver::sys;
 
-/// Whether the device's context, which takes memory of it, was made.
+/// Whether the device's context, which needs memory on it, was made.
 fn has_context(index: i32) -> bool {
     let (mut flags, mut active) = (0, 0);
-    // SAFETY: writes two integers.
+    // SAFETY: it writes two integers.
     unsafe { sys::cuDevicePrimaryCtxGetState(index, &mut flags, &mut active).result() }.unwrap();
     active != 0
 }
@@ -37,13 +37,13 @@ fn it_is_freed_on_a_thread_without_a_context() {
     with_fake("it_is_freed_on_a_thread_without_a_context", "", || {
         let locked = |at: u64| {
             let mut flags = 0;
-            // SAFETY: any address may be asked for; the answer is one integer.
+            // SAFETY: any address is allowed; the result is one integer.
             unsafe { sys::cuMemHostGetFlags(&mut flags, at as *mut _).result() }.is_ok()
         };
         let keep = on(5, &[1f32]);
         let at = cuda().allocate_host(4096).expect("a device is in use") as u64;
         assert!(locked(at));
-        // SAFETY: from above, once.
+        // SAFETY: it comes from above, and is freed once.
         std::thread::spawn(move || unsafe { cuda().free_host(at as *mut u8, 4096) }).join().unwrap();
         assert!(!locked(at), "not freed");
         drop(keep);

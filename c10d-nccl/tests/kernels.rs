@@ -1,5 +1,5 @@
-//! Each kernel on each type, against the plain meaning: the real sources, through the real loader, on the fake device.
-//! `C10D_HARDWARE=1` runs them on a real one.
+//! Each kernel for each type, compared with the definition: the real sources, through the real loader, on the fake
+//! device. `C10D_HARDWARE=1` runs them on a real device.
 #![allow(unsafe_code)]
 
 use crate::common;
@@ -15,7 +15,7 @@ use c10d_rendezvous::{TcpStore, TcpStoreServer};
 use common::{SECOND, cuda, on, place, with_fake};
 use half::{bf16, f16};
 
-/// Lengths with a rest, and one that takes more threads than there are in a grid.
+/// Lengths with a remainder, and one that needs more threads than a grid has.
 const LENGTHS: [usize; 6] = [1, 2, 31, 255, 1001, 1 << 20 | 7];
 
 fn random(i: usize) -> u64 {
@@ -23,10 +23,10 @@ fn random(i: usize) -> u64 {
     (x ^ x >> 29).wrapping_mul(0xbf58_476d_1ce4_e5b9).rotate_left(17)
 }
 
-/// What the kernel makes of these.
+/// The kernel's result for these inputs.
 fn reduced<T: Element>(r: &dyn DeviceReduce, op: ReduceOp, acc: &[T], with: &[T]) -> Vec<T> {
     let (mut x, mut y) = (on(0, acc), on(0, with));
-    // SAFETY: both have as many elements; they are read when the stream has passed the kernel.
+    // SAFETY: both have this number of elements, and are read when the stream has finished the kernel.
     unsafe { r.reduce(0, 0, op, T::DTYPE, place(&mut x), place(&mut y), acc.len()) }.unwrap();
     x.to_vec(60 * SECOND).unwrap()
 }
@@ -74,7 +74,7 @@ integers! {
     reduce_i64 i64;
 }
 
-/// Any bits, among them infinities, NaN and numbers below the normal ones; `same`: but for the bits of NaN.
+/// Tests any bits, including infinities, NaN and subnormal numbers. `same` compares everything except the bits of NaN.
 macro_rules! floats {
     ($($reduce:ident $scale:ident $t:ty, $uint:ty, $wide:ty, $widen:expr, $narrow:expr;)*) => {$(
         #[test]
@@ -97,7 +97,7 @@ macro_rules! floats {
                 for (n, by) in LENGTHS.iter().flat_map(|n| [(*n, Scale::Times(0.3)), (*n, Scale::Over(3.0))]) {
                     let data: Vec<$t> = (0..n).map(|i| <$t>::from_bits(random(i) as $uint)).collect();
                     let mut x = on(0, &data);
-                    // SAFETY: as many elements, read when the stream has passed the kernel.
+                    // SAFETY: there is this number of elements, read when the stream has finished the kernel.
                     unsafe { r.scale(0, 0, by, <$t as Element>::DTYPE, place(&mut x), n) }.unwrap();
                     for (got, was) in x.to_vec::<$t>(60 * SECOND).unwrap().into_iter().zip(data) {
                         let want = $narrow(match by {
@@ -118,7 +118,7 @@ floats! {
     reduce_f64 scale_f64 f64, u64, f64, |x: f64| x, |x: f64| x;
 }
 
-/// Every half and every rounding to one: by a product with 1, and a sum with a part of the last bit.
+/// Every 16-bit float and every rounding to one: by a product with 1, and a sum with a part of the last bit.
 #[test]
 fn all_halves_are_read_and_written() {
     with_fake("all_halves_are_read_and_written", "", || {
@@ -138,7 +138,7 @@ fn all_halves_are_read_and_written() {
     });
 }
 
-/// An old driver, or a switch: the host reduces.
+/// With an old driver, or if disabled, the host reduces.
 #[test]
 fn without_kernels_the_host_reduces() {
     with_fake("without_kernels_the_host_reduces", "driver=11080", || {
@@ -156,7 +156,7 @@ fn without_kernels_the_host_reduces() {
 const PORT: &str = "C10D_NCCL_TEST_PORT";
 const RANK: &str = "C10D_NCCL_TEST_RANK";
 
-/// A rank of `ranks_that_reduce_elsewhere_disagree`, in a process of its own.
+/// A rank of `ranks_that_reduce_elsewhere_disagree`, in a separate process.
 #[test]
 fn rank() {
     let (Ok(rank), Ok(port)) = (std::env::var(RANK), std::env::var(PORT)) else { return };
@@ -168,7 +168,7 @@ fn rank() {
     println!("rank {rank} saw {}: {e}", if differs { "another op" } else { "something else" });
 }
 
-/// One rank's driver is too old for kernels: no wrong answer, and no hang.
+/// If one rank's driver is too old for kernels, there is no wrong result and no hang.
 #[test]
 fn ranks_that_reduce_elsewhere_disagree() {
     let server = TcpStoreServer::bind("127.0.0.1:0".parse().unwrap(), ServerOptions::default()).unwrap();
@@ -187,7 +187,7 @@ fn ranks_that_reduce_elsewhere_disagree() {
     let _ = std::fs::remove_dir_all(dir);
 }
 
-/// The fake is as strict as a device would be unforgiving.
+/// The fake rejects wrong launches.
 #[test]
 fn wrong_launches_are_refused() {
     with_fake("wrong_launches_are_refused", "", || {
@@ -219,18 +219,18 @@ fn wrong_launches_are_refused() {
     });
 }
 
-/// The fake driver, called without anything between.
+/// The fake driver, called directly.
 struct Fake(libloading::Library);
 
 impl Fake {
     fn open() -> Fake {
-        // SAFETY: the library that the bindings use, too.
+        // SAFETY: this is the library that the bindings also use.
         Fake(unsafe { libloading::Library::new("libcuda.so.1") }.unwrap())
     }
 
     fn enter(&self, device: u16) {
         let context = 0x1000 + u64::from(device);
-        // SAFETY: the driver's own signature, here and below.
+        // SAFETY: this is the driver's signature, here and below.
         let code = unsafe { self.0.get::<unsafe extern "C" fn(u64) -> i32>(b"cuCtxSetCurrent").unwrap()(context) };
         assert_eq!(code, 0);
     }
@@ -267,7 +267,7 @@ impl Fake {
             *const std::ffi::c_void,
         ) -> i32;
         let places = arguments.each_ref().map(std::ptr::from_ref);
-        // SAFETY: as above; what is wrong is refused.
+        // SAFETY: as above; wrong arguments are rejected.
         unsafe {
             let launch = self.0.get::<Launch>(b"cuLaunchKernel").unwrap();
             launch(function, blocks, 1, 1, threads, 1, 1, 0, stream, places.as_ptr(), std::ptr::null())

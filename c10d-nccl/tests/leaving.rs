@@ -1,4 +1,4 @@
-//! A rank that leaves right behind its last call, of which the next rank has yet to hear.
+//! A rank that leaves right after its last call, before the next rank has received the fingerprint.
 #![allow(unsafe_code)]
 
 use std::sync::Arc;
@@ -10,16 +10,16 @@ use c10d_core::{Builder, DispatchKey, Error, OpKind, ReduceOp, Result};
 use crate::common;
 use common::{SECOND, on, with_fake};
 
-/// The last rank, whose word goes to the first one.
+/// The last rank, which sends its fingerprints to the first one.
 const LATE: u32 = 2;
 
-/// A CPU backend by which what one rank tells is late.
+/// A CPU backend that delays the fingerprints of one rank.
 struct Late {
     inner: Arc<dyn Backend>,
     is_late: bool,
 }
 
-// SAFETY: all is handed on to another backend.
+// SAFETY: everything is passed on to another backend.
 unsafe impl Backend for Late {
     fn name(&self) -> &'static str {
         "late"

@@ -1,4 +1,4 @@
-//! Which libnccl is loaded, and what is said where none can be.
+//! Which libnccl is loaded, and the error if none can be loaded.
 
 use crate::common;
 
@@ -9,7 +9,7 @@ use common::{SECOND, builder, command, fake, folder, on, output, with_library};
 
 const PROBE: &str = "C10D_NCCL_TEST_PROBE";
 
-/// What a process in these surroundings says of its libnccl.
+/// The output of a process with this environment about its libnccl.
 fn says(set: impl FnOnce(&mut std::process::Command)) -> String {
     let empty = folder("nothing");
     let _ = std::fs::remove_file(empty.join("libnccl.so.2"));
@@ -23,7 +23,7 @@ fn says(set: impl FnOnce(&mut std::process::Command)) -> String {
     said
 }
 
-/// The part of the tests below that runs in processes of its own.
+/// The part of the tests below that runs in separate processes.
 #[test]
 fn probe() {
     if std::env::var(PROBE).is_ok() {
@@ -34,7 +34,7 @@ fn probe() {
     }
 }
 
-/// A copy of the fake under a name of its own, changed or not.
+/// A copy of the fake with another name, optionally changed.
 fn copy(to: &Path, change: Option<(&[u8], &[u8])>) -> PathBuf {
     let mut bytes = std::fs::read(fake()).unwrap();
     if let Some((from, to)) = change {
@@ -196,7 +196,7 @@ fn no_cuda_is_an_error_and_the_cpu_works_on() {
     assert_eq!(sums.unwrap(), [1, 1]);
 }
 
-/// The real library, where one is found: named by `C10D_NCCL_LIB`, installed, or in the active environment.
+/// Tests the real library, if one is found: named by `C10D_NCCL_LIB`, installed, or in the active environment.
 #[test]
 fn the_real_library() {
     let (path, version) = match c10d_nccl::library() {

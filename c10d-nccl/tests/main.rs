@@ -1,4 +1,4 @@
-//! The backend over the fake library, through the real loader and the real driver bindings.
+//! Tests of the backend with the fake library, through the real loader and the real driver bindings.
 
 mod choice;
 mod common;

@@ -1,5 +1,5 @@
-//! Calls that a rank refuses, because its tensor or stream is not what it must be: they are told to nobody, and no other
-//! rank's call meets a later one in their place.
+//! Calls that a rank rejects because its tensor or stream is invalid. They are not sent to other ranks, and another
+//! rank's call is never paired with a later one instead.
 
 use crate::common;
 
@@ -7,10 +7,10 @@ use c10d_core::device::DeviceBuffer;
 use c10d_core::{Buf, BufMut, DType, Device, ErrorKind, ProcessGroup, ReduceOp, Result, Span, op};
 use common::{builder, on, place, with_cpu, with_fake};
 
-/// Four floats that are said to be on this device, wherever they are.
+/// Four floats that claim to be on this device, wherever they are.
 struct SaidToBeOn(u16, DeviceBuffer);
 
-// SAFETY: the memory stays, and is the value's alone; that it is another device's is for the backend to see.
+// SAFETY: the memory remains, and only the value uses it; the backend must detect that it belongs to another device.
 #[allow(unsafe_code)]
 unsafe impl Buf for SaidToBeOn {
     fn span(&mut self) -> Span {
@@ -38,7 +38,7 @@ fn a_tensor_of_another_device() {
             let e = pg.all_reduce(liar, ReduceOp::Sum).map(drop).expect_err("another device");
             assert_eq!(*e.kind(), ErrorKind::InvalidArgument, "{e}");
             assert!(e.to_string().contains(&format!("said to be on cuda:{} is on cuda:7", pg.rank())), "{e}");
-            // Nothing was sent, on no rank: the group goes on.
+            // No rank sent anything, so the group can still be used.
             reduce(&pg)
         });
         done.unwrap();
@@ -51,7 +51,7 @@ fn a_stream_of_another_device() {
         let done = with_cpu().run_ranks(2, |pg| {
             let other = common::cuda().create_stream(7)?;
             let mut x = on(pg.rank(), &[1f32; 4]);
-            // SAFETY: the stream stays; that it is another device's is for the backend to see.
+            // SAFETY: the stream remains; the backend must detect that it belongs to another device.
             #[allow(unsafe_code)]
             let call = unsafe { op::all_reduce(&mut x, ReduceOp::Sum).on_stream(other) };
             let e = pg.run(call).map(drop).expect_err("another device").error;
@@ -62,7 +62,8 @@ fn a_stream_of_another_device() {
     });
 }
 
-/// Rank 1 refuses its first call, by what it is told or by what the driver says, and goes on with the next of the same shape.
+/// Rank 1 rejects its first call, because of its arguments or of the driver's answer, and continues with the next one
+/// of the same shape.
 fn one_refuses(pg: &ProcessGroup, said: bool) -> Vec<ErrorKind> {
     let mut kinds = Vec::new();
     if pg.rank() == 1 {
@@ -85,7 +86,7 @@ fn the_others_see_that_one_refuses() {
     });
 }
 
-/// Where calls are not compared, the group fails.
+/// If calls are not compared, the group fails.
 #[test]
 fn one_refuses_and_nobody_compares() {
     with_fake("one_refuses_and_nobody_compares", "", || {

@@ -1,4 +1,5 @@
-//! Sparse all-reduce over NCCL: the plain meaning, on the fake device; ranks as threads and as processes.
+//! Sparse all-reduce over NCCL, compared with its definition on the fake device, with ranks as threads and as
+//! processes.
 
 use crate::common;
 
@@ -14,7 +15,7 @@ use c10d_rendezvous::{TcpStore, TcpStoreServer};
 use common::{SECOND, builder, on, with_cpu, with_fake};
 use half::{bf16, f16};
 
-/// Numbers without rhyme or reason, the same at every run.
+/// Pseudo-random numbers, the same in every run.
 struct Random(u64);
 
 impl Random {
@@ -36,14 +37,14 @@ fn tensor<T: Element>(shape: &[usize], sparse: usize, nnz: usize, random: &mut R
     Coo::new(shape, sparse, indices, (0..nnz * row).map(|_| value(random.next())).collect()).unwrap()
 }
 
-/// The same on the GPU of this rank, of which several may share one.
+/// The same tensor on the GPU of this rank. Several ranks may share a GPU.
 fn sent<T: Element>(t: &Coo<T>, rank: u32) -> DeviceCoo {
     let index = rank % u32::from(common::cuda().count().unwrap());
     let sent = DeviceCoo::new(t.shape(), t.sparse_dim(), on(index, t.indices()), on(index, t.values())).unwrap();
     if t.is_coalesced() { sent.assume_coalesced() } else { sent }
 }
 
-/// The same in host memory.
+/// The same tensor in host memory.
 fn fetched<T: Element>(t: &DeviceCoo) -> Coo<T> {
     let (indices, values) = (t.indices().to_vec(60 * SECOND).unwrap(), t.values().to_vec(60 * SECOND).unwrap());
     let host = Coo::new(t.shape(), t.sparse_dim(), indices, values).unwrap();
@@ -66,7 +67,7 @@ fn add<T: Element>(to: &mut Entries<T>, more: impl Iterator<Item = (Vec<i64>, Ve
     }
 }
 
-/// What it means: each rank's entries in order, then rank by rank.
+/// The definition: each rank's entries in order, then rank by rank.
 fn reference<T: Element>(tensors: &[Coo<T>], combine: fn(T, T) -> T) -> Entries<T> {
     let mut all = Entries::new();
     for t in tensors {
@@ -77,12 +78,12 @@ fn reference<T: Element>(tensors: &[Coo<T>], combine: fn(T, T) -> T) -> Entries<
     all
 }
 
-/// How two values become one.
+/// An operation that combines two values.
 type Combine<T> = fn(T, T) -> T;
-/// The ranks' tensors, and what is done with them.
+/// The ranks' tensors, and the operation on them.
 type Round<T> = (Vec<Coo<T>>, AllReduceOptions, Combine<T>);
 
-/// All forms of the call on all ranks, against the meaning.
+/// Compares all forms of the call on all ranks with the definition.
 fn agrees<T: Element + PartialEq + Debug>(groups: Builder, rounds: &[Round<T>]) {
     let world = rounds[0].0.len() as u32;
     let results = groups.run_ranks(world, |pg| {
@@ -129,7 +130,7 @@ const SHAPES: [(&[usize], usize); 11] = [
 fn sums_of_anything() {
     with_fake("sums_of_anything", "", || {
         let mut random = Random(1);
-        // One GPU takes few.
+        // One GPU supports few ranks.
         let most = std::env::var("C10D_HARDWARE_RANKS").ok().and_then(|n| n.parse().ok()).unwrap_or(4);
         for world in 1..=most {
             let mut rounds: Vec<Round<i32>> = Vec::new();
@@ -151,7 +152,7 @@ fn sums_of_anything() {
     });
 }
 
-/// Tensors of three ranks, with duplicates, few and many.
+/// Tensors of three ranks, with duplicates, with few and with many entries.
 fn some<T: Element>(value: fn(u64) -> T) -> Vec<Vec<Coo<T>>> {
     let mut random = Random(7);
     let worlds = [[3, 0, 5], [900, 1100, 70]];
@@ -196,7 +197,7 @@ fn every_operation_on_whole_numbers() {
     });
 }
 
-/// Values of which every order gives the same.
+/// Values whose result does not depend on the order.
 #[test]
 fn every_operation_on_floats() {
     with_fake("every_operation_on_floats", "", || {
@@ -226,7 +227,8 @@ fn every_operation_on_floats() {
     });
 }
 
-/// Entries of one rank with the same coordinates: in the order in which they came, halves in f32, NaN wins, a bool is one.
+/// Entries of one rank with the same coordinates are combined in their order: 16-bit floats in f32, NaN takes
+/// precedence, and a bool is one.
 #[test]
 fn duplicates_are_added_in_order() {
     with_fake("duplicates_are_added_in_order", "", || {
@@ -234,7 +236,7 @@ fn duplicates_are_added_in_order() {
         let values: Vec<f32> = (0..1000).map(|i| 1.0 / (i as f32 + 1.0)).collect();
         let sum = values.iter().copied().reduce(|a, b| a + b).unwrap();
         let halves = Coo::new([9], 1, vec![4; 3], [2048.0, 1.0, 1.0].map(f16::from_f32).to_vec()).unwrap();
-        // Alone, and with a rank that has nothing.
+        // One rank alone, and with a rank that has no entries.
         for world in [1, 2] {
             let results = builder().run_ranks(world, |pg| {
                 let mine = |nnz: usize, values: Vec<f32>| {
@@ -262,7 +264,7 @@ fn duplicates_are_added_in_order() {
     });
 }
 
-/// A rank whose tensor is wrong: all learn who and why, and the group goes on.
+/// If one rank's tensor is invalid, all ranks learn which rank and why, and the group can still be used.
 #[test]
 fn wrong_indices() {
     with_fake("wrong_indices", "", || {
@@ -287,7 +289,7 @@ fn wrong_indices() {
                     let sum = fetched::<f32>(&pg.all_reduce(sent(&sum, pg.rank()), ReduceOp::Sum)?);
                     assert_eq!((sum.indices(), sum.values()), (&[7i64][..], &[3f32][..]));
                 }
-                // Outside of the second dimension, although its number would be another entry's.
+                // This is outside of the second dimension, although its number would be that of another entry.
                 let place = if pg.rank() == 1 { vec![1, 2, 3, 10] } else { vec![0, 1, 2, 3] };
                 let tensor = Coo::new([5, 10], 2, place, vec![1f32, 2.0])?;
                 let e = pg.all_reduce(sent(&tensor, pg.rank()), ReduceOp::Sum).unwrap_err();
@@ -299,7 +301,7 @@ fn wrong_indices() {
     });
 }
 
-/// What one rank calls differently is a mismatch on all.
+/// If one rank's call differs, there is a mismatch on all ranks.
 fn differs<T: Element, U: Element>(field: &str, groups: Builder, odd: (Coo<T>, ReduceOp), rest: (Coo<U>, ReduceOp)) {
     let errors = groups.run_ranks(3, |pg| {
         let done = match pg.rank() {
@@ -337,13 +339,13 @@ fn known_indices() {
             let mine = || Coo::new([100], 1, vec![rank, 50, 50], vec![1f64, 2.0, 3.0]).unwrap();
             let sum = fetched::<f64>(&pg.all_reduce(sent(&mine(), pg.rank()), known(all.clone()))?);
             let want = |i: i64| if i < 3 { 1.0 } else { f64::from(u8::from(i == 50)) * 15.0 };
-            // Where no rank has an entry is 0.0, not -0.0.
+            // If no rank has an entry, the value is 0.0, not -0.0.
             let same = |v: f64, i: i64| v.to_bits() == want(i).to_bits();
             assert!(sum.indices() == &all[..] && sum.values().iter().zip(0..).all(|(v, i)| same(*v, i)));
             let fails = |tensor: Coo<f64>, indices: Arc<[i64]>| {
                 pg.all_reduce(sent(&tensor, pg.rank()), known(indices)).unwrap_err()
             };
-            // Whatever is wrong on one rank is told to all.
+            // An error on one rank is reported on all.
             let only = |bad: Arc<[i64]>| if rank == 1 { bad } else { all.clone() };
             let stray = Coo::new([100], 1, vec![if rank == 1 { 95 } else { 5 }], vec![1f64])?;
             let errors = [
@@ -363,7 +365,8 @@ fn known_indices() {
     });
 }
 
-/// Dense and sparse calls in other orders on other ranks; the sparse ones go over NCCL, with and without a CPU backend.
+/// Dense and sparse calls in different orders on different ranks. The sparse ones use NCCL, with and without a CPU
+/// backend.
 #[test]
 fn beside_dense() {
     with_fake("beside_dense", "", || {
@@ -378,7 +381,7 @@ fn beside_dense() {
                         pg.all_reduce(sparse(), ReduceOp::Sum)?
                     } else {
                         let work = pg.start(op::all_reduce(sparse(), ReduceOp::Sum));
-                        // Whatever comes first is right; most likely this.
+                        // Either order is right; most likely this comes first.
                         std::thread::sleep(SECOND / 20);
                         pg.all_reduce(&mut dense, ReduceOp::Sum)?;
                         work.wait()?
@@ -392,7 +395,7 @@ fn beside_dense() {
     });
 }
 
-/// What the caller's stream was given before comes before; the fake refuses what would be a race.
+/// Earlier work on the caller's stream runs first; the fake rejects races.
 #[test]
 fn the_callers_stream_comes_before() {
     with_fake("the_callers_stream_comes_before", "", || {
@@ -403,7 +406,8 @@ fn the_callers_stream_comes_before() {
             let (keys, numbers) = ([7i64, 3], [1f32, 2.0]);
             let (to_indices, to_values) = (common::place(&mut indices), common::place(&mut values));
             let tensor = DeviceCoo::new([9], 1, indices, values)?;
-            // SAFETY: the host memory stays until the call is over, which comes after both copies; the stream stays.
+            // SAFETY: the host memory remains until the call is finished, which comes after both copies; the stream
+            // remains.
             #[allow(unsafe_code)]
             let sum = unsafe {
                 cuda.copy_in(index, stream, to_indices, keys.as_ptr().cast(), 16)?;
@@ -418,7 +422,7 @@ fn the_callers_stream_comes_before() {
     });
 }
 
-/// What NCCL has no reduction for, and what no GPU has room for.
+/// Reductions that NCCL does not have, and sizes that no GPU has memory for.
 #[test]
 fn types_and_sizes_that_cannot_be() {
     with_fake("types_and_sizes_that_cannot_be", "", || {
@@ -427,7 +431,7 @@ fn types_and_sizes_that_cannot_be() {
                 let e =
                     pg.all_reduce(sent(&Coo::new([9], 1, vec![3], vec![2u16])?, pg.rank()), ReduceOp::Sum).unwrap_err();
                 assert!(*e.kind() == ErrorKind::Unsupported && e.to_string().contains("sum of u16"), "{e}");
-                // Known places, so many that only the result is large.
+                // The positions are known, and are so many that only the result is large.
                 let known = AllReduceOptions::new(ReduceOp::Sum).with_sparse_indices(Some((0..64).collect()));
                 for (row, words) in [(1usize << 56, "more than any GPU has"), (1 << 50, "OUT_OF_MEMORY")] {
                     let pg = pg.new_group(&[0, 1])?.unwrap();
@@ -442,14 +446,14 @@ fn types_and_sizes_that_cannot_be() {
     });
 }
 
-/// A device that takes no kernel any more is named in time, and the peers learn whose it is.
+/// A device that accepts no more kernels is named in time, and the peers learn whose it is.
 #[test]
 fn a_launch_that_hangs_is_named() {
     with_fake("a_launch_that_hangs_is_named", "rank=1,kernel=20", || {
         let errors = with_cpu().run_ranks(2, |pg| {
             let mine = || sent(&Coo::new([9], 1, vec![3], vec![2f32]).unwrap(), pg.rank());
             pg.all_reduce(mine(), ReduceOp::Sum)?;
-            // The other is told long before its own time is over.
+            // The other rank is told long before its own deadline.
             let call = op::all_reduce(mine(), ReduceOp::Sum).timeout(SECOND * if pg.rank() == 1 { 1 } else { 100 });
             let begun = Instant::now();
             let e = pg.start(call).wait().unwrap_err().error;
@@ -463,7 +467,7 @@ fn a_launch_that_hangs_is_named() {
     });
 }
 
-/// A peer's keys are not believed.
+/// A peer's keys are checked.
 #[test]
 fn keys_that_cannot_be_are_refused() {
     // The second launch of a call gathers keys.
@@ -491,8 +495,8 @@ fn without_kernels_all_ranks_are_told_why() {
     });
 }
 
-/// A rank that learns of it after the others names the odd one, too: nobody gives the group up until all know. It would be
-/// told what another sees, else.
+/// A rank that learns of it after the others also names the odd one: no rank gives up the group until all know.
+/// Otherwise it would be told another rank's view.
 #[test]
 fn the_last_to_learn_of_a_disagreement() {
     with_fake("the_last_to_learn_of_a_disagreement", "rank=2,behind=0", || {
@@ -504,7 +508,7 @@ fn the_last_to_learn_of_a_disagreement() {
     });
 }
 
-/// What a stream records is neither run nor spoilt, all ranks learn why not, and the group goes on.
+/// A recording is neither run nor broken, all ranks learn the reason, and the group can still be used.
 #[test]
 fn a_stream_that_records_a_graph_is_refused() {
     with_fake("a_stream_that_records_a_graph_is_refused", "", || {
@@ -513,7 +517,7 @@ fn a_stream_that_records_a_graph_is_refused() {
             .run_ranks(2, |pg| {
                 let mut mine = sent(&Coo::new([9], 1, vec![3], vec![2f32])?, pg.rank());
                 let stream = common::cuda().create_stream(pg.rank() as u16)?;
-                // Until rank 1's graph is recorded, no other may so much as allocate memory.
+                // Until rank 1's graph is recorded, no other rank may even allocate memory.
                 ready.wait();
                 let e = if pg.rank() == 1 {
                     // SAFETY: the stream is this device's and stays.
@@ -538,7 +542,7 @@ fn a_stream_that_records_a_graph_is_refused() {
 const PORT: &str = "C10D_NCCL_TEST_PORT";
 const PLACE: &str = "C10D_NCCL_TEST_PLACE";
 
-/// A rank of the tests over processes: `PLACE` has its number, the world's size and the test's name.
+/// A rank of the tests with processes: `PLACE` has its number, the world's size and the test's name.
 #[test]
 fn rank() {
     let (Ok(place), Ok(port)) = (std::env::var(PLACE), std::env::var(PORT)) else { return };
@@ -577,12 +581,12 @@ fn killed(pg: &ProcessGroup, store: &dyn Store) {
     println!("rank {} saw {} of {:?}", pg.rank(), e.kind().name(), e.report().guilty);
 }
 
-/// So many processes; what each says must contain these words.
+/// Runs this number of processes. The output of each must contain these words.
 fn processes(name: &str, size: u32, words: impl Fn(u32) -> Option<String>) {
     let server = TcpStoreServer::bind("127.0.0.1:0".parse().unwrap(), ServerOptions::default()).unwrap();
     let dir = common::folder(&format!("{name}-{size}"));
     let start = |rank: u32| {
-        // Where a peer is gone, NCCL hangs in the second call.
+        // If a peer is gone, NCCL hangs in the second call.
         let mut command = common::command(&dir, if name == "killed" { "hang=3" } else { "" });
         command.env(PLACE, format!("{rank} {size} {name}")).env(PORT, server.local_addr().port().to_string());
         command.args(["sparse::rank", "--exact", "--nocapture"]);

@@ -1,4 +1,4 @@
-//! The caller's streams: those that no op can follow, and those that record a graph while collectives run.
+//! The caller's streams: those that no op can wait for, and those that record a graph while collectives run.
 #![allow(unsafe_code)]
 
 use crate::common;
@@ -9,13 +9,13 @@ use c10d_core::{Builder, DeviceCoo, DispatchKey, Error, ErrorKind, ProcessGroup,
 use common::driver::recording;
 use common::{SECOND, cuda, on, with_cpu, with_fake};
 
-/// Groups whose collectives are NCCL's, and such whose are staged.
+/// Groups whose collectives use NCCL, and groups whose collectives are staged.
 fn both() -> [Builder; 2] {
     [with_cpu(), with_cpu().backend("cpu:gloo-like,cuda:gloo-like")]
 }
 
-/// Why two ranks' calls behind this stream of theirs are refused: collectives, messages, and sparse ones where the group has
-/// any. The groups go on.
+/// The errors of two ranks' calls after this stream: collectives, messages, and sparse calls if the group has them. The
+/// groups can still be used.
 fn refusals(groups: &Builder, stream: impl Fn(&ProcessGroup) -> Result<u64> + Sync, records: bool) -> Vec<Error> {
     let ready = Barrier::new(2);
     let refused = groups.clone().run_ranks(2, |pg| {
@@ -23,7 +23,7 @@ fn refusals(groups: &Builder, stream: impl Fn(&ProcessGroup) -> Result<u64> + Sy
         let (mut x, mut y) = (on(device, &[1f32; 4]), on(device, &[1f32; 4]));
         let t = sparse(&pg)?;
         let calls = || {
-            // SAFETY: the stream is this device's and stays.
+            // SAFETY: the stream belongs to this device and remains.
             let collective = pg
                 .run(unsafe { op::all_reduce(&mut x, ReduceOp::Sum).on_stream(stream) })
                 .map(drop)
@@ -67,7 +67,7 @@ fn one_that_records_a_graph_is_refused() {
     });
 }
 
-/// It is another stream on each thread.
+/// This handle is another stream on each thread.
 #[test]
 fn the_default_stream_of_a_thread_is_refused() {
     with_fake("the_default_stream_of_a_thread_is_refused", "", || {
@@ -80,7 +80,7 @@ fn the_default_stream_of_a_thread_is_refused() {
     });
 }
 
-/// A graph that the program records on a stream of its own comes to a good end whatever other threads do, and so do they.
+/// A graph that the program records on its own stream succeeds, whatever other threads do, and so do the other threads.
 #[test]
 fn a_graph_is_recorded_meanwhile() {
     with_fake("a_graph_is_recorded_meanwhile", "", || {
@@ -106,13 +106,13 @@ fn a_graph_is_recorded_meanwhile() {
     });
 }
 
-/// A sparse tensor, where the group's backend takes any.
+/// A sparse tensor, if the group's backend supports it.
 fn sparse(pg: &ProcessGroup) -> Result<Option<DeviceCoo>> {
     let tensor = || DeviceCoo::new([4], 1, on(pg.rank(), &[2i64]), on(pg.rank(), &[1f32]));
     (pg.backend(DispatchKey::Cuda)? == "nccl").then(tensor).transpose()
 }
 
-/// All kinds of calls, with memory of their own.
+/// All kinds of calls, each with its own memory.
 fn reduced(pg: &ProcessGroup) -> Result<Vec<f32>> {
     if let Some(t) = sparse(pg)? {
         assert_eq!(pg.all_reduce(t, ReduceOp::Sum)?.values().to_vec::<f32>(60 * SECOND)?, [2.0]);

@@ -1,5 +1,5 @@
-//! What a device would answer with a wrong result or a hang is refused by the fake libraries, which so keep the backend to
-//! the rules.
+//! The fake libraries reject everything that would be a wrong result or a hang on a real device, so that the backend
+//! must follow the rules.
 #![allow(unsafe_code)]
 
 use std::ffi::{CStr, c_char, c_int};
@@ -23,13 +23,13 @@ type Comm = u64;
 type Id = [u8; 128];
 
 static NCCL: LazyLock<Library> = LazyLock::new(|| {
-    // SAFETY: the library that the backend has loaded.
+    // SAFETY: this is the library that the backend has loaded.
     unsafe { Library::new("libnccl.so.2") }.unwrap()
 });
 
 /// A function of NCCL's.
 fn function<T>(name: &str) -> Symbol<'static, T> {
-    // SAFETY: whoever calls gives NCCL's own signature.
+    // SAFETY: the caller gives NCCL's signature.
     unsafe { NCCL.get(name.as_bytes()) }.unwrap()
 }
 
@@ -37,7 +37,7 @@ fn function<T>(name: &str) -> Symbol<'static, T> {
 #[derive(Clone, Copy)]
 struct UniqueId(Id);
 
-/// As `NCCL_CONFIG_INITIALIZER` has it, but not blocking.
+/// The same as `NCCL_CONFIG_INITIALIZER`, but not blocking.
 #[repr(C)]
 struct Config {
     size: usize,
@@ -47,7 +47,7 @@ struct Config {
     rest: [c_int; 15],
 }
 
-/// A communicator of so many ranks, all on device 0.
+/// A communicator with this number of ranks, all on device 0.
 fn met(size: c_int) -> Vec<Comm> {
     type GetId = unsafe extern "C" fn(*mut UniqueId) -> c_int;
     type Init = unsafe extern "C" fn(*mut Comm, c_int, UniqueId, c_int, *mut Config) -> c_int;
@@ -55,7 +55,7 @@ fn met(size: c_int) -> Vec<Comm> {
     // This thread is on device 0 from here on.
     memory(0);
     let mut id = UniqueId([0; 128]);
-    // SAFETY: each writes its answer, here and below.
+    // SAFETY: each call writes its result, here and below.
     assert_eq!(unsafe { function::<GetId>("ncclGetUniqueId")(&mut id) }, SUCCESS);
     let begin = |rank| {
         let mut config = Config {
@@ -86,28 +86,28 @@ fn met(size: c_int) -> Vec<Comm> {
     comms
 }
 
-/// 64 bytes of a device, which stay.
+/// 64 bytes of device memory, which remain.
 fn memory(device: u16) -> u64 {
     cuda().allocate(device, 64).unwrap() as u64
 }
 
 fn sum(comm: Comm, at: u64, stream: u64) -> c_int {
     type AllReduce = unsafe extern "C" fn(u64, u64, usize, c_int, c_int, Comm, u64) -> c_int;
-    // SAFETY: all stays until the end of the process, here and below.
+    // SAFETY: everything remains until the end of the process, here and below.
     unsafe { function::<AllReduce>("ncclAllReduce")(at, at, 16, F32, SUM, comm, stream) }
 }
 
-/// A message of eight elements: `name` sends or receives it.
+/// A message of eight elements, which the function `name` sends or receives.
 fn message(name: &str, comm: Comm, at: u64, peer: c_int, stream: u64) -> c_int {
     type Message = unsafe extern "C" fn(u64, usize, c_int, c_int, Comm, u64) -> c_int;
     // SAFETY: as above.
     unsafe { function::<Message>(name)(at, 8, F32, peer, comm, stream) }
 }
 
-/// The calls in between, as a group.
+/// Makes calls as a group.
 fn group(calls: impl FnOnce() -> c_int) -> c_int {
     type Bracket = unsafe extern "C" fn() -> c_int;
-    // SAFETY: no arguments.
+    // SAFETY: the function has no arguments.
     let bracket = |name: &str| unsafe { function::<Bracket>(name)() };
     assert_eq!((bracket("ncclGroupStart"), calls()), (SUCCESS, SUCCESS));
     bracket("ncclGroupEnd")
@@ -121,7 +121,7 @@ fn wrong_calls_are_refused() {
         let (here, there, own, other, foreign) = (memory(0), memory(1), stream(0), stream(0), stream(1));
         let refused = |result: c_int, why: &str| {
             assert_ne!(result, SUCCESS, "{why}");
-            // SAFETY: gives a string that ends.
+            // SAFETY: it returns a terminated string.
             let words = unsafe {
                 CStr::from_ptr(function::<unsafe extern "C" fn(Comm) -> *const c_char>("ncclGetLastError")(comm))
             };
@@ -133,7 +133,7 @@ fn wrong_calls_are_refused() {
         assert_eq!(sum(comm, here, own), SUCCESS);
         refused(sum(comm, here, other), "a race");
         let mark = cuda().create_event(0).unwrap();
-        // SAFETY: all are device 0's.
+        // SAFETY: all belong to device 0.
         unsafe {
             cuda().record(0, mark, own).unwrap();
             cuda().wait(0, other, mark).unwrap();
@@ -142,7 +142,7 @@ fn wrong_calls_are_refused() {
     });
 }
 
-/// A mark that one stream reaches when another has reached its later record.
+/// An event that one stream reaches when another has reached its later record.
 #[test]
 fn an_event_is_that_of_its_last_record() {
     with_fake("an_event_is_that_of_its_last_record", "", || {
@@ -153,7 +153,7 @@ fn an_event_is_that_of_its_last_record() {
         let soon = || Instant::now() + 60 * SECOND;
         assert_eq!(group(|| message("ncclRecv", comms[0], at, 1, held)), SUCCESS);
         let mark = cuda.create_event(0).unwrap();
-        // SAFETY: all are device 0's.
+        // SAFETY: all belong to device 0.
         unsafe {
             cuda.record(0, mark, held).unwrap();
             assert!(!cuda.query(0, mark).unwrap(), "nothing was sent");
@@ -167,7 +167,7 @@ fn an_event_is_that_of_its_last_record() {
     });
 }
 
-/// Copies of page-locked memory are all late; before one of pageable memory the driver may wait for the stream.
+/// Copies of page-locked memory are always late. Before a copy of pageable memory the driver may wait for the stream.
 #[test]
 fn a_copy_of_pageable_memory_waits() {
     const HELD: Duration = Duration::from_millis(100);
@@ -175,14 +175,14 @@ fn a_copy_of_pageable_memory_waits() {
         let (base, stream) = (memory(0), cuda().create_stream(0).unwrap());
         let locked = cuda().allocate_host(8).unwrap() as u64;
         let write = move |value: u64| {
-            // SAFETY: eight bytes of ours, which the device does not read before the stream goes on.
+            // SAFETY: these are eight bytes of the test, which the device does not read before the stream continues.
             unsafe { (locked as *mut u64).write_volatile(value) }
         };
         let (gate, (tell, told)) = (Gate::on(stream), channel());
         write(1);
         std::thread::spawn(move || {
             let (place, back) = (DevicePtr { base: base as *mut (), offset: 0 }, Box::leak(Box::new(0u64)));
-            // SAFETY: all stays until the end of the process.
+            // SAFETY: everything remains until the end of the process.
             unsafe { cuda().copy_in(0, stream, place, locked as *const u8, 8) }.unwrap();
             tell.send(0).unwrap();
             // SAFETY: as above.

@@ -1,5 +1,5 @@
-//! The suite over the fake libraries: NCCL's collectives with ranks as threads and, beside a CPU backend, as processes; and
-//! CUDA buffers that the CPU backend serves.
+//! The suite over the fake libraries: NCCL's collectives with ranks as threads and, together with a CPU backend, as
+//! processes; also CUDA buffers that the CPU backend serves.
 
 mod common;
 

@@ -1,4 +1,4 @@
-//! Groups that NCCL makes of another one while that goes on: parts of it, and what is left when somebody is left behind.
+//! Groups that NCCL derives from another while that one is in use: parts of it, and the group without some ranks.
 
 use c10d_core::{ProcessGroup, ReduceOp, Result, op};
 
@@ -7,7 +7,7 @@ use super::{MINUTE, SECOND, builder, on, same};
 pub(super) fn run() -> Result<()> {
     let me = c10d_rendezvous::init("env://", MINUTE)?;
     let pg = builder("cpu:gloo-like,cuda:nccl").rank(me.rank).size(me.size).store(me.store).build()?;
-    // The division comes behind what is in flight.
+    // The division is ordered after the running op.
     let work = pg.start(op::all_reduce(on(&vec![1f32; 1 << 20])?, ReduceOp::Sum));
     if let Some(reversed) = pg.split(Some(0), me.size - me.rank)? {
         let mut x = on(&[me.rank as f32])?;
@@ -17,12 +17,12 @@ pub(super) fn run() -> Result<()> {
         reversed.shutdown()?;
     }
     same("the op before", &work.wait()?.to_vec::<f32>(SECOND)?[..1], &[me.size as f32])?;
-    // The others are in no part.
+    // The other ranks are in no part.
     if let Some(first) = pg.new_group(&[0])? {
         sum(&first)?;
     }
     sum(&pg)?;
-    // Nothing has failed: where the library can, it leaves the last rank behind.
+    // Nothing has failed, so the library leaves out the last rank, if it can.
     let last = me.size - 1;
     if me.rank != last {
         let rest = pg.shrink(&[last])?;

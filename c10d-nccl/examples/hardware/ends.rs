@@ -1,4 +1,4 @@
-//! Two ranks whose ops do not end by themselves: a deadline, an abort; and what goes on afterwards.
+//! Two ranks whose ops do not end by themselves: a deadline, an abort, and the state afterwards.
 
 use std::time::{Duration, Instant};
 
@@ -7,7 +7,7 @@ use c10d_core::{Error, ErrorKind, ProcessGroup, ReduceOp, Result, op};
 use super::{MINUTE, SECOND, builder, on};
 
 const SHORT: Duration = Duration::from_secs(2);
-/// No time decides but this one: a hang.
+/// Only a limit so that a hang ends.
 const CAP: Duration = Duration::from_secs(20);
 
 pub(super) fn run() -> Result<()> {
@@ -24,10 +24,10 @@ pub(super) fn run() -> Result<()> {
         let (kind, after) = (e.kind().clone(), begun.elapsed());
         check(kind == ErrorKind::Timeout && e.report().guilty == [1] && after < CAP, &e)?;
         println!("timeout of {SHORT:?}: rank 1 named after {after:.3?}");
-        // The device is of use still.
+        // The device can still be used.
         reduce(&late.shrink(&[1])?)?;
     } else {
-        // Hears of the other's end.
+        // This learns that the other rank ended.
         let e = failure(late.recv(on(&[0f32])?, 0, 0))?;
         check(begun.elapsed() < CAP, &e)?;
     }

@@ -1,5 +1,6 @@
-//! What `hardware/run.sh` runs besides the suite: times beside PyTorch's, a communicator shared with PyTorch, the ends of
-//! ops that never end, groups made of others. Ranks are told who they are by a launcher's variables (`c10d run`).
+//! The programs that `hardware/run.sh` runs besides the suite: measurements for comparison with PyTorch, a communicator
+//! shared with PyTorch, ops that never end, and derived groups. A launcher's variables (`c10d run`) tell the ranks
+//! their numbers.
 
 mod derived;
 mod ends;
@@ -20,8 +21,8 @@ fn main() -> ExitCode {
     let word = std::env::args().nth(1).unwrap_or_default();
     let rank = std::env::var("RANK").unwrap_or_default();
     if std::env::var_os("C10D_HARDWARE_HOSTID").is_some() {
-        // Two ranks on one GPU pass for two hosts.
-        // SAFETY: the process has one thread yet.
+        // Two ranks on one GPU pretend to be two hosts.
+        // SAFETY: the process still has only one thread.
         #[allow(unsafe_code)]
         unsafe {
             std::env::set_var("NCCL_HOSTID", &rank);

@@ -1,4 +1,4 @@
-//! Times, as comma-separated lines: what, bytes, then microseconds (medians).
+//! Prints times as comma-separated lines: name, bytes, and microseconds (medians).
 
 use std::time::Instant;
 
@@ -12,7 +12,7 @@ fn repeats(bytes: usize) -> usize {
     if bytes > 8 << 20 { 20 } else { 100 }
 }
 
-/// The sizes up to the largest that was asked for.
+/// The sizes up to the largest requested one.
 fn sizes(all: impl Iterator<Item = usize>) -> Vec<usize> {
     let most = std::env::var("C10D_HARDWARE_MAX").ok().and_then(|text| text.parse().ok()).unwrap_or(usize::MAX);
     all.filter(|bytes| *bytes <= most).collect()
@@ -27,14 +27,14 @@ fn micros(since: Instant) -> f64 {
     since.elapsed().as_secs_f64() * 1e6
 }
 
-/// The processor's time that this process has used so far, on all its threads.
+/// The CPU time that this process has used so far, on all its threads.
 fn busy() -> f64 {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
     time.tv_sec as f64 * 1e6 + time.tv_nsec as f64 / 1e3
 }
 
-/// NCCL alone: how long the caller is busy with starting an op, how much processor's time the op takes on all threads, and
-/// how long it takes from end to end. Another thread makes NCCL's calls, so the first figure is not PyTorch's; the last is.
+/// Measures NCCL alone: how long the caller needs to start an op, the CPU time of the op on all threads, and its total
+/// time. Another thread makes NCCL's calls, so the first number cannot be compared with PyTorch's; the last one can.
 pub(super) fn world_of_one() -> Result<()> {
     let pg = builder("cuda:nccl").build()?;
     println!("op,bytes,enqueue_us,cpu_us,end_to_end_us");
@@ -76,7 +76,7 @@ pub(super) fn world_of_one() -> Result<()> {
     pg.shutdown()
 }
 
-/// All-reduce through host memory; and what copies alone would take, with all ranks at it at once.
+/// Measures an all-reduce through host memory, and the time of only the copies, on all ranks at once.
 pub(super) fn staged() -> Result<()> {
     let me = c10d_rendezvous::init("env://", MINUTE)?;
     let pg = builder("cpu:gloo-like,cuda:gloo-like").rank(me.rank).size(me.size).store(me.store).build()?;
@@ -103,7 +103,7 @@ pub(super) fn staged() -> Result<()> {
     pg.shutdown()
 }
 
-/// As many bytes out to page-locked memory and in from it, both at once.
+/// Copies this number of bytes to page-locked memory and from it, at the same time.
 fn copies(pg: &ProcessGroup, bytes: usize) -> Result<f64> {
     let cuda = cuda()?;
     let (out, back) = (cuda.create_stream(0)?, cuda.create_stream(0)?);
@@ -119,7 +119,7 @@ fn copies(pg: &ProcessGroup, bytes: usize) -> Result<f64> {
     for _ in 0..10 {
         pg.barrier()?;
         let begun = Instant::now();
-        // SAFETY: all memory is as long and stays until both streams were waited for.
+        // SAFETY: all memory has this length and remains until both streams were waited for.
         #[allow(unsafe_code)]
         unsafe {
             cuda.copy_out(0, out, target, from, bytes)?;
@@ -129,7 +129,7 @@ fn copies(pg: &ProcessGroup, bytes: usize) -> Result<f64> {
         }
         times.push(micros(begun));
     }
-    // SAFETY: from above, and nobody uses them any more.
+    // SAFETY: they come from above, and nothing uses them any more.
     #[allow(unsafe_code)]
     unsafe {
         cuda.free_host(target, bytes);

@@ -1,5 +1,5 @@
-//! Streams that record a graph, and what nobody may do meanwhile, as the driver's documentation has it. What is recorded is
-//! dropped: only whether the recording comes to a good end is of interest here.
+//! Streams that record a graph, and the calls that are forbidden meanwhile, according to the driver's documentation.
+//! The recorded work is dropped: only the success of the recording is tested.
 #![allow(non_snake_case, missing_docs, clippy::missing_safety_doc)]
 
 use std::cell::Cell;
@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 
 use crate::cuda::{INVALID_HANDLE, INVALID_VALUE, SUCCESS};
 
-/// The modes of a thread. A recording here is always of the first.
+/// The modes of a thread. Recordings here always use the first.
 const GLOBAL: c_int = 0;
 const RELAXED: c_int = 2;
 
@@ -22,15 +22,15 @@ const UNJOINED: c_int = 904;
 
 struct Capture {
     thread: ThreadId,
-    /// What its end will say.
+    /// The result when it ends.
     end: c_int,
 }
 
 #[derive(Default)]
 struct Captures {
-    /// By their streams.
+    /// The recordings, by stream.
     running: HashMap<u64, Capture>,
-    /// The events that were recorded on such a stream, and which one it was.
+    /// The events that were recorded on such a stream, with that stream.
     events: HashMap<u64, u64>,
 }
 
@@ -40,7 +40,7 @@ thread_local! {
     static MODE: Cell<c_int> = const { Cell::new(GLOBAL) };
 }
 
-/// A call that is unsafe during a recording: what it answers if it is forbidden to this thread now, which breaks the
+/// For a call that is unsafe during a recording: its error if this thread may not make it now, which breaks the
 /// recording.
 pub(crate) fn forbids(call: &str) -> Option<c_int> {
     let (mode, mut captures) = (MODE.get(), CAPTURES.lock());
@@ -54,7 +54,7 @@ pub(crate) fn forbids(call: &str) -> Option<c_int> {
     broken
 }
 
-/// Whether the record of this event on this stream is a part of a graph.
+/// Whether recording this event on this stream is part of a graph.
 pub(crate) fn records(event: u64, stream: u64) -> bool {
     let Captures { running, events } = &mut *CAPTURES.lock();
     events.remove(&event);
@@ -65,7 +65,7 @@ pub(crate) fn records(event: u64, stream: u64) -> bool {
     recorded
 }
 
-/// A stream that waits for such an event takes part in the recording; nobody here brings it back.
+/// A stream that waits for such an event takes part in the recording. Nothing here joins it again.
 pub(crate) fn joins(event: u64) {
     let Captures { running, events } = &mut *CAPTURES.lock();
     if let Some(capture) = events.get(&event).and_then(|stream| running.get_mut(stream)) {
@@ -85,7 +85,7 @@ pub extern "C" fn cuStreamBeginCapture_v2(stream: u64, mode: c_int) -> c_int {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuStreamEndCapture(stream: u64, graph: *mut u64) -> c_int {
     let Some(capture) = CAPTURES.lock().running.remove(&stream) else { return INVALID_HANDLE };
-    // SAFETY: the caller's integer, here and below.
+    // SAFETY: this is the caller's integer, here and below.
     unsafe { *graph = if capture.end == SUCCESS { stream } else { 0 } };
     capture.end
 }

@@ -1,4 +1,4 @@
-//! Communicators: process groups of the CPU backend, behind handles.
+//! Communicators, which are process groups of the CPU backend with handles.
 
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -22,19 +22,19 @@ pub(crate) struct Comm {
     pub(crate) rank: u32,
     pub(crate) size: u32,
     pub(crate) device: u16,
-    /// Where its ranks have met, those that it was divided from among them.
+    /// The port of the store where its ranks met, and the ranks of the communicators from which it was derived.
     port: u16,
     group: Mutex<Option<ProcessGroup>>,
     state: AtomicI32,
-    /// What is done when it was asked so many times more.
+    /// Work that is done after the communicator was asked this number of times.
     later: Mutex<Option<(u64, Work)>>,
     pub(crate) launches: AtomicU64,
-    /// Launches whose work is not over.
+    /// The number of launches whose work is not finished.
     flying: Mutex<u64>,
     changed: Condvar,
     aborted: AtomicBool,
     finalized: AtomicBool,
-    /// The factors of the reductions that were made.
+    /// The factors of the made reductions.
     pub(crate) factors: Mutex<Vec<Option<f64>>>,
     pub(crate) words: Mutex<String>,
 }
@@ -42,7 +42,7 @@ pub(crate) struct Comm {
 static COMMS: LazyLock<Mutex<HashMap<u64, Arc<Comm>>>> = LazyLock::new(Mutex::default);
 static NEXT: AtomicU64 = AtomicU64::new(1);
 
-/// The communicator of a handle, if it is not gone.
+/// The communicator of a handle, if it exists.
 pub(crate) fn get(handle: u64) -> Option<Arc<Comm>> {
     COMMS.lock().get(&handle).cloned()
 }
@@ -51,11 +51,11 @@ pub(crate) fn take(handle: u64) -> Option<Arc<Comm>> {
     COMMS.lock().remove(&handle)
 }
 
-/// A new store for ranks to meet in; its port.
+/// Makes a store where ranks can meet. Returns its port.
 pub(crate) fn meeting() -> Result<u16> {
     let server = TcpStoreServer::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), ServerOptions::default())?;
     let port = server.local_addr().port();
-    // The ranks may come whenever they like.
+    // The ranks may come at any time.
     std::mem::forget(server);
     Ok(port)
 }
@@ -86,7 +86,7 @@ impl Comm {
         handle
     }
 
-    /// Begins to meet the others.
+    /// Begins to connect to the other ranks.
     pub(crate) fn begin(port: u16, rank: u32, size: u32, device: u16) -> u64 {
         let comm = Comm::new(rank, size, device, port);
         let this = comm.clone();
@@ -103,17 +103,17 @@ impl Comm {
         comm.entered()
     }
 
-    /// Begins to make another of this one. Its handle, if there is to be one, is written to `new` late: by a thread of its
-    /// own, and not before somebody asks whether this one is ready again.
+    /// Begins to derive a communicator. If this rank gets one, its handle is written to `new` late: by a separate
+    /// thread, and not before the caller asks whether this one is ready again.
     ///
     /// # Safety
-    /// The place stays until this one is ready again, or for good where it never is.
+    /// The memory remains until this one is ready again, or for ever if it never is.
     pub(crate) unsafe fn derive(
         self: &Arc<Comm>,
         new: *mut u64,
         make: impl FnOnce(&ProcessGroup) -> Result<Option<ProcessGroup>> + Send + 'static,
     ) {
-        // SAFETY: as promised, here and below.
+        // SAFETY: the caller guarantees it, here and below.
         let new: &'static AtomicU64 = unsafe { AtomicU64::from_ptr(new) };
         new.store(0, Ordering::Release);
         let parent = self.clone();
@@ -134,13 +134,13 @@ impl Comm {
         self.later(1, move || drop(std::thread::spawn(make)));
     }
 
-    /// In progress, and this is done when it was asked so many times whether it still is.
+    /// Marks it as in progress. The work is done after the communicator was asked this number of times.
     pub(crate) fn later(&self, asks: u64, work: impl FnOnce() + Send + 'static) {
         self.set(IN_PROGRESS);
         *self.later.lock() = Some((asks, Box::new(work)));
     }
 
-    /// The state, for somebody who waits for it.
+    /// The state, for a caller that waits for it.
     pub(crate) fn ask(&self) -> i32 {
         let due = {
             let mut later = self.later.lock();
@@ -153,7 +153,7 @@ impl Comm {
         self.state()
     }
 
-    /// Whether work was given to the device that is not over.
+    /// Whether the device has unfinished work.
     pub(crate) fn is_at_work(&self) -> bool {
         *self.flying.lock() > 0
     }
@@ -210,7 +210,7 @@ impl Comm {
         self.finalized.load(Ordering::Acquire)
     }
 
-    /// Waits until the other ranks in this process have made a launch after this one, or are gone.
+    /// Waits until the other ranks in this process have made a later launch, or are gone.
     pub(crate) fn let_others_go_on(&self, launch: u64) {
         let waits = |c: &Arc<Comm>| c.port == self.port && c.rank != self.rank && c.launches() <= launch + 1;
         while COMMS.lock().values().any(waits) {
@@ -218,7 +218,7 @@ impl Comm {
         }
     }
 
-    /// Never ends but by an abort.
+    /// Blocks until an abort.
     pub(crate) fn stick(&self) {
         let mut flying = self.flying.lock();
         while !self.aborted.load(Ordering::Acquire) {
@@ -235,7 +235,7 @@ impl Comm {
         if let Some(group) = self.group.lock().take() {
             group.abort("ncclCommAbort");
         }
-        // The real one waits for its kernels.
+        // The real one also waits for its kernels.
         let mut flying = self.flying.lock();
         while *flying > 0 {
             self.changed.wait(&mut flying);

@@ -1,4 +1,4 @@
-//! The driver's interface. Each function is what the driver's documentation says of it.
+//! The driver API. Each function behaves as the driver's documentation describes.
 #![allow(non_snake_case, missing_docs, clippy::missing_safety_doc)]
 
 use std::alloc::{Layout, alloc, dealloc};
@@ -23,7 +23,8 @@ pub(crate) const LAUNCH_FAILED: c_int = 719;
 
 const CONTEXT: u64 = 0x1000;
 
-/// The devices whose primary contexts were made. They stay: whoever releases one has not been the last here.
+/// The devices whose primary contexts were made. They are never removed, since a caller that releases one is never the
+/// last here.
 static RETAINED: Mutex<BTreeSet<c_int>> = Mutex::new(BTreeSet::new());
 
 thread_local! {
@@ -49,7 +50,7 @@ pub(crate) fn said(result: Result<(), String>) -> c_int {
     }
 }
 
-/// A pointer that goes to a stream's thread.
+/// A pointer that is sent to a stream's thread.
 struct At(u64);
 
 #[unsafe(no_mangle)]
@@ -59,7 +60,7 @@ pub extern "C" fn cuInit(_: c_uint) -> c_int {
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuDeviceGetCount(count: *mut c_int) -> c_int {
-    // SAFETY: the caller's integer, here and in all calls that answer.
+    // SAFETY: this is the caller's integer, here and in all calls that return a value.
     unsafe { *count = c_int::from(devices() as i16) };
     SUCCESS
 }
@@ -73,7 +74,7 @@ pub unsafe extern "C" fn cuDeviceGet(device: *mut c_int, ordinal: c_int) -> c_in
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuDeviceGetUuid_v2(uuid: *mut [u8; 16], device: c_int) -> c_int {
-    // Every process sees the same devices.
+    // Every process has the same devices.
     // SAFETY: as above.
     unsafe { *uuid = [device as u8; 16] };
     SUCCESS
@@ -117,7 +118,7 @@ pub extern "C" fn cuDevicePrimaryCtxRelease_v2(_: c_int) -> c_int {
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuDeviceGetAttribute(answer: *mut c_int, attribute: c_int, _: c_int) -> c_int {
-    /// The major number of the compute capability. No device has anything special besides.
+    /// The major number of the compute capability. No device has other features.
     const MAJOR: c_int = 75;
     // SAFETY: as above.
     unsafe { *answer = if attribute == MAJOR { 9 } else { 0 } };
@@ -142,15 +143,15 @@ pub extern "C" fn cuCtxSynchronize() -> c_int {
     SUCCESS
 }
 
-/// Waits until a stream has passed what it was given, and lets the host know.
+/// Waits until a stream has finished its work, and records that the host knows it.
 fn pass(stream: u64) {
     if let Some(clock) = reach(stream) {
-        // What the host has seen to be over comes before whatever it does next.
+        // Work that the host knows to be finished comes before everything that the host does later.
         WORLD.lock().saw(&clock);
     }
 }
 
-/// Waits until a stream has passed what it was given; what that was.
+/// Waits until a stream has finished its work, and returns that work.
 fn reach(stream: u64) -> Option<Clock> {
     let (told, hear) = crossbeam_channel::bounded(1);
     let tell = move || {
@@ -216,7 +217,7 @@ pub unsafe extern "C" fn cuGetErrorString(_: c_int, text: *mut *const c_char) ->
 }
 
 static SIZES: LazyLock<Mutex<HashMap<u64, Layout>>> = LazyLock::new(Mutex::default);
-/// How many bytes of host memory are page-locked from where on.
+/// The page-locked host memory: addresses and sizes.
 static LOCKED: LazyLock<Mutex<BTreeMap<u64, usize>>> = LazyLock::new(Mutex::default);
 
 fn take(bytes: usize) -> Option<u64> {
@@ -226,8 +227,8 @@ fn take(bytes: usize) -> Option<u64> {
     if at.is_null() {
         return None;
     }
-    // What nobody wrote is no zero.
-    // SAFETY: as long as was asked for.
+    // Unwritten memory is not zero.
+    // SAFETY: it has the requested length.
     unsafe { at.write_bytes(0xa5, bytes) };
     SIZES.lock().insert(at as u64, layout);
     Some(at as u64)
@@ -235,7 +236,7 @@ fn take(bytes: usize) -> Option<u64> {
 
 fn give(at: u64) -> bool {
     let Some(layout) = SIZES.lock().remove(&at) else { return false };
-    // SAFETY: from `take`, once.
+    // SAFETY: it comes from `take`, and is freed once.
     unsafe { dealloc(at as *mut u8, layout) };
     true
 }
@@ -263,7 +264,7 @@ pub extern "C" fn cuMemFree_v2(at: u64) -> c_int {
     }
     let Some((in_use, streams)) = WORLD.lock().free(at) else { return INVALID_VALUE };
     if fault::word("freed").is_none() {
-        // The real one waits for the whole device, too.
+        // The real one also waits for the whole device.
         streams.into_iter().for_each(pass);
     } else if in_use {
         eprintln!("fake CUDA: memory at {at:#x} is freed while streams may be using it");
@@ -318,7 +319,7 @@ fn copy(to: u64, from: u64, bytes: usize, stream: u64, touches: &[Touch]) -> c_i
     let (to, from) = (At(to), At(from));
     let work: Work = Box::new(move || {
         let (to, from) = (&to, &from);
-        // SAFETY: both sides stay until the stream has passed the copy, by the caller's promise.
+        // SAFETY: the caller guarantees that both sides remain until the stream has finished the copy.
         unsafe { std::ptr::copy(from.0 as *const u8, to.0 as *mut u8, bytes) };
     });
     let mut world = WORLD.lock();
@@ -326,8 +327,8 @@ fn copy(to: u64, from: u64, bytes: usize, stream: u64, touches: &[Touch]) -> c_i
     said(world.enqueue(stream, touches, work))
 }
 
-/// What comes before a copy of host memory. If that is pageable the driver may wait for the stream, and may or may not
-/// copy late: who relies on either is wrong. So it waits here, copies late all the same, and tells nobody that it waited.
+/// Waits before a copy of host memory if needed. If the memory is pageable, the driver may wait for the stream, and may
+/// copy late or not; relying on either is wrong. So this waits, still copies late, and does not record that it waited.
 fn before_copy(host: u64, bytes: usize, stream: u64) {
     if !is_locked(host, bytes)
         && let Some(device) = current()
@@ -372,7 +373,7 @@ pub extern "C" fn cuMemsetD8Async(at: u64, value: u8, bytes: usize, stream: u64)
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuPointerGetAttribute(answer: *mut c_void, _: c_int, at: u64) -> c_int {
     let Some(device) = WORLD.lock().device_of(at) else { return INVALID_VALUE };
-    // SAFETY: the only attribute that is asked for is the device's number, an integer.
+    // SAFETY: the only requested attribute is the device's number, an integer.
     unsafe { *answer.cast::<c_int>() = c_int::from(device as i16) };
     SUCCESS
 }
@@ -406,7 +407,7 @@ pub extern "C" fn cuLaunchHostFunc(
     let data = At(data as u64);
     let work: Work = Box::new(move || {
         let data = &data;
-        // SAFETY: the caller's function, which takes this.
+        // SAFETY: this is the caller's function, with its argument.
         unsafe { function(data.0 as *mut c_void) }
     });
     let mut world = WORLD.lock();

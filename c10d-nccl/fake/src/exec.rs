@@ -1,4 +1,4 @@
-//! Collectives on host memory, by a process group.
+//! Collectives on host memory, done by a process group.
 
 use c10d_core::backend::Params;
 use c10d_core::{DType, Device, OpKind, ProcessGroup, RawSpans, ReduceOp, Result, Span, Work};
@@ -12,7 +12,7 @@ pub(crate) struct Call {
     pub(crate) count: usize,
     pub(crate) dtype: DType,
     pub(crate) reduce: ReduceOp,
-    /// The root, or the other rank.
+    /// The root, or the other rank of a message.
     pub(crate) peer: u32,
 }
 
@@ -33,7 +33,7 @@ impl Call {
         self.count * self.dtype.size()
     }
 
-    /// Bytes that are read and written by a rank in a world of `size`.
+    /// The bytes that a rank reads and writes in a world of `size`.
     pub(crate) fn ranges(&self, rank: u32, size: u32) -> (usize, usize) {
         let (one, all) = (self.bytes(), self.bytes() * size as usize);
         match self.kind {
@@ -53,7 +53,7 @@ impl Call {
 pub(crate) fn run(group: &ProcessGroup, calls: &[Call]) -> Result {
     let mut scratch: Vec<Vec<u128>> = Vec::new();
     let mut works: Vec<Work<_>> = Vec::new();
-    // What a rank sends to itself is not sent.
+    // Data from a rank to itself is not sent.
     let own = |kind: Kind| calls.iter().filter(move |c| c.kind == kind && c.peer == group.rank());
     for (from, to) in own(Kind::Send).zip(own(Kind::Recv)) {
         copy(from.from, to.to, from.bytes());
@@ -76,7 +76,7 @@ pub(crate) fn run(group: &ProcessGroup, calls: &[Call]) -> Result {
             Kind::Reduce => {
                 let mut to = call.to;
                 if group.rank() != call.peer {
-                    // What is no result here must not be touched.
+                    // Memory that is not a result on this rank must not be changed.
                     scratch.push(vec![0; one.div_ceil(16)]);
                     to = scratch.last().map_or(0, |s| s.as_ptr() as u64);
                 }
@@ -116,17 +116,18 @@ pub(crate) fn run(group: &ProcessGroup, calls: &[Call]) -> Result {
                 OpKind::Recv
             }
         };
-        // SAFETY: the stream's caller keeps the memory until the stream has passed the launch; scratch stays until here.
+        // SAFETY: the caller keeps the memory until the stream has finished the launch; scratch memory remains until
+        // here.
         works.push(unsafe { group.submit_raw(op, params, None, spans) });
     }
-    // All are waited for, whatever becomes of one, so that nothing is touched afterwards.
+    // All are waited for, even if one fails, so that nothing is accessed afterwards.
     let results: Vec<Result> = works.into_iter().map(|w| w.wait().map(drop).map_err(Into::into)).collect();
     results.into_iter().collect()
 }
 
 fn copy(from: u64, to: u64, bytes: usize) {
     if from != to && bytes > 0 {
-        // SAFETY: ranges of device memory that were checked at the call.
+        // SAFETY: these are ranges of device memory that were checked at the call.
         unsafe { std::ptr::copy(from as *const u8, to as *mut u8, bytes) };
     }
 }

@@ -1,4 +1,4 @@
-//! The script of faults: `C10D_FAKE_NCCL="init=hang,rank=1"`.
+//! The script of faults, for example `C10D_FAKE_NCCL="init=hang,rank=1"`.
 //!
 //! | word | what happens |
 //! | --- | --- |
@@ -21,7 +21,7 @@
 //! | `kernel=N` | the N-th `cuLaunchKernel` does not return, nor those after it (those on device R, if a rank is named) |
 //! | `freed=ends` | memory that is freed before an event has shown it to be out of use ends the process; no free waits |
 
-/// The value of a word of the script.
+/// The value of a word in the script.
 pub fn word(name: &str) -> Option<String> {
     let script = std::env::var("C10D_FAKE_NCCL").ok()?;
     script.split(',').find_map(|pair| pair.split_once('=').filter(|(n, _)| *n == name).map(|(_, v)| v.to_owned()))
@@ -32,7 +32,7 @@ pub fn number(name: &str) -> Option<u64> {
     word(name)?.parse().ok()
 }
 
-/// Whether the script says this of this rank.
+/// Whether the script has this value for this rank.
 pub(crate) fn is(name: &str, value: &str, rank: u32) -> bool {
     number("rank").is_none_or(|r| r == u64::from(rank)) && word(name).as_deref() == Some(value)
 }

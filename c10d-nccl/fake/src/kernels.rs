@@ -1,5 +1,5 @@
-//! Modules and kernels: the real sources, compiled for the host, one thread after the other. Each function is what
-//! the driver's documentation says of it.
+//! Modules and kernels: the real sources, compiled for the host and run one thread after another. Each function behaves
+//! as the driver's documentation describes.
 #![allow(non_snake_case, missing_docs, clippy::missing_safety_doc)]
 
 use std::collections::HashMap;
@@ -23,7 +23,7 @@ unsafe extern "C" {
 const INVALID_PTX: c_int = 218;
 const NOT_FOUND: c_int = 500;
 
-/// What a kernel does with each of its parameters: `r`eads or `w`rites memory from there on; `.`: a number.
+/// The use of each parameter of a kernel: `r` reads memory from this address, `w` writes it, `.` is a number.
 const USES: [(&str, &str); 14] = [
     ("c10d_reduce_", ".wr."),
     ("c10d_scale_", "..w."),
@@ -47,7 +47,7 @@ struct Module {
     names: Vec<String>,
 }
 
-/// A function's device, and its place among all.
+/// A function's device, and its index among all functions.
 #[derive(Clone, Copy)]
 struct Function {
     device: u16,
@@ -61,7 +61,7 @@ struct Loaded {
     next: u64,
 }
 
-/// Of those that the script speaks of.
+/// The number of launches that the script counts.
 static LAUNCHES: AtomicU64 = AtomicU64::new(0);
 static LOADED: LazyLock<Mutex<Loaded>> = LazyLock::new(Mutex::default);
 
@@ -75,12 +75,12 @@ impl Loaded {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuModuleLoadData(module: *mut u64, image: *const c_char) -> c_int {
     let Some(device) = current() else { return INVALID_CONTEXT };
-    // SAFETY: text that ends with a zero, by the caller's word; here and below the caller's integers.
+    // SAFETY: the caller guarantees that the text ends with a zero; here and below the integers are the caller's.
     let text = unsafe { CStr::from_ptr(image) }.to_string_lossy();
     if !text.contains(".version ") || !text.contains(".target ") {
         return INVALID_PTX;
     }
-    // The real one may wait for the whole device, too.
+    // The real one may also wait for the whole device.
     crate::cuda::cuCtxSynchronize();
     let name = |entry: &str| entry.split_once('(').map(|(name, _)| name.to_owned());
     let names = text.split(".entry ").skip(1).filter_map(name).collect();
@@ -134,14 +134,14 @@ pub unsafe extern "C" fn cuLaunchKernel(
         return INVALID_VALUE;
     }
     let (name, count, code) = KERNELS[found.kernel];
-    // SAFETY: as many pointers to as many integers as the PTX says.
+    // SAFETY: there are as many pointers to integers as the PTX has parameters.
     let arguments: Vec<u64> = (0..count).map(|i| unsafe { **parameters.add(i) }).collect();
     let uses = USES.iter().find(|(prefix, _)| name.starts_with(prefix)).map(|(_, uses)| *uses);
     let Some(uses) = uses.filter(|uses| uses.len() == count) else {
         return said(Err(format!("nothing is known of what {name} does with its parameters")));
     };
     let work: Work = Box::new(move || {
-        // SAFETY: one of the kernels, with the arguments that the caller answers for.
+        // SAFETY: this is one of the kernels, and the caller guarantees the arguments.
         unsafe { run(code, &arguments, blocks, threads) }
     });
     let mut world = WORLD.lock();
@@ -166,17 +166,17 @@ pub unsafe extern "C" fn cuLaunchKernel(
 /// Runs all threads of a grid.
 ///
 /// # Safety
-/// The code takes so many integers or addresses, and may be run with these.
+/// The code takes this number of integers or addresses, and may be run with these.
 unsafe fn run(code: unsafe extern "C" fn(), arguments: &[u64], blocks: c_uint, threads: c_uint) {
     macro_rules! call {
         ($($type:ident $i:literal),*) => {{
-            // SAFETY: pointers and integers of 64 bits are handed over alike.
+            // SAFETY: pointers and integers of 64 bits are passed in the same way.
             let code: unsafe extern "C" fn($($type),*) = unsafe { std::mem::transmute(code) };
-            // SAFETY: as promised.
+            // SAFETY: the caller guarantees it.
             unsafe { code($(arguments[$i]),*) }
         }};
     }
-    // SAFETY: sets this thread's own place.
+    // SAFETY: this sets the thread's own index.
     unsafe { c10d_host_grid(blocks, threads) };
     for (block, thread) in (0..blocks).flat_map(|b| (0..threads).map(move |t| (b, t))) {
         // SAFETY: as above.

@@ -1,4 +1,4 @@
-//! NCCL's interface. Each function is what NCCL's documentation says of it.
+//! NCCL's API. Each function behaves as NCCL's documentation describes.
 #![allow(non_snake_case, missing_docs, clippy::missing_safety_doc)]
 
 use std::cell::{Cell, RefCell};
@@ -18,12 +18,12 @@ const SYSTEM_ERROR: c_int = 2;
 const INVALID_ARGUMENT: c_int = 4;
 const INVALID_USAGE: c_int = 5;
 
-/// By value, as the real one.
+/// It is passed by value, like the real one.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct UniqueId(pub [u8; 128]);
 
-/// The head of the settings, which is all that is looked at.
+/// The first fields of the settings. The others are not read.
 #[repr(C)]
 pub struct Config {
     size: usize,
@@ -46,7 +46,7 @@ thread_local! {
     static LAUNCHES: Cell<u64> = const { Cell::new(0) };
 }
 
-/// What the library says of its last error, per process as long as there is no communicator.
+/// The text of the last error, per process while there is no communicator.
 static WORDS: Mutex<String> = Mutex::new(String::new());
 
 /// Whether this thread has made more launches than the script names.
@@ -63,7 +63,7 @@ fn refuse(code: c_int, why: impl Into<String>) -> c_int {
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ncclGetVersion(version: *mut c_int) -> c_int {
-    // SAFETY: the caller's integer, here and in all calls that answer.
+    // SAFETY: this is the caller's integer, here and in all calls that return a value.
     unsafe { *version = fault::number("version").map_or(22809, |v| v as c_int) };
     SUCCESS
 }
@@ -86,7 +86,7 @@ pub extern "C" fn ncclGetErrorString(code: c_int) -> *const c_char {
 pub extern "C" fn ncclGetLastError(comm: u64) -> *const c_char {
     let words = comm::get(comm).map(|c| c.words.lock().clone()).filter(|w| !w.is_empty());
     let words = words.unwrap_or_else(|| WORDS.lock().clone());
-    // Kept for ever: the caller may read it whenever it likes.
+    // It is leaked, since the caller may read it at any time.
     CString::new(words).unwrap_or_default().into_raw()
 }
 
@@ -136,7 +136,7 @@ pub unsafe extern "C" fn ncclCommInitRankConfig(
     rank: c_int,
     config: *mut Config,
 ) -> c_int {
-    // SAFETY: as above; the settings are read only.
+    // SAFETY: as above; the settings are only read.
     match begin(&id, rank, size, unsafe { &*config }) {
         Ok(handle) => {
             // SAFETY: as above.
@@ -147,7 +147,7 @@ pub unsafe extern "C" fn ncclCommInitRankConfig(
     }
 }
 
-/// As a program without settings calls it: waits until the ranks have met.
+/// The call without settings, which waits until the ranks have connected.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ncclCommInitRank(comm: *mut u64, size: c_int, id: UniqueId, rank: c_int) -> c_int {
     let config = Config { size: 80, magic: 0xcafe_beef, version: 22800, blocking: 0 };
@@ -216,7 +216,7 @@ pub unsafe extern "C" fn ncclCommShrink(
     if flags == 0 && parent.is_at_work() {
         return refuse(INVALID_USAGE, "a communicator is shrunk while it is at work");
     }
-    // SAFETY: the list is as long as said.
+    // SAFETY: the list has the given length.
     let lost = unsafe { std::slice::from_raw_parts(without, count as usize) };
     let lost: Vec<u32> = lost.iter().map(|r| *r as u32).collect();
     // SAFETY: as above.
@@ -313,7 +313,7 @@ pub extern "C" fn ncclGroupEnd() -> c_int {
     result
 }
 
-/// Gives the calls to the stream as one piece of work.
+/// Puts the calls on the stream as one piece of work.
 fn launch(handle: u64, stream: u64, calls: Vec<Call>) -> c_int {
     let comm = match ready(handle) {
         Ok(comm) => comm,
@@ -337,10 +337,11 @@ fn launch(handle: u64, stream: u64, calls: Vec<Call>) -> c_int {
     let work = move || {
         if hangs || errs {
             this.stick();
-            // One that is ended has written something, and nobody knows what.
+            // An aborted call has written unknown data.
             for call in &calls {
                 let (_, writes) = call.ranges(this.rank, this.size);
-                // SAFETY: a range of device memory that was checked at the call, which stays until this is over.
+                // SAFETY: this is a range of device memory that was checked at the call and remains until this is
+                // finished.
                 unsafe { std::ptr::write_bytes(call.to as *mut u8, 0xff, writes) };
             }
             this.landed();
@@ -348,14 +349,14 @@ fn launch(handle: u64, stream: u64, calls: Vec<Call>) -> c_int {
         }
         for call in calls.iter().filter(|_| garbles) {
             let (reads, _) = call.ranges(this.rank, this.size);
-            // SAFETY: a range of device memory that was checked at the call.
+            // SAFETY: this is a range of device memory that was checked at the call.
             unsafe { std::ptr::write_bytes(call.from as *mut u8, 0xff, reads) };
         }
         if let Some(group) = this.group()
             && let Err(e) = exec::run(&group, &calls)
         {
             this.fail(6, &e.to_string());
-            // As the real one's kernels, which do not end by themselves: nobody may take what is there for a result.
+            // Like the kernels of the real one, this does not end by itself, so that the data is not used as a result.
             this.stick();
         }
         if behind {
@@ -396,7 +397,7 @@ fn dtype(code: c_int) -> Option<DType> {
     [I8, U8, I32, U32, I64, U64, F16, F32, F64, BF16].get(usize::try_from(code).ok()?).copied()
 }
 
-/// Takes one call: into the group, or as a group of its own.
+/// Adds one call to the group, or makes a group of it.
 #[allow(clippy::too_many_arguments)]
 fn call(
     kind: Kind,
@@ -501,7 +502,7 @@ pub unsafe extern "C" fn ncclRedOpCreatePreMulSum(
     if residence != 1 {
         return refuse(INVALID_ARGUMENT, "the scalar is not the host's");
     }
-    // SAFETY: one element of the type, as promised.
+    // SAFETY: the caller guarantees that it is one element of the type.
     let factor = unsafe {
         match dtype(ty) {
             Some(DType::F32) => f64::from(*scalar.cast::<f32>()),
@@ -518,7 +519,7 @@ pub unsafe extern "C" fn ncclRedOpCreatePreMulSum(
     SUCCESS
 }
 
-/// A half float's value, for finite numbers that are not tiny.
+/// The value of a 16-bit float, for finite normal numbers.
 fn half(bits: u32, fraction: u32, bias: i32) -> f64 {
     let exponent = (bits >> fraction & 0x1f) as i32 - bias;
     let mantissa = f64::from(bits & ((1 << fraction) - 1)) / f64::from(1u32 << fraction);

@@ -1,4 +1,4 @@
-//! Memory, streams, events, and who has touched what in which order.
+//! Memory, streams, events, and the order of accesses to memory.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, LazyLock};
@@ -7,7 +7,7 @@ use std::thread::{ThreadId, current};
 use crossbeam_channel::{Sender, unbounded};
 use parking_lot::{Condvar, Mutex};
 
-/// For each stream, how many of its pieces of work are known to be over.
+/// For each stream, the number of its pieces of work that are known to be finished.
 pub(crate) type Clock = HashMap<u64, u64>;
 
 /// A piece of work for a stream.
@@ -43,7 +43,7 @@ struct Stream {
 struct Event {
     device: u16,
     clock: Clock,
-    /// Of its last record. Who waits for an earlier one goes on to wait for that.
+    /// The state of its last record. Waiting for an earlier record becomes waiting for this one.
     reached: Arc<(Mutex<bool>, Condvar)>,
 }
 
@@ -52,16 +52,16 @@ pub(crate) struct World {
     allocations: BTreeMap<u64, Allocation>,
     streams: HashMap<u64, Stream>,
     events: HashMap<u64, Event>,
-    /// What the host has seen to be over.
+    /// The work that the host knows to be finished.
     host: Clock,
-    /// Those that have used a default stream of their own.
+    /// The threads that have used their own default stream.
     threads: Vec<ThreadId>,
     next: u64,
 }
 
 pub(crate) static WORLD: LazyLock<Mutex<World>> = LazyLock::new(Mutex::default);
 
-/// The device's default stream has a handle of its own.
+/// The handle of a device's default stream.
 const DEFAULT: u64 = 1 << 40;
 const LEGACY: u64 = 1;
 const PER_THREAD: u64 = 2;
@@ -76,7 +76,7 @@ fn join(clock: &mut Clock, other: &Clock) {
 impl World {
     fn handle(&mut self) -> u64 {
         self.next += 1;
-        // Looks like nothing that anybody would read from.
+        // An address that is not readable.
         0x10_0000 + self.next * 16
     }
 
@@ -84,7 +84,7 @@ impl World {
         self.allocations.insert(at, Allocation { bytes, device, uses: Vec::new() });
     }
 
-    /// Takes an allocation out; whether streams may be using it still, and all streams of its device.
+    /// Removes an allocation. Returns whether streams may still use it, and all streams of its device.
     pub(crate) fn free(&mut self, at: u64) -> Option<(bool, Vec<u64>)> {
         let allocation = self.allocations.remove(&at)?;
         let in_use = allocation.uses.iter().any(|u| self.host.get(&u.stream).is_none_or(|t| *t < u.tick));
@@ -96,7 +96,7 @@ impl World {
         (at - base < a.bytes as u64).then_some(a.device)
     }
 
-    /// How many bytes there are from an address to the end of its allocation.
+    /// The number of bytes from an address to the end of its allocation.
     pub(crate) fn rest(&self, at: u64) -> Option<usize> {
         let (base, a) = self.allocations.range(..=at).next_back()?;
         a.bytes.checked_sub((at - base) as usize)
@@ -115,7 +115,7 @@ impl World {
         self.streams.insert(handle, Stream { device, work, clock: Clock::new(), tick: 0 });
     }
 
-    /// The stream's own handle: the default stream is one per device, or one per device and thread.
+    /// The stream for a handle. The default stream exists once per device, or once per device and thread.
     pub(crate) fn stream(&mut self, given: u64, device: u16) -> Option<u64> {
         let handle = match given {
             0 | LEGACY => DEFAULT + u64::from(device),
@@ -144,12 +144,12 @@ impl World {
         self.streams.iter().filter(|(_, s)| s.device == device).map(|(handle, _)| *handle).collect()
     }
 
-    /// What comes before whatever the stream is given next.
+    /// The work that comes before the stream's next work.
     pub(crate) fn clock(&self, stream: u64) -> Clock {
         self.streams.get(&stream).map(|s| s.clock.clone()).unwrap_or_default()
     }
 
-    /// The host knows that this is over.
+    /// Records that the host knows that this is finished.
     pub(crate) fn saw(&mut self, clock: &Clock) {
         join(&mut self.host, clock);
     }
@@ -158,11 +158,11 @@ impl World {
         self.streams.remove(&stream).is_some()
     }
 
-    /// Gives work to a stream; refuses what would be a race, or memory that is not the device's.
+    /// Puts work on a stream. It rejects races, and memory that does not belong to the device.
     pub(crate) fn enqueue(&mut self, stream: u64, touches: &[Touch], work: Work) -> Result<(), String> {
         let World { allocations, streams, host, .. } = self;
         let s = streams.get_mut(&stream).ok_or("no such stream")?;
-        // Whatever the host saw before it made the call came before.
+        // Everything that the host knew to be finished at the call comes before it.
         join(&mut s.clock, host);
         s.tick += 1;
         s.clock.insert(stream, s.tick);

@@ -7,26 +7,26 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use libloading::{Library, Symbol};
 
 static DRIVER: LazyLock<Library> = LazyLock::new(|| {
-    // SAFETY: the library that the backend has loaded.
+    // SAFETY: this is the library that the backend has loaded.
     unsafe { Library::new("libcuda.so.1") }.unwrap()
 });
 
 /// A function of the driver's.
 fn function<T>(name: &str) -> Symbol<'static, T> {
-    // SAFETY: whoever calls gives the driver's own signature.
+    // SAFETY: the caller gives the driver's signature.
     unsafe { DRIVER.get(name.as_bytes()) }.unwrap()
 }
 
-/// What holds a stream up.
+/// Blocks a stream.
 pub(crate) struct Gate(Sender<()>);
 
 impl Gate {
-    /// What the stream is given from now on runs when the gate is opened.
+    /// Later work on the stream runs only when the gate is opened.
     pub(crate) fn on(stream: u64) -> Gate {
         type Launch = unsafe extern "C" fn(u64, unsafe extern "C" fn(*mut c_void), *mut c_void) -> i32;
         let (open, opened) = channel();
         let data = Box::into_raw(Box::new(opened)).cast();
-        // SAFETY: the function takes this, once.
+        // SAFETY: the function gets this once.
         assert_eq!(unsafe { function::<Launch>("cuLaunchHostFunc")(stream, wait, data) }, 0);
         Gate(open)
     }
@@ -37,26 +37,26 @@ impl Gate {
 }
 
 unsafe extern "C" fn wait(opened: *mut c_void) {
-    // SAFETY: from `Gate::on`, once.
+    // SAFETY: it comes from `Gate::on`, and is used once.
     let opened: Box<Receiver<()>> = unsafe { Box::from_raw(opened.cast()) };
-    // A test that fails does not open it.
+    // A failing test does not open it.
     let _ = opened.recv();
 }
 
-/// Whether there is device memory at this address.
+/// Whether this address is in device memory.
 pub(crate) fn is_allocated(at: u64) -> bool {
     const DEVICE_ORDINAL: i32 = 9;
     type Get = unsafe extern "C" fn(*mut i32, i32, u64) -> i32;
-    // SAFETY: any address may be asked for; the answer is one integer.
+    // SAFETY: any address is allowed; the result is one integer.
     unsafe { function::<Get>("cuPointerGetAttribute")(&mut 0, DEVICE_ORDINAL, at) == 0 }
 }
 
-/// Has the stream record a graph while this is done, in the mode in which no thread may disturb it. It must come to a good
-/// end.
+/// Records a graph on the stream while `body` runs, in the mode in which no thread may disturb it. Checks that the
+/// recording succeeds.
 pub(crate) fn recording<T>(stream: u64, body: impl FnOnce() -> T) -> T {
     const GLOBAL: i32 = 0;
     let mut graph = 0u64;
-    // SAFETY: the driver's own signatures.
+    // SAFETY: these are the driver's signatures.
     unsafe {
         assert_eq!(function::<unsafe extern "C" fn(u64, i32) -> i32>("cuStreamBeginCapture_v2")(stream, GLOBAL), 0);
         let done = body();

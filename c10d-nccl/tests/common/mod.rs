@@ -1,4 +1,4 @@
-//! Tests run in processes of their own in which the fake libcuda and libnccl are all that the linker finds.
+//! Tests run in separate processes in which the linker finds only the fake libcuda and libnccl.
 #![allow(dead_code, unsafe_code)]
 
 pub(crate) mod driver;
@@ -11,10 +11,10 @@ use std::time::{Duration, Instant};
 use c10d_core::device::{DeviceBuffer, DevicePtr, DeviceRuntime};
 use c10d_core::{Buf, Builder, Element, Memory};
 
-// Builds the fake, and nothing else of it is used here.
+// This only makes cargo build the fake.
 use c10d_fake_nccl as _;
 
-/// Set in the processes in which tests really run.
+/// This variable is set in the processes in which the tests run.
 const CHILD: &str = "C10D_NCCL_TEST_CHILD";
 /// Names the library of `with_library`.
 const LIBRARY: &str = "C10D_NCCL_TEST_LIBRARY";
@@ -23,7 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(120);
 
 pub(crate) const SECOND: Duration = Duration::from_secs(1);
 
-/// The library that plays both.
+/// The fake library, which is both.
 pub(crate) fn fake() -> PathBuf {
     let exe = std::env::current_exe().unwrap();
     let dirs = exe.ancestors().skip(1).take(2);
@@ -31,7 +31,7 @@ pub(crate) fn fake() -> PathBuf {
     found.expect("the fake was built beside the tests")
 }
 
-/// A folder in which the fake is called as the real libraries are.
+/// A folder in which the fake has the names of the real libraries.
 pub(crate) fn folder(name: &str) -> PathBuf {
     let dir = std::env::temp_dir().join(format!("c10d-nccl-{}-{name}", std::process::id()));
     std::fs::create_dir_all(&dir).unwrap();
@@ -41,7 +41,7 @@ pub(crate) fn folder(name: &str) -> PathBuf {
     dir
 }
 
-/// This program again, with the fakes in the linker's way and this script of faults.
+/// This program again, so that the linker finds the fakes, with this script of faults.
 pub(crate) fn command(folder: &Path, script: &str) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.env("LD_LIBRARY_PATH", folder).env("C10D_FAKE_NCCL", script);
@@ -51,14 +51,14 @@ pub(crate) fn command(folder: &Path, script: &str) -> Command {
     command
 }
 
-/// The path of a test in this program: its module has the name of the file that names it.
+/// The path of a test in this program. Its module has the name of the calling file.
 #[track_caller]
 fn path(test: &str) -> String {
     let file = Path::new(std::panic::Location::caller().file());
     format!("{}::{test}", file.file_stem().unwrap().display())
 }
 
-/// Runs `body` in a process of its own, of which the test is a shell; on hardware, where that is said to be there.
+/// Runs `body` in a separate process that the test starts, or on hardware if the environment says that it exists.
 #[track_caller]
 pub(crate) fn with_fake(test: &str, script: &str, body: impl FnOnce()) {
     let test = path(test);
@@ -71,7 +71,7 @@ pub(crate) fn with_fake(test: &str, script: &str, body: impl FnOnce()) {
     let _ = std::fs::remove_dir_all(dir);
 }
 
-/// As `with_fake`, with this library in the place of the fake; `body` is given its name.
+/// Like `with_fake`, with this library instead of the fake. `body` gets its name.
 #[track_caller]
 pub(crate) fn with_library(test: &str, library: impl FnOnce() -> PathBuf, body: impl FnOnce(&Path)) {
     let test = path(test);
@@ -98,7 +98,7 @@ fn in_process(test: &str, dir: &Path, script: &str, library: Option<&Path>) {
     assert!(output.status.success() && out.contains("1 passed"), "{}\n{out}\n{err}", output.status);
 }
 
-/// Waits for it, but not for ever.
+/// Waits for a command, with a time limit.
 pub(crate) fn output(mut command: Command) -> Output {
     let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let end = Arc::new(std::sync::Mutex::new(Some(child.id())));
@@ -115,12 +115,12 @@ pub(crate) fn output(mut command: Command) -> Output {
     output
 }
 
-/// A builder of groups over the backend alone.
+/// A builder of groups with only this backend.
 pub(crate) fn builder() -> Builder {
     Builder::new().providers(&[&c10d_nccl::PROVIDER]).backend("cuda:nccl").timeout(20 * SECOND)
 }
 
-/// A builder of groups that have a CPU backend, too.
+/// A builder of groups that also have a CPU backend.
 pub(crate) fn with_cpu() -> Builder {
     let providers = [&c10d_nccl::PROVIDER, &c10d_gloo_like::PROVIDER];
     Builder::new().providers(&providers).backend("cpu:gloo-like,cuda:nccl").timeout(60 * SECOND)
@@ -136,7 +136,7 @@ pub(crate) fn on<T: Element>(index: u32, data: &[T]) -> DeviceBuffer {
     DeviceBuffer::from_slice(&cuda(), index as u16, data, 60 * SECOND).unwrap()
 }
 
-/// Whether this is over within the time.
+/// Checks that this ends within the time.
 pub(crate) fn within<T>(limit: Duration, body: impl FnOnce() -> T) -> T {
     let begun = Instant::now();
     let done = body();
@@ -144,15 +144,15 @@ pub(crate) fn within<T>(limit: Duration, body: impl FnOnce() -> T) -> T {
     done
 }
 
-/// A whole test program that runs where the fakes are: starts itself again if it does not yet.
+/// Runs a whole test program with the fakes. It starts itself again for that if needed.
 pub(crate) fn again_with_fake(body: impl FnOnce() -> ExitCode) -> ExitCode {
     if std::env::var(CHILD).is_ok() {
         return body();
     }
     if std::env::var("C10D_HARDWARE").is_ok() {
-        // Over what there really is; see hardware/run.sh.
+        // This uses the real libraries; see hardware/run.sh.
         if let (Ok(_), Ok(rank)) = (std::env::var("C10D_HARDWARE_HOSTID"), std::env::var("RANK")) {
-            // SAFETY: the process has one thread yet.
+            // SAFETY: the process still has only one thread.
             unsafe { std::env::set_var("NCCL_HOSTID", rank) };
         }
         return body();
@@ -166,7 +166,7 @@ pub(crate) fn again_with_fake(body: impl FnOnce() -> ExitCode) -> ExitCode {
     }
 }
 
-/// Where a buffer lies.
+/// The address of a buffer.
 pub(crate) fn place(buffer: &mut DeviceBuffer) -> DevicePtr {
     match buffer.span().memory() {
         Memory::Cuda(at) => DevicePtr { base: at as *mut (), offset: 0 },
