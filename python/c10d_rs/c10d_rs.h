@@ -1,8 +1,8 @@
 /* The C interface of libc10d_rs, which the C++ shim and the ctypes fallback of the Python package call.
  *
- * Functions that return an int return 0 on success. Where they fail they set *error, which the caller gives back by
- * c10drs_error_free. Everything that is passed in need only live until the function returns, unless it is said
- * otherwise. Functions and callbacks may be used on any thread. No function unwinds; callbacks must not either. */
+ * Functions that return an int return 0 on success. On failure they set *error, which the caller frees by
+ * c10drs_error_free. All arguments need only be valid until the function returns, unless stated otherwise. Functions
+ * and callbacks may be called on any thread. No function unwinds, and callbacks must not unwind. */
 #ifndef C10D_RS_H
 #define C10D_RS_H
 
@@ -13,7 +13,7 @@
 extern "C" {
 #endif
 
-/* c10drs_abi() of a library that fits. */
+/* The value of c10drs_abi() in a library with this interface. */
 #define C10DRS_ABI 1
 
 typedef struct c10drs_group c10drs_group;
@@ -24,10 +24,10 @@ typedef struct c10drs_text {
   size_t len;
 } c10drs_text;
 
-/* Takes bytes in place of a return value. */
+/* Receives bytes, instead of a return value. */
 typedef void (*c10drs_put)(void* sink, const void* bytes, size_t len);
 
-/* Strings end with a zero byte. All lives as long as the error. More fields follow, which are the library's. */
+/* Strings end with a zero byte. All pointers are valid as long as the error. Private fields follow. */
 typedef struct c10drs_error {
   const char* text;
   const char* kind;
@@ -35,27 +35,27 @@ typedef struct c10drs_error {
   const char* phase;
   int64_t seq;        /* -1: none */
   int64_t rank;       /* -1: none */
-  uint32_t failed;    /* 1: the group is failed for good; 0: it stays usable */
+  uint32_t failed;    /* 1: the group is failed; 0: it can still be used */
   uint32_t timed_out; /* 1: the deadline passed */
   const uint32_t* guilty;
   size_t guilty_len;
 } c10drs_error;
 
-/* What a store is asked; keys first, then values. */
+/* The requests to a store. The arguments are keys, followed by values. */
 enum {
   C10DRS_SET = 0,
-  C10DRS_GET = 1,  /* waits until the key is there; puts its value */
+  C10DRS_GET = 1,  /* waits until the key exists; puts its value */
   C10DRS_WAIT = 2, /* any number of keys */
-  C10DRS_ADD = 3,  /* adds `number`; the sum to *out */
+  C10DRS_ADD = 3,  /* adds `number`; writes the sum to *out */
   C10DRS_COMPARE_SET = 4,
   C10DRS_APPEND = 5,
-  C10DRS_CHECK = 6,  /* any number of keys; 1 to *out if all are there */
-  C10DRS_DELETE = 7, /* 1 to *out if it was there */
-  C10DRS_COUNT = 8   /* the number of keys to *out */
+  C10DRS_CHECK = 6,  /* any number of keys; writes 1 to *out if all exist */
+  C10DRS_DELETE = 7, /* writes 1 to *out if the key existed */
+  C10DRS_COUNT = 8   /* writes the number of keys to *out */
 };
 
-/* Another library's store. `call` answers within `timeout_ms`, or a little later. It returns 0, or puts the reason and
- * returns another number. `release` is called once, when the store is not used any more. */
+/* Another library's store. `call` returns within `timeout_ms`, or slightly later. It returns 0, or puts the reason of
+ * its failure and returns another number. `release` is called once, when the store is no longer used. */
 typedef struct c10drs_store {
   void* context;
   int (*call)(void* context, uint32_t verb, const c10drs_text* args, size_t len, int64_t number, int64_t timeout_ms,
@@ -70,12 +70,12 @@ typedef struct c10drs_init {
   int64_t timeout_ms;
   c10drs_text name;
   c10drs_text prefix;       /* keys in the store are below it; may be empty */
-  c10drs_text backends;     /* which backend serves which device, as "cpu:gloo-like"; may be empty */
-  c10drs_text url;          /* in place of rank, size and store: an init method; may be empty */
-  const c10drs_text* hints; /* names and values by turns */
+  c10drs_text backends;     /* the backend of each device, such as "cpu:gloo-like"; may be empty */
+  c10drs_text url;          /* an init method, instead of rank, size and store; may be empty */
+  const c10drs_text* hints; /* names and values, alternating */
   size_t hints_len;
-  const c10drs_store* store; /* is taken over, on errors too; may be null in a world of one, or with a url */
-  uint32_t device_kind;      /* the device that the rank works on, 0 if that is open; DLPack's code */
+  const c10drs_store* store; /* the library takes it over, even on errors; may be null for one rank, or with a url */
+  uint32_t device_kind;      /* the device of the rank, with DLPack's code; 0 if it is not specified */
   uint32_t device_index;
 } c10drs_init;
 
@@ -129,8 +129,8 @@ typedef struct c10drs_tensor {
   uint32_t dtype; /* C10DRS_TYPE_.. */
 } c10drs_tensor;
 
-/* One call. In-place ops and receives have outputs alone, a send has one input. A list of lists is given end to end. A
- * root's own lists are empty on the other ranks. */
+/* A call. In-place ops and receives have only outputs, and a send has one input. A list of lists is flattened. Lists
+ * that only the root has are empty on the other ranks. */
 typedef struct c10drs_call {
   uint32_t op;     /* C10DRS_OP_.. */
   uint32_t reduce; /* c10d's code of the reduce operation */
@@ -146,13 +146,13 @@ typedef struct c10drs_call {
   size_t inputs_len;
   const c10drs_tensor* outputs;
   size_t outputs_len;
-  const uint64_t* input_splits; /* of all_to_all_single: elements to each rank; empty: equal parts */
+  const uint64_t* input_splits; /* of all_to_all_single: the elements for each rank; equal parts if empty */
   size_t input_splits_len;
   const uint64_t* output_splits;
   size_t output_splits_len;
 } c10drs_call;
 
-/* A tensor in coordinate form: `sparse_dim` rows of `nnz` indices. Of the call, `reduce` and `timeout_ms` count. */
+/* A tensor in coordinate form: `sparse_dim` rows of `nnz` indices. The call's `reduce` and `timeout_ms` apply. */
 typedef struct c10drs_sparse {
   const uint64_t* shape;
   size_t dims;
@@ -174,30 +174,31 @@ void c10drs_info(void* sink, c10drs_put put);
 int c10drs_open(const c10drs_init* init, c10drs_group** group, c10drs_error** error);
 uint32_t c10drs_rank(const c10drs_group* group);
 uint32_t c10drs_size(const c10drs_group* group);
-/* The group's failure, to be given back, or null. */
+/* The group's failure, which the caller frees, or null. */
 c10drs_error* c10drs_failure(const c10drs_group* group);
 void c10drs_abort(const c10drs_group* group, c10drs_text why);
 int c10drs_shutdown(const c10drs_group* group, int64_t timeout_ms, c10drs_error** error);
 int c10drs_shrink(const c10drs_group* group, const uint32_t* lost, size_t lost_len, c10drs_group** left,
                   c10drs_error** error);
-/* May block: it waits for peers that have yet to take what this rank sent them. */
+/* May block: it waits for peers that have not yet received what this rank sent. */
 void c10drs_close(c10drs_group* group);
 void c10drs_error_free(c10drs_error* error);
 
-/* Runs a call on this thread. *source: the sender's rank, of recv_any_source. */
+/* Runs a call on this thread. For recv_any_source it writes the sender's rank to *source. */
 int c10drs_run(const c10drs_group* group, const c10drs_call* call, uint32_t* source, c10drs_error** error);
-/* Starts a call. The tensors' memory stays as it is until release(owner), which is called in any case, possibly before
- * this function returns. What is wrong with the call is told by the wait, or here: then the result is null. */
+/* Starts a call. The tensors' memory must remain valid and unchanged until release(owner), which is always called,
+ * possibly before this function returns. An error of the call is reported here, with a null result, or by the wait. */
 c10drs_work* c10drs_start(const c10drs_group* group, const c10drs_call* call, void (*release)(void*), void* owner,
                           c10drs_error** error);
 int c10drs_sparse_all_reduce(const c10drs_group* group, const c10drs_call* call, const c10drs_sparse* tensor,
                              c10drs_give give, void* context, c10drs_error** error);
 
 int c10drs_work_done(const c10drs_work* work);
-/* Waits so many milliseconds; -1: as long as the op may take. 0: over, and well. 1: over, with an error. 2: not over. */
+/* Waits for this number of milliseconds, or with -1 for as long as the op may take. Returns 0 if the op succeeded, 1 if
+ * it failed, and 2 if it is not finished. */
 int c10drs_work_wait(const c10drs_work* work, int64_t timeout_ms, uint32_t* source, c10drs_error** error);
-/* Has function(context) called once, when the op is over. It must not call this interface, and must be quick. 0: the op
- * is over already, and nothing is called. */
+/* Calls function(context) once when the op is finished. The function must not call this interface, and must be quick.
+ * Returns 0 if the op is already finished; then the function is not called. */
 int c10drs_work_notify(const c10drs_work* work, void (*function)(void*), void* context);
 void c10drs_work_free(c10drs_work* work);
 
