@@ -1,4 +1,5 @@
-//! All-reduce over threads, by a built-in operation and by a closure: `cargo bench --bench collectives`. For ranks as processes there is `c10d perf`.
+//! Measures all-reduce over threads, by a built-in operation and by a closure: `cargo bench --bench collectives`. For
+//! ranks as processes there is `c10d perf`.
 
 use std::time::{Duration, Instant};
 
@@ -8,7 +9,7 @@ use criterion::{BenchmarkId, Criterion, SamplingMode, Throughput, criterion_grou
 const RANKS: [u32; 2] = [2, 4];
 const BYTES: [usize; 4] = [8, 8 << 10, 512 << 10, 4 << 20];
 
-/// Bytes of the comparison with a closure.
+/// The size in bytes for the comparison with a closure.
 const LARGE: usize = 16 << 20;
 
 fn all_reduce(c: &mut Criterion) {
@@ -25,7 +26,7 @@ fn all_reduce(c: &mut Criterion) {
     group.finish();
 }
 
-/// A sum by a closure beside the built-in one.
+/// A sum by a closure, compared with the built-in one.
 fn all_reduce_with(c: &mut Criterion) {
     let mut group = c.benchmark_group("all_reduce_with/gloo-like/f32");
     group.sampling_mode(SamplingMode::Flat).sample_size(10).measurement_time(Duration::from_secs(2));
@@ -52,7 +53,7 @@ fn closure(pg: &ProcessGroup, x: &mut [f32]) -> Result {
     pg.all_reduce_with(x, "sum", |acc, x| acc.iter_mut().zip(x).for_each(|(acc, x)| *acc += x))
 }
 
-/// The time that the slowest rank takes for so many ops in a row.
+/// The time that the slowest rank takes for this number of ops in a row.
 fn slowest_rank(ranks: u32, bytes: usize, iters: u64, op: Op) -> Duration {
     let times = c10d::run_ranks(ranks, |pg| {
         let mut x = vec![0f32; bytes / size_of::<f32>()];

@@ -1,5 +1,6 @@
-//! Instructions of one blocking 8-byte all-reduce in a world of one, over gloo-like and over a backend that does nothing: what
-//! dispatch costs, as a number that no other load on the machine changes. Needs `valgrind`.
+//! Counts the instructions of one blocking 8-byte all-reduce in a world of one, over gloo-like and over a backend that
+//! does nothing. The number is the cost of dispatch, and does not depend on the load of the machine. It needs
+//! `valgrind`.
 //!
 //! ```text
 //! cargo bench --bench instructions
@@ -15,7 +16,7 @@ use c10d::{DispatchKey, Error, ReduceOp, Result};
 
 struct Nothing;
 
-// SAFETY: completes every job at once, and keeps nothing.
+// SAFETY: it completes every job at once, and keeps nothing.
 unsafe impl Backend for Nothing {
     fn name(&self) -> &'static str {
         "nothing"
@@ -41,7 +42,7 @@ static NOTHING: Provider = Provider {
     ..Provider::EMPTY
 };
 
-/// The calls that are counted, made by a process of their own.
+/// Makes the counted calls, in a separate process.
 fn call(backend: &str, calls: u64) -> Result<()> {
     let pg = c10d::builder().providers(&[&NOTHING]).backend(backend).build()?;
     let mut x = [1f32, 2.0];
@@ -51,7 +52,7 @@ fn call(backend: &str, calls: u64) -> Result<()> {
     std::process::exit(0)
 }
 
-/// Instructions of a process that makes so many calls.
+/// The instructions of a process that makes this number of calls.
 fn instructions(backend: &str, calls: u64) -> Option<u64> {
     let file = std::env::temp_dir().join(format!("c10d-instructions-{}", std::process::id()));
     let mut valgrind = Command::new("valgrind");

@@ -1,4 +1,4 @@
-//! Sums a vector over all ranks, three ways: blocking, started with an owned buffer, started with a borrowed one.
+//! Sums a vector over all ranks in three ways: blocking, started with an owned buffer, and started with a borrowed one.
 //!
 //! `cargo run --release --example all_reduce`, or under `c10d run -n 4 --`, torchrun, mpirun or srun.
 
@@ -19,7 +19,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     // The buffer goes into the call and comes back with its result.
     let work = pg.start(op::all_reduce(vec![rank; 1024], ReduceOp::Sum));
-    // .. whatever there is to do meanwhile ..
+    // The program can do other work here.
     let y = work.wait()?;
     assert_eq!(y, x);
 

@@ -1,4 +1,4 @@
-//! The largest value and where it is: a reduction of pairs, which MPI calls MAXLOC.
+//! Finds the largest value and its position: a reduction of pairs, which MPI calls MAXLOC.
 //!
 //! `cargo run --release --example arg_max`, or under `c10d run -n 4 --`, torchrun, mpirun or srun.
 
@@ -9,7 +9,7 @@ use std::error::Error;
 use bytemuck::{Pod, Zeroable};
 use c10d::{Plain, Reductions};
 
-/// A value, and which of all values it is.
+/// A value and its index among all values.
 #[derive(Clone, Copy, Debug, PartialEq, Pod, Zeroable)]
 #[repr(C)]
 struct Located {
@@ -21,7 +21,7 @@ impl Plain for Located {
     const IDENTITY: &'static str = "arg_max::Located/1";
 }
 
-/// Of equal values the one that comes first.
+/// Of equal values, the first one is used.
 fn arg_max(acc: &mut [Located], x: &[Located]) {
     for (acc, x) in acc.iter_mut().zip(x) {
         if x.value > acc.value {
@@ -34,7 +34,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let pg = common::group()?;
     let each = 1000;
 
-    // Each rank has a stretch of one long list.
+    // Each rank has a part of one long list.
     let value = |index: u64| (index as f64 * 0.37).sin();
     let first = u64::from(pg.rank()) * each;
     let stretch = first..first + each;

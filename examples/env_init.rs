@@ -1,4 +1,4 @@
-//! How a process learns its rank and meets the others, whoever started it; and the store that they share.
+//! How a process learns its rank and meets the others with any launcher, and how the ranks use the shared store.
 //!
 //! `cargo run --release --example env_init`, or under `c10d run -n 4 --`, torchrun, mpirun or srun.
 
@@ -13,7 +13,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let pg = common::group()?;
     println!("rank {} of {}: {} serves the CPU", pg.rank(), pg.size(), pg.backend(DispatchKey::Cpu)?);
 
-    // Small things that all ranks may look up go into the store; every verb has a deadline.
+    // Small data for all ranks can be put into the store. Every method has a deadline.
     let deadline = Instant::now() + Duration::from_secs(10);
     let store = pg.store();
     store.set(&format!("pid/{}", pg.rank()), std::process::id().to_string().as_bytes(), deadline)?;

@@ -1,5 +1,5 @@
-//! Field elements as provers have them: a sum over all ranks, products in an extension of the field, and the running
-//! product of a permutation argument, of which each rank holds a part.
+//! Collectives of field elements, as in provers: a sum over all ranks, products in an extension of the field, and the
+//! running product of a permutation argument, of which each rank has a part.
 //!
 //! `cargo run --release --example goldilocks`, or under `c10d run -n 4 --`, torchrun, mpirun or srun.
 
@@ -12,10 +12,10 @@ use c10d::{Plain, Reductions};
 
 /// 2^64 - 2^32 + 1.
 const PRIME: u64 = 0xffff_ffff_0000_0001;
-/// The extension has a square root of 7.
+/// The extension contains a square root of 7.
 const ROOT_OF: u64 = 7;
 
-/// An element of the field of this prime, below it.
+/// An element of the field of this prime, as a number below the prime.
 #[derive(Clone, Copy, Debug, PartialEq, Pod, Zeroable)]
 #[repr(transparent)]
 struct Goldilocks(u64);
@@ -39,7 +39,7 @@ impl Plain for Extension {
 impl Goldilocks {
     fn add(self, other: Goldilocks) -> Goldilocks {
         let (sum, carried) = self.0.overflowing_add(other.0);
-        // What is carried is 2^64, which is 2^32 - 1 here.
+        // The carry is 2^64, which equals 2^32 - 1 in this field.
         let (less, borrowed) = sum.overflowing_sub(PRIME);
         Goldilocks(if carried || !borrowed { less } else { sum })
     }
@@ -66,7 +66,7 @@ fn product(acc: &mut [Extension], x: &[Extension]) {
     acc.iter_mut().zip(x).for_each(|(acc, x)| *acc = acc.mul(*x));
 }
 
-/// Some element that depends on both.
+/// An element that depends on both.
 fn element(rank: u32, i: u64) -> Goldilocks {
     Goldilocks(PRIME - 1 - i * i).mul(Goldilocks(u64::from(rank) << 40 | 0x1234_5678_9abc))
 }
@@ -75,7 +75,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let pg = common::group()?;
     let (rank, size) = (pg.rank(), pg.size());
 
-    // A vector of each rank becomes their sum on all.
+    // Each rank's vector is replaced by the sum of all ranks' vectors.
     let of = |rank| (0..100_000).map(move |i| element(rank, i)).collect::<Vec<_>>();
     let mut x = of(rank);
     pg.all_reduce_with(&mut x, "sum", sum)?;
@@ -83,7 +83,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     (1..size).for_each(|rank| sum(&mut expected, &of(rank)));
     assert_eq!(x, expected);
 
-    // Each rank has the factors of its rows. Where its running product begins is the product of all rows before.
+    // Each rank has the factors of its rows. Its running product begins with the product of all rows before them.
     let factor = |rank, i| Extension { a: element(rank, i), b: Goldilocks(i + 1) };
     let of_rows = |rank| (0..1000).fold(Extension::ONE, |product, i| product.mul(factor(rank, i)));
     let mut before = [of_rows(rank)];
@@ -92,7 +92,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     assert_eq!(before[0], (0..rank).fold(Extension::ONE, |product, rank| product.mul(of_rows(rank))));
 
-    // The product of all, at the root.
+    // The root gets the product of all factors.
     let mut all = [of_rows(rank)];
     pg.reduce_with(&mut all, "product", 0, product)?;
     if rank == 0 {

@@ -1,19 +1,19 @@
 //! The ranks in Rust of a job that also has ranks in Python: see `examples/mixed/train.py`.
 //!
-//! The last rank serves the data: it scatters a batch to the trainers at each step, takes part in the sum of their
-//! gradients, and sums their losses. Then it does every op with them, and makes a group with one of them.
+//! The last rank serves the data: at each step it scatters a batch to the trainers, takes part in the sum of their
+//! gradients, and sums their losses. After that it runs every op with them, and makes a group with one of them.
 
 use std::time::Duration;
 
 use c10d::{ProcessGroup, ReduceOp, Root};
 
 const STEPS: usize = 20;
-/// Rows of a batch, and numbers in a row: what is known, and what is to be learnt.
+/// The rows of a batch, and the numbers in a row: inputs and targets.
 const ROWS: usize = 16;
 const WIDTH: usize = 5;
 
 fn main() -> c10d::Result<()> {
-    // Long: ranks in Python come when they have imported PyTorch, which takes a minute on a busy machine.
+    // The timeout is long, since ranks in Python must first import PyTorch, which takes a minute on a busy machine.
     let pg = c10d::builder().init("env://").timeout(Duration::from_secs(600)).build()?;
     let (me, n) = (pg.rank(), pg.size());
     let mut seed = 1u64;
@@ -30,7 +30,7 @@ fn main() -> c10d::Result<()> {
             })
             .collect();
         pg.scatter(Root::Me(batches), &mut [0f32; ROWS * WIDTH])?;
-        // The trainers' gradients: this rank has none.
+        // The sum of the trainers' gradients, to which this rank contributes zeros.
         pg.all_reduce(&mut [0f32; WIDTH - 1], ReduceOp::Sum)?;
         let mut loss = [0f32];
         pg.reduce(&mut loss, ReduceOp::Sum, me)?;
@@ -43,7 +43,8 @@ fn main() -> c10d::Result<()> {
         }
     }
     every_op(&pg)?;
-    // The group that Python's ranks make by `new_group([0, server])`: the first that they make, so PyTorch calls it "1".
+    // The group that the Python ranks make by `new_group([0, server])`. It is the first one that they make, so PyTorch
+    // names it "1".
     let env = c10d::init("env://", Duration::from_secs(60))?;
     let small = c10d::builder().name("1").rank(1).size(2).store(env.store).build()?;
     let mut x = [me as f32; 3];

@@ -1,4 +1,4 @@
-//! A barrier that says who is missing: the last rank does not come, and all others hear of it.
+//! A barrier that names missing ranks: the last rank does not come, and all others get an error that names it.
 //!
 //! `cargo run --release --example monitored_barrier`, or under `c10d run -n 4 --`, torchrun, mpirun or srun.
 
@@ -22,7 +22,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let store = pg.store().clone();
     let deadline = Instant::now() + Duration::from_secs(20);
     if rank == absent {
-        // Alive and well, but elsewhere, until all others have noticed.
+        // This rank is alive but does not come until all others have noticed.
         let noticed: Vec<String> = (0..absent).map(|r| format!("noticed/{r}")).collect();
         store.wait(&noticed.iter().map(String::as_str).collect::<Vec<_>>(), deadline)?;
         return Ok(());

@@ -1,4 +1,4 @@
-//! Messages between two ranks: a token around the ring, then one from whoever comes first.
+//! Messages between two ranks: a token around the ring, and then a message from the rank that sends first.
 //!
 //! `cargo run --release --example send_recv`, or under `c10d run -n 4 --`, torchrun, mpirun or srun.
 

@@ -1,4 +1,4 @@
-//! Goes on without the ranks that die. In place of a fault, the last rank kills itself.
+//! Continues without the ranks that died. As an example of a fault, the last rank kills itself.
 //!
 //! `cargo run --release --example survivors`, or
 //! `c10d run -n 4 --keep-going --success survivors -- target/release/examples/survivors`: without `--keep-going` the launcher
@@ -31,9 +31,10 @@ fn main() -> Result<(), Box<dyn Error>> {
             }
             Err(error) => {
                 println!("rank {first_rank}: {error}");
-                // The ranks that are left agree on who they are, within this time, and form a new group.
+                // The remaining ranks agree on who they are, within this time, and form a new group.
                 pg = pg.shrink_to_survivors(Duration::from_secs(10))?;
-                // Some may have finished a step in which others failed: all go on from the last that everybody has.
+                // Some ranks may have finished a step in which others failed. All continue after the last step that
+                // every rank has finished.
                 let mut last = [done];
                 pg.all_reduce(&mut last, ReduceOp::Min)?;
                 done = last[0];

@@ -1,4 +1,4 @@
-//! Collectives and messages under tokio: many tasks, `select!`, and a timeout that gives a receive up.
+//! Collectives and messages under tokio: many tasks, `select!`, and a timeout that cancels a receive.
 //!
 //! `cargo run --release --example tokio`, or under `c10d run -n 4 --`, torchrun, mpirun or srun.
 
@@ -10,10 +10,10 @@ use std::time::Duration;
 use c10d::options::BarrierOptions;
 use c10d::{Cancel, ProcessGroup, ReduceOp, op};
 
-/// A started op is a future for any runtime; this one has a single thread.
+/// A started op is a future for any runtime. This runtime has a single thread.
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn Error>> {
-    // What blocks (joining, splitting, leaving) is for a thread that may.
+    // Calls that block (joining, splitting, leaving) run on a thread that may block.
     let join = || common::group().map_err(|e| e.to_string());
     let pg = tokio::task::spawn_blocking(join).await??;
 
@@ -25,7 +25,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// One task per result. All ops are started here, in one order on all ranks; awaiting has none.
+/// There is one task per result. All ops are started here, in the same order on all ranks; they can be awaited in any
+/// order.
 async fn many_tasks(pg: &ProcessGroup) -> Result<(), Box<dyn Error>> {
     let size = pg.size();
     let works = (0..100).map(|i| pg.start(op::all_reduce(vec![i; 64], ReduceOp::Sum)));
@@ -37,7 +38,7 @@ async fn many_tasks(pg: &ProcessGroup) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Something else happens while the op is on its way. The handle is awaited by reference and stays.
+/// Something else happens while the op runs. The handle is awaited by reference, so it remains.
 async fn select(pg: &ProcessGroup) -> Result<(), Box<dyn Error>> {
     let mut work = pg.start(op::all_reduce(vec![1f32; 1 << 20], ReduceOp::Sum));
     let mut ticks = tokio::time::interval(Duration::from_millis(1));
@@ -53,7 +54,7 @@ async fn select(pg: &ProcessGroup) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// The time is over before a message comes: the receive is taken back, and the message goes to the next one.
+/// The timeout passes before a message comes. The receive is cancelled, and the next receive gets the message.
 async fn given_up(pg: &ProcessGroup) -> Result<(), Box<dyn Error>> {
     const TAG: u32 = 1;
     let (rank, last) = (pg.rank(), pg.size() - 1);
@@ -62,7 +63,7 @@ async fn given_up(pg: &ProcessGroup) -> Result<(), Box<dyn Error>> {
     }
     if rank == 0 {
         let mut work = pg.start(op::recv(vec![0u64; 4], last, TAG));
-        // Dropping the future would lose the message; a reference to the handle leaves it here.
+        // Dropping the future would lose the message. With a reference the handle remains here.
         assert!(tokio::time::timeout(Duration::from_millis(20), &mut work).await.is_err());
         let buffer = match work.cancel()? {
             Cancel::Back(buffer) => buffer,
@@ -73,7 +74,7 @@ async fn given_up(pg: &ProcessGroup) -> Result<(), Box<dyn Error>> {
         assert_eq!(message, [7; 4]);
         println!("rank 0: the message of rank {last} was not lost");
     } else {
-        // The last rank sends when rank 0 has given up.
+        // The last rank sends after rank 0 has given up.
         pg.start(op::barrier(BarrierOptions::default())).await?;
         if rank == last {
             pg.start(op::send(vec![7u64; 4], 0, TAG)).await?;

@@ -34,6 +34,6 @@ pub(crate) fn store(args: &Args) -> Outcome {
 }
 
 fn address(text: &str) -> Result<SocketAddr, String> {
-    let mut found = text.to_socket_addrs().map_err(|e| format!("{text:?} is no address to listen at: {e}"))?;
+    let mut found = text.to_socket_addrs().map_err(|e| format!("{text:?} is not an address to listen at: {e}"))?;
     found.next().ok_or_else(|| format!("{text:?} has no address"))
 }

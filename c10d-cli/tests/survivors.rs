@@ -1,4 +1,4 @@
-//! A program that goes on without its dead, under a launcher that lets it.
+//! A program that goes on after ranks have died, with a launcher that lets it.
 #![cfg(feature = "gloo-like")]
 
 use crate::common::{outside, run};
@@ -18,7 +18,7 @@ fn the_example_goes_on_without_the_rank_that_dies() {
         assert!(ended.stdout.lines().any(|l| l == line), "{}{}", ended.stdout, ended.stderr);
     }
     assert!(ended.stderr.contains("rank 3 was killed by signal 6"), "{}", ended.stderr);
-    // Whoever did not ask for it has no survivors.
+    // Without the option, the launcher ends all ranks.
     let ended = run(&["run", "-n", "4", "--", program]);
     assert_eq!(ended.status.code(), Some(128 + 6), "{}{}", ended.stdout, ended.stderr);
 }

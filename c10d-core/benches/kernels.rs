@@ -1,5 +1,5 @@
-//! How fast the reduction kernels are: `cargo bench -p c10d-core --bench kernels`. GB/s of one source; with k sources, k times as many
-//! bytes are read.
+//! Measures the speed of the reduction kernels: `cargo bench -p c10d-core --bench kernels`. The unit is GB/s of one
+//! source. With k sources, k times as many bytes are read.
 #![allow(missing_docs, unsafe_code)]
 
 use std::time::Duration;
@@ -15,12 +15,12 @@ fn kernels(c: &mut Criterion) {
             group.warm_up_time(Duration::from_millis(50)).measurement_time(Duration::from_millis(150));
             for (op, dtype) in rows() {
                 let kernel = reduce::kernel(op, dtype, true).expect("defined");
-                // 0x3D: small ordinary values as any float.
+                // The byte 0x3D makes small normal values in every float type.
                 let mut memory = vec![vec![0x3Du8; bytes]; k];
                 let target = memory[0].as_mut_ptr();
                 let sources: Vec<*const u8> = memory.iter().map(|m| m.as_ptr()).collect();
                 group.bench_function(BenchmarkId::new(op.name(), dtype), |b| {
-                    // SAFETY: each source has so many bytes; in place of the first.
+                    // SAFETY: each source has this number of bytes; the result replaces the first one.
                     b.iter(|| unsafe { kernel(target, &sources, bytes / dtype.size(), 1.0) })
                 });
             }

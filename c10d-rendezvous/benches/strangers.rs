@@ -1,5 +1,6 @@
-//! How long an honest client's set and get take together while strangers attack the store, in a process of its own with
-//! PyTorch's limits. The strangers' threads have the lowest priority, as if they ran on another machine.
+//! Measures how long set and get of an honest client take together while other clients attack the store. The store runs
+//! in a separate process with PyTorch's limits. The attackers' threads have the lowest priority, as if they ran on
+//! another machine.
 //!
 //! ```text
 //! cargo bench -p c10d-rendezvous --bench strangers
@@ -18,7 +19,7 @@ use c10d_core::Store;
 use common::load::{Latency, elsewhere, flooded};
 use common::{Raw, ServerProcess, client, int, say, serve, soon, string};
 
-/// How large the attacks are, and how many sets and gets are timed.
+/// The size of the attacks, and the number of measured sets and gets.
 struct Size {
     rounds: usize,
     idle: usize,
@@ -28,7 +29,7 @@ struct Size {
 
 const RUNS: usize = 7;
 const FULL: Size = Size { rounds: 500, idle: 1014, keys: 1_000_000, unfinished: 1 << 30 };
-/// To see that it runs.
+/// Small, only to check that it runs.
 const SMALL: Size = Size { rounds: 100, idle: 100, keys: 10_000, unfinished: 16 << 20 };
 
 fn main() {
@@ -52,7 +53,7 @@ fn server(descriptors: Option<usize>) -> ServerProcess {
     ServerProcess::start_as(command)
 }
 
-/// The medians of several runs: what else the machine does is no matter of the store's.
+/// The medians of several runs, since other work on the machine does not matter here.
 fn show(what: &str, addr: SocketAddr, size: &Size) {
     let runs: Vec<Latency> = (0..RUNS).map(|_| Latency::of(addr, size.rounds)).collect();
     println!("{what:48} {}", median(runs));
@@ -124,14 +125,15 @@ fn keys(size: &Size) {
     flooded(server.addr, &set, || show("  SET without end, 4 connections", server.addr, size));
 }
 
-/// Bytes of memory that the server's process has.
+/// The memory of the server's process in bytes.
 fn held_by(server: &ServerProcess) -> usize {
     let status = std::fs::read_to_string(format!("/proc/{}/status", server.child.id())).unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or_default();
     line.trim().trim_end_matches("kB").trim().parse::<usize>().unwrap_or(0) << 10
 }
 
-/// Requests that announce 8 MiB and lack the last byte: as many as hold the whole, again whenever they are closed.
+/// Requests that announce 8 MiB and lack the last byte. There are as many as fill all buffers, and they are repeated
+/// whenever they are closed.
 fn unfinished(size: &Size) {
     let server = server(None);
     let part = say(1, &[string(b"/large"), int(8 << 20), vec![0; (8 << 20) - 1]]);

@@ -1,5 +1,5 @@
-//! A stand-alone store for PyTorch's clients and ours: `store_server ADDR:PORT`. Prints where it listens; ends with its
-//! standard input.
+//! A stand-alone store for clients of PyTorch and of this library: `store_server ADDR:PORT`. It prints its address, and
+//! ends at the end of its standard input.
 
 use std::io::Read;
 

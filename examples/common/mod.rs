@@ -1,4 +1,4 @@
-//! What the examples share: how a rank comes to its group.
+//! Shared code of the examples: how a rank joins its group.
 
 use std::error::Error;
 use std::time::Duration;
@@ -6,10 +6,11 @@ use std::time::Duration;
 use c10d::ProcessGroup;
 use c10d::launch::Launch;
 
-/// Set by `c10d run` and torchrun, mpirun and srun.
+/// The variables that `c10d run` and torchrun, mpirun and srun set.
 const RANK_VARIABLES: [&str; 5] = ["RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", "SLURM_PROCID"];
 
-/// This rank's group. A program that nobody launched first launches itself as four ranks, and ends when they have.
+/// Joins this rank's group. A program that was not launched by a launcher first launches itself as four ranks, and ends
+/// when they have ended.
 pub(crate) fn group() -> Result<ProcessGroup, Box<dyn Error>> {
     if RANK_VARIABLES.iter().all(|name| std::env::var_os(name).is_none()) {
         let report = Launch::new(std::env::current_exe()?, std::env::args_os().skip(1)).ranks(4).run()?;

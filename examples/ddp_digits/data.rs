@@ -2,25 +2,25 @@
 
 use crate::rng::Rng;
 
-/// Pixels of an image.
+/// The number of pixels of an image.
 pub(crate) const PIXELS: usize = 64;
-/// Kinds of digits.
+/// The number of different digits.
 pub(crate) const CLASSES: usize = 10;
 
-/// An image and what it shows.
+/// An image and its digit.
 pub(crate) struct Digit {
-    /// Between 0 and 1.
+    /// The pixels, between 0 and 1.
     pub(crate) pixels: [f64; PIXELS],
     pub(crate) class: usize,
 }
 
-/// What to learn from, and what to be asked afterwards.
+/// The training set and the test set.
 pub(crate) struct Data {
     pub(crate) train: Vec<Digit>,
     pub(crate) test: Vec<Digit>,
 }
 
-/// The checked-in digits: 80 % to learn from, in an order that depends on `rng` alone.
+/// The digits in the repository: 80 % are for training, in an order that depends only on `rng`.
 pub(crate) fn load(rng: &mut Rng) -> Result<Data, String> {
     let mut train = Vec::new();
     for (i, line) in include_str!("digits.csv").lines().enumerate() {

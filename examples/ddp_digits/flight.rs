@@ -1,4 +1,4 @@
-//! A bucket of gradients on its way, with the times of its journey.
+//! A running all-reduce of a bucket of gradients, with its times.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -10,7 +10,7 @@ use c10d::{OpError, ProcessGroup, ReduceOp, Work, op};
 
 type Outcome = Result<Vec<f64>, OpError<Vec<f64>>>;
 
-/// An all-reduce that was started.
+/// A started all-reduce.
 pub(crate) struct Flight {
     started: Instant,
     landed: Arc<Landed>,
@@ -22,7 +22,7 @@ enum Progress {
     Over(Outcome),
 }
 
-/// When the op was over. It is the op's waker: whoever completes the op sets it.
+/// The time when the op ended. It is also the op's waker, so the thread that completes the op sets it.
 #[derive(Default)]
 struct Landed(OnceLock<Instant>);
 
@@ -47,16 +47,17 @@ impl Flight {
     }
 }
 
-/// Time in flight, of all flights together.
+/// The total time of all ops.
 #[derive(Default)]
 pub(crate) struct Air {
     pub(crate) total: Duration,
-    /// While the rank was computing.
+    /// The part of it while the rank was computing.
     pub(crate) hidden: Duration,
 }
 
 impl Air {
-    /// Waits for the flights of one step, which land in the order of their start; `computed` is the end of backward.
+    /// Waits for the ops of one step, which end in the order of their start. `computed` is the end of the backward
+    /// pass.
     pub(crate) fn land(&mut self, flights: Vec<Flight>, computed: Instant) -> c10d::Result<Vec<Vec<f64>>> {
         let mut gradients = Vec::with_capacity(flights.len());
         let mut before = None;
@@ -66,7 +67,7 @@ impl Air {
                 Progress::Over(outcome) => outcome?,
             });
             let end = flight.landed.0.get().copied().unwrap_or_else(Instant::now);
-            // Time that two flights share counts once.
+            // Time in which two ops run counts once.
             let start = before.map_or(flight.started, |before| flight.started.max(before));
             self.total += end.saturating_duration_since(start);
             self.hidden += end.min(computed).saturating_duration_since(start);

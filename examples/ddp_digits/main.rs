@@ -1,4 +1,5 @@
-//! Data-parallel training: four processes share each batch, and all-reduce their gradients while they still compute.
+//! Data-parallel training: four processes share each batch, and all-reduce their gradients while they compute more of
+//! them.
 //!
 //! `cargo run --release --example ddp_digits`, or under `c10d run -n 4 --`, torchrun, mpirun or srun.
 
@@ -20,10 +21,10 @@ use rng::Rng;
 
 const SEED: u64 = 7;
 const EPOCHS: usize = 30;
-/// Digits per step, on all ranks together.
+/// The number of digits per step, on all ranks together.
 const BATCH: usize = 128;
 const RATE: f64 = 0.5;
-/// How far the parameters may be from those of one rank alone.
+/// The allowed difference between the parameters and those of a run with one rank.
 const TOLERANCE: f64 = 1e-9;
 const WANTED_ACCURACY: f64 = 0.95;
 
@@ -46,14 +47,14 @@ fn main() -> Result<(), Box<dyn Error>> {
 
 struct Trained {
     model: Model,
-    /// Mean over the batches of each epoch.
+    /// The mean loss over the batches of each epoch.
     losses: Vec<f64>,
     steps: u32,
-    /// How long this rank's gradients were on their way.
+    /// How long this rank's all-reduces ran.
     air: Air,
 }
 
-/// Trains on every rank's share of the same batches, whatever the number of ranks.
+/// Trains on this rank's share of the batches, which are the same for any number of ranks.
 fn train(pg: &ProcessGroup, data: &Data) -> c10d::Result<Trained> {
     let mut rng = Rng(SEED);
     let mut model = Model::new(&mut rng);
@@ -66,7 +67,7 @@ fn train(pg: &ProcessGroup, data: &Data) -> c10d::Result<Trained> {
         for batch in order.chunks(BATCH) {
             let mine: Vec<&Digit> =
                 batch.iter().copied().skip(pg.rank() as usize).step_by(pg.size() as usize).collect();
-            // Each bucket is on its way while the next one is computed.
+            // Each bucket is reduced while the next one is computed.
             let mut flights = Vec::with_capacity(BUCKETS);
             loss[0] += model.backward(&mine, 1.0 / batch.len() as f64, &mut empty, |gradient| {
                 flights.push(Flight::start(pg, gradient));
@@ -83,7 +84,7 @@ fn train(pg: &ProcessGroup, data: &Data) -> c10d::Result<Trained> {
     Ok(Trained { model, losses, steps, air })
 }
 
-/// Prints what came out, and compares it with what one rank makes of the same batches.
+/// Prints the result, and compares it with the result of one rank for the same batches.
 fn report(pg: &ProcessGroup, data: &Data, trained: &Trained) -> Result<(), Box<dyn Error>> {
     for (epoch, loss) in trained.losses.iter().enumerate().filter(|(epoch, _)| epoch % 5 == 0 || epoch + 1 == EPOCHS) {
         println!("epoch {:>2}: loss {loss:.4}", epoch + 1);

@@ -4,9 +4,9 @@ use crate::data::{CLASSES, Digit, PIXELS};
 use crate::rng::Rng;
 
 const HIDDEN: usize = 128;
-/// The hidden layer's gradient comes in so many pieces.
+/// The number of buckets of the hidden layer's gradient.
 const HIDDEN_BUCKETS: usize = 4;
-/// The first bucket that is ready is that of the output layer.
+/// The bucket of the output layer is the first to be ready.
 pub(crate) const BUCKETS: usize = 1 + HIDDEN_BUCKETS;
 const BUCKET_ROWS: usize = HIDDEN / HIDDEN_BUCKETS;
 
@@ -34,8 +34,8 @@ impl Model {
         (hidden, exp.map(|e| e / sum))
     }
 
-    /// Adds up the loss and the gradients of these digits, each by `weight`. Tells `ready` of each bucket as soon as it is
-    /// complete; `empty` gives the memory for it.
+    /// Adds the loss and the gradients of these digits, multiplied by `weight`. Calls `ready` with each bucket as soon
+    /// as it is complete. `empty` returns memory for a bucket.
     pub(crate) fn backward(
         &self,
         digits: &[&Digit],
@@ -74,7 +74,7 @@ impl Model {
         loss
     }
 
-    /// A step against the gradient in bucket `k`.
+    /// Changes the parameters against the gradient in bucket `k`.
     pub(crate) fn descend(&mut self, k: usize, gradient: &[f64], rate: f64) {
         let weights: &mut [f64] = match k {
             0 => self.output.as_flattened_mut(),
@@ -87,7 +87,7 @@ impl Model {
         [self.hidden.as_flattened(), self.output.as_flattened()].concat()
     }
 
-    /// The share of digits that are recognised.
+    /// The fraction of digits that are recognised.
     pub(crate) fn accuracy(&self, digits: &[Digit]) -> f64 {
         let right = |digit: &&Digit| {
             let (_, likely) = self.forward(digit);

@@ -1,6 +1,6 @@
-//! Random numbers that are the same everywhere.
+//! Pseudo-random numbers that are the same on all ranks.
 
-/// SplitMix64.
+/// The generator SplitMix64.
 pub(crate) struct Rng(pub u64);
 
 impl Rng {
@@ -12,12 +12,12 @@ impl Rng {
         z ^ (z >> 31)
     }
 
-    /// Between -1 and 1.
+    /// A number between -1 and 1.
     pub(crate) fn signed(&mut self) -> f64 {
         (self.next() >> 11) as f64 / (1u64 << 52) as f64 - 1.0
     }
 
-    /// Every order is equally likely, but for a bias that does not matter here.
+    /// Shuffles a list. The small bias does not matter here.
     pub(crate) fn shuffle<T>(&mut self, list: &mut [T]) {
         for i in (1..list.len()).rev() {
             list.swap(i, (self.next() % (i as u64 + 1)) as usize);

@@ -112,14 +112,14 @@ impl Frame {
                 unsafe { span.normalise_bool() };
             }
         }
-        // SAFETY: as promised by our caller.
+        // SAFETY: the caller guarantees it.
         unsafe { Self::set(this, result) }
     }
 
     /// Stores the outcome unchanged: `complete` without the checks of a job's result.
     ///
     /// # Safety
-    /// As `complete`.
+    /// The same as for `complete`.
     pub(crate) unsafe fn set(this: *const Frame, result: Result<Outcome>) {
         // SAFETY: the frame lives until DONE is stored, and a counted one until it is released.
         let frame = unsafe { &*this };

@@ -1,12 +1,12 @@
-//! A Rust program that embeds Python: a tensor of PyTorch's goes through a collective of Rust's, and a buffer of Rust's
-//! becomes a tensor of PyTorch's, both without a copy.
+//! A Rust program that embeds Python. A tensor of PyTorch is used in a collective in Rust, and a buffer of Rust becomes
+//! a tensor of PyTorch, both without a copy.
 //!
 //! ```console
 //! $ cargo build --manifest-path examples/embed/Cargo.toml
 //! $ c10d run -n 2 -- examples/embed/target/debug/embed
 //! ```
 //!
-//! Python must find torch and `c10d_rs` (`PYTHONPATH`). An extension module does the same with the tensors it is given.
+//! Python must find torch and `c10d_rs` (`PYTHONPATH`). An extension module can do the same with tensors that it gets.
 
 use std::error::Error;
 use std::ptr::NonNull;
@@ -15,16 +15,16 @@ use c10d::ReduceOp;
 use c10d::dlpack::{Imported, ManagedTensorVersioned, export};
 use pyo3::prelude::*;
 
-/// A tensor of Python's as a buffer, which is given back when it is dropped.
+/// Makes a buffer of a Python tensor. Dropping the buffer releases the tensor.
 fn from_python(tensor: &Bound<'_, PyAny>) -> Result<Imported, Box<dyn Error>> {
     let dlpack = tensor.py().import("c10d_rs.dlpack")?;
     let address: usize = dlpack.call_method1("to_address", (tensor,))?.extract()?;
     let tensor = NonNull::new(address as *mut ManagedTensorVersioned).ok_or("there is no tensor")?;
-    // SAFETY: `to_address` hands it over, and Python leaves the tensor alone until the buffer is dropped.
+    // SAFETY: `to_address` passes ownership, and Python does not use the tensor until the buffer is dropped.
     Ok(unsafe { Imported::versioned(tensor) }?)
 }
 
-/// A buffer as a tensor of Python's, which frees it.
+/// Makes a Python tensor of a buffer. The tensor frees it.
 fn to_python<'py>(py: Python<'py>, values: Vec<f32>, shape: &[usize]) -> Result<Bound<'py, PyAny>, Box<dyn Error>> {
     let address = export(values, shape)?.as_ptr() as usize;
     Ok(py.import("c10d_rs.dlpack")?.call_method1("from_address", (address,))?)
@@ -46,7 +46,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         let total: f64 = tensor.call_method1("add_", (ours,))?.call_method0("sum")?.call_method0("item")?.extract()?;
         assert_eq!(total, sum + 3.0);
 
-        // What is not contiguous is refused, and given back.
+        // A tensor that is not contiguous is rejected and released.
         let refused = from_python(&tensor.call_method0("t")?).err().map(|e| e.to_string());
         assert!(refused.is_some_and(|words| words.contains("make it contiguous")));
         println!("rank {rank}: PyTorch and Rust see the same memory");
