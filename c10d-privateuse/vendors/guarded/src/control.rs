@@ -1,62 +1,62 @@
-//! What tests ask of a runtime: faults, and its log.
+//! Functions for tests: faults on request, and the log.
 
 use crate::log::{Entry, What};
 use crate::runtime::Guarded;
 
 impl Guarded {
-    /// From now on this call on this device does not return, until [`recover`](Guarded::recover). `call` is the name of
-    /// a method of [`DeviceRuntime`](c10d_core::device::DeviceRuntime).
+    /// Makes this call on this device not return until [`recover`](Guarded::recover). `call` is the name of a method of
+    /// [`DeviceRuntime`](c10d_core::device::DeviceRuntime).
     pub fn hang(&self, index: u16, call: &str) {
         self.faults.hang(index, call);
     }
 
-    /// From now on nothing that was given to streams of this device runs, until [`recover`](Guarded::recover).
+    /// Stops all work on the streams of this device until [`recover`](Guarded::recover).
     pub fn stall(&self, index: u16) {
         self.faults.stall(index);
     }
 
-    /// From now on work of this kind does not run on this device, nor what is behind it on its stream, until
+    /// Stops work of this kind on this device, and the work after it on its stream, until
     /// [`recover`](Guarded::recover).
     pub fn hold(&self, index: u16, what: What) {
         self.faults.hold(index, what);
     }
 
-    /// From now on this call on this device fails with this text.
+    /// Makes this call on this device fail with this text.
     pub fn fail(&self, index: u16, call: &str, text: &str) {
         self.faults.error(index, call, text);
     }
 
-    /// From now on this call on this device panics.
+    /// Makes this call on this device panic.
     pub fn panic(&self, index: u16, call: &str) {
         self.faults.panic(index, call);
     }
 
-    /// After `nth` more copies on this device, one fails with this text when it runs.
+    /// Makes the copy after the next `nth` copies on this device fail with this text when it runs.
     pub fn fail_copy(&self, index: u16, nth: u64, text: &str) {
         self.faults.fail_copy(index, nth, text);
     }
 
-    /// From now on memory cannot be retained.
+    /// Makes `retain` fail for all memory.
     pub fn forget(&self) {
         self.faults.forget();
     }
 
-    /// Ends all faults that were asked for; what hung goes on.
+    /// Ends all faults. Hanging calls continue.
     pub fn recover(&self) {
         self.faults.recover();
     }
 
-    /// Begins a new log.
+    /// Starts a new log.
     pub fn start_log(&self) {
         self.log.start();
     }
 
-    /// What was logged since `start_log`.
+    /// Returns the log since `start_log`.
     pub fn log(&self) -> Vec<Entry> {
         self.log.so_far()
     }
 
-    /// How many allocations are there, those that were freed but are retained among them.
+    /// The number of allocations, including freed ones that are still retained.
     pub fn allocations(&self) -> usize {
         self.memory.count()
     }

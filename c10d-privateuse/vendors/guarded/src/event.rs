@@ -1,4 +1,4 @@
-//! Marks in streams.
+//! Events.
 
 use parking_lot::{Condvar, Mutex};
 
@@ -16,7 +16,7 @@ struct Records {
 }
 
 impl Event {
-    /// Recorded once more; the number of this record.
+    /// Adds a record. Returns its number.
     pub(crate) fn record(&self) -> u64 {
         let mut state = self.state.lock();
         state.recorded += 1;
@@ -29,7 +29,7 @@ impl Event {
         self.state.lock().recorded
     }
 
-    /// A stream got there; with what went wrong before it.
+    /// Called when a stream reaches the event, with the failure before it, if any.
     pub(crate) fn reach(&self, record: u64, error: Option<&str>) {
         let mut state = self.state.lock();
         state.reached = state.reached.max(record);
@@ -39,7 +39,7 @@ impl Event {
         self.reached.notify_all();
     }
 
-    /// Waits until a stream gets there.
+    /// Waits until a stream reaches the event.
     pub(crate) fn wait(&self, record: u64) {
         let mut state = self.state.lock();
         while state.reached < record {

@@ -20,7 +20,7 @@ struct Asked {
     held: Vec<(u16, What)>,
     errors: BTreeMap<(u16, String), String>,
     panics: BTreeSet<(u16, String)>,
-    /// By device: after how many more copies one fails, and what it says.
+    /// For each device: the number of copies before the one that fails, and its text.
     copies: BTreeMap<u16, (u64, String)>,
     forgetful: bool,
 }
@@ -63,7 +63,7 @@ impl Faults {
         self.changed.notify_all();
     }
 
-    /// At the start of a call: does not return while the call is to hang.
+    /// Called at the start of a call. It does not return while the call must hang.
     pub(crate) fn enter(&self, index: u16, call: &str) -> Result {
         let mut asked = self.asked.lock();
         let key = (index, call.to_owned());
@@ -77,7 +77,7 @@ impl Faults {
         }
     }
 
-    /// In front of each piece of work on a stream: waits while the device stalls, or holds such work.
+    /// Called before each piece of work on a stream. It waits while the device must stall or hold such work.
     pub(crate) fn pass(&self, index: u16, what: Option<What>) {
         let mut asked = self.asked.lock();
         while asked.stalls.contains(&index) || what.is_some_and(|what| asked.held.contains(&(index, what))) {
@@ -85,7 +85,7 @@ impl Faults {
         }
     }
 
-    /// Whether this copy is the one to fail.
+    /// Whether this copy must fail.
     pub(crate) fn copy(&self, index: u16) -> Result<(), String> {
         let mut asked = self.asked.lock();
         match asked.copies.get_mut(&index) {

@@ -1,8 +1,8 @@
-//! What was given to the streams, and what ran when.
+//! The log of the work that was put on streams, and of when it ran.
 
 use parking_lot::Mutex;
 
-/// What a stream was given.
+/// The kind of work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum What {
@@ -16,7 +16,7 @@ pub enum What {
     Reduce,
 }
 
-/// A line of the log; the log is in the order in which things happened.
+/// A line of the log. The lines are in the order of the events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Entry {
@@ -24,17 +24,17 @@ pub struct Entry {
     pub index: u16,
     /// The stream.
     pub stream: u64,
-    /// What.
+    /// The kind of work.
     pub what: What,
-    /// Of how many bytes.
+    /// The number of bytes.
     pub bytes: usize,
-    /// Which piece of work of the device it is, counted as they were given.
+    /// The number of the piece of work on the device, in the order in which they were put on streams.
     pub number: u64,
-    /// Whether it is over; else it was given to the stream.
+    /// Whether the work has finished; otherwise it was put on the stream.
     pub ran: bool,
 }
 
-/// The log, written only while somebody wants it.
+/// The log. It is only written after it was started.
 #[derive(Default)]
 pub(crate) struct Log(Mutex<Option<Vec<Entry>>>);
 

@@ -1,5 +1,5 @@
-//! The device's memory: addresses that the host may not follow. The same pages are mapped a second time, where only
-//! streams reach them.
+//! The device's memory: addresses that the host cannot access. The same pages are mapped a second time, at addresses
+//! that only streams use.
 #![allow(unsafe_code)]
 
 use std::collections::BTreeMap;
@@ -11,11 +11,11 @@ use parking_lot::{Mutex, RwLock};
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
 
-/// Addresses that one runtime can give out in its life.
+/// The number of addresses that one runtime can use in its life.
 const RESERVED: usize = 1 << 40;
 const PAGE: usize = 4096;
 
-/// What nobody wrote yet.
+/// The content of unwritten memory.
 const FRESH: u8 = 0xcd;
 
 #[derive(Default)]
@@ -23,7 +23,7 @@ pub(crate) struct Memory(Mutex<Space>);
 
 #[derive(Default)]
 struct Space {
-    /// The next address and the end of what is reserved.
+    /// The next address, and the end of the reserved addresses.
     next: usize,
     end: usize,
     blocks: BTreeMap<usize, Arc<Block>>,
@@ -33,7 +33,7 @@ struct Space {
 pub(crate) struct Block {
     start: usize,
     len: usize,
-    /// Gone when the memory was freed and nobody retains it.
+    /// `None` when the memory was freed and is not retained.
     pages: RwLock<Option<Pages>>,
     life: Mutex<Life>,
 }
@@ -43,30 +43,30 @@ struct Life {
     retained: u64,
 }
 
-/// Pages that are mapped twice: as the address that is given out, without any right, and for the streams.
+/// Pages that are mapped twice: without any access at the visible address, and with access for the streams.
 struct Pages {
     face: *mut std::ffi::c_void,
     inside: *mut std::ffi::c_void,
     len: usize,
 }
 
-// SAFETY: what is inside is touched by streams alone, whose order is their users' affair, as on a device.
+// SAFETY: only streams use the content, and their users are responsible for the order, as on a device.
 unsafe impl Send for Pages {}
 // SAFETY: as above.
 unsafe impl Sync for Pages {}
 
 impl Pages {
-    /// Pages behind `start`, where nothing but reserved addresses are.
+    /// Maps pages at `start`, where there are only reserved addresses.
     fn new(start: usize, len: usize) -> rustix::io::Result<Pages> {
         let file = memfd_create("guarded", MemfdFlags::CLOEXEC)?;
         ftruncate(&file, len as u64)?;
         let face = std::ptr::with_exposed_provenance_mut(start);
-        // SAFETY: in place of reserved addresses, which are this block's alone.
+        // SAFETY: this replaces reserved addresses that belong only to this block.
         unsafe { mmap(face, len, ProtFlags::empty(), MapFlags::SHARED | MapFlags::FIXED, &file, 0) }?;
         let rights = ProtFlags::READ | ProtFlags::WRITE;
-        // SAFETY: a new mapping at an address of the system's choice.
+        // SAFETY: this is a new mapping at an address that the system selects.
         let inside = unsafe { mmap(std::ptr::null_mut(), len, rights, MapFlags::SHARED, &file, 0) }?;
-        // SAFETY: just mapped, and nobody else has it yet.
+        // SAFETY: it was just mapped, and nothing else has it yet.
         unsafe { inside.cast::<u8>().write_bytes(FRESH, len) };
         Ok(Pages { face, inside, len })
     }
@@ -75,7 +75,7 @@ impl Pages {
 impl Drop for Pages {
     fn drop(&mut self) {
         let flags = MapFlags::PRIVATE | MapFlags::NORESERVE | MapFlags::FIXED;
-        // SAFETY: mapped in `new`; no stream is using them; the addresses stay reserved.
+        // SAFETY: they were mapped in `new`; no stream is using them; the addresses stay reserved.
         let _ = unsafe {
             munmap(self.inside, self.len).and(mmap_anonymous(self.face, self.len, ProtFlags::empty(), flags))
         };
@@ -99,14 +99,14 @@ impl Memory {
         let mut space = self.0.lock();
         if space.end == 0 {
             let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
-            // SAFETY: a new mapping at an address of the system's choice.
+            // SAFETY: this is a new mapping at an address that the system selects.
             let base = unsafe { mmap_anonymous(std::ptr::null_mut(), RESERVED, ProtFlags::empty(), flags) }
                 .map_err(|e| Error::new(ErrorKind::Resource, "cannot reserve addresses").caused_by(e))?;
             space.next = base.expose_provenance();
             space.end = space.next + RESERVED;
         }
         let start = space.next;
-        // A page between any two, so that no end is another's start.
+        // There is a page between allocations, so that the end of one is not the start of another.
         let room = len.checked_next_multiple_of(PAGE).and_then(|room| room.checked_add(PAGE));
         let next = room.and_then(|room| start.checked_add(room)).filter(|next| *next <= space.end);
         space.next = next.ok_or_else(|| bad(format!("out of memory: {len} bytes asked for")))?;
@@ -118,7 +118,7 @@ impl Memory {
         Ok(std::ptr::with_exposed_provenance_mut(start))
     }
 
-    /// The allocation that has this address.
+    /// The allocation that contains this address.
     fn block(&self, address: usize) -> Result<Arc<Block>> {
         let space = self.0.lock();
         let block = space.blocks.range(..=address).next_back().map(|(_, block)| block.clone());
@@ -170,7 +170,7 @@ impl Memory {
         })
     }
 
-    /// Changes the count; the bytes go with the last who wanted them.
+    /// Changes the count. The memory is freed with the last holder.
     fn ends(&self, block: &Arc<Block>, change: impl FnOnce(&mut Life) -> Result) -> Result {
         let mut life = block.life.lock();
         change(&mut life)?;
@@ -183,15 +183,15 @@ impl Memory {
         Ok(())
     }
 
-    /// How many allocations there are.
+    /// The number of allocations.
     pub(crate) fn count(&self) -> usize {
         self.0.lock().blocks.len()
     }
 }
 
 impl Part {
-    /// Reads or writes the bytes; an error if they are no more. As on a device, several may do so at once, and it is the
-    /// streams' order that keeps them apart.
+    /// Reads or writes the bytes. It is an error if they no longer exist. As on a device, several may do this at once,
+    /// and the order of the streams keeps them apart.
     pub(crate) fn with<T>(&self, use_it: impl FnOnce(*mut u8, usize) -> T) -> Result<T, String> {
         let pages = self.block.pages.read();
         match &*pages {

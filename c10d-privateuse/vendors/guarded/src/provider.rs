@@ -1,4 +1,4 @@
-//! The device's registration: all that a vendor's crate has to say.
+//! The registration of the device, which is all that a vendor's crate needs.
 
 use std::sync::{Arc, OnceLock};
 
@@ -7,7 +7,7 @@ use c10d_core::backend::{DeviceRegistration, Provider};
 
 use crate::Guarded;
 
-/// The devices `guarded`, whose elements are reduced on the host, and `guarded-reduces`, which reduces by itself.
+/// The devices `guarded`, for which the host reduces, and `guarded-reduces`, which reduce by themselves.
 pub static PROVIDER: Provider = Provider {
     source: env!("CARGO_PKG_NAME"),
     devices: &[

@@ -1,15 +1,15 @@
-//! Reduction of what streams have at hand.
+//! Reductions in the memory of the streams.
 #![allow(unsafe_code)]
 
 use c10d_core::{DType, DTypeSet, Element, ReduceOp};
 
-/// Combines so many bytes of the second place into the first.
+/// Combines this number of bytes of the second place into the first.
 ///
 /// # Safety
-/// Both places have so many bytes, which nobody else uses meanwhile.
+/// Both places have this number of bytes, and nothing else uses them meanwhile.
 pub(crate) type Reducer = unsafe fn(*mut u8, *const u8, usize);
 
-/// What is reduced here; the rest is the host's.
+/// The types that are reduced here. The host reduces the others.
 pub(crate) fn types(op: ReduceOp) -> DTypeSet {
     let of: Vec<DType> = DType::ALL.iter().copied().filter(|dtype| reducer(op, *dtype).is_some()).collect();
     DTypeSet::of(&of)
@@ -17,7 +17,7 @@ pub(crate) fn types(op: ReduceOp) -> DTypeSet {
 
 unsafe fn each<T: Element + Combine, const OP: u8>(acc: *mut u8, with: *const u8, bytes: usize) {
     for i in 0..bytes / size_of::<T>() {
-        // SAFETY: within the bytes, which need not be aligned.
+        // SAFETY: it is within the bytes, which need not be aligned.
         unsafe {
             let (acc, with) = (acc.cast::<T>().add(i), with.cast::<T>().add(i));
             acc.write_unaligned(T::combine::<OP>(acc.read_unaligned(), with.read_unaligned()));
@@ -87,7 +87,7 @@ fn float<T: Element + Combine>(op: ReduceOp) -> Option<Reducer> {
     if matches!(op, ReduceOp::Band | ReduceOp::Bor | ReduceOp::Bxor) { None } else { integer::<T>(op) }
 }
 
-/// What does the op on the type, if anything here does.
+/// The function for the operation on the type, if there is one.
 pub(crate) fn reducer(op: ReduceOp, dtype: DType) -> Option<Reducer> {
     match dtype {
         DType::U8 => integer::<u8>(op),

@@ -16,7 +16,7 @@ use crate::log::{Entry, Log, What};
 use crate::memory::Memory;
 use crate::stream::{Env, Host, Stream, Task};
 
-/// How many devices a runtime has, so that ranks that are threads can have one each.
+/// The number of devices of a runtime. Ranks that are threads can have one each.
 const DEVICES: u16 = 8;
 const PINNED: usize = 4096;
 
@@ -35,7 +35,7 @@ pub struct Guarded {
 }
 
 impl Guarded {
-    /// A runtime of its own, whose devices are called `name`.
+    /// Makes a separate runtime, whose devices have the name `name`.
     pub fn new(name: &'static str) -> Guarded {
         Guarded {
             name,
@@ -50,14 +50,14 @@ impl Guarded {
         }
     }
 
-    /// A runtime whose devices pass for CUDA's, with addresses as CUDA has them.
+    /// Makes a runtime whose devices pretend to be CUDA's, with addresses like CUDA's.
     pub fn cuda() -> Guarded {
         let mut runtime = Guarded::new("cuda");
         runtime.cuda = true;
         runtime
     }
 
-    /// The same, reducing on the device (level 1): integers, f32 and f64; the rest is the host's.
+    /// The same, with reductions on the device (level 1): integers, f32 and f64. The host reduces other types.
     pub fn with_reduction(mut self) -> Guarded {
         self.reduces = true;
         self
@@ -108,14 +108,14 @@ impl Guarded {
 
 fn said(result: Result) {
     if let Err(e) = result {
-        // Who frees has nobody to tell.
+        // `free` cannot return an error.
         eprintln!("guarded: {e}");
         debug_assert!(false, "guarded: {e}");
     }
 }
 
-// SAFETY: addresses are given out once; bytes stay until freed and released; host memory is touched by a copy's task
-// alone, before the stream goes on; an event is reached by its stream, behind all that was given before.
+// SAFETY: addresses are never reused; memory remains until it is freed and released; only a copy's task uses host
+// memory, before the stream continues; a stream reaches an event after all earlier work.
 unsafe impl DeviceRuntime for Guarded {
     fn name(&self) -> &'static str {
         self.name
@@ -156,7 +156,7 @@ unsafe impl DeviceRuntime for Guarded {
 
     unsafe fn free_host(&self, base: *mut u8, bytes: usize) {
         if let Ok(layout) = Layout::from_size_align(bytes, PINNED) {
-            // SAFETY: from `allocate_host` with this size, once.
+            // SAFETY: it comes from `allocate_host` with this size, and is freed once.
             unsafe { dealloc(base, layout) };
         }
     }

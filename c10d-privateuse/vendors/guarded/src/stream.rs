@@ -1,4 +1,4 @@
-//! Streams: threads that run what they are given in order, but late, and each in its own time.
+//! Streams: threads that run their work in order, but late and at different speeds.
 #![allow(unsafe_code)]
 
 use std::collections::VecDeque;
@@ -13,7 +13,7 @@ use crate::log::{Entry, Log};
 use crate::memory::Part;
 use crate::reduce::Reducer;
 
-/// What the host must not take for a result.
+/// A pattern that is not a result.
 const NOT_YET: u8 = 0xa5;
 
 /// A piece of work.
@@ -38,10 +38,10 @@ impl Task {
     }
 }
 
-/// Host memory of a copy.
+/// The host memory of a copy.
 pub(crate) struct Host(pub(crate) *mut u8);
 
-// SAFETY: whoever enqueues a copy promises the memory until the stream has passed it.
+// SAFETY: the caller that enqueues a copy guarantees the memory until the stream has finished it.
 unsafe impl Send for Host {}
 
 pub(crate) struct Stream {
@@ -55,7 +55,7 @@ struct TaskQueue {
     closed: bool,
 }
 
-/// What the thread of a stream needs besides its queue.
+/// The data of a stream's thread besides its queue.
 pub(crate) struct Env {
     pub(crate) faults: Arc<Faults>,
     pub(crate) log: Arc<Log>,
@@ -96,7 +96,7 @@ impl Stream {
 
     fn serve(&self, env: &Env) {
         let mut seed = env.seed;
-        // As on real devices, a stream that failed does nothing more but pass marks, and says why at each.
+        // As on real devices, a failed stream only reaches events, and reports the failure at each.
         let mut failed: Option<String> = None;
         while let Some(task) = self.next() {
             env.faults.pass(env.index, task.entry().map(|entry| entry.what));
@@ -114,10 +114,10 @@ impl Stream {
     }
 }
 
-/// What is being written holds nothing of use meanwhile.
+/// While memory is being written, its content is useless.
 fn scribble(task: &Task) {
     if let Task::CopyOut { to, from, .. } = task {
-        // SAFETY: the copy's host memory, promised as long as the part.
+        // SAFETY: this is the copy's host memory, which is guaranteed for this length.
         let _ = from.with(|_, len| unsafe { to.0.write_bytes(NOT_YET, len) });
     }
 }
@@ -134,7 +134,7 @@ fn dawdle(seed: &mut u64) {
 
 fn run(task: &Task, log: &Log) -> Result<(), String> {
     match task {
-        // SAFETY: host memory as promised, device memory is there; they are different allocations.
+        // SAFETY: the host memory is guaranteed, and the device memory exists; they are different allocations.
         Task::CopyIn { to, from, .. } => to.with(|to, len| unsafe { to.copy_from_nonoverlapping(from.0, len) })?,
         // SAFETY: as above.
         Task::CopyOut { to, from, .. } => from.with(|from, len| unsafe { to.0.copy_from_nonoverlapping(from, len) })?,

@@ -1,4 +1,4 @@
-//! Devices that hang, stall or fail in the middle of an op: the caller is told by whom, in time.
+//! Devices that hang, stall or fail in the middle of an op: the caller gets an error in time that names the device.
 
 use crate::common;
 
@@ -10,13 +10,13 @@ use c10d_core::{Builder, Error, ErrorKind, ProcessGroup, ReduceOp, op};
 use c10d_guarded::{Guarded, What};
 use common::{CAP, returns};
 
-/// A deadline that is to pass, where the machine is not starved.
+/// A deadline that must pass, on a machine that is not overloaded.
 const SHORT: Duration = Duration::from_millis(300);
 
-/// Calls of a runtime in the course of an op.
+/// The calls of a runtime during an op.
 const CALLS: [&str; 9] =
     ["retain", "create_stream", "create_event", "allocate_host", "record", "wait", "copy_out", "query", "copy_in"];
-/// Those that are made before the device gets anything of the op's.
+/// The calls before the device gets any data of the op.
 const EARLY: [&str; 2] = ["create_stream", "create_event"];
 
 fn buffer(runtime: &Arc<Guarded>, index: u16, count: usize) -> DeviceBuffer {
@@ -28,8 +28,8 @@ fn alone(builder: &Builder) -> ProcessGroup {
     builder.clone().hint("staged.chunk", "256").build().unwrap()
 }
 
-/// Fails an op by its deadline, so that its errors say this: with a later one where the machine had no time for the
-/// thread that calls the device, which makes another error. After each attempt the device recovers.
+/// Runs an op that fails by its deadline with this text. If the machine had no time for the thread that calls the
+/// device, the error is another one; then it tries again with a later deadline. After each attempt the device recovers.
 fn fails(
     runtime: &Arc<Guarded>,
     how: &str,
@@ -62,7 +62,7 @@ fn whoever_calls_a_device_that_hangs_is_told_which_and_in_what() {
     for call in CALLS {
         for form in ["blocking", "owned", "scoped"] {
             if call == "retain" && form != "owned" {
-                // What is being retained is not retained: borrowed memory cannot be given back meanwhile.
+                // The memory is not retained yet, so borrowed memory cannot be given back meanwhile.
                 continue;
             }
             let (device, builder, how) = (runtime.clone(), builder.clone(), format!("stuck in {call} for"));
@@ -78,7 +78,7 @@ fn whoever_calls_a_device_that_hangs_is_told_which_and_in_what() {
                     "owned" => {
                         let op = op::all_reduce(x, ReduceOp::Sum).timeout(timeout);
                         let failed = pg.start(op).wait().unwrap_err();
-                        // What the device was given is its own for good.
+                        // The device keeps the memory that it got.
                         let early = EARLY.contains(&call) || !failed.error.to_string().contains(&stuck);
                         assert!(failed.buffer.is_none() || early, "{call}: {failed}");
                         failed.error
@@ -124,7 +124,7 @@ fn borrowed_memory_that_cannot_be_retained_is_waited_for() {
         device.hang(0, "copy_in");
         let error = std::thread::scope(|s| {
             s.spawn(|| {
-                // The op's time is over, and nobody is told so yet but the group.
+                // The op's deadline is over, and so far only the group knows.
                 while pg.failure().is_none() {
                     std::thread::sleep(Duration::from_millis(5));
                 }
@@ -133,12 +133,12 @@ fn borrowed_memory_that_cannot_be_retained_is_waited_for() {
             });
             pg.run(op::all_reduce(&mut x, ReduceOp::Sum).timeout(timeout)).map(drop).unwrap_err().error
         });
-        // Nothing that is given to the device later is ours: the one copy that hung is over.
+        // Later work on the device does not belong to this op: the one copy that hung is finished.
         let over = device.log().iter().any(|entry| entry.what == What::CopyIn && entry.ran);
         assert!(over || !error.to_string().contains("stuck"), "{error}");
         vec![error]
     });
-    // What the op owns is written off instead.
+    // Memory that the op owns is leaked instead.
     let device = runtime.clone();
     fails(&runtime, "stuck in copy_in", move |timeout| {
         let (pg, x) = (alone(&builder), buffer(&device, 0, 200));
@@ -160,7 +160,7 @@ fn a_device_that_stalls_is_named_and_late_work_finds_its_memory() {
         let before = device.allocations();
         device.stall(0);
         let error = pg.run(op::all_reduce(&mut x, ReduceOp::Sum).timeout(timeout)).map(drop).unwrap_err().error;
-        // Freed while the device still has copies of it in line.
+        // It is freed while the device still has queued copies of it.
         drop(x);
         assert!(device.allocations() == before || !error.to_string().contains(how), "retained");
         vec![error]
@@ -275,7 +275,7 @@ fn abort_ends_an_op_whose_device_hangs() {
     let (runtime, builder) = staged!("aborts");
     let device = runtime.clone();
     let error = returns(move || {
-        // No deadline comes to help.
+        // There is no deadline that would end it.
         let pg = builder.timeout(Duration::from_secs(3600)).build().unwrap();
         let mut x = buffer(&runtime, 0, 200);
         runtime.hang(0, "copy_in");

@@ -1,4 +1,4 @@
-//! The guarded device, and staged collectives on it.
+//! Tests of the guarded device, and of staged collectives on it.
 
 #[macro_use]
 mod common;

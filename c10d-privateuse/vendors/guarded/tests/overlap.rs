@@ -1,4 +1,4 @@
-//! Copies go on while the CPU backend transfers, shown by a CPU backend that would wait for ever if they did not.
+//! Tests that copies run while the CPU backend transfers, with a CPU backend that would wait for ever if they did not.
 #![allow(unsafe_code)]
 
 use crate::common;
@@ -19,15 +19,15 @@ static UNEVEN: Runtime = LazyLock::new(|| Arc::new(Guarded::new("uneven")));
 const ROUNDS: usize = 8;
 const EACH: usize = 256;
 
-/// The one rank of a world; holds each transfer until the device is where an overlapping pipeline brings it.
+/// A backend for one rank. It holds each transfer until the device is where an overlapping pipeline brings it.
 struct Holding {
     runtime: &'static Runtime,
     op: OpKind,
-    /// The step that is the first round.
+    /// The step number of the first round.
     first: usize,
 }
 
-/// Waits until the log says so.
+/// Waits until the log has this.
 fn until(what: &str, reached: impl Fn() -> bool) -> Result {
     let end = Instant::now() + CAP;
     while !reached() {
@@ -43,7 +43,7 @@ fn count(runtime: &Runtime, what: What, ran: bool) -> usize {
     runtime.log().iter().filter(|entry| entry.what == what && entry.ran == ran).count()
 }
 
-// SAFETY: completes at once but for the wait, keeps nothing. The wait has a cap of its own.
+// SAFETY: it completes jobs after the wait, which has its own limit, and keeps nothing.
 unsafe impl Backend for Holding {
     fn name(&self) -> &'static str {
         "holding"
@@ -61,7 +61,7 @@ unsafe impl Backend for Holding {
                 result = until("the next round's copy to the host", || count(What::CopyOut, true) > round + 1);
             }
             if round == 1 {
-                // The first copy back was given, and cannot have run: this transfer does not wait for it.
+                // The first copy back was put on the stream and cannot have run: this transfer does not wait for it.
                 let given = until("the copy back of the round before", || count(What::CopyIn, false) == 1);
                 assert_eq!(count(What::CopyIn, true), 0);
                 result = result.and(given);
@@ -69,7 +69,7 @@ unsafe impl Backend for Holding {
             }
             for (from, to) in request.inputs().iter().zip(request.outputs()) {
                 let (bytes, from, to) = (from.bytes(), from.host_ptr().unwrap(), to.host_ptr().unwrap());
-                // SAFETY: in a world of one, an output has the input's length; both are the job's.
+                // SAFETY: in a world of one, an output has the input's length, and both belong to the job.
                 unsafe { std::ptr::copy_nonoverlapping(from, to, bytes) };
             }
         }
@@ -103,7 +103,7 @@ static PROVIDER: Provider = Provider {
     ..Provider::EMPTY
 };
 
-/// Runs `body` on a group of one and a device that holds its copies back, and looks at what was copied.
+/// Runs `body` on a group of one and a device that delays its copies, and checks the copies.
 fn copies_overlap(runtime: &Runtime, map: &str, body: impl FnOnce(&ProcessGroup, DeviceBuffer) -> DeviceBuffer) {
     let chunk = (EACH * 4).to_string();
     let builder = Builder::new().providers(&[&PROVIDER]).backend(map).hint("staged.chunk", &chunk);
@@ -147,7 +147,8 @@ fn an_op_begins_behind_what_its_stream_has() {
     for turn in 0..20u32 {
         let values: Vec<[u32; 64]> = (0..20).map(|i| [turn * 100 + i; 64]).collect();
         for value in &values {
-            // SAFETY: both places have so many bytes, and stay until the op below is over, which is behind them.
+            // SAFETY: both places have this number of bytes, and remain until the op below is finished, which is
+            // ordered after them.
             unsafe { device.copy_in(0, 0, DevicePtr { base, offset: 0 }, value.as_ptr().cast(), 256) }.unwrap();
         }
         pg.all_gather_into(&x, &mut y).unwrap();

@@ -1,4 +1,4 @@
-//! Collectives on the guarded device, through the CPU backend.
+//! Tests of collectives on the guarded device, through the CPU backend.
 
 use crate::common;
 
@@ -41,7 +41,7 @@ fn messages_do_not_wait_for_each_other() {
             let index = pg.rank() as u16;
             let peer = 1 - pg.rank();
             let buffer = |value: i32| DeviceBuffer::from_slice(&device, index, &[value; 300], CAP);
-            // What is received first is sent last.
+            // The message that is received first is sent last.
             let late = pg.start(op::recv(buffer(0)?, peer, 7));
             let sends: Vec<_> =
                 (0..20).map(|i| Ok(pg.start(op::send(buffer(i)?, peer, 5)))).collect::<c10d_core::Result<_>>()?;
@@ -69,7 +69,7 @@ fn lists_of_other_lengths_than_a_peer_expects_are_a_mismatch_of_all_elements() {
         .run_ranks(3, |pg| {
             let index = pg.rank() as u16;
             let on = |count: usize| DeviceBuffer::from_slice(&device, index, &vec![1i32; count], CAP);
-            // Rank 1 has more than rank 0 expects of it; both in many rounds.
+            // Rank 1 has more than rank 0 expects from it; both need many rounds.
             let from_1 = if pg.rank() == 0 { 4000 } else { 5000 };
             let mine = if pg.rank() == 1 { 5000 } else { 10 };
             let outputs = vec![on(10)?, on(from_1)?, on(10)?];
@@ -104,7 +104,7 @@ fn messages_of_one_sender_keep_their_order() {
                 return pg.shutdown();
             }
             let (first, second) = (on(0, 1)?, on(1, 2)?);
-            // The first message's copy to the host waits until that of the second is through.
+            // The first message's copy to the host waits until that of the second is finished.
             runtime.hold(0, What::CopyOut);
             let works = [pg.start(op::send(first, 1, 5)), pg.start(op::send(second, 1, 5))];
             let out = |e: &Entry| e.index == 1 && e.what == What::CopyOut && e.ran;
@@ -112,7 +112,7 @@ fn messages_of_one_sender_keep_their_order() {
             while !runtime.log().iter().any(out) && Instant::now() < end {
                 std::thread::sleep(Duration::from_millis(1));
             }
-            // Long enough for a pipeline that would send it now.
+            // This is long enough for a pipeline that would send it now.
             std::thread::sleep(Duration::from_millis(20));
             runtime.recover();
             works.into_iter().try_for_each(|work| work.wait().map(drop))?;
@@ -137,7 +137,7 @@ fn long_messages_go_in_rounds_that_wait_for_no_copy_back() {
                 runtime.start_log();
                 runtime.hold(1, What::CopyIn);
                 pg.barrier()?;
-                // All of it gets there, although nothing gets into the receiver's device.
+                // Everything arrives, although nothing is copied to the receiver's device.
                 pg.send(&x, 1, 5)?;
                 let of = |what, ran| runtime.log().iter().filter(|e| e.what == what && e.ran == ran).count();
                 assert_eq!((of(What::CopyOut, true), of(What::CopyIn, true)), (5, 0));
@@ -171,7 +171,8 @@ fn whoever_sends_first_is_received_whole() {
                 (0..3).try_for_each(|_| pg.send(&on(pg.rank())?, 0, 5).map(drop))?;
                 return pg.shutdown();
             }
-            // Three from anybody wait at once. Then come those, and the rest in the order of the ranks.
+            // Three receives from any source wait at once. Then their messages come, and the others in the order of the
+            // ranks.
             let buffers: Vec<_> = (0..3).map(|_| on(9)).collect::<c10d_core::Result<_>>()?;
             let any: Vec<_> = buffers.into_iter().map(|x| pg.start(op::recv_any_source(x, 5))).collect();
             pg.barrier()?;
@@ -235,7 +236,7 @@ fn a_device_that_reduces_is_left_to() {
     builder
         .run_ranks(3, |pg| {
             let (me, index) = (i64::from(pg.rank()), pg.rank() as u16);
-            // Parts of another length for each rank, none for the first.
+            // Parts with a different length for each rank, and none for the first.
             let part = |rank: i64| (0..700 * rank).map(|i| i + 10 * rank).collect::<Vec<i64>>();
             let on = |values: &[i64]| DeviceBuffer::from_slice(&runtime, index, values, CAP);
             let inputs = (0..3).map(|rank| on(&part(rank))).collect::<c10d_core::Result<Vec<_>>>()?;
@@ -245,7 +246,7 @@ fn a_device_that_reduces_is_left_to() {
         })
         .unwrap();
     assert!(reduced(), "lists are reduced there, too");
-    // What it took for that goes when the threads do.
+    // The memory for that is freed with the threads.
     returns(|| {
         while reducer().allocations() > 0 {
             std::thread::yield_now();
@@ -268,7 +269,7 @@ fn tensors_of_no_elements_are_tensors() {
             } else {
                 pg.recv(empty()?, 0, 1).map(drop)?
             }
-            // Beside others that have some.
+            // Other ranks have elements.
             let some = DeviceBuffer::from_slice(&device, index, &[1f32; 3], CAP)?;
             let back = pg.all_reduce_coalesced(vec![empty()?, some, empty()?], ReduceOp::Sum)?;
             assert_eq!(back[1].to_vec::<f32>(CAP)?, [2.0; 3]);
@@ -277,7 +278,7 @@ fn tensors_of_no_elements_are_tensors() {
         .unwrap();
 }
 
-/// What was handed in: no message was taken, and none was sent.
+/// Returns the buffer: no message was received or sent.
 fn back<R>(work: Work<R>) -> R {
     match work.cancel() {
         Ok(Cancel::Back(buffer)) => buffer,
@@ -290,7 +291,7 @@ fn back<R>(work: Work<R>) -> R {
 fn messages_are_taken_back() {
     let (runtime, builder) = staged!("taken-back");
     let device: Arc<dyn DeviceRuntime> = runtime.clone();
-    // Some in one round, some in many.
+    // Some messages need one round, some many.
     for count in [10, 3000] {
         builder
             .clone()
@@ -317,7 +318,7 @@ fn messages_are_taken_back() {
                 }
                 pg.barrier()?;
                 pg.recv(on(7)?, 1, 9)?;
-                // Whatever is in the way to the CPU backend keeps a send from beginning.
+                // A send does not begin while another op uses the path to the CPU backend.
                 runtime.start_log();
                 runtime.hold(index, What::CopyOut);
                 let (one, two) = (pg.start(op::send(on(1)?, 1, 5)), pg.start(op::send(on(2)?, 1, 5)));
@@ -327,7 +328,7 @@ fn messages_are_taken_back() {
                 while enqueued() <= of_one && Instant::now() < end {
                     std::thread::sleep(Duration::from_millis(1));
                 }
-                // The device may read the buffer still, so it cannot go back yet: the op ends by itself.
+                // The device may still read the buffer, so it cannot be returned yet: the op ends by itself.
                 let Ok(Cancel::TooLate(two)) = two.cancel() else { panic!("the device has it") };
                 assert!(!two.is_done());
                 runtime.recover();
@@ -346,7 +347,7 @@ fn messages_are_taken_back() {
 fn taking_back_races_with_messages_and_loses_none() {
     let (runtime, builder) = staged!("races");
     let device: Arc<dyn DeviceRuntime> = runtime;
-    // Of many rounds; and of one that takes long.
+    // Messages of many rounds, and of one long round.
     for (chunk, large, messages, nap) in [("1000", 3000, 60u32, 400), ("16777216", 4 << 20, 10, 40_000)] {
         builder
             .clone()
@@ -384,7 +385,7 @@ fn taking_back_races_with_messages_and_loses_none() {
     }
 }
 
-/// Whoever gives up waiting for what it started is told for whom it waited.
+/// A rank that gives up waiting for its started op gets an error that names the rank for which it waited.
 #[test]
 fn a_shutdown_names_whom_it_waited_for() {
     let (runtime, builder) = staged!("named");

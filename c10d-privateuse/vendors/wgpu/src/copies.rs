@@ -1,4 +1,4 @@
-//! Copies and kernels. wgpu copies whole words; what is not whole words goes through the kernel that copies bytes.
+//! Copies and kernels. wgpu copies only whole words, so other copies use the kernel that copies bytes.
 #![allow(unsafe_code)]
 
 use c10d_core::Result;
@@ -8,7 +8,7 @@ use wgpu::BufferUsages;
 use crate::gpu::{Gpu, PIECE};
 use crate::kernel::Kernel;
 
-/// Some bytes of a buffer.
+/// A range of bytes in a buffer.
 #[derive(Clone)]
 pub(crate) struct Place {
     pub(crate) buffer: wgpu::Buffer,
@@ -28,13 +28,13 @@ fn down(x: u64, to: u64) -> u64 {
 }
 
 impl Gpu {
-    /// Enqueues a copy from host memory, which is read at once.
+    /// Enqueues a copy from host memory, which is read immediately.
     ///
     /// # Safety
-    /// There are so many bytes to read.
+    /// There is this number of bytes to read.
     pub(crate) unsafe fn copy_in(&self, stream: Stream, to: &Place, from: *const u8, bytes: usize) -> Result {
         self.check()?;
-        // Unless it is still to be written by an earlier copy of the stream.
+        // This is not possible if an earlier copy of the stream will still write it.
         let range = from.addr()..from.addr() + bytes;
         for arrival in self.streams.lock().overlapping(stream, &range) {
             while !arrival.is_done() {
@@ -42,7 +42,7 @@ impl Gpu {
                 self.check()?;
             }
         }
-        // SAFETY: as promised.
+        // SAFETY: the caller guarantees it.
         let data = unsafe { std::slice::from_raw_parts(from, bytes) };
         let end = to.offset + bytes as u64;
         let words = to.offset.next_multiple_of(WORD).min(end)..down(end, WORD);
@@ -69,7 +69,7 @@ impl Gpu {
     /// Enqueues a copy to host memory, which is written when the queue's callbacks run.
     ///
     /// # Safety
-    /// There are so many bytes to write, until the stream has passed the copy.
+    /// There is this number of bytes to write, until the stream has finished the copy.
     pub(crate) unsafe fn copy_out(&self, stream: Stream, to: *mut u8, from: &Place, bytes: usize) -> Result {
         self.check()?;
         let address = to.expose_provenance();
@@ -95,7 +95,8 @@ impl Gpu {
                 match view.and_then(|()| mapped.get_mapped_range(..).map_err(|e| e.to_string())) {
                     Ok(view) => {
                         let to = std::ptr::with_exposed_provenance_mut::<u8>(to);
-                        // SAFETY: the caller keeps the memory until the stream has passed, which is not before `finish`.
+                        // SAFETY: the caller keeps the memory until the stream has finished, which is not before
+                        // `finish`.
                         unsafe { to.copy_from_nonoverlapping(view[skip..].as_ptr(), piece) };
                     }
                     Err(what) => drop(failure.set(format!("a copy to the host failed: {what}"))),
@@ -126,14 +127,14 @@ impl Gpu {
         self.check()?;
         let limits = self.device.limits();
         let align = u64::from(limits.min_storage_buffer_offset_alignment);
-        // The window of a piece may begin and end a little outside of it.
+        // The binding of a piece may begin before it and end after it.
         let most = PIECE.min(down(limits.max_storage_buffer_binding_size.saturating_sub(2 * align), 256)).max(256);
         let mut done = 0;
         while done < bytes {
             let piece = (bytes - done).min(most);
             let (acc, mut other) = (acc.after(done), other.after(done));
             if acc.buffer == other.buffer {
-                // One buffer cannot be bound for reading and for writing.
+                // A buffer cannot be bound for reading and for writing at once.
                 other = self.aside(&other, piece);
             }
             self.dispatch(kernel, &acc, &other, piece, align)?;
@@ -142,7 +143,7 @@ impl Gpu {
         Ok(())
     }
 
-    /// The same bytes in a buffer of their own.
+    /// Copies the bytes to another buffer.
     fn aside(&self, from: &Place, bytes: u64) -> Place {
         let window = down(from.offset, WORD)..(from.offset + bytes).next_multiple_of(WORD);
         let buffer = self.device.create_buffer(&wgpu::BufferDescriptor {

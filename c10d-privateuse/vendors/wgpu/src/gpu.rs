@@ -1,4 +1,4 @@
-//! One device: its queue, what went wrong on it, its kernels.
+//! A device: its queue, its failure, its kernels.
 
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
@@ -14,16 +14,16 @@ use crate::kernel::Kernel;
 use crate::memory::Memory;
 use crate::streams::Streams;
 
-/// Bytes that one copy or dispatch takes; more goes in pieces.
+/// The maximum number of bytes of one copy or dispatch. Larger ones are divided.
 pub(crate) const PIECE: u64 = 16 << 20;
-/// Allocations are multiples of it, so that the words and binding windows around any element are inside.
+/// Allocations are multiples of this, so that the words and bindings around every element are inside.
 const GRAIN: u64 = 256;
 
 pub(crate) struct Gpu {
     name: String,
     pub(crate) device: wgpu::Device,
     pub(crate) queue: wgpu::Queue,
-    /// What ended the device, or broke a call to it; said by every later query.
+    /// The failure of the device or of a call to it. Every later query returns it.
     failure: Arc<OnceLock<String>>,
     pub(crate) streams: Mutex<Streams>,
     pipelines: Mutex<HashMap<Kernel, wgpu::ComputePipeline>>,
@@ -50,7 +50,7 @@ impl Gpu {
         Ok(Gpu { failure, ..Gpu::adopt(device, queue) })
     }
 
-    /// A device that somebody else opened, and whose errors somebody else hears of.
+    /// A device that the program opened. The program handles its errors.
     pub(crate) fn adopt(device: wgpu::Device, queue: wgpu::Queue) -> Gpu {
         let name = device.adapter_info().name;
         let (failure, streams, pipelines) = Default::default();
@@ -66,7 +66,7 @@ impl Gpu {
         self.failure.clone()
     }
 
-    /// Whether anything went wrong so far.
+    /// The failure so far, if any.
     pub(crate) fn check(&self) -> Result {
         self.failure.get().map_or(Ok(()), |what| Err(self.error(what)))
     }
@@ -92,7 +92,7 @@ impl Gpu {
         }
     }
 
-    /// A buffer of the runtime's own that holds these bytes, for a kernel to read.
+    /// A buffer of the runtime with these bytes, for a kernel.
     pub(crate) fn constant(&self, bytes: &[u8], usage: wgpu::BufferUsages) -> wgpu::Buffer {
         self.device.create_buffer_init(&wgpu::util::BufferInitDescriptor {
             label: Some("c10d"),
@@ -127,7 +127,7 @@ impl Gpu {
         Ok(pipeline)
     }
 
-    /// Puts the event behind what the queue and the stream have now.
+    /// Records the event after the current work of the queue and the stream.
     pub(crate) fn record(&self, event: Event, stream: Stream) -> Result {
         self.check()?;
         let mark = self.streams.lock().record(event, stream);
@@ -135,7 +135,7 @@ impl Gpu {
         Ok(())
     }
 
-    /// Whether the event is reached. Lets the device's callbacks run, but does not wait.
+    /// Whether the event is reached. It runs the device's callbacks, but does not wait.
     pub(crate) fn query(&self, event: Event) -> Result<bool> {
         let mark = self.streams.lock().mark(event);
         self.poll(wgpu::PollType::Poll)?;
@@ -143,7 +143,7 @@ impl Gpu {
         Ok(mark.is_none_or(|mark| mark.is_reached()))
     }
 
-    /// Waits some time for the queue.
+    /// Waits for the queue for a short time.
     pub(crate) fn pause(&self) -> Result {
         self.poll(wgpu::PollType::Wait { submission_index: None, timeout: Some(Duration::from_millis(50)) })
     }

@@ -1,13 +1,13 @@
-//! Which kernels there are, and their text.
+//! The kernels and their source text.
 
 use c10d_core::{DType, DTypeSet, ReduceOp};
 
-/// What a kernel does with each element.
+/// The operation of a kernel on each element.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Kernel {
-    /// Takes the other's byte.
+    /// Copies the byte of the other operand.
     Copy,
-    /// Reduces; the operation's code, and the type.
+    /// Reduces. It has the operation's code and the type.
     Reduce(u8, DType),
 }
 
@@ -25,7 +25,7 @@ pub(crate) fn reduces(op: ReduceOp) -> DTypeSet {
 }
 
 impl Kernel {
-    /// Bytes of an element.
+    /// The size of an element in bytes.
     pub(crate) fn size(self) -> usize {
         match self {
             Kernel::Copy => 1,
@@ -33,7 +33,7 @@ impl Kernel {
         }
     }
 
-    /// The kernel in WGSL; none for what is not among `reduces`.
+    /// The kernel in WGSL, if the operation is among `reduces`.
     pub(crate) fn source(self) -> Option<String> {
         let combine = match self {
             Kernel::Copy => "b".to_owned(),

@@ -18,11 +18,11 @@ c10d_core::submit!(PROVIDER);
 
 static RUNTIME: OnceLock<Result<Arc<Wgpu>>> = OnceLock::new();
 
-/// Makes the program's own devices the ones behind [`PROVIDER`], so that its buffers can be used (see
-/// [`Tensor`](crate::Tensor)). What goes wrong on them is for the program's own error handler.
+/// Makes [`PROVIDER`] use the program's own devices, so that its buffers can be used (see [`Tensor`](crate::Tensor)).
+/// The program's own error handler gets errors of these devices.
 ///
 /// # Errors
-/// The process has devices already: this comes before every other use of the crate.
+/// The process already has devices: this must be called before every other use of the crate.
 pub fn adopt(devices: Vec<(wgpu::Device, wgpu::Queue)>) -> Result<Arc<Wgpu>> {
     let mine = Arc::new(Wgpu::adopt(devices));
     match RUNTIME.set(Ok(mine.clone())) {
@@ -31,12 +31,12 @@ pub fn adopt(devices: Vec<(wgpu::Device, wgpu::Queue)>) -> Result<Arc<Wgpu>> {
     }
 }
 
-/// The runtime behind [`PROVIDER`], one per process. Unless the program gave its own devices, these are all GPUs of the
-/// machine, or, where there is none, the software that stands in for one; `WGPU_BACKEND` chooses among Vulkan, Metal and
-/// DX12.
+/// Returns the runtime of [`PROVIDER`], of which there is one per process. Unless the program gave its own devices,
+/// these are all GPUs of the machine, or a software implementation if there is no GPU. `WGPU_BACKEND` selects Vulkan,
+/// Metal or DX12.
 ///
 /// # Errors
-/// `Unsupported`: there is no GPU, and no software that stands in for one. `Device`: none would open.
+/// `Unsupported`: there is no GPU and no software implementation. `Device`: none of them could be opened.
 pub fn runtime() -> Result<Arc<Wgpu>> {
     RUNTIME.get_or_init(|| Wgpu::open().map(Arc::new)).clone()
 }

@@ -1,4 +1,4 @@
-//! The devices as c10d has them.
+//! The device runtime for c10d.
 #![allow(unsafe_code)]
 
 use c10d_core::device::{DevicePtr, DeviceReduce, DeviceRuntime, Event, Stream};
@@ -13,16 +13,15 @@ use crate::memory::Memory;
 /// The machine's GPUs.
 pub struct Wgpu {
     gpus: Vec<Gpu>,
-    /// What those said that would not open.
+    /// The errors of the devices that could not be opened.
     closed: Vec<Error>,
 }
 
 impl Wgpu {
-    /// Opens all GPUs, or, where there is none, the software that stands in for one. Does without those that would not
-    /// open.
+    /// Opens all GPUs, or a software implementation if there is no GPU. Devices that cannot be opened are left out.
     ///
     /// # Errors
-    /// `Unsupported`: there is neither. `Device`: none would open.
+    /// `Unsupported`: there is neither. `Device`: none could be opened.
     pub(crate) fn open() -> Result<Wgpu> {
         let instance = Instance::new(InstanceDescriptor::new_without_display_handle_from_env());
         let adapters = pollster::block_on(instance.enumerate_adapters(Backends::PRIMARY));
@@ -53,7 +52,7 @@ impl Wgpu {
     }
 }
 
-/// Those that opened, and what the others said.
+/// The devices that were opened, and the errors of the others.
 fn opened<T>(all: impl Iterator<Item = Result<T>>) -> Result<(Vec<T>, Vec<Error>)> {
     let (mut open, mut closed) = (Vec::new(), Vec::new());
     for one in all {
@@ -68,12 +67,12 @@ fn opened<T>(all: impl Iterator<Item = Result<T>>) -> Result<(Vec<T>, Vec<Error>
 /// # Safety
 /// The base is a handle that still has an owner.
 unsafe fn place(of: DevicePtr) -> Place {
-    // SAFETY: as promised.
+    // SAFETY: the caller guarantees it.
     Place { buffer: unsafe { Memory::buffer(of) }, offset: of.offset }
 }
 
-// SAFETY: a buffer is wgpu's until the last owner released it and the queue is through with it. Host memory is read at
-// once, and written before the event behind it is reached.
+// SAFETY: a buffer exists until the last owner released it and the queue has finished with it. Host memory is read
+// immediately, and written before the event after it is reached.
 unsafe impl DeviceRuntime for Wgpu {
     fn name(&self) -> &'static str {
         "wgpu"
@@ -88,18 +87,18 @@ unsafe impl DeviceRuntime for Wgpu {
     }
 
     unsafe fn free(&self, _: u16, base: *mut ()) {
-        // SAFETY: the caller's handle, for the last time.
+        // SAFETY: this is the last use of the caller's handle.
         unsafe { Memory::release(base) }
     }
 
     unsafe fn retain(&self, _: u16, base: *mut ()) -> bool {
-        // SAFETY: the caller's handle.
+        // SAFETY: this is the caller's handle.
         unsafe { Memory::retain(base) };
         true
     }
 
     unsafe fn release(&self, _: u16, base: *mut ()) {
-        // SAFETY: what `retain` added.
+        // SAFETY: `retain` added it.
         unsafe { Memory::release(base) }
     }
 
@@ -137,7 +136,7 @@ unsafe impl DeviceRuntime for Wgpu {
     }
 
     unsafe fn copy_in(&self, index: u16, stream: Stream, to: DevicePtr, from: *const u8, bytes: usize) -> Result {
-        // SAFETY: the caller's memory on both sides.
+        // SAFETY: both sides are the caller's memory.
         unsafe { self.gpu(index)?.copy_in(stream, &place(to), from, bytes) }
     }
 
@@ -173,7 +172,7 @@ unsafe impl DeviceReduce for Wgpu {
         with: DevicePtr,
         count: usize,
     ) -> Result {
-        // SAFETY: the caller's memory.
+        // SAFETY: this is the caller's memory.
         let (acc, with) = unsafe { (place(acc), place(with)) };
         let kernel = Kernel::Reduce(op.code(), dtype);
         self.gpu(index)?.run(kernel, &acc, &with, (count * kernel.size()) as u64)

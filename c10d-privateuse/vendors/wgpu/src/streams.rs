@@ -1,5 +1,5 @@
-//! What is not over yet. A device has one queue, so work is in order by itself; only what comes back to host memory is
-//! over later than the queue says.
+//! Unfinished work. A device has one queue, so work is ordered. Only copies to host memory finish later than the queue
+//! reports.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -11,7 +11,7 @@ use c10d_core::device::{Event, Stream};
 /// A copy to host memory.
 #[derive(Debug)]
 pub(crate) struct Arrival {
-    /// The host's bytes.
+    /// The bytes in host memory.
     pub(crate) to: Range<usize>,
     done: AtomicBool,
 }
@@ -29,7 +29,7 @@ impl Arrival {
 /// A recorded event.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Mark {
-    /// Whether the queue has passed it.
+    /// Whether the queue has reached it.
     pub(crate) passed: Arc<AtomicBool>,
     arrivals: Vec<Arc<Arrival>>,
 }
@@ -63,32 +63,32 @@ impl Streams {
         self.marks.remove(&event);
     }
 
-    /// A copy to these bytes begins on the stream.
+    /// Adds a copy to these bytes on the stream.
     pub(crate) fn arrival(&mut self, stream: Stream, to: Range<usize>) -> Arc<Arrival> {
         let arrival = Arc::new(Arrival { to, done: AtomicBool::new(false) });
         self.pending(stream).push(arrival.clone());
         arrival
     }
 
-    /// Puts the event behind what the stream has now.
+    /// Records the event after the current work of the stream.
     pub(crate) fn record(&mut self, event: Event, stream: Stream) -> Mark {
         let mark = Mark { passed: Arc::default(), arrivals: self.pending(stream).clone() };
         self.marks.insert(event, mark.clone());
         mark
     }
 
-    /// The stream goes on behind the event.
+    /// Makes the stream wait for the event.
     pub(crate) fn wait(&mut self, stream: Stream, event: Event) {
         let arrivals = self.marks.get(&event).map(|mark| mark.arrivals.clone()).unwrap_or_default();
         self.pending(stream).extend(arrivals);
     }
 
-    /// The event's record; none if there never was one.
+    /// The event's record, if it was ever recorded.
     pub(crate) fn mark(&self, event: Event) -> Option<Mark> {
         self.marks.get(&event).cloned()
     }
 
-    /// Copies to any of these bytes that the stream has not seen the end of.
+    /// The unfinished copies of the stream to any of these bytes.
     pub(crate) fn overlapping(&mut self, stream: Stream, bytes: &Range<usize>) -> Vec<Arc<Arrival>> {
         let overlaps = |a: &Arc<Arrival>| a.to.start < bytes.end && bytes.start < a.to.end;
         self.pending(stream).iter().filter(|a| overlaps(a)).cloned().collect()

@@ -1,4 +1,4 @@
-//! A caller's own buffer as an argument of collectives.
+//! The program's own buffers as arguments of collectives.
 #![allow(unsafe_code)]
 
 use std::fmt;
@@ -10,10 +10,10 @@ use wgpu::BufferUsages;
 use crate::Wgpu;
 use crate::memory::Memory;
 
-/// A `wgpu::Buffer` of the caller, all of it, as elements of one type.
+/// A whole `wgpu::Buffer` of the program, as elements of one type.
 ///
-/// A collective reads it behind what was submitted to the device's queue before the call, and what is submitted after it
-/// is done finds the result.
+/// A collective reads it after the work that was submitted to the device's queue before the call. Work that is
+/// submitted after the collective is done sees the result.
 ///
 /// ```no_run
 /// # use c10d_core::{DType, ProcessGroup, ReduceOp, Result};
@@ -32,17 +32,17 @@ pub struct Tensor {
     dtype: DType,
 }
 
-// SAFETY: the handle is to a counted object that any thread may use.
+// SAFETY: the handle refers to a counted object that any thread may use.
 unsafe impl Send for Tensor {}
 // SAFETY: as above; a shared tensor is only read.
 unsafe impl Sync for Tensor {}
 
 impl Tensor {
-    /// The buffer must be of the runtime's device `index`.
+    /// Makes a tensor of a buffer, which must belong to the runtime's device `index`.
     ///
     /// # Errors
-    /// Its usages are not at least `STORAGE`, `COPY_SRC` and `COPY_DST`; or its size is not whole elements and a multiple
-    /// of 4 bytes.
+    /// The usages of the buffer do not include `STORAGE`, `COPY_SRC` and `COPY_DST`, or its size is not a whole number
+    /// of elements and a multiple of 4 bytes.
     pub fn new(runtime: &Wgpu, index: u16, buffer: wgpu::Buffer, dtype: DType) -> Result<Tensor> {
         let needed = BufferUsages::STORAGE | BufferUsages::COPY_SRC | BufferUsages::COPY_DST;
         let missing = needed - buffer.usage();
@@ -71,7 +71,7 @@ impl Tensor {
 
 impl Drop for Tensor {
     fn drop(&mut self) {
-        // SAFETY: from `into_handle`; this is its one owner.
+        // SAFETY: it comes from `into_handle`, and this is its only owner.
         unsafe { Memory::release(self.base) }
     }
 }
@@ -82,8 +82,8 @@ impl fmt::Debug for Tensor {
     }
 }
 
-// SAFETY: the memory stays until the value is dropped, wherever the value is. Who has a clone of the buffer can reach it
-// only through the queue, which keeps the order of accesses.
+// SAFETY: the memory remains until the value is dropped, also if the value moves. A clone of the buffer can access it
+// only through the queue, which orders the accesses.
 unsafe impl Buf for Tensor {
     fn span(&mut self) -> Span {
         self.all()
@@ -91,13 +91,13 @@ unsafe impl Buf for Tensor {
 }
 // SAFETY: as above.
 unsafe impl BufMut for Tensor {}
-// SAFETY: as above; borrowed for the op.
+// SAFETY: as above; it is borrowed for the op.
 unsafe impl Buf for &Tensor {
     fn span(&mut self) -> Span {
         self.all()
     }
 }
-// SAFETY: as above; borrowed exclusively for the op.
+// SAFETY: as above; it is borrowed exclusively for the op.
 unsafe impl Buf for &mut Tensor {
     fn span(&mut self) -> Span {
         self.all()

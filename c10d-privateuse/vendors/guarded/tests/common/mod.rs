@@ -1,20 +1,20 @@
-//! What the tests share.
+//! Shared code of the tests.
 #![allow(dead_code, unused_macros)]
 
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
-/// No verdict: only so that a hang ends.
+/// Only a limit so that a hang ends.
 pub(crate) const CAP: Duration = Duration::from_secs(20);
 
-/// Runs a body that must return, on a thread of its own.
+/// Runs a body that must return, on a new thread.
 pub(crate) fn returns<T: Send + 'static>(body: impl FnOnce() -> T + Send + 'static) -> T {
     let (done, wait) = channel();
     std::thread::spawn(move || done.send(body()));
     wait.recv_timeout(3 * CAP).expect("this must return")
 }
 
-/// A device of the test's own, and a group of which it is staged.
+/// A separate device for the test, and a group that stages through it.
 macro_rules! staged {
     ($name:literal) => {{
         static RUNTIME: std::sync::LazyLock<std::sync::Arc<c10d_guarded::Guarded>> =
