@@ -1,4 +1,4 @@
-//! What the compiler says to those who hand over what no collective takes.
+//! The compiler's errors for types that no collective accepts.
 #![cfg(feature = "gloo-like")]
 
 use crate::common::outside;

@@ -1,4 +1,4 @@
-//! `c10d info`: all 60 rows, with what a group would take now.
+//! `c10d info`: all 60 rows, with what a group would use now.
 
 use crate::common;
 

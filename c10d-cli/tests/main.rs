@@ -1,4 +1,4 @@
-//! The `c10d` program, as users and scripts see it.
+//! Tests of the program `c10d`, as users and scripts use it.
 
 mod common;
 mod hints;

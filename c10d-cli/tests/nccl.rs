@@ -1,4 +1,4 @@
-//! `c10d info` of a program with NCCL, over a pretended one.
+//! `c10d info` of a program with NCCL, with a simulated one.
 
 mod common;
 mod settings;
@@ -6,7 +6,7 @@ mod settings;
 use common::start_with;
 use serde_json::Value;
 
-// Builds the fake, and nothing else of it is used here.
+// This only makes cargo build the fake.
 use c10d_fake_nccl as _;
 
 #[test]

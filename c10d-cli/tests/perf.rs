@@ -1,4 +1,4 @@
-//! `c10d perf`, as users and scripts see it.
+//! `c10d perf`, as users and scripts use it.
 
 use crate::common;
 
@@ -66,7 +66,7 @@ fn iters_means_exactly_so_many() {
     assert!(ended.status.success(), "{}", ended.stderr);
     let json: Value = serde_json::from_str(&ended.stdout).unwrap();
     assert_eq!(json["rows"][0]["iters"], 7);
-    // The library's own account of rank 0: one checked call, then those that are timed.
+    // The library's own count of rank 0's calls: one checked call, then the measured ones.
     let calls = ended.stderr.lines().filter(|l| l.starts_with("[0]") && l.contains("all_gather_into")).count();
     assert_eq!(calls, 1 + 7, "{}", ended.stderr);
 }
@@ -111,7 +111,7 @@ fn the_table_ends_with_the_number_of_errors() {
 
 #[test]
 fn a_killed_rank_ends_the_run_and_is_named() {
-    // It would run for hours.
+    // Without a limit it would run for hours.
     let running = start(&["perf", "-n", "3", "--ops", "barrier", "--iters", "1000000000000"]);
     let mut victim = None;
     until("rank 1 runs", || {
@@ -121,7 +121,7 @@ fn a_killed_rank_ends_the_run_and_is_named() {
     kill_process(victim.unwrap(), Signal::KILL).unwrap();
     let ended = running.end();
     assert!(!ended.status.success());
-    // The others may be gone before it can be collected; then it is they who name it.
+    // The other ranks may be gone before its end is noticed; then they are the ones that name it.
     let report = ended.stderr.split("\nc10d perf: ").last().unwrap();
     assert!(report.contains("rank 1 was killed by signal 9") || report.contains("PeerDead (rank 1)"), "{report}");
 }
@@ -181,7 +181,7 @@ fn a_job_that_is_there_is_joined() {
     for more in [&[][..], &["-n", "3", "--pin"]] {
         let ended = job(&["-n", "3"], more);
         assert!(ended.status.success(), "{}", ended.stderr);
-        // The header and a row per op, from rank 0 alone.
+        // The header and a row per op, only from rank 0.
         let rows: Vec<&str> = ended.stdout.lines().filter_map(|line| line.strip_prefix("[0] ")).collect();
         assert!(rows.len() == 3 && ended.stdout.lines().count() == 3, "{}", ended.stdout);
         assert!(rows[1..].iter().all(|row| row.split(',').nth(3) == Some("3") && row.ends_with(",0")), "{rows:?}");
@@ -191,7 +191,7 @@ fn a_job_that_is_there_is_joined() {
         assert_eq!(ended.status.code(), Some(2), "{}", ended.stderr);
         assert!(ended.stderr.contains(says), "{}", ended.stderr);
     }
-    // Ranks of its own, although it is a rank.
+    // It launches its own ranks, although it is a rank.
     let ended = job(&["-n", "1"], &["--alone"]);
     assert!(ended.status.success(), "{}", ended.stderr);
     assert!(ended.stdout.lines().skip(1).all(|row| row.split(',').nth(3) == Some("2")), "{}", ended.stdout);
@@ -250,7 +250,7 @@ fn jobs_of_all_starters_are_joined() {
         assert_eq!(cells(&first.stdout).iter().map(|row| row[3]).collect::<Vec<_>>(), ["2"], "{name}");
         assert_eq!(second.stdout, "", "{name}");
     }
-    // What is set to nothing is not set.
+    // An empty variable counts as not set.
     let ended = start_with(&args, &[("RANK", ""), ("SLURM_PROCID", " ")]).end();
     assert!(ended.status.success() && cells(&ended.stdout)[0][3] == "2", "{}", ended.stderr);
 }

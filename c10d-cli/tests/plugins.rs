@@ -12,7 +12,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// Seconds that nothing takes to be loaded, on whatever machine.
+/// A time in seconds that loading never takes, on any machine.
 const LONG: &str = "300";
 
 fn directory() -> TempDir {
@@ -20,7 +20,7 @@ fn directory() -> TempDir {
     tempfile::Builder::new().prefix("c10d-plugins-").permissions(all).tempdir().unwrap()
 }
 
-/// A plugin from one of c10d-privateuse's C files.
+/// Builds a plugin from one of c10d-privateuse's C files.
 fn plugin(dir: &Path, name: &str, source: &str, words: &[&str]) -> PathBuf {
     let home = Path::new(env!("CARGO_MANIFEST_DIR")).join("../c10d-privateuse");
     let to = dir.join(format!("libc10d_{name}.so"));
@@ -76,7 +76,7 @@ fn check_survives_whatever_a_plugin_does_while_it_is_loaded() {
     ];
     assert_eq!(rows(&json(&ended)), want);
     assert!(ended.stdout.contains("signal"), "{}", ended.stdout);
-    // Alone: the time that it may take is none in which a good one could be loaded on a busy machine.
+    // This runs alone: on a busy machine a good plugin could not be loaded in the allowed time.
     let spins = plugin(dir.path(), "spins", "ends.c", &["-DHOW=for(;;)"]);
     let ended = run(&["plugins", "check", "--json", "--load-timeout", "1", text(&spins)]);
     assert!(!ended.status.success());
@@ -195,14 +195,14 @@ fn a_privileged_process_believes_no_variable() {
     }
     let row = |name: &str| (name.to_owned(), "skipped".to_owned(), "privileged".to_owned());
     assert_eq!(rows(&info["plugins"]), [row("C10D_PLUGIN_PATH"), row("C10D_PLUGINS")]);
-    // The standard directories, which are asked for here, are not believed either: the user's and the program's.
+    // The standard directories, which are requested here, are also not trusted: the user's and the program's.
     let out =
         Command::new(&program).args(["plugins", "list", "--json"]).env("XDG_DATA_HOME", dir.path()).output().unwrap();
     let list: Value = serde_json::from_slice(&out.stdout).unwrap();
     assert_eq!(rows(&list), [row("plugins"), row("plugins")], "{list}");
 }
 
-/// Puts plugins of one name, of which each can be told from the others, into the places.
+/// Puts distinguishable plugins of the same name into the places.
 fn everywhere(name: &str, places: &[PathBuf]) {
     for place in places {
         std::fs::create_dir_all(place).unwrap();
@@ -210,7 +210,7 @@ fn everywhere(name: &str, places: &[PathBuf]) {
     }
 }
 
-/// The directories of a program at `dir/bin`: what C10D_PLUGIN_PATH names, the user's, the program's.
+/// The directories of a program at `dir/bin`: those in C10D_PLUGIN_PATH, the user's, the program's.
 fn places(dir: &Path) -> [PathBuf; 3] {
     ["path", "data/c10d/plugins", "lib/c10d/plugins"].map(|place| dir.join(place))
 }
@@ -243,24 +243,24 @@ fn directories_are_looked_through_in_their_order() {
 
     let all = [first(path, "loaded"), later(user), later(own)];
     assert_eq!(found(&["info", "--json"], &[path_is, data_is]), all);
-    // Those of the variable are in its order.
+    // The directories of the variable are in its order.
     let both = std::env::join_paths([own, path]).unwrap();
     let turned = [first(own, "loaded"), later(path), later(user)];
     let found_twice = found(&["info", "--json"], &[("C10D_PLUGIN_PATH", Path::new(&both)), data_is]);
     assert_eq!(found_twice[..3], turned);
-    // Without it the standard ones are only looked at by who asks for them.
+    // Without it the standard directories are only used on request.
     assert_eq!(found(&["info", "--json"], &[data_is]), []);
     assert_eq!(found(&["plugins", "list", "--json"], &[data_is]), [first(user, "passed"), later(own)]);
-    // Without a directory for data, it is the one at home.
+    // Without a data directory, the one in the home directory is used.
     let home = dir.path().join(".local/share/c10d/plugins");
     everywhere("same", std::slice::from_ref(&home));
     assert_eq!(found(&["plugins", "list", "--json"], &[]), [first(&home, "passed"), later(own)]);
 }
 
-/// The directory in which this program, started once more, finds what a test has laid out.
+/// The directory in which this program, started again, finds the files of a test.
 const LAID_OUT: &str = "C10D_TEST_LAID_OUT";
 
-/// This test once more, as a process with variables of its own.
+/// This test again, as a process with other variables.
 fn again(test: &str, dir: &Path, env: &[(&str, &Path)]) {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--exact", &format!("plugins::{test}"), "--nocapture"]).env(LAID_OUT, dir).envs(env.iter().copied());
@@ -269,7 +269,8 @@ fn again(test: &str, dir: &Path, env: &[(&str, &Path)]) {
     assert!(out.status.success() && said.contains("1 passed"), "{said}");
 }
 
-/// What a plugin makes of 1 and 1: the wrong ones 2 and 1, those of `ADDRESS` where the numbers are.
+/// The result of a plugin for 1 and 1: the wrong ones return 2 and 1, and those of `ADDRESS` return the address of the
+/// numbers.
 fn sum_by(builder: c10d::Builder, name: &str) -> c10d::Result<([f32; 2], bool)> {
     let pg = builder.backend(&format!("cpu:{name}")).build()?;
     let mut x = [1f32; 2];
@@ -306,7 +307,7 @@ fn a_builder_has_files_first_then_its_directories_then_the_variables() {
     assert_eq!(sum_by(builder(), "two").unwrap().0, WRONG, "a builder's directories come before the variable's");
     assert!(!sum_by(builder(), "where").unwrap().1);
     assert!(sum_by(builder().trust_plugin("where"), "where").unwrap().1, "trusted, it works on the caller's memory");
-    // What is refused is left out if it was found in a directory, but fails the builder that asked for it.
+    // A rejected plugin is left out if it was found in a directory, but is an error for a builder that requests it.
     let bad = own.join("libc10d_bad.so");
     let e = builder().plugin(&bad).build().map(drop).unwrap_err();
     assert_eq!((e.kind(), e.status()), (&c10d::ErrorKind::Plugin, c10d::Status::Rejected), "{e}");
@@ -336,7 +337,7 @@ fn no_set_id(dir: &Path) -> bool {
     out.map_or(true, |out| out.stdout.trim_ascii() != b"65534")
 }
 
-/// The suite passes in worlds 1 to this one, with cases in each.
+/// Checks that the suite passes in worlds from 1 to this size, with cases in each.
 fn passes(args: &[&str], worlds: u32) {
     let ended = run(args);
     assert!(ended.status.success(), "{}{}", ended.stdout, ended.stderr);
@@ -346,10 +347,10 @@ fn passes(args: &[&str], worlds: u32) {
     }
 }
 
-/// A plugin package of the workspace, as the plugin of this name.
+/// Builds a plugin package of the workspace as the plugin with this name.
 #[cfg(feature = "gloo-like")]
 fn rust_plugin(dir: &Path, package: &str, name: &str) -> PathBuf {
-    // The folder that other packages' tests use, too: cargo sees to it that one builds at a time.
+    // The tests of other packages use the same folder; cargo ensures that only one of them builds at a time.
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("plugins");
     let mut cargo = Command::new(env!("CARGO"));
     cargo.args(["build", "--offline", "-p", package, "--target-dir"]).arg(&target);
@@ -436,7 +437,7 @@ fn walk_device(dir: &Path, name: &str, from: &str, to: &str) -> PathBuf {
 fn test_of_a_broken_device_is_short_and_ends_in_a_summary() {
     let dir = directory();
     let test = |device: &Path| run(&["plugins", "test", "--load-timeout", LONG, "--worlds", "2,3", text(device)]);
-    // Nothing comes back from it: no op could work, so none is run.
+    // Copies from it fail, so no op could work, and none is run.
     let deaf = walk_device(dir.path(), "acme", "memcpy(to, (const char *)of + at, n);", "");
     let ended = test(&deaf);
     assert_eq!(ended.status.code(), Some(1));
@@ -447,7 +448,7 @@ fn test_of_a_broken_device_is_short_and_ends_in_a_summary() {
     );
     assert!(!ended.stdout.contains("world"), "{}", ended.stdout);
     assert!(ended.stdout.lines().last().unwrap().starts_with("summary: device acme through gloo-like: failed"));
-    // It forgets where in a buffer something belongs: much is wrong, and little of it is shown.
+    // It ignores offsets in buffers: many cases fail, and only some of them are shown.
     std::fs::remove_file(&deaf).unwrap();
     let ended = test(&walk_device(dir.path(), "acme", "memcpy((char *)to + at, of, n);", "memcpy(to, of, n);"));
     assert_eq!(ended.status.code(), Some(1), "{}", ended.stdout);
@@ -461,7 +462,7 @@ fn test_of_a_broken_device_is_short_and_ends_in_a_summary() {
     assert!(ended.stdout.lines().count() < 40, "{}", ended.stdout);
 }
 
-/// The processes that descend from this one and have the word in the file of /proc.
+/// The descendants of this process that have the word in this file of /proc.
 fn descendants(of: u32, file: &str, word: &str) -> Vec<u32> {
     let parent = |pid: u32| -> Option<u32> {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
@@ -479,7 +480,7 @@ fn descendants(of: u32, file: &str, word: &str) -> Vec<u32> {
 #[test]
 fn nothing_outlives_check_and_test() {
     let dir = directory();
-    // One hangs while it is loaded, and has a process of its own; with the other each rank hangs.
+    // One hangs while it is loaded, in a separate process; with the other each rank hangs.
     let loading = plugin(dir.path(), "loading", "ends.c", &["-DHOW=fork();for(;;)pause()"]);
     let working = plugin(dir.path(), "working", "sum.c", &["-DMODE=HANG_IN_SUBMIT"]);
     let check = ["plugins", "check", "--load-timeout", LONG, text(&loading)];

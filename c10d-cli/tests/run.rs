@@ -1,4 +1,4 @@
-//! `c10d run`, as a user sees it.
+//! `c10d run`, as users use it.
 
 use crate::common;
 
@@ -79,7 +79,7 @@ fn script<'a>(options: &[&'a str], script: &'a str) -> Vec<&'a str> {
     [&["run"][..], options, &["--", "sh", "-c", script]].concat()
 }
 
-/// A script that says `ready` and then does nothing for ever.
+/// A script that prints `ready` and then does nothing for ever.
 fn idle(before: &str) -> String {
     format!("{before}; echo ready; while :; do sleep 0.05; done")
 }
@@ -100,7 +100,7 @@ fn who_ignores_the_signal_is_killed_after_the_grace() {
         assert_eq!(ended.status.code(), Some(code), "{}", ended.stderr);
         assert!(ended.stderr.contains("ranks [0, 1] did not end within the grace time"), "{}", ended.stderr);
     }
-    // A rank that has left the launcher's process group is reached, too.
+    // A rank that has left the launcher's process group is also reached.
     let leaves = idle("trap '' TERM");
     let mut running = start(&["run", "-n", "1", "--grace", "0.2", "--", "setsid", "sh", "-c", &leaves]);
     running.until_said("ready");
@@ -175,7 +175,7 @@ fn standard_input_reaches_rank_0_or_all_or_none() {
         let mut running = start_piped(&script(options, "cat; exit 0"));
         let text = "some data\n".repeat(20_000);
         let mut stdin = running.stdin.take().unwrap();
-        // Nobody may be there to read it.
+        // Possibly nobody reads it.
         let writer = std::thread::spawn(move || drop(stdin.write_all(text.as_bytes())));
         let ended = running.end();
         writer.join().unwrap();
@@ -187,7 +187,7 @@ fn standard_input_reaches_rank_0_or_all_or_none() {
 
 #[test]
 fn a_line_that_ends_in_a_carriage_return_is_shown() {
-    // Each next step waits for the one before to be seen.
+    // Each step waits until the one before was seen.
     let bar = r"printf '1 of 3\r'; read x; printf '2 of 3'; read x; printf '\r3 of 3'; read x; echo";
     let mut running = start_piped(&script(&["-n", "1"], bar));
     running.until_said("[0] 1 of 3\r");
@@ -214,19 +214,19 @@ fn a_reader_that_goes_away_ends_the_job() {
 fn nobody_needs_to_read_standard_error() {
     let mut command = Command::new(env!("CARGO_BIN_EXE_c10d"));
     command.args(script(&["-n", "2"], "read x; i=0; while [ $i -lt 1000 ]; do echo $i >&2; i=$((i+1)); done; exit 6"));
-    // Closed by the reader.
+    // The reader closed it.
     command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
     drop(child.stderr.take());
     drop(child.stdin.take());
     assert_eq!(child.wait().unwrap().code(), Some(6));
-    // Open, but full: no pipe holds so many prefixes, though one holds what the rank says.
+    // It is open but full: no pipe holds this many prefixes, although one holds the rank's output.
     let mut command = Command::new(env!("CARGO_BIN_EXE_c10d"));
     command.args(script(&["-n", "1"], "head -c 30000 /dev/zero | tr '\\0' '\\n' >&2; exit 6"));
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     until("it ends", || child.try_wait().unwrap().is_some());
     assert_eq!(child.wait().unwrap().code(), Some(6));
-    // A bad argument is one for whoever does not want to know, too.
+    // The exit status for an invalid argument does not depend on a reader.
     let mut command = Command::new(env!("CARGO_BIN_EXE_c10d"));
     let mut child = command.args(["run", "-n", "0", "--", "true"]).stderr(Stdio::piped()).spawn().unwrap();
     drop(child.stderr.take());
@@ -255,7 +255,7 @@ fn what_makes_no_sense_is_refused_with_2_and_the_limit() {
         assert_eq!(ended.status.code(), Some(2), "{options:?}: {}", ended.stderr);
         assert!(ended.stdout.is_empty() && ended.stderr.contains(says), "{options:?}: {}", ended.stderr);
     }
-    // Behind the program, options are the program's.
+    // Options after the program belong to the program.
     let ended = run(&["run", "-n", "1", "echo", "-v", "-n", "2"]);
     assert_eq!(ended.stdout, "[0] -v -n 2\n");
 }
@@ -264,7 +264,7 @@ fn what_makes_no_sense_is_refused_with_2_and_the_limit() {
 fn variables_are_given_and_time_is_limited() {
     let ended = run(&script(&["-n", "2", "--env", "A=b=c", "--env", "EMPTY="], "echo $A.${EMPTY-unset}"));
     assert_eq!(ended.stdout.matches(" b=c.\n").count(), 2, "{}", ended.stdout);
-    // Ranks have the grace time to put things in order.
+    // Ranks have the grace time to clean up.
     let saves = idle("trap 'echo saved; exit 0' TERM");
     let ended = run(&script(&["-n", "2", "--timeout", "1"], &saves));
     assert_eq!(ended.status.code(), Some(124), "{}", ended.stderr);

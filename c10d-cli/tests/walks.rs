@@ -1,11 +1,11 @@
-//! The walks of docs/backends.md, as they are written: their files, then their commands.
+//! The walks of docs/backends.md, exactly as written: the test makes their files, and then runs their commands.
 #![cfg(all(feature = "plugins", feature = "gloo-like"))]
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Lines of a walk, from its heading to the next: its words, its blocks and what is empty.
+/// The maximum number of lines of a walk, from its heading to the next: text, code and empty lines.
 const MOST_LINES: usize = 60;
 
 fn root() -> PathBuf {
@@ -14,12 +14,12 @@ fn root() -> PathBuf {
 
 struct Block {
     language: String,
-    /// The file that it is, where it is one.
+    /// The name of the file, if the block is one.
     file: Option<String>,
     text: String,
 }
 
-/// The code blocks of the section with this heading; and how many lines there are from it to the next.
+/// The code blocks of the section with this heading, and the number of lines until the next heading.
 fn walk(heading: &str) -> (Vec<Block>, usize) {
     let text = std::fs::read_to_string(root().join("docs/backends.md")).unwrap();
     let section = text.split("\n## ").find(|s| s.lines().next() == Some(heading)).expect(heading);
@@ -31,11 +31,11 @@ fn walk(heading: &str) -> (Vec<Block>, usize) {
         let text: Vec<&str> = lines.by_ref().take_while(|l| *l != "```").collect();
         blocks.push(Block { language: language.to_owned(), file, text: text.join("\n") + "\n" });
     }
-    // The empty line in front of the next heading went with it.
+    // The empty line before the next heading is also counted.
     (blocks, section.lines().count() + 1)
 }
 
-/// What is copied from a walk is formatted as its readers' own code is: with the tool's own rules.
+/// Code of a walk must have the default format of rustfmt, which its readers use.
 fn formatted(file: &Path) {
     match Command::new("rustfmt").args(["--check", "--edition", "2024"]).arg(file).output() {
         Ok(out) => assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stdout)),
@@ -59,7 +59,7 @@ fn follow(headings: &[&str]) {
                 let home = file.parent().unwrap();
                 std::fs::create_dir_all(home).unwrap();
                 if file.ends_with("Cargo.toml") {
-                    // Nothing is downloaded here: what the packages need is what this checkout was built with.
+                    // Nothing is downloaded here: the dependencies are those with which this checkout was built.
                     std::fs::copy(root().join("Cargo.lock"), home.join("Cargo.lock")).unwrap();
                 }
                 std::fs::write(&file, &block.text).unwrap();

@@ -1,4 +1,4 @@
-//! A blocking call allocates nothing on its way to the backend and back.
+//! Tests that a blocking call allocates nothing on its way to the backend and back.
 #![allow(unsafe_code)]
 
 mod common;
@@ -16,15 +16,15 @@ thread_local! {
     static ALLOCATIONS: Cell<usize> = const { Cell::new(0) };
 }
 
-// SAFETY: passes everything on to the system's allocator.
+// SAFETY: it passes everything on to the system's allocator.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         let _ = ALLOCATIONS.try_with(|n| n.set(n.get() + 1));
-        // SAFETY: as our caller promises.
+        // SAFETY: the caller guarantees it.
         unsafe { System.alloc(layout) }
     }
     unsafe fn dealloc(&self, p: *mut u8, layout: Layout) {
-        // SAFETY: as our caller promises.
+        // SAFETY: the caller guarantees it.
         unsafe { System.dealloc(p, layout) }
     }
 }
@@ -67,7 +67,7 @@ fn a_started_call_allocates_once() {
     let work = |x| pg.start(op::all_reduce(x, ReduceOp::Sum)).wait().unwrap();
     x = work(x);
     assert_eq!(allocations(|| x = work(std::mem::take(&mut x))), 1);
-    // The scope's own count, once, and one for each call.
+    // The scope's own counter once, and one allocation for each call.
     let mut y = vec![1f32; 8];
     let mut scoped = || {
         pg.scope(|s| {

@@ -1,4 +1,4 @@
-//! Tensors of other libraries: what is taken, what is refused, and that each is given back once.
+//! Tensors of other libraries: which are accepted and which are rejected, and that each is released once.
 #![allow(unsafe_code)]
 
 use std::ffi::c_void;
@@ -63,23 +63,23 @@ impl Theirs {
 }
 
 unsafe fn returned(context: *mut c_void) {
-    // SAFETY: a leaked box of these.
+    // SAFETY: it is a leaked box of this type.
     let theirs = unsafe { Box::from_raw(context.cast::<Theirs>()) };
     theirs.returned.fetch_add(1, Ordering::Relaxed);
 }
 
 unsafe extern "C" fn give_back(tensor: *mut ManagedTensorVersioned) {
-    // SAFETY: a leaked box of these.
+    // SAFETY: it is a leaked box of this type.
     unsafe { returned(Box::from_raw(tensor).context) };
 }
 
 unsafe extern "C" fn give_back_legacy(tensor: *mut ManagedTensor) {
-    // SAFETY: a leaked box of these.
+    // SAFETY: it is a leaked box of this type.
     unsafe { returned(Box::from_raw(tensor).context) };
 }
 
 fn take(tensor: NonNull<ManagedTensorVersioned>) -> c10d_core::Result<Imported> {
-    // SAFETY: what `Theirs` makes is what DLPack says.
+    // SAFETY: `Theirs` makes valid DLPack tensors.
     unsafe { Imported::versioned(tensor) }
 }
 
@@ -89,7 +89,7 @@ fn contiguous_tensors_are_taken_and_given_back_once() {
     let shapes: [Case; 6] = [
         (&[6], None, 6),
         (&[2, 3], Some(&[3, 1]), 6),
-        // Steps that are never taken may be anything.
+        // Strides that are never used may have any value.
         (&[1, 3, 1], Some(&[77, 1, 5]), 3),
         (&[], None, 1),
         (&[0, 3], Some(&[9, 9]), 0),
@@ -126,7 +126,7 @@ fn what_cannot_be_a_buffer_is_refused_and_given_back() {
         ("without a shape", |t| t.tensor.shape = std::ptr::null_mut()),
         ("no data", |t| t.tensor.data = std::ptr::null_mut()),
         ("not aligned", |t| t.tensor.byte_offset = 2),
-        // SAFETY: two sizes and two strides are there.
+        // SAFETY: there are two sizes and two strides.
         ("strides [1, 2]", |t| unsafe { t.tensor.strides.copy_from([1, 2].as_ptr(), 2) }),
         // SAFETY: as above.
         ("[-2, 3]", |t| unsafe { *t.tensor.shape = -2 }),
@@ -173,7 +173,7 @@ impl Drop for Counted {
     }
 }
 
-// SAFETY: the vector's.
+// SAFETY: this is the vector's memory.
 unsafe impl Buf for Counted {
     fn span(&mut self) -> c10d_core::Span {
         self.0.span()
@@ -186,15 +186,15 @@ unsafe impl c10d_core::BufMut for Counted {}
 fn what_is_handed_out_can_be_taken_again() {
     let freed = Arc::new(AtomicUsize::new(0));
     let tensor = export(Counted(vec![7; 6], freed.clone()), &[2, 1, 3]).unwrap();
-    // SAFETY: just made.
+    // SAFETY: it was just made.
     let t = unsafe { &tensor.as_ref().tensor };
     assert_eq!((t.device, t.dtype, t.ndim, t.byte_offset), (CPU, DataType::of(i16::DTYPE), 3, 0));
-    // SAFETY: as long as there are dimensions.
+    // SAFETY: the array has one item per dimension.
     let lists = unsafe { (std::slice::from_raw_parts(t.shape, 3), std::slice::from_raw_parts(t.strides, 3)) };
     assert_eq!(lists, (&[2, 1, 3][..], &[3, 3, 1][..]));
     let mut taken = take(tensor).unwrap();
     let at = taken.span().host_ptr().unwrap().cast::<i16>();
-    // SAFETY: six elements, which nobody else uses.
+    // SAFETY: there are six elements, and nothing else uses them.
     assert_eq!(unsafe { std::slice::from_raw_parts(at, 6) }, [7; 6]);
     assert_eq!(freed.load(Ordering::Relaxed), 0);
     drop(taken);
@@ -210,6 +210,6 @@ fn what_is_handed_out_can_be_taken_again() {
     let e = export(Counted(vec![1; 2], freed.clone()), &[3]).expect_err("another shape");
     assert!(e.to_string().contains("2 elements is no tensor of shape [3]"), "{e}");
     assert_eq!(freed.load(Ordering::Relaxed), 3, "freed, since nobody has it");
-    // Nothing, as a tensor.
+    // A tensor without elements.
     drop(take(export(Vec::<f64>::new(), &[0, 2]).unwrap()).unwrap());
 }

@@ -1,4 +1,4 @@
-//! Ranks finding each other, or naming those that they do not find.
+//! Ranks that find each other, or name the missing ones.
 
 use crate::common;
 
@@ -38,7 +38,7 @@ fn field(e: &Error) -> &'static str {
     }
 }
 
-/// Keys as an earlier run left them that was killed before it could take them away.
+/// The keys of an earlier run that was killed before it could remove them.
 fn used_store(size: u32) -> Arc<HashStore> {
     let store = Arc::new(HashStore::new());
     let keeps: Arc<dyn Store> = Arc::new(Keeps(store.clone()));
@@ -107,7 +107,7 @@ fn missing_ranks_are_named_by_all_that_came() {
     }
 }
 
-/// A rank with more patience hears of the failure from the leader.
+/// A rank with a longer timeout learns of the failure from the leader.
 #[test]
 fn the_patient_are_told() {
     let store = Arc::new(HashStore::new());
@@ -136,7 +136,7 @@ fn world_sizes_that_differ() {
         let start = Instant::now();
         let b = |r, n| builder().rank(r).size(n).store(store.clone());
         let errors: Vec<Error> = std::thread::scope(|s| {
-            // A world of one is content; the other finds out at its deadline.
+            // A world of one succeeds; the other learns of it at its deadline.
             let timeout = if guilty == 9 { SHORT } else { LONG };
             let others: Vec<_> = ranks[1..]
                 .iter()
@@ -171,14 +171,14 @@ fn keys_of_an_earlier_run() {
                 });
             }
         });
-        // One does not come: only it is named, though its key is there.
+        // One rank does not come. Only this rank is named, although its key exists.
         let store = used_store(earlier);
         for result in build(&store, SHORT * 2, &[(0, 3), (1, 3)]) {
             let e = result.unwrap_err();
             assert_eq!((e.kind(), &*e.report().guilty), (&ErrorKind::Rendezvous, &[2][..]), "after {earlier}: {e}");
         }
     }
-    // A failure that was published to an earlier run is not ours.
+    // A failure of an earlier run is ignored.
     let store = Arc::new(HashStore::new());
     build(&store, SHORT, &[(0, 2)])[0].as_ref().unwrap_err();
     for result in build(&store, LONG, &[(0, 2), (1, 2)]) {
@@ -186,7 +186,7 @@ fn keys_of_an_earlier_run() {
     }
 }
 
-/// Only ranks that wait are counted in: an earlier run's keys do not move.
+/// Only waiting ranks are counted; keys of an earlier run do not change.
 #[test]
 fn a_rank_among_stale_keys_names_all_that_are_missing() {
     for (present, missing) in [(&[2][..], &[0, 1, 3][..]), (&[2, 3], &[0, 1]), (&[0, 3], &[1, 2])] {
@@ -198,7 +198,7 @@ fn a_rank_among_stale_keys_names_all_that_are_missing() {
     }
 }
 
-/// Nothing keeps the ranks of one round together here: some are a round ahead.
+/// Nothing synchronises the ranks of a round here: some are one round ahead.
 #[test]
 fn again_and_again_over_one_store() {
     const ROUNDS: usize = 20;
@@ -243,7 +243,7 @@ fn nobody_waits_for_the_dead() {
     builder
         .run_ranks(5, |pg| {
             for (way, make) in ways.into_iter().filter(|_| pg.rank() == 0 || pg.rank() == 4) {
-                // Known from the start, and while the others wait already.
+                // They are known from the start, or while the others already wait.
                 for late in [false, true] {
                     together.wait();
                     if pg.rank() == 0 {
@@ -271,14 +271,14 @@ fn nobody_waits_for_the_dead() {
         .unwrap();
 }
 
-/// Each rank knows of other deaths, and one rank is alive but does not come.
+/// Each rank knows of different deaths, and one rank is alive but does not come.
 #[test]
 fn survivors_agree_on_who_they_are() {
     let lost = |rank: u32| Arc::new(Mutex::new(if rank == 0 { vec![1, 2] } else { vec![] }));
     let builder = common::builder(move |init| puppet(|job| job.complete(Ok(()))).losing(&lost(init.rank)));
     let seen = builder.timeout(LONG).run_ranks(6, |pg| match pg.rank() {
         1 | 2 => Ok(None),
-        // It comes when the time is over.
+        // It comes after the timeout.
         5 => {
             sleep(4 * SHORT);
             Ok(Some(pg.shrink_to_survivors(SHORT).map(|rest| rest.size())))
@@ -307,7 +307,7 @@ fn a_rank_used_twice() {
             .collect();
         assert!(!errors.is_empty());
     }
-    // The one that came first finds out while it waits; the other one gets the place.
+    // The rank that came first learns of it while it waits; the other one gets the place.
     let store = Arc::new(HashStore::new());
     let key = "group/default/hello/1";
     std::thread::scope(|s| {
@@ -332,7 +332,7 @@ fn nonsense_is_refused() {
         assert_eq!(*e.kind(), ErrorKind::InvalidArgument);
     }
     assert!(builder().size(2).build().unwrap_err().to_string().contains("needs a store"));
-    // What another program wrote under our keys.
+    // Data that another program wrote under these keys.
     let store = Arc::new(HashStore::new());
     for key in ["hello/1", "session/0"] {
         store.set(&format!("group/default/{key}"), b"\xff\xfe", soon()).unwrap();
@@ -461,7 +461,7 @@ fn many_groups_at_once() {
 #[test]
 fn run_ranks_tells_the_cause() {
     assert_eq!(builder().run_ranks(4, |pg| Ok(pg.rank() * 10)).unwrap(), [0, 10, 20, 30]);
-    // Others report the end of the rank that failed; its own error is the cause.
+    // The other ranks report the end of the failed rank, with its own error as the cause.
     let died = AtomicUsize::new(0);
     let e = builder().run_ranks(3, |pg| -> Result {
         if pg.rank() == 2 {

@@ -1,5 +1,5 @@
-//! What a program sees of core: refusals, groups, handles, DLPack. Tests that need a registry or an allocator of their own are
-//! programs of their own beside this one.
+//! Tests of core's public API: rejected calls, groups, handles, DLPack. Tests that need their own registry or allocator
+//! are separate programs.
 
 mod common;
 mod dlpack;

@@ -1,4 +1,4 @@
-//! What has no meaning is refused before a backend hears of it.
+//! Invalid calls are rejected before a backend gets them.
 #![allow(unsafe_code)]
 
 use crate::common;
@@ -45,13 +45,13 @@ impl Refusals {
         Refusals { pg: group_of_three(Arc::clone(&reached)), reached, memory: vec![0.0; 1 << 12] }
     }
 
-    /// A span of its own, `place` times 32 elements into the memory.
+    /// A separate span, `place` times 32 elements after the start of the memory.
     fn span(&mut self, place: usize, count: usize) -> Span {
         Span::host(self.memory[place * 32..][..count].as_mut_ptr(), count)
     }
 
     fn submit(&self, op: OpKind, params: Params, spans: RawSpans) -> Result<Outcome> {
-        // SAFETY: the memory outlives the work, which is over at once, and nobody uses it meanwhile.
+        // SAFETY: the memory outlives the work, which is finished at once, and nothing uses it meanwhile.
         unsafe { self.pg.submit_raw(op, params, None, spans) }.wait().map_err(Error::from)
     }
 
@@ -71,7 +71,7 @@ impl Refusals {
     }
 }
 
-/// How many elements an input and an output of this op have, so that only the lengths of the lists are in question.
+/// The number of elements of an input and an output of this op, so that only the lengths of the lists are tested.
 fn counts(op: OpKind) -> (usize, usize) {
     match op.row().shape {
         Shape::GatherFlat | Shape::GatherFlats => (2, 2 * N),
@@ -81,7 +81,7 @@ fn counts(op: OpKind) -> (usize, usize) {
     }
 }
 
-/// The lengths that c10d accepts, written down a second time.
+/// The lengths that c10d accepts, independently of the implementation.
 fn accepted(op: OpKind, root: bool, ins: usize, outs: usize, row: usize) -> bool {
     use OpKind::*;
     match op {
@@ -169,7 +169,7 @@ fn sizes_and_splits() {
     all.refuses(pg.all_to_all(vec![v(1), v(2), v(3)], vec![v(1), v(1), v(1)]), "must be equal");
     all.refuses(pg.all_gather_coalesced(vec![v(1)], vec![vec![v(1), v(2), v(1)]]), "must be equal");
     all.refuses(pg.all_gather_coalesced(vec![v(1); 2], vec![vec![v(1); 3], vec![v(1); 2]]), "list 1 has 2");
-    // Other ranks' lengths are theirs.
+    // Lengths of other ranks may be anything.
     pg.all_gather(v(2), vec![v(9), v(2), v(0)]).unwrap();
     pg.all_to_all(vec![v(1), v(2), v(3)], vec![v(0), v(2), v(7)]).unwrap();
     assert!(all.reached());
@@ -203,7 +203,7 @@ fn types_devices_and_addresses() {
     let vast = |count| Span::new(b.host_ptr().unwrap().cast(), 0, count, DType::F64, Device::CPU);
     all.refuses(gather(raw(vast(1 << 61), vast(3 << 61))), "larger than any memory");
     all.refuses(gather(raw(vast(u64::MAX), vast(u64::MAX))), "3 times");
-    // No elements need no address.
+    // An empty span needs no address.
     let none = Span::new(std::ptr::null_mut(), 0, 0, DType::F64, Device::CPU);
     gather(raw(none, none)).unwrap();
     assert!(all.reached());
@@ -229,7 +229,7 @@ fn reduce_operations_without_a_meaning() {
                     all.refuses(result, "has no meaning on");
                 }
             }
-            // What does not reduce does not care.
+            // Ops that do not reduce accept it.
             all.submit(OpKind::Broadcast, params, spans).unwrap();
             assert!(all.reached());
         }
@@ -250,7 +250,7 @@ fn overlaps() {
         all.submit(op, root.clone(), RawSpans { inputs, outputs, output_row: row })
     };
     let own = ME * 2;
-    // The own block of the whole, on either side.
+    // The rank's block of the whole, on either side.
     for (op, wrong) in [(OpKind::AllGatherInto, false), (OpKind::ReduceScatterInto, true)] {
         let sides = |p| if wrong { (vec![whole], vec![p]) } else { (vec![p], vec![whole]) };
         for at in 0..5 {
@@ -264,7 +264,7 @@ fn overlaps() {
             }
         }
     }
-    // The own tensor of a list.
+    // The rank's tensor in a list.
     let list: Vec<Span> = (0..3).map(|i| part(i * 2, 2)).collect();
     for i in 0..3 {
         for op in [OpKind::AllGather, OpKind::Gather, OpKind::ReduceScatter, OpKind::Scatter] {
@@ -284,18 +284,18 @@ fn overlaps() {
     assert!(all.reached());
     let crossed = run(&all, OpKind::AllGatherCoalesced, vec![rows[N + ME], rows[ME]], rows.clone(), N);
     all.refuses(crossed, "in-place");
-    // No in-place form.
+    // These have no in-place form.
     all.refuses(run(&all, OpKind::AllToAllSingle, vec![whole], vec![whole], 0), "in-place");
     all.refuses(run(&all, OpKind::AllToAll, list.clone(), list.clone(), 0), "in-place");
-    // Outputs among themselves, next to each other or not.
+    // Outputs that overlap each other, adjacent in the list or not.
     all.refuses(run(&all, OpKind::AllReduceCoalesced, vec![], vec![list[0], list[2], list[0]], 0), "outputs 0 and 2");
     all.refuses(run(&all, OpKind::AllReduceCoalesced, vec![], vec![whole, part(5, 1)], 0), "outputs 0 and 1");
     run(&all, OpKind::AllReduceCoalesced, vec![], vec![part(3, 3), part(0, 3), part(2, 0)], 0).unwrap();
-    // Inputs may be one and the same.
+    // Inputs may be the same memory.
     let out = far(&mut all, 9, 2);
     run(&all, OpKind::ReduceScatter, vec![list[0]; 3], vec![out], 0).unwrap();
     assert!(all.reached());
-    // Handles of a device are places of their own; the same offset of another handle is other memory.
+    // Each handle of a device is separate memory, even with the same offset.
     let handle = |h: usize, offset| Span::new(h as *mut (), offset, 4, DType::U8, Device::private(0, 0));
     run(&all, OpKind::AllReduceCoalesced, vec![], vec![handle(64, 0), handle(128, 0), handle(64, 4)], 0).unwrap();
     all.reached();
@@ -313,7 +313,7 @@ fn long_lists() {
     });
 }
 
-/// A backend's own limits are another matter: `Unsupported`.
+/// Limits of a backend are a different error: `Unsupported`.
 #[test]
 fn capabilities() {
     let mut limited = Capabilities::ALL;

@@ -1,4 +1,4 @@
-//! Who registers what, and what contradicts.
+//! Registrations, and contradictions between them.
 
 mod common;
 
@@ -61,7 +61,7 @@ fn twice_is_an_error_that_names_both() {
     refused(&[backend("one-crate", "acme"), backend("other-crate", "acme")], &["\"acme\"", "one-crate", "other-crate"]);
     let sum = || vec![row(OpKind::AllReduce, DispatchKey::SparseCpu, None)];
     refused(&[kernels("one", sum()), kernels("two", sum())], &["all_reduce on SparseCPU", "one", "two"]);
-    // Core has the dense rows.
+    // Core itself has the dense rows.
     let dense = vec![row(OpKind::Barrier, DispatchKey::Cpu, None)];
     refused(&[kernels("one", dense)], &["barrier on CPU", "c10d-core", "one"]);
     let own = || vec![row(OpKind::Barrier, DispatchKey::Cpu, Some("acme"))];
@@ -74,7 +74,7 @@ fn twice_is_an_error_that_names_both() {
 static SUBMITTED: Provider = Provider { source: "submitted", ..Provider::EMPTY };
 c10d_core::submit!(SUBMITTED);
 
-/// What is listed by hand and linked as well is one and the same.
+/// A provider that is both listed and linked counts once.
 #[test]
 fn listed_and_submitted() {
     let acme = backend("acme-crate", "acme");
@@ -112,7 +112,7 @@ fn maps_choose_backends() {
     assert_eq!(*pg.backend(DispatchKey::PrivateUse1).unwrap_err().kind(), ErrorKind::Unsupported);
     let e = build("cpu:plian").unwrap_err();
     assert!(e.to_string().contains("plian") && e.to_string().contains("acme, plain"), "{e}");
-    // Without a map, the first by name among equals.
+    // Without a map, the first by name among equal ones is used.
     assert_eq!(build("").unwrap().backend(DispatchKey::Cpu).unwrap(), "acme");
 }
 
@@ -128,14 +128,14 @@ fn vendors_are_told_apart() {
     let of = |pg: &ProcessGroup, name: &str| pg.backend_of(Device::private(vendor(name), 0)).map(|b| b.0);
     let pg = build("cpu:plain,acme:acme,umbra:umbra").unwrap();
     assert_eq!((of(&pg, "acme").unwrap(), of(&pg, "umbra").unwrap()), ("acme", "umbra"));
-    // The default slot was not named; a key alone means the first vendor then.
+    // The default slot has no name; then a key alone means the first vendor.
     assert!(pg.backend_of(Device::private(0, 0)).is_err());
     assert_eq!(pg.backend(DispatchKey::PrivateUse1).unwrap(), "acme");
-    // Naming a vendor for the default slot names it for its own devices, and for nobody else's.
+    // A vendor that is named for the default slot is used only for its own devices.
     let pg = build("privateuse1:acme").unwrap();
     assert_eq!((of(&pg, "acme").unwrap(), pg.backend_of(Device::private(0, 0)).unwrap().0), ("acme", "acme"));
     assert!(of(&pg, "umbra").is_err() && of(&pg, "nobody").unwrap_err().to_string().contains("nobody"));
-    // Without a map, everybody's own.
+    // Without a map, each vendor's own backend is used.
     let pg = build("").unwrap();
     assert_eq!((of(&pg, "acme").unwrap(), of(&pg, "umbra").unwrap()), ("acme", "umbra"));
     let e = build("cpu:plain,tpu:acme").unwrap_err();
@@ -159,7 +159,7 @@ fn ranks_with_different_backends_agree_or_are_named() {
             (make(0), other.join().unwrap())
         })
     };
-    // `best` is the first by name on rank 0, but rank 1 has not got it.
+    // `best` is the first by name on rank 0, but rank 1 does not have it.
     let (a, b) = world("common", ["", ""]);
     let cuda = |pg: &ProcessGroup| pg.backend(DispatchKey::Cuda).unwrap();
     assert_eq!((cuda(&a.unwrap()), cuda(&b.unwrap())), ("plain", "plain"));

@@ -1,5 +1,5 @@
-//! A vendor's crate: one line registers a backend that records what it gets, on every dense key. Every registered row
-//! is called through `ProcessGroup`, and the recorder must see what the caller gave.
+//! A vendor's crate: one line registers a backend for every dense key that records its jobs. Every registered row is
+//! called through `ProcessGroup`, and the record must equal the caller's arguments.
 #![allow(unsafe_code)]
 
 use std::sync::{Arc, Mutex};
@@ -16,7 +16,7 @@ use c10d_core::{
     ProcessGroup, ReduceOp, Result, Root, Span, op,
 };
 
-/// What the recorder saw of one job.
+/// The record of one job.
 #[derive(Clone, Debug, PartialEq)]
 struct Seen {
     op: OpKind,
@@ -46,7 +46,7 @@ struct Recorder {
     size: u32,
 }
 
-// SAFETY: completes at once, touches no memory.
+// SAFETY: it completes jobs at once and uses no memory.
 unsafe impl Backend for Recorder {
     fn name(&self) -> &'static str {
         "recorder"
@@ -94,24 +94,25 @@ static PROVIDER: Provider = Provider {
 };
 c10d_core::submit!(PROVIDER);
 
-/// A vendor's tensor: a handle, not an address, unless the device is the host.
+/// A vendor's tensor: a handle instead of an address, unless the device is the host.
 struct Tensor {
     object: Box<[u64]>,
     device: Device,
     count: u64,
 }
 
-// SAFETY: the box stays where it is until the drop; as host memory it holds 8 bytes per element of any type used here.
+// SAFETY: the box does not move until the drop; as host memory it has 8 bytes per element, which suffices for all types
+// used here.
 unsafe impl Buf for Tensor {
     fn span(&mut self) -> Span {
         let offset = if self.device == Device::CPU { 0 } else { 16 };
         Span::new(self.object.as_mut_ptr().cast(), offset, self.count, DType::F64, self.device)
     }
 }
-// SAFETY: sole ownership.
+// SAFETY: it is the only owner.
 unsafe impl BufMut for Tensor {}
 
-/// One call and what must be seen of it.
+/// One call and its expected record.
 struct Case<'a> {
     pg: &'a ProcessGroup,
     device: Device,
@@ -153,7 +154,7 @@ impl Case<'_> {
         }
     }
 
-    /// Issues the op with options that are all away from their defaults.
+    /// Calls the op with options that all differ from their defaults.
     fn issue(&mut self) -> Result {
         let (n, me) = (self.pg.size() as usize, self.pg.rank());
         let (timeout, other) = (self.want.timeout, (me + 1) % n as u32);
@@ -348,7 +349,7 @@ fn handles_are_no_addresses() {
     }
 }
 
-/// Without a buffer: told devices, then the bound device, then the CPU.
+/// Without a buffer, the device is the given one, else the bound one, else the CPU.
 #[test]
 fn where_a_barrier_goes() {
     let key = |device: Option<Device>, ids: &[u16], name: &str| {

@@ -1,4 +1,4 @@
-//! Waiting, dropping, leaking, panicking: what becomes of an operation, of its buffers, and of the group.
+//! Waiting, dropping, leaking, panicking: the effects on an operation, its buffers, and the group.
 #![allow(unsafe_code)]
 
 use crate::common;
@@ -20,7 +20,7 @@ fn add_one(job: &Job) {
     for span in job.request().outputs() {
         let p = span.host_ptr().unwrap().cast::<f32>();
         for i in 0..span.count() {
-            // SAFETY: within the span, and the job is not complete.
+            // SAFETY: it is within the span, and the job is not complete.
             unsafe { *p.add(i) += 1.0 };
         }
     }
@@ -39,23 +39,23 @@ fn at_once(job: Job) {
     job.complete(Ok(()));
 }
 
-/// A group whose jobs come out of a channel.
+/// A group whose jobs are sent to a channel.
 fn held() -> (ProcessGroup, std::sync::mpsc::Receiver<Job>) {
     let (tx, rx) = channel();
     let tx: Mutex<Sender<Job>> = Mutex::new(tx);
     (group(puppet(move |job| tx.lock().unwrap().send(job).unwrap())), rx)
 }
 
-/// A buffer that tells when it is dropped.
+/// A buffer that reports when it is dropped.
 struct Told(Vec<f32>, Arc<AtomicUsize>);
 
-// SAFETY: the vector's memory stays where it is until the drop.
+// SAFETY: the vector's memory does not move until the drop.
 unsafe impl Buf for Told {
     fn span(&mut self) -> Span {
         Span::host(self.0.as_mut_ptr(), self.0.len())
     }
 }
-// SAFETY: sole ownership.
+// SAFETY: it is the only owner.
 unsafe impl BufMut for Told {}
 
 impl Drop for Told {
@@ -113,7 +113,7 @@ fn a_scope_waits_for_dropped_and_leaked_handles() {
         std::mem::forget(s.start(op::all_reduce(&mut y, SUM)));
     });
     assert_eq!((x, y), ([1.0; 3], [1.0; 3]));
-    // Also when the body panics.
+    // This also holds if the body panics.
     let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
         pg.scope(|s| {
             std::mem::forget(s.start(op::all_reduce(&mut x, SUM)));
@@ -145,7 +145,7 @@ fn wait_timeout_is_a_look() {
     assert_eq!(x, [1.0]);
 }
 
-/// A poll leaves its waker with the operation; a wait after it takes that place while the operation is being completed.
+/// A poll registers its waker; a later wait replaces it while the operation is being completed.
 #[test]
 fn waiting_after_polling() {
     for _ in 0..if cfg!(miri) { 5 } else { 200 } {
@@ -173,7 +173,7 @@ fn an_abandoned_job_says_so() {
     assert_eq!((e.error.kind(), e.buffer), (&ErrorKind::Abandoned, Some(vec![3.0])));
 }
 
-/// As of a call that was started: refused, or failed on the way, the blocking call's owned buffers come back.
+/// As with started calls, the owned buffers of a blocking call are returned if it is rejected or fails.
 #[test]
 fn a_blocking_call_that_fails_gives_the_buffers_back() {
     let pg = group(puppet(|job| job.complete(Err(Error::new(ErrorKind::Internal, "on the way")))));
@@ -185,7 +185,7 @@ fn a_blocking_call_that_fails_gives_the_buffers_back() {
     assert_eq!(over.buffer, Some((vec![4.0], u32::MAX)), "nobody sent it");
 }
 
-/// `submit` hands the job to a thread, then panics; the thread writes later, into a buffer that is still there.
+/// `submit` passes the job to a thread, then panics. The thread writes later, to a buffer that still exists.
 #[test]
 fn a_panic_in_submit_leaves_no_dangling_frame() {
     let left = Arc::new(AtomicBool::new(false));
@@ -231,7 +231,7 @@ fn kept_buffers_do_not_come_back() {
             }
         }
     }));
-    // Borrowed memory cannot be kept, in whatever form.
+    // Borrowed memory cannot be kept, in any form.
     let mut x = [1f32; 4];
     pg.all_reduce(&mut x, SUM).unwrap_err();
     assert!(refused.swap(false, Ordering::SeqCst));
@@ -240,14 +240,14 @@ fn kept_buffers_do_not_come_back() {
     let drops = Arc::new(AtomicUsize::new(0));
     let e = pg.start(op::all_reduce(Told(vec![1.0; 4], drops.clone()), SUM)).wait().map(drop).unwrap_err();
     assert!(e.buffer.is_none() && *e.error.kind() == ErrorKind::Plugin);
-    // A late write meets memory that was written off, not memory of somebody else.
+    // A late write goes to leaked memory, not to memory with another owner.
     let span = held.lock().unwrap()[0];
-    // SAFETY: the buffers are leaked, so they are still there.
+    // SAFETY: the buffers are leaked, so they still exist.
     unsafe { *span.host_ptr().unwrap().cast::<f32>() = 7.0 };
     assert_eq!(drops.load(Ordering::SeqCst), 0);
 }
 
-/// A backend that never completes: the owned wait returns all the same, a little after the deadline.
+/// If a backend never completes, the wait of an owned call still returns, shortly after the deadline.
 #[test]
 fn an_owned_wait_is_bounded() {
     let (pg, jobs) = held();
@@ -259,11 +259,12 @@ fn an_owned_wait_is_bounded() {
     assert!(start.elapsed() >= timeout + let_go(timeout));
     assert!(e.buffer.is_none() && *e.error.kind() == ErrorKind::Internal);
     assert!(e.error.report().elapsed.unwrap() >= timeout && pg.failure().is_some());
-    // The job may still come back.
+    // The job may still be completed.
     at_once(jobs.recv().unwrap());
 }
 
-/// A backend that keeps borrowed memory past its time: the group is failed and aborted, and the caller waits on.
+/// If a backend keeps borrowed memory after the deadline, the group is failed and aborted, and the caller continues to
+/// wait.
 #[test]
 fn a_borrowed_wait_aborts_and_waits_on() {
     let jobs: Arc<Mutex<Vec<Job>>> = Arc::default();
@@ -351,7 +352,7 @@ fn a_lane_gets_its_calls_in_order() {
         let request = job.request();
         assert_eq!(u64::from(request.fingerprint.seq), request.seq);
         if request.seq.is_multiple_of(8) {
-            // Without the turn, others would overtake here.
+            // Without ordered turns, other calls would overtake here.
             std::thread::yield_now();
         }
         order.lock().unwrap().push(request.seq);
@@ -374,7 +375,7 @@ fn a_lane_gets_its_calls_in_order() {
     assert!(seen.lock().unwrap().iter().copied().eq(0..4 * count));
 }
 
-/// Point-to-point takes no turn: a blocked `recv` does not stop another thread's `send`.
+/// Point-to-point ops have no turns: a blocked `recv` does not block another thread's `send`.
 #[test]
 fn point_to_point_takes_no_turn() {
     let store = Arc::new(c10d_core::HashStore::new());
@@ -404,12 +405,12 @@ fn point_to_point_takes_no_turn() {
     });
 }
 
-/// What a peer put into a `bool` is a `bool` when the caller sees it; also over bare spans, before they are done.
+/// A `bool` from a peer is a valid `bool` for the caller, also with bare spans, before the call is done.
 #[test]
 fn bools_are_bools() {
     let pg = group(puppet(|job| {
         for span in job.request().outputs() {
-            // SAFETY: within the span, and the job is not complete.
+            // SAFETY: it is within the span, and the job is not complete.
             unsafe { span.host_ptr().unwrap().write_bytes(0x40, span.count()) };
         }
         job.complete(Ok(()));
@@ -421,7 +422,7 @@ fn bools_are_bools() {
     let mut bytes = [0u8; 3];
     let outputs = vec![Span::host(bytes.as_mut_ptr().cast::<bool>(), 3)];
     let spans = c10d_core::RawSpans { outputs, ..Default::default() };
-    // SAFETY: `bytes` outlives the work, and nobody else uses it.
+    // SAFETY: `bytes` outlives the work, and nothing else uses it.
     let work = unsafe { pg.submit_raw(c10d_core::OpKind::Broadcast, Default::default(), None, spans) };
     assert!(work.is_done());
     assert_eq!(bytes, [1; 3]);
@@ -439,7 +440,7 @@ fn absurd_timeouts_do_not_overflow() {
     }
 }
 
-/// A finished future that is polled or waited for again is its caller's mistake, of which the group knows nothing.
+/// Polling or waiting for a finished future again is an error of its caller only.
 #[test]
 fn a_result_is_given_once() {
     let pg = group(puppet(at_once));
@@ -499,13 +500,13 @@ impl std::task::Wake for Alarm {
 /// A buffer whose drop panics.
 struct Cursed(Vec<f32>);
 
-// SAFETY: the vector's memory stays where it is until the drop.
+// SAFETY: the vector's memory does not move until the drop.
 unsafe impl Buf for Cursed {
     fn span(&mut self) -> Span {
         Span::host(self.0.as_mut_ptr(), self.0.len())
     }
 }
-// SAFETY: sole ownership.
+// SAFETY: it is the only owner.
 unsafe impl BufMut for Cursed {}
 
 impl Drop for Cursed {
@@ -514,7 +515,7 @@ impl Drop for Cursed {
     }
 }
 
-/// What completes a job is a backend's thread: a waker, or the drop of a buffer, that panics does not end it.
+/// A backend's thread completes jobs. A waker or the drop of a buffer that panics does not end the thread.
 #[test]
 fn a_completing_thread_outlives_foreign_code() {
     let (pg, jobs) = held();
@@ -526,19 +527,19 @@ fn a_completing_thread_outlives_foreign_code() {
     within(Duration::from_secs(30), || {
         std::thread::scope(|s| {
             s.spawn(move || {
-                // The thread of this backend: it must get to its end.
+                // This is the backend's thread, which must reach its end.
                 (0..3).for_each(|_| at_once(jobs.recv().unwrap()));
             });
             pg.scope(|s| drop(s.start(op::all_reduce(Cursed(vec![0.0]), SUM))));
         });
     });
     assert_eq!(work.wait().unwrap(), [1.0]);
-    // Nor does an abort that panics keep the caller from its error.
+    // If the abort panics, the caller still gets its error.
     let pg = group(puppet(|job| job.complete(Err(Error::new(ErrorKind::Device, "gone")))).on_abort(|_| panic!("no")));
     assert_eq!(*pg.barrier().unwrap_err().kind(), ErrorKind::Device);
 }
 
-/// A subscriber that panics at every error that it is told.
+/// A subscriber that panics at every error event.
 struct Horrified;
 
 impl tracing::Subscriber for Horrified {
@@ -557,8 +558,8 @@ impl tracing::Subscriber for Horrified {
     fn exit(&self, _: &tracing::span::Id) {}
 }
 
-/// Where the failure of a group is told, a subscriber that panics keeps neither the caller from its error nor the backend
-/// from its end.
+/// If a subscriber panics when the failure of a group is reported, the caller still gets its error, and the backend
+/// still ends.
 #[test]
 fn a_failure_is_one_whatever_a_subscriber_does() {
     let aborts = Arc::new(AtomicUsize::new(0));
@@ -571,7 +572,7 @@ fn a_failure_is_one_whatever_a_subscriber_does() {
     assert_eq!((e.kind(), aborts.load(Ordering::SeqCst)), (&ErrorKind::Device, 1));
 }
 
-/// Two ranks over puppets whose messages lie in a list until they are taken out of it.
+/// Two ranks over puppets whose messages are in a list until they are taken.
 fn mailboxes() -> (c10d_core::Builder, Arc<Mutex<Vec<Job>>>) {
     let jobs: Arc<Mutex<Vec<Job>>> = Arc::default();
     let list = jobs.clone();
@@ -597,7 +598,7 @@ fn a_message_is_taken_back_or_too_late() {
                 return Ok(());
             }
             let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
-            // Polled before, as under a runtime's timeout.
+            // It was polled before, as under a runtime's timeout.
             let mut work = pg.start(op::recv(vec![7f32], 1, 5));
             assert!(std::pin::Pin::new(&mut work).poll(&mut cx).is_pending());
             let other = pg.start(op::recv_any_source(vec![8f32], 5));
@@ -606,14 +607,14 @@ fn a_message_is_taken_back_or_too_late() {
             let Ok(Cancel::Back((buffer, from))) = other.cancel() else { panic!("it was not begun") };
             assert_eq!((buffer, from), (vec![8.0], u32::MAX));
             assert!(jobs.lock().unwrap().is_empty() && pg.failure().is_none());
-            // On its way: the backend has it no more in its list.
+            // It is being sent: the backend no longer has it in its list.
             let work = pg.start(op::recv(vec![7f32], 1, 5));
             let job = jobs.lock().unwrap().pop().unwrap();
             let Ok(Cancel::TooLate(work)) = work.cancel() else { panic!("it is on its way") };
             at_once(job);
             let Ok(Cancel::TooLate(work)) = work.cancel() else { panic!("it is over") };
             assert_eq!(work.wait()?, [8.0]);
-            // Of a batch, each for itself; and borrowed.
+            // In a batch, each is cancelled separately; borrowed buffers also work.
             let (mut sent, mut received) = pg.batch(vec![op::send(vec![1u8], 1, 1)], vec![op::recv(vec![2u8], 1, 2)]);
             let Ok(Cancel::Back(buffer)) = received.pop().unwrap().cancel() else { panic!("it was not begun") };
             assert_eq!(buffer, [2]);
@@ -631,7 +632,7 @@ fn a_message_is_taken_back_or_too_late() {
         .unwrap();
 }
 
-/// What cannot be taken back goes on, and the handle is there.
+/// An op that cannot be cancelled continues, and its handle remains.
 #[test]
 fn unsupported_leaves_the_op_as_it_was() {
     let (pg, jobs) = held();
@@ -660,7 +661,7 @@ fn unsupported_leaves_the_op_as_it_was() {
         .unwrap();
 }
 
-/// How long an op took counts from its call, and is told of every op that a backend had.
+/// The elapsed time of an op counts from its call, and is reported for every op that a backend had.
 #[test]
 fn errors_say_how_long_it_took() {
     let fail = |job: Job| job.complete(Err(Error::new(ErrorKind::Device, "at once")));

@@ -1,5 +1,5 @@
-//! Groups of one MPI world: sub-groups, a second group, what is left when a rank is killed, and ranks that are no processes.
-//! Ranks are this program, started again.
+//! Groups of one MPI world: sub-groups, a second group, the rest after a rank was killed, and ranks that are not
+//! processes. The ranks are this program, started again.
 
 use std::time::{Duration, Instant};
 
@@ -18,7 +18,7 @@ type Play = fn() -> Result;
 const PARTS: [(&str, Play); 4] =
     [("subgroups", subgroups), ("shrink", shrink), ("threads", threads), ("launched", launched)];
 
-/// Plays the part that this process was started to play, if it was.
+/// Runs the part for which this process was started, if any.
 pub(crate) fn serve_part() {
     let Ok(part) = std::env::var(PART) else { return };
     let played = match PARTS.iter().find(|(name, _)| *name == part) {
@@ -51,7 +51,8 @@ fn run(library: &Wheel, path: &str, part: &str) -> Result<(), Failed> {
     let launch = library.variables.iter().fold(launch, |launch, (name, value)| launch.env(name, value));
     let report = launch.output(Output::Captured).keep_going().timeout(Duration::from_secs(60)).run();
     let report = report.map_err(|e| e.to_string())?;
-    // Over TCP, MPI itself ends processes at times whose message to a dead one was on its way; nobody can keep it from that.
+    // Over TCP, MPI itself sometimes ends processes that were sending a message to a dead one. This cannot be
+    // prevented.
     let by_mpi = |exit: &Exit| exit.to_string().contains("code 144");
     if part == "shrink" && !library.variables.is_empty() && report.exits.iter().any(by_mpi) {
         println!("skipped: MPI has ended a survivor");
@@ -67,7 +68,7 @@ fn run(library: &Wheel, path: &str, part: &str) -> Result<(), Failed> {
     Ok(())
 }
 
-/// The same program under the library's own launcher, which tells MPI's processes of each other.
+/// The same program with the library's own launcher, which connects MPI's processes.
 fn run_by_mpiexec(library: &Wheel, path: &str) -> Result<(), Failed> {
     let launcher = std::path::Path::new(path).ancestors().nth(2).map(|env| env.join("bin/mpiexec.hydra"));
     let launcher = launcher.filter(|file| file.exists()).ok_or("the wheel has no mpiexec.hydra")?;
@@ -96,7 +97,7 @@ fn wrong(what: String) -> Error {
     Error::new(ErrorKind::Internal, what)
 }
 
-/// The sum of the members' numbers in the world, as every member must get it.
+/// The sum of the members' ranks in the world, which every member must get.
 fn sums_to(group: &ProcessGroup, mine: u32, want: u32) -> Result {
     let mut x = vec![mine; 30_000];
     group.all_reduce(&mut x, ReduceOp::Sum)?;
@@ -107,7 +108,7 @@ fn subgroups() -> Result {
     let pg = join()?;
     let rank = pg.rank();
     sums_to(&pg, rank, 6)?;
-    // The others do nothing for it, and go on.
+    // The other ranks take no part in it, and continue.
     if let Some(pair) = pg.new_group(&[1, 3])? {
         sums_to(&pair, rank, 4)?;
     }
@@ -116,7 +117,7 @@ fn subgroups() -> Result {
         return Err(wrong(format!("rank {rank} is {} in its part", reversed.rank())));
     }
     sums_to(&reversed, rank, if rank % 2 == 0 { 2 } else { 4 })?;
-    // Groups of one process at the same time, and messages beside.
+    // Groups of one process at the same time, and messages meanwhile.
     std::thread::scope(|s| {
         let other = s.spawn(|| (0..50).try_for_each(|_| sums_to(&reversed, rank, if rank % 2 == 0 { 2 } else { 4 })));
         (0..50).try_for_each(|_| sums_to(&pg, rank, 6))?;
@@ -158,7 +159,7 @@ fn shrink() -> Result {
     for _ in 0..20 {
         sums_to(&left, rank, 3)?;
     }
-    // Rank 0 serves the store, so it goes last.
+    // Rank 0 serves the store, so it leaves last.
     left.store().add("through", 1, Instant::now() + LIMIT)?;
     while rank == 0 && left.store().add("through", 0, Instant::now() + LIMIT)? < 3 {
         std::thread::sleep(Duration::from_millis(2));
@@ -173,7 +174,7 @@ fn launched() -> Result {
     let rank = pg.rank();
     sums_to(&pg, rank, 1)?;
     pg.shutdown()?;
-    // One process ends before the other, which the launcher must not take for a crash.
+    // One process ends before the other. The launcher must not treat that as a crash.
     std::thread::sleep(Duration::from_millis(300) * rank);
     println!("all is well");
     Ok(())

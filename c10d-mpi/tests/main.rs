@@ -1,3 +1,3 @@
-//! What needs no MPI library, and what becomes of a program without one.
+//! Tests that need no MPI library, and of programs without one.
 
 mod without;

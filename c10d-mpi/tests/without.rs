@@ -1,4 +1,4 @@
-//! A rank alone, and a library that cannot be had.
+//! A single rank, and a library that cannot be loaded.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! Running the program under a hang cap.
+//! Runs the program with a time limit.
 #![allow(dead_code, reason = "each test file uses its part")]
 
 use std::io::{BufRead, BufReader, Read};
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use socket2::{Domain, Socket, Type};
 
-/// Nothing here takes so long unless it hangs.
+/// Nothing here takes this long unless it hangs.
 pub(crate) const CAP: Duration = Duration::from_secs(600);
 
 pub(crate) struct Ended {
@@ -20,10 +20,10 @@ pub(crate) struct Ended {
     pub(crate) stderr: String,
 }
 
-/// A started `c10d`, killed if the test ends first.
+/// A started `c10d`. It is killed if the test ends first.
 pub(crate) struct Running {
     child: Child,
-    /// The pipe to standard input, where the test asked for one.
+    /// The pipe to standard input, if the test requested one.
     pub(crate) stdin: Option<ChildStdin>,
     lines: Option<BufReader<ChildStdout>>,
     stderr: Receiver<String>,
@@ -39,7 +39,7 @@ pub(crate) fn start_with(args: &[&str], env: &[(&str, &str)]) -> Running {
     start_command(command.stdin(Stdio::null()))
 }
 
-/// With a pipe for standard input.
+/// Starts it with a pipe for standard input.
 pub(crate) fn start_piped(args: &[&str]) -> Running {
     start_command(Command::new(env!("CARGO_BIN_EXE_c10d")).args(args).stdin(Stdio::piped()))
 }
@@ -74,7 +74,7 @@ impl Running {
         line.trim_end().to_owned()
     }
 
-    /// Reads standard output until it has said this.
+    /// Reads standard output until it contains this.
     pub(crate) fn until_said(&mut self, word: &str) {
         let mut said = Vec::new();
         let lines = self.lines.as_mut().unwrap();
@@ -86,13 +86,13 @@ impl Running {
         }
     }
 
-    /// Nobody reads standard output any more.
+    /// Closes the reading end of standard output.
     pub(crate) fn stop_reading(&mut self) {
         self.lines = None;
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
-        // One that has ended since is no matter: it is there until it is waited for.
+        // If it has ended meanwhile, that does not matter: it exists until it is waited for.
         let _ = kill_process(Pid::from_child(&self.child), signal);
     }
 
@@ -100,9 +100,9 @@ impl Running {
         self.child.try_wait().unwrap().is_some()
     }
 
-    /// What came of it, and what it printed since the last line that was read.
+    /// The exit status, and the output since the last line that was read.
     pub(crate) fn end(mut self) -> Ended {
-        // The pipe ends when the last process that holds it does, so reading is what may hang.
+        // The pipe ends when the last process that has it ends, so reading may hang.
         drop(self.stdin.take());
         let lines = self.lines.take();
         let (send, receive) = channel();
@@ -131,8 +131,8 @@ impl Drop for Running {
     }
 }
 
-/// A package outside of this workspace, with these files, built by `cargo build` with these arguments. What it needs is what
-/// this checkout was built with.
+/// A package outside of this workspace with these files, built by `cargo build` with these arguments. Its dependencies
+/// are those with which this checkout was built.
 pub(crate) fn outside(files: &[(&str, &str)], args: &[&str]) -> Outside {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().unwrap();
     let dir = tempfile::Builder::new().prefix("c10d-outside-").tempdir().unwrap();
@@ -144,7 +144,7 @@ pub(crate) fn outside(files: &[(&str, &str)], args: &[&str]) -> Outside {
         std::fs::write(file, text).unwrap();
     }
     std::fs::copy(root.join("Cargo.lock"), dir.path().join("Cargo.lock")).unwrap();
-    // The libraries go where other tests have them, too.
+    // Other tests also put libraries there.
     let shared = Path::new(env!("CARGO_TARGET_TMPDIR")).join("plugins");
     let mut cargo = Command::new(env!("CARGO"));
     cargo.args(["build", "--offline", "--target-dir"]).arg(&shared).args(args).current_dir(dir.path());
@@ -160,14 +160,14 @@ pub(crate) fn outside(files: &[(&str, &str)], args: &[&str]) -> Outside {
 pub(crate) struct Outside {
     _dir: tempfile::TempDir,
     pub(crate) built: bool,
-    /// What cargo and the compiler said.
+    /// The output of cargo and the compiler.
     pub(crate) said: String,
-    /// Where the program is, if it was built.
+    /// The path of the program, if it was built.
     pub(crate) program: PathBuf,
 }
 
-/// An address of this host at which a server may listen. Bound, not listening, and willing to share: nobody else is given
-/// the port, and the server can have it.
+/// An address of this host at which a server may listen. The socket is bound, does not listen, and shares the port: no
+/// other process gets the port, and the server can have it.
 pub(crate) fn reserved_place() -> (Socket, String) {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     socket.set_reuse_address(true).unwrap();
@@ -176,7 +176,7 @@ pub(crate) fn reserved_place() -> (Socket, String) {
     (socket, place)
 }
 
-/// Whether a process runs; one that is dead but not yet collected does not.
+/// Whether a process runs. A dead process that was not yet waited for does not run.
 pub(crate) fn is_running(pid: u32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().next()).is_some_and(|state| !"ZX".contains(state))

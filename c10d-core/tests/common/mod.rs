@@ -11,7 +11,7 @@ type Submit = Box<dyn Fn(Job) + Send + Sync>;
 type OnAbort = Box<dyn Fn(&Error) + Send + Sync>;
 type OnCancel = Box<dyn Fn(&[JobId]) -> Vec<Job> + Send + Sync>;
 
-/// A backend that does what a test says.
+/// A backend whose behaviour the test defines.
 pub struct Puppet {
     name: &'static str,
     capabilities: Capabilities,
@@ -21,8 +21,8 @@ pub struct Puppet {
     lost: Arc<Mutex<Vec<u32>>>,
 }
 
-// SAFETY: what the tests put in completes jobs as promised, or is there to show what happens if it does not; none
-// touches memory after completion.
+// SAFETY: the tests' functions complete jobs correctly, or show what happens otherwise; none uses memory after
+// completion.
 unsafe impl Backend for Puppet {
     fn name(&self) -> &'static str {
         self.name
@@ -68,7 +68,7 @@ impl Puppet {
         self.cancel = Some(Box::new(cancel));
         self
     }
-    /// The ranks that it knows to be gone.
+    /// The ranks that it reports as gone.
     pub fn losing(mut self, lost: &Arc<Mutex<Vec<u32>>>) -> Puppet {
         self.lost = lost.clone();
         self
@@ -105,7 +105,7 @@ pub fn group(puppet: Puppet) -> ProcessGroup {
     builder(move |_| puppet.lock().unwrap().take().expect("one group")).build().unwrap()
 }
 
-/// Fails the test if it takes longer than any healthy run could.
+/// Fails the test if it takes longer than any successful run could.
 pub fn within<T>(limit: Duration, body: impl FnOnce() -> T) -> T {
     let start = Instant::now();
     let out = body();
@@ -113,7 +113,7 @@ pub fn within<T>(limit: Duration, body: impl FnOnce() -> T) -> T {
     out
 }
 
-/// Runs a future with nothing but a thread.
+/// Runs a future on a thread, without a runtime.
 pub fn block_on<F: std::future::Future>(future: F) -> F::Output {
     struct Unpark(std::thread::Thread);
     impl std::task::Wake for Unpark {

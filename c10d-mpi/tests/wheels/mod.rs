@@ -1,13 +1,13 @@
-//! The MPI libraries that tests run over.
+//! The MPI libraries for the tests.
 
 use std::path::PathBuf;
 
-/// A library, and over what it runs.
+/// A library and its transport.
 pub(crate) struct Wheel {
     pub(crate) name: &'static str,
-    /// The folder of its environment.
+    /// The folder of its Python environment.
     folder: &'static str,
-    /// The variables by which it leaves shared memory alone; none: it does as it likes.
+    /// The variables that disable its shared memory; if empty, the library decides.
     pub(crate) variables: &'static [(&'static str, &'static str)],
 }
 
@@ -24,7 +24,7 @@ pub(crate) const LIBRARIES: [Wheel; 4] = [
 ];
 
 impl Wheel {
-    /// The library's file, or why there is none.
+    /// The path of the library, or why there is none.
     pub(crate) fn path(&self) -> Result<String, String> {
         let wheels =
             std::env::var("C10D_TEST_MPI").map_err(|_| "C10D_TEST_MPI names no folder of MPI wheels".to_owned())?;
