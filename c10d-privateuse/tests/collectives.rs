@@ -1,4 +1,4 @@
-//! A C plugin's collectives through a group, and what becomes of callers when it misbehaves.
+//! A C plugin's collectives in a group, and the effects on callers when it misbehaves.
 
 use crate::common;
 
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use c10d_core::{Builder, DType, DispatchKey, Error, ErrorKind, OpKind, ReduceOp, Result, op};
 use c10d_privateuse::{Rule, Search, Verdict};
 
-/// No verdict: only so that a hang ends.
+/// Only a limit so that a hang ends.
 const CAP: Duration = Duration::from_secs(20);
 
 fn load(path: &Path, name: &str) -> Builder {
@@ -19,11 +19,11 @@ fn load(path: &Path, name: &str) -> Builder {
     Builder::new().providers(&report.providers).backend(&format!("cpu:{name}")).timeout(CAP)
 }
 
-/// The plugin of `sum.c` that goes wrong in this way (and with these definitions); the compiled file may go once it is loaded.
+/// The plugin of `sum.c` with this fault (and these definitions). The compiled file may be deleted once it is loaded.
 fn bad(mode: &str) -> Builder {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let dir = common::directory();
-    // A name is a plugin's for as long as the process lives.
+    // A plugin keeps its name as long as the process lives.
     let n = COUNT.fetch_add(1, Ordering::Relaxed);
     let word = mode.split(' ').next().unwrap_or_default();
     let name = format!("bad-{}-{n}", word.to_lowercase().replace('_', "-"));
@@ -37,12 +37,14 @@ fn names_it(e: &Error, kind: &ErrorKind, words: &[&str]) {
     }
 }
 
-/// Whether this machine had no time for the plugin's thread, or for ours, rather than that the plugin went wrong.
+/// Whether the cause was that the machine had no time for the plugin's thread, or for the test's, and not the plugin's
+/// fault.
 fn starved(e: &Error) -> bool {
     *e.kind() == ErrorKind::Timeout || e.to_string().contains("did not let go")
 }
 
-/// Runs what must fail by its deadline: with a later one where the machine was starved, as often as makes sense.
+/// Runs an op that must fail by its deadline. If the machine was overloaded, it is repeated with a later one, a few
+/// times.
 fn fails(attempt: impl Fn(Duration) -> Vec<Error>) -> Vec<Error> {
     let mut timeout = Duration::from_secs(1);
     loop {
@@ -54,7 +56,7 @@ fn fails(attempt: impl Fn(Duration) -> Vec<Error>) -> Vec<Error> {
     }
 }
 
-/// Waits for what another thread does sooner or later.
+/// Waits for something that another thread will do.
 fn wait_for(what: &str, there: impl Fn() -> bool) {
     let end = Instant::now() + 3 * CAP;
     while !there() {
@@ -116,7 +118,7 @@ fn a_batch_stands_behind_what_was_sent_before() {
         .run_ranks(2, |pg| {
             let other = 1 - pg.rank();
             for _ in 0..20 {
-                // One tag: what is started first arrives first, alone or in a batch.
+                // With one tag, messages arrive in the order of their start, separately or in a batch.
                 let first = pg.start(op::recv(vec![0f32], other, 2));
                 let (_, second) = pg.batch::<Vec<f32>, _>(Vec::new(), vec![op::recv(vec![0f32], other, 2)]);
                 let third = pg.start(op::recv(vec![0f32], other, 2));
@@ -135,7 +137,7 @@ fn a_batch_stands_behind_what_was_sent_before() {
         .unwrap();
 }
 
-/// A plugin that the user vouches for, which goes wrong in this way.
+/// A plugin that the user trusts, with this fault.
 fn trusted(mode: &str, name: &str) -> Builder {
     let dir = common::directory();
     let report = Search::new().trust(name).file(common::sum(dir.path(), name, mode)).load();
@@ -154,7 +156,7 @@ fn a_trusted_name_that_is_nobodys_is_told() {
 
 #[test]
 fn a_trusted_plugin_works_on_the_callers_memory() {
-    // The plugin leaves the address that it saw in the result.
+    // The plugin writes the address that it got to the result.
     let (copied, own) = (bad("ADDRESS").build().unwrap(), trusted("ADDRESS", "trusted-address").build().unwrap());
     let seen = |pg: &c10d_core::ProcessGroup, x: &mut [f32]| {
         let at = x.as_ptr() as usize;
@@ -180,7 +182,7 @@ fn a_trusted_plugin_that_is_late_has_the_memory_until_it_answers() {
             .map(drop)
             .map_err(Error::from)
     });
-    // Its late answer is an answer; but the group is over, whoever said so first: the plugin's clock or the caller.
+    // Its late answer is accepted, but the group is failed, whether by the plugin's timeout or the caller's.
     assert!(done.is_ok(), "{done:?}");
     let e = pg.barrier().unwrap_err();
     assert!(matches!(e.kind(), ErrorKind::Plugin | ErrorKind::Internal), "{e}");
@@ -222,7 +224,7 @@ fn a_waiting_receive_does_not_keep_a_send_back() {
     builder
         .run_ranks(2, |pg| {
             let other = 1 - pg.rank();
-            // Both wait for the other's message before they send their own.
+            // Both ranks wait for the other's message before they send their own.
             let got = pg.start(op::recv(vec![0f32; 2], other, 0));
             pg.send(&[pg.rank() as f32; 2], other, 0)?;
             assert_eq!(got.wait()?, [other as f32; 2]);
@@ -231,7 +233,7 @@ fn a_waiting_receive_does_not_keep_a_send_back() {
         .unwrap();
 }
 
-/// Runs one op in each form on a plugin that goes wrong, each in a group of its own; gives the errors.
+/// Runs one op in each form on a plugin with this fault, each in its own group. Returns the errors.
 fn each_form(builder: &Builder) -> Vec<Error> {
     let group = || builder.clone().build().unwrap();
     fails(|timeout| {
@@ -309,7 +311,7 @@ fn a_late_answer_touches_nothing_and_is_no_second_fault() {
     names_it(&errors[0], &ErrorKind::Plugin, &["bad-late"]);
     std::fs::write(gate, "").unwrap();
     wait_for("it answers", || answered.exists());
-    // The plugin is not held to have broken its contract by being late: a new group can be made.
+    // Being late does not break the plugin's contract: a new group can be made.
     builder.build().unwrap();
 }
 
@@ -320,7 +322,7 @@ fn one_that_answers_from_another_thread_is_fine() {
     pg.start(op::all_reduce(vec![1f32; 7], ReduceOp::Sum)).wait().unwrap();
 }
 
-/// The error of the first op that fails, within a few.
+/// The error of the first of a few ops that fails.
 fn soon(pg: &c10d_core::ProcessGroup) -> Error {
     let run = || pg.all_reduce(&mut [1f32; 8], ReduceOp::Sum).map(drop);
     let end = Instant::now() + CAP;
@@ -343,7 +345,7 @@ fn one_that_answers_what_nobody_asked() {
     let builder = bad("UNKNOWN_TOKEN");
     let pg = builder.clone().build().unwrap();
     names_it(&soon(&pg), &ErrorKind::Plugin, &["bad-unknown-token", "done", "does not exist"]);
-    // From then on it is not used at all.
+    // After that it is not used at all.
     names_it(&builder.build().unwrap_err(), &ErrorKind::Plugin, &["bad-unknown-token"]);
 }
 
@@ -394,7 +396,7 @@ fn a_mismatch_is_named_from_the_fingerprints() {
 
 #[test]
 fn abort_from_another_thread_ends_what_hangs() -> Result {
-    // No deadline comes to help.
+    // There is no deadline that would end it.
     let pg = bad("NEVER_DONE").timeout(Duration::from_secs(3600)).build()?;
     let work = pg.start(op::all_reduce(vec![1f32; 4], ReduceOp::Sum));
     std::thread::scope(|s| s.spawn(|| pg.abort("enough")).join()).unwrap();
@@ -403,7 +405,7 @@ fn abort_from_another_thread_ends_what_hangs() -> Result {
     Ok(())
 }
 
-/// A waker that panics, on the thread of the plugin that says that the operation is done.
+/// A waker that panics, on the plugin's thread that reports the end of the operation.
 struct Alarm;
 
 impl std::task::Wake for Alarm {
@@ -422,14 +424,14 @@ fn wakers_that_panic_harm_nobody() {
         let mut woken = 0;
         while woken < 3 {
             let mut work = pg.start(op::all_reduce(vec![1f32; 1000], ReduceOp::Sum));
-            // Where the op was over before the poll, nobody is woken; how often is the same on both ranks.
+            // If the op ended before the poll, no waker is called. The number of calls is the same on both ranks.
             let late = std::pin::Pin::new(&mut work).poll(&mut std::task::Context::from_waker(&waker)).is_pending();
             let mut all = [u32::from(late) as f32];
             pg.all_reduce(&mut all, ReduceOp::Sum)?;
             woken += all[0] as u32;
         }
         let sum = pg.all_reduce(vec![1f32], ReduceOp::Sum)?;
-        // All operations were counted out.
+        // All operations were counted as finished.
         pg.shutdown_within(CAP).map(|()| sum)
     });
     assert_eq!(sums.unwrap(), [[2.0]; 2]);

@@ -1,4 +1,4 @@
-//! The plugin's code that runs before any group: its entry, and its probe.
+//! The plugin's code that runs before any group: its entry and its probe function.
 
 mod common;
 
@@ -8,7 +8,7 @@ use std::time::Duration;
 use c10d_core::{Builder, ErrorKind};
 use c10d_privateuse::{Rule, Search, Verdict};
 
-/// Runs a body that must return, on a thread of its own.
+/// Runs a body that must return, on a new thread.
 fn returns<T: Send + 'static>(body: impl FnOnce() -> T + Send + 'static) -> T {
     let (done, wait) = channel();
     std::thread::spawn(move || done.send(body()));
@@ -25,7 +25,7 @@ fn the_entry_of_a_refused_plugin_is_called_once() {
     assert_eq!(first.decisions[0].rule, Some(Rule::Table), "{}", first.decisions[0]);
     assert_eq!(again.decisions[0].to_string(), first.decisions[0].to_string());
     assert_eq!(std::fs::read_to_string(calls).unwrap(), "x", "a mark for each call");
-    // Its name is nobody's.
+    // Its name is not registered.
     let elsewhere = common::directory();
     let other = common::sum(elsewhere.path(), "refused", "HONEST");
     assert_eq!(Search::new().file(other).load().decisions[0].verdict, Verdict::Loaded);
@@ -49,7 +49,7 @@ fn a_probe_that_hangs_is_named() {
     let errors = returns(|| {
         let dir = common::directory();
         let report = Search::new().file(common::sum(dir.path(), "hangs-in-probe", "HANG_IN_PROBE")).load();
-        // Nobody asked for it by name, so it is asked whether it could work.
+        // It was not requested by name, so its probe function is called.
         let builder = Builder::new().providers(&report.providers);
         [builder.clone(), builder].map(|builder| builder.build().unwrap().barrier().unwrap_err())
     });

@@ -1,4 +1,4 @@
-//! The header and its Rust mirror have one layout.
+//! Checks that the header and its Rust mirror have the same layout.
 #![allow(unsafe_code)]
 
 use crate::common;
@@ -89,7 +89,7 @@ fn header_and_mirror_agree() {
     }
 }
 
-/// What plugins read of element types: our code, then DLPack's, in the header's comments.
+/// The codes of element types for plugins: this library's code, then DLPack's, in the header's comments.
 #[test]
 fn the_header_tells_dlpacks_codes() {
     let header = std::fs::read_to_string(common::include().join("c10d_plugin.h")).unwrap();

@@ -1,4 +1,4 @@
-//! A plugin's device memory while its collectives use it, and what becomes of callers when the device misbehaves.
+//! A plugin's device memory while its collectives use it, and the effects on callers when the device misbehaves.
 #![allow(unsafe_code)]
 
 use crate::common;
@@ -12,16 +12,16 @@ use c10d_core::device::{DeviceBuffer, DeviceRuntime, vendor};
 use c10d_core::{Buf, BufMut, Builder, DType, Device, Error, ErrorKind, ProcessGroup, ReduceOp, Result, Span, op};
 use c10d_privateuse::{Search, Verdict};
 
-/// No verdict: only so that a hang ends.
+/// Only a limit so that a hang ends.
 const CAP: Duration = Duration::from_secs(60);
 
-/// Memory of the device that c10d did not allocate, as another library's tensor is.
+/// Device memory that c10d did not allocate, like another library's tensor.
 struct Tensor {
     data: Vec<f32>,
     device: Device,
 }
 
-// SAFETY: the heap is where `sum.c`'s device has its memory; it stays as long as the value, its only owner.
+// SAFETY: `sum.c`'s device has its memory in the heap; it remains as long as the value, which is its only owner.
 unsafe impl Buf for Tensor {
     fn span(&mut self) -> Span {
         Span::new(self.data.as_mut_ptr().cast(), 0, self.data.len() as u64, DType::F32, self.device)
@@ -29,7 +29,7 @@ unsafe impl Buf for Tensor {
 }
 // SAFETY: as above.
 unsafe impl BufMut for Tensor {}
-// SAFETY: borrowed exclusively for the op.
+// SAFETY: it is borrowed exclusively for the op.
 unsafe impl Buf for &mut Tensor {
     fn span(&mut self) -> Span {
         Tensor::span(self)
@@ -51,7 +51,7 @@ fn tensor(name: &str) -> Tensor {
     Tensor { data: vec![1.0; 8], device: Device::private(vendor(name), 0) }
 }
 
-/// Runs a body that must return, on a thread of its own.
+/// Runs a body that must return, on a new thread.
 fn returns<T: Send + 'static>(body: impl FnOnce() -> T + Send + 'static) -> T {
     let (done, wait) = channel();
     std::thread::spawn(move || done.send(body()));
@@ -71,7 +71,7 @@ fn run(pg: &ProcessGroup, name: &str, blocking: bool, timeout: Duration) -> Resu
     pg.start(op::all_reduce(x, ReduceOp::Sum).timeout(timeout)).wait().map(|x| x.data).map_err(|e| e.error)
 }
 
-/// Fails an op, with more time where this machine had none for the thread that calls the plugin.
+/// Runs an op that must fail, with more time if the machine had no time for the thread that calls the plugin.
 fn fails(how: &str, attempt: impl Fn(Duration) -> Error) -> Error {
     let mut timeout = Duration::from_secs(1);
     loop {
@@ -105,7 +105,7 @@ fn a_release_that_hangs_keeps_nobody() {
             let name = if blocking { "releases-blocking" } else { "releases-owned" };
             let pg = plugin(name, "release").build().unwrap();
             let x = run(&pg, name, blocking, CAP).unwrap();
-            // But what comes next finds the plugin busy.
+            // But the next call finds the plugin busy.
             (x, run(&pg, name, blocking, Duration::from_secs(1)).unwrap_err())
         });
         assert_eq!(x, [1.0; 8]);

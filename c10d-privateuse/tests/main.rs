@@ -1,5 +1,5 @@
-//! The plugin host, with plugins in C and Rust that the tests build as vendors would. `entry` needs a
-//! process without another backend, and is a program of its own.
+//! Tests of the plugin host, with plugins in C and Rust that the tests build as vendors would. `entry` needs a process
+//! without another backend, and is a separate program.
 
 mod collectives;
 mod common;

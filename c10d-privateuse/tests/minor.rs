@@ -1,4 +1,4 @@
-//! A host of minor version n works with plugins that were built with the header of n - 1 and of n + 1.
+//! Tests that a host of minor version n works with plugins that were built with the header of n - 1 and of n + 1.
 #![allow(unsafe_code)]
 
 use crate::common;
@@ -12,7 +12,7 @@ use c10d_privateuse::{LoadReport, Search, Verdict, abi};
 
 const CAP: Duration = Duration::from_secs(20);
 
-/// The header as it was in a minor version: without the members that later ones appended.
+/// The header of an older minor version: without the members that later versions appended.
 fn older(header: &str, minor: u16) -> String {
     let mut text = version(header, minor);
     for later in minor + 1..=abi::MINOR {
@@ -34,7 +34,7 @@ fn version(header: &str, minor: u16) -> String {
     header.replace(&define(abi::MINOR), &define(minor))
 }
 
-/// The header as the next version may have it: every struct that a plugin fills, or that the host fills, is longer.
+/// A possible header of the next version: every struct that a plugin or the host fills is longer.
 fn newer(header: &str) -> String {
     let text = version(header, abi::MINOR + 1);
     let longer = |text: String, end: &str| {
@@ -46,7 +46,7 @@ fn newer(header: &str) -> String {
         "} c10d_span;",
         "} c10d_request;",
         "} c10d_result;",
-        // The end of c10d_host, whose name is in front.
+        // This is the end of c10d_host, whose name comes first.
         "};\n\n/* ---- What a plugin offers",
         "} c10d_device;",
         "} c10d_capabilities;",
@@ -54,13 +54,13 @@ fn newer(header: &str) -> String {
         "} c10d_collectives;",
         "} c10d_plugin;",
     ];
-    // The note has a size of its own, and is read before the plugin's code may run.
+    // The note has its own size, and is read before the plugin's code may run.
     let tables = header.matches("    uint32_t struct_size;").count();
     assert_eq!(tables, ends.len() + 1, "one of them is not longer");
     ends.into_iter().fold(text, longer)
 }
 
-/// Builds a C file against the header, and loads it.
+/// Builds a C file with the header, and loads it.
 fn load(source: &str, name: &str, header: &str, minor: u16, definitions: &[&str]) -> LoadReport {
     let dir = common::directory();
     std::fs::write(dir.path().join("c10d_plugin.h"), header).unwrap();
@@ -73,7 +73,8 @@ fn load(source: &str, name: &str, header: &str, minor: u16, definitions: &[&str]
     report
 }
 
-/// Loads `device.c`, of this type, and uses it. `adds`: it reduces; `named`: it says which device is which.
+/// Loads `device.c` with this type, and uses it. `adds` means that it reduces, and `named` that it can identify its
+/// devices.
 fn drives(name: &str, header: &str, minor: u16, definitions: &[&str], (adds, named): (bool, bool)) {
     let cuda = definitions.contains(&"DEVICE_TYPE=C10D_DEVICE_CUDA");
     let word = if cuda { "cuda" } else { name };
@@ -100,12 +101,12 @@ fn drives(name: &str, header: &str, minor: u16, definitions: &[&str], (adds, nam
     }
 }
 
-/// Elements of one allocation are added to others of it.
+/// Adds elements of one allocation to others of it.
 fn adds_what_it_is_told(device: &dyn DeviceRuntime) {
     let (elements, mut out) = ([1f32, 2.0, 3.0, 40.0, 50.0, 60.0], [0f32; 6]);
     let bytes = size_of_val(&elements);
     let at = DevicePtr { base: device.allocate(0, bytes).unwrap(), offset: 0 };
-    // SAFETY: places within the allocation and the arrays; this device's calls are over when they return.
+    // SAFETY: the places are within the allocation and the arrays; this device's calls are finished when they return.
     unsafe {
         device.copy_in(0, 0, at, elements.as_ptr().cast(), bytes).unwrap();
         let reduction = device.reduction().unwrap();
@@ -116,7 +117,7 @@ fn adds_what_it_is_told(device: &dyn DeviceRuntime) {
     assert_eq!(out, [1.0, 52.0, 63.0, 40.0, 50.0, 60.0]);
 }
 
-/// Loads `sum.c`, and uses it. `splits`: what becomes of its parts.
+/// Loads `sum.c`, and uses it. `splits` tells how its sub-groups are made.
 fn works(name: &str, header: &str, minor: u16, definitions: &[&str], splits: &str) {
     let report = load("sum.c", name, header, minor, definitions);
     let builder = Builder::new().providers(&report.providers).backend(&format!("cpu:{name}"));
@@ -125,7 +126,7 @@ fn works(name: &str, header: &str, minor: u16, definitions: &[&str], splits: &st
             let mut x = [pg.rank() as f32 + 1.0; 100];
             pg.all_reduce(&mut x, ReduceOp::Sum)?;
             assert_eq!(x, [3.0; 100]);
-            // Both have somebody to wait for.
+            // Both ranks wait for another rank.
             let other = 1 - pg.rank();
             let (sent, got) = pg.batch(vec![op::send(vec![7f32], other, 1)], vec![op::recv(vec![0f32], other, 1)]);
             assert_eq!(got.into_iter().map(|w| w.wait()).collect::<Result<Vec<_>, _>>()?, [[7.0]]);

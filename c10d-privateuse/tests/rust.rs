@@ -1,4 +1,4 @@
-//! Rust plugins, built as a vendor builds them.
+//! Tests of Rust plugins, built as a vendor builds them.
 #![allow(unsafe_code)]
 
 use crate::common;
@@ -80,7 +80,7 @@ fn panics_are_errors() {
     let pg = elsewhere().name("panics in submit").build().unwrap();
     let e = pg.all_reduce(&mut [1f32; 4], ReduceOp::Sum).unwrap_err();
     assert!(e.to_string().contains("elsewhere"), "{e}");
-    // And the process goes on.
+    // The process continues.
     elsewhere().build().unwrap().barrier().unwrap();
 }
 
@@ -89,7 +89,7 @@ fn a_plugin_splits_groups_and_tells_what_nobody_asked_for() {
     elsewhere()
         .name("divided")
         .run_ranks(3, |pg| {
-            // The first division has a rank that is in no part.
+            // In the first division one rank is in no part.
             if let Some(pair) = pg.new_group(&[2, 0])? {
                 let mut x = [pair.rank(); 100];
                 pair.all_reduce(&mut x, ReduceOp::Sum)?;
@@ -99,7 +99,7 @@ fn a_plugin_splits_groups_and_tells_what_nobody_asked_for() {
             }
             let alone = pg.split(Some(pg.rank()), 0)?.unwrap();
             assert!(alone.failure().is_none());
-            // It fails from then on, perhaps before this is over.
+            // It fails from then on, possibly before this ends.
             let _ = alone.barrier();
             let end = Instant::now() + CAP;
             let error = loop {
@@ -112,7 +112,7 @@ fn a_plugin_splits_groups_and_tells_what_nobody_asked_for() {
             let words = format!("division 2: the part of [{}] is out of breath", pg.rank());
             assert!(error.to_string().contains(&words) && error.to_string().contains("elsewhere"), "{error}");
             assert_eq!((error.kind(), &error.report().guilty[..]), (&ErrorKind::Device, &[0][..]));
-            // The whole goes on.
+            // The parent group still works.
             pg.barrier()?;
             assert!(pg.failure().is_none());
             pg.shutdown()
@@ -163,7 +163,7 @@ fn a_device_serves_from_a_plugin() {
             pg.shutdown()
         })
         .unwrap();
-    // What the device refuses comes back in its words.
+    // If the device rejects something, the error has its text.
     let e = device.allocate(9999, 8).unwrap_err();
     assert_eq!(*e.kind(), ErrorKind::Device, "{e}");
     assert!(e.to_string().contains("guarded"), "{e}");
@@ -171,32 +171,32 @@ fn a_device_serves_from_a_plugin() {
     assert!(reduces.is_none_or(|types| types == DTypeSet::NONE), "it leaves that to the host");
 }
 
-/// What the plugin `guarded-reduces` exports besides its entry.
+/// The functions that the plugin `guarded-reduces` exports besides its entry.
 struct Asked {
     library: libloading::Library,
 }
 
 impl Asked {
-    /// The library that is loaded already: one file is one library.
+    /// The library is already loaded: one file is one library.
     fn of(report: &LoadReport) -> Asked {
-        // SAFETY: its constructors have run.
+        // SAFETY: its constructors have already run.
         Asked { library: unsafe { libloading::Library::new(&report.decisions[0].path) }.unwrap() }
     }
 
-    /// How many reductions ran since this was last asked.
+    /// The number of reductions since the last call of this.
     fn reductions(&self) -> u64 {
-        // SAFETY: of this type in the plugin.
+        // SAFETY: it has this type in the plugin.
         unsafe { self.library.get::<extern "C" fn() -> u64>(b"reductions").unwrap()() }
     }
 
     fn panics(&self, call: Option<&CStr>) {
         let call = call.map_or(std::ptr::null(), CStr::as_ptr);
-        // SAFETY: of this type in the plugin; a name, or null.
+        // SAFETY: it has this type in the plugin; the argument is a name or null.
         unsafe { self.library.get::<unsafe extern "C" fn(*const c_char)>(b"panics").unwrap()(call) }
     }
 }
 
-/// Two ranks whose devices, in a plugin, reduce by themselves, or panic.
+/// Two ranks whose devices are in a plugin, and reduce by themselves or panic.
 #[test]
 fn a_device_reduces_in_a_plugin_and_its_panics_are_errors() {
     let report = load("c10d-reduces-plugin", "c10d_reduces_plugin");
@@ -240,18 +240,19 @@ fn a_device_reduces_in_a_plugin_and_its_panics_are_errors() {
         assert!(e.to_string().contains(&words) && e.to_string().contains("guarded-reduces"), "{e}");
         assert_eq!(errors[0].as_ref().unwrap().report().guilty, [1], "{name}");
     }
-    // That memory cannot be retained is no error: the op is waited for. What is not the host's own is asked of the plugin.
+    // It is not an error if memory cannot be retained: the op is waited for. The plugin is asked about memory that the
+    // host did not allocate.
     asked.panics(Some(c"retain"));
-    // SAFETY: nothing looks at it before the panic.
+    // SAFETY: nothing accesses it before the panic.
     assert!(!unsafe { device.retain(1, std::ptr::dangling_mut()) });
     asked.panics(Some(c"allocate"));
     let e = device.allocate(1, 64).unwrap_err();
     assert!(e.to_string().contains("the plugin panicked: allocate was told to"), "{e}");
     asked.panics(None);
-    // Where nothing can be said, the process goes on.
+    // Where no error can be returned, the process continues.
     let base = device.allocate(1, 64).unwrap();
     asked.panics(Some(c"free"));
-    // SAFETY: allocated, and freed once more below: the first one comes to nothing.
+    // SAFETY: it was allocated, and is freed again below, since the first call has no effect.
     unsafe { device.free(1, base) };
     asked.panics(None);
     // SAFETY: as above.

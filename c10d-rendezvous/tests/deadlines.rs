@@ -1,4 +1,4 @@
-//! Every verb of the client comes back, whatever the server does.
+//! Tests that every method of the client returns, whatever the server does.
 
 use crate::common;
 
@@ -11,13 +11,13 @@ use c10d_rendezvous::TcpStore;
 use common::{HELLO, ServerProcess, client, soon};
 use rustix::process::Signal;
 
-/// What counts as a hang.
+/// The time after which a call counts as hanging.
 const HANG: Duration = Duration::from_secs(10);
 
-/// One call of a verb that is meant to fail.
+/// One call of a method that must fail.
 type Verb = fn(&TcpStore, Instant) -> Option<Error>;
 
-/// Every verb, by name.
+/// Every method, by name.
 const VERBS: &[(&str, Verb)] = &[
     ("set", |s, t| s.set("k", b"v", t).err()),
     ("get", |s, t| s.get("k", t).err()),
@@ -40,7 +40,7 @@ const VERBS: &[(&str, Verb)] = &[
     ("set of 8 MiB", |s, t| s.set("big", &vec![0; 8 << 20], t).err()),
 ];
 
-/// Calls every verb, several at a time, and looks at how each ends.
+/// Calls every method, several at a time, and checks how each ends.
 fn all_time_out(store: &TcpStore) {
     std::thread::scope(|scope| {
         for (name, verb) in VERBS {
@@ -92,7 +92,7 @@ fn a_waiting_call_learns_of_the_servers_death() {
     let store = client(server.addr);
     std::thread::scope(|scope| {
         let waiter = scope.spawn(|| store.get("never", Instant::now() + Duration::from_secs(60)));
-        // It may be killed before or after the wait has begun: both must end.
+        // It may be killed before or after the wait began; in both cases the wait must end.
         std::thread::sleep(Duration::from_millis(50));
         server.child.kill().unwrap();
         server.child.wait().unwrap();
@@ -136,7 +136,7 @@ fn nobody_there() {
     assert!(start.elapsed() < HANG);
 }
 
-/// The deadline is the call's, not each read's: bytes that trickle in do not extend it.
+/// The deadline is for the call, not for each read: bytes that arrive slowly do not extend it.
 #[test]
 fn a_server_that_answers_a_byte_at_a_time() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -148,7 +148,7 @@ fn a_server_that_answers_a_byte_at_a_time() {
                 stream.read_exact(&mut hello).unwrap();
                 assert_eq!(hello[..5], *HELLO);
                 stream.write_all(&hello[6..]).unwrap();
-                // An answer to CHECK would be a byte, one to GETNUMKEYS eight, one to LIST_KEYS never ends here.
+                // The answer to CHECK would be one byte, that to GETNUMKEYS eight; that to LIST_KEYS never ends here.
                 stream.read_exact(&mut [0]).unwrap();
                 stream.write_all(&1_000_000u64.to_le_bytes()).unwrap();
                 while stream.write_all(&[1]).is_ok()

@@ -1,4 +1,4 @@
-//! The file store among processes, crashes and full disks.
+//! Tests of the file store with several processes, crashes and full disks.
 
 use crate::common;
 
@@ -12,7 +12,7 @@ use c10d_rendezvous::FileStore;
 use common::{plays, role, soon};
 use rustix::fs::{FlockOperation, flock};
 
-/// A directory that goes with the test.
+/// A directory that is removed with the test.
 struct Dir(PathBuf);
 
 impl Dir {
@@ -76,12 +76,12 @@ fn a_torn_last_record_is_ignored_then_replaced() {
         let store = FileStore::open(dir.0.join("copy")).unwrap();
         assert_eq!(store.get("k", soon()).unwrap(), b"1", "cut at {cut}");
         store.set("l", b"2", soon()).unwrap();
-        // Head, kind, length of the key, key, value: nothing of the torn record stays behind it.
+        // Header, kind, length of the key, key, value: nothing of the incomplete record remains after it.
         assert_eq!(torn.metadata().unwrap().len(), whole + 8 + 1 + 4 + 1 + 1, "cut at {cut}");
         let again = FileStore::open(dir.0.join("copy")).unwrap();
         assert_eq!(again.multi_get(&["k", "l"], soon()).unwrap(), [b"1", b"2"], "cut at {cut}");
     }
-    // A head that is torn is no foreign file.
+    // A file with an incomplete header is not a foreign file.
     std::fs::write(dir.0.join("head"), b"c10d").unwrap();
     FileStore::open(dir.0.join("head")).unwrap().set("k", b"v", soon()).unwrap();
     assert_eq!(b.get("k", soon()).unwrap(), b"a longer value");

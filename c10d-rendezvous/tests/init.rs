@@ -1,4 +1,4 @@
-//! Ranks that are processes find each other by every init method.
+//! Tests that ranks that are processes find each other by every init method.
 
 use crate::common;
 
@@ -10,7 +10,7 @@ use c10d_core::{ErrorKind, Store};
 use c10d_rendezvous::init;
 use common::{free_port, plays, role, server, soon};
 
-/// Finds itself, meets the others, and says what it found.
+/// Runs init, meets the other ranks, and prints what it found.
 #[test]
 fn role_rank() {
     if !plays("role_rank") {
@@ -23,7 +23,7 @@ fn role_rank() {
             let deadline = soon();
             me.store.set(&format!("rank{}", me.rank), me.rank.to_string().as_bytes(), deadline).unwrap();
             if me.rank > 0 {
-                // Rank 0, which may host the store, is done long before.
+                // Rank 0, which may host the store, is finished much earlier.
                 std::thread::sleep(Duration::from_millis(300));
             }
             let keys: Vec<String> = (0..me.size).map(|r| format!("rank{r}")).collect();
@@ -35,7 +35,7 @@ fn role_rank() {
 
 fn rank(part: &str, url: &str, vars: &[(&str, String)]) -> Command {
     let mut command = role(part);
-    // Nothing of whoever started this test may be seen.
+    // The environment of this test must not be visible.
     for (name, _) in std::env::vars_os() {
         let text = name.to_string_lossy();
         let starters = ["RANK", "WORLD_SIZE", "MASTER_", "TORCHELASTIC_", "OMPI_", "PMI", "SLURM_", "MPI_"];
@@ -56,7 +56,7 @@ fn result(child: Child) -> String {
     line.unwrap_or_else(|| panic!("no result: {text}")).to_owned()
 }
 
-/// Starts as many ranks; `place` says how each is told who it is.
+/// Starts this number of ranks. `place` sets how each gets its rank.
 fn meet(size: u32, place: impl Fn(u32) -> (String, Vec<(&'static str, String)>)) {
     let children: Vec<Child> = (0..size)
         .map(|r| {
@@ -212,11 +212,11 @@ fn the_address_given_is_the_only_one_that_listens() {
     let url = format!("tcp://127.0.0.1:{port}?rank=0&world_size=1");
     let me = init(&url, Duration::from_secs(5)).unwrap();
     me.store.set("k", b"v", soon()).unwrap();
-    // All of 127/8 is this machine: a socket bound to every address would answer there too.
+    // All addresses of 127/8 are this machine, so a socket bound to all addresses would answer there.
     assert!(std::net::TcpStream::connect(("127.0.0.2", port)).is_err());
 }
 
-/// Rank 0 behind address translation: it listens everywhere, the others know an address that leads there.
+/// Rank 0 behind address translation: it listens at all addresses, and the others have an address that leads to it.
 #[test]
 fn every_address_listens_where_that_was_asked_for() {
     let port = free_port("127.0.0.1").unwrap();
@@ -239,7 +239,8 @@ fn one_process_may_have_several_groups_at_one_address() {
     first.store.set("k", b"v", soon()).unwrap();
     drop(first);
     assert_eq!(second.store.get("k", soon()).unwrap(), b"v");
-    // Other ranks may still be in the last group, or in the next one: the server stays, whatever it is called.
+    // Other ranks may still be in the last group or already in the next one. The server remains, whatever the group's
+    // name.
     drop(second);
     let other = common::client(([127, 0, 0, 1], port).into());
     assert_eq!(other.get("k", soon()).unwrap(), b"v");
@@ -249,7 +250,7 @@ fn one_process_may_have_several_groups_at_one_address() {
     }
 }
 
-/// Rank 0 of one job after the other, in which the others are slower and faster than it.
+/// Rank 0 of several jobs in a row, in which the other ranks are slower and faster than it.
 #[test]
 fn role_rounds() {
     if !plays("role_rounds") {

@@ -1,4 +1,4 @@
-//! The launcher: what ranks are given, and what becomes of them.
+//! Tests of the launcher: what ranks get, and how they end.
 
 use crate::common;
 
@@ -11,7 +11,7 @@ use c10d_rendezvous::init;
 use c10d_rendezvous::launch::{JobReport, Launch, Output, Signal};
 use common::{plays, role, role_args, soon};
 
-/// What counts as a hang.
+/// The time after which something counts as hanging.
 pub(crate) const HANG: Duration = Duration::from_secs(10);
 
 pub(crate) fn sh(script: &str) -> Launch {
@@ -22,7 +22,7 @@ pub(crate) fn text(report: &JobReport, rank: usize) -> String {
     String::from_utf8(report.output[rank].stdout.clone()).unwrap()
 }
 
-/// Processes, anywhere, whose command line contains `mark`.
+/// All processes whose command line contains `mark`.
 fn living(mark: &str) -> Vec<String> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir("/proc").unwrap().flatten() {
@@ -45,7 +45,7 @@ pub(crate) fn gone(mark: &str) {
     }
 }
 
-/// A number that marks processes of one test: `sleep` takes it for seconds.
+/// A number that marks the processes of one test, used as the seconds of `sleep`.
 pub(crate) fn mark() -> String {
     static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
     format!("1000{}.{}", std::process::id(), NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed))
@@ -148,7 +148,7 @@ fn death_by_a_signal_is_told_as_such() {
 fn who_ignores_sigterm_is_killed_after_the_grace() {
     let mark = mark();
     let flag = std::env::temp_dir().join(format!("c10d-launch-{mark}"));
-    // Rank 1 fails when rank 0 ignores the signal for sure.
+    // Rank 1 fails after rank 0 certainly ignores the signal.
     let script = format!(
         "if [ $RANK = 1 ]; then while [ ! -e $FLAG ]; do sleep 0.01; done; exit 3; fi; trap '' TERM; : > $FLAG; \
          while :; do sleep {mark}; done"
@@ -179,7 +179,7 @@ fn a_program_that_cannot_run_is_one_error_before_any_rank() {
         let error = Launch::new(program, [""; 0]).ranks(4).run().unwrap_err().to_string();
         assert!(error.contains(program) && error.contains(says), "{error}");
     }
-    // What only the system can tell ends the ranks that it let start.
+    // If the system rejects more ranks, the ranks that were started are ended.
     let mark = mark();
     let launch = sh(&format!("sleep {mark}")).ranks(3);
     let launch = launch.per_rank_wrapper(|rank| if rank == 2 { vec!["/no/such/wrapper".into()] } else { Vec::new() });
@@ -255,7 +255,7 @@ fn a_job_past_its_deadline_is_killed_and_named() {
     assert!(living(&mark).is_empty(), "{:?}", living(&mark));
 }
 
-/// The kernel kills ranks when the thread that started them ends: that must not be the caller's.
+/// The kernel kills ranks when the thread that started them ends, so that must not be the caller's thread.
 #[test]
 fn ranks_outlive_the_thread_that_launched_them() {
     let job = std::thread::spawn(|| sh("read -r x; echo done").output(Output::Piped).spawn().unwrap()).join().unwrap();
@@ -283,7 +283,7 @@ fn ended_by_us(report: &JobReport) -> usize {
     report.exits.iter().filter(|exit| exit.signal == Some(15)).count()
 }
 
-/// A launcher as a process of its own: runs `C10D_TEST_SCRIPT` as `C10D_TEST_RANKS` ranks.
+/// A launcher in a separate process: runs `C10D_TEST_SCRIPT` as `C10D_TEST_RANKS` ranks.
 #[test]
 fn role_launcher() {
     if plays("role_launcher") {
@@ -305,7 +305,7 @@ fn signal(child: &std::process::Child, signal: rustix::process::Signal) {
     rustix::process::kill_process(rustix::process::Pid::from_child(child), signal).unwrap();
 }
 
-/// Reads the launcher's output until each of `n` ranks has said `word`.
+/// Reads the launcher's output until each of `n` ranks has printed `word`.
 fn until_said(child: &mut std::process::Child, word: &str, n: usize) -> BufReader<std::process::ChildStdout> {
     let mut out = BufReader::new(child.stdout.take().unwrap());
     let mut line = String::new();
@@ -331,7 +331,7 @@ fn no_orphan_when_the_launcher_is_killed() {
     drop(out);
 }
 
-/// Without its guardian the launcher still takes the ranks with it.
+/// Without its guardian process the launcher still ends the ranks when it ends.
 #[test]
 fn the_kernel_ends_the_ranks_of_a_killed_launcher() {
     let mark = mark();

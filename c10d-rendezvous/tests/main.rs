@@ -1,4 +1,4 @@
-//! Stores, init methods and the launcher. Roles are played by this program, started again.
+//! Tests of stores, init methods and the launcher. This program is started again for the roles.
 
 mod common;
 mod contract;

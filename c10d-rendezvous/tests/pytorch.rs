@@ -1,4 +1,5 @@
-//! Together with PyTorch, where there is one: `C10D_TORCH_PYTHON` names a Python that has it, else `python3` is tried.
+//! Tests together with PyTorch, if it is installed: `C10D_TORCH_PYTHON` names a Python that has it, otherwise `python3`
+//! is tried.
 
 use crate::common;
 
@@ -40,7 +41,7 @@ fn script(python: &str, name: &str, args: &[String]) -> Child {
     command.spawn().unwrap()
 }
 
-/// Waits for the script's good end; past the deadline it is killed.
+/// Waits until the script succeeds. After the deadline it is killed.
 fn content(mut child: Child) {
     let deadline = late();
     while child.try_wait().unwrap().is_none() {
@@ -125,7 +126,7 @@ fn our_client_with_pytorchs_server() {
     child.wait().unwrap();
 }
 
-/// One rank is PyTorch, the other is not; either may host the store.
+/// One rank is in PyTorch and the other is not. Either may host the store.
 #[test]
 fn mixed_ranks_by_tcp() {
     let Some(python) = python() else { return };

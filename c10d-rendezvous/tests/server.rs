@@ -1,4 +1,4 @@
-//! The server among clients that misbehave, and among many.
+//! Tests of the server with clients that misbehave, and with many clients.
 
 use crate::common;
 
@@ -39,7 +39,7 @@ fn bytes_that_are_no_handshake_close_the_connection_and_execute_nothing() {
         [&[0x00, 0xce][..], &set].concat(),
     ] {
         let mut raw = Raw::new(server.local_addr(), &[]);
-        // The server may close while more is on its way.
+        // The server may close the connection while more data is being sent.
         let _ = raw.0.write_all(&garbage);
         raw.closed();
     }
@@ -54,7 +54,7 @@ fn silent_connections_are_dropped_after_five_seconds_and_validated_ones_kept() {
     let silent = Raw::new(server.local_addr(), &[]);
     let mut half = Raw::new(server.local_addr(), &HELLO[..3]);
     let trickle = std::thread::spawn(move || {
-        // Bytes that come, but not to an end, do not extend the time.
+        // Bytes that arrive without completing the request do not extend the time.
         std::thread::sleep(Duration::from_secs(2));
         let _ = half.0.write_all(&HELLO[3..4]);
         half.closed();
@@ -68,7 +68,7 @@ fn silent_connections_are_dropped_after_five_seconds_and_validated_ones_kept() {
 #[test]
 fn what_breaks_the_rules_costs_the_connection_and_nobody_else() {
     let mut options = small();
-    // One client may have a quarter.
+    // One client may use a quarter.
     options.limits.total = 32 << 20;
     let server = server_with(options);
     let addr = server.local_addr();
@@ -96,7 +96,7 @@ fn what_breaks_the_rules_costs_the_connection_and_nobody_else() {
     for (what, request) in cases {
         let mut bad = Raw::valid(addr);
         let _ = bad.0.write_all(&request);
-        // Answers to the part that was right may come first; the end must.
+        // Answers to the valid part may come first; then the connection must be closed.
         let mut rest = Vec::new();
         match bad.0.read_to_end(&mut rest) {
             Ok(n) => assert!(n <= 8, "{what}: {n} bytes answered"),
@@ -104,7 +104,7 @@ fn what_breaks_the_rules_costs_the_connection_and_nobody_else() {
         }
         other.ping();
     }
-    // The share of this address fills up, and frees up again. Each refusal closes a connection; the next has less.
+    // The share of this address is used up, and freed again. Each rejection closes a connection; the next one has less.
     let store = client(addr);
     let filled: Vec<String> = (0..40).map(|i| format!("fill{i}")).collect();
     let filled: Vec<&String> = filled.iter().filter(|key| store.set(key, &vec![0; 1 << 20], soon()).is_ok()).collect();
@@ -139,7 +139,7 @@ fn a_client_that_never_reads_is_held_back_then_dropped_and_hurts_nobody() {
     let mut greedy = Raw::valid(server.local_addr());
     greedy.0.set_nonblocking(true).unwrap();
     let get = say(3, &[string(b"/big")]);
-    // Asks for many gigabytes; the server stops reading long before.
+    // This requests many gigabytes; the server stops reading long before that.
     let mut asked = 0;
     while asked < 1_000_000 && greedy.0.write_all(&get).is_ok() {
         asked += 1;
@@ -147,7 +147,7 @@ fn a_client_that_never_reads_is_held_back_then_dropped_and_hurts_nobody() {
     for _ in 0..100 {
         assert_eq!(store.get("big", soon()).unwrap().len(), 1 << 20);
     }
-    // Nothing read for long enough: the rest never comes.
+    // Nothing is read for long enough, so the rest never comes.
     std::thread::sleep(Duration::from_secs(1));
     greedy.0.set_nonblocking(false).unwrap();
     let mut received = 0;
@@ -184,7 +184,7 @@ fn a_request_that_does_not_end_is_dropped() {
     let mut waiting = Raw::valid(server.local_addr());
     waiting.say(&say(6, &[int(1), string(b"/later")]));
     slow.closed();
-    // Bytes that come one by one, without end, do not extend the time.
+    // Single bytes that arrive without end do not extend the time.
     let mut trickle = Raw::valid(server.local_addr());
     trickle.say(&say(1, &[string(b"/k"), int(10_000)]));
     let mut sender = trickle.0.try_clone().unwrap();
@@ -197,7 +197,7 @@ fn a_request_that_does_not_end_is_dropped() {
     });
     trickle.closed();
     assert!(sent.join().unwrap().is_some(), "1000 bytes were taken");
-    // A complete request that waits is no such thing.
+    // This does not apply to a complete request that waits.
     waiting.ping();
     client(server.local_addr()).set("later", b"", soon()).unwrap();
     assert_eq!(waiting.hear(1), [0]);
@@ -292,7 +292,7 @@ fn ten_thousand_idle_clients() {
         assert_eq!(store.add("n", 1, soon()).unwrap(), i + 1);
     }
     idle.iter_mut().step_by(97).for_each(Raw::ping);
-    // All of them wait for one key, and all hear of it.
+    // All of them wait for one key, and all get the answer.
     let wait = say(6, &[int(1), string(b"/go")]);
     idle.iter_mut().for_each(|raw| raw.say(&wait));
     idle.iter_mut().rev().step_by(997).for_each(Raw::ping);
@@ -300,7 +300,7 @@ fn ten_thousand_idle_clients() {
     idle.iter_mut().for_each(|raw| assert_eq!(raw.hear(1), [0]));
 }
 
-/// Out of descriptors, the server goes on serving those it has, and accepts again when there are some.
+/// Without descriptors the server continues to serve its clients, and accepts new ones when it has descriptors again.
 #[test]
 fn role_server_without_descriptors() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -311,12 +311,13 @@ fn role_server_without_descriptors() {
     let store: TcpStore = client(server.local_addr());
     let mut raws: Vec<Raw> = (0..8).map(|_| Raw::valid(server.local_addr())).collect();
     for raw in &mut raws {
-        // Who takes part is not closed to make room.
+        // Connections that take part are not closed to free descriptors.
         raw.say(&say(4, &[string(b"/n"), int(1)]));
         raw.hear(8);
     }
     store.set("before", b"", soon()).unwrap();
-    // Room for the client's end of a connection, none for the server's: the lowest free descriptor is the last.
+    // There is one descriptor for the client's end of a connection and none for the server's: the lowest free
+    // descriptor is the last.
     let next = std::fs::File::open("/dev/null").unwrap().as_raw_fd() as u64;
     setrlimit(Resource::Nofile, Rlimit { current: Some(next + 1), ..getrlimit(Resource::Nofile) }).unwrap();
     let mut waiting = std::net::TcpStream::connect(server.local_addr()).unwrap();

@@ -1,4 +1,4 @@
-//! What clients that take no part in the job cannot do to those who do.
+//! Tests of what clients outside of the job cannot do to the job's clients.
 
 use crate::common;
 
@@ -11,11 +11,11 @@ use c10d_rendezvous::{ServerOptions, TcpStore};
 use common::load::{Latency, flooded};
 use common::{Raw, ServerProcess, client, int, say, server_with, soon, string};
 
-/// More than five times of what is seen.
+/// More than five times the observed value.
 const FAST: Duration = Duration::from_millis(100);
 
-/// An honest client's set and get are done before the server has done much else. It is the server's own time that counts:
-/// the machine may be busy with other things.
+/// Set and get of an honest client are finished before the server has done much else. This is measured by the server's
+/// CPU time, since the machine may be busy with other work.
 fn stays_fast(what: &str, server: &ServerProcess) {
     let latency = Latency::by(|| server.worked(), server.addr, 100);
     println!("{what}: a set and a get take {latency} of the server's time");
@@ -50,7 +50,8 @@ fn requests_without_end_do_not_slow_the_others() {
     }
 }
 
-/// A request about a hundred thousand keys is done in pieces: what others ask meanwhile is answered in between, not after it.
+/// A request about a hundred thousand keys is processed in pieces: requests of other clients are answered in between,
+/// not after it.
 #[test]
 fn a_request_about_many_keys_does_not_stand_in_the_way() {
     const KEYS: usize = 100_000;
@@ -67,7 +68,7 @@ fn a_request_about_many_keys_does_not_stand_in_the_way() {
     let pairs: Vec<Vec<u8>> =
         keys.iter().map(|key| [string(format!("/{key}").as_bytes()), string(b"w")].concat()).collect();
     let pairs = [int(KEYS as i64), pairs.concat()].concat();
-    // The answer's length, so that the end is seen.
+    // The length of the answer, to detect its end.
     for (what, request, answer) in [
         ("CHECK", say(5, &[list("")]), 1),
         ("MULTI_GET", say(10, &[list("")]), KEYS * 9),
@@ -91,7 +92,7 @@ fn a_request_about_many_keys_does_not_stand_in_the_way() {
         });
         println!("{what}: {answered} others' requests were answered meanwhile");
         assert!(answered > 0, "{what}");
-        // What is left behind of it is no burden either.
+        // The data that it leaves behind also does not matter.
         drop(raw);
         stays_fast(what, &server);
     }
@@ -119,7 +120,7 @@ fn an_address_with_most_of_the_connections_makes_room_for_others() {
     drop(crowd);
 }
 
-/// Whoever finds no room learns why, and at whose side.
+/// A client for which there is no descriptor learns why, and on which side.
 #[test]
 fn a_server_without_descriptors_says_so() {
     let server = ServerProcess::with_descriptors(40);
@@ -137,7 +138,7 @@ fn a_server_without_descriptors_says_so() {
         .collect();
     let refused = members.iter().filter(|member| member.is_none()).count();
     assert!((3..40).contains(&refused), "{refused} of 44 were refused");
-    // Those that are in stay in.
+    // Existing connections remain.
     for member in members.iter().flatten() {
         assert_eq!(member.get("k0", soon()).unwrap(), b"");
     }
@@ -154,7 +155,7 @@ fn idle_strangers_make_room_for_members() {
     for (i, member) in members.iter().enumerate() {
         member.set(&i.to_string(), b"", soon()).unwrap();
     }
-    // Nobody who takes part was closed.
+    // No connection that takes part was closed.
     for member in members.iter().chain([&first]) {
         assert_eq!(member.get("first", soon()).unwrap(), b"here");
     }
@@ -188,7 +189,7 @@ fn unfinished_requests_of_strangers_do_not_close_an_honest_one() {
     let server = server_with(options);
     let addr = server.local_addr();
     let store = client(addr);
-    // Each announces a value of 8 MiB and never ends it; together they would hold far more than is allowed.
+    // Each announces a value of 8 MiB and never completes it. Together they would need far more memory than allowed.
     let part = say(1, &[string(b"/k"), int(8 << 20), vec![0; 3 << 20]]);
     let strangers: Vec<Raw> = (0..12)
         .map(|_| {

@@ -1,4 +1,4 @@
-//! The bytes on the wire: our client against a script, our server against a script.
+//! Tests of the bytes on the wire: this library's client with a script, and its server with a script.
 
 use crate::common;
 
@@ -11,10 +11,10 @@ use c10d_core::{Result, Store};
 use c10d_rendezvous::TcpStore;
 use common::{HELLO, Raw, client, int, say, server, soon, string};
 
-/// What is said, and what is answered.
+/// Requests and their answers.
 type Exchange = (Vec<u8>, Vec<u8>);
 
-/// A server that expects certain bytes and gives certain answers, in one piece or byte by byte.
+/// A server that expects certain bytes and sends certain answers, in one piece or byte by byte.
 fn script(exchanges: Vec<Exchange>, bytewise: bool) -> (TcpStore, JoinHandle<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = listener.local_addr().unwrap();
@@ -22,7 +22,7 @@ fn script(exchanges: Vec<Exchange>, bytewise: bool) -> (TcpStore, JoinHandle<()>
         let (mut stream, _) = listener.accept().unwrap();
         stream.set_nodelay(true).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-        // PyTorch's server drops a handshake that does not come in one piece.
+        // PyTorch's server drops a handshake that does not arrive in one piece.
         let mut hello = [0; 64];
         let n = stream.read(&mut hello).unwrap();
         assert_eq!(hello[..6], [HELLO, &[0x0d]].concat());
@@ -45,13 +45,13 @@ fn script(exchanges: Vec<Exchange>, bytewise: bool) -> (TcpStore, JoinHandle<()>
     (client(addr), thread)
 }
 
-/// What each verb says and hears.
+/// The request and the answer of each method.
 #[test]
 fn the_client_says_what_pytorchs_client_says() {
     let pid = std::process::id().to_le_bytes();
     let ping = [&[0x0d][..], &pid].concat();
     let k = || string(b"/k");
-    // A verb without an answer is followed by a ping, to know that it was executed.
+    // A request without an answer is followed by a ping, to know that it was executed.
     let told = |request: Vec<u8>| vec![([request, ping.clone()].concat(), pid.to_vec())];
     type Verb = fn(&TcpStore, Instant) -> Result<String>;
     let cases: Vec<(Verb, Vec<Exchange>, &str)> = vec![
@@ -146,7 +146,7 @@ fn a_connection_that_the_server_closed_meanwhile_is_replaced() {
     server.join().unwrap();
 }
 
-/// A session of every command, and all answers to it.
+/// A session with every command, and all answers.
 fn session() -> (Vec<u8>, Vec<u8>) {
     let (k, q) = (|| string(b"/k"), || string(b"/q"));
     let exchanges = [
@@ -190,7 +190,7 @@ fn the_server_answers_alike_wherever_the_bytes_are_cut() {
     let (said, heard) = session();
     for cut in 0..=said.len() {
         let mut raw = Raw::new(server.local_addr(), &said[..cut]);
-        // Lets the server see the first part by itself, most times.
+        // With this pause the server mostly gets the first part alone.
         std::thread::sleep(Duration::from_micros(300));
         raw.say(&said[cut..]);
         assert_eq!(raw.hear(heard.len()), heard, "cut at {cut}");
@@ -210,7 +210,7 @@ fn a_wait_is_answered_when_its_keys_come_from_others() {
     let (mut a, mut b) = (Raw::valid(server.local_addr()), Raw::valid(server.local_addr()));
     a.say(&say(6, &[int(2), string(b"/x"), string(b"/y")]));
     b.say(&say(1, &[string(b"/x"), string(b"")]));
-    // Answers of one connection stay in order while it waits; this one shows that the wait was not answered yet.
+    // The answers of one connection stay in order while it waits. This one shows that the wait was not answered yet.
     b.ping();
     a.ping();
     b.say(&say(4, &[string(b"/y"), int(1)]));

@@ -1,4 +1,4 @@
-//! A peer that sends what cannot be: an error that names it, no panic, nobody left waiting.
+//! Tests with a peer that sends impossible data: there is an error that names it, no panic, and no rank keeps waiting.
 #![allow(unsafe_code)]
 
 use crate::common;
@@ -12,10 +12,10 @@ use common::{Random, builder, check, reference};
 
 const WORLD: u32 = 3;
 const LIAR: usize = 1;
-/// The rank that is lied to.
+/// The rank that gets the forged data.
 const TOLD: usize = 2;
-/// The hint with what the liar sends: step, 64-bit word of what it sends (from the end, if negative), its value, and whether
-/// that is added to what was there.
+/// The hint with the forged data: the step, the index of the 64-bit word (from the end if negative), its value, and
+/// whether that is added to the real value.
 const LIE: &str = "forged.lie";
 
 static PROVIDER: Provider = Provider {
@@ -48,14 +48,14 @@ struct Lie {
     added: bool,
 }
 
-/// gloo-like, except that on one rank one word of what the liar sent in one step is another.
+/// gloo-like, except that on one rank one word of the data that the forging rank sent in one step is changed.
 struct Forged {
     inner: Arc<dyn Backend>,
     lie: Option<Lie>,
 }
 
-// SAFETY: passes on what gloo-like promises. What is written after the op is still the waiting caller's, on whose thread
-// this runs.
+// SAFETY: it passes on what gloo-like guarantees. The memory that is written after the op still belongs to the waiting
+// caller, on whose thread this runs.
 unsafe impl Backend for Forged {
     fn name(&self) -> &'static str {
         "forged"
@@ -73,7 +73,7 @@ unsafe impl Backend for Forged {
             request.outputs().iter().map(|span| (span.host_ptr().unwrap(), span.bytes())).collect();
         self.inner.submit(job);
         let Some(lie) = lie else { return };
-        // Either a buffer for each rank, or one with a part for each.
+        // Either there is a buffer for each rank, or one buffer with a part for each.
         let (base, bytes) = match outputs[..] {
             [(base, bytes)] => (base.wrapping_add(bytes / WORLD as usize * LIAR), bytes / WORLD as usize),
             _ => outputs[LIAR],
@@ -82,7 +82,7 @@ unsafe impl Backend for Forged {
         if word < 0 || word as usize >= bytes / 8 {
             return;
         }
-        // SAFETY: inside of the buffer, which the caller, who waits on this thread, has lent to the op.
+        // SAFETY: it is inside of the buffer, which the caller has lent to the op while it waits on this thread.
         unsafe {
             let place = base.add(word as usize * 8).cast::<u64>();
             let truth = if lie.added { place.read_unaligned() } else { 0 };
@@ -99,15 +99,15 @@ unsafe impl Backend for Forged {
     }
 }
 
-/// Entries, places for them, and elements of each.
+/// The number of entries, of possible keys, and of elements per entry.
 type Case = (i64, usize, usize);
-/// They ride along in the first round.
+/// The first round contains the tensors.
 const FEW: Case = (20, 5000, 2);
 /// Keys are sent as lists.
 const LISTS: Case = (3000, 1 << 20, 2);
 /// Keys are sent as bits.
 const BITS: Case = (3000, 9003, 2);
-/// Lists, and rows that go in several chunks.
+/// Keys are sent as lists, and rows in several chunks.
 const CHUNKS: Case = (3000, 1 << 20, 300);
 
 fn tensor(rank: u32, (nnz, space, row): Case) -> Coo<i32> {
@@ -116,11 +116,11 @@ fn tensor(rank: u32, (nnz, space, row): Case) -> Coo<i32> {
     Coo::new([space, row], 1, indices, (0..nnz as usize * row).map(|i| i as i32).collect()).unwrap()
 }
 
-/// What all ranks get, where one is lied to.
+/// The results of all ranks if one gets forged data.
 fn told(lie: &str, case: Case) -> Vec<Result<Coo<i32>>> {
     let group = builder().providers(&[&PROVIDER]).backend("cpu:forged").hint(LIE, lie);
     let body = |pg: c10d_core::ProcessGroup| {
-        // Leaving at once would be a second cause for the others.
+        // If a rank left at once, the others would have a second cause.
         let result = pg.all_reduce(tensor(pg.rank(), case), ReduceOp::Sum);
         Ok((result, pg))
     };
@@ -137,7 +137,7 @@ fn the_truth_is_believed() {
     }
 }
 
-/// The error of the rank that is lied to, which must name the liar.
+/// The error of the rank with the forged data, which must name the forging rank.
 fn found_out(case: Case, lie: (u8, i64, u64)) -> Error {
     let (step, word, value) = lie;
     let results = told(&format!("{step},{word},{value},0"), case);
@@ -151,7 +151,7 @@ fn found_out(case: Case, lie: (u8, i64, u64)) -> Error {
 fn what_cannot_be_names_the_liar() {
     let max = u64::MAX;
     let half = 1u64 << 63;
-    // In the first round: 16 words in front, of which the second is the number of entries.
+    // In the first round there are 16 words of header, and the second is the number of entries.
     let lies = [
         (FEW, (1, 1, max), "keys"),
         (FEW, (1, 16, max), "keys"),
@@ -160,9 +160,9 @@ fn what_cannot_be_names_the_liar() {
         (LISTS, (1, 20, half), "keys"),
         (LISTS, (1, -1, 0), "keys"),
         (LISTS, (2, 0, max), "number of entries"),
-        // Its keys are announced as fewer: that is found out when they are sent.
+        // Fewer keys are announced: that is detected when they are sent.
         (LISTS, (2, 0, 2999), "splits"),
-        // Two keys in a word: not sorted; before the range; behind it.
+        // There are two keys in a word: unsorted, before the range, after the range.
         (LISTS, (3, 1, 0), "as announced"),
         (LISTS, (3, 0, 1 << 32), "as announced"),
         (LISTS, (3, -1, max - 1), "as announced"),
@@ -181,7 +181,7 @@ fn what_cannot_be_names_the_liar() {
     }
 }
 
-/// As many bits as announced, but behind the range's end.
+/// The number of bits is as announced, but they are after the range's end.
 #[test]
 fn bits_beyond_the_range() {
     for count in 1..=22 {
@@ -189,8 +189,8 @@ fn bits_beyond_the_range() {
     }
 }
 
-/// As many keys as announced, but not in each chunk: of the keys near the end of a chunk, which has about a third of them,
-/// each in turn is moved to right before the next.
+/// The number of keys is as announced, but not in each chunk. Near the end of a chunk, which has about a third of the
+/// keys, each key in turn is moved to just before the next one.
 #[test]
 fn keys_of_another_chunk() {
     let (nnz, space, _) = CHUNKS;
@@ -201,7 +201,7 @@ fn keys_of_another_chunk() {
     assert!(!errors.is_empty() && errors.iter().all(|e| *e.kind() == ErrorKind::Protocol), "{errors:?}");
 }
 
-/// Whatever comes: an answer or an error, never a panic, and all ranks come back.
+/// With any data there is a result or an error, never a panic, and all ranks return.
 #[test]
 fn nothing_that_comes_is_fatal() {
     let mut random = Random(11);
@@ -217,7 +217,8 @@ fn nothing_that_comes_is_fatal() {
             _ => 1 << random.below(64),
         };
         if (step, word) == (1, 0) {
-            // "My tensor is wrong", to one rank alone: it leaves, and the others wait for it until their deadline.
+            // "My tensor is invalid", sent only to one rank: that rank leaves, and the others wait for it until their
+            // deadline.
             continue;
         }
         let lie = format!("{step},{word},{value},0");

@@ -1,4 +1,5 @@
-//! Sparse all-reduce: on host and device memory, against a plain reference, with wrong arguments and wrong peers.
+//! Tests of sparse all-reduce: in host and device memory, compared with a simple reference, with wrong arguments and
+//! with wrong peers.
 
 mod common;
 mod device;

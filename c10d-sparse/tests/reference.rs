@@ -1,4 +1,4 @@
-//! Shapes, worlds, types and operations, against the plain meaning of a sparse all-reduce.
+//! Shapes, worlds, types and operations, compared with the definition of a sparse all-reduce.
 
 use crate::common;
 
@@ -9,7 +9,7 @@ use common::{Random, check, reference, world};
 use half::{bf16, f16};
 use proptest::prelude::*;
 
-/// A tensor with so many entries, of which some may have the same coordinates.
+/// A tensor with this number of entries, of which some may have the same coordinates.
 fn tensor<T: Element>(
     shape: &[usize],
     sparse_dim: usize,
@@ -92,7 +92,7 @@ proptest! {
     }
 }
 
-/// More than goes between two ranks at once: as bits, as lists, and where few keys have most of the entries.
+/// More than two ranks exchange at once: as bits, as lists, and with few keys that have most of the entries.
 #[test]
 fn large_rows_go_in_chunks() {
     let mut random = Random(3);
@@ -109,7 +109,7 @@ fn large_rows_go_in_chunks() {
     }
 }
 
-/// Entries that are far apart, many of them on several ranks: lists of keys that share some.
+/// Entries with distant keys, many of them on several ranks: lists that share some keys.
 #[test]
 fn far_apart_and_shared() {
     let mut random = Random(5);
@@ -144,7 +144,7 @@ fn every_operation_on_whole_numbers_and_floats() {
         agrees(&tensors, &over_present(ReduceOp::Min), i16::min);
         agrees(&tensors, &over_present(ReduceOp::Max), i16::max);
     }
-    // In rank order, so equal to the bit.
+    // The result is in rank order, so all bits are equal.
     for tensors in some(|x| (x as u32 as f64).sqrt()) {
         agrees(&tensors, &over_present(ReduceOp::Sum), |a, b| a + b);
         agrees(&tensors, &over_present(ReduceOp::Product), |a, b| a * b);
@@ -176,7 +176,7 @@ fn every_type() {
 
 #[test]
 fn halves_are_rounded_once() {
-    // 2048 + 1 + 1 is 2050 in f32, but 2048 if every sum is rounded to f16.
+    // 2048 + 1 + 1 is 2050 in f32, and 2048 if every sum is rounded to f16.
     let row = |x: f32| Coo::new([3], 1, vec![1], vec![f16::from_f32(x)]).unwrap();
     let sums = world(3, |pg| pg.all_reduce(row(if pg.rank() == 0 { 2048.0 } else { 1.0 }), ReduceOp::Sum)).unwrap();
     assert!(sums.iter().all(|t| t.values() == [f16::from_f32(2050.0)]));

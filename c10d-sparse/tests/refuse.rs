@@ -1,4 +1,4 @@
-//! What has no meaning is refused before anything is sent.
+//! Invalid calls are rejected before anything is sent.
 
 use crate::common;
 

@@ -8,7 +8,7 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
-/// A directory that nobody but us can write to.
+/// A directory to which only this user can write.
 pub(crate) fn directory() -> TempDir {
     tempfile::Builder::new().prefix("c10d-plugins-").permissions(mode(0o700)).tempdir().unwrap()
 }
@@ -26,7 +26,7 @@ pub(crate) fn plugin(source: &str, to: &Path, definitions: &[&str]) -> PathBuf {
     plugin_against(&include(), source, to, definitions)
 }
 
-/// As `plugin`, against the header in this directory.
+/// Like `plugin`, with the header in this directory.
 pub(crate) fn plugin_against(header: &Path, source: &str, to: &Path, definitions: &[&str]) -> PathBuf {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/c").join(source);
     let definitions = definitions.iter().map(|d| format!("-D{d}"));
@@ -44,17 +44,17 @@ pub(crate) fn cc<S: AsRef<OsStr>>(words: impl IntoIterator<Item = S>) {
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
 }
 
-/// A plugin of mode `mode` of `sum.c`, under a name of its own. The mode may be followed by further definitions.
+/// Builds a plugin with mode `mode` of `sum.c` and its own name. Further definitions may follow the mode.
 pub(crate) fn sum(dir: &Path, name: &str, mode: &str) -> PathBuf {
     let definitions = [format!("NAME=\"{name}\""), format!("MODE={mode}")];
     let definitions: Vec<&str> = definitions.iter().flat_map(|d| d.split_whitespace()).collect();
     plugin("sum.c", &dir.join(format!("libc10d_{name}.so")), &definitions)
 }
 
-/// Builds a plugin package of the workspace into a target directory of its own, and gives its library.
+/// Builds a plugin package of the workspace in its own target directory, and returns its library.
 pub(crate) fn rust_plugin(package: &str, library: &str) -> PathBuf {
     use std::sync::Mutex;
-    // One at a time: they share the directory.
+    // Only one builds at a time, since they share the directory.
     static BUILDING: Mutex<()> = Mutex::new(());
     let _guard = BUILDING.lock();
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("plugins");

@@ -1,4 +1,4 @@
-//! Files that others could have written, or that are no files.
+//! Files that other users could have written, and entries that are not files.
 
 use std::os::unix::fs::{chown, symlink};
 use std::path::Path;
@@ -10,7 +10,7 @@ use super::elf::entry;
 use super::lab::{Entry, Lab, is_root};
 use crate::common::mode;
 
-/// Some other user: nobody.
+/// Another user: nobody.
 const OTHER: u32 = 65534;
 
 pub(crate) fn entries() -> Vec<Entry> {
@@ -23,7 +23,7 @@ pub(crate) fn entries() -> Vec<Entry> {
         entry!(NotRegular "a directory", |_lab, to| std::fs::create_dir(to).unwrap()),
         entry!(NotRegular "a pipe", |_lab, to| mknodat(CWD, to, FileType::Fifo, Mode::RWXU, 0).unwrap()),
         entry!(NotRegular "a socket", |_lab, to| {
-            // Bound by a short name: paths of sockets are.
+            // It is bound with a short name, since the length of socket paths is limited.
             drop(std::os::unix::net::UnixListener::bind(to).unwrap());
         }),
         Entry { name: "a device", rule: Rule::NotRegular, make: device },
@@ -56,6 +56,6 @@ fn another_users(lab: &Lab, to: &Path) -> Result<(), String> {
 }
 
 fn device(_: &Lab, to: &Path) -> Result<(), String> {
-    // /dev/null, under a plugin's name.
+    // /dev/null with a plugin's name.
     mknodat(CWD, to, FileType::CharacterDevice, Mode::RWXU, rustix::fs::makedev(1, 3)).map_err(|e| e.to_string())
 }

@@ -1,4 +1,4 @@
-//! Where bad plugins are made.
+//! Makes bad plugins.
 
 use std::path::{Path, PathBuf};
 
@@ -7,7 +7,7 @@ use tempfile::TempDir;
 
 use crate::common;
 
-/// One bad plugin: makes it at the path, or says why it cannot be made here.
+/// One bad plugin: a function that makes it at the path, or returns why it cannot be made here.
 #[derive(Clone, Copy)]
 pub(crate) struct Entry {
     pub(crate) name: &'static str,
@@ -17,9 +17,9 @@ pub(crate) struct Entry {
 
 pub(crate) struct Lab {
     dir: TempDir,
-    /// A good plugin with a canary, to be spoiled.
+    /// A good plugin that reports if its code runs, as the base of bad ones.
     base: Vec<u8>,
-    /// Of the names of plugins; they are the process's.
+    /// The number of the next plugin's name. Names are unique in the process.
     pub(crate) prefix: &'static str,
 }
 
@@ -35,7 +35,7 @@ impl Lab {
         lab
     }
 
-    /// A directory beside the junk.
+    /// A directory beside the bad entries.
     pub(crate) fn place(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
@@ -52,7 +52,7 @@ impl Lab {
         self.base.clone()
     }
 
-    /// `bad.c` with these definitions and words for the compiler.
+    /// Compiles `bad.c` with these definitions and compiler options.
     pub(crate) fn compile(&self, to: &Path, definitions: &[&str], words: &[&str]) {
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/c/bad.c");
         let mut all = vec!["-D_GNU_SOURCE".into(), format!("-DCANARY=\"{}\"", self.canary().display())];
@@ -80,7 +80,7 @@ impl Lab {
         self.write(to, &bytes);
     }
 
-    /// Where the program header of this type is in the base.
+    /// The offset of the program header with this type in the base.
     pub(crate) fn header(&self, kind: u32) -> usize {
         let b = &self.base;
         let table = u64::from_le_bytes(b[32..40].try_into().unwrap()) as usize;
@@ -88,7 +88,7 @@ impl Lab {
         (0..count).map(|i| table + 56 * i).find(|at| b[*at..at + 4] == kind.to_le_bytes()).unwrap()
     }
 
-    /// Where the entry's symbol is in the base, whose first segment lies where it is loaded.
+    /// The offset of the entry's symbol in the base, whose first segment is loaded at its own offset.
     pub(crate) fn entry(&self) -> usize {
         let number =
             |at: usize, len: usize| self.base[at..at + len].iter().rev().fold(0, |n, b| n << 8 | usize::from(*b));
@@ -97,7 +97,7 @@ impl Lab {
         (symbols..strings).step_by(24).find(is_it).unwrap()
     }
 
-    /// Where the value of this tag is in the base's dynamic section.
+    /// The offset of the value of this tag in the base's dynamic section.
     pub(crate) fn tag(&self, tag: u64) -> usize {
         let at = self.header(2);
         let number = |at: usize| u64::from_le_bytes(self.base[at..at + 8].try_into().unwrap());

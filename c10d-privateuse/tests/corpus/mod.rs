@@ -1,4 +1,4 @@
-//! Bad plugins: each is refused by its rule before any of its code runs, and the good ones beside them load.
+//! Bad plugins: each is rejected by its rule before any of its code runs, and good ones beside them are loaded.
 
 mod elf;
 mod files;
@@ -14,12 +14,12 @@ use lab::{Entry, Lab};
 
 use crate::common;
 
-/// Refused before they are loaded, all in one directory.
+/// Plugins that are rejected before they are loaded, all in one directory.
 fn before_loading() -> Vec<Entry> {
     [elf::entries(), files::entries()].concat()
 }
 
-/// Puts entries and two good plugins into one directory; gives what was set up.
+/// Puts entries and two good plugins into one directory. Returns the entries that could be made.
 fn fill(lab: &Lab, entries: &[Entry]) -> BTreeMap<String, Entry> {
     // One comes first, one last.
     common::plugin("sum.c", &lab.junk().join("libc10d_00_good.so"), &[&format!("NAME=\"{}a\"", lab.prefix)]);
@@ -68,7 +68,7 @@ fn nothing_bad_is_loaded_and_nothing_good_is_kept_out() {
 fn the_corpus_covers_the_rules() {
     let all = [before_loading(), paths::entries(), tables::entries()].concat();
     assert!(all.len() >= 40, "{}", all.len());
-    // The others are those of a process, a directory or a race, and have tests of their own.
+    // The other rules are about a process, a directory or a race, and have separate tests.
     let elsewhere = [Rule::Crash, Rule::Privileged, Rule::Replaced, Rule::Limit, Rule::Filter];
     for rule in Rule::ALL.iter().filter(|rule| !elsewhere.contains(rule)) {
         assert!(all.iter().any(|e| e.rule == *rule), "{rule}");
@@ -81,7 +81,7 @@ fn the_corpus_covers_the_rules() {
 
 #[test]
 fn the_canary_sings() {
-    // The corpus would show nothing if the constructor did not work.
+    // The corpus would prove nothing if the constructor did not work.
     let lab = Lab::new("sings-");
     let file = lab.junk().join("libc10d_good.so");
     lab.compile(&file, &["NAME=\"sings\""], &[]);
@@ -154,7 +154,7 @@ fn a_thousand_junk_files_are_looked_through_and_the_good_one_found() {
     assert_eq!(report.decisions.len(), 1001);
     assert_eq!(report.decisions.iter().filter(|d| d.rule == Some(Rule::NotElf)).count(), 1000);
     assert_eq!(report.providers.len(), 1);
-    // More than anybody has: refused as a whole, whatever order the directory lists them in.
+    // Too many files: the whole directory is rejected, in whatever order it is listed.
     for i in 1000..4200 {
         std::fs::write(lab.junk().join(format!("libc10d_junk{i:04}.so")), "").unwrap();
     }

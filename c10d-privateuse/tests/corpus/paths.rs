@@ -1,4 +1,4 @@
-//! Paths and directories that cannot be trusted. Each entry does its own search; an error is what it decided instead.
+//! Paths and directories that cannot be trusted. Each entry does its own search; an error contains the wrong decision.
 
 use std::os::unix::fs::{chown, symlink};
 use std::path::{Path, PathBuf};
@@ -25,7 +25,8 @@ pub(crate) fn entries() -> Vec<Entry> {
             base(lab, &down.join("libc10d_it.so"));
             std::fs::set_permissions(&up, mode(0o1777)).unwrap();
             std::fs::set_permissions(&down, mode(0o777)).unwrap();
-            // As root the parent passes and the child does not; else the parent is not root's, and does not.
+            // For root the parent is accepted and the child is not; for other users the parent does not belong to root,
+            // and is not accepted.
             want(Search::new().directory(&down), Rule::Directory, "up")
         }),
         entry("a sticky directory in a sticky one", Rule::Directory, |lab, _| {
@@ -102,7 +103,7 @@ fn below(lab: &Lab, bits: u32) -> Result<(), String> {
     want(Search::new().directory(&down), Rule::Directory, "up\"")
 }
 
-/// One decision, by this rule, that names this.
+/// Checks that there is one decision, by this rule, that contains this text.
 fn want(search: Search, rule: Rule, names: &str) -> Result<(), String> {
     let report = search.load();
     match &report.decisions[..] {

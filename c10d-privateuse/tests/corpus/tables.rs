@@ -1,5 +1,5 @@
-//! Plugins whose entry gives what breaks the contract. They are loaded, so their constructor is quiet; the canary sings
-//! if any function of the table is called.
+//! Plugins whose entry function returns data that breaks the contract. They are loaded, so their constructor does not
+//! report; but every function of the table reports if it is called.
 
 use c10d_privateuse::Rule;
 

@@ -1,4 +1,4 @@
-//! What strangers do to a store, and how fast it is meanwhile for who belongs there.
+//! Attacks by strangers on a store, and its speed for honest clients meanwhile.
 
 use std::fmt;
 use std::io::{Read, Write};
@@ -10,12 +10,12 @@ use rustix::process::setpriority_process;
 
 use super::{Raw, client, soon};
 
-/// The calling thread leaves the processors to others, as a stranger's machine does.
+/// Gives the calling thread the lowest priority, as if it ran on a stranger's machine.
 pub fn elsewhere() {
     let _ = setpriority_process(None, 19);
 }
 
-/// How long something takes: half of the times less than `p50`, 99 of 100 times less than `p99`.
+/// The distribution of times: half are less than `p50`, and 99 % are less than `p99`.
 #[derive(Clone, Copy, Debug)]
 pub struct Latency {
     pub p50: Duration,
@@ -24,13 +24,13 @@ pub struct Latency {
 }
 
 impl Latency {
-    /// Of an honest client's set and get together.
+    /// Measures set and get of an honest client together.
     pub fn of(addr: SocketAddr, rounds: usize) -> Latency {
         let begun = Instant::now();
         Latency::by(|| begun.elapsed(), addr, rounds)
     }
 
-    /// The same by another clock.
+    /// The same with another clock.
     pub fn by(clock: impl Fn() -> Duration, addr: SocketAddr, rounds: usize) -> Latency {
         let store = client(addr);
         Latency::among(rounds, clock, |i| {
@@ -59,7 +59,7 @@ impl fmt::Display for Latency {
     }
 }
 
-/// Asks for the same without end, over four connections, and takes the answers; meanwhile `f` runs.
+/// Sends the same request repeatedly over four connections, and reads the answers, while `f` runs.
 pub fn flooded<R>(addr: SocketAddr, request: &[u8], f: impl FnOnce() -> R) -> R {
     let block = request.repeat((64 << 10) / request.len() + 1);
     let floods: Vec<Raw> = (0..4).map(|_| Raw::valid(addr)).collect();

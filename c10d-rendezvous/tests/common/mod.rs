@@ -1,4 +1,4 @@
-//! What several of these tests need.
+//! Shared code of these tests.
 #![allow(dead_code, unreachable_pub)]
 
 pub mod load;
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use c10d_rendezvous::{ServerOptions, TcpStore, TcpStoreServer};
 
-/// A deadline that only a hang reaches.
+/// A deadline that is only reached by a hang.
 pub fn soon() -> Instant {
     Instant::now() + Duration::from_secs(20)
 }
@@ -28,7 +28,7 @@ pub fn client(addr: SocketAddr) -> TcpStore {
     TcpStore::connect(&addr.ip().to_string(), addr.port(), soon()).unwrap()
 }
 
-/// This test program again, playing the caller's test `role` (one that returns at once unless `C10D_TEST_ROLE` is set).
+/// This test program again, running the caller's test `role`, which returns at once unless `C10D_TEST_ROLE` is set.
 #[track_caller]
 pub fn role(role: &str) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
@@ -36,7 +36,7 @@ pub fn role(role: &str) -> Command {
     command
 }
 
-/// The arguments by which this program runs the test `role` alone. Its module has the name of the caller's file.
+/// The arguments with which this program runs only the test `role`. Its module has the name of the caller's file.
 #[track_caller]
 pub fn role_args(role: &str) -> [String; 4] {
     let file = std::path::Path::new(std::panic::Location::caller().file());
@@ -49,7 +49,7 @@ pub fn plays(role: &str) -> bool {
     std::env::var("C10D_TEST_ROLE").is_ok_and(|playing| playing == role)
 }
 
-/// A store server in a process of its own, which ends with this value.
+/// A store server in a separate process, which ends when this is dropped.
 pub struct ServerProcess {
     pub child: Child,
     pub addr: SocketAddr,
@@ -62,7 +62,7 @@ fn role_server() {
     }
 }
 
-/// Is such a process.
+/// Runs such a process.
 pub fn serve() {
     if let Some(limit) = std::env::var("C10D_TEST_DESCRIPTORS").ok().and_then(|n| n.parse().ok()) {
         use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -78,14 +78,14 @@ impl ServerProcess {
         ServerProcess::start_as(role("role_server"))
     }
 
-    /// With so many descriptors.
+    /// Starts it with this number of descriptors.
     pub fn with_descriptors(n: u64) -> ServerProcess {
         let mut command = role("role_server");
         command.env("C10D_TEST_DESCRIPTORS", n.to_string());
         ServerProcess::start_as(command)
     }
 
-    /// `command` comes to [`serve`].
+    /// Starts it by this command, which must call [`serve`].
     pub fn start_as(mut command: Command) -> ServerProcess {
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
@@ -96,7 +96,7 @@ impl ServerProcess {
         ServerProcess { child, addr }
     }
 
-    /// For how long it has worked, by its own clock: that stands still while the machine does other things.
+    /// Its CPU time, which does not advance while the machine runs other processes.
     pub fn worked(&self) -> Duration {
         let tasks = std::fs::read_dir(format!("/proc/{}/task", self.child.id())).unwrap();
         let times = tasks.flatten().filter_map(|task| std::fs::read_to_string(task.path().join("schedstat")).ok());
@@ -110,7 +110,7 @@ impl ServerProcess {
 }
 
 impl ServerProcess {
-    /// Stops all of its threads, for sure.
+    /// Stops all of its threads, and waits until they are stopped.
     pub fn stop(&self) {
         self.signal(rustix::process::Signal::STOP);
         let stopped = |stat: String| stat.contains(") T ");
@@ -132,7 +132,8 @@ impl Drop for ServerProcess {
     }
 }
 
-/// A port that nobody listens at, and that the system gives to nobody who asks for any. `None`: no such address here.
+/// A port at which nobody listens, and which the system does not assign. `None` means that there is no such address
+/// here.
 pub fn free_port(ip: &str) -> Option<u16> {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let usable = std::net::TcpListener::bind((ip, 0)).is_ok();
@@ -145,11 +146,11 @@ pub fn free_port(ip: &str) -> Option<u16> {
 
 pub const HELLO: &[u8] = &[0x00, 0xce, 0xf7, 0x85, 0x3c];
 
-/// A connection that says what a test wants.
+/// A connection for the bytes of a test.
 pub struct Raw(pub TcpStream);
 
 impl Raw {
-    /// Connects and says `first`.
+    /// Connects and sends `first`.
     pub fn new(addr: SocketAddr, first: &[u8]) -> Raw {
         let stream = TcpStream::connect(addr).unwrap();
         stream.set_nodelay(true).unwrap();
@@ -160,7 +161,7 @@ impl Raw {
         raw
     }
 
-    /// Connects and shakes hands.
+    /// Connects and does the handshake.
     pub fn valid(addr: SocketAddr) -> Raw {
         let mut raw = Raw::new(addr, HELLO);
         raw.ping();
@@ -182,7 +183,7 @@ impl Raw {
         assert_eq!(self.hear(4), [1, 2, 3, 4]);
     }
 
-    /// Waits until the server closes; panics if it answers or stays.
+    /// Waits until the server closes the connection. Panics if it answers or does not close.
     pub fn closed(mut self) {
         match self.0.read(&mut [0; 64]) {
             Ok(0) => {}

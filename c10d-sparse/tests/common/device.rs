@@ -1,4 +1,4 @@
-//! Tensors on a CUDA device that is pretended: its memory cannot be touched by the host.
+//! Tensors on a simulated CUDA device, whose memory the host cannot access.
 #![allow(dead_code, unreachable_pub)]
 
 use std::sync::{Arc, LazyLock};
@@ -11,7 +11,7 @@ use c10d_guarded::Guarded;
 
 pub const CAP: Duration = Duration::from_secs(20);
 
-/// The devices of this test program; a rank has the one of its own number.
+/// The devices of this test program. A rank has the one with its number.
 pub static RUNTIME: LazyLock<Arc<Guarded>> = LazyLock::new(|| Arc::new(Guarded::cuda()));
 static PROVIDER: Provider = Provider {
     source: "cuda",
@@ -23,7 +23,7 @@ pub fn builder() -> Builder {
     over(&PROVIDER)
 }
 
-/// A group whose devices are those of a runtime of its own, with which a test does as it likes.
+/// A group with devices of a separate runtime, which the test can control.
 pub fn builder_over(runtime: &Arc<Guarded>) -> Builder {
     let runtime = runtime.clone();
     let open = Box::leak(Box::new(move || Ok(runtime.clone() as Arc<dyn DeviceRuntime>)));

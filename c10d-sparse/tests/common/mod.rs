@@ -1,4 +1,4 @@
-//! Ranks as threads over the CPU backend, and what a sparse all-reduce means.
+//! Ranks as threads over the CPU backend, and the definition of a sparse all-reduce.
 #![allow(dead_code, unreachable_pub)]
 
 pub mod device;
@@ -13,12 +13,12 @@ pub fn builder() -> Builder {
     Builder::new().providers(&providers).timeout(Duration::from_secs(30))
 }
 
-/// Runs `body` on so many ranks, and gives the results in rank order.
+/// Runs `body` on this number of ranks. Returns the results in rank order.
 pub fn world<T: Send>(size: u32, body: impl Fn(ProcessGroup) -> Result<T> + Sync) -> Result<Vec<T>> {
     builder().run_ranks(size, body)
 }
 
-/// Numbers without rhyme or reason, the same at every run.
+/// Pseudo-random numbers, the same in every run.
 #[derive(Clone)]
 pub struct Random(pub u64);
 
@@ -35,12 +35,12 @@ impl Random {
     }
 }
 
-/// The coordinates of the entries, one by one.
+/// The coordinates of each entry.
 pub fn columns<T: Element>(t: &Coo<T>) -> Vec<Vec<i64>> {
     (0..t.nnz()).map(|i| (0..t.sparse_dim()).map(|d| t.indices()[d * t.nnz() + i]).collect()).collect()
 }
 
-/// What it means: entry by entry, rank by rank, in order.
+/// The definition: entry by entry, rank by rank, in order.
 pub fn reference<T: Element>(tensors: &[Coo<T>], combine: impl Fn(T, T) -> T) -> BTreeMap<Vec<i64>, Vec<T>> {
     let mut all: BTreeMap<Vec<i64>, Vec<T>> = BTreeMap::new();
     for t in tensors {
@@ -68,7 +68,7 @@ fn add<T: Element>(
     }
 }
 
-/// Says what is wrong with a result.
+/// Returns what is wrong with a result.
 pub fn check<T: Element + PartialEq + std::fmt::Debug>(
     result: &Coo<T>,
     want: &BTreeMap<Vec<i64>, Vec<T>>,

@@ -1,5 +1,5 @@
-//! gloo-like as the plugin `elsewhere`, with groups split off, batches, and an error that nobody waits for. In a group
-//! whose name says so it panics.
+//! gloo-like as the plugin `elsewhere`, with sub-groups, batches, and errors while no call runs. In a group with a
+//! special name it panics.
 #![allow(unsafe_code)]
 
 use std::sync::Arc;
@@ -32,7 +32,7 @@ struct Elsewhere {
     inner: Arc<dyn Backend>,
     group: Arc<str>,
     rank: u32,
-    /// The group's ranks in the one that it was split off, and the how manyth division of that one it was.
+    /// The group's ranks in its parent, and the number of the division of the parent.
     part: Option<(Vec<u32>, u32)>,
     divisions: AtomicU32,
     used: AtomicBool,
@@ -50,7 +50,7 @@ impl Elsewhere {
     }
 }
 
-// SAFETY: passes on what gloo-like promises.
+// SAFETY: it passes on what gloo-like guarantees.
 unsafe impl Backend for Elsewhere {
     fn name(&self) -> &'static str {
         "elsewhere"
@@ -82,7 +82,7 @@ unsafe impl Backend for Elsewhere {
         self.divided();
     }
 
-    /// A part of one rank fails once it was used.
+    /// A sub-group of one rank fails after it was used.
     fn failure(&self) -> Option<Error> {
         let (ranks, division) = self.part.as_ref()?;
         let failed = ranks.len() == 1 && self.used.load(Ordering::Relaxed);

@@ -1,4 +1,4 @@
-//! The guarded device that reduces, as a plugin. Beside the entry it exports what a test in the same process asks it.
+//! The guarded device that reduces, as a plugin. Besides the entry it exports functions for a test in the same process.
 #![allow(unsafe_code)]
 
 use std::ffi::{CStr, c_char};
@@ -7,7 +7,7 @@ use c10d_guarded::What;
 
 c10d_privateuse::export_device!("guarded-reduces", c10d_guarded::PROVIDER);
 
-/// How many reductions ran since this was last called.
+/// Returns the number of reductions since the last call of this.
 #[unsafe(no_mangle)]
 pub extern "C" fn reductions() -> u64 {
     let runtime = c10d_guarded::reducing();
@@ -16,7 +16,7 @@ pub extern "C" fn reductions() -> u64 {
     ran as u64
 }
 
-/// From now on this call panics on device 1; null: none does any more.
+/// Makes this call panic on device 1. With null, no call panics any more.
 ///
 /// # Safety
 /// The name ends with a nul.
@@ -26,7 +26,7 @@ pub unsafe extern "C" fn panics(call: *const c_char) {
     if call.is_null() {
         return runtime.recover();
     }
-    // SAFETY: as promised.
+    // SAFETY: the caller guarantees it.
     let call = unsafe { CStr::from_ptr(call) };
     runtime.panic(1, &call.to_string_lossy());
 }
