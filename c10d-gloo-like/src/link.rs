@@ -28,7 +28,7 @@ impl Link {
     #[inline]
     pub(crate) unsafe fn write(&mut self, head: &[u8], body: *const u8, len: usize) -> Result<usize> {
         match self {
-            // SAFETY: as promised by the caller.
+            // SAFETY: the caller guarantees it.
             Link::Shm(l) => unsafe { l.write(head, body, len) },
             // SAFETY: readable for `len` bytes, says the caller; `body` may dangle only where `len` is 0.
             Link::Tcp(l) => l.write(head, if len == 0 { &[] } else { unsafe { slice::from_raw_parts(body, len) } }),
@@ -82,7 +82,7 @@ impl Link {
     #[inline]
     pub(crate) unsafe fn read(&mut self, to: *mut u8, len: usize) -> Result<usize> {
         match self {
-            // SAFETY: as promised by the caller.
+            // SAFETY: the caller guarantees it.
             Link::Shm(l) => unsafe { l.read(to, len) },
             // SAFETY: as promised by the caller; `to` may dangle only where `len` is 0.
             Link::Tcp(l) => l.read(if len == 0 { &mut [] } else { unsafe { slice::from_raw_parts_mut(to, len) } }),

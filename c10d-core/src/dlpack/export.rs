@@ -96,21 +96,21 @@ fn lay<B: Buf, M>(buffer: B, shape: &[usize], make: impl FnOnce(Tensor) -> M) ->
 /// # Safety
 /// The tensor is one of `versioned::<B>`, and nobody uses it any more.
 unsafe extern "C" fn free<B>(tensor: *mut ManagedTensorVersioned) {
-    // SAFETY: as promised.
+    // SAFETY: the caller guarantees it.
     unsafe { release::<B, ManagedTensorVersioned>((*tensor).context) };
 }
 
 /// # Safety
 /// The tensor is one of `export_legacy::<B>`, and nobody uses it any more.
 unsafe extern "C" fn free_legacy<B>(tensor: *mut ManagedTensor) {
-    // SAFETY: as promised.
+    // SAFETY: the caller guarantees it.
     unsafe { release::<B, ManagedTensor>((*tensor).context) };
 }
 
 /// # Safety
 /// The context is a leaked box of these, which comes here once.
 unsafe fn release<B, M>(context: *mut c_void) {
-    // SAFETY: as promised.
+    // SAFETY: the caller guarantees it.
     let exported = unsafe { Box::from_raw(context.cast::<Exported<B, M>>()) };
     // A panic must not unwind into another library's code.
     contain("freeing a buffer that was handed out by DLPack", || {

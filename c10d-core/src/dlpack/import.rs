@@ -159,7 +159,7 @@ unsafe fn count(tensor: &Tensor, dtype: DType) -> Result<usize> {
     }
     let list = |at: *mut i64| match at.is_null() || ndim == 0 {
         true => &[][..],
-        // SAFETY: as promised.
+        // SAFETY: the caller guarantees it.
         false => unsafe { std::slice::from_raw_parts(at, ndim) },
     };
     let (shape, strides) = (list(tensor.shape), list(tensor.strides));

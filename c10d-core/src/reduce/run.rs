@@ -78,7 +78,7 @@ macro_rules! with_features {
         #[cfg(target_arch = "x86_64")]
         #[target_feature(enable = $features)]
         unsafe fn $name<E: Element, O: Operation<E::Wide>>(to: *mut u8, sources: &[*const u8], n: usize, scale: f64) {
-            // SAFETY: as promised by the caller.
+            // SAFETY: the caller guarantees it.
             unsafe { run::<E, O>(to, sources, n, scale) }
         }
     )*};
@@ -91,7 +91,7 @@ with_features! {
 /// # Safety
 /// As for [`Kernel`].
 unsafe fn portable<E: Element, O: Operation<E::Wide>>(to: *mut u8, sources: &[*const u8], n: usize, scale: f64) {
-    // SAFETY: as promised by the caller.
+    // SAFETY: the caller guarantees it.
     unsafe { run::<E, O>(to, sources, n, scale) }
 }
 

@@ -210,7 +210,7 @@ impl Watched<'_> {
     /// Both have this many bytes there, and nobody uses them until the stream has passed the copy.
     pub(super) unsafe fn load(&self, stream: Stream, to: DevicePtr, host: &Host, at: usize, bytes: usize) -> Result {
         let from = host.base().wrapping_add(at);
-        // SAFETY: as promised by our caller.
+        // SAFETY: the caller guarantees it.
         self.call("copy_in", |device| unsafe { device.copy_in(self.index, stream, to, from, bytes) })
     }
 
@@ -227,7 +227,7 @@ impl Watched<'_> {
         bytes: usize,
     ) -> Result {
         let to = host.base().wrapping_add(at);
-        // SAFETY: as promised by our caller.
+        // SAFETY: the caller guarantees it.
         self.call("copy_out", |device| unsafe { device.copy_out(self.index, stream, to, from, bytes) })
     }
 

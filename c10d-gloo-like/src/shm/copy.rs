@@ -37,7 +37,7 @@ impl Stores {
     #[inline]
     pub(super) unsafe fn copy(&mut self, from: *const u8, to: *mut u8, n: usize) {
         if n < LARGE || cfg!(not(target_arch = "x86_64")) {
-            // SAFETY: as promised by the caller.
+            // SAFETY: the caller guarantees it.
             return unsafe { ptr::copy_nonoverlapping(from, to, n) };
         }
         self.next_try -= 1;
@@ -47,7 +47,7 @@ impl Stores {
         }
         let streaming = self.streaming != trying;
         let start = ticks();
-        // SAFETY: as promised by the caller.
+        // SAFETY: the caller guarantees it.
         unsafe {
             if streaming {
                 stream(from, to, n);

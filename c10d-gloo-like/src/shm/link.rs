@@ -41,7 +41,7 @@ impl ShmLink {
     /// `body` is readable for `len` bytes.
     #[inline]
     pub(crate) unsafe fn write(&mut self, head: &[u8], body: *const u8, len: usize) -> Result<usize> {
-        // SAFETY: as promised by the caller.
+        // SAFETY: the caller guarantees it.
         let n = unsafe { self.out.write(head, body, len) }?;
         if n > 0 {
             self.wake();
@@ -69,7 +69,7 @@ impl ShmLink {
     /// `to` is writable for `len` bytes.
     #[inline]
     pub(crate) unsafe fn read(&mut self, to: *mut u8, len: usize) -> Result<usize> {
-        // SAFETY: as promised by the caller.
+        // SAFETY: the caller guarantees it.
         let (n, stroke) = unsafe { self.into.read(to, len) }?;
         if stroke {
             self.wake();

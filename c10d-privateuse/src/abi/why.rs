@@ -37,7 +37,7 @@ impl Why {
         if why.is_null() {
             return;
         }
-        // SAFETY: as promised.
+        // SAFETY: the caller guarantees it.
         unsafe {
             let room = usize::try_from((*why).capacity).unwrap_or(usize::MAX);
             let mut len = text.len().min(room).min(u32::MAX as usize);

@@ -21,7 +21,7 @@ pub(super) unsafe fn status(why: *mut Why, f: impl FnOnce() -> Result) -> i32 {
             // The text of the kind is not repeated.
             let report = error.report();
             let text = if report.what.is_empty() { error.to_string() } else { report.what.clone() };
-            // SAFETY: as promised.
+            // SAFETY: the caller guarantees it.
             unsafe { Why::say(why, &text) };
             codes::status(&error)
         }

@@ -68,7 +68,7 @@ unsafe fn name(init: &GroupInit) -> std::borrow::Cow<'_, str> {
 /// # Safety
 /// `group` is a place for the pointer.
 unsafe fn hand_out(made: ExportedGroup, group: *mut *mut c_void) {
-    // SAFETY: as promised.
+    // SAFETY: the caller guarantees it.
     unsafe { group.write(Arc::into_raw(Arc::new(made)).cast_mut().cast()) };
 }
 
@@ -101,7 +101,7 @@ unsafe extern "C" fn split<E: Exported>(
 /// # Safety
 /// From `create_group`, not destroyed yet.
 unsafe fn of<'a>(group: *mut c_void) -> &'a ExportedGroup {
-    // SAFETY: as promised.
+    // SAFETY: the caller guarantees it.
     unsafe { &*group.cast::<ExportedGroup>() }
 }
 

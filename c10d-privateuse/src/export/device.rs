@@ -61,7 +61,7 @@ fn length(bytes: u64) -> Result<usize> {
 /// # Safety
 /// `to` is a place for it, `why` null or valid.
 unsafe fn answer<T>(to: *mut T, why: *mut Why, f: impl FnOnce() -> Result<T>) -> i32 {
-    // SAFETY: as promised.
+    // SAFETY: the caller guarantees it.
     unsafe { status(why, || f().map(|value| to.write(value))) }
 }
 

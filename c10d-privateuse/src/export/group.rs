@@ -85,7 +85,7 @@ impl ExportedGroup {
     /// The request is as the ABI has it, and stays with its memory until the operation is done.
     pub(super) unsafe fn submit(&self, request: &Request, done: DoneFn, token: u64) -> Result {
         let group = self.group()?;
-        // SAFETY: as promised.
+        // SAFETY: the caller guarantees it.
         let (op, params, timeout, spans) = unsafe { self.call(group, request)? };
         // SAFETY: the memory stays until `done` was called, which the reporter does when the work is over.
         let work = unsafe { group.submit_raw(op, params, timeout, spans) };
@@ -103,7 +103,7 @@ impl ExportedGroup {
         let group = self.group()?;
         let (mut calls, mut tokens) = (Vec::new(), Vec::new());
         for (request, token) in requests {
-            // SAFETY: as promised.
+            // SAFETY: the caller guarantees it.
             calls.push(unsafe { self.call(group, request)? });
             tokens.push(token);
         }
@@ -121,9 +121,9 @@ impl ExportedGroup {
     /// # Safety
     /// The request is as the ABI has it.
     unsafe fn call(&self, group: &ProcessGroup, request: &Request) -> Result<RawCall> {
-        // SAFETY: as promised.
+        // SAFETY: the caller guarantees it.
         let work::RawCall { op, mut params, spans } = unsafe { work::of(request, self.runtime.as_ref())? };
-        // SAFETY: as promised.
+        // SAFETY: the caller guarantees it.
         let [input, output] = unsafe { work::splits(request, group.size()) };
         params.set_splits(input, output);
         Ok((op, params, Some(Duration::from_nanos(request.timeout_ns)), spans))

@@ -50,7 +50,7 @@ pub(super) unsafe fn splits(request: &Request, size: u32) -> [Vec<usize>; 2] {
         if list.is_null() {
             return Vec::new();
         }
-        // SAFETY: as promised.
+        // SAFETY: the caller guarantees it.
         unsafe { std::slice::from_raw_parts(list, size as usize) }.iter().map(|n| *n as usize).collect()
     })
 }

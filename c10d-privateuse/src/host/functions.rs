@@ -94,7 +94,7 @@ fn verb(
 unsafe fn bytes<'a>(value: *const c_void, len: u64) -> Result<&'a [u8]> {
     match usize::try_from(len).ok().filter(|len| isize::try_from(*len).is_ok()) {
         Some(0) => Ok(&[]),
-        // SAFETY: as promised.
+        // SAFETY: the caller guarantees it.
         Some(len) if !value.is_null() => Ok(unsafe { std::slice::from_raw_parts(value.cast::<u8>(), len) }),
         _ => Err(Error::invalid("a value has a pointer and a length")),
     }
@@ -108,7 +108,7 @@ unsafe fn put(got: &[u8], value: *mut c_void, capacity: u64, len: *mut u64) -> R
     if len.is_null() || (value.is_null() && capacity > 0) {
         return Err(Error::invalid("there is no place for the value"));
     }
-    // SAFETY: as promised.
+    // SAFETY: the caller guarantees it.
     unsafe { len.write(got.len() as u64) };
     if got.len() as u64 > capacity {
         let what = format!("the value has {} bytes; there is room for {capacity}", got.len());
@@ -230,7 +230,7 @@ unsafe extern "C" fn store_append(
 /// `answer` is null or a place for a number.
 unsafe fn tell(answer: *mut u32, yes: bool) {
     if !answer.is_null() {
-        // SAFETY: as promised.
+        // SAFETY: the caller guarantees it.
         unsafe { answer.write(u32::from(yes)) };
     }
 }

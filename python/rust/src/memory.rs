@@ -96,7 +96,7 @@ pub(crate) unsafe fn slice<'a, T>(data: *const T, len: usize) -> &'a [T] {
     if data.is_null() || len == 0 {
         return &[];
     }
-    // SAFETY: as promised.
+    // SAFETY: the caller guarantees it.
     unsafe { std::slice::from_raw_parts(data, len) }
 }
 

@@ -31,7 +31,7 @@ impl Memory {
     /// # Safety
     /// The same as for `buffer`.
     pub(crate) unsafe fn retain(base: *mut ()) {
-        // SAFETY: as promised.
+        // SAFETY: the caller guarantees it.
         unsafe { Arc::increment_strong_count(base.cast_const().cast::<Memory>()) }
     }
 
@@ -40,7 +40,7 @@ impl Memory {
     /// # Safety
     /// The same as for `buffer`; the owner no longer uses it.
     pub(crate) unsafe fn release(base: *mut ()) {
-        // SAFETY: as promised.
+        // SAFETY: the caller guarantees it.
         unsafe { Arc::decrement_strong_count(base.cast_const().cast::<Memory>()) }
     }
 }

@@ -17,7 +17,7 @@ use crate::work::Started;
 /// # Safety
 /// As the header has it: the lists are there until the call returns.
 unsafe fn described(spec: &CallSpec) -> Described<'_> {
-    // SAFETY: as promised.
+    // SAFETY: the caller guarantees it.
     unsafe {
         Described {
             spec,
@@ -33,7 +33,7 @@ unsafe fn described(spec: &CallSpec) -> Described<'_> {
 /// The tensors' memory stays until the buffers are dropped.
 unsafe fn lent(call: &Described<'_>) -> Result<(Vec<Lent>, Vec<Lent>)> {
     let device = call.device()?;
-    // SAFETY: as promised.
+    // SAFETY: the caller guarantees it.
     let lend = |t: &Tensor| Ok(unsafe { Lent::new(t.data, t.count, call::dtype(t.dtype)?, device) });
     let list = |tensors: &[Tensor]| tensors.iter().map(lend).collect::<Result<Vec<_>>>();
     Ok((list(call.inputs)?, list(call.outputs)?))
@@ -56,7 +56,7 @@ pub unsafe extern "C" fn c10drs_run(
         let (inputs, outputs) = lent(&call)?;
         Ok((*group).0.run(call.call(inputs, outputs)?)?)
     });
-    // SAFETY: as promised.
+    // SAFETY: the caller guarantees it.
     unsafe {
         let result = result.map(|(_, _, from)| {
             if !source.is_null() {
@@ -93,7 +93,7 @@ pub unsafe extern "C" fn c10drs_start(
     match started {
         Ok(started) => Box::into_raw(Box::new(WorkHandle(started))),
         Err(e) => {
-            // SAFETY: as promised.
+            // SAFETY: the caller guarantees it.
             unsafe { answer(Err(e), error) };
             std::ptr::null_mut()
         }
@@ -113,7 +113,7 @@ pub unsafe extern "C" fn c10drs_sparse_all_reduce(
     context: *mut c_void,
     error: *mut *mut Report,
 ) -> c_int {
-    // SAFETY: as promised.
+    // SAFETY: the caller guarantees it.
     let result = guarded(|| unsafe {
         let (call, tensor) = (described(&*spec), &*tensor);
         let entries = Entries {
@@ -130,6 +130,6 @@ pub unsafe extern "C" fn c10drs_sparse_all_reduce(
         };
         sparse::all_reduce(&(*group).0, &entries, call.reduce()?, call.timeout(), &mut give)
     });
-    // SAFETY: as promised.
+    // SAFETY: the caller guarantees it.
     unsafe { answer(result, error) }
 }

@@ -19,7 +19,7 @@ pub struct Group(pub(super) ProcessGroup);
 /// # Safety
 /// As the header has it.
 unsafe fn text(text: &Text) -> String {
-    // SAFETY: as promised.
+    // SAFETY: the caller guarantees it.
     String::from_utf8_lossy(unsafe { slice(text.data.cast::<u8>(), text.len) }).into_owned()
 }
 
@@ -30,11 +30,11 @@ unsafe fn text(text: &Text) -> String {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn c10drs_open(init: *const Init, group: *mut *mut Group, error: *mut *mut Report) -> c_int {
     // The store is taken over in any case.
-    // SAFETY: as promised.
+    // SAFETY: the caller guarantees it.
     let (init, store) = unsafe { (&*init, (*init).store.as_ref().map(|store| std::ptr::read(store))) };
-    // SAFETY: as promised.
+    // SAFETY: the caller guarantees it.
     let made = guarded(|| unsafe { open(init, store) });
-    // SAFETY: as promised.
+    // SAFETY: the caller guarantees it.
     unsafe {
         let made = made.map(|made| *group = Box::into_raw(Box::new(Group(made))));
         answer(made, error)
@@ -48,7 +48,7 @@ unsafe fn open(init: &Init, store: Option<StoreCall>) -> Result<ProcessGroup> {
         let what = format!("c10drs_init has {} bytes, not {}: another version's", size_of::<Init>(), init.bytes);
         return Err(Error::invalid(what));
     }
-    // SAFETY: as promised.
+    // SAFETY: the caller guarantees it.
     let (name, prefix, backends, url) =
         unsafe { (text(&init.name), text(&init.prefix), text(&init.backends), text(&init.url)) };
     let timeout = Duration::from_millis(init.timeout_ms.max(1) as u64);
@@ -65,10 +65,10 @@ unsafe fn open(init: &Init, store: Option<StoreCall>) -> Result<ProcessGroup> {
             false => Arc::new(c10d::PrefixStore::new(prefix, store)),
         });
     }
-    // SAFETY: as promised.
+    // SAFETY: the caller guarantees it.
     let hints = unsafe { slice(init.hints, init.hints_len) };
     for pair in hints.chunks_exact(2) {
-        // SAFETY: as promised.
+        // SAFETY: the caller guarantees it.
         let (name, value) = unsafe { (text(&pair[0]), text(&pair[1])) };
         builder = builder.hint(&name, &value);
     }
@@ -84,7 +84,7 @@ unsafe fn open(init: &Init, store: Option<StoreCall>) -> Result<ProcessGroup> {
 /// As the header has it.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn c10drs_failure(group: *const Group) -> *mut Report {
-    // SAFETY: as promised.
+    // SAFETY: the caller guarantees it.
     let found = guarded(|| Ok(unsafe { &(*group).0 }.failure().map(Report::new)));
     found.ok().flatten().map_or(std::ptr::null_mut(), Box::into_raw)
 }
@@ -95,7 +95,7 @@ pub unsafe extern "C" fn c10drs_failure(group: *const Group) -> *mut Report {
 /// As the header has it.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn c10drs_abort(group: *const Group, why: Text) {
-    // SAFETY: as promised.
+    // SAFETY: the caller guarantees it.
     let _ = guarded(|| unsafe {
         (*group).0.abort(&text(&why));
         Ok(())
@@ -109,9 +109,9 @@ pub unsafe extern "C" fn c10drs_abort(group: *const Group, why: Text) {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn c10drs_shutdown(group: *const Group, timeout_ms: i64, error: *mut *mut Report) -> c_int {
     let limit = Duration::from_millis(timeout_ms.max(0) as u64);
-    // SAFETY: as promised.
+    // SAFETY: the caller guarantees it.
     let result = guarded(|| unsafe { &(*group).0 }.clone().shutdown_within(limit));
-    // SAFETY: as promised.
+    // SAFETY: the caller guarantees it.
     unsafe { answer(result, error) }
 }
 
@@ -127,9 +127,9 @@ pub unsafe extern "C" fn c10drs_shrink(
     left: *mut *mut Group,
     error: *mut *mut Report,
 ) -> c_int {
-    // SAFETY: as promised.
+    // SAFETY: the caller guarantees it.
     let made = guarded(|| unsafe { (*group).0.shrink(slice(lost, lost_len)) });
-    // SAFETY: as promised.
+    // SAFETY: the caller guarantees it.
     unsafe {
         let made = made.map(|made| *left = Box::into_raw(Box::new(Group(made))));
         answer(made, error)
@@ -142,7 +142,7 @@ pub unsafe extern "C" fn c10drs_shrink(
 /// As the header has it.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn c10drs_rank(group: *const Group) -> u32 {
-    // SAFETY: as promised.
+    // SAFETY: the caller guarantees it.
     unsafe { &(*group).0 }.rank()
 }
 
@@ -152,7 +152,7 @@ pub unsafe extern "C" fn c10drs_rank(group: *const Group) -> u32 {
 /// As the header has it.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn c10drs_size(group: *const Group) -> u32 {
-    // SAFETY: as promised.
+    // SAFETY: the caller guarantees it.
     unsafe { &(*group).0 }.size()
 }
 
@@ -163,7 +163,7 @@ pub unsafe extern "C" fn c10drs_size(group: *const Group) -> u32 {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn c10drs_close(group: *mut Group) {
     if !group.is_null() {
-        // SAFETY: as promised.
+        // SAFETY: the caller guarantees it.
         let group = unsafe { Box::from_raw(group) };
         let _ = guarded(|| {
             drop(group);

@@ -43,7 +43,7 @@ fn guarded<T>(run: impl FnOnce() -> Result<T>) -> Result<T> {
 unsafe fn answer(result: Result, error: *mut *mut Report) -> c_int {
     let Err(e) = result else { return 0 };
     if !error.is_null() {
-        // SAFETY: as promised.
+        // SAFETY: the caller guarantees it.
         unsafe { *error = Box::into_raw(Report::new(&e)) };
     }
     1
@@ -62,7 +62,7 @@ pub extern "C" fn c10drs_abi() -> u32 {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn c10drs_info(sink: *mut c_void, put: Put) {
     let words = guarded(|| Ok(info())).unwrap_or_else(|e| e.to_string());
-    // SAFETY: as promised.
+    // SAFETY: the caller guarantees it.
     unsafe { put(sink, words.as_ptr().cast(), words.len()) }
 }
 
@@ -89,7 +89,7 @@ fn info() -> String {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn c10drs_error_free(error: *mut Report) {
     if !error.is_null() {
-        // SAFETY: as promised.
+        // SAFETY: the caller guarantees it.
         drop(unsafe { Box::from_raw(error) });
     }
 }

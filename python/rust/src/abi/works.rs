@@ -18,7 +18,7 @@ pub struct WorkHandle(pub(super) Arc<Started>);
 /// As the header has it.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn c10drs_work_done(work: *const WorkHandle) -> c_int {
-    // SAFETY: as promised.
+    // SAFETY: the caller guarantees it.
     c_int::from(unsafe { &(*work).0 }.is_done())
 }
 
@@ -35,9 +35,9 @@ pub unsafe extern "C" fn c10drs_work_wait(
     error: *mut *mut Report,
 ) -> c_int {
     let patience = u64::try_from(timeout_ms).ok().map(Duration::from_millis);
-    // SAFETY: as promised.
+    // SAFETY: the caller guarantees it.
     let outcome = guarded(|| Ok(unsafe { &(*work).0 }.wait(patience)));
-    // SAFETY: as promised.
+    // SAFETY: the caller guarantees it.
     unsafe {
         match outcome {
             Ok(None) => 2,
@@ -62,7 +62,7 @@ pub unsafe extern "C" fn c10drs_work_notify(
     function: unsafe extern "C" fn(*mut c_void),
     context: *mut c_void,
 ) -> c_int {
-    // SAFETY: as promised.
+    // SAFETY: the caller guarantees it.
     let (started, tell) = unsafe { (&(*work).0, Callback::new(function, context)) };
     c_int::from(guarded(|| Ok(started.notify(tell))).unwrap_or(false))
 }
@@ -74,7 +74,7 @@ pub unsafe extern "C" fn c10drs_work_notify(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn c10drs_work_free(work: *mut WorkHandle) {
     if !work.is_null() {
-        // SAFETY: as promised.
+        // SAFETY: the caller guarantees it.
         let work = unsafe { Box::from_raw(work) };
         let _ = guarded(|| {
             drop(work);
