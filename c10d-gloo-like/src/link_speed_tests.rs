@@ -1,7 +1,7 @@
-//! What a link costs: `C10D_SPEED=1 cargo test --release -p c10d-gloo-like --lib -- --nocapture link::speed`.
+//! Measures the time of a link: `C10D_SPEED=1 cargo test --release -p c10d-gloo-like --lib -- --nocapture link::speed`.
 //!
-//! Two threads pinned to two cores. `ping` is half a round trip; `both` is one block each way at once, which is what a
-//! large collective does.
+//! Two threads are pinned to two cores. `ping` is half a round trip. `both` is one block in each direction at once, as
+//! in a large collective.
 
 use std::io::Write;
 use std::net::IpAddr;
@@ -28,7 +28,7 @@ impl Side {
         Side { link, pause: Pause::new(false, bell), block: vec![1; LARGEST], into: vec![0; LARGEST] }
     }
 
-    /// Sends and receives an item of so many bytes each, in steps.
+    /// Sends and receives an item of this number of bytes each, in steps.
     fn step(&mut self, out: usize, into: usize) {
         let (mut sent, mut got) = (0, 0);
         let total = |n: usize| if n == 0 { 0 } else { n + 32 };

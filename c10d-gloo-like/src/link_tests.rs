@@ -1,4 +1,4 @@
-//! One test body for both kinds of link: items of random sizes in both directions at once, checked byte by byte.
+//! The same test for both kinds of link: items of random sizes in both directions at once, checked byte by byte.
 
 use std::time::{Duration, Instant};
 
@@ -49,7 +49,7 @@ pub(crate) fn exchange(mut link: Link, me: u64, seeds: std::ops::Range<u64>, lar
                 let (head, body) = &sending;
                 let at = done.min(head.len());
                 let body = &body[done - at..];
-                // SAFETY: a slice.
+                // SAFETY: it is a slice.
                 let n = unsafe { link.write(&head[at..], body.as_ptr(), body.len()) }.unwrap();
                 done += n;
                 progress |= n > 0;
@@ -64,13 +64,13 @@ pub(crate) fn exchange(mut link: Link, me: u64, seeds: std::ops::Range<u64>, lar
                 let n = if how.below(2) == 0 {
                     let (p, n) = link.peek().unwrap();
                     let n = n.min(left).min(1 + how.below(3000));
-                    // SAFETY: the link shows at least `n` bytes, and the other side leaves them alone.
+                    // SAFETY: the link has at least `n` bytes, and the other side does not change them.
                     got.extend_from_slice(unsafe { slice::from_raw_parts(p, n) });
                     link.consume(n);
                     n
                 } else {
                     let mut to = vec![0; left.min(1 + how.below(20_000))];
-                    // SAFETY: a vector of that length.
+                    // SAFETY: it is a vector of that length.
                     let n = unsafe { link.read(to.as_mut_ptr(), to.len()) }.unwrap();
                     got.extend_from_slice(&to[..n]);
                     n

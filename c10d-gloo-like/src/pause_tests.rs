@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::*;
 use crate::shm::{Layout, RingKind, Segment, ShmLink};
 
-/// Ping-pong in which each side falls asleep before every answer: a lost wake-up shows as a slice slept to its end.
+/// Ping-pong in which each side sleeps before every answer: a lost wake-up would show as a full sleep.
 #[test]
 fn every_bell_is_heard() {
     const ROUNDS: u64 = 300;
@@ -51,7 +51,8 @@ fn a_socket_ends_the_sleep() {
         pause.wait(interest());
     }
     a.write_all(&[1]).unwrap();
-    // Ready at once; a poll that did not end would be seen by the harness's cap only, so look that it leaves no borrow.
+    // It is ready at once. A poll that did not return would only be found by the test's time limit, so this only checks
+    // that no borrow remains.
     assert!(pause.wait(interest()).is_some());
     assert!(pause.set.is_empty() && pause.set.capacity() > 0);
     pause.reset();
@@ -73,7 +74,7 @@ fn what_a_sleeper_may_wait_for_rings_its_bell() {
     let mut there = Link::Shm(ShmLink::new(0, RingKind::Collective, (b, 0), (a.clone(), 0)));
     let mut bell = Doorbell::new(a);
     let full = [7; 1000];
-    // SAFETY: an array.
+    // SAFETY: it is an array.
     assert_eq!(unsafe { here.write(&full, [].as_ptr(), 0) }.unwrap(), 512);
     let seen = bell.value();
     // SAFETY: as above.

@@ -22,7 +22,7 @@ pub(crate) struct Space {
 unsafe impl Send for Space {}
 
 impl Space {
-    /// An empty space behind this gate.
+    /// An empty space with this gate.
     fn through(gate: Gate) -> Space {
         Space { parts: SmallVec::new(), len: 0, gate }
     }
@@ -40,7 +40,7 @@ impl Space {
     unsafe fn of<'a>(spans: impl IntoIterator<Item = &'a Span>, gate: &Gate) -> Space {
         let mut space = Space::through(gate.clone());
         for span in spans {
-            // SAFETY: the whole of the span.
+            // SAFETY: it is the whole span.
             unsafe { space.add(span, 0..span.bytes()) };
         }
         space
@@ -50,13 +50,13 @@ impl Space {
     /// tensors.
     ///
     /// # Safety
-    /// As of [`Space::of`].
+    /// The same as for [`Space::of`].
     unsafe fn by_rank(spans: &[Span], world: usize, gate: &Gate) -> Space {
         let mut space = Space::through(gate.clone());
         for rank in 0..world {
             for span in spans {
                 let len = span.bytes() / world;
-                // SAFETY: within the span.
+                // SAFETY: it is within the span.
                 unsafe { space.add(span, rank * len..(rank + 1) * len) };
             }
         }
@@ -64,7 +64,7 @@ impl Space {
     }
 
     /// # Safety
-    /// As of [`Space::of`]; the range is within the span.
+    /// The same as for [`Space::of`]; the range is within the span.
     unsafe fn add(&mut self, span: &Span, range: Range<usize>) {
         // Dispatch sends only host memory to this backend.
         if let (Some(at), false) = (span.host_ptr(), range.is_empty()) {
@@ -94,7 +94,7 @@ impl Space {
         let Some(_open) = self.gate.pass() else { return };
         for (at, place) in self.pieces(range) {
             let into = &mut into[place];
-            // SAFETY: the piece is as long, and of memory that the maker of this space answers for.
+            // SAFETY: the piece has this length, and the maker of this space guarantees its memory.
             unsafe { std::ptr::copy(at, into.as_mut_ptr(), into.len()) };
         }
     }
@@ -114,7 +114,7 @@ impl Space {
         let Some(_open) = self.gate.pass() else { return };
         for (from, place) in other.pieces(range) {
             for (at, part) in self.pieces(to + place.start..to + place.end) {
-                // SAFETY: as above; both are as long as the part.
+                // SAFETY: as above; both have the part's length.
                 unsafe { std::ptr::copy(from.wrapping_add(part.start), at, part.len()) };
             }
         }
@@ -129,7 +129,7 @@ impl Space {
 
 /// The memory from which a message is sent.
 pub(crate) fn source(task: &Task) -> Space {
-    // SAFETY: the gate is closed before another thread than the working one completes the job; the memory is only read.
+    // SAFETY: the gate is closed before any thread except the working one completes the job; the memory is only read.
     unsafe { Space::of(&task.inputs, &task.gate) }
 }
 
@@ -186,8 +186,8 @@ impl Reduction {
             let Some(_open) = to.0.gate.pass() else { return };
             let sources: SmallVec<[*const u8; 8]> =
                 others.iter().map(|other| other.map_or(own.cast_const(), <[u8]>::as_ptr)).collect();
-            // SAFETY: each source is readable, and the target writable, for so many bytes. The target is the own memory or
-            // overlaps it nowhere, as dispatch admits.
+            // SAFETY: each source is readable, and the target writable, for this number of bytes. The target is the
+            // rank's own memory or does not overlap it, as dispatch ensures.
             return unsafe { (self.kernel)(at, &sources, len / self.elem, self.scale) };
         }
         let mut mine = Staging::new(len);

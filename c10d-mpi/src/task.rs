@@ -1,5 +1,5 @@
-//! A job as whoever works at it sees it: a copy of what is to be done, so that the job itself can be ended by others while
-//! a call of MPI does not come back.
+//! A job's data for the thread that works on it. It is a copy, so that other threads can end the job while a call of
+//! MPI does not return.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,20 +9,20 @@ use c10d_core::sync::{Mutex, MutexGuard};
 use c10d_core::{DType, OpKind, Span};
 use smallvec::SmallVec;
 
-/// What the memory of a job is used through: once it is closed, nobody does.
+/// A gate for using the memory of a job. Once it is closed, nothing uses the memory.
 #[derive(Clone)]
 pub(crate) struct Gate(Option<Arc<Mutex<bool>>>);
 
 impl Gate {
-    /// One that others may close.
+    /// A gate that other threads may close.
     pub(crate) fn new() -> Gate {
         Gate(Some(Arc::default()))
     }
 
-    /// One that nobody closes: whoever ends the job is through with its memory.
+    /// A gate that is never closed: the thread that ends the job no longer uses its memory.
     pub(crate) const OPEN: Gate = Gate(None);
 
-    /// Holds it open for as long as the pass lives; `None`: it is closed.
+    /// Keeps the gate open while the pass exists. `None` means that it is closed.
     #[inline]
     pub(crate) fn pass(&self) -> Option<Pass<'_>> {
         let Some(closed) = &self.0 else { return Some(Pass(None)) };
@@ -39,7 +39,7 @@ impl Gate {
 /// Keeps a gate open.
 pub(crate) struct Pass<'a>(#[expect(dead_code)] Option<MutexGuard<'a, bool>>);
 
-/// What is to be done.
+/// The work.
 pub(crate) struct Task {
     pub(crate) op: OpKind,
     pub(crate) params: Params,
@@ -52,7 +52,7 @@ pub(crate) struct Task {
 }
 
 impl Task {
-    /// What this asks for, whose memory is used through this gate.
+    /// Makes the task of a request, whose memory is used through this gate.
     pub(crate) fn of(request: &Request, gate: Gate) -> Task {
         Task {
             op: request.op,

@@ -36,7 +36,7 @@ impl Whom {
     }
 }
 
-/// The rank that hears of all others in this op, if there is one.
+/// The rank that receives from all others in this op, if there is one.
 #[inline]
 pub fn hub(op: OpKind, root: u32) -> Option<u32> {
     matches!(op, OpKind::Reduce | OpKind::Gather).then_some(root)

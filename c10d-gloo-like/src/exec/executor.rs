@@ -18,7 +18,7 @@ use c10d_core::calls::{Doubt, Whom};
 
 /// One op, as this rank runs it.
 pub(crate) struct Op<'a> {
-    /// What to do.
+    /// The plan.
     pub(crate) plan: &'a Plan,
     /// The facts that all ranks must agree on.
     pub(crate) fingerprint: Fingerprint,
@@ -37,7 +37,8 @@ pub(crate) struct Op<'a> {
 }
 
 impl Op<'_> {
-    /// Of whom this rank of `world` hears nothing in it, so that it must look afterwards whether they made the same call.
+    /// The ranks from which this rank of `world` receives nothing in it, so that it must check afterwards whether they
+    /// made the same call.
     #[inline]
     pub(super) fn unheard_by(&self, rank: u32, world: u32) -> Whom {
         Whom::after(self.kind, rank, self.root, world)
@@ -69,10 +70,10 @@ pub(super) struct Traffic {
 /// peer that must be asked is known at the second check after it.
 pub(super) const LOOK_EVERY: u32 = 4;
 
-/// How long a rank waits for notes before it asks instead. Both take about as long.
+/// How long a rank waits for notes before it asks instead. Asking takes about as long.
 const NOTE_WAIT: Duration = Duration::from_micros(30);
-/// The same where the note is the hub's, which has more to do in each call than this rank has: there is no use in being
-/// far ahead of it, and questions would keep it from its work.
+/// The same for notes of the hub, which has more work in each call than this rank. Being far ahead of it is useless,
+/// and questions would delay it.
 const HUB_WAIT: Duration = Duration::from_micros(500);
 
 /// The value of [`Executor::done`] for a step that is done.
@@ -100,7 +101,7 @@ pub(crate) struct Executor {
     pub(super) in_doubt: bool,
     /// The number of collectives since the last check, while calls are in doubt.
     pub(super) unlooked: u32,
-    /// What tells peers that do not share memory that the calls are the same; `None`: there are none.
+    /// The notes for peers that do not share memory. `None` if there are none.
     pub(super) notes: Option<Notes>,
 }
 
@@ -137,8 +138,8 @@ impl Executor {
         self.sent
     }
 
-    /// Looks what the others called, and waits until that is known of the calls before the last look. `has_hub`: the last
-    /// call has one.
+    /// Compares the calls of the others, and waits until the calls before the last check are known. `has_hub` means
+    /// that the last call has a hub.
     pub(super) fn verify(&mut self, has_hub: bool) -> Result {
         self.unlooked = 0;
         self.in_doubt = if self.notes.is_some() {
@@ -149,14 +150,14 @@ impl Executor {
         Ok(())
     }
 
-    /// Looks what the others called, without waiting.
+    /// Compares the calls of the others, without waiting.
     pub(super) fn glance_at_calls(&mut self) -> Result {
         self.unlooked = 0;
         self.in_doubt = self.health.verify(&mut self.fresh, false)?;
         Ok(())
     }
 
-    /// Whether calls are still in doubt. Waits for notes about old ones for `patience`, then asks.
+    /// Returns whether calls are still in doubt. Waits for notes about old ones for `patience`, then asks.
     fn verify_by_notes(&mut self, patience: Duration) -> Result<bool> {
         let before = self.fresh.first().map_or(self.begun, |doubt| doubt.number);
         let mut open = self.compare_notes(before)?;
@@ -176,7 +177,7 @@ impl Executor {
         if open == Open::Old { self.health.ask_about(before) } else { Ok(open == Open::Young) }
     }
 
-    /// Compares what is known of the peers' calls, by their notes too.
+    /// Compares the known calls of the peers, including those in their notes.
     fn compare_notes(&mut self, before: u64) -> Result<Open> {
         for peer in 0..self.links.len() as u32 {
             self.take_notes(peer);
@@ -185,7 +186,7 @@ impl Executor {
         self.health.compare_calls(&mut self.fresh, agreed, before)
     }
 
-    /// Takes the notes out that stand where the next header of `peer` will. An error that the link has shows in the op that
+    /// Removes the notes at the place of the next header of `peer`. An error of the link is reported by the op that
     /// needs it.
     pub(super) fn take_notes(&mut self, peer: u32) {
         let (Some(notes), Some(Some(link @ Link::Tcp(_)))) = (&mut self.notes, self.links.get_mut(peer as usize))

@@ -1,12 +1,13 @@
-//! Notes: how ranks that do not share memory learn that they make the same calls, where an op lets them hear nothing of
-//! each other.
+//! Notes: how ranks that do not share memory learn that they make the same calls, for ops in which some ranks receive
+//! nothing from others.
 //!
-//! The root of a broadcast only sends, so it sees no header of the others, and they might call something else. Every fourth
-//! such call, a rank sends a note to those that hear nothing of it: how many calls it has made, and a digest of them. A note
-//! stands in the stream where a header would. Whoever finds its own digest in it knows that the two agree. Who finds another
-//! one, or no note in time, asks over the control connection, which is dear.
+//! The root of a broadcast only sends, so it gets no headers of the others, which might make another call. In every
+//! fourth such call, a rank sends a note to the ranks that received nothing from it: the number of its calls, and a
+//! digest of them. The note is in the stream at the place of a header. A rank that finds its own digest in it knows
+//! that both made the same calls. If the digest differs, or no note comes in time, the rank asks over the control
+//! connection, which is expensive.
 //!
-//! The root of a reduce hears all others, so that the others need notes of the root alone.
+//! The root of a reduce receives from all others, so the others only need notes of the root.
 
 use std::collections::VecDeque;
 
@@ -15,42 +16,42 @@ use c10d_core::backend::Fingerprint;
 use super::announce::{HEADER, Header};
 use crate::link::Link;
 
-/// What a note has for an op.
+/// The op code of a note.
 const NOTE: u8 = u8::MAX;
-/// Calls in which a rank is not heard of between two notes.
+/// The number of calls between two notes in which a peer receives nothing from this rank.
 const EVERY: u32 = 4;
-/// How many digests a rank remembers.
+/// The number of digests that a rank stores.
 const KEPT: usize = 64;
-/// How many notes of a peer that is ahead are kept.
+/// The number of notes of a peer that is ahead that are stored.
 const AHEAD: usize = 16;
 
 /// The notes of one rank.
 pub(super) struct Notes {
-    /// By number of calls: the digest of these first calls.
+    /// The digests of the first calls, by the number of calls.
     digests: [u64; KEPT],
-    /// Calls made.
+    /// The number of calls.
     made: u64,
-    /// Calls since the last note of which somebody heard nothing.
+    /// The number of calls since the last note in which some rank received nothing from this one.
     unheard: u32,
     peers: Vec<NotePeer>,
-    /// By rank: of its first calls, so many are those of this rank.
+    /// For each rank: how many of its first calls are the same as this rank's.
     agreed: Vec<u64>,
-    /// Whether notes came in time lately, so that waiting a little for one pays.
+    /// Whether recent notes came in time, so that it is useful to wait briefly for one.
     pub(super) prompt: bool,
 }
 
 #[derive(Clone, Default)]
 struct NotePeer {
-    /// It heard nothing of this rank since the last note.
+    /// Whether it received nothing from this rank since the last note.
     due: bool,
-    /// What is left of a note that went in part.
+    /// The rest of a note that was sent in part.
     rest: VecDeque<u8>,
     /// Notes about calls that this rank has not made: how many calls, and their digest.
     ahead: VecDeque<(u64, u64)>,
 }
 
 impl Notes {
-    /// For a rank with these links: `None` where nobody needs notes.
+    /// The notes of a rank with these links. `None` if no rank needs notes.
     pub(super) fn new(links: &[Option<Link>]) -> Option<Notes> {
         let needed = links.iter().flatten().any(|link| matches!(link, Link::Tcp(_)));
         let peers = vec![NotePeer::default(); links.len()];
@@ -58,7 +59,7 @@ impl Notes {
         needed.then_some(Notes { digests: [0; KEPT], made: 0, unheard: 0, peers, agreed, prompt: true })
     }
 
-    /// This rank has made a call, in which the ranks that `missed` it heard nothing of it. Whether notes are due.
+    /// Records a call of this rank. The ranks `missed` received nothing from it. Returns whether notes are due.
     pub(super) fn made(&mut self, call: &Fingerprint, missed: impl Iterator<Item = u32>) -> bool {
         let digest = extend(self.digests[self.made as usize % KEPT], call);
         self.made += 1;
@@ -72,7 +73,7 @@ impl Notes {
         self.unheard >= EVERY
     }
 
-    /// Sends the notes that are due. What cannot be sent now is left out: whoever misses it asks.
+    /// Sends the notes that are due. A note that cannot be sent now is omitted: a rank that needs it asks.
     pub(super) fn send(&mut self, links: &mut [Option<Link>]) {
         self.unheard = 0;
         let digest = self.digests[self.made as usize % KEPT];
@@ -83,7 +84,7 @@ impl Notes {
             }
             if let Some(link @ Link::Tcp(_)) = link
                 && peer.rest.is_empty()
-                // An error shows in the next op that needs the link.
+                // An error is reported by the next op that needs the link.
                 && let Ok(taken @ 1..HEADER) = link.write_head(&note)
             {
                 peer.rest.extend(&note[taken..]);
@@ -91,7 +92,7 @@ impl Notes {
         }
     }
 
-    /// Sends what is left of a note, which goes before anything else. Whether nothing is left.
+    /// Sends the rest of a note, which comes before everything else. Returns whether nothing is left.
     pub(super) fn flush(&mut self, peer: u32, link: &mut Link) -> c10d_core::Result<bool> {
         let rest = &mut self.peers[peer as usize].rest;
         while !rest.is_empty() {
@@ -104,7 +105,7 @@ impl Notes {
         Ok(true)
     }
 
-    /// Takes a note in.
+    /// Adds a received note.
     pub(super) fn take(&mut self, peer: u32, header: &Header) {
         let Some(peer) = self.peers.get_mut(peer as usize) else { return };
         if peer.ahead.len() == AHEAD {
@@ -113,7 +114,7 @@ impl Notes {
         peer.ahead.push_back(read(header));
     }
 
-    /// By rank, up to which number of calls it agrees with this one, as far as its notes tell.
+    /// For each rank, the number of calls up to which it agrees with this one, according to its notes.
     pub(super) fn agreed(&mut self) -> &[u64] {
         for (peer, agreed) in self.peers.iter_mut().zip(&mut self.agreed) {
             while let Some((made, digest)) = peer.ahead.front().copied().filter(|(made, _)| *made <= self.made) {
@@ -128,7 +129,7 @@ impl Notes {
     }
 }
 
-/// Whether what stands in place of a header is a note.
+/// Whether the data at the place of a header is a note.
 #[inline]
 pub(super) fn is_note(header: &Header) -> bool {
     header.fingerprint.op == NOTE
@@ -142,7 +143,7 @@ fn read(note: &Header) -> (u64, u64) {
     (note.fingerprint.count, note.total)
 }
 
-/// Nobody means harm here; two lists of calls must only not have the same digest by chance.
+/// This need not resist attacks: two different lists of calls must only not have the same digest by chance.
 #[inline]
 fn extend(digest: u64, call: &Fingerprint) -> u64 {
     let bytes = call.to_bytes();
@@ -166,7 +167,7 @@ mod tests {
         Notes { digests: [0; KEPT], made: 0, unheard: 0, peers, agreed: vec![0; 2], prompt: true }
     }
 
-    /// Notes after calls with these roots, and the note that tells of them.
+    /// The notes after calls with these roots, and the note that reports them.
     fn after(roots: impl IntoIterator<Item = u32>) -> (Notes, Header) {
         let mut notes = notes();
         for (seq, root) in (0..).zip(roots) {

@@ -24,7 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// One rank of a test.
 struct Rank {
-    /// First: peers hear the goodbye before the links break.
+    /// This field is first, so that peers get the goodbye before the links break.
     mesh: Mesh,
     me: Member,
     executor: Executor,
@@ -34,12 +34,12 @@ struct Rank {
     timeout: Duration,
 }
 
-/// Runs `body` on every rank of a world, and gives what the ranks return.
+/// Runs `body` on every rank of a world. Returns the ranks' results.
 fn ranks<T: Send>(world: u32, transport: Transport, body: impl Fn(&mut Rank) -> T + Sync) -> Vec<T> {
     ranks_with(world, transport, true, body)
 }
 
-/// The same; `crowded`: the ranks do not spin.
+/// The same. With `crowded` the ranks do not spin.
 fn ranks_with<T: Send>(
     world: u32,
     transport: Transport,
@@ -315,7 +315,7 @@ fn other_splits_are_named() {
             let blocks = Blocks::Listed(&starts);
             let fill = |me, p: &mut Plan| direct::all_to_all(me, Blocks::uniform(2, 8), blocks, p);
             let first = rank.run(OpKind::AllToAllSingle, 0, &vector(0, 4), &mut [&mut output], fill);
-            // The op may be over before a rank can know of it; then the next one fails.
+            // The op may end before a rank can know of it; then the next one fails.
             first.and_then(|()| rank.all_reduce(Algorithm::OneShot, &mut [1]))
         });
         let [zero, one] = &found[..] else { panic!() };
@@ -367,7 +367,7 @@ fn an_absent_rank_is_named_at_the_deadline() {
         let found = ranks(3, transport, |rank| {
             rank.timeout = Duration::from_millis(200);
             if rank.me.rank == 1 {
-                // Absent until the others have given up.
+                // This rank is absent until the others have given up.
                 let until = Instant::now() + PATIENCE;
                 while !rank.mesh.health.failed() && Instant::now() < until {
                     thread::sleep(Duration::from_millis(5));
@@ -422,7 +422,7 @@ fn a_peer_that_drips_does_not_stretch_the_op() {
             let header = Header { fingerprint, total: 4 * COUNT }.to_bytes();
             let link = rank.executor.links[0].as_mut().unwrap();
             for byte in header.into_iter().chain((0..4 * COUNT).map(|_| 1)) {
-                // SAFETY: no body.
+                // SAFETY: the item has no body.
                 #[allow(unsafe_code)]
                 let written = unsafe { link.write(&[byte], std::ptr::null(), 0) };
                 if written.is_err() || rank.mesh.health.failed() {

@@ -138,7 +138,7 @@ fn who_is_late() {
         let mine = wait(OpKind::AllReduce, 7, waiting_for);
         assert_eq!(judge(0, place, &mine, answers), (guilty.to_vec(), text.to_owned()));
     }
-    // Point-to-point: only who is waited for matters, and no number is compared.
+    // For point-to-point ops only the rank that is waited for matters, and no numbers are compared.
     let recv = |from| wait(OpKind::Recv, 5, &[from]);
     assert_eq!(judge(0, None, &recv(1), &[idle(), at(3, true), silent()]).0, [1]);
     assert_eq!(
@@ -179,7 +179,7 @@ fn a_chain_of_messages_is_followed_to_its_end() {
     assert_eq!(judge(3, None, &mine, &[silence(LONG), recv(1, 0), late, idle()]).0, [0]);
     let gone = Answer::Silent { since: LONG, before: Some(before) };
     assert_eq!(judge(3, None, &mine, &[silence(LONG), recv(1, 0), gone, idle()]).0, [2]);
-    // What is gone counts before what is only idle, wherever it is.
+    // A rank that is gone counts before one that is idle, wherever it is in the chain.
     let answers = [idle(), message(OpKind::RecvAnySource, 1, &[]), recv(2, 1), idle(), silence(LONG)];
     assert_eq!(judge(3, None, &mine, &answers).0, [4]);
 }
@@ -195,17 +195,17 @@ fn a_circle_names_all_its_ranks() {
         "deadlock: rank 1 waits for rank 2 in recv tag 5, rank 2 waits for rank 3 in recv tag 6, rank 3 waits for rank 1 \
          in recv tag 7"
     );
-    // Of which this rank need not be one.
+    // This rank need not be part of it.
     let answers = [idle(), recv(5, 2), recv(6, 1), idle()];
     assert_eq!(judge(0, None, &wait(OpKind::Recv, 7, &[1]), &answers).0, [1, 2]);
-    // Two that both send, and two whose tags differ.
+    // Two ranks that both send, and two whose tags differ.
     let sends = [idle(), message(OpKind::Send, 4, &[0])];
     assert_eq!(judge(0, None, &wait(OpKind::Send, 4, &[1]), &sends).0, [0, 1]);
     assert_eq!(judge(0, None, &wait(OpKind::Recv, 3, &[1]), &sends).0, [0, 1]);
-    // A message on its way is no circle.
+    // A message in transfer does not make a circle.
     let (guilty, words) = judge(0, None, &wait(OpKind::Recv, 4, &[1]), &sends);
     assert_eq!((guilty, words.as_str()), (vec![1], "rank 1 waits for rank 0 in send tag 4"));
-    // Nor do ranks inside one collective make one; a message that is due before it does.
+    // Ranks in the same collective do not make one either; a message that must come before it does.
     let place = CallId { seq: 7, step: 0 };
     let inside =
         |waits| Answer::At(Doing { position: Position { last: Some(place), inside: true }, waits, refused: None });

@@ -12,13 +12,13 @@ use c10d_core::OpKind;
 const WORLDS: std::ops::RangeInclusive<u32> = 1..=33;
 const ELEM: usize = 2;
 
-/// Element counts, as bytes, for a world.
+/// The numbers of elements for a world, in bytes.
 fn sizes(world: u32) -> [usize; 5] {
     let w = world as usize;
     [0, 1, w - 1, w, 2 * w + 3].map(|n| n * ELEM)
 }
 
-/// Many orders in small worlds, one per size in large ones.
+/// Many orders of events in small worlds, one per size in large ones.
 fn seeds(world: u32, bytes: usize) -> impl Iterator<Item = u64> {
     let first = u64::from(world) + (bytes / ELEM) as u64;
     first..first + if world <= 9 { 10 } else { 1 }
@@ -38,8 +38,8 @@ fn nothing(len: usize) -> Vec<Option<Value>> {
     vec![None; len]
 }
 
-/// Every byte of `got` must be a reduction over all ranks of the byte at its place; `once`: in one step and in rank
-/// order.
+/// Checks that every byte of `got` is a reduction over all ranks of the byte at its place; with `once`, in one step and
+/// in rank order.
 fn assert_reduced(world: u32, got: &[Option<Value>], first: usize, once: bool) {
     let all: Vec<u8> = (0..world as u8).collect();
     for (i, value) in got.iter().enumerate() {
@@ -55,7 +55,7 @@ fn assert_reduced(world: u32, got: &[Option<Value>], first: usize, once: bool) {
     }
 }
 
-/// What an algorithm promises about one run: rounds, and bytes sent by each rank.
+/// The expected costs of one run of an algorithm: rounds, and bytes sent by each rank.
 struct Promise<'a> {
     rounds: u32,
     sent: &'a dyn Fn(u32) -> usize,
@@ -83,7 +83,7 @@ fn check_all_reduce(world: u32, bytes: usize, promise: &Promise<'_>, fill: &dyn 
     check(world, bytes, promise, &make, &|w| {
         for r in 0..world {
             assert_reduced(world, w.output(r), 0, promise.once);
-            // The same order of reduction everywhere, so the same bits.
+            // The order of reduction is the same on all ranks, so the bits are the same.
             assert_eq!(w.output(r), w.output(0));
         }
     });
@@ -100,7 +100,7 @@ fn all_reduce_one_shot() {
     }
 }
 
-/// What the block-wise all_reduces send: all but block `skipped` first, then all but a second one.
+/// The bytes that the block-wise all_reduces send: all but block `skipped` first, then all but a second one.
 fn twice_around(bytes: usize, first: usize, second: usize) -> usize {
     2 * bytes - first - second
 }
@@ -111,7 +111,7 @@ fn all_reduce_direct() {
         for bytes in sizes(world) {
             let blocks = Blocks::split(bytes, world, ELEM);
             let sent = |r| bytes - blocks.len(r) + (world as usize - 1) * blocks.len(r);
-            // A block that is empty everywhere but at one rank still takes two rounds.
+            // A block that is empty on all ranks but one still takes two rounds.
             let promise = Promise { rounds: 2, sent: &sent, once: true };
             check_all_reduce(world, bytes, &promise, &|me, p| direct::all_reduce(me, bytes, ELEM, p));
         }
@@ -155,7 +155,7 @@ fn all_reduce_halving_doubling() {
             let promise = Promise { rounds: 2 * n.ilog2() + if extra > 0 { 2 } else { 0 }, sent: &sent, once: false };
             check_all_reduce(world, bytes, &promise, &|me, p| halving_doubling::all_reduce(me, bytes, ELEM, p));
         }
-        // With equal blocks this is the textbook's number.
+        // With equal blocks this is the number from textbooks.
         let bytes = n as usize * ELEM;
         let plan = planned(|p| halving_doubling::all_reduce(Member { world, rank: world - 1 }, bytes, ELEM, p));
         let sends = plan.steps.iter().filter(|s| matches!(s.action, crate::plan::Action::Send { .. }));
@@ -165,7 +165,7 @@ fn all_reduce_halving_doubling() {
     }
 }
 
-/// How many children a rank has in the binomial tree.
+/// The number of children of a rank in the binomial tree.
 fn children(world: u32, v: u32) -> usize {
     let span = if v == 0 { doublings(world) } else { v.trailing_zeros() };
     (0..span).filter(|k| v + (1 << k) < world).count()
@@ -290,7 +290,7 @@ fn broadcast() {
     }
 }
 
-/// Uneven lengths, some of them 0, as starts of blocks.
+/// The starts of blocks with uneven lengths, some of them 0.
 fn uneven(world: u32, seed: u64) -> Vec<usize> {
     let mut random = Random(seed);
     let mut starts = vec![0];
@@ -396,7 +396,7 @@ fn gather_and_scatter() {
 #[test]
 fn all_to_all() {
     for world in WORLDS {
-        // What rank r sends to rank p.
+        // The number of bytes that rank r sends to rank p.
         let len = |r: u32, p: u32| (r * 3 + p * 5) as usize % 4 * ELEM;
         let starts = |f: &dyn Fn(u32) -> usize| {
             let mut starts = vec![0];
@@ -437,7 +437,7 @@ fn barrier() {
     }
 }
 
-/// Of the choice over the grid; see `the_choice_is_what_it_was`.
+/// The hash of the choice over the grid; see `the_choice_is_what_it_was`.
 const GRID: u64 = 0xb5ff_126b_7b8c_de59;
 
 fn choose(op: OpKind, world: u32, bytes: usize, fabric: Fabric, exact: bool) -> Algorithm {
@@ -478,7 +478,7 @@ fn every_algorithm_has_its_calls() {
     assert_eq!(choose(OpKind::AllGatherInto, 33, 33, Fabric::Shm, false), Bruck);
 }
 
-/// A rule is met at its limit and not beyond; ops with blocks count one of them.
+/// A rule applies at its limit and not beyond; for ops with blocks the limit is for one block.
 #[test]
 fn limits_are_included() {
     let limits = |op| {
@@ -502,8 +502,8 @@ fn a_preferred_algorithm_is_taken_wherever_it_has_plans() {
     }
 }
 
-/// The choice over a grid of ops, worlds, sizes (around every power of two), fabrics and types, as one number: ranks of two
-/// builds must choose alike, so a choice changes on purpose or not at all.
+/// The choice over a grid of ops, worlds, sizes (around every power of two), transports and types, as one number. Ranks
+/// of two builds must choose the same algorithm, so a choice must only change on purpose.
 #[test]
 fn the_choice_is_what_it_was() {
     let mut hash = 0xcbf2_9ce4_8422_2325_u64;

@@ -14,7 +14,7 @@ fn ring(capacity: usize) -> (Arc<Segment>, Writer, Reader) {
 }
 
 fn write(w: &mut Writer, bytes: &[u8]) -> Result<usize> {
-    // SAFETY: a slice.
+    // SAFETY: it is a slice.
     unsafe { w.write(&[], bytes.as_ptr(), bytes.len()) }
 }
 
@@ -84,14 +84,14 @@ fn no_more_than_the_room_is_taken() {
     assert_eq!(write(&mut w, &[8; 1000]).unwrap(), 512);
 }
 
-/// Whatever is in the cursors, the answer is an error that names the peer, or bytes of the ring.
+/// With any values of the cursors, the result is an error that names the peer, or bytes of the ring.
 #[test]
 fn cursors_out_of_range_are_the_peers_fault() {
     let values = |capacity: u64| [capacity * 2 + 1, capacity * 5, u64::MAX, u64::MAX - 63, 1 << 63];
     for value in values(512) {
         let (segment, mut w, mut r) = ring(512);
         assert_eq!(write(&mut w, &[1; 512]).unwrap(), 512);
-        // SAFETY: the segment lives; the cursors are atomics.
+        // SAFETY: the segment exists, and the cursors are atomics.
         let cursors = unsafe { &*segment.ring(0, RingKind::Collective).0 };
         cursors.tail.0.store(value, Ordering::Release);
         let error = write(&mut w, &[1]).unwrap_err();
@@ -102,7 +102,7 @@ fn cursors_out_of_range_are_the_peers_fault() {
         assert_eq!(*error.kind(), ErrorKind::Protocol);
         assert_eq!(error.report().guilty, [0]);
     }
-    // Neither may go back.
+    // Neither cursor may decrease.
     let (segment, mut w, mut r) = ring(512);
     write(&mut w, &[1; 512]).unwrap();
     r.peek().unwrap();

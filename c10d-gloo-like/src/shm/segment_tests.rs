@@ -65,7 +65,8 @@ fn memory_is_taken_before_it_is_touched() {
     assert_eq!(reserve(full.as_fd(), 4096), Err(Errno::PERM));
 }
 
-/// In a process of its own: the limit is for good. Without the look at it this ends in SIGXFSZ.
+/// This runs in a separate process, since the limit cannot be raised again. Without the check this would end in
+/// SIGXFSZ.
 #[test]
 fn a_file_size_limit_is_an_error() {
     const CHILD: &str = "C10D_TEST_FSIZE_CHILD";
@@ -79,7 +80,7 @@ fn a_file_size_limit_is_an_error() {
     let status = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "shm::segment::tests::a_file_size_limit_is_an_error"])
         .env(CHILD, "1")
-        // Our own output may be a long file, which the limit would concern, too.
+        // The output of this test may be a long file, to which the limit would also apply.
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .status()

@@ -40,7 +40,7 @@ impl Staging {
     }
 
     pub(crate) fn bytes(&self) -> &[u8] {
-        // SAFETY: so many bytes, in lines of bytes.
+        // SAFETY: there are this number of bytes in the lines.
         unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), self.len) }
     }
 
@@ -77,7 +77,7 @@ impl Flight {
         let mut request = Request::NULL;
         let (at, len) = (memory.lines.as_ptr().cast(), memory.len as i64);
         let (to, tag) = (to as c_int, c_int::from(tag));
-        // SAFETY: the flight has the memory for as long as the request is there.
+        // SAFETY: the flight has the memory as long as the request exists.
         let send = |f: &super::library::Functions| unsafe {
             (f.isend)(at, len, Datatype::BYTE, to, tag, comm.0, &mut request)
         };
@@ -116,7 +116,7 @@ impl Flight {
         }
         let (mut done, mut status) = (0, Status::default());
         let request = &mut self.request;
-        // SAFETY: a request of this library's that is not over; writes an integer and a status.
+        // SAFETY: this is an unfinished request of this library; the call writes an integer and a status.
         self.mpi.call("MPI_Test", |f| unsafe { (f.test)(request, &mut done, &mut status) })?;
         if done == 0 {
             return Ok(None);
@@ -126,7 +126,7 @@ impl Flight {
             return Ok(self.over);
         }
         let mut bytes = 0;
-        // SAFETY: a status that the library has filled; writes an integer.
+        // SAFETY: the library has filled the status; the call writes an integer.
         self.mpi.call("MPI_Get_count_c", |f| unsafe { (f.get_count)(&status, Datatype::BYTE, &mut bytes) })?;
         let (source, bytes) = (u32::try_from(status.source).unwrap_or(0), usize::try_from(bytes).unwrap_or(0));
         self.over = Some(Over { source, bytes });
@@ -141,7 +141,7 @@ impl Flight {
     /// Cancels a receive without a message; a message that came meanwhile is lost with it.
     pub(crate) fn cancel(mut self) {
         let request = &mut self.request;
-        // SAFETY: a request of this library's that is not over.
+        // SAFETY: this is an unfinished request of this library.
         let cancel = |f: &super::library::Functions| unsafe { (f.cancel)(request) };
         if self.over.is_none() && self.mpi.call("MPI_Cancel", cancel).is_ok() {
             for _ in 0..100 {

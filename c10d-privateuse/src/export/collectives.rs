@@ -61,7 +61,7 @@ unsafe extern "C" fn create_group<E: Exported>(
 /// # Safety
 /// As the ABI has it.
 unsafe fn name(init: &GroupInit) -> std::borrow::Cow<'_, str> {
-    // SAFETY: as promised: text with its length.
+    // SAFETY: the caller guarantees that it is text with its length.
     unsafe { abi::text(init.name, init.name_len) }
 }
 

@@ -23,7 +23,7 @@ pub unsafe fn entry<E: Exported>(host: *const abi::Host, offers: Option<Capabili
     }
     let made = caught(|| plugin::<E>(offers)).flatten();
     made.unwrap_or_else(|e| {
-        // SAFETY: as promised, and not null.
+        // SAFETY: the caller guarantees it, and it is not null.
         unsafe { HostTable::new(host) }.error(&e.report().what);
         std::ptr::null()
     })
@@ -73,7 +73,7 @@ mod tests {
     static TOLD: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
     unsafe extern "C" fn log(_: *const abi::Host, _: u32, text: *const c_char, len: u64) {
-        // SAFETY: the ABI: text with its length.
+        // SAFETY: by the ABI it is text with its length.
         TOLD.lock().push(unsafe { abi::text(text, len) }.into_owned());
     }
 
@@ -108,7 +108,7 @@ mod tests {
     #[test]
     fn the_log_is_told_why_there_is_no_table() {
         let host = abi::Host { log: Some(log), ..abi::empty() };
-        // SAFETY: the host's table.
+        // SAFETY: it is the host's table.
         let tables = unsafe { [entry::<Misspelt>(&host, None), entry::<Panics>(&host, None)] };
         assert!(tables.iter().all(|table| table.is_null()));
         let told = TOLD.lock();

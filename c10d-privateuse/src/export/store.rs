@@ -24,7 +24,7 @@ impl HostTable {
     /// `host` is what the host gave.
     pub(super) unsafe fn new(host: *const Host) -> HostTable {
         let mut table = crate::abi::empty::<Host>();
-        // SAFETY: as promised; no more than both sides have is copied.
+        // SAFETY: the caller guarantees it; no more than both sides have is copied.
         unsafe {
             let size = (host.cast::<u32>().read() as usize).min(size_of::<Host>());
             std::ptr::copy_nonoverlapping(host.cast::<u8>(), (&raw mut table).cast::<u8>(), size);

@@ -30,7 +30,7 @@ pub(super) unsafe fn of(request: &Request, runtime: Option<&Arc<dyn DeviceRuntim
     params.peer = request.peer;
     params.tag = request.tag;
     params.wait_all_ranks = request.flags & codes::WAIT_ALL_RANKS != 0;
-    // SAFETY: as promised: arrays with their lengths.
+    // SAFETY: the caller guarantees that they are arrays with their lengths.
     let spans = unsafe {
         RawSpans {
             inputs: spans(request.inputs, request.input_count, runtime)?,

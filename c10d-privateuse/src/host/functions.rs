@@ -115,7 +115,7 @@ unsafe fn put(got: &[u8], value: *mut c_void, capacity: u64, len: *mut u64) -> R
         return Err(Error::new(ErrorKind::Resource, what));
     }
     if !got.is_empty() {
-        // SAFETY: as promised, and they are enough.
+        // SAFETY: the caller guarantees them, and they are enough.
         unsafe { std::ptr::copy_nonoverlapping(got.as_ptr(), value.cast::<u8>(), got.len()) };
     }
     Ok(())

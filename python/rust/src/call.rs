@@ -1,4 +1,4 @@
-//! A call that C described, as one of the library.
+//! Converts a call from C to a call of the library.
 
 use std::time::Duration;
 
@@ -9,10 +9,10 @@ use c10d::{Call, DType, Device, Error, OpKind, ReduceOp, Result, op};
 use crate::abi::{CallSpec, Tensor};
 use crate::memory::Lent;
 
-/// What [`op::any`] makes of lent memory.
+/// The call that [`op::any`] makes of lent memory.
 pub(crate) type Lists = c10d::buffer::Lists<Lent, Lent>;
 
-/// The call and its lists, checked as far as the library does not check them itself.
+/// The call and its lists, after the checks that the library does not do itself.
 pub(crate) struct Described<'a> {
     pub(crate) spec: &'a CallSpec,
     pub(crate) inputs: &'a [Tensor],

@@ -1,4 +1,4 @@
-//! Errors, as C sees them.
+//! Errors for C.
 
 use std::ffi::{CString, c_char};
 
@@ -8,7 +8,7 @@ use c10d::{Error, ErrorKind, Status};
 #[derive(Debug)]
 #[repr(C)]
 pub struct Report {
-    /// The whole error in words.
+    /// The text of the error.
     pub text: *const c_char,
     /// The kind's name.
     pub kind: *const c_char,
@@ -20,13 +20,13 @@ pub struct Report {
     pub seq: i64,
     /// The rank that reports, or -1.
     pub rank: i64,
-    /// 1: the group is failed for good. 0: it stays usable.
+    /// 1 if the group is failed, 0 if it can still be used.
     pub failed: u32,
-    /// 1: the deadline passed.
+    /// 1 if the deadline passed.
     pub timed_out: u32,
     /// The ranks at fault.
     pub guilty: *const u32,
-    /// How many.
+    /// The number of these ranks.
     pub guilty_len: usize,
     _kept: Kept,
 }
@@ -38,11 +38,11 @@ struct Kept {
 }
 
 impl Report {
-    /// What crosses the border of an error.
+    /// The parts of an error for C.
     pub fn new(error: &Error) -> Box<Report> {
         let report = error.report();
         let name = |text: Option<String>| string(text.unwrap_or_default());
-        // With its causes.
+        // The text includes the causes.
         let strings = [
             string(format!("{error:?}")),
             string(report.kind.name().to_owned()),

@@ -1,7 +1,7 @@
 //! c10d's ops behind a C interface, for the Python package `c10d_rs`: its C++ shim and its `ctypes` fallback both call it.
 //!
-//! The interface is `c10d_rs.h` of the package. `abi` has the functions and the structs that cross the border,
-//! `memory` the tensors of others; both are unsafe, and nothing else is. No panic crosses the border.
+//! The interface is `c10d_rs.h` of the package. `abi` has its functions and structs, and `memory` has tensors of other
+//! libraries. Both contain unsafe code, and nothing else does. No panic leaves the library.
 
 pub mod abi;
 mod call;

@@ -1,4 +1,4 @@
-//! Tensors of others as buffers, and who owns them.
+//! Tensors of other libraries as buffers, and their owners.
 #![allow(unsafe_code)]
 
 use std::ffi::c_void;
@@ -6,26 +6,26 @@ use std::ffi::c_void;
 use c10d::buffer::Span;
 use c10d::{Buf, BufMut, DType, Device, Element};
 
-/// Memory that the caller promised to leave alone until the op is over.
+/// Memory that the caller does not use until the op is finished.
 pub(crate) struct Lent {
     span: Span,
     _owner: Option<Owner>,
 }
 
-// SAFETY: whoever made it promised, by `Lent::new`, that the memory stays until the value is dropped.
+// SAFETY: the caller of `Lent::new` guarantees that the memory remains until the value is dropped.
 unsafe impl Buf for Lent {
     fn span(&mut self) -> Span {
         self.span
     }
 }
-// SAFETY: as above; of outputs, that nobody else uses it.
+// SAFETY: as above; nothing else uses the memory of outputs.
 unsafe impl BufMut for Lent {}
 
 impl Lent {
     /// `count` elements at `data`.
     ///
     /// # Safety
-    /// The memory stays, and is used by nobody else (inputs: written by nobody else), until the value is dropped.
+    /// The memory remains, and nothing else uses it (inputs: writes to it), until the value is dropped.
     pub(crate) unsafe fn new(data: *mut c_void, count: u64, dtype: DType, device: Device) -> Lent {
         let data = match (count, data.is_null()) {
             (0, true) => std::ptr::without_provenance_mut(dtype.align()),
@@ -34,13 +34,13 @@ impl Lent {
         Lent { span: Span::new(data, 0, count, dtype, device), _owner: None }
     }
 
-    /// Hands the owner of the memory of a whole call to one of its buffers.
+    /// Gives the owner of a whole call's memory to one of its buffers.
     pub(crate) fn owned_by(&mut self, owner: Owner) {
         self._owner = Some(owner);
     }
 }
 
-/// Who is told when nothing uses a call's memory any more.
+/// Calls a function when nothing uses a call's memory any more.
 pub(crate) struct Owner {
     release: unsafe extern "C" fn(*mut c_void),
     owner: *mut c_void,
@@ -50,7 +50,7 @@ pub(crate) struct Owner {
 unsafe impl Send for Owner {}
 
 impl Owner {
-    /// Has `release(owner)` called on drop.
+    /// Calls `release(owner)` on drop.
     ///
     /// # Safety
     /// `release` may be called with `owner`, once, on any thread.
@@ -61,7 +61,7 @@ impl Owner {
 
 impl Drop for Owner {
     fn drop(&mut self) {
-        // SAFETY: as promised to `new`; this is the one place.
+        // SAFETY: the caller of `new` guarantees it; this is the only call.
         unsafe { (self.release)(self.owner) }
     }
 }
@@ -83,12 +83,12 @@ impl Callback {
     }
 
     pub(crate) fn call(self) {
-        // SAFETY: as promised to `new`; the value is consumed.
+        // SAFETY: the caller of `new` guarantees it; the value is consumed.
         unsafe { (self.function)(self.context) }
     }
 }
 
-/// What C calls an array. Null is an empty one.
+/// An array in C. Null is an empty one.
 ///
 /// # Safety
 /// `data` points to `len` values that stay as they are for `'a`.

@@ -8,7 +8,7 @@ use c10d::{Coo, DType, Element, Error, ProcessGroup, ReduceOp, Result, op};
 
 use crate::memory::copied;
 
-/// A sparse tensor in the caller's memory; `values` stay there while it is used.
+/// A sparse tensor in the caller's memory. `values` must remain valid while it is used.
 pub(crate) struct Entries<'a> {
     pub(crate) shape: &'a [u64],
     pub(crate) sparse_dim: usize,
@@ -19,10 +19,10 @@ pub(crate) struct Entries<'a> {
     pub(crate) dtype: DType,
 }
 
-/// Is given the result: coordinates, values, and how many of these.
+/// Receives the result: coordinates, values, and the number of values.
 pub(crate) type Give<'a> = &'a mut dyn FnMut(&[i64], *const c_void, usize);
 
-/// Reduces the tensor, and gives the result.
+/// Reduces the tensor, and passes on the result.
 pub(crate) fn all_reduce(
     group: &ProcessGroup,
     entries: &Entries<'_>,
@@ -57,7 +57,7 @@ fn run<T: Element>(
     if entries.coalesced {
         tensor = tensor.assume_coalesced();
     }
-    // Of a minimum or a product the entries that a rank does not have count as nothing, since PyTorch has no word for it.
+    // In a minimum or a product, entries that a rank does not have are ignored, since PyTorch has no option for it.
     let absent = if reduce == ReduceOp::Sum { Absent::Zero } else { Absent::Ignored };
     let mut call = op::all_reduce(tensor, AllReduceOptions::new(reduce).with_absent(absent));
     if let Some(timeout) = timeout {

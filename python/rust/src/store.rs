@@ -6,27 +6,27 @@ use c10d::{Error, ErrorKind, Result, Store};
 
 use crate::abi::StoreCall;
 
-/// What is asked of a store; the numbers are the header's.
+/// The requests to a store. The numbers are those of the header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub(crate) enum Verb {
     /// Key, value.
     Set = 0,
-    /// Key; gives its value. Waits until it is there.
+    /// A key. Returns its value, and waits until it exists.
     Get = 1,
-    /// Keys. Waits until all are there.
+    /// Keys. Waits until all exist.
     Wait = 2,
-    /// Key, and a number that is added; gives the sum.
+    /// A key, and a number that is added. Returns the sum.
     Add = 3,
-    /// Key, what it should hold, what it is to hold; gives what it holds afterwards.
+    /// A key, the expected value and the new value. Returns the value afterwards.
     CompareSet = 4,
     /// Key, value.
     Append = 5,
-    /// Keys; gives 1 if all are there.
+    /// Keys. Returns 1 if all exist.
     Check = 6,
-    /// Key; gives 1 if it was there.
+    /// A key. Returns 1 if it existed.
     Delete = 7,
-    /// Gives how many keys there are.
+    /// Returns the number of keys.
     Count = 8,
 }
 
@@ -35,7 +35,7 @@ pub(crate) struct Foreign(pub(crate) StoreCall);
 
 impl Foreign {
     fn ask(&self, verb: Verb, args: &[&[u8]], number: i64, deadline: Instant) -> Result<(i64, Vec<u8>)> {
-        // Rounded up: an error before the deadline is one of the store's, and no timeout.
+        // The time is rounded up: an error before the deadline is an error of the store, not a timeout.
         let left = deadline.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
         let millis = left.as_millis().min(i64::MAX as u128) as i64;
         self.0.call(verb, args, number, millis).map_err(|text| {
@@ -92,7 +92,7 @@ impl Store for Foreign {
     }
 
     fn multi_get(&self, keys: &[&str], deadline: Instant) -> Result<Vec<Vec<u8>>> {
-        // All are waited for at once, so that one time limit holds for all.
+        // It waits for all at once, so that one time limit applies to all.
         self.wait(keys, deadline)?;
         keys.iter().map(|key| self.get(key, deadline)).collect()
     }

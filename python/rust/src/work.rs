@@ -1,4 +1,4 @@
-//! A started call, for any number of threads that wait for it, look at it, or want to be told.
+//! A started call, for any number of threads that wait for it, poll it, or want to be notified.
 
 use std::future::Future as _;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,10 +10,11 @@ use c10d::{Error, Result, Work};
 
 use crate::memory::{Callback, Lent};
 
-/// What the library's handle gives back.
+/// The result of the library's handle.
 pub(crate) type Back = (Vec<Lent>, Vec<Lent>, u32);
 
-/// The handle is lent to one thread at a time; whoever finds the op over stores the outcome and tells the others.
+/// The handle is lent to one thread at a time. The thread that finds the op finished stores the outcome and notifies
+/// the others.
 pub(crate) struct Started {
     inner: Mutex<Inner>,
     changed: Condvar,
@@ -22,7 +23,7 @@ pub(crate) struct Started {
 struct Inner {
     /// Absent while a thread waits on it, and when there is an outcome.
     handle: Option<Work<Back>>,
-    /// The sender's rank, or what went wrong.
+    /// The sender's rank, or the error.
     outcome: Option<Result<u32>>,
     tell: Option<Callback>,
 }
@@ -37,13 +38,14 @@ impl Started {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether the op is over.
+    /// Whether the op is finished.
     pub(crate) fn is_done(&self) -> bool {
         let inner = self.lock();
         inner.outcome.is_some() || inner.handle.as_ref().is_some_and(Work::is_done)
     }
 
-    /// The outcome, or `None` if the op is not over by then. No `patience`: as long as the op may take.
+    /// The outcome, or `None` if the op is not finished by then. Without `patience` it waits as long as the op may
+    /// take.
     pub(crate) fn wait(self: &Arc<Self>, patience: Option<Duration>) -> Option<Result<u32>> {
         let until = patience.and_then(|patience| Instant::now().checked_add(patience));
         let mut inner = self.lock();
@@ -85,7 +87,7 @@ impl Started {
         }
     }
 
-    /// Has `tell` called, once, when the op is over. `false`: it is over, and nobody is called.
+    /// Calls `tell` once when the op is finished. `false` means that it is already finished, and `tell` is not called.
     pub(crate) fn notify(self: &Arc<Self>, tell: Callback) -> bool {
         let mut inner = self.lock();
         if inner.outcome.is_some() || inner.handle.as_ref().is_some_and(Work::is_done) {
@@ -96,7 +98,7 @@ impl Started {
         true
     }
 
-    /// Leaves word with the library, if somebody wants to be told.
+    /// Registers a waker with the library, if any function must be called.
     fn listen(self: &Arc<Self>, inner: &mut Inner) {
         if inner.tell.is_none() {
             return;
@@ -121,7 +123,7 @@ impl Inner {
     }
 }
 
-/// On a backend's thread: says that the op is over. What the outcome means for the group is for another thread to see.
+/// Called on a backend's thread when the op is finished. Another thread handles the outcome.
 struct Listener {
     started: Weak<Started>,
     called: AtomicBool,

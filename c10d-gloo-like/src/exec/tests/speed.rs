@@ -1,6 +1,7 @@
-//! What an op costs: `C10D_SPEED=1 cargo test --release -p c10d-gloo-like --lib -- --nocapture exec::tests::speed`.
+//! Measures the time of an op: `C10D_SPEED=1 cargo test --release -p c10d-gloo-like --lib -- --nocapture
+//! exec::tests::speed`.
 //!
-//! Two ranks on a core each, and four that share them; each number is the median of seven runs, and the best.
+//! Two ranks have a core each, and four share two cores. The numbers are the median and the best of seven runs.
 
 use std::time::{Duration, Instant};
 
@@ -46,7 +47,7 @@ fn measure(world: u32, transport: Transport) {
                 }
             }
         }
-        // The executor alone: nothing to say to anybody.
+        // Only the executor, without any data.
         let start = Instant::now();
         for _ in 0..1_000_000 {
             rank.run(OpKind::Barrier, 0, &[], &mut [], |_, _| ()).unwrap();

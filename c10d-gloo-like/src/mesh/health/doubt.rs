@@ -1,8 +1,8 @@
 //! Checks whether the peers made the calls in which this rank heard nothing from them.
 //!
-//! The call log of a peer that shares memory is read. The others send notes of their calls in between their ops; who has
-//! not in time is asked over its control connection, and answers by its watcher whatever its threads do. A peer that has
-//! not made the call yet is looked at again later, and never waited for.
+//! The call log of a peer that shares memory is read. The others send notes of their calls between their ops. A peer
+//! without a note in time is asked over its control connection. Its watcher answers, whatever its other threads do. A
+//! peer that has not made the call yet is checked again later, and never waited for.
 
 use std::time::{Duration, Instant};
 
@@ -57,7 +57,8 @@ impl Health {
         Ok(open)
     }
 
-    /// As [`Health::verify`], but asks nobody: `agreed[p]` says up to which of its calls rank `p` agrees with this one.
+    /// Like [`Health::verify`], but without asking. `agreed[p]` is the number of calls up to which rank `p` agrees with
+    /// this one.
     pub(crate) fn compare_calls(&self, fresh: &mut Vec<Doubt>, agreed: &[u64], before: u64) -> Result<Open> {
         let mut doubts = self.doubts.lock();
         doubts.add(fresh);
@@ -81,8 +82,8 @@ impl Health {
         })
     }
 
-    /// Asks the peers about the calls below `before` that are not settled with them, and waits for the answers. Whether
-    /// calls are still in doubt.
+    /// Asks the peers about the calls below `before` that are not settled with them, and waits for the answers. Returns
+    /// whether calls are still in doubt.
     #[cold]
     pub(crate) fn ask_about(&self, before: u64) -> Result<bool> {
         let mut doubts = self.doubts.lock();
@@ -104,7 +105,8 @@ impl Health {
         Ok(open)
     }
 
-    /// The end of a look at all peers: fails the group for what it found. Whether calls are still in doubt.
+    /// The end of a check of all peers: fails the group if it found a disagreement. Returns whether calls are still in
+    /// doubt.
     fn conclude_look(&self, mut doubts: MutexGuard<'_, Doubts>, clash: Option<Clash>) -> Result<bool> {
         doubts.forget();
         let open = doubts.open();
@@ -148,7 +150,7 @@ impl Health {
         while !self.failed() && !self.answers.wait_until(doubts, until).timed_out() {}
     }
 
-    /// Looks at what is known of a peer. `agreed`: see [`Health::compare_calls`].
+    /// Checks the known calls of a peer. For `agreed` see [`Health::compare_calls`].
     fn look(&self, doubts: &mut Doubts, peer: u32, agreed: &[u64]) -> Result<Progress, Clash> {
         let has_agreed =
             |rank: u32, doubt: &Doubt| agreed.get(rank as usize).is_some_and(|calls| doubt.number < *calls);

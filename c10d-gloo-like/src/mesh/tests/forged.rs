@@ -1,4 +1,4 @@
-//! A member that says what no rank says: it is named, on all ranks, whatever it claims.
+//! A member that sends impossible frames: all ranks name it, whatever it claims.
 
 use super::*;
 use crate::call_log::Position;
@@ -59,7 +59,7 @@ fn lies() -> Vec<(&'static str, Vec<u8>)> {
     lies
 }
 
-/// Rank 1 sends this to the others over its real connections; what each rank makes of it.
+/// Rank 1 sends this to the others over its real connections. Returns the result of each rank.
 fn forged(bytes: &[u8]) -> Vec<Option<Error>> {
     let store: Arc<dyn Store> = Arc::new(HashStore::new());
     let (sent, heard) = (std::sync::Barrier::new(3), std::sync::Barrier::new(3));
@@ -101,7 +101,7 @@ fn whoever_forges_is_named_by_all() {
 fn what_a_member_says_in_anothers_name_is_told_as_its_word() {
     let bytes = Frame::Revoke(Box::new(revoke(2, &[0], "\x1b[2J\nlies"))).to_bytes();
     let causes = forged(&bytes);
-    // Rank 2 knows that it said nothing of the kind, whoever told it first.
+    // Rank 2 knows that it did not send it, whichever rank told it first.
     let cause = causes[2].as_ref().unwrap();
     assert_eq!((cause.kind(), &cause.report().guilty[..]), (&ErrorKind::Protocol, &[1][..]), "{cause}");
     for cause in causes.iter().flatten() {
@@ -111,7 +111,7 @@ fn what_a_member_says_in_anothers_name_is_told_as_its_word() {
     assert!(words.contains("rank 1"), "who said it is not told: {words}");
 }
 
-/// Whatever comes, the parser and the health of a group live on, and keep little.
+/// With any data, the parser and the health of a group continue to work, and store little.
 fn hear(bytes: &[u8]) {
     let health = Health::new("g".into(), 0, 3, None);
     let mut decoder = Decoder::default();

@@ -1,4 +1,4 @@
-//! Ranks that have forked: whoever lives on with copies of their sockets, their end is seen.
+//! Ranks that have forked: their end is detected, even if a child still has copies of their sockets.
 #![allow(unsafe_code)]
 
 use super::hosts::two_hosts;
@@ -16,14 +16,14 @@ pub(super) fn play(scene: &str, me: &Player) {
     }
 }
 
-/// A child of this process that lives for half a minute and does nothing. `bare`: by the system call, of which the C
-/// library's handlers know nothing.
+/// A child of this process that lives for half a minute and does nothing. With `bare` it is made by the system call,
+/// without the C library's handlers.
 fn idle_child(bare: bool) -> i32 {
     // SAFETY: the child does nothing but sleep.
     let pid =
         unsafe { if bare { libc::syscall(libc::SYS_clone, libc::SIGCHLD, 0, 0, 0, 0) as i32 } else { libc::fork() } };
     if pid == 0 {
-        // SAFETY: a system call, which a signal may end, and the end.
+        // SAFETY: this is a system call that a signal may interrupt, followed by the end.
         unsafe {
             libc::sleep(30);
             libc::_exit(0);
@@ -42,7 +42,7 @@ fn has_forked(me: &Player, bare: bool) {
     waits_for_a_failure(me, &mesh);
 }
 
-/// Kills rank 2 and sees that all others name it while its child lives.
+/// Kills rank 2, and checks that all others name it while its child lives.
 fn is_named_while_its_child_lives(mut job: Job, what: &str) {
     let child = job.await_all("ready")[2].parse().ok().and_then(Pid::from_raw).unwrap();
     let killed = microseconds();
@@ -84,21 +84,21 @@ fn a_killed_rank_is_named_by_other_hosts_while_its_child_lives() {
     is_named_while_its_child_lives(job, "two hosts");
 }
 
-/// Whoever is not this user gets no byte and no descriptor, whichever end dials.
+/// Another user gets no byte and no descriptor, whichever side connects.
 #[test]
 fn another_user_is_turned_away_at_both_ends() {
     const OTHER: libc::uid_t = 65534;
     let stop = || false;
     let patience = socket::Patience { deadline: deadline_after(CAP), stop: &stop };
     let name = |end: &str| format!("c10d-test-{end}-{}", std::process::id());
-    // The bare call changes this thread alone.
-    // SAFETY: plain numbers.
+    // The system call itself changes only this thread.
+    // SAFETY: the arguments are numbers.
     let become_other = || unsafe { libc::syscall(libc::SYS_setresuid, -1, OTHER, -1) } == 0;
     let run = |f: &(dyn Fn() -> bool + Sync)| std::thread::scope(|s| s.spawn(|| become_other() && f()).join().unwrap());
     if !run(&|| true) {
         return println!("skipped: only root may act as another user");
     }
-    // Another user listens under a rank's name.
+    // Another user listens with a rank's name.
     let (ours, theirs) = (name("ours"), name("theirs"));
     let held = c10d_core::sync::Mutex::new(None);
     assert!(run(&|| held.lock().insert(socket::listen_unix(&theirs)).is_ok()));
@@ -106,7 +106,7 @@ fn another_user_is_turned_away_at_both_ends() {
         Err(socket::Trouble::Stranger(OTHER)) => {}
         other => panic!("{other:?}"),
     }
-    // Another user dials: the door closes the connection without a word.
+    // Another user connects: the rank closes the connection without sending anything.
     let mut door = Door::new(Some(socket::listen_unix(&ours).unwrap()), Vec::new());
     std::thread::scope(|s| {
         s.spawn(|| {

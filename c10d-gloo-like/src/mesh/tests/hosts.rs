@@ -6,7 +6,7 @@ use rustix::process::Signal;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// Two network namespaces with a cable between them; both end with it.
+/// Two network namespaces with a link between them. They are removed when this is dropped.
 pub(super) struct TwoHosts(pub(super) [String; 2]);
 
 impl Drop for TwoHosts {
@@ -66,7 +66,7 @@ pub(super) fn is_pestered(me: &Player) {
         return me.report(&mesh.health.cause().unwrap());
     }
     me.hear("stopped");
-    // More than any receive buffer takes.
+    // More than any receive buffer holds.
     for _ in 0..1_000_000 {
         mesh.health.stalled(&fingerprint);
     }
@@ -75,7 +75,7 @@ pub(super) fn is_pestered(me: &Player) {
     me.report(&mesh.health.timeout(&fingerprint, &[1]));
 }
 
-/// Between hosts, where the kernel takes a full receive buffer for silence.
+/// This is between hosts, where the kernel treats a full receive buffer like silence.
 #[test]
 fn however_often_a_stopped_rank_is_asked_it_is_not_dead() {
     let hosts = match two_hosts() {

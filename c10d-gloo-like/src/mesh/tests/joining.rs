@@ -1,4 +1,4 @@
-//! Joins that go wrong, or are disturbed.
+//! Joins that fail or are disturbed.
 
 use super::*;
 use c10d_core::HashStore;
@@ -26,7 +26,7 @@ fn a_missing_rank_is_named_by_all_that_came() {
     });
 }
 
-/// A rank that publishes where it listens, and then does not come.
+/// A rank that publishes its address and then does not come.
 fn publish(store: &dyn Store, rank: u32, size: u32, transport: Transport) -> Door {
     let (door, hello) = open(transport, size, &Tuning::default()).unwrap();
     store.set(&format!("mesh/{rank}"), &hello.to_bytes(), deadline_after(CAP)).unwrap();
@@ -37,7 +37,7 @@ fn publish(store: &dyn Store, rank: u32, size: u32, transport: Transport) -> Doo
 fn a_rank_that_publishes_and_does_not_come_is_named_by_all() {
     for transport in [Transport::Auto, Transport::Tcp] {
         let store: Arc<dyn Store> = Arc::new(HashStore::new());
-        // Nobody answers at this door.
+        // Nothing answers at this address.
         let _door = publish(&*store, 1, 4, transport);
         std::thread::scope(|s| {
             let ranks: Vec<_> = [0, 2, 3]
@@ -84,7 +84,7 @@ fn strangers_do_not_disturb_a_join() {
             stream.write_all(&hello.to_bytes()).unwrap();
             stream
         };
-        // More silent ones than the rank keeps, one with garbage, one of another run, two that cannot be.
+        // More silent connections than the rank keeps, one with garbage, one of another run, and two impossible ones.
         let silent: Vec<_> = (0..150).map(|_| connect()).collect();
         connect().write_all(&[b'x'; 500]).unwrap();
         let wrong = [stranger([8; 16], 1), stranger(session, 0), stranger(session, 9)];
@@ -98,7 +98,7 @@ fn strangers_do_not_disturb_a_join() {
         });
         for mut stream in wrong {
             stream.set_read_timeout(Some(CAP)).unwrap();
-            // Closed without an answer.
+            // It is closed without an answer.
             assert!(matches!(stream.read(&mut [0; 8]), Ok(0) | Err(_)));
         }
         drop(silent);
@@ -144,7 +144,7 @@ fn nothing_is_left_behind() {
         });
     };
     round();
-    // Tests run side by side: what others hold comes and goes, so only growth without end is a leak.
+    // Tests run in parallel, so the number of descriptors varies; only unlimited growth is a leak.
     eventually("as many descriptors after as before", || {
         let before = fds();
         (0..5).for_each(|_| round());

@@ -17,7 +17,7 @@ use c10d_core::backend::{Fingerprint, Reports};
 use c10d_core::store::deadline_after;
 use std::time::{Duration, Instant};
 
-/// No verdict depends on it: it only ends a test that hangs.
+/// Only a limit so that a hang ends.
 const CAP: Duration = Duration::from_secs(20);
 
 fn wiring(rank: u32, size: u32, store: Arc<dyn Store>, transport: Transport) -> Wiring {
@@ -40,7 +40,7 @@ fn wiring(rank: u32, size: u32, store: Arc<dyn Store>, transport: Transport) -> 
     }
 }
 
-/// Of a run: ranks with one store. Made up by the first rank that asks.
+/// The id of a run, which is a set of ranks with one store. The first rank that needs it makes it.
 fn session(store: &dyn Store) -> [u8; 16] {
     let fresh: [u8; 16] = c10d_core::process::random().unwrap();
     let stored = store.compare_set("session", &[], &fresh, deadline_after(CAP)).unwrap();
@@ -52,7 +52,7 @@ fn call(seq: u32, count: u64) -> Fingerprint {
     Fingerprint { seq, op: 4, dtype: 10, reduce: 0, step: 0, count, root: 0, rest: 0 }
 }
 
-/// Waits until something holds that is certain to hold soon.
+/// Waits for a condition that will certainly hold soon.
 fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let until = Instant::now() + CAP;
     while !holds() {
@@ -61,13 +61,13 @@ fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-/// Passes a message both ways over every link of the mesh.
+/// Sends a message in both directions over every link of the mesh.
 #[allow(unsafe_code)]
 fn talk(mesh: &mut Mesh, rank: u32) {
     for links in [&mut mesh.collective, &mut mesh.p2p] {
         for link in links.iter_mut().flatten() {
             let text = [rank as u8; 8];
-            // SAFETY: there is no body.
+            // SAFETY: the item has no body.
             let sent = unsafe { link.write(&text, std::ptr::null(), 0) }.unwrap();
             assert_eq!(sent, text.len());
             link.end_write();
@@ -78,7 +78,7 @@ fn talk(mesh: &mut Mesh, rank: u32) {
             let Some(link) = link else { continue };
             let (mut text, mut got) = ([0u8; 8], 0);
             eventually("a peer's message", || {
-                // SAFETY: the rest of the buffer.
+                // SAFETY: it is the rest of the buffer.
                 got += unsafe { link.read(text.as_mut_ptr().add(got), text.len() - got) }.unwrap();
                 got == text.len()
             });

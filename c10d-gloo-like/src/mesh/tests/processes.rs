@@ -1,4 +1,4 @@
-//! Ranks as processes: this test binary, started again for one test that plays one rank.
+//! Ranks as processes: this test binary is started again for one test that is the rank.
 
 use super::files::Files;
 use super::*;
@@ -14,7 +14,7 @@ const SPARE: &str = "C10D_TEST_MESH_SPARE";
 pub(super) const LIMITED: &str = "C10D_TEST_MESH_LIMITED";
 const DIR: &str = "C10D_TEST_MESH_DIR";
 
-/// The processes of a job, and the directory of their store; both end with it.
+/// The processes of a job, and the directory of their store. Both end when this is dropped.
 pub(super) struct Job {
     pub(super) ranks: Vec<Child>,
     store: Files,
@@ -64,7 +64,7 @@ impl Job {
         job
     }
 
-    /// Waits until all ranks have set a key of theirs; one that ends before is a failure.
+    /// Waits until all ranks have set their key. It fails if one ends before.
     pub(super) fn await_all(&mut self, name: &str) -> Vec<String> {
         let ranks: Vec<u32> = (0..self.ranks.len() as u32).collect();
         self.await_ranks(name, &ranks)
@@ -90,7 +90,7 @@ impl Job {
     }
 }
 
-/// What a rank sees.
+/// The report of a rank.
 pub(super) struct Player {
     pub(super) rank: u32,
     size: u32,
@@ -115,14 +115,14 @@ impl Player {
         self.store.wait(&[key], deadline_after(CAP)).unwrap();
     }
 
-    /// Reports the error as the test looks at it: kind, guilty ranks, all else.
+    /// Reports the error in the form that the test checks: kind, named ranks, everything else.
     pub(super) fn report(&self, error: &Error) {
         let guilty: Vec<String> = error.report().guilty.iter().map(u32::to_string).collect();
         self.tell("result", &format!("{} [{}] {error}", error.kind().name(), guilty.join(" ")));
     }
 }
 
-/// Not a test: a rank, when started by one of those below.
+/// This is not a test but a rank, which the tests below start.
 #[test]
 fn rank() {
     let Ok(scene) = std::env::var(SCENE) else { return };
@@ -151,11 +151,11 @@ fn rank() {
 
 pub(super) const TRANSPORTS: [Transport; 2] = [Transport::Shm, Transport::Tcp];
 
-/// The rank that is told so can have no segment.
+/// The selected rank cannot make a segment.
 pub(super) fn limit(me: &Player) {
     let limited = std::env::var(LIMITED).is_ok_and(|r| r == me.rank.to_string());
     if limited {
-        // Below the size of a segment, above what the store writes.
+        // Less than the size of a segment, and more than the store writes.
         setrlimit(Resource::Fsize, Rlimit { current: Some(64 << 10), maximum: Some(64 << 10) }).unwrap();
     }
 }
@@ -181,7 +181,7 @@ fn processes_talk() {
     }
 }
 
-/// A job in which rank 1 can have no segment.
+/// A job in which rank 1 cannot make a segment.
 fn limited(transport: Transport) -> Vec<String> {
     let mut job = Job::start_with("talk", 3, transport, &[(LIMITED, "1")]);
     let results = job.await_all("result");
@@ -210,7 +210,7 @@ fn lacks_descriptors(me: &Player) {
     let limit = getrlimit(Resource::Nofile);
     if me.rank == 1 {
         let more: u64 = std::env::var(SPARE).unwrap().parse().unwrap();
-        // The directory's own descriptor is counted, and closed again.
+        // The descriptor of the directory is counted, and closed again.
         let open = std::fs::read_dir("/proc/self/fd").unwrap().count() as u64 - 1;
         setrlimit(Resource::Nofile, Rlimit { current: Some(open + more), ..limit }).unwrap();
     }
@@ -249,7 +249,7 @@ pub(super) fn waits_for_a_failure(me: &Player, mesh: &Mesh) {
     me.report(&mesh.health.cause().unwrap());
 }
 
-/// Microseconds on a clock that all processes share.
+/// The time in microseconds, from a clock that all processes share.
 pub(super) fn microseconds() -> u128 {
     std::time::UNIX_EPOCH.elapsed().unwrap().as_micros()
 }
@@ -281,12 +281,12 @@ fn is_stopped(me: &Player) {
         return me.report(&mesh.health.cause().unwrap());
     }
     me.hear("stopped");
-    // As those who wait do: asks now and then, until the deadline.
+    // Like a waiting rank, it asks sometimes, until the deadline.
     for _ in 0..12 {
         mesh.health.stalled(&fingerprint);
         std::thread::sleep(Duration::from_millis(50));
     }
-    // Everybody waits for its neighbour.
+    // Each rank waits for its neighbour.
     me.report(&mesh.health.timeout(&fingerprint, &[(me.rank + 1) % me.size]));
 }
 
@@ -316,11 +316,11 @@ fn leaves(me: &Player) {
     mesh.health.announce(&call(0, 1)).unwrap();
     mesh.health.finish();
     if me.rank == 2 {
-        // And the process ends at once.
+        // The process ends at once.
         return;
     }
     eventually("the goodbye", || mesh.health.has_left(2, CAP));
-    // Time for a wrong verdict.
+    // This leaves time for a wrong result.
     std::thread::sleep(Duration::from_millis(100));
     assert!(!mesh.health.failed(), "{:?}", mesh.health.cause());
     me.tell("fine", "");
@@ -344,7 +344,7 @@ fn leaving_is_no_failure_until_something_is_missing() {
 fn differs(me: &Player) {
     let mesh = me.mesh().unwrap();
     if me.rank == 3 {
-        // Comes when the others have fallen out already.
+        // This rank comes when the others have already failed.
         eventually("the news", || mesh.health.disputed());
         assert!(!mesh.health.failed());
     }

@@ -1,4 +1,4 @@
-//! Ranks as threads of this process, over its memory (auto) and over sockets and the watcher (tcp).
+//! Ranks as threads of this process, over shared memory (auto) and over sockets with the watcher (tcp).
 
 use super::*;
 use c10d_core::HashStore;
@@ -77,7 +77,7 @@ fn an_abort_names_who_aborted() {
 #[test]
 fn ranks_that_wait_for_different_things_find_out() {
     for transport in BOTH {
-        // Rank 1 calls with another count; rank 3 comes later than all.
+        // Rank 1 calls with another count; rank 3 comes last.
         let causes = run(4, transport, |rank, mesh| {
             let fingerprint = call(0, if rank == 1 { 2 } else { 1 });
             if rank == 3 {
@@ -119,7 +119,7 @@ fn a_mismatch_waits_for_the_ranks_that_have_not_called_yet() {
             if rank < 2 {
                 eventually("the mismatch", || mesh.health.failed());
             } else {
-                // The news is here; nothing failed yet, because this rank could still side with either.
+                // The report has arrived, and nothing has failed yet, because this rank could still agree with either.
                 eventually("the news", || mesh.health.disputed());
                 assert!(!mesh.health.failed());
                 assert!(mesh.health.announce(&call(0, 1)).is_err());
@@ -144,7 +144,7 @@ fn an_absent_rank_is_named_by_all_that_wait() {
                 }
             }
             done.wait();
-            // Everybody waits for its neighbour; only rank 2 is to blame.
+            // Each rank waits for its neighbour; only rank 2 is the cause.
             let cause = (rank != 2).then(|| mesh.health.timeout(&call(3, 1), &[(rank + 1) % 4]));
             done.wait();
             cause
@@ -213,7 +213,7 @@ fn sleepers_are_woken() {
     });
 }
 
-/// What all ranks say after ranks 1 and 2 of `size` were cut off from each other.
+/// The errors of all ranks after the connection between ranks 1 and 2 of `size` was cut.
 fn cut(size: u32, how: impl Fn(u32, &mut Mesh) + Sync) -> Vec<Error> {
     let done = std::sync::Barrier::new(size as usize);
     run(size, Transport::Tcp, |rank, mut mesh| {
@@ -263,7 +263,7 @@ fn a_broken_control_connection_is_told_from_a_dead_peer() {
         }
     });
     names_both_ends(&causes);
-    // With nobody else to say so, the peer's process does, where it is on this host.
+    // No other rank can report it, so the end of the peer's process shows it, if it is on this host.
     let causes = run(2, Transport::Tcp, |rank, mesh| {
         if rank == 1 {
             mesh.health.cut(0);

@@ -15,7 +15,7 @@ use crate::sparse::{self, Entries};
 use crate::work::Started;
 
 /// # Safety
-/// As the header has it: the lists are there until the call returns.
+/// The requirements of `c10d_rs.h`; the lists are valid until the call returns.
 unsafe fn described(spec: &CallSpec) -> Described<'_> {
     // SAFETY: the caller guarantees it.
     unsafe {
@@ -30,7 +30,7 @@ unsafe fn described(spec: &CallSpec) -> Described<'_> {
 }
 
 /// # Safety
-/// The tensors' memory stays until the buffers are dropped.
+/// The tensors' memory remains until the buffers are dropped.
 unsafe fn lent(call: &Described<'_>) -> Result<(Vec<Lent>, Vec<Lent>)> {
     let device = call.device()?;
     // SAFETY: the caller guarantees it.
@@ -42,7 +42,7 @@ unsafe fn lent(call: &Described<'_>) -> Result<(Vec<Lent>, Vec<Lent>)> {
 /// Runs a call on this thread, and waits for its end.
 ///
 /// # Safety
-/// As the header has it.
+/// The requirements of `c10d_rs.h`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn c10drs_run(
     group: *const Group,
@@ -50,7 +50,7 @@ pub unsafe extern "C" fn c10drs_run(
     source: *mut u32,
     error: *mut *mut Report,
 ) -> c_int {
-    // SAFETY: as promised; the buffers are gone when the call returns.
+    // SAFETY: the caller guarantees it; the buffers are dropped when the call returns.
     let result = guarded(|| unsafe {
         let call = described(&*spec);
         let (inputs, outputs) = lent(&call)?;
@@ -67,10 +67,10 @@ pub unsafe extern "C" fn c10drs_run(
     }
 }
 
-/// Starts a call. What is wrong with it is told by the wait; null, and the error, where there is nothing to wait for.
+/// Starts a call. An error is reported by the wait, or here with a null result if the call was not started.
 ///
 /// # Safety
-/// As the header has it.
+/// The requirements of `c10d_rs.h`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn c10drs_start(
     group: *const Group,
@@ -79,9 +79,9 @@ pub unsafe extern "C" fn c10drs_start(
     owner: *mut c_void,
     error: *mut *mut Report,
 ) -> *mut WorkHandle {
-    // SAFETY: as promised; it is released in any case.
+    // SAFETY: the caller guarantees it; it is always released.
     let owner = unsafe { Owner::new(release, owner) };
-    // SAFETY: as promised: the memory stays until the owner is released, with the buffers.
+    // SAFETY: the caller guarantees that the memory remains until the owner is released with the buffers.
     let started = guarded(|| unsafe {
         let call = described(&*spec);
         let (mut inputs, mut outputs) = lent(&call)?;
@@ -100,10 +100,10 @@ pub unsafe extern "C" fn c10drs_start(
     }
 }
 
-/// Reduces a sparse tensor, on this thread; the result is given before the function returns.
+/// Reduces a sparse tensor on this thread. The result is passed before the function returns.
 ///
 /// # Safety
-/// As the header has it.
+/// The requirements of `c10d_rs.h`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn c10drs_sparse_all_reduce(
     group: *const Group,

@@ -1,4 +1,4 @@
-//! A group's life.
+//! Making, using and closing groups.
 
 use std::ffi::c_int;
 use std::sync::Arc;
@@ -17,19 +17,19 @@ use crate::store::Foreign;
 pub struct Group(pub(super) ProcessGroup);
 
 /// # Safety
-/// As the header has it.
+/// The requirements of `c10d_rs.h`.
 unsafe fn text(text: &Text) -> String {
     // SAFETY: the caller guarantees it.
     String::from_utf8_lossy(unsafe { slice(text.data.cast::<u8>(), text.len) }).into_owned()
 }
 
-/// Makes a group; blocks until all ranks are there.
+/// Makes a group. It blocks until all ranks have joined.
 ///
 /// # Safety
-/// As the header has it.
+/// The requirements of `c10d_rs.h`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn c10drs_open(init: *const Init, group: *mut *mut Group, error: *mut *mut Report) -> c_int {
-    // The store is taken over in any case.
+    // The store is taken over even on errors.
     // SAFETY: the caller guarantees it.
     let (init, store) = unsafe { (&*init, (*init).store.as_ref().map(|store| std::ptr::read(store))) };
     // SAFETY: the caller guarantees it.
@@ -42,7 +42,7 @@ pub unsafe extern "C" fn c10drs_open(init: *const Init, group: *mut *mut Group, 
 }
 
 /// # Safety
-/// As the header has it.
+/// The requirements of `c10d_rs.h`.
 unsafe fn open(init: &Init, store: Option<StoreCall>) -> Result<ProcessGroup> {
     if init.bytes != size_of::<Init>() {
         let what = format!("c10drs_init has {} bytes, not {}: another version's", size_of::<Init>(), init.bytes);
@@ -81,7 +81,7 @@ unsafe fn open(init: &Init, store: Option<StoreCall>) -> Result<ProcessGroup> {
 /// The group's failure, or null.
 ///
 /// # Safety
-/// As the header has it.
+/// The requirements of `c10d_rs.h`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn c10drs_failure(group: *const Group) -> *mut Report {
     // SAFETY: the caller guarantees it.
@@ -92,7 +92,7 @@ pub unsafe extern "C" fn c10drs_failure(group: *const Group) -> *mut Report {
 /// Fails the group.
 ///
 /// # Safety
-/// As the header has it.
+/// The requirements of `c10d_rs.h`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn c10drs_abort(group: *const Group, why: Text) {
     // SAFETY: the caller guarantees it.
@@ -102,10 +102,10 @@ pub unsafe extern "C" fn c10drs_abort(group: *const Group, why: Text) {
     });
 }
 
-/// Waits for what is in flight, and leaves the group, within this time.
+/// Waits for unfinished calls and leaves the group, within this time.
 ///
 /// # Safety
-/// As the header has it.
+/// The requirements of `c10d_rs.h`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn c10drs_shutdown(group: *const Group, timeout_ms: i64, error: *mut *mut Report) -> c_int {
     let limit = Duration::from_millis(timeout_ms.max(0) as u64);
@@ -115,10 +115,10 @@ pub unsafe extern "C" fn c10drs_shutdown(group: *const Group, timeout_ms: i64, e
     unsafe { answer(result, error) }
 }
 
-/// Makes a group of those that are left.
+/// Makes a group of the remaining ranks.
 ///
 /// # Safety
-/// As the header has it.
+/// The requirements of `c10d_rs.h`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn c10drs_shrink(
     group: *const Group,
@@ -139,7 +139,7 @@ pub unsafe extern "C" fn c10drs_shrink(
 /// A group's rank.
 ///
 /// # Safety
-/// As the header has it.
+/// The requirements of `c10d_rs.h`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn c10drs_rank(group: *const Group) -> u32 {
     // SAFETY: the caller guarantees it.
@@ -149,17 +149,17 @@ pub unsafe extern "C" fn c10drs_rank(group: *const Group) -> u32 {
 /// A group's size.
 ///
 /// # Safety
-/// As the header has it.
+/// The requirements of `c10d_rs.h`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn c10drs_size(group: *const Group) -> u32 {
     // SAFETY: the caller guarantees it.
     unsafe { &(*group).0 }.size()
 }
 
-/// Gives the group back; leaves it, if it was not shut down.
+/// Frees the group, after leaving it if it was not shut down.
 ///
 /// # Safety
-/// As the header has it.
+/// The requirements of `c10d_rs.h`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn c10drs_close(group: *mut Group) {
     if !group.is_null() {

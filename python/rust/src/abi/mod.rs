@@ -1,7 +1,7 @@
 //! The border: the functions and structs of `c10d_rs.h`.
 //!
-//! Each function turns what C gave into values of the library, calls the safe code of the other modules, and turns the
-//! outcome back. A panic becomes an error of kind `Internal`.
+//! Each function converts the arguments from C to values of the library, calls the safe code of the other modules, and
+//! converts the result back. A panic becomes an error of kind `Internal`.
 #![allow(unsafe_code)]
 
 mod calls;
@@ -24,13 +24,13 @@ pub use group::{
 pub use structs::{CallSpec, Give, Init, Put, SparseSpec, StoreCall, Tensor, Text};
 pub use works::{WorkHandle, c10drs_work_done, c10drs_work_free, c10drs_work_notify, c10drs_work_wait};
 
-/// `C10DRS_ABI`: grows with every change of the header that an older caller could not live with.
+/// `C10DRS_ABI`, which increases with every incompatible change of the header.
 pub const ABI: u32 = 1;
 
 /// Runs safe code; a panic becomes an error.
 fn guarded<T>(run: impl FnOnce() -> Result<T>) -> Result<T> {
     catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|payload| {
-        // Its drop may panic in its turn.
+        // Its drop may also panic.
         std::mem::forget(payload);
         Err(Error::new(ErrorKind::Internal, "a defect of c10d_rs: the call panicked; its words are on stderr"))
     })
@@ -55,10 +55,10 @@ pub extern "C" fn c10drs_abi() -> u32 {
     ABI
 }
 
-/// Puts the library's version, and what is registered, in words.
+/// Puts a text with the library's version and the registered backends and devices.
 ///
 /// # Safety
-/// As the header has it.
+/// The requirements of `c10d_rs.h`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn c10drs_info(sink: *mut c_void, put: Put) {
     let words = guarded(|| Ok(info())).unwrap_or_else(|e| e.to_string());
@@ -82,10 +82,10 @@ fn info() -> String {
     out
 }
 
-/// Gives an error back.
+/// Frees an error.
 ///
 /// # Safety
-/// As the header has it.
+/// The requirements of `c10d_rs.h`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn c10drs_error_free(error: *mut Report) {
     if !error.is_null() {

@@ -1,4 +1,4 @@
-//! What crosses the border.
+//! The structs of the interface.
 
 use std::ffi::{c_char, c_int, c_void};
 
@@ -7,7 +7,7 @@ use c10d::Result;
 use crate::memory::slice;
 use crate::store::Verb;
 
-/// `c10drs_text`: bytes, not ended by anything.
+/// `c10drs_text`: bytes without a terminator.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct Text {
@@ -15,7 +15,7 @@ pub struct Text {
     pub(super) len: usize,
 }
 
-/// `c10drs_put`: takes bytes that are given in place of a return value.
+/// `c10drs_put`: receives bytes, instead of a return value.
 pub type Put = unsafe extern "C" fn(sink: *mut c_void, bytes: *const c_void, len: usize);
 
 /// `c10drs_store`.
@@ -43,15 +43,15 @@ unsafe impl Send for StoreCall {}
 unsafe impl Sync for StoreCall {}
 
 impl StoreCall {
-    /// Asks the store; gives the number and the bytes that it answers, or its reason.
+    /// Sends a request to the store. Returns its number and bytes, or its reason.
     pub(crate) fn call(&self, verb: Verb, args: &[&[u8]], number: i64, millis: i64) -> Result<(i64, Vec<u8>), String> {
         unsafe extern "C" fn put(sink: *mut c_void, bytes: *const c_void, len: usize) {
-            // SAFETY: the sink is the vector below; the store gives bytes that are there.
+            // SAFETY: the sink is the vector below, and the store passes valid bytes.
             unsafe { (*sink.cast::<Vec<u8>>()).extend_from_slice(slice(bytes.cast::<u8>(), len)) }
         }
         let args: Vec<Text> = args.iter().map(|a| Text { data: a.as_ptr().cast(), len: a.len() }).collect();
         let (mut out, mut bytes) = (0i64, Vec::<u8>::new());
-        // SAFETY: as the header has it; everything lives until the call returns.
+        // SAFETY: the header requires it; everything is valid until the call returns.
         let code = unsafe {
             let sink = (&raw mut bytes).cast();
             (self.call)(self.context, verb as u32, args.as_ptr(), args.len(), number, millis, &raw mut out, sink, put)
@@ -62,7 +62,7 @@ impl StoreCall {
 
 impl Drop for StoreCall {
     fn drop(&mut self) {
-        // SAFETY: the one place; nobody asks the store any more.
+        // SAFETY: this is the only call of it; the store is no longer used.
         unsafe { (self.release)(self.context) }
     }
 }
@@ -71,19 +71,19 @@ impl Drop for StoreCall {
 #[derive(Debug)]
 #[repr(C)]
 pub struct Init {
-    /// The struct's size, by which versions are told apart.
+    /// The size of the struct, which distinguishes versions.
     pub bytes: usize,
     pub(super) rank: u32,
     pub(super) size: u32,
     pub(super) timeout_ms: i64,
     pub(super) name: Text,
-    /// Keys are below it, if it is not empty.
+    /// The prefix of all keys; it may be empty.
     pub(super) prefix: Text,
-    /// Which backend serves which device; empty: the default ones.
+    /// The backend of each device; the default ones if empty.
     pub(super) backends: Text,
-    /// In place of a store, rank and size: an init method.
+    /// An init method, instead of store, rank and size.
     pub(super) url: Text,
-    /// Names and values by turns.
+    /// Names and values, alternating.
     pub(super) hints: *const Text,
     pub(super) hints_len: usize,
     pub(super) store: *const StoreCall,
@@ -141,7 +141,7 @@ pub struct SparseSpec {
     pub(super) values_len: usize,
 }
 
-/// `c10drs_give`: takes the result of a sparse all-reduce.
+/// `c10drs_give`: receives the result of a sparse all-reduce.
 pub type Give = unsafe extern "C" fn(
     context: *mut c_void,
     indices: *const i64,
@@ -151,7 +151,7 @@ pub type Give = unsafe extern "C" fn(
 );
 
 impl Init {
-    /// One rank of a world of one, with defaults.
+    /// The only rank of a group of one, with defaults.
     pub fn alone() -> Init {
         let none = Text { data: std::ptr::null(), len: 0 };
         let name = Text { data: c"alone".as_ptr(), len: 5 };

@@ -12,21 +12,21 @@ use crate::work::Started;
 /// `c10drs_work`.
 pub struct WorkHandle(pub(super) Arc<Started>);
 
-/// Whether the op is over.
+/// Whether the op is finished.
 ///
 /// # Safety
-/// As the header has it.
+/// The requirements of `c10d_rs.h`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn c10drs_work_done(work: *const WorkHandle) -> c_int {
     // SAFETY: the caller guarantees it.
     c_int::from(unsafe { &(*work).0 }.is_done())
 }
 
-/// Waits so many milliseconds, or, for -1, as long as the op may take. 0: it is over, and well. 1: it is over; the error.
-/// 2: it is not over.
+/// Waits for this number of milliseconds, or with -1 for as long as the op may take. Returns 0 if the op succeeded, 1
+/// and the error if it failed, and 2 if it is not finished.
 ///
 /// # Safety
-/// As the header has it.
+/// The requirements of `c10d_rs.h`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn c10drs_work_wait(
     work: *const WorkHandle,
@@ -52,10 +52,11 @@ pub unsafe extern "C" fn c10drs_work_wait(
     }
 }
 
-/// Has `function(context)` called, once, on any thread, when the op is over. 0: it is over already, and nothing is called.
+/// Calls `function(context)` once, on any thread, when the op is finished. Returns 0 if it is already finished; then
+/// the function is not called.
 ///
 /// # Safety
-/// As the header has it.
+/// The requirements of `c10d_rs.h`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn c10drs_work_notify(
     work: *const WorkHandle,
@@ -67,10 +68,10 @@ pub unsafe extern "C" fn c10drs_work_notify(
     c_int::from(guarded(|| Ok(started.notify(tell))).unwrap_or(false))
 }
 
-/// Gives the handle back. The op goes on, and nobody is told any more.
+/// Frees the handle. The op goes on, and its function is not called any more.
 ///
 /// # Safety
-/// As the header has it.
+/// The requirements of `c10d_rs.h`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn c10drs_work_free(work: *mut WorkHandle) {
     if !work.is_null() {
