@@ -38,7 +38,7 @@ impl Side {
             if sent < out_total {
                 let at = sent.min(32);
                 let body = &self.block[sent - at..out];
-                // SAFETY: a slice.
+                // SAFETY: it is a slice.
                 let n = unsafe { self.link.write(&[0; 32][at..], body.as_ptr(), body.len()) }.unwrap();
                 sent += n;
                 progress += n;
@@ -57,7 +57,7 @@ impl Side {
                 }
                 if got >= 32 {
                     let to = &mut self.into[got - 32..into];
-                    // SAFETY: a slice.
+                    // SAFETY: it is a slice.
                     let n = unsafe { self.link.read(to.as_mut_ptr(), to.len()) }.unwrap();
                     got += n;
                     progress += n;
