@@ -45,8 +45,9 @@ pub(crate) enum Action {
     Send { peer: u32, from: Region },
     /// Receives bytes from a peer.
     Recv { peer: u32, to: Region },
-    /// Reduces, in rank order, the own region and what each peer sends (as many bytes each) into `to`. `peers` is a
-    /// range of [`Plan::peers`], ascending. `last`: nothing is added later, so an average is divided here.
+    /// Reduces this rank's region and the data of each peer into `to`, in rank order. Each peer sends as many bytes as
+    /// the region has. `peers` is an ascending range of [`Plan::peers`]. `last` means that nothing is added later, so
+    /// an average is divided here.
     Reduce { peers: Range<u32>, own: Region, to: Region, last: bool },
     /// Copies bytes to a region of the same length.
     Copy { from: Region, to: Region },
@@ -90,8 +91,8 @@ pub(crate) enum After {
     Nothing,
     /// Follows that step byte by byte: the source of this step lies in the target of that one.
     Follow(StepId),
-    /// Stays behind every send up to and including that step, byte by byte: it overwrites, from the same offset, the
-    /// bytes that they send.
+    /// This step overwrites the bytes that earlier sends read, from the same offset. So each of its bytes waits until
+    /// every send up to and including that step has sent it.
     Trail(StepId),
     /// Starts when every step up to and including that one is done, except sends.
     All(StepId),

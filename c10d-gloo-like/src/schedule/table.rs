@@ -57,7 +57,7 @@ impl Table {
         self
     }
 
-    /// The data by which ranks check that they choose alike.
+    /// The data that ranks compare to check that their tables are the same.
     pub(crate) fn tuning(&self) -> Tuning {
         let text: String = self.rules.iter().map(Rule::to_string).collect();
         let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
