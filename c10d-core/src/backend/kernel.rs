@@ -42,9 +42,9 @@ impl KernelContext<'_> {
         self.size
     }
 
-    /// Runs a kernel that is made of several dense ops, and completes the job with what it gives. For sparse keys, whose
-    /// lane belongs to such kernels alone: a caller that waits does the work itself, after whatever was started before; a
-    /// call that was started runs on the lane's thread.
+    /// Runs a kernel that is made of several dense ops, and completes the job with its result. This is only for sparse
+    /// keys, whose lane is used only by such kernels. A caller that waits runs the kernel itself, after the calls that
+    /// were started before. A started call runs on the lane's thread.
     pub fn compose(self, job: Job, kernel: Composed) {
         match self.queue {
             Some(queue) if job.request().caller == Caller::Continues => queue.push(job, kernel, &self),
