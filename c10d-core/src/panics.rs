@@ -34,7 +34,7 @@ pub fn contain(what: &str, run: impl FnOnce()) {
     }
 }
 
-/// What the panic said.
+/// The message of a panic.
 fn words(payload: Box<dyn Any + Send>) -> String {
     let text = payload.downcast_ref::<&str>().copied();
     let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));

@@ -156,7 +156,7 @@ fn check_scans(pg: &ProcessGroup) -> Result<Option<String>> {
             }
         }
     }
-    for (refused, words) in [(ReduceOp::Avg, "has no avg"), (ReduceOp::PreMulSum(2.0), "has no premul_sum")] {
+    for (refused, words) in [(ReduceOp::Avg, "cannot use avg"), (ReduceOp::PreMulSum(2.0), "cannot use premul_sum")] {
         let e = pg.scan(&mut [1f32], refused).err();
         if !e.is_some_and(|e| e.status() == Status::Rejected && e.report().what.contains(words)) {
             return Ok(Some(format!("{refused} is not refused")));

@@ -15,7 +15,7 @@ mod sealed {
     pub trait Sealed {}
 }
 
-/// Options of some op. Sealed.
+/// The options of an op. This trait is sealed.
 pub trait Options: sealed::Sealed {
     /// Writes the options into a call's parameters.
     fn apply(self, params: &mut Params);
@@ -23,7 +23,7 @@ pub trait Options: sealed::Sealed {
 
 impl sealed::Sealed for () {}
 
-/// Of an op without options.
+/// The options of an op that has none.
 impl Options for () {
     fn apply(self, _: &mut Params) {}
 }
@@ -52,30 +52,30 @@ macro_rules! options {
 }
 
 options! {
-    /// Of `send`.
+    /// The options of `send`.
     SendOptions {
-        /// What the receiver must ask for.
+        /// The tag, which the receiver must also give.
         tag / with_tag: u32,
     } |self, p| { p.tag = self.tag; };
-    /// Of `recv` and `recv_any_source`.
+    /// The options of `recv` and `recv_any_source`.
     RecvOptions {
-        /// What the sender must have given.
+        /// The tag, which the sender must also have given.
         tag / with_tag: u32,
     } |self, p| { p.tag = self.tag; };
-    /// Of `broadcast`.
+    /// The options of `broadcast`.
     BroadcastOptions {
-        /// The rank whose values all get.
+        /// The rank that sends its values to all others.
         root_rank / with_root_rank: u32,
         /// Which tensor of the list; only 0 exists.
         root_tensor / with_root_tensor: u32,
     } |self, p| { p.root = self.root_rank; p.root_tensor = self.root_tensor; };
-    /// Of `all_reduce`.
+    /// The options of `all_reduce`.
     AllReduceOptions {
         /// How values are combined.
         reduce_op / with_reduce_op: ReduceOp,
-        /// For a sparse tensor: the indices of the result, if all ranks know them (in host memory, sparse_dim × nnz,
-        /// sorted, without duplicates). They include the indices of every rank, so indices are not exchanged. For sums
-        /// only.
+        /// For a sparse tensor: the indices of the result, if all ranks know them. They are in host memory, sparse_dim
+        /// × nnz, sorted, without duplicates, and include the indices of every rank. Then the ranks do not exchange
+        /// indices. This is only for sums.
         sparse_indices / with_sparse_indices: Option<Arc<[i64]>>,
         /// For a sparse tensor: the value of entries that a rank does not have.
         absent / with_absent: Absent,
@@ -84,31 +84,31 @@ options! {
         if self.absent != Absent::default() { p.rare().absent = self.absent; }
         if self.sparse_indices.is_some() { p.rare().sparse_indices = self.sparse_indices; }
     };
-    /// Of `all_reduce_coalesced`.
+    /// The options of `all_reduce_coalesced`.
     AllReduceCoalescedOptions {
         /// How values are combined.
         reduce_op / with_reduce_op: ReduceOp,
     } |self, p| { p.reduce = self.reduce_op; };
-    /// Of `reduce`.
+    /// The options of `reduce`.
     ReduceOptions {
         /// How values are combined.
         reduce_op / with_reduce_op: ReduceOp,
         /// Which tensor of the list; only 0 exists.
         root_tensor / with_root_tensor: u32,
     } |self, p| { p.reduce = self.reduce_op; p.root_tensor = self.root_tensor; };
-    /// Of the `reduce_scatter` family.
+    /// The options of the `reduce_scatter` ops.
     ReduceScatterOptions {
         /// How values are combined.
         reduce_op / with_reduce_op: ReduceOp,
     } |self, p| { p.reduce = self.reduce_op; };
-    /// Of `barrier`.
+    /// The options of `barrier`.
     BarrierOptions {
-        /// Which devices to use; empty = the group's bound device, else the CPU, else the only device there is.
+        /// The devices to use. If it is empty, the group's bound device is used, else the CPU, else the only device.
         device_ids / with_device_ids: Vec<u16>,
     } |self, p| { if !self.device_ids.is_empty() { p.rare().device_ids = self.device_ids; } };
-    /// Of `monitored_barrier`.
+    /// The options of `monitored_barrier`.
     MonitoredBarrierOptions {
-        /// Name every missing rank, not just the first.
+        /// Whether the error names every missing rank instead of only the first.
         wait_all_ranks / with_wait_all_ranks: bool,
     } |self, p| { p.wait_all_ranks = self.wait_all_ranks; };
 }
@@ -116,7 +116,7 @@ options! {
 macro_rules! reduce_first {
     ($($name:ident)*) => {$(
         impl $name {
-            /// With this reduce operation.
+            /// Makes options with this reduce operation.
             pub fn new(reduce_op: ReduceOp) -> Self { Self { reduce_op, ..Self::default() } }
         }
         impl From<ReduceOp> for $name {
@@ -146,20 +146,20 @@ number_first!(SendOptions tag RecvOptions tag BroadcastOptions root_rank);
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Absent {
-    /// Zero. For sums only.
+    /// The value is zero. This is only for sums.
     #[default]
     Zero,
-    /// Ignored: the result of an entry is the reduction over the ranks that have it.
+    /// The rank is ignored: the result of an entry is the reduction over the ranks that have it.
     Ignored,
 }
 
 /// Which missing ranks a monitored barrier names.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Missing {
-    /// The lowest.
+    /// Only the lowest missing rank.
     #[default]
     First,
-    /// All of them.
+    /// All missing ranks.
     All,
 }
 

@@ -1,4 +1,4 @@
-//! The one loop of all kernels, and its copies for the instruction sets of machines.
+//! The loop of all kernels, compiled separately for each instruction set.
 
 use std::mem::MaybeUninit;
 

@@ -19,9 +19,9 @@ mod work;
 pub use entry::entry;
 pub use exported::{Exported, Statics};
 
-/// Exports the backend of this name in a [`Provider`](c10d_core::backend::Provider) as a plugin, and the device of this
-/// name, if the provider has one. The third argument is the [`Capabilities`](c10d_core::backend::Capabilities) of the
-/// backend; without it, they are all.
+/// Exports the backend with this name in a [`Provider`](c10d_core::backend::Provider) as a plugin, and the device with
+/// this name, if the provider has one. The third argument is the [`Capabilities`](c10d_core::backend::Capabilities) of
+/// the backend. Without it, the plugin offers every op for every element type.
 ///
 /// Panics of the backend become errors of the operation.
 ///
@@ -85,7 +85,7 @@ macro_rules! __export {
             /// The entry of `c10d_plugin.h`.
             #[unsafe(no_mangle)]
             pub extern "C" fn c10d_plugin_v1(host: *const $crate::abi::Host) -> *const $crate::abi::Plugin {
-                // SAFETY: the ABI: the host's table.
+                // SAFETY: by the ABI it is the host's table.
                 unsafe { $crate::__private::entry::<Plugin>(host, $capabilities) }
             }
         };

@@ -38,12 +38,12 @@ pub(super) unsafe fn outcome(about: &About<'_>, result: *const abi::Result) -> R
     if result.is_null() {
         return broken("it gave no result".into());
     }
-    // SAFETY: the ABI: at least its size can be read.
+    // SAFETY: by the ABI at least its size can be read.
     let size = unsafe { result.cast::<u32>().read() } as usize;
     if size < <abi::Result as abi::Sized32>::LEAST {
         return broken(format!("its c10d_result says {size} bytes"));
     }
-    // SAFETY: as long as this side's, as just seen.
+    // SAFETY: the check above ensures that it is as long as this side's.
     let result = unsafe { result.read() };
     if result.status == codes::OK {
         if about.op == OpKind::RecvAnySource && result.source >= about.size {
@@ -51,7 +51,7 @@ pub(super) unsafe fn outcome(about: &About<'_>, result: *const abi::Result) -> R
         }
         return Ok(Outcome { source: result.source, payload: None });
     }
-    // SAFETY: the ABI: pointers with their lengths.
+    // SAFETY: by the ABI these are pointers with their lengths.
     let (message, field) =
         unsafe { (abi::text(result.message, result.message_len), abi::text(result.field, result.field_len)) };
     let Err(error) = status(about.plugin, about.op.name(), result.status, &message) else { return broken("?".into()) };
@@ -60,7 +60,7 @@ pub(super) unsafe fn outcome(about: &About<'_>, result: *const abi::Result) -> R
     }
     let mut error = error;
     if result.guilty_count > 0 && !result.guilty.is_null() {
-        // SAFETY: the ABI: as many ranks.
+        // SAFETY: by the ABI there are this many ranks.
         let ranks = unsafe { std::slice::from_raw_parts(result.guilty, result.guilty_count as usize) };
         error = error.guilty(ranks.iter().copied().filter(|r| *r < about.size));
     }
@@ -68,14 +68,14 @@ pub(super) unsafe fn outcome(about: &About<'_>, result: *const abi::Result) -> R
         ErrorKind::PeerDead { how } if !message.is_empty() => *how = message.into_owned(),
         ErrorKind::Mismatch { field: name, mine, theirs } => {
             if !result.fingerprint.is_null() {
-                // SAFETY: the ABI: 24 bytes.
+                // SAFETY: by the ABI there are 24 bytes.
                 let bytes = unsafe { result.fingerprint.cast::<[u8; Fingerprint::SIZE]>().read() };
                 if let Some(differs) = about.fingerprint.disagreement(&Fingerprint::from_bytes(&bytes)) {
                     (*name, *mine, *theirs) = differs;
                 }
             } else if let Some(known) = FIELDS.iter().find(|f| **f == field) {
                 *name = known;
-                // SAFETY: the ABI: pointers with their lengths.
+                // SAFETY: by the ABI these are pointers with their lengths.
                 (*mine, *theirs) = unsafe {
                     (
                         abi::text(result.mine, result.mine_len).into_owned(),

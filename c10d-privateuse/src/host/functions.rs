@@ -202,7 +202,7 @@ unsafe extern "C" fn store_compare_set(
     why: *mut Why,
 ) -> i32 {
     verb(store, key, key_len, timeout_ns, why, |store, key, deadline| {
-        // SAFETY: the ABI: pointers with their lengths.
+        // SAFETY: by the ABI these are pointers with their lengths.
         let (expected, desired) = unsafe { (bytes(expected, expected_len)?, bytes(desired, desired_len)?) };
         let got = store.compare_set(key, expected, desired, deadline)?;
         // SAFETY: the ABI: places for a number and for `capacity` bytes.
