@@ -7,7 +7,9 @@ import re
 import threading
 import warnings
 
+import torch
 import torch.distributed as dist
+from torch._C._distributed_c10d import Backend as _Backend
 
 NAME = "c10d_rs"
 
@@ -36,6 +38,15 @@ class BackendError(dist.DistBackendError):
 _lock = threading.Lock()
 
 
+def takes_python():
+    """Whether this PyTorch takes backends in Python; 2.10 does not."""
+    try:
+        _Backend(0, 1)
+    except TypeError:
+        return False
+    return True
+
+
 @functools.lru_cache(maxsize=None)
 def _shim_of(pid):
     with _lock:
@@ -44,6 +55,11 @@ def _shim_of(pid):
         try:
             shim = _native.load()
         except _build.CannotBuild as e:
+            if not takes_python():
+                raise RuntimeError(
+                    f"c10d_rs: there is no C++ shim: {e}. PyTorch {torch.__version__} takes no backend in Python, so there is "
+                    "no fallback."
+                ) from e
             warnings.warn(
                 f"c10d_rs: without its C++ shim: {e}. The fallback in Python is slower, and lacks Work.is_completed, "
                 "exception, result and source_rank, recv from any rank, coalescing, sparse tensors and profiler events.",

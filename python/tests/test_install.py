@@ -11,7 +11,7 @@ import job
 import pytest
 import torch
 import torch.distributed as dist
-from c10d_rs import _build
+from c10d_rs import _backend, _build
 
 
 def python(code, **env):
@@ -164,6 +164,17 @@ def without_a_shim(r):
         assert e.value.guilty_ranks
 
 
+def no_shim_and_no_fallback(r):
+    with pytest.raises(RuntimeError, match="there is no C\\+\\+ shim: C10D_RS_SHIM says so.* there is no fallback"):
+        r.init()
+
+
+@pytest.mark.skipif(_backend.takes_python(), reason="skipped: this PyTorch takes backends in Python")
+def test_there_is_no_fallback():
+    job.run(no_shim_and_no_fallback, 1, env={"C10D_RS_SHIM": "0"})
+
+
+@pytest.mark.skipif(not _backend.takes_python(), reason="skipped: this PyTorch takes no backends in Python")
 @pytest.mark.parametrize("world", [1, 2, 3])
 def test_the_fallback(world):
     job.run(without_a_shim, world, env={"C10D_RS_SHIM": "0"})

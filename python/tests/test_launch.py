@@ -56,6 +56,7 @@ def test_ranks_in_rust_and_python(world, launcher, tmp_path):
 LONG = pytest.mark.long
 RESTARTS = """
 import os, sys
+import c10d_rs
 import torch, torch.distributed as dist
 dist.init_process_group("c10d_rs")
 x = torch.ones(1)
