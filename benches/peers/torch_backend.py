@@ -1,0 +1,400 @@
+"""`torch.distributed` over a backend that does nothing, over Gloo, and over c10d_rs, in turns. Prints Markdown tables.
+
+    python benches/peers/torch_backend.py [--ranks 2,4] [--bytes 8,64,..] [--ops all_reduce,..] [--models mlp-1m,..]
+
+Python needs torch, c10d_rs and a C++ compiler. The first backend is torch's own cost: dispatcher, Python and a Work. Per point,
+each backend's ranks do the same: --batches batches of ops behind barriers, of which the slowest rank counts; the median of
+the batches, and of --repeat repetitions in turns. Ranks are bound to cores; Gloo's run without, too, and the better of the
+two is shown. Results of Gloo's and ours are checked. `cost` is how many times Gloo's time
+beyond torch's own is ours; all times are µs per op, of `send_recv` half a round trip.
+
+The second table has a step of DistributedDataParallel (forward, backward, SGD), in ms. `hidden` is the share of the
+gradients' all-reduces, run alone, that does not lengthen the step; 0 where it is lengthened by more than they take, since
+ranks wait for each other.
+"""
+
+import argparse
+import datetime
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+OPS = "all_reduce all_gather_into_tensor broadcast reduce_scatter_tensor all_to_all_single send_recv barrier".split()
+JOBS = (("nothing", True), ("gloo", True), ("gloo", False), ("c10d_rs", True))
+
+NOTHING = r"""
+#include <torch/csrc/distributed/c10d/Backend.hpp>
+#include <torch/csrc/utils/pybind.h>
+#include <pybind11/chrono.h>
+using namespace c10d;
+using Tensors = std::vector<at::Tensor>;
+using Ref = c10::intrusive_ptr<Work>;
+struct Done : Work {
+  using Work::Work;
+  bool isCompleted() override { return true; }
+  bool wait(std::chrono::milliseconds) override { return true; }
+  c10::intrusive_ptr<c10::ivalue::Future> getFuture() override {
+    auto future = c10::make_intrusive<c10::ivalue::Future>(c10::ListType::create(c10::TensorType::get()));
+    future->markCompleted(c10::IValue(tensors));
+    return future;
+  }
+  Tensors tensors;
+};
+struct Nothing : Backend {
+  using Backend::Backend;
+  const std::string getBackendName() const override { return "nothing"; }
+  Ref done(OpType op, Tensors tensors = {}) {
+    auto work = c10::make_intrusive<Done>(rank_, op);
+    work->tensors = std::move(tensors);
+    return work;
+  }
+  Ref allreduce(Tensors& t, const AllreduceOptions&) override { return done(OpType::ALLREDUCE, t); }
+  Ref broadcast(Tensors& t, const BroadcastOptions&) override { return done(OpType::BROADCAST, t); }
+  // DDP compares what it gathers.
+  Ref allgather(std::vector<Tensors>& outputs, Tensors& inputs, const AllgatherOptions&) override {
+    for (auto& output : outputs.at(0)) output.copy_(inputs.at(0));
+    return done(OpType::ALLGATHER);
+  }
+  Ref _allgather_base(at::Tensor&, at::Tensor&, const AllgatherOptions&) override { return done(OpType::_ALLGATHER_BASE); }
+  Ref _reduce_scatter_base(at::Tensor&, at::Tensor&, const ReduceScatterOptions&) override {
+    return done(OpType::_REDUCE_SCATTER_BASE);
+  }
+  Ref alltoall_base(at::Tensor&, at::Tensor&, std::vector<int64_t>&, std::vector<int64_t>&, const AllToAllOptions&) override {
+    return done(OpType::ALLTOALL_BASE);
+  }
+  Ref send(Tensors&, int, int) override { return done(OpType::SEND); }
+  Ref recv(Tensors&, int, int) override { return done(OpType::RECV); }
+  Ref barrier(const BarrierOptions&) override { return done(OpType::BARRIER); }
+};
+PYBIND11_MODULE(NAME, m) {
+  m.def("open", [](int rank, int size) -> c10::intrusive_ptr<Backend> { return c10::make_intrusive<Nothing>(rank, size); });
+}
+"""
+
+
+def nothing(path):
+    """Registers the backend that does nothing."""
+    import importlib.util
+
+    import torch.distributed as dist
+
+    spec = importlib.util.spec_from_file_location("_nothing", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    dist.Backend.register_backend("nothing", lambda _store, rank, size, _timeout: module.open(rank, size), devices=["cpu"])
+
+
+# ---- what a rank does
+
+
+def prepared(torch, dist, op, nbytes):
+    """The op to time, and whether its result is right."""
+    me, n = dist.get_rank(), dist.get_world_size()
+    count = max(1, nbytes // 4)
+    part = max(1, count // n)
+    everybody = n * (n + 1) / 2
+
+    def filled(size, value=float(me + 1)):
+        return torch.full((size,), value)
+
+    def is_(tensor, value):
+        return bool((tensor == value).all())
+
+    if op == "all_reduce":
+        x = filled(count)
+        run = lambda: dist.all_reduce(x)  # noqa: E731
+
+        def right():
+            x.fill_(float(me + 1))
+            run()
+            return is_(x, everybody)
+
+    elif op == "all_gather_into_tensor":
+        x, out = filled(part), torch.zeros(part * n)
+        run = lambda: dist.all_gather_into_tensor(out, x)  # noqa: E731
+
+        def right():
+            run()
+            return all(is_(out[r * part : (r + 1) * part], r + 1) for r in range(n))
+
+    elif op == "broadcast":
+        x, root = filled(count), 0
+
+        def run():
+            # Each root in turn: of a fixed one, small ops would run ahead.
+            nonlocal root
+            root = (root + 1) % n
+            dist.broadcast(x, root)
+
+        def right():
+            x.fill_(float(me + 1))
+            run()
+            return is_(x, root + 1)
+    elif op == "reduce_scatter_tensor":
+        x, out = filled(part * n), torch.zeros(part)
+        run = lambda: dist.reduce_scatter_tensor(out, x)  # noqa: E731
+
+        def right():
+            run()
+            return is_(out, everybody)
+
+    elif op == "all_to_all_single":
+        x, out = filled(part * n), torch.zeros(part * n)
+        run = lambda: dist.all_to_all_single(out, x)  # noqa: E731
+
+        def right():
+            run()
+            return all(is_(out[r * part : (r + 1) * part], r + 1) for r in range(n))
+
+    elif op == "send_recv":
+        x, out = filled(count), torch.zeros(count)
+        peer = me ^ 1
+
+        def run():
+            if me % 2 == 0:
+                dist.send(x, peer)
+                dist.recv(out, peer)
+            else:
+                dist.recv(out, peer)
+                dist.send(x, peer)
+
+        def right():
+            run()
+            return is_(out, peer + 1)
+
+    else:
+        run = dist.barrier
+        right = lambda: run() is None  # noqa: E731
+    return run, right
+
+
+def slowest(torch, dist, seconds):
+    box = torch.tensor([seconds], dtype=torch.float64)
+    dist.all_reduce(box, dist.ReduceOp.MAX)
+    return box.item()
+
+
+def timed_op(torch, dist, op, nbytes, batches, budget):
+    """Microseconds per op, and whether the results were right."""
+    run, right = prepared(torch, dist, op, nbytes)
+
+    def batch(iterations):
+        dist.barrier()
+        start = time.perf_counter()
+        for _ in range(iterations):
+            run()
+        return slowest(torch, dist, time.perf_counter() - start) / iterations
+
+    few = batch(3)
+    iterations = int(min(2000, max(2, budget / batches / max(batch(3), min(few, 1e-6)))))
+    ok = right()
+    us = statistics.median(batch(iterations) for _ in range(batches)) * 1e6
+    return us / (2 if op == "send_recv" else 1), ok and right()
+
+
+def model(torch, name):
+    """A module and its input."""
+    nn = torch.nn
+    if name != "resnet18":
+        width = {"mlp-1m": 576, "mlp-25m": 2880}[name]
+        layers = [nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width)]
+        return nn.Sequential(*layers), torch.randn(16, width)
+
+    class Block(nn.Module):
+        def __init__(self, into, out, stride):
+            super().__init__()
+            self.a = nn.Sequential(nn.Conv2d(into, out, 3, stride, 1, bias=False), nn.BatchNorm2d(out), nn.ReLU())
+            self.b = nn.Sequential(nn.Conv2d(out, out, 3, 1, 1, bias=False), nn.BatchNorm2d(out))
+            short = nn.Sequential(nn.Conv2d(into, out, 1, stride, bias=False), nn.BatchNorm2d(out))
+            self.short = nn.Identity() if stride == 1 and into == out else short
+
+        def forward(self, x):
+            return torch.relu(self.b(self.a(x)) + self.short(x))
+
+    widths = [64, 64, 128, 256, 512]
+    blocks = [b for i, (a, w) in enumerate(zip(widths, widths[1:])) for b in (Block(a, w, 1 + (i > 0)), Block(w, w, 1))]
+    stem = [nn.Conv2d(3, 64, 7, 2, 3, bias=False), nn.BatchNorm2d(64), nn.ReLU(), nn.MaxPool2d(3, 2, 1)]
+    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, 1000)]
+    return nn.Sequential(*stem, *blocks, *head), torch.randn(2, 3, 64, 64)
+
+
+def timed_step(torch, dist, name, batches, checked):
+    """Seconds of a step, seconds of its all-reduces alone, and whether all ranks have the same parameters."""
+    torch.manual_seed(0)
+    net, x = model(torch, name)
+    net = torch.nn.parallel.DistributedDataParallel(net)
+    opt = torch.optim.SGD(net.parameters(), lr=1e-3)
+
+    def step():
+        opt.zero_grad()
+        net(x).square().mean().backward()
+        opt.step()
+
+    # As large as DDP's buckets: 1 MiB the first, then 25 MiB.
+    total, buckets, most = sum(p.numel() for p in net.parameters()), [], 1 << 18
+    while total > 0:
+        buckets.append(torch.zeros(min(total, most)))
+        total, most = total - most, 25 << 18
+
+    def alone():
+        for work in [dist.all_reduce(b, async_op=True) for b in buckets]:
+            work.wait()
+
+    def batch(what):
+        dist.barrier()
+        start = time.perf_counter()
+        what()
+        return slowest(torch, dist, time.perf_counter() - start)
+
+    for _ in range(3):
+        step()
+        alone()
+    steps, alones = [batch(step) for _ in range(batches)], [batch(alone) for _ in range(batches)]
+    same = True
+    if checked:
+        for p in net.parameters():
+            low, high = p.detach().clone(), p.detach().clone()
+            dist.all_reduce(low, dist.ReduceOp.MIN)
+            dist.all_reduce(high, dist.ReduceOp.MAX)
+            same = same and torch.equal(low, high)
+    return statistics.median(steps), statistics.median(alones), same
+
+
+def rank_main(backend, bound, path):
+    """A rank: reads points from standard input; the first answers."""
+    if bound == "bound":
+        os.sched_setaffinity(0, {int(os.environ["RANK"]) % os.cpu_count()})
+    import torch
+    import torch.distributed as dist
+
+    torch.set_num_threads(1)
+    torch.ones(16 << 20, dtype=torch.uint8)  # freed at once: glibc keeps smaller blocks from then on
+    if backend == "nothing":
+        nothing(path)
+    dist.init_process_group(backend, timeout=datetime.timedelta(seconds=300))
+    for line in sys.stdin:
+        what, size, batches, budget = line.split()
+        if what in OPS:
+            answer = timed_op(torch, dist, what, int(size), int(batches), float(budget))
+        else:
+            answer = timed_step(torch, dist, what, int(batches), backend != "nothing")
+        if dist.get_rank() == 0:
+            print(*answer, flush=True)
+    dist.destroy_process_group()
+
+
+# ---- who asks
+
+
+class Job:
+    """The ranks of one backend."""
+
+    def __init__(self, backend, bound, ranks, path):
+        with socket.socket() as s:
+            s.bind(("127.0.0.1", 0))
+            port = s.getsockname()[1]
+        self.backend = backend
+        env = dict(os.environ, MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), WORLD_SIZE=str(ranks), OMP_NUM_THREADS="1")
+        command = [sys.executable, os.path.abspath(__file__), "--rank", backend, "bound" if bound else "free", path]
+        self.ranks = [
+            subprocess.Popen(
+                command, env=dict(env, RANK=str(r)), text=True, stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE if r == 0 else subprocess.DEVNULL,
+            )
+            for r in range(ranks)
+        ]  # fmt: skip
+
+    def ask(self, *point):
+        for p in self.ranks:
+            print(*point, file=p.stdin, flush=True)
+        answer = self.ranks[0].stdout.readline().split()
+        if not answer or (answer[-1] != "True" and self.backend != "nothing"):
+            sys.exit(f"{self.backend}: wrong results, or none, of {point}: {answer}")
+        return [float(number) for number in answer[:-1]]
+
+    def end(self):
+        for p in self.ranks:
+            p.stdin.close()
+        for p in self.ranks:
+            p.wait()
+
+
+def compiled(folder):
+    from c10d_rs import _build
+
+    source, out = os.path.join(folder, "nothing.cpp"), os.path.join(folder, "_nothing.so")
+    with open(source, "w") as file:
+        file.write(NOTHING.replace("NAME", "_nothing"))
+    subprocess.run(_build.command(source, out), check=True)
+    return out
+
+
+def size_name(n):
+    for unit in ("B", "KiB", "MiB"):
+        if n < 1024:
+            return f"{n} {unit}"
+        n //= 1024
+
+
+def main():
+    numbers = lambda text: [int(n) for n in text.split(",")]  # noqa: E731
+    words = lambda text: text.split(",") if text else []  # noqa: E731
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--ranks", type=numbers, default=[2, 4])
+    p.add_argument("--bytes", type=numbers, default=[8, 1 << 10, 8 << 10, 64 << 10, 512 << 10, 4 << 20, 64 << 20])
+    p.add_argument("--ops", type=words, default=OPS)
+    p.add_argument("--models", type=words, default=["mlp-1m", "mlp-25m", "resnet18"])
+    p.add_argument("--batches", type=int, default=5)
+    p.add_argument("--repeat", type=int, default=3)
+    p.add_argument("--budget", type=float, default=0.05, help="seconds per point, backend and repetition")
+    p.add_argument("--nothing", help="the backend that does nothing, where it was built before")
+    args = p.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        path = args.nothing or compiled(folder)
+        for ranks in args.ranks:
+            jobs = [Job(*job, ranks, path) for job in JOBS]
+            try:
+                if args.ops:
+                    ops_table(args, ranks, jobs)
+                if args.models:
+                    steps_table(args, ranks, jobs)
+            finally:
+                for job in jobs:
+                    job.end()
+
+
+def asked(args, jobs, *point):
+    """What nothing, Gloo and ours answer: the medians of the repetitions."""
+    found = [[job.ask(*point) for job in jobs] for _ in range(args.repeat)]
+    none, bound, free, ours = [[statistics.median(numbers) for numbers in zip(*answers)] for answers in zip(*found)]
+    return none, min(bound, free), ours
+
+
+def ops_table(args, ranks, jobs):
+    print(f"\n{ranks} ranks, µs\n\n| op | size | nothing | Gloo | c10d_rs | Gloo / ours | cost |")
+    print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
+    for op in args.ops:
+        for nbytes in args.bytes if op != "barrier" else [0]:
+            (none,), (gloo,), (ours,) = asked(args, jobs, op, nbytes, args.batches, args.budget)
+            cost = f"{(gloo - none) / (ours - none):.1f}" if ours > none else "∞"
+            size = size_name(nbytes) if nbytes else ""
+            cells = [op, size, f"{none:.1f}", f"{gloo:.1f}", f"{ours:.1f}", f"{gloo / ours:.1f}", cost]
+            print("| " + " | ".join(cells) + " |", flush=True)
+
+
+def steps_table(args, ranks, jobs):
+    print(f"\n{ranks} ranks, ms\n\n| step of | nothing | Gloo | c10d_rs | hidden, Gloo | hidden, ours |")
+    print("| --- | ---: | ---: | ---: | ---: | ---: |")
+    for name in args.models:
+        (none, _), gloo, ours = asked(args, jobs, name, 0, 2 * args.batches, 0)
+        hidden = [f"{100 * min(1, max(0, 1 - (step - none) / alone)):.0f} %" for step, alone in (gloo, ours)]
+        cells = [name, *(f"{s * 1e3:.1f}" for s in (none, gloo[0], ours[0])), *hidden]
+        print("| " + " | ".join(cells) + " |", flush=True)
+
+
+if __name__ == "__main__":
+    rank_main(*sys.argv[2:]) if sys.argv[1:2] == ["--rank"] else main()
