@@ -30,6 +30,7 @@ pub struct Call<B> {
 }
 
 impl<B> Call<B> {
+    #[inline]
     pub(crate) fn new(op: OpKind, options: impl Options, buffers: B) -> Call<B> {
         let mut params = Params::default();
         options.apply(&mut params);

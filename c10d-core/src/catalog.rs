@@ -120,6 +120,7 @@ ops! {
 
 impl OpKind {
     /// The op's row.
+    #[inline]
     pub const fn row(self) -> &'static OpRow {
         &ROWS[self as usize]
     }
@@ -145,21 +146,25 @@ impl OpKind {
     }
 
     /// Whether it combines values, and so has a reduce operation.
+    #[inline]
     pub const fn reduces(self) -> bool {
         self.row().flags & REDUCES != 0
     }
 
     /// Whether one rank is the root.
+    #[inline]
     pub const fn is_rooted(self) -> bool {
         self.row().flags & ROOTED != 0
     }
 
     /// Whether it is point-to-point: it takes no turn and has no number that ranks share.
+    #[inline]
     pub const fn is_p2p(self) -> bool {
         self.row().flags & P2P != 0
     }
 
     /// Whether counts may differ between ranks.
+    #[inline]
     pub const fn is_uneven(self) -> bool {
         self.row().flags & UNEVEN != 0
     }
@@ -213,6 +218,7 @@ impl OpSet {
     }
 
     /// Whether the set has this op.
+    #[inline]
     pub const fn contains(self, op: OpKind) -> bool {
         self.0 & (1 << op as u32) != 0
     }

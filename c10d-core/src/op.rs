@@ -24,6 +24,7 @@ use crate::options::{
 
 /// Sends `input` to rank `to`, which must receive it with the same tag. Messages with one tag arrive in order. The call
 /// is done when the buffer may be used again, which may be before the receiver has the message.
+#[inline]
 pub fn send<I: Buf>(input: I, to: u32, tag: impl Into<SendOptions>) -> Call<Source<I>> {
     let mut call = Call::new(OpKind::Send, tag.into(), Source(input));
     call.params.peer = to;
@@ -31,6 +32,7 @@ pub fn send<I: Buf>(input: I, to: u32, tag: impl Into<SendOptions>) -> Call<Sour
 }
 
 /// Receives into `output` from rank `from`; the sender's count and element type must be the same.
+#[inline]
 pub fn recv<O: BufMut>(output: O, from: u32, tag: impl Into<RecvOptions>) -> Call<Target<O>> {
     let mut call = Call::new(OpKind::Recv, tag.into(), Target(output));
     call.params.peer = from;
@@ -38,16 +40,19 @@ pub fn recv<O: BufMut>(output: O, from: u32, tag: impl Into<RecvOptions>) -> Cal
 }
 
 /// Receives into `output` the first message with this tag from any rank; returns the buffer and the sender's rank.
+#[inline]
 pub fn recv_any_source<O: BufMut>(output: O, tag: impl Into<RecvOptions>) -> Call<SourceKnown<O>> {
     Call::new(OpKind::RecvAnySource, tag.into(), SourceKnown(output))
 }
 
 /// Copies the root's `buffer` into the `buffer` of every rank.
+#[inline]
 pub fn broadcast<B: BufMut>(buffer: B, root: impl Into<BroadcastOptions>) -> Call<Target<B>> {
     Call::new(OpKind::Broadcast, root.into(), Target(buffer))
 }
 
 /// Reduces the `buffer` of all ranks into the root's. The other ranks' buffers keep their values.
+#[inline]
 pub fn reduce<B: BufMut>(buffer: B, options: impl Into<ReduceOptions>, root: u32) -> Call<Target<B>> {
     let mut call = Call::new(OpKind::Reduce, options.into(), Target(buffer));
     call.params.root = root;
@@ -60,11 +65,13 @@ pub fn reduce<B: BufMut>(buffer: B, options: impl Into<ReduceOptions>, root: u32
 /// result has every entry that some rank has, and is coalesced. Entries are summed; for minimum, maximum and product
 /// see [`Absent`](crate::options::Absent). All ranks must give the same shape. Sparse and dense calls are numbered
 /// separately: their order relative to each other may differ between ranks.
+#[inline]
 pub fn all_reduce<B: InPlace>(buffer: B, options: impl Into<AllReduceOptions>) -> Call<B::Buffers> {
     Call::new(OpKind::AllReduce, options.into(), buffer.into_buffers())
 }
 
 /// Reduces several buffers of one element type at about the cost of one.
+#[inline]
 pub fn all_reduce_coalesced<B: BufMut>(
     buffers: Vec<B>,
     options: impl Into<AllReduceCoalescedOptions>,
@@ -74,33 +81,39 @@ pub fn all_reduce_coalesced<B: BufMut>(
 
 /// Gathers the `input` of all ranks into `outputs`, one buffer per rank, in rank order. Lengths may differ between
 /// ranks.
+#[inline]
 pub fn all_gather<I: Buf, O: BufMut>(input: I, outputs: Vec<O>) -> Call<Both<One<I>, Many<O>>> {
     Call::new(OpKind::AllGather, (), Both(One(input), Many(outputs)))
 }
 
 /// Gathers into `buffers`, one per rank, in rank order. `buffers[rank]` is this rank's input, where `rank` is this
 /// rank. Lengths may differ between ranks.
+#[inline]
 pub fn all_gather_in_place<B: BufMut>(buffers: Vec<B>, rank: u32) -> Call<Gathered<B>> {
     Call::new(OpKind::AllGather, (), Gathered(buffers, rank as usize))
 }
 
 /// Gathers the `input` of all ranks into `output`, whose length is world size times that of `input`.
+#[inline]
 pub fn all_gather_into<I: Buf, O: BufMut>(input: I, output: O) -> Call<Both<One<I>, One<O>>> {
     Call::new(OpKind::AllGatherInto, (), Both(One(input), One(output)))
 }
 
 /// [`all_gather`] of several inputs at once: for each a list of outputs, one per rank.
+#[inline]
 pub fn all_gather_coalesced<I: Buf, O: BufMut>(inputs: Vec<I>, outputs: Vec<Vec<O>>) -> Call<Both<Many<I>, Rows<O>>> {
     Call::new(OpKind::AllGatherCoalesced, (), Both(Many(inputs), Rows(outputs)))
 }
 
 /// [`all_gather_into`] of several inputs at once.
+#[inline]
 pub fn all_gather_into_coalesced<I: Buf, O: BufMut>(inputs: Vec<I>, outputs: Vec<O>) -> Call<Both<Many<I>, Many<O>>> {
     Call::new(OpKind::AllGatherIntoCoalesced, (), Both(Many(inputs), Many(outputs)))
 }
 
 /// Reduces the i-th of the `inputs` of all ranks into the `output` of rank i. The lengths of a rank's inputs may differ
 /// from each other.
+#[inline]
 pub fn reduce_scatter<I: Buf, O: BufMut>(
     inputs: Vec<I>,
     output: O,
@@ -110,6 +123,7 @@ pub fn reduce_scatter<I: Buf, O: BufMut>(
 }
 
 /// Reduces the `input` of all ranks. The result is cut into world size equal parts, and rank i gets the i-th.
+#[inline]
 pub fn reduce_scatter_into<I: Buf, O: BufMut>(
     input: I,
     output: O,
@@ -119,6 +133,7 @@ pub fn reduce_scatter_into<I: Buf, O: BufMut>(
 }
 
 /// [`reduce_scatter_into`] of several inputs at once.
+#[inline]
 pub fn reduce_scatter_into_coalesced<I: Buf, O: BufMut>(
     inputs: Vec<I>,
     outputs: Vec<O>,
@@ -129,6 +144,7 @@ pub fn reduce_scatter_into_coalesced<I: Buf, O: BufMut>(
 
 /// Gathers the `input` of all ranks into the root's buffers, one per rank. The root passes `Root::Me(buffers)`, the
 /// others `Root::At(root)`. Lengths may differ between ranks.
+#[inline]
 pub fn gather<I: Buf, O: BufMut>(input: I, root: Root<Vec<O>>) -> Call<Both<One<I>, AtRoot<O>>> {
     let (outputs, at) = split_root(root);
     let call = Call::new(OpKind::Gather, (), Both(One(input), AtRoot(outputs)));
@@ -137,6 +153,7 @@ pub fn gather<I: Buf, O: BufMut>(input: I, root: Root<Vec<O>>) -> Call<Both<One<
 
 /// Sends the i-th of the root's buffers to rank i. The root passes `Root::Me(buffers)`, the others `Root::At(root)`.
 /// Lengths may differ between ranks.
+#[inline]
 pub fn scatter<I: Buf, O: BufMut>(root: Root<Vec<I>>, output: O) -> Call<Both<AtRoot<I>, One<O>>> {
     let (inputs, at) = split_root(root);
     let call = Call::new(OpKind::Scatter, (), Both(AtRoot(inputs), One(output)));
@@ -145,12 +162,14 @@ pub fn scatter<I: Buf, O: BufMut>(root: Root<Vec<I>>, output: O) -> Call<Both<At
 
 /// Sends the i-th of `inputs` to rank i, which receives it in `outputs[this rank]`. Lengths may differ for each pair of
 /// ranks.
+#[inline]
 pub fn all_to_all<I: Buf, O: BufMut>(inputs: Vec<I>, outputs: Vec<O>) -> Call<Both<Many<I>, Many<O>>> {
     Call::new(OpKind::AllToAll, (), Both(Many(inputs), Many(outputs)))
 }
 
 /// Sends the i-th part of `input` to rank i, which receives it in the part `this rank` of `output`. The parts are equal
 /// unless [`splits`](Call::splits) sets their lengths.
+#[inline]
 pub fn all_to_all_single<I: Buf, O: BufMut>(input: I, output: O) -> Call<Both<One<I>, One<O>>> {
     Call::new(OpKind::AllToAllSingle, (), Both(One(input), One(output)))
 }
@@ -170,12 +189,14 @@ impl<I, O> Call<Both<One<I>, One<O>>> {
 }
 
 /// Waits for all ranks. Pass [`BarrierOptions::default()`] unless a device must be chosen.
+#[inline]
 pub fn barrier(options: impl Into<BarrierOptions>) -> Call<Nothing> {
     Call::new(OpKind::Barrier, options.into(), Nothing)
 }
 
 /// Waits for all ranks. If some do not come in time, every rank that came gets an error that names the first of them
 /// ([`Missing::First`](crate::options::Missing)) or all ([`Missing::All`](crate::options::Missing)).
+#[inline]
 pub fn monitored_barrier(options: impl Into<MonitoredBarrierOptions>) -> Call<Nothing> {
     Call::new(OpKind::MonitoredBarrier, options.into(), Nothing)
 }
@@ -196,6 +217,7 @@ pub fn monitored_barrier(options: impl Into<MonitoredBarrierOptions>) -> Call<No
 ///
 /// # Errors
 /// Those of the op's own constructor. Lists of wrong lengths are rejected when the call is run.
+#[inline]
 pub fn any<I: Buf, O: BufMut>(op: OpKind, params: Params, inputs: Vec<I>, outputs: Vec<O>) -> Call<Lists<I, O>> {
     let lists = op.row().shape == Shape::GatherLists && !inputs.is_empty();
     let row = if lists { outputs.len() / inputs.len() } else { 0 };

@@ -36,6 +36,7 @@ impl Capabilities {
     };
 
     /// Whether the op is offered on this element type (with this reduce operation, if it reduces).
+    #[inline]
     pub fn offers(&self, op: OpKind, dtype: DType, reduce: ReduceOp) -> bool {
         let types = if op.reduces() { self.reduces[reduce.code() as usize] } else { self.moves };
         self.ops.contains(op) && types.contains(dtype) && self.by_op[op as usize].contains(dtype)

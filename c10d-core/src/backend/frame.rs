@@ -69,6 +69,7 @@ unsafe impl Sync for Frame {}
 unsafe impl Send for Frame {}
 
 impl Frame {
+    #[inline]
     pub(crate) fn new(request: Request) -> Frame {
         Frame {
             request,
@@ -82,6 +83,7 @@ impl Frame {
         }
     }
 
+    #[inline]
     pub(crate) fn is_done(&self) -> bool {
         self.state.load(Ordering::Acquire) == DONE
     }
@@ -91,6 +93,7 @@ impl Frame {
     /// # Safety
     /// The holder of the job calls it, at most once per frame. Nobody uses the memory of the spans meanwhile, except
     /// buffers that are kept. `this` is not used afterwards. It does not unwind, since the thread is a backend's.
+    #[inline]
     pub(crate) unsafe fn complete(this: *const Frame, result: Result<Outcome>) {
         // SAFETY: the frame lives until DONE is stored.
         let frame = unsafe { &*this };
@@ -103,23 +106,48 @@ impl Frame {
             (_, result) => result,
         };
         let result = result.map_err(|e| frame.described(e));
-        if frame.request.outputs().first().is_some_and(|s| s.dtype() == DType::Bool)
-            && !frame.kept.load(Ordering::Relaxed)
-        {
-            for span in frame.request.outputs() {
-                // SAFETY: the operation is not done, so its owner does not use the memory yet, and the job's holder
-                // does not use it any more.
-                unsafe { span.normalise_bool() };
-            }
+        if !frame.kept.load(Ordering::Relaxed) {
+            // SAFETY: the operation is not done, so its owner does not use the memory yet, and the job's holder
+            // does not use it any more.
+            unsafe { frame.normalise() };
         }
         // SAFETY: the caller guarantees it.
         unsafe { Self::set(this, result) }
+    }
+
+    /// The outcome of a call that was done without a job.
+    ///
+    /// # Safety
+    /// Nobody else uses the spans' memory during this call.
+    #[inline]
+    pub(crate) unsafe fn concluded(&self, result: Result) -> Result<Outcome> {
+        // SAFETY: the caller guarantees it.
+        unsafe { self.normalise() };
+        match result {
+            // A message's sender, which its receiver named.
+            Ok(()) => Ok(Outcome { source: self.request.params.peer, payload: None }),
+            Err(error) => Err(self.described(error)),
+        }
+    }
+
+    /// Makes the values of the outputs valid for their type.
+    ///
+    /// # Safety
+    /// Nobody else uses the spans' memory during this call.
+    #[inline]
+    unsafe fn normalise(&self) {
+        let outputs = self.request.outputs();
+        if outputs.first().is_some_and(|s| s.dtype() == DType::Bool) {
+            // SAFETY: the caller guarantees it.
+            outputs.iter().for_each(|span| unsafe { span.normalise_bool() });
+        }
     }
 
     /// Stores the outcome unchanged: `complete` without the checks of a job's result.
     ///
     /// # Safety
     /// The same as for `complete`.
+    #[inline]
     pub(crate) unsafe fn set(this: *const Frame, result: Result<Outcome>) {
         // SAFETY: the frame lives until DONE is stored, and a counted one until it is released.
         let frame = unsafe { &*this };
@@ -209,6 +237,7 @@ impl Frame {
     ///
     /// # Safety
     /// The frame is done, and nobody else takes the outcome.
+    #[inline]
     pub(crate) unsafe fn take_outcome(&self) -> Result<Outcome> {
         // SAFETY: DONE: the completer is finished; the caller is alone.
         let outcome = unsafe { (*self.outcome.get()).take() };

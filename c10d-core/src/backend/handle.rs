@@ -42,10 +42,12 @@ impl Job {
     ///
     /// # Safety
     /// Made once per frame. The frame stays where it is until it is done; a counted frame's count includes the job's.
+    #[inline]
     pub(crate) unsafe fn new(frame: NonNull<Frame>) -> Job {
         Job(frame)
     }
 
+    #[inline]
     fn frame(&self) -> &Frame {
         // SAFETY: the frame lives at least until the job completes it.
         unsafe { self.0.as_ref() }
@@ -57,6 +59,7 @@ impl Job {
     }
 
     /// The request: the op, its spans and parameters.
+    #[inline]
     pub fn request(&self) -> &Request {
         &self.frame().request
     }
@@ -67,11 +70,13 @@ impl Job {
     }
 
     /// Ends the operation.
+    #[inline]
     pub fn complete(self, result: Result) {
         self.complete_with(result.map(|()| Outcome::default()));
     }
 
     /// Ends the operation with an outcome, for ops that return more than their buffers.
+    #[inline]
     pub fn complete_with(self, result: Result<Outcome>) {
         let frame = self.0;
         std::mem::forget(self);

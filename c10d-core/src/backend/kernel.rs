@@ -22,6 +22,7 @@ pub type Composed = fn(&KernelContext<'_>, &Request) -> Result<Outcome>;
 
 impl KernelContext<'_> {
     /// The backend that serves the job's key in the job's group.
+    #[inline]
     pub fn backend(&self) -> &Arc<dyn Backend> {
         self.backend
     }

@@ -74,9 +74,9 @@ pub struct AlgorithmInfo {
 /// Core has validated every request before it gets here; backends do not validate again.
 ///
 /// # Safety
-/// 1. After completing or dropping a job, nothing touches its spans.
-/// 2. Every job is completed or dropped by [`let_go`] after its deadline or after `abort`, whichever comes first, even
-///    if nobody waits for it. No lock that `abort` needs is held while a job is completed.
+/// 1. After completing or dropping a job, or returning from [`run`](Backend::run), nothing touches its spans.
+/// 2. Every job is completed or dropped, and `run` returns, by [`let_go`] after the deadline or after `abort`, whichever
+///    comes first, even if nobody waits for it. No lock that `abort` needs is held while a job is completed.
 pub unsafe trait Backend: Send + Sync + 'static {
     /// The name under which it was registered.
     fn name(&self) -> &'static str;
@@ -95,6 +95,14 @@ pub unsafe trait Backend: Send + Sync + 'static {
     /// several threads at once. If the caller waits (see [`Caller`]), the backend may run the op inside this call,
     /// after all jobs that were queued before it.
     fn submit(&self, job: Job);
+
+    /// Runs a call whose caller waits on this thread, if that is possible, without a job. Core calls it instead of
+    /// [`submit`](Backend::submit), under the same rules. `None`: the backend has done nothing, and core submits the call.
+    #[inline]
+    fn run(&self, request: &Request) -> Option<Result> {
+        let _ = request;
+        None
+    }
 
     /// Takes several point-to-point jobs that may depend on each other, such as a message to a rank and one from it.
     fn submit_batch(&self, jobs: Vec<Job>) {

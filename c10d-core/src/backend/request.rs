@@ -45,6 +45,7 @@ pub struct Request {
 }
 
 impl Request {
+    #[inline]
     pub(crate) fn new(op: OpKind, caller: Caller, params: Params, timeout: Duration) -> Request {
         Request {
             op,
@@ -61,11 +62,13 @@ impl Request {
     }
 
     /// What the op reads; empty for in-place ops.
+    #[inline]
     pub fn inputs(&self) -> &[Span] {
         &self.spans.inputs
     }
 
     /// What the op writes; in-place ops read it too.
+    #[inline]
     pub fn outputs(&self) -> &[Span] {
         &self.spans.outputs
     }
@@ -76,16 +79,19 @@ impl Request {
     }
 
     /// The element type of all spans; none for barriers.
+    #[inline]
     pub fn dtype(&self) -> Option<DType> {
         self.outputs().first().or(self.inputs().first()).map(Span::dtype)
     }
 
     /// The name of the elements' type, if it is not a [`DType`]; such elements travel as bytes.
+    #[inline]
     pub fn identity(&self) -> Option<Identity> {
         self.outputs().first().or(self.inputs().first()).and_then(Span::identity)
     }
 
     /// The layout of the sparse tensor, for a call that has one. The inputs are then the values and the indices.
+    #[inline]
     pub fn sparse(&self) -> Option<&CooLayout> {
         self.spans.sparse.as_deref().map(|call| &call.layout)
     }
@@ -105,6 +111,7 @@ impl Request {
 
     /// The time by which the op must be done. The clock is read at the first call, so an op that never waits does not
     /// read it.
+    #[inline]
     pub fn deadline(&self) -> Instant {
         *self.deadline.get_or_init(|| deadline_after(self.timeout))
     }

@@ -18,11 +18,13 @@ pub struct Sink {
 
 impl Sink {
     /// Adds a tensor that the op reads.
+    #[inline]
     pub fn input(&mut self, span: Span) {
         self.inputs.push(span);
     }
 
     /// Adds a tensor that the op writes. In-place ops have only outputs.
+    #[inline]
     pub fn output(&mut self, span: Span) {
         self.outputs.push(span);
     }

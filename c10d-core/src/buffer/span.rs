@@ -55,6 +55,7 @@ pub enum Memory {
 
 impl Span {
     /// `count` elements of host memory.
+    #[inline]
     pub fn host<T: Element>(data: *mut T, count: usize) -> Span {
         Span { data: data.cast(), offset: 0, count: count as u64, device: Device::CPU, dtype: T::DTYPE, identity: 0 }
     }
@@ -71,11 +72,13 @@ impl Span {
     }
 
     /// The identity of the elements, if their type is not a [`DType`].
+    #[inline]
     pub fn identity(&self) -> Option<Identity> {
         Identity::from_code(self.identity)
     }
 
     /// Where the memory is.
+    #[inline]
     pub fn memory(&self) -> Memory {
         match self.device.kind() {
             DeviceKind::Cpu => Memory::Host(self.data.cast::<u8>().wrapping_add(self.offset as usize)),
@@ -87,6 +90,7 @@ impl Span {
     }
 
     /// The host address, if the memory is the host's.
+    #[inline]
     pub fn host_ptr(&self) -> Option<*mut u8> {
         match self.memory() {
             Memory::Host(p) => Some(p),
@@ -113,21 +117,25 @@ impl Span {
     }
 
     /// How many elements.
+    #[inline]
     pub fn count(&self) -> usize {
         self.count as usize
     }
 
     /// How many bytes; saturates at `usize::MAX`.
+    #[inline]
     pub fn bytes(&self) -> usize {
         self.count().saturating_mul(self.dtype.size())
     }
 
     /// The element type.
+    #[inline]
     pub fn dtype(&self) -> DType {
         self.dtype
     }
 
     /// The device.
+    #[inline]
     pub fn device(&self) -> Device {
         self.device
     }
@@ -140,6 +148,14 @@ impl Span {
             Memory::Cuda(p) => (0, p..p.saturating_add(len)),
             Memory::Opaque { handle, offset, .. } => (handle as usize, offset..offset.saturating_add(len)),
         }
+    }
+
+    /// Whether it is host memory that can exist: not larger than any, not at null, aligned.
+    #[inline]
+    pub(crate) fn is_plain(&self) -> bool {
+        let Some(at) = self.host_ptr() else { return false };
+        self.bytes() <= isize::MAX as usize
+            && (self.count == 0 || !at.is_null() && at.addr() & (self.dtype.align() - 1) == 0)
     }
 
     /// Makes every element of a host `bool` span 0 or 1, so that a peer's stray byte never becomes an invalid `bool`.

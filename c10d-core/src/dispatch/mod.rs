@@ -2,8 +2,10 @@
 
 mod compose;
 mod overlap;
+mod plain;
 mod sparse;
 mod validate;
 
+pub(crate) use plain::{plain, plain_fingerprint};
 pub(crate) use sparse::sparse_key;
 pub(crate) use validate::validate;

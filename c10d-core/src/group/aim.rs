@@ -13,14 +13,20 @@ use crate::{Error, Result, Status};
 pub(super) struct Aim<'a> {
     pub(super) lane: &'a Lane,
     pub(super) kernel: Kernel,
+    /// Whether the kernel does nothing but hand the job to the backend.
+    pub(super) forwards: bool,
 }
 
 impl Group {
     /// Finds key, lane and kernel; validates; computes the fingerprint.
+    #[inline]
     pub(super) fn aim(&self, request: &mut Request) -> Result<Aim<'_>> {
         self.is_here()?;
         if let Some(cause) = self.failed.get() {
             return Err(self.again(cause));
+        }
+        if let Some(aim) = self.aim_plain(request) {
+            return Ok(aim);
         }
         if matches!(request.op, OpKind::Gather | OpKind::Scatter) && request.params.root == Params::ROOT_IS_ME {
             request.params.root = self.rank;
@@ -40,10 +46,22 @@ impl Group {
         match route.kernels[request.op as usize] {
             Some(kernel) if offered => {
                 request.fingerprint = fingerprint(request);
-                Ok(Aim { lane, kernel })
+                Ok(Aim { lane, kernel, forwards: route.forwarded.contains(request.op) })
             }
             kernel => Err(not_offered(request, lane, kernel.is_some())),
         }
+    }
+
+    /// The same for what most calls are.
+    #[inline]
+    fn aim_plain(&self, request: &mut Request) -> Option<Aim<'_>> {
+        let one = dispatch::plain(request, self.size)?;
+        let (route, lane) = self.route(DispatchKey::Cpu, 0).ok()?;
+        let offered = route.capabilities.offers(request.op, one.dtype(), request.params.reduce);
+        let kernel = route.kernels[request.op as usize].filter(|_| offered)?;
+        request.key = DispatchKey::Cpu;
+        request.fingerprint = dispatch::plain_fingerprint(request, &one);
+        Some(Aim { lane, kernel, forwards: route.forwarded.contains(request.op) })
     }
 
     /// The key by which a call is routed, and the vendor's slot.

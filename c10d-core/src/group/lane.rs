@@ -53,6 +53,7 @@ impl Lane {
 
     /// Waits for the lane's turn, numbers the request, and returns the turn, which the caller holds until the backend
     /// has the job. Point-to-point ops take no turn.
+    #[inline]
     pub(crate) fn take_turn(&self, request: &mut Request) -> Result<Option<Turn<'_>>> {
         if request.op.is_p2p() {
             request.seq = self.next_p2p.fetch_add(1, Ordering::Relaxed);

@@ -37,6 +37,7 @@ impl ProcessGroup {
     /// })?;
     /// # Ok(()) }
     /// ```
+    #[inline]
     pub fn send<I: Buf>(&self, input: I, to: u32, tag: impl Into<SendOptions>) -> Result<I> {
         Ok(self.run(op::send(input, to, tag))?)
     }
@@ -64,6 +65,7 @@ impl ProcessGroup {
     /// })?;
     /// # Ok(()) }
     /// ```
+    #[inline]
     pub fn recv<O: BufMut>(&self, output: O, from: u32, tag: impl Into<RecvOptions>) -> Result<O> {
         Ok(self.run(op::recv(output, from, tag))?)
     }
@@ -97,6 +99,7 @@ impl ProcessGroup {
     /// })?;
     /// # Ok(()) }
     /// ```
+    #[inline]
     pub fn recv_any_source<O: BufMut>(&self, output: O, tag: impl Into<RecvOptions>) -> Result<(O, u32)> {
         Ok(self.run(op::recv_any_source(output, tag))?)
     }
@@ -122,6 +125,7 @@ impl ProcessGroup {
     /// })?;
     /// # Ok(()) }
     /// ```
+    #[inline]
     pub fn broadcast<B: BufMut>(&self, buffer: B, root: impl Into<BroadcastOptions>) -> Result<B> {
         Ok(self.run(op::broadcast(buffer, root))?)
     }
@@ -149,6 +153,7 @@ impl ProcessGroup {
     /// })?;
     /// # Ok(()) }
     /// ```
+    #[inline]
     pub fn reduce<B: BufMut>(&self, buffer: B, options: impl Into<ReduceOptions>, root: u32) -> Result<B> {
         Ok(self.run(op::reduce(buffer, options, root))?)
     }
@@ -175,6 +180,7 @@ impl ProcessGroup {
     /// })?;
     /// # Ok(()) }
     /// ```
+    #[inline]
     pub fn all_reduce<B: InPlace>(&self, buffer: B, options: impl Into<AllReduceOptions>) -> Result<B> {
         Ok(self.run(op::all_reduce(buffer, options))?)
     }
@@ -199,6 +205,7 @@ impl ProcessGroup {
     /// })?;
     /// # Ok(()) }
     /// ```
+    #[inline]
     pub fn all_reduce_coalesced<B: BufMut>(
         &self,
         buffers: Vec<B>,
@@ -228,6 +235,7 @@ impl ProcessGroup {
     /// })?;
     /// # Ok(()) }
     /// ```
+    #[inline]
     pub fn all_gather<I: Buf, O: BufMut>(&self, input: I, outputs: Vec<O>) -> Result<(I, Vec<O>)> {
         Ok(self.run(op::all_gather(input, outputs))?)
     }
@@ -250,6 +258,7 @@ impl ProcessGroup {
     /// })?;
     /// # Ok(()) }
     /// ```
+    #[inline]
     pub fn all_gather_into<I: Buf, O: BufMut>(&self, input: I, output: O) -> Result<(I, O)> {
         Ok(self.run(op::all_gather_into(input, output))?)
     }
@@ -272,6 +281,7 @@ impl ProcessGroup {
     /// })?;
     /// # Ok(()) }
     /// ```
+    #[inline]
     pub fn all_gather_coalesced<I: Buf, O: BufMut>(
         &self,
         inputs: Vec<I>,
@@ -298,6 +308,7 @@ impl ProcessGroup {
     /// })?;
     /// # Ok(()) }
     /// ```
+    #[inline]
     pub fn all_gather_into_coalesced<I: Buf, O: BufMut>(
         &self,
         inputs: Vec<I>,
@@ -327,6 +338,7 @@ impl ProcessGroup {
     /// })?;
     /// # Ok(()) }
     /// ```
+    #[inline]
     pub fn reduce_scatter<I: Buf, O: BufMut>(
         &self,
         inputs: Vec<I>,
@@ -357,6 +369,7 @@ impl ProcessGroup {
     /// })?;
     /// # Ok(()) }
     /// ```
+    #[inline]
     pub fn reduce_scatter_into<I: Buf, O: BufMut>(
         &self,
         input: I,
@@ -385,6 +398,7 @@ impl ProcessGroup {
     /// })?;
     /// # Ok(()) }
     /// ```
+    #[inline]
     pub fn reduce_scatter_into_coalesced<I: Buf, O: BufMut>(
         &self,
         inputs: Vec<I>,
@@ -418,6 +432,7 @@ impl ProcessGroup {
     /// })?;
     /// # Ok(()) }
     /// ```
+    #[inline]
     pub fn gather<I: Buf, O: BufMut>(&self, input: I, root: Root<Vec<O>>) -> Result<(I, Option<Vec<O>>)> {
         Ok(self.run(op::gather(input, root))?)
     }
@@ -444,6 +459,7 @@ impl ProcessGroup {
     /// })?;
     /// # Ok(()) }
     /// ```
+    #[inline]
     pub fn scatter<I: Buf, O: BufMut>(&self, root: Root<Vec<I>>, output: O) -> Result<(Option<Vec<I>>, O)> {
         Ok(self.run(op::scatter(root, output))?)
     }
@@ -467,6 +483,7 @@ impl ProcessGroup {
     /// })?;
     /// # Ok(()) }
     /// ```
+    #[inline]
     pub fn all_to_all<I: Buf, O: BufMut>(&self, inputs: Vec<I>, outputs: Vec<O>) -> Result<(Vec<I>, Vec<O>)> {
         Ok(self.run(op::all_to_all(inputs, outputs))?)
     }
@@ -497,6 +514,7 @@ impl ProcessGroup {
     /// })?;
     /// # Ok(()) }
     /// ```
+    #[inline]
     pub fn all_to_all_single<I: Buf, O: BufMut>(&self, input: I, output: O) -> Result<(I, O)> {
         Ok(self.run(op::all_to_all_single(input, output))?)
     }
@@ -517,6 +535,7 @@ impl ProcessGroup {
     /// })?;
     /// # Ok(()) }
     /// ```
+    #[inline]
     pub fn barrier(&self) -> Result {
         Ok(self.run(op::barrier(BarrierOptions::default()))?)
     }
@@ -539,6 +558,7 @@ impl ProcessGroup {
     /// })?;
     /// # Ok(()) }
     /// ```
+    #[inline]
     pub fn monitored_barrier(&self, options: impl Into<MonitoredBarrierOptions>) -> Result {
         Ok(self.run(op::monitored_barrier(options))?)
     }

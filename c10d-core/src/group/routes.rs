@@ -5,9 +5,9 @@ use std::sync::Arc;
 use super::Lane;
 use super::builder::GroupSpec;
 use super::deferred::sparse_lane;
-use crate::backend::registry::{Choice, Offer, key_and_slot};
+use crate::backend::registry::{Choice, Offer, forwards, key_and_slot};
 use crate::backend::{Backend, Capabilities, GroupInit, Kernel, Origin, Registry};
-use crate::catalog::OpKind;
+use crate::catalog::{OpKind, OpSet};
 use crate::staged::Staged;
 use crate::types::{DispatchKey, vendor_name};
 use crate::{Error, Result};
@@ -17,6 +17,8 @@ use crate::{Error, Result};
 pub(super) struct Route {
     lane: usize,
     pub(super) kernels: [Option<Kernel>; OpKind::ALL.len()],
+    /// The ops whose kernel does nothing but hand the job to the backend.
+    pub(super) forwarded: OpSet,
     pub(super) capabilities: Capabilities,
 }
 
@@ -93,14 +95,17 @@ impl Routes {
                     )?);
                     let mut kernels = [None; OpKind::ALL.len()];
                     kernels[OpKind::AllReduce as usize] = kernel(OpKind::AllReduce);
-                    return Ok(Route { lane: lanes.len() - 1, kernels, capabilities: Capabilities::ALL });
+                    let forwarded = OpSet::NONE;
+                    return Ok(Route { lane: lanes.len() - 1, kernels, forwarded, capabilities: Capabilities::ALL });
                 }
                 let capabilities = *lanes[lane].backend.capabilities_on(key);
                 let mut kernels = [None; OpKind::ALL.len()];
                 for op in OpKind::ALL.iter().filter(|op| capabilities.ops.contains(**op)) {
                     kernels[*op as usize] = kernel(*op);
                 }
-                Ok(Route { lane, kernels, capabilities })
+                let is_forwarded = |op: &OpKind| kernels[*op as usize].is_some_and(forwards);
+                let forwarded: Vec<OpKind> = OpKind::ALL.iter().copied().filter(is_forwarded).collect();
+                Ok(Route { lane, kernels, forwarded: OpSet::of(&forwarded), capabilities })
             });
         }
         Ok((lanes, routes))

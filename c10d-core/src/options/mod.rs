@@ -117,9 +117,11 @@ macro_rules! reduce_first {
     ($($name:ident)*) => {$(
         impl $name {
             /// Makes options with this reduce operation.
+            #[inline]
             pub fn new(reduce_op: ReduceOp) -> Self { Self { reduce_op, ..Self::default() } }
         }
         impl From<ReduceOp> for $name {
+            #[inline]
             fn from(op: ReduceOp) -> Self { Self::new(op) }
         }
     )*};
@@ -129,6 +131,7 @@ reduce_first!(AllReduceOptions AllReduceCoalescedOptions ReduceOptions ReduceSca
 macro_rules! number_first {
     ($($name:ident $field:ident)*) => {$(
         impl From<u32> for $name {
+            #[inline]
             fn from($field: u32) -> Self { Self { $field, ..Self::default() } }
         }
     )*};

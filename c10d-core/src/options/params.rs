@@ -62,16 +62,19 @@ impl Params {
     }
 
     /// Elements of the input that go to each rank; empty = equal parts.
+    #[inline]
     pub fn input_splits(&self) -> &[usize] {
         self.rare.as_ref().map_or(&[], |r| &r.input_splits)
     }
 
     /// Elements of the output that come from each rank; empty = equal parts.
+    #[inline]
     pub fn output_splits(&self) -> &[usize] {
         self.rare.as_ref().map_or(&[], |r| &r.output_splits)
     }
 
     /// The devices that a barrier is told to use.
+    #[inline]
     pub fn device_ids(&self) -> &[u16] {
         self.rare.as_ref().map_or(&[], |r| &r.device_ids)
     }

@@ -39,11 +39,13 @@ impl Device {
     }
 
     /// The kind.
+    #[inline]
     pub const fn kind(self) -> DeviceKind {
         self.kind
     }
 
     /// The vendor's slot; 0 except on PrivateUse1.
+    #[inline]
     pub const fn vendor(self) -> u8 {
         self.vendor
     }
@@ -54,6 +56,7 @@ impl Device {
     }
 
     /// The dispatch key of a dense buffer on this device.
+    #[inline]
     pub const fn key(self) -> DispatchKey {
         match self.kind {
             DeviceKind::Cpu => DispatchKey::Cpu,

@@ -113,6 +113,7 @@ dtypes! {
 
 impl DType {
     /// Bytes of one element.
+    #[inline]
     pub const fn size(self) -> usize {
         Self::ROWS[self as usize].size
     }
@@ -123,6 +124,7 @@ impl DType {
     }
 
     /// Bytes to which an element in host memory is aligned.
+    #[inline]
     pub const fn align(self) -> usize {
         Self::ROWS[self as usize].align
     }
@@ -175,6 +177,7 @@ impl DTypeSet {
     }
 
     /// Whether the set has this type.
+    #[inline]
     pub const fn contains(self, d: DType) -> bool {
         self.0 & (1 << d as u32) != 0
     }

@@ -44,6 +44,7 @@ impl Identity {
         of.map_or(0, |identity| identity.0)
     }
 
+    #[inline]
     pub(crate) fn from_code(code: u16) -> Option<Identity> {
         (code != 0).then_some(Identity(code))
     }

@@ -38,6 +38,7 @@ impl ReduceOp {
         ["sum", "avg", "product", "min", "max", "band", "bor", "bxor", "premul_sum"];
 
     /// c10d's code, 0 to 8.
+    #[inline]
     pub const fn code(self) -> u8 {
         match self {
             ReduceOp::Sum => 0,
@@ -76,6 +77,7 @@ impl ReduceOp {
 
     /// Whether this operation is defined on this type. If it is not, every call ends with `InvalidArgument` on every
     /// rank before any byte is sent.
+    #[inline]
     pub const fn is_defined_on(self, dtype: DType) -> bool {
         Self::DEFINED[self.code() as usize].contains(dtype)
     }

@@ -1,0 +1,87 @@
+//! What most calls are, told in few comparisons.
+
+use crate::backend::{Fingerprint, Request};
+use crate::buffer::Span;
+use crate::catalog::Shape;
+use crate::types::ReduceOp;
+
+/// The one tensor of a call in place, if it lies in host memory and nothing is wrong with the call: what
+/// [`validate`](super::validate) would find.
+#[inline]
+pub(crate) fn plain(request: &Request, size: u32) -> Option<Span> {
+    let (op, params) = (request.op, &request.params);
+    let ([], [one]) = (request.inputs(), request.outputs()) else { return None };
+    let told = op.row().shape == Shape::InPlace && request.sparse().is_none() && one.identity().is_none();
+    let astray = params.root_tensor != 0 || op.is_rooted() && params.root >= size;
+    // A factor is in the fingerprint otherwise than a tag.
+    let defined =
+        !op.reduces() || params.reduce.is_defined_on(one.dtype()) && !matches!(params.reduce, ReduceOp::PreMulSum(_));
+    (told && !astray && defined && one.is_plain()).then_some(*one)
+}
+
+/// Its fingerprint: that which [`fingerprint`](crate::backend::fingerprint) would give.
+#[inline]
+pub(crate) fn plain_fingerprint(request: &Request, one: &Span) -> Fingerprint {
+    let (op, params) = (request.op, &request.params);
+    Fingerprint {
+        seq: request.seq as u32,
+        op: op as u8,
+        dtype: one.dtype() as u8,
+        reduce: if op.reduces() { params.reduce.code() } else { Fingerprint::NO_REDUCE },
+        step: 0,
+        count: one.count() as u64,
+        root: if op.is_rooted() { params.root } else { params.tag },
+        rest: 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::OpKind;
+    use crate::backend::{Caller, fingerprint};
+    use crate::dispatch::validate;
+    use crate::options::Params;
+    use crate::types::{DType, Device, Identity};
+
+    /// Whatever is plain is valid, and has the fingerprint of any other way; and what is usual is plain.
+    #[test]
+    fn plain_calls_are_valid_ones_with_the_same_fingerprint() {
+        let mut memory = [0u64; 8];
+        let at = memory.as_mut_ptr();
+        let spans = [
+            Span::host(at, 8),
+            Span::host(at, 0),
+            Span::host(std::ptr::null_mut::<f32>(), 0),
+            Span::host(std::ptr::null_mut::<f32>(), 4),
+            Span::host(at.cast::<f32>(), 3),
+            Span::host(at.cast::<u8>().wrapping_add(1).cast::<f32>(), 3),
+            Span::host(at.cast::<bool>(), 3),
+            Span::host(at, usize::MAX / 8),
+            Span::host(at.cast::<u8>(), 16).identified(Identity::new("plain::Two", 2, "").unwrap()),
+            Span::new(at.cast(), 0, 4, DType::F32, Device::cuda(0)),
+        ];
+        let reduces = [ReduceOp::Sum, ReduceOp::Avg, ReduceOp::Bxor, ReduceOp::PreMulSum(2.0)];
+        let mut plain_ones = 0;
+        for op in OpKind::ALL.iter().copied() {
+            for (span, reduce) in spans.iter().flat_map(|span| reduces.map(|reduce| (span, reduce))) {
+                for (root, root_tensor, tag) in [(0, 0, 0), (1, 0, 7), (2, 0, 0), (0, 1, 0)] {
+                    let params = Params { reduce, root, root_tensor, tag, ..Params::default() };
+                    let mut request = Request::new(op, Caller::Waits, params, Duration::ZERO);
+                    request.seq = 5;
+                    request.spans.outputs.push(*span);
+                    let Some(one) = plain(&request, 2) else { continue };
+                    plain_ones += 1;
+                    assert!(validate(&request, 0, 2).is_ok(), "{request:?}");
+                    assert_eq!(plain_fingerprint(&request, &one), fingerprint(&request), "{request:?}");
+                    request.spans.inputs.push(*span);
+                    assert!(plain(&request, 2).is_none());
+                }
+            }
+        }
+        // Five of the tensors are right: 40 broadcasts, 30 all-reduces and 20 reductions of them have a meaning.
+        assert_eq!(plain_ones, 90);
+    }
+}
