@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use c10d_core::backend::{AlgorithmInfo, Backend, Caller, Capabilities, GroupInit, Job, JobId, WorkerQueue};
+use c10d_core::backend::{AlgorithmInfo, Backend, Caller, Capabilities, GroupInit, Job, JobId, Request, WorkerQueue};
 use c10d_core::panics::caught;
 use c10d_core::store::deadline_after;
 use c10d_core::sync::Mutex;
@@ -71,9 +71,10 @@ impl GlooLike {
         let crowded = local_ranks.len() > cores;
         let pause = Pause::new(crowded, segment.clone().map(Doorbell::new));
         let me = Member { world: init.size, rank: init.rank };
-        let selection = Arc::new(Selection::new(table, init.size, Fabric::of(&topology)));
+        let fabric = Fabric::of(&topology);
+        let selection = Arc::new(Selection::new(table, init.size, fabric));
         let executor = Executor::new(init.rank, collective, health.clone(), pause.with_room(init.size as usize));
-        let layout = Layout::new(me, selection.clone(), topology.hosts);
+        let layout = Layout::new(me, fabric, selection.clone(), topology.hosts);
         let messages = Arc::new(Messages::new(p2p, health.clone(), segment, crowded));
         let asked = Arc::downgrade(&messages);
         health.ask_messages(Box::new(move || asked.upgrade()?.waits()));
@@ -112,11 +113,18 @@ unsafe impl Backend for GlooLike {
         if request.op.is_p2p() {
             self.0.messages.submit(job);
         } else if request.caller == Caller::Waits && self.0.queue.is_idle() {
-            let result = self.0.run(&job);
+            let result = self.0.run(job.request());
             job.complete(result);
         } else {
             self.0.queue(job);
         }
+    }
+
+    fn run(&self, request: &Request) -> Option<Result> {
+        if request.op.is_p2p() {
+            return self.0.messages.run_at_once(request);
+        }
+        self.0.queue.is_idle().then(|| self.0.run(request))
     }
 
     fn cancel(&self, jobs: &[JobId]) -> Result<Vec<Job>> {
@@ -187,9 +195,8 @@ impl Drop for GlooLike {
 }
 
 impl Rank {
-    /// Runs the job to its end, without completing it.
-    fn run(&self, job: &Job) -> Result {
-        let request = job.request();
+    /// Runs the call to its end.
+    fn run(&self, request: &Request) -> Result {
         // A queued job must not wait beyond its own deadline, whatever runs before it.
         let earliest = || self.queue.least(|job| job.request().deadline());
         let deadline = || earliest().map_or(request.deadline(), |queued| queued.min(request.deadline()));
@@ -212,7 +219,7 @@ impl Rank {
 
     fn serve(&self) {
         while let Some(job) = self.queue.next() {
-            let result = caught(|| self.run(&job)).unwrap_or_else(|words| {
+            let result = caught(|| self.run(job.request())).unwrap_or_else(|words| {
                 let what = format!("the thread of asynchronous collectives panicked: {words}");
                 Err(self.health.fail(Error::new(ErrorKind::Internal, what)))
             });

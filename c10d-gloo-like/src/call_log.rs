@@ -82,7 +82,7 @@ impl CallLog {
         let version = written(n);
         entry.version.store(version.wrapping_sub(1), Ordering::Relaxed);
         fence(Ordering::Release);
-        for (word, value) in entry.words.iter().zip(pack(fingerprint)) {
+        for (word, value) in entry.words.iter().zip(fingerprint.to_words()) {
             word.store(value, Ordering::Relaxed);
         }
         entry.version.store(version, Ordering::Release);
@@ -186,13 +186,6 @@ impl CallLog {
 /// The version of a slot that contains call `n`. The version before it means that the slot is being written.
 fn written(n: u64) -> u64 {
     (n / HISTORY as u64).wrapping_add(1).wrapping_mul(2)
-}
-
-/// It uses shifts and not bytes: reading words right after their bytes were written stalls the core.
-fn pack(fingerprint: &Fingerprint) -> [u64; 3] {
-    let small = u32::from_le_bytes([fingerprint.op, fingerprint.dtype, fingerprint.reduce, fingerprint.step]);
-    let pair = |low: u32, high: u32| u64::from(low) | u64::from(high) << 32;
-    [pair(fingerprint.seq, small), fingerprint.count, pair(fingerprint.root, fingerprint.rest)]
 }
 
 fn unpack(words: &[u64; 3]) -> Fingerprint {

@@ -1,11 +1,13 @@
 //! The collectives of one rank: it runs one at a time, on the thread that calls it.
+#![allow(unsafe_code)]
 
 use std::time::{Duration, Instant};
 
 use c10d_core::backend::Request;
 use c10d_core::{Error, ErrorKind, OpKind, Result};
 
-use crate::exec::{Executor, Op, Reduction, Spaces};
+use crate::exec::exchange::Progress;
+use crate::exec::{Call, Executor, Op, Reduction, Spaces};
 use crate::layout::Layout;
 use crate::link::Link;
 use crate::plan::Plan;
@@ -29,26 +31,31 @@ impl Collectives {
     /// afterwards.
     pub(crate) fn run(&mut self, request: &Request, deadline: &dyn Fn() -> Instant) -> Result {
         self.patience = self.patience.max(request.timeout);
-        self.plan.clear();
-        self.spaces.clear();
-        let dtype = request.dtype();
-        self.layout.fill(request, dtype, &mut self.spaces, &mut self.plan);
-        let reduction = match dtype {
-            Some(dtype) if request.op.reduces() => Reduction::new(request.params.reduce, dtype, self.layout.world()),
-            _ => None,
-        };
-        let op = Op {
-            plan: &self.plan,
-            fingerprint: request.fingerprint,
-            uneven: request.op.is_uneven(),
-            elem: dtype.map_or(1, |d| d.size()),
-            reduction,
-            kind: request.op,
-            root: request.params.root,
-            deadline,
-        };
-        let result = self.executor.run(&op, &mut self.spaces);
-        self.spaces.clear();
+        let call = Call { fingerprint: request.fingerprint, op: request.op, root: request.params.root };
+        let Collectives { executor, layout, spaces, plan, .. } = self;
+        let result = executor.call(&call, |executor| {
+            let dtype = request.dtype();
+            let reduction = match dtype {
+                Some(dtype) if request.op.reduces() => Reduction::new(request.params.reduce, dtype, layout.world()),
+                _ => None,
+            };
+            let written = match layout.exchange(request, reduction) {
+                // SAFETY: the tensors of a job that this backend holds.
+                Some(exchange) => match unsafe { executor.exchange(&exchange, &request.fingerprint) }? {
+                    Progress::Done => return Ok(()),
+                    Progress::Written(before) => before,
+                },
+                None => 0,
+            };
+            plan.clear();
+            spaces.clear();
+            layout.fill(request, dtype, spaces, plan);
+            let (elem, uneven) = (dtype.map_or(1, |d| d.size()), request.op.is_uneven());
+            let op = Op { plan, fingerprint: request.fingerprint, uneven, elem, reduction, deadline };
+            let result = executor.run(&op, spaces, written);
+            spaces.clear();
+            result
+        });
         result.map_err(|mut error| {
             // A monitored barrier names the first missing rank, unless asked for all.
             if request.op == OpKind::MonitoredBarrier

@@ -4,25 +4,29 @@
 
 use std::sync::Arc;
 
-use c10d_core::backend::Request;
+use c10d_core::backend::{OpSet, Request};
 use c10d_core::{DType, OpKind, Span};
 
-use crate::exec::Spaces;
+use crate::exec::exchange::{Bytes, Exchange, MOST_BYTES, MOST_RANKS, Others, Parts, Use};
+use crate::exec::{Reduction, Spaces};
 use crate::plan::Plan;
-use crate::schedule::{Algorithm, Blocks, Member, Selection, direct, exact};
+use crate::schedule::{Algorithm, Blocks, Fabric, Member, Selection, direct, exact};
 
 /// Lays out one op after the other, and keeps its memory between them.
 pub(crate) struct Layout {
     me: Member,
     selection: Arc<Selection>,
+    /// The ops of which small ones are exchanges.
+    exchanged: OpSet,
     hosts: Vec<u32>,
     /// The start of each rank's block in the input and in the output, and the end of the last block.
     starts: [Vec<usize>; 2],
 }
 
 impl Layout {
-    pub(crate) fn new(me: Member, selection: Arc<Selection>, hosts: Vec<u32>) -> Layout {
-        Layout { me, selection, hosts, starts: Default::default() }
+    pub(crate) fn new(me: Member, fabric: Fabric, selection: Arc<Selection>, hosts: Vec<u32>) -> Layout {
+        let exchanged = exchanged(me.world, fabric, &selection);
+        Layout { me, selection, exchanged, hosts, starts: Default::default() }
     }
 
     /// How many ranks there are.
@@ -35,6 +39,68 @@ impl Layout {
     fn algorithm(&self, request: &Request, dtype: Option<DType>, bytes: usize) -> Algorithm {
         let exact = dtype.is_some_and(|d| exact(d, request.params.reduce));
         self.selection.choose(request.op, bytes, exact)
+    }
+
+    /// What this request is as an exchange of small items, where it is one. That a rank has larger items than another, and so
+    /// follows a plan, is no matter: those of these ops send the same items.
+    #[inline]
+    pub(crate) fn exchange<'a>(&self, request: &'a Request, reduction: Option<Reduction>) -> Option<Exchange<'a>> {
+        if !self.exchanged.contains(request.op) {
+            return None;
+        }
+        let (inputs, outputs) = (request.inputs(), request.outputs());
+        let root = request.params.root;
+        let is_root = self.me.rank == root;
+        let all = |spans: &[Span]| spans.first().map_or(Bytes::NONE, Bytes::of);
+        let nothing = Use::Copied { to: Parts::Whole(Bytes::NONE), own: false };
+        let copied = |to| Use::Copied { to, own: true };
+        let even = |whole: &[Span]| {
+            let Bytes { at, len } = all(whole);
+            Parts::Even(Bytes { at, len: len / self.me.world as usize })
+        };
+        let everybody = |send, take| Exchange { to: Others::All, send, from: Others::All, take };
+        let rooted = |to_root: bool, send, take| match (is_root, to_root) {
+            (true, true) => Exchange { to: Others::Nobody, send, from: Others::All, take },
+            (true, false) => Exchange { to: Others::All, send, from: Others::Nobody, take },
+            (false, true) => Exchange { to: Others::One(root), send, from: Others::Nobody, take: nothing },
+            (false, false) => Exchange { to: Others::Nobody, send, from: Others::One(root), take },
+        };
+        let exchange = match request.op {
+            OpKind::AllReduce => {
+                let own = all(outputs);
+                everybody(Parts::Whole(own), Use::Reduced { own, to: own.at, by: reduction? })
+            }
+            OpKind::Reduce => {
+                let own = all(outputs);
+                rooted(true, Parts::Whole(own), Use::Reduced { own, to: own.at, by: reduction? })
+            }
+            OpKind::Broadcast => {
+                let own = Parts::Whole(all(outputs));
+                rooted(false, own, Use::Copied { to: own, own: false })
+            }
+            OpKind::AllGather => everybody(Parts::Whole(all(inputs)), copied(Parts::List(outputs))),
+            OpKind::AllGatherInto => everybody(Parts::Whole(all(inputs)), copied(even(outputs))),
+            OpKind::ReduceScatter | OpKind::ReduceScatterInto => {
+                let send = if request.op == OpKind::ReduceScatter { Parts::List(inputs) } else { even(inputs) };
+                let own = send.of(self.me.rank);
+                everybody(send, Use::Reduced { own, to: all(outputs).at, by: reduction? })
+            }
+            OpKind::Gather => rooted(true, Parts::Whole(all(inputs)), copied(Parts::List(outputs))),
+            OpKind::Scatter if is_root => rooted(false, Parts::List(inputs), copied(Parts::Whole(all(outputs)))),
+            OpKind::Scatter => {
+                let to = Parts::Whole(all(outputs));
+                rooted(false, Parts::Whole(Bytes::NONE), Use::Copied { to, own: false })
+            }
+            OpKind::AllToAll => everybody(Parts::List(inputs), copied(Parts::List(outputs))),
+            OpKind::AllToAllSingle
+                if request.params.input_splits().is_empty() && request.params.output_splits().is_empty() =>
+            {
+                everybody(even(inputs), copied(even(outputs)))
+            }
+            OpKind::Barrier | OpKind::MonitoredBarrier => everybody(Parts::Whole(Bytes::NONE), nothing),
+            _ => return None,
+        };
+        exchange.is_small().then_some(exchange)
     }
 
     /// Fills `spaces` and `plan`, which are empty, for this request, whose element type is `dtype`.
@@ -139,6 +205,44 @@ impl Layout {
     }
 }
 
+/// The ops of which those with small items are done in one round, directly, in any case: a rank that began an exchange may go
+/// on by the plan, and its peers may follow theirs from the start.
+fn exchanged(world: u32, fabric: Fabric, selection: &Selection) -> OpSet {
+    use OpKind::*;
+    let ops = [
+        Broadcast,
+        AllReduce,
+        Reduce,
+        AllGather,
+        AllGatherInto,
+        ReduceScatter,
+        ReduceScatterInto,
+        Gather,
+        Scatter,
+        AllToAll,
+        AllToAllSingle,
+        Barrier,
+        MonitoredBarrier,
+    ];
+    if fabric != Fabric::Shm || world > MOST_RANKS {
+        return OpSet::NONE;
+    }
+    let in_one_round = |op: &OpKind| {
+        let items = match op {
+            AllGatherInto | ReduceScatterInto => world as usize,
+            _ => 1,
+        };
+        (0..=MOST_BYTES).flat_map(|item| [(item, false), (item, true)]).all(|(item, exact)| {
+            match selection.choose(*op, item * items, exact) {
+                Algorithm::Local | Algorithm::OneShot => true,
+                Algorithm::Direct => *op != AllReduce,
+                _ => false,
+            }
+        })
+    };
+    OpSet::of(&ops.into_iter().filter(in_one_round).collect::<Vec<_>>())
+}
+
 #[derive(Clone, Copy)]
 enum Operand {
     Input,
@@ -174,7 +278,7 @@ fn put_part(spaces: &mut Spaces, operand: Operand, span: &Span, offset: usize, l
     }
 }
 
-/// Blocks of these lengths.
+/// Parts of these lengths.
 fn list(starts: &mut Vec<usize>, lens: impl Iterator<Item = usize>) -> Blocks<'_> {
     starts.clear();
     starts.push(0);
@@ -202,5 +306,28 @@ fn parts<'a>(
         Blocks::uniform(world as u32, bytes / world)
     } else {
         list(starts, splits.iter().map(|n| n * elem))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::schedule::Table;
+
+    #[test]
+    fn small_ops_are_exchanges_where_all_share_memory_and_nothing_else_is_chosen() {
+        let of = |world, fabric, table: Table| exchanged(world, fabric, &Selection::new(&table, world, fabric));
+        for world in 1..=MOST_RANKS {
+            for op in OpKind::ALL.iter().filter(|op| !op.is_p2p()) {
+                let coalesced = op.name().contains("coalesced");
+                assert_eq!(of(world, Fabric::Shm, Table::builtin()).contains(*op), !coalesced, "{op} {world}");
+            }
+        }
+        assert_eq!(of(MOST_RANKS + 1, Fabric::Shm, Table::builtin()), OpSet::NONE);
+        assert_eq!(of(2, Fabric::Tcp, Table::builtin()), OpSet::NONE);
+        let tree = of(4, Fabric::Shm, Table::builtin().preferring(Algorithm::Tree));
+        assert!(
+            !tree.contains(OpKind::AllReduce) && !tree.contains(OpKind::Broadcast) && tree.contains(OpKind::Barrier)
+        );
     }
 }

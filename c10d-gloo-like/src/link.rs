@@ -19,7 +19,45 @@ pub(crate) enum Link {
     Tcp(TcpLink),
 }
 
+/// The next item of a link.
+#[derive(Clone, Copy)]
+pub(crate) enum Item {
+    /// It came the shortest way: all of it is here, in so many bytes at this place, until they are consumed.
+    Here(*const u8, usize),
+    /// It comes another way: by [`Link::peek`].
+    Elsewhere,
+    /// It has not come.
+    NotYet,
+}
+
 impl Link {
+    /// Sends a whole item, `head` and then the `len` bytes at `body`, the shortest way, if there is one for it now. `false`:
+    /// nothing was sent. To be asked between two items alone.
+    ///
+    /// # Safety
+    /// `body` is readable for `len` bytes.
+    #[inline]
+    pub(crate) unsafe fn write_item(&mut self, head: &[u8], body: *const u8, len: usize) -> Result<bool> {
+        match self {
+            // SAFETY: the caller guarantees it.
+            Link::Shm(l) => unsafe { l.write_item(head, body, len) },
+            Link::Tcp(_) => Ok(false),
+        }
+    }
+
+    /// Looks for the next item. To be asked between two items alone.
+    #[inline]
+    pub(crate) fn peek_item(&mut self) -> Result<Item> {
+        match self {
+            Link::Shm(l) => Ok(match l.peek_item()? {
+                Ok((at, len)) => Item::Here(at, len),
+                Err(0) => Item::NotYet,
+                Err(_) => Item::Elsewhere,
+            }),
+            Link::Tcp(_) => Ok(Item::Elsewhere),
+        }
+    }
+
     /// Sends as many bytes of `head`, and then of the `len` bytes at `body`, as possible now, and returns their number
     /// (0: none). These bytes are in transfer to the peer; the caller calls again with the rest.
     ///

@@ -50,7 +50,14 @@ pub(crate) fn exchange(mut link: Link, me: u64, seeds: std::ops::Range<u64>, lar
                 let at = done.min(head.len());
                 let body = &body[done - at..];
                 // SAFETY: it is a slice.
-                let n = unsafe { link.write(&head[at..], body.as_ptr(), body.len()) }.unwrap();
+                let whole = done == 0
+                    && how.below(4) > 0
+                    && unsafe { link.write_item(head, body.as_ptr(), body.len()) }.unwrap();
+                let n = match whole {
+                    true => head.len() + body.len(),
+                    // SAFETY: it is a slice.
+                    false => unsafe { link.write(&head[at..], body.as_ptr(), body.len()) }.unwrap(),
+                };
                 done += n;
                 progress |= n > 0;
                 if done == sending.0.len() + sending.1.len() {

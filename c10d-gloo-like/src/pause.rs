@@ -61,7 +61,7 @@ impl Pause {
     /// Makes a pause. `oversubscribed`: there are more ranks than cores, so spinning keeps others from running. `bell`:
     /// this rank's doorbell, if it has peers in shared memory.
     pub(crate) fn new(oversubscribed: bool, bell: Option<Doorbell>) -> Pause {
-        let spins = if oversubscribed { 0 } else { SPINS };
+        let Looks(spins) = Looks::new(oversubscribed);
         Pause { bell, spins, state: PauseState::Spinning(0), set: Vec::new() }
     }
 
@@ -69,6 +69,12 @@ impl Pause {
     pub(crate) fn with_room(mut self, links: usize) -> Pause {
         self.set.reserve(links);
         self
+    }
+
+    /// The looks of a thread that does not mean to sleep yet.
+    #[inline]
+    pub(crate) fn looks(&self) -> Looks {
+        Looks(self.spins)
     }
 
     /// Records progress: the next wait starts with spinning.
@@ -142,6 +148,28 @@ impl Pause {
         set.clear();
         // The vector is empty, so no borrow is left in it; collecting keeps the allocation.
         self.set = set.into_iter().map(|_| unreachable!()).collect();
+    }
+}
+
+/// How often a thread looks that goes over to a [`Pause`] if it has seen nothing by then.
+pub(crate) struct Looks(u32);
+
+impl Looks {
+    /// See [`Pause::new`].
+    #[inline]
+    pub(crate) fn new(oversubscribed: bool) -> Looks {
+        Looks(if oversubscribed { 0 } else { SPINS })
+    }
+
+    /// Waits a little for another look; `false`: there were enough.
+    #[inline]
+    pub(crate) fn another(&mut self) -> bool {
+        let more = self.0 > 0;
+        if more {
+            self.0 -= 1;
+            hint::spin_loop();
+        }
+        more
     }
 }
 

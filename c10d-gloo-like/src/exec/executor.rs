@@ -16,6 +16,26 @@ use crate::pause::{Interest, Pause};
 use crate::plan::{Plan, StepId};
 use c10d_core::calls::{Doubt, Whom};
 
+/// A call, as all ranks make it.
+#[derive(Clone, Copy)]
+pub(crate) struct Call {
+    /// What all ranks must agree on.
+    pub(crate) fingerprint: Fingerprint,
+    /// Which op it is.
+    pub(crate) op: OpKind,
+    /// Its root, if it has one.
+    pub(crate) root: u32,
+}
+
+impl Call {
+    /// The ranks from which this rank of `world` receives nothing in it, so that it must check afterwards whether they
+    /// made the same call.
+    #[inline]
+    pub(super) fn unheard_by(&self, rank: u32, world: u32) -> Whom {
+        Whom::after(self.op, rank, self.root, world)
+    }
+}
+
 /// One op, as this rank runs it.
 pub(crate) struct Op<'a> {
     /// The plan.
@@ -28,21 +48,8 @@ pub(crate) struct Op<'a> {
     pub(crate) elem: usize,
     /// The reduction, for plans that reduce.
     pub(crate) reduction: Option<Reduction>,
-    /// Which op it is.
-    pub(crate) kind: OpKind,
-    /// Its root, if it has one.
-    pub(crate) root: u32,
     /// The deadline; it is read only if the op has to wait.
     pub(crate) deadline: &'a dyn Fn() -> Instant,
-}
-
-impl Op<'_> {
-    /// The ranks from which this rank of `world` receives nothing in it, so that it must check afterwards whether they
-    /// made the same call.
-    #[inline]
-    pub(super) fn unheard_by(&self, rank: u32, world: u32) -> Whom {
-        Whom::after(self.kind, rank, self.root, world)
-    }
 }
 
 /// One direction of the traffic with one peer, during one op.

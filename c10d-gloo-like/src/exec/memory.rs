@@ -10,6 +10,7 @@ use std::ptr::{self, NonNull};
 use c10d_core::{Error, ErrorKind, Result};
 
 use super::Reduction;
+use super::announce::HEADER;
 use crate::link::Link;
 use crate::plan::{Region, Space};
 
@@ -203,8 +204,14 @@ impl Spaces {
         most: usize,
     ) -> Result<(usize, usize)> {
         let (at, n) = self.part(from, done, most);
+        // The header and all that follows it.
+        let whole = head.len() == HEADER && n == from.len;
         // SAFETY: `n` bytes of a piece.
-        let taken = unsafe { link.write(head, at, n) }?;
+        let taken = match whole && unsafe { link.write_item(head, at, n) }? {
+            true => head.len() + n,
+            // SAFETY: as above.
+            false => unsafe { link.write(head, at, n) }?,
+        };
         Ok((taken, head.len() + n))
     }
 

@@ -4,6 +4,7 @@
 //! thread pauses, and checks the group's health and the deadline.
 
 mod announce;
+pub(crate) mod exchange;
 mod executor;
 mod failure;
 mod memory;
@@ -20,10 +21,10 @@ use c10d_core::{Error, ErrorKind, Result};
 
 use crate::plan::{Action, After, Region, StepId};
 use c10d_core::calls::{Doubt, Whom, hub};
-use executor::{Direction, LOOK_EVERY, Traffic};
+use executor::{Direction, LOOK_EVERY, OVER, Traffic};
 use wait::Waiting;
 
-pub(crate) use executor::{Executor, Op};
+pub(crate) use executor::{Call, Executor, Op};
 pub(crate) use memory::Spaces;
 pub(crate) use reduction::Reduction;
 
@@ -31,42 +32,52 @@ pub(crate) use reduction::Reduction;
 const CLOCK_EVERY: u32 = 16;
 
 impl Executor {
-    /// Announces the op, runs it to its end, and records its end. An error is the group's first cause: the group has
+    /// Announces a call, runs `body`, and records the end of the call. An error is the group's first cause: the group has
     /// failed, and all peers know or will know.
-    pub(crate) fn run(&mut self, op: &Op<'_>, spaces: &mut Spaces) -> Result {
-        let announced = self.health.announce(&op.fingerprint);
-        let result = announced.and_then(|()| {
-            self.prepare(op, spaces).map_err(|e| self.health.fail(e))?;
-            self.finish(op, spaces)
-        });
-        self.pause.reset();
+    #[inline]
+    pub(crate) fn call(&mut self, call: &Call, body: impl FnOnce(&mut Executor) -> Result) -> Result {
+        let announced = self.health.announce(&call.fingerprint);
+        let result = announced.and_then(|()| body(self));
         self.health.finish();
         let number = self.begun;
         self.begun += 1;
         result?;
+        let world = self.links.len() as u32;
         if let Some(notes) = &mut self.notes {
-            let world = self.links.len() as u32;
             // Of who is not the hub, the hub has heard.
-            let silent = hub(op.kind, op.root).is_none_or(|hub| hub == self.rank);
-            let misses = |peer: &u32| silent && op.unheard_by(*peer, world) != Whom::Nobody && *peer != self.rank;
+            let silent = hub(call.op, call.root).is_none_or(|hub| hub == self.rank);
+            let misses = |peer: &u32| silent && call.unheard_by(*peer, world) != Whom::Nobody && *peer != self.rank;
             let missed = (0..world).filter(misses);
-            if notes.made(&op.fingerprint, missed) {
+            if notes.made(&call.fingerprint, missed) {
                 notes.send(&mut self.links);
             }
         }
-        let unheard = op.unheard_by(self.rank, self.links.len() as u32);
+        let unheard = call.unheard_by(self.rank, world);
         if self.in_doubt || unheard != Whom::Nobody {
-            return self.doubt(op, number, unheard);
+            return self.doubt(call, number, unheard);
         }
         Ok(())
     }
 
+    /// Runs an announced op to its end. The peers before rank `written` have what the plan sends them.
+    pub(crate) fn run(&mut self, op: &Op<'_>, spaces: &mut Spaces, written: u32) -> Result {
+        self.prepare(op, spaces).map_err(|e| self.health.fail(e))?;
+        let is_written =
+            |id: &StepId| matches!(op.plan.steps[*id as usize].action, Action::Send { peer, .. } if peer < written);
+        for id in self.pending.extract_if(.., |id| is_written(id)) {
+            self.done[id as usize] = OVER;
+        }
+        let result = self.finish(op, spaces);
+        self.pause.reset();
+        result
+    }
+
     /// Records a call in which this rank did not hear from all others, and checks their calls from time to time.
     #[inline]
-    fn doubt(&mut self, op: &Op<'_>, number: u64, unheard: Whom) -> Result {
-        let hub = hub(op.kind, op.root);
+    fn doubt(&mut self, call: &Call, number: u64, unheard: Whom) -> Result {
+        let hub = hub(call.op, call.root);
         if unheard != Whom::Nobody {
-            self.fresh.push(Doubt { number, fingerprint: op.fingerprint, whom: unheard, hub });
+            self.fresh.push(Doubt { number, fingerprint: call.fingerprint, whom: unheard, hub });
             self.in_doubt = true;
         }
         self.unlooked += 1;

@@ -12,7 +12,7 @@ use c10d_core::backend::{Fingerprint, Reports};
 use c10d_core::{DType, ErrorKind, HashStore, OpKind, ReduceOp, Result};
 
 use super::announce::Header;
-use super::{Executor, Op, Reduction, Spaces};
+use super::{Call, Executor, Op, Reduction, Spaces};
 use crate::mesh::{Mesh, Transport, Wiring};
 use crate::pause::Pause;
 use crate::plan::Plan;
@@ -127,17 +127,16 @@ impl Rank {
             }
         }
         let (timeout, deadline) = (self.timeout, OnceCell::new());
+        let call = Call { fingerprint, op, root };
         let op = Op {
             plan: &self.plan,
             fingerprint,
             uneven: op.is_uneven(),
             elem: 4,
             reduction: Reduction::new(ReduceOp::Sum, DType::U32, self.me.world),
-            kind: op,
-            root,
             deadline: &|| *deadline.get_or_init(|| Instant::now() + timeout),
         };
-        self.executor.run(&op, &mut self.spaces)
+        self.executor.call(&call, |executor| executor.run(&op, &mut self.spaces, 0))
     }
 
     fn all_reduce(&mut self, how: Algorithm, data: &mut [u32]) -> Result {

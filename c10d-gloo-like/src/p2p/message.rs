@@ -6,7 +6,8 @@ use c10d_core::{Result, Span};
 
 use crate::link::Link;
 
-const HEADER: usize = Fingerprint::SIZE + 8;
+/// The header's length on the wire.
+pub(super) const HEADER: usize = Fingerprint::SIZE + 8;
 
 /// The header before a message's bytes.
 #[derive(Clone, Copy)]
@@ -21,7 +22,8 @@ impl Header {
         self.fingerprint.root
     }
 
-    fn to_bytes(self) -> [u8; HEADER] {
+    #[inline]
+    pub(super) fn to_bytes(self) -> [u8; HEADER] {
         let mut out = [0; HEADER];
         out[..Fingerprint::SIZE].copy_from_slice(&self.fingerprint.to_bytes());
         out[Fingerprint::SIZE..].copy_from_slice(&self.len.to_le_bytes());
@@ -66,6 +68,11 @@ impl Outgoing {
         let span = span(&self.job);
         let total = HEADER + span.bytes();
         let Some(body) = span.host_ptr() else { return Ok((false, true)) };
+        // SAFETY: the bytes of the job's input, which are readable as long as the job is here.
+        if self.done == 0 && unsafe { link.write_item(&self.head, body, span.bytes()) }? {
+            self.done = total;
+            return Ok((true, true));
+        }
         let mut moved = false;
         while self.done < total {
             let head = &self.head[self.done.min(HEADER)..];

@@ -3,6 +3,7 @@
 //! A thread that waits for a message moves all messages of this rank. Messages that no receive asked for yet are kept,
 //! up to a limit; beyond it their sender has to wait.
 
+mod at_once;
 mod live;
 mod message;
 mod peer;

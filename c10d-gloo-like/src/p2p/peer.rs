@@ -35,6 +35,12 @@ impl Peer {
         }
     }
 
+    /// Whether no message from the peer is here in part, or whole and not asked for.
+    #[inline]
+    pub(super) fn is_between_messages(&self) -> bool {
+        self.kept.is_empty() && self.incoming.is_none() && self.held.is_none() && self.partial.is_empty()
+    }
+
     /// Takes the first kept message with this tag.
     pub(super) fn take_kept(&mut self, tag: u32) -> Option<(Header, Vec<u8>)> {
         let at = self.kept.iter().position(|(header, _)| header.tag() == tag)?;

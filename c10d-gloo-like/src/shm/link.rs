@@ -1,17 +1,23 @@
-//! A link between two ranks on one host: a ring in each direction, and the peer's doorbell.
+//! A link between two ranks on one host: a ring and a mailbox in each direction, and the peer's doorbell.
 #![allow(unsafe_code)]
 
+use std::ptr;
 use std::sync::Arc;
 
 use c10d_core::Result;
 
+use super::mailbox;
 use super::ring::{Reader, Writer};
 use super::{RingKind, Segment};
 
-/// One end of a pair of rings.
+/// One end of a pair of rings with their mailboxes.
 pub(crate) struct ShmLink {
     out: Writer,
+    outbox: mailbox::Writer,
     into: Reader,
+    inbox: mailbox::Reader,
+    /// Whether what was shown last lies in the mailbox.
+    mail: bool,
     theirs: Arc<Segment>,
 }
 
@@ -25,14 +31,33 @@ impl ShmLink {
         (theirs, own_index): (Arc<Segment>, usize),
     ) -> ShmLink {
         ShmLink {
-            out: Writer::new(own, peer_index, kind, peer),
+            out: Writer::new(own.clone(), peer_index, kind, peer),
+            outbox: mailbox::Writer::new(own, peer_index, kind, peer),
             into: Reader::new(theirs.clone(), own_index, kind, peer),
+            inbox: mailbox::Reader::new(theirs.clone(), own_index, kind, peer),
+            mail: false,
             theirs,
         }
     }
 
+    #[inline]
     fn wake(&self) {
         self.theirs.header().bell.ring();
+    }
+
+    /// See [`crate::link::Link::write_item`].
+    ///
+    /// # Safety
+    /// `body` is readable for `len` bytes.
+    #[inline]
+    pub(crate) unsafe fn write_item(&mut self, head: &[u8], body: *const u8, len: usize) -> Result<bool> {
+        let Some(line) = self.out.line() else { return Ok(false) };
+        // SAFETY: the caller guarantees it.
+        let written = unsafe { self.outbox.write(line, head, body, len) }?;
+        if written {
+            self.wake();
+        }
+        Ok(written)
     }
 
     /// See [`crate::link::Link::write`].
@@ -49,16 +74,48 @@ impl ShmLink {
         Ok(n)
     }
 
+    /// What is there of the next item, or of the one that is being read, if it lies in the mailbox.
+    #[inline]
+    fn peek_mail(&mut self) -> Result<Option<(*const u8, usize)>> {
+        let shown = match self.into.line() {
+            Some(line) => self.inbox.peek(line)?,
+            None => None,
+        };
+        self.mail = shown.is_some();
+        Ok(shown)
+    }
+
+    /// The next item, if it lies in the mailbox; `Err` of how many bytes the ring shows, if it does not.
+    #[inline]
+    pub(crate) fn peek_item(&mut self) -> Result<Result<(*const u8, usize), usize>> {
+        if let Some(shown) = self.peek_mail()? {
+            return Ok(Ok(shown));
+        }
+        let shown = self.peek()?;
+        Ok(if self.mail { Ok(shown) } else { Err(shown.1) })
+    }
+
     /// See [`crate::link::Link::peek`].
     #[inline]
     pub(crate) fn peek(&mut self) -> Result<(*const u8, usize)> {
-        self.into.peek()
+        if let Some(shown) = self.peek_mail()? {
+            return Ok(shown);
+        }
+        let shown = self.into.peek()?;
+        // An item of the mailbox that stands before what the ring shows is there by now.
+        if shown.1 > 0
+            && let Some(shown) = self.peek_mail()?
+        {
+            return Ok(shown);
+        }
+        Ok(shown)
     }
 
     /// See [`crate::link::Link::consume`].
     #[inline]
     pub(crate) fn consume(&mut self, n: usize) {
-        if self.into.consume(n) {
+        let stroke = if self.mail { self.inbox.consume(n) } else { self.into.consume(n) };
+        if stroke {
             self.wake();
         }
     }
@@ -69,6 +126,16 @@ impl ShmLink {
     /// `to` is writable for `len` bytes.
     #[inline]
     pub(crate) unsafe fn read(&mut self, to: *mut u8, len: usize) -> Result<usize> {
+        if self.into.line().is_some() {
+            let (at, there) = self.peek()?;
+            if self.mail {
+                let n = there.min(len);
+                // SAFETY: the mailbox shows `there` bytes, which stay until consumed; `to` has room for `len`.
+                unsafe { ptr::copy_nonoverlapping(at, to, n) };
+                self.consume(n);
+                return Ok(n);
+            }
+        }
         // SAFETY: the caller guarantees it.
         let (n, stroke) = unsafe { self.into.read(to, len) }?;
         if stroke {

@@ -6,8 +6,10 @@ mod copy;
 mod cursors;
 mod doorbell;
 mod link;
+mod mailbox;
 mod ring;
 mod segment;
+mod slots;
 
 pub(crate) use doorbell::Doorbell;
 pub(crate) use link::ShmLink;

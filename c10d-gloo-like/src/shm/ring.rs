@@ -49,6 +49,12 @@ impl End {
         unsafe { &*self.cursors }
     }
 
+    /// The line at the own position; `None` within a line.
+    #[inline]
+    fn line(&self) -> Option<u64> {
+        self.at.is_multiple_of(LINE).then_some(self.at / LINE)
+    }
+
     /// The address of this end's position, and the bytes up to the ring's end.
     fn here(&self) -> (*mut u8, usize) {
         let offset = self.at & (self.capacity - 1);
@@ -153,8 +159,15 @@ impl Writer {
     }
 
     /// Ends the item: the next one begins at a new line.
+    #[inline]
     pub(super) fn end(&mut self) {
         self.end.at = self.end.at.next_multiple_of(LINE);
+    }
+
+    /// The line at which the next item begins, if none is begun.
+    #[inline]
+    pub(super) fn line(&self) -> Option<u64> {
+        self.end.line()
     }
 }
 
@@ -228,8 +241,15 @@ impl Reader {
     }
 
     /// Ends the item: the next one begins at a new line.
+    #[inline]
     pub(super) fn end(&mut self) {
         self.end.at = self.end.at.next_multiple_of(LINE);
+    }
+
+    /// The line at which the next item begins. Inside an item, too, where a line happens to be read to its end.
+    #[inline]
+    pub(super) fn line(&self) -> Option<u64> {
+        self.end.line()
     }
 }
 

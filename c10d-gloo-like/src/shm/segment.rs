@@ -1,7 +1,8 @@
 //! A rank's segment: memory that the rank made and that its peers on the host map.
 //!
 //! It begins with a page of words about the rank. Then come, for each peer on the host, the rings that the rank writes
-//! and that peer reads, one per [`RingKind`]: first all cursors, then all bytes.
+//! and that peer reads, one per [`RingKind`], each with a mailbox: first all cursors, then all mailboxes, then all
+//! bytes.
 #![allow(unsafe_code)]
 
 use std::fs::File;
@@ -15,6 +16,7 @@ use rustix::fs::SealFlags;
 
 use super::bell::Bell;
 use super::cursors::Cursors;
+use super::slots::Slots;
 use crate::call_log::CallLog;
 
 const PAGE: usize = 4096;
@@ -66,8 +68,18 @@ impl Layout {
         self.data() + self.peers * (self.rings[0] + self.rings[1])
     }
 
+    fn mailboxes(&self) -> usize {
+        PAGE + self.peers * 2 * size_of::<Cursors>()
+    }
+
     fn data(&self) -> usize {
-        (PAGE + self.peers * 2 * size_of::<Cursors>()).next_multiple_of(PAGE)
+        (self.mailboxes() + self.peers * 2 * size_of::<Slots>()).next_multiple_of(PAGE)
+    }
+
+    /// Offset of a mailbox.
+    fn mailbox(&self, peer: usize, kind: RingKind) -> usize {
+        assert!(peer < self.peers);
+        self.mailboxes() + (peer * 2 + kind as usize) * size_of::<Slots>()
     }
 
     /// Offsets of the cursors and the bytes of a ring, and its capacity.
@@ -166,6 +178,12 @@ impl Segment {
         let base = self.map.as_mut_ptr();
         // SAFETY: `Layout::ring` stays inside `Layout::size`, which is the map's length.
         unsafe { (base.add(cursors).cast(), base.add(data), capacity) }
+    }
+
+    /// A mailbox; valid as long as the segment.
+    pub(super) fn mailbox(&self, peer: usize, kind: RingKind) -> *const Slots {
+        // SAFETY: `Layout::mailbox` stays inside `Layout::size`, which is the map's length.
+        unsafe { self.map.as_mut_ptr().add(self.layout.mailbox(peer, kind)).cast() }
     }
 }
 

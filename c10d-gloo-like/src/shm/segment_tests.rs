@@ -17,6 +17,9 @@ fn layouts_stay_small_and_disjoint() {
                 assert!(capacity.is_power_of_two() && data % 64 == 0 && cursors % 128 == 0);
                 used.push((cursors, cursors + size_of::<Cursors>()));
                 used.push((data, data + capacity));
+                let mailbox = layout.mailbox(peer, kind);
+                assert!(mailbox.is_multiple_of(128));
+                used.push((mailbox, mailbox + size_of::<Slots>()));
             }
         }
         used.sort_unstable();

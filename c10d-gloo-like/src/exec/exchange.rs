@@ -1,0 +1,239 @@
+//! Ops so small that every item goes the shortest way of its link: all is written at once, and what comes is used where it
+//! lies. Whoever is not answered at once goes on by the plan of the same op, in which what was written counts as sent.
+#![allow(unsafe_code)]
+
+use std::ptr;
+
+use c10d_core::backend::Fingerprint;
+use c10d_core::{Result, Span};
+
+use super::Reduction;
+use super::announce::HEADER;
+use super::executor::Executor;
+use super::failure::broken;
+use crate::link::{Item, Link};
+use crate::pause::Looks;
+
+/// The largest world for which this is done.
+pub(crate) const MOST_RANKS: u32 = 8;
+/// The largest item.
+pub(crate) const MOST_BYTES: usize = 1 << 10;
+
+/// Bytes of a tensor.
+#[derive(Clone, Copy)]
+pub(crate) struct Bytes {
+    pub(crate) at: *mut u8,
+    pub(crate) len: usize,
+}
+
+impl Bytes {
+    /// No bytes.
+    pub(crate) const NONE: Bytes = Bytes { at: ptr::NonNull::dangling().as_ptr(), len: 0 };
+
+    /// All bytes of a tensor; none of one that is not in host memory.
+    #[inline]
+    pub(crate) fn of(span: &Span) -> Bytes {
+        span.host_ptr().map_or(Bytes::NONE, |at| Bytes { at, len: span.bytes() })
+    }
+}
+
+/// The bytes that go to each rank, or come from it.
+#[derive(Clone, Copy)]
+pub(crate) enum Parts<'a> {
+    /// The same for each.
+    Whole(Bytes),
+    /// One block after the other, of this length each.
+    Even(Bytes),
+    /// A tensor for each.
+    List(&'a [Span]),
+}
+
+impl Parts<'_> {
+    #[inline]
+    pub(crate) fn of(&self, rank: u32) -> Bytes {
+        match self {
+            Parts::Whole(bytes) => *bytes,
+            Parts::Even(block) => Bytes { at: block.at.wrapping_add(block.len * rank as usize), len: block.len },
+            Parts::List(spans) => spans.get(rank as usize).map_or(Bytes::NONE, Bytes::of),
+        }
+    }
+
+    /// Whether none is larger than an item may be.
+    #[inline]
+    pub(crate) fn are_small(&self) -> bool {
+        match self {
+            Parts::Whole(bytes) | Parts::Even(bytes) => bytes.len <= MOST_BYTES,
+            Parts::List(spans) => spans.iter().all(|span| span.bytes() <= MOST_BYTES),
+        }
+    }
+}
+
+/// Some of the other ranks.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Others {
+    /// None.
+    Nobody,
+    /// This one.
+    One(u32),
+    /// All.
+    All,
+}
+
+impl Others {
+    /// The ranks, ascending.
+    #[inline]
+    fn ranks(self, me: u32, world: u32) -> impl Iterator<Item = u32> + Clone {
+        let range = match self {
+            Others::Nobody => 0..0,
+            Others::One(rank) => rank..rank + 1,
+            Others::All => 0..world,
+        };
+        range.filter(move |rank| *rank != me)
+    }
+}
+
+/// What becomes of the items that come.
+#[derive(Clone, Copy)]
+pub(crate) enum Use<'a> {
+    /// Each is copied to its block. With `own`, so is what this rank has for itself.
+    Copied { to: Parts<'a>, own: bool },
+    /// All are reduced, in rank order and with the own bytes.
+    Reduced { own: Bytes, to: *mut u8, by: Reduction },
+}
+
+/// A small op, as this rank does it. All that it sends is read before anything is written.
+#[derive(Clone, Copy)]
+pub(crate) struct Exchange<'a> {
+    pub(crate) to: Others,
+    pub(crate) send: Parts<'a>,
+    pub(crate) from: Others,
+    pub(crate) take: Use<'a>,
+}
+
+impl Exchange<'_> {
+    /// Whether all its items are.
+    #[inline]
+    pub(crate) fn is_small(&self) -> bool {
+        let taken = match &self.take {
+            Use::Copied { to, .. } => to.are_small(),
+            Use::Reduced { own, .. } => own.len <= MOST_BYTES,
+        };
+        taken && self.send.are_small()
+    }
+}
+
+/// How far an exchange has come.
+pub(crate) enum Progress {
+    /// To its end.
+    Done,
+    /// The ranks before this one have what this rank sends them; nothing was taken.
+    Written(u32),
+}
+
+impl Executor {
+    /// Does as much of an exchange as goes without waiting longer than a spin.
+    ///
+    /// # Safety
+    /// What the exchange reads is readable, what it writes is writable, and nobody else uses that meanwhile.
+    #[inline]
+    pub(crate) unsafe fn exchange(&mut self, exchange: &Exchange<'_>, fingerprint: &Fingerprint) -> Result<Progress> {
+        let (me, world) = (self.rank, self.links.len() as u32);
+        let words = fingerprint.to_words();
+        for peer in exchange.to.ranks(me, world) {
+            let Some(Some(link)) = self.links.get_mut(peer as usize) else { continue };
+            let block = exchange.send.of(peer);
+            let head = header(&words, block.len);
+            // SAFETY: readable, says the caller.
+            let written = unsafe { link.write_item(&head, block.at, block.len) };
+            if !written.map_err(|e| broken(&self.health, peer, e))? {
+                return Ok(Progress::Written(peer));
+            }
+            self.sent += block.len as u64;
+        }
+        // SAFETY: the caller guarantees it.
+        unsafe { self.take(exchange, &words) }
+    }
+
+    /// # Safety
+    /// As [`Executor::exchange`].
+    #[inline]
+    unsafe fn take(&mut self, exchange: &Exchange<'_>, words: &[u64; 3]) -> Result<Progress> {
+        let (me, world) = (self.rank, self.links.len() as u32);
+        let mut items = [ptr::null::<u8>(); MOST_RANKS as usize];
+        let expected = |peer| match &exchange.take {
+            Use::Copied { to, .. } => to.of(peer).len,
+            Use::Reduced { own, .. } => own.len,
+        };
+        let mut looks = self.pause.looks();
+        let peers = exchange.from.ranks(me, world);
+        for peer in peers.clone() {
+            let (Some(Some(link)), Some(item)) = (self.links.get_mut(peer as usize), items.get_mut(peer as usize))
+            else {
+                return Ok(Progress::Written(world));
+            };
+            let shown = await_item(link, &mut looks).map_err(|e| broken(&self.health, peer, e))?;
+            match shown.and_then(|shown| payload(shown, words, expected(peer))) {
+                Some(payload) => *item = payload,
+                // Or it is not what it should be.
+                None => return Ok(Progress::Written(world)),
+            }
+        }
+        match &exchange.take {
+            Use::Copied { to, own } => {
+                for peer in peers.clone().chain(own.then_some(me)) {
+                    let to = to.of(peer);
+                    let from = if peer == me { exchange.send.of(me).at } else { items[peer as usize] };
+                    // SAFETY: the item has the block's length; the own bytes have, too, since they were validated.
+                    unsafe { ptr::copy(from, to.at, to.len) };
+                }
+            }
+            Use::Reduced { own, to, by } if own.len > 0 => {
+                items[me as usize] = own.at;
+                // SAFETY: there is a source for each rank of the world, of the own length each.
+                unsafe { (by.last)(*to, &items[..world as usize], own.len / by.elem, by.scale) };
+            }
+            Use::Reduced { .. } => {}
+        }
+        for peer in peers {
+            if let Some(Some(link)) = self.links.get_mut(peer as usize) {
+                link.consume(HEADER + expected(peer));
+            }
+        }
+        Ok(Progress::Done)
+    }
+}
+
+/// The header of an item of so many bytes.
+#[inline]
+fn header(words: &[u64; 3], len: usize) -> [u8; HEADER] {
+    let mut head = [0; HEADER];
+    for (bytes, word) in head.chunks_exact_mut(8).zip(words.iter().copied().chain([len as u64])) {
+        bytes.copy_from_slice(&word.to_le_bytes());
+    }
+    head
+}
+
+/// Waits for the next item as long as there are looks. `None`: it comes late, or another way.
+#[inline]
+fn await_item(link: &mut Link, looks: &mut Looks) -> Result<Option<(*const u8, usize)>> {
+    loop {
+        match link.peek_item()? {
+            Item::Here(at, len) => return Ok(Some((at, len))),
+            Item::NotYet if looks.another() => {}
+            Item::NotYet | Item::Elsewhere => return Ok(None),
+        }
+    }
+}
+
+/// The payload of an item, if it is one of this call and length.
+#[inline]
+fn payload((at, len): (*const u8, usize), words: &[u64; 3], expected: usize) -> Option<*const u8> {
+    if len != HEADER + expected {
+        return None;
+    }
+    // SAFETY: so many bytes are shown; they may begin anywhere.
+    let (theirs, total) = unsafe { (at.cast::<[u64; 3]>().read_unaligned(), at.cast::<u64>().add(3).read_unaligned()) };
+    let same = theirs.map(u64::from_le) == *words && u64::from_le(total) == expected as u64;
+    // SAFETY: within what is shown.
+    same.then(|| unsafe { at.add(HEADER) })
+}

@@ -1,0 +1,168 @@
+//! Slots for small items, beside a ring: header, payload and the word that says they are there lie in one cache line or few,
+//! so an item costs its reader one line where a ring's costs two. What does not fit, or finds no slot, goes through the ring.
+//!
+//! Both ends count the items of the mailbox. Each slot says at which line of the ring its item stands, so that the two
+//! together are one sequence of items.
+#![allow(unsafe_code)]
+
+use std::ptr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use c10d_core::{Error, ErrorKind, Phase, Result};
+
+use super::segment::{RingKind, Segment};
+use super::slots::{MOST, SLOTS, Slots, Word};
+
+/// So many items at a time their reader gives back: the line that says so travels less often.
+const STROKE: u32 = SLOTS / 2;
+
+/// What both ends know.
+struct End {
+    slots: *const Slots,
+    /// Items written, or taken, so far (low 32 bits).
+    count: u32,
+    peer: u32,
+    /// Keeps the memory mapped.
+    _segment: Arc<Segment>,
+}
+
+// SAFETY: the pointer leads into the mapping that `_segment` keeps; what it leads to is atomics, and bytes that belong to
+// one end at a time according to them. Each end is used through `&mut self`.
+unsafe impl Send for End {}
+
+impl End {
+    fn new(segment: Arc<Segment>, index: usize, kind: RingKind, peer: u32) -> End {
+        End { slots: segment.mailbox(index, kind), count: 0, peer, _segment: segment }
+    }
+
+    fn taken(&self) -> &AtomicU32 {
+        // SAFETY: valid as long as the segment, which we hold.
+        unsafe { &(*self.slots).taken }
+    }
+
+    /// The word and the bytes of the next item.
+    #[inline]
+    fn next(&self) -> (&AtomicU64, *mut u8) {
+        let at = (self.count % SLOTS) as usize;
+        // SAFETY: valid as long as the segment, which we hold; a place below `SLOTS`, and no reference to bytes.
+        unsafe {
+            let slot = &raw const (*self.slots).slots[at];
+            (&(*slot).word, (&raw const (*slot).bytes).cast::<u8>().cast_mut())
+        }
+    }
+
+    #[cold]
+    fn corrupt(&self, what: &str, value: u64) -> Error {
+        let what = format!("the {what} of a shared mailbox is {value:#x} after {} items", self.count);
+        Error::new(ErrorKind::Protocol, what).guilty([self.peer]).phase(Phase::Transfer)
+    }
+}
+
+/// The writing end.
+pub(super) struct Writer {
+    end: End,
+    /// Items that the reader has taken, when last looked at.
+    taken: u32,
+}
+
+impl Writer {
+    /// The end that writes to `peer`, in the own segment, where the peer has this index.
+    pub(super) fn new(own: Arc<Segment>, index: usize, kind: RingKind, peer: u32) -> Writer {
+        Writer { end: End::new(own, index, kind, peer), taken: 0 }
+    }
+
+    /// Writes an item that stands at this line of the ring; `false`: it does not fit, or there is no slot.
+    ///
+    /// # Safety
+    /// `body` is readable for `len` bytes.
+    #[inline]
+    pub(super) unsafe fn write(&mut self, line: u64, head: &[u8], body: *const u8, len: usize) -> Result<bool> {
+        let total = head.len() + len;
+        if total == 0 || total > MOST || self.end.count.wrapping_sub(self.taken) >= SLOTS && !self.has_room()? {
+            return Ok(false);
+        }
+        let (word, bytes) = self.end.next();
+        // SAFETY: the slot is free, so nobody reads it; it has room for `MOST` bytes.
+        unsafe {
+            ptr::copy_nonoverlapping(head.as_ptr(), bytes, head.len());
+            ptr::copy_nonoverlapping(body, bytes.add(head.len()), len);
+        }
+        let number = self.end.count.wrapping_add(1);
+        word.store(Word { number, len: total as u16, line: line as u16 }.pack(), Ordering::Release);
+        self.end.count = number;
+        Ok(true)
+    }
+
+    #[cold]
+    fn has_room(&mut self) -> Result<bool> {
+        let taken = self.end.taken().load(Ordering::Acquire);
+        let (advanced, waiting) = (taken.wrapping_sub(self.taken), self.end.count.wrapping_sub(taken));
+        if advanced > SLOTS || waiting > SLOTS {
+            return Err(self.end.corrupt("count of items taken", taken.into()));
+        }
+        self.taken = taken;
+        Ok(waiting < SLOTS)
+    }
+}
+
+/// The reading end.
+pub(super) struct Reader {
+    end: End,
+    /// Of the item that is being read: its bytes, and how many of them are done.
+    len: usize,
+    done: usize,
+}
+
+impl Reader {
+    /// The end that reads from `peer`, in the peer's segment, where we have this index.
+    pub(super) fn new(theirs: Arc<Segment>, index: usize, kind: RingKind, peer: u32) -> Reader {
+        Reader { end: End::new(theirs, index, kind, peer), len: 0, done: 0 }
+    }
+
+    /// What is left of the item that stands at this line of the ring, if it is here. It stays until consumed.
+    #[inline]
+    pub(super) fn peek(&mut self, line: u64) -> Result<Option<(*const u8, usize)>> {
+        let (word, bytes) = self.end.next();
+        if self.done == 0 {
+            let seen = word.load(Ordering::Acquire);
+            let Word { number, len, line: at } = Word::unpack(seen);
+            if number != self.end.count.wrapping_add(1) {
+                // The item before in this slot, or none.
+                let before = self.end.count.wrapping_add(1).wrapping_sub(SLOTS);
+                return if number == before || number == 0 { Ok(None) } else { Err(self.end.corrupt("word", seen)) };
+            }
+            self.len = len.into();
+            // The writer is never further than its ring is long.
+            if self.len > MOST || self.len == 0 || at.wrapping_sub(line as u16) > u16::MAX / 2 {
+                return Err(self.end.corrupt("word", seen));
+            }
+            if at != line as u16 {
+                return Ok(None);
+            }
+        }
+        // SAFETY: below `MOST`.
+        Ok(Some((unsafe { bytes.add(self.done) }, self.len - self.done)))
+    }
+
+    /// Gives up the first `n` of the bytes that were shown. True when the writer can know of it: it may be waiting.
+    #[inline]
+    pub(super) fn consume(&mut self, n: usize) -> bool {
+        self.done += n;
+        debug_assert!(self.done <= self.len);
+        if n == 0 || self.done < self.len {
+            return false;
+        }
+        self.done = 0;
+        self.end.count = self.end.count.wrapping_add(1);
+        let stroke = self.end.count.is_multiple_of(STROKE);
+        if stroke {
+            self.end.taken().store(self.end.count, Ordering::Release);
+        }
+        stroke
+    }
+}
+
+#[cfg(test)]
+#[path = "mailbox_tests.rs"]
+mod tests;
