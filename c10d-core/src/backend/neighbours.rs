@@ -130,7 +130,7 @@ impl Messages {
     /// Sends the fingerprint of an operation of this rank to another rank.
     ///
     /// # Errors
-    /// As of a message.
+    /// The same as for a message.
     pub fn tell(&self, to: u32, what: Compared, fingerprint: &Fingerprint, timeout: Duration) -> Result {
         self.aside.send(&fingerprint.to_bytes(), to, what as u32, timeout)
     }
@@ -138,7 +138,7 @@ impl Messages {
     /// Receives the fingerprint of that rank's operation.
     ///
     /// # Errors
-    /// As of a message.
+    /// The same as for a message.
     pub fn hear(&self, from: u32, what: Compared, timeout: Duration) -> Result<Fingerprint> {
         let mut bytes = [0; Fingerprint::SIZE];
         self.aside.recv(&mut bytes, from, what as u32, timeout)?;

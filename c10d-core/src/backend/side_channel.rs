@@ -30,7 +30,7 @@ impl CpuMessages {
     /// Sends bytes to a rank, and waits until `bytes` may be used again.
     ///
     /// # Errors
-    /// As of [`op::send`](crate::op::send).
+    /// The same as for [`op::send`](crate::op::send).
     pub fn send(&self, bytes: &[u8], to: u32, tag: u32, timeout: Duration) -> Result {
         let span = Span::host(bytes.as_ptr().cast_mut(), bytes.len());
         self.message(OpKind::Send, Sink { inputs: smallvec![span], ..Sink::default() }, to, tag, timeout)
@@ -40,7 +40,7 @@ impl CpuMessages {
     /// names the rank that is gone.
     ///
     /// # Errors
-    /// As of [`op::recv`](crate::op::recv).
+    /// The same as for [`op::recv`](crate::op::recv).
     pub fn recv(&self, bytes: &mut [u8], from: u32, tag: u32, timeout: Duration) -> Result {
         let span = Span::host(bytes.as_mut_ptr(), bytes.len());
         self.message(OpKind::Recv, Sink { outputs: smallvec![span], ..Sink::default() }, from, tag, timeout)

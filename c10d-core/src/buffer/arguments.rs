@@ -204,7 +204,7 @@ unsafe impl<I: Buf, O: BufMut> Buffers for Lists<I, O> {
 /// [`Buffers`].
 ///
 /// # Safety
-/// As [`Buffers`].
+/// The same as for [`Buffers`].
 pub unsafe trait Operands: Send {
     /// The type that the caller gets back.
     type Back;

@@ -196,7 +196,7 @@ pub unsafe trait DeviceRuntime: Send + Sync + 'static {
     /// Enqueues a copy from device to host.
     ///
     /// # Safety
-    /// As `copy_in`.
+    /// The same as for `copy_in`.
     unsafe fn copy_out(&self, index: u16, stream: Stream, to: *mut u8, from: DevicePtr, bytes: usize) -> Result;
 
     /// Enqueues a copy inside the device.
@@ -240,7 +240,7 @@ pub enum Scale {
 /// Reduction on the device (level 1).
 ///
 /// # Safety
-/// As [`DeviceRuntime`].
+/// The same as for [`DeviceRuntime`].
 pub unsafe trait DeviceReduce: Send + Sync {
     /// The element types that it reduces with this operation; other types are reduced on the host. It is asked only for
     /// sum, product, min, max and the bitwise operations.
@@ -249,7 +249,7 @@ pub unsafe trait DeviceReduce: Send + Sync {
     /// Enqueues `acc[i] = op(acc[i], with[i])` for `count` elements. NaN propagates in min and max; integers wrap.
     ///
     /// # Safety
-    /// As [`DeviceRuntime::copy`].
+    /// The same as for [`DeviceRuntime::copy`].
     #[allow(clippy::too_many_arguments)]
     unsafe fn reduce(
         &self,
@@ -270,7 +270,7 @@ pub unsafe trait DeviceReduce: Send + Sync {
     /// Enqueues the scaling of `count` elements in place, each rounded once.
     ///
     /// # Safety
-    /// As [`DeviceRuntime::copy`].
+    /// The same as for [`DeviceRuntime::copy`].
     unsafe fn scale(&self, index: u16, stream: Stream, by: Scale, dtype: DType, at: DevicePtr, count: usize) -> Result {
         let _ = (index, stream, by, at, count);
         Err(Error::unsupported(format!("this device does not scale {dtype}")))

@@ -32,7 +32,7 @@ pub fn export<B: BufMut + 'static>(buffer: B, shape: &[usize]) -> Result<NonNull
 /// Like [`export`], for a buffer that others read, too, such as an `Arc<[T]>`.
 ///
 /// # Errors
-/// As [`export`].
+/// The same as for [`export`].
 pub fn export_read_only<B: Buf + 'static>(buffer: B, shape: &[usize]) -> Result<NonNull<ManagedTensorVersioned>> {
     versioned(buffer, shape, Flags::READ_ONLY)
 }
@@ -40,7 +40,7 @@ pub fn export_read_only<B: Buf + 'static>(buffer: B, shape: &[usize]) -> Result<
 /// Like [`export`], for a capsule called `dltensor`, which older libraries accept.
 ///
 /// # Errors
-/// As [`export`].
+/// The same as for [`export`].
 pub fn export_legacy<B: BufMut + 'static>(buffer: B, shape: &[usize]) -> Result<NonNull<ManagedTensor>> {
     let make = |tensor| ManagedTensor { tensor, context: std::ptr::null_mut(), deleter: Some(free_legacy::<B>) };
     let exported = lay(buffer, shape, make)?;

@@ -73,7 +73,7 @@ impl Imported {
     /// The same for a capsule called `dltensor`, which older libraries make.
     ///
     /// # Errors
-    /// As [`versioned`](Imported::versioned).
+    /// The same as for [`versioned`](Imported::versioned).
     ///
     /// # Safety
     /// As [`versioned`](Imported::versioned). Such a tensor does not say whether it may be written.
@@ -83,7 +83,7 @@ impl Imported {
     }
 
     /// # Safety
-    /// As `versioned`.
+    /// The same as for `versioned`.
     unsafe fn of(tensor: &Tensor, flags: Flags, owner: Owner) -> Result<Imported> {
         let (dtype, device) = (tensor.dtype.dtype()?, tensor.device.device()?);
         // SAFETY: as above.

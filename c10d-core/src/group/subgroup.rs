@@ -89,7 +89,7 @@ impl ProcessGroup {
     /// `new_group` and `split`.
     ///
     /// # Errors
-    /// As of [`split`](ProcessGroup::split).
+    /// The same as for [`split`](ProcessGroup::split).
     pub fn hosts(&self) -> Result<Vec<u32>> {
         let number = self.0.next_subgroup.fetch_add(1, Ordering::Relaxed);
         let hosts = self.all_hosts(number).map_err(|e| self.0.described(e))?;
@@ -108,7 +108,7 @@ impl ProcessGroup {
     /// ```
     ///
     /// # Errors
-    /// As of [`split`](ProcessGroup::split).
+    /// The same as for [`split`](ProcessGroup::split).
     pub fn split_by_host(&self) -> Result<ProcessGroup> {
         self.split_by(|a, b| a.is_same_host(b) == Some(true)).map_err(|e| self.0.described(e))
     }
@@ -117,7 +117,7 @@ impl ProcessGroup {
     /// host, except those of other users and of containers with a network of their own. Every rank calls it.
     ///
     /// # Errors
-    /// As of [`split`](ProcessGroup::split).
+    /// The same as for [`split`](ProcessGroup::split).
     pub fn split_by_memory(&self) -> Result<ProcessGroup> {
         self.split_by(HostId::can_share_memory).map_err(|e| self.0.described(e))
     }

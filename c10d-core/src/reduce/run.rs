@@ -27,7 +27,7 @@ const BLOCK_BYTES: usize = 2048;
 /// code, so each such case has its own loop.
 ///
 /// # Safety
-/// As for [`Kernel`].
+/// The same as for [`Kernel`].
 #[inline(always)]
 unsafe fn run<E: Element, O: Operation<E::Wide>>(to: *mut u8, sources: &[*const u8], n: usize, scale: f64) {
     let n = n * E::PARTS;
@@ -89,7 +89,7 @@ with_features! {
 }
 
 /// # Safety
-/// As for [`Kernel`].
+/// The same as for [`Kernel`].
 unsafe fn portable<E: Element, O: Operation<E::Wide>>(to: *mut u8, sources: &[*const u8], n: usize, scale: f64) {
     // SAFETY: the caller guarantees it.
     unsafe { run::<E, O>(to, sources, n, scale) }

@@ -191,7 +191,7 @@ impl Watched<'_> {
     /// Enqueues copies from host memory.
     ///
     /// # Safety
-    /// As `copy_out`.
+    /// The same as for `copy_out`.
     pub(super) unsafe fn copy_in(&self, stream: Stream, pieces: &[Piece], host: &Host) -> Result {
         for piece in pieces {
             let span = self.span(piece);
@@ -217,7 +217,7 @@ impl Watched<'_> {
     /// Enqueues a copy of scratch memory to host memory.
     ///
     /// # Safety
-    /// As `load`.
+    /// The same as for `load`.
     pub(super) unsafe fn unload(
         &self,
         stream: Stream,

@@ -80,7 +80,7 @@ impl Table {
     /// Reads a tuning file: its own rules only.
     ///
     /// # Errors
-    /// As [`Table::read`].
+    /// The same as for [`Table::read`].
     pub fn of_file(path: &Path) -> Result<Table> {
         let name = harmless(&path.to_string_lossy(), 200);
         let refuse = |line: usize, what: &str| Error::invalid(format!("tuning file {name}, line {line}: {what}"));

@@ -37,7 +37,7 @@ unsafe extern "C" fn probe<E: Exported>(why: *mut Why) -> i32 {
         let found = E::provider().backends.iter().find(|r| r.name == E::NAME);
         found.map_or_else(|| Err(Error::unsupported("it is not registered")), |r| (r.probe)())
     };
-    // SAFETY: the ABI: null or valid.
+    // SAFETY: by the ABI it is null or valid.
     unsafe { status(why, probe) }
 }
 
@@ -50,16 +50,16 @@ unsafe extern "C" fn create_group<E: Exported>(
     let create = || {
         // SAFETY: the ABI: valid for the call, and as long as version 1.0 has it.
         let (host_table, init) = unsafe { (HostTable::new(host), init.read()) };
-        // SAFETY: the ABI: text with its length, a place for the pointer.
+        // SAFETY: by the ABI these are text with its length, and a place for the pointer.
         unsafe { hand_out(ExportedGroup::create::<E>(host_table, &init, &name(&init), None)?, group) };
         Ok(())
     };
-    // SAFETY: the ABI: null or valid.
+    // SAFETY: by the ABI it is null or valid.
     unsafe { status(why, create) }
 }
 
 /// # Safety
-/// As the ABI has it.
+/// The layout is that of the ABI.
 unsafe fn name(init: &GroupInit) -> std::borrow::Cow<'_, str> {
     // SAFETY: the caller guarantees that it is text with its length.
     unsafe { abi::text(init.name, init.name_len) }
@@ -80,7 +80,7 @@ unsafe extern "C" fn split<E: Exported>(
     why: *mut Why,
 ) -> i32 {
     let split = || {
-        // SAFETY: the ABI: a group.
+        // SAFETY: by the ABI it is a group.
         let parent = unsafe { of(group) };
         if init.is_null() {
             parent.no_split();
@@ -94,7 +94,7 @@ unsafe extern "C" fn split<E: Exported>(
         }
         Ok(())
     };
-    // SAFETY: the ABI: null or valid.
+    // SAFETY: by the ABI it is null or valid.
     unsafe { status(why, split) }
 }
 
@@ -106,7 +106,7 @@ unsafe fn of<'a>(group: *mut c_void) -> &'a ExportedGroup {
 }
 
 unsafe extern "C" fn destroy_group(group: *mut c_void) {
-    // SAFETY: the ABI: from `create_group`, once.
+    // SAFETY: by the ABI it comes from `create_group`, and is used once.
     let _ = caught(|| drop(unsafe { Arc::from_raw(group.cast::<ExportedGroup>()) }));
 }
 
@@ -134,7 +134,7 @@ unsafe extern "C" fn submit_batch(
     done: Option<DoneFn>,
     why: *mut Why,
 ) -> i32 {
-    // SAFETY: the ABI: as in `submit`, `count` times.
+    // SAFETY: the same as in `submit`, `count` times.
     unsafe {
         status(why, || {
             let done = done.ok_or_else(|| Error::invalid("there is no function to say that it is done"))?;
@@ -149,11 +149,11 @@ unsafe extern "C" fn submit_batch(
 
 unsafe extern "C" fn async_error(group: *mut c_void, guilty: *mut u32, count: *mut u32, why: *mut Why) -> i32 {
     let ask = || {
-        // SAFETY: the ABI: a group.
+        // SAFETY: by the ABI it is a group.
         let Some(error) = (unsafe { of(group).failure() }) else { return Ok(()) };
         // Each rank is named at most once, so there is room for all.
         for (i, rank) in error.report().guilty.iter().enumerate() {
-            // SAFETY: the ABI: room for as many ranks as the group has, and for their number.
+            // SAFETY: by the ABI there is room for the ranks of the group and for their number.
             unsafe {
                 guilty.add(i).write(*rank);
                 count.write(i as u32 + 1);
@@ -161,16 +161,16 @@ unsafe extern "C" fn async_error(group: *mut c_void, guilty: *mut u32, count: *m
         }
         Err(error)
     };
-    // SAFETY: the ABI: null or valid.
+    // SAFETY: by the ABI it is null or valid.
     unsafe { status(why, ask) }
 }
 
 unsafe extern "C" fn abort(group: *mut c_void, cause: *const c_char, len: u64) {
-    // SAFETY: the ABI: a group, and text with its length.
+    // SAFETY: by the ABI these are a group, and text with its length.
     let _ = caught(|| unsafe { of(group).abort(&abi::text(cause, len)) });
 }
 
 unsafe extern "C" fn shutdown(group: *mut c_void, timeout_ns: u64, why: *mut Why) -> i32 {
-    // SAFETY: the ABI: a group; null or valid.
+    // SAFETY: by the ABI these are a group, and null or a valid pointer.
     unsafe { status(why, || of(group).shutdown(Duration::from_nanos(timeout_ns))) }
 }

@@ -94,7 +94,7 @@ impl ExportedGroup {
     }
 
     /// # Safety
-    /// As `submit`, for each.
+    /// The same as for `submit`, for each.
     pub(super) unsafe fn submit_batch<'a>(
         &self,
         requests: impl Iterator<Item = (&'a Request, u64)>,

@@ -40,7 +40,7 @@ fn end(host: *const abi::Host, token: Token, result: *const abi::Result) {
     };
     let request = operation.job.request();
     let about = About { plugin, op: request.op, fingerprint: request.fingerprint, size: operation.group.size };
-    // SAFETY: the ABI: null or a result.
+    // SAFETY: by the ABI it is null or a result.
     let outcome = unsafe { answer::outcome(&about, result) };
     match outcome.map_err(|error| operation.group.in_its_words(error)) {
         Err(error) if *error.kind() == ErrorKind::Plugin => {

@@ -41,7 +41,7 @@ fn table() -> Host {
 unsafe extern "C" fn log(host: *const Host, level: u32, text: *const c_char, len: u64) {
     contain("a tracing subscriber", || {
         let plugin = Hosted::of(host).map_or("unknown", |h| h.name);
-        // SAFETY: the ABI: `len` bytes.
+        // SAFETY: by the ABI there are `len` bytes.
         let text = unsafe { abi::text(text, len) };
         match level {
             1 => tracing::error!(target: "c10d::plugin", plugin, "{text}"),
@@ -73,7 +73,7 @@ fn verb(
         if key.is_null() || key_len > 4096 {
             return Err(Error::invalid("a key has a pointer, and at most 4096 bytes"));
         }
-        // SAFETY: the ABI: `key_len` bytes.
+        // SAFETY: by the ABI there are `key_len` bytes.
         let key = unsafe { abi::text(key, key_len) };
         verb(&*found, &key, deadline_after(Duration::from_nanos(timeout_ns)))
     });
@@ -82,7 +82,7 @@ fn verb(
         Ok(Err(e)) => e,
         Err(words) => Error::new(ErrorKind::Internal, format!("the store panicked: {words}")),
     };
-    // SAFETY: the ABI: null or valid.
+    // SAFETY: by the ABI it is null or valid.
     unsafe { Why::say(why, &error.to_string()) };
     codes::status(&error)
 }
@@ -132,7 +132,7 @@ unsafe extern "C" fn store_set(
     why: *mut Why,
 ) -> i32 {
     verb(store, key, key_len, timeout_ns, why, |store, key, deadline| {
-        // SAFETY: the ABI: `len` bytes.
+        // SAFETY: by the ABI there are `len` bytes.
         store.set(key, unsafe { bytes(value, len) }?, deadline)
     })
 }
@@ -150,7 +150,7 @@ unsafe extern "C" fn store_get(
 ) -> i32 {
     verb(store, key, key_len, timeout_ns, why, |store, key, deadline| {
         let got = store.get(key, deadline)?;
-        // SAFETY: the ABI: places for a number and for `capacity` bytes.
+        // SAFETY: by the ABI there are places for a number and for `capacity` bytes.
         unsafe { put(&got, value, capacity, len) }
     })
 }
@@ -179,7 +179,7 @@ unsafe extern "C" fn store_add(
     verb(store, key, key_len, timeout_ns, why, |store, key, deadline| {
         let value = store.add(key, delta, deadline)?;
         if !sum.is_null() {
-            // SAFETY: the ABI: a place for a number.
+            // SAFETY: by the ABI it is a place for a number.
             unsafe { sum.write(value) };
         }
         Ok(())
@@ -205,7 +205,7 @@ unsafe extern "C" fn store_compare_set(
         // SAFETY: by the ABI these are pointers with their lengths.
         let (expected, desired) = unsafe { (bytes(expected, expected_len)?, bytes(desired, desired_len)?) };
         let got = store.compare_set(key, expected, desired, deadline)?;
-        // SAFETY: the ABI: places for a number and for `capacity` bytes.
+        // SAFETY: by the ABI there are places for a number and for `capacity` bytes.
         unsafe { put(&got, value, capacity, len) }
     })
 }
@@ -221,7 +221,7 @@ unsafe extern "C" fn store_append(
     why: *mut Why,
 ) -> i32 {
     verb(store, key, key_len, timeout_ns, why, |store, key, deadline| {
-        // SAFETY: the ABI: `len` bytes.
+        // SAFETY: by the ABI there are `len` bytes.
         store.append(key, unsafe { bytes(value, len) }?, deadline)
     })
 }
@@ -245,7 +245,7 @@ unsafe extern "C" fn store_check(
     why: *mut Why,
 ) -> i32 {
     verb(store, key, key_len, timeout_ns, why, |store, key, deadline| {
-        // SAFETY: the ABI: a place for a number.
+        // SAFETY: by the ABI it is a place for a number.
         store.check(&[key], deadline).map(|yes| unsafe { tell(exists, yes) })
     })
 }
@@ -260,7 +260,7 @@ unsafe extern "C" fn store_delete(
     why: *mut Why,
 ) -> i32 {
     verb(store, key, key_len, timeout_ns, why, |store, key, deadline| {
-        // SAFETY: the ABI: a place for a number.
+        // SAFETY: by the ABI it is a place for a number.
         store.delete(key, deadline).map(|yes| unsafe { tell(existed, yes) })
     })
 }
