@@ -55,10 +55,10 @@ fn on_all(mine: bool, init: &GroupInit) -> Result<bool> {
     Ok(all.iter().all(|answer| answer == &[1]))
 }
 
-// SAFETY: 1. A job is completed when its stream has passed its last call; or, after a failure, when the communicators were
-// aborted; or before that where its memory was retained until then, or is the operation's own, and written off. 2. The deadline watch
-// ends every job in time, but for borrowed memory that cannot be retained, which waits for the abort: it calls neither CUDA
-// nor NCCL, and no lock is held while a job is completed.
+// SAFETY: 1. A job is completed when its stream has finished its last call; after a failure, when the communicators
+// were aborted, or earlier if its memory is retained until then or belongs to the operation, which leaks it. 2. The
+// deadline watch ends every job in time. The exception is borrowed memory that cannot be retained, which waits for the
+// abort. The watch calls neither CUDA nor NCCL, and no lock is held while a job is completed.
 unsafe impl Backend for Nccl {
     fn name(&self) -> &'static str {
         crate::NAME
