@@ -173,7 +173,7 @@ fn a_chain_of_messages_is_followed_to_its_end() {
         let answers = [end, recv(1, 0), recv(2, 1), idle()];
         assert_eq!(judge(3, None, &mine, &answers), (vec![0], format!("{chain}{words}")));
     }
-    // A rank that answers late is followed by what it said before.
+    // If a rank answers late, its earlier answer is used.
     let Answer::At(before) = recv(2, 1) else { unreachable!() };
     let late = Answer::Silent { since: LONG / 2, before: Some(before.clone()) };
     assert_eq!(judge(3, None, &mine, &[silence(LONG), recv(1, 0), late, idle()]).0, [0]);

@@ -88,7 +88,7 @@ fn offer(registry: &Registry, map: &BackendMap, word: &str, seat: &Seat) -> Resu
         let runtime = registry.device(device.name).ok()?;
         // If the index is not known, the backend itself reports why.
         let index = seat.index((key, vendor), &*runtime).ok()??;
-        // It stands alone on its line of the offer.
+        // The offer has one entry per line, so the identity must not contain separators.
         runtime.identity(index).map(|text| text.replace(['\n', '=', '!'], "_"))
     });
     Ok(Offer { word: word.to_owned(), explicit: matches!(named, Named::For(_)), identity, choices })
