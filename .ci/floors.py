@@ -15,7 +15,7 @@ import re
 import sys
 
 FLOORS = {
-    "c10d-core": "sync types reduce catalog options text resource error panics process shm host waiting store buffer device call op dlpack backend calls dispatch staged group",
+    "c10d-core": "sync types reduce catalog options text resource error panics process shm host waiting store buffer device call op dlpack backend calls dispatch staged tiered group",
     "c10d-rendezvous": "log file_store tcp_store init launch provider",
     "c10d-gloo-like": "exit call_log shm tcp link mesh pause plan exec schedule layout collectives p2p backend provider",
     "c10d-gloo-like/src/mesh": "wire netlink addr host topology wiring handshake doing revoke control claims answer chains "
