@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use c10d_core::Store;
 use c10d_rendezvous::launch::{JobReport, Launch};
-use common::{client, free_port, plays, role, soon};
+use common::{ServerProcess, client, free_port, plays, role, soon};
 use rustix::process::{Pid, Signal, kill_process};
 
 fn place() -> String {
@@ -71,6 +71,24 @@ fn hosts_that_do_not_agree_or_do_not_come_are_named() {
     let rdzv = place();
     let lost = sh("exit 0").nnodes(2).node_rank(1).rdzv(&rdzv).join_timeout(Duration::from_millis(300));
     assert!(lost.run().unwrap_err().to_string().contains(&rdzv));
+}
+
+/// The store ends while the launchers still look for each other: nobody is called missing for it.
+#[test]
+fn a_store_that_ends_while_hosts_meet_is_named() {
+    let server = ServerProcess::start();
+    let watcher = client(server.addr);
+    let join = |node| sh("exit 0").nnodes(3).node_rank(node).rdzv(server.addr.to_string());
+    let error = std::thread::scope(|scope| {
+        let launch = join(1);
+        let launcher = scope.spawn(move || launch.run());
+        watcher.set("c10d-launch/link", b"1 x", soon()).unwrap();
+        watcher.wait(&["c10d-launch/host/1"], soon()).unwrap();
+        server.signal(Signal::KILL);
+        launcher.join().unwrap().unwrap_err()
+    });
+    assert_eq!(*error.kind(), c10d_core::ErrorKind::Store, "{error}");
+    assert!(error.to_string().contains(&server.addr.port().to_string()), "{error}");
 }
 
 /// Scripts that wait for a file with the name in `C10D_TEST_FLAG`, and the file.
@@ -204,14 +222,18 @@ fn the_host_of_the_store_stays_until_the_others_are_done() {
 #[test]
 fn a_host_that_cannot_start_its_ranks_tells_the_others() {
     let (rdzv, mark) = (place(), mark());
-    let host = |node| sh(&format!("sleep {mark}")).nnodes(2).node_rank(node).rdzv(&rdzv);
-    let broken = host(1).per_rank_wrapper(|_| vec!["/no/such/wrapper".into()]);
-    let mut reports = hosts(vec![host(0), broken]).into_iter();
-    let (first, second) = (reports.next().unwrap().unwrap(), reports.next().unwrap());
-    assert!(second.unwrap_err().to_string().contains("/no/such/wrapper"));
-    let told = first.elsewhere.as_deref().unwrap();
-    assert!(told.contains("/no/such/wrapper") && told.contains("(host 1)"), "{told}");
-    assert_eq!(first.exit_code(), 1);
+    let on = |node, launch: Launch| launch.nnodes(2).node_rank(node).rdzv(&rdzv);
+    let host = || sh(&format!("sleep {mark}"));
+    let wrapped = host().per_rank_wrapper(|_| vec!["/no/such/wrapper".into()]);
+    let absent = Launch::new("/no/such/program", [&mark]);
+    for (broken, what) in [(wrapped, "/no/such/wrapper"), (absent, "/no/such/program")] {
+        let mut reports = hosts(vec![on(0, host()), on(1, broken)]).into_iter();
+        let (first, second) = (reports.next().unwrap().unwrap(), reports.next().unwrap());
+        assert!(second.unwrap_err().to_string().contains(what));
+        let told = first.elsewhere.as_deref().unwrap();
+        assert!(told.contains(what) && told.contains("(host 1)"), "{told}");
+        assert_eq!(first.exit_code(), 1);
+    }
     gone(&mark);
 }
 

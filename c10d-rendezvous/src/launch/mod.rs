@@ -244,10 +244,10 @@ impl Launch {
         if self.nodes > 1 && self.rdzv.is_none() {
             return Err(Error::invalid("launch: several hosts need the host:port of the store on host 0 (--rdzv)"));
         }
-        child::check_program(&self.program)?;
         let node = Node::meet(&self)?;
         let ranks = (0..self.ranks).map(|local| self.rank_plan(&node, local)).collect();
         let plan = Plan {
+            program: self.program,
             ranks,
             output: self.output,
             stdin: self.stdin,

@@ -174,7 +174,12 @@ impl Hosts {
             let soon = Instant::now() + LOOK_TIMEOUT;
             let missing = |node: &u32| matches!(self.store.check(&[&key(*node)], soon), Ok(false));
             let missing: Vec<u32> = (0..self.nodes).filter(missing).collect();
-            wrong(format!("no launcher on hosts {missing:?} of {}", self.nodes)).caused_by(e)
+            // Where none is known to be missing, it is the store that is gone.
+            if missing.is_empty() {
+                e
+            } else {
+                wrong(format!("no launcher on hosts {missing:?} of {}", self.nodes)).caused_by(e)
+            }
         })?;
         for (node, other) in found.iter().enumerate() {
             let other = String::from_utf8_lossy(other);

@@ -3,6 +3,7 @@
 mod ending;
 mod start;
 
+use std::ffi::OsString;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, ChildStdin, ChildStdout};
@@ -27,6 +28,7 @@ use super::{Output, Stdin};
 const HINDSIGHT: Duration = Duration::from_millis(100);
 
 pub(super) struct Plan {
+    pub(super) program: OsString,
     pub(super) ranks: Vec<RankPlan>,
     pub(super) output: Output,
     pub(super) stdin: Stdin,

@@ -12,6 +12,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::{Plan, Rank, Running, Supervisor, failed};
 use crate::launch::Output;
+use crate::launch::child::check_program;
 use crate::launch::guardian::Guardian;
 use crate::launch::input::{self, Source};
 use crate::launch::output::{self, Channel, Kept, Stream};
@@ -22,6 +23,8 @@ use crate::launch::signals::Forwarding;
 impl Supervisor {
     /// Starts all ranks. If one cannot start, the others are ended.
     pub(in crate::launch) fn start(plan: Plan, requests: Arc<Requests>) -> Result<(Supervisor, Vec<Rank>)> {
+        // Not before the hosts have met: the others are told.
+        check_program(&plan.program)?;
         let forwarding = if plan.forward_signals {
             Some(Forwarding::start().map_err(|e| failed("cannot take over signals").caused_by(e))?)
         } else {
