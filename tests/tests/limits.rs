@@ -335,21 +335,29 @@ fn names_in(dir: &Path) -> BTreeSet<PathBuf> {
     std::fs::read_dir(dir).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path())).collect()
 }
 
+/// The files of shared memory with names that a process maps or has open. Other jobs of this machine have theirs.
+fn shared_by(pid: u32) -> BTreeSet<PathBuf> {
+    let process = PathBuf::from(format!("/proc/{pid}"));
+    let maps = std::fs::read_to_string(process.join("maps")).unwrap_or_default();
+    let mapped = maps.lines().filter_map(|line| line.find('/').map(|start| PathBuf::from(&line[start..])));
+    let open = names_in(&process.join("fd")).into_iter().filter_map(|fd| std::fs::read_link(fd).ok());
+    mapped.chain(open).filter(|path| path.starts_with("/dev/shm")).collect()
+}
+
 fn nothing_left_behind(transport: &str) -> Result<(), Failed> {
     let own = std::env::temp_dir().join(format!("c10d-left-{}-{transport}", std::process::id()));
     std::fs::create_dir(&own)?;
-    let shm = Path::new("/dev/shm");
-    let before = names_in(shm);
     let job = cast("forever", 3, transport).env("TMPDIR", &own).spawn().map_err(|e| e.to_string())?;
     std::thread::sleep(Duration::from_millis(700));
     let running = (0..3).all(|rank| !job.has_ended(rank).unwrap_or(true));
     let pids: Vec<u32> = (0..3).filter_map(|rank| job.pid(rank).ok()).collect();
+    let shared: BTreeSet<PathBuf> = pids.iter().copied().flat_map(shared_by).collect();
     job.kill_all();
     let report = job.wait(Instant::now() + Duration::from_secs(10)).map_err(|e| e.to_string())?;
     if !running {
         return Err(format!("the ranks did not run:\n{}", shown(&report)).into());
     }
-    let left: Vec<PathBuf> = names_in(shm).difference(&before).cloned().chain(names_in(&own)).collect();
+    let left: Vec<PathBuf> = shared.into_iter().filter(|path| path.exists()).chain(names_in(&own)).collect();
     std::fs::remove_dir_all(&own)?;
     let alive: Vec<&u32> = pids.iter().filter(|pid| Path::new(&format!("/proc/{pid}")).exists()).collect();
     if left.is_empty() && alive.is_empty() {
