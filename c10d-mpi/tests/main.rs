@@ -1,3 +1,4 @@
-//! Tests that need no MPI library, and of programs without one.
+//! What needs no MPI library: a program without one, and a library that cannot be used.
 
+mod loader;
 mod without;

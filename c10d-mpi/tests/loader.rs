@@ -1,0 +1,83 @@
+//! Libraries that are not what they should be: small ones in C, made here. Without a C compiler, nothing is tested.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use c10d_core::{Builder, ErrorKind};
+
+const CHILD: &str = "C10D_TEST_LOADER";
+/// As far as the loader looks before it asks for the functions.
+const ABI: &str = "int MPI_Abi_get_version(int *major, int *minor) { *major = MAJOR; *minor = MINOR; return RESULT; }";
+
+/// Makes a library of this name; `None`: there is no compiler.
+fn library(name: &str, version: [i32; 3]) -> Option<PathBuf> {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{}-{}", std::process::id(), version[0]));
+    std::fs::create_dir_all(&folder).unwrap();
+    let (source, file) = (folder.join("mpi.c"), folder.join(name));
+    std::fs::write(&source, ABI).unwrap();
+    let mut command = Command::new("cc");
+    for (macro_name, value) in ["MAJOR", "MINOR", "RESULT"].into_iter().zip(version) {
+        command.arg(format!("-D{macro_name}={value}"));
+    }
+    let made = command.args(["-shared", "-fPIC", "-o"]).arg(&file).arg(&source).stderr(Stdio::inherit()).status();
+    match made {
+        Ok(status) => {
+            assert!(status.success(), "the compiler does not make {name}");
+            Some(file)
+        }
+        Err(e) => {
+            println!("skipped: there is no C compiler ({e})");
+            None
+        }
+    }
+}
+
+/// What a group over this library says.
+fn refusal(file: &Path) -> String {
+    let providers = &[&c10d_mpi::PROVIDER, &c10d_gloo_like::PROVIDER];
+    let builder = Builder::new().providers(providers).backend("cpu:mpi").timeout(Duration::from_secs(10));
+    let e = builder.hint("mpi.lib", file.to_str().unwrap()).run_ranks(2, |_| Ok(())).unwrap_err();
+    assert_eq!(*e.kind(), ErrorKind::Unsupported, "{e}");
+    e.to_string()
+}
+
+#[test]
+fn a_library_without_the_functions_is_refused() {
+    let Some(file) = library("libstub.so", [1, 0, 0]) else { return };
+    let said = refusal(&file);
+    for words in ["libstub.so", "lacks MPI_Initialized", "MPI_Isend_c", "MPI_Test"] {
+        assert!(said.contains(words), "{said}");
+    }
+}
+
+#[test]
+fn another_version_of_the_abi_is_refused() {
+    for (version, words) in
+        [([2, 0, 0], "is of version 2.0"), ([-1, -1, 0], "is of version -1.-1"), ([0, 9, 1], "version 0.9")]
+    {
+        let Some(file) = library("libstub.so", version) else { return };
+        let said = refusal(&file);
+        assert!(said.contains(words) && said.contains("1 is needed"), "{said}");
+    }
+}
+
+/// In a process of its own, which has another MPI library from its start.
+#[test]
+fn a_second_library_is_refused() {
+    if let Some(file) = std::env::var_os(CHILD) {
+        println!("said: {}", refusal(Path::new(&file)));
+        return;
+    }
+    let (Some(other), Some(file)) = (library("libmpi.so.12", [3, 0, 0]), library("libstub.so", [4, 0, 0])) else {
+        return;
+    };
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["loader::a_second_library_is_refused", "--exact", "--nocapture"]);
+    let output = command.env(CHILD, &file).env("LD_PRELOAD", &other).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    for words in ["said: ", "another MPI library, ", "libmpi.so.12, is in this process already"] {
+        assert!(said.contains(words), "{said}");
+    }
+}
