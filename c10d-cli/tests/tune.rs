@@ -80,3 +80,35 @@ fn ranks_with_different_tables_do_not_meet() {
     let named = |line: &str| line.contains("the tuning table is") && line.contains(&first) && line.contains(&second);
     assert!(ended.stderr.lines().any(named), "{}", ended.stderr);
 }
+
+#[test]
+fn clusters_are_simulated_up_to_their_limits() {
+    let simulate = |args: &[&str]| run(&[&["perf", "--simulate"], args].concat());
+    // Barrier: every rank hears of all others in as many rounds as their number doubles.
+    let ended =
+        simulate(&["256x4", "--ops", "all_reduce,all_to_all_single,barrier", "--bytes", "64K", "--format", "json"]);
+    assert!(ended.status.success(), "{}", ended.stderr);
+    let json: Value = serde_json::from_str(&ended.stdout).unwrap();
+    let rows = json["rows"].as_array().unwrap();
+    let names: Vec<&str> = rows.iter().map(|row| row["op"].as_str().unwrap()).collect();
+    assert_eq!(names, ["all_reduce", "all_to_all_single", "barrier"]);
+    assert_eq!((&rows[2]["rounds"], &rows[2]["rounds_bound"]), (&10.into(), &10.into()));
+    assert_eq!(rows[1]["sent"], 1023 * 64);
+    for row in rows {
+        assert!(row["time_us"].as_f64().unwrap() >= row["bound_us"].as_f64().unwrap(), "{row}");
+        assert!(row["sent"].as_u64().unwrap() >= row["sent_bound"].as_u64().unwrap(), "{row}");
+    }
+    let ended = simulate(&["1x4", "--ops", "broadcast", "--bytes", "1M", "--compare", "--format", "csv"]);
+    assert!(ended.status.success() && ended.stdout.lines().count() > 4, "{}", ended.stderr);
+    for (args, says) in [
+        (&["8193x8"][..], "the limit is 65536 ranks"),
+        (&["4"], "write e.g. 1024x8"),
+        (&["0x4"], "write e.g. 1024x8"),
+        (&["2x2", "--ops", "send_recv"], "not simulated"),
+        (&["2x2", "--network", "0"], "above 0"),
+        (&["2x2", "-n", "4"], "--ranks"),
+    ] {
+        let ended = simulate(args);
+        assert!(ended.status.code() == Some(2) && ended.stderr.contains(says), "{args:?}: {}", ended.stderr);
+    }
+}

@@ -18,7 +18,7 @@ use crate::layout::Layout;
 use crate::mesh::{Health, Membership, Mesh, Transport, Wiring};
 use crate::p2p::Messages;
 use crate::pause::Pause;
-use crate::schedule::{Fabric, Member, Selection, Table, exact};
+use crate::schedule::{Fabric, Hosts, Member, Selection, Table, exact};
 use crate::shm::Doorbell;
 
 const IN_FLIGHT: &str = "operations that were started are still in flight";
@@ -74,7 +74,7 @@ impl GlooLike {
         let fabric = Fabric::of(&topology);
         let selection = Arc::new(Selection::new(table, init.size, fabric));
         let executor = Executor::new(init.rank, collective, health.clone(), pause.with_room(init.size as usize));
-        let layout = Layout::new(me, fabric, selection.clone(), topology.hosts);
+        let layout = Layout::new(me, fabric, selection.clone(), Hosts::new(&topology.hosts));
         let messages = Arc::new(Messages::new(p2p, health.clone(), segment, crowded));
         let asked = Arc::downgrade(&messages);
         health.ask_messages(Box::new(move || asked.upgrade()?.waits()));

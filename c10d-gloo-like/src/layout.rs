@@ -10,7 +10,7 @@ use c10d_core::{DType, OpKind, Span};
 use crate::exec::exchange::{Bytes, Exchange, MOST_BYTES, MOST_RANKS, Others, Parts, Use};
 use crate::exec::{Reduction, Spaces};
 use crate::plan::Plan;
-use crate::schedule::{Algorithm, Blocks, Fabric, Member, Selection, direct, exact};
+use crate::schedule::{Algorithm, Blocks, Fabric, Hosts, Member, Selection, direct, exact};
 
 /// Lays out one op after the other, and keeps its memory between them.
 pub(crate) struct Layout {
@@ -18,13 +18,13 @@ pub(crate) struct Layout {
     selection: Arc<Selection>,
     /// The ops of which small ones are exchanges.
     exchanged: OpSet,
-    hosts: Vec<u32>,
+    hosts: Hosts,
     /// The start of each rank's block in the input and in the output, and the end of the last block.
     starts: [Vec<usize>; 2],
 }
 
 impl Layout {
-    pub(crate) fn new(me: Member, fabric: Fabric, selection: Arc<Selection>, hosts: Vec<u32>) -> Layout {
+    pub(crate) fn new(me: Member, fabric: Fabric, selection: Arc<Selection>, hosts: Hosts) -> Layout {
         let exchanged = exchanged(me.world, fabric, &selection);
         Layout { me, selection, exchanged, hosts, starts: Default::default() }
     }
@@ -134,13 +134,13 @@ impl Layout {
                 put(spaces, Operand::Input, inputs);
                 put(spaces, Operand::Output, outputs);
                 let how = self.algorithm(request, dtype, bytes(outputs));
-                how.all_gather(me, list(&mut self.starts[1], outputs.iter().map(Span::bytes)), plan);
+                how.all_gather(me, &self.hosts, list(&mut self.starts[1], outputs.iter().map(Span::bytes)), plan);
             }
             OpKind::AllGatherInto => {
                 put(spaces, Operand::Input, inputs);
                 put(spaces, Operand::Output, outputs);
                 let how = self.algorithm(request, dtype, bytes(outputs));
-                how.all_gather(me, Blocks::uniform(me.world, bytes(inputs)), plan);
+                how.all_gather(me, &self.hosts, Blocks::uniform(me.world, bytes(inputs)), plan);
             }
             OpKind::AllGatherCoalesced => {
                 put(spaces, Operand::Input, inputs);
@@ -150,31 +150,31 @@ impl Layout {
                 }
                 let how = self.algorithm(request, dtype, bytes(outputs));
                 let blocks = list(&mut self.starts[1], (0..world).map(|p| of(p).map(Span::bytes).sum()));
-                how.all_gather(me, blocks, plan);
+                how.all_gather(me, &self.hosts, blocks, plan);
             }
             OpKind::AllGatherIntoCoalesced => {
                 put(spaces, Operand::Input, inputs);
                 put_blocks(spaces, Operand::Output, outputs, world);
                 let how = self.algorithm(request, dtype, bytes(outputs));
-                how.all_gather(me, Blocks::uniform(me.world, bytes(inputs)), plan);
+                how.all_gather(me, &self.hosts, Blocks::uniform(me.world, bytes(inputs)), plan);
             }
             OpKind::ReduceScatter => {
                 put(spaces, Operand::Input, inputs);
                 put(spaces, Operand::Output, outputs);
                 let how = self.algorithm(request, dtype, bytes(inputs));
-                how.reduce_scatter(me, list(&mut self.starts[0], inputs.iter().map(Span::bytes)), plan);
+                how.reduce_scatter(me, &self.hosts, list(&mut self.starts[0], inputs.iter().map(Span::bytes)), plan);
             }
             OpKind::ReduceScatterInto => {
                 put(spaces, Operand::Input, inputs);
                 put(spaces, Operand::Output, outputs);
                 let how = self.algorithm(request, dtype, bytes(inputs));
-                how.reduce_scatter(me, Blocks::uniform(me.world, bytes(outputs)), plan);
+                how.reduce_scatter(me, &self.hosts, Blocks::uniform(me.world, bytes(outputs)), plan);
             }
             OpKind::ReduceScatterIntoCoalesced => {
                 put_blocks(spaces, Operand::Input, inputs, world);
                 put(spaces, Operand::Output, outputs);
                 let how = self.algorithm(request, dtype, bytes(inputs));
-                how.reduce_scatter(me, Blocks::uniform(me.world, bytes(outputs)), plan);
+                how.reduce_scatter(me, &self.hosts, Blocks::uniform(me.world, bytes(outputs)), plan);
             }
             OpKind::Gather => {
                 let own = put(spaces, Operand::Input, inputs);

@@ -8,6 +8,7 @@ mod exit;
 mod layout;
 mod link;
 mod mesh;
+pub mod model;
 mod p2p;
 mod pause;
 mod plan;

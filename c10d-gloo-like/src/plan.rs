@@ -169,6 +169,41 @@ impl Plan {
         self.push(Action::Reduce { peers, own, to, last }, after)
     }
 
+    /// Appends what `fill` appends for a world of some of the ranks: `rank` says which rank one of that world is, `offset`
+    /// where the output of that world begins in this one's. What there waits for nothing waits for all steps before.
+    pub(crate) fn nest(&mut self, offset: usize, rank: impl Fn(u32) -> u32, fill: impl FnOnce(&mut Plan)) {
+        let (first, first_peer) = (self.steps.len(), self.peers.len());
+        fill(self);
+        let shift = |region: &mut Region| {
+            if region.space == Space::Output {
+                region.offset += offset;
+            }
+        };
+        for step in &mut self.steps[first..] {
+            match &mut step.action {
+                Action::Send { peer, from: region } | Action::Recv { peer, to: region } => {
+                    *peer = rank(*peer);
+                    shift(region);
+                }
+                Action::Reduce { own: from, to, .. } | Action::Copy { from, to } => {
+                    shift(from);
+                    shift(to);
+                }
+            }
+            if step.after == After::Nothing && first > 0 {
+                step.after = After::All(first as StepId - 1);
+            }
+        }
+        for peer in &mut self.peers[first_peer..] {
+            *peer = rank(*peer);
+        }
+        for step in &self.steps[first..] {
+            if let Action::Reduce { peers, .. } = &step.action {
+                self.peers[peers.start as usize..peers.end as usize].sort_unstable();
+            }
+        }
+    }
+
     /// The last step.
     pub(crate) fn last(&self) -> StepId {
         (self.steps.len() as StepId).saturating_sub(1)

@@ -74,9 +74,37 @@ pub(crate) struct Args {
     #[cfg(feature = "gloo-like")]
     #[arg(long, value_name = "FILE")]
     pub(super) tune: Option<PathBuf>,
+    /// Starts nothing, but simulates so many hosts with so many ranks each (`1024x8`), at most 65536 ranks: gloo-like's
+    /// algorithms over a model of latency, bandwidth and reduction.
+    #[cfg(feature = "gloo-like")]
+    #[arg(long, value_name = "HOSTSxRANKS", value_parser = parse_shape, conflicts_with_all = ["tune", "ranks"])]
+    pub(super) simulate: Option<Shape>,
+    /// Of `--simulate`: every algorithm of an op, not only the one that is selected.
+    #[cfg(feature = "gloo-like")]
+    #[arg(long, requires = "simulate")]
+    pub(super) compare: bool,
+    /// Of `--simulate`: 10⁹ bytes per second of a host's network, in each direction.
+    #[cfg(feature = "gloo-like")]
+    #[arg(long, value_name = "GB/s", default_value_t = 12.5, value_parser = parse_positive)]
+    pub(super) network: f64,
+    /// Of `--simulate`: µs that a message takes between hosts.
+    #[cfg(feature = "gloo-like")]
+    #[arg(long, value_name = "µs", default_value_t = 5.0, value_parser = parse_positive)]
+    pub(super) latency: f64,
+    /// Of `--simulate`: cores of a host; one per rank unless said.
+    #[cfg(feature = "gloo-like")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65536))]
+    pub(super) cores: Option<u32>,
     /// How results are printed.
     #[arg(long, value_enum, default_value_t = Format::Table)]
     pub(super) format: Format,
+}
+
+/// A cluster: hosts, and ranks on each.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Shape {
+    pub(super) hosts: u32,
+    pub(super) each: u32,
 }
 
 /// The transport between the ranks.
@@ -192,6 +220,10 @@ impl Args {
             }
         }
         #[cfg(feature = "gloo-like")]
+        if self.simulate.is_some() && !matches!(op, PerfOp::Table(op) if c10d_gloo_like::model::OPS.contains(&op)) {
+            return Some("it is not simulated".into());
+        }
+        #[cfg(feature = "gloo-like")]
         if self.tune.is_some() && !matches!(op, PerfOp::Table(op) if c10d_gloo_like::TUNED.contains(&op)) {
             return Some("there is nothing to choose".into());
         }
@@ -300,6 +332,26 @@ fn parse_counts(text: &str) -> Result<Sizes, String> {
         number.ok_or_else(|| format!("{text:?} is too large; the limit is {MOST_ENTRIES}"))
     };
     text.split(',').map(number).collect::<Result<_, String>>().map(Sizes)
+}
+
+#[cfg(feature = "gloo-like")]
+fn parse_shape(text: &str) -> Result<Shape, String> {
+    let shape = text.split_once(['x', 'X']).and_then(|(hosts, each)| {
+        let number = |text: &str| text.trim().parse().ok().filter(|n: &u32| *n > 0);
+        Some(Shape { hosts: number(hosts)?, each: number(each)? })
+    });
+    let most = c10d_gloo_like::model::MOST_RANKS;
+    match shape {
+        Some(shape) if shape.hosts.checked_mul(shape.each).is_some_and(|ranks| ranks <= most) => Ok(shape),
+        Some(_) => Err(format!("{text:?} is too large; the limit is {most} ranks")),
+        None => Err(format!("{text:?} is no cluster; write e.g. 1024x8")),
+    }
+}
+
+#[cfg(feature = "gloo-like")]
+fn parse_positive(text: &str) -> Result<f64, String> {
+    let number = text.trim().parse().ok().filter(|x: &f64| x.is_finite() && *x > 0.0);
+    number.ok_or_else(|| format!("{text:?} is no number above 0"))
 }
 
 fn parse_size(text: &str) -> Result<usize, String> {

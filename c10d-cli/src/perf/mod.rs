@@ -11,6 +11,8 @@ mod point;
 mod rank;
 mod report;
 mod sample;
+#[cfg(feature = "gloo-like")]
+mod simulate;
 mod sparse;
 #[cfg(feature = "gloo-like")]
 mod tune;
@@ -51,6 +53,10 @@ fn is_set(name: &str) -> bool {
 }
 
 pub(crate) fn perf(args: &Args) -> Outcome {
+    #[cfg(feature = "gloo-like")]
+    if args.simulate.is_some() {
+        return simulate::simulate(args).map(|()| ExitCode::SUCCESS);
+    }
     if !args.alone && RANK_VARIABLES.iter().any(|name| is_set(name)) {
         return joined(args);
     }

@@ -174,7 +174,7 @@ pub(super) fn wrong_elements(rows: &[Row]) -> u64 {
 }
 
 /// A size in the largest unit of which it is a multiple.
-fn size(bytes: usize) -> String {
+pub(super) fn size(bytes: usize) -> String {
     match bytes {
         b if b > 0 && b.is_multiple_of(1 << 30) => format!("{}G", b >> 30),
         b if b > 0 && b.is_multiple_of(1 << 20) => format!("{}M", b >> 20),
@@ -184,7 +184,7 @@ fn size(bytes: usize) -> String {
 }
 
 /// A number with about three significant digits.
-fn number(x: f64) -> String {
+pub(super) fn number(x: f64) -> String {
     match x {
         x if x >= 100.0 => format!("{x:.0}"),
         x if x >= 1.0 => format!("{x:.2}"),

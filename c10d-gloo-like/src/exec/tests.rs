@@ -16,7 +16,7 @@ use super::{Call, Executor, Op, Reduction, Spaces};
 use crate::mesh::{Mesh, Transport, Wiring};
 use crate::pause::Pause;
 use crate::plan::Plan;
-use crate::schedule::{Algorithm, Blocks, Member, direct};
+use crate::schedule::{Algorithm, Blocks, Hosts, Member, direct};
 use crate::shm::Doorbell;
 
 const TRANSPORTS: [Transport; 2] = [Transport::Shm, Transport::Tcp];
@@ -140,9 +140,9 @@ impl Rank {
     }
 
     fn all_reduce(&mut self, how: Algorithm, data: &mut [u32]) -> Result {
-        let (hosts, bytes) = ([0, 0, 1, 1, 1, 2, 3, 3], size_of_val(data));
+        let bytes = size_of_val(data);
         self.run(OpKind::AllReduce, data.len() as u64, &[], &mut [data], |me, plan| {
-            how.all_reduce(me, &hosts[..me.world as usize], bytes, 4, plan)
+            how.all_reduce(me, &Hosts::new(&[0, 0, 1, 1, 1, 2, 3, 3][..me.world as usize]), bytes, 4, plan)
         })
     }
 }
@@ -150,6 +150,10 @@ impl Rank {
 /// A number for element `i` of rank `rank`.
 fn value(rank: u32, i: usize) -> u32 {
     (rank + 1).wrapping_mul(0x9e37_79b9) ^ (i as u32).wrapping_mul(0x85eb_ca6b)
+}
+
+fn on_one_host(me: Member) -> Hosts {
+    Hosts::new(&vec![0; me.world as usize])
 }
 
 fn vector(rank: u32, len: usize) -> Vec<u32> {
@@ -186,7 +190,7 @@ fn all_reduce_by_every_algorithm_and_the_bytes_it_sends() {
     for transport in TRANSPORTS {
         for world in [1, 2, 3, 5] {
             ranks(world, transport, |rank| {
-                for how in [OneShot, Direct, Ring, HalvingDoubling, Tree, Hierarchical] {
+                for how in [OneShot, Direct, Ring, HalvingDoubling, Tree, DoubleTree, Hierarchical, TwoLevel] {
                     for len in [0, 1, 7, 1000, 300_001] {
                         let mut data = vector(rank.me.rank, len);
                         let before = rank.executor.sent();
@@ -250,7 +254,7 @@ fn many_small_ops_of_all_kinds_in_a_row() {
 
                     let mut all = vec![0; 2 * world as usize];
                     let blocks = Blocks::uniform(world, 8);
-                    let fill = |me, p: &mut Plan| Algorithm::Bruck.all_gather(me, blocks, p);
+                    let fill = |me, p: &mut Plan| Algorithm::Bruck.all_gather(me, &on_one_host(me), blocks, p);
                     rank.run(OpKind::AllGatherInto, 2, &vector(me, 2), &mut [&mut all], fill).unwrap();
                     assert_eq!(all, (0..world).flat_map(|r| vector(r, 2)).collect::<Vec<_>>());
 
@@ -263,7 +267,7 @@ fn many_small_ops_of_all_kinds_in_a_row() {
                     let mut part = [0; 1];
                     let input = vector(me, world as usize);
                     let blocks = Blocks::uniform(world, 4);
-                    let fill = |me, p: &mut Plan| Algorithm::Ring.reduce_scatter(me, blocks, p);
+                    let fill = |me, p: &mut Plan| Algorithm::Ring.reduce_scatter(me, &on_one_host(me), blocks, p);
                     rank.run(OpKind::ReduceScatterInto, 1, &input, &mut [&mut part], fill).unwrap();
                     assert_eq!(part[0], summed(world, world as usize)[me as usize]);
 

@@ -3,7 +3,7 @@
 use c10d_core::{DType, OpKind, ReduceOp};
 
 use super::tuned::TUNED;
-use super::{Blocks, Member, direct};
+use super::{Blocks, Hosts, Member, direct};
 use crate::mesh::Topology;
 use crate::plan::Plan;
 
@@ -71,8 +71,8 @@ pub(crate) trait Schedule {
     /// The ops for which it has its own plans, by the names that the table of choices knows.
     const OPS: &'static [OpKind];
 
-    /// `hosts[p]` is rank `p`'s host.
-    fn all_reduce(me: Member, hosts: &[u32], bytes: usize, elem: usize, plan: &mut Plan) {
+    /// In place, in the output.
+    fn all_reduce(me: Member, hosts: &Hosts, bytes: usize, elem: usize, plan: &mut Plan) {
         let _ = hosts;
         direct::all_reduce(me, bytes, elem, plan);
     }
@@ -90,12 +90,14 @@ pub(crate) trait Schedule {
     }
 
     /// The input has all blocks, the output only this rank's.
-    fn reduce_scatter(me: Member, blocks: Blocks<'_>, plan: &mut Plan) {
+    fn reduce_scatter(me: Member, hosts: &Hosts, blocks: Blocks<'_>, plan: &mut Plan) {
+        let _ = hosts;
         direct::reduce_scatter(me, blocks, plan);
     }
 
     /// The input has this rank's block, the output all.
-    fn all_gather(me: Member, blocks: Blocks<'_>, plan: &mut Plan) {
+    fn all_gather(me: Member, hosts: &Hosts, blocks: Blocks<'_>, plan: &mut Plan) {
+        let _ = hosts;
         direct::all_gather(me, blocks, plan);
     }
 

@@ -33,6 +33,11 @@ impl Blocks<'static> {
 }
 
 impl Blocks<'_> {
+    /// Whether they are known to be of one length.
+    pub(crate) fn are_equal(&self) -> bool {
+        matches!(self, Blocks::Even { rem: 0, total, unit, q } if total % (unit * q).max(1) == 0)
+    }
+
     /// The start of rank `p`'s block; for `p` = world, the end of the last one.
     pub(crate) fn offset(&self, p: u32) -> usize {
         let p = p as usize;

@@ -5,7 +5,7 @@ use c10d_core::OpKind;
 
 use super::algorithm::Schedule;
 use super::member::doublings;
-use super::{Blocks, Member};
+use super::{Blocks, Hosts, Member};
 use crate::plan::{After, Plan, Space};
 
 pub(crate) struct Bruck;
@@ -16,7 +16,7 @@ impl Schedule for Bruck {
 
     const OPS: &[OpKind] = &[OpKind::AllGatherInto, OpKind::Barrier];
 
-    fn all_gather(me: Member, blocks: Blocks<'_>, plan: &mut Plan) {
+    fn all_gather(me: Member, _: &Hosts, blocks: Blocks<'_>, plan: &mut Plan) {
         all_gather(me, blocks, plan);
     }
 
@@ -31,7 +31,11 @@ impl Schedule for Bruck {
 pub(crate) fn all_gather(me: Member, blocks: Blocks<'_>, plan: &mut Plan) {
     let own = Space::Input.at(0, blocks.len(me.rank));
     let copied = plan.copy(own, blocks.region(Space::Output, me.rank), After::Nothing);
-    let mut after = After::All(copied);
+    exchange(me, blocks, After::All(copied), plan);
+}
+
+/// The same, once the own block of the output is there, when `after` says.
+pub(crate) fn exchange(me: Member, blocks: Blocks<'_>, mut after: After, plan: &mut Plan) {
     for distance in (0..doublings(me.world)).map(|k| 1 << k) {
         let count = distance.min(me.world - distance);
         for ranks in Blocks::circle(me.rank, count, me.world) {

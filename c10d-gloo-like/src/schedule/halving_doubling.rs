@@ -3,7 +3,7 @@
 use c10d_core::OpKind;
 
 use super::algorithm::Schedule;
-use super::{Blocks, Member};
+use super::{Blocks, Hosts, Member};
 use crate::plan::{After, Plan, Space};
 
 pub(crate) struct HalvingDoubling;
@@ -14,7 +14,7 @@ impl Schedule for HalvingDoubling {
 
     const OPS: &[OpKind] = &[OpKind::AllReduce];
 
-    fn all_reduce(me: Member, _: &[u32], bytes: usize, elem: usize, plan: &mut Plan) {
+    fn all_reduce(me: Member, _: &Hosts, bytes: usize, elem: usize, plan: &mut Plan) {
         all_reduce(me, bytes, elem, plan);
     }
 }

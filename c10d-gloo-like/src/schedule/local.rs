@@ -3,7 +3,7 @@
 use c10d_core::OpKind;
 
 use super::algorithm::Schedule;
-use super::{Member, one_shot};
+use super::{Hosts, Member, one_shot};
 use crate::plan::Plan;
 
 pub(crate) struct Local;
@@ -14,7 +14,7 @@ impl Schedule for Local {
 
     const OPS: &[OpKind] = &[];
 
-    fn all_reduce(me: Member, _: &[u32], bytes: usize, _: usize, plan: &mut Plan) {
+    fn all_reduce(me: Member, _: &Hosts, bytes: usize, _: usize, plan: &mut Plan) {
         one_shot::all_reduce(me, bytes, plan);
     }
 }

@@ -12,8 +12,10 @@ mod algorithm;
 mod blocks;
 mod bruck;
 pub(crate) mod direct;
+mod double_tree;
 mod halving_doubling;
 mod hierarchical;
+mod hosts;
 mod local;
 mod member;
 mod one_shot;
@@ -28,10 +30,12 @@ mod tests;
 mod tree;
 mod tuned;
 mod tuning_file;
+mod two_level;
 
 pub use algorithm::Fabric;
 pub(crate) use algorithm::exact;
 pub(crate) use blocks::Blocks;
+pub(crate) use hosts::Hosts;
 pub(crate) use member::Member;
 pub(crate) use selection::Selection;
 pub use table::{Rule, Table};
@@ -85,7 +89,7 @@ macro_rules! algorithms {
 
         /// The plans; see [`Schedule`].
         impl Algorithm {
-            pub(crate) fn all_reduce(self, me: Member, hosts: &[u32], bytes: usize, elem: usize, plan: &mut Plan) {
+            pub(crate) fn all_reduce(self, me: Member, hosts: &Hosts, bytes: usize, elem: usize, plan: &mut Plan) {
                 match self {
                     $(Algorithm::$name => $file::$name::all_reduce(me, hosts, bytes, elem, plan),)*
                 }
@@ -103,15 +107,15 @@ macro_rules! algorithms {
                 }
             }
 
-            pub(crate) fn reduce_scatter(self, me: Member, blocks: Blocks<'_>, plan: &mut Plan) {
+            pub(crate) fn reduce_scatter(self, me: Member, hosts: &Hosts, blocks: Blocks<'_>, plan: &mut Plan) {
                 match self {
-                    $(Algorithm::$name => $file::$name::reduce_scatter(me, blocks, plan),)*
+                    $(Algorithm::$name => $file::$name::reduce_scatter(me, hosts, blocks, plan),)*
                 }
             }
 
-            pub(crate) fn all_gather(self, me: Member, blocks: Blocks<'_>, plan: &mut Plan) {
+            pub(crate) fn all_gather(self, me: Member, hosts: &Hosts, blocks: Blocks<'_>, plan: &mut Plan) {
                 match self {
-                    $(Algorithm::$name => $file::$name::all_gather(me, blocks, plan),)*
+                    $(Algorithm::$name => $file::$name::all_gather(me, hosts, blocks, plan),)*
                 }
             }
 
@@ -139,6 +143,10 @@ algorithms! {
     ring::Ring,
     /// Binomial trees.
     tree::Tree,
+    /// Two binary trees, each for half of the bytes.
+    double_tree::DoubleTree,
+    /// Inside hosts, between them, inside once more.
+    two_level::TwoLevel,
     /// Recursive halving with nearer and nearer partners, then doubling.
     halving_doubling::HalvingDoubling,
     /// Every rank sends to every other directly. It is used for all calls that no other algorithm takes.

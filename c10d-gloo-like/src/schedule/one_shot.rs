@@ -3,8 +3,8 @@
 
 use c10d_core::OpKind;
 
-use super::Member;
 use super::algorithm::Schedule;
+use super::{Hosts, Member};
 use crate::plan::{After, Plan, Space};
 
 pub(crate) struct OneShot;
@@ -15,7 +15,7 @@ impl Schedule for OneShot {
 
     const OPS: &[OpKind] = &[OpKind::AllReduce];
 
-    fn all_reduce(me: Member, _: &[u32], bytes: usize, _: usize, plan: &mut Plan) {
+    fn all_reduce(me: Member, _: &Hosts, bytes: usize, _: usize, plan: &mut Plan) {
         all_reduce(me, bytes, plan);
     }
 }

@@ -5,7 +5,7 @@
 use c10d_core::OpKind;
 
 use super::algorithm::Schedule;
-use super::{Blocks, Member};
+use super::{Blocks, Hosts, Member};
 use crate::plan::{After, Plan, Space, StepId};
 
 pub(crate) struct Ring;
@@ -16,7 +16,7 @@ impl Schedule for Ring {
 
     const OPS: &[OpKind] = &[OpKind::AllReduce, OpKind::Broadcast, OpKind::ReduceScatterInto, OpKind::AllGatherInto];
 
-    fn all_reduce(me: Member, _: &[u32], bytes: usize, elem: usize, plan: &mut Plan) {
+    fn all_reduce(me: Member, _: &Hosts, bytes: usize, elem: usize, plan: &mut Plan) {
         all_reduce(me, bytes, elem, plan);
     }
 
@@ -24,11 +24,11 @@ impl Schedule for Ring {
         broadcast(me, root, bytes, plan);
     }
 
-    fn reduce_scatter(me: Member, blocks: Blocks<'_>, plan: &mut Plan) {
+    fn reduce_scatter(me: Member, _: &Hosts, blocks: Blocks<'_>, plan: &mut Plan) {
         reduce_scatter(me, blocks, plan);
     }
 
-    fn all_gather(me: Member, blocks: Blocks<'_>, plan: &mut Plan) {
+    fn all_gather(me: Member, _: &Hosts, blocks: Blocks<'_>, plan: &mut Plan) {
         all_gather(me, blocks, plan);
     }
 }

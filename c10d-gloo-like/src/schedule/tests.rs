@@ -3,8 +3,8 @@
 use super::member::doublings;
 use super::simulate::{Random, Value, World};
 use super::{
-    Algorithm, Blocks, Fabric, Member, Selection, TUNED, Table, bruck, direct, halving_doubling, hierarchical,
-    one_shot, ring, scatter_gather, tree,
+    Algorithm, Blocks, Fabric, Hosts, Member, Selection, TUNED, Table, bruck, direct, double_tree, halving_doubling,
+    hierarchical, one_shot, ring, scatter_gather, tree, two_level,
 };
 use crate::plan::Plan;
 use c10d_core::OpKind;
@@ -186,7 +186,7 @@ fn all_reduce_tree() {
 fn all_reduce_hierarchical() {
     for world in WORLDS {
         for per_host in [1, 2, 3, world] {
-            let hosts: Vec<u32> = (0..world).map(|r| 100 - r / per_host).collect();
+            let hosts = Hosts::new(&(0..world).map(|r| 100 - r / per_host).collect::<Vec<_>>());
             let count = world.div_ceil(per_host);
             for bytes in sizes(world) {
                 let blocks = Blocks::split(bytes, count, ELEM);
@@ -205,11 +205,96 @@ fn all_reduce_hierarchical() {
             }
         }
         // Hosts may be numbered in any way, and their ranks may be scattered.
-        let hosts: Vec<u32> = (0..world).map(|r| r * 7 % 3).collect();
+        let hosts = Hosts::new(&(0..world).map(|r| r * 7 % 3).collect::<Vec<_>>());
         let plan = |rank| planned(|p| hierarchical::all_reduce(Member { world, rank }, &hosts, 40, ELEM, p));
         let mut w = World::new(world, ELEM, plan, |_| vec![], |r| vector(r, 40));
         w.run(1);
         (0..world).for_each(|r| assert_reduced(world, w.output(r), 0, false));
+    }
+}
+
+/// Worlds of hosts with this many ranks each, the last one perhaps with fewer; and scattered ranks.
+fn with_hosts(world: u32) -> Vec<Hosts> {
+    let hosts = |of: &dyn Fn(u32) -> u32| Hosts::new(&(0..world).map(of).collect::<Vec<_>>());
+    vec![hosts(&|r| r), hosts(&|r| r / 2), hosts(&|r| r / 3), hosts(&|r| r / 4), hosts(&|_| 0), hosts(&|r| r * 7 % 3)]
+}
+
+#[test]
+fn all_reduce_two_level() {
+    for world in 1..=17 {
+        for hosts in with_hosts(world) {
+            for bytes in sizes(world).into_iter().skip(2) {
+                let plan = |rank| planned(|p| two_level::all_reduce(Member { world, rank }, &hosts, bytes, ELEM, p));
+                for seed in seeds(world, bytes).take(1) {
+                    let mut w = World::new(world, ELEM, plan, |_| vec![], |r| vector(r, bytes));
+                    w.run(seed);
+                    for r in 0..world {
+                        assert_reduced(world, w.output(r), 0, false);
+                        assert_eq!(w.output(r), w.output(0));
+                    }
+                }
+            }
+        }
+    }
+    // Four hosts of four ranks: what a rank sends to other hosts is what halving and doubling a quarter of the bytes takes.
+    let hosts = Hosts::new(&(0..16).map(|r| r / 4).collect::<Vec<_>>());
+    let bytes = 64 * ELEM;
+    let plan = planned(|p| two_level::all_reduce(Member { world: 16, rank: 5 }, &hosts, bytes, ELEM, p));
+    let outside = plan.steps.iter().filter_map(|s| match s.action {
+        crate::plan::Action::Send { peer, from } if peer / 4 != 1 => Some(from.len),
+        _ => None,
+    });
+    assert_eq!(outside.sum::<usize>(), 2 * bytes / 4 * 3 / 4);
+}
+
+#[test]
+fn all_gather_two_level() {
+    with_blocks(|world, blocks| {
+        let bytes = blocks.offset(world);
+        let own = |r| (0..blocks.len(r)).map(|i| Some(Value::of(r, i))).collect::<Vec<_>>();
+        let all: Vec<_> = (0..world).flat_map(own).collect();
+        for hosts in with_hosts(world) {
+            let plan = |rank| planned(|p| two_level::all_gather(Member { world, rank }, &hosts, blocks, p));
+            let mut w = World::new(world, ELEM, plan, own, |_| nothing(bytes));
+            w.run(u64::from(world));
+            (0..world).for_each(|r| assert_eq!(w.output(r), all));
+        }
+    });
+}
+
+#[test]
+fn double_trees() {
+    for world in WORLDS {
+        for bytes in sizes(world) {
+            // In an all-reduce every rank sends each half up and down: up once, down once for each child.
+            let most = |w: &World, most: usize| assert!((0..world).all(|r| w.sent(r) <= most), "{world} {bytes}");
+            for seed in seeds(world, bytes).take(4) {
+                let plan = |rank| planned(|p| double_tree::all_reduce(Member { world, rank }, bytes, ELEM, p));
+                let mut w = World::new(world, ELEM, plan, |_| vec![], |r| vector(r, bytes));
+                most(&w, 5 * (bytes / 2 + ELEM));
+                w.run(seed);
+                for r in 0..world {
+                    assert_reduced(world, w.output(r), 0, false);
+                    assert_eq!(w.output(r), w.output(0));
+                }
+                for root in roots(world) {
+                    let plan = |rank| planned(|p| double_tree::reduce(Member { world, rank }, root, bytes, ELEM, p));
+                    let output = |r| if r == root { nothing(bytes) } else { vec![] };
+                    let mut w = World::new(world, ELEM, plan, |r| vector(r, bytes), output);
+                    most(&w, bytes);
+                    w.run(seed);
+                    assert_reduced(world, w.output(root), 0, false);
+                    (0..world).for_each(|r| assert_eq!(w.input(r), vector(r, bytes)));
+
+                    let plan = |rank| planned(|p| double_tree::broadcast(Member { world, rank }, root, bytes, ELEM, p));
+                    let output = |r| if r == root { vector(r, bytes) } else { nothing(bytes) };
+                    let mut w = World::new(world, ELEM, plan, |_| vec![], output);
+                    most(&w, 3 * (bytes / 2 + ELEM));
+                    w.run(seed);
+                    (0..world).for_each(|r| assert_eq!(w.output(r), vector(root, bytes)));
+                }
+            }
+        }
     }
 }
 
@@ -438,7 +523,7 @@ fn barrier() {
 }
 
 /// The hash of the choice over the grid; see `the_choice_is_what_it_was`.
-const GRID: u64 = 0xb5ff_126b_7b8c_de59;
+const GRID: u64 = 0x8c62_4f99_fe78_4719;
 
 fn choose(op: OpKind, world: u32, bytes: usize, fabric: Fabric, exact: bool) -> Algorithm {
     Selection::new(&Table::builtin(), world, fabric).choose(op, bytes, exact)
@@ -468,12 +553,12 @@ fn every_algorithm_has_its_calls() {
     let all_reduce = |w, b, f| choose(OpKind::AllReduce, w, b, f, false);
     assert_eq!(all_reduce(2, 8, Fabric::Shm), OneShot);
     assert_eq!(all_reduce(4, 1 << 20, Fabric::Tcp), Direct);
-    assert_eq!(all_reduce(16, 1 << 10, Fabric::Tcp), Tree);
-    assert_eq!(all_reduce(16, 1 << 18, Fabric::Tcp), HalvingDoubling);
-    assert_eq!(all_reduce(16, 1 << 24, Fabric::Tcp), Ring);
-    assert_eq!(all_reduce(4, 1 << 20, Fabric::Mixed), Hierarchical);
-    assert_eq!(all_reduce(2, 8, Fabric::Loopback), OneShot);
+    assert_eq!(all_reduce(32, 1 << 18, Fabric::Tcp), HalvingDoubling);
+    assert_eq!(all_reduce(64, 1 << 24, Fabric::Tcp), DoubleTree);
+    assert_eq!(all_reduce(16, 8, Fabric::Mixed), Hierarchical);
+    assert_eq!(all_reduce(16, 1 << 20, Fabric::Mixed), TwoLevel);
     assert_eq!(all_reduce(4, 8, Fabric::Loopback), Tree);
+    assert_eq!(choose(OpKind::ReduceScatterInto, 16, 1 << 24, Fabric::Tcp, false), Ring);
     assert_eq!(choose(OpKind::Broadcast, 4, 1 << 20, Fabric::Shm, false), ScatterGather);
     assert_eq!(choose(OpKind::AllGatherInto, 33, 33, Fabric::Shm, false), Bruck);
 }
@@ -482,7 +567,8 @@ fn every_algorithm_has_its_calls() {
 #[test]
 fn limits_are_included() {
     let limits = |op| {
-        (choose(op, 9, 9 * (32 << 10), Fabric::Tcp, false), choose(op, 9, 9 * ((32 << 10) + 1), Fabric::Tcp, false))
+        let at = |more: usize| choose(op, 9, 9 * ((32 << 10) + more), Fabric::Loopback, false);
+        (at(0), at(1))
     };
     assert_eq!(limits(OpKind::AllGatherInto), (Algorithm::Bruck, Algorithm::Ring));
     let all_reduce = |bytes| choose(OpKind::AllReduceCoalesced, 2, bytes, Fabric::Shm, true);

@@ -5,9 +5,9 @@
 
 use c10d_core::OpKind;
 
-use super::Member;
 use super::algorithm::Schedule;
 use super::member::doublings;
+use super::{Hosts, Member};
 use crate::plan::{After, Plan, Space};
 
 pub(crate) struct Tree;
@@ -18,7 +18,7 @@ impl Schedule for Tree {
 
     const OPS: &[OpKind] = &[OpKind::AllReduce, OpKind::Reduce, OpKind::Broadcast];
 
-    fn all_reduce(me: Member, _: &[u32], bytes: usize, _: usize, plan: &mut Plan) {
+    fn all_reduce(me: Member, _: &Hosts, bytes: usize, _: usize, plan: &mut Plan) {
         all_reduce(me, bytes, plan);
     }
 

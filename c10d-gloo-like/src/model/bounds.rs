@@ -1,0 +1,57 @@
+//! What no algorithm can do better.
+
+use c10d_core::OpKind;
+
+use super::cluster::{Cluster, Link};
+use super::scenario::Scenario;
+
+/// Lower bounds of a call on a cluster.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Bounds {
+    /// Of the time: of so many rounds, and of the bytes that a host, or a rank, must send or receive.
+    pub seconds: f64,
+    /// Of the rounds: what a rank knows, at most doubles in each, where messages go one by one.
+    pub rounds: u32,
+    /// Of the bytes that the busiest rank sends.
+    pub sent: u64,
+}
+
+impl Bounds {
+    pub(super) fn new(scenario: Scenario, cluster: &Cluster) -> Bounds {
+        let Scenario { op, bytes, .. } = scenario;
+        let (n, hosts) = (f64::from(cluster.ranks()), f64::from(cluster.hosts));
+        let all = bytes as f64;
+        let others = |parts: f64| all * (parts - 1.0) / parts;
+        // What the busiest rank sends, and what the busiest rank and host send or receive.
+        let (sent, rank, host) = match op {
+            OpKind::AllReduce => (2.0 * others(n), 2.0 * others(n), 2.0 * others(hosts)),
+            OpKind::Broadcast | OpKind::Reduce => (all, all, if hosts > 1.0 { all } else { 0.0 }),
+            OpKind::Scatter => (others(n), others(n), others(hosts)),
+            OpKind::Gather => (all / n, others(n), others(hosts)),
+            OpKind::AllGatherInto => (others(n) / (n - 1.0).max(1.0), others(n), others(hosts)),
+            OpKind::ReduceScatterInto => (others(n), others(n), others(hosts) / 1.0),
+            OpKind::AllToAllSingle => (others(n), others(n), others(hosts) * f64::from(cluster.per_host)),
+            _ => (0.0, 0.0, 0.0),
+        };
+        let doublings = |parts: u32| parts.next_power_of_two().trailing_zeros();
+        let link = |l: Link| l.latency + 2.0 * l.message;
+        let (outer, inner) = (doublings(cluster.hosts), doublings(cluster.per_host));
+        let rounds = match cluster.ranks() {
+            1 => 0,
+            // What needs no passing on.
+            _ if matches!(op, OpKind::Gather | OpKind::Scatter | OpKind::AllToAllSingle) => 1,
+            _ => doublings(cluster.ranks()).min(outer + inner).max(1),
+        };
+        let latency = match op {
+            OpKind::Gather | OpKind::Scatter | OpKind::AllToAllSingle if hosts > 1.0 => link(cluster.between),
+            OpKind::Gather | OpKind::Scatter | OpKind::AllToAllSingle if n > 1.0 => link(cluster.inside),
+            _ => f64::from(outer) * link(cluster.between) + f64::from(inner) * link(cluster.inside),
+        };
+        // A rank's core at its cheapest; ranks that share cores wait for each other.
+        let links = if hosts > 1.0 { [cluster.inside, cluster.between] } else { [cluster.inside; 2] };
+        let byte = links.iter().map(|l| l.send.min(l.receive)).fold(f64::INFINITY, f64::min);
+        let core = rank * byte;
+        let seconds = cluster.start + latency.max(host * cluster.between.wire).max(core);
+        Bounds { seconds, rounds, sent: sent as u64 }
+    }
+}

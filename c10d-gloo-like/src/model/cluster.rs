@@ -1,0 +1,107 @@
+//! The parameters of a cluster.
+
+use c10d_core::{Error, Result};
+
+use crate::schedule::Fabric;
+
+/// The most ranks of a cluster.
+pub const MOST_RANKS: u32 = 1 << 16;
+
+/// What a message between two ranks costs. Times in seconds, or seconds per byte.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Link {
+    /// From the end of a piece's sending to when the receiver can take it.
+    pub latency: f64,
+    /// Of a core, per message, on either side.
+    pub message: f64,
+    /// Of the sender's core, per byte.
+    pub send: f64,
+    /// Of the receiver's core, per byte.
+    pub receive: f64,
+    /// Of the receiver's core, per byte that is received and reduced.
+    pub reduce: f64,
+    /// Of the host's network, per byte and direction.
+    pub wire: f64,
+}
+
+/// Hosts that are alike, with consecutive ranks on each.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Cluster {
+    /// How many hosts.
+    pub hosts: u32,
+    /// Ranks on each.
+    pub per_host: u32,
+    /// Cores of a host for its ranks.
+    pub cores: u32,
+    /// Between ranks of one host.
+    pub inside: Link,
+    /// Between hosts.
+    pub between: Link,
+    /// Whether ranks of one host share memory.
+    pub shm: bool,
+    /// Seconds per byte that is copied from place to place.
+    pub copy: f64,
+    /// Seconds of a call before its first step.
+    pub start: f64,
+}
+
+impl Cluster {
+    /// Hosts that share memory inside, like the machine that the built-in table was measured on, and are connected by a
+    /// network of so many bytes per second and seconds of latency.
+    pub fn new(hosts: u32, per_host: u32, bytes_per_second: f64, latency: f64) -> Cluster {
+        let wire = 1.0 / bytes_per_second;
+        let between = Link { latency, message: 1.5e-6, send: 0.10e-9, receive: 0.12e-9, reduce: 0.20e-9, wire };
+        let cores = per_host.max(1);
+        Cluster { hosts, per_host, cores, inside: SHM, between, shm: true, copy: 0.03e-9, start: 0.15e-6 }
+    }
+
+    /// One host of so many cores, whose ranks share memory, or use TCP all the same.
+    pub fn one_host(ranks: u32, cores: u32, shm: bool) -> Cluster {
+        let inside = if shm { SHM } else { LOOPBACK };
+        let alone = Cluster::new(1, ranks, 1.0, 0.0);
+        Cluster { cores, inside, between: inside, shm, ..alone }
+    }
+
+    /// How many ranks there are.
+    pub fn ranks(&self) -> u32 {
+        self.hosts.saturating_mul(self.per_host)
+    }
+
+    /// What connects them, in the words of the table.
+    pub fn fabric(&self) -> Fabric {
+        match (self.hosts, self.per_host, self.shm) {
+            (1, _, true) => Fabric::Shm,
+            (1, _, false) => Fabric::Loopback,
+            (_, 2.., true) => Fabric::Mixed,
+            _ => Fabric::Tcp,
+        }
+    }
+
+    pub(super) fn host(&self, rank: u32) -> u32 {
+        rank / self.per_host
+    }
+
+    pub(super) fn check(&self) -> Result {
+        if self.hosts == 0 || self.per_host == 0 || self.cores == 0 {
+            return Err(Error::invalid("a cluster has at least one host, with a rank and a core"));
+        }
+        if self.ranks() > MOST_RANKS {
+            let (hosts, each) = (self.hosts, self.per_host);
+            return Err(Error::invalid(format!("{hosts} hosts of {each} ranks: the limit is {MOST_RANKS} ranks")));
+        }
+        let links = [self.inside, self.between];
+        let times = links.iter().flat_map(|l| [l.latency, l.message, l.send, l.receive, l.reduce, l.wire]);
+        if times.chain([self.copy, self.start]).all(|t| t.is_finite() && t >= 0.0) {
+            return Ok(());
+        }
+        Err(Error::invalid("a time of a cluster is not one: each must be finite and not below 0"))
+    }
+}
+
+/// Two ranks with a core each, by shared memory.
+const SHM: Link =
+    Link { latency: 0.12e-6, message: 0.08e-6, send: 0.03e-9, receive: 0.03e-9, reduce: 0.03e-9, wire: 0.0 };
+
+/// Two ranks with a core each, by TCP on one host.
+const LOOPBACK: Link =
+    Link { latency: 2.0e-6, message: 1.5e-6, send: 0.10e-9, receive: 0.12e-9, reduce: 0.20e-9, wire: 0.0 };

@@ -1,0 +1,91 @@
+//! Inside hosts, between them, and inside once more: between hosts every byte goes once, and in few rounds.
+
+use c10d_core::OpKind;
+
+use super::algorithm::Schedule;
+use super::{Blocks, Hosts, Member, bruck, double_tree, halving_doubling, hierarchical, scatter_gather};
+use crate::plan::{After, Plan, Space};
+
+pub(crate) struct TwoLevel;
+
+impl Schedule for TwoLevel {
+    const NAME: &'static str = "two-level";
+    const RANK_ORDER: bool = false;
+    const OPS: &[OpKind] = &[OpKind::AllReduce, OpKind::AllGatherInto];
+
+    fn all_reduce(me: Member, hosts: &Hosts, bytes: usize, elem: usize, plan: &mut Plan) {
+        all_reduce(me, hosts, bytes, elem, plan);
+    }
+
+    fn all_gather(me: Member, hosts: &Hosts, blocks: Blocks<'_>, plan: &mut Plan) {
+        all_gather(me, hosts, blocks, plan);
+    }
+}
+
+/// Each rank reduces a part for its host; the ranks at one place of all hosts all-reduce their part; the parts are gathered
+/// inside each host. Hosts with unequal numbers of ranks let their first ranks speak for them.
+///
+/// With `h` hosts of `k` ranks: 2 rounds inside, `2 * log2(h)` between hosts if `h` is a power of two and about twice as many
+/// otherwise. A rank sends about `2 * bytes * (k - 1) / k` inside, and of `bytes / k` what the all-reduce between hosts sends.
+pub(crate) fn all_reduce(me: Member, hosts: &Hosts, bytes: usize, elem: usize, plan: &mut Plan) {
+    let Some(each) = hosts.each() else { return hierarchical::all_reduce(me, hosts, bytes, elem, plan) };
+    let (host, count, place) = (hosts.of(me.rank), hosts.count(), hosts.place(me.rank));
+    let local = Member { world: each, rank: place };
+    let rank = |place: u32| hosts.on(host)[place as usize];
+    let parts = Blocks::split(bytes, each, elem);
+    let part = |place: u32| parts.region(Space::Output, place);
+    let own = part(place);
+    for p in local.others() {
+        plan.send(rank(p), part(p), After::Nothing);
+    }
+    if each > 1 || count == 1 {
+        plan.reduce(local.others().map(rank), own, own, count == 1, After::Nothing);
+    }
+    if count > 1 {
+        let between = Member { world: count, rank: host };
+        plan.nest(
+            own.offset,
+            |host| hosts.on(host)[place as usize],
+            |plan| match count.is_power_of_two() {
+                true => halving_doubling::all_reduce(between, own.len, elem, plan),
+                false => double_tree::all_reduce(between, own.len, elem, plan),
+            },
+        );
+    }
+    let over = After::All(plan.last());
+    for p in local.others() {
+        plan.send(rank(p), own, over);
+    }
+    for p in local.others() {
+        plan.recv(rank(p), part(p));
+    }
+}
+
+/// The first rank of each host gathers its host's blocks, these exchange them in rounds, and share the whole out inside.
+/// Only for equal blocks, and hosts of as many consecutive ranks each; all else is Bruck's.
+///
+/// `log2(h)` rounds between hosts, 3 inside. The first rank of a host sends every byte once to another host and once inside.
+pub(crate) fn all_gather(me: Member, hosts: &Hosts, blocks: Blocks<'_>, plan: &mut Plan) {
+    let each = hosts.each().filter(|_| hosts.are_consecutive() && blocks.are_equal());
+    let Some(each) = each else { return bruck::all_gather(me, blocks, plan) };
+    let (host, count, len) = (hosts.of(me.rank), hosts.count(), blocks.len(0));
+    let own = Space::Input.at(0, len);
+    let leader = hosts.leader(host);
+    if me.rank == leader {
+        plan.copy(own, blocks.region(Space::Output, me.rank), After::Nothing);
+        for p in &hosts.on(host)[1..] {
+            plan.recv(*p, blocks.region(Space::Output, *p));
+        }
+        let gathered = After::All(plan.last());
+        let of_hosts = Blocks::uniform(count, len * each as usize);
+        let between = Member { world: count, rank: host };
+        plan.nest(0, |host| hosts.leader(host), |plan| bruck::exchange(between, of_hosts, gathered, plan));
+    } else {
+        plan.send(leader, own, After::Nothing);
+    }
+    if each > 1 {
+        let local = Member { world: each, rank: me.rank - leader };
+        let all = len * me.world as usize;
+        plan.nest(0, |place| leader + place, |plan| scatter_gather::broadcast(local, 0, all, 1, plan));
+    }
+}
