@@ -317,8 +317,14 @@ def twice(r):
         dist.destroy_process_group()
 
 
-# PyTorch before 2.15 splits and shrinks groups of CUDA's alone.
-NEW = pytest.mark.skipif(not hasattr(dist, "set_timeout"), reason="skipped: this PyTorch splits and shrinks no CPU groups")
+# PyTorch before 2.15 splits and shrinks only groups of CUDA, and has monitored barriers for Gloo only.
+NEW = pytest.mark.skipif(not hasattr(dist, "set_timeout"), reason="skipped: this PyTorch has that for its own backends only")
+
+
+@NEW
+@pytest.mark.parametrize("world", WORLDS)
+def test_monitored_barriers(world):
+    job.run(barriers, world)
 
 
 @NEW
@@ -335,7 +341,7 @@ def test_shrinks(world):
     assert found == [None] * world, found
 
 
-BODIES = [ddp, fsdp, dtensor, functional, objects, groups, barriers, detail, checkpoints, twice]
+BODIES = [ddp, fsdp, dtensor, functional, objects, groups, detail, checkpoints, twice]
 
 
 @pytest.mark.parametrize("world", WORLDS)
