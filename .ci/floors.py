@@ -15,7 +15,7 @@ import re
 import sys
 
 FLOORS = {
-    "c10d-core": "sync types reduce catalog options text resource error panics process shm host waiting store buffer device call op dlpack backend calls dispatch staged tiered group",
+    "c10d-core": "sync types reduce catalog options text library resource error panics process shm host waiting store buffer device call op dlpack backend calls dispatch staged tiered group",
     "c10d-rendezvous": "log file_store tcp_store init launch provider",
     "c10d-gloo-like": "exit call_log shm tcp link mesh pause plan exec schedule model layout collectives p2p backend provider",
     "c10d-gloo-like/src/mesh": "wire netlink addr host topology wiring handshake doing revoke control claims answer chains "
@@ -36,7 +36,7 @@ FLOORS = {
     "engine deadline_watch start backend sparse provider slices",
     "c10d-nccl/src/cuda": "api default_index failure ledger available functions hold relaxed work_stream driver reduce mod",
     "c10d-nccl/src/kernels": "mod reduce sparse",
-    "c10d-nccl/src/nccl": "mapped search types api failure library real mod",
+    "c10d-nccl/src/nccl": "search types api failure library real mod",
     "c10d-nccl/src/sparse": "form meta bench worker steps entries run mod",
     "c10d-sparse": "bits memory value keys split union fold coalesce known meta run kernel provider",
     "c10d-cli": "say store perf plugins run info",

@@ -242,6 +242,23 @@ impl Error {
 }
 
 impl ErrorKind {
+    /// The kinds without fields, in an order that stays: their places are their codes where ranks tell each other of errors.
+    pub const PLAIN: &[ErrorKind] = &[
+        ErrorKind::Timeout,
+        ErrorKind::Aborted,
+        ErrorKind::Abandoned,
+        ErrorKind::Shutdown,
+        ErrorKind::Store,
+        ErrorKind::Rendezvous,
+        ErrorKind::Protocol,
+        ErrorKind::Resource,
+        ErrorKind::Plugin,
+        ErrorKind::InvalidArgument,
+        ErrorKind::Unsupported,
+        ErrorKind::Internal,
+        ErrorKind::Device,
+    ];
+
     /// The kind's name, as errors print it.
     pub fn name(&self) -> &'static str {
         match self {

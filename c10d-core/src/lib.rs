@@ -11,6 +11,7 @@ pub mod dlpack;
 mod error;
 mod group;
 pub mod host;
+pub mod library;
 pub mod op;
 pub mod options;
 pub mod panics;

@@ -8,7 +8,7 @@ use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::Instant;
 
-use c10d_core::device::{DeviceReduce, Scale};
+use c10d_core::device::{DeviceReduce, Elements, Scale};
 use c10d_core::{Element, ErrorKind, ReduceOp};
 use c10d_rendezvous::tcp_store::ServerOptions;
 use c10d_rendezvous::{TcpStore, TcpStoreServer};
@@ -27,7 +27,8 @@ fn random(i: usize) -> u64 {
 fn reduced<T: Element>(r: &dyn DeviceReduce, op: ReduceOp, acc: &[T], with: &[T]) -> Vec<T> {
     let (mut x, mut y) = (on(0, acc), on(0, with));
     // SAFETY: both have this number of elements, and are read when the stream has finished the kernel.
-    unsafe { r.reduce(0, 0, op, T::DTYPE, place(&mut x), place(&mut y), acc.len()) }.unwrap();
+    unsafe { r.reduce(0, 0, op, Elements { dtype: T::DTYPE, count: acc.len() }, place(&mut x), place(&mut y)) }
+        .unwrap();
     x.to_vec(60 * SECOND).unwrap()
 }
 
@@ -98,7 +99,7 @@ macro_rules! floats {
                     let data: Vec<$t> = (0..n).map(|i| <$t>::from_bits(random(i) as $uint)).collect();
                     let mut x = on(0, &data);
                     // SAFETY: there is this number of elements, read when the stream has finished the kernel.
-                    unsafe { r.scale(0, 0, by, <$t as Element>::DTYPE, place(&mut x), n) }.unwrap();
+                    unsafe { r.scale(0, 0, by, Elements { dtype: <$t as Element>::DTYPE, count: n }, place(&mut x)) }.unwrap();
                     for (got, was) in x.to_vec::<$t>(60 * SECOND).unwrap().into_iter().zip(data) {
                         let want = $narrow(match by {
                             Scale::Times(f) => $widen(was) * f as $wide,

@@ -6,7 +6,7 @@ use crate::common;
 use std::time::{Duration, Instant};
 
 use c10d_core::backend::Registry;
-use c10d_core::device::{DeviceBuffer, DevicePtr, DeviceRuntime};
+use c10d_core::device::{DeviceBuffer, DevicePtr, DeviceRuntime, Elements};
 use c10d_core::{Builder, DType, DTypeSet, Device, ReduceOp, op};
 use c10d_privateuse::{LoadReport, Search, Verdict, abi};
 
@@ -110,7 +110,9 @@ fn adds_what_it_is_told(device: &dyn DeviceRuntime) {
     unsafe {
         device.copy_in(0, 0, at, elements.as_ptr().cast(), bytes).unwrap();
         let reduction = device.reduction().unwrap();
-        reduction.reduce(0, 0, ReduceOp::Sum, DType::F32, at.after(4), at.after(16), 2).unwrap();
+        reduction
+            .reduce(0, 0, ReduceOp::Sum, Elements { dtype: DType::F32, count: 2 }, at.after(4), at.after(16))
+            .unwrap();
         device.copy_out(0, 0, out.as_mut_ptr().cast(), at, bytes).unwrap();
         device.free(0, at.base);
     }

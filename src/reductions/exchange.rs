@@ -30,24 +30,33 @@ impl<'a> Exchange<'a> {
         PlainBuf::reduced_by(elements, self.name)
     }
 
+    /// This round's pieces of `x`, in rank order.
+    pub(super) fn pieces_mut<'x, T: Plain>(&self, x: &'x mut [T], round: usize) -> Vec<PlainBuf<&'x mut [T]>> {
+        self.cut.pieces_mut(x, round).into_iter().map(|piece| self.named(piece)).collect()
+    }
+
     /// Collects the pieces of this rank's part from all ranks into `rows`, and sets the length of `rows` to that of the
     /// piece.
-    pub(super) fn collect<T: Plain>(&self, x: &[T], round: usize, rows: &mut Rows<T>) -> Result {
+    fn collect<T: Plain>(&self, x: &[T], round: usize, rows: &mut Rows<T>) -> Result {
         rows.cut_to(self.cut.at(self.within.pg.rank() as usize, round).len());
         let inputs = self.cut.pieces(x, round).into_iter().map(|piece| self.named(piece)).collect();
         let outputs = rows.all_mut().map(|row| self.named(row)).collect();
         self.within.run(op::all_to_all(inputs, outputs).agreed_count(self.cut.len() as u64)).map(drop)
     }
 
-    /// Runs `rounds` with the closure. The ranks stay in step even if the closure panics. Then all ranks learn whose
-    /// closure panicked, and the panic continues here.
-    pub(super) fn with<T: Plain, F: FnMut(&mut [T], &[T])>(
+    /// Round by round, collects the pieces of `x` and has `body` go on with them; whatever the closure does, the ranks stay
+    /// in step. Then all hear whose closure panicked. The panic itself goes on here.
+    pub(super) fn run<T: Plain, X: AsRef<[T]>, F: FnMut(&mut [T], &[T])>(
         &self,
+        mut x: X,
         closure: F,
-        rounds: impl FnOnce(&mut Fold<F>) -> Result,
+        mut body: impl FnMut(&mut X, usize, &mut Fold<F>, &mut Rows<T>) -> Result,
     ) -> Result {
-        let mut fold = Fold { closure, panic: None };
-        let outcome = rounds(&mut fold);
+        let (mut fold, mut rows) = (Fold { closure, panic: None }, Rows::new(self.within.pg.size(), &self.cut));
+        let outcome = (0..self.cut.rounds()).try_for_each(|round| {
+            self.collect(x.as_ref(), round, &mut rows)?;
+            body(&mut x, round, &mut fold, &mut rows)
+        });
         match (fold.panic, outcome) {
             (None, outcome) => outcome.and_then(|()| self.tell(false)),
             (Some(panic), outcome) => {
@@ -79,7 +88,7 @@ pub(super) struct Rows<T> {
 }
 
 impl<T: Plain> Rows<T> {
-    pub(super) fn new(ranks: u32, cut: &Cut) -> Rows<T> {
+    fn new(ranks: u32, cut: &Cut) -> Rows<T> {
         Rows { rows: (0..ranks).map(|_| vec![T::zeroed(); cut.piece()]).collect(), len: 0 }
     }
 
@@ -87,7 +96,7 @@ impl<T: Plain> Rows<T> {
         self.len = len;
     }
 
-    pub(super) fn all_mut(&mut self) -> impl Iterator<Item = &mut [T]> {
+    fn all_mut(&mut self) -> impl Iterator<Item = &mut [T]> {
         let len = self.len;
         self.rows.iter_mut().map(move |row| &mut row[..len])
     }

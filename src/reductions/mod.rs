@@ -8,7 +8,7 @@ use std::time::Duration;
 use c10d_core::{Element, Error, ProcessGroup, ReduceOp, Result, Root, op, reduce};
 
 use crate::plain::Plain;
-use exchange::{Exchange, Rows};
+use exchange::Exchange;
 
 /// The name of a reducing closure, and how long the call may take. A string literal converts into it.
 #[derive(Clone, Copy, Debug)]
@@ -149,15 +149,9 @@ impl Reductions for ProcessGroup {
         closure: impl FnMut(&mut [T], &[T]),
     ) -> Result {
         let exchange = Exchange::new::<T>(self, operation.into(), x.len());
-        let mut rows = Rows::new(self.size(), &exchange.cut);
-        exchange.with(closure, |fold| {
-            (0..exchange.cut.rounds()).try_for_each(|round| {
-                exchange.collect(x, round, &mut rows)?;
-                fold.all(&mut rows);
-                let results =
-                    exchange.cut.pieces_mut(x, round).into_iter().map(|piece| exchange.named(piece)).collect();
-                exchange.within.run(op::all_gather(exchange.named(rows.row(0)), results)).map(drop)
-            })
+        exchange.run(x, closure, |x, round, fold, rows| {
+            fold.all(rows);
+            exchange.within.run(op::all_gather(exchange.named(rows.row(0)), exchange.pieces_mut(x, round))).map(drop)
         })
     }
 
@@ -172,19 +166,10 @@ impl Reductions for ProcessGroup {
             return Err(Error::invalid(format!("root {root} is not a rank of a group of {}", self.size())));
         }
         let exchange = Exchange::new::<T>(self, operation.into(), x.len());
-        let mut rows = Rows::new(self.size(), &exchange.cut);
-        exchange.with(closure, |fold| {
-            (0..exchange.cut.rounds()).try_for_each(|round| {
-                exchange.collect(x, round, &mut rows)?;
-                fold.all(&mut rows);
-                let to = if self.rank() == root {
-                    let pieces = exchange.cut.pieces_mut(x, round);
-                    Root::Me(pieces.into_iter().map(|piece| exchange.named(piece)).collect())
-                } else {
-                    Root::At(root)
-                };
-                exchange.within.run(op::gather(exchange.named(rows.row(0)), to)).map(drop)
-            })
+        exchange.run(x, closure, |x, round, fold, rows| {
+            fold.all(rows);
+            let to = if self.rank() == root { Root::Me(exchange.pieces_mut(x, round)) } else { Root::At(root) };
+            exchange.within.run(op::gather(exchange.named(rows.row(0)), to)).map(drop)
         })
     }
 
@@ -201,17 +186,13 @@ impl Reductions for ProcessGroup {
             return Err(Error::invalid(what));
         }
         let exchange = Exchange::new::<T>(self, operation.into(), input.len());
-        let mut rows = Rows::new(self.size(), &exchange.cut);
         let mut done = 0;
-        exchange.with(closure, |fold| {
-            (0..exchange.cut.rounds()).try_for_each(|round| {
-                exchange.collect(input, round, &mut rows)?;
-                fold.all(&mut rows);
-                let piece = rows.row(0);
-                output[done..done + piece.len()].copy_from_slice(piece);
-                done += piece.len();
-                Ok(())
-            })
+        exchange.run(input, closure, |_, _, fold, rows| {
+            fold.all(rows);
+            let piece = rows.row(0);
+            output[done..done + piece.len()].copy_from_slice(piece);
+            done += piece.len();
+            Ok(())
         })
     }
 
@@ -222,16 +203,10 @@ impl Reductions for ProcessGroup {
         closure: impl FnMut(&mut [T], &[T]),
     ) -> Result {
         let exchange = Exchange::new::<T>(self, operation.into(), x.len());
-        let mut rows = Rows::new(self.size(), &exchange.cut);
-        exchange.with(closure, |fold| {
-            (0..exchange.cut.rounds()).try_for_each(|round| {
-                exchange.collect(x, round, &mut rows)?;
-                fold.prefixes(&mut rows);
-                let to_each = (0..self.size() as usize).map(|rank| exchange.named(rows.row(rank))).collect();
-                let results =
-                    exchange.cut.pieces_mut(x, round).into_iter().map(|piece| exchange.named(piece)).collect();
-                exchange.within.run(op::all_to_all(to_each, results)).map(drop)
-            })
+        exchange.run(x, closure, |x, round, fold, rows| {
+            fold.prefixes(rows);
+            let to_each = (0..self.size() as usize).map(|rank| exchange.named(rows.row(rank))).collect();
+            exchange.within.run(op::all_to_all(to_each, exchange.pieces_mut(x, round))).map(drop)
         })
     }
 
@@ -242,19 +217,17 @@ impl Reductions for ProcessGroup {
         closure: impl FnMut(&mut [T], &[T]),
     ) -> Result<bool> {
         let exchange = Exchange::new::<T>(self, operation.into(), x.len());
-        let mut rows = Rows::new(self.size(), &exchange.cut);
         let first = self.rank() == 0;
-        exchange.with(closure, |fold| {
-            (0..exchange.cut.rounds()).try_for_each(|round| {
-                exchange.collect(x, round, &mut rows)?;
-                fold.prefixes(&mut rows);
-                // Rank r gets the combination of ranks 0 to r - 1, and rank 0 gets nothing.
-                let before = |rank: usize| rank.checked_sub(1).map_or(&[][..], |rank| rows.row(rank));
-                let to_each = (0..self.size() as usize).map(|rank| exchange.named(before(rank))).collect();
-                let pieces = exchange.cut.pieces_mut(x, round).into_iter();
-                let results = pieces.map(|piece| exchange.named(if first { &mut [] } else { piece })).collect();
-                exchange.within.run(op::all_to_all(to_each, results)).map(drop)
-            })
+        exchange.run(x, closure, |x, round, fold, rows| {
+            fold.prefixes(rows);
+            // Rank r gets the combination of ranks 0 to r - 1, and rank 0 gets nothing.
+            let before = |rank: usize| rank.checked_sub(1).map_or(&[][..], |rank| rows.row(rank));
+            let to_each = (0..self.size() as usize).map(|rank| exchange.named(before(rank))).collect();
+            let mut pieces = exchange.pieces_mut(x, round);
+            if first {
+                pieces.fill_with(|| exchange.named(&mut []));
+            }
+            exchange.within.run(op::all_to_all(to_each, pieces)).map(drop)
         })?;
         Ok(!first)
     }

@@ -3,19 +3,15 @@
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::time::{Duration, Instant};
 
 use c10d::launch::JobReport;
-use c10d::{Error, ErrorKind, ObjectCollectives, ProcessGroup, Result, Root, Status};
+use c10d::{ObjectCollectives, ProcessGroup, Result, Root, Status};
 use libtest_mimic::Trial;
-use rustix::process::{Signal as Sig, getpid, kill_process};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::stage::acts::{VICTIM, WORLD};
-use crate::stage::{cast, failures, join, lines, shown, tell, tell_error};
-
-/// Only a limit so that a hang ends.
-const CAP: Duration = Duration::from_secs(30);
+use crate::stage::acts::VICTIM;
+use crate::stage::trials::{CAP, of_values, victim_dies};
+use crate::stage::{failures, join, lines, tell};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Report {
@@ -115,31 +111,7 @@ fn values(pg: &ProcessGroup) -> Result<Option<String>> {
 const PARTS: [&str; 6] = ["types", "failures", "panics", "limits", "messages", "killed"];
 
 pub(crate) fn trials() -> Vec<Trial> {
-    let mut trials = vec![Trial::test("objects/threads/values", || {
-        for world in 1..=5 {
-            let wrong = c10d::run_ranks(world, |pg| values(&pg)).map_err(|e| format!("world {world}: {e}"))?;
-            if let Some(wrong) = wrong.into_iter().flatten().next() {
-                return Err(format!("world {world}: {wrong}").into());
-            }
-        }
-        Ok(())
-    })];
-    for transport in ["shm", "tcp"] {
-        for world in if transport == "shm" { 1..=5 } else { 2..=3 } {
-            trials.push(Trial::test(format!("objects/{transport}/values_of_{world}"), move || {
-                run("values", world, transport)
-            }));
-        }
-        for part in PARTS {
-            trials.push(Trial::test(format!("objects/{transport}/{part}"), move || run(part, WORLD, transport)));
-        }
-    }
-    trials
-}
-
-fn run(part: &str, world: u32, transport: &str) -> Result<(), libtest_mimic::Failed> {
-    let report = cast(part, world, transport).run().map_err(|e| e.to_string())?;
-    judge(part, world, &report).map_err(|what| format!("{what}\n{}", shown(&report)).into())
+    of_values("objects", values, &PARTS, judge)
 }
 
 /// Checks what all ranks, or all except the victim, reported.
@@ -342,38 +314,11 @@ fn messages(pg: &ProcessGroup) -> Result<Option<String>> {
     }
 }
 
-/// If a rank left earlier, the others would have a second cause.
-fn until_all_have_told(ranks: u32) -> Result {
-    let store = c10d::init("env://", CAP)?.store;
-    let deadline = Instant::now() + CAP;
-    if store.add("told", 1, deadline)? == i64::from(ranks) {
-        store.set("all told", b"", deadline)?;
-    }
-    store.wait(&["all told"], deadline)
-}
-
 fn killed(pg: &ProcessGroup) -> Result {
-    let round = || -> Result {
+    victim_dies(pg, || {
         pg.all_gather_object(&Report::of(pg.rank(), 10_000))?;
         pg.gather_object(&Report::of(pg.rank(), 10), 0)?;
         let root = if pg.rank() == 0 { Root::Me(7u8) } else { Root::At(0) };
         pg.broadcast_object(root).map(drop)
-    };
-    round()?;
-    if pg.rank() == VICTIM {
-        std::thread::spawn(|| {
-            std::thread::sleep(Duration::from_millis(20));
-            let _ = kill_process(getpid(), Sig::KILL);
-        });
-    }
-    let begin = Instant::now();
-    while begin.elapsed() < CAP {
-        if let Err(e) = round() {
-            let e: Error = e;
-            debug_assert_ne!(*e.kind(), ErrorKind::Timeout);
-            tell_error("killed", &e);
-            return until_all_have_told(WORLD - 1);
-        }
-    }
-    Ok(())
+    })
 }

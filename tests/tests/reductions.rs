@@ -2,19 +2,16 @@
 //! differ, whose closure panics, or that die.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::time::{Duration, Instant};
 
 use bytemuck::{Pod, Zeroable};
 use c10d::launch::JobReport;
 use c10d::{ErrorKind, Plain, ProcessGroup, ReduceOp, Reductions, Result, Root, Status, op, plain};
 use libtest_mimic::Trial;
-use rustix::process::{Signal as Sig, getpid, kill_process};
 
 use crate::stage::acts::{VICTIM, WORLD};
-use crate::stage::{cast, failures, join, lines, shown, tell, tell_error};
+use crate::stage::trials::{self, CAP, of_values, victim_dies};
+use crate::stage::{failures, join, lines, tell};
 
-/// Only a limit so that a hang ends.
-const CAP: Duration = Duration::from_secs(30);
 /// No elements, fewer than ranks, some, and several rounds.
 const LENGTHS: [usize; 6] = [0, 1, 2, 7, 1000, 66_001];
 
@@ -269,31 +266,7 @@ fn values(pg: &ProcessGroup) -> Result<Option<String>> {
 const PARTS: [&str; 6] = ["type", "operation", "count", "moved_type", "panics", "killed"];
 
 pub(crate) fn trials() -> Vec<Trial> {
-    let mut trials = vec![Trial::test("reductions/threads/values", || {
-        for world in 1..=5 {
-            let wrong = c10d::run_ranks(world, |pg| values(&pg)).map_err(|e| format!("world {world}: {e}"))?;
-            if let Some(wrong) = wrong.into_iter().flatten().next() {
-                return Err(format!("world {world}: {wrong}").into());
-            }
-        }
-        Ok(())
-    })];
-    for transport in ["shm", "tcp"] {
-        for world in if transport == "shm" { 1..=5 } else { 2..=3 } {
-            trials.push(Trial::test(format!("reductions/{transport}/values_of_{world}"), move || {
-                run("values", world, transport)
-            }));
-        }
-        for part in PARTS {
-            trials.push(Trial::test(format!("reductions/{transport}/{part}"), move || run(part, WORLD, transport)));
-        }
-    }
-    trials
-}
-
-fn run(part: &str, world: u32, transport: &str) -> Result<(), libtest_mimic::Failed> {
-    let report = cast(part, world, transport).run().map_err(|e| e.to_string())?;
-    judge(part, world, &report).map_err(|what| format!("{what}\n{}", shown(&report)).into())
+    of_values("reductions", values, &PARTS, judge)
 }
 
 /// Checks what all ranks, or all except the victim, reported.
@@ -369,21 +342,7 @@ fn differs(pg: &ProcessGroup, call: impl FnOnce() -> Result) -> Result {
         pg.all_reduce_with(&mut [Matrix::zeroed()], name, product)?;
         pg.all_reduce_with(&mut [Quad::zeroed()], name, |_, _| {})?;
     }
-    match call() {
-        Err(e) => tell_error("differs", &e),
-        Ok(()) => tell("no error"),
-    }
-    until_all_have_told(WORLD)
-}
-
-/// If a rank left earlier, the others would have a second cause.
-fn until_all_have_told(ranks: u32) -> Result {
-    let store = c10d::init("env://", CAP)?.store;
-    let deadline = Instant::now() + CAP;
-    if store.add("told", 1, deadline)? == i64::from(ranks) {
-        store.set("all told", b"", deadline)?;
-    }
-    store.wait(&["all told"], deadline)
+    trials::differs(call)
 }
 
 /// A closure panics: its rank unwinds, the others name it, and the group can still be used.
@@ -429,23 +388,8 @@ fn panics(pg: &ProcessGroup) -> Result {
 
 fn killed(pg: &ProcessGroup) -> Result {
     let mut x = vec![1f32; 300_000];
-    let mut round = |pg: &ProcessGroup| {
+    victim_dies(pg, || {
         pg.all_reduce_with(&mut x, "max", |acc, x| acc.iter_mut().zip(x).for_each(|(a, x)| *a = a.max(*x)))?;
         pg.scan(&mut x[..1000], ReduceOp::Max)
-    };
-    round(pg)?;
-    if pg.rank() == VICTIM {
-        std::thread::spawn(|| {
-            std::thread::sleep(Duration::from_millis(20));
-            let _ = kill_process(getpid(), Sig::KILL);
-        });
-    }
-    let begin = Instant::now();
-    while begin.elapsed() < CAP {
-        if let Err(e) = round(pg) {
-            tell_error("killed", &e);
-            return until_all_have_told(WORLD - 1);
-        }
-    }
-    Ok(())
+    })
 }

@@ -3,18 +3,14 @@
 use crate::stage;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use c10d::launch::JobReport;
 use c10d::options::{Absent, AllReduceOptions};
 use c10d::{Coo, DispatchKey, ErrorKind, ProcessGroup, ReduceOp, Result, Status, op};
 use libtest_mimic::Trial;
-use rustix::process::{Signal as Sig, getpid, kill_process};
 use stage::acts::{VICTIM, WORLD};
-use stage::{cast, failures, join, lines, shown, tell, tell_error};
-
-/// Only a limit so that a hang ends.
-const CAP: Duration = Duration::from_secs(20);
+use stage::trials::{self, CAP, of_parts, until_all_have_told, victim_dies};
+use stage::{failures, join, lines, tell};
 
 type Part = fn(&ProcessGroup) -> Result;
 
@@ -35,21 +31,13 @@ pub(crate) fn play(part: &str) -> Result {
 }
 
 pub(crate) fn trials() -> Vec<Trial> {
-    let mut trials = Vec::new();
-    for transport in ["shm", "tcp"] {
-        for (part, _) in PARTS {
-            trials.push(Trial::test(format!("sparse/{transport}/{part}"), move || {
-                let report = cast(part, WORLD, transport).run().map_err(|e| e.to_string())?;
-                judge(part, &report).map_err(|what| format!("{what}\n{}", shown(&report)).into())
-            }));
-        }
-    }
-    trials
+    let parts = PARTS.map(|(part, _)| part);
+    ["shm", "tcp"].into_iter().flat_map(|transport| of_parts("sparse", transport, &parts, judge)).collect()
 }
 
 /// Checks what all ranks, or all except a killed one, reported.
-fn judge(part: &str, report: &JobReport) -> Result<(), String> {
-    for rank in (0..WORLD).filter(|rank| part != "killed" || *rank != VICTIM) {
+fn judge(part: &str, world: u32, report: &JobReport) -> Result<(), String> {
+    for rank in (0..world).filter(|rank| part != "killed" || *rank != VICTIM) {
         let wrong = |why: &str| Err(format!("rank {rank}: {why}"));
         let told = failures(report, rank);
         let names_victim = |guilty: &[u32]| if rank == VICTIM { !guilty.is_empty() } else { guilty == [VICTIM] };
@@ -111,21 +99,7 @@ fn sums(pg: &ProcessGroup) -> Result {
 
 /// The victim's call differs in one respect.
 fn differs(pg: &ProcessGroup, mine: impl FnOnce() -> Result, others: impl FnOnce() -> Result) -> Result {
-    match if pg.rank() == VICTIM { mine() } else { others() } {
-        Err(e) => tell_error("differs", &e),
-        Ok(()) => tell("no error"),
-    }
-    until_all_have_told(WORLD)
-}
-
-/// If a rank left earlier, the others would have a second cause.
-fn until_all_have_told(ranks: u32) -> Result {
-    let store = c10d::init("env://", CAP)?.store;
-    let deadline = Instant::now() + CAP;
-    if store.add("told", 1, deadline)? == i64::from(ranks) {
-        store.set("all told", b"", deadline)?;
-    }
-    store.wait(&["all told"], deadline)
+    trials::differs(|| if pg.rank() == VICTIM { mine() } else { others() })
 }
 
 fn shape(pg: &ProcessGroup) -> Result {
@@ -225,19 +199,5 @@ fn beside_dense(pg: &ProcessGroup) -> Result {
 }
 
 fn killed(pg: &ProcessGroup) -> Result {
-    pg.all_reduce(tensor(pg, 20_000)?, ReduceOp::Sum)?;
-    if pg.rank() == VICTIM {
-        std::thread::spawn(|| {
-            std::thread::sleep(Duration::from_millis(20));
-            let _ = kill_process(getpid(), Sig::KILL);
-        });
-    }
-    let begin = Instant::now();
-    while begin.elapsed() < CAP {
-        if let Err(e) = pg.all_reduce(tensor(pg, 20_000)?, ReduceOp::Sum) {
-            tell_error("killed", &e);
-            return until_all_have_told(WORLD - 1);
-        }
-    }
-    Ok(())
+    victim_dies(pg, || pg.all_reduce(tensor(pg, 20_000)?, ReduceOp::Sum).map(drop))
 }

@@ -186,7 +186,7 @@ impl Report {
             "PeerDead" => ErrorKind::PeerDead { how: what.clone() },
             // A mismatch has more fields than a report can hold.
             "Mismatch" => ErrorKind::Rendezvous,
-            kind => PLAIN.iter().find(|k| k.name() == kind)?.clone(),
+            kind => ErrorKind::PLAIN.iter().find(|k| k.name() == kind)?.clone(),
         };
         Some(Report { by, kind, guilty, what })
     }
@@ -209,22 +209,6 @@ impl Report {
         error
     }
 }
-
-const PLAIN: [ErrorKind; 13] = [
-    ErrorKind::InvalidArgument,
-    ErrorKind::Unsupported,
-    ErrorKind::Timeout,
-    ErrorKind::Aborted,
-    ErrorKind::Abandoned,
-    ErrorKind::Shutdown,
-    ErrorKind::Store,
-    ErrorKind::Rendezvous,
-    ErrorKind::Protocol,
-    ErrorKind::Resource,
-    ErrorKind::Device,
-    ErrorKind::Plugin,
-    ErrorKind::Internal,
-];
 
 #[cfg(test)]
 mod tests {

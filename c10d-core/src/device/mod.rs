@@ -228,6 +228,15 @@ pub unsafe trait DeviceRuntime: Send + Sync + 'static {
     }
 }
 
+/// Elements of one type, one behind the other.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Elements {
+    /// Their type.
+    pub dtype: DType,
+    /// How many.
+    pub count: usize,
+}
+
 /// The factor or divisor of a scaling.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Scale {
@@ -246,20 +255,18 @@ pub unsafe trait DeviceReduce: Send + Sync {
     /// sum, product, min, max and the bitwise operations.
     fn reduces(&self, op: ReduceOp) -> DTypeSet;
 
-    /// Enqueues `acc[i] = op(acc[i], with[i])` for `count` elements. NaN propagates in min and max; integers wrap.
+    /// Enqueues `acc[i] = op(acc[i], with[i])` for these elements. NaN propagates in min and max; integers wrap.
     ///
     /// # Safety
     /// The same as for [`DeviceRuntime::copy`].
-    #[allow(clippy::too_many_arguments)]
     unsafe fn reduce(
         &self,
         index: u16,
         stream: Stream,
         op: ReduceOp,
-        dtype: DType,
+        elements: Elements,
         acc: DevicePtr,
         with: DevicePtr,
-        count: usize,
     ) -> Result;
 
     /// The element types that it scales. For these types it does average and premul_sum, too; for others the host does.
@@ -267,12 +274,12 @@ pub unsafe trait DeviceReduce: Send + Sync {
         DTypeSet::NONE
     }
 
-    /// Enqueues the scaling of `count` elements in place, each rounded once.
+    /// Enqueues the scaling of these elements in place, each rounded once.
     ///
     /// # Safety
     /// The same as for [`DeviceRuntime::copy`].
-    unsafe fn scale(&self, index: u16, stream: Stream, by: Scale, dtype: DType, at: DevicePtr, count: usize) -> Result {
-        let _ = (index, stream, by, at, count);
-        Err(Error::unsupported(format!("this device does not scale {dtype}")))
+    unsafe fn scale(&self, index: u16, stream: Stream, by: Scale, elements: Elements, at: DevicePtr) -> Result {
+        let _ = (index, stream, by, at);
+        Err(Error::unsupported(format!("this device does not scale {}", elements.dtype)))
     }
 }

@@ -1,11 +1,13 @@
 //! The form of an element in memory, and the type in which it is accumulated.
 
+use std::convert::identity;
+
 use super::half;
 
 /// An element type.
 pub(super) trait Element: 'static {
     /// How many elements of this type make one element as callers count them.
-    const PARTS: usize = 1;
+    const PARTS: usize;
     /// Its bytes; every pattern is valid.
     type Raw: Copy;
     /// The type in which it is accumulated, which is wider if that is more exact.
@@ -14,101 +16,50 @@ pub(super) trait Element: 'static {
     fn narrow(wide: Self::Wide) -> Self::Raw;
 }
 
-macro_rules! plain {
-    ($($t:ty)*) => {$(
-        impl Element for $t {
-            type Raw = $t;
-            type Wide = $t;
+/// `f16`.
+pub(super) struct Half;
+/// `bf16`.
+pub(super) struct BFloat;
+/// `bool`: any byte but 0 is true, the result is 0 or 1.
+pub(super) struct Boolean;
+/// A complex number, for operations that combine its parts.
+pub(super) struct Pair<T>(T);
+/// A complex number, for operations that treat its parts separately.
+pub(super) struct Complex<T>(T);
+
+/// Lines of: type, parts, in memory, accumulated in, and the ways there and back.
+macro_rules! elements {
+    ($($t:ident$(<$part:ident>)? $parts:literal, $raw:ty, $wide:ty, $widen:expr, $narrow:expr;)*) => {$(
+        impl$(<$part: Copy + 'static>)? Element for $t$(<$part>)? {
+            const PARTS: usize = $parts;
+            type Raw = $raw;
+            type Wide = $wide;
             #[inline(always)]
-            fn widen(raw: $t) -> $t {
-                raw
+            fn widen(raw: $raw) -> $wide {
+                $widen(raw)
             }
             #[inline(always)]
-            fn narrow(wide: $t) -> $t {
-                wide
+            fn narrow(wide: $wide) -> $raw {
+                $narrow(wide)
             }
         }
     )*};
 }
-plain!(u8 i8 u16 i16 u32 i32 u64 i64 f32 f64);
 
-/// `f16`.
-pub(super) struct Half;
-
-impl Element for Half {
-    type Raw = u16;
-    type Wide = f32;
-    #[inline(always)]
-    fn widen(raw: u16) -> f32 {
-        half::f16_to_f32(raw)
-    }
-    #[inline(always)]
-    fn narrow(wide: f32) -> u16 {
-        half::f32_to_f16(wide)
-    }
-}
-
-/// `bf16`.
-pub(super) struct BFloat;
-
-impl Element for BFloat {
-    type Raw = u16;
-    type Wide = f32;
-    #[inline(always)]
-    fn widen(raw: u16) -> f32 {
-        half::bf16_to_f32(raw)
-    }
-    #[inline(always)]
-    fn narrow(wide: f32) -> u16 {
-        half::f32_to_bf16(wide)
-    }
-}
-
-/// `bool`: any byte but 0 is true, the result is 0 or 1.
-pub(super) struct Boolean;
-
-impl Element for Boolean {
-    type Raw = u8;
-    type Wide = u8;
-    #[inline(always)]
-    fn widen(raw: u8) -> u8 {
-        u8::from(raw != 0)
-    }
-    #[inline(always)]
-    fn narrow(wide: u8) -> u8 {
-        wide
-    }
-}
-
-/// A complex number, for operations that combine its parts.
-pub(super) struct Pair<T>(T);
-
-impl<T: Copy + 'static> Element for Pair<T> {
-    type Raw = [T; 2];
-    type Wide = [T; 2];
-    #[inline(always)]
-    fn widen(raw: [T; 2]) -> [T; 2] {
-        raw
-    }
-    #[inline(always)]
-    fn narrow(wide: [T; 2]) -> [T; 2] {
-        wide
-    }
-}
-
-/// A complex number, for operations that treat its parts separately.
-pub(super) struct Complex<T>(T);
-
-impl<T: Copy + 'static> Element for Complex<T> {
-    const PARTS: usize = 2;
-    type Raw = T;
-    type Wide = T;
-    #[inline(always)]
-    fn widen(raw: T) -> T {
-        raw
-    }
-    #[inline(always)]
-    fn narrow(wide: T) -> T {
-        wide
-    }
+elements! {
+    u8 1, u8, u8, identity, identity;
+    i8 1, i8, i8, identity, identity;
+    u16 1, u16, u16, identity, identity;
+    i16 1, i16, i16, identity, identity;
+    u32 1, u32, u32, identity, identity;
+    i32 1, i32, i32, identity, identity;
+    u64 1, u64, u64, identity, identity;
+    i64 1, i64, i64, identity, identity;
+    f32 1, f32, f32, identity, identity;
+    f64 1, f64, f64, identity, identity;
+    Half 1, u16, f32, half::f16_to_f32, half::f32_to_f16;
+    BFloat 1, u16, f32, half::bf16_to_f32, half::f32_to_bf16;
+    Boolean 1, u8, u8, |byte| u8::from(byte != 0), identity;
+    Pair<T> 1, [T; 2], [T; 2], identity, identity;
+    Complex<T> 2, T, T, identity, identity;
 }

@@ -7,10 +7,10 @@ use super::plan::{Chunk, HostSpan, Plan, STEPS};
 use super::port::{DEPTH, Port, Watched};
 use crate::buffer::Outcome;
 use crate::catalog::{OpKind, Shape};
-use crate::device::{DevicePtr, DeviceReduce, Scale};
+use crate::device::{DevicePtr, DeviceReduce, Elements, Scale};
 use crate::options::Params;
 use crate::panics::contain;
-use crate::types::{DType, DispatchKey, ReduceOp};
+use crate::types::{DispatchKey, ReduceOp};
 use crate::{Error, ErrorKind, Result};
 
 /// Device memory for the reduction, which is kept between ops.
@@ -118,14 +118,14 @@ pub(super) fn rounds(
         // same stream, or after its event.
         unsafe { device.load(port.back, base, host, at.received, at.all * size) }?;
         if let ReduceOp::PreMulSum(factor) = call.params.reduce {
-            scale(device, port.back, (Scale::Times(factor), dtype), base, at.all)?;
+            scale(device, port.back, Scale::Times(factor), Elements { dtype, count: at.all }, base)?;
         }
-        let op = summed(call.params.reduce);
+        let (op, part) = (summed(call.params.reduce), Elements { dtype, count: at.part });
         for rank in 1..world {
-            reduce(device, port.back, (op, dtype), base, base.after(rank * at.part * size), at.part)?;
+            reduce(device, port.back, op, part, base, base.after(rank * at.part * size))?;
         }
         if call.params.reduce == ReduceOp::Avg {
-            scale(device, port.back, (Scale::Over(world as f64), dtype), base, at.part)?;
+            scale(device, port.back, Scale::Over(world as f64), part, base)?;
         }
         if scatters {
             let beyond = chunk.outputs[0].0;
@@ -196,22 +196,22 @@ impl Scratch {
 fn reduce(
     device: &Watched<'_>,
     stream: u64,
-    (op, dtype): (ReduceOp, DType),
+    op: ReduceOp,
+    elements: Elements,
     acc: DevicePtr,
     with: DevicePtr,
-    count: usize,
 ) -> Result {
     device.call("reduce", |runtime| match runtime.reduction() {
         // SAFETY: both places are in the scratch memory, apart from each other.
-        Some(reduction) => unsafe { reduction.reduce(device.index, stream, op, dtype, acc, with, count) },
+        Some(reduction) => unsafe { reduction.reduce(device.index, stream, op, elements, acc, with) },
         None => Err(Error::new(ErrorKind::Device, "the device reduces no more")),
     })
 }
 
-fn scale(device: &Watched<'_>, stream: u64, (by, dtype): (Scale, DType), at: DevicePtr, count: usize) -> Result {
+fn scale(device: &Watched<'_>, stream: u64, by: Scale, elements: Elements, at: DevicePtr) -> Result {
     device.call("scale", |runtime| match runtime.reduction() {
         // SAFETY: in the scratch memory.
-        Some(reduction) => unsafe { reduction.scale(device.index, stream, by, dtype, at, count) },
+        Some(reduction) => unsafe { reduction.scale(device.index, stream, by, elements, at) },
         None => Err(Error::new(ErrorKind::Device, "the device scales no more")),
     })
 }

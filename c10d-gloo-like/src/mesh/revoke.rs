@@ -120,30 +120,19 @@ impl Revoke {
 
 const CODE_MISMATCH: u8 = 0;
 const CODE_DEAD: u8 = 1;
-const PLAIN: [ErrorKind; 12] = [
-    ErrorKind::Timeout,
-    ErrorKind::Aborted,
-    ErrorKind::Abandoned,
-    ErrorKind::Shutdown,
-    ErrorKind::Store,
-    ErrorKind::Rendezvous,
-    ErrorKind::Protocol,
-    ErrorKind::Resource,
-    ErrorKind::Plugin,
-    ErrorKind::InvalidArgument,
-    ErrorKind::Unsupported,
-    ErrorKind::Internal,
-];
+/// Kinds without fields have this and their place in the list as their code.
+const CODES_OF_PLAIN: u8 = 2;
 
 fn code(kind: &ErrorKind) -> u8 {
+    let place = |kind: &ErrorKind| ErrorKind::PLAIN.iter().position(|k| k == kind);
     match kind {
         ErrorKind::Mismatch { .. } => CODE_MISMATCH,
         ErrorKind::PeerDead { .. } => CODE_DEAD,
-        // A kind that this table lacks is reported as a failure of that rank.
-        kind => PLAIN.iter().position(|k| k == kind).unwrap_or(PLAIN.len() - 1) as u8 + 2,
+        // A kind that is younger than the list is a failure of that rank's, whatever it was.
+        kind => place(kind).or(place(&ErrorKind::Internal)).unwrap_or(0) as u8 + CODES_OF_PLAIN,
     }
 }
 
 fn plain(code: u8) -> Option<ErrorKind> {
-    PLAIN.get(usize::from(code.checked_sub(2)?)).cloned()
+    ErrorKind::PLAIN.get(usize::from(code.checked_sub(CODES_OF_PLAIN)?)).cloned()
 }

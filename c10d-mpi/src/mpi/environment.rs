@@ -4,10 +4,11 @@
 use std::ffi::OsString;
 use std::path::Path;
 
+use c10d_core::library::words;
 use libloading::os::unix::{Library as Handle, RTLD_LOCAL, RTLD_NOW};
 
 use super::library::{Kind, Library};
-use super::mapped::mappings;
+use super::mapped::{is_fabric, mappings};
 
 /// Runs a call with other values of some variables (`None` removes a variable), and restores them, since children of
 /// this process must not inherit them. It is not safe while other threads read or write the environment in C; Rust's
@@ -39,7 +40,7 @@ pub(crate) fn preload_fabric(library: &Library) -> Option<(&'static str, String)
     let folder = library.path.parent()?;
     let fabric = folder.join("libfabric.so.1");
     let is_wheel = library.kind == Kind::Intel && folder.join("libmpi_shm_heap_proxy.so").exists() && fabric.exists();
-    if !is_wheel || mappings().iter().any(|m| m.is_fabric()) {
+    if !is_wheel || mappings().iter().any(is_fabric) {
         return None;
     }
     load(&fabric)?;
@@ -54,7 +55,7 @@ fn load(path: &Path) -> Option<()> {
             Some(())
         }
         Err(e) => {
-            tracing::debug!(target: "c10d", "{} is not loaded: {}", path.display(), super::library::words(&e));
+            tracing::debug!(target: "c10d", "{} is not loaded: {}", path.display(), words(&e));
             None
         }
     }

@@ -4,12 +4,13 @@
 use std::ffi::{c_char, c_int, c_void};
 use std::path::{Path, PathBuf};
 
+use c10d_core::library::{Mapping, words};
 use c10d_core::process::PerProcess;
 use c10d_core::sync::Mutex;
 use c10d_core::{Error, Result};
 use libloading::os::unix::{Library as Handle, RTLD_LOCAL, RTLD_NOW};
 
-use super::mapped::{Mapping, mappings};
+use super::mapped::{has_standard_abi, is_mpi, mappings};
 use super::search::Surroundings;
 use super::types::{Datatype, Errhandler, Group, Info, MAX_LIBRARY_VERSION, RawComm, Request, Session, Status};
 
@@ -180,8 +181,8 @@ impl Library {
     fn open(path: &Path) -> std::result::Result<Library, String> {
         // This comes before its constructors run beside those of another library.
         let mapped = mappings();
-        if !mapped.iter().any(Mapping::has_standard_abi)
-            && let Some(other) = mapped.iter().find(|m| m.is_mpi())
+        if !mapped.iter().any(has_standard_abi)
+            && let Some(other) = mapped.iter().find(|m| is_mpi(m))
         {
             return Err(second(other));
         }
@@ -204,12 +205,12 @@ impl Library {
         // SAFETY: as above.
         let version = unsafe { version(&handle) }?;
         let mappings = mappings();
-        let own = mappings.iter().find(|m| m.contains(functions.test as usize as u64));
+        let own = mappings.iter().find(|m| m.contains(functions.test as usize));
         let path_loaded = own.map_or_else(|| path.to_owned(), |m| m.path.clone());
         let kind = Kind::of(&version);
         // Open MPI's library is a thin layer over its own, different ABI.
         if let (Some(own), true) = (own, kind != Kind::OpenMpi)
-            && let Some(other) = mappings.iter().find(|m| m.is_mpi() && m.file != own.file)
+            && let Some(other) = mappings.iter().find(|m| is_mpi(m) && m.file != own.file)
         {
             return Err(second(other));
         }
@@ -250,11 +251,6 @@ unsafe fn version(handle: &Handle) -> std::result::Result<String, String> {
         .map(str::to_owned)
         .collect();
     Ok(words.join(" "))
-}
-
-/// The linker's message, which libloading keeps as the source of its error.
-pub(super) fn words(error: &libloading::Error) -> String {
-    std::error::Error::source(error).map_or_else(|| error.to_string(), |e| e.to_string())
 }
 
 #[cfg(test)]

@@ -2,7 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use super::mapped;
+use c10d_core::library::{requested, variable};
+
+use super::mapped::{has_standard_abi, mappings};
 
 /// The variable that names the library's file; if it is set, nothing else is tried.
 pub(crate) const VARIABLE: &str = "C10D_MPI_LIB";
@@ -27,26 +29,18 @@ pub(super) struct Surroundings {
 
 impl Surroundings {
     pub(super) fn of_process(argument: Option<&str>) -> Surroundings {
-        let set = |name: &str| std::env::var(name).ok().map(|v| v.trim().to_owned()).filter(|v| !v.is_empty());
         let roots = ["I_MPI_ROOT", "VIRTUAL_ENV", "CONDA_PREFIX"];
         Surroundings {
             argument: argument.map(str::to_owned),
-            variable: set(VARIABLE),
-            mapped: mapped::mappings().into_iter().find(|m| m.has_standard_abi()).map(|m| m.path),
-            roots: roots.iter().filter_map(|n| set(n)).map(PathBuf::from).collect(),
+            variable: variable(VARIABLE),
+            mapped: mappings().into_iter().find(has_standard_abi).map(|m| m.path),
+            roots: roots.iter().filter_map(|name| variable(name)).map(PathBuf::from).collect(),
         }
     }
 
     /// The files to open, in order. It is an error if a setting cannot be meant.
     pub(super) fn candidates(&self) -> Result<Vec<PathBuf>, String> {
-        if let Some(path) = &self.argument {
-            return Ok(vec![PathBuf::from(path)]);
-        }
-        if let Some(path) = &self.variable {
-            let path = PathBuf::from(path);
-            if !path.is_absolute() {
-                return Err(format!("{VARIABLE} is {path:?}; it must be an absolute path"));
-            }
+        if let Some(path) = requested(self.argument.as_deref(), VARIABLE, self.variable.as_deref())? {
             return Ok(vec![path]);
         }
         let mut out: Vec<PathBuf> = self.mapped.iter().cloned().collect();

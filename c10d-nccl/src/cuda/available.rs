@@ -1,6 +1,7 @@
 //! Detects CUDA without any call that would panic if it is missing.
 #![allow(unsafe_code)]
 
+use c10d_core::library::words;
 use c10d_core::process::PerProcess;
 use c10d_core::sync::Mutex;
 use c10d_core::{Error, Result};
@@ -70,7 +71,7 @@ fn look() -> Result<u16> {
     let open = |name: &&str| {
         // SAFETY: this is the driver's own library; loading it runs its constructors, as in any CUDA program.
         unsafe { Library::open(Some(*name), RTLD_NOW | RTLD_LOCAL) }
-            .map_err(|e| tried.push(format!("{name}: {}", crate::nccl::words(&e))))
+            .map_err(|e| tried.push(format!("{name}: {}", words(&e))))
             .ok()
     };
     let Some(library) = NAMES.iter().find_map(open) else {

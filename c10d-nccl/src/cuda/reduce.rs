@@ -1,8 +1,8 @@
 //! Reductions on the device, for staged ops.
 #![allow(unsafe_code)]
 
-use c10d_core::device::{DevicePtr, DeviceReduce, Scale, Stream};
-use c10d_core::{DType, DTypeSet, Error, ReduceOp, Result};
+use c10d_core::device::{DevicePtr, DeviceReduce, Elements, Scale, Stream};
+use c10d_core::{DTypeSet, Error, ReduceOp, Result};
 
 use super::api::CudaApi;
 use super::driver::{Driver, address};
@@ -19,10 +19,9 @@ unsafe impl DeviceReduce for Driver {
         index: u16,
         stream: Stream,
         op: ReduceOp,
-        dtype: DType,
+        Elements { dtype, count }: Elements,
         acc: DevicePtr,
         with: DevicePtr,
-        count: usize,
     ) -> Result {
         let kernel = reducer(dtype).ok_or_else(|| Error::unsupported(format!("no kernel reduces {dtype}")))?;
         let arguments = [u64::from(op.code()), address(acc), address(with), count as u64];
@@ -34,7 +33,8 @@ unsafe impl DeviceReduce for Driver {
         SCALED
     }
 
-    unsafe fn scale(&self, index: u16, stream: Stream, by: Scale, dtype: DType, at: DevicePtr, count: usize) -> Result {
+    unsafe fn scale(&self, index: u16, stream: Stream, by: Scale, elements: Elements, at: DevicePtr) -> Result {
+        let Elements { dtype, count } = elements;
         let kernel = scaler(dtype).ok_or_else(|| Error::unsupported(format!("no kernel scales {dtype}")))?;
         let (divides, factor) = match by {
             Scale::Times(factor) => (0, factor),

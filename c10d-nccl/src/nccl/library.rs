@@ -5,17 +5,20 @@ use std::ffi::{c_char, c_int, c_void};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use c10d_core::library::{mappings, words};
 use c10d_core::process::PerProcess;
 use c10d_core::sync::Mutex;
 use c10d_core::{Error, ErrorKind, Result, Status};
 use libloading::os::unix::{Library as Handle, RTLD_LOCAL, RTLD_NOW};
 
-use super::mapped::mappings;
 use super::search::Surroundings;
 use super::types::{Comm, Config, DataType, NcclResult, RedOp, UniqueId, Version};
 
 /// Older versions lack functions that the backend needs: non-blocking calls (2.14), split (2.18).
 const OLDEST: Version = Version::new(2, 18, 0);
+
+/// How a libnccl's file is called, and none of its plugins'.
+const SONAME: &str = "libnccl.so";
 
 macro_rules! functions {
     (
@@ -169,10 +172,10 @@ impl Library {
             return Err(format!("is NCCL {version}; {OLDEST} or later is needed"));
         }
         let functions = found.map_err(|missing| format!("NCCL {version} lacks {}", missing.join(", ")))?;
-        let mappings = mappings();
-        let own = mappings.iter().find(|m| m.contains(functions.get_version as usize as u64));
+        let mappings = mappings().unwrap_or_default();
+        let own = mappings.iter().find(|m| m.contains(functions.get_version as usize));
         let own_file = own.map(|m| m.file.clone());
-        let other = mappings.iter().find(|m| m.is_libnccl() && Some(&m.file) != own_file.as_ref());
+        let other = mappings.iter().find(|m| m.is_called(SONAME) && Some(&m.file) != own_file.as_ref());
         if let (Some(_), Some(other)) = (own, other) {
             return Err(format!(
                 "another libnccl, {}, is in this process already and would not know of this one; name that file instead",
@@ -182,11 +185,6 @@ impl Library {
         let path_loaded = own.map_or_else(|| path.to_owned(), |m| m.path.clone());
         Ok(Library { functions, path: path_loaded, version, asked: path.to_owned(), _handle: handle })
     }
-}
-
-/// The linker's message, which is the source of libloading's error.
-pub(crate) fn words(error: &libloading::Error) -> String {
-    std::error::Error::source(error).map_or_else(|| error.to_string(), |e| e.to_string())
 }
 
 fn unusable(what: impl Into<String>) -> Error {

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use c10d_core::library::{requested, variable};
+
 /// The variable that names the library's file; if it is set, nothing else is tried.
 pub(crate) const VARIABLE: &str = "C10D_NCCL_LIB";
 
@@ -17,24 +19,20 @@ pub(super) struct Surroundings {
 
 impl Surroundings {
     pub(super) fn of_process(argument: Option<&str>) -> Surroundings {
-        let set = |name: &str| std::env::var(name).ok().map(|v| v.trim().to_owned()).filter(|v| !v.is_empty());
         Surroundings {
             argument: argument.map(str::to_owned),
-            variable: set(VARIABLE),
-            environments: ["VIRTUAL_ENV", "CONDA_PREFIX"].iter().filter_map(|n| set(n)).map(PathBuf::from).collect(),
+            variable: variable(VARIABLE),
+            environments: ["VIRTUAL_ENV", "CONDA_PREFIX"]
+                .iter()
+                .filter_map(|name| variable(name))
+                .map(PathBuf::from)
+                .collect(),
         }
     }
 
     /// The files to try, in order. It is an error if a setting is not usable.
     pub(super) fn candidates(&self) -> Result<Vec<PathBuf>, String> {
-        if let Some(path) = &self.argument {
-            return Ok(vec![PathBuf::from(path)]);
-        }
-        if let Some(path) = &self.variable {
-            let path = PathBuf::from(path);
-            if !path.is_absolute() {
-                return Err(format!("{VARIABLE} is {path:?}; it must be an absolute path"));
-            }
+        if let Some(path) = requested(self.argument.as_deref(), VARIABLE, self.variable.as_deref())? {
             return Ok(vec![path]);
         }
         let mut out = vec![PathBuf::from("libnccl.so.2"), PathBuf::from("libnccl.so")];

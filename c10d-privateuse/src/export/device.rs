@@ -3,7 +3,7 @@
 
 use std::ffi::{c_char, c_void};
 
-use c10d_core::device::{DevicePtr, DeviceRuntime};
+use c10d_core::device::{DevicePtr, DeviceRuntime, Elements};
 use c10d_core::{DType, DispatchKey, Error, ErrorKind, ReduceOp, Result};
 
 use super::catch::{caught, status};
@@ -228,7 +228,8 @@ unsafe extern "C" fn reduce<E: Exported>(
                 return Err(Error::unsupported("the device does not reduce this"));
             };
             let (acc, with) = (place(acc, acc_offset), place(with, with_offset));
-            reduction.reduce(index(i)?, stream, op, dtype, acc, with, length(count)?)
+            let elements = Elements { dtype, count: length(count)? };
+            reduction.reduce(index(i)?, stream, op, elements, acc, with)
         })
     }
 }

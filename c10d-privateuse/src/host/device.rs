@@ -3,8 +3,8 @@
 
 use std::ffi::c_void;
 
-use c10d_core::device::{DevicePtr, DeviceReduce, DeviceRuntime, Event, Stream, vendor};
-use c10d_core::{DType, DTypeSet, Device, DispatchKey, Error, ErrorKind, ReduceOp, Result};
+use c10d_core::device::{DevicePtr, DeviceReduce, DeviceRuntime, Elements, Event, Stream, vendor};
+use c10d_core::{DTypeSet, Device, DispatchKey, Error, ErrorKind, ReduceOp, Result};
 
 use super::answer;
 use super::owners::{Left, Owners};
@@ -239,10 +239,9 @@ unsafe impl DeviceReduce for PluginDevice {
         index: u16,
         stream: Stream,
         op: ReduceOp,
-        dtype: DType,
+        Elements { dtype, count }: Elements,
         acc: DevicePtr,
         with: DevicePtr,
-        count: usize,
     ) -> Result {
         if matches!(op, ReduceOp::Avg | ReduceOp::PreMulSum(_)) {
             return Err(Error::new(ErrorKind::Internal, "devices are not asked for averages and factors"));

@@ -1,23 +1,16 @@
 //! The memory map of this process, with which a plugin's pointers are checked before they are followed.
 
+use c10d_core::library::{Mapping, mappings};
+
 use crate::refusal::{Refusal, Rule};
 
-struct Region {
-    begin: usize,
-    end: usize,
-    readable: bool,
-    executable: bool,
-}
-
 /// The mappings of this process at one moment.
-pub(super) struct Mappings(Vec<Region>);
+pub(super) struct Mappings(Vec<Mapping>);
 
 impl Mappings {
     pub(super) fn now() -> Result<Mappings, Refusal> {
-        let maps = std::fs::read_to_string("/proc/self/maps");
-        let maps =
-            maps.map_err(|e| Refusal::new(Rule::Table, format!("cannot check its pointers: /proc/self/maps: {e}")))?;
-        Ok(Mappings(maps.lines().filter_map(region).collect()))
+        let why = |e| Refusal::new(Rule::Table, format!("cannot check its pointers: /proc/self/maps: {e}"));
+        mappings().map(Mappings).map_err(why)
     }
 
     /// Whether these bytes can be read. They may lie in several mappings, one after the other.
@@ -25,11 +18,11 @@ impl Mappings {
         let Some(end) = address.checked_add(len) else { return false };
         let mut at = address;
         for r in &self.0 {
-            if r.begin <= at && at < r.end {
+            if r.contains(at) {
                 if !r.readable {
                     return false;
                 }
-                at = r.end;
+                at = r.addresses.end;
             }
             if at >= end {
                 return true;
@@ -40,20 +33,8 @@ impl Mappings {
 
     /// Whether code can be there.
     pub(super) fn executable(&self, address: usize) -> bool {
-        self.0.iter().any(|r| r.executable && (r.begin..r.end).contains(&address))
+        self.0.iter().any(|r| r.executable && r.contains(address))
     }
-}
-
-fn region(line: &str) -> Option<Region> {
-    let (range, rest) = line.split_once(' ')?;
-    let (begin, end) = range.split_once('-')?;
-    let flags = rest.as_bytes();
-    Some(Region {
-        begin: usize::from_str_radix(begin, 16).ok()?,
-        end: usize::from_str_radix(end, 16).ok()?,
-        readable: flags.first() == Some(&b'r'),
-        executable: flags.get(2) == Some(&b'x'),
-    })
 }
 
 #[cfg(test)]

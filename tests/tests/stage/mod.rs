@@ -3,6 +3,7 @@
 #![allow(dead_code)]
 
 pub(crate) mod acts;
+pub(crate) mod trials;
 
 use std::panic::Location;
 use std::path::Path;
@@ -66,10 +67,15 @@ pub(crate) fn play(modules: &[(&str, Play)]) -> Option<ExitCode> {
 /// Launches this program as `ranks` ranks that run `part` of the calling module. The report contains what they `tell`.
 #[track_caller]
 pub(crate) fn cast(part: &str, ranks: u32, transport: &str) -> Launch {
+    cast_in(&module(Location::caller()), part, ranks, transport)
+}
+
+/// As [`cast`], with a part of this module.
+pub(crate) fn cast_in(module: &str, part: &str, ranks: u32, transport: &str) -> Launch {
     let program = std::env::current_exe().expect("a running program has a path");
     Launch::new(program, std::iter::empty::<&str>())
         .ranks(ranks)
-        .env(PART, format!("{}/{part}", module(Location::caller())))
+        .env(PART, format!("{module}/{part}"))
         .env("C10D_TRANSPORT", transport)
         .env("C10D_TEST_TRANSPORT", transport)
         .output(Output::Captured)

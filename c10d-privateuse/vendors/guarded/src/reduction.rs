@@ -1,8 +1,8 @@
 //! Reduction on the device.
 #![allow(unsafe_code)]
 
-use c10d_core::device::{DevicePtr, DeviceReduce};
-use c10d_core::{DType, DTypeSet, Error, ErrorKind, ReduceOp, Result};
+use c10d_core::device::{DevicePtr, DeviceReduce, Elements};
+use c10d_core::{DTypeSet, Error, ErrorKind, ReduceOp, Result};
 
 use crate::log::What;
 use crate::reduce;
@@ -20,10 +20,9 @@ unsafe impl DeviceReduce for Guarded {
         index: u16,
         stream: u64,
         op: ReduceOp,
-        dtype: DType,
+        Elements { dtype, count }: Elements,
         acc: DevicePtr,
         with: DevicePtr,
-        count: usize,
     ) -> Result {
         self.enter(index, "reduce")?;
         let no_way = || Error::new(ErrorKind::Device, format!("{} does not reduce {dtype} with {op}", self.name));

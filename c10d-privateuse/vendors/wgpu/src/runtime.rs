@@ -1,8 +1,8 @@
 //! The device runtime for c10d.
 #![allow(unsafe_code)]
 
-use c10d_core::device::{DevicePtr, DeviceReduce, DeviceRuntime, Event, Stream};
-use c10d_core::{DType, DTypeSet, Error, ReduceOp, Result};
+use c10d_core::device::{DevicePtr, DeviceReduce, DeviceRuntime, Elements, Event, Stream};
+use c10d_core::{DTypeSet, Error, ReduceOp, Result};
 use wgpu::{Backends, DeviceType, Instance, InstanceDescriptor};
 
 use crate::copies::Place;
@@ -167,10 +167,9 @@ unsafe impl DeviceReduce for Wgpu {
         index: u16,
         _: Stream,
         op: ReduceOp,
-        dtype: DType,
+        Elements { dtype, count }: Elements,
         acc: DevicePtr,
         with: DevicePtr,
-        count: usize,
     ) -> Result {
         // SAFETY: this is the caller's memory.
         let (acc, with) = unsafe { (place(acc), place(with)) };

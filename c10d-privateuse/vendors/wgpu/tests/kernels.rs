@@ -5,7 +5,7 @@ mod common;
 
 use std::time::{Duration, Instant};
 
-use c10d_core::device::{DevicePtr, DeviceReduce, DeviceRuntime};
+use c10d_core::device::{DevicePtr, DeviceReduce, DeviceRuntime, Elements};
 use c10d_core::{DType, ReduceOp};
 use c10d_wgpu::Wgpu;
 use half::{bf16, f16};
@@ -195,7 +195,7 @@ fn reductions_of_every_kind() {
             let (acc, with) = (bits(dtype, 3), bits(dtype, 4));
             let (at, other) = (put(&gpu, 5 * size, &acc), put(&gpu, 514 * size, &with));
             // SAFETY: both are inside of their buffers.
-            unsafe { gpu.reduce(0, 0, op, dtype, at, other, acc.len() / size) }.unwrap();
+            unsafe { gpu.reduce(0, 0, op, Elements { dtype, count: acc.len() / size }, at, other) }.unwrap();
             let got = get(&gpu, at, acc.len());
             assert_eq!(get(&gpu, other, with.len()), with);
             for (i, got) in got.chunks(size).enumerate() {

@@ -1,0 +1,97 @@
+//! What modules share whose ranks check values, and of which one differs or dies.
+
+use std::time::{Duration, Instant};
+
+use c10d::launch::JobReport;
+use c10d::{ProcessGroup, Result};
+use libtest_mimic::{Failed, Trial};
+use rustix::process::{Signal, getpid, kill_process};
+
+use super::acts::{VICTIM, WORLD};
+use super::{cast_in, shown, tell, tell_error};
+
+/// No verdict: only so that a hang ends.
+pub(crate) const CAP: Duration = Duration::from_secs(30);
+
+/// What is wrong with what this rank got, if anything.
+pub(crate) type Values = fn(&ProcessGroup) -> Result<Option<String>>;
+/// What is wrong with what the ranks of a part, so many, told.
+pub(crate) type Judge = fn(&str, u32, &JobReport) -> Result<(), String>;
+
+/// The module's values in worlds of several sizes, over threads and as its part `values`, and its other parts.
+pub(crate) fn of_values(module: &'static str, values: Values, parts: &[&'static str], judge: Judge) -> Vec<Trial> {
+    let mut trials = vec![Trial::test(format!("{module}/threads/values"), move || {
+        for world in 1..=5 {
+            let wrong = c10d::run_ranks(world, |pg| values(&pg)).map_err(|e| format!("world {world}: {e}"))?;
+            if let Some(wrong) = wrong.into_iter().flatten().next() {
+                return Err(format!("world {world}: {wrong}").into());
+            }
+        }
+        Ok(())
+    })];
+    for transport in ["shm", "tcp"] {
+        for world in if transport == "shm" { 1..=5 } else { 2..=3 } {
+            trials.push(Trial::test(format!("{module}/{transport}/values_of_{world}"), move || {
+                run(module, "values", world, transport, judge)
+            }));
+        }
+        trials.extend(of_parts(module, transport, parts, judge));
+    }
+    trials
+}
+
+/// The module's parts over one transport.
+pub(crate) fn of_parts(
+    module: &'static str,
+    transport: &'static str,
+    parts: &[&'static str],
+    judge: Judge,
+) -> impl Iterator<Item = Trial> {
+    parts.iter().map(move |&part| {
+        Trial::test(format!("{module}/{transport}/{part}"), move || run(module, part, WORLD, transport, judge))
+    })
+}
+
+fn run(module: &str, part: &str, world: u32, transport: &str, judge: Judge) -> Result<(), Failed> {
+    let report = cast_in(module, part, world, transport).run().map_err(|e| e.to_string())?;
+    judge(part, world, &report).map_err(|what| format!("{what}\n{}", shown(&report)).into())
+}
+
+/// A call in which the victim differs in one thing from the others.
+pub(crate) fn differs(call: impl FnOnce() -> Result) -> Result {
+    match call() {
+        Err(e) => tell_error("differs", &e),
+        Ok(()) => tell("no error"),
+    }
+    until_all_have_told(WORLD)
+}
+
+/// A rank that leaves earlier would be a second cause for the others.
+pub(crate) fn until_all_have_told(ranks: u32) -> Result {
+    let store = c10d::init("env://", CAP)?.store;
+    let deadline = Instant::now() + CAP;
+    if store.add("told", 1, deadline)? == i64::from(ranks) {
+        store.set("all told", b"", deadline)?;
+    }
+    store.wait(&["all told"], deadline)
+}
+
+/// Rounds, in one of which the victim dies; the others tell the error that they get then.
+pub(crate) fn victim_dies(pg: &ProcessGroup, mut round: impl FnMut() -> Result) -> Result {
+    round()?;
+    if pg.rank() == VICTIM {
+        std::thread::spawn(|| {
+            // Anywhere in some round: no verdict depends on where.
+            std::thread::sleep(Duration::from_millis(20));
+            let _ = kill_process(getpid(), Signal::KILL);
+        });
+    }
+    let begin = Instant::now();
+    while begin.elapsed() < CAP {
+        if let Err(e) = round() {
+            tell_error("killed", &e);
+            return until_all_have_told(WORLD - 1);
+        }
+    }
+    Ok(())
+}
