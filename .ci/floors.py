@@ -17,6 +17,12 @@ import sys
 FLOORS = {
     "c10d-core": "sync types reduce catalog options text library resource error panics process shm host waiting store buffer device call op dlpack backend calls dispatch staged tiered group",
     "c10d-rendezvous": "log file_store tcp_store init launch provider",
+    "c10d-rendezvous/src/launch": "report requests guardian lines output signals options input child supervisor nodes environment "
+    "job mod",
+    "c10d-rendezvous/src/launch/nodes": "id link watch door mod",
+    "c10d-rendezvous/src/launch/supervisor": "mod ending start",
+    "c10d-rendezvous/src/tcp_store": "limits options signals protocol quota keyspace connection event_loop server link resolve "
+    "client requests verbs mod",
     "c10d-gloo-like": "exit call_log shm tcp link mesh pause plan exec schedule model layout collectives p2p backend provider",
     "c10d-gloo-like/src/mesh": "wire netlink addr host topology wiring handshake doing revoke control claims answer chains "
     "verdict socket accept hello watch connection health local dial join mod",

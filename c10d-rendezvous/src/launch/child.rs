@@ -11,8 +11,8 @@ use std::process::{Child, Command, Stdio};
 use c10d_core::{Error, ErrorKind, Result};
 use rustix::process::{Pid, Signal, getpid, getppid, set_parent_process_death_signal};
 
-use super::Output;
 use super::input::Source;
+use super::options::Output;
 
 pub(super) struct RankPlan {
     pub(super) rank: u32,

@@ -2,19 +2,19 @@
 
 use std::ffi::OsString;
 
-use super::Launch;
 use super::nodes::Node;
+use super::options::Topology;
 
-pub(super) fn of_rank(launch: &Launch, node: &Node, local: u32) -> Vec<(OsString, OsString)> {
-    let rank = (launch.node_rank * launch.ranks + local).to_string();
-    let world = (launch.nodes * launch.ranks).to_string();
+pub(super) fn of_rank(topology: &Topology, node: &Node, local: u32) -> Vec<(OsString, OsString)> {
+    let rank = topology.rank(local).to_string();
+    let world = (topology.nodes * topology.ranks).to_string();
     [
         ("RANK", rank.clone()),
         ("LOCAL_RANK", local.to_string()),
         ("WORLD_SIZE", world.clone()),
-        ("LOCAL_WORLD_SIZE", launch.ranks.to_string()),
-        ("GROUP_RANK", launch.node_rank.to_string()),
-        ("GROUP_WORLD_SIZE", launch.nodes.to_string()),
+        ("LOCAL_WORLD_SIZE", topology.ranks.to_string()),
+        ("GROUP_RANK", topology.node_rank.to_string()),
+        ("GROUP_WORLD_SIZE", topology.nodes.to_string()),
         ("ROLE_NAME", "default".into()),
         ("ROLE_RANK", rank),
         ("ROLE_WORLD_SIZE", world),

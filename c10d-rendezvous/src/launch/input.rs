@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::{Output, Stdin};
+use super::options::{Output, Stdin};
 
 /// The interval for checking whether this process may read the terminal.
 const BACKGROUND: Duration = Duration::from_millis(300);

@@ -8,6 +8,7 @@ mod input;
 mod job;
 mod lines;
 mod nodes;
+mod options;
 mod output;
 mod report;
 mod requests;
@@ -21,40 +22,13 @@ use c10d_core::store::deadline_after;
 use c10d_core::{Error, Result};
 
 pub use job::{Job, Signal};
+pub use options::{Output, Stdin};
 pub use report::{Captured, Exit, Failure, JobReport, Success};
 
 use child::RankPlan;
 use nodes::Node;
+use options::Topology;
 use supervisor::Plan;
-
-/// What happens to the ranks' standard output and error.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Output {
-    /// It goes line by line to the launcher's own, each line with its rank in front.
-    #[default]
-    Prefixed,
-    /// The ranks write to the launcher's own directly. Errors then cannot quote a rank's last lines.
-    Inherit,
-    /// It is kept for the [`JobReport`], the last 16 MiB of each stream.
-    Captured,
-    /// Standard input and output are pipes for the caller ([`Job::take_stdin`], [`Job::take_stdout`]). Standard error
-    /// is handled as for [`Prefixed`](Output::Prefixed).
-    Piped,
-}
-
-/// Which ranks get the launcher's standard input. The standard input of the others is empty.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Stdin {
-    /// None.
-    #[default]
-    None,
-    /// Rank 0.
-    Rank0,
-    /// All ranks of this host; each gets all of it. The slowest reader sets the speed.
-    All,
-}
 
 /// The largest number of ranks on one host.
 pub const MOST_RANKS: u32 = 1 << 14;
@@ -79,10 +53,7 @@ type PerRank<T> = Box<dyn Fn(u32) -> T + Send>;
 pub struct Launch {
     program: OsString,
     args: Vec<OsString>,
-    ranks: u32,
-    nodes: u32,
-    node_rank: u32,
-    rdzv: Option<String>,
+    topology: Topology,
     env: Vec<(OsString, OsString)>,
     per_rank_env: Option<PerRank<Vec<(OsString, OsString)>>>,
     wrapper: Option<PerRank<Vec<OsString>>>,
@@ -92,7 +63,6 @@ pub struct Launch {
     success: Success,
     forward_signals: bool,
     grace: Duration,
-    join_timeout: Duration,
     timeout: Option<Duration>,
 }
 
@@ -102,10 +72,7 @@ impl Launch {
         Launch {
             program: program.as_ref().into(),
             args: args.into_iter().map(|arg| arg.as_ref().into()).collect(),
-            ranks: 1,
-            nodes: 1,
-            node_rank: 0,
-            rdzv: None,
+            topology: Topology { ranks: 1, nodes: 1, node_rank: 0, rdzv: None, join_timeout: Duration::from_secs(300) },
             env: Vec::new(),
             per_rank_env: None,
             wrapper: None,
@@ -115,34 +82,33 @@ impl Launch {
             success: Success::default(),
             forward_signals: false,
             grace: Duration::from_secs(5),
-            join_timeout: Duration::from_secs(300),
             timeout: None,
         }
     }
 
     /// Sets the number of ranks on this host. It must be the same on every host.
     pub fn ranks(mut self, n: u32) -> Launch {
-        self.ranks = n;
+        self.topology.ranks = n;
         self
     }
 
     /// Sets the total number of hosts. Each host runs a launcher with its own [`node_rank`](Launch::node_rank) and the
     /// same [`rdzv`](Launch::rdzv).
     pub fn nnodes(mut self, n: u32) -> Launch {
-        self.nodes = n;
+        self.topology.nodes = n;
         self
     }
 
     /// Sets the number of this host, from 0. Host 0 serves the store.
     pub fn node_rank(mut self, node: u32) -> Launch {
-        self.node_rank = node;
+        self.topology.node_rank = node;
         self
     }
 
     /// Sets `host:port` of the store on host 0. A job on one host does not need it; then the store uses a free port of
     /// the loopback address.
     pub fn rdzv(mut self, endpoint: impl Into<String>) -> Launch {
-        self.rdzv = Some(endpoint.into());
+        self.topology.rdzv = Some(endpoint.into());
         self
     }
 
@@ -199,7 +165,7 @@ impl Launch {
 
     /// Sets how long the launchers of several hosts wait for each other; 300 s unless set.
     pub fn join_timeout(mut self, timeout: Duration) -> Launch {
-        self.join_timeout = timeout;
+        self.topology.join_timeout = timeout;
         self
     }
 
@@ -229,23 +195,24 @@ impl Launch {
 
     /// Launches the ranks and returns their handle. Dropping the handle kills them.
     pub fn spawn(self) -> Result<Job> {
-        if self.ranks == 0 || self.nodes == 0 {
+        let Topology { ranks, nodes, node_rank, ref rdzv, .. } = self.topology;
+        if ranks == 0 || nodes == 0 {
             return Err(Error::invalid("launch: there must be at least one rank and one host"));
         }
-        if self.node_rank >= self.nodes {
-            let (node, nodes) = (self.node_rank, self.nodes);
-            return Err(Error::invalid(format!("launch: host {node} of {nodes}; hosts are 0 to {}", nodes - 1)));
+        if node_rank >= nodes {
+            return Err(Error::invalid(format!("launch: host {node_rank} of {nodes}; hosts are 0 to {}", nodes - 1)));
         }
-        for (what, number, most) in [("ranks on a host", self.ranks, MOST_RANKS), ("hosts", self.nodes, MOST_HOSTS)] {
+        for (what, number, most) in [("ranks on a host", ranks, MOST_RANKS), ("hosts", nodes, MOST_HOSTS)] {
             if number > most {
                 return Err(Error::invalid(format!("launch: {number} {what}; the limit is {most}")));
             }
         }
-        if self.nodes > 1 && self.rdzv.is_none() {
+        if nodes > 1 && rdzv.is_none() {
             return Err(Error::invalid("launch: several hosts need the host:port of the store on host 0 (--rdzv)"));
         }
-        let node = Node::meet(&self)?;
-        let ranks = (0..self.ranks).map(|local| self.rank_plan(&node, local)).collect();
+        let patience = if self.keep_going { None } else { Some(self.grace) };
+        let node = Node::meet(&self.topology, patience)?;
+        let ranks = (0..ranks).map(|local| self.rank_plan(&node, local)).collect();
         let plan = Plan {
             program: self.program,
             ranks,
@@ -260,11 +227,11 @@ impl Launch {
     }
 
     fn rank_plan(&self, node: &Node, local: u32) -> RankPlan {
-        let rank = self.node_rank * self.ranks + local;
+        let rank = self.topology.rank(local);
         let mut argv = self.wrapper.as_ref().map_or_else(Vec::new, |wrapper| wrapper(rank));
         argv.push(self.program.clone());
         argv.extend(self.args.iter().cloned());
-        let mut env = environment::of_rank(self, node, local);
+        let mut env = environment::of_rank(&self.topology, node, local);
         env.extend(self.env.iter().cloned());
         env.extend(self.per_rank_env.as_ref().map_or_else(Vec::new, |f| f(rank)));
         RankPlan { rank, argv, env }

@@ -17,9 +17,10 @@ use socket2::{SockRef, TcpKeepalive};
 
 use super::connection::Connection;
 use super::keyspace::{Keyspace, Task};
+use super::options::ServerOptions;
 use super::protocol::{NO_DESCRIPTORS, Refusal, Request, STOP_WAITING, Write as _};
 use super::quota::{Home, home};
-use super::server::{ServerOptions, Signals};
+use super::signals::Signals;
 
 pub(super) const LISTENER: Token = Token(0);
 pub(super) const WAKER: Token = Token(1);

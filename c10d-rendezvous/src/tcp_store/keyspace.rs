@@ -11,9 +11,8 @@ use c10d_core::store::sum;
 
 use super::Limits;
 use super::protocol::{Refusal, Request, STOP_WAITING, WAIT_CANCELED, Write};
-use super::quota::{Accounts, Amount, Home, Owner};
+use super::quota::{Accounts, Amount, ClientId, Home, Owner};
 
-pub(crate) type ClientId = usize;
 type Key = Arc<[u8]>;
 /// The waiting clients, in order of arrival.
 type Waiters = BTreeMap<u64, ClientId>;

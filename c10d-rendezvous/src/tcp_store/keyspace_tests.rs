@@ -3,8 +3,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::prelude::*;
 
 use super::Limits;
-use super::keyspace::{ClientId, Keyspace};
+use super::keyspace::Keyspace;
 use super::protocol::{Refusal, Request};
+use super::quota::ClientId;
 
 fn b(text: &str) -> Vec<u8> {
     text.as_bytes().to_vec()

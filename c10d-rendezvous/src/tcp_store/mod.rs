@@ -10,6 +10,7 @@ mod limits;
 mod link;
 #[cfg(test)]
 mod link_tests;
+mod options;
 mod protocol;
 #[cfg(test)]
 mod protocol_tests;
@@ -17,10 +18,12 @@ mod quota;
 mod requests;
 mod resolve;
 mod server;
+mod signals;
 mod verbs;
 
 pub use client::TcpStore;
 pub(crate) use client::WeakStore;
 pub use limits::Limits;
+pub use options::ServerOptions;
 pub(crate) use resolve::resolve;
-pub use server::{ServerOptions, TcpStoreServer};
+pub use server::TcpStoreServer;

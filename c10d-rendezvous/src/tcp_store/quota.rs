@@ -7,8 +7,8 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 
-use super::keyspace::ClientId;
-
+/// A connection, as the server numbers it.
+pub(crate) type ClientId = usize;
 /// An address for quotas: an IPv4 address, or a network of 64 bits in IPv6, in which one host can use any address.
 pub(crate) type Home = u64;
 

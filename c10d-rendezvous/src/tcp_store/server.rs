@@ -3,43 +3,17 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use c10d_core::process::Process;
-use c10d_core::sync::Mutex;
 use c10d_core::{Error, ErrorKind, Result};
 use mio::{Interest, Poll, Waker};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::Limits;
 use super::event_loop::{EventLoop, LISTENER, WAKER};
-
-/// Limits and timeouts of a [`TcpStoreServer`].
-#[derive(Clone, Copy, Debug)]
-#[non_exhaustive]
-pub struct ServerOptions {
-    /// The limits on memory.
-    pub limits: Limits,
-    /// A connection that has not validated within this time is closed.
-    pub handshake_timeout: Duration,
-    /// A connection whose request is not complete, or whose answer is not read, within this time is closed.
-    pub request_timeout: Duration,
-    /// The largest number of connections that have not validated. Beyond it the oldest are closed.
-    pub max_unvalidated: usize,
-}
-
-impl Default for ServerOptions {
-    fn default() -> ServerOptions {
-        ServerOptions {
-            limits: Limits::default(),
-            handshake_timeout: Duration::from_secs(5),
-            request_timeout: Duration::from_secs(30),
-            max_unvalidated: 1024,
-        }
-    }
-}
+use super::options::ServerOptions;
+use super::signals::Signals;
 
 /// A TCPStore server for PyTorch's clients and [`TcpStore`](super::TcpStore). It serves from one thread, looks up no
 /// names, executes nothing before a client has validated, and stops when it is dropped.
@@ -106,7 +80,7 @@ impl TcpStoreServer {
         if !self.owner.is_current() {
             return;
         }
-        *self.signals.drain_until.lock() = Some(Instant::now() + limit);
+        self.signals.drain(Instant::now() + limit);
         self.end();
     }
 
@@ -126,26 +100,9 @@ impl Drop for TcpStoreServer {
             return;
         }
         if let Some(thread) = self.thread.take() {
-            self.signals.stop.store(true, Ordering::Release);
+            self.signals.stop();
             let _ = self.waker.wake();
             let _ = thread.join();
         }
-    }
-}
-
-/// The owner's signals to the server's thread.
-#[derive(Debug, Default)]
-pub(super) struct Signals {
-    stop: AtomicBool,
-    drain_until: Mutex<Option<Instant>>,
-}
-
-impl Signals {
-    pub(super) fn drain_until(&self) -> Option<Instant> {
-        *self.drain_until.lock()
-    }
-
-    pub(super) fn stop_now(&self, in_use: impl FnOnce() -> bool) -> bool {
-        self.stop.load(Ordering::Acquire) || self.drain_until().is_some_and(|at| !in_use() || Instant::now() >= at)
     }
 }

@@ -8,6 +8,7 @@ use c10d_core::{Error, ErrorKind, Phase, Result};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use socket2::{Domain, Protocol, Socket, Type};
 
+use super::id::is_id;
 use super::link::{Link, line, plain, take_in};
 use crate::tcp_store::resolve;
 
@@ -120,7 +121,7 @@ pub(super) fn enter(host: &str, sign: &str, node: u32, deadline: Instant) -> Res
         }
         let text = String::from_utf8_lossy(&answer);
         let id = text.strip_prefix("welcome ").map(str::trim_end);
-        id.filter(|id| super::is_id(id)).map(str::to_owned).ok_or_else(|| io::Error::other("it does not welcome us"))
+        id.filter(|id| is_id(id)).map(str::to_owned).ok_or_else(|| io::Error::other("it does not welcome us"))
     };
     let failed = |e: io::Error| {
         wrong(format!(

@@ -1,6 +1,7 @@
 //! The launchers of several hosts: they agree on the job, and end it together.
 
 mod door;
+mod id;
 mod link;
 mod watch;
 
@@ -13,12 +14,13 @@ use std::time::{Duration, Instant};
 use c10d_core::store::deadline_after;
 use c10d_core::{Error, ErrorKind, Phase, PrefixStore, Result, Store};
 
-use super::Launch;
+use super::options::Topology;
 use super::report::JobReport;
 use super::requests::Requests;
 use crate::{ServerOptions, TcpStore, TcpStoreServer};
 
 use door::{Door, enter};
+use id::random_id;
 use link::{Link, plain};
 use watch::Watch;
 
@@ -57,9 +59,10 @@ struct Watched {
 
 impl Node {
     /// Serves or finds the store, and waits for the launchers of the other hosts.
-    pub(super) fn meet(launch: &Launch) -> Result<Node> {
-        let deadline = deadline_after(launch.join_timeout);
-        let Some(rdzv) = &launch.rdzv else {
+    /// After a failure here the others have `patience` and a little more; `None`: as long as they like.
+    pub(super) fn meet(topology: &Topology, patience: Option<Duration>) -> Result<Node> {
+        let deadline = deadline_after(topology.join_timeout);
+        let Some(rdzv) = &topology.rdzv else {
             let any: SocketAddr = (Ipv4Addr::LOCALHOST, 0).into();
             let server = TcpStoreServer::bind(any, ServerOptions::default())?;
             return Node::alone("127.0.0.1".into(), server);
@@ -67,14 +70,14 @@ impl Node {
         let (host, port) = rdzv
             .rsplit_once(':')
             .and_then(|(host, port)| Some((host, port.parse::<u16>().ok()?)))
-            .filter(|(host, port)| !host.is_empty() && (*port > 0 || launch.nodes == 1))
+            .filter(|(host, port)| !host.is_empty() && (*port > 0 || topology.nodes == 1))
             .ok_or_else(|| Error::invalid(format!("launch: {rdzv:?} is not host:port")))?;
         // Variables carry addresses without brackets.
         let host = host.trim_matches(['[', ']']).to_owned();
-        if launch.nodes == 1 {
+        if topology.nodes == 1 {
             return Node::alone(host.clone(), crate::init::serve(&host, port, deadline)?);
         }
-        let node = launch.node_rank;
+        let node = topology.node_rank;
         let (store, served, door) = if node == 0 {
             let server = crate::init::serve(&host, port, deadline)?;
             let door = Door::open(server.local_addr().ip(), random_id()? + &random_id()?).map_err(no_door)?;
@@ -83,15 +86,15 @@ impl Node {
         } else {
             (TcpStore::connect(&host, port, deadline)?, None, None)
         };
-        let hosts = Hosts { store: PrefixStore::new("c10d-launch", Arc::new(store)), node, nodes: launch.nodes };
+        let hosts = Hosts { store: PrefixStore::new("c10d-launch", Arc::new(store)), node, nodes: topology.nodes };
         if let Some(door) = &door {
             hosts.store.set(SIGN, door.sign().map_err(no_door)?.as_bytes(), deadline)?;
         }
-        hosts.agree(launch.ranks, deadline)?;
+        hosts.agree(topology.ranks, deadline)?;
         let (links, run_id) = match door {
             Some(door) => {
                 let run_id = random_id()?;
-                (door.admit(launch.nodes, &run_id, deadline)?, run_id)
+                (door.admit(topology.nodes, &run_id, deadline)?, run_id)
             }
             None => {
                 let sign = hosts.store.get(SIGN, deadline)?;
@@ -99,7 +102,7 @@ impl Node {
                 (vec![link], run_id)
             }
         };
-        let patience = if launch.keep_going { None } else { Some(launch.grace.saturating_add(ENDING)) };
+        let patience = patience.map(|patience| patience.saturating_add(ENDING));
         Ok(Node { host, port, run_id, _server: served, links, watch: None, node, patience })
     }
 
@@ -200,13 +203,4 @@ impl Hosts {
 
 fn no_door(e: io::Error) -> Error {
     Error::new(ErrorKind::Resource, "host 0 cannot listen for the launchers of the other hosts").caused_by(e)
-}
-
-/// Whether this is an id of [`random_id`].
-fn is_id(text: &str) -> bool {
-    text.len() == 16 && text.bytes().all(|byte| byte.is_ascii_hexdigit())
-}
-
-fn random_id() -> Result<String> {
-    Ok(format!("{:016x}", u64::from_le_bytes(c10d_core::process::random()?)))
 }

@@ -17,11 +17,11 @@ use rustix::process::Signal;
 
 use super::child::RankPlan;
 use super::guardian::Guardian;
+use super::options::{Output, Stdin};
 use super::output::{self, Kept};
 use super::report::{Exit, Failure, JobReport, Success};
 use super::requests::{Asked, Requests, raise};
 use super::signals::Forwarding;
-use super::{Output, Stdin};
 
 /// How long after a first failure the launcher waits for its cause. A killed process closes its connections before its
 /// end can be seen, so a rank that fails because of that may be seen first.

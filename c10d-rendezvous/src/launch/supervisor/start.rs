@@ -11,10 +11,10 @@ use c10d_core::{Error, Result};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::{Plan, Rank, Running, Supervisor, failed};
-use crate::launch::Output;
 use crate::launch::child::check_program;
 use crate::launch::guardian::Guardian;
 use crate::launch::input::{self, Source};
+use crate::launch::options::Output;
 use crate::launch::output::{self, Channel, Kept, Stream};
 use crate::launch::report::Captured;
 use crate::launch::requests::{Requests, event};

@@ -1,0 +1,33 @@
+//! What the owner of a server tells its thread.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use c10d_core::sync::Mutex;
+
+/// What it was told.
+#[derive(Debug, Default)]
+pub(super) struct Signals {
+    stop: AtomicBool,
+    drain_until: Mutex<Option<Instant>>,
+}
+
+impl Signals {
+    /// The server is to stop.
+    pub(super) fn stop(&self) {
+        self.stop.store(true, Ordering::Release);
+    }
+
+    /// It is to stop when nobody uses it any more, or by then.
+    pub(super) fn drain(&self, until: Instant) {
+        *self.drain_until.lock() = Some(until);
+    }
+
+    pub(super) fn drain_until(&self) -> Option<Instant> {
+        *self.drain_until.lock()
+    }
+
+    pub(super) fn stop_now(&self, in_use: impl FnOnce() -> bool) -> bool {
+        self.stop.load(Ordering::Acquire) || self.drain_until().is_some_and(|at| !in_use() || Instant::now() >= at)
+    }
+}
