@@ -19,7 +19,7 @@ FLOORS = {
     "c10d-rendezvous": "log file_store tcp_store init launch provider",
     "c10d-rendezvous/src/launch": "report requests guardian lines output signals options input child supervisor nodes environment "
     "job mod",
-    "c10d-rendezvous/src/launch/nodes": "id link watch door mod",
+    "c10d-rendezvous/src/launch/nodes": "id link watch listener mod",
     "c10d-rendezvous/src/launch/supervisor": "mod ending start",
     "c10d-rendezvous/src/tcp_store": "limits options signals protocol quota keyspace connection event_loop server link resolve "
     "client requests verbs mod",

@@ -15,7 +15,7 @@ use crate::cuda::CudaApi;
 use crate::dialect::Dialect;
 use crate::engine::{Order, Origin};
 use crate::nccl::{NcclApi, Optional};
-use crate::start::{Facts, Running, connect, run};
+use crate::start::{Running, StartOptions, connect, run};
 use crate::task::Task;
 use crate::types::{CAPABILITIES, LEGACY_CAPABILITIES};
 
@@ -23,14 +23,14 @@ use crate::types::{CAPABILITIES, LEGACY_CAPABILITIES};
 pub(crate) struct Nccl(Running);
 
 impl Nccl {
-    pub(crate) fn connect(nccl: Arc<dyn NcclApi>, cuda: Arc<dyn CudaApi>, facts: Facts) -> Result<Nccl> {
+    pub(crate) fn connect(nccl: Arc<dyn NcclApi>, cuda: Arc<dyn CudaApi>, facts: StartOptions) -> Result<Nccl> {
         Ok(Nccl(connect(nccl, cuda, facts)?))
     }
 
     /// Derives another communicator from this one, in order with the ops.
     fn derive(&self, what: &str, how: Derive, init: &GroupInit) -> Result<Nccl> {
         let Running { nccl, cuda, device, jobs, orders, .. } = &self.0;
-        let facts = Facts::of(init, *device)?;
+        let facts = StartOptions::of(init, *device)?;
         let (answer, answered) = bounded(1);
         let gone = || jobs.failure().unwrap_or_else(|| Error::new(ErrorKind::Shutdown, "the group is closed"));
         // The new group fails independently, so its communicators are registered separately.

@@ -116,16 +116,16 @@ pub(crate) struct Channel {
 
 impl Channel {
     /// The channel of all ranks.
-    pub(crate) fn of_all(resources: &Resources, place: (u32, u32), ids: &[UniqueId]) -> Result<Channel> {
-        let comm = resources
-            .jobs
-            .calling("ncclCommInitRankConfig", || Communicator::begin(&resources.nccl, &resources.comms, place, ids))?;
-        Self::new(resources, place, Some(comm), ChannelState::Connecting)
+    pub(crate) fn of_all(resources: &Resources, member: (u32, u32), ids: &[UniqueId]) -> Result<Channel> {
+        let comm = resources.jobs.calling("ncclCommInitRankConfig", || {
+            Communicator::begin(&resources.nccl, &resources.comms, member, ids)
+        })?;
+        Self::new(resources, member, Some(comm), ChannelState::Connecting)
     }
 
     /// The channel of a communicator that is still being made.
-    pub(crate) fn over(resources: &Resources, place: (u32, u32), comm: Communicator) -> Result<Channel> {
-        Self::new(resources, place, Some(comm), ChannelState::Connecting)
+    pub(crate) fn over(resources: &Resources, member: (u32, u32), comm: Communicator) -> Result<Channel> {
+        Self::new(resources, member, Some(comm), ChannelState::Connecting)
     }
 
     /// The channel of these ranks, which include `rank` and have yet to meet through the store.
@@ -135,18 +135,18 @@ impl Channel {
         (rank, size): (u32, u32),
         deadline: Instant,
     ) -> Result<Channel> {
-        let (place, ids) = match between {
+        let (member, ids) = match between {
             Participants::All => ((rank, size), Ids::of_all(&*resources.nccl, &resources.dialect, size)),
             Participants::Two { first, second } => {
                 ((u32::from(rank != first), 2), Ids::of_pair(&resources.dialect, (first, second)))
             }
         };
-        let offer = || ids.offer(&*resources.nccl, &*resources.store, place.0, deadline);
+        let offer = || ids.offer(&*resources.nccl, &*resources.store, member.0, deadline);
         if let Some(made) = resources.jobs.calling("ncclGetUniqueId, or the store", offer)? {
-            return Self::of_all(resources, place, &made);
+            return Self::of_all(resources, member, &made);
         }
         let state = ChannelState::Seeking { ids, again: Instant::now(), pause: Duration::from_micros(200) };
-        Self::new(resources, place, None, state)
+        Self::new(resources, member, None, state)
     }
 
     fn new(

@@ -27,7 +27,7 @@ pub(crate) struct DeadlineWatch {
 }
 
 /// A job that the device may be processing.
-struct Held {
+struct RunningJob {
     job: Job,
     /// The parts of its memory that are kept allocated until the abort is finished.
     addresses: Vec<u64>,
@@ -50,11 +50,11 @@ impl DeadlineWatch {
             job.complete(Err(cause.clone()));
         }
         // The memory is held from here, so that freed memory is not allocated again while a kernel still uses it.
-        let held: Vec<Held> = issued.into_iter().map(|(job, _)| self.hold(job)).collect();
+        let held: Vec<RunningJob> = issued.into_iter().map(|(job, _)| self.hold(job)).collect();
         let aborted = self.abort(held.iter().flat_map(|h| h.addresses.clone()).collect());
         let through = aborted.recv_timeout(grace / 4).is_ok();
         let mut borrowed = Vec::new();
-        for Held { job, all, .. } in held {
+        for RunningJob { job, all, .. } in held {
             if through || all {
                 job.complete(Err(cause.clone()));
                 continue;
@@ -96,7 +96,7 @@ impl DeadlineWatch {
     }
 
     /// Keeps as much as possible of the job's memory allocated until the abort is finished.
-    fn hold(&self, job: Job) -> Held {
+    fn hold(&self, job: Job) -> RunningJob {
         let request = job.request();
         let spans: Vec<Span> = request.inputs().iter().chain(request.outputs()).copied().collect();
         let mut addresses = Vec::new();
@@ -106,6 +106,6 @@ impl DeadlineWatch {
                 if crate::cuda::retain(&*self.cuda, self.device, at) { addresses.push(at) } else { all = false }
             }
         }
-        Held { job, addresses, all }
+        RunningJob { job, addresses, all }
     }
 }

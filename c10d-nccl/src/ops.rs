@@ -6,7 +6,7 @@ use crate::communicator::Issuer;
 use crate::dialect::Dialect;
 use crate::nccl::RedOp;
 use crate::scratch::Scratch;
-use crate::task::{Part, Task};
+use crate::task::{DeviceSpan, Task};
 use crate::types::reduction;
 
 /// Issues a task's calls.
@@ -46,11 +46,11 @@ impl Plan<'_, '_, '_> {
         }
     }
 
-    fn input(&self, i: usize) -> Part {
+    fn input(&self, i: usize) -> DeviceSpan {
         self.task.inputs[i]
     }
 
-    fn output(&self, i: usize) -> Part {
+    fn output(&self, i: usize) -> DeviceSpan {
         self.task.outputs[i]
     }
 
@@ -229,7 +229,7 @@ impl Plan<'_, '_, '_> {
             return if from.count == 0 { Ok(()) } else { self.issuer.all_to_all(from, to, from.count / size) };
         }
         let (ins, outs) = (offsets(ins, from.count, size), offsets(outs, to.count, size));
-        let part = |whole: Part, at: &[usize], r: usize| whole.slice(at[r], at[r + 1] - at[r]);
+        let part = |whole: DeviceSpan, at: &[usize], r: usize| whole.slice(at[r], at[r + 1] - at[r]);
         self.issuer.copy(part(from, &ins, rank), part(to, &outs, rank))?;
         self.issuer.group(|i| {
             (0..size).filter(|r| *r != rank).try_for_each(|r| {
@@ -247,7 +247,7 @@ impl Plan<'_, '_, '_> {
 }
 
 /// Whether all have the same length.
-fn all_alike(parts: &[Part]) -> bool {
+fn all_alike(parts: &[DeviceSpan]) -> bool {
     parts.iter().all(|part| part.count == parts[0].count)
 }
 

@@ -11,7 +11,7 @@ use crate::backend::Nccl;
 use crate::cuda::Driver;
 use crate::nccl::Library;
 use crate::sparse;
-use crate::start::Facts;
+use crate::start::StartOptions;
 
 /// CUDA devices under the name `cuda`, the backend `nccl`, and its kernel for sparse tensors.
 ///
@@ -55,7 +55,7 @@ fn create(init: &GroupInit) -> Result<Arc<dyn Backend>> {
     let cuda = Driver::get()?;
     let nccl = Library::get(init.hint("nccl.lib"))?;
     let device = init.device_index(&*cuda)?.unwrap_or_default();
-    Ok(Arc::new(Nccl::connect(nccl, cuda, Facts::of(init, device)?)?))
+    Ok(Arc::new(Nccl::connect(nccl, cuda, StartOptions::of(init, device)?)?))
 }
 
 /// Returns the path of this process's libnccl and its version. The library is loaded if it is not loaded yet.

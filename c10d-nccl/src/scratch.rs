@@ -7,7 +7,7 @@ use c10d_core::device::{DeviceBuffer, DeviceRuntime};
 use c10d_core::{Buf, DType, Error, ErrorKind, Memory, Result};
 
 use crate::cuda::CudaApi;
-use crate::task::Part;
+use crate::task::DeviceSpan;
 
 /// Memory that grows as ops need it. Successive ops can share it, since their stream orders them.
 pub(crate) struct Scratch {
@@ -25,7 +25,7 @@ impl Scratch {
     }
 
     /// Memory for `count` elements of `size` bytes.
-    pub(crate) fn part(&mut self, count: usize, size: usize) -> Result<Part> {
+    pub(crate) fn part(&mut self, count: usize, size: usize) -> Result<DeviceSpan> {
         let bytes = count * size;
         if self.buffers.last().is_none_or(|last| last.count() < bytes) {
             let runtime: Arc<dyn DeviceRuntime> = self.cuda.clone();
@@ -33,7 +33,7 @@ impl Scratch {
             self.buffers.push(ManuallyDrop::new(larger));
         }
         match self.buffers.last().map(|last| (&**last).span().memory()) {
-            Some(Memory::Cuda(at)) => Ok(Part { at, count, size }),
+            Some(Memory::Cuda(at)) => Ok(DeviceSpan { at, count, size }),
             _ => Err(Error::new(ErrorKind::Internal, "CUDA gave memory that is not CUDA's")),
         }
     }

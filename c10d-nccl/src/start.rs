@@ -38,7 +38,7 @@ pub(crate) struct Running {
 }
 
 /// The arguments for starting a backend.
-pub(crate) struct Facts {
+pub(crate) struct StartOptions {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) rank: u32,
     pub(crate) size: u32,
@@ -51,8 +51,8 @@ pub(crate) struct Facts {
     pub(crate) dialect: Dialect,
 }
 
-impl Facts {
-    pub(crate) fn of(init: &GroupInit, device: u16) -> Result<Facts> {
+impl StartOptions {
+    pub(crate) fn of(init: &GroupInit, device: u16) -> Result<StartOptions> {
         let (rank, size, timeout, deadline) = (init.rank, init.size, init.timeout, init.deadline);
         let dialect = Dialect::of(init)?;
         // Ranks of PyTorch do not take part in it.
@@ -62,12 +62,12 @@ impl Facts {
             Some("off") => false,
             Some(other) => return Err(Error::invalid(format!("{CHECK} is {other:?}; it must be on or off"))),
         };
-        Ok(Facts { store: dialect.store(init), rank, size, timeout, deadline, device, side, checks, dialect })
+        Ok(StartOptions { store: dialect.store(init), rank, size, timeout, deadline, device, side, checks, dialect })
     }
 }
 
 /// Connects the ranks with a new communicator.
-pub(crate) fn connect(nccl: Arc<dyn NcclApi>, cuda: Arc<dyn CudaApi>, facts: Facts) -> Result<Running> {
+pub(crate) fn connect(nccl: Arc<dyn NcclApi>, cuda: Arc<dyn CudaApi>, facts: StartOptions) -> Result<Running> {
     let origin = match facts.dialect.is_lazy() {
         true => Origin::Later,
         false => {
@@ -84,10 +84,10 @@ pub(crate) fn run(
     nccl: Arc<dyn NcclApi>,
     cuda: Arc<dyn CudaApi>,
     comms: Arc<Comms>,
-    facts: Facts,
+    facts: StartOptions,
     origin: Origin,
 ) -> Result<Running> {
-    let Facts { store, rank, size, timeout, deadline, device, side, checks, dialect } = facts;
+    let StartOptions { store, rank, size, timeout, deadline, device, side, checks, dialect } = facts;
     let compared = side.as_ref().and_then(SideChannel::messages).filter(|_| checks);
     let jobs = Arc::new(JobTable::new(size > 1 && compared.is_none()));
     let (orders, receiver) = unbounded();

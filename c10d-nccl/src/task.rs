@@ -10,21 +10,21 @@ use smallvec::SmallVec;
 use crate::nccl::Address;
 
 /// The tensors of one side.
-pub(crate) type Parts = SmallVec<[Part; 1]>;
+pub(crate) type DeviceSpans = SmallVec<[DeviceSpan; 1]>;
 
 /// One tensor in device memory.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Part {
+pub(crate) struct DeviceSpan {
     pub(crate) at: Address,
     pub(crate) count: usize,
     /// The size of an element in bytes.
     pub(crate) size: usize,
 }
 
-impl Part {
+impl DeviceSpan {
     /// `count` elements from element `start`.
-    pub(crate) fn slice(self, start: usize, count: usize) -> Part {
-        Part { at: self.at + (start * self.size) as u64, count, ..self }
+    pub(crate) fn slice(self, start: usize, count: usize) -> DeviceSpan {
+        DeviceSpan { at: self.at + (start * self.size) as u64, count, ..self }
     }
 
     pub(crate) fn bytes(self) -> usize {
@@ -39,8 +39,8 @@ pub(crate) struct Task {
     pub(crate) id: u64,
     pub(crate) op: OpKind,
     pub(crate) dtype: Option<c10d_core::DType>,
-    pub(crate) inputs: Parts,
-    pub(crate) outputs: Parts,
+    pub(crate) inputs: DeviceSpans,
+    pub(crate) outputs: DeviceSpans,
     pub(crate) params: Params,
     /// The caller's stream.
     pub(crate) stream: u64,
@@ -52,7 +52,7 @@ impl Task {
     /// Makes the task of a job on this device.
     pub(crate) fn of(job: &Job, device: u16) -> Result<Task> {
         let request = job.request();
-        let parts = |spans: &[Span]| spans.iter().map(|s| part(s, device)).collect::<Result<Parts>>();
+        let parts = |spans: &[Span]| spans.iter().map(|s| part(s, device)).collect::<Result<DeviceSpans>>();
         Ok(Task {
             id: 0,
             op: request.op,
@@ -67,15 +67,15 @@ impl Task {
     }
 
     /// All its tensors.
-    pub(crate) fn parts(&self) -> impl Iterator<Item = &Part> {
+    pub(crate) fn parts(&self) -> impl Iterator<Item = &DeviceSpan> {
         self.inputs.iter().chain(&self.outputs)
     }
 }
 
-fn part(span: &Span, device: u16) -> Result<Part> {
+fn part(span: &Span, device: u16) -> Result<DeviceSpan> {
     match span.memory() {
         Memory::Cuda(at) if span.device().index() == device => {
-            Ok(Part { at, count: span.count(), size: span.dtype().size() })
+            Ok(DeviceSpan { at, count: span.count(), size: span.dtype().size() })
         }
         _ => Err(Error::invalid(format!(
             "this group's communicator is on cuda:{device}, the tensor on {}; choose the device with the group \

@@ -35,7 +35,7 @@ impl JobId {
 /// Proof that an operation's buffers were leaked.
 #[derive(Debug)]
 #[non_exhaustive]
-pub struct Kept;
+pub struct WrittenOff;
 
 impl Job {
     /// Makes the job of this frame.
@@ -93,13 +93,13 @@ impl Job {
     /// Ends the operation while something still holds its buffers and may never release them. The caller gets the error
     /// without the buffers, and their memory is leaked. This works only for operations that own their buffers; other
     /// jobs are returned.
-    pub fn fail_keeping(self, error: Error) -> std::result::Result<Kept, Job> {
+    pub fn fail_keeping(self, error: Error) -> std::result::Result<WrittenOff, Job> {
         if !self.owns_buffers() {
             return Err(self);
         }
         self.frame().kept.store(true, Ordering::Release);
         self.complete_with(Err(error));
-        Ok(Kept)
+        Ok(WrittenOff)
     }
 }
 

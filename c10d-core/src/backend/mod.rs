@@ -29,7 +29,7 @@ use std::time::Instant;
 pub use capabilities::Capabilities;
 pub use fingerprint::Fingerprint;
 pub(crate) use frame::Frame;
-pub use handle::{Job, JobId, Kept};
+pub use handle::{Job, JobId, WrittenOff};
 pub use heartbeats::Heartbeats;
 pub use init::GroupInit;
 pub(crate) use init::OtherBackends;

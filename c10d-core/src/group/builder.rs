@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use super::other_backends::{Made, Parent};
+use super::other_backends::{BackendCache, Parent};
 use super::routes::Routes;
 use super::{Group, ProcessGroup, join, ranks};
 use crate::backend::registry::{check_settings, offers};
@@ -353,7 +353,7 @@ impl GroupSpec {
             true => Reports::none(),
             false => Reports::new(Arc::new(PrefixStore::new("making", joined.store.clone())), self.rank, self.size),
         });
-        let others = Arc::new(Made::new(self.registry.clone(), self.parent.clone()));
+        let others = Arc::new(BackendCache::new(self.registry.clone(), self.parent.clone()));
         let init = GroupInit {
             group: self.name.clone(),
             rank: self.rank,

@@ -41,7 +41,7 @@ pub(super) fn lost<'a>(backends: impl Iterator<Item = &'a Arc<dyn Backend>>) -> 
 pub(crate) type Backends = Vec<(&'static str, Arc<dyn Backend>)>;
 
 /// The backends that a group has so far, and the data from which others are made.
-pub(super) struct Made {
+pub(super) struct BackendCache {
     registry: Arc<Registry>,
     made: Arc<Mutex<Backends>>,
     /// For a sub-group: the backends of its parent group, and its ranks in that group.
@@ -50,11 +50,11 @@ pub(super) struct Made {
     watched: Weak<Parent>,
 }
 
-impl Made {
+impl BackendCache {
     /// For a new group.
-    pub(super) fn new(registry: Arc<Registry>, parent: Option<Arc<Parent>>) -> Made {
+    pub(super) fn new(registry: Arc<Registry>, parent: Option<Arc<Parent>>) -> BackendCache {
         let watched = parent.as_ref().map(Arc::downgrade).unwrap_or_default();
-        Made { registry, made: Arc::default(), parent, watched }
+        BackendCache { registry, made: Arc::default(), parent, watched }
     }
 
     /// Gives the group up while it is being made, for this cause.
@@ -66,7 +66,7 @@ impl Made {
     }
 }
 
-impl OtherBackends for Made {
+impl OtherBackends for BackendCache {
     fn backend(&self, init: &GroupInit, name: &str) -> Result<Arc<dyn Backend>> {
         if let Some((_, backend)) = self.made.lock().iter().find(|(n, _)| *n == name) {
             return Ok(backend.clone());
@@ -74,7 +74,7 @@ impl OtherBackends for Made {
         let registration = self.registry.backend(name)?;
         let name = registration.name;
         let (registry, made, watched) = (self.registry.clone(), self.made.clone(), self.watched.clone());
-        let others = Made { registry, made, parent: None, watched };
+        let others = BackendCache { registry, made, parent: None, watched };
         let mine = init.with(Arc::new(PrefixStore::new(name, init.store.clone())), Arc::new(others));
         let cheaper = self.parent.as_deref().and_then(|Parent { backends, ranks, shrinks }| {
             let (_, backend) = backends.iter().find(|(n, _)| *n == name)?;
@@ -94,7 +94,7 @@ impl OtherBackends for Made {
     }
 
     fn anew(&self) -> Arc<dyn OtherBackends> {
-        Arc::new(Made { watched: self.watched.clone(), ..Made::new(self.registry.clone(), None) })
+        Arc::new(BackendCache { watched: self.watched.clone(), ..BackendCache::new(self.registry.clone(), None) })
     }
 
     fn lost(&self) -> Vec<u32> {

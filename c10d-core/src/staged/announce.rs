@@ -3,7 +3,7 @@
 //! moves which rank expects another number.
 
 use super::collective::{hand_over, step_of};
-use super::plan::Facts;
+use super::plan::CallShape;
 use super::shared::Shared;
 use super::slot::Slot;
 use crate::buffer::{Sink, Span};
@@ -14,14 +14,14 @@ use crate::{Error, ErrorKind, Phase, Result};
 
 /// The numbers that a rank announces to another: the elements that it sends to that rank, and the elements of its
 /// longest tensor.
-type Told = [u64; 2];
+type Announcement = [u64; 2];
 
 /// Marks the fingerprint, so that it differs from a round of the op itself.
 const MARK: u32 = 0xa55e_3b1d;
 
 /// The number of elements of the longest tensor of any rank. `None` if all ranks know it without an announcement, or
 /// cannot be told.
-pub(super) fn longest(shared: &Shared, slot: &Slot, facts: &Facts<'_>) -> Result<Option<usize>> {
+pub(super) fn longest(shared: &Shared, slot: &Slot, facts: &CallShape<'_>) -> Result<Option<usize>> {
     let own = facts.inputs.iter().chain(facts.outputs).copied().max().unwrap_or(0);
     if !facts.op.is_uneven() {
         return Ok(None);
@@ -34,9 +34,9 @@ pub(super) fn longest(shared: &Shared, slot: &Slot, facts: &Facts<'_>) -> Result
         return Ok(None);
     }
     let (to, from) = pairs(facts);
-    let mut mine: Vec<Told> = to.into_iter().map(|count| [count as u64, own as u64]).collect();
-    let mut theirs = vec![Told::default(); facts.world];
-    let span = |told: &mut [Told]| Span::host(told.as_mut_ptr().cast::<u64>(), 2 * facts.world);
+    let mut mine: Vec<Announcement> = to.into_iter().map(|count| [count as u64, own as u64]).collect();
+    let mut theirs = vec![Announcement::default(); facts.world];
+    let span = |told: &mut [Announcement]| Span::host(told.as_mut_ptr().cast::<u64>(), 2 * facts.world);
     let mut spans = Sink::default();
     spans.inputs.push(span(&mut mine));
     spans.outputs.push(span(&mut theirs));
@@ -59,8 +59,8 @@ fn differs(rank: u32, mine: usize, theirs: u64) -> Error {
 }
 
 /// How many elements this rank sends to each rank, and expects from each.
-fn pairs(facts: &Facts<'_>) -> (Vec<usize>, Vec<usize>) {
-    let Facts { rank, world, root, inputs, outputs, .. } = *facts;
+fn pairs(facts: &CallShape<'_>) -> (Vec<usize>, Vec<usize>) {
+    let CallShape { rank, world, root, inputs, outputs, .. } = *facts;
     let all = |tensors: &[usize]| vec![tensors[0]; world];
     let root_alone = |tensors: &[usize]| (0..world).map(|r| if r == root { tensors[0] } else { 0 }).collect();
     let at_root = |tensors: &[usize]| if rank == root { tensors.to_vec() } else { vec![0; world] };

@@ -21,7 +21,7 @@ use crate::{Error, ErrorKind, Result, Status};
 
 /// The data that the thread keeps between ops.
 #[derive(Default)]
-pub(super) struct Kept {
+pub(super) struct CollectiveResources {
     ports: Vec<Port>,
     hosts: [Option<Host>; DEPTH],
     scratch: Scratch,
@@ -29,7 +29,7 @@ pub(super) struct Kept {
 
 /// Runs ops until the queue is closed and empty.
 pub(super) fn serve(shared: &Shared) {
-    let mut kept = Kept::default();
+    let mut kept = CollectiveResources::default();
     while let Some(slot) = shared.collectives.next() {
         if slot.if_open(|| ()) {
             let mut retained = Vec::new();
@@ -58,7 +58,7 @@ pub(super) fn serve(shared: &Shared) {
 }
 
 /// Runs an op. The memory that is left in `retained` must be released.
-fn run(shared: &Shared, slot: &Slot, kept: &mut Kept, retained: &mut Vec<*mut ()>) -> Result<Outcome> {
+fn run(shared: &Shared, slot: &Slot, kept: &mut CollectiveResources, retained: &mut Vec<*mut ()>) -> Result<Outcome> {
     shared.alive()?;
     let call = &slot.call;
     let (inputs, outputs) = call.counts(shared.world as usize);

@@ -22,14 +22,14 @@ const SPARE: usize = 8;
 
 /// The data that the thread keeps between messages.
 #[derive(Default)]
-pub(super) struct Kept {
+pub(super) struct MessageResources {
     parcels: Vec<Parcel>,
     pub(super) ports: Vec<Port>,
     events: Vec<(u16, Event)>,
     hosts: Vec<Host>,
 }
 
-impl Kept {
+impl MessageResources {
     /// A mark on the device.
     pub(super) fn event(&mut self, device: &Watched<'_>) -> Result<Event> {
         match self.events.iter().position(|(of, _)| *of == device.index) {
@@ -57,7 +57,7 @@ impl Wake for Rouse {
 
 /// Runs messages until the queue is closed and all are done.
 pub(super) fn serve(shared: &Arc<Shared>) {
-    let mut kept = Kept::default();
+    let mut kept = MessageResources::default();
     if let Err(words) = caught(|| work(shared, &mut kept)) {
         shared.die(&Error::new(ErrorKind::Internal, format!("the thread of staged messages panicked: {words}")));
     }
@@ -72,7 +72,7 @@ pub(super) fn serve(shared: &Arc<Shared>) {
     kept.ports.iter().for_each(|port| Watched::close(&shared.device, port));
 }
 
-fn work(shared: &Arc<Shared>, kept: &mut Kept) {
+fn work(shared: &Arc<Shared>, kept: &mut MessageResources) {
     let waker = Waker::from(Arc::new(Rouse(shared.clone())));
     let mut arrived = Vec::new();
     let mut pause = Duration::ZERO;

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use super::collective::{index, request, told};
 use super::host::Host;
-use super::messages::Kept;
+use super::messages::MessageResources;
 use super::plan::{Chunk, Plan};
 use super::port::{Port, Watched};
 use super::shared::Shared;
@@ -52,7 +52,7 @@ enum Stage {
 
 impl Parcel {
     /// Allocates a message's memory and takes its first step.
-    pub(super) fn begin(shared: &Shared, slot: &Arc<Slot>, kept: &mut Kept) -> Result<Parcel> {
+    pub(super) fn begin(shared: &Shared, slot: &Arc<Slot>, kept: &mut MessageResources) -> Result<Parcel> {
         shared.alive()?;
         let call = &slot.call;
         let (inputs, outputs) = call.counts(shared.world as usize);

@@ -52,7 +52,7 @@ impl Chunk {
 
 /// The facts of a call that a plan depends on.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Facts<'a> {
+pub(super) struct CallShape<'a> {
     pub(super) op: OpKind,
     pub(super) rank: usize,
     pub(super) world: usize,
@@ -64,7 +64,7 @@ pub(super) struct Facts<'a> {
     pub(super) outputs: &'a [usize],
 }
 
-impl Facts<'_> {
+impl CallShape<'_> {
     /// Whether one tensor has a block per rank.
     fn in_blocks(&self) -> bool {
         self.op.row().shape == Shape::ExchangeFlat
@@ -90,7 +90,7 @@ enum Cut {
     Apart,
 }
 
-fn cut(facts: &Facts<'_>) -> Cut {
+fn cut(facts: &CallShape<'_>) -> Cut {
     let is_root = facts.rank == facts.root;
     match (facts.op.row().shape, facts.op) {
         (Shape::InPlace, OpKind::Broadcast) => Cut::InPlace { read: is_root, write: !is_root },
@@ -105,7 +105,7 @@ fn cut(facts: &Facts<'_>) -> Cut {
 /// An op in rounds.
 #[derive(Clone, Debug)]
 pub(super) struct Plan<'a> {
-    facts: Facts<'a>,
+    facts: CallShape<'a>,
     cut: Cut,
     /// This rank's elements in all tensors that are cut, or the elements of the longest tensor of any rank if each is
     /// cut by itself.
@@ -117,7 +117,7 @@ pub(super) struct Plan<'a> {
 
 impl<'a> Plan<'a> {
     /// Makes rounds of about `chunk` bytes of the larger side, or one round if the sizes are not known to all ranks.
-    pub(super) fn new(facts: Facts<'a>, chunk: usize) -> Plan<'a> {
+    pub(super) fn new(facts: CallShape<'a>, chunk: usize) -> Plan<'a> {
         let cut = cut(&facts);
         match cut {
             Cut::Apart => Plan { facts, cut, total: usize::MAX, each: usize::MAX, rounds: 1 },
@@ -127,11 +127,11 @@ impl<'a> Plan<'a> {
     }
 
     /// The same for tensors that are cut by themselves, where the longest of any rank has `longest` elements.
-    pub(super) fn apart(facts: Facts<'a>, chunk: usize, longest: usize) -> Plan<'a> {
+    pub(super) fn apart(facts: CallShape<'a>, chunk: usize, longest: usize) -> Plan<'a> {
         Plan::cut(facts, Cut::Apart, longest, chunk, STEPS - 1)
     }
 
-    fn cut(facts: Facts<'a>, cut: Cut, total: usize, chunk: usize, most: usize) -> Plan<'a> {
+    fn cut(facts: CallShape<'a>, cut: Cut, total: usize, chunk: usize, most: usize) -> Plan<'a> {
         let fan = match (cut, facts.op.row().shape) {
             (Cut::InPlace { .. }, _) | (_, Shape::Source | Shape::Target) => 1,
             (_, Shape::GatherLists) => facts.inputs.len().max(1) * facts.world,
@@ -216,7 +216,7 @@ impl<'a> Plan<'a> {
 
     /// A round of tensors that are cut by themselves.
     fn apart_chunk(&self, k: usize) -> Chunk {
-        let Facts { inputs, outputs, size, .. } = self.facts;
+        let CallShape { inputs, outputs, size, .. } = self.facts;
         let blocks = self.facts.in_blocks();
         let mut chunk = Chunk::default();
         let mut lay = |operand, counts: &[usize]| {

@@ -6,7 +6,7 @@ use std::time::Instant;
 use crate::sync::{Condvar, Mutex};
 
 use super::engine::Engine;
-use super::plan::Facts;
+use super::plan::CallShape;
 use super::slot::Call;
 use super::{Slot, watchdog};
 use crate::backend::Backend;
@@ -66,8 +66,8 @@ impl Shared {
     }
 
     /// The facts that a plan depends on: those of the call, with its counts, and those of the group.
-    pub(super) fn facts<'a>(&self, call: &Call, inputs: &'a [usize], outputs: &'a [usize]) -> Facts<'a> {
-        Facts {
+    pub(super) fn facts<'a>(&self, call: &Call, inputs: &'a [usize], outputs: &'a [usize]) -> CallShape<'a> {
+        CallShape {
             op: call.op,
             rank: self.rank as usize,
             world: self.world as usize,

@@ -26,7 +26,7 @@ const PAUSE: Duration = Duration::from_millis(20);
 const SCARCE: Duration = Duration::from_secs(1);
 
 /// The listeners of this rank while it joins.
-pub(super) struct Door {
+pub(super) struct JoinListener {
     pub(super) unix: Option<Socket>,
     pub(super) tcp: Vec<tcp::Listener>,
     strangers: Vec<Stranger>,
@@ -50,9 +50,9 @@ pub(super) struct Guest {
     pub(super) handshake: Handshake,
 }
 
-impl Door {
-    pub(super) fn new(unix: Option<Socket>, tcp: Vec<tcp::Listener>) -> Door {
-        Door { unix, tcp, strangers: Vec::new(), closed_until: None, scarce: None }
+impl JoinListener {
+    pub(super) fn new(unix: Option<Socket>, tcp: Vec<tcp::Listener>) -> JoinListener {
+        JoinListener { unix, tcp, strangers: Vec::new(), closed_until: None, scarce: None }
     }
 
     /// The next connection to which `welcome` does not object; `None` at the deadline or when the join has failed.

@@ -14,7 +14,7 @@ use c10d_core::backend::Reports;
 use c10d_core::{Error, ErrorKind, Phase, Result};
 use rustix::io::Errno;
 
-use super::accept::{Door, Guest};
+use super::accept::{Guest, JoinListener};
 use super::addr;
 use super::connection::Connection;
 use super::handshake::{Handshake, Purpose};
@@ -81,7 +81,7 @@ enum Route {
 
 impl Join<'_> {
     /// Connects to every peer; the entry of the own rank stays empty.
-    pub(super) fn run(&self, door: &mut Door, presence: &Presence) -> Result<Vec<Pair>> {
+    pub(super) fn run(&self, listener: &mut JoinListener, presence: &Presence) -> Result<Vec<Pair>> {
         let mut pairs: Vec<Pair> = (0..self.size).map(|_| Pair::default()).collect();
         for (peer, pair) in (0..).zip(&mut pairs).filter(|(peer, _)| *peer != self.rank) {
             if self.route(peer)? == Route::Here {
@@ -91,7 +91,7 @@ impl Join<'_> {
         for (peer, pair) in (0..self.rank).zip(&mut pairs) {
             self.dial(peer, pair)?;
         }
-        self.receive(door, &mut pairs)?;
+        self.receive(listener, &mut pairs)?;
         Ok(pairs)
     }
 
@@ -311,7 +311,7 @@ impl Join<'_> {
     }
 
     /// Accepts the higher ranks until all are connected.
-    fn receive(&self, door: &mut Door, pairs: &mut [Pair]) -> Result {
+    fn receive(&self, listener: &mut JoinListener, pairs: &mut [Pair]) -> Result {
         let stop = || self.stopped();
         let patience = Patience { deadline: self.deadline, stop: &stop };
         loop {
@@ -330,10 +330,10 @@ impl Join<'_> {
                     taken.then_some("that rank is connected already")
                 })
             };
-            match door.next(&patience, welcome)? {
+            match listener.next(&patience, welcome)? {
                 Some(guest) => self.admit(guest, pairs, &patience)?,
                 None => {
-                    if let Some(e) = door.shut() {
+                    if let Some(e) = listener.shut() {
                         return Err(self.or_cause(e));
                     }
                     let names: Vec<String> = missing.iter().map(u32::to_string).collect();

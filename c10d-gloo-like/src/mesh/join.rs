@@ -9,7 +9,7 @@ use c10d_core::waiting::{Reminder, ranks_are};
 use c10d_core::{Error, ErrorKind, Phase, Result};
 use rustix::io::Errno;
 
-use super::accept::Door;
+use super::accept::JoinListener;
 use super::dial::{Join, Pair};
 use super::health::{self, Health};
 use super::hello::{self, Hello};
@@ -37,13 +37,13 @@ impl Connections {
 
 /// Connects this rank with all others.
 pub(super) fn join(wiring: &Wiring, health: &Arc<Health>) -> Result<Connections> {
-    let (mut door, mine) =
+    let (mut listener, mine) =
         open(wiring.transport, wiring.size, &wiring.tuning).map_err(|error| wiring.reports.settle(error))?;
-    // The listeners are still open here, so no rank fails because they are closed before the cause is known.
-    join_at(&mut door, &mine, wiring, health).map_err(|error| wiring.reports.settle(error))
+    // While the listener is still open: nobody fails for finding it closed before the cause is known.
+    join_at(&mut listener, &mine, wiring, health).map_err(|error| wiring.reports.settle(error))
 }
 
-fn join_at(door: &mut Door, mine: &Hello, wiring: &Wiring, health: &Arc<Health>) -> Result<Connections> {
+fn join_at(listener: &mut JoinListener, mine: &Hello, wiring: &Wiring, health: &Arc<Health>) -> Result<Connections> {
     let Wiring { group, rank, size, session, store, reports, transport, deadline, silence, lost, .. } = wiring;
     let (rank, size, transport) = (*rank, *size, *transport);
     let wait = || await_all(wiring, health, hello::key);
@@ -79,7 +79,7 @@ fn join_at(door: &mut Door, mine: &Hello, wiring: &Wiring, health: &Arc<Health>)
         lost,
         reports,
     };
-    let pairs = join.run(door, &presence).map_err(|error| unshared.unwrap_or(error))?;
+    let pairs = join.run(listener, &presence).map_err(|error| unshared.unwrap_or(error))?;
     let shm = agree(wiring, health, &pairs)?;
     clear(wiring);
     let segment = segment.filter(|_| pairs.iter().any(|p| p.segment.is_some()));
@@ -100,7 +100,7 @@ fn clear(wiring: &Wiring) {
 }
 
 /// Opens the listeners for peers, and makes the record of this rank.
-pub(super) fn open(transport: Transport, size: u32, tuning: &Tuning) -> Result<(Door, Hello)> {
+pub(super) fn open(transport: Transport, size: u32, tuning: &Tuning) -> Result<(JoinListener, Hello)> {
     let process = local::process_token()?;
     let mut unix = None;
     let mut name = format!("c10d-{:032x}", u128::from_be_bytes(random()?));
@@ -130,7 +130,7 @@ pub(super) fn open(transport: Transport, size: u32, tuning: &Tuning) -> Result<(
         unix: name,
         tcp,
     };
-    Ok((Door::new(unix, listeners), hello))
+    Ok((JoinListener::new(unix, listeners), hello))
 }
 
 /// Makes one listening socket per address. Addresses that fail are skipped as long as one works.

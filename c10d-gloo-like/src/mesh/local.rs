@@ -24,12 +24,12 @@ pub(super) struct Seat {
 
 /// The table in which joining ranks look for each other.
 #[derive(Default)]
-struct Room {
+struct JoiningRanks {
     table: Mutex<HashMap<(Group, u32), Seat>>,
     changed: Condvar,
 }
 
-static ROOM: PerProcess<Room> = PerProcess::new();
+static JOINING: PerProcess<JoiningRanks> = PerProcess::new();
 
 /// This rank's entry, which is removed when the join is over.
 pub(super) struct Presence(Group, u32);
@@ -37,9 +37,9 @@ pub(super) struct Presence(Group, u32);
 /// Adds this rank. Every rank of the process does this, whether or not there are others.
 pub(super) fn sit(session: [u8; 16], group: &Arc<str>, rank: u32, seat: Seat) -> Presence {
     let group = (session, group.clone());
-    let room = ROOM.get();
-    room.table.lock().insert((group.clone(), rank), seat);
-    room.changed.notify_all();
+    let joining = JOINING.get();
+    joining.table.lock().insert((group.clone(), rank), seat);
+    joining.changed.notify_all();
     Presence(group, rank)
 }
 
@@ -48,8 +48,8 @@ impl Presence {
     /// early.
     pub(super) fn meet(&self, rank: u32, deadline: Instant, check: impl Fn() -> Result) -> Result<Option<Seat>> {
         let key = (self.0.clone(), rank);
-        let room = ROOM.get();
-        let mut table = room.table.lock();
+        let joining = JOINING.get();
+        let mut table = joining.table.lock();
         loop {
             if let Some(seat) = table.get(&key) {
                 return Ok(Some(seat.clone()));
@@ -59,14 +59,14 @@ impl Presence {
             if now >= deadline {
                 return Ok(None);
             }
-            room.changed.wait_until(&mut table, deadline.min(now + Duration::from_millis(100)));
+            joining.changed.wait_until(&mut table, deadline.min(now + Duration::from_millis(100)));
         }
     }
 }
 
 impl Drop for Presence {
     fn drop(&mut self) {
-        ROOM.get().table.lock().remove(&(self.0.clone(), self.1));
+        JOINING.get().table.lock().remove(&(self.0.clone(), self.1));
     }
 }
 

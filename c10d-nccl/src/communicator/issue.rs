@@ -8,7 +8,7 @@ use c10d_core::{DType, Error, Result};
 
 use crate::cuda::CudaApi;
 use crate::nccl::{Call, Comm, NcclApi, NcclResult, Optional, RedOp, failure};
-use crate::task::Part;
+use crate::task::DeviceSpan;
 use crate::types::{Reduction, moved, scalar};
 
 /// Issues the calls of one task. It is not `Send`, since NCCL's groups belong to a thread.
@@ -74,45 +74,45 @@ impl<'a> Issuer<'a> {
         }
     }
 
-    pub(crate) fn all_reduce(&mut self, buffer: Part, op: RedOp) -> Result {
+    pub(crate) fn all_reduce(&mut self, buffer: DeviceSpan, op: RedOp) -> Result {
         // SAFETY: the caller of `new` guarantees it, here and below.
         let result = unsafe { self.nccl.all_reduce(self.call(buffer.at, buffer.at, buffer.count), op) };
         self.checked("ncclAllReduce", result)
     }
 
-    pub(crate) fn reduce(&mut self, from: Part, to: Part, op: RedOp, root: u32) -> Result {
+    pub(crate) fn reduce(&mut self, from: DeviceSpan, to: DeviceSpan, op: RedOp, root: u32) -> Result {
         // SAFETY: as above.
         let result = unsafe { self.nccl.reduce(self.call(from.at, to.at, from.count), op, root as i32) };
         self.checked("ncclReduce", result)
     }
 
-    pub(crate) fn broadcast(&mut self, from: Part, to: Part, root: u32) -> Result {
+    pub(crate) fn broadcast(&mut self, from: DeviceSpan, to: DeviceSpan, root: u32) -> Result {
         // SAFETY: as above.
         let result = unsafe { self.nccl.broadcast(self.call(from.at, to.at, to.count), root as i32) };
         self.checked("ncclBroadcast", result)
     }
 
-    pub(crate) fn all_gather(&mut self, from: Part, to: Part) -> Result {
+    pub(crate) fn all_gather(&mut self, from: DeviceSpan, to: DeviceSpan) -> Result {
         // SAFETY: as above.
         let result = unsafe { self.nccl.all_gather(self.call(from.at, to.at, from.count)) };
         self.checked("ncclAllGather", result)
     }
 
-    pub(crate) fn reduce_scatter(&mut self, from: Part, to: Part, op: RedOp) -> Result {
+    pub(crate) fn reduce_scatter(&mut self, from: DeviceSpan, to: DeviceSpan, op: RedOp) -> Result {
         // SAFETY: as above.
         let result = unsafe { self.nccl.reduce_scatter(self.call(from.at, to.at, to.count), op) };
         self.checked("ncclReduceScatter", result)
     }
 
     /// Exchanges `each` elements with each rank.
-    pub(crate) fn all_to_all(&mut self, from: Part, to: Part, each: usize) -> Result {
+    pub(crate) fn all_to_all(&mut self, from: DeviceSpan, to: DeviceSpan, each: usize) -> Result {
         // SAFETY: as above.
         let result = unsafe { self.nccl.all_to_all(self.call(from.at, to.at, each)) };
         self.checked("ncclAlltoAll", result)
     }
 
     /// Sends a tensor, unless it is empty.
-    pub(crate) fn send(&mut self, from: Part, peer: u32) -> Result {
+    pub(crate) fn send(&mut self, from: DeviceSpan, peer: u32) -> Result {
         if from.count == 0 {
             return Ok(());
         }
@@ -122,7 +122,7 @@ impl<'a> Issuer<'a> {
     }
 
     /// Receives a tensor, unless it is empty.
-    pub(crate) fn recv(&mut self, to: Part, peer: u32) -> Result {
+    pub(crate) fn recv(&mut self, to: DeviceSpan, peer: u32) -> Result {
         if to.count == 0 {
             return Ok(());
         }
@@ -132,11 +132,11 @@ impl<'a> Issuer<'a> {
     }
 
     /// Copies within the device, unless source and destination are the same.
-    pub(crate) fn copy(&mut self, from: Part, to: Part) -> Result {
+    pub(crate) fn copy(&mut self, from: DeviceSpan, to: DeviceSpan) -> Result {
         if from.at == to.at || from.count == 0 {
             return Ok(());
         }
-        let place = |part: Part| DevicePtr { base: part.at as *mut (), offset: 0 };
+        let place = |part: DeviceSpan| DevicePtr { base: part.at as *mut (), offset: 0 };
         // SAFETY: as above.
         unsafe { self.cuda.copy(self.device, self.stream, place(to), place(from), from.bytes()) }
     }

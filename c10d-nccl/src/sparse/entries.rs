@@ -19,14 +19,14 @@ pub(super) struct Entries {
 }
 
 /// Coordinates that all ranks know, and the positions of this rank's entries among them.
-pub(super) struct Known {
+pub(super) struct KnownIndices {
     pub(super) indices: Tensor,
     pub(super) places: Tensor,
 }
 
 /// The facts of a call that the device's thread needs.
 #[derive(Clone)]
-pub(super) struct Facts {
+pub(super) struct SparseCall {
     pub(super) layout: CooLayout,
     pub(super) form: Form,
     pub(super) indices: Tensor,
@@ -34,8 +34,8 @@ pub(super) struct Facts {
     pub(super) known: Option<Arc<[i64]>>,
 }
 
-impl Facts {
-    pub(super) fn of(request: &Request) -> Result<Facts> {
+impl SparseCall {
+    pub(super) fn of(request: &Request) -> Result<SparseCall> {
         let layout = request.sparse().ok_or_else(|| Error::invalid("this kernel is for sparse tensors"))?.clone();
         let tensor = |i: usize| request.inputs().get(i).and_then(Tensor::of);
         let (Some(values), Some(indices)) = (tensor(0), tensor(1)) else {
@@ -43,7 +43,7 @@ impl Facts {
         };
         let form = Form::of(values.dtype, request.params.reduce)?;
         let known = request.params.sparse_indices().cloned();
-        Ok(Facts { layout, form, indices, values, known })
+        Ok(SparseCall { layout, form, indices, values, known })
     }
 }
 
@@ -52,7 +52,7 @@ impl Facts {
 /// # Errors
 /// `InvalidArgument` if a coordinate is outside of the tensor, if the tensor is declared coalesced and is not, or if an
 /// entry is not among the known ones.
-pub(super) fn prepare(bench: &mut Bench, facts: &Facts) -> Result<(Space, Entries, Option<Known>)> {
+pub(super) fn prepare(bench: &mut Bench, facts: &SparseCall) -> Result<(Space, Entries, Option<KnownIndices>)> {
     bench.is_open()?;
     let layout = &facts.layout;
     let sizes: Vec<u64> = layout.sparse_shape().iter().map(|size| *size as u64).collect();
@@ -97,7 +97,7 @@ fn outside(bench: &mut Bench, layout: &CooLayout, indices: Tensor, entry: usize)
 
 /// Sorts valid entries. The host does it, and gets only the keys. Entries with the same coordinates are combined in
 /// their original order.
-fn coalesce(bench: &mut Bench, facts: &Facts, keys: Tensor) -> Result<Entries> {
+fn coalesce(bench: &mut Bench, facts: &SparseCall, keys: Tensor) -> Result<Entries> {
     let mut order: Vec<(u64, u64)> = bench.download_numbers(keys)?.into_iter().zip(0..).collect();
     // All pairs differ in their position, so equal keys stay in order.
     order.sort_unstable();
@@ -119,7 +119,7 @@ fn coalesce(bench: &mut Bench, facts: &Facts, keys: Tensor) -> Result<Entries> {
 }
 
 /// Reads the indices that the caller gave, and finds this rank's entries among them.
-fn known(bench: &mut Bench, layout: &CooLayout, space: Space, given: &[i64], entries: Entries) -> Result<Known> {
+fn known(bench: &mut Bench, layout: &CooLayout, space: Space, given: &[i64], entries: Entries) -> Result<KnownIndices> {
     let wrong = |what: &str| Error::invalid(format!("sparse_indices: {what}"));
     let indices = bench.upload(DType::I64, given.iter().flat_map(|index| index.to_ne_bytes()).collect())?;
     let keys = bench.allocate(space.dtype(), given.len() / layout.sparse_dim)?;
@@ -138,5 +138,5 @@ fn known(bench: &mut Bench, layout: &CooLayout, space: Space, given: &[i64], ent
     if said[2] != NONE {
         return Err(wrong("an entry of this rank's tensor is not among them"));
     }
-    Ok(Known { indices, places })
+    Ok(KnownIndices { indices, places })
 }

@@ -7,7 +7,7 @@ use c10d_core::device::DeviceBuffer;
 use c10d_core::{Call, DType, DeviceCoo, Error, ErrorKind, Outcome, Phase, ReduceOp, Result, op};
 
 use super::bench::{Bench, Lent, Tensor};
-use super::entries::{Entries, Facts, Known, prepare};
+use super::entries::{Entries, KnownIndices, SparseCall, prepare};
 use super::steps::{self, FLAGS, Lists, NONE, Space};
 use super::worker::Worker;
 use crate::cuda::{CudaApi, Driver};
@@ -18,7 +18,7 @@ const WORDS: usize = 64;
 const LAST: u8 = 127;
 
 /// The coordinates and rows of the result.
-type Parts = (Tensor, Tensor);
+type IndicesAndRows = (Tensor, Tensor);
 
 /// Reduces the tensors of all ranks.
 pub(super) fn reduce(ctx: &KernelContext<'_>, request: &Request) -> Result<Outcome> {
@@ -26,7 +26,7 @@ pub(super) fn reduce(ctx: &KernelContext<'_>, request: &Request) -> Result<Outco
     let worker = Worker::start(cuda.clone(), request)?;
     let call = Run { ctx, request, worker: &worker, stream: worker.call("making a stream", |b| Ok(b.stream()))? };
     // An error here is sent to all ranks, since they would otherwise wait.
-    let facts = worker.is_open().and_then(|()| cuda.has_kernels()).and_then(|()| Facts::of(request));
+    let facts = worker.is_open().and_then(|()| cuda.has_kernels()).and_then(|()| SparseCall::of(request));
     let (indices, rows) = call.reduce(facts)?;
     let (indices, rows): (DeviceBuffer, DeviceBuffer) = worker.call("giving the result", move |b| {
         b.settle()?;
@@ -47,7 +47,7 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    fn reduce(&self, facts: Result<Facts>) -> Result<Parts> {
+    fn reduce(&self, facts: Result<SparseCall>) -> Result<IndicesAndRows> {
         let prepared = facts.and_then(|facts| {
             let mine = facts.clone();
             let prepared = self.worker.call("reading a tensor", move |b| prepare(b, &mine))?;
@@ -113,7 +113,7 @@ impl Run<'_> {
     }
 
     /// All ranks know the coordinates of the result, so only a dense sum is needed.
-    fn sum_known(&self, facts: Facts, entries: Entries, known: Known) -> Result<Parts> {
+    fn sum_known(&self, facts: SparseCall, entries: Entries, known: KnownIndices) -> Result<IndicesAndRows> {
         let rows = self.worker.call("taking rows to their places", move |b| {
             let layout = &facts.layout;
             let rows = result(b, facts.values.dtype, known.indices.count / layout.sparse_dim, layout.row)?;
@@ -134,7 +134,13 @@ impl Run<'_> {
     }
 
     /// Computes the union of all ranks' keys, and reduces a row for each.
-    fn over_union(&self, facts: Facts, space: Space, entries: Entries, counts: Vec<u64>) -> Result<Parts> {
+    fn over_union(
+        &self,
+        facts: SparseCall,
+        space: Space,
+        entries: Entries,
+        counts: Vec<u64>,
+    ) -> Result<IndicesAndRows> {
         let longest = counts.iter().copied().max().unwrap_or(0);
         let longest = usize::try_from(longest).unwrap_or(usize::MAX);
         let ranks = counts.len();
@@ -163,12 +169,12 @@ impl Run<'_> {
 /// Makes the coordinates of the result, and its rows with this rank's entries.
 fn compact(
     bench: &mut Bench,
-    facts: &Facts,
+    facts: &SparseCall,
     space: Space,
     entries: Entries,
     lists: Lists,
     counts: &[u64],
-) -> Result<Parts> {
+) -> Result<IndicesAndRows> {
     let flags = steps::flags(bench, counts.len())?;
     for (rank, count) in counts.iter().enumerate() {
         let keys = lists.keys.slice(rank * lists.longest, *count as usize)?;
@@ -196,7 +202,7 @@ fn compact(
 }
 
 /// The result in a group of one rank: its coalesced entries.
-fn alone(bench: &mut Bench, facts: &Facts, space: Space, entries: Entries) -> Result<Parts> {
+fn alone(bench: &mut Bench, facts: &SparseCall, space: Space, entries: Entries) -> Result<IndicesAndRows> {
     let layout = &facts.layout;
     let indices = result(bench, DType::I64, entries.keys.count, layout.sparse_dim)?;
     let rows = result(bench, facts.values.dtype, entries.keys.count, layout.row)?;

@@ -28,7 +28,7 @@ impl Worker {
     pub(super) fn start(cuda: Arc<dyn CudaApi>, request: &Request) -> Result<Worker> {
         let index = request.inputs().first().map_or(0, |span| span.device().index());
         let mut refused = None;
-        let mut held = Held { cuda: cuda.clone(), index, addresses: Vec::new() };
+        let mut held = RetainedTensors { cuda: cuda.clone(), index, addresses: Vec::new() };
         for tensor in request.inputs().iter().filter_map(Tensor::of).filter(|t| t.bytes() > 0) {
             if retain(&*cuda, index, tensor.at) {
                 held.addresses.push(tensor.at);
@@ -79,19 +79,19 @@ impl Worker {
 }
 
 /// Tensors that are kept allocated even if their owner frees them.
-struct Held {
+struct RetainedTensors {
     cuda: Arc<dyn CudaApi>,
     index: u16,
     addresses: Vec<u64>,
 }
 
-impl Drop for Held {
+impl Drop for RetainedTensors {
     fn drop(&mut self) {
         self.addresses.iter().for_each(|at| release(&*self.cuda, self.index, *at));
     }
 }
 
-fn serve(mut bench: Result<Bench>, todo: Receiver<Order>, held: Held, patience: Duration) {
+fn serve(mut bench: Result<Bench>, todo: Receiver<Order>, held: RetainedTensors, patience: Duration) {
     todo.into_iter().for_each(|order| order(&mut bench));
     if bench.is_ok_and(|bench| !bench.end(patience)) {
         // The device may use them for ever.
@@ -111,7 +111,7 @@ mod tests {
         let cuda = Arc::new(MockCuda::at_work(questions));
         let mut bench = Bench::new(cuda.clone(), 0, 0, Instant::now());
         bench.as_mut().unwrap().allocate(DType::F32, 5).unwrap();
-        let held = Held { cuda: cuda.clone(), index: 0, addresses: vec![1 << 20] };
+        let held = RetainedTensors { cuda: cuda.clone(), index: 0, addresses: vec![1 << 20] };
         // Without a sender the call is finished.
         let (_, todo) = unbounded();
         serve(bench, todo, held, patience);

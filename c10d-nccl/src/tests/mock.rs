@@ -14,7 +14,7 @@ use crate::backend::Nccl;
 use crate::cuda::CudaApi;
 use crate::kernels::Kernel;
 use crate::nccl::{Call, Comm, Config, DataType, NcclApi, NcclResult, Optional, RedOp, UniqueId, Version};
-use crate::start::Facts;
+use crate::start::StartOptions;
 
 /// The calls, in order.
 #[derive(Clone, Default)]
@@ -61,7 +61,7 @@ pub(super) fn connect(init: &GroupInit) -> Result<Nccl> {
     let (old, next) = (init.hint("mock.old").is_some(), AtomicU64::new(1));
     let nccl = Arc::new(Mock { log: log.clone(), next, old });
     let cuda = MockCuda { log, ..MockCuda::at_work(0) };
-    Nccl::connect(nccl, Arc::new(cuda), Facts::of(init, 0)?)
+    Nccl::connect(nccl, Arc::new(cuda), StartOptions::of(init, 0)?)
 }
 
 /// The device of a test's buffers.

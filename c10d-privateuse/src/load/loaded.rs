@@ -8,7 +8,7 @@ use crate::host::{Hosted, LoadedPlugin};
 use crate::refusal::Refusal;
 
 /// A file whose entry was called, which happens once. The file stays mapped, so no other file can get its inode.
-pub(super) struct Known {
+pub(super) struct CalledFile {
     device: u64,
     inode: u64,
     pub(super) came_to: Result<Loaded, Refusal>,
@@ -24,15 +24,15 @@ pub(super) struct Loaded {
 }
 
 /// It is locked while a search decides, so that two searches do not load one file twice.
-pub(super) static KNOWN: Mutex<Vec<Known>> = Mutex::new(Vec::new());
+pub(super) static KNOWN: Mutex<Vec<CalledFile>> = Mutex::new(Vec::new());
 
-impl Known {
+impl CalledFile {
     pub(super) fn same_file(&self, stat: &rustix::fs::Stat) -> bool {
         (self.device, self.inode) == (stat.st_dev, stat.st_ino)
     }
 
-    pub(super) fn new(stat: &rustix::fs::Stat, came_to: Result<Loaded, Refusal>) -> Known {
-        Known { device: stat.st_dev, inode: stat.st_ino, came_to }
+    pub(super) fn new(stat: &rustix::fs::Stat, came_to: Result<Loaded, Refusal>) -> CalledFile {
+        CalledFile { device: stat.st_dev, inode: stat.st_ino, came_to }
     }
 }
 

@@ -44,11 +44,11 @@ impl Stream {
 }
 
 /// The kept output of each rank of this host.
-pub(super) type Kept = Arc<Mutex<Vec<Captured>>>;
+pub(super) type CapturedOutput = Arc<Mutex<Vec<Captured>>>;
 
 /// Reads all streams to their ends, or until `stop` becomes readable and no more data is there. Reports if nobody reads
 /// the printed output any more.
-pub(super) fn pump(mut streams: Vec<Stream>, kept: &Kept, stop: &OwnedFd, requests: &Requests) {
+pub(super) fn pump(mut streams: Vec<Stream>, kept: &CapturedOutput, stop: &OwnedFd, requests: &Requests) {
     let mut buffer = vec![0; 64 << 10];
     let mut printer = Printer { requests, open: None, lost: [false; 2] };
     let mut stopping = false;
@@ -79,7 +79,7 @@ pub(super) fn pump(mut streams: Vec<Stream>, kept: &Kept, stop: &OwnedFd, reques
     }
 }
 
-fn keep(stream: &Stream, bytes: &[u8], kept: &Kept) {
+fn keep(stream: &Stream, bytes: &[u8], kept: &CapturedOutput) {
     let limit = if stream.lines.is_some() { TAIL } else { CAPTURE };
     if stream.channel == Channel::Err || stream.lines.is_none() {
         let mut kept = kept.lock();

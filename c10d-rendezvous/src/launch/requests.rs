@@ -23,7 +23,7 @@ pub(super) struct Requests {
 }
 
 /// The requests to the supervisor since the last look.
-pub(super) struct Asked {
+pub(super) struct PendingRequests {
     pub(super) kill: bool,
     pub(super) end: bool,
     pub(super) reader_gone: bool,
@@ -93,9 +93,9 @@ impl Requests {
     }
 
     /// Takes the requests since the last call.
-    pub(super) fn take(&self) -> Asked {
+    pub(super) fn take(&self) -> PendingRequests {
         let _ = rustix::io::read(&self.wake, &mut [0; 8]);
-        Asked {
+        PendingRequests {
             kill: self.kill.swap(false, Ordering::AcqRel),
             end: self.end.swap(false, Ordering::AcqRel),
             reader_gone: self.reader_gone.swap(false, Ordering::AcqRel),

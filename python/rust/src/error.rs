@@ -28,11 +28,11 @@ pub struct Report {
     pub guilty: *const u32,
     /// The number of these ranks.
     pub guilty_len: usize,
-    _kept: Kept,
+    _kept: ReportStorage,
 }
 
 #[derive(Debug)]
-struct Kept {
+struct ReportStorage {
     _strings: [CString; 4],
     _guilty: Vec<u32>,
 }
@@ -61,7 +61,7 @@ impl Report {
             timed_out: u32::from(report.kind == ErrorKind::Timeout),
             guilty: guilty.as_ptr(),
             guilty_len: guilty.len(),
-            _kept: Kept { _strings: strings, _guilty: guilty },
+            _kept: ReportStorage { _strings: strings, _guilty: guilty },
         })
     }
 }

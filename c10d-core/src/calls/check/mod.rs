@@ -14,7 +14,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use post::{Out, left};
-use record::{Calls, Open};
+use record::{Calls, OpenCall};
 use watch::SMALL_WORLD;
 
 use super::letter::Letter;
@@ -133,7 +133,7 @@ impl CallCheck {
         if whom != Whom::Nobody {
             calls.doubts.add(&mut vec![Doubt { number, fingerprint, whom, hub: None }]);
         }
-        calls.open.push_back(Open { number, fingerprint, since: Instant::now(), asked: 0 });
+        calls.open.push_back(OpenCall { number, fingerprint, since: Instant::now(), asked: 0 });
         let parted = match &calls.dispute {
             Some((by, parted)) if CallId::of(&parted.mine) == CallId::of(&fingerprint) && calls.parted.is_none() => {
                 Some(parted.seen_from(self.me, Some(fingerprint), *by))

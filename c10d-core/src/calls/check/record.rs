@@ -14,7 +14,7 @@ pub(super) struct Calls {
     pub(super) recent: VecDeque<(u64, Fingerprint)>,
     pub(super) doubts: Doubts,
     /// The calls that are not done.
-    pub(super) open: VecDeque<Open>,
+    pub(super) open: VecDeque<OpenCall>,
     /// Whether the sending thread watches those.
     pub(super) watched: bool,
     /// The number of collectives since the peers were asked, while calls are in doubt.
@@ -29,7 +29,7 @@ pub(super) struct Calls {
 }
 
 /// A call that is not done.
-pub(super) struct Open {
+pub(super) struct OpenCall {
     pub(super) number: u64,
     pub(super) fingerprint: Fingerprint,
     pub(super) since: Instant,

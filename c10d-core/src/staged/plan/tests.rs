@@ -143,7 +143,8 @@ fn parts(tensor: &[u64], counts: &[usize]) -> Tensors {
 
 fn plan<'a>(world: &World, rank: usize, counts: &'a [(Vec<usize>, Vec<usize>)], chunk: usize) -> Plan<'a> {
     let (inputs, outputs) = &counts[rank];
-    let facts = Facts { op: world.op, rank, world: counts.len(), root: world.root, size: world.size, inputs, outputs };
+    let facts =
+        CallShape { op: world.op, rank, world: counts.len(), root: world.root, size: world.size, inputs, outputs };
     let longest = counts.iter().flat_map(|(i, o)| i.iter().chain(o)).max().copied().unwrap_or(0);
     let apart = world.op.is_uneven() || world.op.is_p2p();
     if apart { Plan::apart(facts, chunk, longest) } else { Plan::new(facts, chunk) }
@@ -253,7 +254,7 @@ fn only_what_must_move_moves() {
     let moves = |op: OpKind, rank: usize| {
         let world = World { op, root: 1, counts: vec![10], size: 4 };
         let (inputs, outputs) = world.shapes(rank, 3);
-        let facts = Facts { op, rank, world: 3, root: 1, size: 4, inputs: &inputs, outputs: &outputs };
+        let facts = CallShape { op, rank, world: 3, root: 1, size: 4, inputs: &inputs, outputs: &outputs };
         let chunk = Plan::new(facts, 1 << 20).chunk(0);
         (!chunk.out.is_empty(), !chunk.back.is_empty())
     };

@@ -106,13 +106,13 @@ fn another_user_is_turned_away_at_both_ends() {
         Err(socket::Trouble::Stranger(OTHER)) => {}
         other => panic!("{other:?}"),
     }
-    // Another user connects: the rank closes the connection without sending anything.
-    let mut door = Door::new(Some(socket::listen_unix(&ours).unwrap()), Vec::new());
+    // Another user dials: the listener closes the connection without a word.
+    let mut listener = JoinListener::new(Some(socket::listen_unix(&ours).unwrap()), Vec::new());
     std::thread::scope(|s| {
         s.spawn(|| {
             let soon = || Instant::now() + Duration::from_millis(300);
             let patience = socket::Patience { deadline: soon(), stop: &stop };
-            assert!(matches!(door.next(&patience, |_| None), Ok(None)));
+            assert!(matches!(listener.next(&patience, |_| None), Ok(None)));
         });
         assert!(run(&|| {
             use std::io::Read;

@@ -27,10 +27,10 @@ fn a_missing_rank_is_named_by_all_that_came() {
 }
 
 /// A rank that publishes its address and then does not come.
-fn publish(store: &dyn Store, rank: u32, size: u32, transport: Transport) -> Door {
-    let (door, hello) = open(transport, size, &Tuning::default()).unwrap();
+fn publish(store: &dyn Store, rank: u32, size: u32, transport: Transport) -> JoinListener {
+    let (listener, hello) = open(transport, size, &Tuning::default()).unwrap();
     store.set(&format!("mesh/{rank}"), &hello.to_bytes(), deadline_after(CAP)).unwrap();
-    door
+    listener
 }
 
 #[test]

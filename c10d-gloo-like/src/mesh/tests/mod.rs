@@ -8,7 +8,7 @@ mod joining;
 mod processes;
 mod threads;
 
-use super::accept::Door;
+use super::accept::JoinListener;
 use super::hello::Hello;
 use super::join::open;
 use super::*;

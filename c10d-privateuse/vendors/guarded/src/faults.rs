@@ -9,12 +9,12 @@ use crate::log::What;
 
 #[derive(Default)]
 pub(crate) struct Faults {
-    asked: Mutex<Asked>,
+    asked: Mutex<RequestedFaults>,
     changed: Condvar,
 }
 
 #[derive(Default)]
-struct Asked {
+struct RequestedFaults {
     hangs: BTreeSet<(u16, String)>,
     stalls: BTreeSet<u16>,
     held: Vec<(u16, What)>,
@@ -59,7 +59,7 @@ impl Faults {
     }
 
     pub(crate) fn recover(&self) {
-        *self.asked.lock() = Asked::default();
+        *self.asked.lock() = RequestedFaults::default();
         self.changed.notify_all();
     }
 

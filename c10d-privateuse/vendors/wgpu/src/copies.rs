@@ -10,14 +10,14 @@ use crate::kernel::Kernel;
 
 /// A range of bytes in a buffer.
 #[derive(Clone)]
-pub(crate) struct Place {
+pub(crate) struct Region {
     pub(crate) buffer: wgpu::Buffer,
     pub(crate) offset: u64,
 }
 
-impl Place {
-    fn after(&self, bytes: u64) -> Place {
-        Place { buffer: self.buffer.clone(), offset: self.offset + bytes }
+impl Region {
+    fn after(&self, bytes: u64) -> Region {
+        Region { buffer: self.buffer.clone(), offset: self.offset + bytes }
     }
 }
 
@@ -32,7 +32,7 @@ impl Gpu {
     ///
     /// # Safety
     /// There is this number of bytes to read.
-    pub(crate) unsafe fn copy_in(&self, stream: Stream, to: &Place, from: *const u8, bytes: usize) -> Result {
+    pub(crate) unsafe fn copy_in(&self, stream: Stream, to: &Region, from: *const u8, bytes: usize) -> Result {
         self.check()?;
         // This is not possible if an earlier copy of the stream will still write it.
         let range = from.addr()..from.addr() + bytes;
@@ -59,8 +59,8 @@ impl Gpu {
             if from < until {
                 let mut edge = [0u8; 8];
                 edge[..(until - from) as usize].copy_from_slice(part(from, until));
-                let edge = Place { buffer: self.constant(&edge, BufferUsages::STORAGE), offset: 0 };
-                self.run(Kernel::Copy, &Place { offset: from, ..to.clone() }, &edge, until - from)?;
+                let edge = Region { buffer: self.constant(&edge, BufferUsages::STORAGE), offset: 0 };
+                self.run(Kernel::Copy, &Region { offset: from, ..to.clone() }, &edge, until - from)?;
             }
         }
         Ok(())
@@ -70,7 +70,7 @@ impl Gpu {
     ///
     /// # Safety
     /// There is this number of bytes to write, until the stream has finished the copy.
-    pub(crate) unsafe fn copy_out(&self, stream: Stream, to: *mut u8, from: &Place, bytes: usize) -> Result {
+    pub(crate) unsafe fn copy_out(&self, stream: Stream, to: *mut u8, from: &Region, bytes: usize) -> Result {
         self.check()?;
         let address = to.expose_provenance();
         let mut done = 0;
@@ -110,7 +110,7 @@ impl Gpu {
     }
 
     /// Enqueues a copy inside the device.
-    pub(crate) fn copy(&self, to: &Place, from: &Place, bytes: u64) -> Result {
+    pub(crate) fn copy(&self, to: &Region, from: &Region, bytes: u64) -> Result {
         self.check()?;
         let whole_words = [to.offset, from.offset, bytes].iter().all(|x| x.is_multiple_of(WORD));
         if !whole_words || to.buffer == from.buffer {
@@ -123,7 +123,7 @@ impl Gpu {
     }
 
     /// Enqueues a kernel over `bytes` bytes of elements, in pieces that fit a binding.
-    pub(crate) fn run(&self, kernel: Kernel, acc: &Place, other: &Place, bytes: u64) -> Result {
+    pub(crate) fn run(&self, kernel: Kernel, acc: &Region, other: &Region, bytes: u64) -> Result {
         self.check()?;
         let limits = self.device.limits();
         let align = u64::from(limits.min_storage_buffer_offset_alignment);
@@ -144,7 +144,7 @@ impl Gpu {
     }
 
     /// Copies the bytes to another buffer.
-    fn aside(&self, from: &Place, bytes: u64) -> Place {
+    fn aside(&self, from: &Region, bytes: u64) -> Region {
         let window = down(from.offset, WORD)..(from.offset + bytes).next_multiple_of(WORD);
         let buffer = self.device.create_buffer(&wgpu::BufferDescriptor {
             label: Some("c10d aside"),
@@ -155,14 +155,14 @@ impl Gpu {
         let mut encoder = self.device.create_command_encoder(&Default::default());
         encoder.copy_buffer_to_buffer(&from.buffer, window.start, &buffer, 0, window.end - window.start);
         self.queue.submit([encoder.finish()]);
-        Place { buffer, offset: from.offset - window.start }
+        Region { buffer, offset: from.offset - window.start }
     }
 
-    fn dispatch(&self, kernel: Kernel, acc: &Place, other: &Place, bytes: u64, align: u64) -> Result {
+    fn dispatch(&self, kernel: Kernel, acc: &Region, other: &Region, bytes: u64, align: u64) -> Result {
         let pipeline = self.pipeline(kernel)?;
-        let window = |place: &Place| {
-            let start = down(place.offset, align);
-            (start, (place.offset + bytes).next_multiple_of(WORD) - start)
+        let window = |region: &Region| {
+            let start = down(region.offset, align);
+            (start, (region.offset + bytes).next_multiple_of(WORD) - start)
         };
         let ((acc_start, acc_size), (other_start, other_size)) = (window(acc), window(other));
         let numbers = [acc.offset - acc_start, other.offset - other_start, bytes, 0];

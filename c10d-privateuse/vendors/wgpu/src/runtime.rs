@@ -5,7 +5,7 @@ use c10d_core::device::{DevicePtr, DeviceReduce, DeviceRuntime, Elements, Event,
 use c10d_core::{DTypeSet, Error, ReduceOp, Result};
 use wgpu::{Backends, DeviceType, Instance, InstanceDescriptor};
 
-use crate::copies::Place;
+use crate::copies::Region;
 use crate::gpu::Gpu;
 use crate::kernel::{self, Kernel};
 use crate::memory::Memory;
@@ -66,9 +66,9 @@ fn opened<T>(all: impl Iterator<Item = Result<T>>) -> Result<(Vec<T>, Vec<Error>
 
 /// # Safety
 /// The base is a handle that still has an owner.
-unsafe fn place(of: DevicePtr) -> Place {
+unsafe fn region(of: DevicePtr) -> Region {
     // SAFETY: the caller guarantees it.
-    Place { buffer: unsafe { Memory::buffer(of) }, offset: of.offset }
+    Region { buffer: unsafe { Memory::buffer(of) }, offset: of.offset }
 }
 
 // SAFETY: a buffer exists until the last owner released it and the queue has finished with it. Host memory is read
@@ -137,17 +137,17 @@ unsafe impl DeviceRuntime for Wgpu {
 
     unsafe fn copy_in(&self, index: u16, stream: Stream, to: DevicePtr, from: *const u8, bytes: usize) -> Result {
         // SAFETY: both sides are the caller's memory.
-        unsafe { self.gpu(index)?.copy_in(stream, &place(to), from, bytes) }
+        unsafe { self.gpu(index)?.copy_in(stream, &region(to), from, bytes) }
     }
 
     unsafe fn copy_out(&self, index: u16, stream: Stream, to: *mut u8, from: DevicePtr, bytes: usize) -> Result {
         // SAFETY: as above.
-        unsafe { self.gpu(index)?.copy_out(stream, to, &place(from), bytes) }
+        unsafe { self.gpu(index)?.copy_out(stream, to, &region(from), bytes) }
     }
 
     unsafe fn copy(&self, index: u16, _: Stream, to: DevicePtr, from: DevicePtr, bytes: usize) -> Result {
         // SAFETY: as above.
-        let (to, from) = unsafe { (place(to), place(from)) };
+        let (to, from) = unsafe { (region(to), region(from)) };
         self.gpu(index)?.copy(&to, &from, bytes as u64)
     }
 
@@ -172,7 +172,7 @@ unsafe impl DeviceReduce for Wgpu {
         with: DevicePtr,
     ) -> Result {
         // SAFETY: this is the caller's memory.
-        let (acc, with) = unsafe { (place(acc), place(with)) };
+        let (acc, with) = unsafe { (region(acc), region(with)) };
         let kernel = Kernel::Reduce(op.code(), dtype);
         self.gpu(index)?.run(kernel, &acc, &with, (count * kernel.size()) as u64)
     }

@@ -1,8 +1,8 @@
 //! The launchers of several hosts: they agree on the job, and end it together.
 
-mod door;
 mod id;
 mod link;
+mod listener;
 mod watch;
 
 use std::io;
@@ -19,9 +19,9 @@ use super::report::JobReport;
 use super::requests::Requests;
 use crate::{ServerOptions, TcpStore, TcpStoreServer};
 
-use door::{Door, enter};
 use id::random_id;
 use link::{Link, plain};
+use listener::{LaunchListener, enter};
 use watch::Watch;
 
 /// How long it may take to find out which hosts are missing.
@@ -78,23 +78,24 @@ impl Node {
             return Node::alone(host.clone(), crate::init::serve(&host, port, deadline)?);
         }
         let node = topology.node_rank;
-        let (store, served, door) = if node == 0 {
+        let (store, served, listener) = if node == 0 {
             let server = crate::init::serve(&host, port, deadline)?;
-            let door = Door::open(server.local_addr().ip(), random_id()? + &random_id()?).map_err(no_door)?;
+            let listener =
+                LaunchListener::open(server.local_addr().ip(), random_id()? + &random_id()?).map_err(cannot_listen)?;
             let store = TcpStore::hosting(server, deadline)?;
-            (store.clone(), Some(Served::ForAll(store)), Some(door))
+            (store.clone(), Some(Served::ForAll(store)), Some(listener))
         } else {
             (TcpStore::connect(&host, port, deadline)?, None, None)
         };
         let hosts = Hosts { store: PrefixStore::new("c10d-launch", Arc::new(store)), node, nodes: topology.nodes };
-        if let Some(door) = &door {
-            hosts.store.set(SIGN, door.sign().map_err(no_door)?.as_bytes(), deadline)?;
+        if let Some(listener) = &listener {
+            hosts.store.set(SIGN, listener.sign().map_err(cannot_listen)?.as_bytes(), deadline)?;
         }
         hosts.agree(topology.ranks, deadline)?;
-        let (links, run_id) = match door {
-            Some(door) => {
+        let (links, run_id) = match listener {
+            Some(listener) => {
                 let run_id = random_id()?;
-                (door.admit(topology.nodes, &run_id, deadline)?, run_id)
+                (listener.admit(topology.nodes, &run_id, deadline)?, run_id)
             }
             None => {
                 let sign = hosts.store.get(SIGN, deadline)?;
@@ -201,6 +202,6 @@ impl Hosts {
     }
 }
 
-fn no_door(e: io::Error) -> Error {
+fn cannot_listen(e: io::Error) -> Error {
     Error::new(ErrorKind::Resource, "host 0 cannot listen for the launchers of the other hosts").caused_by(e)
 }

@@ -18,9 +18,9 @@ use rustix::process::Signal;
 use super::child::RankPlan;
 use super::guardian::Guardian;
 use super::options::{Output, Stdin};
-use super::output::{self, Kept};
+use super::output::{self, CapturedOutput};
 use super::report::{Exit, Failure, JobReport, Success};
-use super::requests::{Asked, Requests, raise};
+use super::requests::{PendingRequests, Requests, raise};
 use super::signals::Forwarding;
 
 /// How long after a first failure the launcher waits for its cause. A killed process closes its connections before its
@@ -54,7 +54,7 @@ pub(super) struct Supervisor {
     forwarding: Option<Forwarding>,
     requests: Arc<Requests>,
     started: Instant,
-    kept: Kept,
+    kept: CapturedOutput,
     /// A channel that tells when all output is printed, and the descriptor that makes the printer stop early.
     printer: Option<(Receiver<()>, Arc<OwnedFd>)>,
     /// The descriptor that makes the thread that copies standard input stop.
@@ -142,7 +142,7 @@ impl Supervisor {
     }
 
     fn look_at_requests(&mut self) {
-        let Asked { kill, end, reader_gone, elsewhere } = self.requests.take();
+        let PendingRequests { kill, end, reader_gone, elsewhere } = self.requests.take();
         if kill {
             self.kill_at = None;
             self.ended = true;

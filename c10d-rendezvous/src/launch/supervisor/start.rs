@@ -15,7 +15,7 @@ use crate::launch::child::check_program;
 use crate::launch::guardian::Guardian;
 use crate::launch::input::{self, Source};
 use crate::launch::options::Output;
-use crate::launch::output::{self, Channel, Kept, Stream};
+use crate::launch::output::{self, CapturedOutput, Channel, Stream};
 use crate::launch::report::Captured;
 use crate::launch::requests::{Requests, event};
 use crate::launch::signals::Forwarding;
@@ -33,7 +33,7 @@ impl Supervisor {
         let guardian = Guardian::start()
             .inspect_err(|e| tracing::warn!(error = %e, "no guardian: if this process is killed, only the ranks end"))
             .ok();
-        let kept: Kept = Arc::new(Mutex::new(vec![Captured::default(); plan.ranks.len()]));
+        let kept: CapturedOutput = Arc::new(Mutex::new(vec![Captured::default(); plan.ranks.len()]));
         let mut supervisor = Supervisor {
             children: Vec::new(),
             guardian,

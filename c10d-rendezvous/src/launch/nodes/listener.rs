@@ -18,7 +18,7 @@ const HELLO: Duration = Duration::from_secs(5);
 const NAME: &str = "c10d-launch";
 
 /// The listener of host 0.
-pub(super) struct Door {
+pub(super) struct LaunchListener {
     listener: TcpListener,
     token: String,
 }
@@ -29,14 +29,14 @@ struct Guest {
     until: Instant,
 }
 
-impl Door {
-    pub(super) fn open(ip: IpAddr, token: String) -> io::Result<Door> {
+impl LaunchListener {
+    pub(super) fn open(ip: IpAddr, token: String) -> io::Result<LaunchListener> {
         let addr = SocketAddr::new(ip, 0);
         let socket = Socket::new(Domain::for_address(addr), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
         socket.bind(&addr.into())?;
         // All launchers may connect at once, and strangers, too. The kernel lowers the number to its own maximum.
         socket.listen(1 << 16)?;
-        Ok(Door { listener: socket.into(), token })
+        Ok(LaunchListener { listener: socket.into(), token })
     }
 
     /// The text for the store that the other launchers need to connect.
@@ -154,10 +154,10 @@ mod tests {
 
     #[test]
     fn strangers_neither_enter_nor_hold_up_who_belongs() {
-        let door = Door::open("127.0.0.1".parse().unwrap(), "secret".into()).unwrap();
-        let (addr, sign) = (door.listener.local_addr().unwrap(), door.sign().unwrap());
+        let listener = LaunchListener::open("127.0.0.1".parse().unwrap(), "secret".into()).unwrap();
+        let (addr, sign) = (listener.listener.local_addr().unwrap(), listener.sign().unwrap());
         let deadline = Instant::now() + Duration::from_secs(20);
-        let admitted = std::thread::spawn(move || door.admit(3, "0123456789abcdef", deadline));
+        let admitted = std::thread::spawn(move || listener.admit(3, "0123456789abcdef", deadline));
         let knock = |words: &[u8]| {
             let mut stream = TcpStream::connect(addr).unwrap();
             stream.write_all(words).unwrap();
@@ -180,15 +180,15 @@ mod tests {
             stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
             assert!(matches!(stream.read(&mut [0; 1]), Ok(0) | Err(_)));
         }
-        assert!(TcpStream::connect(addr).is_err(), "the door is closed");
+        assert!(TcpStream::connect(addr).is_err(), "the listener is closed");
     }
 
     #[test]
     fn a_host_comes_once_and_the_missing_are_named() {
-        let door = Door::open("127.0.0.1".parse().unwrap(), "secret".into()).unwrap();
-        let sign = door.sign().unwrap();
+        let listener = LaunchListener::open("127.0.0.1".parse().unwrap(), "secret".into()).unwrap();
+        let sign = listener.sign().unwrap();
         let deadline = Instant::now() + Duration::from_secs(2);
-        let admitted = std::thread::spawn(move || door.admit(3, "0123456789abcdef", deadline));
+        let admitted = std::thread::spawn(move || listener.admit(3, "0123456789abcdef", deadline));
         let first = enter("127.0.0.1", &sign, 1, deadline).unwrap();
         let second = enter("127.0.0.1", &sign, 1, deadline).err().unwrap().to_string();
         assert!(second.contains("host 1") && second.contains("the only one"), "{second}");
