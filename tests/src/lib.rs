@@ -18,6 +18,7 @@ mod tensor;
 
 pub use cases::Selection;
 pub use executor::block_on;
+pub use fold::reduced;
 pub use harness::Program;
 pub use suite::{Outcome, Ranks, Suite};
 

@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use bytemuck::{Pod, Zeroable};
 use c10d::launch::JobReport;
-use c10d::{ErrorKind, Plain, ProcessGroup, ReduceOp, Reductions, Result, Root, Status, op, plain};
+use c10d::{DType, ErrorKind, Plain, ProcessGroup, ReduceOp, Reductions, Result, Root, Status, op, plain};
 use libtest_mimic::Trial;
 
 use crate::stage::acts::{VICTIM, WORLD};
@@ -128,27 +128,20 @@ fn check<T: Sample>(pg: &ProcessGroup, name: &'static str, f: fn(&mut [T], &[T])
 
 /// Tests scans with built-in operations.
 fn check_scans(pg: &ProcessGroup) -> Result<Option<String>> {
-    let each = |f: fn(i32, i32) -> i32| {
-        move |acc: &mut [i32], x: &[i32]| {
-            acc.iter_mut().zip(x).for_each(|(a, x)| *a = f(*a, *x));
-        }
-    };
-    for (operation, f) in [
-        (ReduceOp::Sum, (|a, b| a.wrapping_add(b)) as fn(i32, i32) -> i32),
-        (ReduceOp::Product, |a, b| a.wrapping_mul(b)),
-        (ReduceOp::Min, |a, b| a.min(b)),
-        (ReduceOp::Max, |a, b| a.max(b)),
-        (ReduceOp::Band, |a, b| a & b),
-        (ReduceOp::Bor, |a, b| a | b),
-        (ReduceOp::Bxor, |a, b| a ^ b),
-    ] {
+    let every = (0..ReduceOp::COUNT as u8).filter_map(|code| ReduceOp::from_code(code, 2.0));
+    for operation in every.filter(|operation| operation.is_defined_on(DType::I32)) {
+        let by = |acc: &mut [i32], x: &[i32]| {
+            let both = [&*acc, x].map(bytemuck::cast_slice::<i32, u8>);
+            let reduced = c10d_conformance::reduced(DType::I32, operation, &both);
+            bytemuck::cast_slice_mut::<i32, u8>(acc).copy_from_slice(&reduced);
+        };
         for len in LENGTHS {
             let mut x = i32::all(pg.rank(), len);
             pg.scan(&mut x, operation)?;
             let mut before = i32::all(pg.rank(), len);
             let has = pg.exscan(&mut before, operation)?;
-            let expected = if has { folded(0..pg.rank(), len, each(f)) } else { i32::all(0, len) };
-            if x != folded(0..pg.rank() + 1, len, each(f)) || before != expected || has != (pg.rank() > 0) {
+            let expected = if has { folded(0..pg.rank(), len, by) } else { i32::all(0, len) };
+            if x != folded(0..pg.rank() + 1, len, by) || before != expected || has != (pg.rank() > 0) {
                 return Ok(Some(format!("scan of {len} by {operation}")));
             }
         }

@@ -3,10 +3,7 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-use c10d::types::{F8E4M3, F8E5M2};
-use c10d::{DType, Error, ErrorKind, OpKind, ProcessGroup, ReduceOp, Result};
-use half::{bf16, f16};
-use num_complex::{Complex32, Complex64};
+use c10d::{Error, ErrorKind, OpKind, ProcessGroup, ReduceOp, Result};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 use super::args::{Args, Transport, word};
@@ -16,7 +13,7 @@ use super::measure::{Timing, measure};
 use super::memory::Memory;
 use super::ops::PerfOp;
 use super::report::Row;
-use super::sample::Sample;
+use super::sample::{Sample, with_sample};
 use super::sparse;
 
 /// The timeout of each op.
@@ -64,25 +61,7 @@ impl Contender {
 /// Times everything that `args` ask for. Rank 0 passes a row per point to `emit`, and ends the run if that fails. If
 /// several groups run an op, they take turns.
 pub(super) fn run(groups: &[Contender], args: &Args, emit: impl FnMut(Row) -> io::Result<()>) -> Result {
-    match args.dtype {
-        DType::U8 => points::<u8>(groups, args, emit),
-        DType::I8 => points::<i8>(groups, args, emit),
-        DType::U16 => points::<u16>(groups, args, emit),
-        DType::I16 => points::<i16>(groups, args, emit),
-        DType::U32 => points::<u32>(groups, args, emit),
-        DType::I32 => points::<i32>(groups, args, emit),
-        DType::U64 => points::<u64>(groups, args, emit),
-        DType::I64 => points::<i64>(groups, args, emit),
-        DType::F16 => points::<f16>(groups, args, emit),
-        DType::BF16 => points::<bf16>(groups, args, emit),
-        DType::F32 => points::<f32>(groups, args, emit),
-        DType::F64 => points::<f64>(groups, args, emit),
-        DType::Bool => points::<bool>(groups, args, emit),
-        DType::Complex64 => points::<Complex32>(groups, args, emit),
-        DType::Complex128 => points::<Complex64>(groups, args, emit),
-        DType::F8E4M3 => points::<F8E4M3>(groups, args, emit),
-        DType::F8E5M2 => points::<F8E5M2>(groups, args, emit),
-    }
+    with_sample!(args.dtype, T => points::<T>(groups, args, emit))
 }
 
 fn points<T: Sample>(groups: &[Contender], args: &Args, mut emit: impl FnMut(Row) -> io::Result<()>) -> Result {

@@ -15,6 +15,40 @@ pub(super) trait Sample: Element + PartialEq {
     }
 }
 
+/// `$body` with `$T` as the Rust type of the element type `$dtype`.
+macro_rules! with_sample {
+    (@ $dtype:expr, $T:ident => $body:expr, $($variant:ident $rust:ty,)*) => {
+        match $dtype {
+            $(c10d::DType::$variant => {
+                type $T = $rust;
+                $body
+            })*
+        }
+    };
+    ($dtype:expr, $T:ident => $body:expr) => {
+        with_sample!(@ $dtype, $T => $body,
+            U8 u8,
+            I8 i8,
+            U16 u16,
+            I16 i16,
+            U32 u32,
+            I32 i32,
+            U64 u64,
+            I64 i64,
+            F16 half::f16,
+            BF16 half::bf16,
+            F32 f32,
+            F64 f64,
+            Bool bool,
+            Complex64 num_complex::Complex32,
+            Complex128 num_complex::Complex64,
+            F8E4M3 c10d::types::F8E4M3,
+            F8E5M2 c10d::types::F8E5M2,
+        )
+    };
+}
+pub(super) use with_sample;
+
 macro_rules! sample {
     (whole: $($int:ty)*) => {$(
         impl Sample for $int {
