@@ -91,12 +91,44 @@ impl Program {
 fn conclude(trials: Result<Vec<Trial>, String>) -> ExitCode {
     match trials {
         Ok(mut trials) => {
+            let arguments = Arguments::from_args();
             trials.sort_by(|a, b| a.name().cmp(b.name()));
-            libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
+            if !arguments.list {
+                trials = in_turn(trials);
+            }
+            libtest_mimic::run(&arguments, trials).exit_code()
         }
         Err(why) => {
             eprintln!("{why}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// One trial of each group, then the next of each, and so on. What shares one run of ranks has the first two words of its
+/// name in common; threads that took its trials one after the other would all wait for that run.
+fn in_turn(trials: Vec<Trial>) -> Vec<Trial> {
+    let mut sizes: BTreeMap<String, usize> = BTreeMap::new();
+    let mut placed: Vec<(usize, Trial)> = Vec::new();
+    for trial in trials {
+        let group: Vec<&str> = trial.name().splitn(3, '/').take(2).collect();
+        let size = sizes.entry(group.join("/")).or_default();
+        placed.push((*size, trial));
+        *size += 1;
+    }
+    placed.sort_by_key(|(turn, _)| *turn);
+    placed.into_iter().map(|(_, trial)| trial).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn groups_take_turns() {
+        let names = ["a/1/x", "a/1/y", "a/1/z", "a/2/x", "b/only", "b/other", "c"];
+        let trials = names.map(|name| Trial::test(name, || Ok(())));
+        let order: Vec<String> = in_turn(trials.into()).iter().map(|trial| trial.name().to_owned()).collect();
+        assert_eq!(order, ["a/1/x", "a/2/x", "b/only", "b/other", "c", "a/1/y", "a/1/z"]);
     }
 }
