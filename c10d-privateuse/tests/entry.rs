@@ -8,6 +8,9 @@ use std::time::Duration;
 use c10d_core::{Builder, ErrorKind};
 use c10d_privateuse::{Rule, Search, Verdict};
 
+/// Long enough for code that returns, on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(2);
+
 /// Runs a body that must return, on a new thread.
 fn returns<T: Send + 'static>(body: impl FnOnce() -> T + Send + 'static) -> T {
     let (done, wait) = channel();
@@ -35,7 +38,7 @@ fn the_entry_of_a_refused_plugin_is_called_once() {
 fn an_entry_that_hangs_is_refused() {
     let first = returns(|| {
         let dir = common::directory();
-        let search = Search::new().file(common::sum(dir.path(), "hangs-in-entry", "HANG_IN_ENTRY"));
+        let search = Search::new().patience(PATIENCE).file(common::sum(dir.path(), "hangs-in-entry", "HANG_IN_ENTRY"));
         let first = search.load().decisions.remove(0);
         assert_eq!(search.load().decisions[0].to_string(), first.to_string());
         first
@@ -48,7 +51,8 @@ fn an_entry_that_hangs_is_refused() {
 fn a_probe_that_hangs_is_named() {
     let errors = returns(|| {
         let dir = common::directory();
-        let report = Search::new().file(common::sum(dir.path(), "hangs-in-probe", "HANG_IN_PROBE")).load();
+        let search = Search::new().patience(PATIENCE);
+        let report = search.file(common::sum(dir.path(), "hangs-in-probe", "HANG_IN_PROBE")).load();
         // It was not requested by name, so its probe function is called.
         let builder = Builder::new().providers(&report.providers);
         [builder.clone(), builder].map(|builder| builder.build().unwrap().barrier().unwrap_err())

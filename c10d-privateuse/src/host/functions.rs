@@ -15,9 +15,9 @@ use super::stores;
 use crate::abi::{self, Host, Why, codes};
 
 impl Hosted {
-    /// Makes the host's data for a plugin of this name and file, which gets these functions.
-    pub(crate) fn new(name: &str, path: &Path) -> &'static Hosted {
-        Hosted::leak(table(), name, path)
+    /// A plugin of this name and file, which gets these functions. Its code may take `patience` where no caller says so.
+    pub(crate) fn new(name: &str, path: &Path, patience: Duration) -> &'static Hosted {
+        Hosted::leak(table(), name, path, patience)
     }
 }
 

@@ -18,6 +18,8 @@ pub(crate) struct Hosted {
     table: abi::Host,
     pub(crate) name: &'static str,
     pub(crate) path: PathBuf,
+    /// How long its code may take where no caller says so.
+    patience: Duration,
     /// The contract violation, if there was one.
     broken: OnceLock<Error>,
     /// Whether it works on the callers' own memory, because the user trusts it by name.
@@ -35,19 +37,17 @@ unsafe impl Sync for Hosted {}
 // SAFETY: as above.
 unsafe impl Send for Hosted {}
 
-/// How long the plugin's code may take if no caller sets a limit.
-const PATIENCE: Duration = Duration::from_secs(10);
-
 /// The addresses of all host tables that plugins got.
 static TABLES: Mutex<Vec<usize>> = Mutex::new(Vec::new());
 
 impl Hosted {
     /// Makes the data of a plugin that gets this table of functions.
-    pub(super) fn leak(table: abi::Host, name: &str, path: &Path) -> &'static Hosted {
+    pub(super) fn leak(table: abi::Host, name: &str, path: &Path, patience: Duration) -> &'static Hosted {
         let hosted: &'static Hosted = Box::leak(Box::new(Hosted {
             table,
             name: String::leak(name.to_owned()),
             path: path.to_owned(),
+            patience,
             broken: OnceLock::new(),
             trusted: AtomicBool::new(false),
             listening: Mutex::new(false),
@@ -78,7 +78,7 @@ impl Hosted {
 
     /// Runs code of the plugin without a caller's deadline, on a thread of its own, which is given up if it hangs.
     pub(crate) fn in_time<T: Send + 'static>(&self, call: &str, f: impl FnOnce() -> T + Send + 'static) -> Result<T> {
-        match call_until(Instant::now() + PATIENCE, f)? {
+        match call_until(Instant::now() + self.patience, f)? {
             TimedCall::Returned(value) => Ok(value),
             TimedCall::Hangs => Err(self.gave_up(call)),
         }

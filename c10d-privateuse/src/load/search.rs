@@ -2,13 +2,14 @@
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use c10d_core::DispatchKey;
 use c10d_core::backend::Registry;
 
-use super::elf::{self, Facts};
+use super::elf::{self, NoteInfo};
 use super::filter::Filter;
-use super::loaded::{KNOWN, Known, Loaded};
+use super::loaded::{CalledFile, KNOWN, Loaded};
 use super::open;
 use super::report::{Decision, LoadReport, Verdict};
 use super::trust::{TrustedDir, TrustedFile};
@@ -31,7 +32,7 @@ const LIST_VARIABLE: &str = "C10D_PLUGINS";
 /// }
 /// let builder = c10d_core::Builder::new().providers(&report.providers);
 /// ```
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 #[must_use = "a search does nothing until `load` or `inspect`"]
 pub struct Search {
     files: Vec<PathBuf>,
@@ -40,6 +41,21 @@ pub struct Search {
     environment: bool,
     taken: Vec<(String, String)>,
     trusted: Vec<String>,
+    patience: Duration,
+}
+
+impl Default for Search {
+    fn default() -> Search {
+        Search {
+            files: Vec::new(),
+            directories: Vec::new(),
+            standard: false,
+            environment: false,
+            taken: Vec::new(),
+            trusted: Vec::new(),
+            patience: Duration::from_secs(10),
+        }
+    }
 }
 
 /// How far to go with a file.
@@ -106,6 +122,13 @@ impl Search {
         self
     }
 
+    /// How long a plugin's code may take where no call says so: its entry, its probe, the identity of its devices; 10 s
+    /// unless set. What takes longer is given up, and the plugin is named. A plugin that is loaded already keeps its own.
+    pub fn patience(mut self, patience: Duration) -> Search {
+        self.patience = patience;
+        self
+    }
+
     /// Checks everything that can be checked without running code of the plugins.
     pub fn inspect(&self) -> LoadReport {
         self.run(Depth::Look)
@@ -139,7 +162,7 @@ impl Search {
 struct Pass<'a> {
     search: &'a Search,
     depth: Depth,
-    known: &'a mut Vec<Known>,
+    known: &'a mut Vec<CalledFile>,
     /// The names in this pass, and their files.
     names: Vec<(String, PathBuf)>,
     /// Files of this pass by device and inode.
@@ -222,21 +245,20 @@ impl Pass<'_> {
     fn file(&mut self, dir: &TrustedDir, name: &OsStr, filter: Option<&Filter>) -> Decision {
         let path = dir.path().join(name);
         let looked = dir.file(name).and_then(|file| {
-            let facts = elf::inspect(&file.file, u64::try_from(file.stat.st_size).unwrap_or(0))?;
-            Ok((file, facts))
+            let note = elf::inspect(&file.file, u64::try_from(file.stat.st_size).unwrap_or(0))?;
+            Ok((file, note))
         });
-        let (file, facts) = match looked {
+        let (file, note) = match looked {
             Ok(looked) => looked,
             Err(refusal) => return Decision::refused(path, refusal),
         };
-        let note = facts.note.clone();
-        let decision = match self.admitted(&path, &file, &facts, filter) {
+        let decision = match self.admitted(&path, &file, &note, filter) {
             Err(refusal) => Decision::refused(path, refusal),
             Ok(()) if self.depth == Depth::Look => {
                 self.note(&note.name, &path, &file);
                 Decision::new(path, Verdict::Passed)
             }
-            Ok(()) => match self.load(dir, name, &path, &file, &facts) {
+            Ok(()) => match self.load(dir, name, &path, &file, &note) {
                 Ok(detail) => {
                     self.note(&note.name, &path, &file);
                     Decision { detail, ..Decision::new(path, Verdict::Loaded) }
@@ -253,8 +275,14 @@ impl Pass<'_> {
     }
 
     /// Checks lists, duplicates and names.
-    fn admitted(&self, path: &Path, file: &TrustedFile, facts: &Facts, filter: Option<&Filter>) -> Result<(), Refusal> {
-        let name = &facts.note.name;
+    fn admitted(
+        &self,
+        path: &Path,
+        file: &TrustedFile,
+        note: &NoteInfo,
+        filter: Option<&Filter>,
+    ) -> Result<(), Refusal> {
+        let name = &note.name;
         if filter.is_some_and(|f| !f.admits(name)) {
             return Err(Refusal::new(Rule::Filter, format!("{LIST_VARIABLE} does not let {name:?} in")));
         }
@@ -284,16 +312,16 @@ impl Pass<'_> {
         name: &OsStr,
         path: &Path,
         file: &TrustedFile,
-        facts: &Facts,
+        note: &NoteInfo,
     ) -> Result<String, Refusal> {
         if let Some(known) = self.known.iter().find(|k| k.same_file(&file.stat)) {
             return known.came_to.clone().map(|loaded| self.bring(loaded));
         }
         let entry = open::open(dir, name, file)?;
-        let hosted = Hosted::new(&facts.note.name, path);
-        let table = open::enter(entry, hosted).and_then(|table| table::read(table, &facts.note.name));
+        let hosted = Hosted::new(&note.name, path, self.search.patience);
+        let table = open::enter(entry, hosted).and_then(|table| table::read(table, &note.name));
         let came_to = table.map(|table| Loaded::new(LoadedPlugin::leak(hosted, table)));
-        self.known.push(Known::new(&file.stat, came_to.clone()));
+        self.known.push(CalledFile::new(&file.stat, came_to.clone()));
         came_to.map(|loaded| self.bring(loaded))
     }
 

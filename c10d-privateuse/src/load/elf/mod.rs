@@ -15,20 +15,14 @@ use crate::refusal::Refusal;
 
 pub(crate) use notes::NoteInfo;
 
-/// The facts in a plugin's file.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Facts {
-    pub(crate) note: NoteInfo,
-}
-
 /// Checks everything that can be checked without loading.
-pub(crate) fn inspect(file: &File, size: u64) -> Result<Facts, Refusal> {
+pub(crate) fn inspect(file: &File, size: u64) -> Result<NoteInfo, Refusal> {
     let reader = reader::Reader { file, size };
     let headers = header::read(&reader)?;
     let dynamic = dynamic::read(&reader, &headers)?;
     let note = notes::find(&reader, &headers)?;
     symbols::exports(&reader, &headers, &dynamic, crate::abi::ENTRY)?;
-    Ok(Facts { note })
+    Ok(note)
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ fn file_of(bytes: &[u8]) -> File {
     file
 }
 
-fn inspect_bytes(bytes: &[u8]) -> Result<Facts, Refusal> {
+fn inspect_bytes(bytes: &[u8]) -> Result<NoteInfo, Refusal> {
     inspect(&file_of(bytes), bytes.len() as u64)
 }
 
@@ -110,7 +110,7 @@ fn flips_in_what_leads_to_the_entry_are_an_answer() {
     for style in ["gnu", "sysv"] {
         let plugin = Plugin::new(style);
         let (file, size) = (file_of(&plugin.bytes), plugin.bytes.len() as u64);
-        assert_eq!(inspect(&file, size).unwrap().note.name, "sum", "{style}");
+        assert_eq!(inspect(&file, size).unwrap().name, "sum", "{style}");
         let mut random = Random(2);
         let (mut good, mut answers) = (0, BTreeSet::new());
         for _ in 0..1000 {
