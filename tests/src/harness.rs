@@ -91,11 +91,14 @@ impl Program {
 fn conclude(trials: Result<Vec<Trial>, String>) -> ExitCode {
     match trials {
         Ok(mut trials) => {
-            let arguments = Arguments::from_args();
+            let mut arguments = Arguments::from_args();
             trials.sort_by(|a, b| a.name().cmp(b.name()));
             if !arguments.list {
                 trials = in_turn(trials);
             }
+            // Ranks that are processes mostly wait, for deadlines and for each other.
+            let cores = std::thread::available_parallelism().map_or(1, usize::from);
+            arguments.test_threads = arguments.test_threads.or(Some(2 * cores));
             libtest_mimic::run(&arguments, trials).exit_code()
         }
         Err(why) => {
