@@ -13,7 +13,7 @@ pub struct Mapping {
     pub readable: bool,
     /// Whether code in it can run.
     pub executable: bool,
-    /// Device and inode of the file behind it, as the kernel prints them.
+    /// Device and inode of its file, in the kernel's format.
     pub file: (String, u64),
     /// The file behind it; empty where there is none.
     pub path: PathBuf,
@@ -50,7 +50,7 @@ fn parse(line: &str) -> Option<Mapping> {
         readable: flags.first() == Some(&b'r'),
         executable: flags.get(2) == Some(&b'x'),
         file: (device.to_owned(), inode),
-        // The path is the rest of the line, whatever it contains.
+        // The path is the rest of the line, and may contain any characters.
         path: line.find('/').map(|at| PathBuf::from(&line[at..])).unwrap_or_default(),
     })
 }
@@ -81,7 +81,7 @@ pub fn requested(argument: Option<&str>, name: &str, value: Option<&str>) -> Res
     }
 }
 
-/// The linker's words in an error of `libloading`, which keeps them one level down.
+/// The linker's message, which libloading keeps as the source of its error.
 pub fn words(error: &dyn Error) -> String {
     error.source().map_or_else(|| error.to_string(), ToString::to_string)
 }

@@ -44,8 +44,8 @@ impl<'a> Exchange<'a> {
         self.within.run(op::all_to_all(inputs, outputs).agreed_count(self.cut.len() as u64)).map(drop)
     }
 
-    /// Round by round, collects the pieces of `x` and has `body` go on with them; whatever the closure does, the ranks stay
-    /// in step. Then all hear whose closure panicked. The panic itself goes on here.
+    /// Round by round, collects the pieces of `x`, and `body` goes on with them. The ranks stay in step even if the closure
+    /// panics. Then all ranks learn whose closure panicked, and the panic continues here.
     pub(super) fn run<T: Plain, X: AsRef<[T]>, F: FnMut(&mut [T], &[T])>(
         &self,
         mut x: X,

@@ -20,23 +20,23 @@ impl Topology {
     }
 }
 
-/// What becomes of the ranks' standard output and error.
+/// What happens to the ranks' standard output and error.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Output {
-    /// Goes line by line to the launcher's own, each line with its rank in front.
+    /// It goes line by line to the launcher's own, each line with its rank in front.
     #[default]
     Prefixed,
     /// The ranks write to the launcher's own directly. Errors then cannot quote a rank's last lines.
     Inherit,
-    /// Is kept for the [`JobReport`](super::JobReport), the last 16 MiB of each.
+    /// It is kept for the [`JobReport`](super::JobReport), the last 16 MiB of each stream.
     Captured,
-    /// Standard input and output are pipes for the caller ([`Job::take_stdin`](super::Job::take_stdin), [`Job::take_stdout`](super::Job::take_stdout)); standard error goes
-    /// as under [`Prefixed`](Output::Prefixed).
+    /// Standard input and output are pipes for the caller ([`Job::take_stdin`](super::Job::take_stdin), [`Job::take_stdout`](super::Job::take_stdout)). Standard error
+    /// is handled as for [`Prefixed`](Output::Prefixed).
     Piped,
 }
 
-/// Which ranks get the launcher's standard input; the others find theirs empty.
+/// Which ranks get the launcher's standard input. The standard input of the others is empty.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Stdin {
@@ -45,6 +45,6 @@ pub enum Stdin {
     None,
     /// Rank 0.
     Rank0,
-    /// All of this host, each the whole of it. It goes as fast as the slowest of them reads.
+    /// All ranks of this host; each gets all of it. The slowest reader sets the speed.
     All,
 }

@@ -1,20 +1,20 @@
-//! How a server treats its clients.
+//! Limits and timeouts of a server.
 
 use std::time::Duration;
 
 use super::limits::Limits;
 
-/// How a [`TcpStoreServer`](super::TcpStoreServer) treats its clients.
+/// Limits and timeouts of a [`TcpStoreServer`](super::TcpStoreServer).
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct ServerOptions {
-    /// Bounds on memory.
+    /// The limits on memory.
     pub limits: Limits,
-    /// A connection that has not validated by then is dropped.
+    /// A connection that has not validated within this time is closed.
     pub handshake_timeout: Duration,
-    /// A request that is not complete, or an answer not taken, by then costs the connection.
+    /// A connection whose request is not complete, or whose answer is not read, within this time is closed.
     pub request_timeout: Duration,
-    /// How many connections may be before validation; the oldest make room.
+    /// The largest number of connections that have not validated. Beyond it the oldest are closed.
     pub max_unvalidated: usize,
 }
 

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use c10d_core::sync::Mutex;
 
-/// What it was told.
+/// The owner's signals to the server's thread.
 #[derive(Debug, Default)]
 pub(super) struct Signals {
     stop: AtomicBool,

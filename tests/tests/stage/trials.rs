@@ -10,7 +10,7 @@ use rustix::process::{Signal, getpid, kill_process};
 use super::acts::{VICTIM, WORLD};
 use super::{cast_in, shown, tell, tell_error};
 
-/// No verdict: only so that a hang ends.
+/// Only a limit so that a hang ends.
 pub(crate) const CAP: Duration = Duration::from_secs(30);
 
 /// What is wrong with what this rank got, if anything.
@@ -66,7 +66,7 @@ pub(crate) fn differs(call: impl FnOnce() -> Result) -> Result {
     until_all_have_told(WORLD)
 }
 
-/// A rank that leaves earlier would be a second cause for the others.
+/// If a rank left earlier, the others would have a second cause.
 pub(crate) fn until_all_have_told(ranks: u32) -> Result {
     let store = c10d::init("env://", CAP)?.store;
     let deadline = Instant::now() + CAP;

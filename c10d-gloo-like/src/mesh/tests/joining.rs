@@ -38,7 +38,7 @@ fn a_rank_that_publishes_and_does_not_come_is_named_by_all() {
     for transport in [Transport::Auto, Transport::Tcp] {
         let store: Arc<dyn Store> = Arc::new(HashStore::new());
         // Nothing answers at this address.
-        let _door = publish(&*store, 1, 4, transport);
+        let _listener = publish(&*store, 1, 4, transport);
         std::thread::scope(|s| {
             let ranks: Vec<_> = [0, 2, 3]
                 .map(|rank| {
