@@ -1,6 +1,7 @@
 //! Heartbeats through the store, for groups whose ranks have no other way to watch each other. They are slower, and
 //! every beat is a request to the store.
 
+use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -61,21 +62,10 @@ impl Heartbeats {
     /// Sends beats and reads those of the next rank, until a peer falls silent or gives up. `None`: this rank left, or
     /// the store is gone.
     pub(crate) fn watch(&self) -> Option<Error> {
-        let (mut seen, mut since) = (0, Instant::now());
-        let mut silent = Instant::now();
+        let mut seen = Seen::at(Instant::now());
         loop {
-            let gone = |words| Err(Error::new(ErrorKind::Store, format!("the store panicked: {words}")));
-            match caught(|| self.look()).unwrap_or_else(gone) {
-                Ok(Look::Cause(cause)) => return (!self.me.over.load(Ordering::Acquire)).then_some(cause),
-                Ok(Look::Left) => since = Instant::now(),
-                Ok(Look::Beat(beat)) if beat != seen => (seen, since) = (beat, Instant::now()),
-                Ok(Look::Beat(_)) if since.elapsed() > SILENCE => {
-                    return Some(self.fell_silent());
-                }
-                Ok(Look::Beat(_)) => silent = Instant::now(),
-                // Collectives work without the store; only the watch ends.
-                Err(_) if silent.elapsed() > SILENCE => return None,
-                Err(_) => {}
+            if let ControlFlow::Break(end) = self.beat(&mut seen, Instant::now()) {
+                return end;
             }
             for _ in 0..10 {
                 if self.me.over.load(Ordering::Acquire) {
@@ -84,6 +74,25 @@ impl Heartbeats {
                 std::thread::sleep(PERIOD / 10);
             }
         }
+    }
+
+    /// Beats once, and listens; broken off where the watch is over.
+    fn beat(&self, seen: &mut Seen, now: Instant) -> ControlFlow<Option<Error>> {
+        let is_long = |since: Instant| now.duration_since(since) > SILENCE;
+        let gone = |words| Err(Error::new(ErrorKind::Store, format!("the store panicked: {words}")));
+        match caught(|| self.look()).unwrap_or_else(gone) {
+            Ok(Look::Cause(cause)) => {
+                return ControlFlow::Break((!self.me.over.load(Ordering::Acquire)).then_some(cause));
+            }
+            Ok(Look::Left) => seen.changed = now,
+            Ok(Look::Beat(beat)) if beat != seen.beat => (seen.beat, seen.changed) = (beat, now),
+            Ok(Look::Beat(_)) if is_long(seen.changed) => return ControlFlow::Break(Some(self.fell_silent())),
+            Ok(Look::Beat(_)) => seen.answered = now,
+            // Collectives go on without a store, only the watch does not.
+            Err(_) if is_long(seen.answered) => return ControlFlow::Break(None),
+            Err(_) => {}
+        }
+        ControlFlow::Continue(())
     }
 
     fn look(&self) -> crate::Result<Look> {
@@ -138,6 +147,21 @@ impl Heartbeats {
         if !self.me.over.swap(true, Ordering::AcqRel) {
             let _ = self.me.store.set(&left(self.me.rank), b"1", Instant::now() + PERIOD);
         }
+    }
+}
+
+/// What a rank has seen of the one that it watches.
+struct Seen {
+    /// The last beat, and when it came.
+    beat: i64,
+    changed: Instant,
+    /// When the store last answered.
+    answered: Instant,
+}
+
+impl Seen {
+    fn at(now: Instant) -> Seen {
+        Seen { beat: 0, changed: now, answered: now }
     }
 }
 
@@ -210,27 +234,30 @@ mod tests {
         assert!(parse(&[0xff; 9999], 3).report().what.len() <= TEXT);
     }
 
+    /// How the watches of these ranks end, if they do, until well after a silent rank is noticed. The time is the test's.
+    fn watched<const N: usize>(ranks: [&Heartbeats; N]) -> [Option<Option<Error>>; N] {
+        let start = Instant::now();
+        let mut watches = ranks.map(|rank| (rank, Seen::at(start), None));
+        for beat in 0..=SILENCE.as_secs() as u32 + 2 {
+            for (rank, seen, end) in watches.iter_mut().filter(|(_, _, end)| end.is_none()) {
+                *end = rank.beat(seen, start + beat * PERIOD).break_value();
+            }
+        }
+        watches.map(|(_, _, end)| end)
+    }
+
     #[test]
     fn a_rank_without_a_heartbeat_is_dead_and_one_that_left_is_not() {
-        let [a, b, c] = three();
+        let [a, b, _c] = three();
         // c never beats; b watches it, and a watches b.
-        let watches = std::thread::scope(|s| {
-            let watches = [&a, &b].map(|r| s.spawn(|| r.watch()));
-            watches.map(|w| w.join().unwrap().unwrap())
-        });
-        for e in watches {
+        for e in watched([&a, &b]).map(|end| end.unwrap().unwrap()) {
             assert!(matches!(e.kind(), ErrorKind::PeerDead { .. }) && e.report().guilty == [2], "{e}");
         }
-        let [a, b, _] = three();
+        let [a, b, _c] = three();
         b.leave();
-        let watch = std::thread::spawn({
-            let a = a.clone();
-            move || a.watch()
-        });
-        std::thread::sleep(SILENCE + 2 * PERIOD);
+        assert!(watched([&a])[0].is_none());
         a.leave();
-        assert!(watch.join().unwrap().is_none());
-        drop(c);
+        assert!(a.watch().is_none());
     }
 
     #[test]
@@ -238,11 +265,7 @@ mod tests {
         let [a, b, c] = three();
         c.me.say(Instant::now() + PERIOD);
         assert!(c.me.is_due());
-        let watches = std::thread::scope(|s| {
-            let watches = [&a, &b].map(|r| s.spawn(|| r.watch()));
-            watches.map(|w| w.join().unwrap().unwrap())
-        });
-        for e in watches {
+        for e in watched([&a, &b]).map(|end| end.unwrap().unwrap()) {
             let how = ENDED_WITHOUT_LEAVING.to_owned();
             assert_eq!((e.kind(), &*e.report().guilty), (&ErrorKind::PeerDead { how }, &[2][..]), "{e}");
         }
