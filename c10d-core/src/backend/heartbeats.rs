@@ -88,7 +88,7 @@ impl Heartbeats {
             Ok(Look::Beat(beat)) if beat != seen.beat => (seen.beat, seen.changed) = (beat, now),
             Ok(Look::Beat(_)) if is_long(seen.changed) => return ControlFlow::Break(Some(self.fell_silent())),
             Ok(Look::Beat(_)) => seen.answered = now,
-            // Collectives go on without a store, only the watch does not.
+            // Collectives work without the store; only the watch ends.
             Err(_) if is_long(seen.answered) => return ControlFlow::Break(None),
             Err(_) => {}
         }
