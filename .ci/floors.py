@@ -27,11 +27,11 @@ FLOORS = {
     "c10d-gloo-like/src/mesh": "wire netlink addr host topology wiring handshake doing revoke control claims answer chains "
     "verdict socket accept hello watch connection health local dial join mod",
     "c10d-gloo-like/src/mesh/health": "peers own call_logs mod failure lost calls doubt query reach remind leave listener",
-    "c10d-gloo-like/src/shm": "copy bell cursors slots segment doorbell ring mailbox link mod",
+    "c10d-gloo-like/src/shm": "copy bell cursors slots segment lent doorbell ring mailbox link mod",
     "c10d-gloo-like/src/exec": "reduction announce memory notes executor failure exchange steps wait mod",
     "c10d-gloo-like/src/p2p": "message ticket peer live state waits mod settle at_once",
     "c10d-gloo-like/src/schedule": "tuned member hosts blocks direct algorithm one_shot local hierarchical scatter_gather bruck ring tree halving_doubling double_tree two_level mod table tuning_file selection",
-    "c10d-core/src/shm": "credentials headroom memfd sealed inbox",
+    "c10d-core/src/shm": "credentials headroom memfd sealed window inbox",
     "c10d-core/src/reduce": "half operation f16c element run mod",
     "c10d-gloo-like/src/model": "cluster scenario bounds plans graph event mod",
     "c10d-gloo-like/src/tcp": "queue socket link mod",

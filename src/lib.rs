@@ -55,8 +55,10 @@
 #![cfg_attr(feature = "document-features", doc = concat!("# Features\n\n", document_features::document_features!()))]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+mod agree;
 mod builder;
 mod builtin;
+mod group_buf;
 pub mod manual;
 mod mesh;
 #[cfg(feature = "objects")]
@@ -70,6 +72,7 @@ mod within;
 
 pub use builder::{builder, run_ranks};
 pub use builtin::builtin;
+pub use group_buf::{GroupBuf, GroupMemory};
 pub use mesh::Mesh;
 #[cfg(feature = "objects")]
 pub use objects::{ObjectCollectives, Objects};

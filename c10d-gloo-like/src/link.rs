@@ -104,12 +104,17 @@ impl Link {
         }
     }
 
-    /// Consumes the first `n` of the bytes that the last [`Link::peek`] showed.
+    /// Consumes the first `n` of the bytes that the last [`Link::peek`] showed. `false`: the peer gave up
+    /// first, and they may have changed; this rank gets the cause soon.
     #[inline]
-    pub(crate) fn consume(&mut self, n: usize) {
+    #[must_use]
+    pub(crate) fn consume(&mut self, n: usize) -> bool {
         match self {
             Link::Shm(l) => l.consume(n),
-            Link::Tcp(l) => l.consume(n),
+            Link::Tcp(l) => {
+                l.consume(n);
+                true
+            }
         }
     }
 

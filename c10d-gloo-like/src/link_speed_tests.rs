@@ -50,7 +50,7 @@ impl Side {
                 if got < 32 {
                     let n = self.link.peek().unwrap().1;
                     if n >= 32 {
-                        self.link.consume(32);
+                        assert!(self.link.consume(32));
                         got = 32;
                         progress += 32;
                     }

@@ -73,7 +73,7 @@ pub(crate) fn exchange(mut link: Link, me: u64, seeds: std::ops::Range<u64>, lar
                     let n = n.min(left).min(1 + how.below(3000));
                     // SAFETY: the link has at least `n` bytes, and the other side does not change them.
                     got.extend_from_slice(unsafe { slice::from_raw_parts(p, n) });
-                    link.consume(n);
+                    assert!(link.consume(n));
                     n
                 } else {
                     let mut to = vec![0; left.min(1 + how.below(20_000))];

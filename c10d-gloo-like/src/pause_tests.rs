@@ -33,7 +33,7 @@ fn every_bell_is_heard() {
                     assert!(now < end, "asleep in round {i}");
                 }
             }
-            link.consume(8);
+            assert!(link.consume(8));
         }
     };
     thread::scope(|s| [0, 1].map(|me| s.spawn(move || run(me))).map(|t| t.join().unwrap()));
@@ -86,7 +86,7 @@ fn what_a_sleeper_may_wait_for_rings_its_bell() {
     let bytes = bell.value();
     assert_ne!(bytes, seen);
     there.peek().unwrap();
-    there.consume(512);
+    assert!(there.consume(512));
     assert_ne!(bell.value(), bytes);
     bell.disarm();
 }

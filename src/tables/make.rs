@@ -10,12 +10,13 @@ use c10d_core::host::{HostId, number};
 use c10d_core::shm::{Address, Fresh, Inbox, Sealed, deliver};
 use c10d_core::{Error, ErrorKind, ProcessGroup, Result, op};
 
-use super::agree::{Failure, agree};
 use super::claim::Claim;
 use super::{FillResult, SharedTable};
+use crate::agree::{Failure, agree, together};
 use crate::plain::{Plain, plain};
 use crate::within::Within;
 
+const TABLE: &str = "shared table";
 /// The size of a page, which is the largest alignment of mapped memory.
 const ALIGNED: usize = 4096;
 
@@ -31,7 +32,7 @@ pub(super) fn make<T: Plain>(
     let inbox = Inbox::open();
     let claim = |inbox: &Inbox| Claim::new::<T>(inbox.address(), len, root);
     let said = inbox.as_ref().map(|inbox| claim(inbox).to_bytes()).map_err(|e| e.clone().into());
-    let claims: Vec<Claim> = agree(&within, said)?.iter().map(Claim::from_bytes).collect();
+    let claims: Vec<Claim> = agree(&within, TABLE, said)?.iter().map(Claim::from_bytes).collect();
     let inbox = inbox?;
     compare(&within, &claim(&inbox), &claims)?;
     let bytes = size::<T>(pg, len, root).map_err(|e| within.ended(e))?;
@@ -48,27 +49,22 @@ pub(super) fn make<T: Plain>(
         }
         Ok(())
     };
-    together(&within, filled())?;
+    together(&within, TABLE, filled())?;
     if let Some(root) = root
         && sharers.leaders.len() > 1
     {
         let table = fresh.as_mut().map(|memory| elements::<T>(memory, bytes));
-        together(&within, spread(&within, &sharers.leaders, root, table))?;
+        together(&within, TABLE, spread(&within, &sharers.leaders, root, table))?;
     }
     let sealed = fresh.map(Fresh::seal).transpose();
-    together(&within, sealed.as_ref().map_err(Error::clone).and_then(|sealed| sharers.give(sealed.as_ref())))?;
+    together(&within, TABLE, sealed.as_ref().map_err(Error::clone).and_then(|sealed| sharers.give(sealed.as_ref())))?;
 
     let mapped = sealed.and_then(|sealed| match sealed {
         Some(own) => own.map(),
         None => Sealed::from_peer(inbox.take()?, bytes.max(1)).map_err(|e| e.guilty([sharers.leader]))?.map(),
     });
-    together(&within, mapped.as_ref().map(drop).map_err(Error::clone))?;
+    together(&within, TABLE, mapped.as_ref().map(drop).map_err(Error::clone))?;
     Ok(SharedTable { memory: Arc::new(mapped?), len, elements: PhantomData })
-}
-
-/// Exchanges the result of a step that has no data.
-fn together(within: &Within<'_>, mine: Result<(), impl Into<Failure>>) -> Result {
-    agree(within, mine.map(|()| []).map_err(Into::into)).map(|_: Vec<[u8; 0]>| ())
 }
 
 /// Sends the root's table to the ranks that have the memory of the other sets. `table` is the memory, on these ranks.

@@ -1,6 +1,5 @@
 //! Large read-only arrays, one copy for all ranks of a host.
 
-mod agree;
 mod claim;
 mod make;
 

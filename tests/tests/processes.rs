@@ -8,6 +8,7 @@ mod blame;
 mod faults;
 mod floods;
 mod forks;
+mod group_bufs;
 mod joining;
 mod leave;
 mod limits;
@@ -32,6 +33,7 @@ fn main() -> ExitCode {
         ("faults", faults::play),
         ("floods", floods::play),
         ("forks", forks::play),
+        ("group_bufs", group_bufs::play),
         ("joining", joining::play),
         ("leave", leave::play),
         ("limits", limits::play),
@@ -60,6 +62,7 @@ fn main() -> ExitCode {
         .trials(faults::trials())
         .trials(floods::trials())
         .trials(forks::trials())
+        .trials(group_bufs::trials())
         .trials(joining::trials())
         .trials(leave::trials())
         .trials(limits::trials())

@@ -16,6 +16,7 @@ mod per_process;
 mod private;
 mod random;
 mod thread;
+mod token;
 
 pub use at_exit::at_exit;
 pub(crate) use last_word::{LastWord, at_end};
@@ -23,6 +24,7 @@ pub use per_process::PerProcess;
 pub use private::Private;
 pub use random::random;
 pub use thread::spawn;
+pub use token::{Token, token};
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

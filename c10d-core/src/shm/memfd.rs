@@ -1,12 +1,17 @@
 //! Memory that is identified by a descriptor.
+#![allow(unsafe_code)]
 
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
+use memmap2::{Advice, MmapMut, MmapOptions};
 use rustix::fs::{FallocateFlags, MemfdFlags};
 use rustix::io::Errno;
 use rustix::process::{Resource, getrlimit};
 
 use super::headroom::headroom;
+use crate::process::Private;
 use crate::{Error, ErrorKind, Result};
 
 /// An empty memfd that can be sealed.
@@ -43,5 +48,69 @@ pub fn check_room(what: &str, size: usize, parts: u64) -> Result {
             Err(refused(format!("RLIMIT_FSIZE allows {limit}; raise it with ulimit -f")))
         }
         _ => Ok(()),
+    }
+}
+
+/// What a mapping begins with, at least, and is aligned to.
+pub(super) const PAGE: usize = 4096;
+
+/// A memfd whose descriptor is closed in forked children.
+pub(super) struct Memfd {
+    /// This field is first, so that it is dropped before the descriptor is closed.
+    _private: Private,
+    file: File,
+}
+
+impl From<OwnedFd> for Memfd {
+    fn from(fd: OwnedFd) -> Memfd {
+        Memfd { _private: Private::new(&fd), file: fd.into() }
+    }
+}
+
+impl AsFd for Memfd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+impl AsRawFd for Memfd {
+    fn as_raw_fd(&self) -> RawFd {
+        self.file.as_raw_fd()
+    }
+}
+
+impl Memfd {
+    pub(super) fn len(&self) -> io::Result<u64> {
+        Ok(self.file.metadata()?.len())
+    }
+}
+
+/// So many bytes, at least one, all zeros, mapped for writing here and nowhere else. A forked child does not have them. All of
+/// the memory is taken here: later there is no way to report that none is left.
+pub(super) fn zeroed(size: usize) -> Result<(MmapMut, Memfd)> {
+    check_room("shared memory", size, 1)?;
+    let refused = || Error::new(ErrorKind::Resource, format!("{size} bytes of shared memory cannot be had"));
+    let memory = Memfd::from(memfd().map_err(|e| refused().caused_by(e))?);
+    memory.file.set_len(size as u64).map_err(|e| refused().caused_by(e))?;
+    // SAFETY: nothing else has the descriptor, so nothing shrinks the file or writes to it.
+    let map = unsafe { MmapOptions::new().len(size).map_mut(&memory) }.map_err(|e| refused().caused_by(e))?;
+    // A copy in a forked child would be a writable mapping, and memory with writable mappings cannot be sealed.
+    map.advise(Advice::DontFork).map_err(|e| refused().caused_by(e))?;
+    // This is optional: some kernels are built without it.
+    let _ = map.advise(Advice::HugePage);
+    populate(&map, &memory, size).map_err(|e| match e {
+        // The error for touching a page that cannot be allocated.
+        Errno::FAULT => Error::no_memory(refused().report().what.clone()),
+        e => refused().caused_by(e),
+    })?;
+    Ok((map, memory))
+}
+
+/// Allocates all pages, large ones if the system has them.
+fn populate(map: &MmapMut, memory: &Memfd, size: usize) -> Result<(), Errno> {
+    match map.advise(Advice::PopulateWrite).map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO)) {
+        // Kernels before 5.14 return this.
+        Err(Errno::INVAL) => reserve(memory.as_fd(), size),
+        other => other,
     }
 }

@@ -2,16 +2,19 @@
 //! are passed from rank to rank over UNIX sockets.
 //!
 //! One rank fills [`Fresh`] memory, and makes it [`Sealed`], so that nobody can write to it any more. Each rank that
-//! has its descriptor can then map it. An [`Inbox`] receives descriptors.
+//! has its descriptor can then map it. A [`Window`] is memory that its rank writes and its
+//! peers read in place. An [`Inbox`] receives descriptors.
 
 mod credentials;
 mod headroom;
 mod inbox;
 mod memfd;
 mod sealed;
+mod window;
 
 pub use credentials::{is_same_user, peer_user};
 pub use headroom::headroom;
 pub use inbox::{ADDRESS, Address, Inbox, deliver};
 pub use memfd::{check_room, memfd, reserve};
 pub use sealed::{Fresh, Mapped, Sealed};
+pub use window::{Key, PeerWindow, Place, Window, admit, find, place};

@@ -1,16 +1,13 @@
 //! Memory that one rank writes and that is read-only afterwards.
 #![allow(unsafe_code)]
 
-use std::fs::File;
 use std::ops::{Deref, DerefMut};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use memmap2::{Advice, Mmap, MmapMut, MmapOptions};
 use rustix::fs::SealFlags;
-use rustix::io::Errno;
 
-use super::memfd::{check_room, memfd, reserve};
-use crate::process::Private;
+use super::memfd::{Memfd, zeroed};
 use crate::{Error, ErrorKind, Result};
 
 const SEALS: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlags::SEAL).union(SealFlags::WRITE);
@@ -27,19 +24,6 @@ pub struct Sealed(Memfd);
 /// Sealed memory that is mapped read-only. It is freed when no process has it mapped. A forked child also has it.
 pub struct Mapped(Mmap);
 
-/// A memfd whose descriptor is closed in forked children.
-struct Memfd {
-    /// This field is first, so that it is dropped before the descriptor is closed.
-    _private: Private,
-    file: File,
-}
-
-impl From<OwnedFd> for Memfd {
-    fn from(fd: OwnedFd) -> Memfd {
-        Memfd { _private: Private::new(&fd), file: fd.into() }
-    }
-}
-
 impl Fresh {
     /// Allocates `size` bytes, at least one. All of the memory is allocated here, since a later failure could not be
     /// reported.
@@ -47,21 +31,7 @@ impl Fresh {
     /// # Errors
     /// `Resource`, with what ran out and its limit.
     pub fn new(size: usize) -> Result<Fresh> {
-        check_room("shared memory", size, 1)?;
-        let refused = || Error::new(ErrorKind::Resource, format!("{size} bytes of shared memory cannot be had"));
-        let memory = Memfd::from(memfd().map_err(|e| refused().caused_by(e))?);
-        memory.file.set_len(size as u64).map_err(|e| refused().caused_by(e))?;
-        // SAFETY: nothing else has the descriptor, so nothing shrinks the file or writes to it.
-        let map = unsafe { MmapOptions::new().len(size).map_mut(&memory.file) }.map_err(|e| refused().caused_by(e))?;
-        // A copy in a forked child would be a writable mapping, and memory with writable mappings cannot be sealed.
-        map.advise(Advice::DontFork).map_err(|e| refused().caused_by(e))?;
-        // This is optional: some kernels are built without it.
-        let _ = map.advise(Advice::HugePage);
-        populate(&map, &memory, size).map_err(|e| match e {
-            // The error for touching a page that cannot be allocated.
-            Errno::FAULT => Error::no_memory(refused().report().what.clone()),
-            e => refused().caused_by(e),
-        })?;
+        let (map, memory) = zeroed(size)?;
         Ok(Fresh { map, memory })
     }
 
@@ -72,7 +42,7 @@ impl Fresh {
     pub fn seal(self) -> Result<Sealed> {
         let Fresh { map, memory } = self;
         drop(map);
-        rustix::fs::fcntl_add_seals(&memory.file, SEALS).map_err(|e| {
+        rustix::fs::fcntl_add_seals(memory.as_fd(), SEALS).map_err(|e| {
             let what =
                 "shared memory cannot be sealed: something may still write to it, for example a read from a file";
             Error::new(ErrorKind::Resource, what).caused_by(e)
@@ -102,11 +72,11 @@ impl Sealed {
     pub fn from_peer(fd: OwnedFd, size: usize) -> Result<Sealed> {
         let wrong = |what: &str| Error::new(ErrorKind::Protocol, format!("the peer's shared memory {what}"));
         let memory = Memfd::from(fd);
-        let seals = rustix::fs::fcntl_get_seals(&memory.file).map_err(|e| wrong("is none").caused_by(e))?;
+        let seals = rustix::fs::fcntl_get_seals(memory.as_fd()).map_err(|e| wrong("is none").caused_by(e))?;
         if !seals.contains(SEALS) {
             return Err(wrong("can still be written"));
         }
-        let there = memory.file.metadata().map_err(|e| wrong("has no size").caused_by(e))?.len();
+        let there = memory.len().map_err(|e| wrong("has no size").caused_by(e))?;
         if there != size as u64 {
             return Err(wrong(&format!("has {there} bytes, not {size}")));
         }
@@ -115,7 +85,7 @@ impl Sealed {
 
     /// The descriptor, which can be passed to peers.
     pub fn fd(&self) -> BorrowedFd<'_> {
-        self.0.file.as_fd()
+        self.0.as_fd()
     }
 
     /// Maps the memory and closes the descriptor.
@@ -126,7 +96,7 @@ impl Sealed {
         // A private read-only mapping shows the memory itself. Kernels before 6.7 reject shared mappings of sealed
         // memory.
         // SAFETY: the seals prevent writing to the memory and shrinking it.
-        let map = unsafe { MmapOptions::new().map_copy_read_only(&self.0.file) }
+        let map = unsafe { MmapOptions::new().map_copy_read_only(&self.0) }
             .map_err(|e| Error::new(ErrorKind::Resource, "shared memory cannot be mapped").caused_by(e))?;
         let _ = map.advise(Advice::HugePage);
         Ok(Mapped(map))
@@ -140,17 +110,10 @@ impl Deref for Mapped {
     }
 }
 
-/// Allocates all pages, large ones if the system has them.
-fn populate(map: &MmapMut, memory: &Memfd, size: usize) -> Result<(), Errno> {
-    match map.advise(Advice::PopulateWrite).map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO)) {
-        // Kernels before 5.14 return this.
-        Err(Errno::INVAL) => reserve(memory.file.as_fd(), size),
-        other => other,
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
+
     use super::*;
 
     fn filled(size: usize) -> Sealed {
@@ -180,7 +143,7 @@ mod tests {
     fn what_a_peer_may_still_change_is_refused() {
         let of = |fd: OwnedFd, size| Sealed::from_peer(fd, size).err().unwrap().report().what.clone();
         let open = Fresh::new(100).unwrap();
-        assert!(of(open.memory.file.try_clone().unwrap().into(), 100).contains("can still be written"));
+        assert!(of(open.memory.as_fd().try_clone_to_owned().unwrap(), 100).contains("can still be written"));
         assert!(of(filled(100).fd().try_clone_to_owned().unwrap(), 99).contains("has 100 bytes, not 99"));
         assert!(of(File::open("/dev/null").unwrap().into(), 0).contains("is none"));
     }

@@ -203,7 +203,8 @@ impl Executor {
         while let Some(header) = glance(link).first::<HEADER>().map(|bytes| Header::from_bytes(&bytes))
             && is_note(&header)
         {
-            link.consume(HEADER);
+            // A header is never lent.
+            let _ = link.consume(HEADER);
             notes.take(peer, &header);
         }
     }

@@ -243,7 +243,9 @@ impl Executor {
         let over = done + n == to.len;
         for peer in peers {
             let Some(link) = &mut self.links[*peer as usize] else { continue };
-            link.consume(n);
+            if !link.consume(n) {
+                return Ok(false);
+            }
             if over && to.len > 0 {
                 link.end_read();
             }
@@ -275,7 +277,7 @@ impl Executor {
                 Some(notes) if is_note(&header) => notes.take(peer, &header),
                 _ => break (shown, header),
             }
-            link.consume(HEADER);
+            let _ = link.consume(HEADER);
         };
         if header.fingerprint != op.fingerprint {
             return Err(self.contradiction(op, peer, &header.fingerprint));
@@ -283,7 +285,8 @@ impl Executor {
         if header.total != direction.total {
             return Err(self.health.fail(length_error(peer, op.uneven, op.elem, direction.total, header.total)));
         }
-        link.consume(HEADER);
+        // A header is never lent.
+        let _ = link.consume(HEADER);
         if len == 0 {
             link.end_read();
         }

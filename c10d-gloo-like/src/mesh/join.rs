@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use c10d_core::host::{HostId, number};
-use c10d_core::process::random;
+use c10d_core::process::{Token, random, token};
 use c10d_core::waiting::{Reminder, ranks_are};
 use c10d_core::{Error, ErrorKind, Phase, Result};
 use rustix::io::Errno;
@@ -26,12 +26,19 @@ pub(super) struct Connections {
     pub(super) topology: Topology,
     pub(super) segment: Option<Arc<Segment>>,
     pub(super) pairs: Vec<Pair>,
+    /// The ranks' processes.
+    pub(super) processes: Vec<Token>,
 }
 
 impl Connections {
     /// The connections of a group of one.
     pub(super) fn alone() -> Connections {
-        Connections { topology: Topology::new(vec![0], vec![vec![0]]), segment: None, pairs: vec![Pair::default()] }
+        Connections {
+            topology: Topology::new(vec![0], vec![vec![0]]),
+            segment: None,
+            pairs: vec![Pair::default()],
+            processes: vec![Token::default()],
+        }
     }
 }
 
@@ -83,7 +90,8 @@ fn join_at(listener: &mut JoinListener, mine: &Hello, wiring: &Wiring, health: &
     let shm = agree(wiring, health, &pairs)?;
     clear(wiring);
     let segment = segment.filter(|_| pairs.iter().any(|p| p.segment.is_some()));
-    Ok(Connections { topology: Topology::new(hosts, shm), segment, pairs })
+    let processes = hellos.iter().map(|hello| hello.process).collect();
+    Ok(Connections { topology: Topology::new(hosts, shm), segment, pairs, processes })
 }
 
 /// Deletes the join's keys from the store. All ranks have read the first records, and the last rank that comes here
@@ -101,7 +109,7 @@ fn clear(wiring: &Wiring) {
 
 /// Opens the listeners for peers, and makes the record of this rank.
 pub(super) fn open(transport: Transport, size: u32, tuning: &Tuning) -> Result<(JoinListener, Hello)> {
-    let process = local::process_token()?;
+    let process = token()?;
     let mut unix = None;
     let mut name = format!("c10d-{:032x}", u128::from_be_bytes(random()?));
     match socket::listen_unix(&name) {

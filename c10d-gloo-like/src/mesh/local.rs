@@ -5,7 +5,7 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use c10d_core::Result;
-use c10d_core::process::{PerProcess, random};
+use c10d_core::process::PerProcess;
 use c10d_core::sync::{Condvar, Mutex};
 
 use super::health::Health;
@@ -68,14 +68,4 @@ impl Drop for Presence {
     fn drop(&mut self) {
         JOINING.get().table.lock().remove(&(self.0.clone(), self.1));
     }
-}
-
-/// A random value that is the same for all ranks of this process, and another one in its forked children.
-pub(super) fn process_token() -> Result<[u8; 16]> {
-    static TOKEN: PerProcess<Mutex<Option<[u8; 16]>>> = PerProcess::new();
-    let mut token = TOKEN.get().lock();
-    if token.is_none() {
-        *token = Some(random()?);
-    }
-    Ok(token.unwrap_or_default())
 }

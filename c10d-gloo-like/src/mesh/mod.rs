@@ -104,7 +104,7 @@ impl Mesh {
 
 impl Connections {
     fn into_mesh(self, rank: u32, health: Arc<Health>, membership: Membership) -> Mesh {
-        let Connections { topology, segment, pairs } = self;
+        let Connections { topology, segment, pairs, processes } = self;
         let local_ranks = topology.local_ranks(rank);
         if let Some(segment) = segment.clone() {
             health.on_news(Box::new(move || segment.ring_bell()));
@@ -113,17 +113,15 @@ impl Connections {
         // The index of a rank in the segment of another: its place among that rank's peers on the host.
         let index = |of: u32, within: u32| local_ranks.iter().filter(|r| **r != within && **r < of).count();
         let (mut collective, mut p2p) = (Vec::new(), Vec::new());
-        for (peer, pair) in (0..).zip(pairs) {
+        for ((peer, pair), process) in (0..).zip(pairs).zip(processes) {
             if pair.segment.is_none() {
                 health.uses_tcp(peer);
             }
             let link = |kind, socket: Option<socket::Socket>| match (&segment, &pair.segment) {
-                (Some(own), Some(theirs)) => Some(Link::Shm(ShmLink::new(
-                    peer,
-                    kind,
-                    (own.clone(), index(peer, rank)),
-                    (theirs.clone(), index(rank, peer)),
-                ))),
+                (Some(own), Some(theirs)) => {
+                    let (own, theirs) = ((own.clone(), index(peer, rank)), (theirs.clone(), index(rank, peer)));
+                    Some(Link::Shm(ShmLink::new(peer, kind, own, theirs).with_reader(process)))
+                }
                 _ => socket.map(|s| Link::Tcp(TcpLink::new(TcpStream::from(s.into_fd()), peer))),
             };
             collective.push(link(RingKind::Collective, pair.collective));

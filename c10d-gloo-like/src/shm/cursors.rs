@@ -6,9 +6,14 @@ use std::sync::atomic::AtomicU64;
 #[repr(C, align(128))]
 pub(super) struct Cursor(pub(super) AtomicU64);
 
+/// The writer's cursor, and in the same line the position of the last record, plus 1; 0 if there is none yet. A record
+/// stands for bytes that the reader reads in place.
+#[repr(C, align(128))]
+pub(super) struct Head(pub(super) AtomicU64, pub(super) AtomicU64);
+
 /// The two cursors of a ring, in the writer's segment.
 #[repr(C)]
 pub(super) struct Cursors {
-    pub(super) head: Cursor,
+    pub(super) head: Head,
     pub(super) tail: Cursor,
 }

@@ -3,18 +3,25 @@
 
 use std::ptr;
 use std::sync::Arc;
+use std::sync::atomic::{Ordering, fence};
 
-use c10d_core::Result;
+use c10d_core::process::Token;
+use c10d_core::{Error, ErrorKind, Phase, Result};
 
+use super::lent::{Borrowed, Lender};
 use super::mailbox;
 use super::ring::{Reader, Writer};
 use super::{RingKind, Segment};
 
 /// One end of a pair of rings with their mailboxes.
 pub(crate) struct ShmLink {
+    peer: u32,
     out: Writer,
     outbox: mailbox::Writer,
+    lender: Lender,
     into: Reader,
+    /// What the peer lends at the reader's position.
+    borrowed: Option<Borrowed>,
     inbox: mailbox::Reader,
     /// Whether what was shown last lies in the mailbox.
     mail: bool,
@@ -31,6 +38,9 @@ impl ShmLink {
         (theirs, own_index): (Arc<Segment>, usize),
     ) -> ShmLink {
         ShmLink {
+            peer,
+            lender: Lender::new(kind),
+            borrowed: None,
             out: Writer::new(own.clone(), peer_index, kind, peer),
             outbox: mailbox::Writer::new(own, peer_index, kind, peer),
             into: Reader::new(theirs.clone(), own_index, kind, peer),
@@ -38,6 +48,12 @@ impl ShmLink {
             mail: false,
             theirs,
         }
+    }
+
+    /// The peer is a rank of this process: bytes in memory that it can read are not copied into the ring.
+    pub(crate) fn with_reader(mut self, process: Token) -> ShmLink {
+        self.lender.reader = Some(process);
+        self
     }
 
     #[inline]
@@ -66,6 +82,21 @@ impl ShmLink {
     /// `body` is readable for `len` bytes.
     #[inline]
     pub(crate) unsafe fn write(&mut self, head: &[u8], body: *const u8, len: usize) -> Result<usize> {
+        if let Some((lent, end)) = self.lender.out {
+            // The caller comes again with what is lent, and perhaps more behind it.
+            debug_assert!(head.is_empty() && len >= lent);
+            if !self.out.is_read(end)? {
+                return Ok(0);
+            }
+            self.lender.out = None;
+            return Ok(lent);
+        }
+        if let Some(record) = self.lender.record(body, len) {
+            let Some(end) = self.out.lend(head, &record)? else { return Ok(0) };
+            self.lender.out = Some((len, end));
+            self.wake();
+            return Ok(head.len());
+        }
         // SAFETY: the caller guarantees it.
         let n = unsafe { self.out.write(head, body, len) }?;
         if n > 0 {
@@ -98,26 +129,59 @@ impl ShmLink {
     /// See [`crate::link::Link::peek`].
     #[inline]
     pub(crate) fn peek(&mut self) -> Result<(*const u8, usize)> {
-        if let Some(shown) = self.peek_mail()? {
-            return Ok(shown);
+        if self.borrowed.is_none() {
+            if let Some(shown) = self.peek_mail()? {
+                return Ok(shown);
+            }
+            let shown = self.into.peek()?;
+            // An item of the mailbox that stands before what the ring shows is there by now.
+            if shown.1 > 0
+                && let Some(shown) = self.peek_mail()?
+            {
+                return Ok(shown);
+            }
+            if shown.1 > 0 || !self.borrow()? {
+                return Ok(shown);
+            }
         }
-        let shown = self.into.peek()?;
-        // An item of the mailbox that stands before what the ring shows is there by now.
-        if shown.1 > 0
-            && let Some(shown) = self.peek_mail()?
-        {
-            return Ok(shown);
+        Ok(self.borrowed.as_ref().map_or((std::ptr::null(), 0), Borrowed::shown))
+    }
+
+    /// Takes up what the peer lends, if that is next.
+    fn borrow(&mut self) -> Result<bool> {
+        let Some(record) = self.into.record() else { return Ok(false) };
+        self.borrowed = Borrowed::of(&record);
+        if self.borrowed.is_none() {
+            let what = "the peer sent bytes by a place in its memory that is not known here";
+            return Err(Error::new(ErrorKind::Protocol, what).guilty([self.peer]).phase(Phase::Transfer));
         }
-        Ok(shown)
+        Ok(true)
     }
 
     /// See [`crate::link::Link::consume`].
     #[inline]
-    pub(crate) fn consume(&mut self, n: usize) {
-        let stroke = if self.mail { self.inbox.consume(n) } else { self.into.consume(n) };
-        if stroke {
+    pub(crate) fn consume(&mut self, n: usize) -> bool {
+        let news = match &mut self.borrowed {
+            None if self.mail => self.inbox.consume(n),
+            None => self.into.consume(n),
+            Some(borrowed) => {
+                // Whoever gives up says so before it has its buffers back: what was read before is what was sent.
+                fence(Ordering::Acquire);
+                if self.theirs.header().revoked.load(Ordering::Acquire) != 0 {
+                    return false;
+                }
+                let over = borrowed.advance(n);
+                if over {
+                    self.borrowed = None;
+                    self.into.pass_record();
+                }
+                over
+            }
+        };
+        if news {
             self.wake();
         }
+        true
     }
 
     /// See [`crate::link::Link::read`].
@@ -126,22 +190,30 @@ impl ShmLink {
     /// `to` is writable for `len` bytes.
     #[inline]
     pub(crate) unsafe fn read(&mut self, to: *mut u8, len: usize) -> Result<usize> {
-        if self.into.line().is_some() {
-            let (at, there) = self.peek()?;
-            if self.mail {
-                let n = there.min(len);
-                // SAFETY: the mailbox shows `there` bytes, which stay until consumed; `to` has room for `len`.
-                unsafe { ptr::copy_nonoverlapping(at, to, n) };
-                self.consume(n);
+        if self.borrowed.is_none() {
+            if self.into.line().is_some() {
+                let (at, there) = self.peek()?;
+                if self.mail {
+                    let n = there.min(len);
+                    // SAFETY: the mailbox shows `there` bytes, which stay until consumed; `to` has room for `len`.
+                    unsafe { ptr::copy_nonoverlapping(at, to, n) };
+                    return Ok(if self.consume(n) { n } else { 0 });
+                }
+            }
+        }
+        if self.borrowed.is_none() {
+            // SAFETY: the caller guarantees it.
+            let (n, stroke) = unsafe { self.into.read(to, len) }?;
+            if stroke {
+                self.wake();
+            }
+            if n > 0 || !self.borrow()? {
                 return Ok(n);
             }
         }
-        // SAFETY: the caller guarantees it.
-        let (n, stroke) = unsafe { self.into.read(to, len) }?;
-        if stroke {
-            self.wake();
-        }
-        Ok(n)
+        // SAFETY: as promised by the caller.
+        let n = self.borrowed.as_ref().map_or(0, |borrowed| unsafe { borrowed.copy(to, len) });
+        Ok(if self.consume(n) { n } else { 0 })
     }
 
     /// See [`crate::link::Link::end_write`].

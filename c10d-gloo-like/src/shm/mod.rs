@@ -5,6 +5,7 @@ mod bell;
 mod copy;
 mod cursors;
 mod doorbell;
+mod lent;
 mod link;
 mod mailbox;
 mod ring;

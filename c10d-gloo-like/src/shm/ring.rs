@@ -13,6 +13,7 @@ use c10d_core::{Error, ErrorKind, Phase, Result};
 
 use super::copy::Stores;
 use super::cursors::Cursors;
+use super::lent::RECORD;
 use super::segment::{RingKind, Segment};
 
 /// The alignment of items.
@@ -96,6 +97,14 @@ impl Writer {
         if free >= want as u64 {
             return Ok(want);
         }
+        self.look()?;
+        let end = &self.end;
+        Ok(want.min(end.capacity.saturating_sub(end.at - end.other) as usize))
+    }
+
+    /// Looks how far the reader is.
+    fn look(&mut self) -> Result {
+        let end = &mut self.end;
         let tail = end.cursors().tail.0.load(Ordering::Acquire);
         // The reader may be ahead of the writer only by the padding after the last item, if it has read that to its
         // end.
@@ -103,7 +112,32 @@ impl Writer {
             return Err(end.corrupt("tail", tail));
         }
         end.other = tail.min(end.at);
-        Ok(want.min(end.capacity.saturating_sub(end.at - end.other) as usize))
+        Ok(())
+    }
+
+    /// Appends `head` and a record that stands for lent bytes, if there is room for both, and publishes them. Gives the
+    /// position behind the record.
+    pub(super) fn lend(&mut self, head: &[u8], record: &[u8; RECORD]) -> Result<Option<u64>> {
+        let want = head.len() + RECORD;
+        if self.free(want)? < want {
+            return Ok(None);
+        }
+        // SAFETY: both are readable, and there is room.
+        unsafe {
+            self.put(head.as_ptr(), head.len());
+            self.end.cursors().head.1.store(self.end.at + 1, Ordering::Release);
+            self.put(record.as_ptr(), RECORD);
+        }
+        self.publish();
+        Ok(Some(self.end.at))
+    }
+
+    /// Whether the reader has come to this position.
+    pub(super) fn is_read(&mut self, at: u64) -> Result<bool> {
+        if self.end.other < at {
+            self.look()?;
+        }
+        Ok(self.end.other >= at)
     }
 
     /// Appends as much of `head` and then the `len` bytes at `body` as fits, and publishes it.
@@ -198,8 +232,39 @@ impl Reader {
     #[inline]
     pub(super) fn peek(&mut self) -> Result<(*const u8, usize)> {
         let n = self.available(true)?;
+        let n = self.before_record(n);
         let (here, until_end) = self.end.here();
         Ok((here, n.min(until_end)))
+    }
+
+    /// How many of the next `n` bytes come before a record.
+    #[inline]
+    fn before_record(&self, n: usize) -> usize {
+        let ahead = self.end.cursors().head.1.load(Ordering::Relaxed).wrapping_sub(1).wrapping_sub(self.end.at);
+        (n as u64).min(ahead) as usize
+    }
+
+    /// The record at the own position, if there is one. It stays until passed.
+    pub(super) fn record(&self) -> Option<[u8; RECORD]> {
+        let end = &self.end;
+        if end.cursors().head.1.load(Ordering::Relaxed) != end.at + 1 || end.other < end.at + RECORD as u64 {
+            return None;
+        }
+        let mut record = [0; RECORD];
+        let (here, until_end) = end.here();
+        let first = RECORD.min(until_end);
+        // SAFETY: the record's bytes are published, and belong to us until passed; they may go on at the ring's beginning.
+        unsafe {
+            ptr::copy_nonoverlapping(here, record.as_mut_ptr(), first);
+            ptr::copy_nonoverlapping(end.data, record.as_mut_ptr().add(first), RECORD - first);
+        }
+        Some(record)
+    }
+
+    /// What the record at the own position stands for has been read: the writer can know.
+    pub(super) fn pass_record(&mut self) {
+        self.end.at += RECORD as u64;
+        self.publish();
     }
 
     /// Consumes the first `n` of the shown bytes. Returns whether the free room was published: the writer may be
@@ -227,7 +292,8 @@ impl Reader {
     /// `to` is writable for `len` bytes.
     pub(super) unsafe fn read(&mut self, to: *mut u8, len: usize) -> Result<(usize, bool)> {
         let known = self.available(false)?;
-        let n = if known < len { self.available(true)? } else { known }.min(len);
+        let n = if known < len { self.available(true)? } else { known };
+        let n = self.before_record(n).min(len);
         let (mut done, mut stroke) = (0, false);
         while done < n {
             let (here, until_end) = self.end.here();

@@ -97,7 +97,7 @@ pub(crate) struct Header {
     pub(super) bell: Bell,
     /// Not 0: the owner has left the group.
     pub(crate) left: AtomicU32,
-    /// Not 0: the owner gave the group up, and its peers must do so, too.
+    /// Not 0: the owner gave the group up, and may change what it lent its peers.
     pub(crate) revoked: AtomicU32,
     /// The owner's latest calls.
     pub(crate) call_log: CallLog,

@@ -22,6 +22,11 @@ impl CallLogs {
         Some(&self.own.as_ref()?.header().call_log)
     }
 
+    /// The segment of this rank, if it shares memory.
+    pub(super) fn segment(&self) -> Option<&Segment> {
+        self.own.as_deref()
+    }
+
     /// The call log of a peer, if it shares memory.
     pub(super) fn of(&self, peer: u32) -> Option<&CallLog> {
         Some(&self.peers.get(peer as usize)?.as_ref()?.header().call_log)

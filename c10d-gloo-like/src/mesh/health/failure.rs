@@ -1,11 +1,12 @@
 //! The failure of a group: the first cause counts, and all peers are told before any thread here acts on it.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{Ordering, fence};
 
 use c10d_core::backend::Fingerprint;
 use c10d_core::calls::mismatch;
 use c10d_core::{Error, ErrorKind, Status};
 
+use super::call_logs::CallLogs;
 use super::{DISPUTED, FAILED, Health};
 use crate::mesh::control::Frame;
 use crate::mesh::revoke::Revoke;
@@ -41,6 +42,8 @@ impl Health {
     /// it, and only then does it become visible here. So no rank leaves because of it, and is missed, before the peers
     /// know why.
     fn keep(&self, error: Error, revoke: Revoke) -> Error {
+        // Before any way out of here: a buffer that peers may be reading goes back to its owner after it.
+        self.take_back();
         if let Some(cause) = self.cause() {
             return cause;
         }
@@ -73,6 +76,14 @@ impl Health {
         drop(telling);
         self.wake();
         cause
+    }
+
+    /// Tells the peers that share memory with this rank that what it lends them may change from here on.
+    fn take_back(&self) {
+        if let Some(segment) = self.call_logs.get().and_then(CallLogs::segment) {
+            segment.header().revoked.store(1, Ordering::Release);
+            fence(Ordering::SeqCst);
+        }
     }
 
     /// A failure that rank `from` reports, as its own or another's.

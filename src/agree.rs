@@ -9,15 +9,13 @@ use c10d_core::{Error, ErrorKind, Result, op};
 use crate::plain::PlainBuf;
 use crate::within::Within;
 
-/// The name of the data in these exchanges, which distinguishes them from other calls.
-const TABLE: &str = "shared table";
 /// The maximum length of the text about a failure.
 const TEXT: usize = 400;
 /// The header before the text or the rank's data: the result of the step, and the length of the text.
 const HEAD: usize = 3;
 
 /// Why a step failed on this rank.
-pub(super) enum Failure {
+pub(crate) enum Failure {
     Error(Error),
     /// A panic of the closure. It is resumed after the other ranks know of it.
     Panic(Box<dyn Any + Send>),
@@ -30,8 +28,13 @@ impl From<Error> for Failure {
 }
 
 /// Sends all ranks the result of a step on this rank: its data, or that it failed. Returns the data of all ranks. If
-/// any rank failed, all ranks get an error that names those that failed.
-pub(super) fn agree<const N: usize>(within: &Within<'_>, mine: Result<[u8; N], Failure>) -> Result<Vec<[u8; N]>> {
+/// any rank failed, all ranks get an error that names those that failed. `what` is the name of what is made; it
+/// distinguishes these exchanges from other calls.
+pub(crate) fn agree<const N: usize>(
+    within: &Within<'_>,
+    what: &'static str,
+    mine: Result<[u8; N], Failure>,
+) -> Result<Vec<[u8; N]>> {
     const { assert!(N <= TEXT) };
     let mut word = [0u8; HEAD + TEXT];
     let failure = match mine {
@@ -52,18 +55,17 @@ pub(super) fn agree<const N: usize>(within: &Within<'_>, mine: Result<[u8; N], F
         }
     };
     let mut all = vec![0u8; word.len() * within.pg.size() as usize];
-    let told =
-        within.run(op::all_gather_into(PlainBuf::reduced_by(&word, TABLE), PlainBuf::reduced_by(&mut all, TABLE)));
+    let told = within.run(op::all_gather_into(PlainBuf::reduced_by(&word, what), PlainBuf::reduced_by(&mut all, what)));
     match (failure, told) {
         (Some(Failure::Panic(panic)), _) => resume_unwind(panic),
         (_, Err(e)) => Err(e),
         (Some(Failure::Error(e)), Ok(_)) => Err(within.ended(e)),
-        (None, Ok(_)) => heard(within, all.as_chunks().0),
+        (None, Ok(_)) => heard(within, what, all.as_chunks().0),
     }
 }
 
 /// The data of the ranks, if none failed.
-fn heard<const N: usize>(within: &Within<'_>, words: &[[u8; HEAD + TEXT]]) -> Result<Vec<[u8; N]>> {
+fn heard<const N: usize>(within: &Within<'_>, what: &str, words: &[[u8; HEAD + TEXT]]) -> Result<Vec<[u8; N]>> {
     let failed: Vec<u32> = (0u32..).zip(words).filter(|(_, word)| word[0] != WELL).map(|(rank, _)| rank).collect();
     let [first, ..] = failed[..] else {
         let said = |word: &[u8; HEAD + TEXT]| std::array::from_fn(|i| word[HEAD + i]);
@@ -72,8 +74,13 @@ fn heard<const N: usize>(within: &Within<'_>, words: &[[u8; HEAD + TEXT]]) -> Re
     let word = &words[first as usize];
     let len = usize::from(u16::from_le_bytes([word[1], word[2]])).min(TEXT);
     let text = harmless(&String::from_utf8_lossy(&word[HEAD..HEAD + len]), TEXT);
-    let what = format!("no table was made: on rank {first}, {text}");
+    let what = format!("no {what} was made: on rank {first}, {text}");
     Err(within.ended(Error::new(kind(word[0]), what).guilty(failed)))
+}
+
+/// Exchanges the result of a step that has no data.
+pub(crate) fn together(within: &Within<'_>, what: &'static str, mine: Result<(), impl Into<Failure>>) -> Result {
+    agree(within, what, mine.map(|()| []).map_err(Into::into)).map(|_: Vec<[u8; 0]>| ())
 }
 
 const WELL: u8 = 0;
