@@ -12,6 +12,7 @@ use crate::shm::ShmLink;
 use crate::tcp::TcpLink;
 
 /// A stream of bytes to a peer and one from it. It never blocks. An error is final.
+#[expect(clippy::large_enum_variant, reason = "a box would cost each access to shared memory, where time counts most")]
 pub(crate) enum Link {
     /// Through shared memory.
     Shm(ShmLink),

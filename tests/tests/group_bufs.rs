@@ -103,7 +103,7 @@ fn ops(pg: &ProcessGroup, grouped: impl Fn(u32) -> bool) -> Result<Option<String
                 pg.scope(|scope| {
                     let sending = scope.start(op::send(&*sent, to, 3));
                     pg.recv(&mut *got, from, 3)?;
-                    sending.wait().map(drop).map_err(c10d::Error::from)
+                    sending.wait().map(drop)
                 })?;
                 if !is(&other.slice()[..count], &|i| given(from, i)) {
                     return wrong("recv");
@@ -122,8 +122,11 @@ fn ops(pg: &ProcessGroup, grouped: impl Fn(u32) -> bool) -> Result<Option<String
     Ok(None)
 }
 
+/// Whether a rank gives buffers of the group.
+type Grouped = fn(u32) -> bool;
+
 /// Which ranks give buffers of the group.
-const GROUPED: [(&str, fn(u32) -> bool); 3] =
+const GROUPED: [(&str, Grouped); 3] =
     [("all", |_| true), ("the_first", |rank| rank == 0), ("all_others", |rank| rank != 0)];
 
 pub(crate) fn trials() -> Vec<Trial> {

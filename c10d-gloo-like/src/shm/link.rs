@@ -190,15 +190,13 @@ impl ShmLink {
     /// `to` is writable for `len` bytes.
     #[inline]
     pub(crate) unsafe fn read(&mut self, to: *mut u8, len: usize) -> Result<usize> {
-        if self.borrowed.is_none() {
-            if self.into.line().is_some() {
-                let (at, there) = self.peek()?;
-                if self.mail {
-                    let n = there.min(len);
-                    // SAFETY: the mailbox shows `there` bytes, which stay until consumed; `to` has room for `len`.
-                    unsafe { ptr::copy_nonoverlapping(at, to, n) };
-                    return Ok(if self.consume(n) { n } else { 0 });
-                }
+        if self.borrowed.is_none() && self.into.line().is_some() {
+            let (at, there) = self.peek()?;
+            if self.mail {
+                let n = there.min(len);
+                // SAFETY: the mailbox shows `there` bytes, which stay until consumed; `to` has room for `len`.
+                unsafe { ptr::copy_nonoverlapping(at, to, n) };
+                return Ok(if self.consume(n) { n } else { 0 });
             }
         }
         if self.borrowed.is_none() {
