@@ -15,7 +15,7 @@ use crate::cuda::CudaApi;
 use crate::dialect::Dialect;
 use crate::engine::{Order, Origin};
 use crate::nccl::{NcclApi, Optional};
-use crate::start::{Running, StartOptions, connect, run};
+use crate::start::{Running, Silence, StartOptions, await_from, connect, run};
 use crate::task::Task;
 use crate::types::{CAPABILITIES, LEGACY_CAPABILITIES};
 
@@ -37,9 +37,11 @@ impl Nccl {
         let comms = Arc::new(Comms::new(nccl.clone(), cuda.clone(), *device));
         let heir = Heir { comms: comms.clone(), answer };
         orders.send(Order::Do(Item::Derive(how, Some(heir)))).map_err(|_| gone())?;
-        let comm = answered.recv_deadline(init.deadline).map_err(|_| {
-            let what = format!("{what} did not come back in time{}", jobs.inside());
-            jobs.failure().unwrap_or_else(|| Error::new(ErrorKind::Timeout, what))
+        let comm = await_from(&answered, &facts.reports, init.deadline).map_err(|silence| match silence {
+            Silence::Reported(error) => error,
+            Silence::Late | Silence::Gone => jobs.failure().unwrap_or_else(|| {
+                Error::new(ErrorKind::Timeout, format!("{what} did not come back in time{}", jobs.inside()))
+            }),
         })?;
         Ok(Nccl(run(nccl.clone(), cuda.clone(), comms, facts, Origin::Split(comm))?))
     }

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use c10d_core::backend::{GroupInit, SideChannel};
+use c10d_core::backend::{GroupInit, Reports, SideChannel};
 use c10d_core::panics::caught;
 use c10d_core::process::spawn;
 use c10d_core::{ENDED_WITHOUT_LEAVING, Error, ErrorKind, Phase, Result, Store};
-use crossbeam_channel::{RecvTimeoutError, Sender, bounded, unbounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 
 use crate::bootstrap::{self, Ids};
 use crate::channel::Resources;
@@ -22,6 +22,8 @@ use crate::nccl::NcclApi;
 
 /// The hint that disables the comparison of calls.
 const CHECK: &str = "nccl.check";
+/// How long a wait for NCCL goes on without a look at what other ranks report.
+const SLICE: Duration = Duration::from_millis(100);
 
 /// The data that a backend and its threads share.
 pub(crate) struct Running {
@@ -49,6 +51,32 @@ pub(crate) struct StartOptions {
     /// Whether the ranks' calls are compared.
     pub(crate) checks: bool,
     pub(crate) dialect: Dialect,
+    pub(crate) reports: Arc<Reports>,
+}
+
+/// Why what was awaited did not come.
+pub(crate) enum Silence {
+    Late,
+    /// Nobody is left who could send it.
+    Gone,
+    /// Another rank cannot make the group.
+    Reported(Error),
+}
+
+/// What `receiver` gets by the deadline, unless another rank reports that it cannot make the group.
+pub(crate) fn await_from<T>(receiver: &Receiver<T>, reports: &Reports, deadline: Instant) -> Result<T, Silence> {
+    loop {
+        let slice = deadline.min(Instant::now() + SLICE);
+        match receiver.recv_deadline(slice) {
+            Ok(word) => return Ok(word),
+            Err(RecvTimeoutError::Disconnected) => return Err(Silence::Gone),
+            Err(RecvTimeoutError::Timeout) if slice == deadline => return Err(Silence::Late),
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+        if let Some(error) = reports.heard() {
+            return Err(Silence::Reported(error));
+        }
+    }
 }
 
 impl StartOptions {
@@ -62,7 +90,8 @@ impl StartOptions {
             Some("off") => false,
             Some(other) => return Err(Error::invalid(format!("{CHECK} is {other:?}; it must be on or off"))),
         };
-        Ok(StartOptions { store: dialect.store(init), rank, size, timeout, deadline, device, side, checks, dialect })
+        let (store, reports) = (dialect.store(init), init.reports());
+        Ok(StartOptions { store, rank, size, timeout, deadline, device, side, checks, dialect, reports })
     }
 }
 
@@ -87,7 +116,7 @@ pub(crate) fn run(
     facts: StartOptions,
     origin: Origin,
 ) -> Result<Running> {
-    let StartOptions { store, rank, size, timeout, deadline, device, side, checks, dialect } = facts;
+    let StartOptions { store, rank, size, timeout, deadline, device, side, checks, dialect, reports } = facts;
     let compared = side.as_ref().and_then(SideChannel::messages).filter(|_| checks);
     let jobs = Arc::new(JobTable::new(size > 1 && compared.is_none()));
     let (orders, receiver) = unbounded();
@@ -111,9 +140,13 @@ pub(crate) fn run(
     spawn("c10d-nccl", move || engine.run(origin)).inspect_err(|_| jobs.over())?;
     let running = Running { jobs, orders, nccl, cuda, device, size, side, checks, dialect };
     running.watch()?;
-    match is_ready.recv_deadline(deadline) {
+    match await_from(&is_ready, &reports, deadline) {
         Ok(()) => Ok(running),
-        Err(RecvTimeoutError::Timeout) => {
+        Err(Silence::Reported(error)) => {
+            running.fail(error.clone());
+            Err(error.phase(Phase::Connect))
+        }
+        Err(Silence::Late) => {
             let what = format!("the NCCL communicator was not ready in time{}", running.jobs.inside());
             // Only ranks of this crate record that they are connecting.
             let absent = if running.dialect.is_native() { bootstrap::absent(&*store, size) } else { Vec::new() };
@@ -121,7 +154,7 @@ pub(crate) fn run(
             running.fail(error.clone());
             Err(error)
         }
-        Err(RecvTimeoutError::Disconnected) => {
+        Err(Silence::Gone) => {
             let failure = running.jobs.failure();
             let error = failure.unwrap_or_else(|| Error::new(ErrorKind::Internal, "NCCL's thread ended by itself"));
             Err(error.phase(Phase::Connect))

@@ -21,7 +21,8 @@ pub struct GroupInit {
     pub size: u32,
     /// Random, the same on all ranks, different for every group ever made.
     pub session: [u8; 16],
-    /// A part of the store that this group has for itself.
+    /// A part of the store that this group has for itself. A wait for a key ends, too, when another rank reports that it
+    /// cannot make the group.
     pub store: Arc<dyn Store>,
     /// The store as the group's maker gave it, for a backend that meets ranks of another library there.
     pub root: Arc<dyn Store>,

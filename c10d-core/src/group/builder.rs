@@ -10,7 +10,7 @@ use super::other_backends::{BackendCache, Parent};
 use super::routes::Routes;
 use super::{Group, ProcessGroup, join, ranks};
 use crate::backend::registry::{check_settings, offers};
-use crate::backend::{BackendMap, GroupInit, Origin, PluginSearch, Provider, Registry, Reports};
+use crate::backend::{BackendMap, GroupInit, InterruptibleStore, Origin, PluginSearch, Provider, Registry, Reports};
 use crate::device::Seat;
 use crate::process::Process;
 use crate::store::{HashStore, PrefixStore, Store, deadline_after};
@@ -359,7 +359,7 @@ impl GroupSpec {
             rank: self.rank,
             size: self.size,
             session: joined.session,
-            store: joined.store.clone(),
+            store: Arc::new(InterruptibleStore::new(joined.store.clone(), reports.clone())),
             root: self.store.clone(),
             timeout: self.timeout,
             drop_within: self.drop_within,

@@ -58,8 +58,8 @@ fn create(init: &GroupInit) -> Result<Arc<dyn Backend>> {
 /// The backend of one rank.
 pub(super) fn connect(init: &GroupInit) -> Result<Nccl> {
     let log = log(&init.group, init.rank);
-    let (old, next) = (init.hint("mock.old").is_some(), AtomicU64::new(1));
-    let nccl = Arc::new(Mock { log: log.clone(), next, old });
+    let (old, slow) = (init.hint("mock.old").is_some(), init.hint("mock.slow").is_some());
+    let nccl = Arc::new(Mock { log: log.clone(), next: AtomicU64::new(1), old, slow });
     let cuda = MockCuda { log, ..MockCuda::at_work(0) };
     Nccl::connect(nccl, Arc::new(cuda), StartOptions::of(init, 0)?)
 }
@@ -175,6 +175,8 @@ pub(super) struct Mock {
     pub(super) next: AtomicU64,
     /// Whether it lacks the optional functions.
     pub(super) old: bool,
+    /// Is never through with anything.
+    pub(super) slow: bool,
 }
 
 impl Mock {
@@ -235,7 +237,7 @@ impl NcclApi for Mock {
         self.did(format!("shrink by {without:?}"))
     }
     unsafe fn async_error(&self, _: Comm) -> Result<NcclResult, NcclResult> {
-        Ok(NcclResult::SUCCESS)
+        Ok(if self.slow { NcclResult::IN_PROGRESS } else { NcclResult::SUCCESS })
     }
     unsafe fn finalize(&self, _: Comm) -> NcclResult {
         self.did("finalize".to_owned())

@@ -2,6 +2,7 @@
 //! that does the work (`fake/`).
 
 mod dialects;
+mod lacks;
 mod log;
 pub(crate) mod mock;
 mod real;

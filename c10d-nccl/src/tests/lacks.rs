@@ -1,0 +1,67 @@
+//! A rank that cannot make its part of the group is named by the others at once, whatever they wait for.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use c10d_core::backend::{Backend, GroupInit, Provider, Registration};
+use c10d_core::{Builder, DispatchKey, Error, ErrorKind, HashStore, Phase, Result, Store};
+
+use super::mock;
+
+/// The rank that lacks something.
+const POOR: &str = "mock.poor";
+
+static PROVIDER: Provider = Provider {
+    source: "lacks",
+    backends: &[Registration {
+        name: "mock",
+        keys: &[DispatchKey::Cuda],
+        priority: 100,
+        probe: &|| Ok(()),
+        create: &create,
+    }],
+    ..Provider::EMPTY
+};
+
+fn create(init: &GroupInit) -> Result<Arc<dyn Backend>> {
+    if init.hint(POOR) == Some(&init.rank.to_string()) {
+        return Err(Error::new(ErrorKind::Resource, "no descriptor left (limit 100)"));
+    }
+    Ok(Arc::new(mock::connect(init)?))
+}
+
+/// What the other one of two ranks fails with.
+fn told_of(poor: u32) -> Error {
+    let store: Arc<dyn Store> = Arc::new(HashStore::new());
+    let builder = Builder::new().providers(&[&PROVIDER]).backend("cuda:mock").timeout(Duration::from_secs(120));
+    let builder = builder.hint(POOR, &poor.to_string()).hint("mock.slow", "yes").size(2).store(store);
+    let begun = Instant::now();
+    let errors = std::thread::scope(|s| {
+        let rank = |rank: u32| {
+            s.spawn({
+                let builder = builder.clone();
+                move || builder.rank(rank).build().err()
+            })
+        };
+        [rank(0), rank(1)].map(|rank| rank.join().unwrap().unwrap())
+    });
+    assert!(begun.elapsed() < Duration::from_secs(60), "{errors:?}");
+    let [first, second] = errors;
+    if poor == 0 { second } else { first }
+}
+
+#[test]
+fn while_the_ids_are_awaited() {
+    let error = told_of(0);
+    assert_eq!((error.kind(), &*error.report().guilty), (&ErrorKind::Resource, &[0][..]), "{error}");
+    assert!(error.to_string().contains("limit 100"), "{error}");
+}
+
+#[test]
+fn while_the_library_connects() {
+    let error = told_of(1);
+    assert_eq!((error.kind(), &*error.report().guilty), (&ErrorKind::Resource, &[1][..]), "{error}");
+    assert!(error.to_string().contains("limit 100"), "{error}");
+    // It did not first take the other one for dead.
+    assert_eq!(error.report().phase, Some(Phase::Connect), "{error}");
+}
