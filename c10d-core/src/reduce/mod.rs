@@ -2,6 +2,7 @@
 //! order, for every operation and type.
 #![allow(unsafe_code)]
 
+mod bf16;
 mod element;
 #[cfg(target_arch = "x86_64")]
 mod f16c;

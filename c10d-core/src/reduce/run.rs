@@ -2,6 +2,7 @@
 
 use std::mem::MaybeUninit;
 
+use super::bf16;
 use super::element::{BFloat, Boolean, Complex, Element, Half, Pair};
 #[cfg(target_arch = "x86_64")]
 use super::f16c;
@@ -109,13 +110,19 @@ pub(super) trait Kernels: Element {
 macro_rules! kernels {
     ($($t:ty,)*) => {$(impl Kernels for $t {})*};
 }
-kernels!(u8, i8, u16, i16, u32, i32, u64, i64, f32, f64, BFloat, Boolean, Complex<f32>, Complex<f64>,);
+kernels!(u8, i8, u16, i16, u32, i32, u64, i64, f32, f64, Boolean, Complex<f32>, Complex<f64>,);
 
 impl<T: Copy + 'static> Kernels for Pair<T> where Pair<T>: Element {}
 
 impl Kernels for Half {
     fn kernel<O: Operation<f32>>(machine: Machine) -> Kernel {
         machine.half_kernel::<O>()
+    }
+}
+
+impl Kernels for BFloat {
+    fn kernel<O: Operation<f32>>(machine: Machine) -> Kernel {
+        machine.bfloat_kernel::<O>()
     }
 }
 
@@ -171,6 +178,17 @@ impl Machine {
             Machine::Avx2 => avx2::<E, O>,
             #[cfg(target_arch = "x86_64")]
             Machine::Avx512 => avx512::<E, O>,
+        }
+    }
+
+    /// The kernel for `bf16`.
+    pub(super) fn bfloat_kernel<O: Operation<f32>>(self) -> Kernel {
+        match self {
+            Machine::Portable => bf16::portable::<O>,
+            #[cfg(target_arch = "x86_64")]
+            Machine::Avx2 => bf16::avx2::<O>,
+            #[cfg(target_arch = "x86_64")]
+            Machine::Avx512 => bf16::avx512::<O>,
         }
     }
 

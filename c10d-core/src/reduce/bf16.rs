@@ -1,0 +1,80 @@
+//! `bf16`, two at a time as one word: the upper one is an `f32` but for the lower half of its bits, the lower one is after a
+//! shift. Plain loops over words, without the shuffles that widening and narrowing one by one take.
+
+use super::half;
+use super::operation::Operation;
+
+/// Words at a time: so many stay in registers.
+const WORDS: usize = 32;
+
+/// Rounds to nearest even; the upper half of the bits is the result.
+#[inline(always)]
+fn round(x: f32) -> u32 {
+    let bits = x.to_bits();
+    // A NaN stays one, quiet, whatever rounding would do to it.
+    if x.is_nan() { bits | 0x40_0000 } else { bits.wrapping_add(0x7FFF + (bits >> 16 & 1)) }
+}
+
+/// # Safety
+/// As for [`super::Kernel`].
+#[inline(always)]
+unsafe fn run<O: Operation<f32>>(to: *mut u8, sources: &[*const u8], n: usize, scale: f64) {
+    let Some((first, others)) = sources.split_first() else { return };
+    let whole = n - n % (2 * WORDS);
+    for at in (0..whole).step_by(2 * WORDS) {
+        let (mut low, mut high) = ([0.0; WORDS], [0.0; WORDS]);
+        // For all that follows: `at + 2 * WORDS <= n` elements are readable at each source and writable at the
+        // target, says the caller; all are read before one is written.
+        let word = |source: *const u8, i: usize| {
+            // SAFETY: as above.
+            unsafe { source.add(2 * at).cast::<u32>().add(i).read_unaligned() }
+        };
+        let widen = |word: u32| [word << 16, word & 0xFFFF_0000].map(|bits| O::enter(f32::from_bits(bits), scale));
+        for i in 0..WORDS {
+            [low[i], high[i]] = widen(word(*first, i));
+        }
+        for source in others {
+            for i in 0..WORDS {
+                let [l, h] = widen(word(*source, i));
+                (low[i], high[i]) = (O::combine(low[i], l), O::combine(high[i], h));
+            }
+        }
+        for i in 0..WORDS {
+            let [l, h] = [low[i], high[i]].map(|sum| round(O::leave(sum, scale)));
+            // SAFETY: as above.
+            unsafe { to.add(2 * at).cast::<u32>().add(i).write_unaligned(l >> 16 | h & 0xFFFF_0000) };
+        }
+    }
+    for at in whole..n {
+        // SAFETY: as above.
+        let get =
+            |s: *const u8| O::enter(half::bf16_to_f32(unsafe { s.cast::<u16>().add(at).read_unaligned() }), scale);
+        let sum = others.iter().fold(get(*first), |sum, s| O::combine(sum, get(*s)));
+        // SAFETY: as above.
+        unsafe { to.cast::<u16>().add(at).write_unaligned(half::f32_to_bf16(O::leave(sum, scale))) };
+    }
+}
+
+macro_rules! with_features {
+    ($($name:ident $features:literal)*) => {$(
+        /// # Safety
+        /// As for [`super::Kernel`], and the machine has the features.
+        #[cfg(target_arch = "x86_64")]
+        #[target_feature(enable = $features)]
+        pub(super) unsafe fn $name<O: Operation<f32>>(to: *mut u8, sources: &[*const u8], n: usize, scale: f64) {
+            // SAFETY: as promised by the caller.
+            unsafe { run::<O>(to, sources, n, scale) }
+        }
+    )*};
+}
+with_features! {
+    avx2 "avx2"
+    avx512 "avx512f,avx512bw,avx512dq,avx512vl"
+}
+
+/// # Safety
+/// As for [`super::Kernel`].
+pub(super) unsafe fn portable<O: Operation<f32>>(to: *mut u8, sources: &[*const u8], n: usize, scale: f64) {
+    // SAFETY: as promised by the caller.
+    unsafe { run::<O>(to, sources, n, scale) }
+}
