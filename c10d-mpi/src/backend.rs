@@ -21,7 +21,7 @@ use crate::messages::Messages;
 use crate::mpi::{Comm, Kind, Mpi};
 use crate::ops::{Collectives, algorithm};
 use crate::task::{Gate, Task};
-use crate::world::{Member, join};
+use crate::world::{Member, free, join};
 
 /// The hint that sets how the ranks watch each other.
 pub(crate) const SIDE: &str = "mpi.side";
@@ -293,8 +293,7 @@ impl Rank {
         self.health.leave();
         self.messages.iter().for_each(|messages| messages.close());
         if let (true, None, Some((mpi, comm))) = (in_order, self.health.cause(), self.comm) {
-            // This may wait for the others.
-            let _ = spawn("c10d-mpi-free", move || drop(mpi.free(comm)));
+            free(mpi, comm);
         }
     }
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use c10d_core::backend::GroupInit;
 use c10d_core::panics::caught;
 use c10d_core::process::{PerProcess, spawn};
-use c10d_core::sync::{Mutex, MutexGuard};
+use c10d_core::sync::{Condvar, Mutex, MutexGuard};
 use c10d_core::{Error, ErrorKind, Phase, PrefixStore, Result, Store};
 
 use crate::card::{Card, Place, agree};
@@ -153,9 +153,58 @@ extern "C" fn finalize() {
     let is_ours = STARTED_IN.load(Ordering::Acquire) == std::process::id();
     if let (true, true, Some(library)) = (is_ours, all_is_well(), Library::loaded()) {
         let mpi = Mpi::new(library);
+        let until = Instant::now() + FINALIZE;
         // A peer that does not come keeps nobody.
-        let _ = within(Instant::now() + FINALIZE, "MPI_Finalize", move || mpi.finalize());
+        let _ = within(until, "MPI_Finalize", move || if FREES.wait(until) { mpi.finalize() } else { Ok(()) });
     }
+}
+
+/// The communicators that are being freed. MPI may be finalized only after that.
+struct Frees {
+    running: Mutex<u32>,
+    ended: Condvar,
+}
+
+static FREES: Frees = Frees { running: Mutex::new(0), ended: Condvar::new() };
+
+impl Frees {
+    /// Waits until none is being freed. False: the time is over.
+    fn wait(&self, until: Instant) -> bool {
+        let mut running = self.running.lock();
+        while *running > 0 {
+            if self.ended.wait_until(&mut running, until).timed_out() {
+                return false;
+            }
+        }
+        true
+    }
+}
+
+/// One communicator that is being freed.
+struct Free;
+
+impl Free {
+    fn begin() -> Free {
+        *FREES.running.lock() += 1;
+        Free
+    }
+}
+
+impl Drop for Free {
+    fn drop(&mut self) {
+        *FREES.running.lock() -= 1;
+        FREES.ended.notify_all();
+    }
+}
+
+/// Frees a communicator on a thread of its own, since that may wait for the other ranks.
+pub(crate) fn free(mpi: Mpi, comm: Comm) {
+    let running = Free::begin();
+    // Without a thread it stays until the program ends.
+    let _ = spawn("c10d-mpi-free", move || {
+        let _ = mpi.free(comm);
+        drop(running);
+    });
 }
 
 /// Starts MPI. `server` answers its questions, unless the launcher does.
