@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use libtest_mimic::{Arguments, Failed, Trial};
 
@@ -10,6 +10,9 @@ use crate::processes::SUITE;
 use crate::suite::{Ranks, Suite};
 
 type World = OnceLock<Result<BTreeMap<String, Result<(), String>>, String>>;
+
+/// Held by the groups of threads that use this process's devices.
+static DEVICES: Mutex<()> = Mutex::new(());
 
 impl Suite {
     /// The main function of a test program (`harness = false`). It lists and runs every case as one test, and accepts
@@ -31,6 +34,8 @@ impl Suite {
             let name = case.to_string();
             trials.push(Trial::test(format!("{prefix}{name}"), move || {
                 let run = || {
+                    // An op of one group may wait for its device, and that for an op of another group.
+                    let _alone = suite.shares_devices(ranks).then(|| DEVICES.lock());
                     let outcomes = suite.run(ranks, case.world).map_err(|e| e.to_string())?;
                     Ok(outcomes.into_iter().map(|outcome| (outcome.name, outcome.result)).collect())
                 };

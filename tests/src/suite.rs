@@ -125,6 +125,11 @@ impl Suite {
         self
     }
 
+    /// Whether its ranks use devices of this process.
+    pub(crate) fn shares_devices(&self, ranks: Ranks) -> bool {
+        matches!(ranks, Ranks::Threads) && self.device.is_some()
+    }
+
     /// The device of this rank's tensors, unless they are in host memory.
     pub(crate) fn rank_device(&self, rank: u32) -> Result<Option<RankDevice>> {
         let open = |name: &String| RankDevice::of(&self.providers, name, rank, self.timeout);
