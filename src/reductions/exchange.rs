@@ -35,13 +35,34 @@ impl<'a> Exchange<'a> {
         self.cut.pieces_mut(x, round).into_iter().map(|piece| self.named(piece)).collect()
     }
 
-    /// Collects the pieces of this rank's part from all ranks into `rows`, and sets the length of `rows` to that of the
-    /// piece.
+    /// This rank's number, as an index.
+    pub(super) fn me(&self) -> usize {
+        self.within.pg.rank() as usize
+    }
+
+    /// This round's piece of `x` that this rank combines.
+    pub(super) fn own<'x, T>(&self, x: &'x [T], round: usize) -> &'x [T] {
+        &x[self.cut.at(self.me(), round)]
+    }
+
+    /// Collects the pieces of this rank's part from all other ranks into `rows`, and sets the length of `rows` to that of
+    /// the piece. The own piece stays where it is.
     fn collect<T: Plain>(&self, x: &[T], round: usize, rows: &mut Rows<T>) -> Result {
-        rows.cut_to(self.cut.at(self.within.pg.rank() as usize, round).len());
-        let inputs = self.cut.pieces(x, round).into_iter().map(|piece| self.named(piece)).collect();
-        let outputs = rows.all_mut().map(|row| self.named(row)).collect();
+        rows.cut_to(self.own(x, round).len());
+        let mut pieces = self.cut.pieces(x, round);
+        pieces[self.me()] = &[];
+        let inputs = pieces.into_iter().map(|piece| self.named(piece)).collect();
+        let others = |(rank, row)| self.named(if rank == self.me() { &mut [][..] } else { row });
+        let outputs = rows.all_mut().enumerate().map(others).collect();
         self.within.run(op::all_to_all(inputs, outputs).agreed_count(self.cut.len() as u64)).map(drop)
+    }
+
+    /// Sends this rank's result to all others, and theirs into `pieces`, whose own place is empty.
+    pub(super) fn spread<T: Plain>(&self, result: &[T], pieces: Vec<&mut [T]>) -> Result {
+        let to = |rank| self.named(if rank == self.me() { &[][..] } else { result });
+        let inputs = (0..pieces.len()).map(to).collect();
+        let outputs = pieces.into_iter().map(|piece| self.named(piece)).collect();
+        self.within.run(op::all_to_all(inputs, outputs)).map(drop)
     }
 
     /// Round by round, collects the pieces of `x`, and `body` goes on with them. The ranks stay in step even if the closure
@@ -104,6 +125,11 @@ impl<T: Plain> Rows<T> {
     pub(super) fn row(&self, rank: usize) -> &[T] {
         &self.rows[rank][..self.len]
     }
+
+    /// Makes `piece` the row of this rank.
+    pub(super) fn set(&mut self, rank: usize, piece: &[T]) {
+        self.rows[rank][..self.len].copy_from_slice(piece);
+    }
 }
 
 /// The closure, which is not called again after a panic.
@@ -113,15 +139,28 @@ pub(super) struct Fold<F> {
 }
 
 impl<F> Fold<F> {
-    /// Combines all rows into the first, in rank order.
-    pub(super) fn all<T: Plain>(&mut self, rows: &mut Rows<T>)
+    /// Combines the rows of all ranks into the first, in rank order. `own` stands for the row of rank `me`.
+    pub(super) fn all<T: Plain>(&mut self, rows: &mut Rows<T>, me: usize, own: &[T])
     where
         F: FnMut(&mut [T], &[T]),
     {
+        if me == 0 {
+            rows.set(0, own);
+        }
         let len = rows.len;
         let Some((first, rest)) = rows.rows.split_first_mut() else { return };
-        for row in rest {
-            self.one(&mut first[..len], &row[..len]);
+        for (rank, row) in (1..).zip(rest) {
+            self.one(&mut first[..len], if rank == me { own } else { &row[..len] });
+        }
+    }
+
+    /// On rank 0: combines its own piece and the rows of the others into its piece, in rank order.
+    pub(super) fn onto_first<T: Plain>(&mut self, first: &mut [T], rows: &Rows<T>)
+    where
+        F: FnMut(&mut [T], &[T]),
+    {
+        for row in &rows.rows[1..] {
+            self.one(first, &row[..rows.len]);
         }
     }
 

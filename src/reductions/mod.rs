@@ -149,9 +149,17 @@ impl Reductions for ProcessGroup {
         closure: impl FnMut(&mut [T], &[T]),
     ) -> Result {
         let exchange = Exchange::new::<T>(self, operation.into(), x.len());
+        let me = exchange.me();
         exchange.run(x, closure, |x, round, fold, rows| {
-            fold.all(rows);
-            exchange.within.run(op::all_gather(exchange.named(rows.row(0)), exchange.pieces_mut(x, round))).map(drop)
+            let mut pieces = exchange.cut.pieces_mut(x, round);
+            let own = std::mem::take(&mut pieces[me]);
+            if me == 0 {
+                fold.onto_first(own, rows);
+            } else {
+                fold.all(rows, me, own);
+                own.copy_from_slice(rows.row(0));
+            }
+            exchange.spread(own, pieces)
         })
     }
 
@@ -167,7 +175,7 @@ impl Reductions for ProcessGroup {
         }
         let exchange = Exchange::new::<T>(self, operation.into(), x.len());
         exchange.run(x, closure, |x, round, fold, rows| {
-            fold.all(rows);
+            fold.all(rows, exchange.me(), exchange.own(x, round));
             let to = if self.rank() == root { Root::Me(exchange.pieces_mut(x, round)) } else { Root::At(root) };
             exchange.within.run(op::gather(exchange.named(rows.row(0)), to)).map(drop)
         })
@@ -187,8 +195,8 @@ impl Reductions for ProcessGroup {
         }
         let exchange = Exchange::new::<T>(self, operation.into(), input.len());
         let mut done = 0;
-        exchange.run(input, closure, |_, _, fold, rows| {
-            fold.all(rows);
+        exchange.run(input, closure, |input, round, fold, rows| {
+            fold.all(rows, exchange.me(), exchange.own(input, round));
             let piece = rows.row(0);
             output[done..done + piece.len()].copy_from_slice(piece);
             done += piece.len();
@@ -204,6 +212,7 @@ impl Reductions for ProcessGroup {
     ) -> Result {
         let exchange = Exchange::new::<T>(self, operation.into(), x.len());
         exchange.run(x, closure, |x, round, fold, rows| {
+            rows.set(exchange.me(), exchange.own(x, round));
             fold.prefixes(rows);
             let to_each = (0..self.size() as usize).map(|rank| exchange.named(rows.row(rank))).collect();
             exchange.within.run(op::all_to_all(to_each, exchange.pieces_mut(x, round))).map(drop)
@@ -219,6 +228,7 @@ impl Reductions for ProcessGroup {
         let exchange = Exchange::new::<T>(self, operation.into(), x.len());
         let first = self.rank() == 0;
         exchange.run(x, closure, |x, round, fold, rows| {
+            rows.set(exchange.me(), exchange.own(x, round));
             fold.prefixes(rows);
             // Rank r gets the combination of ranks 0 to r - 1, and rank 0 gets nothing.
             let before = |rank: usize| rank.checked_sub(1).map_or(&[][..], |rank| rows.row(rank));
