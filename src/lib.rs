@@ -95,7 +95,7 @@ pub use c10d_rendezvous::{FileStore, Joined, TcpStore, TcpStoreServer, init, lau
 /// call ops need nothing from here.
 pub mod backend {
     pub use c10d_core::backend::*;
-    pub use c10d_core::{submit, submit_device, tiered};
+    pub use c10d_core::{submit, submit_device};
 }
 
 /// The README's examples are tests.
