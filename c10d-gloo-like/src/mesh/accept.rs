@@ -1,4 +1,4 @@
-//! Accepts connections of the ranks that dial this one, among other connections.
+//! Accepts the connections of ranks that dial this one, and refuses all others.
 //!
 //! A connection counts as a stranger until its handshake is complete and correct. The number of strangers is limited,
 //! they do not delay ranks, and each is closed after five seconds at the latest.
@@ -16,13 +16,13 @@ use super::handshake::Handshake;
 use super::socket::{LOOK, Patience, Socket, timespec};
 use crate::tcp;
 
-/// How long a stranger may take for its handshake.
+/// How long a stranger may take to send its handshake.
 const INTRODUCTION: Duration = Duration::from_secs(5);
-/// The largest number of strangers. Beyond it the oldest is closed, since ranks send their handshake at once.
+/// The largest number of strangers. If there are more, the oldest is closed, since ranks send their handshake at once.
 const STRANGERS: usize = 128;
 /// How long to wait before accepting again after descriptors have run out.
 const PAUSE: Duration = Duration::from_millis(20);
-/// How long descriptors may be missing, since other parts of the process may free some soon.
+/// How long a lack of descriptors is tolerated; other parts of the process may free some soon.
 const SCARCE: Duration = Duration::from_secs(1);
 
 /// The listeners of this rank while it joins.
@@ -31,7 +31,7 @@ pub(super) struct JoinListener {
     pub(super) tcp: Vec<tcp::Listener>,
     strangers: Vec<Stranger>,
     closed_until: Option<Instant>,
-    /// Since when no connection can be accepted, and why.
+    /// The time since which no connection can be accepted, and the error.
     scarce: Option<(Instant, Error)>,
 }
 
@@ -43,7 +43,7 @@ struct Stranger {
     until: Instant,
 }
 
-/// A rank's connection, whose handshake is not answered yet.
+/// A connection of a rank, whose handshake is not answered yet.
 pub(super) struct Guest {
     pub(super) fd: Socket,
     pub(super) unix: bool,
@@ -55,7 +55,8 @@ impl JoinListener {
         JoinListener { unix, tcp, strangers: Vec::new(), closed_until: None, scarce: None }
     }
 
-    /// The next connection to which `welcome` does not object; `None` at the deadline or when the join has failed.
+    /// Returns the next connection to whose handshake `welcome` does not object; `None` at the deadline or when the
+    /// join has failed.
     pub(super) fn next(
         &mut self,
         patience: &Patience<'_>,
@@ -74,7 +75,7 @@ impl JoinListener {
         }
     }
 
-    /// Why no connection can be accepted, if that is so.
+    /// Returns the error for which no connection can be accepted at present, if there is one.
     pub(super) fn shut(&self) -> Option<Error> {
         self.scarce.as_ref().map(|(_, error)| error.clone())
     }
@@ -87,7 +88,7 @@ impl JoinListener {
         if now.duration_since(*since) < SCARCE { Ok(()) } else { Err(error.clone()) }
     }
 
-    /// Sleeps until an event occurs, for a moment at most.
+    /// Sleeps until an event occurs, for at most 50 ms.
     fn wait(&mut self, left: Duration) -> Result {
         let now = Instant::now();
         let mut slice = left.min(LOOK);
@@ -147,7 +148,8 @@ impl JoinListener {
         Ok(())
     }
 
-    /// Reads from the strangers. Returns one that is welcome, if there is one; those that are not are closed.
+    /// Reads from the strangers. Returns the first to which `welcome` does not object, if there is one. Those to which
+    /// it objects are closed.
     fn introduced(&mut self, welcome: impl Fn(&Handshake) -> Option<&'static str>) -> Option<Guest> {
         let now = Instant::now();
         let mut guest = None;
@@ -176,12 +178,12 @@ impl Stranger {
     fn listen(&mut self, now: Instant) -> Result<Option<Handshake>, &'static str> {
         while self.got < self.bytes.len() {
             match recv(&self.fd, &mut self.bytes[self.got..], RecvFlags::DONTWAIT) {
-                Ok((0, _)) => return Err("it closed"),
+                Ok((0, _)) => return Err("it ended before its handshake"),
                 Ok((n, _)) => self.got += n,
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) if now < self.until => return Ok(None),
-                Err(Errno::AGAIN) => return Err("it did not introduce itself"),
-                Err(_) => return Err("it broke"),
+                Err(Errno::AGAIN) => return Err("it sent no complete handshake within 5 s"),
+                Err(_) => return Err("it broke before its handshake"),
             }
         }
         Handshake::from_bytes(&self.bytes).map(Some)

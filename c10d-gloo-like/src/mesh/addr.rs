@@ -1,9 +1,9 @@
 //! The addresses at which this rank can be reached over TCP.
 //!
-//! If `C10D_SOCKET_ADDR` (an address) or `C10D_SOCKET_IFNAME` (interfaces, written as in NCCL's variable) is set, it
-//! decides. Otherwise a job whose `MASTER_ADDR` is a loopback address uses only loopback. Any other job listens on
-//! loopback, for ranks on the same host, and on the addresses of its interfaces. The interface on the route to
-//! `MASTER_ADDR`, or on the default route, comes first. It never listens on the wildcard address.
+//! If `C10D_SOCKET_ADDR` (an address) or `C10D_SOCKET_IFNAME` (interfaces, written as in NCCL's variable) is set, the
+//! rank listens only there. Otherwise a job whose `MASTER_ADDR` is a loopback address uses only loopback. Any other job
+//! listens on loopback, for ranks on the same host, and on the addresses of its interfaces. The interface on the route
+//! to `MASTER_ADDR`, or on the default route, comes first. No rank listens on the wildcard address.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
@@ -17,7 +17,7 @@ pub(super) const MAX: usize = 8;
 pub(crate) const IFNAME: &str = "C10D_SOCKET_IFNAME";
 pub(crate) const ADDR: &str = "C10D_SOCKET_ADDR";
 
-/// The environment's settings of addresses.
+/// The environment variables that choose the addresses.
 #[derive(Default)]
 pub(super) struct Wish {
     pub(super) addr: Option<String>,
@@ -32,9 +32,9 @@ impl Wish {
     }
 }
 
-/// The addresses to listen on, best first.
+/// Returns the addresses to listen on, the best first.
 pub(super) fn choose(wish: &Wish) -> Result<Vec<IpAddr>> {
-    // If the kernel does not list addresses (in a sandbox without netlink), loopback is used alone.
+    // If the kernel does not list its addresses (in a sandbox without netlink), only loopback is used.
     let local = netlink::addresses().unwrap_or_default();
     let towards = |to: IpAddr| route(to);
     select(wish, &local, towards)
@@ -67,7 +67,8 @@ fn select(wish: &Wish, local: &[Local], towards: impl Fn(IpAddr) -> Option<IpAdd
     if master.is_some_and(|m| m.is_loopback()) {
         return Ok(list);
     }
-    // No packet is sent to these. The route to them tells which address peers can most likely reach.
+    // No packet is sent to these addresses. The kernel's route to them shows which local address peers can most likely
+    // reach.
     let documentation =
         [IpAddr::V4(Ipv4Addr::new(198, 51, 100, 1)), IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1))];
     let routed = master.into_iter().chain(documentation).filter_map(towards);
@@ -79,8 +80,9 @@ fn select(wish: &Wish, local: &[Local], towards: impl Fn(IpAddr) -> Option<IpAdd
     Ok(list)
 }
 
-/// The addresses of the interfaces that a text in the form of `NCCL_SOCKET_IFNAME` names: those whose names begin with
-/// one of the comma-separated words, in the order of the words; after `^` all others; after `=` (or `^=`) exact names.
+/// Returns the addresses of the interfaces that `text` names, in the syntax of `NCCL_SOCKET_IFNAME`: comma-separated
+/// prefixes of names, in order of preference. After `^` the prefixes exclude interfaces. After `=` (or `^=`) the words
+/// are exact names.
 fn named<'a>(text: &str, local: &'a [Local]) -> impl Iterator<Item = &'a Local> {
     let (excludes, text) = text.strip_prefix('^').map_or((false, text), |rest| (true, rest));
     let (whole, text) = text.strip_prefix('=').map_or((false, text), |rest| (true, rest));
@@ -99,8 +101,8 @@ fn named<'a>(text: &str, local: &'a [Local]) -> impl Iterator<Item = &'a Local> 
     found.into_iter().map(|(_, l)| l)
 }
 
-/// The order in which to try a peer's addresses: loopback first on a shared network, and never otherwise. `None`: it is
-/// not known whether the network is shared; then loopback comes last.
+/// Returns a peer's addresses in the order in which to try them. If the network is shared, loopback comes first; if it
+/// is not, loopback is left out. If that is not known (`None`), loopback comes last.
 pub(super) fn order(theirs: &[SocketAddr], shared_network: Option<bool>) -> Vec<SocketAddr> {
     let (near, far): (Vec<SocketAddr>, Vec<SocketAddr>) = theirs.iter().partition(|a| a.ip().is_loopback());
     match shared_network {
@@ -110,7 +112,8 @@ pub(super) fn order(theirs: &[SocketAddr], shared_network: Option<bool>) -> Vec<
     }
 }
 
-/// This host's address on the route to another address: the kernel chooses it for a socket that connects there.
+/// Returns this host's address on the route to another address, which is the one that the kernel gives to a UDP socket
+/// that is connected to it. `None` if there is no route.
 fn route(to: IpAddr) -> Option<IpAddr> {
     let any: IpAddr = if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     let socket = UdpSocket::bind((any, 0)).ok()?;

@@ -1,4 +1,4 @@
-//! The knowledge of a rank about a peer that it has asked.
+//! What a rank knows about a peer that it has asked.
 
 use std::time::Duration;
 
@@ -8,14 +8,14 @@ use c10d_core::calls::CallId;
 /// What is known of a peer when a deadline has passed.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Answer {
-    /// It does not answer: its process is stopped or cannot be reached. `since`: how long ago its last message came;
-    /// `before`: what it was doing then.
+    /// The peer does not answer: its process is stopped or cannot be reached. `since` is the time since its last
+    /// message, and `before` is its last answer.
     Silent { since: Duration, before: Option<Doing> },
-    /// It said goodbye after this call, or its program ended.
+    /// The peer said goodbye after call `last`, or its program ended without a goodbye (`exited`).
     Left { last: Option<CallId>, exited: bool },
-    /// It answered, and is doing this.
+    /// The peer answered, and this is what it is doing.
     At(Doing),
 }
 
-/// A silence that is too long for a delay by scheduling, since waiting ranks ask each other more often than this.
+/// A silence that is too long for a scheduling delay, since waiting ranks ask each other more often than this.
 pub(super) const LONG: Duration = Duration::from_millis(400);

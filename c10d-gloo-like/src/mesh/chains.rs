@@ -6,7 +6,7 @@ use std::collections::{HashMap, VecDeque};
 use super::answer::{Answer, LONG};
 use super::doing::Wait;
 
-/// The largest number of waiting ranks from which a circle is searched.
+/// The largest number of ranks at which the search for a circle starts.
 const STARTS: usize = 64;
 /// The largest number of links of a chain in an error.
 const TOLD: usize = 8;
@@ -18,7 +18,7 @@ pub(super) struct Chains<'a> {
     pub(super) answers: &'a [Answer],
 }
 
-/// "`from` waits for `to`", with the op.
+/// One link of a chain: rank `from` waits for rank `to` in the op of `wait`.
 #[derive(Clone, Copy)]
 pub(super) struct Link<'a> {
     from: u32,
@@ -32,7 +32,8 @@ impl Link<'_> {
     }
 }
 
-/// The ranks for which others wait, each with the link by which it was reached first, in the order of their distance.
+/// The ranks for which the `start` ranks wait, directly or through others, in order of distance; `by` has the link by
+/// which each was reached first.
 pub(super) struct Reached<'a> {
     start: Vec<u32>,
     pub(super) ranks: Vec<u32>,
@@ -40,7 +41,8 @@ pub(super) struct Reached<'a> {
 }
 
 impl<'a> Reached<'a> {
-    /// The chain that leads to this rank, in words; empty if it begins with the rank itself.
+    /// Returns the chain that leads to this rank, as a text. The text is empty if the rank is a start itself, or if the
+    /// only start waits for it directly.
     pub(super) fn chain(&self, rank: u32) -> String {
         let mut links: Vec<Link<'a>> = Vec::new();
         let mut at = rank;
@@ -70,7 +72,8 @@ impl<'a> Chains<'a> {
         self.answers.len() as u32
     }
 
-    /// The waits of a rank, now or a moment ago; none if it is gone.
+    /// Returns the waits of a rank: those of its answer, or, if the answer is late, those of its answer before. None if
+    /// the rank is gone.
     fn waits(&self, rank: u32) -> &'a [Wait] {
         match self.answers.get(rank as usize) {
             _ if rank == self.me => std::slice::from_ref(self.mine),
@@ -87,7 +90,7 @@ impl<'a> Chains<'a> {
             .flat_map(move |wait| wait.on(from, size).into_iter().map(move |to| Link { from, wait, to }))
     }
 
-    /// All ranks for which these ranks wait, directly or through others.
+    /// Finds all ranks for which these ranks wait, directly or through others.
     pub(super) fn reached(&self, start: &[u32]) -> Reached<'a> {
         let mut reached = Reached { start: start.to_vec(), ranks: Vec::new(), by: HashMap::new() };
         let mut line: VecDeque<u32> = start.iter().copied().collect();
@@ -107,7 +110,7 @@ impl<'a> Chains<'a> {
         reached
     }
 
-    /// Ranks that wait for each other in a circle, the lowest first, and the circle in words.
+    /// Finds ranks that wait for each other in a circle. Returns them, the lowest first, and the circle as a text.
     pub(super) fn deadlock(&self, start: &[u32]) -> Option<(Vec<u32>, String)> {
         let mut candidates = start.to_vec();
         candidates.extend(self.reached(start).ranks);
@@ -118,7 +121,7 @@ impl<'a> Chains<'a> {
         Some((circle.iter().map(|link| link.from).collect(), told(&circle)))
     }
 
-    /// The shortest circle through a rank.
+    /// Finds the shortest circle of waits through a rank.
     fn circle(&self, rank: u32) -> Option<Vec<Link<'a>>> {
         let mut by: HashMap<u32, Link<'a>> = HashMap::new();
         let mut line = VecDeque::from([rank]);
@@ -143,7 +146,8 @@ impl<'a> Chains<'a> {
         None
     }
 
-    /// Whether the two ranks of a link are at the two ends of one message.
+    /// Whether the two ranks of a link are at the two ends of one message, a send and its receive, so that neither is
+    /// stuck.
     fn moves(&self, link: &Link<'_>) -> bool {
         use c10d_core::OpKind::{Recv, RecvAnySource, Send};
         let ends = |a: &Wait, b: &Wait| {

@@ -1,5 +1,6 @@
-//! Checks the claims in a member's frames. A frame that names ranks outside the group, or that cannot be true, is an
-//! error of its sender. The handshake tells the rank of a connection; claims of a frame about other ranks are hearsay.
+//! Checks the contents of frames from peers. A frame that names ranks outside the group, or that cannot be true, is an
+//! error of its sender. The rank of the sender is certain, since the handshake established it. What a frame reports
+//! about other ranks is unverified.
 
 use c10d_core::OpKind;
 
@@ -7,19 +8,19 @@ use super::control::Frame;
 use super::doing::Doing;
 use c10d_core::calls::CallId;
 
-/// What is wrong with a frame that rank `from` sent to rank `me` of a group of `size`.
+/// Returns what is wrong with a frame that rank `from` sent to rank `me` of a group of `size`, or `None`.
 pub(super) fn objection(frame: &Frame, from: u32, me: u32, size: u32) -> Option<String> {
     let outside = |rank: u32| rank >= size;
     match frame {
         Frame::Query { .. } | Frame::Ask { .. } | Frame::Goodbye { .. } | Frame::Exited { .. } => None,
-        // A rank asks another about a third one.
+        // These frames are about a third rank, which is neither the sender nor the receiver.
         Frame::Reach { of } | Frame::Reached { of, .. } if outside(*of) || *of == from || *of == me => {
-            Some(format!("it asks or tells about rank {of}, which is no third rank of a group of {size}"))
+            Some(format!("it asked or answered about rank {of}, which is not a third rank of a group of {size}"))
         }
         Frame::Reach { .. } | Frame::Reached { .. } => None,
         Frame::State { place, doing, fingerprint, .. } => {
             if fingerprint.is_some_and(|f| CallId::of(&f) != *place) {
-                return Some(format!("asked for its call at seq {}, it tells of another", place.seq));
+                return Some(format!("asked for its call at seq {}, it answered with another call", place.seq));
             }
             doing_objection(doing, size)
         }
@@ -28,16 +29,16 @@ pub(super) fn objection(frame: &Frame, from: u32, me: u32, size: u32) -> Option<
             let compared = revoke.fingerprints.iter().flatten().map(|(rank, _)| *rank);
             let mut all = std::iter::once(revoke.by).chain(revoke.via).chain(named).chain(compared);
             if let Some(rank) = all.find(|rank| outside(*rank)) {
-                return Some(format!("it names rank {rank} in a group of {size}"));
+                return Some(format!("it named rank {rank} in a group of {size}"));
             }
             match &revoke.fingerprints {
-                Some([(a, _), (b, _)]) if a == b => Some(format!("it sets rank {a} against itself")),
+                Some([(a, _), (b, _)]) if a == b => Some(format!("it compared rank {a} with itself")),
                 _ => None,
             }
         }
         Frame::Told { history, .. } => {
             let early = history.calls.iter().all(|(number, _)| *number < history.until);
-            (!early).then(|| format!("it tells of calls beyond its {} ones", history.until))
+            (!early).then(|| format!("it listed calls beyond the {} that it has made", history.until))
         }
     }
 }
@@ -45,9 +46,9 @@ pub(super) fn objection(frame: &Frame, from: u32, me: u32, size: u32) -> Option<
 fn doing_objection(doing: &Doing, size: u32) -> Option<String> {
     let waited_for = doing.waits.iter().flat_map(|wait| &wait.on);
     if let Some(rank) = waited_for.copied().find(|rank| *rank >= size) {
-        return Some(format!("it waits for rank {rank} in a group of {size}"));
+        return Some(format!("it reported a wait for rank {rank} in a group of {size}"));
     }
     let ops = doing.waits.iter().map(|wait| wait.op).chain(doing.refused.iter().map(|refused| refused.op));
     let unknown = ops.into_iter().find(|op| OpKind::from_code(*op).is_none());
-    unknown.map(|op| format!("it speaks of op {op}, which there is not"))
+    unknown.map(|op| format!("it named op {op}, which does not exist"))
 }

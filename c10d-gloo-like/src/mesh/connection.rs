@@ -1,8 +1,8 @@
 //! A control connection: frames to and from one peer process, for the life of the group.
 //!
-//! Any thread may send, and none waits; data that cannot be sent at once is kept and sent by the watcher. Only the
-//! watcher reads. Between processes of one host the peer's process is watched, too, since a connection lasts as long as
-//! any process has a copy of its other end, such as a forked child of the peer.
+//! Any thread may send, and sending never blocks: data that the socket does not take at once is kept, and the watcher
+//! sends it later. Only the watcher reads. Between processes of one host, the peer's process is watched, too. Its end
+//! may not end the connection, because a forked child of the peer can have a copy of the socket.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -18,16 +18,16 @@ use super::control::{Decoder, Frame};
 use super::socket::Socket;
 use super::watch::{self, Next, Token, Watched};
 
-/// The largest number of bytes kept for a peer that does not read. Questions beyond it are dropped; other frames are
-/// small and sent once.
+/// The largest number of bytes kept for a peer that does not read. Questions and answers beyond it are dropped. Other
+/// frames are kept; they are small and are sent once.
 const BACKLOG: usize = 64 << 10;
-/// The largest number of bytes that are read from one connection before the others have their turn.
+/// The largest number of bytes that are read from one connection before other connections are served.
 const TURN: usize = 64 << 10;
 
-/// The reason if the kernel got no answer from the peer's host for the configured time.
+/// Why a connection ended, if the kernel got no answer from the peer's host for the configured time.
 const UNREACHABLE: &str = "unreachable: its host or the network to it does not answer any more";
 
-/// See the module.
+/// A control connection to one peer. See the module.
 pub(crate) struct Connection {
     peer: u32,
     listener: Weak<dyn Listener>,
@@ -38,40 +38,41 @@ pub(crate) struct Connection {
     out: Mutex<Vec<u8>>,
     decoder: Mutex<Decoder>,
     closing: AtomicBool,
-    /// Whether the connection has ended and other ranks are asked whether the peer lives.
+    /// Whether the connection has ended, and it is not known whether the peer has ended, too.
     unsure: AtomicBool,
 }
 
-/// Receives the frames of a connection, and its end.
+/// The receiver of a connection's frames, and of its end.
 pub(super) trait Listener: Send + Sync {
-    /// The peer sent a frame.
+    /// Handles a frame from the peer.
     fn heard(self: Arc<Self>, peer: u32, frame: Frame);
-    /// The peer sent a frame that violates the protocol.
+    /// Handles a frame that violates the protocol.
     fn misspoke(self: Arc<Self>, peer: u32, what: &str);
-    /// The connection has ended. Returns `true` if it is not known whether the peer has ended; then
-    /// [`Listener::must_decide`] follows in a moment. `watched`: the peer's process is watched, too.
+    /// Handles the end of the connection. Returns `true` if it is not known whether the peer has ended; then
+    /// [`Listener::must_decide`] follows, at most 80 ms later. `watched`: the peer's process is watched, too.
     fn hung_up(self: Arc<Self>, peer: u32, how: &str, watched: bool) -> bool;
-    /// The peer's process has ended.
+    /// Handles the end of the peer's process.
     fn died(self: Arc<Self>, peer: u32, how: &str);
-    /// No rank has told whether the peer lives. `watched`: its process is watched, and has not ended.
+    /// Decides whether the peer is alive, since no rank has reported it in time. `watched`: the peer's process is
+    /// watched, and has not ended.
     fn must_decide(self: Arc<Self>, peer: u32, watched: bool);
-    /// The connection cannot be watched any more.
+    /// Handles an error after which the connection is not watched any more.
     fn watch_failed(self: Arc<Self>, error: Error);
 }
 
 /// The result of reading the socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Received {
-    /// There may be more.
+    /// Bytes were read, and more may be available.
     Part,
-    /// There is no more now.
+    /// All bytes that had arrived were read.
     All,
-    /// Nothing will come any more.
+    /// The connection has ended.
     End,
 }
 
 impl Connection {
-    /// Puts a connected non-blocking socket to `peer` under watch.
+    /// Makes the control connection to `peer` from a connected non-blocking socket, and has it watched.
     pub(super) fn open(
         fd: Socket,
         life: Option<OwnedFd>,
@@ -96,7 +97,8 @@ impl Connection {
         self.send_bytes(&frame.to_bytes(), matters);
     }
 
-    /// Sends a frame now or as soon as the peer reads. Frames that do not matter enough are dropped when it does not.
+    /// Sends a frame now, or as soon as the peer reads. If more than [`BACKLOG`] bytes are already kept for the peer, a
+    /// frame that does not matter is dropped.
     pub(super) fn send_bytes(&self, frame: &[u8], matters: bool) {
         let mut out = self.out.lock();
         if self.closing.load(Ordering::Relaxed) || (!matters && out.len() > BACKLOG) {
@@ -109,8 +111,8 @@ impl Connection {
         }
     }
 
-    /// Ends sending, and leaves the rest to the watcher: the descriptor is closed when the peer has closed, too, or
-    /// after a while.
+    /// Ends sending. The watcher sends the rest, and closes the descriptor when the peer has closed its end, or after 5
+    /// s.
     pub(super) fn close(&self) {
         let mut out = self.out.lock();
         self.closing.store(true, Ordering::Relaxed);
@@ -160,7 +162,8 @@ impl Connection {
         Received::End
     }
 
-    /// Writes what the socket accepts. `Forget`: it will accept nothing more; the watcher learns that by reading.
+    /// Writes what the socket accepts. Returns `Forget` if the socket is broken; the watcher finds that out when it
+    /// reads.
     fn flush(&self, out: &mut Vec<u8>) -> Next {
         while !out.is_empty() {
             match send(&self.fd, out, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
@@ -174,7 +177,7 @@ impl Connection {
             }
         }
         if self.closing.load(Ordering::Relaxed) {
-            // The peer reads the goodbye, then the end.
+            // The peer reads the goodbye, then the end of the stream.
             let _ = shutdown(&self.fd, Shutdown::Write);
         }
         Next::Watch
@@ -235,7 +238,7 @@ impl Watched for Connection {
 
     fn must_decide(&self) {
         if let Some(listener) = self.listener.upgrade() {
-            // If its process is watched, its end would have been noticed.
+            // If the peer's process is watched, its end would have been noticed by now.
             listener.must_decide(self.peer, self.life.is_some());
         }
     }

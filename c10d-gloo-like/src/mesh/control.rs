@@ -18,29 +18,31 @@ pub(super) const MAX: usize = 64 << 10;
 /// One message.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Frame {
-    /// "Where are you, and what did you call at this place?"
+    /// A question: what is the receiver's position, and which call did it make at `place`?
     Query { id: u32, place: CallId },
-    /// The answer, given by the watcher of the asked process, whatever its other threads do.
+    /// The answer to [`Frame::Query`]. The watcher of the receiver gives it, whatever its other threads do.
     State { id: u32, place: CallId, doing: Doing, fingerprint: Option<Fingerprint> },
-    /// "This group has failed", with the cause.
+    /// The report that the group has failed, with the cause.
     Revoke(Box<Revoke>),
-    /// "Do you reach this rank?" My connection to it has ended without a goodbye.
+    /// A question: does the receiver still reach rank `of`? The sender's connection to that rank has ended without a
+    /// goodbye.
     Reach { of: u32 },
-    /// The answer: it answers me, or my connection to it has ended, too.
+    /// The answer to [`Frame::Reach`]: rank `of` answers the sender (`alive`), or the sender's connection to it has
+    /// ended, too.
     Reached { of: u32, alive: bool },
-    /// "I leave, and this is the last call that I completed." `failed`: the group has failed, and the rank that met the
-    /// cause has told all.
+    /// The sender leaves the group, and `last` is the last call that it completed. `failed`: the group has failed, and
+    /// the cause has been sent to all ranks.
     Goodbye { last: Option<CallId>, failed: bool },
-    /// "My program ends, and it did not leave the group." The fields are those of a goodbye.
+    /// The sender's program ends without leaving the group. The fields are those of [`Frame::Goodbye`].
     Exited { last: Option<CallId>, failed: bool },
-    /// "Which calls did you make, from this number on?"
+    /// A question: which calls did the receiver make, from number `from` on?
     Ask { from: u64 },
-    /// The answer: these calls. `last`: sent without a question, before a goodbye.
+    /// The answer to [`Frame::Ask`]. `last`: the frame was sent without a question, before a goodbye.
     Told { last: bool, history: History },
 }
 
 impl Frame {
-    /// The bytes of the frame on the connection.
+    /// Returns the bytes of the frame on the connection.
     pub(crate) fn to_bytes(&self) -> Vec<u8> {
         let mut out = vec![0; 4];
         match self {
@@ -90,7 +92,7 @@ impl Frame {
         out
     }
 
-    /// A [`Frame::Ask`], without an allocation.
+    /// Returns the bytes of a [`Frame::Ask`], without an allocation.
     pub(crate) fn ask(from: u64) -> [u8; 13] {
         let mut out = [9, 0, 0, 0, 10, 0, 0, 0, 0, 0, 0, 0, 0];
         out[5..].copy_from_slice(&from.to_le_bytes());
@@ -168,15 +170,16 @@ impl Decoder {
         self.buffer.extend_from_slice(bytes);
     }
 
-    /// The next whole frame, if there is one; an error is final.
+    /// Returns the next complete frame, or `None` if more bytes are needed. After an error, nothing more can be
+    /// decoded.
     pub(crate) fn next(&mut self) -> Result<Option<Frame>, &'static str> {
         let Some(head) = self.buffer.first_chunk::<4>() else { return Ok(None) };
         let len = u32::from_le_bytes(*head) as usize;
         if len > MAX {
-            return Err("a frame of forbidden length");
+            return Err("a frame that is too long");
         }
         let Some(body) = self.buffer.get(4..4 + len) else { return Ok(None) };
-        let frame = Frame::from_body(body).ok_or("a frame that is not understood")?;
+        let frame = Frame::from_body(body).ok_or("a frame that cannot be decoded")?;
         self.buffer.drain(..4 + len);
         Ok(Some(frame))
     }

@@ -1,9 +1,9 @@
-//! Connecting each pair of ranks: the higher rank dials the lower.
+//! Connects each pair of ranks: the higher rank dials the lower.
 //!
 //! Threads of one process find each other in a table, unless the transport is tcp. Ranks of one host connect over a
-//! UNIX socket. Over it they send each other a descriptor of their process and, unless the transport is tcp, their
-//! segments, and they keep it as the control connection. All others use TCP, and so does the payload of pairs without
-//! segments.
+//! UNIX socket. Over this socket they send each other a descriptor of their process and, unless the transport is tcp,
+//! their segments; then it becomes the control connection. All other pairs use TCP. Pairs without segments use TCP for
+//! the payload, too.
 
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
@@ -26,7 +26,7 @@ use super::wiring::{Lost, Transport};
 use crate::shm::{Layout, Segment};
 use crate::tcp;
 
-/// How long one of several addresses is tried before the next.
+/// How long one of several addresses is tried before the next one.
 const TURN: Duration = Duration::from_secs(1);
 
 /// The data that all connections of a joining rank share.
@@ -55,7 +55,7 @@ pub(super) struct Join<'a> {
 #[derive(Default)]
 pub(super) struct Pair {
     controlled: bool,
-    /// The peer's segment, if the pair shares memory; otherwise it has the two connections.
+    /// The peer's segment, if the pair shares memory; otherwise the pair has the two connections below.
     pub(super) segment: Option<Arc<Segment>>,
     pub(super) collective: Option<Socket>,
     pub(super) p2p: Option<Socket>,
@@ -111,7 +111,7 @@ impl Join<'_> {
 
     fn unshared(&self, peer: u32, why: &str) -> Error {
         let (a, b) = (self.rank.min(peer), self.rank.max(peer));
-        let what = format!("ranks {a} and {b} {why}, and the transport shm has nothing else: use auto or tcp");
+        let what = format!("ranks {a} and {b} {why}, and the transport shm cannot connect them: use auto or tcp");
         Error::new(ErrorKind::Rendezvous, what).guilty([peer]).phase(Phase::Connect)
     }
 
@@ -123,7 +123,7 @@ impl Join<'_> {
         self.health.failed()
     }
 
-    /// The cause for which the join was stopped, or this error.
+    /// Returns the cause for which the join was stopped, or this error if there is none.
     fn or_cause(&self, error: Error) -> Error {
         self.health.cause().unwrap_or(error)
     }
@@ -165,9 +165,10 @@ impl Join<'_> {
         if self.route(peer)? == Route::Unix {
             match self.dial_unix(peer, &patience) {
                 Ok(fd) => self.control(peer, pair, fd, true, &patience)?,
-                // Two kernels that look the same (a machine restored twice from one snapshot).
+                // The two hosts look the same but are not (for example two machines that were restored from one
+                // snapshot).
                 Err(Trouble::Os(Errno::CONNREFUSED)) if self.transport != Transport::Shm => {
-                    tracing::warn!("rank {peer} seems to be on this host, but its socket is not: using TCP");
+                    tracing::warn!("rank {peer} seems to be on this host, but its UNIX socket is not here: using TCP");
                 }
                 Err(trouble) => return Err(self.trouble(peer, trouble)),
             }
@@ -260,7 +261,8 @@ impl Join<'_> {
         Err(refuse(&last))
     }
 
-    /// Sets up the control connection to a peer. Over a UNIX socket, segments and processes are exchanged first.
+    /// Sets up the control connection to a peer. Over a UNIX socket, segments and descriptors of the processes are
+    /// exchanged first.
     fn control(&self, peer: u32, pair: &mut Pair, fd: Socket, unix: bool, patience: &Patience<'_>) -> Result {
         let mut life = None;
         if unix {
@@ -279,9 +281,9 @@ impl Join<'_> {
         Ok(())
     }
 
-    /// Each rank sends its segment and its process, or none, and tells whether it could map the other's segment. Only
-    /// then do both use them. A process can be watched by its descriptor everywhere, but by its id only in the same PID
-    /// namespace, and the id may have been reused by then.
+    /// Exchanges segments and descriptors of the processes with a peer. Each rank sends those that it has, and reports
+    /// whether it could map the other's segment. The segments are used only if both ranks could. A descriptor of a
+    /// process can be watched everywhere. A process id is valid only in its PID namespace, and may have been reused.
     fn swap(
         &self,
         fd: &Socket,

@@ -1,5 +1,5 @@
-//! What a rank is doing, as it tells others: its position in the collectives, the ranks for which it waits, and the
-//! last call of its own that it rejected.
+//! What a rank is doing, as it reports it to others: its position in the collectives, the ranks for which it waits, and
+//! the last call of its own that it rejected.
 
 use c10d_core::backend::Fingerprint;
 use c10d_core::waiting::ranks;
@@ -15,22 +15,22 @@ const RANKS: usize = 64;
 /// The largest number of bytes of a rejection's text.
 const WHY: usize = 200;
 
-/// An op that a rank is inside of.
+/// An op that is in progress on a rank.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Wait {
     /// The op's code.
     pub(crate) op: u8,
-    /// The number of a collective, the tag of a message.
+    /// The number of a collective, or the tag of a message.
     pub(crate) at: u32,
-    /// The ranks that it needs to go on. Empty: any rank for a receive from any source; otherwise unknown, since the op
-    /// moves or has just begun.
+    /// The ranks for which the op waits. If it is empty and the op is a receive from any source, the op waits for any
+    /// rank. Otherwise the ranks are unknown, since the op makes progress or has just begun.
     pub(crate) on: Vec<u32>,
-    /// Whether it was started, so that no thread is inside the call.
+    /// Whether the call was started, so that no thread is inside it.
     pub(crate) started: bool,
 }
 
 impl Wait {
-    /// A wait for these ranks in this call.
+    /// Makes the wait of this call for these ranks.
     pub(crate) fn of(fingerprint: &Fingerprint, on: Vec<u32>) -> Wait {
         Wait {
             op: fingerprint.op,
@@ -48,7 +48,7 @@ impl Wait {
         self.kind().is_some_and(OpKind::is_p2p)
     }
 
-    /// The ranks that it waits for, on `rank` in a group of `size`.
+    /// Returns the ranks for which the op waits on `rank`, in a group of `size`.
     pub(super) fn on(&self, rank: u32, size: u32) -> Vec<u32> {
         if self.on.is_empty() && self.kind() == Some(OpKind::RecvAnySource) {
             return (0..size).filter(|r| *r != rank).collect();
@@ -56,13 +56,13 @@ impl Wait {
         self.on.iter().copied().filter(|r| *r != rank && *r < size).collect()
     }
 
-    /// The call, as in `all_reduce seq 12` and `send tag 3`.
+    /// Returns a text for the call, as in `all_reduce seq 12` and `send tag 3`.
     pub(super) fn call(&self) -> String {
         let word = if self.is_message() { "tag" } else { "seq" };
         format!("{} {word} {}", self.kind().map_or("an op", OpKind::name), self.at)
     }
 
-    /// What it waits for, as in `waits for rank 3 in send tag 3`.
+    /// Returns a text for the wait, as in `waits for rank 3 in send tag 3`.
     pub(super) fn words(&self) -> String {
         match &self.on[..] {
             [] if self.kind() == Some(OpKind::RecvAnySource) => format!("waits for any rank in {}", self.call()),
@@ -77,7 +77,7 @@ pub(crate) fn is_p2p(fingerprint: &Fingerprint) -> bool {
     OpKind::from_code(fingerprint.op).is_some_and(OpKind::is_p2p)
 }
 
-/// A call that its own rank rejected: nothing of it was sent.
+/// A call that its own rank rejected before anything was sent.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Refused {
     /// The op's code.
@@ -101,7 +101,7 @@ impl Refused {
     }
 }
 
-/// See the module.
+/// What a rank is doing. See the module.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Doing {
     pub(crate) position: Position,
@@ -111,7 +111,7 @@ pub(crate) struct Doing {
 }
 
 impl Doing {
-    /// The first call that a thread is inside of.
+    /// Returns the first call that was not started, so that a thread waits inside it.
     pub(super) fn blocked(&self) -> Option<&Wait> {
         self.waits.iter().find(|wait| !wait.started)
     }

@@ -6,7 +6,7 @@ use super::wire::Reader;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub(crate) enum Purpose {
-    /// Health, for the life of the group; on one host it also passes the segments.
+    /// Messages about health, for the life of the group. Within a host it also passes the segments.
     Control = 0,
     /// Payload of collectives.
     Collective = 1,
@@ -14,7 +14,7 @@ pub(crate) enum Purpose {
     PointToPoint = 2,
 }
 
-/// The sender, the receiver, the group, the run and the purpose of a connection.
+/// The sender, the receiver, the group, the session and the purpose of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Handshake {
     pub(crate) purpose: Purpose,
@@ -30,8 +30,8 @@ const VERSION: u8 = 3;
 const MAC: usize = 32;
 
 impl Handshake {
-    /// The number of bytes on the wire. The last 32 bytes are reserved for a MAC and zero as long as there is no
-    /// authentication.
+    /// The number of bytes on the wire. The last 32 bytes are reserved for a message authentication code. They are
+    /// zero, since there is no authentication yet.
     pub(crate) const SIZE: usize = MAGIC.len() + 3 + 16 + 8 + 4 + 4 + MAC;
 
     pub(crate) fn to_bytes(self) -> [u8; Self::SIZE] {
@@ -73,21 +73,21 @@ impl Handshake {
         })
     }
 
-    /// The handshake of the other end of this connection.
+    /// Returns the handshake with which the other end of this connection answers.
     pub(crate) fn answer(self) -> Handshake {
         Handshake { from: self.to, to: self.from, ..self }
     }
 
-    /// What is wrong with a handshake, seen from rank `me` of this group and session; `None`: nothing.
+    /// Returns what is wrong with a handshake that rank `me` of this group and session received, or `None`.
     pub(crate) fn objection(&self, session: &[u8; 16], group: u64, me: u32, size: u32) -> Option<&'static str> {
         if self.session != *session {
-            Some("another run (session)")
+            Some("a rank of another run (session)")
         } else if self.group != group {
-            Some("another group")
+            Some("a rank of another group")
         } else if self.to != me {
-            Some("looking for another rank")
+            Some("a connection to another rank")
         } else if self.from <= me || self.from >= size {
-            Some("a rank that does not call this one")
+            Some("a rank that does not dial this one")
         } else {
             None
         }

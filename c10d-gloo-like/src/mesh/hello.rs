@@ -10,7 +10,8 @@ use super::addr;
 use super::wire::{Reader, put_text};
 use super::wiring::{Transport, Tuning};
 
-/// Ranks can work together only if this is equal, since algorithms and layouts may change with every release.
+/// The version of the protocol. It must be equal on all ranks, since algorithms and layouts may change with every
+/// release.
 pub(super) const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "/4");
 const MAGIC: [u8; 4] = *b"c10m";
 const NAME: usize = 64;
@@ -27,14 +28,14 @@ pub(crate) struct Hello {
     pub(crate) transport: Transport,
     pub(crate) size: u32,
     pub(crate) tuning: Tuning,
-    /// The abstract UNIX socket; empty: none.
+    /// The abstract name of the rank's UNIX socket; empty if it has none.
     pub(crate) unix: String,
-    /// The addresses at which the rank listens; none is the wildcard.
+    /// The addresses at which the rank listens, never the wildcard address.
     pub(crate) tcp: Vec<SocketAddr>,
 }
 
 impl Hello {
-    /// The record's bytes. The version comes first, so that an error can name a rank of another version.
+    /// Returns the record's bytes. The version comes first, so that an error can name a rank of another version.
     pub(crate) fn to_bytes(&self) -> Vec<u8> {
         let mut out = Vec::from(MAGIC);
         put_text(&mut out, VERSION, NAME);
@@ -67,7 +68,7 @@ impl Hello {
     pub(crate) fn from_bytes(bytes: &[u8], me: u32, from: u32) -> Result<Hello> {
         let mut r = Reader(bytes);
         let refuse = |what: String| Error::new(ErrorKind::Rendezvous, what).guilty([from]).phase(Phase::Rendezvous);
-        let garbled = || refuse(format!("rank {from} published a record that is not understood"));
+        let garbled = || refuse(format!("rank {from} published a record that cannot be decoded"));
         if r.array() != Some(MAGIC) {
             return Err(garbled());
         }
@@ -115,8 +116,8 @@ pub(super) fn key(rank: u32) -> String {
     format!("mesh/{rank}")
 }
 
-/// Publishes this rank's record and waits for those of all ranks, in rank order. `wait` may end the wait early with an
-/// error.
+/// Publishes this rank's record, waits for those of all ranks, and returns them in rank order. An error of `wait` ends
+/// the wait early.
 pub(crate) fn exchange(
     store: &dyn Store,
     mine: &Hello,
@@ -143,7 +144,7 @@ pub(crate) fn exchange(
         let differs = |what: &str, ours: &str, theirs: &str| {
             Error::new(
                 ErrorKind::Rendezvous,
-                format!("{what} is {ours} on rank {me} and {theirs} on rank {from}: say the same on all ranks"),
+                format!("{what} is {ours} on rank {me} and {theirs} on rank {from}: use the same value on all ranks"),
             )
             .guilty([from])
             .phase(Phase::Rendezvous)
@@ -162,7 +163,7 @@ pub(crate) fn exchange(
     Ok(all)
 }
 
-/// Waits for a value of every rank. The error names those without one at the deadline.
+/// Waits for the value of every rank, and returns the values. The error names the ranks that have none at the deadline.
 pub(super) fn gather(
     store: &dyn Store,
     key: impl Fn(u32) -> String,
@@ -180,7 +181,7 @@ pub(super) fn gather(
         }
         Err(error) => error,
     };
-    // Finds out which ranks they are. These requests do not wait, but need a deadline in case the store is gone.
+    // Find out which ranks are missing. These requests do not wait, but need a deadline in case the store is gone.
     let last = deadline.max(Instant::now()) + Duration::from_millis(100);
     let mut absent = Vec::new();
     for (rank, key) in (0..).zip(&keys) {

@@ -26,7 +26,7 @@ pub(super) struct Connections {
     pub(super) topology: Topology,
     pub(super) segment: Option<Arc<Segment>>,
     pub(super) pairs: Vec<Pair>,
-    /// The ranks' processes.
+    /// The process of each rank, by rank.
     pub(super) processes: Vec<Token>,
 }
 
@@ -46,7 +46,8 @@ impl Connections {
 pub(super) fn join(wiring: &Wiring, health: &Arc<Health>) -> Result<Connections> {
     let (mut listener, mine) =
         open(wiring.transport, wiring.size, &wiring.tuning).map_err(|error| wiring.reports.settle(error))?;
-    // While the listener is still open: nobody fails for finding it closed before the cause is known.
+    // The error is reported while the listener is still open. Otherwise a peer could find the listener closed, and fail
+    // before it learns the cause.
     join_at(&mut listener, &mine, wiring, health).map_err(|error| wiring.reports.settle(error))
 }
 
@@ -67,7 +68,7 @@ fn join_at(listener: &mut JoinListener, mine: &Hello, wiring: &Wiring, health: &
     let seat = Seat { health: Arc::downgrade(health), segment: segment.clone() };
     let presence = local::sit(*session, group, rank, seat);
 
-    // The rest of the time is for telling each other which ranks are missing.
+    // The last tenth of the time, at most 1 s, is kept for the ranks to report which ranks are missing.
     let left = deadline.saturating_duration_since(Instant::now());
     let connect_by = *deadline - (left / 10).min(Duration::from_secs(1));
     let join = Join {
@@ -94,8 +95,9 @@ fn join_at(listener: &mut JoinListener, mine: &Hello, wiring: &Wiring, health: &
     Ok(Connections { topology: Topology::new(hosts, shm), segment, pairs, processes })
 }
 
-/// Deletes the join's keys from the store. All ranks have read the first records, and the last rank that comes here
-/// knows that all have read the second ones. The mesh exists even if the store fails here.
+/// Deletes the join's keys from the store. Each rank deletes its own first record, since all ranks have read it. The
+/// last rank that comes here deletes the second records (`mesh/ok`), since all ranks have read those by then. Errors of
+/// the store are ignored, since the mesh is complete.
 fn clear(wiring: &Wiring) {
     let Wiring { rank, size, store, deadline, .. } = wiring;
     let _ = store.delete(&format!("mesh/{rank}"), *deadline);
@@ -164,7 +166,8 @@ fn listen(transport: Transport) -> Result<Vec<tcp::Listener>> {
     }
 }
 
-/// Makes this rank's segment. If that is not possible, TCP is used instead, with a warning.
+/// Makes this rank's segment. Returns `None` if no peer is on this host, if the transport is tcp, or, with a warning,
+/// if the segment cannot be made and TCP can replace it.
 fn make_segment(transport: Transport, local: &[u32], layout: Layout) -> Result<Option<Arc<Segment>>> {
     if transport == Transport::Tcp || local.len() < 2 {
         return Ok(None);
@@ -180,7 +183,7 @@ fn make_segment(transport: Transport, local: &[u32], layout: Layout) -> Result<O
     }
 }
 
-/// Whether the error says that there are no descriptors left. Then another transport does not work either.
+/// Whether the error means that no descriptors are left. Then another transport does not work either.
 fn lacks_descriptors(error: &Error) -> bool {
     let source = error.report().source.as_deref();
     let code = source.and_then(|e| {
@@ -194,18 +197,19 @@ fn scarce(what: &str, e: Errno) -> Error {
     Error::new(ErrorKind::Resource, what).caused_by(e).phase(Phase::Connect)
 }
 
-/// Publishes how this rank is connected to each peer, and waits for the same of all ranks.
+/// Publishes which peers share memory with this rank, waits until all ranks have published this, and returns their
+/// records.
 fn agree(wiring: &Wiring, health: &Health, pairs: &[Pair]) -> Result<Vec<Vec<u8>>> {
     let key = |rank: u32| format!("mesh/ok/{rank}");
     let bits = topology::bits(wiring.size, |r| pairs[r as usize].segment.is_some());
     wiring.store.set(&key(wiring.rank), &bits, wiring.deadline).map_err(|e| e.phase(Phase::Rendezvous))?;
-    // After all are connected, an error belongs to the life of the group.
+    // All connections of this rank exist now, so a failure that a peer reports over them ends the wait.
     await_all(wiring, health, key)?;
     hello::gather(&*wiring.store, key, wiring.size, wiring.deadline, "did not get connected to all others")
 }
 
-/// Waits until all ranks have set their key, or until the deadline. It is an error if the group has failed meanwhile,
-/// or if a rank without a key is gone.
+/// Waits until all ranks have set their key, or until the deadline; both return `Ok`. It is an error if the group has
+/// failed meanwhile, or if a rank without a key is gone.
 fn await_all(wiring: &Wiring, health: &Health, key: impl Fn(u32) -> String) -> Result {
     const SLICE: Duration = Duration::from_millis(200);
     let Wiring { group, rank, size, store, reports, deadline, lost, warn_after, .. } = wiring;
@@ -237,7 +241,7 @@ fn await_all(wiring: &Wiring, health: &Health, key: impl Fn(u32) -> String) -> R
         }
         if reminder.is_due() {
             let missing: Vec<u32> = (0..*size).filter(absent).collect();
-            reminder.say(&format!("rank {rank} connects group {group:?}; {} missing in it", ranks_are(&missing)));
+            reminder.say(&format!("rank {rank} is connecting group {group:?}; {} still missing", ranks_are(&missing)));
         }
     }
 }

@@ -18,7 +18,7 @@ type Group = ([u8; 16], Arc<str>);
 #[derive(Clone)]
 pub(super) struct Seat {
     pub(super) health: Weak<Health>,
-    /// The segment; `None` if it could not be made.
+    /// The segment; `None` if the rank has none.
     pub(super) segment: Option<Arc<Segment>>,
 }
 
@@ -31,10 +31,10 @@ struct JoiningRanks {
 
 static JOINING: PerProcess<JoiningRanks> = PerProcess::new();
 
-/// This rank's entry, which is removed when the join is over.
+/// This rank's entry in the table. Its drop, when the join is over, removes the entry.
 pub(super) struct Presence(Group, u32);
 
-/// Adds this rank. Every rank of the process does this, whether or not there are others.
+/// Adds this rank to the table. Every joining rank does this, even if it is the only rank of its process.
 pub(super) fn sit(session: [u8; 16], group: &Arc<str>, rank: u32, seat: Seat) -> Presence {
     let group = (session, group.clone());
     let joining = JOINING.get();
@@ -44,8 +44,8 @@ pub(super) fn sit(session: [u8; 16], group: &Arc<str>, rank: u32, seat: Seat) ->
 }
 
 impl Presence {
-    /// The entry of another rank of this process; `None` if it has not come by the deadline. `check` may end the wait
-    /// early.
+    /// Waits for the entry of another rank of this process and returns it, or `None` if it did not appear by the
+    /// deadline. An error of `check` ends the wait early.
     pub(super) fn meet(&self, rank: u32, deadline: Instant, check: impl Fn() -> Result) -> Result<Option<Seat>> {
         let key = (self.0.clone(), rank);
         let joining = JOINING.get();

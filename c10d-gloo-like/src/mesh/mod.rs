@@ -2,11 +2,13 @@
 //!
 //! Each rank publishes a [`hello`] in the store and reads those of all ranks. Then each pair connects ([`dial`],
 //! [`accept`]) by shared memory or TCP, and all learn how all others are connected ([`topology`]). From then on the
-//! store is not needed. The records are not part of the hello with which core's ranks agree on their backends, since
-//! meshes for staging, for the side channel of NCCL and for sparse lanes are made after that and would need this
-//! exchange anyway. Joining the two would save a rank 4 of its 17 requests to the store, and would make every rank
-//! listen before it is known for what. [`health`] lives as long as the group. It knows whether a peer died, left,
-//! stopped or made another call, and tells all ranks.
+//! store is not needed. The records are separate from the hello by which core's ranks agree on their backends: meshes
+//! for staging, for the side channel of NCCL and for sparse lanes are made later and need this exchange in any case.
+//! One common record would save a rank 4 of its 17 requests to the store, but every rank would have to listen before
+//! the purpose of the mesh is known.
+//!
+//! [`health`] lives as long as the group. It knows whether a peer died, left, stopped or made another call, and reports
+//! it to all ranks.
 
 mod accept;
 mod addr;
@@ -51,17 +53,17 @@ use crate::tcp::TcpLink;
 
 /// The connected ranks of a group.
 pub(crate) struct Mesh {
-    /// It comes first, so that it is dropped first: peers get the goodbye before their links break.
+    /// The first field, so that it is dropped first: peers get the goodbye before their links break.
     pub(crate) membership: Membership,
-    /// For collectives, one per peer; none for the own rank.
+    /// The links for collectives, by rank; `None` for the own rank.
     pub(crate) collective: Vec<Option<Link>>,
-    /// For point-to-point ops, likewise.
+    /// The links for point-to-point ops, by rank; `None` for the own rank.
     pub(crate) p2p: Vec<Option<Link>>,
-    /// The topology.
+    /// How each pair of ranks is connected.
     pub(crate) topology: Topology,
     /// This rank's segment, with the doorbell; `None` if no peer shares memory with this rank.
     pub(crate) segment: Option<Arc<Segment>>,
-    /// All ranks on this host, including this one, ascending.
+    /// All ranks on this host, including this one, in ascending order.
     pub(crate) local_ranks: Vec<u32>,
     /// The group's health.
     pub(crate) health: Arc<Health>,
@@ -77,8 +79,8 @@ impl Drop for Membership {
 }
 
 impl Mesh {
-    /// Connects the ranks. Every rank calls it. It ends by the deadline. An error names the ranks that are missing or
-    /// disagree, and reaches the ranks that are connected already.
+    /// Connects the ranks of the group. Every rank calls this. It returns by the deadline. The error names the ranks
+    /// that are missing or disagree; the ranks that are already connected get it, too.
     pub(crate) fn connect(wiring: Wiring) -> Result<Mesh> {
         if wiring.rank >= wiring.size {
             let what = format!("rank {} in a group of {}: ranks go from 0 to size - 1", wiring.rank, wiring.size);
@@ -90,7 +92,8 @@ impl Mesh {
         match joined {
             Ok(parts) => Ok(parts.into_mesh(wiring.rank, health, membership)),
             Err(mut error) => {
-                // The group's first cause may be a consequence of this one.
+                // This error is returned even if the group has failed by another cause: that cause may be a consequence
+                // of this error.
                 let report = error.report_mut();
                 report.status = Status::Failed;
                 report.group.get_or_insert_with(|| wiring.group.clone());

@@ -26,7 +26,8 @@ const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
 const ALIGN: usize = 4;
 
-/// Every address, in the kernel's order. The kernel answers at once; the deadline is in case it does not.
+/// Returns every address of this host, in the kernel's order. The kernel normally answers at once; the wait ends after
+/// 1 s.
 pub(super) fn addresses() -> Result<Vec<Local>> {
     let deadline = Instant::now() + Duration::from_secs(1);
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
@@ -56,7 +57,8 @@ pub(super) fn addresses() -> Result<Vec<Local>> {
         .collect())
 }
 
-/// Reads one datagram; `None` at the end of the table, or if it is not understood.
+/// Reads one datagram and adds its addresses to `found`. Returns `None` at the end of the table, or if the datagram is
+/// malformed.
 fn parse(datagram: &[u8], found: &mut Vec<(u32, IpAddr)>) -> Option<()> {
     let mut rest = Reader(datagram);
     while !rest.0.is_empty() {
@@ -79,7 +81,8 @@ fn parse(datagram: &[u8], found: &mut Vec<(u32, IpAddr)>) -> Option<()> {
     Some(())
 }
 
-/// The message's local address; on a point-to-point interface that is not its `IFA_ADDRESS`.
+/// Returns the local address in a message: `IFA_LOCAL` if present, otherwise `IFA_ADDRESS`. On a point-to-point
+/// interface, `IFA_ADDRESS` is the address of the other end.
 fn attribute(mut body: Reader<'_>) -> Option<IpAddr> {
     let mut address = None;
     while !body.0.is_empty() {

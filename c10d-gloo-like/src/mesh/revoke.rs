@@ -7,7 +7,7 @@ use super::wire::{Reader, fingerprint, option, put_option, put_text};
 
 /// The longest text, in bytes.
 const TEXT: usize = 1024;
-/// The most ranks that are named.
+/// The largest number of ranks that a report names.
 const GUILTY: usize = 8192;
 
 /// The fields of a mismatch that have a code on the wire.
@@ -17,29 +17,29 @@ const FIELDS: [&str; 12] =
 const PHASES: [Phase; 6] =
     [Phase::Validate, Phase::Rendezvous, Phase::Connect, Phase::Announce, Phase::Transfer, Phase::Complete];
 
-/// The first cause of a group's failure, as the rank that met it tells the others.
+/// The first cause of a group's failure, as the rank that met it reports it to the others.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Revoke {
-    /// The rank that met it. Every rank forwards the first report that it gets, so that a rank that leaves because of a
-    /// failure has told the cause to all before.
+    /// The rank that met the cause. Every rank forwards the first report that it gets, so that a rank that leaves
+    /// because of a failure has sent the cause to all ranks before its goodbye.
     pub(crate) by: u32,
-    /// The first rank that forwarded it, if any; then it is hearsay.
+    /// The first rank that forwarded the report; `None` if rank `by` sent it itself. A forwarded report is unverified.
     pub(crate) via: Option<u32>,
     pub(crate) kind: ErrorKind,
     pub(crate) what: String,
     pub(crate) guilty: Vec<u32>,
-    /// Whether it is between the guilty ranks (a deadlock, a broken connection): then all of them are named on all
-    /// ranks.
+    /// Whether the cause lies between the guilty ranks (a deadlock, a broken connection). Then every rank names all of
+    /// them, itself included.
     pub(crate) between: bool,
     pub(crate) phase: Option<Phase>,
     pub(crate) seq: Option<u64>,
     pub(crate) op: Option<OpKind>,
-    /// For a mismatch: the calls of its two ranks.
+    /// For a mismatch: the two ranks and their calls.
     pub(crate) fingerprints: Option<[(u32, Fingerprint); 2]>,
 }
 
 impl Revoke {
-    /// The report of this error for other ranks.
+    /// Makes the report of this error for other ranks.
     pub(crate) fn of(by: u32, error: &Error, fingerprints: Option<[(u32, Fingerprint); 2]>) -> Revoke {
         let report = error.report();
         Revoke {
@@ -120,7 +120,8 @@ impl Revoke {
 
 const CODE_MISMATCH: u8 = 0;
 const CODE_DEAD: u8 = 1;
-/// Kinds without fields have this and their place in the list as their code.
+/// The code of the first kind of [`ErrorKind::PLAIN`], which lists the kinds without fields. The others follow in its
+/// order.
 const CODES_OF_PLAIN: u8 = 2;
 
 fn code(kind: &ErrorKind) -> u8 {
@@ -128,7 +129,7 @@ fn code(kind: &ErrorKind) -> u8 {
     match kind {
         ErrorKind::Mismatch { .. } => CODE_MISMATCH,
         ErrorKind::PeerDead { .. } => CODE_DEAD,
-        // A kind that is younger than the list is a failure of that rank's, whatever it was.
+        // A kind that is missing in the list is sent as `Internal`.
         kind => place(kind).or(place(&ErrorKind::Internal)).unwrap_or(0) as u8 + CODES_OF_PLAIN,
     }
 }

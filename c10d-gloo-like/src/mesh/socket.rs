@@ -23,7 +23,7 @@ const BACKLOG: i32 = 1024;
 /// A connection or listener that forked children do not keep: it ends when this process does.
 #[derive(Debug)]
 pub(super) struct Socket {
-    /// It comes first, so that it is dropped before the descriptor is closed.
+    /// The first field, so that it is dropped before the descriptor is closed.
     private: Private,
     fd: OwnedFd,
 }
@@ -99,7 +99,8 @@ pub(super) struct Patience<'a> {
 }
 
 impl Patience<'_> {
-    /// Waits briefly for the descriptor.
+    /// Waits until the descriptor is ready, for at most 50 ms. It is an error if the join has failed or the deadline has
+    /// passed.
     fn wait(&self, fd: &impl AsFd, flags: PollFlags) -> Result<(), Trouble> {
         if (self.stop)() {
             return Err(Trouble::Stopped);
@@ -114,7 +115,7 @@ impl Patience<'_> {
         }
     }
 
-    /// Runs an operation that may have to wait.
+    /// Repeats a non-blocking operation until it does not have to wait.
     fn until<T>(
         &self,
         fd: &impl AsFd,
@@ -149,7 +150,7 @@ impl Patience<'_> {
         Ok(())
     }
 
-    /// Sends a byte with a bit for each present descriptor, and the descriptors in this order.
+    /// Sends the descriptors that are present, and a byte with a bit for each of them.
     pub(super) fn offer(&self, fd: &impl AsFd, offers: [Option<BorrowedFd<'_>>; 2]) -> Result<(), Trouble> {
         let rights: Vec<_> = offers.iter().flatten().copied().collect();
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
@@ -164,7 +165,7 @@ impl Patience<'_> {
         Ok(())
     }
 
-    /// Receives the peer's descriptors.
+    /// Receives the descriptors that the peer sent with [`Patience::offer`].
     pub(super) fn accept_offer(&self, fd: &impl AsFd) -> Result<[Option<OwnedFd>; 2], Trouble> {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
         let mut byte = [0];
@@ -195,7 +196,7 @@ fn stream() -> Result<OwnedFd, Errno> {
     socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)
 }
 
-/// A listening socket with this abstract name. It has no file, and disappears with its last descriptor.
+/// Makes a listening socket with this abstract name. It has no file, and disappears with its last descriptor.
 pub(super) fn listen_unix(name: &str) -> Result<Socket, Errno> {
     let socket = Socket::from(stream()?);
     bind(&socket, &SocketAddrUnix::new_abstract_name(name.as_bytes())?)?;
@@ -203,8 +204,8 @@ pub(super) fn listen_unix(name: &str) -> Result<Socket, Errno> {
     Ok(socket)
 }
 
-/// Connects to an abstract name. It is refused if nobody listens at it here. A socket of another user is not a peer's,
-/// and gets no byte.
+/// Connects to the socket with this abstract name; the error is `ECONNREFUSED` if none listens here. A socket of
+/// another user is not a peer's: nothing is sent to it, and the error names the user.
 pub(super) fn dial_unix(name: &str, patience: &Patience<'_>) -> Result<Socket, Trouble> {
     let address = SocketAddrUnix::new_abstract_name(name.as_bytes())?;
     let socket = Socket::from(stream()?);
@@ -214,7 +215,7 @@ pub(super) fn dial_unix(name: &str, patience: &Patience<'_>) -> Result<Socket, T
                 user if user == rustix::process::geteuid().as_raw() => return Ok(socket),
                 user => return Err(Trouble::Stranger(user)),
             },
-            // The listener's queue is full, and a UNIX socket cannot be polled for that.
+            // The listener's queue is full, and a UNIX socket cannot be polled until there is room.
             Err(Errno::AGAIN | Errno::INTR) => {
                 if (patience.stop)() {
                     return Err(Trouble::Stopped);

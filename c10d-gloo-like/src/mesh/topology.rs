@@ -15,7 +15,7 @@ impl Topology {
         Topology { hosts, shm }
     }
 
-    /// Whether these two ranks share memory.
+    /// Whether these two ranks share memory: both have reported it.
     pub(crate) fn shares_memory(&self, a: u32, b: u32) -> bool {
         bit(&self.shm, a, b) && bit(&self.shm, b, a)
     }
@@ -31,12 +31,12 @@ impl Topology {
         self.hosts.iter().all(|h| *h == 0) && self.hosts_share_memory()
     }
 
-    /// How many hosts there are.
+    /// Returns the number of hosts.
     pub(crate) fn host_count(&self) -> u32 {
         self.hosts.iter().max().map_or(0, |h| h + 1)
     }
 
-    /// The ranks on the host of this rank, itself included, ascending.
+    /// Returns the ranks on the host of this rank, itself included, in ascending order.
     pub(crate) fn local_ranks(&self, rank: u32) -> Vec<u32> {
         let host = self.hosts.get(rank as usize);
         (0..).zip(&self.hosts).filter(|(_, h)| Some(*h) == host).map(|(r, _)| r).collect()
@@ -48,7 +48,7 @@ fn bit(rows: &[Vec<u8>], row: u32, column: u32) -> bool {
     byte.is_some_and(|b| b & (1 << (column % 8)) != 0)
 }
 
-/// The bits of a set of ranks.
+/// Returns a set of ranks as bits.
 pub(super) fn bits(size: u32, set: impl Fn(u32) -> bool) -> Vec<u8> {
     let mut out = vec![0; (size as usize).div_ceil(8)];
     (0..size).filter(|rank| set(*rank)).for_each(|rank| out[rank as usize / 8] |= 1 << (rank % 8));
@@ -72,7 +72,7 @@ mod tests {
         assert_eq!((t.host_count(), t.local_ranks(2)), (2, vec![0, 2, 10]));
         let whole = Topology::new(hosts.clone(), (0..11).map(|a| bits(11, |b| same(a, b))).collect());
         assert!(whole.hosts_share_memory() && !whole.is_shared());
-        // One side's word is not enough.
+        // A pair shares memory only if both ranks report it.
         let one_sided = (0..11).map(|a| bits(11, |b| same(a, b) && (a, b) != (2, 10))).collect();
         assert!(!Topology::new(hosts, one_sided).shares_memory(10, 2));
     }

@@ -15,15 +15,15 @@ use crate::call_log::Position;
 /// The conclusion of a rank from another rank's failure report.
 #[derive(Clone, Debug)]
 pub(crate) enum Adopted {
-    /// It is this rank's first cause, too.
+    /// The error, which is this rank's first cause, too.
     Cause(Error),
-    /// Two ranks disagree about a call that this rank has not made yet. Its own call will show with which one it
-    /// disagrees.
+    /// Two ranks disagree about a call that this rank has not made yet. This rank's own call will show with which of
+    /// them it disagrees.
     Later,
 }
 
-/// The error of rank `me` after another rank reported `revoke`. `find` returns this rank's call at a place, `position`
-/// its position.
+/// Returns the conclusion of rank `me` from another rank's report. `find` returns this rank's call at a place, and
+/// `position` is this rank's position.
 pub(crate) fn adopt(
     me: u32,
     revoke: &Revoke,
@@ -34,7 +34,7 @@ pub(crate) fn adopt(
     if fingerprints.iter().any(|(_, fingerprint)| is_p2p(fingerprint))
         && fingerprints.iter().all(|(rank, _)| *rank != me)
     {
-        // A message has no place among the collectives; only its two ranks know of it.
+        // Messages have no place among the collectives. Only the two ranks of a message know of it.
         return Adopted::Cause(third_party(me, revoke));
     }
     let place = CallId::of(&fingerprints[0].1);
@@ -46,7 +46,7 @@ pub(crate) fn adopt(
     }
 }
 
-/// A mismatch between two other ranks, without a call of this rank to compare.
+/// Makes the error of a mismatch between two other ranks, when this rank has no call to compare.
 pub(crate) fn third_party(me: u32, revoke: &Revoke) -> Error {
     let error = retell(me, revoke);
     match &revoke.fingerprints {
@@ -55,7 +55,8 @@ pub(crate) fn third_party(me: u32, revoke: &Revoke) -> Error {
     }
 }
 
-/// The mismatch between this rank's call and those of the ranks that differ from it.
+/// Compares this rank's call with the calls of the report. Returns a mismatch with the ranks that differ, or `None` if
+/// none does.
 fn compare(me: u32, own: &Fingerprint, fingerprints: &[(u32, Fingerprint); 2], revoke: &Revoke) -> Option<Error> {
     let others = fingerprints.iter().filter(|(rank, theirs)| *rank != me && theirs != own);
     let (_, theirs) = others.clone().next()?;
@@ -67,9 +68,9 @@ fn compare(me: u32, own: &Fingerprint, fingerprints: &[(u32, Fingerprint); 2], r
 /// The beginning of texts that come from another rank's report.
 const REPORTED: &str = "reported by rank ";
 
-/// Another rank's error, seen from this rank. A rank that is named in it names the reporter instead, and a reporter
-/// that names nobody is at fault itself. An error between ranks (a deadlock, a broken connection) names all of them, on
-/// all ranks.
+/// Turns another rank's error into this rank's. If the report names this rank, the new error names the reporter
+/// instead. A reporter that names nobody is at fault itself. An error between ranks (a deadlock, a broken connection)
+/// names all of them on all ranks.
 pub(crate) fn retell(me: u32, revoke: &Revoke) -> Error {
     let by = revoke.by;
     let mut guilty: Vec<u32> = revoke.guilty.iter().copied().filter(|rank| revoke.between || *rank != me).collect();
@@ -82,7 +83,7 @@ pub(crate) fn retell(me: u32, revoke: &Revoke) -> Error {
         if named {
             std::mem::swap(mine, theirs);
         } else if revoke.fingerprints.is_none() {
-            // Which of the two ranks is wrong cannot be known here.
+            // This rank cannot know which of the two ranks is wrong.
             guilty.push(by);
         }
     }
@@ -109,13 +110,13 @@ pub(crate) fn retell(me: u32, revoke: &Revoke) -> Error {
     error
 }
 
-/// Why the call at `place`, which waits as `mine` says, is not done at its deadline: the guilty ranks, and a text.
-/// `answers` has one entry per rank; that of this rank is ignored. Point-to-point calls have no place.
+/// Finds out why the call at `place`, which waits as `mine` says, is not done at its deadline. `answers` has one entry
+/// per rank; that of this rank is ignored. `place` is `None` for point-to-point calls.
 ///
-/// For a collective, these are the ranks that are stopped, gone, or outside of any call; otherwise those that are stuck
-/// in other calls; otherwise those for which this rank waits. For a message, they are the ranks at the ends of the
-/// chain of ranks that wait for each other. If ranks wait for each other in a circle, all are named, including this
-/// one.
+/// For a collective, the guilty ranks are those that are stopped, gone, or outside of any call; otherwise those that
+/// are stuck in other calls; otherwise those for which this rank waits. For a message, they are the ranks at the ends
+/// of the chain of ranks that wait for each other. If ranks wait for each other in a circle, all of them are named,
+/// including this one.
 pub(crate) fn judge(me: u32, place: Option<CallId>, mine: &Wait, answers: &[Answer]) -> Blame {
     match place {
         Some(place) => judge_collective(me, place, mine, answers),
@@ -170,7 +171,7 @@ fn judge_collective(me: u32, place: CallId, mine: &Wait, answers: &[Answer]) -> 
     Blame::of(guilty, &words)
 }
 
-/// The position of a rank that has not called a collective, as a text.
+/// Returns a text about the position of a rank that has not called a collective.
 fn at(doing: &Doing) -> String {
     let at = match (doing.position.last, doing.blocked()) {
         (_, Some(wait)) if wait.on.is_empty() => wait.words(),
@@ -188,7 +189,7 @@ fn at(doing: &Doing) -> String {
 fn judge_message(me: u32, mine: &Wait, answers: &[Answer]) -> Blame {
     let chains = Chains { me, mine, answers };
     let reached = chains.reached(&[me]);
-    // In order of certainty: gone, in no call, silent since a moment ago, in a call that moves.
+    // In order of certainty: gone, in no call, silent since a moment ago, in a call that makes progress.
     let (mut gone, mut idle, mut late, mut busy) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for rank in &reached.ranks {
         let Some(answer) = answers.get(*rank as usize) else { continue };
@@ -236,7 +237,7 @@ fn stopped(rank: u32) -> String {
     format!("rank {rank} is stopped or unreachable")
 }
 
-/// What a rank is doing, for a rank that waits for it.
+/// Returns what a rank is doing, as a text for a rank that waits for it.
 pub(crate) fn doing(answer: Option<&Answer>) -> String {
     match answer {
         None | Some(Answer::Silent { .. }) => "is stopped or unreachable".to_owned(),
@@ -249,7 +250,7 @@ pub(crate) fn doing(answer: Option<&Answer>) -> String {
     }
 }
 
-/// A judgement.
+/// The guilty ranks, and what they are doing.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Blame {
     pub(crate) guilty: Vec<u32>,
@@ -264,7 +265,7 @@ impl Blame {
     }
 }
 
-/// Why a rank is gone that said goodbye, or whose program `exited` without one.
+/// Returns why a rank is gone that said goodbye, or whose program ended without one (`exited`).
 pub(crate) fn left_text(last: Option<CallId>, exited: bool) -> String {
     match last {
         _ if exited => ENDED_WITHOUT_LEAVING.to_owned(),

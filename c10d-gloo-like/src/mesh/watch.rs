@@ -1,7 +1,7 @@
-//! The watcher: one thread per process that sleeps until a control connection of any group has news.
+//! The watcher: one thread per process that sleeps until there is an event on a control connection of any group.
 //!
 //! It answers peers' questions whatever the other threads do, and notices at once when a peer's process ends. It starts
-//! with the first connection and stays asleep otherwise. A forked child has its own.
+//! with the first connection. A forked child has a watcher of its own.
 
 use std::collections::HashMap;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -19,27 +19,27 @@ use rustix::event::{EventfdFlags, Timespec, eventfd};
 /// How long a closed connection stays open for the peer to read the goodbye: longer than any scheduling delay.
 const LINGER: Duration = Duration::from_secs(5);
 
-/// How long other ranks have to tell whether the peer of an ended connection lives. The end of a watched process is
-/// noticed within this time, too.
+/// How long other ranks have to report whether the peer of an ended connection is alive. The end of a watched process
+/// is noticed within this time, too.
 const UNSURE: Duration = Duration::from_millis(80);
 
-/// A connection's name at the watcher.
+/// The number of a connection at the watcher.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Token(u64);
 
 /// A watched connection and the process at its other end.
 pub(super) trait Watched: Send + Sync {
-    /// The connection.
+    /// The descriptor of the connection.
     fn fd(&self) -> BorrowedFd<'_>;
-    /// The peer's process, where it can be watched.
+    /// The descriptor of the peer's process, if it can be watched.
     fn life(&self) -> Option<BorrowedFd<'_>>;
-    /// Something happened on the connection.
+    /// Handles an event on the connection.
     fn ready(&self, readable: bool, writable: bool) -> Next;
-    /// The peer's process has ended. Everything that it sent before has been read.
+    /// Handles the end of the peer's process. Reads what the peer had sent before.
     fn peer_ended(&self) -> Next;
-    /// Called when the time after [`Next::Unsure`] is over.
+    /// Handles the end of the time after [`Next::Unsure`].
     fn must_decide(&self);
-    /// The watcher gave up on it.
+    /// Handles an error after which the watcher forgets the connection.
     fn failed(&self, error: Error);
 }
 
@@ -48,7 +48,7 @@ pub(super) trait Watched: Send + Sync {
 pub(super) enum Next {
     Watch,
     Forget,
-    /// Nothing comes any more. [`Watched::must_decide`] follows when the time is over.
+    /// No more bytes will come. [`Watched::must_decide`] follows after 80 ms.
     Unsure,
 }
 
@@ -74,7 +74,7 @@ type Act = Box<dyn FnOnce() + Send>;
 
 struct Entry {
     connection: Arc<dyn Watched>,
-    /// The time at which it is dropped, if it was closed on this side or ended without a goodbye.
+    /// The time at which the connection is dropped, if it was closed on this side or ended without a goodbye.
     until: Option<Instant>,
 }
 
@@ -127,7 +127,7 @@ pub(super) fn watch<C: Watched + 'static>(make: impl FnOnce(Token) -> C) -> Resu
     if let Some(life) = connection.life()
         && let Err(e) = epoll::add(&watch.epoll, life, EventData::new_u64(token | LIFE), EventFlags::IN)
     {
-        // The peer's descriptor is not a process, or there is no memory for it. The end of the connection tells, too.
+        // The peer's descriptor is not that of a process, or memory is short. The peer's end still ends the connection.
         tracing::debug!("a peer's process cannot be watched: {e}");
     }
     table.open.insert(token, Entry { connection: connection.clone(), until: None });
@@ -138,24 +138,24 @@ pub(super) fn watch<C: Watched + 'static>(make: impl FnOnce(Token) -> C) -> Resu
 pub(super) fn want_write(token: Token, fd: BorrowedFd<'_>, wanted: bool) {
     if let Ok(watch) = watcher() {
         let write = if wanted { EventFlags::OUT } else { EventFlags::empty() };
-        // Fails only for a connection that is forgotten already.
+        // This fails only for a connection that is forgotten already.
         let _ =
             epoll::modify(&watch.epoll, fd, EventData::new_u64(token.0), EventFlags::IN | EventFlags::RDHUP | write);
     }
 }
 
-/// Drops a connection that was closed on this side when the peer has closed, too, or after a while.
+/// Drops a connection that was closed on this side when the peer has closed its side, too, or after [`LINGER`].
 pub(super) fn linger(token: Token) {
     if let Ok(watch) = watcher() {
         if let Some(entry) = watch.connections.lock().open.get_mut(&token.0) {
             entry.until = Some(Instant::now() + LINGER);
         }
-        // It is full only if the watcher is about to check anyway.
+        // The write fails only if the watcher is about to check its deadlines anyway.
         let _ = rustix::io::write(&watch.wake, &1u64.to_ne_bytes());
     }
 }
 
-/// Runs `act` on the watcher at this time. If there is no watcher, it runs at once.
+/// Runs `act` on the watcher's thread at this time. If there is no watcher, `act` runs at once on this thread.
 pub(super) fn at(time: Instant, act: impl FnOnce() + Send + 'static) {
     match watcher() {
         Ok(watch) => {
@@ -176,7 +176,7 @@ impl Watch {
                 Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() }
             });
             events.clear();
-            // Interrupted: look again. Nothing else can fail here.
+            // The wait was interrupted by a signal. Nothing else can fail here.
             if epoll::wait(&self.epoll, spare_capacity(&mut events), left.as_ref()).is_err() {
                 continue;
             }
@@ -213,7 +213,7 @@ impl Watch {
         }
     }
 
-    /// Handles a connection that has ended: only the peer's process is watched for a moment.
+    /// Handles a connection that has ended without a goodbye: for 80 ms, only the peer's process is watched.
     fn unsure(&self, token: u64) {
         let mut table = self.connections.lock();
         let end = Instant::now() + UNSURE;
@@ -227,7 +227,7 @@ impl Watch {
     fn forget(&self, token: u64) {
         let entry = self.connections.lock().open.remove(&token);
         if let Some(entry) = entry {
-            // Others may still hold the descriptors.
+            // Other threads may still use the descriptors, and an open descriptor would stay in the set.
             let _ = epoll::delete(&self.epoll, entry.connection.fd());
             if let Some(life) = entry.connection.life() {
                 let _ = epoll::delete(&self.epoll, life);
@@ -235,7 +235,7 @@ impl Watch {
         }
     }
 
-    /// Drops connections whose time is over, and runs due actions. Returns the time of the next one.
+    /// Drops connections whose time is over, and runs due actions. Returns the time at which this must run again.
     fn expire(&self) -> Option<Instant> {
         let now = Instant::now();
         let (late, due, next) = {

@@ -34,7 +34,7 @@ impl<'a> Reader<'a> {
         self.array().map(u64::from_le_bytes)
     }
 
-    /// A text of at most `max` bytes, preceded by its length, made safe to show.
+    /// Reads a text of at most `max` bytes, preceded by its length, and makes it safe to print.
     pub(super) fn text(&mut self, max: usize) -> Option<String> {
         let len = usize::from(self.u16()?);
         if len > max {
@@ -57,12 +57,12 @@ pub(super) fn put_text(out: &mut Vec<u8>, text: &str, max: usize) {
     out.extend_from_slice(&text.as_bytes()[..len]);
 }
 
-/// FNV-1a of a group's name. It is only compared for equality.
+/// Returns the FNV-1a hash of a group's name, which is only compared for equality.
 pub(super) fn hash(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x0100_0000_01b3))
 }
 
-/// A call's fingerprint.
+/// Reads a call's fingerprint.
 pub(super) fn fingerprint(r: &mut Reader<'_>) -> Option<Fingerprint> {
     r.array().map(|b| Fingerprint::from_bytes(&b))
 }
@@ -75,7 +75,7 @@ pub(super) fn put_option<T>(out: &mut Vec<u8>, value: Option<T>, put: impl FnOnc
     }
 }
 
-/// Reads the result of [`put_option`]; the outer `None` means that it is not understood.
+/// Reads what [`put_option`] wrote. The outer `None` means that the bytes are malformed.
 pub(super) fn option<'a, T>(r: &mut Reader<'a>, read: impl FnOnce(&mut Reader<'a>) -> Option<T>) -> Option<Option<T>> {
     match r.u8()? {
         0 => Some(None),

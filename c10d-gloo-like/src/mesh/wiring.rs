@@ -20,7 +20,7 @@ pub(crate) enum Transport {
 }
 
 impl Transport {
-    /// Its name, as users write it.
+    /// Returns the name that users write.
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Transport::Auto => "auto",
@@ -29,7 +29,7 @@ impl Transport {
         }
     }
 
-    /// The transport of this name.
+    /// Returns the transport of this name, if there is one.
     pub(crate) fn from_name(name: &str) -> Option<Transport> {
         [Transport::Auto, Transport::Shm, Transport::Tcp].into_iter().find(|t| t.name() == name)
     }
@@ -42,14 +42,14 @@ impl Transport {
 /// The table by which a rank chooses its algorithms. It must be the same on all ranks.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Tuning {
-    /// A hash, which is equal if the choices are.
+    /// A hash of the choices, equal on ranks that make the same choices.
     pub(crate) hash: u64,
     /// The file with the choices; empty for the built-in ones.
     pub(crate) file: String,
 }
 
 impl Tuning {
-    /// The text for errors.
+    /// Returns the text for errors.
     pub(super) fn words(&self) -> String {
         match &*self.file {
             "" => format!("the built-in one ({:016x})", self.hash),
@@ -64,7 +64,7 @@ pub(crate) struct Wiring {
     pub(crate) group: Arc<str>,
     /// The own rank.
     pub(crate) rank: u32,
-    /// How many ranks there are.
+    /// The number of ranks.
     pub(crate) size: u32,
     /// A random value that is the same on all ranks and different for every group of every run.
     pub(crate) session: [u8; 16],
@@ -83,9 +83,9 @@ pub(crate) struct Wiring {
     pub(crate) silence: Duration,
     /// Returns the ranks that the parent group knows to be gone.
     pub(crate) lost: Lost,
-    /// After how long a wait is spoken of.
+    /// The time after which a waiting op is reported; `None`: never.
     pub(crate) warn_after: Option<Duration>,
 }
 
-/// See [`Wiring`].
+/// See [`Wiring::lost`].
 pub(crate) type Lost = Box<dyn Fn() -> Vec<u32> + Send + Sync>;

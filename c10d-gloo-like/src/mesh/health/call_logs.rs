@@ -16,18 +16,18 @@ impl CallLogs {
         CallLogs { own, peers }
     }
 
-    /// This rank's, if it is in a segment.
+    /// Returns this rank's call log, if it is in a segment.
     #[inline]
     pub(super) fn own(&self) -> Option<&CallLog> {
         Some(&self.own.as_ref()?.header().call_log)
     }
 
-    /// The segment of this rank, if it shares memory.
+    /// Returns this rank's segment, if it has one.
     pub(super) fn segment(&self) -> Option<&Segment> {
         self.own.as_deref()
     }
 
-    /// The call log of a peer, if it shares memory.
+    /// Returns a peer's call log, if the peer shares memory with this rank.
     pub(super) fn of(&self, peer: u32) -> Option<&CallLog> {
         Some(&self.peers.get(peer as usize)?.as_ref()?.header().call_log)
     }

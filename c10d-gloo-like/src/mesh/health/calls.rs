@@ -1,4 +1,4 @@
-//! The questions of a call: whether it can still succeed, and whether a peer is still there.
+//! Checks for a running call: whether it can still succeed, and whether a peer is still there.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -12,8 +12,8 @@ use c10d_core::calls::CallId;
 
 impl Health {
     /// Begins a collective: writes it into the call log, and rejects it if it cannot succeed any more, because the
-    /// group has failed, a peer has left before it, or two peers disagree about it. It takes some nanoseconds while all
-    /// is well.
+    /// group has failed, a peer has left before it, or two peers disagree about it. In a healthy group this takes some
+    /// nanoseconds.
     #[inline]
     pub(crate) fn announce(&self, fingerprint: &Fingerprint) -> Result {
         self.call_log().begin(fingerprint);
@@ -49,10 +49,11 @@ impl Health {
         self.call_log().end();
     }
 
-    /// Checks, while a thread waits for bytes of `rank` and found none, whether more can come; an error if not.
+    /// Checks whether more bytes can come from `rank`; if not, fails the group and returns the error. `quiet` is the
+    /// time since the last bytes came.
     ///
-    /// Data that a peer wrote to shared memory before it left is visible before this returns an error: check once more
-    /// for bytes, then call it again. `quiet`: how long nothing came.
+    /// The data that a peer sent before it left still counts. Therefore the caller looks for bytes once more after
+    /// [`Health::has_left`] returned `true`, and calls this only if there are none.
     #[inline]
     pub(crate) fn needs(&self, rank: u32, quiet: Duration) -> Result {
         if self.alarm.load(Ordering::Acquire) & (FAILED | LEFT) == 0 { Ok(()) } else { self.needs_slow(rank, quiet) }
@@ -68,13 +69,14 @@ impl Health {
         }
     }
 
-    /// Whether this peer has said goodbye and all its bytes have arrived, since none came for `quiet`.
+    /// Whether this peer has said goodbye and no more of its bytes will come. `quiet` is the time since its last bytes
+    /// came.
     pub(crate) fn has_left(&self, rank: u32, quiet: Duration) -> bool {
         self.alarm.load(Ordering::Acquire) & LEFT != 0
             && self.state.lock().peers.get(rank as usize).is_some_and(|p| p.gone(quiet).is_some())
     }
 
-    /// Whether this peer receives nothing any more, because it has said goodbye or is gone.
+    /// Whether this peer receives nothing more, because it has said goodbye or is gone.
     pub(crate) fn is_leaving(&self, rank: u32) -> bool {
         self.state.lock().peers.get(rank as usize).is_none_or(|p| p.left.is_some() || p.closed)
     }

@@ -1,8 +1,8 @@
-//! Checks whether the peers made the calls in which this rank heard nothing from them.
+//! Checks whether the peers made the same calls, for calls in which this rank received nothing from them.
 //!
-//! The call log of a peer that shares memory is read. The others send notes of their calls between their ops. A peer
-//! without a note in time is asked over its control connection. Its watcher answers, whatever its other threads do. A
-//! peer that has not made the call yet is checked again later, and never waited for.
+//! If a peer shares memory with this rank, its call log is read. Other peers send notes of their calls between their
+//! ops. A peer whose note does not come in time is asked over its control connection; its watcher answers, whatever its
+//! other threads do. A peer that has not made the call yet is not waited for, but checked again later.
 
 use std::time::{Duration, Instant};
 
@@ -19,24 +19,24 @@ use c10d_core::calls::{Clash, Doubt, Doubts, History, Known, Progress};
 /// How long a rank waits for an answer that it needs before it goes on, once for each silent peer. Live peers answer
 /// within a millisecond, on busy machines within tens of milliseconds.
 const PATIENCE: Duration = Duration::from_millis(100);
-/// The same for a rank that leaves.
+/// How long a rank that leaves waits for such answers.
 const FAREWELL: Duration = Duration::from_millis(200);
 
-/// What a look leaves in doubt.
+/// The calls that are still in doubt after a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Open {
-    /// Nothing.
+    /// No calls.
     None,
-    /// Calls that can wait for a later look.
+    /// Calls that can wait for a later check.
     Young,
     /// Calls about which a peer must be asked now.
     Old,
 }
 
 impl Health {
-    /// Compares the calls in doubt, including the `fresh` ones, as far as the peers have made them. It is an error if a
-    /// peer made another one; otherwise returns whether some are still in doubt. With `wait`, it waits for the answers
-    /// to the last questions.
+    /// Compares the calls in doubt, including the `fresh` ones, with those of the peers, and asks the peers whose calls
+    /// cannot be seen from here. Returns whether calls are still in doubt; an error if a peer made another call. With
+    /// `wait`, first waits for the answers to earlier questions.
     pub(crate) fn verify(&self, fresh: &mut Vec<Doubt>, wait: bool) -> Result<bool> {
         let mut doubts = self.doubts.lock();
         doubts.add(fresh);
@@ -57,8 +57,8 @@ impl Health {
         Ok(open)
     }
 
-    /// Like [`Health::verify`], but without asking. `agreed[p]` is the number of calls up to which rank `p` agrees with
-    /// this one.
+    /// Like [`Health::verify`], but asks nobody. `agreed[p]` is the number of calls up to which rank `p` agrees with
+    /// this one. Returns [`Open::Old`] if a peer must be asked about a call below `before`.
     pub(crate) fn compare_calls(&self, fresh: &mut Vec<Doubt>, agreed: &[u64], before: u64) -> Result<Open> {
         let mut doubts = self.doubts.lock();
         doubts.add(fresh);
@@ -105,12 +105,13 @@ impl Health {
         Ok(open)
     }
 
-    /// The end of a check of all peers: fails the group if it found a disagreement. Returns whether calls are still in
+    /// Ends a check of all peers: fails the group if the check found a disagreement. Returns whether calls are still in
     /// doubt.
     fn conclude_look(&self, mut doubts: MutexGuard<'_, Doubts>, clash: Option<Clash>) -> Result<bool> {
         doubts.forget();
         let open = doubts.open();
-        // The cause is coming; this rank has sent its part of the call already.
+        // A peer that has given up has sent the cause. This rank can wait for it, since it has already sent its own
+        // part of the call.
         if clash.is_none() && (0..self.paths.len() as u32).any(|peer| self.has_given_up(peer)) {
             self.hear_cause(&mut doubts);
         }
@@ -128,7 +129,7 @@ impl Health {
         self.cause().filter(|error| matches!(error.kind(), ErrorKind::Mismatch { .. }))
     }
 
-    /// Waits for open answers.
+    /// Waits for the answers that are missing, for at most `patience`.
     #[cold]
     fn hear_out(&self, doubts: &mut MutexGuard<'_, Doubts>, patience: Duration) {
         let until = Instant::now() + patience;
@@ -143,14 +144,14 @@ impl Health {
         self.call_log_of(peer).is_some_and(CallLog::has_given_up)
     }
 
-    /// Waits for the cause of a peer that has failed and reported it.
+    /// Waits briefly for the cause that a failed peer has sent.
     #[cold]
     fn hear_cause(&self, doubts: &mut MutexGuard<'_, Doubts>) {
         let until = Instant::now() + PATIENCE;
         while !self.failed() && !self.answers.wait_until(doubts, until).timed_out() {}
     }
 
-    /// Checks the known calls of a peer. For `agreed` see [`Health::compare_calls`].
+    /// Compares the calls in doubt with what is known of a peer's calls. For `agreed` see [`Health::compare_calls`].
     fn look(&self, doubts: &mut Doubts, peer: u32, agreed: &[u64]) -> Result<Progress, Clash> {
         let has_agreed =
             |rank: u32, doubt: &Doubt| agreed.get(rank as usize).is_some_and(|calls| doubt.number < *calls);
@@ -170,7 +171,8 @@ impl Health {
         })
     }
 
-    /// Checks the calls of a peer that can be seen. Returns the number of the first call about which it must be asked.
+    /// Compares the calls in doubt with those of a peer that can be seen from here. Returns the number of the first
+    /// call about which the peer must be asked, if any.
     fn question(&self, doubts: &mut Doubts, peer: u32, before: u64) -> Result<Option<u64>, Clash> {
         match self.look(doubts, peer, &[])? {
             Progress::Gone => doubts.question(peer, before),
@@ -183,20 +185,20 @@ impl Health {
             Some(Path::Away(connection)) => connection.send_bytes(&Frame::ask(from), true),
             Some(Path::Here(there)) => match there.upgrade() {
                 Some(there) => self.told(peer, there.history(from), false),
-                // It has left, and its last history has arrived.
+                // The peer has left, and its last history has arrived.
                 None => self.doubts.lock().withdraw(peer),
             },
             None => {}
         }
     }
 
-    /// The calls of this rank that not all ranks have made yet. Nobody disagrees with it about the others.
+    /// Returns the calls of this rank that are still in doubt. About the others, no rank disagrees with this one.
     pub(super) fn last_word(&self) -> History {
         let calls = self.doubts.lock().since(0).take(History::GOODBYE + 1).collect();
         History::new(self.call_log().begun(), calls, History::GOODBYE)
     }
 
-    /// The calls from this number on that this rank remembers.
+    /// Returns the calls that this rank remembers, from number `from` on.
     pub(super) fn history(&self, from: u64) -> History {
         let until = self.call_log().begun();
         // The order matters: a call that is overwritten in the call log meanwhile is among the doubts by then, if it is
@@ -206,7 +208,7 @@ impl Health {
         History::new(until, calls, History::ANSWER)
     }
 
-    /// A peer told of its calls; `last`: it leaves.
+    /// Handles a peer's report of its calls. `last`: the peer leaves.
     pub(super) fn told(&self, peer: u32, history: History, last: bool) {
         let compared = self.doubts.lock().answer(peer, history, last);
         if let Err(clash) = compared {
@@ -220,7 +222,8 @@ impl Health {
     }
 }
 
-/// The entry of a call log for a call. If a rank lacks a call before it, its numbers differ; then the place counts.
+/// Reads a peer's call log at the number of a call. If the peer has not made all calls before it, the numbers differ;
+/// then the call is found by its place.
 fn read(call_log: &CallLog, doubt: &Doubt) -> Known {
     let place = CallId::of(&doubt.fingerprint);
     match call_log.entry(doubt.number) {

@@ -19,16 +19,16 @@ impl Health {
         self.fail_with(error, None)
     }
 
-    /// The same for an error between the guilty ranks: all ranks name all of them, themselves included.
+    /// Like [`Health::fail`], for an error between the guilty ranks: all ranks name all of them, themselves included.
     pub(crate) fn fail_between(&self, error: Error) -> Error {
         let revoke = Revoke { between: true, ..Revoke::of(self.rank, &error, None) };
         self.keep(error, revoke)
     }
 
-    /// The same for a disagreement that was found in a message of `rank` with the call `theirs`.
+    /// Like [`Health::fail`], for a disagreement: this rank's call is `mine`, and that of `rank` is `theirs`.
     pub(crate) fn mismatch(&self, rank: u32, mine: &Fingerprint, theirs: &Fingerprint) -> Error {
         let error = mismatch([rank], mine, theirs).unwrap_or_else(|| {
-            Error::new(ErrorKind::Protocol, "a peer's call was taken for another one").guilty([rank])
+            Error::new(ErrorKind::Protocol, "two calls were found different, but agree").guilty([rank])
         });
         self.fail_with(error, Some([(self.rank, *mine), (rank, *theirs)]))
     }
@@ -38,24 +38,24 @@ impl Health {
         self.keep(error, revoke)
     }
 
-    /// Keeps the first cause and returns it. All peers are told of the first cause, in the words of the rank that met
-    /// it, and only then does it become visible here. So no rank leaves because of it, and is missed, before the peers
-    /// know why.
+    /// Keeps the first cause and returns it. The first cause is sent to all peers, in the words of the rank that met
+    /// it, and only then becomes visible here. So the peers know the cause before a rank that leaves because of it is
+    /// missed.
     fn keep(&self, error: Error, revoke: Revoke) -> Error {
-        // Before any way out of here: a buffer that peers may be reading goes back to its owner after it.
+        // This comes before every return: the caller then gets its buffers back, and peers may still be reading them.
         self.take_back();
         if let Some(cause) = self.cause() {
             return cause;
         }
-        // The thread that holds this lock has set the cause before, so two ranks that tell each other do not wait for
-        // each other.
+        // The thread that holds this lock sets the cause before it sends anything, so two ranks that report to each
+        // other do not wait for each other.
         let telling = self.telling.lock();
         let (cause, revoke) = {
             let mut state = self.state.lock();
             if let Some(cause) = &state.cause {
                 return cause.clone();
             }
-            // A reported disagreement came before.
+            // A disagreement that was reported before comes first.
             let (mut error, revoke) = match state.dispute.take() {
                 Some(dispute) if !matches!(error.kind(), ErrorKind::Mismatch { .. }) => {
                     (verdict::third_party(self.rank, &dispute), *dispute)
@@ -78,7 +78,7 @@ impl Health {
         cause
     }
 
-    /// Tells the peers that share memory with this rank that what it lends them may change from here on.
+    /// Tells the peers that share memory with this rank that the memory it lent them may change from now on.
     fn take_back(&self) {
         if let Some(segment) = self.call_logs.get().and_then(CallLogs::segment) {
             segment.header().revoked.store(1, Ordering::Release);
@@ -86,7 +86,7 @@ impl Health {
         }
     }
 
-    /// A failure that rank `from` reports, as its own or another's.
+    /// Handles a failure that rank `from` reports, as its own or as another rank's.
     pub(super) fn revoked(&self, from: u32, mut revoke: Box<Revoke>) {
         if revoke.by != from {
             revoke.via.get_or_insert(from);
@@ -104,7 +104,7 @@ impl Health {
         self.wake();
     }
 
-    /// Decides a dispute that this rank's own call has reached by now.
+    /// Decides a dispute if this rank has made the disputed call by now.
     pub(super) fn settle(&self) {
         if self.alarm.load(Ordering::Acquire) & DISPUTED == 0 {
             return;

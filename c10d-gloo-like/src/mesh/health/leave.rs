@@ -9,9 +9,9 @@ use crate::mesh::control::Frame;
 const EXIT: Duration = Duration::from_millis(100);
 
 impl Health {
-    /// Tells all peers that this rank leaves. They go on; calls that still need this rank fail there.
+    /// Tells all peers that this rank leaves. The peers go on; those of their calls that still need this rank fail.
     pub(in crate::mesh) fn leave(&self) {
-        // For ranks that make these calls when this rank cannot be asked any more.
+        // Peers may make these calls later, when this rank cannot be asked any more.
         let history = self.last_word();
         if !history.calls.is_empty() {
             self.tell(&Frame::Told { last: true, history });

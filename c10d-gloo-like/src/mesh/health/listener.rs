@@ -21,10 +21,10 @@ impl Listener for Health {
             && revoke.by == self.rank
             && self.state.lock().cause.is_none()
         {
-            // This rank knows its own failure before anybody else does. A rank that passes on a false report may
-            // believe it.
+            // This rank has not reported a failure, so the report is false. If ranks forwarded it, the first of them is
+            // named: the later ones may have believed it.
             let liar = revoke.via.filter(|via| *via != self.rank).unwrap_or(from);
-            return self.misspoke(liar, "it told of a failure in the name of a rank that has not reported any");
+            return self.misspoke(liar, "it reported a failure in the name of a rank that has reported none");
         }
         match frame {
             Frame::Query { id, place } => {
@@ -63,7 +63,7 @@ impl Listener for Health {
         self.fail(Error::new(ErrorKind::Protocol, what).guilty([peer]));
     }
 
-    /// An end after a goodbye is expected.
+    /// The end of a connection after a goodbye is expected.
     fn hung_up(self: Arc<Self>, from: u32, how: &str, watched: bool) -> bool {
         let unsure = {
             let mut state = self.state.lock();
@@ -110,7 +110,7 @@ impl Listener for Health {
 }
 
 impl Health {
-    /// Records that a peer is gone after its goodbye.
+    /// Records a peer's goodbye.
     fn has_gone(&self, from: u32, left: Left) {
         if let Some(peer) = self.state.lock().peers.get_mut(from as usize) {
             peer.left.get_or_insert(left);

@@ -1,4 +1,4 @@
-//! The peers that are gone, including those that went after the group had failed.
+//! The peers that are gone, including those that left or died after the group had failed.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,18 +8,19 @@ use c10d_core::{Error, ErrorKind, Phase};
 use super::Health;
 use crate::mesh::watch;
 
-/// How long after a death other deaths are awaited, so that the error names all ranks that died together. It is short
+/// How long to wait after a death for further deaths, so that the error names all ranks that died together. It is short
 /// compared to the time that a system takes to end a process.
 const TOGETHER: Duration = Duration::from_millis(20);
 
 impl Health {
-    /// The peers that died or said goodbye.
+    /// Returns the peers that died or said goodbye.
     pub(crate) fn lost_ranks(&self) -> Vec<u32> {
         let state = self.state.lock();
         (0..).zip(&*state.peers).filter(|(_, p)| p.closed || p.left.is_some()).map(|(rank, _)| rank).collect()
     }
 
-    /// Handles the death of a peer: the group fails a little later, with all ranks that died together.
+    /// Handles the death of a peer: fails the group 20 ms later, with an error that names all ranks that have died by
+    /// then.
     pub(super) fn fail_of_deaths(self: &Arc<Self>, how: &str) {
         if self.failed() {
             return;
@@ -38,8 +39,8 @@ impl Health {
         self.fail(gone(dead, how))
     }
 
-    /// Handles ranks of a group that is being made and that were `lost` before: if this rank has no connection to one
-    /// of them yet, it will not come, and the group fails.
+    /// Handles ranks that the parent group has `lost`, while this group is being made. If this rank has no connection
+    /// to one of them yet, that rank will not come, and the group fails.
     pub(in crate::mesh) fn mourn(&self, lost: &[u32]) {
         if lost.iter().any(|rank| *rank != self.rank && self.path(*rank).is_none()) {
             self.fail(gone(lost.to_vec(), BEFORE.to_owned()).phase(Phase::Connect));
@@ -50,7 +51,7 @@ impl Health {
 /// The reason of deaths that the parent group knows.
 pub(in crate::mesh) const BEFORE: &str = "gone from the group that this one is made from";
 
-/// The error of ranks that are gone.
+/// Makes the error of ranks that are gone.
 pub(in crate::mesh) fn gone(ranks: Vec<u32>, how: String) -> Error {
     Error::new(ErrorKind::PeerDead { how }, String::new()).guilty(ranks)
 }

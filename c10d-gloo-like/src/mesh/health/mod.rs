@@ -1,7 +1,7 @@
 //! The health of one group on one rank: whether it has failed, why, and what the peers are doing.
 //!
-//! All threads of the backend share it. The first cause counts, and all peers are told at once. Their messages come
-//! through the watcher's thread, or directly from ranks of the same process.
+//! All threads of the backend share it. The first cause counts, and all peers are told at once. Frames from peers are
+//! handled on the watcher's thread; those of ranks of the same process, on the thread that sends them.
 
 mod call_logs;
 mod calls;
@@ -38,14 +38,14 @@ use crate::shm::Segment;
 use c10d_core::calls::CallId;
 use c10d_core::calls::Doubts;
 
-/// Something that wakes a thread which sleeps while it waits for peers.
+/// A function that wakes a thread which sleeps while it waits for peers.
 pub(crate) type Waker = Box<dyn Fn() + Send + Sync>;
 
 /// The path to a peer.
 pub(super) enum Path {
-    /// It is a thread of this process.
+    /// The peer is a thread of this process.
     Here(Weak<Health>),
-    /// It is another process.
+    /// The peer is another process.
     Away(Arc<Connection>),
 }
 
@@ -55,16 +55,17 @@ const DISPUTED: u8 = 2;
 /// A peer has left.
 const LEFT: u8 = 4;
 
-/// See the module.
+/// The health of one group on one rank. See the module.
 pub(crate) struct Health {
     group: Arc<str>,
     rank: u32,
-    /// Events as bits: one load tells whether all is well.
+    /// The events so far, as bits; zero while all is well.
     alarm: AtomicU8,
-    /// The call log, if there is none in shared memory.
+    /// This rank's call log, if it has none in shared memory.
     own_call_log: CallLog,
     call_logs: OnceLock<CallLogs>,
-    /// The calls in which this rank heard from no peer. While it is locked, nothing is sent and nothing fails.
+    /// The calls in which this rank received nothing from a peer. While it is locked, no frame is sent and the group is
+    /// not failed.
     doubts: Mutex<Doubts>,
     /// Signalled when a peer reports its calls.
     answers: Condvar,
@@ -103,7 +104,7 @@ impl Health {
         })
     }
 
-    /// Sets the path to a peer. It is called once for each.
+    /// Sets the path to a peer. It is called once for each peer.
     pub(super) fn reach(&self, peer: u32, path: Path) {
         if let Some(slot) = self.paths.get(peer as usize) {
             let _ = slot.set(path);
@@ -129,13 +130,13 @@ impl Health {
         }
     }
 
-    /// Whether the group has failed. One load.
+    /// Whether the group has failed. This is one atomic load.
     #[inline]
     pub(crate) fn failed(&self) -> bool {
         self.alarm.load(Ordering::Acquire) & FAILED != 0
     }
 
-    /// Why it failed.
+    /// Returns why the group failed, if it has.
     pub(crate) fn cause(&self) -> Option<Error> {
         let state = self.state.lock();
         state.cause.as_ref().map(|cause| state.with_all_dead(cause.clone()))
@@ -174,7 +175,7 @@ impl Health {
         self.call_logs.get()?.of(peer)
     }
 
-    /// This rank's call at a place, if it is still remembered.
+    /// Returns this rank's call at a place, if it is still remembered.
     pub(crate) fn called(&self, place: CallId) -> Option<Fingerprint> {
         self.call_log().find(place).or_else(|| self.doubts.lock().find(place))
     }

@@ -1,4 +1,4 @@
-//! The state of this rank that it tells others.
+//! The state of this rank that peers can ask for.
 
 use std::sync::OnceLock;
 use std::time::Instant;
@@ -8,7 +8,8 @@ use c10d_core::sync::Mutex;
 use crate::mesh::doing::{Refused, Wait};
 use c10d_core::calls::CallId;
 
-/// Returns the waits of the rank's messages and the number of calls so far; `None` if they move too fast to tell.
+/// A function that returns the waits of this rank's messages and how many messages it has called so far; `None` if the
+/// state of the messages is in use.
 pub(crate) type Messages = Box<dyn Fn() -> Option<(Vec<Wait>, u64)> + Send + Sync>;
 
 /// The state of this rank besides its position.
@@ -17,7 +18,7 @@ pub(super) struct Own {
     /// The ranks for which a stalled collective waits.
     pub(super) waits: Mutex<Option<(CallId, Wait)>>,
     pub(super) messages: OnceLock<Messages>,
-    /// When the peers were last asked for a message.
+    /// The time at which the peers were last asked because a message waits.
     pub(super) looked: Mutex<Option<Instant>>,
     /// The last rejected call, and how many collectives and messages had been called before it.
     pub(super) refused: Mutex<Option<(Refused, (u64, u64))>>,

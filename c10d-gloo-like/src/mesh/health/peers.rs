@@ -9,7 +9,7 @@ use crate::mesh::revoke::Revoke;
 use crate::mesh::verdict;
 use c10d_core::calls::CallId;
 
-/// How long after a goodbye data, or the cause of a failure, may still be coming, since they use another connection.
+/// How long after a goodbye data, or the cause of a failure, may still arrive over another connection.
 pub(super) const UNDERWAY: Duration = Duration::from_secs(1);
 
 /// The state of the group, as far as this rank knows it.
@@ -22,45 +22,45 @@ pub(super) struct HealthState {
 /// The state of one peer.
 #[derive(Clone, Default)]
 pub(super) struct Peer {
-    /// Its goodbye, if it said one.
+    /// The goodbye, if the peer said one.
     pub(super) left: Option<Left>,
-    /// Whether its bytes come over TCP.
+    /// Whether the peer's bytes come over TCP.
     pub(super) tcp: bool,
-    /// Whether the connection is gone.
+    /// Whether the control connection has ended.
     pub(super) closed: bool,
-    /// The time of its last message.
+    /// The time of the peer's last message.
     pub(super) heard: Option<Instant>,
-    /// Its answer to this query.
+    /// The peer's last answer, with the number of the query.
     pub(super) answer: Option<(u32, Doing)>,
-    /// The number of questions that it has not answered.
+    /// The number of queries that the peer has not answered.
     pub(super) unanswered: u32,
-    /// How the connection ended, if it is not known whether the peer has ended, too.
+    /// How the control connection ended, while it is not known whether the peer has ended, too.
     pub(super) unsure: Option<String>,
-    /// The ranks that want to know whether it answers, each with the question that it was asked for them.
+    /// The ranks that want to know whether the peer answers, each with the number of the query that was sent for it.
     pub(super) askers: Vec<(u32, u32)>,
 }
 
-/// A goodbye.
+/// The goodbye of a peer.
 #[derive(Clone, Copy)]
 pub(super) struct Left {
-    /// The last call before it.
+    /// The last call that the peer completed.
     pub(super) last: Option<CallId>,
     pub(super) at: Instant,
-    /// Whether it was said because the group has failed. The cause comes by another connection, perhaps later.
+    /// Whether the peer left because the group has failed. The cause comes over another connection, perhaps later.
     pub(super) failed: bool,
-    /// Whether the end of the program said it, without leaving the group.
+    /// Whether the peer's program ended without leaving the group.
     pub(super) exited: bool,
 }
 
 impl Left {
-    /// Why the peer is gone, as a text.
+    /// Returns why the peer is gone, as a text.
     pub(super) fn text(&self) -> String {
         verdict::left_text(self.last, self.exited)
     }
 }
 
 impl Peer {
-    /// The goodbye of a peer from which no more bytes will come, since none came for `quiet`.
+    /// Returns the goodbye of a peer from which no more bytes will come. `quiet` is the time since its last bytes came.
     pub(super) fn gone(&self, quiet: Duration) -> Option<Left> {
         let soon = self.tcp || self.left.is_some_and(|l| l.failed);
         let still = !self.tcp || quiet >= UNDERWAY;

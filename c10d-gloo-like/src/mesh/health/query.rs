@@ -15,8 +15,8 @@ use crate::mesh::doing::{Doing, Refused, Wait, is_p2p};
 use crate::mesh::verdict;
 use c10d_core::calls::CallId;
 
-/// How long after a deadline peers have to answer. Live ones answer within a millisecond, on busy machines within tens
-/// of milliseconds.
+/// How long the peers have to answer after a deadline has passed. Live peers answer within a millisecond, on busy
+/// machines within tens of milliseconds.
 const ANSWER: Duration = Duration::from_millis(80);
 /// The largest number of unanswered questions to a peer. Live peers answer at once. Questions must not fill the receive
 /// buffer of a peer that is stopped for long: the kernel would take the full buffer for silence of the host and end the
@@ -25,18 +25,18 @@ const ANSWER: Duration = Duration::from_millis(80);
 const UNANSWERED: u32 = 8;
 
 impl Health {
-    /// Registers `messages`, which any thread may call to learn for which ranks messages wait. It is called once.
-    /// `messages` must not wait.
+    /// Registers the function by which any thread can learn for which ranks the messages wait. It is called once. The
+    /// function must not block.
     pub(crate) fn ask_messages(&self, messages: Messages) {
         let _ = self.own.messages.set(messages);
     }
 
-    /// Records that the collective waits for these ranks.
+    /// Records that the collective of this call waits for these ranks.
     pub(crate) fn waits(&self, fingerprint: &Fingerprint, on: Vec<u32>) {
         *self.own.waits.lock() = Some((CallId::of(fingerprint), Wait::of(fingerprint, on)));
     }
 
-    /// Records that the collective goes on.
+    /// Records that the collective does not wait any more.
     pub(crate) fn moves(&self) {
         *self.own.waits.lock() = None;
     }
@@ -55,7 +55,7 @@ impl Health {
         (self.call_log().begun(), messages)
     }
 
-    /// What this rank is doing.
+    /// Returns what this rank is doing.
     pub(super) fn doing(&self) -> Doing {
         let position = self.call_log().position();
         let mut waits = Vec::new();
@@ -74,8 +74,8 @@ impl Health {
         Doing { position, waits, refused }
     }
 
-    /// Asks all peers for their call at this place, for a call that waits longer than usual. If a peer made another
-    /// call, the group fails when its answer arrives. Two ranks that wait in different calls find this out in this way.
+    /// Asks all peers for their call at the place of this call, which waits longer than usual. If a peer made another
+    /// call, the group fails when the answer arrives. So two ranks that wait in different calls find this out.
     pub(crate) fn stalled(&self, fingerprint: &Fingerprint) {
         self.settle();
         if !self.failed() && !is_p2p(fingerprint) {
@@ -108,8 +108,9 @@ impl Health {
         if blame.between { self.fail_between(error) } else { self.fail(error) }
     }
 
-    /// The error of a rank that leaves and whose time is over: the ranks for which it waits. In a collective that is in
-    /// flight, it asks which ranks are missing; otherwise they are `waiting_for`. It does not fail the group.
+    /// Returns the error of a rank whose time to leave is over. It names the ranks for which this rank waits: if a
+    /// `collective` is in flight, those that the answers of the peers show to be missing, otherwise `waiting_for`. The
+    /// group does not fail.
     pub(crate) fn overdue(&self, what: &str, collective: bool, waiting_for: &[u32]) -> Error {
         if let Some(cause) = self.cause() {
             return cause;
@@ -137,8 +138,8 @@ impl Health {
         self.collect(self.ask(place.unwrap_or(CallId { seq: 0, step: 0 })))
     }
 
-    /// Asks all peers, for a message that waits longer than usual, unless it has done so just now. If a peer answers
-    /// late when the deadline comes, its earlier answer is used.
+    /// Asks all peers for their positions because a message waits longer than usual, but at most every 200 ms. If a
+    /// peer answers late when the deadline comes, this earlier answer is used.
     pub(crate) fn look_around(&self) {
         const EVERY: Duration = Duration::from_millis(200);
         let now = Instant::now();
@@ -155,7 +156,7 @@ impl Health {
         }
     }
 
-    /// Asks all peers for their positions. Peers in this process answer at once.
+    /// Asks all peers for their positions, and returns the number of the query. Peers in this process answer at once.
     fn ask(&self, place: CallId) -> u32 {
         let id = self.queries.fetch_add(1, Ordering::Relaxed);
         let query = Frame::Query { id, place }.to_bytes();
@@ -175,7 +176,7 @@ impl Health {
         id
     }
 
-    /// Counts a question to a peer of another process. `false` if it owes too many answers.
+    /// Counts a query to a peer of another process. Returns `false`, without counting, if too many are unanswered.
     fn may_ask(&self, rank: u32) -> bool {
         let mut state = self.state.lock();
         let peer = state.peers.get_mut(rank as usize);
@@ -186,7 +187,7 @@ impl Health {
         })
     }
 
-    /// Handles an answer.
+    /// Records a peer's answer.
     pub(super) fn answered(&self, from: u32, id: u32, doing: Doing) {
         if let Some(peer) = self.state.lock().peers.get_mut(from as usize) {
             peer.unanswered = peer.unanswered.saturating_sub(1);
@@ -196,7 +197,7 @@ impl Health {
         self.news.notify_all();
     }
 
-    /// Compares a peer's call at a place with this rank's; a difference fails the group.
+    /// Compares a peer's call at a place with this rank's call there. If they differ, the group fails.
     pub(super) fn compare(&self, rank: u32, place: CallId, theirs: Option<Fingerprint>) {
         if let Some(theirs) = theirs
             && let Some(mine) = self.called(place)
@@ -206,7 +207,7 @@ impl Health {
         }
     }
 
-    /// Waits briefly for the answers to this query.
+    /// Waits briefly for the answers to this query. Returns what is known of each rank.
     fn collect(&self, id: u32) -> Vec<Answer> {
         let until = Instant::now() + ANSWER;
         let mut state = self.state.lock();

@@ -1,8 +1,8 @@
 //! Decides, when a connection ended without a goodbye, whether the peer has ended or only the connection.
 //!
-//! The other ranks are asked, since all connections of a process end with it. If the peer's process is watched, that
-//! tells, too. If a peer turns out to be alive, only the connection broke. Then the error is between the two ranks, and
-//! all ranks name both.
+//! The other ranks are asked, since all connections of a process end with it. If the peer's process is watched, its end
+//! is noticed, too. If the peer turns out to be alive, only the connection broke. Then the error is between the two
+//! ranks, and all ranks name both.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -15,12 +15,12 @@ use super::{Health, Path, dead};
 use crate::mesh::control::Frame;
 use c10d_core::calls::CallId;
 
-/// How long the handling of a broken data connection waits for the control connection to tell why, or to break, too, as
-/// it does when the peer has died.
+/// How long to wait, after a data connection broke, until the control connection explains it or ends as well (as it
+/// does when the peer has died).
 const REASON: Duration = Duration::from_millis(400);
 
 impl Health {
-    /// Sends bytes of any kind to a peer, as no rank does.
+    /// Sends arbitrary bytes to a peer over the control connection.
     #[cfg(test)]
     pub(in crate::mesh) fn forge(&self, peer: u32, bytes: &[u8]) {
         if let Some(Path::Away(connection)) = self.path(peer) {
@@ -28,7 +28,7 @@ impl Health {
         }
     }
 
-    /// Breaks the control connection to a peer, as the network might.
+    /// Breaks the control connection to a peer, as a network fault would.
     #[cfg(test)]
     pub(in crate::mesh) fn cut(&self, peer: u32) {
         if let Some(Path::Away(connection)) = self.path(peer) {
@@ -37,7 +37,7 @@ impl Health {
         }
     }
 
-    /// Asks all others whether they reach this peer. `false`: there are no others.
+    /// Asks all other ranks whether they reach this peer. Returns `false` if there are none.
     pub(super) fn ask_for(&self, of: u32) -> bool {
         let others: Vec<u32> = {
             let state = self.state.lock();
@@ -48,7 +48,7 @@ impl Health {
         !others.is_empty()
     }
 
-    /// Handles the question of a rank whether this rank reaches another one.
+    /// Handles the question of rank `asker` whether this rank reaches rank `of`.
     pub(super) fn reach_for(&self, asker: u32, of: u32) {
         let here = matches!(self.path(of), Some(Path::Here(peer)) if peer.strong_count() > 0);
         let id = self.queries.fetch_add(1, Ordering::Relaxed);
@@ -72,7 +72,8 @@ impl Health {
         }
     }
 
-    /// Answers the ranks that asked about a peer: it has answered this question, or its connection has ended.
+    /// Answers the ranks that asked about peer `of`. The peer has answered query `answered`, or, if `None`, its
+    /// connection has ended.
     pub(super) fn tell_askers(&self, of: u32, answered: Option<u32>) {
         let told: Vec<u32> = {
             let mut state = self.state.lock();
@@ -85,7 +86,7 @@ impl Health {
         told.into_iter().for_each(|asker| self.say(asker, &Frame::Reached { of, alive: answered.is_some() }));
     }
 
-    /// Handles the decision whether a peer whose connection has ended is alive.
+    /// Handles the finding whether a peer whose connection has ended is alive.
     pub(super) fn decide(self: &Arc<Self>, peer: u32, alive: bool) {
         let how = self.state.lock().peers.get_mut(peer as usize).and_then(|peer| peer.unsure.take());
         match how {
@@ -95,7 +96,7 @@ impl Health {
         }
     }
 
-    /// The error of a broken connection to a living peer.
+    /// Fails the group because the connection to a living peer broke. Returns the error.
     fn broken(&self, peer: u32, how: &str) -> Error {
         let (a, b) = (self.rank.min(peer), self.rank.max(peer));
         let broke = match how {
@@ -106,8 +107,8 @@ impl Health {
         self.fail_between(Error::new(ErrorKind::PeerDead { how }, "").guilty([a, b]).phase(Phase::Transfer))
     }
 
-    /// Handles a peer's broken data connection. It waits briefly for the control connection to tell why, or for the
-    /// peer to show that it is alive.
+    /// Handles the end of a peer's data connection: waits briefly until the control connection explains it or the peer
+    /// shows that it is alive, and fails the group. Returns the error.
     pub(crate) fn lost(&self, rank: u32, how: &str) -> Error {
         let start = Instant::now();
         let id = self.queries.fetch_add(1, Ordering::Relaxed);
@@ -118,7 +119,7 @@ impl Health {
         let mut alive = false;
         while state.cause.is_none() {
             let Some(peer) = state.peers.get(rank as usize) else { break };
-            // Any answer to this question or a later one.
+            // The peer is alive if it answered this query or a later one.
             alive = peer.left.is_none()
                 && !peer.closed
                 && peer.answer.as_ref().is_some_and(|(at, _)| at.wrapping_sub(id) as i32 >= 0);

@@ -18,7 +18,7 @@ impl Health {
         self.warn_after
     }
 
-    /// Reports that a collective has waited this long for these ranks.
+    /// Reports that a collective has waited for `lasted`, and that it waits for the ranks `on`.
     #[cold]
     pub(crate) fn speak_of(
         self: &Arc<Self>,
@@ -30,7 +30,7 @@ impl Health {
         self.speak(Wait::of(fingerprint, on), Some(CallId::of(fingerprint)), 0, lasted, deadline);
     }
 
-    /// Reports that a message has waited this long, and how many others have.
+    /// Reports that a message has waited for `lasted`, and the number of `others` that have waited long, too.
     #[cold]
     pub(crate) fn speak_of_message(self: &Arc<Self>, wait: Wait, others: usize, lasted: Duration, deadline: Instant) {
         self.speak(wait, None, others, lasted, deadline);
@@ -48,13 +48,13 @@ impl Health {
         });
     }
 
-    /// The ranks for which the calls in flight wait, in words. It takes up to 80 ms.
+    /// Returns a text about the ranks for which the calls in flight wait. This takes up to 80 ms.
     pub(crate) fn waits_for(&self) -> String {
         let doing = self.doing();
         match doing.blocked().or(doing.waits.first()) {
             Some(wait) => self.whom(wait, doing.position.last.filter(|_| !wait.is_message())),
             None => {
-                // Another library waits, perhaps for a rank that does not answer.
+                // No call of this backend waits. Another library does, perhaps for a rank that does not answer.
                 let answers = self.answers(doing.position.last);
                 let silent = |(rank, answer): (u32, &Answer)| match answer {
                     Answer::Silent { .. } | Answer::Left { .. } if rank != self.rank => {

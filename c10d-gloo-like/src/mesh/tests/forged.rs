@@ -1,4 +1,4 @@
-//! A member that sends impossible frames: all ranks name it, whatever it claims.
+//! A rank that sends impossible frames: all ranks name it, whatever it claims.
 
 use super::*;
 use crate::call_log::Position;
@@ -25,7 +25,7 @@ fn state(on: &[u32], op: u8, fingerprint: Option<Fingerprint>, why: Option<&str>
     Frame::State { id: 0, place: AT, doing, fingerprint }
 }
 
-/// Frames of rank 1 in a group of three that cannot be right.
+/// Returns frames of rank 1 in a group of three that cannot be right.
 fn lies() -> Vec<(&'static str, Vec<u8>)> {
     let tell = |revoke: Revoke| Frame::Revoke(Box::new(revoke));
     let compared = |a, b| Some([(a, call(0, 1)), (b, call(0, 2))]);
@@ -59,7 +59,7 @@ fn lies() -> Vec<(&'static str, Vec<u8>)> {
     lies
 }
 
-/// Rank 1 sends this to the others over its real connections. Returns the result of each rank.
+/// Sends these bytes from rank 1 to the other ranks over its real connections. Returns the error of each rank.
 fn forged(bytes: &[u8]) -> Vec<Option<Error>> {
     let store: Arc<dyn Store> = Arc::new(HashStore::new());
     let (sent, heard) = (std::sync::Barrier::new(3), std::sync::Barrier::new(3));
@@ -101,17 +101,17 @@ fn whoever_forges_is_named_by_all() {
 fn what_a_member_says_in_anothers_name_is_told_as_its_word() {
     let bytes = Frame::Revoke(Box::new(revoke(2, &[0], "\x1b[2J\nlies"))).to_bytes();
     let causes = forged(&bytes);
-    // Rank 2 knows that it did not send it, whichever rank told it first.
+    // Rank 2 knows that it did not send the report, whichever rank forwarded it first.
     let cause = causes[2].as_ref().unwrap();
     assert_eq!((cause.kind(), &cause.report().guilty[..]), (&ErrorKind::Protocol, &[1][..]), "{cause}");
     for cause in causes.iter().flatten() {
         assert!(!cause.to_string().contains(['\x1b', '\n']), "{cause:?}");
     }
     let words = causes[0].as_ref().unwrap().to_string();
-    assert!(words.contains("rank 1"), "who said it is not told: {words}");
+    assert!(words.contains("rank 1"), "the sender is not named: {words}");
 }
 
-/// With any data, the parser and the health of a group continue to work, and store little.
+/// Passes bytes to the parser and to the health of a group, which must not panic.
 fn hear(bytes: &[u8]) {
     let health = Health::new("g".into(), 0, 3, None);
     let mut decoder = Decoder::default();

@@ -16,14 +16,15 @@ pub(super) fn play(scene: &str, me: &Player) {
     }
 }
 
-/// A child of this process that lives for half a minute and does nothing. With `bare` it is made by the system call,
-/// without the C library's handlers.
+/// Forks a child that sleeps for 30 s. With `bare`, the system call is used directly, without the C library's fork
+/// handlers.
 fn idle_child(bare: bool) -> i32 {
-    // SAFETY: the child does nothing but sleep.
+    // SAFETY: the child calls only functions that are allowed after a fork of a process with threads (`sleep`,
+    // `_exit`).
     let pid =
         unsafe { if bare { libc::syscall(libc::SYS_clone, libc::SIGCHLD, 0, 0, 0, 0) as i32 } else { libc::fork() } };
     if pid == 0 {
-        // SAFETY: this is a system call that a signal may interrupt, followed by the end.
+        // SAFETY: both functions take a number, and no memory is involved.
         unsafe {
             libc::sleep(30);
             libc::_exit(0);
@@ -92,6 +93,7 @@ fn another_user_is_turned_away_at_both_ends() {
     let patience = socket::Patience { deadline: deadline_after(CAP), stop: &stop };
     let name = |end: &str| format!("c10d-test-{end}-{}", std::process::id());
     // The system call itself changes only this thread.
+    //
     // SAFETY: the arguments are numbers.
     let become_other = || unsafe { libc::syscall(libc::SYS_setresuid, -1, OTHER, -1) } == 0;
     let run = |f: &(dyn Fn() -> bool + Sync)| std::thread::scope(|s| s.spawn(|| become_other() && f()).join().unwrap());
@@ -106,7 +108,7 @@ fn another_user_is_turned_away_at_both_ends() {
         Err(socket::Trouble::Stranger(OTHER)) => {}
         other => panic!("{other:?}"),
     }
-    // Another user dials: the listener closes the connection without a word.
+    // Another user dials: the listener closes the connection without an answer.
     let mut listener = JoinListener::new(Some(socket::listen_unix(&ours).unwrap()), Vec::new());
     std::thread::scope(|s| {
         s.spawn(|| {

@@ -54,7 +54,7 @@ fn network_namespaces_are_hosts() {
     job.set("end");
 }
 
-/// Asks a stopped rank again and again.
+/// Asks a stopped rank much more often than its receive buffer could hold.
 pub(super) fn is_pestered(me: &Player) {
     let silence = Duration::from_secs(1);
     let mesh = Mesh::connect(Wiring { silence, ..me.wiring() }).unwrap();
@@ -75,7 +75,7 @@ pub(super) fn is_pestered(me: &Player) {
     me.report(&mesh.health.timeout(&fingerprint, &[1]));
 }
 
-/// This is between hosts, where the kernel treats a full receive buffer like silence.
+/// The ranks are on two hosts, where the kernel treats a full receive buffer like silence.
 #[test]
 fn however_often_a_stopped_rank_is_asked_it_is_not_dead() {
     let hosts = match two_hosts() {

@@ -17,7 +17,7 @@ use c10d_core::backend::{Fingerprint, Reports};
 use c10d_core::store::deadline_after;
 use std::time::{Duration, Instant};
 
-/// Only a limit so that a hang ends.
+/// The time limit of all waits, so that a hang ends.
 const CAP: Duration = Duration::from_secs(20);
 
 fn wiring(rank: u32, size: u32, store: Arc<dyn Store>, transport: Transport) -> Wiring {
@@ -40,14 +40,14 @@ fn wiring(rank: u32, size: u32, store: Arc<dyn Store>, transport: Transport) -> 
     }
 }
 
-/// The id of a run, which is a set of ranks with one store. The first rank that needs it makes it.
+/// Returns the session of the ranks that use this store. The first rank that asks makes it.
 fn session(store: &dyn Store) -> [u8; 16] {
     let fresh: [u8; 16] = c10d_core::process::random().unwrap();
     let stored = store.compare_set("session", &[], &fresh, deadline_after(CAP)).unwrap();
     stored.try_into().unwrap()
 }
 
-/// A call, such as an all_reduce of `count` elements.
+/// Makes the fingerprint of a call, such as an all_reduce of `count` elements.
 fn call(seq: u32, count: u64) -> Fingerprint {
     Fingerprint { seq, op: 4, dtype: 10, reduce: 0, step: 0, count, root: 0, rest: 0 }
 }
@@ -67,7 +67,7 @@ fn talk(mesh: &mut Mesh, rank: u32) {
     for links in [&mut mesh.collective, &mut mesh.p2p] {
         for link in links.iter_mut().flatten() {
             let text = [rank as u8; 8];
-            // SAFETY: the item has no body.
+            // SAFETY: the length of the body is 0, so the pointer is not used.
             let sent = unsafe { link.write(&text, std::ptr::null(), 0) }.unwrap();
             assert_eq!(sent, text.len());
             link.end_write();
@@ -78,7 +78,7 @@ fn talk(mesh: &mut Mesh, rank: u32) {
             let Some(link) = link else { continue };
             let (mut text, mut got) = ([0u8; 8], 0);
             eventually("a peer's message", || {
-                // SAFETY: it is the rest of the buffer.
+                // SAFETY: the pointer and the length are those of the rest of the buffer.
                 got += unsafe { link.read(text.as_mut_ptr().add(got), text.len() - got) }.unwrap();
                 got == text.len()
             });

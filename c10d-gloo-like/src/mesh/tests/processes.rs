@@ -1,4 +1,4 @@
-//! Ranks as processes: this test binary is started again for one test that is the rank.
+//! Ranks as processes: this test binary is started again for the test `rank`, which is the rank.
 
 use super::files::Files;
 use super::*;
@@ -64,7 +64,7 @@ impl Job {
         job
     }
 
-    /// Waits until all ranks have set their key. It fails if one ends before.
+    /// Waits until all ranks have set their key, and returns the values.
     pub(super) fn await_all(&mut self, name: &str) -> Vec<String> {
         let ranks: Vec<u32> = (0..self.ranks.len() as u32).collect();
         self.await_ranks(name, &ranks)
@@ -90,7 +90,7 @@ impl Job {
     }
 }
 
-/// The report of a rank.
+/// A rank, in its own process.
 pub(super) struct Player {
     pub(super) rank: u32,
     size: u32,
@@ -122,7 +122,7 @@ impl Player {
     }
 }
 
-/// This is not a test but a rank, which the tests below start.
+/// A rank, which the tests below start in a process of its own. It is not a test.
 #[test]
 fn rank() {
     let Ok(scene) = std::env::var(SCENE) else { return };
@@ -144,18 +144,18 @@ fn rank() {
         scene => forks::play(scene, &me),
     }
     if scene != "leaves" || me.rank != 2 {
-        // Others may still be looking.
+        // The other ranks may still ask this one.
         me.hear("end");
     }
 }
 
 pub(super) const TRANSPORTS: [Transport; 2] = [Transport::Shm, Transport::Tcp];
 
-/// The selected rank cannot make a segment.
+/// Limits the size of files on the selected rank, so that it cannot make a segment.
 pub(super) fn limit(me: &Player) {
     let limited = std::env::var(LIMITED).is_ok_and(|r| r == me.rank.to_string());
     if limited {
-        // Less than the size of a segment, and more than the store writes.
+        // The limit is less than the size of a segment, and more than the store writes.
         setrlimit(Resource::Fsize, Rlimit { current: Some(64 << 10), maximum: Some(64 << 10) }).unwrap();
     }
 }
@@ -210,7 +210,7 @@ fn lacks_descriptors(me: &Player) {
     let limit = getrlimit(Resource::Nofile);
     if me.rank == 1 {
         let more: u64 = std::env::var(SPARE).unwrap().parse().unwrap();
-        // The descriptor of the directory is counted, and closed again.
+        // The count includes the descriptor of the directory, which is closed again.
         let open = std::fs::read_dir("/proc/self/fd").unwrap().count() as u64 - 1;
         setrlimit(Resource::Nofile, Rlimit { current: Some(open + more), ..limit }).unwrap();
     }
@@ -320,7 +320,7 @@ fn leaves(me: &Player) {
         return;
     }
     eventually("the goodbye", || mesh.health.has_left(2, CAP));
-    // This leaves time for a wrong result.
+    // A wrong failure would be noticed within this time.
     std::thread::sleep(Duration::from_millis(100));
     assert!(!mesh.health.failed(), "{:?}", mesh.health.cause());
     me.tell("fine", "");

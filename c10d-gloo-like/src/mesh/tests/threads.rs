@@ -213,7 +213,7 @@ fn sleepers_are_woken() {
     });
 }
 
-/// The errors of all ranks after the connection between ranks 1 and 2 of `size` was cut.
+/// Runs `how` on all ranks, which cuts the connection between ranks 1 and 2. Returns the error of each rank.
 fn cut(size: u32, how: impl Fn(u32, &mut Mesh) + Sync) -> Vec<Error> {
     let done = std::sync::Barrier::new(size as usize);
     run(size, Transport::Tcp, |rank, mut mesh| {
