@@ -45,15 +45,15 @@ extern "C" {
 #define C10D_RESOURCE 7    /* Memory, descriptors, threads or ports ran out; or a buffer of the caller is too small. */
 #define C10D_DEVICE 8      /* The device, or the software that drives it, failed. */
 #define C10D_PROTOCOL 9    /* A peer broke the protocol. */
-#define C10D_STORE 10      /* The store refused or could not be reached. */
-#define C10D_INTERNAL 11   /* A defect. */
+#define C10D_STORE 10      /* The store refused the request, or could not be reached. */
+#define C10D_INTERNAL 11   /* A bug in c10d or in the plugin. */
 
 /* Kinds of devices: DLPack's DLDeviceType. */
 #define C10D_DEVICE_CPU 1
 #define C10D_DEVICE_CUDA 2
 #define C10D_DEVICE_PRIVATE 12 /* kDLExtDev: the plugin's own device. */
 
-/* Element types: our code, then DLPack's DLDataType {code, bits}; lanes is always 1. */
+/* Element types: c10d's code, then DLPack's DLDataType {code, bits}; lanes is always 1. */
 #define C10D_U8 0          /* {1, 8} */
 #define C10D_I8 1          /* {0, 8} */
 #define C10D_U16 2         /* {1, 16} */
@@ -73,7 +73,7 @@ extern "C" {
 #define C10D_F8E5M2 16     /* {12, 8}: kDLFloat8_e5m2; moved, never reduced */
 #define C10D_NO_DTYPE 0xffffffffu
 
-/* A set of element types or ops: the bit of each code. */
+/* A set of element types or ops is a mask with the bit C10D_BIT(code) for each member. */
 #define C10D_BIT(code) (1u << (code))
 #define C10D_ALL_DTYPES 0x1ffffu
 
@@ -86,29 +86,30 @@ extern "C" {
 #define C10D_BAND 5
 #define C10D_BOR 6
 #define C10D_BXOR 7
-#define C10D_PREMUL_SUM 8 /* Each rank's values times the request's factor, then the sum. */
+#define C10D_PREMUL_SUM 8 /* Each rank's values are multiplied by the request's `factor`, then summed. */
 #define C10D_REDUCE_OPS 9
 #define C10D_NO_REDUCE 0xffffffffu
 
-/* Ops. n is the world size; "one per rank" lists are in rank order. */
-#define C10D_SEND 0                /* in: 1. To `peer`, with `tag`. */
-#define C10D_RECV 1                /* out: 1. From `peer`, with `tag`. */
-#define C10D_RECV_ANY_SOURCE 2     /* out: 1. From the first rank that sends with `tag`; the result has the rank. */
-#define C10D_BROADCAST 3           /* out: 1, read on the root, written elsewhere. */
+/* Ops. `in` and `out` are the numbers of input and output spans, and n is the world size. A list with one span per
+ * rank is in rank order. */
+#define C10D_SEND 0                /* in: 1, sent to `peer` with `tag`. */
+#define C10D_RECV 1                /* out: 1, received from `peer` with `tag`. */
+#define C10D_RECV_ANY_SOURCE 2     /* out: 1, from the first rank that sends with `tag`; c10d_result has the rank. */
+#define C10D_BROADCAST 3           /* out: 1, read on the root, written on the other ranks. */
 #define C10D_ALL_REDUCE 4          /* out: 1, read and written. */
-#define C10D_ALL_REDUCE_COALESCED 5 /* out: several, each as in ALL_REDUCE. */
+#define C10D_ALL_REDUCE_COALESCED 5 /* out: several, each as in C10D_ALL_REDUCE. */
 #define C10D_REDUCE 6              /* out: 1, read; written on the root only (elsewhere it may have any contents). */
-#define C10D_ALL_GATHER 7          /* in: 1; out: one per rank, of any lengths. */
-#define C10D_ALL_GATHER_INTO 8     /* in: 1; out: 1 of n times the length. */
+#define C10D_ALL_GATHER 7          /* in: 1; out: one per rank. Their lengths may differ. */
+#define C10D_ALL_GATHER_INTO 8     /* in: 1; out: 1, n times as long. */
 #define C10D_ALL_GATHER_COALESCED 9 /* in: k; out: k rows of `output_row` (= n) spans, row-major. */
-#define C10D_ALL_GATHER_INTO_COALESCED 10 /* in: k; out: k, each n times as long. */
-#define C10D_REDUCE_SCATTER 11     /* in: one per rank, of any lengths; out: 1. */
-#define C10D_REDUCE_SCATTER_INTO 12 /* in: 1 of n times the length; out: 1. */
-#define C10D_REDUCE_SCATTER_INTO_COALESCED 13 /* in: k; out: k, each an n-th as long. */
-#define C10D_GATHER 14             /* in: 1; out: one per rank on the root, else none. */
-#define C10D_SCATTER 15            /* in: one per rank on the root, else none; out: 1. */
-#define C10D_ALL_TO_ALL 16         /* in: one per rank; out: one per rank, of any lengths. */
-#define C10D_ALL_TO_ALL_SINGLE 17  /* in: 1; out: 1; cut by the splits, or into n equal parts if there are none. */
+#define C10D_ALL_GATHER_INTO_COALESCED 10 /* in: k; out: k, each n times as long as its input. */
+#define C10D_REDUCE_SCATTER 11     /* in: one per rank, whose lengths may differ; out: 1. */
+#define C10D_REDUCE_SCATTER_INTO 12 /* in: 1; out: 1, an n-th as long. */
+#define C10D_REDUCE_SCATTER_INTO_COALESCED 13 /* in: k; out: k, each an n-th as long as its input. */
+#define C10D_GATHER 14             /* in: 1; out: one per rank on the root, none on the other ranks. */
+#define C10D_SCATTER 15            /* in: one per rank on the root, none on the other ranks; out: 1. */
+#define C10D_ALL_TO_ALL 16         /* in: one per rank; out: one per rank. Their lengths may differ. */
+#define C10D_ALL_TO_ALL_SINGLE 17  /* in: 1; out: 1; divided by the splits, or into n equal parts if there are none. */
 #define C10D_BARRIER 18            /* No spans. */
 #define C10D_MONITORED_BARRIER 19  /* No spans. Names the first missing rank, or all (C10D_WAIT_ALL_RANKS). CPU only. */
 #define C10D_ALL_OPS 0xfffffu
@@ -126,8 +127,8 @@ extern "C" {
 
 /* ---- What both sides use ------------------------------------------------------------------------------------ */
 
-/* The place for the reason of a failure. The caller provides `capacity` bytes at `text`; the callee sets `len`. It
- * may be null. See c10d_fail. */
+/* Room for the reason of a failure. The caller provides `capacity` bytes at `text`; the callee writes the reason there
+ * and sets `len`. A pointer to a c10d_why may be null. See c10d_fail. */
 typedef struct c10d_why {
     uint32_t struct_size;
     uint32_t len;
@@ -137,8 +138,8 @@ typedef struct c10d_why {
 
 /* The elements of one contiguous tensor. On the CPU, `data + offset` is their address (null if there are none). On
  * a device, `data` is the value that the device's `allocate` returned, and the elements begin `offset` bytes after
- * its start. On CUDA, `data + offset` is their address, and `data` is the beginning of the buffer as its owner
- * knows it. In an array of spans, the next span is `struct_size` bytes further, see c10d_span_at. */
+ * its start. On CUDA, `data + offset` is the address of the elements, and `data` is the beginning of the buffer as its
+ * owner knows it. In an array of spans, the next span is `struct_size` bytes further, see c10d_span_at. */
 typedef struct c10d_span {
     uint32_t struct_size;
     uint32_t dtype; /* C10D_U8 .. */
@@ -153,20 +154,20 @@ typedef struct c10d_span {
     uint32_t reserved;
 } c10d_span;
 
-/* One operation. The request, its arrays and the memory of its spans stay until the operation is done. Inputs are
- * not written. Shapes, types, roots, splits and overlap have been checked already. */
+/* One operation. The request, its arrays and the memory of its spans stay valid until the operation is done. Do not
+ * write to inputs. c10d has checked shapes, types, roots, splits and overlap before. */
 typedef struct c10d_request {
     uint32_t struct_size;
     uint32_t op;
     uint32_t dtype;  /* The type of all spans; C10D_NO_DTYPE for barriers. */
     uint32_t reduce; /* C10D_NO_REDUCE unless the op reduces. */
-    double factor;   /* Of C10D_PREMUL_SUM. */
+    double factor;   /* For C10D_PREMUL_SUM. */
     uint32_t root;
     uint32_t peer;
     uint32_t tag;
     uint32_t flags;
-    uint64_t seq;        /* The call's number, the same on all ranks; a local number for point-to-point. */
-    uint64_t timeout_ns; /* From now. */
+    uint64_t seq;        /* The collective's number, the same on all ranks. Point-to-point: local to the rank. */
+    uint64_t timeout_ns; /* The time limit, counted from the call of `submit`. */
     uint64_t stream;     /* The device's stream that produced the inputs and will use the outputs; 0 = default. */
     const c10d_span *inputs; /* Null if there are none. */
     uint64_t input_count;
@@ -175,9 +176,9 @@ typedef struct c10d_request {
     uint64_t output_row;
     const uint64_t *input_splits; /* Elements per rank; null: equal parts. */
     const uint64_t *output_splits;
-    /* The facts of the call that all ranks must agree on. Exchange them with the peers before using their payload.
-     * If a peer's differ, end the operation with C10D_MISMATCH and pass the peer's bytes in c10d_result. For ranks
-     * that receive nothing, c10d itself compares them. */
+    /* The fingerprint: 24 bytes of the call on which all ranks must agree. Exchange it with the peers before using
+     * their payload. If a peer's fingerprint differs, end the operation with C10D_MISMATCH and pass the peer's bytes in
+     * c10d_result. c10d itself compares the calls for ranks that receive nothing. */
     uint8_t fingerprint[24];
 } c10d_request;
 
@@ -190,8 +191,10 @@ typedef struct c10d_result {
     const uint32_t *guilty; /* The ranks at fault. */
     const char *message;
     uint64_t message_len;
-    const uint8_t *fingerprint; /* For C10D_MISMATCH: the guilty rank's 24 bytes, */
-    const char *field;          /* or the field that differs and both values, as text. */
+    /* For C10D_MISMATCH: either the guilty rank's 24 bytes in `fingerprint`, or the name of the field that differs in
+     * `field`, and both ranks' values as text in `mine` and `theirs`. */
+    const uint8_t *fingerprint;
+    const char *field;
     uint64_t field_len;
     const char *mine;
     uint64_t mine_len;
@@ -203,12 +206,13 @@ typedef struct c10d_result {
 
 typedef struct c10d_host c10d_host;
 
-/* Ends an operation. Call it exactly once per `submit` that returned C10D_OK, from any thread, also inside
- * `submit`; never for one that returned an error. Do not touch the operation's memory afterwards. */
+/* Ends an operation. Call it exactly once for each operation that `submit` accepted with C10D_OK, from any thread, also
+ * inside `submit`. Never call it for an operation for which `submit` returned an error. Afterwards, do not touch the
+ * operation's memory. */
 typedef void (*c10d_done)(const c10d_host *host, uint64_t token, const c10d_result *result);
 
-/* The host's functions: one table per plugin, valid until the process ends. Every function that waits has a timeout
- * and returns by it. */
+/* The host's functions: one table per plugin, valid until the process ends. Every function that can wait has a timeout,
+ * and returns when it is over at the latest. */
 struct c10d_host {
     uint32_t struct_size;
     uint32_t abi_minor;
@@ -217,27 +221,27 @@ struct c10d_host {
      * those that begin with "c10d.". */
     int32_t (*store_set)(const c10d_host *host, uint64_t store, const char *key, uint64_t key_len, const void *value,
                          uint64_t len, uint64_t timeout_ns, c10d_why *why);
-    /* Waits for the key. Sets `len` to the value's length; returns C10D_RESOURCE if that is above `capacity`. */
+    /* Waits for the key. Sets `len` to the value's length. Returns C10D_RESOURCE if the length is above `capacity`. */
     int32_t (*store_get)(const c10d_host *host, uint64_t store, const char *key, uint64_t key_len, void *value,
                          uint64_t capacity, uint64_t *len, uint64_t timeout_ns, c10d_why *why);
     int32_t (*store_wait)(const c10d_host *host, uint64_t store, const char *key, uint64_t key_len,
                           uint64_t timeout_ns, c10d_why *why);
-    /* Adds to the decimal number of the key, which is 0 if the key does not exist. */
+    /* Adds `delta` to the decimal number that is the key's value (0 if the key does not exist), and sets `sum`. */
     int32_t (*store_add)(const c10d_host *host, uint64_t store, const char *key, uint64_t key_len, int64_t delta,
                          int64_t *sum, uint64_t timeout_ns, c10d_why *why); /* since 1.1 */
-    /* Sets the key to `desired` if its value is `expected`, or if it does not exist and `expected` is empty.
-     * `value` gets the value that is stored afterwards. If that is longer than `capacity`, the result is
-     * C10D_RESOURCE, but the key is set. */
+    /* Sets the key to `desired` if its value is `expected`, or if the key does not exist and `expected` is empty.
+     * Writes the value that is stored afterwards to `value`. If that is longer than `capacity`, the result is
+     * C10D_RESOURCE, but the key may have been set. */
     int32_t (*store_compare_set)(const c10d_host *host, uint64_t store, const char *key, uint64_t key_len,
                                  const void *expected, uint64_t expected_len, const void *desired,
                                  uint64_t desired_len, void *value, uint64_t capacity, uint64_t *len,
                                  uint64_t timeout_ns, c10d_why *why); /* since 1.1 */
     int32_t (*store_append)(const c10d_host *host, uint64_t store, const char *key, uint64_t key_len,
                             const void *value, uint64_t len, uint64_t timeout_ns, c10d_why *why); /* since 1.1 */
-    /* Sets `exists` to 1 or 0. */
+    /* Sets `exists` to 1 if the key exists, else to 0. */
     int32_t (*store_check)(const c10d_host *host, uint64_t store, const char *key, uint64_t key_len, uint32_t *exists,
                            uint64_t timeout_ns, c10d_why *why); /* since 1.1 */
-    /* Sets `existed` to 1 or 0. */
+    /* Deletes the key. Sets `existed` to 1 if the key existed, else to 0. */
     int32_t (*store_delete)(const c10d_host *host, uint64_t store, const char *key, uint64_t key_len,
                             uint32_t *existed, uint64_t timeout_ns, c10d_why *why); /* since 1.1 */
     /* Nanoseconds on a clock that never goes back. */
@@ -247,25 +251,26 @@ struct c10d_host {
 /* ---- What a plugin offers ----------------------------------------------------------------------------------- */
 
 /* A device runtime. `index` is the number of the device. Work on one stream runs in the order in which it was
- * given; work on different streams runs in any order, unless an event orders it. No function waits for the device.
+ * enqueued. Work on different streams runs in any order, unless an event orders it. No function waits for the device.
  * Required are count, allocate, free, copy_in, copy_out and copy. Either all seven functions of streams and events
- * are present, or none; without them there is one stream, 0, and every copy is complete when it returns. Likewise
- * `retain` and `release`, `allocate_host` and `free_host`, and `reduces` and `reduce` come in pairs. c10d counts
- * the owners of the memory that it allocated, so `free` is called when no operation can use the memory any more,
- * perhaps from inside `done`. c10d cannot count the owners of other memory, such as a tensor of another library:
- * for that, a plugin whose collectives serve its device has `retain` and `release`. */
+ * are present, or none. Without them there is one stream, 0, and every copy is complete when its function returns.
+ * `retain` and `release`, `allocate_host` and `free_host`, and `reduces` and `reduce` come in pairs, too. c10d counts
+ * the owners of the memory that it allocated, so it calls `free` only when no operation can use the memory any more,
+ * perhaps inside `done`. c10d cannot count the owners of other memory, such as a tensor of another library: for this
+ * memory, a plugin whose collectives serve its device needs `retain` and `release`. */
 typedef struct c10d_device {
     uint32_t struct_size;
     /* C10D_DEVICE_PRIVATE or 0: the plugin's own device. C10D_DEVICE_CUDA: the plugin drives CUDA devices, and its
-     * bases are CUDA addresses; c10d then uses it as their runtime only if there is no other, and always uses its
-     * `retain` and `release` for operations. Used since 1.2; 0 before. */
+     * bases are CUDA addresses. c10d then uses the plugin as the runtime of CUDA devices only if there is no other, and
+     * always uses its `retain` and `release` for operations. Used since 1.2; 0 before. */
     uint32_t device_type;
     int32_t (*count)(uint32_t *count, c10d_why *why);
     /* Allocates memory, aligned to at least 64 bytes if the device has addresses. `bytes` is not 0. `base` is an
      * address or any handle except null; c10d never reads through it. */
     int32_t (*allocate)(uint32_t index, uint64_t bytes, void **base, c10d_why *why);
     void (*free)(uint32_t index, void *base);
-    /* Enqueue copies from host to device, to host, and inside the device. `to` and `from` are bases. */
+    /* These three enqueue copies: from the host to the device, to the host, and inside the device. On the device, `to`
+     * and `from` are bases. */
     int32_t (*copy_in)(uint32_t index, uint64_t stream, void *to, uint64_t to_offset, const void *from,
                        uint64_t bytes, c10d_why *why);
     int32_t (*copy_out)(uint32_t index, uint64_t stream, void *to, const void *from, uint64_t from_offset,
@@ -276,34 +281,34 @@ typedef struct c10d_device {
     void (*destroy_stream)(uint32_t index, uint64_t stream);
     int32_t (*create_event)(uint32_t index, uint64_t *event, c10d_why *why);
     void (*destroy_event)(uint32_t index, uint64_t event);
-    /* Records the event behind all work that the stream was given so far; an earlier record is forgotten. */
+    /* Records the event after all work that was enqueued on the stream so far. An earlier record is forgotten. */
     int32_t (*record)(uint32_t index, uint64_t event, uint64_t stream, c10d_why *why);
     /* Makes all later work on the stream wait until the event's last record is reached. */
     int32_t (*wait)(uint32_t index, uint64_t stream, uint64_t event, c10d_why *why);
-    /* Sets `reached` to 1 or 0. It is an error if work before the event failed. */
+    /* Sets `reached` to 1 if the event's last record is reached, else to 0. Returns an error if earlier work failed. */
     int32_t (*query)(uint32_t index, uint64_t event, uint32_t *reached, c10d_why *why);
     /* Keeps memory that c10d did not allocate until `release`, even if its owner frees it meanwhile. If `retain`
      * has not returned by the end of the operation's time, the owner may free the memory while `retain` still runs.
      * `release` may be called from inside `done`. */
     int32_t (*retain)(uint32_t index, void *base, c10d_why *why);
     void (*release)(uint32_t index, void *base);
-    /* Allocates host memory from which the device copies fast; returns null if there is none left. */
+    /* Allocates host memory that the device copies fast. Returns null if there is none left. */
     void *(*allocate_host)(uint64_t bytes);
     void (*free_host)(void *base, uint64_t bytes);
-    /* The element types that `reduce` accepts with this operation (it is asked for sum, product, min, max and the
-     * bitwise operations). Other types are reduced on the host. */
+    /* Returns the bits of the element types that `reduce` accepts with this operation. c10d asks for sum, product, min,
+     * max and the bitwise operations. It reduces other types on the host. */
     uint32_t (*reduces)(uint32_t reduce_op); /* since 1.1 */
     /* Enqueues acc[i] = op(acc[i], with[i]). */
     int32_t (*reduce)(uint32_t index, uint64_t stream, uint32_t reduce_op, uint32_t dtype, void *acc,
                       uint64_t acc_offset, const void *with, uint64_t with_offset, uint64_t count,
                       c10d_why *why); /* since 1.1 */
-    /* Writes a text that identifies the device among all devices of all hosts, such as a serial number. With it,
-     * ranks notice that they share a device. Sets `len` to the text's length (C10D_RESOURCE if that is above
-     * `capacity`). C10D_UNSUPPORTED, or no such function, means that there is no such text. */
+    /* Writes a text that identifies the device among all devices of all hosts, such as a serial number. By this text
+     * ranks notice that they share a device. Sets `len` to the text's length. Returns C10D_RESOURCE if the length is
+     * above `capacity`. If there is no such text, it returns C10D_UNSUPPORTED, or is null. */
     int32_t (*identity)(uint32_t index, char *text, uint64_t capacity, uint64_t *len, c10d_why *why); /* since 1.2 */
 } c10d_device;
 
-/* The ops and types that the collectives offer on one kind of device. Other calls never come. */
+/* The ops and types that the collectives offer on one kind of device. c10d submits no others. */
 typedef struct c10d_capabilities {
     uint32_t struct_size;
     /* C10D_DEVICE_CPU; or C10D_DEVICE_PRIVATE or C10D_DEVICE_CUDA, if the plugin has a device part of this type. */
@@ -324,15 +329,15 @@ typedef struct c10d_group_init {
     uint32_t reserved;
     const char *name; /* The same on all ranks. */
     uint64_t name_len;
-    uint8_t session[16]; /* Random, the same on all ranks, different for every group ever made. */
-    uint64_t store;      /* For the host's store functions, until destroy_group returned. */
+    uint8_t session[16]; /* Random: the same on all ranks, different for every group that is ever made. */
+    uint64_t store;      /* The argument `store` of the host's functions, valid until destroy_group has returned. */
     uint64_t timeout_ns; /* How long making the group may take. */
-    /* Becomes 1 when everything in flight must end with C10D_ABORTED. Read it with an atomic load whenever you
+    /* Becomes 1 when all operations in flight must end with C10D_ABORTED. Read it with an atomic load whenever you
      * wait. It is valid until destroy_group has returned. */
     const uint32_t *aborted;
 } c10d_group_init;
 
-/* Collectives of the plugin's own. */
+/* The plugin's own collectives. */
 typedef struct c10d_collectives {
     uint32_t struct_size;
     uint32_t capability_count;
@@ -343,31 +348,31 @@ typedef struct c10d_collectives {
     /* Makes this rank's part of a group: finds the other ranks through the store. If the plugin needs an id of its
      * own, of any size, rank 0 makes it and stores it (store_set), and the others read it (store_get). */
     int32_t (*create_group)(const c10d_host *host, const c10d_group_init *init, void **group, c10d_why *why);
-    /* Destroys a group. No operation is in flight, and no `done` may follow. */
+    /* Destroys a group. No operation is in flight, and `done` must not be called any more. */
     void (*destroy_group)(void *group);
-    /* Takes an operation, and runs it here or on a thread of the plugin. It must end by the request's timeout, with
-     * an error that names the ranks for which it waited. The collectives of a group come one at a time, in the same
-     * order on all ranks. Point-to-point operations come from other threads meanwhile, in order for each peer,
-     * direction and tag. */
+    /* Takes an operation, and runs it here or on a thread of the plugin. The operation must end by the request's
+     * timeout, with an error that names the ranks for which it waited. c10d submits the collectives of a group one at a
+     * time, in the same order on all ranks. Meanwhile other threads submit point-to-point operations, in order for each
+     * peer, direction and tag. */
     int32_t (*submit)(void *group, const c10d_request *request, c10d_done done, uint64_t token, c10d_why *why);
-    /* Ends everything in flight, and tells the peers. It is called while other calls are running. */
+    /* Ends all operations in flight, and tells the peers. Other calls may be running meanwhile. */
     void (*abort)(void *group, const char *cause, uint64_t len);
-    /* Says goodbye to the peers, so that they do not take this rank for dead. Nothing is in flight. */
+    /* Tells the peers that this rank leaves, so that they do not take it for dead. No operation is in flight. */
     int32_t (*shutdown)(void *group, uint64_t timeout_ns, c10d_why *why); /* since 1.1 */
-    /* Makes a group of some ranks of a group, if that is cheaper than create_group. `ranks` has `init->size` ranks
-     * of `group`, in the order of their numbers in the new group. Every rank of the list calls it. A rank that is
-     * in no new group calls it, too, with null for `ranks`, `init` and `part`. destroy_group destroys the new
+    /* Makes a group of some ranks of a group, if this is cheaper than create_group. `ranks` has `init->size` ranks
+     * of `group`, in the order of their numbers in the new group. c10d calls it on every rank of the list. On a rank
+     * that is in no new group, c10d calls it with null for `ranks`, `init` and `part`. destroy_group destroys the new
      * group, before or after the group that it came from. If it returns C10D_UNSUPPORTED, it must do so on all
      * ranks, and c10d then uses create_group. It may be called while operations run. */
     int32_t (*split)(void *group, const uint32_t *ranks, const c10d_group_init *init, void **part,
                      c10d_why *why); /* since 1.2 */
-    /* Takes several point-to-point operations that may depend on each other: either all, or, on an error, none.
+    /* Takes several point-to-point operations that may depend on each other: all of them, or on an error none.
      * Each ends on its own, by its own token. They are in order with the operations of `submit`. */
     int32_t (*submit_batch)(void *group, const c10d_request *const *requests, const uint64_t *tokens, uint64_t count,
                             c10d_done done, c10d_why *why); /* since 1.2 */
-    /* Reports an error of the group that occurred while nothing was waiting, such as a dead peer. C10D_OK: there is
-     * none. c10d calls it from time to time, and it must answer at once. `guilty` has room for as many ranks as the
-     * group has, and `guilty_count` must be set. Do not return C10D_MISMATCH: each rank learns of that at its own
+    /* Reports an error of the group, such as a dead peer, that occurred while nothing was waiting. C10D_OK: there is
+     * no error. c10d calls it from time to time, and it must return at once. `guilty` has room for as many ranks as the
+     * group has, and `guilty_count` must be set. Do not return C10D_MISMATCH: each rank learns of a mismatch at its own
      * call, with the field that differs. */
     int32_t (*async_error)(void *group, uint32_t *guilty, uint32_t *guilty_count, c10d_why *why); /* since 1.2 */
 } c10d_collectives;
@@ -375,12 +380,12 @@ typedef struct c10d_collectives {
 typedef struct c10d_plugin {
     uint32_t struct_size;
     uint32_t abi_minor; /* C10D_ABI_MINOR of the header that the plugin was built with. */
-    const char *name;   /* As in the note. */
+    const char *name;   /* The same as in the note. */
     uint64_t name_len;
-    const char *version; /* The plugin's own. */
+    const char *version; /* The plugin's own version. */
     uint64_t version_len;
-    const c10d_device *device;           /* Or null. */
-    const c10d_collectives *collectives; /* Or null. */
+    const c10d_device *device;           /* Null if the plugin has no device part. */
+    const c10d_collectives *collectives; /* Null if the plugin has no collectives. */
 } c10d_plugin;
 
 #ifdef __cplusplus
@@ -390,20 +395,20 @@ typedef struct c10d_plugin {
 #endif
 
 /* The entry. c10d calls it once per process, after the checks, on a thread of its own. Return null if the plugin
- * cannot work at all, and tell the host's `log` why. If the entry, `probe` or `identity` does not return within 10
- * seconds, c10d gives the call up. */
+ * cannot work at all, and log the reason with the host's `log`. If the entry, `probe` or `identity` does not return
+ * within 10 seconds, c10d gives the call up. */
 C10D_EXPORT const c10d_plugin *c10d_plugin_v1(const c10d_host *host);
 
 /* ---- The note ----------------------------------------------------------------------------------------------- */
 
-/* The note, which c10d reads from the file before it loads it: an ELF note, owner "c10d", type 1. */
+/* The note, which c10d reads from the file before it loads the file. It is an ELF note of type 1 with owner "c10d". */
 typedef struct c10d_note {
     uint32_t owner_size, note_size, type;
     char owner[8];
-    uint32_t struct_size; /* From here on to the end. */
+    uint32_t struct_size; /* The number of bytes from here to the end. */
     uint16_t abi_major, abi_minor;
     uint32_t plugin_size; /* sizeof(c10d_plugin) */
-    char name[52];        /* Lower-case letters, digits, - and _; then zeros. */
+    char name[52];        /* Lower-case letters, digits, - and _, then zeros. */
 } c10d_note;
 
 #define C10D_PLUGIN_NOTE(NAME)                                                                                  \
@@ -412,7 +417,8 @@ typedef struct c10d_note {
 
 /* ---- Helpers ------------------------------------------------------------------------------------------------ */
 
-/* return c10d_fail(why, C10D_DEVICE, "the device is on fire"); */
+/* Writes the reason of a failure, and returns the status:
+ *     return c10d_fail(why, C10D_DEVICE, "the device is on fire"); */
 static inline int32_t c10d_fail(c10d_why *why, int32_t status, const char *text) {
     if (why) {
         uint64_t n = 0;

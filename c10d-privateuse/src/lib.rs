@@ -12,7 +12,7 @@ pub use load::{Decision, LoadReport, Search, Verdict};
 pub use provider::PROVIDER;
 pub use refusal::{Refusal, Rule};
 
-/// What the macros name.
+/// Items that the exported macros use.
 #[doc(hidden)]
 pub mod __private {
     pub use c10d_core::backend::{Capabilities, Provider};

@@ -1,11 +1,11 @@
-//! The registration of the loader of plugins.
+//! The registration of the plugin loader.
 
 use c10d_core::backend::{PluginSearch, Provider, Registry};
 use c10d_core::{Error, ErrorKind, Result};
 
 use crate::load::{Search, Verdict};
 
-/// The loader of plugins. The facade lists it; a program that uses core without the facade passes it to the builder.
+/// The plugin loader. The facade lists it. A program that uses core without the facade passes it to the builder.
 pub static PROVIDER: Provider =
     Provider { source: env!("CARGO_PKG_NAME"), load_plugins: Some(load), ..Provider::EMPTY };
 

@@ -6,11 +6,11 @@ use std::fmt;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Rule {
-    /// The path is relative, empty, or climbs with `..`.
+    /// The path is relative or empty, or has a component `..`.
     Path,
-    /// It does not exist, or cannot be read.
+    /// The file or directory does not exist, or cannot be read.
     Unreadable,
-    /// A directory above it belongs to another user or can be written by others.
+    /// A directory on the path belongs to another user or can be written by others.
     Directory,
     /// The file belongs to another user.
     Owner,
@@ -18,46 +18,46 @@ pub enum Rule {
     Writable,
     /// The file is set-user-id or set-group-id.
     SetId,
-    /// Not a regular file.
+    /// The path does not lead to a regular file.
     NotRegular,
-    /// A symbolic link, at the end of the path or on the way.
+    /// The path, or a directory on it, is a symbolic link.
     Symlink,
-    /// Not an ELF file.
+    /// The file is not an ELF file.
     NotElf,
-    /// It ends before the contents that its headers announce.
+    /// The file ends before the contents that its headers announce.
     Truncated,
-    /// An ELF file for another machine, word size or byte order, or no shared library.
+    /// The file is an ELF file for another machine, word size or byte order, or is not a shared library.
     Foreign,
-    /// It asks for an executable stack.
+    /// The library asks for an executable stack.
     ExecutableStack,
-    /// It does not export the entry.
+    /// The library does not export the entry.
     Entry,
-    /// It has no note, or the note is not valid.
+    /// The library has no note, or the note is not valid.
     Note,
-    /// It was built for another ABI.
+    /// The library was built for another ABI.
     Abi,
-    /// The system's loader refuses it: undefined symbols, missing libraries.
+    /// The system's loader refuses the library, for example because of undefined symbols or missing libraries.
     Link,
-    /// It ended, hung or crashed while it was loaded.
+    /// The library ended, hung or crashed while it was loaded.
     Crash,
-    /// Its entry returned a table that breaks the contract.
+    /// The library's entry returned a table that breaks the contract.
     Table,
-    /// Its name is taken by a built-in backend or by a plugin that came before.
+    /// The plugin's name is taken by a built-in backend or by an earlier plugin.
     Name,
     /// The same file was loaded under another path.
     Duplicate,
-    /// A variable that is ignored, because the process has more rights than its user.
+    /// A variable or directory is ignored, because the process has more rights than its user.
     Privileged,
-    /// It was replaced while it was checked or loaded.
+    /// The file was replaced while it was checked or loaded.
     Replaced,
-    /// A directory has too many files.
+    /// The directory has too many files.
     Limit,
-    /// The allow or deny list excludes it.
+    /// The allow or deny list excludes the plugin, or a listed name matches no plugin.
     Filter,
 }
 
 impl Rule {
-    /// Every rule.
+    /// All rules.
     pub const ALL: &[Rule] = &[
         Rule::Path,
         Rule::Unreadable,
@@ -115,7 +115,7 @@ impl Rule {
         }
     }
 
-    /// The rule of this name.
+    /// Returns the rule with this name, or `None` if there is none.
     pub fn from_name(name: &str) -> Option<Rule> {
         Rule::ALL.iter().copied().find(|rule| rule.name() == name)
     }
@@ -127,14 +127,14 @@ impl fmt::Display for Rule {
     }
 }
 
-/// A refusal: the rule, and the exact finding.
+/// A refusal: the broken rule, and what exactly was found.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{rule}: {detail}")]
 #[non_exhaustive]
 pub struct Refusal {
     /// The rule.
     pub rule: Rule,
-    /// The finding, and, where it helps, what to do.
+    /// What exactly was found, and where it helps, what to do.
     pub detail: String,
 }
 

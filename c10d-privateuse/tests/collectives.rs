@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use c10d_core::{Builder, DType, DispatchKey, Error, ErrorKind, OpKind, ReduceOp, Result, op};
 use c10d_privateuse::{Rule, Search, Verdict};
 
-/// Only a limit so that a hang ends.
+/// A limit that is reached only if something hangs.
 const CAP: Duration = Duration::from_secs(20);
 
 fn load(path: &Path, name: &str) -> Builder {
@@ -19,11 +19,11 @@ fn load(path: &Path, name: &str) -> Builder {
     Builder::new().providers(&report.providers).backend(&format!("cpu:{name}")).timeout(CAP)
 }
 
-/// The plugin of `sum.c` with this fault (and these definitions). The compiled file may be deleted once it is loaded.
+/// Loads the plugin of `sum.c` with this fault (and these definitions). The file may be deleted once it is loaded.
 fn bad(mode: &str) -> Builder {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let dir = common::directory();
-    // A plugin keeps its name as long as the process lives.
+    // The name of a plugin is taken for the life of the process.
     let n = COUNT.fetch_add(1, Ordering::Relaxed);
     let word = mode.split(' ').next().unwrap_or_default();
     let name = format!("bad-{}-{n}", word.to_lowercase().replace('_', "-"));
@@ -37,14 +37,14 @@ fn names_it(e: &Error, kind: &ErrorKind, words: &[&str]) {
     }
 }
 
-/// Whether the cause was that the machine had no time for the plugin's thread, or for the test's, and not the plugin's
-/// fault.
+/// Whether the error may come from an overloaded machine, where the plugin's or the test's thread got no time, instead
+/// of from the plugin's fault.
 fn starved(e: &Error) -> bool {
     *e.kind() == ErrorKind::Timeout || e.to_string().contains("did not let go")
 }
 
-/// Runs an op that must fail by its deadline. If the machine was overloaded, it is repeated with a later one, a few
-/// times.
+/// Runs an op that must fail by its deadline. If the machine was overloaded, the op is repeated with a later deadline,
+/// a few times.
 fn fails(attempt: impl Fn(Duration) -> Vec<Error>) -> Vec<Error> {
     let mut timeout = Duration::from_secs(1);
     loop {
@@ -137,7 +137,7 @@ fn a_batch_stands_behind_what_was_sent_before() {
         .unwrap();
 }
 
-/// A plugin that the user trusts, with this fault.
+/// Loads a plugin with this fault, which is trusted.
 fn trusted(mode: &str, name: &str) -> Builder {
     let dir = common::directory();
     let report = Search::new().trust(name).file(common::sum(dir.path(), name, mode)).load();
@@ -156,7 +156,7 @@ fn a_trusted_name_that_is_nobodys_is_told() {
 
 #[test]
 fn a_trusted_plugin_works_on_the_callers_memory() {
-    // The plugin writes the address that it got to the result.
+    // The plugin writes the address of its output to the output.
     let (copied, own) = (bad("ADDRESS").build().unwrap(), trusted("ADDRESS", "trusted-address").build().unwrap());
     let seen = |pg: &c10d_core::ProcessGroup, x: &mut [f32]| {
         let at = x.as_ptr() as usize;
@@ -182,7 +182,7 @@ fn a_trusted_plugin_that_is_late_has_the_memory_until_it_answers() {
             .map(drop)
             .map_err(Error::from)
     });
-    // Its late answer is accepted, but the group is failed, whether by the plugin's timeout or the caller's.
+    // The late answer is accepted, but the group has failed, because of the plugin's timeout or the caller's.
     assert!(done.is_ok(), "{done:?}");
     let e = pg.barrier().unwrap_err();
     assert!(matches!(e.kind(), ErrorKind::Plugin | ErrorKind::Internal), "{e}");
@@ -233,7 +233,7 @@ fn a_waiting_receive_does_not_keep_a_send_back() {
         .unwrap();
 }
 
-/// Runs one op in each form on a plugin with this fault, each in its own group. Returns the errors.
+/// Runs one op in each form on a plugin with this fault, each in a group of its own. Returns the errors.
 fn each_form(builder: &Builder) -> Vec<Error> {
     let group = || builder.clone().build().unwrap();
     fails(|timeout| {
@@ -322,7 +322,7 @@ fn one_that_answers_from_another_thread_is_fine() {
     pg.start(op::all_reduce(vec![1f32; 7], ReduceOp::Sum)).wait().unwrap();
 }
 
-/// The error of the first of a few ops that fails.
+/// Runs ops until one fails. Returns its error.
 fn soon(pg: &c10d_core::ProcessGroup) -> Error {
     let run = || pg.all_reduce(&mut [1f32; 8], ReduceOp::Sum).map(drop);
     let end = Instant::now() + CAP;
@@ -345,7 +345,7 @@ fn one_that_answers_what_nobody_asked() {
     let builder = bad("UNKNOWN_TOKEN");
     let pg = builder.clone().build().unwrap();
     names_it(&soon(&pg), &ErrorKind::Plugin, &["bad-unknown-token", "done", "does not exist"]);
-    // After that it is not used at all.
+    // After this, the plugin is not used any more.
     names_it(&builder.build().unwrap_err(), &ErrorKind::Plugin, &["bad-unknown-token"]);
 }
 
@@ -396,7 +396,7 @@ fn a_mismatch_is_named_from_the_fingerprints() {
 
 #[test]
 fn abort_from_another_thread_ends_what_hangs() -> Result {
-    // There is no deadline that would end it.
+    // No deadline ends it.
     let pg = bad("NEVER_DONE").timeout(Duration::from_secs(3600)).build()?;
     let work = pg.start(op::all_reduce(vec![1f32; 4], ReduceOp::Sum));
     std::thread::scope(|s| s.spawn(|| pg.abort("enough")).join()).unwrap();
@@ -405,7 +405,7 @@ fn abort_from_another_thread_ends_what_hangs() -> Result {
     Ok(())
 }
 
-/// A waker that panics, on the plugin's thread that reports the end of the operation.
+/// A waker that panics. It is called on the plugin's thread that reports the end of the operation.
 struct Alarm;
 
 impl std::task::Wake for Alarm {
@@ -431,7 +431,7 @@ fn wakers_that_panic_harm_nobody() {
             woken += all[0] as u32;
         }
         let sum = pg.all_reduce(vec![1f32], ReduceOp::Sum)?;
-        // All operations were counted as finished.
+        // The shutdown waits for all operations, so all were counted as ended.
         pg.shutdown_within(CAP).map(|()| sum)
     });
     assert_eq!(sums.unwrap(), [[2.0]; 2]);

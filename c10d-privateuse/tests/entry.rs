@@ -1,4 +1,4 @@
-//! The plugin's code that runs before any group: its entry and its probe function.
+//! The plugin's code that runs before any group is made: its entry and its probe function.
 
 mod common;
 
@@ -8,10 +8,10 @@ use std::time::Duration;
 use c10d_core::{Builder, ErrorKind};
 use c10d_privateuse::{Rule, Search, Verdict};
 
-/// Long enough for code that returns, on a busy machine.
+/// A time limit that is long enough for code that returns, even on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Runs a body that must return, on a new thread.
+/// Runs a body on a new thread, and fails if it does not return.
 fn returns<T: Send + 'static>(body: impl FnOnce() -> T + Send + 'static) -> T {
     let (done, wait) = channel();
     std::thread::spawn(move || done.send(body()));
@@ -28,7 +28,7 @@ fn the_entry_of_a_refused_plugin_is_called_once() {
     assert_eq!(first.decisions[0].rule, Some(Rule::Table), "{}", first.decisions[0]);
     assert_eq!(again.decisions[0].to_string(), first.decisions[0].to_string());
     assert_eq!(std::fs::read_to_string(calls).unwrap(), "x", "a mark for each call");
-    // Its name is not registered.
+    // The name of a refused plugin is not taken.
     let elsewhere = common::directory();
     let other = common::sum(elsewhere.path(), "refused", "HONEST");
     assert_eq!(Search::new().file(other).load().decisions[0].verdict, Verdict::Loaded);
@@ -53,7 +53,7 @@ fn a_probe_that_hangs_is_named() {
         let dir = common::directory();
         let search = Search::new().patience(PATIENCE);
         let report = search.file(common::sum(dir.path(), "hangs-in-probe", "HANG_IN_PROBE")).load();
-        // It was not requested by name, so its probe function is called.
+        // The plugin was not requested by name, so its probe function is called.
         let builder = Builder::new().providers(&report.providers);
         [builder.clone(), builder].map(|builder| builder.build().unwrap().barrier().unwrap_err())
     });

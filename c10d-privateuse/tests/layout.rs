@@ -89,7 +89,7 @@ fn header_and_mirror_agree() {
     }
 }
 
-/// The codes of element types for plugins: this library's code, then DLPack's, in the header's comments.
+/// In the header, the comment of each element type has DLPack's code and bits.
 #[test]
 fn the_header_tells_dlpacks_codes() {
     let header = std::fs::read_to_string(common::include().join("c10d_plugin.h")).unwrap();

@@ -12,7 +12,7 @@ use c10d_core::device::{DeviceBuffer, DeviceRuntime, vendor};
 use c10d_core::{Buf, BufMut, Builder, DType, Device, Error, ErrorKind, ProcessGroup, ReduceOp, Result, Span, op};
 use c10d_privateuse::{Search, Verdict};
 
-/// Only a limit so that a hang ends.
+/// A limit that is reached only if something hangs.
 const CAP: Duration = Duration::from_secs(60);
 
 /// Device memory that c10d did not allocate, like another library's tensor.
@@ -21,24 +21,24 @@ struct Tensor {
     device: Device,
 }
 
-// SAFETY: `sum.c`'s device has its memory in the heap; it remains as long as the value, which is its only owner.
+// SAFETY: the memory of `sum.c`'s device is in the heap. It exists as long as the value, which is its only owner.
 unsafe impl Buf for Tensor {
     fn span(&mut self) -> Span {
         Span::new(self.data.as_mut_ptr().cast(), 0, self.data.len() as u64, DType::F32, self.device)
     }
 }
-// SAFETY: as above.
+// SAFETY: the same as for `Buf`.
 unsafe impl BufMut for Tensor {}
-// SAFETY: it is borrowed exclusively for the op.
+// SAFETY: the same as for `Tensor`, which is borrowed exclusively for the op.
 unsafe impl Buf for &mut Tensor {
     fn span(&mut self) -> Span {
         Tensor::span(self)
     }
 }
-// SAFETY: as above.
+// SAFETY: the same as for `Buf`.
 unsafe impl BufMut for &mut Tensor {}
 
-/// A plugin whose device hangs in this function.
+/// Loads a plugin whose device hangs in this function.
 fn plugin(name: &str, function: &str) -> Builder {
     let dir = common::directory();
     let report =
@@ -51,14 +51,14 @@ fn tensor(name: &str) -> Tensor {
     Tensor { data: vec![1.0; 8], device: Device::private(vendor(name), 0) }
 }
 
-/// Runs a body that must return, on a new thread.
+/// Runs a body on a new thread, and fails if it does not return.
 fn returns<T: Send + 'static>(body: impl FnOnce() -> T + Send + 'static) -> T {
     let (done, wait) = channel();
     std::thread::spawn(move || done.send(body()));
     wait.recv_timeout(CAP).expect("this must return")
 }
 
-/// One op, blocking or owned.
+/// Runs one op on a borrowed (`blocking`) or owned tensor.
 fn run(pg: &ProcessGroup, name: &str, blocking: bool, timeout: Duration) -> Result<Vec<f32>, Error> {
     let mut x = tensor(name);
     if blocking {
@@ -71,7 +71,8 @@ fn run(pg: &ProcessGroup, name: &str, blocking: bool, timeout: Duration) -> Resu
     pg.start(op::all_reduce(x, ReduceOp::Sum).timeout(timeout)).wait().map(|x| x.data).map_err(|e| e.error)
 }
 
-/// Runs an op that must fail, with more time if the machine had no time for the thread that calls the plugin.
+/// Runs an op that must fail with this text. If the machine was too busy to call the plugin, it is repeated with more
+/// time.
 fn fails(how: &str, attempt: impl Fn(Duration) -> Error) -> Error {
     let mut timeout = Duration::from_secs(1);
     loop {
@@ -105,7 +106,7 @@ fn a_release_that_hangs_keeps_nobody() {
             let name = if blocking { "releases-blocking" } else { "releases-owned" };
             let pg = plugin(name, "release").build().unwrap();
             let x = run(&pg, name, blocking, CAP).unwrap();
-            // But the next call finds the plugin busy.
+            // The next call finds the plugin still busy.
             (x, run(&pg, name, blocking, Duration::from_secs(1)).unwrap_err())
         });
         assert_eq!(x, [1.0; 8]);

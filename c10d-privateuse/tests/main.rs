@@ -1,5 +1,5 @@
-//! Tests of the plugin host, with plugins in C and Rust that the tests build as vendors would. `entry` needs a process
-//! without another backend, and is a separate program.
+//! Tests of the plugin host, with plugins in C and Rust that the tests build as vendors would. The tests in `entry`
+//! need a process without another backend, so they are a separate program.
 
 mod collectives;
 mod common;

@@ -12,7 +12,7 @@ use c10d_privateuse::{LoadReport, Search, Verdict, abi};
 
 const CAP: Duration = Duration::from_secs(20);
 
-/// The header of an older minor version: without the members that later versions appended.
+/// Makes the header of an older minor version: it lacks the members that later versions appended.
 fn older(header: &str, minor: u16) -> String {
     let mut text = version(header, minor);
     for later in minor + 1..=abi::MINOR {
@@ -34,7 +34,7 @@ fn version(header: &str, minor: u16) -> String {
     header.replace(&define(abi::MINOR), &define(minor))
 }
 
-/// A possible header of the next version: every struct that a plugin or the host fills is longer.
+/// Makes a possible header of the next minor version: every struct that a plugin or the host fills is longer.
 fn newer(header: &str) -> String {
     let text = version(header, abi::MINOR + 1);
     let longer = |text: String, end: &str| {
@@ -46,7 +46,7 @@ fn newer(header: &str) -> String {
         "} c10d_span;",
         "} c10d_request;",
         "} c10d_result;",
-        // This is the end of c10d_host, whose name comes first.
+        // The end of c10d_host, whose name is at its beginning.
         "};\n\n/* ---- What a plugin offers",
         "} c10d_device;",
         "} c10d_capabilities;",
@@ -73,8 +73,8 @@ fn load(source: &str, name: &str, header: &str, minor: u16, definitions: &[&str]
     report
 }
 
-/// Loads `device.c` with this type, and uses it. `adds` means that it reduces, and `named` that it can identify its
-/// devices.
+/// Loads `device.c` with these definitions, and uses it. `adds`: it has a reduction. `named`: its devices have an
+/// identity.
 fn drives(name: &str, header: &str, minor: u16, definitions: &[&str], (adds, named): (bool, bool)) {
     let cuda = definitions.contains(&"DEVICE_TYPE=C10D_DEVICE_CUDA");
     let word = if cuda { "cuda" } else { name };
@@ -101,12 +101,13 @@ fn drives(name: &str, header: &str, minor: u16, definitions: &[&str], (adds, nam
     }
 }
 
-/// Adds elements of one allocation to others of it.
+/// Adds elements of an allocation to other elements of the same allocation.
 fn adds_what_it_is_told(device: &dyn DeviceRuntime) {
     let (elements, mut out) = ([1f32, 2.0, 3.0, 40.0, 50.0, 60.0], [0f32; 6]);
     let bytes = size_of_val(&elements);
     let at = DevicePtr { base: device.allocate(0, bytes).unwrap(), offset: 0 };
-    // SAFETY: the places are within the allocation and the arrays; this device's calls are finished when they return.
+    // SAFETY: all bytes are within the allocation and the arrays, and the work of this device's calls is done on
+    // return.
     unsafe {
         device.copy_in(0, 0, at, elements.as_ptr().cast(), bytes).unwrap();
         let reduction = device.reduction().unwrap();
@@ -119,7 +120,7 @@ fn adds_what_it_is_told(device: &dyn DeviceRuntime) {
     assert_eq!(out, [1.0, 52.0, 63.0, 40.0, 50.0, 60.0]);
 }
 
-/// Loads `sum.c`, and uses it. `splits` tells how its sub-groups are made.
+/// Loads `sum.c`, and uses it. `splits` is what the plugin writes to the store for a sub-group.
 fn works(name: &str, header: &str, minor: u16, definitions: &[&str], splits: &str) {
     let report = load("sum.c", name, header, minor, definitions);
     let builder = Builder::new().providers(&report.providers).backend(&format!("cpu:{name}"));
@@ -128,7 +129,7 @@ fn works(name: &str, header: &str, minor: u16, definitions: &[&str], splits: &st
             let mut x = [pg.rank() as f32 + 1.0; 100];
             pg.all_reduce(&mut x, ReduceOp::Sum)?;
             assert_eq!(x, [3.0; 100]);
-            // Both ranks wait for another rank.
+            // Each rank waits for the other's message.
             let other = 1 - pg.rank();
             let (sent, got) = pg.batch(vec![op::send(vec![7f32], other, 1)], vec![op::recv(vec![0f32], other, 1)]);
             assert_eq!(got.into_iter().map(|w| w.wait()).collect::<Result<Vec<_>, _>>()?, [[7.0]]);

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Takes the checks of src/load and src/table away, one at a time, and tells which of them no test misses.
+"""Removes the checks of src/load and src/table, one at a time, and prints which removals no test detects.
 
     c10d-privateuse/tests/mutants.py [FILE ...]     all files of the two folders unless given
 
-An `if` in front of a refusal never holds any more; a function that a table must have is always there. Takes minutes for each
-file, since everything is built anew for each check. The sources are put back, also after ctrl-C.
+A removed `if` before a refusal is never true; a function that a table must have counts as present. This takes minutes
+for each file, since everything is built again for each check. The sources are restored at the end, also after ctrl-C.
 """
 
 import pathlib
@@ -21,7 +21,7 @@ TOGETHER = re.compile(r"\s*d\.(\w+)\.is_some\(\),$")
 
 
 def mutants(lines):
-    """The number of each line that is changed, and what it becomes."""
+    """Yields the number of each line to change, and the changed line."""
     for i, line in enumerate(lines):
         if "#[cfg(test)]" in line:
             return
@@ -33,13 +33,13 @@ def mutants(lines):
         elif NEEDED.match(line):
             yield i, re.sub(r"\b[cd]\.\w+\.is_some\(\)", "true", line)
         elif found := TOGETHER.match(line):
-            # As its neighbour says.
+            # The function counts as present if its neighbour is.
             other = TOGETHER.match(lines[i + 1]) or TOGETHER.match(lines[i - 1])
             yield i, line.replace(found[1], other[1])
 
 
 def missed():
-    """Whether the tests of the changed source fail; a build that fails says nothing."""
+    """Returns whether the tests fail with the changed source, or None if it does not build."""
     if subprocess.run([*TESTS, "--no-run"], capture_output=True, cwd=HOME).returncode:
         return None
     try:

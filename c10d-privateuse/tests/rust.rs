@@ -80,7 +80,7 @@ fn panics_are_errors() {
     let pg = elsewhere().name("panics in submit").build().unwrap();
     let e = pg.all_reduce(&mut [1f32; 4], ReduceOp::Sum).unwrap_err();
     assert!(e.to_string().contains("elsewhere"), "{e}");
-    // The process continues.
+    // The process can still make groups.
     elsewhere().build().unwrap().barrier().unwrap();
 }
 
@@ -89,7 +89,7 @@ fn a_plugin_splits_groups_and_tells_what_nobody_asked_for() {
     elsewhere()
         .name("divided")
         .run_ranks(3, |pg| {
-            // In the first division one rank is in no part.
+            // In the first division, rank 1 is in no part.
             if let Some(pair) = pg.new_group(&[2, 0])? {
                 let mut x = [pair.rank(); 100];
                 pair.all_reduce(&mut x, ReduceOp::Sum)?;
@@ -99,7 +99,7 @@ fn a_plugin_splits_groups_and_tells_what_nobody_asked_for() {
             }
             let alone = pg.split(Some(pg.rank()), 0)?.unwrap();
             assert!(alone.failure().is_none());
-            // It fails from then on, possibly before this ends.
+            // The sub-group fails after its first call, possibly before the call ends.
             let _ = alone.barrier();
             let end = Instant::now() + CAP;
             let error = loop {
@@ -163,7 +163,7 @@ fn a_device_serves_from_a_plugin() {
             pg.shutdown()
         })
         .unwrap();
-    // If the device rejects something, the error has its text.
+    // An error of the device has the device's text.
     let e = device.allocate(9999, 8).unwrap_err();
     assert_eq!(*e.kind(), ErrorKind::Device, "{e}");
     assert!(e.to_string().contains("guarded"), "{e}");
@@ -177,26 +177,26 @@ struct Asked {
 }
 
 impl Asked {
-    /// The library is already loaded: one file is one library.
+    /// Opens the library. It is already loaded, so this is the same copy.
     fn of(report: &LoadReport) -> Asked {
-        // SAFETY: its constructors have already run.
+        // SAFETY: the library's constructors have already run.
         Asked { library: unsafe { libloading::Library::new(&report.decisions[0].path) }.unwrap() }
     }
 
-    /// The number of reductions since the last call of this.
+    /// Returns the number of reductions since the last call of this method.
     fn reductions(&self) -> u64 {
-        // SAFETY: it has this type in the plugin.
+        // SAFETY: the plugin has a function with this name and type.
         unsafe { self.library.get::<extern "C" fn() -> u64>(b"reductions").unwrap()() }
     }
 
     fn panics(&self, call: Option<&CStr>) {
         let call = call.map_or(std::ptr::null(), CStr::as_ptr);
-        // SAFETY: it has this type in the plugin; the argument is a name or null.
+        // SAFETY: the plugin has a function with this name and type; the argument is a name or null.
         unsafe { self.library.get::<unsafe extern "C" fn(*const c_char)>(b"panics").unwrap()(call) }
     }
 }
 
-/// Two ranks whose devices are in a plugin, and reduce by themselves or panic.
+/// Two ranks use devices of a plugin, which reduce by themselves, or panic.
 #[test]
 fn a_device_reduces_in_a_plugin_and_its_panics_are_errors() {
     let report = load("c10d-reduces-plugin", "c10d_reduces_plugin");
@@ -240,21 +240,21 @@ fn a_device_reduces_in_a_plugin_and_its_panics_are_errors() {
         assert!(e.to_string().contains(&words) && e.to_string().contains("guarded-reduces"), "{e}");
         assert_eq!(errors[0].as_ref().unwrap().report().guilty, [1], "{name}");
     }
-    // It is not an error if memory cannot be retained: the op is waited for. The plugin is asked about memory that the
-    // host did not allocate.
+    // If memory cannot be retained, this is not an error: the call then waits for the op. The plugin is asked only
+    // about memory that the host did not allocate.
     asked.panics(Some(c"retain"));
-    // SAFETY: nothing accesses it before the panic.
+    // SAFETY: the device panics before it uses the address.
     assert!(!unsafe { device.retain(1, std::ptr::dangling_mut()) });
     asked.panics(Some(c"allocate"));
     let e = device.allocate(1, 64).unwrap_err();
     assert!(e.to_string().contains("the plugin panicked: allocate was told to"), "{e}");
     asked.panics(None);
-    // Where no error can be returned, the process continues.
+    // A panic in a function that cannot return an error is ignored.
     let base = device.allocate(1, 64).unwrap();
     asked.panics(Some(c"free"));
-    // SAFETY: it was allocated, and is freed again below, since the first call has no effect.
+    // SAFETY: it was allocated. The call panics before it frees the memory, so the memory is freed once, below.
     unsafe { device.free(1, base) };
     asked.panics(None);
-    // SAFETY: as above.
+    // SAFETY: the memory was allocated and is not freed yet.
     unsafe { device.free(1, base) };
 }

@@ -66,15 +66,15 @@ pub struct Result {
 
 pub type DoneFn = unsafe extern "C" fn(*const Host, u64, *const Result);
 
-// SAFETY: repr(C), size first, zero is valid.
+// SAFETY: `Span` is repr(C), begins with its size, and is valid if all bytes are zero.
 unsafe impl Sized32 for Span {
     const LEAST: usize = size_of::<Span>();
 }
-// SAFETY: as above.
+// SAFETY: the same as for `Span`.
 unsafe impl Sized32 for Request {
     const LEAST: usize = size_of::<Request>();
 }
-// SAFETY: as above.
+// SAFETY: the same as for `Span`.
 unsafe impl Sized32 for Result {
     const LEAST: usize = size_of::<Result>();
 }

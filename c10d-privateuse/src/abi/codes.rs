@@ -6,7 +6,7 @@ use c10d_core::{DType, DTypeSet, Error, ErrorKind};
 pub const OK: i32 = 0;
 /// The call is not valid; nothing was sent.
 pub const INVALID: i32 = 1;
-/// Not offered; nothing was sent.
+/// The call is not offered; nothing was sent.
 pub const UNSUPPORTED: i32 = 2;
 /// The guilty rank issued a different call.
 pub const MISMATCH: i32 = 3;
@@ -22,9 +22,9 @@ pub const RESOURCE: i32 = 7;
 pub const DEVICE: i32 = 8;
 /// A peer broke the protocol.
 pub const PROTOCOL: i32 = 9;
-/// The store refused.
+/// The store refused the request, or could not be reached.
 pub const STORE: i32 = 10;
-/// A defect.
+/// A bug.
 pub const INTERNAL: i32 = 11;
 
 /// Host memory.
@@ -34,22 +34,22 @@ pub const DEVICE_CUDA: i32 = 2;
 /// The plugin's own device.
 pub const DEVICE_PRIVATE: i32 = 12;
 
-/// No element type.
+/// The element type of barriers, which have none.
 pub const NO_DTYPE: u32 = u32::MAX;
-/// Does not reduce.
+/// The reduce operation of ops that do not reduce.
 pub const NO_REDUCE: u32 = u32::MAX;
 /// A monitored barrier names every missing rank.
 pub const WAIT_ALL_RANKS: u32 = 1;
 /// The caller waits for the op.
 pub const CALLER_WAITS: u32 = 2;
 
-/// The kind of error that a status stands for; `None` for codes that do not exist (and for success).
+/// Returns the kind of error that a status stands for. `None`: the status is success, or does not exist.
 pub fn kind(status: i32) -> Option<ErrorKind> {
     Some(match status {
         INVALID => ErrorKind::InvalidArgument,
         UNSUPPORTED => ErrorKind::Unsupported,
         MISMATCH => ErrorKind::Mismatch { field: "call", mine: "?".into(), theirs: "?".into() },
-        PEER_DEAD => ErrorKind::PeerDead { how: "the plugin says so".into() },
+        PEER_DEAD => ErrorKind::PeerDead { how: "the plugin reported it".into() },
         TIMEOUT => ErrorKind::Timeout,
         ABORTED => ErrorKind::Aborted,
         RESOURCE => ErrorKind::Resource,
@@ -61,7 +61,7 @@ pub fn kind(status: i32) -> Option<ErrorKind> {
     })
 }
 
-/// The status of an error.
+/// Returns the status for an error.
 pub fn status(error: &Error) -> i32 {
     match error.kind() {
         ErrorKind::InvalidArgument => INVALID,
@@ -78,7 +78,7 @@ pub fn status(error: &Error) -> i32 {
     }
 }
 
-/// The set of these bits; unknown bits are ignored.
+/// Returns the set of element types with these bits. Unknown bits are ignored.
 pub fn dtypes(bits: u32) -> DTypeSet {
     let mut list = [DType::U8; 32];
     let mut n = 0;
@@ -89,7 +89,7 @@ pub fn dtypes(bits: u32) -> DTypeSet {
     DTypeSet::of(&list[..n])
 }
 
-/// The bits of a set.
+/// Returns the bits of a set.
 pub fn bits(set: DTypeSet) -> u32 {
     set.iter().fold(0, |bits, d| bits | 1 << d as u32)
 }

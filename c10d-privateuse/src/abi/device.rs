@@ -41,7 +41,7 @@ pub struct Device {
     pub identity: Option<Identity>,
 }
 
-// SAFETY: repr(C), size first, zero is valid.
+// SAFETY: `Device` is repr(C), begins with its size, and is valid if all bytes are zero.
 unsafe impl Sized32 for Device {
     const LEAST: usize = std::mem::offset_of!(Device, reduces);
     const FUNCTIONS: usize = std::mem::offset_of!(Device, count);

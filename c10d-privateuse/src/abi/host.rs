@@ -1,4 +1,4 @@
-//! The host's functions.
+//! The table of the host's functions.
 
 use std::ffi::{c_char, c_void};
 
@@ -43,7 +43,7 @@ pub struct Host {
     pub now: Option<unsafe extern "C" fn(*const Host) -> u64>,
 }
 
-// SAFETY: repr(C), size first, zero is valid.
+// SAFETY: `Host` is repr(C), begins with its size, and is valid if all bytes are zero.
 unsafe impl Sized32 for Host {
     const LEAST: usize = std::mem::offset_of!(Host, store_add);
 }

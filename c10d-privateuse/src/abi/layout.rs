@@ -1,5 +1,5 @@
-//! The layout of version 1.2, which never changes. It is asserted at compile time; a test compares it with the
-//! header's.
+//! The layout of version 1.2, which never changes. It is asserted at compile time; the test `layout.rs` compares it
+//! with the header's.
 
 use std::mem::offset_of;
 

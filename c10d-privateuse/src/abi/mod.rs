@@ -20,40 +20,40 @@ pub use note::{Note, note};
 pub use plugin::{Capabilities, Collectives, GroupInit, Plugin};
 pub use why::Why;
 
-/// The major version, also in the entry's name.
+/// The major version, which is also part of the entry's name.
 pub const MAJOR: u16 = 1;
-/// The minor version of this side.
+/// The minor version of this build.
 pub const MINOR: u16 = 2;
 /// The entry's name.
 pub const ENTRY: &str = "c10d_plugin_v1";
 
-/// A struct that begins with its size. The other side's may be shorter or longer.
+/// A struct that begins with its size. The struct of the other side may be shorter or longer.
 ///
 /// # Safety
-/// `repr(C)`, begins with `struct_size: u32`, and is valid when all bytes are zero.
+/// The type is `repr(C)`, begins with `struct_size: u32`, and is valid if all bytes are zero.
 pub unsafe trait Sized32: Copy {
-    /// The size in version 1.0; a smaller one is not valid.
+    /// The size in version 1.0. A struct with a smaller size is not valid.
     const LEAST: usize;
-    /// The offset from which on all fields are function pointers; most structs have none.
+    /// The offset from which on all fields are function pointers; `usize::MAX` if there are none.
     const FUNCTIONS: usize = usize::MAX;
 }
 
-/// The struct's own size, for its first field.
+/// Returns the size of a struct, for its first field.
 pub const fn size<T>() -> u32 {
     size_of::<T>() as u32
 }
 
-/// A zeroed value with its size filled in.
+/// Makes a struct of zeros, with its size filled in.
 pub fn empty<T: Sized32>() -> T {
     let mut value = std::mem::MaybeUninit::<T>::zeroed();
-    // SAFETY: valid when zero (Sized32), and begins with the size.
+    // SAFETY: `Sized32` guarantees that zeros are valid and that the size comes first.
     unsafe {
         value.as_mut_ptr().cast::<u32>().write(size::<T>());
         value.assume_init()
     }
 }
 
-/// The text at this pointer and length, at most 64 KiB of it; empty if the pointer is null.
+/// Returns the first 64 KiB of the text with this pointer and length. Null is an empty text.
 ///
 /// # Safety
 /// `data` is null or points to `len` bytes.
@@ -62,6 +62,6 @@ pub unsafe fn text<'a>(data: *const std::ffi::c_char, len: u64) -> std::borrow::
         return "".into();
     }
     let len = usize::try_from(len).unwrap_or(usize::MAX).min(64 << 10);
-    // SAFETY: promised by the caller.
+    // SAFETY: the caller guarantees it.
     String::from_utf8_lossy(unsafe { std::slice::from_raw_parts(data.cast::<u8>(), len) })
 }

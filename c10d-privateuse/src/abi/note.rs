@@ -1,4 +1,4 @@
-//! The note, from which version and name can be read without running any code.
+//! The note of a plugin: c10d reads its version and name without running any code of the plugin.
 
 use super::{MAJOR, MINOR, Plugin, size};
 
@@ -16,10 +16,10 @@ pub struct Note {
     pub name: [u8; NAME],
 }
 
-/// Room for the name and a zero.
+/// The number of bytes for the name and a zero.
 pub(crate) const NAME: usize = 52;
 
-/// The note of a plugin of this name, for a `static` in section `.note.c10d`.
+/// Makes the note of a plugin with this name, for a `static` in section `.note.c10d`.
 pub const fn note(name: &str) -> Note {
     let bytes = name.as_bytes();
     assert!(!bytes.is_empty() && bytes.len() < NAME, "a plugin's name has 1 to 51 bytes");

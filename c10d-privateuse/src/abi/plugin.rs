@@ -69,33 +69,33 @@ pub struct Plugin {
     pub collectives: *const Collectives,
 }
 
-// SAFETY: tables are never written after they were handed out.
+// SAFETY: a table is not written any more after it was handed out.
 unsafe impl Sync for Plugin {}
-// SAFETY: as above.
+// SAFETY: the same as for `Sync`.
 unsafe impl Send for Plugin {}
-// SAFETY: as above.
+// SAFETY: the same as for `Plugin`.
 unsafe impl Sync for Collectives {}
-// SAFETY: as above.
+// SAFETY: the same as for `Plugin`.
 unsafe impl Send for Collectives {}
-// SAFETY: as above.
+// SAFETY: the same as for `Plugin`.
 unsafe impl Sync for Capabilities {}
-// SAFETY: as above.
+// SAFETY: the same as for `Plugin`.
 unsafe impl Send for Capabilities {}
 
-// SAFETY: repr(C), size first, zero is valid.
+// SAFETY: `Capabilities` is repr(C), begins with its size, and is valid if all bytes are zero.
 unsafe impl Sized32 for Capabilities {
     const LEAST: usize = std::mem::offset_of!(Capabilities, by_op);
 }
-// SAFETY: as above.
+// SAFETY: the same as for `Capabilities`.
 unsafe impl Sized32 for GroupInit {
     const LEAST: usize = size_of::<GroupInit>();
 }
-// SAFETY: as above.
+// SAFETY: the same as for `Capabilities`.
 unsafe impl Sized32 for Collectives {
     const LEAST: usize = std::mem::offset_of!(Collectives, shutdown);
     const FUNCTIONS: usize = std::mem::offset_of!(Collectives, probe);
 }
-// SAFETY: as above.
+// SAFETY: the same as for `Capabilities`.
 unsafe impl Sized32 for Plugin {
     const LEAST: usize = size_of::<Plugin>();
 }

@@ -1,4 +1,4 @@
-//! The place for the reason of a failure.
+//! Room for the reason of a failure.
 
 use std::ffi::c_char;
 
@@ -13,7 +13,7 @@ pub struct Why {
     pub text: *mut c_char,
 }
 
-// SAFETY: repr(C), size first, zero is valid.
+// SAFETY: `Why` is repr(C), begins with its size, and is valid if all bytes are zero.
 unsafe impl Sized32 for Why {
     const LEAST: usize = size_of::<Why>();
 }
@@ -29,7 +29,7 @@ impl Why {
         (value, String::from_utf8_lossy(&room[..len]).into_owned())
     }
 
-    /// Writes a reason, cut to the available room.
+    /// Writes a reason, cut to the available room. Does nothing if `why` is null.
     ///
     /// # Safety
     /// `why` is null or a valid `c10d_why` with `capacity` writable bytes.

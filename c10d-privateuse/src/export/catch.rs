@@ -5,12 +5,12 @@ use c10d_core::{Error, ErrorKind, Result, panics};
 
 use crate::abi::{Why, codes};
 
-/// The value, or an error with the panic's message.
+/// Calls `f`. Returns its value, or an error with the message of its panic.
 pub(super) fn caught<T>(f: impl FnOnce() -> T) -> Result<T> {
     panics::caught(f).map_err(|words| Error::new(ErrorKind::Internal, format!("the plugin panicked: {words}")))
 }
 
-/// A status, with the reason of a failure or panic in `why`.
+/// Calls `f`. Returns a status, and writes the reason of an error or panic to `why`.
 ///
 /// # Safety
 /// `why` is null or valid.
@@ -18,7 +18,7 @@ pub(super) unsafe fn status(why: *mut Why, f: impl FnOnce() -> Result) -> i32 {
     match caught(f).flatten() {
         Ok(()) => codes::OK,
         Err(error) => {
-            // The text of the kind is not repeated.
+            // The status already has the kind of the error, so its text is not repeated.
             let report = error.report();
             let text = if report.what.is_empty() { error.to_string() } else { report.what.clone() };
             // SAFETY: the caller guarantees it.

@@ -14,7 +14,7 @@ use super::rows::Rows;
 use super::store::HostTable;
 use crate::abi::{self, Collectives, DoneFn, GroupInit, Host, Request, Why};
 
-/// The memory of the rows does not move with them.
+/// Makes the table. It points to the memory of the rows, which does not move if `rows` moves.
 pub(super) fn table<E: Exported>(rows: &Rows) -> Collectives {
     Collectives {
         struct_size: abi::size::<Collectives>(),
@@ -37,7 +37,7 @@ unsafe extern "C" fn probe<E: Exported>(why: *mut Why) -> i32 {
         let found = E::provider().backends.iter().find(|r| r.name == E::NAME);
         found.map_or_else(|| Err(Error::unsupported("it is not registered")), |r| (r.probe)())
     };
-    // SAFETY: by the ABI it is null or valid.
+    // SAFETY: by the ABI, `why` is null or valid.
     unsafe { status(why, probe) }
 }
 
@@ -48,25 +48,25 @@ unsafe extern "C" fn create_group<E: Exported>(
     why: *mut Why,
 ) -> i32 {
     let create = || {
-        // SAFETY: the ABI: valid for the call, and as long as version 1.0 has it.
+        // SAFETY: by the ABI, `host` and `init` are valid during the call, and not shorter than in version 1.0.
         let (host_table, init) = unsafe { (HostTable::new(host), init.read()) };
-        // SAFETY: by the ABI these are text with its length, and a place for the pointer.
+        // SAFETY: by the ABI, the name has its length, and `group` is valid for writing.
         unsafe { hand_out(ExportedGroup::create::<E>(host_table, &init, &name(&init), None)?, group) };
         Ok(())
     };
-    // SAFETY: by the ABI it is null or valid.
+    // SAFETY: by the ABI, `why` is null or valid.
     unsafe { status(why, create) }
 }
 
 /// # Safety
-/// The layout is that of the ABI.
+/// `init` is valid by the ABI.
 unsafe fn name(init: &GroupInit) -> std::borrow::Cow<'_, str> {
-    // SAFETY: the caller guarantees that it is text with its length.
+    // SAFETY: the caller guarantees that the name has its length.
     unsafe { abi::text(init.name, init.name_len) }
 }
 
 /// # Safety
-/// `group` is a place for the pointer.
+/// `group` is valid for writing.
 unsafe fn hand_out(made: ExportedGroup, group: *mut *mut c_void) {
     // SAFETY: the caller guarantees it.
     unsafe { group.write(Arc::into_raw(Arc::new(made)).cast_mut().cast()) };
@@ -80,13 +80,14 @@ unsafe extern "C" fn split<E: Exported>(
     why: *mut Why,
 ) -> i32 {
     let split = || {
-        // SAFETY: by the ABI it is a group.
+        // SAFETY: by the ABI, it comes from `create_group` or `split`, and is not destroyed.
         let parent = unsafe { of(group) };
         if init.is_null() {
             parent.no_split();
             return Ok(());
         }
-        // SAFETY: the ABI: valid for the call; as many ranks as the part has; text with its length, a place for the pointer.
+        // SAFETY: by the ABI, `init` is valid during the call, `ranks` has as many ranks as the part, the name has its
+        // length, and `part` is valid for writing.
         unsafe {
             let init = init.read();
             let ranks = std::slice::from_raw_parts(ranks, init.size as usize);
@@ -94,19 +95,19 @@ unsafe extern "C" fn split<E: Exported>(
         }
         Ok(())
     };
-    // SAFETY: by the ABI it is null or valid.
+    // SAFETY: by the ABI, `why` is null or valid.
     unsafe { status(why, split) }
 }
 
 /// # Safety
-/// From `create_group`, not destroyed yet.
+/// `group` comes from `create_group` or `split`, and is not destroyed.
 unsafe fn of<'a>(group: *mut c_void) -> &'a ExportedGroup {
     // SAFETY: the caller guarantees it.
     unsafe { &*group.cast::<ExportedGroup>() }
 }
 
 unsafe extern "C" fn destroy_group(group: *mut c_void) {
-    // SAFETY: by the ABI it comes from `create_group`, and is used once.
+    // SAFETY: by the ABI, it comes from `create_group` or `split`, and is destroyed once.
     let _ = caught(|| drop(unsafe { Arc::from_raw(group.cast::<ExportedGroup>()) }));
 }
 
@@ -117,10 +118,10 @@ unsafe extern "C" fn submit(
     token: u64,
     why: *mut Why,
 ) -> i32 {
-    // SAFETY: the ABI: all of these are valid; the request and its memory until the operation is done.
+    // SAFETY: by the ABI, all pointers are valid; the request and its memory are valid until the operation is done.
     unsafe {
         status(why, || {
-            let done = done.ok_or_else(|| Error::invalid("there is no function to say that it is done"))?;
+            let done = done.ok_or_else(|| Error::invalid("the function `done` is null"))?;
             of(group).submit(&*request, done, token)
         })
     }
@@ -134,10 +135,10 @@ unsafe extern "C" fn submit_batch(
     done: Option<DoneFn>,
     why: *mut Why,
 ) -> i32 {
-    // SAFETY: the same as in `submit`, `count` times.
+    // SAFETY: the same as in `submit`, for `count` requests and tokens.
     unsafe {
         status(why, || {
-            let done = done.ok_or_else(|| Error::invalid("there is no function to say that it is done"))?;
+            let done = done.ok_or_else(|| Error::invalid("the function `done` is null"))?;
             let (requests, tokens) = (
                 std::slice::from_raw_parts(requests, count as usize),
                 std::slice::from_raw_parts(tokens, count as usize),
@@ -149,11 +150,11 @@ unsafe extern "C" fn submit_batch(
 
 unsafe extern "C" fn async_error(group: *mut c_void, guilty: *mut u32, count: *mut u32, why: *mut Why) -> i32 {
     let ask = || {
-        // SAFETY: by the ABI it is a group.
+        // SAFETY: by the ABI, it comes from `create_group` or `split`, and is not destroyed.
         let Some(error) = (unsafe { of(group).failure() }) else { return Ok(()) };
-        // Each rank is named at most once, so there is room for all.
+        // An error names each rank at most once, so there is room for all.
         for (i, rank) in error.report().guilty.iter().enumerate() {
-            // SAFETY: by the ABI there is room for the ranks of the group and for their number.
+            // SAFETY: by the ABI, `guilty` has room for all ranks of the group, and `count` is valid for writing.
             unsafe {
                 guilty.add(i).write(*rank);
                 count.write(i as u32 + 1);
@@ -161,16 +162,16 @@ unsafe extern "C" fn async_error(group: *mut c_void, guilty: *mut u32, count: *m
         }
         Err(error)
     };
-    // SAFETY: by the ABI it is null or valid.
+    // SAFETY: by the ABI, `why` is null or valid.
     unsafe { status(why, ask) }
 }
 
 unsafe extern "C" fn abort(group: *mut c_void, cause: *const c_char, len: u64) {
-    // SAFETY: by the ABI these are a group, and text with its length.
+    // SAFETY: by the ABI, the group is not destroyed, and the text has its length.
     let _ = caught(|| unsafe { of(group).abort(&abi::text(cause, len)) });
 }
 
 unsafe extern "C" fn shutdown(group: *mut c_void, timeout_ns: u64, why: *mut Why) -> i32 {
-    // SAFETY: by the ABI these are a group, and null or a valid pointer.
+    // SAFETY: by the ABI, the group is not destroyed, and `why` is null or valid.
     unsafe { status(why, || of(group).shutdown(Duration::from_nanos(timeout_ns))) }
 }

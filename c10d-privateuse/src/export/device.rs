@@ -1,4 +1,4 @@
-//! Makes a device's table from its runtime.
+//! Makes the table of a device from its runtime.
 #![allow(unsafe_code)]
 
 use std::ffi::{c_char, c_void};
@@ -37,7 +37,7 @@ pub(super) fn table<E: Exported>() -> Device {
     }
 }
 
-/// The device type of its registration; asking the runtime would open it.
+/// Returns the device type of the device's registration. The runtime is not asked, since this would open it.
 fn device_type<E: Exported>() -> u32 {
     let found = E::provider().devices.iter().find(|d| d.name == E::NAME);
     let cuda = found.is_some_and(|d| d.key == DispatchKey::Cuda);
@@ -56,16 +56,16 @@ fn length(bytes: u64) -> Result<usize> {
     usize::try_from(bytes).map_err(|_| Error::invalid(format!("{bytes} bytes are too many")))
 }
 
-/// Writes the value, or the reason why there is none.
+/// Writes the result of `f` to `to`, or the reason of its error to `why`.
 ///
 /// # Safety
-/// `to` is a place for it, `why` null or valid.
+/// `to` is valid for writing, and `why` is null or valid.
 unsafe fn answer<T>(to: *mut T, why: *mut Why, f: impl FnOnce() -> Result<T>) -> i32 {
     // SAFETY: the caller guarantees it.
     unsafe { status(why, || f().map(|value| to.write(value))) }
 }
 
-/// For functions that cannot fail.
+/// Calls a function that cannot report an error. Errors and panics are ignored.
 fn quiet<E: Exported>(i: u32, f: impl FnOnce(&dyn DeviceRuntime, u16)) {
     let _ = caught(|| {
         if let (Ok(runtime), Ok(i)) = (runtime::<E>(), index(i)) {
@@ -75,7 +75,8 @@ fn quiet<E: Exported>(i: u32, f: impl FnOnce(&dyn DeviceRuntime, u16)) {
 }
 
 unsafe extern "C" fn count<E: Exported>(count: *mut u32, why: *mut Why) -> i32 {
-    // SAFETY: the ABI, here and below: pointers are places for what is asked; other promises are the runtime's own.
+    // SAFETY: by the ABI, in this function and in all below, result pointers are valid for writing, `why` is null or
+    // valid, and all other guarantees are those that the runtime needs.
     unsafe { answer(count, why, || runtime::<E>()?.count().map(u32::from)) }
 }
 
@@ -178,7 +179,7 @@ unsafe extern "C" fn retain<E: Exported>(i: u32, base: *mut c_void, why: *mut Wh
     unsafe {
         status(why, || {
             let kept = runtime::<E>()?.retain(index(i)?, base.cast());
-            if kept { Ok(()) } else { Err(Error::unsupported("the device does not count its memory")) }
+            if kept { Ok(()) } else { Err(Error::unsupported("the device does not count the owners of this memory")) }
         })
     }
 }
@@ -225,7 +226,7 @@ unsafe extern "C" fn reduce<E: Exported>(
             let runtime = runtime::<E>()?;
             let dtype = u8::try_from(dtype).ok().and_then(DType::from_code);
             let (Some(reduction), Some(op), Some(dtype)) = (runtime.reduction(), operation(op), dtype) else {
-                return Err(Error::unsupported("the device does not reduce this"));
+                return Err(Error::unsupported("the device does not have this operation for this element type"));
             };
             let (acc, with) = (place(acc, acc_offset), place(with, with_offset));
             let elements = Elements { dtype, count: length(count)? };
@@ -242,14 +243,14 @@ unsafe extern "C" fn identity<E: Exported>(
     why: *mut Why,
 ) -> i32 {
     let tell = || {
-        let nothing = || Error::unsupported("nothing tells the device from others");
+        let nothing = || Error::unsupported("the device has no identity");
         let identity = runtime::<E>()?.identity(index(i)?).ok_or_else(nothing)?;
         // SAFETY: see `count`.
         unsafe { len.write(identity.len() as u64) };
         if identity.len() as u64 > capacity {
             return Err(Error::new(ErrorKind::Resource, format!("the identity has {} bytes", identity.len())));
         }
-        // SAFETY: see `count`; there is room for it.
+        // SAFETY: see `count`; the check above ensures that there is enough room.
         unsafe { std::ptr::copy_nonoverlapping(identity.as_ptr(), text.cast::<u8>(), identity.len()) };
         Ok(())
     };

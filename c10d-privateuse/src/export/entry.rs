@@ -1,4 +1,4 @@
-//! The entry: it makes tables from a registration.
+//! The entry. It makes a plugin's tables from a registration.
 #![allow(unsafe_code)]
 
 use std::sync::OnceLock;
@@ -12,18 +12,18 @@ use super::store::HostTable;
 use super::{collectives, device, rows};
 use crate::abi::{self, Sized32};
 
-/// Returns the tables, which are made at the first call. It returns null, and logs the reason, if the provider lacks
-/// the exported backend or device.
+/// Returns the plugin's table, which is made at the first call. If the provider does not have the exported backend or
+/// device, it logs this and returns null.
 ///
 /// # Safety
-/// `host` is null or the host's table.
+/// `host` is null or the table of the host.
 pub unsafe fn entry<E: Exported>(host: *const abi::Host, offers: Option<Capabilities>) -> *const abi::Plugin {
     if host.is_null() {
         return std::ptr::null();
     }
     let made = caught(|| plugin::<E>(offers)).flatten();
     made.unwrap_or_else(|e| {
-        // SAFETY: the caller guarantees it, and it is not null.
+        // SAFETY: the caller guarantees it, and the check above ensures that it is not null.
         unsafe { HostTable::new(host) }.error(&e.report().what);
         std::ptr::null()
     })
@@ -73,7 +73,7 @@ mod tests {
     static TOLD: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
     unsafe extern "C" fn log(_: *const abi::Host, _: u32, text: *const c_char, len: u64) {
-        // SAFETY: by the ABI it is text with its length.
+        // SAFETY: by the ABI, the text has `len` bytes.
         TOLD.lock().push(unsafe { abi::text(text, len) }.into_owned());
     }
 
@@ -108,7 +108,7 @@ mod tests {
     #[test]
     fn the_log_is_told_why_there_is_no_table() {
         let host = abi::Host { log: Some(log), ..abi::empty() };
-        // SAFETY: it is the host's table.
+        // SAFETY: it is a valid table.
         let tables = unsafe { [entry::<Misspelt>(&host, None), entry::<Panics>(&host, None)] };
         assert!(tables.iter().all(|table| table.is_null()));
         let told = TOLD.lock();

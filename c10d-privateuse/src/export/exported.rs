@@ -1,4 +1,4 @@
-//! The parts of an exported plugin, and its statics.
+//! What a vendor exports as a plugin, and its statics.
 #![allow(unsafe_code)]
 
 use std::sync::{Arc, OnceLock};
@@ -10,36 +10,36 @@ use c10d_core::{Error, Result};
 use super::rows::Rows;
 use crate::abi;
 
-/// The parts of a plugin. The macros implement it.
+/// What a vendor exports as a plugin. The macros implement it.
 pub trait Exported: 'static {
-    /// The name, as in the note.
+    /// The plugin's name, as in the note.
     const NAME: &'static str;
     /// The version of the plugin's crate.
     const VERSION: &'static str;
-    /// The provider in which backend and device are registered.
+    /// Returns the provider in which the backend and the device are registered.
     fn provider() -> &'static Provider;
-    /// The data that lives as long as the process.
+    /// Returns the plugin's statics.
     fn statics() -> &'static Statics;
 }
 
-/// The statics of one plugin.
+/// The statics of a plugin.
 pub struct Statics {
     pub(super) tables: OnceLock<Tables>,
     pub(super) runtime: OnceLock<Result<Arc<dyn DeviceRuntime>>>,
 }
 
-/// The tables of one plugin.
+/// The tables of a plugin.
 pub(super) struct Tables {
     pub(super) device: Option<abi::Device>,
-    /// The memory to which the collectives point.
+    /// The memory to which the table of collectives points.
     pub(super) _rows: Option<Rows>,
     pub(super) collectives: Option<abi::Collectives>,
     pub(super) plugin: OnceLock<abi::Plugin>,
 }
 
-// SAFETY: the tables point to each other and to statics, and are not written once they are made.
+// SAFETY: the tables point to each other and to statics, and are not written any more after they were made.
 unsafe impl Sync for Tables {}
-// SAFETY: as above.
+// SAFETY: the same as for `Sync`.
 unsafe impl Send for Tables {}
 
 impl Statics {
@@ -50,7 +50,7 @@ impl Statics {
     }
 }
 
-/// The device's runtime, opened at the first use.
+/// Returns the device's runtime. The first call opens it.
 pub(super) fn runtime<E: Exported>() -> Result<&'static Arc<dyn DeviceRuntime>> {
     let opened = E::statics().runtime.get_or_init(|| {
         let found = E::provider().devices.iter().find(|d| d.name == E::NAME);

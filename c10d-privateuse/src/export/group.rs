@@ -19,12 +19,12 @@ use super::watched::{MAKING, Making, watched};
 use super::work;
 use crate::abi::{self, DoneFn, Request};
 
-/// A call on bare spans, in core's form.
+/// A call on spans, in core's form.
 type RawCall = (OpKind, Params, Option<Duration>, RawSpans);
 
 pub(super) struct ExportedGroup {
     group: Option<ProcessGroup>,
-    /// The exported backend, for splitting.
+    /// The exported backend, which is needed for splits.
     inner: Arc<dyn Backend>,
     host_table: HostTable,
     runtime: Option<Arc<dyn DeviceRuntime>>,
@@ -32,8 +32,8 @@ pub(super) struct ExportedGroup {
 }
 
 impl ExportedGroup {
-    /// Makes a group, either anew or as a part of another group: then `whole` is that group's backend and its ranks
-    /// there.
+    /// Makes a new group, or a part of a group. For a part, `whole` has the group's backend and the ranks of the part
+    /// in that group.
     pub(super) fn create<E: Exported>(
         host_table: HostTable,
         init: &abi::GroupInit,
@@ -70,8 +70,8 @@ impl ExportedGroup {
         self.inner.no_split();
     }
 
-    /// The error that occurred while nothing was waiting. Ranks that disagree learn it at their own calls, with the
-    /// fields.
+    /// Returns the error that occurred while no call was waiting. It is never a mismatch: ranks learn of a mismatch at
+    /// their own calls, with the field that differs.
     pub(super) fn failure(&self) -> Option<Error> {
         let error = self.group.as_ref()?.failure()?;
         (!matches!(error.kind(), ErrorKind::Mismatch { .. })).then(|| error.clone())
@@ -82,19 +82,19 @@ impl ExportedGroup {
     }
 
     /// # Safety
-    /// The request is as the ABI has it, and stays with its memory until the operation is done.
+    /// The request is valid by the ABI, and stays valid with its memory until the operation is done.
     pub(super) unsafe fn submit(&self, request: &Request, done: DoneFn, token: u64) -> Result {
         let group = self.group()?;
         // SAFETY: the caller guarantees it.
         let (op, params, timeout, spans) = unsafe { self.call(group, request)? };
-        // SAFETY: the memory stays until `done` was called, which the reporter does when the work is over.
+        // SAFETY: the memory stays valid until `done` is called. The reporter calls it when the work is over.
         let work = unsafe { group.submit_raw(op, params, timeout, spans) };
         self.report(token, done, work);
         Ok(())
     }
 
     /// # Safety
-    /// The same as for `submit`, for each.
+    /// Every request is valid as for `submit`.
     pub(super) unsafe fn submit_batch<'a>(
         &self,
         requests: impl Iterator<Item = (&'a Request, u64)>,
@@ -107,19 +107,19 @@ impl ExportedGroup {
             calls.push(unsafe { self.call(group, request)? });
             tokens.push(token);
         }
-        // SAFETY: as in `submit`.
+        // SAFETY: the same as in `submit`.
         let works = unsafe { group.submit_raw_batch(calls) };
         works.into_iter().zip(tokens).for_each(|(work, token)| self.report(token, done, work));
         Ok(())
     }
 
     fn report(&self, token: u64, done: DoneFn, work: Work<Outcome>) {
-        // The reporter ends with the group.
+        // Sending succeeds, since the reporter ends after the group.
         let _ = self.news.send(News::Started { token, done, work: Box::new(work) });
     }
 
     /// # Safety
-    /// The request is as the ABI has it.
+    /// The request is valid by the ABI.
     unsafe fn call(&self, group: &ProcessGroup, request: &Request) -> Result<RawCall> {
         // SAFETY: the caller guarantees it.
         let work::RawCall { op, mut params, spans } = unsafe { work::of(request, self.runtime.as_ref())? };

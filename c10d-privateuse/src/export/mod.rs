@@ -1,8 +1,8 @@
-//! The plugin's side of the ABI, for plugins in Rust: it makes a plugin's tables from the registrations of a vendor's
+//! The plugin's side of the ABI, for plugins in Rust. It makes a plugin's tables from the registrations of a vendor's
 //! crate.
 //!
-//! Use the macros in a small crate of their own, of type `cdylib` only: two libraries that export the entry cannot be
-//! linked into one program.
+//! Use the macros in a small crate of their own, whose only type is `cdylib`: two libraries that export the entry
+//! cannot be linked into one program.
 
 mod catch;
 mod collectives;
@@ -19,11 +19,12 @@ mod work;
 pub use entry::entry;
 pub use exported::{Exported, Statics};
 
-/// Exports the backend with this name in a [`Provider`](c10d_core::backend::Provider) as a plugin, and the device with
-/// this name, if the provider has one. The third argument is the [`Capabilities`](c10d_core::backend::Capabilities) of
-/// the backend. Without it, the plugin offers every op for every element type.
+/// Exports the backend that has this name in a [`Provider`](c10d_core::backend::Provider) as a plugin. If the provider
+/// also has a device with this name, the device is exported, too. The third argument is the
+/// [`Capabilities`](c10d_core::backend::Capabilities) of the backend; without it, the plugin offers every op for every
+/// element type.
 ///
-/// Panics of the backend become errors of the operation.
+/// A panic of the backend becomes an error of the operation.
 ///
 /// ```no_run
 /// # use c10d_core::{DispatchKey, backend::{Provider, Registration}};
@@ -41,10 +42,10 @@ macro_rules! export_backend {
     };
 }
 
-/// Exports the device of this name in a [`Provider`](c10d_core::backend::Provider) as a plugin. Every op works on its
-/// buffers, through host memory.
+/// Exports the device that has this name in a [`Provider`](c10d_core::backend::Provider) as a plugin. Every op works on
+/// the buffers of this device, through host memory.
 ///
-/// Panics of the device become errors.
+/// A panic of the device becomes an error.
 ///
 /// ```no_run
 /// # static PROVIDER: c10d_core::backend::Provider = c10d_core::backend::Provider::EMPTY;
@@ -85,7 +86,7 @@ macro_rules! __export {
             /// The entry of `c10d_plugin.h`.
             #[unsafe(no_mangle)]
             pub extern "C" fn c10d_plugin_v1(host: *const $crate::abi::Host) -> *const $crate::abi::Plugin {
-                // SAFETY: by the ABI it is the host's table.
+                // SAFETY: by the ABI, it is the table of the host.
                 unsafe { $crate::__private::entry::<Plugin>(host, $capabilities) }
             }
         };

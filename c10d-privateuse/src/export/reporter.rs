@@ -1,7 +1,7 @@
 //! The thread that tells the host which operations are done.
 //!
-//! It is not the thread that completes an operation, since a failure may abort the group, which needs the backend's
-//! locks.
+//! Operations are not reported on the thread that completes them. A reported failure may abort the group, which takes
+//! locks of the backend, and the completing thread may hold these.
 #![allow(unsafe_code)]
 
 use std::collections::HashMap;
@@ -22,9 +22,9 @@ pub(super) enum News {
         done: DoneFn,
         work: Box<Work<Outcome>>,
     },
-    /// This operation may be done.
+    /// This operation may be done; it must be polled again.
     Stirred(u64),
-    /// The group is gone.
+    /// The group was dropped. The reporter ends after the last operation.
     Over,
 }
 
@@ -93,11 +93,11 @@ fn tell(host_table: &HostTable, done: DoneFn, token: u64, result: Result<Outcome
         theirs_len: theirs.len() as u64,
         ..abi::empty()
     };
-    // SAFETY: the host's own table and function. The operation is done, and this is called once.
+    // SAFETY: the host gave this table and this function. The operation is done, and `done` is called once.
     unsafe { done(host_table.host(), token, &result) };
 }
 
-/// The text of the error, without the parts that the host adds.
+/// Returns the text of the error, without the parts that the host adds.
 fn words(error: &Error) -> String {
     let report = error.report();
     let mut words = match &report.kind {

@@ -1,4 +1,4 @@
-//! The capabilities of a plugin's collectives, in the form of the ABI.
+//! Converts the capabilities of a backend to the form of the ABI.
 
 use c10d_core::backend::{Capabilities, OpSet};
 use c10d_core::{DispatchKey, OpKind};
@@ -8,11 +8,11 @@ use crate::abi::{self, codes};
 /// The capabilities of a plugin's collectives, as rows of the ABI.
 pub(super) struct Rows {
     pub(super) rows: Vec<abi::Capabilities>,
-    /// The memory to which the rows point.
+    /// The memory to which `by_op` of the rows points.
     _by_op: Box<[u32]>,
 }
 
-/// One row for each key that the ABI knows.
+/// Makes one row for each key that the ABI has.
 pub(super) fn rows(offers: &Capabilities, keys: &[DispatchKey]) -> Rows {
     let device_type = |key: &DispatchKey| match key {
         DispatchKey::Cpu => Some(codes::DEVICE_CPU),

@@ -7,24 +7,25 @@ use c10d_core::{Error, ErrorKind, Result, Store};
 
 use crate::abi::{Host, Why, codes};
 
-/// A copy of the part of the host's table that both sides know, and the table's address, which its functions need.
+/// A copy of the part of the host's table that both sides know, and the table's address, which the host's functions
+/// need.
 #[derive(Clone, Copy)]
 pub(super) struct HostTable {
     table: Host,
     host: *const Host,
 }
 
-// SAFETY: a table that is not written any more, and whose functions may be called from any thread.
+// SAFETY: the host does not change its table, and its functions may be called from any thread.
 unsafe impl Sync for HostTable {}
-// SAFETY: as above.
+// SAFETY: the same as for `Sync`.
 unsafe impl Send for HostTable {}
 
 impl HostTable {
     /// # Safety
-    /// `host` is what the host gave.
+    /// `host` is the table that the host passed to the entry.
     pub(super) unsafe fn new(host: *const Host) -> HostTable {
         let mut table = crate::abi::empty::<Host>();
-        // SAFETY: the caller guarantees it; no more than both sides have is copied.
+        // SAFETY: the caller guarantees that the table has `size` bytes, and no more than both sides have is copied.
         unsafe {
             let size = (host.cast::<u32>().read() as usize).min(size_of::<Host>());
             std::ptr::copy_nonoverlapping(host.cast::<u8>(), (&raw mut table).cast::<u8>(), size);
@@ -36,10 +37,10 @@ impl HostTable {
         self.host
     }
 
-    /// Writes to the host's log.
+    /// Writes an error to the host's log.
     pub(super) fn error(&self, text: &str) {
         if let Some(log) = self.table.log {
-            // SAFETY: the host's function, its own table, text with its length.
+            // SAFETY: it is the host's function with the host's table, and the text has its length.
             unsafe { log(self.host, 1, text.as_ptr().cast(), text.len() as u64) };
         }
     }
@@ -51,10 +52,10 @@ pub(super) struct HostStore {
     number: u64,
 }
 
-/// The room with which values are fetched first; longer ones are fetched again.
+/// The number of bytes with which a value is fetched first. A longer value is fetched again, with enough room.
 const ROOM: usize = 4096;
 
-/// How often a growing value is fetched again.
+/// How many times a value is fetched if it grows meanwhile.
 const TRIES: usize = 8;
 
 fn left(deadline: Instant) -> u64 {
@@ -64,15 +65,15 @@ fn left(deadline: Instant) -> u64 {
 fn result((status, why): (i32, String)) -> Result {
     match codes::kind(status) {
         None if status == codes::OK => Ok(()),
-        // Any other status means that the store failed.
+        // All other kinds of errors become `Store`.
         Some(ErrorKind::InvalidArgument) => Err(Error::invalid(why)),
         _ => Err(Error::new(ErrorKind::Store, why)),
     }
 }
 
-/// The function, or an error that says that the host is too old.
+/// Returns the function, or an error if the host does not have it because it is too old.
 fn have<F>(f: Option<F>, name: &str) -> Result<F> {
-    f.ok_or_else(|| Error::unsupported(format!("this host has no {name}; the plugin needs ABI 1.1 of it")))
+    f.ok_or_else(|| Error::unsupported(format!("this host has no {name}; the plugin needs a host with ABI 1.1")))
 }
 
 impl HostStore {
@@ -80,7 +81,7 @@ impl HostStore {
         HostStore { host_table, number }
     }
 
-    /// Calls with room for a value, which the callee fills: (room, len, why) -> status.
+    /// Calls a function that writes a value. Returns the value, or its length if it is longer than `room`.
     fn value(
         &self,
         room: usize,
@@ -103,7 +104,7 @@ impl Store for HostStore {
     fn set(&self, key: &str, value: &[u8], deadline: Instant) -> Result {
         let f = have(self.host_table.table.store_set, "store_set")?;
         let (k, n, v) = (key.as_ptr().cast(), key.len() as u64, value.as_ptr().cast());
-        // SAFETY: the ABI, here and below: pointers with their lengths, the host's own table.
+        // SAFETY: here and below, the host's functions get the host's table, and pointers with their lengths.
         result(Why::ask(|why| unsafe {
             f(self.host_table.host, self.number, k, n, v, value.len() as u64, left(deadline), why)
         }))
@@ -211,7 +212,7 @@ impl Store for HostStore {
     }
 
     fn num_keys(&self, _: Instant) -> Result<u64> {
-        Err(Error::unsupported("a plugin sees its group's part of the store, and cannot count all keys"))
+        Err(Error::unsupported("a plugin sees only its group's part of the store, so it cannot count all keys"))
     }
 
     fn multi_get(&self, keys: &[&str], deadline: Instant) -> Result<Vec<Vec<u8>>> {

@@ -1,4 +1,4 @@
-//! The exported backend, whose panics are caught.
+//! A wrapper of the exported backend that catches its panics.
 #![allow(unsafe_code)]
 
 use std::cell::RefCell;
@@ -12,10 +12,10 @@ use super::catch::caught;
 use super::exported::Exported;
 use super::store::HostTable;
 
-/// The inputs and outputs of making a backend, which core does on the thread that builds the group.
+/// Arguments and result of making a backend. Core makes it on the thread that builds the group.
 #[derive(Default)]
 pub(super) struct Making {
-    /// The group of which it is a part: that group's backend, and the ranks there.
+    /// For a part of a group: the group's backend, and the ranks of the part in that group.
     pub(super) whole: Option<(Arc<dyn Backend>, Vec<u32>)>,
     pub(super) made: Option<Arc<dyn Backend>>,
 }
@@ -24,8 +24,8 @@ thread_local! {
     pub(super) static MAKING: RefCell<Making> = RefCell::default();
 }
 
-/// The exported backend under a name of its own, whose panics are caught. The original may be registered as well, by
-/// the vendor crate's own `submit!` in the plugin's copy of core.
+/// Returns a provider with the wrapped backend under another name. The vendor's crate may have registered the original
+/// by `submit!` in the plugin's copy of core, so the wrapper needs its own name.
 pub(super) fn watched<E: Exported>(host_table: HostTable) -> Result<&'static Provider> {
     let provider = E::provider();
     let original = provider.backends.iter().find(|r| r.name == E::NAME);
@@ -39,7 +39,7 @@ pub(super) fn watched<E: Exported>(host_table: HostTable) -> Result<&'static Pro
         MAKING.set(Making { whole: None, made: Some(inner.clone()) });
         Ok(inner)
     };
-    // There is one per process, since the registry needs a static and one per group would leak.
+    // There is one provider per process: the registry needs a static, so one per group would leak memory.
     static ONE: std::sync::OnceLock<&'static Provider> = std::sync::OnceLock::new();
     Ok(ONE.get_or_init(|| {
         let registration = Registration {
@@ -54,7 +54,7 @@ pub(super) fn watched<E: Exported>(host_table: HostTable) -> Result<&'static Pro
     }))
 }
 
-/// A backend whose panics are caught: the job ends as `Abandoned`, or later by another thread of the backend.
+/// A backend whose panics are caught. The job of a call that panics ends as abandoned, or another thread ends it.
 struct Watched {
     inner: Arc<dyn Backend>,
     host_table: HostTable,
@@ -66,7 +66,7 @@ impl Watched {
     }
 }
 
-// SAFETY: passes on what the inner backend promises.
+// SAFETY: every call is passed on to the inner backend, which gives the guarantees.
 unsafe impl Backend for Watched {
     fn name(&self) -> &'static str {
         self.inner.name()

@@ -16,7 +16,7 @@ pub(super) struct RawCall {
 }
 
 /// # Safety
-/// The request is as the ABI has it.
+/// The request is valid by the ABI.
 pub(super) unsafe fn of(request: &Request, runtime: Option<&Arc<dyn DeviceRuntime>>) -> Result<RawCall> {
     let unknown = |what: &str, code: u32| Error::unsupported(format!("{what} {code} is newer than this plugin"));
     let op = u8::try_from(request.op).ok().and_then(OpKind::from_code);
@@ -30,7 +30,7 @@ pub(super) unsafe fn of(request: &Request, runtime: Option<&Arc<dyn DeviceRuntim
     params.peer = request.peer;
     params.tag = request.tag;
     params.wait_all_ranks = request.flags & codes::WAIT_ALL_RANKS != 0;
-    // SAFETY: the caller guarantees that they are arrays with their lengths.
+    // SAFETY: the caller guarantees that the arrays have these lengths.
     let spans = unsafe {
         RawSpans {
             inputs: spans(request.inputs, request.input_count, runtime)?,
@@ -41,16 +41,16 @@ pub(super) unsafe fn of(request: &Request, runtime: Option<&Arc<dyn DeviceRuntim
     Ok(RawCall { op, params, spans })
 }
 
-/// The splits of a request, one number per rank.
+/// Returns the input and output splits of a request, each one number per rank, or empty if there are none.
 ///
 /// # Safety
-/// The request is as the ABI has it, in a group of this size.
+/// The request is valid by the ABI, and the group has this size.
 pub(super) unsafe fn splits(request: &Request, size: u32) -> [Vec<usize>; 2] {
     [request.input_splits, request.output_splits].map(|list| {
         if list.is_null() {
             return Vec::new();
         }
-        // SAFETY: the caller guarantees it.
+        // SAFETY: the caller guarantees one number per rank.
         unsafe { std::slice::from_raw_parts(list, size as usize) }.iter().map(|n| *n as usize).collect()
     })
 }
@@ -59,7 +59,8 @@ unsafe fn spans(first: *const abi::Span, count: u64, runtime: Option<&Arc<dyn De
     let mut at = first;
     (0..count)
         .map(|_| {
-            // SAFETY: the ABI: so many, each as long as it says and at least as long as version 1.0 has them.
+            // SAFETY: by the ABI there are `count` spans, each as long as its size says, and not shorter than in
+            // version 1.0.
             let s = unsafe { at.read() };
             at = at.wrapping_byte_add(s.struct_size as usize);
             span(&s, runtime)
@@ -79,7 +80,7 @@ fn span(s: &abi::Span, runtime: Option<&Arc<dyn DeviceRuntime>>) -> Result<Span>
         codes::DEVICE_PRIVATE => runtime.map_or(Device::private(0, index), |r| r.device(index)),
         other => return Err(Error::unsupported(format!("device type {other} is not known to this plugin"))),
     };
-    // An empty span may have no address, but slices need an aligned one.
+    // An empty span may have no address, but slices need an address that is aligned.
     let data =
         if s.count == 0 && s.device_type == codes::DEVICE_CPU { std::ptr::without_provenance_mut(64) } else { s.data };
     Ok(Span::new(data.cast(), s.offset, s.count, dtype, device))

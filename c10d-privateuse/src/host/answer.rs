@@ -7,21 +7,21 @@ use c10d_core::{Error, ErrorKind, OpKind, Outcome, Result, Status};
 use super::plugin::Hosted;
 use crate::abi::{self, codes};
 
-/// The fields of a mismatch that core knows by name.
+/// The names of the fields by which core describes a mismatch.
 const FIELDS: [&str; 10] = ["op", "seq", "dtype", "count", "reduce_op", "root", "splits", "factor", "tensors", "step"];
 
-/// The result of a call that returns only a status and a reason.
+/// Converts the status and reason that a function returned.
 pub(super) fn status(plugin: &Hosted, call: &str, status: i32, why: &str) -> Result {
     if status == codes::OK {
         return Ok(());
     }
     let kind = codes::kind(status);
-    let kind = kind.ok_or_else(|| plugin.error(call, format!("it returned status {status}, which does not exist")))?;
+    let kind = kind.ok_or_else(|| plugin.error(call, format!("it returned {status}, which is no status")))?;
     let why = if why.is_empty() { "it gave no reason" } else { why };
     Err(Error::new(kind, format!("plugin {:?}, {call}: {why}", plugin.name)))
 }
 
-/// The facts about the operation that ended.
+/// What is known about the operation that the plugin ended.
 pub(super) struct About<'a> {
     pub(super) plugin: &'a Hosted,
     pub(super) op: OpKind,
@@ -29,21 +29,21 @@ pub(super) struct About<'a> {
     pub(super) size: u32,
 }
 
-/// The outcome of a completion.
+/// Converts the result that the plugin passed to `done`.
 ///
 /// # Safety
-/// `result` is null or a `c10d_result` as the ABI has it.
+/// `result` is null, or points to a `c10d_result` that is valid by the ABI.
 pub(super) unsafe fn outcome(about: &About<'_>, result: *const abi::Result) -> Result<Outcome> {
     let broken = |why: String| Err(about.plugin.error(&format!("done({})", about.op), why));
     if result.is_null() {
         return broken("it gave no result".into());
     }
-    // SAFETY: by the ABI at least its size can be read.
+    // SAFETY: by the ABI, at least the size can be read.
     let size = unsafe { result.cast::<u32>().read() } as usize;
     if size < <abi::Result as abi::Sized32>::LEAST {
-        return broken(format!("its c10d_result says {size} bytes"));
+        return broken(format!("its c10d_result has size {size} in its first field, which is too small"));
     }
-    // SAFETY: the check above ensures that it is as long as this side's.
+    // SAFETY: the check above ensures that it is at least as long as `abi::Result`.
     let result = unsafe { result.read() };
     if result.status == codes::OK {
         if about.op == OpKind::RecvAnySource && result.source >= about.size {
@@ -51,7 +51,7 @@ pub(super) unsafe fn outcome(about: &About<'_>, result: *const abi::Result) -> R
         }
         return Ok(Outcome { source: result.source, payload: None });
     }
-    // SAFETY: by the ABI these are pointers with their lengths.
+    // SAFETY: by the ABI, these are null or point to texts of these lengths.
     let (message, field) =
         unsafe { (abi::text(result.message, result.message_len), abi::text(result.field, result.field_len)) };
     let Err(error) = status(about.plugin, about.op.name(), result.status, &message) else { return broken("?".into()) };
@@ -60,7 +60,7 @@ pub(super) unsafe fn outcome(about: &About<'_>, result: *const abi::Result) -> R
     }
     let mut error = error;
     if result.guilty_count > 0 && !result.guilty.is_null() {
-        // SAFETY: by the ABI there are this many ranks.
+        // SAFETY: by the ABI, the array has this number of ranks.
         let ranks = unsafe { std::slice::from_raw_parts(result.guilty, result.guilty_count as usize) };
         error = error.guilty(ranks.iter().copied().filter(|r| *r < about.size));
     }
@@ -68,14 +68,14 @@ pub(super) unsafe fn outcome(about: &About<'_>, result: *const abi::Result) -> R
         ErrorKind::PeerDead { how } if !message.is_empty() => *how = message.into_owned(),
         ErrorKind::Mismatch { field: name, mine, theirs } => {
             if !result.fingerprint.is_null() {
-                // SAFETY: by the ABI there are 24 bytes.
+                // SAFETY: by the ABI, it points to 24 bytes.
                 let bytes = unsafe { result.fingerprint.cast::<[u8; Fingerprint::SIZE]>().read() };
                 if let Some(differs) = about.fingerprint.disagreement(&Fingerprint::from_bytes(&bytes)) {
                     (*name, *mine, *theirs) = differs;
                 }
             } else if let Some(known) = FIELDS.iter().find(|f| **f == field) {
                 *name = known;
-                // SAFETY: by the ABI these are pointers with their lengths.
+                // SAFETY: by the ABI, these are null or point to texts of these lengths.
                 (*mine, *theirs) = unsafe {
                     (
                         abi::text(result.mine, result.mine_len).into_owned(),
@@ -89,7 +89,7 @@ pub(super) unsafe fn outcome(about: &About<'_>, result: *const abi::Result) -> R
     Err(error)
 }
 
-/// Marks an error as failed, since ranks may have got different results, whatever the plugin's status says.
+/// Marks an error as failed: whatever status the plugin returned, the ranks may have got different results.
 pub(super) fn failed(mut error: Error) -> Error {
     error.report_mut().status = Status::Failed;
     error

@@ -14,7 +14,7 @@ use super::loaded::LoadedPlugin;
 /// One rank of one group, in a plugin.
 struct PluginBackend {
     name: &'static str,
-    /// The capabilities by kind of device; those for host memory come first, if it serves that.
+    /// The capabilities for each kind of device. Those for host memory come first, if the plugin serves it.
     offers: Vec<(DispatchKey, Capabilities)>,
     group: Arc<Group>,
     timeout: Duration,
@@ -32,10 +32,10 @@ pub(super) fn create(loaded: &'static LoadedPlugin, init: &GroupInit) -> Result<
     Ok(PluginBackend::of(loaded, Group::create(loaded, init)?, init))
 }
 
-// SAFETY: 1. The plugin gets copies, the operation's own buffers, or counted handles. A job that is ended while the
-// plugin has it leaks those (`Lent::write_off`), and only the owner of the operation, who took it out of its slot,
-// touches its spans. 2. The clock (`overdue`) ends every job by half of `let_go` after its deadline, or after `abort`,
-// whatever the plugin does. `abort` takes no lock under which a job is completed.
+// SAFETY: 1. The plugin gets copies, the operation's own buffers, or counted handles. If a job is ended while the
+// plugin has it, these are leaked (`Lent::write_off`). Only the thread that took the operation out of its slot touches
+// its spans. 2. The clock (`overdue`) ends every job when half of `let_go` has passed after its deadline or after
+// `abort`, whatever the plugin does. `abort` takes no lock under which a job is completed.
 unsafe impl Backend for PluginBackend {
     fn name(&self) -> &'static str {
         self.name

@@ -1,5 +1,5 @@
-//! The clock of all plugins' operations: one thread, which starts with the first group. Groups and operations set its
-//! alarms. The code that it runs when their time is over is in a higher module, which passes it as a function.
+//! The clock of all plugins' operations: one thread, which starts with the first group. Groups and operations set
+//! alarms. At an alarm the thread calls a function of a higher module, which ends the operations whose time is over.
 
 use std::sync::Once;
 use std::time::{Duration, Instant};
@@ -9,7 +9,7 @@ use c10d_core::sync::{Condvar, Mutex};
 use c10d_core::{Error, ErrorKind, Result};
 
 struct Clock {
-    /// The time at which the thread checks next; `None`: when it is told to.
+    /// The time of the next alarm; `None` if no alarm is set.
     next: Mutex<Option<Instant>>,
     sooner: Condvar,
     started: Once,
@@ -25,8 +25,8 @@ impl Default for Clock {
 /// A forked child has its own clock, since threads do not exist in it.
 static CLOCK: PerProcess<Clock> = PerProcess::new();
 
-/// Starts the clock if it does not run yet. At each alarm its thread calls `end_overdue` with the time, which returns
-/// the next alarm.
+/// Starts the clock if it is not running yet. At each alarm its thread calls `end_overdue` with the current time, which
+/// returns the time of the next alarm.
 pub(super) fn start(end_overdue: fn(Instant) -> Option<Instant>) -> Result {
     let clock = CLOCK.get();
     let mut result = Ok(());
@@ -34,7 +34,8 @@ pub(super) fn start(end_overdue: fn(Instant) -> Option<Instant>) -> Result {
         let spawned = std::thread::Builder::new().name("c10d plugin clock".into()).spawn(move || run(end_overdue));
         result = spawned.map(drop);
     });
-    // After a failure the start is not tried again; later groups would be unwatched, so they are rejected as well.
+    // A failed start is not tried again. Groups without a clock would not be watched, so later groups are rejected,
+    // too.
     let mut failed = clock.failed.lock();
     *failed |= result.is_err();
     match (result, *failed) {
@@ -66,7 +67,7 @@ fn run(end_overdue: fn(Instant) -> Option<Instant>) {
                     clock.sooner.wait_for(&mut next, (at - now).min(Duration::from_secs(3600)));
                     continue;
                 }
-                // It is set before checking, so that an operation that comes meanwhile sets it again.
+                // The alarm is cleared before the check, so that an operation that starts meanwhile sets a new one.
                 *next = None;
                 drop(next);
                 if let Some(soonest) = end_overdue(now) {

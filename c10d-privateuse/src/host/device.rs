@@ -1,4 +1,4 @@
-//! A plugin's device as a runtime. It only converts arguments, and never waits.
+//! A plugin's device as a runtime. It only converts arguments and results, and never waits.
 #![allow(unsafe_code)]
 
 use std::ffi::c_void;
@@ -25,20 +25,20 @@ impl PluginDevice {
         PluginDevice { plugin, functions, key, owners: Owners::default() }
     }
 
-    /// The kind of device.
+    /// Returns the dispatch key of the device.
     pub(super) fn key(&self) -> DispatchKey {
         self.key
     }
 
-    /// Frees memory without owners.
+    /// Frees memory that has no owner any more.
     fn gone(&self, index: u16, base: *mut ()) {
         if let Some(free) = self.functions.free {
-            // SAFETY: validated; the plugin's, and nobody's any more.
+            // SAFETY: the function was validated, the plugin allocated the memory, and nothing uses it any more.
             unsafe { free(index.into(), base.cast()) };
         }
     }
 
-    /// Calls a function that may be missing.
+    /// Calls a function of the plugin. It is an error if the plugin does not have it.
     fn call<F>(&self, name: &'static str, function: Option<F>, call: impl FnOnce(F, *mut Why) -> i32) -> Result {
         let function = function.ok_or_else(|| self.plugin.error(name, "it has no such function"))?;
         let (status, why) = Why::ask(|why| call(function, why));
@@ -46,7 +46,7 @@ impl PluginDevice {
     }
 }
 
-// SAFETY: passes on to the plugin, whose contract (c10d_plugin.h) promises the same.
+// SAFETY: every call is passed on to the plugin, whose contract (c10d_plugin.h) has the same guarantees.
 unsafe impl DeviceRuntime for PluginDevice {
     fn name(&self) -> &'static str {
         self.plugin.name
@@ -58,11 +58,11 @@ unsafe impl DeviceRuntime for PluginDevice {
 
     fn identity(&self, index: u16) -> Option<String> {
         let identity = self.functions.identity?;
-        // It is called while a group is made, so it has a time limit.
+        // The function is called while a group is made, so it has a time limit.
         let asked = self.plugin.in_time("identity", move || {
             let (mut room, mut len) = ([0u8; 256], 0);
             let (capacity, text) = (room.len() as u64, room.as_mut_ptr().cast());
-            // SAFETY: validated; room for a text, and a place for its length.
+            // SAFETY: the function was validated; `text` has `capacity` bytes, and `len` is valid.
             let (status, _) = Why::ask(|why| unsafe { identity(index.into(), text, capacity, &mut len, why) });
             (status, len, room)
         });
@@ -73,22 +73,22 @@ unsafe impl DeviceRuntime for PluginDevice {
 
     fn count(&self) -> Result<u16> {
         let mut count = 0;
-        // SAFETY: validated; a place for the number.
+        // SAFETY: the function was validated, and `count` is valid.
         self.call("count", self.functions.count, |f, why| unsafe { f(&mut count, why) })?;
-        u16::try_from(count).map_err(|_| self.plugin.error("count", format!("it says {count} devices")))
+        u16::try_from(count).map_err(|_| self.plugin.error("count", format!("it returned {count}, which is too many")))
     }
 
     fn allocate(&self, index: u16, bytes: usize) -> Result<*mut ()> {
         let mut base: *mut c_void = std::ptr::null_mut();
         self.call("allocate", self.functions.allocate, |f, why| {
-            // SAFETY: validated; a place for the handle.
+            // SAFETY: the function was validated, and `base` is valid.
             unsafe { f(index.into(), bytes as u64, &mut base, why) }
         })?;
         if base.is_null() {
-            return Err(self.plugin.error("allocate", "it returned success and no memory"));
+            return Err(self.plugin.error("allocate", "it returned success, but no memory"));
         }
         if !self.owners.first(index, base as usize) {
-            return Err(self.plugin.error("allocate", "it gave memory out that is in use"));
+            return Err(self.plugin.error("allocate", "it returned memory that is still in use"));
         }
         Ok(base.cast())
     }
@@ -103,9 +103,9 @@ unsafe impl DeviceRuntime for PluginDevice {
         if self.owners.more(index, base as usize) {
             return true;
         }
-        // Memory of another allocator, which the plugin may know.
+        // The memory comes from another allocator. The plugin may know it.
         let Some(retain) = self.functions.retain else { return false };
-        // SAFETY: the caller's promise is the ABI's.
+        // SAFETY: the caller's guarantee is the same as the ABI's.
         let (status, _) = Why::ask(|why| unsafe { retain(index.into(), base.cast(), why) });
         status == codes::OK
     }
@@ -114,21 +114,21 @@ unsafe impl DeviceRuntime for PluginDevice {
         match (self.owners.less(index, base as usize), self.functions.release) {
             (Left::Somebody, _) | (Left::Unknown, None) => {}
             (Left::Nobody, _) => self.gone(index, base),
-            // SAFETY: as above.
+            // SAFETY: the caller's guarantee is the same as the ABI's.
             (Left::Unknown, Some(release)) => unsafe { release(index.into(), base.cast()) },
         }
     }
 
     fn allocate_host(&self, bytes: usize) -> Option<*mut u8> {
         let allocate = self.functions.allocate_host?;
-        // SAFETY: validated.
+        // SAFETY: the function was validated, and needs nothing else.
         let base = unsafe { allocate(bytes as u64) };
         (!base.is_null()).then_some(base.cast())
     }
 
     unsafe fn free_host(&self, base: *mut u8, bytes: usize) {
         if let Some(free) = self.functions.free_host {
-            // SAFETY: the caller's promise is the ABI's.
+            // SAFETY: the caller's guarantee is the same as the ABI's.
             unsafe { free(base.cast(), bytes as u64) };
         }
     }
@@ -138,7 +138,7 @@ unsafe impl DeviceRuntime for PluginDevice {
         match self.functions.create_stream {
             None => Ok(0),
             some => {
-                // SAFETY: validated; a place for the number.
+                // SAFETY: the function was validated, and `stream` is valid.
                 let made = self.call("create_stream", some, |f, why| unsafe { f(index.into(), &mut stream, why) });
                 made.map(|()| stream)
             }
@@ -147,7 +147,7 @@ unsafe impl DeviceRuntime for PluginDevice {
 
     unsafe fn destroy_stream(&self, index: u16, stream: Stream) {
         if let Some(destroy) = self.functions.destroy_stream {
-            // SAFETY: the caller's promise is the ABI's.
+            // SAFETY: the caller's guarantee is the same as the ABI's.
             unsafe { destroy(index.into(), stream) };
         }
     }
@@ -157,7 +157,7 @@ unsafe impl DeviceRuntime for PluginDevice {
         match self.functions.create_event {
             None => Ok(0),
             some => {
-                // SAFETY: validated; a place for the number.
+                // SAFETY: the function was validated, and `event` is valid.
                 let made = self.call("create_event", some, |f, why| unsafe { f(index.into(), &mut event, why) });
                 made.map(|()| event)
             }
@@ -166,7 +166,7 @@ unsafe impl DeviceRuntime for PluginDevice {
 
     unsafe fn destroy_event(&self, index: u16, event: Event) {
         if let Some(destroy) = self.functions.destroy_event {
-            // SAFETY: the caller's promise is the ABI's.
+            // SAFETY: the caller's guarantee is the same as the ABI's.
             unsafe { destroy(index.into(), event) };
         }
     }
@@ -174,7 +174,7 @@ unsafe impl DeviceRuntime for PluginDevice {
     unsafe fn record(&self, index: u16, event: Event, stream: Stream) -> Result {
         match self.functions.record {
             None => Ok(()),
-            // SAFETY: the caller's promise is the ABI's.
+            // SAFETY: the caller's guarantee is the same as the ABI's.
             some => self.call("record", some, |f, why| unsafe { f(index.into(), event, stream, why) }),
         }
     }
@@ -182,7 +182,7 @@ unsafe impl DeviceRuntime for PluginDevice {
     unsafe fn wait(&self, index: u16, stream: Stream, event: Event) -> Result {
         match self.functions.wait {
             None => Ok(()),
-            // SAFETY: the caller's promise is the ABI's.
+            // SAFETY: the caller's guarantee is the same as the ABI's.
             some => self.call("wait", some, |f, why| unsafe { f(index.into(), stream, event, why) }),
         }
     }
@@ -190,26 +190,26 @@ unsafe impl DeviceRuntime for PluginDevice {
     unsafe fn query(&self, index: u16, event: Event) -> Result<bool> {
         let mut reached = 1;
         if let some @ Some(_) = self.functions.query {
-            // SAFETY: the caller's promise is the ABI's; a place for the answer.
+            // SAFETY: the caller's guarantee is the same as the ABI's, and `reached` is valid.
             self.call("query", some, |f, why| unsafe { f(index.into(), event, &mut reached, why) })?;
         }
         match reached {
             0 => Ok(false),
             1 => Ok(true),
-            other => Err(self.plugin.error("query", format!("it says {other}, which is neither yes nor no"))),
+            other => Err(self.plugin.error("query", format!("it set `reached` to {other}, not to 0 or 1"))),
         }
     }
 
     unsafe fn copy_in(&self, index: u16, stream: Stream, to: DevicePtr, from: *const u8, bytes: usize) -> Result {
         self.call("copy_in", self.functions.copy_in, |f, why| {
-            // SAFETY: the caller's promise is the ABI's.
+            // SAFETY: the caller's guarantee is the same as the ABI's.
             unsafe { f(index.into(), stream, to.base.cast(), to.offset, from.cast(), bytes as u64, why) }
         })
     }
 
     unsafe fn copy_out(&self, index: u16, stream: Stream, to: *mut u8, from: DevicePtr, bytes: usize) -> Result {
         self.call("copy_out", self.functions.copy_out, |f, why| {
-            // SAFETY: the caller's promise is the ABI's.
+            // SAFETY: the caller's guarantee is the same as the ABI's.
             unsafe { f(index.into(), stream, to.cast(), from.base.cast(), from.offset, bytes as u64, why) }
         })
     }
@@ -217,7 +217,7 @@ unsafe impl DeviceRuntime for PluginDevice {
     unsafe fn copy(&self, index: u16, stream: Stream, to: DevicePtr, from: DevicePtr, bytes: usize) -> Result {
         self.call("copy", self.functions.copy, |f, why| {
             let (to, at) = (to.base.cast(), to.offset);
-            // SAFETY: the caller's promise is the ABI's.
+            // SAFETY: the caller's guarantee is the same as the ABI's.
             unsafe { f(index.into(), stream, to, at, from.base.cast_const().cast(), from.offset, bytes as u64, why) }
         })
     }
@@ -227,10 +227,10 @@ unsafe impl DeviceRuntime for PluginDevice {
     }
 }
 
-// SAFETY: as above.
+// SAFETY: every call is passed on to the plugin, whose contract (c10d_plugin.h) has the same guarantees.
 unsafe impl DeviceReduce for PluginDevice {
     fn reduces(&self, op: ReduceOp) -> DTypeSet {
-        // SAFETY: validated.
+        // SAFETY: the function was validated, and needs nothing else.
         self.functions.reduces.map_or(DTypeSet::NONE, |f| codes::dtypes(unsafe { f(op.code().into()) }))
     }
 
@@ -244,12 +244,12 @@ unsafe impl DeviceReduce for PluginDevice {
         with: DevicePtr,
     ) -> Result {
         if matches!(op, ReduceOp::Avg | ReduceOp::PreMulSum(_)) {
-            return Err(Error::new(ErrorKind::Internal, "devices are not asked for averages and factors"));
+            return Err(Error::new(ErrorKind::Internal, "devices do not reduce with averages or factors"));
         }
         self.call("reduce", self.functions.reduce, |f, why| {
             let (index, op, dtype) = (index.into(), op.code().into(), dtype as u32);
             let (with, at) = (with.base.cast_const().cast(), with.offset);
-            // SAFETY: the caller's promise is the ABI's.
+            // SAFETY: the caller's guarantee is the same as the ABI's.
             unsafe { f(index, stream, op, dtype, acc.base.cast(), acc.offset, with, at, count as u64, why) }
         })
     }

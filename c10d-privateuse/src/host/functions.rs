@@ -1,4 +1,4 @@
-//! The functions that plugins call.
+//! The host's functions, which plugins call.
 #![allow(unsafe_code)]
 
 use std::ffi::{c_char, c_void};
@@ -15,7 +15,8 @@ use super::stores;
 use crate::abi::{self, Host, Why, codes};
 
 impl Hosted {
-    /// A plugin of this name and file, which gets these functions. Its code may take `patience` where no caller says so.
+    /// Makes the data of a plugin with this name and file, which gets the functions of this module. `patience` is how
+    /// long its code may take outside operations.
     pub(crate) fn new(name: &str, path: &Path, patience: Duration) -> &'static Hosted {
         Hosted::leak(table(), name, path, patience)
     }
@@ -41,7 +42,7 @@ fn table() -> Host {
 unsafe extern "C" fn log(host: *const Host, level: u32, text: *const c_char, len: u64) {
     contain("a tracing subscriber", || {
         let plugin = Hosted::of(host).map_or("unknown", |h| h.name);
-        // SAFETY: by the ABI there are `len` bytes.
+        // SAFETY: by the ABI, the text has `len` bytes.
         let text = unsafe { abi::text(text, len) };
         match level {
             1 => tracing::error!(target: "c10d::plugin", plugin, "{text}"),
@@ -58,7 +59,7 @@ unsafe extern "C" fn now(_: *const Host) -> u64 {
     u64::try_from(START.elapsed().as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// Runs a store method on the store with this number; an error goes into `why`.
+/// Runs a method of the store with this number. An error is written to `why`.
 fn verb(
     store: u64,
     key: *const c_char,
@@ -69,11 +70,11 @@ fn verb(
 ) -> i32 {
     let ran = caught(|| {
         let found = stores::find(store);
-        let found = found.ok_or_else(|| Error::new(ErrorKind::Store, "this group has no store, or no longer"))?;
+        let found = found.ok_or_else(|| Error::new(ErrorKind::Store, "the group has no store with this number"))?;
         if key.is_null() || key_len > 4096 {
-            return Err(Error::invalid("a key has a pointer, and at most 4096 bytes"));
+            return Err(Error::invalid("a key needs a pointer, and has at most 4096 bytes"));
         }
-        // SAFETY: by the ABI there are `key_len` bytes.
+        // SAFETY: by the ABI, the key has `key_len` bytes.
         let key = unsafe { abi::text(key, key_len) };
         verb(&*found, &key, deadline_after(Duration::from_nanos(timeout_ns)))
     });
@@ -82,12 +83,12 @@ fn verb(
         Ok(Err(e)) => e,
         Err(words) => Error::new(ErrorKind::Internal, format!("the store panicked: {words}")),
     };
-    // SAFETY: by the ABI it is null or valid.
+    // SAFETY: by the ABI, `why` is null or valid.
     unsafe { Why::say(why, &error.to_string()) };
     codes::status(&error)
 }
 
-/// A value from the plugin.
+/// Returns a value that the plugin passed.
 ///
 /// # Safety
 /// `value` is null or points to `len` bytes.
@@ -96,17 +97,17 @@ unsafe fn bytes<'a>(value: *const c_void, len: u64) -> Result<&'a [u8]> {
         Some(0) => Ok(&[]),
         // SAFETY: the caller guarantees it.
         Some(len) if !value.is_null() => Ok(unsafe { std::slice::from_raw_parts(value.cast::<u8>(), len) }),
-        _ => Err(Error::invalid("a value has a pointer and a length")),
+        _ => Err(Error::invalid("a value needs a pointer, and a length of at most isize::MAX")),
     }
 }
 
-/// A value for the plugin.
+/// Writes a value and its length to the plugin's memory.
 ///
 /// # Safety
-/// `len` is null or a place for a number, `value` null or `capacity` bytes.
+/// `len` is null or valid for writing, and `value` is null or has `capacity` bytes.
 unsafe fn put(got: &[u8], value: *mut c_void, capacity: u64, len: *mut u64) -> Result {
     if len.is_null() || (value.is_null() && capacity > 0) {
-        return Err(Error::invalid("there is no place for the value"));
+        return Err(Error::invalid("there is no memory for the value or its length"));
     }
     // SAFETY: the caller guarantees it.
     unsafe { len.write(got.len() as u64) };
@@ -115,7 +116,7 @@ unsafe fn put(got: &[u8], value: *mut c_void, capacity: u64, len: *mut u64) -> R
         return Err(Error::new(ErrorKind::Resource, what));
     }
     if !got.is_empty() {
-        // SAFETY: the caller guarantees them, and they are enough.
+        // SAFETY: the caller guarantees `capacity` bytes, and the check above ensures that they are enough.
         unsafe { std::ptr::copy_nonoverlapping(got.as_ptr(), value.cast::<u8>(), got.len()) };
     }
     Ok(())
@@ -132,7 +133,7 @@ unsafe extern "C" fn store_set(
     why: *mut Why,
 ) -> i32 {
     verb(store, key, key_len, timeout_ns, why, |store, key, deadline| {
-        // SAFETY: by the ABI there are `len` bytes.
+        // SAFETY: by the ABI, the value has `len` bytes.
         store.set(key, unsafe { bytes(value, len) }?, deadline)
     })
 }
@@ -150,7 +151,7 @@ unsafe extern "C" fn store_get(
 ) -> i32 {
     verb(store, key, key_len, timeout_ns, why, |store, key, deadline| {
         let got = store.get(key, deadline)?;
-        // SAFETY: by the ABI there are places for a number and for `capacity` bytes.
+        // SAFETY: by the ABI, `len` is valid and `value` has `capacity` bytes.
         unsafe { put(&got, value, capacity, len) }
     })
 }
@@ -179,7 +180,7 @@ unsafe extern "C" fn store_add(
     verb(store, key, key_len, timeout_ns, why, |store, key, deadline| {
         let value = store.add(key, delta, deadline)?;
         if !sum.is_null() {
-            // SAFETY: by the ABI it is a place for a number.
+            // SAFETY: by the ABI, it is valid for writing.
             unsafe { sum.write(value) };
         }
         Ok(())
@@ -202,10 +203,10 @@ unsafe extern "C" fn store_compare_set(
     why: *mut Why,
 ) -> i32 {
     verb(store, key, key_len, timeout_ns, why, |store, key, deadline| {
-        // SAFETY: by the ABI these are pointers with their lengths.
+        // SAFETY: by the ABI, these have the given lengths.
         let (expected, desired) = unsafe { (bytes(expected, expected_len)?, bytes(desired, desired_len)?) };
         let got = store.compare_set(key, expected, desired, deadline)?;
-        // SAFETY: by the ABI there are places for a number and for `capacity` bytes.
+        // SAFETY: by the ABI, `len` is valid and `value` has `capacity` bytes.
         unsafe { put(&got, value, capacity, len) }
     })
 }
@@ -221,13 +222,15 @@ unsafe extern "C" fn store_append(
     why: *mut Why,
 ) -> i32 {
     verb(store, key, key_len, timeout_ns, why, |store, key, deadline| {
-        // SAFETY: by the ABI there are `len` bytes.
+        // SAFETY: by the ABI, the value has `len` bytes.
         store.append(key, unsafe { bytes(value, len) }?, deadline)
     })
 }
 
+/// Writes an answer to the plugin's memory.
+///
 /// # Safety
-/// `answer` is null or a place for a number.
+/// `answer` is null or valid for writing.
 unsafe fn tell(answer: *mut u32, yes: bool) {
     if !answer.is_null() {
         // SAFETY: the caller guarantees it.
@@ -245,7 +248,7 @@ unsafe extern "C" fn store_check(
     why: *mut Why,
 ) -> i32 {
     verb(store, key, key_len, timeout_ns, why, |store, key, deadline| {
-        // SAFETY: by the ABI it is a place for a number.
+        // SAFETY: by the ABI, it is null or valid for writing.
         store.check(&[key], deadline).map(|yes| unsafe { tell(exists, yes) })
     })
 }
@@ -260,7 +263,7 @@ unsafe extern "C" fn store_delete(
     why: *mut Why,
 ) -> i32 {
     verb(store, key, key_len, timeout_ns, why, |store, key, deadline| {
-        // SAFETY: by the ABI it is a place for a number.
+        // SAFETY: by the ABI, it is null or valid for writing.
         store.delete(key, deadline).map(|yes| unsafe { tell(existed, yes) })
     })
 }

@@ -1,4 +1,4 @@
-//! Gives operations to the plugin, on a queue's thread.
+//! Gives operations to the plugin. This runs on a queue's thread.
 #![allow(unsafe_code)]
 
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use super::token::Token;
 use super::{answer, clock, done, request, slots};
 use crate::abi::{self, Why};
 
-/// An operation that the plugin is about to get.
+/// An operation that is ready to be given to the plugin.
 struct Prepared {
     token: Token,
     group: Arc<Group>,
@@ -24,7 +24,7 @@ struct Prepared {
     open: OpenCall,
 }
 
-/// Gives operations of one group to the plugin: one by `submit`, several together.
+/// Gives operations of one group to the plugin: a single one by `submit`, several by `submit_batch`.
 pub(super) fn give(tokens: &[Token]) {
     let prepared: Vec<Prepared> = tokens.iter().filter_map(|token| prepare(*token)).collect();
     let Some(Prepared { group, op, .. }) = prepared.first() else { return };
@@ -34,13 +34,13 @@ pub(super) fn give(tokens: &[Token]) {
     let (handle, functions) = (group.handle(), group.functions());
     let (status, why) = match (&requests[..], functions.submit, functions.submit_batch) {
         ([request], Some(submit), _) => {
-            // SAFETY: validated. A request stays until its operation is done, and forever if it is given up. The plugin
-            // may end it during the call, and by the ABI does not read it afterwards.
+            // SAFETY: the function was validated. A request stays until its operation is done, and is leaked if the
+            // operation is given up. The plugin may end it during the call, and by the ABI does not read it afterwards.
             Why::ask(|why| unsafe { submit(handle, *request, Some(done::done), tokens[0], why) })
         }
         (several, _, Some(submit)) => {
             let (first, numbers, count) = (several.as_ptr(), tokens.as_ptr(), several.len() as u64);
-            // SAFETY: as above, for as many requests and tokens.
+            // SAFETY: the same as for `submit`; there are `count` requests and tokens.
             Why::ask(|why| unsafe { submit(handle, first, numbers, count, Some(done::done), why) })
         }
         _ => (abi::codes::INTERNAL, "it has no such function".to_owned()),
@@ -54,15 +54,15 @@ pub(super) fn give(tokens: &[Token]) {
             AnswerTo::Operation(operation) => operation.end(Err(error.clone())),
             AnswerTo::GivenUp => {}
             _ => {
-                let what = format!("it called done and returned an error as well: {error}");
+                let what = format!("it called done, but returned an error as well: {error}");
                 group.fail(&group.plugin().error(&name, what));
             }
         }
     }
 }
 
-/// Asks the plugin to keep the operation's device memory. The clock can end the operation meanwhile; then the result is
-/// `None`.
+/// Asks the plugin to keep the operation's device memory. Returns `None` if the clock has ended the operation
+/// meanwhile.
 fn retain(token: Token) -> Option<Result<Option<Retained>>> {
     let (group, running, allocations) = slots::look_at_waiting(token, |operation| {
         let allocations = lend::to_retain(operation.group.plugin(), &operation.job);
@@ -79,7 +79,7 @@ fn retain(token: Token) -> Option<Result<Option<Retained>>> {
     Some(retained.map(Some))
 }
 
-/// Checks whether the ranks made the same calls; if not, the group fails. `None`: the operation is done.
+/// Checks whether the ranks made the same calls. If not, the group fails. Returns `None` if the operation is over.
 fn compare(token: Token) -> Option<()> {
     let (group, op, root) = slots::look_at_waiting(token, |operation| {
         let request = operation.job.request();
@@ -91,11 +91,11 @@ fn compare(token: Token) -> Option<()> {
     Some(())
 }
 
-/// Lends the plugin the memory of the operation, and marks the operation as given. `None`: it is done.
+/// Lends the plugin the memory of the operation, and marks the operation as given. Returns `None` if it is over.
 fn prepare(token: Token) -> Option<Prepared> {
     compare(token)?;
     let retained = retain(token)?;
-    // It is gone if its time is over.
+    // If the operation's time is over, it is gone.
     let mut taken = slots::take_out(token)?;
     let operation = &mut taken.0;
     let group = operation.group.clone();
@@ -105,7 +105,7 @@ fn prepare(token: Token) -> Option<Prepared> {
         None => retained.and_then(|retained| lend::lend(group.plugin(), retained, &operation.job)),
     };
     match lent {
-        // The copies took too long; the plugin is not to blame.
+        // The copies took too long, which is not the plugin's fault.
         Ok(_) if limit <= Instant::now() => {
             taken.keep().give_up();
             return None;
@@ -125,7 +125,7 @@ fn prepare(token: Token) -> Option<Prepared> {
     *running.lock() = Some("submit");
     let open = group.open_operation_call();
     taken.give();
-    // The clock could not see the operation meanwhile.
+    // While it was outside its slot, the clock could not see the operation.
     clock::at(limit.min(group.limit()));
     Some(Prepared { token, group, op, request, running, open })
 }

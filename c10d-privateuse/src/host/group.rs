@@ -21,23 +21,23 @@ use super::token::Token;
 use super::{answer, clock};
 use crate::abi::{self, Why};
 
-/// The data for the plugin's calls on this group.
+/// One rank's part of a group, with the plugin's object for it.
 pub(super) struct Group {
     loaded: &'static LoadedPlugin,
     pub(super) functions: abi::Collectives,
-    /// The plugin's object; 0 until it is made.
+    /// The address of the plugin's object; not set until it is made.
     pub(super) handle: OnceLock<usize>,
     pub(super) size: u32,
-    /// The flag that the plugin reads. It is set when all operations must end.
+    /// The flag `aborted` of `c10d_group_init`. It is set when all operations must end.
     pub(super) aborted: AtomicU32,
     failed: OnceLock<Error>,
-    /// The time at which everything in flight is given up, after it was told to end.
+    /// The time at which all operations in flight are given up; `None` until the group fails.
     limit: Mutex<Option<Instant>>,
     pub(super) queues: Arc<SubmitQueues>,
     in_use: Mutex<InUse>,
     less_in_use: Condvar,
     pub(super) store: Lease,
-    /// The check whether the ranks make the same calls; `None` if there is one rank only.
+    /// The check whether the ranks make the same calls; `None` if there is only one rank.
     pub(super) calls: Option<Arc<CallCheck>>,
 }
 
@@ -45,13 +45,13 @@ pub(super) struct Group {
 #[derive(Default)]
 struct InUse {
     operations: usize,
-    /// Calls that have not returned.
+    /// The number of calls of the plugin that have not returned.
     calls: usize,
     /// Whether the object is destroyed, or about to be.
     destroyed: bool,
 }
 
-/// A call of the plugin that has not returned. The object stays meanwhile.
+/// A call of the plugin that has not returned. The plugin's object is not destroyed meanwhile.
 pub(super) struct OpenCall(pub(super) Arc<Group>);
 
 impl Drop for OpenCall {
@@ -67,13 +67,13 @@ impl Drop for Group {
     }
 }
 
-/// Half of the time that a backend has for releasing a job; the host needs the rest.
+/// Returns half of the time that a backend has for releasing a job. The host needs the other half.
 pub(super) fn grace(timeout: Duration) -> Duration {
     let_go(timeout) / 2
 }
 
 impl Group {
-    /// Makes a group without the plugin's object. Its operations go through these queues.
+    /// Makes a group without the plugin's object. Its operations are queued in `queues`.
     pub(super) fn new(
         loaded: &'static LoadedPlugin,
         init: &GroupInit,
@@ -84,7 +84,7 @@ impl Group {
             return Err(error.clone());
         }
         let (functions, _) =
-            loaded.table.collectives.as_ref().ok_or_else(|| plugin.error("create_group", "it has none"))?;
+            loaded.table.collectives.as_ref().ok_or_else(|| plugin.error("create_group", "it has no collectives"))?;
         Ok(Arc::new_cyclic(|me: &Weak<Group>| Group {
             loaded,
             functions: *functions,
@@ -124,13 +124,13 @@ impl Group {
         self.handle.get().copied().unwrap_or_default() as *mut _
     }
 
-    /// The plugin's own device, if that is what the collectives serve.
+    /// Returns the plugin's device, if its collectives serve that device.
     pub(super) fn device(&self) -> Option<Arc<dyn DeviceRuntime>> {
         let (_, offer) = self.loaded.table.collectives.as_ref()?;
         offer.accelerator().and_then(|_| self.loaded.runtime())
     }
 
-    /// Whether the plugin is still busy with earlier operations than one that it was not given.
+    /// Whether the plugin has not got this operation because it is busy with an earlier one.
     pub(super) fn is_behind(&self, token: Token) -> bool {
         self.queues.is_behind(token)
     }
@@ -139,12 +139,13 @@ impl Group {
         self.failed.get().cloned()
     }
 
-    /// The latest end of everything in flight.
+    /// Returns the time at which all operations in flight are given up.
     pub(super) fn limit(&self) -> Instant {
         self.limit.lock().unwrap_or_else(|| deadline_after(Duration::MAX))
     }
 
-    /// Ends all operations in flight and later ones. The first cause counts. It never waits for the plugin.
+    /// Ends all operations in flight, and lets later ones fail. Only the first cause counts. It never waits for the
+    /// plugin.
     pub(super) fn fail(self: &Arc<Self>, cause: &Error) {
         if self.failed.set(cause.clone()).is_err() {
             return;
@@ -156,20 +157,20 @@ impl Group {
         clock::at(limit);
         let (Some(abort), Some(_)) = (self.functions.abort, self.handle.get()) else { return };
         let (Some(me), text) = (self.open_call(), cause.to_string()) else { return };
-        // If there is no thread for it, the flag is set anyway, and the clock ends the operations in flight.
+        // If no thread can be started, the flag is set anyway, and the clock ends the operations in flight.
         let _ = spawn_detached(move || {
-            // SAFETY: validated; the group is not destroyed before this call was counted as returned.
+            // SAFETY: the function was validated, and the object is not destroyed while `me` counts this call.
             unsafe { abort(me.0.handle(), text.as_ptr().cast(), text.len() as u64) };
         });
     }
 
-    /// Waits until nothing is in flight, then lets the plugin say goodbye.
+    /// Waits until no operation is in flight, then calls the plugin's `shutdown`.
     pub(super) fn shutdown(self: &Arc<Self>, deadline: Instant) -> Result {
         {
             let mut in_use = self.in_use.lock();
             while in_use.operations > 0 {
                 if self.less_in_use.wait_until(&mut in_use, deadline).timed_out() {
-                    return Err(self.plugin().error("shutdown", "operations were in flight when the time was over"));
+                    return Err(self.plugin().error("shutdown", "operations were still in flight at the deadline"));
                 }
             }
         }
@@ -182,7 +183,7 @@ impl Group {
         let left = deadline.saturating_duration_since(Instant::now());
         let told = call_until(deadline + grace(Duration::ZERO), move || {
             let left = u64::try_from(left.as_nanos()).unwrap_or(u64::MAX);
-            // SAFETY: as in `fail`.
+            // SAFETY: the function was validated, and the object is not destroyed while `me` counts this call.
             Why::ask(|why| unsafe { shutdown(me.0.handle(), left, why) })
         })?;
         match told {
@@ -191,8 +192,8 @@ impl Group {
         }
     }
 
-    /// Called when the backend is dropped: started operations still run, then the plugin's object is destroyed. If a
-    /// call of the plugin never returns, the object stays.
+    /// Called when the backend is dropped. Started operations still run, then the plugin's object is destroyed. If a
+    /// call of the plugin never returns, the object is never destroyed.
     pub(super) fn retire(self: &Arc<Self>) {
         self.queues.close();
         let me = self.clone();
@@ -207,21 +208,24 @@ impl Group {
             if let (Some(destroy), Some(handle)) = (me.functions.destroy_group, me.handle.get())
                 && *handle != 0
             {
-                // SAFETY: validated; made by create_group, nothing is in flight, destroyed once.
+                // SAFETY: the function was validated. `create_group` or `split` made the object, nothing uses it any
+                // more, and it is destroyed once.
                 unsafe { destroy(*handle as *mut _) };
             }
         });
     }
 
-    /// Handles an operation of a trusted plugin after its time: all operations must end, and the caller's memory waits
-    /// for the plugin.
+    /// Called when an operation of a trusted plugin is past its time. The group fails. The call returns only when the
+    /// plugin releases the caller's memory.
     pub(super) fn is_late(self: &Arc<Self>) {
         self.fail(
-            &self.plugin().error("submit", "an operation is past its time, and has the caller's memory on trust"),
+            &self
+                .plugin()
+                .error("submit", "it did not end an operation in time; since it is trusted, the call still waits"),
         );
     }
 
-    /// Asks for errors that occurred while nothing was waiting.
+    /// Asks the plugin for an error that occurred while no operation was waiting. If there is one, the group fails.
     pub(super) fn listen(self: &Arc<Self>) {
         let (Some(ask), Some(_), None) = (self.functions.async_error, self.handle.get(), self.failure()) else {
             return;
@@ -229,8 +233,8 @@ impl Group {
         let Some(_open) = self.open_call() else { return };
         let mut guilty = vec![0u32; self.size as usize];
         let mut count = 0;
-        // SAFETY: validated; a made object that is not destroyed before this call was counted as returned; room for as many
-        // ranks as the group has.
+        // SAFETY: the function was validated, the object was made and is not destroyed while `_open` counts this call,
+        // and there is room for as many ranks as the group has.
         let (status, why) = Why::ask(|why| unsafe { ask(self.handle(), guilty.as_mut_ptr(), &mut count, why) });
         if let Err(e) = answer::status(self.plugin(), "async_error", status, &why) {
             let guilty = guilty.into_iter().take(count as usize).filter(|rank| *rank < self.size);
@@ -244,7 +248,7 @@ impl Group {
         }
     }
 
-    /// Counts a call of the plugin on this group; `None`: the object does not exist any more.
+    /// Counts a call of the plugin on this group. Returns `None` if the plugin's object is destroyed.
     pub(super) fn open_call(self: &Arc<Self>) -> Option<OpenCall> {
         let mut in_use = self.in_use.lock();
         if in_use.destroyed {
@@ -254,7 +258,7 @@ impl Group {
         Some(OpenCall(self.clone()))
     }
 
-    /// Counts a call for an operation in flight, or one that makes the object. The object exists.
+    /// Counts a call for an operation in flight, or the call that makes the object. These are never too late.
     pub(super) fn open_operation_call(self: &Arc<Self>) -> OpenCall {
         self.in_use.lock().calls += 1;
         OpenCall(self.clone())

@@ -1,4 +1,4 @@
-//! The groups of each plugin.
+//! The existing groups of each plugin.
 
 use std::sync::{Arc, Weak};
 
@@ -8,7 +8,7 @@ use c10d_core::sync::Mutex;
 use super::group::Group;
 use super::plugin::Hosted;
 
-/// The groups by plugin.
+/// All groups, with their plugins.
 static GROUPS: Mutex<Vec<(&'static Hosted, Weak<Group>)>> = Mutex::new(Vec::new());
 
 pub(super) fn add(group: &Arc<Group>) {
@@ -17,13 +17,13 @@ pub(super) fn add(group: &Arc<Group>) {
     groups.push((group.plugin(), Arc::downgrade(group)));
 }
 
-/// The plugin's existing groups.
+/// Returns the plugin's existing groups.
 pub(super) fn of(plugin: &Hosted) -> Vec<Arc<Group>> {
     let groups = GROUPS.lock();
     groups.iter().filter(|(of, _)| std::ptr::eq(*of, plugin)).filter_map(|(_, group)| group.upgrade()).collect()
 }
 
-/// Ends all groups of a plugin that broke its contract, if the guilty group is not known.
+/// Ends all groups of a plugin that broke its contract, for when it is not known which group is concerned.
 pub(super) fn end_all(plugin: &Hosted, error: Error) {
     plugin.set_broken(&error);
     for group in of(plugin) {

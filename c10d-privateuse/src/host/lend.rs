@@ -12,21 +12,21 @@ use super::plugin::Hosted;
 
 const ALIGN: usize = 64;
 
-/// The kind of memory that an operation lends to the plugin.
+/// The memory that is lent to the plugin for an operation.
 pub(super) enum Lent {
-    /// Nothing.
+    /// No memory.
     None,
-    /// The operation's own buffers. On write-off the caller does not get them back.
+    /// The operation's own buffers. If they are written off, the caller does not get them back.
     Owned,
-    /// The caller's own memory, for a plugin that is trusted to release it in time. It is never written off.
+    /// The caller's own memory, for a plugin that the user trusts to release it in time. It is never written off.
     Trusted,
     /// A copy of borrowed host memory.
     Copied(Arena),
-    /// Device memory that is retained, so that it is not reused.
+    /// Device memory that is retained, so that its address is not reused.
     Retained(Retained),
 }
 
-/// One allocation with room for every span. Forgetting it leaks it.
+/// One allocation with room for all spans. If it is forgotten, it is leaked.
 pub(super) struct Arena {
     base: *mut u8,
     layout: Layout,
@@ -34,23 +34,24 @@ pub(super) struct Arena {
     offsets: Vec<usize>,
 }
 
-// SAFETY: the one owner of its memory.
+// SAFETY: an arena is the only owner of its memory.
 unsafe impl Send for Arena {}
 
 /// Device memory: the index of the device, and the base.
 type Allocation = (u16, usize);
 
-/// Device memory that the plugin was asked to keep, until this is dropped.
+/// Device memory that the plugin keeps until this is dropped.
 pub(super) struct Retained {
     runtime: Arc<dyn DeviceRuntime>,
     allocations: Vec<Allocation>,
 }
 
-/// The device memory that the plugin must keep while the job runs; `None`: there is none, or the operation owns it.
+/// Returns the device memory that the plugin must keep while the job runs. It is `None` if there is no device memory,
+/// or the operation owns it.
 pub(super) fn to_retain(plugin: &Hosted, job: &Job) -> Result<Option<Vec<Allocation>>> {
     let request = job.request();
     let spans = || request.inputs().iter().chain(request.outputs()).filter(|s| s.count() > 0);
-    // The operation owns CUDA memory if it owns its buffers, whoever allocated it.
+    // An operation that owns its buffers also owns their CUDA memory, whichever library allocated it.
     let own = job.owns_buffers() && spans().all(|s| s.device().key() == DispatchKey::Cuda);
     if own || spans().all(|s| s.host_ptr().is_some()) {
         return Ok(None);
@@ -58,7 +59,7 @@ pub(super) fn to_retain(plugin: &Hosted, job: &Job) -> Result<Option<Vec<Allocat
     let mut allocations = Vec::new();
     for span in spans() {
         let Some(DevicePtr { base, .. }) = span.device_ptr() else {
-            return Err(plugin.error("submit", "the call mixes its device's memory with other memory"));
+            return Err(plugin.error("submit", "the call mixes memory of its device with other memory"));
         };
         let allocation = (span.device().index(), base as usize);
         if !allocations.contains(&allocation) {
@@ -68,7 +69,7 @@ pub(super) fn to_retain(plugin: &Hosted, job: &Job) -> Result<Option<Vec<Allocat
     Ok(Some(allocations))
 }
 
-/// Prepares the memory that the plugin needs. It copies, so it may take a while, but it never waits.
+/// Prepares the memory that is lent to the plugin. It may copy, which takes a while, but it never waits.
 pub(super) fn lend(plugin: &Hosted, retained: Option<Retained>, job: &Job) -> Result<Lent> {
     if let Some(retained) = retained {
         return Ok(Lent::Retained(retained));
@@ -104,12 +105,12 @@ impl Lent {
         }
     }
 
-    /// Whether the lent memory can be leaked if the plugin never releases it.
+    /// Whether the clock may end the operation while the plugin still uses the memory.
     pub(super) fn can_be_lost(&self) -> bool {
         !matches!(self, Lent::Trusted)
     }
 
-    /// Copies the results to the caller's memory, which still belongs to the job.
+    /// Copies the results to the caller's memory, which the job still has.
     pub(super) fn give_back(&self, job: &Job) {
         if let Lent::Copied(arena) = self {
             let inputs = job.request().inputs().len();
@@ -119,10 +120,11 @@ impl Lent {
         }
     }
 
-    /// Ends the job while the plugin may still use the lent memory. Returns the number of leaked bytes.
+    /// Ends the job while the plugin may still use the lent memory, which is leaked. Returns the number of leaked
+    /// bytes.
     pub(super) fn write_off(self, job: Job, error: Error) -> u64 {
         match self {
-            // A trusted plugin's operation comes here only after it was reported as done.
+            // The clock does not end operations with `Trusted` memory, so the plugin has reported this one as done.
             Lent::None | Lent::Trusted => {
                 job.complete(Err(error));
                 0
@@ -141,7 +143,7 @@ impl Lent {
             }
             Lent::Owned => {
                 let bytes = sum(&job);
-                // `Owned` comes from `owns_buffers`, so the job is never returned.
+                // `Lent::Owned` is used only if the job owns its buffers, so `fail_keeping` succeeds.
                 let kept = job.fail_keeping(error);
                 debug_assert!(kept.is_ok());
                 bytes
@@ -167,7 +169,7 @@ impl Arena {
                 .ok_or_else(|| none(size))?;
         }
         let layout = Layout::from_size_align(size.max(ALIGN), ALIGN).map_err(|_| none(size))?;
-        // SAFETY: the size is not 0.
+        // SAFETY: the size is at least `ALIGN`, so it is not 0.
         let base = unsafe { alloc_zeroed(layout) };
         if base.is_null() {
             return Err(none(size));
@@ -181,14 +183,14 @@ impl Arena {
 
     fn copy_in(&self, i: usize, span: &Span) {
         if let Some(from) = span.host_ptr().filter(|_| span.bytes() > 0) {
-            // SAFETY: the job still has the caller's memory; the arena has room for as much, and is apart from it.
+            // SAFETY: the job still has the caller's memory. The arena has room for the span, and does not overlap it.
             unsafe { std::ptr::copy_nonoverlapping(from, self.at(i), span.bytes()) };
         }
     }
 
     fn copy_out(&self, i: usize, span: &Span) {
         if let Some(to) = span.host_ptr().filter(|_| span.bytes() > 0) {
-            // SAFETY: as above; outputs are the job's to write.
+            // SAFETY: the same as for `copy_in`; the job may write to its outputs.
             unsafe { std::ptr::copy_nonoverlapping(self.at(i), to, span.bytes()) };
         }
     }
@@ -196,13 +198,13 @@ impl Arena {
 
 impl Drop for Arena {
     fn drop(&mut self) {
-        // SAFETY: from `alloc_zeroed` with this layout; the plugin has let go.
+        // SAFETY: it comes from `alloc_zeroed` with this layout, and the plugin has released it.
         unsafe { dealloc(self.base, self.layout) };
     }
 }
 
 impl Retained {
-    /// Asks the plugin to keep the memory. The plugin's code may take forever.
+    /// Asks the plugin to keep the memory. The call may take any time.
     pub(super) fn take(
         plugin: &Hosted,
         runtime: Option<Arc<dyn DeviceRuntime>>,
@@ -211,8 +213,8 @@ impl Retained {
         let runtime = runtime.ok_or_else(|| plugin.error("submit", "it has no device part for this memory"))?;
         let mut retained = Retained { runtime, allocations: Vec::new() };
         for allocation in allocations {
-            // SAFETY: the job has the memory. If the job is given up meanwhile, the memory may be freed while this call
-            // runs; the ABI tells the plugin so.
+            // SAFETY: the job has the memory. If the job is given up while this call runs, the memory may be freed; the
+            // ABI tells plugins about this case.
             if !unsafe { retained.runtime.retain(allocation.0, allocation.1 as *mut ()) } {
                 let what =
                     "it does not keep this memory for a running operation; start the call with buffers of its own";
@@ -227,7 +229,7 @@ impl Retained {
 impl Drop for Retained {
     fn drop(&mut self) {
         for (index, base) in &self.allocations {
-            // SAFETY: retained in `take`, once.
+            // SAFETY: `take` has retained it, and it is released once.
             unsafe { self.runtime.release(*index, *base as *mut ()) };
         }
     }

@@ -1,5 +1,5 @@
-//! Asks plugins regularly for errors that occurred while nothing was waiting, with one thread for each plugin that
-//! supports it.
+//! Regularly asks plugins for errors that occurred while no operation was waiting. There is one thread for each plugin
+//! that has `async_error`.
 
 use std::time::Duration;
 
@@ -10,10 +10,10 @@ use super::groups;
 use super::plugin::Hosted;
 use super::timed_call::spawn_detached;
 
-/// The interval of these questions.
+/// How often a plugin is asked.
 const PERIOD: Duration = Duration::from_millis(100);
 
-/// Starts asking the plugin's groups, while there are any.
+/// Starts a thread that asks the plugin, if none is running. The thread ends when the plugin has no group any more.
 pub(super) fn to(plugin: &'static Hosted) -> Result {
     let mut listening = plugin.listening.lock();
     if !*listening {
@@ -26,7 +26,7 @@ pub(super) fn to(plugin: &'static Hosted) -> Result {
 fn listen(plugin: &'static Hosted) {
     loop {
         std::thread::sleep(PERIOD);
-        // A plugin that does not return blocks only this thread: operations have their own clock.
+        // If the plugin does not return, it blocks only this thread: operations have their own clock.
         for group in groups::of(plugin) {
             contain("asking a plugin for errors", || group.listen());
         }

@@ -9,7 +9,7 @@ use super::device::PluginDevice;
 use super::plugin::Hosted;
 use crate::table::Table;
 
-/// A plugin that was loaded and validated; never freed.
+/// A plugin that was loaded and validated. It is never freed.
 pub(crate) struct LoadedPlugin {
     pub(crate) hosted: &'static Hosted,
     pub(crate) table: Table,
@@ -26,7 +26,7 @@ impl LoadedPlugin {
         self.device.clone().map(|d| d as Arc<dyn DeviceRuntime>)
     }
 
-    /// The kind of device that its device part drives.
+    /// Returns the kind of device that its device part drives, or `None` if it has no device part.
     pub(crate) fn drives(&self) -> Option<DispatchKey> {
         self.device.as_ref().map(|device| device.key())
     }

@@ -1,4 +1,4 @@
-//! Makes a plugin's objects: a new group, or a part of one.
+//! Lets a plugin make its object for a new group or for a part of a group.
 #![allow(unsafe_code)]
 
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use super::timed_call::{TimedCall, call_until};
 use super::{answer, give, groups, listen, overdue};
 use crate::abi::{self, Why};
 
-/// The arguments for the plugin to make a group.
+/// The values of `c10d_group_init`, and the time limit of the call.
 struct Terms {
     rank: u32,
     name: Arc<str>,
@@ -25,7 +25,7 @@ struct Terms {
 }
 
 impl Group {
-    /// Makes a group that the plugin does not know yet.
+    /// Makes a group without the plugin's object.
     fn prepare(loaded: &'static LoadedPlugin, init: &GroupInit) -> Result<Arc<Group>> {
         let group = Group::new(loaded, init, SubmitQueues::new(give::give))?;
         overdue::watch()?;
@@ -33,22 +33,22 @@ impl Group {
         Ok(group)
     }
 
-    /// Lets the plugin connect this rank to the others.
+    /// Makes a group by the plugin's `create_group`.
     pub(super) fn create(loaded: &'static LoadedPlugin, init: &GroupInit) -> Result<Arc<Group>> {
         let group = Group::prepare(loaded, init)?;
         let Some(create) = group.functions.create_group else {
-            return Err(group.plugin().error("create_group", "it has none"));
+            return Err(group.plugin().error("create_group", "it has no such function"));
         };
         let plugin = group.plugin();
-        // SAFETY: validated; everything that `init` points to stays: the group as long as the call's thread holds it, and
-        // for ever if the call never returns.
+        // SAFETY: the function was validated. The call's thread keeps the group, to which `init` points, until the call
+        // returns.
         group.make("create_group", init, move |init, handle, why| unsafe {
             create(plugin.table(), init, handle, why)
         })?;
         Ok(group)
     }
 
-    /// Makes the group of these ranks, if the plugin can make it from this one.
+    /// Makes a group of these ranks by the plugin's `split`. Returns `None` if the plugin cannot split this group.
     pub(super) fn split(self: &Arc<Self>, ranks: &[u32], init: &GroupInit) -> Option<Result<Arc<Group>>> {
         let split = self.functions.split?;
         let group = match Group::prepare(self.loaded(), init) {
@@ -57,7 +57,7 @@ impl Group {
         };
         let (parent, ranks) = (self.open_call()?, ranks.to_vec());
         let made = group.make("split", init, move |init, handle, why| {
-            // SAFETY: as in `create`; the parent is not destroyed before this call was counted as returned.
+            // SAFETY: the same as in `create`; the parent is not destroyed while `parent` counts this call.
             unsafe { split(parent.0.handle(), ranks.as_ptr(), init, handle, why) }
         });
         match made {
@@ -66,12 +66,12 @@ impl Group {
         }
     }
 
-    /// Tells the plugin that this rank is in no part of a split.
+    /// Calls the plugin's `split` on a rank that is in no part.
     pub(super) fn no_split(self: &Arc<Self>, patience: Duration) {
         let Some(split) = self.functions.split.filter(|_| self.failure().is_none()) else { return };
         let Some(me) = self.open_call() else { return };
         let told = call_until(Instant::now() + patience, move || {
-            // SAFETY: as in `split`; nulls are what the ABI has here.
+            // SAFETY: the same as in `split`; on a rank in no part, the ABI has null for these arguments.
             Why::ask(|why| unsafe {
                 split(me.0.handle(), std::ptr::null(), std::ptr::null(), std::ptr::null_mut(), why)
             })
@@ -87,7 +87,7 @@ impl Group {
         }
     }
 
-    /// Lets the plugin make its object, on another thread, with a time limit.
+    /// Calls a function that makes the plugin's object, on another thread and with a time limit.
     fn make(
         self: &Arc<Self>,
         call: &'static str,

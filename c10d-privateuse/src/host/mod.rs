@@ -1,7 +1,8 @@
-//! The host's side of the ABI: it makes backends and device runtimes from plugins' tables.
+//! The host's side of the ABI. It makes backends and device runtimes from plugins' tables.
 //!
-//! A plugin may hang, return false values, and answer twice or never. So its functions run on threads that can be given
-//! up, it gets only memory that can be leaked, and it knows an operation by a token that is valid for one answer.
+//! A plugin may hang, return wrong values, and end an operation twice or never. So its functions run on threads that
+//! can be given up, it gets only memory that can be leaked, and a token, which is valid once, stands for each
+//! operation.
 
 mod answer;
 mod backend;

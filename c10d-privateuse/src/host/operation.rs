@@ -13,39 +13,39 @@ use super::lend::Lent;
 use super::request::PluginRequest;
 use super::token::Token;
 
-/// The plugin's function that is running for an operation, if any: `retain`, then `submit`.
+/// The name of the plugin's function that is running for an operation: `retain`, then `submit`. `None` if none is.
 pub(super) type RunningFunction = Arc<Mutex<Option<&'static str>>>;
 
-/// An operation, its lent memory, and its group. The thread that takes it out of its slot ends it.
+/// An operation, its lent memory, and its group. Only the thread that takes it out of its slot may end it.
 pub(super) struct Operation {
     pub(super) token: Token,
     pub(super) job: Job,
     pub(super) lent: Lent,
-    /// The request that the plugin reads, from the time when it gets the operation.
+    /// The request that the plugin reads; `None` until the plugin gets the operation.
     pub(super) request: Option<Box<PluginRequest>>,
     pub(super) group: Arc<Group>,
-    /// The time at which it is ended without the plugin.
+    /// The time at which the operation is ended even if the plugin has not ended it.
     pub(super) limit: Instant,
     pub(super) running: RunningFunction,
 }
 
 impl Operation {
-    /// Ends it with the plugin's answer. The plugin has released its memory.
+    /// Ends the operation with the plugin's answer. The plugin does not use its memory any more.
     pub(super) fn end(self, result: Result<Outcome>) {
         let Operation { job, lent, request, group, .. } = self;
         group.call_ended(job.request());
-        // After an abort, its cause is the cause of every error.
+        // After an abort, every operation has the cause of the abort as its error.
         let result = result.map_err(|e| group.failure().unwrap_or(e));
         if result.is_ok() {
             lent.give_back(&job);
         }
         job.complete_with(result);
         group.operation_ended();
-        // This comes last, since the plugin's `release` may take forever and nothing depends on it.
+        // This comes last, since the plugin's `release` may hang, and nothing depends on it.
         drop((lent, request));
     }
 
-    /// Ends it because its time is over. The lent memory is leaked.
+    /// Ends the operation because its time is over. The lent memory is leaked.
     pub(super) fn give_up(self) {
         let error = self.group.failure().unwrap_or_else(|| self.why_late());
         let Operation { job, lent, request, group, running, .. } = self;
@@ -54,16 +54,16 @@ impl Operation {
         if runs {
             group.plugin().given_up.fetch_add(1, Ordering::Relaxed);
         }
-        // If a `retain` still runs, the operation's own memory is left to it.
+        // If `retain` is still running, it may use the operation's own memory, which is therefore leaked.
         let lent = if runs && request.is_none() && job.owns_buffers() { Lent::Owned } else { lent };
-        // The plugin may still read it.
+        // The plugin may still read the request.
         std::mem::forget(request);
         group.fail(&error);
         group.plugin().written_off.fetch_add(lent.write_off(job, error), Ordering::Relaxed);
         group.operation_ended();
     }
 
-    /// Why its time is over.
+    /// Returns the error that says why the time is over.
     fn why_late(&self) -> Error {
         let (plugin, op) = (self.group.plugin(), self.job.request().op);
         let broken = |function: &str, what: &str| {
@@ -73,7 +73,7 @@ impl Operation {
             (Some(function), _) => broken(function, "it did not return"),
             (None, Some(_)) => broken("submit", "it never said that the operation was done"),
             (None, None) if self.group.is_behind(self.token) => {
-                plugin.error("submit", "it was still busy with an earlier operation when the time of this one was over")
+                plugin.error("submit", "it was still busy with an earlier operation when this one's time was over")
             }
             (None, None) => {
                 let what = format!("the time was over before plugin {:?} could be given the operation", plugin.name);
@@ -82,7 +82,7 @@ impl Operation {
         }
     }
 
-    /// Ends it before the plugin got it.
+    /// Ends the operation before the plugin gets it.
     pub(super) fn refuse(self, error: Error) {
         self.end(Err(error));
     }

@@ -1,4 +1,4 @@
-//! Ends operations whose time is over, whatever the plugin does.
+//! Ends operations whose time is over, even if the plugin has not ended them.
 
 use std::time::Instant;
 
@@ -7,15 +7,15 @@ use c10d_core::panics::contain;
 
 use super::{clock, slots};
 
-/// Starts the watch that ends operations in time.
+/// Starts the clock that ends operations whose time is over.
 pub(super) fn watch() -> Result {
     clock::start(end)
 }
 
-/// Ends the operations whose time is over at `now`. Returns the time of the next one.
+/// Ends the operations whose time is over at `now`. Returns the time at which the next operation's time is over.
 fn end(now: Instant) -> Option<Instant> {
     let overdue = slots::take_overdue(now);
-    // There is one clock for all operations, so a panic at the end of one must not affect the others.
+    // One thread ends all operations, so a panic while one ends must not affect the others.
     for operation in overdue.operations {
         contain("what follows the end of an operation", || operation.give_up());
     }

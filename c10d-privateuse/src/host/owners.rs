@@ -1,25 +1,25 @@
-//! Counts the owners of a device's memory, so that it stays while an operation uses it, even if it is freed meanwhile.
+//! Counts the owners of device memory. Memory that is freed while an operation uses it stays until the operation ends.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
 use c10d_core::sync::Mutex;
 
-/// The number of owners by device and base.
+/// The number of owners of each allocation, by device and base.
 #[derive(Default)]
 pub(super) struct Owners(Mutex<HashMap<(u16, usize), u64>>);
 
-/// The owners that are left.
+/// Who owns an allocation after one owner was removed.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Left {
     Somebody,
     Nobody,
-    /// It is not counted here.
+    /// The allocation is not counted here.
     Unknown,
 }
 
 impl Owners {
-    /// Registers memory that was just allocated. `false`: it has owners already.
+    /// Registers memory that was just allocated. Returns `false` if it has owners already.
     pub(super) fn first(&self, index: u16, base: usize) -> bool {
         match self.0.lock().entry((index, base)) {
             Entry::Vacant(place) => *place.insert(1) == 1,
@@ -27,7 +27,7 @@ impl Owners {
         }
     }
 
-    /// Adds an owner. `false`: the memory is not counted here.
+    /// Adds an owner. Returns `false` if the memory is not counted here.
     pub(super) fn more(&self, index: u16, base: usize) -> bool {
         self.0.lock().get_mut(&(index, base)).map(|owners| *owners += 1).is_some()
     }

@@ -1,4 +1,4 @@
-//! The host's data about a plugin: the table that the plugin got, and its contract violations.
+//! What the host stores about a plugin: among other things the table that the plugin got, and its contract violation.
 #![allow(unsafe_code)]
 
 use std::path::{Path, PathBuf};
@@ -12,36 +12,36 @@ use c10d_core::{Error, ErrorKind, Result};
 use super::timed_call::{TimedCall, call_until};
 use crate::abi;
 
-/// The host's data about a plugin, which is never freed. The table comes first, so that its address is also this one's.
+/// What the host stores about a plugin. It is never freed. The table is the first field, so it has the same address.
 #[repr(C)]
 pub(crate) struct Hosted {
     table: abi::Host,
     pub(crate) name: &'static str,
     pub(crate) path: PathBuf,
-    /// How long its code may take where no caller says so.
+    /// How long code of the plugin may take that runs outside an operation.
     patience: Duration,
-    /// The contract violation, if there was one.
+    /// The error of the plugin's first contract violation, if there was one.
     broken: OnceLock<Error>,
-    /// Whether it works on the callers' own memory, because the user trusts it by name.
+    /// Whether the plugin works on the callers' own memory, because the user trusts it by name.
     trusted: AtomicBool,
-    /// Whether a thread asks its groups for errors.
+    /// Whether a thread is asking the plugin's groups for errors.
     pub(super) listening: Mutex<bool>,
-    /// The bytes lent to operations that never ended.
+    /// The number of bytes that were lent to operations and leaked.
     pub(super) written_off: AtomicU64,
-    /// The number of calls that were given up, with their threads.
+    /// The number of calls that were given up together with their threads.
     pub(super) given_up: AtomicU64,
 }
 
-// SAFETY: the table is never written after it was made; the rest is `Sync` by itself.
+// SAFETY: the table is not written any more after it was made, and all other fields are `Sync`.
 unsafe impl Sync for Hosted {}
-// SAFETY: as above.
+// SAFETY: the table has only function pointers and numbers, and all other fields are `Send`.
 unsafe impl Send for Hosted {}
 
 /// The addresses of all host tables that plugins got.
 static TABLES: Mutex<Vec<usize>> = Mutex::new(Vec::new());
 
 impl Hosted {
-    /// Makes the data of a plugin that gets this table of functions.
+    /// Makes the data of a plugin, with the table of functions that the plugin gets. It is leaked.
     pub(super) fn leak(table: abi::Host, name: &str, path: &Path, patience: Duration) -> &'static Hosted {
         let hosted: &'static Hosted = Box::leak(Box::new(Hosted {
             table,
@@ -58,25 +58,26 @@ impl Hosted {
         hosted
     }
 
-    /// The table for the plugin.
+    /// Returns the table for the plugin.
     pub(crate) fn table(&self) -> *const abi::Host {
         std::ptr::from_ref(self).cast()
     }
 
-    /// The plugin that has this table; `None` for an address that a plugin made up.
+    /// Returns the data of the plugin that got this table, or `None` if no plugin got it.
     pub(super) fn of(table: *const abi::Host) -> Option<&'static Hosted> {
         let known = TABLES.lock().contains(&(table as usize));
-        // SAFETY: one of ours, which are never freed.
+        // SAFETY: it is the address of a `Hosted`, which is never freed.
         known.then(|| unsafe { &*table.cast::<Hosted>() })
     }
 
-    /// An error that names the plugin and the call.
+    /// Makes an error that names the plugin and the call.
     pub(super) fn error(&self, call: &str, why: impl std::fmt::Display) -> Error {
         let what = format!("plugin {:?} ({}), {call}: {why}", self.name, self.path.display());
         Error::new(ErrorKind::Plugin, what)
     }
 
-    /// Runs code of the plugin without a caller's deadline, on a thread of its own, which is given up if it hangs.
+    /// Runs code of the plugin outside an operation, on a thread of its own. If the code takes too long, the thread is
+    /// given up.
     pub(crate) fn in_time<T: Send + 'static>(&self, call: &str, f: impl FnOnce() -> T + Send + 'static) -> Result<T> {
         match call_until(Instant::now() + self.patience, f)? {
             TimedCall::Returned(value) => Ok(value),
@@ -84,13 +85,13 @@ impl Hosted {
         }
     }
 
-    /// The error of a call that did not return in time.
+    /// Makes the error of a call that did not return in time, and counts the call.
     pub(super) fn gave_up(&self, call: &str) -> Error {
         self.given_up.fetch_add(1, Ordering::Relaxed);
         self.error(call, "it did not return in time")
     }
 
-    /// Records that the plugin broke its contract: no further group is made. The first error stays.
+    /// Records that the plugin broke its contract, so that no further group is made. Only the first error is kept.
     pub(super) fn set_broken(&self, error: &Error) {
         let _ = self.broken.set(error.clone());
     }

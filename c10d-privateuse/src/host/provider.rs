@@ -12,20 +12,20 @@ use super::loaded::LoadedPlugin;
 use super::{answer, backend};
 use crate::abi::Why;
 
-/// A plugin's own device comes before staging, but never before what is built in.
+/// The priority of a plugin's collectives: before staging, and after every built-in backend.
 const PRIORITY: u16 = 10;
 
-/// The prefix of the sources of plugins' providers.
+/// The prefix of `source` in the providers of plugins.
 const SOURCE: &str = "plugin ";
 
-/// Whether a provider with this source is a plugin.
+/// Whether a provider with this `source` is a plugin.
 pub(crate) fn is_plugin(source: &str) -> bool {
     source.starts_with(SOURCE)
 }
 
 impl LoadedPlugin {
-    /// Makes the plugin's provider, which is leaked, since plugins are never unloaded. `device`: including its device
-    /// part.
+    /// Makes the plugin's provider, with or without its device part. The provider is leaked, since plugins are never
+    /// unloaded.
     pub(crate) fn provider(&'static self, device: bool) -> &'static Provider {
         let backends: Vec<Registration> =
             self.table.collectives.iter().map(|(_, offer)| self.backend(offer.keys())).collect();
@@ -54,9 +54,9 @@ impl LoadedPlugin {
             return Err(error.clone());
         }
         let Some(probe) = self.table.collectives.as_ref().and_then(|(c, _)| c.probe) else { return Ok(()) };
-        // SAFETY: validated; `why` is good for the call.
+        // SAFETY: the function was validated, and `why` is valid during the call.
         let asked = self.hosted.in_time("probe", move || Why::ask(|why| unsafe { probe(why) }));
-        // A plugin that hung is not asked again, since each question would cost time and a thread.
+        // A plugin whose probe hung is not asked again, since each call would cost time and a thread.
         let (status, why) = asked.inspect_err(|e| self.hosted.set_broken(e))?;
         answer::status(self.hosted, "probe", status, &why)
     }
@@ -64,7 +64,7 @@ impl LoadedPlugin {
 
 fn registration(device: Arc<PluginDevice>) -> DeviceRegistration {
     let key = device.key();
-    // CUDA buffers are one kind, whichever runtime drives the device.
+    // The name of CUDA devices is `cuda` with every runtime.
     let name = if key == DispatchKey::Cuda { key.device_word() } else { device.name() };
     let open = move || Ok(device.clone() as Arc<dyn DeviceRuntime>);
     DeviceRegistration { name, key, open: Box::leak(Box::new(open)) }

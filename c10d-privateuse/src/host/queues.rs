@@ -1,8 +1,9 @@
-//! Threads that call `submit`: one at a time for each queue, any number of queues at once.
+//! Queues of operations, and the threads that give them to the plugin: one at a time from each queue, from several
+//! queues at once.
 //!
-//! All collectives have one queue. Point-to-point operations have one for each direction, peer and tag, so that a
-//! `recv` that waits inside the plugin does not delay a `send`, and operations stay in order where that matters. A
-//! batch is in every queue that it uses, and is given when it is first in all of them.
+//! All collectives are in one queue. Point-to-point operations have a queue for each direction, peer and tag. So a
+//! `recv` that waits inside the plugin does not delay a `send`, and operations whose order matters stay in order. A
+//! batch is in every queue that it needs, and is given to the plugin when it is first in all of them.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use c10d_core::{OpKind, Result};
 use super::timed_call::spawn_detached;
 use super::token::Token;
 
-/// The queue of an operation. Operations of one queue stay in order.
+/// The queue of an operation. The operations of one queue stay in order.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum QueueKey {
     Collectives,
@@ -38,17 +39,17 @@ impl QueueKey {
 struct Batch {
     tokens: Vec<Token>,
     queues: Vec<QueueKey>,
-    /// The number of queues in which another batch is before it.
+    /// The number of queues that have not reached this batch yet.
     behind: usize,
 }
 
 #[derive(Default)]
 struct Queues {
-    /// The queues that have work or are being served, with the numbers of their batches.
+    /// The queues that have work or are being served, each with the numbers of its batches.
     by_key: HashMap<QueueKey, VecDeque<usize>>,
     batches: HashMap<usize, Batch>,
     next: usize,
-    /// The queues with work that no thread serves and that wait for no batch.
+    /// The queues that have work, that no thread is serving, and that are not waiting for a batch.
     ready: VecDeque<QueueKey>,
     idle: usize,
     closed: bool,
@@ -60,7 +61,7 @@ pub(super) struct SubmitQueues {
     run: fn(&[Token]),
 }
 
-/// How long a thread without work stays.
+/// How long a thread waits for work before it ends.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 impl SubmitQueues {
@@ -69,7 +70,7 @@ impl SubmitQueues {
     }
 
     /// Appends operations that belong together to their queues. On an error there is no thread for them, and they are
-    /// not queued.
+    /// removed again.
     pub(super) fn push(self: &Arc<Self>, operations: &[(QueueKey, Token)]) -> Result {
         let mut state = self.state.lock();
         let number = state.next;
@@ -96,7 +97,7 @@ impl SubmitQueues {
         if fresh { self.staff(&mut state).inspect_err(|_| state.forget(number)) } else { Ok(()) }
     }
 
-    /// Wakes or starts a thread for ready queues.
+    /// Wakes or starts a thread for the ready queues.
     fn staff(self: &Arc<Self>, state: &mut Queues) -> Result {
         if state.idle >= state.ready.len() {
             self.more.notify_all();
@@ -106,16 +107,17 @@ impl SubmitQueues {
         spawn_detached(move || me.work())
     }
 
-    /// Whether a thread serves an operation before this one; `false` if no thread has come to it yet.
+    /// Whether an earlier operation of one of its queues is being served. It is `false` if this operation is itself
+    /// being served, or if its queues are still waiting for a thread.
     pub(super) fn is_behind(&self, token: Token) -> bool {
         let state = self.state.lock();
         let Some(batch) = state.batches.values().find(|batch| batch.tokens.contains(&token)) else { return false };
-        // A batch that is being served is first in its queue, and not among the waiting ones.
+        // A batch that is being served is first in its queues, but is not in `batches` any more.
         let first = |key| state.by_key.get(key).and_then(VecDeque::front);
         batch.queues.iter().filter_map(first).any(|number| !state.batches.contains_key(number))
     }
 
-    /// Lets the threads end when they have nothing to do.
+    /// Lets the threads end as soon as they have no work.
     pub(super) fn close(&self) {
         self.state.lock().closed = true;
         self.more.notify_all();
@@ -140,18 +142,18 @@ impl SubmitQueues {
         }
     }
 
-    /// Serves a queue until it is empty or waits for a batch.
+    /// Serves a queue until it is empty or has to wait for a batch.
     fn serve<'a>(self: &'a Arc<Self>, key: QueueKey, mut state: MutexGuard<'a, Queues>) -> MutexGuard<'a, Queues> {
         while let Some(number) = state.by_key.get(&key).and_then(|queue| queue.front().copied()) {
             let Some(batch) = state.batches.get_mut(&number) else { break };
             batch.behind -= 1;
             if batch.behind > 0 {
-                // The thread that comes to the batch last, in another queue, takes it and frees this queue.
+                // The thread that reaches the batch last, in another queue, takes it, and frees this queue, too.
                 return state;
             }
             let Some(batch) = state.batches.remove(&number) else { break };
             drop(state);
-            // The queue goes on, even if this panics.
+            // The queue continues even if this panics.
             contain("giving operations to a plugin", || (self.run)(&batch.tokens));
             state = self.state.lock();
             for other in &batch.queues {
@@ -163,7 +165,7 @@ impl SubmitQueues {
                     state.by_key.remove(other);
                 } else if *other != key {
                     state.ready.push_back(*other);
-                    // If there is no other thread, this one takes it next.
+                    // If no thread can be started, this one serves the queue next.
                     let _ = self.staff(&mut state);
                 }
             }
@@ -173,7 +175,7 @@ impl SubmitQueues {
 }
 
 impl Queues {
-    /// Removes a batch that was just queued.
+    /// Removes the batch that was queued last.
     fn forget(&mut self, number: usize) {
         for key in self.batches.remove(&number).map_or(Vec::new(), |batch| batch.queues) {
             let Some(queue) = self.by_key.get_mut(&key) else { continue };
@@ -192,7 +194,7 @@ mod tests {
 
     use super::*;
 
-    /// What is given to a plugin after a panic still is, in the same queue.
+    /// After a panic, later operations of the same queue are still given to the plugin.
     #[test]
     fn a_panic_ends_no_queue() {
         static GIVEN: Barrier = Barrier::new(2);
@@ -221,7 +223,7 @@ mod tests {
         BEGUN.wait();
         queues.push(&[(QueueKey::Collectives, 2)]).unwrap();
         queues.push(&[(QueueKey::Collectives, 3), (message(0), 4)]).unwrap();
-        // Put in line as `push` does it, before a thread came.
+        // This is the state that `push` leaves before a thread begins.
         queues.state.lock().by_key.insert(message(1), VecDeque::from([99]));
         queues.state.lock().batches.insert(99, Batch { tokens: vec![5], queues: vec![message(1)], behind: 1 });
         assert_eq!([1, 2, 3, 4, 5, 6].map(|token| queues.is_behind(token)), [false, true, true, true, false, false]);

@@ -1,4 +1,4 @@
-//! A request in the form of the ABI. It stays until the operation is done.
+//! Converts a request to the form of the ABI. The result stays until the operation is done.
 #![allow(unsafe_code)]
 
 use std::time::Duration;
@@ -10,7 +10,7 @@ use c10d_core::device::DevicePtr;
 use super::lend::Lent;
 use crate::abi::{self, codes};
 
-/// The request and all memory to which it points.
+/// A request of the ABI, and all memory to which it points.
 pub(super) struct PluginRequest {
     pub(super) request: abi::Request,
     _inputs: Box<[abi::Span]>,
@@ -18,7 +18,7 @@ pub(super) struct PluginRequest {
     _splits: [Box<[u64]>; 2],
 }
 
-// SAFETY: the pointers lead into the boxes beside them, and to memory that is lent to the operation.
+// SAFETY: the pointers lead to the boxes in the other fields, and to memory that is lent to the operation.
 unsafe impl Send for PluginRequest {}
 
 pub(super) fn plugin_request(request: &Request, lent: &Lent, remaining: Duration) -> Box<PluginRequest> {
@@ -66,7 +66,7 @@ pub(super) fn plugin_request(request: &Request, lent: &Lent, remaining: Duration
     Box::new(PluginRequest { request, _inputs: inputs, _outputs: outputs, _splits: splits })
 }
 
-/// The pointer to a list; null if the list is empty.
+/// Returns the pointer to a list, or null if the list is empty.
 fn pointer<T>(list: &[T]) -> *const T {
     if list.is_empty() { std::ptr::null() } else { list.as_ptr() }
 }

@@ -1,5 +1,5 @@
-//! The operations that a plugin has or will get, by token. A token is valid for one answer; a later answer with it
-//! finds an empty slot.
+//! The operations that a plugin has or will get, by token. A token is valid for one answer. A second answer with the
+//! same token finds an empty slot.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
@@ -20,28 +20,28 @@ struct Slot {
 
 #[derive(Default)]
 enum Content {
-    /// Empty; the plugin did not end the last operation.
+    /// Empty: the slot is new, or its last operation was ended without the plugin.
     #[default]
     Empty,
-    /// Empty; the plugin of this group ended the last operation.
+    /// Empty: the plugin has ended the last operation, which belonged to this group.
     Answered(Weak<Group>),
-    /// Empty; the last operation's time was over while the plugin had it.
+    /// Empty: the time of the last operation was over while the plugin had it.
     GivenUp,
-    /// Not given to the plugin yet.
+    /// The operation has not been given to the plugin yet.
     Waiting(Operation),
-    /// `TakenOut` has it.
+    /// The operation is in a `TakenOut`.
     TakenOut(Weak<Group>),
-    /// The plugin has it.
+    /// The operation was given to the plugin.
     Given(Operation),
 }
 
-/// The operation of a plugin's answer.
+/// What a plugin's answer refers to.
 pub(super) enum AnswerTo {
     /// The operation, which the caller must end.
     Operation(Box<Operation>),
-    /// It was answered before: the plugin answers twice.
+    /// The operation was answered before, so the plugin has answered twice.
     AnsweredBefore(Option<Arc<Group>>),
-    /// Its time was over before the answer came.
+    /// The operation's time was over before the answer came.
     GivenUp,
     /// There is no such operation.
     Unknown,
@@ -50,13 +50,14 @@ pub(super) enum AnswerTo {
 #[derive(Default)]
 struct Slots {
     slots: Vec<Slot>,
-    /// The queue is first in, first out, so that the owner of a second answer is still known.
+    /// The empty slots, first in, first out: a slot is reused late, so that the group of a second answer is still
+    /// known.
     free: VecDeque<u32>,
 }
 
 static SLOTS: PerProcess<Mutex<Slots>> = PerProcess::new();
 
-/// Puts an operation into a slot, and returns its token.
+/// Puts an operation into a slot. Returns its token.
 pub(super) fn put(mut operation: Operation) -> Token {
     let mut all = SLOTS.get().lock();
     let index = all.free.pop_front().unwrap_or_else(|| {
@@ -90,7 +91,7 @@ impl Slots {
     }
 }
 
-/// Calls `look` with an operation that waits for the plugin, if it was not given up.
+/// Calls `look` with an operation that waits for the plugin. Returns `None` if the operation is not waiting any more.
 pub(super) fn look_at_waiting<T>(token: Token, look: impl FnOnce(&Operation) -> T) -> Option<T> {
     match &SLOTS.get().lock().find(token)?.content {
         Content::Waiting(operation) => Some(look(operation)),
@@ -98,25 +99,25 @@ pub(super) fn look_at_waiting<T>(token: Token, look: impl FnOnce(&Operation) -> 
     }
 }
 
-/// An operation that a thread is giving to the plugin. Its memory is copied meanwhile, which would hold the lock of all
-/// slots too long; so it is outside its slot, where neither the clock nor an answer can end it.
+/// An operation that a thread is giving to the plugin. Copying its memory would hold the lock of all slots too long. So
+/// the operation is taken out of its slot, and neither the clock nor an answer can end it meanwhile.
 #[must_use = "the slot waits for the operation"]
 pub(super) struct TakenOut(pub(super) Operation);
 
-/// Takes an operation out that is about to be given to the plugin, if it was not given up.
+/// Takes out an operation that is about to be given to the plugin. Returns `None` if it was given up.
 pub(super) fn take_out(token: Token) -> Option<TakenOut> {
     SLOTS.get().lock().take(token, |o| Content::TakenOut(Arc::downgrade(&o.group))).map(TakenOut)
 }
 
 impl TakenOut {
-    /// Puts it back as given to the plugin.
+    /// Puts the operation back, as given to the plugin.
     pub(super) fn give(self) {
         if let Some(slot) = SLOTS.get().lock().find(self.0.token) {
             slot.content = Content::Given(self.0);
         }
     }
 
-    /// Keeps it, to end it without the plugin, and frees the slot.
+    /// Returns the operation, which the caller ends without the plugin, and frees the slot.
     pub(super) fn keep(self) -> Operation {
         let mut all = SLOTS.get().lock();
         if let Some(slot) = all.find(self.0.token) {
@@ -127,8 +128,8 @@ impl TakenOut {
     }
 }
 
-/// The operation of the plugin's answer with this token. `mine` tells whether a group belongs to the plugin that
-/// answers.
+/// Finds what the plugin's answer with this token refers to. `mine` tells whether a group belongs to the plugin that
+/// answered.
 pub(super) fn take_answered(token: Token, mine: impl Fn(&Group) -> bool) -> AnswerTo {
     let mut all = SLOTS.get().lock();
     let Some(slot) = all.find(token) else { return AnswerTo::Unknown };
@@ -149,13 +150,14 @@ pub(super) fn take_answered(token: Token, mine: impl Fn(&Group) -> bool) -> Answ
     }
 }
 
-/// The operations whose time is over.
+/// The result of [`take_overdue`].
 #[derive(Default)]
 pub(super) struct Overdue {
+    /// The operations whose time is over.
     pub(super) operations: Vec<Operation>,
-    /// The groups of operations that cannot be ended without the plugin, since it has the caller's memory.
+    /// The groups of operations that cannot be ended without the plugin, since the plugin has the caller's memory.
     pub(super) on_trust: Vec<Arc<Group>>,
-    /// The time of the next one.
+    /// The time at which the next operation's time is over.
     pub(super) next: Option<Instant>,
 }
 
@@ -176,7 +178,7 @@ pub(super) fn take_overdue(now: Instant) -> Overdue {
             continue;
         }
         match std::mem::replace(&mut slot.content, Content::GivenUp) {
-            // The slot is not reused, so a late answer is recognised whenever it comes.
+            // This slot is not reused, so that an answer is recognised as late at any later time.
             Content::Given(o) => operations.push(o),
             Content::Waiting(o) => {
                 operations.push(o);

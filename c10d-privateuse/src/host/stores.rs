@@ -1,4 +1,4 @@
-//! Stores that plugins know by number, so that a number used too late finds nothing instead of freed memory.
+//! The stores of groups, by number. A number that a plugin uses too late finds no store, instead of freed memory.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -8,12 +8,12 @@ use c10d_core::panics::contain;
 use c10d_core::process::PerProcess;
 use c10d_core::sync::Mutex;
 
-/// The last number, and the stores that have one.
+/// The last number that was given out, and the stores by number.
 type Numbered = (u64, BTreeMap<u64, Arc<dyn Store>>);
 
 static STORES: PerProcess<Mutex<Numbered>> = PerProcess::new();
 
-/// A store that has a number until this is dropped.
+/// The number of a store. The store has this number until the lease is dropped.
 pub(super) struct Lease(pub(super) u64);
 
 pub(super) fn lease(store: Arc<dyn Store>) -> Lease {
@@ -30,7 +30,7 @@ pub(super) fn find(number: u64) -> Option<Arc<dyn Store>> {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        // It is dropped outside the lock, since dropping a store may take long.
+        // The store is dropped outside the lock, since this may take long.
         let store = STORES.get().lock().1.remove(&self.0);
         contain("the drop of a store", || drop(store));
     }

@@ -1,4 +1,4 @@
-//! Takes jobs: each gets a slot, and is queued for the plugin.
+//! Takes jobs. Each is put into a slot, and queued for the plugin.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use super::token::Token;
 use super::{clock, slots};
 
 impl Group {
-    /// Takes jobs that belong together.
+    /// Takes jobs that are given to the plugin together.
     pub(super) fn submit(self: &Arc<Self>, jobs: impl IntoIterator<Item = Job>) {
         let operations: Vec<(QueueKey, Token)> = jobs.into_iter().filter_map(|job| self.enter(job)).collect();
         if operations.is_empty() {
@@ -26,7 +26,7 @@ impl Group {
         }
     }
 
-    /// Registers an operation, unless the group is over.
+    /// Puts a job into a slot, unless the group has failed; then it ends the job and returns `None`.
     fn enter(self: &Arc<Self>, job: Job) -> Option<(QueueKey, Token)> {
         let request = job.request();
         let limit = request.deadline() + grace(request.timeout);

@@ -1,4 +1,4 @@
-//! Rare calls that may hang. Each runs on a thread of its own, which is given up when the time is over.
+//! Calls that are rare and may hang. Each runs on a thread of its own, which is given up when the time is over.
 
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Instant;
@@ -8,11 +8,11 @@ use c10d_core::{Error, ErrorKind, Result};
 /// The result of a call.
 pub(super) enum TimedCall<T> {
     Returned(T),
-    /// It is still running; its thread is given up.
+    /// The call is still running, and its thread is given up.
     Hangs,
 }
 
-/// Runs `f` on a thread of its own, and waits for it until the deadline.
+/// Runs `f` on a thread of its own, and waits for its result until the deadline.
 pub(super) fn call_until<T: Send + 'static>(
     deadline: Instant,
     f: impl FnOnce() -> T + Send + 'static,

@@ -1,7 +1,7 @@
-//! The number by which a plugin knows an operation: the slot in the lower half, the slot's generation in the upper
-//! half.
+//! The number that stands for an operation in the ABI: the slot is in the lower half, the slot's generation in the
+//! upper half.
 
-/// The token in the ABI.
+/// A token of the ABI.
 pub(super) type Token = u64;
 
 pub(super) fn token(slot: u32, generation: u32) -> Token {

@@ -1,8 +1,8 @@
-//! The allow or deny list.
+//! The list of plugins that are allowed or denied.
 
 use std::cell::RefCell;
 
-/// `"a,b"`: only these names; `"^a,b"`: all but these.
+/// A list of names: `"a,b"` allows only these, `"^a,b"` all but these.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Filter {
     deny: bool,
@@ -27,7 +27,7 @@ impl Filter {
         if self.names.is_empty() || self.deny { at.is_none() } else { at.is_some() }
     }
 
-    /// The names that no plugin had: they are misspelt, or the plugin is missing.
+    /// Returns the names that no plugin had: they are misspelt, or the plugin is missing.
     pub(super) fn unmet(&self) -> Vec<String> {
         let met = self.met.borrow();
         self.names.iter().zip(met.iter()).filter(|(_, met)| !**met).map(|(n, _)| n.clone()).collect()

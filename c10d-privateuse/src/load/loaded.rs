@@ -1,4 +1,4 @@
-//! The plugins of this process. They are loaded once and stay.
+//! The plugins that this process has loaded. They are loaded once, and stay loaded.
 
 use c10d_core::DispatchKey;
 use c10d_core::backend::Provider;
@@ -7,7 +7,7 @@ use c10d_core::sync::Mutex;
 use crate::host::{Hosted, LoadedPlugin};
 use crate::refusal::Refusal;
 
-/// A file whose entry was called, which happens once. The file stays mapped, so no other file can get its inode.
+/// A file whose entry was called. An entry is called once. The file stays mapped, so no other file can get its inode.
 pub(super) struct CalledFile {
     device: u64,
     inode: u64,
@@ -19,11 +19,11 @@ pub(super) struct CalledFile {
 pub(super) struct Loaded {
     pub(super) plugin: &'static LoadedPlugin,
     pub(super) provider: &'static Provider,
-    /// The provider without the device part, for use if another runtime has its kind of device.
+    /// The provider without the device part, for use if another runtime drives this kind of device.
     pub(super) without_device: &'static Provider,
 }
 
-/// It is locked while a search decides, so that two searches do not load one file twice.
+/// The files whose entries were called. A search holds the lock, so that two searches do not load one file twice.
 pub(super) static KNOWN: Mutex<Vec<CalledFile>> = Mutex::new(Vec::new());
 
 impl CalledFile {
@@ -41,7 +41,7 @@ impl Loaded {
         Loaded { plugin, provider: plugin.provider(true), without_device: plugin.provider(false) }
     }
 
-    /// A text about its parts.
+    /// Returns a text with the plugin's name, versions and parts.
     pub(super) fn summary(&self) -> String {
         let table = &self.plugin.table;
         let mut parts = Vec::new();

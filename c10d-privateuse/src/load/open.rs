@@ -12,7 +12,7 @@ use crate::abi;
 use crate::host::Hosted;
 use crate::refusal::{Refusal, Rule};
 
-/// The entry as the ABI has it.
+/// The type of the entry in the ABI.
 type Entry = unsafe extern "C" fn(*const abi::Host) -> *const abi::Plugin;
 
 /// Loads the file permanently, and returns its entry.
@@ -25,14 +25,14 @@ pub(super) fn open(dir: &TrustedDir, name: &OsStr, file: &TrustedFile) -> Result
     let fd = fd.map_err(|e| Refusal::new(Rule::Link, format!("cannot keep {:?} open: {e}", dir.path())))?;
     let path: PathBuf = ["/proc/self/fd".as_ref(), fd.as_raw_fd().to_string().as_ref(), name].iter().collect();
     unchanged(dir, name, file)?;
-    // SAFETY: runs the plugin's constructors, which is what its owner, root or our user, asked for by putting it there.
+    // SAFETY: this runs the plugin's constructors. The file's owner (root or our user) wanted that when installing it.
     let library = unsafe { Library::open(Some(&path), RTLD_NOW | RTLD_LOCAL) };
     let library = library.map_err(|e| {
         let what = reason(&e).replace(&*path.to_string_lossy(), &dir.path().join(name).to_string_lossy());
         Refusal::new(Rule::Link, what)
     })?;
     std::mem::forget(fd);
-    // Never unloaded: its threads and thread-local destructors would outlive its code.
+    // It is never unloaded, since its threads and thread-local destructors would outlive its code.
     let library = std::mem::ManuallyDrop::new(library);
     unchanged(dir, name, file)?;
     // SAFETY: the ABI gives the function of this name this type.
@@ -40,9 +40,9 @@ pub(super) fn open(dir: &TrustedDir, name: &OsStr, file: &TrustedFile) -> Result
     entry.map(|e| *e).map_err(|e| Refusal::new(Rule::Entry, reason(&e)))
 }
 
-/// Calls the entry, which is the plugin's first code after its constructors.
+/// Calls the entry, which is the first code of the plugin after its constructors.
 pub(super) fn enter(entry: Entry, plugin: &'static Hosted) -> Result<*const abi::Plugin, Refusal> {
-    // SAFETY: of the type that the ABI gives it; the host's table stays for ever.
+    // SAFETY: the ABI gives the entry this type, and the host's table lives as long as the process.
     let entered = plugin.in_time("entry", move || unsafe { entry(plugin.table()) } as usize);
     let table = entered.map_err(|e| Refusal::new(Rule::Crash, e.report().what.clone()))?;
     Ok(table as *const abi::Plugin)
@@ -61,14 +61,14 @@ fn unchanged(dir: &TrustedDir, name: &OsStr, file: &TrustedFile) -> Result<(), R
     }
 }
 
-/// The loader's message.
+/// Returns the system loader's message.
 fn reason(e: &libloading::Error) -> String {
     std::error::Error::source(e).map_or_else(|| e.to_string(), ToString::to_string)
 }
 
-/// Whether the system says that this process has more privileges than its user: set-id, capabilities.
+/// Whether the process has more privileges than its user (by set-id or capabilities), according to the kernel.
 pub(super) fn secure() -> bool {
-    // SAFETY: reads a value that the kernel left at start.
+    // SAFETY: `getauxval` only reads a value that the kernel stored when the process started.
     unsafe { libc::getauxval(libc::AT_SECURE) != 0 }
 }
 
@@ -90,13 +90,13 @@ mod tests {
         write(&path, "checked");
         let dir = TrustedDir::open(home.path()).unwrap();
         let file = dir.file("libc10d_it.so".as_ref()).unwrap();
-        // As it is, it comes as far as the system's loader, which takes no text.
+        // Unchanged, it gets as far as the system's loader, which rejects a text file.
         let rule = |file: &TrustedFile| open(&dir, "libc10d_it.so".as_ref(), file).unwrap_err().rule;
         assert_eq!(rule(&file), Rule::Link);
         write(&other, "checked");
         std::fs::rename(&other, &path).unwrap();
         assert_eq!(rule(&file), Rule::Replaced);
-        // Written to in place, it is no longer what was checked either.
+        // A file that was written to in place is not the checked one any more either.
         let file = dir.file("libc10d_it.so".as_ref()).unwrap();
         write(&path, "checked, and more");
         assert_eq!(rule(&file), Rule::Replaced);

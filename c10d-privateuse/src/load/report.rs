@@ -10,13 +10,13 @@ use crate::refusal::{Refusal, Rule};
 /// The decision about a file, a directory or a variable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// Its backend or device can be used.
+    /// The plugin was loaded, and its backend or device can be used.
     Loaded,
-    /// It passed every check that needs no loading.
+    /// The file passed all checks that are possible without loading it.
     Passed,
-    /// It is valid, but not needed or not wanted.
+    /// The file is valid, but already loaded or not wanted. For a variable: it was ignored.
     Skipped,
-    /// It broke a rule.
+    /// The file or directory broke a rule.
     Refused,
 }
 
@@ -32,11 +32,11 @@ impl Verdict {
     }
 }
 
-/// One decision.
+/// The decision about one file, directory or variable.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Decision {
-    /// The file or directory; for variables, their name.
+    /// The file or directory. For a variable: its name.
     pub path: PathBuf,
     /// The verdict.
     pub verdict: Verdict,
@@ -44,7 +44,7 @@ pub struct Decision {
     pub rule: Option<Rule>,
     /// The plugin's name, if its note could be read.
     pub name: Option<String>,
-    /// The ABI that it was built for.
+    /// The ABI version that the plugin was built for, if its note could be read.
     pub abi: Option<(u16, u16)>,
     /// What exactly was found.
     pub detail: String,
@@ -69,7 +69,7 @@ impl Decision {
     }
 
     pub(super) fn refused(path: impl Into<PathBuf>, refusal: Refusal) -> Decision {
-        // These mean that the plugin is loaded already or not wanted, which is no fault of the file.
+        // These rules mean that the plugin is loaded already or not wanted. The file is not at fault.
         let skipped = matches!(refusal.rule, Rule::Duplicate | Rule::Filter | Rule::Privileged);
         let verdict = if skipped { Verdict::Skipped } else { Verdict::Refused };
         Decision { rule: Some(refusal.rule), detail: refusal.detail, ..Decision::new(path, verdict) }
@@ -78,7 +78,8 @@ impl Decision {
     pub(super) fn log(&self) {
         match self.verdict {
             Verdict::Refused => tracing::warn!(target: "c10d::plugin", "{self}"),
-            // About a variable: ignored, or with a name in it that matches nothing.
+            // This is about a variable or the list of trusted names: it was ignored, or has a name that matches
+            // nothing.
             Verdict::Skipped if self.name.is_none() => tracing::warn!(target: "c10d::plugin", "{self}"),
             _ => tracing::info!(target: "c10d::plugin", "{self}"),
         }
@@ -96,7 +97,7 @@ pub struct LoadReport {
 }
 
 impl LoadReport {
-    /// Whether a file was refused.
+    /// Whether any file was refused.
     pub fn has_refusals(&self) -> bool {
         self.decisions.iter().any(|d| d.verdict == Verdict::Refused)
     }

@@ -19,7 +19,7 @@ use crate::table;
 
 /// Directories to scan, separated by colons.
 const PATH_VARIABLE: &str = "C10D_PLUGIN_PATH";
-/// The plugins to load: `a,b` only these, `^a,b` all others.
+/// The plugins to load: `a,b` means only these, `^a,b` all but these.
 const LIST_VARIABLE: &str = "C10D_PLUGINS";
 
 /// The files and directories to search, in order. Only those that were asked for are searched.
@@ -58,7 +58,7 @@ impl Default for Search {
     }
 }
 
-/// How far to go with a file.
+/// How much is done with a file.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Depth {
     Look,
@@ -122,8 +122,9 @@ impl Search {
         self
     }
 
-    /// How long a plugin's code may take where no call says so: its entry, its probe, the identity of its devices; 10 s
-    /// unless set. What takes longer is given up, and the plugin is named. A plugin that is loaded already keeps its own.
+    /// Sets how long code of a plugin may take that runs outside an operation: its entry, its probe, the identity of
+    /// its devices. The default is 10 s. A call that takes longer is given up, and the error names the plugin. A plugin
+    /// that is loaded already keeps its limit.
     pub fn patience(mut self, patience: Duration) -> Search {
         self.patience = patience;
         self
@@ -163,9 +164,9 @@ struct Pass<'a> {
     search: &'a Search,
     depth: Depth,
     known: &'a mut Vec<CalledFile>,
-    /// The names in this pass, and their files.
+    /// The names that were found in this pass, and their files.
     names: Vec<(String, PathBuf)>,
-    /// Files of this pass by device and inode.
+    /// The files of this pass, by device and inode.
     files: Vec<(u64, u64, PathBuf)>,
     /// The plugin whose runtime drives CUDA devices.
     cuda: Option<PathBuf>,
@@ -177,7 +178,7 @@ impl Pass<'_> {
         for path in &self.search.files {
             let decision = match (path.parent(), path.file_name()) {
                 (Some(parent), Some(name)) => TrustedDir::open(parent).map(|dir| self.file(&dir, name, None)),
-                _ => Err(Refusal::new(Rule::Path, format!("{path:?} names no file"))),
+                _ => Err(Refusal::new(Rule::Path, format!("{path:?} does not name a file"))),
             };
             self.out.decisions.push(decision.unwrap_or_else(|refusal| Decision::refused(path, refusal)));
         }
@@ -199,10 +200,10 @@ impl Pass<'_> {
         }
         let directories = standard_directories();
         if standard && !privileged() {
-            // These are searched if they exist.
+            // A standard directory need not exist.
             directories.iter().filter(|path| path.exists()).for_each(|path| self.directory(path, &filter));
         } else if self.search.standard {
-            // The variables and the location of the program's file determine them.
+            // A user can choose these directories by variables and by the location of the program's file.
             let what = "ignored: the process has more rights than the user who started it";
             let ignored = |path| Decision::refused(path, Refusal::new(Rule::Privileged, what));
             self.out.decisions.extend(directories.iter().map(ignored));
@@ -218,7 +219,7 @@ impl Pass<'_> {
         }
     }
 
-    /// The value of a variable, unless it must be ignored.
+    /// Returns the value of a variable. It is `None` if the variable is empty or not set, or must be ignored.
     fn variable(&mut self, name: &str) -> Option<std::ffi::OsString> {
         let value = std::env::var_os(name).filter(|v| !v.is_empty())?;
         if !privileged() {
@@ -274,7 +275,7 @@ impl Pass<'_> {
         self.files.push((file.stat.st_dev, file.stat.st_ino, path.to_owned()));
     }
 
-    /// Checks lists, duplicates and names.
+    /// Checks the lists, duplicates and names.
     fn admitted(
         &self,
         path: &Path,
@@ -284,14 +285,14 @@ impl Pass<'_> {
     ) -> Result<(), Refusal> {
         let name = &note.name;
         if filter.is_some_and(|f| !f.admits(name)) {
-            return Err(Refusal::new(Rule::Filter, format!("{LIST_VARIABLE} does not let {name:?} in")));
+            return Err(Refusal::new(Rule::Filter, format!("{LIST_VARIABLE} does not allow {name:?}")));
         }
         let id = (file.stat.st_dev, file.stat.st_ino);
         if let Some((_, _, first)) = self.files.iter().find(|(d, i, _)| (*d, *i) == id) {
             return Err(Refusal::new(Rule::Duplicate, format!("the same file as {first:?}")));
         }
         if let Some((_, by)) = self.search.taken.iter().find(|(n, _)| n == name) {
-            return Err(Refusal::new(Rule::Name, format!("{name:?} is built in ({by}), which wins over {path:?}")));
+            return Err(Refusal::new(Rule::Name, format!("{name:?} is built in ({by}); {path:?} is not loaded")));
         }
         let others = self.known.iter().filter(|known| !known.same_file(&file.stat));
         let mut others = others.filter_map(|known| Some(known.came_to.as_ref().ok()?.plugin.hosted));
@@ -299,7 +300,7 @@ impl Pass<'_> {
         let before = before.or(self.names.iter().find(|(n, _)| n == name).map(|(_, p)| p));
         match before {
             Some(first) => {
-                let what = format!("{name:?} is the name of {first:?}, which came first, and of {path:?}");
+                let what = format!("{path:?} has the name {name:?}, which {first:?} already has");
                 Err(Refusal::new(Rule::Name, what))
             }
             None => Ok(()),
@@ -325,7 +326,8 @@ impl Pass<'_> {
         came_to.map(|loaded| self.bring(loaded))
     }
 
-    /// Adds a plugin's provider to the report. CUDA devices have one runtime in a program.
+    /// Adds a plugin's provider to the report. A program has one runtime for CUDA devices, so only the first plugin
+    /// that drives them adds its device part.
     fn bring(&mut self, loaded: Loaded) -> String {
         let hosted = loaded.plugin.hosted;
         let cuda = loaded.plugin.drives() == Some(DispatchKey::Cuda);
@@ -340,7 +342,9 @@ impl Pass<'_> {
         }
         self.out.providers.push(if taken.is_none() { loaded.provider } else { loaded.without_device });
         match taken {
-            Some(by) => format!("{}; {word} buffers come from {by}, which came first", loaded.summary()),
+            Some(by) => {
+                format!("{}; {by} already drives {word} devices, so its device part is not used", loaded.summary())
+            }
             None => loaded.summary(),
         }
     }

@@ -17,7 +17,7 @@ const SET_ID: u32 = 0o6000;
 const STICKY: u32 = 0o1000;
 const MOST_NAMES: usize = 4096;
 
-/// A directory that, like all above it, only root or this user can change.
+/// A directory that, like all directories above it, only root or this user can change.
 #[derive(Debug)]
 pub(crate) struct TrustedDir {
     fd: OwnedFd,
@@ -32,10 +32,10 @@ pub(crate) struct TrustedFile {
 }
 
 impl TrustedDir {
-    /// Opens the directories from the root down. Each is opened once, and the opened one is checked.
+    /// Opens the directories from the root down. Each is opened once, and the checks use its descriptor.
     pub(crate) fn open(path: &Path) -> Result<TrustedDir, Refusal> {
         if !path.is_absolute() {
-            return Err(Refusal::new(Rule::Path, format!("{path:?} is relative; give it from the root")));
+            return Err(Refusal::new(Rule::Path, format!("{path:?} is relative; give an absolute path")));
         }
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mut at = PathBuf::from("/");
@@ -66,7 +66,7 @@ impl TrustedDir {
         self.fd.as_fd()
     }
 
-    /// The sorted names in it that a plugin may have.
+    /// Returns the names in the directory that are possible for plugins (`libc10d_*.so`), sorted.
     pub(crate) fn names(&self) -> Result<Vec<OsString>, Refusal> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let fd = openat(&self.fd, ".", flags, Mode::empty()).map_err(|e| unreadable(&self.path, e))?;
@@ -78,7 +78,7 @@ impl TrustedDir {
                 continue;
             }
             if names.len() == MOST_NAMES {
-                let what = format!("{:?} has more than {MOST_NAMES} files libc10d_*.so; none is taken", self.path);
+                let what = format!("{:?} has more than {MOST_NAMES} files libc10d_*.so; none is loaded", self.path);
                 return Err(Refusal::new(Rule::Limit, what));
             }
             names.push(OsStr::from_bytes(name).to_owned());
@@ -87,7 +87,7 @@ impl TrustedDir {
         Ok(names)
     }
 
-    /// Opens a file of this directory, if it can be trusted. Anything but a regular file is not opened.
+    /// Opens a file of this directory, if it can be trusted. It opens nothing but regular files.
     pub(crate) fn file(&self, name: &OsStr) -> Result<TrustedFile, Refusal> {
         let path = self.path.join(name);
         let before = self.stat(name).map_err(|e| unreadable(&path, e))?;
@@ -108,7 +108,7 @@ impl TrustedDir {
         if !ours(&stat) {
             return Err(Refusal::new(
                 Rule::Owner,
-                format!("{path:?} belongs to uid {}, not to root or us", stat.st_uid),
+                format!("{path:?} belongs to uid {}, not to root or to this user", stat.st_uid),
             ));
         }
         if mode & SET_ID != 0 {
@@ -120,20 +120,20 @@ impl TrustedDir {
         Ok(TrustedFile { file: File::from(fd), stat })
     }
 
-    /// The file to which the name refers now.
+    /// Returns the metadata of the file to which the name refers now.
     pub(crate) fn stat(&self, name: &OsStr) -> Result<Stat, Errno> {
         statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW)
     }
 }
 
 /// Checks that only root or this user can change the contents of the directory. In a sticky directory of root, others
-/// can make files but cannot change those of root and of this user, so the next component must belong to one of these
-/// and be writable to nobody else. Returns whether others can make files in it.
+/// can make files, but cannot change the files of root and of this user. So a sticky directory is accepted if the next
+/// component belongs to root or this user and is not writable by others. Returns whether others can make files in it.
 fn check(fd: &OwnedFd, path: &Path, in_sticky: bool) -> Result<bool, Refusal> {
     let stat = fstat(fd).map_err(|e| unreadable(path, e))?;
     let mode = stat.st_mode;
     if !ours(&stat) {
-        let what = format!("directory {path:?} belongs to uid {}, not to root or us", stat.st_uid);
+        let what = format!("directory {path:?} belongs to uid {}, not to root or to this user", stat.st_uid);
         return Err(Refusal::new(Rule::Directory, what));
     }
     let sticky = mode & STICKY != 0 && stat.st_uid == 0;
@@ -143,7 +143,7 @@ fn check(fd: &OwnedFd, path: &Path, in_sticky: bool) -> Result<bool, Refusal> {
     Ok(mode & WRITABLE != 0)
 }
 
-/// The usual cause is the umask 0002, which lets the owner's group write.
+/// Makes the text of a refusal. The usual cause is the umask 0002, which lets the owner's group write.
 fn writable(what: &str, path: &Path, mode: u32) -> String {
     let mode = mode & 0o7777;
     format!(
@@ -160,7 +160,7 @@ fn regular(stat: &Stat, path: &Path) -> Result<(), Refusal> {
     match FileType::from_raw_mode(stat.st_mode) {
         FileType::RegularFile => Ok(()),
         FileType::Symlink => Err(Refusal::new(Rule::Symlink, format!("{path:?} is a symbolic link"))),
-        other => Err(Refusal::new(Rule::NotRegular, format!("{path:?} is no regular file but a {other:?}"))),
+        other => Err(Refusal::new(Rule::NotRegular, format!("{path:?} is not a regular file, but a {other:?}"))),
     }
 }
 
@@ -172,7 +172,7 @@ fn no_directory(parent: &OwnedFd, name: &OsStr, path: &Path, e: Errno) -> Refusa
     let kind = statat(parent, name, AtFlags::SYMLINK_NOFOLLOW).map(|s| FileType::from_raw_mode(s.st_mode));
     match kind {
         Ok(FileType::Symlink) => {
-            Refusal::new(Rule::Symlink, format!("{path:?} is a symbolic link; give the path that it leads to"))
+            Refusal::new(Rule::Symlink, format!("{path:?} is a symbolic link; give the path to which it leads"))
         }
         Ok(FileType::Directory) | Err(_) => unreadable(path, e),
         Ok(_) => Refusal::new(Rule::Directory, format!("{path:?} is no directory")),

@@ -1,4 +1,4 @@
-//! The memory map of this process, with which a plugin's pointers are checked before they are followed.
+//! The memory map of this process. A plugin's pointers are checked against it before they are followed.
 
 use c10d_core::library::{Mapping, mappings};
 
@@ -13,7 +13,7 @@ impl Mappings {
         mappings().map(Mappings).map_err(why)
     }
 
-    /// Whether these bytes can be read. They may lie in several mappings, one after the other.
+    /// Whether all of these bytes are mapped and readable. They may be in several adjacent mappings.
     pub(super) fn readable(&self, address: usize, len: usize) -> bool {
         let Some(end) = address.checked_add(len) else { return false };
         let mut at = address;
@@ -31,7 +31,7 @@ impl Mappings {
         false
     }
 
-    /// Whether code can be there.
+    /// Whether this address is in executable memory.
     pub(super) fn executable(&self, address: usize) -> bool {
         self.0.iter().any(|r| r.executable && r.contains(address))
     }

@@ -8,12 +8,12 @@ use crate::refusal::{Refusal, Rule};
 /// The largest size of a table in any version.
 const MOST_BYTES: usize = 4096;
 
-/// Reads the plugin's memory, if it is readable.
+/// A reader of the plugin's memory that reads only what is mapped.
 pub(super) struct PluginMemory {
     mappings: Mappings,
 }
 
-/// The refusal of a table that breaks the contract.
+/// Makes the refusal of a table that breaks the contract.
 pub(super) fn bad(what: impl Into<String>) -> Refusal {
     Refusal::new(Rule::Table, what)
 }
@@ -27,23 +27,23 @@ impl PluginMemory {
         self.mappings.readable(address, len)
     }
 
-    /// The part of a struct that both sides have, followed by zeros.
+    /// Copies the part of a struct that both sides have. The fields that the plugin's struct lacks are zero.
     pub(super) fn copy<T: Sized32>(&self, from: *const T, what: &str) -> Result<T, Refusal> {
         let address = from as usize;
         if !address.is_multiple_of(align_of::<T>()) || !self.mappings.readable(address, 4) {
-            return Err(bad(format!("{what} is at {from:p}, where nothing can be")));
+            return Err(bad(format!("{what} is at {from:p}, which is not aligned or not readable")));
         }
-        // SAFETY: aligned and readable, as just seen.
+        // SAFETY: the check above ensures that it is aligned and readable.
         let size = unsafe { from.cast::<u32>().read() } as usize;
         if size < T::LEAST || size > MOST_BYTES {
-            return Err(bad(format!("{what} says that it has {size} bytes; version 1.0 has {}", T::LEAST)));
+            return Err(bad(format!("{what} has size {size} in its first field; version 1.0 has {}", T::LEAST)));
         }
         if !self.mappings.readable(address, size) {
-            return Err(bad(format!("{what} says that it has {size} bytes, which are not there")));
+            return Err(bad(format!("{what} has size {size} in its first field, but not all of it is readable")));
         }
         let mut value = abi::empty::<T>();
-        // SAFETY: readable for `size`, and no more than the value has is copied; what is copied are numbers and
-        // pointers, all of whose bytes are valid.
+        // SAFETY: `size` bytes are readable, and no more than `value` has are copied. The struct has numbers and
+        // pointers, for which all bytes are valid.
         unsafe {
             let len = size.min(size_of::<T>());
             std::ptr::copy_nonoverlapping(from.cast::<u8>(), (&raw mut value).cast::<u8>(), len);
@@ -55,10 +55,12 @@ impl PluginMemory {
     /// Checks that the functions of a table are in executable memory.
     fn functions<T: Sized32>(&self, value: &T, what: &str) -> Result<(), Refusal> {
         for at in (T::FUNCTIONS..size_of::<T>()).step_by(8) {
-            // SAFETY: within the value, which consists of 8-byte function pointers from there on (layout.rs).
+            // SAFETY: it is within the value, which from there on consists of function pointers of 8 bytes (layout.rs).
             let address = unsafe { (&raw const *value).cast::<u8>().add(at).cast::<usize>().read() };
             if address != 0 && !self.mappings.executable(address) {
-                return Err(bad(format!("{what}: the function at byte {at} is at {address:#x}, where no code is")));
+                return Err(bad(format!(
+                    "{what}: the function at byte {at} is at {address:#x}, which is not executable"
+                )));
             }
         }
         Ok(())
@@ -69,7 +71,7 @@ impl PluginMemory {
         if size > 256 || (size > 0 && !self.mappings.readable(data as usize, size)) {
             return Err(bad(format!("{what} is {len} bytes at {data:p}")));
         }
-        // SAFETY: readable, as just seen, or empty.
+        // SAFETY: the check above ensures that it is readable, unless it is empty.
         Ok(if size == 0 { String::new() } else { unsafe { abi::text(data, len) }.into_owned() })
     }
 }

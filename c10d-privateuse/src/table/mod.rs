@@ -1,4 +1,4 @@
-//! A plugin's table, validated field by field before anything in it is used.
+//! A plugin's table, which is validated field by field before anything in it is used.
 
 mod mappings;
 mod memory;
@@ -11,7 +11,7 @@ use crate::refusal::Refusal;
 use memory::{PluginMemory, bad};
 use offer::Offer;
 
-/// A copy of a plugin's table, which the plugin cannot change any more.
+/// A copy of a plugin's table, so that the plugin cannot change it any more.
 #[derive(Clone)]
 pub(crate) struct Table {
     pub(crate) minor: u32,
@@ -20,16 +20,16 @@ pub(crate) struct Table {
     pub(crate) collectives: Option<(abi::Collectives, Offer)>,
 }
 
-/// Reads the table at this address; `note`: the name in the file's note.
+/// Reads and validates the table at this address. `note` is the name in the file's note.
 pub(crate) fn read(plugin: *const abi::Plugin, note: &str) -> Result<Table, Refusal> {
     if plugin.is_null() {
-        return Err(bad("its entry returned null: it cannot work at all, and may have told the log why"));
+        return Err(bad("its entry returned null: it cannot work at all, and may have logged the reason"));
     }
     let memory = PluginMemory::now()?;
     let table = memory.copy(plugin, "c10d_plugin")?;
     let name = memory.text(table.name, table.name_len, "its name")?;
     if name != note {
-        return Err(bad(format!("its table calls it {name:?}, its note {note:?}")));
+        return Err(bad(format!("its name is {name:?} in its table, but {note:?} in its note")));
     }
     let version = memory.text(table.version, table.version_len, "its version")?;
     let device = if table.device.is_null() { None } else { Some(read_device(&memory, table.device)?) };
@@ -47,7 +47,7 @@ pub(crate) fn read(plugin: *const abi::Plugin, note: &str) -> Result<Table, Refu
     Ok(Table { minor: table.abi_minor, version, device, collectives })
 }
 
-/// The kind of device that a device part drives.
+/// Returns the kind of device that a device part drives, or `None` if the ABI does not know the type.
 pub(crate) fn device_key(device: &abi::Device) -> Option<DispatchKey> {
     match i32::try_from(device.device_type) {
         Ok(0) => Some(DispatchKey::PrivateUse1),
@@ -66,7 +66,7 @@ fn has_all(whose: &str, needed: &[(&str, bool)]) -> Result<(), Refusal> {
 fn read_device(memory: &PluginMemory, from: *const abi::Device) -> Result<abi::Device, Refusal> {
     let d = memory.copy(from, "its device")?;
     if device_key(&d).is_none() {
-        return Err(bad(format!("its device is of type {}; 2 and 12 are possible", d.device_type)));
+        return Err(bad(format!("its device is of type {}; only 2 and 12 are possible", d.device_type)));
     }
     let needed = [
         ("count", d.count.is_some()),

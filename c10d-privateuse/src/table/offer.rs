@@ -1,4 +1,4 @@
-//! The capabilities of a plugin's collectives, by device.
+//! The capabilities of a plugin's collectives, for each kind of device.
 #![allow(unsafe_code)]
 
 use c10d_core::backend::{Capabilities, OpSet};
@@ -8,7 +8,7 @@ use super::memory::{PluginMemory, bad};
 use crate::abi::{self, codes};
 use crate::refusal::Refusal;
 
-/// The devices that the collectives serve, and their capabilities there.
+/// The kinds of devices that the collectives serve, and their capabilities on each.
 #[derive(Clone, Debug)]
 pub(crate) struct Offer {
     pub(crate) rows: Vec<(DispatchKey, Capabilities)>,
@@ -22,7 +22,7 @@ impl Offer {
         self.rows.iter().map(|(key, _)| *key)
     }
 
-    /// The device other than the host that they serve.
+    /// Returns the kind of device that they serve besides the host, if there is one.
     pub(crate) fn accelerator(&self) -> Option<DispatchKey> {
         self.keys().find(|key| *key != DispatchKey::Cpu)
     }
@@ -36,7 +36,7 @@ impl Offer {
         for _ in 0..c.capability_count {
             let row = memory.copy(at, "a row of its capabilities")?;
             let key = key(row.device_type).ok_or_else(|| {
-                bad(format!("its collectives serve device type {}; 1, 2 and 12 are possible", row.device_type))
+                bad(format!("its collectives serve device type {}; only 1, 2 and 12 are possible", row.device_type))
             })?;
             if offer.keys().any(|k| k == key) {
                 return Err(bad(format!("its collectives have two rows for {key}")));
@@ -55,7 +55,7 @@ impl Offer {
     }
 }
 
-/// The dispatch key of a kind of device.
+/// Returns the dispatch key of a kind of device, or `None` if the ABI does not know the type.
 pub(super) fn key(device_type: i32) -> Option<DispatchKey> {
     match device_type {
         codes::DEVICE_CPU => Some(DispatchKey::Cpu),
@@ -78,7 +78,10 @@ fn capabilities(memory: &PluginMemory, row: &abi::Capabilities) -> Result<Capabi
     }
     let place = row.by_op as usize;
     if row.op_count > MOST_OPS || !place.is_multiple_of(4) || !memory.readable(place, row.op_count as usize * 4) {
-        return Err(bad(format!("its element types by op are {} words at {place:#x}", row.op_count)));
+        return Err(bad(format!(
+            "its element types by op are {} words at {place:#x}, which cannot be read",
+            row.op_count
+        )));
     }
     for (i, types) in offers.by_op.iter_mut().enumerate().take(row.op_count as usize) {
         // SAFETY: the checks above ensure that it is aligned and readable, and that the index is in range.

@@ -1,4 +1,5 @@
-/* A plugin with a canary: whatever of its code runs too early leaves a file. Definitions make it bad in one way each. */
+/* A bad plugin that writes a file (the canary) if any of its code runs too early. Each macro makes it bad in one way.
+ * */
 #include "c10d_plugin.h"
 
 #include <fcntl.h>
@@ -143,7 +144,7 @@ static c10d_plugin plugin = {
     .device = &device,
 };
 
-/* The table as the last bytes of a page, with nothing behind. */
+/* Returns a copy of the table in the last bytes of a page. The page after it is not mapped. */
 __attribute__((unused)) static const c10d_plugin *at_the_edge(void) {
     char *pages = mmap(0, 8192, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     munmap(pages + 4096, 4096);

@@ -1,4 +1,5 @@
-/* The device of device.h alone, with what its header's version has: it adds f32 since 1.1, and says what it is and who since 1.2. */
+/* A plugin with only the device of device.h. With a header of 1.1 or later it adds f32. With a header of 1.2 or later
+ * it also has a device type and an identity. */
 #include "c10d_plugin.h"
 
 #include <stdio.h>

@@ -1,5 +1,5 @@
-/* A device: the heap of this process. HANGS_IN names the function that does not return. With FUNCTIONS_ONLY there is no
- * table of them. */
+/* A device whose memory is the heap of this process. HANGS_IN is the name of a function that does not return. With
+ * FUNCTIONS_ONLY there is no table of the functions. */
 #ifndef HANGS_IN
 #define HANGS_IN ""
 #endif
@@ -43,7 +43,7 @@ static int32_t copy(uint32_t index, uint64_t stream, void *to, uint64_t at, cons
 }
 
 #ifdef RETAINS
-/* Counts nothing: tests free memory only when it is not retained. */
+/* It counts nothing, since tests free memory only when it is not retained. */
 static int32_t retain(uint32_t index, void *base, c10d_why *why) {
     (void)index, (void)base, (void)why;
     MAY_HANG;

@@ -1,4 +1,4 @@
-/* A plugin whose constructor ends its process, or never ends: HOW says it. */
+/* A plugin whose constructor runs the statement HOW, which ends the process or never ends. */
 #include "c10d_plugin.h"
 
 #include <unistd.h>

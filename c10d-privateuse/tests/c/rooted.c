@@ -1,5 +1,5 @@
-/* Collectives of i32 in which nobody waits for a rank from which it receives nothing, through the host's store. Who
- * receives compares the calls; who only sends does not look. */
+/* Collectives of i32 through the host's store, in which no rank waits for a rank from which it receives nothing. A rank
+ * that receives compares the calls; a rank that only sends does not. */
 #include "c10d_plugin.h"
 
 #include <stdio.h>
@@ -11,7 +11,7 @@
 #endif
 
 #define CALL 24u
-#define MOST 4096u /* Bytes of a tensor. */
+#define MOST 4096u /* The maximum number of bytes of a tensor. */
 
 C10D_PLUGIN_NOTE(NAME);
 
@@ -31,7 +31,7 @@ static int32_t create_group(const c10d_host *host, const c10d_group_init *init, 
 
 static void destroy_group(void *group_) { free(group_); }
 
-/* The nth of these tensors. */
+/* Returns the nth of these tensors, or null if there are fewer. */
 static const c10d_span *nth(const c10d_span *spans, uint64_t count, uint64_t n) {
     return n < count ? (const c10d_span *)((const char *)spans + n * spans->struct_size) : 0;
 }
@@ -51,7 +51,7 @@ static int32_t put(group *g, const c10d_request *r, uint32_t to, const c10d_span
                               r->timeout_ns, why);
 }
 
-/* Whether the rank made the same call, in `theirs`. */
+/* Receives from a rank. Writes the rank's fingerprint to `theirs`, and returns C10D_MISMATCH if it differs. */
 static int32_t get(group *g, const c10d_request *r, uint32_t from, const c10d_span *into, int adds, uint8_t *theirs,
                    c10d_why *why) {
     char name[64], message[CALL + MOST];

@@ -1,6 +1,6 @@
-/* Collectives that do all_reduce(f32, sum), barrier, send and recv through the host's store, and go wrong on demand:
- * MODE says how, NAME what the plugin is called. With DEVICE they serve a device, too (device.h). With GATE, a path, what is late
- * comes when that file is there, and leaves a file GATE.answered. */
+/* A plugin that does all_reduce(f32, sum), barrier, send and recv through the host's store, and misbehaves on request:
+ * in the way that MODE says. NAME is the plugin's name. With DEVICE it also serves a device (device.h). GATE is a path:
+ * late answers come when this file exists, and MODE LATE then makes the file GATE.answered. */
 #include "c10d_plugin.h"
 
 #include <fcntl.h>
@@ -27,11 +27,11 @@ typedef struct group {
     const c10d_host *host;
     uint64_t store;
     uint32_t rank, size;
-    uint64_t sent[64][4], received[64][4]; /* By peer and tag. */
+    uint64_t sent[64][4], received[64][4]; /* The numbers of messages, by peer and tag. */
     const uint32_t *aborted;
     c10d_done done;
     uint64_t token;
-    uint32_t done_before; /* Whether an operation was done. */
+    uint32_t done_before; /* Whether any operation has ended. */
 } group;
 
 #define NS 1000000000ull
@@ -49,7 +49,7 @@ static void end(group *g, c10d_done done, uint64_t token, int32_t status) {
     done(g->host, token, &result);
 }
 
-/* `how` is left in the store, for the tests. */
+/* Makes a group. Writes `how` to the store, where tests read it. */
 static int32_t make(const c10d_host *host, const c10d_group_init *init, const char *how, void **out, c10d_why *why) {
     group *g = calloc(1, sizeof *g);
     char name[64];
@@ -124,7 +124,7 @@ static int32_t message(group *g, const c10d_request *r, c10d_why *why) {
     return get(g, r, "p2p", n, r->peer, g->rank, len ? (char *)s->data + s->offset : &nothing, len, why);
 }
 
-/* `group_`: a copy, for the group may be gone. */
+/* Ends an operation when GATE exists. `group_` is a copy, since the group may be destroyed by then. */
 static void *finish_later(void *group_) {
     group *g = group_;
     while (access(GATE, F_OK)) usleep(1000);
@@ -168,7 +168,7 @@ static int32_t submit(void *group_, const c10d_request *r, c10d_done done, uint6
         uint8_t theirs[24];
         uint32_t guilty = 0;
         memcpy(theirs, r->fingerprint, 24);
-        theirs[8] ^= 1; /* Another count. */
+        theirs[8] ^= 1; /* This changes the count. */
         c10d_result result = {.struct_size = sizeof result, .status = C10D_MISMATCH, .guilty_count = 1,
                               .guilty = &guilty, .fingerprint = theirs};
         done(g->host, token, &result);
@@ -203,7 +203,7 @@ static int32_t split(void *whole, const uint32_t *ranks, const c10d_group_init *
     return make(g->host, init, "split", part, why);
 }
 
-/* What is sent first, so that what is received can come. */
+/* Sends before it receives, so that the messages that the ranks receive can arrive. */
 static int32_t submit_batch(void *group_, const c10d_request *const *requests, const uint64_t *tokens, uint64_t count,
                             c10d_done done, c10d_why *why) {
     group *g = group_;
@@ -225,7 +225,7 @@ static int32_t async_error(void *group_, uint32_t *guilty, uint32_t *guilty_coun
     return c10d_fail(why, C10D_PEER_DEAD, "its heart has stopped");
 }
 
-/* Sends f32 alone. */
+/* Only f32 can be sent. */
 static const uint32_t by_op[] = {[C10D_SEND] = C10D_BIT(C10D_F32), [C10D_RECV] = C10D_ALL_DTYPES,
                                  [C10D_BROADCAST] = 0, [C10D_ALL_REDUCE] = C10D_ALL_DTYPES};
 #endif

@@ -1,4 +1,4 @@
-//! Building plugins from C.
+//! Builds plugins from C and Rust.
 #![allow(dead_code, reason = "each test file uses its part")]
 
 use std::ffi::OsStr;
@@ -8,7 +8,7 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
-/// A directory to which only this user can write.
+/// Makes a directory to which only this user can write.
 pub(crate) fn directory() -> TempDir {
     tempfile::Builder::new().prefix("c10d-plugins-").permissions(mode(0o700)).tempdir().unwrap()
 }
@@ -44,7 +44,7 @@ pub(crate) fn cc<S: AsRef<OsStr>>(words: impl IntoIterator<Item = S>) {
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
 }
 
-/// Builds a plugin with mode `mode` of `sum.c` and its own name. Further definitions may follow the mode.
+/// Builds a plugin of `sum.c` with this mode and name. Further definitions may follow the mode.
 pub(crate) fn sum(dir: &Path, name: &str, mode: &str) -> PathBuf {
     let definitions = [format!("NAME=\"{name}\""), format!("MODE={mode}")];
     let definitions: Vec<&str> = definitions.iter().flat_map(|d| d.split_whitespace()).collect();
@@ -54,7 +54,7 @@ pub(crate) fn sum(dir: &Path, name: &str, mode: &str) -> PathBuf {
 /// Builds a plugin package of the workspace in its own target directory, and returns its library.
 pub(crate) fn rust_plugin(package: &str, library: &str) -> PathBuf {
     use std::sync::Mutex;
-    // Only one builds at a time, since they share the directory.
+    // Tests share the directory, so only one builds at a time.
     static BUILDING: Mutex<()> = Mutex::new(());
     let _guard = BUILDING.lock();
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("plugins");

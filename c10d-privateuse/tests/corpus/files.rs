@@ -10,7 +10,7 @@ use super::elf::entry;
 use super::lab::{Entry, Lab, is_root};
 use crate::common::mode;
 
-/// Another user: nobody.
+/// The user id of another user (nobody).
 const OTHER: u32 = 65534;
 
 pub(crate) fn entries() -> Vec<Entry> {

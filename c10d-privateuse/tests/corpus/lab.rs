@@ -7,7 +7,7 @@ use tempfile::TempDir;
 
 use crate::common;
 
-/// One bad plugin: a function that makes it at the path, or returns why it cannot be made here.
+/// One bad plugin. `make` makes it at the path, or returns why it cannot be made here.
 #[derive(Clone, Copy)]
 pub(crate) struct Entry {
     pub(crate) name: &'static str,
@@ -17,9 +17,9 @@ pub(crate) struct Entry {
 
 pub(crate) struct Lab {
     dir: TempDir,
-    /// A good plugin that reports if its code runs, as the base of bad ones.
+    /// A good plugin from which bad ones are made. It writes the canary if its code runs.
     base: Vec<u8>,
-    /// The number of the next plugin's name. Names are unique in the process.
+    /// The beginning of the plugins' names. Names must be unique in the process.
     pub(crate) prefix: &'static str,
 }
 
@@ -35,7 +35,7 @@ impl Lab {
         lab
     }
 
-    /// A directory beside the bad entries.
+    /// Returns a path beside the directory of bad plugins.
     pub(crate) fn place(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
@@ -73,14 +73,14 @@ impl Lab {
         std::fs::set_permissions(to, common::mode(0o755)).unwrap();
     }
 
-    /// The base with some bytes changed.
+    /// Writes the base with some bytes changed.
     pub(crate) fn patched(&self, to: &Path, at: usize, with: &[u8]) {
         let mut bytes = self.base();
         bytes[at..at + with.len()].copy_from_slice(with);
         self.write(to, &bytes);
     }
 
-    /// The offset of the program header with this type in the base.
+    /// Returns the offset of the program header with this type in the base.
     pub(crate) fn header(&self, kind: u32) -> usize {
         let b = &self.base;
         let table = u64::from_le_bytes(b[32..40].try_into().unwrap()) as usize;
@@ -88,7 +88,7 @@ impl Lab {
         (0..count).map(|i| table + 56 * i).find(|at| b[*at..at + 4] == kind.to_le_bytes()).unwrap()
     }
 
-    /// The offset of the entry's symbol in the base, whose first segment is loaded at its own offset.
+    /// Returns the offset of the entry's symbol in the base. In its first segment, addresses are offsets in the file.
     pub(crate) fn entry(&self) -> usize {
         let number =
             |at: usize, len: usize| self.base[at..at + len].iter().rev().fold(0, |n, b| n << 8 | usize::from(*b));
@@ -97,7 +97,7 @@ impl Lab {
         (symbols..strings).step_by(24).find(is_it).unwrap()
     }
 
-    /// The offset of the value of this tag in the base's dynamic section.
+    /// Returns the offset of this tag's value in the dynamic section of the base.
     pub(crate) fn tag(&self, tag: u64) -> usize {
         let at = self.header(2);
         let number = |at: usize| u64::from_le_bytes(self.base[at..at + 8].try_into().unwrap());

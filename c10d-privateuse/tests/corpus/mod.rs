@@ -21,7 +21,7 @@ fn before_loading() -> Vec<Entry> {
 
 /// Puts entries and two good plugins into one directory. Returns the entries that could be made.
 fn fill(lab: &Lab, entries: &[Entry]) -> BTreeMap<String, Entry> {
-    // One comes first, one last.
+    // The good plugins are the first and the last in the directory.
     common::plugin("sum.c", &lab.junk().join("libc10d_00_good.so"), &[&format!("NAME=\"{}a\"", lab.prefix)]);
     common::plugin("sum.c", &lab.junk().join("libc10d_zz_good.so"), &[&format!("NAME=\"{}z\"", lab.prefix)]);
     let mut there = BTreeMap::new();
@@ -68,7 +68,7 @@ fn nothing_bad_is_loaded_and_nothing_good_is_kept_out() {
 fn the_corpus_covers_the_rules() {
     let all = [before_loading(), paths::entries(), tables::entries()].concat();
     assert!(all.len() >= 40, "{}", all.len());
-    // The other rules are about a process, a directory or a race, and have separate tests.
+    // The other rules concern a process, a directory or a race, and have tests of their own.
     let elsewhere = [Rule::Crash, Rule::Privileged, Rule::Replaced, Rule::Limit, Rule::Filter];
     for rule in Rule::ALL.iter().filter(|rule| !elsewhere.contains(rule)) {
         assert!(all.iter().any(|e| e.rule == *rule), "{rule}");
@@ -81,7 +81,7 @@ fn the_corpus_covers_the_rules() {
 
 #[test]
 fn the_canary_sings() {
-    // The corpus would prove nothing if the constructor did not work.
+    // If the constructor did not write the canary, the corpus would prove nothing.
     let lab = Lab::new("sings-");
     let file = lab.junk().join("libc10d_good.so");
     lab.compile(&file, &["NAME=\"sings\""], &[]);

@@ -1,4 +1,5 @@
-//! Paths and directories that cannot be trusted. Each entry does its own search; an error contains the wrong decision.
+//! Paths and directories that cannot be trusted. Each entry runs its own search, and fails with the decision if it is
+//! wrong.
 
 use std::os::unix::fs::{chown, symlink};
 use std::path::{Path, PathBuf};
@@ -25,8 +26,8 @@ pub(crate) fn entries() -> Vec<Entry> {
             base(lab, &down.join("libc10d_it.so"));
             std::fs::set_permissions(&up, mode(0o1777)).unwrap();
             std::fs::set_permissions(&down, mode(0o777)).unwrap();
-            // For root the parent is accepted and the child is not; for other users the parent does not belong to root,
-            // and is not accepted.
+            // For root, the parent is accepted and the child is refused. For other users, the parent is refused, since
+            // it does not belong to root.
             want(Search::new().directory(&down), Rule::Directory, "up")
         }),
         entry("a sticky directory in a sticky one", Rule::Directory, |lab, _| {
@@ -103,7 +104,7 @@ fn below(lab: &Lab, bits: u32) -> Result<(), String> {
     want(Search::new().directory(&down), Rule::Directory, "up\"")
 }
 
-/// Checks that there is one decision, by this rule, that contains this text.
+/// Checks that there is one decision, that it is by this rule, and that it contains this text.
 fn want(search: Search, rule: Rule, names: &str) -> Result<(), String> {
     let report = search.load();
     match &report.decisions[..] {

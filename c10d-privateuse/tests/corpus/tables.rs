@@ -1,5 +1,5 @@
-//! Plugins whose entry function returns data that breaks the contract. They are loaded, so their constructor does not
-//! report; but every function of the table reports if it is called.
+//! Plugins whose entry returns data that breaks the contract. They are loaded, so their constructor does not write the
+//! canary; but every function of their table writes it if it is called.
 
 use c10d_privateuse::Rule;
 

@@ -1,18 +1,20 @@
-/* A plugin with collectives of its own: every op, on host memory and on the memory of a device of its own, between the
+/* A plugin with its own collectives: every op, on host memory and on the memory of its own device, between the
  * processes (or threads) of one machine.
  *
- * Ranks share one piece of memory. Rank 0 makes it, and hands the others an id by which they find it: through c10d's
- * store, or, where a group is split, through the memory of the whole. In it every rank has a seat, and rings to each rank,
- * itself among them: one for collectives, so that they never wait behind messages, and one for messages.
+ * The ranks of a group share one piece of memory. Rank 0 makes it, and gives the others an id by which they find it.
+ * The id goes through c10d's store, or if a group is split, through the memory of the whole group. In the shared memory
+ * every rank has a seat, and two rings to each rank (also to itself): one for collectives, and one for point-to-point
+ * messages, so that collectives never wait for messages.
  *
- * All that goes through a ring is a message: a header with the call's fingerprint, then the bytes. Send and receive are
- * one message; a collective is, for each of its tensors, one message from each rank to each, of which many are empty. A
- * message that belongs to another call, or has another length than the receiver's call has it, is told before it is used.
- * So every rank learns of it when ranks call different things, since it hears from all. When all is there, what came is
- * copied to where it belongs, or reduced in rank order. The first failure is written down once, for all.
+ * Everything that goes through a ring is a message: a header with the call's fingerprint, then the bytes. A send and
+ * its receive are one message. A collective is, for each of its tensors, one message from each rank to each rank; many
+ * of these are empty. Before a message is used, the receiver checks that it belongs to the same call and has the
+ * expected length. Every rank receives from all ranks, so every rank notices if ranks make different calls. When all
+ * messages have arrived, their contents are copied to the outputs, or reduced in rank order. The first failure of the
+ * group is written to the shared memory, once for all ranks.
  *
- * There are no threads here: c10d's thread that submits does the work. Every wait looks at the deadline, at c10d's abort
- * flag, at that failure, and at whether the ranks it waits for still live. */
+ * The plugin has no threads: the work is done on c10d's thread that calls submit. Every wait checks the deadline,
+ * c10d's abort flag, the group's failure, and whether the ranks for which it waits are alive. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -35,40 +37,40 @@
 #ifndef NAME
 #define NAME "c-collectives"
 #endif
-#ifndef DEVICE_TYPE /* With C10D_DEVICE_CUDA it is what a vendor of collectives for CUDA's kind of memory would ship. */
+#ifndef DEVICE_TYPE /* With C10D_DEVICE_CUDA, the plugin has collectives for CUDA memory. */
 #define DEVICE_TYPE C10D_DEVICE_PRIVATE
 #endif
 C10D_PLUGIN_NOTE(NAME);
 
 #define MAX_RANKS 64u
-#define UNCLAIMED (64u << 20)      /* Bytes of messages that nobody asked for yet, for each sender. */
-#define SLICE_NS (20 * 1000000ull) /* How often a wait looks around. */
+#define UNCLAIMED (64u << 20)      /* The limit, in bytes, of messages from one sender that no receive asked for yet. */
+#define SLICE_NS (20 * 1000000ull) /* How long a rank sleeps at most before it checks everything again. */
 #define BIT(rank) ((uint64_t)1 << (rank))
-#define LANES 2 /* Of collectives, and of messages. */
+#define LANES 2 /* One for collectives, one for point-to-point messages. */
 
-/* ---- What the ranks share. All of them are this program on this machine: structs as they are. ------------ */
+/* ---- The shared memory. All ranks run this program on this machine, so structs are stored as they are. --- */
 
 struct seat {
-    _Alignas(64) atomic_int pid; /* Once the rank is here. */
-    atomic_int left;             /* It said goodbye. */
-    atomic_uint bell;            /* Rung when there is news for the rank. */
+    _Alignas(64) atomic_int pid; /* 0 until the rank has taken the seat. */
+    atomic_int left;             /* Whether the rank has left the group. */
+    atomic_uint bell;            /* A futex that is incremented when there is news for the rank. */
 };
 
-/* The first failure. With C10D_MISMATCH, `speaker` got a message from `guilty` that is not of its call. */
+/* The first failure. With C10D_MISMATCH, `speaker` received a message of another call from `guilty`. */
 struct failure {
     int32_t status;
     uint32_t speaker;
-    uint64_t guilty;      /* Bits of ranks. */
-    uint8_t calls[2][24]; /* C10D_MISMATCH: the fingerprints of speaker and guilty, */
-    uint64_t values[2];   /* and the field in which they differ where those do not say it. */
+    uint64_t guilty;      /* A bit for each guilty rank. */
+    uint8_t calls[2][24]; /* C10D_MISMATCH: the fingerprints of `speaker` and `guilty`. If they are equal, */
+    uint64_t values[2];   /* these are the values of the two ranks for the field that differs. */
     char field[8], text[160];
 };
 
 struct shared {
     uint8_t session[16];
-    atomic_int failed; /* 1: somebody is writing it down. 2: written. */
+    atomic_int failed; /* 1: a rank is writing the failure. 2: it is written. */
     struct failure failure;
-    struct seat seats[MAX_RANKS]; /* Then the rings. */
+    struct seat seats[MAX_RANKS]; /* The rings follow. */
 };
 
 struct ring {
@@ -78,7 +80,7 @@ struct ring {
 };
 
 struct header {
-    uint8_t call[24]; /* The fingerprint. */
+    uint8_t call[24]; /* The fingerprint of the call. */
     uint64_t tag, bytes, dtype;
 };
 
@@ -93,35 +95,35 @@ struct message {
     _Alignas(16) char data[];
 };
 
-struct inbox { /* What is being read from one rank. */
+struct inbox { /* The message that is being read from one rank. */
     struct header header;
-    struct message *message; /* Once its header is here. */
-    struct piece rest;       /* Of the header, then of the message. */
-    uint64_t unclaimed;
+    struct message *message; /* Null until the header has been read. */
+    struct piece rest;       /* The rest of the header, then the rest of the message. */
+    uint64_t unclaimed;      /* Bytes of messages that no receive asked for yet. */
 };
 
-struct lane { /* All under the lock. */
+struct lane { /* The lock protects all fields. */
     pthread_mutex_t lock;
-    const struct transfer *writing[MAX_RANKS]; /* What is being written to each rank. */
+    const struct transfer *writing[MAX_RANKS]; /* The message that is being written to each rank. */
     struct inbox inboxes[MAX_RANKS];
-    struct message *messages, **last; /* Whole ones, in the order in which they came. */
+    struct message *messages, **last; /* The messages that were read completely, in the order of arrival. */
 };
 
 struct group {
     const c10d_host *host;
     const uint32_t *aborted;
-    uint32_t rank, size, ring; /* Bytes in a ring. */
+    uint32_t rank, size, ring; /* `ring` is the number of bytes of a ring. */
     struct shared *shared;
     size_t bytes;
     struct pollfd lives[MAX_RANKS];
     struct lane lanes[LANES];
 };
 
-struct transfer { /* One message, to a rank or from one of these. */
+struct transfer { /* One message to a rank, or from any of several ranks. */
     int out, over;
     uint64_t ranks;
     struct header header;
-    struct piece head, body; /* What is still to be written; or where what comes belongs. */
+    struct piece head, body; /* The bytes that are not written yet. When receiving, `body` is where they belong. */
     struct message *got;
 };
 
@@ -140,7 +142,8 @@ static uint64_t now(void) {
     return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
-/* A little early, so that the answer is in time on a busy machine. */
+/* Returns the time at which a wait ends: a little before the timeout, so that the answer is in time on a busy machine.
+ * */
 static uint64_t later(uint64_t timeout) {
     uint64_t begin = now(), early = timeout / 16 < 50000000 ? timeout / 16 : 50000000;
     timeout -= early;
@@ -154,7 +157,7 @@ static void ring_bell(struct group *g, uint32_t rank) {
     syscall(SYS_futex, &seat(g, rank)->bell, FUTEX_WAKE, 1 << 30, NULL, NULL, 0);
 }
 
-/* Until the bell rings again after `heard`, but no longer than a slice. */
+/* Waits until the bell differs from `heard`, but for one slice at most. */
 static void rest(struct group *g, uint32_t heard) {
     struct timespec slice = {.tv_nsec = SLICE_NS};
     for (int i = 0; i < 50; i++, sched_yield())
@@ -180,7 +183,8 @@ static int fail(struct group *g, int32_t status, uint64_t guilty, const char *te
     return fail_with(g, &why);
 }
 
-/* Ranks that are gone, by death or with a goodbye. To be asked before looking for what they sent: that is still good. */
+/* Finds the ranks that have died, and those that have left. Call it before reading messages: what these ranks sent
+ * before is still valid. */
 static void look(struct group *g, uint64_t *dead, uint64_t *left) {
     struct pollfd lives[MAX_RANKS];
     memcpy(lives, g->lives, g->size * sizeof *lives);
@@ -192,28 +196,28 @@ static void look(struct group *g, uint64_t *dead, uint64_t *left) {
     }
 }
 
-/* Whether an operation that waits for these ranks may go on waiting. */
+/* Returns 0 if an operation that waits for these ranks can go on waiting. */
 static int check(struct group *g, const struct op *op, uint64_t waiting, uint64_t dead, uint64_t left) {
     const c10d_request *r = op->request;
     if (atomic_load(&g->shared->failed) == 2) return -1;
     if (__atomic_load_n(g->aborted, __ATOMIC_ACQUIRE)) return fail(g, C10D_ABORTED, 0, "the group was aborted");
     left &= waiting;
-    if (r->op == C10D_RECV_ANY_SOURCE && left != waiting) left = 0; /* Of several senders some may leave, but not die. */
+    if (r->op == C10D_RECV_ANY_SOURCE && left != waiting) left = 0; /* It can go on while one sender has not left. */
     if (dead & waiting) return fail(g, C10D_PEER_DEAD, dead & waiting, "its process has ended");
-    if (left) return fail(g, C10D_PEER_DEAD, left, "left the group");
+    if (left) return fail(g, C10D_PEER_DEAD, left, "it has left the group");
     if (now() < op->deadline) return 0;
     if (r->op == C10D_MONITORED_BARRIER && !(r->flags & C10D_WAIT_ALL_RANKS)) waiting &= ~waiting + 1; /* The first. */
     return fail(g, C10D_TIMEOUT, waiting, "no answer in time");
 }
 
-/* ---- The device: heap memory behind handles. A copy is over when it returns, so there is one stream, and no events.  */
+/* ---- The device: heap memory behind handles. A copy is complete when it returns, so there is one stream. - */
 
 struct memory {
-    atomic_uint owners; /* Who allocated it, until it is freed, and every operation that uses it. */
+    atomic_uint owners; /* The allocation itself until it is freed, and every operation that uses the memory. */
     _Alignas(64) char data[];
 };
 
-/* Handles are no addresses that the host could use, but far outside of every process. */
+/* A handle is an address with the highest bit inverted, which is outside every process: the host cannot use it. */
 #define FAR ((uintptr_t)1 << 63)
 static struct memory *memory_of(const void *handle) { return (struct memory *)((uintptr_t)handle ^ FAR); }
 
@@ -256,9 +260,9 @@ static int32_t identity(uint32_t index, char *text, uint64_t capacity, uint64_t 
     return *len < capacity ? C10D_OK : C10D_RESOURCE;
 }
 
-/* ---- Messages. All under the lane's lock. ---------------------------------------------------------------- */
+/* ---- Messages. The caller of these functions holds the lane's lock. -------------------------------------- */
 
-/* Writes to a rank, or reads from it, what goes at once, and moves the piece on. */
+/* Writes to a rank or reads from it as much as is possible now, and shortens the piece by this. */
 static void pump(struct group *g, struct lane *lane, uint32_t peer, struct piece *piece, int out) {
     const uint32_t from = out ? g->rank : peer, to = out ? peer : g->rank;
     const size_t index = ((size_t)(lane - g->lanes) * g->size + from) * g->size + to;
@@ -279,7 +283,7 @@ static void pump(struct group *g, struct lane *lane, uint32_t peer, struct piece
 
 static struct piece head(struct header *header) { return (struct piece){(char *)header, sizeof *header}; }
 
-/* Reads what has come from one rank. Of a rank with too many unclaimed messages no further one is begun. */
+/* Reads what has arrived from one rank. If too many bytes from the rank are unclaimed, it begins no further message. */
 static int read_from(struct group *g, struct lane *lane, uint32_t from) {
     struct inbox *in = &lane->inboxes[from];
     for (;;) {
@@ -301,7 +305,7 @@ static int read_from(struct group *g, struct lane *lane, uint32_t from) {
     }
 }
 
-/* The first message from these ranks with this tag, taken out of the list. */
+/* Takes the first message from any of these ranks with this tag out of the list. Returns null if there is none. */
 static struct message *take(struct lane *lane, uint64_t from, uint64_t tag) {
     for (struct message **at = &lane->messages; *at; at = &(*at)->next) {
         struct message *m = *at;
@@ -314,7 +318,7 @@ static struct message *take(struct lane *lane, uint64_t from, uint64_t tag) {
     return NULL;
 }
 
-/* Goes on with a message that is to be written to a rank. */
+/* Continues to write a message to a rank. */
 static void give(struct group *g, struct lane *lane, struct transfer *t) {
     const uint32_t to = (uint32_t)__builtin_ctzll(t->ranks);
     if (lane->writing[to] && lane->writing[to] != t) return;
@@ -332,7 +336,7 @@ static uint64_t elements(const c10d_request *r, uint64_t bytes) {
     return any ? bytes / (any->type_bits / 8) : 0;
 }
 
-/* Looks for a message that shall come, and whether it is of this call. */
+/* Looks for a message that is expected, and checks that it belongs to this call. */
 static int get(struct group *g, const c10d_request *r, struct lane *lane, struct transfer *t) {
     struct message *m = t->got = take(lane, t->ranks, t->header.tag);
     if (!m) return 0;
@@ -340,7 +344,7 @@ static int get(struct group *g, const c10d_request *r, struct lane *lane, struct
     if (!memcmp(m->header.call, r->fingerprint, 24) && m->header.bytes == t->body.bytes) return 0;
     struct failure why = {.status = C10D_MISMATCH, .speaker = g->rank, .guilty = BIT(m->from), .field = "count",
                           .values = {elements(r, t->body.bytes), elements(r, m->header.bytes)},
-                          .text = "ranks call different things at the same place"};
+                          .text = "the ranks made different calls"};
     if (m->header.dtype != r->dtype)
         strcpy(why.field, "dtype"), why.values[0] = r->dtype, why.values[1] = m->header.dtype;
     memcpy(why.calls[0], r->fingerprint, 24);
@@ -357,7 +361,7 @@ static int get(struct group *g, const c10d_request *r, struct lane *lane, struct
     }                                                                                                                  \
     return
 
-/* Sums and products are made without a sign, so that they wrap. Only NaN differs from itself. */
+/* Sums and products are unsigned, so that they wrap. Only NaN differs from itself. */
 #define NUMBERS(T, WRAPPING)                                                                                           \
     switch (r->reduce) {                                                                                               \
     case C10D_SUM:                                                                                                     \
@@ -382,8 +386,8 @@ static void average(const c10d_request *r, void *acc, uint64_t bytes, uint32_t s
     else for (uint64_t i = 0; i < bytes / 8; i++) ((double *)acc)[i] /= (double)size;
 }
 
-/* When all is there: what came is copied to where it belongs, or reduced there. The messages of a tensor are in rank
- * order, and what this rank had for it is among them. */
+/* Called when all messages have arrived. Their contents are copied to the outputs, or reduced there. The messages of
+ * one tensor are in rank order, and include the one of this rank to itself. */
 static void finish(const struct group *g, struct op *op) {
     const c10d_request *r = op->request;
     for (uint64_t i = 0; i < op->count; i++) {
@@ -397,9 +401,9 @@ static void finish(const struct group *g, struct op *op) {
     }
 }
 
-/* ---- What an operation is made of ------------------------------------------------------------------------ */
+/* ---- The messages of an operation ------------------------------------------------------------------------ */
 
-/* Elements first .. first + count of a tensor. */
+/* Returns the elements first .. first + count of a tensor. */
 static struct piece part(const c10d_span *span, uint64_t first, uint64_t count) {
     if (!count) return (struct piece){NULL, 0};
     const uint64_t size = span->type_bits / 8;
@@ -407,8 +411,8 @@ static struct piece part(const c10d_span *span, uint64_t first, uint64_t count) 
     return (struct piece){base + span->offset + first * size, count * size};
 }
 
-/* What goes to a rank, or comes from it: a whole tensor, the rank's of a list, its block, or its split. A root has to do
- * with it at one end. */
+/* Which part of the tensors goes to a rank or comes from it: the whole tensor, the rank's tensor of a list, its block,
+ * or its split. In rooted ops, messages go only from the root or only to the root. */
 enum cut { NONE, WHOLE, EACH_ONE, BLOCK, SPLIT };
 enum root { ANY, FROM_ROOT, TO_ROOT };
 static const struct { uint8_t to, from, root; } WAYS[C10D_OPS] = {
@@ -429,7 +433,7 @@ static const struct { uint8_t to, from, root; } WAYS[C10D_OPS] = {
     [C10D_ALL_TO_ALL_SINGLE] = {SPLIT, SPLIT, ANY},
 };
 
-/* Of tensor (or list of them) i, what rank p has to do with. */
+/* Returns the part of tensor i (or of list i) that goes to rank p or comes from it. */
 static struct piece cut(const struct group *g, const c10d_span *spans, const uint64_t *splits, enum cut how, uint64_t i,
                         uint32_t p) {
     if (how == NONE) return (struct piece){NULL, 0};
@@ -441,12 +445,12 @@ static struct piece cut(const struct group *g, const c10d_span *spans, const uin
     return part(span, first, splits[p]);
 }
 
-/* Whether the tensors of one rank go to another. */
+/* Whether tensors go from one rank to another. */
 static int goes(const c10d_request *r, uint32_t from, uint32_t to) {
     return WAYS[r->op].root == FROM_ROOT ? from == r->root : WAYS[r->op].root == TO_ROOT ? to == r->root : 1;
 }
 
-/* How many tensors (or lists of them) the call has. */
+/* Returns the number of tensors (or lists of tensors) of the call. */
 static uint64_t tensors(const c10d_request *r) {
     if (r->op == C10D_ALL_REDUCE_COALESCED) return r->output_count;
     return r->op == C10D_ALL_GATHER_COALESCED || r->op == C10D_ALL_GATHER_INTO_COALESCED ||
@@ -466,7 +470,7 @@ static void add(struct op *op, int out, uint64_t ranks, uint64_t tag, struct pie
     t->head = head(&t->header);
 }
 
-/* An operation of so many messages, none of which is there yet. */
+/* Begins an operation that has room for this number of messages, and has none yet. */
 static int open_op(struct group *g, struct op *op, const c10d_request *r, uint64_t messages) {
     *op = (struct op){.request = r, .deadline = later(r->timeout_ns), .lane = &g->lanes[r->op <= C10D_RECV_ANY_SOURCE]};
     op->transfers = calloc(messages, sizeof *op->transfers);
@@ -500,7 +504,8 @@ static int begin(struct group *g, struct op *op, const c10d_request *r) {
 
 /* ---- Operations ------------------------------------------------------------------------------------------ */
 
-/* Goes on with an operation as far as it goes. 1: it is over. */
+/* Continues an operation as far as possible. Returns 1 if it has ended, 0 if it must wait, -1 if the group has failed.
+ * */
 static int advance(struct group *g, struct op *op, uint64_t dead, uint64_t left) {
     uint64_t waiting = 0;
     int failed = 0;
@@ -519,14 +524,14 @@ static int advance(struct group *g, struct op *op, uint64_t dead, uint64_t left)
     return 1;
 }
 
-/* Ends an operation, as the group's failure has it. */
+/* Ends an operation. If it has failed, the result is the group's failure. */
 static void end(struct group *g, struct op *op, int failed, c10d_done done, uint64_t token) {
     c10d_result result = {.struct_size = sizeof result, .source = op->source};
     struct failure why = g->shared->failure;
     uint32_t guilty[MAX_RANKS];
     char values[2][24];
     if (failed && why.status == C10D_MISMATCH) {
-        /* As this rank sees it: on the speaker's side, on the other, or watching two that disagree. */
+        /* This rank is the speaker, or the guilty one, or neither; the result has its view. */
         const uint8_t *call = op->request->fingerprint;
         int same = !memcmp(why.calls[0], why.calls[1], 24);
         int as_speaker = !same && !memcmp(call, why.calls[0], 24), as_guilty = !same && !memcmp(call, why.calls[1], 24);
@@ -542,13 +547,13 @@ static void end(struct group *g, struct op *op, int failed, c10d_done done, uint
     for (uint32_t p = 0; failed && p < g->size; p++)
         if (why.guilty & BIT(p)) guilty[result.guilty_count++] = p;
     if (failed) {
-        result.status = why.status ? why.status : C10D_ABORTED; /* Somebody is just writing it down. */
+        result.status = why.status ? why.status : C10D_ABORTED; /* 0 if another rank is still writing the failure. */
         result.message = why.text, result.message_len = strlen(why.text), result.guilty = guilty;
     }
     done(g->host, token, &result);
 }
 
-/* Operations, all at once, to their end; `done` may be null. */
+/* Runs operations, all at once, until they have ended. `done` may be null. */
 static int run(struct group *g, struct op *ops, uint64_t count, c10d_done done, const uint64_t *tokens) {
     int failed = 0;
     for (uint64_t left = count; left > 0;) {
@@ -604,7 +609,7 @@ static int32_t async_error(void *group, uint32_t *guilty, uint32_t *guilty_count
     look(g, &dead, &left);
     if (dead) fail(g, C10D_PEER_DEAD, dead, "its process has ended");
     if (atomic_load(&g->shared->failed) != 2) return C10D_OK;
-    /* Of ranks that disagree, each is told at its own call, with what that is. */
+    /* Each rank learns of a mismatch at its own call, with the field that differs. */
     if (g->shared->failure.status == C10D_MISMATCH) return C10D_OK;
     for (uint32_t p = 0; p < g->size; p++)
         if (g->shared->failure.guilty & BIT(p)) guilty[(*guilty_count)++] = p;
@@ -621,17 +626,17 @@ static void destroy_group(void *group) {
         pthread_mutex_destroy(&lane->lock);
     }
     if (g->shared) {
-        if (atomic_load(&seat(g, g->rank)->pid)) shut_down(g, 0, NULL); /* Or it was never here. */
+        if (atomic_load(&seat(g, g->rank)->pid)) shut_down(g, 0, NULL); /* Unless it never took its seat. */
         munmap(g->shared, g->bytes);
     }
     free(g);
 }
 
-/* ---- Meeting --------------------------------------------------------------------------------------------- */
+/* ---- Making a group -------------------------------------------------------------------------------------- */
 
 struct id { int32_t pid, fd; };
 
-/* The group's failure, with a guilty rank in the words. */
+/* Reports the group's failure. The text names a guilty rank, if there is one. */
 static int32_t explain(struct group *g, c10d_why *why) {
     const struct failure *failure = &g->shared->failure;
     char text[200];
@@ -640,7 +645,7 @@ static int32_t explain(struct group *g, c10d_why *why) {
     return c10d_fail(why, failure->status, text);
 }
 
-/* Rank 0 hands the id to the others: by the store, or, of a part, by messages in the whole. */
+/* Rank 0 gives the id to the others: through the store, or for a part of a group, by messages in the whole group. */
 static int32_t hand_out(const c10d_host *host, struct group *whole, const uint32_t *ranks, const c10d_group_init *init,
                         const c10d_request *words, struct id *id, c10d_why *why) {
     uint64_t len = sizeof *id, tag;
@@ -649,13 +654,13 @@ static int32_t hand_out(const c10d_host *host, struct group *whole, const uint32
     if (!whole && init->rank == 0) return host->store_set(host, init->store, "id", 2, id, len, init->timeout_ns, why);
     if (!whole) return host->store_get(host, init->store, "id", 2, id, len, &len, init->timeout_ns, why);
     if (open_op(whole, &op, words, init->size)) return c10d_fail(why, C10D_RESOURCE, "no memory for an id");
-    memcpy(&tag, init->session, sizeof tag); /* Several parts may be made at once. */
+    memcpy(&tag, init->session, sizeof tag); /* Several parts may be made at once. The session tells them apart. */
     if (init->rank > 0) add(&op, 0, BIT(ranks[0]), tag, piece);
     else for (uint32_t p = 1; p < init->size; p++) add(&op, 1, BIT(ranks[p]), tag, piece);
     return run(whole, &op, 1, NULL, NULL) ? explain(whole, why) : C10D_OK;
 }
 
-/* Finds the memory, takes a seat, and waits until every seat is taken. */
+/* Finds the shared memory, takes a seat, and waits until all ranks have taken theirs. */
 static int32_t meet(struct group *g, struct group *whole, const uint32_t *ranks, const c10d_group_init *init, int *fd,
                     c10d_why *why) {
     c10d_request words = {.op = C10D_BARRIER, .reduce = C10D_NO_REDUCE, .timeout_ns = init->timeout_ns};
@@ -708,7 +713,7 @@ static int32_t make(const c10d_host *host, struct group *whole, const uint32_t *
     }
     int fd = -1;
     int32_t status = meet(g, whole, ranks, init, &fd, why);
-    if (fd >= 0) close(fd); /* On rank 0, when all have it open, or it failed. */
+    if (fd >= 0) close(fd); /* By now all ranks have opened rank 0's descriptor, or the group has failed. */
     if (status) destroy_group(g);
     else *out = g;
     return status;
@@ -720,7 +725,7 @@ static int32_t create_group(const c10d_host *host, const c10d_group_init *init, 
 
 static int32_t split(void *group, const uint32_t *ranks, const c10d_group_init *init, void **part, c10d_why *why) {
     struct group *whole = group;
-    return init ? make(whole->host, whole, ranks, init, part, why) : C10D_OK; /* One of no part has nothing to do. */
+    return init ? make(whole->host, whole, ranks, init, part, why) : C10D_OK; /* A rank in no part has nothing to do. */
 }
 
 /* ---- The tables ------------------------------------------------------------------------------------------ */

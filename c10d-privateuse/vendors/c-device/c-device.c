@@ -1,7 +1,9 @@
-/* A plugin for a device that c10d has never heard of: memory, and copies. With that alone every op works on its buffers.
+/* A plugin for a device that c10d does not know. It offers memory and copies; c10d runs every op on its buffers through
+ * host memory.
  *
- * The device is pretended: its memory is this process's heap, and a copy is over when it returns, so there are no
- * streams and no events. A real one calls its driver where this one calls malloc and memcpy. */
+ * The device is simulated: its memory is the heap of this process. A copy is complete when it returns, so the device
+ * needs no streams and no events. A plugin for a real device calls its driver where this one calls malloc and memcpy.
+ * */
 #include <stdlib.h>
 #include <string.h>
 
@@ -11,17 +13,18 @@ C10D_PLUGIN_NOTE("c-device");
 
 #define DEVICES 2
 
-/* What is behind a handle. c10d keeps handles and hands them back, but never looks behind them. */
+/* The object that a handle stands for. c10d stores handles and passes them back, but never follows them. */
 struct memory {
     uint64_t bytes;
     uint32_t index;
     unsigned char data[];
 };
 
-/* Handles are the complement of an address, which lies outside of every process: the host could not use it as one. */
+/* A handle is the bitwise complement of an address. It is outside every process, so the host cannot use it by mistake.
+ * */
 static struct memory *memory_of(const void *handle) { return (struct memory *)~(uintptr_t)handle; }
 
-/* The bytes of a buffer, or null if they are not all on this device. */
+/* Returns the address of these bytes of a buffer, or null if they are not inside a buffer of this device. */
 static unsigned char *at(uint32_t index, const void *handle, uint64_t offset, uint64_t bytes) {
     struct memory *memory = memory_of(handle);
     int inside = memory->index == index && offset <= memory->bytes && bytes <= memory->bytes - offset;
@@ -29,7 +32,7 @@ static unsigned char *at(uint32_t index, const void *handle, uint64_t offset, ui
 }
 
 static int32_t move(void *to, const void *from, uint64_t bytes, c10d_why *why) {
-    if (!to || !from) return c10d_fail(why, C10D_DEVICE, "c-device was asked to copy beyond a buffer");
+    if (!to || !from) return c10d_fail(why, C10D_DEVICE, "c-device was asked to copy beyond the end of a buffer");
     memcpy(to, from, bytes);
     return C10D_OK;
 }
@@ -37,7 +40,7 @@ static int32_t move(void *to, const void *from, uint64_t bytes, c10d_why *why) {
 static int32_t count(uint32_t *devices, c10d_why *why) { (void)why; *devices = DEVICES; return C10D_OK; }
 
 static int32_t allocate(uint32_t index, uint64_t bytes, void **base, c10d_why *why) {
-    if (index >= DEVICES) return c10d_fail(why, C10D_INVALID, "c-device has the devices 0 and 1");
+    if (index >= DEVICES) return c10d_fail(why, C10D_INVALID, "c-device has only the devices 0 and 1");
     struct memory *memory = bytes < SIZE_MAX / 2 ? malloc(sizeof *memory + bytes) : NULL;
     if (!memory) return c10d_fail(why, C10D_RESOURCE, "c-device is out of memory");
     *memory = (struct memory){.bytes = bytes, .index = index};

@@ -24,7 +24,8 @@ pub(super) struct Dynamic {
 
 pub(super) fn read(reader: &Reader<'_>, headers: &Headers) -> Result<Dynamic, Refusal> {
     let segment = headers.of(DYNAMIC).next();
-    let segment = segment.ok_or_else(|| Refusal::new(Rule::Foreign, "it has no dynamic section: no shared library"))?;
+    let segment =
+        segment.ok_or_else(|| Refusal::new(Rule::Foreign, "it has no dynamic section, so it is no shared library"))?;
     let bytes = reader.bytes(segment.offset, segment.in_file, "the dynamic section")?;
     let mut out = Dynamic::default();
     let mut seen = 0;

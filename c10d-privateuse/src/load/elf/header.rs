@@ -1,4 +1,4 @@
-//! File header and program headers.
+//! The file header and the program headers.
 
 use super::reader::{Reader, u16_at, u32_at, u64_at};
 use crate::refusal::{Refusal, Rule};
@@ -39,7 +39,7 @@ impl Headers {
         self.segments.iter().filter(move |s| s.kind == kind)
     }
 
-    /// The offset in the file of an address in the loaded library.
+    /// Returns the offset in the file of an address in the loaded library.
     pub(super) fn offset(&self, address: u64, what: &str) -> Result<u64, Refusal> {
         let within = |s: &&Segment| address.checked_sub(s.address).is_some_and(|d| d < s.in_file);
         let found = self.of(LOAD).find(within);
@@ -51,7 +51,7 @@ impl Headers {
 pub(super) fn read(reader: &Reader<'_>) -> Result<Headers, Refusal> {
     let head = reader.bytes(0, reader.size.min(64), "the file header")?;
     if !head.starts_with(b"\x7fELF") {
-        return Err(Refusal::new(Rule::NotElf, "the file is no ELF file"));
+        return Err(Refusal::new(Rule::NotElf, "the file is not an ELF file"));
     }
     if head.len() < 64 {
         return Err(Refusal::new(Rule::Truncated, format!("the file ends after {} bytes", head.len())));
@@ -59,7 +59,7 @@ pub(super) fn read(reader: &Reader<'_>) -> Result<Headers, Refusal> {
     let foreign = |what: String| Err(Refusal::new(Rule::Foreign, what));
     if (head[4], head[5], head[6]) != (2, 1, 1) {
         let what = format!("class {}, byte order {}, version {}", head[4], head[5], head[6]);
-        return foreign(format!("{what}; this host takes 64-bit little-endian ELF (2, 1, 1)"));
+        return foreign(format!("{what}; this host needs 64-bit little-endian ELF (2, 1, 1)"));
     }
     if !matches!(head[7], 0 | 3) {
         return foreign(format!("it is for operating system {}", head[7]));
@@ -72,7 +72,7 @@ pub(super) fn read(reader: &Reader<'_>) -> Result<Headers, Refusal> {
     }
     let (table, entry, count) = (u64_at(&head, 32), u16_at(&head, 54), u16_at(&head, 56));
     if entry != 56 || count == 0 {
-        let what = format!("{count} program headers of {entry} bytes make no sense");
+        let what = format!("{count} program headers of {entry} bytes are not valid");
         return Err(Refusal::new(Rule::Truncated, what));
     }
     let table = reader.bytes(table, u64::from(count) * 56, "the table of program headers")?;
@@ -80,11 +80,11 @@ pub(super) fn read(reader: &Reader<'_>) -> Result<Headers, Refusal> {
     let headers = Headers { segments };
     for s in headers.of(LOAD) {
         if s.offset.checked_add(s.in_file).is_none_or(|end| end > reader.size) {
-            let what = format!("a segment would end behind the file's {} bytes", reader.size);
+            let what = format!("a segment would end after the file's {} bytes", reader.size);
             return Err(Refusal::new(Rule::Truncated, what));
         }
     }
-    // If the header is missing, the loader would make every stack of the process executable, too.
+    // If the header is missing, the loader makes every stack of the process executable, too.
     if headers.of(GNU_STACK).next().is_none_or(|s| s.flags & EXECUTE != 0) {
         let what = "it asks for an executable stack; link it with -z noexecstack";
         return Err(Refusal::new(Rule::ExecutableStack, what));

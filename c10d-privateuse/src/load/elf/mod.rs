@@ -1,7 +1,7 @@
 //! Checks an ELF file, within limits, before the system's loader runs any of it.
 //!
-//! It reads only the parts that the loader itself uses (program headers, dynamic section, hash tables), and never more
-//! than 64 KiB at a time, whatever the file claims.
+//! It reads only the parts that the loader itself uses (program headers, dynamic section, hash tables), and at most 64
+//! KiB at a time, whatever the file claims.
 
 mod dynamic;
 mod header;
@@ -15,7 +15,7 @@ use crate::refusal::Refusal;
 
 pub(crate) use notes::NoteInfo;
 
-/// Checks everything that can be checked without loading.
+/// Checks everything that can be checked without loading the file. Returns the contents of the plugin's note.
 pub(crate) fn inspect(file: &File, size: u64) -> Result<NoteInfo, Refusal> {
     let reader = reader::Reader { file, size };
     let headers = header::read(&reader)?;

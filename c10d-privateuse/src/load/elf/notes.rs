@@ -14,9 +14,9 @@ pub(crate) struct NoteInfo {
 }
 
 const OWNER: &[u8] = b"c10d\0";
-/// The smallest note: up to and including the plugin's table size, and one byte of the name.
+/// The size of the smallest note: the fields before the name, and one byte of the name.
 const LEAST: usize = 13;
-/// The names of devices that no vendor may use.
+/// Names of devices that no plugin may have.
 const RESERVED: &[&str] = &["cpu", "cuda", "privateuse1"];
 
 pub(super) fn find(reader: &Reader<'_>, headers: &Headers) -> Result<NoteInfo, Refusal> {
@@ -27,10 +27,10 @@ pub(super) fn find(reader: &Reader<'_>, headers: &Headers) -> Result<NoteInfo, R
             return read(description);
         }
     }
-    Err(Refusal::new(Rule::Note, "it has no c10d note; a plugin has a line C10D_PLUGIN_NOTE(\"name\")"))
+    Err(Refusal::new(Rule::Note, "it has no c10d note; a plugin needs the line C10D_PLUGIN_NOTE(\"name\")"))
 }
 
-/// The description of our note.
+/// Returns the description of the c10d note in a segment, if it has one.
 fn in_segment(bytes: &[u8], align: usize) -> Result<Option<&[u8]>, Refusal> {
     let mut rest = bytes;
     while rest.len() >= 12 {
@@ -52,7 +52,7 @@ fn read(note: &[u8]) -> Result<NoteInfo, Refusal> {
     let damaged = |what: String| Refusal::new(Rule::Note, format!("the c10d note {what}"));
     let size = u32_at(note, 0) as usize;
     if note.len() < LEAST || size > note.len() || size < LEAST {
-        return Err(damaged(format!("says {size} bytes and has {}", note.len())));
+        return Err(damaged(format!("has size {size} in its first field, and {} bytes", note.len())));
     }
     let (major, minor, table) = (u16_at(note, 4), u16_at(note, 6), u32_at(note, 8));
     if major != abi::MAJOR {
@@ -69,7 +69,7 @@ fn read(note: &[u8]) -> Result<NoteInfo, Refusal> {
     let name = String::from_utf8_lossy(&name).into_owned();
     if !good || name.len() > 51 || RESERVED.contains(&name.as_str()) {
         return Err(damaged(format!(
-            "has {name:?} for a name; it must be new, of lower-case letters, digits, - and _"
+            "has the name {name:?}, which is reserved, or not made of lower-case letters, digits, - and _"
         )));
     }
     Ok(NoteInfo { name, major, minor })

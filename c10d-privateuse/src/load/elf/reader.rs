@@ -5,7 +5,7 @@ use std::os::unix::fs::FileExt;
 
 use crate::refusal::{Refusal, Rule};
 
-/// The longest table that is read at once.
+/// The maximum number of bytes that are read at once.
 pub(super) const MOST: u64 = 64 << 10;
 
 pub(super) struct Reader<'a> {
@@ -14,13 +14,13 @@ pub(super) struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    /// `len` bytes at `offset`.
+    /// Reads `len` bytes at `offset`.
     pub(super) fn bytes(&self, offset: u64, len: u64, what: &str) -> Result<Vec<u8>, Refusal> {
         if len > MOST {
             return Err(Refusal::new(Rule::Truncated, format!("{what} claims {len} bytes, which no plugin has")));
         }
         if offset.checked_add(len).is_none_or(|end| end > self.size) {
-            let what = format!("{what} would end behind the file's {} bytes", self.size);
+            let what = format!("{what} would end after the file's {} bytes", self.size);
             return Err(Refusal::new(Rule::Truncated, what));
         }
         let mut bytes = vec![0; len as usize];
@@ -31,7 +31,7 @@ impl Reader<'_> {
     }
 }
 
-/// Reads a number; 0 if there are not enough bytes.
+/// Reads a number. It is 0 if there are not enough bytes.
 pub(super) fn u16_at(bytes: &[u8], at: usize) -> u16 {
     bytes.get(at..at + 2).map_or(0, |b| u16::from_le_bytes([b[0], b[1]]))
 }

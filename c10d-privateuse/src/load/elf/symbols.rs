@@ -1,11 +1,11 @@
-//! Whether the library exports a function, by the hash tables that the loader uses.
+//! Checks whether the library exports a function, by the hash tables that the system's loader uses.
 
 use super::dynamic::Dynamic;
 use super::header::Headers;
 use super::reader::{Reader, u16_at, u32_at, u64_at};
 use crate::refusal::{Refusal, Rule};
 
-/// The longest chain that is followed.
+/// The maximum number of steps in a chain of the hash table.
 const MOST_STEPS: u32 = 1 << 14;
 
 pub(super) fn exports(reader: &Reader<'_>, headers: &Headers, d: &Dynamic, name: &str) -> Result<(), Refusal> {
@@ -83,7 +83,7 @@ impl Table<'_> {
         Err(endless())
     }
 
-    /// Whether the symbol is the function, defined here and visible.
+    /// Whether this symbol is the function that is looked for, and is defined in the library and visible.
     fn is_it(&self, index: u32) -> Result<bool, Refusal> {
         const WHAT: &str = "the table of symbols";
         let address = self.d.symbols.saturating_add(24 * u64::from(index));

@@ -1,4 +1,4 @@
-//! Any bytes give an answer, never a panic.
+//! Tests that any bytes give a verdict, never a panic.
 
 use std::collections::BTreeSet;
 use std::io::Write;
@@ -22,7 +22,7 @@ fn inspect_bytes(bytes: &[u8]) -> Result<NoteInfo, Refusal> {
     inspect(&file_of(bytes), bytes.len() as u64)
 }
 
-/// A library of this machine that is no plugin: the test program's own libc.
+/// Returns the bytes of a library that is no plugin: the test program's libc.
 fn library() -> Vec<u8> {
     let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
     let path = maps.lines().filter_map(|l| l.split_whitespace().nth(5)).find(|p| p.contains("libc.so")).unwrap();
@@ -53,12 +53,13 @@ impl Plugin {
         Plugin { bytes, headers, dynamic }
     }
 
-    /// Where in the file an address is.
+    /// Returns the offset of an address in the file.
     fn at(&self, address: u64) -> usize {
         self.headers.offset(address, "a part of the plugin").unwrap() as usize
     }
 
-    /// What the look for the entry reads: the dynamic section, the hash table, the symbols and their names.
+    /// Returns the ranges that are read when the entry is looked up: the dynamic section, the hash table, the symbols
+    /// and their names.
     fn looked_up(&self) -> Vec<Range<usize>> {
         let segment = self.headers.of(header::DYNAMIC).next().unwrap();
         let (d, begin) = (&self.dynamic, segment.offset as usize);
@@ -104,7 +105,7 @@ fn whatever_is_cut_or_flipped_is_refused() {
     }
 }
 
-/// Some flips change nothing that matters, others hide the entry, lead out of the file, or make the tables senseless.
+/// Some changes have no effect; others hide the entry, lead outside the file, or make the tables invalid.
 #[test]
 fn flips_in_what_leads_to_the_entry_are_an_answer() {
     for style in ["gnu", "sysv"] {
@@ -150,7 +151,7 @@ fn a_chain_without_an_end_is_left() {
     let table = plugin.at(plugin.dynamic.hash.unwrap());
     let word = |bytes: &[u8], i: usize| u32_at(bytes, table + 4 * i) as usize;
     let buckets = word(&plugin.bytes, 0);
-    // All buckets lead to symbol 1, which is not the entry, and from it to itself.
+    // All buckets lead to symbol 1, which is not the entry, and symbol 1 leads to itself.
     assert!(word(&plugin.bytes, 1) > 1);
     for i in (2..2 + buckets).chain([2 + buckets + 1]) {
         plugin.bytes[table + 4 * i..][..4].copy_from_slice(&1u32.to_le_bytes());

@@ -1,5 +1,5 @@
-//! gloo-like as the plugin `elsewhere`, with sub-groups, batches, and errors while no call runs. In a group with a
-//! special name it panics.
+//! gloo-like as the plugin `elsewhere`, with sub-groups, batches, and errors while no call runs. If the group has
+//! certain names, it panics.
 #![allow(unsafe_code)]
 
 use std::sync::Arc;
@@ -50,7 +50,7 @@ impl Elsewhere {
     }
 }
 
-// SAFETY: it passes on what gloo-like guarantees.
+// SAFETY: every call is passed on to gloo-like, which gives the guarantees.
 unsafe impl Backend for Elsewhere {
     fn name(&self) -> &'static str {
         "elsewhere"
@@ -82,7 +82,7 @@ unsafe impl Backend for Elsewhere {
         self.divided();
     }
 
-    /// A sub-group of one rank fails after it was used.
+    /// A sub-group of one rank fails after its first call.
     fn failure(&self) -> Option<Error> {
         let (ranks, division) = self.part.as_ref()?;
         let failed = ranks.len() == 1 && self.used.load(Ordering::Relaxed);

@@ -7,7 +7,7 @@ use c10d_guarded::What;
 
 c10d_privateuse::export_device!("guarded-reduces", c10d_guarded::PROVIDER);
 
-/// Returns the number of reductions since the last call of this.
+/// Returns the number of reductions since the last call of this function.
 #[unsafe(no_mangle)]
 pub extern "C" fn reductions() -> u64 {
     let runtime = c10d_guarded::reducing();
@@ -19,14 +19,14 @@ pub extern "C" fn reductions() -> u64 {
 /// Makes this call panic on device 1. With null, no call panics any more.
 ///
 /// # Safety
-/// The name ends with a nul.
+/// `call` is null, or ends with a nul.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn panics(call: *const c_char) {
     let runtime = c10d_guarded::reducing();
     if call.is_null() {
         return runtime.recover();
     }
-    // SAFETY: the caller guarantees it.
+    // SAFETY: the caller guarantees that it ends with a nul.
     let call = unsafe { CStr::from_ptr(call) };
     runtime.panic(1, &call.to_string_lossy());
 }

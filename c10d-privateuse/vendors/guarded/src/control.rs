@@ -1,4 +1,4 @@
-//! Functions for tests: faults on request, and the log.
+//! Functions for tests: they cause faults, and return the log.
 
 use crate::log::{Entry, What};
 use crate::runtime::Guarded;
@@ -31,7 +31,8 @@ impl Guarded {
         self.faults.panic(index, call);
     }
 
-    /// Makes the copy after the next `nth` copies on this device fail with this text when it runs.
+    /// Lets the next `nth` copies on this device succeed, and makes the copy after them fail with this text when it
+    /// runs.
     pub fn fail_copy(&self, index: u16, nth: u64, text: &str) {
         self.faults.fail_copy(index, nth, text);
     }
@@ -41,12 +42,12 @@ impl Guarded {
         self.faults.forget();
     }
 
-    /// Ends all faults. Hanging calls continue.
+    /// Ends all faults. Calls that hang then continue.
     pub fn recover(&self) {
         self.faults.recover();
     }
 
-    /// Starts a new log.
+    /// Starts a new, empty log.
     pub fn start_log(&self) {
         self.log.start();
     }
@@ -56,7 +57,7 @@ impl Guarded {
         self.log.so_far()
     }
 
-    /// The number of allocations, including freed ones that are still retained.
+    /// Returns the number of allocations, including freed ones that are still retained.
     pub fn allocations(&self) -> usize {
         self.memory.count()
     }

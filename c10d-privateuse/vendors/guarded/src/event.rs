@@ -1,4 +1,4 @@
-//! Events.
+//! The events of streams.
 
 use parking_lot::{Condvar, Mutex};
 
@@ -16,7 +16,7 @@ struct Records {
 }
 
 impl Event {
-    /// Adds a record. Returns its number.
+    /// Adds a record, and returns its number.
     pub(crate) fn record(&self) -> u64 {
         let mut state = self.state.lock();
         state.recorded += 1;
@@ -24,12 +24,13 @@ impl Event {
         state.recorded
     }
 
-    /// The number of the last record.
+    /// Returns the number of the last record.
     pub(crate) fn last(&self) -> u64 {
         self.state.lock().recorded
     }
 
-    /// Called when a stream reaches the event, with the failure before it, if any.
+    /// Called when a stream reaches a record of the event. `error` is an earlier failure on the stream, if there was
+    /// one.
     pub(crate) fn reach(&self, record: u64, error: Option<&str>) {
         let mut state = self.state.lock();
         state.reached = state.reached.max(record);
@@ -39,7 +40,7 @@ impl Event {
         self.reached.notify_all();
     }
 
-    /// Waits until a stream reaches the event.
+    /// Waits until a stream has reached this record.
     pub(crate) fn wait(&self, record: u64) {
         let mut state = self.state.lock();
         while state.reached < record {

@@ -1,4 +1,4 @@
-//! Faults on request.
+//! The faults that a test has requested.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -20,7 +20,7 @@ struct RequestedFaults {
     held: Vec<(u16, What)>,
     errors: BTreeMap<(u16, String), String>,
     panics: BTreeSet<(u16, String)>,
-    /// For each device: the number of copies before the one that fails, and its text.
+    /// For each device: how many copies still succeed before one fails, and the text of the failure.
     copies: BTreeMap<u16, (u64, String)>,
     forgetful: bool,
 }
@@ -63,7 +63,7 @@ impl Faults {
         self.changed.notify_all();
     }
 
-    /// Called at the start of a call. It does not return while the call must hang.
+    /// Called at the start of each call. Waits while the call must hang.
     pub(crate) fn enter(&self, index: u16, call: &str) -> Result {
         let mut asked = self.asked.lock();
         let key = (index, call.to_owned());
@@ -77,7 +77,7 @@ impl Faults {
         }
     }
 
-    /// Called before each piece of work on a stream. It waits while the device must stall or hold such work.
+    /// Called before each piece of work on a stream. Waits while the device must stall or must hold this kind of work.
     pub(crate) fn pass(&self, index: u16, what: Option<What>) {
         let mut asked = self.asked.lock();
         while asked.stalls.contains(&index) || what.is_some_and(|what| asked.held.contains(&(index, what))) {
@@ -85,7 +85,7 @@ impl Faults {
         }
     }
 
-    /// Whether this copy must fail.
+    /// Returns the text of the failure if this copy must fail.
     pub(crate) fn copy(&self, index: u16) -> Result<(), String> {
         let mut asked = self.asked.lock();
         match asked.copies.get_mut(&index) {

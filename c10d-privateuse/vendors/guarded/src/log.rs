@@ -1,8 +1,8 @@
-//! The log of the work that was put on streams, and of when it ran.
+//! A log of the work that was enqueued on streams, and of when it ran.
 
 use parking_lot::Mutex;
 
-/// The kind of work.
+/// The kind of a piece of work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum What {
@@ -16,7 +16,7 @@ pub enum What {
     Reduce,
 }
 
-/// A line of the log. The lines are in the order of the events.
+/// An entry of the log. The entries are in the order of time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Entry {
@@ -28,13 +28,13 @@ pub struct Entry {
     pub what: What,
     /// The number of bytes.
     pub bytes: usize,
-    /// The number of the piece of work on the device, in the order in which they were put on streams.
+    /// The number of the piece of work. Work that was enqueued later has a larger number.
     pub number: u64,
-    /// Whether the work has finished; otherwise it was put on the stream.
+    /// Whether the entry says that the work has finished; otherwise, that it was enqueued.
     pub ran: bool,
 }
 
-/// The log. It is only written after it was started.
+/// The log. Nothing is logged before `start`.
 #[derive(Default)]
 pub(crate) struct Log(Mutex<Option<Vec<Entry>>>);
 

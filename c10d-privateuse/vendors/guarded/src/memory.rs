@@ -1,5 +1,5 @@
-//! The device's memory: addresses that the host cannot access. The same pages are mapped a second time, at addresses
-//! that only streams use.
+//! The device's memory. Its addresses cannot be accessed by the host. The same pages are mapped a second time, at
+//! addresses that only streams use.
 #![allow(unsafe_code)]
 
 use std::collections::BTreeMap;
@@ -11,11 +11,11 @@ use parking_lot::{Mutex, RwLock};
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
 
-/// The number of addresses that one runtime can use in its life.
+/// The number of bytes of address space for all allocations of a runtime. Addresses are not reused.
 const RESERVED: usize = 1 << 40;
 const PAGE: usize = 4096;
 
-/// The content of unwritten memory.
+/// The value of bytes that were not written yet.
 const FRESH: u8 = 0xcd;
 
 #[derive(Default)]
@@ -23,7 +23,7 @@ pub(crate) struct Memory(Mutex<Space>);
 
 #[derive(Default)]
 struct Space {
-    /// The next address, and the end of the reserved addresses.
+    /// The next free address, and the end of the reserved addresses.
     next: usize,
     end: usize,
     blocks: BTreeMap<usize, Arc<Block>>,
@@ -33,7 +33,7 @@ struct Space {
 pub(crate) struct Block {
     start: usize,
     len: usize,
-    /// `None` when the memory was freed and is not retained.
+    /// `None` after the memory was freed and is not retained any more.
     pages: RwLock<Option<Pages>>,
     life: Mutex<Life>,
 }
@@ -43,30 +43,30 @@ struct Life {
     retained: u64,
 }
 
-/// Pages that are mapped twice: without any access at the visible address, and with access for the streams.
+/// Pages that are mapped twice: at `face`, where nothing can access them, and at `inside`, where streams do.
 struct Pages {
     face: *mut std::ffi::c_void,
     inside: *mut std::ffi::c_void,
     len: usize,
 }
 
-// SAFETY: only streams use the content, and their users are responsible for the order, as on a device.
+// SAFETY: only streams access the contents. Their users keep the accesses in order, as on a real device.
 unsafe impl Send for Pages {}
-// SAFETY: as above.
+// SAFETY: the same as for `Send`.
 unsafe impl Sync for Pages {}
 
 impl Pages {
-    /// Maps pages at `start`, where there are only reserved addresses.
+    /// Maps pages at `start`, which is a reserved address.
     fn new(start: usize, len: usize) -> rustix::io::Result<Pages> {
         let file = memfd_create("guarded", MemfdFlags::CLOEXEC)?;
         ftruncate(&file, len as u64)?;
         let face = std::ptr::with_exposed_provenance_mut(start);
-        // SAFETY: this replaces reserved addresses that belong only to this block.
+        // SAFETY: this replaces a reservation that belongs to this block alone.
         unsafe { mmap(face, len, ProtFlags::empty(), MapFlags::SHARED | MapFlags::FIXED, &file, 0) }?;
         let rights = ProtFlags::READ | ProtFlags::WRITE;
-        // SAFETY: this is a new mapping at an address that the system selects.
+        // SAFETY: this makes a new mapping at an address that the system selects.
         let inside = unsafe { mmap(std::ptr::null_mut(), len, rights, MapFlags::SHARED, &file, 0) }?;
-        // SAFETY: it was just mapped, and nothing else has it yet.
+        // SAFETY: the pages were just mapped, and nothing else uses them yet.
         unsafe { inside.cast::<u8>().write_bytes(FRESH, len) };
         Ok(Pages { face, inside, len })
     }
@@ -75,7 +75,7 @@ impl Pages {
 impl Drop for Pages {
     fn drop(&mut self) {
         let flags = MapFlags::PRIVATE | MapFlags::NORESERVE | MapFlags::FIXED;
-        // SAFETY: they were mapped in `new`; no stream is using them; the addresses stay reserved.
+        // SAFETY: `new` mapped both; no stream uses them any more; the addresses at `face` stay reserved.
         let _ = unsafe {
             munmap(self.inside, self.len).and(mmap_anonymous(self.face, self.len, ProtFlags::empty(), flags))
         };
@@ -99,17 +99,17 @@ impl Memory {
         let mut space = self.0.lock();
         if space.end == 0 {
             let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
-            // SAFETY: this is a new mapping at an address that the system selects.
+            // SAFETY: this makes a new mapping at an address that the system selects.
             let base = unsafe { mmap_anonymous(std::ptr::null_mut(), RESERVED, ProtFlags::empty(), flags) }
                 .map_err(|e| Error::new(ErrorKind::Resource, "cannot reserve addresses").caused_by(e))?;
             space.next = base.expose_provenance();
             space.end = space.next + RESERVED;
         }
         let start = space.next;
-        // There is a page between allocations, so that the end of one is not the start of another.
+        // A page between allocations stays unused, so that the end of one allocation is not the start of the next.
         let room = len.checked_next_multiple_of(PAGE).and_then(|room| room.checked_add(PAGE));
         let next = room.and_then(|room| start.checked_add(room)).filter(|next| *next <= space.end);
-        space.next = next.ok_or_else(|| bad(format!("out of memory: {len} bytes asked for")))?;
+        space.next = next.ok_or_else(|| bad(format!("out of memory: no addresses for {len} bytes")))?;
         let pages = Pages::new(start, len.next_multiple_of(PAGE))
             .map_err(|e| Error::new(ErrorKind::Resource, format!("no pages for {len} bytes")).caused_by(e))?;
         let pages = RwLock::new(Some(pages));
@@ -118,7 +118,7 @@ impl Memory {
         Ok(std::ptr::with_exposed_provenance_mut(start))
     }
 
-    /// The allocation that contains this address.
+    /// Returns the allocation that contains this address.
     fn block(&self, address: usize) -> Result<Arc<Block>> {
         let space = self.0.lock();
         let block = space.blocks.range(..=address).next_back().map(|(_, block)| block.clone());
@@ -127,7 +127,7 @@ impl Memory {
             .ok_or_else(|| bad(format!("{address:#x} is not memory of this device, or was freed")))
     }
 
-    /// `len` bytes at a place.
+    /// Returns the part of an allocation that begins at `place` and has `len` bytes.
     pub(crate) fn part(&self, place: DevicePtr, len: usize) -> Result<Part> {
         let address = (place.base.addr() as u64).wrapping_add(place.offset) as usize;
         let block = self.block(address)?;
@@ -170,7 +170,7 @@ impl Memory {
         })
     }
 
-    /// Changes the count. The memory is freed with the last holder.
+    /// Changes the owners. If none is left, the memory is freed.
     fn ends(&self, block: &Arc<Block>, change: impl FnOnce(&mut Life) -> Result) -> Result {
         let mut life = block.life.lock();
         change(&mut life)?;
@@ -183,15 +183,15 @@ impl Memory {
         Ok(())
     }
 
-    /// The number of allocations.
+    /// Returns the number of allocations.
     pub(crate) fn count(&self) -> usize {
         self.0.lock().blocks.len()
     }
 }
 
 impl Part {
-    /// Reads or writes the bytes. It is an error if they no longer exist. As on a device, several may do this at once,
-    /// and the order of the streams keeps them apart.
+    /// Calls `use_it` with the address and length of the part. It is an error if the memory was freed. As on a device,
+    /// several threads may do this at once; the order of the streams keeps their accesses apart.
     pub(crate) fn with<T>(&self, use_it: impl FnOnce(*mut u8, usize) -> T) -> Result<T, String> {
         let pages = self.block.pages.read();
         match &*pages {

@@ -1,4 +1,4 @@
-//! The registration of the device, which is all that a vendor's crate needs.
+//! The registration of the devices. Besides the runtime, a vendor's crate needs nothing else.
 
 use std::sync::{Arc, OnceLock};
 
@@ -7,7 +7,8 @@ use c10d_core::backend::{DeviceRegistration, Provider};
 
 use crate::Guarded;
 
-/// The devices `guarded`, for which the host reduces, and `guarded-reduces`, which reduce by themselves.
+/// The registration of the devices `guarded`, for which the host reduces, and `guarded-reduces`, which reduce
+/// themselves.
 pub static PROVIDER: Provider = Provider {
     source: env!("CARGO_PKG_NAME"),
     devices: &[
@@ -19,13 +20,13 @@ pub static PROVIDER: Provider = Provider {
 
 c10d_core::submit!(PROVIDER);
 
-/// The runtime of `guarded-reduces`, one per process.
+/// Returns the runtime of `guarded-reduces`. There is one per process.
 pub fn reducing() -> Arc<Guarded> {
     static RUNTIME: OnceLock<Arc<Guarded>> = OnceLock::new();
     RUNTIME.get_or_init(|| Arc::new(Guarded::new("guarded-reduces").with_reduction())).clone()
 }
 
-/// The runtime of `guarded`, one per process.
+/// Returns the runtime of `guarded`. There is one per process.
 pub fn runtime() -> Arc<Guarded> {
     static RUNTIME: OnceLock<Arc<Guarded>> = OnceLock::new();
     RUNTIME.get_or_init(|| Arc::new(Guarded::new("guarded"))).clone()

@@ -1,15 +1,15 @@
-//! Reductions in the memory of the streams.
+//! Reductions in device memory, as streams run them.
 #![allow(unsafe_code)]
 
 use c10d_core::{DType, DTypeSet, Element, ReduceOp};
 
-/// Combines this number of bytes of the second place into the first.
+/// Combines the elements at the second address into those at the first. The last argument is the number of bytes.
 ///
 /// # Safety
-/// Both places have this number of bytes, and nothing else uses them meanwhile.
+/// There is this number of bytes at both addresses, and nothing else uses them meanwhile.
 pub(crate) type Reducer = unsafe fn(*mut u8, *const u8, usize);
 
-/// The types that are reduced here. The host reduces the others.
+/// Returns the types that the device reduces. The host reduces the others.
 pub(crate) fn types(op: ReduceOp) -> DTypeSet {
     let of: Vec<DType> = DType::ALL.iter().copied().filter(|dtype| reducer(op, *dtype).is_some()).collect();
     DTypeSet::of(&of)
@@ -17,7 +17,7 @@ pub(crate) fn types(op: ReduceOp) -> DTypeSet {
 
 unsafe fn each<T: Element + Combine, const OP: u8>(acc: *mut u8, with: *const u8, bytes: usize) {
     for i in 0..bytes / size_of::<T>() {
-        // SAFETY: it is within the bytes, which need not be aligned.
+        // SAFETY: the index is within the bytes, and unaligned access is allowed.
         unsafe {
             let (acc, with) = (acc.cast::<T>().add(i), with.cast::<T>().add(i));
             acc.write_unaligned(T::combine::<OP>(acc.read_unaligned(), with.read_unaligned()));
@@ -87,7 +87,7 @@ fn float<T: Element + Combine>(op: ReduceOp) -> Option<Reducer> {
     if matches!(op, ReduceOp::Band | ReduceOp::Bor | ReduceOp::Bxor) { None } else { integer::<T>(op) }
 }
 
-/// The function for the operation on the type, if there is one.
+/// Returns the function for an operation on a type, or `None` if the host does this.
 pub(crate) fn reducer(op: ReduceOp, dtype: DType) -> Option<Reducer> {
     match dtype {
         DType::U8 => integer::<u8>(op),

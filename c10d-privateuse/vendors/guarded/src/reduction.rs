@@ -1,4 +1,4 @@
-//! Reduction on the device.
+//! Reductions on the device.
 #![allow(unsafe_code)]
 
 use c10d_core::device::{DevicePtr, DeviceReduce, Elements};
@@ -9,7 +9,7 @@ use crate::reduce;
 use crate::runtime::Guarded;
 use crate::stream::Task;
 
-// SAFETY: as the runtime's.
+// SAFETY: the guarantees are those of the runtime: a stream runs its work in order, on memory that exists.
 unsafe impl DeviceReduce for Guarded {
     fn reduces(&self, op: ReduceOp) -> DTypeSet {
         reduce::types(op)

@@ -1,4 +1,4 @@
-//! The runtime.
+//! The device runtime.
 #![allow(unsafe_code)]
 
 use std::alloc::{Layout, alloc, dealloc};
@@ -16,11 +16,11 @@ use crate::log::{Entry, Log, What};
 use crate::memory::Memory;
 use crate::stream::{Env, Host, Stream, Task};
 
-/// The number of devices of a runtime. Ranks that are threads can have one each.
+/// The number of devices of a runtime. If ranks are threads, each can have its own.
 const DEVICES: u16 = 8;
 const PINNED: usize = 4096;
 
-/// A runtime with its devices.
+/// A runtime with 8 devices.
 pub struct Guarded {
     pub(crate) name: &'static str,
     cuda: bool,
@@ -30,12 +30,12 @@ pub struct Guarded {
     events: Mutex<BTreeMap<(u16, u64), Arc<Event>>>,
     pub(crate) faults: Arc<Faults>,
     pub(crate) log: Arc<Log>,
-    /// Numbers of streams, events and work.
+    /// The number of the next stream, event or piece of work.
     next: AtomicU64,
 }
 
 impl Guarded {
-    /// Makes a separate runtime, whose devices have the name `name`.
+    /// Makes a separate runtime, whose devices are named `name`.
     pub fn new(name: &'static str) -> Guarded {
         Guarded {
             name,
@@ -50,14 +50,14 @@ impl Guarded {
         }
     }
 
-    /// Makes a runtime whose devices pretend to be CUDA's, with addresses like CUDA's.
+    /// Makes a runtime whose devices behave like CUDA devices: their buffers have `Device::cuda`, and real addresses.
     pub fn cuda() -> Guarded {
         let mut runtime = Guarded::new("cuda");
         runtime.cuda = true;
         runtime
     }
 
-    /// The same, with reductions on the device (level 1): integers, f32 and f64. The host reduces other types.
+    /// Adds reductions on the device (level 1), for integers, f32 and f64. The host reduces other types.
     pub fn with_reduction(mut self) -> Guarded {
         self.reduces = true;
         self
@@ -108,14 +108,14 @@ impl Guarded {
 
 fn said(result: Result) {
     if let Err(e) = result {
-        // `free` cannot return an error.
+        // `free` and `release` cannot return an error.
         eprintln!("guarded: {e}");
         debug_assert!(false, "guarded: {e}");
     }
 }
 
-// SAFETY: addresses are never reused; memory remains until it is freed and released; only a copy's task uses host
-// memory, before the stream continues; a stream reaches an event after all earlier work.
+// SAFETY: addresses are never reused; memory exists until it is freed and no longer retained; only the work of a copy
+// uses host memory, before its stream continues; a stream reaches an event after all earlier work.
 unsafe impl DeviceRuntime for Guarded {
     fn name(&self) -> &'static str {
         self.name

@@ -1,4 +1,4 @@
-//! Streams: threads that run their work in order, but late and at different speeds.
+//! Streams: threads that run their work in order, but late and with varying delays.
 #![allow(unsafe_code)]
 
 use std::collections::VecDeque;
@@ -13,7 +13,7 @@ use crate::log::{Entry, Log};
 use crate::memory::Part;
 use crate::reduce::Reducer;
 
-/// A pattern that is not a result.
+/// A byte that is not part of any result.
 const NOT_YET: u8 = 0xa5;
 
 /// A piece of work.
@@ -41,7 +41,7 @@ impl Task {
 /// The host memory of a copy.
 pub(crate) struct Host(pub(crate) *mut u8);
 
-// SAFETY: the caller that enqueues a copy guarantees the memory until the stream has finished it.
+// SAFETY: the caller that enqueues a copy guarantees that the memory exists until the stream has finished the copy.
 unsafe impl Send for Host {}
 
 pub(crate) struct Stream {
@@ -55,7 +55,7 @@ struct TaskQueue {
     closed: bool,
 }
 
-/// The data of a stream's thread besides its queue.
+/// What a stream's thread needs besides its queue.
 pub(crate) struct Env {
     pub(crate) faults: Arc<Faults>,
     pub(crate) log: Arc<Log>,
@@ -96,7 +96,7 @@ impl Stream {
 
     fn serve(&self, env: &Env) {
         let mut seed = env.seed;
-        // As on real devices, a failed stream only reaches events, and reports the failure at each.
+        // As on real devices, a stream that failed skips its work and only reaches events, which report the failure.
         let mut failed: Option<String> = None;
         while let Some(task) = self.next() {
             env.faults.pass(env.index, task.entry().map(|entry| entry.what));
@@ -114,10 +114,10 @@ impl Stream {
     }
 }
 
-/// While memory is being written, its content is useless.
+/// Fills the target of a copy to the host with a useless pattern, as its contents are undefined until the copy is done.
 fn scribble(task: &Task) {
     if let Task::CopyOut { to, from, .. } = task {
-        // SAFETY: this is the copy's host memory, which is guaranteed for this length.
+        // SAFETY: it is the host memory of the copy, whose caller guarantees this length.
         let _ = from.with(|_, len| unsafe { to.0.write_bytes(NOT_YET, len) });
     }
 }
@@ -134,16 +134,16 @@ fn dawdle(seed: &mut u64) {
 
 fn run(task: &Task, log: &Log) -> Result<(), String> {
     match task {
-        // SAFETY: the host memory is guaranteed, and the device memory exists; they are different allocations.
+        // SAFETY: the caller guarantees the host memory, `with` checks the device memory, and they do not overlap.
         Task::CopyIn { to, from, .. } => to.with(|to, len| unsafe { to.copy_from_nonoverlapping(from.0, len) })?,
-        // SAFETY: as above.
+        // SAFETY: the same as for `CopyIn`.
         Task::CopyOut { to, from, .. } => from.with(|from, len| unsafe { to.0.copy_from_nonoverlapping(from, len) })?,
         Task::Copy { to, from, .. } => {
-            // SAFETY: device memory is there; the caller promised that the places do not overlap.
+            // SAFETY: `with` checks both parts, and the caller guarantees that they do not overlap.
             to.with(|to, len| from.with(|from, _| unsafe { to.copy_from_nonoverlapping(from, len) }))??;
         }
         Task::Reduce { acc, with, by, .. } => {
-            // SAFETY: device memory is there; the caller promised that the places do not overlap.
+            // SAFETY: `with` checks both parts, and the caller guarantees that they do not overlap.
             acc.with(|acc, len| with.with(|with, _| unsafe { by(acc, with, len) }))??;
         }
         Task::Record { .. } | Task::Wait { .. } => {}

@@ -10,13 +10,13 @@ use c10d_core::{Builder, Error, ErrorKind, ProcessGroup, ReduceOp, op};
 use c10d_guarded::{Guarded, What};
 use common::{CAP, returns};
 
-/// A deadline that must pass, on a machine that is not overloaded.
+/// A deadline that is long enough on a machine that is not overloaded, and passes in these tests.
 const SHORT: Duration = Duration::from_millis(300);
 
-/// The calls of a runtime during an op.
+/// The calls of the device runtime that an op makes.
 const CALLS: [&str; 9] =
     ["retain", "create_stream", "create_event", "allocate_host", "record", "wait", "copy_out", "query", "copy_in"];
-/// The calls before the device gets any data of the op.
+/// Those of the calls that come before the device gets any data of the op.
 const EARLY: [&str; 2] = ["create_stream", "create_event"];
 
 fn buffer(runtime: &Arc<Guarded>, index: u16, count: usize) -> DeviceBuffer {
@@ -28,8 +28,8 @@ fn alone(builder: &Builder) -> ProcessGroup {
     builder.clone().hint("staged.chunk", "256").build().unwrap()
 }
 
-/// Runs an op that fails by its deadline with this text. If the machine had no time for the thread that calls the
-/// device, the error is another one; then it tries again with a later deadline. After each attempt the device recovers.
+/// Runs an op that fails by its deadline with this text. If the machine was too busy to call the device, the error is
+/// another one, and the op is repeated with a later deadline. After each attempt the device recovers.
 fn fails(
     runtime: &Arc<Guarded>,
     how: &str,
@@ -62,7 +62,7 @@ fn whoever_calls_a_device_that_hangs_is_told_which_and_in_what() {
     for call in CALLS {
         for form in ["blocking", "owned", "scoped"] {
             if call == "retain" && form != "owned" {
-                // The memory is not retained yet, so borrowed memory cannot be given back meanwhile.
+                // The memory is not retained yet, so a call with borrowed memory has to wait for the device.
                 continue;
             }
             let (device, builder, how) = (runtime.clone(), builder.clone(), format!("stuck in {call} for"));
@@ -124,7 +124,7 @@ fn borrowed_memory_that_cannot_be_retained_is_waited_for() {
         device.hang(0, "copy_in");
         let error = std::thread::scope(|s| {
             s.spawn(|| {
-                // The op's deadline is over, and so far only the group knows.
+                // The op's deadline has passed, and only the group's failure reports it so far.
                 while pg.failure().is_none() {
                     std::thread::sleep(Duration::from_millis(5));
                 }
@@ -133,12 +133,12 @@ fn borrowed_memory_that_cannot_be_retained_is_waited_for() {
             });
             pg.run(op::all_reduce(&mut x, ReduceOp::Sum).timeout(timeout)).map(drop).unwrap_err().error
         });
-        // Later work on the device does not belong to this op: the one copy that hung is finished.
+        // The copy that hung has run before the call returned, so the device does not use the memory afterwards.
         let over = device.log().iter().any(|entry| entry.what == What::CopyIn && entry.ran);
         assert!(over || !error.to_string().contains("stuck"), "{error}");
         vec![error]
     });
-    // Memory that the op owns is leaked instead.
+    // If the op owns the memory, the memory is leaked instead.
     let device = runtime.clone();
     fails(&runtime, "stuck in copy_in", move |timeout| {
         let (pg, x) = (alone(&builder), buffer(&device, 0, 200));
@@ -160,7 +160,7 @@ fn a_device_that_stalls_is_named_and_late_work_finds_its_memory() {
         let before = device.allocations();
         device.stall(0);
         let error = pg.run(op::all_reduce(&mut x, ReduceOp::Sum).timeout(timeout)).map(drop).unwrap_err().error;
-        // It is freed while the device still has queued copies of it.
+        // The memory is freed while the device still has queued copies of it.
         drop(x);
         assert!(device.allocations() == before || !error.to_string().contains(how), "retained");
         vec![error]
@@ -275,7 +275,7 @@ fn abort_ends_an_op_whose_device_hangs() {
     let (runtime, builder) = staged!("aborts");
     let device = runtime.clone();
     let error = returns(move || {
-        // There is no deadline that would end it.
+        // No deadline ends it.
         let pg = builder.timeout(Duration::from_secs(3600)).build().unwrap();
         let mut x = buffer(&runtime, 0, 200);
         runtime.hang(0, "copy_in");

@@ -18,7 +18,7 @@ const FOLLOW: &str = "C10D_GUARDED_FOLLOW";
 fn following_an_address_on_the_host_is_a_segmentation_fault() {
     if std::env::var_os(FOLLOW).is_some() {
         let base = Guarded::new("followed").allocate(0, 64).unwrap().cast::<u8>();
-        // SAFETY: this is not safe; the process ends here.
+        // SAFETY: there is none: the access is forbidden, and ends this process on purpose.
         let _ = unsafe { base.read_volatile() };
         return;
     }
@@ -36,16 +36,16 @@ fn memory_is_not_used_after_its_free() {
     let base = runtime.allocate(0, 64).unwrap();
     let place = DevicePtr { base, offset: 0 };
     let bytes = [7u8; 64];
-    // It is put on a stream before the memory is freed, and runs afterwards: detected when it runs.
+    // A copy that is enqueued before the memory is freed, and runs afterwards, is detected when it runs.
     runtime.stall(0);
-    // SAFETY: the bytes remain; the test frees the device's memory on purpose.
+    // SAFETY: the host's bytes exist. The device's memory is freed too early on purpose.
     unsafe {
         runtime.copy_in(0, 0, place, bytes.as_ptr(), 64).unwrap();
         runtime.free(0, base);
         runtime.recover();
         let error = runtime.synchronize(0, 0, deadline).unwrap_err().to_string();
         assert!(error.contains("freed before it ran"), "{error}");
-        // It is put on a stream after the memory was freed: detected at once.
+        // A copy that is enqueued after the memory was freed is detected at once.
         let error = runtime.copy_in(0, 0, place, bytes.as_ptr(), 64).unwrap_err().to_string();
         assert!(error.contains("is not memory of this device, or was freed"), "{error}");
     }
@@ -60,7 +60,7 @@ fn retained_memory_stays_until_the_last_release() {
     let base = runtime.allocate(0, 64).unwrap();
     let place = DevicePtr { base, offset: 0 };
     let (bytes, mut back) = ([7u8; 64], [0u8; 64]);
-    // SAFETY: the host memory remains, and the device memory is retained while it is used.
+    // SAFETY: the host memory exists, and the device memory is retained while it is used.
     unsafe {
         assert!(runtime.retain(0, base));
         runtime.free(0, base);
@@ -79,7 +79,7 @@ fn an_allocation_ends_where_it_ends() {
     let base = runtime.allocate(0, 64).unwrap();
     let bytes = [0u8; 65];
     for (offset, len) in [(0, 65), (1, 64), (64, 1)] {
-        // SAFETY: the call is rejected.
+        // SAFETY: the call is rejected before it uses anything.
         let refused = unsafe { runtime.copy_in(0, 0, DevicePtr { base, offset }, bytes.as_ptr(), len) };
         assert!(refused.is_err(), "{len} bytes at {offset}");
     }
@@ -95,7 +95,7 @@ fn streams_do_not_wait_for_each_other_without_an_event() {
         let base = x_base(&x);
         let (stream, mut seen) = (runtime.create_stream(0).unwrap(), vec![0u8; 1 << 16]);
         let new = [turn.wrapping_add(1); 1 << 16];
-        // SAFETY: all memory remains until both streams have finished.
+        // SAFETY: all memory exists until both streams have finished.
         unsafe {
             runtime.copy_in(0, 0, base, new.as_ptr(), new.len()).unwrap();
             runtime.copy_out(0, stream, seen.as_mut_ptr(), base, seen.len()).unwrap();

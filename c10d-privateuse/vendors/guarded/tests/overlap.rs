@@ -1,4 +1,4 @@
-//! Tests that copies run while the CPU backend transfers, with a CPU backend that would wait for ever if they did not.
+//! Tests that copies run while the CPU backend transfers. The CPU backend of these tests waits for ever if they do not.
 #![allow(unsafe_code)]
 
 use crate::common;
@@ -19,15 +19,16 @@ static UNEVEN: Runtime = LazyLock::new(|| Arc::new(Guarded::new("uneven")));
 const ROUNDS: usize = 8;
 const EACH: usize = 256;
 
-/// A backend for one rank. It holds each transfer until the device is where an overlapping pipeline brings it.
+/// A backend for one rank. It holds each transfer until the device has done what an overlapping pipeline does
+/// meanwhile.
 struct Holding {
     runtime: &'static Runtime,
     op: OpKind,
-    /// The step number of the first round.
+    /// The step number in the first round.
     first: usize,
 }
 
-/// Waits until the log has this.
+/// Waits until the log has this entry.
 fn until(what: &str, reached: impl Fn() -> bool) -> Result {
     let end = Instant::now() + CAP;
     while !reached() {
@@ -43,7 +44,7 @@ fn count(runtime: &Runtime, what: What, ran: bool) -> usize {
     runtime.log().iter().filter(|entry| entry.what == what && entry.ran == ran).count()
 }
 
-// SAFETY: it completes jobs after the wait, which has its own limit, and keeps nothing.
+// SAFETY: it completes a job after the wait, which has a time limit, and does not use the memory afterwards.
 unsafe impl Backend for Holding {
     fn name(&self) -> &'static str {
         "holding"
@@ -61,7 +62,7 @@ unsafe impl Backend for Holding {
                 result = until("the next round's copy to the host", || count(What::CopyOut, true) > round + 1);
             }
             if round == 1 {
-                // The first copy back was put on the stream and cannot have run: this transfer does not wait for it.
+                // The first copy to the device was enqueued but cannot have run, so this transfer did not wait for it.
                 let given = until("the copy back of the round before", || count(What::CopyIn, false) == 1);
                 assert_eq!(count(What::CopyIn, true), 0);
                 result = result.and(given);
@@ -69,7 +70,7 @@ unsafe impl Backend for Holding {
             }
             for (from, to) in request.inputs().iter().zip(request.outputs()) {
                 let (bytes, from, to) = (from.bytes(), from.host_ptr().unwrap(), to.host_ptr().unwrap());
-                // SAFETY: in a world of one, an output has the input's length, and both belong to the job.
+                // SAFETY: in a group of one rank, an output is as long as its input, and both belong to the job.
                 unsafe { std::ptr::copy_nonoverlapping(from, to, bytes) };
             }
         }
@@ -147,8 +148,8 @@ fn an_op_begins_behind_what_its_stream_has() {
     for turn in 0..20u32 {
         let values: Vec<[u32; 64]> = (0..20).map(|i| [turn * 100 + i; 64]).collect();
         for value in &values {
-            // SAFETY: both places have this number of bytes, and remain until the op below is finished, which is
-            // ordered after them.
+            // SAFETY: both places have this number of bytes, and exist until the op below has ended. The op is ordered
+            // after this work.
             unsafe { device.copy_in(0, 0, DevicePtr { base, offset: 0 }, value.as_ptr().cast(), 256) }.unwrap();
         }
         pg.all_gather_into(&x, &mut y).unwrap();

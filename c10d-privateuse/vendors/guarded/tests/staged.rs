@@ -69,7 +69,7 @@ fn lists_of_other_lengths_than_a_peer_expects_are_a_mismatch_of_all_elements() {
         .run_ranks(3, |pg| {
             let index = pg.rank() as u16;
             let on = |count: usize| DeviceBuffer::from_slice(&device, index, &vec![1i32; count], CAP);
-            // Rank 1 has more than rank 0 expects from it; both need many rounds.
+            // Rank 1 sends more than rank 0 expects; both need many rounds.
             let from_1 = if pg.rank() == 0 { 4000 } else { 5000 };
             let mine = if pg.rank() == 1 { 5000 } else { 10 };
             let outputs = vec![on(10)?, on(from_1)?, on(10)?];
@@ -104,7 +104,7 @@ fn messages_of_one_sender_keep_their_order() {
                 return pg.shutdown();
             }
             let (first, second) = (on(0, 1)?, on(1, 2)?);
-            // The first message's copy to the host waits until that of the second is finished.
+            // The copy of the first message to the host waits until the second message's copy is done.
             runtime.hold(0, What::CopyOut);
             let works = [pg.start(op::send(first, 1, 5)), pg.start(op::send(second, 1, 5))];
             let out = |e: &Entry| e.index == 1 && e.what == What::CopyOut && e.ran;
@@ -112,7 +112,7 @@ fn messages_of_one_sender_keep_their_order() {
             while !runtime.log().iter().any(out) && Instant::now() < end {
                 std::thread::sleep(Duration::from_millis(1));
             }
-            // This is long enough for a pipeline that would send it now.
+            // A pipeline that does not keep the order of messages would send the second one within this time.
             std::thread::sleep(Duration::from_millis(20));
             runtime.recover();
             works.into_iter().try_for_each(|work| work.wait().map(drop))?;
@@ -137,7 +137,7 @@ fn long_messages_go_in_rounds_that_wait_for_no_copy_back() {
                 runtime.start_log();
                 runtime.hold(1, What::CopyIn);
                 pg.barrier()?;
-                // Everything arrives, although nothing is copied to the receiver's device.
+                // Everything arrives, although no copy to the receiver's device runs.
                 pg.send(&x, 1, 5)?;
                 let of = |what, ran| runtime.log().iter().filter(|e| e.what == what && e.ran == ran).count();
                 assert_eq!((of(What::CopyOut, true), of(What::CopyIn, true)), (5, 0));
@@ -171,8 +171,8 @@ fn whoever_sends_first_is_received_whole() {
                 (0..3).try_for_each(|_| pg.send(&on(pg.rank())?, 0, 5).map(drop))?;
                 return pg.shutdown();
             }
-            // Three receives from any source wait at once. Then their messages come, and the others in the order of the
-            // ranks.
+            // Three receives from any source wait at the same time. Then their messages arrive, and other messages in
+            // the order of the ranks.
             let buffers: Vec<_> = (0..3).map(|_| on(9)).collect::<c10d_core::Result<_>>()?;
             let any: Vec<_> = buffers.into_iter().map(|x| pg.start(op::recv_any_source(x, 5))).collect();
             pg.barrier()?;
@@ -236,7 +236,7 @@ fn a_device_that_reduces_is_left_to() {
     builder
         .run_ranks(3, |pg| {
             let (me, index) = (i64::from(pg.rank()), pg.rank() as u16);
-            // Parts with a different length for each rank, and none for the first.
+            // The parts have a different length for each rank, and the first is empty.
             let part = |rank: i64| (0..700 * rank).map(|i| i + 10 * rank).collect::<Vec<i64>>();
             let on = |values: &[i64]| DeviceBuffer::from_slice(&runtime, index, values, CAP);
             let inputs = (0..3).map(|rank| on(&part(rank))).collect::<c10d_core::Result<Vec<_>>>()?;
@@ -246,7 +246,7 @@ fn a_device_that_reduces_is_left_to() {
         })
         .unwrap();
     assert!(reduced(), "lists are reduced there, too");
-    // The memory for that is freed with the threads.
+    // The host memory of the pipelines is freed when the threads end.
     returns(|| {
         while reducer().allocations() > 0 {
             std::thread::yield_now();
@@ -269,7 +269,7 @@ fn tensors_of_no_elements_are_tensors() {
             } else {
                 pg.recv(empty()?, 0, 1).map(drop)?
             }
-            // Other ranks have elements.
+            // Only the other ranks have elements.
             let some = DeviceBuffer::from_slice(&device, index, &[1f32; 3], CAP)?;
             let back = pg.all_reduce_coalesced(vec![empty()?, some, empty()?], ReduceOp::Sum)?;
             assert_eq!(back[1].to_vec::<f32>(CAP)?, [2.0; 3]);
@@ -278,7 +278,7 @@ fn tensors_of_no_elements_are_tensors() {
         .unwrap();
 }
 
-/// Returns the buffer: no message was received or sent.
+/// Returns the buffer. No message was received or sent.
 fn back<R>(work: Work<R>) -> R {
     match work.cancel() {
         Ok(Cancel::Back(buffer)) => buffer,
@@ -328,7 +328,7 @@ fn messages_are_taken_back() {
                 while enqueued() <= of_one && Instant::now() < end {
                     std::thread::sleep(Duration::from_millis(1));
                 }
-                // The device may still read the buffer, so it cannot be returned yet: the op ends by itself.
+                // The device may still read the buffer, so the buffer cannot be returned yet. The op ends by itself.
                 let Ok(Cancel::TooLate(two)) = two.cancel() else { panic!("the device has it") };
                 assert!(!two.is_done());
                 runtime.recover();

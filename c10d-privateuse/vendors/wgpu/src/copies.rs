@@ -1,4 +1,4 @@
-//! Copies and kernels. wgpu copies only whole words, so other copies use the kernel that copies bytes.
+//! Copies and kernels. wgpu copies only whole 32-bit words; a kernel copies bytes in all other cases.
 #![allow(unsafe_code)]
 
 use c10d_core::Result;
@@ -28,13 +28,13 @@ fn down(x: u64, to: u64) -> u64 {
 }
 
 impl Gpu {
-    /// Enqueues a copy from host memory, which is read immediately.
+    /// Enqueues a copy from host memory. The host memory is read before the call returns.
     ///
     /// # Safety
-    /// There is this number of bytes to read.
+    /// `from` has `bytes` readable bytes.
     pub(crate) unsafe fn copy_in(&self, stream: Stream, to: &Region, from: *const u8, bytes: usize) -> Result {
         self.check()?;
-        // This is not possible if an earlier copy of the stream will still write it.
+        // If an earlier copy of the stream still has to write the host memory, it is waited for.
         let range = from.addr()..from.addr() + bytes;
         for arrival in self.streams.lock().overlapping(stream, &range) {
             while !arrival.is_done() {
@@ -42,7 +42,7 @@ impl Gpu {
                 self.check()?;
             }
         }
-        // SAFETY: the caller guarantees it.
+        // SAFETY: the caller guarantees `bytes` readable bytes.
         let data = unsafe { std::slice::from_raw_parts(from, bytes) };
         let end = to.offset + bytes as u64;
         let words = to.offset.next_multiple_of(WORD).min(end)..down(end, WORD);
@@ -66,10 +66,10 @@ impl Gpu {
         Ok(())
     }
 
-    /// Enqueues a copy to host memory, which is written when the queue's callbacks run.
+    /// Enqueues a copy to host memory. The host memory is written when the queue's callbacks run.
     ///
     /// # Safety
-    /// There is this number of bytes to write, until the stream has finished the copy.
+    /// `to` has `bytes` writable bytes until the stream has finished the copy.
     pub(crate) unsafe fn copy_out(&self, stream: Stream, to: *mut u8, from: &Region, bytes: usize) -> Result {
         self.check()?;
         let address = to.expose_provenance();
@@ -95,8 +95,8 @@ impl Gpu {
                 match view.and_then(|()| mapped.get_mapped_range(..).map_err(|e| e.to_string())) {
                     Ok(view) => {
                         let to = std::ptr::with_exposed_provenance_mut::<u8>(to);
-                        // SAFETY: the caller keeps the memory until the stream has finished, which is not before
-                        // `finish`.
+                        // SAFETY: the caller keeps the memory until the stream has finished the copy, which is not
+                        // before `finish` is called below.
                         unsafe { to.copy_from_nonoverlapping(view[skip..].as_ptr(), piece) };
                     }
                     Err(what) => drop(failure.set(format!("a copy to the host failed: {what}"))),
@@ -122,19 +122,19 @@ impl Gpu {
         Ok(())
     }
 
-    /// Enqueues a kernel over `bytes` bytes of elements, in pieces that fit a binding.
+    /// Enqueues a kernel over `bytes` bytes of elements. It is divided into pieces that fit a binding.
     pub(crate) fn run(&self, kernel: Kernel, acc: &Region, other: &Region, bytes: u64) -> Result {
         self.check()?;
         let limits = self.device.limits();
         let align = u64::from(limits.min_storage_buffer_offset_alignment);
-        // The binding of a piece may begin before it and end after it.
+        // Bindings are aligned, so that of a piece may begin before the piece and end after it.
         let most = PIECE.min(down(limits.max_storage_buffer_binding_size.saturating_sub(2 * align), 256)).max(256);
         let mut done = 0;
         while done < bytes {
             let piece = (bytes - done).min(most);
             let (acc, mut other) = (acc.after(done), other.after(done));
             if acc.buffer == other.buffer {
-                // A buffer cannot be bound for reading and for writing at once.
+                // A buffer cannot be bound for reading and for writing in one dispatch.
                 other = self.aside(&other, piece);
             }
             self.dispatch(kernel, &acc, &other, piece, align)?;
@@ -143,7 +143,7 @@ impl Gpu {
         Ok(())
     }
 
-    /// Copies the bytes to another buffer.
+    /// Copies the bytes to a new buffer.
     fn aside(&self, from: &Region, bytes: u64) -> Region {
         let window = down(from.offset, WORD)..(from.offset + bytes).next_multiple_of(WORD);
         let buffer = self.device.create_buffer(&wgpu::BufferDescriptor {

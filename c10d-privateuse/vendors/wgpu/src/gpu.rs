@@ -1,4 +1,4 @@
-//! A device: its queue, its failure, its kernels.
+//! A device, with its queue, its failure and its kernels.
 
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
@@ -14,16 +14,16 @@ use crate::kernel::Kernel;
 use crate::memory::Memory;
 use crate::streams::Streams;
 
-/// The maximum number of bytes of one copy or dispatch. Larger ones are divided.
+/// The maximum number of bytes of one copy or dispatch. A larger one is divided.
 pub(crate) const PIECE: u64 = 16 << 20;
-/// Allocations are multiples of this, so that the words and bindings around every element are inside.
+/// The sizes of allocations are multiples of this, so that the words and bindings around each element are inside.
 const GRAIN: u64 = 256;
 
 pub(crate) struct Gpu {
     name: String,
     pub(crate) device: wgpu::Device,
     pub(crate) queue: wgpu::Queue,
-    /// The failure of the device or of a call to it. Every later query returns it.
+    /// The failure of the device or of a call to it. After a failure, every call returns it.
     failure: Arc<OnceLock<String>>,
     pub(crate) streams: Mutex<Streams>,
     pipelines: Mutex<HashMap<Kernel, wgpu::ComputePipeline>>,
@@ -38,7 +38,7 @@ impl Gpu {
             ..Default::default()
         });
         let opened = pollster::block_on(request);
-        let (device, queue) = opened.map_err(|e| error(&name, "it would not open").caused_by(e))?;
+        let (device, queue) = opened.map_err(|e| error(&name, "it could not be opened").caused_by(e))?;
         let failure: Arc<OnceLock<String>> = Arc::default();
         let (lost, wrong) = (failure.clone(), failure.clone());
         device.set_device_lost_callback(move |reason, why| {
@@ -50,14 +50,14 @@ impl Gpu {
         Ok(Gpu { failure, ..Gpu::adopt(device, queue) })
     }
 
-    /// A device that the program opened. The program handles its errors.
+    /// Makes a device of one that the program has opened. The program handles its errors.
     pub(crate) fn adopt(device: wgpu::Device, queue: wgpu::Queue) -> Gpu {
         let name = device.adapter_info().name;
         let (failure, streams, pipelines) = Default::default();
         Gpu { name, device, queue, failure, streams, pipelines }
     }
 
-    /// An error of this device.
+    /// Makes an error that names this device.
     pub(crate) fn error(&self, what: impl std::fmt::Display) -> Error {
         error(&self.name, what)
     }
@@ -66,7 +66,7 @@ impl Gpu {
         self.failure.clone()
     }
 
-    /// The failure so far, if any.
+    /// Returns the failure of the device, if there was one.
     pub(crate) fn check(&self) -> Result {
         self.failure.get().map_or(Ok(()), |what| Err(self.error(what)))
     }
@@ -92,7 +92,7 @@ impl Gpu {
         }
     }
 
-    /// A buffer of the runtime with these bytes, for a kernel.
+    /// Makes a buffer with these bytes, for a kernel.
     pub(crate) fn constant(&self, bytes: &[u8], usage: wgpu::BufferUsages) -> wgpu::Buffer {
         self.device.create_buffer_init(&wgpu::util::BufferInitDescriptor {
             label: Some("c10d"),
@@ -127,7 +127,7 @@ impl Gpu {
         Ok(pipeline)
     }
 
-    /// Records the event after the current work of the queue and the stream.
+    /// Records the event after the work so far of the queue and the stream.
     pub(crate) fn record(&self, event: Event, stream: Stream) -> Result {
         self.check()?;
         let mark = self.streams.lock().record(event, stream);
@@ -135,7 +135,7 @@ impl Gpu {
         Ok(())
     }
 
-    /// Whether the event is reached. It runs the device's callbacks, but does not wait.
+    /// Whether the event is reached. This runs the device's callbacks, but does not wait.
     pub(crate) fn query(&self, event: Event) -> Result<bool> {
         let mark = self.streams.lock().mark(event);
         self.poll(wgpu::PollType::Poll)?;
@@ -143,7 +143,7 @@ impl Gpu {
         Ok(mark.is_none_or(|mark| mark.is_reached()))
     }
 
-    /// Waits for the queue for a short time.
+    /// Waits for the queue, for 50 ms at most.
     pub(crate) fn pause(&self) -> Result {
         self.poll(wgpu::PollType::Wait { submission_index: None, timeout: Some(Duration::from_millis(50)) })
     }
@@ -151,7 +151,7 @@ impl Gpu {
     fn poll(&self, how: wgpu::PollType) -> Result {
         match self.device.poll(how) {
             Ok(_) | Err(wgpu::PollError::Timeout) => Ok(()),
-            Err(e) => Err(self.error("its queue cannot be asked").caused_by(e)),
+            Err(e) => Err(self.error("its queue cannot be polled").caused_by(e)),
         }
     }
 }

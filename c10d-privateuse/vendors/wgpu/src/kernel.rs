@@ -2,12 +2,12 @@
 
 use c10d_core::{DType, DTypeSet, ReduceOp};
 
-/// The operation of a kernel on each element.
+/// What a kernel does with each element.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Kernel {
-    /// Copies the byte of the other operand.
+    /// Copies a byte of the other operand.
     Copy,
-    /// Reduces. It has the operation's code and the type.
+    /// Reduces with the operation of this code, on elements of this type.
     Reduce(u8, DType),
 }
 
@@ -15,7 +15,7 @@ const INTEGERS: DTypeSet = DTypeSet::of(&[DType::I8, DType::U8, DType::I32, DTyp
 const ALL: DTypeSet =
     DTypeSet::of(&[DType::I8, DType::U8, DType::I32, DType::U32, DType::F32, DType::F16, DType::BF16]);
 
-/// The element types that are reduced on the device with this operation.
+/// Returns the element types that the device reduces with this operation.
 pub(crate) fn reduces(op: ReduceOp) -> DTypeSet {
     match op {
         ReduceOp::Sum | ReduceOp::Min | ReduceOp::Max => ALL,
@@ -25,7 +25,7 @@ pub(crate) fn reduces(op: ReduceOp) -> DTypeSet {
 }
 
 impl Kernel {
-    /// The size of an element in bytes.
+    /// Returns the size of an element in bytes.
     pub(crate) fn size(self) -> usize {
         match self {
             Kernel::Copy => 1,
@@ -33,7 +33,7 @@ impl Kernel {
         }
     }
 
-    /// The kernel in WGSL, if the operation is among `reduces`.
+    /// Returns the source text of the kernel in WGSL, or `None` if the device does not reduce like this.
     pub(crate) fn source(self) -> Option<String> {
         let combine = match self {
             Kernel::Copy => "b".to_owned(),
@@ -48,7 +48,7 @@ impl Kernel {
     }
 }
 
-/// The expression of `a` and `b`.
+/// Returns the expression that combines `a` and `b`.
 fn combine(op: ReduceOp, dtype: DType) -> String {
     let float = |f: &str| match dtype {
         DType::F16 => format!("to_f16({f}(from_f16(a), from_f16(b)))"),

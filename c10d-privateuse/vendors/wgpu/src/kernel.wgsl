@@ -1,5 +1,5 @@
-// acc[i] = combine(acc[i], other[i]) over elements of SIZE bytes, wherever they begin. One invocation per 32-bit word of
-// acc; what lies beside the elements in a word stays as it is.
+// Computes acc[i] = combine(acc[i], other[i]) over elements of SIZE bytes, at any alignment. There is one invocation
+// for each 32-bit word of acc. The other bytes of a word are not changed.
 
 struct Params { acc: u32, other: u32, bytes: u32, pad: u32 }
 
@@ -12,9 +12,9 @@ const MASK: u32 = $MASKu;
 
 fn is_nan(x: u32) -> bool { return (x & 0x7fffffffu) > 0x7f800000u; }
 
-// Floats are held as bits: devices may flush subnormal numbers, and may take NaN for impossible.
+// Floats are kept as bits, because devices may flush subnormal numbers and may assume that there are no NaNs.
 
-// Numbers below 2^-63, 2^96 times as large.
+// Returns a number below 2^-63 multiplied by 2^96.
 fn grow(x: u32) -> f32 {
     if ((x & 0x7f800000u) == 0u) {
         let m = f32(x & 0x7fffffu) * bitcast<f32>(0x25000000u);
@@ -23,10 +23,11 @@ fn grow(x: u32) -> f32 {
     return bitcast<f32>(x + (96u << 23u));
 }
 
+// Returns the bits of a value divided by 2^96. This undoes `grow`.
 fn shrink(value: f32) -> u32 {
     let x = bitcast<u32>(value);
     if (((x >> 23u) & 0xffu) > 96u) { return x - (96u << 23u); }
-    // A multiple of the smallest number there is.
+    // The result is subnormal: a multiple of the smallest positive number.
     return (x & 0x80000000u) | u32(abs(value) * bitcast<f32>(0x5a000000u));
 }
 
@@ -34,12 +35,12 @@ fn add(a: u32, b: u32) -> u32 {
     if (is_nan(a)) { return a; }
     if (is_nan(b)) { return b; }
     if (((a >> 23u) & 0xffu) < 64u && ((b >> 23u) & 0xffu) < 64u) { return shrink(grow(a) + grow(b)); }
-    // Opposite infinities.
+    // The sum of opposite infinities is NaN.
     if ((a & 0x7fffffffu) == 0x7f800000u && (a ^ b) == 0x80000000u) { return 0x7fc00000u; }
     return bitcast<u32>(bitcast<f32>(a) + bitcast<f32>(b));
 }
 
-// Unsigned numbers in the order of the floats.
+// Returns an unsigned number; these numbers have the order of the floats.
 fn order(x: u32) -> u32 { return select(x | 0x80000000u, ~x, (x >> 31u) == 1u); }
 fn least(a: u32, b: u32) -> u32 {
     if (is_nan(a)) { return a; }
@@ -70,7 +71,7 @@ fn to_f16(x: u32) -> u32 {
     if (a > 0x7f800000u) { return sign | 0x7e00u; }
     if (a >= 0x477ff000u) { return sign | 0x7c00u; }
     if (a < 0x38800000u) {
-        // A multiple of 2^-24, rounded to even.
+        // The result is a multiple of 2^-24, rounded to even.
         let value = bitcast<f32>(a) * bitcast<f32>(0x4b800000u);
         let whole = u32(value);
         let rest = value - f32(whole);

@@ -1,4 +1,4 @@
-//! The registration.
+//! The registration of the devices.
 
 use std::sync::{Arc, OnceLock};
 
@@ -7,7 +7,7 @@ use c10d_core::{DispatchKey, Error, Result};
 
 use crate::Wgpu;
 
-/// The devices `wgpu`.
+/// The registration of the devices `wgpu`.
 pub static PROVIDER: Provider = Provider {
     source: env!("CARGO_PKG_NAME"),
     devices: &[DeviceRegistration { name: "wgpu", key: DispatchKey::PrivateUse1, open: &|| Ok(runtime()?) }],
@@ -22,7 +22,7 @@ static RUNTIME: OnceLock<Result<Arc<Wgpu>>> = OnceLock::new();
 /// The program's own error handler gets errors of these devices.
 ///
 /// # Errors
-/// The process already has devices: this must be called before every other use of the crate.
+/// It fails if the process already has devices, so call it before everything else of this crate.
 pub fn adopt(devices: Vec<(wgpu::Device, wgpu::Queue)>) -> Result<Arc<Wgpu>> {
     let mine = Arc::new(Wgpu::adopt(devices));
     match RUNTIME.set(Ok(mine.clone())) {
@@ -31,9 +31,9 @@ pub fn adopt(devices: Vec<(wgpu::Device, wgpu::Queue)>) -> Result<Arc<Wgpu>> {
     }
 }
 
-/// Returns the runtime of [`PROVIDER`], of which there is one per process. Unless the program gave its own devices,
-/// these are all GPUs of the machine, or a software implementation if there is no GPU. `WGPU_BACKEND` selects Vulkan,
-/// Metal or DX12.
+/// Returns the runtime of [`PROVIDER`]. There is one per process. Unless the program gave its own devices by [`adopt`],
+/// the devices are all GPUs of the machine, or a software implementation if there is no GPU. `WGPU_BACKEND` selects
+/// Vulkan, Metal or DX12.
 ///
 /// # Errors
 /// `Unsupported`: there is no GPU and no software implementation. `Device`: none of them could be opened.

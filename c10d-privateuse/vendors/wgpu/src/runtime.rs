@@ -10,7 +10,7 @@ use crate::gpu::Gpu;
 use crate::kernel::{self, Kernel};
 use crate::memory::Memory;
 
-/// The machine's GPUs.
+/// The runtime of the machine's GPUs, or of the program's devices.
 pub struct Wgpu {
     gpus: Vec<Gpu>,
     /// The errors of the devices that could not be opened.
@@ -21,7 +21,7 @@ impl Wgpu {
     /// Opens all GPUs, or a software implementation if there is no GPU. Devices that cannot be opened are left out.
     ///
     /// # Errors
-    /// `Unsupported`: there is neither. `Device`: none could be opened.
+    /// `Unsupported`: there is neither a GPU nor a software implementation. `Device`: none of them could be opened.
     pub(crate) fn open() -> Result<Wgpu> {
         let instance = Instance::new(InstanceDescriptor::new_without_display_handle_from_env());
         let adapters = pollster::block_on(instance.enumerate_adapters(Backends::PRIMARY));
@@ -37,7 +37,7 @@ impl Wgpu {
         Ok(Wgpu { gpus, closed })
     }
 
-    /// The devices of a program that has opened them itself.
+    /// Makes the runtime of devices that the program has opened.
     pub(crate) fn adopt(devices: Vec<(wgpu::Device, wgpu::Queue)>) -> Wgpu {
         let gpus = devices.into_iter().map(|(device, queue)| Gpu::adopt(device, queue)).collect();
         Wgpu { gpus, closed: Vec::new() }
@@ -47,12 +47,12 @@ impl Wgpu {
         self.gpus.get(usize::from(index)).ok_or_else(|| {
             let closed: Vec<String> = self.closed.iter().map(|e| format!("; {}", e.report().what)).collect();
             let have = self.gpus.len();
-            Error::invalid(format!("there is no wgpu device {index}, but {have}, from 0{}", closed.concat()))
+            Error::invalid(format!("there is no wgpu device {index}; there are {have}, from 0{}", closed.concat()))
         })
     }
 }
 
-/// The devices that were opened, and the errors of the others.
+/// Returns the devices that could be opened, and the errors of the others. It is an error if none could be opened.
 fn opened<T>(all: impl Iterator<Item = Result<T>>) -> Result<(Vec<T>, Vec<Error>)> {
     let (mut open, mut closed) = (Vec::new(), Vec::new());
     for one in all {
@@ -65,14 +65,14 @@ fn opened<T>(all: impl Iterator<Item = Result<T>>) -> Result<(Vec<T>, Vec<Error>
 }
 
 /// # Safety
-/// The base is a handle that still has an owner.
+/// `of.base` is a handle that still has an owner.
 unsafe fn region(of: DevicePtr) -> Region {
     // SAFETY: the caller guarantees it.
     Region { buffer: unsafe { Memory::buffer(of) }, offset: of.offset }
 }
 
-// SAFETY: a buffer exists until the last owner released it and the queue has finished with it. Host memory is read
-// immediately, and written before the event after it is reached.
+// SAFETY: a buffer exists until its last owner has released it and the queue has finished with it. Host memory is read
+// before `copy_in` returns, and written before an event after `copy_out` is reached.
 unsafe impl DeviceRuntime for Wgpu {
     fn name(&self) -> &'static str {
         "wgpu"
@@ -87,18 +87,18 @@ unsafe impl DeviceRuntime for Wgpu {
     }
 
     unsafe fn free(&self, _: u16, base: *mut ()) {
-        // SAFETY: this is the last use of the caller's handle.
+        // SAFETY: the caller has this owner of the handle, and does not use it any more.
         unsafe { Memory::release(base) }
     }
 
     unsafe fn retain(&self, _: u16, base: *mut ()) -> bool {
-        // SAFETY: this is the caller's handle.
+        // SAFETY: the caller has an owner of the handle.
         unsafe { Memory::retain(base) };
         true
     }
 
     unsafe fn release(&self, _: u16, base: *mut ()) {
-        // SAFETY: `retain` added it.
+        // SAFETY: `retain` has added this owner.
         unsafe { Memory::release(base) }
     }
 
@@ -136,17 +136,17 @@ unsafe impl DeviceRuntime for Wgpu {
     }
 
     unsafe fn copy_in(&self, index: u16, stream: Stream, to: DevicePtr, from: *const u8, bytes: usize) -> Result {
-        // SAFETY: both sides are the caller's memory.
+        // SAFETY: the caller guarantees the handle and the host memory.
         unsafe { self.gpu(index)?.copy_in(stream, &region(to), from, bytes) }
     }
 
     unsafe fn copy_out(&self, index: u16, stream: Stream, to: *mut u8, from: DevicePtr, bytes: usize) -> Result {
-        // SAFETY: as above.
+        // SAFETY: the caller guarantees the handle and the host memory.
         unsafe { self.gpu(index)?.copy_out(stream, to, &region(from), bytes) }
     }
 
     unsafe fn copy(&self, index: u16, _: Stream, to: DevicePtr, from: DevicePtr, bytes: usize) -> Result {
-        // SAFETY: as above.
+        // SAFETY: the caller guarantees both handles.
         let (to, from) = unsafe { (region(to), region(from)) };
         self.gpu(index)?.copy(&to, &from, bytes as u64)
     }
@@ -156,7 +156,7 @@ unsafe impl DeviceRuntime for Wgpu {
     }
 }
 
-// SAFETY: as above.
+// SAFETY: the guarantees are those of the runtime.
 unsafe impl DeviceReduce for Wgpu {
     fn reduces(&self, op: ReduceOp) -> DTypeSet {
         kernel::reduces(op)
@@ -171,7 +171,7 @@ unsafe impl DeviceReduce for Wgpu {
         acc: DevicePtr,
         with: DevicePtr,
     ) -> Result {
-        // SAFETY: this is the caller's memory.
+        // SAFETY: the caller guarantees both handles.
         let (acc, with) = unsafe { (region(acc), region(with)) };
         let kernel = Kernel::Reduce(op.code(), dtype);
         self.gpu(index)?.run(kernel, &acc, &with, (count * kernel.size()) as u64)

@@ -1,5 +1,5 @@
-//! Unfinished work. A device has one queue, so work is ordered. Only copies to host memory finish later than the queue
-//! reports.
+//! The work that is not finished. A device has one queue, so its work is ordered. Only copies to host memory finish
+//! later than the queue reports.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -11,7 +11,7 @@ use c10d_core::device::{Event, Stream};
 /// A copy to host memory.
 #[derive(Debug)]
 pub(crate) struct Arrival {
-    /// The bytes in host memory.
+    /// The addresses of the host memory.
     pub(crate) to: Range<usize>,
     done: AtomicBool,
 }
@@ -26,10 +26,10 @@ impl Arrival {
     }
 }
 
-/// A recorded event.
+/// The record of an event.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Mark {
-    /// Whether the queue has reached it.
+    /// Whether the queue has reached the record.
     pub(crate) passed: Arc<AtomicBool>,
     arrivals: Vec<Arc<Arrival>>,
 }
@@ -49,7 +49,7 @@ pub(crate) struct Streams {
 }
 
 impl Streams {
-    /// A number for a stream or an event; 0 is the default stream.
+    /// Returns a number for a new stream or event. 0 is the default stream.
     pub(crate) fn create(&mut self) -> u64 {
         self.next += 1;
         self.next
@@ -63,14 +63,14 @@ impl Streams {
         self.marks.remove(&event);
     }
 
-    /// Adds a copy to these bytes on the stream.
+    /// Adds a copy to these addresses on the stream.
     pub(crate) fn arrival(&mut self, stream: Stream, to: Range<usize>) -> Arc<Arrival> {
         let arrival = Arc::new(Arrival { to, done: AtomicBool::new(false) });
         self.pending(stream).push(arrival.clone());
         arrival
     }
 
-    /// Records the event after the current work of the stream.
+    /// Records the event after the work so far of the stream.
     pub(crate) fn record(&mut self, event: Event, stream: Stream) -> Mark {
         let mark = Mark { passed: Arc::default(), arrivals: self.pending(stream).clone() };
         self.marks.insert(event, mark.clone());
@@ -83,12 +83,12 @@ impl Streams {
         self.pending(stream).extend(arrivals);
     }
 
-    /// The event's record, if it was ever recorded.
+    /// Returns the event's last record, or `None` if it was never recorded.
     pub(crate) fn mark(&self, event: Event) -> Option<Mark> {
         self.marks.get(&event).cloned()
     }
 
-    /// The unfinished copies of the stream to any of these bytes.
+    /// Returns the unfinished copies of the stream that write to any of these addresses.
     pub(crate) fn overlapping(&mut self, stream: Stream, bytes: &Range<usize>) -> Vec<Arc<Arrival>> {
         let overlaps = |a: &Arc<Arrival>| a.to.start < bytes.end && bytes.start < a.to.end;
         self.pending(stream).iter().filter(|a| overlaps(a)).cloned().collect()

@@ -1,4 +1,4 @@
-//! Copies and reductions on the device, at every alignment, against the plainest reference.
+//! Tests copies and reductions on the device, at every alignment, against a naive reference.
 #![allow(unsafe_code)]
 
 mod common;
@@ -13,22 +13,22 @@ use half::{bf16, f16};
 const CAP: Duration = Duration::from_secs(60);
 const ROOM: usize = 4096;
 
-/// Device memory with these bytes at `offset`, and 0xee around them.
+/// Makes device memory with these bytes at `offset`, and 0xee around them.
 fn put(gpu: &Wgpu, offset: usize, bytes: &[u8]) -> DevicePtr {
     let mut all = vec![0xee; ROOM];
     all[offset..offset + bytes.len()].copy_from_slice(bytes);
     let base = gpu.allocate(0, ROOM).unwrap();
     let place = DevicePtr { base, offset: 0 };
-    // SAFETY: as much memory on both sides, alive until the end.
+    // SAFETY: both sides have this number of bytes, and exist until the copy is done.
     unsafe { gpu.copy_in(0, 0, place, all.as_ptr(), ROOM) }.unwrap();
     place.after(offset)
 }
 
-/// The bytes there, after everything before; what is around them must be as it was.
+/// Returns the bytes at `offset` after all earlier work. Checks that the bytes around them are unchanged.
 fn get(gpu: &Wgpu, from: DevicePtr, bytes: usize) -> Vec<u8> {
     let mut all = vec![0u8; ROOM];
     let whole = DevicePtr { offset: 0, ..from };
-    // SAFETY: as much memory on both sides, alive until the end; the handle is freed once.
+    // SAFETY: both sides have this number of bytes, and exist until the copy is done. The handle is freed once.
     unsafe {
         gpu.copy_out(0, 0, all.as_mut_ptr(), whole, ROOM).unwrap();
         gpu.synchronize(0, 0, Instant::now() + CAP).unwrap();
@@ -51,14 +51,14 @@ fn copies_at_every_alignment() {
         }
         let source = put(&gpu, from, &data[..bytes]);
         let target = put(&gpu, to, &vec![0; bytes]);
-        // SAFETY: both are inside of their buffers.
+        // SAFETY: both ranges are inside their buffers.
         unsafe { gpu.copy(0, 0, target, source, bytes) }.unwrap();
         assert_eq!(get(&gpu, target, bytes), data[..bytes], "{bytes} bytes from {from} to {to}");
         assert_eq!(get(&gpu, source, bytes), data[..bytes]);
-        // From the host to there, and from there to the host.
+        // Copies from and to the host are tested at the same offset.
         let target = put(&gpu, to, &vec![0; bytes]);
         let mut back = vec![0u8; bytes];
-        // SAFETY: as above; the host's memory stays.
+        // SAFETY: the range is inside its buffer, and the host's memory exists until the copies are done.
         unsafe {
             gpu.copy_in(0, 0, target, data.as_ptr(), bytes).unwrap();
             gpu.copy_out(0, 0, back.as_mut_ptr(), target, bytes).unwrap();
@@ -74,11 +74,11 @@ fn copies_inside_one_buffer_and_over_many_pieces() {
     let bytes = (33 << 20) + 7;
     let data: Vec<u8> = (0..bytes).map(|i| (i * 7 + i / 251) as u8).collect();
     let base = gpu.allocate(0, 2 * bytes + 9).unwrap();
-    // Once inside of a word, once in whole words.
+    // One copy begins inside a word, the other consists of whole words.
     for (gap, bytes) in [(1, bytes), (0, bytes - 7)] {
         let (first, second) = (DevicePtr { base, offset: 0 }, DevicePtr { base, offset: (bytes + gap) as u64 });
         let mut back = vec![0u8; bytes];
-        // SAFETY: two places of one buffer that do not overlap; the host's memory stays.
+        // SAFETY: the two ranges of the buffer do not overlap, and the host's memory exists until the copy is done.
         unsafe {
             gpu.copy_in(0, 0, first, data.as_ptr(), bytes).unwrap();
             gpu.copy(0, 0, second, first, bytes).unwrap();
@@ -91,7 +91,7 @@ fn copies_inside_one_buffer_and_over_many_pieces() {
     unsafe { gpu.free(0, base) };
 }
 
-/// Values that break things, then ordinary ones.
+/// Returns special values, then ordinary ones.
 fn bits(dtype: DType, seed: u64) -> Vec<u8> {
     let special: &[u32] = match dtype {
         DType::F32 => {
@@ -122,7 +122,7 @@ fn float(op: ReduceOp, a: f32, b: f32) -> f32 {
     match op {
         _ if a.is_nan() || b.is_nan() => f32::NAN,
         ReduceOp::Sum => a + b,
-        // Of two zeros the one with the sign is smaller.
+        // Of two zeros, the negative one is the smaller.
         ReduceOp::Min => {
             if b.total_cmp(&a).is_lt() {
                 b
@@ -191,10 +191,10 @@ fn reductions_of_every_kind() {
         for dtype in gpu.reduces(op).iter() {
             kinds += 1;
             let size = dtype.size();
-            // Elements 1 and 2 words in, so that small types begin inside of a word, each side in its own place.
+            // The operands begin at elements 1 and 2 words from the start, so that small types begin inside a word.
             let (acc, with) = (bits(dtype, 3), bits(dtype, 4));
             let (at, other) = (put(&gpu, 5 * size, &acc), put(&gpu, 514 * size, &with));
-            // SAFETY: both are inside of their buffers.
+            // SAFETY: both ranges are inside their buffers.
             unsafe { gpu.reduce(0, 0, op, Elements { dtype, count: acc.len() / size }, at, other) }.unwrap();
             let got = get(&gpu, at, acc.len());
             assert_eq!(get(&gpu, other, with.len()), with);

@@ -1,4 +1,4 @@
-//! A program with devices and buffers of its own.
+//! A program that uses its own devices and buffers.
 
 mod common;
 
@@ -11,7 +11,7 @@ use wgpu::util::DeviceExt;
 
 const CAP: Duration = Duration::from_secs(30);
 
-/// A program's own way to a device; none here: `None`.
+/// Opens a device as a program does. Returns `None` if there is no device.
 fn open() -> Option<(wgpu::Device, wgpu::Queue)> {
     let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle_from_env());
     let adapter = pollster::block_on(instance.request_adapter(&Default::default()));

@@ -4,17 +4,17 @@
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
-/// Only a limit so that a hang ends.
+/// A limit that is reached only if something hangs.
 pub(crate) const CAP: Duration = Duration::from_secs(20);
 
-/// Runs a body that must return, on a new thread.
+/// Runs a body on a new thread, and fails if it does not return.
 pub(crate) fn returns<T: Send + 'static>(body: impl FnOnce() -> T + Send + 'static) -> T {
     let (done, wait) = channel();
     std::thread::spawn(move || done.send(body()));
     wait.recv_timeout(3 * CAP).expect("this must return")
 }
 
-/// A separate device for the test, and a group that stages through it.
+/// Makes a separate device for the test, and a group that is staged through it.
 macro_rules! staged {
     ($name:literal) => {{
         static RUNTIME: std::sync::LazyLock<std::sync::Arc<c10d_guarded::Guarded>> =

@@ -1,4 +1,4 @@
-//! What tests do where there is no device.
+//! Skips tests on machines without a device.
 #![allow(dead_code, reason = "each test file uses its part")]
 
 use std::fmt::Display;
@@ -7,16 +7,16 @@ use std::sync::Arc;
 use c10d_core::ErrorKind;
 use c10d_wgpu::Wgpu;
 
-/// Set where a driver is installed, so that there is a device.
+/// This variable is set on machines that must have a device, because a driver is installed.
 const EXPECTED: &str = "C10D_WGPU_EXPECTED";
 
-/// Says that a test is skipped, since there is no device.
+/// Prints that a test is skipped, since there is no device.
 pub(crate) fn skip(why: impl Display) {
     assert!(std::env::var_os(EXPECTED).is_none(), "a driver is installed, but {why}");
     println!("skipped: {why}");
 }
 
-/// The runtime, if there is a device here. One that would not open is a failure.
+/// Returns the runtime, or `None` if there is no device. A device that cannot be opened fails the test.
 pub(crate) fn runtime() -> Option<Arc<Wgpu>> {
     match c10d_wgpu::runtime() {
         Ok(runtime) => Some(runtime),
