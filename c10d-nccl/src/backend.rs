@@ -27,7 +27,7 @@ impl Nccl {
         Ok(Nccl(connect(nccl, cuda, facts)?))
     }
 
-    /// Derives another communicator from this one, in order with the ops.
+    /// Derives another communicator from this one. It is made in order with the ops.
     fn derive(&self, what: &str, how: Derive, init: &GroupInit) -> Result<Nccl> {
         let Running { nccl, cuda, device, jobs, orders, .. } = &self.0;
         let facts = StartOptions::of(init, *device)?;
@@ -40,7 +40,7 @@ impl Nccl {
         let comm = await_from(&answered, &facts.reports, init.deadline).map_err(|silence| match silence {
             Silence::Reported(error) => error,
             Silence::Late | Silence::Gone => jobs.failure().unwrap_or_else(|| {
-                Error::new(ErrorKind::Timeout, format!("{what} did not come back in time{}", jobs.inside()))
+                Error::new(ErrorKind::Timeout, format!("{what} did not return in time{}", jobs.inside()))
             }),
         })?;
         Ok(Nccl(run(nccl.clone(), cuda.clone(), comms, facts, Origin::Split(comm))?))
@@ -57,10 +57,11 @@ fn on_all(mine: bool, init: &GroupInit) -> Result<bool> {
     Ok(all.iter().all(|answer| answer == &[1]))
 }
 
-// SAFETY: 1. A job is completed when its stream has finished its last call; after a failure, when the communicators
-// were aborted, or earlier if its memory is retained until then or belongs to the operation, which leaks it. 2. The
-// deadline watch ends every job in time. The exception is borrowed memory that cannot be retained, which waits for the
-// abort. The watch calls neither CUDA nor NCCL, and no lock is held while a job is completed.
+// SAFETY: 1. A job is completed when its stream has finished its last call, or after a failure when the communicators
+// were aborted. It is completed earlier only if its memory is retained until then, or if the operation owns the memory,
+// which is then leaked. 2. The deadline watch ends every job in time, except one with borrowed memory that cannot be
+// retained; such a job waits for the abort. The watch calls neither CUDA nor NCCL, and holds no lock while it completes
+// a job.
 unsafe impl Backend for Nccl {
     fn name(&self) -> &'static str {
         crate::NAME
@@ -107,7 +108,7 @@ unsafe impl Backend for Nccl {
 
     fn leave(&self, deadline: Instant) -> Result {
         self.0.jobs.close();
-        // The communicators are closed after this, since other ranks may take longer.
+        // The communicators are closed later, since other ranks may need more time.
         self.0.jobs.wait_idle(deadline)?;
         self.0.leave(deadline);
         Ok(())
@@ -150,7 +151,7 @@ impl Drop for Nccl {
     fn drop(&mut self) {
         self.0.leave(Instant::now());
         self.0.jobs.close();
-        // Started jobs are still run.
+        // Started jobs still run.
         let _ = self.0.orders.send(Order::Close { deadline: Instant::now() + std::time::Duration::from_secs(30) });
     }
 }

@@ -7,12 +7,13 @@ use c10d_core::{Error, ErrorKind, Phase, Result, Store};
 use crate::dialect::Dialect;
 use crate::nccl::{NcclApi, Optional, UniqueId, failure};
 
-/// The number of ids of a communicator of this size.
+/// Returns the number of ids, and so of roots, of a communicator of this size.
 pub(crate) fn roots(size: u32, nccl: &dyn NcclApi, dialect: &Dialect) -> u32 {
     if nccl.has(Optional::InitRankScalable) { size.div_ceil(dialect.ranks_per_root()).max(1) } else { 1 }
 }
 
-/// The rank that makes id `n` of `roots`. The ranks are divided evenly, and the first rank of each part is its root.
+/// Returns the rank that makes id `n` of `roots`. The ranks are divided evenly, and the first rank of each part makes
+/// its id.
 pub(crate) fn maker(n: u32, roots: u32, size: u32) -> u32 {
     n * (size / roots) + n.min(size % roots)
 }
@@ -21,7 +22,7 @@ fn here_key(rank: u32) -> String {
     format!("here/{rank}")
 }
 
-/// Where the ids of a communicator are in the store.
+/// The ids of a communicator: their keys in the store, and who makes them.
 pub(crate) struct Ids {
     /// The keys of the ids.
     keys: Vec<String>,
@@ -30,14 +31,14 @@ pub(crate) struct Ids {
 }
 
 impl Ids {
-    /// The ids of the communicator of all `size` ranks.
+    /// Returns the ids of the communicator of all `size` ranks.
     pub(crate) fn of_all(nccl: &dyn NcclApi, dialect: &Dialect, size: u32) -> Ids {
         let roots = roots(size, nccl, dialect);
         let keys = (0..roots).map(|n| dialect.id_key(n, roots)).collect();
         Ids { keys, makers: (0..roots).map(|n| maker(n, roots, size)).collect() }
     }
 
-    /// The id of the communicator of two ranks. The first of them makes it.
+    /// Returns the id of the communicator of two ranks. The first of them makes it.
     pub(crate) fn of_pair(dialect: &Dialect, (first, second): (u32, u32)) -> Ids {
         Ids { keys: vec![dialect.pair_key(first, second)], makers: vec![0] }
     }
@@ -86,7 +87,7 @@ impl Ids {
         let found = store.multi_get(&self.keys(), deadline).map_err(|e| {
             let absent =
                 self.keys.iter().zip(&self.makers).filter(|(key, _)| !there(store, key)).map(|(_, maker)| *maker);
-            let what = format!("the id of the NCCL communicator did not come: {e}");
+            let what = format!("the id of the NCCL communicator was not in the store in time: {e}");
             Error::new(ErrorKind::Timeout, what).guilty(absent).phase(Phase::Rendezvous)
         })?;
         found.iter().map(|bytes| parse(bytes)).collect()
@@ -107,12 +108,12 @@ pub(crate) fn make(nccl: &dyn NcclApi) -> Result<UniqueId> {
 pub(crate) fn parse(bytes: &[u8]) -> Result<UniqueId> {
     let id: Result<[u8; UniqueId::SIZE], _> = bytes.try_into();
     id.map(UniqueId).map_err(|_| {
-        let what = format!("an NCCL id has {} bytes, the store holds {}", UniqueId::SIZE, bytes.len());
+        let what = format!("an NCCL id has {} bytes, but the value in the store has {}", UniqueId::SIZE, bytes.len());
         Error::new(ErrorKind::Protocol, what).phase(Phase::Rendezvous)
     })
 }
 
-/// The ranks that never started to connect.
+/// Returns the ranks that have not begun to connect.
 pub(crate) fn absent(store: &dyn Store, size: u32) -> Vec<u32> {
     (0..size).filter(|r| !there(store, &here_key(*r))).collect()
 }

@@ -18,15 +18,15 @@ use crate::ops::Plan;
 use crate::scratch::Scratch;
 use crate::task::Task;
 
-/// How often a communicator with unfinished work is asked for errors.
+/// How often a communicator with unfinished work is checked for errors.
 const ASK: Duration = Duration::from_millis(20);
-/// The longest pause between two requests for a pair's id.
+/// The maximum pause between two checks whether the id of a pair is in the store.
 const LOOK: Duration = Duration::from_millis(20);
 
 /// The resources that all channels of a backend share.
 pub(crate) struct Resources {
     pub(crate) jobs: Arc<JobTable>,
-    /// Compares the ranks' calls, if that is enabled.
+    /// The comparison of the ranks' calls, if it is enabled.
     pub(crate) checks: Option<Arc<Checks>>,
     pub(crate) comms: Arc<Comms>,
     pub(crate) nccl: Arc<dyn NcclApi>,
@@ -40,43 +40,43 @@ pub(crate) struct Resources {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Participants {
     All,
-    /// For messages from the first rank to the second. They block neither collectives nor messages in the other
-    /// direction. In a PyTorch dialect the communicator serves both directions.
+    /// The communicator for messages from the first rank to the second. It delays neither collectives nor messages in
+    /// the other direction. In a PyTorch dialect it serves both directions.
     Two {
         first: u32,
         second: u32,
     },
 }
 
-/// Work that is done in order of arrival.
+/// Work for a channel, which does it in order of arrival.
 pub(crate) enum Item {
     Run(Task),
-    /// Derives another communicator from this one. `None` means that this rank is not part of it.
+    /// Derives another communicator from this one. `None` means that this rank is not part of the new one.
     Derive(Derive, Option<Heir>),
 }
 
-/// How a communicator is derived from another.
+/// How a communicator is derived from another one.
 pub(crate) enum Derive {
-    /// Divides the ranks.
+    /// The ranks are divided.
     Split {
         /// The lowest rank of this rank's part; `None` if it is in no part.
         color: Option<u32>,
         /// This rank's number in its part.
         key: u32,
     },
-    /// Leaves these ranks out.
+    /// These ranks are left out.
     Shrink { without: Vec<i32> },
 }
 
-/// The receiver of a derived communicator.
+/// Who gets a derived communicator.
 pub(crate) struct Heir {
-    /// Where the communicator is registered.
+    /// The list to which the communicator is added.
     pub(crate) comms: Arc<Comms>,
     pub(crate) answer: Sender<Communicator>,
 }
 
 enum ChannelState {
-    /// Waits for ids that other ranks make.
+    /// Other ranks have yet to make ids.
     Seeking {
         ids: Ids,
         again: Instant,
@@ -89,7 +89,7 @@ enum ChannelState {
         heir: Option<Heir>,
     },
     Ready,
-    /// Calls were accepted but not finished yet.
+    /// NCCL has accepted the task's calls, but has not put all of them on the stream yet.
     Issuing {
         task: Task,
         made: Option<RedOp>,
@@ -107,7 +107,7 @@ pub(crate) struct Channel {
     line: WorkStream,
     comm: Option<Communicator>,
     state: ChannelState,
-    /// Each task, with a mark of the earlier work on the caller's stream.
+    /// Each item, with a mark of the earlier work on the caller's stream if it is a task.
     queue: VecDeque<(Item, Option<Mark>)>,
     flights: VecDeque<Flight>,
     asked: Instant,
@@ -115,7 +115,7 @@ pub(crate) struct Channel {
 }
 
 impl Channel {
-    /// The channel of all ranks.
+    /// Makes the channel of all ranks.
     pub(crate) fn of_all(resources: &Resources, member: (u32, u32), ids: &[UniqueId]) -> Result<Channel> {
         let comm = resources.jobs.calling("ncclCommInitRankConfig", || {
             Communicator::begin(&resources.nccl, &resources.comms, member, ids)
@@ -123,12 +123,12 @@ impl Channel {
         Self::new(resources, member, Some(comm), ChannelState::Connecting)
     }
 
-    /// The channel of a communicator that is still being made.
+    /// Makes the channel of a communicator that is still being made.
     pub(crate) fn over(resources: &Resources, member: (u32, u32), comm: Communicator) -> Result<Channel> {
         Self::new(resources, member, Some(comm), ChannelState::Connecting)
     }
 
-    /// The channel of these ranks, which include `rank` and have yet to meet through the store.
+    /// Makes the channel of these ranks, which include `rank`. They still have to exchange ids through the store.
     pub(crate) fn meeting(
         resources: &Resources,
         between: Participants,
@@ -162,8 +162,8 @@ impl Channel {
         Ok(Channel { rank, size, line, comm, state, queue, flights, asked: Instant::now(), scratch })
     }
 
-    /// Adds an item. The caller's stream is marked immediately, since when the task is issued the stream may already
-    /// wait for a later task.
+    /// Adds an item. The caller's stream is marked immediately: when the task is issued, the caller may have enqueued
+    /// later work, for which the task must not wait.
     pub(crate) fn push(&mut self, resources: &Resources, item: Item) -> Result {
         let mut before = None;
         if let Item::Run(task) = &item {
@@ -187,7 +187,7 @@ impl Channel {
         self.is_ready() && self.queue.is_empty() && self.flights.is_empty()
     }
 
-    /// Does what can be done now. Returns whether that was anything.
+    /// Does what can be done now. Returns whether there was anything to do.
     pub(crate) fn step(&mut self, resources: &Resources) -> Result<bool> {
         let ended = self.collect(resources)?;
         let moved = match &self.state {
@@ -195,7 +195,7 @@ impl Channel {
             ChannelState::Connecting => self.ask(resources)? && self.enter(ChannelState::Ready),
             ChannelState::Deriving { .. } => self.ask(resources)? && self.derived()?,
             ChannelState::Issuing { .. } => self.ask(resources)? && self.issued(resources)?,
-            // The library requires that no call is running.
+            // NCCL requires that no call is running on a communicator from which another is derived.
             ChannelState::Ready
                 if !self.flights.is_empty() && matches!(self.queue.front(), Some((Item::Derive(..), _))) =>
             {
@@ -234,7 +234,7 @@ impl Channel {
         Ok(any)
     }
 
-    /// Asks the communicator whether it has finished its calls.
+    /// Asks NCCL whether the communicator has finished its calls.
     fn ask(&mut self, resources: &Resources) -> Result<bool> {
         self.asked = Instant::now();
         match &self.comm {
@@ -259,7 +259,7 @@ impl Channel {
         Ok(self.enter(ChannelState::Connecting))
     }
 
-    /// Begins to derive another communicator from this one, which is busy until that is done.
+    /// Begins to derive another communicator from this one, which cannot be used until this is done.
     fn derive(&mut self, resources: &Resources, how: &Derive, heir: Option<Heir>) -> Result<bool> {
         let Some(comm) = &self.comm else { return Ok(false) };
         let child = match how {
@@ -269,7 +269,7 @@ impl Channel {
         Ok(self.enter(ChannelState::Deriving { child, heir }))
     }
 
-    /// Called when the communicator is ready again: sends the derived one to its receiver.
+    /// Called when the communicator can be used again. Sends the derived one to its receiver.
     fn derived(&mut self) -> Result<bool> {
         let ChannelState::Deriving { child, heir } = std::mem::replace(&mut self.state, ChannelState::Ready) else {
             return Ok(false);
@@ -282,7 +282,7 @@ impl Channel {
         Ok(true)
     }
 
-    /// Issues a task's calls to the library, ordered after the earlier work on the caller's stream.
+    /// Issues a task's calls. They run after the marked work on the caller's stream.
     fn issue(&mut self, resources: &Resources, task: Task, before: Option<Mark>) -> Result<bool> {
         let Some(comm) = &self.comm else { return Ok(false) };
         if !resources.jobs.issue(task.id) {
@@ -304,7 +304,7 @@ impl Channel {
         if pending { Ok(true) } else { self.issued(resources) }
     }
 
-    /// Called when all calls of the task are on the stream: marks its end.
+    /// Called when all calls of the task are on the stream. Marks their end.
     fn issued(&mut self, resources: &Resources) -> Result<bool> {
         let ChannelState::Issuing { task, made } = std::mem::replace(&mut self.state, ChannelState::Ready) else {
             return Ok(false);
@@ -320,13 +320,13 @@ impl Channel {
         Ok(true)
     }
 
-    /// Flushes and frees the communicator.
+    /// Waits until NCCL has flushed the communicator, and frees it.
     pub(crate) fn close(mut self, resources: &Resources, deadline: Instant) -> Result {
         let Some(comm) = self.comm.take() else { return Ok(()) };
         resources.jobs.calling("ncclCommFinalize", || comm.finalize())?;
         while !resources.jobs.calling("ncclCommGetAsyncError", || comm.ready())? {
             if Instant::now() >= deadline {
-                return Err(Error::new(c10d_core::ErrorKind::Timeout, "the communicator did not flush in time"));
+                return Err(Error::new(c10d_core::ErrorKind::Timeout, "NCCL did not flush the communicator in time"));
             }
             std::thread::sleep(Duration::from_micros(200));
         }
@@ -339,14 +339,15 @@ impl Channel {
     }
 }
 
-/// Checks of a task's tensors and stream that only CUDA can do.
+/// Checks a task's tensors and stream as only CUDA can.
 fn check(resources: &Resources, line: &WorkStream, task: &Task) -> Result {
     resources.jobs.calling("cuStreamIsCapturing", || line.check(task.stream))?;
     for part in task.parts().filter(|p| p.count > 0) {
         let found = resources.jobs.calling("cuPointerGetAttribute", || resources.cuda.device_of(part.at))?;
         if found != Some(resources.device) {
             let on = found.map_or_else(|| "in no device's memory".to_owned(), |d| format!("on cuda:{d}"));
-            let what = format!("a tensor that is said to be on cuda:{} is {on} ({:#x})", resources.device, part.at);
+            let what =
+                format!("a tensor's device is given as cuda:{}, but it is {on} ({:#x})", resources.device, part.at);
             return Err(Error::invalid(what));
         }
     }

@@ -1,9 +1,9 @@
-//! Checks whether the ranks issue the same calls. NCCL does not check: if ranks disagree, they would hang or get
-//! garbage.
+//! Checks whether the ranks make the same calls. NCCL does not check this: ranks that make different calls would hang
+//! or get wrong data.
 //!
-//! Each rank sends the fingerprint of a collective to the next rank, and compares the one from the previous rank, while
-//! NCCL works. The fingerprint of a message goes from its sender to its receiver. A job is finished when both NCCL and
-//! the comparison are done.
+//! Each rank sends the fingerprint of a collective to the next rank, and compares that of the previous rank with its
+//! own, while NCCL works. The fingerprint of a message goes from its sender to its receiver. A job is finished when
+//! both NCCL and the comparison are done.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -22,28 +22,28 @@ use crate::task::Task;
 /// Wakes the thread that calls NCCL, so that it checks whether something failed.
 pub(crate) type Wake = Arc<dyn Fn() + Send + Sync>;
 
-/// A call that this rank issues.
+/// A call that this rank makes.
 struct Issued {
     id: u64,
     fingerprint: Fingerprint,
     timeout: Duration,
 }
 
-/// Sends and receives the fingerprints of issued calls. Each direction has its own thread, so that none waits for
-/// another.
+/// Sends and receives the fingerprints of calls. Each direction to or from a rank has its own thread, so that none
+/// waits for another.
 pub(crate) struct Checks {
     side: Messages,
     jobs: Arc<JobTable>,
     wake: Wake,
     collectives: (Arc<Teller>, Sender<Issued>),
-    /// The threads that send, by receiving rank.
+    /// The queues of the threads that send, by receiving rank.
     sent: Mutex<BTreeMap<u32, Arc<Teller>>>,
-    /// The threads that receive, by sending rank.
+    /// The queues of the threads that receive, by sending rank.
     received: Mutex<BTreeMap<u32, Sender<Issued>>>,
 }
 
 impl Checks {
-    /// Starts the thread that receives the fingerprints of collectives.
+    /// Starts the comparison of collectives.
     pub(crate) fn start(side: &Messages, jobs: &Arc<JobTable>, wake: Wake) -> Result<Checks> {
         let tell = Teller::new(side, side.next(), Compared::Collective);
         let hear = hearer(side, side.before(), Compared::Collective, jobs, &wake)?;
@@ -52,7 +52,7 @@ impl Checks {
         Ok(Checks { side, jobs, wake, collectives: (tell, hear), sent, received })
     }
 
-    /// The rank whose fingerprint of this call is compared with this rank's.
+    /// Returns the rank whose fingerprint of this call is compared with this rank's, if there is one.
     pub(crate) fn awaits(&self, request: &Request) -> Option<u32> {
         match request.op {
             OpKind::Send => None,
@@ -61,8 +61,8 @@ impl Checks {
         }
     }
 
-    /// Called when a job's call will be issued. A rejected call is not sent, since peers must not confuse it with a
-    /// later call.
+    /// Called when a job's call is going to be issued. A rejected call is not announced, since peers would take it for
+    /// a later call.
     pub(crate) fn issued(&self, task: &Task) {
         let issued = || Issued { id: task.id, fingerprint: task.fingerprint, timeout: task.timeout };
         let peer = task.params.peer;
@@ -92,11 +92,11 @@ impl Checks {
         made.inspect(|hear| drop(received.insert(peer, hear.clone())))
     }
 
-    /// Waits until the fingerprints of all issued calls are sent, since a peer's call ends only when it has received
-    /// them.
+    /// Waits until the fingerprints of all issued calls are sent. A peer's call ends only when it has received this
+    /// rank's fingerprint.
     pub(crate) fn all_told(&self, deadline: Instant) {
         let sent: Vec<Arc<Teller>> = self.sent.lock().values().cloned().collect();
-        // The peers will notice the missing fingerprints.
+        // If some are not sent in time, the peers notice this.
         let _ = [&self.collectives.0].into_iter().chain(&sent).all(|tell| tell.queue.drain(deadline));
     }
 }
@@ -108,7 +108,7 @@ impl Drop for Checks {
     }
 }
 
-/// Sends fingerprints to one rank.
+/// A queue of fingerprints, and the thread that sends them to one rank.
 struct Teller {
     queue: WorkerQueue<Issued>,
     side: Messages,
@@ -129,7 +129,7 @@ impl Teller {
     fn serve(&self) {
         let mut gone = false;
         while let Some(issued) = self.queue.next() {
-            // If sending fails, the peer is gone, which its watch reports.
+            // If sending fails, the peer is gone. The watch over the peers reports this.
             gone = gone || !matches!(caught(|| self.one(&issued)), Ok(Ok(())));
         }
     }
@@ -144,7 +144,7 @@ fn hearer(side: &Messages, from: u32, what: Compared, jobs: &Arc<JobTable>, wake
     let (side, jobs, wake) = (side.clone(), jobs.clone(), wake.clone());
     spawn("c10d-nccl-hear", move || {
         let listened = caught(|| listen(&side, from, what, &jobs, heard)).unwrap_or_else(|words| {
-            Err(Error::new(ErrorKind::Internal, format!("hearing from rank {from} panicked: {words}")))
+            Err(Error::new(ErrorKind::Internal, format!("receiving from rank {from} panicked: {words}")))
         });
         if let Err(e) = listened {
             jobs.fail(e);
@@ -156,21 +156,21 @@ fn hearer(side: &Messages, from: u32, what: Compared, jobs: &Arc<JobTable>, wake
 
 fn listen(side: &Messages, from: u32, what: Compared, jobs: &JobTable, heard: Receiver<Issued>) -> Result {
     for Issued { id, fingerprint, timeout } in heard {
-        // The deadline watch names a late rank, and the side channel a dead one.
+        // If no fingerprint comes, the deadline watch names a late rank, and the side channel a dead one.
         let Ok(mut theirs) = side.hear(from, what, timeout) else { return Ok(()) };
         if what == Compared::Message {
-            // NCCL has no tags.
+            // NCCL has no tags, so the tag is not compared.
             theirs.root = fingerprint.root;
         }
         if let Some((field, mine, theirs)) = fingerprint.disagreement(&theirs) {
             let words = match what {
-                Compared::Collective => "the ranks disagree about this collective",
-                Compared::Message => "the ranks disagree about this message",
+                Compared::Collective => "the ranks made different collectives",
+                Compared::Message => "the sender and the receiver made different calls for this message",
             };
             let kind = ErrorKind::Mismatch { field, mine, theirs };
             let mut error = Error::new(kind, words).guilty([from]).phase(Phase::Announce);
             if what == Compared::Collective {
-                // Later jobs end with the same error.
+                // Later jobs end with the same error, so it names the call itself.
                 let report = error.report_mut();
                 (report.op, report.seq) = (OpKind::from_code(fingerprint.op), Some(fingerprint.seq.into()));
             }

@@ -13,9 +13,9 @@ use crate::communicator::Comms;
 use crate::cuda::CudaApi;
 use crate::jobs::{JobTable, Stage};
 
-/// How long to wait for a running call before its communicator is aborted. A longer call is assumed to hang.
+/// How long to wait for a running call before the communicators are aborted. A longer call is assumed to hang.
 const CALL: Duration = Duration::from_secs(1);
-/// How long an abort may take before the communicators count as lost.
+/// How long an abort may take before the communicators are given up.
 const ABORT: Duration = Duration::from_secs(5);
 
 pub(crate) struct DeadlineWatch {
@@ -26,17 +26,17 @@ pub(crate) struct DeadlineWatch {
     pub(crate) side: Option<SideChannel>,
 }
 
-/// A job that the device may be processing.
+/// A job whose memory the device may be using.
 struct RunningJob {
     job: Job,
-    /// The parts of its memory that are kept allocated until the abort is finished.
+    /// The parts of its memory that are retained until the abort is finished.
     addresses: Vec<u64>,
-    /// Whether these are all parts.
+    /// Whether all parts of its memory are retained.
     all: bool,
 }
 
 impl DeadlineWatch {
-    /// Watches until everything is finished, or something fails.
+    /// Runs until something fails, and then ends all jobs. Returns earlier if the backend is closed and has no jobs.
     pub(crate) fn run(self) {
         let Some(cause) = self.jobs.wait_failure() else { return };
         if let Some(side) = &self.side {
@@ -49,7 +49,7 @@ impl DeadlineWatch {
         for (job, _) in queued {
             job.complete(Err(cause.clone()));
         }
-        // The memory is held from here, so that freed memory is not allocated again while a kernel still uses it.
+        // The memory is retained from here on, so that freed memory is not reused while a kernel still uses it.
         let held: Vec<RunningJob> = issued.into_iter().map(|(job, _)| self.hold(job)).collect();
         let aborted = self.abort(held.iter().flat_map(|h| h.addresses.clone()).collect());
         let through = aborted.recv_timeout(grace / 4).is_ok();
@@ -62,13 +62,13 @@ impl DeadlineWatch {
             let mut error = cause.clone();
             let report = error.report_mut();
             report.status = Status::Failed;
-            report.what.push_str("; the device did not let go of the buffers, which are left to it");
+            report.what.push_str("; the device may still use the buffers, so they are not returned");
             borrowed.extend(job.fail_keeping(error).err());
         }
         if !through && aborted.recv_timeout(ABORT).is_err() {
-            let what = "ncclCommAbort does not come back; the communicators are lost, their memory is left behind";
+            let what = "ncclCommAbort does not return; the communicators and their memory are leaked";
             contain("a tracing subscriber", || tracing::error!(target: "c10d", "{what}"));
-            // Nothing else protects borrowed memory from its owner.
+            // Only the caller, who waits for these jobs, keeps borrowed memory from being freed.
             if borrowed.is_empty() || aborted.recv().is_err() {
                 return std::mem::forget(borrowed);
             }
@@ -76,8 +76,8 @@ impl DeadlineWatch {
         borrowed.into_iter().for_each(|job| job.complete(Err(cause.clone())));
     }
 
-    /// Aborts the communicators on a new thread, since that may never return. The receiver reports the end. Then the
-    /// memory at these addresses is released.
+    /// Aborts the communicators on a new thread, since this may never return. The receiver gets a message when it is
+    /// done. After that the memory at these addresses is released.
     fn abort(&self, addresses: Vec<u64>) -> Receiver<()> {
         let (tell, aborted) = bounded(1);
         let (jobs, comms, cuda, device) = (self.jobs.clone(), self.comms.clone(), self.cuda.clone(), self.device);
@@ -89,13 +89,13 @@ impl DeadlineWatch {
         };
         if let Err(e) = spawn("c10d-nccl-abort", run) {
             contain("a tracing subscriber", || {
-                tracing::error!(target: "c10d", "{e}; communicators and buffers are left behind");
+                tracing::error!(target: "c10d", "{e}; communicators and buffers are leaked");
             });
         }
         aborted
     }
 
-    /// Keeps as much as possible of the job's memory allocated until the abort is finished.
+    /// Retains as much as possible of the job's memory until the abort is finished.
     fn hold(&self, job: Job) -> RunningJob {
         let request = job.request();
         let spans: Vec<Span> = request.inputs().iter().chain(request.outputs()).copied().collect();

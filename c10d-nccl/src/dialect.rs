@@ -1,5 +1,5 @@
-//! Which ranks are in the communicator: only ranks of this crate, or also ranks of PyTorch. With PyTorch, ids are
-//! exchanged and calls are made in PyTorch's way.
+//! Who is in the communicator: only ranks of this crate, or also ranks of PyTorch. With PyTorch, ids are exchanged and
+//! calls are made as PyTorch does it.
 
 use std::sync::Arc;
 
@@ -10,25 +10,25 @@ use c10d_core::{Error, PrefixStore, Result, Store};
 pub(crate) const HINT: &str = "nccl.compat";
 /// The name of PyTorch's group.
 const GROUP: &str = "nccl.compat.group";
-/// The prefix of PyTorch's groups in its store. It is `default_pg` unless the program passed its own store.
+/// The prefix of PyTorch's keys in its store. It is `default_pg` unless the program passed its own store.
 const PREFIX: &str = "nccl.compat.prefix";
 
 /// A communicator with more ranks than this has several roots.
 const RANKS_PER_ROOT: u32 = 128;
 
-/// The way in which ids are exchanged and calls are made.
+/// How ids are exchanged and calls are made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Dialect {
-    /// The way of this crate.
+    /// As this crate does it.
     Native,
-    /// The way of PyTorch's first engine: `nccl-legacy` since 2.15, and the only one before.
+    /// As PyTorch's first engine does it: `nccl-legacy` since 2.15, and the only engine before.
     TorchLegacy,
-    /// The way of PyTorch's second engine, `nccl` and `nccl2` since 2.15, with PyTorch's name for the group.
+    /// As PyTorch's second engine does it (`nccl` and `nccl2` since 2.15). The name is PyTorch's name of the group.
     TorchNccl2(String),
 }
 
 impl Dialect {
-    /// The dialect from the hints.
+    /// Returns the dialect that the hints select.
     pub(crate) fn of(init: &GroupInit) -> Result<Dialect> {
         match init.hint(HINT) {
             None | Some("native") => Ok(Dialect::Native),
@@ -44,12 +44,12 @@ impl Dialect {
         *self == Dialect::Native
     }
 
-    /// The part of the store in which the ranks meet.
+    /// Returns the part of the store in which the ranks meet.
     pub(crate) fn store(&self, init: &GroupInit) -> Arc<dyn Store> {
         if self.is_native() {
             return init.store.clone();
         }
-        // The prefixes are nested as in `init_process_group`.
+        // `init_process_group` nests the prefixes in this order.
         let mut store = init.root.clone();
         let prefix = init.hint(PREFIX).unwrap_or("default_pg");
         let parts = [prefix.to_owned(), format!("{}/", group(init)), "cuda/".to_owned()];
@@ -65,11 +65,11 @@ impl Dialect {
         if self.is_native() { RANKS_PER_ROOT } else { set().unwrap_or(RANKS_PER_ROOT) }
     }
 
-    /// The key of id `n` of `roots` of the communicator of all ranks.
+    /// Returns the key of id `n` of `roots` ids of the communicator of all ranks.
     pub(crate) fn id_key(&self, n: u32, roots: u32) -> String {
         match self {
             Dialect::Native => format!("id/{n}"),
-            // The number counts the communicators of a group, which has one.
+            // The 0 is the number of the communicator in its group, which has only this one.
             Dialect::TorchLegacy if roots == 1 => "0".to_owned(),
             Dialect::TorchLegacy => format!("UniqueNCCLID:{n}"),
             Dialect::TorchNccl2(group) if roots == 1 => format!("{group}/nccl_storekey_0"),
@@ -77,7 +77,7 @@ impl Dialect {
         }
     }
 
-    /// The key of the id of the communicator of two ranks. The first of them makes it.
+    /// Returns the key of the id of the communicator of two ranks. The first of them makes it.
     pub(crate) fn pair_key(&self, first: u32, second: u32) -> String {
         match self {
             Dialect::TorchLegacy => format!("{first}:{second}"),
@@ -85,8 +85,8 @@ impl Dialect {
         }
     }
 
-    /// The two ranks whose communicator a message uses, in the order of their numbers there. `None` means the
-    /// communicator of all ranks.
+    /// Returns the two ranks whose communicator a message uses, in the order of their numbers there. `None` means that
+    /// it uses the communicator of all ranks.
     pub(crate) fn pair(&self, from: u32, to: u32) -> Option<(u32, u32)> {
         match self {
             Dialect::Native => Some((from, to)),
@@ -95,7 +95,7 @@ impl Dialect {
         }
     }
 
-    /// Whether the communicator of all ranks is made by its first op instead of with the group.
+    /// Whether the communicator of all ranks is made at its first op instead of with the group.
     pub(crate) fn is_lazy(&self) -> bool {
         *self == Dialect::TorchLegacy
     }

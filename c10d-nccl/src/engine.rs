@@ -1,4 +1,4 @@
-//! The thread that makes all calls of CUDA and NCCL for one backend.
+//! The thread that makes all CUDA and NCCL calls of one backend's dense ops.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -15,19 +15,19 @@ use crate::nccl::UniqueId;
 
 /// How long the thread polls without a pause while the device works.
 const EAGER: Duration = Duration::from_micros(200);
-/// The longest pause between two polls.
+/// The maximum pause between two polls.
 const PAUSE: Duration = Duration::from_micros(200);
 
-/// How long the side channel may take to name the peer after NCCL reported a lost peer. The survivors must know which
-/// one it is to go on without it. A busy machine needs time, and an early error would not help.
+/// How long the side channel may take to name the peer after NCCL reported a lost peer. The survivors must know the
+/// peer to continue without it. On a busy machine this takes time, and an earlier error would not help.
 const NAMED: Duration = Duration::from_secs(2);
 
 /// An order to the thread.
 pub(crate) enum Order {
     Do(Item),
-    /// Check whether something failed.
+    /// Checks whether something failed.
     Look,
-    /// End when everything before is finished.
+    /// Ends the thread when all earlier work is finished.
     Close {
         deadline: Instant,
     },
@@ -35,11 +35,11 @@ pub(crate) enum Order {
 
 /// How the communicator is made.
 pub(crate) enum Origin {
-    /// With new ids.
+    /// With these ids.
     Ids(Vec<UniqueId>),
-    /// By a split of another, which is already running.
+    /// By a split of another one, which is being done.
     Split(Communicator),
-    /// By the first op.
+    /// At the first op.
     Later,
 }
 
@@ -49,12 +49,12 @@ pub(crate) struct Engine {
     pub(crate) size: u32,
     pub(crate) timeout: Duration,
     pub(crate) orders: Receiver<Order>,
-    /// Receives one message when the communicator is ready.
+    /// Gets one message when the communicator is ready.
     pub(crate) ready: Option<Sender<()>>,
 }
 
 impl Engine {
-    /// Runs until it is told to close, or until something fails.
+    /// Runs until the backend is closed, or until something fails.
     pub(crate) fn run(mut self, origin: Origin) {
         let jobs = self.resources.jobs.clone();
         let worked = caught(|| self.work(origin)).unwrap_or_else(|words| {
@@ -62,7 +62,7 @@ impl Engine {
         });
         if let Err(e) = worked {
             if matches!(e.kind(), ErrorKind::PeerDead { .. }) && e.report().guilty.is_empty() {
-                // NCCL's error is more useful than the error of the next deadline.
+                // An error of the side channel names the peer. NCCL's is still better than that of the next deadline.
                 let left = jobs.left().map_or(NAMED, |left| left / 2);
                 jobs.wait_for_failure(NAMED.min(left));
             }
@@ -75,7 +75,7 @@ impl Engine {
         let resources = &self.resources;
         resources.jobs.calling("cuCtxSetCurrent", || resources.cuda.enter_own(resources.device))?;
         if resources.cuda.has_kernels().is_ok() {
-            // An error here is reported by the call that needs a kernel.
+            // If this fails, the call that needs a kernel reports it.
             let _ = resources.jobs.calling("cuModuleLoadData", || resources.cuda.load(resources.device));
         }
         let mut channels: BTreeMap<Participants, Channel> = BTreeMap::new();
@@ -101,7 +101,7 @@ impl Engine {
             if channels.get(&Participants::All).is_none_or(Channel::is_ready)
                 && let Some(ready) = self.ready.take()
             {
-                // The caller that made the backend may have given up.
+                // The thread that makes the backend may have given up.
                 let _ = ready.send(());
             }
             let idle = channels.values().all(Channel::is_idle);
@@ -132,9 +132,9 @@ impl Engine {
         }
     }
 
-    /// The next order. While the device works, this does not wait for one.
+    /// Returns the next order. If there is work, it waits only a short time, and may return `None`.
     fn next(&self, idle: bool, busy_since: Instant) -> Option<Order> {
-        // If no sender is left, the backend was dropped.
+        // Without senders, the backend was dropped.
         let gone = || Order::Close { deadline: Instant::now() + self.timeout };
         if idle {
             return Some(self.orders.recv().unwrap_or_else(|_| gone()));
@@ -156,7 +156,7 @@ impl Engine {
         }
     }
 
-    /// The ranks of the communicator that this item needs.
+    /// Returns the ranks of the communicator that this item needs.
     fn between(&self, item: &Item) -> Participants {
         let Item::Run(task) = item else { return Participants::All };
         if !task.op.is_p2p() {

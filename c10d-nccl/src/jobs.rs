@@ -1,4 +1,4 @@
-//! The unfinished jobs, and the one cause for which all end early. Nothing here calls CUDA or NCCL, so nothing here
+//! The unfinished jobs, and the cause of the failure that ends them. Nothing here calls CUDA or NCCL, so nothing here
 //! hangs.
 
 use std::collections::BTreeMap;
@@ -11,10 +11,10 @@ use c10d_core::{Error, ErrorKind, Phase, Result};
 
 /// How long running jobs may take to end after a peer's program has ended.
 const ENDED: Duration = Duration::from_secs(1);
-/// The pause between two checks whether they have ended.
+/// The pause between two checks whether the jobs have ended.
 const LOOK: Duration = Duration::from_millis(5);
 
-/// The state of a job.
+/// How far a job is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stage {
     /// Nothing was sent to the device.
@@ -29,9 +29,9 @@ struct Slot {
     deadline: Instant,
     /// The rank whose fingerprint of this call has not arrived yet.
     awaits: Option<u32>,
-    /// The other rank of a message.
+    /// The other rank, if the job is a message.
     peer: Option<u32>,
-    /// Whether the device has finished it.
+    /// Whether the device has finished the job.
     passed: bool,
 }
 
@@ -40,28 +40,28 @@ struct Jobs {
     slots: BTreeMap<u64, Slot>,
     next: u64,
     failed: Option<Error>,
-    /// When the deadline watch wakes by itself.
+    /// When the deadline watch will wake without a notification.
     wakes: Option<Instant>,
     /// Whether the backend was dropped or shut down.
     closed: bool,
-    /// Whether the device's thread has ended.
+    /// Whether the thread that makes the calls has ended.
     over: bool,
-    /// Set if a peer's program ended without leaving the group: the cause for later calls of this rank.
+    /// Set if a peer's program ended without leaving the group: the error of this rank's later calls.
     ended: Option<Error>,
 }
 
-/// The call that the device's thread is making.
+/// The call that is running, on the thread that makes the calls.
 #[derive(Default)]
 struct Calling {
     what: Option<(&'static str, Instant)>,
-    /// Whether new calls are forbidden, since the communicators are being aborted.
+    /// Whether new calls are forbidden, because the communicators are being aborted.
     barred: bool,
 }
 
 #[derive(Default)]
 pub(crate) struct JobTable {
-    /// Whether a collective that this rank rejects fails the group. That is needed if the ranks' calls are not
-    /// compared, since the others' collective would be paired with a later one of this rank.
+    /// Whether the group fails if this rank rejects a collective. This is needed if calls are not compared, since NCCL
+    /// would pair the other ranks' collective with this rank's next one.
     strict: bool,
     jobs: Mutex<Jobs>,
     changed: Condvar,
@@ -74,8 +74,8 @@ impl JobTable {
         JobTable { strict, ..JobTable::default() }
     }
 
-    /// Adds a job and returns its number. If the backend has failed, it ends the job instead. The job is finished when
-    /// the device has finished it and the fingerprint of rank `awaits` was received.
+    /// Adds a job and returns its number. If the backend has failed or is closed, it ends the job and returns `None`.
+    /// The job is finished when the device has finished it and the fingerprint of rank `awaits` was received.
     pub(crate) fn enter(&self, job: Job, awaits: Option<u32>) -> Option<u64> {
         let deadline = job.request().deadline();
         let peer = job.request().op.is_p2p().then_some(job.request().params.peer);
@@ -101,7 +101,7 @@ impl JobTable {
         Some(id)
     }
 
-    /// Called before the device's thread uses the job's memory. `false` means that the job has already ended.
+    /// Called before the device gets the job's memory. Returns `false` if the job has already ended.
     pub(crate) fn issue(&self, id: u64) -> bool {
         let mut jobs = self.jobs.lock();
         if jobs.failed.is_some() {
@@ -113,7 +113,7 @@ impl JobTable {
     /// Ends a job, unless it has already ended.
     pub(crate) fn finish(&self, id: u64, result: Result) {
         let mut jobs = self.jobs.lock();
-        // After a failure the deadline watch ends all jobs in the same way.
+        // After a failure, the deadline watch ends all jobs with the same cause.
         if jobs.failed.is_some() {
             return;
         }
@@ -135,7 +135,7 @@ impl JobTable {
         }
     }
 
-    /// Ends a job that is not passed to the library.
+    /// Ends a job that was rejected, so that NCCL gets no call of it.
     pub(crate) fn refuse(&self, id: u64, mut error: Error) {
         let collective = self.jobs.lock().slots.get(&id).is_some_and(|slot| slot.peer.is_none());
         if self.strict && collective {
@@ -146,7 +146,7 @@ impl JobTable {
         }
     }
 
-    /// Called when the fingerprint for which a job waited agrees with it.
+    /// Called when the fingerprint for which a job waited was received and is the same.
     pub(crate) fn checked(&self, id: u64) {
         let passed = self.jobs.lock().slots.get_mut(&id).is_some_and(|slot| {
             slot.awaits = None;
@@ -157,7 +157,7 @@ impl JobTable {
         }
     }
 
-    /// Fails all unfinished and later jobs. The first cause counts.
+    /// Fails all unfinished and later jobs. Only the first cause counts.
     pub(crate) fn fail(&self, cause: Error) {
         let mut jobs = self.jobs.lock();
         if jobs.failed.is_none() {
@@ -166,8 +166,8 @@ impl JobTable {
         }
     }
 
-    /// Called when a peer's program ended without leaving the group. Running jobs get a moment to end, since the peer
-    /// may have done its part. Jobs that do not end, and later jobs, fail with this cause.
+    /// Called when a peer's program ended without leaving the group. Running jobs get a short time to end, since the
+    /// peer may have done its part of them. After that, unfinished and later jobs fail with this cause.
     pub(crate) fn peer_ended(&self, cause: Error) {
         let patience = self.left().map_or(ENDED, |left| ENDED.min(left / 2));
         let until = Instant::now() + patience;
@@ -183,7 +183,7 @@ impl JobTable {
         self.fail(cause);
     }
 
-    /// Waits until no job is unfinished. After a failure it does not wait, since the jobs end by themselves.
+    /// Waits until all jobs are finished. After a failure it does not wait, since then the deadline watch ends them.
     pub(crate) fn wait_idle(&self, deadline: Instant) -> Result {
         let mut jobs = self.jobs.lock();
         while !jobs.slots.is_empty() && jobs.failed.is_none() {
@@ -202,32 +202,32 @@ impl JobTable {
         self.jobs.lock().failed.clone()
     }
 
-    /// The remaining time of the job with the earliest deadline.
+    /// Returns the remaining time of the job with the earliest deadline, or `None` if there is no job.
     pub(crate) fn left(&self) -> Option<Duration> {
         let first = self.jobs.lock().slots.values().map(|s| s.deadline).min();
         first.map(|deadline| deadline.saturating_duration_since(Instant::now()))
     }
 
-    /// Waits until a failure is reported, but no longer than this.
+    /// Waits for a failure, but no longer than `patience`.
     pub(crate) fn wait_for_failure(&self, patience: Duration) {
         let until = Instant::now() + patience;
         let mut jobs = self.jobs.lock();
         while jobs.failed.is_none() && !self.changed.wait_until(&mut jobs, until).timed_out() {}
     }
 
-    /// Accepts no more jobs.
+    /// Rejects all later jobs.
     pub(crate) fn close(&self) {
         self.jobs.lock().closed = true;
         self.changed.notify_all();
     }
 
-    /// Called when the device's thread ends.
+    /// Called when the thread that makes the calls ends.
     pub(crate) fn over(&self) {
         self.jobs.lock().over = true;
         self.changed.notify_all();
     }
 
-    /// Waits until the device's thread has ended.
+    /// Waits until the thread that makes the calls has ended.
     pub(crate) fn wait_over(&self, deadline: Instant) -> Result {
         let mut jobs = self.jobs.lock();
         while !jobs.over {
@@ -242,8 +242,8 @@ impl JobTable {
         Ok(())
     }
 
-    /// Waits until something has failed or a job's deadline is over. `None` means that everything is closed and
-    /// finished.
+    /// Waits until something has failed or a job's deadline has passed. Returns `None` if the backend is closed and all
+    /// jobs are finished.
     pub(crate) fn wait_failure(&self) -> Option<Error> {
         let mut jobs = self.jobs.lock();
         loop {
@@ -258,7 +258,7 @@ impl JobTable {
                 && deadline <= Instant::now()
             {
                 drop(jobs);
-                let absent = awaits.map_or(String::new(), |r| format!(", and rank {r} has not come to it"));
+                let absent = awaits.map_or(String::new(), |r| format!(", and rank {r} has not made its call"));
                 let what = format!("the operation did not end in time{absent}{}", self.inside());
                 self.fail(late(&what).guilty(awaits));
                 jobs = self.jobs.lock();
@@ -273,20 +273,20 @@ impl JobTable {
         }
     }
 
-    /// Takes all unfinished jobs from the job table.
+    /// Removes and returns all unfinished jobs.
     pub(crate) fn take_all(&self) -> Vec<(Job, Stage)> {
         let slots = std::mem::take(&mut self.jobs.lock().slots);
         slots.into_values().map(|s| (s.job, s.stage)).collect()
     }
 
-    /// The shortest time for which an unfinished job may still be held after a failure.
+    /// Returns the shortest time for which an unfinished job may still keep its memory after a failure.
     pub(crate) fn grace(&self) -> Duration {
         let jobs = self.jobs.lock();
         let least = jobs.slots.values().map(|s| let_go(s.job.request().timeout)).min();
         least.unwrap_or(Duration::from_millis(100))
     }
 
-    /// Runs a library's call that may not return. If the communicators are being aborted, it does not run it.
+    /// Makes a call that may never return. It does not make the call if the communicators are being aborted.
     pub(crate) fn calling<T>(&self, what: &'static str, call: impl FnOnce() -> Result<T>) -> Result<T> {
         {
             let mut calling = self.calling.lock();
@@ -295,7 +295,7 @@ impl JobTable {
             }
             calling.what = Some((what, Instant::now()));
         }
-        // A store's methods are foreign code.
+        // The call may be a method of a store, which is foreign code and may panic.
         let result = caught(call)
             .unwrap_or_else(|words| Err(Error::new(ErrorKind::Internal, format!("{what} panicked: {words}"))));
         self.calling.lock().what = None;
@@ -303,22 +303,22 @@ impl JobTable {
         result
     }
 
-    /// Forbids new calls.
+    /// Forbids all later calls.
     pub(crate) fn bar(&self) {
         self.calling.lock().barred = true;
     }
 
-    /// Waits for the running call, but no longer than this.
+    /// Waits until no call is running, but no longer than `patience`.
     pub(crate) fn quiet(&self, patience: Duration) {
         let until = Instant::now() + patience;
         let mut calling = self.calling.lock();
         while calling.what.is_some() && !self.called.wait_until(&mut calling, until).timed_out() {}
     }
 
-    /// The call that the device's thread is making, as text to be appended to a sentence.
+    /// Describes the call that is running, as the end of a sentence. It is empty if there is none.
     pub(crate) fn inside(&self) -> String {
         match self.calling.lock().what {
-            Some((what, since)) => format!(", inside {what} for {:.1?}", since.elapsed()),
+            Some((what, since)) => format!("; the backend has been inside {what} for {:.1?}", since.elapsed()),
             None => String::new(),
         }
     }
@@ -346,7 +346,7 @@ mod tests {
         assert_eq!(jobs.wait_failure().unwrap().report().what, "first");
     }
 
-    /// A store is foreign code.
+    /// A store's method is foreign code.
     #[test]
     fn a_call_that_panics_is_an_error() {
         let jobs = JobTable::default();

@@ -1,4 +1,4 @@
-//! The translation of each op to NCCL's calls, with one function per op.
+//! Which NCCL calls each op makes. There is one function per op.
 
 use c10d_core::{DType, Error, OpKind, Result};
 
@@ -9,15 +9,15 @@ use crate::scratch::Scratch;
 use crate::task::{DeviceSpan, Task};
 use crate::types::reduction;
 
-/// Issues a task's calls.
+/// A task and what is needed to issue its calls.
 pub(crate) struct Plan<'t, 'i, 'a> {
     pub(crate) task: &'t Task,
     pub(crate) rank: usize,
     pub(crate) size: usize,
     pub(crate) issuer: &'i mut Issuer<'a>,
-    /// A reduction that was made for the calls.
+    /// The reduction that was made for this task, if any.
     pub(crate) made: Option<RedOp>,
-    /// The dialect of the calls. All ranks of a communicator must make the same calls, grouped in the same way.
+    /// The dialect. All ranks of a communicator must make the same calls, grouped in the same way.
     pub(crate) dialect: &'t Dialect,
     pub(crate) scratch: &'t mut Scratch,
 }
@@ -68,8 +68,8 @@ impl Plan<'_, '_, '_> {
         self.issuer.group(|i| i.recv(to, peer))
     }
 
-    /// Runs `body` with the task's reduction. If the reduction was made for it, it is destroyed when the calls are
-    /// finished.
+    /// Runs `body` with the task's reduction. If the reduction was made for this task, it is destroyed when the calls
+    /// were issued.
     fn reducing(&mut self, body: impl FnOnce(&mut Self, RedOp) -> Result) -> Result {
         let dtype = self.task.dtype.unwrap_or(DType::F32);
         let (op, made) = self.issuer.make(reduction(self.task.params.reduce, dtype))?;
@@ -77,13 +77,14 @@ impl Plan<'_, '_, '_> {
         body(self, op)
     }
 
-    /// The other rank of a message, by its number in the communicator.
+    /// Returns the other rank of a message, by its number in the communicator.
     fn peer(&self) -> u32 {
         // A communicator of two has only one other rank.
         if self.size == 2 { 1 - self.rank as u32 } else { self.task.params.peer }
     }
 
-    /// Issues one call for each of `calls`, in one group. PyTorch's second engine issues them one by one.
+    /// Issues one call for each of `calls`, in one NCCL group. As in PyTorch's second engine, `TorchNccl2` has no
+    /// group.
     fn each<T>(
         &mut self,
         calls: impl Iterator<Item = T>,
@@ -113,7 +114,7 @@ impl Plan<'_, '_, '_> {
         self.reducing(|plan, op| plan.issuer.reduce(buffer, buffer, op, root))
     }
 
-    /// Each rank broadcasts its input to all ranks' outputs. Lengths may differ, and no scratch memory is needed.
+    /// Each rank broadcasts its input to its output on all ranks. Lengths may differ, and no scratch memory is needed.
     fn all_gather_lists(&mut self) -> Result {
         let (task, size) = (self.task, self.size);
         if *self.dialect == Dialect::TorchLegacy && all_alike(&task.outputs) {
@@ -149,8 +150,8 @@ impl Plan<'_, '_, '_> {
         self.each(task.inputs.iter().zip(&task.outputs), |i, (from, to)| i.all_gather(*from, *to))
     }
 
-    /// Each rank's output is the reduction of all ranks' inputs for it. Lengths may differ, and no scratch memory is
-    /// needed.
+    /// For each rank, one reduction of all ranks' inputs for it goes to its output. Lengths may differ, and no scratch
+    /// memory is needed.
     fn reduce_scatter(&mut self) -> Result {
         let (task, rank, size) = (self.task, self.rank, self.size);
         if *self.dialect == Dialect::TorchLegacy && all_alike(&task.inputs) {
@@ -223,7 +224,8 @@ impl Plan<'_, '_, '_> {
     fn all_to_all_single(&mut self) -> Result {
         let (from, to, rank, size) = (self.input(0), self.output(0), self.rank, self.size);
         let (ins, outs) = (self.task.params.input_splits(), self.task.params.output_splits());
-        // Some ranks may give splits and others not, so all make the same calls. PyTorch makes other calls.
+        // Some ranks may give splits while others do not, so the calls must be the same with and without. PyTorch's
+        // differ.
         let even = ins.is_empty() && outs.is_empty() && !self.dialect.is_native();
         if even && self.issuer.has_all_to_all() {
             return if from.count == 0 { Ok(()) } else { self.issuer.all_to_all(from, to, from.count / size) };
@@ -240,18 +242,18 @@ impl Plan<'_, '_, '_> {
     }
 
     fn barrier(&mut self) -> Result {
-        // One float with any value.
+        // The reduced value does not matter.
         let token = self.scratch.part(1, DType::F32.size())?;
         self.issuer.all_reduce(token, RedOp::SUM)
     }
 }
 
-/// Whether all have the same length.
+/// Whether all tensors have the same length.
 fn all_alike(parts: &[DeviceSpan]) -> bool {
     parts.iter().all(|part| part.count == parts[0].count)
 }
 
-/// The offsets where each rank's part begins and where the last one ends.
+/// Returns the offset at which each rank's part begins, and the end of the last part.
 fn offsets(splits: &[usize], count: usize, size: usize) -> Vec<usize> {
     let mut at = vec![0; size + 1];
     for r in 0..size {

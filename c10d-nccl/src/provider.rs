@@ -1,4 +1,4 @@
-//! What this crate registers.
+//! The registration of this crate.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -15,9 +15,9 @@ use crate::start::StartOptions;
 
 /// CUDA devices under the name `cuda`, the backend `nccl`, and its kernel for sparse tensors.
 ///
-/// It reads these hints: `nccl.lib` (the library's file), `nccl.device` (the number of this rank's GPU, if the group's
-/// builder has no device), `nccl.check` (`off`: the ranks' calls are not compared), and `nccl.compat` (the group also
-/// has ranks of PyTorch).
+/// The backend reads these hints: `nccl.lib` (the file of the library), `nccl.device` (the number of this rank's GPU,
+/// if the group's builder has no device), `nccl.check` (`off`: the ranks' calls are not compared), and `nccl.compat`
+/// (the group also has ranks of PyTorch) with `nccl.compat.group` and `nccl.compat.prefix`.
 pub static PROVIDER: Provider = Provider {
     source: env!("CARGO_PKG_NAME"),
     backends: &[Registration {
@@ -58,10 +58,10 @@ fn create(init: &GroupInit) -> Result<Arc<dyn Backend>> {
     Ok(Arc::new(Nccl::connect(nccl, cuda, StartOptions::of(init, device)?)?))
 }
 
-/// Returns the path of this process's libnccl and its version. The library is loaded if it is not loaded yet.
+/// Returns the path and the version of this process's libnccl. The library is loaded if it is not loaded yet.
 ///
 /// # Errors
-/// `Unsupported`, with everything that was tried, if no usable library exists.
+/// `Unsupported`, with everything that was tried, if there is no usable library.
 pub fn library() -> Result<(PathBuf, String)> {
     let library = Library::get(None)?;
     Ok((library.path.clone(), library.version.to_string()))

@@ -1,4 +1,4 @@
-//! Device memory of one stream, for barriers and for ops that PyTorch does with one flat tensor.
+//! Device memory for barriers, and for ops that PyTorch does with one flat tensor. It is used on one stream.
 
 use std::mem::ManuallyDrop;
 use std::sync::Arc;
@@ -9,13 +9,13 @@ use c10d_core::{Buf, DType, Error, ErrorKind, Memory, Result};
 use crate::cuda::CudaApi;
 use crate::task::DeviceSpan;
 
-/// Memory that grows as ops need it. Successive ops can share it, since their stream orders them.
+/// Memory that grows as ops need it. Ops share it one after another, since they are on one stream.
 pub(crate) struct Scratch {
     cuda: Arc<dyn CudaApi>,
     device: u16,
-    /// The last buffer is in use. The others became too small, and their total size is not larger. They remain until
-    /// the end, since freeing waits for the whole device, including kernels of other communicators. After a failure
-    /// they are leaked, since the device may still use them.
+    /// The last buffer is in use. The others have become too small; together they are not larger than it. They are kept
+    /// until the end, since freeing waits for the whole device, including kernels of other communicators. After a
+    /// failure all are leaked, since the device may still use them.
     buffers: Vec<ManuallyDrop<DeviceBuffer>>,
 }
 
@@ -24,7 +24,7 @@ impl Scratch {
         Scratch { cuda, device, buffers: Vec::new() }
     }
 
-    /// Memory for `count` elements of `size` bytes.
+    /// Returns memory for `count` elements of `size` bytes.
     pub(crate) fn part(&mut self, count: usize, size: usize) -> Result<DeviceSpan> {
         let bytes = count * size;
         if self.buffers.last().is_none_or(|last| last.count() < bytes) {
@@ -34,11 +34,11 @@ impl Scratch {
         }
         match self.buffers.last().map(|last| (&**last).span().memory()) {
             Some(Memory::Cuda(at)) => Ok(DeviceSpan { at, count, size }),
-            _ => Err(Error::new(ErrorKind::Internal, "CUDA gave memory that is not CUDA's")),
+            _ => Err(Error::new(ErrorKind::Internal, "the CUDA runtime returned memory that is not CUDA memory")),
         }
     }
 
-    /// Frees everything. The stream must have finished its work.
+    /// Frees all buffers. The stream must have finished its work.
     pub(crate) fn close(self) {
         self.buffers.into_iter().for_each(|buffer| drop(ManuallyDrop::into_inner(buffer)));
     }

@@ -1,4 +1,4 @@
-//! cudarc's slices as buffers.
+//! Slices of the crate cudarc as buffers.
 #![allow(unsafe_code)]
 
 use std::sync::Arc;
@@ -9,15 +9,15 @@ use cudarc::driver::{CudaSlice, CudaStream, CudaView, CudaViewMut, DevicePtr, De
 
 use crate::cuda::failed;
 
-/// A slice of cudarc as a buffer for collectives; [`on_device`] makes it.
+/// A slice of cudarc as a buffer for collectives. [`on_device`] makes it.
 ///
 /// `&CudaSlice<T>` and [`CudaView`] can be read. `&mut CudaSlice<T>`, [`CudaViewMut`] and, for calls that own their
 /// buffers, `CudaSlice<T>` can also be written. `T` is any element type, such as `f32` or `half::bf16`.
 ///
 /// # Order
-/// The op runs after the work that was put on the slice's stream before the call, and after the uses of the slice on
-/// other streams that cudarc knows. When the call returns, or the work is done, the device has finished the op, so any
-/// stream may use the slice. If the stream records a graph, the call is rejected.
+/// The op runs after the work that was enqueued on the slice's stream before the call, and after the uses of the slice
+/// on other streams that cudarc knows. When the call returns, or the work is done, the device has finished the op, so
+/// any stream may use the slice. If the stream is capturing a graph, the call is rejected.
 ///
 /// [`Call::on_stream`](c10d_core::Call::on_stream) is not needed. If it is used, it must give the slice's own stream.
 #[derive(Debug)]
@@ -26,7 +26,7 @@ pub struct OnDevice<B> {
     after: Vec<Arc<CudaStream>>,
 }
 
-/// Makes a buffer of this slice.
+/// Makes a buffer from a slice.
 ///
 /// ```no_run
 /// use c10d_core::{ProcessGroup, ReduceOp, op};
@@ -37,8 +37,9 @@ pub struct OnDevice<B> {
 /// let stream = CudaContext::new(0)?.new_stream()?;
 /// let mut x = stream.clone_htod(&[1f32; 1024])?;
 /// pg.all_reduce(on_device(&mut x), ReduceOp::Sum)?;
-/// // A part of it, and without waiting.
+/// // This broadcasts a part of the slice.
 /// pg.broadcast(on_device(x.slice_mut(..512)), 0)?;
+/// // This call does not wait.
 /// let work = pg.start(op::all_reduce(on_device(x), ReduceOp::Avg));
 /// let x = work.wait()?.into_inner();
 /// # Ok(()) }
@@ -48,25 +49,25 @@ pub fn on_device<B>(slice: B) -> OnDevice<B> {
 }
 
 impl<B> OnDevice<B> {
-    /// Makes the op also run after the work that was put on this stream so far.
+    /// Makes the op also run after the work that is on this stream so far.
     pub fn after(mut self, stream: &Arc<CudaStream>) -> Self {
         self.after.push(stream.clone());
         self
     }
 
-    /// The slice.
+    /// Returns the slice.
     pub fn into_inner(self) -> B {
         self.slice
     }
 
-    /// Makes the slice's own stream wait for the others.
+    /// Makes the slice's own stream wait for the streams that were given to `after`.
     fn gather(&self, own: &CudaStream) -> Result {
         for stream in self.after.iter().map(|s| &**s).chain([own]) {
             match stream.capture_status().map_err(|e| failed("asking whether a stream records a graph", e))? {
                 CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE => {}
                 _ => {
                     return Err(Error::invalid(
-                        "the slice's stream records a graph; collectives in graphs are not offered",
+                        "the slice's stream is capturing a graph; a collective cannot be part of a graph",
                     ));
                 }
             }
@@ -75,10 +76,10 @@ impl<B> OnDevice<B> {
     }
 }
 
-/// Makes the default stream wait for a slice's stream. The op runs after the default stream unless the call gives
-/// another one.
+/// Makes the default stream wait for a slice's stream. An op runs after the default stream, unless the call gives
+/// another stream.
 fn lead(own: &CudaStream) -> Result {
-    // cudarc keeps errors of its own events until it is asked.
+    // cudarc stores errors of its own events until `check_err`.
     let done = own.context().check_err().and_then(|()| match own.cu_stream().is_null() {
         true => Ok(()),
         false => own.context().default_stream().join(own),
@@ -93,13 +94,13 @@ fn span<T: Element>(at: u64, count: usize, stream: &CudaStream) -> Span {
 
 macro_rules! buf {
     ($([$($generics:tt)*] $type:ty, $pointer:ident;)*) => {$(
-        // SAFETY: the value borrows or owns the allocation, which does not move. The event that cudarc would record
-        // when the pointer is no longer used is not needed, since the op is finished on the device before the value is
-        // free.
+        // SAFETY: the value borrows or owns the allocation, which does not move. cudarc would record an event when the
+        // pointer is not used any more. This is not needed, since the device has finished the op before the value can
+        // be used again.
         unsafe impl<$($generics)*> Buf for OnDevice<$type> {
             fn span(&mut self) -> Span {
                 let (own, count) = (self.slice.stream().clone(), self.slice.len());
-                // Makes the slice's stream wait for the uses of the slice that cudarc knows.
+                // This makes the slice's stream wait for the uses of the slice that cudarc knows.
                 let (at, record) = self.slice.$pointer(&own);
                 std::mem::forget(record);
                 span::<T>(at, count, &own)
@@ -123,9 +124,9 @@ buf! {
     [T: Element] CudaSlice<T>, device_ptr_mut;
 }
 
-// SAFETY: it is an exclusive borrow or sole ownership.
+// SAFETY: the value is an exclusive borrow.
 unsafe impl<T: Element> BufMut for OnDevice<&mut CudaSlice<T>> {}
-// SAFETY: as above.
+// SAFETY: the value is an exclusive borrow.
 unsafe impl<T: Element> BufMut for OnDevice<CudaViewMut<'_, T>> {}
-// SAFETY: as above.
+// SAFETY: the value is the only owner.
 unsafe impl<T: Element> BufMut for OnDevice<CudaSlice<T>> {}

@@ -1,4 +1,4 @@
-//! Starts a backend from the facts about its group.
+//! Starts a backend.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -20,12 +20,12 @@ use crate::engine::{Engine, Order, Origin};
 use crate::jobs::JobTable;
 use crate::nccl::NcclApi;
 
-/// The hint that disables the comparison of calls.
+/// The hint that can disable the comparison of calls.
 const CHECK: &str = "nccl.check";
-/// How long a wait for NCCL goes on without a look at what other ranks report.
+/// How long a wait for NCCL lasts before the reports of other ranks are checked.
 const SLICE: Duration = Duration::from_millis(100);
 
-/// The data that a backend and its threads share.
+/// What a backend and its threads share.
 pub(crate) struct Running {
     pub(crate) jobs: Arc<JobTable>,
     pub(crate) orders: Sender<Order>,
@@ -34,7 +34,7 @@ pub(crate) struct Running {
     pub(crate) device: u16,
     pub(crate) size: u32,
     pub(crate) side: Option<SideChannel>,
-    /// Compares the ranks' calls, unless that is disabled.
+    /// The comparison of the ranks' calls, unless it is disabled.
     pub(crate) checks: Option<Arc<Checks>>,
     pub(crate) dialect: Dialect,
 }
@@ -54,16 +54,16 @@ pub(crate) struct StartOptions {
     pub(crate) reports: Arc<Reports>,
 }
 
-/// Why what was awaited did not come.
+/// Why nothing was received.
 pub(crate) enum Silence {
     Late,
-    /// Nobody is left who could send it.
+    /// The sender was dropped.
     Gone,
-    /// Another rank cannot make the group.
+    /// Another rank reported that it cannot make the group.
     Reported(Error),
 }
 
-/// What `receiver` gets by the deadline, unless another rank reports that it cannot make the group.
+/// Waits until the deadline for a message, unless another rank reports that it cannot make the group.
 pub(crate) fn await_from<T>(receiver: &Receiver<T>, reports: &Reports, deadline: Instant) -> Result<T, Silence> {
     loop {
         let slice = deadline.min(Instant::now() + SLICE);
@@ -83,7 +83,7 @@ impl StartOptions {
     pub(crate) fn of(init: &GroupInit, device: u16) -> Result<StartOptions> {
         let (rank, size, timeout, deadline) = (init.rank, init.size, init.timeout, init.deadline);
         let dialect = Dialect::of(init)?;
-        // Ranks of PyTorch do not take part in it.
+        // Ranks of PyTorch would not take part in a side channel.
         let side = if dialect.is_native() { SideChannel::connect(init, init.cpu, "nccl")? } else { None };
         let checks = match init.hint(CHECK) {
             None | Some("on") => true,
@@ -156,15 +156,16 @@ pub(crate) fn run(
         }
         Err(Silence::Gone) => {
             let failure = running.jobs.failure();
-            let error = failure.unwrap_or_else(|| Error::new(ErrorKind::Internal, "NCCL's thread ended by itself"));
+            let error =
+                failure.unwrap_or_else(|| Error::new(ErrorKind::Internal, "the thread that calls NCCL ended early"));
             Err(error.phase(Phase::Connect))
         }
     }
 }
 
 impl Running {
-    /// Fails as soon as a peer is gone or gives up. If the peer's program ended without leaving the group, it fails
-    /// only when the peer is needed.
+    /// Starts a thread that fails the group when a peer dies or fails. If the peer's program ended without leaving the
+    /// group, jobs fail only if they need the peer.
     fn watch(&self) -> Result {
         let Some(side) = self.side.clone() else { return Ok(()) };
         let (jobs, orders) = (self.jobs.clone(), self.orders.clone());
@@ -182,7 +183,8 @@ impl Running {
         })
     }
 
-    /// Leaves the group: in order, if the peers know all calls by the deadline, or otherwise with the error.
+    /// Leaves the group: in order, if the peers get all fingerprints by the deadline; if the group has failed, with the
+    /// error.
     pub(crate) fn leave(&self, deadline: Instant) {
         let Some(side) = &self.side else { return };
         match (self.jobs.failure(), &self.checks) {
@@ -193,11 +195,11 @@ impl Running {
         side.leave();
     }
 
-    /// Fails everything with this cause.
+    /// Fails the group with this cause.
     pub(crate) fn fail(&self, cause: Error) {
         self.jobs.fail(cause.clone());
         self.side.iter().for_each(|side| side.abort(&cause));
-        // If the engine has ended, it knows already.
+        // If the engine has ended, it needs no notice.
         let _ = self.orders.send(Order::Look);
     }
 }

@@ -1,5 +1,5 @@
-//! A job's data for the device's thread. It is a copy, so that other threads can end the job while a call of the
-//! library does not return.
+//! A job's data for the thread that makes the calls. It is a copy, so that other threads can end the job while a call
+//! does not return.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use smallvec::SmallVec;
 
 use crate::nccl::Address;
 
-/// The tensors of one side.
+/// The inputs or the outputs of a task.
 pub(crate) type DeviceSpans = SmallVec<[DeviceSpan; 1]>;
 
 /// One tensor in device memory.
@@ -22,7 +22,7 @@ pub(crate) struct DeviceSpan {
 }
 
 impl DeviceSpan {
-    /// `count` elements from element `start`.
+    /// Returns the `count` elements from element `start` on.
     pub(crate) fn slice(self, start: usize, count: usize) -> DeviceSpan {
         DeviceSpan { at: self.at + (start * self.size) as u64, count, ..self }
     }
@@ -32,10 +32,10 @@ impl DeviceSpan {
     }
 }
 
-/// The work.
+/// A job for the thread that makes the calls.
 #[derive(Clone, Debug)]
 pub(crate) struct Task {
-    /// Its number in the job table.
+    /// The job's number in the job table.
     pub(crate) id: u64,
     pub(crate) op: OpKind,
     pub(crate) dtype: Option<c10d_core::DType>,
@@ -66,7 +66,7 @@ impl Task {
         })
     }
 
-    /// All its tensors.
+    /// Returns all tensors of the task.
     pub(crate) fn parts(&self) -> impl Iterator<Item = &DeviceSpan> {
         self.inputs.iter().chain(&self.outputs)
     }
@@ -78,7 +78,7 @@ fn part(span: &Span, device: u16) -> Result<DeviceSpan> {
             Ok(DeviceSpan { at, count: span.count(), size: span.dtype().size() })
         }
         _ => Err(Error::invalid(format!(
-            "this group's communicator is on cuda:{device}, the tensor on {}; choose the device with the group \
+            "this group's communicator is on cuda:{device}, but the tensor is on {}; choose the device with the group \
              builder's `device`, the hint nccl.device or LOCAL_RANK",
             span.device()
         ))),

@@ -1,4 +1,4 @@
-//! How element types and reductions are mapped to NCCL, and so what the backend offers.
+//! How element types and reductions are mapped to NCCL's, and what the backend offers as a result.
 
 use c10d_core::backend::{Capabilities, OpSet};
 use c10d_core::{DType, DTypeSet, OpKind, ReduceOp};
@@ -6,8 +6,7 @@ use half::{bf16, f16};
 
 use crate::nccl::{DataType, RedOp};
 
-/// All ops except `recv_any_source`, for which NCCL has no call, and `monitored_barrier`, for which the CPU backend is
-/// used.
+/// All ops except `recv_any_source`, for which NCCL has no call, and `monitored_barrier`, which uses the CPU backend.
 pub(crate) const CAPABILITIES: Capabilities = Capabilities {
     ops: OpSet::ALL.without(&[OpKind::RecvAnySource, OpKind::MonitoredBarrier]),
     moves: DTypeSet::ALL,
@@ -23,7 +22,7 @@ pub(crate) const CAPABILITIES: Capabilities = Capabilities {
     ..Capabilities::ALL
 };
 
-/// The same without the ops that PyTorch's first engine lacks.
+/// The capabilities without the ops that PyTorch's first engine lacks.
 pub(crate) const LEGACY_CAPABILITIES: Capabilities = Capabilities {
     ops: OpSet::ALL.without(&[OpKind::RecvAnySource, OpKind::MonitoredBarrier, OpKind::AllGatherCoalesced]),
     ..CAPABILITIES
@@ -40,7 +39,7 @@ const fn reduced_by(code: u8) -> DTypeSet {
     }
 }
 
-/// The type with which NCCL moves elements, and the number of values of that type in one element.
+/// Returns the NCCL type as which elements are moved, and the number of values of this type in one element.
 pub(crate) fn moved(dtype: DType) -> (DataType, usize) {
     match dtype {
         DType::I8 => (DataType::I8, 1),
@@ -59,16 +58,16 @@ pub(crate) fn moved(dtype: DType) -> (DataType, usize) {
     }
 }
 
-/// How NCCL does a reduction.
+/// How NCCL computes a reduction.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Reduction {
-    /// By an operation that it has.
+    /// By a built-in operation.
     Is(RedOp),
-    /// By an operation that is made for the call: multiply by this factor, then sum.
+    /// By an operation that is made for the call: each value is multiplied by this factor, then summed.
     Scaled(f64),
 }
 
-/// The reduction for this type, which must be within the capabilities.
+/// Returns how NCCL computes a reduction. The type must be within the capabilities.
 pub(crate) fn reduction(op: ReduceOp, dtype: DType) -> Reduction {
     // A bool is 0 or 1, so the sum is "or" and the product is "and".
     let bool = dtype == DType::Bool;
@@ -84,7 +83,7 @@ pub(crate) fn reduction(op: ReduceOp, dtype: DType) -> Reduction {
     })
 }
 
-/// The factor as one element of NCCL's type.
+/// Returns the factor as one element of NCCL's type, in bytes.
 pub(crate) fn scalar(factor: f64, dtype: DataType) -> Vec<u8> {
     match dtype {
         DataType::F16 => f16::from_f64(factor).to_ne_bytes().to_vec(),

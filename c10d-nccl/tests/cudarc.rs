@@ -110,7 +110,7 @@ fn a_slice_of_a_stream_that_records_a_graph_is_refused() {
                     ] {
                         let e = refused.expect_err("a graph");
                         assert_eq!(*e.kind(), ErrorKind::InvalidArgument, "{e}");
-                        assert!(e.to_string().contains("records a graph"), "{e}");
+                        assert!(e.to_string().contains("is capturing a graph"), "{e}");
                     }
                 });
                 pg.barrier()?;

@@ -271,8 +271,8 @@ fn wrong_indices() {
         let cases: [(Vec<i64>, bool, &str); 5] = [
             (vec![1, -1], false, "index -1 of entry 1"),
             (vec![1, 50], false, "index 50 of entry 1 is not within 0..50, dimension 0"),
-            (vec![2, 1], true, "said to be coalesced, but entry 1"),
-            (vec![1, 1], true, "said to be coalesced, but entry 1"),
+            (vec![2, 1], true, "marked as coalesced, but entry 1"),
+            (vec![1, 1], true, "marked as coalesced, but entry 1"),
             (vec![i64::MAX, i64::MIN], false, "of entry 0"),
         ];
         for groups in [builder(), with_cpu()] {
@@ -530,7 +530,7 @@ fn a_stream_that_records_a_graph_is_refused() {
                 ready.wait();
                 let e = e.unwrap_err();
                 assert_eq!((e.kind(), &e.report().guilty[..]), (&ErrorKind::InvalidArgument, &[1][..]), "{e}");
-                assert!(e.report().what.contains("the stream records a graph"), "{e}");
+                assert!(e.report().what.contains("the stream is capturing a graph"), "{e}");
                 let sum = fetched::<f32>(&pg.all_reduce(mine, ReduceOp::Sum)?);
                 assert_eq!((sum.indices(), sum.values()), (&[3i64][..], &[4f32][..]));
                 Ok(())

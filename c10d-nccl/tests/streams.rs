@@ -61,7 +61,7 @@ fn one_that_records_a_graph_is_refused() {
         for groups in both() {
             for e in refusals(&groups, |pg| cuda().create_stream(pg.rank() as u16), true) {
                 assert_eq!(*e.kind(), ErrorKind::InvalidArgument, "{e}");
-                assert!(e.to_string().contains("the stream records a graph"), "{e}");
+                assert!(e.to_string().contains("the stream is capturing a graph"), "{e}");
             }
         }
     });

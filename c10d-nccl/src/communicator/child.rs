@@ -1,4 +1,4 @@
-//! A communicator that the library derives from another in the background.
+//! A communicator that NCCL derives from another one in the background.
 
 use std::ffi::c_void;
 use std::mem::ManuallyDrop;
@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicPtr, Ordering};
 
 use crate::nccl::Comm;
 
-/// The memory where the library writes the new communicator. It does that on its own thread before the old communicator
-/// is ready again. If that never happens, the library may write at any time, so the memory is leaked.
+/// The memory to which NCCL writes the new communicator, on its own thread, before the old communicator is ready again.
+/// If the old one never becomes ready, NCCL may still write, so the memory is leaked.
 #[derive(Default)]
 pub(crate) struct Child(ManuallyDrop<Arc<AtomicPtr<c_void>>>);
 

@@ -1,4 +1,4 @@
-//! The list of a backend's communicators, for aborting them.
+//! The list of a backend's communicators, which is needed to abort them.
 #![allow(unsafe_code)]
 
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use c10d_core::sync::Mutex;
 use crate::cuda::CudaApi;
 use crate::nccl::{Comm, NcclApi, NcclResult};
 
-/// All communicators that exist.
+/// The communicators of a backend that exist.
 pub(crate) struct Comms {
     nccl: Arc<dyn NcclApi>,
     cuda: Arc<dyn CudaApi>,
@@ -26,15 +26,15 @@ impl Comms {
         self.alive.lock().push(comm);
     }
 
-    /// Removes a communicator that will be closed in order. `false` means that it is being aborted.
+    /// Removes a communicator that is going to be destroyed. Returns `false` if it is being aborted.
     pub(crate) fn remove(&self, comm: Comm) -> bool {
         let mut alive = self.alive.lock();
         let at = alive.iter().position(|c| *c == comm);
         at.map(|at| alive.swap_remove(at)).is_some()
     }
 
-    /// Aborts all communicators. This may never return. The job table allows no new call, and the caller has waited for
-    /// running calls.
+    /// Aborts all communicators. This may never return. Before, the job table must forbid new calls, and the caller
+    /// must have waited for the running call.
     pub(crate) fn abort(&self) {
         let comms = std::mem::take(&mut *self.alive.lock());
         if comms.is_empty() {
@@ -43,11 +43,11 @@ impl Comms {
         if let Err(e) = self.cuda.enter_own(self.device) {
             contain("a tracing subscriber", || tracing::error!(target: "c10d", "{e}"));
         }
-        // Several communicators are aborted in one group, so that none waits for another.
+        // Several communicators are aborted in one NCCL group, so that none waits for another.
         let grouped = comms.len() > 1 && self.nccl.group_start() == NcclResult::SUCCESS;
         for comm in comms {
-            // SAFETY: the communicator is alive until now and not in use, except by a call that has been running for so
-            // long that it is assumed never to return.
+            // SAFETY: the communicator exists until now, and nothing uses it, except a call that has run for so long
+            // that it is assumed never to return.
             let result = unsafe { self.nccl.abort(comm) };
             if result != NcclResult::SUCCESS && result != NcclResult::IN_PROGRESS {
                 let why = self.nccl.error_string(result);

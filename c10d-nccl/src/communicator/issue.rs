@@ -1,4 +1,4 @@
-//! Calls on one communicator and stream, for safe code.
+//! A safe interface to the calls on one communicator and stream.
 #![allow(unsafe_code)]
 
 use std::marker::PhantomData;
@@ -19,16 +19,16 @@ pub(crate) struct Issuer<'a> {
     comm: Comm,
     stream: u64,
     dtype: DType,
-    /// Whether a call was accepted but not finished yet.
+    /// Whether NCCL has accepted a call but not put it on the stream yet.
     pending: bool,
     _here: PhantomData<*const ()>,
 }
 
 impl<'a> Issuer<'a> {
     /// # Safety
-    /// Communicator and stream are alive and belong to this device. All tensors given to the methods have the type
-    /// `dtype` and are in this device's memory. They remain, and nothing else uses them, until the stream has finished
-    /// the calls.
+    /// The communicator and the stream exist and belong to this device. All tensors that the methods get have the type
+    /// `dtype` and are in this device's memory. Until the stream has finished the calls, the tensors exist and nothing
+    /// else uses them.
     pub(crate) unsafe fn new(
         nccl: &'a dyn NcclApi,
         cuda: &'a dyn CudaApi,
@@ -40,17 +40,17 @@ impl<'a> Issuer<'a> {
         Issuer { nccl, cuda, device, comm, stream, dtype, pending: false, _here: PhantomData }
     }
 
-    /// Whether the communicator must be asked when the calls are finished.
+    /// Whether NCCL must be asked when the calls are on the stream.
     pub(crate) fn pending(&self) -> bool {
         self.pending
     }
 
-    /// Whether the library has a call for all-to-all.
+    /// Whether the library has the function `ncclAlltoAll`.
     pub(crate) fn has_all_to_all(&self) -> bool {
         self.nccl.has(Optional::AllToAll)
     }
 
-    /// Issues several calls as one.
+    /// Issues the calls of `body` in one NCCL group.
     pub(crate) fn group(&mut self, body: impl FnOnce(&mut Self) -> Result) -> Result {
         let started = self.nccl.group_start();
         self.checked("ncclGroupStart", started)?;
@@ -60,13 +60,14 @@ impl<'a> Issuer<'a> {
         issued.and(self.checked("ncclGroupEnd", ended))
     }
 
-    /// The library's reduction. If one was made for the calls, it is also returned second, to be destroyed afterwards.
+    /// Returns NCCL's operation. If it was made for these calls, it is also the second value, and must be destroyed
+    /// later.
     pub(crate) fn make(&mut self, reduction: Reduction) -> Result<(RedOp, Option<RedOp>)> {
         match reduction {
             Reduction::Is(op) => Ok((op, None)),
             Reduction::Scaled(factor) => {
                 let (dtype, _) = moved(self.dtype);
-                // SAFETY: the scalar is one element of the type.
+                // SAFETY: the scalar is one element of this type.
                 let op = unsafe { self.nccl.premul_sum(&scalar(factor, dtype), dtype, self.comm) };
                 let op = op.map_err(|r| self.failed("ncclRedOpCreatePreMulSum", r))?;
                 Ok((op, Some(op)))
@@ -75,38 +76,38 @@ impl<'a> Issuer<'a> {
     }
 
     pub(crate) fn all_reduce(&mut self, buffer: DeviceSpan, op: RedOp) -> Result {
-        // SAFETY: the caller of `new` guarantees it, here and below.
+        // SAFETY: in this method and all below, the caller of `new` guarantees memory, communicator and stream.
         let result = unsafe { self.nccl.all_reduce(self.call(buffer.at, buffer.at, buffer.count), op) };
         self.checked("ncclAllReduce", result)
     }
 
     pub(crate) fn reduce(&mut self, from: DeviceSpan, to: DeviceSpan, op: RedOp, root: u32) -> Result {
-        // SAFETY: as above.
+        // SAFETY: see `all_reduce`.
         let result = unsafe { self.nccl.reduce(self.call(from.at, to.at, from.count), op, root as i32) };
         self.checked("ncclReduce", result)
     }
 
     pub(crate) fn broadcast(&mut self, from: DeviceSpan, to: DeviceSpan, root: u32) -> Result {
-        // SAFETY: as above.
+        // SAFETY: see `all_reduce`.
         let result = unsafe { self.nccl.broadcast(self.call(from.at, to.at, to.count), root as i32) };
         self.checked("ncclBroadcast", result)
     }
 
     pub(crate) fn all_gather(&mut self, from: DeviceSpan, to: DeviceSpan) -> Result {
-        // SAFETY: as above.
+        // SAFETY: see `all_reduce`.
         let result = unsafe { self.nccl.all_gather(self.call(from.at, to.at, from.count)) };
         self.checked("ncclAllGather", result)
     }
 
     pub(crate) fn reduce_scatter(&mut self, from: DeviceSpan, to: DeviceSpan, op: RedOp) -> Result {
-        // SAFETY: as above.
+        // SAFETY: see `all_reduce`.
         let result = unsafe { self.nccl.reduce_scatter(self.call(from.at, to.at, to.count), op) };
         self.checked("ncclReduceScatter", result)
     }
 
-    /// Exchanges `each` elements with each rank.
+    /// Sends `each` elements to each rank, and receives as many from each.
     pub(crate) fn all_to_all(&mut self, from: DeviceSpan, to: DeviceSpan, each: usize) -> Result {
-        // SAFETY: as above.
+        // SAFETY: see `all_reduce`.
         let result = unsafe { self.nccl.all_to_all(self.call(from.at, to.at, each)) };
         self.checked("ncclAlltoAll", result)
     }
@@ -116,7 +117,7 @@ impl<'a> Issuer<'a> {
         if from.count == 0 {
             return Ok(());
         }
-        // SAFETY: as above.
+        // SAFETY: see `all_reduce`.
         let result = unsafe { self.nccl.send(self.call(from.at, 0, from.count), peer as i32) };
         self.checked("ncclSend", result)
     }
@@ -126,18 +127,18 @@ impl<'a> Issuer<'a> {
         if to.count == 0 {
             return Ok(());
         }
-        // SAFETY: as above.
+        // SAFETY: see `all_reduce`.
         let result = unsafe { self.nccl.recv(self.call(0, to.at, to.count), peer as i32) };
         self.checked("ncclRecv", result)
     }
 
-    /// Copies within the device, unless source and destination are the same.
+    /// Copies inside the device, unless source and destination are the same.
     pub(crate) fn copy(&mut self, from: DeviceSpan, to: DeviceSpan) -> Result {
         if from.at == to.at || from.count == 0 {
             return Ok(());
         }
         let place = |part: DeviceSpan| DevicePtr { base: part.at as *mut (), offset: 0 };
-        // SAFETY: as above.
+        // SAFETY: see `all_reduce`.
         unsafe { self.cuda.copy(self.device, self.stream, place(to), place(from), from.bytes()) }
     }
 

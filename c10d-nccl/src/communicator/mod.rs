@@ -1,4 +1,4 @@
-//! An owned communicator: connecting, asking for its state, dividing, closing.
+//! A communicator: it is connected, checked for errors, divided, and destroyed.
 #![allow(unsafe_code)]
 
 use std::sync::Arc;
@@ -16,7 +16,7 @@ pub(crate) use issue::Issuer;
 use crate::cuda::CudaApi;
 use crate::nccl::{Comm, Config, NcclApi, NcclResult, RedOp, UniqueId, failure};
 
-/// One rank's part of a communicator. If this is dropped, the communicator remains until an abort.
+/// One rank's part of a communicator. If this value is dropped, the communicator exists until an abort.
 pub(crate) struct Communicator {
     nccl: Arc<dyn NcclApi>,
     comms: Arc<Comms>,
@@ -24,7 +24,7 @@ pub(crate) struct Communicator {
 }
 
 impl Communicator {
-    /// Begins to connect. `ready` tells when that is done.
+    /// Begins to connect the ranks. `ready` tells when they are connected.
     pub(crate) fn begin(
         nccl: &Arc<dyn NcclApi>,
         comms: &Arc<Comms>,
@@ -43,19 +43,19 @@ impl Communicator {
         Communicator { nccl: nccl.clone(), comms: comms.clone(), comm }
     }
 
-    /// Begins to divide this communicator. No call may be running, and every rank must call this.
+    /// Begins to divide this communicator. Every rank must call this, while no other call is running.
     pub(crate) fn split(&self, color: Option<u32>, key: u32) -> Result<Child> {
         let (color, child) = (color.map(|c| c as i32), Child::default());
-        // SAFETY: the communicator is alive while this value owns it; the memory remains until the library has
-        // finished.
+        // SAFETY: the communicator exists as long as this value. `Child` keeps its memory until NCCL has written to it.
         let begun = unsafe { self.nccl.split(self.comm, color, key as i32, child.place(), &Config::NONBLOCKING) };
         self.accepted("ncclCommSplit", begun).map(|()| child)
     }
 
-    /// Begins to derive a communicator without these ranks, which do not call this. No call may be running.
+    /// Begins to derive a communicator without these ranks. Only the other ranks call this, while no other call is
+    /// running.
     pub(crate) fn shrink(&self, without: &[i32]) -> Result<Child> {
         let child = Child::default();
-        // SAFETY: as above.
+        // SAFETY: the same as in `split`.
         let begun = unsafe { self.nccl.shrink(self.comm, without, child.place(), &Config::NONBLOCKING) };
         self.accepted("ncclCommShrink", begun).map(|()| child)
     }
@@ -63,7 +63,7 @@ impl Communicator {
     /// Takes ownership of a derived communicator, and registers it in `comms`.
     pub(crate) fn made(&self, comm: Comm, comms: &Arc<Comms>) -> Result<Communicator> {
         match comm {
-            Comm::NULL => Err(Error::new(ErrorKind::Device, "NCCL made no communicator of another, and no error")),
+            Comm::NULL => Err(Error::new(ErrorKind::Device, "NCCL derived no communicator, and reported no error")),
             comm => Ok(Self::entered(&self.nccl, comms, comm)),
         }
     }
@@ -72,9 +72,9 @@ impl Communicator {
         if result.is_accepted() { Ok(()) } else { Err(failure(&*self.nccl, self.comm, what, result)) }
     }
 
-    /// Whether everything that was requested is done (calls are issued).
+    /// Whether NCCL has finished everything that was requested. For ops, this means that they are on the stream.
     pub(crate) fn ready(&self) -> Result<bool> {
-        // SAFETY: the communicator is alive while this value owns it.
+        // SAFETY: the communicator exists as long as this value.
         match unsafe { self.nccl.async_error(self.comm) } {
             Ok(NcclResult::SUCCESS) => Ok(true),
             Ok(NcclResult::IN_PROGRESS) => Ok(false),
@@ -83,22 +83,22 @@ impl Communicator {
         }
     }
 
-    /// An issuer for the calls of one task, whose tensors have the type `dtype`.
+    /// Makes an issuer for the calls of one task, whose tensors have the type `dtype`.
     pub(crate) fn issuer<'a>(&'a self, cuda: &'a dyn CudaApi, device: u16, stream: u64, dtype: DType) -> Issuer<'a> {
-        // SAFETY: this value owns the communicator, and the channel its stream. The tensors belong to a job, and the
-        // job table keeps them from their owner until the stream has finished with them, or until the abort.
+        // SAFETY: this value owns the communicator, and its channel owns the stream. The tensors belong to a job, which
+        // the job table keeps until the stream has finished with them, or until the abort.
         unsafe { Issuer::new(&*self.nccl, cuda, device, self.comm, stream, dtype) }
     }
 
-    /// Destroys a reduction whose call is finished.
+    /// Destroys an operation that was made. Its calls must be on the stream.
     pub(crate) fn destroy_op(&self, op: RedOp) {
-        // SAFETY: the reduction was made for this communicator.
+        // SAFETY: the operation was made for this communicator.
         let _ = unsafe { self.nccl.destroy_op(op, self.comm) };
     }
 
-    /// Begins to flush.
+    /// Begins to flush the communicator.
     pub(crate) fn finalize(&self) -> Result {
-        // SAFETY: the communicator is alive while this value owns it.
+        // SAFETY: the communicator exists as long as this value.
         let begun = unsafe { self.nccl.finalize(self.comm) };
         self.accepted("ncclCommFinalize", begun)
     }
@@ -108,7 +108,7 @@ impl Communicator {
         if !self.comms.remove(self.comm) {
             return Ok(());
         }
-        // SAFETY: only this value has the communicator, and it ends here.
+        // SAFETY: only this value has the communicator, which is removed from the list, and the value ends here.
         match unsafe { self.nccl.destroy(self.comm) } {
             NcclResult::SUCCESS => Ok(()),
             result => Err(failure(&*self.nccl, Comm::NULL, "ncclCommDestroy", result)),

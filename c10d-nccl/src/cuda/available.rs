@@ -1,4 +1,4 @@
-//! Detects CUDA without any call that would panic if it is missing.
+//! Detects CUDA without calls that would panic if CUDA is missing.
 #![allow(unsafe_code)]
 
 use c10d_core::library::words;
@@ -13,8 +13,8 @@ use super::failure::describe;
 /// The names of the driver's library.
 const NAMES: [&str; 2] = ["libcuda.so.1", "libcuda.so"];
 
-/// The functions of the driver that are called. An older driver that lacks any is rejected here, since the call would
-/// panic.
+/// The functions of the driver that this crate calls. An older driver that lacks one is rejected here, since the call
+/// would panic.
 const SYMBOLS: [&str; 32] = [
     "cuCtxGetStreamPriorityRange",
     "cuCtxSetCurrent",
@@ -50,12 +50,12 @@ const SYMBOLS: [&str; 32] = [
     "cuThreadExchangeStreamCaptureMode",
 ];
 
-/// The number of CUDA devices, which is at least one.
+/// Returns the number of CUDA devices, which is at least one.
 ///
 /// # Errors
-/// `Unsupported`, with everything that was tried, if there is no driver, it is too old, or there is no device.
+/// `Unsupported`, with everything that was tried, if there is no driver, if it is too old, or if there is no device.
 pub fn available() -> Result<u16> {
-    // A success is kept; after a failure the next call tries again.
+    // A success is cached. After a failure, the next call tries again.
     static FOUND: PerProcess<Mutex<Option<u16>>> = PerProcess::new();
     let mut found = FOUND.get().lock();
     if let Some(count) = *found {
@@ -69,7 +69,7 @@ pub fn available() -> Result<u16> {
 fn look() -> Result<u16> {
     let mut tried = Vec::new();
     let open = |name: &&str| {
-        // SAFETY: this is the driver's own library; loading it runs its constructors, as in any CUDA program.
+        // SAFETY: this is the driver's library. Loading it runs its constructors, as in every CUDA program.
         unsafe { Library::open(Some(*name), RTLD_NOW | RTLD_LOCAL) }
             .map_err(|e| tried.push(format!("{name}: {}", words(&e))))
             .ok()
@@ -77,18 +77,18 @@ fn look() -> Result<u16> {
     let Some(library) = NAMES.iter().find_map(open) else {
         return Err(Error::unsupported(format!("no CUDA driver; tried {}", tried.join("; "))));
     };
-    // SAFETY: this only asks whether the functions exist.
+    // SAFETY: the functions are only looked up, not called.
     let lacks =
         |symbol: &&&str| unsafe { library.get::<unsafe extern "C" fn()>(format!("{symbol}\0").as_bytes()) }.is_err();
     let missing: Vec<&str> = SYMBOLS.iter().filter(lacks).copied().collect();
     if !missing.is_empty() {
         return Err(Error::unsupported(format!("the CUDA driver is too old: it lacks {}", missing.join(", "))));
     }
-    result::init().map_err(|e| refused("does not start", e))?;
-    let count = result::device::get_count().map_err(|e| refused("does not count its devices", e))?;
+    result::init().map_err(|e| refused("cannot be initialized", e))?;
+    let count = result::device::get_count().map_err(|e| refused("cannot count its devices", e))?;
     match u16::try_from(count) {
         Ok(count) if count > 0 => Ok(count),
-        _ => Err(Error::unsupported("the CUDA driver has no device here; see CUDA_VISIBLE_DEVICES and nvidia-smi")),
+        _ => Err(Error::unsupported("the CUDA driver has no device; check CUDA_VISIBLE_DEVICES and nvidia-smi")),
     }
 }
 

@@ -1,4 +1,4 @@
-//! The GPU of a rank that is not bound to one.
+//! The GPU of a rank for which the program chose none.
 
 use std::collections::BTreeMap;
 
@@ -6,11 +6,11 @@ use c10d_core::{Error, Result};
 
 const HINT: &str = "nccl.device";
 
-/// The GPU from the hint, else by the launcher's local rank, else by the rank.
+/// Returns the GPU in the hint, or else the launcher's local rank, or else the rank, modulo the number of devices.
 pub(super) fn default_index(hints: &BTreeMap<String, String>, rank: u32, count: u16) -> Result<u16> {
     if let Some(text) = hints.get(HINT) {
         let index = text.parse().ok().filter(|index| *index < count);
-        return index.ok_or_else(|| Error::invalid(format!("{HINT} is {text:?}; here are {count} CUDA devices")));
+        return index.ok_or_else(|| Error::invalid(format!("{HINT} is {text:?}; there are {count} CUDA devices")));
     }
     let local = std::env::var("LOCAL_RANK").ok().and_then(|text| text.parse::<u32>().ok());
     Ok((local.unwrap_or(rank) % u32::from(count)) as u16)

@@ -21,9 +21,9 @@ use super::ledger::Ledger;
 use super::relaxed::Relaxed;
 use crate::kernels::{Kernel, sparse};
 
-/// The CUDA devices of this process. Each is used through its primary context, which other libraries share.
+/// The CUDA devices of this process. Each is used through its primary context, which it shares with other libraries.
 pub(crate) struct Driver {
-    /// Contexts by device. They are retained at the first use and never released.
+    /// The contexts by device. They are retained at the first use and never released.
     contexts: Vec<OnceLock<Context>>,
     ledger: Ledger,
     functions: Functions,
@@ -37,13 +37,13 @@ const PER_THREAD: Stream = 2;
 /// A primary context.
 struct Context(sys::CUcontext);
 
-// SAFETY: contexts may be made current on any thread.
+// SAFETY: a context may be made current on any thread.
 unsafe impl Send for Context {}
-// SAFETY: as above.
+// SAFETY: the same as for `Send`.
 unsafe impl Sync for Context {}
 
 impl Driver {
-    /// The CUDA of this process, if any. It is the same at every call.
+    /// Returns the driver of this process, which is the same at every call.
     pub(crate) fn get() -> Result<Arc<Driver>> {
         static DRIVER: PerProcess<Mutex<Option<Arc<Driver>>>> = PerProcess::new();
         let mut driver = DRIVER.get().lock();
@@ -62,25 +62,26 @@ impl Driver {
             Error::invalid(format!("there is no cuda:{index}; this process sees {} devices", self.contexts.len()))
         })?;
         if slot.get().is_none() {
-            let device = result::device::get(i32::from(index)).map_err(|e| failed("looking at a device", e))?;
-            // SAFETY: the device was just given to us.
+            let device = result::device::get(i32::from(index)).map_err(|e| failed("getting a device", e))?;
+            // SAFETY: the driver has just returned this device.
             let context = unsafe { result::primary_ctx::retain(device) };
-            let context = context.map_err(|e| failed("taking a device's context", e))?;
-            // Two threads may both have retained it. The second reference is never released. That is harmless, since
-            // the context lives until the process ends.
+            let context = context.map_err(|e| failed("retaining a device's context", e))?;
+            // Two threads may both have retained it. Then the second reference is never released. This is harmless,
+            // since the context exists until the process ends.
             let _ = slot.set(Context(context));
         }
-        slot.get().ok_or_else(|| Error::new(ErrorKind::Internal, "a context that was taken is gone"))
+        slot.get().ok_or_else(|| Error::new(ErrorKind::Internal, "a context that was retained is missing"))
     }
 
-    /// To be used before a call: makes this the thread's current device, and protects graphs that other threads record.
+    /// Prepares a call of the driver: makes this the thread's current device, and protects graphs that other threads
+    /// capture.
     fn call(&self, index: u16) -> Result<Relaxed> {
         self.enter(index)?;
         Relaxed::begin()
     }
 
-    /// The same for calls that belong to no device. It selects a device that is in use, since a context needs memory on
-    /// its device.
+    /// The same as `call`, for calls that belong to no device. It selects a device that is in use already, since the
+    /// context of another one would need memory on that device.
     fn call_any(&self) -> Result<Relaxed> {
         let used = self.contexts.iter().position(|context| context.get().is_some());
         self.call(used.ok_or_else(|| Error::invalid("no CUDA device is in use yet"))? as u16)
@@ -99,7 +100,7 @@ fn event(event: Event) -> sys::CUevent {
     event as *mut _
 }
 
-// SAFETY: memory comes from the driver, and the ledger frees it after its last holder; streams, events and copies are
+// SAFETY: memory comes from the driver, and the ledger says when its last owner is gone; streams, events and copies are
 // the driver's.
 unsafe impl DeviceRuntime for Driver {
     fn name(&self) -> &'static str {
@@ -126,7 +127,7 @@ unsafe impl DeviceRuntime for Driver {
 
     fn allocate(&self, index: u16, bytes: usize) -> Result<*mut ()> {
         let _relaxed = self.call(index)?;
-        // SAFETY: the contents are unspecified, as the trait allows.
+        // SAFETY: the contents are not initialized, which the trait allows.
         let base =
             unsafe { result::malloc_sync(bytes) }.map_err(|e| failed(&format!("allocating {bytes} bytes"), e))?;
         self.ledger.add(base, bytes);
@@ -137,7 +138,7 @@ unsafe impl DeviceRuntime for Driver {
         if self.ledger.free(base as u64)
             && let Ok(_relaxed) = self.call(index)
         {
-            // SAFETY: it comes from `allocate`, and has no holder any more.
+            // SAFETY: it comes from `allocate`, and nothing holds it any more.
             let _ = unsafe { result::free_sync(base as u64) };
         }
     }
@@ -150,21 +151,21 @@ unsafe impl DeviceRuntime for Driver {
         if let Some(base) = self.ledger.release(base as u64)
             && let Ok(_relaxed) = self.call(index)
         {
-            // SAFETY: its owner has freed it, and it has no holder any more.
+            // SAFETY: its owner has freed it, and nothing holds it any more.
             let _ = unsafe { result::free_sync(base) };
         }
     }
 
     fn allocate_host(&self, bytes: usize) -> Option<*mut u8> {
         let _relaxed = self.call_any().ok()?;
-        // SAFETY: page-locked memory for all contexts; the contents are unspecified.
+        // SAFETY: this allocates page-locked memory for all contexts; the contents are not initialized.
         let base = unsafe { result::malloc_host(bytes, sys::CU_MEMHOSTALLOC_PORTABLE) };
         base.ok().map(|p| p.cast())
     }
 
     unsafe fn free_host(&self, base: *mut u8, _: usize) {
         let freed = self.call_any().and_then(|_relaxed| {
-            // SAFETY: it comes from `allocate_host`.
+            // SAFETY: it comes from `allocate_host`, and is freed once.
             let done = unsafe { result::free_host(base.cast::<c_void>()) };
             done.map_err(|e| failed("freeing page-locked memory", e))
         });
@@ -175,8 +176,9 @@ unsafe impl DeviceRuntime for Driver {
 
     fn create_stream(&self, index: u16) -> Result<Stream> {
         let _relaxed = self.call(index)?;
-        let (_, highest) = result::stream::get_priority_range().map_err(|e| failed("asking for priorities", e))?;
-        // Communication has the highest priority: peers wait for it.
+        let (_, highest) =
+            result::stream::get_priority_range().map_err(|e| failed("asking for stream priorities", e))?;
+        // Communication has the highest priority, since peers wait for it.
         let made = result::stream::create_with_priority(result::stream::StreamKind::NonBlocking, highest);
         made.map(|s| s as Stream).map_err(|e| failed("making a stream", e))
     }
@@ -190,7 +192,7 @@ unsafe impl DeviceRuntime for Driver {
 
     fn create_event(&self, index: u16) -> Result<Event> {
         let _relaxed = self.call(index)?;
-        // An event without timing is cheap.
+        // Events without timing are cheaper.
         let made = result::event::create(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING);
         made.map(|e| e as Event).map_err(|e| failed("making an event", e))
     }
@@ -213,7 +215,7 @@ unsafe impl DeviceRuntime for Driver {
         let flags = sys::CUevent_wait_flags::CU_EVENT_WAIT_DEFAULT;
         // SAFETY: both belong to this device.
         let done = unsafe { result::stream::wait_event(stream(on), event(mark), flags) };
-        done.map_err(|e| failed("having a stream wait", e))
+        done.map_err(|e| failed("making a stream wait", e))
     }
 
     unsafe fn query(&self, index: u16, mark: Event) -> Result<bool> {
@@ -222,57 +224,57 @@ unsafe impl DeviceRuntime for Driver {
         match unsafe { result::event::query(event(mark)) } {
             Ok(()) => Ok(true),
             Err(DriverError(sys::CUresult::CUDA_ERROR_NOT_READY)) => Ok(false),
-            Err(e) => Err(failed("the work before an event", e)),
+            Err(e) => Err(failed("running the work before an event", e)),
         }
     }
 
     unsafe fn check_stream(&self, index: u16, on: Stream) -> Result {
         match on {
-            // The default stream cannot record a graph.
+            // The default stream cannot capture a graph.
             0 | LEGACY => return Ok(()),
             PER_THREAD => {
-                let what = "CU_STREAM_PER_THREAD is a stream of the calling thread's, which no other can wait for; give \
-                            the op a stream that was created";
+                let what = "CU_STREAM_PER_THREAD is another stream on every thread, so the thread that calls NCCL cannot wait \
+                            for it; use a stream that was created";
                 return Err(Error::invalid(what));
             }
             _ => {}
         }
         let _relaxed = self.call(index)?;
         let mut context = std::ptr::null_mut();
-        // SAFETY: this is the caller's stream, of any device; the result is one handle.
+        // SAFETY: it is the caller's stream, of any device; `context` is valid for writing.
         match unsafe { sys::cuStreamGetCtx(stream(on), &mut context).result() } {
             Ok(()) if context == self.context(index)?.0 => {}
             Ok(()) | Err(DriverError(sys::CUresult::CUDA_ERROR_INVALID_HANDLE)) => {
-                let what = format!("the stream is not of cuda:{index}, or not of its primary context");
+                let what = format!("the stream does not belong to cuda:{index}, or not to its primary context");
                 return Err(Error::invalid(what));
             }
-            Err(e) => return Err(failed("asking whose a stream is", e)),
+            Err(e) => return Err(failed("asking for a stream's context", e)),
         }
-        // SAFETY: it belongs to this device.
+        // SAFETY: the check above ensures that it belongs to this device.
         let status = unsafe { result::stream::is_capturing(stream(on)) };
-        match status.map_err(|e| failed("asking whether a stream records a graph", e))? {
+        match status.map_err(|e| failed("asking whether a stream is capturing a graph", e))? {
             sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE => Ok(()),
-            _ => Err(Error::invalid("the stream records a graph; collectives in graphs are not offered")),
+            _ => Err(Error::invalid("the stream is capturing a graph; a collective cannot be part of a graph")),
         }
     }
 
     unsafe fn copy_in(&self, index: u16, on: Stream, to: DevicePtr, from: *const u8, bytes: usize) -> Result {
         let _relaxed = self.call(index)?;
-        // SAFETY: the caller guarantees both places.
+        // SAFETY: the caller guarantees both sides of the copy.
         let done = unsafe { sys::cuMemcpyHtoDAsync_v2(address(to), from.cast(), bytes, stream(on)).result() };
         done.map_err(|e| failed("copying to the device", e))
     }
 
     unsafe fn copy_out(&self, index: u16, on: Stream, to: *mut u8, from: DevicePtr, bytes: usize) -> Result {
         let _relaxed = self.call(index)?;
-        // SAFETY: as above.
+        // SAFETY: the caller guarantees both sides of the copy.
         let done = unsafe { sys::cuMemcpyDtoHAsync_v2(to.cast(), address(from), bytes, stream(on)).result() };
         done.map_err(|e| failed("copying from the device", e))
     }
 
     unsafe fn copy(&self, index: u16, on: Stream, to: DevicePtr, from: DevicePtr, bytes: usize) -> Result {
         let _relaxed = self.call(index)?;
-        // SAFETY: as above.
+        // SAFETY: the caller guarantees both sides of the copy.
         let done = unsafe { sys::cuMemcpyDtoDAsync_v2(address(to), address(from), bytes, stream(on)).result() };
         done.map_err(|e| failed("copying inside the device", e))
     }
@@ -282,32 +284,32 @@ unsafe impl DeviceRuntime for Driver {
     }
 }
 
-// SAFETY: as above.
+// SAFETY: the guarantees are those of the runtime.
 unsafe impl CudaApi for Driver {
     fn enter(&self, index: u16) -> Result {
         let context = self.context(index)?;
-        // SAFETY: this is a primary context, which is never released. Other libraries change the thread's context, so
-        // it is set each time.
-        unsafe { result::ctx::set_current(context.0) }.map_err(|e| failed("taking a device", e))
+        // SAFETY: it is a primary context, which is never released. It is set at each call, since other libraries may
+        // change the thread's context.
+        unsafe { result::ctx::set_current(context.0) }.map_err(|e| failed("making a device current", e))
     }
 
     fn enter_own(&self, index: u16) -> Result {
         self.enter(index)?;
         let mut mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
-        // SAFETY: this exchanges one integer with the thread's.
+        // SAFETY: this exchanges `mode` with the thread's mode.
         let done = unsafe { sys::cuThreadExchangeStreamCaptureMode(&mut mode).result() };
-        done.map_err(|e| failed("leaving other threads' graphs alone", e))
+        done.map_err(|e| failed("setting the thread's capture mode", e))
     }
 
     fn device_of(&self, address: u64) -> Result<Option<u16>> {
         let mut ordinal = -1i32;
         let attribute = sys::CUpointer_attribute::CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL;
-        // SAFETY: any address is allowed; the result is one integer.
+        // SAFETY: any address is allowed; the result is one integer, and `ordinal` is valid for writing.
         let found = unsafe { sys::cuPointerGetAttribute((&raw mut ordinal).cast(), attribute, address).result() };
         match found {
             Ok(()) => Ok(u16::try_from(ordinal).ok()),
             Err(DriverError(sys::CUresult::CUDA_ERROR_INVALID_VALUE)) => Ok(None),
-            Err(e) => Err(failed("asking whose memory an address is", e)),
+            Err(e) => Err(failed("asking for the device of an address", e)),
         }
     }
 
@@ -322,7 +324,7 @@ unsafe impl CudaApi for Driver {
 
     unsafe fn launch(&self, index: u16, on: Stream, kernel: &Kernel, threads: usize, arguments: &[u64]) -> Result {
         let _relaxed = self.call(index)?;
-        // SAFETY: the device is current; the caller guarantees the arguments.
+        // SAFETY: `call` has made the device current, and the caller guarantees the arguments.
         unsafe { self.functions.launch(index, on, kernel, threads, arguments) }
     }
 }

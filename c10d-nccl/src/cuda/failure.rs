@@ -4,14 +4,14 @@ use c10d_core::{Error, ErrorKind};
 use cudarc::driver::result::DriverError;
 use cudarc::driver::sys;
 
-/// The driver's description of an error.
+/// Returns the driver's description of an error.
 pub(super) fn describe(e: DriverError) -> String {
     let name = e.error_name().map_or_else(|_| format!("code {}", e.0 as u32), |s| s.to_string_lossy().into_owned());
     let words = e.error_string().map_or_else(|_| String::new(), |s| format!(" ({})", s.to_string_lossy()));
     format!("{name}{words}")
 }
 
-/// The error for a failed call. After some errors the context is useless for the whole process.
+/// Makes the error of a failed call. After some errors the context is unusable for the whole process; the text says so.
 pub(crate) fn failed(doing: &str, e: DriverError) -> Error {
     use sys::CUresult::*;
     let lost = matches!(

@@ -1,4 +1,4 @@
-//! Loaded kernels. Each is loaded once per device, at its first use or before, and never unloaded.
+//! The kernels that were loaded. Each is loaded once per device, at its first use or before, and never unloaded.
 #![allow(unsafe_code)]
 
 use std::collections::BTreeMap;
@@ -13,16 +13,16 @@ use cudarc::driver::{result, sys};
 use super::failure::failed;
 use crate::kernels::{Kernel, Module};
 
-/// The oldest driver that accepts the PTX, in the format of `cuDriverGetVersion`.
+/// The oldest driver that accepts the PTX, as a number of `cuDriverGetVersion`.
 const OLDEST_DRIVER: i32 = 12_000;
-/// The oldest devices that the PTX supports: the major number of their compute capability.
+/// The oldest devices for which the PTX is: the major number of their compute capability.
 const OLDEST_DEVICE: i32 = 7;
-/// If this variable is `off`, no kernel is run. All ranks need the same setting.
+/// If this variable is `off`, no kernel is used. It must be the same on all ranks.
 const SWITCH: &str = "C10D_CUDA_KERNELS";
 
 const BLOCK: u32 = 256;
-/// The number of blocks that suffices for any device. If there are more elements than threads, each thread does
-/// several.
+/// The maximum number of blocks, which is enough for any device. If there are more elements than threads, each thread
+/// does several.
 const MOST_BLOCKS: usize = 4096;
 
 /// The loaded modules and functions.
@@ -39,12 +39,12 @@ struct Loaded {
 #[derive(Clone, Copy)]
 struct Handle(*mut c_void);
 
-// SAFETY: handles of a device's context may be used on any thread.
+// SAFETY: the handles of a device's context may be used on any thread.
 unsafe impl Send for Handle {}
 
 impl Functions {
     /// # Safety
-    /// The device must be the thread's current one; the rest is as for [`CudaApi::launch`](super::CudaApi::launch).
+    /// The device is the thread's current one; the rest is as for [`CudaApi::launch`](super::CudaApi::launch).
     pub(super) unsafe fn launch(
         &self,
         index: u16,
@@ -55,7 +55,7 @@ impl Functions {
     ) -> Result {
         if arguments.len() != kernel.parameters {
             let what =
-                format!("{} was given {} arguments, it takes {}", kernel.name, arguments.len(), kernel.parameters);
+                format!("{} was given {} arguments, but takes {}", kernel.name, arguments.len(), kernel.parameters);
             return Err(Error::new(ErrorKind::Internal, what));
         }
         if threads == 0 {
@@ -64,8 +64,8 @@ impl Functions {
         let function = self.function(index, kernel)?;
         let blocks = threads.div_ceil(BLOCK as usize).min(MOST_BLOCKS) as u32;
         let mut places: Vec<*mut c_void> = arguments.iter().map(|a| (&raw const *a).cast_mut().cast()).collect();
-        // SAFETY: this is a function of this device's context, with as many arguments as it takes, which are read
-        // immediately.
+        // SAFETY: the function belongs to this device's context, and has this number of parameters. The driver reads
+        // the arguments before the call returns.
         let done = unsafe {
             result::launch_kernel(function.0.cast(), (blocks, 1, 1), (BLOCK, 1, 1), 0, on as sys::CUstream, &mut places)
         };
@@ -85,14 +85,15 @@ impl Functions {
         let module = match loaded.modules.get(&(index, kernel.module)) {
             Some(module) => *module,
             None => {
-                // SAFETY: the text ends with a zero.
+                // SAFETY: the PTX ends with a zero byte.
                 let module = unsafe { result::module::load_data(kernel.module.ptx().as_ptr().cast()) };
                 let module = Handle(module.map_err(|e| failed("loading a module of kernels", e))?.cast());
                 loaded.modules.insert((index, kernel.module), module);
                 module
             }
         };
-        let name = CString::new(kernel.name).map_err(|_| Error::new(ErrorKind::Internal, "a name with a zero"))?;
+        let name = CString::new(kernel.name)
+            .map_err(|_| Error::new(ErrorKind::Internal, "a kernel's name has a zero byte"))?;
         // SAFETY: the module was loaded above, and is never unloaded.
         let function = unsafe { result::module::get_function(module.0.cast(), name) };
         let function = function.map_err(|e| failed(&format!("looking up {}", kernel.name), e))?;
@@ -109,22 +110,22 @@ pub(super) fn can_run(devices: usize) -> Result {
 
 fn look(devices: usize) -> Result {
     if std::env::var(SWITCH).is_ok_and(|value| value.trim() == "off") {
-        return Err(Error::unsupported(format!("kernels are switched off by {SWITCH}")));
+        return Err(Error::unsupported(format!("kernels are disabled by {SWITCH}")));
     }
     let mut version = 0;
-    // SAFETY: the result is one integer.
+    // SAFETY: `version` is valid for writing.
     unsafe { sys::cuDriverGetVersion(&mut version).result() }
         .map_err(|e| failed("asking for the driver's version", e))?;
     if version < OLDEST_DRIVER {
-        let what = format!("the CUDA driver is of version {version}; kernels need {OLDEST_DRIVER}, which is CUDA 12.0");
+        let what = format!("the CUDA driver has version {version}; kernels need {OLDEST_DRIVER}, which is CUDA 12.0");
         return Err(Error::unsupported(what));
     }
     for index in 0..devices as i32 {
         let attribute = sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR;
-        let device = result::device::get(index).map_err(|e| failed("looking at a device", e))?;
-        // SAFETY: the device was just returned by the driver.
+        let device = result::device::get(index).map_err(|e| failed("getting a device", e))?;
+        // SAFETY: the driver has just returned this device.
         let major = unsafe { result::device::get_attribute(device, attribute) };
-        let major = major.map_err(|e| failed("asking what a device can", e))?;
+        let major = major.map_err(|e| failed("asking for a device's compute capability", e))?;
         if major < OLDEST_DEVICE {
             let what = format!("cuda:{index} has compute capability {major}; kernels need {OLDEST_DEVICE}.0 or later");
             return Err(Error::unsupported(what));

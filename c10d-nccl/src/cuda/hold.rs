@@ -1,18 +1,18 @@
-//! Holding device memory that its owner may free meanwhile.
+//! Holds device memory that its owner may free meanwhile.
 #![allow(unsafe_code)]
 
 use super::CudaApi;
 
-/// Keeps the allocation that contains this address. `false` means that it does not belong to this runtime.
+/// Holds the allocation that contains this address. Returns `false` if it does not belong to this runtime.
 ///
-/// The address belongs to a job that is not completed, so its memory is not freed yet.
+/// The address must belong to a job that is not completed, so that its memory is not freed yet.
 pub(crate) fn retain(cuda: &dyn CudaApi, device: u16, address: u64) -> bool {
-    // SAFETY: memory of an unfinished job remains until the job is completed.
+    // SAFETY: the memory of a job exists until the job is completed.
     unsafe { cuda.retain(device, address as *mut ()) }
 }
 
-/// Undoes one `retain` that returned `true`.
+/// Ends the effect of one `retain` that returned `true`.
 pub(crate) fn release(cuda: &dyn CudaApi, device: u16, address: u64) {
-    // SAFETY: there is one `release` for each `retain`.
+    // SAFETY: there is one `release` for each successful `retain`.
     unsafe { cuda.release(device, address as *mut ()) };
 }

@@ -1,10 +1,10 @@
-//! The list of allocated device memory, and how many hold it besides its owner.
+//! The list of allocations of device memory, with their owners and holders.
 
 use std::collections::BTreeMap;
 
 use c10d_core::sync::Mutex;
 
-/// Allocations by address. Memory that its owner freed while others hold it is freed with the last of them.
+/// The allocations by address. If memory is held when its owner frees it, it is freed with its last holder.
 #[derive(Default)]
 pub(crate) struct Ledger(Mutex<BTreeMap<u64, Allocation>>);
 
@@ -20,7 +20,7 @@ impl Ledger {
         self.0.lock().insert(base, Allocation { bytes, holders: 0, freed: false });
     }
 
-    /// Called when the owner frees it. `true` means that the memory must be freed now.
+    /// Called when the owner frees an allocation. Returns whether the memory must be freed now.
     pub(crate) fn free(&self, base: u64) -> bool {
         let mut allocations = self.0.lock();
         match allocations.get_mut(&base) {
@@ -33,7 +33,7 @@ impl Ledger {
         }
     }
 
-    /// Holds the allocation that contains this address. `false` means that there is none.
+    /// Adds a holder to the allocation that contains this address. Returns `false` if there is no such allocation.
     pub(crate) fn retain(&self, address: u64) -> bool {
         let mut allocations = self.0.lock();
         let found = allocations.range_mut(..=address).next_back();
@@ -46,7 +46,7 @@ impl Ledger {
         }
     }
 
-    /// Releases one hold. Returns the base address if the memory must be freed now.
+    /// Removes a holder. Returns the base address if the memory must be freed now.
     pub(crate) fn release(&self, address: u64) -> Option<u64> {
         let mut allocations = self.0.lock();
         let (base, a) = allocations.range_mut(..=address).next_back()?;

@@ -1,4 +1,4 @@
-//! Reductions on the device, for staged ops.
+//! Reductions on the device, which staged ops use.
 #![allow(unsafe_code)]
 
 use c10d_core::device::{DevicePtr, DeviceReduce, Elements, Scale, Stream};
@@ -8,7 +8,7 @@ use super::api::CudaApi;
 use super::driver::{Driver, address};
 use crate::kernels::{SCALED, reducer, reduces, scaler};
 
-// SAFETY: kernels run in the order of their stream, and access only the elements that they are given.
+// SAFETY: kernels run in the order of their stream, and access only the elements in their arguments.
 unsafe impl DeviceReduce for Driver {
     fn reduces(&self, op: ReduceOp) -> DTypeSet {
         reduces(op)
@@ -25,7 +25,7 @@ unsafe impl DeviceReduce for Driver {
     ) -> Result {
         let kernel = reducer(dtype).ok_or_else(|| Error::unsupported(format!("no kernel reduces {dtype}")))?;
         let arguments = [u64::from(op.code()), address(acc), address(with), count as u64];
-        // SAFETY: the memory is the caller's, and the arguments fit the kernel.
+        // SAFETY: the caller guarantees the memory, and the arguments fit the kernel.
         unsafe { self.launch(index, stream, kernel, count, &arguments) }
     }
 
@@ -40,7 +40,7 @@ unsafe impl DeviceReduce for Driver {
             Scale::Times(factor) => (0, factor),
             Scale::Over(divisor) => (1, divisor),
         };
-        // SAFETY: as above.
+        // SAFETY: the caller guarantees the memory, and the arguments fit the kernel.
         unsafe { self.launch(index, stream, kernel, count, &[divides, factor.to_bits(), address(at), count as u64]) }
     }
 }

@@ -1,4 +1,4 @@
-//! Calls that do not disturb the graphs that other threads record.
+//! Calls that do not disturb graphs that other threads capture.
 #![allow(unsafe_code)]
 
 use c10d_core::Result;
@@ -6,15 +6,15 @@ use cudarc::driver::sys;
 
 use super::failure::failed;
 
-/// While this exists, its thread may make calls that are normally unsafe while any stream of the process records a
-/// graph, such as querying an event or allocating memory. By default such calls fail on every thread, even on one that
-/// has nothing to do with graphs, and break the recording.
+/// As long as this exists, its thread may make calls that CUDA normally forbids while any stream of the process is
+/// capturing a graph, such as querying an event or allocating memory. Otherwise such a call fails, on whichever thread
+/// it is made, and invalidates the graph.
 pub(super) struct Relaxed(sys::CUstreamCaptureMode);
 
 impl Relaxed {
     pub(super) fn begin() -> Result<Relaxed> {
         let mut mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
-        exchange(&mut mode).map_err(|e| failed("leaving other threads' graphs alone", e))?;
+        exchange(&mut mode).map_err(|e| failed("setting the thread's capture mode", e))?;
         Ok(Relaxed(mode))
     }
 }
@@ -25,8 +25,8 @@ impl Drop for Relaxed {
     }
 }
 
-/// Exchanges the thread's mode with this one.
+/// Exchanges `mode` with the thread's capture mode.
 fn exchange(mode: &mut sys::CUstreamCaptureMode) -> Result<(), cudarc::driver::DriverError> {
-    // SAFETY: this exchanges one value.
+    // SAFETY: `mode` is valid for reading and writing.
     unsafe { sys::cuThreadExchangeStreamCaptureMode(mode).result() }
 }

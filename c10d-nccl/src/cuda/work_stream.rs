@@ -1,4 +1,4 @@
-//! A stream of this crate, and the marks that order it relative to others.
+//! A stream of this crate, and events by which it is ordered relative to other streams.
 #![allow(unsafe_code)]
 
 use std::sync::Arc;
@@ -16,7 +16,7 @@ pub(crate) struct WorkStream {
     free: Vec<Event>,
 }
 
-/// A position in a stream.
+/// A position in a stream that an event has recorded.
 pub(crate) struct Mark(Event);
 
 impl WorkStream {
@@ -29,33 +29,33 @@ impl WorkStream {
         self.stream
     }
 
-    /// Marks the current end of the caller's stream.
+    /// Records the current end of the caller's stream.
     pub(crate) fn before(&mut self, caller: Stream) -> Result<Mark> {
         let event = self.event()?;
-        // SAFETY: this value owns the event; the caller guarantees that the stream belongs to this device.
+        // SAFETY: this value owns the event, and the caller guarantees that the stream belongs to this device.
         unsafe { self.cuda.record(self.device, event, caller) }?;
         Ok(Mark(event))
     }
 
-    /// Makes later work on this stream run after the mark.
+    /// Makes later work on this stream run after a mark of another stream.
     pub(crate) fn follow(&mut self, before: Mark) -> Result {
-        // SAFETY: this value owns both.
+        // SAFETY: this value owns the stream and the event.
         let done = unsafe { self.cuda.wait(self.device, self.stream, before.0) };
-        // The stream waits for what was recorded, so the event may be reused.
+        // The stream waits for the record that exists now, so the event may be reused.
         self.free.push(before.0);
         done
     }
 
-    /// Rejects a caller's stream that cannot be waited for.
+    /// Returns an error if this stream cannot wait for the caller's stream.
     pub(crate) fn check(&self, caller: Stream) -> Result {
-        // SAFETY: as above.
+        // SAFETY: the caller guarantees that it is a stream.
         unsafe { self.cuda.check_stream(self.device, caller) }
     }
 
-    /// Marks the current end of this stream.
+    /// Records the current end of this stream.
     pub(crate) fn mark(&mut self) -> Result<Mark> {
         let event = self.event()?;
-        // SAFETY: this value owns both.
+        // SAFETY: this value owns the stream and the event.
         unsafe { self.cuda.record(self.device, event, self.stream) }?;
         Ok(Mark(event))
     }
@@ -66,14 +66,14 @@ impl WorkStream {
         unsafe { self.cuda.query(self.device, mark.0) }
     }
 
-    /// Returns a mark that was reached, for reuse.
+    /// Takes back a mark that was reached. Its event is reused.
     pub(crate) fn forget(&mut self, mark: Mark) {
         self.free.push(mark.0);
     }
 
-    /// Destroys stream and events. The device must be done with them.
+    /// Destroys the stream and the events. The device must have finished with them.
     pub(crate) fn close(self) {
-        // SAFETY: this value owns all of them, and no mark is in use any more.
+        // SAFETY: this value owns the stream and the events, and no mark is used any more.
         unsafe {
             self.free.into_iter().for_each(|event| self.cuda.destroy_event(self.device, event));
             self.cuda.destroy_stream(self.device, self.stream);

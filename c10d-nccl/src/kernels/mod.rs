@@ -1,4 +1,4 @@
-//! The kernels in `kernels/`, with their PTX.
+//! The kernels of `kernels/` with their PTX.
 
 mod reduce;
 pub(crate) mod sparse;
@@ -9,7 +9,7 @@ use std::ffi::CStr;
 
 pub(crate) use reduce::{SCALED, reducer, reduces, scaler};
 
-/// A source file, whose PTX the driver loads.
+/// A source file of kernels. The driver loads its PTX.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Module {
     Reduce,
@@ -22,7 +22,7 @@ pub(crate) enum Module {
 pub(crate) struct Kernel {
     pub(crate) module: Module,
     pub(crate) name: &'static str,
-    /// The number of its parameters.
+    /// The number of parameters.
     pub(crate) parameters: usize,
 }
 
@@ -42,7 +42,7 @@ const SCALE: &CStr = ptx!("scale.ptx");
 const SPARSE: &CStr = ptx!("sparse.ptx");
 
 impl Module {
-    /// The PTX for the driver.
+    /// Returns the PTX as the driver needs it, with a zero byte at the end.
     pub(crate) fn ptx(self) -> &'static CStr {
         match self {
             Module::Reduce => REDUCE,

@@ -1,10 +1,10 @@
-//! The kernels of reductions, by type.
+//! The kernels of reductions, by element type.
 
 use c10d_core::{DType, DTypeSet, ReduceOp};
 
 use super::{Kernel, Module};
 
-/// A table from types to kernels.
+/// A list of element types with their kernels.
 type Table<const N: usize> = [(DType, Kernel); N];
 
 macro_rules! table {
@@ -23,7 +23,7 @@ table!(
 );
 table!(SCALERS, Scale, "c10d_scale_", F16 "f16", BF16 "bf16", F32 "f32", F64 "f64");
 
-/// All kernels of this module.
+/// Returns all kernels of this module.
 #[cfg(test)]
 pub(super) fn all() -> impl Iterator<Item = &'static Kernel> {
     REDUCERS.iter().chain(&SCALERS).map(|(_, kernel)| kernel)
@@ -33,19 +33,19 @@ fn of(table: &'static [(DType, Kernel)], dtype: DType) -> Option<&'static Kernel
     table.iter().find(|(d, _)| *d == dtype).map(|(_, kernel)| kernel)
 }
 
-/// The kernel that reduces elements of this type. Its parameters: the code of the operation, the accumulator, the other
-/// operand, the number of elements.
+/// Returns the kernel that reduces elements of this type, or `None` if there is none. Its parameters are: the code of
+/// the operation, the address of the accumulator, the address of the other operand, the number of elements.
 pub(crate) fn reducer(dtype: DType) -> Option<&'static Kernel> {
     of(&REDUCERS, dtype)
 }
 
-/// The kernel that scales elements of this type. Its parameters: whether it divides, the bits of a double, the
-/// elements, their number.
+/// Returns the kernel that scales elements of this type, or `None` if there is none. Its parameters are: 1 to divide or
+/// 0 to multiply, the bits of the factor as an `f64`, the address of the elements, the number of elements.
 pub(crate) fn scaler(dtype: DType) -> Option<&'static Kernel> {
     of(&SCALERS, dtype)
 }
 
-/// The types for which this operation has a kernel.
+/// Returns the element types for which this operation has a kernel.
 pub(crate) fn reduces(op: ReduceOp) -> DTypeSet {
     use DType::*;
     match op {
@@ -57,5 +57,5 @@ pub(crate) fn reduces(op: ReduceOp) -> DTypeSet {
     }
 }
 
-/// The types that have a kernel for scaling.
+/// The element types that have a kernel for scaling.
 pub(crate) const SCALED: DTypeSet = DTypeSet::of(&[DType::F16, DType::BF16, DType::F32, DType::F64]);

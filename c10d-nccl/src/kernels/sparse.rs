@@ -1,4 +1,4 @@
-//! Kernels for sparse tensors.
+//! The kernels for sparse tensors.
 
 use c10d_core::DType;
 
@@ -8,21 +8,24 @@ const fn kernel(name: &'static str, parameters: usize) -> Kernel {
     Kernel { module: Module::Sparse, name, parameters }
 }
 
-/// The kernels for one width of keys. The comments list the parameters: the inputs; then the outputs.
+/// The kernels for one width of keys. The comments list their parameters: first the inputs, then (after ";") the
+/// outputs.
 pub(crate) struct Keyed {
-    /// Indices, their number, sizes, dimensions; keys, flags.
+    /// The indices, the number of entries, the sizes of the sparse dimensions, the number of these dimensions; the
+    /// keys, the flags.
     pub(crate) linearise: Kernel,
-    /// Keys, their number, the number of possible keys; flags.
+    /// The keys, their number, the number of possible keys; the flags.
     pub(crate) check: Kernel,
-    /// Keys, their number, a sorted list, its length; positions, flags.
+    /// The keys, their number, a sorted list of keys, its length; the keys' positions in the list, the flags.
     pub(crate) locate: Kernel,
-    /// All lists, the length of the longest, their lengths, their number; marks.
+    /// All lists of keys, the length of the longest, the lengths, the number of lists; a mark for each key that counts.
     pub(crate) mark: Kernel,
-    /// Keys, their number, all lists, the length of the longest, their lengths, their number, prefix sums; positions.
+    /// The keys, their number, all lists, the length of the longest, the lengths, the number of lists, the prefix sums
+    /// of the marks; the keys' positions in the union.
     pub(crate) place: Kernel,
-    /// All lists, the length of the longest, their lengths, their number, prefix sums; the union.
+    /// All lists, the length of the longest, the lengths, the number of lists, the prefix sums of the marks; the union.
     pub(crate) union: Kernel,
-    /// Keys, their number, sizes, dimensions; indices.
+    /// The keys, their number, the sizes of the sparse dimensions, the number of these dimensions; the indices.
     pub(crate) gather: Kernel,
 }
 
@@ -43,11 +46,11 @@ macro_rules! keyed {
 keyed!(KEYED_U32, "u32");
 keyed!(KEYED_U64, "u64");
 
-/// Values, their number; the sums of chunks.
+/// Sums numbers by chunk. Parameters: the numbers, how many; the sum of each chunk.
 pub(crate) static SUMS: Kernel = kernel("c10d_sparse_sums", 3);
-/// The sums before each chunk, or nothing; values, their number.
+/// Replaces numbers by prefix sums. Parameters: the sum before each chunk, or null; the numbers (in place), how many.
 pub(crate) static SCAN: Kernel = kernel("c10d_sparse_scan", 3);
-/// The number of elements in a chunk, as in the source.
+/// The number of elements of a chunk. It must be the same in `kernels/sparse.cu`.
 pub(crate) const CHUNK: usize = 64;
 
 static FILL: [Kernel; 4] = [
@@ -63,12 +66,14 @@ static SCATTER: [Kernel; 4] = [
     kernel("c10d_sparse_scatter_64", 5),
 ];
 
-/// For elements of 1, 2, 4 or 8 bytes. Parameters: the bits of the value; the elements, their number.
+/// Returns the kernel that fills elements of 1, 2, 4 or 8 bytes. Parameters: the bits of the value; the elements, how
+/// many.
 pub(crate) fn fill(size: usize) -> &'static Kernel {
     &FILL[size.trailing_zeros() as usize & 3]
 }
 
-/// For elements of 1, 2, 4 or 8 bytes. Parameters: rows, positions, their number, elements per row; the destination.
+/// Returns the kernel that copies rows of elements of 1, 2, 4 or 8 bytes. Parameters: the rows, their positions, the
+/// number of rows, the elements per row; the destination.
 pub(crate) fn scatter(size: usize) -> &'static Kernel {
     &SCATTER[size.trailing_zeros() as usize & 3]
 }
@@ -81,13 +86,13 @@ macro_rules! mergers {
 }
 mergers!(U8 "u8", I8 "i8", U32 "u32", I32 "i32", U64 "u64", I64 "i64", F16 "f16", BF16 "bf16", F32 "f32", F64 "f64");
 
-/// Merges rows. Parameters: the code of the operation, rows, their order, starts of segments, number of segments,
-/// elements per row; merged rows.
+/// Returns the kernel that merges rows of this type, or `None` if there is none. Parameters: the code of the operation,
+/// the rows, their order, the starts of the segments, the number of segments, the elements per row; the merged rows.
 pub(crate) fn merger(dtype: DType) -> Option<&'static Kernel> {
     MERGERS.iter().find(|(d, _)| *d == dtype).map(|(_, kernel)| kernel)
 }
 
-/// All kernels of this module.
+/// Returns all kernels of this module.
 pub(crate) fn all() -> impl Iterator<Item = &'static Kernel> {
     let keyed = [&KEYED_U32, &KEYED_U64].into_iter();
     let keyed = keyed.flat_map(|k| [&k.linearise, &k.check, &k.locate, &k.mark, &k.place, &k.union, &k.gather]);

@@ -1,4 +1,4 @@
-//! Checks that the PTX has the kernels that are used.
+//! Checks that the PTX has exactly the kernels that are used.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use c10d_core::{DType, ReduceOp};
 
 use super::{Kernel, Module, reducer, reduces, scaler};
 
-/// The functions of a module, with the number of their parameters.
+/// Returns the functions of a module, with the number of their parameters.
 fn entries(module: Module) -> BTreeMap<String, usize> {
     let text = module.ptx().to_str().unwrap();
     text.split(".entry ")
@@ -32,7 +32,7 @@ fn every_kernel_is_in_its_ptx_and_nothing_else() {
         let asked: BTreeMap<String, usize> = asked.map(|k| (k.name.to_owned(), k.parameters)).collect();
         assert_eq!(asked, entries(module));
         let text = module.ptx().to_str().unwrap();
-        // The oldest driver that is not rejected beforehand accepts this.
+        // The oldest driver and device that are accepted can use PTX of this version and target.
         assert!(text.contains(".version 8.0\n") && text.contains(".target sm_70\n"));
     }
 }

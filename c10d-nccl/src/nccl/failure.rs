@@ -5,11 +5,11 @@ use c10d_core::{Error, ErrorKind};
 use super::api::NcclApi;
 use super::types::{Comm, NcclResult};
 
-/// An error with the library's own description. The library does not tell which peer is gone.
+/// Makes an error with the library's own description. NCCL does not tell which peer is lost.
 pub(crate) fn failure(nccl: &dyn NcclApi, comm: Comm, what: &str, result: NcclResult) -> Error {
     let (words, last) = (nccl.error_string(result), nccl.last_error(comm));
     let last = if last.is_empty() { String::new() } else { format!(": {last}") };
-    let what = format!("NCCL {}: {what} gave {result:?}, {words}{last}", nccl.version());
+    let what = format!("NCCL {}: {what} returned {result:?}, {words}{last}", nccl.version());
     match result {
         NcclResult::REMOTE_ERROR => Error::new(ErrorKind::PeerDead { how: what }, ""),
         _ => Error::new(ErrorKind::Device, what),

@@ -1,4 +1,4 @@
-//! The loaded libnccl: its file, its version, its functions.
+//! The libnccl of this process: its file, its version, its functions.
 #![allow(unsafe_code)]
 
 use std::ffi::{c_char, c_int, c_void};
@@ -14,10 +14,10 @@ use libloading::os::unix::{Library as Handle, RTLD_LOCAL, RTLD_NOW};
 use super::search::Surroundings;
 use super::types::{Comm, Config, DataType, NcclResult, RedOp, UniqueId, Version};
 
-/// Older versions lack functions that the backend needs: non-blocking calls (2.14), split (2.18).
+/// The oldest version that is accepted. The backend needs non-blocking calls (2.14) and `ncclCommSplit` (2.18).
 const OLDEST: Version = Version::new(2, 18, 0);
 
-/// How a libnccl's file is called, and none of its plugins'.
+/// The beginning of the file name of a libnccl, but not of its plugins.
 const SONAME: &str = "libnccl.so";
 
 macro_rules! functions {
@@ -25,7 +25,7 @@ macro_rules! functions {
         required { $($name:ident $symbol:literal ($($arg:ty),*);)* }
         optional { $($opt:ident $opt_symbol:literal ($($opt_arg:ty),*);)* }
     ) => {
-        /// The functions, with the library's own names.
+        /// The functions of the library.
         pub(super) struct Functions {
             $(pub(super) $name: unsafe extern "C" fn($($arg),*) -> NcclResult,)*
             $(pub(super) $opt: Option<unsafe extern "C" fn($($opt_arg),*) -> NcclResult>,)*
@@ -37,18 +37,18 @@ macro_rules! functions {
             /// Finds all functions, or returns the names of the missing ones.
             ///
             /// # Safety
-            /// The handle is a libnccl, so its functions have the declared types.
+            /// The handle is a libnccl, so that its functions have the declared types.
             unsafe fn find(handle: &Handle) -> std::result::Result<Functions, Vec<&'static str>> {
                 let mut missing = Vec::new();
-                // SAFETY: the caller guarantees the types.
+                // SAFETY: the caller guarantees that the functions have these types.
                 $(let $name = unsafe { handle.get(concat!($symbol, "\0").as_bytes()) }.map(|s| *s)
                     .map_err(|_| missing.push($symbol));)*
-                // SAFETY: as above.
+                // SAFETY: the same as above.
                 $(let $opt = unsafe { handle.get(concat!($opt_symbol, "\0").as_bytes()) }.map(|s| *s).ok();)*
-                // SAFETY: as above.
+                // SAFETY: the same as above.
                 let error_string = unsafe { handle.get(b"ncclGetErrorString\0") }.map(|s| *s)
                     .map_err(|_| missing.push("ncclGetErrorString"));
-                // SAFETY: as above.
+                // SAFETY: the same as above.
                 let last_error = unsafe { handle.get(b"ncclGetLastError\0") }.map(|s| *s).ok();
                 match (($($name,)*), error_string) {
                     (($(Ok($name),)*), Ok(error_string)) => {
@@ -96,29 +96,29 @@ functions! {
 /// A libnccl that was loaded and checked.
 pub(crate) struct Library {
     pub(super) functions: Functions,
-    /// The path of its file.
+    /// The path of the library's file.
     pub(crate) path: PathBuf,
     pub(crate) version: Version,
-    /// The name with which it was opened.
+    /// The path with which it was opened.
     asked: PathBuf,
     _handle: Handle,
 }
 
-/// The only libnccl of the process. It is loaded at its first use and never unloaded, since it leaves threads running.
+/// The only libnccl of the process. It is loaded at its first use, and never unloaded, since its threads keep running.
 static LOADED: PerProcess<Mutex<Option<Arc<Library>>>> = PerProcess::new();
 
 impl Library {
-    /// The libnccl of this process. `argument` is a file that the caller requires.
+    /// Returns the libnccl of this process. `argument` is a file that the caller requires.
     ///
     /// # Errors
-    /// `Unsupported`, with everything that was tried, if no usable library exists.
+    /// `Unsupported`, with everything that was tried, if there is no usable library.
     pub(crate) fn get(argument: Option<&str>) -> Result<Arc<Library>> {
         let mut loaded = LOADED.get().lock();
         if let Some(library) = &*loaded {
             return match argument {
                 Some(path) if !library.is(Path::new(path)) => Err(unusable(format!(
-                    "{} is loaded in this process already; a second libnccl, {path}, beside it would not know of the \
-                     first: use one",
+                    "{} is loaded in this process already, and a second libnccl, {path}, cannot be used beside it; \
+                     use one of them",
                     library.path.display()
                 ))),
                 _ => Ok(library.clone()),
@@ -146,30 +146,30 @@ impl Library {
             }
         }
         Err(unusable(format!(
-            "no usable libnccl; tried {}. Install NCCL, or set {} to the file",
+            "there is no usable libnccl; tried {}. Install NCCL, or set {} to its file",
             tried.join("; "),
             super::search::VARIABLE
         )))
     }
 
     fn open(path: &Path) -> std::result::Result<Library, String> {
-        // SAFETY: loading runs the library's constructors; the user decides which file may be loaded.
+        // SAFETY: loading runs the library's constructors. The user decides which file is loaded.
         let handle = unsafe { Handle::open(Some(path), RTLD_NOW | RTLD_LOCAL) }.map_err(|e| words(&e))?;
-        // SAFETY: the functions' declarations are those of NCCL's documented interface.
+        // SAFETY: the declared types are those of NCCL's documented interface.
         let found = unsafe { Functions::find(&handle) };
         let mut version = 0;
-        // SAFETY: as above. This function is looked up separately, so that the version of a library that is too old can
-        // be reported.
+        // SAFETY: the same as above. This function is looked up separately, so that the version can be reported even if
+        // the library is too old.
         let get_version = unsafe { handle.get::<unsafe extern "C" fn(*mut c_int) -> NcclResult>(b"ncclGetVersion\0") };
         let get_version = get_version.map_err(|_| "is no libnccl: it has no ncclGetVersion".to_owned())?;
-        // SAFETY: writes one integer.
+        // SAFETY: it writes one integer, to `version`.
         let result = unsafe { get_version(&mut version) };
         if result != NcclResult::SUCCESS {
-            return Err(format!("its version cannot be had: {result:?}"));
+            return Err(format!("ncclGetVersion failed: {result:?}"));
         }
         let version = Version(version);
         if version < OLDEST {
-            return Err(format!("is NCCL {version}; {OLDEST} or later is needed"));
+            return Err(format!("it is NCCL {version}; {OLDEST} or later is needed"));
         }
         let functions = found.map_err(|missing| format!("NCCL {version} lacks {}", missing.join(", ")))?;
         let mappings = mappings().unwrap_or_default();
@@ -178,7 +178,7 @@ impl Library {
         let other = mappings.iter().find(|m| m.is_called(SONAME) && Some(&m.file) != own_file.as_ref());
         if let (Some(_), Some(other)) = (own, other) {
             return Err(format!(
-                "another libnccl, {}, is in this process already and would not know of this one; name that file instead",
+                "another libnccl, {}, is loaded in this process already; give that file instead",
                 other.path.display()
             ));
         }

@@ -1,4 +1,4 @@
-//! libnccl: found, loaded and called by this crate itself.
+//! libnccl, which this crate finds, loads and calls by itself.
 
 mod api;
 mod failure;

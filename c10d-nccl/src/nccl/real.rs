@@ -1,4 +1,4 @@
-//! The calls of the loaded library.
+//! Calls the functions of the loaded library.
 #![allow(unsafe_code)]
 
 use std::ffi::{CStr, c_char, c_void};
@@ -7,7 +7,7 @@ use super::api::{Call, NcclApi, Optional};
 use super::library::Library;
 use super::types::{Comm, Config, NcclResult, RedOp, UniqueId, Version};
 
-/// The result of a function that this library lacks.
+/// The result of a function that the library lacks.
 const ABSENT: NcclResult = NcclResult::INVALID_USAGE;
 
 fn done<T>(result: NcclResult, value: T) -> Result<T, NcclResult> {
@@ -18,7 +18,7 @@ fn text(words: *const c_char) -> String {
     if words.is_null() {
         return String::new();
     }
-    // SAFETY: the library returns null or a terminated string.
+    // SAFETY: the library returns null or a string that ends with a zero byte.
     unsafe { CStr::from_ptr(words) }.to_string_lossy().trim().to_owned()
 }
 
@@ -41,13 +41,13 @@ impl NcclApi for Library {
     }
 
     fn last_error(&self, comm: Comm) -> String {
-        // SAFETY: the communicator is only read; null means the process.
+        // SAFETY: the communicator exists or is null, which stands for the process.
         self.functions.last_error.map_or_else(String::new, |f| text(unsafe { f(comm) }))
     }
 
     fn unique_id(&self) -> Result<UniqueId, NcclResult> {
         let mut id = UniqueId::default();
-        // SAFETY: the function writes the id.
+        // SAFETY: the function writes to `id`, which has its size.
         let result = unsafe { (self.functions.get_unique_id)(&mut id) };
         done(result, id)
     }
@@ -55,11 +55,11 @@ impl NcclApi for Library {
     fn init(&self, size: i32, ids: &[UniqueId], rank: i32, config: &Config) -> (NcclResult, Comm) {
         let (mut comm, mut config) = (Comm::NULL, *config);
         let result = match (ids, self.functions.init_rank_scalable) {
-            // SAFETY: all arguments are local; the library copies the settings.
+            // SAFETY: all pointers are to local values; the library copies the settings.
             ([id], _) => unsafe { (self.functions.init_rank_config)(&mut comm, size, *id, rank, &mut config) },
             (ids, Some(f)) => {
                 let mut ids = ids.to_vec();
-                // SAFETY: as above; the list has the given length and is copied.
+                // SAFETY: the same as above; the list has the given length, and the library copies it.
                 unsafe { f(&mut comm, size, rank, ids.len() as i32, ids.as_mut_ptr(), &mut config) }
             }
             _ => ABSENT,
@@ -70,15 +70,15 @@ impl NcclApi for Library {
     unsafe fn split(&self, comm: Comm, color: Option<i32>, key: i32, new: *mut Comm, config: &Config) -> NcclResult {
         const NO_COLOR: i32 = -1;
         let mut config = *config;
-        // SAFETY: the caller guarantees the communicator and the place of the new one; the library copies the settings.
+        // SAFETY: the caller guarantees `comm` and `new`; the library copies the settings.
         unsafe { (self.functions.split)(comm, color.unwrap_or(NO_COLOR), key, new, &mut config) }
     }
 
     unsafe fn shrink(&self, comm: Comm, without: &[i32], new: *mut Comm, config: &Config) -> NcclResult {
-        /// Running calls are not aborted.
+        /// Running calls are not aborted before.
         const DEFAULT: i32 = 0;
         let (mut config, mut without) = (*config, without.to_vec());
-        // SAFETY: as above; the list has the given length and is copied.
+        // SAFETY: the same as in `split`; the list has the given length, and the library copies it.
         let call = |f: unsafe extern "C" fn(_, _, _, _, _, _) -> _| unsafe {
             f(comm, without.as_mut_ptr(), without.len() as i32, new, &raw mut config, DEFAULT)
         };
@@ -93,17 +93,17 @@ impl NcclApi for Library {
     }
 
     unsafe fn finalize(&self, comm: Comm) -> NcclResult {
-        // SAFETY: as above.
+        // SAFETY: the caller guarantees the communicator.
         unsafe { (self.functions.finalize)(comm) }
     }
 
     unsafe fn destroy(&self, comm: Comm) -> NcclResult {
-        // SAFETY: as above.
+        // SAFETY: the caller guarantees the communicator.
         unsafe { (self.functions.destroy)(comm) }
     }
 
     unsafe fn abort(&self, comm: Comm) -> NcclResult {
-        // SAFETY: as above.
+        // SAFETY: the caller guarantees the communicator.
         unsafe { (self.functions.abort)(comm) }
     }
 
@@ -113,7 +113,7 @@ impl NcclApi for Library {
     }
 
     fn group_end(&self) -> NcclResult {
-        // SAFETY: it issues calls whose arguments were guaranteed when they were made.
+        // SAFETY: the function has no arguments. It issues calls whose arguments were guaranteed when they were made.
         unsafe { (self.functions.group_end)() }
     }
 
@@ -128,37 +128,37 @@ impl NcclApi for Library {
     }
 
     unsafe fn destroy_op(&self, op: RedOp, comm: Comm) -> NcclResult {
-        // SAFETY: it was made by `premul_sum` for this communicator.
+        // SAFETY: `premul_sum` made the operation for this communicator.
         unsafe { (self.functions.destroy_op)(op, comm) }
     }
 
     unsafe fn all_reduce(&self, c: Call, op: RedOp) -> NcclResult {
-        // SAFETY: the caller guarantees memory, communicator and stream, here and below.
+        // SAFETY: in this method and all below, the caller guarantees memory, communicator and stream.
         unsafe { (self.functions.all_reduce)(c.source(), c.target(), c.count, c.dtype, op, c.comm, c.stream()) }
     }
 
     unsafe fn reduce(&self, c: Call, op: RedOp, root: i32) -> NcclResult {
-        // SAFETY: as above.
+        // SAFETY: see `all_reduce`.
         unsafe { (self.functions.reduce)(c.source(), c.target(), c.count, c.dtype, op, root, c.comm, c.stream()) }
     }
 
     unsafe fn broadcast(&self, c: Call, root: i32) -> NcclResult {
-        // SAFETY: as above.
+        // SAFETY: see `all_reduce`.
         unsafe { (self.functions.broadcast)(c.source(), c.target(), c.count, c.dtype, root, c.comm, c.stream()) }
     }
 
     unsafe fn all_gather(&self, c: Call) -> NcclResult {
-        // SAFETY: as above.
+        // SAFETY: see `all_reduce`.
         unsafe { (self.functions.all_gather)(c.source(), c.target(), c.count, c.dtype, c.comm, c.stream()) }
     }
 
     unsafe fn reduce_scatter(&self, c: Call, op: RedOp) -> NcclResult {
-        // SAFETY: as above.
+        // SAFETY: see `all_reduce`.
         unsafe { (self.functions.reduce_scatter)(c.source(), c.target(), c.count, c.dtype, op, c.comm, c.stream()) }
     }
 
     unsafe fn all_to_all(&self, c: Call) -> NcclResult {
-        // SAFETY: as above.
+        // SAFETY: see `all_reduce`.
         let call = |f: unsafe extern "C" fn(_, _, _, _, _, _) -> _| unsafe {
             f(c.source(), c.target(), c.count, c.dtype, c.comm, c.stream())
         };
@@ -166,12 +166,12 @@ impl NcclApi for Library {
     }
 
     unsafe fn send(&self, c: Call, peer: i32) -> NcclResult {
-        // SAFETY: as above.
+        // SAFETY: see `all_reduce`.
         unsafe { (self.functions.send)(c.source(), c.count, c.dtype, peer, c.comm, c.stream()) }
     }
 
     unsafe fn recv(&self, c: Call, peer: i32) -> NcclResult {
-        // SAFETY: as above.
+        // SAFETY: see `all_reduce`.
         unsafe { (self.functions.recv)(c.target(), c.count, c.dtype, peer, c.comm, c.stream()) }
     }
 }

@@ -1,19 +1,19 @@
-//! The places where libnccl is searched.
+//! The files that are tried when libnccl is searched.
 
 use std::path::{Path, PathBuf};
 
 use c10d_core::library::{requested, variable};
 
-/// The variable that names the library's file; if it is set, nothing else is tried.
+/// The variable with the path of the library's file. If it is set, nothing else is tried, except for the hint.
 pub(crate) const VARIABLE: &str = "C10D_NCCL_LIB";
 
-/// The input of the search: normally that of this process.
+/// The settings that the search uses, normally those of this process.
 pub(super) struct Surroundings {
-    /// The hint of the builder.
+    /// The builder's hint `nccl.lib`.
     pub(super) argument: Option<String>,
-    /// `C10D_NCCL_LIB`.
+    /// The value of `C10D_NCCL_LIB`.
     pub(super) variable: Option<String>,
-    /// The active Python environments: `$VIRTUAL_ENV`, `$CONDA_PREFIX`.
+    /// The active Python environments, from `$VIRTUAL_ENV` and `$CONDA_PREFIX`.
     pub(super) environments: Vec<PathBuf>,
 }
 
@@ -30,7 +30,7 @@ impl Surroundings {
         }
     }
 
-    /// The files to try, in order. It is an error if a setting is not usable.
+    /// Returns the files to try, in order. It is an error if `C10D_NCCL_LIB` is not an absolute path.
     pub(super) fn candidates(&self) -> Result<Vec<PathBuf>, String> {
         if let Some(path) = requested(self.argument.as_deref(), VARIABLE, self.variable.as_deref())? {
             return Ok(vec![path]);
@@ -41,7 +41,7 @@ impl Surroundings {
     }
 }
 
-/// The library of a pip wheel in this environment, for each of its Python versions.
+/// Returns the possible paths of the library of a pip wheel, one for each Python version of this environment.
 fn wheels(root: &Path) -> Vec<PathBuf> {
     let lib = root.join("lib");
     let entries = std::fs::read_dir(&lib).into_iter().flatten().flatten();
@@ -51,7 +51,7 @@ fn wheels(root: &Path) -> Vec<PathBuf> {
         .collect();
     pythons.sort();
     if pythons.is_empty() {
-        // This name is added so that the error shows that the environment was searched.
+        // With this name, the error shows that the environment was searched.
         pythons.push(lib.join("python3*/site-packages/nvidia/nccl/lib/libnccl.so.2"));
     }
     pythons

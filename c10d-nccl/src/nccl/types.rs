@@ -1,4 +1,4 @@
-//! The types of libnccl's ABI: integers and plain structs. Rust enums are not used, since a newer library may return
+//! The types of libnccl's ABI: integers and plain structs. They are not Rust enums, since a newer library may return
 //! unknown values.
 
 use std::ffi::c_void;
@@ -10,16 +10,16 @@ use std::fmt;
 pub(crate) struct NcclResult(pub(crate) i32);
 
 impl NcclResult {
-    /// The call is done or accepted.
+    /// The call is done, or was accepted.
     pub(crate) const SUCCESS: NcclResult = NcclResult(0);
-    /// The library rejects the call.
+    /// The library rejected the call.
     pub(crate) const INVALID_USAGE: NcclResult = NcclResult(5);
-    /// A peer is gone, or the network to it is broken.
+    /// A peer is lost, or the network to it is broken.
     pub(crate) const REMOTE_ERROR: NcclResult = NcclResult(6);
-    /// The call is still running; the communicator must be asked later.
+    /// The call is still running. The communicator's state must be checked later.
     pub(crate) const IN_PROGRESS: NcclResult = NcclResult(7);
 
-    /// Whether the library has accepted the call: it is done, or still running.
+    /// Whether the library has accepted the call, which is then done or still running.
     pub(crate) fn is_accepted(self) -> bool {
         [Self::SUCCESS, Self::IN_PROGRESS].contains(&self)
     }
@@ -71,7 +71,7 @@ impl DataType {
     pub(crate) const BF16: DataType = DataType(9);
 }
 
-/// A reduction. Reductions that the library makes on request have other numbers.
+/// An operation of reductions. Operations that `premul_sum` makes have other numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(transparent)]
 pub(crate) struct RedOp(pub(crate) i32);
@@ -81,9 +81,9 @@ impl RedOp {
     pub(crate) const SUM: RedOp = RedOp(0);
     /// The product.
     pub(crate) const PROD: RedOp = RedOp(1);
-    /// The largest.
+    /// The maximum.
     pub(crate) const MAX: RedOp = RedOp(2);
-    /// The smallest.
+    /// The minimum.
     pub(crate) const MIN: RedOp = RedOp(3);
     /// The mean.
     pub(crate) const AVG: RedOp = RedOp(4);
@@ -98,26 +98,26 @@ impl Comm {
     /// No communicator.
     pub(crate) const NULL: Comm = Comm(std::ptr::null_mut());
 
-    /// Whether this is no communicator.
+    /// Whether this is `NULL`.
     pub(crate) fn is_null(self) -> bool {
         self.0.is_null()
     }
 }
 
-// SAFETY: this is a handle; its users follow the library's rules about which thread may make which call.
+// SAFETY: it is a handle. Its users follow the library's rules about threads.
 #[allow(unsafe_code)]
 unsafe impl Send for Comm {}
-// SAFETY: as above.
+// SAFETY: the same as for `Send`.
 #[allow(unsafe_code)]
 unsafe impl Sync for Comm {}
 
-/// An id by which ranks find each other. One rank makes it, and all get it.
+/// An id by which ranks find each other. One rank makes it, and all ranks of a communicator get it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(C)]
 pub(crate) struct UniqueId(pub(crate) [u8; UniqueId::SIZE]);
 
 impl UniqueId {
-    /// Its length in bytes.
+    /// The size in bytes.
     pub(crate) const SIZE: usize = 128;
 }
 
@@ -134,21 +134,21 @@ impl fmt::Debug for UniqueId {
     }
 }
 
-/// The settings of a communicator, in the layout of 2.28. Older libraries read the fields that they know. Newer ones
-/// use their defaults for later fields, since `version` tells which fields exist.
+/// The settings of a communicator, in the layout of NCCL 2.28. An older library reads only the fields that it knows. A
+/// newer one uses its defaults for later fields, since `version` tells which fields exist.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub(crate) struct Config {
     size: usize,
     magic: u32,
     version: u32,
-    /// 0: calls return immediately, and the communicator is asked whether they are done.
+    /// 0: calls return immediately, and `ncclCommGetAsyncError` tells when they are done.
     pub(crate) blocking: i32,
     cga_cluster_size: i32,
     min_ctas: i32,
     max_ctas: i32,
     net_name: *const c_void,
-    /// 1: a split shares its parent's resources.
+    /// 1: a communicator that is split off shares its parent's resources.
     pub(crate) split_share: i32,
     traffic_class: i32,
     comm_name: *const c_void,
@@ -163,7 +163,7 @@ pub(crate) struct Config {
 impl Config {
     const UNDEFINED: i32 = i32::MIN;
 
-    /// Calls do not block; everything else has the library's defaults.
+    /// Settings with which calls do not block. Everything else is the library's default.
     pub(crate) const NONBLOCKING: Config = Config {
         size: size_of::<Config>(),
         magic: 0xcafe_beef,
@@ -187,14 +187,14 @@ impl Config {
 
 const _: () = assert!(size_of::<Config>() == 80);
 
-/// A library's version.
+/// A version of the library, as `ncclGetVersion` encodes it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Version(pub(crate) i32);
 
 impl Version {
     /// Version `major.minor.patch`.
     pub(crate) const fn new(major: i32, minor: i32, patch: i32) -> Version {
-        // Up to 2.8 the library encoded versions differently.
+        // Up to 2.8, the library used another encoding.
         if major <= 2 && minor <= 8 {
             return Version(major * 1000 + minor * 100 + patch);
         }

@@ -1,4 +1,4 @@
-//! The device's part of one sparse call: its memory, its stream, and its work.
+//! The device's part of a sparse call: its memory, its stream, and its work.
 #![allow(unsafe_code)]
 
 use std::sync::Arc;
@@ -10,12 +10,12 @@ use c10d_core::{Buf, BufMut, DType, Device, Error, ErrorKind, Memory, Phase, Res
 use crate::cuda::{CudaApi, WorkStream};
 use crate::kernels::Kernel;
 
-/// How long to wait for the device after a failure, before its memory is leaked.
+/// How long to wait for the device after a failure before its memory is leaked.
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
-/// The longest pause between two polls.
+/// The maximum pause between two polls.
 const PAUSE: Duration = Duration::from_micros(200);
 
-/// Elements in device memory that belongs to a bench, or to the caller during the whole call.
+/// Elements in device memory. The memory belongs to the bench, or to the caller during the whole call.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Tensor {
     pub(super) at: u64,
@@ -24,7 +24,7 @@ pub(super) struct Tensor {
 }
 
 impl Tensor {
-    /// The tensor of a span, if the span is on a CUDA device.
+    /// Returns the tensor of a span, or `None` if the span is not on a CUDA device.
     pub(super) fn of(span: &Span) -> Option<Tensor> {
         match span.memory() {
             Memory::Cuda(at) => Some(Tensor { at, count: span.count(), dtype: span.dtype() }),
@@ -32,7 +32,7 @@ impl Tensor {
         }
     }
 
-    /// `count` elements from element `start`.
+    /// Returns the `count` elements from element `start` on.
     pub(super) fn slice(self, start: usize, count: usize) -> Result<Tensor> {
         match start.checked_add(count) {
             Some(end) if end <= self.count => {
@@ -51,7 +51,7 @@ impl Tensor {
     }
 }
 
-/// A tensor that is lent to a step of the call.
+/// A tensor that a step of the call uses.
 pub(super) struct Lent {
     tensor: Tensor,
     index: u16,
@@ -59,23 +59,23 @@ pub(super) struct Lent {
 
 impl Lent {
     /// # Safety
-    /// The tensor's memory remains, and only the step uses it, until the step is finished.
+    /// Until the step has ended, the tensor's memory exists and only the step uses it.
     pub(super) unsafe fn new(tensor: Tensor, index: u16) -> Lent {
         Lent { tensor, index }
     }
 }
 
-// SAFETY: the caller of `new` guarantees it.
+// SAFETY: the caller of `new` guarantees that the memory exists until the step has ended.
 unsafe impl Buf for Lent {
     fn span(&mut self) -> Span {
         let Tensor { at, count, dtype } = self.tensor;
         Span::new(at as *mut (), 0, count as u64, dtype, Device::cuda(self.index))
     }
 }
-// SAFETY: as above.
+// SAFETY: the caller of `new` guarantees that only the step uses the memory.
 unsafe impl BufMut for Lent {}
 
-/// The resources of one call. All work is put on one stream, after the earlier work of the caller's stream.
+/// The resources of one call. All work is on one stream, and runs after the earlier work of the caller's stream.
 pub(super) struct Bench {
     cuda: Arc<dyn CudaApi>,
     runtime: Arc<dyn DeviceRuntime>,
@@ -85,7 +85,7 @@ pub(super) struct Bench {
     buffers: Vec<(u64, DeviceBuffer)>,
     /// Host memory that the device reads or writes.
     hosts: Vec<Box<[u8]>>,
-    /// Why the caller's stream cannot be waited for.
+    /// Why this call's stream cannot wait for the caller's, if so.
     refused: Option<Error>,
 }
 
@@ -102,7 +102,7 @@ impl Bench {
         Ok(Bench { runtime: cuda.clone(), cuda, index, line, deadline, buffers, hosts, refused })
     }
 
-    /// Whether the caller's tensors may be read.
+    /// Returns an error if the caller's tensors must not be read, because its stream cannot be waited for.
     pub(super) fn is_open(&self) -> Result {
         self.refused.clone().map_or(Ok(()), Err)
     }
@@ -111,12 +111,17 @@ impl Bench {
         self.line.stream()
     }
 
-    /// Allocates memory that remains until the call is finished.
+    /// Allocates memory that exists until the call has ended.
     pub(super) fn allocate(&mut self, dtype: DType, count: usize) -> Result<Tensor> {
         let mut buffer = DeviceBuffer::new(&self.runtime, self.index, dtype, count)?;
         let at = match buffer.span().memory() {
             Memory::Cuda(at) => at,
-            _ => return Err(Error::new(ErrorKind::Internal, "memory of CUDA is none of CUDA")),
+            _ => {
+                return Err(Error::new(
+                    ErrorKind::Internal,
+                    "the CUDA runtime returned memory that is not CUDA memory",
+                ));
+            }
         };
         self.buffers.push((at, buffer));
         Ok(Tensor { at, count, dtype })
@@ -132,7 +137,7 @@ impl Bench {
     fn write(&mut self, to: Tensor, bytes: Vec<u8>) -> Result {
         let bytes = bytes.into_boxed_slice();
         if !bytes.is_empty() {
-            // SAFETY: both have this length, and remain until the device has finished the copy.
+            // SAFETY: both sides have this length, and exist until the device has finished the copy.
             unsafe {
                 self.cuda.copy_in(self.index, self.line.stream(), to.place(), bytes.as_ptr(), to.bytes())?;
             }
@@ -146,7 +151,7 @@ impl Bench {
         self.upload(DType::U64, numbers.iter().flat_map(|n| n.to_ne_bytes()).collect())
     }
 
-    /// Returns the contents after the device has finished all its work.
+    /// Waits until the device has finished all its work, and returns the contents of a tensor.
     pub(super) fn download(&mut self, from: Tensor) -> Result<Vec<u8>> {
         let mut bytes = vec![0; from.bytes()].into_boxed_slice();
         if bytes.is_empty() {
@@ -154,13 +159,13 @@ impl Bench {
         }
         let to = bytes.as_mut_ptr();
         self.hosts.push(bytes);
-        // SAFETY: both have this length, and remain until the device has finished the copy.
+        // SAFETY: both sides have this length, and exist until the device has finished the copy.
         unsafe { self.cuda.copy_out(self.index, self.line.stream(), to, from.place(), from.bytes())? };
         self.settle()?;
         Ok(self.hosts.pop().unwrap_or_default().into_vec())
     }
 
-    /// Returns the contents as numbers.
+    /// The same as `download`, with the contents as numbers.
     pub(super) fn download_numbers(&mut self, from: Tensor) -> Result<Vec<u64>> {
         let number = |bytes: &[u8]| bytes.iter().rev().fold(0, |n, byte| n << 8 | u64::from(*byte));
         let number =
@@ -175,12 +180,12 @@ impl Bench {
         if from.bytes() > to.bytes() {
             return Err(Error::new(ErrorKind::Internal, "a copy beyond its tensor"));
         }
-        // SAFETY: the tensors are different, and each has this number of bytes.
+        // SAFETY: the tensors do not overlap, and each has this number of bytes.
         unsafe { self.cuda.copy(self.index, self.line.stream(), to.place(), from.place(), from.bytes()) }
     }
 
     /// # Safety
-    /// The arguments fit the kernel, and their memory belongs to the call.
+    /// The arguments fit the kernel, and all memory to which they refer belongs to the call.
     pub(super) unsafe fn launch(&mut self, kernel: &Kernel, threads: usize, arguments: &[u64]) -> Result {
         // SAFETY: the caller guarantees it.
         unsafe { self.cuda.launch(self.index, self.line.stream(), kernel, threads, arguments) }
@@ -200,7 +205,7 @@ impl Bench {
                 return Ok(());
             }
             if Instant::now() >= deadline {
-                let what = "the device did not get done with a sparse tensor in time";
+                let what = "the device did not finish its work on a sparse tensor in time";
                 return Err(Error::new(ErrorKind::Timeout, what).phase(Phase::Transfer));
             }
             if turn < 64 {
@@ -213,18 +218,19 @@ impl Bench {
         Ok(())
     }
 
-    /// Returns a buffer that the device no longer uses.
+    /// Removes a buffer from the bench and returns it. The device must have finished with it.
     pub(super) fn take(&mut self, tensor: Tensor) -> Result<DeviceBuffer> {
-        // For an empty tensor any address is valid.
+        // Empty tensors may have the same address, so the count and the type are compared, too.
         let found = self
             .buffers
             .iter()
             .position(|(at, b)| *at == tensor.at && b.count() == tensor.count && b.dtype() == tensor.dtype);
-        let at = found.ok_or_else(|| Error::new(ErrorKind::Internal, "a result that is not there"))?;
+        let at = found.ok_or_else(|| Error::new(ErrorKind::Internal, "the buffer of a result is missing"))?;
         Ok(self.buffers.swap_remove(at).1)
     }
 
-    /// Frees everything. `false` means that the device did not finish, and the memory that it may still use was leaked.
+    /// Frees everything. Returns `false` if the device did not finish in time; then the memory that it may use is
+    /// leaked.
     pub(super) fn end(mut self, patience: Duration) -> bool {
         let over = self.settle_by(Instant::now() + patience).is_ok();
         if over {

@@ -1,4 +1,4 @@
-//! The entries of one rank: sorted keys, each at most once, with their rows.
+//! The entries of one rank: sorted keys without duplicates, with their rows.
 
 use std::sync::Arc;
 
@@ -18,13 +18,13 @@ pub(super) struct Entries {
     pub(super) rows: Tensor,
 }
 
-/// Coordinates that all ranks know, and the positions of this rank's entries among them.
+/// Coordinates that all ranks know (`sparse_indices`), and the positions of this rank's entries among them.
 pub(super) struct KnownIndices {
     pub(super) indices: Tensor,
     pub(super) places: Tensor,
 }
 
-/// The facts of a call that the device's thread needs.
+/// What the worker's thread needs of a call.
 #[derive(Clone)]
 pub(super) struct SparseCall {
     pub(super) layout: CooLayout,
@@ -50,13 +50,13 @@ impl SparseCall {
 /// Reads this rank's tensor and checks it.
 ///
 /// # Errors
-/// `InvalidArgument` if a coordinate is outside of the tensor, if the tensor is declared coalesced and is not, or if an
+/// `InvalidArgument` if a coordinate is outside the tensor, if the tensor is marked as coalesced but is not, or if an
 /// entry is not among the known ones.
 pub(super) fn prepare(bench: &mut Bench, facts: &SparseCall) -> Result<(Space, Entries, Option<KnownIndices>)> {
     bench.is_open()?;
     let layout = &facts.layout;
     let sizes: Vec<u64> = layout.sparse_shape().iter().map(|size| *size as u64).collect();
-    // A layout with more was rejected before.
+    // The product does not overflow: a layout with more possible keys was rejected earlier.
     let keys = sizes.iter().product();
     let space = Space { keys, dims: layout.sparse_dim, sizes: bench.upload_numbers(&sizes)? };
     let keys = bench.allocate(space.dtype(), layout.nnz)?;
@@ -69,8 +69,7 @@ pub(super) fn prepare(bench: &mut Bench, facts: &SparseCall) -> Result<(Space, E
     let entries = match said[1] {
         NONE => Entries { keys, rows: facts.values },
         at if layout.coalesced => {
-            let what =
-                format!("the tensor is said to be coalesced, but entry {at} does not come after the one before it");
+            let what = format!("the tensor is marked as coalesced, but entry {at} is not after the entry before it");
             return Err(Error::invalid(what));
         }
         _ => coalesce(bench, facts, keys)?,
@@ -82,7 +81,7 @@ pub(super) fn prepare(bench: &mut Bench, facts: &SparseCall) -> Result<(Space, E
     Ok((space, entries, known))
 }
 
-/// The error that names the coordinate of an entry that is outside of the tensor.
+/// Makes the error that names the coordinate of an entry that is outside the tensor.
 fn outside(bench: &mut Bench, layout: &CooLayout, indices: Tensor, entry: usize) -> Result<Error> {
     let nnz = indices.count / layout.sparse_dim;
     for (dim, size) in layout.sparse_shape().iter().enumerate() {
@@ -95,11 +94,11 @@ fn outside(bench: &mut Bench, layout: &CooLayout, indices: Tensor, entry: usize)
     Ok(Error::invalid(format!("entry {entry} is not in the tensor")))
 }
 
-/// Sorts valid entries. The host does it, and gets only the keys. Entries with the same coordinates are combined in
-/// their original order.
+/// Sorts entries, whose coordinates are valid. The host sorts, and gets only the keys. Entries with the same
+/// coordinates are combined in their original order.
 fn coalesce(bench: &mut Bench, facts: &SparseCall, keys: Tensor) -> Result<Entries> {
     let mut order: Vec<(u64, u64)> = bench.download_numbers(keys)?.into_iter().zip(0..).collect();
-    // All pairs differ in their position, so equal keys stay in order.
+    // No two pairs are equal, since the positions differ, so equal keys keep their order.
     order.sort_unstable();
     let is_first = |i: &usize| *i == 0 || order[*i].0 != order[*i - 1].0;
     let mut starts: Vec<u64> = (0..order.len()).filter(is_first).map(|i| i as u64).collect();
@@ -133,7 +132,7 @@ fn known(bench: &mut Bench, layout: &CooLayout, space: Space, given: &[i64], ent
         return Err(wrong(&e.report().what));
     }
     if said[1] != NONE {
-        return Err(wrong("they must be sorted, each at most once"));
+        return Err(wrong("they must be sorted, without duplicates"));
     }
     if said[2] != NONE {
         return Err(wrong("an entry of this rank's tensor is not among them"));

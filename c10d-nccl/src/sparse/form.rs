@@ -1,20 +1,20 @@
-//! Element types and operations, as kernels and NCCL have them.
+//! How kernels and NCCL treat element types and operations.
 
 use c10d_core::{DType, Error, ReduceOp, Result};
 use half::{bf16, f16};
 
 use crate::types::CAPABILITIES;
 
-/// How rows of a type are combined.
+/// How rows of an element type are combined.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Form {
-    /// The type with which a kernel treats the elements.
+    /// The type as which a kernel treats the elements.
     pub(super) part: DType,
     /// The number of values of this type in one element.
     pub(super) parts: usize,
-    /// The operation on these values.
+    /// The operation on the values.
     pub(super) op: ReduceOp,
-    /// The bits of the value that leaves every other value unchanged.
+    /// The bits of the neutral value, with which the operation leaves every other value unchanged.
     pub(super) neutral: u64,
 }
 
@@ -45,7 +45,7 @@ impl Form {
 
 fn neutral(dtype: DType, op: ReduceOp) -> u64 {
     use DType::*;
-    // In a sum, 0.0 would change -0.0 to 0.0.
+    // The neutral value of a sum is -0.0, since 0.0 would change -0.0 to 0.0.
     let float = match op {
         ReduceOp::Sum => -0.0,
         ReduceOp::Product => 1.0,

@@ -1,5 +1,5 @@
-//! The algorithm: compute the union of all ranks' keys, put the rows at their positions in it, and do one dense
-//! all-reduce of them.
+//! The algorithm: it computes the union of all ranks' keys, writes each row to the position of its key, and does one
+//! dense all-reduce of the rows.
 #![allow(unsafe_code)]
 
 use c10d_core::backend::{KernelContext, Request, SparseHeads};
@@ -12,9 +12,9 @@ use super::steps::{self, FLAGS, Lists, NONE, Space};
 use super::worker::Worker;
 use crate::cuda::{CudaApi, Driver};
 
-/// The number of 64-bit words that each rank sends first: its header, and space for the words of an error.
+/// The number of 64-bit words that each rank sends first: its header, and room for the text of an error.
 const WORDS: usize = 64;
-/// The last step of ranks that disagree.
+/// The number of the last step, if ranks made different calls.
 const LAST: u8 = 127;
 
 /// The coordinates and rows of the result.
@@ -25,7 +25,7 @@ pub(super) fn reduce(ctx: &KernelContext<'_>, request: &Request) -> Result<Outco
     let cuda = Driver::get()?;
     let worker = Worker::start(cuda.clone(), request)?;
     let call = Run { ctx, request, worker: &worker, stream: worker.call("making a stream", |b| Ok(b.stream()))? };
-    // An error here is sent to all ranks, since they would otherwise wait.
+    // An error here is sent to all ranks, since they would otherwise wait for this one.
     let facts = worker.is_open().and_then(|()| cuda.has_kernels()).and_then(|()| SparseCall::of(request));
     let (indices, rows) = call.reduce(facts)?;
     let (indices, rows): (DeviceBuffer, DeviceBuffer) = worker.call("giving the result", move |b| {
@@ -42,7 +42,7 @@ struct Run<'a> {
     ctx: &'a KernelContext<'a>,
     request: &'a Request,
     worker: &'a Worker,
-    /// The stream of all work.
+    /// The stream on which all work is.
     stream: u64,
 }
 
@@ -69,21 +69,21 @@ impl Run<'_> {
         }
     }
 
-    /// Runs a step after the earlier work of the device, with tensors that the device's thread keeps.
+    /// Runs a step after the earlier work on the device. The worker keeps the step's tensors.
     fn step<B: c10d_core::Buffers>(&self, step: u8, call: Call<B>) -> Result {
-        // SAFETY: the stream belongs to the worker, which exists until the call is finished.
+        // SAFETY: the stream belongs to the worker, which exists until the call has ended.
         let call = unsafe { call.on_stream(self.stream) };
         self.ctx.run_step(self.request, step, call).map(drop)
     }
 
     fn lend(&self, tensor: Tensor) -> Lent {
-        // SAFETY: tensors remain with the worker until the call is finished, and the call waits for its steps;
-        // meanwhile the device gets no other work that uses them.
+        // SAFETY: the worker keeps all tensors until the call has ended, and the call waits for each step. Meanwhile
+        // the device gets no other work that uses them.
         unsafe { Lent::new(tensor, self.worker.index) }
     }
 
-    /// Tells all ranks what this one has, or that its tensor is invalid, and receives the same from them. Returns the
-    /// number of entries of each rank.
+    /// Sends this rank's header (or the error of its tensor) to all ranks, and receives theirs. Returns the number of
+    /// entries of each rank.
     fn meet(&self, nnz: Result<usize, Error>) -> Result<Vec<u64>> {
         let (ctx, request) = (self.ctx, self.request);
         let layout = request.sparse().ok_or_else(|| Error::invalid("this kernel is for sparse tensors"))?;
@@ -97,8 +97,8 @@ impl Run<'_> {
         let words = self.worker.call("the first round", move |b| b.download_numbers(all))?;
         let heads = SparseHeads::new(&words, ranks);
         let disagreed = |error| {
-            // All ranks know the error by now or learn of it soon. A rank that gave up at once would send its own view
-            // of the error to those that do not know it yet, and that may be another rank's error.
+            // By now all ranks know the error or learn of it soon. If a rank failed at once, it would send its own view
+            // of the error to ranks that do not know it yet, and they could report that instead of their own.
             if let Ok(mine) = mine.slice(0, 1)
                 && let Ok(all) = all.slice(0, ranks)
             {
@@ -112,12 +112,12 @@ impl Run<'_> {
         Ok((0..ranks).map(|rank| heads.nnz(rank)).collect())
     }
 
-    /// All ranks know the coordinates of the result, so only a dense sum is needed.
+    /// Reduces a tensor whose result has coordinates that all ranks know, so only a dense sum is needed.
     fn sum_known(&self, facts: SparseCall, entries: Entries, known: KnownIndices) -> Result<IndicesAndRows> {
         let rows = self.worker.call("taking rows to their places", move |b| {
             let layout = &facts.layout;
             let rows = result(b, facts.values.dtype, known.indices.count / layout.sparse_dim, layout.row)?;
-            // All values start as zero, including those for which no rank has an entry.
+            // All values begin as zero, also those for which no rank has an entry.
             steps::fill(b, rows, facts.form.part, 0)?;
             steps::scatter(b, facts.form, entries.rows, known.places, layout.row, rows)?;
             Ok((known.indices, rows))
@@ -133,7 +133,7 @@ impl Run<'_> {
         self.step(3, op::all_reduce(self.lend(rows), by))
     }
 
-    /// Computes the union of all ranks' keys, and reduces a row for each.
+    /// Computes the union of all ranks' keys, and reduces one row for each key.
     fn over_union(
         &self,
         facts: SparseCall,
@@ -166,7 +166,7 @@ impl Run<'_> {
     }
 }
 
-/// Makes the coordinates of the result, and its rows with this rank's entries.
+/// Makes the coordinates of the result, and its rows with only this rank's entries.
 fn compact(
     bench: &mut Bench,
     facts: &SparseCall,
@@ -183,12 +183,12 @@ fn compact(
     let numbers = steps::number(bench, space, lists)?;
     let said = bench.download_numbers(flags)?;
     if let Some(rank) = said.chunks(FLAGS).position(|flags| flags.iter().any(|flag| *flag != NONE)) {
-        let what = format!("rank {rank} sent keys that are not sorted, or outside of the tensor");
+        let what = format!("rank {rank} sent keys that are not sorted, or that are outside the tensor");
         return Err(Error::new(ErrorKind::Protocol, what).guilty([rank as u32]).phase(Phase::Transfer));
     }
     let all = bench.download_numbers(numbers.slice(numbers.count - 1, 1)?)?[0] as usize;
     let (layout, form) = (&facts.layout, facts.form);
-    // All memory is allocated first, so that nothing is written if there is not enough.
+    // All memory is allocated before anything is written.
     let indices = result(bench, DType::I64, all, layout.sparse_dim)?;
     let rows = result(bench, facts.values.dtype, all, layout.row)?;
     let keys = bench.allocate(space.dtype(), all)?;
@@ -201,7 +201,7 @@ fn compact(
     Ok((indices, rows))
 }
 
-/// The result in a group of one rank: its coalesced entries.
+/// Makes the result in a group of one rank: the coalesced entries.
 fn alone(bench: &mut Bench, facts: &SparseCall, space: Space, entries: Entries) -> Result<IndicesAndRows> {
     let layout = &facts.layout;
     let indices = result(bench, DType::I64, entries.keys.count, layout.sparse_dim)?;

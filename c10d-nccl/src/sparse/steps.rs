@@ -1,4 +1,4 @@
-//! The calls of kernels, with their inputs and outputs.
+//! Functions that launch kernels, with the checks of their inputs and outputs.
 #![allow(unsafe_code)]
 
 use c10d_core::{DType, Error, ErrorKind, Result};
@@ -11,11 +11,11 @@ use crate::kernels::sparse::{
 
 /// The value of a flag that is not set.
 pub(super) const NONE: u64 = u64::MAX;
-/// The number of flags of a check: the first entry that is outside of the tensor, that is out of order, and that is not
-/// among the known ones.
+/// The number of flags of a list. Each is the number of the first entry that is outside the tensor, that is not in
+/// order, or that is not among the known ones.
 pub(super) const FLAGS: usize = 3;
 
-/// A tensor's coordinates and keys.
+/// The sparse dimensions of a tensor, which define its keys.
 #[derive(Clone, Copy)]
 pub(super) struct Space {
     /// The number of possible keys.
@@ -36,7 +36,7 @@ impl Space {
     }
 }
 
-/// The sorted keys of the ranks as consecutive lists, each padded to the longest.
+/// The sorted keys of all ranks: one list after another, each padded to the length of the longest.
 #[derive(Clone, Copy)]
 pub(super) struct Lists {
     pub(super) keys: Tensor,
@@ -55,30 +55,30 @@ fn fits(what: bool) -> Result {
     if what { Ok(()) } else { Err(Error::new(ErrorKind::Internal, "a kernel's tensors do not fit each other")) }
 }
 
-/// Makes flags that are not set, for this number of lists.
+/// Makes flags for this number of lists. None is set.
 pub(super) fn flags(bench: &mut Bench, lists: usize) -> Result<Tensor> {
     bench.upload_numbers(&vec![NONE; FLAGS * lists])
 }
 
-/// Computes keys from indices, and checks that they are in the tensor and in order.
+/// Computes keys from indices. Sets flags if keys are outside the tensor or not in order.
 pub(super) fn linearise(bench: &mut Bench, space: Space, indices: Tensor, keys: Tensor, flags: Tensor) -> Result {
     let (count, dims) = (keys.count, space.dims);
     fits(indices.count == count * dims && space.sizes.count == dims && keys.dtype == space.dtype())?;
     fits(flags.count == FLAGS)?;
     let arguments = [indices.at, count as u64, space.sizes.at, dims as u64, keys.at, flags.at];
-    // SAFETY: the sizes were checked; here and below all tensors belong to the call.
+    // SAFETY: the sizes were checked. In this function and all below, all tensors belong to the call.
     unsafe { bench.launch(&space.kernels().linearise, count, &arguments)? };
     check(bench, space, keys, flags)
 }
 
-/// Checks that keys are in the tensor and in order.
+/// Sets flags if keys are outside the tensor or not in order.
 pub(super) fn check(bench: &mut Bench, space: Space, keys: Tensor, flags: Tensor) -> Result {
     fits(flags.count == FLAGS && keys.dtype == space.dtype())?;
-    // SAFETY: as above.
+    // SAFETY: see `linearise`.
     unsafe { bench.launch(&space.kernels().check, keys.count, &[keys.at, keys.count as u64, space.keys, flags.at]) }
 }
 
-/// Finds the positions of keys in a sorted list.
+/// Finds the positions of keys in a sorted list. Sets a flag if a key is not in it.
 pub(super) fn locate(
     bench: &mut Bench,
     space: Space,
@@ -90,17 +90,17 @@ pub(super) fn locate(
     fits(keys.count == places.count && keys.dtype == space.dtype() && known.dtype == space.dtype())?;
     fits(flags.count == FLAGS)?;
     let arguments = [keys.at, keys.count as u64, known.at, known.count as u64, places.at, flags.at];
-    // SAFETY: as above.
+    // SAFETY: see `linearise`.
     unsafe { bench.launch(&space.kernels().locate, keys.count, &arguments) }
 }
 
-/// Counts the different keys before each position of the lists, and in total.
+/// Returns how many different keys there are before each position of the lists, and at the end the total.
 pub(super) fn number(bench: &mut Bench, space: Space, lists: Lists) -> Result<Tensor> {
     let places = lists.keys.count;
     fits(places == lists.longest * lists.count() && lists.keys.dtype == space.dtype())?;
     let marks = bench.allocate(DType::U64, places + 1)?;
     let arguments = [lists.keys.at, lists.longest as u64, lists.counts.at, lists.count() as u64, marks.at];
-    // SAFETY: as above.
+    // SAFETY: see `linearise`.
     unsafe { bench.launch(&space.kernels().mark, places, &arguments)? };
     fill(bench, marks.slice(places, 1)?, DType::U64, 0)?;
     scan(bench, marks)?;
@@ -112,20 +112,20 @@ fn scan(bench: &mut Bench, numbers: Tensor) -> Result {
     let mut levels = vec![numbers];
     while let Some(last) = levels.last().copied().filter(|l| l.count > CHUNK) {
         let sums = bench.allocate(DType::U64, last.count.div_ceil(CHUNK))?;
-        // SAFETY: as above; there is one sum for each chunk.
+        // SAFETY: see `linearise`; there is one sum for each chunk.
         unsafe { bench.launch(&SUMS, sums.count, &[last.at, last.count as u64, sums.at])? };
         levels.push(sums);
     }
     let mut bases = 0;
     for level in levels.into_iter().rev() {
-        // SAFETY: as above; there is one base for each chunk, or only one chunk.
+        // SAFETY: see `linearise`; there is one base for each chunk, or there is only one chunk.
         unsafe { bench.launch(&SCAN, level.count.div_ceil(CHUNK), &[bases, level.at, level.count as u64])? };
         bases = level.at;
     }
     Ok(())
 }
 
-/// Finds the positions of keys, which are in one of the lists, in the union of all lists.
+/// Finds the positions of keys in the union of all lists. Each key must be in one of the lists.
 pub(super) fn place(
     bench: &mut Bench,
     space: Space,
@@ -137,44 +137,44 @@ pub(super) fn place(
     fits(places.count == keys.count && numbers.count == lists.keys.count + 1 && keys.dtype == space.dtype())?;
     let (longest, count) = (lists.longest as u64, lists.count() as u64);
     let arguments = [keys.at, keys.count as u64, lists.keys.at, longest, lists.counts.at, count, numbers.at, places.at];
-    // SAFETY: as above.
+    // SAFETY: see `linearise`.
     unsafe { bench.launch(&space.kernels().place, keys.count, &arguments) }
 }
 
-/// Writes the union of the lists, which were checked. The number of its keys is known from `numbers`.
+/// Writes the union of the lists, which must be checked before. `all` has as many keys as `numbers` says.
 pub(super) fn union(bench: &mut Bench, space: Space, lists: Lists, numbers: Tensor, all: Tensor) -> Result {
     fits(numbers.count == lists.keys.count + 1 && all.dtype == space.dtype())?;
     let (longest, count) = (lists.longest as u64, lists.count() as u64);
     let arguments = [lists.keys.at, longest, lists.counts.at, count, numbers.at, all.at];
-    // SAFETY: as above.
+    // SAFETY: see `linearise`; the last of `numbers` is the number of keys in `all`.
     unsafe { bench.launch(&space.kernels().union, lists.keys.count, &arguments) }
 }
 
-/// Computes the indices of keys.
+/// Computes indices from keys.
 pub(super) fn gather(bench: &mut Bench, space: Space, keys: Tensor, indices: Tensor) -> Result {
     fits(indices.count == keys.count * space.dims && keys.dtype == space.dtype())?;
     let arguments = [keys.at, keys.count as u64, space.sizes.at, space.dims as u64, indices.at];
-    // SAFETY: as above.
+    // SAFETY: see `linearise`.
     unsafe { bench.launch(&space.kernels().gather, keys.count, &arguments) }
 }
 
-/// Writes the same bits to all elements, taken as elements of `part`.
+/// Sets all elements, taken as elements of type `part`, to the same bits.
 pub(super) fn fill(bench: &mut Bench, to: Tensor, part: DType, bits: u64) -> Result {
     let count = to.bytes() / part.size();
-    // SAFETY: as above.
+    // SAFETY: see `linearise`.
     unsafe { bench.launch(filler(part.size()), count, &[bits, to.at, count as u64]) }
 }
 
-/// Copies rows to their positions, which are different and within `to`.
+/// Copies rows to their positions, which must differ and be within `to`.
 pub(super) fn scatter(bench: &mut Bench, form: Form, rows: Tensor, places: Tensor, row: usize, to: Tensor) -> Result {
     fits(rows.count == places.count * row && rows.dtype == to.dtype)?;
     let (count, row) = (places.count, row * form.parts);
     let arguments = [rows.at, places.at, count as u64, row as u64, to.at];
-    // SAFETY: as above.
+    // SAFETY: see `linearise`.
     unsafe { bench.launch(mover(form.part.size()), count * row, &arguments) }
 }
 
-/// Combines rows with the same coordinates: segment s consists of `order` from `starts[s]` to `starts[s + 1]`.
+/// Combines rows that have the same coordinates. Segment s consists of the rows `order[starts[s]..starts[s + 1]]`.
 pub(super) fn merge(
     bench: &mut Bench,
     form: Form,
@@ -189,6 +189,6 @@ pub(super) fn merge(
     let row = row * form.parts;
     let op = u64::from(form.op.code());
     let arguments = [op, rows.at, order.at, starts.at, segments as u64, row as u64, out.at];
-    // SAFETY: as above.
+    // SAFETY: see `linearise`.
     unsafe { bench.launch(kernel, segments * row, &arguments) }
 }

@@ -1,4 +1,4 @@
-//! The thread that calls CUDA for a sparse call, so that a call that does not return blocks nobody.
+//! The thread that calls CUDA for a sparse call, so that a CUDA call that does not return does not block the caller.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,18 +13,18 @@ use crate::cuda::{CudaApi, release, retain};
 
 type Order = Box<dyn FnOnce(&mut Result<Bench>) + Send>;
 
-/// A handle of the thread. When it is dropped, the thread frees its resources and ends.
+/// The handle of the thread. When it is dropped, the thread frees the resources and ends.
 pub(super) struct Worker {
     orders: Sender<Order>,
-    /// When a call of CUDA is given up.
+    /// The time at which a CUDA call is given up.
     patience: Instant,
     pub(super) index: u16,
-    /// Why the request's tensors cannot be used.
+    /// Why the request's tensors cannot be used, if so.
     refused: Option<Error>,
 }
 
 impl Worker {
-    /// Starts the thread. The request's tensors are held until the device no longer uses them.
+    /// Starts the thread. It holds the request's tensors until the device has finished with them.
     pub(super) fn start(cuda: Arc<dyn CudaApi>, request: &Request) -> Result<Worker> {
         let index = request.inputs().first().map_or(0, |span| span.device().index());
         let mut refused = None;
@@ -44,12 +44,12 @@ impl Worker {
         Ok(Worker { orders, patience: deadline + let_go(request.timeout) / 4, index, refused })
     }
 
-    /// Whether the request's tensors may be used.
+    /// Returns an error if the request's tensors must not be used.
     pub(super) fn is_open(&self) -> Result {
         self.refused.clone().map_or(Ok(()), Err)
     }
 
-    /// Runs a function on the thread. If its result comes too late, the thread frees it.
+    /// Runs a function on the thread, and returns its result. If the result comes too late, the thread drops it.
     pub(super) fn call<T: Send + 'static>(
         &self,
         what: &'static str,
@@ -64,21 +64,21 @@ impl Worker {
             // The caller may have given up.
             let _ = answer.send(done);
         };
-        let gone = || Error::new(ErrorKind::Internal, "the thread of a sparse call on a GPU is gone");
+        let gone = || Error::new(ErrorKind::Internal, "the thread that calls CUDA for a sparse call ended early");
         self.orders.send(Box::new(run)).map_err(|_| gone())?;
         let since = Instant::now();
         match answered.recv_deadline(self.patience) {
             Ok(done) => done,
             Err(e) if e.is_disconnected() => Err(gone()),
             Err(_) => {
-                let what = format!("CUDA does not come back from {what} after {:.1?}", since.elapsed());
+                let what = format!("CUDA has not returned from {what} after {:.1?}", since.elapsed());
                 Err(Error::new(ErrorKind::Timeout, what).phase(Phase::Transfer))
             }
         }
     }
 }
 
-/// Tensors that are kept allocated even if their owner frees them.
+/// Tensors that are held, even if their owner frees them.
 struct RetainedTensors {
     cuda: Arc<dyn CudaApi>,
     index: u16,
@@ -94,7 +94,7 @@ impl Drop for RetainedTensors {
 fn serve(mut bench: Result<Bench>, todo: Receiver<Order>, held: RetainedTensors, patience: Duration) {
     todo.into_iter().for_each(|order| order(&mut bench));
     if bench.is_ok_and(|bench| !bench.end(patience)) {
-        // The device may use them for ever.
+        // The device may use the tensors for ever.
         std::mem::forget(held);
     }
 }
@@ -106,19 +106,19 @@ mod tests {
     use super::*;
     use crate::tests::mock::MockCuda;
 
-    /// How much memory is freed at the end of a call whose device is busy for this number of polls.
+    /// Returns how much memory is freed at the end of a call, if the device is busy for this number of polls.
     fn freed(questions: u64, patience: Duration) -> u64 {
         let cuda = Arc::new(MockCuda::at_work(questions));
         let mut bench = Bench::new(cuda.clone(), 0, 0, Instant::now());
         bench.as_mut().unwrap().allocate(DType::F32, 5).unwrap();
         let held = RetainedTensors { cuda: cuda.clone(), index: 0, addresses: vec![1 << 20] };
-        // Without a sender the call is finished.
+        // Without a sender, the call has ended.
         let (_, todo) = unbounded();
         serve(bench, todo, held, patience);
         cuda.freed()
     }
 
-    /// The mock panics if anything is freed earlier.
+    /// The mock panics if memory is freed earlier.
     #[test]
     fn memory_is_freed_when_the_device_is_through() {
         assert_eq!(freed(100, PATIENCE), 2, "the call's own and the caller's");

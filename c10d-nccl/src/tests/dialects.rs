@@ -1,4 +1,4 @@
-//! Checks the calls in groups with ranks of PyTorch.
+//! Tests of the calls in groups with ranks of PyTorch.
 
 use c10d_core::device::DeviceBuffer;
 use c10d_core::{Builder, DType, ErrorKind, ProcessGroup, ReduceOp, Result};
@@ -16,7 +16,7 @@ fn buffers(counts: &[usize]) -> Vec<DeviceBuffer> {
     counts.iter().map(|count| buffer(*count)).collect()
 }
 
-/// The calls that rank 0 of two makes to NCCL, without the marks.
+/// Returns the calls that rank 0 of two makes to NCCL. Calls for streams and events are left out.
 fn calls(dialect: &str, name: &str, hints: &[&str], body: impl Fn(&ProcessGroup) -> Result + Sync) -> Vec<String> {
     let name = format!("{dialect} {name}");
     let builder = Builder::new().name(&name).providers(&[&PROVIDER]).backend("cuda:mock");
@@ -93,7 +93,7 @@ fn messages() {
         if pg.rank() == 0 { pg.send(buffer(3), 1, 7) } else { pg.recv(buffer(3), 0, 7) }?;
         if pg.rank() == 1 { pg.send(buffer(4), 0, 7) } else { pg.recv(buffer(4), 1, 7) }.map(drop)
     };
-    // Both directions use a communicator of the pair, or that of all ranks.
+    // Both directions use the communicator of the pair, or that of all ranks.
     let messages = |on: u32| {
         let (send, recv) = (format!("send 3xf32 to 1 on {on}"), format!("recv 4xf32 from 1 on {on}"));
         ["group {".to_owned(), send, "}".to_owned(), "group {".to_owned(), recv, "}".to_owned()]

@@ -1,4 +1,5 @@
-//! A rank that cannot make its part of the group is named by the others at once, whatever they wait for.
+//! Tests that a rank that cannot make its part of the group is named by the other ranks at once, whatever they wait
+//! for.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,7 +9,7 @@ use c10d_core::{Builder, DispatchKey, Error, ErrorKind, HashStore, Phase, Result
 
 use super::mock;
 
-/// The rank that lacks something.
+/// The hint with the rank that cannot make the group.
 const POOR: &str = "mock.poor";
 
 static PROVIDER: Provider = Provider {
@@ -30,7 +31,7 @@ fn create(init: &GroupInit) -> Result<Arc<dyn Backend>> {
     Ok(Arc::new(mock::connect(init)?))
 }
 
-/// What the other one of two ranks fails with.
+/// Returns the error of the other one of two ranks.
 fn told_of(poor: u32) -> Error {
     let store: Arc<dyn Store> = Arc::new(HashStore::new());
     let builder = Builder::new().providers(&[&PROVIDER]).backend("cuda:mock").timeout(Duration::from_secs(120));
@@ -62,6 +63,6 @@ fn while_the_library_connects() {
     let error = told_of(1);
     assert_eq!((error.kind(), &*error.report().guilty), (&ErrorKind::Resource, &[1][..]), "{error}");
     assert!(error.to_string().contains("limit 100"), "{error}");
-    // It did not first take the other one for dead.
+    // The error is not about a dead peer.
     assert_eq!(error.report().phase, Some(Phase::Connect), "{error}");
 }

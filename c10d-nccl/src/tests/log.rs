@@ -1,15 +1,15 @@
-//! Checks the calls of each op and their order.
+//! Tests of the calls of each op, and of their order.
 
 use c10d_core::device::DeviceBuffer;
 use c10d_core::{Builder, DType, ProcessGroup, ReduceOp, Result, Root, op};
 
 use super::mock::{PROVIDER, cuda, log};
 
-/// The collectives' communicator has stream 1, and the caller has stream 0.
+/// The collectives' communicator uses stream 1, and the caller uses stream 0.
 const BEFORE: [&str; 2] = ["record on 0", "1 waits"];
 const AFTER: [&str; 1] = ["record on 1"];
 
-/// The calls for an exchange of two elements with rank 1.
+/// The calls that exchange two elements with rank 1.
 const PAIRS: [&str; 5] = ["copy 8 on 1", "group {", "send 2xf32 to 1 on 1", "recv 2xf32 from 1 on 1", "}"];
 
 pub(super) fn buffer(count: usize) -> DeviceBuffer {
@@ -20,7 +20,7 @@ fn buffers(counts: &[usize]) -> Vec<DeviceBuffer> {
     counts.iter().map(|count| buffer(*count)).collect()
 }
 
-/// The logs of two ranks that run one op.
+/// Runs one op on two ranks. Returns their logs.
 fn of_two(name: &str, hint: Option<&str>, body: impl Fn(&ProcessGroup) -> Result + Sync) -> Vec<Vec<String>> {
     let builder = Builder::new().name(name).providers(&[&PROVIDER]).backend("cuda:mock");
     let builder = hint.into_iter().fold(builder, |b, hint| b.hint(hint, "yes"));
@@ -37,7 +37,7 @@ fn of_two(name: &str, hint: Option<&str>, body: impl Fn(&ProcessGroup) -> Result
     builder.run_ranks(2, run).unwrap()
 }
 
-/// The log of a blocking collective: these calls between the marks.
+/// The log of a collective: these calls between those for events.
 fn between(calls: &[&str]) -> Vec<String> {
     BEFORE.iter().chain(calls).chain(&AFTER).map(|s| (*s).to_owned()).collect()
 }
@@ -48,8 +48,8 @@ fn all_reduce() {
     assert_eq!(logs, vec![between(&["all_reduce 5xf32 avg on 1"]); 2]);
 }
 
-/// A blocking op is also finished when the device has finished it. Its caller's stream need not wait, which would block
-/// other ranks that share the stream.
+/// A blocking op has also ended when the device has finished it. The caller's stream does not wait for the op, since
+/// this would block other ranks that share the stream.
 #[test]
 fn a_started_op_makes_the_same_calls() {
     let logs = of_two("started", None, |pg| Ok(pg.start(op::all_reduce(buffer(5), ReduceOp::Sum)).wait().map(drop)?));
@@ -139,7 +139,7 @@ fn exchanges() {
     assert_eq!(logs[0], between(&["copy 8 on 1", "group {", "send 3xf32 to 1 on 1", "}"]), "nothing is not received");
     assert_eq!(logs[1], between(&["copy 16 on 1", "group {", "recv 3xf32 from 0 on 1", "}"]));
 
-    // Other ranks may give splits.
+    // Ranks without splits make the same calls as ranks with splits.
     let even = |pg: &ProcessGroup| pg.all_to_all_single(buffer(4), buffer(4)).map(drop);
     assert_eq!(of_two("even", None, even)[0], between(&PAIRS));
 
@@ -162,12 +162,12 @@ fn a_message_has_a_communicator_of_its_own_way() {
     let before = "record on 0".to_owned();
     let want = [vec![init(0), before.clone()], after("send 3xf32 to 1 on 2")].concat();
     assert_eq!(logs[0], want);
-    // The receiver must wait for the id first.
+    // The receiver records its stream, and then waits for the id.
     let want = [vec![before, init(1)], after("recv 3xf32 from 0 on 2")].concat();
     assert_eq!(logs[1], want);
 }
 
-/// Each direction has its own stream, so both ranks may send first.
+/// Each direction has its own stream, so both ranks can send first.
 #[test]
 fn messages_both_ways() {
     let logs = of_two("both ways", None, |pg| {
@@ -177,12 +177,12 @@ fn messages_both_ways() {
         Ok(send.wait().map(drop)?)
     });
     let messages: Vec<&String> = logs[0].iter().filter(|l| l.starts_with("send") || l.starts_with("recv")).collect();
-    // The sender is the first of its communicator.
+    // The sender is rank 0 of the communicator for its direction.
     assert_eq!(messages, ["send 3xf32 to 1 on 2", "recv 4xf32 from 0 on 3"]);
 }
 
-/// A message is ordered after the earlier work on its caller's stream, and not after work that was added while the
-/// ranks connected.
+/// A message runs after the earlier work on its caller's stream, but not after work that was enqueued while the ranks
+/// connected.
 #[test]
 fn a_message_does_not_wait_for_later_ops() {
     let (sent, may_send) = crossbeam_channel::bounded(1);
@@ -208,7 +208,7 @@ fn barrier() {
     assert_eq!(logs, vec![between(&["all_reduce 1xf32 sum on 1"]); 2]);
 }
 
-/// The library divides the group; a rank without a part also takes part in that.
+/// The library divides the group. A rank that is in no part must take part in the call, too.
 #[test]
 fn the_parts_of_a_group() {
     let builder = Builder::new().name("parts").providers(&[&PROVIDER]).backend("cuda:mock");
@@ -217,7 +217,7 @@ fn the_parts_of_a_group() {
         log.take();
         let two = pg.new_group(&[2, 1])?;
         let parts = pg.split(Some(pg.rank() % 2), 10 - pg.rank())?;
-        // This comes after the call for the ranks without a part.
+        // On ranks without a part, this runs after the call of ncclCommSplit.
         pg.barrier()?;
         drop((two, parts));
         Ok(log.take().into_iter().filter(|l| l.starts_with("split") || l.starts_with("init")).collect::<Vec<_>>())
@@ -250,7 +250,7 @@ fn the_rest_of_a_group() {
         builder.run_ranks(3, run).unwrap()
     };
     assert_eq!(of_three("rest", "mock.any")[2], ["shrink by [1]"]);
-    // With an older library the group is made anew, under another log's name.
+    // With an older library a new communicator is made. Its group has another name, and so another log.
     assert!(of_three("rest of old", "mock.old")[2].is_empty());
     assert_eq!(log("rest of old/shrunk/0", 1).take()[0], "init 1 of 2 with 1 ids");
 }

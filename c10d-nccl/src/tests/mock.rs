@@ -1,4 +1,4 @@
-//! Mocks of CUDA and NCCL. They do nothing, and write down the calls.
+//! Mocks of CUDA and NCCL, which do nothing but log the calls.
 #![allow(unsafe_code)]
 
 use std::collections::BTreeMap;
@@ -31,14 +31,14 @@ impl Log {
     }
 }
 
-/// The logs of the ranks, by group and rank.
+/// The ranks' logs, by group and rank.
 static LOGS: Mutex<BTreeMap<(String, u32), Log>> = Mutex::new(BTreeMap::new());
 
 pub(super) fn log(group: &str, rank: u32) -> Log {
     LOGS.lock().entry((group.to_owned(), rank)).or_default().clone()
 }
 
-/// The backend over the mocks.
+/// The backend with the mocks.
 pub(super) static PROVIDER: Provider = Provider {
     source: "mock",
     backends: &[Registration {
@@ -55,7 +55,7 @@ fn create(init: &GroupInit) -> Result<Arc<dyn Backend>> {
     Ok(Arc::new(connect(init)?))
 }
 
-/// The backend of one rank.
+/// Makes the backend of one rank.
 pub(super) fn connect(init: &GroupInit) -> Result<Nccl> {
     let log = log(&init.group, init.rank);
     let (old, slow) = (init.hint("mock.old").is_some(), init.hint("mock.slow").is_some());
@@ -64,12 +64,12 @@ pub(super) fn connect(init: &GroupInit) -> Result<Nccl> {
     Nccl::connect(nccl, Arc::new(cuda), StartOptions::of(init, 0)?)
 }
 
-/// The device of a test's buffers.
+/// Makes the device for the buffers of a test.
 pub(super) fn cuda() -> Arc<dyn DeviceRuntime> {
     Arc::new(MockCuda::at_work(0))
 }
 
-/// The same, as the backend sees it.
+/// The same as `cuda`, with the trait that the backend uses.
 pub(super) fn cuda_api() -> Arc<dyn CudaApi> {
     Arc::new(MockCuda::at_work(0))
 }
@@ -77,19 +77,19 @@ pub(super) fn cuda_api() -> Arc<dyn CudaApi> {
 pub(crate) struct MockCuda {
     log: Log,
     next: AtomicU64,
-    /// How often it will answer that the device has not finished.
+    /// How many times `query` still answers that the device has not finished.
     questions: AtomicU64,
     freed: AtomicU64,
 }
 
 impl MockCuda {
-    /// A device that is busy for this number of polls.
+    /// Makes a device that is busy for this number of polls.
     pub(crate) fn at_work(questions: u64) -> MockCuda {
         let (questions, freed) = (AtomicU64::new(questions), AtomicU64::new(0));
         MockCuda { log: Log::default(), next: AtomicU64::new(1), questions, freed }
     }
 
-    /// How much memory was freed.
+    /// Returns how many allocations were freed.
     pub(crate) fn freed(&self) -> u64 {
         self.freed.load(Ordering::Relaxed)
     }
@@ -100,7 +100,7 @@ impl MockCuda {
     }
 }
 
-// SAFETY: its memory is an address that is never accessed; copies do nothing.
+// SAFETY: its memory is a number that is never used as an address, and copies do nothing.
 unsafe impl DeviceRuntime for MockCuda {
     fn name(&self) -> &'static str {
         "cuda"
@@ -153,7 +153,7 @@ unsafe impl DeviceRuntime for MockCuda {
     }
 }
 
-// SAFETY: as above.
+// SAFETY: the same as for `DeviceRuntime`; kernels do nothing.
 unsafe impl CudaApi for MockCuda {
     fn enter(&self, _: u16) -> Result {
         Ok(())
@@ -175,7 +175,7 @@ pub(super) struct Mock {
     pub(super) next: AtomicU64,
     /// Whether it lacks the optional functions.
     pub(super) old: bool,
-    /// Is never through with anything.
+    /// Whether it never finishes anything.
     pub(super) slow: bool,
 }
 
@@ -227,12 +227,12 @@ impl NcclApi for Mock {
         (NcclResult::IN_PROGRESS, Comm(self as *const Mock as *mut _))
     }
     unsafe fn split(&self, _: Comm, color: Option<i32>, key: i32, new: *mut Comm, _: &Config) -> NcclResult {
-        // SAFETY: the caller guarantees the place, here and below.
+        // SAFETY: the caller guarantees `new`.
         unsafe { *new = color.map_or(Comm::NULL, |_| Comm(self as *const Mock as *mut _)) };
         self.did(format!("split {color:?} {key}"))
     }
     unsafe fn shrink(&self, _: Comm, without: &[i32], new: *mut Comm, _: &Config) -> NcclResult {
-        // SAFETY: as above.
+        // SAFETY: the caller guarantees `new`.
         unsafe { *new = Comm(self as *const Mock as *mut _) };
         self.did(format!("shrink by {without:?}"))
     }

@@ -1,5 +1,5 @@
-//! Tests of the backend with libraries that only write down the calls (`mock`). The tests in `tests/` use a library
-//! that does the work (`fake/`).
+//! Tests of the backend with libraries that only log the calls (`mock`). The tests in `tests/` use libraries that do
+//! the work (`fake/`).
 
 mod dialects;
 mod lacks;

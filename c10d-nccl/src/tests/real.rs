@@ -1,4 +1,5 @@
-//! Tests of the real library, if one is found: named by `C10D_NCCL_LIB`, installed, or in the active environment.
+//! Tests of the real library, if there is one: the file in `C10D_NCCL_LIB`, an installed one, or that of the
+//! environment.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -39,7 +40,7 @@ fn without_a_device_init_fails_in_words() {
     let until = Instant::now() + Duration::from_secs(60);
     let e = match Communicator::begin(&nccl, &comms, (0, 1), &[id]) {
         Err(e) => e,
-        // The library may notice it later.
+        // The library may report the failure later.
         Ok(comm) => loop {
             match comm.ready() {
                 Err(e) => break e,

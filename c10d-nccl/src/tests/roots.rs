@@ -1,4 +1,4 @@
-//! Ids of communicators of many ranks.
+//! Tests of the ids of communicators with many ranks.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -36,7 +36,7 @@ fn one_root_for_each_128_ranks() {
     let all = ids_of_all(130, false);
     assert_eq!(all[0].len(), 2);
     assert!(all.iter().all(|ids| *ids == all[0]), "the same on all ranks");
-    // Made by ranks 0 and 65.
+    // Ranks 0 and 65 have made them.
     assert_eq!((all[0][0].0[0], all[0][1].0[0]), (1, 66));
     assert_eq!(ids_of_all(128, false)[5].len(), 1);
     assert_eq!(ids_of_all(130, true)[5].len(), 1, "an older library has one");
