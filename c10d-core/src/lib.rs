@@ -5,6 +5,7 @@ pub mod buffer;
 mod call;
 pub mod calls;
 mod catalog;
+pub mod cores;
 pub mod device;
 mod dispatch;
 pub mod dlpack;

@@ -66,16 +66,14 @@ impl GlooLike {
             lost: Box::new(init.watch()),
             warn_after: init.warn_after()?,
         })?;
-        let Mesh { membership, collective, p2p, topology, segment, local_ranks, health } = mesh;
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let crowded = local_ranks.len() > cores;
-        let pause = Pause::new(crowded, segment.clone().map(Doorbell::new));
+        let Mesh { membership, collective, p2p, topology, segment, oversubscribed, health } = mesh;
+        let pause = Pause::new(oversubscribed, segment.clone().map(Doorbell::new));
         let me = Member { world: init.size, rank: init.rank };
         let fabric = Fabric::of(&topology);
         let selection = Arc::new(Selection::new(table, init.size, fabric));
         let executor = Executor::new(init.rank, collective, health.clone(), pause.with_room(init.size as usize));
         let layout = Layout::new(me, fabric, selection.clone(), Hosts::new(&topology.hosts));
-        let messages = Arc::new(Messages::new(p2p, health.clone(), segment, crowded));
+        let messages = Arc::new(Messages::new(p2p, health.clone(), segment, oversubscribed));
         let asked = Arc::downgrade(&messages);
         health.ask_messages(Box::new(move || asked.upgrade()?.waits()));
         let rank = Arc::new(Rank {

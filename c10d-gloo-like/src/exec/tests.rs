@@ -39,11 +39,11 @@ fn ranks<T: Send>(world: u32, transport: Transport, body: impl Fn(&mut Rank) -> 
     ranks_with(world, transport, true, body)
 }
 
-/// The same. With `crowded` the ranks do not spin.
+/// The same. With `oversubscribed` the ranks do not spin.
 fn ranks_with<T: Send>(
     world: u32,
     transport: Transport,
-    crowded: bool,
+    oversubscribed: bool,
     body: impl Fn(&mut Rank) -> T + Sync,
 ) -> Vec<T> {
     static WORLDS: AtomicU64 = AtomicU64::new(0);
@@ -71,7 +71,7 @@ fn ranks_with<T: Send>(
                     let mut mesh = Mesh::connect(wiring).unwrap();
                     let bell = mesh.segment.clone().map(Doorbell::new);
                     let links = std::mem::take(&mut mesh.collective);
-                    let executor = Executor::new(rank, links, mesh.health.clone(), Pause::new(crowded, bell));
+                    let executor = Executor::new(rank, links, mesh.health.clone(), Pause::new(oversubscribed, bell));
                     let me = Member { world, rank };
                     let (spaces, plan) = (Spaces::new(), Plan::default());
                     body(&mut Rank { mesh, me, executor, spaces, plan, seq: 0, timeout: PATIENCE })

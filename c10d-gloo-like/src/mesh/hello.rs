@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
+use c10d_core::cores::Cores;
 use c10d_core::host::HostId;
 use c10d_core::{Error, ErrorKind, Phase, Result, Store};
 
@@ -12,7 +13,7 @@ use super::wiring::{Transport, Tuning};
 
 /// The version of the protocol. It must be equal on all ranks, since algorithms and layouts may change with every
 /// release.
-pub(super) const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "/4");
+pub(super) const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "/5");
 const MAGIC: [u8; 4] = *b"c10m";
 const NAME: usize = 64;
 /// The largest number of bytes of a file name.
@@ -22,6 +23,7 @@ const FILE: usize = 256;
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Hello {
     pub(crate) host: HostId,
+    pub(crate) cores: Cores,
     pub(crate) pid: u32,
     /// A random value of the process, by which ranks that are threads of one process recognise each other.
     pub(crate) process: [u8; 16],
@@ -40,6 +42,9 @@ impl Hello {
         let mut out = Vec::from(MAGIC);
         put_text(&mut out, VERSION, NAME);
         out.extend_from_slice(&self.host.to_bytes());
+        let cores = self.cores.to_bytes();
+        out.push(cores.len() as u8);
+        out.extend_from_slice(&cores);
         out.extend_from_slice(&self.pid.to_le_bytes());
         out.extend_from_slice(&self.process);
         out.push(self.transport as u8);
@@ -84,6 +89,10 @@ impl Hello {
     fn read(mut r: Reader<'_>) -> Option<Hello> {
         let mut hello = Hello {
             host: HostId::from_bytes(&r.array()?),
+            cores: {
+                let len = r.u8()?.into();
+                Cores::from_bytes(r.bytes(len)?)?
+            },
             pid: r.u32()?,
             process: r.array()?,
             transport: Transport::from_code(r.u8()?)?,
@@ -211,6 +220,7 @@ mod tests {
     fn hello() -> Hello {
         Hello {
             host: HostId::here(),
+            cores: Cores::here(),
             pid: 7,
             process: [9; 16],
             transport: Transport::Auto,

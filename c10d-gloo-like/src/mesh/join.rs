@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use c10d_core::cores::Cores;
 use c10d_core::host::{HostId, number};
 use c10d_core::process::{Token, random, token};
 use c10d_core::waiting::{Reminder, ranks_are};
@@ -28,6 +29,8 @@ pub(super) struct Connections {
     pub(super) pairs: Vec<Pair>,
     /// The process of each rank, by rank.
     pub(super) processes: Vec<Token>,
+    /// Whether the host has more ranks of the group than cores that they may use.
+    pub(super) oversubscribed: bool,
 }
 
 impl Connections {
@@ -38,6 +41,7 @@ impl Connections {
             segment: None,
             pairs: vec![Pair::default()],
             processes: vec![Token::default()],
+            oversubscribed: false,
         }
     }
 }
@@ -92,7 +96,9 @@ fn join_at(listener: &mut JoinListener, mine: &Hello, wiring: &Wiring, health: &
     clear(wiring);
     let segment = segment.filter(|_| pairs.iter().any(|p| p.segment.is_some()));
     let processes = hellos.iter().map(|hello| hello.process).collect();
-    Ok(Connections { topology: Topology::new(hosts, shm), segment, pairs, processes })
+    let cores = Cores::together(local.iter().filter_map(|rank| hellos.get(*rank as usize)).map(|hello| &hello.cores));
+    let oversubscribed = local.len() > cores;
+    Ok(Connections { topology: Topology::new(hosts, shm), segment, pairs, processes, oversubscribed })
 }
 
 /// Deletes the join's keys from the store. Each rank deletes its own first record, since all ranks have read it. The
@@ -132,6 +138,7 @@ pub(super) fn open(transport: Transport, size: u32, tuning: &Tuning) -> Result<(
     let tcp = listeners.iter().map(tcp::Listener::address).collect::<Result<_>>()?;
     let hello = Hello {
         host: HostId::here(),
+        cores: Cores::here(),
         pid: std::process::id(),
         process,
         transport,

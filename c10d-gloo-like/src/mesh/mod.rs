@@ -63,8 +63,8 @@ pub(crate) struct Mesh {
     pub(crate) topology: Topology,
     /// This rank's segment, with the doorbell; `None` if no peer shares memory with this rank.
     pub(crate) segment: Option<Arc<Segment>>,
-    /// All ranks on this host, including this one, in ascending order.
-    pub(crate) local_ranks: Vec<u32>,
+    /// Whether this host has more ranks than cores that they may use.
+    pub(crate) oversubscribed: bool,
     /// The group's health.
     pub(crate) health: Arc<Health>,
 }
@@ -107,7 +107,7 @@ impl Mesh {
 
 impl Connections {
     fn into_mesh(self, rank: u32, health: Arc<Health>, membership: Membership) -> Mesh {
-        let Connections { topology, segment, pairs, processes } = self;
+        let Connections { topology, segment, pairs, processes, oversubscribed } = self;
         let local_ranks = topology.local_ranks(rank);
         if let Some(segment) = segment.clone() {
             health.on_news(Box::new(move || segment.ring_bell()));
@@ -130,7 +130,7 @@ impl Connections {
             collective.push(link(RingKind::Collective, pair.collective));
             p2p.push(link(RingKind::PointToPoint, pair.p2p));
         }
-        Mesh { membership, collective, p2p, topology, segment, local_ranks, health }
+        Mesh { membership, collective, p2p, topology, segment, oversubscribed, health }
     }
 }
 

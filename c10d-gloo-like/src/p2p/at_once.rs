@@ -26,7 +26,7 @@ impl Messages {
     /// Does the call if it takes no longer than a few looks. `None`: nothing was done.
     #[inline]
     pub(crate) fn run_at_once(&self, request: &Request) -> Option<Result> {
-        let mut looks = Looks::new(self.crowded);
+        let mut looks = Looks::new(self.oversubscribed);
         loop {
             if let Err(cause) = self.health.check() {
                 return Some(Err(cause));

@@ -52,7 +52,7 @@ pub(crate) struct Messages {
     state: Mutex<MessageState>,
     health: Arc<Health>,
     segment: Option<Arc<Segment>>,
-    crowded: bool,
+    oversubscribed: bool,
     /// The sockets to poll while other threads use the links; none for shared memory.
     sockets: Vec<Option<Arc<TcpStream>>>,
     /// Signalled when a job comes for the thread, or when it may end.
@@ -64,11 +64,11 @@ impl Messages {
         links: Vec<Option<Link>>,
         health: Arc<Health>,
         segment: Option<Arc<Segment>>,
-        crowded: bool,
+        oversubscribed: bool,
     ) -> Messages {
         let sockets = links.iter().map(|link| link.as_ref().and_then(Link::socket)).collect();
         let state = Mutex::new(MessageState::new(links));
-        Messages { state, health, segment, crowded, sockets, news: Condvar::new() }
+        Messages { state, health, segment, oversubscribed, sockets, news: Condvar::new() }
     }
 
     /// The waits of the calls in flight, and how many calls there were. `None` while the links are in use.
@@ -102,7 +102,7 @@ impl Messages {
 
     /// Moves messages until `over` is true. `over` is called under the lock.
     fn attend(&self, mut over: impl FnMut(&MessageState) -> bool) {
-        let mut pause = Pause::new(self.crowded, self.segment.clone().map(Doorbell::new));
+        let mut pause = Pause::new(self.oversubscribed, self.segment.clone().map(Doorbell::new));
         let mut since: Option<Instant> = None;
         let mut stalled = false;
         // The time without progress.

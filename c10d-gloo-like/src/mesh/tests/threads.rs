@@ -2,6 +2,7 @@
 
 use super::*;
 use c10d_core::HashStore;
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 /// Runs ranks on threads; each gets its mesh.
 fn run<R: Send>(size: u32, transport: Transport, f: impl Fn(u32, Mesh) -> R + Sync) -> Vec<R> {
@@ -25,7 +26,6 @@ fn every_pair_is_connected() {
             let topologies = run(size, transport, |rank, mut mesh| {
                 assert_eq!(mesh.collective.iter().filter(|l| l.is_none()).count(), 1);
                 assert!(mesh.collective[rank as usize].is_none() && mesh.p2p[rank as usize].is_none());
-                assert_eq!(mesh.local_ranks, (0..size).collect::<Vec<_>>());
                 talk(&mut mesh, rank);
                 mesh.topology.clone()
             });
@@ -34,6 +34,41 @@ fn every_pair_is_connected() {
             assert_eq!(topologies[0].host_count(), 1);
         }
     }
+}
+
+/// Binds this thread to the core with this number among those that it may use.
+fn bind(number: usize) {
+    let allowed = sched_getaffinity(None).unwrap();
+    let core = (0..CpuSet::MAX_CPU).filter(|core| allowed.is_set(*core)).nth(number).unwrap();
+    let mut one = CpuSet::new();
+    one.set(core);
+    sched_setaffinity(None, &one).unwrap();
+}
+
+/// A launcher may bind each rank to one core, so that no rank sees a second one.
+#[test]
+fn ranks_are_too_many_only_if_they_have_fewer_cores_together() {
+    let cores = std::thread::available_parallelism().unwrap().get();
+    let oversubscribed = |on: fn(u32) -> usize| -> Vec<bool> {
+        let store: Arc<dyn Store> = Arc::new(HashStore::new());
+        std::thread::scope(|s| {
+            let rank = |rank| {
+                let store = store.clone();
+                s.spawn(move || {
+                    bind(on(rank));
+                    Mesh::connect(wiring(rank, 2, store, Transport::Auto)).unwrap().oversubscribed
+                })
+            };
+            let ranks: Vec<_> = (0..2).map(rank).collect();
+            ranks.into_iter().map(|r| r.join().unwrap()).collect()
+        })
+    };
+    assert_eq!(oversubscribed(|_| 0), [true, true]);
+    if cores < 2 {
+        eprintln!("skipped: one core, but two are needed to bind each rank to a core of its own");
+        return;
+    }
+    assert_eq!(oversubscribed(|rank| rank as usize), [false, false]);
 }
 
 #[test]

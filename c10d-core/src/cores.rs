@@ -1,0 +1,97 @@
+//! Which cores the ranks of a host may use together.
+//!
+//! A launcher that binds each rank to one core leaves every rank with one core. That a rank may use fewer cores than the
+//! host has ranks says nothing: the ranks compare their cores.
+
+use std::thread::available_parallelism;
+
+use rustix::thread::{CpuSet, sched_getaffinity};
+
+/// The cores that a thread may use: those it is bound to, and how many of them at the same time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cores {
+    /// One bit for each core of the host, without zeros at the end.
+    bound: Vec<u8>,
+    /// The limit of the control group in whole cores; `u32::MAX` if there is none.
+    quota: u32,
+}
+
+impl Cores {
+    /// The cores of the calling thread.
+    pub fn here() -> Cores {
+        let count = available_parallelism().map_or(1, usize::from);
+        let Ok(set) = sched_getaffinity(None) else { return Cores { bound: Vec::new(), quota: count as u32 } };
+        let mut bound = vec![0; CpuSet::MAX_CPU / 8];
+        (0..CpuSet::MAX_CPU).filter(|core| set.is_set(*core)).for_each(|core| bound[core / 8] |= 1 << (core % 8));
+        bound.truncate(bound.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1));
+        let quota = if count < set.count() as usize { count as u32 } else { u32::MAX };
+        Cores { bound, quota }
+    }
+
+    /// The number of cores that the owners of these values may use together. Quotas are taken to be of one control
+    /// group. At least 1.
+    pub fn together<'a>(all: impl IntoIterator<Item = &'a Cores>) -> usize {
+        let (mut bound, mut quota) = (Vec::<u8>::new(), u32::MAX);
+        for cores in all {
+            bound.resize(bound.len().max(cores.bound.len()), 0);
+            bound.iter_mut().zip(&cores.bound).for_each(|(sum, byte)| *sum |= byte);
+            quota = quota.min(cores.quota);
+        }
+        let bound: usize = bound.iter().map(|byte| byte.count_ones() as usize).sum();
+        // A host that does not say to which cores its threads are bound says how many there are.
+        if bound == 0 { quota.max(1) as usize } else { bound.min(quota.max(1) as usize) }
+    }
+
+    /// The wire form: the quota, then the bits.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut out = Vec::from(self.quota.to_le_bytes());
+        out.extend_from_slice(&self.bound);
+        out
+    }
+
+    /// Reads the wire form. `None` if it is too short, or longer than that of any host.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Cores> {
+        let (quota, bound) = bytes.split_first_chunk::<4>()?;
+        (bound.len() <= CpuSet::MAX_CPU / 8).then(|| Cores { bound: bound.into(), quota: u32::from_le_bytes(*quota) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::thread::sched_setaffinity;
+
+    use super::*;
+
+    fn bound(bound: &[u8], quota: u32) -> Cores {
+        Cores { bound: bound.into(), quota }
+    }
+
+    #[test]
+    fn ranks_that_are_bound_to_one_core_each_have_as_many_cores_as_ranks() {
+        let none = u32::MAX;
+        assert_eq!(Cores::together([&bound(&[1], none), &bound(&[2], none), &bound(&[0, 0, 128], none)]), 3);
+        assert_eq!(Cores::together([&bound(&[1], none), &bound(&[1], none)]), 1);
+        assert_eq!(Cores::together([&bound(&[15], none), &bound(&[15], none)]), 4);
+        assert_eq!(Cores::together([&bound(&[255], 2), &bound(&[255], 2)]), 2);
+        assert_eq!(Cores::together([&bound(&[], 3)]), 3);
+    }
+
+    #[test]
+    fn a_thread_finds_the_cores_that_it_is_bound_to() {
+        let all = Cores::here();
+        assert_eq!(Cores::from_bytes(&all.to_bytes()), Some(all.clone()));
+        assert!(Cores::from_bytes(&[0; 3]).is_none() && Cores::from_bytes(&[0; 133]).is_none());
+        std::thread::spawn(move || {
+            let allowed = sched_getaffinity(None).unwrap();
+            let first = (0..CpuSet::MAX_CPU).find(|core| allowed.is_set(*core)).unwrap();
+            let mut one = CpuSet::new();
+            one.set(first);
+            sched_setaffinity(None, &one).unwrap();
+            let here = Cores::here();
+            assert_eq!(Cores::together([&here]), 1);
+            assert_eq!(Cores::together([&here, &all]), Cores::together([&all]));
+        })
+        .join()
+        .unwrap();
+    }
+}
