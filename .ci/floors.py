@@ -38,6 +38,7 @@ FLOORS = {
     "c10d-mpi": "mpi health pmi card world header pause task ledger memory exchange messages ops backend provider",
     "c10d-mpi/src/mpi": "types mapped search library environment api requests",
     "c10d-mpi/src/pmi": "mapping wire serve",
+    "c10d-mpi/src/messages": "posted endpoint outgoing incoming transfers mod",
     "c10d-nccl": "jobs dialect nccl bootstrap kernels cuda types task check communicator scratch ops channel "
     "engine deadline_watch start backend sparse provider slices",
     "c10d-nccl/src/cuda": "api default_index failure ledger available functions hold relaxed work_stream driver reduce mod",

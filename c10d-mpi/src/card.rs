@@ -1,4 +1,4 @@
-//! The cards that the ranks of a group exchange before they call MPI: their hosts, libraries and places.
+//! The cards that the ranks of a group exchange before they call MPI: their hosts, libraries and ranks in MPI's world.
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt as _;
@@ -11,9 +11,9 @@ use c10d_core::{Error, ErrorKind, Phase, Result};
 
 use crate::mpi::Library;
 
-/// A process's place in MPI's world.
+/// A process's rank in MPI's world.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Place {
+pub(crate) struct WorldRank {
     /// The world: the session of the group for which it was started, or who else started it.
     pub(crate) world: String,
     pub(crate) rank: u32,
@@ -28,8 +28,8 @@ pub(crate) struct Card {
     /// The host, which is the same for ranks that share memory.
     host: String,
     library: String,
-    /// The place; `None`: MPI is not started yet.
-    place: Option<Place>,
+    /// The rank in the world; `None`: MPI is not started yet.
+    world_rank: Option<WorldRank>,
 }
 
 /// The conclusions from all cards.
@@ -42,13 +42,14 @@ pub(crate) struct Agreed {
 }
 
 impl Card {
-    pub(crate) fn of_process(library: &Library, place: Option<Place>) -> Card {
-        Card { process: process_id().to_owned(), host: host(), library: library.version.clone(), place }
+    pub(crate) fn of_process(library: &Library, world_rank: Option<WorldRank>) -> Card {
+        Card { process: process_id().to_owned(), host: host(), library: library.version.clone(), world_rank }
     }
 
     fn to_text(&self) -> String {
-        let place = self.place.as_ref().map_or(String::new(), |p| format!("{} {} {}", p.rank, p.size, p.world));
-        format!("{}\n{}\n{}\n{place}", self.process, self.host, self.library)
+        let world_rank =
+            self.world_rank.as_ref().map_or(String::new(), |p| format!("{} {} {}", p.rank, p.size, p.world));
+        format!("{}\n{}\n{}\n{world_rank}", self.process, self.host, self.library)
     }
 
     /// Reads another rank's card; `None`: the text is not a card.
@@ -56,15 +57,15 @@ impl Card {
         let text = std::str::from_utf8(text).ok()?;
         let mut lines = text.split('\n').map(str::to_owned);
         let (process, host, library) = (lines.next()?, lines.next()?, lines.next()?);
-        let place = match lines.next()?.as_str() {
+        let world_rank = match lines.next()?.as_str() {
             "" => None,
-            place => {
-                let mut words = place.splitn(3, ' ');
+            world_rank => {
+                let mut words = world_rank.splitn(3, ' ');
                 let (rank, size) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
-                Some(Place { rank, size, world: words.next()?.to_owned() })
+                Some(WorldRank { rank, size, world: words.next()?.to_owned() })
             }
         };
-        Some(Card { process, host, library, place })
+        Some(Card { process, host, library, world_rank })
     }
 }
 
@@ -110,7 +111,7 @@ fn fit(cards: &[Card]) -> Result<Agreed> {
             ))
             .guilty([rank]));
         }
-        let (mine, theirs) = (first.place.as_ref().map(|p| &p.world), card.place.as_ref().map(|p| &p.world));
+        let (mine, theirs) = (first.world_rank.as_ref().map(|p| &p.world), card.world_rank.as_ref().map(|p| &p.world));
         if mine != theirs {
             let words = |world: Option<&String>| world.map_or("not started".to_owned(), |w| format!("started ({w})"));
             return Err(unfit(format!(
@@ -131,7 +132,7 @@ fn fit(cards: &[Card]) -> Result<Agreed> {
         });
         numbers.push(n as u32);
     }
-    let world_ranks = cards.iter().map(|card| card.place.as_ref().map(|p| p.rank)).collect();
+    let world_ranks = cards.iter().map(|card| card.world_rank.as_ref().map(|p| p.rank)).collect();
     Ok(Agreed { hosts: numbers, world_ranks })
 }
 
@@ -164,15 +165,15 @@ fn host() -> String {
 mod tests {
     use super::*;
 
-    fn card(process: &str, host: &str, library: &str, place: Option<(&str, u32)>) -> Card {
-        let place = place.map(|(world, rank)| Place { world: world.to_owned(), rank, size: 9 });
-        Card { process: process.to_owned(), host: host.to_owned(), library: library.to_owned(), place }
+    fn card(process: &str, host: &str, library: &str, world_rank: Option<(&str, u32)>) -> Card {
+        let world_rank = world_rank.map(|(world, rank)| WorldRank { world: world.to_owned(), rank, size: 9 });
+        Card { process: process.to_owned(), host: host.to_owned(), library: library.to_owned(), world_rank }
     }
 
     #[test]
     fn a_card_is_read_as_it_was_written() {
-        for place in [None, Some(("the launcher's", 3))] {
-            let card = card("17-ab", "boot 1 2", "MPICH 5", place);
+        for world_rank in [None, Some(("the launcher's", 3))] {
+            let card = card("17-ab", "boot 1 2", "MPICH 5", world_rank);
             assert_eq!(Card::parse(card.to_text().as_bytes()), Some(card));
         }
         for text in [&b""[..], b"a\nb\nc", b"a\nb\nc\nx", b"a\nb\nc\n1 2", b"\xff\nb\nc\n"] {

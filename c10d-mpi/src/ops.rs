@@ -7,7 +7,7 @@ use std::time::Instant;
 use c10d_core::backend::let_go;
 use c10d_core::{Error, ErrorKind, OpKind, Phase, Result, Span};
 
-use crate::exchange::{Came, Exchange, Few, SHORT, Step, Transfer};
+use crate::exchange::{Exchange, Few, Received, SHORT, Step, Transfer};
 use crate::health::Health;
 use crate::memory::{Reduction, Space, spaces};
 use crate::task::Task;
@@ -206,9 +206,9 @@ impl Collectives {
             };
             let (sends, recvs): (Few<_>, Few<_>) =
                 (sends.iter().filter_map(part).collect(), recvs.iter().filter_map(part).collect());
-            let came = exchange.run(&call.step(), from, &sends, &recvs)?;
-            recvs.iter().zip(&came).for_each(|(recv, came)| to.write(recv.range.clone(), came.bytes()));
-            exchange.recycle(came);
+            let received = exchange.run(&call.step(), from, &sends, &recvs)?;
+            recvs.iter().zip(&received).for_each(|(recv, received)| to.write(recv.range.clone(), received.bytes()));
+            exchange.recycle(received);
         }
         Ok(())
     }
@@ -245,9 +245,9 @@ impl Collectives {
             let sends: Few<Transfer> = self.others().map(|peer| block(peer, rank)).collect();
             let recvs: Few<Transfer> = self.others().map(|peer| block(peer, peer as usize)).collect();
             let Some(exchange) = &mut self.exchange else { return Ok(()) };
-            let came = exchange.run(&call.step(), space, &sends, &recvs)?;
-            recvs.iter().zip(&came).for_each(|(recv, came)| space.write(recv.range.clone(), came.bytes()));
-            exchange.recycle(came);
+            let received = exchange.run(&call.step(), space, &sends, &recvs)?;
+            recvs.iter().zip(&received).for_each(|(recv, received)| space.write(recv.range.clone(), received.bytes()));
+            exchange.recycle(received);
         }
         Ok(())
     }
@@ -281,13 +281,13 @@ impl Collectives {
         let sends: Few<Transfer> = self.others().map(to_peer).collect();
         let recvs: Few<Transfer> =
             self.others().map(|peer| Transfer { peer, range: own.clone(), total: total(rank) }).collect();
-        let came = match &mut self.exchange {
+        let received = match &mut self.exchange {
             Some(exchange) => exchange.run(&call.step(), from, &sends, &recvs)?,
             None => Few::new(),
         };
-        reduction.run((from, own), &in_rank_order(&came, rank), to);
+        reduction.run((from, own), &in_rank_order(&received, rank), to);
         if let Some(exchange) = &mut self.exchange {
-            exchange.recycle(came);
+            exchange.recycle(received);
         }
         Ok(())
     }
@@ -311,16 +311,16 @@ impl Collectives {
             let transfer = |b: &Block| Transfer { peer: b.peer, range: b.start..b.start + b.len, total: b.len };
             let (sends, recvs): (Few<_>, Few<_>) =
                 (sends.iter().map(transfer).collect(), recvs.iter().map(transfer).collect());
-            let came = match &mut self.exchange {
+            let received = match &mut self.exchange {
                 Some(exchange) => exchange.run(&call.step(), space, &sends, &recvs)?,
                 None => Few::new(),
             };
             if rank == root {
-                let values = in_rank_order(&came, rank as usize);
+                let values = in_rank_order(&received, rank as usize);
                 reduction.run((space, range.clone()), &values, (space, range));
             }
             if let Some(exchange) = &mut self.exchange {
-                exchange.recycle(came);
+                exchange.recycle(received);
             }
         }
         Ok(())
@@ -371,8 +371,8 @@ impl Collectives {
 }
 
 /// The data from all others, in rank order; `None` for this rank.
-fn in_rank_order(came: &[Came], rank: usize) -> Few<Option<&[u8]>> {
-    let mut values: Few<Option<&[u8]>> = came.iter().map(|c| Some(c.bytes())).collect();
+fn in_rank_order(received: &[Received], rank: usize) -> Few<Option<&[u8]>> {
+    let mut values: Few<Option<&[u8]>> = received.iter().map(|c| Some(c.bytes())).collect();
     values.insert(rank, None);
     values
 }

@@ -13,7 +13,7 @@ use c10d_core::process::{PerProcess, spawn};
 use c10d_core::sync::{Condvar, Mutex, MutexGuard};
 use c10d_core::{Error, ErrorKind, Phase, PrefixStore, Result, Store};
 
-use crate::card::{Card, Place, agree};
+use crate::card::{Card, WorldRank, agree};
 use crate::health::all_is_well;
 use crate::mpi::{Comm, Kind, Library, Mpi, at_exit, preload_fabric, unlink_segments, with_variables};
 use crate::pmi::{self, Progress, Server, mapping};
@@ -23,11 +23,11 @@ pub(crate) const BOOTSTRAP: &str = "mpi.bootstrap";
 /// The hint that names the library's file.
 pub(crate) const LIBRARY: &str = "mpi.lib";
 
-/// The processes that MPI knows of, and this one's place among them.
+/// The processes that MPI knows of, and this one's rank among them.
 #[derive(Clone)]
 pub(crate) struct World {
     comm: Comm,
-    place: Place,
+    world_rank: WorldRank,
 }
 
 /// What a group has of MPI.
@@ -38,14 +38,15 @@ pub(crate) struct Member {
     pub(crate) hosts: Vec<u32>,
 }
 
+/// MPI in this process.
 #[derive(Default)]
-struct Held {
+struct Runtime {
     world: Option<World>,
     /// Why MPI can never be started in this process.
     broken: Option<Error>,
 }
 
-static HELD: PerProcess<Mutex<Held>> = PerProcess::new();
+static RUNTIME: PerProcess<Mutex<Runtime>> = PerProcess::new();
 /// The process that started MPI, which a forked child of it cannot use; 0 = none yet.
 static STARTED_IN: AtomicU32 = AtomicU32::new(0);
 
@@ -95,26 +96,26 @@ pub(crate) fn join(init: &GroupInit) -> Result<Member> {
     };
     let mpi = Mpi::new(library);
     let late = || Error::new(ErrorKind::Timeout, "another group of this process is still starting MPI");
-    let mut held = HELD.get().try_lock_until(init.deadline).ok_or_else(late)?;
-    if let Some(broken) = &held.broken {
+    let mut runtime = RUNTIME.get().try_lock_until(init.deadline).ok_or_else(late)?;
+    if let Some(broken) = &runtime.broken {
         let mut error = broken.clone();
         error.report_mut().what += "; this process cannot start MPI again";
         return Err(error);
     }
-    if held.world.is_none() && mpi.is_initialized()? {
+    if runtime.world.is_none() && mpi.is_initialized()? {
         let comm = mpi.started_by_another()?;
-        held.world = Some(World::of(mpi, comm, "the program's")?);
+        runtime.world = Some(World::of(mpi, comm, "the program's")?);
     }
-    if held.world.is_none() && by_launcher {
-        start(&mut held, init, mpi, None)?;
+    if runtime.world.is_none() && by_launcher {
+        start(&mut runtime, init, mpi, None)?;
         // Such a launcher takes the end of a process without MPI_Finalize for a crash, and ends the others.
         at_exit(finalize);
     }
-    let mine = Card::of_process(library, held.world.as_ref().map(|world| world.place.clone()));
+    let mine = Card::of_process(library, runtime.world.as_ref().map(|world| world.world_rank.clone()));
     let agreed = agree(init, &mine)?;
-    let world = match held.world.clone() {
+    let world = match runtime.world.clone() {
         Some(world) => {
-            drop(held);
+            drop(runtime);
             world
         }
         None => {
@@ -129,7 +130,7 @@ pub(crate) fn join(init: &GroupInit) -> Result<Member> {
                 deadline: init.deadline,
                 progress,
             };
-            start(&mut held, init, mpi, Some(server))?
+            start(&mut runtime, init, mpi, Some(server))?
         }
     };
     let ranks = agreed.world_ranks.unwrap_or_else(|| (0..init.size).collect());
@@ -208,11 +209,11 @@ pub(crate) fn free(mpi: Mpi, comm: Comm) {
 }
 
 /// Starts MPI. `server` answers its questions, unless the launcher does.
-fn start(held: &mut MutexGuard<'_, Held>, init: &GroupInit, mpi: Mpi, server: Option<Server>) -> Result<World> {
+fn start(runtime: &mut MutexGuard<'_, Runtime>, init: &GroupInit, mpi: Mpi, server: Option<Server>) -> Result<World> {
     let started = run_start(init, mpi, server);
     match &started {
-        Ok(world) => held.world = Some(world.clone()),
-        Err(e) => held.broken = Some(e.clone()),
+        Ok(world) => runtime.world = Some(world.clone()),
+        Err(e) => runtime.broken = Some(e.clone()),
     }
     started
 }
@@ -264,16 +265,16 @@ fn run_start(init: &GroupInit, mpi: Mpi, server: Option<Server>) -> Result<World
     })?;
     let world = World::of(mpi, comm, &name)?;
     if let Some((store, _)) = &waits {
-        let place = &world.place;
-        if (place.rank, place.size) != (init.rank, init.size) {
+        let started = &world.world_rank;
+        if (started.rank, started.size) != (init.rank, init.size) {
             return Err(Error::new(
                 ErrorKind::Rendezvous,
                 format!(
                     "{} took this process for rank {} of {}, instead of rank {} of {}: it does not take part in PMI-1; \
                      start the ranks by its own launcher, with the hint {BOOTSTRAP} = env",
                     mpi.library().version,
-                    place.rank,
-                    place.size,
+                    started.rank,
+                    started.size,
                     init.rank,
                     init.size
                 ),
@@ -305,9 +306,9 @@ fn not_started(init: &GroupInit, store: &dyn Store, progress: &Progress) -> Erro
 
 impl World {
     fn of(mpi: Mpi, comm: Comm, name: &str) -> Result<World> {
-        let (rank, size) = mpi.place(comm)?;
+        let (rank, size) = mpi.rank_and_size(comm)?;
         STARTED_IN.store(std::process::id(), Ordering::Release);
-        Ok(World { comm, place: Place { world: name.to_owned(), rank, size } })
+        Ok(World { comm, world_rank: WorldRank { world: name.to_owned(), rank, size } })
     }
 }
 

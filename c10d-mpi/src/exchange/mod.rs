@@ -53,12 +53,12 @@ pub(crate) struct Step<'a> {
 }
 
 /// Received bytes, after `skip` others.
-pub(crate) struct Came {
+pub(crate) struct Received {
     memory: Staging,
     skip: usize,
 }
 
-impl Came {
+impl Received {
     pub(crate) fn bytes(&self) -> &[u8] {
         &self.memory.bytes()[self.skip..]
     }
@@ -72,12 +72,12 @@ enum Receiving {
     Body(Flight),
     /// The header is of another call.
     Differs,
-    Here(Came),
+    Here(Received),
 }
 
 /// The calls of the peers.
 #[derive(Default)]
-struct Heard {
+struct PeerCalls {
     calls: Few<(u32, Fingerprint)>,
     /// Since when it is known that the calls differ.
     differ: Option<Instant>,
@@ -115,8 +115,8 @@ impl Exchange {
     }
 
     /// Returns the memory of received data for later steps.
-    pub(crate) fn recycle(&mut self, came: impl IntoIterator<Item = Came>) {
-        came.into_iter().for_each(|c| self.keep(Some(c.memory)));
+    pub(crate) fn recycle(&mut self, received: impl IntoIterator<Item = Received>) {
+        received.into_iter().for_each(|one| self.keep(Some(one.memory)));
     }
 
     /// Sends and receives. Returns the received data in the order of `recvs`. The call's memory is only read, and only
@@ -127,7 +127,7 @@ impl Exchange {
         from: &Space,
         sends: &[Transfer],
         recvs: &[Transfer],
-    ) -> Result<Few<Came>> {
+    ) -> Result<Few<Received>> {
         match self.messages(step, from, sends, recvs) {
             // An error of the library about a peer that is gone does not name the peer.
             Err(e) if *e.kind() == ErrorKind::Internal && self.health.cause().is_none() => {
@@ -139,7 +139,13 @@ impl Exchange {
         }
     }
 
-    fn messages(&mut self, step: &Step<'_>, from: &Space, sends: &[Transfer], recvs: &[Transfer]) -> Result<Few<Came>> {
+    fn messages(
+        &mut self,
+        step: &Step<'_>,
+        from: &Space,
+        sends: &[Transfer],
+        recvs: &[Transfer],
+    ) -> Result<Few<Received>> {
         let mut receiving = Few::new();
         for recv in recvs {
             receiving.push(self.expect(recv)?);
@@ -148,7 +154,7 @@ impl Exchange {
         for send in sends {
             self.send(step, from, send, &mut sending)?;
         }
-        let mut heard = Heard::default();
+        let mut heard = PeerCalls::default();
         self.pause.reset();
         loop {
             let mut moved = false;
@@ -172,7 +178,7 @@ impl Exchange {
             }
         }
         let here = |receiving| match receiving {
-            Receiving::Here(came) => Some(came),
+            Receiving::Here(received) => Some(received),
             _ => None,
         };
         Ok(receiving.into_iter().filter_map(here).collect())
@@ -251,7 +257,7 @@ impl Exchange {
         step: &Step<'_>,
         recv: &Transfer,
         receiving: &mut Receiving,
-        heard: &mut Heard,
+        heard: &mut PeerCalls,
     ) -> Result<bool> {
         let flight = match receiving {
             Receiving::Head(flight, _) | Receiving::Body(flight) => flight,
@@ -269,7 +275,7 @@ impl Exchange {
             if over.bytes != recv.range.len() {
                 return Err(self.health.fail(garbled(recv.peer, "sent another number of bytes than it announced")));
             }
-            *receiving = Receiving::Here(Came { memory, skip: 0 });
+            *receiving = Receiving::Here(Received { memory, skip: 0 });
             return Ok(true);
         };
         let Some(header) = Header::read(memory.bytes()) else {
@@ -298,7 +304,7 @@ impl Exchange {
                 self.keep(Some(memory));
                 Receiving::Body(body)
             }
-            None => Receiving::Here(Came { memory, skip: Header::SIZE }),
+            None => Receiving::Here(Received { memory, skip: Header::SIZE }),
         };
         Ok(true)
     }

@@ -6,7 +6,7 @@ use c10d_core::Result;
 use c10d_core::backend::let_go;
 
 use super::verdict::late;
-use super::{Exchange, Few, Heard, Receiving, SHORT, Step, Transfer};
+use super::{Exchange, Few, PeerCalls, Receiving, SHORT, Step, Transfer};
 use crate::header::Header;
 use crate::memory::Space;
 use crate::mpi::Flight;
@@ -19,7 +19,7 @@ struct Heads {
     transfers: Vec<Transfer>,
     receiving: Vec<Receiving>,
     sending: Few<(u32, Flight)>,
-    heard: Heard,
+    heard: PeerCalls,
 }
 
 impl Heads {
@@ -98,7 +98,7 @@ impl Exchange {
             transfers: from.iter().map(transfer).collect(),
             receiving: Vec::new(),
             sending: Few::new(),
-            heard: Heard::default(),
+            heard: PeerCalls::default(),
         };
         for peer in from {
             heads.receiving.push(self.expect(&transfer(peer))?);

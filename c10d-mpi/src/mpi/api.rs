@@ -156,7 +156,7 @@ impl Mpi {
     }
 
     /// This process's rank in a communicator, and how many it has.
-    pub(crate) fn place(&self, comm: Comm) -> Result<(u32, u32)> {
+    pub(crate) fn rank_and_size(&self, comm: Comm) -> Result<(u32, u32)> {
         let (mut rank, mut size) = (-1, -1);
         // SAFETY: writes one integer.
         self.call("MPI_Comm_rank", |f| unsafe { (f.comm_rank)(comm.0, &mut rank) })?;

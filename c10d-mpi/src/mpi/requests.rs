@@ -11,18 +11,18 @@ use super::types::{ANY_SOURCE, Datatype, Request, Status};
 
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
-struct Line([u8; 64]);
+struct CacheLine([u8; 64]);
 
 /// Memory that belongs only to messages, aligned for every element type.
 pub(crate) struct Staging {
-    lines: Vec<Line>,
+    lines: Vec<CacheLine>,
     len: usize,
 }
 
 impl Staging {
     /// This many bytes, with any content.
     pub(crate) fn new(len: usize) -> Staging {
-        Staging { lines: vec![Line([0; 64]); len.div_ceil(64)], len }
+        Staging { lines: vec![CacheLine([0; 64]); len.div_ceil(64)], len }
     }
 
     /// Changes the length, within the capacity.

@@ -1,0 +1,238 @@
+//! Messages between two ranks: headers come in the order in which they were sent, and are matched here by tag and
+//! sender. The bytes of a long message come after its header, piece by piece.
+
+mod endpoint;
+mod incoming;
+mod outgoing;
+mod posted;
+mod transfers;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use c10d_core::backend::{Caller, Job, JobId};
+use c10d_core::panics::caught;
+use c10d_core::process::spawn;
+use c10d_core::sync::{Condvar, Mutex};
+use c10d_core::{Error, ErrorKind, OpKind, Phase, Result};
+
+use crate::health::Health;
+use crate::ledger::{Entered, Ledger};
+use crate::mpi::{Comm, Mpi};
+use crate::pause::Pause;
+use endpoint::Endpoint;
+use posted::{Ended, Posted};
+use transfers::Transfers;
+
+/// How long to wait for the lock of the messages, which a call of MPI may hold.
+const SOON: Duration = Duration::from_millis(50);
+
+/// The messages of one rank of a group.
+pub(crate) struct Messages {
+    endpoint: Endpoint,
+    /// Whether callers never call MPI themselves.
+    own_thread: bool,
+    crowded: bool,
+    ledger: Arc<Ledger>,
+    inbox: Mutex<Inbox>,
+    /// Signalled when a job comes that no caller waits for, or at the end.
+    news: Condvar,
+    /// Locked during calls of MPI.
+    transfers: Mutex<Transfers>,
+}
+
+/// Jobs that have come and are not begun.
+#[derive(Default)]
+struct Inbox {
+    posted: Vec<Posted>,
+    /// The number of jobs that no caller's thread moves.
+    unwatched: usize,
+    has_thread: bool,
+    closed: bool,
+}
+
+impl Messages {
+    pub(crate) fn new(
+        (mpi, comm): (Mpi, Comm),
+        (rank, size): (u32, u32),
+        health: Arc<Health>,
+        (own_thread, crowded): (bool, bool),
+    ) -> Messages {
+        let (ledger, inbox, news, transfers) = (Arc::default(), Mutex::default(), Condvar::default(), Mutex::default());
+        let endpoint = Endpoint { mpi, comm, rank, size, health };
+        Messages { endpoint, own_thread, crowded, ledger, inbox, news, transfers }
+    }
+
+    fn health(&self) -> &Arc<Health> {
+        &self.endpoint.health
+    }
+
+    /// Takes jobs that may depend on each other. If their caller waits, they run to their end here.
+    pub(crate) fn submit(self: &Arc<Self>, jobs: Vec<Job>) {
+        if let Err(cause) = self.health().begin() {
+            return jobs.into_iter().for_each(|job| job.complete(Err(cause.clone())));
+        }
+        let watched = !self.own_thread && jobs.iter().all(|job| job.request().caller == Caller::Waits);
+        let mut ids = Vec::with_capacity(jobs.len());
+        {
+            let mut inbox = self.inbox.lock();
+            for job in jobs {
+                let Entered { id, deadline, task } = self.ledger.enter(job, self.health());
+                ids.push(id);
+                inbox.posted.push(Posted { id, deadline, task, watched });
+                inbox.unwatched += usize::from(!watched);
+            }
+            if !watched && !inbox.has_thread {
+                let this = self.clone();
+                match spawn("c10d-mpi-messages", move || this.serve()) {
+                    Ok(()) => inbox.has_thread = true,
+                    // The keeper ends the jobs.
+                    Err(e) => drop(self.health().fail(e)),
+                }
+            }
+        }
+        self.news.notify_one();
+        if watched {
+            self.look_after(&ids);
+        }
+    }
+
+    /// Begins new jobs.
+    fn begin(&self, transfers: &mut Transfers) -> Result {
+        let posted = std::mem::take(&mut self.inbox.lock().posted);
+        transfers.begin(posted, &self.endpoint)
+    }
+
+    /// Moves all data that can move. Returns the finished jobs in `over`, and whether anything moved.
+    fn poll(&self, transfers: &mut Transfers, over: &mut Vec<Ended>) -> bool {
+        let health = self.health();
+        let begun = self.begin(transfers);
+        let moved = begun.and_then(|()| health.check()).and_then(|()| transfers.advance(&self.endpoint, over));
+        moved.unwrap_or_else(|e| {
+            // An error of the library about a peer that is gone does not name the peer; the watch over the peers
+            // does, a moment later.
+            if *e.kind() == ErrorKind::Internal && health.cause().is_none() {
+                health.wait_for_cause(Duration::from_secs(1));
+            }
+            transfers.end_all(&health.fail(e), over);
+            true
+        })
+    }
+
+    /// Fails the group if a job's time is over.
+    fn expire(&self, transfers: &mut Transfers, now: Instant, over: &mut Vec<Ended>) {
+        let late = transfers.open().filter(|posted| posted.deadline <= now).min_by_key(|posted| posted.deadline);
+        let Some(Posted { task, .. }) = late else { return };
+        let guilty: Vec<u32> = match task.op {
+            OpKind::RecvAnySource => (0..self.endpoint.size).filter(|r| *r != self.endpoint.rank).collect(),
+            _ => vec![task.params.peer],
+        };
+        let what = match task.op {
+            OpKind::Send => "the rank did not take the message",
+            _ => "the message did not come, or not all of it",
+        };
+        let what = format!("{what} within {:?} (tag {})", task.timeout, task.params.tag);
+        let error = Error::new(ErrorKind::Timeout, what).guilty(guilty).phase(Phase::Transfer);
+        transfers.end_all(&self.health().fail(error), over);
+    }
+
+    /// Moves all data that can move, and waits briefly if there was none.
+    fn look(&self, pause: &mut Pause) {
+        let mut over = Vec::new();
+        let moved = self.poll(&mut self.transfers.lock(), &mut over);
+        if moved || !over.is_empty() {
+            pause.reset();
+            return self.complete(over);
+        }
+        if let Some(now) = pause.wait() {
+            self.expire(&mut self.transfers.lock(), now, &mut over);
+            self.complete(over);
+        }
+    }
+
+    fn complete(&self, over: Vec<Ended>) {
+        for Ended { id, watched, result } in over {
+            if !watched {
+                self.inbox.lock().unwatched -= 1;
+            }
+            self.ledger.finish(id, result);
+        }
+    }
+
+    /// Moves all messages until these jobs are done.
+    fn look_after(&self, ids: &[u64]) {
+        let mut pause = Pause::new(self.crowded);
+        while self.ledger.has(ids) {
+            self.look(&mut pause);
+        }
+    }
+
+    /// The thread for jobs that no caller waits for.
+    fn serve(self: Arc<Self>) {
+        let served = caught(|| {
+            let mut pause = Pause::new(self.crowded);
+            loop {
+                {
+                    let mut inbox = self.inbox.lock();
+                    while inbox.unwatched == 0 {
+                        if inbox.closed {
+                            return;
+                        }
+                        self.news.wait(&mut inbox);
+                        pause.reset();
+                    }
+                }
+                self.look(&mut pause);
+            }
+        });
+        if let Err(words) = served {
+            // The keeper ends the jobs.
+            let what = format!("the thread of messages panicked: {words}");
+            let _ = self.health().fail(Error::new(ErrorKind::Internal, what));
+        }
+    }
+
+    /// Returns receives without a message: all of these, or none.
+    pub(crate) fn take_back(&self, jobs: &[JobId]) -> Vec<Job> {
+        let ids: Option<Vec<u64>> = jobs.iter().map(|job| self.ledger.id_of(*job)).collect();
+        // Only a call of MPI that does not return holds it for longer.
+        let (Some(ids), Some(mut transfers)) = (ids, self.transfers.try_lock_for(SOON)) else { return Vec::new() };
+        if self.begin(&mut transfers).is_err() {
+            return Vec::new();
+        }
+        let taken = transfers.take_waiting(&ids);
+        drop(transfers);
+        self.inbox.lock().unwatched -= taken.iter().filter(|posted| !posted.watched).count();
+        taken.iter().filter_map(|posted| self.ledger.take(posted.id)).collect()
+    }
+
+    /// Waits until no message is in transfer. If one still is at the deadline, returns the ranks with which it is.
+    pub(crate) fn settle(&self, deadline: Instant) -> std::result::Result<(), Vec<u32>> {
+        let mut pause = Pause::new(true);
+        while !self.ledger.is_empty() {
+            if self.own_thread {
+                std::thread::sleep(Duration::from_micros(200));
+            } else {
+                self.look(&mut pause);
+            }
+            if Instant::now() >= deadline {
+                let peers = self.ledger.peers(self.endpoint.rank, self.endpoint.size);
+                return if peers.is_empty() { Ok(()) } else { Err(peers) };
+            }
+        }
+        Ok(())
+    }
+
+    /// Closes the queue: no more jobs come.
+    pub(crate) fn close(&self) {
+        self.inbox.lock().closed = true;
+        self.ledger.close();
+        self.news.notify_one();
+        if let Some(mut transfers) = self.transfers.try_lock_for(SOON)
+            && self.health().cause().is_none()
+            && let Some(flight) = transfers.take_idle()
+        {
+            flight.cancel();
+        }
+    }
+}
