@@ -182,13 +182,13 @@ unsafe impl Backend for MpiBackend {
 
     fn shutdown(&self, deadline: Instant) -> Result {
         let settled = self.0.settle(deadline);
-        self.0.leave(settled.is_ok());
+        self.0.leave(settled.is_ok().then_some(deadline));
         settled
     }
 
     fn leave(&self, deadline: Instant) -> Result {
         self.0.settle(deadline)?;
-        self.0.leave(true);
+        self.0.leave(Some(deadline));
         Ok(())
     }
 
@@ -210,7 +210,7 @@ impl Drop for MpiBackend {
         self.0.ledger.close();
         if self.0.health.cause().is_some() {
             // A thread inside a call of MPI may never release the rank.
-            self.0.leave(false);
+            self.0.leave(None);
         }
     }
 }
@@ -285,21 +285,22 @@ impl Rank {
         self.health.check()
     }
 
-    /// Leaves the peers, and frees the communicator if nothing is in transfer.
-    fn leave(&self, in_order: bool) {
+    /// Leaves the peers. If nothing is in transfer, it frees the communicator, and waits for that until the deadline or
+    /// for a moment.
+    fn leave(&self, in_order: Option<Instant>) {
         if self.left.swap(true, Ordering::AcqRel) {
             return;
         }
         self.health.leave();
         self.messages.iter().for_each(|messages| messages.close());
-        if let (true, None, Some((mpi, comm))) = (in_order, self.health.cause(), self.comm) {
-            free(mpi, comm);
+        if let (Some(deadline), None, Some((mpi, comm))) = (in_order, self.health.cause(), self.comm) {
+            free(mpi, comm, deadline.min(Instant::now() + FAREWELL));
         }
     }
 }
 
 impl Drop for Rank {
     fn drop(&mut self) {
-        self.leave(false);
+        self.leave(None);
     }
 }

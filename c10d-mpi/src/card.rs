@@ -123,6 +123,18 @@ fn fit(cards: &[Card]) -> Result<Agreed> {
             .guilty([rank]));
         }
     }
+    let mut started = BTreeMap::new();
+    for (rank, card) in (0u32..).zip(cards) {
+        let Some(at) = &card.world_rank else { continue };
+        if let Some(first) = started.insert(at.rank, rank) {
+            return Err(unfit(format!(
+                "MPI was not started for these ranks together: ranks {first} and {rank} are both rank {} of {} in its \
+                 world. Use the library's own launcher, or let c10d start MPI through the group's store",
+                at.rank, at.size
+            ))
+            .guilty([first, rank]));
+        }
+    }
     let mut hosts: Vec<&String> = Vec::new();
     let mut numbers = Vec::with_capacity(cards.len());
     for card in cards {
@@ -192,7 +204,13 @@ mod tests {
 
     #[test]
     fn ranks_that_do_not_fit_are_named() {
-        let cases: [(Card, Card, &[u32], &str); 4] = [
+        let cases: [(Card, Card, &[u32], &str); 5] = [
+            (
+                card("a", "x", "M", Some(("w", 0))),
+                card("b", "x", "M", Some(("w", 0))),
+                &[0, 1],
+                "not started for these",
+            ),
             (card("a", "x", "M", None), card("a", "x", "M", None), &[0, 1], "one rank per process"),
             (card("a", "x", "M", None), card("b", "x", "I", None), &[1], "the same MPI library"),
             (card("a", "x", "M", Some(("w", 0))), card("b", "x", "M", None), &[1], "one MPI world"),

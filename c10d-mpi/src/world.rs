@@ -198,14 +198,17 @@ impl Drop for Free {
     }
 }
 
-/// Frees a communicator on a thread of its own, since that may wait for the other ranks.
-pub(crate) fn free(mpi: Mpi, comm: Comm) {
+/// Frees a communicator. That may wait for the other ranks, and goes on without the caller after this time. A program
+/// that uses MPI itself can end it right after it has left its groups.
+pub(crate) fn free(mpi: Mpi, comm: Comm, until: Instant) {
     let running = Free::begin();
-    // Without a thread it stays until the program ends.
-    let _ = spawn("c10d-mpi-free", move || {
-        let _ = mpi.free(comm);
+    let call = move || {
+        let freed = mpi.free(comm);
         drop(running);
-    });
+        freed
+    };
+    // Without a thread it stays until the program ends.
+    let _ = within(until, "MPI_Comm_free", call);
 }
 
 /// Starts MPI. `server` answers its questions, unless the launcher does.

@@ -1,6 +1,8 @@
-//! Groups of one MPI world: sub-groups, a second group, the rest after a rank was killed, and ranks that are not
-//! processes. The ranks are this program, started again.
+//! Groups of one MPI world: sub-groups, a second group, the rest after a rank was killed, ranks that are not processes,
+//! and a program that uses MPI itself. The ranks are this program, started again.
+#![allow(unsafe_code)]
 
+use std::ffi::{c_int, c_void};
 use std::time::{Duration, Instant};
 
 use c10d_core::{Builder, Error, ErrorKind, ProcessGroup, ReduceOp, Result};
@@ -11,12 +13,20 @@ use rustix::process::{Signal, getpid, kill_process};
 use crate::wheels::Wheel;
 
 const PART: &str = "C10D_TEST_PART";
+/// What the ranks of `launched` give as the hint `mpi.bootstrap`.
+const BOOTSTRAP: &str = "C10D_TEST_BOOTSTRAP";
 const LIMIT: Duration = Duration::from_secs(20);
 const WORLD: u32 = 4;
 const VICTIM: u32 = 3;
 type Play = fn() -> Result;
-const PARTS: [(&str, Play); 4] =
-    [("subgroups", subgroups), ("shrink", shrink), ("threads", threads), ("launched", launched)];
+const PARTS: [(&str, Play); 6] = [
+    ("subgroups", subgroups),
+    ("shrink", shrink),
+    ("threads", threads),
+    ("library", library),
+    ("launched", launched),
+    ("beside", beside),
+];
 
 /// Runs the part for which this process was started, if any.
 pub(crate) fn serve_part() {
@@ -41,11 +51,15 @@ pub(crate) fn trials(library: &'static Wheel, path: &str) -> Vec<Trial> {
 }
 
 fn run(library: &Wheel, path: &str, part: &str) -> Result<(), Failed> {
-    if part == "launched" {
-        return run_by_mpiexec(library, path);
+    match part {
+        "launched" => {
+            return ["env", "store"].iter().try_for_each(|bootstrap| run_by_mpiexec(library, path, part, bootstrap));
+        }
+        "beside" => return run_by_mpiexec(library, path, part, "env"),
+        _ => {}
     }
     let program = std::env::current_exe().map_err(|e| e.to_string())?;
-    let ranks = if part == "threads" { 1 } else { WORLD };
+    let ranks = if ["threads", "library"].contains(&part) { 1 } else { WORLD };
     let launch =
         Launch::new(program, std::iter::empty::<&str>()).ranks(ranks).env(PART, part).env("C10D_MPI_LIB", path);
     let launch = library.variables.iter().fold(launch, |launch, (name, value)| launch.env(name, value));
@@ -68,23 +82,28 @@ fn run(library: &Wheel, path: &str, part: &str) -> Result<(), Failed> {
     Ok(())
 }
 
-/// The same program with the library's own launcher, which connects MPI's processes.
-fn run_by_mpiexec(library: &Wheel, path: &str) -> Result<(), Failed> {
+/// The same program with the library's own launcher, which connects MPI's processes, or only starts them.
+fn run_by_mpiexec(library: &Wheel, path: &str, part: &str, bootstrap: &str) -> Result<(), Failed> {
     let launcher = std::path::Path::new(path).ancestors().nth(2).map(|env| env.join("bin/mpiexec.hydra"));
     let launcher = launcher.filter(|file| file.exists()).ok_or("the wheel has no mpiexec.hydra")?;
     let program = std::env::current_exe().map_err(|e| e.to_string())?;
     let mut command = std::process::Command::new(launcher);
-    command.args(["-n", "2"]).arg(program).env(PART, "launched").env("C10D_MPI_LIB", path);
+    command.args(["-n", "2"]).arg(program).env(PART, part).env(BOOTSTRAP, bootstrap).env("C10D_MPI_LIB", path);
     command.envs(library.variables.iter().copied());
+    if part == "beside" {
+        // What starts MPI itself has to see to its libfabric itself.
+        let folder = std::path::Path::new(path).parent().ok_or("the library is in no folder")?;
+        command.env("LD_LIBRARY_PATH", folder).env("FI_PROVIDER_PATH", folder);
+    }
     let output = command.output().map_err(|e| e.to_string())?;
     let said = String::from_utf8_lossy(&output.stdout);
     if output.status.success() && said.matches("all is well").count() == 2 {
         return Ok(());
     }
-    Err(format!("{}: {said}{}", output.status, String::from_utf8_lossy(&output.stderr)).into())
+    Err(format!("{bootstrap}, {}: {said}{}", output.status, String::from_utf8_lossy(&output.stderr)).into())
 }
 
-fn builder() -> Builder {
+pub(crate) fn builder() -> Builder {
     Builder::new().providers(&[&c10d_mpi::PROVIDER, &c10d_gloo_like::PROVIDER]).backend("cpu:mpi").timeout(LIMIT)
 }
 
@@ -93,7 +112,7 @@ fn join() -> Result<ProcessGroup> {
     builder().rank(joined.rank).size(joined.size).store(joined.store).build()
 }
 
-fn wrong(what: String) -> Error {
+pub(crate) fn wrong(what: String) -> Error {
     Error::new(ErrorKind::Internal, what)
 }
 
@@ -169,7 +188,7 @@ fn shrink() -> Result {
 
 fn launched() -> Result {
     let joined = c10d_rendezvous::init("env://", LIMIT)?;
-    let builder = builder().hint("mpi.bootstrap", "env");
+    let builder = builder().hint("mpi.bootstrap", &std::env::var(BOOTSTRAP).unwrap_or_default());
     let pg = builder.rank(joined.rank).size(joined.size).store(joined.store).build()?;
     let rank = pg.rank();
     sums_to(&pg, rank, 1)?;
@@ -186,4 +205,58 @@ fn threads() -> Result {
         Err(e) => Err(e),
         Ok(_) => Err(wrong("two ranks of one process have a group".to_owned())),
     }
+}
+
+/// What is said of the library that is loaded.
+fn library() -> Result {
+    let (path, version) = c10d_mpi::library()?;
+    let wanted = std::env::var("C10D_MPI_LIB").unwrap_or_default();
+    let vendor = if wanted.contains("intel") { "Intel(R) MPI Library 2021." } else { "MPICH Version:" };
+    if path.to_str() == Some(&*wanted) && version.starts_with(vendor) {
+        return Ok(());
+    }
+    Err(wrong(format!("{} is said to be {version:?}", path.display())))
+}
+
+/// A program that starts, uses and ends MPI itself, with groups of c10d meanwhile.
+fn beside() -> Result {
+    const MULTIPLE: c_int = 4096;
+    const WORLD: *mut c_void = 0x101 as *mut c_void;
+    let failed = |e: libloading::Error| wrong(e.to_string());
+    let path = std::env::var("C10D_MPI_LIB").unwrap_or_default();
+    type Init = unsafe extern "C" fn(*mut c_void, *mut c_void, c_int, *mut c_int) -> c_int;
+    // SAFETY: the library is MPI, whose functions have these signatures.
+    let (mpi_init, barrier, finalize) = unsafe {
+        let library = Box::leak(Box::new(libloading::Library::new(path).map_err(failed)?));
+        (
+            library.get::<Init>(b"MPI_Init_thread").map_err(failed)?,
+            library.get::<unsafe extern "C" fn(*mut c_void) -> c_int>(b"MPI_Barrier").map_err(failed)?,
+            library.get::<unsafe extern "C" fn() -> c_int>(b"MPI_Finalize").map_err(failed)?,
+        )
+    };
+    let null = std::ptr::null_mut();
+    let mut given = 0;
+    // SAFETY: MPI may be started with null pointers in place of the arguments.
+    let code = unsafe { mpi_init(null, null, MULTIPLE, &mut given) };
+    if (code, given) != (0, MULTIPLE) {
+        return Err(wrong(format!("MPI_Init_thread gives {code} and level {given}")));
+    }
+    for _ in 0..2 {
+        let joined = c10d_rendezvous::init("env://", LIMIT)?;
+        let pg = builder().rank(joined.rank).size(joined.size).store(joined.store).build()?;
+        for _ in 0..10 {
+            sums_to(&pg, pg.rank(), 1)?;
+            // SAFETY: MPI is started, and both ranks call it.
+            if unsafe { barrier(WORLD) } != 0 {
+                return Err(wrong("MPI_Barrier fails".to_owned()));
+            }
+        }
+        pg.shutdown()?;
+    }
+    // SAFETY: MPI is started, and no group uses it any more.
+    if unsafe { finalize() } != 0 {
+        return Err(wrong("MPI_Finalize fails".to_owned()));
+    }
+    println!("all is well");
+    Ok(())
 }
