@@ -2,6 +2,7 @@
 //! which `mpich` and `intel` are Python environments with the wheels `mpich` and `impi-rt`.
 
 mod groups;
+mod starts;
 mod wheels;
 
 use std::process::ExitCode;
@@ -11,6 +12,7 @@ use libtest_mimic::Trial;
 
 fn main() -> ExitCode {
     groups::serve_part();
+    starts::serve_rank();
     let mut program = Program::default();
     for library in &wheels::LIBRARIES {
         let path = match library.path() {
@@ -31,6 +33,9 @@ fn main() -> ExitCode {
             .environment("C10D_MPI_LIB", &path);
         let suite = library.variables.iter().fold(suite, |s, (name, value)| s.environment(name, value));
         program = program.suite(library.name, suite, Ranks::Processes).trials(groups::trials(library, &path));
+        if library.variables.is_empty() {
+            program = program.trials(starts::trials(library, &path));
+        }
     }
     program.main()
 }
