@@ -46,6 +46,14 @@ impl Link {
         }
     }
 
+    /// Prepares the processor for the next [`Link::write_item`]. It pays if the peer sends nothing back in the meantime.
+    #[inline]
+    pub(crate) fn prefetch_item(&self) {
+        if let Link::Shm(l) = self {
+            l.prefetch_item();
+        }
+    }
+
     /// Looks for the next item. To be asked between two items alone.
     #[inline]
     pub(crate) fn peek_item(&mut self) -> Result<Item> {

@@ -155,6 +155,9 @@ impl Pause {
 pub(crate) struct Looks(u32);
 
 impl Looks {
+    /// None at all.
+    pub(crate) const NONE: Looks = Looks(0);
+
     /// See [`Pause::new`].
     #[inline]
     pub(crate) fn new(oversubscribed: bool) -> Looks {

@@ -1,5 +1,7 @@
 //! Checks everything that can be wrong with a call before anything is sent, once for all backends.
 
+use std::fmt::Arguments;
+
 use super::{overlap, sparse};
 use crate::backend::Request;
 use crate::buffer::Span;
@@ -45,11 +47,11 @@ pub(crate) fn validate(request: &Request, rank: u32, size: u32) -> Result {
         Shape::InPlaceList => lists(request, (0, 0), (1, usize::MAX))?,
         Shape::GatherList => {
             lists(request, (1, 1), (n, n))?;
-            same("input", &inputs[0], &format!("output {me}, this rank's own"), &outputs[me])?;
+            same(format_args!("input"), &inputs[0], format_args!("output {me}, this rank's own"), &outputs[me])?;
         }
         Shape::GatherFlat => {
             lists(request, (1, 1), (1, 1))?;
-            times("output", &outputs[0], n, "input", &inputs[0])?;
+            times(format_args!("output"), &outputs[0], n, format_args!("input"), &inputs[0])?;
         }
         Shape::GatherLists => {
             let k = inputs.len();
@@ -61,42 +63,42 @@ pub(crate) fn validate(request: &Request, rank: u32, size: u32) -> Result {
                 )));
             }
             for (i, input) in inputs.iter().enumerate() {
-                same(&format!("input {i}"), input, &format!("output {me} of list {i}"), &outputs[i * n + me])?;
+                same(format_args!("input {i}"), input, format_args!("output {me} of list {i}"), &outputs[i * n + me])?;
             }
         }
         Shape::GatherFlats => {
             lists(request, (1, usize::MAX), (inputs.len(), inputs.len()))?;
             for (i, (input, output)) in inputs.iter().zip(outputs).enumerate() {
-                times(&format!("output {i}"), output, n, &format!("input {i}"), input)?;
+                times(format_args!("output {i}"), output, n, format_args!("input {i}"), input)?;
             }
         }
         Shape::ScatterList => {
             lists(request, (n, n), (1, 1))?;
-            same(&format!("input {me}, this rank's own"), &inputs[me], "output", &outputs[0])?;
+            same(format_args!("input {me}, this rank's own"), &inputs[me], format_args!("output"), &outputs[0])?;
         }
         Shape::ScatterFlat => {
             lists(request, (1, 1), (1, 1))?;
-            times("input", &inputs[0], n, "output", &outputs[0])?;
+            times(format_args!("input"), &inputs[0], n, format_args!("output"), &outputs[0])?;
         }
         Shape::ScatterFlats => {
             lists(request, (1, usize::MAX), (inputs.len(), inputs.len()))?;
             for (i, (input, output)) in inputs.iter().zip(outputs).enumerate() {
-                times(&format!("input {i}"), input, n, &format!("output {i}"), output)?;
+                times(format_args!("input {i}"), input, n, format_args!("output {i}"), output)?;
             }
         }
         Shape::RootGather if rank == params.root => {
             lists(request, (1, 1), (n, n))?;
-            same("input", &inputs[0], &format!("output {me}, this rank's own"), &outputs[me])?;
+            same(format_args!("input"), &inputs[0], format_args!("output {me}, this rank's own"), &outputs[me])?;
         }
         Shape::RootGather => lists(request, (1, 1), (0, 0))?,
         Shape::RootScatter if rank == params.root => {
             lists(request, (n, n), (1, 1))?;
-            same(&format!("input {me}, this rank's own"), &inputs[me], "output", &outputs[0])?;
+            same(format_args!("input {me}, this rank's own"), &inputs[me], format_args!("output"), &outputs[0])?;
         }
         Shape::RootScatter => lists(request, (0, 0), (1, 1))?,
         Shape::ExchangeList => {
             lists(request, (n, n), (n, n))?;
-            same(&format!("input {me}"), &inputs[me], &format!("output {me}"), &outputs[me])?;
+            same(format_args!("input {me}"), &inputs[me], format_args!("output {me}"), &outputs[me])?;
         }
         Shape::ExchangeFlat => {
             lists(request, (1, 1), (1, 1))?;
@@ -147,14 +149,14 @@ fn peer(peer: u32, rank: u32, size: u32) -> Result {
     Ok(())
 }
 
-fn same(name_a: &str, a: &Span, name_b: &str, b: &Span) -> Result {
+fn same(name_a: Arguments<'_>, a: &Span, name_b: Arguments<'_>, b: &Span) -> Result {
     if a.count() == b.count() {
         return Ok(());
     }
     Err(Error::invalid(format!("{name_a} has {} elements, {name_b} has {}; they must be equal", a.count(), b.count())))
 }
 
-fn times(name_whole: &str, whole: &Span, n: usize, name_part: &str, part: &Span) -> Result {
+fn times(name_whole: Arguments<'_>, whole: &Span, n: usize, name_part: Arguments<'_>, part: &Span) -> Result {
     if part.count().checked_mul(n) == Some(whole.count()) {
         return Ok(());
     }

@@ -2,7 +2,7 @@
 //! lies. Whoever is not answered at once goes on by the plan of the same op, in which what was written counts as sent.
 #![allow(unsafe_code)]
 
-use std::ptr;
+use std::{hint, ptr};
 
 use c10d_core::backend::Fingerprint;
 use c10d_core::{Result, Span};
@@ -139,16 +139,24 @@ impl Executor {
     pub(crate) unsafe fn exchange(&mut self, exchange: &Exchange<'_>, fingerprint: &Fingerprint) -> Result<Progress> {
         let (me, world) = (self.rank, self.links.len() as u32);
         let words = fingerprint.to_words();
+        // A peer that did not make room for the last item in time may be far behind.
+        let mut looks = if self.has_room { self.pause.looks() } else { Looks::NONE };
+        self.has_room = true;
         for peer in exchange.to.ranks(me, world) {
             let Some(Some(link)) = self.links.get_mut(peer as usize) else { continue };
             let block = exchange.send.of(peer);
             let head = header(&words, block.len);
-            // SAFETY: readable, says the caller.
-            let written = unsafe { link.write_item(&head, block.at, block.len) };
-            if !written.map_err(|e| broken(&self.health, peer, e))? {
-                return Ok(Progress::Written(peer));
+            // SAFETY: the caller guarantees that the block is readable.
+            while !unsafe { link.write_item(&head, block.at, block.len) }.map_err(|e| broken(&self.health, peer, e))? {
+                if !looks.another() {
+                    self.has_room = false;
+                    return Ok(Progress::Written(peer));
+                }
             }
             self.sent += block.len as u64;
+            if exchange.from == Others::Nobody {
+                link.prefetch_item();
+            }
         }
         // SAFETY: the caller guarantees it.
         unsafe { self.take(exchange, &words) }
@@ -165,6 +173,8 @@ impl Executor {
             Use::Reduced { own, .. } => own.len,
         };
         let mut looks = self.pause.looks();
+        // Without a pause the processor loads the peer's item too early, and then has to load it again.
+        hint::spin_loop();
         let peers = exchange.from.ranks(me, world);
         for peer in peers.clone() {
             let (Some(Some(link)), Some(item)) = (self.links.get_mut(peer as usize), items.get_mut(peer as usize))

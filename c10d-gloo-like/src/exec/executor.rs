@@ -100,6 +100,8 @@ pub(crate) struct Executor {
     pub(super) pending: Vec<StepId>,
     pub(super) sweep: u32,
     pub(super) sent: u64,
+    /// Whether the peers of the last exchange had room for its items.
+    pub(super) has_room: bool,
     /// Calls begun.
     pub(super) begun: u64,
     /// The calls in doubt since the last check.
@@ -127,6 +129,7 @@ impl Executor {
             pending: Vec::new(),
             sweep: 0,
             sent: 0,
+            has_room: true,
             begun: 0,
             fresh: Vec::with_capacity(LOOK_EVERY as usize),
             in_doubt: false,

@@ -76,6 +76,12 @@ impl ShmLink {
         Ok(written)
     }
 
+    /// See [`crate::link::Link::prefetch_item`].
+    #[inline]
+    pub(crate) fn prefetch_item(&self) {
+        self.outbox.prefetch();
+    }
+
     /// See [`crate::link::Link::write`].
     ///
     /// # Safety

@@ -94,6 +94,18 @@ impl Writer {
         Ok(true)
     }
 
+    /// Asks the processor for the cache line of the next slot, so that the next item need not wait until the reader's core
+    /// has given it up. In an exchange in both directions this costs more than it saves: the reader waits for that line,
+    /// and takes it back.
+    #[inline]
+    pub(super) fn prefetch(&self) {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: a hint, which touches neither memory nor registers, wherever the address leads.
+        unsafe {
+            std::arch::asm!("prefetchw [{}]", in(reg) self.end.next().1, options(nostack, preserves_flags));
+        }
+    }
+
     #[cold]
     fn has_room(&mut self) -> Result<bool> {
         let taken = self.end.taken().load(Ordering::Acquire);
