@@ -1,4 +1,4 @@
-//! After each step the ranks exchange its result, so that all continue or all stop.
+//! Exchanges the result of each step of an operation, so that all ranks continue or all stop.
 
 use std::any::Any;
 use std::panic::resume_unwind;
@@ -9,7 +9,7 @@ use c10d_core::{Error, ErrorKind, Result, op};
 use crate::plain::PlainBuf;
 use crate::within::Within;
 
-/// The maximum length of the text about a failure.
+/// The maximum length of the text about a failure, in bytes.
 const TEXT: usize = 400;
 /// The header before the text or the rank's data: the result of the step, and the length of the text.
 const HEAD: usize = 3;
@@ -28,8 +28,8 @@ impl From<Error> for Failure {
 }
 
 /// Sends all ranks the result of a step on this rank: its data, or that it failed. Returns the data of all ranks. If
-/// any rank failed, all ranks get an error that names those that failed. `what` is the name of what is made; it
-/// distinguishes these exchanges from other calls.
+/// ranks failed, each of them returns its own error or resumes its panic, and the other ranks get an error that names
+/// them. `what` is the name of the thing that the operation makes; it distinguishes these exchanges from other calls.
 pub(crate) fn agree<const N: usize>(
     within: &Within<'_>,
     what: &'static str,
@@ -64,7 +64,7 @@ pub(crate) fn agree<const N: usize>(
     }
 }
 
-/// The data of the ranks, if none failed.
+/// Returns the data of the ranks, or an error if any rank failed.
 fn heard<const N: usize>(within: &Within<'_>, what: &str, words: &[[u8; HEAD + TEXT]]) -> Result<Vec<[u8; N]>> {
     let failed: Vec<u32> = (0u32..).zip(words).filter(|(_, word)| word[0] != WELL).map(|(rank, _)| rank).collect();
     let [first, ..] = failed[..] else {
@@ -88,8 +88,8 @@ const ABORTED: u8 = 1;
 const RESOURCE: u8 = 2;
 const PROTOCOL: u8 = 3;
 
-/// The code of the error that the other ranks report. A failure of a call between only some of the ranks is an error of
-/// those ranks only.
+/// Returns the code of the error that the other ranks report. The other kinds are sent as `ABORTED`, because they
+/// describe this rank's own call.
 fn code(kind: &ErrorKind) -> u8 {
     match kind {
         ErrorKind::Resource => RESOURCE,

@@ -21,7 +21,7 @@ pub fn builder() -> Builder {
 ///
 /// # Errors
 ///
-/// The error of the lowest rank that returned one. Errors as of [`Builder::build`] where the group could not be made.
+/// The error of the lowest rank whose `body` returned one, or of [`Builder::build`] if the group could not be made.
 ///
 /// ```
 /// # fn main() -> c10d::Result<()> {

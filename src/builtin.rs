@@ -2,7 +2,8 @@
 
 use c10d_core::backend::Provider;
 
-/// The providers of this build: the backends that cargo features chose, the loader of plugins, and the init methods.
+/// Returns the providers of this build: the backends that cargo features chose, the loader of plugins, and the init
+/// methods.
 ///
 /// They are listed here although each submits itself at link time: the linker drops a crate that nothing refers to, and
 /// a `staticlib` loses its constructors.
@@ -24,8 +25,8 @@ pub fn builtin() -> &'static [&'static Provider] {
     BUILTIN
 }
 
-/// Variables that a cluster may set for all programs. They are known here even if this build lacks the part that reads
-/// them.
+/// Variables that a cluster may set for all programs. This build accepts them without a warning even if it lacks the
+/// part that reads them.
 static SETTINGS: Provider = Provider {
     source: env!("CARGO_PKG_NAME"),
     variables: &[

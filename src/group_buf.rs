@@ -1,4 +1,4 @@
-//! Buffers of a group: memory of a rank that the others of its host can read.
+//! Buffers of a group: memory of one rank that the other ranks of its host can read.
 #![allow(unsafe_code)]
 
 use std::fmt;
@@ -15,14 +15,15 @@ use crate::plain::Plain;
 use crate::within::Within;
 
 const BUFFER: &str = "buffer of the group";
-/// A page. Nothing that is mapped is aligned to more.
+/// The size of a page. A mapping begins at a page boundary, so no larger alignment is possible.
 const ALIGNED: usize = 4096;
 
-/// A `Vec` in all but growth, of which the other ranks of the host read in place what an op moves, where a `Vec`'s elements
-/// are copied into memory between them. [`GroupMemory::alloc`] makes it; ops take it, or slices of it, as any buffer.
+/// A buffer of fixed length that the other ranks of the host can read in place while an op moves it. (An op on a `Vec`
+/// copies the elements into memory that two ranks share.) [`GroupMemory::alloc`] makes it.
 ///
-/// Nobody else can write it. Dropped as any value, whatever the others do; they give back their view of it when they next
-/// make or drop one. A forked child does not have it: to look at it there is a panic.
+/// It dereferences to a slice. Ops accept it, and slices of it, like any other buffer. No other process can write to
+/// it. It can be dropped at any time. The other ranks unmap its memory when they next make or drop a buffer of this
+/// kind. A forked child does not have the memory: reading or writing the buffer there panics.
 pub struct GroupBuf<T> {
     memory: Window,
     len: usize,
@@ -32,7 +33,7 @@ pub struct GroupBuf<T> {
 impl<T: Plain> Deref for GroupBuf<T> {
     type Target = [T];
     fn deref(&self) -> &[T] {
-        // It begins with a page, and no element is aligned to more.
+        // The elements begin after the header's page, at a page boundary, and `begin` rejects larger alignments.
         bytemuck::cast_slice(&self.memory[..self.len * size_of::<T>()])
     }
 }
@@ -50,32 +51,32 @@ impl<T: Plain> fmt::Debug for GroupBuf<T> {
     }
 }
 
-// SAFETY: the memory is mapped until the value is dropped, and does not move with it.
+// SAFETY: the memory stays mapped until the value is dropped, and does not move when the value is moved.
 unsafe impl<T: Plain + Element> Buf for GroupBuf<T> {
     fn span(&mut self) -> Span {
         Span::host(self.as_mut_ptr(), self.len)
     }
 }
-// SAFETY: sole ownership; peers only read, and what they read is what an op sends them.
+// SAFETY: the value owns the memory. Peers have it mapped read-only, and read only the bytes that an op sends them.
 unsafe impl<T: Plain + Element> BufMut for GroupBuf<T> {}
 
-// SAFETY: as above, for as long as the borrow lasts.
+// SAFETY: the same memory, which stays mapped for as long as the borrow lasts.
 unsafe impl<T: Plain + Element> Buf for &mut GroupBuf<T> {
     fn span(&mut self) -> Span {
         Span::host(self.as_mut_ptr(), self.len)
     }
 }
-// SAFETY: an exclusive borrow.
+// SAFETY: the borrow is exclusive.
 unsafe impl<T: Plain + Element> BufMut for &mut GroupBuf<T> {}
 
-// SAFETY: as above; it is not written.
+// SAFETY: the same memory. There is no `BufMut` for a shared borrow, so ops only read it.
 unsafe impl<T: Plain + Element> Buf for &GroupBuf<T> {
     fn span(&mut self) -> Span {
         Span::host(self.as_ptr().cast_mut(), self.len)
     }
 }
 
-/// Memory from the group, for large buffers that ops use again and again.
+/// Allocates buffers of a group, for large data that many ops use.
 ///
 /// ```
 /// use c10d::{GroupMemory, ReduceOp};
@@ -90,15 +91,24 @@ unsafe impl<T: Plain + Element> Buf for &GroupBuf<T> {
 /// # Ok(()) }
 /// ```
 pub trait GroupMemory {
-    /// A buffer of `len` zeros, which each rank has for itself. All ranks call it; their lengths may differ.
+    /// Allocates a buffer of `len` elements, all zero. Each rank gets a buffer of its own. All ranks of the group must
+    /// call this; their lengths and element types may differ.
     ///
-    /// It pays over `gloo-like` inside a host, from some 100 KiB on; elsewhere it is a buffer as any other. Ops of any group
-    /// of the same ranks, or of some of them, use it so. A rank may give a buffer of the group, and another a `Vec`.
+    /// Over `gloo-like`, ops between ranks of one host are faster with such a buffer from about 100 KiB on. Between
+    /// hosts, and over other backends, it behaves like any other buffer. Ops of another group read it in place, too, if
+    /// that group consists of ranks of this one. In one op, some ranks may pass such a buffer and others a `Vec`.
     ///
     /// # Errors
-    /// On all ranks, which are in step, and the group goes on: [`InvalidArgument`](crate::ErrorKind::InvalidArgument) if no
-    /// memory can be so large on a rank, [`Resource`](crate::ErrorKind::Resource) naming the ranks that ran out of memory or
-    /// descriptors. Else as of [`all_gather_into`](ProcessGroup::all_gather_into).
+    /// All ranks get one of these errors together, and the group can still be used:
+    ///
+    /// - [`InvalidArgument`](crate::ErrorKind::InvalidArgument) on the rank that caused it, if `len` elements are more
+    ///   than any memory can have, if `T` has a size of 0, or if its alignment is larger than a page (4096 bytes). The
+    ///   other ranks get [`Aborted`](crate::ErrorKind::Aborted), which names that rank and has its reason.
+    /// - [`Resource`](crate::ErrorKind::Resource) if ranks have not enough memory or descriptors. On the other ranks it
+    ///   names them.
+    /// - [`Protocol`](crate::ErrorKind::Protocol) if memory could not be passed from one rank to another.
+    ///
+    /// Other errors are those of [`all_gather_into`](ProcessGroup::all_gather_into).
     fn alloc<T: Plain>(&self, len: usize) -> Result<GroupBuf<T>>;
 }
 
@@ -117,14 +127,14 @@ impl GroupMemory for ProcessGroup {
         let others: Vec<(u32, &Claim)> = others.collect();
         let given = others.iter().try_for_each(|(rank, claim)| {
             deliver(&claim.inbox, memory.fd()).map_err(|e| match e.kind() {
-                // What ran out is this rank's.
+                // This rank is the one that ran out of it.
                 ErrorKind::Resource => e,
                 _ => e.guilty([*rank]),
             })
         });
         together(&within, BUFFER, given)?;
         let taken = others.iter().try_for_each(|_| {
-            // In whatever order they came.
+            // The inbox has the peers' windows in any order; the key of a window tells whose it is.
             admit(inbox.take()?, |key| others.iter().find(|(_, claim)| claim.key == key).map(|(_, claim)| claim.len))
         });
         together(&within, BUFFER, taken)?;
@@ -136,15 +146,19 @@ impl GroupMemory for ProcessGroup {
 fn begin<T: Plain>(len: usize) -> Result<(Inbox, Window)> {
     let (size, name) = (size_of::<T>(), T::IDENTITY);
     if size == 0 || align_of::<T>() > ALIGNED {
-        let what = format!("there is no buffer of {name}: its size is {size}, its alignment {}", align_of::<T>());
+        let align = align_of::<T>();
+        let what = format!(
+            "a buffer of the group cannot have elements of {name} (size {size}, alignment {align}): \
+             the size must not be 0, and the alignment at most {ALIGNED}"
+        );
         return Err(Error::invalid(what));
     }
     let bytes = len.checked_mul(size).filter(|bytes| *bytes <= isize::MAX as usize);
-    let bytes = bytes.ok_or_else(|| Error::invalid(format!("no memory can have {len} elements of {size} bytes")))?;
+    let bytes = bytes.ok_or_else(|| Error::invalid(format!("no memory can hold {len} elements of {size} bytes")))?;
     Ok((Inbox::open()?, Window::new(bytes)?))
 }
 
-/// What a rank says of its buffer.
+/// What a rank tells the others about its buffer.
 struct Claim {
     host: HostId,
     inbox: Address,

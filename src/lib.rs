@@ -27,13 +27,13 @@
 //! | --- | --- |
 //! | group | The ranks that communicate together, numbered from 0. A [`ProcessGroup`] is one rank's handle of its group; every op is a method of it. |
 //! | store | A key–value service that all ranks can reach: [`TcpStore`], [`FileStore`], or [`HashStore`] inside one process. It carries a few small keys while a group is made, and no payload. |
-//! | rendezvous | The step in which ranks find each other through the store and form a group. [`builder`] does it. `init("env://")` reads the variables of `c10d run`, `torchrun`, `mpirun` or `srun`. |
+//! | rendezvous | The step in which ranks find each other through the store and form a group. [`Builder::build`] does this. `init("env://")` reads the variables of `c10d run`, `torchrun`, `mpirun` or `srun`. |
 //! | lane | One backend of a group, which serves one kind of memory, and the order of the calls on it. All ranks make the same collectives in the same order on each lane. |
 //! | rejected | An error that a call returns before anything was sent. The group can still be used. |
-//! | failed | An error after data was sent. The group is over on all ranks, and each later call returns the first cause. [`ProcessGroup::shrink_to_survivors`] makes a new group of the ranks that still live. |
+//! | failed | An error after data was sent. The group cannot be used any more on any rank, and each later call returns the first error. [`ProcessGroup::shrink_to_survivors`] makes a new group of the ranks that are still alive. |
 //!
-//! [`Error::status`] tells rejected from failed, and [`Error::report`] names the ranks that caused the error. Every call has a
-//! deadline, so that no call waits forever.
+//! [`Error::status`] says whether a call was rejected or failed, and [`Error::report`] names the ranks that caused the
+//! error. Every call has a deadline, so no call waits forever.
 //!
 //! # Where to find what
 //!
@@ -49,8 +49,8 @@
 //! | arrange ranks on a grid | [`Mesh`] |
 //! | set variables and hints | [`manual::settings`] |
 //! | handle an error | [`manual::errors`] |
-//! | find out why it hangs or is slow | [`manual::troubleshooting`], [`manual::tuning`] |
-//! | know who must be trusted | [`manual::security`] |
+//! | find out why a program hangs or is slow | [`manual::troubleshooting`], [`manual::tuning`] |
+//! | know what must be trusted | [`manual::security`] |
 //! | write a backend | [`backend`] |
 #![cfg_attr(feature = "document-features", doc = concat!("# Features\n\n", document_features::document_features!()))]
 #![cfg_attr(docsrs, feature(doc_cfg))]
@@ -91,14 +91,14 @@ pub use c10d_mpi as mpi;
 pub use c10d_nccl as nccl;
 pub use c10d_rendezvous::{FileStore, Joined, TcpStore, TcpStoreServer, init, launch, tcp_store};
 
-/// For vendors: the traits that a backend implements, the types that it is given, and its registration. Programs that only
-/// call ops need nothing from here.
+/// For vendors: the traits that a backend implements, the types that its methods receive, and its registration.
+/// Programs that only call ops need nothing from this module.
 pub mod backend {
     pub use c10d_core::backend::*;
     pub use c10d_core::{submit, submit_device};
 }
 
-/// The README's examples are tests.
+/// Runs the README's examples as tests.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;

@@ -43,7 +43,7 @@ struct Axis {
 
 impl Mesh {
     /// Puts the ranks of `pg` on a grid. Each axis has a name and a size; the product of the sizes is the world size.
-    /// The last axis varies fastest: ranks 0 and 1 differ in it. Every rank calls it with the same axes.
+    /// The last axis varies fastest: ranks 0 and 1 differ in it. Every rank calls this function with the same axes.
     ///
     /// # Errors
     /// [`Mismatch`](crate::ErrorKind::Mismatch) of `axes`, which names the ranks that gave other axes.
@@ -60,7 +60,7 @@ impl Mesh {
     /// Makes a mesh with the axes `host` and `local`: the hosts, and the ranks of each host. Hosts are ordered by their
     /// first ranks, and the ranks of a host by their numbers; [`whole`](Self::whole) numbers the ranks in this order.
     /// The first rank of each host has the coordinate 0 in `local`, and its `mesh.group("host")` has the first rank of
-    /// every host. Every rank calls it.
+    /// every host. Every rank calls this function.
     ///
     /// # Errors
     /// [`InvalidArgument`](crate::ErrorKind::InvalidArgument) on all ranks if the hosts have different numbers of
@@ -97,43 +97,43 @@ impl Mesh {
         Ok(Mesh(Arc::new(Grid { whole, axes, coordinates })))
     }
 
-    /// The group of all ranks of the mesh, in row-major order.
+    /// Returns the group of all ranks of the mesh, in row-major order.
     pub fn whole(&self) -> &ProcessGroup {
         &self.0.whole
     }
 
-    /// The names and sizes of the axes, in order.
+    /// Returns the names and sizes of the axes, in order.
     pub fn axes(&self) -> impl Iterator<Item = (&str, u32)> {
         self.0.axes.iter().map(|axis| (&*axis.name, axis.size))
     }
 
-    /// This rank's coordinate on each axis.
+    /// Returns this rank's coordinate on each axis.
     pub fn coordinates(&self) -> &[u32] {
         &self.0.coordinates
     }
 
-    /// The rank, numbered as in [`whole`](Self::whole), at these coordinates; `None` if the coordinates are outside of
-    /// the grid.
+    /// Returns the rank at these coordinates, numbered as in [`whole`](Self::whole), or `None` if the coordinates are
+    /// outside of the grid.
     pub fn rank_at(&self, coordinates: &[u32]) -> Option<u32> {
         let inside = self.0.axes.iter().zip(coordinates).all(|(axis, at)| *at < axis.size);
         (inside && coordinates.len() == self.0.axes.len()).then(|| ravel(coordinates, &self.sizes()))
     }
 
-    /// The group of this rank and the ranks that differ from it on this axis only. A rank's number in the group is its
-    /// coordinate.
+    /// Returns the group of this rank and the ranks that differ from it on this axis only. A rank's number in that
+    /// group is its coordinate.
     ///
     /// # Errors
-    /// [`InvalidArgument`](crate::ErrorKind::InvalidArgument) if there is no such axis.
+    /// [`InvalidArgument`](crate::ErrorKind::InvalidArgument) if the mesh has no such axis.
     pub fn group(&self, axis: &str) -> Result<&ProcessGroup> {
         Ok(&self.0.axes[self.axis(axis)?].group)
     }
 
-    /// The rank, numbered as in [`whole`](Self::whole), that is `by` steps away on an axis: the neighbour for a halo
-    /// exchange or a pipeline. Beyond the end the result is `None`; if `wraps` is true, counting goes on at the other
-    /// end.
+    /// Returns the rank that is `by` steps away on an axis, numbered as in [`whole`](Self::whole): the neighbour for a
+    /// halo exchange or a pipeline. Past the end of the axis the result is `None`, or, if `wraps` is true, counting
+    /// continues at the other end.
     ///
     /// # Errors
-    /// [`InvalidArgument`](crate::ErrorKind::InvalidArgument) if there is no such axis.
+    /// [`InvalidArgument`](crate::ErrorKind::InvalidArgument) if the mesh has no such axis.
     pub fn shift(&self, axis: &str, by: i64, wraps: bool) -> Result<Option<u32>> {
         let at = self.axis(axis)?;
         let (mine, size) = (i64::from(self.0.coordinates[at]), i64::from(self.0.axes[at].size));
@@ -149,22 +149,22 @@ impl Mesh {
         Ok(self.rank_at(&coordinates))
     }
 
-    /// The group of this rank and the ranks that differ from it on these axes only. The last of the axes varies
-    /// fastest. Every rank of the mesh calls it with the same axes.
+    /// Makes the group of this rank and the ranks that differ from it on these axes only. The last of the axes varies
+    /// fastest. Every rank of the mesh calls this method with the same axes.
     ///
     /// # Errors
-    /// [`InvalidArgument`](crate::ErrorKind::InvalidArgument) if there is no such axis, or one is named twice. Else as of
-    /// [`split`](ProcessGroup::split).
+    /// [`InvalidArgument`](crate::ErrorKind::InvalidArgument) if the mesh does not have one of the axes, or if an axis
+    /// is named twice. Other errors are those of [`split`](ProcessGroup::split).
     pub fn flatten(&self, axes: &[&str]) -> Result<ProcessGroup> {
         let at = self.chosen(axes)?;
         among(&self.0.whole, &self.sizes(), &self.0.coordinates, &at)
     }
 
-    /// The mesh that has only these axes, in this order: the ranks that have this rank's coordinates on all other axes.
-    /// Every rank of the mesh calls it with the same axes.
+    /// Makes a mesh of the ranks that have this rank's coordinates on all other axes. It has only these axes, in this
+    /// order. Every rank of the mesh calls this method with the same axes.
     ///
     /// # Errors
-    /// The same as of [`flatten`](Self::flatten).
+    /// The same as those of [`flatten`](Self::flatten).
     pub fn slice(&self, axes: &[&str]) -> Result<Mesh> {
         let at = self.chosen(axes)?;
         let whole = self.flatten(axes)?;
@@ -203,7 +203,7 @@ impl std::fmt::Debug for Mesh {
     }
 }
 
-/// The group of the rank at these coordinates and the ranks that differ from it on the axes `chosen` only.
+/// Makes the group of the rank at these coordinates and the ranks that differ from it on the axes `chosen` only.
 fn among(whole: &ProcessGroup, sizes: &[u32], coordinates: &[u32], chosen: &[usize]) -> Result<ProcessGroup> {
     let rest: Vec<usize> = (0..sizes.len()).filter(|at| !chosen.contains(at)).collect();
     let of = |axes: &[usize]| {
@@ -214,7 +214,7 @@ fn among(whole: &ProcessGroup, sizes: &[u32], coordinates: &[u32], chosen: &[usi
     group.ok_or_else(|| Error::new(ErrorKind::Internal, "a rank of a mesh is in no group"))
 }
 
-/// The rank at these coordinates. The last axis varies fastest.
+/// Returns the rank at these coordinates. The last axis varies fastest.
 fn ravel(coordinates: &[u32], sizes: &[u32]) -> u32 {
     coordinates.iter().zip(sizes).fold(0, |rank, (at, size)| rank * size + at)
 }
@@ -233,11 +233,11 @@ fn described(axes: &[(&str, u32)]) -> String {
 
 fn check(world: u32, axes: &[(&str, u32)]) -> Result {
     if let Some(twice) = (1..axes.len()).find(|i| axes[..*i].iter().any(|(name, _)| *name == axes[*i].0)) {
-        return Err(Error::invalid(format!("the axis {:?} is there twice", axes[twice].0)));
+        return Err(Error::invalid(format!("two axes have the name {:?}", axes[twice].0)));
     }
     let product = axes.iter().try_fold(1u32, |product, (_, size)| product.checked_mul(*size));
     if product != Some(world) {
-        return Err(Error::invalid(format!("{} is no grid of {world} ranks", described(axes))));
+        return Err(Error::invalid(format!("{} does not make a grid of {world} ranks", described(axes))));
     }
     Ok(())
 }
@@ -245,7 +245,7 @@ fn check(world: u32, axes: &[(&str, u32)]) -> Result {
 /// Compares the axes of all ranks. Every rank learns which ranks gave other axes.
 fn compare(within: &Within<'_>, mine: &str) -> Result {
     const AXES: &str = "axes of a mesh";
-    // The text, cut at this many bytes, and a hash of the whole, which tells longer texts apart.
+    // A rank sends the text, cut after this many bytes, and a hash of the whole text, which tells longer texts apart.
     const TEXT: usize = 240;
     let hash = mine
         .bytes()
@@ -285,8 +285,8 @@ mod tests {
         assert!(check(6, &[("a", 2), ("b", 3)]).is_ok());
         assert!(check(1, &[]).is_ok());
         for (axes, words) in [
-            (&[("a", 2), ("b", 2)][..], "a=2 × b=2 is no grid of 6 ranks"),
-            (&[("a", 6), ("a", 1)], "\"a\" is there twice"),
+            (&[("a", 2), ("b", 2)][..], "a=2 × b=2 does not make a grid of 6 ranks"),
+            (&[("a", 6), ("a", 1)], "two axes have the name \"a\""),
             (&[("a", 0)], "no grid"),
             (&[("a", 1 << 31), ("b", 2)], "no grid"),
         ] {

@@ -13,8 +13,8 @@ use num_complex::{Complex32, Complex64};
 
 /// A type whose values are plain bytes, with a name that is the same on all ranks.
 ///
-/// [`Pod`] says that any bytes are a valid value and that there is no padding; the crate bytemuck derives it. Ranks
-/// compare the name in place of the type: a rank that uses another name or a type of another size gets a
+/// [`Pod`] guarantees that any bytes are a valid value and that there is no padding; the crate bytemuck can derive it.
+/// Ranks compare the type's name and size: a rank that uses another name or a type of another size gets a
 /// [`Mismatch`](crate::ErrorKind::Mismatch) of `type`. Change the name when the meaning of the bytes changes.
 ///
 /// ```
@@ -54,8 +54,8 @@ elements! {
 /// Wraps a buffer of plain elements, so that calls accept it. The buffer is a `&[T]`, `&mut [T]`, `Vec<T>`, `Box<[T]>`,
 /// or a reference to a vector or an array.
 ///
-/// All ops that move data accept it. Ops that reduce do not; see [`Reductions`](crate::Reductions). Sizes count
-/// elements, also those that [`splits`](c10d_core::Call::splits) takes.
+/// All ops that move data accept the result. Ops that reduce do not; see [`Reductions`](crate::Reductions). All sizes
+/// count elements of `T`, also those that [`splits`](c10d_core::Call::splits) takes.
 ///
 /// ```
 /// # #[derive(Clone, Copy, PartialEq, Debug, bytemuck::Pod, bytemuck::Zeroable)]
@@ -97,20 +97,21 @@ impl<B> PlainBuf<B> {
     }
 }
 
-/// The span of the elements, with their name. It has no name if the elements have no bytes or too many names are in
-/// use.
+/// Returns the span of the elements, with their identity. The identity is missing if the elements have a size of 0, or
+/// if the program uses too many names.
 fn span<T: Plain>(at: *mut T, len: usize, by: &'static str) -> Span {
     let bytes = Span::host(at.cast::<u8>(), len.saturating_mul(size_of::<T>()));
     Identity::new(T::IDENTITY, size_of::<T>(), by).map_or(bytes, |identity| bytes.identified(identity))
 }
 
+/// Returns the span, or an error if it has no identity.
 fn named<T: Plain>(span: Span) -> Result<Span> {
     if span.identity().is_some() {
         return Ok(span);
     }
     let name = T::IDENTITY;
     let what = match size_of::<T>() {
-        0 => format!("an element of {name} has a size of 0 bytes: there is nothing to move"),
+        0 => format!("elements of {name} have a size of 0 bytes, so there is nothing to move"),
         _ => format!("{name} cannot be registered: the program uses too many names of types and operations"),
     };
     Err(Error::invalid(what))
@@ -144,7 +145,7 @@ buf! {
     [T: Plain] Box<[T]>, b => b.as_mut_ptr();
 }
 
-// SAFETY: an exclusive borrow or sole ownership.
+// SAFETY: the value borrows the memory exclusively or owns it.
 unsafe impl<T: Plain> BufMut for PlainBuf<&mut [T]> {}
 // SAFETY: as above.
 unsafe impl<T: Plain> BufMut for PlainBuf<&mut Vec<T>> {}

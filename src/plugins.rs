@@ -7,7 +7,7 @@ use c10d_core::backend::Registry;
 
 use crate::builtin;
 
-/// Starts a search for plugins. A plugin whose name is that of a linked backend is refused.
+/// Starts a search for plugins. The search refuses a plugin that has the name of a linked backend.
 pub fn search() -> Result<Search> {
     Ok(Search::beside(&Registry::collect(builtin())?))
 }

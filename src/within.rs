@@ -1,4 +1,4 @@
-//! One time limit, and one kind of error, for an operation that is made of several calls.
+//! A time limit and errors for an operation that consists of several calls.
 
 use std::time::{Duration, Instant};
 
@@ -23,12 +23,12 @@ impl<'a> Within<'a> {
         Ok(self.pg.run(call.timeout(self.left()))?)
     }
 
-    /// What is left of the time.
+    /// Returns the time that is left, or zero.
     pub(crate) fn left(&self) -> Duration {
         self.end.saturating_duration_since(Instant::now())
     }
 
-    /// Marks the error as one of this operation only: all ranks are in step, and the group can still be used.
+    /// Completes an error that ends only this operation: no rank waits for another, and the group can still be used.
     pub(crate) fn ended(&self, error: Error) -> Error {
         let mut error = error.rejected();
         error.report_mut().rank = Some(self.pg.rank());

@@ -1,5 +1,5 @@
-//! The first step of every collective of objects: the ranks exchange headers, and all decide alike whether the call
-//! goes on.
+//! The first step of every collective of objects: the ranks exchange headers, from which all of them make the same
+//! decision whether the call continues.
 
 use std::any::type_name;
 
@@ -10,12 +10,13 @@ use super::codec::{Header, NUMBERS, Outgoing, TEXT};
 use crate::plain::PlainBuf;
 use crate::within::Within;
 
-/// The name of the bytes of objects in fingerprints. It tells them from bytes of other calls.
+/// The name that fingerprints have for the bytes of objects. With it, ranks do not take bytes of another call for an
+/// object.
 pub(super) const OBJECTS: &str = "objects";
 
-/// Exchanges headers with all ranks. Returns the length of each rank's object; all are within the smallest limit of any
-/// rank. If some objects cannot be sent, all ranks get an error that names the ranks that gave them, and nothing is
-/// sent.
+/// Exchanges headers with all ranks. Returns for each rank the length of its object, or of the largest of its objects;
+/// no length exceeds the smallest limit of all ranks. If an object cannot be sent or is too large, or if the types
+/// differ, no object is sent, and all ranks get an error that names the ranks at fault.
 pub(super) fn agree<T>(within: &Within<'_>, out: &Outgoing, limit: usize) -> Result<Vec<usize>> {
     let n = within.pg.size() as usize;
     let own = out.header::<T>(limit);
@@ -41,21 +42,22 @@ pub(super) fn agree<T>(within: &Within<'_>, out: &Outgoing, limit: usize) -> Res
         return Ok(headers.iter().map(|header| header.length as usize).collect());
     }
 
-    // All ranks have the same headers, so all of them get here.
+    // All ranks have the same headers, so either all of them get here or none.
     let texts = texts(within, out, &headers)?;
     let text = |rank: u32| harmless(&String::from_utf8_lossy(&texts[rank as usize]), TEXT);
     let error = match (&failed[..], &differ[..]) {
         ([first, ..], _) => {
-            let what = format!("nothing was sent: on rank {first}, {}", text(*first));
+            let what = format!("no object was sent: on rank {first}, {}", text(*first));
             Error::invalid(what).guilty(failed)
         }
         (_, [first, ..]) => mismatch::<T>(text(*first)).guilty(differ),
-        _ => Error::new(ErrorKind::Internal, "the ranks do not agree whether their objects have one type"),
+        _ => Error::new(ErrorKind::Internal, "the types in the headers of objects differ and are equal"),
     };
     Err(within.ended(error))
 }
 
-/// The text of each rank: the type of its object, or why it cannot be sent.
+/// Exchanges a text with all ranks and returns those of all ranks: the type of a rank's object, or why the object
+/// cannot be sent.
 fn texts(within: &Within<'_>, out: &Outgoing, headers: &[Header]) -> Result<Vec<Vec<u8>>> {
     let length = |header: &Header| (header.text as usize).min(TEXT);
     let mut texts: Vec<Vec<u8>> = headers.iter().map(|header| vec![0; length(header)]).collect();

@@ -1,4 +1,4 @@
-//! Objects as bytes, and the header that travels before them.
+//! Converts objects to bytes and back, and defines the header that a rank sends before them.
 
 use std::any::Any;
 use std::any::type_name;
@@ -10,22 +10,22 @@ use serde::de::DeserializeOwned;
 /// The largest number of bytes of a text about an object: the name of its type, or why it cannot be sent.
 pub(super) const TEXT: usize = 1000;
 
-/// The header: what a rank tells the others about its object.
+/// What a rank tells the others about its objects before it sends them.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Header {
-    /// The hash of its type's name.
+    /// The hash of the name of the object's type.
     pub(super) identity: u64,
-    /// Bytes of its object, or of the largest of its objects.
+    /// The length of the rank's object, or of the largest of its objects, in bytes.
     pub(super) length: u64,
-    /// Bytes of the text that follows.
+    /// The length of the text that follows, in bytes.
     pub(super) text: u64,
-    /// Whether the object cannot be sent. The text says why.
+    /// Whether the object cannot be sent. If so, the text says why.
     pub(super) failed: bool,
     /// The largest number of bytes that the rank accepts.
     pub(super) limit: u64,
 }
 
-/// How many numbers a header has.
+/// The number of numbers of a header.
 pub(super) const NUMBERS: usize = 5;
 
 impl Header {
@@ -47,12 +47,12 @@ pub(super) struct Outgoing {
 }
 
 impl Outgoing {
-    /// No object: for a rank that only receives.
+    /// Makes the value for a rank that only receives: it has no object.
     pub(super) fn nothing<T>() -> Outgoing {
         Outgoing { bytes: Vec::new(), text: bounded(type_name::<T>().to_owned()), failed: false, panic: None }
     }
 
-    /// An object that cannot be sent, and why.
+    /// Makes the value for a rank whose object cannot be sent, with the reason.
     pub(super) fn failed(why: String) -> Outgoing {
         Outgoing { bytes: Vec::new(), text: bounded(why), failed: true, panic: None }
     }
@@ -60,7 +60,7 @@ impl Outgoing {
     /// Serializes the objects. Errors and panics of the types' own code are caught here.
     pub(super) fn of<'a, T: Serialize + 'a>(objects: impl IntoIterator<Item = &'a T>) -> Outgoing {
         let encode = || objects.into_iter().map(postcard::to_stdvec).collect::<postcard::Result<Vec<_>>>();
-        // A half-written buffer is dropped.
+        // After a panic the half-written bytes are dropped, so nothing sees a broken invariant.
         match catch_unwind(AssertUnwindSafe(encode)) {
             Ok(Ok(bytes)) => Outgoing { bytes, ..Outgoing::nothing::<T>() },
             Ok(Err(e)) => Outgoing::failed(format!("{} cannot be serialized: {e}", type_name::<T>())),
@@ -87,7 +87,7 @@ pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
     }
 }
 
-/// FNV-1a of the type's name: the same in all processes of one program.
+/// Returns the FNV-1a hash of the type's name, which is the same in all processes of one program.
 fn identity<T>() -> u64 {
     let name = type_name::<T>().bytes();
     name.fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
@@ -112,7 +112,7 @@ mod tests {
         bytes.push(0);
         assert_eq!(decode::<(u32, String)>(&bytes), Err("1 bytes are left over".into()));
         assert!(decode::<(u32, String)>(&bytes[..3]).is_err());
-        // Nine bytes that claim to hold 2^60 elements.
+        // These nine bytes are the length of a vector of 2^60 elements, without the elements.
         assert!(decode::<Vec<u64>>(&[0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x10]).is_err());
         assert_eq!(bounded("ä".repeat(TEXT)).len(), TEXT);
         assert_ne!(identity::<u32>(), identity::<i32>());

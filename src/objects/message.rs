@@ -1,5 +1,5 @@
-//! Objects from one rank to another: a header, then the name of the type and the bytes. They travel in pieces, so that
-//! a receiver that refuses the object can take them off the connection one by one.
+//! Sends an object from one rank to another: a header, then the name of the type and the object's bytes. The name and
+//! the bytes are sent in pieces, so that a receiver that rejects the object needs memory for one piece only.
 
 use serde::de::DeserializeOwned;
 
@@ -11,13 +11,16 @@ use super::codec::{Header, NUMBERS, Outgoing, TEXT, decode};
 use crate::plain::PlainBuf;
 use crate::within::Within;
 
+/// The size of a piece in bytes.
 const PIECE: usize = 4 << 20;
 
+/// Sends the object of `out`. If there is none, or it is too large, only the reason is sent, which is the receiver's
+/// error.
 pub(super) fn send<T>(within: &Within<'_>, out: Outgoing, limit: usize, to: u32, tag: u32) -> Result {
     let mut out = out;
     let length = out.bytes.first().map_or(0, Vec::len);
     if length > limit {
-        out = Outgoing::failed(format!("an object has {length} bytes, but the receiver's limit is {limit} bytes"));
+        out = Outgoing::failed(format!("the object has {length} bytes, but the sender's limit is {limit} bytes"));
     }
     let header = out.header::<T>(limit).to_numbers();
     within.run(op::send(PlainBuf::reduced_by(&header, OBJECTS), to, tag))?;
@@ -33,7 +36,7 @@ pub(super) fn send<T>(within: &Within<'_>, out: Outgoing, limit: usize, to: u32,
     Ok(())
 }
 
-/// Receives from rank `from`, or from any rank if it is `None`. Returns the sender's rank, too.
+/// Receives an object from rank `from`, or from any rank if `from` is `None`. Also returns the sender's rank.
 pub(super) fn recv<T: DeserializeOwned>(
     within: &Within<'_>,
     limit: usize,
@@ -51,7 +54,7 @@ pub(super) fn recv<T: DeserializeOwned>(
     let text = (header.text as usize).min(TEXT);
     let total = (text as u64).saturating_add(if header.failed { 0 } else { header.length });
 
-    // A refused object is received and dropped, piece by piece, because the next object of this tag follows it.
+    // A rejected object is received, too, and dropped piece by piece, because the next object with this tag follows it.
     let refused = header.failed || header.identity != own.identity || header.length > limit as u64;
     let room = if refused { (total as usize).min(PIECE) } else { total as usize };
     let mut body = vec![0u8; room];

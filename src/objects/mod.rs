@@ -1,4 +1,4 @@
-//! Objects: values of any type that serde can serialize and deserialize.
+//! Collectives and messages of objects: values of any type that serde can serialize and deserialize.
 
 mod agree;
 mod codec;
@@ -48,17 +48,22 @@ impl Objects<'_> {
 /// in the format of the crate postcard over the group's CPU backend. For slices of numbers the ops are faster. Ranks in
 /// Python cannot take part, since Python sends pickles.
 ///
-/// All ranks give or expect the same type. Ranks compare the type's name, which finds mistakes but is no proof. Bytes
-/// from peers are limited by [`Objects::limit`] before memory is allocated, and safe code reads them. Still, a peer may
-/// send an object that takes long to read, or, if the type is recursive, one that overflows the stack. Do not use
-/// recursive types where peers are not trusted.
+/// All ranks must pass or expect the same type. Ranks compare the type's name, which finds mistakes but is no proof.
+/// Bytes from peers are limited by [`Objects::limit`] before memory is allocated, and safe code reads them. Still, a
+/// peer may send an object that takes long to read, or, if the type is recursive, one that overflows the stack. Do not
+/// use recursive types where peers are not trusted.
 ///
-/// All methods have the errors of the ops, and the following ones. After these nothing was sent, all ranks are in step,
-/// and the group can still be used. [`InvalidArgument`](crate::ErrorKind::InvalidArgument) if an object cannot be
-/// serialized, or is larger than the limit; [`Mismatch`](crate::ErrorKind::Mismatch) of `type` if ranks use different
-/// types. Both name the ranks, and reach all ranks of a collective and both sides of a message.
-/// [`Protocol`](crate::ErrorKind::Protocol) if an object cannot be read back, on the rank that reads it. If the
-/// serialization panics, the other ranks are told, and then the panic continues in its caller.
+/// All methods have the errors of the ops, and the following ones. After one of these, no rank waits for another, and
+/// the group can still be used.
+///
+/// - [`InvalidArgument`](crate::ErrorKind::InvalidArgument) if an object cannot be serialized, or is larger than the
+///   limit. It names the ranks whose objects these are. In a collective all ranks get it. With a message, both ranks
+///   get it, or only the receiver if the object is larger than the receiver's limit alone.
+/// - [`Mismatch`](crate::ErrorKind::Mismatch) of `type` if ranks use different types. It names the ranks. In a
+///   collective all ranks get it; with a message, only the receiver.
+/// - [`Protocol`](crate::ErrorKind::Protocol) if an object cannot be read back, only on the ranks that read it.
+///
+/// If the serialization panics, the other ranks get an error, and then the panic continues in its caller.
 ///
 /// ```
 /// use c10d::{ObjectCollectives, Root};
@@ -84,10 +89,10 @@ impl Objects<'_> {
 /// # Ok(()) }
 /// ```
 pub trait ObjectCollectives {
-    /// Returns this group with options for objects, which the returned value sets.
+    /// Returns this group as a value that has the same methods and options for them.
     fn objects(&self) -> Objects<'_>;
 
-    /// Every rank gives an object; all ranks get all objects, in rank order.
+    /// Every rank passes an object; all ranks get all objects, in rank order.
     fn all_gather_object<T: Serialize + DeserializeOwned>(&self, mine: &T) -> Result<Vec<T>> {
         let objects = self.objects();
         let within = objects.within();
@@ -116,7 +121,7 @@ pub trait ObjectCollectives {
         }
     }
 
-    /// Every rank gives an object; the root gets all of them in rank order, the others get `None`.
+    /// Every rank passes an object; the root gets all of them in rank order, the others get `None`.
     fn gather_object<T: Serialize + DeserializeOwned>(&self, mine: &T, root: u32) -> Result<Option<Vec<T>>> {
         let objects = self.objects();
         let within = objects.within();
@@ -153,7 +158,7 @@ pub trait ObjectCollectives {
             false => Root::At(at),
         };
         within.run(op::scatter(from, PlainBuf::reduced_by(&mut length, OBJECTS)))?;
-        // The headers told all ranks the largest length, which is within the limit.
+        // All ranks know the largest length from the headers, and it is within the limit.
         let length = (length[0] as usize).min(largest[at as usize]);
         let mut bytes = vec![0u8; length];
         let from = match is_root {
@@ -168,8 +173,8 @@ pub trait ObjectCollectives {
     }
 
     /// Sends an object to rank `to`, which must receive an object with the same tag. Objects with one tag arrive in
-    /// order. An object is more than one message, so only one thread at a time may use a tag for objects, on both
-    /// sides.
+    /// order. An object consists of several messages, so on each of the two ranks only one thread at a time may use a
+    /// tag for objects.
     fn send_object<T: Serialize>(&self, object: &T, to: u32, tag: u32) -> Result {
         let objects = self.objects();
         let mut out = Outgoing::of([object]);
@@ -217,7 +222,7 @@ impl Objects<'_> {
     }
 }
 
-/// The bytes of the only object that this rank gives.
+/// Returns the bytes of the only object of this rank, or no bytes if it has none.
 fn only(out: &Outgoing) -> PlainBuf<&[u8]> {
     PlainBuf::reduced_by(out.bytes.first().map_or(&[], Vec::as_slice), OBJECTS)
 }
@@ -233,7 +238,7 @@ fn no_object<T>(rank: u32, why: &str) -> Error {
     Error::new(ErrorKind::Protocol, what).guilty([rank])
 }
 
-/// Rejects a root that is not a rank of the group, before anything is sent.
+/// Returns the root's rank, or an error if it is not a rank of the group. Nothing is sent before this check.
 fn is_rank(pg: &ProcessGroup, rank: u32) -> Result<u32> {
     if rank < pg.size() {
         return Ok(rank);

@@ -2,10 +2,11 @@
 
 use std::ops::Range;
 
-/// How many bytes one rank receives in a round, from all ranks together. They stay in the cache until they are
-/// combined, and a round of this size takes long beside the cost of starting it.
+/// The number of bytes that one rank receives in a round, from all ranks together. So few bytes stay in the cache until
+/// they are combined, and the cost of starting a round of this size is small compared with the round itself.
 const ROUND_BYTES: usize = 512 << 10;
 
+/// The lengths of the parts and pieces.
 pub(super) struct Cut {
     len: usize,
     ranks: usize,
@@ -24,17 +25,17 @@ impl Cut {
         self.len
     }
 
-    /// The number of rounds. An empty slice has one round, too, in which the ranks compare their lengths.
+    /// Returns the number of rounds. An empty slice has one round, too, in which the ranks compare their lengths.
     pub(super) fn rounds(&self) -> usize {
         self.len.div_ceil(self.ranks).div_ceil(self.piece).max(1)
     }
 
-    /// The number of elements of the longest piece.
+    /// Returns the number of elements of the longest piece.
     pub(super) fn piece(&self) -> usize {
         self.piece.min(self.len.div_ceil(self.ranks))
     }
 
-    /// The range of the piece that belongs to this rank and round.
+    /// Returns the range of the piece of this rank and round.
     pub(super) fn at(&self, rank: usize, round: usize) -> Range<usize> {
         let (each, longer) = (self.len / self.ranks, self.len % self.ranks);
         let start = rank * each + rank.min(longer);
@@ -43,12 +44,12 @@ impl Cut {
         from..from.saturating_add(self.piece).min(end)
     }
 
-    /// The pieces of a round, rank by rank.
+    /// Returns the pieces of a round, in rank order.
     pub(super) fn pieces<'a, T>(&self, x: &'a [T], round: usize) -> Vec<&'a [T]> {
         (0..self.ranks).map(|rank| &x[self.at(rank, round)]).collect()
     }
 
-    /// The pieces of a round, rank by rank.
+    /// Returns the pieces of a round, in rank order, for writing.
     pub(super) fn pieces_mut<'a, T>(&self, mut x: &'a mut [T], round: usize) -> Vec<&'a mut [T]> {
         let mut begun = 0;
         let piece = |rank| {
@@ -70,7 +71,7 @@ mod tests {
     fn every_element_is_in_one_piece_and_pieces_are_in_order() {
         for ranks in 1..=5u32 {
             for len in [0, 1, 2, 3, 7, 100, 1000] {
-                // Element sizes with which a round has one, two or three elements of a rank.
+                // With these element sizes, the pieces of a round have few elements each.
                 for bytes in [1 << 19, 1 << 17, 1 << 16] {
                     let cut = Cut::new(len, ranks, bytes);
                     let mut seen = vec![0; len];

@@ -1,5 +1,5 @@
-//! The steps that all reductions by a closure share: the ranks' pieces come to the rank that combines them, in rank
-//! order; at the end every rank learns whose closure panicked.
+//! The steps that all reductions by a closure share. In each round, a rank collects its piece from all ranks and
+//! combines them in rank order. At the end every rank learns whose closure panicked.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -19,7 +19,7 @@ pub(super) struct Exchange<'a> {
 }
 
 impl<'a> Exchange<'a> {
-    /// A reduction of `len` elements of `T` over all ranks.
+    /// Starts a reduction of `len` elements of `T` over all ranks.
     pub(super) fn new<T: Plain>(pg: &'a ProcessGroup, operation: Operation, len: usize) -> Exchange<'a> {
         let Operation { name, timeout } = operation;
         Exchange { within: Within::new(pg, timeout), name, cut: Cut::new(len, pg.size(), size_of::<T>()) }
@@ -30,23 +30,23 @@ impl<'a> Exchange<'a> {
         PlainBuf::reduced_by(elements, self.name)
     }
 
-    /// This round's pieces of `x`, in rank order.
+    /// Returns this round's pieces of `x`, in rank order.
     pub(super) fn pieces_mut<'x, T: Plain>(&self, x: &'x mut [T], round: usize) -> Vec<PlainBuf<&'x mut [T]>> {
         self.cut.pieces_mut(x, round).into_iter().map(|piece| self.named(piece)).collect()
     }
 
-    /// This rank's number, as an index.
+    /// Returns this rank's number as an index.
     pub(super) fn me(&self) -> usize {
         self.within.pg.rank() as usize
     }
 
-    /// This round's piece of `x` that this rank combines.
+    /// Returns the piece of `x` that this rank combines in this round.
     pub(super) fn own<'x, T>(&self, x: &'x [T], round: usize) -> &'x [T] {
         &x[self.cut.at(self.me(), round)]
     }
 
-    /// Collects the pieces of this rank's part from all other ranks into `rows`, and sets the length of `rows` to that of
-    /// the piece. The own piece stays where it is.
+    /// Collects this rank's piece of the round from all other ranks into `rows`, and sets the length of the rows to
+    /// that of the piece. The piece of `x` itself is not copied.
     fn collect<T: Plain>(&self, x: &[T], round: usize, rows: &mut Rows<T>) -> Result {
         rows.cut_to(self.own(x, round).len());
         let mut pieces = self.cut.pieces(x, round);
@@ -57,7 +57,8 @@ impl<'a> Exchange<'a> {
         self.within.run(op::all_to_all(inputs, outputs).agreed_count(self.cut.len() as u64)).map(drop)
     }
 
-    /// Sends this rank's result to all others, and theirs into `pieces`, whose own place is empty.
+    /// Sends this rank's result to all other ranks, and receives theirs into `pieces`, which has an empty slice for
+    /// this rank.
     pub(super) fn spread<T: Plain>(&self, result: &[T], pieces: Vec<&mut [T]>) -> Result {
         let to = |rank| self.named(if rank == self.me() { &[][..] } else { result });
         let inputs = (0..pieces.len()).map(to).collect();
@@ -65,8 +66,9 @@ impl<'a> Exchange<'a> {
         self.within.run(op::all_to_all(inputs, outputs)).map(drop)
     }
 
-    /// Round by round, collects the pieces of `x`, and `body` goes on with them. The ranks stay in step even if the closure
-    /// panics. Then all ranks learn whose closure panicked, and the panic continues here.
+    /// Runs all rounds: collects the pieces of `x`, then calls `body`, which combines and sends them. If the closure
+    /// panics, this rank still takes part in all rounds, so that no rank waits for it. At the end all ranks learn whose
+    /// closure panicked, and the panic is resumed on its rank.
     pub(super) fn run<T: Plain, X: AsRef<[T]>, F: FnMut(&mut [T], &[T])>(
         &self,
         mut x: X,
@@ -88,7 +90,7 @@ impl<'a> Exchange<'a> {
         }
     }
 
-    /// Exchanges with all ranks whose closure panicked.
+    /// Tells all ranks whether this rank's closure panicked. Returns an error if that of another rank did.
     fn tell(&self, panicked: bool) -> Result {
         let mut all = vec![0u8; self.within.pg.size() as usize];
         self.within.run(op::all_gather_into(self.named(&[u8::from(panicked)]), self.named(&mut all)))?;
@@ -97,12 +99,12 @@ impl<'a> Exchange<'a> {
             return Ok(());
         }
         let what =
-            format!("the operation {:?} panicked there; this call ended on all ranks, the group goes on", self.name);
+            format!("the operation {:?} panicked there: the call failed, but the group can still be used", self.name);
         Err(self.within.ended(Error::new(ErrorKind::Aborted, what).guilty(guilty)))
     }
 }
 
-/// One piece from each rank.
+/// One row for each rank, which has that rank's piece of the round.
 pub(super) struct Rows<T> {
     rows: Vec<Vec<T>>,
     len: usize,
@@ -126,20 +128,21 @@ impl<T: Plain> Rows<T> {
         &self.rows[rank][..self.len]
     }
 
-    /// Makes `piece` the row of this rank.
+    /// Copies `piece` into the row of this rank.
     pub(super) fn set(&mut self, rank: usize, piece: &[T]) {
         self.rows[rank][..self.len].copy_from_slice(piece);
     }
 }
 
-/// The closure, which is not called again after a panic.
+/// The closure. It is not called again after a panic.
 pub(super) struct Fold<F> {
     closure: F,
     panic: Option<Box<dyn Any + Send>>,
 }
 
 impl<F> Fold<F> {
-    /// Combines the rows of all ranks into the first, in rank order. `own` stands for the row of rank `me`.
+    /// Combines the rows of all ranks into the first row, in rank order. `own` is used in place of the row of rank
+    /// `me`.
     pub(super) fn all<T: Plain>(&mut self, rows: &mut Rows<T>, me: usize, own: &[T])
     where
         F: FnMut(&mut [T], &[T]),
@@ -154,7 +157,7 @@ impl<F> Fold<F> {
         }
     }
 
-    /// On rank 0: combines its own piece and the rows of the others into its piece, in rank order.
+    /// Combines the rows of all other ranks into `first`, the piece of rank 0, in rank order.
     pub(super) fn onto_first<T: Plain>(&mut self, first: &mut [T], rows: &Rows<T>)
     where
         F: FnMut(&mut [T], &[T]),
@@ -184,7 +187,7 @@ impl<F> Fold<F> {
         if acc.is_empty() || self.panic.is_some() {
             return;
         }
-        // The closure's slices are not read after a panic, since the call fails on all ranks.
+        // After a panic the result is not used, since the call fails on all ranks.
         let called = catch_unwind(AssertUnwindSafe(|| (self.closure)(acc, x)));
         self.panic = called.err();
     }

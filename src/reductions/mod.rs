@@ -21,7 +21,7 @@ pub struct Operation {
 }
 
 impl Operation {
-    /// An operation of this name, with the group's timeout.
+    /// Makes an operation of this name, with the group's timeout.
     pub fn new(name: &'static str) -> Operation {
         Operation { name, timeout: None }
     }
@@ -44,8 +44,8 @@ impl From<&'static str> for Operation {
 /// The closure gets two slices of the same length, `acc` and `x`, and combines them element by element into `acc`:
 /// `acc[i] = acc[i] ∘ x[i]`. It must be associative. It need not be commutative, since the ranks are combined in order
 /// from the left: 0 ∘ 1 ∘ 2 and so on. It is called on the caller's thread, with pieces of the slices in any order, and
-/// may borrow. All ranks get the same bits, because each element is combined on one rank only. The work is divided
-/// evenly, and as many bytes travel as in a built-in reduction.
+/// may borrow from the caller. All ranks get the same bits, because each element is combined on one rank only. The work
+/// is divided evenly, and as many bytes travel as in a built-in reduction.
 ///
 /// If the closure panics, the panic continues in its caller. On the other ranks the call ends with
 /// [`Aborted`](crate::ErrorKind::Aborted), which names the rank, and the group can still be used. As after every error,
@@ -57,7 +57,7 @@ impl From<&'static str> for Operation {
 /// ```
 /// use c10d::Reductions;
 /// # fn main() -> c10d::Result<()> {
-/// /// log(exp(a) + exp(b)), which no built-in operation is.
+/// /// Computes log(exp(a) + exp(b)), for which there is no built-in operation.
 /// fn log_sum_exp(acc: &mut [f64], x: &[f64]) {
 ///     for (a, x) in acc.iter_mut().zip(x) {
 ///         let largest = a.max(*x);
@@ -91,8 +91,8 @@ pub trait Reductions {
         closure: impl FnMut(&mut [T], &[T]),
     ) -> Result;
 
-    /// Reduces the `input` of all ranks; rank i gets the i-th part of the result in `output`. `input` has world size
-    /// times as many elements as `output`.
+    /// Reduces the `input` of all ranks. Rank i gets the i-th part of the result in `output`. `input` must have as many
+    /// elements as `output` times the world size.
     fn reduce_scatter_with<T: Plain>(
         &self,
         input: &[T],
@@ -110,7 +110,7 @@ pub trait Reductions {
     ) -> Result;
 
     /// Replaces `x` by the combination of the `x` of all ranks before this one (MPI's `Exscan`), and returns `true`. On
-    /// rank 0, which has no rank before it, `x` keeps its values, and the result is `false`.
+    /// rank 0, which has no ranks before it, `x` keeps its values, and the result is `false`.
     fn exscan_with<T: Plain>(
         &self,
         x: &mut [T],
@@ -118,7 +118,7 @@ pub trait Reductions {
         closure: impl FnMut(&mut [T], &[T]),
     ) -> Result<bool>;
 
-    /// [`scan_with`](Self::scan_with) with a built-in operation.
+    /// Does [`scan_with`](Self::scan_with) with a built-in operation.
     ///
     /// ```
     /// use c10d::{ReduceOp, Reductions};
@@ -137,7 +137,7 @@ pub trait Reductions {
     /// not defined on the type.
     fn scan<T: Element + Plain>(&self, x: &mut [T], operation: ReduceOp) -> Result;
 
-    /// [`exscan_with`](Self::exscan_with) with a built-in operation; errors are those of [`scan`](Self::scan).
+    /// Does [`exscan_with`](Self::exscan_with) with a built-in operation. Its errors are those of [`scan`](Self::scan).
     fn exscan<T: Element + Plain>(&self, x: &mut [T], operation: ReduceOp) -> Result<bool>;
 }
 
@@ -190,7 +190,7 @@ impl Reductions for ProcessGroup {
     ) -> Result {
         if output.len().checked_mul(self.size() as usize) != Some(input.len()) {
             let (whole, part, n) = (input.len(), output.len(), self.size());
-            let what = format!("input has {whole} elements; it must have {n} times the {part} of output");
+            let what = format!("input has {whole} elements; it must have {n} times the {part} elements of output");
             return Err(Error::invalid(what));
         }
         let exchange = Exchange::new::<T>(self, operation.into(), input.len());
@@ -251,7 +251,7 @@ impl Reductions for ProcessGroup {
     }
 }
 
-/// The operation of a scan with a built-in operation; an error if it is not defined for scans of this type.
+/// Returns the built-in operation for a scan, or an error if it is not defined for scans or on this type.
 fn known<T: Element>(operation: ReduceOp) -> Result<Operation> {
     if matches!(operation, ReduceOp::Avg | ReduceOp::PreMulSum(_)) {
         return Err(Error::invalid(format!("a scan cannot use {operation}: scan with sum, then divide or multiply")));
@@ -264,5 +264,5 @@ fn known<T: Element>(operation: ReduceOp) -> Result<Operation> {
 
 fn combine<T: Element>(operation: ReduceOp, acc: &mut [T], x: &[T]) {
     let known = reduce::combine(operation, acc, x);
-    debug_assert!(known, "an operation that is defined has a kernel");
+    debug_assert!(known, "every operation that is defined on a type has a kernel");
 }

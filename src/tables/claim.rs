@@ -1,4 +1,5 @@
-//! The first data that a rank sends: where it is, and which table it asks for.
+//! A claim: the first data that a rank sends to the others, which says on which host the rank is, and which table it
+//! asks for.
 
 use c10d_core::ErrorKind;
 use c10d_core::host::HostId;
@@ -7,18 +8,19 @@ use c10d_core::text::harmless;
 
 use crate::plain::Plain;
 
-/// The maximum length of a type's name in errors. Types with longer names are compared by a hash.
+/// The maximum length of a type's name in errors, in bytes. Types are compared by a hash of the whole name.
 const NAME: usize = 120;
 /// The size of a claim in bytes.
 pub(super) const CLAIM: usize = HostId::SIZE + ADDRESS + 8 + 8 + 8 + 8 + 1 + NAME;
-/// The table that a rank asks for, and where the rank is.
+
+/// The table that a rank asks for, and the rank's host.
 #[derive(Clone, Copy)]
 pub(super) struct Claim {
     pub(super) host: HostId,
     pub(super) inbox: Address,
     len: u64,
     size: u64,
-    /// `u64::MAX` means that each host fills its own.
+    /// The rank whose table all hosts get. `u64::MAX` means that each host fills its own table.
     root: u64,
     hash: u64,
     name_len: u8,
@@ -83,7 +85,7 @@ impl Claim {
         if self.root == u64::MAX { "one on each host".to_owned() } else { self.root.to_string() }
     }
 
-    /// The first difference between the two tables.
+    /// Returns the first difference between the two tables, or `None` if they agree.
     pub(super) fn differs(&self, theirs: &Claim) -> Option<ErrorKind> {
         let (field, mine, theirs) = if (self.hash, self.size) != (theirs.hash, theirs.size) {
             ("type", self.type_name(), theirs.type_name())

@@ -17,10 +17,11 @@ use crate::plain::{Plain, plain};
 use crate::within::Within;
 
 const TABLE: &str = "shared table";
-/// The size of a page, which is the largest alignment of mapped memory.
+/// The size of a page. A mapping begins at a page boundary, so no larger alignment is possible.
 const ALIGNED: usize = 4096;
 
-/// Makes a table. Every rank calls this. Without a root, each set of ranks that share memory fills its own table.
+/// Makes a table. Every rank calls this function. Without a root, each set of ranks that share memory fills its own
+/// table.
 pub(super) fn make<T: Plain>(
     pg: &ProcessGroup,
     timeout: Option<Duration>,
@@ -67,7 +68,7 @@ pub(super) fn make<T: Plain>(
     Ok(SharedTable { memory: Arc::new(mapped?), len, elements: PhantomData })
 }
 
-/// Sends the root's table to the ranks that have the memory of the other sets. `table` is the memory, on these ranks.
+/// Broadcasts the root's table to the leaders of the other sets. All ranks call it; only leaders have a `table`.
 fn spread<T: Plain>(within: &Within<'_>, leaders: &[u32], root: u32, table: Option<&mut [T]>) -> Result {
     let group = within.pg.new_group(leaders)?;
     let from = leaders.iter().position(|leader| *leader == root);
@@ -77,13 +78,14 @@ fn spread<T: Plain>(within: &Within<'_>, leaders: &[u32], root: u32, table: Opti
     Ok(())
 }
 
-/// The ranks that share memory with this one.
+/// This rank's set of ranks that share memory, and the leader of each set. Only leaders make memory; the other ranks of
+/// a set get it from their leader.
 struct Sharers {
-    /// The ranks that get the memory from this rank, with their inboxes.
+    /// The ranks that get the memory from this rank, with their inboxes. It is empty unless this rank is a leader.
     followers: Vec<(u32, Address)>,
-    /// The rank that fills the table of this set.
+    /// The leader of this rank's set.
     leader: u32,
-    /// The rank that fills the table of each set of ranks that share memory.
+    /// The leader of each set.
     leaders: Vec<u32>,
 }
 
@@ -92,7 +94,7 @@ impl Sharers {
         let hosts: Vec<HostId> = claims.iter().map(|claim| claim.host).collect();
         let places = number(&hosts, HostId::can_share_memory);
         let of = |place: u32| (0u32..).zip(&places).filter(move |(_, p)| **p == place).map(|(rank, _)| rank);
-        // In its own set, the root comes first.
+        // The root is the leader of its own set. The leader of any other set is its first rank.
         let lead = |place: u32| of(place).find(|rank| Some(*rank) == root).or(of(place).next()).unwrap_or(rank);
         let here = places[rank as usize];
         let leader = lead(here);
@@ -104,12 +106,12 @@ impl Sharers {
         }
     }
 
-    /// Passes this rank's memory, if it has any, to its followers.
+    /// Passes the descriptor of this rank's memory, if it has any, to its followers.
     fn give(&self, memory: Option<&Sealed>) -> Result {
         let Some(memory) = memory else { return Ok(()) };
         self.followers.iter().try_for_each(|(rank, inbox)| {
             deliver(inbox, memory.fd()).map_err(|e| match e.kind() {
-                // The shortage is on this rank.
+                // This rank is the one that ran out of it.
                 ErrorKind::Resource => e,
                 _ => e.guilty([*rank]),
             })
@@ -117,6 +119,7 @@ impl Sharers {
     }
 }
 
+/// Returns an error if any rank asks for another table.
 fn compare(within: &Within<'_>, mine: &Claim, all: &[Claim]) -> Result {
     let differ: Vec<(u32, ErrorKind)> =
         (0u32..).zip(all).filter_map(|(rank, theirs)| Some((rank, mine.differs(theirs)?))).collect();
@@ -125,28 +128,33 @@ fn compare(within: &Within<'_>, mine: &Claim, all: &[Claim]) -> Result {
     Err(within.ended(error.guilty(differ.iter().map(|(rank, _)| *rank))))
 }
 
-/// The size of the table in bytes. All ranks gave the same arguments, so either all reject it or none.
+/// Returns the size of the table in bytes, or an error if such a table is impossible. All ranks have the same arguments
+/// here, so all get the same result.
 fn size<T: Plain>(pg: &ProcessGroup, len: usize, root: Option<u32>) -> Result<usize> {
     let (size, name) = (size_of::<T>(), T::IDENTITY);
     if size == 0 || align_of::<T>() > ALIGNED {
-        let what = format!("there is no shared table of {name}: its size is {size}, its alignment {}", align_of::<T>());
+        let align = align_of::<T>();
+        let what = format!(
+            "a shared table cannot have elements of {name} (size {size}, alignment {align}): \
+             the size must not be 0, and the alignment at most {ALIGNED}"
+        );
         return Err(Error::invalid(what));
     }
     if let Some(root) = root.filter(|root| *root >= pg.size()) {
         return Err(Error::invalid(format!("root {root} is not a rank of a group of {}", pg.size())));
     }
     let bytes = len.checked_mul(size).filter(|bytes| *bytes <= isize::MAX as usize);
-    bytes.ok_or_else(|| Error::invalid(format!("no memory can have {len} elements of {size} bytes")))
+    bytes.ok_or_else(|| Error::invalid(format!("no memory can hold {len} elements of {size} bytes")))
 }
 
 fn elements<T: Plain>(memory: &mut Fresh, bytes: usize) -> &mut [T] {
-    // A mapping begins at a page.
+    // A mapping begins at a page boundary, and `size` rejects larger alignments.
     bytemuck::cast_slice_mut(&mut memory.deref_mut()[..bytes])
 }
 
-/// Calls the closure that fills the table.
+/// Calls the closure that fills the table, and catches its panic.
 fn call<T>(fill: impl FnOnce(&mut [T]) -> FillResult, table: &mut [T]) -> Result<(), Failure> {
-    // An unfinished table is visible to nobody.
+    // After a panic the table is dropped before any other rank has seen it.
     match catch_unwind(AssertUnwindSafe(|| fill(table))) {
         Ok(Ok(())) => Ok(()),
         Ok(Err(e)) => {

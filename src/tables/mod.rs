@@ -1,4 +1,4 @@
-//! Large read-only arrays, one copy for all ranks of a host.
+//! Large read-only arrays that the ranks of a host share.
 
 mod claim;
 mod make;
@@ -19,8 +19,8 @@ use make::make;
 /// The result of a closure that fills a table: `Ok(())`, or why it failed. The operator `?` converts any error.
 pub type FillResult = std::result::Result<(), Box<dyn StdError + Send + Sync>>;
 
-/// A read-only array of which each host has one copy, for all its ranks. [`SharedTables`] makes it. It dereferences to
-/// a slice.
+/// A read-only array that the ranks of a host share: the host has one copy. [`SharedTables`] makes it. It dereferences
+/// to a slice.
 ///
 /// Nobody can change it, not even the ranks that made it. A clone is cheap. A table can outlive its group. Its memory
 /// is freed when the last rank of the host has dropped it. A forked child can still read it.
@@ -75,27 +75,29 @@ impl Tables<'_> {
 /// copy per rank. Examples are the roots of unity of a prover, or the embedding of a model. In MPI, programs use
 /// `MPI_Win_allocate_shared` for it.
 ///
-/// It works over every backend that has an `all_gather_into` of host memory. Ranks that can share memory have one copy
-/// together. Ranks cannot share memory if they are on other hosts, run as other users, or are in containers with other
-/// networks; they then have copies of their own. [`split_by_memory`](ProcessGroup::split_by_memory) groups the ranks by
-/// it. All ranks call the method, with the same length and type. Large pages are used if the system allows them
-/// (`/sys/kernel/mm/transparent_hugepage/shmem_enabled` is `advise` or a stronger setting).
+/// It works over every backend that has an `all_gather_into` of host memory. All ranks call the method, with the same
+/// length and type. Ranks that can share memory get one copy together. Two ranks cannot share memory if they are on
+/// different hosts, run as different users, or are in containers with different networks.
+/// [`split_by_memory`](ProcessGroup::split_by_memory) makes a group for each set of ranks that can. Large pages are
+/// used if the system allows them (`/sys/kernel/mm/transparent_hugepage/shmem_enabled` is `advise` or a stronger
+/// setting).
 ///
-/// Besides the errors of the ops there are the following ones. All ranks get the same one, and the group can still be
-/// used.
+/// Besides the errors of the ops there are the following ones. All ranks get one of them together, and the group can
+/// still be used.
 ///
-/// - [`InvalidArgument`](crate::ErrorKind::InvalidArgument): the size is impossible, or the elements have no bytes.
+/// - [`InvalidArgument`](crate::ErrorKind::InvalidArgument): no memory can have this size, the element type has a size
+///   of 0 or an alignment above 4096, or the root is not a rank of the group.
 /// - [`Mismatch`](crate::ErrorKind::Mismatch) of `count`, `type` or `root`: the ranks gave different arguments.
 /// - [`Aborted`](crate::ErrorKind::Aborted): the closure failed or panicked on the named ranks. A panic is resumed on
-///   its rank after the others know of it.
-/// - [`Resource`](crate::ErrorKind::Resource): the named ranks have not enough memory or descriptors. The error has the
-///   limit.
+///   its rank after the other ranks have learned of it.
+/// - [`Resource`](crate::ErrorKind::Resource): the named ranks have not enough memory or descriptors. The error says
+///   which limit was reached.
 ///
 /// ```
 /// use c10d::SharedTables;
 /// # fn main() -> c10d::Result<()> {
 /// c10d::run_ranks(3, |pg| {
-///     // Rank 0 computes them, and three ranks have them.
+///     // Rank 0 computes the squares, and all three ranks can read them.
 ///     let squares = pg.share_on_host(1000, |squares| {
 ///         squares.iter_mut().zip(0u64..).for_each(|(square, i)| *square = i * i);
 ///         Ok(())
@@ -106,7 +108,7 @@ impl Tables<'_> {
 /// # Ok(()) }
 /// ```
 pub trait SharedTables {
-    /// Returns this group, to set options for tables.
+    /// Returns this group as a value that has the same methods and options for them.
     fn tables(&self) -> Tables<'_>;
 
     /// Makes a table of `len` elements. In each set of ranks that share memory, the closure is called on the first

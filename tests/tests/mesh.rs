@@ -79,8 +79,8 @@ fn grids(pg: &ProcessGroup) -> Result<Option<String>> {
         (mesh.shift("y", 1, true).map(drop), "no axis"),
         (mesh.flatten(&["x", "x"]).map(drop), "named twice"),
         (mesh.slice(&["z"]).map(drop), "no axis"),
-        (Mesh::new(pg, &[("x", n), ("x", 1)]).map(drop), "is there twice"),
-        (Mesh::new(pg, &[("x", n + 1)]).map(drop), "is no grid of"),
+        (Mesh::new(pg, &[("x", n), ("x", 1)]).map(drop), "two axes have the name \"x\""),
+        (Mesh::new(pg, &[("x", n + 1)]).map(drop), "does not make a grid of"),
     ] {
         if !result.is_err_and(|e| e.status() == Status::Rejected && e.report().what.contains(words)) {
             return Ok(Some(format!("no error: {words}")));

@@ -242,7 +242,7 @@ fn differing(pg: &ProcessGroup) -> Result<Option<String>> {
     let wrong = wrong.or(told(way, "Mismatch", guilty, &["root is", "0", "one on each host"]));
     // Invalid arguments that are the same on all ranks.
     let wrong = wrong.or(told(pg.share_from(3, 8, well), "InvalidArgument", &[], &["root 3 is not a rank"]));
-    let wrong = wrong.or(told(pg.share_on_host(usize::MAX / 8, well), "InvalidArgument", &[], &["no memory can have"]));
+    let wrong = wrong.or(told(pg.share_on_host(usize::MAX / 8, well), "InvalidArgument", &[], &["no memory can hold"]));
     if wrong.is_some() { Ok(wrong) } else { values(pg, true) }
 }
 
