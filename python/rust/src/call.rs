@@ -9,10 +9,10 @@ use c10d::{Call, DType, Device, Error, OpKind, ReduceOp, Result, op};
 use crate::abi::{CallSpec, Tensor};
 use crate::memory::Lent;
 
-/// The call that [`op::any`] makes of lent memory.
+/// The buffers of a call that [`op::any`] makes of lent memory.
 pub(crate) type Lists = c10d::buffer::Lists<Lent, Lent>;
 
-/// The call and its lists, after the checks that the library does not do itself.
+/// The arguments of a call as C gave them: its description, its tensors and its split sizes.
 pub(crate) struct Described<'a> {
     pub(crate) spec: &'a CallSpec,
     pub(crate) inputs: &'a [Tensor],
@@ -25,13 +25,13 @@ impl Described<'_> {
     pub(crate) fn op(&self) -> Result<OpKind> {
         let code = self.spec.op;
         let op = u8::try_from(code).ok().and_then(OpKind::from_code);
-        op.ok_or_else(|| Error::invalid(format!("there is no op of code {code}")))
+        op.ok_or_else(|| Error::invalid(format!("there is no op with the code {code}")))
     }
 
     pub(crate) fn reduce(&self) -> Result<ReduceOp> {
         let code = self.spec.reduce;
         let op = u8::try_from(code).ok().and_then(|code| ReduceOp::from_code(code, self.spec.factor));
-        op.ok_or_else(|| Error::invalid(format!("there is no reduce operation of code {code}")))
+        op.ok_or_else(|| Error::invalid(format!("there is no reduce operation with the code {code}")))
     }
 
     pub(crate) fn device(&self) -> Result<Device> {
@@ -42,7 +42,7 @@ impl Described<'_> {
         u64::try_from(self.spec.timeout_ms).ok().map(Duration::from_millis)
     }
 
-    /// The call over these buffers, which are the tensors of the two lists.
+    /// Makes the call. The buffers are those of the tensors in the two lists.
     pub(crate) fn call(&self, inputs: Vec<Lent>, outputs: Vec<Lent>) -> Result<Call<Lists>> {
         let mut params = Params::default();
         let op = self.op()?;
@@ -65,15 +65,16 @@ impl Described<'_> {
 
 pub(crate) fn dtype(code: u32) -> Result<DType> {
     let dtype = u8::try_from(code).ok().and_then(DType::from_code);
-    dtype.ok_or_else(|| Error::invalid(format!("there is no element type of code {code}")))
+    dtype.ok_or_else(|| Error::invalid(format!("there is no element type with the code {code}")))
 }
 
 pub(crate) fn device(kind: u32, index: u32) -> Result<Device> {
-    let index = u16::try_from(index).map_err(|_| Error::invalid(format!("there is no device {index}")))?;
+    let index =
+        u16::try_from(index).map_err(|_| Error::invalid(format!("there is no device with the index {index}")))?;
     match kind {
         k if k == DeviceKind::Cpu as u32 => Ok(Device::CPU),
         k if k == DeviceKind::Cuda as u32 => Ok(Device::cuda(index)),
         k if k == DeviceKind::PrivateUse1 as u32 => Ok(Device::private(0, index)),
-        _ => Err(Error::invalid(format!("there is no device of kind {kind}"))),
+        _ => Err(Error::invalid(format!("there is no device kind with the code {kind}"))),
     }
 }

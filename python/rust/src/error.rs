@@ -4,7 +4,7 @@ use std::ffi::{CString, c_char};
 
 use c10d::{Error, ErrorKind, Status};
 
-/// `c10drs_error`: strings end with a zero byte and, as the lists, live as long as the error.
+/// `c10drs_error` of the header. Its strings end with a zero byte. Strings and lists are valid as long as the error.
 #[derive(Debug)]
 #[repr(C)]
 pub struct Report {
@@ -16,11 +16,11 @@ pub struct Report {
     pub op: *const c_char,
     /// The phase's name, or an empty string.
     pub phase: *const c_char,
-    /// The op's number, or -1.
+    /// The op's sequence number, or -1.
     pub seq: i64,
-    /// The rank that reports, or -1.
+    /// The rank that reports the error, or -1.
     pub rank: i64,
-    /// 1 if the group is failed, 0 if it can still be used.
+    /// 1 if the group has failed, 0 if it can still be used.
     pub failed: u32,
     /// 1 if the deadline passed.
     pub timed_out: u32,
@@ -38,11 +38,11 @@ struct ReportStorage {
 }
 
 impl Report {
-    /// The parts of an error for C.
+    /// Converts an error for C.
     pub fn new(error: &Error) -> Box<Report> {
         let report = error.report();
         let name = |text: Option<String>| string(text.unwrap_or_default());
-        // The text includes the causes.
+        // The `Debug` text includes the causes.
         let strings = [
             string(format!("{error:?}")),
             string(report.kind.name().to_owned()),

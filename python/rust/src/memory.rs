@@ -1,4 +1,4 @@
-//! Tensors of other libraries as buffers, and their owners.
+//! Buffers in the memory of other libraries' tensors, and the owners of that memory.
 #![allow(unsafe_code)]
 
 use std::ffi::c_void;
@@ -6,7 +6,7 @@ use std::ffi::c_void;
 use c10d::buffer::Span;
 use c10d::{Buf, BufMut, DType, Device, Element};
 
-/// Memory that the caller does not use until the op is finished.
+/// A buffer in memory that the caller does not use until the op is finished.
 pub(crate) struct Lent {
     span: Span,
     _owner: Option<Owner>,
@@ -18,14 +18,15 @@ unsafe impl Buf for Lent {
         self.span
     }
 }
-// SAFETY: as above; nothing else uses the memory of outputs.
+// SAFETY: the caller of `Lent::new` also guarantees that nothing else uses the memory of an output.
 unsafe impl BufMut for Lent {}
 
 impl Lent {
-    /// `count` elements at `data`.
+    /// Makes a buffer of the `count` elements at `data`, which may be null if `count` is 0.
     ///
     /// # Safety
-    /// The memory remains, and nothing else uses it (inputs: writes to it), until the value is dropped.
+    /// Until the value is dropped, the memory must remain valid. Nothing else may write to it, and, if the buffer is an
+    /// output, nothing else may read it.
     pub(crate) unsafe fn new(data: *mut c_void, count: u64, dtype: DType, device: Device) -> Lent {
         let data = match (count, data.is_null()) {
             (0, true) => std::ptr::without_provenance_mut(dtype.align()),
@@ -34,26 +35,27 @@ impl Lent {
         Lent { span: Span::new(data, 0, count, dtype, device), _owner: None }
     }
 
-    /// Gives the owner of a whole call's memory to one of its buffers.
+    /// Keeps `owner` until this buffer is dropped. It owns the memory of the whole call, so one buffer of the call has
+    /// it.
     pub(crate) fn owned_by(&mut self, owner: Owner) {
         self._owner = Some(owner);
     }
 }
 
-/// Calls a function when nothing uses a call's memory any more.
+/// The owner of a call's memory. When dropped, it calls a function that releases the memory.
 pub(crate) struct Owner {
     release: unsafe extern "C" fn(*mut c_void),
     owner: *mut c_void,
 }
 
-// SAFETY: the header demands that `release` may be called on any thread.
+// SAFETY: the header requires that `release` may be called on any thread.
 unsafe impl Send for Owner {}
 
 impl Owner {
-    /// Calls `release(owner)` on drop.
+    /// Makes an owner that calls `release(owner)` when it is dropped.
     ///
     /// # Safety
-    /// `release` may be called with `owner`, once, on any thread.
+    /// It must be allowed to call `release(owner)` once, on any thread.
     pub(crate) unsafe fn new(release: unsafe extern "C" fn(*mut c_void), owner: *mut c_void) -> Owner {
         Owner { release, owner }
     }
@@ -61,50 +63,51 @@ impl Owner {
 
 impl Drop for Owner {
     fn drop(&mut self) {
-        // SAFETY: the caller of `new` guarantees it; this is the only call.
+        // SAFETY: the caller of `new` guarantees that this may be called once, and a value is dropped once.
         unsafe { (self.release)(self.owner) }
     }
 }
 
-/// A function to be called once when something has happened.
+/// A function that is called at most once, when an event has happened.
 pub(crate) struct Callback {
     function: unsafe extern "C" fn(*mut c_void),
     context: *mut c_void,
 }
 
-// SAFETY: the header demands that the function may be called on any thread.
+// SAFETY: the header requires that the function may be called on any thread.
 unsafe impl Send for Callback {}
 
 impl Callback {
     /// # Safety
-    /// `function` may be called with `context`, once, on any thread.
+    /// It must be allowed to call `function(context)` once, on any thread.
     pub(crate) unsafe fn new(function: unsafe extern "C" fn(*mut c_void), context: *mut c_void) -> Callback {
         Callback { function, context }
     }
 
     pub(crate) fn call(self) {
-        // SAFETY: the caller of `new` guarantees it; the value is consumed.
+        // SAFETY: the caller of `new` guarantees that this may be called once, and `self` is consumed.
         unsafe { (self.function)(self.context) }
     }
 }
 
-/// An array in C. Null is an empty one.
+/// Returns an array of C as a slice, which is empty if `data` is null.
 ///
 /// # Safety
-/// `data` points to `len` values that stay as they are for `'a`.
+/// If `data` is not null, it must point to `len` values that do not change during `'a`.
 pub(crate) unsafe fn slice<'a, T>(data: *const T, len: usize) -> &'a [T] {
     if data.is_null() || len == 0 {
         return &[];
     }
-    // SAFETY: the caller guarantees it.
+    // SAFETY: `data` is not null, so the caller guarantees `len` valid values.
     unsafe { std::slice::from_raw_parts(data, len) }
 }
 
-/// The values at this address, which the maker of an [`Entries`](crate::sparse::Entries) answers for, as a vector.
+/// Copies the values of an [`Entries`](crate::sparse::Entries) into a vector. They need not be aligned.
 pub(crate) fn copied<T: Element>(values: *const c_void, count: usize) -> Vec<T> {
     let mut out: Vec<T> = Vec::with_capacity(count);
-    // SAFETY: `abi::c10drs_sparse_all_reduce` was promised `count` values of the type there, and calls for that type
-    // alone; they need no alignment. The vector has room for them.
+    // SAFETY: the caller of `abi::c10drs_sparse_all_reduce` guarantees `count` values of this type at the address. They
+    // are copied as bytes, so their alignment does not matter. The vector has room for `count` values, and all are
+    // written before `set_len`.
     unsafe {
         std::ptr::copy_nonoverlapping(values.cast::<u8>(), out.as_mut_ptr().cast::<u8>(), count * size_of::<T>());
         out.set_len(count);

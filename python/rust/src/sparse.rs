@@ -8,7 +8,7 @@ use c10d::{Coo, DType, Element, Error, ProcessGroup, ReduceOp, Result, op};
 
 use crate::memory::copied;
 
-/// A sparse tensor in the caller's memory. `values` must remain valid while it is used.
+/// A sparse tensor in the caller's memory. `values` must point to `count` elements of `dtype` while this value is used.
 pub(crate) struct Entries<'a> {
     pub(crate) shape: &'a [u64],
     pub(crate) sparse_dim: usize,
@@ -22,7 +22,7 @@ pub(crate) struct Entries<'a> {
 /// Receives the result: coordinates, values, and the number of values.
 pub(crate) type Give<'a> = &'a mut dyn FnMut(&[i64], *const c_void, usize);
 
-/// Reduces the tensor, and passes on the result.
+/// Reduces the tensor and passes the result to `give`.
 pub(crate) fn all_reduce(
     group: &ProcessGroup,
     entries: &Entries<'_>,
@@ -34,7 +34,7 @@ pub(crate) fn all_reduce(
         ($($variant:ident $type:ty,)*) => {
             match entries.dtype {
                 $(DType::$variant => run::<$type>(group, entries, reduce, timeout, give),)*
-                other => Err(Error::unsupported(format!("sparse tensors of {other} are not reduced"))),
+                other => Err(Error::unsupported(format!("sparse tensors of {other} cannot be reduced"))),
             }
         };
     }
@@ -57,7 +57,8 @@ fn run<T: Element>(
     if entries.coalesced {
         tensor = tensor.assume_coalesced();
     }
-    // In a minimum or a product, entries that a rank does not have are ignored, since PyTorch has no option for it.
+    // PyTorch has no option for entries that a rank does not have. In a sum they count as 0, which changes nothing; in
+    // any other operation, such as a minimum, they are ignored.
     let absent = if reduce == ReduceOp::Sum { Absent::Zero } else { Absent::Ignored };
     let mut call = op::all_reduce(tensor, AllReduceOptions::new(reduce).with_absent(absent));
     if let Some(timeout) = timeout {

@@ -1,4 +1,4 @@
-//! Another library's store, reached through one function.
+//! A store of PyTorch, which is called through one C function.
 
 use std::time::{Duration, Instant};
 
@@ -6,46 +6,47 @@ use c10d::{Error, ErrorKind, Result, Store};
 
 use crate::abi::StoreCall;
 
-/// The requests to a store. The numbers are those of the header.
+/// The kinds of requests to a store, with their numbers in the header. Each comment has the arguments and the result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub(crate) enum Verb {
-    /// Key, value.
+    /// Arguments: a key and its value.
     Set = 0,
-    /// A key. Returns its value, and waits until it exists.
+    /// Argument: a key. Waits until the key exists and returns its value.
     Get = 1,
-    /// Keys. Waits until all exist.
+    /// Arguments: keys. Waits until all of them exist.
     Wait = 2,
-    /// A key, and a number that is added. Returns the sum.
+    /// Arguments: a key, and a number that is added to its value. Returns the sum.
     Add = 3,
-    /// A key, the expected value and the new value. Returns the value afterwards.
+    /// Arguments: a key, the expected value and the new value. Returns the value after the request.
     CompareSet = 4,
-    /// Key, value.
+    /// Arguments: a key, and a value that is appended to its value.
     Append = 5,
-    /// Keys. Returns 1 if all exist.
+    /// Arguments: keys. Returns 1 if all of them exist, else 0.
     Check = 6,
-    /// A key. Returns 1 if it existed.
+    /// Argument: a key. Returns 1 if the key existed, else 0.
     Delete = 7,
     /// Returns the number of keys.
     Count = 8,
 }
 
-/// The store of another library.
+/// A store of PyTorch.
 pub(crate) struct Foreign(pub(crate) StoreCall);
 
 impl Foreign {
     fn ask(&self, verb: Verb, args: &[&[u8]], number: i64, deadline: Instant) -> Result<(i64, Vec<u8>)> {
-        // The time is rounded up: an error before the deadline is an error of the store, not a timeout.
+        // The time is rounded up, so that the store does not give up before the deadline: an error that comes before
+        // the deadline does not count as a timeout.
         let left = deadline.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
         let millis = left.as_millis().min(i64::MAX as u128) as i64;
         self.0.call(verb, args, number, millis).map_err(|text| {
             let keys: Vec<_> = args.iter().take(4).map(|key| String::from_utf8_lossy(key)).collect();
-            let text = if text.is_empty() { "no reason given".to_owned() } else { text };
+            let text = if text.is_empty() { "the store gave no reason".to_owned() } else { text };
             let what = match verb {
                 Verb::Set | Verb::Append | Verb::CompareSet | Verb::Add => keys.first().cloned().unwrap_or_default(),
                 _ => keys.join(", ").into(),
             };
-            Error::new(ErrorKind::Store, format!("PyTorch's store failed in {verb:?} of {what:?}: {text}"))
+            Error::new(ErrorKind::Store, format!("the request {verb:?} of {what:?} to PyTorch's store failed: {text}"))
         })
     }
 }
@@ -92,7 +93,7 @@ impl Store for Foreign {
     }
 
     fn multi_get(&self, keys: &[&str], deadline: Instant) -> Result<Vec<Vec<u8>>> {
-        // It waits for all at once, so that one time limit applies to all.
+        // Waits for all keys at once, so that the deadline applies to all together.
         self.wait(keys, deadline)?;
         keys.iter().map(|key| self.get(key, deadline)).collect()
     }

@@ -10,21 +10,22 @@ use c10d::{Error, Result, Work};
 
 use crate::memory::{Callback, Lent};
 
-/// The result of the library's handle.
+/// The result of the library's handle: the inputs, the outputs and the sender's rank.
 pub(crate) type Back = (Vec<Lent>, Vec<Lent>, u32);
 
-/// The handle is lent to one thread at a time. The thread that finds the op finished stores the outcome and notifies
-/// the others.
+/// A started call. One thread at a time takes its handle to wait. The thread that finds the op finished stores the
+/// outcome and notifies the other threads.
 pub(crate) struct Started {
     inner: Mutex<Inner>,
     changed: Condvar,
 }
 
 struct Inner {
-    /// Absent while a thread waits on it, and when there is an outcome.
+    /// The library's handle; `None` while a thread waits on it, and once there is an outcome.
     handle: Option<Work<Back>>,
-    /// The sender's rank, or the error.
+    /// The sender's rank or the error, once the op is finished.
     outcome: Option<Result<u32>>,
+    /// The function to call when the op is finished.
     tell: Option<Callback>,
 }
 
@@ -38,14 +39,14 @@ impl Started {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether the op is finished.
+    /// Returns whether the op is finished.
     pub(crate) fn is_done(&self) -> bool {
         let inner = self.lock();
         inner.outcome.is_some() || inner.handle.as_ref().is_some_and(Work::is_done)
     }
 
-    /// The outcome, or `None` if the op is not finished by then. Without `patience` it waits as long as the op may
-    /// take.
+    /// Waits for the outcome; `None` means that the op was not finished within `patience`. Without `patience` it waits
+    /// as long as the op takes.
     pub(crate) fn wait(self: &Arc<Self>, patience: Option<Duration>) -> Option<Result<u32>> {
         let until = patience.and_then(|patience| Instant::now().checked_add(patience));
         let mut inner = self.lock();
@@ -55,7 +56,7 @@ impl Started {
             }
             let left = until.map(|until| until.saturating_duration_since(Instant::now()));
             let Some(handle) = inner.handle.take() else {
-                // Another thread has it.
+                // Another thread has the handle, and notifies this one.
                 if left.is_some_and(|left| left.is_zero()) {
                     return None;
                 }
@@ -87,7 +88,8 @@ impl Started {
         }
     }
 
-    /// Calls `tell` once when the op is finished. `false` means that it is already finished, and `tell` is not called.
+    /// Makes the library call `tell` once, when the op is finished. Returns `false` if the op is already finished; then
+    /// `tell` is not called.
     pub(crate) fn notify(self: &Arc<Self>, tell: Callback) -> bool {
         let mut inner = self.lock();
         if inner.outcome.is_some() || inner.handle.as_ref().is_some_and(Work::is_done) {
@@ -98,7 +100,7 @@ impl Started {
         true
     }
 
-    /// Registers a waker with the library, if any function must be called.
+    /// Registers a waker with the library if there is a function to call.
     fn listen(self: &Arc<Self>, inner: &mut Inner) {
         if inner.tell.is_none() {
             return;
@@ -123,7 +125,8 @@ impl Inner {
     }
 }
 
-/// Called on a backend's thread when the op is finished. Another thread handles the outcome.
+/// The waker: the library calls it on a backend's thread when the op is finished. It calls the function; a thread that
+/// waits later stores the outcome.
 struct Listener {
     started: Weak<Started>,
     called: AtomicBool,

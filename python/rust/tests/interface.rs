@@ -90,7 +90,7 @@ fn one_rank_runs_starts_and_is_told() {
         call.reduce = 77;
         assert_eq!(c10drs_run(group, &call, null_mut(), &mut error), 1);
         let (text, kind, failed) = words(error);
-        assert!(text.contains("reduce operation of code 77"), "{text}");
+        assert!(text.contains("reduce operation with the code 77"), "{text}");
         assert_eq!((kind.as_str(), failed), ("InvalidArgument", 0));
         assert!(c10drs_failure(group).is_null());
         let work = c10drs_start(group, &call, count, (&raw const released).cast_mut().cast(), &mut error);
@@ -110,7 +110,7 @@ fn a_struct_of_another_size_is_refused() {
     let (mut group, mut error) = (null_mut(), null_mut());
     // SAFETY: everything lives until the call returns.
     assert_eq!(unsafe { c10drs_open(&init, &mut group, &mut error) }, 1);
-    assert!(words(error).0.contains("another version's"));
+    assert!(words(error).0.contains("the versions differ"));
     assert!(group.is_null());
     let _: *const Group = null();
 }

@@ -1,4 +1,4 @@
-//! Calls: run on the caller's thread, or started.
+//! The functions of the interface that run or start a call.
 
 use std::ffi::{c_int, c_void};
 
@@ -14,10 +14,12 @@ use crate::memory::{Lent, Owner, slice};
 use crate::sparse::{self, Entries};
 use crate::work::Started;
 
+/// Returns the arguments of a call as slices of the caller's lists.
+///
 /// # Safety
-/// The requirements of `c10d_rs.h`; the lists are valid until the call returns.
+/// The requirements of `c10d_rs.h`. The lists must be valid as long as the result is used.
 unsafe fn described(spec: &CallSpec) -> Described<'_> {
-    // SAFETY: the caller guarantees it.
+    // SAFETY: the caller guarantees that the lists are valid.
     unsafe {
         Described {
             spec,
@@ -29,17 +31,19 @@ unsafe fn described(spec: &CallSpec) -> Described<'_> {
     }
 }
 
+/// Makes buffers of the tensors of a call.
+///
 /// # Safety
-/// The tensors' memory remains until the buffers are dropped.
+/// The tensors' memory must satisfy the requirements of [`Lent::new`] until the buffers are dropped.
 unsafe fn lent(call: &Described<'_>) -> Result<(Vec<Lent>, Vec<Lent>)> {
     let device = call.device()?;
-    // SAFETY: the caller guarantees it.
+    // SAFETY: the caller guarantees the requirements of `Lent::new`.
     let lend = |t: &Tensor| Ok(unsafe { Lent::new(t.data, t.count, call::dtype(t.dtype)?, device) });
     let list = |tensors: &[Tensor]| tensors.iter().map(lend).collect::<Result<Vec<_>>>();
     Ok((list(call.inputs)?, list(call.outputs)?))
 }
 
-/// Runs a call on this thread, and waits for its end.
+/// Runs a call on this thread and returns when it is finished. Returns 0, or 1 and an error.
 ///
 /// # Safety
 /// The requirements of `c10d_rs.h`.
@@ -50,13 +54,14 @@ pub unsafe extern "C" fn c10drs_run(
     source: *mut u32,
     error: *mut *mut Report,
 ) -> c_int {
-    // SAFETY: the caller guarantees it; the buffers are dropped when the call returns.
+    // SAFETY: the caller guarantees that the pointers and the tensors are valid until this function returns, and the
+    // buffers are dropped before.
     let result = guarded(|| unsafe {
         let call = described(&*spec);
         let (inputs, outputs) = lent(&call)?;
         Ok((*group).0.run(call.call(inputs, outputs)?)?)
     });
-    // SAFETY: the caller guarantees it.
+    // SAFETY: the caller guarantees that `source` and `error` are null or valid for writes.
     unsafe {
         let result = result.map(|(_, _, from)| {
             if !source.is_null() {
@@ -67,7 +72,8 @@ pub unsafe extern "C" fn c10drs_run(
     }
 }
 
-/// Starts a call. An error is reported by the wait, or here with a null result if the call was not started.
+/// Starts a call. If it could not be started, the result is null, and `error` has the reason. Other errors come from
+/// `c10drs_work_wait`. In every case `release(owner)` is called once, when the library no longer uses the memory.
 ///
 /// # Safety
 /// The requirements of `c10d_rs.h`.
@@ -79,9 +85,10 @@ pub unsafe extern "C" fn c10drs_start(
     owner: *mut c_void,
     error: *mut *mut Report,
 ) -> *mut WorkHandle {
-    // SAFETY: the caller guarantees it; it is always released.
+    // SAFETY: the caller guarantees that `release(owner)` may be called once on any thread.
     let owner = unsafe { Owner::new(release, owner) };
-    // SAFETY: the caller guarantees that the memory remains until the owner is released with the buffers.
+    // SAFETY: the caller guarantees that the memory remains valid until `release(owner)` is called, which happens when
+    // the buffers are dropped.
     let started = guarded(|| unsafe {
         let call = described(&*spec);
         let (mut inputs, mut outputs) = lent(&call)?;
@@ -93,14 +100,16 @@ pub unsafe extern "C" fn c10drs_start(
     match started {
         Ok(started) => Box::into_raw(Box::new(WorkHandle(started))),
         Err(e) => {
-            // SAFETY: the caller guarantees it.
+            // SAFETY: the caller guarantees that `error` is null or valid for writes.
             unsafe { answer(Err(e), error) };
             std::ptr::null_mut()
         }
     }
 }
 
-/// Reduces a sparse tensor on this thread. The result is passed before the function returns.
+/// Reduces a sparse tensor on this thread. If it succeeds, `give` is called with the result before this function
+/// returns
+/// 0. Otherwise the result is 1, with an error.
 ///
 /// # Safety
 /// The requirements of `c10d_rs.h`.
@@ -113,7 +122,8 @@ pub unsafe extern "C" fn c10drs_sparse_all_reduce(
     context: *mut c_void,
     error: *mut *mut Report,
 ) -> c_int {
-    // SAFETY: the caller guarantees it.
+    // SAFETY: the caller guarantees that the pointers and lists are valid until this function returns, and that
+    // `values` points to `values_len` elements of `dtype`.
     let result = guarded(|| unsafe {
         let (call, tensor) = (described(&*spec), &*tensor);
         let entries = Entries {
@@ -130,6 +140,6 @@ pub unsafe extern "C" fn c10drs_sparse_all_reduce(
         };
         sparse::all_reduce(&(*group).0, &entries, call.reduce()?, call.timeout(), &mut give)
     });
-    // SAFETY: the caller guarantees it.
+    // SAFETY: the caller guarantees that `error` is null or valid for writes.
     unsafe { answer(result, error) }
 }

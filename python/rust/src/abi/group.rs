@@ -1,4 +1,4 @@
-//! Making, using and closing groups.
+//! The functions of the interface that make, use and close groups.
 
 use std::ffi::c_int;
 use std::sync::Arc;
@@ -13,42 +13,46 @@ use crate::error::Report;
 use crate::memory::slice;
 use crate::store::Foreign;
 
-/// `c10drs_group`.
+/// `c10drs_group` of the header.
 pub struct Group(pub(super) ProcessGroup);
 
+/// Copies a text. Bytes that are not UTF-8 are replaced.
+///
 /// # Safety
 /// The requirements of `c10d_rs.h`.
 unsafe fn text(text: &Text) -> String {
-    // SAFETY: the caller guarantees it.
+    // SAFETY: the caller guarantees that `data` points to `len` bytes.
     String::from_utf8_lossy(unsafe { slice(text.data.cast::<u8>(), text.len) }).into_owned()
 }
 
-/// Makes a group. It blocks until all ranks have joined.
+/// Makes a group. Blocks until all ranks have joined. Returns 0, or 1 and an error.
 ///
 /// # Safety
 /// The requirements of `c10d_rs.h`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn c10drs_open(init: *const Init, group: *mut *mut Group, error: *mut *mut Report) -> c_int {
-    // The store is taken over even on errors.
-    // SAFETY: the caller guarantees it.
+    // This function owns the store from here on, also if it fails, and drops it in every case.
+    // SAFETY: the caller guarantees that `init` is valid, and does not use the store again.
     let (init, store) = unsafe { (&*init, (*init).store.as_ref().map(|store| std::ptr::read(store))) };
-    // SAFETY: the caller guarantees it.
+    // SAFETY: the caller guarantees that the texts and lists of `init` are valid.
     let made = guarded(|| unsafe { open(init, store) });
-    // SAFETY: the caller guarantees it.
+    // SAFETY: the caller guarantees that `group` is valid for writes, and `error` is null or valid for writes.
     unsafe {
         let made = made.map(|made| *group = Box::into_raw(Box::new(Group(made))));
         answer(made, error)
     }
 }
 
+/// Builds the group of [`c10drs_open`].
+///
 /// # Safety
 /// The requirements of `c10d_rs.h`.
 unsafe fn open(init: &Init, store: Option<StoreCall>) -> Result<ProcessGroup> {
     if init.bytes != size_of::<Init>() {
-        let what = format!("c10drs_init has {} bytes, not {}: another version's", size_of::<Init>(), init.bytes);
+        let what = format!("c10drs_init has {} bytes, not {}: the versions differ", size_of::<Init>(), init.bytes);
         return Err(Error::invalid(what));
     }
-    // SAFETY: the caller guarantees it.
+    // SAFETY: the caller guarantees that the texts are valid.
     let (name, prefix, backends, url) =
         unsafe { (text(&init.name), text(&init.prefix), text(&init.backends), text(&init.url)) };
     let timeout = Duration::from_millis(init.timeout_ms.max(1) as u64);
@@ -65,10 +69,10 @@ unsafe fn open(init: &Init, store: Option<StoreCall>) -> Result<ProcessGroup> {
             false => Arc::new(c10d::PrefixStore::new(prefix, store)),
         });
     }
-    // SAFETY: the caller guarantees it.
+    // SAFETY: the caller guarantees that `hints` points to `hints_len` texts.
     let hints = unsafe { slice(init.hints, init.hints_len) };
     for pair in hints.chunks_exact(2) {
-        // SAFETY: the caller guarantees it.
+        // SAFETY: the caller guarantees that the texts are valid.
         let (name, value) = unsafe { (text(&pair[0]), text(&pair[1])) };
         builder = builder.hint(&name, &value);
     }
@@ -78,44 +82,44 @@ unsafe fn open(init: &Init, store: Option<StoreCall>) -> Result<ProcessGroup> {
     builder.build()
 }
 
-/// The group's failure, or null.
+/// Returns the error that failed the group, or null if it has not failed.
 ///
 /// # Safety
 /// The requirements of `c10d_rs.h`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn c10drs_failure(group: *const Group) -> *mut Report {
-    // SAFETY: the caller guarantees it.
+    // SAFETY: the caller guarantees that `group` is valid.
     let found = guarded(|| Ok(unsafe { &(*group).0 }.failure().map(Report::new)));
     found.ok().flatten().map_or(std::ptr::null_mut(), Box::into_raw)
 }
 
-/// Fails the group.
+/// Fails the group on all ranks, with the reason `why`.
 ///
 /// # Safety
 /// The requirements of `c10d_rs.h`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn c10drs_abort(group: *const Group, why: Text) {
-    // SAFETY: the caller guarantees it.
+    // SAFETY: the caller guarantees that `group` is valid.
     let _ = guarded(|| unsafe {
         (*group).0.abort(&text(&why));
         Ok(())
     });
 }
 
-/// Waits for unfinished calls and leaves the group, within this time.
+/// Waits for unfinished calls and leaves the group, within `timeout_ms` milliseconds. Returns 0, or 1 and an error.
 ///
 /// # Safety
 /// The requirements of `c10d_rs.h`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn c10drs_shutdown(group: *const Group, timeout_ms: i64, error: *mut *mut Report) -> c_int {
     let limit = Duration::from_millis(timeout_ms.max(0) as u64);
-    // SAFETY: the caller guarantees it.
+    // SAFETY: the caller guarantees that `group` is valid.
     let result = guarded(|| unsafe { &(*group).0 }.clone().shutdown_within(limit));
-    // SAFETY: the caller guarantees it.
+    // SAFETY: the caller guarantees that `error` is null or valid for writes.
     unsafe { answer(result, error) }
 }
 
-/// Makes a group of the remaining ranks.
+/// Makes a group of the ranks that are not in `lost`. Returns 0, or 1 and an error.
 ///
 /// # Safety
 /// The requirements of `c10d_rs.h`.
@@ -127,43 +131,43 @@ pub unsafe extern "C" fn c10drs_shrink(
     left: *mut *mut Group,
     error: *mut *mut Report,
 ) -> c_int {
-    // SAFETY: the caller guarantees it.
+    // SAFETY: the caller guarantees that `group` is valid and `lost` points to `lost_len` ranks.
     let made = guarded(|| unsafe { (*group).0.shrink(slice(lost, lost_len)) });
-    // SAFETY: the caller guarantees it.
+    // SAFETY: the caller guarantees that `left` is valid for writes, and `error` is null or valid for writes.
     unsafe {
         let made = made.map(|made| *left = Box::into_raw(Box::new(Group(made))));
         answer(made, error)
     }
 }
 
-/// A group's rank.
+/// Returns this rank's number in the group.
 ///
 /// # Safety
 /// The requirements of `c10d_rs.h`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn c10drs_rank(group: *const Group) -> u32 {
-    // SAFETY: the caller guarantees it.
+    // SAFETY: the caller guarantees that `group` is valid.
     unsafe { &(*group).0 }.rank()
 }
 
-/// A group's size.
+/// Returns the group's world size.
 ///
 /// # Safety
 /// The requirements of `c10d_rs.h`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn c10drs_size(group: *const Group) -> u32 {
-    // SAFETY: the caller guarantees it.
+    // SAFETY: the caller guarantees that `group` is valid.
     unsafe { &(*group).0 }.size()
 }
 
-/// Frees the group, after leaving it if it was not shut down.
+/// Leaves the group if it was not shut down, and frees it. `group` may be null.
 ///
 /// # Safety
 /// The requirements of `c10d_rs.h`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn c10drs_close(group: *mut Group) {
     if !group.is_null() {
-        // SAFETY: the caller guarantees it.
+        // SAFETY: the caller guarantees that `group` came from this library and is not used again.
         let group = unsafe { Box::from_raw(group) };
         let _ = guarded(|| {
             drop(group);

@@ -1,6 +1,6 @@
-//! The border: the functions and structs of `c10d_rs.h`.
+//! The C interface: the functions and structs of `c10d_rs.h`.
 //!
-//! Each function converts the arguments from C to values of the library, calls the safe code of the other modules, and
+//! Each function converts its C arguments to values of the library, calls the safe code of the other modules, and
 //! converts the result back. A panic becomes an error of kind `Internal`.
 #![allow(unsafe_code)]
 
@@ -24,45 +24,45 @@ pub use group::{
 pub use structs::{CallSpec, Give, Init, Put, SparseSpec, StoreCall, Tensor, Text};
 pub use works::{WorkHandle, c10drs_work_done, c10drs_work_free, c10drs_work_notify, c10drs_work_wait};
 
-/// `C10DRS_ABI`, which increases with every incompatible change of the header.
+/// `C10DRS_ABI` of the header. It increases with every incompatible change of the header.
 pub const ABI: u32 = 1;
 
-/// Runs safe code; a panic becomes an error.
+/// Runs `run`, and returns an error if it panics.
 fn guarded<T>(run: impl FnOnce() -> Result<T>) -> Result<T> {
     catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|payload| {
-        // Its drop may also panic.
+        // The payload is leaked, because dropping it may panic, too.
         std::mem::forget(payload);
-        Err(Error::new(ErrorKind::Internal, "a defect of c10d_rs: the call panicked; its words are on stderr"))
+        Err(Error::new(ErrorKind::Internal, "a defect of c10d_rs: the call panicked, as stderr shows"))
     })
 }
 
-/// 0, or 1 and the error.
+/// Returns 0, or stores the error and returns 1.
 ///
 /// # Safety
-/// `error` is null, or there is room for a pointer.
+/// `error` must be null or valid for writes.
 unsafe fn answer(result: Result, error: *mut *mut Report) -> c_int {
     let Err(e) = result else { return 0 };
     if !error.is_null() {
-        // SAFETY: the caller guarantees it.
+        // SAFETY: `error` is not null, so the caller guarantees that it is valid for writes.
         unsafe { *error = Box::into_raw(Report::new(&e)) };
     }
     1
 }
 
-/// The version of the interface.
+/// Returns the version of the interface.
 #[unsafe(no_mangle)]
 pub extern "C" fn c10drs_abi() -> u32 {
     ABI
 }
 
-/// Puts a text with the library's version and the registered backends and devices.
+/// Passes a text with the library's version and the registered backends and their devices to `put`.
 ///
 /// # Safety
 /// The requirements of `c10d_rs.h`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn c10drs_info(sink: *mut c_void, put: Put) {
     let words = guarded(|| Ok(info())).unwrap_or_else(|e| e.to_string());
-    // SAFETY: the caller guarantees it.
+    // SAFETY: the caller guarantees that `put` may be called with `sink`, and the text is valid during the call.
     unsafe { put(sink, words.as_ptr().cast(), words.len()) }
 }
 
@@ -82,14 +82,14 @@ fn info() -> String {
     out
 }
 
-/// Frees an error.
+/// Frees an error, which may be null.
 ///
 /// # Safety
 /// The requirements of `c10d_rs.h`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn c10drs_error_free(error: *mut Report) {
     if !error.is_null() {
-        // SAFETY: the caller guarantees it.
+        // SAFETY: the caller guarantees that `error` came from this library and is not used again.
         drop(unsafe { Box::from_raw(error) });
     }
 }

@@ -15,7 +15,7 @@ pub struct Text {
     pub(super) len: usize,
 }
 
-/// `c10drs_put`: receives bytes, instead of a return value.
+/// `c10drs_put`: a function that receives bytes, because C cannot return them.
 pub type Put = unsafe extern "C" fn(sink: *mut c_void, bytes: *const c_void, len: usize);
 
 /// `c10drs_store`.
@@ -37,13 +37,13 @@ pub struct StoreCall {
     release: unsafe extern "C" fn(*mut c_void),
 }
 
-// SAFETY: the header demands that the functions may be called on any thread, also at once.
+// SAFETY: the header requires that the functions may be called on any thread, also on several at the same time.
 unsafe impl Send for StoreCall {}
 // SAFETY: as above.
 unsafe impl Sync for StoreCall {}
 
 impl StoreCall {
-    /// Sends a request to the store. Returns its number and bytes, or its reason.
+    /// Sends a request to the store. Returns the number and the bytes of the answer, or the reason why it failed.
     pub(crate) fn call(&self, verb: Verb, args: &[&[u8]], number: i64, millis: i64) -> Result<(i64, Vec<u8>), String> {
         unsafe extern "C" fn put(sink: *mut c_void, bytes: *const c_void, len: usize) {
             // SAFETY: the sink is the vector below, and the store passes valid bytes.
@@ -51,7 +51,8 @@ impl StoreCall {
         }
         let args: Vec<Text> = args.iter().map(|a| Text { data: a.as_ptr().cast(), len: a.len() }).collect();
         let (mut out, mut bytes) = (0i64, Vec::<u8>::new());
-        // SAFETY: the header requires it; everything is valid until the call returns.
+        // SAFETY: the header requires that `call` may be called with `context`. The arguments and the sink are valid
+        // until the call returns.
         let code = unsafe {
             let sink = (&raw mut bytes).cast();
             (self.call)(self.context, verb as u32, args.as_ptr(), args.len(), number, millis, &raw mut out, sink, put)
@@ -62,7 +63,8 @@ impl StoreCall {
 
 impl Drop for StoreCall {
     fn drop(&mut self) {
-        // SAFETY: this is the only call of it; the store is no longer used.
+        // SAFETY: the header requires that `release` may be called once with `context`. A value is dropped once, and
+        // does not call the store afterwards.
         unsafe { (self.release)(self.context) }
     }
 }
@@ -79,11 +81,11 @@ pub struct Init {
     pub(super) name: Text,
     /// The prefix of all keys; it may be empty.
     pub(super) prefix: Text,
-    /// The backend of each device; the default ones if empty.
+    /// The backend of each device, as a backend map. If it is empty, the default backends are used.
     pub(super) backends: Text,
-    /// An init method, instead of store, rank and size.
+    /// An init method. If it is not empty, it replaces `rank` and `size`.
     pub(super) url: Text,
-    /// Names and values, alternating.
+    /// The names and values of hints, alternating.
     pub(super) hints: *const Text,
     pub(super) hints_len: usize,
     pub(super) store: *const StoreCall,
@@ -112,7 +114,7 @@ pub struct CallSpec {
     pub(crate) peer: u32,
     pub(crate) tag: u32,
     pub(crate) wait_all_ranks: u32,
-    /// -1: the group's.
+    /// The call's timeout in milliseconds; -1 means the group's timeout.
     pub(crate) timeout_ms: i64,
     pub(crate) device_kind: u32,
     pub(crate) device_index: u32,
@@ -151,7 +153,7 @@ pub type Give = unsafe extern "C" fn(
 );
 
 impl Init {
-    /// The only rank of a group of one, with defaults.
+    /// Makes the arguments for the only rank of a group of one, with default settings.
     pub fn alone() -> Init {
         let none = Text { data: std::ptr::null(), len: 0 };
         let name = Text { data: c"alone".as_ptr(), len: 5 };
@@ -174,14 +176,14 @@ impl Init {
 }
 
 impl Tensor {
-    /// `count` elements at `data`.
+    /// Makes a tensor of the `count` elements at `data`.
     pub fn new(data: *mut c_void, count: u64, dtype: u32) -> Tensor {
         Tensor { data, count, dtype }
     }
 }
 
 impl CallSpec {
-    /// A call of this op, on the host, without tensors.
+    /// Makes a call of this op on host memory, without tensors.
     pub fn new(op: u32) -> CallSpec {
         CallSpec {
             op,
@@ -205,7 +207,7 @@ impl CallSpec {
         }
     }
 
-    /// What is written. The list must be there until the call was given away.
+    /// Sets the tensors that the call writes. The list must stay valid until the call was run or started.
     pub fn set_outputs(&mut self, outputs: *const Tensor, len: usize) {
         (self.outputs, self.outputs_len) = (outputs, len);
     }
