@@ -1,5 +1,5 @@
-//! Measures all-reduce over threads, by a built-in operation and by a closure: `cargo bench --bench collectives`. For
-//! ranks as processes there is `c10d perf`.
+//! Measures all-reduce between threads, by a built-in operation and by a closure: `cargo bench --bench collectives`. To
+//! measure ranks as processes, use `c10d perf`.
 
 use std::time::{Duration, Instant};
 
@@ -26,7 +26,7 @@ fn all_reduce(c: &mut Criterion) {
     group.finish();
 }
 
-/// A sum by a closure, compared with the built-in one.
+/// Compares a sum by a closure with the built-in sum.
 fn all_reduce_with(c: &mut Criterion) {
     let mut group = c.benchmark_group("all_reduce_with/gloo-like/f32");
     group.sampling_mode(SamplingMode::Flat).sample_size(10).measurement_time(Duration::from_secs(2));
@@ -53,7 +53,7 @@ fn closure(pg: &ProcessGroup, x: &mut [f32]) -> Result {
     pg.all_reduce_with(x, "sum", |acc, x| acc.iter_mut().zip(x).for_each(|(acc, x)| *acc += x))
 }
 
-/// The time that the slowest rank takes for this number of ops in a row.
+/// Returns the time that the slowest rank takes for `iters` ops in a row.
 fn slowest_rank(ranks: u32, bytes: usize, iters: u64, op: Op) -> Duration {
     let times = c10d::run_ranks(ranks, |pg| {
         let mut x = vec![0f32; bytes / size_of::<f32>()];

@@ -1,6 +1,6 @@
-//! Counts the instructions of one blocking 8-byte all-reduce: over gloo-like alone and with a second rank on shared
-//! memory, and over a backend that does nothing, which is the cost of dispatch. The number does not depend on the load of
-//! the machine. The bench fails if a count is more than 5 % above its baseline. It needs `valgrind`.
+//! Counts the instructions of one blocking 8-byte all-reduce: over gloo-like with one rank, over gloo-like with two ranks
+//! that share memory, and over a backend that does nothing, which is the cost of dispatch. The number does not depend on
+//! the load of the machine. The bench fails if a count is more than 5 % above its baseline. It needs `valgrind`.
 //!
 //! ```text
 //! cargo bench --bench instructions
@@ -16,7 +16,7 @@ use c10d::{DispatchKey, Error, ReduceOp, Result};
 
 struct Nothing;
 
-// SAFETY: it completes every job at once, and keeps nothing.
+// SAFETY: `submit` completes each job before it returns, so no memory is used afterwards.
 unsafe impl Backend for Nothing {
     fn name(&self) -> &'static str {
         "nothing"
@@ -42,7 +42,7 @@ static NOTHING: Provider = Provider {
     ..Provider::EMPTY
 };
 
-/// Makes the counted calls, in a process of their own.
+/// Makes `calls` calls, in a process that runs nothing else.
 fn call(backend: &str, rank: u32, world: u32, store: &str, calls: u64) -> Result<()> {
     let builder = c10d::builder().providers(&[&NOTHING]).backend(backend);
     let pg =
@@ -54,8 +54,8 @@ fn call(backend: &str, rank: u32, world: u32, store: &str, calls: u64) -> Result
     std::process::exit(0)
 }
 
-/// The instructions of rank 0 in a world in which each rank makes this number of calls. Rank 0 is slow under valgrind, so
-/// the items of rank 1 are there when it looks for them.
+/// Returns the number of instructions of rank 0 in a group in which each rank makes `calls` calls, or `None` if valgrind
+/// fails. Rank 0 is slow under valgrind, so the items of rank 1 have arrived when rank 0 looks for them.
 fn instructions(backend: &str, world: u32, calls: u64) -> Option<u64> {
     let file = |what: &str| std::env::temp_dir().join(format!("c10d-instructions-{what}-{}", std::process::id()));
     let (counts, store) = (file("counts"), file("store"));
@@ -80,8 +80,8 @@ fn instructions(backend: &str, world: u32, calls: u64) -> Option<u64> {
     total.filter(|_| ran.is_ok_and(|ran| ran.success()))
 }
 
-/// Backend, world size and the instructions of one call, counted with Rust 1.95 on x86-64. They change only in a commit
-/// that says why.
+/// The backend, the world size and the instructions of one call, counted with Rust 1.95 on x86-64. A commit that changes
+/// these numbers must say why.
 const BASELINES: [(&str, u32, f64); 3] = [("gloo-like", 1, 980.0), ("gloo-like", 2, 1310.0), ("nothing", 1, 508.0)];
 
 fn main() -> Result<()> {
@@ -95,7 +95,7 @@ fn main() -> Result<()> {
     const MANY: u64 = 42_000;
     let mut risen = false;
     for (backend, world, baseline) in BASELINES {
-        // Waiting for a peer that does not run at the moment adds instructions: the least of several runs has none of them.
+        // If the peer is not running, waiting for it adds instructions. The least of several runs does not include them.
         let least =
             |calls| (0..if world == 1 { 1 } else { 5 }).filter_map(|_| instructions(backend, world, calls)).min();
         match (least(FEW), least(MANY)) {
@@ -104,11 +104,11 @@ fn main() -> Result<()> {
                 println!("{backend}, world size {world}: {each:.0} instructions per call (baseline {baseline:.0})");
                 risen |= each > baseline * 1.05;
             }
-            _ => println!("skipped: {backend}, world size {world}: valgrind is missing or did not succeed"),
+            _ => println!("skipped: {backend}, world size {world}: valgrind is missing or failed"),
         }
     }
     if risen {
-        eprintln!("a call takes more than 5 % more instructions than its baseline");
+        eprintln!("a call has more than 5 % more instructions than its baseline");
         std::process::exit(1);
     }
     Ok(())

@@ -21,7 +21,7 @@ impl Plain for Located {
     const IDENTITY: &'static str = "arg_max::Located/1";
 }
 
-/// Of equal values, the first one is used.
+/// Keeps the larger value of each pair, and the first of equal values.
 fn arg_max(acc: &mut [Located], x: &[Located]) {
     for (acc, x) in acc.iter_mut().zip(x) {
         if x.value > acc.value {
@@ -34,7 +34,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let pg = common::group()?;
     let each = 1000;
 
-    // Each rank has a part of one long list.
+    // One long list is divided among the ranks.
     let value = |index: u64| (index as f64 * 0.37).sin();
     let first = u64::from(pg.rank()) * each;
     let stretch = first..first + each;

@@ -1,4 +1,4 @@
-//! How a process learns its rank and meets the others with any launcher, and how the ranks use the shared store.
+//! Shows how a process learns its rank and finds the other ranks with any launcher, and how the ranks use their store.
 //!
 //! `cargo run --release --example env_init`, or under `c10d run -n 4 --`, torchrun, mpirun or srun.
 

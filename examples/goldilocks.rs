@@ -1,5 +1,5 @@
-//! Collectives of field elements, as in provers: a sum over all ranks, products in an extension of the field, and the
-//! running product of a permutation argument, of which each rank has a part.
+//! Runs collectives of field elements, as provers do: a sum over all ranks, products in an extension of the field, and
+//! the running product of a permutation argument, of which each rank has a part.
 //!
 //! `cargo run --release --example goldilocks`, or under `c10d run -n 4 --`, torchrun, mpirun or srun.
 
@@ -15,7 +15,7 @@ const PRIME: u64 = 0xffff_ffff_0000_0001;
 /// The extension contains a square root of 7.
 const ROOT_OF: u64 = 7;
 
-/// An element of the field of this prime, as a number below the prime.
+/// An element of the field of integers modulo `PRIME`, as a number below `PRIME`.
 #[derive(Clone, Copy, Debug, PartialEq, Pod, Zeroable)]
 #[repr(transparent)]
 struct Goldilocks(u64);
@@ -66,7 +66,7 @@ fn product(acc: &mut [Extension], x: &[Extension]) {
     acc.iter_mut().zip(x).for_each(|(acc, x)| *acc = acc.mul(*x));
 }
 
-/// An element that depends on both.
+/// Returns an element that depends on `rank` and `i`.
 fn element(rank: u32, i: u64) -> Goldilocks {
     Goldilocks(PRIME - 1 - i * i).mul(Goldilocks(u64::from(rank) << 40 | 0x1234_5678_9abc))
 }
@@ -83,7 +83,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     (1..size).for_each(|rank| sum(&mut expected, &of(rank)));
     assert_eq!(x, expected);
 
-    // Each rank has the factors of its rows. Its running product begins with the product of all rows before them.
+    // Each rank has the factors of some rows. Its running product begins with the product of the rows of all ranks
+    // before it.
     let factor = |rank, i| Extension { a: element(rank, i), b: Goldilocks(i + 1) };
     let of_rows = |rank| (0..1000).fold(Extension::ONE, |product, i| product.mul(factor(rank, i)));
     let mut before = [of_rows(rank)];

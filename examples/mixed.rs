@@ -1,4 +1,4 @@
-//! The ranks in Rust of a job that also has ranks in Python: see `examples/mixed/train.py`.
+//! The Rust rank of a job that also has ranks in Python: see `examples/mixed/train.py`.
 //!
 //! The last rank serves the data: at each step it scatters a batch to the trainers, takes part in the sum of their
 //! gradients, and sums their losses. After that it runs every op with them, and makes a group with one of them.
@@ -13,7 +13,8 @@ const ROWS: usize = 16;
 const WIDTH: usize = 5;
 
 fn main() -> c10d::Result<()> {
-    // The timeout is long, since ranks in Python must first import PyTorch, which takes a minute on a busy machine.
+    // The timeout is long, because ranks in Python must first import PyTorch, which can take a minute on a busy
+    // machine.
     let pg = c10d::builder().init("env://").timeout(Duration::from_secs(600)).build()?;
     let (me, n) = (pg.rank(), pg.size());
     let mut seed = 1u64;
@@ -39,11 +40,11 @@ fn main() -> c10d::Result<()> {
         }
         println!("rust rank {me}: step {step}, loss {:.5}", loss[0] / (n - 1) as f32);
         if step + 1 == STEPS {
-            assert!(loss[0] < first / 2.0, "nothing was learnt: {first} before, {} after", loss[0]);
+            assert!(loss[0] < first / 2.0, "the loss did not halve: it was {first}, and is {}", loss[0]);
         }
     }
     every_op(&pg)?;
-    // The group that the Python ranks make by `new_group([0, server])`. It is the first one that they make, so PyTorch
+    // The Python ranks make this group by `new_group([0, server])`. It is the first group that they make, so PyTorch
     // names it "1".
     let env = c10d::init("env://", Duration::from_secs(60))?;
     let small = c10d::builder().name("1").rank(1).size(2).store(env.store).build()?;

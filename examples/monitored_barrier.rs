@@ -1,4 +1,5 @@
-//! A barrier that names missing ranks: the last rank does not come, and all others get an error that names it.
+//! A barrier that names missing ranks: the last rank does not call it, and all other ranks get an error that names the
+//! last rank.
 //!
 //! `cargo run --release --example monitored_barrier`, or under `c10d run -n 4 --`, torchrun, mpirun or srun.
 
@@ -15,20 +16,20 @@ fn main() -> Result<(), Box<dyn Error>> {
     let (rank, absent) = (pg.rank(), pg.size() - 1);
     pg.monitored_barrier(Missing::First)?;
     if absent == 0 {
-        println!("one rank waits for nobody");
+        println!("this example needs at least two ranks");
         return Ok(());
     }
 
     let store = pg.store().clone();
     let deadline = Instant::now() + Duration::from_secs(20);
     if rank == absent {
-        // This rank is alive but does not come until all others have noticed.
+        // This rank is alive, but waits in the store until all other ranks have got their error.
         let noticed: Vec<String> = (0..absent).map(|r| format!("noticed/{r}")).collect();
         store.wait(&noticed.iter().map(String::as_str).collect::<Vec<_>>(), deadline)?;
         return Ok(());
     }
     let barrier = op::monitored_barrier(Missing::All).timeout(Duration::from_millis(500));
-    let error = pg.run(barrier).err().ok_or("the barrier did not miss anybody")?.error;
+    let error = pg.run(barrier).err().ok_or("the barrier named no missing rank")?.error;
     println!("rank {rank}: {error}");
     assert_eq!(error.report().guilty, [absent]);
     store.set(&format!("noticed/{rank}"), b"", deadline)?;

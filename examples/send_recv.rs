@@ -1,4 +1,5 @@
-//! Messages between two ranks: a token around the ring, and then a message from the rank that sends first.
+//! Messages between two ranks: a token is passed around a ring of all ranks; then rank 0 receives from any rank, in the
+//! order in which the messages arrive.
 //!
 //! `cargo run --release --example send_recv`, or under `c10d run -n 4 --`, torchrun, mpirun or srun.
 
@@ -13,12 +14,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     let pg = common::group()?;
     let (rank, size) = (pg.rank(), pg.size());
     if size < 2 {
-        println!("one rank has nobody to talk to");
+        println!("this example needs at least two ranks");
         return Ok(());
     }
     let (next, previous) = ((rank + 1) % size, (rank + size - 1) % size);
 
-    // Each rank adds its number.
+    // Each rank adds its number to the token and passes it on.
     let mut token = [0u64; 1];
     if rank > 0 {
         pg.recv(&mut token, previous, TOKEN)?;

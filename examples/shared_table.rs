@@ -16,7 +16,7 @@ const GENERATOR: Goldilocks = Goldilocks(7);
 /// The number of values in a column.
 const ROWS: usize = 1 << 16;
 
-/// An element of the field of this prime, as a number below the prime.
+/// An element of the field of integers modulo `PRIME`, as a number below `PRIME`.
 #[derive(Clone, Copy, Debug, PartialEq, Pod, Zeroable)]
 #[repr(transparent)]
 struct Goldilocks(u64);
@@ -44,7 +44,7 @@ impl Goldilocks {
     }
 }
 
-/// The values of a polynomial at all powers of the root whose first powers are `roots`.
+/// Returns the values of a polynomial at all powers of a root of unity. `roots` has the first half of these powers.
 fn transform(coefficients: &[Goldilocks], roots: &[Goldilocks]) -> Vec<Goldilocks> {
     let bits = coefficients.len().trailing_zeros();
     let mut x: Vec<_> =
@@ -64,7 +64,7 @@ fn transform(coefficients: &[Goldilocks], roots: &[Goldilocks]) -> Vec<Goldilock
 fn main() -> Result<(), Box<dyn Error>> {
     let pg = common::group()?;
 
-    // The first rank of each host computes them.
+    // The first rank of each host computes the powers.
     let root = GENERATOR.power((PRIME - 1) / ROWS as u64);
     let roots = pg.share_on_host(ROWS / 2, |roots: &mut [Goldilocks]| {
         let mut power = Goldilocks(1);
@@ -72,7 +72,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             *to = power;
             power = power.mul(root);
         }
-        if power == Goldilocks(PRIME - 1) { Ok(()) } else { Err("half of the powers do not lead to -1".into()) }
+        if power == Goldilocks(PRIME - 1) { Ok(()) } else { Err("the root to the power ROWS / 2 is not -1".into()) }
     })?;
 
     // Each rank has a column of its own, and reads the table as a slice.

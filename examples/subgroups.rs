@@ -1,4 +1,4 @@
-//! Groups of some of the ranks: by color, and by list.
+//! Makes groups of some of the ranks: by color, and by a list of ranks.
 //!
 //! `cargo run --release --example subgroups`, or under `c10d run -n 4 --`, torchrun, mpirun or srun.
 
@@ -28,7 +28,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         let mut from_the_last = [rank];
         ends.broadcast(&mut from_the_last, 0)?;
         assert_eq!(from_the_last[0], pg.size() - 1);
-        println!("rank {rank} heard from rank {}", from_the_last[0]);
+        println!("rank {rank} received the number of rank {}", from_the_last[0]);
         ends.shutdown()?;
     }
 

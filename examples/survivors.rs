@@ -1,8 +1,8 @@
-//! Continues without the ranks that died. As an example of a fault, the last rank kills itself.
+//! Continues without the ranks that died. In this example the last rank ends itself by `abort`.
 //!
 //! `cargo run --release --example survivors`, or
-//! `c10d run -n 4 --keep-going --success survivors -- target/release/examples/survivors`: without `--keep-going` the launcher
-//! ends the survivors, too.
+//! `c10d run -n 4 --keep-going --success survivors -- target/release/examples/survivors`. Without `--keep-going` the
+//! launcher ends the survivors, too.
 
 use std::error::Error;
 use std::time::Duration;

@@ -10,7 +10,7 @@ use std::time::Duration;
 use c10d::options::BarrierOptions;
 use c10d::{Cancel, ProcessGroup, ReduceOp, op};
 
-/// A started op is a future for any runtime. This runtime has a single thread.
+/// A started op is a future, which any runtime can poll. This runtime has a single thread.
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn Error>> {
     // Calls that block (joining, splitting, leaving) run on a thread that may block.
@@ -25,8 +25,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// There is one task per result. All ops are started here, in the same order on all ranks; they can be awaited in any
-/// order.
+/// Awaits many ops, each in its own task. All ops are started here, in the same order on all ranks. They can be awaited
+/// in any order.
 async fn many_tasks(pg: &ProcessGroup) -> Result<(), Box<dyn Error>> {
     let size = pg.size();
     let works = (0..100).map(|i| pg.start(op::all_reduce(vec![i; 64], ReduceOp::Sum)));
@@ -38,7 +38,7 @@ async fn many_tasks(pg: &ProcessGroup) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Something else happens while the op runs. The handle is awaited by reference, so it remains.
+/// Waits for an op and a timer at the same time. The handle is awaited by reference, so it can be awaited again.
 async fn select(pg: &ProcessGroup) -> Result<(), Box<dyn Error>> {
     let mut work = pg.start(op::all_reduce(vec![1f32; 1 << 20], ReduceOp::Sum));
     let mut ticks = tokio::time::interval(Duration::from_millis(1));
@@ -54,7 +54,7 @@ async fn select(pg: &ProcessGroup) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// The timeout passes before a message comes. The receive is cancelled, and the next receive gets the message.
+/// Cancels a receive whose timeout has passed. The next receive gets the message.
 async fn given_up(pg: &ProcessGroup) -> Result<(), Box<dyn Error>> {
     const TAG: u32 = 1;
     let (rank, last) = (pg.rank(), pg.size() - 1);
@@ -63,18 +63,18 @@ async fn given_up(pg: &ProcessGroup) -> Result<(), Box<dyn Error>> {
     }
     if rank == 0 {
         let mut work = pg.start(op::recv(vec![0u64; 4], last, TAG));
-        // Dropping the future would lose the message. With a reference the handle remains here.
+        // If `timeout` owned the handle, it would drop it, and the message would be lost. So it gets a reference.
         assert!(tokio::time::timeout(Duration::from_millis(20), &mut work).await.is_err());
         let buffer = match work.cancel()? {
             Cancel::Back(buffer) => buffer,
-            Cancel::TooLate(_) => return Err("nobody has sent yet".into()),
+            Cancel::TooLate(_) => return Err("the receive got a message that was not sent yet".into()),
         };
         pg.start(op::barrier(BarrierOptions::default())).await?;
         let message = pg.start(op::recv(buffer, last, TAG)).await?;
         assert_eq!(message, [7; 4]);
-        println!("rank 0: the message of rank {last} was not lost");
+        println!("rank 0: the second receive got the message of rank {last}");
     } else {
-        // The last rank sends after rank 0 has given up.
+        // The last rank sends after rank 0 has cancelled its receive.
         pg.start(op::barrier(BarrierOptions::default())).await?;
         if rank == last {
             pg.start(op::send(vec![7u64; 4], 0, TAG)).await?;

@@ -1,16 +1,20 @@
-/* All-reduce of f32 sums over an MPI library, called from C. `mpi.py` starts it, beside `c10d perf`.
+/* Measures an all-reduce of f32 sums over an MPI library, called from C. `mpi.py` starts this program and `c10d perf`
+ * in turn.
  *
  *     mpiexec -n RANKS ./mpi LIBRARY BUDGET_MS BYTES[,BYTES..]
  *
- * The library is loaded by MPI's standard ABI, so no headers are needed. Per size it prints `way,bytes,µs`, where the ways are
+ * The library is used through MPI's standard ABI, so no headers are needed. For each size the program prints
+ * `way,bytes,µs` for each of these ways:
  *
  *     blocking    MPI_Allreduce_c on the caller's memory
- *     collective  MPI_Iallreduce_c and MPI_Test, between buffers of its own
- *     messages    MPI_Isend_c, MPI_Irecv_c and MPI_Test between buffers of its own, and folds: everybody's bytes to everybody
- *                 among two ranks or up to 8 KiB, else each rank reduces a block and hands it out
+ *     collective  MPI_Iallreduce_c and MPI_Test, on internal buffers
+ *     messages    MPI_Isend_c, MPI_Irecv_c and MPI_Test, on internal buffers, and additions in this program. With two
+ *                 ranks, or up to 8 KiB, each rank sends all of its elements to all others. Otherwise each rank reduces
+ *                 a block and sends the result to all others.
  *
- * Buffers of its own are what a caller needs who may stop waiting. The protocol is that of `c10d perf`: five batches of
- * back-to-back ops behind barriers, the slowest rank counts, the median of the batches. Every way's result is checked.
+ * A caller that may stop waiting for a call needs internal buffers, which MPI can use after that. The protocol is that
+ * of `c10d perf`: five batches of ops, each after a barrier; the time of a batch is that of the slowest rank, and the
+ * result is the median of the batches. The result of every way is checked.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -39,7 +43,7 @@ static int (*init_thread)(int *, char ***, int, int *), (*finalize)(void), (*com
     (*isend)(const void *, int64_t, void *, int, int, void *, void **),
     (*irecv)(void *, int64_t, void *, int, int, void *, void **), (*test)(void **, int *, void *);
 static int rank, size, crowded;
-/* The caller's memory; buffers of the library's; what came from each rank. */
+/* The caller's memory; internal buffers for sending and receiving; the elements received from each rank. */
 static float *user, *out, *in, *came[MOST];
 
 static void fail(const char *what) {
@@ -57,7 +61,7 @@ static double now(void) {
     return t.tv_sec + 1e-9 * t.tv_nsec;
 }
 
-/* Looks until all are over. With more ranks than cores, the others need this one's. */
+/* Polls until all requests are complete. With more ranks than cores, it yields the core between polls. */
 static void wait_for(void **requests, int n) {
     for (int open = n; open;) {
         open = 0;
@@ -84,7 +88,7 @@ static void collective(int64_t n) {
 
 static int64_t edge(int64_t n, int r) { return n * r / size; }
 
-/* Adds up, in the order of the ranks, what came and this rank's own. */
+/* Adds the elements received from all ranks and this rank's own elements, in rank order. */
 static void fold(float *restrict own, int64_t n) {
     if (size == 2) {
         const float *restrict other = came[1 - rank];
@@ -126,7 +130,7 @@ static void messages(int64_t n) {
     memcpy(user + to, in + to, (n - to) * 4);
 }
 
-/* Small numbers, whose sums are exact. */
+/* Checks a way with small numbers, whose sums are exact. */
 static void check(void (*way)(int64_t), int64_t n) {
     for (int64_t i = 0; i < n; i++) user[i] = (i % 5) + rank;
     way(n);
@@ -135,7 +139,7 @@ static void check(void (*way)(int64_t), int64_t n) {
     memset(user, 0, n * 4);
 }
 
-/* Seconds that the slowest rank takes for so many ops. */
+/* Returns the seconds that the slowest rank takes for `times` ops. */
 static double batch(void (*way)(int64_t), int64_t n, int64_t times) {
     must(barrier(WORLD), "MPI_Barrier");
     double begin = now(), slowest;
@@ -178,7 +182,7 @@ static void *memory(size_t bytes) {
 }
 
 int main(int argc, char **argv) {
-    if (argc != 4) fail("LIBRARY BUDGET_MS BYTES");
+    if (argc != 4) fail("usage: mpi LIBRARY BUDGET_MS BYTES[,BYTES..]");
     void *library = dlopen(argv[1], RTLD_NOW | RTLD_LOCAL);
     if (!library) fail(dlerror());
     init_thread = symbol(library, "MPI_Init_thread"), finalize = symbol(library, "MPI_Finalize");
@@ -189,7 +193,7 @@ int main(int argc, char **argv) {
     int given, cores = sysconf(_SC_NPROCESSORS_ONLN);
     must(init_thread(NULL, NULL, MULTIPLE, &given), "MPI_Init_thread");
     must(comm_rank(WORLD, &rank) | comm_size(WORLD, &size), "MPI_Comm_rank");
-    if (size < 2 || size > MOST) fail("2 to 16 ranks");
+    if (size < 2 || size > MOST) fail("this program needs 2 to 16 ranks");
     crowded = size > cores;
     cpu_set_t own;
     CPU_ZERO(&own);

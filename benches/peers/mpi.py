@@ -1,10 +1,11 @@
-"""All-reduce over an MPI library: called from C (`mpi.c`), by `c10d perf` over `cpu:mpi`, and over gloo-like, in turns.
+"""Measures an all-reduce in turn from C over an MPI library (`mpi.c`), and by `c10d perf` over `mpi` and `gloo-like`.
 
     python mpi.py --c10d target/release/c10d --lib PATH/libmpi_abi.so.1 [--ranks 2,4] [--bytes 8,..] [--rounds 5]
 
-Prints a Markdown table in µs: of each way the round, of --rounds (5), that was disturbed least. Per round and way all sizes are timed, --budget ms each (50).
-`c10d` must have the feature `mpi`; a C compiler must be there. All ranks of all ways are bound to core r mod cores and belong
-to one session, as some kernels share a core between sessions instead of processes.
+Prints a Markdown table of times in µs: for each way the least time of --rounds rounds (5). In a round, each way is
+timed for all sizes, with --budget ms (50) for each size. `c10d` must have the feature `mpi`, and the script needs a C
+compiler. Rank r of each way is bound to core r mod cores. All ranks belong to one session, because some kernels
+divide a core's time between sessions instead of processes.
 """
 
 import argparse, csv, io, os, selectors, socket, subprocess, sys, tempfile, uuid
@@ -14,7 +15,7 @@ SIZES = "8,64,1024,8192,65536,262144,1048576,4194304,16777216,67108864"
 
 
 def answer(line, state, rank, ranks):
-    """What PMI-1 says to one line of a rank; `None`: later."""
+    """Returns the answer of PMI-1 to one line of a rank. `None` means that the answer comes later."""
     ask = dict(word.split("=", 1) for word in line.split(" value=")[0].split(" ") if "=" in word)
     command, values = ask.get("cmd"), state["values"]
     if command == "init":
@@ -36,7 +37,7 @@ def answer(line, state, rank, ranks):
 
 
 def run_c(program, library, ranks, budget, sizes):
-    """The rows `way,bytes,µs` of ranks that this process starts, whose library it answers."""
+    """Starts the ranks of the C program, answers their PMI requests, and returns their rows `way,bytes,µs`."""
     state = {"name": uuid.uuid4().hex, "values": {"PMI_process_mapping": f"(vector,(0,1,{ranks}))"}, "waiting": []}
     sockets, children = [], []
     for rank in range(ranks):
@@ -92,7 +93,7 @@ def main():
         program = os.path.join(folder, "mpi")
         source = os.path.join(HERE, "mpi.c")
         subprocess.run(["cc", "-O3", "-march=native", "-o", program, source, "-ldl"], check=True)
-        print("| ranks | bytes | messages | collective | blocking | `mpi` | / best | `gloo-like` |")
+        print("| ranks | bytes | messages | collective | blocking | `mpi` | `mpi` / best | `gloo-like` |")
         print("| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |")
         for ranks in map(int, args.ranks.split(",")):
             times = {}

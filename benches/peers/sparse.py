@@ -1,12 +1,14 @@
-"""Sparse all-reduce: PyTorch's Gloo and `c10d perf` on the same inputs, in turns. Prints a Markdown table.
+"""Measures sparse all-reduce of PyTorch's Gloo and of `c10d perf` in turn, on the same inputs. Prints a Markdown table.
 
     python sparse.py --c10d target/release/c10d [--ranks 2,4] [--nnz 1000,..] [--row 1,64,256] [--overlap 0,50,100]
 
-Python needs torch and numpy. Per point and repetition both do the same: copy the input, a barrier, then one timed op;
-so for --batches batches (3), of which the slowest rank counts; the median of the batches, and of --repeat repetitions
-(3). Gloo runs with its ranks bound to cores, as ours are, and without: the better of the two is shown.
+Python needs torch and numpy. Both do the same for each op: copy the input, run a barrier, then time the op. The time
+of a batch is that of the slowest rank. A result is the median of --batches batches (3), and of --repeat repetitions
+(3). The ranks of `c10d perf` are bound to cores. Gloo runs once with bound ranks and once without, and the better
+result is shown.
 
-Points whose sums take more than --limit MiB (1024) are left out: Gloo holds them, and everybody's rows, on all ranks.
+Points whose sums need more than --limit MiB (1024) are left out, because Gloo keeps the sum and the rows of all ranks
+on each rank.
 """
 
 import argparse, csv, io, os, socket, statistics, subprocess, sys, time
@@ -16,7 +18,7 @@ LARGE = 256 << 20
 
 
 def shuffled(np, n):
-    """The order in which places are taken, as `c10d perf` has it."""
+    """Returns the order in which entries are chosen, which is that of `c10d perf`."""
     u = np.uint64
     x = (np.arange(n, dtype=u) + u(1)) * u(0x9E3779B97F4A7C15)
     x = (x ^ x >> u(30)) * u(0xBF58476D1CE4E5B9)
@@ -37,14 +39,14 @@ def tensor(np, torch, rank, ranks, nnz, row, overlap):
 
 
 def rank_main():
-    """A rank of Gloo: reads points from standard input."""
+    """Runs a rank of Gloo, which reads points from standard input."""
     rank, ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     if "--pin" in sys.argv[1:]:
         os.sched_setaffinity(0, {rank % os.cpu_count()})
     import numpy as np, torch, torch.distributed as dist
 
     torch.set_num_threads(1)
-    torch.ones(16 << 20, dtype=torch.uint8)  # freed at once: glibc keeps smaller blocks from then on, as in `c10d perf`
+    torch.ones(16 << 20, dtype=torch.uint8)  # after this is freed, glibc keeps smaller blocks, as in `c10d perf`
     dist.init_process_group("gloo")
     last = None
     for line in sys.stdin:
@@ -89,7 +91,7 @@ class Gloo:
         return float(self.ranks[0].stdout.readline())
 
     def forget(self):
-        """Frees the tensors, which would take the memory in which the others are timed."""
+        """Frees the tensors, so that `c10d perf` has enough memory while it is timed."""
         for p in self.ranks:
             print(0, 0, 0, 0, 0, file=p.stdin, flush=True)
 

@@ -1,4 +1,4 @@
-//! The digits, shuffled and split.
+//! Loads the digits, and divides them into a training set and a test set.
 
 use crate::rng::Rng;
 
@@ -20,7 +20,7 @@ pub(crate) struct Data {
     pub(crate) test: Vec<Digit>,
 }
 
-/// The digits in the repository: 80 % are for training, in an order that depends only on `rng`.
+/// Loads the digits. 80 % of them are for training; the choice and the order depend only on `rng`.
 pub(crate) fn load(rng: &mut Rng) -> Result<Data, String> {
     let mut train = Vec::new();
     for (i, line) in include_str!("digits.csv").lines().enumerate() {

@@ -51,7 +51,7 @@ impl Flight {
 #[derive(Default)]
 pub(crate) struct Air {
     pub(crate) total: Duration,
-    /// The part of it while the rank was computing.
+    /// The part of this time during which the rank was computing.
     pub(crate) hidden: Duration,
 }
 
@@ -67,7 +67,7 @@ impl Air {
                 Progress::Over(outcome) => outcome?,
             });
             let end = flight.landed.0.get().copied().unwrap_or_else(Instant::now);
-            // Time in which two ops run counts once.
+            // Time during which two ops run counts once.
             let start = before.map_or(flight.started, |before| flight.started.max(before));
             self.total += end.saturating_duration_since(start);
             self.hidden += end.min(computed).saturating_duration_since(start);

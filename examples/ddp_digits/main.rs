@@ -1,5 +1,5 @@
-//! Data-parallel training: four processes share each batch, and all-reduce their gradients while they compute more of
-//! them.
+//! Trains a classifier on four processes. They divide each batch, and all-reduce their gradients while they compute
+//! more gradients.
 //!
 //! `cargo run --release --example ddp_digits`, or under `c10d run -n 4 --`, torchrun, mpirun or srun.
 
@@ -50,7 +50,7 @@ struct Trained {
     /// The mean loss over the batches of each epoch.
     losses: Vec<f64>,
     steps: u32,
-    /// How long this rank's all-reduces ran.
+    /// The time of this rank's all-reduces.
     air: Air,
 }
 
@@ -103,10 +103,10 @@ fn report(pg: &ProcessGroup, data: &Data, trained: &Trained) -> Result<(), Box<d
     println!("parameters of {} ranks and of one rank differ by at most {most:.1e}", pg.size());
 
     if !apart.iter().all(|difference| *difference <= TOLERANCE) {
-        return Err(format!("they may differ by {TOLERANCE:e}").into());
+        return Err(format!("the parameters may differ by at most {TOLERANCE:e}").into());
     }
     if accuracy <= WANTED_ACCURACY {
-        return Err(format!("the accuracy should be above {} %", WANTED_ACCURACY * 100.0).into());
+        return Err(format!("the accuracy must be above {} %", WANTED_ACCURACY * 100.0).into());
     }
     Ok(())
 }

@@ -6,11 +6,11 @@ use crate::rng::Rng;
 const HIDDEN: usize = 128;
 /// The number of buckets of the hidden layer's gradient.
 const HIDDEN_BUCKETS: usize = 4;
-/// The bucket of the output layer is the first to be ready.
+/// The number of all buckets. The first is the gradient of the output layer.
 pub(crate) const BUCKETS: usize = 1 + HIDDEN_BUCKETS;
 const BUCKET_ROWS: usize = HIDDEN / HIDDEN_BUCKETS;
 
-/// Weights in rows, one per unit; the last of each row is the bias.
+/// The weights: a row for each unit, whose last element is the bias.
 pub(crate) struct Model {
     hidden: Vec<[f64; PIXELS + 1]>,
     output: Vec<[f64; HIDDEN + 1]>,
@@ -24,7 +24,7 @@ impl Model {
         model
     }
 
-    /// The activations of the hidden units, and the probability of each class.
+    /// Returns the activations of the hidden units and the probability of each class.
     fn forward(&self, digit: &Digit) -> ([f64; HIDDEN], [f64; CLASSES]) {
         let hidden = std::array::from_fn(|j| affine(&self.hidden[j], &digit.pixels).tanh());
         let scores: [f64; CLASSES] = std::array::from_fn(|c| affine(&self.output[c], &hidden));
@@ -34,8 +34,9 @@ impl Model {
         (hidden, exp.map(|e| e / sum))
     }
 
-    /// Adds the loss and the gradients of these digits, multiplied by `weight`. Calls `ready` with each bucket as soon
-    /// as it is complete. `empty` returns memory for a bucket.
+    /// Computes the loss and the gradients of these digits, multiplied by `weight`, and returns the loss. Calls `ready`
+    /// with each bucket of the gradient as soon as it is complete. The buckets use the memory of the vectors in
+    /// `empty`.
     pub(crate) fn backward(
         &self,
         digits: &[&Digit],
@@ -87,7 +88,7 @@ impl Model {
         [self.hidden.as_flattened(), self.output.as_flattened()].concat()
     }
 
-    /// The fraction of digits that are recognised.
+    /// Returns the fraction of the digits that are classified correctly.
     pub(crate) fn accuracy(&self, digits: &[Digit]) -> f64 {
         let right = |digit: &&Digit| {
             let (_, likely) = self.forward(digit);
@@ -97,7 +98,7 @@ impl Model {
     }
 }
 
-/// The weighted sum of `inputs`, and the bias.
+/// Returns the weighted sum of `inputs`, plus the bias.
 fn affine(row: &[f64], inputs: &[f64]) -> f64 {
     let (bias, weights) = (row[inputs.len()], &row[..inputs.len()]);
     weights.iter().zip(inputs).map(|(w, x)| w * x).sum::<f64>() + bias

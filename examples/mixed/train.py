@@ -18,7 +18,7 @@ if RANK == WORLD - 1:
 import torch  # noqa: E402
 import torch.distributed as dist  # noqa: E402
 
-import c10d_rs  # noqa: E402, F401  # PyTorch before 2.15 looks for no entry points
+import c10d_rs  # noqa: E402, F401  # PyTorch before 2.15 does not look for entry points
 
 STEPS, ROWS, WIDTH = 20, 16, 5
 
@@ -32,7 +32,7 @@ def train(server):
         loss = (batch[:, :-1] @ weight - batch[:, -1:]).pow(2).mean()
         opt.zero_grad()
         loss.backward()
-        # Everybody learns from everybody's batch; the server gives zeros.
+        # The gradients of all trainers are added; the server contributes zeros.
         dist.all_reduce(weight.grad)
         weight.grad /= WORLD - 1
         opt.step()
@@ -85,7 +85,7 @@ def main():
     server = WORLD - 1
     train(server)
     every_op(server)
-    # A group of the first trainer and the server: PyTorch names it "1", and so does the server.
+    # A group of the first trainer and the server. PyTorch names it "1", so the server uses this name, too.
     small = dist.new_group([0, server])
     if RANK == 0:
         x = torch.zeros(3)
