@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Fails if docs/coverage.md names a test that is not there.
+"""Fails if docs/coverage.md names a test that does not exist.
 
 The last column of each table names tests in backticks: `module::test`, a module, a file, or a case of a generated suite
 (`faults/*`). Each must be found in the sources: a function, a module, a file, or a string in a test.
@@ -33,5 +33,5 @@ for number, line in enumerate((root / "docs/coverage.md").read_text(encoding="ut
             if pattern.strip("*") and not (pattern in known or "*" in pattern and fnmatch.filter(known, pattern)):
                 missing.append(f"docs/coverage.md:{number}: {quoted}")
                 break
-print("\n".join(missing) or "docs/coverage.md: every test that it names is there")
+print("\n".join(missing) or "docs/coverage.md: every test that it names exists")
 sys.exit(bool(missing))

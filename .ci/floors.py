@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""Fails when a module imports from a floor above its own.
+"""Fails if a module imports from a higher floor than its own.
 
-A crate's top-level modules stand in a fixed order, lowest first. Every `use`, `crate::`, `super::` and `self::` path of a
-file is followed through re-exports to the module that has the item; tests, which may use everything, are left out.
+A crate's top-level modules have a fixed order, lowest first. The script follows every `use`, `crate::`, `super::` and
+`self::` path of a file through re-exports to the module that has the item. Tests may use everything, so they are not
+checked.
 
-A folder inside a crate can have floors of its own, for its files: name its path. `mod` is its `mod.rs`.
+A folder inside a crate can have its own floors, one for each file, under its path. `mod` is its `mod.rs`.
 
     .ci/floors.py            checks all crates and folders
     .ci/floors.py --print    shows, for each of them, which module imports which
@@ -60,13 +61,13 @@ FLOORS = {
 ITEM = re.compile(r"(pub(?:\([^)]*\))?\s+)?use\s+([^;]+);")
 PATH = re.compile(r"\b(?:crate|super|self)(?:::\w+)+")
 COMMENT = re.compile(r"//[^\n]*")
-# Who may use an item is no import of it.
+# The path in `pub(in path)` does not count as an import.
 VISIBLE = re.compile(r"pub\(in [^)]*\)")
 TESTS = re.compile(r"#\[cfg\((?:all\()?test\b[^\]]*\]\s*(?:#\[[^\]]*\]\s*)*(?:mod \w+ \{.*|(?:pub(?:\([^)]*\))? )?(?:mod|use) [^;]*;)", re.S)
 
 
 def leaves(tree):
-    """The paths of a `use` tree."""
+    """Returns the paths of a `use` tree."""
     tree = tree.strip()
     group = re.match(r"^(.*?)\{(.*)\}$", tree, re.S)
     if not group:
@@ -104,7 +105,7 @@ class Crate:
         return tuple(parts[:-1] if parts[-1] in ("mod", "lib", "main") else parts)
 
     def find(self, module, path, depth=0):
-        """The module that has the item at this path, seen from `module`; None if it is of another crate."""
+        """Returns the module that has the item at this path, seen from `module`; None if another crate has it."""
         parts = [part.strip() for part in path.split("::")]
         if parts[0] == "crate":
             at, parts = (), parts[1:]
@@ -129,7 +130,7 @@ class Crate:
         return at
 
     def imports(self, folder):
-        """Every import between two floors of a folder: (module, its floor, module that it imports from, its floor, path)."""
+        """Yields every import between two floors of a folder: (module, its floor, module that it imports from, its floor, path)."""
 
         def floor(module):
             return module[len(folder)] if len(module) > len(folder) else "mod"
@@ -137,7 +138,7 @@ class Crate:
         for module, text in sorted(self.text.items()):
             if module[: len(folder)] != folder or not module:
                 continue
-            # What the folder re-exports is no import of its own.
+            # A re-export of the folder does not count as an import.
             paths = [path for public, tree in ITEM.findall(text) if module != folder or not public for path in leaves(tree)]
             paths += PATH.findall(ITEM.sub("", text))
             for path in sorted(set(paths)):
@@ -158,13 +159,13 @@ def main():
                 print(f"{place}: {name} -> {'::'.join(found)}")
             unknown = [floor for floor in (mine, theirs) if floor not in order]
             if unknown:
-                print(f"{place}: {unknown[0]} has no floor: name it in .ci/floors.py")
+                print(f"{place}: {unknown[0]} has no floor: add it to .ci/floors.py")
                 wrong += 1
             elif order.index(theirs) > order.index(mine):
-                print(f"{place}: {name} imports {path}, and {theirs} stands above {mine}")
+                print(f"{place}: {name} imports {path}, and {theirs} is a higher floor than {mine}")
                 wrong += 1
     if wrong:
-        sys.exit(f"{wrong} imports go up")
+        sys.exit(f"{wrong} imports are wrong")
 
 
 main()

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""Links that lead nowhere: in the Markdown files of this checkout, and, after `cargo doc`, in the documentation's HTML.
+"""Finds dead links in the Markdown files of this checkout and, after `cargo doc`, in the HTML documentation.
 
-Nothing is asked of the network. A link into this repository at its public address must lead to a file of this checkout.
+The script does not use the network. A link to this repository at its public address must lead to a file of this
+checkout.
 """
 import html
 import os
@@ -18,7 +19,7 @@ MARKDOWN_LINK = re.compile(r"\]\(([^)\s]+)\)|^\[[^\]]+\]:\s+(\S+)", re.M)
 
 
 def anchors_of_markdown(text):
-    """As GitHub makes them of headings."""
+    """Returns the anchors that GitHub makes of headings."""
     found = set()
     for heading in re.findall(r"^#+\s+(.*)$", FENCE.sub("", text), re.M):
         word = re.sub(r"[^\w\- ]", "", re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading.strip().lower()))
@@ -31,7 +32,7 @@ def anchors_of_html(text):
 
 
 class Places:
-    """Files and the anchors in them, read once."""
+    """The files and their anchors. Each file is read once."""
 
     def __init__(self):
         self.anchors = {}
@@ -45,12 +46,12 @@ class Places:
             with open(path, encoding="utf-8") as file:
                 text = file.read()
             self.anchors[path] = anchors_of_markdown(text) if path.endswith(".md") else anchors_of_html(text)
-        # In HTML an anchor may be written as its link is, or decoded.
+        # In HTML an anchor may be encoded as in the link, or decoded.
         return anchor in self.anchors[path] or unquote(anchor) in self.anchors[path]
 
 
 def dead(places, page, link):
-    """Whether this link of this page leads nowhere."""
+    """Returns whether this link of this page is dead."""
     path, _, anchor = link.partition("#")
     ours = REPOSITORY.fullmatch(path)
     if ours:
@@ -62,10 +63,10 @@ def dead(places, page, link):
 
 
 def pages():
-    """(page, link) of every link."""
+    """Yields (page, link) for every link."""
     names = subprocess.run(["git", "ls-files", "*.md"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     for name in names.splitlines():
-        # Text of rustdoc's, whose links it resolves; they are checked in its HTML.
+        # rustdoc resolves the links of these files, so they are checked in its HTML.
         if "src" in name.split("/"):
             continue
         page = os.path.join(ROOT, name)
@@ -75,7 +76,7 @@ def pages():
             yield page, inline or reference
     docs = os.path.join(TARGET, "doc")
     if not os.path.isdir(docs):
-        print("skipped: there is no documentation in HTML; `cargo doc` makes it")
+        print("skipped: there is no HTML documentation; run `cargo doc` to make it")
         return
     for folder, _, files in os.walk(docs):
         first = os.path.relpath(folder, docs).split(os.sep)[0]
@@ -95,16 +96,16 @@ def main():
     places, found, count = Places(), [], 0
     for page, link in pages():
         count += 1
-        # A line, or lines, of a source file.
+        # A link to lines of a source file.
         if re.search(r"\.rs\.html#\d+(-\d+)?$", link):
             link = link.partition("#")[0]
-        # In the documentation of a trait of `tracing`, which every type has.
+        # A link in the documentation of a trait of `tracing` that every type implements.
         if link == "dispatcher#setting-the-default-subscriber":
             continue
         if dead(places, page, link):
             found.append((os.path.relpath(page, ROOT), link))
     for page, link in sorted(set(found)):
-        print(f"{page}: {link} leads nowhere")
+        print(f"{page}: {link} is dead")
     print(f"{count} links, {len(set(found))} of them dead")
     return 1 if found else 0
 

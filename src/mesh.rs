@@ -287,8 +287,8 @@ mod tests {
         for (axes, words) in [
             (&[("a", 2), ("b", 2)][..], "a=2 × b=2 does not make a grid of 6 ranks"),
             (&[("a", 6), ("a", 1)], "two axes have the name \"a\""),
-            (&[("a", 0)], "no grid"),
-            (&[("a", 1 << 31), ("b", 2)], "no grid"),
+            (&[("a", 0)], "does not make a grid"),
+            (&[("a", 1 << 31), ("b", 2)], "does not make a grid"),
         ] {
             assert!(check(6, axes).unwrap_err().to_string().contains(words));
         }

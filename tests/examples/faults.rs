@@ -1,8 +1,8 @@
 //! Measures which ranks are named after each kind of fault, and how soon.
 //!
-//! `cargo run --release -p c10d-conformance --example faults [TIMES]`: three processes make all-reduces, a fault
-//! happens to one of them, and the other two report which ranks their errors name and when they knew it. This is
-//! repeated, and the kills go through all ops.
+//! `cargo run --release -p c10d-conformance --example faults [TIMES]`: three processes run all-reduces, or, for kills,
+//! each op in turn. A fault happens to one of them, and the other two report which ranks their errors name and when
+//! they got the error. This is repeated.
 
 #[path = "../tests/stage/mod.rs"]
 mod stage;
@@ -22,7 +22,7 @@ use stage::acts::{Arguments, VICTIM, WORLD, act};
 use stage::{Told, cast, failures, join, lines, shown, tell, tell_error};
 
 const CAP: Duration = Duration::from_secs(30);
-/// The timeout of ops that wait for a rank that does not come.
+/// The timeout of ops that wait for a rank that makes no call.
 const TIMEOUT: Duration = Duration::from_secs(1);
 const SURVIVORS: [u32; 2] = [0, 2];
 
@@ -51,13 +51,13 @@ fn main() -> ExitCode {
     }
 }
 
-/// The time in nanoseconds, from a clock that all processes of a host share.
+/// Returns the time in nanoseconds, from a clock that all processes of a host share.
 fn now() -> u64 {
     let t = clock_gettime(ClockId::Monotonic);
     t.tv_sec as u64 * 1_000_000_000 + t.tv_nsec as u64
 }
 
-// What the ranks do.
+// The ranks.
 
 fn rank(part: &str) -> Result {
     let (fault, op) = part.split_once(':').unwrap_or((part, ""));
@@ -77,7 +77,7 @@ fn rank(part: &str) -> Result {
     Ok(())
 }
 
-/// Makes calls until there is an error.
+/// Makes calls until there is an error, and reports it.
 fn survive(fault: &str, pg: &ProcessGroup, arguments: &Arguments) {
     let begin = Instant::now();
     while begin.elapsed() < CAP {
@@ -137,7 +137,7 @@ fn suffer(fault: &str, pg: ProcessGroup, arguments: &Arguments) -> Result {
     Ok(())
 }
 
-/// Copies of this process's sockets.
+/// Returns copies of this process's sockets.
 fn sockets() -> Vec<OwnedFd> {
     let Ok(me) = pidfd_open(getpid(), PidfdFlags::empty()) else { return Vec::new() };
     let numbers = std::fs::read_dir("/proc/self/fd").into_iter().flatten();
@@ -167,7 +167,7 @@ fn publish(pg: &ProcessGroup) -> Result {
     Ok(())
 }
 
-/// This process's ends of its connections with rank 0.
+/// Returns this process's ends of its connections with rank 0.
 fn links_to_0(pg: &ProcessGroup) -> Result<Vec<OwnedFd>> {
     let text = pg.store().get(KEY, Instant::now() + CAP)?;
     let text = String::from_utf8_lossy(&text).into_owned();
@@ -223,10 +223,10 @@ impl Drop for Hosts {
     }
 }
 
-// What is made of it.
+// The table.
 
 fn table(times: usize) -> Result<(), String> {
-    println!("| fault of rank {VICTIM} | transport | times | error, ranks named | median | worst | after |");
+    println!("| fault of rank {VICTIM} | transport | runs | error, ranks named | median | worst | counted from |");
     println!("| --- | --- | --- | --- | --- | --- | --- |");
     for (fault, since) in FAULTS {
         for transport in ["shm", "tcp"] {
@@ -299,7 +299,7 @@ fn once(fault: &str, ranks: Launch) -> Result<JobReport, String> {
     job.wait(Instant::now() + CAP).map_err(words)
 }
 
-/// The report of a survivor, and the nanoseconds until it knew.
+/// Returns the report of a survivor, and the nanoseconds until it got the error.
 fn read(report: &JobReport, rank: u32) -> Option<(Told, i64)> {
     let number = |rank, word: &str| {
         let line = lines(report, rank).into_iter().find(|line| line.starts_with(word))?;

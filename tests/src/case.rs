@@ -53,7 +53,7 @@ impl Form {
     const USUAL: &[Form] = &[Form::Blocking, Form::Owned, Form::Scoped, Form::Awaited];
     const ALL: &[Form] = &[Form::Blocking, Form::Owned, Form::Scoped, Form::Awaited, Form::InPlace];
 
-    /// The forms that the op has.
+    /// Returns the forms that the op has.
     pub(crate) fn of(op: OpKind) -> &'static [Form] {
         use Shape::*;
         match op.row().shape {
@@ -94,7 +94,7 @@ pub(crate) struct Case {
 pub(crate) const COALESCED: usize = 3;
 
 impl Case {
-    /// The number of elements of a rank, in the op's list `list`.
+    /// Returns the number of elements of a rank, in the op's list `list`.
     pub(crate) fn len(&self, list: usize, rank: u32) -> usize {
         let count = match list {
             0 => self.count,
@@ -111,12 +111,12 @@ impl Case {
         }
     }
 
-    /// The number of elements that one rank sends to another.
+    /// Returns the number of elements that one rank sends to another.
     pub(crate) fn pair(&self, from: u32, to: u32) -> usize {
         self.len(0, from + 2 * to)
     }
 
-    /// The bytes of the largest buffer, as for `ProcessGroup::algorithm`.
+    /// Returns the bytes of the largest buffer, which is what `ProcessGroup::algorithm` takes.
     pub(crate) fn bytes(&self) -> usize {
         let flat = matches!(
             self.op.row().shape,

@@ -17,7 +17,7 @@ pub enum Selection {
 }
 
 impl Selection {
-    /// `Full` if the variable `C10D_SUITE` is `full`, otherwise `Cover`.
+    /// Returns `Full` if the variable `C10D_SUITE` is `full`, otherwise `Cover`.
     pub fn from_env() -> Selection {
         match std::env::var("C10D_SUITE").as_deref() {
             Ok("full") => Selection::Full,
@@ -34,7 +34,7 @@ pub(crate) struct Space<'a> {
     pub(crate) selection: Selection,
 }
 
-/// Every case of a backend with these capabilities, in the same order on every rank.
+/// Returns every case of a backend with these capabilities, in the same order on every rank.
 pub(crate) fn cases(capabilities: &Capabilities, space: &Space<'_>) -> Vec<Case> {
     let mut out = Vec::new();
     let offered =
@@ -63,7 +63,7 @@ pub(crate) fn cases(capabilities: &Capabilities, space: &Space<'_>) -> Vec<Case>
     out
 }
 
-/// The op that the other rank must call, if it is another one.
+/// Returns the op that the other rank must call, if that is a different op.
 fn partner(op: OpKind) -> Option<OpKind> {
     match op {
         OpKind::Send => Some(OpKind::Recv),
@@ -72,7 +72,7 @@ fn partner(op: OpKind) -> Option<OpKind> {
     }
 }
 
-/// The offered combinations of element type and reduce operation of an op.
+/// Returns the combinations of element type and reduce operation that the backend offers for an op.
 fn kinds(op: OpKind, capabilities: &Capabilities) -> Vec<(DType, ReduceOp)> {
     if op.row().shape == Shape::Nothing {
         return vec![(DType::U8, ReduceOp::Sum)];
@@ -84,7 +84,7 @@ fn kinds(op: OpKind, capabilities: &Capabilities) -> Vec<(DType, ReduceOp)> {
     meaningful.filter(|pair| offered(op, pair) && partner(op).is_none_or(|other| offered(other, pair))).collect()
 }
 
-/// Every reduce operation. No type can represent the factor exactly.
+/// Returns every reduce operation. The factor is one that no type can represent exactly.
 pub(crate) fn reduce_ops() -> Vec<ReduceOp> {
     (0..ReduceOp::COUNT as u8).filter_map(|code| ReduceOp::from_code(code, 0.3)).collect()
 }
@@ -95,7 +95,8 @@ fn sizes(op: OpKind) -> &'static [Size] {
     if op.row().shape == Shape::Nothing { &[Size::Zero] } else { &Size::ALL }
 }
 
-/// A receiver from any source cannot know the next sender's length. Flat exchanges are uneven by their splits.
+/// Returns whether an op can have different lengths. A receiver from any source cannot, because it does not know the
+/// next sender's length. Flat exchanges can, by their splits.
 fn may_be_uneven(op: OpKind) -> bool {
     op.is_uneven()
 }
@@ -115,13 +116,13 @@ fn variants(op: OpKind, space: &Space<'_>) -> Vec<Variant> {
     out
 }
 
-/// The number of steps of `cover` after which every value of every dimension was used.
+/// Returns the number of steps of `cover` after which every value of every dimension was used.
 fn cover_len(op: OpKind, space: &Space<'_>) -> usize {
     let pairs = space.worlds.len() * Form::of(op).len();
     pairs.max(sizes(op).len() * 2)
 }
 
-/// The i-th variant. The dimensions advance at different rates, so that their combinations vary.
+/// Returns the i-th variant. The dimensions advance at different rates, so that their combinations vary.
 fn cover(op: OpKind, space: &Space<'_>, i: usize) -> Variant {
     let (worlds, sizes, forms) = (space.worlds, sizes(op), Form::of(op));
     let world = worlds[i % worlds.len()];
@@ -152,7 +153,7 @@ fn case(
         Size::AboveChunk => chunk + 1,
         Size::Large => large + 7,
     };
-    // Every rank becomes the root: 0, the last, and those between.
+    // Every rank becomes the root: rank 0, the last rank, and the ranks between them.
     let root = (turn as u32).wrapping_mul(world.saturating_sub(1).max(1)) % world;
     Case { op, dtype, reduce, world, root, size, count, form, uneven }
 }

@@ -23,13 +23,13 @@ pub(crate) fn output(case: &Case, got: &Tensor, want: &Want, in_rank_order: bool
         let bound = want.bounds.get(i).copied().filter(|_| !in_rank_order);
         if g != w && !(case.op.reduces() && same(case, g, w, bound)) {
             let (g, w) = (shown(case.dtype, g), shown(case.dtype, w));
-            return Err(format!("element {} of {} is {g}, must be {w}", i / parts, got.count()));
+            return Err(format!("element {} of {} is {g}, but must be {w}", i / parts, got.count()));
         }
     }
     Ok(())
 }
 
-/// Whether two different bit patterns are the same result.
+/// Returns whether two different bit patterns count as the same result.
 fn same(case: &Case, got: &[u8], want: &[u8], bound: Option<f64>) -> bool {
     let (Some(got), Some(want)) = (number(case.dtype, got), number(case.dtype, want)) else { return false };
     if got.is_nan() || want.is_nan() {
@@ -40,7 +40,7 @@ fn same(case: &Case, got: &[u8], want: &[u8], bound: Option<f64>) -> bool {
     zeros || bound.is_some_and(|bound| (got - want).abs() <= bound)
 }
 
-/// The value of a float, or of one part of a complex number.
+/// Returns the value of a float, or of one part of a complex number.
 fn number(dtype: DType, bytes: &[u8]) -> Option<f64> {
     use bytemuck::pod_read_unaligned as read;
     Some(match dtype {
@@ -57,7 +57,7 @@ fn shown(dtype: DType, bytes: &[u8]) -> String {
     number(dtype, bytes).map_or(format!("0x{hex}"), |x| format!("{x:e} (0x{hex})"))
 }
 
-/// A hash of the outputs, to compare ranks and runs.
+/// Returns a hash of the outputs, by which ranks and runs are compared.
 pub(crate) fn digest(outputs: &[Tensor]) -> u64 {
     let mut hash = 0xcbf2_9ce4_8422_2325u64;
     for word in outputs.iter().flat_map(|tensor| tensor.bytes().chunks(8)) {

@@ -1,4 +1,4 @@
-//! Inputs. They are a pure function of case, rank and position, and contain special values.
+//! The inputs. They depend only on case, rank and position, and contain special values.
 
 use c10d_core::{DType, ReduceOp};
 use half::{bf16, f16};
@@ -6,7 +6,7 @@ use half::{bf16, f16};
 use crate::case::Case;
 use crate::tensor::Tensor;
 
-/// The input of a rank in a case, as its tensor number `slot`.
+/// Returns the input of a rank in a case, for its tensor number `slot`.
 pub(crate) fn input(case: &Case, rank: u32, slot: usize, count: usize) -> Tensor {
     let mut tensor = Tensor::zeros(case.dtype, count);
     let style = match (case.op.reduces(), case.reduce) {

@@ -1,4 +1,4 @@
-//! A device whose memory has a case's tensors.
+//! A device in whose memory the tensors of a case are.
 #![allow(unsafe_code)]
 
 use std::sync::Arc;
@@ -24,7 +24,7 @@ impl RankDevice {
         let runtime = Registry::collect(providers)?.device(name)?;
         let count = runtime.count()?;
         if count == 0 {
-            return Err(Error::unsupported(format!("there is no device {name} here")));
+            return Err(Error::unsupported(format!("the machine has no device {name}")));
         }
         let index = (rank % u32::from(count)) as u16;
         Ok(RankDevice { runtime, index, patience })
@@ -41,7 +41,12 @@ impl RankDevice {
         let base = match whole.memory() {
             Memory::Cuda(address) => std::ptr::with_exposed_provenance_mut(address as usize),
             Memory::Opaque { handle, .. } => handle,
-            _ => return Err(Error::unsupported(format!("{} is the host's memory", whole.device()))),
+            _ => {
+                return Err(Error::unsupported(format!(
+                    "the buffer is not in device memory, but on {}",
+                    whole.device()
+                )));
+            }
         };
         Ok(Far { tensor, base, memory })
     }
@@ -77,7 +82,7 @@ unsafe impl Send for Far {}
 unsafe impl Sync for Far {}
 
 impl Far {
-    /// The span of some of the elements. The caller of a raw call is responsible for its use.
+    /// Returns the span of some of the elements. The caller of the raw call is responsible for its use.
     pub(crate) fn part(&self, start: usize, count: usize) -> Span {
         let device = (&mut &self.memory).span().device();
         Span::new(self.base, self.tensor.offset(start), count as u64, self.tensor.dtype(), device)
@@ -88,7 +93,7 @@ impl Far {
     }
 }
 
-// SAFETY: the allocation remains until the value is dropped, also if the value moves; the value is its only owner.
+// SAFETY: the value is the only owner of the allocation, which does not move and remains until the value is dropped.
 unsafe impl Buf for Far {
     fn span(&mut self) -> Span {
         self.all()
@@ -96,13 +101,13 @@ unsafe impl Buf for Far {
 }
 // SAFETY: as above.
 unsafe impl BufMut for Far {}
-// SAFETY: it is borrowed while the value exists, and nothing writes in that time.
+// SAFETY: the memory is borrowed while the reference exists, and nothing writes to it in that time.
 unsafe impl Buf for &Far {
     fn span(&mut self) -> Span {
         self.all()
     }
 }
-// SAFETY: it is borrowed exclusively.
+// SAFETY: the memory is borrowed exclusively while the reference exists.
 unsafe impl Buf for &mut Far {
     fn span(&mut self) -> Span {
         self.all()

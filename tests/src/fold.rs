@@ -12,11 +12,11 @@ pub(crate) struct Folded {
     pub(crate) bounds: Vec<f64>,
 }
 
-/// What reducing these inputs, one per rank, must give where every order gives the same bits: on integers, on `bool`, and by
-/// min and max. Sums and products of floats are those in rank order.
+/// Returns the expected result of reducing these inputs, one per rank, in rank order. On integers, on `bool`, and by
+/// min and max, every order gives the same bits; in sums and products of floats, another order may give other bits.
 ///
 /// # Panics
-/// Without inputs.
+/// Panics if there are no inputs.
 pub fn reduced(dtype: DType, op: ReduceOp, inputs: &[&[u8]]) -> Vec<u8> {
     fold(dtype, op, inputs).bytes
 }
@@ -132,7 +132,7 @@ fn real<T: AnyBitPattern + NoUninit, A: Real>(
     }
     let done = acc.into_iter().map(|a| narrow(after.map_or(a, |divisor| a / divisor)));
     let done: Vec<T> = done.collect();
-    // There is one rounding per rank and two more for factor or divisor, relative to the sum of absolute values.
+    // The result is rounded once per rank and twice for factor or divisor, relative to the sum of absolute values.
     let bounds = weight.into_iter().map(|w| w * epsilon * (world + 2.0)).collect();
     Folded { bytes: bytemuck::cast_slice(&done).to_vec(), bounds }
 }

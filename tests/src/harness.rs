@@ -1,4 +1,4 @@
-//! Suites as a test program with one test per case.
+//! Makes a test program of suites, with one test per case.
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
@@ -11,7 +11,7 @@ use crate::suite::{Ranks, Suite};
 
 type World = OnceLock<Result<BTreeMap<String, Result<(), String>>, String>>;
 
-/// Held by the groups of threads that use this process's devices.
+/// Locked while a group of threads uses this process's devices.
 static DEVICES: Mutex<()> = Mutex::new(());
 
 impl Suite {
@@ -25,7 +25,7 @@ impl Suite {
     }
 
     fn trials(self, prefix: &str, ranks: Ranks) -> Result<Vec<Trial>, String> {
-        let cases = self.cases().map_err(|e| format!("{prefix}the backend cannot be had: {e}"))?;
+        let cases = self.cases().map_err(|e| format!("{prefix}the backend cannot be used: {e}"))?;
         let suite = Arc::new(self);
         let worlds: BTreeMap<u32, Arc<World>> = suite.worlds.iter().map(|w| (*w, Arc::default())).collect();
         let mut trials = Vec::new();
@@ -34,7 +34,8 @@ impl Suite {
             let name = case.to_string();
             trials.push(Trial::test(format!("{prefix}{name}"), move || {
                 let run = || {
-                    // An op of one group may wait for its device, and that for an op of another group.
+                    // Only one group at a time uses the devices: otherwise an op of one group might wait for its
+                    // device, and the device for an op of another group.
                     let _alone = suite.shares_devices(ranks).then(|| DEVICES.lock());
                     let outcomes = suite.run(ranks, case.world).map_err(|e| e.to_string())?;
                     Ok(outcomes.into_iter().map(|outcome| (outcome.name, outcome.result)).collect())
@@ -113,8 +114,8 @@ fn conclude(trials: Result<Vec<Trial>, String>) -> ExitCode {
     }
 }
 
-/// One trial of each group, then the next of each, and so on. What shares one run of ranks has the first two words of its
-/// name in common; threads that took its trials one after the other would all wait for that run.
+/// One trial of each group, then the next of each, and so on. What shares one run of ranks has the first two words of
+/// its name in common; threads that took its trials one after the other would all wait for that run.
 fn in_turn(trials: Vec<Trial>) -> Vec<Trial> {
     let mut sizes: BTreeMap<String, usize> = BTreeMap::new();
     let mut placed: Vec<(usize, Trial)> = Vec::new();

@@ -1,4 +1,4 @@
-//! Ranks as processes: this program is started again once per world. A variable tells it what to do.
+//! Runs ranks as processes: this program starts itself again for each world, with a variable that says what to do.
 
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -10,13 +10,13 @@ use c10d_rendezvous::launch::{Launch, Output};
 use crate::run::{Verdict, run as run_cases};
 use crate::suite::{Suite, Verdicts, no_group};
 
-/// `world:begin`: run a rank of this world, and start at this case.
+/// The variable whose value `world:begin` means: run a rank of this world, from this case on.
 const ROLE: &str = "C10D_CONFORMANCE_RANK";
 /// The name of the suite, in a program with several.
 pub(crate) const SUITE: &str = "C10D_CONFORMANCE_SUITE";
-/// The prefix of the lines for the harness. Other output is for people.
+/// The prefix of the lines that the harness reads. Other lines are for people.
 const MARK: &str = "c10d-conformance ";
-/// A limit only for ranks that hang outside of an op.
+/// The time limit of a world. Only ranks that hang outside of an op reach it.
 const LIMIT: Duration = Duration::from_secs(1800);
 
 impl Suite {
@@ -25,7 +25,7 @@ impl Suite {
     /// must be the same as in the process that started it.
     pub fn serve_rank(&self) {
         let Ok(role) = std::env::var(ROLE) else { return };
-        // The test harness may have started a line.
+        // The test harness may have written the beginning of a line.
         println!();
         let code = match self.rank(&role) {
             Ok(()) => 0,

@@ -1,5 +1,5 @@
-//! In-place layouts, which only raw calls can have: the input is the rank's block of the output, or the output is the
-//! rank's block of the input.
+//! Runs cases with in-place layouts, which only raw calls can have: the input is the rank's block of the output, or the
+//! output is the rank's block of the input.
 #![allow(unsafe_code)]
 
 use c10d_core::backend::{Params, Shape};
@@ -10,11 +10,10 @@ use crate::device::{Far, RankDevice};
 use crate::reference::Tensors;
 use crate::tensor::Tensor;
 
-/// Part of a tensor in the list: index of the tensor, first element, number of elements.
+/// A part of a tensor in a list: the index of the tensor, the first element, and the number of elements.
 type Part = (usize, usize, usize);
 
-/// Runs the case with the rank's block shared, and copies, so that inputs and outputs look as if they had been
-/// separate.
+/// Runs the case in place, and then copies between inputs and outputs, so that they look as if they had been separate.
 pub(crate) fn in_place(pg: &ProcessGroup, case: &Case, tensors: &mut Tensors, device: Option<&RankDevice>) -> Result {
     let me = pg.rank() as usize;
     let n = case.world as usize;
@@ -23,8 +22,7 @@ pub(crate) fn in_place(pg: &ProcessGroup, case: &Case, tensors: &mut Tensors, de
     let all = |list: &[Tensor], at: usize| -> Vec<Part> {
         list.iter().enumerate().map(|(i, t)| (at + i, 0, t.count())).collect()
     };
-    // If inputs alias parts of outputs, the original inputs are kept separately and unchanged; the same is done for
-    // outputs.
+    // If an input is a part of an output, the original input is kept separately and unchanged, and the other way round.
     let (mut memory, ins, outs, row): (Vec<Tensor>, Vec<Part>, Vec<Part>, usize) = match shape {
         Shape::GatherFlat | Shape::GatherFlats => {
             outputs.iter_mut().zip(inputs.iter()).for_each(|(output, input)| put(output, me, input));
@@ -95,7 +93,7 @@ pub(crate) fn in_place(pg: &ProcessGroup, case: &Case, tensors: &mut Tensors, de
     Ok(())
 }
 
-/// The data beside the rank's block is still input, and must be unchanged.
+/// Copies the data beside the rank's block back to the inputs: that data is still input, and must be unchanged.
 fn beside(inputs: &mut [Tensor], memory: &[Tensor], own: impl Fn(usize, usize) -> std::ops::Range<usize>) {
     for (j, (input, shared)) in inputs.iter_mut().zip(memory).enumerate() {
         let own = own(j, input.bytes().len());

@@ -17,8 +17,8 @@ pub(crate) struct Tensors<T = Tensor> {
 /// The expected content of an output.
 pub(crate) struct Want {
     pub(crate) bytes: Vec<u8>,
-    /// How far each real number may differ if it was not reduced in rank order. If this is empty, no difference is
-    /// allowed.
+    /// The allowed difference of each real number if it was not reduced in rank order. If this is empty, no difference
+    /// is allowed.
     pub(crate) bounds: Vec<f64>,
 }
 
@@ -28,7 +28,7 @@ impl From<Vec<u8>> for Want {
     }
 }
 
-/// The tensors of rank `me` at the start.
+/// Returns the tensors of rank `me` before the call.
 pub(crate) fn begin(case: &Case, me: u32) -> Tensors {
     let n = case.world;
     let is_root = me == case.root;
@@ -80,7 +80,7 @@ pub(crate) fn begin(case: &Case, me: u32) -> Tensors {
     Tensors { inputs, outputs }
 }
 
-/// The expected outputs of rank `me`.
+/// Returns the expected outputs of rank `me`.
 pub(crate) fn end(case: &Case, me: u32) -> Vec<Want> {
     let ranks = || 0..case.world;
     let (n, i) = (case.world as usize, me as usize);

@@ -10,11 +10,11 @@ use crate::{check, issue};
 /// One rank's result of one case.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Verdict {
-    /// The outputs are right. This has their hash.
+    /// The outputs are right; the number is their hash.
     Passed(u64),
     /// The values are wrong. The group can still be used.
     Wrong(String),
-    /// The op returned an error, so the group is failed.
+    /// The op returned an error, so the group has failed.
     Failed(String),
 }
 
@@ -71,7 +71,7 @@ fn right(pg: &ProcessGroup, case: &Case, done: &Tensors, in_rank_order: bool) ->
     }
     let wants = reference::end(case, me);
     if wants.len() != done.outputs.len() {
-        return Err(format!("{} outputs came back, must be {}", done.outputs.len(), wants.len()));
+        return Err(format!("{} outputs came back, but must be {}", done.outputs.len(), wants.len()));
     }
     for (i, (got, want)) in done.outputs.iter().zip(&wants).enumerate() {
         check::output(case, got, want, in_rank_order).map_err(|what| format!("output {i}: {what}"))?;

@@ -43,11 +43,11 @@ pub struct Suite {
 pub struct Outcome {
     /// The case, e.g. `w4/all_reduce/bf16/sum/chunk+1/owned`.
     pub name: String,
-    /// If it failed, what was wrong and on which rank.
+    /// If the case failed, what was wrong and on which rank.
     pub result: Result<(), String>,
 }
 
-/// How often a world that ended early is started again, after the case that ended it.
+/// The number of times that a world is started again after a case that ended it.
 const RESTARTS: usize = 8;
 
 impl Suite {
@@ -125,12 +125,12 @@ impl Suite {
         self
     }
 
-    /// Whether its ranks use devices of this process.
+    /// Returns whether the ranks use devices of this process.
     pub(crate) fn shares_devices(&self, ranks: Ranks) -> bool {
         matches!(ranks, Ranks::Threads) && self.device.is_some()
     }
 
-    /// The device of this rank's tensors, unless they are in host memory.
+    /// Opens the device of this rank's tensors; `None` if the tensors are in host memory.
     pub(crate) fn rank_device(&self, rank: u32) -> Result<Option<RankDevice>> {
         let open = |name: &String| RankDevice::of(&self.providers, name, rank, self.timeout);
         self.device.as_ref().map(open).transpose()
@@ -141,7 +141,7 @@ impl Suite {
         self.hints.iter().fold(builder, |builder, (name, value)| builder.hint(name, value))
     }
 
-    /// Every case of all worlds.
+    /// Returns every case of all worlds.
     pub(crate) fn cases(&self) -> Result<Vec<Case>> {
         let alone = self.builder().build()?;
         let device = self.rank_device(0)?.map_or(Device::CPU, |device| device.device());
@@ -196,7 +196,7 @@ impl Suite {
     }
 }
 
-/// The results of one rank, and why there are no more.
+/// The results of one rank, and why it gave no more.
 pub(crate) struct Verdicts {
     pub(crate) verdicts: Vec<Verdict>,
     pub(crate) end: String,
@@ -206,7 +206,7 @@ pub(crate) fn no_group(world: u32, error: &Error) -> Vec<Verdicts> {
     (0..world).map(|_| Verdicts { verdicts: Vec::new(), end: error.to_string() }).collect()
 }
 
-/// Makes the outcomes of the cases up to and including the first that ended the group.
+/// Makes the outcomes of the cases, up to and including the first case that ended the group.
 fn judge(cases: &[Case], ranks: &[Verdicts], outcomes: &mut Vec<Outcome>) {
     for (i, case) in cases.iter().enumerate() {
         let mut faults = Vec::new();
@@ -220,7 +220,7 @@ fn judge(cases: &[Case], ranks: &[Verdicts], outcomes: &mut Vec<Outcome>) {
                     over = true;
                 }
                 None => {
-                    faults.push(format!("rank {rank}: said nothing; {}", said.end));
+                    faults.push(format!("rank {rank}: gave no result; {}", said.end));
                     over = true;
                 }
             }

@@ -4,7 +4,7 @@
 use bytemuck::{cast_slice, cast_slice_mut};
 use c10d_core::{Buf, BufMut, DType, Device, Span};
 
-/// The number of words before and after the elements, which must not be written.
+/// The number of guard words before and after the elements. No call may write to them.
 const GUARD: usize = 4;
 const GUARD_BYTES: usize = GUARD * size_of::<u128>();
 const GUARD_WORD: u128 = 0xa5c3_5a3c_a5c3_5a3c_a5c3_5a3c_a5c3_5a3c;
@@ -18,7 +18,7 @@ pub(crate) struct Tensor {
 }
 
 impl Tensor {
-    /// Elements of zero bytes.
+    /// Makes a tensor whose bytes are all zero.
     pub(crate) fn zeros(dtype: DType, count: usize) -> Tensor {
         let inner = (count * dtype.size()).div_ceil(size_of::<u128>());
         let mut words = vec![GUARD_WORD; inner + 2 * GUARD];
@@ -42,12 +42,12 @@ impl Tensor {
         self.dtype
     }
 
-    /// The offset of an element in bytes, including the guard.
+    /// Returns the offset of an element in bytes, including the guard.
     pub(crate) fn offset(&self, element: usize) -> u64 {
         (GUARD_BYTES + element * self.dtype.size()) as u64
     }
 
-    /// The elements and their guards.
+    /// Returns the elements and their guards.
     pub(crate) fn everything(&self) -> &[u8] {
         cast_slice(&self.words)
     }
@@ -56,14 +56,14 @@ impl Tensor {
         cast_slice_mut(&mut self.words)
     }
 
-    /// Whether the guards are unchanged.
+    /// Returns whether the guards are unchanged.
     pub(crate) fn is_guarded(&self) -> bool {
         let behind = self.words.len() - GUARD;
         self.words[..GUARD].iter().chain(&self.words[behind..]).all(|word| *word == GUARD_WORD)
     }
 
-    /// The span of some of the elements, for in-place layouts that only raw calls can have. The caller of the raw call
-    /// is responsible for its use.
+    /// Returns the span of some of the elements, for in-place layouts that only raw calls can have. The caller of the
+    /// raw call is responsible for its use.
     pub(crate) fn part(&mut self, start: usize, count: usize) -> Span {
         Span::new(self.words.as_mut_ptr().cast(), self.offset(start), count as u64, self.dtype, Device::CPU)
     }
@@ -74,7 +74,8 @@ impl Tensor {
     }
 }
 
-// SAFETY: the value owns the vector with the elements, does not access it, and the elements do not move with the value.
+// SAFETY: the value owns the vector with the elements and does not access it during a call. The elements do not move
+// when the value is moved.
 unsafe impl Buf for Tensor {
     fn span(&mut self) -> Span {
         self.part(0, self.count)

@@ -14,7 +14,7 @@ fn soon() -> Instant {
     Instant::now() + Duration::from_secs(20)
 }
 
-/// Rank 0 starts an op and blocks on a second; rank 1 comes late to both.
+/// Rank 0 starts an op and blocks on a second one; rank 1 calls both late.
 #[test]
 fn a_blocking_op_runs_after_those_started_before() {
     c10d::run_ranks(2, |pg| {
@@ -28,7 +28,7 @@ fn a_blocking_op_runs_after_those_started_before() {
             pg.all_reduce(&mut last, ReduceOp::Sum)?;
             assert_eq!(last, vec![200; count]);
             for (i, work) in works.into_iter().enumerate() {
-                assert!(work.is_done(), "op {i} must be over before the one behind it");
+                assert!(work.is_done(), "op {i} must be finished before the op after it");
                 assert_eq!(work.wait()?, vec![2 * i as i64 + 1; count]);
             }
         }
@@ -124,7 +124,7 @@ fn dropped_and_leaked_handles_harm_nobody() {
     .unwrap();
 }
 
-/// A future is polled once and then leaked; its op goes on.
+/// A future is polled once and then leaked; its op continues.
 #[test]
 fn a_future_that_is_not_polled_again() {
     c10d::run_ranks(2, |pg| {
@@ -146,7 +146,7 @@ fn wait_timeout_is_a_look() {
             return Ok(());
         }
         let work = pg.start(op::all_reduce(vec![1i32], ReduceOp::Sum));
-        let work = work.wait_timeout(Duration::from_millis(20)).expect_err("the other rank has not come yet");
+        let work = work.wait_timeout(Duration::from_millis(20)).expect_err("the other rank has not made its call yet");
         pg.store().set("looked", b"", soon())?;
         assert_eq!(work.wait()?, [2]);
         Ok(())
@@ -163,7 +163,7 @@ fn buffers_come_back_from_failures() {
             return Ok(());
         }
         let call = op::all_reduce(vec![5i32; 3], ReduceOp::Sum).timeout(Duration::from_millis(100));
-        let failed = pg.start(call).wait().expect_err("the other rank does not come");
+        let failed = pg.start(call).wait().expect_err("the other rank makes no call");
         pg.store().set("failed", b"", soon())?;
         assert_eq!(*failed.error.kind(), ErrorKind::Timeout);
         assert_eq!(failed.error.report().guilty, [1]);
@@ -195,7 +195,7 @@ fn wakers_that_panic_harm_nobody() {
             if pg.rank() == 0 {
                 assert!(std::pin::Pin::new(&mut message).poll(&mut context).is_pending());
                 let _ = std::pin::Pin::new(&mut sum).poll(&mut context).is_ready();
-                // From here on the other rank may come.
+                // From here on the other rank may make its call.
                 pg.send(&[i], other, 0)?;
                 assert_eq!(message.wait()?, [i]);
             } else {
@@ -255,7 +255,7 @@ fn elapsed_counts_from_the_call() {
         assert!(took >= Duration::from_millis(200) && took <= called.elapsed(), "{blocked}");
         pg.store().set("failed", b"", soon())?;
         for work in works {
-            let e = work.wait().expect_err("the other rank does not come").error;
+            let e = work.wait().expect_err("the other rank makes no call").error;
             let took = e.report().elapsed.unwrap();
             assert!(took >= Duration::from_millis(300) && took <= started.elapsed(), "{e}");
         }
@@ -271,7 +271,7 @@ impl Wake for Last {
     fn wake(self: Arc<Self>) {
         let begin = Instant::now();
         drop(self.0.lock().unwrap().take());
-        // Nobody receives a second report.
+        // After the first report, the receiver may be gone.
         let _ = self.1.lock().unwrap().send(begin.elapsed());
     }
 }
@@ -306,7 +306,7 @@ fn the_last_handle_may_be_dropped_by_whoever_is_woken() {
             if pg.rank() == 0 {
                 assert!(done.is_pending());
                 pg.store().set(&format!("waits {message}"), b"", soon())?;
-                let took = told.recv_timeout(Duration::from_secs(20)).expect("it is woken");
+                let took = told.recv_timeout(Duration::from_secs(20)).expect("the waker is called");
                 assert!(took < Duration::from_secs(5), "the drop took {took:?}");
             }
             match done {

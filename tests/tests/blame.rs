@@ -1,4 +1,5 @@
-//! Which rank is named if the rank that is waited for is waiting itself: chains of messages, circles, rejected calls.
+//! Which rank an error names if a rank waits for a rank that is itself waiting: chains of messages, circles, rejected
+//! calls.
 
 use std::time::{Duration, Instant};
 
@@ -13,7 +14,7 @@ use crate::stage::{Told, cast, failures, join, lines, shown, tell, tell_error};
 const WORLD: u32 = 4;
 const CAP: Duration = Duration::from_secs(20);
 const TIMEOUT: Duration = Duration::from_millis(1000);
-/// More than a link buffers without its reader.
+/// A message that is larger than the buffers of a link.
 const LARGE: usize = 4 << 20;
 
 pub(crate) fn trials() -> Vec<Trial> {
@@ -82,7 +83,7 @@ const CHAINS: [Scene; 3] = [
             Ok(())
         },
     },
-    // The same, waiting for a handle.
+    // The same, but the ranks wait for a handle.
     Scene {
         name: "started",
         act: |group| {
@@ -123,7 +124,7 @@ fn chains(transport: &str) -> Result<(), Failed> {
 fn told(report: &JobReport, rank: u32, about: &str) -> Result<Told, Failed> {
     let told = failures(report, rank).into_iter().find(|told| told.about == about);
     told.ok_or_else(|| {
-        format!("rank {rank} says nothing of {about}: {:?}\n{}", lines(report, rank), shown(report)).into()
+        format!("rank {rank} reported nothing about {about}: {:?}\n{}", lines(report, rank), shown(report)).into()
     })
 }
 
@@ -251,7 +252,7 @@ fn warnings(transport: &str) -> Result<(), Failed> {
     if transport == "shm"
         && let Some(line) = said("quiet", "0")?.into_iter().flatten().next()
     {
-        return Err(format!("a rank that is to be silent says {line:?}").into());
+        return Err(format!("a rank that should report nothing reported {line:?}").into());
     }
     Ok(())
 }

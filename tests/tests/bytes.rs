@@ -3,12 +3,11 @@
 use c10d::{DispatchKey, ProcessGroup, ReduceOp, Result, Root};
 
 const N: usize = 4;
-/// The bytes of a rank's part. It is large enough that headers do not matter, and that the algorithms for large sizes
-/// are used.
+/// The bytes of a rank's part. With so many bytes headers do not matter, and the algorithms for large sizes are used.
 const PART: usize = 1 << 20;
 const WHOLE: usize = N * PART;
 
-/// The bytes that all ranks together send for one call.
+/// Returns the bytes that all ranks together send for one call.
 fn total(transport: &str, call: impl Fn(&ProcessGroup) -> Result + Sync) -> usize {
     let builder = c10d::builder().hint("gloo-like.transport", transport);
     let sent = builder.run_ranks(N as u32, |pg| {

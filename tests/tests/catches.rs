@@ -11,7 +11,7 @@ use c10d_conformance::{Outcome, Ranks, Selection, Suite};
 /// A backend that reports success and does nothing.
 struct Idle;
 
-// SAFETY: it completes jobs at once and keeps nothing.
+// SAFETY: `submit` completes each job before it returns, so no memory is used afterwards.
 unsafe impl Backend for Idle {
     fn name(&self) -> &'static str {
         "idle"

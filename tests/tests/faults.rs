@@ -17,7 +17,7 @@ use stage::acts::{Arguments, VICTIM, WORLD, act};
 use stage::{Told, cast, failures, join, shown, tell, tell_error};
 
 const PLUGIN: &str = "c-collectives";
-/// Only a limit so that a hang ends.
+/// A time limit that only a hang reaches.
 const CAP: Duration = Duration::from_secs(10);
 const OP_TIMEOUT: Duration = Duration::from_secs(1);
 const SURVIVORS: [u32; 2] = [0, 2];
@@ -72,10 +72,10 @@ pub(crate) fn trials() -> Vec<Trial> {
 }
 
 fn op_named(name: &str) -> OpKind {
-    OpKind::from_name(name).expect("a part names an op of the table")
+    OpKind::from_name(name).expect("the part has the name of an op")
 }
 
-/// Ranks over a transport of gloo-like, over the plugin, or over an MPI library.
+/// Launches ranks over a transport of gloo-like, over the plugin, or over an MPI library.
 fn ranks(part: &str, transport: &str) -> Launch {
     match transport {
         PLUGIN => {
@@ -117,7 +117,8 @@ fn be_killed(op: OpKind) -> Result {
     let pg = join(CAP)?;
     let arguments = Arguments::of(op, 20_000, CAP);
     if pg.rank() == VICTIM {
-        // A root may have finished its first op, and be dead, before the others have. The following ops also report it.
+        // If the victim is a root, it may have finished its first op before it dies. Then a later op of the others
+        // reports its death.
         act(&pg, &arguments)?;
         std::thread::spawn(|| {
             std::thread::sleep(Duration::from_millis(20));
@@ -136,8 +137,8 @@ fn be_killed(op: OpKind) -> Result {
 
 fn killed(op: OpKind, transport: &str) -> Result<(), Failed> {
     let report = run(&format!("kill:{op}"), transport)?;
-    // If a message to the dead rank was being sent over TCP, MPI itself sometimes ends the process and those that it
-    // can still reach. This cannot be prevented.
+    // If a message to the dead rank is being sent over TCP, MPI itself sometimes ends this process and those that it
+    // can still reach. c10d cannot prevent this.
     let by_mpi = transport.ends_with("_tcp")
         && report.output.iter().any(|o| String::from_utf8_lossy(&o.stderr).contains("MPIDI_OFI_handle_cq_error"));
     let silent = |rank: u32| by_mpi && failures(&report, rank).is_empty();
@@ -154,7 +155,7 @@ fn killed(op: OpKind, transport: &str) -> Result<(), Failed> {
 
 fn only(report: &JobReport, rank: u32, about: &str) -> Result<Told, Failed> {
     let told = failures(report, rank).into_iter().find(|told| told.about == about);
-    told.ok_or_else(|| format!("rank {rank} says nothing of {about}\n{}", shown(report)).into())
+    told.ok_or_else(|| format!("rank {rank} reported nothing about {about}\n{}", shown(report)).into())
 }
 
 // A rank is stopped, or does not make the call.
@@ -174,7 +175,7 @@ fn stand_still(part: &str) -> Result {
         std::thread::sleep(2 * CAP);
         return Ok(());
     }
-    // Only some run at a time, since too many for the cores would make live ranks look stopped.
+    // Only some run at a time: if too many ran, live ranks would not answer in time and would seem stopped.
     for some in groups.chunks(5) {
         std::thread::scope(|s| {
             for (op, group) in some {
@@ -210,11 +211,11 @@ fn timed_out(op: OpKind, report: &JobReport) -> Result<(), Failed> {
         let told = only(report, rank, op.name())?;
         // A receive from any source waits for all ranks that could send.
         let any = op == OpKind::RecvAnySource;
-        // On a machine that is too busy for a live rank to answer, that rank is also named, as silent.
+        // On a busy machine a live rank may not answer in time. The error then names this rank, too, as silent.
         let silent = |rank: &u32| told.words.contains(&format!("rank {rank} is stopped or unreachable"));
         let others_excused = told.guilty.iter().all(|rank| *rank == VICTIM || any || silent(rank));
-        // On such a machine a plugin may be abandoned, on this rank or on another, before it could report for whom it
-        // waited.
+        // On such a machine the host may give up an operation of the plugin, on this rank or on another, before the
+        // plugin has reported for which ranks it waits.
         let given_up = told.kind == "Plugin" && told.words.contains("did not return within the operation's time");
         if given_up || told.kind == "Aborted" && told.words.contains(": Plugin: plugin \"c-collectives\"") {
             continue;
@@ -228,7 +229,7 @@ fn timed_out(op: OpKind, report: &JobReport) -> Result<(), Failed> {
 
 // A rank makes another call.
 
-/// Every field of every op in which ranks can disagree.
+/// Returns every op with every field in which ranks can disagree.
 fn disagreements() -> Vec<(OpKind, &'static str)> {
     let mut out = Vec::new();
     for op in OpKind::ALL.iter().copied() {
@@ -263,7 +264,7 @@ fn disagree() -> Result {
             }
         }
         let about = format!("{op}/{field}");
-        // A rank that only sends may learn of it later.
+        // A rank that only sends may get the error later.
         let called = act(&group, &mine);
         match leave(group, &mine, called) {
             Err(e) => tell_error(&about, &e),
@@ -273,9 +274,10 @@ fn disagree() -> Result {
     pg.barrier()
 }
 
-/// What a rank learns of a call afterwards. A rank that only sends leaves when all have made the call, and knows by
-/// then. A rank that received, and agrees with its sender, is told by the others; a message has two ends; and a plugin
-/// has to find out by itself. These ranks go on with another operation.
+/// Returns the error of the call, or the error that comes after it. A rank that only sends leaves when all have made
+/// the call, and gets the error by then. Other ranks continue with another operation: a rank that received and agrees
+/// with its sender gets the error from the others, a message has only two ranks, and a plugin finds the difference by
+/// itself.
 fn leave(group: ProcessGroup, mine: &Arguments, called: Result) -> Result {
     let sends = only_sends((mine.op, mine.root), group.rank());
     if std::env::var_os(stage::PLUGIN).is_some() || !sends {
@@ -293,8 +295,8 @@ fn leave(group: ProcessGroup, mine: &Arguments, called: Result) -> Result {
 fn mismatched(op: OpKind, field: &str, report: &JobReport) -> Result<(), Failed> {
     for rank in 0..WORLD {
         let told = only(report, rank, &format!("{op}/{field}"))?;
-        // If counts may differ between ranks, they are checked for each pair, as the length that one sends to the
-        // other.
+        // If counts may differ between ranks, they are checked for each pair of ranks, as the length that one sends to
+        // the other.
         let field_right = told.field == field || (op.is_uneven() && matches!(told.field.as_str(), "count" | "splits"));
         // If two other ranks disagree about a transfer between them, a third rank cannot know which is wrong.
         let in_pairs = op.is_p2p() || field == "splits" || (op.is_uneven() && field == "count");

@@ -10,10 +10,11 @@ use libtest_mimic::{Failed, Trial};
 use stage::{cast, failures, join, lines, shown, tell, tell_error};
 
 const TAGS: u32 = 7;
-/// One of this number of messages has contents.
+/// One message of this many has contents.
 const FULL: u32 = 1000;
 const GO: u32 = 99;
-/// More than a receiver with a limit keeps, and far less than the messages would need without a limit.
+/// A size in KiB that is more than what a receiver with a limit keeps, and far less than what the messages would need
+/// without a limit.
 const MEMORY: usize = 16 << 10;
 
 pub(crate) fn play(part: &str) -> Result {
@@ -107,7 +108,7 @@ fn is_bounded(part: &'static str, transport: &str) -> Result<(), Failed> {
     };
     let (sent, kept) = (number(0, "sent"), number(1, "kept"));
     println!(
-        "{transport}: {sent:?} of {count} messages went before one was asked for; {kept:?} KiB more at the receiver"
+        "{transport}: {sent:?} of {count} messages were sent before the first receive; the receiver grew by {kept:?} KiB"
     );
     let waited = sent.is_some_and(|sent| sent < count as usize);
     let small = kept.is_some_and(|kib| kib < MEMORY);

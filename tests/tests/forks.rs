@@ -15,9 +15,9 @@ use stage::{cast, failures, join, lines, shown, tell, tell_error};
 const TRANSPORTS: [&str; 3] = ["shm", "tcp", PLUGIN];
 const PLUGIN: &str = "c-collectives";
 const WORLD: u32 = 3;
-/// Only a limit so that a hang ends.
+/// A time limit that only a hang reaches.
 const CAP: Duration = Duration::from_secs(20);
-/// How long an idle child lives, unless it is ended.
+/// The time in seconds after which an idle child ends by itself.
 const LIFE: u32 = 30;
 
 pub(crate) fn play(part: &str) -> Result {
@@ -74,10 +74,11 @@ fn all_well(report: &JobReport) -> Result<(), Failed> {
 
 /// Forks a child that runs `body`, and ends like a program that returns from main.
 pub(crate) fn fork(body: impl FnOnce() -> Result) -> Pid {
-    // SAFETY: no other thread of this program holds a lock: they wait for peers or for work.
+    // SAFETY: the other threads of this program wait for peers or for work, so none of them holds a lock that the child
+    // needs.
     let pid = unsafe { libc::fork() };
     if pid == 0 {
-        // SAFETY: this ends a child that hangs.
+        // SAFETY: `alarm` takes no pointers. It ends a child that hangs.
         unsafe { libc::alarm(LIFE) };
         let code = match body() {
             Ok(()) => 0,
@@ -106,13 +107,13 @@ fn add(pg: &ProcessGroup) -> Result {
     Ok(())
 }
 
-/// A forked helper drops what it inherited and returns from main.
+/// A forked child drops the handles that it inherited and returns from main.
 fn drops(pg: ProcessGroup) -> Result {
     let started = pg.start(op::all_reduce(vec![1f32; 8], ReduceOp::Sum));
     if pg.rank() == 1 {
         let mut copy = Some(pg.clone());
         let child = fork(|| {
-            // SAFETY: the child ends without touching the parent's handle again.
+            // SAFETY: the child ends without using or dropping `pg` again, so the handle is dropped once.
             let last = unsafe { std::ptr::read(&raw const pg) };
             drop((copy.take(), last));
             Ok(())
@@ -144,12 +145,12 @@ fn uses(pg: &ProcessGroup) -> Result {
             is_foreign("all_reduce", pg.all_reduce(vec![1f32; 9], ReduceOp::Sum))?;
             is_foreign("start", pg.start(op::all_reduce(vec![1f32; 9], ReduceOp::Sum)).wait().map_err(Error::from))?;
             is_foreign("send", pg.send(&[1f32], 0, 0))?;
-            is_foreign("a receive of before", started.take().expect("one").wait().map_err(Error::from))?;
+            is_foreign("a receive of the parent", started.take().expect("one").wait().map_err(Error::from))?;
             is_foreign("split", pg.split(Some(1), 0))?;
             is_foreign("shrink", pg.shrink(&[0]))?;
             is_foreign("shutdown", pg.clone().shutdown())?;
             is_foreign("failure", pg.failure().map_or(Ok(()), |e| Err(e.clone())))?;
-            pg.abort("not the child's to say");
+            pg.abort("the child may not abort");
             assert!(begin.elapsed() < CAP / 2);
             Ok(())
         });
@@ -195,7 +196,8 @@ fn makes_its_own(pg: &ProcessGroup) -> Result {
 fn dies(pg: &ProcessGroup) -> Result {
     if pg.rank() == 1 {
         let child = fork(|| {
-            // SAFETY: the launcher waits until these are closed; all others stay open.
+            // SAFETY: this closes only standard input, output and error, which nothing uses afterwards. The launcher
+            // waits until they are closed.
             unsafe { libc::syscall(libc::SYS_close_range, 0, 2, 0) };
             std::thread::sleep(Duration::from_secs(LIFE.into()));
             Ok(())
@@ -214,10 +216,10 @@ fn dies(pg: &ProcessGroup) -> Result {
 fn died(report: &JobReport) -> Result<(), Failed> {
     let child = lines(report, 1).iter().find_map(|line| line.strip_prefix("child ")?.parse().ok());
     let child = child.and_then(Pid::from_raw).ok_or_else(|| shown(report))?;
-    // The child lived longer than the run.
+    // The child is still alive after the run.
     let lived = test_kill_process(child);
     let _ = kill_process(child, Signal::KILL);
-    lived.map_err(|e| format!("the run took as long as the child lived ({e})\n{}", shown(report)))?;
+    lived.map_err(|e| format!("the run ended only after the child ({e})\n{}", shown(report)))?;
     for rank in [0, 2] {
         let told = failures(report, rank);
         if !told.iter().any(|t| t.kind == "PeerDead" && t.guilty == [1]) {

@@ -1,4 +1,4 @@
-//! Ops on buffers of the group, beside the same on memory of the ranks' own: of all ranks, or of some.
+//! Ops in which all ranks, or some of them, pass buffers of the group, and the other ranks their own memory.
 
 use crate::stage;
 
@@ -10,17 +10,17 @@ use rustix::process::{Signal, getpid, kill_process};
 use stage::acts::{VICTIM, WORLD};
 use stage::{cast, failures, join, lines, shown, tell, tell_error};
 
-/// No verdict: only so that a hang ends.
+/// A time limit that only a hang reaches.
 const CAP: Duration = Duration::from_secs(30);
-/// Elements of a rank's part: what is copied, and what is read in place.
+/// The numbers of elements of a rank's part. The smallest part is copied, the others are read in place.
 const COUNTS: [usize; 3] = [100, 20_000, 80_000];
 
-/// Element `i` of what `rank` gives.
+/// Returns element `i` of the input of `rank`.
 fn given(rank: u32, i: usize) -> u32 {
     (i as u32).wrapping_mul(2_654_435_761).wrapping_add(rank * 77)
 }
 
-/// A buffer of the group or one of the rank's own.
+/// A buffer of the group, or a buffer of the rank's own.
 enum Either {
     Group(GroupBuf<u32>),
     Own(Vec<u32>),
@@ -40,7 +40,7 @@ impl Either {
     }
 }
 
-/// All ops. `grouped`: which of a rank's buffers are the group's.
+/// Tests all ops. `grouped` says which ranks pass buffers of the group. Returns what is wrong, if anything.
 fn ops(pg: &ProcessGroup, grouped: impl Fn(u32) -> bool) -> Result<Option<String>> {
     let (me, n) = (pg.rank(), pg.size());
     let alloc = |len: usize| -> Result<Either> {
@@ -71,7 +71,7 @@ fn ops(pg: &ProcessGroup, grouped: impl Fn(u32) -> bool) -> Result<Option<String
                 return wrong("all_gather_into");
             }
             pg.all_to_all_single(&*whole.slice(), other.slice())?;
-            // Each has everybody's part of its own number, which is the same on all.
+            // Each rank gets its own part from every rank, and all ranks have the same parts.
             if !is(other.slice(), &|i| given(me, i % count)) {
                 return wrong("all_to_all_single");
             }
@@ -110,7 +110,7 @@ fn ops(pg: &ProcessGroup, grouped: impl Fn(u32) -> bool) -> Result<Option<String
                 }
             }
         }
-        // Owned, and given back.
+        // The call owns the buffer and returns it.
         let mut back = match part.filled(|i| given(me, i)) {
             Either::Group(x) => Either::Group(pg.start(op::all_reduce(x, ReduceOp::Sum)).wait()?),
             Either::Own(x) => Either::Own(pg.start(op::all_reduce(x, ReduceOp::Sum)).wait()?),
@@ -122,10 +122,10 @@ fn ops(pg: &ProcessGroup, grouped: impl Fn(u32) -> bool) -> Result<Option<String
     Ok(None)
 }
 
-/// Whether a rank gives buffers of the group.
+/// Returns whether a rank passes buffers of the group.
 type Grouped = fn(u32) -> bool;
 
-/// Which ranks give buffers of the group.
+/// The choices of ranks that pass buffers of the group, with their names.
 const GROUPED: [(&str, Grouped); 3] =
     [("all", |_| true), ("the_first", |rank| rank == 0), ("all_others", |rank| rank != 0)];
 
@@ -171,7 +171,7 @@ pub(crate) fn play(part: &str) -> Result {
     let pg = join(CAP)?;
     let Some((_, grouped)) = GROUPED.iter().find(|(name, _)| *name == part) else { return killed(&pg) };
     let said = ops(&pg, grouped)?;
-    // In another group of the same ranks, whose order is another.
+    // The same in another group of these ranks, in reverse order.
     let ranks: Vec<u32> = (0..pg.size()).rev().collect();
     let said = match (said, pg.new_group(&ranks)?) {
         (None, Some(group)) => ops(&group, grouped)?,
@@ -181,7 +181,7 @@ pub(crate) fn play(part: &str) -> Result {
     pg.shutdown()
 }
 
-/// A rank dies while the others read its memory, and go on reading what they have mapped.
+/// A rank dies while the others read its memory. They still have the memory mapped.
 fn killed(pg: &ProcessGroup) -> Result {
     let mut x = pg.alloc::<u32>(1 << 20)?;
     pg.all_reduce(&mut x, ReduceOp::Sum)?;
@@ -198,7 +198,7 @@ fn killed(pg: &ProcessGroup) -> Result {
             return Ok(());
         }
         if !x.iter().all(|x| *x == WORLD) {
-            tell("a wrong answer");
+            tell("a wrong result");
             return Ok(());
         }
     }

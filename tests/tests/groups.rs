@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use c10d::{ErrorKind, ProcessGroup, ReduceOp, Result, op};
 
-/// Only a limit so that a hang ends.
+/// A time limit that only a hang reaches.
 const CAP: Duration = Duration::from_secs(20);
 
 fn sum(pg: &ProcessGroup, count: usize) -> Result<u32> {
@@ -21,7 +21,7 @@ fn total(n: u32) -> u32 {
     n * (n + 1) / 2
 }
 
-/// Runs a body that must return, on a new thread.
+/// Runs `body` on a new thread, and fails if it does not return.
 fn returns<T: Send + 'static>(body: impl FnOnce() -> T + Send + 'static) -> T {
     let (done, wait) = channel();
     std::thread::spawn(move || done.send(body()));
@@ -151,7 +151,7 @@ fn abort_ends_what_is_in_flight_on_all_ranks() {
         .unwrap()
     });
     for (rank, e) in errors.iter().enumerate() {
-        // Ranks 0 and 1 also disagree about the op. Whichever is found first is the cause on both.
+        // Ranks 0 and 1 also disagree about the op. Both get the error that is found first.
         let disagree = rank < 2 && matches!(e.kind(), ErrorKind::Mismatch { .. });
         assert!(*e.kind() == ErrorKind::Aborted || disagree, "rank {rank}: {e}");
     }
@@ -224,7 +224,7 @@ fn dropping_groups_in_flight_returns() {
     });
 }
 
-/// The other ranks learn of a rank that left early at the next op that needs it.
+/// If a rank left early, the other ranks get an error at the next op that needs it.
 #[test]
 fn a_rank_that_leaves_early_is_named() {
     let errors = returns(|| {

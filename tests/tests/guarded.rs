@@ -1,5 +1,5 @@
-//! The suite over the guarded device, staged through gloo-like, and its ranks when one is killed or stopped. It is a
-//! program of its own, since every group of a program that links the device has it.
+//! The suite over the guarded device, staged through gloo-like, and tests in which a rank is killed or stopped. This is
+//! a separate program, because every group of a program that links the device serves it.
 
 mod guarded_faults;
 mod stage;

@@ -13,7 +13,7 @@ use rustix::process::{Signal as Sig, getpid, kill_process};
 use stage::acts::{VICTIM, WORLD};
 use stage::{Told, cast, failures, shown, tell_error};
 
-/// Only a limit so that a hang ends.
+/// A time limit that only a hang reaches.
 const CAP: Duration = Duration::from_secs(10);
 const OP_TIMEOUT: Duration = Duration::from_secs(2);
 const SURVIVORS: [u32; 2] = [0, 2];
@@ -28,7 +28,7 @@ const OPS: [OpKind; 6] = [
 
 pub(crate) fn play(part: &str) -> Result {
     let (what, op) = part.split_once(':').unwrap_or((part, ""));
-    be(what, OpKind::from_name(op).expect("a part names an op of the table"))
+    be(what, OpKind::from_name(op).expect("the part has the name of an op"))
 }
 
 pub(crate) fn trials() -> Vec<Trial> {
@@ -47,7 +47,8 @@ fn be(what: &str, op: OpKind) -> Result {
     let builder = c10d::builder().init("env://").timeout(timeout).hint("staged.chunk", "16384");
     let pg = builder.providers(&[&c10d_guarded::PROVIDER]).backend("guarded:gloo-like").build()?;
     if pg.rank() == VICTIM {
-        // A root may have finished its first op, and be dead, before the others have. The following ops also report it.
+        // If the victim is a root, it may have finished its first op before it dies. Then a later op of the others
+        // reports its death.
         act(&pg, op)?;
         let signal = if what == "stop" { Sig::STOP } else { Sig::KILL };
         std::thread::spawn(move || {
@@ -97,8 +98,8 @@ fn named(op: OpKind, what: &str, kind: &str) -> Result<(), Failed> {
     let report = if what == "stop" { awakened(launch)? } else { launch.run().map_err(|e| e.to_string())? };
     for rank in SURVIVORS {
         let told = failures(&report, rank).into_iter().find(|told: &Told| told.about == op.name());
-        let told = told.ok_or_else(|| format!("rank {rank} says nothing of {op}\n{}", shown(&report)))?;
-        // On a machine that is too busy for a live rank to answer, that rank is also named, as silent.
+        let told = told.ok_or_else(|| format!("rank {rank} reported nothing about {op}\n{}", shown(&report)))?;
+        // On a busy machine a live rank may not answer in time. The error then names this rank, too, as silent.
         let silent = |rank: &u32| told.words.contains(&format!("rank {rank} is stopped or unreachable"));
         let right = told.guilty.contains(&VICTIM) && told.guilty.iter().all(|rank| *rank == VICTIM || silent(rank));
         if told.kind != kind || !right || !told.words.contains("guarded staged by gloo-like") {
@@ -108,8 +109,8 @@ fn named(op: OpKind, what: &str, kind: &str) -> Result<(), Failed> {
     Ok(())
 }
 
-/// Every rank says that it is root, or none. A rank that only sends learns by its 8th call after the other's first one,
-/// or when it leaves.
+/// Every rank calls with itself as the root, or no rank does. A rank that only sends gets the error by its 8th call
+/// after the other rank's first call, or when it leaves.
 fn roots() -> Result<(), Failed> {
     for op in [OpKind::Broadcast, OpKind::Reduce, OpKind::Gather, OpKind::Scatter] {
         for more in [8, 0] {

@@ -11,7 +11,7 @@ use libtest_mimic::{Failed, Trial};
 use rustix::process::{Signal, getpid, kill_process};
 use stage::{Told, cast, failures, join, shown, tell, tell_error};
 
-/// Only a limit so that a hang ends.
+/// A time limit that only a hang reaches.
 const CAP: Duration = Duration::from_secs(10);
 
 pub(crate) fn play(part: &str) -> Result {
@@ -36,12 +36,12 @@ pub(crate) fn trials() -> Vec<Trial> {
 
 fn only(report: &JobReport, rank: u32, about: &str) -> Result<Told, Failed> {
     let told = failures(report, rank).into_iter().find(|told| told.about == about);
-    told.ok_or_else(|| format!("rank {rank} says nothing of {about}\n{}", shown(report)).into())
+    told.ok_or_else(|| format!("rank {rank} reported nothing about {about}\n{}", shown(report)).into())
 }
 
 // Several ranks are killed at once, and the others continue.
 
-/// Far more than anything here takes, so waiting for the dead is detected.
+/// A timeout far longer than any step of these tests, so that a rank that waits for a dead rank is noticed.
 const LONG: Duration = Duration::from_secs(60);
 /// The limit for `shrink` when all the dead are known. It usually takes 12 ms; the longest time on a busy machine was
 /// 164 ms.
@@ -68,7 +68,7 @@ fn deaths() -> Result {
         begin
     };
     let begin = timed("op", pg.barrier());
-    // Both are noticed by now, or very soon.
+    // Both deaths have been noticed by now, or will be very soon.
     while pg.lost() != DEAD && begin.elapsed() < CAP / 2 {
         std::thread::sleep(Duration::from_millis(1));
     }
@@ -93,7 +93,7 @@ fn died_together(transport: &str) -> Result<(), Failed> {
     for (place, rank) in LEFT.into_iter().enumerate() {
         for (about, guilty) in [("op", &DEAD[..]), ("known", &DEAD), ("one", &DEAD[1..]), ("new_group", &DEAD)] {
             let told = only(&report, rank, about)?;
-            // On a busy machine one may have ended long after the other.
+            // On a busy machine one of the two may end long after the other.
             let some = about == "op" && told.guilty.iter().all(|rank| DEAD.contains(rank)) && !told.guilty.is_empty();
             if told.kind != "PeerDead" || !some && told.guilty != guilty {
                 return Err(format!("rank {rank} says {told:?}\n{}", shown(&report)).into());
@@ -167,7 +167,7 @@ fn spaces_around_the_address() -> Result<(), Failed> {
     })
 }
 
-/// This program as one process that runs `part`, without the environment of the test.
+/// Returns a command that runs this program as one process with `part`, without the environment of the test.
 fn alone(part: &str) -> Command {
     const STARTERS: [&str; 8] = ["RANK", "WORLD_SIZE", "MASTER_", "TORCHELASTIC_", "OMPI_", "PMI", "SLURM_", "MPI_"];
     let mut command = Command::new(std::env::current_exe().expect("a running program has a path"));
@@ -180,7 +180,7 @@ fn alone(part: &str) -> Command {
     command
 }
 
-/// Three ranks that run all rounds.
+/// Starts three ranks that run all rounds, and checks that they succeed.
 fn rounds_of(start: impl Fn(u32) -> std::io::Result<Child>) -> Result<(), Failed> {
     let ranks: Vec<_> = (0..3).map(start).collect::<Result<_, _>>().map_err(|e| e.to_string())?;
     let ended: Vec<_> = ranks.into_iter().map(Child::wait_with_output).collect();
@@ -223,7 +223,7 @@ fn contradictions() -> Result<(), String> {
     // The same value given twice is accepted.
     let pg = init().rank(0).size(1).build().map_err(|e| e.to_string())?;
     drop(pg);
-    if begin.elapsed() < CAP { Ok(()) } else { Err("somebody was waited for".into()) }
+    if begin.elapsed() < CAP { Ok(()) } else { Err("the error came only after a wait".into()) }
 }
 
 fn nobody_to_receive_from() -> Result<(), String> {

@@ -1,4 +1,4 @@
-//! Worlds with more ranks than a test machine has cores, over threads.
+//! Groups with more ranks than a test machine has cores, over threads.
 
 use c10d::{ProcessGroup, ReduceOp, Result, Root};
 
@@ -61,8 +61,8 @@ fn sixty_four() {
     c10d::run_ranks(64, |pg| every_family(&pg)).unwrap();
 }
 
-/// In large worlds the algorithm decides the order in which floats are summed. It must be the same on all ranks and in
-/// every run.
+/// In large groups the order in which floats are summed depends on the algorithm. This order must be the same on all
+/// ranks and in every run.
 #[test]
 fn sums_are_the_same_bits_everywhere() {
     let run = || {

@@ -15,11 +15,11 @@ use crate::stage::acts::{Arguments, VICTIM, WORLD, act};
 use crate::stage::{self, cast, failures, lines, shown, tell, tell_error};
 
 const TRANSPORTS: [&str; 2] = ["shm", "tcp"];
-/// Only a limit so that a hang ends.
+/// A time limit that only a hang reaches.
 const CAP: Duration = Duration::from_secs(30);
 /// The time of silence after which a link counts as cut, in these tests.
 const LINK: &str = "1";
-/// More than twice that time. A living rank that is this late must not count as dead.
+/// How late a living rank is: more than twice that time. It must not count as dead.
 const LATE: Duration = Duration::from_millis(2500);
 const WAYS: [&str; 3] = ["shutdown", "drop", "exit"];
 
@@ -56,7 +56,7 @@ pub(crate) fn play(part: &str) -> Result {
         ("stopped", way) => be_stopped(way),
         ("exit", _) => be_missed(),
         ("plugin_exit", _) => be_missed_by_a_plugin(),
-        (_, op) => be_ended(OpKind::from_name(op).expect("a part names an op of the table")),
+        (_, op) => be_ended(OpKind::from_name(op).expect("the part has the name of an op")),
     }
 }
 
@@ -116,7 +116,7 @@ fn late() -> Result<(), Failed> {
     all_well(&run("late", 2, "tcp")?)
 }
 
-// A rank leaves, or ends, right after a completed op; the other one asks for the data much later.
+// A rank leaves, or ends, right after a completed op; another rank receives the data much later.
 
 fn be_taken(way: &str) -> Result {
     let pg = KEPT.get_or_init(|| join().expect("a group"));
@@ -137,7 +137,7 @@ fn be_taken(way: &str) -> Result {
         if way == "shutdown" {
             pg.clone().shutdown()?;
         }
-        // The first group is in a static, so it is at most shut down.
+        // The first group is in a static, so it is never dropped.
         return Ok(());
     }
     std::thread::sleep(if tcp { LATE } else { Duration::from_millis(300) });
@@ -226,11 +226,11 @@ fn be_missed() -> Result {
     while started.failure().is_none() && begin.elapsed() < CAP {
         std::thread::sleep(Duration::from_millis(1));
     }
-    named(started.failure().expect("the start needs the rank that is gone"));
+    named(started.failure().expect("the started op needs the rank that ended"));
     named(&work.wait().unwrap_err().error);
-    // Nothing needs the rank there yet.
+    // No op of this group needs the rank yet.
     if unused.failure().is_some() {
-        tell("failed although nothing needed the rank");
+        tell("failed although no op needed the rank");
     }
     let pair = if pg.rank() == 0 { 2 } else { 0 };
     unused.send(&[1u8], pair, 0)?;
@@ -273,7 +273,7 @@ fn be_missed_by_a_plugin() -> Result {
             tell_error("not named", e);
         }
     };
-    // One op waits when the rank ends, and one comes later.
+    // One op waits when the rank ends, and one is called later.
     let work = started.start(op::broadcast(vec![1i32], VICTIM));
     named(&work.wait().unwrap_err().error);
     named(started.failure().expect("a failed group"));
@@ -294,7 +294,8 @@ fn missed_by_a_plugin(plugin: Sample) -> Result<(), Failed> {
     Ok(())
 }
 
-// One rank ends its program right after an op, another leaves right after it started the op, and the third comes late.
+// One rank ends its program right after an op, another leaves right after it started the op, and the third calls it
+// late.
 
 fn be_ended(kind: OpKind) -> Result {
     let pg = join()?;
@@ -305,7 +306,7 @@ fn be_ended(kind: OpKind) -> Result {
     match pg.rank() {
         VICTIM => act(KEPT.get_or_init(|| pg), &arguments),
         2 => {
-            // Then the program ends.
+            // After this the program ends.
             arguments.started = true;
             act(&pg, &arguments)
         }
@@ -313,13 +314,13 @@ fn be_ended(kind: OpKind) -> Result {
             std::thread::sleep(Duration::from_millis(30));
             act(&pg, &arguments)?;
             if let Some(e) = pg.failure() {
-                tell_error("nothing is needed any more", e);
+                tell_error("an op failed that needed no missing rank", e);
             }
             let e = pg.recv(&mut [0u8], VICTIM, 99).unwrap_err();
             if !matches!(e.kind(), ErrorKind::PeerDead { how } if how.starts_with(ENDED))
                 || e.report().guilty != [VICTIM]
             {
-                tell_error("what is needed now", &e);
+                tell_error("an op failed that needed only living ranks", &e);
             }
             Ok(())
         }

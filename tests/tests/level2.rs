@@ -1,5 +1,5 @@
 //! Functions of a vendor's collectives besides ops: batches of messages, sub-groups, and errors while no call runs.
-//! They are tested on the host, on a vendor's device, and on CUDA's kind of memory.
+//! They are tested in host memory, on a vendor's device, and in CUDA memory.
 
 use crate::samples;
 
@@ -38,8 +38,8 @@ fn a_ring_of_messages_on_the_host() {
     builder("cpu:c-collectives")
         .run_ranks(3, |pg| {
             let (left, right) = ((pg.rank() + 2) % 3, (pg.rank() + 1) % 3);
-            // More than the rings between the ranks hold, in both directions, followed by a message for which the test
-            // waits first.
+            // In both directions, a message that is larger than the rings between the ranks, followed by a message for
+            // which the test waits first.
             let sends = vec![op::send(vec![pg.rank(); 1 << 18], right, 0), op::send(vec![pg.rank(); 3], left, 1)];
             let receives = vec![op::recv(vec![9; 3], right, 1), op::recv(vec![9; 1 << 18], left, 0)];
             let (sent, received) = pg.batch(sends, receives);
@@ -66,7 +66,7 @@ fn on_device(map: &str, name: &str) {
             sent.into_iter().try_for_each(|work| work.wait().map(drop))?;
             let part = pg.split((pg.rank() != 3).then_some(0), 10 - pg.rank())?;
             let Some(part) = part else { return pg.shutdown() };
-            // The sub-group has its id from its parent, not from the store.
+            // The sub-group gets its id from its parent, not from the store.
             let (backend, _) = part.backend_of(runtime.device(0))?;
             assert!(pg.store().check(&[&format!("{backend}/id")], Instant::now() + CAP)?);
             assert!(!part.store().check(&[&format!("{backend}/id")], Instant::now() + CAP)?);

@@ -1,4 +1,4 @@
-//! Limits of the system: there is an error or another way, never a signal, and nothing is left behind.
+//! Limits of the system: reaching one causes an error or is worked around, never a signal, and nothing is left behind.
 
 use crate::stage;
 
@@ -114,7 +114,7 @@ fn is_poor() -> bool {
     std::env::var("RANK").is_ok_and(|rank| rank == POOR.to_string())
 }
 
-/// Makes a group, and uses it, on a rank with few descriptors and on others.
+/// Makes and uses a group in which one rank has few descriptors.
 fn poor(more: &str) -> Result {
     if is_poor() {
         limit(Resource::Nofile, open_files() + more.parse::<u64>().unwrap_or(0));
@@ -152,8 +152,8 @@ fn limit_addresses(more: u64) {
     }
 }
 
-/// Uses a working group until it fails, and reports the error. Another rank may reach a limit while this one is one
-/// call behind.
+/// Uses a working group until it fails, and reports the error. If another rank reached the limit in a later call, this
+/// rank gets the error in its next call.
 fn until_it_ends(about: &str, acts: impl FnOnce(&ProcessGroup, Vec<u32>) -> Result) -> Result {
     let pg = join(Duration::from_secs(20))?;
     let mut x = vec![1u32; 10];
@@ -177,7 +177,7 @@ fn thread(_: &str) -> Result {
     })
 }
 
-/// The same, but the control group of the limited rank allows no more tasks.
+/// The same, but the limit is that of tasks of the rank's control group.
 fn tasks(group: &str) -> Result {
     until_it_ends("tasks", |pg, x| {
         if is_poor() {
@@ -247,7 +247,7 @@ fn poor_ranks(transport: &str) -> Result<(), Failed> {
         all_name_the_poor(&report, "no file descriptor left")
             .map_err(|e| format!("{more} more: {}", e.message().unwrap_or("")))?;
     }
-    if failed > 0 { Ok(()) } else { Err("no number of descriptors was too few".into()) }
+    if failed > 0 { Ok(()) } else { Err("every number of descriptors was enough".into()) }
 }
 
 fn groups_until_descriptors_run_out() -> Result<(), Failed> {
@@ -300,13 +300,13 @@ fn new_group() -> Option<PathBuf> {
     }
 }
 
-/// Moves this process into the group, and leaves it half a MiB more than it uses.
+/// Moves this process into the group, and allows the group 6 MiB more memory than it uses.
 fn tighten(group: &Path) {
     let current = |file: &str| std::fs::read_to_string(group.join(file)).ok()?.trim().parse::<u64>().ok();
     let joined = std::fs::write(group.join("cgroup.procs"), std::process::id().to_string());
     let used = current("memory.current").or_else(|| current("memory.usage_in_bytes")).unwrap_or(0);
     let file = if group.join("memory.max").exists() { "memory.max" } else { "memory.limit_in_bytes" };
-    // The second rank finds the limit that the first one set, and needs memory to start.
+    // The second rank starts under the limit that the first rank has set, and needs memory to start.
     let limit = used + (6 << 20);
     let limited = std::fs::write(group.join(file), limit.to_string());
     if joined.is_err() || limited.is_err() {
@@ -335,7 +335,7 @@ fn names_in(dir: &Path) -> BTreeSet<PathBuf> {
     std::fs::read_dir(dir).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path())).collect()
 }
 
-/// The files of shared memory with names that a process maps or has open. Other jobs of this machine have theirs.
+/// Returns the named files of shared memory that a process maps or has open. Files of other jobs do not count.
 fn shared_by(pid: u32) -> BTreeSet<PathBuf> {
     let process = PathBuf::from(format!("/proc/{pid}"));
     let maps = std::fs::read_to_string(process.join("maps")).unwrap_or_default();

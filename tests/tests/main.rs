@@ -1,5 +1,5 @@
-//! Tests of groups over threads of this program, and the same over TCP: order, messages, sub-groups, large worlds,
-//! plugins that reduce.
+//! Tests with threads of this program as ranks, over shared memory and over TCP: order, messages, sub-groups, large
+//! groups, plugins that reduce.
 
 mod samples;
 mod stage;

@@ -13,7 +13,7 @@ use c10d::{ProcessGroup, ReduceOp, Result};
 use libtest_mimic::{Arguments, Failed, Trial};
 use stage::{cast, join, lines, shown, tell};
 
-/// Counts the allocations of threads that enabled it.
+/// An allocator that counts the allocations of threads that have enabled counting.
 struct Counting;
 
 thread_local! {
@@ -27,20 +27,20 @@ fn note() {
     }
 }
 
-// SAFETY: it passes everything on to the system's allocator.
+// SAFETY: every method only calls that of the system's allocator with the same arguments.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         note();
-        // SAFETY: the caller guarantees it.
+        // SAFETY: the caller guarantees the requirements of this function.
         unsafe { System.alloc(layout) }
     }
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: the caller guarantees it.
+        // SAFETY: the caller guarantees the requirements of this function.
         unsafe { System.dealloc(pointer, layout) }
     }
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         note();
-        // SAFETY: the caller guarantees it.
+        // SAFETY: the caller guarantees the requirements of this function.
         unsafe { System.realloc(pointer, layout, size) }
     }
 }
@@ -81,7 +81,7 @@ fn idle_group_is_small(transport: &str) -> Result<(), Failed> {
     let report = cast("idle", 2, transport).run().map_err(|e| e.to_string())?;
     for rank in 0..2 {
         let kib: usize = lines(&report, rank).first().and_then(|l| l.parse().ok()).ok_or_else(|| shown(&report))?;
-        println!("{transport}: rank {rank} has {kib} KiB more with a group");
+        println!("{transport}: rank {rank} uses {kib} KiB more with a group");
         if kib >= 8 << 10 {
             return Err(format!("rank {rank}: an idle group costs {kib} KiB").into());
         }
@@ -118,8 +118,9 @@ fn small_ops() -> Result {
         for _ in 0..200 {
             run(&pg, &mut x, &mut y)?;
         }
-        // A rank that waits for long asks the others what they do, and may store what they sent meanwhile. That happens
-        // on a busy machine. An op that allocates by itself does so in every round.
+        // On a busy machine a rank may wait so long that it asks the others what they do, and stores what they send
+        // meanwhile, which allocates. So the least number of all rounds counts: an op that allocates does so in every
+        // round.
         let mut least = usize::MAX;
         for _ in 0..20 {
             let before = ALLOCATIONS.load(Ordering::Relaxed);

@@ -8,10 +8,10 @@ use libtest_mimic::Trial;
 use crate::stage::acts::{VICTIM, WORLD};
 use crate::stage::{cast, failures, join, lines, shown, tell, tell_error};
 
-/// Only a limit so that a hang ends.
+/// A time limit that only a hang reaches.
 const CAP: Duration = Duration::from_secs(30);
 
-/// The global ranks of a group, in its order.
+/// Returns the global ranks of a group, in its order.
 fn members(pg: &ProcessGroup, of: &ProcessGroup) -> Result<Vec<u32>> {
     let mut all = vec![0u32; of.size() as usize];
     of.all_gather_into(&[pg.rank()], &mut all)?;
@@ -54,7 +54,7 @@ fn grids(pg: &ProcessGroup) -> Result<Option<String>> {
                     }
                 }
             }
-            // Two axes as one, in the requested order.
+            // Two axes are flattened into one, in the requested order.
             let expected: Vec<u32> = (0..c).flat_map(|k| (0..a).map(move |i| at(i, j, k))).collect();
             if members(pg, &mesh.flatten(&["c", "a"])?)? != expected {
                 return wrong("flatten");

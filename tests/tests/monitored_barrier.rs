@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use c10d::options::Missing;
 use c10d::{Error, ErrorKind, op};
 
-/// The results of all ranks of `world` when some do not come.
+/// Returns the results of all ranks of `world` if the ranks `absent` do not call the barrier.
 fn without(world: u32, absent: &'static [u32], missing: Missing) -> Vec<Option<Error>> {
     c10d::run_ranks(world, |pg| {
         let soon = Instant::now() + Duration::from_secs(20);
@@ -17,7 +17,7 @@ fn without(world: u32, absent: &'static [u32], missing: Missing) -> Vec<Option<E
             let call = op::monitored_barrier(missing).timeout(Duration::from_millis(300));
             Some(pg.run(call).unwrap_err().error)
         };
-        // All ranks stay until all have their answer: leaving early is tested elsewhere.
+        // All ranks stay until all have their result: leaving early is tested elsewhere.
         let n = pg.store().add("answered", 1, soon)?;
         if n == i64::from(world) {
             pg.store().set("all", b"", soon)?;

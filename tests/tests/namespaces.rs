@@ -1,5 +1,5 @@
 //! Ranks in containers: two ranks, each with some namespaces of its own, over every transport. The expected results are
-//! the table in `docs/containers.md`.
+//! those of the table in `docs/containers.md`.
 
 use crate::{netns, stage};
 
@@ -25,7 +25,7 @@ const OWN: [(&str, &[&str]); 9] = [
     ("no proc", &["unshare", "-m", "sh", "-c", "umount -l /proc && exec \"$@\"", "sh"]),
 ];
 
-/// A number for each network.
+/// The number of the next network.
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
 /// The cases that are also tested with separate networks.
@@ -47,7 +47,7 @@ pub(crate) fn play(part: &str) -> Result {
         sent.wait()?;
     }
     let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
-    // These two can differ.
+    // The number of ranks on the host and the number of ranks that can share memory may differ.
     let (host, sharing) = (pg.split_by_host()?.size(), pg.split_by_memory()?.size());
     let mesh = Mesh::by_host(&pg)?;
     let axes: Vec<(&str, u32)> = mesh.axes().collect();
@@ -123,7 +123,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     trials
 }
 
-/// The expected result: whether memory is shared, or the error if the transport is impossible.
+/// Returns the expected result: whether memory is shared, or the error if the transport is impossible.
 fn expected(own: &str, net: bool, transport: &str) -> Result<bool, &'static str> {
     let apart = match own {
         _ if net => Some("are in different network namespaces of one host"),
@@ -138,7 +138,7 @@ fn expected(own: &str, net: bool, transport: &str) -> Result<bool, &'static str>
     }
 }
 
-/// How many ranks are on the host of a rank, and how many can share memory with it, with any transport.
+/// Returns how many ranks are on the host of a rank, and how many can share memory with it, with any transport.
 fn neighbours(own: &str, net: bool) -> (u32, u32) {
     let apart = net || own == "no proc" || own.starts_with("user");
     (if own == "no proc" { 1 } else { 2 }, if apart { 1 } else { 2 })

@@ -1,4 +1,4 @@
-//! Two network namespaces with two ranks each: shared memory inside, TCP across.
+//! Two network namespaces with two ranks each, which use shared memory inside a namespace and TCP between them.
 
 use crate::{roots, stage};
 
@@ -43,13 +43,13 @@ fn work() -> Result {
     for address in connected_to() {
         tell(format!("connected {address}"));
     }
-    // Only a few, since every group uses a file store here.
+    // Only a few cases run, because every group uses a file store here, which is slow.
     roots::play_some(&pg, 8)?.iter().for_each(tell);
     pg.barrier()?;
     pg.shutdown()
 }
 
-/// Waits for a rank that is late, and for one that cannot be reached any more.
+/// Waits for a rank that is late, and then for a rank that cannot be reached any more.
 fn be_cut_off() -> Result {
     let rank = std::env::var("RANK").unwrap_or_default();
     let store = std::env::var("C10D_TEST_STORE").unwrap_or_default();
@@ -57,7 +57,7 @@ fn be_cut_off() -> Result {
     let builder = c10d::builder().init(&url).timeout(Duration::from_secs(60));
     // A tenth of the default.
     let pg = builder.hint("gloo-like.link_timeout", "1").build()?;
-    // A rank that is only late is not cut off. More data than the buffers hold waits for it.
+    // A late rank must not count as cut off. More data than the buffers hold waits for it.
     let mut x = vec![7u8; 8 << 20];
     if pg.rank() == 0 {
         pg.send(&x, 1, 0)?;
@@ -94,7 +94,7 @@ fn connected_to() -> BTreeSet<Ipv4Addr> {
     table.lines().filter_map(remote).collect()
 }
 
-/// Namespaces, which are removed when this is dropped, and the end of the link in the first one.
+/// Two namespaces, and the name of the link's end in the first one. Dropping the value removes them.
 pub(crate) struct Namespaces(pub(crate) [String; 2], String);
 
 impl Namespaces {
@@ -169,7 +169,7 @@ fn shared_memory_inside_tcp_across() -> Result<(), Failed> {
     let names = namespaces.0.clone();
     let report = cast("work", 4, "auto")
         .env("C10D_TEST_STORE", &store)
-        // The launcher's own address is on loopback, and a job with such a master stays on one host.
+        // The launcher would set a loopback address, which ranks in the other namespace cannot reach.
         .per_rank_env(|_| vec![("MASTER_ADDR".into(), ADDRESSES[0].to_string().into())])
         .per_rank_wrapper(move |rank| {
             ["ip", "netns", "exec", &names[rank as usize / 2]].iter().map(Into::into).collect()
@@ -181,7 +181,7 @@ fn shared_memory_inside_tcp_across() -> Result<(), Failed> {
         let across = ADDRESSES[1 - rank as usize / 2];
         let want = ["memory true".to_owned(), format!("connected {across}")];
         if !report.exits[rank as usize].success() || lines(&report, rank) != want {
-            return Err(format!("rank {rank} must say {want:?}:\n{}", shown(&report)).into());
+            return Err(format!("rank {rank} must report {want:?}:\n{}", shown(&report)).into());
         }
     }
     Ok(())

@@ -1,5 +1,5 @@
-//! Objects between ranks: what arrives; objects that cannot be serialized or deserialized, are too large, or have
-//! another type; and ranks that die.
+//! Objects between ranks: the values that arrive; objects that cannot be serialized or deserialized, are too large, or
+//! have another type; and ranks that die.
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -21,7 +21,7 @@ struct Report {
 }
 
 impl Report {
-    /// A value whose size depends on both.
+    /// Makes a report whose size depends on `rank` and `len`.
     fn of(rank: u32, len: usize) -> Report {
         let values = (0..(len * (rank as usize + 1)) as u64).map(|i| i * i + u64::from(rank)).collect();
         let more = (0..rank).map(|i| (format!("key {i}"), (i % 2 == 0).then_some(f64::from(i) / 3.0))).collect();
@@ -34,7 +34,7 @@ impl Report {
 enum Odd {
     Fails,
     Panics,
-    /// It writes more than it reads.
+    /// Serialization writes more bytes than deserialization reads.
     Longer,
     Well,
 }
@@ -222,9 +222,9 @@ fn failing(pg: &ProcessGroup) -> Result<Option<String>> {
         }
     }
     if pg.all_gather_object(&if victim { Odd::Longer } else { Odd::Well }).is_ok() {
-        return Ok(Some("bytes that are left over are no error".into()));
+        return Ok(Some("bytes that are left over caused no error".into()));
     }
-    // All ranks are also told of a list of the wrong length.
+    // A list of the wrong length is an error on all ranks, too.
     let root = if victim { Root::Me(vec![1u8, 2]) } else { Root::At(VICTIM) };
     let words = ["there are 2 objects for 3 ranks"];
     if let Some(wrong) = told(pg.scatter_object(root), "InvalidArgument", &[VICTIM], &words) {

@@ -12,17 +12,17 @@ fn soon() -> Instant {
     Instant::now() + Duration::from_secs(20)
 }
 
-/// Starts it and polls it once, as under the timeout of an async runtime.
+/// Polls the work once, as a timeout of an async runtime does.
 fn polled<R>(mut work: Work<R>) -> Work<R> {
     assert!(Pin::new(&mut work).poll(&mut Context::from_waker(Waker::noop())).is_pending());
     work
 }
 
-/// Returns the buffer: the message had not come.
+/// Cancels the receive and returns its buffer. No message may have arrived.
 fn back<R>(work: Work<R>) -> R {
     match work.cancel() {
         Ok(Cancel::Back(buffer)) => buffer,
-        Ok(Cancel::TooLate(_)) => panic!("a message was taken"),
+        Ok(Cancel::TooLate(_)) => panic!("a message has arrived"),
         Err(e) => panic!("{e}"),
     }
 }
@@ -163,7 +163,7 @@ fn nonsense_is_refused_and_nothing_was_sent() {
 fn a_receive_without_sender_times_out_and_names_it() {
     let results = c10d::run_ranks(2, |pg| {
         if pg.rank() == 1 {
-            // This rank stays until the other has given up.
+            // This rank stays until the other has stopped waiting.
             let gave_up = pg.store().get("gave up", std::time::Instant::now() + Duration::from_secs(10));
             return gave_up.map(|_| None);
         }
@@ -206,7 +206,8 @@ fn a_cancelled_receive_takes_no_message() {
     .unwrap();
 }
 
-/// Receives are cancelled while messages come: each message is received once and in order, whichever is faster.
+/// Receives are cancelled while messages arrive. Each message is received once and in order, whether the cancellation
+/// or the message is faster.
 #[test]
 fn cancelling_races_with_messages_and_loses_none() {
     for (count, messages) in [(1usize, 2000u32), (200_000, 60)] {
@@ -260,7 +261,7 @@ fn a_send_is_taken_back_before_it_begins() {
         let small = |i: u32| pg.start(op::send(vec![i], 1, 2));
         let (second, third, fourth) = (small(3), small(4), small(5));
         assert_eq!(back(second), [3]);
-        let Ok(Cancel::TooLate(large)) = large.cancel() else { panic!("it has begun") };
+        let Ok(Cancel::TooLate(large)) = large.cancel() else { panic!("the send has begun") };
         pg.store().set("cancelled", b"", soon())?;
         large.wait()?;
         third.wait()?;
@@ -289,7 +290,7 @@ fn a_group_leaves_after_a_cancel() {
                 refused.work
             }
             Ok(Cancel::TooLate(work)) => work,
-            Ok(Cancel::Back(_)) => panic!("a collective cannot be taken back"),
+            Ok(Cancel::Back(_)) => panic!("a collective cannot be cancelled"),
         };
         assert_eq!(work.wait()?, [2]);
         pg.shutdown_within(Duration::from_secs(10))

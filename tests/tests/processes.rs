@@ -1,5 +1,5 @@
-//! The suite over gloo-like, and tests of ranks that are processes: faults, limits, namespaces, sparse calls. The ranks
-//! are this program, started again.
+//! The suite over gloo-like, and tests with processes as ranks: faults, limits, namespaces, sparse calls. The program
+//! starts itself again as the ranks.
 
 mod samples;
 mod stage;

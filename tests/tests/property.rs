@@ -5,12 +5,12 @@ use crate::stage;
 use c10d::{ReduceOp, Root, op};
 use proptest::prelude::*;
 
-/// The values that rank `from` sends to rank `to`, or contributes to a list.
+/// Returns the values that rank `from` sends to rank `to`, or contributes to a list.
 fn values(from: usize, to: usize, len: usize) -> Vec<i32> {
     (0..len).map(|i| (from * 1_000_000 + to * 10_000 + i) as i32).collect()
 }
 
-/// A world, and a matrix of lengths with many zeros.
+/// Generates a world size and a matrix of lengths with many zeros.
 fn lengths() -> impl Strategy<Value = Vec<Vec<usize>>> {
     let len = prop_oneof![3 => Just(0usize), 4 => 1usize..20, 2 => 100usize..3000, 1 => 15_000usize..20_000];
     (1usize..=5).prop_flat_map(move |n| prop::collection::vec(prop::collection::vec(len.clone(), n), n))

@@ -12,10 +12,10 @@ use crate::stage::acts::{VICTIM, WORLD};
 use crate::stage::trials::{self, CAP, of_values, victim_dies};
 use crate::stage::{failures, join, lines, tell};
 
-/// No elements, fewer than ranks, some, and several rounds.
+/// Lengths: no elements, fewer elements than ranks, some elements, and enough for several rounds.
 const LENGTHS: [usize; 6] = [0, 1, 2, 7, 1000, 66_001];
 
-/// A matrix of two rows: its product is not commutative.
+/// A matrix of two rows. The product of matrices is not commutative.
 #[derive(Clone, Copy, Debug, PartialEq, Pod, Zeroable)]
 #[repr(C)]
 struct Matrix([u32; 4]);
@@ -24,7 +24,7 @@ impl Plain for Matrix {
     const IDENTITY: &'static str = "tests::Matrix/1";
 }
 
-/// A type of the same size.
+/// Another type of the same size.
 #[derive(Clone, Copy, Debug, PartialEq, Pod, Zeroable)]
 #[repr(C)]
 struct Quad([u32; 4]);
@@ -47,7 +47,7 @@ fn log_sum_exp(acc: &mut [f32], x: &[f32]) {
     }
 }
 
-/// A rank's values.
+/// Element types with values for each rank.
 trait Sample: Plain + PartialEq {
     fn of(rank: u32, i: usize) -> Self;
     fn all(rank: u32, len: usize) -> Vec<Self> {
@@ -74,7 +74,7 @@ impl Sample for i32 {
     }
 }
 
-/// The values of these ranks, combined in their order.
+/// Returns the values of these ranks, combined in rank order.
 fn folded<T: Sample>(ranks: std::ops::Range<u32>, len: usize, mut f: impl FnMut(&mut [T], &[T])) -> Vec<T> {
     let mut ranks = ranks.map(|rank| T::all(rank, len));
     let first = ranks.next().unwrap_or_default();
@@ -91,7 +91,7 @@ fn check<T: Sample>(pg: &ProcessGroup, name: &'static str, f: fn(&mut [T], &[T])
 
         let mut x = mine.clone();
         let mut calls = 0;
-        // The closure borrows.
+        // The closure borrows from the caller.
         pg.all_reduce_with(&mut x, name, |acc, x| {
             calls += 1;
             f(acc, x);
@@ -149,7 +149,7 @@ fn check_scans(pg: &ProcessGroup) -> Result<Option<String>> {
     for (refused, words) in [(ReduceOp::Avg, "cannot use avg"), (ReduceOp::PreMulSum(2.0), "cannot use premul_sum")] {
         let e = pg.scan(&mut [1f32], refused).err();
         if !e.is_some_and(|e| e.status() == Status::Rejected && e.report().what.contains(words)) {
-            return Ok(Some(format!("{refused} is not refused")));
+            return Ok(Some(format!("{refused} is not rejected")));
         }
     }
     Ok(None)
@@ -228,7 +228,7 @@ fn check_moves(pg: &ProcessGroup) -> Result<Option<String>> {
     // Invalid calls are rejected, and the group can still be used.
     let e = pg.all_reduce(plain(&mut [Matrix::zeroed()]), ReduceOp::Sum).err();
     if !e.is_some_and(|e| *e.kind() == ErrorKind::InvalidArgument && e.report().what.contains("tests::Matrix/1")) {
-        return wrong("a built-in reduction is not refused");
+        return wrong("a built-in reduction is not rejected");
     }
     let odd = n as u64 + 1;
     let e = pg.all_to_all_single(plain(vec![odd; n + 1]), plain(vec![odd; n + 1])).err();
@@ -242,7 +242,7 @@ fn values(pg: &ProcessGroup) -> Result<Option<String>> {
     type Check = fn(&ProcessGroup) -> Result<Option<String>>;
     let checks: [Check; 5] = [
         |pg| check::<Matrix>(pg, "product", product),
-        // Sums of floats depend on their order.
+        // The result depends on the order of the ranks.
         |pg| check::<f32>(pg, "log_sum_exp", log_sum_exp),
         |pg| check::<f32>(pg, "sum", |acc, x| acc.iter_mut().zip(x).for_each(|(a, x)| *a += x)),
         check_scans,
@@ -328,7 +328,7 @@ pub(crate) fn play(part: &str) -> Result {
 
 /// The victim's call differs in one respect.
 fn differs(pg: &ProcessGroup, call: impl FnOnce() -> Result) -> Result {
-    // A process can only show names that it has used itself.
+    // An error can only show names that the process has used itself.
     pg.broadcast(plain(&mut [Matrix::zeroed()]), 0)?;
     pg.broadcast(plain(&mut [Quad::zeroed()]), 0)?;
     for name in ["product", "difference"] {
@@ -338,7 +338,7 @@ fn differs(pg: &ProcessGroup, call: impl FnOnce() -> Result) -> Result {
     trials::differs(call)
 }
 
-/// A closure panics: its rank unwinds, the others name it, and the group can still be used.
+/// A closure panics: its rank unwinds, the other ranks name it, and the group can still be used.
 fn panics(pg: &ProcessGroup) -> Result {
     let victim = pg.rank() == VICTIM;
     type Call = fn(&ProcessGroup, &mut [f32], &mut dyn FnMut(&mut [f32], &[f32])) -> Result;

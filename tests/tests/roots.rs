@@ -1,6 +1,6 @@
 //! Ranks that disagree about a call in which some rank has nothing to receive: every rooted op with every root,
-//! combined with every other collective. A rank that only sends learns of it by its 8th collective after the other's
-//! call, or when it leaves.
+//! combined with every other collective. A rank that only sends gets the error by its 8th collective after the other
+//! rank's call, or when it leaves.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,13 +14,13 @@ use crate::stage::acts::{Arguments, WORLD, act};
 use crate::stage::{build_over, cast, join, lines, shown, tell};
 use crate::{samples, stage};
 
-/// Only a limit so that a hang ends.
+/// A time limit that only a hang reaches.
 const CAP: Duration = Duration::from_secs(20);
-/// Used instead of a transport: a plugin's collectives, in which a root does not wait.
+/// In place of a transport: the collectives of a plugin, in which a root does not wait.
 const PLUGIN: &str = "plugin";
-/// A world in which not all ranks are neighbours.
+/// A world size with which not all ranks exchange data with each other.
 const LARGE: u32 = 10;
-/// How many collectives a rank that only sends may make without learning.
+/// The largest number of collectives that a rank that only sends may complete before it gets the error.
 const AT_MOST: u32 = 8;
 
 pub(crate) fn play(part: &str) -> Result {
@@ -44,27 +44,27 @@ pub(crate) fn trials() -> Vec<Trial> {
     trials
 }
 
-/// A call: the part about which ranks disagree here.
+/// The parts of a call about which ranks disagree here: the op and the root.
 type Which = (OpKind, u32);
 
-/// All ranks but one make the usual call, and one makes another.
+/// A case: all ranks except one make the usual call, and one rank makes another.
 #[derive(Clone, Copy, Debug)]
 struct Case {
     odd: u32,
     usual: Which,
     other: Which,
-    /// The calls that ranks which only send make before the odd rank makes its only call.
+    /// The number of calls that ranks that only send make before the odd rank makes its only call.
     early: u32,
 }
 
-/// The collectives that the group's backend offers.
+/// Returns the collectives that the group's backend offers.
 fn collectives(pg: &ProcessGroup) -> Result<Vec<Which>> {
     let (world, offers) = (pg.size(), pg.capabilities(DispatchKey::Cpu)?);
     let collectives = OpKind::ALL.iter().copied().filter(|op| !op.is_p2p() && offers.ops.contains(*op));
     Ok(collectives.flat_map(|op| (0..if op.is_rooted() { world } else { 1 }).map(move |root| (op, root))).collect())
 }
 
-/// Some of the cases of a world, or all with `C10D_SUITE=full`.
+/// Returns some of the cases of a world, or all with `C10D_SUITE=full`.
 fn cases(world: u32, collectives: &[Which]) -> Vec<Case> {
     let step = if std::env::var("C10D_SUITE").is_ok_and(|suite| suite == "full") { 1 } else { 7 * world as usize / 2 };
     let mut all = Vec::new();
@@ -74,7 +74,7 @@ fn cases(world: u32, collectives: &[Which]) -> Vec<Case> {
             all.push(Case { odd: n / 3 % world, usual, other, early: n % 9 });
         }
     }
-    // The cases that were found first: every rank is root, or none is.
+    // These cases always run: every rank is the root of its call, or none is.
     let named = (0..2).flat_map(|odd| {
         [OpKind::Broadcast, OpKind::Scatter, OpKind::Reduce, OpKind::Gather].map(|op| {
             let root = |rank| if matches!(op, OpKind::Broadcast | OpKind::Scatter) { rank } else { 1 - rank };
@@ -84,7 +84,7 @@ fn cases(world: u32, collectives: &[Which]) -> Vec<Case> {
     all.into_iter().step_by(step).chain(named).collect()
 }
 
-/// Whether the rank has nothing to receive in the call.
+/// Returns whether the rank receives nothing in the call.
 pub(crate) fn only_sends((op, root): Which, rank: u32) -> bool {
     match op {
         OpKind::Broadcast | OpKind::Scatter => rank == root,
@@ -105,7 +105,7 @@ fn hear(pg: &ProcessGroup, what: &str) -> Result {
     pg.store().wait(&[what], Instant::now() + CAP)
 }
 
-/// The number of calls in which a rank may still learn, and the error.
+/// The number of calls by which a rank must have got the error, and the error.
 type Learnt = (u32, Option<Error>);
 
 fn repeat(pg: &ProcessGroup, which: Which, most: u32) -> Learnt {
@@ -140,7 +140,7 @@ fn play_one(pg: ProcessGroup, case: &Case) -> Result<Option<String>> {
         }
         say(&pg, &format!("early/{me}"))?;
         hear(&pg, "enters")?;
-        // If it does not return, it is waiting for this rank.
+        // If the call does not return, it is waiting for this rank.
         let soon = Instant::now() + Duration::from_millis(20);
         while Instant::now() < soon && !pg.store().check(&["returned"], Instant::now() + CAP)? {
             std::thread::sleep(Duration::from_millis(1));
@@ -155,7 +155,8 @@ fn play_one(pg: ProcessGroup, case: &Case) -> Result<Option<String>> {
     Ok((!is_about(&error, mine, culprit)).then(|| format!("rank {me}, call {calls}: {error}")))
 }
 
-/// Whether the error is a mismatch about the first call, made as `mine` here, and blames the right ranks.
+/// Returns whether the error is a mismatch of the first call, which this rank made as `mine`, and names the right
+/// ranks.
 fn is_about(error: &Error, mine: Which, culprit: impl Fn(&u32) -> bool) -> bool {
     let report = error.report();
     let named = !report.guilty.is_empty() && report.guilty.iter().all(culprit);
@@ -189,7 +190,7 @@ fn call_together(pg: &ProcessGroup, which: Which) -> Result {
     (0..pg.size()).try_for_each(|rank| hear(pg, &format!("called/{rank}")))
 }
 
-/// The last rank uses another root than the others, who learn of it although neither root has come.
+/// The last rank uses another root than the other ranks. They get the error although neither root has made its call.
 fn roots_are_late(pg: ProcessGroup) -> Result<Option<String>> {
     let (me, odd, roots) = (pg.rank(), pg.size() - 1, [0, 5]);
     let early = || (0..odd).filter(|rank| !roots.contains(rank));
@@ -213,7 +214,7 @@ fn roots_are_late(pg: ProcessGroup) -> Result<Option<String>> {
     Ok((!right).then(|| format!("roots_are_late, rank {me}: {error:?}")))
 }
 
-/// No rank calls again, so the last check is at the end.
+/// No rank makes another call, so ranks get the error when they leave.
 fn leave_together(pg: ProcessGroup) -> Result<Option<String>> {
     let me = pg.rank();
     let which = (OpKind::Broadcast, me);
@@ -244,7 +245,7 @@ fn leave_apart(pg: ProcessGroup) -> Result<Option<String>> {
     Ok((!right).then(|| format!("leave_apart, rank {me}: {error:?}")))
 }
 
-/// Rank 0 makes more calls than are stored before the others come.
+/// Rank 0 makes more calls than the call log stores before the other ranks make any.
 fn run_ahead(pg: ProcessGroup) -> Result<Option<String>> {
     let me = pg.rank();
     let which = (OpKind::Broadcast, me);
@@ -252,12 +253,12 @@ fn run_ahead(pg: ProcessGroup) -> Result<Option<String>> {
     if me == 0 {
         for n in 0..300 {
             if let Err(e) = call(&pg, which) {
-                return Ok(Some(format!("run_ahead, rank 0 is held back at {n}: {e}")));
+                return Ok(Some(format!("run_ahead, rank 0 cannot make call {n}: {e}")));
             }
         }
         say(&pg, "ahead")?;
         let late = begin.elapsed() > CAP / 2;
-        // The others learn from its earlier calls, although it makes no more.
+        // The others get the error from its earlier calls, although it makes no more.
         for rank in 1..pg.size() {
             hear(&pg, &format!("learnt/{rank}"))?;
         }
@@ -310,7 +311,7 @@ fn disagree() -> Result {
     pg.barrier()
 }
 
-/// Ranks over a transport of gloo-like, or over the plugin.
+/// Launches ranks over a transport of gloo-like, or over the plugin.
 fn ranks(part: &str, ranks: u32, transport: &str) -> Launch {
     if transport != PLUGIN {
         return cast(part, ranks, transport);

@@ -1,4 +1,4 @@
-//! Tables that the ranks of a host share: their content, that a host has only one copy, and tables that cannot be made.
+//! Tables that the ranks of a host share: their content, the single copy of a host, and tables that cannot be made.
 
 use crate::{forks, samples, stage};
 
@@ -16,7 +16,7 @@ use samples::Sample;
 use stage::acts::{VICTIM, WORLD};
 use stage::{cast, failures, join, lines, shown, tell, tell_error};
 
-/// Only a limit so that a hang ends.
+/// A time limit that only a hang reaches.
 const CAP: Duration = Duration::from_secs(30);
 const PLUGIN: &str = "c-collectives";
 
@@ -39,13 +39,13 @@ impl Entry {
 
 fn fill(table: &mut [Entry]) -> FillResult {
     if table.iter().any(|entry| *entry != Entry::zeroed()) {
-        return Err("it is not all zeros".into());
+        return Err("the table is not all zeros".into());
     }
     table.iter_mut().enumerate().for_each(|(i, entry)| *entry = Entry::of(i));
     Ok(())
 }
 
-/// The inode of the table's file in this process's mappings. A table that is not mapped has none.
+/// Returns the inode of the file that this process has mapped at this address, or 0 if there is none.
 fn inode(at: usize) -> u64 {
     let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
     let within = |line: &&str| {
@@ -91,11 +91,11 @@ fn values(pg: &ProcessGroup, alone: bool) -> Result<Option<String>> {
             let (copy, at) = (table.clone(), table.as_ptr() as usize);
             drop(table);
             if inode(at) != files[0] || copy.get(len / 2) != (len > 0).then(|| Entry::of(len / 2)).as_ref() {
-                return wrong("a clone is gone".into());
+                return wrong("a clone has lost its memory".into());
             }
             drop(copy);
             if alone && inode(at) == files[0] {
-                return wrong("what was dropped is still there".into());
+                return wrong("a dropped table is still mapped".into());
             }
             pg.barrier()?;
         }
@@ -183,7 +183,7 @@ fn told<T>(result: Result<T>, kind: &str, guilty: &[u32], words: &[&str]) -> Opt
     (!right || !words.iter().all(|word| text.contains(word))).then_some(text)
 }
 
-/// The named ranks: the others name this rank, and it names none.
+/// Returns the ranks that the error names: `rank`, or none if this is that rank (`mine`).
 fn unless(mine: bool, rank: u32) -> Vec<u32> {
     if mine { Vec::new() } else { vec![rank] }
 }
@@ -225,7 +225,7 @@ fn panicking(pg: &ProcessGroup) -> Result<Option<String>> {
 
 fn differing(pg: &ProcessGroup) -> Result<Option<String>> {
     let victim = pg.rank() == VICTIM;
-    // Of three ranks, the odd one names the others, and the others name it.
+    // Of three ranks, the victim's error names the other two, and their errors name the victim.
     let guilty: &[u32] = if victim { &[0, 2] } else { &[VICTIM] };
     let well = |_: &mut [u64]| -> FillResult { Ok(()) };
     let len = pg.share_on_host(if victim { 100 } else { 99 }, well);
@@ -255,7 +255,7 @@ fn limited<R>(which: Resource, most: u64, run: impl FnOnce() -> R) -> R {
     result
 }
 
-/// The limit that leaves this process this number of descriptors.
+/// Returns the limit with which this process can open `more` more descriptors.
 fn descriptors_with(more: usize) -> u64 {
     let taken = |fd: &u64| std::fs::symlink_metadata(format!("/proc/self/fd/{fd}")).is_ok();
     (0..).filter(|fd| !taken(fd)).nth(more).unwrap_or_default()
@@ -285,7 +285,8 @@ fn without_descriptors(pg: &ProcessGroup) -> Result<Option<String>> {
     values(pg, true)
 }
 
-/// A large table for which one rank has not enough address space: the first rank makes it, the other maps it.
+/// One rank has not enough address space for a large table: in one case the rank that makes it, in another a rank that
+/// maps it.
 fn without_addresses(pg: &ProcessGroup) -> Result<Option<String>> {
     const BYTES: usize = 256 << 20;
     for poor in [0, VICTIM] {
@@ -311,7 +312,7 @@ fn killed(pg: &ProcessGroup) -> Result {
     if let Err(e) = pg.share_from(VICTIM, 100, dies) {
         tell_error("killed", &e);
     }
-    // If a rank left earlier, the others would have a second cause.
+    // If a rank left earlier, the others would get another error.
     let store = c10d::init("env://", CAP)?.store;
     let deadline = begin + CAP;
     if store.add("told", 1, deadline)? == i64::from(WORLD - 1) {
@@ -320,7 +321,7 @@ fn killed(pg: &ProcessGroup) -> Result {
     store.wait(&["all told"], deadline)
 }
 
-/// A child that is forked while the table is filled disturbs nothing; one that is forked later can read it.
+/// A child that is forked while the table is filled disturbs nothing; a child that is forked later can read the table.
 fn forking(pg: &ProcessGroup) -> Result<Option<String>> {
     let early = Cell::new(None);
     let table = pg.share_on_host(1000, |table: &mut [Entry]| {
@@ -332,7 +333,7 @@ fn forking(pg: &ProcessGroup) -> Result<Option<String>> {
     })?;
     let child = forks::fork(|| {
         let there = table.iter().enumerate().all(|(i, entry)| *entry == Entry::of(i));
-        if there { Ok(()) } else { Err(c10d::Error::invalid("the table is not there")) }
+        if there { Ok(()) } else { Err(c10d::Error::invalid("the child cannot read the table")) }
     });
     forks::ended_well(child)?;
     if let Some(early) = early.take() {

@@ -4,9 +4,9 @@ use std::time::{Duration, Instant};
 
 use c10d::{Cancel, ErrorKind, ProcessGroup, ReduceOp, Result, op};
 
-/// Longer than any op here takes; only a limit so that a hang ends.
+/// A time limit that only a hang reaches.
 const LONG: Duration = Duration::from_secs(20);
-/// Shorter than an op whose peer waits for its end.
+/// A time that passes before an op ends whose peer has not called it.
 const SHORT: Duration = Duration::from_millis(20);
 
 /// Runs each rank's task on runtimes of one and of several threads.
@@ -27,7 +27,7 @@ fn many_tasks_have_their_own_results() {
             let n = pg.size();
             let works = (0..50).map(|i| pg.start(op::all_reduce(vec![i; 100], ReduceOp::Sum)));
             let tasks: Vec<_> = works.map(tokio::spawn).collect();
-            // The last one is awaited first.
+            // The last op is awaited first.
             for (i, task) in (0u32..50).zip(tasks).rev() {
                 assert_eq!(task.await.expect("no panic")?, vec![i * n; 100]);
             }
@@ -41,7 +41,8 @@ fn many_tasks_have_their_own_results() {
     }
 }
 
-/// The timer wins while the peer does not come. The handle remains, and gets the result later in another task.
+/// The timer ends first, because the peer has not called the op. The handle remains, and another task gets the result
+/// later.
 #[test]
 fn select_and_timeout_leave_the_handle() {
     on_runtimes(2, async |pg| {
@@ -50,12 +51,12 @@ fn select_and_timeout_leave_the_handle() {
             assert!(tokio::time::timeout(SHORT, &mut work).await.is_err());
             tokio::select! {
                 biased;
-                result = &mut work => panic!("rank 1 has not come: {result:?}"),
+                result = &mut work => panic!("rank 1 has not called the op: {result:?}"),
                 () = tokio::time::sleep(SHORT) => {}
             }
-            // Now it may come.
+            // Now rank 1 may call the op.
             pg.start(op::send(vec![0u8], 1, 1)).await?;
-            // Another waker replaces the old one.
+            // Another task polls the work, so its waker replaces the old one.
             assert_eq!(tokio::spawn(work).await.expect("no panic")?, [2; 8]);
         } else {
             pg.start(op::recv(vec![9u8], 0, 1)).await?;
@@ -65,7 +66,7 @@ fn select_and_timeout_leave_the_handle() {
     });
 }
 
-/// If a timeout drops a future, its op goes on, and the ranks stay in step.
+/// If a timeout drops a future, its op continues, so that no rank waits for another.
 #[test]
 fn what_is_dropped_goes_on() {
     on_runtimes(2, async |pg| {

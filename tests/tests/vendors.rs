@@ -11,7 +11,7 @@ use c10d_privateuse::{Search, Verdict};
 use libtest_mimic::{Arguments, Failed, Trial};
 use samples::{Sample, directory};
 
-/// Tells a rank its form.
+/// The variable that says which form a rank uses.
 const FORM: &str = "C10D_VENDORS_FORM";
 
 /// How the plugin is found.
@@ -47,8 +47,8 @@ const FORMS: &[Form] = &[
 ];
 
 impl Form {
-    /// How a plugin was found makes no difference to what it does then: where another form looks it up by its path, one
-    /// world is enough, unless everything is asked for.
+    /// Returns the world sizes. A plugin behaves the same however it was found: if another form already loads it by its
+    /// path, one world is enough, except with `C10D_SUITE=full`.
     fn worlds(&self) -> &'static [u32] {
         let again = self.name.ends_with("/directory") && Selection::from_env() == Selection::Cover;
         if again { &[2] } else { WORLDS }

@@ -1,4 +1,4 @@
-//! The sample plugins, built as their vendors would build them.
+//! Builds the sample plugins as their vendors would build them.
 #![allow(dead_code)]
 
 use std::collections::BTreeSet;
@@ -11,13 +11,13 @@ use std::sync::Mutex;
 pub(crate) enum Sample {
     CDevice,
     CCollectives,
-    /// The same for CUDA's kind of device.
+    /// The same, as a CUDA device.
     CCuda,
     /// The guarded device in Rust, with `export_device!`.
     Guarded,
     /// The same, with reductions on the device.
     Reduces,
-    /// Not a vendor's: collectives in which no rank waits for a rank from which it receives nothing.
+    /// A plugin of the tests: collectives in which no rank waits for a rank from which it receives nothing.
     Rooted,
 }
 
@@ -78,7 +78,7 @@ fn in_c(sample: Sample) {
     succeed(&mut make);
 }
 
-/// Builds it from the C file of c10d-privateuse's tests.
+/// Builds the plugin from a C file of c10d-privateuse's tests.
 fn for_tests(sample: Sample) {
     let privateuse = Path::new(env!("CARGO_MANIFEST_DIR")).join("../c10d-privateuse");
     let mut cc = Command::new("cc");

@@ -1,4 +1,4 @@
-//! Every op of the table in a world of three, for fault tests. Each rank can have other arguments.
+//! Runs every op of the table in a group of three ranks, for fault tests. Ranks can have different arguments.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use c10d::{Buffers, Call, Element, OpKind, ProcessGroup, ReduceOp, Result, op};
 
 /// The rank that has the fault.
 pub(crate) const VICTIM: u32 = 1;
-/// The world of the fault tests.
+/// The world size of the fault tests.
 pub(crate) const WORLD: u32 = 3;
 
 /// The arguments of one rank.

@@ -1,5 +1,5 @@
-//! Shared code of tests with real processes. This program is started again as ranks, and a variable tells each its
-//! part. A part belongs to the module that starts it.
+//! Shared code of tests with real processes. The test program starts itself again as ranks, with a variable that says
+//! which part a rank runs. A part belongs to the module that starts it.
 #![allow(dead_code)]
 
 pub(crate) mod acts;
@@ -13,9 +13,9 @@ use std::time::Duration;
 use c10d::launch::{JobReport, Launch, Output};
 use c10d::{Error, ErrorKind, ProcessGroup, Result};
 
-/// A plugin whose collectives serve the CPU, instead of gloo-like.
+/// The variable with the path of a plugin whose collectives serve the CPU, in place of gloo-like.
 pub(crate) const PLUGIN: &str = "C10D_TEST_PLUGIN";
-/// A backend map in place of the usual one.
+/// The variable with a backend map in place of the usual one.
 pub(crate) const BACKEND: &str = "C10D_TEST_BACKEND";
 pub(crate) const PART: &str = "C10D_TEST_PART";
 const MARK: &str = "told: ";
@@ -23,7 +23,7 @@ const MARK: &str = "told: ";
 /// The function that runs a module's parts.
 pub(crate) type Play = fn(&str) -> Result;
 
-/// The module of this source file, which has the file's name.
+/// Returns the name of the module of this source file.
 fn module(place: &Location<'_>) -> String {
     let file = Path::new(place.file());
     let named = if file.ends_with("mod.rs") { file.parent() } else { Some(file) };
@@ -50,7 +50,7 @@ pub(crate) fn cast(part: &str, ranks: u32, transport: &str) -> Launch {
     cast_in(&module(Location::caller()), part, ranks, transport)
 }
 
-/// As [`cast`], with a part of this module.
+/// The same as [`cast`], with a part of the module that is given.
 pub(crate) fn cast_in(module: &str, part: &str, ranks: u32, transport: &str) -> Launch {
     let program = std::env::current_exe().expect("a running program has a path");
     Launch::new(program, std::iter::empty::<&str>())
@@ -131,7 +131,7 @@ pub(crate) fn failures(report: &JobReport, rank: u32) -> Vec<Told> {
     lines(report, rank).into_iter().map(parse).collect()
 }
 
-/// How all ranks ended and their output, for messages.
+/// Describes how all ranks ended, with their output, for messages.
 pub(crate) fn shown(report: &JobReport) -> String {
     let mut text = String::new();
     for (exit, output) in report.exits.iter().zip(&report.output) {

@@ -1,4 +1,4 @@
-//! What modules share whose ranks check values, and of which one differs or dies.
+//! Shared code of test modules in which ranks check values, and in which one rank differs or dies.
 
 use std::time::{Duration, Instant};
 
@@ -10,15 +10,16 @@ use rustix::process::{Signal, getpid, kill_process};
 use super::acts::{VICTIM, WORLD};
 use super::{cast_in, shown, tell, tell_error};
 
-/// Only a limit so that a hang ends.
+/// A time limit that only a hang reaches.
 pub(crate) const CAP: Duration = Duration::from_secs(30);
 
-/// What is wrong with what this rank got, if anything.
+/// Checks the values on this rank. Returns what is wrong, if anything.
 pub(crate) type Values = fn(&ProcessGroup) -> Result<Option<String>>;
-/// What is wrong with what the ranks of a part, so many, told.
+/// Checks the reports of a part that ran with this number of ranks. The error says what is wrong.
 pub(crate) type Judge = fn(&str, u32, &JobReport) -> Result<(), String>;
 
-/// The module's values in worlds of several sizes, over threads and as its part `values`, and its other parts.
+/// Makes the tests of a module: `values` in groups of several sizes, over threads and as the part `values`, and the
+/// other parts.
 pub(crate) fn of_values(module: &'static str, values: Values, parts: &[&'static str], judge: Judge) -> Vec<Trial> {
     let mut trials = vec![Trial::test(format!("{module}/threads/values"), move || {
         for world in 1..=5 {
@@ -40,7 +41,7 @@ pub(crate) fn of_values(module: &'static str, values: Values, parts: &[&'static 
     trials
 }
 
-/// The module's parts over one transport.
+/// Makes the tests of a module's parts over one transport.
 pub(crate) fn of_parts(
     module: &'static str,
     transport: &'static str,
@@ -57,7 +58,7 @@ fn run(module: &str, part: &str, world: u32, transport: &str, judge: Judge) -> R
     judge(part, world, &report).map_err(|what| format!("{what}\n{}", shown(&report)).into())
 }
 
-/// A call in which the victim differs in one thing from the others.
+/// Makes a call in which the victim differs in one thing from the others, and reports its error.
 pub(crate) fn differs(call: impl FnOnce() -> Result) -> Result {
     match call() {
         Err(e) => tell_error("differs", &e),
@@ -66,7 +67,7 @@ pub(crate) fn differs(call: impl FnOnce() -> Result) -> Result {
     until_all_have_told(WORLD)
 }
 
-/// If a rank left earlier, the others would have a second cause.
+/// Waits until all ranks have reported. If a rank left earlier, the others would get another error.
 pub(crate) fn until_all_have_told(ranks: u32) -> Result {
     let store = c10d::init("env://", CAP)?.store;
     let deadline = Instant::now() + CAP;
@@ -76,12 +77,12 @@ pub(crate) fn until_all_have_told(ranks: u32) -> Result {
     store.wait(&["all told"], deadline)
 }
 
-/// Rounds, in one of which the victim dies; the others tell the error that they get then.
+/// Runs rounds, in one of which the victim dies. The other ranks report the error that they get then.
 pub(crate) fn victim_dies(pg: &ProcessGroup, mut round: impl FnMut() -> Result) -> Result {
     round()?;
     if pg.rank() == VICTIM {
         std::thread::spawn(|| {
-            // Anywhere in some round: no verdict depends on where.
+            // The result of the test does not depend on where in a round this happens.
             std::thread::sleep(Duration::from_millis(20));
             let _ = kill_process(getpid(), Signal::KILL);
         });
