@@ -1,9 +1,10 @@
 //! Measures how long set and get of an honest client take together while other clients attack the store. The store runs
 //! in a separate process with PyTorch's limits. The attackers' threads have the lowest priority, as if they ran on
-//! another machine.
+//! another machine; with `same-machine` they have that of the store and its clients.
 //!
 //! ```text
 //! cargo bench -p c10d-rendezvous --bench strangers
+//! cargo bench -p c10d-rendezvous --bench strangers -- same-machine
 //! ```
 
 #[path = "../tests/common/mod.rs"]
@@ -11,13 +12,14 @@ mod common;
 
 use std::io::Write;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use c10d_core::Store;
-use common::load::{Latency, elsewhere, flooded};
-use common::{Raw, ServerProcess, client, int, say, serve, soon, string};
+use common::load::{Latency, SAME_MACHINE, busy, elsewhere, flooded, set_and_get};
+use common::{Cpu, Raw, ServerProcess, client, int, say, serve, soon, string};
 
 /// The size of the attacks, and the number of measured sets and gets.
 struct Size {
@@ -36,6 +38,7 @@ fn main() {
     if std::env::args().any(|arg| arg == "serve") {
         return serve();
     }
+    SAME_MACHINE.store(std::env::args().any(|arg| arg == "same-machine"), Ordering::Relaxed);
     let size = if std::env::args().any(|arg| arg == "--test") { SMALL } else { FULL };
     nobody(&size);
     questions(&size);
@@ -53,13 +56,52 @@ fn server(descriptors: Option<usize>) -> ServerProcess {
     ServerProcess::start_as(command)
 }
 
-/// The medians of several runs, since other work on the machine does not matter here.
-fn show(what: &str, addr: SocketAddr, size: &Size) {
-    let runs: Vec<Latency> = (0..RUNS).map(|_| Latency::of(addr, size.rounds)).collect();
-    println!("{what:48} {}", median(runs));
+/// One set and get: how long they took, and the times of the server's and the client's threads meanwhile.
+#[derive(Clone, Copy, Default)]
+struct Round {
+    took: Duration,
+    server: Cpu,
+    client: Cpu,
 }
 
-fn median(runs: Vec<Latency>) -> Latency {
+fn run(server: &ServerProcess, rounds: usize) -> Vec<Round> {
+    let store = client(server.addr);
+    let own = || Cpu::of(Path::new("/proc/thread-self")).unwrap_or_default();
+    let round = |i| {
+        let (server_before, own_before, start) = (server.cpu(), own(), Instant::now());
+        set_and_get(&store, i);
+        let took = start.elapsed();
+        Round { took, server: server.cpu().since(server_before), client: own().since(own_before) }
+    };
+    (0..rounds).map(round).collect()
+}
+
+/// Prints the medians of several runs, since other work on the machine does not matter here; the p99 of each run; and
+/// what the time of the slowest hundredth was spent on.
+fn show(what: &str, server: &ServerProcess, size: &Size) {
+    let runs: Vec<Vec<Round>> = (0..RUNS).map(|_| run(server, size.rounds)).collect();
+    let each: Vec<Latency> = runs.iter().map(|run| Latency::of(run.iter().map(|round| round.took))).collect();
+    let p99: Vec<String> = each.iter().map(|latency| format!("{:.1}", ms(latency.p99))).collect();
+    println!("{what:52} {}; p99 of each run: {}", median(&each), p99.join(" "));
+    let mut rounds = runs.concat();
+    rounds.sort_unstable_by_key(|round| std::cmp::Reverse(round.took));
+    rounds.truncate(rounds.len().div_ceil(100));
+    let mean = |f: fn(&Round) -> Duration| ms(rounds.iter().map(f).sum::<Duration>()) / rounds.len() as f64;
+    println!(
+        "  slowest hundredth: {:.1} ms; the server ran {:.1} ms and waited {:.1} ms for a core, the client {:.1} and {:.1} ms",
+        mean(|round| round.took),
+        mean(|round| round.server.ran),
+        mean(|round| round.server.waited),
+        mean(|round| round.client.ran),
+        mean(|round| round.client.waited),
+    );
+}
+
+fn ms(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
+}
+
+fn median(runs: &[Latency]) -> Latency {
     let of = |f: fn(&Latency) -> Duration| {
         let mut all: Vec<Duration> = runs.iter().map(f).collect();
         all.sort_unstable();
@@ -69,7 +111,9 @@ fn median(runs: Vec<Latency>) -> Latency {
 }
 
 fn nobody(size: &Size) {
-    show("nobody", server(None).addr, size);
+    let server = server(None);
+    show("nobody", &server, size);
+    busy(|| show("8 threads that compute, without a connection", &server, size));
 }
 
 fn fill(addr: SocketAddr, prefix: &str, keys: usize) -> usize {
@@ -90,14 +134,14 @@ fn questions(size: &Size) {
     for (what, code) in
         [("NUM_KEYS without end, 4 connections", 7), ("LIST_KEYS of 2,000, without end, 4 connections", 17)]
     {
-        flooded(server.addr, &say(code, &[]), || show(what, server.addr, size));
+        flooded(server.addr, &say(code, &[]), || show(what, &server, size));
     }
 }
 
 fn idle(size: &Size) {
     let server = server(Some(size.idle + 10));
     let strangers: Vec<Raw> = (0..size.idle).map(|_| Raw::new(server.addr, common::HELLO)).collect();
-    show(&format!("{} idle connections of {} descriptors", size.idle, size.idle + 10), server.addr, size);
+    show(&format!("{} idle connections of {} descriptors", size.idle, size.idle + 10), &server, size);
     std::thread::sleep(Duration::from_secs(1));
     let mut members = Vec::new();
     let begun = Instant::now();
@@ -119,10 +163,10 @@ fn keys(size: &Size) {
     let each = size.keys / 8;
     let taken: usize = (0..8).map(|i| fill(server.addr, &format!("stranger {i}"), each)).sum();
     let what = |how: &str| format!("{taken} keys of one address, which wants {}{how}", size.keys);
-    show(&what(""), server.addr, size);
-    flooded(server.addr, &say(17, &[]), || show("  LIST_KEYS of them, without end, 4 connections", server.addr, size));
+    show(&what(""), &server, size);
+    flooded(server.addr, &say(17, &[]), || show("  LIST_KEYS of them, without end, 4 connections", &server, size));
     let set = say(1, &[string(b"/new"), string(b"v")]);
-    flooded(server.addr, &set, || show("  SET without end, 4 connections", server.addr, size));
+    flooded(server.addr, &set, || show("  SET without end, 4 connections", &server, size));
 }
 
 /// The memory of the server's process in bytes.
@@ -157,7 +201,7 @@ fn unfinished(size: &Size) {
         while held_by(&server) < size.unfinished * 9 / 10 && begun.elapsed() < Duration::from_secs(60) {
             std::thread::sleep(Duration::from_millis(10));
         }
-        show(&format!("{} MiB of unfinished requests, 4 that send more", size.unfinished >> 20), server.addr, size);
+        show(&format!("{} MiB of unfinished requests, 4 that send more", size.unfinished >> 20), &server, size);
         over.store(true, Ordering::Relaxed);
     });
 }

@@ -3,16 +3,41 @@
 use std::fmt;
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr};
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use c10d_core::Store;
+use c10d_rendezvous::TcpStore;
 use rustix::process::setpriority_process;
 
 use super::{Raw, client, soon};
 
-/// Gives the calling thread the lowest priority, as if it ran on a stranger's machine.
+/// Whether the attackers' threads keep their priority, as strangers on the store's own machine do.
+pub static SAME_MACHINE: AtomicBool = AtomicBool::new(false);
+
+/// Gives the calling thread the lowest priority, as if it ran on a stranger's machine, unless that is the store's.
 pub fn elsewhere() {
-    let _ = setpriority_process(None, 19);
+    if !SAME_MACHINE.load(Ordering::Relaxed) {
+        let _ = setpriority_process(None, 19);
+    }
+}
+
+/// Keeps as many threads busy as [`flooded`] has, without any connection, while `f` runs.
+pub fn busy<R>(f: impl FnOnce() -> R) -> R {
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                elsewhere();
+                while !over.load(Ordering::Relaxed) {
+                    std::hint::spin_loop();
+                }
+            });
+        }
+        let result = f();
+        over.store(true, Ordering::Relaxed);
+        result
+    })
 }
 
 /// The distribution of times: half are less than `p50`, and 99 % are less than `p99`.
@@ -24,32 +49,32 @@ pub struct Latency {
 }
 
 impl Latency {
-    /// Measures set and get of an honest client together.
-    pub fn of(addr: SocketAddr, rounds: usize) -> Latency {
-        let begun = Instant::now();
-        Latency::by(|| begun.elapsed(), addr, rounds)
-    }
-
-    /// The same with another clock.
+    /// Measures set and get of an honest client together, by any clock.
     pub fn by(clock: impl Fn() -> Duration, addr: SocketAddr, rounds: usize) -> Latency {
         let store = client(addr);
-        Latency::among(rounds, clock, |i| {
-            store.set("honest", &[i as u8; 64], soon()).unwrap();
-            assert_eq!(store.get("honest", soon()).unwrap(), [i as u8; 64]);
-        })
+        Latency::among(rounds, clock, |i| set_and_get(&store, i))
     }
 
     pub fn among(rounds: usize, clock: impl Fn() -> Duration, mut f: impl FnMut(usize)) -> Latency {
-        let mut took: Vec<Duration> = (0..rounds)
-            .map(|i| {
-                let start = clock();
-                f(i);
-                clock().saturating_sub(start)
-            })
-            .collect();
-        took.sort_unstable();
-        Latency { p50: took[rounds / 2], p99: took[rounds * 99 / 100], worst: took[rounds - 1] }
+        Latency::of((0..rounds).map(|i| {
+            let start = clock();
+            f(i);
+            clock().saturating_sub(start)
+        }))
     }
+
+    pub fn of(times: impl Iterator<Item = Duration>) -> Latency {
+        let mut times: Vec<Duration> = times.collect();
+        times.sort_unstable();
+        let n = times.len();
+        Latency { p50: times[n / 2], p99: times[n * 99 / 100], worst: times[n - 1] }
+    }
+}
+
+/// What an honest client does in round `i`.
+pub fn set_and_get(store: &TcpStore, i: usize) {
+    store.set("honest", &[i as u8; 64], soon()).unwrap();
+    assert_eq!(store.get("honest", soon()).unwrap(), [i as u8; 64]);
 }
 
 impl fmt::Display for Latency {

@@ -5,6 +5,7 @@ pub mod load;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -39,7 +40,7 @@ pub fn role(role: &str) -> Command {
 /// The arguments with which this program runs only the test `role`. Its module has the name of the caller's file.
 #[track_caller]
 pub fn role_args(role: &str) -> [String; 4] {
-    let file = std::path::Path::new(std::panic::Location::caller().file());
+    let file = Path::new(std::panic::Location::caller().file());
     let module = if file.ends_with("mod.rs") { file.parent() } else { Some(file) };
     let module = module.and_then(|path| path.file_stem()).unwrap().display();
     [format!("{module}::{role}"), "--exact".into(), "--nocapture".into(), "--test-threads=1".into()]
@@ -47,6 +48,26 @@ pub fn role_args(role: &str) -> [String; 4] {
 
 pub fn plays(role: &str) -> bool {
     std::env::var("C10D_TEST_ROLE").is_ok_and(|playing| playing == role)
+}
+
+/// How long threads have run, and how long they could have run but waited for a core.
+#[derive(Clone, Copy, Default)]
+pub struct Cpu {
+    pub ran: Duration,
+    pub waited: Duration,
+}
+
+impl Cpu {
+    /// The times of the thread with this directory in `/proc`, until its last switch or tick.
+    pub fn of(thread: &Path) -> Option<Cpu> {
+        let text = std::fs::read_to_string(thread.join("schedstat")).ok()?;
+        let mut times = text.split(' ').map_while(|n| n.parse().ok().map(Duration::from_nanos));
+        Some(Cpu { ran: times.next()?, waited: times.next()? })
+    }
+
+    pub fn since(self, start: Cpu) -> Cpu {
+        Cpu { ran: self.ran.saturating_sub(start.ran), waited: self.waited.saturating_sub(start.waited) }
+    }
 }
 
 /// A store server in a separate process, which ends when this is dropped.
@@ -98,9 +119,14 @@ impl ServerProcess {
 
     /// Its CPU time, which does not advance while the machine runs other processes.
     pub fn worked(&self) -> Duration {
+        self.cpu().ran
+    }
+
+    /// The times of all its threads together.
+    pub fn cpu(&self) -> Cpu {
         let tasks = std::fs::read_dir(format!("/proc/{}/task", self.child.id())).unwrap();
-        let times = tasks.flatten().filter_map(|task| std::fs::read_to_string(task.path().join("schedstat")).ok());
-        times.map(|text| Duration::from_nanos(text.split(' ').next().unwrap().parse().unwrap())).sum()
+        let times = tasks.flatten().filter_map(|task| Cpu::of(&task.path()));
+        times.fold(Cpu::default(), |all, of| Cpu { ran: all.ran + of.ran, waited: all.waited + of.waited })
     }
 
     pub fn signal(&self, signal: rustix::process::Signal) {
