@@ -1,4 +1,4 @@
-/* Says where the thread is that runs next. */
+/* Stores the index of the thread that runs next. */
 #include "host.h"
 
 _Thread_local Place threadIdx, blockIdx, blockDim, gridDim;

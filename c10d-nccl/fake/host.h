@@ -1,4 +1,4 @@
-/* CUDA's words for one thread on the host. */
+/* What CUDA defines, for running one thread after another on the host. */
 #pragma once
 
 #define __device__
@@ -8,10 +8,10 @@ typedef struct {
     unsigned int x;
 } Place;
 
-/* Where the thread is that runs now, of the host's thread that runs it. */
+/* The index of the kernel's thread that this host thread is running. */
 extern _Thread_local Place threadIdx, blockIdx, blockDim, gridDim;
 
-/* One thread at a time needs no more. */
+/* It need not be atomic, since only one thread runs at a time. */
 static inline unsigned long long atomicMin(unsigned long long *at, unsigned long long value) {
     unsigned long long was = *at;
     *at = value < was ? value : was;

@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# What only hardware can show: the suite over the real NCCL and the real driver, PyTorch in the same communicator, and times
-# beside PyTorch's. One GPU is enough.
+# Tests that need hardware: the suite over the real NCCL and the real driver, PyTorch in the same communicator, and
+# times in comparison with PyTorch. One GPU is enough.
 #
-#   run.sh build DIR        builds the programs, and puts them and these scripts into DIR, to be taken to the machine
-#   run.sh DIR [PART..]     runs them there and prints a table: all parts, or these of suite two ends torch world1 staged
+#   run.sh build DIR        builds the programs, and puts them and these scripts into DIR, to be copied to a machine
+#   run.sh DIR [PART..]     runs them there and prints a table. Parts: suite two ends torch world1 staged (default: all)
 #
-# C10D_NCCL_LIB or VIRTUAL_ENV says which NCCL; where there is none but PyTorch's, that one is taken.
-# C10D_TORCH_PYTHON names a Python whose PyTorch has CUDA (else python3 is tried); its NCCL is taken where it is compared.
-# C10D_HARDWARE_MAX is the largest size that is timed, in bytes (256 MiB).
-# C10D_HARDWARE_LIMIT is how long a row may take, in seconds (120): one that hangs leaves time for the others.
-# C10D_HARDWARE_LOGS is a folder for what the rows' programs said (none).
+# C10D_NCCL_LIB or VIRTUAL_ENV selects NCCL. If there is no other NCCL, PyTorch's is used.
+# C10D_TORCH_PYTHON is a Python whose PyTorch has CUDA (default: python3). Rows that compare with PyTorch use its NCCL.
+# C10D_HARDWARE_MAX is the largest size that is timed, in bytes (default: 256 MiB).
+# C10D_HARDWARE_LIMIT is how long a row may take, in seconds (default: 120). One that hangs leaves time for others.
+# C10D_HARDWARE_LOGS is a folder for the output of the rows' programs (default: a temporary one, which is removed).
 set -uo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 
@@ -28,7 +28,7 @@ if [ "${1:-}" = build ]; then
     cp "${file:?cargo names no $name}" "$dir/$name" || exit 1
   done
   rm "$dir/tests.json"
-  # They are to travel; half of them is for debuggers.
+  # They are going to be copied, and half of their size is debug information.
   for name in c10d hardware $tests; do
     ! command -v strip >/dev/null || strip --strip-debug "$dir/$name"
   done
@@ -47,10 +47,11 @@ limit=${C10D_HARDWARE_LIMIT:-120}
 out=${C10D_HARDWARE_LOGS:-$(mktemp -d)}
 mkdir -p "$out" || exit 1
 [ -n "${C10D_HARDWARE_LOGS:-}" ] || trap 'rm -rf "$out"' EXIT
-# The rows speak of one GPU.
+# All rows use one GPU.
 export C10D_HARDWARE=1 CUDA_VISIBLE_DEVICES=${CUDA_VISIBLE_DEVICES:-0}
 
-# What of PyTorch there is: its version, the libnccl that it loads, whether both engines or the first alone; or why not.
+# Finds out about PyTorch: its version, the libnccl that it loads, and whether it has both engines; or why it is
+# missing.
 python=${C10D_TORCH_PYTHON:-python3}
 unset TORCH_DIST_USE_NCCL2
 torch=$("$python" - 2>"$out/torch.err" <<'END'
@@ -79,7 +80,7 @@ if ! usable; then
   "$bin/c10d" info | sed -n '/^ *nccl /p'
   exit 0
 fi
-# Where times are compared, and in one communicator, both sides have one file.
+# If times are compared, or if both are in one communicator, c10d and PyTorch use the same libnccl.
 same=(env)
 [ "$torch_nccl" = - ] || same=(env "C10D_NCCL_LIB=$torch_nccl")
 
@@ -95,7 +96,7 @@ say() { printf '%-62s %s\n' "$1" "$2"; }
 
 limited() { if declare -F "$1" >/dev/null; then "$@"; else timeout -k 10 "$limit" "$@"; fi; }
 
-# row WHAT COMMAND..: runs it, with a limit, and says how it went
+# row WHAT COMMAND..: runs the command with a limit, and prints the result
 row() {
   local what=$1 log=$out/${1//[^a-zA-Z0-9]/_} code since=$SECONDS result
   shift
@@ -110,7 +111,7 @@ row() {
   say "$what" "$result ($((SECONDS - since)) s)"
 }
 
-# lines NAME COMMAND..: runs it, and keeps its comma-separated lines, as far as it comes
+# lines NAME COMMAND..: runs the command, and keeps the comma-separated lines that it prints, even if it fails
 lines() {
   local name=$1 code
   shift
@@ -120,7 +121,7 @@ lines() {
   [ $code = 0 ] || echo "$name: failed ($code): $(tail -1 "$out/$name.log")"
 }
 
-# NCCL refuses two ranks on one GPU. From 2.30 on it can be told not to; before, processes can say that they are two hosts.
+# NCCL rejects two ranks on one GPU. Since 2.30 a variable allows it; before, processes can pretend to be on two hosts.
 one_gpu=(NCCL_MULTI_RANK_GPU_ENABLE=1 NCCL_MAX_CTAS=8)
 two_hosts=(C10D_HARDWARE_HOSTID=1 NCCL_SOCKET_IFNAME=lo NCCL_IB_DISABLE=1)
 row_of_230() {
@@ -135,7 +136,7 @@ row_of_230() {
 
 if part suite; then
   row "NCCL, world 1, every op and type" "$bin/suites" nccl_processes/w1/
-  # The test of ranks that disagree is about drivers that are made up.
+  # The test of ranks that disagree is left out, since it needs simulated drivers.
   row "kernels, every type and operation" "$bin/main" kernels::reduce_ kernels::scale_ kernels::all_halves_ --skip disagree
   row "sparse over NCCL, world 1" env C10D_HARDWARE_RANKS=1 "$bin/main" sparse::sums_of_anything
   row "staged, 2 processes on one GPU" "$bin/suites" staged_processes/w2/
@@ -156,7 +157,7 @@ if part ends; then
     env "${two_hosts[@]}" "$bin/c10d" run -n 2 -- "$bin/hardware" ends
 fi
 
-# mixed DIALECT BACKEND: rank 0 is PyTorch, rank 1 is ours, over PyTorch's libnccl
+# mixed DIALECT BACKEND: rank 0 is PyTorch, rank 1 is c10d, and both use PyTorch's libnccl
 mixed() (
   log=$out/mixed_$1
   MASTER_PORT=$("$python" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
@@ -180,7 +181,7 @@ if part torch; then
   fi
 fi
 
-# theirs NAME COMMAND..: the same for PyTorch, if there is one
+# theirs NAME COMMAND..: the same as `lines` for PyTorch, if there is one
 theirs() {
   if [ -n "$torch" ]; then
     lines "$@"
@@ -192,7 +193,7 @@ theirs() {
 
 if part world1; then
   echo
-  # Ours makes NCCL's calls on a thread of its own, so the times to start an op are no comparison.
+  # c10d makes NCCL's calls on another thread, so the times to start an op cannot be compared.
   echo "NCCL, world 1: end to end, processor time of all threads, and time to start an op (us)"
   lines world1 "${same[@]}" "$bin/hardware" world1
   theirs torch_world1 "$python" "$bin/torch_world1.py"

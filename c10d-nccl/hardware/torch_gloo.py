@@ -1,4 +1,4 @@
-"""All-reduce of CUDA tensors by PyTorch's Gloo, all ranks on one GPU: the same lines as `hardware staged`."""
+"""Measures Gloo of PyTorch: all-reduce of CUDA tensors, all ranks on one GPU. Prints lines like `hardware staged`."""
 
 import os
 import time

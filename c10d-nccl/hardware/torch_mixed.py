@@ -1,4 +1,4 @@
-"""Rank 0 of a communicator whose rank 1 is `hardware mixed`. Says with which dialect, then does the same ops.
+"""Rank 0 of a communicator whose rank 1 is `hardware mixed`. Prints its dialect, then runs the same ops.
 
 torch_mixed.py BACKEND: nccl, nccl-legacy.
 """

@@ -1,4 +1,4 @@
-"""NCCL alone through PyTorch: the same lines as `hardware world1`."""
+"""Measures NCCL alone through PyTorch. Prints lines like `hardware world1`."""
 
 import os
 import time

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Makes the PTX of the kernels' sources, or sees that it is what they give.
+"""Makes the PTX of the kernels' sources, or checks that it is up to date.
 
     build.py          writes generated/NAME.ptx for each NAME.cu
-    build.py --check  compares, and fails where they differ
+    build.py --check  compares generated/NAME.ptx with what would be written, and fails if any differs
 
-Needs no GPU and no CUDA, but NVRTC of CUDA 12.0, so that every driver since then takes the result:
+This needs NVRTC of CUDA 12.0, so that all drivers since then accept the PTX, but no GPU and no CUDA:
 
     python3 -m venv DIR && DIR/bin/pip install --no-deps nvidia-cuda-nvrtc-cu12==12.0.140 && DIR/bin/python build.py
 """

@@ -1,4 +1,4 @@
-/* How two values become one. Integers wrap; NaN propagates in min and max. */
+/* Combines two values. Integers wrap; NaN propagates in min and max. */
 
 #define INTEGER(name, type) \
     INLINE type combine_##name(u64 op, type a, type b) { \

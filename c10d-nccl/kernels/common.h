@@ -1,8 +1,8 @@
-/* What all kernels share.
+/* Definitions for all kernels.
  *
- * The sources are CUDA C++ and C11 at once: no templates, no shared memory, no thread waits for another. So tests run
- * each thread on the host, one after the other (../fake/host.h says where a thread is). No header of CUDA's is needed;
- * all parameters have 64 bits. */
+ * The sources are both CUDA C++ and C11: they have no templates and no shared memory, and no thread waits for another.
+ * So tests can run them on the host, one thread after another (../fake/host.h has the thread's index). They need no
+ * header of CUDA, and all parameters have 64 bits. */
 
 #ifdef __cplusplus
 #define KERNEL extern "C" __global__ void
@@ -22,11 +22,11 @@ typedef long long i64;
 typedef float f32;
 typedef double f64;
 
-/* Every i below count, spread over the grid. */
+/* Runs over every i below count. The grid's threads share the work. */
 #define EACH(i, count) \
     for (u64 i = (u64)blockIdx.x * blockDim.x + threadIdx.x; i < (count); i += (u64)gridDim.x * blockDim.x)
 
-/* c10d's codes of reductions. */
+/* c10d's codes of reduce operations. */
 enum { SUM = 0, PRODUCT = 2, MIN = 3, MAX = 4, BAND = 5, BOR = 6, BXOR = 7 };
 
 INLINE u32 bits_of(f32 value) {
@@ -47,7 +47,7 @@ INLINE f64 double_of(u64 bits) {
     return both.value;
 }
 
-/* Half precision: 5 bits of exponent, 10 of fraction. */
+/* Half precision has 5 bits of exponent and 10 of fraction. */
 INLINE f32 from_f16(u16 half) {
     u32 sign = (u32)(half & 0x8000) << 16, rest = half & 0x7fff;
     if (rest >= 0x7c00) {
@@ -56,11 +56,11 @@ INLINE f32 from_f16(u16 half) {
     if (rest >= 0x0400) {
         return float_of(sign | ((rest << 13) + (112u << 23)));
     }
-    /* Multiples of 2^-24. */
+    /* Subnormal numbers are multiples of 2^-24. */
     return float_of(sign | bits_of((f32)rest * 5.9604644775390625e-8f));
 }
 
-/* Rounds to nearest, ties to even; NaN stays NaN. */
+/* Rounds to nearest, ties to even. NaN stays NaN. */
 INLINE u16 to_f16(f32 value) {
     u32 all = bits_of(value), sign = all >> 16 & 0x8000, rest = all & 0x7fffffff;
     if (rest > 0x7f800000) {
@@ -73,11 +73,11 @@ INLINE u16 to_f16(f32 value) {
         rest -= 112u << 23;
         return (u16)(sign | (rest + 0xfff + (rest >> 13 & 1)) >> 13);
     }
-    /* In the sum with 1/2 the last bit is 2^-24, as in the result. */
+    /* The sum with 1/2 rounds to a multiple of 2^-24, as the result must. */
     return (u16)(sign | (bits_of(float_of(rest) + 0.5f) - 0x3f000000));
 }
 
-/* bfloat16: the upper half of a float. */
+/* A bfloat16 is the upper half of a float. */
 INLINE f32 from_bf16(u16 half) {
     return float_of((u32)half << 16);
 }
@@ -90,5 +90,5 @@ INLINE u16 to_bf16(f32 value) {
     return (u16)((all + 0x7fff + (all >> 16 & 1)) >> 16);
 }
 
-/* What a value is computed in, and how it gets there and back. */
+/* The conversion for types that are computed as they are. */
 #define SAME(value) (value)

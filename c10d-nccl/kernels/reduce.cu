@@ -1,4 +1,4 @@
-/* acc[i] = op(acc[i], with[i]). */
+/* Computes acc[i] = op(acc[i], with[i]). */
 
 #include "common.h"
 #include "combine.h"

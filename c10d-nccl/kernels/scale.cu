@@ -1,8 +1,8 @@
-/* at[i] = at[i] * factor, or at[i] / factor: for premul_sum, and avg. */
+/* Computes at[i] = at[i] * factor (for premul_sum), or at[i] / factor (for avg). */
 
 #include "common.h"
 
-/* The factor comes as the bits of a double. */
+/* `factor` has the bits of a double. */
 #define SCALE(name, type, wide, from, to) \
     KERNEL c10d_scale_##name(u64 divides, u64 factor, type *at, u64 count) { \
         wide by = (wide)double_of(factor); \

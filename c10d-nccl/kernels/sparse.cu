@@ -1,21 +1,22 @@
-/* Sparse tensors: coordinates as keys and back, the union of the ranks' sorted keys, and rows to their places in it. */
+/* Sparse tensors: converts coordinates to keys and back, computes the union of the ranks' sorted keys, and copies rows
+ * to their positions in the union. */
 
 #include "common.h"
 #include "combine.h"
 
-/* Elements of a running sum that one thread adds up. */
+/* The number of values that one thread sums. */
 #define CHUNK 64
 
-/* Quotient and rest by 32 bits where they do. */
+/* Returns the quotient, by a division of 32 bits if they suffice. */
 INLINE u64 over(u64 a, u64 b) {
     return (a | b) >> 32 ? a / b : (u32)a / (u32)b;
 }
 
-/* The keys of all ranks lie one list after the other, each padded to the longest. prefix[i] says how many keys before
- * place i are the first of their kind, which is the one on the lowest rank. */
+/* The keys of all ranks are one sorted list after another, each padded to the length of the longest. A key counts if no
+ * earlier list has it. prefix[i] is the number of keys before position i that count. */
 
 #define SPARSE(key) \
-    /* The first place in a sorted list whose key is not less. */ \
+    /* Returns the first position in a sorted list whose key is not less than `what`. */ \
     INLINE u64 lower_##key(const key *keys, u64 count, key what) { \
         u64 from = 0; \
         while (count > 0) { \
@@ -30,7 +31,7 @@ INLINE u64 over(u64 a, u64 b) {
         return from; \
     } \
 \
-    /* How many different keys are less, of all ranks. */ \
+    /* Returns how many keys that count are less than `what`, in all lists. */ \
     INLINE u64 rank_##key( \
         key what, const key *keys, u64 longest, const u64 *counts, u64 lists, const u64 *prefix) { \
         u64 sum = 0; \
@@ -41,7 +42,7 @@ INLINE u64 over(u64 a, u64 b) {
         return sum; \
     } \
 \
-    /* Coordinates as one number each. flags[0]: the first entry that is outside of the tensor. */ \
+    /* Converts coordinates to keys. Sets flags[0] to the first entry that is outside the tensor. */ \
     KERNEL c10d_sparse_linearise_##key( \
         const i64 *indices, u64 count, const u64 *sizes, u64 dims, key *keys, u64 *flags) { \
         EACH(i, count) { \
@@ -58,7 +59,7 @@ INLINE u64 over(u64 a, u64 b) {
         } \
     } \
 \
-    /* flags[0]: the first key that is not in the tensor. flags[1]: the first that does not come after the one before. */ \
+    /* Sets flags[0] to the first key that is outside the tensor, and flags[1] to the first that is out of order. */ \
     KERNEL c10d_sparse_check_##key(const key *keys, u64 count, u64 space, u64 *flags) { \
         EACH(i, count) { \
             if (keys[i] >= space) { \
@@ -70,7 +71,7 @@ INLINE u64 over(u64 a, u64 b) {
         } \
     } \
 \
-    /* Places in one sorted list. flags[2]: the first entry that is not there. */ \
+    /* Finds the positions of keys in one sorted list. Sets flags[2] to the first key that is not in the list. */ \
     KERNEL c10d_sparse_locate_##key( \
         const key *keys, u64 count, const key *known, u64 all, u64 *places, u64 *flags) { \
         EACH(i, count) { \
@@ -82,7 +83,7 @@ INLINE u64 over(u64 a, u64 b) {
         } \
     } \
 \
-    /* 1 for each key that no list before has. */ \
+    /* Sets marks[i] to 1 if the key at i counts, else to 0. */ \
     KERNEL c10d_sparse_mark_##key(const key *keys, u64 longest, const u64 *counts, u64 lists, u64 *marks) { \
         EACH(i, longest * lists) { \
             u64 mine = over(i, longest), first = i - mine * longest < counts[mine]; \
@@ -95,7 +96,7 @@ INLINE u64 over(u64 a, u64 b) {
         } \
     } \
 \
-    /* Places in the union. */ \
+    /* Finds the positions of keys in the union. */ \
     KERNEL c10d_sparse_place_##key( \
         const key *mine, u64 count, const key *keys, u64 longest, const u64 *counts, u64 lists, const u64 *prefix, \
         u64 *places) { \
@@ -104,7 +105,7 @@ INLINE u64 over(u64 a, u64 b) {
         } \
     } \
 \
-    /* The union, sorted. */ \
+    /* Writes the sorted union. */ \
     KERNEL c10d_sparse_union_##key( \
         const key *keys, u64 longest, const u64 *counts, u64 lists, const u64 *prefix, key *all) { \
         EACH(i, longest * lists) { \
@@ -114,7 +115,7 @@ INLINE u64 over(u64 a, u64 b) {
         } \
     } \
 \
-    /* Keys back to coordinates. */ \
+    /* Converts keys to coordinates. */ \
     KERNEL c10d_sparse_gather_##key(const key *keys, u64 count, const u64 *sizes, u64 dims, i64 *indices) { \
         EACH(i, count) { \
             u64 number = keys[i]; \
@@ -129,7 +130,7 @@ INLINE u64 over(u64 a, u64 b) {
 SPARSE(u32)
 SPARSE(u64)
 
-/* The sum of each chunk. */
+/* Computes the sum of each chunk. */
 KERNEL c10d_sparse_sums(const u64 *values, u64 count, u64 *sums) {
     EACH(chunk, (count + CHUNK - 1) / CHUNK) {
         u64 from = chunk * CHUNK, end = from + CHUNK < count ? from + CHUNK : count, sum = 0;
@@ -140,7 +141,8 @@ KERNEL c10d_sparse_sums(const u64 *values, u64 count, u64 *sums) {
     }
 }
 
-/* Puts the sum of all values before it in each value's place; bases has that of each chunk, if there are several. */
+/* Replaces each value by the sum of all values before it. `bases` has this sum for each chunk, or is null for one
+ * chunk. */
 KERNEL c10d_sparse_scan(const u64 *bases, u64 *values, u64 count) {
     EACH(chunk, (count + CHUNK - 1) / CHUNK) {
         u64 from = chunk * CHUNK, end = from + CHUNK < count ? from + CHUNK : count;
@@ -160,7 +162,7 @@ KERNEL c10d_sparse_scan(const u64 *bases, u64 *values, u64 count) {
         } \
     } \
 \
-    /* Rows to their places, of which each is taken once. */ \
+    /* Copies rows to their positions, which are all different. */ \
     KERNEL c10d_sparse_scatter_##bits(const type *values, const u64 *places, u64 count, u64 row, type *to) { \
         EACH(i, count * row) { \
             u64 entry = over(i, row); \
@@ -173,8 +175,8 @@ ROWS(16, u16)
 ROWS(32, u32)
 ROWS(64, u64)
 
-/* Entries with the same coordinates become one, in the order in which they came: those of segment s are
- * order[starts[s]] and those behind it before starts[s + 1]. */
+/* Combines entries with the same coordinates, in their original order. Segment s consists of the entries
+ * order[starts[s]] up to (but not including) order[starts[s + 1]]. */
 #define MERGE(name, type, wide, from, to) \
     KERNEL c10d_sparse_merge_##name( \
         u64 op, const type *values, const u64 *order, const u64 *starts, u64 segments, u64 row, type *out) { \

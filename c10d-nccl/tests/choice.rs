@@ -1,4 +1,4 @@
-//! How CUDA buffers are served if the backend map does not specify it.
+//! Which backend serves CUDA buffers if the backend map does not say it.
 
 use crate::common;
 
@@ -9,7 +9,7 @@ fn open_map() -> Builder {
     Builder::new().providers(&[&c10d_nccl::PROVIDER, &c10d_gloo_like::PROVIDER]).timeout(20 * SECOND)
 }
 
-/// The backend that serves CUDA on each of two ranks, after checking that it works.
+/// Returns the backend that serves CUDA on each of two ranks, after checking that it works.
 fn served(builder: impl Fn(u32) -> Builder + Sync) -> Vec<String> {
     let store = std::sync::Arc::new(c10d_core::HashStore::new());
     std::thread::scope(|s| {
@@ -44,7 +44,7 @@ fn staged_where_ranks_share_a_gpu() {
     });
 }
 
-/// The devices are not set, so both ranks would choose the same one.
+/// The ranks' devices are not set, so both would choose the same one.
 #[test]
 fn staged_where_there_is_one_gpu() {
     with_fake("staged_where_there_is_one_gpu", "devices=1", || {
@@ -53,7 +53,7 @@ fn staged_where_there_is_one_gpu() {
     });
 }
 
-/// Only a driver exists. If the map names NCCL, nothing else is used instead.
+/// Only the driver can be loaded. If the map names NCCL, no other backend is used instead.
 #[test]
 fn staged_where_nccl_is_missing() {
     let library = || {

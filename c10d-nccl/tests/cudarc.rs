@@ -1,4 +1,4 @@
-//! cudarc's slices and streams, with the fake driver, which rejects races.
+//! Slices and streams of the crate cudarc, with the fake driver, which reports races.
 
 use crate::common;
 
@@ -15,12 +15,12 @@ fn cuda<T>(result: std::result::Result<T, DriverError>) -> Result<T> {
     result.map_err(|e| Error::new(ErrorKind::Device, format!("{e:?}")))
 }
 
-/// A new stream on the rank's device.
+/// Makes a stream on the rank's device.
 fn stream(rank: u32) -> Result<Arc<CudaStream>> {
     cuda(cuda(CudaContext::new(rank as usize))?.new_stream())
 }
 
-/// The content of the slice. The fake copies to any host memory like CUDA to page-locked memory: asynchronously.
+/// Returns the contents of the slice. The fake copies to any host memory as CUDA copies to page-locked memory: later.
 fn fetched<T: DeviceRepr>(s: &Arc<CudaStream>, slice: &CudaSlice<T>) -> Result<Vec<T>> {
     let host = cuda(s.clone_dtoh(slice))?;
     cuda(s.synchronize())?;
@@ -32,13 +32,13 @@ fn slices_are_buffers() {
     with_fake("slices_are_buffers", "", || {
         let got = builder().run_ranks(2, |pg| -> Result<Vec<f32>> {
             let s = stream(pg.rank())?;
-            // Only the op waits for the copy.
+            // Nothing but the op waits for the copy.
             let mine = [1.0 + pg.rank() as f32, 10.0];
             let mut x = cuda(s.clone_htod(&mine))?;
             pg.all_reduce(on_device(&mut x), ReduceOp::Sum)?;
             let mut all = cuda(s.alloc_zeros::<f32>(4))?;
             pg.all_gather_into(on_device(&x), on_device(&mut all))?;
-            // An owned slice, without waiting.
+            // An owned slice is passed to a started op.
             let all = pg.start(op::all_reduce(on_device(all), ReduceOp::Sum)).wait()?.into_inner();
             fetched(&s, &all)
         });
@@ -65,8 +65,8 @@ fn parts_of_slices_and_half_floats() {
     });
 }
 
-/// The op is ordered after the work of other streams on the slice: because of cudarc's events, or because the caller
-/// requests it.
+/// The op runs after the work of other streams on the slice: because of cudarc's events, or because the caller requests
+/// it.
 #[test]
 fn other_streams_come_before() {
     with_fake("other_streams_come_before", "", || {
@@ -75,7 +75,7 @@ fn other_streams_come_before() {
             let mut x = cuda(s.alloc_zeros::<f32>(2))?;
             cuda(other.memcpy_htod(&[3f32, 4.0], &mut x))?;
             pg.all_reduce(on_device(&mut x), ReduceOp::Sum)?;
-            // SAFETY: the op gets the stream.
+            // SAFETY: the stream exists until the op has ended.
             #[allow(unsafe_code)]
             unsafe {
                 s.context().disable_event_tracking();
@@ -93,7 +93,7 @@ fn other_streams_come_before() {
     });
 }
 
-/// Recorded work does not run, so no op can wait for it. The recording succeeds.
+/// Captured work does not run, so no op can wait for it. The capture succeeds.
 #[test]
 fn a_slice_of_a_stream_that_records_a_graph_is_refused() {
     with_fake("a_slice_of_a_stream_that_records_a_graph_is_refused", "", || {
@@ -101,7 +101,7 @@ fn a_slice_of_a_stream_that_records_a_graph_is_refused() {
             .run_ranks(2, |pg| -> Result<()> {
                 let (s, other) = (stream(pg.rank())?, stream(pg.rank())?);
                 let (mut x, mut y) = (cuda(s.clone_htod(&[1f32; 2]))?, cuda(other.clone_htod(&[1f32; 2]))?);
-                // No other call of CUDA is made meanwhile.
+                // No other CUDA call is made during the capture.
                 pg.barrier()?;
                 recording(s.cu_stream() as u64, || {
                     for refused in [
@@ -122,8 +122,8 @@ fn a_slice_of_a_stream_that_records_a_graph_is_refused() {
     });
 }
 
-/// The call may give the slice's own stream. It is also ordered after work on other streams that comes before that
-/// stream.
+/// The call may give the slice's own stream. The op also runs after the work of other streams for which this stream
+/// waits.
 #[test]
 fn the_slices_own_stream_may_be_said() {
     with_fake("the_slices_own_stream_may_be_said", "", || {
@@ -132,7 +132,8 @@ fn the_slices_own_stream_may_be_said() {
             let mut x = cuda(s.alloc_zeros::<f32>(2))?;
             cuda(other.memcpy_htod(&[3f32, 4.0], &mut x))?;
             let own = s.cu_stream() as u64;
-            // SAFETY: this is the slices' own stream, which remains; the second op gets the other one.
+            // SAFETY: it is the slices' own stream, which exists until the ops have ended; the second op gets the other
+            // one.
             #[allow(unsafe_code)]
             unsafe {
                 pg.run(op::all_reduce(on_device(&mut x), ReduceOp::Sum).on_stream(own))?;
@@ -141,7 +142,7 @@ fn the_slices_own_stream_may_be_said() {
             let mut y = cuda(s.alloc_zeros::<f32>(2))?;
             cuda(other.join(&s))?;
             cuda(other.memcpy_htod(&[5f32, 6.0], &mut y))?;
-            // SAFETY: as above.
+            // SAFETY: the same as above.
             #[allow(unsafe_code)]
             unsafe {
                 pg.run(op::all_reduce(on_device(&mut y).after(&other), ReduceOp::Sum).on_stream(own))?;
@@ -152,7 +153,7 @@ fn the_slices_own_stream_may_be_said() {
     });
 }
 
-/// c10d cannot prevent cudarc's memory from being freed, so the call returns when the device no longer uses it.
+/// c10d cannot keep cudarc's memory from being freed, so the call returns only when the device has finished with it.
 #[test]
 fn a_slice_comes_back_when_the_device_has_let_go() {
     with_fake("a_slice_comes_back_when_the_device_has_let_go", "hang=0,abort=slow", || {
@@ -168,7 +169,7 @@ fn a_slice_comes_back_when_the_device_has_let_go() {
             let seen = unsafe { (at as *const [f32; 2]).read_volatile() };
             Ok(seen)
         });
-        // This is what an aborted kernel leaves; nothing is written later.
+        // An aborted kernel leaves these values, and nothing is written later.
         assert!(seen.unwrap().iter().flatten().all(|v| v.is_nan()));
     });
 }

@@ -23,8 +23,7 @@ fn the_one_that_the_builder_was_told() {
     });
 }
 
-/// Communicators that a sub-group makes, for example for sparse tensors, are on the GPU that the rank has in the whole
-/// group.
+/// Communicators of sub-groups, such as those for sparse tensors, are on the GPU that the rank has in the whole group.
 #[test]
 fn the_same_in_a_part_of_the_group() {
     with_fake("the_same_in_a_part_of_the_group", "", || {

@@ -8,9 +8,9 @@ use c10d_core::dlpack::{Imported, ImportedMut, ManagedTensorVersioned, export};
 use c10d_core::{Device, ReduceOp, Result, op};
 use common::{SECOND, cuda, on, place, with_cpu, with_fake};
 
-/// Imports a tensor as if it came from another library.
+/// Imports a tensor as if another library had made it.
 fn taken(tensor: NonNull<ManagedTensorVersioned>) -> Result<ImportedMut> {
-    // SAFETY: it was just made, and nothing else has it.
+    // SAFETY: the tensor was just made, and nothing else uses it.
     #[allow(unsafe_code)]
     unsafe { Imported::versioned(tensor) }?.writable()
 }
@@ -29,7 +29,7 @@ fn tensors_of_both_devices() {
             let mut back = [0f32; 3];
             let index = pg.rank() as u16;
             let until = std::time::Instant::now() + 60 * SECOND;
-            // SAFETY: there are three floats on both sides, and nothing else uses them until the stream was waited for.
+            // SAFETY: both sides have three floats, and nothing else uses them until the copy is done.
             #[allow(unsafe_code)]
             unsafe {
                 cuda().copy_out(index, 0, back.as_mut_ptr().cast(), at, 12)?;

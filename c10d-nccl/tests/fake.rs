@@ -1,4 +1,4 @@
-//! The backend over the fake library, through the real loader and the real driver bindings.
+//! The backend with the fake library, through the real loader and the real driver bindings.
 
 use crate::common;
 
@@ -41,7 +41,7 @@ fn messages_cross() {
     });
 }
 
-/// NCCL cannot cancel: the op goes on, and the handle gets its message.
+/// NCCL cannot cancel a receive. The op continues, and its handle gets the message.
 #[test]
 fn messages_are_not_taken_back() {
     with_fake("messages_are_not_taken_back", "", || {
@@ -137,14 +137,14 @@ fn sub_groups_are_split_off() {
     });
 }
 
-/// The library requires that a communicator has no running call when it is divided; the fake checks that.
+/// NCCL requires that no call is running on a communicator that is divided. The fake checks this.
 #[test]
 fn a_group_is_split_behind_what_is_in_flight() {
     with_fake("a_group_is_split_behind_what_is_in_flight", "", || {
         let (started, goes_on) = crossbeam_channel::bounded(1);
         let got = builder().run_ranks(2, |pg| -> Result<Vec<f32>> {
             if pg.rank() == 1 {
-                // Rank 0's op waits for this rank. Its split is requested meanwhile.
+                // Rank 0's op waits for this rank. Meanwhile rank 0 requests its split.
                 let _ = goes_on.recv();
                 std::thread::sleep(SECOND / 10);
             }
@@ -161,7 +161,7 @@ fn a_group_is_split_behind_what_is_in_flight() {
     });
 }
 
-/// Like calls on real non-blocking communicators: accepted at once, and put on the stream later.
+/// As with real non-blocking communicators, calls are accepted at once, and are put on the stream later.
 #[test]
 fn calls_are_in_progress_for_a_while() {
     with_fake("calls_are_in_progress_for_a_while", "progress=3", || {
@@ -197,7 +197,7 @@ fn calls_are_in_progress_for_a_while() {
     });
 }
 
-/// The library leaves ranks out, in order with running ops. The old group and the new one both work.
+/// NCCL makes the group without some ranks, after the ops that are running. The old and the new group both work.
 #[test]
 fn a_group_is_shrunk() {
     with_fake("a_group_is_shrunk", "", || {
@@ -219,8 +219,8 @@ fn a_group_is_shrunk() {
     });
 }
 
-/// Earlier work on the caller's stream runs before the op, and work after a blocking call runs after it. The fake
-/// rejects races.
+/// The op runs after the earlier work on the caller's stream, and work that is enqueued after a blocking call runs
+/// after the op. The fake reports races.
 #[test]
 fn the_callers_stream_is_ordered() {
     with_fake("the_callers_stream_is_ordered", "", || {
@@ -238,7 +238,7 @@ fn ordered(groups: Builder) {
         let mut back = [0f32; 4];
         let place = common::place(&mut x);
         let event = cuda.create_event(index)?;
-        // SAFETY: host and device memory remain until the event was seen.
+        // SAFETY: the host and the device memory exist until the event was reached.
         #[allow(unsafe_code)]
         unsafe {
             cuda.copy_in(index, stream, place, host.as_ptr().cast(), 16)?;
@@ -254,7 +254,7 @@ fn ordered(groups: Builder) {
     assert_eq!(got.unwrap(), vec![vec![3.0; 4]; 2]);
 }
 
-/// No rank's op waits for another's on their shared stream.
+/// Several ranks share a stream, and no rank's op waits for another rank's on it.
 #[test]
 fn threads_on_one_gpu_share_its_default_stream() {
     with_fake("threads_on_one_gpu_share_its_default_stream", "devices=1", || {
@@ -270,7 +270,7 @@ fn threads_on_one_gpu_share_its_default_stream() {
     });
 }
 
-/// With 129 ranks or more, the library gets several ids.
+/// For 129 ranks or more, NCCL gets several ids.
 #[test]
 fn more_ranks_than_one_root_serves() {
     with_fake("more_ranks_than_one_root_serves", "", || {

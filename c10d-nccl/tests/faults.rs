@@ -1,4 +1,4 @@
-//! Faults of NCCL and CUDA: every call returns in time with the reason, and the group stays failed.
+//! Faults of NCCL and CUDA. Every call ends in time with the reason, and the group stays failed.
 
 use crate::common;
 
@@ -7,14 +7,14 @@ use std::time::Duration;
 use c10d_core::{Error, ErrorKind, ProcessGroup, ReduceOp, Result, op};
 use common::{SECOND, builder, on, with_fake, within};
 
-/// Only a limit so that a hang ends.
+/// A limit that is reached only if something hangs.
 const CAP: Duration = Duration::from_secs(100);
-/// Only for ops that the script does not let end.
+/// A timeout for ops that the script does not let end.
 const SHORT: Duration = Duration::from_secs(2);
-/// For ops that must end earlier, even on a busy machine.
+/// A timeout for ops that must end earlier, even on a busy machine.
 const LONG: Duration = Duration::from_secs(60);
 
-/// The results of two ranks that make a group and reduce.
+/// Makes a group of two ranks and reduces. Returns the results.
 fn two(body: impl Fn(&ProcessGroup) -> Result + Sync) -> Vec<Result> {
     let made = builder().timeout(LONG).run_ranks(2, |pg| Ok(body(&pg)));
     made.unwrap_or_else(|e| vec![Err(e.clone()), Err(e)])
@@ -109,7 +109,7 @@ fn an_abort_that_hangs_holds_nobody_up() {
                 let x = on(pg.rank(), &[1f32; 1000]);
                 let ended = pg.start(op::all_reduce(x, ReduceOp::Sum).timeout(SHORT)).wait();
                 let e = ended.expect_err("the script hangs it");
-                // The memory is not reused, so the buffer may be returned.
+                // The device does not reuse the memory, so the buffer may be returned.
                 assert!(e.buffer.is_some());
                 Err(e.error)
             })
@@ -178,7 +178,7 @@ fn receiving_from_anybody_is_not_offered() {
             let mut x = on(pg.rank(), &[1f32; 4]);
             let e = pg.recv_any_source(&mut x, 0).map(drop).expect_err("NCCL has no call for it");
             assert_eq!(*e.kind(), ErrorKind::Unsupported, "{e}");
-            // It was not sent, so the group can still be used.
+            // The call was not sent, so the group can still be used.
             reduce(pg)
         });
         assert!(results.iter().all(Result::is_ok), "{results:?}");

@@ -1,5 +1,5 @@
-//! The memory of an abandoned sparse call, which the device may still use. The fake ends the process if memory is freed
-//! before the device is known to be done with it.
+//! The memory of a sparse call that was given up, which the device may still use. The fake ends the process if memory
+//! is freed before an event has shown that the device has finished with it.
 
 use crate::common;
 
@@ -11,12 +11,12 @@ use common::{SECOND, builder, cuda, on, place, with_fake};
 
 const SHORT: Duration = Duration::from_millis(700);
 
-/// Reduces a tensor on this stream, which does not end in time, and drops the tensor. Returns where it was.
+/// Reduces a tensor after this stream, whose work does not end in time, and drops the tensor. Returns the addresses.
 fn given_up(pg: &ProcessGroup, stream: u64) -> Result<[u64; 2]> {
     let (mut indices, mut values) = (on(pg.rank(), &[3i64, 4]), on(pg.rank(), &[2f32, 1.0]));
     let places = [place(&mut indices), place(&mut values)].map(|place| place.base as u64);
     let tensor = DeviceCoo::new([9], 1, indices, values)?;
-    // SAFETY: the stream belongs to this device and remains.
+    // SAFETY: the stream belongs to this device and is not destroyed.
     #[allow(unsafe_code)]
     let call = unsafe { op::all_reduce(tensor, ReduceOp::Sum).on_stream(stream) };
     let e = pg.run(call.timeout(SHORT)).map(drop).expect_err("the device does not get done").error;
@@ -24,7 +24,7 @@ fn given_up(pg: &ProcessGroup, stream: u64) -> Result<[u64; 2]> {
     Ok(places)
 }
 
-/// The call's thread frees the tensor at the end.
+/// Waits until the call's thread has freed the tensor.
 fn wait_for_the_free(places: [u64; 2]) {
     let begun = Instant::now();
     while places.iter().any(|at| is_allocated(*at)) {
@@ -33,7 +33,7 @@ fn wait_for_the_free(places: [u64; 2]) {
     }
 }
 
-/// Reading the tensor is ordered after earlier work on its stream.
+/// The tensor is read after the earlier work on its stream.
 #[test]
 fn a_tensor_stays_until_it_was_read() {
     with_fake("a_tensor_stays_until_it_was_read", "freed=ends", || {
@@ -51,7 +51,7 @@ fn a_tensor_stays_until_it_was_read() {
     });
 }
 
-/// The third launch of a call reduces its rows, so NCCL's stream never releases them.
+/// The third launch of a call reduces its rows, so NCCL uses them for ever.
 #[test]
 fn what_an_abort_does_not_end_keeps_its_memory() {
     with_fake("what_an_abort_does_not_end_keeps_its_memory", "freed=ends,hang=2,abort=hang", || {

@@ -7,7 +7,7 @@ use c10d_core::ReduceOp;
 use common::{SECOND, cuda, on, with_cpu, with_fake};
 use cudarc::driver::sys;
 
-/// Whether the device's context, which needs memory on it, was made.
+/// Whether the device's context was made. A context needs memory on its device.
 fn has_context(index: i32) -> bool {
     let (mut flags, mut active) = (0, 0);
     // SAFETY: it writes two integers.
@@ -43,7 +43,7 @@ fn it_is_freed_on_a_thread_without_a_context() {
         let keep = on(5, &[1f32]);
         let at = cuda().allocate_host(4096).expect("a device is in use") as u64;
         assert!(locked(at));
-        // SAFETY: it comes from above, and is freed once.
+        // SAFETY: it was allocated above, and is freed once.
         std::thread::spawn(move || unsafe { cuda().free_host(at as *mut u8, 4096) }).join().unwrap();
         assert!(!locked(at), "not freed");
         drop(keep);

@@ -1,5 +1,5 @@
-//! Each kernel for each type, compared with the definition: the real sources, through the real loader, on the fake
-//! device. `C10D_HARDWARE=1` runs them on a real device.
+//! Compares each kernel for each type with its definition: the real sources, through the real loader, on the fake
+//! device. With `C10D_HARDWARE=1` the kernels run on a real device.
 #![allow(unsafe_code)]
 
 use crate::common;
@@ -15,7 +15,7 @@ use c10d_rendezvous::{TcpStore, TcpStoreServer};
 use common::{SECOND, cuda, on, place, with_fake};
 use half::{bf16, f16};
 
-/// Lengths with a remainder, and one that needs more threads than a grid has.
+/// Lengths that are no multiple of a block, and one that needs more threads than a grid has.
 const LENGTHS: [usize; 6] = [1, 2, 31, 255, 1001, 1 << 20 | 7];
 
 fn random(i: usize) -> u64 {
@@ -23,10 +23,10 @@ fn random(i: usize) -> u64 {
     (x ^ x >> 29).wrapping_mul(0xbf58_476d_1ce4_e5b9).rotate_left(17)
 }
 
-/// The kernel's result for these inputs.
+/// Returns the kernel's result for these inputs.
 fn reduced<T: Element>(r: &dyn DeviceReduce, op: ReduceOp, acc: &[T], with: &[T]) -> Vec<T> {
     let (mut x, mut y) = (on(0, acc), on(0, with));
-    // SAFETY: both have this number of elements, and are read when the stream has finished the kernel.
+    // SAFETY: both have this number of elements, and are read after the stream has finished the kernel.
     unsafe { r.reduce(0, 0, op, Elements { dtype: T::DTYPE, count: acc.len() }, place(&mut x), place(&mut y)) }
         .unwrap();
     x.to_vec(60 * SECOND).unwrap()
@@ -75,7 +75,7 @@ integers! {
     reduce_i64 i64;
 }
 
-/// Tests any bits, including infinities, NaN and subnormal numbers. `same` compares everything except the bits of NaN.
+/// Tests arbitrary bits, including infinities, NaN and subnormal numbers. `same` compares all but the bits of NaN.
 macro_rules! floats {
     ($($reduce:ident $scale:ident $t:ty, $uint:ty, $wide:ty, $widen:expr, $narrow:expr;)*) => {$(
         #[test]
@@ -98,7 +98,8 @@ macro_rules! floats {
                 for (n, by) in LENGTHS.iter().flat_map(|n| [(*n, Scale::Times(0.3)), (*n, Scale::Over(3.0))]) {
                     let data: Vec<$t> = (0..n).map(|i| <$t>::from_bits(random(i) as $uint)).collect();
                     let mut x = on(0, &data);
-                    // SAFETY: there is this number of elements, read when the stream has finished the kernel.
+                    // SAFETY: there is this number of elements, and they are read after the stream has finished the
+                    // kernel.
                     unsafe { r.scale(0, 0, by, Elements { dtype: <$t as Element>::DTYPE, count: n }, place(&mut x)) }.unwrap();
                     for (got, was) in x.to_vec::<$t>(60 * SECOND).unwrap().into_iter().zip(data) {
                         let want = $narrow(match by {
@@ -119,7 +120,7 @@ floats! {
     reduce_f64 scale_f64 f64, u64, f64, |x: f64| x, |x: f64| x;
 }
 
-/// Every 16-bit float and every rounding to one: by a product with 1, and a sum with a part of the last bit.
+/// Tests every 16-bit float, and every rounding to one: by a product with 1, and a sum with a part of the last bit.
 #[test]
 fn all_halves_are_read_and_written() {
     with_fake("all_halves_are_read_and_written", "", || {
@@ -139,7 +140,7 @@ fn all_halves_are_read_and_written() {
     });
 }
 
-/// With an old driver, or if disabled, the host reduces.
+/// The host reduces if the driver is too old, or if kernels are disabled.
 #[test]
 fn without_kernels_the_host_reduces() {
     with_fake("without_kernels_the_host_reduces", "driver=11080", || {
@@ -169,7 +170,7 @@ fn rank() {
     println!("rank {rank} saw {}: {e}", if differs { "another op" } else { "something else" });
 }
 
-/// If one rank's driver is too old for kernels, there is no wrong result and no hang.
+/// If one rank's driver is too old for kernels, the ranks get an error instead of a wrong result or a hang.
 #[test]
 fn ranks_that_reduce_elsewhere_disagree() {
     let server = TcpStoreServer::bind("127.0.0.1:0".parse().unwrap(), ServerOptions::default()).unwrap();
@@ -225,13 +226,13 @@ struct Fake(libloading::Library);
 
 impl Fake {
     fn open() -> Fake {
-        // SAFETY: this is the library that the bindings also use.
+        // SAFETY: it is the library that the bindings have loaded.
         Fake(unsafe { libloading::Library::new("libcuda.so.1") }.unwrap())
     }
 
     fn enter(&self, device: u16) {
         let context = 0x1000 + u64::from(device);
-        // SAFETY: this is the driver's signature, here and below.
+        // SAFETY: here and below, this is the signature of the driver's function.
         let code = unsafe { self.0.get::<unsafe extern "C" fn(u64) -> i32>(b"cuCtxSetCurrent").unwrap()(context) };
         assert_eq!(code, 0);
     }
@@ -268,7 +269,7 @@ impl Fake {
             *const std::ffi::c_void,
         ) -> i32;
         let places = arguments.each_ref().map(std::ptr::from_ref);
-        // SAFETY: as above; wrong arguments are rejected.
+        // SAFETY: wrong arguments are rejected.
         unsafe {
             let launch = self.0.get::<Launch>(b"cuLaunchKernel").unwrap();
             launch(function, blocks, 1, 1, threads, 1, 1, 0, stream, places.as_ptr(), std::ptr::null())

@@ -1,4 +1,4 @@
-//! A rank that leaves right after its last call, before the next rank has received the fingerprint.
+//! A rank that leaves right after its last call, before the next rank has received the call's fingerprint.
 #![allow(unsafe_code)]
 
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use c10d_core::{Builder, DispatchKey, Error, OpKind, ReduceOp, Result};
 use crate::common;
 use common::{SECOND, on, with_fake};
 
-/// The last rank, which sends its fingerprints to the first one.
+/// The number of the last rank, which sends its fingerprints to the first one.
 const LATE: u32 = 2;
 
 /// A CPU backend that delays the fingerprints of one rank.
@@ -19,7 +19,7 @@ struct Late {
     is_late: bool,
 }
 
-// SAFETY: everything is passed on to another backend.
+// SAFETY: every call is passed on to another backend.
 unsafe impl Backend for Late {
     fn name(&self) -> &'static str {
         "late"
@@ -28,7 +28,7 @@ unsafe impl Backend for Late {
         self.inner.capabilities()
     }
     fn submit(&self, job: Job) {
-        // A goodbye has one byte.
+        // The message that says that a rank leaves has one byte.
         let tells = job.request().op == OpKind::Send && job.request().inputs().iter().any(|span| span.count() > 1);
         if self.is_late && tells {
             std::thread::sleep(Duration::from_millis(300));

@@ -1,4 +1,4 @@
-//! Which libnccl is loaded, and the error if none can be loaded.
+//! Which libnccl is loaded, and what the error is if none can be loaded.
 
 use crate::common;
 
@@ -9,7 +9,7 @@ use common::{SECOND, builder, command, fake, folder, on, output, with_library};
 
 const PROBE: &str = "C10D_NCCL_TEST_PROBE";
 
-/// The output of a process with this environment about its libnccl.
+/// Returns what a process with this environment prints about its libnccl.
 fn says(set: impl FnOnce(&mut std::process::Command)) -> String {
     let empty = folder("nothing");
     let _ = std::fs::remove_file(empty.join("libnccl.so.2"));
@@ -23,7 +23,7 @@ fn says(set: impl FnOnce(&mut std::process::Command)) -> String {
     said
 }
 
-/// The part of the tests below that runs in separate processes.
+/// The part of the tests below that runs in the separate processes.
 #[test]
 fn probe() {
     if std::env::var(PROBE).is_ok() {
@@ -34,7 +34,7 @@ fn probe() {
     }
 }
 
-/// A copy of the fake with another name, optionally changed.
+/// Copies the fake under another name, optionally changed. Returns its path.
 fn copy(to: &Path, change: Option<(&[u8], &[u8])>) -> PathBuf {
     let mut bytes = std::fs::read(fake()).unwrap();
     if let Some((from, to)) = change {
@@ -68,7 +68,7 @@ fn the_variable_is_the_only_place() {
         c.env("C10D_NCCL_LIB", fake());
     });
     assert!(said.contains(&format!("loaded 2.28.9 from {}", fake().canonicalize().unwrap().display())), "{said}");
-    // One that the linker would find.
+    // The dynamic linker would find this one.
     let other = folder("variable");
     let said = says(|c| {
         c.env("C10D_NCCL_LIB", "/nowhere/libnccl.so.2").env("LD_LIBRARY_PATH", &other);
@@ -196,7 +196,7 @@ fn no_cuda_is_an_error_and_the_cpu_works_on() {
     assert_eq!(sums.unwrap(), [1, 1]);
 }
 
-/// Tests the real library, if one is found: named by `C10D_NCCL_LIB`, installed, or in the active environment.
+/// Tests the real library, if there is one: the file in `C10D_NCCL_LIB`, an installed one, or that of the environment.
 #[test]
 fn the_real_library() {
     let (path, version) = match c10d_nccl::library() {

@@ -1,5 +1,5 @@
-//! What other ranks learn of a rank's failure: they learn it through the CPU backend, and before any deadline, which
-//! would be another error.
+//! What the other ranks learn of a rank's failure. They learn it through the CPU backend, and before any deadline,
+//! since that would be another error.
 
 use crate::common;
 
@@ -12,13 +12,13 @@ use c10d_rendezvous::tcp_store::ServerOptions;
 use c10d_rendezvous::{TcpStore, TcpStoreServer};
 use common::{SECOND, command, folder, on, with_cpu, with_fake, within};
 
-/// Only a limit so that a hang ends.
+/// A limit that is reached only if something hangs.
 const CAP: Duration = Duration::from_secs(100);
 const RANK: &str = "C10D_NCCL_TEST_RANK";
 const PORT: &str = "C10D_NCCL_TEST_PORT";
 /// The rank that dies.
 const MORTAL: &str = "C10D_NCCL_TEST_MORTAL";
-/// How it dies: it is killed, or its program ends.
+/// How the rank dies: it is killed, or its program ends.
 const END: &str = "C10D_NCCL_TEST_END";
 
 #[test]
@@ -40,7 +40,7 @@ fn an_abort_reaches_the_peers() {
     });
 }
 
-/// The same as above, through the store.
+/// The same as the test above, without a CPU backend: the ranks learn of the abort through the store.
 #[test]
 fn an_abort_reaches_the_peers_without_a_cpu_backend() {
     with_fake("an_abort_reaches_the_peers_without_a_cpu_backend", "hang=0", || {
@@ -91,10 +91,10 @@ fn rank() {
         if rank == mortal {
             std::process::exit(0);
         }
-        // Longer than running jobs would get.
+        // Jobs in flight would have been ended within this time.
         std::thread::sleep(3 * SECOND / 2);
         println!("rank {rank} is well: {}", pg.failure().is_none());
-        // The first rank that needs the missing one tells the other.
+        // The first rank that needs the missing one tells the other rank.
         store.set(&format!("asked/{rank}"), b"", soon).unwrap();
         store.wait(&["asked/0", "asked/1"], soon).unwrap();
         let e: Error = pg.all_reduce(on(rank, &[1f32; 10]), ReduceOp::Sum).map(drop).expect_err("a rank is gone");
@@ -106,7 +106,7 @@ fn rank() {
     let work = pg.start(op::all_reduce(on(rank, &[1f32; 10]), ReduceOp::Sum));
     store.set(&format!("well/{rank}"), b"", soon).unwrap();
     if rank == mortal {
-        // The other ranks have finished the first call.
+        // Wait until the other ranks have finished the first call.
         store.wait(&["well/0", "well/1", "well/2"], soon).unwrap();
         std::thread::sleep(Duration::from_millis(50));
         if end == "abort" { std::process::abort() } else { std::process::exit(0) }
@@ -127,13 +127,13 @@ fn a_dead_peer_is_named_and_the_others_go_on() {
     a_peer_dies("dead", 2, "hang=1");
 }
 
-/// NCCL reports that a peer is gone before it is, but not which one.
+/// NCCL reports that a peer is lost before the peer has died, but not which one.
 #[test]
 fn a_peer_that_nccl_loses_is_named() {
     a_peer_dies("lost", 2, "error=1");
 }
 
-/// The other ranks have new numbers and their old GPUs.
+/// The survivors have new numbers, and keep their GPUs.
 #[test]
 fn without_the_first_rank_the_others_go_on() {
     a_peer_dies("first", 0, "hang=1");
@@ -149,7 +149,7 @@ fn a_peer_that_ends_its_program_is_named_with_its_own_words() {
     }
 }
 
-/// The same through the store.
+/// The same, without a CPU backend.
 #[test]
 fn a_peer_that_ends_its_program_has_its_own_words_without_a_cpu_backend() {
     for (said, rank) in a_peer_ends("without cpu", 2, "hang=1") {
@@ -158,7 +158,7 @@ fn a_peer_that_ends_its_program_has_its_own_words_without_a_cpu_backend() {
     }
 }
 
-/// The same while no op runs: the others fail when they need the rank.
+/// The same, while no op runs: the other ranks fail when they need the rank.
 #[test]
 fn a_peer_that_ends_its_program_is_missed_by_what_needs_it() {
     for (said, rank) in a_peer_ends("idle", 2, "") {
@@ -179,7 +179,7 @@ fn a_peer_dies(name: &str, mortal: u32, survivors: &str) {
     }
 }
 
-/// The output of the survivors.
+/// Returns the output of the survivors.
 fn a_peer_ends(end: &str, mortal: u32, survivors: &str) -> Vec<(String, u32)> {
     let said = play(end, mortal, survivors, end);
     said.into_iter().zip(0..).filter(|(_, rank)| *rank != mortal).collect()
@@ -233,8 +233,8 @@ fn rooted(pg: &ProcessGroup, op: OpKind, root: u32) -> Result {
     }
 }
 
-/// A call is finished when it was compared, so a rank that only sends knows at once, or in its next call. The error
-/// names the call from which the ranks differ.
+/// A call ends when it was compared. So a rank that only sends learns of a mismatch at this call or a later one. The
+/// error names the call at which the ranks differ.
 #[test]
 fn roots_that_differ_are_a_mismatch() {
     use OpKind::{Broadcast, Gather, Reduce, Scatter};
@@ -250,7 +250,7 @@ fn roots_that_differ_are_a_mismatch() {
     ];
     with_fake("roots_that_differ_are_a_mismatch", "", || {
         for (i, (usual, other)) in calls.iter().flat_map(|a| calls.map(|b| (*a, b))).enumerate() {
-            // A third of the cases, in worlds of two and of three.
+            // A third of the cases are tested, with two and with three ranks.
             if usual == other || i % 3 != 0 {
                 continue;
             }
@@ -258,7 +258,7 @@ fn roots_that_differ_are_a_mismatch() {
             let errors = within(CAP, || {
                 with_cpu().run_ranks(world, |pg| {
                     let (op, root) = if pg.rank() == 1 { other } else { usual };
-                    // The other ranks may have disagreed, and reported it, before this rank finds its first call done.
+                    // The other ranks may report the mismatch before this rank's first call has ended.
                     let mut x = on(pg.rank(), &[1f32; 4]);
                     let first = pg.all_reduce(&mut x, ReduceOp::Sum).map(drop);
                     Ok((op, first.err().or_else(|| (0..8).find_map(|_| rooted(&pg, op, root).err()))))
@@ -275,7 +275,7 @@ fn roots_that_differ_are_a_mismatch() {
     });
 }
 
-/// The receiver compares, and the sender is told. Tags are not compared, since NCCL has none.
+/// The receiver compares the calls, and tells the sender. Tags are not compared, since NCCL has none.
 #[test]
 fn messages_that_differ_are_a_mismatch() {
     with_fake("messages_that_differ_are_a_mismatch", "hang=2", || {
@@ -307,7 +307,7 @@ fn a_rank_that_does_not_come_is_named() {
         let errors = within(CAP, || {
             with_cpu().run_ranks(2, |pg| {
                 if pg.rank() == 1 {
-                    // This waits until the other rank gave up.
+                    // Wait until the other rank has failed.
                     let mut x = on(1, &[1f32; 10]);
                     return Ok(pg.recv(&mut x, 0, 0).map(drop).expect_err("nothing comes"));
                 }
@@ -320,7 +320,7 @@ fn a_rank_that_does_not_come_is_named() {
     });
 }
 
-/// Ranks that leave in order, at different times, disturb nobody.
+/// Ranks that leave in order, at different times, do not disturb the others.
 #[test]
 fn leaving_in_order_is_no_failure() {
     with_fake("leaving_in_order_is_no_failure", "", || {
@@ -330,7 +330,7 @@ fn leaving_in_order_is_no_failure() {
             std::thread::sleep(Duration::from_millis(50) * pg.rank());
             let clone = pg.clone();
             pg.shutdown()?;
-            // It only knows of its own shutdown.
+            // The rank only knows of its own shutdown.
             Ok(clone.failure().map(|e| e.kind().clone()))
         });
         assert_eq!(left.unwrap(), vec![Some(ErrorKind::Shutdown); 3]);

@@ -1,5 +1,5 @@
 //! Communicators with a rank of PyTorch: torch's stores have the ids, and the other rank makes torch's calls, with the
-//! fake library. `C10D_TORCH_PYTHON` names a Python that has torch; otherwise `python3` is tried.
+//! fake library. `C10D_TORCH_PYTHON` is a Python that has torch; the default is `python3`.
 
 use crate::common;
 
@@ -29,13 +29,13 @@ fn late() -> Instant {
     Instant::now() + Duration::from_secs(100)
 }
 
-/// The builder of a rank in a communicator with a rank of PyTorch.
+/// Makes the builder of a rank in a communicator with a rank of PyTorch.
 fn with_torch(dialect: &str, store: Arc<dyn Store>, rank: u32) -> Builder {
     let builder = Builder::new().providers(&[&c10d_nccl::PROVIDER]).backend("cuda:nccl").timeout(90 * SECOND);
     builder.hint("nccl.compat", dialect).rank(rank).size(2).store(store)
 }
 
-/// The ops that match those of the rank in peer.py.
+/// The ops that correspond to those of the rank in peer.py.
 fn ops(dialect: &str, store: Arc<dyn Store>, rank: u32) -> Result {
     let pg = with_torch(dialect, store, rank).build()?;
     let mut x = on(rank, &[1.0 + rank as f32, 10.0]);
@@ -73,7 +73,7 @@ fn together(python: &str, dialect: &str, rank: u32, ranks_per_root: Option<&str>
     let mut command = Command::new(python);
     command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/torch/peer.py"));
     command.arg(fake()).args([port.to_string(), (1 - rank).to_string(), dialect.to_owned()]);
-    // Torch has its own NCCL, which must not be replaced by the fake.
+    // Torch loads its own NCCL, which the fake must not replace.
     command.env_remove("LD_LIBRARY_PATH").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     if let Some(n) = ranks_per_root {
         command.env("TORCH_NCCL_RANKS_PER_ROOT", n);
@@ -85,7 +85,7 @@ fn together(python: &str, dialect: &str, rank: u32, ranks_per_root: Option<&str>
     if done.is_err() {
         let _ = child.as_mut().map(|c| c.kill());
     }
-    // This closes its standard input.
+    // This closes the process's standard input.
     let said = child.take().map(|c| c.wait_with_output().unwrap()).unwrap();
     let (out, err) = (String::from_utf8_lossy(&said.stdout), String::from_utf8_lossy(&said.stderr));
     assert!(done.is_ok() && out.contains("python is content"), "{dialect}, rank {rank}: {done:?}\n{out}\n{err}");
@@ -116,7 +116,7 @@ fn in_one_communicator_with_the_second_engine() {
     });
 }
 
-/// One root for each rank.
+/// Each rank is a root.
 #[test]
 fn with_several_roots() {
     with_fake("with_several_roots", "", || {

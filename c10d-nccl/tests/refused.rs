@@ -1,5 +1,5 @@
-//! Calls that a rank rejects because its tensor or stream is invalid. They are not sent to other ranks, and another
-//! rank's call is never paired with a later one instead.
+//! Calls that a rank rejects because its tensor or stream is not valid. They are not sent to other ranks, and another
+//! rank's call is never paired with a later call instead.
 
 use crate::common;
 
@@ -7,17 +7,17 @@ use c10d_core::device::DeviceBuffer;
 use c10d_core::{Buf, BufMut, DType, Device, ErrorKind, ProcessGroup, ReduceOp, Result, Span, op};
 use common::{builder, on, place, with_cpu, with_fake};
 
-/// Four floats that claim to be on this device, wherever they are.
+/// Four floats that are declared to be on this device, wherever they really are.
 struct SaidToBeOn(u16, DeviceBuffer);
 
-// SAFETY: the memory remains, and only the value uses it; the backend must detect that it belongs to another device.
+// SAFETY: the memory exists, and only the value uses it. The backend must detect that it belongs to another device.
 #[allow(unsafe_code)]
 unsafe impl Buf for SaidToBeOn {
     fn span(&mut self) -> Span {
         Span::new(place(&mut self.1).base, 0, 4, DType::F32, Device::cuda(self.0))
     }
 }
-// SAFETY: as above.
+// SAFETY: the same as for `Buf`.
 #[allow(unsafe_code)]
 unsafe impl BufMut for SaidToBeOn {}
 
@@ -51,7 +51,7 @@ fn a_stream_of_another_device() {
         let done = with_cpu().run_ranks(2, |pg| {
             let other = common::cuda().create_stream(7)?;
             let mut x = on(pg.rank(), &[1f32; 4]);
-            // SAFETY: the stream remains; the backend must detect that it belongs to another device.
+            // SAFETY: the stream is not destroyed. The backend must detect that it belongs to another device.
             #[allow(unsafe_code)]
             let call = unsafe { op::all_reduce(&mut x, ReduceOp::Sum).on_stream(other) };
             let e = pg.run(call).map(drop).expect_err("another device").error;
@@ -62,8 +62,8 @@ fn a_stream_of_another_device() {
     });
 }
 
-/// Rank 1 rejects its first call, because of its arguments or of the driver's answer, and continues with the next one
-/// of the same shape.
+/// Rank 1 rejects its first call, because of its arguments or because of the driver's answer. Its next call has the
+/// same shape.
 fn one_refuses(pg: &ProcessGroup, said: bool) -> Vec<ErrorKind> {
     let mut kinds = Vec::new();
     if pg.rank() == 1 {

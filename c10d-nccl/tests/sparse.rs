@@ -1,4 +1,4 @@
-//! Sparse all-reduce over NCCL, compared with its definition on the fake device, with ranks as threads and as
+//! Compares the sparse all-reduce over NCCL with its definition, on the fake device, with ranks as threads and as
 //! processes.
 
 use crate::common;
@@ -37,14 +37,14 @@ fn tensor<T: Element>(shape: &[usize], sparse: usize, nnz: usize, random: &mut R
     Coo::new(shape, sparse, indices, (0..nnz * row).map(|_| value(random.next())).collect()).unwrap()
 }
 
-/// The same tensor on the GPU of this rank. Several ranks may share a GPU.
+/// Copies a tensor to the GPU of this rank. Several ranks may share a GPU.
 fn sent<T: Element>(t: &Coo<T>, rank: u32) -> DeviceCoo {
     let index = rank % u32::from(common::cuda().count().unwrap());
     let sent = DeviceCoo::new(t.shape(), t.sparse_dim(), on(index, t.indices()), on(index, t.values())).unwrap();
     if t.is_coalesced() { sent.assume_coalesced() } else { sent }
 }
 
-/// The same tensor in host memory.
+/// Copies a tensor to host memory.
 fn fetched<T: Element>(t: &DeviceCoo) -> Coo<T> {
     let (indices, values) = (t.indices().to_vec(60 * SECOND).unwrap(), t.values().to_vec(60 * SECOND).unwrap());
     let host = Coo::new(t.shape(), t.sparse_dim(), indices, values).unwrap();
@@ -67,7 +67,7 @@ fn add<T: Element>(to: &mut Entries<T>, more: impl Iterator<Item = (Vec<i64>, Ve
     }
 }
 
-/// The definition: each rank's entries in order, then rank by rank.
+/// The definition: it combines each rank's entries in order, then those of the ranks in rank order.
 fn reference<T: Element>(tensors: &[Coo<T>], combine: fn(T, T) -> T) -> Entries<T> {
     let mut all = Entries::new();
     for t in tensors {
@@ -125,12 +125,13 @@ const SHAPES: [(&[usize], usize); 11] = [
     (&[1 << 16, 1 << 16], 2),
 ];
 
-/// Keys of both widths, duplicates, no entries anywhere or on some ranks, rows without elements.
+/// Tensors with keys of both widths, with duplicates, with no entries on some or all ranks, and with rows without
+/// elements.
 #[test]
 fn sums_of_anything() {
     with_fake("sums_of_anything", "", || {
         let mut random = Random(1);
-        // One GPU supports few ranks.
+        // One GPU has room for few ranks only.
         let most = std::env::var("C10D_HARDWARE_RANKS").ok().and_then(|n| n.parse().ok()).unwrap_or(4);
         for world in 1..=most {
             let mut rounds: Vec<Round<i32>> = Vec::new();
@@ -197,7 +198,7 @@ fn every_operation_on_whole_numbers() {
     });
 }
 
-/// Values whose result does not depend on the order.
+/// Values with which the result does not depend on the order.
 #[test]
 fn every_operation_on_floats() {
     with_fake("every_operation_on_floats", "", || {
@@ -227,8 +228,8 @@ fn every_operation_on_floats() {
     });
 }
 
-/// Entries of one rank with the same coordinates are combined in their order: 16-bit floats in f32, NaN takes
-/// precedence, and a bool is one.
+/// Entries of one rank with the same coordinates are combined in their order: 16-bit floats in f32, NaN propagates, and
+/// a bool is 0 or 1.
 #[test]
 fn duplicates_are_added_in_order() {
     with_fake("duplicates_are_added_in_order", "", || {
@@ -236,7 +237,7 @@ fn duplicates_are_added_in_order() {
         let values: Vec<f32> = (0..1000).map(|i| 1.0 / (i as f32 + 1.0)).collect();
         let sum = values.iter().copied().reduce(|a, b| a + b).unwrap();
         let halves = Coo::new([9], 1, vec![4; 3], [2048.0, 1.0, 1.0].map(f16::from_f32).to_vec()).unwrap();
-        // One rank alone, and with a rank that has no entries.
+        // There is one rank alone, or another rank that has no entries.
         for world in [1, 2] {
             let results = builder().run_ranks(world, |pg| {
                 let mine = |nnz: usize, values: Vec<f32>| {
@@ -264,7 +265,7 @@ fn duplicates_are_added_in_order() {
     });
 }
 
-/// If one rank's tensor is invalid, all ranks learn which rank and why, and the group can still be used.
+/// If one rank's tensor is invalid, all ranks learn which rank's and why, and the group can still be used.
 #[test]
 fn wrong_indices() {
     with_fake("wrong_indices", "", || {
@@ -289,7 +290,7 @@ fn wrong_indices() {
                     let sum = fetched::<f32>(&pg.all_reduce(sent(&sum, pg.rank()), ReduceOp::Sum)?);
                     assert_eq!((sum.indices(), sum.values()), (&[7i64][..], &[3f32][..]));
                 }
-                // This is outside of the second dimension, although its number would be that of another entry.
+                // The index is outside the second dimension, although the resulting key would be that of another entry.
                 let place = if pg.rank() == 1 { vec![1, 2, 3, 10] } else { vec![0, 1, 2, 3] };
                 let tensor = Coo::new([5, 10], 2, place, vec![1f32, 2.0])?;
                 let e = pg.all_reduce(sent(&tensor, pg.rank()), ReduceOp::Sum).unwrap_err();
@@ -301,7 +302,7 @@ fn wrong_indices() {
     });
 }
 
-/// If one rank's call differs, there is a mismatch on all ranks.
+/// If one rank's call differs, all ranks get a mismatch.
 fn differs<T: Element, U: Element>(field: &str, groups: Builder, odd: (Coo<T>, ReduceOp), rest: (Coo<U>, ReduceOp)) {
     let errors = groups.run_ranks(3, |pg| {
         let done = match pg.rank() {
@@ -345,7 +346,7 @@ fn known_indices() {
             let fails = |tensor: Coo<f64>, indices: Arc<[i64]>| {
                 pg.all_reduce(sent(&tensor, pg.rank()), known(indices)).unwrap_err()
             };
-            // An error on one rank is reported on all.
+            // An error on one rank is reported on all ranks.
             let only = |bad: Arc<[i64]>| if rank == 1 { bad } else { all.clone() };
             let stray = Coo::new([100], 1, vec![if rank == 1 { 95 } else { 5 }], vec![1f64])?;
             let errors = [
@@ -365,8 +366,8 @@ fn known_indices() {
     });
 }
 
-/// Dense and sparse calls in different orders on different ranks. The sparse ones use NCCL, with and without a CPU
-/// backend.
+/// Dense and sparse calls in different orders on different ranks, with and without a CPU backend. The sparse calls use
+/// NCCL.
 #[test]
 fn beside_dense() {
     with_fake("beside_dense", "", || {
@@ -381,7 +382,7 @@ fn beside_dense() {
                         pg.all_reduce(sparse(), ReduceOp::Sum)?
                     } else {
                         let work = pg.start(op::all_reduce(sparse(), ReduceOp::Sum));
-                        // Either order is right; most likely this comes first.
+                        // Both orders are correct. The pause makes it likely that the sparse call is first.
                         std::thread::sleep(SECOND / 20);
                         pg.all_reduce(&mut dense, ReduceOp::Sum)?;
                         work.wait()?
@@ -395,7 +396,7 @@ fn beside_dense() {
     });
 }
 
-/// Earlier work on the caller's stream runs first; the fake rejects races.
+/// The call runs after the earlier work on the caller's stream. The fake reports races.
 #[test]
 fn the_callers_stream_comes_before() {
     with_fake("the_callers_stream_comes_before", "", || {
@@ -406,8 +407,8 @@ fn the_callers_stream_comes_before() {
             let (keys, numbers) = ([7i64, 3], [1f32, 2.0]);
             let (to_indices, to_values) = (common::place(&mut indices), common::place(&mut values));
             let tensor = DeviceCoo::new([9], 1, indices, values)?;
-            // SAFETY: the host memory remains until the call is finished, which comes after both copies; the stream
-            // remains.
+            // SAFETY: the host memory exists until the call has ended, which is after both copies; the stream is not
+            // destroyed.
             #[allow(unsafe_code)]
             let sum = unsafe {
                 cuda.copy_in(index, stream, to_indices, keys.as_ptr().cast(), 16)?;
@@ -422,7 +423,7 @@ fn the_callers_stream_comes_before() {
     });
 }
 
-/// Reductions that NCCL does not have, and sizes that no GPU has memory for.
+/// Reductions that NCCL does not have, and sizes for which no GPU has enough memory.
 #[test]
 fn types_and_sizes_that_cannot_be() {
     with_fake("types_and_sizes_that_cannot_be", "", || {
@@ -431,7 +432,7 @@ fn types_and_sizes_that_cannot_be() {
                 let e =
                     pg.all_reduce(sent(&Coo::new([9], 1, vec![3], vec![2u16])?, pg.rank()), ReduceOp::Sum).unwrap_err();
                 assert!(*e.kind() == ErrorKind::Unsupported && e.to_string().contains("sum of u16"), "{e}");
-                // The positions are known, and are so many that only the result is large.
+                // The positions are known, and there are many, so only the memory of the result is large.
                 let known = AllReduceOptions::new(ReduceOp::Sum).with_sparse_indices(Some((0..64).collect()));
                 for (row, words) in [(1usize << 56, "more than any GPU has"), (1 << 50, "OUT_OF_MEMORY")] {
                     let pg = pg.new_group(&[0, 1])?.unwrap();
@@ -446,14 +447,14 @@ fn types_and_sizes_that_cannot_be() {
     });
 }
 
-/// A device that accepts no more kernels is named in time, and the peers learn whose it is.
+/// If a launch hangs, the error names it in time, and the peers learn on which rank it is.
 #[test]
 fn a_launch_that_hangs_is_named() {
     with_fake("a_launch_that_hangs_is_named", "rank=1,kernel=20", || {
         let errors = with_cpu().run_ranks(2, |pg| {
             let mine = || sent(&Coo::new([9], 1, vec![3], vec![2f32]).unwrap(), pg.rank());
             pg.all_reduce(mine(), ReduceOp::Sum)?;
-            // The other rank is told long before its own deadline.
+            // The other rank learns of it long before its own deadline.
             let call = op::all_reduce(mine(), ReduceOp::Sum).timeout(SECOND * if pg.rank() == 1 { 1 } else { 100 });
             let begun = Instant::now();
             let e = pg.start(call).wait().unwrap_err().error;
@@ -462,7 +463,7 @@ fn a_launch_that_hangs_is_named() {
         });
         let errors = errors.unwrap();
         assert!(*errors[1].kind() == ErrorKind::Timeout, "{}", errors[1]);
-        assert!(errors.iter().all(|e| e.to_string().contains("CUDA does not come back from")), "{errors:?}");
+        assert!(errors.iter().all(|e| e.to_string().contains("CUDA has not returned from")), "{errors:?}");
         assert_eq!(errors[0].report().guilty, [1], "{}", errors[0]);
     });
 }
@@ -495,8 +496,8 @@ fn without_kernels_all_ranks_are_told_why() {
     });
 }
 
-/// A rank that learns of it after the others also names the odd one: no rank gives up the group until all know.
-/// Otherwise it would be told another rank's view.
+/// A rank that learns of a mismatch after the others also names the right rank: no rank fails until all know of it.
+/// Otherwise this rank would get another rank's view of the error.
 #[test]
 fn the_last_to_learn_of_a_disagreement() {
     with_fake("the_last_to_learn_of_a_disagreement", "rank=2,behind=0", || {
@@ -508,7 +509,8 @@ fn the_last_to_learn_of_a_disagreement() {
     });
 }
 
-/// A recording is neither run nor broken, all ranks learn the reason, and the group can still be used.
+/// The captured call does not run, and the capture is not invalidated. All ranks learn the reason, and the group can
+/// still be used.
 #[test]
 fn a_stream_that_records_a_graph_is_refused() {
     with_fake("a_stream_that_records_a_graph_is_refused", "", || {
@@ -517,10 +519,10 @@ fn a_stream_that_records_a_graph_is_refused() {
             .run_ranks(2, |pg| {
                 let mut mine = sent(&Coo::new([9], 1, vec![3], vec![2f32])?, pg.rank());
                 let stream = common::cuda().create_stream(pg.rank() as u16)?;
-                // Until rank 1's graph is recorded, no other rank may even allocate memory.
+                // During rank 1's capture, no other rank may even allocate memory.
                 ready.wait();
                 let e = if pg.rank() == 1 {
-                    // SAFETY: the stream is this device's and stays.
+                    // SAFETY: the stream belongs to this device and is not destroyed.
                     #[allow(unsafe_code)]
                     let call = unsafe { op::all_reduce(&mut mine, ReduceOp::Sum).on_stream(stream) };
                     common::driver::recording(stream, || pg.run(call).map(drop).map_err(c10d_core::Error::from))
@@ -542,7 +544,7 @@ fn a_stream_that_records_a_graph_is_refused() {
 const PORT: &str = "C10D_NCCL_TEST_PORT";
 const PLACE: &str = "C10D_NCCL_TEST_PLACE";
 
-/// A rank of the tests with processes: `PLACE` has its number, the world's size and the test's name.
+/// A rank of the tests with processes. `PLACE` has its number, the world size and the test's name.
 #[test]
 fn rank() {
     let (Ok(place), Ok(port)) = (std::env::var(PLACE), std::env::var(PORT)) else { return };
@@ -581,12 +583,12 @@ fn killed(pg: &ProcessGroup, store: &dyn Store) {
     println!("rank {} saw {} of {:?}", pg.rank(), e.kind().name(), e.report().guilty);
 }
 
-/// Runs this number of processes. The output of each must contain these words.
+/// Runs this number of processes. The output of each must contain these texts.
 fn processes(name: &str, size: u32, words: impl Fn(u32) -> Option<String>) {
     let server = TcpStoreServer::bind("127.0.0.1:0".parse().unwrap(), ServerOptions::default()).unwrap();
     let dir = common::folder(&format!("{name}-{size}"));
     let start = |rank: u32| {
-        // If a peer is gone, NCCL hangs in the second call.
+        // If a peer is missing, the second call hangs in NCCL.
         let mut command = common::command(&dir, if name == "killed" { "hang=3" } else { "" });
         command.env(PLACE, format!("{rank} {size} {name}")).env(PORT, server.local_addr().port().to_string());
         command.args(["sparse::rank", "--exact", "--nocapture"]);

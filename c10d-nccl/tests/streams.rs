@@ -1,4 +1,4 @@
-//! The caller's streams: those that no op can wait for, and those that record a graph while collectives run.
+//! The caller's streams: those for which no op can wait, and those that are capturing a graph while collectives run.
 #![allow(unsafe_code)]
 
 use crate::common;
@@ -9,13 +9,13 @@ use c10d_core::{Builder, DeviceCoo, DispatchKey, Error, ErrorKind, ProcessGroup,
 use common::driver::recording;
 use common::{SECOND, cuda, on, with_cpu, with_fake};
 
-/// Groups whose collectives use NCCL, and groups whose collectives are staged.
+/// Makes groups whose collectives use NCCL, and groups whose collectives are staged.
 fn both() -> [Builder; 2] {
     [with_cpu(), with_cpu().backend("cpu:gloo-like,cuda:gloo-like")]
 }
 
-/// The errors of two ranks' calls after this stream: collectives, messages, and sparse calls if the group has them. The
-/// groups can still be used.
+/// Makes calls on this stream on two ranks: collectives, messages, and sparse calls if the group has them. Returns
+/// their errors, after checking that the groups can still be used.
 fn refusals(groups: &Builder, stream: impl Fn(&ProcessGroup) -> Result<u64> + Sync, records: bool) -> Vec<Error> {
     let ready = Barrier::new(2);
     let refused = groups.clone().run_ranks(2, |pg| {
@@ -23,22 +23,22 @@ fn refusals(groups: &Builder, stream: impl Fn(&ProcessGroup) -> Result<u64> + Sy
         let (mut x, mut y) = (on(device, &[1f32; 4]), on(device, &[1f32; 4]));
         let t = sparse(&pg)?;
         let calls = || {
-            // SAFETY: the stream belongs to this device and remains.
+            // SAFETY: the stream belongs to this device and is not destroyed.
             let collective = pg
                 .run(unsafe { op::all_reduce(&mut x, ReduceOp::Sum).on_stream(stream) })
                 .map(drop)
                 .map_err(c10d_core::Error::from);
             let message = match pg.rank() {
-                // SAFETY: as above.
+                // SAFETY: the same as above.
                 0 => pg.run(unsafe { op::send(&y, 1, 0).on_stream(stream) }).map(drop).map_err(c10d_core::Error::from),
-                // SAFETY: as above.
+                // SAFETY: the same as above.
                 _ => pg
                     .run(unsafe { op::recv(&mut y, 0, 0).on_stream(stream) })
                     .map(drop)
                     .map_err(c10d_core::Error::from),
             };
             let sparse = t.map(|t| {
-                // SAFETY: as above.
+                // SAFETY: the same as above.
                 pg.run(unsafe { op::all_reduce(t, ReduceOp::Sum).on_stream(stream) })
                     .map(drop)
                     .map_err(c10d_core::Error::from)
@@ -67,7 +67,7 @@ fn one_that_records_a_graph_is_refused() {
     });
 }
 
-/// This handle is another stream on each thread.
+/// The handle 2 (`CU_STREAM_PER_THREAD`) is another stream on each thread.
 #[test]
 fn the_default_stream_of_a_thread_is_refused() {
     with_fake("the_default_stream_of_a_thread_is_refused", "", || {
@@ -80,7 +80,7 @@ fn the_default_stream_of_a_thread_is_refused() {
     });
 }
 
-/// A graph that the program records on its own stream succeeds, whatever other threads do, and so do the other threads.
+/// The program can capture a graph on its own stream, whatever other threads do, and the other threads' calls succeed.
 #[test]
 fn a_graph_is_recorded_meanwhile() {
     with_fake("a_graph_is_recorded_meanwhile", "", || {
@@ -106,13 +106,13 @@ fn a_graph_is_recorded_meanwhile() {
     });
 }
 
-/// A sparse tensor, if the group's backend supports it.
+/// Makes a sparse tensor, if the group's backend supports it.
 fn sparse(pg: &ProcessGroup) -> Result<Option<DeviceCoo>> {
     let tensor = || DeviceCoo::new([4], 1, on(pg.rank(), &[2i64]), on(pg.rank(), &[1f32]));
     (pg.backend(DispatchKey::Cuda)? == "nccl").then(tensor).transpose()
 }
 
-/// All kinds of calls, each with its own memory.
+/// Makes all kinds of calls, each with its own memory.
 fn reduced(pg: &ProcessGroup) -> Result<Vec<f32>> {
     if let Some(t) = sparse(pg)? {
         assert_eq!(pg.all_reduce(t, ReduceOp::Sum)?.values().to_vec::<f32>(60 * SECOND)?, [2.0]);

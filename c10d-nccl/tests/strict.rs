@@ -1,5 +1,5 @@
-//! The fake libraries reject everything that would be a wrong result or a hang on a real device, so that the backend
-//! must follow the rules.
+//! Tests that the fake libraries reject everything that would be a wrong result or a hang on a real device. So tests
+//! with them show that the backend follows the rules.
 #![allow(unsafe_code)]
 
 use std::ffi::{CStr, c_char, c_int};
@@ -23,11 +23,11 @@ type Comm = u64;
 type Id = [u8; 128];
 
 static NCCL: LazyLock<Library> = LazyLock::new(|| {
-    // SAFETY: this is the library that the backend has loaded.
+    // SAFETY: it is the library that the backend has loaded.
     unsafe { Library::new("libnccl.so.2") }.unwrap()
 });
 
-/// A function of NCCL's.
+/// Returns a function of NCCL.
 fn function<T>(name: &str) -> Symbol<'static, T> {
     // SAFETY: the caller gives NCCL's signature.
     unsafe { NCCL.get(name.as_bytes()) }.unwrap()
@@ -47,15 +47,15 @@ struct Config {
     rest: [c_int; 15],
 }
 
-/// A communicator with this number of ranks, all on device 0.
+/// Makes a communicator with this number of ranks, all on device 0.
 fn met(size: c_int) -> Vec<Comm> {
     type GetId = unsafe extern "C" fn(*mut UniqueId) -> c_int;
     type Init = unsafe extern "C" fn(*mut Comm, c_int, UniqueId, c_int, *mut Config) -> c_int;
     type State = unsafe extern "C" fn(Comm, *mut c_int) -> c_int;
-    // This thread is on device 0 from here on.
+    // From here on, device 0 is the current device of this thread.
     memory(0);
     let mut id = UniqueId([0; 128]);
-    // SAFETY: each call writes its result, here and below.
+    // SAFETY: here and below, each call writes one value.
     assert_eq!(unsafe { function::<GetId>("ncclGetUniqueId")(&mut id) }, SUCCESS);
     let begin = |rank| {
         let mut config = Config {
@@ -86,25 +86,25 @@ fn met(size: c_int) -> Vec<Comm> {
     comms
 }
 
-/// 64 bytes of device memory, which remain.
+/// Allocates 64 bytes of device memory, which are never freed.
 fn memory(device: u16) -> u64 {
     cuda().allocate(device, 64).unwrap() as u64
 }
 
 fn sum(comm: Comm, at: u64, stream: u64) -> c_int {
     type AllReduce = unsafe extern "C" fn(u64, u64, usize, c_int, c_int, Comm, u64) -> c_int;
-    // SAFETY: everything remains until the end of the process, here and below.
+    // SAFETY: here and below, everything exists until the end of the process.
     unsafe { function::<AllReduce>("ncclAllReduce")(at, at, 16, F32, SUM, comm, stream) }
 }
 
-/// A message of eight elements, which the function `name` sends or receives.
+/// Sends or receives a message of eight elements by the function `name`.
 fn message(name: &str, comm: Comm, at: u64, peer: c_int, stream: u64) -> c_int {
     type Message = unsafe extern "C" fn(u64, usize, c_int, c_int, Comm, u64) -> c_int;
     // SAFETY: as above.
     unsafe { function::<Message>(name)(at, 8, F32, peer, comm, stream) }
 }
 
-/// Makes calls as a group.
+/// Makes calls in one NCCL group.
 fn group(calls: impl FnOnce() -> c_int) -> c_int {
     type Bracket = unsafe extern "C" fn() -> c_int;
     // SAFETY: the function has no arguments.
@@ -121,7 +121,7 @@ fn wrong_calls_are_refused() {
         let (here, there, own, other, foreign) = (memory(0), memory(1), stream(0), stream(0), stream(1));
         let refused = |result: c_int, why: &str| {
             assert_ne!(result, SUCCESS, "{why}");
-            // SAFETY: it returns a terminated string.
+            // SAFETY: it returns a string that ends with a zero.
             let words = unsafe {
                 CStr::from_ptr(function::<unsafe extern "C" fn(Comm) -> *const c_char>("ncclGetLastError")(comm))
             };
@@ -142,7 +142,7 @@ fn wrong_calls_are_refused() {
     });
 }
 
-/// An event that one stream reaches when another has reached its later record.
+/// A wait for an event that has a later record is a wait for the later record.
 #[test]
 fn an_event_is_that_of_its_last_record() {
     with_fake("an_event_is_that_of_its_last_record", "", || {
@@ -167,7 +167,7 @@ fn an_event_is_that_of_its_last_record() {
     });
 }
 
-/// Copies of page-locked memory are always late. Before a copy of pageable memory the driver may wait for the stream.
+/// Copies of page-locked memory are always late. Before a copy of pageable memory, the driver may wait for the stream.
 #[test]
 fn a_copy_of_pageable_memory_waits() {
     const HELD: Duration = Duration::from_millis(100);
@@ -175,20 +175,21 @@ fn a_copy_of_pageable_memory_waits() {
         let (base, stream) = (memory(0), cuda().create_stream(0).unwrap());
         let locked = cuda().allocate_host(8).unwrap() as u64;
         let write = move |value: u64| {
-            // SAFETY: these are eight bytes of the test, which the device does not read before the stream continues.
+            // SAFETY: these eight bytes belong to the test, and the device does not read them before the stream
+            // continues.
             unsafe { (locked as *mut u64).write_volatile(value) }
         };
         let (gate, (tell, told)) = (Gate::on(stream), channel());
         write(1);
         std::thread::spawn(move || {
             let (place, back) = (DevicePtr { base: base as *mut (), offset: 0 }, Box::leak(Box::new(0u64)));
-            // SAFETY: everything remains until the end of the process.
+            // SAFETY: everything exists until the end of the process.
             unsafe { cuda().copy_in(0, stream, place, locked as *const u8, 8) }.unwrap();
             tell.send(0).unwrap();
-            // SAFETY: as above.
+            // SAFETY: the same as above.
             unsafe { cuda().copy_out(0, stream, (&raw mut *back).cast(), place, 8) }.unwrap();
             tell.send(0).unwrap();
-            // SAFETY: as above.
+            // SAFETY: the same as above.
             unsafe { cuda().synchronize(0, stream, Instant::now() + 60 * SECOND) }.unwrap();
             tell.send(*back).unwrap();
         });

@@ -1,5 +1,5 @@
-//! The suite over the fake libraries: NCCL's collectives with ranks as threads and, together with a CPU backend, as
-//! processes; also CUDA buffers that the CPU backend serves.
+//! Runs the suite with the fake libraries: NCCL's collectives with ranks as threads, and with ranks as processes
+//! together with a CPU backend; also CUDA buffers that the CPU backend serves.
 
 mod common;
 

@@ -1,4 +1,4 @@
-//! No call waits for all work of the device, which may be waiting for a peer that waits for this rank's next call.
+//! Tests that no call waits for the whole device, which may be waiting for a peer that waits for this rank's next call.
 
 use crate::common;
 
@@ -28,7 +28,7 @@ fn the_first_sparse_call_beside_a_collective() {
     });
 }
 
-/// Ops that use a flat tensor sometimes need a larger one, and do not free the smaller one meanwhile.
+/// Ops that use a flat tensor sometimes need a larger one. They do not free the smaller one meanwhile.
 #[test]
 fn growing_gathers_beside_a_message() {
     with_fake("growing_gathers_beside_a_message", "", || {
@@ -37,7 +37,7 @@ fn growing_gathers_beside_a_message() {
             let mine = [1, 100, 1].map(|count| on(rank, &vec![rank as f32; count]));
             let alls = [1, 100, 1].map(|count| (0..2).map(|_| on(rank, &vec![9f32; count])).collect::<Vec<_>>());
             let mut message = on(rank, &[rank as f32]);
-            // The pair is connected, so the next receive is on the device at once.
+            // The pair is connected, so the next receive is put on the stream at once.
             if rank == 0 { pg.recv(&mut message, 1, 0).map(drop) } else { pg.send(&message, 0, 0).map(drop) }?;
             let gather = |(mine, all)| pg.all_gather(mine, all);
             let gathers = mine.into_iter().zip(alls);

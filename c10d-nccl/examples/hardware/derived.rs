@@ -1,4 +1,4 @@
-//! Groups that NCCL derives from another while that one is in use: parts of it, and the group without some ranks.
+//! Groups that NCCL derives from a group that is in use: parts of it, and the group without one rank.
 
 use c10d_core::{ProcessGroup, ReduceOp, Result, op};
 
@@ -7,7 +7,7 @@ use super::{MINUTE, SECOND, builder, on, same};
 pub(super) fn run() -> Result<()> {
     let me = c10d_rendezvous::init("env://", MINUTE)?;
     let pg = builder("cpu:gloo-like,cuda:nccl").rank(me.rank).size(me.size).store(me.store).build()?;
-    // The division is ordered after the running op.
+    // The group is divided after the op that is running.
     let work = pg.start(op::all_reduce(on(&vec![1f32; 1 << 20])?, ReduceOp::Sum));
     if let Some(reversed) = pg.split(Some(0), me.size - me.rank)? {
         let mut x = on(&[me.rank as f32])?;
@@ -17,12 +17,12 @@ pub(super) fn run() -> Result<()> {
         reversed.shutdown()?;
     }
     same("the op before", &work.wait()?.to_vec::<f32>(SECOND)?[..1], &[me.size as f32])?;
-    // The other ranks are in no part.
+    // All ranks except 0 are in no part.
     if let Some(first) = pg.new_group(&[0])? {
         sum(&first)?;
     }
     sum(&pg)?;
-    // Nothing has failed, so the library leaves out the last rank, if it can.
+    // No rank has failed, so NCCL itself makes the group without the last rank, if it can.
     let last = me.size - 1;
     if me.rank != last {
         let rest = pg.shrink(&[last])?;

@@ -7,7 +7,7 @@ use c10d_core::{Error, ErrorKind, ProcessGroup, ReduceOp, Result, op};
 use super::{MINUTE, SECOND, builder, on};
 
 const SHORT: Duration = Duration::from_secs(2);
-/// Only a limit so that a hang ends.
+/// A limit that is reached only if something hangs.
 const CAP: Duration = Duration::from_secs(20);
 
 pub(super) fn run() -> Result<()> {
@@ -27,7 +27,7 @@ pub(super) fn run() -> Result<()> {
         // The device can still be used.
         reduce(&late.shrink(&[1])?)?;
     } else {
-        // This learns that the other rank ended.
+        // This call ends because the other rank's group has failed.
         let e = failure(late.recv(on(&[0f32])?, 0, 0))?;
         check(begun.elapsed() < CAP, &e)?;
     }

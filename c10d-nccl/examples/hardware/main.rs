@@ -1,6 +1,6 @@
 //! The programs that `hardware/run.sh` runs besides the suite: measurements for comparison with PyTorch, a communicator
-//! shared with PyTorch, ops that never end, and derived groups. A launcher's variables (`c10d run`) tell the ranks
-//! their numbers.
+//! with a rank of PyTorch, ops that never end, and derived groups. The ranks get their numbers from the variables of a
+//! launcher (`c10d run`).
 
 mod derived;
 mod ends;
@@ -21,7 +21,7 @@ fn main() -> ExitCode {
     let word = std::env::args().nth(1).unwrap_or_default();
     let rank = std::env::var("RANK").unwrap_or_default();
     if std::env::var_os("C10D_HARDWARE_HOSTID").is_some() {
-        // Two ranks on one GPU pretend to be two hosts.
+        // NCCL accepts two ranks on one GPU only if they seem to be on two hosts.
         // SAFETY: the process still has only one thread.
         #[allow(unsafe_code)]
         unsafe {
@@ -35,7 +35,7 @@ fn main() -> ExitCode {
         "ends" => ends::run(),
         "derived" => derived::run(),
         _ => {
-            eprintln!("hardware world1|staged|mixed DIALECT|ends|derived");
+            eprintln!("usage: hardware world1 | staged | mixed DIALECT | ends | derived");
             return ExitCode::FAILURE;
         }
     };
@@ -48,7 +48,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// The first GPU, which all ranks share.
+/// Returns the runtime of the CUDA devices. All ranks use its first GPU.
 fn cuda() -> Result<Arc<dyn DeviceRuntime>> {
     (c10d_nccl::PROVIDER.devices[0].open)()
 }

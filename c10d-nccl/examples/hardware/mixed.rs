@@ -1,4 +1,4 @@
-//! One rank of a communicator whose other rank is in PyTorch; see torch_mixed.py.
+//! One rank of a communicator whose other rank is in PyTorch (see torch_mixed.py).
 
 use c10d_core::{ReduceOp, Result};
 

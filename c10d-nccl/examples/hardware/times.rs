@@ -1,4 +1,4 @@
-//! Prints times as comma-separated lines: name, bytes, and microseconds (medians).
+//! Prints times as comma-separated lines: name, bytes, microseconds (medians).
 
 use std::time::Instant;
 
@@ -12,7 +12,7 @@ fn repeats(bytes: usize) -> usize {
     if bytes > 8 << 20 { 20 } else { 100 }
 }
 
-/// The sizes up to the largest requested one.
+/// Returns the sizes up to the largest one that is requested.
 fn sizes(all: impl Iterator<Item = usize>) -> Vec<usize> {
     let most = std::env::var("C10D_HARDWARE_MAX").ok().and_then(|text| text.parse().ok()).unwrap_or(usize::MAX);
     all.filter(|bytes| *bytes <= most).collect()
@@ -27,14 +27,15 @@ fn micros(since: Instant) -> f64 {
     since.elapsed().as_secs_f64() * 1e6
 }
 
-/// The CPU time that this process has used so far, on all its threads.
+/// Returns the CPU time that all threads of this process have used so far.
 fn busy() -> f64 {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
     time.tv_sec as f64 * 1e6 + time.tv_nsec as f64 / 1e3
 }
 
-/// Measures NCCL alone: how long the caller needs to start an op, the CPU time of the op on all threads, and its total
-/// time. Another thread makes NCCL's calls, so the first number cannot be compared with PyTorch's; the last one can.
+/// Measures NCCL alone: how long the caller needs to start an op, the CPU time of an op on all threads, and its total
+/// time. Another thread makes the calls of NCCL, so the first number cannot be compared with PyTorch's; the last one
+/// can.
 pub(super) fn world_of_one() -> Result<()> {
     let pg = builder("cuda:nccl").build()?;
     println!("op,bytes,enqueue_us,cpu_us,end_to_end_us");
@@ -76,7 +77,7 @@ pub(super) fn world_of_one() -> Result<()> {
     pg.shutdown()
 }
 
-/// Measures an all-reduce through host memory, and the time of only the copies, on all ranks at once.
+/// Measures an all-reduce through host memory, and the time of its copies alone, on all ranks at once.
 pub(super) fn staged() -> Result<()> {
     let me = c10d_rendezvous::init("env://", MINUTE)?;
     let pg = builder("cpu:gloo-like,cuda:gloo-like").rank(me.rank).size(me.size).store(me.store).build()?;
@@ -119,7 +120,7 @@ fn copies(pg: &ProcessGroup, bytes: usize) -> Result<f64> {
     for _ in 0..10 {
         pg.barrier()?;
         let begun = Instant::now();
-        // SAFETY: all memory has this length and remains until both streams were waited for.
+        // SAFETY: all memory has this length, and exists until both streams have finished.
         #[allow(unsafe_code)]
         unsafe {
             cuda.copy_out(0, out, target, from, bytes)?;
@@ -129,7 +130,7 @@ fn copies(pg: &ProcessGroup, bytes: usize) -> Result<f64> {
         }
         times.push(micros(begun));
     }
-    // SAFETY: they come from above, and nothing uses them any more.
+    // SAFETY: they were allocated above, and nothing uses them any more.
     #[allow(unsafe_code)]
     unsafe {
         cuda.free_host(target, bytes);

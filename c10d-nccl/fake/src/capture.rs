@@ -1,5 +1,5 @@
-//! Streams that record a graph, and the calls that are forbidden meanwhile, according to the driver's documentation.
-//! The recorded work is dropped: only the success of the recording is tested.
+//! Streams that are capturing a graph, and the calls that are forbidden meanwhile, according to the driver's
+//! documentation. The captured work is dropped, since only the success of the capture is tested.
 #![allow(non_snake_case, missing_docs, clippy::missing_safety_doc)]
 
 use std::cell::Cell;
@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 
 use crate::cuda::{INVALID_HANDLE, INVALID_VALUE, SUCCESS};
 
-/// The modes of a thread. Recordings here always use the first.
+/// The capture modes of a thread. Captures here always begin in the first one.
 const GLOBAL: c_int = 0;
 const RELAXED: c_int = 2;
 
@@ -22,15 +22,15 @@ const UNJOINED: c_int = 904;
 
 struct Capture {
     thread: ThreadId,
-    /// The result when it ends.
+    /// The result at the end of the capture.
     end: c_int,
 }
 
 #[derive(Default)]
 struct Captures {
-    /// The recordings, by stream.
+    /// The running captures, by stream.
     running: HashMap<u64, Capture>,
-    /// The events that were recorded on such a stream, with that stream.
+    /// The events that were recorded on a capturing stream, with that stream.
     events: HashMap<u64, u64>,
 }
 
@@ -40,21 +40,21 @@ thread_local! {
     static MODE: Cell<c_int> = const { Cell::new(GLOBAL) };
 }
 
-/// For a call that is unsafe during a recording: its error if this thread may not make it now, which breaks the
-/// recording.
+/// Called for a call that is unsafe during a capture. If this thread must not make it now, the captures become invalid,
+/// and the error is returned.
 pub(crate) fn forbids(call: &str) -> Option<c_int> {
     let (mode, mut captures) = (MODE.get(), CAPTURES.lock());
     let heeds = |c: &&mut Capture| mode == GLOBAL || mode != RELAXED && c.thread == current().id();
     let mut broken = None;
     for capture in captures.running.values_mut().filter(heeds) {
-        eprintln!("fake CUDA: {call} breaks the recording of a graph");
+        eprintln!("fake CUDA: {call} invalidates the capture of a graph");
         capture.end = INVALIDATED;
         broken = Some(UNSUPPORTED);
     }
     broken
 }
 
-/// Whether recording this event on this stream is part of a graph.
+/// Records an event. Returns whether the record becomes part of a graph, because the stream is capturing one.
 pub(crate) fn records(event: u64, stream: u64) -> bool {
     let Captures { running, events } = &mut *CAPTURES.lock();
     events.remove(&event);
@@ -65,7 +65,8 @@ pub(crate) fn records(event: u64, stream: u64) -> bool {
     recorded
 }
 
-/// A stream that waits for such an event takes part in the recording. Nothing here joins it again.
+/// Called when a stream waits for an event. If the event is part of a capture, the stream joins it. No stream is ever
+/// joined back here, so the capture then fails.
 pub(crate) fn joins(event: u64) {
     let Captures { running, events } = &mut *CAPTURES.lock();
     if let Some(capture) = events.get(&event).and_then(|stream| running.get_mut(stream)) {
@@ -85,7 +86,7 @@ pub extern "C" fn cuStreamBeginCapture_v2(stream: u64, mode: c_int) -> c_int {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuStreamEndCapture(stream: u64, graph: *mut u64) -> c_int {
     let Some(capture) = CAPTURES.lock().running.remove(&stream) else { return INVALID_HANDLE };
-    // SAFETY: this is the caller's integer, here and below.
+    // SAFETY: here and below, it is the caller's integer.
     unsafe { *graph = if capture.end == SUCCESS { stream } else { 0 } };
     capture.end
 }
@@ -93,14 +94,14 @@ pub unsafe extern "C" fn cuStreamEndCapture(stream: u64, graph: *mut u64) -> c_i
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuStreamIsCapturing(stream: u64, status: *mut c_int) -> c_int {
     let status_of = |c: &Capture| if c.end == INVALIDATED { 2 } else { 1 };
-    // SAFETY: as above.
+    // SAFETY: it is the caller's integer.
     unsafe { *status = CAPTURES.lock().running.get(&stream).map_or(0, status_of) };
     SUCCESS
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuThreadExchangeStreamCaptureMode(mode: *mut c_int) -> c_int {
-    // SAFETY: as above.
+    // SAFETY: it is the caller's integer.
     unsafe { *mode = MODE.replace(*mode) };
     SUCCESS
 }

@@ -1,4 +1,4 @@
-//! Communicators, which are process groups of the CPU backend with handles.
+//! Communicators. Each is a process group of the CPU backend, and has a handle.
 
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -22,11 +22,11 @@ pub(crate) struct Comm {
     pub(crate) rank: u32,
     pub(crate) size: u32,
     pub(crate) device: u16,
-    /// The port of the store where its ranks met, and the ranks of the communicators from which it was derived.
+    /// The port of the store at which its ranks met. Derived communicators have the port of their parent.
     port: u16,
     group: Mutex<Option<ProcessGroup>>,
     state: AtomicI32,
-    /// Work that is done after the communicator was asked this number of times.
+    /// Work that is done when the state has been asked for this number of times.
     later: Mutex<Option<(u64, Work)>>,
     pub(crate) launches: AtomicU64,
     /// The number of launches whose work is not finished.
@@ -34,7 +34,7 @@ pub(crate) struct Comm {
     changed: Condvar,
     aborted: AtomicBool,
     finalized: AtomicBool,
-    /// The factors of the made reductions.
+    /// The factors of the operations that were made.
     pub(crate) factors: Mutex<Vec<Option<f64>>>,
     pub(crate) words: Mutex<String>,
 }
@@ -42,7 +42,7 @@ pub(crate) struct Comm {
 static COMMS: LazyLock<Mutex<HashMap<u64, Arc<Comm>>>> = LazyLock::new(Mutex::default);
 static NEXT: AtomicU64 = AtomicU64::new(1);
 
-/// The communicator of a handle, if it exists.
+/// Returns the communicator of a handle, or `None` if it does not exist.
 pub(crate) fn get(handle: u64) -> Option<Arc<Comm>> {
     COMMS.lock().get(&handle).cloned()
 }
@@ -51,11 +51,11 @@ pub(crate) fn take(handle: u64) -> Option<Arc<Comm>> {
     COMMS.lock().remove(&handle)
 }
 
-/// Makes a store where ranks can meet. Returns its port.
+/// Makes a store at which ranks can meet. Returns its port.
 pub(crate) fn meeting() -> Result<u16> {
     let server = TcpStoreServer::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), ServerOptions::default())?;
     let port = server.local_addr().port();
-    // The ranks may come at any time.
+    // The ranks may come at any later time.
     std::mem::forget(server);
     Ok(port)
 }
@@ -103,17 +103,17 @@ impl Comm {
         comm.entered()
     }
 
-    /// Begins to derive a communicator. If this rank gets one, its handle is written to `new` late: by a separate
-    /// thread, and not before the caller asks whether this one is ready again.
+    /// Begins to derive a communicator. If this rank gets one, its handle is written to `new` later: by another thread,
+    /// and not before the caller has asked whether this communicator is ready again.
     ///
     /// # Safety
-    /// The memory remains until this one is ready again, or for ever if it never is.
+    /// `new` is valid until this communicator is ready again, or for ever if it never is.
     pub(crate) unsafe fn derive(
         self: &Arc<Comm>,
         new: *mut u64,
         make: impl FnOnce(&ProcessGroup) -> Result<Option<ProcessGroup>> + Send + 'static,
     ) {
-        // SAFETY: the caller guarantees it, here and below.
+        // SAFETY: the caller guarantees that `new` is valid.
         let new: &'static AtomicU64 = unsafe { AtomicU64::from_ptr(new) };
         new.store(0, Ordering::Release);
         let parent = self.clone();
@@ -134,13 +134,13 @@ impl Comm {
         self.later(1, move || drop(std::thread::spawn(make)));
     }
 
-    /// Marks it as in progress. The work is done after the communicator was asked this number of times.
+    /// Marks the communicator as in progress. The work is done when the state has been asked for `asks` times.
     pub(crate) fn later(&self, asks: u64, work: impl FnOnce() + Send + 'static) {
         self.set(IN_PROGRESS);
         *self.later.lock() = Some((asks, Box::new(work)));
     }
 
-    /// The state, for a caller that waits for it.
+    /// Returns the state. This counts as one time for `later`.
     pub(crate) fn ask(&self) -> i32 {
         let due = {
             let mut later = self.later.lock();
@@ -210,7 +210,7 @@ impl Comm {
         self.finalized.load(Ordering::Acquire)
     }
 
-    /// Waits until the other ranks in this process have made a later launch, or are gone.
+    /// Waits until the other ranks in this process have made a later launch, or do not exist any more.
     pub(crate) fn let_others_go_on(&self, launch: u64) {
         let waits = |c: &Arc<Comm>| c.port == self.port && c.rank != self.rank && c.launches() <= launch + 1;
         while COMMS.lock().values().any(waits) {
@@ -218,7 +218,7 @@ impl Comm {
         }
     }
 
-    /// Blocks until an abort.
+    /// Blocks until the communicator is aborted.
     pub(crate) fn stick(&self) {
         let mut flying = self.flying.lock();
         while !self.aborted.load(Ordering::Acquire) {
@@ -235,7 +235,7 @@ impl Comm {
         if let Some(group) = self.group.lock().take() {
             group.abort("ncclCommAbort");
         }
-        // The real one also waits for its kernels.
+        // The real function also waits for its kernels.
         let mut flying = self.flying.lock();
         while *flying > 0 {
             self.changed.wait(&mut flying);

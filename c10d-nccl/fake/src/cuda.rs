@@ -23,15 +23,15 @@ pub(crate) const LAUNCH_FAILED: c_int = 719;
 
 const CONTEXT: u64 = 0x1000;
 
-/// The devices whose primary contexts were made. They are never removed, since a caller that releases one is never the
-/// last here.
+/// The devices whose primary contexts were retained. They are never removed, since a caller that releases a context is
+/// never the last one here.
 static RETAINED: Mutex<BTreeSet<c_int>> = Mutex::new(BTreeSet::new());
 
 thread_local! {
     static CURRENT: Cell<Option<u16>> = const { Cell::new(None) };
 }
 
-/// The calling thread's device.
+/// The current device of the calling thread.
 pub(crate) fn current() -> Option<u16> {
     CURRENT.get()
 }
@@ -50,7 +50,7 @@ pub(crate) fn said(result: Result<(), String>) -> c_int {
     }
 }
 
-/// A pointer that is sent to a stream's thread.
+/// An address that is sent to a stream's thread.
 struct At(u64);
 
 #[unsafe(no_mangle)]
@@ -60,7 +60,7 @@ pub extern "C" fn cuInit(_: c_uint) -> c_int {
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuDeviceGetCount(count: *mut c_int) -> c_int {
-    // SAFETY: this is the caller's integer, here and in all calls that return a value.
+    // SAFETY: in all functions that return a value, it is written to the caller's integer.
     unsafe { *count = c_int::from(devices() as i16) };
     SUCCESS
 }
@@ -74,7 +74,7 @@ pub unsafe extern "C" fn cuDeviceGet(device: *mut c_int, ordinal: c_int) -> c_in
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuDeviceGetUuid_v2(uuid: *mut [u8; 16], device: c_int) -> c_int {
-    // Every process has the same devices.
+    // The devices are the same in every process.
     // SAFETY: as above.
     unsafe { *uuid = [device as u8; 16] };
     SUCCESS
@@ -118,7 +118,7 @@ pub extern "C" fn cuDevicePrimaryCtxRelease_v2(_: c_int) -> c_int {
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuDeviceGetAttribute(answer: *mut c_int, attribute: c_int, _: c_int) -> c_int {
-    /// The major number of the compute capability. No device has other features.
+    /// The major number of the compute capability. The devices have no other attributes.
     const MAJOR: c_int = 75;
     // SAFETY: as above.
     unsafe { *answer = if attribute == MAJOR { 9 } else { 0 } };
@@ -143,15 +143,15 @@ pub extern "C" fn cuCtxSynchronize() -> c_int {
     SUCCESS
 }
 
-/// Waits until a stream has finished its work, and records that the host knows it.
+/// Waits until a stream has finished its work, and records that the host knows this.
 fn pass(stream: u64) {
     if let Some(clock) = reach(stream) {
-        // Work that the host knows to be finished comes before everything that the host does later.
+        // What the host knows to be finished comes before all work that is enqueued later.
         WORLD.lock().saw(&clock);
     }
 }
 
-/// Waits until a stream has finished its work, and returns that work.
+/// Waits until a stream has finished its work, and returns what was finished.
 fn reach(stream: u64) -> Option<Clock> {
     let (told, hear) = crossbeam_channel::bounded(1);
     let tell = move || {
@@ -217,7 +217,7 @@ pub unsafe extern "C" fn cuGetErrorString(_: c_int, text: *mut *const c_char) ->
 }
 
 static SIZES: LazyLock<Mutex<HashMap<u64, Layout>>> = LazyLock::new(Mutex::default);
-/// The page-locked host memory: addresses and sizes.
+/// The page-locked host memory: the sizes by address.
 static LOCKED: LazyLock<Mutex<BTreeMap<u64, usize>>> = LazyLock::new(Mutex::default);
 
 fn take(bytes: usize) -> Option<u64> {
@@ -227,8 +227,8 @@ fn take(bytes: usize) -> Option<u64> {
     if at.is_null() {
         return None;
     }
-    // Unwritten memory is not zero.
-    // SAFETY: it has the requested length.
+    // Memory that was not written is not zero.
+    // SAFETY: it has this length.
     unsafe { at.write_bytes(0xa5, bytes) };
     SIZES.lock().insert(at as u64, layout);
     Some(at as u64)
@@ -264,7 +264,7 @@ pub extern "C" fn cuMemFree_v2(at: u64) -> c_int {
     }
     let Some((in_use, streams)) = WORLD.lock().free(at) else { return INVALID_VALUE };
     if fault::word("freed").is_none() {
-        // The real one also waits for the whole device.
+        // The real function also waits for the whole device.
         streams.into_iter().for_each(pass);
     } else if in_use {
         eprintln!("fake CUDA: memory at {at:#x} is freed while streams may be using it");
@@ -319,7 +319,7 @@ fn copy(to: u64, from: u64, bytes: usize, stream: u64, touches: &[Touch]) -> c_i
     let (to, from) = (At(to), At(from));
     let work: Work = Box::new(move || {
         let (to, from) = (&to, &from);
-        // SAFETY: the caller guarantees that both sides remain until the stream has finished the copy.
+        // SAFETY: the caller guarantees that both sides exist until the stream has finished the copy.
         unsafe { std::ptr::copy(from.0 as *const u8, to.0 as *mut u8, bytes) };
     });
     let mut world = WORLD.lock();
@@ -327,8 +327,9 @@ fn copy(to: u64, from: u64, bytes: usize, stream: u64, touches: &[Touch]) -> c_i
     said(world.enqueue(stream, touches, work))
 }
 
-/// Waits before a copy of host memory if needed. If the memory is pageable, the driver may wait for the stream, and may
-/// copy late or not; relying on either is wrong. So this waits, still copies late, and does not record that it waited.
+/// Called before a copy of host memory. If the memory is pageable, the driver may wait for the stream, and it may copy
+/// at once or later. A caller must not rely on any of this. So this function waits, but the copy is still done later,
+/// and nothing is recorded as known to the host.
 fn before_copy(host: u64, bytes: usize, stream: u64) {
     if !is_locked(host, bytes)
         && let Some(device) = current()
@@ -362,7 +363,7 @@ pub extern "C" fn cuMemsetD8Async(at: u64, value: u8, bytes: usize, stream: u64)
     let to = At(at);
     let work: Work = Box::new(move || {
         let to = &to;
-        // SAFETY: as in `copy`.
+        // SAFETY: the same as in `copy`.
         unsafe { (to.0 as *mut u8).write_bytes(value, bytes) };
     });
     let mut world = WORLD.lock();
@@ -373,7 +374,7 @@ pub extern "C" fn cuMemsetD8Async(at: u64, value: u8, bytes: usize, stream: u64)
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuPointerGetAttribute(answer: *mut c_void, _: c_int, at: u64) -> c_int {
     let Some(device) = WORLD.lock().device_of(at) else { return INVALID_VALUE };
-    // SAFETY: the only requested attribute is the device's number, an integer.
+    // SAFETY: the only attribute is the device's number, which is written to the caller's integer.
     unsafe { *answer.cast::<c_int>() = c_int::from(device as i16) };
     SUCCESS
 }
@@ -407,7 +408,7 @@ pub extern "C" fn cuLaunchHostFunc(
     let data = At(data as u64);
     let work: Work = Box::new(move || {
         let data = &data;
-        // SAFETY: this is the caller's function, with its argument.
+        // SAFETY: it is the caller's function, and gets the caller's argument.
         unsafe { function(data.0 as *mut c_void) }
     });
     let mut world = WORLD.lock();

@@ -1,9 +1,9 @@
-//! Collectives on host memory, done by a process group.
+//! Runs collectives on host memory, by a process group.
 
 use c10d_core::backend::Params;
 use c10d_core::{DType, Device, OpKind, ProcessGroup, RawSpans, ReduceOp, Result, Span, Work};
 
-/// One call of the library.
+/// One call of NCCL.
 #[derive(Clone, Debug)]
 pub(crate) struct Call {
     pub(crate) kind: Kind,
@@ -12,7 +12,7 @@ pub(crate) struct Call {
     pub(crate) count: usize,
     pub(crate) dtype: DType,
     pub(crate) reduce: ReduceOp,
-    /// The root, or the other rank of a message.
+    /// The root of a collective, or the other rank of a message.
     pub(crate) peer: u32,
 }
 
@@ -33,7 +33,7 @@ impl Call {
         self.count * self.dtype.size()
     }
 
-    /// The bytes that a rank reads and writes in a world of `size`.
+    /// Returns the numbers of bytes that a rank reads and writes in a communicator of `size` ranks.
     pub(crate) fn ranges(&self, rank: u32, size: u32) -> (usize, usize) {
         let (one, all) = (self.bytes(), self.bytes() * size as usize);
         match self.kind {
@@ -53,7 +53,7 @@ impl Call {
 pub(crate) fn run(group: &ProcessGroup, calls: &[Call]) -> Result {
     let mut scratch: Vec<Vec<u128>> = Vec::new();
     let mut works: Vec<Work<_>> = Vec::new();
-    // Data from a rank to itself is not sent.
+    // Messages of a rank to itself are copied.
     let own = |kind: Kind| calls.iter().filter(move |c| c.kind == kind && c.peer == group.rank());
     for (from, to) in own(Kind::Send).zip(own(Kind::Recv)) {
         copy(from.from, to.to, from.bytes());
@@ -76,7 +76,7 @@ pub(crate) fn run(group: &ProcessGroup, calls: &[Call]) -> Result {
             Kind::Reduce => {
                 let mut to = call.to;
                 if group.rank() != call.peer {
-                    // Memory that is not a result on this rank must not be changed.
+                    // On a rank that is not the root, the output must not be changed.
                     scratch.push(vec![0; one.div_ceil(16)]);
                     to = scratch.last().map_or(0, |s| s.as_ptr() as u64);
                 }
@@ -116,18 +116,18 @@ pub(crate) fn run(group: &ProcessGroup, calls: &[Call]) -> Result {
                 OpKind::Recv
             }
         };
-        // SAFETY: the caller keeps the memory until the stream has finished the launch; scratch memory remains until
-        // here.
+        // SAFETY: the caller keeps the memory until the stream has finished the launch, and `scratch` exists until the
+        // end of this function.
         works.push(unsafe { group.submit_raw(op, params, None, spans) });
     }
-    // All are waited for, even if one fails, so that nothing is accessed afterwards.
+    // All works are waited for, even if one fails, so that nothing uses the memory afterwards.
     let results: Vec<Result> = works.into_iter().map(|w| w.wait().map(drop).map_err(Into::into)).collect();
     results.into_iter().collect()
 }
 
 fn copy(from: u64, to: u64, bytes: usize) {
     if from != to && bytes > 0 {
-        // SAFETY: these are ranges of device memory that were checked at the call.
+        // SAFETY: both are ranges of device memory that were checked at the call.
         unsafe { std::ptr::copy(from as *const u8, to as *mut u8, bytes) };
     }
 }

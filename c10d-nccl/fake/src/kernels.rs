@@ -1,5 +1,5 @@
-//! Modules and kernels: the real sources, compiled for the host and run one thread after another. Each function behaves
-//! as the driver's documentation describes.
+//! Modules and kernels. The kernels are the real sources, compiled for the host and run one thread after another. Each
+//! function behaves as the driver's documentation describes.
 #![allow(non_snake_case, missing_docs, clippy::missing_safety_doc)]
 
 use std::collections::HashMap;
@@ -23,7 +23,7 @@ unsafe extern "C" {
 const INVALID_PTX: c_int = 218;
 const NOT_FOUND: c_int = 500;
 
-/// The use of each parameter of a kernel: `r` reads memory from this address, `w` writes it, `.` is a number.
+/// How each kernel uses its parameters: `r` reads memory at this address, `w` writes it, and `.` is a number.
 const USES: [(&str, &str); 14] = [
     ("c10d_reduce_", ".wr."),
     ("c10d_scale_", "..w."),
@@ -61,7 +61,7 @@ struct Loaded {
     next: u64,
 }
 
-/// The number of launches that the script counts.
+/// The number of launches so far that the script counts.
 static LAUNCHES: AtomicU64 = AtomicU64::new(0);
 static LOADED: LazyLock<Mutex<Loaded>> = LazyLock::new(Mutex::default);
 
@@ -75,12 +75,13 @@ impl Loaded {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuModuleLoadData(module: *mut u64, image: *const c_char) -> c_int {
     let Some(device) = current() else { return INVALID_CONTEXT };
-    // SAFETY: the caller guarantees that the text ends with a zero; here and below the integers are the caller's.
+    // SAFETY: the caller guarantees that the text ends with a zero. Here and below, values are written to the caller's
+    // integers.
     let text = unsafe { CStr::from_ptr(image) }.to_string_lossy();
     if !text.contains(".version ") || !text.contains(".target ") {
         return INVALID_PTX;
     }
-    // The real one may also wait for the whole device.
+    // The real function may also wait for the whole device.
     crate::cuda::cuCtxSynchronize();
     let name = |entry: &str| entry.split_once('(').map(|(name, _)| name.to_owned());
     let names = text.split(".entry ").skip(1).filter_map(name).collect();
@@ -134,14 +135,14 @@ pub unsafe extern "C" fn cuLaunchKernel(
         return INVALID_VALUE;
     }
     let (name, count, code) = KERNELS[found.kernel];
-    // SAFETY: there are as many pointers to integers as the PTX has parameters.
+    // SAFETY: there are as many pointers to arguments of 64 bits as the PTX has parameters.
     let arguments: Vec<u64> = (0..count).map(|i| unsafe { **parameters.add(i) }).collect();
     let uses = USES.iter().find(|(prefix, _)| name.starts_with(prefix)).map(|(_, uses)| *uses);
     let Some(uses) = uses.filter(|uses| uses.len() == count) else {
         return said(Err(format!("nothing is known of what {name} does with its parameters")));
     };
     let work: Work = Box::new(move || {
-        // SAFETY: this is one of the kernels, and the caller guarantees the arguments.
+        // SAFETY: it is one of the kernels, and the caller guarantees the arguments.
         unsafe { run(code, &arguments, blocks, threads) }
     });
     let mut world = WORLD.lock();
@@ -166,17 +167,17 @@ pub unsafe extern "C" fn cuLaunchKernel(
 /// Runs all threads of a grid.
 ///
 /// # Safety
-/// The code takes this number of integers or addresses, and may be run with these.
+/// The code takes this number of arguments (integers or addresses), and may be run with these.
 unsafe fn run(code: unsafe extern "C" fn(), arguments: &[u64], blocks: c_uint, threads: c_uint) {
     macro_rules! call {
         ($($type:ident $i:literal),*) => {{
-            // SAFETY: pointers and integers of 64 bits are passed in the same way.
+            // SAFETY: addresses and integers of 64 bits are passed in the same way.
             let code: unsafe extern "C" fn($($type),*) = unsafe { std::mem::transmute(code) };
-            // SAFETY: the caller guarantees it.
+            // SAFETY: the caller guarantees the code and the arguments.
             unsafe { code($(arguments[$i]),*) }
         }};
     }
-    // SAFETY: this sets the thread's own index.
+    // SAFETY: it sets the index of the kernel's thread, in variables of this host thread.
     unsafe { c10d_host_grid(blocks, threads) };
     for (block, thread) in (0..blocks).flat_map(|b| (0..threads).map(move |t| (b, t))) {
         // SAFETY: as above.

@@ -3,9 +3,10 @@
 //! Device memory is host memory, streams are threads, kernels are the real sources compiled for the host, and each
 //! communicator has a CPU backend for collectives. The library is strict: where a real device would give a wrong result
 //! or hang, it returns an error with a message. Such cases are two streams that use the same memory without an event
-//! between them, messages outside of a group, memory or streams of another device, and communicators that are not ready
-//! or gone. Where the driver may behave in several ways, as with pageable memory, the library uses the one that is
-//! hardest for its caller. The variable `C10D_FAKE_NCCL` makes it fail on purpose, see [`fault`].
+//! between them, messages outside an NCCL group, memory or streams of another device, and communicators that are not
+//! ready or do not exist any more. If the driver may behave in several ways, as with pageable memory, the library
+//! behaves in the way that is hardest for its caller. The variable `C10D_FAKE_NCCL` makes it fail on purpose, see
+//! [`fault`].
 #![allow(unsafe_code)]
 
 pub mod capture;

@@ -18,7 +18,7 @@ const SYSTEM_ERROR: c_int = 2;
 const INVALID_ARGUMENT: c_int = 4;
 const INVALID_USAGE: c_int = 5;
 
-/// It is passed by value, like the real one.
+/// An id, which is passed by value.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct UniqueId(pub [u8; 128]);
@@ -46,7 +46,7 @@ thread_local! {
     static LAUNCHES: Cell<u64> = const { Cell::new(0) };
 }
 
-/// The text of the last error, per process while there is no communicator.
+/// The text of the last error. It is that of the process as long as there is no communicator.
 static WORDS: Mutex<String> = Mutex::new(String::new());
 
 /// Whether this thread has made more launches than the script names.
@@ -63,7 +63,7 @@ fn refuse(code: c_int, why: impl Into<String>) -> c_int {
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ncclGetVersion(version: *mut c_int) -> c_int {
-    // SAFETY: this is the caller's integer, here and in all calls that return a value.
+    // SAFETY: in all functions that return a value, it is written to the caller's integer.
     unsafe { *version = fault::number("version").map_or(22809, |v| v as c_int) };
     SUCCESS
 }
@@ -86,7 +86,7 @@ pub extern "C" fn ncclGetErrorString(code: c_int) -> *const c_char {
 pub extern "C" fn ncclGetLastError(comm: u64) -> *const c_char {
     let words = comm::get(comm).map(|c| c.words.lock().clone()).filter(|w| !w.is_empty());
     let words = words.unwrap_or_else(|| WORDS.lock().clone());
-    // It is leaked, since the caller may read it at any time.
+    // The text is leaked, since the caller may read it at any time.
     CString::new(words).unwrap_or_default().into_raw()
 }
 
@@ -109,7 +109,7 @@ fn port(id: &UniqueId) -> Option<u16> {
     (id.0[..4] == MAGIC).then(|| u16::from_le_bytes([id.0[4], id.0[5]]))
 }
 
-/// Begins a communicator.
+/// Begins to make a communicator.
 fn begin(id: &UniqueId, rank: c_int, size: c_int, config: &Config) -> Result<u64, c_int> {
     if config.magic != 0xcafe_beef || config.version == 0 || config.size < 32 {
         return Err(refuse(INVALID_ARGUMENT, "the settings were not initialised"));
@@ -147,7 +147,7 @@ pub unsafe extern "C" fn ncclCommInitRankConfig(
     }
 }
 
-/// The call without settings, which waits until the ranks have connected.
+/// Makes a communicator without settings. This waits until the ranks have connected.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ncclCommInitRank(comm: *mut u64, size: c_int, id: UniqueId, rank: c_int) -> c_int {
     let config = Config { size: 80, magic: 0xcafe_beef, version: 22800, blocking: 0 };
@@ -313,7 +313,7 @@ pub extern "C" fn ncclGroupEnd() -> c_int {
     result
 }
 
-/// Puts the calls on the stream as one piece of work.
+/// Puts the calls of a launch on the stream, as one piece of work.
 fn launch(handle: u64, stream: u64, calls: Vec<Call>) -> c_int {
     let comm = match ready(handle) {
         Ok(comm) => comm,
@@ -337,10 +337,10 @@ fn launch(handle: u64, stream: u64, calls: Vec<Call>) -> c_int {
     let work = move || {
         if hangs || errs {
             this.stick();
-            // An aborted call has written unknown data.
+            // An aborted call leaves unknown data.
             for call in &calls {
                 let (_, writes) = call.ranges(this.rank, this.size);
-                // SAFETY: this is a range of device memory that was checked at the call and remains until this is
+                // SAFETY: it is a range of device memory that was checked at the call and exists until the work is
                 // finished.
                 unsafe { std::ptr::write_bytes(call.to as *mut u8, 0xff, writes) };
             }
@@ -349,14 +349,15 @@ fn launch(handle: u64, stream: u64, calls: Vec<Call>) -> c_int {
         }
         for call in calls.iter().filter(|_| garbles) {
             let (reads, _) = call.ranges(this.rank, this.size);
-            // SAFETY: this is a range of device memory that was checked at the call.
+            // SAFETY: it is a range of device memory that was checked at the call.
             unsafe { std::ptr::write_bytes(call.from as *mut u8, 0xff, reads) };
         }
         if let Some(group) = this.group()
             && let Err(e) = exec::run(&group, &calls)
         {
             this.fail(6, &e.to_string());
-            // Like the kernels of the real one, this does not end by itself, so that the data is not used as a result.
+            // Like a real kernel, the work does not end by itself after an error, so that nobody uses the data as a
+            // result.
             this.stick();
         }
         if behind {
@@ -397,7 +398,7 @@ fn dtype(code: c_int) -> Option<DType> {
     [I8, U8, I32, U32, I64, U64, F16, F32, F64, BF16].get(usize::try_from(code).ok()?).copied()
 }
 
-/// Adds one call to the group, or makes a group of it.
+/// Adds a call to the current NCCL group. Without one, the call is launched alone.
 #[allow(clippy::too_many_arguments)]
 fn call(
     kind: Kind,
@@ -502,7 +503,7 @@ pub unsafe extern "C" fn ncclRedOpCreatePreMulSum(
     if residence != 1 {
         return refuse(INVALID_ARGUMENT, "the scalar is not the host's");
     }
-    // SAFETY: the caller guarantees that it is one element of the type.
+    // SAFETY: the caller guarantees that the scalar is one element of the type.
     let factor = unsafe {
         match dtype(ty) {
             Some(DType::F32) => f64::from(*scalar.cast::<f32>()),
@@ -519,7 +520,7 @@ pub unsafe extern "C" fn ncclRedOpCreatePreMulSum(
     SUCCESS
 }
 
-/// The value of a 16-bit float, for finite normal numbers.
+/// Returns the value of a 16-bit float that is finite and normal.
 fn half(bits: u32, fraction: u32, bias: i32) -> f64 {
     let exponent = (bits >> fraction & 0x1f) as i32 - bias;
     let mantissa = f64::from(bits & ((1 << fraction) - 1)) / f64::from(1u32 << fraction);

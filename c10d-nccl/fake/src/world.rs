@@ -1,4 +1,4 @@
-//! Memory, streams, events, and the order of accesses to memory.
+//! Memory, streams and events, and the order of all accesses to memory.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, LazyLock};
@@ -7,13 +7,13 @@ use std::thread::{ThreadId, current};
 use crossbeam_channel::{Sender, unbounded};
 use parking_lot::{Condvar, Mutex};
 
-/// For each stream, the number of its pieces of work that are known to be finished.
+/// What is known to be finished: for each stream, the number of its finished pieces of work.
 pub(crate) type Clock = HashMap<u64, u64>;
 
 /// A piece of work for a stream.
 pub(crate) type Work = Box<dyn FnOnce() + Send>;
 
-/// A range of device memory, and whether it is written.
+/// A use of a range of device memory, for reading or for writing.
 #[derive(Clone, Copy)]
 pub(crate) struct Touch {
     pub(crate) at: u64,
@@ -43,7 +43,7 @@ struct Stream {
 struct Event {
     device: u16,
     clock: Clock,
-    /// The state of its last record. Waiting for an earlier record becomes waiting for this one.
+    /// Whether the last record is reached. A wait for an earlier record becomes a wait for the last one.
     reached: Arc<(Mutex<bool>, Condvar)>,
 }
 
@@ -52,16 +52,16 @@ pub(crate) struct World {
     allocations: BTreeMap<u64, Allocation>,
     streams: HashMap<u64, Stream>,
     events: HashMap<u64, Event>,
-    /// The work that the host knows to be finished.
+    /// What the host knows to be finished.
     host: Clock,
-    /// The threads that have used their own default stream.
+    /// The threads that have used their own default stream (`CU_STREAM_PER_THREAD`).
     threads: Vec<ThreadId>,
     next: u64,
 }
 
 pub(crate) static WORLD: LazyLock<Mutex<World>> = LazyLock::new(Mutex::default);
 
-/// The handle of a device's default stream.
+/// The handle of the default stream of device 0. Those of other devices follow.
 const DEFAULT: u64 = 1 << 40;
 const LEGACY: u64 = 1;
 const PER_THREAD: u64 = 2;
@@ -76,7 +76,7 @@ fn join(clock: &mut Clock, other: &Clock) {
 impl World {
     fn handle(&mut self) -> u64 {
         self.next += 1;
-        // An address that is not readable.
+        // The address cannot be read.
         0x10_0000 + self.next * 16
     }
 
@@ -96,7 +96,7 @@ impl World {
         (at - base < a.bytes as u64).then_some(a.device)
     }
 
-    /// The number of bytes from an address to the end of its allocation.
+    /// Returns the number of bytes from an address to the end of its allocation.
     pub(crate) fn rest(&self, at: u64) -> Option<usize> {
         let (base, a) = self.allocations.range(..=at).next_back()?;
         a.bytes.checked_sub((at - base) as usize)
@@ -115,7 +115,7 @@ impl World {
         self.streams.insert(handle, Stream { device, work, clock: Clock::new(), tick: 0 });
     }
 
-    /// The stream for a handle. The default stream exists once per device, or once per device and thread.
+    /// Returns the stream for a handle. There is one default stream per device, and one more per device and thread.
     pub(crate) fn stream(&mut self, given: u64, device: u16) -> Option<u64> {
         let handle = match given {
             0 | LEGACY => DEFAULT + u64::from(device),
@@ -139,17 +139,17 @@ impl World {
         self.streams.get(&stream).map(|s| s.device)
     }
 
-    /// The streams of a device.
+    /// Returns the streams of a device.
     pub(crate) fn streams(&self, device: u16) -> Vec<u64> {
         self.streams.iter().filter(|(_, s)| s.device == device).map(|(handle, _)| *handle).collect()
     }
 
-    /// The work that comes before the stream's next work.
+    /// Returns what is finished before the stream's next work.
     pub(crate) fn clock(&self, stream: u64) -> Clock {
         self.streams.get(&stream).map(|s| s.clock.clone()).unwrap_or_default()
     }
 
-    /// Records that the host knows that this is finished.
+    /// Records that the host knows that this work is finished.
     pub(crate) fn saw(&mut self, clock: &Clock) {
         join(&mut self.host, clock);
     }
@@ -158,11 +158,11 @@ impl World {
         self.streams.remove(&stream).is_some()
     }
 
-    /// Puts work on a stream. It rejects races, and memory that does not belong to the device.
+    /// Puts work on a stream. It is an error if the work has a race, or uses memory that does not belong to the device.
     pub(crate) fn enqueue(&mut self, stream: u64, touches: &[Touch], work: Work) -> Result<(), String> {
         let World { allocations, streams, host, .. } = self;
         let s = streams.get_mut(&stream).ok_or("no such stream")?;
-        // Everything that the host knew to be finished at the call comes before it.
+        // What the host knows to be finished comes before this work.
         join(&mut s.clock, host);
         s.tick += 1;
         s.clock.insert(stream, s.tick);

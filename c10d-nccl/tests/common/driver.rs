@@ -1,4 +1,4 @@
-//! Calls of the driver that the backend does not make.
+//! Calls of the driver that the backend itself does not make.
 
 use std::ffi::c_void;
 use std::sync::LazyLock;
@@ -7,26 +7,26 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use libloading::{Library, Symbol};
 
 static DRIVER: LazyLock<Library> = LazyLock::new(|| {
-    // SAFETY: this is the library that the backend has loaded.
+    // SAFETY: it is the library that the backend has loaded.
     unsafe { Library::new("libcuda.so.1") }.unwrap()
 });
 
-/// A function of the driver's.
+/// Returns a function of the driver.
 fn function<T>(name: &str) -> Symbol<'static, T> {
     // SAFETY: the caller gives the driver's signature.
     unsafe { DRIVER.get(name.as_bytes()) }.unwrap()
 }
 
-/// Blocks a stream.
+/// A block of a stream.
 pub(crate) struct Gate(Sender<()>);
 
 impl Gate {
-    /// Later work on the stream runs only when the gate is opened.
+    /// Blocks a stream: work that is enqueued later runs only when the gate is opened.
     pub(crate) fn on(stream: u64) -> Gate {
         type Launch = unsafe extern "C" fn(u64, unsafe extern "C" fn(*mut c_void), *mut c_void) -> i32;
         let (open, opened) = channel();
         let data = Box::into_raw(Box::new(opened)).cast();
-        // SAFETY: the function gets this once.
+        // SAFETY: the function gets this pointer once.
         assert_eq!(unsafe { function::<Launch>("cuLaunchHostFunc")(stream, wait, data) }, 0);
         Gate(open)
     }
@@ -39,7 +39,7 @@ impl Gate {
 unsafe extern "C" fn wait(opened: *mut c_void) {
     // SAFETY: it comes from `Gate::on`, and is used once.
     let opened: Box<Receiver<()>> = unsafe { Box::from_raw(opened.cast()) };
-    // A failing test does not open it.
+    // If the test has failed, nothing opens the gate.
     let _ = opened.recv();
 }
 
@@ -51,12 +51,12 @@ pub(crate) fn is_allocated(at: u64) -> bool {
     unsafe { function::<Get>("cuPointerGetAttribute")(&mut 0, DEVICE_ORDINAL, at) == 0 }
 }
 
-/// Records a graph on the stream while `body` runs, in the mode in which no thread may disturb it. Checks that the
-/// recording succeeds.
+/// Captures a graph on the stream while `body` runs, in the mode in which no thread may make an unsafe call. Checks
+/// that the capture succeeds.
 pub(crate) fn recording<T>(stream: u64, body: impl FnOnce() -> T) -> T {
     const GLOBAL: i32 = 0;
     let mut graph = 0u64;
-    // SAFETY: these are the driver's signatures.
+    // SAFETY: these are the signatures of the driver's functions.
     unsafe {
         assert_eq!(function::<unsafe extern "C" fn(u64, i32) -> i32>("cuStreamBeginCapture_v2")(stream, GLOBAL), 0);
         let done = body();

@@ -1,4 +1,4 @@
-//! Tests run in separate processes in which the linker finds only the fake libcuda and libnccl.
+//! Runs tests in separate processes, in which the linker finds only the fake libcuda and libnccl.
 #![allow(dead_code, unsafe_code)]
 
 pub(crate) mod driver;
@@ -11,19 +11,19 @@ use std::time::{Duration, Instant};
 use c10d_core::device::{DeviceBuffer, DevicePtr, DeviceRuntime};
 use c10d_core::{Buf, Builder, Element, Memory};
 
-// This only makes cargo build the fake.
+// Cargo builds the fake only because of this use.
 use c10d_fake_nccl as _;
 
 /// This variable is set in the processes in which the tests run.
 const CHILD: &str = "C10D_NCCL_TEST_CHILD";
-/// Names the library of `with_library`.
+/// The variable with the library of `with_library`.
 const LIBRARY: &str = "C10D_NCCL_TEST_LIBRARY";
-/// Longer than any test takes.
+/// A time that is longer than any test takes.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 pub(crate) const SECOND: Duration = Duration::from_secs(1);
 
-/// The fake library, which is both.
+/// Returns the path of the fake library, which is both libcuda and libnccl.
 pub(crate) fn fake() -> PathBuf {
     let exe = std::env::current_exe().unwrap();
     let dirs = exe.ancestors().skip(1).take(2);
@@ -31,7 +31,7 @@ pub(crate) fn fake() -> PathBuf {
     found.expect("the fake was built beside the tests")
 }
 
-/// A folder in which the fake has the names of the real libraries.
+/// Makes a folder in which the fake has the names of the real libraries.
 pub(crate) fn folder(name: &str) -> PathBuf {
     let dir = std::env::temp_dir().join(format!("c10d-nccl-{}-{name}", std::process::id()));
     std::fs::create_dir_all(&dir).unwrap();
@@ -41,7 +41,7 @@ pub(crate) fn folder(name: &str) -> PathBuf {
     dir
 }
 
-/// This program again, so that the linker finds the fakes, with this script of faults.
+/// Makes a command that runs this program again, with a linker that finds the fakes, and with this script of faults.
 pub(crate) fn command(folder: &Path, script: &str) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.env("LD_LIBRARY_PATH", folder).env("C10D_FAKE_NCCL", script);
@@ -51,14 +51,14 @@ pub(crate) fn command(folder: &Path, script: &str) -> Command {
     command
 }
 
-/// The path of a test in this program. Its module has the name of the calling file.
+/// Returns the path of a test in this program. Its module has the name of the calling file.
 #[track_caller]
 fn path(test: &str) -> String {
     let file = Path::new(std::panic::Location::caller().file());
     format!("{}::{test}", file.file_stem().unwrap().display())
 }
 
-/// Runs `body` in a separate process that the test starts, or on hardware if the environment says that it exists.
+/// Runs `body` in a separate process with the fakes, or with the real libraries if the environment says that there are.
 #[track_caller]
 pub(crate) fn with_fake(test: &str, script: &str, body: impl FnOnce()) {
     let test = path(test);
@@ -71,7 +71,7 @@ pub(crate) fn with_fake(test: &str, script: &str, body: impl FnOnce()) {
     let _ = std::fs::remove_dir_all(dir);
 }
 
-/// Like `with_fake`, with this library instead of the fake. `body` gets its name.
+/// The same as `with_fake`, with another library instead of the fake. `body` gets the library's name.
 #[track_caller]
 pub(crate) fn with_library(test: &str, library: impl FnOnce() -> PathBuf, body: impl FnOnce(&Path)) {
     let test = path(test);
@@ -115,28 +115,28 @@ pub(crate) fn output(mut command: Command) -> Output {
     output
 }
 
-/// A builder of groups with only this backend.
+/// Makes a builder of groups with only this backend.
 pub(crate) fn builder() -> Builder {
     Builder::new().providers(&[&c10d_nccl::PROVIDER]).backend("cuda:nccl").timeout(20 * SECOND)
 }
 
-/// A builder of groups that also have a CPU backend.
+/// Makes a builder of groups that also have a CPU backend.
 pub(crate) fn with_cpu() -> Builder {
     let providers = [&c10d_nccl::PROVIDER, &c10d_gloo_like::PROVIDER];
     Builder::new().providers(&providers).backend("cpu:gloo-like,cuda:nccl").timeout(60 * SECOND)
 }
 
-/// The devices.
+/// Returns the runtime of the devices.
 pub(crate) fn cuda() -> Arc<dyn DeviceRuntime> {
     (c10d_nccl::PROVIDER.devices[0].open)().unwrap()
 }
 
-/// Elements on a device.
+/// Copies elements to a device.
 pub(crate) fn on<T: Element>(index: u32, data: &[T]) -> DeviceBuffer {
     DeviceBuffer::from_slice(&cuda(), index as u16, data, 60 * SECOND).unwrap()
 }
 
-/// Checks that this ends within the time.
+/// Checks that `body` ends within the time.
 pub(crate) fn within<T>(limit: Duration, body: impl FnOnce() -> T) -> T {
     let begun = Instant::now();
     let done = body();
@@ -144,13 +144,13 @@ pub(crate) fn within<T>(limit: Duration, body: impl FnOnce() -> T) -> T {
     done
 }
 
-/// Runs a whole test program with the fakes. It starts itself again for that if needed.
+/// Runs a whole test program with the fakes. If needed, the program starts itself again for this.
 pub(crate) fn again_with_fake(body: impl FnOnce() -> ExitCode) -> ExitCode {
     if std::env::var(CHILD).is_ok() {
         return body();
     }
     if std::env::var("C10D_HARDWARE").is_ok() {
-        // This uses the real libraries; see hardware/run.sh.
+        // The real libraries are used; see hardware/run.sh.
         if let (Ok(_), Ok(rank)) = (std::env::var("C10D_HARDWARE_HOSTID"), std::env::var("RANK")) {
             // SAFETY: the process still has only one thread.
             unsafe { std::env::set_var("NCCL_HOSTID", rank) };
@@ -166,7 +166,7 @@ pub(crate) fn again_with_fake(body: impl FnOnce() -> ExitCode) -> ExitCode {
     }
 }
 
-/// The address of a buffer.
+/// Returns the address of a buffer.
 pub(crate) fn place(buffer: &mut DeviceBuffer) -> DevicePtr {
     match buffer.span().memory() {
         Memory::Cuda(at) => DevicePtr { base: at as *mut (), offset: 0 },

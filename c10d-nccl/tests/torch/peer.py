@@ -1,4 +1,4 @@
-"""A rank of PyTorch, as far as NCCL and the store can tell: torch's own stores, and the calls that its engines make.
+"""A rank of PyTorch, as NCCL and the store see it: it uses torch's own stores, and makes the calls of torch's engines.
 
 peer.py LIBRARY PORT RANK DIALECT: world of two; the library has both the driver and NCCL.
 """
@@ -66,14 +66,14 @@ class Tensor:
         return c.c_uint64(self.at.value + 4 * start)
 
 
-# As init_process_group and its helper nest them.
+# init_process_group and its helper nest the prefixes like this.
 store = TCPStore("127.0.0.1", port, is_master=False)
 for prefix in ["default_pg", "0/", "cuda/"]:
     store = PrefixStore(prefix, store)
 
 
 def connect(store, keys, makers, rank, size_):
-    """A communicator, whose ids these ranks make."""
+    """A communicator. These ranks make its ids."""
     for key, maker in zip(keys, makers):
         if rank == maker:
             unique = UniqueId()
@@ -122,7 +122,7 @@ check("all_reduce", x.values(), [3.0, 20.0])
 token = Tensor([0.0])
 call("ncclAllReduce", token.at, token.at, size(1), F32, SUM, *on(comm))
 
-# A list of equal tensors.
+# A list of tensors of equal length.
 x, flat = Tensor([float(rank), 5.0]), Tensor([0.0] * 4)
 if legacy:
     call("ncclAllGather", x.at, flat.at, size(2), F32, *on(comm))
@@ -142,7 +142,7 @@ x, out = Tensor([float(10 * rank), float(10 * rank + 1)]), Tensor([0.0] * 2)
 call("ncclAlltoAll", x.at, out.at, size(1), F32, *on(comm))
 check("all_to_all_single", out.values(), [float(rank), float(10 + rank)])
 
-# Messages: first to the other rank, then from it; the other does it the other way round where both share a stream.
+# Messages: rank 0 sends first and rank 1 receives first, since both directions share a stream.
 pair = connect(store, ["0:1"], [0], rank, 2) if legacy else comm
 x, out, peer = Tensor([7.0 + rank]), Tensor([0.0]), 1 - rank
 send = ("ncclSend", x.at, size(1), F32, peer, *on(pair))
@@ -150,7 +150,7 @@ recv = ("ncclRecv", out.at, size(1), F32, peer, *on(pair))
 for message in [send, recv] if rank == 0 else [recv, send]:
     group(message)
 check("messages", out.values(), [7.0 + peer])
-# The other rank may still be at its last message: it says when it is through, by closing this.
+# The other rank may still be at its last message. It closes this rank's standard input when it has finished.
 sys.stdin.read()
 for of in {pair.value, comm.value}:
     call("ncclCommAbort", c.c_uint64(of))
